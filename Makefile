@@ -1,0 +1,38 @@
+# Everything a newcomer and CI need: `make run` and `make test` set up the rest.
+SHELL := /bin/bash
+GO    ?= go
+DATA  ?= data
+
+.PHONY: build run test test-long bench lint generate setup
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/rackfs ./cmd/rackfs
+
+# A whole cluster in one process, ready to mount. DATA=DIR chooses where it lives.
+run: build
+	bin/rackfs dev --data $(DATA)
+
+# Installs what the tests need beyond Go (Debian, as root); does nothing when it is there.
+setup:
+	@scripts/setup-test.sh
+
+test: setup lint build
+	$(GO) test -timeout 30m ./...
+
+test-long: setup lint build
+	RACKFS_TEST_LONG=1 $(GO) test -timeout 180m ./...
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+lint:
+	@test -z "$$(gofmt -l $$(git ls-files "*.go"))" || { echo "gofmt would change:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+# Only after a change of a .proto file; needs protoc (Debian: protobuf-compiler).
+generate:
+	@mkdir -p bin/tools
+	$(GO) build -o bin/tools/ google.golang.org/protobuf/cmd/protoc-gen-go github.com/planetscale/vtprotobuf/cmd/protoc-gen-go-vtproto
+	PATH="$(CURDIR)/bin/tools:$$PATH" protoc -I raftmeta/metapb --go_out=raftmeta/metapb --go_opt=paths=source_relative \
+	  --go-vtproto_out=raftmeta/metapb --go-vtproto_opt=paths=source_relative,features=marshal+unmarshal+size+clone meta.proto
