@@ -1,0 +1,215 @@
+package devcluster
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// FormatVersion of the data directory as a whole. Parts have versions of
+// their own.
+const FormatVersion = 1
+
+const (
+	shapeFile = "rackfs.json"
+	lockFile  = "lock"
+)
+
+// shape is what rackfs.json holds: everything that cannot change between
+// starts.
+type shape struct {
+	Format      int    `json:"format"`
+	Cluster     string `json:"cluster"` // 16 random bytes, hex
+	Voters      int    `json:"voters"`
+	BlockStores int    `json:"block_stores"`
+	Profile     string `json:"profile"`
+}
+
+func (s *shape) clusterID() []byte {
+	id, _ := hex.DecodeString(s.Cluster) // checked by openDataDir
+	return id
+}
+
+// dataDir is an open, locked data directory.
+type dataDir struct {
+	path  string
+	shape shape
+	lock  *os.File
+	fresh bool // made by this start
+}
+
+// openDataDir locks dir and reads its shape, or makes both. want is the shape
+// that was asked for; zero fields mean "what is there, or the default".
+func openDataDir(dir string, want shape, defaults shape) (*dataDir, error) {
+	const op = "open data directory"
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("%s: %w", op, err)
+	}
+	if err := refuseForeign(dir); err != nil {
+		return nil, err
+	}
+	lock, err := lockDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	d := &dataDir{path: dir, lock: lock}
+	if err := d.loadShape(want, defaults); err != nil {
+		lock.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+func (d *dataDir) close() error { return d.lock.Close() }
+
+func (d *dataDir) sub(name string) string { return filepath.Join(d.path, name) }
+
+// refuseForeign protects a directory that holds somebody's files.
+func refuseForeign(dir string) error {
+	if _, err := os.Stat(filepath.Join(dir, shapeFile)); err == nil {
+		return nil
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("open data directory: %w", err)
+	}
+	for _, e := range entries {
+		n := e.Name()
+		if n == lockFile || n == "lost+found" || strings.HasPrefix(n, shapeFile) {
+			continue
+		}
+		return vfs.Errorf(vfs.KindIncompatible, "open data directory",
+			"%s holds %q but no %s: it is not a rackfs data directory; choose an empty one", dir, n, shapeFile)
+	}
+	return nil
+}
+
+func lockDir(dir string) (*os.File, error) {
+	path := filepath.Join(dir, lockFile)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open data directory: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		holder, _ := os.ReadFile(path)
+		f.Close()
+		return nil, vfs.Errorf(vfs.KindBusy, "open data directory",
+			"%s is in use by another process (%s): stop that one first", dir, strings.TrimSpace(string(holder)))
+	}
+	if err := f.Truncate(0); err == nil {
+		fmt.Fprintf(f, "pid %d\n", os.Getpid())
+	}
+	return f, nil
+}
+
+func (d *dataDir) loadShape(want, defaults shape) error {
+	const op = "open data directory"
+	path := filepath.Join(d.path, shapeFile)
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return d.makeShape(path, want, defaults)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", op, err)
+	}
+	var version struct {
+		Format int `json:"format"`
+	}
+	if err := json.Unmarshal(raw, &version); err != nil {
+		return vfs.Errorf(vfs.KindCorrupt, op, "%s is not valid JSON: %w", path, err)
+	}
+	if version.Format != FormatVersion {
+		return vfs.Errorf(vfs.KindIncompatible, op,
+			"%s has format version %d, this program knows %d: use the rackfs version that wrote it, or another --data directory",
+			d.path, version.Format, FormatVersion)
+	}
+	if err := json.Unmarshal(raw, &d.shape); err != nil {
+		return vfs.Errorf(vfs.KindCorrupt, op, "%s: %w", path, err)
+	}
+	if id, err := hex.DecodeString(d.shape.Cluster); err != nil || len(id) != 16 {
+		return vfs.Errorf(vfs.KindCorrupt, op, "%s: cluster id %q is not 32 hex digits", path, d.shape.Cluster)
+	}
+	differ := func(what string, have, asked any) error {
+		return vfs.Errorf(vfs.KindInvalid, op,
+			"%s was made with %s %v, not %v: leave the option out, or choose another --data directory", d.path, what, have, asked)
+	}
+	switch {
+	case want.Voters != 0 && want.Voters != d.shape.Voters:
+		return differ("--meta", d.shape.Voters, want.Voters)
+	case want.BlockStores != 0 && want.BlockStores != d.shape.BlockStores:
+		return differ("--block-stores", d.shape.BlockStores, want.BlockStores)
+	case want.Profile != "" && want.Profile != d.shape.Profile:
+		return differ("--profile", d.shape.Profile, want.Profile)
+	}
+	return nil
+}
+
+func (d *dataDir) makeShape(path string, want, defaults shape) error {
+	s := want
+	s.Format = FormatVersion
+	if s.Voters == 0 {
+		s.Voters = defaults.Voters
+	}
+	if s.BlockStores == 0 {
+		s.BlockStores = defaults.BlockStores
+	}
+	if s.Profile == "" {
+		s.Profile = defaults.Profile
+	}
+	var id [16]byte
+	rand.Read(id[:])
+	s.Cluster = hex.EncodeToString(id[:])
+	raw, err := json.MarshalIndent(&s, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := writeFileDurably(path, append(raw, '\n')); err != nil {
+		return fmt.Errorf("make data directory: %w", err)
+	}
+	// The directory may be new itself.
+	if err := syncDir(filepath.Dir(filepath.Clean(d.path))); err != nil {
+		return fmt.Errorf("make data directory: %w", err)
+	}
+	d.shape, d.fresh = s, true
+	return nil
+}
+
+// writeFileDurably replaces path atomically; when it returns, the content
+// survives a power cut.
+func writeFileDurably(path string, data []byte) error {
+	tmp := path + ".tmp"
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	if _, err = f.Write(data); err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
+}
