@@ -1,0 +1,190 @@
+package export_test
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/rackfs/rackfs/nfsserver/export"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// someFS stands for a file system that is never asked anything here.
+type someFS struct{ vfs.FS }
+
+func (someFS) GetAttr(context.Context, vfs.Ino) (vfs.Attr, error) {
+	return vfs.Attr{}, vfs.KindInternal.Err("not used")
+}
+
+var (
+	lab    = netip.MustParseAddr("10.1.2.3")
+	lab6   = netip.MustParseAddr("::ffff:10.1.2.3") // as a dual-stack listener reports it
+	public = netip.MustParseAddr("192.0.2.9")
+)
+
+func rules(prefix string, a export.Access, s export.Squash) []export.Rule {
+	return []export.Rule{{Clients: netip.MustParsePrefix(prefix), Access: a, Squash: s, AnonUID: 99, AnonGID: 98}}
+}
+
+func table(t *testing.T, ex ...export.Export) *export.Table {
+	t.Helper()
+	for i := range ex {
+		ex[i].FS = someFS{}
+		if ex[i].FSID == 0 {
+			ex[i].FSID = ex[i].ID
+		}
+	}
+	tab, err := export.NewTable(ex, time.Unix(1, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tab
+}
+
+func names(ns []*export.Node) (out []string) {
+	for _, n := range ns {
+		out = append(out, n.Name)
+	}
+	slices.Sort(out)
+	return out
+}
+
+func TestVisibility(t *testing.T) {
+	tab := table(t,
+		export.Export{ID: 1, Path: "/default", Rules: export.Everyone(export.ReadWrite, export.SquashRoot)},
+		export.Export{ID: 2, Path: "/research/images", Rules: rules("10.0.0.0/8", export.ReadOnly, export.SquashAll)},
+		export.Export{ID: 3, Path: "/research/secret", Rules: rules("10.9.0.0/16", export.ReadOnly, export.SquashAll)},
+		export.Export{ID: 4, Path: "/none"},
+	)
+	for _, c := range []struct {
+		who  netip.Addr
+		root []string
+	}{{lab, []string{"default", "research"}}, {lab6, []string{"default", "research"}}, {public, []string{"default"}}} {
+		if got := names(tab.Root().Children(0, c.who)); !slices.Equal(got, c.root) {
+			t.Errorf("%v sees %v, want %v", c.who, got, c.root)
+		}
+	}
+	r := tab.Root().Lookup("research", lab)
+	if got := names(r.Children(0, lab)); !slices.Equal(got, []string{"images"}) {
+		t.Errorf("below research: %v", got)
+	}
+	if tab.Root().Lookup("research", public) != nil || r.Lookup("secret", lab) != nil || tab.Root().Lookup("none", lab) != nil {
+		t.Error("found what is not visible")
+	}
+	if n := tab.ByExport(2); n.Name != "images" || n.Parent != r || n.Parent.Parent != tab.Root() || tab.Root().Parent != tab.Root() {
+		t.Error("the tree is not connected")
+	}
+	if tab.Node(r.ID) != r || tab.Node(12345) != nil || tab.ByExport(9) != nil {
+		t.Error("finding by id")
+	}
+}
+
+// A listing continues after an id even when the table changed meanwhile.
+func TestIDsAreStable(t *testing.T) {
+	all := export.Everyone(export.ReadOnly, export.SquashAll)
+	a := table(t, export.Export{ID: 1, Path: "/a/x", Rules: all}, export.Export{ID: 2, Path: "/b", Rules: all})
+	b := table(t, export.Export{ID: 2, Path: "/b", Rules: all}, export.Export{ID: 3, Path: "/c", Rules: all})
+	if a.ByExport(2).ID != b.ByExport(2).ID {
+		t.Error("the id of /b changed with its neighbours")
+	}
+	if a.Attr(a.Root()).Change == b.Attr(b.Root()).Change {
+		t.Error("the root's change attribute did not change")
+	}
+	first := a.Root().Children(0, lab)
+	if got := a.Root().Children(first[0].ID, lab); len(got) != 1 || got[0] != first[1] {
+		t.Errorf("continued with %v", names(got))
+	}
+	for _, n := range first {
+		if n.ID <= 2 || n.ID >= 1<<63 {
+			t.Errorf("id %#x cannot be a cookie", n.ID)
+		}
+	}
+}
+
+func TestFirstRuleDecides(t *testing.T) {
+	e := export.Export{Rules: append(rules("10.1.0.0/16", export.ReadWrite, export.SquashNone), rules("10.0.0.0/8", export.ReadOnly, export.SquashAll)...)}
+	if r := e.Rule(lab); r == nil || r.Access != export.ReadWrite {
+		t.Errorf("lab: %+v", r)
+	}
+	if r := e.Rule(netip.MustParseAddr("10.2.0.1")); r == nil || r.Access != export.ReadOnly {
+		t.Errorf("10/8: %+v", r)
+	}
+	if r := e.Rule(public); r != nil {
+		t.Errorf("public: %+v", r)
+	}
+}
+
+func TestSquash(t *testing.T) {
+	user := vfs.Cred{UID: 1000, GID: 100, Groups: []uint32{4, 5}}
+	wheel := vfs.Cred{UID: 1000, GID: 0, Groups: []uint32{4, 0, 5}}
+	root := vfs.Cred{UID: 0, GID: 0, Groups: []uint32{0, 4}}
+	anon := vfs.Cred{UID: 99, GID: 98}
+	for _, c := range []struct {
+		squash   export.Squash
+		in, want vfs.Cred
+	}{
+		{export.SquashNone, root, root},
+		{export.SquashNone, user, user},
+		{export.SquashRoot, user, user},
+		{export.SquashRoot, root, anon},
+		{export.SquashRoot, wheel, vfs.Cred{UID: 1000, GID: 98, Groups: []uint32{4, 5}}},
+		{export.SquashAll, user, anon},
+		{export.SquashAll, root, anon},
+	} {
+		r := export.Rule{Squash: c.squash, AnonUID: 99, AnonGID: 98}
+		in := vfs.Cred{UID: c.in.UID, GID: c.in.GID, Groups: slices.Clone(c.in.Groups)}
+		got := r.Cred(&in)
+		if got.UID != c.want.UID || got.GID != c.want.GID || !slices.Equal(got.Groups, c.want.Groups) {
+			t.Errorf("squash %d of %+v: %+v, want %+v", c.squash, c.in, got, c.want)
+		}
+		if !slices.Equal(in.Groups, c.in.Groups) {
+			t.Errorf("squash %d changed the caller's groups", c.squash)
+		}
+	}
+}
+
+func TestTableRefuses(t *testing.T) {
+	ok := export.Export{ID: 1, FSID: 1, Path: "/a/b", FS: someFS{}}
+	with := func(f func(*export.Export)) export.Export {
+		e := ok
+		e.ID = 2
+		f(&e)
+		return e
+	}
+	for name, ex := range map[string]export.Export{
+		"relative":      with(func(e *export.Export) { e.Path = "a" }),
+		"empty":         with(func(e *export.Export) { e.Path = "" }),
+		"root":          with(func(e *export.Export) { e.Path = "/" }),
+		"trailing":      with(func(e *export.Export) { e.Path = "/c/" }),
+		"dotdot":        with(func(e *export.Export) { e.Path = "/c/.." }),
+		"same path":     with(func(e *export.Export) {}),
+		"nested":        with(func(e *export.Export) { e.Path = "/a/b/c" }),
+		"above":         with(func(e *export.Export) { e.Path = "/a" }),
+		"no id":         with(func(e *export.Export) { e.ID = 0; e.Path = "/c" }),
+		"id twice":      with(func(e *export.Export) { e.ID = 1; e.Path = "/c" }),
+		"no fsid":       with(func(e *export.Export) { e.FSID = 0; e.Path = "/c" }),
+		"no fs":         with(func(e *export.Export) { e.FS = nil; e.Path = "/c" }),
+		"invalid rule":  with(func(e *export.Export) { e.Rules = []export.Rule{{}}; e.Path = "/c" }),
+		"unknown right": with(func(e *export.Export) { e.Rules = rules("::/0", 7, 0); e.Path = "/c" }),
+	} {
+		if _, err := export.NewTable([]export.Export{ok, ex}, time.Time{}); vfs.KindOf(err) != vfs.KindInvalid {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := export.NewTable([]export.Export{ok}, time.Time{}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestReplace(t *testing.T) {
+	s := export.NewSet(table(t))
+	if s.Table().ByExport(1) != nil {
+		t.Fatal("an empty table has an export")
+	}
+	s.Replace(table(t, export.Export{ID: 1, Path: "/a"}))
+	if s.Table().ByExport(1) == nil {
+		t.Fatal("the new table is not current")
+	}
+}
