@@ -1,0 +1,123 @@
+// Package vfile is the file system as the storage layers see it: preallocated
+// files read and written at offsets, explicit syncs of files and directories,
+// and a lock. Nothing else, so that a layer that drops, tears, delays or fails
+// operations can be put under a store without the store knowing.
+//
+// OS is the real one. Mem keeps everything in memory and knows what a power
+// cut may leave of it: Mem.CrashClone returns the file system as a machine
+// could find it after losing power at that moment.
+//
+// # What survives a power cut
+//
+// The contract is the weakest one a POSIX file system may offer, so that a
+// store that is right on Mem is right on every disk:
+//
+//   - File contents and size are certain only after Sync or SyncData returned.
+//   - A name (Create, Rename, Remove) is certain only after SyncDir of its
+//     directory returned; syncing a file does not make its name durable.
+//   - Unsynced bytes survive or not in units of a 512-byte sector, in any
+//     order.
+//
+// An error of Sync or SyncData means the bytes may be lost for good even
+// though reads still show them (the kernel marks the pages clean). A caller
+// must not sync again and trust the result.
+package vfile
+
+import "io"
+
+// PageSize is the unit in which stores lay out data; offsets of Mem and of
+// DropCache are best aligned to it.
+const PageSize = 4096
+
+// FS opens files. Names are paths with '/' separators.
+type FS interface {
+	// Create makes a new file, open for reading and writing. It fails if
+	// the name exists.
+	Create(name string) (File, error)
+	// Open opens an existing file for reading and writing.
+	Open(name string) (File, error)
+	Remove(name string) error
+	// Rename replaces an existing newname atomically.
+	Rename(oldname, newname string) error
+	// List returns the names in dir, without path, in no particular order.
+	List(dir string) ([]string, error)
+	MkdirAll(dir string) error
+	// SyncDir makes the names in dir durable.
+	SyncDir(dir string) error
+	// Lock takes the exclusive lock file name, creating it if needed, and
+	// fails at once if another holder has it. Closing releases it.
+	Lock(name string) (io.Closer, error)
+	// Free is the number of bytes that can still be allocated under dir.
+	Free(dir string) (uint64, error)
+}
+
+// File is an open file. All methods may be called concurrently.
+type File interface {
+	// ReadAt reads as io.ReaderAt does.
+	ReadAt(p []byte, off int64) (int, error)
+	// WriteAt writes all of p or returns an error.
+	WriteAt(p []byte, off int64) (int, error)
+	// WriteVec writes the concatenation of bufs at off, or returns an error.
+	// It does not modify or keep bufs.
+	WriteVec(bufs [][]byte, off int64) error
+	// Allocate reserves disk space for the first size bytes and extends the
+	// file to size.
+	Allocate(size int64) error
+	Size() (int64, error)
+	// Sync makes contents and metadata durable.
+	Sync() error
+	// SyncData makes contents durable, and the size if it changed.
+	SyncData() error
+	// DropCache drops clean cached pages, so that the next read shows what
+	// the device holds. It is best effort.
+	DropCache() error
+	Close() error
+}
+
+// ReadFile reads a whole file of at most limit bytes.
+func ReadFile(fs FS, name string, limit int64) ([]byte, error) {
+	f, err := fs.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	size, err := f.Size()
+	if err != nil {
+		return nil, err
+	}
+	if size > limit {
+		size = limit
+	}
+	p := make([]byte, size)
+	n, err := f.ReadAt(p, 0)
+	if err == io.EOF {
+		err = nil
+	}
+	return p[:n], err
+}
+
+// WriteFileAtomic replaces dir/name with data: a temporary file is written and
+// synced, renamed over name, and the directory is synced.
+func WriteFileAtomic(fs FS, dir, name string, data []byte) error {
+	tmp := dir + "/" + name + ".tmp"
+	if err := fs.Remove(tmp); err != nil && !IsNotExist(err) {
+		return err
+	}
+	f, err := fs.Create(tmp)
+	if err != nil {
+		return err
+	}
+	if _, err = f.WriteAt(data, 0); err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	if err := fs.Rename(tmp, dir+"/"+name); err != nil {
+		return err
+	}
+	return fs.SyncDir(dir)
+}
