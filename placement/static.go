@@ -2,6 +2,7 @@ package placement
 
 import (
 	"cmp"
+	"math/rand/v2"
 	"slices"
 
 	"github.com/rackfs/rackfs/vfs"
@@ -126,8 +127,34 @@ func gcd(a, b int) int {
 }
 
 // level exchanges the roles of two stores within a group as long as that makes
-// the counts more even. The sum of squares falls with each exchange, so it ends.
+// the counts more even. The sum of squares falls with each exchange, so that
+// ends; where it ends early, an exchange that changes nothing opens the way to
+// one that does, and a walk along such exchanges finds it. The walk is drawn
+// from a fixed seed, so the result stays a function of the arguments.
 func (a *assignment) level() {
+	a.descend()
+	rng := rand.New(rand.NewPCG(0x7261636b, 0x6673))
+	for steps := 0; !a.even() && steps < maxWalk; steps++ {
+		i, n := rng.IntN(len(a.roles)), len(a.roles[0])
+		if u, v := rng.IntN(n), rng.IntN(n); a.gain(i, u, v) >= 0 {
+			a.swap(i, u, v)
+		}
+	}
+}
+
+// maxWalk bounds level for arguments it cannot make even.
+const maxWalk = 1 << 20
+
+func (a *assignment) even() bool {
+	for _, r := range []role{data, parity} {
+		if slices.Max(a.count[r])-slices.Min(a.count[r]) > 1 {
+			return false
+		}
+	}
+	return true
+}
+
+func (a *assignment) descend() {
 	for changed := true; changed; {
 		changed = false
 		for i, g := range a.roles {
