@@ -1,0 +1,2 @@
+// Package fsm is the state machine of one metadata shard.
+package fsm

@@ -1,0 +1,7 @@
+package fsm
+
+// Keys of the machine itself.
+var (
+	keyFormat = []byte("m/format")
+	keyState  = []byte("m/state")
+)
