@@ -2530,6 +2530,7 @@ func (x *SetAttr) GetChange() uint64 {
 type AttrResult struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Attr          *Attr                  `protobuf:"bytes,1,opt,name=attr,proto3" json:"attr,omitempty"`
+	Lease         *Lease                 `protobuf:"bytes,2,opt,name=lease,proto3" json:"lease,omitempty"` // of the command's origin after it, if it holds one; its range may have been renewed
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2567,6 +2568,13 @@ func (*AttrResult) Descriptor() ([]byte, []int) {
 func (x *AttrResult) GetAttr() *Attr {
 	if x != nil {
 		return x.Attr
+	}
+	return nil
+}
+
+func (x *AttrResult) GetLease() *Lease {
+	if x != nil {
+		return x.Lease
 	}
 	return nil
 }
@@ -2963,6 +2971,7 @@ func (x *NewExtent) GetZero() bool {
 type CommitResult struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Attr          *Attr                  `protobuf:"bytes,1,opt,name=attr,proto3" json:"attr,omitempty"`
+	Lease         *Lease                 `protobuf:"bytes,2,opt,name=lease,proto3" json:"lease,omitempty"` // after the command; its range is renewed when half of it is used
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3000,6 +3009,13 @@ func (*CommitResult) Descriptor() ([]byte, []int) {
 func (x *CommitResult) GetAttr() *Attr {
 	if x != nil {
 		return x.Attr
+	}
+	return nil
+}
+
+func (x *CommitResult) GetLease() *Lease {
+	if x != nil {
+		return x.Lease
 	}
 	return nil
 }
@@ -6567,7 +6583,10 @@ type PurgeRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Fs            uint32                 `protobuf:"varint,1,opt,name=fs,proto3" json:"fs,omitempty"`
 	Ino           uint64                 `protobuf:"varint,2,opt,name=ino,proto3" json:"ino,omitempty"`                              // extents of a deleted inode, or the cut tails of a living one
-	OrphansOf     uint64                 `protobuf:"varint,3,opt,name=orphans_of,json=orphansOf,proto3" json:"orphans_of,omitempty"` // or: orphan holds of a dead origin
+	OrphansOf     uint64                 `protobuf:"varint,3,opt,name=orphans_of,json=orphansOf,proto3" json:"orphans_of,omitempty"` // or: orphan holds, block ranges and slots of a dead origin
+	From          uint64                 `protobuf:"varint,4,opt,name=from,proto3" json:"from,omitempty"`                            // extents that end at or below it were looked at in this pass
+	PassGen       uint32                 `protobuf:"varint,5,opt,name=pass_gen,json=passGen,proto3" json:"pass_gen,omitempty"`       // cut_gen when the pass began, 0: none began
+	Deleted       bool                   `protobuf:"varint,6,opt,name=deleted,proto3" json:"deleted,omitempty"`                      // the pass began when the inode was gone already
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6621,6 +6640,27 @@ func (x *PurgeRecord) GetOrphansOf() uint64 {
 		return x.OrphansOf
 	}
 	return 0
+}
+
+func (x *PurgeRecord) GetFrom() uint64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *PurgeRecord) GetPassGen() uint32 {
+	if x != nil {
+		return x.PassGen
+	}
+	return 0
+}
+
+func (x *PurgeRecord) GetDeleted() bool {
+	if x != nil {
+		return x.Deleted
+	}
+	return false
 }
 
 // DyingRecord is a block without references, waiting for its grace to end.
@@ -7323,10 +7363,11 @@ const file_meta_proto_rawDesc = "" +
 	"\x06opened\x18\x03 \x01(\bR\x06opened\x12\x1f\n" +
 	"\vlease_epoch\x18\x04 \x01(\x04R\n" +
 	"leaseEpoch\x12\x16\n" +
-	"\x06change\x18\x05 \x01(\x04R\x06change\"6\n" +
+	"\x06change\x18\x05 \x01(\x04R\x06change\"c\n" +
 	"\n" +
 	"AttrResult\x12(\n" +
-	"\x04attr\x18\x01 \x01(\v2\x14.rackfs.meta.v1.AttrR\x04attr\"j\n" +
+	"\x04attr\x18\x01 \x01(\v2\x14.rackfs.meta.v1.AttrR\x04attr\x12+\n" +
+	"\x05lease\x18\x02 \x01(\v2\x15.rackfs.meta.v1.LeaseR\x05lease\"j\n" +
 	"\fAcquireLease\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x14\n" +
 	"\x05flags\x18\x02 \x01(\rR\x05flags\x12\x1a\n" +
@@ -7358,9 +7399,10 @@ const file_meta_proto_rawDesc = "" +
 	"\x02pg\x18\x05 \x01(\rR\x02pg\x12\x1b\n" +
 	"\tprofile_k\x18\x06 \x01(\rR\bprofileK\x12\x1b\n" +
 	"\tprofile_m\x18\a \x01(\rR\bprofileM\x12\x12\n" +
-	"\x04zero\x18\b \x01(\bR\x04zero\"8\n" +
+	"\x04zero\x18\b \x01(\bR\x04zero\"e\n" +
 	"\fCommitResult\x12(\n" +
-	"\x04attr\x18\x01 \x01(\v2\x14.rackfs.meta.v1.AttrR\x04attr\"!\n" +
+	"\x04attr\x18\x01 \x01(\v2\x14.rackfs.meta.v1.AttrR\x04attr\x12+\n" +
+	"\x05lease\x18\x02 \x01(\v2\x15.rackfs.meta.v1.LeaseR\x05lease\"!\n" +
 	"\rReleaseOrphan\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\"#\n" +
 	"\vAllocBlocks\x12\x14\n" +
@@ -7610,12 +7652,15 @@ const file_meta_proto_rawDesc = "" +
 	"\x06inodes\x18\x02 \x01(\x04R\x06inodes\";\n" +
 	"\vRangeRecord\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\x04R\x06origin\x12\x14\n" +
-	"\x05count\x18\x02 \x01(\rR\x05count\"N\n" +
+	"\x05count\x18\x02 \x01(\rR\x05count\"\x97\x01\n" +
 	"\vPurgeRecord\x12\x0e\n" +
 	"\x02fs\x18\x01 \x01(\rR\x02fs\x12\x10\n" +
 	"\x03ino\x18\x02 \x01(\x04R\x03ino\x12\x1d\n" +
 	"\n" +
-	"orphans_of\x18\x03 \x01(\x04R\torphansOf\"a\n" +
+	"orphans_of\x18\x03 \x01(\x04R\torphansOf\x12\x12\n" +
+	"\x04from\x18\x04 \x01(\x04R\x04from\x12\x19\n" +
+	"\bpass_gen\x18\x05 \x01(\rR\apassGen\x12\x18\n" +
+	"\adeleted\x18\x06 \x01(\bR\adeleted\"a\n" +
 	"\vDyingRecord\x12\x0e\n" +
 	"\x02pg\x18\x01 \x01(\rR\x02pg\x12\x16\n" +
 	"\x06length\x18\x02 \x01(\rR\x06length\x12*\n" +
@@ -7842,75 +7887,77 @@ var file_meta_proto_depIdxs = []int32{
 	11,  // 51: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
 	10,  // 52: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
 	9,   // 53: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
-	9,   // 54: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
-	12,  // 55: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
-	34,  // 56: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
-	7,   // 57: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
-	9,   // 58: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
-	1,   // 59: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
-	7,   // 60: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
-	39,  // 61: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
-	1,   // 62: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
-	41,  // 63: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
-	43,  // 64: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
-	44,  // 65: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
-	45,  // 66: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
-	47,  // 67: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
-	49,  // 68: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
-	8,   // 69: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
-	53,  // 70: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
-	54,  // 71: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
-	55,  // 72: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
-	56,  // 73: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
-	57,  // 74: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
-	58,  // 75: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
-	59,  // 76: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
-	60,  // 77: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
-	61,  // 78: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
-	62,  // 79: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
-	63,  // 80: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
-	64,  // 81: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
-	65,  // 82: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
-	67,  // 83: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
-	69,  // 84: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
-	70,  // 85: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
-	72,  // 86: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
-	73,  // 87: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
-	74,  // 88: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
-	75,  // 89: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
-	76,  // 90: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
-	77,  // 91: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	78,  // 92: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
-	79,  // 93: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
-	9,   // 94: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
-	12,  // 95: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
-	9,   // 96: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
-	68,  // 97: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
-	9,   // 98: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
-	71,  // 99: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
-	2,   // 100: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
-	39,  // 101: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
-	41,  // 102: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
-	45,  // 103: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
-	47,  // 104: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
-	49,  // 105: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
-	9,   // 106: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
-	12,  // 107: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
-	81,  // 108: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
-	0,   // 109: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
-	87,  // 110: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
-	6,   // 111: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
-	7,   // 112: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
-	19,  // 113: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
-	5,   // 114: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
-	6,   // 115: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
-	52,  // 116: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
-	66,  // 117: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
-	118, // [118:118] is the sub-list for method output_type
-	118, // [118:118] is the sub-list for method input_type
-	118, // [118:118] is the sub-list for extension type_name
-	118, // [118:118] is the sub-list for extension extendee
-	0,   // [0:118] is the sub-list for field type_name
+	12,  // 54: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
+	9,   // 55: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
+	12,  // 56: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
+	34,  // 57: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
+	7,   // 58: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
+	9,   // 59: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
+	12,  // 60: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
+	1,   // 61: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
+	7,   // 62: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
+	39,  // 63: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
+	1,   // 64: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
+	41,  // 65: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
+	43,  // 66: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
+	44,  // 67: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
+	45,  // 68: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
+	47,  // 69: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
+	49,  // 70: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
+	8,   // 71: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
+	53,  // 72: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
+	54,  // 73: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
+	55,  // 74: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
+	56,  // 75: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
+	57,  // 76: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
+	58,  // 77: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
+	59,  // 78: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
+	60,  // 79: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
+	61,  // 80: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
+	62,  // 81: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
+	63,  // 82: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
+	64,  // 83: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
+	65,  // 84: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
+	67,  // 85: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
+	69,  // 86: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
+	70,  // 87: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
+	72,  // 88: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
+	73,  // 89: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
+	74,  // 90: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
+	75,  // 91: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
+	76,  // 92: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
+	77,  // 93: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	78,  // 94: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
+	79,  // 95: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
+	9,   // 96: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
+	12,  // 97: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
+	9,   // 98: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
+	68,  // 99: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
+	9,   // 100: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
+	71,  // 101: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
+	2,   // 102: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
+	39,  // 103: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
+	41,  // 104: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
+	45,  // 105: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
+	47,  // 106: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
+	49,  // 107: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
+	9,   // 108: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
+	12,  // 109: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
+	81,  // 110: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
+	0,   // 111: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
+	87,  // 112: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
+	6,   // 113: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
+	7,   // 114: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
+	19,  // 115: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
+	5,   // 116: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
+	6,   // 117: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
+	52,  // 118: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
+	66,  // 119: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
+	120, // [120:120] is the sub-list for method output_type
+	120, // [120:120] is the sub-list for method input_type
+	120, // [120:120] is the sub-list for extension type_name
+	120, // [120:120] is the sub-list for extension extendee
+	0,   // [0:120] is the sub-list for field type_name
 }
 
 func init() { file_meta_proto_init() }
