@@ -41,17 +41,11 @@ type CA struct {
 	key  *ecdsa.PrivateKey
 }
 
-// CreateCA makes the CA of a new cluster in dir, which may exist. A CA that is
-// already there is an error of kind vfs.KindExists. now is the start of its validity.
-func CreateCA(dir, cluster string, now time.Time) (*CA, error) {
+// NewCA makes a CA that is in memory only. now is the start of its validity.
+func NewCA(cluster string, now time.Time) (*CA, error) {
 	const op = "pki.create"
 	if err := checkName("cluster", cluster); err != nil {
 		return nil, err
-	}
-	if _, err := os.Lstat(filepath.Join(dir, CACertFile)); err == nil {
-		return nil, vfs.Errorf(vfs.KindExists, op, "%s holds a CA already", dir)
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return nil, vfs.Wrap(op, err)
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -71,24 +65,36 @@ func CreateCA(dir, cluster string, now time.Time) (*CA, error) {
 		IsCA:                  true,
 		MaxPathLenZero:        true, // it signs nodes, not other authorities
 	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
+	cert, err := sign(tmpl, tmpl, key, key)
 	if err != nil {
 		return nil, vfs.Wrap(op, err)
 	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
+	return &CA{cert: cert, key: key}, nil
+}
+
+// CreateCA makes the CA of a new cluster in dir, which may exist. A CA that is
+// already there is an error of kind vfs.KindExists.
+func CreateCA(dir, cluster string, now time.Time) (*CA, error) {
+	const op = "pki.create"
+	if _, err := os.Lstat(filepath.Join(dir, CACertFile)); err == nil {
+		return nil, vfs.Errorf(vfs.KindExists, op, "%s holds a CA already", dir)
+	} else if !errors.Is(err, fs.ErrNotExist) {
 		return nil, vfs.Wrap(op, err)
+	}
+	ca, err := NewCA(cluster, now)
+	if err != nil {
+		return nil, err
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, vfs.Wrap(op, err)
 	}
-	if err := writeKey(filepath.Join(dir, CAKeyFile), key); err != nil {
+	if err := writeKey(filepath.Join(dir, CAKeyFile), ca.key); err != nil {
 		return nil, vfs.Wrap(op, err)
 	}
-	if err := writeCert(filepath.Join(dir, CACertFile), cert); err != nil {
+	if err := writeCert(filepath.Join(dir, CACertFile), ca.cert); err != nil {
 		return nil, vfs.Wrap(op, err)
 	}
-	return &CA{cert: cert, key: key}, nil
+	return ca, nil
 }
 
 // LoadCA reads the CA in dir. Without one the error is of kind vfs.KindNotFound.
@@ -154,15 +160,20 @@ func (ca *CA) Issue(name string, roles []string, ips []net.IP, now time.Time) (*
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		BasicConstraintsValid: true,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, ca.cert, key.Public(), ca.key)
-	if err != nil {
-		return nil, vfs.Wrap(op, err)
-	}
-	cert, err := x509.ParseCertificate(der)
+	cert, err := sign(tmpl, ca.cert, key, ca.key)
 	if err != nil {
 		return nil, vfs.Wrap(op, err)
 	}
 	return &Identity{ca: ca.cert, cert: cert, key: key}, nil
+}
+
+// sign makes the certificate tmpl for key.
+func sign(tmpl, parent *x509.Certificate, key, signer *ecdsa.PrivateKey) (*x509.Certificate, error) {
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, parent, key.Public(), signer)
+	if err != nil {
+		return nil, err
+	}
+	return x509.ParseCertificate(der)
 }
 
 // checkName keeps names to what DNS name verification compares byte for byte:

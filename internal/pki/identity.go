@@ -22,8 +22,15 @@ type Identity struct {
 // Name is the node's name.
 func (id *Identity) Name() string { return id.cert.Subject.CommonName }
 
-// Roles are the roles the certificate was issued for.
-func (id *Identity) Roles() []string { return slices.Clone(id.cert.Subject.OrganizationalUnit) }
+// Roles are the roles the certificate was issued for, sorted.
+func (id *Identity) Roles() []string { return rolesOf(id.cert) }
+
+// rolesOf sorts, because the encoding is a set with an order of its own.
+func rolesOf(c *x509.Certificate) []string {
+	r := slices.Clone(c.Subject.OrganizationalUnit)
+	slices.Sort(r)
+	return slices.Compact(r)
+}
 
 // NotAfter is when the certificate expires.
 func (id *Identity) NotAfter() time.Time { return id.cert.NotAfter }
@@ -105,7 +112,7 @@ func (id *Identity) ClientTLS(node string) *tls.Config {
 	return c
 }
 
-// Subject is the node's name and roles in a certificate that was verified before.
+// Subject is the node's name and sorted roles in a certificate that was verified before.
 func Subject(cert *x509.Certificate) (name string, roles []string, err error) {
 	name = cert.Subject.CommonName
 	if err := checkName("node", name); err != nil {
@@ -114,5 +121,5 @@ func Subject(cert *x509.Certificate) (name string, roles []string, err error) {
 	if !slices.Contains(cert.DNSNames, name) {
 		return "", nil, vfs.Errorf(vfs.KindUnauthorized, "pki", "certificate of %q is not a node's", name)
 	}
-	return name, slices.Clone(cert.Subject.OrganizationalUnit), nil
+	return name, rolesOf(cert), nil
 }

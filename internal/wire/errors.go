@@ -58,11 +58,13 @@ func givenUp(ctx context.Context, o outcome) error {
 	return &callError{o, &vfs.Error{Kind: k, Op: "wire.call", Err: context.Cause(ctx)}}
 }
 
-// An error reply's meta is the length of the operation's name, the name, and
-// the text. Both are cut so that a chain of causes cannot grow a reply.
+// An error reply's meta is the operation's name after its length (u8), the text
+// after its length (u16), and the causes' text. All are cut so that a long chain of causes
+// cannot grow a reply.
 const (
-	maxErrorOp   = 255
-	maxErrorText = 4096
+	maxErrorOp    = 255
+	maxErrorText  = 2048
+	maxErrorBytes = 1 + maxErrorOp + 2 + 2*maxErrorText
 )
 
 func appendError(b []byte, err error) (vfs.Kind, []byte) {
@@ -70,29 +72,44 @@ func appendError(b []byte, err error) (vfs.Kind, []byte) {
 	if k == vfs.KindOK { // an error value that claims to be none is a bug of the handler
 		k = vfs.KindInternal
 	}
-	op, text := "", err.Error()
+	var op, text, cause string
 	if e, ok := err.(*vfs.Error); ok {
 		op, text = e.Op, e.Text
 		if e.Err != nil {
-			if text != "" {
-				text += ": "
-			}
-			text += e.Err.Error()
+			cause = e.Err.Error()
 		}
+	} else {
+		text = err.Error()
 	}
-	op = op[:min(len(op), maxErrorOp)]
-	b = append(b, byte(len(op)))
-	b = append(b, op...)
-	return k, append(b, text[:min(len(text), maxErrorText)]...)
+	op, text, cause = cut(op, maxErrorOp), cut(text, maxErrorText), cut(cause, maxErrorText)
+	b = append(append(b, byte(len(op))), op...)
+	b = append(le.AppendUint16(b, uint16(len(text))), text...)
+	return k, append(b, cause...)
 }
 
+func cut(s string, n int) string { return s[:min(len(s), n)] }
+
+// decodeError takes a meta that is too short, as a small limit on replies makes
+// it, for what is there.
 func decodeError(kind uint16, meta []byte) error {
 	e := &vfs.Error{Kind: vfs.Kind(kind)}
 	if kind > 255 { // no such kind in this version nor, by its type, in any
 		e.Kind = vfs.KindIO
 	}
-	if len(meta) > 0 && len(meta) > int(meta[0]) {
-		e.Op, e.Text = string(meta[1:1+meta[0]]), string(meta[1+meta[0]:])
+	take := func(n int) string {
+		n = min(n, len(meta))
+		s := string(meta[:n])
+		meta = meta[n:]
+		return s
+	}
+	if n := take(1); n != "" {
+		e.Op = take(int(n[0]))
+	}
+	if n := take(2); len(n) == 2 {
+		e.Text = take(int(n[0]) | int(n[1])<<8)
+	}
+	if len(meta) > 0 {
+		e.Err = errors.New(string(meta))
 	}
 	return &callError{outcomeAnswered, e}
 }

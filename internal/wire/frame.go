@@ -64,7 +64,7 @@ func (h *header) parse(b []byte, flags uint16, maxMeta, maxPayload int) error {
 		return protocolErrorf("bad magic %#08x", m)
 	}
 	// The CRC comes before the version so that a flipped bit is not reported as a newer release.
-	if got, want := crc32.Checksum(b[:headerCRCAt], castagnoli()), le.Uint32(b[headerCRCAt:]); got != want {
+	if got, want := crcOf(b[:headerCRCAt]), le.Uint32(b[headerCRCAt:]); got != want {
 		return protocolErrorf("header checksum %#08x, header says %#08x", got, want)
 	}
 	if b[4] != frameVersion {
@@ -102,6 +102,8 @@ func (h *header) parse(b []byte, flags uint16, maxMeta, maxPayload int) error {
 	return nil
 }
 
+func crcOf(b []byte) uint32 { return crc32.Checksum(b, castagnoli()) }
+
 // MakeTable returns the one table the runtime keeps for this polynomial.
 func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
@@ -133,7 +135,7 @@ func (g *guard) seal(head []byte, payload [][]byte) {
 		}
 		le.PutUint32(head[32:], c)
 	}
-	le.PutUint32(head[headerCRCAt:], crc32.Checksum(head[:headerCRCAt], castagnoli()))
+	le.PutUint32(head[headerCRCAt:], crcOf(head[:headerCRCAt]))
 	if g.flags&flagMAC != 0 {
 		g.begin(head[:headerLen], head[headerLen:])
 		g.addPieces(payload)

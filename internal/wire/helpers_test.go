@@ -5,7 +5,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
 	"testing"
 	"time"
@@ -28,13 +27,7 @@ const (
 	opTake                // takes the payload
 )
 
-var testCA = sync.OnceValues(func() (*pki.CA, error) {
-	dir, err := tempDir()
-	if err != nil {
-		return nil, err
-	}
-	return pki.CreateCA(dir, "test", time.Now())
-})
+var testCA = sync.OnceValues(func() (*pki.CA, error) { return pki.NewCA("test", time.Now()) })
 
 // securities returns the two sides of each mode.
 func securities(t testing.TB) map[Mode][2]Security {
@@ -134,5 +127,3 @@ func eventually(t testing.TB, what string, ok func() bool) {
 		}
 	}
 }
-
-func tempDir() (string, error) { return os.MkdirTemp("", "wire-test-ca") }

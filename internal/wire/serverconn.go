@@ -201,7 +201,7 @@ func (c *serverConn) run(call *Call) {
 			c.log.Debug("wire: handler failed after its reply", "op", call.Op, "err", err)
 		}
 	case err != nil:
-		var b [1 + maxErrorOp + maxErrorText]byte
+		var b [maxErrorBytes]byte
 		kind, meta := appendError(b[:0], err)
 		call.answer(uint16(kind), meta[:min(len(meta), int(c.t.hello.maxMeta))], nil)
 	default:
