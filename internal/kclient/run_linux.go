@@ -160,3 +160,6 @@ func (r *Running) MustRun(t testing.TB, deadline time.Duration, c Cmd) {
 		t.Fatalf("kclient: %s in %s: status %d, %v", c.name(), r.name, code, err)
 	}
 }
+
+// ProgramEnv is the environment variable with which the test binary, run on the host, is the named program.
+func ProgramEnv(name string) string { return envProgram + "=" + name }

@@ -1,0 +1,23 @@
+// Package posix checks that a mounted directory behaves as a local Linux file system does.
+//
+// It is a table of named checks (Checks) that use system calls only, so it runs against any mount: rackfs through the
+// kernel's NFS client inside a guest (test/kernel), another NFS server, or a local file system, which is how the checks
+// themselves are checked (go test ./test/posix). By hand:
+//
+//	go run ./test/posix/posixcheck run -dir /mnt/x [-run REGEXP]
+//
+// Main has these subcommands:
+//
+//	run      run the checks; one line PASS, FAIL or SKIP with name and detail for each, exit status 1 if any failed
+//	copy     copy a tree with modes and times, as cp -a does, and print files/s and MB/s
+//	compare  compare two trees: names, types, checksums, modes, sizes, times
+//	hold     take a lock, say so, hold it until the input ends (the second process of the lock checks)
+//	fill     write a file of a given size and fsync it, read it back, print MB/s
+//
+// Everything runs as root, as the permission checks take other identities, each in a thread of its own. Every check
+// gets an empty directory and leaves it behind empty or not; run removes it. A check is a function of its seed, which is
+// printed; nothing is decided by how long something takes.
+//
+// With -drop-caches a check that reads back what it wrote first makes the kernel forget it, so that the bytes come from
+// the server and not from the client's page cache.
+package posix
