@@ -127,6 +127,9 @@ type Record struct {
 // HeaderLen is the length on disk of the header of a record of n data bytes.
 func HeaderLen(n int) int { return roundUp(recordFixed + 4*pages(n)) }
 
+// HeaderSpan is how many bytes of that header are in use.
+func HeaderSpan(n int) int { return recordFixed + 4*pages(n) }
+
 // RecordLen is the length on disk of a record of n data bytes.
 func RecordLen(n int) int { return HeaderLen(n) + roundUp(n) }
 

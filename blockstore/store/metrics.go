@@ -1,0 +1,57 @@
+package store
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// Metrics are the collectors of one store.
+type Metrics struct {
+	Puts, Gets, Deletes    prometheus.Counter
+	PutBytes, GetBytes     prometheus.Counter
+	Refused                *prometheus.CounterVec // Puts by reason
+	BadShards              prometheus.Counter
+	Syncs                  prometheus.Counter
+	SyncSeconds            prometheus.Histogram
+	GroupSize              prometheus.Histogram // records per fdatasync group
+	Segments               prometheus.Gauge
+	LiveBytes              prometheus.Gauge
+	Replayed, ReplayedTorn prometheus.Counter
+	IndexRebuilds          prometheus.Counter
+	WriteFailed            prometheus.Gauge // 1 while the store refuses writes
+}
+
+// NewMetrics makes the collectors, with labels on each of them, and registers
+// them unless r is nil.
+func NewMetrics(r prometheus.Registerer, labels prometheus.Labels) *Metrics {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: "rackfs_store_" + name, Help: help, ConstLabels: labels})
+	}
+	gauge := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts{Name: "rackfs_store_" + name, Help: help, ConstLabels: labels})
+	}
+	histogram := func(name, help string, buckets []float64) prometheus.Histogram {
+		return prometheus.NewHistogram(prometheus.HistogramOpts{Name: "rackfs_store_" + name, Help: help, ConstLabels: labels, Buckets: buckets})
+	}
+	m := &Metrics{
+		Puts:     counter("puts_total", "Shards written and acknowledged."),
+		Gets:     counter("gets_total", "Ranges of shards read."),
+		Deletes:  counter("deletes_total", "Shards deleted."),
+		PutBytes: counter("put_bytes_total", "Bytes of shards written and acknowledged."),
+		GetBytes: counter("get_bytes_total", "Bytes of shards read."),
+		Refused: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "rackfs_store_puts_refused_total",
+			Help: "Puts refused, by kind of error.", ConstLabels: labels}, []string{"kind"}),
+		BadShards:     counter("bad_shards_total", "Reads that found a shard failing its checks."),
+		Syncs:         counter("syncs_total", "fdatasync calls for groups of records."),
+		SyncSeconds:   histogram("sync_seconds", "Duration of an fdatasync.", prometheus.ExponentialBuckets(50e-6, 2, 16)),
+		GroupSize:     histogram("group_records", "Records covered by one group's fdatasync.", prometheus.ExponentialBuckets(1, 2, 11)),
+		Segments:      gauge("segments", "Segment files."),
+		LiveBytes:     gauge("live_bytes", "Bytes of records that the index refers to."),
+		Replayed:      counter("replayed_records_total", "Records entered into the index from the log when the store was opened."),
+		ReplayedTorn:  counter("replayed_torn_total", "Incomplete records met then."),
+		IndexRebuilds: counter("index_rebuilds_total", "Indexes made anew from all segments."),
+		WriteFailed:   gauge("write_failed", "1 while writes are refused after a failed sync."),
+	}
+	if r != nil {
+		r.MustRegister(m.Puts, m.Gets, m.Deletes, m.PutBytes, m.GetBytes, m.Refused, m.BadShards, m.Syncs, m.SyncSeconds,
+			m.GroupSize, m.Segments, m.LiveBytes, m.Replayed, m.ReplayedTorn, m.IndexRebuilds, m.WriteFailed)
+	}
+	return m
+}

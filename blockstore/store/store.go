@@ -1,0 +1,278 @@
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+	"log/slog"
+	"sync"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/rackfs/rackfs/blockstore/segment"
+	"github.com/rackfs/rackfs/internal/vfile"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// Store is an open store. Its methods may be called concurrently.
+type Store struct {
+	o     Options
+	fs    vfile.FS
+	log   *slog.Logger
+	m     *Metrics
+	super superblock
+	lock  io.Closer
+	db    *pebble.DB
+
+	stop    chan struct{}  // closed by Close
+	prepare chan struct{}  // asks the preparer for a segment
+	wg      sync.WaitGroup // syncer and preparer
+	calls   sync.WaitGroup // calls under way; Add under mu and not after closed
+
+	mu      sync.Mutex // guards all below, and the fields of segments that say so
+	wake    sync.Cond  // of mu: pending or drain changed
+	closed  bool       // no new calls
+	drain   bool       // no calls are left: the syncer ends when pending is empty
+	failed  error      // why writes are refused; nil while they are not
+	segs    map[uint32]*seg
+	spares  []*seg // free segments, in the order they will be used
+	active  *seg   // where records go; nil before the first
+	next    int64  // the next record's offset in active
+	lastInc uint64 // the highest incarnation used
+	lastNum uint32 // the highest file number used
+	queue   []*op  // reserved and not entered into the index, in log order
+	pending []*op  // written, waiting for the syncer
+	epochs  map[uint32]*pgState
+	busy    map[segment.Key]chan struct{} // shards that are being written or deleted
+	// attempt is closed when the preparer ends an attempt, whose error is then in attemptErr.
+	attempt    chan struct{}
+	attemptErr error
+
+	// live is the bytes of live records by file. Only the syncer touches it
+	// after Open; liveTotal under mu is for others.
+	live      map[uint32]int64
+	liveTotal int64
+}
+
+// seg is a segment file. Its file is open as long as the store.
+type seg struct {
+	f      vfile.File
+	header segment.Header // guarded by Store.mu once the store is open, see headerOf
+}
+
+// pgState is what the store knows of a PG's epochs. Guarded by Store.mu.
+type pgState struct {
+	known   uint32         // Puts below are refused
+	durable uint32         // restored after a crash
+	running map[uint32]int // Puts that were admitted and have not ended, by epoch
+	drained chan struct{}  // closed when one of them ends; nil if nobody waits
+}
+
+// Open opens a store. It returns when the store is consistent and serves.
+func Open(ctx context.Context, o Options) (*Store, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{
+		o: o, fs: o.FS, log: o.Logger, m: o.Metrics,
+		stop: make(chan struct{}), prepare: make(chan struct{}, 1), attempt: make(chan struct{}),
+		segs: make(map[uint32]*seg), epochs: make(map[uint32]*pgState), busy: make(map[segment.Key]chan struct{}),
+		live: make(map[uint32]int64),
+	}
+	s.wake.L = &s.mu
+	if err := s.open(ctx); err != nil {
+		s.release()
+		return nil, err
+	}
+	s.wg.Add(2)
+	go s.syncer()
+	go s.preparer()
+	if s.active == nil && len(s.spares) == 0 {
+		s.prepare <- struct{}{}
+	}
+	return s, nil
+}
+
+func (s *Store) open(ctx context.Context) error {
+	const op = "store.open"
+	dir := s.o.Dir
+	if s.o.Create {
+		if err := s.fs.MkdirAll(dir); err != nil {
+			return vfs.Errorf(vfs.KindOf(err), op, "%w", err)
+		}
+	}
+	var err error
+	if s.lock, err = s.fs.Lock(dir + "/LOCK"); errors.Is(err, vfile.ErrLocked) {
+		return vfs.Errorf(vfs.KindBusy, op, "%s is in use by another process; stop it first", dir)
+	} else if err != nil {
+		return vfs.Errorf(vfs.KindOf(err), op, "%w", err)
+	}
+	s.super, err = readSuperblock(s.fs, dir)
+	if vfile.IsNotExist(err) {
+		err = s.create()
+	}
+	if err != nil {
+		return err
+	}
+	if s.super.cluster != s.o.Cluster {
+		return vfs.Errorf(vfs.KindIncompatible, op, "%s belongs to cluster %x, not to %x; it is left untouched", dir, s.super.cluster, s.o.Cluster)
+	}
+	s.o.SegmentSize = s.super.segmentSize
+	if err := s.openSegments(); err != nil {
+		return err
+	}
+	return s.openIndex(ctx)
+}
+
+// create makes the store in a directory that holds nothing yet.
+func (s *Store) create() error {
+	const op = "store.create"
+	dir := s.o.Dir
+	names, err := s.fs.List(dir)
+	if err != nil {
+		return vfs.Errorf(vfs.KindOf(err), op, "%w", err)
+	}
+	for _, n := range names {
+		switch n {
+		case "LOCK", "lost+found", "segments", superblockName + ".tmp":
+		default:
+			return vfs.Errorf(vfs.KindIncompatible, op, "%s holds %q but no block store; it is left untouched", dir, n)
+		}
+	}
+	if !s.o.Create {
+		return vfs.Errorf(vfs.KindNotFound, op, "%s holds no block store; is its disk mounted?", dir)
+	}
+	s.super = superblock{cluster: s.o.Cluster, incarnation: s.o.MetadataIncarnation, segmentSize: s.o.SegmentSize}
+	if _, err := rand.Read(s.super.store[:]); err != nil {
+		return err
+	}
+	if err := s.fs.MkdirAll(dir + "/segments"); err != nil {
+		return vfs.Errorf(vfs.KindOf(err), op, "%w", err)
+	}
+	// The superblock comes last: without it the directory is still empty to the next Open.
+	if err := s.fs.SyncDir(dir); err != nil {
+		return vfs.Errorf(vfs.KindOf(err), op, "%w", err)
+	}
+	if err := vfile.WriteFileAtomic(s.fs, dir, superblockName, s.super.encode()); err != nil {
+		return vfs.Errorf(vfs.KindOf(err), op, "%w", err)
+	}
+	return nil
+}
+
+// enter begins a call, unless the store is closing. leave ends it.
+func (s *Store) enter(op string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return vfs.Errorf(vfs.KindUnavailable, op, "%s is closing", s.o.Dir)
+	}
+	s.calls.Add(1)
+	return nil
+}
+
+func (s *Store) leave() { s.calls.Done() }
+
+// Close waits for calls under way, saves the index and releases the
+// directory. Calls that begin after it are refused.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	close(s.stop)
+	s.mu.Unlock()
+	s.calls.Wait()
+	s.mu.Lock()
+	s.drain = true
+	s.wake.Broadcast()
+	s.mu.Unlock()
+	s.wg.Wait()
+	var err error
+	if s.failed == nil {
+		// Nothing is in flight, so the position is the end of the log and the next Open replays nothing.
+		err = s.saveIndex()
+	}
+	return errors.Join(err, s.release())
+}
+
+// saveIndex makes the index durable up to the current position.
+func (s *Store) saveIndex() error {
+	b := s.db.NewBatch()
+	defer b.Close()
+	s.mu.Lock()
+	pos := s.position()
+	s.mu.Unlock()
+	if err := newChange(b).commit(s.super.store, pos, s.live); err != nil {
+		return vfs.Errorf(vfs.KindIO, "store.close", "index: %w", err)
+	}
+	if err := s.db.Flush(); err != nil {
+		return vfs.Errorf(vfs.KindIO, "store.close", "index: %w", err)
+	}
+	return nil
+}
+
+// release gives back what open acquired.
+func (s *Store) release() error {
+	var errs []error
+	if s.db != nil {
+		errs = append(errs, s.db.Close())
+	}
+	for _, g := range s.segs {
+		errs = append(errs, g.f.Close())
+	}
+	if s.lock != nil {
+		errs = append(errs, s.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Info describes a store.
+type Info struct {
+	Store, Cluster      segment.ID
+	MetadataIncarnation uint64
+	Capacity            int64 // bytes that segments can take in total
+	Used                int64 // bytes of live records
+	Writable            bool
+}
+
+// Info returns what the store is and how full.
+func (s *Store) Info() Info {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	total := int64(len(s.segs)) * s.o.SegmentSize
+	capacity := s.o.Capacity
+	if capacity == 0 {
+		capacity = total
+		if free, err := s.fs.Free(s.o.Dir); err == nil {
+			capacity += max(int64(free)-s.o.ReserveBytes, 0)
+		}
+	}
+	return Info{
+		Store: s.super.store, Cluster: s.super.cluster, MetadataIncarnation: s.super.incarnation,
+		Capacity: capacity, Used: s.liveTotal, Writable: s.failed == nil && !s.closed,
+	}
+}
+
+// fail makes the store refuse writes until it is opened anew. Called with mu held.
+func (s *Store) fail(err error) {
+	if s.failed != nil {
+		return
+	}
+	s.failed = vfs.Errorf(vfs.KindIO, "store.write", "%s accepts no more writes, restart after checking the disk: %w", s.o.Dir, err)
+	s.m.WriteFailed.Set(1)
+	s.log.Error("block store stops accepting writes", "err", err)
+}
+
+// headerOf returns a consistent copy of a segment's header.
+func (s *Store) headerOf(file uint32) (*seg, segment.Header, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.segs[file]
+	if g == nil {
+		return nil, segment.Header{}, false
+	}
+	return g, g.header, true
+}
