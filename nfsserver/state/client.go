@@ -1,0 +1,252 @@
+package state
+
+import (
+	"time"
+
+	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
+)
+
+// client is one client id: a client owner and the verifier of one of its lives.
+type client struct {
+	id        ClientID
+	owner     string
+	verifier  [8]byte
+	principal Principal
+	confirmed bool
+	renewed   time.Time // end of the last SEQUENCE, else EXCHANGE_ID or CREATE_SESSION
+	running   int       // calls in progress; they keep the client
+
+	// The slot of CREATE_SESSION (RFC 8881, 18.36.4): the last sequence and its reply.
+	csSequence uint32
+	csReply    CreateSessionResult
+	csStatus   Status
+
+	sessions map[*session]struct{}
+	opens    map[openKey]*open
+	locks    int // byte ranges
+
+	mayReclaim  bool // recorded by the previous server instance
+	reclaimDone bool // RECLAIM_COMPLETE was received
+	unrecorded  bool // the store has not confirmed the record yet
+}
+
+// firstSequence is that of a client's first CREATE_SESSION.
+const firstSequence = 1
+
+const exchangeIDFlags = nfsv4.EXCHGID4_FLAG_SUPP_MOVED_REFER | nfsv4.EXCHGID4_FLAG_SUPP_MOVED_MIGR |
+	nfsv4.EXCHGID4_FLAG_SUPP_FENCE_OPS | nfsv4.EXCHGID4_FLAG_BIND_PRINC_STATEID |
+	nfsv4.EXCHGID4_FLAG_MASK_PNFS | nfsv4.EXCHGID4_FLAG_UPD_CONFIRMED_REC_A
+
+func (c *client) record() ClientRecord {
+	return ClientRecord{Owner: []byte(c.owner), Verifier: c.verifier, Principal: c.principal, ClientID: c.id}
+}
+
+func (c *client) stateless() bool { return len(c.opens) == 0 }
+
+// expired reports whether c's lease is over.
+func (s *State) expired(c *client, now time.Time) bool {
+	return c.running == 0 && now.Sub(c.renewed) > s.cfg.Lease
+}
+
+// ExchangeID is EXCHANGE_ID; the numbers are the cases of RFC 8881, 18.35.4.
+func (s *State) ExchangeID(now time.Time, a ExchangeIDArgs) (ExchangeIDResult, Effects, Status) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var eff Effects
+	if a.Flags&^uint32(exchangeIDFlags) != 0 || len(a.Owner) > s.cfg.Limits.OwnerBytes {
+		return ExchangeIDResult{}, s.effects(eff), nfsv4.NFS4ERR_INVAL
+	}
+	owner := string(a.Owner)
+	c := s.confirmed[owner]
+	if a.Flags&nfsv4.EXCHGID4_FLAG_UPD_CONFIRMED_REC_A != 0 {
+		switch {
+		case c == nil: // 7: update but no confirmed record
+			return ExchangeIDResult{}, s.effects(eff), nfsv4.NFS4ERR_NOENT
+		case c.verifier != a.Verifier: // 8: update but wrong verifier
+			return ExchangeIDResult{}, s.effects(eff), nfsv4.NFS4ERR_NOT_SAME
+		case c.principal != a.Principal: // 9: update but wrong principal
+			return ExchangeIDResult{}, s.effects(eff), nfsv4.NFS4ERR_PERM
+		}
+		c.renewed = now
+		return exchangeIDResult(c), s.effects(eff), nfsv4.NFS4_OK // 6: update
+	}
+	if r, ok := s.waiting[owner]; ok && r.Principal != a.Principal {
+		// As case 3, for a client of the previous instance that may still return.
+		return ExchangeIDResult{}, s.effects(eff), nfsv4.NFS4ERR_CLID_INUSE
+	}
+	if c != nil && c.principal != a.Principal { // 3: client collision
+		if !c.stateless() && !s.expired(c, now) || c.running > 0 {
+			return ExchangeIDResult{}, s.effects(eff), nfsv4.NFS4ERR_CLID_INUSE
+		}
+		s.endClient(c, &eff)
+		c = nil
+	}
+	if c != nil && c.verifier == a.Verifier { // 2: non-update on existing client id
+		if u := s.unconfirmed[owner]; u != nil {
+			s.endClient(u, &eff)
+		}
+		c.renewed = now
+		return exchangeIDResult(c), s.effects(eff), nfsv4.NFS4_OK
+	}
+	// 1: new owner. 4: replacement of an unconfirmed record. 5: client restart;
+	// the old incarnation keeps its state until the new one is confirmed.
+	if u := s.unconfirmed[owner]; u != nil {
+		s.endClient(u, &eff)
+	}
+	if len(s.clients) >= s.cfg.Limits.Clients && !s.evict(now, &eff) {
+		return ExchangeIDResult{}, s.effects(eff), nfsv4.NFS4ERR_DELAY
+	}
+	s.nextClient++
+	c = &client{
+		id:         ClientID(s.cfg.Boot)<<32 | ClientID(s.nextClient),
+		owner:      owner,
+		verifier:   a.Verifier,
+		principal:  a.Principal,
+		renewed:    now,
+		csSequence: firstSequence - 1,
+		csStatus:   nfsv4.NFS4ERR_SEQ_MISORDERED,
+		sessions:   make(map[*session]struct{}),
+		opens:      make(map[openKey]*open),
+	}
+	s.clients[c.id] = c
+	s.unconfirmed[owner] = c
+	return exchangeIDResult(c), s.effects(eff), nfsv4.NFS4_OK
+}
+
+func exchangeIDResult(c *client) ExchangeIDResult {
+	r := ExchangeIDResult{ClientID: c.id, Sequence: c.csSequence + 1, Flags: nfsv4.EXCHGID4_FLAG_USE_NON_PNFS}
+	if c.confirmed {
+		r.Flags |= nfsv4.EXCHGID4_FLAG_CONFIRMED_R
+	}
+	return r
+}
+
+// evict makes room for a client by ending the one whose lease is over for the
+// longest time, and reports whether there was one.
+func (s *State) evict(now time.Time, eff *Effects) bool {
+	var oldest *client
+	for _, c := range s.clients {
+		if s.expired(c, now) && (oldest == nil || c.renewed.Before(oldest.renewed)) {
+			oldest = c
+		}
+	}
+	if oldest == nil {
+		return false
+	}
+	s.expire(oldest, eff)
+	return true
+}
+
+// expire ends a client whose lease is over.
+func (s *State) expire(c *client, eff *Effects) {
+	s.st.Expired++
+	s.endClient(c, eff)
+}
+
+// endClient takes away c and everything it has. It must have no call in
+// progress.
+func (s *State) endClient(c *client, eff *Effects) {
+	for ss := range c.sessions {
+		s.endSession(ss)
+	}
+	for _, o := range c.opens {
+		s.endOpen(o, eff)
+	}
+	delete(s.clients, c.id)
+	if !c.confirmed {
+		delete(s.unconfirmed, c.owner)
+		return
+	}
+	delete(s.confirmed, c.owner)
+	if r, ok := s.waiting[c.owner]; ok {
+		s.unforgotten[r.ClientID] = r
+		s.stopWaiting(c.owner)
+	}
+	if c.reclaimDone {
+		s.unforgotten[c.id] = c.record()
+	}
+}
+
+// confirm makes c, whose first session is being created, the client of its
+// owner, in place of an earlier life of it. It must not fail.
+func (s *State) confirm(c *client, eff *Effects) {
+	if old := s.confirmed[c.owner]; old != nil {
+		s.endClient(old, eff)
+	}
+	delete(s.unconfirmed, c.owner)
+	s.confirmed[c.owner] = c
+	c.confirmed = true
+	r, ok := s.waiting[c.owner]
+	switch {
+	case !ok:
+	case r.Verifier == c.verifier && r.Principal == c.principal:
+		c.mayReclaim = true
+	default: // the client restarted too: it has nothing to reclaim
+		s.unforgotten[r.ClientID] = r
+		s.stopWaiting(c.owner)
+	}
+}
+
+// DestroyClientID is DESTROY_CLIENTID (RFC 8881, 18.50).
+func (s *State) DestroyClientID(now time.Time, id ClientID, p Principal) (Effects, Status) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var eff Effects
+	c := s.clients[id]
+	switch {
+	case c == nil:
+		return s.effects(eff), nfsv4.NFS4ERR_STALE_CLIENTID
+	case c.principal != p:
+		return s.effects(eff), nfsv4.NFS4ERR_WRONG_CRED
+	case len(c.sessions) > 0 || !c.stateless():
+		return s.effects(eff), nfsv4.NFS4ERR_CLIENTID_BUSY
+	case c.running > 0:
+		return s.effects(eff), nfsv4.NFS4ERR_DELAY
+	}
+	s.endClient(c, &eff)
+	return s.effects(eff), nfsv4.NFS4_OK
+}
+
+// ReclaimComplete is RECLAIM_COMPLETE (RFC 8881, 18.51). With oneFS it only
+// says that a migrated file system was reclaimed, of which there are none.
+func (s *State) ReclaimComplete(now time.Time, id ClientID, oneFS bool) (Effects, Status) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var eff Effects
+	c := s.clients[id]
+	switch {
+	case c == nil:
+		return s.effects(eff), nfsv4.NFS4ERR_STALE_CLIENTID
+	case oneFS:
+		return s.effects(eff), nfsv4.NFS4_OK
+	case c.reclaimDone && !c.unrecorded:
+		return s.effects(eff), nfsv4.NFS4ERR_COMPLETE_ALREADY
+	}
+	c.reclaimDone = true
+	c.unrecorded = true
+	s.stopWaiting(c.owner)
+	s.mustRecord(c, &eff)
+	return s.effects(eff), nfsv4.NFS4_OK
+}
+
+// mustRecord adds c's record to eff until the store has confirmed it.
+func (s *State) mustRecord(c *client, eff *Effects) {
+	if c.unrecorded {
+		eff.Record = append(eff.Record, c.record())
+	}
+}
+
+// mayAcquire applies the rules of grace to a request of c for an open or a lock
+// (RFC 8881, 8.4.2.1 and 18.51.3).
+func (s *State) mayAcquire(c *client, reclaim bool) Status {
+	if reclaim {
+		if !s.grace || !c.mayReclaim || c.reclaimDone {
+			return nfsv4.NFS4ERR_NO_GRACE
+		}
+		return nfsv4.NFS4_OK
+	}
+	if s.grace || !c.reclaimDone {
+		return nfsv4.NFS4ERR_GRACE
+	}
+	return nfsv4.NFS4_OK
+}

@@ -1,0 +1,222 @@
+package state
+
+import (
+	"time"
+
+	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
+)
+
+// lockOwnerKey names a lock-owner on a file.
+type lockOwnerKey struct {
+	client *client
+	owner  string
+}
+
+// lockState is one lock-owner's locks on one file: what a lock stateid names.
+type lockState struct {
+	stateidState
+	key  lockOwnerKey
+	open *open // the open that the last first lock came through
+}
+
+func (l *lockState) openState() *open { return l.open }
+
+// endLockState takes away l and its locks.
+func (s *State) endLockState(l *lockState) {
+	s.countLocks(l.client, -l.file.locks.holds(l))
+	l.file.locks.clear(l, 0, 1<<64-1)
+	delete(l.file.owners, l.key)
+	delete(l.open.locks, l)
+	delete(s.stateids, l.other)
+}
+
+func (s *State) countLocks(c *client, n int) {
+	c.locks += n
+	s.st.Locks += n
+}
+
+// lockType decodes a lock type; a blocking request is the same as one that is
+// not, for the client polls (RFC 8881, 9.6).
+func lockType(t nfsv4.NfsLockType4) (write, ok bool) {
+	switch t {
+	case nfsv4.READ_LT, nfsv4.READW_LT:
+		return false, true
+	case nfsv4.WRITE_LT, nfsv4.WRITEW_LT:
+		return true, true
+	}
+	return false, false
+}
+
+// Lock is LOCK (RFC 8881, 18.10). With NFS4ERR_DENIED comes a LockDenied.
+func (s *State) Lock(now time.Time, a LockArgs) (Stateid, *LockDenied, Effects, Status) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var eff Effects
+	id, denied, st := s.lock(now, &a, &eff)
+	return id, denied, s.effects(eff), st
+}
+
+func (s *State) lock(now time.Time, a *LockArgs, eff *Effects) (Stateid, *LockDenied, Status) {
+	c := s.clients[a.Client]
+	if c == nil {
+		return Stateid{}, nil, nfsv4.NFS4ERR_STALE_CLIENTID
+	}
+	first, last, okRange := newRange(a.Offset, a.Length)
+	write, okType := lockType(a.Type)
+	if !okRange || !okType || len(a.Owner) > s.cfg.Limits.OwnerBytes {
+		return Stateid{}, nil, nfsv4.NFS4ERR_INVAL
+	}
+	o, l, st := s.lockHolder(a)
+	if st != nfsv4.NFS4_OK {
+		return Stateid{}, nil, st
+	}
+	if st := s.mayAcquire(c, a.Reclaim); st != nfsv4.NFS4_OK {
+		return Stateid{}, nil, st
+	}
+	need := uint32(nfsv4.OPEN4_SHARE_ACCESS_READ)
+	if write {
+		need = nfsv4.OPEN4_SHARE_ACCESS_WRITE
+	}
+	if o.access&need == 0 {
+		return Stateid{}, nil, nfsv4.NFS4ERR_OPENMODE
+	}
+	if c.locks >= s.cfg.Limits.LocksPerClient {
+		return Stateid{}, nil, nfsv4.NFS4ERR_DELAY
+	}
+	if denied := s.lockConflict(now, o.file, l, first, last, write, eff); denied != nil {
+		return Stateid{}, denied, nfsv4.NFS4ERR_DENIED
+	}
+	if l == nil {
+		l = s.newLockState(o, string(a.Owner))
+	} else if a.New && l.open != o { // the owner goes on through another open of the file
+		delete(l.open.locks, l)
+		l.open = o
+		o.locks[l] = struct{}{}
+	}
+	s.countLocks(c, l.file.locks.set(l, first, last, write))
+	l.bump()
+	s.mustRecord(c, eff)
+	return l.stateid(), nil, nfsv4.NFS4_OK
+}
+
+// lockHolder finds the open a LOCK comes through, and the lock state if there
+// is one already.
+func (s *State) lockHolder(a *LockArgs) (*open, *lockState, Status) {
+	if !a.New {
+		l, st := s.lookupLock(a.Client, a.File, a.Stateid)
+		if st != nfsv4.NFS4_OK {
+			return nil, nil, st
+		}
+		return l.open, l, nfsv4.NFS4_OK
+	}
+	o, st := s.lookupOpen(a.Client, a.File, a.Stateid)
+	if st != nfsv4.NFS4_OK {
+		return nil, nil, st
+	}
+	return o, o.file.owners[lockOwnerKey{o.client, string(a.Owner)}], nfsv4.NFS4_OK
+}
+
+func (s *State) newLockState(o *open, owner string) *lockState {
+	l := &lockState{
+		stateidState: stateidState{client: o.client, file: o.file},
+		key:          lockOwnerKey{o.client, owner},
+		open:         o,
+	}
+	s.register(l)
+	o.file.owners[l.key] = l
+	o.locks[l] = struct{}{}
+	return l
+}
+
+// lockConflict returns a lock in the way. Those of clients whose lease is over
+// are not: the clients are ended.
+func (s *State) lockConflict(now time.Time, f *file, self *lockState, first, last uint64, write bool, eff *Effects) *LockDenied {
+	var denied *LockDenied
+	var over []*client
+	f.locks.conflicts(self, first, last, write, func(l *lockState, r byteRange) bool {
+		if s.expired(l.client, now) {
+			over = append(over, l.client)
+			return true
+		}
+		denied = &LockDenied{
+			Offset: r.first,
+			Length: r.length(),
+			Type:   nfsv4.READ_LT,
+			Client: l.client.id,
+			Owner:  []byte(l.key.owner),
+		}
+		if r.write {
+			denied.Type = nfsv4.WRITE_LT
+		}
+		return false
+	})
+	if denied != nil {
+		s.st.LockConflicts++
+		return denied
+	}
+	s.expireAll(over, eff)
+	return nil
+}
+
+// TestLock is LOCKT (RFC 8881, 18.11). With NFS4ERR_DENIED comes a LockDenied.
+func (s *State) TestLock(now time.Time, client ClientID, f File, owner []byte, t nfsv4.NfsLockType4, offset, length uint64) (*LockDenied, Effects, Status) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var eff Effects
+	c := s.clients[client]
+	if c == nil {
+		return nil, s.effects(eff), nfsv4.NFS4ERR_STALE_CLIENTID
+	}
+	first, last, okRange := newRange(offset, length)
+	write, okType := lockType(t)
+	if !okRange || !okType || len(owner) > s.cfg.Limits.OwnerBytes {
+		return nil, s.effects(eff), nfsv4.NFS4ERR_INVAL
+	}
+	if s.grace {
+		return nil, s.effects(eff), nfsv4.NFS4ERR_GRACE
+	}
+	fl := s.files[f]
+	if fl == nil {
+		return nil, s.effects(eff), nfsv4.NFS4_OK
+	}
+	self := fl.owners[lockOwnerKey{c, string(owner)}]
+	if denied := s.lockConflict(now, fl, self, first, last, write, &eff); denied != nil {
+		return denied, s.effects(eff), nfsv4.NFS4ERR_DENIED
+	}
+	return nil, s.effects(eff), nfsv4.NFS4_OK
+}
+
+// Unlock is LOCKU (RFC 8881, 18.12). Unlocking what is not locked succeeds.
+func (s *State) Unlock(now time.Time, client ClientID, f File, id Stateid, offset, length uint64) (Stateid, Status) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	first, last, ok := newRange(offset, length)
+	if !ok {
+		return Stateid{}, nfsv4.NFS4ERR_INVAL
+	}
+	l, st := s.lookupLock(client, f, id)
+	if st != nfsv4.NFS4_OK {
+		return Stateid{}, st
+	}
+	s.countLocks(l.client, l.file.locks.clear(l, first, last))
+	l.bump()
+	return l.stateid(), nfsv4.NFS4_OK
+}
+
+// FreeStateid is FREE_STATEID (RFC 8881, 18.38): it frees a lock stateid that
+// holds no locks.
+func (s *State) FreeStateid(now time.Time, client ClientID, id Stateid) (Effects, Status) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var eff Effects
+	h, st := s.lookup(client, id)
+	if st != nfsv4.NFS4_OK {
+		return s.effects(eff), st
+	}
+	l, ok := h.(*lockState)
+	if !ok || l.file.locks.holds(l) > 0 {
+		return s.effects(eff), nfsv4.NFS4ERR_LOCKS_HELD
+	}
+	s.endLockState(l)
+	return s.effects(eff), nfsv4.NFS4_OK
+}

@@ -1,0 +1,376 @@
+package state
+
+import (
+	"time"
+
+	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
+	"github.com/cespare/xxhash/v2"
+)
+
+// session is a session with its fore channel's slots.
+type session struct {
+	id       SessionID
+	client   *client
+	fore     ChannelAttrs
+	back     ChannelAttrs
+	program  uint32 // of callbacks
+	wantBack bool   // the client asked for a backchannel
+	conns    map[uint64]struct{}
+	slots    []slot
+	running  int
+	ended    bool
+}
+
+// slot is one entry of the reply cache (RFC 8881, 2.10.6.1).
+type slot struct {
+	sequence uint32
+	digest   uint64
+	call     *Call // in progress
+	used     bool  // sequence was accepted once
+	cached   bool  // reply holds the reply
+	shared   bool  // somebody else reads reply
+	reply    []byte
+}
+
+// Call is a request in progress on a slot.
+type Call struct {
+	Client    ClientID
+	SessionID SessionID
+	Fore      ChannelAttrs // limits of the session: REQ_TOO_BIG, REP_TOO_BIG, REP_TOO_BIG_TO_CACHE, TOO_MANY_OPS
+	CacheThis bool
+
+	session *session
+	slot    *slot
+}
+
+// Limits of what a session can work with: the RPC header with AUTH_SYS or the
+// accepted reply header, the COMPOUND header and SEQUENCE (RFC 8881, 18.36.3:
+// NFS4ERR_TOOSMALL).
+const (
+	minRequest  = 24 + 8 + 8 + 12 + 4 + 32
+	minResponse = 24 + 12 + 4 + 40
+
+	// maxBackSlots bounds what we would send at once; maxBackConns the
+	// connections that a session's backchannel may use.
+	maxBackSlots = 16
+	maxBackConns = 16
+)
+
+const createSessionFlags = nfsv4.CREATE_SESSION4_FLAG_PERSIST |
+	nfsv4.CREATE_SESSION4_FLAG_CONN_BACK_CHAN | nfsv4.CREATE_SESSION4_FLAG_CONN_RDMA
+
+// CreateSession is CREATE_SESSION (RFC 8881, 18.36.4).
+func (s *State) CreateSession(now time.Time, a CreateSessionArgs) (CreateSessionResult, Effects, Status) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var eff Effects
+	// Phase 1: client record lookup.
+	c := s.clients[a.ClientID]
+	if c == nil {
+		return CreateSessionResult{}, s.effects(eff), nfsv4.NFS4ERR_STALE_CLIENTID
+	}
+	// Phase 3 comes first as far as the principal goes, so that a stranger
+	// neither moves the sequence nor learns a cached reply.
+	if !c.confirmed && c.principal != a.Principal {
+		return CreateSessionResult{}, s.effects(eff), nfsv4.NFS4ERR_CLID_INUSE
+	}
+	// Phase 2: sequence processing.
+	switch a.Sequence {
+	case c.csSequence:
+		s.st.Replays++
+		return c.csReply, s.effects(eff), c.csStatus
+	case c.csSequence + 1:
+	default:
+		s.st.Misordered++
+		return CreateSessionResult{}, s.effects(eff), nfsv4.NFS4ERR_SEQ_MISORDERED
+	}
+	if old := s.confirmed[c.owner]; old != nil && old != c && old.running > 0 {
+		return CreateSessionResult{}, s.effects(eff), nfsv4.NFS4ERR_DELAY
+	}
+	c.csSequence = a.Sequence
+	c.csReply = CreateSessionResult{}
+	c.csStatus = s.checkSession(c, &a)
+	c.renewed = now
+	if c.csStatus != nfsv4.NFS4_OK {
+		return c.csReply, s.effects(eff), c.csStatus
+	}
+	// Phases 3 and 4: confirmation, session creation.
+	if !c.confirmed {
+		s.confirm(c, &eff)
+	}
+	ss := s.newSession(c, &a)
+	c.csReply = CreateSessionResult{SessionID: ss.id, Sequence: a.Sequence, Fore: ss.fore, Back: ss.back}
+	if ss.wantBack {
+		c.csReply.Flags |= nfsv4.CREATE_SESSION4_FLAG_CONN_BACK_CHAN
+	}
+	return c.csReply, s.effects(eff), nfsv4.NFS4_OK
+}
+
+func (s *State) checkSession(c *client, a *CreateSessionArgs) Status {
+	switch {
+	case a.Flags&^uint32(createSessionFlags) != 0:
+		return nfsv4.NFS4ERR_INVAL
+	case a.Fore.MaxRequest < minRequest, a.Fore.MaxResponse < minResponse, a.Fore.MaxOps < 1, a.Fore.MaxSlots < 1:
+		return nfsv4.NFS4ERR_TOOSMALL
+	case len(c.sessions) >= s.cfg.Limits.SessionsPerClient:
+		return nfsv4.NFS4ERR_NOSPC
+	}
+	return nfsv4.NFS4_OK
+}
+
+func (s *State) newSession(c *client, a *CreateSessionArgs) *session {
+	l := &s.cfg.Limits
+	ss := &session{
+		client: c,
+		fore: ChannelAttrs{
+			MaxRequest:        min(a.Fore.MaxRequest, l.MaxRequest),
+			MaxResponse:       min(a.Fore.MaxResponse, l.MaxResponse),
+			MaxCachedResponse: min(a.Fore.MaxCachedResponse, l.MaxCachedResponse),
+			MaxOps:            min(a.Fore.MaxOps, l.MaxOps),
+			MaxSlots:          min(a.Fore.MaxSlots, uint32(l.Slots)),
+		},
+		back:     a.Back,
+		program:  a.CallbackProgram,
+		wantBack: a.Flags&nfsv4.CREATE_SESSION4_FLAG_CONN_BACK_CHAN != 0,
+		conns:    make(map[uint64]struct{}),
+	}
+	ss.back.MaxSlots = min(ss.back.MaxSlots, maxBackSlots)
+	ss.slots = make([]slot, ss.fore.MaxSlots)
+	for {
+		s.cfg.Rand(ss.id[:])
+		if _, taken := s.sessions[ss.id]; !taken {
+			break
+		}
+	}
+	s.sessions[ss.id] = ss
+	c.sessions[ss] = struct{}{}
+	if ss.wantBack {
+		s.bind(ss, a.Conn)
+	}
+	return ss
+}
+
+// endSession takes away a session and its reply cache. Its calls in progress
+// end without a trace.
+func (s *State) endSession(ss *session) {
+	ss.ended = true
+	for i := range ss.slots {
+		s.st.CachedBytes -= int64(cap(ss.slots[i].reply))
+	}
+	ss.slots = nil
+	for conn := range ss.conns {
+		s.unbind(ss, conn)
+	}
+	delete(ss.client.sessions, ss)
+	delete(s.sessions, ss.id)
+}
+
+// DestroySession is DESTROY_SESSION (RFC 8881, 18.37). call is that of the
+// SEQUENCE in the same COMPOUND, nil if there is none. Knowing the random id is
+// the right to destroy.
+func (s *State) DestroySession(now time.Time, id SessionID, call *Call) Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ss := s.sessions[id]
+	if ss == nil {
+		return nfsv4.NFS4ERR_BADSESSION
+	}
+	own := 0
+	if call != nil && call.session == ss {
+		own = 1
+	}
+	if ss.running > own {
+		return nfsv4.NFS4ERR_DELAY
+	}
+	s.endSession(ss)
+	return nfsv4.NFS4_OK
+}
+
+// BindConn is BIND_CONN_TO_SESSION (RFC 8881, 18.34). All connections carry
+// the fore channel; binding matters for the backchannel.
+func (s *State) BindConn(now time.Time, id SessionID, conn uint64, dir nfsv4.ChannelDirFromClient4) (nfsv4.ChannelDirFromServer4, Status) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ss := s.sessions[id]
+	if ss == nil {
+		return 0, nfsv4.NFS4ERR_BADSESSION
+	}
+	ss.client.renewed = now
+	switch dir {
+	case nfsv4.CDFC4_FORE:
+		s.unbind(ss, conn)
+		return nfsv4.CDFS4_FORE, nfsv4.NFS4_OK
+	case nfsv4.CDFC4_BACK, nfsv4.CDFC4_FORE_OR_BOTH, nfsv4.CDFC4_BACK_OR_BOTH:
+		if _, ok := ss.conns[conn]; !ok && len(ss.conns) >= maxBackConns {
+			if dir == nfsv4.CDFC4_FORE_OR_BOTH {
+				return nfsv4.CDFS4_FORE, nfsv4.NFS4_OK
+			}
+			return 0, nfsv4.NFS4ERR_DELAY
+		}
+		ss.wantBack = true
+		s.bind(ss, conn)
+		if dir == nfsv4.CDFC4_BACK {
+			return nfsv4.CDFS4_BACK, nfsv4.NFS4_OK
+		}
+		return nfsv4.CDFS4_BOTH, nfsv4.NFS4_OK
+	}
+	return 0, nfsv4.NFS4ERR_INVAL
+}
+
+func (s *State) bind(ss *session, conn uint64) {
+	ss.conns[conn] = struct{}{}
+	if s.bound[conn] == nil {
+		s.bound[conn] = make(map[*session]struct{})
+	}
+	s.bound[conn][ss] = struct{}{}
+}
+
+func (s *State) unbind(ss *session, conn uint64) {
+	delete(ss.conns, conn)
+	delete(s.bound[conn], ss)
+	if len(s.bound[conn]) == 0 {
+		delete(s.bound, conn)
+	}
+}
+
+// ConnClosed forgets the bindings of a connection that is closed.
+func (s *State) ConnClosed(conn uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for ss := range s.bound[conn] {
+		s.unbind(ss, conn)
+	}
+}
+
+// BackchannelCtl is BACKCHANNEL_CTL (RFC 8881, 18.33).
+func (s *State) BackchannelCtl(now time.Time, id SessionID, program uint32) Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ss := s.sessions[id]
+	if ss == nil {
+		return nfsv4.NFS4ERR_BADSESSION
+	}
+	ss.program = program
+	return nfsv4.NFS4_OK
+}
+
+// digestBytes of a request go into its digest: all of it but the bulk of a WRITE.
+const digestBytes = 4 << 10
+
+// Digest is a SequenceArgs.Digest of the encoded COMPOUND arguments and the
+// caller's uid: what a retry has in common with its original. It is the same in
+// every process.
+func Digest(body []byte, uid uint32) uint64 {
+	h := xxhash.Sum64(body[:min(len(body), digestBytes)])
+	h = (h ^ uint64(len(body))) * 0x9e3779b97f4a7c15
+	h = (h ^ uint64(uid)) * 0x9e3779b97f4a7c15
+	return h | 1 // 0 means unknown
+}
+
+// Sequence is SEQUENCE (RFC 8881, 18.46). A new request gets a Call, which must
+// be ended by Finish.
+func (s *State) Sequence(now time.Time, a SequenceArgs) (SequenceResult, Status) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ss := s.sessions[a.SessionID]
+	switch {
+	case ss == nil:
+		return SequenceResult{}, nfsv4.NFS4ERR_BADSESSION
+	case a.Slot >= uint32(len(ss.slots)):
+		return SequenceResult{}, nfsv4.NFS4ERR_BADSLOT
+	case a.HighestSlot >= uint32(len(ss.slots)):
+		return SequenceResult{}, nfsv4.NFS4ERR_BAD_HIGH_SLOT
+	}
+	sl := &ss.slots[a.Slot]
+	highest := uint32(len(ss.slots)) - 1
+	res := SequenceResult{HighestSlot: highest, TargetHighestSlot: highest, StatusFlags: s.statusFlags(ss)}
+	switch a.Sequence {
+	case sl.sequence + 1:
+		if sl.call != nil { // the client gave up on a call that still runs
+			s.st.Misordered++
+			return SequenceResult{}, nfsv4.NFS4ERR_SEQ_MISORDERED
+		}
+	case sl.sequence:
+		switch {
+		case !sl.used:
+			s.st.Misordered++
+			return SequenceResult{}, nfsv4.NFS4ERR_SEQ_MISORDERED
+		case a.Digest != sl.digest && a.Digest != 0 && sl.digest != 0:
+			s.st.FalseRetries++
+			return SequenceResult{}, nfsv4.NFS4ERR_SEQ_FALSE_RETRY
+		case sl.call != nil:
+			return SequenceResult{}, nfsv4.NFS4ERR_DELAY
+		}
+		ss.client.renewed = now
+		s.st.Replays++
+		if sl.cached {
+			res.Replay = sl.reply
+			sl.shared = true // the next reply gets a new buffer
+			return res, nfsv4.NFS4_OK
+		}
+		s.st.UncachedReplays++
+		res.Uncached = !a.Single
+		return res, nfsv4.NFS4_OK
+	default:
+		s.st.Misordered++
+		return SequenceResult{}, nfsv4.NFS4ERR_SEQ_MISORDERED
+	}
+	sl.sequence = a.Sequence
+	sl.digest = a.Digest
+	sl.used = true
+	sl.cached = false
+	call := &Call{
+		Client:    ss.client.id,
+		SessionID: ss.id,
+		Fore:      ss.fore,
+		CacheThis: a.CacheThis,
+		session:   ss,
+		slot:      sl,
+	}
+	sl.call = call
+	ss.running++
+	ss.client.running++
+	ss.client.renewed = now
+	res.Call = call
+	return res, nfsv4.NFS4_OK
+}
+
+// statusFlags are sr_status_flags.
+func (s *State) statusFlags(ss *session) uint32 {
+	var f uint32
+	if ss.wantBack && len(ss.conns) == 0 {
+		f |= nfsv4.SEQ4_STATUS_CB_PATH_DOWN_SESSION
+		for other := range ss.client.sessions {
+			if len(other.conns) > 0 {
+				return f
+			}
+		}
+		f |= nfsv4.SEQ4_STATUS_CB_PATH_DOWN
+	}
+	return f
+}
+
+// Finish ends a call. reply is the whole COMPOUND result, which is copied, if
+// CacheThis, else nil. A reply over Fore.MaxCachedResponse is not kept: the
+// caller has answered NFS4ERR_REP_TOO_BIG_TO_CACHE instead. Exactly once per Call.
+func (s *State) Finish(now time.Time, c *Call, reply []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ss, sl := c.session, c.slot
+	ss.running--
+	ss.client.running--
+	ss.client.renewed = now
+	sl.call = nil
+	if ss.ended {
+		return
+	}
+	if len(reply) > 0 && c.CacheThis && uint64(len(reply)) <= uint64(ss.fore.MaxCachedResponse) {
+		before := cap(sl.reply)
+		if sl.shared {
+			sl.reply, sl.shared = nil, false
+		}
+		sl.reply = append(sl.reply[:0], reply...)
+		sl.cached = true
+		s.st.CachedBytes += int64(cap(sl.reply) - before)
+	}
+}

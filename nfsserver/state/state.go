@@ -1,0 +1,200 @@
+package state
+
+import (
+	"crypto/rand"
+	"sync"
+	"time"
+)
+
+// State is all state of one server. Its methods are safe for concurrent use.
+type State struct {
+	cfg Config
+
+	mu sync.Mutex
+	// Everything below is protected by mu.
+
+	clients     map[ClientID]*client
+	confirmed   map[string]*client // by owner
+	unconfirmed map[string]*client // by owner
+	sessions    map[SessionID]*session
+	files       map[File]*file
+	stateids    map[[12]byte]stateidHolder
+	bound       map[uint64]map[*session]struct{} // backchannels by connection
+	nextClient  uint32
+
+	// Grace: until when, and the recorded clients that have not sent
+	// RECLAIM_COMPLETE yet, by owner.
+	grace      bool
+	graceUntil time.Time
+	waiting    map[string]ClientRecord
+
+	// unforgotten are records whose removal the store has not confirmed. They
+	// go with every Effects until then: nobody may be granted anything that
+	// an ended client could reclaim after a restart.
+	unforgotten map[ClientID]ClientRecord
+
+	owed []FileClose // closes whose Effects could not be applied
+	st   Stats
+}
+
+// New makes an empty state at time now. If clients are recorded, it starts with
+// a grace period.
+func New(cfg Config, now time.Time) *State {
+	cfg.setDefaults()
+	s := &State{
+		cfg:         cfg,
+		clients:     make(map[ClientID]*client),
+		confirmed:   make(map[string]*client),
+		unconfirmed: make(map[string]*client),
+		sessions:    make(map[SessionID]*session),
+		files:       make(map[File]*file),
+		stateids:    make(map[[12]byte]stateidHolder),
+		bound:       make(map[uint64]map[*session]struct{}),
+		waiting:     make(map[string]ClientRecord),
+		unforgotten: make(map[ClientID]ClientRecord),
+		graceUntil:  now.Add(cfg.Lease),
+	}
+	for _, r := range cfg.Recorded {
+		s.waiting[string(r.Owner)] = r
+	}
+	s.grace = len(s.waiting) > 0
+	return s
+}
+
+func (c *Config) setDefaults() {
+	or := func(v *int, d int) {
+		if *v <= 0 {
+			*v = d
+		}
+	}
+	or32 := func(v *uint32, d uint32) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	l := &c.Limits
+	or(&l.Clients, 4096)
+	or(&l.SessionsPerClient, 16)
+	or(&l.Slots, 64)
+	or(&l.OpensPerClient, 1<<16)
+	or(&l.LocksPerClient, 1<<16)
+	or(&l.OwnerBytes, 1024)
+	or32(&l.MaxRequest, 1<<20+64<<10)
+	or32(&l.MaxResponse, 1<<20+64<<10)
+	or32(&l.MaxCachedResponse, 8<<10)
+	or32(&l.MaxOps, 128)
+	if c.Lease <= 0 {
+		c.Lease = 30 * time.Second
+	}
+	if c.Courtesy <= 0 {
+		c.Courtesy = 24 * time.Hour
+	}
+	if c.Rand == nil {
+		c.Rand = func(p []byte) { _, _ = rand.Read(p) } // never fails
+	}
+}
+
+// Lease is the lease time.
+func (s *State) Lease() time.Duration { return s.cfg.Lease }
+
+// InGrace reports whether the server waits for reclaims. REMOVE and RENAME
+// are refused meanwhile, for they could destroy what is about to be reclaimed.
+func (s *State) InGrace(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.grace
+}
+
+// Stats returns the present numbers.
+func (s *State) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.st
+	st.Clients = len(s.clients)
+	st.Sessions = len(s.sessions)
+	st.Grace = s.grace
+	return st
+}
+
+// Tick ends what ends by itself: grace, unconfirmed clients, courtesy. Call it
+// about once a second and apply the effects.
+func (s *State) Tick(now time.Time) Effects {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var eff Effects
+	if s.grace && !now.Before(s.graceUntil) {
+		s.endGrace()
+	}
+	s.st.Courteous = 0
+	for _, c := range s.clients {
+		if !s.expired(c, now) {
+			continue
+		}
+		idle := now.Sub(c.renewed)
+		switch {
+		case !c.confirmed, idle > s.cfg.Courtesy, c.stateless() && idle > statelessLeases*s.cfg.Lease:
+			s.expire(c, &eff)
+		default:
+			s.st.Courteous++
+		}
+	}
+	eff.Close = append(eff.Close, s.owed...)
+	s.owed = nil
+	return s.effects(eff)
+}
+
+// statelessLeases is how many leases a client without opens and locks is kept
+// after its last word, for its sessions' reply caches.
+const statelessLeases = 4
+
+// endGrace ends the grace period. Recorded clients that did not return have
+// lost what they held (RFC 8881, 8.4.3).
+func (s *State) endGrace() {
+	s.grace = false
+	for owner, r := range s.waiting {
+		s.unforgotten[r.ClientID] = r
+		delete(s.waiting, owner)
+	}
+}
+
+// stopWaiting notes that owner reclaims nothing (more).
+func (s *State) stopWaiting(owner string) {
+	delete(s.waiting, owner)
+	if s.grace && len(s.waiting) == 0 {
+		s.endGrace()
+	}
+}
+
+// effects completes what a method returns.
+func (s *State) effects(eff Effects) Effects {
+	for _, r := range s.unforgotten {
+		eff.Forget = append(eff.Forget, r)
+	}
+	eff.state = s
+	return eff
+}
+
+// Retry takes back effects whose Apply failed. Records to forget or to store
+// come again by themselves until the store has confirmed them; the closes come with the next
+// Tick.
+func (s *State) Retry(e Effects) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.owed = append(s.owed, e.Close...)
+}
+
+// forgot notes that the store has removed r.
+func (s *State) forgot(r ClientRecord) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.unforgotten, r.ClientID)
+}
+
+// recorded notes that the store has stored r.
+func (s *State) recorded(r ClientRecord) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.clients[r.ClientID]; c != nil {
+		c.unrecorded = false
+	}
+}

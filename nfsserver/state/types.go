@@ -1,0 +1,198 @@
+package state
+
+import (
+	"time"
+
+	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
+
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// Names of the protocol's own types.
+type (
+	Status    = nfsv4.Nfsstat4
+	Stateid   = nfsv4.Stateid4
+	SessionID = nfsv4.Sessionid4
+	ClientID  = uint64
+)
+
+// File names a file in every file system served.
+type File struct {
+	FS  uint64
+	Ino vfs.Ino
+}
+
+// Principal is who authenticated an EXCHANGE_ID, in a form to be compared:
+// flavour and identity.
+type Principal string
+
+// Limits bound the state. Zero fields take the defaults.
+type Limits struct {
+	Clients           int // 4096
+	SessionsPerClient int // 16
+	Slots             int // per session, 64
+	OpensPerClient    int // 65536 open states
+	LocksPerClient    int // 65536 ranges
+	OwnerBytes        int // 1024, length of client, open and lock owners (NFS4_OPAQUE_LIMIT)
+
+	MaxRequest        uint32 // bytes of a request, 1 MiB + 64 KiB
+	MaxResponse       uint32 // bytes of a reply, 1 MiB + 64 KiB
+	MaxCachedResponse uint32 // bytes of a cached reply, 8 KiB
+	MaxOps            uint32 // operations of a COMPOUND, 128
+}
+
+// Config of a State.
+type Config struct {
+	Lease    time.Duration // 30 s
+	Courtesy time.Duration // how long an expired client may keep its state, 24 h
+	Boot     uint32        // names this server instance; differs from that of every earlier one
+	Limits   Limits
+	Rand     func(p []byte) // fills p with unguessable bytes; nil: crypto/rand
+	Recorded []ClientRecord // StateStore.Clients at the start: who may reclaim
+}
+
+// FileClose is a vfs.Close that is owed.
+type FileClose struct {
+	File  File
+	Flags vfs.OpenFlags
+}
+
+// Effects are what the caller must do before it answers; see the package
+// comment.
+type Effects struct {
+	Forget []ClientRecord
+	Record []ClientRecord
+	Close  []FileClose
+
+	state *State // is told what the store has confirmed
+}
+
+// Empty reports whether there is nothing to do.
+func (e *Effects) Empty() bool {
+	return len(e.Forget) == 0 && len(e.Record) == 0 && len(e.Close) == 0
+}
+
+// ExchangeIDArgs are the arguments of EXCHANGE_ID.
+type ExchangeIDArgs struct {
+	Owner     []byte // co_ownerid
+	Verifier  [8]byte
+	Flags     uint32
+	Principal Principal
+}
+
+// ExchangeIDResult is its result.
+type ExchangeIDResult struct {
+	ClientID ClientID
+	Sequence uint32 // of the first CREATE_SESSION
+	Flags    uint32 // all of eir_flags
+}
+
+// ChannelAttrs are channel_attrs4 without RDMA.
+type ChannelAttrs struct {
+	MaxRequest        uint32
+	MaxResponse       uint32
+	MaxCachedResponse uint32
+	MaxOps            uint32
+	MaxSlots          uint32 // ca_maxrequests
+}
+
+// CreateSessionArgs are the arguments of CREATE_SESSION.
+type CreateSessionArgs struct {
+	ClientID        ClientID
+	Sequence        uint32
+	Flags           uint32
+	Fore, Back      ChannelAttrs
+	CallbackProgram uint32
+	Principal       Principal
+	Conn            uint64 // rpc.Conn.ID of the connection it came on
+}
+
+// CreateSessionResult is its result.
+type CreateSessionResult struct {
+	SessionID  SessionID
+	Sequence   uint32
+	Flags      uint32
+	Fore, Back ChannelAttrs
+}
+
+// SequenceArgs are the arguments of SEQUENCE.
+type SequenceArgs struct {
+	SessionID   SessionID
+	Slot        uint32
+	Sequence    uint32
+	HighestSlot uint32
+	CacheThis   bool
+	Conn        uint64
+	Digest      uint64 // of the request, see Digest; tells a retry from a reused sequence
+	Single      bool   // SEQUENCE is the only operation
+}
+
+// SequenceResult is the result of a SEQUENCE that succeeded.
+type SequenceResult struct {
+	// Call is the request in progress: end it with State.Finish. nil for a retry.
+	Call *Call
+
+	// Replay is the cached reply of a retry, as given to Finish. nil otherwise.
+	Replay []byte
+
+	// Uncached: a retry whose reply was not cached. SEQUENCE itself is answered
+	// with success, the next operation with NFS4ERR_RETRY_UNCACHED_REP.
+	Uncached bool
+
+	HighestSlot       uint32
+	TargetHighestSlot uint32
+	StatusFlags       uint32
+}
+
+// OpenArgs are the arguments of OPEN as far as this package needs them.
+type OpenArgs struct {
+	Client  ClientID
+	Owner   []byte
+	File    File
+	Access  uint32        // OPEN4_SHARE_ACCESS_READ | WRITE
+	Deny    uint32        // OPEN4_SHARE_DENY_READ | WRITE
+	Held    vfs.OpenFlags // the vfs open that the caller just made; 0 none
+	Reclaim bool          // CLAIM_PREVIOUS
+}
+
+// LockArgs are the arguments of LOCK.
+type LockArgs struct {
+	Client  ClientID
+	File    File
+	Type    nfsv4.NfsLockType4
+	Offset  uint64
+	Length  uint64
+	Reclaim bool
+
+	// New: the first lock of this owner on this file, by the open's stateid.
+	// Otherwise Stateid is the lock stateid.
+	New     bool
+	Stateid Stateid
+	Owner   []byte // of New
+}
+
+// LockDenied describes a lock in the way (LOCK4denied).
+type LockDenied struct {
+	Offset, Length uint64
+	Type           nfsv4.NfsLockType4
+	Client         ClientID
+	Owner          []byte
+}
+
+// IO is the answer of CheckIO.
+type IO struct {
+	// Special: a special stateid; the caller must check permission by the
+	// credentials of the call. Otherwise the open's access decides.
+	Special bool
+	Access  vfs.OpenFlags // of the open; 0 if Special
+}
+
+// Stats are gauges and totals for metrics.
+type Stats struct {
+	Clients, Courteous, Sessions, Opens, Locks int
+	CachedBytes                                int64
+	Grace                                      bool
+
+	Replays, UncachedReplays, FalseRetries, Misordered uint64
+	Expired, LockConflicts, ShareConflicts             uint64
+}
