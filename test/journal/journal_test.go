@@ -1,0 +1,172 @@
+//go:build linux
+
+package journal
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// written runs a writer on a local directory until it has acknowledged some hundred changes.
+func written(t *testing.T) (dir, journal string) {
+	t.Helper()
+	old := unix.Umask(0)
+	t.Cleanup(func() { unix.Umask(old) })
+	dir, journal = t.TempDir(), filepath.Join(t.TempDir(), "journal")
+	in, commands := io.Pipe()
+	answers, out := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		done <- Write(WriterOptions{Dir: dir, Journal: journal, Seed: 7, Workers: 3, LargeMiB: 1}, in, out)
+		out.Close()
+	}()
+	lines := bufio.NewScanner(answers)
+	expect := func(prefix string) string {
+		t.Helper()
+		if !lines.Scan() || !strings.HasPrefix(lines.Text(), prefix) {
+			t.Fatalf("writer says %q, want %q", lines.Text(), prefix)
+		}
+		return lines.Text()
+	}
+	fmt.Fprintln(commands, "alarm 500")
+	fmt.Fprintln(commands, "resume")
+	expect("alarm")
+	fmt.Fprintln(commands, "pause")
+	var acked int
+	if _, err := fmt.Sscanf(expect("paused"), "paused %d", &acked); err != nil || acked < 500 {
+		t.Fatalf("paused after %d acknowledgements, %v", acked, err)
+	}
+	if differences, n, err := Verify(dir, journal); err != nil || len(differences) > 0 || n != acked {
+		t.Fatalf("while paused: %d records, %v, %v", n, differences, err)
+	}
+	fmt.Fprintln(commands, "alarm 100")
+	fmt.Fprintln(commands, "resume")
+	expect("alarm")
+	fmt.Fprintln(commands, "quit")
+	expect("paused")
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	return dir, journal
+}
+
+func TestVerifyAcceptsWhatWasWritten(t *testing.T) {
+	dir, journal := written(t)
+	differences, n, err := Verify(dir, journal)
+	if err != nil || len(differences) > 0 || n < 600 {
+		t.Fatalf("%d records, differences %v, %v", n, differences, err)
+	}
+	models, _, err := Replay(journal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	used := map[string]bool{}
+	b, err := os.ReadFile(journal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, op := range []string{opCreate, opMkdir, opSymlink, opLink, opRename, opUnlink, opRmdir, opChmod, opTruncate, opWrite} {
+		used[op] = strings.Contains(string(b), `"op":"`+op+`"`)
+		if !used[op] {
+			t.Errorf("600 changes without a %s", op)
+		}
+	}
+	if len(models) != 3 || len(models[0].names) < 5 {
+		t.Fatalf("%d models, %d names: too little to verify", len(models), len(models[0].names))
+	}
+}
+
+// TestVerifyNoticesEveryLoss undoes one thing at a time.
+func TestVerifyNoticesEveryLoss(t *testing.T) {
+	dir, journal := written(t)
+	models, _, err := Replay(journal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := workerDir(dir, 0)
+	find := func(kind string, ok func(*node) bool) string {
+		for _, name := range models[0].list(kind) {
+			if ok(models[0].names[name]) {
+				return filepath.Join(root, name)
+			}
+		}
+		t.Fatalf("no name of kind %s to spoil", kind)
+		return ""
+	}
+	file := find("f", func(n *node) bool { return len(n.data) > 100 && n.links == 1 })
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(file, &st); err != nil {
+		t.Fatal(err)
+	}
+	restore := func() error {
+		if err := os.WriteFile(file, content, 0o600); err != nil {
+			return err
+		}
+		return unix.Chmod(file, st.Mode&0o7777)
+	}
+	link := find("l", func(*node) bool { return true })
+	target, err := os.Readlink(link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		what        string
+		spoil, mend func() error
+	}{
+		{"one byte", func() error {
+			b := append([]byte(nil), content...)
+			b[len(b)/2] ^= 1
+			return os.WriteFile(file, b, 0)
+		}, restore},
+		{"the last byte", func() error { return os.Truncate(file, int64(len(content)-1)) }, restore},
+		{"zeros behind the end", func() error { return os.Truncate(file, int64(len(content)+1)) }, restore},
+		{"a name", func() error { return os.Remove(file) }, restore},
+		{"a name that came back", func() error { return os.WriteFile(file+"-old", nil, 0o600) }, func() error { return os.Remove(file + "-old") }},
+		{"a mode", func() error { return unix.Chmod(file, st.Mode&0o7777^0o1) }, restore},
+		{"a link", func() error { return os.Link(file, filepath.Join(dir, "extra")) }, func() error { return os.Remove(filepath.Join(dir, "extra")) }},
+		{"a symlink's target", func() error { _ = os.Remove(link); return os.Symlink("other", link) }, func() error { _ = os.Remove(link); return os.Symlink(target, link) }},
+	} {
+		if err := c.spoil(); err != nil {
+			t.Fatalf("%s: %v", c.what, err)
+		}
+		if differences, _, err := Verify(dir, journal); err != nil || len(differences) == 0 {
+			t.Errorf("%s: not noticed (%v)", c.what, err)
+		}
+		if err := c.mend(); err != nil {
+			t.Fatalf("%s: %v", c.what, err)
+		}
+		if differences, _, err := Verify(dir, journal); err != nil || len(differences) != 0 {
+			t.Fatalf("%s: after mending %v, %v", c.what, differences, err)
+		}
+	}
+}
+
+func TestReplayRefusesABrokenJournal(t *testing.T) {
+	for what, content := range map[string]string{
+		"empty":        "",
+		"no header":    "x\n",
+		"gap":          `{"seed":1,"workers":1}` + "\n" + `{"w":0,"n":2,"op":"mkdir","p":"a"}` + "\n",
+		"worker":       `{"seed":1,"workers":1}` + "\n" + `{"w":1,"n":1,"op":"mkdir","p":"a"}` + "\n",
+		"contradicted": `{"seed":1,"workers":1}` + "\n" + `{"w":0,"n":1,"op":"unlink","p":"a"}` + "\n",
+		"unknown":      `{"seed":1,"workers":1}` + "\n" + `{"w":0,"n":1,"op":"dance","p":"a"}` + "\n",
+	} {
+		p := filepath.Join(t.TempDir(), "journal")
+		if err := os.WriteFile(p, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := Replay(p); err == nil {
+			t.Errorf("%s: no error", what)
+		}
+	}
+}
