@@ -122,6 +122,9 @@ func verify(t *testing.T, s *Store, before, after *journal) {
 		}
 	}
 	checkLive(t, s, 1, 2, 3)
+	if n := gaugeValue(t, s.m.LostSegments); n != 0 {
+		t.Fatalf("%v segments came out of the crash without a header", n)
+	}
 }
 
 // Whatever a power cut leaves, every acknowledged Put, Delete and Fence is there, and what was not
@@ -171,6 +174,7 @@ func crashRun(t *testing.T, seed uint64) {
 		mustClose(t, s)
 
 		o.FS, o.IndexFS = fs, index
+		o.Metrics = NewMetrics(nil, nil)
 		s = mustOpen(t, o)
 		verify(t, s, before, after)
 		mustClose(t, s)
@@ -260,6 +264,9 @@ func TestRecycledSegment(t *testing.T) {
 		}
 		h.State = segment.StateFree
 		if err := writeHeader(f, &h); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.SyncData(); err != nil {
 			t.Fatal(err)
 		}
 	}

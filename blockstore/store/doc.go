@@ -29,8 +29,9 @@
 // A second goroutine, the preparer, creates segments ahead of need, when the active one is half
 // full: allocate, fill with zeros, sync, rename into place, sync the directory. Overwriting blocks
 // that are already written makes fdatasync about twice as fast as writing
-// into fresh extents. Taking a segment into use writes its header with the next incarnation and
-// syncs that before any record is written. A segment is never unlinked.
+// into fresh extents. A file that is free says so durably before it is used, so taking it into use only writes
+// its header, with the next incarnation; the first group's fdatasync makes header and records
+// count at once. A segment is never unlinked.
 //
 // # Index
 //

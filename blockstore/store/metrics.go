@@ -12,6 +12,7 @@ type Metrics struct {
 	SyncSeconds            prometheus.Histogram
 	GroupSize              prometheus.Histogram // records per fdatasync group
 	Segments               prometheus.Gauge
+	LostSegments           prometheus.Gauge // without an intact header
 	LiveBytes              prometheus.Gauge
 	Replayed, ReplayedTorn prometheus.Counter
 	IndexRebuilds          prometheus.Counter
@@ -43,6 +44,7 @@ func NewMetrics(r prometheus.Registerer, labels prometheus.Labels) *Metrics {
 		SyncSeconds:   histogram("sync_seconds", "Duration of an fdatasync.", prometheus.ExponentialBuckets(50e-6, 2, 16)),
 		GroupSize:     histogram("group_records", "Records covered by one group's fdatasync.", prometheus.ExponentialBuckets(1, 2, 11)),
 		Segments:      gauge("segments", "Segment files."),
+		LostSegments:  gauge("lost_segments", "Segment files without an intact header."),
 		LiveBytes:     gauge("live_bytes", "Bytes of records that the index refers to."),
 		Replayed:      counter("replayed_records_total", "Records entered into the index from the log when the store was opened."),
 		ReplayedTorn:  counter("replayed_torn_total", "Incomplete records met then."),
@@ -51,7 +53,7 @@ func NewMetrics(r prometheus.Registerer, labels prometheus.Labels) *Metrics {
 	}
 	if r != nil {
 		r.MustRegister(m.Puts, m.Gets, m.Deletes, m.PutBytes, m.GetBytes, m.Refused, m.BadShards, m.Syncs, m.SyncSeconds,
-			m.GroupSize, m.Segments, m.LiveBytes, m.Replayed, m.ReplayedTorn, m.IndexRebuilds, m.WriteFailed)
+			m.GroupSize, m.Segments, m.LostSegments, m.LiveBytes, m.Replayed, m.ReplayedTorn, m.IndexRebuilds, m.WriteFailed)
 	}
 	return m
 }

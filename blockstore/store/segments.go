@@ -98,6 +98,7 @@ func (s *Store) openSegment(num uint32, path string) error {
 	}
 	if !found {
 		s.log.Error("segment has no intact header, its shards are lost", "file", path)
+		s.m.LostSegments.Inc()
 		return f.Close()
 	}
 	if g.header.Cluster != s.super.cluster || g.header.Store != s.super.store || g.header.File != num || g.header.Size != s.o.SegmentSize {
@@ -190,7 +191,7 @@ func (s *Store) makeSegment(num uint32, total int64) (g *seg, err error) {
 		if err := writeHeader(f, &h); err != nil {
 			return err
 		}
-		// Size and allocation are metadata, which fdatasync may leave out.
+		// A name that survives a crash must be that of a whole segment.
 		if err := f.Sync(); err != nil {
 			return err
 		}

@@ -83,14 +83,13 @@ func (s *Store) reserve(ctx context.Context, o *op) error {
 	}
 }
 
-// activate takes the next spare segment into use. It syncs with mu held: all
-// writers wait for the segment anyway. Called with mu held.
+// activate takes the next spare segment into use. The header is not synced
+// here: the fdatasync that covers the first record covers it too, and until then the
+// durable header says that the segment is free. Called with mu held.
 func (s *Store) activate() error {
 	g := s.spares[0]
 	h := g.header
 	h.State, h.Incarnation, h.Salt = segment.StateUsed, s.lastInc+1, randomSalt()
-	// The header is durable before any record is, so a segment whose
-	// records count never appears under its former incarnation.
 	if err := writeHeader(g.f, &h); err != nil {
 		return err
 	}
@@ -101,16 +100,14 @@ func (s *Store) activate() error {
 	return nil
 }
 
-// writeHeader writes both copies of a segment's header and syncs them.
+// writeHeader writes both copies of a segment's header.
 func writeHeader(f vfile.File, h *segment.Header) error {
 	p := h.Encode()
 	if _, err := f.WriteAt(p, 0); err != nil {
 		return err
 	}
-	if _, err := f.WriteAt(p, h.End()); err != nil {
-		return err
-	}
-	return f.SyncData()
+	_, err := f.WriteAt(p, h.End())
+	return err
 }
 
 func (s *Store) askSegment() {
