@@ -112,24 +112,35 @@ func TestAnswerLargerThanInto(t *testing.T) {
 }
 
 func TestTakenPayloadOutlivesTheCall(t *testing.T) {
-	taken := make(chan *Buf, 100)
+	const calls = 5
+	taken := make(chan *Buf, calls)
+	all := make(chan struct{})
+	var n atomic.Int32
 	h := start(t, ModeInsecure, func(_ context.Context, c *Call) error {
 		taken <- c.TakePayload()
 		if c.Payload != nil {
 			t.Error("payload still there")
 		}
-		return nil
-	}, ServerOptions{MaxRequestBytes: 1}) // room for one request at a time: taken ones must not count
-	c := h.client(ClientOptions{})
-	for i := range 20 {
-		if _, err := c.Call(testContext(t), opTake, nil, net.Buffers{fill(i<<16, uint64(i))}, nil); err != nil {
-			t.Fatal(err)
+		if n.Add(1) == calls {
+			close(all)
 		}
+		<-all
+		return nil
+	}, ServerOptions{MaxRequestBytes: 1}) // room for the largest request: all can be here only if taken payloads do not count
+	c := h.client(ClientOptions{})
+	var wg sync.WaitGroup
+	for i := range calls {
+		wg.Go(func() {
+			if _, err := c.Call(testContext(t), opTake, nil, net.Buffers{bytes.Repeat([]byte{byte(i)}, 3<<20)}, nil); err != nil {
+				t.Error(err)
+			}
+		})
 	}
-	for i := range 20 {
+	wg.Wait()
+	for range calls {
 		b := <-taken
-		if !bytes.Equal(b.B, fill(i<<16, uint64(i))) {
-			t.Fatalf("payload %d changed", i)
+		if len(b.B) != 3<<20 || !bytes.Equal(b.B, bytes.Repeat(b.B[:1], 3<<20)) {
+			t.Fatalf("a taken payload of %d bytes changed", len(b.B))
 		}
 		b.Release()
 	}

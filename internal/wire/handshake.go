@@ -138,6 +138,9 @@ func (s Security) run(ctx context.Context, nc net.Conn, server bool, mine hello)
 	if cs.NegotiatedProtocol != cfg.NextProtos[0] {
 		return nil, protocolErrorf("the peer did not agree to security mode %v", s.Mode)
 	}
+	if len(cs.PeerCertificates) == 0 {
+		return nil, protocolErrorf("the peer showed no certificate")
+	}
 	t := &transport{raw: nc, nc: tc, tls: true}
 	if t.peer.Name, t.peer.Roles, err = pki.Subject(cs.PeerCertificates[0]); err != nil {
 		return nil, err

@@ -390,7 +390,6 @@ func TestCancelWhileThePeerStalls(t *testing.T) {
 			var wg sync.WaitGroup
 			defer wg.Wait()
 			over := make(chan struct{})
-			defer close(over)
 			wg.Go(func() {
 				nc, err := l.Accept()
 				if err != nil {
@@ -412,6 +411,11 @@ func TestCancelWhileThePeerStalls(t *testing.T) {
 				}
 				close(stalled)
 				<-over
+				nc.SetReadDeadline(time.Now().Add(patience))
+				rest, _ := io.ReadAll(nc)
+				if bytes.IndexByte(rest, 0xee) >= 0 {
+					t.Error("payload was sent after its call had returned")
+				}
 			})
 			c := NewClient(Dialer("tcp", l.Addr().String()), ClientOptions{Security: sec[1], Logger: quiet(), CancelGrace: 20 * time.Millisecond})
 			defer c.Close()
@@ -426,12 +430,17 @@ func TestCancelWhileThePeerStalls(t *testing.T) {
 			for range n {
 				calls.Go(func() {
 					var up net.Buffers
+					var sent []byte
 					dst := into
 					if what == "request" {
-						up, dst = net.Buffers{make([]byte, MaxPayload)}, nil
+						sent, dst = make([]byte, MaxPayload), nil
+						up = net.Buffers{sent}
 					}
 					if _, err := c.Call(ctx, opEcho, nil, up, dst); err == nil || Answered(err) {
 						t.Errorf("call on a stalled connection: %v", err)
+					}
+					for i := range sent {
+						sent[i] = 0xee
 					}
 				})
 			}
@@ -442,6 +451,7 @@ func TestCancelWhileThePeerStalls(t *testing.T) {
 			for i := range into { // under -race: nobody writes to it any more
 				into[i] = 1
 			}
+			close(over)
 		})
 	}
 }
