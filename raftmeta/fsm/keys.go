@@ -1,7 +1,148 @@
 package fsm
 
-// Keys of the machine itself.
+import (
+	"encoding/binary"
+	"math"
+)
+
+// Every key begins with two bytes that name its kind; numbers are big-endian,
+// so that keys sort as their numbers. See the package comment for the layout.
 var (
 	keyFormat = []byte("m/format")
 	keyState  = []byte("m/state")
 )
+
+// Limits of block ids: the shard in the top 16 bits, then a range unit, then
+// the number within the unit. A range is leased as a whole unit, so that the
+// range of an id is found by one point read.
+const (
+	blockShardShift = 48
+	blockUnitShift  = 12
+	blockUnit       = 1 << blockUnitShift
+	blockUnitsMax   = 1 << (blockShardShift - blockUnitShift)
+)
+
+func appendFS(b []byte, prefix string, fs uint32) []byte {
+	return binary.BigEndian.AppendUint32(append(b, prefix...), fs)
+}
+
+func appendIno(b []byte, prefix string, fs uint32, ino uint64) []byte {
+	return binary.BigEndian.AppendUint64(appendFS(b, prefix, fs), ino)
+}
+
+func appendID(b []byte, prefix string, id uint64) []byte {
+	return binary.BigEndian.AppendUint64(append(b, prefix...), id)
+}
+
+func appendInode(b []byte, fs uint32, ino uint64) []byte { return appendIno(b, "i/", fs, ino) }
+
+func appendDirent(b []byte, fs uint32, dir, cookie uint64) []byte {
+	return binary.BigEndian.AppendUint64(appendIno(b, "d/", fs, dir), cookie)
+}
+
+func appendExtent(b []byte, fs uint32, ino, end uint64) []byte {
+	return binary.BigEndian.AppendUint64(appendIno(b, "e/", fs, ino), end)
+}
+
+func appendHold(b []byte, fs uint32, ino, origin uint64) []byte {
+	return binary.BigEndian.AppendUint64(appendIno(b, "o/", fs, ino), origin)
+}
+
+func appendHoldOf(b []byte, origin uint64, fs uint32, ino uint64) []byte {
+	b = binary.BigEndian.AppendUint32(appendID(b, "h/", origin), fs)
+	return binary.BigEndian.AppendUint64(b, ino)
+}
+
+func appendSlot(b []byte, origin uint64, slot uint32) []byte {
+	return binary.BigEndian.AppendUint32(appendID(b, "s/", origin), slot)
+}
+
+func appendRangeOf(b []byte, origin, unit uint64) []byte {
+	return binary.BigEndian.AppendUint64(appendID(b, "l/", origin), unit)
+}
+
+func appendOriginName(b []byte, kind uint32, name string) []byte {
+	return append(binary.BigEndian.AppendUint32(append(b, "G/"...), kind), name...)
+}
+
+func appendNamed(b []byte, prefix, first string, second []byte) []byte {
+	b = append(append(b, prefix...), first...)
+	return append(append(b, 0), second...)
+}
+
+// prefixEnd is the end of the keys that begin with p, which ends in a number
+// or a letter of a kind.
+func prefixEnd(p []byte) []byte {
+	end := append([]byte(nil), p...)
+	for i := len(end) - 1; i >= 0; i-- {
+		if end[i] != math.MaxUint8 {
+			end[i]++
+			return end[:i+1]
+		}
+	}
+	return []byte{math.MaxUint8, math.MaxUint8, math.MaxUint8}
+}
+
+// tail64 is the number that ends key k.
+func tail64(k []byte) uint64 { return binary.BigEndian.Uint64(k[len(k)-8:]) }
+
+// Kinds of counters, each one number under its key.
+type counter uint8
+
+const (
+	counterOrigin   counter = iota // next origin id
+	counterUnit                    // next unit of block ids
+	counterQueue                   // next number in the purge queue
+	counterQueueLen                // items in the purge queue
+	counterIno                     // next inode number of a file system
+)
+
+type counterKey struct {
+	what counter
+	fs   uint32 // of counterIno
+}
+
+// first is the value of a counter that was never written.
+func (c counter) first() uint64 {
+	if c == counterQueueLen {
+		return 0
+	}
+	return 1
+}
+
+func (k counterKey) append(b []byte) []byte {
+	switch k.what {
+	case counterOrigin:
+		return append(b, "m/next/origin"...)
+	case counterUnit:
+		return append(b, "m/next/blocks"...)
+	case counterQueue:
+		return append(b, "m/next/queue"...)
+	case counterQueueLen:
+		return append(b, "m/queue"...)
+	}
+	return appendFS(b, "c/", k.fs)
+}
+
+type usageKey struct {
+	fs      uint32
+	project uint32 // 0: the whole file system
+}
+
+func (k usageKey) append(b []byte) []byte {
+	b = appendFS(b, "u/", k.fs)
+	if k.project != 0 {
+		b = binary.BigEndian.AppendUint32(b, k.project)
+	}
+	return b
+}
+
+type inoKey struct {
+	fs  uint32
+	ino uint64
+}
+
+type slotKey struct {
+	origin uint64
+	slot   uint32
+}

@@ -1,11 +1,452 @@
 package fsm
 
 import (
+	"encoding/binary"
+
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 )
 
-// Query answers q from v. It runs concurrently with Apply; c may be nil.
+// Bounds of one answer.
+const (
+	answerBytes    = 1 << 20 // where the query does not say
+	answerBytesMax = 8 << 20
+	answerEntries  = 10_000
+	answerBlocks   = 10_000
+)
+
+// Query answers q from v. It runs concurrently with Apply and with other
+// queries; c is the cache of the machine whose store v is a state of, or nil.
+// Extents of an ExtentsQ are clipped to the range that was asked for.
 func Query(v View, c *Cache, q *metapb.Query) *metapb.QueryResult {
-	return &metapb.QueryResult{Kind: uint32(vfs.KindNotSupported)}
+	return queryWith(v, c, q, nameHash)
+}
+
+func queryWith(v View, c *Cache, q *metapb.Query, hash hashFunc) *metapb.QueryResult {
+	r := reader{view: v, fs: q.Fs, hash: hash}
+	res, err := r.run(c, q)
+	if err == nil {
+		return res
+	}
+	bad := refusal(err)
+	return &metapb.QueryResult{Kind: bad.Kind, Text: bad.Text}
+}
+
+// reader is one query being answered.
+type reader struct {
+	view    View
+	cache   *Cache // nil if the version of the view is not known
+	version uint64
+	fs      uint32
+	cred    *vfs.Cred // nil: no permission checks
+	hash    hashFunc
+	key     []byte
+	codec   inodeCodec
+}
+
+func (r *reader) run(c *Cache, q *metapb.Query) (*metapb.QueryResult, error) {
+	if w := q.Cred; w != nil {
+		if len(w.Groups) > vfs.MaxGroups {
+			return nil, vfs.Errorf(vfs.KindInvalid, "query", "%d groups", len(w.Groups))
+		}
+		r.cred = &vfs.Cred{UID: w.Uid, GID: w.Gid, Groups: w.Groups}
+	}
+	if c != nil {
+		if err := r.useCache(c); err != nil {
+			return nil, err
+		}
+	}
+	switch op := q.Q.(type) {
+	case *metapb.Query_ShardInfo:
+		return r.shardInfo()
+	case *metapb.Query_BlockStates:
+		return r.blockStates(op.BlockStates)
+	case *metapb.Query_FileSystems:
+		return r.fileSystems()
+	case *metapb.Query_ClusterMap:
+		return r.clusterMap()
+	case *metapb.Query_Keys:
+		return r.keys(op.Keys)
+	case *metapb.Query_NfsClients:
+		return r.nfsClients(op.NfsClients)
+	}
+	sp, err := r.space()
+	if err != nil {
+		return nil, err
+	}
+	switch op := q.Q.(type) {
+	case *metapb.Query_GetAttr:
+		return r.getAttr(op.GetAttr)
+	case *metapb.Query_Lookup:
+		return r.lookup(sp, op.Lookup)
+	case *metapb.Query_Parent:
+		return r.parent(op.Parent)
+	case *metapb.Query_ReadDir:
+		return r.readDir(op.ReadDir)
+	case *metapb.Query_ReadLink:
+		return r.readLink(op.ReadLink)
+	case *metapb.Query_Extents:
+		return r.extents(op.Extents)
+	case *metapb.Query_Statfs:
+		return r.statFS()
+	}
+	return nil, vfs.Errorf(vfs.KindNotSupported, "query", "this version does not have this query")
+}
+
+// useCache turns the cache on once it is known how new the view is.
+func (r *reader) useCache(c *Cache) error {
+	if v, ok := r.view.(Versioned); ok {
+		r.cache, r.version = c, v.Applied()
+		return nil
+	}
+	b, ok, err := r.view.Get(keyState)
+	if err != nil {
+		return err
+	}
+	if ok {
+		applied, _, _, err := decodeState(b)
+		if err != nil {
+			return err
+		}
+		r.cache, r.version = c, applied
+	}
+	return nil
+}
+
+func (r *reader) space() (*space, error) {
+	k := spaceCacheKey(r.fs)
+	if v := r.cache.get(k, r.version); v != nil {
+		return v.(*space), nil
+	}
+	b, ok, err := r.view.Get(appendFS(nil, "n/", r.fs))
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, vfs.Errorf(vfs.KindStale, "query", "file system %d is not on this shard", r.fs)
+	}
+	sp, err := decodeSpace(b)
+	if err != nil {
+		return nil, err
+	}
+	r.cache.add(k, sp, smallCost, r.version)
+	return sp, nil
+}
+
+// inode returns inode ino as it stands: the lease of a dead origin is gone.
+// nil if there is none.
+func (r *reader) inode(ino uint64) (*inode, error) {
+	n, err := r.rawInode(ino)
+	if err != nil || n == nil || n.lease.epoch == 0 {
+		return n, err
+	}
+	if alive, err := r.registered(n.lease.origin); err != nil || alive {
+		return n, err
+	}
+	return n.settled(), nil
+}
+
+func (r *reader) rawInode(ino uint64) (*inode, error) {
+	k := inodeCacheKey(r.fs, ino)
+	if v := r.cache.get(k, r.version); v != nil {
+		return v.(*inode), nil
+	}
+	r.key = appendInode(r.key[:0], r.fs, ino)
+	b, ok, err := r.view.Get(r.key)
+	if err != nil || !ok {
+		return nil, err
+	}
+	n, err := r.codec.decode(ino, b)
+	if err != nil {
+		return nil, err
+	}
+	r.cache.add(k, n, n.cost(), r.version)
+	return n, nil
+}
+
+// originState is what the cache knows of an origin.
+type originState struct{ registered bool }
+
+func (r *reader) registered(id uint64) (bool, error) {
+	k := originCacheKey(id)
+	if v := r.cache.get(k, r.version); v != nil {
+		return v.(*originState).registered, nil
+	}
+	_, ok, err := r.view.Get(appendID(nil, "g/", id))
+	if err != nil {
+		return false, err
+	}
+	r.cache.add(k, &originState{ok}, smallCost, r.version)
+	return ok, nil
+}
+
+func (r *reader) must(ino uint64, op string) (*inode, error) {
+	n, err := r.inode(ino)
+	if err == nil && n == nil {
+		err = vfs.Errorf(vfs.KindStale, op, "inode %d", ino)
+	}
+	return n, err
+}
+
+// dir returns a directory for which the caller has the wanted permission.
+func (r *reader) dir(ino uint64, want vfs.Access, op string) (*inode, error) {
+	d, err := r.must(ino, op)
+	if err != nil {
+		return nil, err
+	}
+	if !d.isDir() {
+		return nil, vfs.KindNotDir.Err(op)
+	}
+	if r.cred != nil {
+		return d, d.attr.CheckAccess(r.cred, want, op)
+	}
+	return d, nil
+}
+
+func attrAnswer(n *inode) *metapb.QueryResult {
+	return &metapb.QueryResult{R: &metapb.QueryResult_Attr{Attr: &metapb.AttrR{Attr: toWire(&n.attr), Lease: leaseToWire(n.lease)}}}
+}
+
+func (r *reader) getAttr(q *metapb.GetAttrQ) (*metapb.QueryResult, error) {
+	const op = "getattr"
+	n, err := r.must(q.Ino, op)
+	if err != nil {
+		return nil, err
+	}
+	if q.Open != 0 {
+		if err := checkFile(n, op); err != nil {
+			return nil, err
+		}
+		if r.cred != nil {
+			if err := checkOpen(n, r.cred, q.Open, q.Override, op); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return attrAnswer(n), nil
+}
+
+func (r *reader) lookup(sp *space, q *metapb.LookupQ) (*metapb.QueryResult, error) {
+	const op = "lookup"
+	if err := vfs.CheckName(string(q.Name), op); err != nil {
+		return nil, err
+	}
+	if _, err := r.dir(q.Dir, vfs.AccessExec, op); err != nil {
+		return nil, err
+	}
+	first, last := sp.places(r.hash, q.Name)
+	for c := first; c <= last; c++ {
+		d, err := r.dirent(q.Dir, c)
+		if err != nil {
+			return nil, err
+		}
+		if d == nil {
+			break
+		}
+		if d.typ == typeGap || d.name != string(q.Name) {
+			continue
+		}
+		n, err := r.inode(d.ino)
+		if err != nil {
+			return nil, err
+		}
+		if n == nil {
+			return nil, corrupt("entry %d of directory %d names inode %d, which does not exist", c, q.Dir, d.ino)
+		}
+		return attrAnswer(n), nil
+	}
+	return nil, vfs.KindNotFound.Err(op)
+}
+
+// dirent returns the entry at a cookie, nil if there is none.
+func (r *reader) dirent(dir, cookie uint64) (*dirent, error) {
+	k := direntCacheKey(r.fs, dir, cookie)
+	if v := r.cache.get(k, r.version); v != nil {
+		return v.(*dirent), nil
+	}
+	r.key = appendDirent(r.key[:0], r.fs, dir, cookie)
+	b, ok, err := r.view.Get(r.key)
+	if err != nil || !ok {
+		return nil, err
+	}
+	d, err := decodeDirent(b)
+	if err != nil {
+		return nil, err
+	}
+	r.cache.add(k, d, direntCost+int64(len(d.name)), r.version)
+	return d, nil
+}
+
+func (r *reader) parent(q *metapb.ParentQ) (*metapb.QueryResult, error) {
+	d, err := r.dir(q.Dir, vfs.AccessExec, "parent")
+	if err != nil {
+		return nil, err
+	}
+	p, err := r.must(d.parent, "parent")
+	if err != nil {
+		return nil, err
+	}
+	return attrAnswer(p), nil
+}
+
+func (r *reader) readLink(q *metapb.ReadLinkQ) (*metapb.QueryResult, error) {
+	n, err := r.must(q.Ino, "readlink")
+	if err != nil {
+		return nil, err
+	}
+	if n.attr.Type != vfs.TypeSymlink {
+		return nil, vfs.KindNotSymlink.Err("readlink")
+	}
+	return &metapb.QueryResult{R: &metapb.QueryResult_ReadLink{ReadLink: &metapb.ReadLinkR{Target: []byte(n.target)}}}, nil
+}
+
+func (r *reader) statFS() (*metapb.QueryResult, error) {
+	b, _, err := r.view.Get(usageKey{fs: r.fs}.append(nil))
+	if err != nil {
+		return nil, err
+	}
+	u, err := decodeUsage(b)
+	if err != nil {
+		return nil, err
+	}
+	return &metapb.QueryResult{R: &metapb.QueryResult_Statfs{Statfs: &metapb.StatFSR{UsedBytes: u.bytes, UsedInodes: u.inodes}}}, nil
+}
+
+func (r *reader) format() (format, error) {
+	b, ok, err := r.view.Get(keyFormat)
+	if err != nil {
+		return format{}, err
+	}
+	if !ok {
+		return format{}, vfs.Errorf(vfs.KindUnavailable, "query", "this shard has applied nothing yet")
+	}
+	return decodeFormat(b)
+}
+
+func (r *reader) shardInfo() (*metapb.QueryResult, error) {
+	f, err := r.format()
+	if err != nil {
+		return nil, err
+	}
+	b, _, err := r.view.Get(keyState)
+	if err != nil {
+		return nil, err
+	}
+	applied, level, digest, err := decodeState(b)
+	if err != nil {
+		return nil, err
+	}
+	info := &metapb.ShardInfoR{
+		Shard: uint32(f.shard), Level: level, Applied: applied,
+		Digest: binary.BigEndian.AppendUint64(nil, digest), Incarnation: f.incarnation, Cluster: f.cluster,
+	}
+	b, ok, err := r.view.Get(counterKey{what: counterQueueLen}.append(nil))
+	if err != nil {
+		return nil, err
+	}
+	if ok && len(b) == 8 {
+		info.PurgeQueue = binary.BigEndian.Uint64(b)
+	}
+	return &metapb.QueryResult{R: &metapb.QueryResult_ShardInfo{ShardInfo: info}}, nil
+}
+
+// blockStates says of each id whether a store may delete what it has of it.
+func (r *reader) blockStates(q *metapb.BlockStatesQ) (*metapb.QueryResult, error) {
+	const op = "blockstates"
+	if len(q.Ids) > answerBlocks {
+		return nil, vfs.Errorf(vfs.KindTooMany, op, "%d ids, at most %d", len(q.Ids), answerBlocks)
+	}
+	f, err := r.format()
+	if err != nil {
+		return nil, err
+	}
+	res := &metapb.BlockStatesR{States: make([]metapb.BlockState, 0, len(q.Ids))}
+	for _, id := range q.Ids {
+		if id>>blockShardShift != uint64(f.shard) {
+			// "dead" from a shard that does not know would lose data.
+			return nil, vfs.Errorf(vfs.KindInvalid, op, "block %#x is not of shard %d", id, f.shard)
+		}
+		s, err := r.blockState(id)
+		if err != nil {
+			return nil, err
+		}
+		res.States = append(res.States, s)
+	}
+	return &metapb.QueryResult{R: &metapb.QueryResult_BlockStates{BlockStates: res}}, nil
+}
+
+func (r *reader) blockState(id uint64) (metapb.BlockState, error) {
+	for _, p := range [...]struct {
+		prefix string
+		state  metapb.BlockState
+	}{{"b/", metapb.BlockState_BLOCK_LIVE}, {"x/", metapb.BlockState_BLOCK_DYING}} {
+		r.key = appendID(r.key[:0], p.prefix, id)
+		if _, ok, err := r.view.Get(r.key); err != nil || ok {
+			return p.state, err
+		}
+	}
+	var rec metapb.RangeRecord
+	r.key = appendID(r.key[:0], "r/", id&(1<<blockShardShift-1)>>blockUnitShift)
+	b, ok, err := r.view.Get(r.key)
+	if err != nil || !ok {
+		return metapb.BlockState_BLOCK_DEAD, err
+	}
+	if err := rec.UnmarshalVT(b); err != nil {
+		return 0, corrupt("range: %w", err)
+	}
+	if id%blockUnit >= uint64(rec.Count) {
+		return metapb.BlockState_BLOCK_DEAD, nil
+	}
+	if alive, err := r.registered(rec.Origin); err != nil || !alive {
+		return metapb.BlockState_BLOCK_DEAD, err
+	}
+	return metapb.BlockState_BLOCK_LEASED, nil
+}
+
+// all decodes every record whose key begins with prefix.
+func all[T interface{ UnmarshalVT([]byte) error }](r *reader, prefix []byte, fresh func() T) (list []T, err error) {
+	var inner error
+	err = r.view.Scan(prefix, prefixEnd(prefix), func(_, v []byte) bool {
+		t := fresh()
+		if inner = t.UnmarshalVT(v); inner == nil {
+			list = append(list, t)
+		}
+		return inner == nil
+	})
+	if inner != nil {
+		err = corrupt("record below %q: %w", prefix, inner)
+	}
+	return list, err
+}
+
+func (r *reader) fileSystems() (*metapb.QueryResult, error) {
+	list, err := all(r, []byte("f/"), func() *metapb.FileSystem { return new(metapb.FileSystem) })
+	return &metapb.QueryResult{R: &metapb.QueryResult_FileSystems{FileSystems: &metapb.FileSystemsR{FileSystems: list}}}, err
+}
+
+func (r *reader) clusterMap() (*metapb.QueryResult, error) {
+	stores, err := all(r, []byte("t/"), func() *metapb.Store { return new(metapb.Store) })
+	if err != nil {
+		return nil, err
+	}
+	pools, err := all(r, []byte("p/"), func() *metapb.Pool { return new(metapb.Pool) })
+	return &metapb.QueryResult{R: &metapb.QueryResult_ClusterMap{ClusterMap: &metapb.ClusterMapR{Stores: stores, Pools: pools}}}, err
+}
+
+// namedPrefix is the prefix of the records below first, or of all if it is empty.
+func namedPrefix(prefix, first string) []byte {
+	if first == "" {
+		return []byte(prefix)
+	}
+	return appendNamed(nil, prefix, first, nil)
+}
+
+func (r *reader) keys(q *metapb.KeysQ) (*metapb.QueryResult, error) {
+	list, err := all(r, namedPrefix("k/", q.Kind), func() *metapb.Key { return new(metapb.Key) })
+	return &metapb.QueryResult{R: &metapb.QueryResult_Keys{Keys: &metapb.KeysR{Keys: list}}}, err
+}
+
+func (r *reader) nfsClients(q *metapb.NFSClientsQ) (*metapb.QueryResult, error) {
+	list, err := all(r, namedPrefix("N/", q.Gateway), func() *metapb.NFSClient { return new(metapb.NFSClient) })
+	return &metapb.QueryResult{R: &metapb.QueryResult_NfsClients{NfsClients: &metapb.NFSClientsR{Clients: list}}}, err
 }

@@ -1,14 +1,14 @@
 package fsm
 
 // View is a consistent state of the store: it does not change while it is
-// read. Implementations are safe for concurrent use. val, k and v are valid
-// during the call only; who keeps them copies them.
+// read. Implementations are safe for concurrent use.
 type View interface {
-	// Get returns the value of key; ok is false if there is none.
+	// Get returns the value of key; ok is false if there is none. val is the
+	// caller's to read for as long as it wants.
 	Get(key []byte) (val []byte, ok bool, err error)
 
 	// Scan calls fn for the keys in [lo, hi) in ascending order until fn
-	// returns false.
+	// returns false. k and v are valid during the call of fn only.
 	Scan(lo, hi []byte, fn func(k, v []byte) bool) error
 }
 

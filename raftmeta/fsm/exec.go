@@ -1,0 +1,287 @@
+package fsm
+
+import (
+	"errors"
+	"math"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// Bounds of what an identity may name.
+const (
+	maxSlots       = 1 << 16 // of one origin
+	maxSlotResults = 1024    // of one seq
+)
+
+// call is one command being run: who asks, when, in which file system.
+type call struct {
+	*Machine
+	fs     uint32
+	cred   vfs.Cred // root if the system itself asks
+	now    time.Time
+	wire   *metapb.Time // now, as stamped
+	origin uint64       // 0: none
+}
+
+// exec runs one command: exactly-once first, then the command itself. The error
+// is fatal; a command that was refused is a result.
+func (m *Machine) exec(c *metapb.Command) (*metapb.Result, error) {
+	id := c.GetId()
+	if id.GetOrigin() == 0 {
+		if !idempotent(c) {
+			return refusal(vfs.Errorf(vfs.KindUnknownOrigin, "fsm", "the command names no origin")), nil
+		}
+		return m.attempt(c)
+	}
+	if id.Slot >= maxSlots {
+		return refusal(vfs.Errorf(vfs.KindInvalid, "fsm", "slot %d", id.Slot)), nil
+	}
+	if alive, err := m.registered(id.Origin); err != nil {
+		return nil, err
+	} else if !alive {
+		return refusal(vfs.Errorf(vfs.KindUnknownOrigin, "fsm", "origin %d", id.Origin)), nil
+	}
+	k := slotKey{id.Origin, id.Slot}
+	s, err := m.slot(k)
+	if err != nil {
+		return nil, err
+	}
+	if s != nil {
+		switch {
+		case id.Seq < s.seq:
+			return refusal(vfs.Errorf(vfs.KindSuperseded, "fsm", "seq %d of slot %d came after %d", id.Seq, id.Slot, s.seq)), nil
+		case id.Seq > s.seq:
+			s = nil
+		default:
+			if r, err := s.find(id.OpIndex); r != nil || err != nil {
+				return r, err
+			}
+			if s.count >= maxSlotResults {
+				return refusal(vfs.Errorf(vfs.KindTooMany, "fsm", "more than %d commands under one seq", maxSlotResults)), nil
+			}
+		}
+	}
+	r, err := m.attempt(c)
+	if err != nil {
+		return nil, err
+	}
+	// The command may have ended its own origin.
+	if alive, err := m.registered(id.Origin); err != nil || !alive {
+		return r, err
+	}
+	if s, err = s.with(id, r); err != nil {
+		return nil, err
+	}
+	m.slots.set(m.entry, k, s)
+	m.slots.accept()
+	return r, nil
+}
+
+// idempotent reports whether c may come without an identity.
+func idempotent(c *metapb.Command) bool {
+	switch c.Op.(type) {
+	case *metapb.Command_RegisterOrigin, *metapb.Command_ExpireOrigin, *metapb.Command_RaiseLevel,
+		*metapb.Command_Purge, *metapb.Command_CreateNamespace,
+		*metapb.Command_PutFileSystem, *metapb.Command_PutStore, *metapb.Command_PutPool, *metapb.Command_PutKey,
+		*metapb.Command_PutNfsClient, *metapb.Command_RemoveNfsClient:
+		return true
+	}
+	return false
+}
+
+// attempt runs c without regard to its identity, all or nothing.
+func (m *Machine) attempt(c *metapb.Command) (*metapb.Result, error) {
+	x := call{Machine: m, fs: c.Fs, now: timeOf(c.Time), wire: c.Time, origin: c.GetId().GetOrigin()}
+	r, err := x.run(c)
+	if err != nil {
+		if isFatal(err) {
+			return nil, err
+		}
+		m.rollback()
+		return refusal(err), nil
+	}
+	m.accept()
+	return r, nil
+}
+
+func refusal(err error) *metapb.Result {
+	r := &metapb.Result{Kind: uint32(vfs.KindOf(err))}
+	var e *vfs.Error
+	if errors.As(err, &e) {
+		if r.Text = e.Op; e.Text != "" {
+			r.Text += ": " + e.Text
+		}
+	}
+	return r
+}
+
+func (x *call) run(c *metapb.Command) (*metapb.Result, error) {
+	if err := checkTime(c.Time); err != nil {
+		return nil, err
+	}
+	if w := c.Cred; w != nil {
+		if len(w.Groups) > vfs.MaxGroups {
+			return nil, vfs.Errorf(vfs.KindInvalid, "fsm", "%d groups", len(w.Groups))
+		}
+		x.cred = vfs.Cred{UID: w.Uid, GID: w.Gid, Groups: w.Groups}
+	}
+	switch op := c.Op.(type) {
+	case *metapb.Command_RegisterOrigin:
+		return x.registerOrigin(op.RegisterOrigin)
+	case *metapb.Command_ExpireOrigin:
+		return x.expireOrigin(op.ExpireOrigin)
+	case *metapb.Command_RaiseLevel:
+		return x.raiseLevel(op.RaiseLevel)
+	case *metapb.Command_Purge:
+		return x.purge(op.Purge)
+	}
+	if x.opts.Shard == 0 {
+		return x.runCluster(c)
+	}
+	return x.runNamespace(c)
+}
+
+// runNamespace runs what belongs to a namespace shard. A command that this
+// feature level does not have is refused by every version alike.
+func (x *call) runNamespace(c *metapb.Command) (*metapb.Result, error) {
+	switch op := c.Op.(type) {
+	case *metapb.Command_CreateNamespace:
+		return x.createNamespace(op.CreateNamespace)
+	case *metapb.Command_AllocBlocks:
+		return x.allocBlocks(op.AllocBlocks)
+	}
+	sp, err := x.space(c.Fs)
+	if err != nil {
+		return nil, err
+	}
+	if sp == nil {
+		return nil, vfs.Errorf(vfs.KindStale, "fsm", "file system %d is not on this shard", c.Fs)
+	}
+	switch op := c.Op.(type) {
+	case *metapb.Command_Create:
+		return x.create(sp, op.Create)
+	case *metapb.Command_Link:
+		return x.link(sp, op.Link)
+	case *metapb.Command_Remove:
+		return x.remove(sp, op.Remove)
+	case *metapb.Command_Rename:
+		return x.rename(sp, op.Rename)
+	case *metapb.Command_SetAttr:
+		return x.setAttr(op.SetAttr)
+	case *metapb.Command_AcquireLease:
+		return x.acquireLease(op.AcquireLease)
+	case *metapb.Command_ReleaseLease:
+		return x.releaseLease(op.ReleaseLease)
+	case *metapb.Command_CommitData:
+		return x.commitData(op.CommitData)
+	case *metapb.Command_ReleaseOrphan:
+		return x.releaseOrphan(op.ReleaseOrphan)
+	}
+	return nil, vfs.Errorf(vfs.KindNotSupported, "fsm", "a namespace shard does not have this command")
+}
+
+func checkTime(t *metapb.Time) error {
+	if t != nil && t.Nsec > 999_999_999 {
+		return vfs.Errorf(vfs.KindInvalid, "fsm", "time with %d ns", t.Nsec)
+	}
+	return nil
+}
+
+func (x *call) raiseLevel(c *metapb.RaiseLevel) (*metapb.Result, error) {
+	switch c.Level {
+	case x.level:
+	case x.level + 1:
+		x.level = c.Level
+	default:
+		return nil, vfs.Errorf(vfs.KindInvalid, "level", "from %d to %d: a level is raised by one and never lowered", x.level, c.Level)
+	}
+	return &metapb.Result{}, nil
+}
+
+// slot returns the slot's row, nil if it was never used.
+func (o *overlay) slot(k slotKey) (*slotRow, error) {
+	if s, ok := o.slots.get(k); ok {
+		return s, nil
+	}
+	o.key = appendSlot(o.key[:0], k.origin, k.slot)
+	b, ok, err := o.read(o.key)
+	if err != nil || !ok {
+		return nil, err
+	}
+	s, err := decodeSlot(b)
+	if err != nil {
+		return nil, err
+	}
+	o.slots.keep(k, s)
+	return s, nil
+}
+
+func decodeSlot(b []byte) (*slotRow, error) {
+	var r metapb.SlotRecord
+	if err := r.UnmarshalVT(b); err != nil {
+		return nil, corrupt("slot: %w", err)
+	}
+	s := &slotRow{seq: r.Seq, count: len(r.Results), enc: append([]byte(nil), b...)}
+	for _, v := range r.Results {
+		s.last = max(s.last, v.OpIndex)
+	}
+	return s, nil
+}
+
+// find returns the result stored for an op, nil if there is none.
+func (s *slotRow) find(op uint32) (*metapb.Result, error) {
+	if s.count == 0 || op > s.last {
+		return nil, nil
+	}
+	var r metapb.SlotRecord
+	if err := r.UnmarshalVT(s.enc); err != nil {
+		return nil, corrupt("slot: %w", err)
+	}
+	for _, v := range r.Results {
+		if v.OpIndex == op {
+			if v.Result == nil {
+				return &metapb.Result{}, nil
+			}
+			return v.Result, nil
+		}
+	}
+	return nil, nil
+}
+
+// with is s (nil: a new seq) with the result of one more command. Of a refusal
+// only the kind is stored: texts are for people and may differ between
+// releases, which what is stored may not.
+func (s *slotRow) with(id *metapb.Identity, r *metapb.Result) (*slotRow, error) {
+	if r.Kind != 0 {
+		r = &metapb.Result{Kind: r.Kind}
+	}
+	v := metapb.SlotResult{OpIndex: id.OpIndex, Result: r}
+	size := v.SizeVT()
+	n := &slotRow{seq: id.Seq, last: id.OpIndex, count: 1}
+	const head = 2*(1+binaryMaxVarint) + 1
+	if s == nil {
+		n.enc = make([]byte, 0, head+size)
+		if id.Seq != 0 {
+			n.enc = protowire.AppendVarint(protowire.AppendTag(n.enc, 1, protowire.VarintType), id.Seq)
+		}
+	} else {
+		n.last, n.count = max(s.last, id.OpIndex), s.count+1
+		n.enc = append(make([]byte, 0, len(s.enc)+head+size), s.enc...)
+	}
+	n.enc = protowire.AppendVarint(protowire.AppendTag(n.enc, 2, protowire.BytesType), uint64(size))
+	at := len(n.enc)
+	n.enc = n.enc[:at+size]
+	if _, err := v.MarshalToSizedBufferVT(n.enc[at:]); err != nil {
+		return nil, fatal(err)
+	}
+	return n, nil
+}
+
+const binaryMaxVarint = 10
+
+// clampInt is v as an int that does not overflow.
+func clampInt(v uint64) int64 { return int64(min(v, math.MaxInt64)) }

@@ -1,0 +1,121 @@
+package fsm
+
+import (
+	"bytes"
+	"encoding/binary"
+
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// Bounds of a registration.
+const (
+	incarnationLen   = 16
+	maxOriginName    = 255
+	keepIncarnations = 8 // former incarnations of a name that are remembered
+)
+
+// originName is the value of G/kind/name: the origin that holds the name and
+// the former incarnations of it, newest first. A registration of a former one
+// is a message that was delayed while its sender was already succeeded.
+type originName struct {
+	origin uint64
+	former []byte // incarnations, incarnationLen each
+}
+
+func (n *originName) encode() []byte {
+	return append(binary.BigEndian.AppendUint64(nil, n.origin), n.former...)
+}
+
+func decodeOriginName(b []byte) (*originName, error) {
+	if len(b) < 8 || (len(b)-8)%incarnationLen != 0 {
+		return nil, corrupt("origin name of %d bytes", len(b))
+	}
+	return &originName{origin: binary.BigEndian.Uint64(b), former: bytes.Clone(b[8:])}, nil
+}
+
+func (n *originName) wasHere(incarnation []byte) bool {
+	for i := 0; i < len(n.former); i += incarnationLen {
+		if bytes.Equal(n.former[i:i+incarnationLen], incarnation) {
+			return true
+		}
+	}
+	return false
+}
+
+func (n *originName) retire(incarnation []byte) {
+	n.former = append(bytes.Clone(incarnation), n.former...)
+	n.former = n.former[:min(len(n.former), keepIncarnations*incarnationLen)]
+}
+
+func (x *call) registerOrigin(c *metapb.RegisterOrigin) (*metapb.Result, error) {
+	const op = "origin.register"
+	if len(c.Incarnation) != incarnationLen {
+		return nil, vfs.Errorf(vfs.KindInvalid, op, "an incarnation has %d bytes, not %d", incarnationLen, len(c.Incarnation))
+	}
+	if c.Name == "" || len(c.Name) > maxOriginName {
+		return nil, vfs.Errorf(vfs.KindInvalid, op, "name of %d bytes", len(c.Name))
+	}
+	if c.Kind < metapb.OriginKind_ORIGIN_GATEWAY || c.Kind > metapb.OriginKind_ORIGIN_SESSION {
+		return nil, vfs.Errorf(vfs.KindInvalid, op, "kind %d", int32(c.Kind))
+	}
+	nameKey := appendOriginName(nil, uint32(c.Kind), c.Name)
+	b, ok, err := x.get(nameKey)
+	if err != nil {
+		return nil, err
+	}
+	name := new(originName)
+	if ok {
+		if name, err = decodeOriginName(b); err != nil {
+			return nil, err
+		}
+		present, err := x.overlay.origin(name.origin)
+		if err != nil {
+			return nil, err
+		}
+		if present == nil {
+			return nil, corrupt("the origin %d of a name is not registered", name.origin)
+		}
+		if bytes.Equal(present.Incarnation, c.Incarnation) {
+			return originResult(name.origin), nil
+		}
+		if name.wasHere(c.Incarnation) {
+			return nil, vfs.Errorf(vfs.KindSuperseded, op, "a newer incarnation holds the name")
+		}
+		name.retire(present.Incarnation)
+		if err := x.endOrigin(name.origin); err != nil {
+			return nil, err
+		}
+	}
+	if name.origin, err = x.next(counterKey{what: counterOrigin}); err != nil {
+		return nil, err
+	}
+	x.set(nameKey, name.encode())
+	x.origins.set(x.entry, name.origin, &metapb.OriginRecord{Kind: c.Kind, Name: c.Name, Incarnation: bytes.Clone(c.Incarnation)})
+	return originResult(name.origin), nil
+}
+
+func originResult(id uint64) *metapb.Result {
+	return &metapb.Result{Of: &metapb.Result_Origin{Origin: &metapb.OriginResult{Origin: id}}}
+}
+
+func (x *call) expireOrigin(c *metapb.ExpireOrigin) (*metapb.Result, error) {
+	r, err := x.overlay.origin(c.Origin)
+	if err != nil {
+		return nil, err
+	}
+	if r != nil {
+		x.del(appendOriginName(nil, uint32(r.Kind), r.Name))
+		if err := x.endOrigin(c.Origin); err != nil {
+			return nil, err
+		}
+	}
+	return originResult(c.Origin), nil
+}
+
+// endOrigin unregisters a registered origin. Whatever names it is void from
+// here on; Purge removes it.
+func (x *call) endOrigin(id uint64) error {
+	x.origins.set(x.entry, id, nil)
+	return x.enqueue(&metapb.PurgeRecord{OrphansOf: id})
+}
