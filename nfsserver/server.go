@@ -1,0 +1,188 @@
+package nfsserver
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/rackfs/rackfs/nfsserver/export"
+	"github.com/rackfs/rackfs/nfsserver/handle"
+	"github.com/rackfs/rackfs/nfsserver/rpc"
+	"github.com/rackfs/rackfs/nfsserver/state"
+	"github.com/rackfs/rackfs/nfsserver/v4"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// tickInterval is how often leases and the grace period are looked at.
+const tickInterval = time.Second
+
+// Limits bound what clients may cost. Zero fields take the defaults of the
+// packages they belong to.
+type Limits struct {
+	RPC   rpc.Limits
+	State state.Limits
+	MaxIO int // bytes of one READ or WRITE, 1 MiB
+}
+
+// Config of a Server.
+type Config struct {
+	Cluster [16]byte         // the cluster's id
+	Keys    []handle.Key     // of file handles; the last makes new ones
+	Exports []export.Export  // may be replaced later
+	Store   state.StateStore // what survives a restart
+	Lease   time.Duration    // 30 s
+	Boot    uint32           // differs from that of every earlier start; 0: random
+	Name    string           // of this server, unique among servers that do not share state
+	Release string           // of the software, told to clients
+	Limits  Limits
+	Clock   func() time.Time // time.Now
+	Logger  *slog.Logger     // slog.Default()
+
+	// Registerer takes the metrics, nil: none. For several servers in one
+	// process wrap it with a label.
+	Registerer prometheus.Registerer
+}
+
+// Server is an NFS server. It is safe for concurrent use.
+type Server struct {
+	cfg     Config
+	exports *export.Set
+	state   *state.State
+	v4      *v4.Server
+	rpc     *rpc.Server
+
+	// stop ends the ticker, which done waits for.
+	stop context.CancelFunc
+	done sync.WaitGroup
+}
+
+// New returns a server that has loaded from the store which clients may reclaim.
+// The caller ends it with Shutdown, also when it never calls Serve. ctx is for
+// loading only.
+func New(ctx context.Context, cfg Config) (*Server, error) {
+	const op = "nfsserver.new"
+	if cfg.Store == nil || cfg.Name == "" {
+		return nil, vfs.Errorf(vfs.KindInvalid, op, "a state store and a name are required")
+	}
+	if cfg.Lease == 0 {
+		cfg.Lease = 30 * time.Second
+	}
+	if cfg.Lease < time.Second {
+		return nil, vfs.Errorf(vfs.KindInvalid, op, "a lease of %v is too short; NFS counts in seconds", cfg.Lease)
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = time.Now
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	for cfg.Boot == 0 {
+		var b [4]byte
+		rand.Read(b[:])
+		cfg.Boot = binary.BigEndian.Uint32(b[:])
+	}
+	ring, err := handle.NewRing(cfg.Cluster, cfg.Keys)
+	if err != nil {
+		return nil, vfs.Wrap(op, err)
+	}
+	table, err := export.NewTable(cfg.Exports, cfg.Clock())
+	if err != nil {
+		return nil, vfs.Wrap(op, err)
+	}
+	recorded, err := cfg.Store.Clients(ctx)
+	if err != nil {
+		return nil, vfs.Wrap(op, err)
+	}
+
+	s := &Server{cfg: cfg, exports: export.NewSet(table)}
+	s.state = state.New(state.Config{
+		Lease: cfg.Lease, Boot: cfg.Boot, Limits: cfg.Limits.State, Recorded: recorded,
+	}, cfg.Clock())
+	m := newMetrics()
+	s.v4 = v4.New(v4.Config{
+		State: s.state, Store: cfg.Store, Exports: s.exports, Ring: ring, Cluster: cfg.Cluster,
+		Owner: []byte(cfg.Name), Scope: []byte(cfg.Name), Release: cfg.Release,
+		MaxIO: cfg.Limits.MaxIO, Now: cfg.Clock, Logger: cfg.Logger, Observer: m,
+	})
+	s.rpc = rpc.NewServer(rpc.Config{
+		Limits: cfg.Limits.RPC,
+		Accept: s.accept,
+		Closed: s.v4.ConnClosed,
+		Logger: cfg.Logger,
+	})
+	s.rpc.Register(v4.Program, v4.Version, v4.Version, s.v4)
+	if cfg.Registerer != nil {
+		if err := m.register(cfg.Registerer, s.rpc, s.state); err != nil {
+			return nil, vfs.Errorf(vfs.KindInvalid, op, "metrics: %w", err)
+		}
+	}
+	run, stop := context.WithCancel(context.Background())
+	s.stop = stop
+	s.done.Go(func() { s.tick(run) })
+	return s, nil
+}
+
+// accept refuses connections from where no export may be used.
+func (s *Server) accept(remote netip.AddrPort) bool {
+	return len(s.exports.Table().Root().Children(0, remote.Addr())) > 0
+}
+
+func (s *Server) tick(ctx context.Context) {
+	t := time.NewTicker(tickInterval)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			s.v4.Tick(ctx)
+		}
+	}
+}
+
+// Tick looks at leases and the grace period now, for owners with a clock of
+// their own; the server itself does so every second.
+func (s *Server) Tick(ctx context.Context) { s.v4.Tick(ctx) }
+
+// Serve accepts connections on ln until Shutdown; then it returns nil. It may be
+// called for several listeners.
+func (s *Server) Serve(ln net.Listener) error { return s.rpc.Serve(ln) }
+
+// Shutdown stops accepting and reading, lets running calls finish and be
+// answered until ctx ends, and waits for everything the server started.
+func (s *Server) Shutdown(ctx context.Context) error {
+	err := s.rpc.Shutdown(ctx)
+	s.stop()
+	s.done.Wait()
+	return err
+}
+
+// SetExports replaces all exports for requests that begin from now on.
+func (s *Server) SetExports(exports []export.Export) error {
+	t, err := export.NewTable(exports, s.cfg.Clock())
+	if err != nil {
+		return vfs.Wrap("nfsserver.exports", err)
+	}
+	s.exports.Replace(t)
+	return nil
+}
+
+// SetKeys replaces the keys of file handles for requests that begin from now on.
+func (s *Server) SetKeys(keys []handle.Key) error {
+	r, err := handle.NewRing(s.cfg.Cluster, keys)
+	if err != nil {
+		return vfs.Wrap("nfsserver.keys", err)
+	}
+	s.v4.SetRing(r)
+	return nil
+}
+
+// State are the gauges and totals of client state.
+func (s *Server) State() state.Stats { return s.state.Stats() }

@@ -1,0 +1,187 @@
+package v4
+
+import (
+	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
+
+	"github.com/rackfs/rackfs/internal/xdr"
+	"github.com/rackfs/rackfs/nfsserver/state"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// inlineRead is the largest READ, in bytes, whose data is read straight into
+// the reply; longer ones go out from a buffer of their own by writev.
+const inlineRead = 16 << 10
+
+// readBuffer holds one READ's data until it was written to the client.
+type readBuffer struct {
+	b       []byte
+	release func() // puts it back
+}
+
+// startIO decides whether a stateid allows want on the current filehandle. With
+// a special stateid it opens the file for the caller, who must call endIO.
+func (c *compound) startIO(id state.Stateid, want vfs.OpenFlags) (temporary bool, st status) {
+	if c.cur.pseudo() {
+		return false, nfsv4.NFS4ERR_ISDIR
+	}
+	io, eff, st := c.s.cfg.State.CheckIO(c.now, c.clientID(), c.cur.file(), id, want)
+	if st = c.apply(eff, st); st != nfsv4.NFS4_OK {
+		return false, st
+	}
+	if !io.Special {
+		return false, nfsv4.NFS4_OK
+	}
+	if _, err := c.vfsOpen(&c.cur, want, true); err != nil {
+		return false, c.typeStatus(&c.cur, false, statusOf(err, true))
+	}
+	c.s.remember(c.cur.export.FSID, c.cur.export.FS)
+	return true, nfsv4.NFS4_OK
+}
+
+// endIO undoes startIO.
+func (c *compound) endIO(temporary bool, f vfs.OpenFlags) {
+	if temporary {
+		c.s.closeFile(c.ctx, c.cur.file(), f)
+	}
+}
+
+// opRead is READ (RFC 8881, 18.22).
+func (c *compound) opRead() status {
+	id := c.decodeStateid()
+	offset, count := c.d.Uint64(), int(c.d.Uint32())
+	if c.d.Err() != nil {
+		return nfsv4.NFS4ERR_BADXDR
+	}
+	count = min(count, c.s.cfg.MaxIO)
+	if st := c.tooBig(8 + count + xdr.Pad(count)); st != nfsv4.NFS4_OK {
+		return st
+	}
+	temporary, st := c.startIO(id, vfs.OpenRead)
+	if st != nfsv4.NFS4_OK {
+		return st
+	}
+	defer c.endIO(temporary, vfs.OpenRead)
+	if offset > vfs.MaxSize {
+		c.r.B = xdr.AppendUint32(xdr.AppendBool(c.r.B, true), 0)
+		return nfsv4.NFS4_OK
+	}
+	if count <= inlineRead {
+		return c.readInline(offset, count)
+	}
+	buf := c.s.buffers.Get().(*readBuffer)
+	n, eof, err := c.cur.export.FS.Read(c.ctx, c.cur.ino, offset, buf.b[:count])
+	if err != nil {
+		buf.release()
+		return c.typeStatus(&c.cur, false, statusOf(err, true))
+	}
+	c.r.B = xdr.AppendBool(c.r.B, eof)
+	c.r.AttachOpaque(buf.b[:n], buf.release)
+	c.observe(n, 0)
+	return nfsv4.NFS4_OK
+}
+
+func (c *compound) readInline(offset uint64, count int) status {
+	at := len(c.r.B)
+	c.r.B = xdr.AppendUint32(xdr.AppendUint32(c.r.B, 0), 0)
+	for len(c.r.B) < at+8+count+3 {
+		c.r.B = append(c.r.B, 0)
+	}
+	n, eof, err := c.cur.export.FS.Read(c.ctx, c.cur.ino, offset, c.r.B[at+8:at+8+count])
+	if err != nil {
+		return c.typeStatus(&c.cur, false, statusOf(err, true))
+	}
+	if eof {
+		xdr.PutUint32(c.r.B, at, 1)
+	}
+	xdr.PutUint32(c.r.B, at+4, uint32(n))
+	end := at + 8 + n
+	c.r.B = append(c.r.B[:end], make([]byte, xdr.Pad(n))...)
+	c.observe(n, 0)
+	return nfsv4.NFS4_OK
+}
+
+func (c *compound) observe(read, written int) {
+	if o := c.s.cfg.Observer; o != nil {
+		o.Data(read, written)
+	}
+}
+
+// opWrite is WRITE (RFC 8881, 18.32). The data stays in the record's buffer.
+func (c *compound) opWrite() status {
+	id := c.decodeStateid()
+	offset := c.d.Uint64()
+	how := nfsv4.StableHow4(c.d.Int32())
+	data := c.d.Opaque(c.d.Len())
+	if c.d.Err() != nil {
+		return nfsv4.NFS4ERR_BADXDR
+	}
+	var stable vfs.Stable
+	switch how {
+	case nfsv4.UNSTABLE4:
+		stable = vfs.Unstable
+	case nfsv4.DATA_SYNC4:
+		stable = vfs.DataSync
+	case nfsv4.FILE_SYNC4:
+		stable = vfs.FileSync
+	default:
+		return nfsv4.NFS4ERR_BADXDR
+	}
+	if len(data) > c.s.cfg.MaxIO {
+		data = data[:c.s.cfg.MaxIO]
+	}
+	if c.cur.pseudo() {
+		return nfsv4.NFS4ERR_ISDIR
+	}
+	if st := c.needWritable(&c.cur); st != nfsv4.NFS4_OK {
+		return st
+	}
+	if offset > vfs.MaxSize || uint64(len(data)) > vfs.MaxSize-offset {
+		return nfsv4.NFS4ERR_FBIG
+	}
+	temporary, st := c.startIO(id, vfs.OpenWrite)
+	if st != nfsv4.NFS4_OK {
+		return st
+	}
+	defer c.endIO(temporary, vfs.OpenWrite)
+	c.changed()
+	got, verifier, err := c.cur.export.FS.Write(c.ctx, c.fsCred(), c.cur.ino, offset, data, stable)
+	if err != nil {
+		return c.typeStatus(&c.cur, false, statusOf(err, true))
+	}
+	committed := nfsv4.UNSTABLE4
+	switch got {
+	case vfs.DataSync:
+		committed = nfsv4.DATA_SYNC4
+	case vfs.FileSync:
+		committed = nfsv4.FILE_SYNC4
+	}
+	b := xdr.AppendUint32(c.r.B, uint32(len(data)))
+	b = xdr.AppendInt32(b, int32(committed))
+	c.r.B = append(b, verifier[:]...)
+	c.observe(0, len(data))
+	return nfsv4.NFS4_OK
+}
+
+// opCommit is COMMIT (RFC 8881, 18.3).
+func (c *compound) opCommit() status {
+	offset, count := c.d.Uint64(), c.d.Uint32()
+	if c.d.Err() != nil {
+		return nfsv4.NFS4ERR_BADXDR
+	}
+	if c.cur.pseudo() {
+		return nfsv4.NFS4ERR_ISDIR
+	}
+	if st := c.needWritable(&c.cur); st != nfsv4.NFS4_OK {
+		return st
+	}
+	if offset > vfs.MaxSize || uint64(count) > vfs.MaxSize-offset {
+		return nfsv4.NFS4ERR_INVAL
+	}
+	c.changed()
+	verifier, err := c.cur.export.FS.Commit(c.ctx, c.cur.ino, offset, uint64(count))
+	if err != nil {
+		return c.typeStatus(&c.cur, false, statusOf(err, true))
+	}
+	c.r.B = append(c.r.B, verifier[:]...)
+	return nfsv4.NFS4_OK
+}

@@ -1,0 +1,408 @@
+package v4
+
+import (
+	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
+
+	"github.com/rackfs/rackfs/internal/xdr"
+	"github.com/rackfs/rackfs/nfsserver/state"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// openArgs are the arguments of OPEN.
+type openArgs struct {
+	access, deny uint32 // OPEN4_SHARE_ACCESS_*, OPEN4_SHARE_DENY_*
+	want         uint32 // OPEN4_SHARE_ACCESS_WANT_*
+	owner        []byte
+
+	create   bool
+	how      nfsv4.Createmode4
+	verifier [8]byte
+	attrs    vfs.SetAttr
+	mask     bitmap // of attrs
+
+	claim nfsv4.OpenClaimType4
+	name  string // of CLAIM_NULL
+}
+
+// Bits of share_access besides the access itself (RFC 8881, 18.16.1).
+const (
+	accessMask   = nfsv4.OPEN4_SHARE_ACCESS_BOTH
+	wantMask     = nfsv4.OPEN4_SHARE_ACCESS_WANT_DELEG_MASK
+	wantWhenMask = nfsv4.OPEN4_SHARE_ACCESS_WANT_SIGNAL_DELEG_WHEN_RESRC_AVAIL |
+		nfsv4.OPEN4_SHARE_ACCESS_WANT_PUSH_DELEG_WHEN_UNCONTENDED
+)
+
+func openFlags(access uint32) (f vfs.OpenFlags) {
+	if access&nfsv4.OPEN4_SHARE_ACCESS_READ != 0 {
+		f |= vfs.OpenRead
+	}
+	if access&nfsv4.OPEN4_SHARE_ACCESS_WRITE != 0 {
+		f |= vfs.OpenWrite
+	}
+	return f
+}
+
+// decodeOpen decodes and checks what can be checked without looking at anything.
+func (c *compound) decodeOpen() (a openArgs, st status) {
+	d := &c.d
+	d.Uint32() // seqid: sessions order requests (RFC 8881, 8.8)
+	share := d.Uint32()
+	a.access, a.want, a.deny = share&accessMask, share&wantMask, d.Uint32()
+	d.Uint64() // client id: that of the session counts
+	a.owner = d.Opaque(nfsv4.NFS4_OPAQUE_LIMIT)
+
+	st = nfsv4.NFS4_OK
+	bad := func(s status) {
+		if st == nfsv4.NFS4_OK {
+			st = s
+		}
+	}
+	switch nfsv4.Opentype4(d.Int32()) {
+	case nfsv4.OPEN4_NOCREATE:
+	case nfsv4.OPEN4_CREATE:
+		a.create = true
+		a.how = nfsv4.Createmode4(d.Int32())
+		if a.how == nfsv4.EXCLUSIVE4 || a.how == nfsv4.EXCLUSIVE4_1 {
+			copy(a.verifier[:], d.Fixed(len(a.verifier)))
+		}
+		if a.how < nfsv4.UNCHECKED4 || a.how > nfsv4.EXCLUSIVE4_1 {
+			return a, nfsv4.NFS4ERR_BADXDR
+		}
+		if a.how != nfsv4.EXCLUSIVE4 {
+			allowed := settable
+			if a.how == nfsv4.EXCLUSIVE4_1 {
+				allowed = exclusiveAttrs
+			}
+			var s status
+			a.attrs, a.mask, s = decodeSetAttr(d, c.enc.supported, allowed)
+			if s == nfsv4.NFS4ERR_BADXDR {
+				return a, s
+			}
+			bad(s)
+		}
+	default:
+		return a, nfsv4.NFS4ERR_BADXDR
+	}
+	a.claim = nfsv4.OpenClaimType4(d.Int32())
+	switch a.claim {
+	case nfsv4.CLAIM_NULL:
+		name, s := c.decodeName()
+		a.name = name
+		if s != nfsv4.NFS4_OK {
+			bad(s)
+		}
+	case nfsv4.CLAIM_PREVIOUS:
+		d.Uint32() // the kind of delegation it had: none was given
+	case nfsv4.CLAIM_FH, nfsv4.CLAIM_DELEG_PREV_FH:
+	case nfsv4.CLAIM_DELEGATE_CUR:
+		d.Skip(16)
+		d.Opaque(d.Len())
+	case nfsv4.CLAIM_DELEG_CUR_FH:
+		d.Skip(16)
+	case nfsv4.CLAIM_DELEGATE_PREV:
+		d.Opaque(d.Len())
+	default:
+		return a, nfsv4.NFS4ERR_BADXDR
+	}
+	if d.Err() != nil {
+		return a, nfsv4.NFS4ERR_BADXDR
+	}
+	switch {
+	case share&^(accessMask|wantMask|wantWhenMask) != 0, a.access == 0, a.want > nfsv4.OPEN4_SHARE_ACCESS_WANT_CANCEL,
+		a.deny > nfsv4.OPEN4_SHARE_DENY_BOTH:
+		bad(nfsv4.NFS4ERR_INVAL)
+	case a.create && a.claim != nfsv4.CLAIM_NULL:
+		bad(nfsv4.NFS4ERR_INVAL)
+	}
+	return a, st
+}
+
+// opened is what an OPEN ended up with.
+type opened struct {
+	obj object
+	dir vfs.DirChange // of the directory; zero unless something may have been created
+	set bitmap        // attributes of the request that were set
+}
+
+// opOpen is OPEN (RFC 8881, 18.16).
+func (c *compound) opOpen() status {
+	a, st := c.decodeOpen()
+	if st != nfsv4.NFS4_OK {
+		return st
+	}
+	switch a.claim {
+	case nfsv4.CLAIM_DELEGATE_CUR, nfsv4.CLAIM_DELEG_CUR_FH:
+		return nfsv4.NFS4ERR_BAD_STATEID // no delegation was ever given
+	case nfsv4.CLAIM_DELEGATE_PREV, nfsv4.CLAIM_DELEG_PREV_FH:
+		return nfsv4.NFS4ERR_NOTSUPP
+	}
+	if c.cur.pseudo() {
+		return c.openPseudo(&a)
+	}
+	readOnly := c.needWritable(&c.cur) != nfsv4.NFS4_OK
+	if readOnly && a.access&nfsv4.OPEN4_SHARE_ACCESS_WRITE != 0 {
+		return nfsv4.NFS4ERR_ROFS
+	}
+	args := state.OpenArgs{
+		Client: c.clientID(), Owner: a.owner, Access: a.access, Deny: a.deny,
+		Reclaim: a.claim == nfsv4.CLAIM_PREVIOUS,
+	}
+	var o opened
+	switch {
+	case a.claim != nfsv4.CLAIM_NULL:
+		o, st = c.openByHandle(&a, &args)
+	case a.create && !readOnly:
+		o, st = c.openCreate(&a, &args)
+	default:
+		o, st = c.openByName(&a, &args)
+	}
+	if st != nfsv4.NFS4_OK {
+		return st
+	}
+	// From here on package state owns the vfs open, or asks for its close.
+	id, eff, st := c.s.cfg.State.Open(c.now, args)
+	if st = c.apply(eff, st); st != nfsv4.NFS4_OK {
+		return st
+	}
+	c.saved.hasAttr = false
+	c.cur = o.obj
+	c.cur.stateid = id
+
+	b := appendStateid(c.r.B, id)
+	if o.dir == (vfs.DirChange{}) {
+		// Nothing was to be created; the directory was not looked at.
+		b = append(b, make([]byte, 20)...)
+	} else {
+		b = appendChangeInfo(b, o.dir)
+	}
+	b = xdr.AppendUint32(b, nfsv4.OPEN4_RESULT_LOCKTYPE_POSIX)
+	b = appendBitmap(b, o.set)
+	c.r.B = appendNoDelegation(b, a.want)
+	return nfsv4.NFS4_OK
+}
+
+// appendNoDelegation appends open_delegation4. A client that said what it wants
+// is told why it gets none (RFC 8881, 18.16.3).
+func appendNoDelegation(b []byte, want uint32) []byte {
+	var why nfsv4.WhyNoDelegation4
+	switch want {
+	case nfsv4.OPEN4_SHARE_ACCESS_WANT_NO_PREFERENCE:
+		return xdr.AppendInt32(b, int32(nfsv4.OPEN_DELEGATE_NONE))
+	case nfsv4.OPEN4_SHARE_ACCESS_WANT_NO_DELEG:
+		why = nfsv4.WND4_NOT_WANTED
+	case nfsv4.OPEN4_SHARE_ACCESS_WANT_CANCEL:
+		why = nfsv4.WND4_CANCELLED
+	default:
+		why = nfsv4.WND4_NOT_SUPP_FTYPE
+	}
+	b = xdr.AppendInt32(b, int32(nfsv4.OPEN_DELEGATE_NONE_EXT))
+	return xdr.AppendInt32(b, int32(why))
+}
+
+// openPseudo answers an OPEN in the pseudo file system, where there is nothing
+// but directories.
+func (c *compound) openPseudo(a *openArgs) status {
+	if a.claim != nfsv4.CLAIM_NULL {
+		return nfsv4.NFS4ERR_ISDIR
+	}
+	switch found := c.cur.node.Lookup(a.name, c.from) != nil; {
+	case found && a.create && a.how != nfsv4.UNCHECKED4:
+		return nfsv4.NFS4ERR_EXIST
+	case found:
+		return nfsv4.NFS4ERR_ISDIR
+	case a.create:
+		return nfsv4.NFS4ERR_ROFS
+	}
+	return nfsv4.NFS4ERR_NOENT
+}
+
+// allowed asks package state before the vfs is touched.
+func (c *compound) allowed(args *state.OpenArgs) status {
+	eff, st := c.s.cfg.State.OpenAllowed(c.now, *args)
+	return c.apply(eff, st)
+}
+
+// openByHandle is an OPEN of the current filehandle itself: CLAIM_FH, CLAIM_PREVIOUS.
+func (c *compound) openByHandle(a *openArgs, args *state.OpenArgs) (opened, status) {
+	o := opened{obj: c.cur}
+	return o, c.openObject(&o.obj, a, args)
+}
+
+// openByName opens what exists. It creates nothing: OPEN4_NOCREATE, or a
+// read-only export, where O_CREAT of what exists is an open.
+func (c *compound) openByName(a *openArgs, args *state.OpenArgs) (opened, status) {
+	obj, st := c.lookup(a.name)
+	switch {
+	case st == nfsv4.NFS4ERR_NOENT && a.create:
+		return opened{}, nfsv4.NFS4ERR_ROFS
+	case st != nfsv4.NFS4_OK:
+		return opened{}, st
+	case a.create && a.how != nfsv4.UNCHECKED4:
+		return opened{}, nfsv4.NFS4ERR_EXIST
+	case a.create && a.attrs.Size != nil:
+		return opened{}, nfsv4.NFS4ERR_ROFS
+	}
+	o := opened{obj: obj}
+	return o, c.openObject(&o.obj, a, args)
+}
+
+// openObject does the vfs open of o.
+func (c *compound) openObject(o *object, a *openArgs, args *state.OpenArgs) status {
+	if o.hasAttr {
+		if st := checkType(o.attr.Type, false); st != nfsv4.NFS4_OK {
+			return st
+		}
+	}
+	args.File = o.file()
+	if st := c.allowed(args); st != nfsv4.NFS4_OK {
+		return st
+	}
+	args.Held = openFlags(a.access)
+	// An open that is reclaimed was permitted when it was made.
+	attr, err := c.vfsOpen(o, args.Held, args.Reclaim)
+	if err != nil {
+		return c.typeStatus(o, false, statusOf(err, true))
+	}
+	o.attr, o.hasAttr = attr, true
+	c.s.remember(o.export.FSID, o.export.FS)
+	return nfsv4.NFS4_OK
+}
+
+// vfsOpen opens o with the caller's permission. Execute permission suffices
+// for reading: a client has to read a program to run it.
+func (c *compound) vfsOpen(o *object, f vfs.OpenFlags, override bool) (vfs.Attr, error) {
+	fs, cred := o.export.FS, c.fsCred()
+	attr, err := fs.Open(c.ctx, cred, o.ino, f, override)
+	if vfs.KindOf(err) != vfs.KindAccess || f != vfs.OpenRead {
+		return attr, err
+	}
+	now, err2 := fs.GetAttr(c.ctx, o.ino)
+	if err2 != nil || now.Type != vfs.TypeFile || !now.Permits(cred, vfs.AccessExec) {
+		return attr, err
+	}
+	return fs.Open(c.ctx, &vfs.Root, o.ino, f, true)
+}
+
+// openCreate creates, or opens what exists, as the create mode says.
+func (c *compound) openCreate(a *openArgs, args *state.OpenArgs) (opened, status) {
+	if st := c.allowed(args); st != nfsv4.NFS4_OK { // grace; the file is not known yet
+		return opened{}, st
+	}
+	ca := vfs.CreateArgs{Verifier: a.verifier, Attr: a.attrs, Open: openFlags(a.access)}
+	switch a.how {
+	case nfsv4.UNCHECKED4:
+		ca.Exclusive = vfs.Unchecked
+	case nfsv4.GUARDED4:
+		ca.Exclusive = vfs.Guarded
+	default:
+		ca.Exclusive = vfs.ByVerifier
+	}
+	// The size is set afterwards: whether an existing file may be truncated
+	// depends on other clients' deny modes, known once its inode is.
+	size := ca.Attr.Size
+	ca.Attr.Size = nil
+	made, err := c.cur.export.FS.Create(c.ctx, c.fsCred(), c.cur.ino, a.name, ca)
+	if err != nil {
+		return opened{}, c.createStatus(a.name, statusOf(err, false))
+	}
+	c.s.remember(c.cur.export.FSID, c.cur.export.FS)
+	o := opened{obj: c.sibling(&made.Attr), dir: made.Dir}
+	args.File, args.Held = o.obj.file(), ca.Open
+	if made.New || a.how == nfsv4.EXCLUSIVE4_1 {
+		o.set = a.mask
+	}
+	if !made.New {
+		if st := c.allowed(args); st != nfsv4.NFS4_OK {
+			c.abandon(args)
+			return opened{}, st
+		}
+	}
+	// Of an existing file only truncation to nothing is asked by OPEN (18.16.3).
+	if size != nil && (made.New && *size > 0 || !made.New && *size == 0 && a.how == nfsv4.UNCHECKED4) {
+		attr, err := c.cur.export.FS.SetAttr(c.ctx, c.fsCred(), o.obj.ino, vfs.SetAttr{Size: size}, ca.Open&vfs.OpenWrite != 0)
+		if err != nil {
+			c.abandon(args)
+			return opened{}, statusOf(err, false)
+		}
+		o.obj.attr = attr
+		o.set = o.set.or(bits4(nfsv4.FATTR4_SIZE))
+	}
+	return o, nfsv4.NFS4_OK
+}
+
+// abandon closes a vfs open that package state has not heard of.
+func (c *compound) abandon(args *state.OpenArgs) {
+	c.s.closeFile(c.ctx, args.File, args.Held)
+}
+
+// createStatus refines the error of a create: an existing entry that is no
+// regular file, or a directory that is none, is told by its type.
+func (c *compound) createStatus(name string, st status) status {
+	switch st {
+	case nfsv4.NFS4ERR_ISDIR, nfsv4.NFS4ERR_WRONG_TYPE, nfsv4.NFS4ERR_INVAL, nfsv4.NFS4ERR_NOTDIR:
+	default:
+		return st
+	}
+	dir := c.cur
+	if s := c.typeStatus(&dir, true, st); s == nfsv4.NFS4ERR_NOTDIR || s == nfsv4.NFS4ERR_SYMLINK {
+		return s
+	}
+	if entry, s := c.lookup(name); s == nfsv4.NFS4_OK {
+		if s := checkType(entry.attr.Type, false); s != nfsv4.NFS4_OK {
+			return s
+		}
+	}
+	return st
+}
+
+// opOpenDowngrade is OPEN_DOWNGRADE (RFC 8881, 18.18).
+func (c *compound) opOpenDowngrade() status {
+	id := c.decodeStateid()
+	c.d.Uint32() // seqid
+	access, deny := c.d.Uint32(), c.d.Uint32()
+	if c.d.Err() != nil {
+		return nfsv4.NFS4ERR_BADXDR
+	}
+	if c.cur.pseudo() {
+		return nfsv4.NFS4ERR_BAD_STATEID
+	}
+	access &^= wantMask | wantWhenMask
+	if access == 0 || access > nfsv4.OPEN4_SHARE_ACCESS_BOTH || deny > nfsv4.OPEN4_SHARE_DENY_BOTH {
+		return nfsv4.NFS4ERR_INVAL
+	}
+	got, eff, st := c.s.cfg.State.OpenDowngrade(c.now, c.clientID(), c.cur.file(), id, access, deny)
+	return c.newStateid(got, c.apply(eff, st))
+}
+
+// opClose is CLOSE (RFC 8881, 18.2).
+func (c *compound) opClose() status {
+	c.d.Uint32() // seqid
+	id := c.decodeStateid()
+	if c.d.Err() != nil {
+		return nfsv4.NFS4ERR_BADXDR
+	}
+	if c.cur.pseudo() {
+		return nfsv4.NFS4ERR_BAD_STATEID
+	}
+	got, eff, st := c.s.cfg.State.Close(c.now, c.clientID(), c.cur.file(), id)
+	return c.newStateid(got, c.apply(eff, st))
+}
+
+// newStateid answers with a stateid, which becomes the current one.
+func (c *compound) newStateid(id state.Stateid, st status) status {
+	if st != nfsv4.NFS4_OK {
+		return st
+	}
+	c.cur.stateid = id
+	c.r.B = appendStateid(c.r.B, id)
+	return st
+}
+
+// opDelegReturn is DELEGRETURN (RFC 8881, 18.6): nothing to return.
+func (c *compound) opDelegReturn() status {
+	c.decodeStateid()
+	if c.d.Err() != nil {
+		return nfsv4.NFS4ERR_BADXDR
+	}
+	return nfsv4.NFS4ERR_BAD_STATEID
+}

@@ -1,0 +1,243 @@
+package v4
+
+import (
+	"strconv"
+
+	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
+
+	"github.com/rackfs/rackfs/internal/xdr"
+	"github.com/rackfs/rackfs/nfsserver/rpc"
+	"github.com/rackfs/rackfs/nfsserver/state"
+)
+
+// maxSecParms bounds callback security parameters in one request.
+const maxSecParms = 8
+
+// opSequence is SEQUENCE (RFC 8881, 18.46).
+func (c *compound) opSequence() status {
+	a := state.SequenceArgs{
+		SessionID: c.decodeSessionID(),
+		Sequence:  c.d.Uint32(),
+		Slot:      c.d.Uint32(),
+		Conn:      c.req.Conn.ID(),
+		Single:    c.ops == 1,
+	}
+	a.HighestSlot, a.CacheThis = c.d.Uint32(), c.d.Bool()
+	if c.d.Err() != nil {
+		return nfsv4.NFS4ERR_BADXDR
+	}
+	a.Digest = state.Digest(c.req.Body, c.req.Cred.UID)
+	res, st := c.s.cfg.State.Sequence(c.now, a)
+	if st != nfsv4.NFS4_OK {
+		return st
+	}
+	if res.Replay != nil {
+		c.replay = res.Replay
+		return nfsv4.NFS4_OK
+	}
+	c.call, c.uncached = res.Call, res.Uncached
+	b := append(c.r.B, a.SessionID[:]...)
+	b = xdr.AppendUint32(b, a.Sequence)
+	b = xdr.AppendUint32(b, a.Slot)
+	b = xdr.AppendUint32(b, res.HighestSlot)
+	b = xdr.AppendUint32(b, res.TargetHighestSlot)
+	c.r.B = xdr.AppendUint32(b, res.StatusFlags)
+	return nfsv4.NFS4_OK
+}
+
+func (c *compound) decodeSessionID() (id state.SessionID) {
+	copy(id[:], c.d.Fixed(len(id)))
+	return id
+}
+
+// principal is who makes the call, as far as AUTH_SYS can tell.
+func principal(req *rpc.Request) state.Principal {
+	if req.Flavor == rpc.AuthSys {
+		return state.Principal("sys/" + strconv.FormatUint(uint64(req.Cred.UID), 10))
+	}
+	return "none"
+}
+
+// opExchangeID is EXCHANGE_ID (RFC 8881, 18.35).
+func (c *compound) opExchangeID() status {
+	var a nfsv4.ExchangeId4args
+	if _, err := a.ReadFrom(&c.d); err != nil {
+		return nfsv4.NFS4ERR_BADXDR
+	}
+	if len(a.EiaClientowner.CoOwnerid) > nfsv4.NFS4_OPAQUE_LIMIT || len(a.EiaClientImplId) > 1 {
+		return nfsv4.NFS4ERR_BADXDR
+	}
+	// Flags that only a server may set, or that do not exist, are refused.
+	const known = nfsv4.EXCHGID4_FLAG_SUPP_MOVED_REFER | nfsv4.EXCHGID4_FLAG_SUPP_MOVED_MIGR | nfsv4.EXCHGID4_FLAG_SUPP_FENCE_OPS |
+		nfsv4.EXCHGID4_FLAG_BIND_PRINC_STATEID | nfsv4.EXCHGID4_FLAG_MASK_PNFS | nfsv4.EXCHGID4_FLAG_UPD_CONFIRMED_REC_A
+	if a.EiaFlags&^known != 0 {
+		return nfsv4.NFS4ERR_INVAL
+	}
+	switch a.EiaStateProtect.(type) {
+	case *nfsv4.StateProtect4A_SP4_NONE:
+	default:
+		// Both other ways need RPCSEC_GSS (18.35.3).
+		return nfsv4.NFS4ERR_INVAL
+	}
+	res, eff, st := c.s.cfg.State.ExchangeID(c.now, state.ExchangeIDArgs{
+		Owner:     a.EiaClientowner.CoOwnerid,
+		Verifier:  a.EiaClientowner.CoVerifier,
+		Flags:     a.EiaFlags,
+		Principal: principal(c.req),
+	})
+	if st = c.apply(eff, st); st != nfsv4.NFS4_OK {
+		return st
+	}
+	ok := nfsv4.ExchangeId4resok{
+		EirClientid:     res.ClientID,
+		EirSequenceid:   res.Sequence,
+		EirFlags:        res.Flags,
+		EirStateProtect: &nfsv4.StateProtect4R_SP4_NONE{},
+		EirServerOwner:  nfsv4.ServerOwner4{SoMajorId: c.s.cfg.Owner},
+		EirServerScope:  c.s.cfg.Scope,
+		EirServerImplId: []nfsv4.NfsImplId4{{NiiDomain: "rackfs.dev", NiiName: "rackfs " + c.s.cfg.Release}},
+	}
+	if _, err := ok.WriteTo(c.r); err != nil {
+		return nfsv4.NFS4ERR_SERVERFAULT
+	}
+	return nfsv4.NFS4_OK
+}
+
+func (c *compound) decodeChannel() (a state.ChannelAttrs) {
+	c.d.Uint32() // headerpadsize: RDMA only
+	a.MaxRequest = c.d.Uint32()
+	a.MaxResponse = c.d.Uint32()
+	a.MaxCachedResponse = c.d.Uint32()
+	a.MaxOps = c.d.Uint32()
+	a.MaxSlots = c.d.Uint32()
+	for range c.d.Count(1, 4) {
+		c.d.Uint32() // rdma_ird
+	}
+	return a
+}
+
+func appendChannel(b []byte, a *state.ChannelAttrs) []byte {
+	b = xdr.AppendUint32(b, 0)
+	b = xdr.AppendUint32(b, a.MaxRequest)
+	b = xdr.AppendUint32(b, a.MaxResponse)
+	b = xdr.AppendUint32(b, a.MaxCachedResponse)
+	b = xdr.AppendUint32(b, a.MaxOps)
+	b = xdr.AppendUint32(b, a.MaxSlots)
+	return xdr.AppendUint32(b, 0)
+}
+
+// skipSecParms reads callback_sec_parms4<>: callbacks carry AUTH_NONE or
+// AUTH_SYS whatever is offered, so only the form is checked.
+func (c *compound) skipSecParms() {
+	for range c.d.Count(maxSecParms, 4) {
+		switch rpc.Flavor(c.d.Uint32()) {
+		case rpc.AuthNone:
+		case rpc.AuthSys:
+			c.d.Uint32()    // stamp
+			c.d.Opaque(255) // machine name
+			c.d.Skip(8)     // uid, gid
+			c.d.Skip(4 * c.d.Count(16, 4))
+		case rpc.AuthGSS:
+			c.d.Uint32() // service
+			c.d.Opaque(c.d.Len())
+			c.d.Opaque(c.d.Len())
+		default:
+			c.d.Fail(xdr.ErrLength)
+		}
+	}
+}
+
+// opCreateSession is CREATE_SESSION (RFC 8881, 18.36).
+func (c *compound) opCreateSession() status {
+	a := state.CreateSessionArgs{
+		ClientID:  c.d.Uint64(),
+		Sequence:  c.d.Uint32(),
+		Flags:     c.d.Uint32(),
+		Fore:      c.decodeChannel(),
+		Back:      c.decodeChannel(),
+		Principal: principal(c.req),
+		Conn:      c.req.Conn.ID(),
+	}
+	a.CallbackProgram = c.d.Uint32()
+	c.skipSecParms()
+	if c.d.Err() != nil {
+		return nfsv4.NFS4ERR_BADXDR
+	}
+	res, eff, st := c.s.cfg.State.CreateSession(c.now, a)
+	if st = c.apply(eff, st); st != nfsv4.NFS4_OK {
+		return st
+	}
+	b := append(c.r.B, res.SessionID[:]...)
+	b = xdr.AppendUint32(b, res.Sequence)
+	b = xdr.AppendUint32(b, res.Flags)
+	b = appendChannel(b, &res.Fore)
+	c.r.B = appendChannel(b, &res.Back)
+	return nfsv4.NFS4_OK
+}
+
+// opDestroySession is DESTROY_SESSION (RFC 8881, 18.37). Within a session it
+// must come last, because nothing after it would have a session.
+func (c *compound) opDestroySession() status {
+	id := c.decodeSessionID()
+	if c.d.Err() != nil {
+		return nfsv4.NFS4ERR_BADXDR
+	}
+	if c.call != nil && c.call.SessionID == id && c.index != c.ops-1 {
+		return nfsv4.NFS4ERR_NOT_ONLY_OP
+	}
+	return c.s.cfg.State.DestroySession(c.now, id, c.call)
+}
+
+// opDestroyClientID is DESTROY_CLIENTID (RFC 8881, 18.50).
+func (c *compound) opDestroyClientID() status {
+	id := c.d.Uint64()
+	if c.d.Err() != nil {
+		return nfsv4.NFS4ERR_BADXDR
+	}
+	eff, st := c.s.cfg.State.DestroyClientID(c.now, id, principal(c.req))
+	return c.apply(eff, st)
+}
+
+// opBindConn is BIND_CONN_TO_SESSION (RFC 8881, 18.34).
+func (c *compound) opBindConn() status {
+	id := c.decodeSessionID()
+	dir := nfsv4.ChannelDirFromClient4(c.d.Int32())
+	c.d.Bool() // RDMA mode: never
+	if c.d.Err() != nil {
+		return nfsv4.NFS4ERR_BADXDR
+	}
+	got, st := c.s.cfg.State.BindConn(c.now, id, c.req.Conn.ID(), dir)
+	if st != nfsv4.NFS4_OK {
+		return st
+	}
+	b := append(c.r.B, id[:]...)
+	b = xdr.AppendInt32(b, int32(got))
+	c.r.B = xdr.AppendBool(b, false)
+	return nfsv4.NFS4_OK
+}
+
+// opBackchannelCtl is BACKCHANNEL_CTL (RFC 8881, 18.33).
+func (c *compound) opBackchannelCtl() status {
+	program := c.d.Uint32()
+	c.skipSecParms()
+	if c.d.Err() != nil {
+		return nfsv4.NFS4ERR_BADXDR
+	}
+	return c.s.cfg.State.BackchannelCtl(c.now, c.call.SessionID, program)
+}
+
+// opReclaimComplete is RECLAIM_COMPLETE (RFC 8881, 18.51).
+func (c *compound) opReclaimComplete() status {
+	oneFS := c.d.Bool()
+	if c.d.Err() != nil {
+		return nfsv4.NFS4ERR_BADXDR
+	}
+	if oneFS && !c.cur.set() {
+		return nfsv4.NFS4ERR_NOFILEHANDLE
+	}
+	eff, st := c.s.cfg.State.ReclaimComplete(c.now, c.clientID(), oneFS)
+	return c.apply(eff, st)
+}
+
+// opSetSSV is SET_SSV: no client has SP4_SSV protection (RFC 8881, 18.47.3).
+func (c *compound) opSetSSV() status { return nfsv4.NFS4ERR_INVAL }

@@ -1,0 +1,129 @@
+package v4
+
+import "github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
+
+type opFlags uint8
+
+const (
+	needsFH     opFlags = 1 << iota // the current filehandle must be set
+	sessionless                     // may be the only operation of a COMPOUND without SEQUENCE
+	changes                         // changes something: its result must fit before it is begun
+)
+
+// opDef is an operation that this server knows.
+type opDef struct {
+	run   func(*compound) status
+	minor uint32 // lowest minor version that has it
+	flags opFlags
+	room  int // bytes its result may take, of those that change something
+}
+
+// Rooms of results: enough for a cinfo, a stateid and a bitmap; OPEN's also
+// holds a delegation union, LOCK's the owner of the lock in the way.
+const (
+	smallRoom = 96
+	openRoom  = 160
+	lockRoom  = 64 + nfsv4.NFS4_OPAQUE_LIMIT
+)
+
+// Operations of RFC 8276, which the generated types predate.
+const (
+	opGetXattr    nfsv4.NfsOpnum4 = 72
+	opSetXattr    nfsv4.NfsOpnum4 = 73
+	opListXattrs  nfsv4.NfsOpnum4 = 74
+	opRemoveXattr nfsv4.NfsOpnum4 = 75
+)
+
+// lookupOp finds an operation, nil if the minor version has none of that number.
+func lookupOp(op nfsv4.NfsOpnum4, minor uint32) *opDef {
+	if op < 0 || int(op) >= len(opTable) {
+		return nil
+	}
+	if def := &opTable[op]; def.run != nil && minor >= def.minor {
+		return def
+	}
+	return nil
+}
+
+// notSupported answers operations that exist but are optional, or that minor
+// version 1 forbids (RFC 8881, 17).
+func notSupported(*compound) status { return nfsv4.NFS4ERR_NOTSUPP }
+
+// opTable is indexed by operation number.
+var opTable = [...]opDef{
+	nfsv4.OP_ACCESS:              {run: (*compound).opAccess, flags: needsFH},
+	nfsv4.OP_CLOSE:               {run: (*compound).opClose, flags: needsFH | changes, room: smallRoom},
+	nfsv4.OP_COMMIT:              {run: (*compound).opCommit, flags: needsFH},
+	nfsv4.OP_CREATE:              {run: (*compound).opCreate, flags: needsFH | changes, room: smallRoom},
+	nfsv4.OP_DELEGPURGE:          {run: notSupported},
+	nfsv4.OP_DELEGRETURN:         {run: (*compound).opDelegReturn, flags: needsFH},
+	nfsv4.OP_GETATTR:             {run: (*compound).opGetAttr, flags: needsFH},
+	nfsv4.OP_GETFH:               {run: (*compound).opGetFH, flags: needsFH},
+	nfsv4.OP_LINK:                {run: (*compound).opLink, flags: needsFH | changes, room: smallRoom},
+	nfsv4.OP_LOCK:                {run: (*compound).opLock, flags: needsFH | changes, room: lockRoom},
+	nfsv4.OP_LOCKT:               {run: (*compound).opLockT, flags: needsFH},
+	nfsv4.OP_LOCKU:               {run: (*compound).opLockU, flags: needsFH | changes, room: smallRoom},
+	nfsv4.OP_LOOKUP:              {run: (*compound).opLookup, flags: needsFH},
+	nfsv4.OP_LOOKUPP:             {run: (*compound).opLookupP, flags: needsFH},
+	nfsv4.OP_NVERIFY:             {run: (*compound).opNVerify, flags: needsFH},
+	nfsv4.OP_OPEN:                {run: (*compound).opOpen, flags: needsFH | changes, room: openRoom},
+	nfsv4.OP_OPENATTR:            {run: notSupported, flags: needsFH},
+	nfsv4.OP_OPEN_CONFIRM:        {run: notSupported},
+	nfsv4.OP_OPEN_DOWNGRADE:      {run: (*compound).opOpenDowngrade, flags: needsFH | changes, room: smallRoom},
+	nfsv4.OP_PUTFH:               {run: (*compound).opPutFH},
+	nfsv4.OP_PUTPUBFH:            {run: (*compound).opPutRootFH},
+	nfsv4.OP_PUTROOTFH:           {run: (*compound).opPutRootFH},
+	nfsv4.OP_READ:                {run: (*compound).opRead, flags: needsFH},
+	nfsv4.OP_READDIR:             {run: (*compound).opReadDir, flags: needsFH},
+	nfsv4.OP_READLINK:            {run: (*compound).opReadLink, flags: needsFH},
+	nfsv4.OP_REMOVE:              {run: (*compound).opRemove, flags: needsFH | changes, room: smallRoom},
+	nfsv4.OP_RENAME:              {run: (*compound).opRename, flags: needsFH | changes, room: smallRoom},
+	nfsv4.OP_RENEW:               {run: notSupported},
+	nfsv4.OP_RESTOREFH:           {run: (*compound).opRestoreFH},
+	nfsv4.OP_SAVEFH:              {run: (*compound).opSaveFH, flags: needsFH},
+	nfsv4.OP_SECINFO:             {run: (*compound).opSecinfo, flags: needsFH},
+	nfsv4.OP_SETATTR:             {run: (*compound).opSetAttr, flags: needsFH | changes, room: smallRoom},
+	nfsv4.OP_SETCLIENTID:         {run: notSupported},
+	nfsv4.OP_SETCLIENTID_CONFIRM: {run: notSupported},
+	nfsv4.OP_VERIFY:              {run: (*compound).opVerify, flags: needsFH},
+	nfsv4.OP_WRITE:               {run: (*compound).opWrite, flags: needsFH | changes, room: smallRoom},
+	nfsv4.OP_RELEASE_LOCKOWNER:   {run: notSupported},
+
+	nfsv4.OP_BACKCHANNEL_CTL:      {run: (*compound).opBackchannelCtl, flags: changes, room: smallRoom},
+	nfsv4.OP_BIND_CONN_TO_SESSION: {run: (*compound).opBindConn, flags: sessionless},
+	nfsv4.OP_EXCHANGE_ID:          {run: (*compound).opExchangeID, flags: sessionless},
+	nfsv4.OP_CREATE_SESSION:       {run: (*compound).opCreateSession, flags: sessionless},
+	nfsv4.OP_DESTROY_SESSION:      {run: (*compound).opDestroySession, flags: sessionless},
+	nfsv4.OP_FREE_STATEID:         {run: (*compound).opFreeStateid},
+	nfsv4.OP_GET_DIR_DELEGATION:   {run: notSupported},
+	nfsv4.OP_GETDEVICEINFO:        {run: notSupported},
+	nfsv4.OP_GETDEVICELIST:        {run: notSupported},
+	nfsv4.OP_LAYOUTCOMMIT:         {run: notSupported},
+	nfsv4.OP_LAYOUTGET:            {run: notSupported},
+	nfsv4.OP_LAYOUTRETURN:         {run: notSupported},
+	nfsv4.OP_SECINFO_NO_NAME:      {run: (*compound).opSecinfoNoName, flags: needsFH},
+	nfsv4.OP_SEQUENCE:             {run: (*compound).opSequence, flags: sessionless},
+	nfsv4.OP_SET_SSV:              {run: (*compound).opSetSSV},
+	nfsv4.OP_TEST_STATEID:         {run: (*compound).opTestStateid},
+	nfsv4.OP_WANT_DELEGATION:      {run: notSupported},
+	nfsv4.OP_DESTROY_CLIENTID:     {run: (*compound).opDestroyClientID, flags: sessionless},
+	nfsv4.OP_RECLAIM_COMPLETE:     {run: (*compound).opReclaimComplete, flags: changes, room: smallRoom},
+
+	nfsv4.OP_ALLOCATE:       {run: notSupported, minor: 2},
+	nfsv4.OP_COPY:           {run: notSupported, minor: 2},
+	nfsv4.OP_COPY_NOTIFY:    {run: notSupported, minor: 2},
+	nfsv4.OP_DEALLOCATE:     {run: notSupported, minor: 2},
+	nfsv4.OP_IO_ADVISE:      {run: (*compound).opIOAdvise, minor: 2, flags: needsFH},
+	nfsv4.OP_LAYOUTERROR:    {run: notSupported, minor: 2},
+	nfsv4.OP_LAYOUTSTATS:    {run: notSupported, minor: 2},
+	nfsv4.OP_OFFLOAD_CANCEL: {run: notSupported, minor: 2},
+	nfsv4.OP_OFFLOAD_STATUS: {run: notSupported, minor: 2},
+	nfsv4.OP_READ_PLUS:      {run: notSupported, minor: 2},
+	nfsv4.OP_SEEK:           {run: (*compound).opSeek, minor: 2, flags: needsFH},
+	nfsv4.OP_WRITE_SAME:     {run: notSupported, minor: 2},
+	nfsv4.OP_CLONE:          {run: notSupported, minor: 2},
+	opGetXattr:              {run: notSupported, minor: 2},
+	opSetXattr:              {run: notSupported, minor: 2},
+	opListXattrs:            {run: notSupported, minor: 2},
+	opRemoveXattr:           {run: notSupported, minor: 2},
+}

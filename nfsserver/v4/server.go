@@ -1,0 +1,160 @@
+package v4
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
+
+	"github.com/rackfs/rackfs/nfsserver/export"
+	"github.com/rackfs/rackfs/nfsserver/handle"
+	"github.com/rackfs/rackfs/nfsserver/rpc"
+	"github.com/rackfs/rackfs/nfsserver/state"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// Program and version numbers of NFS version 4.
+const (
+	Program = 100003
+	Version = 4
+)
+
+// Procedures.
+const (
+	procNull     = 0
+	procCompound = 1
+)
+
+// DefaultMaxIO is the largest READ and WRITE in bytes.
+const DefaultMaxIO = 1 << 20
+
+// Observer hears of every operation, for metrics. Methods are called
+// concurrently and must be quick.
+type Observer interface {
+	// Op reports an operation that ended with st after d.
+	Op(op nfsv4.NfsOpnum4, st nfsv4.Nfsstat4, d time.Duration)
+	// Data reports file data moved.
+	Data(read, written int)
+}
+
+// Config of a Server. All fields without a default are required.
+type Config struct {
+	State   *state.State
+	Store   state.StateStore
+	Exports *export.Set
+	Ring    *handle.Ring
+	Cluster [16]byte // the fsid of every file system contains it
+
+	// Owner and Scope name the server in EXCHANGE_ID. Clients treat servers
+	// with equal owners as one, with one set of client ids and sessions, and those of
+	// equal scope as sharing handles.
+	Owner, Scope []byte
+	Release      string // of the software, told to clients
+
+	MaxIO    int              // bytes of one READ or WRITE, DefaultMaxIO
+	Now      func() time.Time // the clock, time.Now
+	Logger   *slog.Logger     // slog.Default()
+	Observer Observer         // may be nil
+}
+
+// Server interprets COMPOUNDs. It is safe for concurrent use.
+type Server struct {
+	cfg  Config
+	ring atomic.Pointer[handle.Ring]
+
+	compounds sync.Pool // of *compound
+	buffers   sync.Pool // of *readBuffer, MaxIO long
+
+	// fileSystems holds the vfs.FS by id of every file system that ever had an
+	// open here: closes must reach it after its export was taken away.
+	fileSystems sync.Map // uint64 -> vfs.FS
+}
+
+// New returns a server.
+func New(cfg Config) *Server {
+	if cfg.MaxIO == 0 {
+		cfg.MaxIO = DefaultMaxIO
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	s := &Server{cfg: cfg}
+	s.ring.Store(cfg.Ring)
+	s.compounds.New = func() any { return &compound{} }
+	s.buffers.New = func() any {
+		b := &readBuffer{b: make([]byte, cfg.MaxIO)}
+		b.release = func() { s.buffers.Put(b) }
+		return b
+	}
+	return s
+}
+
+// SetRing replaces the key ring of file handles for requests that begin from now on.
+func (s *Server) SetRing(r *handle.Ring) { s.ring.Store(r) }
+
+// ServeRPC implements rpc.Program.
+func (s *Server) ServeRPC(ctx context.Context, req *rpc.Request) {
+	switch req.Proc {
+	case procNull:
+		return
+	case procCompound:
+		c := s.compounds.Get().(*compound)
+		c.begin(s, ctx, req)
+		c.run()
+		*c = compound{scratch: c.scratch[:0]}
+		s.compounds.Put(c)
+	default:
+		req.ProcUnavail()
+	}
+}
+
+// ConnClosed forgets what a connection was bound to.
+func (s *Server) ConnClosed(c *rpc.Conn) { s.cfg.State.ConnClosed(c.ID()) }
+
+// Tick ends leases and the grace period that are over. The owner calls it about
+// once a second.
+func (s *Server) Tick(ctx context.Context) {
+	eff := s.cfg.State.Tick(s.cfg.Now())
+	if err := s.apply(ctx, &eff); err != nil {
+		s.cfg.Logger.Warn("nfs: client state could not be stored; will be tried again", "err", err)
+	}
+}
+
+// apply carries out effects, or hands them back for a later try.
+func (s *Server) apply(ctx context.Context, eff *state.Effects) error {
+	if eff.Empty() {
+		return nil
+	}
+	if err := eff.Apply(ctx, s.cfg.Store, s.closeFile); err != nil {
+		s.cfg.State.Retry(*eff)
+		return err
+	}
+	return nil
+}
+
+// closeFile is the vfs.Close of an open that ended.
+func (s *Server) closeFile(ctx context.Context, f state.File, flags vfs.OpenFlags) {
+	fs, ok := s.fileSystems.Load(f.FS)
+	if !ok {
+		s.cfg.Logger.Error("nfs: close in a file system that had no open", "fs", f.FS, "ino", f.Ino)
+		return
+	}
+	// An open that is not closed would keep an unlinked file for ever, so the
+	// close is not given up with the request that caused it.
+	if err := fs.(vfs.FS).Close(context.WithoutCancel(ctx), f.Ino, flags); err != nil {
+		s.cfg.Logger.Warn("nfs: close", "fs", f.FS, "ino", f.Ino, "err", err)
+	}
+}
+
+// remember makes fs known to closeFile.
+func (s *Server) remember(id uint32, fs vfs.FS) {
+	if known, ok := s.fileSystems.Load(uint64(id)); !ok || known != fs {
+		s.fileSystems.Store(uint64(id), fs)
+	}
+}
