@@ -1,0 +1,152 @@
+package raftmeta
+
+import (
+	"context"
+
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+const (
+	opApply = "raftmeta.apply"
+	opQuery = "raftmeta.query"
+
+	fieldCommandID = 1 // Command.id
+)
+
+// Apply makes a command take effect exactly once and returns its result. It fills in the
+// time, if it is absent, and the identity, if the client is registered with the shard and the command has none;
+// a command that comes with an identity keeps it, and then its owner has to see that identities are not used twice.
+//
+// A result with an error kind becomes a *vfs.Error of that kind. KindUnknown means that ctx ended, or the
+// client was closed, while the command was on its way; the client goes on to find out, and does not use its identity for
+// anything else. Any other error means that the command had no effect and will have none.
+func (c *Client) Apply(ctx context.Context, shard uint16, cmd *metapb.Command) (*metapb.Result, error) {
+	if cmd.Time == nil {
+		now := c.opt.Clock()
+		cmd.Time = &metapb.Time{Sec: now.Unix(), Nsec: uint32(now.Nanosecond())}
+	}
+	enc, err := cmd.MarshalVT()
+	if err != nil {
+		return nil, vfs.Errorf(vfs.KindInvalid, opApply, "%w", err)
+	}
+	if len(enc) > maxItemBytes {
+		return nil, vfs.Errorf(vfs.KindTooMany, opApply, "command of %d bytes, limit %d: split it", len(enc), maxItemBytes)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, vfs.Errorf(vfs.KindOf(context.Cause(ctx)), opApply, "%w", context.Cause(ctx))
+	}
+	s := c.shard(shard)
+	it := &item{enc: enc, done: make(chan outcome, 1), bare: cmd.Id != nil || idempotent(cmd)}
+	s.mu.Lock()
+	if !it.bare && s.origin == 0 {
+		s.mu.Unlock()
+		return nil, vfs.Errorf(vfs.KindUnknownOrigin, opApply, "register with shard %d first", shard)
+	}
+	s.commands = append(s.commands, it)
+	s.pumpCommands()
+	s.mu.Unlock()
+	o, err := s.wait(ctx, it, opApply)
+	if err != nil {
+		return nil, err
+	}
+	if k := vfs.Kind(o.result.Kind); k != vfs.KindOK {
+		return nil, &vfs.Error{Kind: k, Op: opApply, Text: o.result.Text}
+	}
+	return o.result, nil
+}
+
+// idempotent reports commands that metapb allows without an origin.
+func idempotent(cmd *metapb.Command) bool {
+	switch cmd.Op.(type) {
+	case *metapb.Command_RegisterOrigin, *metapb.Command_RaiseLevel, *metapb.Command_Purge,
+		*metapb.Command_PutFileSystem, *metapb.Command_PutStore, *metapb.Command_PutPool,
+		*metapb.Command_PutKey, *metapb.Command_PutNfsClient:
+		return true
+	}
+	return false
+}
+
+// pumpCommands starts calls while there are commands and free slots. s.mu is held.
+func (s *clientShard) pumpCommands() {
+	for len(s.commands) > 0 && len(s.slots) > 0 {
+		items := take(&s.commands)
+		if len(items) == 0 {
+			return
+		}
+		n := len(s.slots) - 1
+		sl := s.slots[n] // the last one returned: few slots are in use when few calls are
+		s.slots = s.slots[:n]
+		sl.seq++
+		for i, it := range items {
+			if !it.bare {
+				id := &metapb.Identity{Origin: s.origin, Slot: sl.id, Seq: sl.seq, OpIndex: uint32(i)}
+				b, _ := id.MarshalVT() // only numbers: it cannot fail
+				it.id = protowire.AppendBytes(protowire.AppendTag(nil, fieldCommandID, protowire.BytesType), b)
+			}
+		}
+		if !s.c.start(func() { s.runCommands(items, sl) }) {
+			fail(items, vfs.Errorf(vfs.KindCanceled, opApply, "%w", errClientClosed))
+		}
+	}
+}
+
+// runCommands makes calls until each of items has a definite answer, then returns the slot. No
+// command leaves without one, whether its caller still waits or not: only then may the slot's next sequence number make
+// the shard forget its result.
+func (s *clientShard) runCommands(items []*item, sl slot) {
+	var b backoff
+	for {
+		items = s.tryCommands(items)
+		if len(items) == 0 {
+			break
+		}
+		if !b.wait(s.c.ctx) {
+			fail(items, vfs.Errorf(vfs.KindUnknown, opApply, "%w", errClientClosed))
+			return // and nobody uses the slot again
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sl.generation != s.generation {
+		sl = slot{id: sl.id, generation: s.generation}
+	}
+	s.slots = append(s.slots, sl)
+	s.pumpCommands()
+}
+
+// tryCommands makes one call and returns the items that have no answer yet.
+func (s *clientShard) tryCommands(items []*item) []*item {
+	req := protowire.AppendVarint(protowire.AppendTag(nil, fieldShard, protowire.VarintType), uint64(s.id))
+	for _, it := range items {
+		req = protowire.AppendTag(req, fieldItems, protowire.BytesType)
+		req = protowire.AppendVarint(req, uint64(len(it.enc)+len(it.id)))
+		req = append(append(req, it.enc...), it.id...)
+	}
+	r, err := s.call(OpPropose, req)
+	if err != nil {
+		if final(err) {
+			fail(items, vfs.Wrap(opApply, err))
+			return nil
+		}
+		return items
+	}
+	var reply metapb.ProposeReply
+	err = reply.UnmarshalVT(r.Meta)
+	r.Release()
+	if err != nil || len(reply.Results) != len(items) {
+		s.c.opt.Logger.Error("raftmeta: malformed answer to commands", "shard", s.id, "err", err, "results", len(reply.Results), "commands", len(items))
+		return items
+	}
+	var left []*item
+	for i, it := range items {
+		switch k := vfs.Kind(reply.Results[i].Kind); k {
+		case vfs.KindNotLeader, vfs.KindUnknown, vfs.KindUnavailable: // of the voter, not of the state machine
+			left = append(left, it)
+		default:
+			it.done <- outcome{result: reply.Results[i]}
+		}
+	}
+	return left
+}

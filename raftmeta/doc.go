@@ -1,0 +1,35 @@
+// Package raftmeta is the replicated metadata: a Server is one voter process with a replica of each of its
+// shards, a Client is how everything else changes and reads them.
+//
+// # Parts
+//
+//	metapb               commands, results, queries, records
+//	fsm                  the state machine of a shard: a pure function
+//	internal/replica     the directory: identity, lock, Raft log and vote
+//	internal/machine     fsm on Pebble, driven by Raft
+//	internal/snapstore   Raft snapshots by reference
+//	internal/mux         one port for RPC and every shard's Raft streams
+//	internal/propose     commands coalesced into log entries
+//	internal/readindex   linearizable reads without clocks
+//
+// # Writing
+//
+// A Client gives each command an identity (origin, slot, seq, op index), sends it with others of the same
+// moment to the shard's leader, and repeats it under the same identity until it has a definite answer; so
+// it takes effect exactly once, whatever happens to leaders and connections. The leader puts the commands of
+// all clients into few log entries; a majority of voters makes an entry durable; the state machine
+// applies it and its results are the answers.
+//
+// # Reading
+//
+// A query is answered by the leader: it notes the commit index, has a majority of voters confirm
+// that there is no later term, waits until its own state contains that index, and reads a consistent view. A leader first commits
+// a barrier in its term, for until then it may not know what was committed before it.
+//
+// # Identity
+//
+// A replica's id is NODE.RANDOM. It is the Raft server id and address; a Resolver finds NODE's current network
+// address. Ids are made by Format with the directory, and Bootstrap names those that form a new shard.
+// Neither happens by itself: a server with an empty directory does not start, and
+// one whose id is not in a shard's configuration takes no part in its votes.
+package raftmeta

@@ -1,0 +1,345 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/rackfs/rackfs/raftmeta/fsm"
+	"github.com/rackfs/rackfs/raftmeta/internal/snapstore"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// Options configures a Host.
+type Options struct {
+	Dir        string // of the state; made if needed
+	Shard      uint16
+	Cluster    []byte
+	MaxLevel   uint32 // 0: what package fsm implements
+	CacheBytes int64  // decoded records
+
+	BlockCache    *pebble.Cache // shared by the replicas of a process; nil: a small own one
+	MemTableBytes int           // 0: DefaultMemTableBytes
+
+	OnFatal func(error) // called once, on a goroutine of Raft: must not wait for the replica
+	Logger  *slog.Logger
+}
+
+// ErrStopped is the cause of what fails because the state machine stopped.
+var ErrStopped = errors.New("the replica's state machine has stopped")
+
+// Host is the state of a replica. It implements raft.BatchingFSM.
+type Host struct {
+	opt   Options
+	snaps *snapstore.Store
+
+	// Raft's FSM goroutine only.
+	m *fsm.Machine
+
+	gen sync.RWMutex // held for reading while a snapshot is made of db, for writing while db is replaced
+	db  *pebble.DB
+
+	cache *fsm.Cache
+
+	mu        sync.Mutex
+	cur       *View         // newest state; nil while restoring and after Close
+	views     int           // views with references
+	idle      chan struct{} // closed when views drops to 0; nil: nobody waits
+	published uint64        // Raft index up to which all entries are in cur
+	state     uint64        // the machine's own applied index in cur
+	level     uint32
+	digests   digestLog
+	advanced  chan struct{} // closed when published grows; nil: nobody waits
+	stopped   error
+}
+
+// Open opens the state in o.Dir, first restoring the newest snapshot in snaps if that is newer.
+func Open(o Options, snaps *snapstore.Store) (*Host, error) {
+	const op = "machine.open"
+	if o.MemTableBytes <= 0 {
+		o.MemTableBytes = DefaultMemTableBytes
+	}
+	h := &Host{opt: o, snaps: snaps}
+	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+		return nil, vfs.Wrap(op, err)
+	}
+	name, err := current(o.Dir)
+	if err != nil {
+		return nil, vfs.Wrap(op, err)
+	}
+	if err := removeOthers(o.Dir, name); err != nil {
+		return nil, vfs.Wrap(op, err)
+	}
+	if name != "" {
+		if _, err := os.Stat(filepath.Join(o.Dir, name)); err != nil {
+			return nil, vfs.Errorf(vfs.KindCorrupt, op, "%s names a store that is not there: the replica is damaged: remove its directory and let a new replica join: %w", filepath.Join(o.Dir, currentFile), err)
+		}
+	}
+	if name == "" {
+		if name, err = nextName(o.Dir); err != nil {
+			return nil, vfs.Wrap(op, err)
+		}
+	}
+	if err := h.load(name); err != nil {
+		return nil, err
+	}
+	if err := setCurrent(o.Dir, name); err != nil {
+		h.Close()
+		return nil, vfs.Wrap(op, err)
+	}
+	if err := h.catchUp(); err != nil {
+		h.Close()
+		return nil, vfs.Wrap(op, err)
+	}
+	return h, nil
+}
+
+// catchUp restores the newest snapshot if the live state is older: its restore was interrupted.
+func (h *Host) catchUp() error {
+	r, err := h.snaps.Newest()
+	if err != nil || r == nil {
+		return err
+	}
+	defer r.Close()
+	if r.Record.Applied <= h.m.Applied() {
+		return nil
+	}
+	h.opt.Logger.Info("raftmeta: restoring a snapshot that is newer than the state", "shard", h.opt.Shard,
+		"applied", h.m.Applied(), "snapshot", r.Record.Applied)
+	return h.restore(r)
+}
+
+// load opens the store name and publishes it.
+func (h *Host) load(name string) error {
+	db, err := openPebble(filepath.Join(h.opt.Dir, name), h.opt)
+	if err != nil {
+		return vfs.Wrap("machine.open", err)
+	}
+	// A new cache with each store: one that served another state knows things of it.
+	cache := fsm.NewCache(h.opt.CacheBytes)
+	m, err := fsm.Open(live{db}, fsm.Options{Shard: h.opt.Shard, Cluster: h.opt.Cluster, MaxLevel: h.opt.MaxLevel, Cache: cache})
+	if err != nil {
+		return errors.Join(err, db.Close())
+	}
+	h.mu.Lock()
+	h.cache = cache
+	h.mu.Unlock()
+	h.db, h.m = db, m
+	h.publish(m.Applied())
+	return nil
+}
+
+// publish makes the committed state the current view. All entries up to index are in it.
+func (h *Host) publish(index uint64) {
+	v := &View{host: h, snap: h.db.NewSnapshot(), applied: h.m.Applied(), refs: 1}
+	level, digest := h.m.Level(), h.m.Digest()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.cur != nil {
+		h.unref(h.cur)
+	}
+	h.cur = v
+	h.views++
+	h.state, h.level = v.applied, level
+	h.digests.add(v.applied, digest)
+	h.advance(index)
+}
+
+// advance raises published and wakes who waits for that. h.mu is held.
+func (h *Host) advance(index uint64) {
+	if index <= h.published {
+		return
+	}
+	h.published = index
+	if h.advanced != nil {
+		close(h.advanced)
+		h.advanced = nil
+	}
+}
+
+// applied notes the digest after an entry that is not published yet.
+func (h *Host) applied(index uint64) {
+	h.mu.Lock()
+	h.digests.add(index, h.m.Digest())
+	h.mu.Unlock()
+}
+
+// Reached tells that Raft has no entries for the state machine up to index that
+// were not applied: a barrier at index completed.
+func (h *Host) Reached(index uint64) {
+	h.mu.Lock()
+	h.advance(index)
+	h.mu.Unlock()
+}
+
+// unref drops a reference. h.mu is held.
+func (h *Host) unref(v *View) {
+	if v.refs--; v.refs > 0 {
+		return
+	}
+	if err := v.snap.Close(); err != nil {
+		h.opt.Logger.Error("raftmeta: release view", "err", err)
+	}
+	if h.views--; h.views == 0 && h.idle != nil {
+		close(h.idle)
+		h.idle = nil
+	}
+}
+
+// View returns the newest state and the cache that belongs to it. The caller releases the view.
+func (h *Host) View() (*View, *fsm.Cache, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.stopped != nil {
+		return nil, nil, vfs.Errorf(vfs.KindUnavailable, "machine.view", "%w", h.stopped)
+	}
+	if h.cur == nil {
+		return nil, nil, vfs.Errorf(vfs.KindUnavailable, "machine.view", "restoring a snapshot")
+	}
+	h.cur.refs++
+	return h.cur, h.cache, nil
+}
+
+// Wait waits until all entries up to index are applied.
+func (h *Host) Wait(ctx context.Context, index uint64) error {
+	for {
+		h.mu.Lock()
+		if h.stopped != nil {
+			h.mu.Unlock()
+			return vfs.Errorf(vfs.KindUnavailable, "machine.wait", "%w", h.stopped)
+		}
+		if h.published >= index {
+			h.mu.Unlock()
+			return nil
+		}
+		if h.advanced == nil {
+			h.advanced = make(chan struct{})
+		}
+		ch := h.advanced
+		h.mu.Unlock()
+		select {
+		case <-ch:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// Status is what a replica's state is at.
+type Status struct {
+	Applied uint64 // Raft index up to which everything is applied
+	State   uint64 // Raft index of the newest entry that reached the state machine
+	Level   uint32
+	Digest  []byte // of the state at State
+	Err     error  // why it stopped
+}
+
+// Status reports the newest published state.
+func (h *Host) Status() Status {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	digest, _ := h.digests.at(h.state)
+	return Status{h.published, h.state, h.level, digest, h.stopped}
+}
+
+// DigestAt is the digest of the state after entry index, if it is known still.
+func (h *Host) DigestAt(index uint64) ([]byte, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.digests.at(index)
+}
+
+// digestEntries is how many entries a replica may be behind another and be compared with it.
+const digestEntries = 4096
+
+// digestLog remembers the digests after the newest entries.
+type digestLog struct {
+	ring [digestEntries]struct {
+		index  uint64
+		digest [16]byte
+		n      int
+	}
+}
+
+func (l *digestLog) add(index uint64, digest []byte) {
+	e := &l.ring[index%digestEntries]
+	e.index = index
+	e.n = copy(e.digest[:], digest)
+}
+
+func (l *digestLog) at(index uint64) ([]byte, bool) {
+	e := &l.ring[index%digestEntries]
+	if e.index != index || e.n == 0 {
+		return nil, false
+	}
+	return append([]byte(nil), e.digest[:e.n]...), true
+}
+
+// fail stops the machine.
+func (h *Host) fail(err error) {
+	h.mu.Lock()
+	first := h.stopped == nil
+	if first {
+		h.stopped = err
+	}
+	if h.advanced != nil {
+		close(h.advanced)
+		h.advanced = nil
+	}
+	h.mu.Unlock()
+	if !first {
+		return
+	}
+	h.opt.Logger.Error("raftmeta: state machine stopped", "shard", h.opt.Shard, "err", err)
+	if h.opt.OnFatal != nil {
+		h.opt.OnFatal(err)
+	}
+}
+
+func (h *Host) failed() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.stopped
+}
+
+// retire takes the current view away and waits until no view has references.
+func (h *Host) retire() {
+	h.mu.Lock()
+	if h.cur != nil {
+		h.unref(h.cur)
+		h.cur = nil
+	}
+	var idle chan struct{}
+	if h.views > 0 {
+		if h.idle == nil {
+			h.idle = make(chan struct{})
+		}
+		idle = h.idle
+	}
+	h.mu.Unlock()
+	if idle != nil {
+		<-idle
+	}
+}
+
+// Close closes the store. Raft must have ended. What is not flushed is in the log.
+func (h *Host) Close() error {
+	h.mu.Lock()
+	if h.stopped == nil {
+		h.stopped = ErrStopped
+	}
+	h.mu.Unlock()
+	h.retire()
+	h.gen.Lock()
+	defer h.gen.Unlock()
+	if h.db == nil {
+		return nil
+	}
+	err := h.db.Close()
+	h.db = nil
+	return err
+}

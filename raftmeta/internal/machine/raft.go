@@ -1,0 +1,172 @@
+package machine
+
+import (
+	"fmt"
+	"io"
+	"path/filepath"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/hashicorp/raft"
+	"github.com/rackfs/rackfs/raftmeta/internal/snapstore"
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// maxBatchBytes bounds one Pebble batch: one that is larger than a memtable takes a slower way.
+const maxBatchBytes = 2 << 20
+
+// Response is what Raft's future answers for an entry: results in the order of its commands, or an error.
+type Response struct {
+	Results []*metapb.Result
+	Err     error
+}
+
+var _ raft.BatchingFSM = (*Host)(nil)
+
+// Apply implements raft.FSM.
+func (h *Host) Apply(l *raft.Log) any { return h.ApplyBatch([]*raft.Log{l})[0] }
+
+// ApplyBatch implements raft.BatchingFSM.
+func (h *Host) ApplyBatch(logs []*raft.Log) []any {
+	out := make([]any, len(logs))
+	start := 0 // first entry that is not committed
+	err := h.failed()
+	for start < len(logs) && err == nil {
+		var n int
+		n, err = h.round(logs[start:], out[start:])
+		start += n
+	}
+	for i := start; i < len(logs); i++ {
+		out[i] = Response{Err: err}
+	}
+	return out
+}
+
+// round applies and commits a prefix of logs and returns its length, 0 with an error.
+func (h *Host) round(logs []*raft.Log, out []any) (int, error) {
+	b := batch{h.db.NewBatch()}
+	defer b.Close()
+	n := 0
+	for n < len(logs) && b.Len() < maxBatchBytes {
+		l := logs[n]
+		var r Response
+		if l.Type == raft.LogCommand {
+			var err error
+			if r.Results, err = h.m.Apply(l.Index, l.Data, b); err != nil {
+				h.fail(err)
+				return 0, err
+			}
+			h.applied(l.Index)
+		}
+		out[n] = r
+		n++
+	}
+	if !b.Empty() {
+		if err := h.db.Apply(b.Batch, pebble.NoSync); err != nil {
+			err = vfs.Wrap("machine.apply", err)
+			h.fail(err)
+			return 0, err
+		}
+		h.m.Flushed()
+	}
+	h.publish(logs[n-1].Index)
+	return n, nil
+}
+
+// Snapshot implements raft.FSM. The work is done by Persist.
+func (h *Host) Snapshot() (raft.FSMSnapshot, error) {
+	if err := h.failed(); err != nil {
+		return nil, err
+	}
+	return &pending{h, h.m.Applied()}, nil
+}
+
+// pending is a snapshot that was asked for when applied was reached.
+type pending struct {
+	h       *Host
+	applied uint64
+}
+
+// Persist implements raft.FSMSnapshot. It runs beside Apply.
+func (p *pending) Persist(sink raft.SnapshotSink) error {
+	s, ok := sink.(*snapstore.Sink)
+	if !ok {
+		return fmt.Errorf("snapshot store of type %T", sink)
+	}
+	// Not held since Snapshot: Raft's main loop, which this waits for in between,
+	// may itself be waiting for a restore.
+	p.h.gen.RLock()
+	defer p.h.gen.RUnlock()
+	db := p.h.db
+	if db == nil {
+		return ErrStopped
+	}
+	return s.Checkpoint(p.applied, func(dir string) error {
+		if err := db.Flush(); err != nil {
+			return err
+		}
+		return db.Checkpoint(dir)
+	})
+}
+
+// Release implements raft.FSMSnapshot.
+func (p *pending) Release() {}
+
+// Restore implements raft.FSM.
+func (h *Host) Restore(src io.ReadCloser) error {
+	if err := h.failed(); err != nil {
+		return err
+	}
+	for {
+		w, ok := src.(raft.ReadCloserWrapper)
+		if !ok {
+			break
+		}
+		src = w.WrappedReadCloser()
+	}
+	r, ok := src.(*snapstore.Reader)
+	if !ok {
+		return fmt.Errorf("snapshot of type %T", src)
+	}
+	h.opt.Logger.Info("raftmeta: restoring a snapshot", "shard", h.opt.Shard, "index", r.Record.Index)
+	if err := h.restore(r); err != nil {
+		// The old store may be closed already, and Raft goes on in any case.
+		h.fail(err)
+		return err
+	}
+	h.Reached(r.Record.Index)
+	return nil
+}
+
+// restore makes the snapshot the live store.
+func (h *Host) restore(r *snapstore.Reader) error {
+	const op = "machine.restore"
+	h.gen.Lock()
+	defer h.gen.Unlock()
+	name, err := nextName(h.opt.Dir)
+	if err != nil {
+		return vfs.Wrap(op, err)
+	}
+	if err := linkCheckpoint(r.Dir(), filepath.Join(h.opt.Dir, name)); err != nil {
+		return vfs.Wrap(op, err)
+	}
+	if err := setCurrent(h.opt.Dir, name); err != nil {
+		return vfs.Wrap(op, err)
+	}
+	h.retire()
+	old := h.db
+	h.db = nil
+	if err := old.Close(); err != nil {
+		return vfs.Wrap(op, err)
+	}
+	if err := h.load(name); err != nil {
+		return err
+	}
+	if h.m.Applied() < r.Record.Applied {
+		return vfs.Errorf(vfs.KindCorrupt, op, "snapshot says it contains entry %d, but ends at %d", r.Record.Applied, h.m.Applied())
+	}
+	if err := removeOthers(h.opt.Dir, name); err != nil {
+		h.opt.Logger.Warn("raftmeta: remove the state before the snapshot", "err", err)
+	}
+	return nil
+}

@@ -1,0 +1,174 @@
+package machine
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/rackfs/rackfs/internal/vfile"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+const (
+	currentFile = "CURRENT"
+	dbFormat    = "db-%06d"
+	maxCurrent  = 64
+
+	// pebbleFormat is pinned: raising it is a step that cannot be taken back, and
+	// follows a feature level.
+	pebbleFormat = pebble.FormatTableFormatV6
+
+	bloomBits = 10
+	// DefaultMemTableBytes is the size at which a memtable is flushed.
+	DefaultMemTableBytes = 16 << 20
+)
+
+// current reads the name of the live store; "" if there is none yet.
+func current(dir string) (string, error) {
+	path := filepath.Join(dir, currentFile)
+	b, err := vfile.ReadFile(vfile.OS{}, path, maxCurrent)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	name := strings.TrimSpace(string(b))
+	if _, err := parseDB(name); err != nil {
+		return "", vfs.Errorf(vfs.KindCorrupt, "machine.open", "%s names %q", path, name)
+	}
+	return name, nil
+}
+
+func parseDB(name string) (int, error) {
+	var n int
+	if _, err := fmt.Sscanf(name, dbFormat, &n); err != nil {
+		return 0, err
+	}
+	if fmt.Sprintf(dbFormat, n) != name {
+		return 0, fmt.Errorf("malformed name %q", name)
+	}
+	return n, nil
+}
+
+// setCurrent makes name the live store, durably; the directory name must be complete and durable.
+func setCurrent(dir, name string) error {
+	if err := (vfile.OS{}).SyncDir(dir); err != nil {
+		return err
+	}
+	return vfile.WriteFileAtomic(vfile.OS{}, dir, currentFile, []byte(name+"\n"))
+}
+
+// removeOthers removes every store but keep.
+func removeOthers(dir, keep string) error {
+	es, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range es {
+		if _, err := parseDB(e.Name()); err != nil || e.Name() == keep {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// nextName is a name for a new store, beyond all that exist.
+func nextName(dir string) (string, error) {
+	es, err := os.ReadDir(dir)
+	if err != nil {
+		return "", err
+	}
+	top := 0
+	for _, e := range es {
+		if n, err := parseDB(e.Name()); err == nil {
+			top = max(top, n)
+		}
+	}
+	return fmt.Sprintf(dbFormat, top+1), nil
+}
+
+// linkCheckpoint fills the new directory dst with the store in src: tables,
+// which never change, by hard link, the rest by copy. All is durable when it returns.
+func linkCheckpoint(src, dst string) error {
+	es, err := os.ReadDir(src)
+	if err != nil {
+		return err
+	}
+	if err := os.Mkdir(dst, 0o700); err != nil {
+		return err
+	}
+	for _, e := range es {
+		from, to := filepath.Join(src, e.Name()), filepath.Join(dst, e.Name())
+		switch filepath.Ext(e.Name()) {
+		case ".sst", ".blob":
+			err = os.Link(from, to)
+		default:
+			err = copyFile(from, to)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return vfile.OS{}.SyncDir(dst)
+}
+
+func copyFile(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	if _, err = io.Copy(out, in); err == nil {
+		err = out.Sync()
+	}
+	return errors.Join(err, out.Close())
+}
+
+func openPebble(dir string, o Options) (*pebble.DB, error) {
+	po := &pebble.Options{
+		DisableWAL:                  true,
+		FormatMajorVersion:          pebbleFormat,
+		Cache:                       o.BlockCache,
+		MemTableSize:                uint64(o.MemTableBytes),
+		MemTableStopWritesThreshold: 4,
+		L0CompactionThreshold:       4,
+		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
+		Logger:                      pebbleLog{o.Logger},
+	}
+	for i := range po.Levels {
+		po.Levels[i].FilterPolicy = bloom.FilterPolicy(bloomBits)
+	}
+	return pebble.Open(dir, po)
+}
+
+// pebbleLog passes what Pebble has to say to slog.
+type pebbleLog struct{ log *slog.Logger }
+
+func (l pebbleLog) Infof(format string, args ...any) {}
+
+func (l pebbleLog) Errorf(format string, args ...any) {
+	l.log.Error("pebble: " + fmt.Sprintf(format, args...))
+}
+
+// Fatalf is called when Pebble cannot keep its promises any more, as after a failed
+// write of its manifest. It must not return.
+func (l pebbleLog) Fatalf(format string, args ...any) {
+	msg := "pebble: " + fmt.Sprintf(format, args...)
+	l.log.Error(msg)
+	panic(msg)
+}

@@ -1,0 +1,26 @@
+// Package replica is the directory of a metadata node and of the replicas in
+// it: who they are, which files hold their Raft log, and that all of it is durable.
+//
+//	DIR/LOCK                      held (flock) by the process that uses DIR
+//	DIR/rackfs-meta.json          magic, format version, cluster id, node name
+//	DIR/shard-00001/replica.json  magic, format version, cluster id, shard, replica id, log backend
+//	               /stable.db     raft-boltdb: term and vote
+//	               /wal/ or log.db   the log: raft-wal or raft-boltdb
+//	               /snapshots/    package snapstore
+//	               /state/        package machine
+//
+// A replica's id is NODE.RANDOM, made with its directory and never used
+// again. A directory is complete or absent: it is made under a temporary name,
+// with its log and stable store initialised, and renamed. So a directory from
+// which files are missing was damaged, and is refused: a voter that forgot its
+// vote or its log must not come back under its id.
+//
+// # What is synced, and when
+//
+// raft-wal writes a batch of entries with one WriteAt and one fdatasync
+// (File.SyncData) before StoreLogs returns; its segment list is a bbolt file,
+// whose transactions end with fdatasync. raft-boltdb commits with two. A new
+// segment's name is made durable when it is created. raft-wal's own file layer
+// does that at the first sync instead, and forgets it when the process is killed
+// in between and recovers the segment; so Open also syncs the directories.
+package replica

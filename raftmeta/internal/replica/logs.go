@@ -1,0 +1,145 @@
+package replica
+
+import (
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	wal "github.com/hashicorp/raft-wal"
+	"github.com/hashicorp/raft-wal/segment"
+	"github.com/rackfs/rackfs/internal/vfile"
+	"github.com/rackfs/rackfs/vfs"
+	"go.etcd.io/bbolt"
+)
+
+const (
+	// DefaultSegmentBytes is the size of a raft-wal segment, preallocated.
+	DefaultSegmentBytes = 64 << 20
+	minSegmentBytes     = 1 << 20
+	// boltLockTimeout bounds the wait for bbolt's own lock, which can only be
+	// held by a process that ignores ours. Zero would wait for ever.
+	boltLockTimeout = 2 * time.Second
+	logCacheEntries = 512
+)
+
+// LogOptions configures the log of a replica.
+type LogOptions struct {
+	Backend         Backend  // what the configuration asks for; must be the directory's; "": whatever it is
+	WALSegmentBytes int      // default DefaultSegmentBytes
+	Files           vfile.FS // default the operating system's; raft-wal segments only
+	Logger          hclog.Logger
+}
+
+// Logs are the opened log and stable store of a replica.
+type Logs struct {
+	raft.LogStore // with a cache of the newest entries
+	Stable        raft.StableStore
+	closers       []io.Closer
+}
+
+// OpenLogs opens the log of the replica info, whose directory is dir.
+func OpenLogs(dir string, info Info, o LogOptions) (*Logs, error) {
+	return openLogs(dir, info, o, false)
+}
+
+// openLogs opens or, if fresh, makes the stores.
+func openLogs(dir string, info Info, o LogOptions, fresh bool) (*Logs, error) {
+	const op = "raftmeta.open"
+	if o.Backend != "" && o.Backend != info.Log {
+		return nil, vfs.Errorf(vfs.KindIncompatible, op, "%s holds a %s log, but %s is configured: a replica's backend cannot change; configure %s, or remove the replica and let a new one join", dir, info.Log, o.Backend, info.Log)
+	}
+	o.WALSegmentBytes = max(o.WALSegmentBytes, minSegmentBytes)
+	if o.Files == nil {
+		o.Files = vfile.OS{}
+	}
+	if o.Logger == nil {
+		o.Logger = hclog.NewNullLogger()
+	}
+	logFile := filepath.Join(dir, boltLogFile)
+	if info.Log == WAL {
+		logFile = filepath.Join(dir, walDir, "wal-meta.db")
+	}
+	stableFile := filepath.Join(dir, stableFile)
+	if !fresh {
+		for _, f := range []string{stableFile, logFile} {
+			if _, err := os.Stat(f); err != nil {
+				return nil, vfs.Errorf(vfs.KindCorrupt, op, "the replica in %s is damaged: remove its directory and let a new replica join: %w", dir, err)
+			}
+		}
+	}
+	l := &Logs{}
+	fail := func(err error) (*Logs, error) {
+		l.Close()
+		return nil, vfs.Wrap(op, err)
+	}
+	stable, err := openBolt(stableFile)
+	if err != nil {
+		return fail(err)
+	}
+	l.Stable = stable
+	l.closers = append(l.closers, stable)
+	var store raft.LogStore
+	switch info.Log {
+	case WAL:
+		w, err := openWAL(filepath.Join(dir, walDir), o)
+		if err != nil {
+			return fail(err)
+		}
+		l.closers = append(l.closers, w)
+		store = w
+	case Bolt:
+		b, err := openBolt(logFile)
+		if err != nil {
+			return fail(err)
+		}
+		l.closers = append(l.closers, b)
+		store = b
+	default:
+		return fail(vfs.Errorf(vfs.KindIncompatible, op, "log backend %q is unknown to this release", info.Log))
+	}
+	if err := syncDir(dir); err != nil {
+		return fail(err)
+	}
+	if l.LogStore, err = raft.NewLogCache(logCacheEntries, store); err != nil {
+		return fail(err)
+	}
+	return l, nil
+}
+
+func openBolt(path string) (*raftboltdb.BoltStore, error) {
+	return raftboltdb.New(raftboltdb.Options{
+		Path: path,
+		// Writing the free list costs more the larger the log ever was.
+		BoltOptions:             &bbolt.Options{NoFreelistSync: true, Timeout: boltLockTimeout},
+		MsgpackUseNewTimeFormat: true,
+	})
+}
+
+func openWAL(dir string, o LogOptions) (*wal.WAL, error) {
+	w, err := wal.Open(dir,
+		wal.WithSegmentSize(o.WALSegmentBytes),
+		wal.WithSegmentFiler(segment.NewFiler(dir, walFS{o.Files})),
+		wal.WithLogger(o.Logger))
+	if err != nil {
+		return nil, err
+	}
+	if err := o.Files.SyncDir(dir); err != nil {
+		return nil, errors.Join(err, w.Close())
+	}
+	return w, nil
+}
+
+// Close closes the stores; what they acknowledged is durable already.
+func (l *Logs) Close() error {
+	var errs []error
+	for i := len(l.closers) - 1; i >= 0; i-- {
+		errs = append(errs, l.closers[i].Close())
+	}
+	l.closers = nil
+	return errors.Join(errs...)
+}

@@ -1,0 +1,128 @@
+package snapstore
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/hashicorp/raft"
+	"github.com/rackfs/rackfs/internal/vfile"
+)
+
+// Sink takes one snapshot: either Checkpoint is called, by this replica's own
+// state machine, or the bytes of another replica's stream are written. Close
+// makes it durable and visible.
+type Sink struct {
+	store *Store
+	id    string
+	dir   string
+	rec   Record
+	done  bool
+
+	unpack chan error // result of the goroutine that reads pw; nil: none
+	pw     *io.PipeWriter
+}
+
+var _ raft.SnapshotSink = (*Sink)(nil)
+
+// ID implements raft.SnapshotSink.
+func (s *Sink) ID() string { return s.id }
+
+// Checkpoint makes the content of the snapshot by calling make with the name
+// of a directory that does not exist yet. applied is a lower bound of
+// the applied index of the state it leaves there, durably.
+func (s *Sink) Checkpoint(applied uint64, make func(dir string) error) error {
+	if s.done || s.pw != nil || len(s.rec.Files) > 0 {
+		return errors.New("snapshot has content already")
+	}
+	dir := filepath.Join(s.dir, dbDir)
+	if err := make(dir); err != nil {
+		return err
+	}
+	es, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range es {
+		fi, err := e.Info()
+		if err != nil {
+			return err
+		}
+		if !fi.Mode().IsRegular() {
+			return fmt.Errorf("checkpoint contains %s, which is not a file", e.Name())
+		}
+		s.rec.Files = append(s.rec.Files, File{e.Name(), fi.Size()})
+	}
+	slices.SortFunc(s.rec.Files, func(a, b File) int { return cmp.Compare(a.Name, b.Name) })
+	s.rec.Applied = applied
+	return nil
+}
+
+// Write takes the next bytes of a stream.
+func (s *Sink) Write(p []byte) (int, error) {
+	if s.done || (s.pw == nil && len(s.rec.Files) > 0) {
+		return 0, errors.New("snapshot is closed")
+	}
+	if s.pw == nil {
+		pr, pw := io.Pipe()
+		s.pw, s.unpack = pw, make(chan error, 1)
+		go func() {
+			applied, files, err := unpack(pr, filepath.Join(s.dir, dbDir))
+			if err == nil {
+				s.rec.Applied, s.rec.Files = applied, files
+			}
+			pr.CloseWithError(cmp.Or(err, io.ErrClosedPipe))
+			s.unpack <- err
+		}()
+	}
+	return s.pw.Write(p)
+}
+
+// finish ends the unpacking and waits for it.
+func (s *Sink) finish(cause error) error {
+	if s.pw == nil {
+		return nil
+	}
+	s.pw.CloseWithError(cause)
+	return <-s.unpack
+}
+
+// Close implements raft.SnapshotSink.
+func (s *Sink) Close() error {
+	if s.done {
+		return nil
+	}
+	s.done = true
+	err := s.finish(nil)
+	if err == nil && len(s.rec.Files) == 0 {
+		err = errors.New("snapshot is empty")
+	}
+	if err == nil {
+		err = writeRecord(s.dir, s.rec)
+	}
+	if err == nil {
+		err = os.Rename(s.dir, filepath.Join(s.store.dir, s.id))
+	}
+	if err == nil {
+		err = vfile.OS{}.SyncDir(s.store.dir)
+	}
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(s.dir))
+	}
+	s.store.reap()
+	return nil
+}
+
+// Cancel implements raft.SnapshotSink.
+func (s *Sink) Cancel() error {
+	if s.done {
+		return nil
+	}
+	s.done = true
+	s.finish(errors.New("snapshot cancelled"))
+	return os.RemoveAll(s.dir)
+}

@@ -1,0 +1,199 @@
+package raftmeta
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"github.com/rackfs/rackfs/raftmeta/fsm"
+	"github.com/rackfs/rackfs/raftmeta/internal/mux"
+	"github.com/rackfs/rackfs/raftmeta/internal/readindex"
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+const (
+	// purgeKeys bounds one Purge command.
+	purgeKeys = 1000
+	// retryPause is the pause after something a leader does failed.
+	retryPause = 50 * time.Millisecond
+)
+
+// leadership is one term in which this replica leads and has committed a barrier.
+type leadership struct {
+	term    uint64
+	confirm *readindex.Confirmer
+}
+
+// follow starts and ends leaderships as Raft says. It runs as long as the shard.
+func (sh *shard) follow() {
+	defer sh.wg.Done()
+	end := func() {}
+	defer func() { end() }()
+	for {
+		select {
+		case lead := <-sh.raft.LeaderCh():
+			end() // also when two elections were won and the loss in between was not seen
+			end = func() {}
+			if lead {
+				end = sh.begin()
+			}
+		case <-sh.ctx.Done():
+			return
+		}
+	}
+}
+
+// begin starts a reign; the result ends it.
+func (sh *shard) begin() (end func()) {
+	ctx, cancel := context.WithCancel(sh.ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		sh.reign(ctx)
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// reign serves reads and does the leader's work until ctx ends.
+func (sh *shard) reign(ctx context.Context) {
+	term, err := sh.takeOffice(ctx)
+	if err != nil {
+		return // deposed before it began
+	}
+	l := &leadership{term: term, confirm: readindex.New(readindex.Options{
+		Term: term, Self: sh.info.ID,
+		Voters: sh.voters, Current: sh.raft.CurrentTerm, Ask: sh.askTerm,
+	})}
+	sh.lead.Store(l)
+	sh.log.Info("raftmeta: leading", "term", term)
+	defer func() {
+		sh.lead.Store(nil)
+		l.confirm.Close(&vfs.Error{Kind: vfs.KindNotLeader, Op: "raftmeta"})
+		sh.log.Info("raftmeta: not leading any more", "term", term)
+	}()
+	purge := time.NewTicker(sh.s.opt.PurgeInterval)
+	defer purge.Stop()
+	check := time.NewTicker(sh.s.opt.CheckInterval)
+	defer check.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-purge.C:
+			sh.purge(ctx)
+		case <-check.C:
+			sh.compareDigests(ctx)
+		}
+	}
+}
+
+// takeOffice commits a barrier and returns the term that it was committed in, in which this replica leads.
+func (sh *shard) takeOffice(ctx context.Context) (uint64, error) {
+	for {
+		before := sh.raft.CurrentTerm()
+		f := sh.raft.Barrier(0)
+		err := wait(ctx, f)
+		// Terms only rise, so equal ones mean that the barrier is of this term.
+		if err == nil && sh.raft.CurrentTerm() == before {
+			if i, ok := f.(raft.IndexFuture); ok {
+				// Entries that only Raft reads, such as the barrier, never reach the state machine.
+				sh.host.Reached(i.Index())
+			}
+			return before, nil
+		}
+		if err != nil && sh.raft.State() != raft.Leader {
+			return 0, err
+		}
+		if err := pause(ctx, retryPause); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// wait waits for a future, at most until ctx ends.
+func wait(ctx context.Context, f raft.Future) error {
+	ch := make(chan error, 1)
+	go func() { ch <- f.Error() }()
+	select {
+	case err := <-ch:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// purge empties the purge queue, one bounded command after the other.
+func (sh *shard) purge(ctx context.Context) {
+	v, _, err := sh.host.View() // a hint is enough: Purge looks itself
+	if err != nil {
+		return
+	}
+	info := fsm.Query(v, nil, &metapb.Query{Q: &metapb.Query_ShardInfo{ShardInfo: &metapb.ShardInfoQ{}}})
+	v.Release()
+	if info.GetShardInfo().GetPurgeQueue() == 0 {
+		return
+	}
+	for ctx.Err() == nil {
+		now := sh.s.opt.Clock()
+		cmd := &metapb.Command{
+			Time: &metapb.Time{Sec: now.Unix(), Nsec: uint32(now.Nanosecond())},
+			Op:   &metapb.Command_Purge{Purge: &metapb.Purge{MaxKeys: purgeKeys}},
+		}
+		enc, err := cmd.MarshalVT()
+		if err != nil {
+			sh.log.Error("raftmeta: encode purge", "err", err)
+			return
+		}
+		res, errs, err := sh.batch.Do(ctx, [][]byte{enc})
+		if err = errors.Join(append(errs, err)...); err != nil {
+			return // not leader any more; the next one goes on
+		}
+		if k := vfs.Kind(res[0].GetKind()); k != vfs.KindOK {
+			sh.log.Error("raftmeta: purge failed", "kind", k, "text", res[0].GetText())
+			return
+		}
+		if !res[0].GetPurge().GetMore() {
+			return
+		}
+	}
+}
+
+// compareDigests compares the state of every voter with this one's. A
+// difference is a bug or a failing machine: one of them computed something else from the
+// same log. It is reported, with both ends, for as long as it lasts; which one is right is for an operator to say.
+func (sh *shard) compareDigests(ctx context.Context) {
+	for _, id := range sh.voters() {
+		if id == sh.info.ID {
+			continue
+		}
+		actx, cancel := context.WithTimeout(ctx, transportTimeout)
+		var info metapb.ShardInfoR
+		err := sh.s.peers.call(actx, mux.NodeOf(id), OpInfo, &metapb.LeaderRequest{Shard: uint32(sh.id)}, &info)
+		cancel()
+		if err != nil {
+			continue // it is down or behind; Raft knows better
+		}
+		mine, ok := sh.host.DigestAt(info.Applied)
+		if !ok || bytes.Equal(mine, info.Digest) {
+			continue
+		}
+		sh.s.metrics.digestMismatch(sh.id)
+		sh.log.Error("raftmeta: replicas differ: stop the wrong one, remove its directory and let a new replica join",
+			"applied", info.Applied, "replica", id, "digest", info.Digest, "leader", sh.info.ID, "leader_digest", mine)
+	}
+}

@@ -1,0 +1,116 @@
+package raftmeta
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rackfs/rackfs/internal/wire"
+	"github.com/rackfs/rackfs/raftmeta/internal/replica"
+)
+
+// RPC operations on the metadata port. Bodies are messages of package metapb in
+// the call's meta, answers of queries are in the payload.
+const (
+	OpPropose wire.Op = iota + 1 // ProposeRequest -> ProposeReply
+	OpQuery                      // QueryRequest -> QueryReply (payload)
+	OpTerm                       // TermRequest -> TermReply
+	OpLeader                     // LeaderRequest -> LeaderReply
+	OpInfo                       // LeaderRequest -> ShardInfoR of this replica, which may be behind
+)
+
+// Backend names a log store.
+type Backend = replica.Backend
+
+// Log stores.
+const (
+	WAL  = replica.WAL
+	Bolt = replica.Bolt
+)
+
+// Resolver finds the network address of a node's metadata port.
+type Resolver interface {
+	Resolve(ctx context.Context, node string) (hostport string, err error)
+}
+
+// ResolverFunc is a Resolver.
+type ResolverFunc func(ctx context.Context, node string) (string, error)
+
+// Resolve implements Resolver.
+func (f ResolverFunc) Resolve(ctx context.Context, node string) (string, error) { return f(ctx, node) }
+
+// Timing is Raft's. Followers call an election when they hear nothing for
+// between one and two heartbeat timeouts.
+type Timing struct {
+	Heartbeat   time.Duration // also the election timeout
+	LeaderLease time.Duration // a leader that reaches no majority for so long steps down
+	Commit      time.Duration // how long a follower may not know of a commit when nothing else is sent
+}
+
+// LAN is for voters in one data centre, and for voters on one busy machine.
+var LAN = Timing{Heartbeat: time.Second, LeaderLease: 500 * time.Millisecond, Commit: 50 * time.Millisecond}
+
+// Options configures a Server.
+type Options struct {
+	Dir      string       // made by Format
+	Listener net.Listener // the metadata port; the Server closes it
+	Resolver Resolver
+
+	// Security protects this server's port, and ClientSecurity connections to other voters.
+	Security       wire.Security
+	ClientSecurity func(node string) wire.Security
+
+	Clock      func() time.Time      // stamps commands that the server itself proposes; default time.Now
+	Registerer prometheus.Registerer // nil: no metrics
+	Logger     *slog.Logger          // default slog.Default()
+
+	Log             Backend // refuse replicas with another; "": any
+	WALSegmentBytes int     // raft-wal segments, preallocated per replica; default 64 MiB, at least 1 MiB
+	Timing          Timing  // default LAN
+	MaxLevel        uint32  // newest feature level to apply; 0: all this release knows
+
+	TrailingLogs      uint64        // entries kept behind a snapshot; default 100,000
+	SnapshotThreshold uint64        // entries since the last snapshot that make a new one due; default 32,768
+	SnapshotInterval  time.Duration // how often that is looked at; default 30 s
+	RetainSnapshots   int           // default 1
+
+	BlockCacheBytes  int64 // Pebble's blocks, for all replicas of the process; default 64 MiB
+	RecordCacheBytes int64 // decoded records, per replica; default 32 MiB
+	MemTableBytes    int   // per replica; default 16 MiB
+
+	// PurgeInterval is how often an idle leader looks for something to purge; default 1 s.
+	PurgeInterval time.Duration
+	// CheckInterval is how often a leader compares the voters' digests; default 10 s.
+	CheckInterval time.Duration
+}
+
+func orDefault[T int | int64 | uint64 | time.Duration](v, def T) T {
+	if v <= 0 {
+		return def
+	}
+	return v
+}
+
+func (o Options) withDefaults() Options {
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	o.WALSegmentBytes = orDefault(o.WALSegmentBytes, replica.DefaultSegmentBytes)
+	o.Timing.Heartbeat = orDefault(o.Timing.Heartbeat, LAN.Heartbeat)
+	o.Timing.LeaderLease = min(orDefault(o.Timing.LeaderLease, LAN.LeaderLease), o.Timing.Heartbeat)
+	o.Timing.Commit = orDefault(o.Timing.Commit, LAN.Commit)
+	o.TrailingLogs = orDefault(o.TrailingLogs, 100_000)
+	o.SnapshotThreshold = orDefault(o.SnapshotThreshold, 32_768)
+	o.SnapshotInterval = orDefault(o.SnapshotInterval, 30*time.Second)
+	o.RetainSnapshots = orDefault(o.RetainSnapshots, 1)
+	o.BlockCacheBytes = orDefault(o.BlockCacheBytes, 64<<20)
+	o.RecordCacheBytes = orDefault(o.RecordCacheBytes, 32<<20)
+	o.PurgeInterval = orDefault(o.PurgeInterval, time.Second)
+	o.CheckInterval = orDefault(o.CheckInterval, 10*time.Second)
+	return o
+}

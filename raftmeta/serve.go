@@ -1,0 +1,206 @@
+package raftmeta
+
+import (
+	"context"
+
+	"github.com/rackfs/rackfs/internal/wire"
+	"github.com/rackfs/rackfs/raftmeta/fsm"
+	"github.com/rackfs/rackfs/raftmeta/internal/mux"
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+const (
+	// maxCallCommands and maxCallQueries bound one call.
+	maxCallCommands = 1024
+	maxCallQueries  = 1024
+	// replyBytes is where an answer to queries ends early; the client asks for the rest again.
+	replyBytes = 2 << 20
+)
+
+// Field numbers of ProposeRequest and QueryRequest.
+const (
+	fieldShard = 1
+	fieldItems = 2
+)
+
+// serve is the handler of the metadata port.
+func (s *Server) serve(ctx context.Context, call *wire.Call) error {
+	switch call.Op {
+	case OpPropose:
+		return s.servePropose(ctx, call)
+	case OpQuery:
+		return s.serveQuery(ctx, call)
+	case OpTerm:
+		return s.serveTerm(call)
+	case OpLeader, OpInfo:
+		return s.serveLeader(call)
+	}
+	return vfs.Errorf(vfs.KindNotSupported, "raftmeta.serve", "operation %d", call.Op)
+}
+
+// splitRequest finds the items of a ProposeRequest or QueryRequest without decoding them.
+func splitRequest(b []byte, limit int) (shard uint32, items [][]byte, err error) {
+	bad := func() (uint32, [][]byte, error) {
+		return 0, nil, vfs.Errorf(vfs.KindInvalid, "raftmeta.serve", "malformed request")
+	}
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return bad()
+		}
+		b = b[n:]
+		switch {
+		case num == fieldShard && typ == protowire.VarintType:
+			v, n := protowire.ConsumeVarint(b)
+			if n < 0 || v > 0xffff {
+				return bad()
+			}
+			shard, b = uint32(v), b[n:]
+		case num == fieldItems && typ == protowire.BytesType:
+			v, n := protowire.ConsumeBytes(b)
+			if n < 0 {
+				return bad()
+			}
+			if len(items) == limit {
+				return 0, nil, vfs.Errorf(vfs.KindTooMany, "raftmeta.serve", "more than %d items in one request", limit)
+			}
+			items, b = append(items, v[:len(v):len(v)]), b[n:]
+		default:
+			return bad()
+		}
+	}
+	return shard, items, nil
+}
+
+// checkCommand refuses what must not get into the log: the state machine of
+// every voter stops at an entry it cannot decode.
+func checkCommand(enc []byte) error {
+	var c metapb.Command
+	if err := c.UnmarshalVT(enc); err != nil {
+		return vfs.Errorf(vfs.KindInvalid, "raftmeta.propose", "malformed command: %w", err)
+	}
+	if c.Op == nil || len(c.ProtoReflect().GetUnknown()) > 0 {
+		return vfs.Errorf(vfs.KindNotSupported, "raftmeta.propose", "the command is unknown to this release")
+	}
+	return nil
+}
+
+func (s *Server) servePropose(ctx context.Context, call *wire.Call) error {
+	// A copy: commands may stay in the queue for longer than this call lasts.
+	shard, cmds, err := splitRequest(append([]byte(nil), call.Meta...), maxCallCommands)
+	if err != nil {
+		return err
+	}
+	sh, err := s.shard(shard)
+	if err != nil {
+		return err
+	}
+	for _, c := range cmds {
+		if err := checkCommand(c); err != nil {
+			return err
+		}
+	}
+	done := s.metrics.time(sh.id, "propose", len(cmds))
+	defer done()
+	results, errs, err := sh.propose(ctx, cmds)
+	if err != nil {
+		return err
+	}
+	reply := &metapb.ProposeReply{Results: results}
+	for i, e := range errs {
+		if e != nil {
+			reply.Results[i] = &metapb.Result{Kind: uint32(vfs.KindOf(e)), Text: e.Error()}
+		}
+	}
+	return answer(call, reply)
+}
+
+func (s *Server) serveQuery(ctx context.Context, call *wire.Call) error {
+	shard, items, err := splitRequest(call.Meta, maxCallQueries)
+	if err != nil {
+		return err
+	}
+	sh, err := s.shard(shard)
+	if err != nil {
+		return err
+	}
+	qs := make([]*metapb.Query, len(items))
+	for i, enc := range items {
+		qs[i] = new(metapb.Query)
+		if err := qs[i].UnmarshalVT(enc); err != nil {
+			return vfs.Errorf(vfs.KindInvalid, "raftmeta.query", "malformed query: %w", err)
+		}
+	}
+	done := s.metrics.time(sh.id, "query", len(qs))
+	defer done()
+	v, cache, err := sh.read(ctx)
+	if err != nil {
+		return err
+	}
+	defer v.Release()
+	var reply []byte
+	for i, q := range qs {
+		r := fsm.Query(v, cache, q)
+		n := r.SizeVT()
+		if i > 0 && len(reply)+n > replyBytes {
+			break
+		}
+		if n > wire.MaxPayload-64 {
+			r = &metapb.QueryResult{Kind: uint32(vfs.KindTooMany), Text: "the answer is too large: ask for less at a time"}
+		}
+		enc, err := r.MarshalVT()
+		if err != nil {
+			return vfs.Errorf(vfs.KindInternal, "raftmeta.query", "%w", err)
+		}
+		reply = protowire.AppendTag(reply, 1, protowire.BytesType) // QueryReply.results
+		reply = protowire.AppendBytes(reply, enc)
+	}
+	return call.Reply(nil, reply)
+}
+
+func (s *Server) serveTerm(call *wire.Call) error {
+	var req metapb.TermRequest
+	if err := req.UnmarshalVT(call.Meta); err != nil {
+		return vfs.Errorf(vfs.KindInvalid, "raftmeta.term", "%w", err)
+	}
+	sh, err := s.shard(req.Shard)
+	if err != nil {
+		return err
+	}
+	return answer(call, &metapb.TermReply{Term: sh.raft.CurrentTerm(), Sequence: req.Sequence, ServerId: sh.info.ID})
+}
+
+func (s *Server) serveLeader(call *wire.Call) error {
+	var req metapb.LeaderRequest
+	if err := req.UnmarshalVT(call.Meta); err != nil {
+		return vfs.Errorf(vfs.KindInvalid, "raftmeta.leader", "%w", err)
+	}
+	sh, err := s.shard(req.Shard)
+	if err != nil {
+		return err
+	}
+	if call.Op == OpInfo {
+		st := sh.host.Status()
+		return answer(call, &metapb.ShardInfoR{
+			Shard: req.Shard, Level: st.Level, Applied: st.State, Digest: st.Digest, Cluster: s.node.Cluster,
+		})
+	}
+	_, id := sh.raft.LeaderWithID()
+	reply := &metapb.LeaderReply{LeaderId: string(id)}
+	if id != "" {
+		if reply.LeaderAddress, err = s.opt.Resolver.Resolve(context.Background(), mux.NodeOf(string(id))); err != nil {
+			reply.LeaderAddress = "" // the id names the node; the caller may resolve it
+		}
+	}
+	return answer(call, reply)
+}
+
+func answer(call *wire.Call, m message) error {
+	b, err := m.MarshalVT()
+	if err != nil {
+		return vfs.Errorf(vfs.KindInternal, "raftmeta.serve", "%w", err)
+	}
+	return call.Reply(b)
+}

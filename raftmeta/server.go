@@ -1,0 +1,168 @@
+package raftmeta
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/rackfs/rackfs/internal/wire"
+	"github.com/rackfs/rackfs/raftmeta/internal/mux"
+	"github.com/rackfs/rackfs/raftmeta/internal/replica"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// Server is one metadata node: a replica of each shard in its directory.
+type Server struct {
+	opt     Options
+	node    *replica.Node
+	mux     *mux.Mux
+	rpc     *wire.Server
+	peers   *peers
+	blocks  *pebble.Cache
+	metrics *metrics
+	shards  map[uint16]*shard // fixed by Open
+	wg      sync.WaitGroup    // the accept loop
+
+	sequence atomic.Uint64 // of term requests
+}
+
+// closeTimeout bounds how long Close waits for commands in progress.
+const closeTimeout = 10 * time.Second
+
+// Open starts the replicas in o.Dir. It returns before they have a leader.
+func Open(o Options) (s *Server, err error) {
+	const op = "raftmeta.open"
+	o = o.withDefaults()
+	s = &Server{opt: o, shards: map[uint16]*shard{}}
+	defer func() {
+		if err != nil {
+			s.Close()
+			s = nil
+		}
+	}()
+	if o.Listener == nil || o.Resolver == nil || o.ClientSecurity == nil {
+		return s, vfs.Errorf(vfs.KindInvalid, op, "a listener, a resolver and the security of connections to other voters are needed")
+	}
+	if s.node, err = replica.OpenNode(o.Dir); err != nil {
+		return s, err
+	}
+	if len(s.node.Shards) == 0 {
+		return s, vfs.Errorf(vfs.KindInvalid, op, "%s holds no replica", o.Dir)
+	}
+	s.blocks = pebble.NewCache(o.BlockCacheBytes)
+	s.peers = newPeers(o.dial, o.ClientSecurity, o.Logger)
+	s.rpc = wire.NewServer(s.serve, wire.ServerOptions{Security: o.Security, Logger: o.Logger})
+	s.mux = mux.New(mux.Options{Cluster: string(s.node.Cluster), Security: o.Security, ServeRPC: s.rpc.ServeConn, Logger: o.Logger})
+	s.metrics = newMetrics(s)
+	for _, id := range s.node.Shards {
+		sh, err := s.openShard(id)
+		if err != nil {
+			return s, err
+		}
+		s.shards[id] = sh
+	}
+	if err := s.metrics.register(o.Registerer); err != nil {
+		return s, vfs.Wrap(op, err)
+	}
+	s.wg.Add(1)
+	go func() {
+		defer s.wg.Done()
+		if err := s.mux.Serve(o.Listener); !errors.Is(err, mux.ErrClosed) {
+			o.Logger.Error("raftmeta: the metadata port failed", "err", err)
+		}
+	}()
+	return s, nil
+}
+
+// dial opens a plain connection to a node.
+func (o Options) dial(ctx context.Context, node string) (net.Conn, error) {
+	return dialNode(ctx, o.Resolver, node)
+}
+
+func dialNode(ctx context.Context, r Resolver, node string) (net.Conn, error) {
+	addr, err := r.Resolve(ctx, node)
+	if err != nil {
+		return nil, vfs.Errorf(vfs.KindUnavailable, "raftmeta.dial", "address of node %s: %w", node, err)
+	}
+	return wire.Dialer("tcp", addr)(ctx)
+}
+
+// Addr is where the server listens.
+func (s *Server) Addr() net.Addr { return s.opt.Listener.Addr() }
+
+// Node is the name of this node.
+func (s *Server) Node() string { return s.node.Name }
+
+// shard finds a replica of this server.
+func (s *Server) shard(id uint32) (*shard, error) {
+	if id <= 0xffff {
+		if sh := s.shards[uint16(id)]; sh != nil {
+			return sh, nil
+		}
+	}
+	return nil, vfs.Errorf(vfs.KindNotLeader, "raftmeta", "")
+}
+
+// Snapshot takes a Raft snapshot of a shard now.
+func (s *Server) Snapshot(shard uint16) error {
+	sh, err := s.shard(uint32(shard))
+	if err != nil {
+		return err
+	}
+	return vfs.Wrap("raftmeta.snapshot", sh.raft.Snapshot().Error())
+}
+
+// TransferLeadership gives the leadership of a shard to another voter.
+func (s *Server) TransferLeadership(shard uint16) error {
+	sh, err := s.shard(uint32(shard))
+	if err != nil {
+		return err
+	}
+	return vfs.Wrap("raftmeta.transfer", sh.raft.LeadershipTransfer().Error())
+}
+
+// Close stops the server: commands in progress are answered, leadership is given up,
+// and everything is closed. What was acknowledged is durable before and after.
+func (s *Server) Close() error {
+	var errs []error
+	if s.metrics != nil {
+		s.metrics.unregister(s.opt.Registerer)
+	}
+	var wg sync.WaitGroup
+	for _, sh := range s.shards { // they stop at the same time
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			sh.quiesce()
+		}()
+	}
+	wg.Wait()
+	if s.rpc != nil {
+		errs = append(errs, s.rpc.Close())
+	}
+	for _, sh := range s.shards {
+		errs = append(errs, sh.close())
+	}
+	if s.mux != nil {
+		s.mux.Close()
+	}
+	if s.opt.Listener != nil {
+		s.opt.Listener.Close()
+	}
+	s.wg.Wait()
+	if s.peers != nil {
+		s.peers.close()
+	}
+	if s.blocks != nil {
+		s.blocks.Unref()
+		s.blocks = nil
+	}
+	if s.node != nil {
+		errs = append(errs, s.node.Close())
+	}
+	return errors.Join(errs...)
+}

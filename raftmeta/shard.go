@@ -1,0 +1,277 @@
+package raftmeta
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"github.com/rackfs/rackfs/raftmeta/fsm"
+	"github.com/rackfs/rackfs/raftmeta/internal/machine"
+	"github.com/rackfs/rackfs/raftmeta/internal/mux"
+	"github.com/rackfs/rackfs/raftmeta/internal/propose"
+	"github.com/rackfs/rackfs/raftmeta/internal/raftlog"
+	"github.com/rackfs/rackfs/raftmeta/internal/replica"
+	"github.com/rackfs/rackfs/raftmeta/internal/snapstore"
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+const (
+	// maxAppendEntries bounds the entries of one message to a follower and of one batch of the
+	// state machine. Entries are batches of commands already.
+	maxAppendEntries = 64
+	// transportTimeout bounds one message to a follower; that it lives is decided by heartbeats.
+	transportTimeout = 10 * time.Second
+	transportPool    = 3
+)
+
+// shard is the replica of one shard and what makes it serve while it leads.
+type shard struct {
+	s    *Server
+	id   uint16
+	info replica.Info
+	log  *slog.Logger
+
+	logs  *replica.Logs
+	host  *machine.Host
+	trans *raft.NetworkTransport
+	raft  *raft.Raft
+	batch *propose.Batcher
+
+	lead atomic.Pointer[leadership] // nil unless this replica leads and may serve
+
+	ctx    context.Context // of the leader loop
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	stop   sync.Once // stops a failed replica
+}
+
+func (s *Server) openShard(id uint16) (_ *shard, err error) {
+	const op = "raftmeta.open"
+	o := s.opt
+	sh := &shard{s: s, id: id, log: o.Logger.With("shard", id)}
+	sh.ctx, sh.cancel = context.WithCancel(context.Background())
+	defer func() {
+		if err != nil {
+			sh.quiesce()
+			sh.close()
+		}
+	}()
+	if sh.info, err = replica.ReadInfo(o.Dir, id); err != nil {
+		return nil, vfs.Wrap(op, err)
+	}
+	dir := s.node.ShardDir(id)
+	hlog := raftlog.New(sh.log, slog.LevelWarn)
+	sh.logs, err = replica.OpenLogs(dir, sh.info, replica.LogOptions{Backend: o.Log, WALSegmentBytes: o.WALSegmentBytes, Logger: hlog.Named("log")})
+	if err != nil {
+		return nil, err
+	}
+	snaps, err := snapstore.Open(filepath.Join(dir, "snapshots"), o.RetainSnapshots, sh.log)
+	if err != nil {
+		return nil, err
+	}
+	sh.host, err = machine.Open(machine.Options{
+		Dir: filepath.Join(dir, "state"), Shard: id, Cluster: s.node.Cluster,
+		MaxLevel: o.MaxLevel, CacheBytes: o.RecordCacheBytes,
+		BlockCache: s.blocks, MemTableBytes: o.MemTableBytes,
+		OnFatal: sh.fatal, Logger: sh.log,
+	}, snaps)
+	if err != nil {
+		return nil, err
+	}
+	ln, err := s.mux.Listen(id, sh.info.ID)
+	if err != nil {
+		return nil, err
+	}
+	d := mux.Dialer{Cluster: string(s.node.Cluster), Shard: id, Self: sh.info.ID, Security: o.ClientSecurity, Dial: o.dial}
+	sh.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream: stream{ln, d}, MaxPool: transportPool, Timeout: transportTimeout,
+		MsgpackUseNewTimeFormat: true, Logger: hlog.Named("transport"),
+	})
+	conf := raftConfig(o, sh.info.ID)
+	conf.Logger = hlog.Named("raft")
+	sh.batch = propose.New(propose.Options{
+		Apply:   func(entry []byte) propose.Future { return sh.raft.Apply(entry, 0) },
+		Results: machineResults,
+		Entry:   func(cmds, bytes int) { s.metrics.entry(id, cmds, bytes) },
+	})
+	if sh.raft, err = raft.NewRaft(conf, sh.host, sh.logs, sh.logs.Stable, snaps, sh.trans); err != nil {
+		return nil, vfs.Wrap(op, err)
+	}
+	sh.wg.Add(1)
+	go sh.follow()
+	return sh, nil
+}
+
+// raftConfig pins everything about Raft that the rest of the package relies on.
+func raftConfig(o Options, self string) *raft.Config {
+	c := raft.DefaultConfig()
+	c.ProtocolVersion = 3 // servers have ids of their own
+	c.LocalID = raft.ServerID(self)
+	c.HeartbeatTimeout = o.Timing.Heartbeat
+	c.ElectionTimeout = o.Timing.Heartbeat
+	c.LeaderLeaseTimeout = o.Timing.LeaderLease
+	c.CommitTimeout = o.Timing.Commit
+	c.MaxAppendEntries = maxAppendEntries
+	c.BatchApplyCh = true
+	c.TrailingLogs = o.TrailingLogs
+	c.SnapshotInterval = o.SnapshotInterval
+	c.SnapshotThreshold = o.SnapshotThreshold
+	c.PreVoteDisabled = false
+	c.NoSnapshotRestoreOnStart = true // machine.Open did
+	c.NoLegacyTelemetry = true
+	// A removed replica must not fall back to a cluster of its own.
+	c.ShutdownOnRemove = true
+	return c
+}
+
+// machineResults takes the response of package machine apart.
+func machineResults(response any) ([]*metapb.Result, error) {
+	r, ok := response.(machine.Response)
+	if !ok {
+		return nil, vfs.Errorf(vfs.KindInternal, "raftmeta.propose", "response of type %T", response)
+	}
+	if r.Err != nil {
+		return nil, vfs.Errorf(vfs.KindUnknown, "raftmeta.propose", "%w", r.Err)
+	}
+	return r.Results, nil
+}
+
+// stream is a shard's raft.StreamLayer. Addresses are replica ids.
+type stream struct {
+	*mux.Listener
+	d mux.Dialer
+}
+
+// Dial implements raft.StreamLayer.
+func (s stream) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	nc, err := s.d.Raft(ctx, string(to))
+	if err != nil {
+		return nil, err
+	}
+	return s.Track(nc)
+}
+
+// fatal is called on Raft's FSM goroutine when the state machine stopped.
+func (sh *shard) fatal(err error) {
+	sh.wg.Add(1)
+	go func() {
+		defer sh.wg.Done()
+		// Not while commands are in progress: their futures are answered by the running Raft.
+		sh.shutdown()
+	}()
+}
+
+// shutdown ends Raft, once.
+func (sh *shard) shutdown() {
+	sh.stop.Do(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		defer cancel()
+		if err := sh.batch.Close(ctx); err != nil {
+			sh.log.Warn("raftmeta: commands in progress were abandoned")
+		}
+		if sh.raft == nil {
+			return
+		}
+		if err := sh.raft.Shutdown().Error(); err != nil {
+			sh.log.Warn("raftmeta: raft shutdown", "err", err)
+		}
+	})
+}
+
+// quiesce answers what is in progress and ends Raft; reads fail from here on.
+func (sh *shard) quiesce() {
+	sh.cancel()
+	if sh.batch != nil {
+		sh.shutdown()
+	}
+	sh.wg.Wait()
+}
+
+// close releases what the replica holds, after quiesce.
+func (sh *shard) close() error {
+	var errs []error
+	if sh.trans != nil {
+		errs = append(errs, sh.trans.Close())
+	}
+	if sh.host != nil {
+		errs = append(errs, sh.host.Close())
+	}
+	if sh.logs != nil {
+		errs = append(errs, sh.logs.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// notLeader is the error that tells a client where to go: its text is the
+// name of the leader's node, if it is known.
+func (sh *shard) notLeader() error {
+	_, id := sh.raft.LeaderWithID()
+	return &vfs.Error{Kind: vfs.KindNotLeader, Op: "raftmeta", Text: mux.NodeOf(string(id))}
+}
+
+// propose puts encoded and checked commands through the log.
+func (sh *shard) propose(ctx context.Context, cmds [][]byte) ([]*metapb.Result, []error, error) {
+	if sh.raft.State() != raft.Leader { // only a hint: Raft decides
+		return nil, nil, sh.notLeader()
+	}
+	return sh.batch.Do(ctx, cmds)
+}
+
+// read returns a view that contains everything that was committed when read was called.
+func (sh *shard) read(ctx context.Context) (*machine.View, *fsm.Cache, error) {
+	l := sh.lead.Load()
+	if l == nil {
+		return nil, nil, sh.notLeader()
+	}
+	index := sh.raft.CommitIndex()
+	if err := l.confirm.Confirm(ctx); err != nil {
+		if vfs.KindOf(err) == vfs.KindNotLeader {
+			err = sh.notLeader()
+		}
+		return nil, nil, err
+	}
+	if err := sh.host.Wait(ctx, index); err != nil {
+		return nil, nil, err
+	}
+	return sh.host.View()
+}
+
+// voters lists the voters of the newest configuration, committed or not.
+func (sh *shard) voters() []string {
+	f := sh.raft.GetConfiguration()
+	if f.Error() != nil {
+		return nil
+	}
+	var ids []string
+	for _, s := range f.Configuration().Servers {
+		if s.Suffrage == raft.Voter {
+			ids = append(ids, string(s.ID))
+		}
+	}
+	return ids
+}
+
+// askTerm asks a voter for its current term. The answer must come from that very replica: one that was
+// wiped and answers at its address has none of its promises to keep.
+func (sh *shard) askTerm(ctx context.Context, voter string) (uint64, error) {
+	req := &metapb.TermRequest{Shard: uint32(sh.id), Sequence: sh.s.sequence.Add(1)}
+	var reply metapb.TermReply
+	if err := sh.s.peers.call(ctx, mux.NodeOf(voter), OpTerm, req, &reply); err != nil {
+		return 0, err
+	}
+	if reply.ServerId != voter || reply.Sequence != req.Sequence {
+		return 0, vfs.Errorf(vfs.KindIncompatible, "raftmeta.term", "asked %s, answered by %s", voter, reply.ServerId)
+	}
+	return reply.Term, nil
+}
+
+var _ raft.StreamLayer = stream{}

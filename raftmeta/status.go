@@ -1,0 +1,48 @@
+package raftmeta
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/rackfs/rackfs/raftmeta/internal/mux"
+)
+
+// ShardStatus is the state of one replica as it sees itself.
+type ShardStatus struct {
+	Shard      uint16
+	Replica    string // own id
+	Role       string // Leader, Follower, Candidate, Shutdown
+	Serving    bool   // leads, and has committed a barrier in its term
+	Leader     string // id of the leader it knows; "" if none
+	LeaderNode string
+	Voters     []string // ids, of the newest configuration
+	Term       uint64
+	Commit     uint64 // Raft index
+	Applied    uint64 // Raft index up to which the state machine has everything
+	State      uint64 // Raft index of the newest entry the state machine applied
+	Digest     []byte // of the state at State
+	Level      uint32 // feature level
+	ReadRounds uint64 // term-confirm rounds since it took office
+	Err        error  // why the replica stopped
+}
+
+// Status reports all replicas of the server, by shard.
+func (s *Server) Status() []ShardStatus {
+	var all []ShardStatus
+	for _, sh := range s.shards {
+		_, leader := sh.raft.LeaderWithID()
+		h := sh.host.Status()
+		st := ShardStatus{
+			Shard: sh.id, Replica: sh.info.ID, Role: sh.raft.State().String(),
+			Leader: string(leader), LeaderNode: mux.NodeOf(string(leader)), Voters: sh.voters(),
+			Term: sh.raft.CurrentTerm(), Commit: sh.raft.CommitIndex(),
+			Applied: h.Applied, State: h.State, Digest: h.Digest, Level: h.Level, Err: h.Err,
+		}
+		if l := sh.lead.Load(); l != nil {
+			st.Serving, st.ReadRounds = true, l.confirm.Rounds()
+		}
+		all = append(all, st)
+	}
+	slices.SortFunc(all, func(a, b ShardStatus) int { return cmp.Compare(a.Shard, b.Shard) })
+	return all
+}
