@@ -1,0 +1,218 @@
+package nfsclient
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
+
+	"github.com/rackfs/rackfs/internal/xdr"
+	"github.com/rackfs/rackfs/nfsserver/rpc"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// Session is one session and its connection.
+type Session struct {
+	c *Client
+
+	mu sync.Mutex
+	// Fields protected by mu.
+	id    SessionID
+	fore  ChannelAttrs
+	free  chan *Slot
+	conn  *rpc.Conn
+	dials int
+}
+
+// Slot is one slot of a session: one request at a time.
+type Slot struct {
+	s    *Session
+	free chan *Slot // where it came from; another after Recover
+	id   uint32
+	seq  uint32 // of the last request
+}
+
+// ID is the session's id.
+func (s *Session) ID() SessionID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.id
+}
+
+// Fore are the limits the server agreed to.
+func (s *Session) Fore() ChannelAttrs {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.fore
+}
+
+// reset makes s the session id, with all slots unused.
+func (s *Session) reset(id SessionID, fore ChannelAttrs) {
+	free := make(chan *Slot, fore.MaxSlots)
+	for i := range fore.MaxSlots {
+		free <- &Slot{s: s, free: free, id: i}
+	}
+	s.mu.Lock()
+	s.id, s.fore, s.free = id, fore, free
+	s.mu.Unlock()
+}
+
+// Slot waits for a free slot. Put gives it back.
+func (s *Session) Slot(ctx context.Context) (*Slot, error) {
+	s.mu.Lock()
+	free := s.free
+	s.mu.Unlock()
+	select {
+	case sl := <-free:
+		return sl, nil
+	case <-ctx.Done():
+		return nil, vfs.Wrap("nfs.slot", context.Cause(ctx))
+	}
+}
+
+// Put gives the slot back to its session.
+func (sl *Slot) Put() { sl.free <- sl }
+
+// ID is the slot's number, Sequence that of its last request.
+func (sl *Slot) ID() uint32       { return sl.id }
+func (sl *Slot) Sequence() uint32 { return sl.seq }
+
+// Do sends c on a free slot and returns the reply, positioned after SEQUENCE.
+// See the package comment for what it does about broken connections. An error
+// is a transport's, or that of SEQUENCE. When it gives up on a request that may
+// still be executed, the slot is not used again.
+func (s *Session) Do(ctx context.Context, c *Compound) (*Reply, error) {
+	sl, err := s.Slot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for try := 0; ; try++ {
+		r, err := sl.Do(ctx, c)
+		if err != nil {
+			if StatusOf(err) != -1 { // an answer: the slot is in order
+				sl.Put()
+			}
+			return nil, err
+		}
+		if !s.c.cfg.Patient || r.Status != nfsv4.NFS4ERR_DELAY && r.Status != nfsv4.NFS4ERR_GRACE {
+			sl.Put()
+			return r, nil
+		}
+		r.Release()
+		if err := wait(ctx, try); err != nil {
+			sl.Put()
+			return nil, err
+		}
+	}
+}
+
+// Do sends c as the slot's next request.
+func (sl *Slot) Do(ctx context.Context, c *Compound) (*Reply, error) {
+	sl.seq++
+	for try := 0; ; try++ {
+		r, err := sl.Send(ctx, sl.seq, c)
+		var remote *rpc.RemoteError
+		switch {
+		case err == nil:
+			err = r.sequence()
+			if err == nil {
+				return r, nil
+			}
+			r.Release()
+			if StatusOf(err) != nfsv4.NFS4ERR_DELAY { // else: the first try still runs
+				return nil, err
+			}
+		case errors.As(err, &remote), ctx.Err() != nil, vfs.KindOf(err) != vfs.KindUnavailable:
+			return nil, err
+		}
+		if err := wait(ctx, try); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// Send sends c with the given sequence, once, on the session's connection,
+// which it makes if there is none. The reply begins with SEQUENCE.
+func (sl *Slot) Send(ctx context.Context, seq uint32, c *Compound) (*Reply, error) {
+	s := sl.s
+	conn, err := s.connection(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	id, highest := s.id, s.fore.MaxSlots-1
+	s.mu.Unlock()
+	var b [sequenceSize]byte
+	p := xdr.AppendInt32(b[:0], int32(nfsv4.OP_SEQUENCE))
+	p = append(p, id[:]...)
+	p = xdr.AppendUint32(p, seq)
+	p = xdr.AppendUint32(p, sl.id)
+	p = xdr.AppendUint32(p, highest)
+	p = xdr.AppendBool(p, c.CacheThis)
+	r, err := s.c.exchange(ctx, conn, c, p)
+	if err != nil && vfs.KindOf(err) == vfs.KindUnavailable {
+		s.drop(conn)
+	}
+	return r, err
+}
+
+// connection returns the session's connection, dialling if it has none.
+func (s *Session) connection(ctx context.Context) (*rpc.Conn, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn != nil {
+		return s.conn, nil
+	}
+	conn, err := s.c.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.conn = conn
+	s.dials++
+	return conn, nil
+}
+
+// drop forgets conn, which is broken.
+func (s *Session) drop(conn *rpc.Conn) {
+	s.mu.Lock()
+	if s.conn == conn {
+		s.conn = nil
+	}
+	s.mu.Unlock()
+	conn.Close()
+	<-conn.Done()
+}
+
+// BreakConnection closes the session's connection, as a network failure
+// would; requests in flight go through the next one.
+func (s *Session) BreakConnection() {
+	s.mu.Lock()
+	conn := s.conn
+	s.conn = nil
+	s.mu.Unlock()
+	if conn != nil {
+		conn.Close()
+		<-conn.Done()
+	}
+}
+
+// Dials is how many connections the session has had.
+func (s *Session) Dials() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.dials
+}
+
+// wait waits before try+1, or returns ctx's error.
+func wait(ctx context.Context, try int) error {
+	t := time.NewTimer(backoff(try))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return vfs.Wrap("nfs.retry", context.Cause(ctx))
+	}
+}
