@@ -26,6 +26,7 @@ const (
 // Guest says what to boot. The zero value is a guest with a name and an address of its own and the NFS client loaded.
 type Guest struct {
 	Name      string            // host name, and the name in the log; unique in its network. Default: guestN
+	Host      int               // last byte of its address, 100 to 250, for a guest that comes back under it. Default: one of its own
 	MemoryMiB int               // default 768
 	Writable  []string          // host folders that the guest can write, at the same path
 	Disk      string            // host file that is /dev/ubda in the guest; see NewDisk
@@ -70,7 +71,13 @@ func (n *Net) boot(t testing.TB, g Guest) (*Running, error) {
 	n.guests++
 	number := n.guests
 	n.mu.Unlock()
-	if firstGuest+number > lastGuest {
+	host := firstGuest + number
+	switch {
+	case g.Host != 0 && (g.Host < firstFixed || g.Host > lastFixed):
+		return nil, fmt.Errorf("address 10.77.0.%d is not between %d and %d", g.Host, firstFixed, lastFixed)
+	case g.Host != 0:
+		host = g.Host
+	case host >= firstFixed:
 		return nil, errors.New("no address left in the network")
 	}
 	if g.Name == "" {
@@ -81,7 +88,7 @@ func (n *Net) boot(t testing.TB, g Guest) (*Running, error) {
 	}
 	r := &Running{
 		name: g.Name, net: n, console: newQuietTail(t, g.Name+" console"),
-		addr: fmt.Sprintf("10.77.0.%d", firstGuest+number), tap: fmt.Sprintf("tap%d", number),
+		addr: fmt.Sprintf("10.77.0.%d", host), tap: fmt.Sprintf("tap%d", number),
 		pending: map[uint64]*callWait{},
 	}
 	dir := t.TempDir() // boot configuration and the kernel's run files
@@ -107,7 +114,8 @@ func (n *Net) boot(t testing.TB, g Guest) (*Running, error) {
 	args := []string{
 		fmt.Sprintf("mem=%dM", g.MemoryMiB), "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "init=" + self,
 		envInit + "=" + config, "con=null", "con0=fd:0,fd:1", "ssl=null", "ssl0=fd:3,fd:3",
-		"vec0:transport=tap,ifname=" + r.tap + ",depth=128,gro=1", "umid=" + g.Name, "uml_dir=" + dir + "/", "quiet", "panic=-1",
+		// The hardware address belongs to the address, so that neighbours find a guest that comes back.
+		fmt.Sprintf("vec0:transport=tap,ifname=%s,depth=128,gro=1,mac=02:00:0a:4d:00:%02x", r.tap, host), "umid=" + g.Name, "uml_dir=" + dir + "/", "quiet", "panic=-1",
 	}
 	if g.Disk != "" {
 		args = append(args, "ubd0="+g.Disk)

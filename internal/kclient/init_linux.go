@@ -14,7 +14,6 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -46,9 +45,10 @@ type bootConfig struct {
 	Sysctl   map[string]string
 }
 
-// Main is the body of TestMain for a package that uses guests. In the test process it runs the tests; as the init of a
-// guest it serves the harness; as a guest's program it runs that program. It does not return.
-func Main(m *testing.M, programs Programs) {
+// Main is the body of TestMain for a package that uses guests. In the test process it runs the tests (m is the
+// *testing.M, or what runs it); as the init of a guest it serves the harness; as a guest's program it runs that program.
+// It does not return.
+func Main(m interface{ Run() int }, programs Programs) {
 	if name := os.Getenv(envProgram); name != "" {
 		run, ok := programs[name]
 		if !ok {

@@ -80,34 +80,34 @@ func (l *logTail) tail() string {
 	return strings.Join(append(l.lines[:len(l.lines):len(l.lines)], string(l.part)), "\n")
 }
 
-func (l *logTail) find(prefix string) (string, bool) {
+func (l *logTail) find(text string) (string, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, line := range l.lines {
-		if strings.HasPrefix(line, prefix) {
+		if strings.Contains(line, text) {
 			return line, true
 		}
 	}
 	return "", false
 }
 
-// wait returns the first remembered line that starts with prefix. One waiter at a time.
-func (l *logTail) wait(prefix string, deadline time.Duration, ended <-chan struct{}) (string, error) {
+// wait returns the first remembered line that contains text. One waiter at a time.
+func (l *logTail) wait(text string, deadline time.Duration, ended <-chan struct{}) (string, error) {
 	timeout := time.NewTimer(deadline)
 	defer timeout.Stop()
 	for {
-		if line, ok := l.find(prefix); ok {
+		if line, ok := l.find(text); ok {
 			return line, nil
 		}
 		select {
 		case <-l.fresh:
 		case <-ended:
-			if line, ok := l.find(prefix); ok {
+			if line, ok := l.find(text); ok {
 				return line, nil
 			}
-			return "", errors.New("ended before it printed " + prefix + ":\n" + l.tail())
+			return "", errors.New("ended before it printed " + text + ":\n" + l.tail())
 		case <-timeout.C:
-			return "", fmt.Errorf("did not print %q within %v:\n%s", prefix, deadline, l.tail())
+			return "", fmt.Errorf("did not print %q within %v:\n%s", text, deadline, l.tail())
 		}
 	}
 }

@@ -21,8 +21,9 @@ const (
 	hostAddress  = "10.77.0.1"
 	prefixBits   = 24
 	bridgeName   = "br0"
-	firstGuest   = 10 // last byte of the first guest's address
-	lastGuest    = 250
+	firstGuest   = 10  // last byte of the first guest's address
+	firstFixed   = 100 // last bytes that a test chooses itself (Guest.Host)
+	lastFixed    = 250
 	killDeadline = 20 * time.Second // for the kernel to bury a process that got SIGKILL
 )
 
@@ -221,11 +222,11 @@ func (p *Proc) Wait(ctx context.Context) (int, error) {
 	}
 }
 
-// WaitOutput waits until the process printed a line that starts with prefix, and returns that line. The test fails when
+// WaitOutput waits until the process printed a line that contains text, and returns that line. The test fails when
 // the process ends before, or takes longer than the deadline.
-func (p *Proc) WaitOutput(t testing.TB, prefix string, deadline time.Duration) string {
+func (p *Proc) WaitOutput(t testing.TB, text string, deadline time.Duration) string {
 	t.Helper()
-	line, err := p.log.wait(prefix, deadline, p.ended)
+	line, err := p.log.wait(text, deadline, p.ended)
 	if err != nil {
 		t.Fatalf("kclient: %s: %v", p.name, err)
 	}

@@ -132,9 +132,9 @@ func (k *Task) CloseInput() error {
 }
 
 // WaitOutput is Proc.WaitOutput for what the program prints to the default log.
-func (k *Task) WaitOutput(t testing.TB, prefix string, deadline time.Duration) string {
+func (k *Task) WaitOutput(t testing.TB, text string, deadline time.Duration) string {
 	t.Helper()
-	line, err := k.log.wait(prefix, deadline, k.ended)
+	line, err := k.log.wait(text, deadline, k.ended)
 	if err != nil {
 		t.Fatalf("kclient: %s in %s: %v", k.name, k.guest.name, err)
 	}

@@ -1,0 +1,16 @@
+// Package kernel tests rackfs as a Linux machine meets it: mounted by the kernel's own NFS client, in a User Mode Linux
+// guest (internal/kclient).
+//
+//   - TestPosix: the checks of test/posix, and a source tree copied, compared after a remount, for vers=4.1 and 4.2.
+//   - TestTwoClients: locks and close-to-open consistency between two machines.
+//   - TestServerKilled: the server dies by SIGKILL under a writer of test/journal; everything acknowledged is there.
+//   - TestPowerCut: the server's machine loses power under that writer, with everything that was not on its disk.
+//
+// # Switches
+//
+//	RACKFS_TEST_LONG=1            larger numbers: the whole of GOROOT/src, more rounds
+//	RACKFS_TEST_SEED=N            repeat the random choices of a run that printed its seed
+//	RACKFS_TEST_SERVER=ganesha    run the tests against Debian's nfs-ganesha with its VFS module instead, the control that
+//	                              tells a fault of a test from a fault of ours. It is expected to fail TestPowerCut: it
+//	                              does not sync names.
+package kernel

@@ -1,0 +1,149 @@
+//go:build linux
+
+package kernel
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rackfs/rackfs/internal/kclient"
+)
+
+const (
+	checksDeadline = 10 * time.Minute
+	treeDeadline   = 60 * time.Minute // of the whole of GOROOT/src
+)
+
+func TestPosix(t *testing.T) {
+	kclient.Require(t, "git")
+	srv := serverUnderTest(t)
+	n := kclient.NewNet(t)
+	data := filepath.Join(t.TempDir(), "data")
+	if err := os.Mkdir(data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	p := srv.start(t, n, data)
+	idle, _ := residentMiB(t, p.Pid())
+	t.Logf("server: %d MiB resident when idle", idle)
+	goRoot, goCache := prepareGo(t)
+
+	g := n.Boot(t, kclient.Guest{Name: "client", MemoryMiB: 1536, Modules: []string{"overlay"}})
+	// The guest's Go tool gets the host's build cache, with a layer of its own above it.
+	g.Mount(t, kclient.Mount{Type: "tmpfs", Source: "go", Target: "/mnt/go"})
+	g.MustRun(t, time.Minute, kclient.Command("mkdir", "/mnt/go/upper", "/mnt/go/work", "/mnt/go/tmp", "/mnt/go/cache"))
+	g.Mount(t, kclient.Mount{Type: "overlay", Source: "overlay", Target: "/mnt/go/cache", Data: "lowerdir=" + goCache + ",upperdir=/mnt/go/upper,workdir=/mnt/go/work"})
+	goEnv := []string{"GOROOT=" + goRoot, "GOCACHE=/mnt/go/cache", "GOTMPDIR=/mnt/go/tmp", "GOPATH=/mnt/go/path", "GOENV=off"}
+
+	tree := filepath.Join(goRoot, "src", "net")
+	if long() {
+		tree = filepath.Join(goRoot, "src")
+	}
+	for _, version := range []string{"4.1", "4.2"} {
+		t.Run("vers="+version, func(t *testing.T) {
+			dir := mountpoint + "/v" + version
+			mount := srv.mount(n.Addr(), mountpoint, version)
+			g.Mount(t, mount)
+			g.MustRun(t, time.Minute, kclient.Command("mkdir", dir, dir+"/checks"))
+
+			t.Run("tree", func(t *testing.T) {
+				cpu := cpuTime(t, p.Pid())
+				g.MustRun(t, treeDeadline, kclient.Program("posix", "copy", tree, dir+"/tree"))
+				t.Logf("server: %v CPU for the copy", cpuTime(t, p.Pid())-cpu)
+				g.Unmount(t, mountpoint)
+				g.Mount(t, mount)
+				g.MustRun(t, treeDeadline, kclient.Program("posix", "compare", tree, dir+"/tree"))
+			})
+			t.Run("stream", func(t *testing.T) {
+				const mib = 256
+				resetPeak(t, p.Pid())
+				cpu := cpuTime(t, p.Pid())
+				g.MustRun(t, checksDeadline, kclient.Program("posix", "fill", "-file", dir+"/large", "-mib", "256", "-drop-caches"))
+				used := cpuTime(t, p.Pid()) - cpu
+				_, peak := residentMiB(t, p.Pid())
+				t.Logf("server: %.2f CPU seconds for a GiB written and read, %d MiB resident at the peak", used.Seconds()*1024/mib, peak)
+			})
+			runChecks(t, g, dir+"/checks", goEnv)
+			g.Unmount(t, mountpoint)
+		})
+	}
+}
+
+// runChecks runs the checks of test/posix in the guest; each is a subtest.
+func runChecks(t *testing.T, g *kclient.Running, dir string, env []string) {
+	type result struct{ verdict, name, detail string }
+	var results []result
+	c := kclient.Program("posix", "run", "-dir", dir, "-scratch", "/run/tmp", "-drop-caches")
+	if s := os.Getenv("RACKFS_TEST_SEED"); s != "" {
+		c.Args = append(c.Args, "-seed", s)
+	}
+	c.Env = append(c.Env, env...)
+	last := -1
+	c.Stdout = &lines{each: func(line string) {
+		verdict, rest, _ := strings.Cut(line, " ")
+		switch verdict {
+		case "PASS", "FAIL", "SKIP":
+			name, detail, _ := strings.Cut(rest, " ")
+			results = append(results, result{verdict, name, detail})
+			last = len(results) - 1
+		default: // a detail of several lines
+			if last >= 0 {
+				results[last].detail += "\n" + line
+			} else {
+				results = append(results, result{"SKIP", "settings", line})
+			}
+		}
+	}}
+	c.Stderr = io.Discard // of the processes that take locks
+	ctx, cancel := context.WithTimeout(context.Background(), checksDeadline)
+	defer cancel()
+	status, err := g.Run(ctx, t, c)
+	passed := 0
+	for _, r := range results {
+		t.Run(r.name, func(t *testing.T) {
+			switch r.verdict {
+			case "PASS":
+				passed++
+				t.Log(r.detail)
+			case "SKIP":
+				t.Skip(r.detail)
+			default:
+				t.Error(r.detail)
+			}
+		})
+	}
+	if err != nil || status > 1 || passed == 0 {
+		t.Errorf("the checks ended early: status %d, %v, %d passed", status, err, passed)
+	}
+}
+
+// prepareGo fills the host's build cache with what a small program needs, so that the guest, which has one slow CPU,
+// compiles only that program.
+func prepareGo(t *testing.T) (goRoot, goCache string) {
+	t.Helper()
+	env := func(name string) string {
+		out, err := exec.Command("go", "env", name).Output()
+		if err != nil {
+			t.Fatalf("go env %s: %v", name, err)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	dir := t.TempDir()
+	for name, content := range map[string]string{"go.mod": "module m\n\ngo 1.21\n", "main.go": "package main\n\nfunc main() { println(0) }\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	build := exec.Command("go", "build", "-o", filepath.Join(dir, "m"), ".")
+	build.Dir = dir
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false", "GOTOOLCHAIN=local")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	return env("GOROOT"), env("GOCACHE")
+}
