@@ -1,0 +1,212 @@
+package server
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+
+	"github.com/rackfs/rackfs/blockstore"
+	"github.com/rackfs/rackfs/blockstore/segment"
+	"github.com/rackfs/rackfs/blockstore/store"
+	"github.com/rackfs/rackfs/internal/wire"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// Options configures a Server.
+type Options struct {
+	// MayDelete decides about each Delete call. Nil refuses all.
+	MayDelete func(peer wire.Peer) bool
+	Logger    *slog.Logger // default slog.Default()
+}
+
+// Server serves stores. Its Handle is a wire.Handler.
+type Server struct {
+	stores map[uint32]*store.Store
+	o      Options
+}
+
+// New makes a server of the stores, by disk number. It does not own them: they
+// are closed by the caller, after the wire.Server that calls Handle.
+func New(stores map[uint32]*store.Store, o Options) *Server {
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	return &Server{stores: stores, o: o}
+}
+
+// operation is one row of the table of operations.
+type operation struct {
+	name  string
+	roles []string // any of them may
+	serve func(s *Server, ctx context.Context, call *wire.Call) error
+}
+
+func operationOf(op wire.Op) (operation, bool) {
+	inquirers := []string{blockstore.RoleGateway, blockstore.RoleMeta, blockstore.RoleBlock}
+	switch op {
+	case blockstore.OpPut:
+		return operation{"put", inquirers[:1], (*Server).put}, true
+	case blockstore.OpGet:
+		return operation{"get", inquirers[:1], (*Server).get}, true
+	case blockstore.OpStat:
+		return operation{"stat", inquirers, (*Server).stat}, true
+	case blockstore.OpList:
+		return operation{"list", inquirers, (*Server).list}, true
+	case blockstore.OpDelete:
+		return operation{"delete", nil, (*Server).delete}, true
+	case blockstore.OpFence:
+		return operation{"fence", inquirers[1:2], (*Server).fence}, true
+	case blockstore.OpInfo:
+		return operation{"info", inquirers, (*Server).info}, true
+	}
+	return operation{}, false
+}
+
+// Handles reports whether op is one of a block server's, so that several
+// services can share a port.
+func Handles(op wire.Op) bool {
+	_, ok := operationOf(op)
+	return ok
+}
+
+// Handle serves one call.
+func (s *Server) Handle(ctx context.Context, call *wire.Call) error {
+	op, ok := operationOf(call.Op)
+	if !ok {
+		return vfs.Errorf(vfs.KindNotSupported, "blockserver", "unknown operation %#x", call.Op)
+	}
+	allowed := slices.ContainsFunc(op.roles, call.Peer.HasRole)
+	if call.Op == blockstore.OpDelete {
+		allowed = s.o.MayDelete != nil && s.o.MayDelete(call.Peer)
+	}
+	if !allowed {
+		s.o.Logger.Warn("block operation refused", "op", op.name, "peer", call.Peer.Name, "roles", call.Peer.Roles)
+		return vfs.Errorf(vfs.KindPerm, "blockserver."+op.name, "node %q has none of the roles %v", call.Peer.Name, op.roles)
+	}
+	return op.serve(s, ctx, call)
+}
+
+func (s *Server) store(disk uint32) (*store.Store, error) {
+	st := s.stores[disk]
+	if st == nil {
+		return nil, vfs.Errorf(vfs.KindIncompatible, "blockserver", "this node has no disk %d; the map is wrong or the disk is gone", disk)
+	}
+	return st, nil
+}
+
+func (s *Server) put(ctx context.Context, call *wire.Call) error {
+	var r blockstore.PutRequest
+	if err := r.Decode(call.Meta); err != nil {
+		return err
+	}
+	st, err := s.store(r.Disk)
+	if err != nil {
+		return err
+	}
+	return st.Put(ctx, &store.Put{Key: r.Key, Epoch: r.Epoch, K: r.K, M: r.M, BlockLen: r.BlockLen, Owner: r.Owner, Data: call.Payload})
+}
+
+func (s *Server) get(ctx context.Context, call *wire.Call) error {
+	var r blockstore.GetRequest
+	if err := r.Decode(call.Meta); err != nil {
+		return err
+	}
+	st, err := s.store(r.Disk)
+	if err != nil {
+		return err
+	}
+	data, err := st.Get(ctx, r.Key, int(r.Offset), int(r.Length))
+	if err != nil {
+		return err
+	}
+	defer data.Release()
+	return call.Reply(nil, data.Bytes)
+}
+
+func infoOf(e store.Entry) blockstore.ShardInfo {
+	return blockstore.ShardInfo{Block: e.Key.Block, Shard: e.Key.Shard, K: e.K, M: e.M, Length: e.Length, Epoch: e.Epoch, BlockLen: e.BlockLen}
+}
+
+func (s *Server) stat(ctx context.Context, call *wire.Call) error {
+	var r blockstore.GetRequest
+	if err := r.Decode(call.Meta); err != nil {
+		return err
+	}
+	st, err := s.store(r.Disk)
+	if err != nil {
+		return err
+	}
+	e, owner, err := st.Stat(ctx, r.Key)
+	if err != nil {
+		return err
+	}
+	reply := blockstore.StatReply{Shard: infoOf(e), Owner: owner}
+	return call.Reply(reply.Append(nil))
+}
+
+func (s *Server) list(ctx context.Context, call *wire.Call) error {
+	var r blockstore.ListRequest
+	if err := r.Decode(call.Meta); err != nil {
+		return err
+	}
+	st, err := s.store(r.Disk)
+	if err != nil {
+		return err
+	}
+	entries, more, err := st.List(ctx, r.PG, r.After, int(min(r.Limit, store.MaxListEntries)))
+	if err != nil {
+		return err
+	}
+	var payload []byte
+	for _, e := range entries {
+		info := infoOf(e)
+		payload = info.Append(payload)
+	}
+	reply := blockstore.ListReply{More: more}
+	return call.Reply(reply.Append(nil), payload)
+}
+
+func (s *Server) delete(ctx context.Context, call *wire.Call) error {
+	var r blockstore.DiskRequest
+	if err := r.Decode(call.Meta); err != nil {
+		return err
+	}
+	st, err := s.store(r.Disk)
+	if err != nil {
+		return err
+	}
+	n, err := st.Delete(ctx, segment.DecodeKeys(call.Payload))
+	if err != nil {
+		return err
+	}
+	return call.Reply([]byte{byte(n), byte(n >> 8), byte(n >> 16), byte(n >> 24)})
+}
+
+func (s *Server) fence(ctx context.Context, call *wire.Call) error {
+	var r blockstore.DiskRequest
+	if err := r.Decode(call.Meta); err != nil {
+		return err
+	}
+	st, err := s.store(r.Disk)
+	if err != nil {
+		return err
+	}
+	return st.Fence(ctx, segment.DecodeEpochs(call.Payload))
+}
+
+func (s *Server) info(_ context.Context, call *wire.Call) error {
+	var r blockstore.DiskRequest
+	if err := r.Decode(call.Meta); err != nil {
+		return err
+	}
+	st, err := s.store(r.Disk)
+	if err != nil {
+		return err
+	}
+	i := st.Info()
+	reply := blockstore.InfoReply{
+		Store: i.Store, Cluster: i.Cluster, MetadataIncarnation: i.MetadataIncarnation,
+		Capacity: uint64(i.Capacity), Used: uint64(i.Used), Writable: i.Writable,
+	}
+	return call.Reply(reply.Append(nil))
+}

@@ -1,0 +1,194 @@
+package stripe
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/klauspost/reedsolomon"
+	"github.com/rackfs/rackfs/blockstore"
+	"github.com/rackfs/rackfs/placement"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// Client writes and reads blocks. It is safe for concurrent use and holds no
+// connections: those are the Map's.
+type Client struct {
+	o     Options
+	zeros []byte // the zero shards of short blocks; never written
+
+	mu       sync.Mutex
+	encoders map[placement.Profile]reedsolomon.Encoder
+	avoided  map[placement.Target]*trouble
+	// anyAvoided is len(avoided) > 0, read without mu.
+	anyAvoided atomic.Bool
+
+	latency [2]latency // of fetches up to smallFetch bytes, and longer ones
+}
+
+// trouble is a target that failed.
+type trouble struct {
+	failures int
+	until    time.Time // avoided before
+}
+
+// New makes a client.
+func New(o Options) *Client {
+	return &Client{
+		o: o.withDefaults(), zeros: make([]byte, blockstore.MinShard),
+		encoders: make(map[placement.Profile]reedsolomon.Encoder), avoided: make(map[placement.Target]*trouble),
+	}
+}
+
+// inversionCacheMax is the widest code whose inverted matrices are cached. There is one
+// for each set of lost shards, and their number explodes with the width.
+const inversionCacheMax = 14
+
+func (c *Client) encoder(p placement.Profile) (reedsolomon.Encoder, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.encoders[p]; e != nil {
+		return e, nil
+	}
+	// The library's default matrix is part of the disk format; a golden test holds it.
+	// One goroutine per block: parallel work is many blocks.
+	e, err := reedsolomon.New(p.K, p.M, reedsolomon.WithMaxGoroutines(1), reedsolomon.WithInversionCache(p.Width() <= inversionCacheMax))
+	if err != nil {
+		return nil, vfs.Errorf(vfs.KindInternal, "stripe.encoder", "%v: %w", p, err)
+	}
+	c.encoders[p] = e
+	return e, nil
+}
+
+// failed notes that a target failed, so that it is avoided for a while.
+func (c *Client) failed(t placement.Target, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	x := c.avoided[t]
+	if x == nil {
+		x = &trouble{}
+		c.avoided[t] = x
+		c.o.Logger.Warn("block target is avoided", "target", t, "err", err)
+	}
+	d := c.o.BackoffMax
+	if vfs.KindOf(err) != vfs.KindNoSpace && x.failures < 16 {
+		d = min(c.o.BackoffMin<<x.failures, c.o.BackoffMax)
+	}
+	x.failures++
+	// Half of it is drawn, so that gateways do not come back all at once.
+	x.until = time.Now().Add(d/2 + rand.N(d/2+1))
+	c.anyAvoided.Store(true)
+}
+
+// worked notes that a target answered.
+func (c *Client) worked(t placement.Target) {
+	if !c.anyAvoided.Load() {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if x := c.avoided[t]; x != nil {
+		delete(c.avoided, t)
+		c.anyAvoided.Store(len(c.avoided) > 0)
+		c.o.Logger.Info("block target works again", "target", t)
+	}
+}
+
+// avoids reports whether t failed a short while ago.
+func (c *Client) avoids(t placement.Target) bool {
+	if !c.anyAvoided.Load() {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	x := c.avoided[t]
+	return x != nil && time.Now().Before(x.until)
+}
+
+func (c *Client) healthy(pg *placement.PG) bool {
+	if !c.anyAvoided.Load() {
+		return true
+	}
+	for i := range pg.Slots {
+		if c.avoids(pg.Slots[i].Target) {
+			return false
+		}
+	}
+	return true
+}
+
+// pgEpoch is an attempt that was made.
+type pgEpoch struct{ pg, epoch uint32 }
+
+// choose picks a group at random among those that are healthy and were not tried, or returns nil.
+func (c *Client) choose(pgs []*placement.PG, tried []pgEpoch) *placement.PG {
+	usable := func(pg *placement.PG) bool {
+		for _, t := range tried {
+			if t == (pgEpoch{pg.ID, pg.Epoch}) {
+				return false
+			}
+		}
+		return c.healthy(pg)
+	}
+	const draws = 8 // almost always enough; then all are looked at
+	for range min(draws, len(pgs)) {
+		if pg := pgs[rand.IntN(len(pgs))]; usable(pg) {
+			return pg
+		}
+	}
+	var best *placement.PG
+	n := 0
+	for _, pg := range pgs {
+		if usable(pg) {
+			if n++; rand.IntN(n) == 0 {
+				best = pg
+			}
+		}
+	}
+	return best
+}
+
+// smallFetch divides the two classes of latency.
+const smallFetch = 64 << 10
+
+// latency is a smoothed mean and deviation, as TCP keeps them for its
+// retransmission timer (RFC 6298).
+type latency struct {
+	mu        sync.Mutex
+	mean, dev time.Duration
+}
+
+func (l *latency) add(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.mean == 0 {
+		l.mean, l.dev = d, d/2
+		return
+	}
+	l.dev += ((l.mean - d).Abs() - l.dev) / 4
+	l.mean += (d - l.mean) / 8
+}
+
+// timeout is how long an answer may take before it is remarkable.
+func (l *latency) timeout() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.mean + 4*l.dev
+}
+
+func (c *Client) latencyOf(n int) *latency {
+	if n <= smallFetch {
+		return &c.latency[0]
+	}
+	return &c.latency[1]
+}
+
+// hedgeAfter is how long to wait for n bytes before rebuilding them.
+func (c *Client) hedgeAfter(n int) time.Duration {
+	return min(max(c.latencyOf(n).timeout(), c.o.HedgeMin), c.o.HedgeMax)
+}
+
+// ended wraps the end of the caller's context.
+func ended(ctx context.Context, op string) error { return vfs.Wrap(op, context.Cause(ctx)) }

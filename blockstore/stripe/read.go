@@ -1,0 +1,434 @@
+package stripe
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rackfs/rackfs/blockstore"
+	"github.com/rackfs/rackfs/internal/wire"
+	"github.com/rackfs/rackfs/placement"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// Read reads len(p) bytes at off of a block into p. After an error the content
+// of p is undefined. See the package comment for the kinds of errors.
+func (c *Client) Read(ctx context.Context, m Map, b Block, off int, p []byte) error {
+	const op = "stripe.read"
+	if off < 0 || off > int(b.Len) || len(p) > int(b.Len)-off {
+		return vfs.Errorf(vfs.KindInvalid, op, "bytes %d+%d of a block of %d", off, len(p), b.Len)
+	}
+	if len(p) == 0 {
+		return nil
+	}
+	pg, ok := m.PG(b.PG)
+	if !ok {
+		return vfs.Errorf(vfs.KindUnavailable, op, "placement group %d is not in the map", b.PG)
+	}
+	if err := pg.Validate(); err != nil {
+		return vfs.Errorf(vfs.KindInternal, op, "%w", err)
+	}
+	s, err := blockstore.ShapeOf(int(b.Len), pg.K, pg.M)
+	if err != nil {
+		return err
+	}
+	rctx, cancel := context.WithCancel(ctx)
+	r := &reader{c: c, m: m, pg: pg, block: b, shape: s, ctx: rctx,
+		parts: make(map[part]*fetch), state: make([]shardState, s.K+s.M)}
+	err = r.read(off, p)
+	cancel()
+	r.wg.Wait() // nothing refers to p or to a buffer any more
+	for _, buf := range r.bufs {
+		buf.Release()
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			return ended(ctx, op)
+		}
+		return vfs.Wrap(op, err)
+	}
+	c.o.Metrics.Reads.Inc()
+	c.o.Metrics.ReadBytes.Add(float64(len(p)))
+	return nil
+}
+
+// reader is one Read.
+type reader struct {
+	c     *Client
+	m     Map
+	pg    *placement.PG
+	block Block
+	shape blockstore.Shape
+	ctx   context.Context
+	wg    sync.WaitGroup // all fetches and those who wait for them
+
+	mu    sync.Mutex // guards the following
+	parts map[part]*fetch
+	bufs  []*wire.Buf
+	state []shardState
+}
+
+// part is a range of a shard.
+type part struct{ shard, from, to int }
+
+func (p part) len() int { return p.to - p.from }
+
+// fetch is a part on its way. buf holds it once done is closed and err is nil.
+type fetch struct {
+	buf    []byte
+	cancel context.CancelFunc
+	done   chan struct{}
+	err    error
+}
+
+// shardState is what a Read learnt of a shard.
+type shardState struct {
+	outcome outcome
+	err     error
+}
+
+type outcome uint8
+
+const (
+	unknown outcome = iota
+	good
+	gone        // every target said that it has no such shard
+	bad         // damaged
+	unreachable // no answer, or none that says anything about the shard
+)
+
+// read gets all parts of the range, each in a goroutine of its own but the last.
+func (r *reader) read(off int, p []byte) error {
+	type want struct {
+		part part
+		dst  []byte
+	}
+	var wants []want
+	for l := r.shape.ShardLen; len(p) > 0; {
+		in := off % l
+		n := min(l-in, len(p))
+		wants = append(wants, want{part{off / l, in, in + n}, p[:n:n]})
+		off, p = off+n, p[n:]
+	}
+	// All are on their way before the first can find that it needs the others.
+	for _, w := range wants {
+		if !r.c.avoids(r.pg.Slots[w.part.shard].Target) {
+			r.fetch(w.part, w.dst)
+		}
+	}
+	errs := make(chan error, len(wants))
+	for i, w := range wants {
+		if i == len(wants)-1 {
+			errs <- r.get(w.part, w.dst)
+			break
+		}
+		r.wg.Add(1)
+		go func() {
+			defer r.wg.Done()
+			errs <- r.get(w.part, w.dst)
+		}()
+	}
+	for range wants {
+		if err := <-errs; err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// get makes dst hold a part of a data shard: as its target has it, or rebuilt.
+func (r *reader) get(pt part, dst []byte) error {
+	r.mu.Lock()
+	direct := r.parts[pt]
+	r.mu.Unlock()
+	if direct == nil { // its target is avoided: the others are asked first
+		if err := r.rebuild(pt, dst); err == nil {
+			return nil
+		}
+		direct = r.fetch(pt, dst)
+		<-direct.done
+		if direct.err == nil {
+			return nil
+		}
+		return r.verdict(direct.err)
+	}
+	hedge := time.NewTimer(r.c.hedgeAfter(pt.len()))
+	defer hedge.Stop()
+	select {
+	case <-direct.done:
+		if direct.err == nil {
+			return nil
+		}
+		if r.ctx.Err() != nil {
+			return direct.err
+		}
+		if err := r.rebuild(pt, dst); err != nil {
+			return r.verdict(direct.err)
+		}
+		return nil
+	case <-hedge.C:
+	}
+	if r.shape.M == 0 {
+		<-direct.done
+		if direct.err != nil {
+			return r.verdict(direct.err)
+		}
+		return nil
+	}
+	// The rebuilt part goes beside dst, which the direct answer may still be written to.
+	r.c.o.Metrics.Hedges.Inc()
+	side := r.buffer(pt.len())
+	rebuilt := make(chan error, 1)
+	r.wg.Add(1)
+	go func() {
+		defer r.wg.Done()
+		rebuilt <- r.rebuild(pt, side)
+	}()
+	select {
+	case <-direct.done:
+		if direct.err == nil {
+			return nil
+		}
+		if err := <-rebuilt; err != nil {
+			return r.verdict(direct.err)
+		}
+	case err := <-rebuilt:
+		if err != nil {
+			if <-direct.done; direct.err != nil {
+				return r.verdict(direct.err)
+			}
+			return nil
+		}
+		direct.cancel()
+		if <-direct.done; direct.err == nil {
+			return nil
+		}
+		r.c.o.Metrics.HedgesWon.Inc()
+	}
+	copy(dst, side)
+	return nil
+}
+
+// buffer returns n bytes that live as long as the Read.
+func (r *reader) buffer(n int) []byte {
+	b := wire.GetBuf(n)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.bufs = append(r.bufs, b)
+	return b.B
+}
+
+// fetch starts to get a part into into, which may be nil, or returns the fetch of it that was started before.
+func (r *reader) fetch(pt part, into []byte) *fetch {
+	r.mu.Lock()
+	if f := r.parts[pt]; f != nil {
+		r.mu.Unlock()
+		return f
+	}
+	ctx, cancel := context.WithTimeout(r.ctx, r.c.o.FetchTimeout)
+	f := &fetch{cancel: cancel, done: make(chan struct{})}
+	r.parts[pt] = f
+	if into == nil {
+		b := wire.GetBuf(pt.len())
+		r.bufs = append(r.bufs, b)
+		into = b.B
+	}
+	f.buf = into
+	r.wg.Add(1)
+	r.mu.Unlock()
+	go func() {
+		defer r.wg.Done()
+		defer cancel()
+		defer close(f.done)
+		f.err = r.ask(ctx, pt, f.buf)
+	}()
+	return f
+}
+
+// ask gets a part from the slot's target or, while the slot moves, its previous one.
+func (r *reader) ask(ctx context.Context, pt part, into []byte) error {
+	slot := &r.pg.Slots[pt.shard]
+	start := time.Now()
+	out, err := r.askTarget(ctx, slot.Target, pt, into)
+	if err != nil && slot.Previous != nil && ctx.Err() == nil {
+		prev, perr := r.askTarget(ctx, *slot.Previous, pt, into)
+		switch {
+		case perr == nil:
+			out, err = good, nil
+		case out == gone:
+			out, err = prev, perr // the new target need not have it yet
+		}
+	}
+	if err == nil {
+		r.c.latencyOf(pt.len()).add(time.Since(start))
+	}
+	r.mu.Lock()
+	if out != unknown && r.state[pt.shard].outcome != good {
+		r.state[pt.shard] = shardState{out, err}
+	}
+	r.mu.Unlock()
+	return err
+}
+
+func (r *reader) askTarget(ctx context.Context, t placement.Target, pt part, into []byte) (outcome, error) {
+	caller, err := r.m.Caller(t.Node)
+	if err == nil {
+		req := blockstore.GetRequest{
+			Disk: t.Disk, Key: blockstore.Key{PG: r.pg.ID, Block: r.block.ID, Shard: uint8(pt.shard)},
+			Offset: uint32(pt.from), Length: uint32(pt.len()),
+		}
+		var meta [32]byte
+		var reply *wire.Reply
+		reply, err = caller.Call(ctx, blockstore.OpGet, req.Append(meta[:0]), nil, into)
+		if err == nil {
+			defer reply.Release()
+			if len(reply.Payload) != len(into) {
+				err = vfs.Errorf(vfs.KindCorrupt, "stripe.get", "%d bytes answered, %d asked", len(reply.Payload), len(into))
+			} else {
+				if &reply.Payload[0] != &into[0] {
+					copy(into, reply.Payload)
+				}
+				r.c.worked(t)
+				return good, nil
+			}
+		}
+	}
+	err = vfs.Errorf(vfs.KindOf(err), "stripe.get", "shard %d on %v: %w", pt.shard, t, err)
+	switch vfs.KindOf(err) {
+	case vfs.KindNotFound:
+		r.c.worked(t)
+		return gone, err
+	case vfs.KindCorrupt, vfs.KindInvalid: // invalid: it is shorter than the block's shape says
+		r.c.worked(t)
+		r.c.o.Metrics.BadShards.Inc()
+		r.c.o.OnBad(BadShard{Block: r.block, Shard: pt.shard, Target: t, Err: err})
+		return bad, err
+	}
+	if r.ctx.Err() != nil || ctx.Err() == context.Canceled {
+		return unknown, err // given up, which says nothing about the target
+	}
+	r.c.failed(t, err)
+	return unreachable, err
+}
+
+// rebuild computes a part of a shard from the same part of others into out.
+func (r *reader) rebuild(pt part, out []byte) error {
+	s := r.shape
+	if s.M == 0 {
+		return vfs.Errorf(vfs.KindUnavailable, "stripe.rebuild", "profile %d+0 has no parity", s.K)
+	}
+	candidates := r.sources(pt)
+	arrived := make(chan int, len(candidates))
+	got := make([][]byte, s.K+s.M)
+	need, started, pending := s.Data, 0, 0
+	more := func() bool {
+		if started == len(candidates) {
+			return false
+		}
+		i := candidates[started]
+		started++
+		pending++
+		f := r.fetch(part{i, pt.from, pt.to}, nil)
+		r.wg.Add(1)
+		go func() {
+			defer r.wg.Done()
+			<-f.done
+			if f.err != nil {
+				i = -1 - i
+			}
+			arrived <- i
+		}()
+		return true
+	}
+	for range need {
+		more()
+	}
+	wait := r.c.hedgeAfter(pt.len())
+	hedge := time.NewTimer(wait)
+	defer hedge.Stop()
+	for have := 0; have < need; {
+		if have+pending < need && !more() {
+			return vfs.Errorf(vfs.KindUnavailable, "stripe.rebuild", "%d of %d shards answered", have, need)
+		}
+		select {
+		case i := <-arrived:
+			pending--
+			if i >= 0 {
+				got[i] = r.fetch(part{i, pt.from, pt.to}, nil).buf
+				have++
+			}
+		case <-hedge.C:
+			more() // one more, in case one of those asked is slow
+			hedge.Reset(wait)
+		}
+	}
+	for i := s.Data; i < s.K; i++ {
+		got[i] = r.c.zeros[:pt.len()]
+	}
+	required := make([]bool, s.K+s.M)
+	required[pt.shard] = true
+	got[pt.shard] = out[:0:pt.len()]
+	enc, err := r.c.encoder(placement.Profile{K: s.K, M: s.M})
+	if err != nil {
+		return err
+	}
+	if err := enc.ReconstructSome(got, required); err != nil {
+		return vfs.Errorf(vfs.KindInternal, "stripe.rebuild", "%w", err)
+	}
+	r.c.o.Metrics.Rebuilds.Inc()
+	return nil
+}
+
+// sources lists the stored shards other than pt's in the order in which to ask
+// for the same part of them: those that are on their way anyway, then those of
+// targets that work, then the rest. What is known to fail is left out.
+func (r *reader) sources(pt part) []int {
+	var first, second, third []int
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i := range r.state {
+		if i == pt.shard || !r.shape.Stored(i) || r.state[i].outcome > good {
+			continue
+		}
+		switch {
+		case r.parts[part{i, pt.from, pt.to}] != nil:
+			first = append(first, i)
+		case !r.c.avoids(r.pg.Slots[i].Target):
+			second = append(second, i)
+		default:
+			third = append(third, i)
+		}
+	}
+	return append(append(first, second...), third...)
+}
+
+// verdict is the error of a read that found too few shards.
+func (r *reader) verdict(cause error) error {
+	if r.ctx.Err() != nil {
+		return cause
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var n [unreachable + 1]int
+	var texts []string
+	for i, st := range r.state {
+		if !r.shape.Stored(i) {
+			continue
+		}
+		n[st.outcome]++
+		if st.outcome > good {
+			texts = append(texts, fmt.Sprintf("shard %d: %v", i, st.err))
+		}
+	}
+	why := strings.Join(texts, "; ")
+	kind, what := vfs.KindUnavailable, "too few block servers answer"
+	switch lost := n[gone] + n[bad]; {
+	case n[gone] > 0 && lost > r.shape.M:
+		kind, what = vfs.KindNotFound, "it is gone"
+	case lost > r.shape.M:
+		kind, what = vfs.KindCorrupt, "more shards are damaged than the code makes good"
+	}
+	return vfs.Errorf(kind, "stripe.read", "block %d in pg %d: %s (%s)", r.block.ID, r.pg.ID, what, why)
+}

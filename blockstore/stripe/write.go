@@ -1,0 +1,157 @@
+package stripe
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+
+	"github.com/rackfs/rackfs/blockstore"
+	"github.com/rackfs/rackfs/internal/wire"
+	"github.com/rackfs/rackfs/placement"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// Write stores a block and returns the placement group it is in. All its
+// shards are durable then. w.Data is not used after Write returns.
+//
+// KindUnavailable means that no group could take the block now.
+func (c *Client) Write(ctx context.Context, m Map, w *Write) (pg uint32, err error) {
+	const op = "stripe.write"
+	var tried []pgEpoch
+	var last error
+	for len(tried) < c.o.WriteAttempts {
+		pg := c.choose(m.Writable(w.Pool), tried)
+		if pg == nil {
+			break
+		}
+		err := c.writeTo(ctx, m, pg, w)
+		if err == nil {
+			c.o.Metrics.Writes.Inc()
+			c.o.Metrics.WriteBytes.Add(float64(len(w.Data)))
+			return pg.ID, nil
+		}
+		if ctx.Err() != nil {
+			return 0, ended(ctx, op)
+		}
+		switch vfs.KindOf(err) {
+		case vfs.KindInvalid, vfs.KindExists, vfs.KindInternal:
+			// Another group would say the same.
+			return 0, vfs.Wrap(op, err)
+		}
+		last = err
+		tried = append(tried, pgEpoch{pg.ID, pg.Epoch})
+		c.o.Metrics.WriteRetries.Inc()
+	}
+	c.o.Metrics.WritesFailed.Inc()
+	if last == nil {
+		return 0, vfs.Errorf(vfs.KindUnavailable, op, "no placement group of pool %d has all its block servers", w.Pool)
+	}
+	return 0, vfs.Errorf(vfs.KindUnavailable, op, "block %d, after %d attempts: %w", w.Block, len(tried), last)
+}
+
+// writeTo makes one attempt. It returns when all its calls have ended, for
+// they refer to w.Data.
+func (c *Client) writeTo(ctx context.Context, m Map, pg *placement.PG, w *Write) error {
+	if err := pg.Validate(); err != nil {
+		return vfs.Errorf(vfs.KindInternal, "stripe.write", "%w", err)
+	}
+	s, err := blockstore.ShapeOf(len(w.Data), pg.K, pg.M)
+	if err != nil {
+		return err
+	}
+	shards, scratch, err := c.encode(s, w.Data)
+	defer scratch.Release()
+	if err != nil {
+		return err
+	}
+	timed, stop := context.WithTimeout(ctx, c.o.AttemptTimeout)
+	defer stop()
+	cctx, cancel := context.WithCancelCause(timed)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	for i := range shards {
+		if !s.Stored(i) {
+			continue
+		}
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			t := pg.Slots[i].Target
+			err := c.put(cctx, m, t, pg, i, s, w, shards[i])
+			switch {
+			case err == nil:
+				c.worked(t)
+				return
+			case cctx.Err() != nil && timed.Err() == nil:
+				return // cancelled because another failed before
+			case ctx.Err() == nil && vfs.KindOf(err) != vfs.KindFenced && vfs.KindOf(err) != vfs.KindExists && vfs.KindOf(err) != vfs.KindInvalid:
+				c.failed(t, err)
+			}
+			cancel(vfs.Errorf(vfs.KindOf(err), "stripe.put", "shard %d on %v: %w", i, t, err))
+		}()
+	}
+	wg.Wait()
+	if timed.Err() != nil {
+		return vfs.Errorf(vfs.KindUnavailable, "stripe.put", "pg %d: %w", pg.ID, timed.Err())
+	}
+	return context.Cause(cctx)
+}
+
+var errNoCaller = errors.New("no way to the node")
+
+func (c *Client) put(ctx context.Context, m Map, t placement.Target, pg *placement.PG, i int, s blockstore.Shape, w *Write, shard []byte) error {
+	caller, err := m.Caller(t.Node)
+	if err != nil {
+		return errors.Join(errNoCaller, err)
+	}
+	r := blockstore.PutRequest{
+		Disk: t.Disk, Key: blockstore.Key{PG: pg.ID, Block: w.Block, Shard: uint8(i)}, Epoch: pg.Epoch,
+		K: uint8(s.K), M: uint8(s.M), BlockLen: uint32(s.BlockLen), Owner: w.Owner,
+	}
+	var meta [64]byte
+	reply, err := caller.Call(ctx, blockstore.OpPut, r.Append(meta[:0]), net.Buffers{shard}, nil)
+	reply.Release()
+	return err
+}
+
+// encode returns the k+m shards of a block. Data shards lie in data, the last
+// one perhaps in scratch, parity in scratch, zero shards in c.zeros.
+func (c *Client) encode(s blockstore.Shape, data []byte) (shards [][]byte, scratch *wire.Buf, err error) {
+	enc, err := c.encoder(placement.Profile{K: s.K, M: s.M})
+	if err != nil {
+		return nil, nil, err
+	}
+	n := s.M * s.ShardLen
+	padded := cap(data) >= s.PaddedLen()
+	if !padded {
+		n += s.ShardLen
+	}
+	scratch = wire.GetBuf(n)
+	shards = make([][]byte, s.K+s.M)
+	for i := range s.M {
+		shards[s.K+i] = scratch.B[i*s.ShardLen:][:s.ShardLen:s.ShardLen]
+	}
+	if padded {
+		data = data[:s.PaddedLen()]
+		clear(data[s.BlockLen:])
+	}
+	for i := range s.K {
+		switch {
+		case i >= s.Data:
+			shards[i] = c.zeros[:s.ShardLen]
+		case i == s.Data-1 && !padded:
+			last := scratch.B[s.M*s.ShardLen:]
+			clear(last[copy(last, data[i*s.ShardLen:]):])
+			shards[i] = last
+		default:
+			shards[i] = data[i*s.ShardLen:][:s.ShardLen:s.ShardLen]
+		}
+	}
+	if s.M > 0 {
+		if err := enc.Encode(shards); err != nil {
+			return nil, scratch, vfs.Errorf(vfs.KindInternal, "stripe.encode", "%w", err)
+		}
+	}
+	return shards, scratch, nil
+}
