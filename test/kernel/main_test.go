@@ -21,7 +21,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	kclient.Main(suite{m}, kclient.Programs{"posix": posix.Main, "journal": journal.Main})
+	kclient.Main(suite{m}, kclient.Programs{"posix": posix.Main, "journal": journal.Main, "leave-files": leaveFiles, "find-files": findFiles})
 }
 
 // suite builds the server once, before the tests.
@@ -30,6 +30,7 @@ type suite struct{ m *testing.M }
 // envServer names the server under test; the suite sets envBinary for the tests.
 const (
 	envServer = "RACKFS_TEST_SERVER"
+	envSeed   = "RACKFS_TEST_SEED"
 	envBinary = "RACKFS_TEST_BINARY"
 )
 
@@ -69,7 +70,7 @@ type server struct {
 	args   func(t *testing.T, data, addr string) []string
 	ready  string // in a line of its output
 	export string
-	// writable are folders of the host that it needs besides its data when it runs inside a guest.
+	// tmpfs are folders besides its data that it writes, for when it runs inside a guest.
 	tmpfs []string
 }
 
@@ -128,13 +129,13 @@ func long() bool { return os.Getenv("RACKFS_TEST_LONG") == "1" }
 func newSeed(t *testing.T) (uint64, *rand.Rand) {
 	t.Helper()
 	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv("RACKFS_TEST_SEED"); s != "" {
+	if s := os.Getenv(envSeed); s != "" {
 		var err error
 		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
-			t.Fatalf("RACKFS_TEST_SEED: %v", err)
+			t.Fatalf("%s: %v", envSeed, err)
 		}
 	}
-	t.Logf("RACKFS_TEST_SEED=%d", seed)
+	t.Logf("%s=%d", envSeed, seed)
 	return seed, rand.New(rand.NewPCG(seed, 1))
 }
 

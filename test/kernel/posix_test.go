@@ -24,78 +24,86 @@ func TestPosix(t *testing.T) {
 	kclient.Require(t, "git")
 	srv := serverUnderTest(t)
 	n := kclient.NewNet(t)
-	data := filepath.Join(t.TempDir(), "data")
-	if err := os.Mkdir(data, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	p := srv.start(t, n, data)
+	p := srv.start(t, n, dataDir(t))
 	idle, _ := residentMiB(t, p.Pid())
 	t.Logf("server: %d MiB resident when idle", idle)
 	goRoot, goCache := prepareGo(t)
-
-	g := n.Boot(t, kclient.Guest{Name: "client", MemoryMiB: 1536, Modules: []string{"overlay"}})
-	// The guest's Go tool gets the host's build cache, with a layer of its own above it.
-	g.Mount(t, kclient.Mount{Type: "tmpfs", Source: "go", Target: "/mnt/go"})
-	g.MustRun(t, time.Minute, kclient.Command("mkdir", "/mnt/go/upper", "/mnt/go/work", "/mnt/go/tmp", "/mnt/go/cache"))
-	g.Mount(t, kclient.Mount{Type: "overlay", Source: "overlay", Target: "/mnt/go/cache", Data: "lowerdir=" + goCache + ",upperdir=/mnt/go/upper,workdir=/mnt/go/work"})
-	goEnv := []string{"GOROOT=" + goRoot, "GOCACHE=/mnt/go/cache", "GOTMPDIR=/mnt/go/tmp", "GOPATH=/mnt/go/path", "GOENV=off"}
-
 	tree := filepath.Join(goRoot, "src", "net")
 	if long() {
 		tree = filepath.Join(goRoot, "src")
 	}
-	for _, version := range []string{"4.1", "4.2"} {
-		t.Run("vers="+version, func(t *testing.T) {
-			dir := mountpoint + "/v" + version
-			mount := srv.mount(n.Addr(), mountpoint, version)
-			g.Mount(t, mount)
-			g.MustRun(t, time.Minute, kclient.Command("mkdir", dir, dir+"/checks"))
 
-			t.Run("tree", func(t *testing.T) {
-				cpu := cpuTime(t, p.Pid())
-				g.MustRun(t, treeDeadline, kclient.Program("posix", "copy", tree, dir+"/tree"))
-				t.Logf("server: %v CPU for the copy", cpuTime(t, p.Pid())-cpu)
-				g.Unmount(t, mountpoint)
-				g.Mount(t, mount)
-				g.MustRun(t, treeDeadline, kclient.Program("posix", "compare", tree, dir+"/tree"))
-			})
-			t.Run("stream", func(t *testing.T) {
-				const mib = 256
-				resetPeak(t, p.Pid())
-				cpu := cpuTime(t, p.Pid())
-				g.MustRun(t, checksDeadline, kclient.Program("posix", "fill", "-file", dir+"/large", "-mib", "256", "-drop-caches"))
-				used := cpuTime(t, p.Pid()) - cpu
-				_, peak := residentMiB(t, p.Pid())
-				t.Logf("server: %.2f CPU seconds for a GiB written and read, %d MiB resident at the peak", used.Seconds()*1024/mib, peak)
-			})
-			runChecks(t, g, dir+"/checks", goEnv)
+	versions := []string{"4.1", "4.2"}
+	guests := map[string]*kclient.Running{}
+	for _, version := range versions {
+		g := n.Boot(t, kclient.Guest{Name: "client-" + version, MemoryMiB: 1536, Modules: []string{"overlay"}})
+		guests[version] = g
+		mount := srv.mount(n.Addr(), mountpoint, version)
+		g.Mount(t, mount)
+		dir := mountpoint + "/v" + version
+		g.MustRun(t, time.Minute, kclient.Command("mkdir", dir))
+		// What is measured runs alone.
+		t.Run("tree/vers="+version, func(t *testing.T) {
+			cpu := cpuTime(t, p.Pid())
+			g.MustRun(t, treeDeadline, kclient.Program("posix", "copy", tree, dir+"/tree"))
+			t.Logf("server: %v CPU for the copy", cpuTime(t, p.Pid())-cpu)
 			g.Unmount(t, mountpoint)
+			g.Mount(t, mount)
+			g.MustRun(t, treeDeadline, kclient.Program("posix", "compare", tree, dir+"/tree"))
+		})
+		t.Run("stream/vers="+version, func(t *testing.T) {
+			const mib = 256
+			resetPeak(t, p.Pid())
+			cpu := cpuTime(t, p.Pid())
+			g.MustRun(t, checksDeadline, kclient.Program("posix", "fill", "-file", dir+"/large", "-mib", "256", "-drop-caches"))
+			used := cpuTime(t, p.Pid()) - cpu
+			_, peak := residentMiB(t, p.Pid())
+			t.Logf("server: %.2f CPU seconds for a GiB written and read, %d MiB resident at the peak", used.Seconds()*1024/mib, peak)
 		})
 	}
+	t.Run("checks", func(t *testing.T) {
+		for _, version := range versions {
+			t.Run("vers="+version, func(t *testing.T) {
+				t.Parallel()
+				g := guests[version]
+				dir := mountpoint + "/v" + version + "/checks"
+				g.MustRun(t, time.Minute, kclient.Command("mkdir", dir))
+				runChecks(t, g, dir, goForGuest(t, g, goRoot, goCache))
+			})
+		}
+	})
+}
+
+// dataDir is a new directory for a server's data.
+func dataDir(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "data")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // runChecks runs the checks of test/posix in the guest; each is a subtest.
 func runChecks(t *testing.T, g *kclient.Running, dir string, env []string) {
 	type result struct{ verdict, name, detail string }
 	var results []result
-	c := kclient.Program("posix", "run", "-dir", dir, "-scratch", "/run/tmp", "-drop-caches")
-	if s := os.Getenv("RACKFS_TEST_SEED"); s != "" {
+	c := kclient.Program("posix", "run", "-dir", dir, "-scratch", "/run/tmp", "-drop-caches", "-keep")
+	if s := os.Getenv(envSeed); s != "" {
 		c.Args = append(c.Args, "-seed", s)
 	}
 	c.Env = append(c.Env, env...)
-	last := -1
 	c.Stdout = &lines{each: func(line string) {
 		verdict, rest, _ := strings.Cut(line, " ")
 		switch verdict {
 		case "PASS", "FAIL", "SKIP":
 			name, detail, _ := strings.Cut(rest, " ")
 			results = append(results, result{verdict, name, detail})
-			last = len(results) - 1
+		case "seed":
+			t.Log(envSeed + "=" + rest)
 		default: // a detail of several lines
-			if last >= 0 {
-				results[last].detail += "\n" + line
-			} else {
-				results = append(results, result{"SKIP", "settings", line})
+			if n := len(results); n > 0 {
+				results[n-1].detail += "\n" + line
 			}
 		}
 	}}
@@ -146,4 +154,14 @@ func prepareGo(t *testing.T) (goRoot, goCache string) {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
 	return env("GOROOT"), env("GOCACHE")
+}
+
+// goForGuest gives the guest's Go tool the host's build cache, with a layer of its own above it, and returns its
+// environment.
+func goForGuest(t *testing.T, g *kclient.Running, goRoot, goCache string) []string {
+	t.Helper()
+	g.Mount(t, kclient.Mount{Type: "tmpfs", Source: "go", Target: "/mnt/go"})
+	g.MustRun(t, time.Minute, kclient.Command("mkdir", "/mnt/go/upper", "/mnt/go/work", "/mnt/go/tmp"))
+	g.Mount(t, kclient.Mount{Type: "overlay", Source: "overlay", Target: "/mnt/go/cache", Data: "lowerdir=" + goCache + ",upperdir=/mnt/go/upper,workdir=/mnt/go/work"})
+	return []string{"GOROOT=" + goRoot, "GOCACHE=/mnt/go/cache", "GOTMPDIR=/mnt/go/tmp", "GOPATH=/mnt/go/path", "GOENV=off"}
 }

@@ -15,7 +15,7 @@
 //	fill     write a file of a given size and fsync it, read it back, print MB/s
 //
 // Everything runs as root, as the permission checks take other identities, each in a thread of its own. Every check
-// gets an empty directory and leaves it behind empty or not; run removes it. A check is a function of its seed, which is
+// gets an empty directory, which run removes afterwards unless -keep says otherwise. A check is a function of its seed, which is
 // printed; nothing is decided by how long something takes.
 //
 // With -drop-caches a check that reads back what it wrote first makes the kernel forget it, so that the bytes come from

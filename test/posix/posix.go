@@ -32,7 +32,8 @@ type Options struct {
 	Filter     string // regular expression on names
 	DropCaches bool
 	Seed       uint64
-	Entries    int // of the large directory
+	Entries    int  // of the large directory
+	Keep       bool // leave the checks' directories behind: removing them costs as much as making them
 }
 
 // T is what a check works with. Its methods that report a failure end the check.
@@ -203,9 +204,11 @@ func Run(out io.Writer, o Options) (failed int, err error) {
 		verdict, text := runOne(c, dir, &o)
 		if verdict == "FAIL" {
 			failed++
-		} else if err := os.RemoveAll(dir); err != nil {
-			failed++
-			verdict, text = "FAIL", fmt.Sprintf("remove the check's directory: %v", err)
+		} else if !o.Keep {
+			if err := os.RemoveAll(dir); err != nil {
+				failed++
+				verdict, text = "FAIL", fmt.Sprintf("remove the check's directory: %v", err)
+			}
 		}
 		fmt.Fprintf(out, "%s %s (%.2fs) %s\n", verdict, c.Name, time.Since(begin).Seconds(), text)
 	}
@@ -253,6 +256,7 @@ func mainRun(args []string) error {
 	f.StringVar(&o.Filter, "run", "", "regular expression on the names of the checks")
 	f.BoolVar(&o.DropCaches, "drop-caches", false, "drop the kernel's caches before reading back")
 	f.Uint64Var(&o.Seed, "seed", 0, "seed of random operations; 0 takes one from the clock")
+	f.BoolVar(&o.Keep, "keep", false, "leave the checks' directories behind")
 	f.IntVar(&o.Entries, "entries", 10_000, "entries of the large directory")
 	if err := f.Parse(args); err != nil {
 		return err
