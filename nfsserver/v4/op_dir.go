@@ -57,6 +57,9 @@ func (c *compound) opCreate() status {
 	if st := c.needWritable(&c.cur); st != nfsv4.NFS4_OK {
 		return st
 	}
+	if a.Type == vfs.TypeSymlink {
+		mask.clear(nfsv4.FATTR4_MODE) // a symlink's mode is always 0777
+	}
 	a.Attr = set
 	c.saved.hasAttr = false
 	made, err := c.cur.export.FS.MakeNode(c.ctx, c.fsCred(), c.cur.ino, name, a)

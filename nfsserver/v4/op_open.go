@@ -243,7 +243,20 @@ func (c *compound) openByName(a *openArgs, args *state.OpenArgs) (opened, status
 		return opened{}, nfsv4.NFS4ERR_ROFS
 	}
 	o := opened{obj: obj}
-	return o, c.openObject(&o.obj, a, args)
+	st = c.openObject(&o.obj, a, args)
+	return o, openNamedStatus(st)
+}
+
+// openNamedStatus is the status of an OPEN by name of something that is no
+// regular file. RFC 8881, 18.16.4 has WRONG_TYPE for devices, pipes and sockets, but
+// Linux clients fail an open(2) of these with EIO then; told that it is
+// a symlink, they look closer and open the device themselves, so knfsd
+// answers like that, too.
+func openNamedStatus(st status) status {
+	if st == nfsv4.NFS4ERR_WRONG_TYPE {
+		return nfsv4.NFS4ERR_SYMLINK
+	}
+	return st
 }
 
 // openObject does the vfs open of o.
@@ -349,7 +362,7 @@ func (c *compound) createStatus(name string, st status) status {
 	}
 	if entry, s := c.lookup(name); s == nfsv4.NFS4_OK {
 		if s := checkType(entry.attr.Type, false); s != nfsv4.NFS4_OK {
-			return s
+			return openNamedStatus(s)
 		}
 	}
 	return st
