@@ -13,8 +13,8 @@
 // in this order: Forget and Record by the [StateStore], durably; then Close
 // by the vfs. [Effects.Apply] does so. Effects come with failures too: a
 // conflicting OPEN may have ended another client's expired lease. If the store
-// fails, the caller answers NFS4ERR_DELAY and keeps the effects for a later try
-// ([State.Retry]); nothing is lost.
+// fails, the caller answers NFS4ERR_DELAY and hands the effects to [State.Retry];
+// until the store has confirmed a removal, it is part of everybody's effects.
 //
 // # Opens and the vfs
 //
