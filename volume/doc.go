@@ -1,0 +1,57 @@
+// Package volume is vfs.FS over the cluster: names and attributes live in a
+// namespace shard of the replicated metadata, bytes in erasure-coded blocks, and
+// what is not yet durable in this gateway's memory.
+//
+// # Inodes
+//
+// The table has an entry for every inode that is open, leased, dirty or was
+// lately used here; it is bounded, and idle entries give their lease back when
+// they are evicted. Attributes of an inode without a lease are asked from the
+// metadata every time. The write lease licenses this gateway to be the only one
+// that changes data, and so to keep attributes, extents and dirty bytes. What
+// the metadata says of a leased inode is overlaid with what it does not know yet:
+//
+//   - size, mtime, ctime and the fall of setuid bits, from buffered writes;
+//   - change: each buffered write takes the next value of the range that the lease
+//     reserves. Every command that tells the metadata about the inode carries the
+//     newest value shown. If the gateway dies, the state machine continues after
+//     the reserved range, so a value never names two contents.
+//
+// # Writes
+//
+// Dirty bytes lie in pieces: contiguous runs that never cross a multiple of
+// 4 MiB, in pooled buffers. A chunk (4 MiB of a file) is flushed when it is full,
+// by Commit and stable writes, when it is old, and under memory pressure; its
+// pieces are then immutable and new writes go to new pieces, so that a reader
+// looks at pieces, then at pieces being flushed, then at extents. A flush writes
+// each piece as one block (or, if all that is flushed fits 4 KiB, as inline
+// pages), and when all shards are durable hands the extents to the inode's
+// committer. There is at most one CommitData command of an inode under way, with all
+// extents that were ready, so change and times never run backwards; commands of
+// several inodes are joined by the metadata client. Only then the buffers
+// go. Writers wait while the dirty limit is reached.
+//
+// A flush that cannot succeed for now is retried as long as the volume is
+// open; callers that wait for it get KindUnavailable after a while. One that will
+// never succeed (fenced, no space) loses its bytes: the inode's verifier changes and
+// the next Write or Commit of it returns the error once.
+//
+// # Size changes
+//
+// SetAttr holds the inode's gate exclusively, against writes: it first flushes
+// what will remain, then names the lease epoch and the newest change in its command,
+// and drops what was cut off after it succeeded.
+//
+// # Reads
+//
+// A read takes one consistent picture under the inode's lock: dirty bytes are
+// copied and the extents of the rest noted. Blocks are immutable, so they may be
+// read afterwards; a block that is gone means that the extents are old, and they are
+// asked again. Sequential streams are read ahead into a cache of block parts.
+//
+// # Unlinked files
+//
+// Remove and Rename name the files open here, which the metadata then keeps for
+// this gateway until the last Close. An Open that finds removals under way which
+// did not know about it waits for them before it says the file is open.
+package volume

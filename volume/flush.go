@@ -1,0 +1,503 @@
+package volume
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// Limits of one flush and of one CommitData command.
+const (
+	inlineMax      = 4 << 10 // bytes that are flushed into the metadata instead of blocks
+	pageSize       = 4 << 10 // an inline extent lies in one page
+	commitExtents  = 512
+	flushRetryMin  = 20 * time.Millisecond
+	flushRetryMax  = 2 * time.Second
+	flushHardTries = 10 // tries of an error that looks final but may be of one server
+)
+
+// flushed are the pieces of one chunk whose blocks are durable.
+type flushed struct {
+	ch   *chunk
+	exts []newExtent
+	end  uint64
+}
+
+// newExtent is one piece (or a page of it) in its new place.
+type newExtent struct {
+	seg segment
+	src *piece
+}
+
+// flushLocked starts to flush what is dirty in [off, end) and is not being
+// flushed yet. If that is little, it goes into the metadata. e.mu is held.
+func (v *Volume) flushLocked(e *inode, off, end uint64) {
+	chunks := e.in(off, end)
+	n := 0
+	for _, ch := range chunks {
+		n += ch.dirty.bytes()
+	}
+	for _, ch := range chunks {
+		if len(ch.dirty) > 0 && len(ch.flushing) == 0 {
+			v.flushChunk(e, ch, n <= inlineMax)
+		}
+	}
+}
+
+// flushChunk starts the flush of one chunk. e.mu is held.
+func (v *Volume) flushChunk(e *inode, ch *chunk, inline bool) {
+	ps := ch.dirty
+	if ps[0].off/chunkSize >= e.frozen {
+		return
+	}
+	ch.flushing, ch.dirty = ps, nil
+	v.dirty.flushStarted(int64(ps.buffered()))
+	ok := v.spawn(func() {
+		// The entry stays: it has chunks. A lease that is lost meanwhile is noticed
+		// by the command, which names its epoch.
+		if exts, err := v.place(e, ps, inline, chunkSize); err != nil {
+			v.dropFlushing(e, ch, err)
+		} else {
+			v.commitReady(e, flushed{ch: ch, exts: exts, end: ps.end()})
+		}
+	})
+	if !ok {
+		ch.dirty, ch.flushing = ps, nil
+		v.dirty.flushStarted(-int64(ps.buffered()))
+	}
+}
+
+// place writes pieces as blocks of at most maxBlock bytes, or makes inline
+// pages of them.
+func (v *Volume) place(e *inode, ps pieces, inline bool, maxBlock uint64) ([]newExtent, error) {
+	var out []newExtent
+	step := maxBlock
+	if inline {
+		step = pageSize
+	}
+	for _, p := range ps {
+		for off := p.off; off < p.end(); {
+			end := min(p.end(), off-off%step+step)
+			s := segment{off: off, end: end}
+			if inline {
+				// The buffer is reused one day; inline bytes stay in the extent map.
+				s.inline = slices.Clone(p.data()[off-p.off : end-p.off])
+			}
+			out = append(out, newExtent{seg: s, src: p})
+			off = end
+		}
+	}
+	if inline {
+		return out, nil
+	}
+	return out, v.writeBlocks(e, out)
+}
+
+// writeBlocks gives every extent a block, several at a time.
+func (v *Volume) writeBlocks(e *inode, exts []newExtent) error {
+	if len(exts) == 1 {
+		return v.writeBlock(e, &exts[0])
+	}
+	var (
+		wg    sync.WaitGroup
+		next  atomic.Int64
+		once  sync.Once
+		first error
+	)
+	for range min(len(exts), cap(v.blockWriters)) {
+		wg.Go(func() {
+			for {
+				i := int(next.Add(1) - 1)
+				if i >= len(exts) {
+					return
+				}
+				if err := v.writeBlock(e, &exts[i]); err != nil {
+					once.Do(func() { first = err })
+					next.Store(int64(len(exts)))
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return first
+}
+
+// writeBlock stores the bytes of x in a new block, however long it takes.
+func (v *Volume) writeBlock(e *inode, x *newExtent) error {
+	data := x.src.data()[x.seg.off-x.src.off : x.seg.end-x.src.off]
+	if x.seg.end != x.src.end() {
+		data = slices.Clip(data) // what follows belongs to the next block
+	}
+	owner := Owner{FS: v.cfg.FS, Ino: uint64(e.ino), Offset: x.seg.off}
+	return v.retry("flush", func() error {
+		if err := e.gone(); err != nil {
+			return err
+		}
+		select {
+		case v.blockWriters <- struct{}{}:
+			defer func() { <-v.blockWriters }()
+		case <-v.ctx.Done():
+			return v.ctx.Err()
+		}
+		// Every try has an id of its own: what a failed one left behind is garbage.
+		id, err := v.ids.next(v.ctx, v)
+		if err != nil {
+			return err
+		}
+		b, err := v.cfg.Blocks.Write(v.ctx, id, owner, data)
+		if err == nil {
+			x.seg.block = b
+		}
+		return err
+	})
+}
+
+func (e *inode) gone() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.dead {
+		return vfs.KindStale.Err("flush")
+	}
+	return nil
+}
+
+// retry runs f until it succeeds, fails for good, or the volume is closed.
+func (v *Volume) retry(what string, f func() error) error {
+	wait := flushRetryMin
+	for try := 1; ; try++ {
+		err := f()
+		if err == nil {
+			return nil
+		}
+		if v.ctx.Err() != nil {
+			return vfs.Wrap(what, v.ctx.Err())
+		}
+		switch k := vfs.KindOf(err); {
+		case k.Retryable() || k == vfs.KindCanceled:
+		case (k == vfs.KindIO || k == vfs.KindInternal || k == vfs.KindCorrupt) && try < flushHardTries:
+		default:
+			return err
+		}
+		v.cfg.Logger.Warn("flush: trying again", "what", what, "try", try, "err", err)
+		select {
+		case <-time.After(wait/2 + rand.N(wait/2)):
+		case <-v.ctx.Done():
+			return vfs.Wrap(what, v.ctx.Err())
+		}
+		wait = min(2*wait, flushRetryMax)
+	}
+}
+
+// commitReady hands written blocks to the inode's committer, and is the
+// committer if there is none.
+func (v *Volume) commitReady(e *inode, f flushed) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.ready = append(e.ready, f)
+	if e.committing {
+		return
+	}
+	e.committing = true
+	for len(e.ready) > 0 {
+		// As many as fit one command, but always one.
+		n, exts := 1, len(e.ready[0].exts)
+		for n < len(e.ready) && exts+len(e.ready[n].exts) <= commitExtents {
+			exts += len(e.ready[n].exts)
+			n++
+		}
+		batch := slices.Clone(e.ready[:n])
+		e.ready = slices.Delete(e.ready, 0, n)
+		v.commitBatch(e, batch)
+	}
+	e.committing = false
+}
+
+// commitBatch makes flushed bytes part of the file. e.mu is held, and released
+// while the command is under way.
+func (v *Volume) commitBatch(e *inode, batch []flushed) {
+	var exts []newExtent
+	end := uint64(0)
+	for _, f := range batch {
+		exts = append(exts, f.exts...)
+		end = max(end, f.end)
+	}
+	// The last of what is dirty carries the newest value shown.
+	last := len(e.ready) == 0 && len(e.chunks) == len(batch)
+	for _, f := range batch {
+		last = last && len(f.ch.dirty) == 0
+	}
+	err := v.commitExtents(e, exts, end, last)
+	for _, f := range batch {
+		if err != nil {
+			v.drop(e, f.ch, err)
+		} else {
+			v.flushedChunk(e, f.ch)
+		}
+	}
+	switch vfs.KindOf(err) {
+	case vfs.KindFenced, vfs.KindUnknownOrigin:
+		v.loseLease(e, err)
+	case vfs.KindStale:
+		v.kill(e)
+	case vfs.KindOK:
+		if len(e.chunks) == 0 && e.over.seq == e.told {
+			e.over = overlay{} // the metadata knows it all
+		}
+	}
+	e.wake()
+}
+
+// commitExtents runs the CommitData command of exts, in halves if it is too
+// large. e.mu is held, and released meanwhile.
+func (v *Volume) commitExtents(e *inode, exts []newExtent, end uint64, last bool) error {
+	if e.dead {
+		return vfs.KindStale.Err("commit")
+	}
+	if !e.leased() {
+		return vfs.Errorf(vfs.KindFenced, "commit", "the write lease of inode %d is gone", e.ino)
+	}
+	cd := &metapb.CommitData{
+		Ino: uint64(e.ino), Epoch: e.lease.Epoch, Size: end, Change: e.commitChange(last),
+		Extents: make([]*metapb.NewExtent, len(exts)),
+	}
+	// Blocks of several chunks are ready in any order.
+	slices.SortFunc(exts, func(a, b newExtent) int {
+		if a.seg.off < b.seg.off {
+			return -1
+		}
+		return 1
+	})
+	for i := range exts {
+		s := &exts[i].seg
+		cd.Extents[i] = &metapb.NewExtent{
+			Offset: s.off, Length: uint32(s.end - s.off), Inline: s.inline,
+			Block: s.block.ID, Pg: s.block.PG, ProfileK: uint32(s.block.K), ProfileM: uint32(s.block.M),
+		}
+	}
+	seq := e.over.seq
+	if e.over.times {
+		cd.Mtime = pbTime(e.over.time)
+	}
+	if e.over.setID {
+		cd.ClearSetid, cd.ClearSetidUid = true, nobody.UID
+	}
+	e.mu.Unlock()
+	var r *metapb.Result
+	err := v.retry("commit", func() (err error) {
+		r, err = v.apply(v.ctx, "commit", nil, &metapb.Command{Op: &metapb.Command_CommitData{CommitData: cd}})
+		return err
+	})
+	e.mu.Lock()
+	if vfs.KindOf(err) == vfs.KindTooMany && len(exts) > 1 {
+		half := len(exts) / 2
+		if err := v.commitExtents(e, exts[:half], exts[half-1].seg.end, false); err != nil {
+			return err
+		}
+		return v.commitExtents(e, exts[half:], end, last)
+	}
+	if vfs.KindOf(err) == vfs.KindTooMany {
+		return v.resplit(e, exts[0], end, last)
+	}
+	if err != nil {
+		return err
+	}
+	for i := range exts {
+		s := &exts[i].seg
+		e.ext.put(*s)
+		e.extChanged(span{s.off, s.end})
+	}
+	a := attrOf(r.GetCommit().GetAttr())
+	e.extChange, e.told = a.Change, seq
+	e.learn(a)
+	e.extend(r.GetCommit().GetLease())
+	return nil
+}
+
+// commitChange is the change value of a CommitData: the newest one shown if
+// nothing dirty remains after it, else one that was never shown. e.mu is held.
+func (e *inode) commitChange(last bool) uint64 {
+	c := e.shown
+	if !last {
+		c = e.meta.Change + 1
+		if c%changeStep == e.shown%changeStep {
+			c++
+		}
+		// None left: the state machine skips the lease's range, which shows.
+		if c >= e.shown {
+			c = 0
+		}
+	}
+	if c > e.lease.ChangeLimit {
+		c = 0
+	}
+	return c
+}
+
+// resplit commits one extent that replaces too many others as two blocks, each
+// of which replaces half of them. e.mu is held, and released meanwhile.
+func (v *Volume) resplit(e *inode, x newExtent, end uint64, last bool) error {
+	n := x.seg.end - x.seg.off
+	if n <= pageSize {
+		return vfs.Errorf(vfs.KindInternal, "commit", "%d bytes are too many for one command", n)
+	}
+	half := (n/2 + pageSize - 1) / pageSize * pageSize
+	a, b := newExtent{src: x.src}, newExtent{src: x.src}
+	a.seg.off, a.seg.end = x.seg.off, x.seg.off+half
+	b.seg.off, b.seg.end = x.seg.off+half, x.seg.end
+	exts := []newExtent{a, b}
+	e.mu.Unlock()
+	err := v.writeBlocks(e, exts)
+	e.mu.Lock()
+	if err != nil {
+		return err
+	}
+	if err := v.commitExtents(e, exts[:1], a.seg.end, false); err != nil {
+		return err
+	}
+	return v.commitExtents(e, exts[1:], end, last)
+}
+
+// flushedChunk frees what a chunk had in flight, which is durable now. e.mu is held.
+func (v *Volume) flushedChunk(e *inode, ch *chunk) {
+	freed := ch.flushing.buffered()
+	index := ch.flushing[0].off / chunkSize
+	ch.flushing.release(&v.pool)
+	ch.flushing = nil
+	v.dirty.flushDone(int64(freed))
+	switch {
+	case len(ch.dirty) == 0:
+		delete(e.chunks, index)
+		v.dirty.clean(e)
+	case len(ch.dirty) == 1 && ch.dirty[0].n == chunkSize:
+		v.flushChunk(e, ch, false) // it filled up meanwhile
+	}
+}
+
+// drop loses what a chunk had in flight. e.mu is held.
+func (v *Volume) drop(e *inode, ch *chunk, err error) {
+	v.flushedChunk(e, ch)
+	if !e.dead {
+		v.lost(e, err)
+		e.shrink()
+	}
+}
+
+// dropFlushing is drop for a flush whose blocks could not be written.
+func (v *Volume) dropFlushing(e *inode, ch *chunk, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	v.drop(e, ch, err)
+	e.wake()
+}
+
+// shrink takes the size of lost bytes from the overlay. The content changed, so
+// that shows. e.mu is held.
+func (e *inode) shrink() {
+	size := uint64(0)
+	for _, ch := range e.chunks {
+		size = max(size, ch.flushing.end(), ch.dirty.end())
+	}
+	e.over.size = size
+	if e.mayWrite() {
+		e.shown = e.top() + changeStep
+	}
+}
+
+// flusher flushes what is old, or what is in the way of writers, and evicts
+// idle inodes.
+func (v *Volume) flusher() {
+	tick := time.NewTicker(min(v.cfg.FlushAge, time.Second))
+	defer tick.Stop()
+	for {
+		select {
+		case <-v.ctx.Done():
+			return
+		case <-v.dirty.kick:
+			v.flushOldest(v.dirty.excess())
+		case <-tick.C:
+			v.flushAged(v.cfg.Now().Add(-v.cfg.FlushAge))
+			v.evict(v.ctx)
+		}
+	}
+}
+
+// dirtyChunk is a chunk that could be flushed.
+type dirtyChunk struct {
+	e     *inode
+	index uint64
+	since time.Time
+	bytes int64
+}
+
+// dirtyChunks lists the dirty chunks, oldest first.
+func (v *Volume) dirtyChunks() (chunks []dirtyChunk) {
+	for _, e := range v.dirty.list() {
+		e.mu.Lock()
+		for i, ch := range e.chunks {
+			if len(ch.dirty) > 0 && len(ch.flushing) == 0 {
+				chunks = append(chunks, dirtyChunk{e, i, ch.since, int64(ch.dirty.buffered())})
+			}
+		}
+		e.mu.Unlock()
+	}
+	slices.SortFunc(chunks, func(a, b dirtyChunk) int { return a.since.Compare(b.since) })
+	return chunks
+}
+
+// flushOldest starts flushes of at least n bytes of buffers, as far as there are.
+func (v *Volume) flushOldest(n int64) {
+	if n <= 0 {
+		return
+	}
+	for _, c := range v.dirtyChunks() {
+		if n <= 0 {
+			return
+		}
+		v.flushOne(c)
+		n -= c.bytes
+	}
+}
+
+// flushAged starts flushes of what was written before t.
+func (v *Volume) flushAged(t time.Time) {
+	for _, c := range v.dirtyChunks() {
+		if c.since.Before(t) {
+			v.flushOne(c)
+		}
+	}
+}
+
+func (v *Volume) flushOne(c dirtyChunk) {
+	c.e.mu.Lock()
+	defer c.e.mu.Unlock()
+	if ch := c.e.chunks[c.index]; ch != nil && len(ch.dirty) > 0 && len(ch.flushing) == 0 {
+		v.flushChunk(c.e, ch, ch.dirty.bytes() <= inlineMax)
+	}
+}
+
+// flushAll makes everything durable.
+func (v *Volume) flushAll(ctx context.Context) error {
+	dirty := v.dirty.list()
+	for _, e := range dirty {
+		e.mu.Lock()
+		v.flushLocked(e, 0, maxOffset)
+		e.mu.Unlock()
+	}
+	var first error
+	for _, e := range dirty {
+		e.mu.Lock()
+		seq := e.seq
+		e.mu.Unlock()
+		if err := v.sync(ctx, e, span{0, maxOffset}, seq, anyLosses, "close"); err != nil && first == nil && vfs.KindOf(err) != vfs.KindStale {
+			first = err
+		}
+	}
+	return first
+}

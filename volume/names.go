@@ -1,0 +1,286 @@
+package volume
+
+import (
+	"context"
+
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// overlaid is a as told by the metadata, with what only this gateway knows.
+func (v *Volume) overlaid(a vfs.Attr) vfs.Attr {
+	if a.Type != vfs.TypeFile {
+		return a
+	}
+	e := v.find(a.Ino)
+	if e == nil {
+		return a
+	}
+	defer v.release(e)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.dead || !e.leased() || !e.known {
+		return a
+	}
+	e.learn(a)
+	return e.attr()
+}
+
+// touched is overlaid for the result of an operation that changed the inode
+// besides its data, and so raised its change value.
+func (v *Volume) touched(ctx context.Context, a vfs.Attr, op string) vfs.Attr {
+	shown := v.overlaid(a)
+	if e := v.find(a.Ino); e != nil {
+		defer v.release(e)
+		if v.rise(ctx, e, op) {
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			return e.attr()
+		}
+	}
+	return shown
+}
+
+// rise makes buffered writes of e show a change value above the metadata's, if
+// that overtook them. It reports whether it had to. Should it fail, the value of the
+// metadata is shown, which is right for the attributes, and the flush shows
+// another one.
+func (v *Volume) rise(ctx context.Context, e *inode, op string) bool {
+	e.mu.Lock()
+	must := e.overtaken()
+	e.mu.Unlock()
+	return must && v.catchUp(ctx, e, op) == nil
+}
+
+// changedElsewhere says that an operation changed ino's attributes in a way
+// its result does not tell.
+func (v *Volume) changedElsewhere(ctx context.Context, ino uint64, op string) {
+	e := v.find(vfs.Ino(ino))
+	if e == nil {
+		return
+	}
+	defer v.release(e)
+	e.mu.Lock()
+	dirty := e.leased() && e.over.seq != 0
+	e.forget()
+	e.mu.Unlock()
+	if dirty {
+		_ = v.catchUp(ctx, e, op) // as in rise
+	}
+}
+
+// GetAttr implements vfs.FS.
+func (v *Volume) GetAttr(ctx context.Context, ino vfs.Ino) (vfs.Attr, error) {
+	const op = "getattr"
+	e := v.find(ino)
+	if e == nil {
+		return v.queryAttr(ctx, op, ino)
+	}
+	defer v.release(e)
+	return v.inodeAttr(ctx, e, op)
+}
+
+func (v *Volume) queryAttr(ctx context.Context, op string, ino vfs.Ino) (vfs.Attr, error) {
+	r, err := v.query(ctx, op, nil, &metapb.Query{Q: &metapb.Query_GetAttr{GetAttr: &metapb.GetAttrQ{Ino: uint64(ino)}}})
+	if err != nil {
+		return vfs.Attr{}, err
+	}
+	return attrOf(r.GetAttr().GetAttr()), nil
+}
+
+// inodeAttr are the effective attributes of e.
+func (v *Volume) inodeAttr(ctx context.Context, e *inode, op string) (vfs.Attr, error) {
+	for {
+		e.mu.Lock()
+		if e.dead {
+			e.mu.Unlock()
+			return vfs.Attr{}, vfs.Errorf(vfs.KindStale, op, "inode %d", e.ino)
+		}
+		leased := e.leased() && e.known
+		if leased && e.fresh {
+			defer e.mu.Unlock()
+			return e.attr(), nil
+		}
+		gen := e.gen
+		e.mu.Unlock()
+		a, err := v.queryAttr(ctx, op, e.ino)
+		if err != nil {
+			return vfs.Attr{}, err
+		}
+		e.mu.Lock()
+		switch {
+		case e.leased() && e.known:
+			e.learn(a)
+			e.fresh = e.fresh || e.gen == gen
+			e.mu.Unlock()
+			v.rise(ctx, e, op)
+			e.mu.Lock()
+			if e.leased() && e.known {
+				a = e.attr()
+			}
+			e.mu.Unlock()
+			return a, nil
+		case !leased || a.Change >= e.shown:
+			e.mu.Unlock()
+			return a, nil
+		}
+		e.mu.Unlock() // the lease went meanwhile, and a is from before
+	}
+}
+
+// fileAttr is inodeAttr of what must be a regular file.
+func (v *Volume) fileAttr(ctx context.Context, e *inode, op string) (vfs.Attr, error) {
+	a, err := v.inodeAttr(ctx, e, op)
+	switch {
+	case err != nil:
+		return a, err
+	case a.Type == vfs.TypeDir:
+		return a, vfs.KindIsDir.Err(op)
+	case a.Type != vfs.TypeFile:
+		return a, vfs.KindWrongType.Err(op)
+	}
+	return a, nil
+}
+
+// Lookup implements vfs.FS.
+func (v *Volume) Lookup(ctx context.Context, c *vfs.Cred, dir vfs.Ino, name string) (vfs.Attr, error) {
+	const op = "lookup"
+	if err := vfs.CheckName(name, op); err != nil {
+		return vfs.Attr{}, err
+	}
+	r, err := v.query(ctx, op, c, &metapb.Query{Q: &metapb.Query_Lookup{Lookup: &metapb.LookupQ{Dir: uint64(dir), Name: []byte(name)}}})
+	if err != nil {
+		return vfs.Attr{}, err
+	}
+	return v.overlaid(attrOf(r.GetAttr().GetAttr())), nil
+}
+
+// Parent implements vfs.FS.
+func (v *Volume) Parent(ctx context.Context, c *vfs.Cred, dir vfs.Ino) (vfs.Attr, error) {
+	r, err := v.query(ctx, "parent", c, &metapb.Query{Q: &metapb.Query_Parent{Parent: &metapb.ParentQ{Dir: uint64(dir)}}})
+	if err != nil {
+		return vfs.Attr{}, err
+	}
+	return attrOf(r.GetAttr().GetAttr()), nil
+}
+
+// ReadDir implements vfs.FS.
+func (v *Volume) ReadDir(ctx context.Context, c *vfs.Cred, dir vfs.Ino, cookie uint64, maxEntries int, attrs bool) (vfs.DirPage, error) {
+	const op = "readdir"
+	if maxEntries < 1 {
+		return vfs.DirPage{}, vfs.Errorf(vfs.KindInvalid, op, "at most %d entries", maxEntries)
+	}
+	r, err := v.query(ctx, op, c, &metapb.Query{Q: &metapb.Query_ReadDir{ReadDir: &metapb.ReadDirQ{
+		Dir: uint64(dir), Cookie: cookie, MaxEntries: uint32(min(maxEntries, 1<<20)), Attrs: attrs,
+	}}})
+	if err != nil {
+		return vfs.DirPage{}, err
+	}
+	d := r.GetReadDir()
+	page := vfs.DirPage{EOF: d.GetEof(), Dir: attrOf(d.GetDir()), Entries: make([]vfs.Dirent, len(d.GetEntries()))}
+	var as []vfs.Attr
+	if attrs {
+		as = make([]vfs.Attr, len(page.Entries))
+	}
+	for i, pe := range d.GetEntries() {
+		e := &page.Entries[i]
+		*e = vfs.Dirent{Cookie: pe.Cookie, Name: string(pe.Name), Ino: vfs.Ino(pe.Ino), Type: vfs.Type(pe.Type)}
+		if attrs && pe.Attr != nil {
+			as[i] = v.overlaid(attrOf(pe.Attr))
+			e.Attr = &as[i]
+		}
+	}
+	return page, nil
+}
+
+// ReadLink implements vfs.FS.
+func (v *Volume) ReadLink(ctx context.Context, ino vfs.Ino) (string, error) {
+	r, err := v.query(ctx, "readlink", nil, &metapb.Query{Q: &metapb.Query_ReadLink{ReadLink: &metapb.ReadLinkQ{Ino: uint64(ino)}}})
+	if err != nil {
+		return "", err
+	}
+	return string(r.GetReadLink().GetTarget()), nil
+}
+
+// MakeNode implements vfs.FS.
+func (v *Volume) MakeNode(ctx context.Context, c *vfs.Cred, dir vfs.Ino, name string, a vfs.NodeArgs) (vfs.Created, error) {
+	const op = "mknod"
+	if err := vfs.CheckName(name, op); err != nil {
+		return vfs.Created{}, err
+	}
+	if a.Type == vfs.TypeFile {
+		return vfs.Created{}, vfs.Errorf(vfs.KindWrongType, op, "Create makes regular files")
+	}
+	r, err := v.apply(ctx, op, c, &metapb.Command{Op: &metapb.Command_Create{Create: &metapb.Create{
+		Parent: uint64(dir), Name: []byte(name), Type: uint32(a.Type), Exclusive: uint32(vfs.Guarded),
+		Attr: pbSetAttr(&a.Attr), Target: []byte(a.Target), DevMajor: a.Dev.Major, DevMinor: a.Dev.Minor,
+	}}})
+	if err != nil {
+		return vfs.Created{}, err
+	}
+	cr := r.GetCreate()
+	return vfs.Created{Attr: attrOf(cr.GetAttr()), Dir: dirChangeOf(cr.GetDir()), New: cr.GetCreated()}, nil
+}
+
+// Link implements vfs.FS.
+func (v *Volume) Link(ctx context.Context, c *vfs.Cred, ino, dir vfs.Ino, name string) (vfs.Attr, vfs.DirChange, error) {
+	const op = "link"
+	if err := vfs.CheckName(name, op); err != nil {
+		return vfs.Attr{}, vfs.DirChange{}, err
+	}
+	r, err := v.apply(ctx, op, c, &metapb.Command{Op: &metapb.Command_Link{Link: &metapb.Link{
+		Ino: uint64(ino), Parent: uint64(dir), Name: []byte(name),
+	}}})
+	if err != nil {
+		return vfs.Attr{}, vfs.DirChange{}, err
+	}
+	l := r.GetLink()
+	return v.touched(ctx, attrOf(l.GetAttr()), op), dirChangeOf(l.GetDir()), nil
+}
+
+// Remove implements vfs.FS.
+func (v *Volume) Remove(ctx context.Context, c *vfs.Cred, dir vfs.Ino, name string, what vfs.RemoveKind) (vfs.DirChange, error) {
+	const op = "remove"
+	if err := vfs.CheckName(name, op); err != nil {
+		return vfs.DirChange{}, err
+	}
+	ask := &metapb.Remove{Parent: uint64(dir), Name: []byte(name), What: uint32(what)}
+	rm := v.removals.begin()
+	defer v.removals.end(rm)
+	open, few := v.table.openInodes(maxKeepInodes)
+	ask.KeepIno, ask.Keep = open, !few
+	r, err := v.apply(ctx, op, c, &metapb.Command{Op: &metapb.Command_Remove{Remove: ask}})
+	if err != nil {
+		return vfs.DirChange{}, err
+	}
+	res := r.GetRemove()
+	v.unlinked(ctx, rm, res.GetIno(), res.GetNlink(), res.GetOrphan(), op)
+	return dirChangeOf(res.GetDir()), nil
+}
+
+// Rename implements vfs.FS.
+func (v *Volume) Rename(ctx context.Context, c *vfs.Cred, fromDir vfs.Ino, from string, toDir vfs.Ino, to string) (vfs.DirChange, vfs.DirChange, error) {
+	const op = "rename"
+	for _, name := range []string{from, to} {
+		if err := vfs.CheckName(name, op); err != nil {
+			return vfs.DirChange{}, vfs.DirChange{}, err
+		}
+	}
+	ask := &metapb.Rename{FromParent: uint64(fromDir), FromName: []byte(from), ToParent: uint64(toDir), ToName: []byte(to)}
+	rm := v.removals.begin()
+	defer v.removals.end(rm)
+	open, few := v.table.openInodes(maxKeepInodes)
+	ask.Keep = !few || len(open) > 0
+	r, err := v.apply(ctx, op, c, &metapb.Command{Op: &metapb.Command_Rename{Rename: ask}})
+	if err != nil {
+		return vfs.DirChange{}, vfs.DirChange{}, err
+	}
+	res := r.GetRename()
+	if fc, tc := dirChangeOf(res.GetFrom()), dirChangeOf(res.GetTo()); fc.Before != fc.After || tc.Before != tc.After {
+		v.changedElsewhere(ctx, res.GetIno(), op)
+	}
+	if old := res.GetReplacedIno(); old != 0 {
+		v.unlinked(ctx, rm, old, res.GetReplacedNlink(), res.GetOrphan(), op)
+	}
+	return dirChangeOf(res.GetFrom()), dirChangeOf(res.GetTo()), nil
+}

@@ -1,0 +1,302 @@
+package volume
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// maxKeepInodes is how many open inodes a Remove names; with more it asks to
+// keep whatever it hits, and gives back what was not open.
+const maxKeepInodes = 256
+
+// removals are the commands under way that may take an inode's last link. An
+// inode that is opened while some are under way may be missing in what they asked to
+// keep: the open waits for them, and fails if one of them hit it.
+type removals struct {
+	mu       sync.Mutex // guards the fields below, and killed of openings
+	live     map[*removal]struct{}
+	openings map[*opening]struct{}
+}
+
+// removal is one command under way.
+type removal struct {
+	done   chan struct{}
+	killed vfs.Ino // what it deleted; 0: nothing. Set before done is closed
+}
+
+// opening is an open of an inode that is not known before it is open. It
+// collects what was deleted meanwhile.
+type opening struct{ killed []vfs.Ino }
+
+func (r *removals) begin() *removal {
+	rm := &removal{done: make(chan struct{})}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.live == nil {
+		r.live = make(map[*removal]struct{})
+	}
+	r.live[rm] = struct{}{}
+	return rm
+}
+
+func (r *removals) end(rm *removal) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.live, rm)
+	if rm.killed != 0 {
+		for o := range r.openings {
+			o.killed = append(o.killed, rm.killed)
+		}
+	}
+	close(rm.done)
+}
+
+func (r *removals) beginOpening() *opening {
+	o := &opening{}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.openings == nil {
+		r.openings = make(map[*opening]struct{})
+	}
+	r.openings[o] = struct{}{}
+	return o
+}
+
+func (r *removals) endOpening(o *opening) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.openings, o)
+}
+
+// underway lists the removals that may not know about an open counted just now,
+// and whether o saw ino deleted.
+func (r *removals) underway(o *opening, ino vfs.Ino) (rms []*removal, killed bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for rm := range r.live {
+		rms = append(rms, rm)
+	}
+	return rms, o != nil && slices.Contains(o.killed, ino)
+}
+
+// passed waits for the removals and fails if one of them deleted ino.
+func passed(ctx context.Context, rms []*removal, ino vfs.Ino, op string) error {
+	for _, rm := range rms {
+		select {
+		case <-rm.done:
+			if rm.killed == ino {
+				return vfs.Errorf(vfs.KindStale, op, "inode %d", ino)
+			}
+		case <-ctx.Done():
+			return vfs.Wrap(op, ctx.Err())
+		}
+	}
+	return nil
+}
+
+// unlinked takes the result of a command that dropped a link of ino.
+func (v *Volume) unlinked(ctx context.Context, rm *removal, ino uint64, nlink uint32, orphan bool, op string) {
+	if nlink > 0 {
+		v.changedElsewhere(ctx, ino, op)
+		return
+	}
+	if orphan {
+		e := v.acquire(vfs.Ino(ino))
+		defer v.release(e)
+		e.mu.Lock()
+		e.orphan = true
+		e.mu.Unlock()
+		if v.isOpen(e) {
+			v.changedElsewhere(ctx, ino, op)
+			return
+		}
+		v.endOrphan(ctx, e)
+		rm.killed = vfs.Ino(ino)
+		return
+	}
+	rm.killed = vfs.Ino(ino)
+	if e := v.find(vfs.Ino(ino)); e != nil {
+		e.mu.Lock()
+		v.kill(e)
+		e.mu.Unlock()
+		v.release(e)
+	}
+}
+
+// endOrphan gives back the hold on an inode without links that nobody has open:
+// it is deleted, and so is what was buffered for it.
+func (v *Volume) endOrphan(ctx context.Context, e *inode) {
+	e.mu.Lock()
+	if !e.orphan {
+		e.mu.Unlock()
+		return
+	}
+	v.kill(e)
+	e.mu.Unlock()
+	drop := func(ctx context.Context) error {
+		_, err := v.apply(ctx, "orphan.release", nil, &metapb.Command{
+			Op: &metapb.Command_ReleaseOrphan{ReleaseOrphan: &metapb.ReleaseOrphan{Ino: uint64(e.ino)}},
+		})
+		return err
+	}
+	if drop(ctx) == nil {
+		return
+	}
+	// It must not stay because the caller had no time.
+	v.spawn(func() {
+		if err := v.retry("orphan.release", func() error { return drop(v.ctx) }); err != nil {
+			v.cfg.Logger.Warn("an unlinked inode stays until this gateway's leases end", "inode", uint64(e.ino), "err", err)
+		}
+	})
+}
+
+// Create implements vfs.FS.
+func (v *Volume) Create(ctx context.Context, c *vfs.Cred, dir vfs.Ino, name string, a vfs.CreateArgs) (vfs.Created, error) {
+	const op = "create"
+	if err := vfs.CheckName(name, op); err != nil {
+		return vfs.Created{}, err
+	}
+	// Truncating what exists is a command of its own, which is ordered with what
+	// is buffered. Whether it is needed is known only after.
+	cut := a.Attr.Size != nil && *a.Attr.Size == 0
+	set := a.Attr
+	if cut {
+		set.Size = nil
+	}
+	opening := v.removals.beginOpening()
+	defer v.removals.endOpening(opening)
+	r, err := v.apply(ctx, op, c, &metapb.Command{Op: &metapb.Command_Create{Create: &metapb.Create{
+		Parent: uint64(dir), Name: []byte(name), Type: uint32(vfs.TypeFile),
+		Exclusive: uint32(a.Exclusive), Verifier: a.Verifier[:], Attr: pbSetAttr(&set), Open: uint32(a.Open),
+	}}})
+	if err != nil {
+		return vfs.Created{}, err
+	}
+	cr := r.GetCreate()
+	out := vfs.Created{Attr: attrOf(cr.GetAttr()), Dir: dirChangeOf(cr.GetDir()), New: cr.GetCreated()}
+	e := v.acquire(out.Attr.Ino)
+	defer v.release(e)
+	if a.Open != 0 {
+		// Counted only now, since the inode was not known.
+		v.addOpen(e, a.Open)
+		rms, killed := v.removals.underway(opening, e.ino)
+		if killed {
+			err = vfs.Errorf(vfs.KindStale, op, "inode %d", e.ino)
+		} else {
+			err = passed(ctx, rms, e.ino, op)
+		}
+		if err != nil {
+			v.undoOpen(ctx, e, a.Open)
+			return vfs.Created{}, err
+		}
+	}
+	if cr.GetLease() != nil {
+		at := v.granted(e, cr.GetLease(), out.Attr)
+		if out.New {
+			e.mu.Lock()
+			if e.leased() && e.meta.Change == out.Attr.Change {
+				e.ext, e.extChange = extentMap{{off: 0, end: maxOffset}}, out.Attr.Change
+			}
+			e.mu.Unlock()
+		} else {
+			out.Attr = at
+		}
+	} else {
+		out.Attr = v.overlaid(out.Attr)
+	}
+	if cut && !out.New && a.Exclusive == vfs.Unchecked {
+		opened := a.Open&vfs.OpenWrite != 0 // then the permission to write was checked
+		at, err := v.SetAttr(ctx, c, e.ino, vfs.SetAttr{Size: a.Attr.Size}, opened)
+		if err != nil {
+			if a.Open != 0 {
+				v.undoOpen(ctx, e, a.Open)
+			}
+			return vfs.Created{}, err
+		}
+		out.Attr = at
+	}
+	return out, nil
+}
+
+// Open implements vfs.FS.
+func (v *Volume) Open(ctx context.Context, c *vfs.Cred, ino vfs.Ino, f vfs.OpenFlags, override bool) (vfs.Attr, error) {
+	const op = "open"
+	e := v.acquire(ino)
+	defer v.release(e)
+	v.addOpen(e, f)
+	rms, _ := v.removals.underway(nil, ino)
+	a, err := v.checkOpen(ctx, c, e, f, override)
+	if err == nil {
+		err = passed(ctx, rms, ino, op)
+	}
+	if err != nil {
+		v.undoOpen(ctx, e, f)
+		return vfs.Attr{}, err
+	}
+	return a, nil
+}
+
+// checkOpen checks the permission to open e and takes the write lease if it is
+// needed.
+func (v *Volume) checkOpen(ctx context.Context, c *vfs.Cred, e *inode, f vfs.OpenFlags, override bool) (vfs.Attr, error) {
+	const op = "open"
+	e.mu.Lock()
+	leased := e.leased() && e.known && !e.dead
+	e.mu.Unlock()
+	if leased {
+		a, err := v.fileAttr(ctx, e, op)
+		if err != nil || override && c.UID == a.UID {
+			return a, err
+		}
+		var want vfs.Access
+		if f&vfs.OpenRead != 0 {
+			want |= vfs.AccessRead
+		}
+		if f&vfs.OpenWrite != 0 {
+			want |= vfs.AccessWrite
+		}
+		return a, a.CheckAccess(c, want, op)
+	}
+	if f&vfs.OpenWrite != 0 {
+		if err := e.leasing.Acquire(ctx, 1); err != nil {
+			return vfs.Attr{}, vfs.Wrap(op, err)
+		}
+		defer e.leasing.Release(1)
+		return v.acquireLease(ctx, e, op, c, &metapb.AcquireLease{Flags: uint32(f), Override: override})
+	}
+	r, err := v.query(ctx, op, c, &metapb.Query{Q: &metapb.Query_GetAttr{GetAttr: &metapb.GetAttrQ{
+		Ino: uint64(e.ino), Open: uint32(f), Override: override,
+	}}})
+	if err != nil {
+		return vfs.Attr{}, err
+	}
+	return v.overlaid(attrOf(r.GetAttr().GetAttr())), nil
+}
+
+// undoOpen takes back an open that failed later.
+func (v *Volume) undoOpen(ctx context.Context, e *inode, f vfs.OpenFlags) {
+	if last, _ := v.dropOpen(e, f); last {
+		v.endOrphan(ctx, e)
+	}
+}
+
+// Close implements vfs.FS.
+func (v *Volume) Close(ctx context.Context, ino vfs.Ino, f vfs.OpenFlags) error {
+	e := v.find(ino)
+	if e == nil {
+		return vfs.Errorf(vfs.KindInvalid, "close", "inode %d is not open", ino)
+	}
+	defer v.release(e)
+	last, ok := v.dropOpen(e, f)
+	if !ok {
+		return vfs.Errorf(vfs.KindInvalid, "close", "inode %d is not open", ino)
+	}
+	if last {
+		v.endOrphan(ctx, e)
+	}
+	return nil
+}

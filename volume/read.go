@@ -1,0 +1,298 @@
+package volume
+
+import (
+	"context"
+	"sync"
+
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+const (
+	// extentsAhead is how far beyond a read its extents are asked for, so that a
+	// stream asks rarely; extentsPerQuery bounds one answer.
+	extentsAhead    = 64 << 20
+	extentsPerQuery = 512
+	// extentsKept bounds an inode's extent map (64 B each).
+	extentsKept = 16384
+	// readTries is how often a read that meets vanished blocks starts again.
+	readTries = 8
+	// readParallel is how many blocks one read asks at once.
+	readParallel = 8
+)
+
+// picture is what a read needs to know at one instant: how long the file is,
+// and where the bytes are that were not dirty. Those that were are in p already.
+type picture struct {
+	n    int // bytes to return
+	eof  bool
+	gaps []segment
+}
+
+// Read implements vfs.FS.
+func (v *Volume) Read(ctx context.Context, ino vfs.Ino, off uint64, p []byte) (int, bool, error) {
+	const op = "read"
+	e := v.acquire(ino)
+	defer v.release(e)
+	for try := 1; ; try++ {
+		pic, err := v.look(ctx, e, off, p)
+		if err != nil {
+			return 0, false, vfs.Wrap(op, err)
+		}
+		err = v.fill(ctx, e, pic.gaps, off, p[:pic.n])
+		if err == nil {
+			v.readAhead(e, off, off+uint64(pic.n))
+			return pic.n, pic.eof, nil
+		}
+		if vfs.KindOf(err) != vfs.KindNotFound {
+			return 0, false, vfs.Wrap(op, err)
+		}
+		// The block was collected: these extents are old.
+		e.mu.Lock()
+		e.ext = nil
+		e.extChanged(span{0, maxOffset})
+		e.mu.Unlock()
+		if try == readTries {
+			return 0, false, vfs.Errorf(vfs.KindIO, op, "inode %d names blocks that are gone: %w", e.ino, err)
+		}
+	}
+}
+
+// look takes a picture of [off, off+len(p)) and copies what is dirty to p.
+func (v *Volume) look(ctx context.Context, e *inode, off uint64, p []byte) (picture, error) {
+	for {
+		e.mu.Lock()
+		if e.dead {
+			e.mu.Unlock()
+			return picture{}, vfs.KindStale.Err("read")
+		}
+		if e.leased() && e.known {
+			if e.meta.Type != vfs.TypeFile {
+				e.mu.Unlock()
+				_, err := v.fileAttr(ctx, e, "read")
+				return picture{}, err
+			}
+			pic, ok := e.lookLeased(off, p)
+			e.mu.Unlock()
+			if ok {
+				return pic, nil
+			}
+			if err := v.loadExtents(ctx, e, off, uint64(pic.n)); err != nil {
+				return picture{}, err
+			}
+			continue
+		}
+		e.mu.Unlock()
+		pic, ok, err := v.lookUnleased(ctx, e, off, p)
+		if ok || err != nil {
+			return pic, err
+		}
+	}
+}
+
+// newPicture is the picture of a file of size bytes, without its gaps.
+func newPicture(size, off uint64, p []byte) picture {
+	if off >= size {
+		return picture{eof: true}
+	}
+	n := min(uint64(len(p)), size-off)
+	return picture{n: int(n), eof: off+n >= size}
+}
+
+// lookLeased is look with the write lease. ok is false if extents must be
+// loaded first. e.mu is held.
+func (e *inode) lookLeased(off uint64, p []byte) (pic picture, ok bool) {
+	a := e.attr()
+	pic = newPicture(a.Size, off, p)
+	end := off + uint64(pic.n)
+	gaps := []span{{off, end}}
+	if pic.n == 0 {
+		return pic, true
+	}
+	chunks := e.in(off, end)
+	for _, ch := range chunks {
+		gaps = ch.dirty.uncovered(gaps, nil)
+		gaps = ch.flushing.uncovered(gaps, nil)
+	}
+	if !e.ext.knows(gaps) {
+		return pic, false
+	}
+	for _, g := range gaps {
+		pic.gaps, _ = e.ext.find(g.off, g.end, pic.gaps)
+	}
+	for _, ch := range chunks {
+		ch.flushing.overlay(off, p[:pic.n])
+		ch.dirty.overlay(off, p[:pic.n])
+	}
+	return pic, true
+}
+
+// lookUnleased is look for a file that others may change: the metadata is asked
+// whether what is known of it still holds.
+func (v *Volume) lookUnleased(ctx context.Context, e *inode, off uint64, p []byte) (picture, bool, error) {
+	end := min(off, maxOffset-uint64(len(p))) + uint64(len(p))
+	e.mu.Lock()
+	segs, cached := e.ext.find(off, end, nil)
+	at := e.extChange
+	e.mu.Unlock()
+	if cached && off < end {
+		a, err := v.queryAttr(ctx, "read", e.ino)
+		if err != nil {
+			return picture{}, false, err
+		}
+		if a.Change == at && a.Type == vfs.TypeFile {
+			pic := newPicture(a.Size, off, p)
+			pic.gaps = clip(segs, off+uint64(pic.n))
+			return pic, true, nil
+		}
+	}
+	x, err := v.queryExtents(ctx, e, off, uint64(len(p)))
+	if err != nil {
+		return picture{}, false, err
+	}
+	pic := newPicture(x.size, off, p)
+	if pic.n == 0 {
+		return pic, true, nil
+	}
+	gaps, ok := x.segs.find(off, off+uint64(pic.n), nil)
+	if !ok {
+		return picture{}, false, vfs.Errorf(vfs.KindInternal, "read", "the extents of inode %d are incomplete", e.ino)
+	}
+	pic.gaps = gaps
+	return pic, true, nil
+}
+
+// clip drops what is at and above end.
+func clip(segs []segment, end uint64) []segment {
+	for i := range segs {
+		if segs[i].end >= end {
+			if segs[i].off >= end {
+				return segs[:i]
+			}
+			segs[i] = segs[i].within(segs[i].off, end)
+			return segs[:i+1]
+		}
+	}
+	return segs
+}
+
+// loadExtents makes the extents of [off, off+n) known, unless they change
+// meanwhile: then the caller looks again.
+func (v *Volume) loadExtents(ctx context.Context, e *inode, off, n uint64) error {
+	_, err := v.queryExtents(ctx, e, off, n)
+	return err
+}
+
+// extentsAnswer is what the metadata says of a range that begins at the offset
+// asked for.
+type extentsAnswer struct {
+	change, size uint64
+	segs         extentMap
+}
+
+// queryExtents asks for at least [off, off+n) at one change value, and keeps
+// the answer if it is still true when it arrives.
+func (v *Volume) queryExtents(ctx context.Context, e *inode, off, n uint64) (extentsAnswer, error) {
+	e.mu.Lock()
+	gen := e.extGen
+	e.mu.Unlock()
+	want := min(off, maxOffset-n) + n
+	var ans extentsAnswer
+	for at := off; ; {
+		r, err := v.query(ctx, "read", nil, &metapb.Query{Q: &metapb.Query_Extents{Extents: &metapb.ExtentsQ{
+			Ino: uint64(e.ino), Offset: at, Length: min(want-at+extentsAhead, maxOffset-at), MaxExtents: extentsPerQuery,
+		}}})
+		if err != nil {
+			return ans, err
+		}
+		x := r.GetExtents()
+		if at != off && x.GetChange() != ans.change {
+			ans, at = extentsAnswer{}, off // it changed between two pages
+			continue
+		}
+		ans.change, ans.size = x.GetChange(), x.GetSize()
+		known := min(at+min(want-at+extentsAhead, maxOffset-at), maxOffset)
+		if x.GetNext() != 0 {
+			known = x.Next
+		}
+		if known <= at {
+			return ans, vfs.Errorf(vfs.KindInternal, "read", "extents of inode %d: no progress at %d", e.ino, at)
+		}
+		ans.segs.put(segment{off: at, end: known})
+		for _, pe := range x.GetExtents() {
+			if !validExtent(pe) {
+				return ans, vfs.Errorf(vfs.KindInternal, "read", "inode %d has a bad extent at %d", e.ino, pe.GetOffset())
+			}
+			s := extentOf(pe)
+			if lo, hi := max(s.off, at), min(s.end, known); lo < hi {
+				ans.segs.put(s.within(lo, hi))
+			}
+		}
+		if at = known; at >= want || at >= ans.size {
+			if at < want { // nothing is beyond the end
+				ans.segs.put(segment{off: at, end: want})
+			}
+			break
+		}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.dead || !e.leased() && e.extGen != gen {
+		return ans, nil
+	}
+	if !e.leased() && e.extChange != ans.change || len(e.ext)+len(ans.segs) > extentsKept {
+		e.ext = nil
+	}
+	if !e.leased() {
+		e.extChange = ans.change
+	}
+	for _, s := range ans.segs {
+		for _, k := range e.unchanged(span{s.off, s.end}, gen) {
+			e.ext.put(s.within(k.off, k.end))
+		}
+	}
+	return ans, nil
+}
+
+// fill reads the segments into p, which begins at offset off.
+func (v *Volume) fill(ctx context.Context, e *inode, segs []segment, off uint64, p []byte) error {
+	var parts []segment
+	for _, s := range segs {
+		dst := p[s.off-off : s.end-off]
+		switch {
+		case s.block.ID != 0:
+			parts = append(parts, s)
+		case s.inline != nil:
+			copy(dst, s.inline)
+		default:
+			clear(dst)
+		}
+	}
+	if len(parts) == 0 {
+		return nil
+	}
+	seq := e.sequential(off)
+	read := func(s *segment) error {
+		return v.cache.read(ctx, s.block, s.blockOff, p[s.off-off:s.end-off], seq)
+	}
+	if len(parts) == 1 {
+		return read(&parts[0])
+	}
+	var wg sync.WaitGroup
+	errs := make([]error, len(parts))
+	slots := make(chan struct{}, readParallel)
+	for i := range parts {
+		slots <- struct{}{}
+		wg.Go(func() {
+			errs[i] = read(&parts[i])
+			<-slots
+		})
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,182 @@
+package volume
+
+import (
+	"context"
+
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// SetAttr implements vfs.FS.
+func (v *Volume) SetAttr(ctx context.Context, c *vfs.Cred, ino vfs.Ino, s vfs.SetAttr, opened bool) (vfs.Attr, error) {
+	const op = "setattr"
+	if s.Empty() {
+		return v.GetAttr(ctx, ino)
+	}
+	e := v.acquire(ino)
+	defer v.release(e)
+	// No write passes while the size changes, and none may later take back what
+	// this sets.
+	if err := e.gate.Acquire(ctx, gateWide); err != nil {
+		return vfs.Attr{}, vfs.Wrap(op, err)
+	}
+	defer e.gate.Release(gateWide)
+	for {
+		e.mu.Lock()
+		leased := e.leased() && e.known
+		dead := e.dead
+		e.mu.Unlock()
+		if dead {
+			return vfs.Attr{}, vfs.Errorf(vfs.KindStale, op, "inode %d", ino)
+		}
+		if leased {
+			return v.setLeased(ctx, c, e, s, opened)
+		}
+		a, err := v.setUnleased(ctx, c, e, s, opened)
+		if err == nil {
+			return a, nil
+		}
+		// Perhaps we hold the lease without knowing: an open took it meanwhile, or
+		// one that was given up.
+		if k := vfs.KindOf(err); k != vfs.KindFenced && k != vfs.KindUnavailable {
+			return vfs.Attr{}, err
+		}
+		e.mu.Lock()
+		now := e.leased()
+		e.mu.Unlock()
+		if now {
+			continue
+		}
+		if vfs.KindOf(err) != vfs.KindFenced {
+			return vfs.Attr{}, err
+		}
+		if err := v.ensureLease(ctx, e, op); err != nil {
+			return vfs.Attr{}, err
+		}
+	}
+}
+
+// setUnleased is SetAttr of an inode whose data nobody here changes.
+func (v *Volume) setUnleased(ctx context.Context, c *vfs.Cred, e *inode, s vfs.SetAttr, opened bool) (vfs.Attr, error) {
+	r, err := v.apply(ctx, "setattr", c, &metapb.Command{Op: &metapb.Command_SetAttr{SetAttr: &metapb.SetAttr{
+		Ino: uint64(e.ino), Set: pbSetAttr(&s), Opened: opened,
+	}}})
+	if err != nil {
+		return vfs.Attr{}, err
+	}
+	return v.overlaid(attrOf(r.GetAttr().GetAttr())), nil
+}
+
+// setLeased is SetAttr of an inode that may be dirty.
+func (v *Volume) setLeased(ctx context.Context, c *vfs.Cred, e *inode, s vfs.SetAttr, opened bool) (vfs.Attr, error) {
+	const op = "setattr"
+	now, err := v.inodeAttr(ctx, e, op)
+	if err != nil {
+		return vfs.Attr{}, err
+	}
+	if err := vfs.CheckSetAttr(c, &now, &s, opened, op); err != nil {
+		return vfs.Attr{}, err // before anything is flushed for it
+	}
+	keep := uint64(maxOffset)
+	if s.Size != nil {
+		keep = *s.Size
+	}
+	if err := v.settle(ctx, e, keep); err != nil {
+		return vfs.Attr{}, err
+	}
+	defer v.thaw(e)
+	e.mu.Lock()
+	ask := &metapb.SetAttr{
+		Ino: uint64(e.ino), Set: pbSetAttr(&s), Opened: opened,
+		LeaseEpoch: e.lease.Epoch, Change: e.top(),
+	}
+	gen := e.gen
+	e.mu.Unlock()
+	r, err := v.apply(ctx, op, c, &metapb.Command{Op: &metapb.Command_SetAttr{SetAttr: ask}})
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch vfs.KindOf(err) {
+	case vfs.KindOK:
+	case vfs.KindFenced, vfs.KindUnknownOrigin:
+		v.loseLease(e, err)
+		return vfs.Attr{}, err
+	case vfs.KindUnknown, vfs.KindCanceled:
+		// It may have happened: what is known of the file is not any more.
+		e.forget()
+		e.ext = nil
+		e.extChanged(span{0, maxOffset})
+		return vfs.Attr{}, err
+	default:
+		return vfs.Attr{}, err
+	}
+	a := attrOf(r.GetAttr().GetAttr())
+	if s.Size != nil {
+		v.cutDirty(e, *s.Size)
+		e.ext.cut(min(*s.Size, now.Size))
+		e.extChanged(span{min(*s.Size, now.Size), maxOffset})
+	}
+	if len(e.chunks) == 0 {
+		e.over = overlay{}
+	}
+	e.learn(a)
+	e.extend(r.GetAttr().GetLease())
+	e.extChange = a.Change
+	e.fresh = e.gen == gen
+	return e.attr(), nil
+}
+
+// settle makes everything below keep durable, and lets nothing be under way
+// above it until thaw.
+func (v *Volume) settle(ctx context.Context, e *inode, keep uint64) error {
+	e.mu.Lock()
+	seq := e.seq
+	if keep < maxOffset {
+		e.frozen = (keep + chunkSize - 1) / chunkSize
+	}
+	e.mu.Unlock()
+	err := v.sync(ctx, e, span{0, keep}, seq, anyLosses, "setattr")
+	for err == nil {
+		e.mu.Lock()
+		busy := false
+		for _, ch := range e.chunks {
+			busy = busy || len(ch.flushing) > 0
+		}
+		wait := e.notify
+		e.mu.Unlock()
+		if !busy {
+			return nil
+		}
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			err = vfs.Wrap("setattr", ctx.Err())
+		case <-v.ctx.Done():
+			err = vfs.Errorf(vfs.KindUnavailable, "setattr", "the volume is closed")
+		}
+	}
+	v.thaw(e)
+	return err
+}
+
+func (v *Volume) thaw(e *inode) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.frozen = ^uint64(0)
+}
+
+// cutDirty drops what is dirty at and above size. e.mu is held, and nothing is
+// being flushed.
+func (v *Volume) cutDirty(e *inode, size uint64) {
+	freed := 0
+	for i, ch := range e.chunks {
+		freed += ch.dirty.cut(&v.pool, size)
+		if len(ch.dirty) == 0 && len(ch.flushing) == 0 {
+			delete(e.chunks, i)
+		}
+	}
+	v.dirty.clean(e)
+	if freed > 0 {
+		v.dirty.add(-int64(freed))
+	}
+	e.over.size = min(e.over.size, size)
+}

@@ -1,0 +1,275 @@
+package volume
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// table holds the inodes that this gateway has to do with.
+type table struct {
+	mu     sync.Mutex // guards the fields below, and refs, opens, used, elem of inodes
+	inodes map[vfs.Ino]*inode
+	idle   lruElem            // ring of the inodes with refs 0, oldest first
+	open   map[vfs.Ino]*inode // those with opens
+
+	losses     map[vfs.Ino]uint64 // of inodes that were evicted after losses
+	lossesBase uint64             // what every inode has at least
+}
+
+// lruElem links inodes into the idle ring.
+type lruElem struct {
+	prev, next *lruElem
+	inode      *inode
+}
+
+// maxLossRecords bounds table.losses; beyond it all inodes count as having
+// lost something.
+const maxLossRecords = 4096
+
+func (t *table) init() {
+	t.inodes = make(map[vfs.Ino]*inode)
+	t.open = make(map[vfs.Ino]*inode)
+	t.losses = make(map[vfs.Ino]uint64)
+	t.idle.prev, t.idle.next = &t.idle, &t.idle
+}
+
+func (l *lruElem) unlink() {
+	if l.next != nil {
+		l.prev.next, l.next.prev = l.next, l.prev
+		l.prev, l.next = nil, nil
+	}
+}
+
+func (l *lruElem) insertBefore(at *lruElem) {
+	l.prev, l.next = at.prev, at
+	at.prev.next, at.prev = l, l
+}
+
+// acquire returns the entry of ino, made if there is none, and keeps it until
+// release.
+func (v *Volume) acquire(ino vfs.Ino) *inode {
+	t := &v.table
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.inodes[ino]
+	if e == nil {
+		e = newInode(ino)
+		e.losses = max(t.losses[ino], t.lossesBase)
+		t.inodes[ino] = e
+	}
+	t.take(e)
+	return e
+}
+
+// find is acquire without making one; nil if there is none.
+func (v *Volume) find(ino vfs.Ino) *inode {
+	t := &v.table
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.inodes[ino]
+	if e != nil {
+		t.take(e)
+	}
+	return e
+}
+
+func (t *table) take(e *inode) {
+	e.refs++
+	e.elem.unlink()
+}
+
+// release ends acquire. An entry that holds nothing goes at once.
+func (v *Volume) release(e *inode) {
+	t := &v.table
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e.refs--; e.refs > 0 || e.opens != [2]int{} {
+		return
+	}
+	e.mu.Lock()
+	empty := len(e.chunks) == 0 && (e.dead || !e.leased() && len(e.ext) == 0 && e.err == nil)
+	e.mu.Unlock()
+	if empty {
+		t.remove(e)
+		return
+	}
+	e.used = v.cfg.Now()
+	e.elem.inode = e
+	e.elem.insertBefore(&t.idle)
+}
+
+// remove takes e out of the table. t.mu is held and e has no users.
+func (t *table) remove(e *inode) {
+	e.elem.unlink()
+	delete(t.inodes, e.ino)
+	if e.losses <= t.lossesBase || e.dead {
+		return
+	}
+	if len(t.losses) >= maxLossRecords {
+		for _, n := range t.losses {
+			t.lossesBase = max(t.lossesBase, n)
+		}
+		t.lossesBase = max(t.lossesBase, e.losses) + 1
+		for _, o := range t.inodes {
+			o.mu.Lock()
+			o.losses = max(o.losses, t.lossesBase)
+			o.mu.Unlock()
+		}
+		clear(t.losses)
+		return
+	}
+	t.losses[e.ino] = e.losses
+}
+
+// openIndex is where an open is counted in inode.opens.
+func openIndex(f vfs.OpenFlags) int {
+	if f&vfs.OpenWrite != 0 {
+		return 1
+	}
+	return 0
+}
+
+// addOpen counts an open, which also holds the entry.
+func (v *Volume) addOpen(e *inode, f vfs.OpenFlags) {
+	t := &v.table
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.open[e.ino] = e
+	e.opens[openIndex(f)]++
+}
+
+// dropOpen ends one; last reports that it was the last. ok is false if there was none.
+func (v *Volume) dropOpen(e *inode, f vfs.OpenFlags) (last, ok bool) {
+	t := &v.table
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e.opens[openIndex(f)] == 0 {
+		return false, false
+	}
+	e.opens[openIndex(f)]--
+	last = e.opens == [2]int{}
+	if last {
+		delete(t.open, e.ino)
+	}
+	return last, true
+}
+
+// isOpen reports whether e is open here.
+func (v *Volume) isOpen(e *inode) bool {
+	v.table.mu.Lock()
+	defer v.table.mu.Unlock()
+	return e.opens != [2]int{}
+}
+
+// openInodes lists the open inodes; nil, false if they are more than max.
+func (t *table) openInodes(max int) ([]uint64, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.open) > max {
+		return nil, false
+	}
+	out := make([]uint64, 0, len(t.open))
+	for ino := range t.open {
+		out = append(out, uint64(ino))
+	}
+	return out, true
+}
+
+// all returns every entry that matches, held; the caller releases them.
+func (v *Volume) all(match func(*inode) bool) []*inode {
+	t := &v.table
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var out []*inode
+	for _, e := range t.inodes {
+		if match(e) {
+			t.take(e)
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// leaseIdle is how long an unused inode keeps its lease and extents.
+const leaseIdle = time.Minute
+
+// evict gives back what idle inodes hold: those idle for long, and the oldest
+// ones while the table is over its limit. Dirty ones are flushed first, and go in
+// a later round.
+func (v *Volume) evict(ctx context.Context) {
+	t := &v.table
+	const round = 256
+	t.mu.Lock()
+	var old []*inode
+	over := len(t.inodes) - v.cfg.InodeLimit
+	since := v.cfg.Now().Add(-leaseIdle)
+	for l := t.idle.next; l != &t.idle && len(old) < round; l = l.next {
+		if len(old) >= over && l.inode.used.After(since) {
+			break
+		}
+		old = append(old, l.inode)
+	}
+	for _, e := range old {
+		t.take(e)
+	}
+	t.mu.Unlock()
+	v.giveBack(ctx, old, over > 0)
+}
+
+// giveBack returns the leases of entries that are held, clean and not open, and
+// releases the entries.
+func (v *Volume) giveBack(ctx context.Context, entries []*inode, flush bool) {
+	const parallel = 64
+	slots := make(chan struct{}, parallel)
+	var wg sync.WaitGroup
+	for _, e := range entries {
+		slots <- struct{}{}
+		wg.Go(func() {
+			v.giveBackOne(ctx, e, flush)
+			v.release(e)
+			<-slots
+		})
+	}
+	wg.Wait()
+}
+
+func (v *Volume) giveBackOne(ctx context.Context, e *inode, flush bool) {
+	if !e.gate.TryAcquire(gateWide) {
+		return // somebody uses it
+	}
+	defer e.gate.Release(gateWide)
+	if v.isOpen(e) {
+		return
+	}
+	e.mu.Lock()
+	if len(e.chunks) > 0 {
+		if flush {
+			v.flushLocked(e, 0, maxOffset)
+		}
+		e.mu.Unlock()
+		return
+	}
+	if e.dead || !e.leased() {
+		e.ext, e.extChange = nil, 0
+		e.mu.Unlock()
+		return
+	}
+	ask := &metapb.ReleaseLease{Ino: uint64(e.ino), Epoch: e.lease.Epoch, Change: e.top()}
+	e.mu.Unlock()
+	_, err := v.apply(ctx, "lease.release", nil, &metapb.Command{Op: &metapb.Command_ReleaseLease{ReleaseLease: ask}})
+	switch vfs.KindOf(err) {
+	case vfs.KindOK, vfs.KindFenced, vfs.KindStale, vfs.KindUnknownOrigin:
+		e.mu.Lock()
+		v.loseLease(e, nil) // nothing is dirty, so nothing is lost
+		e.mu.Unlock()
+	}
+}
+
+// releaseAll gives all leases back.
+func (v *Volume) releaseAll(ctx context.Context) {
+	v.giveBack(ctx, v.all(func(e *inode) bool { return true }), false)
+}

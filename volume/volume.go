@@ -1,0 +1,196 @@
+package volume
+
+import (
+	"context"
+	"encoding/binary"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// Config says which file system to serve and with how much memory. Zero limits
+// take the defaults.
+type Config struct {
+	FS     uint32 // file system id
+	Shard  uint16 // its namespace shard
+	Meta   Meta
+	Blocks Blocks
+
+	// Incarnation is that of the gateway's origin: random, new with every origin.
+	Incarnation [16]byte
+
+	// Capacity returns the pool's total and free bytes, before erasure coding. nil:
+	// unknown, and reported as 1 PiB.
+	Capacity func() (total, free uint64)
+
+	DirtyLimitBytes int64         // buffered writes of the volume; default 256 MiB
+	CacheLimitBytes int64         // recently read and read-ahead data; default 128 MiB
+	InodeLimit      int           // entries of the inode table; default 65536
+	FlushAge        time.Duration // dirty bytes older than this are flushed; default 5 s
+	StallTimeout    time.Duration // how long a caller waits for a cluster that does not answer; default 10 s
+	BlockWriters    int           // blocks written at once; default 16
+
+	Now    func() time.Time // default time.Now
+	Logger *slog.Logger     // default: discard
+}
+
+func (c *Config) setDefaults() {
+	def := func(v *int64, d int64) {
+		if *v <= 0 {
+			*v = d
+		}
+	}
+	def(&c.DirtyLimitBytes, 256<<20)
+	def(&c.CacheLimitBytes, 128<<20)
+	if c.InodeLimit <= 0 {
+		c.InodeLimit = 65536
+	}
+	if c.FlushAge <= 0 {
+		c.FlushAge = 5 * time.Second
+	}
+	if c.StallTimeout <= 0 {
+		c.StallTimeout = 10 * time.Second
+	}
+	if c.BlockWriters <= 0 {
+		c.BlockWriters = 16
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// Volume is one file system of the cluster, served by this gateway.
+type Volume struct {
+	cfg  Config
+	pool bufPool
+
+	table    table
+	removals removals
+	dirty    dirtyBytes
+	ids      blockIDs
+	cache    *blockCache
+
+	blockWriters chan struct{} // slots for block writes
+
+	ctx    context.Context // ends when the volume is closed: that of background work
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // background work
+
+	closeMu sync.Mutex // guards closed, and starting background work against Abandon
+	closed  bool
+}
+
+var _ vfs.FS = (*Volume)(nil)
+
+// New serves a file system whose namespace exists, with a Meta whose origin is
+// registered. Shut it down.
+func New(cfg Config) *Volume {
+	cfg.setDefaults()
+	v := &Volume{cfg: cfg, blockWriters: make(chan struct{}, cfg.BlockWriters)}
+	v.ctx, v.cancel = context.WithCancel(context.Background())
+	v.table.init()
+	v.dirty.init(cfg.DirtyLimitBytes)
+	v.cache = newBlockCache(cfg.Blocks, &v.pool, cfg.CacheLimitBytes)
+	v.wg.Go(v.flusher)
+	return v
+}
+
+// spawn runs f in the background; false if the volume is closed.
+func (v *Volume) spawn(f func()) bool {
+	v.closeMu.Lock()
+	defer v.closeMu.Unlock()
+	if v.closed {
+		return false
+	}
+	v.wg.Go(f)
+	return true
+}
+
+// Shutdown flushes everything, gives the leases back and ends background work.
+// When ctx ends first, what is not flushed is lost, as in a crash, and its
+// error is returned.
+func (v *Volume) Shutdown(ctx context.Context) error {
+	err := v.flushAll(ctx)
+	if err == nil {
+		v.releaseAll(ctx)
+	}
+	v.Abandon()
+	return err
+}
+
+// Abandon ends background work without flushing, as if the gateway had died.
+func (v *Volume) Abandon() {
+	v.closeMu.Lock()
+	v.closed = true
+	v.closeMu.Unlock()
+	v.cancel()
+	v.wg.Wait()
+	v.cache.close()
+}
+
+// apply runs a command for c (nil: the system itself).
+func (v *Volume) apply(ctx context.Context, op string, c *vfs.Cred, cmd *metapb.Command) (*metapb.Result, error) {
+	cmd.Fs = v.cfg.FS
+	if c != nil {
+		cmd.Cred = pbCred(c)
+	}
+	r, err := v.cfg.Meta.Apply(ctx, v.cfg.Shard, cmd)
+	if err != nil {
+		return nil, errFor(op, err)
+	}
+	return r, nil
+}
+
+func (v *Volume) query(ctx context.Context, op string, c *vfs.Cred, q *metapb.Query) (*metapb.QueryResult, error) {
+	q.Fs = v.cfg.FS
+	if c != nil {
+		q.Cred = pbCred(c)
+	}
+	r, err := v.cfg.Meta.Query(ctx, v.cfg.Shard, q)
+	if err != nil {
+		return nil, errFor(op, err)
+	}
+	return r, nil
+}
+
+// StatFS implements vfs.FS.
+func (v *Volume) StatFS(ctx context.Context) (vfs.StatFS, error) {
+	r, err := v.query(ctx, "statfs", nil, &metapb.Query{Q: &metapb.Query_Statfs{Statfs: &metapb.StatFSQ{}}})
+	if err != nil {
+		return vfs.StatFS{}, err
+	}
+	u := r.GetStatfs()
+	s := vfs.StatFS{UsedBytes: u.GetUsedBytes(), UsedFiles: u.GetUsedInodes()}
+	total, free := uint64(1<<50), uint64(1<<50)-min(s.UsedBytes, 1<<50)
+	if v.cfg.Capacity != nil {
+		total, free = v.cfg.Capacity()
+	}
+	if q := u.GetQuotaBytes(); q != 0 {
+		total = min(total, q)
+		free = min(free, q-min(q, s.UsedBytes))
+	}
+	s.TotalBytes = max(total, s.UsedBytes)
+	s.FreeBytes = min(free, s.TotalBytes-s.UsedBytes)
+	s.AvailBytes = s.FreeBytes
+	// Inodes are only keys: there are as many as one may want.
+	s.FreeFiles = 1 << 40
+	s.TotalFiles = s.FreeFiles + s.UsedFiles
+	return s, nil
+}
+
+// verifier is that of an inode's data that was lost losses times.
+func (v *Volume) verifier(losses uint64) (out vfs.Verifier) {
+	var b [24]byte
+	copy(b[:], v.cfg.Incarnation[:])
+	binary.BigEndian.PutUint64(b[16:], losses)
+	binary.BigEndian.PutUint64(out[:], xxhash.Sum64(b[:]))
+	return out
+}
