@@ -96,7 +96,9 @@ func (c *Client) worked(t placement.Target) {
 	}
 }
 
-// avoids reports whether t failed a short while ago.
+// avoids reports whether t failed a short while ago. When its time is over, one
+// caller at a time is let through to see whether it works again: the others would all wait
+// for a node that is still dead.
 func (c *Client) avoids(t placement.Target) bool {
 	if !c.anyAvoided.Load() {
 		return false
@@ -104,7 +106,15 @@ func (c *Client) avoids(t placement.Target) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	x := c.avoided[t]
-	return x != nil && time.Now().Before(x.until)
+	if x == nil {
+		return false
+	}
+	now := time.Now()
+	if now.Before(x.until) {
+		return true
+	}
+	x.until = now.Add(c.o.BackoffMin)
+	return false
 }
 
 func (c *Client) healthy(pg *placement.PG) bool {
@@ -188,6 +198,14 @@ func (c *Client) latencyOf(n int) *latency {
 // hedgeAfter is how long to wait for n bytes before rebuilding them.
 func (c *Client) hedgeAfter(n int) time.Duration {
 	return min(max(c.latencyOf(n).timeout(), c.o.HedgeMin), c.o.HedgeMax)
+}
+
+// shapeIn is the shape of a block of n bytes in pg.
+func shapeIn(pg *placement.PG, n int) (blockstore.Shape, error) {
+	if len(pg.Slots) != pg.K+pg.M {
+		return blockstore.Shape{}, vfs.Errorf(vfs.KindInternal, "stripe.map", "placement group %d of profile %v has %d slots", pg.ID, pg.Profile(), len(pg.Slots))
+	}
+	return blockstore.ShapeOf(n, pg.K, pg.M)
 }
 
 // ended wraps the end of the caller's context.

@@ -27,10 +27,7 @@ func (c *Client) Read(ctx context.Context, m Map, b Block, off int, p []byte) er
 	if !ok {
 		return vfs.Errorf(vfs.KindUnavailable, op, "placement group %d is not in the map", b.PG)
 	}
-	if err := pg.Validate(); err != nil {
-		return vfs.Errorf(vfs.KindInternal, op, "%w", err)
-	}
-	s, err := blockstore.ShapeOf(int(b.Len), pg.K, pg.M)
+	s, err := shapeIn(pg, int(b.Len))
 	if err != nil {
 		return err
 	}

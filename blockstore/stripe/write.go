@@ -53,10 +53,7 @@ func (c *Client) Write(ctx context.Context, m Map, w *Write) (pg uint32, err err
 // writeTo makes one attempt. It returns when all its calls have ended, for
 // they refer to w.Data.
 func (c *Client) writeTo(ctx context.Context, m Map, pg *placement.PG, w *Write) error {
-	if err := pg.Validate(); err != nil {
-		return vfs.Errorf(vfs.KindInternal, "stripe.write", "%w", err)
-	}
-	s, err := blockstore.ShapeOf(len(w.Data), pg.K, pg.M)
+	s, err := shapeIn(pg, len(w.Data))
 	if err != nil {
 		return err
 	}
