@@ -52,12 +52,17 @@ func quietLog(t testing.TB) *slog.Logger {
 // newCluster formats and bootstraps n nodes and starts them.
 func newCluster(t testing.TB, n int, shards []uint16, opt func(node int, o *Options)) *cluster {
 	t.Helper()
+	return newClusterLog(t, n, shards, WAL, opt)
+}
+
+func newClusterLog(t testing.TB, n int, shards []uint16, log Backend, opt func(node int, o *Options)) *cluster {
+	t.Helper()
 	c := &cluster{t: t, dir: t.TempDir(), shards: shards, opt: opt, addrs: map[string]string{}, servers: make([]*Server, n)}
 	all := map[uint16][]Replica{}
 	for i := range n {
 		name := fmt.Sprintf("m%d", i)
 		c.names = append(c.names, name)
-		rs, err := Format(FormatOptions{Dir: c.path(i), Cluster: testClusterID, Node: name, Shards: shards})
+		rs, err := Format(FormatOptions{Dir: c.path(i), Cluster: testClusterID, Node: name, Shards: shards, Log: log})
 		if err != nil {
 			t.Fatal(err)
 		}

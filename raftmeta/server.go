@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/hashicorp/raft"
 	"github.com/rackfs/rackfs/internal/wire"
 	"github.com/rackfs/rackfs/raftmeta/internal/mux"
 	"github.com/rackfs/rackfs/raftmeta/internal/replica"
@@ -116,13 +117,22 @@ func (s *Server) Snapshot(shard uint16) error {
 	return vfs.Wrap("raftmeta.snapshot", sh.raft.Snapshot().Error())
 }
 
-// TransferLeadership gives the leadership of a shard to another voter.
-func (s *Server) TransferLeadership(shard uint16) error {
+// TransferLeadership gives the leadership of a shard to the voter on node, or to any if node is "".
+func (s *Server) TransferLeadership(shard uint16, node string) error {
+	const op = "raftmeta.transfer"
 	sh, err := s.shard(uint32(shard))
 	if err != nil {
 		return err
 	}
-	return vfs.Wrap("raftmeta.transfer", sh.raft.LeadershipTransfer().Error())
+	if node == "" {
+		return vfs.Wrap(op, sh.raft.LeadershipTransfer().Error())
+	}
+	for _, id := range sh.voters() {
+		if mux.NodeOf(id) == node {
+			return vfs.Wrap(op, sh.raft.LeadershipTransferToServer(raft.ServerID(id), raft.ServerAddress(id)).Error())
+		}
+	}
+	return vfs.Errorf(vfs.KindNotFound, op, "shard %d has no voter on node %s", shard, node)
 }
 
 // Close stops the server: commands in progress are answered, leadership is given up,

@@ -37,10 +37,12 @@ type LogOptions struct {
 
 // Logs are the opened log and stable store of a replica.
 type Logs struct {
-	raft.LogStore // with a cache of the newest entries
-	Stable        raft.StableStore
-	closers       []io.Closer
+	*raft.LogCache // not the interface: Raft has to see that raft-wal is a raft.MonotonicLogStore
+	Stable         raft.StableStore
+	closers        []io.Closer
 }
+
+var _ raft.MonotonicLogStore = (*Logs)(nil)
 
 // OpenLogs opens the log of the replica info, whose directory is dir.
 func OpenLogs(dir string, info Info, o LogOptions) (*Logs, error) {
@@ -105,7 +107,7 @@ func openLogs(dir string, info Info, o LogOptions, fresh bool) (*Logs, error) {
 	if err := syncDir(dir); err != nil {
 		return fail(err)
 	}
-	if l.LogStore, err = raft.NewLogCache(logCacheEntries, store); err != nil {
+	if l.LogCache, err = raft.NewLogCache(logCacheEntries, store); err != nil {
 		return fail(err)
 	}
 	return l, nil
