@@ -24,10 +24,6 @@ const (
 
 	// sessionlessRoom bounds the results of operations without a session.
 	sessionlessRoom = 16 << 10
-
-	// maxOpsSessionless bounds COMPOUNDs whose first operation is not SEQUENCE;
-	// all but the first can only fail.
-	maxOpsSessionless = 16
 )
 
 // compound interprets one COMPOUND. It belongs to one goroutine.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"net/netip"
 	"sync"
 	"testing"
 	"time"
@@ -384,5 +383,3 @@ func (w *world) mk(dir vfs.Ino, name string, t vfs.Type, mode, uid uint32) vfs.I
 	}
 	return c.Attr.Ino
 }
-
-var loopback = netip.MustParseAddr("127.0.0.1")

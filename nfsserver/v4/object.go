@@ -1,9 +1,10 @@
 package v4
 
 import (
+	"encoding/binary"
+
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
 
-	"github.com/rackfs/rackfs/internal/xdr"
 	"github.com/rackfs/rackfs/nfsserver/export"
 	"github.com/rackfs/rackfs/nfsserver/handle"
 	"github.com/rackfs/rackfs/nfsserver/state"
@@ -135,8 +136,7 @@ func (c *compound) fsid(o *object) fsid {
 
 // clusterNumber is the cluster's part of every fsid.
 func clusterNumber(id [16]byte) uint64 {
-	d := xdr.NewDecoder(id[:])
-	return d.Uint64() ^ d.Uint64()
+	return binary.BigEndian.Uint64(id[:8]) ^ binary.BigEndian.Uint64(id[8:])
 }
 
 // needWritable fails unless o lies where the caller may change something.
