@@ -24,7 +24,7 @@ const (
 type Config struct {
 	Addr     string                                      // host:port
 	DialFunc func(ctx context.Context) (net.Conn, error) // in place of Addr
-	Minor    uint32                                      // minor version, 1 or 2
+	Minor    uint32                                      // minor version, 1 (the default) or 2; MinorZero for 0
 	Owner    string                                      // client owner: unique per client
 	Verifier [8]byte                                     // of this life of the client
 	Cred     vfs.Cred
@@ -40,6 +40,9 @@ type Config struct {
 
 	Callbacks rpc.Program // serves the backchannel; nil: none is asked for
 }
+
+// MinorZero asks for minor version 0, which a server must refuse.
+const MinorZero = ^uint32(0)
 
 // cbProgram is the program number of our callbacks.
 const cbProgram = 0x40000000
@@ -63,8 +66,11 @@ const ioOverhead = 8 << 10
 
 // New makes a client that has not spoken to its server yet.
 func New(cfg Config) *Client {
-	if cfg.Minor == 0 {
+	switch cfg.Minor {
+	case 0:
 		cfg.Minor = 1
+	case MinorZero:
+		cfg.Minor = 0
 	}
 	if cfg.Sessions == 0 {
 		cfg.Sessions = 1

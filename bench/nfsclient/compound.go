@@ -341,3 +341,25 @@ func (c *Compound) call(minor uint32, sequence []byte) *rpc.Call {
 func backoff(n int) time.Duration {
 	return min(10*time.Millisecond<<min(n, 10), time.Second)
 }
+
+// Sessionless reports whether c was made by NewRaw.
+func (c *Compound) Sessionless() bool { return !c.session }
+
+// Ops are the encoded operations and how many they claim to be, without
+// SEQUENCE, for tests that damage them.
+func (c *Compound) Ops() ([]byte, uint32) {
+	return c.b[c.opsOffset():], c.ops
+}
+
+// SetOps replaces what Ops returns. Attached data of a Write stays at its place.
+func (c *Compound) SetOps(p []byte, count uint32) {
+	c.b = append(c.b[:c.opsOffset()], p...)
+	c.ops = count
+}
+
+func (c *Compound) opsOffset() int {
+	if c.session {
+		return headerSize + sequenceSize
+	}
+	return headerSize
+}

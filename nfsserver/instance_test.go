@@ -1,0 +1,150 @@
+package nfsserver_test
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
+
+	"github.com/rackfs/rackfs/bench/nfsclient"
+	"github.com/rackfs/rackfs/internal/memfs"
+	"github.com/rackfs/rackfs/nfsserver"
+	"github.com/rackfs/rackfs/nfsserver/export"
+	"github.com/rackfs/rackfs/nfsserver/handle"
+	"github.com/rackfs/rackfs/nfsserver/state"
+)
+
+const (
+	toEOF     = ^uint64(0)
+	leaseTime = 30 * time.Second
+
+	// patience is how long a test waits for what must happen.
+	patience = time.Minute
+)
+
+// instance is a server over a memfs and a state store that outlive it.
+type instance struct {
+	t      testing.TB
+	ctx    context.Context
+	fs     *memfs.FS
+	store  *memStore
+	limits state.Limits
+	srv    *nfsserver.Server
+	served chan error
+	addr   string
+
+	mu  sync.Mutex
+	now time.Time
+}
+
+func newInstance(t testing.TB) *instance {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	in := &instance{t: t, ctx: ctx, fs: memfs.New(memfs.Options{RootMode: 0o777}), store: newMemStore(),
+		addr: "127.0.0.1:0", now: time.Unix(1_700_000_000, 0)}
+	in.start()
+	t.Cleanup(func() {
+		in.stop()
+		cancel()
+	})
+	return in
+}
+
+func (in *instance) clock() time.Time {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.now
+}
+
+func (in *instance) advance(d time.Duration) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.now = in.now.Add(d)
+}
+
+func (in *instance) start() {
+	in.t.Helper()
+	srv, err := nfsserver.New(in.ctx, nfsserver.Config{
+		Cluster: [16]byte{1}, Keys: []handle.Key{{ID: 1, Secret: [16]byte{7}}}, Store: in.store, Name: "protocol",
+		Lease: leaseTime, Clock: in.clock, Limits: nfsserver.Limits{State: in.limits}, Logger: slog.New(slog.DiscardHandler),
+		Exports: []export.Export{{ID: 1, FSID: 1, Path: "/default", FS: in.fs, Rules: export.Everyone(export.ReadWrite, export.SquashNone)}},
+	})
+	if err != nil {
+		in.t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", in.addr)
+	if err != nil {
+		in.t.Fatal(err)
+	}
+	in.srv, in.addr, in.served = srv, ln.Addr().String(), make(chan error, 1)
+	go func() { in.served <- srv.Serve(ln) }()
+}
+
+func (in *instance) stop() {
+	in.t.Helper()
+	if err := in.srv.Shutdown(in.ctx); err != nil {
+		in.t.Error(err)
+	}
+	if err := <-in.served; err != nil {
+		in.t.Error(err)
+	}
+}
+
+// restart is a new server process: sessions, opens and locks are gone.
+func (in *instance) restart() {
+	in.t.Helper()
+	in.stop()
+	in.start()
+}
+
+// conn is a client with the root of the export.
+type conn struct {
+	*nfsclient.Client
+	in   *instance
+	t    testing.TB
+	root nfsclient.FH
+}
+
+func (in *instance) dial(owner string, change ...func(*nfsclient.Config)) *conn {
+	in.t.Helper()
+	cfg := nfsclient.Config{Addr: in.addr, Owner: owner, Machine: "test", Slots: 16, Verifier: [8]byte{1}}
+	for _, f := range change {
+		f(&cfg)
+	}
+	c, err := nfsclient.Dial(in.ctx, cfg)
+	if err != nil {
+		in.t.Fatalf("dial as %s: %v", owner, err)
+	}
+	in.t.Cleanup(c.Disconnect)
+	root, _, err := c.Walk(in.ctx, "/default")
+	if err != nil {
+		in.t.Fatal(err)
+	}
+	return &conn{c, in, in.t, root}
+}
+
+func want(t testing.TB, what string, err error, st nfsclient.Status) {
+	t.Helper()
+	if got := nfsclient.StatusOf(err); got != st {
+		t.Fatalf("%s: %v, want %s", what, err, nfsv4.Nfsstat4_name[st])
+	}
+}
+
+// file makes and opens a file.
+func (c *conn) file(name string) *nfsclient.File {
+	c.t.Helper()
+	f, err := c.Create(c.in.ctx, c.root, name, 0o644)
+	want(c.t, "create "+name, err, nfsv4.NFS4_OK)
+	return f
+}
+
+// open opens an existing file.
+func (c *conn) open(name string, access, deny uint32, st nfsclient.Status) *nfsclient.File {
+	c.t.Helper()
+	f, err := c.Open(c.in.ctx, c.root, nfsclient.OpenArgs{Name: name, Access: access, Deny: deny})
+	want(c.t, "open "+name, err, st)
+	return f
+}
