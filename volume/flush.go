@@ -201,10 +201,15 @@ func (v *Volume) commitReady(e *inode, f flushed) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.ready = append(e.ready, f)
-	if e.committing {
-		return
+	if !e.committing {
+		e.committing = true
+		v.drain(e)
 	}
-	e.committing = true
+}
+
+// drain commits what is ready, and ends the caller's being the committer. e.mu
+// is held, and released meanwhile.
+func (v *Volume) drain(e *inode) {
 	for len(e.ready) > 0 {
 		// As many as fit one command, but always one.
 		n, exts := 1, len(e.ready[0].exts)
@@ -217,6 +222,27 @@ func (v *Volume) commitReady(e *inode, f flushed) {
 		v.commitBatch(e, batch)
 	}
 	e.committing = false
+	e.wake()
+}
+
+// quiesce waits until no CommitData of e is under way and makes the caller the
+// committer, who must drain.
+func (v *Volume) quiesce(ctx context.Context, e *inode, op string) error {
+	for {
+		e.mu.Lock()
+		if !e.committing {
+			e.committing = true
+			e.mu.Unlock()
+			return nil
+		}
+		wait := e.notify
+		e.mu.Unlock()
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return vfs.Wrap(op, ctx.Err())
+		}
+	}
 }
 
 // commitBatch makes flushed bytes part of the file. e.mu is held, and released

@@ -204,8 +204,10 @@ func (e *inode) grant(l *metapb.Lease, a vfs.Attr) {
 	}
 	e.lease.ChangeLimit = max(e.lease.ChangeLimit, l.ChangeLimit)
 	e.learn(a)
-	if e.overtaken() && e.meta.Change+changeStep <= e.lease.ChangeLimit {
-		e.shown = e.meta.Change + changeStep
+	// Each chunk may need a value of its own until all is durable.
+	up := e.meta.Change + changeStep*uint64(1+len(e.chunks))
+	if e.overtaken() && up <= e.lease.ChangeLimit {
+		e.shown = up
 	}
 }
 
@@ -229,8 +231,7 @@ func (v *Volume) ensureLease(ctx context.Context, e *inode, op string) error {
 	if ok, err := e.canWrite(op); ok || err != nil {
 		return err
 	}
-	_, err = v.acquireLease(ctx, e, op, nil, &metapb.AcquireLease{})
-	return err
+	return v.renew(ctx, e, op)
 }
 
 func (e *inode) canWrite(op string) (bool, error) {
@@ -255,7 +256,27 @@ func (v *Volume) catchUp(ctx context.Context, e *inode, op string) error {
 		return vfs.Wrap(op, err)
 	}
 	defer e.leasing.Release(1)
+	return v.renew(ctx, e, op)
+}
+
+// renew asks for more of the lease that e has. e.leasing is held.
+func (v *Volume) renew(ctx context.Context, e *inode, op string) error {
+	// A CommitData under way would carry a value from before.
+	if err := v.quiesce(ctx, e, op); err != nil {
+		return err
+	}
 	_, err := v.acquireLease(ctx, e, op, nil, &metapb.AcquireLease{})
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.ready) > 0 && v.spawn(func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		v.drain(e)
+	}) {
+		return err
+	}
+	e.committing = false
+	e.wake()
 	return err
 }
 
@@ -290,6 +311,7 @@ func (v *Volume) granted(e *inode, l *metapb.Lease, a vfs.Attr) vfs.Attr {
 // longer ours. e.mu is held.
 func (v *Volume) loseLease(e *inode, err error) {
 	v.dropDirty(e, err)
+	v.watches.lost(e.ino)
 	e.lease = metapb.Lease{}
 	e.known, e.fresh = false, false
 	e.over = overlay{}

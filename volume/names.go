@@ -7,38 +7,44 @@ import (
 	"github.com/rackfs/rackfs/vfs"
 )
 
-// overlaid is a as told by the metadata, with what only this gateway knows.
-func (v *Volume) overlaid(a vfs.Attr) vfs.Attr {
+// overlaid is a as told by the metadata while x watched, with what only this
+// gateway knows.
+func (v *Volume) overlaid(ctx context.Context, x *watch, a vfs.Attr, op string) (vfs.Attr, error) {
 	if a.Type != vfs.TypeFile {
-		return a
+		return a, nil
 	}
-	e := v.find(a.Ino)
-	if e == nil {
-		return a
+	if e := v.find(a.Ino); e != nil {
+		defer v.release(e)
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if !e.dead && e.leased() && e.known {
+			e.learn(a)
+			return e.attr(), nil
+		}
 	}
-	defer v.release(e)
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.dead || !e.leased() || !e.known {
-		return a
+	if !v.watches.saw(x, a.Ino) {
+		return a, nil
 	}
-	e.learn(a)
-	return e.attr()
+	now, err := v.queryAttr(ctx, op, a.Ino)
+	if vfs.KindOf(err) == vfs.KindStale {
+		return a, nil // it was deleted since
+	}
+	return now, err
 }
 
 // touched is overlaid for the result of an operation that changed the inode
 // besides its data, and so raised its change value.
-func (v *Volume) touched(ctx context.Context, a vfs.Attr, op string) vfs.Attr {
-	shown := v.overlaid(a)
-	if e := v.find(a.Ino); e != nil {
+func (v *Volume) touched(ctx context.Context, x *watch, a vfs.Attr, op string) (vfs.Attr, error) {
+	shown, err := v.overlaid(ctx, x, a, op)
+	if e := v.find(a.Ino); e != nil && err == nil {
 		defer v.release(e)
 		if v.rise(ctx, e, op) {
 			e.mu.Lock()
 			defer e.mu.Unlock()
-			return e.attr()
+			return e.attr(), nil
 		}
 	}
-	return shown
+	return shown, err
 }
 
 // rise makes buffered writes of e show a change value above the metadata's, if
@@ -148,11 +154,13 @@ func (v *Volume) Lookup(ctx context.Context, c *vfs.Cred, dir vfs.Ino, name stri
 	if err := vfs.CheckName(name, op); err != nil {
 		return vfs.Attr{}, err
 	}
+	x := v.watches.begin()
+	defer v.watches.end(x)
 	r, err := v.query(ctx, op, c, &metapb.Query{Q: &metapb.Query_Lookup{Lookup: &metapb.LookupQ{Dir: uint64(dir), Name: []byte(name)}}})
 	if err != nil {
 		return vfs.Attr{}, err
 	}
-	return v.overlaid(attrOf(r.GetAttr().GetAttr())), nil
+	return v.overlaid(ctx, x, attrOf(r.GetAttr().GetAttr()), op)
 }
 
 // Parent implements vfs.FS.
@@ -170,6 +178,8 @@ func (v *Volume) ReadDir(ctx context.Context, c *vfs.Cred, dir vfs.Ino, cookie u
 	if maxEntries < 1 {
 		return vfs.DirPage{}, vfs.Errorf(vfs.KindInvalid, op, "at most %d entries", maxEntries)
 	}
+	x := v.watches.begin()
+	defer v.watches.end(x)
 	r, err := v.query(ctx, op, c, &metapb.Query{Q: &metapb.Query_ReadDir{ReadDir: &metapb.ReadDirQ{
 		Dir: uint64(dir), Cookie: cookie, MaxEntries: uint32(min(maxEntries, 1<<20)), Attrs: attrs,
 	}}})
@@ -186,7 +196,9 @@ func (v *Volume) ReadDir(ctx context.Context, c *vfs.Cred, dir vfs.Ino, cookie u
 		e := &page.Entries[i]
 		*e = vfs.Dirent{Cookie: pe.Cookie, Name: string(pe.Name), Ino: vfs.Ino(pe.Ino), Type: vfs.Type(pe.Type)}
 		if attrs && pe.Attr != nil {
-			as[i] = v.overlaid(attrOf(pe.Attr))
+			if as[i], err = v.overlaid(ctx, x, attrOf(pe.Attr), op); err != nil {
+				return vfs.DirPage{}, err
+			}
 			e.Attr = &as[i]
 		}
 	}
@@ -228,6 +240,8 @@ func (v *Volume) Link(ctx context.Context, c *vfs.Cred, ino, dir vfs.Ino, name s
 	if err := vfs.CheckName(name, op); err != nil {
 		return vfs.Attr{}, vfs.DirChange{}, err
 	}
+	x := v.watches.begin()
+	defer v.watches.end(x)
 	r, err := v.apply(ctx, op, c, &metapb.Command{Op: &metapb.Command_Link{Link: &metapb.Link{
 		Ino: uint64(ino), Parent: uint64(dir), Name: []byte(name),
 	}}})
@@ -235,7 +249,8 @@ func (v *Volume) Link(ctx context.Context, c *vfs.Cred, ino, dir vfs.Ino, name s
 		return vfs.Attr{}, vfs.DirChange{}, err
 	}
 	l := r.GetLink()
-	return v.touched(ctx, attrOf(l.GetAttr()), op), dirChangeOf(l.GetDir()), nil
+	a, err := v.touched(ctx, x, attrOf(l.GetAttr()), op)
+	return a, dirChangeOf(l.GetDir()), err
 }
 
 // Remove implements vfs.FS.

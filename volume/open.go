@@ -167,6 +167,8 @@ func (v *Volume) Create(ctx context.Context, c *vfs.Cred, dir vfs.Ino, name stri
 	if cut {
 		set.Size = nil
 	}
+	x := v.watches.begin()
+	defer v.watches.end(x)
 	opening := v.removals.beginOpening()
 	defer v.removals.endOpening(opening)
 	r, err := v.apply(ctx, op, c, &metapb.Command{Op: &metapb.Command_Create{Create: &metapb.Create{
@@ -205,8 +207,11 @@ func (v *Volume) Create(ctx context.Context, c *vfs.Cred, dir vfs.Ino, name stri
 		} else {
 			out.Attr = at
 		}
-	} else {
-		out.Attr = v.overlaid(out.Attr)
+	} else if out.Attr, err = v.overlaid(ctx, x, out.Attr, op); err != nil {
+		if a.Open != 0 {
+			v.undoOpen(ctx, e, a.Open)
+		}
+		return vfs.Created{}, err
 	}
 	if cut && !out.New && a.Exclusive == vfs.Unchecked {
 		opened := a.Open&vfs.OpenWrite != 0 // then the permission to write was checked
@@ -268,13 +273,15 @@ func (v *Volume) checkOpen(ctx context.Context, c *vfs.Cred, e *inode, f vfs.Ope
 		defer e.leasing.Release(1)
 		return v.acquireLease(ctx, e, op, c, &metapb.AcquireLease{Flags: uint32(f), Override: override})
 	}
+	x := v.watches.begin()
+	defer v.watches.end(x)
 	r, err := v.query(ctx, op, c, &metapb.Query{Q: &metapb.Query_GetAttr{GetAttr: &metapb.GetAttrQ{
 		Ino: uint64(e.ino), Open: uint32(f), Override: override,
 	}}})
 	if err != nil {
 		return vfs.Attr{}, err
 	}
-	return v.overlaid(attrOf(r.GetAttr().GetAttr())), nil
+	return v.overlaid(ctx, x, attrOf(r.GetAttr().GetAttr()), op)
 }
 
 // undoOpen takes back an open that failed later.

@@ -58,13 +58,15 @@ func (v *Volume) SetAttr(ctx context.Context, c *vfs.Cred, ino vfs.Ino, s vfs.Se
 
 // setUnleased is SetAttr of an inode whose data nobody here changes.
 func (v *Volume) setUnleased(ctx context.Context, c *vfs.Cred, e *inode, s vfs.SetAttr, opened bool) (vfs.Attr, error) {
+	x := v.watches.begin()
+	defer v.watches.end(x)
 	r, err := v.apply(ctx, "setattr", c, &metapb.Command{Op: &metapb.Command_SetAttr{SetAttr: &metapb.SetAttr{
 		Ino: uint64(e.ino), Set: pbSetAttr(&s), Opened: opened,
 	}}})
 	if err != nil {
 		return vfs.Attr{}, err
 	}
-	return v.overlaid(attrOf(r.GetAttr().GetAttr())), nil
+	return v.touched(ctx, x, attrOf(r.GetAttr().GetAttr()), "setattr")
 }
 
 // setLeased is SetAttr of an inode that may be dirty.
@@ -77,10 +79,12 @@ func (v *Volume) setLeased(ctx context.Context, c *vfs.Cred, e *inode, s vfs.Set
 	if err := vfs.CheckSetAttr(c, &now, &s, opened, op); err != nil {
 		return vfs.Attr{}, err // before anything is flushed for it
 	}
+	e.mu.Lock()
 	keep := uint64(maxOffset)
-	if s.Size != nil {
+	if s.Size != nil && !e.over.setID { // what falls with a write falls though its bytes are cut off
 		keep = *s.Size
 	}
+	e.mu.Unlock()
 	if err := v.settle(ctx, e, keep); err != nil {
 		return vfs.Attr{}, err
 	}

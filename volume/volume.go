@@ -74,6 +74,7 @@ type Volume struct {
 
 	table    table
 	removals removals
+	watches  watches
 	dirty    dirtyBytes
 	ids      blockIDs
 	cache    *blockCache

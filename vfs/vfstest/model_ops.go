@@ -268,14 +268,13 @@ func (m *model) crash(t *rapid.T) {
 	}
 	for _, n := range m.nodes {
 		m.closeAll(t, n)
-		if n.refA.Type != vfs.TypeFile {
-			continue
-		}
 		_, err := m.ref.Commit(m.ctx, n.ref, 0, 0)
 		_, err2 := m.impl.Commit(m.ctx, n.impl, 0, 0)
 		sameError(t, err, err2)
-		m.look(t, n)
 		n.verifier = vfs.Verifier{}
+	}
+	for _, n := range m.nodes {
+		m.look(t, n)
 	}
 	cr.Crash()
 	for _, n := range m.nodes {
