@@ -113,6 +113,11 @@ func mountBasics() error {
 			return err
 		}
 	}
+	for name, target := range map[string]string{"fd": "", "stdin": "/0", "stdout": "/1", "stderr": "/2"} {
+		if err := os.Symlink("/proc/self/fd"+target, "/dev/"+name); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+	}
 	return errors.Join(os.MkdirAll(guestHome, 0o755), os.MkdirAll(guestTmp, 0o1777), os.Chmod(guestTmp, 0o1777|os.ModeSticky))
 }
 

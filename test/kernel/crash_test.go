@@ -61,11 +61,11 @@ func (w *journalWriter) expect(format string, deadline time.Duration, args ...an
 			if _, err := fmt.Sscanf(line, format, args...); err == nil || line == format {
 				return
 			}
-			w.t.Fatalf("the writer says %q, expected %q", line, format)
+			w.failed(line)
 		case <-w.task.Ended():
 			select {
 			case line := <-w.answers:
-				w.t.Fatalf("the writer ended, saying %q", line)
+				w.failed(line)
 			default:
 				w.t.Fatalf("the writer ended")
 			}
@@ -73,6 +73,20 @@ func (w *journalWriter) expect(format string, deadline time.Duration, args ...an
 			w.t.Fatalf("the writer does not say %q within %v", format, deadline)
 		}
 	}
+}
+
+// failed reports a writer whose call failed: most likely on something that was acknowledged and is gone, so say what is.
+func (w *journalWriter) failed(line string) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), verifyDeadline)
+	defer cancel()
+	if _, err := w.task.Wait(ctx); err == nil { // the journal is complete
+		_, err = w.g.Run(ctx, w.t, kclient.Program("journal", "verify", "-dir", w.dir, "-journal", w.journal, "-drop-caches"))
+		if err != nil {
+			w.t.Logf("verification: %v", err)
+		}
+	}
+	w.t.Fatalf("the writer says %q", line)
 }
 
 // runUntilAlarm lets the writer go on and returns right after its n-th acknowledgement from now.

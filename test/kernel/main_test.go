@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/rackfs/rackfs/internal/kclient"
 	"github.com/rackfs/rackfs/test/journal"
 	"github.com/rackfs/rackfs/test/posix"
@@ -68,10 +70,13 @@ const (
 // server says how to run the server under test.
 type server struct {
 	args   func(t *testing.T, data, addr string) []string
-	ready  string // in a line of its output
+	lease  func(time.Duration) []string // arguments for another lease than the default
+	ready  string                       // in a line of its output
 	export string
-	// tmpfs are folders besides its data that it writes, for when it runs inside a guest.
-	tmpfs []string
+	// state are folders besides its data that it writes; inside a guest they are put on its disk.
+	state []string
+	// diskFlags are added to those of the disk's mount, for a server that does not sync itself.
+	diskFlags uintptr
 }
 
 // serverUnderTest is rackfs dev unless the environment says otherwise.
@@ -83,10 +88,11 @@ func serverUnderTest(t *testing.T) server {
 			args: func(_ *testing.T, data, addr string) []string {
 				return []string{os.Getenv(envBinary), "dev", "--data", data, "--nfs", fmt.Sprintf("%s:%d", addr, nfsPort), "--allow", "10.77.0.0/24"}
 			},
+			lease: func(d time.Duration) []string { return []string{"--lease", d.String()} },
 			ready: "rackfs ready", export: "/default",
 		}
 	case "ganesha":
-		return server{args: ganeshaArgs, ready: "NFS SERVER INITIALIZED", export: "/default", tmpfs: []string{"/var/lib/nfs", "/run/ganesha"}}
+		return server{args: ganeshaArgs, lease: func(time.Duration) []string { return nil }, ready: "NFS SERVER INITIALIZED", export: "/default", state: []string{"/var/lib/nfs"}, diskFlags: unix.MS_SYNCHRONOUS | unix.MS_DIRSYNC}
 	default:
 		t.Fatalf("%s=%s: unknown server", envServer, name)
 		return server{}
@@ -110,9 +116,9 @@ LOG { Default_Log_Level = EVENT; }
 }
 
 // start runs the server on the host, inside the network, and waits until it serves.
-func (s server) start(t *testing.T, n *kclient.Net, data string) *kclient.Proc {
+func (s server) start(t *testing.T, n *kclient.Net, data string, extra ...string) *kclient.Proc {
 	t.Helper()
-	p := n.Start(t, kclient.Process{Args: s.args(t, data, n.Addr()), Name: "server"})
+	p := n.Start(t, kclient.Process{Args: append(s.args(t, data, n.Addr()), extra...), Name: "server"})
 	p.WaitOutput(t, s.ready, readyDeadline)
 	return p
 }

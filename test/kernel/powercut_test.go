@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/rackfs/rackfs/internal/kclient"
 )
 
@@ -91,9 +93,11 @@ func (m *serverMachine) powerOn(t *testing.T) *kclient.Running {
 			"vm.dirty_ratio":               "90",
 		},
 	})
-	g.Mount(t, kclient.Mount{Type: m.fs.kind, Source: "/dev/ubda", Target: diskMount, Data: m.fs.mountOptions})
-	for _, dir := range m.srv.tmpfs {
-		g.Mount(t, kclient.Mount{Type: "tmpfs", Source: "tmpfs", Target: dir})
+	g.Mount(t, kclient.Mount{Type: m.fs.kind, Source: "/dev/ubda", Target: diskMount, Flags: unix.MS_NOATIME | m.srv.diskFlags, Data: m.fs.mountOptions})
+	for _, dir := range m.srv.state {
+		onDisk := filepath.Join(diskMount, "state", dir)
+		g.MustRun(t, time.Minute, kclient.Command("mkdir", "-p", onDisk))
+		g.Mount(t, kclient.Mount{Source: onDisk, Target: dir, Flags: unix.MS_BIND})
 	}
 	args := m.srv.args(t, diskMount+"/data", g.Addr())
 	c := kclient.Command(args[0], args[1:]...)
