@@ -23,7 +23,7 @@ func TestShapeTable(t *testing.T) {
 		{4 * mib, 4, 2, 4, mib},
 		{4 * mib, 1, 0, 1, 4 * mib},
 		{4 * mib, 1, 8, 1, 4 * mib},
-		{4 * mib, 3, 2, 3, 1400832},             // 4 MiB / 3 = 1398101.3
+		{4 * mib, 3, 2, 3, 1400832},              // 4 MiB / 3 = 1398101.3
 		{16*32*kib + 1, 16, 4, 16, 32*kib + 512}, // 36 KiB would leave the 16th empty
 	} {
 		s, err := ShapeOf(c.n, c.k, c.m)

@@ -84,10 +84,6 @@ type position struct {
 	offset      int64
 }
 
-func (p position) before(q position) bool {
-	return p.incarnation < q.incarnation || p.incarnation == q.incarnation && p.offset < q.offset
-}
-
 func encodeMeta(store segment.ID, pos position) []byte {
 	p := le.AppendUint16(nil, indexVersion)
 	p = append(p, store[:]...)

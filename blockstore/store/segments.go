@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/rackfs/rackfs/blockstore/segment"
+	"github.com/rackfs/rackfs/internal/wire"
 	"github.com/rackfs/rackfs/vfs"
 )
 
@@ -172,7 +173,10 @@ func (s *Store) makeSegment(num uint32, total int64) (g *seg, err error) {
 		if err := f.Allocate(size); err != nil {
 			return err
 		}
-		zeros := make([]byte, zeroChunk)
+		buf := wire.GetBuf(zeroChunk)
+		defer buf.Release()
+		zeros := buf.B
+		clear(zeros)
 		for off := int64(0); off < size; off += zeroChunk {
 			if _, err := f.WriteAt(zeros[:min(zeroChunk, size-off)], off); err != nil {
 				return err
