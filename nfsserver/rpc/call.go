@@ -136,20 +136,20 @@ func (c *Conn) readReply(xid uint32) error {
 	p := c.pending[xid]
 	delete(c.pending, xid)
 	c.cmu.Unlock()
-	if err := c.awaitRest(); err != nil {
-		if p != nil {
-			p.result <- callResult{err: vfs.Wrap("rpc.call", err)}
-		}
-		return err
-	}
 	if p == nil {
+		if err := c.awaitRest(); err != nil {
+			return err
+		}
 		return c.rr.skip()
 	}
 	if limit := prefixSize + maxReplyHeader + p.maxReply; c.rr.size > limit {
 		p.result <- callResult{err: vfs.Errorf(vfs.KindTooBig, "rpc.call", "reply of %d bytes, %d allowed", c.rr.size, limit)}
+		if err := c.awaitRest(); err != nil {
+			return err
+		}
 		return c.rr.skip()
 	}
-	buf, body, err := c.rr.rest(c.ep.bufs)
+	buf, body, err := c.readRest()
 	if err != nil {
 		p.result <- callResult{err: vfs.Wrap("rpc.call", err)}
 		return err

@@ -13,10 +13,14 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 )
 
 // readBufferSize is per connection: room for a few small calls per read(2).
-// What does not fit goes straight into the record's buffer.
+// What does not fit goes straight into the record's buffer, which is not
+// allocated before this much of a larger record has arrived: announcing a
+// record is free, so it must not cost us anything.
 const readBufferSize = 16 << 10
 
 var (
@@ -35,13 +39,16 @@ type endpoint struct {
 	calls    sync.Pool // *pendingCall
 	startTLS func(ctx context.Context, nc net.Conn) (net.Conn, error)
 	log      *slog.Logger
+	memory   *semaphore.Weighted
 	ctx      context.Context // of all calls
-	drain    chan struct{}   // closed: read no more calls
+	reading  context.Context // ends with ctx or stopReading: read no more calls
+	drain    <-chan struct{} // reading.Done()
+	stopRead context.CancelFunc
 	stats    counters
 }
 
 type counters struct {
-	conns, running, accepted, refused, calls, bytesRead, bytesWritten, badRecords atomic.Int64
+	conns, running, accepted, refused, calls, stalled, bytesRead, bytesWritten, badRecords atomic.Int64
 }
 
 func newEndpoint(ctx context.Context, l Limits, log *slog.Logger) *endpoint {
@@ -49,7 +56,10 @@ func newEndpoint(ctx context.Context, l Limits, log *slog.Logger) *endpoint {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	ep := &endpoint{limits: l, bufs: newBuffers(l.MaxRecord), log: log, ctx: ctx, drain: make(chan struct{})}
+	ep := &endpoint{limits: l, bufs: newBuffers(l.MaxRecord), log: log, ctx: ctx,
+		memory: semaphore.NewWeighted(int64(max(l.Memory, l.MaxRecord)))}
+	ep.reading, ep.stopRead = context.WithCancel(ctx)
+	ep.drain = ep.reading.Done()
 	ep.requests.New = func() any { return new(Request) }
 	ep.calls.New = func() any {
 		return &pendingCall{result: make(chan callResult, 1), sent: make(chan struct{}, 1)}
@@ -293,12 +303,21 @@ func (c *Conn) readCall(xid uint32) error {
 			return errDraining
 		}
 	}
-	if err := c.awaitRest(); err != nil {
-		<-c.tokens
-		return err
+	// A record in several fragments may become as large as any.
+	memory := int64(c.rr.left)
+	if !c.rr.last {
+		memory = int64(c.ep.limits.MaxRecord)
 	}
-	buf, body, err := c.rr.rest(c.ep.bufs)
+	if !c.ep.memory.TryAcquire(memory) {
+		c.ep.stats.stalled.Add(1)
+		if err := c.ep.memory.Acquire(c.ep.reading, memory); err != nil {
+			<-c.tokens
+			return errDraining
+		}
+	}
+	buf, body, err := c.readRest()
 	if err != nil {
+		c.ep.memory.Release(memory)
 		<-c.tokens
 		return err
 	}
@@ -306,6 +325,7 @@ func (c *Conn) readCall(xid uint32) error {
 	req.XID = xid
 	req.Conn = c
 	req.record = buf
+	req.memory = memory
 	req.Size = c.rr.size
 	h, err := decodeCall(req, body, &c.machine)
 	if err != nil {
@@ -336,6 +356,14 @@ func (c *Conn) awaitRest() error {
 		return nil
 	}
 	return c.setReadDeadline(c.ep.limits.RecordTimeout)
+}
+
+// readRest reads what follows the prefix of a record.
+func (c *Conn) readRest() (*buffer, []byte, error) {
+	if err := c.awaitRest(); err != nil {
+		return nil, nil, err
+	}
+	return c.rr.rest(c.ep.bufs)
 }
 
 // dispatch gives req to an idle worker or to a new one. There are never more
@@ -387,6 +415,7 @@ func (c *Conn) run(req *Request) {
 func (c *Conn) finishRequest(req *Request) {
 	req.Reply.Truncate(Mark{})
 	req.record.release()
+	c.ep.memory.Release(req.memory)
 	b, ext := req.Reply.B, req.Reply.ext
 	if cap(b) > maxKeptReply {
 		b = nil

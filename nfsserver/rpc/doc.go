@@ -7,7 +7,8 @@
 // One goroutine per connection reads. It takes one of the connection's worker
 // tokens before it reads a CALL's record, so a connection whose workers are all
 // busy is not read: TCP pushes back, and a connection never holds more than
-// Limits.Workers records of Limits.MaxRecord bytes. A REPLY to one of our own
+// Limits.Workers records of Limits.MaxRecord bytes. All connections together
+// hold at most Limits.Memory. A REPLY to one of our own
 // calls needs no token: it is accepted only for a transaction that waits, up to
 // the size that call allows. A CALL that waits for a worker holds up the replies
 // behind it, therefore a program does not wait inside ServeRPC for a call on

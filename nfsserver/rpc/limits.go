@@ -13,6 +13,7 @@ type Limits struct {
 	MaxRecord     int           // bytes of one record, default 1 MiB + 64 KiB
 	Workers       int           // concurrent calls of one connection, default 64
 	MaxConns      int           // connections of a server, default 4096
+	Memory        int           // bytes of call records held, all connections together, default 512 MiB
 	IdleTimeout   time.Duration // without a call before the connection is closed, default 15 min
 	RecordTimeout time.Duration // for the rest of a record that has begun, default 1 min
 	WriteTimeout  time.Duration // for the peer to take one batch of replies, default 1 min
@@ -22,6 +23,7 @@ const (
 	defaultMaxRecord     = 1<<20 + 64<<10
 	defaultWorkers       = 64
 	defaultMaxConns      = 4096
+	defaultMemory        = 512 << 20
 	defaultIdleTimeout   = 15 * time.Minute
 	defaultRecordTimeout = time.Minute
 	defaultWriteTimeout  = time.Minute
@@ -54,6 +56,7 @@ func (l Limits) withDefaults() Limits {
 	or(&l.MaxRecord, defaultMaxRecord)
 	or(&l.Workers, defaultWorkers)
 	or(&l.MaxConns, defaultMaxConns)
+	or(&l.Memory, defaultMemory)
 	orTime(&l.IdleTimeout, defaultIdleTimeout)
 	orTime(&l.RecordTimeout, defaultRecordTimeout)
 	orTime(&l.WriteTimeout, defaultWriteTimeout)
@@ -86,6 +89,7 @@ type Stats struct {
 	Accepted     int64 // connections
 	Refused      int64 // connections, by Accept or MaxConns
 	Calls        int64
+	Stalled      int64 // calls that waited for Limits.Memory before they were read
 	BytesRead    int64 // whole records
 	BytesWritten int64
 	BadRecords   int64 // connections closed because of what they sent

@@ -125,6 +125,11 @@ func (r *recordReader) prefix(p *[prefixSize]byte) error {
 
 // rest reads what follows the prefix into a buffer from p.
 func (r *recordReader) rest(p *buffers) (*buffer, []byte, error) {
+	if r.left > readBufferSize {
+		if _, err := r.br.Peek(readBufferSize); err != nil {
+			return nil, nil, noEOF(err, true)
+		}
+	}
 	buf := p.get(r.left)
 	n := 0
 	for {

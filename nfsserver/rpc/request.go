@@ -68,6 +68,7 @@ type Request struct {
 	auth     AuthStat
 	outcome  outcome
 	record   *buffer
+	memory   int64 // taken from endpoint.memory
 	groups   [maxAuthGroups]uint32
 }
 

@@ -176,7 +176,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	if !s.draining {
 		s.draining = true
-		close(s.ep.drain)
+		s.ep.stopRead()
 	}
 	for ln := range s.listeners {
 		_ = ln.Close()
@@ -220,6 +220,7 @@ func (s *Server) Stats() Stats {
 		Accepted:     st.accepted.Load(),
 		Refused:      st.refused.Load(),
 		Calls:        st.calls.Load(),
+		Stalled:      st.stalled.Load(),
 		BytesRead:    st.bytesRead.Load(),
 		BytesWritten: st.bytesWritten.Load(),
 		BadRecords:   st.badRecords.Load(),
