@@ -31,6 +31,9 @@ type shape struct {
 	Voters      int    `json:"voters"`
 	BlockStores int    `json:"block_stores"`
 	Profile     string `json:"profile"`
+	LogStore    string `json:"raft_log"`
+	// Formed says that all parts were made. From then on a missing part was lost.
+	Formed bool `json:"formed"`
 }
 
 func (s *shape) clusterID() []byte {
@@ -115,7 +118,7 @@ func (d *dataDir) loadShape(want, defaults shape) error {
 	path := filepath.Join(d.path, shapeFile)
 	raw, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return d.makeShape(path, want, defaults)
+		return d.makeShape(want, defaults)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", op, err)
@@ -148,11 +151,13 @@ func (d *dataDir) loadShape(want, defaults shape) error {
 		return differ("--block-stores", d.shape.BlockStores, want.BlockStores)
 	case want.Profile != "" && want.Profile != d.shape.Profile:
 		return differ("--profile", d.shape.Profile, want.Profile)
+	case want.LogStore != "" && want.LogStore != d.shape.LogStore:
+		return differ("--raft-log", d.shape.LogStore, want.LogStore)
 	}
 	return nil
 }
 
-func (d *dataDir) makeShape(path string, want, defaults shape) error {
+func (d *dataDir) makeShape(want, defaults shape) error {
 	s := want
 	s.Format = FormatVersion
 	if s.Voters == 0 {
@@ -164,22 +169,35 @@ func (d *dataDir) makeShape(path string, want, defaults shape) error {
 	if s.Profile == "" {
 		s.Profile = defaults.Profile
 	}
+	if s.LogStore == "" {
+		s.LogStore = defaults.LogStore
+	}
 	var id [16]byte
 	rand.Read(id[:])
 	s.Cluster = hex.EncodeToString(id[:])
-	raw, err := json.MarshalIndent(&s, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := writeFileDurably(path, append(raw, '\n')); err != nil {
+	d.shape, d.fresh = s, true
+	if err := d.saveShape(); err != nil {
 		return fmt.Errorf("make data directory: %w", err)
 	}
 	// The directory may be new itself.
 	if err := syncDir(filepath.Dir(filepath.Clean(d.path))); err != nil {
 		return fmt.Errorf("make data directory: %w", err)
 	}
-	d.shape, d.fresh = s, true
 	return nil
+}
+
+func (d *dataDir) saveShape() error {
+	raw, err := json.MarshalIndent(&d.shape, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeFileDurably(d.sub(shapeFile), append(raw, '\n'))
+}
+
+// markFormed records durably that all parts were made.
+func (d *dataDir) markFormed() error {
+	d.shape.Formed = true
+	return vfs.Wrap("make data directory", d.saveShape())
 }
 
 // writeFileDurably replaces path atomically; when it returns, the content

@@ -9,7 +9,7 @@ import (
 	"github.com/rackfs/rackfs/vfs"
 )
 
-var testDefaults = shape{Voters: 3, BlockStores: 6, Profile: "4+2"}
+var testDefaults = shape{Voters: 3, BlockStores: 6, Profile: "4+2", LogStore: "wal"}
 
 func TestDataDirKeepsItsShape(t *testing.T) {
 	dir := t.TempDir()
@@ -90,9 +90,10 @@ func TestDataDirRefuses(t *testing.T) {
 			}
 			return dir
 		}, shape{}, vfs.KindIncompatible, "thesis.tex"},
-		"other voters":  {made, shape{Voters: 5}, vfs.KindInvalid, "--meta 3"},
-		"other stores":  {made, shape{BlockStores: 9}, vfs.KindInvalid, "--block-stores 6"},
-		"other profile": {made, shape{Profile: "2+1"}, vfs.KindInvalid, "--profile 4+2"},
+		"other voters":   {made, shape{Voters: 5}, vfs.KindInvalid, "--meta 3"},
+		"other stores":   {made, shape{BlockStores: 9}, vfs.KindInvalid, "--block-stores 6"},
+		"other profile":  {made, shape{Profile: "2+1"}, vfs.KindInvalid, "--profile 4+2"},
+		"other raft log": {made, shape{LogStore: "boltdb"}, vfs.KindInvalid, "--raft-log wal"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d, err := openDataDir(c.prepare(t), c.want, testDefaults)

@@ -1,0 +1,255 @@
+package devcluster
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/rackfs/rackfs/blockstore"
+	"github.com/rackfs/rackfs/internal/gateway"
+	"github.com/rackfs/rackfs/internal/pki"
+	"github.com/rackfs/rackfs/internal/wire"
+	"github.com/rackfs/rackfs/placement"
+	"github.com/rackfs/rackfs/raftmeta"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// startTimeout bounds how long the voters may take to elect leaders and
+// answer when a cluster starts.
+const startTimeout = 2 * time.Minute
+
+// Cluster is a running cluster.
+type Cluster struct {
+	cfg Config
+	dir *dataDir
+	log *slog.Logger
+	reg *prometheus.Registry
+	ca  *pki.CA
+
+	voters  voters
+	stores  []*blockNode
+	meta    *raftmeta.Client
+	gateway *gateway.Gateway
+	nfs     net.Listener
+	httpLn  net.Listener
+	http    *httpServer
+
+	serving sync.WaitGroup // NFS accept loop
+	failed  chan error     // why serving ended by itself
+}
+
+// Start brings a cluster up in cfg.DataDir, making it if need be, and returns
+// when it serves.
+func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Lease == 0 {
+		cfg.Lease = DefaultLease
+	}
+	c := &Cluster{cfg: cfg, log: cfg.Logger, reg: prometheus.NewRegistry(), failed: make(chan error, 1)}
+	c.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	defer func() {
+		if err != nil {
+			stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+			defer cancel()
+			_ = c.Close(stop)
+		}
+	}()
+	// Addresses first: a port in use is the likeliest reason to fail, and the
+	// cheapest to find out.
+	if c.nfs, err = net.Listen("tcp", cfg.NFSAddr); err != nil {
+		return nil, vfs.Errorf(vfs.KindInvalid, "listen for NFS", "choose another address with --nfs: %w", err)
+	}
+	if cfg.HTTPAddr != "" {
+		if c.httpLn, err = net.Listen("tcp", cfg.HTTPAddr); err != nil {
+			return nil, vfs.Errorf(vfs.KindInvalid, "listen for HTTP", "choose another address with --http, or --http '' for none: %w", err)
+		}
+	}
+	if c.dir, err = openDataDir(cfg.DataDir, cfg.shape(), defaultShape); err != nil {
+		return nil, err
+	}
+	if err := c.start(ctx); err != nil {
+		return nil, err
+	}
+	c.serving.Go(func() {
+		if err := c.gateway.Serve(c.nfs); err != nil {
+			c.failed <- vfs.Wrap("serve NFS", err)
+		}
+	})
+	if c.httpLn != nil {
+		c.http = serveHTTP(c.httpLn, c.reg, c.status, c.log)
+	}
+	return c, nil
+}
+
+func (c *Cluster) start(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	var err error
+	if c.ca, err = pki.LoadOrCreateCA(c.dir.sub("pki"), "dev-"+c.dir.shape.Cluster[:8], time.Now()); err != nil {
+		return err
+	}
+	if err := c.startStores(ctx); err != nil {
+		return err
+	}
+	if !c.dir.shape.Formed {
+		if err := formVoters(c.dir); err != nil {
+			return err
+		}
+		// From here on a directory that is missing was lost: it is not
+		// made anew under the lost one's name.
+		if err := c.dir.markFormed(); err != nil {
+			return err
+		}
+	}
+	if err := c.startVoters(); err != nil {
+		return err
+	}
+	id, err := c.ca.Issue(gatewayName, []string{blockstore.RoleGateway}, nil, time.Now())
+	if err != nil {
+		return err
+	}
+	c.meta, err = raftmeta.NewClient(raftmeta.ClientOptions{
+		Nodes: c.voters.names(), Resolver: &c.voters, Logger: c.log,
+		Security: func(node string) wire.Security { return wire.Security{Mode: wire.ModeTLS, TLS: id.ClientTLS(node)} },
+	})
+	if err != nil {
+		return err
+	}
+	records, err := c.storeRecords()
+	if err != nil {
+		return err
+	}
+	if err := provision(ctx, c.meta, &c.dir.shape, records); err != nil {
+		return err
+	}
+	c.gateway, err = gateway.Start(ctx, gateway.Config{
+		Name: gatewayName, Cluster: [16]byte(c.dir.shape.clusterID()), Meta: c.meta,
+		BlockSecurity: func(node string) wire.Security { return wire.Security{Mode: c.cfg.dataMode(), TLS: id.ClientTLS(node)} },
+		Rules:         c.cfg.rules(), Lease: c.cfg.Lease, Release: release(), Capacity: c.capacity,
+		Registerer: c.reg, Logger: c.log,
+	})
+	return err
+}
+
+// Close stops the cluster in reverse order of its start. When ctx ends first,
+// the rest is as after a crash: nothing acknowledged is lost.
+func (c *Cluster) Close(ctx context.Context) error {
+	var errs []error
+	if c.http != nil {
+		errs = append(errs, c.http.close(ctx))
+	}
+	for _, ln := range []net.Listener{c.httpLn, c.nfs} {
+		if ln != nil {
+			ln.Close()
+		}
+	}
+	if c.gateway != nil {
+		errs = append(errs, c.gateway.Stop(ctx))
+	}
+	c.serving.Wait()
+	if c.meta != nil {
+		c.meta.Close()
+	}
+	errs = append(errs, c.voters.close())
+	for _, s := range c.stores {
+		errs = append(errs, s.close())
+	}
+	if c.dir != nil {
+		errs = append(errs, c.dir.close())
+	}
+	return errors.Join(errs...)
+}
+
+// NFSAddr is where NFS is served.
+func (c *Cluster) NFSAddr() string { return c.nfs.Addr().String() }
+
+// HTTPAddr is where HTTP is served, "" if nowhere.
+func (c *Cluster) HTTPAddr() string {
+	if c.httpLn == nil {
+		return ""
+	}
+	return c.httpLn.Addr().String()
+}
+
+// capacity is that of the pool, before coding: what its stores hold together,
+// limited by the fullest, for the placement groups are spread evenly. Stores that share a disk
+// share its free space.
+func (c *Cluster) capacity() (total, free uint64) {
+	profile, err := placement.ParseProfile(c.dir.shape.Profile)
+	if err != nil {
+		return 0, 0
+	}
+	var used, left int64
+	left = -1
+	for _, s := range c.stores {
+		if s.store == nil {
+			continue
+		}
+		info := s.store.Info()
+		used += info.Used
+		if room := max(info.Capacity-info.Used, 0); left < 0 || room < left {
+			left = room
+		}
+	}
+	left = max(left, 0) // one directory, one disk: not once per store
+	data := func(raw int64) uint64 { return uint64(raw) * uint64(profile.K) / uint64(profile.Width()) }
+	return data(used + left), data(left)
+}
+
+func (c *Cluster) status() status {
+	s := status{Cluster: c.dir.shape.Cluster, Profile: c.dir.shape.Profile, NFSState: c.gateway.NFSState()}
+	for _, v := range c.voters.all {
+		if v.server == nil {
+			s.Shards = append(s.Shards, shardStatus{Node: v.name, Status: "not running: " + v.err.Error()})
+			continue
+		}
+		for _, st := range v.server.Status() {
+			s.Shards = append(s.Shards, shardStatus{Node: v.name, Shard: st.Shard, Status: st})
+		}
+	}
+	for _, n := range c.stores {
+		if n.store == nil {
+			s.Stores = append(s.Stores, storeStatus{Node: n.name, Info: "not running: " + n.err.Error()})
+			continue
+		}
+		s.Stores = append(s.Stores, storeStatus{Node: n.name, Info: n.store.Info()})
+	}
+	for _, e := range c.gateway.Exports() {
+		s.Exports = append(s.Exports, exportStatus{Path: e.Path, FS: e.FSID})
+	}
+	return s
+}
+
+func (c *Config) dataMode() wire.Mode {
+	if c.Encrypt {
+		return wire.ModeTLS
+	}
+	return wire.ModeMAC
+}
+
+func release() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		return "rackfs " + info.Main.Version
+	}
+	return "rackfs"
+}
+
+// exists reports whether a directory's part was made before.
+func exists(path string) bool {
+	_, err := os.Stat(filepath.Clean(path))
+	return err == nil
+}

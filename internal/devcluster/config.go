@@ -1,0 +1,117 @@
+package devcluster
+
+import (
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/rackfs/rackfs/nfsserver/export"
+	"github.com/rackfs/rackfs/placement"
+	"github.com/rackfs/rackfs/raftmeta"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// DefaultLease is the NFS lease.
+const DefaultLease = 30 * time.Second
+
+// Bounds of what one process runs.
+const (
+	maxVoters = 7
+	maxStores = 64
+)
+
+// Config of a cluster. DataDir and NFSAddr are required.
+type Config struct {
+	DataDir  string
+	NFSAddr  string // host:port; port 0: any
+	HTTPAddr string // "" for none
+
+	// The shape; zero means what the directory has, or the default for a new
+	// one (3 voters, 6 stores, 4+2, wal).
+	Voters      int
+	BlockStores int
+	Profile     string
+	LogStore    string // wal or boltdb
+
+	Gateways   int            // 0 or 1
+	Allow      []netip.Prefix // who may mount besides this machine
+	RootSquash bool
+	Lease      time.Duration // 0: DefaultLease
+	Encrypt    bool          // block data between gateway and stores
+
+	Logger *slog.Logger // nil: none
+}
+
+var defaultShape = shape{Voters: 3, BlockStores: 6, Profile: "4+2", LogStore: string(raftmeta.WAL)}
+
+func (c *Config) check() error {
+	const op = "rackfs dev"
+	bad := func(format string, args ...any) error { return vfs.Errorf(vfs.KindInvalid, op, format, args...) }
+	if c.DataDir == "" {
+		return bad("a data directory is required: --data DIR")
+	}
+	if c.Voters < 0 || c.Voters > maxVoters || (c.Voters != 0 && c.Voters%2 == 0) {
+		return bad("--meta %d: use 1, 3, 5 or 7 voters (an even number survives no more failures than one less)", c.Voters)
+	}
+	if c.BlockStores < 0 || c.BlockStores > maxStores {
+		return bad("--block-stores %d: use 1 to %d", c.BlockStores, maxStores)
+	}
+	if c.Gateways < 0 || c.Gateways > 1 {
+		return bad("--gateways %d: this version serves one gateway; several need lease recall, which is not there yet", c.Gateways)
+	}
+	if c.Lease != 0 && (c.Lease < time.Second || c.Lease > time.Hour) {
+		return bad("--lease %v: use 1s to 1h", c.Lease)
+	}
+	switch raftmeta.Backend(c.LogStore) {
+	case "", raftmeta.WAL, raftmeta.Bolt:
+	default:
+		return bad("--raft-log %q: use %s or %s", c.LogStore, raftmeta.WAL, raftmeta.Bolt)
+	}
+	profile, stores := c.Profile, c.BlockStores
+	if profile != "" {
+		p, err := placement.ParseProfile(profile)
+		if err != nil {
+			return err
+		}
+		if stores == 0 {
+			stores = defaultShape.BlockStores
+		}
+		if p.Width() > stores {
+			return bad("--profile %s needs %d block stores, one for each shard, but there are %d: add --block-stores %d or choose a smaller profile",
+				profile, p.Width(), stores, p.Width())
+		}
+	}
+	if _, _, err := net.SplitHostPort(c.NFSAddr); err != nil {
+		return bad("--nfs %q: %w; write host:port", c.NFSAddr, err)
+	}
+	return nil
+}
+
+func (c *Config) shape() shape {
+	return shape{Voters: c.Voters, BlockStores: c.BlockStores, Profile: c.Profile, LogStore: c.LogStore}
+}
+
+// allowed are the networks that may mount: this machine by loopback and by the
+// address that is listened on, and what was asked for.
+func (c *Config) allowed() []netip.Prefix {
+	out := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+	if host, _, err := net.SplitHostPort(c.NFSAddr); err == nil {
+		if ip, err := netip.ParseAddr(host); err == nil && !ip.IsUnspecified() && !ip.IsLoopback() {
+			out = append(out, netip.PrefixFrom(ip.WithZone(""), ip.BitLen()))
+		}
+	}
+	return append(out, c.Allow...)
+}
+
+func (c *Config) rules() []export.Rule {
+	squash := export.SquashNone
+	if c.RootSquash {
+		squash = export.SquashRoot
+	}
+	var out []export.Rule
+	for _, p := range c.allowed() {
+		out = append(out, export.Rule{Clients: p, Access: export.ReadWrite, Squash: squash, AnonUID: export.AnonID, AnonGID: export.AnonID})
+	}
+	return out
+}

@@ -1,0 +1,89 @@
+package devcluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// httpServer serves health, status and metrics. It changes nothing and tells
+// no secrets; file access over HTTP is not its business.
+type httpServer struct {
+	srv  *http.Server
+	done sync.WaitGroup
+}
+
+// status answers GET /status.
+type status struct {
+	Cluster  string         `json:"cluster"`
+	Profile  string         `json:"profile"`
+	Shards   []shardStatus  `json:"shards"`
+	Stores   []storeStatus  `json:"stores"`
+	Exports  []exportStatus `json:"exports"`
+	NFSState any            `json:"nfs_state"`
+}
+
+type shardStatus struct {
+	Node   string `json:"node"`
+	Shard  uint16 `json:"shard"`
+	Status any    `json:"status"`
+}
+
+type storeStatus struct {
+	Node string `json:"node"`
+	Info any    `json:"info"`
+}
+
+type exportStatus struct {
+	Path string `json:"path"`
+	FS   uint32 `json:"fs"`
+}
+
+func serveHTTP(ln net.Listener, g prometheus.Gatherer, snapshot func() status, log *slog.Logger) *httpServer {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		_, _ = w.Write([]byte("ok\n"))
+	})
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		enc := json.NewEncoder(w)
+		enc.SetIndent("", "  ")
+		if err := enc.Encode(snapshot()); err != nil {
+			log.Debug("http: status", "err", err)
+		}
+	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(g, promhttp.HandlerOpts{}))
+	h := &httpServer{srv: &http.Server{
+		Handler:           mux,
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		WriteTimeout:      60 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}}
+	h.done.Go(func() {
+		if err := h.srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+			log.Error("http: the server failed", "err", err)
+		}
+	})
+	return h
+}
+
+func (h *httpServer) close(ctx context.Context) error {
+	err := h.srv.Shutdown(ctx)
+	if err != nil {
+		h.srv.Close()
+	}
+	h.done.Wait()
+	return err
+}

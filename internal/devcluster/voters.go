@@ -1,0 +1,141 @@
+package devcluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/rackfs/rackfs/blockstore"
+	"github.com/rackfs/rackfs/internal/wire"
+	"github.com/rackfs/rackfs/raftmeta"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// walSegmentBytes is small: every replica of every shard preallocates one.
+const walSegmentBytes = 16 << 20
+
+// voter is one metadata node.
+type voter struct {
+	name   string
+	addr   string
+	server *raftmeta.Server // nil: it could not start
+	err    error            // why
+}
+
+// voters are all of them. It is filled before the first connection is made and
+// not changed after.
+type voters struct{ all []voter }
+
+// Resolve implements raftmeta.Resolver: the ports are new at each start.
+func (v *voters) Resolve(_ context.Context, node string) (string, error) {
+	for i := range v.all {
+		if v.all[i].name == node {
+			return v.all[i].addr, nil
+		}
+	}
+	return "", vfs.Errorf(vfs.KindNotFound, "resolve", "no metadata node is called %q", node)
+}
+
+func (v *voters) names() []string {
+	var out []string
+	for _, x := range v.all {
+		out = append(out, x.name)
+	}
+	return out
+}
+
+func (v *voters) close() error {
+	errs := make([]error, len(v.all))
+	done := make(chan struct{})
+	for i := range v.all {
+		go func() {
+			defer func() { done <- struct{}{} }()
+			if s := v.all[i].server; s != nil {
+				errs[i] = s.Close()
+			}
+		}()
+	}
+	for range v.all {
+		<-done
+	}
+	return errors.Join(errs...)
+}
+
+// formVoters makes the voters' directories and begins both shards. A crash in
+// the middle is repaired by doing it again: nothing was served before all of it was done.
+func formVoters(d *dataDir) error {
+	shards := []uint16{clusterShard, namespaceShard}
+	byShard := map[uint16][]raftmeta.Replica{}
+	for i := range d.shape.Voters {
+		replicas, err := raftmeta.Format(raftmeta.FormatOptions{
+			Dir: d.sub(voterName(i)), Cluster: d.shape.clusterID(), Node: voterName(i),
+			Shards: shards, Log: raftmeta.Backend(d.shape.LogStore),
+		})
+		if err != nil {
+			return vfs.Wrap("form metadata voters", err)
+		}
+		for _, r := range replicas {
+			byShard[r.Shard] = append(byShard[r.Shard], r)
+		}
+	}
+	for _, shard := range shards {
+		if err := raftmeta.Bootstrap(d.sub(voterName(0)), shard, byShard[shard]); err != nil {
+			return vfs.Wrap("form metadata voters", err)
+		}
+	}
+	return syncDir(d.path)
+}
+
+// startVoters starts all that can start; a majority must.
+func (c *Cluster) startVoters() error {
+	n := c.dir.shape.Voters
+	c.voters.all = make([]voter, n)
+	listeners := make([]net.Listener, n)
+	for i := range n {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			for _, l := range listeners[:i] {
+				l.Close()
+			}
+			return err
+		}
+		listeners[i] = ln
+		c.voters.all[i] = voter{name: voterName(i), addr: ln.Addr().String()}
+	}
+	var failures []error
+	for i := range n {
+		v := &c.voters.all[i]
+		if v.server, v.err = c.startVoter(v.name, listeners[i]); v.err != nil {
+			v.server = nil
+			listeners[i].Close()
+			failures = append(failures, fmt.Errorf("%s: %w", v.name, v.err))
+			c.log.Error("a metadata voter does not start; the others serve without it", "node", v.name, "err", v.err)
+		}
+	}
+	if len(failures) > (n-1)/2 {
+		return vfs.Errorf(vfs.KindUnavailable, "start metadata", "%d of %d voters do not start, which leaves no majority: %w", len(failures), n, errors.Join(failures...))
+	}
+	return nil
+}
+
+func (c *Cluster) startVoter(name string, ln net.Listener) (*raftmeta.Server, error) {
+	if dir := c.dir.sub(name); !exists(dir) {
+		return nil, vfs.Errorf(vfs.KindNotFound, "start voter", "%s is gone; a lost voter is not made anew under its old name", dir)
+	}
+	id, err := c.ca.Issue(name, []string{blockstore.RoleMeta}, nil, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	return raftmeta.Open(raftmeta.Options{
+		Dir: c.dir.sub(name), Listener: ln, Resolver: &c.voters, Logger: c.log.With("node", name),
+		Security:        wire.Security{Mode: wire.ModeTLS, TLS: id.ServerTLS()},
+		ClientSecurity:  func(node string) wire.Security { return wire.Security{Mode: wire.ModeTLS, TLS: id.ClientTLS(node)} },
+		Registerer:      c.reg, // the server labels its metrics with the node
+		Log:             raftmeta.Backend(c.dir.shape.LogStore),
+		WALSegmentBytes: walSegmentBytes,
+		// Three voters and a gateway share the process: less for each.
+		BlockCacheBytes: 32 << 20, RecordCacheBytes: 16 << 20, MemTableBytes: 8 << 20,
+	})
+}

@@ -1,0 +1,19 @@
+// Package gateway puts together one gateway of the cluster: the metadata
+// client, the stripe client, a volume for each file system, and the NFS server
+// in front of them. It holds no logic of theirs; it owns their order of start
+// and stop.
+//
+// # Start
+//
+// The gateway registers itself as an origin on every shard it uses, under its
+// name and a random incarnation. That supersedes its former incarnation: its
+// write leases, block-id ranges and orphan holds are void from then on. The
+// caller vouches that the former self is dead (it holds the lock of the node's
+// directory). Then it reads the cluster map, handle keys and file systems from
+// shard 0, opens volumes, and serves.
+//
+// # Stop
+//
+// First the NFS server (no new calls, running ones are answered), then the
+// volumes (everything flushed, leases given back), then the clients below.
+package gateway

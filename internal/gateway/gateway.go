@@ -1,0 +1,174 @@
+package gateway
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/rackfs/rackfs/blockstore/stripe"
+	"github.com/rackfs/rackfs/internal/wire"
+	"github.com/rackfs/rackfs/nfsserver"
+	"github.com/rackfs/rackfs/nfsserver/export"
+	"github.com/rackfs/rackfs/nfsserver/handle"
+	"github.com/rackfs/rackfs/nfsserver/state"
+	"github.com/rackfs/rackfs/raftmeta"
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+	"github.com/rackfs/rackfs/volume"
+)
+
+// Config of a Gateway. All fields but the last group are required.
+type Config struct {
+	Name    string   // node name, unique in the cluster
+	Cluster [16]byte // cluster id
+
+	Meta          *raftmeta.Client                // the caller closes it after the gateway
+	BlockSecurity func(node string) wire.Security // of connections to block servers
+	Rules         []export.Rule                   // who may use the exports
+
+	Lease      time.Duration               // NFS lease, default 30 s
+	Release    string                      // of the software
+	Capacity   func() (total, free uint64) // of the pool before coding; nil: unknown
+	Registerer prometheus.Registerer       // nil: no metrics
+	Logger     *slog.Logger                // default slog.Default()
+}
+
+// Gateway serves the cluster's file systems over NFS.
+type Gateway struct {
+	cfg     Config
+	nodes   nodes
+	volumes []*volume.Volume
+	exports []export.Export
+	nfs     *nfsserver.Server
+}
+
+// Start brings a gateway up; it does not listen yet (see Serve).
+func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
+	const op = "gateway.start"
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	g = &Gateway{cfg: cfg}
+	defer func() {
+		if err != nil {
+			g.abandon()
+			g = nil
+		}
+	}()
+
+	var incarnation [16]byte
+	rand.Read(incarnation[:])
+	register := func(shard uint16) error {
+		_, err := cfg.Meta.Register(ctx, shard, metapb.OriginKind_ORIGIN_GATEWAY, cfg.Name, incarnation[:])
+		return err
+	}
+	if err := register(clusterShard); err != nil {
+		return g, vfs.Wrap(op, err)
+	}
+	keys, err := g.handleKeys(ctx)
+	if err != nil {
+		return g, vfs.Wrap(op, err)
+	}
+	r, err := cfg.Meta.Query(ctx, clusterShard, &metapb.Query{Q: &metapb.Query_ClusterMap{ClusterMap: &metapb.ClusterMapQ{}}})
+	if err != nil {
+		return g, vfs.Wrap(op, err)
+	}
+	cmap, nodes, err := stripeMap(r.GetClusterMap(), cfg.BlockSecurity)
+	if err != nil {
+		return g, vfs.Wrap(op, err)
+	}
+	g.nodes = nodes
+	client := stripe.New(stripe.Options{Logger: cfg.Logger, Metrics: stripe.NewMetrics(cfg.Registerer), OnBad: func(b stripe.BadShard) {
+		cfg.Logger.Warn("damaged shard served by reconstruction", "block", b.Block.ID, "pg", b.Block.PG, "shard", b.Shard, "target", b.Target, "err", b.Err)
+	}})
+
+	r, err = cfg.Meta.Query(ctx, clusterShard, &metapb.Query{Q: &metapb.Query_FileSystems{FileSystems: &metapb.FileSystemsQ{}}})
+	if err != nil {
+		return g, vfs.Wrap(op, err)
+	}
+	registered := map[uint16]bool{clusterShard: true}
+	for _, fs := range r.GetFileSystems().GetFileSystems() {
+		if fs.State != metapb.FileSystemState_FS_ACTIVE {
+			continue
+		}
+		shard := uint16(fs.Shard)
+		if !registered[shard] {
+			if err := register(shard); err != nil {
+				return g, vfs.Wrap(op, err)
+			}
+			registered[shard] = true
+		}
+		v := volume.New(volume.Config{
+			FS: fs.Id, Shard: shard, Meta: cfg.Meta, Blocks: &blocks{client: client, cmap: cmap, pool: fs.Pool},
+			Incarnation: incarnation, Capacity: cfg.Capacity, Logger: cfg.Logger,
+		})
+		g.volumes = append(g.volumes, v)
+		g.exports = append(g.exports, export.Export{ID: fs.Id, FSID: fs.Id, Path: exportPath(fs), FS: v, Rules: cfg.Rules})
+	}
+	g.nfs, err = nfsserver.New(ctx, nfsserver.Config{
+		Cluster: cfg.Cluster, Keys: keys, Exports: g.exports, Store: newClientStore(cfg.Meta, cfg.Name),
+		Lease: cfg.Lease, Name: cfg.Name, Release: cfg.Release, Logger: cfg.Logger, Registerer: cfg.Registerer,
+	})
+	return g, vfs.Wrap(op, err)
+}
+
+// exportPath is /NAME in the workspace default, else /WORKSPACE/NAME.
+func exportPath(fs *metapb.FileSystem) string {
+	if fs.Workspace == "" || fs.Workspace == "default" {
+		return "/" + fs.Name
+	}
+	return "/" + fs.Workspace + "/" + fs.Name
+}
+
+func (g *Gateway) handleKeys(ctx context.Context) ([]handle.Key, error) {
+	r, err := g.cfg.Meta.Query(ctx, clusterShard, &metapb.Query{Q: &metapb.Query_Keys{Keys: &metapb.KeysQ{Kind: "handle"}}})
+	if err != nil {
+		return nil, err
+	}
+	var keys []handle.Key
+	for _, k := range r.GetKeys().GetKeys() {
+		if len(k.Secret) != handle.KeySize || k.Id > 0xffff {
+			return nil, vfs.Errorf(vfs.KindCorrupt, "handle key", "key %d has %d bytes, want %d", k.Id, len(k.Secret), handle.KeySize)
+		}
+		key := handle.Key{ID: uint16(k.Id)}
+		copy(key.Secret[:], k.Secret)
+		keys = append(keys, key)
+	}
+	if len(keys) == 0 {
+		return nil, vfs.Errorf(vfs.KindNotFound, "handle key", "the cluster has none")
+	}
+	return keys, nil
+}
+
+// Serve answers NFS clients on ln until Stop; then it returns nil.
+func (g *Gateway) Serve(ln net.Listener) error { return g.nfs.Serve(ln) }
+
+// Exports are what it serves.
+func (g *Gateway) Exports() []export.Export { return g.exports }
+
+// NFSState are the gauges of NFS client state.
+func (g *Gateway) NFSState() state.Stats { return g.nfs.State() }
+
+// Stop ends the gateway cleanly. When ctx ends first the rest is as after a
+// crash: nothing acknowledged is lost.
+func (g *Gateway) Stop(ctx context.Context) error {
+	err := g.nfs.Shutdown(ctx)
+	for _, v := range g.volumes {
+		err = errors.Join(err, v.Shutdown(ctx))
+	}
+	g.nodes.close()
+	return err
+}
+
+// abandon ends what a failed start has begun.
+func (g *Gateway) abandon() {
+	for _, v := range g.volumes {
+		v.Abandon()
+	}
+	g.nodes.close()
+}
