@@ -2,11 +2,13 @@ package state_test
 
 import (
 	"bytes"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
 
+	"github.com/rackfs/rackfs/internal/xdr"
 	"github.com/rackfs/rackfs/nfsserver/state"
 )
 
@@ -196,6 +198,7 @@ func TestSequence(t *testing.T) {
 	a.sequence(4, 1, 0, nfsv4.NFS4ERR_BADSLOT)
 	call := a.sequence(0, 1, 77, ok).Call
 	a.sequence(0, 1, 77, nfsv4.NFS4ERR_DELAY)          // a retry while it runs
+	a.sequence(0, 1, 99, nfsv4.NFS4ERR_DELAY)          // a probe while it runs
 	a.sequence(0, 2, 78, nfsv4.NFS4ERR_SEQ_MISORDERED) // the client may not go on
 	other := a.sequence(1, 1, 0, ok).Call              // slots are independent
 	w.s.Finish(w.now, other, nil)
@@ -337,15 +340,36 @@ func TestBackchannelBinding(t *testing.T) {
 	}
 }
 
-func TestDigestTellsRequestsApart(t *testing.T) {
-	body := bytes.Repeat([]byte("request "), 100)
-	d := state.Digest(body, 5)
-	if state.Digest(bytes.Clone(body), 5) != d {
-		t.Error("not a function of its arguments")
+func TestDigest(t *testing.T) {
+	request := func(tag string, seq, highest uint32, ops string) []byte {
+		b := xdr.AppendString(nil, tag)
+		b = xdr.AppendUint32(b, 1) // minor version
+		b = xdr.AppendUint32(b, 3)
+		b = xdr.AppendInt32(b, int32(nfsv4.OP_SEQUENCE))
+		b = append(b, make([]byte, 16)...)
+		for _, w := range []uint32{seq, 0, highest, 1} {
+			b = xdr.AppendUint32(b, w)
+		}
+		return append(b, ops...)
 	}
-	other := bytes.Clone(body)
-	other[500]++
-	if state.Digest(body, 6) == d || state.Digest(other, 5) == d || state.Digest(body[:799], 5) == d || d == 0 {
+	ops := strings.Repeat("operations", 100)
+	d := state.Digest(request("", 5, 0, ops), 5)
+	for what, same := range map[string][]byte{
+		"the same":             request("", 5, 0, ops),
+		"another highest slot": request("", 5, 9, ops),
+		"another tag":          request("retry", 5, 0, ops),
+	} {
+		if state.Digest(same, 5) != d {
+			t.Errorf("%s: another digest", what)
+		}
+	}
+	if state.Digest(request("", 5, 0, ops), 6) == d || state.Digest(request("", 5, 0, ops[1:]+"x"), 5) == d ||
+		state.Digest(request("", 5, 0, ops[:999]), 5) == d || d == 0 {
 		t.Error("different requests, same digest")
+	}
+	for n := range request("t", 5, 0, "") { // of requests that are cut off, only that it answers
+		if state.Digest(request("t", 5, 0, "")[:n], 5) == 0 {
+			t.Error("0 means unknown")
+		}
 	}
 }

@@ -5,6 +5,8 @@ import (
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
 	"github.com/cespare/xxhash/v2"
+
+	"github.com/rackfs/rackfs/internal/xdr"
 )
 
 // session is a session with its fore channel's slots.
@@ -254,13 +256,29 @@ func (s *State) BackchannelCtl(now time.Time, id SessionID, program uint32) Stat
 	return nfsv4.NFS4_OK
 }
 
-// digestBytes of a request go into its digest: all of it but the bulk of a WRITE.
-const digestBytes = 4 << 10
+const (
+	// digestBytes of a request go into its digest: all of it but the bulk of a
+	// WRITE.
+	digestBytes = 4 << 10
 
-// Digest is a SequenceArgs.Digest of the encoded COMPOUND arguments and the
+	// sequenceBytes are those of an encoded SEQUENCE with its operation number.
+	sequenceBytes = 4 + 16 + 4 + 4 + 4 + 4
+)
+
+// Digest is a SequenceArgs.Digest of encoded COMPOUND arguments and the
 // caller's uid: what a retry has in common with its original. It is the same in
 // every process.
+//
+// SEQUENCE itself does not count: a Linux client that sends a request again on
+// a new connection encodes it again, with the highest slot it uses by then.
+// Taking that for another request would make the client execute it twice.
 func Digest(body []byte, uid uint32) uint64 {
+	d := xdr.NewDecoder(body)
+	d.Opaque(len(body)) // tag
+	d.Skip(4 + 4 + sequenceBytes)
+	if d.Err() == nil {
+		body = d.Rest()
+	}
 	h := xxhash.Sum64(body[:min(len(body), digestBytes)])
 	h = (h ^ uint64(len(body))) * 0x9e3779b97f4a7c15
 	h = (h ^ uint64(uid)) * 0x9e3779b97f4a7c15
@@ -295,11 +313,11 @@ func (s *State) Sequence(now time.Time, a SequenceArgs) (SequenceResult, Status)
 		case !sl.used:
 			s.st.Misordered++
 			return SequenceResult{}, nfsv4.NFS4ERR_SEQ_MISORDERED
+		case sl.call != nil: // also for a probe of an interrupted client, which is no retry
+			return SequenceResult{}, nfsv4.NFS4ERR_DELAY
 		case a.Digest != sl.digest && a.Digest != 0 && sl.digest != 0:
 			s.st.FalseRetries++
 			return SequenceResult{}, nfsv4.NFS4ERR_SEQ_FALSE_RETRY
-		case sl.call != nil:
-			return SequenceResult{}, nfsv4.NFS4ERR_DELAY
 		}
 		ss.client.renewed = now
 		s.st.Replays++
