@@ -275,7 +275,7 @@ func TestScanStops(t *testing.T) {
 	}
 }
 
-// FuzzScan: whatever a segment holds, a scan ends, reports records that lie inside it, in order and apart,
+// FuzzScan (run it with -fuzzminimizetime 1x, inputs are large): whatever a segment holds, a scan ends, reports records that lie inside it, in order and apart,
 // and their data matches what they say.
 func FuzzScan(f *testing.F) {
 	h := testHeader

@@ -9,17 +9,14 @@ import (
 	"strings"
 
 	"github.com/rackfs/rackfs/blockstore/segment"
-	"github.com/rackfs/rackfs/internal/wire"
 	"github.com/rackfs/rackfs/vfs"
 )
 
 const (
 	segmentSuffix = ".seg"
 	newSuffix     = ".new"
-	// zeroChunk is how much of a new segment is written at a time, and
-	// zeroSync how much between syncs, so that the disk's queue stays short for others.
-	zeroChunk = 1 << 20
-	zeroSync  = 16 << 20
+	// zeroChunk is how much of a new segment is written between syncs.
+	zeroChunk = 16 << 20
 )
 
 func randomSalt() uint64 {
@@ -173,18 +170,13 @@ func (s *Store) makeSegment(num uint32, total int64) (g *seg, err error) {
 		if err := f.Allocate(size); err != nil {
 			return err
 		}
-		buf := wire.GetBuf(zeroChunk)
-		defer buf.Release()
-		zeros := buf.B
-		clear(zeros)
 		for off := int64(0); off < size; off += zeroChunk {
-			if _, err := f.WriteAt(zeros[:min(zeroChunk, size-off)], off); err != nil {
+			if err := f.Zero(off, min(zeroChunk, size-off)); err != nil {
 				return err
 			}
-			if off%zeroSync == 0 && off > 0 {
-				if err := f.SyncData(); err != nil {
-					return err
-				}
+			// Where zeros go through the page cache, the disk's queue stays short for others.
+			if err := f.SyncData(); err != nil {
+				return err
 			}
 			select {
 			case <-s.stop:

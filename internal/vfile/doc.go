@@ -63,6 +63,10 @@ type File interface {
 	// Allocate reserves disk space for the first size bytes and extends the
 	// file to size.
 	Allocate(size int64) error
+	// Zero writes zeros to n bytes at off, which are page-aligned, past the
+	// page cache where that is possible: a segment in preparation would only push
+	// out of it what readers want. Like all writes it needs a sync.
+	Zero(off, n int64) error
 	Size() (int64, error)
 	// Sync makes contents and metadata durable.
 	Sync() error

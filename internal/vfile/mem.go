@@ -394,6 +394,18 @@ func (f *memFile) Allocate(size int64) error {
 	return f.grow(size)
 }
 
+func (f *memFile) Zero(off, n int64) error {
+	zeros := make([]byte, min(n, 1<<20))
+	for n > 0 {
+		z := zeros[:min(n, int64(len(zeros)))]
+		if err := f.write(z, off); err != nil {
+			return err
+		}
+		off, n = off+int64(len(z)), n-int64(len(z))
+	}
+	return nil
+}
+
 func (f *memFile) Size() (int64, error) {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()

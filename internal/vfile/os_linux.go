@@ -143,6 +143,38 @@ func (o *osFile) Allocate(size int64) error {
 	return &fs.PathError{Op: "fallocate", Path: o.f.Name(), Err: err}
 }
 
+// zeroChunk is how much Zero writes at a time.
+const zeroChunk = 1 << 20
+
+func (o *osFile) Zero(off, n int64) error {
+	// O_DIRECT needs page-aligned memory, which mmap gives.
+	zeros, err := unix.Mmap(-1, 0, zeroChunk, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return &fs.PathError{Op: "mmap", Path: o.f.Name(), Err: err}
+	}
+	defer unix.Munmap(zeros)
+	f, err := os.OpenFile(o.f.Name(), os.O_WRONLY|unix.O_DIRECT, 0)
+	direct := err == nil
+	if !direct { // a file system without O_DIRECT
+		f = o.f
+	} else {
+		defer f.Close()
+	}
+	for n > 0 {
+		w, err := f.WriteAt(zeros[:min(n, zeroChunk)], off)
+		off, n = off+int64(w), n-int64(w)
+		if err != nil && direct && errors.Is(err, unix.EINVAL) {
+			// Or one with other ideas of alignment.
+			f, direct = o.f, false
+			continue
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (o *osFile) DropCache() error {
 	_, err := o.control(func(fd int) (int, error) {
 		return 0, unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED)

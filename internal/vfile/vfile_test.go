@@ -52,6 +52,13 @@ func TestFileSystem(t *testing.T) {
 		if n, err := f.ReadAt(got, 3*PageSize-1); n != 1 || err == nil {
 			t.Fatalf("read over the end: n=%d err=%v, want 1 and EOF", n, err)
 		}
+		must(t, f.Zero(PageSize, 2*PageSize+1<<20))
+		got = bytes.Repeat([]byte{5}, 3*PageSize+1<<20)
+		n, err := f.ReadAt(got, 0)
+		must(t, err)
+		if n != len(got) || !bytes.Equal(got[PageSize-2:], append([]byte{1, 2}, make([]byte, 2*PageSize+1<<20)...)) {
+			t.Fatal("Zero did not zero, or zeroed too much")
+		}
 		must(t, f.SyncData())
 		must(t, f.DropCache())
 		must(t, fs.SyncDir(dir))
