@@ -1,0 +1,374 @@
+package fsm
+
+import (
+	"bytes"
+	"fmt"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// history draws commands of every kind on few names and inodes, without regard
+// to what they answer, so that about half are refused, and repeats some.
+type history struct {
+	rt   *rapid.T
+	cmds []*metapb.Command
+	seqs map[slotKey]uint64
+}
+
+func (h *history) num(label string, lo, hi int) uint64 {
+	return uint64(rapid.IntRange(lo, hi).Draw(h.rt, label))
+}
+
+func (h *history) name() []byte { return []byte{byte('a' + h.num("name", 0, 5))} }
+func (h *history) ino() uint64  { return h.num("ino", 4, 12) }
+
+func (h *history) extents() (list []*metapb.NewExtent) {
+	at := h.num("at", 0, 6*pageSize)
+	for range h.num("pieces", 0, 8) {
+		e := &metapb.NewExtent{Offset: at, Length: uint32(h.num("len", 1, 5000))}
+		switch h.num("what", 0, 2) {
+		case 0:
+			e.Length = min(e.Length, uint32(pageSize-at%pageSize))
+			e.Inline = bytes.Repeat([]byte{byte(len(h.cmds))}, int(e.Length))
+		case 1:
+			unit := h.num("unit", 1, 3)
+			e.Block = 1<<blockShardShift | unit<<blockUnitShift | h.num("block", 0, 200)
+			e.ProfileK, e.ProfileM = 4, 2
+		default:
+			e.Zero = true
+		}
+		list = append(list, e)
+		at += uint64(e.Length) + h.num("gap", 0, 1)*100
+	}
+	return list
+}
+
+func (h *history) op() *metapb.Command {
+	switch h.num("op", 0, 15) {
+	case 0, 1, 2:
+		return &metapb.Command{Op: &metapb.Command_Create{Create: &metapb.Create{
+			Parent: h.num("parent", 1, 4), Name: h.name(), Type: uint32(1 + h.num("type", 0, 2)), Target: []byte("t"),
+			Exclusive: uint32(h.num("how", 0, 1)), Attr: &metapb.AttrSet{},
+		}}}
+	case 3, 4:
+		return &metapb.Command{Op: &metapb.Command_Remove{Remove: &metapb.Remove{Parent: h.num("parent", 1, 4), Name: h.name(), Keep: h.num("keep", 0, 1) == 1}}}
+	case 5:
+		return &metapb.Command{Op: &metapb.Command_Rename{Rename: &metapb.Rename{
+			FromParent: h.num("parent", 1, 4), FromName: h.name(), ToParent: h.num("parent", 1, 4), ToName: h.name(),
+		}}}
+	case 6:
+		return &metapb.Command{Op: &metapb.Command_Link{Link: &metapb.Link{Ino: h.ino(), Parent: h.num("parent", 1, 4), Name: h.name()}}}
+	case 7, 8:
+		size := h.num("size", 0, 8*pageSize)
+		return &metapb.Command{Op: &metapb.Command_SetAttr{SetAttr: &metapb.SetAttr{Ino: h.ino(), Set: &metapb.AttrSet{Size: &size}, LeaseEpoch: h.num("epoch", 0, 5)/5 ^ 1}}}
+	case 9:
+		return &metapb.Command{Op: &metapb.Command_AcquireLease{AcquireLease: &metapb.AcquireLease{Ino: h.ino()}}}
+	case 10, 11:
+		return &metapb.Command{Op: &metapb.Command_CommitData{CommitData: &metapb.CommitData{
+			Ino: h.ino(), Epoch: 1, Extents: h.extents(), Size: 100 * pageSize,
+		}}}
+	case 12:
+		return &metapb.Command{Op: &metapb.Command_AllocBlocks{AllocBlocks: &metapb.AllocBlocks{Count: 100}}}
+	case 13:
+		return &metapb.Command{Op: &metapb.Command_Purge{Purge: &metapb.Purge{MaxKeys: uint32(h.num("keys", 1, 9))}}}
+	case 14:
+		return &metapb.Command{Op: &metapb.Command_ReleaseOrphan{ReleaseOrphan: &metapb.ReleaseOrphan{Ino: h.ino()}}}
+	}
+	name := "b" // another incarnation of "a" ends the origin that most commands name
+	if h.num("end", 0, 9) == 0 {
+		name = "a"
+	}
+	return &metapb.Command{Op: &metapb.Command_RegisterOrigin{RegisterOrigin: &metapb.RegisterOrigin{
+		Kind: metapb.OriginKind_ORIGIN_GATEWAY, Name: name, Incarnation: incarnation(h.num("incarnation", 1, 3)),
+	}}}
+}
+
+// begin makes directories 2 to 4, files 5 to 8 and a range of block ids, so
+// that most later commands find what they name.
+func (h *history) begin() {
+	add := func(c *metapb.Command) {
+		c.Fs, c.Time = 1, &metapb.Time{Sec: int64(len(h.cmds))}
+		h.seqs[slotKey{1, 0}]++
+		c.Id = &metapb.Identity{Origin: 1, Seq: h.seqs[slotKey{1, 0}]}
+		h.cmds = append(h.cmds, c)
+	}
+	for i := range 7 {
+		c := createCmd(1, string(rune('A'+i)))
+		if c.GetCreate().Open = uint32(vfs.OpenWrite); i < 3 {
+			c.GetCreate().Type, c.GetCreate().Open = uint32(vfs.TypeDir), 0
+		}
+		add(c)
+	}
+	add(&metapb.Command{Op: &metapb.Command_AllocBlocks{AllocBlocks: &metapb.AllocBlocks{Count: 200}}})
+}
+
+// step adds a command, or an earlier one again.
+func (h *history) step() {
+	if len(h.cmds) > 0 && h.num("again", 0, 9) == 0 {
+		h.cmds = append(h.cmds, rapid.SampledFrom(h.cmds).Draw(h.rt, "command"))
+		return
+	}
+	c := h.op()
+	c.Fs, c.Time = 1, &metapb.Time{Sec: int64(len(h.cmds))}
+	if !idempotent(c) {
+		k := slotKey{1 + h.num("origin", 0, 5)/5, uint32(h.num("slot", 0, 2))}
+		if h.num("same seq", 0, 5) > 0 {
+			h.seqs[k]++
+		}
+		c.Id = &metapb.Identity{Origin: k.origin, Slot: k.slot, Seq: h.seqs[k], OpIndex: uint32(h.num("op index", 0, 2))}
+	}
+	h.cmds = append(h.cmds, c)
+}
+
+// play runs the history; cut says after which commands an entry ends, flushed
+// and reopened what happens after it.
+func (h *history) play(t *testing.T, o Options, cut, flushed, reopened func() bool) (*rig, []string) {
+	t.Helper()
+	r := newNamespaceRig(t, o)
+	var results []string
+	var entry []*metapb.Command
+	for i, c := range h.cmds {
+		entry = append(entry, c)
+		if i < len(h.cmds)-1 && !cut() {
+			continue
+		}
+		r.index++
+		res, err := r.m.Apply(r.index, encodeEntry(t, entry...), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, one := range res {
+			one.Text = "" // a replayed refusal has none
+			results = append(results, show(one.ProtoReflect()))
+		}
+		entry = nil
+		if flushed() {
+			r.flush()
+		}
+		if reopened() {
+			r.reopen()
+		}
+	}
+	r.check()
+	return r, results
+}
+
+// TestMetamorphic runs one history in several ways: how commands are batched,
+// when the store gets them, whether the machine restarts in between and what a
+// cache holds changes neither results nor state; and with the same batches not
+// the digest.
+func TestMetamorphic(t *testing.T) {
+	refused, done := 0, 0
+	rapid.Check(t, func(rt *rapid.T) {
+		h := &history{rt: rt, seqs: make(map[slotKey]uint64)}
+		h.begin()
+		for range h.num("commands", 20, 120) {
+			h.step()
+		}
+		var cuts []bool
+		for range h.cmds {
+			cuts = append(cuts, h.num("cut", 0, 3) == 0)
+		}
+		sameCuts := func() func() bool {
+			i := -1
+			return func() bool { i++; return cuts[i] }
+		}
+		always, never := func() bool { return true }, func() bool { return false }
+		sometimes := func() bool { return rapid.Bool().Draw(rt, "sometimes") }
+
+		o := Options{limits: tiny}
+		cached := func(size int64) Options { c := o; c.Cache = NewCache(size); return c }
+		a, want := h.play(t, o, sameCuts(), always, never)
+		for _, r := range want {
+			if bytes.Contains([]byte(r), []byte("{kind:")) {
+				refused++
+			} else {
+				done++
+			}
+		}
+		for i, p := range []struct {
+			o                       Options
+			cut, flushed, reopened  func() bool
+			sameEntries, restartEnd bool
+		}{
+			{o, sameCuts(), never, never, true, false},
+			{o, sameCuts(), sometimes, sometimes, true, true},
+			{cached(1 << 20), sameCuts(), sometimes, sometimes, true, false},
+			{cached(40_000), sameCuts(), never, never, true, false},
+			{o, always, sometimes, sometimes, false, false},
+			{cached(1 << 20), never, always, never, false, false},
+		} {
+			b, got := h.play(t, p.o, p.cut, p.flushed, p.reopened)
+			if p.restartEnd {
+				b.reopen()
+			}
+			for j := range want {
+				if got[j] != want[j] {
+					rt.Fatalf("way %d: command %d %v: %s, was %s", i, j, h.cmds[j], got[j], want[j])
+				}
+			}
+			if d := diffStates(a.state(), b.state()); d != "" {
+				rt.Fatalf("way %d: states differ:\n%s", i, d)
+			}
+			if p.sameEntries && (!bytes.Equal(a.m.Digest(), b.m.Digest()) || a.m.Applied() != b.m.Applied()) {
+				rt.Fatalf("way %d: digest %x at %d, was %x at %d", i, b.m.Digest(), b.m.Applied(), a.m.Digest(), a.m.Applied())
+			}
+		}
+	})
+	if done == 0 || refused == 0 {
+		t.Fatalf("%d commands done, %d refused: the history shows nothing", done, refused)
+	}
+	t.Logf("%d commands done, %d refused", done, refused)
+}
+
+// TestDigest shows that a difference in one write, its order of entries or the
+// index changes the digest, and that a skipped entry does not.
+func TestDigest(t *testing.T) {
+	run := func(name string, skip uint64) []byte {
+		r := newNamespaceRig(t, Options{})
+		r.index += skip
+		r.ok(createCmd(1, name))
+		b := encodeEntry(t, r.stamp(createCmd(1, "later")))
+		res, err := r.m.Apply(r.index, b, r)
+		if res != nil || err != nil {
+			t.Fatalf("an applied entry again: %v, %v", res, err)
+		}
+		return r.m.Digest()
+	}
+	a := run("f", 0)
+	for i, b := range [][]byte{run("g", 0), run("f", 1)} {
+		if bytes.Equal(a, b) {
+			t.Fatalf("case %d: equal digests", i)
+		}
+	}
+	if !bytes.Equal(a, run("f", 0)) {
+		t.Fatal("the digest of the same history differs")
+	}
+}
+
+// TestStops shows what a machine does not apply, and that nothing of it counts.
+func TestStops(t *testing.T) {
+	entry := func(e *metapb.Entry) []byte {
+		b, err := e.MarshalVT()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	raise := &metapb.Command{Op: &metapb.Command_RaiseLevel{RaiseLevel: &metapb.RaiseLevel{Level: Level + 1}}}
+	for name, c := range map[string]struct {
+		entry []byte
+		want  vfs.Kind
+	}{
+		"garbage": {[]byte{0xff, 0xff}, vfs.KindCorrupt},
+		"empty":   {nil, vfs.KindIncompatible},
+		"format":  {entry(&metapb.Entry{Format: 2}), vfs.KindIncompatible},
+		"level":   {entry(&metapb.Entry{Format: 1, Commands: []*metapb.Command{createCmd(1, "f"), raise}}), vfs.KindIncompatible},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newNamespaceRig(t, Options{})
+			before := r.state()
+			if _, err := r.m.Apply(r.index+1, c.entry, r); vfs.KindOf(err) != c.want {
+				t.Fatalf("got %v, want %s", err, c.want)
+			}
+			if len(r.batch) != 0 || r.m.Applied() != r.index {
+				t.Fatalf("%d writes, applied %d", len(r.batch), r.m.Applied())
+			}
+			if _, err := r.m.Apply(r.index+1, encodeEntry(t), r); err == nil {
+				t.Fatal("the machine went on")
+			}
+			r.reopen()
+			if d := diffStates(before, r.state()); d != "" {
+				t.Fatal(d)
+			}
+			r.ok(createCmd(1, "f"))
+		})
+	}
+	t.Run("newer level", func(t *testing.T) {
+		r := newNamespaceRig(t, Options{MaxLevel: Level + 1})
+		r.ok(raise)
+		r.flush()
+		if r.m.Level() != Level+1 {
+			t.Fatalf("level %d", r.m.Level())
+		}
+		if _, err := Open(r.store, Options{Shard: 1, Cluster: testCluster}); vfs.KindOf(err) != vfs.KindIncompatible {
+			t.Fatalf("opened: %v", err)
+		}
+	})
+	t.Run("foreign", func(t *testing.T) {
+		r := newNamespaceRig(t, Options{})
+		r.flush()
+		for _, o := range []Options{{Shard: 2, Cluster: testCluster}, {Shard: 1, Cluster: []byte("x")}} {
+			if _, err := Open(r.store, o); vfs.KindOf(err) != vfs.KindIncompatible {
+				t.Fatalf("%+v: %v", o, err)
+			}
+		}
+	})
+	t.Run("corrupt state", func(t *testing.T) {
+		r := newNamespaceRig(t, Options{})
+		r.flush()
+		_ = r.store.Set(appendInode(nil, 1, 1), []byte{0xff})
+		if _, err := r.m.Apply(r.index+1, encodeEntry(t, r.stamp(createCmd(1, "f"))), r); vfs.KindOf(err) != vfs.KindCorrupt {
+			t.Fatalf("got %v", err)
+		}
+	})
+	t.Run("failing store", func(t *testing.T) {
+		r := newNamespaceRig(t, Options{})
+		if _, err := r.m.Apply(r.index+1, encodeEntry(t, r.stamp(createCmd(1, "f"))), failing{}); err == nil {
+			t.Fatal("a failed write went unseen")
+		}
+	})
+}
+
+type failing struct{}
+
+func (failing) Set(_, _ []byte) error { return fmt.Errorf("disk full") }
+func (failing) Delete(_ []byte) error { return fmt.Errorf("disk full") }
+
+// FuzzEntry gives a machine any bytes as an entry: it answers or it stops
+// without having written anything.
+func FuzzEntry(f *testing.F) {
+	rapidSeed := &rig{t: f, seqs: make(map[slotKey]uint64), me: 1, clock: 2000}
+	size := uint64(7)
+	for _, c := range []*metapb.Command{
+		createCmd(1, "f"),
+		{Op: &metapb.Command_Remove{Remove: &metapb.Remove{Parent: 1, Name: []byte("file"), Keep: true}}},
+		{Op: &metapb.Command_Rename{Rename: &metapb.Rename{FromParent: 1, FromName: []byte("file"), ToParent: 3, ToName: []byte("g")}}},
+		{Op: &metapb.Command_Link{Link: &metapb.Link{Ino: 2, Parent: 3, Name: []byte("l")}}},
+		{Op: &metapb.Command_SetAttr{SetAttr: &metapb.SetAttr{Ino: 2, LeaseEpoch: 1, Set: &metapb.AttrSet{Size: &size}}}},
+		{Op: &metapb.Command_CommitData{CommitData: &metapb.CommitData{Ino: 2, Epoch: 1, Size: 9, Extents: []*metapb.NewExtent{{Length: 3, Inline: []byte("abc")}}}}},
+		{Op: &metapb.Command_AllocBlocks{AllocBlocks: &metapb.AllocBlocks{Count: 3}}},
+		{Op: &metapb.Command_Purge{Purge: &metapb.Purge{MaxKeys: 3}}},
+		{Op: &metapb.Command_ExpireOrigin{ExpireOrigin: &metapb.ExpireOrigin{Origin: 1}}},
+		{Op: &metapb.Command_RaiseLevel{RaiseLevel: &metapb.RaiseLevel{Level: 2}}},
+		{Op: &metapb.Command_PutKey{PutKey: &metapb.PutKey{}}},
+	} {
+		f.Add(encodeEntry(f, rapidSeed.stamp(c)))
+	}
+	f.Fuzz(func(t *testing.T, entry []byte) {
+		r := newNamespaceRig(t, Options{limits: tiny})
+		file := createCmd(1, "file")
+		file.GetCreate().Open = uint32(vfs.OpenWrite)
+		dir := createCmd(1, "dir")
+		dir.GetCreate().Type = uint32(vfs.TypeDir)
+		r.apply(file, dir)
+		r.flush()
+		res, err := r.m.Apply(r.index+1, entry, r)
+		if err != nil {
+			if len(r.batch) > 0 {
+				t.Fatalf("wrote before it stopped: %v", err)
+			}
+			r.open()
+		}
+		for _, one := range res {
+			if one == nil {
+				t.Fatal("no answer")
+			}
+		}
+		r.check()
+	})
+}
