@@ -16,13 +16,14 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 )
 
 const testDeadline = 2 * time.Minute
 
 func TestMain(m *testing.M) {
-	Main(m, Programs{
+	Main(leakChecked{m}, Programs{
 		"echo":  func(args []string) int { fmt.Println(strings.Join(args, " ")); return 3 },
 		"flood": programFlood,
 		"cat":   func([]string) int { _, err := io.Copy(os.Stdout, os.Stdin); return boolStatus(err == nil) },
@@ -30,6 +31,18 @@ func TestMain(m *testing.M) {
 		"sync":  programSync,
 		"dial":  programDial,
 	})
+}
+
+// leakChecked fails the run when a goroutine of the harness outlives its test.
+type leakChecked struct{ m *testing.M }
+
+func (l leakChecked) Run() int {
+	status := l.m.Run()
+	if err := goleak.Find(); err != nil && status == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return status
 }
 
 func boolStatus(ok bool) int {

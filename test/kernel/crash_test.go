@@ -142,6 +142,7 @@ func acknowledgements(rng *rand.Rand, most int) int {
 // this is about what the process kept in memory, and about recovery; TestPowerCut is about the disk.
 func TestServerKilled(t *testing.T) {
 	kclient.Require(t)
+	t.Parallel()
 	seed, rng := newSeed(t)
 	rounds := 4
 	if long() {

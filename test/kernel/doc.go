@@ -6,6 +6,8 @@
 //   - TestServerKilled: the server dies by SIGKILL under a writer of test/journal; everything acknowledged is there.
 //   - TestPowerCut: the server's machine loses power under that writer, with everything that was not on its disk.
 //
+// TestPosix measures and runs alone; the others share the machine.
+//
 // # Switches
 //
 //	RACKFS_TEST_LONG=1            larger numbers: the whole of GOROOT/src, more rounds

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -51,11 +52,17 @@ func TestPosix(t *testing.T) {
 			g.Mount(t, mount)
 			g.MustRun(t, treeDeadline, kclient.Program("posix", "compare", tree, dir+"/tree"))
 		})
+		t.Run("create/vers="+version, func(t *testing.T) {
+			const files = 500
+			cpu := cpuTime(t, p.Pid())
+			g.MustRun(t, checksDeadline, kclient.Program("posix", "create", "-dir", dir+"/empty-files", "-n", strconv.Itoa(files)))
+			t.Logf("server: %.0f us CPU for a file created and closed", float64((cpuTime(t, p.Pid())-cpu).Microseconds())/files)
+		})
 		t.Run("stream/vers="+version, func(t *testing.T) {
 			const mib = 256
 			resetPeak(t, p.Pid())
 			cpu := cpuTime(t, p.Pid())
-			g.MustRun(t, checksDeadline, kclient.Program("posix", "fill", "-file", dir+"/large", "-mib", "256", "-drop-caches"))
+			g.MustRun(t, checksDeadline, kclient.Program("posix", "fill", "-file", dir+"/large", "-mib", strconv.Itoa(mib), "-drop-caches"))
 			used := cpuTime(t, p.Pid()) - cpu
 			_, peak := residentMiB(t, p.Pid())
 			t.Logf("server: %.2f CPU seconds for a GiB written and read, %d MiB resident at the peak", used.Seconds()*1024/mib, peak)

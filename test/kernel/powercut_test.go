@@ -22,6 +22,7 @@ const (
 // TestPowerCut cuts the power of the server's machine under a writer, again and again. The machine's kernel writes back
 // nothing by itself while the test runs, so whatever the server did not sync is lost.
 func TestPowerCut(t *testing.T) {
+	t.Parallel()
 	for _, fs := range []diskFS{
 		// ext4 as people run it, but with the crutches removed that hide a missing fsync: no commit every 5 s, no flush of a
 		// file that is renamed over another.
@@ -85,7 +86,7 @@ type serverMachine struct {
 func (m *serverMachine) powerOn(t *testing.T) *kclient.Running {
 	t.Helper()
 	g := m.net.Boot(t, kclient.Guest{
-		Name: "server", Host: serverHost, MemoryMiB: 3072, Disk: m.disk, Writable: []string{m.logs},
+		Name: "server", Host: serverHost, MemoryMiB: 2048, Disk: m.disk, Writable: []string{m.logs},
 		Sysctl: map[string]string{
 			"vm.dirty_writeback_centisecs": "0", // no periodic writeback
 			"vm.dirty_expire_centisecs":    "360000",

@@ -77,6 +77,7 @@ func (l *lock) release(t *testing.T) {
 
 func TestTwoClients(t *testing.T) {
 	kclient.Require(t)
+	t.Parallel()
 	srv := serverUnderTest(t)
 	n := kclient.NewNet(t)
 	srv.start(t, n, dataDir(t), srv.lease(5*time.Second)...)

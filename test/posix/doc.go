@@ -12,6 +12,7 @@
 //	copy     copy a tree with modes and times, as cp -a does, and print files/s and MB/s
 //	compare  compare two trees: names, types, checksums, modes, sizes, times
 //	hold     take a lock, say so, hold it until the input ends (the second process of the lock checks)
+//	create   create empty files one after the other, print files/s
 //	fill     write a file of a given size and fsync it, read it back, print MB/s
 //
 // Everything runs as root, as the permission checks take other identities, each in a thread of its own. Every check
