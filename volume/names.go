@@ -259,7 +259,13 @@ func (v *Volume) Remove(ctx context.Context, c *vfs.Cred, dir vfs.Ino, name stri
 	if err := vfs.CheckName(name, op); err != nil {
 		return vfs.DirChange{}, err
 	}
-	ask := &metapb.Remove{Parent: uint64(dir), Name: []byte(name), What: uint32(what)}
+	return detached(ctx, v, op, func(ctx context.Context) (vfs.DirChange, error) {
+		return v.remove(ctx, c, &metapb.Remove{Parent: uint64(dir), Name: []byte(name), What: uint32(what)})
+	}, nil)
+}
+
+func (v *Volume) remove(ctx context.Context, c *vfs.Cred, ask *metapb.Remove) (vfs.DirChange, error) {
+	const op = "remove"
 	rm := v.removals.begin()
 	defer v.removals.end(rm)
 	open, few := v.table.openInodes(maxKeepInodes)
@@ -281,21 +287,31 @@ func (v *Volume) Rename(ctx context.Context, c *vfs.Cred, fromDir vfs.Ino, from 
 			return vfs.DirChange{}, vfs.DirChange{}, err
 		}
 	}
-	ask := &metapb.Rename{FromParent: uint64(fromDir), FromName: []byte(from), ToParent: uint64(toDir), ToName: []byte(to)}
+	ch, err := detached(ctx, v, op, func(ctx context.Context) ([2]vfs.DirChange, error) {
+		return v.rename(ctx, c, &metapb.Rename{
+			FromParent: uint64(fromDir), FromName: []byte(from), ToParent: uint64(toDir), ToName: []byte(to),
+		})
+	}, nil)
+	return ch[0], ch[1], err
+}
+
+func (v *Volume) rename(ctx context.Context, c *vfs.Cred, ask *metapb.Rename) (ch [2]vfs.DirChange, err error) {
+	const op = "rename"
 	rm := v.removals.begin()
 	defer v.removals.end(rm)
 	open, few := v.table.openInodes(maxKeepInodes)
 	ask.Keep = !few || len(open) > 0
 	r, err := v.apply(ctx, op, c, &metapb.Command{Op: &metapb.Command_Rename{Rename: ask}})
 	if err != nil {
-		return vfs.DirChange{}, vfs.DirChange{}, err
+		return ch, err
 	}
 	res := r.GetRename()
-	if fc, tc := dirChangeOf(res.GetFrom()), dirChangeOf(res.GetTo()); fc.Before != fc.After || tc.Before != tc.After {
+	ch[0], ch[1] = dirChangeOf(res.GetFrom()), dirChangeOf(res.GetTo())
+	if ch[0].Before != ch[0].After || ch[1].Before != ch[1].After {
 		v.changedElsewhere(ctx, res.GetIno(), op)
 	}
 	if old := res.GetReplacedIno(); old != 0 {
 		v.unlinked(ctx, rm, old, res.GetReplacedNlink(), res.GetOrphan(), op)
 	}
-	return dirChangeOf(res.GetFrom()), dirChangeOf(res.GetTo()), nil
+	return ch, nil
 }

@@ -160,6 +160,17 @@ func (v *Volume) Create(ctx context.Context, c *vfs.Cred, dir vfs.Ino, name stri
 	if err := vfs.CheckName(name, op); err != nil {
 		return vfs.Created{}, err
 	}
+	return detached(ctx, v, op, func(ctx context.Context) (vfs.Created, error) {
+		return v.create(ctx, c, dir, name, a)
+	}, func(made vfs.Created) {
+		if a.Open != 0 {
+			_ = v.Close(v.ctx, made.Attr.Ino, a.Open)
+		}
+	})
+}
+
+func (v *Volume) create(ctx context.Context, c *vfs.Cred, dir vfs.Ino, name string, a vfs.CreateArgs) (vfs.Created, error) {
+	const op = "create"
 	// Truncating what exists is a command of its own, which is ordered with what
 	// is buffered. Whether it is needed is known only after.
 	cut := a.Attr.Size != nil && *a.Attr.Size == 0
@@ -215,7 +226,7 @@ func (v *Volume) Create(ctx context.Context, c *vfs.Cred, dir vfs.Ino, name stri
 	}
 	if cut && !out.New && a.Exclusive == vfs.Unchecked {
 		opened := a.Open&vfs.OpenWrite != 0 // then the permission to write was checked
-		at, err := v.SetAttr(ctx, c, e.ino, vfs.SetAttr{Size: a.Attr.Size}, opened)
+		at, err := v.setAttr(ctx, c, e.ino, vfs.SetAttr{Size: a.Attr.Size}, opened)
 		if err != nil {
 			if a.Open != 0 {
 				v.undoOpen(ctx, e, a.Open)

@@ -13,6 +13,13 @@ func (v *Volume) SetAttr(ctx context.Context, c *vfs.Cred, ino vfs.Ino, s vfs.Se
 	if s.Empty() {
 		return v.GetAttr(ctx, ino)
 	}
+	return detached(ctx, v, op, func(ctx context.Context) (vfs.Attr, error) {
+		return v.setAttr(ctx, c, ino, s, opened)
+	}, nil)
+}
+
+func (v *Volume) setAttr(ctx context.Context, c *vfs.Cred, ino vfs.Ino, s vfs.SetAttr, opened bool) (vfs.Attr, error) {
+	const op = "setattr"
 	e := v.acquire(ino)
 	defer v.release(e)
 	// No write passes while the size changes, and none may later take back what
@@ -103,12 +110,6 @@ func (v *Volume) setLeased(ctx context.Context, c *vfs.Cred, e *inode, s vfs.Set
 	case vfs.KindOK:
 	case vfs.KindFenced, vfs.KindUnknownOrigin:
 		v.loseLease(e, err)
-		return vfs.Attr{}, err
-	case vfs.KindUnknown, vfs.KindCanceled:
-		// It may have happened: what is known of the file is not any more.
-		e.forget()
-		e.ext = nil
-		e.extChanged(span{0, maxOffset})
 		return vfs.Attr{}, err
 	default:
 		return vfs.Attr{}, err

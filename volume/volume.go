@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -113,6 +114,41 @@ func (v *Volume) spawn(f func()) bool {
 	}
 	v.wg.Go(f)
 	return true
+}
+
+// detached runs f in the background and waits for it, but not longer than ctx
+// lasts. It is for commands whose outcome this gateway must learn even if the caller
+// gives up. Then undo (which may be nil) takes back what only the caller would end.
+func detached[T any](ctx context.Context, v *Volume, op string, f func(context.Context) (T, error), undo func(T)) (T, error) {
+	var (
+		none, val T
+		err       error
+		settled   atomic.Bool // who sets it decides: the answer is given, or nobody waits for it
+		done      = make(chan struct{})
+	)
+	if err := ctx.Err(); err != nil {
+		return none, vfs.Wrap(op, err)
+	}
+	ok := v.spawn(func() {
+		val, err = f(v.ctx)
+		if settled.CompareAndSwap(false, true) {
+			close(done)
+		} else if err == nil && undo != nil {
+			undo(val)
+		}
+	})
+	if !ok {
+		return none, vfs.Errorf(vfs.KindUnavailable, op, "the volume is closed")
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
+		if settled.CompareAndSwap(false, true) {
+			return none, vfs.Errorf(vfs.KindUnknown, op, "given up: %w", ctx.Err())
+		}
+		<-done
+	}
+	return val, err
 }
 
 // Shutdown flushes everything, gives the leases back and ends background work.

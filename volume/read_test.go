@@ -1,0 +1,219 @@
+package volume_test
+
+import (
+	"bytes"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/rackfs/rackfs/vfs"
+	"github.com/rackfs/rackfs/volume"
+)
+
+// bigFile is a file of n bytes that differ, durable, at a gateway that has
+// nothing of it in memory.
+func bigFile(t testing.TB, c *crashing, n int) (vfs.Ino, []byte) {
+	f := create(t, c, "big")
+	data := make([]byte, n)
+	for i := range data {
+		data[i] = byte(i>>16) ^ byte(i)
+	}
+	for off := 0; off < n; off += 1 << 20 {
+		write(t, c, f, uint64(off), data[off:min(off+1<<20, n)], vfs.Unstable)
+	}
+	commit(t, c, f)
+	c.Crash()
+	return f, data
+}
+
+func TestRandomReadsTouchOnlyTheirBytes(t *testing.T) {
+	c := newCrashing(t, volume.Config{})
+	f, data := bigFile(t, c, 32<<20)
+	total := 0
+	for i := range 50 {
+		off := (i * 7919 * 4096) % len(data)
+		n := min(4096, len(data)-off)
+		if !bytes.Equal(read(t, c, f, uint64(off), n), data[off:off+n]) {
+			t.Fatal("bytes differ")
+		}
+		total += n
+	}
+	// Some of them may look like the beginning of a stream, few do.
+	if _, got := c.blocks.counts(); got > total+8<<20 {
+		t.Fatalf("%d bytes were read for %d", got, total)
+	}
+}
+
+func TestStreamIsReadAheadOnce(t *testing.T) {
+	c := newCrashing(t, volume.Config{})
+	f, data := bigFile(t, c, 24<<20)
+	for off := 0; off < 3<<20; off += 256 << 10 {
+		if !bytes.Equal(read(t, c, f, uint64(off), 256<<10), data[off:off+256<<10]) {
+			t.Fatal("bytes differ")
+		}
+	}
+	eventually(t, "what comes next is read before it is asked for", func() bool {
+		_, n := c.blocks.counts()
+		return n >= 4<<20
+	})
+	for off := 3 << 20; off < len(data); off += 256 << 10 {
+		if !bytes.Equal(read(t, c, f, uint64(off), 256<<10), data[off:off+256<<10]) {
+			t.Fatal("bytes differ")
+		}
+	}
+	// The first read of a stream does not know yet that it is one.
+	if _, n := c.blocks.counts(); n > len(data)+1<<20 {
+		t.Fatalf("%d bytes were read of %d", n, len(data))
+	}
+}
+
+func TestCacheIsBounded(t *testing.T) {
+	const limit = 2 << 20
+	c := newCrashing(t, volume.Config{CacheLimitBytes: limit})
+	f, data := bigFile(t, c, 24<<20)
+	for range 2 {
+		for off := 0; off < len(data); off += 1 << 20 {
+			if !bytes.Equal(read(t, c, f, uint64(off), 1<<20), data[off:off+1<<20]) {
+				t.Fatal("bytes differ")
+			}
+		}
+	}
+	if _, n := c.blocks.counts(); n < 2*len(data)-limit {
+		t.Fatalf("%d bytes were read: more than %d were kept", n, limit)
+	}
+}
+
+// TestSameReadsAreOne: many readers of one small block at once ask for it once.
+func TestSameReadsAreOne(t *testing.T) {
+	c := newCrashing(t, volume.Config{})
+	f, data := bigFile(t, c, 100_000)
+	var wg sync.WaitGroup
+	for i := range 16 {
+		wg.Go(func() {
+			off := i * 4096
+			p := make([]byte, 4096)
+			if _, _, err := c.Read(ctx, f, uint64(off), p); err != nil || !bytes.Equal(p, data[off:off+4096]) {
+				t.Errorf("reader %d: %v", i, err)
+			}
+		})
+	}
+	wg.Wait()
+	if _, n := c.blocks.counts(); n != len(data) {
+		t.Fatalf("%d bytes were read of a block of %d", n, len(data))
+	}
+}
+
+// TestBlockGone: a block that was collected means old extents, not an error.
+func TestBlockGone(t *testing.T) {
+	c := newCrashing(t, volume.Config{})
+	f, data := bigFile(t, c, 5<<20)
+	var gone atomic.Int32
+	c.blocks.setFailRead(func(id uint64) error {
+		if gone.Add(1) == 1 {
+			return vfs.KindNotFound.Err("blocks")
+		}
+		return nil
+	})
+	if !bytes.Equal(read(t, c, f, 0, 5<<20), data) {
+		t.Fatal("bytes differ")
+	}
+	// If the metadata keeps naming it, it is one.
+	c.Crash()
+	c.blocks.setFailRead(func(id uint64) error { return vfs.KindNotFound.Err("blocks") })
+	_, _, err := c.Read(ctx, f, 0, make([]byte, 10))
+	want(t, vfs.KindIO, err)
+	c.blocks.setFailRead(func(id uint64) error { return vfs.KindUnavailable.Err("blocks") })
+	_, _, err = c.Read(ctx, f, 0, make([]byte, 10))
+	want(t, vfs.KindUnavailable, err)
+	c.blocks.setFailRead(nil)
+	if !bytes.Equal(read(t, c, f, 0, 5<<20), data) {
+		t.Fatal("a failed read stayed in the cache")
+	}
+}
+
+// TestCrashes writes, commits and crashes at random. After a crash every byte
+// is what was last made durable, or something written later.
+func TestCrashes(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		cfg := volume.Config{}
+		if rapid.Bool().Draw(rt, "little memory") {
+			cfg = volume.Config{DirtyLimitBytes: 64 << 10, FlushAge: 1e6, InodeLimit: 1}
+		}
+		c := newCrashing(t, cfg)
+		defer func() { c.volume().Abandon() }()
+		const space = 5<<20 + 10_000
+		type pending struct {
+			off, n int
+			val    byte
+		}
+		f := create(rt, c, "f")
+		now := make([]byte, space)    // what a reader sees
+		stable := make([]byte, space) // what is durable at least
+		var since []pending           // written since
+		val := byte(0)
+		rt.Repeat(map[string]func(*rapid.T){
+			"write": func(rt *rapid.T) {
+				off := rapid.SampledFrom([]int{0, 10, 4000, 4096, 100_000, 4<<20 - 3000, 4 << 20}).Draw(rt, "off")
+				n := rapid.SampledFrom([]int{1, 500, 4096, 9000, 40_000}).Draw(rt, "n")
+				val = val%250 + 1
+				s := rapid.SampledFrom([]vfs.Stable{vfs.Unstable, vfs.Unstable, vfs.FileSync}).Draw(rt, "stable")
+				write(rt, c, f, uint64(off), fill(n, val), s)
+				copy(now[off:], fill(n, val))
+				if s == vfs.FileSync {
+					copy(stable[off:], fill(n, val))
+					// Older bytes there can no longer come back.
+					var rest []pending
+					for _, w := range since {
+						if lo := min(off, w.off+w.n); w.off < lo {
+							rest = append(rest, pending{w.off, lo - w.off, w.val})
+						}
+						if hi := max(off+n, w.off); hi < w.off+w.n {
+							rest = append(rest, pending{hi, w.off + w.n - hi, w.val})
+						}
+					}
+					since = rest
+				} else {
+					since = append(since, pending{off, n, val})
+				}
+			},
+			"commit": func(rt *rapid.T) {
+				commit(rt, c, f)
+				copy(stable, now)
+				since = nil
+			},
+			"crash": func(rt *rapid.T) {
+				c.Crash()
+				got := make([]byte, space)
+				copy(got, read(rt, c, f, 0, space))
+				for page := 0; page < space; page += 4096 {
+					end := min(page+4096, space)
+					if bytes.Equal(got[page:end], stable[page:end]) {
+						continue
+					}
+					for i := page; i < end; i++ {
+						ok := got[i] == stable[i]
+						for _, w := range since {
+							ok = ok || i >= w.off && i < w.off+w.n && got[i] == w.val
+						}
+						if !ok {
+							rt.Fatalf("byte %d is %d, durable was %d", i, got[i], stable[i])
+						}
+					}
+				}
+				copy(now, got)
+				copy(stable, got)
+				since = nil
+			},
+			"": func(rt *rapid.T) {
+				off := rapid.IntRange(0, space-50_000).Draw(rt, "read")
+				got := make([]byte, 50_000)
+				copy(got, read(rt, c, f, uint64(off), 50_000))
+				if !bytes.Equal(got, now[off:off+50_000]) {
+					rt.Fatal("a read differs from what was written")
+				}
+			},
+		})
+	})
+}
