@@ -383,6 +383,27 @@ func TestGraceEndsByTime(t *testing.T) {
 	}
 }
 
+// A patient client waits for the end of grace.
+func TestPatientClient(t *testing.T) {
+	in := newInstance(t)
+	in.dial("gone")
+	in.restart()
+	c := in.dial("c", func(cfg *nfsclient.Config) { cfg.Patient = true })
+	var create sync.WaitGroup
+	create.Go(func() {
+		_, err := c.Create(in.ctx, c.root, "f", 0o644)
+		if err != nil {
+			t.Errorf("create: %v", err)
+		}
+	})
+	for in.srv.State().GraceRefusals == 0 && in.ctx.Err() == nil {
+		time.Sleep(time.Millisecond)
+	}
+	in.advance(leaseTime)
+	in.srv.Tick(in.ctx)
+	create.Wait()
+}
+
 // RFC 8881, 8.2 and 16.2.3.1.2 (the current stateid).
 func TestStateidRules(t *testing.T) {
 	in := newInstance(t)

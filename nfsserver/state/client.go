@@ -241,11 +241,13 @@ func (s *State) mustRecord(c *client, eff *Effects) {
 func (s *State) mayAcquire(c *client, reclaim bool) Status {
 	if reclaim {
 		if !s.grace || !c.mayReclaim || c.reclaimDone {
+			s.st.GraceRefusals++
 			return nfsv4.NFS4ERR_NO_GRACE
 		}
 		return nfsv4.NFS4_OK
 	}
 	if s.grace || !c.reclaimDone {
+		s.st.GraceRefusals++
 		return nfsv4.NFS4ERR_GRACE
 	}
 	return nfsv4.NFS4_OK

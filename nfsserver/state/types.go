@@ -195,4 +195,5 @@ type Stats struct {
 
 	Replays, UncachedReplays, FalseRetries, Misordered uint64
 	Expired, LockConflicts, ShareConflicts             uint64
+	GraceRefusals                                      uint64 // NFS4ERR_GRACE and NFS4ERR_NO_GRACE of OPEN and LOCK
 }
