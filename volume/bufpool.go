@@ -27,9 +27,6 @@ func bufferClass(n int) int {
 	return bits.Len(uint(n-1)) - minBufferBits
 }
 
-// bufferSize is the size of the buffer that get(n) gives.
-func bufferSize(n int) int { return 1 << (bufferClass(n) + minBufferBits) }
-
 // get returns a buffer of at least n bytes, n <= 4 MiB, with any content.
 func (p *bufPool) get(n int) *buffer {
 	c := bufferClass(n)

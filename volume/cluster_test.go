@@ -137,6 +137,7 @@ type blocks struct {
 
 	failWrite func(id uint64, n int) error
 	failRead  func(id uint64) error
+	forget    bool // keep no data, for benchmarks
 	writes    int
 	readBytes int
 }
@@ -152,7 +153,10 @@ func (b *blocks) Write(ctx context.Context, id uint64, o volume.Owner, data []by
 			return volume.Block{}, err
 		}
 	}
-	c := bytes.Clone(data)
+	var c []byte
+	if !b.forget {
+		c = bytes.Clone(data)
+	}
 	clear(data[len(data):cap(data)]) // which it may, for padding
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -117,12 +117,6 @@ func (d *dirtyBytes) excess() int64 {
 	return n
 }
 
-func (d *dirtyBytes) total() int64 {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.used
-}
-
 // flushStarted and flushDone tell what is on its way out.
 func (d *dirtyBytes) flushStarted(n int64) {
 	d.mu.Lock()
