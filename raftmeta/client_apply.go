@@ -142,7 +142,7 @@ func (s *clientShard) tryCommands(items []*item) []*item {
 	var left []*item
 	for i, it := range items {
 		switch k := vfs.Kind(reply.Results[i].Kind); k {
-		case vfs.KindNotLeader, vfs.KindUnknown, vfs.KindUnavailable: // of the voter, not of the state machine
+		case vfs.KindNotLeader, vfs.KindUnknown: // said by the voter; never by the state machine
 			left = append(left, it)
 		default:
 			it.done <- outcome{result: reply.Results[i]}
