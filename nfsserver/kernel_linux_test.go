@@ -3,6 +3,7 @@ package nfsserver_test
 import (
 	"context"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -25,11 +26,18 @@ func TestMain(m *testing.M) {
 const guestDeadline = 10 * time.Minute
 
 // TestKernelClient mounts the server over the reference file system in a real
-// Linux kernel: what fails here is the front end's fault.
+// Linux kernel: what fails here is the front end's fault. RACKFS_TEST_LONG=1
+// adds minor version 1, the whole of Go's network code, and large files over
+// several connections.
 func TestKernelClient(t *testing.T) {
 	kclient.Require(t)
-	source := sourceTree(t)
-	for _, version := range []string{"4.1", "4.2"} {
+	long := os.Getenv("RACKFS_TEST_LONG") != ""
+	versions, entries := []string{"4.2"}, "500"
+	if long {
+		versions, entries = []string{"4.1", "4.2"}, "10000"
+	}
+	source := sourceTree(t, long)
+	for _, version := range versions {
 		t.Run(version, func(t *testing.T) {
 			n := kclient.NewNet(t)
 			var ln net.Listener
@@ -60,12 +68,21 @@ func TestKernelClient(t *testing.T) {
 
 			g := n.Boot(t, kclient.Guest{Name: "client"})
 			g.Mount(t, kclient.NFS(n.Addr(), 2049, "/default", "/mnt/n", version))
-			g.MustRun(t, guestDeadline, kclient.Program("posix", "run", "-dir", "/mnt/n", "-drop-caches", "-entries", "2000"))
+			checks := kclient.Program("posix", "run", "-dir", "/mnt/n", "-drop-caches", "-entries", entries)
+			if long {
+				checks.Env = append(checks.Env, "PATH="+os.Getenv("PATH")) // the check that builds a program finds go
+			}
+			g.MustRun(t, guestDeadline, checks)
 			g.MustRun(t, guestDeadline, kclient.Program("posix", "copy", source, "/mnt/n/tree"))
 			g.Unmount(t, "/mnt/n")
 			g.Mount(t, kclient.NFS(n.Addr(), 2049, "/default", "/mnt/n", version))
 			g.MustRun(t, guestDeadline, kclient.Program("posix", "compare", source, "/mnt/n/tree"))
-			g.MustRun(t, guestDeadline, kclient.Command("dmesg"))
+			if long {
+				g.Mount(t, kclient.NFS(n.Addr(), 2049, "/", "/mnt/root", version, "nconnect=4"))
+				g.MustRun(t, guestDeadline, kclient.Program("posix", "fill", "-file", "/mnt/root/default/large", "-mib", "512"))
+				g.Unmount(t, "/mnt/root")
+			}
+			g.MustRun(t, guestDeadline, kclient.Command("dmesg", "--level=emerg,alert,crit,err,warn"))
 			g.Shutdown(t)
 			if st := srv.State(); st.Opens != 0 || st.Locks != 0 {
 				t.Errorf("after unmount: %d opens, %d locks", st.Opens, st.Locks)
@@ -74,12 +91,16 @@ func TestKernelClient(t *testing.T) {
 	}
 }
 
-// sourceTree is a few hundred files of Go's own source.
-func sourceTree(t *testing.T) string {
+// sourceTree is some of Go's own source.
+func sourceTree(t *testing.T, long bool) string {
 	t.Helper()
 	out, err := exec.Command("go", "env", "GOROOT").Output()
 	if err != nil {
 		t.Fatalf("go env GOROOT: %v", err)
 	}
-	return filepath.Join(strings.TrimSpace(string(out)), "src", "net", "http")
+	dir := filepath.Join(strings.TrimSpace(string(out)), "src", "net")
+	if !long {
+		dir = filepath.Join(dir, "url")
+	}
+	return dir
 }
