@@ -9,20 +9,23 @@
 //
 // The test kills the server right after some acknowledgement, restarts it, and lets the writer pause: each worker
 // finishes the call it is in, which the client's hard mount carries across the restart. Then verify replays the journal
-// into a Model and compares. A call that fails, also one that was repeated by the client across the restart (mkdir of
-// what its first attempt made), ends the writer with an error: NFSv4.1 sessions promise exactly once.
+// into a Model and compares. A call that fails ends the writer with an error. One exception: a call that was under way
+// at a crash, and that the client therefore repeats, may be answered as already done (mkdir of what its first attempt
+// made: EEXIST). Such answers are counted, and with -exactly-once they are errors too: a reply cache that survives the
+// server, which NFSv4.1 sessions allow, gives none.
 //
 // Every worker also holds one file open all the time and appends to it, so opens are recovered across restarts too.
 //
 // # Program
 //
-//	write  -dir DIR -journal FILE -seed N [-workers N] [-large-mib N]
+//	write  -dir DIR -journal FILE -seed N [-workers N] [-large-mib N] [-exactly-once]
 //	verify -dir DIR -journal FILE [-drop-caches]
 //
 // write obeys lines on its standard input and answers on its standard output:
 //
 //	resume          go on (it begins paused)
 //	alarm N         print "alarm" right after N more acknowledgements
-//	pause           finish all calls, sync the journal, print "paused ACKNOWLEDGED"
+//	crashed         the server just went away, and is not back yet
+//	pause           finish all calls, sync the journal, print "paused ACKNOWLEDGED REPEATED"
 //	quit            pause, close everything, and end with status 0
 package journal

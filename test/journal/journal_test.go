@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -39,9 +40,9 @@ func written(t *testing.T) (dir, journal string) {
 	fmt.Fprintln(commands, "resume")
 	expect("alarm")
 	fmt.Fprintln(commands, "pause")
-	var acked int
-	if _, err := fmt.Sscanf(expect("paused"), "paused %d", &acked); err != nil || acked < 500 {
-		t.Fatalf("paused after %d acknowledgements, %v", acked, err)
+	var acked, repeats int
+	if _, err := fmt.Sscanf(expect("paused"), "paused %d %d", &acked, &repeats); err != nil || acked < 500 || repeats != 0 {
+		t.Fatalf("paused after %d acknowledgements, %d repeated, %v", acked, repeats, err)
 	}
 	if differences, n, err := Verify(dir, journal); err != nil || len(differences) > 0 || n != acked {
 		t.Fatalf("while paused: %d records, %v, %v", n, differences, err)
@@ -167,6 +168,38 @@ func TestReplayRefusesABrokenJournal(t *testing.T) {
 		}
 		if _, _, err := Replay(p); err == nil {
 			t.Errorf("%s: no error", what)
+		}
+	}
+}
+
+// TestRepeatedCalls: only a call that a crash fell into may be answered as already done, and only when that is allowed.
+func TestRepeatedCalls(t *testing.T) {
+	for _, c := range []struct {
+		what    string
+		op      string
+		err     error
+		crash   bool
+		strict  bool
+		allowed bool
+	}{
+		{"mkdir across a crash", opMkdir, unix.EEXIST, true, false, true},
+		{"rename across a crash", opRename, unix.ENOENT, true, false, true},
+		{"mkdir without a crash", opMkdir, unix.EEXIST, false, false, false},
+		{"mkdir across a crash, exactly once", opMkdir, unix.EEXIST, true, true, false},
+		{"write across a crash", opWrite, unix.EIO, true, false, false},
+		{"unlink that finds a directory", opUnlink, unix.EISDIR, true, false, false},
+	} {
+		w := &writer{o: WriterOptions{ExactlyOnce: c.strict}, buf: bufio.NewWriter(io.Discard)}
+		w.changed = sync.NewCond(&w.mu)
+		crashes, ok := w.enter()
+		if !ok {
+			t.Fatal("not let in")
+		}
+		if c.crash {
+			w.crashes++
+		}
+		if err := w.leave(Record{Op: c.op}, crashes, c.err); (err == nil) != c.allowed {
+			t.Errorf("%s: %v", c.what, err)
 		}
 	}
 }

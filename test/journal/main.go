@@ -37,6 +37,7 @@ func mainWrite(args []string) error {
 	f.Uint64Var(&o.Seed, "seed", 0, "seed of everything that is random")
 	f.IntVar(&o.Workers, "workers", 4, "workers, each with a directory of its own")
 	f.IntVar(&o.LargeMiB, "large-mib", 4, "size of a large write; 0 for none")
+	f.BoolVar(&o.ExactlyOnce, "exactly-once", false, "no repeated call may be answered as already done")
 	if err := f.Parse(args); err != nil {
 		return err
 	}

@@ -38,6 +38,8 @@ type WriterOptions struct {
 	Seed         uint64
 	Workers      int
 	LargeMiB     int // of a large write; 0 for none
+	// ExactlyOnce: a call that a crash made the client repeat must not be answered as already done.
+	ExactlyOnce bool
 }
 
 // writer owns the journal and the gate that its workers pass before each change.
@@ -51,6 +53,8 @@ type writer struct {
 	quit    bool          // protected by mu
 	busy    int           // workers inside a change; protected by mu
 	acked   int           // protected by mu
+	crashes int           // of the server, as told; protected by mu
+	repeats int           // calls that a crash made the client repeat, answered as already done; protected by mu
 	alarm   int           // acknowledgements until the alarm, 0 for none; protected by mu
 	failed  error         // the first failure; protected by mu
 	file    *os.File      // the journal; protected by mu
@@ -97,6 +101,10 @@ func (w *writer) obey(in io.Reader) {
 			w.paused = false
 			w.changed.Broadcast()
 			w.mu.Unlock()
+		case line == "crashed":
+			w.mu.Lock()
+			w.crashes++
+			w.mu.Unlock()
 		case line == "pause":
 			w.pause()
 		case line == "quit":
@@ -142,29 +150,33 @@ func (w *writer) pause() {
 	if err := errors.Join(w.failed, w.buf.Flush(), w.file.Sync()); err != nil {
 		return // the writer's end reports it
 	}
-	fmt.Fprintf(w.out, "paused %d\n", w.acked)
+	fmt.Fprintf(w.out, "paused %d %d\n", w.acked, w.repeats)
 }
 
-// enter waits for permission to make a change; false: there will be none.
-func (w *writer) enter() bool {
+// enter waits for permission to make a change; false: there will be none. It returns how often the server crashed.
+func (w *writer) enter() (crashes int, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for w.paused && !w.quit {
 		w.changed.Wait()
 	}
 	if w.quit {
-		return false
+		return 0, false
 	}
 	w.busy++
-	return true
+	return w.crashes, true
 }
 
-// leave journals an acknowledged change.
-func (w *writer) leave(r Record, err error) error {
+// leave journals an acknowledged change. crashes is what enter said.
+func (w *writer) leave(r Record, crashes int, err error) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.busy--
 	defer w.changed.Broadcast()
+	if err != nil && w.crashes != crashes && !w.o.ExactlyOnce && alreadyDone(r.Op, err) {
+		w.repeats++
+		err = nil
+	}
 	if err != nil {
 		return fmt.Errorf("%+v: %w", r, err)
 	}
@@ -180,6 +192,17 @@ func (w *writer) leave(r Record, err error) error {
 	}
 	_, err = w.buf.Write(append(b, '\n'))
 	return err
+}
+
+// alreadyDone says whether an error is the one that a change gets that was made before.
+func alreadyDone(op string, err error) bool {
+	switch op {
+	case opCreate, opMkdir, opSymlink, opLink:
+		return errors.Is(err, unix.EEXIST)
+	case opUnlink, opRmdir, opRename:
+		return errors.Is(err, unix.ENOENT)
+	}
+	return false
 }
 
 // worker makes changes in its own directory.
@@ -207,22 +230,23 @@ func (k *worker) run() error {
 		}
 	}()
 	for first := true; ; first = false {
-		if !k.w.enter() {
+		crashes, ok := k.w.enter()
+		if !ok {
 			return nil
 		}
 		if first {
+			// Before the first acknowledgement, and so before any crash.
 			if err := os.Mkdir(k.dir, 0o755); err != nil {
-				return k.w.leave(Record{Worker: k.id, Op: opMkdir}, err)
+				return k.w.leave(Record{Worker: k.id, Op: opMkdir}, crashes, err)
 			}
 		}
 		k.n++
 		r := k.choose()
 		r.Worker, r.N = k.id, k.n
-		err := k.perform(r)
-		if err == nil {
-			err = k.model.Apply(k.w.o.Seed, r)
+		if err := k.w.leave(r, crashes, k.perform(r)); err != nil {
+			return err
 		}
-		if err := k.w.leave(r, err); err != nil {
+		if err := k.model.Apply(k.w.o.Seed, r); err != nil {
 			return err
 		}
 	}

@@ -12,6 +12,7 @@
 //
 //	RACKFS_TEST_LONG=1            larger numbers: the whole of GOROOT/src, more rounds
 //	RACKFS_TEST_SEED=N            repeat the random choices of a run that printed its seed
+//	RACKFS_TEST_EXACTLY_ONCE=1    a call repeated after a crash must not be answered as already done
 //	RACKFS_TEST_SERVER=ganesha    run the tests against Debian's nfs-ganesha with its VFS module instead, the control that
 //	                              tells a fault of a test from a fault of ours. It does not sync names, so for
 //	                              TestPowerCut its disk is mounted with sync and dirsync, and without them fails.

@@ -33,7 +33,9 @@ type suite struct{ m *testing.M }
 const (
 	envServer = "RACKFS_TEST_SERVER"
 	envSeed   = "RACKFS_TEST_SEED"
-	envBinary = "RACKFS_TEST_BINARY"
+	// envExactlyOnce makes the writers strict (test/journal).
+	envExactlyOnce = "RACKFS_TEST_EXACTLY_ONCE"
+	envBinary      = "RACKFS_TEST_BINARY"
 )
 
 func (s suite) Run() int {

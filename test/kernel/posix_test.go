@@ -4,6 +4,7 @@ package kernel
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -18,6 +19,7 @@ import (
 
 const (
 	checksDeadline = 10 * time.Minute
+	fillMounts     = 7                // more mounts that fill the large directory together with the first
 	treeDeadline   = 60 * time.Minute // of the whole of GOROOT/src
 )
 
@@ -73,9 +75,15 @@ func TestPosix(t *testing.T) {
 			t.Run("vers="+version, func(t *testing.T) {
 				t.Parallel()
 				g := guests[version]
-				dir := mountpoint + "/v" + version + "/checks"
-				g.MustRun(t, time.Minute, kclient.Command("mkdir", dir))
-				runChecks(t, g, dir, goForGuest(t, g, goRoot, goCache))
+				checks := "/v" + version + "/checks"
+				g.MustRun(t, time.Minute, kclient.Command("mkdir", mountpoint+checks))
+				var also []string
+				for i := range fillMounts {
+					m := srv.mount(n.Addr(), fmt.Sprint(mountpoint, i), version, "nosharecache")
+					g.Mount(t, m)
+					also = append(also, "-also", m.Target+checks)
+				}
+				runChecks(t, g, mountpoint+checks, also, goForGuest(t, g, goRoot, goCache))
 			})
 		}
 	})
@@ -92,10 +100,11 @@ func dataDir(t *testing.T) string {
 }
 
 // runChecks runs the checks of test/posix in the guest; each is a subtest.
-func runChecks(t *testing.T, g *kclient.Running, dir string, env []string) {
+func runChecks(t *testing.T, g *kclient.Running, dir string, args, env []string) {
 	type result struct{ verdict, name, detail string }
 	var results []result
 	c := kclient.Program("posix", "run", "-dir", dir, "-scratch", "/run/tmp", "-drop-caches", "-keep")
+	c.Args = append(c.Args, args...)
 	if s := os.Getenv(envSeed); s != "" {
 		c.Args = append(c.Args, "-seed", s)
 	}

@@ -60,6 +60,7 @@ func powerCut(t *testing.T, fs diskFS) {
 	for round := range rounds {
 		w.runUntilAlarm(acknowledgements(rng, 500))
 		s.Kill(t)
+		w.say("crashed")
 		begin := time.Now()
 		kclient.CheckDisk(t, disk)
 		s = machine.powerOn(t)

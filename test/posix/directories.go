@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -75,20 +76,29 @@ func largeDirectory(t *T) {
 	begin := time.Now()
 	d := t.Mkdir("d")
 	name := func(i int) string { return fmt.Sprintf("stable-%05d-%x", i, i*i%9973) }
-	seed := d + "/" + name(0)
-	t.Must(os.WriteFile(seed, nil, 0o644), "create")
-	// Mostly hard links and symlinks: one call each instead of open and close. Listing does not see the difference.
-	for i := 1; i < t.opt.Entries; i++ {
-		p := d + "/" + name(i)
-		switch i % 8 {
-		case 0:
-			t.Must(os.WriteFile(p, nil, 0o644), "create")
-		case 1, 2, 3:
-			t.Must(os.Link(seed, p), "link")
-		default:
-			t.Must(os.Symlink("x", p), "symlink")
-		}
+	t.Must(os.WriteFile(d+"/"+name(0), nil, 0o644), "create")
+	// A kernel makes one change of a directory at a time, so other mounts of the same export help.
+	dirs := []string{d}
+	for _, also := range t.opt.Also {
+		dirs = append(dirs, filepath.Join(also, filepath.Base(t.Dir), "d"))
 	}
+	fillErrs := make(chan error, len(dirs))
+	for k, dir := range dirs {
+		go func() {
+			for i := 1 + k; i < t.opt.Entries; i += len(dirs) {
+				if err := fillEntry(dir, name(0), name(i), i); err != nil {
+					fillErrs <- err
+					return
+				}
+			}
+			fillErrs <- nil
+		}()
+	}
+	var fillErr error
+	for range dirs {
+		fillErr = errors.Join(fillErr, <-fillErrs)
+	}
+	t.Must(fillErr, "fill the directory")
 	made := time.Since(begin)
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
@@ -155,6 +165,20 @@ func largeDirectory(t *T) {
 	}
 	t.detail = fmt.Sprintf("%d entries at %.0f/s; %d listings at %.0f entries/s while %d came and went",
 		t.opt.Entries, float64(t.opt.Entries)/made.Seconds(), listings, float64(listings*t.opt.Entries)/listed.Seconds(), churned)
+}
+
+// fillEntry makes an entry. Most are hard links and symlinks: one call each instead of open and close. Listing does not
+// see the difference.
+func fillEntry(dir, seed, name string, i int) error {
+	p := dir + "/" + name
+	switch i % 8 {
+	case 0:
+		return os.WriteFile(p, nil, 0o644)
+	case 1, 2, 3:
+		return os.Link(dir+"/"+seed, p)
+	default:
+		return os.Symlink("x", p)
+	}
 }
 
 // removeWhileListing removes what each call of getdents gave before the next: every entry must still be found.

@@ -32,8 +32,9 @@ type Options struct {
 	Filter     string // regular expression on names
 	DropCaches bool
 	Seed       uint64
-	Entries    int  // of the large directory
-	Keep       bool // leave the checks' directories behind: removing them costs as much as making them
+	Entries    int      // of the large directory
+	Also       []string // Dir again, through other mounts of the same export
+	Keep       bool     // leave the checks' directories behind: removing them costs as much as making them
 }
 
 // T is what a check works with. Its methods that report a failure end the check.
@@ -257,6 +258,10 @@ func mainRun(args []string) error {
 	f.BoolVar(&o.DropCaches, "drop-caches", false, "drop the kernel's caches before reading back")
 	f.Uint64Var(&o.Seed, "seed", 0, "seed of random operations; 0 takes one from the clock")
 	f.BoolVar(&o.Keep, "keep", false, "leave the checks' directories behind")
+	f.Func("also", "the same directory through another mount of the same export, to fill the large directory faster; may be repeated", func(s string) error {
+		o.Also = append(o.Also, s)
+		return nil
+	})
 	f.IntVar(&o.Entries, "entries", 10_000, "entries of the large directory")
 	if err := f.Parse(args); err != nil {
 		return err
