@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/raftmeta/fsm"
 	"github.com/rackfs/rackfs/raftmeta/internal/snapstore"
 	"github.com/rackfs/rackfs/vfs"
@@ -65,6 +66,9 @@ func Open(o Options, snaps *snapstore.Store) (*Host, error) {
 	}
 	h := &Host{opt: o, snaps: snaps}
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+		return nil, vfs.Wrap(op, err)
+	}
+	if err := (vfile.OS{}).SyncDir(filepath.Dir(o.Dir)); err != nil {
 		return nil, vfs.Wrap(op, err)
 	}
 	name, err := current(o.Dir)

@@ -38,7 +38,7 @@ func take(t testing.TB, s *Store, index uint64) string {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return err
 		}
-		for name, n := range map[string]int{"000001.sst": 300_000, "MANIFEST-1": 17, "empty": 0} {
+		for name, n := range map[string]int{"000001.sst": 20_000, "MANIFEST-1": 17, "empty": 0} {
 			if err := os.WriteFile(filepath.Join(dir, name), bytes.Repeat([]byte(name), n), 0o600); err != nil {
 				return err
 			}

@@ -69,6 +69,10 @@ func Open(dir string, retain int, log *slog.Logger) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, vfs.Wrap(op, err)
 	}
+	// The log is dropped because of what is in here: its name must not get lost.
+	if err := (vfile.OS{}).SyncDir(filepath.Dir(dir)); err != nil {
+		return nil, vfs.Wrap(op, err)
+	}
 	s := &Store{dir: dir, retain: max(retain, 1), log: log, open: map[string]int{}}
 	es, err := os.ReadDir(dir)
 	if err != nil {
