@@ -58,7 +58,7 @@ keeps everything in the data directory. SIGTERM or Ctrl-C stops it.`,
 	f.BoolVar(&cfg.RootSquash, "root-squash", false, "treat clients' root as nobody")
 	f.DurationVar(&cfg.Lease, "lease", devcluster.DefaultLease, "NFS lease: how long a silent client keeps its locks")
 	f.BoolVar(&cfg.Encrypt, "encrypt", false, "encrypt block data between gateway and stores (it is always authenticated)")
-	f.StringVar(&cfg.LogStore, "raft-log", "", "Raft log store, wal or boltdb; fixed when the data directory is made (default wal)")
+	f.StringVar(&cfg.LogStore, "raft-log", "", "Raft log store, raft-wal or raft-boltdb; fixed when the data directory is made (default raft-wal)")
 	f.StringVar(&levelS, "log-level", "warn", "debug, info, warn or error; logs go to standard error")
 	_ = cmd.MarkFlagRequired("data")
 	return cmd

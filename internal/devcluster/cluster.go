@@ -129,11 +129,7 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	records, err := c.storeRecords()
-	if err != nil {
-		return err
-	}
-	if err := provision(ctx, c.meta, &c.dir.shape, records); err != nil {
+	if err := provision(ctx, c.meta, &c.dir.shape, c.storeRecords()); err != nil {
 		return err
 	}
 	c.gateway, err = gateway.Start(ctx, gateway.Config{

@@ -28,11 +28,11 @@ type Config struct {
 	HTTPAddr string // "" for none
 
 	// The shape; zero means what the directory has, or the default for a new
-	// one (3 voters, 6 stores, 4+2, wal).
+	// one (3 voters, 6 stores, 4+2, raft-wal).
 	Voters      int
 	BlockStores int
 	Profile     string
-	LogStore    string // wal or boltdb
+	LogStore    string // raft-wal or raft-boltdb
 
 	Gateways   int            // 0 or 1
 	Allow      []netip.Prefix // who may mount besides this machine

@@ -9,7 +9,7 @@ import (
 	"github.com/rackfs/rackfs/vfs"
 )
 
-var testDefaults = shape{Voters: 3, BlockStores: 6, Profile: "4+2", LogStore: "wal"}
+var testDefaults = shape{Voters: 3, BlockStores: 6, Profile: "4+2", LogStore: "raft-wal"}
 
 func TestDataDirKeepsItsShape(t *testing.T) {
 	dir := t.TempDir()
@@ -93,7 +93,7 @@ func TestDataDirRefuses(t *testing.T) {
 		"other voters":   {made, shape{Voters: 5}, vfs.KindInvalid, "--meta 3"},
 		"other stores":   {made, shape{BlockStores: 9}, vfs.KindInvalid, "--block-stores 6"},
 		"other profile":  {made, shape{Profile: "2+1"}, vfs.KindInvalid, "--profile 4+2"},
-		"other raft log": {made, shape{LogStore: "boltdb"}, vfs.KindInvalid, "--raft-log wal"},
+		"other raft log": {made, shape{LogStore: "raft-boltdb"}, vfs.KindInvalid, "--raft-log raft-wal"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d, err := openDataDir(c.prepare(t), c.want, testDefaults)

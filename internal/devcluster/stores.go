@@ -110,19 +110,20 @@ func (n *blockNode) close() error {
 	return errors.Join(err, n.store.Close())
 }
 
-// storeRecords are the shard-0 records of all stores at their present
-// addresses. One that does not run gets an address where nobody answers.
-func (c *Cluster) storeRecords() ([]*metapb.Store, error) {
+// storeRecords are the shard-0 records of the stores that run, at their
+// present addresses. The record of one that does not keeps its last address,
+// where nobody with its certificate answers.
+func (c *Cluster) storeRecords() []*metapb.Store {
 	var out []*metapb.Store
 	for _, n := range c.stores {
-		rec := &metapb.Store{Id: n.id, Node: n.name, Address: n.addr, Rack: "dev", Zone: "dev"}
 		if n.store == nil {
-			rec.Address = "127.0.0.1:1"
-		} else {
-			info := n.store.Info()
-			rec.Uuid, rec.Capacity = info.Store[:], uint64(info.Capacity)
+			continue
 		}
-		out = append(out, rec)
+		info := n.store.Info()
+		out = append(out, &metapb.Store{
+			Id: n.id, Node: n.name, Address: n.addr, Rack: "dev", Zone: "dev",
+			Uuid: info.Store[:], Capacity: uint64(info.Capacity),
+		})
 	}
-	return out, nil
+	return out
 }
