@@ -71,6 +71,13 @@ func (m *memStore) RemoveClient(_ context.Context, r state.ClientRecord) error {
 
 func (m *memStore) Clients(context.Context) ([]state.ClientRecord, error) { return nil, nil }
 
+// holds reports the client id of an owner's record, 0 if there is none.
+func (m *memStore) holds(owner string) uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.recs[owner].ClientID
+}
+
 func (m *memStore) setFail(err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -316,17 +316,17 @@ func TestStoreFailure(t *testing.T) {
 	c.fails(nfsv4.NFS4ERR_DELAY, &nfsv4.NfsArgop4_OP_RECLAIM_COMPLETE{})
 	w.store.setFail(nil)
 	c.ok(&nfsv4.NfsArgop4_OP_RECLAIM_COMPLETE{}) // the client tries again
-	if w.store.recs["late"].ClientID != c.id {
+	if w.store.holds("late") != c.id {
 		t.Error("the record was not stored")
 	}
 	w.store.setFail(errors.New("no quorum"))
 	w.advance(8 * lease)
-	if w.store.recs["late"].ClientID != c.id {
+	if w.store.holds("late") != c.id {
 		t.Error("the record vanished although the store failed")
 	}
 	w.store.setFail(nil)
 	w.advance(time.Second)
-	if _, still := w.store.recs["late"]; still {
+	if w.store.holds("late") != 0 {
 		t.Error("the record of a client that went away was not removed later")
 	}
 }
