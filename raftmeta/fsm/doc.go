@@ -1,2 +1,121 @@
-// Package fsm is the state machine of one metadata shard.
+// Package fsm is the state machine of one metadata shard: a pure function
+// (state, command) -> (state, result). It has no clock, no randomness and no
+// I/O besides the store that it is given; the proposer stamps time into the
+// command. Package raftmeta hosts it: it feeds log entries to a [Machine], gives
+// it a [View] of what is committed and a [Writer] for what is not yet, and
+// answers reads with [Query].
+//
+// # Applying
+//
+// An entry is a batch of commands; each command is all or nothing. The machine
+// keeps what it wrote in an overlay above the store until [Machine.Flushed]:
+// decoded inodes, slots, usage and counters, and keys and values for the rest.
+// At the end of an entry every record that changed is written once, so the
+// parent of 64 creates is encoded once, and then the state record (applied
+// index, feature level, digest) in the same Writer. Several entries may share
+// one Writer. An entry at or below the applied index is skipped: the Raft log is
+// the write-ahead log, and a restart replays from it.
+//
+// The result of a command depends on the commands before it and on nothing
+// else: not on how they were batched, nor on flushes, restarts or caches. What
+// is written never contains an error text, the order of a map or anything else
+// that two releases might do differently. The digest chains, over all entries,
+// a hash of the entry's index, the level and every key and value written, in
+// order of first write; voters with equal applied index compare it.
+//
+// A machine stops, with an error and without having written anything of the
+// entry, at an entry that it cannot decode, of an unknown format, or that raises
+// the feature level above what it implements. What a command does at a level
+// never changes; a command that a level does not have is refused by every
+// version alike, with KindNotSupported.
+//
+// A command first passes the exactly-once check (see metapb.Identity), then
+// permissions and existence, in the order of Linux, and then takes effect. A
+// refused command changes nothing but its slot, which keeps the kind of the
+// refusal.
+//
+// # Keys
+//
+// Two bytes of kind, then numbers in big-endian order, so that keys sort as
+// their numbers do. fs is 4 bytes, ino, cookie, end, origin, block, unit and seq
+// 8, slot and id 4. Values are records of metapb unless said otherwise.
+//
+//	m/format                magic, version, shard, metadata incarnation, cluster id (format.go)
+//	m/state                 applied index 8, level 4, digest 8
+//	m/next/origin           counters, 8 bytes: the next origin id,
+//	m/next/blocks             the next unit of block ids,
+//	m/next/queue              the next number in the purge queue;
+//	m/queue                   the length of the purge queue
+//	n/ fs                   NamespaceRecord
+//	c/ fs                   the next inode number, 8 bytes; never goes back
+//	u/ fs [project]         UsageRecord of the file system, or of one project in it
+//	i/ fs ino               InodeRecord
+//	d/ fs parent cookie     DirentRecord
+//	e/ fs ino end           ExtentRecord of the bytes that end before end
+//	b/ block                BlockRecord; a back reference of a further file is b/ block ino offset
+//	x/ block                DyingRecord
+//	r/ unit                 RangeRecord: who leases the block ids of a unit
+//	l/ origin unit          empty: the units that an origin leases
+//	g/ origin               OriginRecord
+//	G/ kind(4) name         origin 8, then former incarnations, 16 each (origin.go)
+//	s/ origin slot          SlotRecord
+//	o/ fs ino origin        empty: a hold on an orphan
+//	h/ origin fs ino        empty: the same by origin
+//	q/ seq                  PurgeRecord
+//
+// and on shard 0
+//
+//	f/ id                   FileSystem
+//	F/ workspace 0 name     its id, 4 bytes
+//	t/ id, p/ id            Store, Pool
+//	k/ kind 0 id            Key
+//	N/ gateway 0 owner      NFSClient
+//
+// # Directories
+//
+// The cookie of an entry is a keyed 55-bit hash of its name and an 8-bit slot,
+// the lowest that was free. A listing in cookie order therefore returns exactly
+// once every entry that exists all the while, whatever comes and goes. The used
+// slots of a hash have no unmarked holes: an entry that leaves others of its
+// hash behind it becomes a gap (type 255), which a search passes and an insert
+// fills. So a lookup is one point read, nearly always.
+//
+// # File data
+//
+// The live extents of an inode do not overlap and never reach beyond its size.
+// Inline pieces lie within one 4 KiB page; those of a page that no block
+// separates are one extent, holes between them zeros. A block knows how many
+// extents point into it; at none it moves to x/. Block ids are leased in units of
+// 4096, used once, and answered live, dying, leased or dead (BlockStatesQ).
+//
+// A truncation that would remove more than a few extents only records a cut:
+// extents of older generations that end above its offset are void, for readers
+// and later commands alike. (The extent that the new end falls into is trimmed
+// at once, so none is void in part.) Likewise an unlinked file with many
+// extents only loses its inode. The purge queue holds what is left to do; each
+// Purge does a bounded piece. A living inode is in the queue if and only if it
+// has cuts.
+//
+// Used, of an inode and so of its file system, is the sum of the lengths of its
+// extent records, void ones included until they are purged, as they still
+// occupy space; except that truncation to 0 and unlinking give everything back
+// at once. It is exact in this sense after every command.
+//
+// # Change values and the write lease
+//
+// Change grows with every change and no value is shown twice. The holder of the
+// write lease may show values up to the lease's limit before they are
+// committed; whoever else changes the inode takes limit+1, as does the
+// holder itself when its command names no newer value that it has shown. So a
+// holder names a fresh value in each CommitData. The range is renewed by the
+// holder's own commands when half of it is used, and its results carry the lease. A
+// lease whose origin is not registered any more is void: every reader and
+// command sees the inode with change limit+1 and without lease, and the
+// first command that changes it writes that down.
+//
+// # Reading
+//
+// Query answers from a View, which is one state: the engine makes it after the
+// entries that a linearizable read has to see were committed. See [Cache] for
+// how cached records are kept coherent with views of different age.
 package fsm
