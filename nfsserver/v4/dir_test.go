@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
@@ -140,13 +141,13 @@ func TestRemoveRenameLink(t *testing.T) {
 // countingFS counts ReadDir calls.
 type countingFS struct {
 	*memfs.FS
-	pages, withAttrs int
+	pages, withAttrs atomic.Int64
 }
 
 func (f *countingFS) ReadDir(ctx context.Context, c *vfs.Cred, dir vfs.Ino, cookie uint64, n int, attrs bool) (vfs.DirPage, error) {
-	f.pages++
+	f.pages.Add(1)
 	if attrs {
-		f.withAttrs++
+		f.withAttrs.Add(1)
 	}
 	return f.FS.ReadDir(ctx, c, dir, cookie, n, attrs)
 }
@@ -180,8 +181,9 @@ func TestReadDirPages(t *testing.T) {
 		got := map[string]bool{}
 		var cookie uint64
 		var verf [8]byte
-		fs.pages, fs.withAttrs = 0, 0
-		for page := 1; ; page++ {
+		fs.pages.Store(0)
+		fs.withAttrs.Store(0)
+		for page := int64(1); ; page++ {
 			ok := readDirOK(last(c.ok(ops(root(), readDir(cookie, verf, x.dirCount, x.maxCount, x.attrs...))...)))
 			if size := ok.GetEncodedSizeBytes(); size > int(x.maxCount) {
 				t.Fatalf("%s: %d bytes, maxcount %d", x.name, size, x.maxCount)
@@ -201,8 +203,8 @@ func TestReadDirPages(t *testing.T) {
 			if x.dirCount != 0 && len(names) > 1 && hint > int(x.dirCount) {
 				t.Fatalf("%s: %d bytes of cookies and names, dircount %d", x.name, hint, x.dirCount)
 			}
-			if fs.pages != page {
-				t.Fatalf("%s: %d calls to the file system for %d pages", x.name, fs.pages, page)
+			if fs.pages.Load() != page {
+				t.Fatalf("%s: %d calls to the file system for %d pages", x.name, fs.pages.Load(), page)
 			}
 			if ok.Reply.Eof {
 				break
@@ -215,8 +217,8 @@ func TestReadDirPages(t *testing.T) {
 		if len(got) != len(want) {
 			t.Errorf("%s: %d of %d names", x.name, len(got), len(want))
 		}
-		if (fs.withAttrs > 0) != x.withAttrs {
-			t.Errorf("%s: attributes were asked of the file system %d times", x.name, fs.withAttrs)
+		if (fs.withAttrs.Load() > 0) != x.withAttrs {
+			t.Errorf("%s: attributes were asked of the file system %d times", x.name, fs.withAttrs.Load())
 		}
 	}
 }
