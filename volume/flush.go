@@ -436,8 +436,7 @@ func (e *inode) shrink() {
 	}
 }
 
-// flusher flushes what is old, or what is in the way of writers, and evicts
-// idle inodes.
+// flusher flushes what is old, or what is in the way of writers.
 func (v *Volume) flusher() {
 	tick := time.NewTicker(min(v.cfg.FlushAge, time.Second))
 	defer tick.Stop()
@@ -449,7 +448,6 @@ func (v *Volume) flusher() {
 			v.flushOldest(v.dirty.excess())
 		case <-tick.C:
 			v.flushAged(v.cfg.Now().Add(-v.cfg.FlushAge))
-			v.evict(v.ctx)
 		}
 	}
 }

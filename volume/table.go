@@ -13,6 +13,7 @@ import (
 type table struct {
 	mu     sync.Mutex // guards the fields below, and refs, opens, used, elem of inodes
 	inodes map[vfs.Ino]*inode
+	full   chan struct{}      // wakes the evictor
 	idle   lruElem            // ring of the inodes with refs 0, oldest first
 	open   map[vfs.Ino]*inode // those with opens
 
@@ -34,6 +35,7 @@ func (t *table) init() {
 	t.inodes = make(map[vfs.Ino]*inode)
 	t.open = make(map[vfs.Ino]*inode)
 	t.losses = make(map[vfs.Ino]uint64)
+	t.full = make(chan struct{}, 1)
 	t.idle.prev, t.idle.next = &t.idle, &t.idle
 }
 
@@ -100,6 +102,12 @@ func (v *Volume) release(e *inode) {
 	e.used = v.cfg.Now()
 	e.elem.inode = e
 	e.elem.insertBefore(&t.idle)
+	if len(t.inodes) > v.cfg.InodeLimit {
+		select {
+		case t.full <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // remove takes e out of the table. t.mu is held and e has no users.
@@ -197,15 +205,33 @@ func (v *Volume) all(match func(*inode) bool) []*inode {
 // leaseIdle is how long an unused inode keeps its lease and extents.
 const leaseIdle = time.Minute
 
-// evict gives back what idle inodes hold: those idle for long, and the oldest
-// ones while the table is over its limit. Dirty ones are flushed first, and go in
-// a later round.
-func (v *Volume) evict(ctx context.Context) {
+// evictor gives back what idle inodes hold, now and then and whenever the table
+// is over its limit.
+func (v *Volume) evictor() {
+	tick := time.NewTicker(min(v.cfg.FlushAge, time.Second))
+	defer tick.Stop()
+	for {
+		select {
+		case <-v.ctx.Done():
+			return
+		case <-v.table.full:
+		case <-tick.C:
+		}
+		for v.evict(v.ctx) {
+		}
+	}
+}
+
+// evict gives back what some idle inodes hold: those idle for long, and the
+// oldest ones while the table is over its limit. Dirty ones are flushed first, and
+// go in a later round. It reports whether another round is of use now.
+func (v *Volume) evict(ctx context.Context) bool {
 	t := &v.table
 	const round = 256
 	t.mu.Lock()
 	var old []*inode
-	over := len(t.inodes) - v.cfg.InodeLimit
+	before := len(t.inodes)
+	over := before - v.cfg.InodeLimit
 	since := v.cfg.Now().Add(-leaseIdle)
 	for l := t.idle.next; l != &t.idle && len(old) < round; l = l.next {
 		if len(old) >= over && l.inode.used.After(since) {
@@ -218,6 +244,9 @@ func (v *Volume) evict(ctx context.Context) {
 	}
 	t.mu.Unlock()
 	v.giveBack(ctx, old, over > 0)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(old) == round && len(t.inodes) < before && ctx.Err() == nil
 }
 
 // giveBack returns the leases of entries that are held, clean and not open, and

@@ -102,6 +102,7 @@ func New(cfg Config) *Volume {
 	v.dirty.init(cfg.DirtyLimitBytes)
 	v.cache = newBlockCache(cfg.Blocks, &v.pool, cfg.CacheLimitBytes)
 	v.wg.Go(v.flusher)
+	v.wg.Go(v.evictor)
 	return v
 }
 
