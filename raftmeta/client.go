@@ -39,6 +39,11 @@ const (
 	maxCallBytes = 512 << 10
 	maxItemBytes = maxCallBytes - 256
 
+	// slotItems is how many commands of a call share a slot, told apart by their op index. A slot's results
+	// are one record, rewritten as a whole; a slot for each command would be one more key for each.
+	slotItems = 16
+	callSlots = (maxCallItems + slotItems - 1) / slotItems
+
 	backoffMin = 5 * time.Millisecond
 	backoffMax = 250 * time.Millisecond
 )
@@ -115,8 +120,8 @@ func (c *Client) shard(id uint16) *clientShard {
 	s := c.shards[id]
 	if s == nil {
 		s = &clientShard{c: c, id: id, node: rand.IntN(len(c.opt.Nodes))}
-		for i := range c.opt.Calls {
-			s.slots = append(s.slots, slot{id: uint32(c.opt.Calls - 1 - i)})
+		for i := range c.opt.Calls * callSlots {
+			s.slots = append(s.slots, slot{id: uint32(c.opt.Calls*callSlots - 1 - i)})
 		}
 		c.shards[id] = s
 	}
@@ -159,9 +164,10 @@ type clientShard struct {
 	hint       string // node that leads, as far as we heard; ""
 	origin     uint64
 	generation int    // of origin
-	slots      []slot // free ones; a call of commands takes one
+	slots      []slot // free ones; a call of commands takes some
 	commands   []*item
 	queries    []*item
+	proposing  int // calls of commands in flight
 	asking     int // calls of queries in flight
 }
 

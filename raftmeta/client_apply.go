@@ -68,34 +68,50 @@ func idempotent(cmd *metapb.Command) bool {
 	return false
 }
 
-// pumpCommands starts calls while there are commands and free slots. s.mu is held.
+// pumpCommands starts calls while there are commands. s.mu is held.
 func (s *clientShard) pumpCommands() {
-	for len(s.commands) > 0 && len(s.slots) > 0 {
+	for len(s.commands) > 0 && s.proposing < s.c.opt.Calls {
 		items := take(&s.commands)
 		if len(items) == 0 {
 			return
 		}
-		n := len(s.slots) - 1
-		sl := s.slots[n] // the last one returned: few slots are in use when few calls are
-		s.slots = s.slots[:n]
-		sl.seq++
-		for i, it := range items {
-			if !it.bare {
-				id := &metapb.Identity{Origin: s.origin, Slot: sl.id, Seq: sl.seq, OpIndex: uint32(i)}
-				b, _ := id.MarshalVT() // only numbers: it cannot fail
-				it.id = protowire.AppendBytes(protowire.AppendTag(nil, fieldCommandID, protowire.BytesType), b)
-			}
-		}
-		if !s.c.start(func() { s.runCommands(items, sl) }) {
+		slots := s.identify(items)
+		s.proposing++
+		if !s.c.start(func() { s.runCommands(items, slots) }) {
+			s.proposing--
 			fail(items, vfs.Errorf(vfs.KindCanceled, opApply, "%w", errClientClosed))
 		}
 	}
 }
 
-// runCommands makes calls until each of items has a definite answer, then returns the slot. No
-// command leaves without one, whether its caller still waits or not: only then may the slot's next sequence number make
-// the shard forget its result.
-func (s *clientShard) runCommands(items []*item, sl slot) {
+// identify gives items their identities and returns the slots it took for them. s.mu is held.
+func (s *clientShard) identify(items []*item) []slot {
+	var used []slot
+	n := 0
+	for _, it := range items {
+		if it.bare {
+			continue
+		}
+		if n%slotItems == 0 {
+			last := len(s.slots) - 1 // the last one returned: few slots are in use when few calls are
+			sl := s.slots[last]
+			s.slots = s.slots[:last]
+			sl.seq++
+			used = append(used, sl)
+		}
+		sl := used[len(used)-1]
+		id := &metapb.Identity{Origin: s.origin, Slot: sl.id, Seq: sl.seq, OpIndex: uint32(n % slotItems)}
+		b, _ := id.MarshalVT() // only numbers: it cannot fail
+		it.id = protowire.AppendBytes(protowire.AppendTag(nil, fieldCommandID, protowire.BytesType), b)
+		n++
+	}
+	return used
+}
+
+// runCommands makes calls until each of items has a definite answer, then returns the slots. No
+// command leaves without one, whether its caller still waits or not: only then may a slot's next sequence number make
+// the shard forget its results.
+func (s *clientShard) runCommands(items []*item, slots []slot) {
 	var b backoff
 	for {
 		items = s.tryCommands(items)
@@ -104,15 +120,18 @@ func (s *clientShard) runCommands(items []*item, sl slot) {
 		}
 		if !b.wait(s.c.ctx) {
 			fail(items, vfs.Errorf(vfs.KindUnknown, opApply, "%w", errClientClosed))
-			return // and nobody uses the slot again
+			return // and nobody uses the slots again
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if sl.generation != s.generation {
-		sl = slot{id: sl.id, generation: s.generation}
+	s.proposing--
+	for _, sl := range slots {
+		if sl.generation != s.generation {
+			sl = slot{id: sl.id, generation: s.generation}
+		}
+		s.slots = append(s.slots, sl)
 	}
-	s.slots = append(s.slots, sl)
 	s.pumpCommands()
 }
 

@@ -317,7 +317,7 @@ func TestNoMajority(t *testing.T) {
 	c.eventually("the command to be sent", func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return len(s.slots) < defaultCalls
+		return s.proposing > 0
 	})
 	cancel(cause)
 	if err := <-done; vfs.KindOf(err) != vfs.KindUnknown || !errors.Is(err, cause) {
