@@ -1,8 +1,11 @@
 package volume_test
 
 import (
+	"bytes"
 	"fmt"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
@@ -42,4 +45,29 @@ func TestTableIsBounded(t *testing.T) {
 	}
 	_, err := c.GetAttr(ctx, open)
 	want(t, vfs.KindStale, err)
+}
+
+// TestCommitDoesNotWaitForLaterWrites: what is written after a Commit began
+// may stay dirty.
+func TestCommitDoesNotWaitForLaterWrites(t *testing.T) {
+	c := newCrashing(t, volume.Config{StallTimeout: 200 * time.Millisecond})
+	f := create(t, c, "f")
+	var calls atomic.Int32
+	v := c.volume()
+	c.blocks.setFailWrite(func(uint64, int) error {
+		if calls.Add(1) == 1 {
+			_, _, err := v.Write(ctx, &vfs.Root, f, 0, fill(50_000, 2), vfs.Unstable)
+			return err
+		}
+		return vfs.KindUnavailable.Err("blocks")
+	})
+	write(t, c, f, 0, fill(50_000, 1), vfs.Unstable)
+	commit(t, c, f)
+	if got := read(t, c, f, 0, 1); got[0] != 2 {
+		t.Fatalf("read %d", got[0])
+	}
+	c.Crash()
+	if got := read(t, c, f, 0, 60_000); !bytes.Equal(got, fill(50_000, 1)) {
+		t.Fatal("what was committed is gone")
+	}
 }
