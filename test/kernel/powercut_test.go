@@ -3,8 +3,10 @@
 package kernel
 
 import (
+	"context"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -17,6 +19,8 @@ const (
 	serverHost = 100 // last byte of the server guest's address, which it keeps across power cuts
 	diskBytes  = 24 << 30
 	diskMount  = "/mnt/disk"
+
+	dumpDeadline = 10 * time.Second // for the stacks of a server that hangs
 )
 
 // TestPowerCut cuts the power of the server's machine under a writer, again and again. The machine's kernel writes back
@@ -105,6 +109,17 @@ func (m *serverMachine) powerOn(t *testing.T) *kclient.Running {
 	c := kclient.Command(args[0], args[1:]...)
 	c.Env = []string{"GOTRACEBACK=all"}
 	task := g.Start(t, c)
+	t.Cleanup(func() {
+		if !t.Failed() || !g.Alive() {
+			return
+		}
+		// A server that hangs says where.
+		if err := task.Signal(syscall.SIGQUIT); err == nil {
+			ctx, cancel := context.WithTimeout(context.Background(), dumpDeadline)
+			defer cancel()
+			_, _ = task.Wait(ctx) // it ends by the signal, or is not worth waiting for
+		}
+	})
 	task.WaitOutput(t, m.srv.ready, readyDeadline)
 	return g
 }
