@@ -300,7 +300,7 @@ func (v *Volume) rename(ctx context.Context, c *vfs.Cred, ask *metapb.Rename) (c
 	rm := v.removals.begin()
 	defer v.removals.end(rm)
 	open, few := v.table.openInodes(maxKeepInodes)
-	ask.Keep = !few || len(open) > 0
+	ask.KeepIno, ask.Keep = open, !few
 	r, err := v.apply(ctx, op, c, &metapb.Command{Op: &metapb.Command_Rename{Rename: ask}})
 	if err != nil {
 		return ch, err

@@ -9,7 +9,7 @@ import (
 	"github.com/rackfs/rackfs/vfs"
 )
 
-// maxKeepInodes is how many open inodes a Remove names; with more it asks to
+// maxKeepInodes is how many open inodes a Remove or Rename names; with more it asks to
 // keep whatever it hits, and gives back what was not open.
 const maxKeepInodes = 256
 

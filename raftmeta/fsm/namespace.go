@@ -1,6 +1,8 @@
 package fsm
 
 import (
+	"slices"
+
 	"bytes"
 
 	"github.com/rackfs/rackfs/raftmeta/metapb"
@@ -174,10 +176,7 @@ func (x *call) remove(sp *space, c *metapb.Remove) (*metapb.Result, error) {
 	d2 := d.clone()
 	d2.entries--
 	d2.modified(x.now)
-	keep := c.Keep
-	for _, ino := range c.KeepIno {
-		keep = keep || ino == uint64(n.attr.Ino)
-	}
+	keep := c.Keep || slices.Contains(c.KeepIno, uint64(n.attr.Ino))
 	nlink, orphan, err := x.dropLink(d2, n, keep)
 	if err != nil {
 		return nil, err
@@ -311,7 +310,8 @@ func (x *call) rename(sp *space, c *metapb.Rename) (*metapb.Result, error) {
 	var nlink uint32
 	var orphan bool
 	if old != nil {
-		if nlink, orphan, err = x.dropLink(td2, old, c.Keep); err != nil {
+		keep := c.Keep || slices.Contains(c.KeepIno, uint64(old.attr.Ino))
+		if nlink, orphan, err = x.dropLink(td2, old, keep); err != nil {
 			return nil, err
 		}
 	}

@@ -2294,7 +2294,8 @@ type Rename struct {
 	FromName      []byte                 `protobuf:"bytes,2,opt,name=from_name,json=fromName,proto3" json:"from_name,omitempty"`
 	ToParent      uint64                 `protobuf:"varint,3,opt,name=to_parent,json=toParent,proto3" json:"to_parent,omitempty"`
 	ToName        []byte                 `protobuf:"bytes,4,opt,name=to_name,json=toName,proto3" json:"to_name,omitempty"`
-	Keep          bool                   `protobuf:"varint,5,opt,name=keep,proto3" json:"keep,omitempty"` // as Remove.keep, for the replaced target
+	Keep          bool                   `protobuf:"varint,5,opt,name=keep,proto3" json:"keep,omitempty"` // as in Remove, for the replaced target
+	KeepIno       []uint64               `protobuf:"varint,6,rep,packed,name=keep_ino,json=keepIno,proto3" json:"keep_ino,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2362,6 +2363,13 @@ func (x *Rename) GetKeep() bool {
 		return x.Keep
 	}
 	return false
+}
+
+func (x *Rename) GetKeepIno() []uint64 {
+	if x != nil {
+		return x.KeepIno
+	}
+	return nil
 }
 
 type RenameResult struct {
@@ -7342,14 +7350,15 @@ const file_meta_proto_rawDesc = "" +
 	"\x03dir\x18\x01 \x01(\v2\x19.rackfs.meta.v1.DirChangeR\x03dir\x12\x10\n" +
 	"\x03ino\x18\x02 \x01(\x04R\x03ino\x12\x14\n" +
 	"\x05nlink\x18\x03 \x01(\rR\x05nlink\x12\x16\n" +
-	"\x06orphan\x18\x04 \x01(\bR\x06orphan\"\x90\x01\n" +
+	"\x06orphan\x18\x04 \x01(\bR\x06orphan\"\xab\x01\n" +
 	"\x06Rename\x12\x1f\n" +
 	"\vfrom_parent\x18\x01 \x01(\x04R\n" +
 	"fromParent\x12\x1b\n" +
 	"\tfrom_name\x18\x02 \x01(\fR\bfromName\x12\x1b\n" +
 	"\tto_parent\x18\x03 \x01(\x04R\btoParent\x12\x17\n" +
 	"\ato_name\x18\x04 \x01(\fR\x06toName\x12\x12\n" +
-	"\x04keep\x18\x05 \x01(\bR\x04keep\"\xdc\x01\n" +
+	"\x04keep\x18\x05 \x01(\bR\x04keep\x12\x19\n" +
+	"\bkeep_ino\x18\x06 \x03(\x04R\akeepIno\"\xdc\x01\n" +
 	"\fRenameResult\x12-\n" +
 	"\x04from\x18\x01 \x01(\v2\x19.rackfs.meta.v1.DirChangeR\x04from\x12)\n" +
 	"\x02to\x18\x02 \x01(\v2\x19.rackfs.meta.v1.DirChangeR\x02to\x12\x10\n" +
