@@ -118,6 +118,9 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err := c.startVoters(); err != nil {
 		return err
 	}
+	if err := c.awaitLeaders(ctx); err != nil {
+		return err
+	}
 	id, err := c.ca.Issue(gatewayName, []string{blockstore.RoleGateway}, nil, time.Now())
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/rackfs/rackfs/blockstore"
@@ -138,4 +139,62 @@ func (c *Cluster) startVoter(name string, ln net.Listener) (*raftmeta.Server, er
 		// Three voters and a gateway share the process: less for each.
 		BlockCacheBytes: 32 << 20, RecordCacheBytes: 16 << 20, MemTableBytes: 8 << 20,
 	})
+}
+
+// awaitLeaders waits until every shard has a leader that serves. Without it the
+// first command would wait in silence for a majority that may never come.
+func (c *Cluster) awaitLeaders(ctx context.Context) error {
+	poll := time.NewTicker(20 * time.Millisecond)
+	defer poll.Stop()
+	complain := time.NewTimer(leaderPatience)
+	defer complain.Stop()
+	for {
+		if c.voters.serving() {
+			return nil
+		}
+		select {
+		case <-poll.C:
+		case <-complain.C:
+			c.log.Warn("still waiting for metadata leaders", "voters", c.voters.describe())
+		case <-ctx.Done():
+			return vfs.Errorf(vfs.KindUnavailable, "start metadata", "no leader after %v; voters: %s: %w", startTimeout, c.voters.describe(), context.Cause(ctx))
+		}
+	}
+}
+
+// leaderPatience is how long an election may take before it is worth a word.
+const leaderPatience = 10 * time.Second
+
+// serving reports whether each shard has a leader that answers.
+func (v *voters) serving() bool {
+	led := map[uint16]bool{}
+	for i := range v.all {
+		if v.all[i].server == nil {
+			continue
+		}
+		for _, st := range v.all[i].server.Status() {
+			led[st.Shard] = led[st.Shard] || st.Serving
+		}
+	}
+	return led[clusterShard] && led[namespaceShard]
+}
+
+// describe says what each replica does and why it does not lead.
+func (v *voters) describe() string {
+	var parts []string
+	for i := range v.all {
+		x := &v.all[i]
+		if x.server == nil {
+			parts = append(parts, fmt.Sprintf("%s does not run (%v)", x.name, x.err))
+			continue
+		}
+		for _, st := range x.server.Status() {
+			s := fmt.Sprintf("%s shard %d: %s, term %d, committed %d, applied %d", x.name, st.Shard, st.Role, st.Term, st.Commit, st.Applied)
+			if st.Err != nil {
+				s += fmt.Sprintf(", stopped: %v", st.Err)
+			}
+			parts = append(parts, s)
+		}
+	}
+	return strings.Join(parts, "; ")
 }
