@@ -20,7 +20,7 @@ import (
 // startCluster runs a cluster in dir until the test ends.
 func startCluster(t testing.TB, dir string) *devcluster.Cluster {
 	t.Helper()
-	c, err := devcluster.Start(t.Context(), devcluster.Config{DataDir: dir, NFSAddr: "127.0.0.1:0"})
+	c, err := devcluster.Start(t.Context(), devcluster.Config{DataDir: dir, NFSAddr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,11 +3,13 @@ package devcluster
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
@@ -90,7 +92,7 @@ func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 		}
 	})
 	if c.httpLn != nil {
-		c.http = serveHTTP(c.httpLn, c.reg, c.status, c.log)
+		c.http = serveHTTP(c.httpLn, c.reg, c.health, c.status, c.log)
 	}
 	return c, nil
 }
@@ -207,6 +209,34 @@ func (c *Cluster) capacity() (total, free uint64) {
 	left = max(left, 0) // one directory, one disk: not once per store
 	data := func(raw int64) uint64 { return uint64(raw) * uint64(profile.K) / uint64(profile.Width()) }
 	return data(used + left), data(left)
+}
+
+// health says whether the cluster serves, and what it lacks.
+func (c *Cluster) health() health {
+	if !c.voters.serving() {
+		return health{false, "no metadata leader"}
+	}
+	var lacks []string
+	for i := range c.voters.all {
+		if v := &c.voters.all[i]; v.server == nil {
+			lacks = append(lacks, "metadata voter "+v.name+" does not run")
+		}
+	}
+	writable := 0
+	for _, n := range c.stores {
+		if n.store != nil && n.store.Info().Writable {
+			writable++
+			continue
+		}
+		lacks = append(lacks, "block store "+n.name+" takes no writes")
+	}
+	if p, err := placement.ParseProfile(c.dir.shape.Profile); err == nil && writable < p.Width() {
+		lacks = append(lacks, fmt.Sprintf("profile %v needs %d stores for new blocks, %d take writes: writers wait", p, p.Width(), writable))
+	}
+	if len(lacks) == 0 {
+		return health{true, "ok"}
+	}
+	return health{true, "degraded: " + strings.Join(lacks, "; ")}
 }
 
 func (c *Cluster) status() status {

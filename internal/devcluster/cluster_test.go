@@ -114,6 +114,18 @@ func TestLostDirectories(t *testing.T) {
 	}
 	c = startCluster(t, dir)
 	readFiles(t, c)
+	resp, err := http.Get("http://" + c.HTTPAddr() + "/healthz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var health bytes.Buffer
+	_, _ = health.ReadFrom(resp.Body)
+	resp.Body.Close()
+	for _, says := range []string{"degraded", "meta-1", "store-2", "store-5", "4 take writes"} {
+		if resp.StatusCode != http.StatusOK || !strings.Contains(health.String(), says) {
+			t.Errorf("/healthz: %s %q does not say %q", resp.Status, health.String(), says)
+		}
+	}
 	stopCluster(t, c)
 	for _, lost := range []string{"store-2", "store-5", "meta-1"} {
 		if _, err := os.Stat(filepath.Join(dir, lost)); !os.IsNotExist(err) {
@@ -194,7 +206,9 @@ func checkHTTP(t *testing.T, c *devcluster.Cluster, stores int) {
 			t.Errorf("/metrics has no %s", metric)
 		}
 	}
-	get("/healthz")
+	if got := string(get("/healthz")); got != "ok\n" {
+		t.Errorf("/healthz: %q", got)
+	}
 }
 
 func TestRefusedConfigurations(t *testing.T) {

@@ -47,11 +47,22 @@ type exportStatus struct {
 	FS   uint32 `json:"fs"`
 }
 
-func serveHTTP(ln net.Listener, g prometheus.Gatherer, snapshot func() status, log *slog.Logger) *httpServer {
+// health answers GET /healthz: 503 if nothing can be served, else 200, and a
+// line that says "ok" or what is missing.
+type health struct {
+	serving bool
+	text    string
+}
+
+func serveHTTP(ln net.Listener, g prometheus.Gatherer, check func() health, snapshot func() status, log *slog.Logger) *httpServer {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		h := check()
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		_, _ = w.Write([]byte("ok\n"))
+		if !h.serving {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		_, _ = w.Write([]byte(h.text + "\n"))
 	})
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
