@@ -1,0 +1,81 @@
+package vfile
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestMkdirAllSync(t *testing.T) {
+	root := t.TempDir()
+	var synced []string
+	record := func(dir string) error {
+		// The name must be there when its directory is synced, and nothing below it yet.
+		names, err := OS{}.List(dir)
+		if err != nil {
+			return err
+		}
+		synced = append(synced, dir)
+		if dir != root && len(names) != 1 {
+			t.Errorf("%s holds %v when it is synced", dir, names)
+		}
+		return OS{}.SyncDir(dir)
+	}
+	must(t, os.Mkdir(root+"/a", 0o700))
+	must(t, mkdirAllSync(root+"/a/b//c/d/", 0o750, record))
+	// root: a exists, but who knows whether it was synced.
+	want := []string{root, root + "/a", root + "/a/b", root + "/a/b/c"}
+	if !slices.Equal(synced, want) {
+		t.Fatalf("synced %q, want %q", synced, want)
+	}
+	st, err := os.Stat(root + "/a/b/c/d")
+	must(t, err)
+	if st.Mode().Perm() != 0o750 {
+		t.Fatalf("mode %v, want 0750", st.Mode())
+	}
+
+	synced = nil
+	must(t, mkdirAllSync(root+"/a/b/c/d", 0o750, record))
+	if want := []string{root + "/a/b/c"}; !slices.Equal(synced, want) {
+		t.Fatalf("for a directory that exists: synced %q, want %q", synced, want)
+	}
+	must(t, MkdirAllSync(root+"/x/y", 0o700))
+	if _, err := os.Stat(root + "/x/y"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestMkdirAllSyncErrors(t *testing.T) {
+	root := t.TempDir()
+	must(t, os.WriteFile(root+"/file", nil, 0o600))
+	for _, dir := range []string{root + "/file", root + "/file/below"} {
+		if err := MkdirAllSync(dir, 0o700); !errors.Is(err, unix.ENOTDIR) {
+			t.Errorf("%s: %v, want ENOTDIR", dir, err)
+		}
+	}
+	// A sync that fails: a level that was made counts, whatever the reason; one
+	// that existed counts unless this process could not have made it.
+	for _, c := range []struct {
+		err      error
+		existing bool // the error is one for a directory that existed
+	}{{unix.EIO, true}, {fs.ErrPermission, false}, {unix.EROFS, false}, {unix.EINVAL, false}} {
+		fail := func(string) error { return &fs.PathError{Op: "fsync", Path: "x", Err: c.err} }
+		if err := mkdirAllSync(root, 0o700, fail); (err != nil) != c.existing {
+			t.Errorf("existing directory, sync fails with %v: %v", c.err, err)
+		}
+		only := func(dir string) error {
+			if dir == root {
+				return fail(dir)
+			}
+			return nil
+		}
+		if err := mkdirAllSync(root+"/new", 0o700, only); !errors.Is(err, c.err) {
+			t.Errorf("new directory, sync fails with %v: %v", c.err, err)
+		}
+		must(t, os.Remove(root+"/new"))
+	}
+}
