@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -39,7 +40,7 @@ type Config struct {
 	Store   state.StateStore // what survives a restart
 	Lease   time.Duration    // 30 s
 	Boot    uint32           // differs from that of every earlier start; 0: random
-	Name    string           // of this server, unique among servers that do not share state
+	Name    string           // of this server, unique in the cluster
 	Release string           // of the software, told to clients
 	Limits  Limits
 	Clock   func() time.Time // time.Now
@@ -106,9 +107,14 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		Lease: cfg.Lease, Boot: cfg.Boot, Limits: cfg.Limits.State, Recorded: recorded,
 	}, cfg.Clock())
 	m := newMetrics()
+	// Node names repeat from cluster to cluster. A client that mounts two clusters would take
+	// equal owners for one server, and mix their client ids and sessions (RFC 8881,
+	// 2.10.5). The scope has the name too: gateways of one cluster do not share client
+	// ids and stateids (2.10.4).
+	identity := fmt.Appendf(nil, "%s@%x", cfg.Name, cfg.Cluster)
 	s.v4 = v4.New(v4.Config{
 		State: s.state, Store: cfg.Store, Exports: s.exports, Ring: ring, Cluster: cfg.Cluster,
-		Owner: []byte(cfg.Name), Scope: []byte(cfg.Name), Release: cfg.Release,
+		Owner: identity, Scope: identity, Release: cfg.Release,
 		MaxIO: cfg.Limits.MaxIO, Now: cfg.Clock, Logger: cfg.Logger, Observer: m,
 	})
 	s.rpc = rpc.NewServer(rpc.Config{

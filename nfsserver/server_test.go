@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
@@ -217,5 +218,63 @@ func TestStrangersAreNotServed(t *testing.T) {
 	defer c.Close()
 	if n, err := c.Read(make([]byte, 1)); n != 0 || err == nil {
 		t.Errorf("%d bytes, %v", n, err)
+	}
+}
+
+// identity is the server owner and scope that a server of cfg shows.
+func identity(t *testing.T, cfg nfsserver.Config) (owner, scope string) {
+	t.Helper()
+	srv, err := nfsserver.New(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(ln) }()
+	defer func() {
+		if err := errors.Join(srv.Shutdown(context.Background()), <-served); err != nil {
+			t.Error(err)
+		}
+	}()
+	c, err := nfsclient.Dial(t.Context(), nfsclient.Config{Addr: ln.Addr().String(), Owner: "c", Machine: "test", Slots: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Disconnect()
+	r, err := c.Raw(t.Context(), nfsclient.NewRaw().ExchangeID("d", [8]byte{1}, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Release()
+	if err := r.Next(nfsv4.OP_EXCHANGE_ID); err != nil {
+		t.Fatal(err)
+	}
+	d := r.D()
+	d.Skip(8 + 4 + 4 + 4) // client id, sequence, flags, state protection
+	d.Uint64()            // minor id
+	owner, scope = d.String(1024), d.String(1024)
+	if err := d.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return owner, scope
+}
+
+// Servers are one to a client only if they are of the same cluster and name
+// (RFC 8881, 2.10.5), whatever start of the process.
+func TestServersOfClustersDiffer(t *testing.T) {
+	one, other, renamed := config(), config(), config()
+	other.Cluster[15] = 9
+	renamed.Name = "test2"
+	owner, scope := identity(t, one)
+	if o, s := identity(t, one); o != owner || s != scope {
+		t.Errorf("%q, %q after a restart, %q, %q before", o, s, owner, scope)
+	}
+	for _, cfg := range []nfsserver.Config{other, renamed} {
+		if o, s := identity(t, cfg); o == owner || s == scope {
+			t.Errorf("%s of cluster %x shows %q, %q as %s of %x does", cfg.Name, cfg.Cluster, o, s, one.Name, one.Cluster)
+		}
 	}
 }
