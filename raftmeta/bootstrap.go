@@ -5,10 +5,15 @@ import (
 	"slices"
 
 	"github.com/hashicorp/raft"
+	"github.com/rackfs/rackfs/raftmeta/fsm"
 	"github.com/rackfs/rackfs/raftmeta/internal/mux"
 	"github.com/rackfs/rackfs/raftmeta/internal/replica"
 	"github.com/rackfs/rackfs/vfs"
 )
+
+// FirstIncarnation is that of metadata which was never restored from a backup. Block stores are
+// stamped with the incarnation that they belong to.
+const FirstIncarnation uint64 = fsm.FirstIncarnation
 
 // FormatOptions describe a new metadata directory.
 type FormatOptions struct {

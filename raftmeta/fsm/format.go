@@ -13,16 +13,16 @@ const (
 	formatVersion = 1
 )
 
-// firstIncarnation is that of a metadata state which was never restored from a
-// backup.
-const firstIncarnation = 1
+// FirstIncarnation is that of a metadata state which was never restored from a
+// backup. Block stores are stamped with the incarnation that they belong to.
+const FirstIncarnation = 1
 
 // encodeFormat is the format record: magic, version (1 byte), shard (2),
 // incarnation (8), cluster id (the rest).
 func encodeFormat(o *Options) []byte {
 	b := append([]byte(formatMagic), formatVersion)
 	b = binary.BigEndian.AppendUint16(b, o.Shard)
-	b = binary.BigEndian.AppendUint64(b, firstIncarnation)
+	b = binary.BigEndian.AppendUint64(b, FirstIncarnation)
 	return append(b, o.Cluster...)
 }
 
