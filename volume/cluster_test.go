@@ -30,6 +30,9 @@ type metadata struct {
 
 	// fail, if set, decides before a command whether it is refused.
 	fail func(*metapb.Command) error
+	// silent, if set, is closed when queries are answered again.
+	silent chan struct{}
+	asked  int // queries that met silence
 	// applied, if set, sees every command that was applied.
 	applied func(*metapb.Command, *metapb.Result)
 }
@@ -77,6 +80,20 @@ func (m *metadata) apply(cmd *metapb.Command) (*metapb.Result, error) {
 	return rs[0], nil
 }
 
+// hush makes queries wait until the function it returns is called.
+func (m *metadata) hush() (speak func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	silent := make(chan struct{})
+	m.silent, m.asked = silent, 0
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.silent = nil
+		close(silent)
+	}
+}
+
 // gateway is one origin's client of the metadata.
 type gateway struct {
 	*metadata
@@ -121,6 +138,16 @@ func (g *gateway) Query(ctx context.Context, shard uint16, q *metapb.Query) (*me
 		return nil, vfs.Wrap("meta", err)
 	}
 	g.mu.Lock()
+	if silent := g.silent; silent != nil {
+		g.asked++
+		g.mu.Unlock()
+		select {
+		case <-silent:
+		case <-ctx.Done():
+			return nil, vfs.Wrap("meta", ctx.Err())
+		}
+		g.mu.Lock()
+	}
 	view := g.store.Snapshot()
 	g.mu.Unlock()
 	r := fsm.Query(view, nil, q)

@@ -249,7 +249,7 @@ func (v *Volume) Link(ctx context.Context, c *vfs.Cred, ino, dir vfs.Ino, name s
 		return vfs.Attr{}, vfs.DirChange{}, err
 	}
 	l := r.GetLink()
-	a, err := v.touched(ctx, x, attrOf(l.GetAttr()), op)
+	a, err := v.touched(patient(ctx), x, attrOf(l.GetAttr()), op)
 	return a, dirChangeOf(l.GetDir()), err
 }
 

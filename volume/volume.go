@@ -131,7 +131,7 @@ func detached[T any](ctx context.Context, v *Volume, op string, f func(context.C
 		return none, vfs.Wrap(op, err)
 	}
 	ok := v.spawn(func() {
-		val, err = f(v.ctx)
+		val, err = f(patient(v.ctx))
 		if settled.CompareAndSwap(false, true) {
 			close(done)
 		} else if err == nil && undo != nil {
@@ -187,13 +187,34 @@ func (v *Volume) apply(ctx context.Context, op string, c *vfs.Cred, cmd *metapb.
 	return r, nil
 }
 
+// patience marks the contexts of patient.
+type patience struct{}
+
+// patient is ctx for the queries of an operation that changes something: they
+// wait as long as ctx lasts. What was done must not be answered with an error that says
+// it was not, only because its attributes cannot be asked now.
+func patient(ctx context.Context) context.Context {
+	return context.WithValue(ctx, patience{}, true)
+}
+
+// query asks the metadata. Unless ctx is patient it does so for StallTimeout:
+// nothing is lost by giving up, and callers that wait hold what others need.
 func (v *Volume) query(ctx context.Context, op string, c *vfs.Cred, q *metapb.Query) (*metapb.QueryResult, error) {
 	q.Fs = v.cfg.FS
 	if c != nil {
 		q.Cred = pbCred(c)
 	}
-	r, err := v.cfg.Meta.Query(ctx, v.cfg.Shard, q)
+	asking := ctx
+	if ctx.Value(patience{}) == nil {
+		var stop context.CancelFunc
+		asking, stop = context.WithTimeout(ctx, v.cfg.StallTimeout)
+		defer stop()
+	}
+	r, err := v.cfg.Meta.Query(asking, v.cfg.Shard, q)
 	if err != nil {
+		if asking.Err() != nil && ctx.Err() == nil {
+			return nil, vfs.Errorf(vfs.KindUnavailable, op, "no answer from the metadata for %v: %w", v.cfg.StallTimeout, err)
+		}
 		return nil, errFor(op, err)
 	}
 	return r, nil
