@@ -183,8 +183,8 @@ func (c *cluster) sameState(shard uint16) {
 			if !ok {
 				continue
 			}
-			if st.Err != nil {
-				c.t.Fatalf("node %d: %v", i, st.Err)
+			if st.Err != "" {
+				c.t.Fatalf("node %d: %s", i, st.Err)
 			}
 			if state == 0 {
 				state, digest = st.State, string(st.Digest)

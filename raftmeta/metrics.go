@@ -1,11 +1,9 @@
 package raftmeta
 
 import (
-	"errors"
 	"strconv"
 	"time"
 
-	"github.com/hashicorp/raft"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -48,7 +46,7 @@ func newMetrics(s *Server) *metrics {
 		"level":    desc(labels, "feature_level", "The shard's feature level."),
 		"leader":   desc(labels, "leader", "1 if this replica leads and serves."),
 		"rounds":   desc(labels, "read_rounds", "Term-confirm rounds in the current leadership."),
-		"failures": desc(labels, "failed", "1 if the replica's state machine has stopped."),
+		"failures": desc(labels, "failed", "1 if the replica has stopped because its state machine or its log failed."),
 	}})
 	return m
 }
@@ -122,7 +120,7 @@ func (c *shardCollector) Collect(ch chan<- prometheus.Metric) {
 		put("level", float64(st.Level))
 		put("leader", b2f(st.Serving))
 		put("rounds", float64(st.ReadRounds))
-		put("failures", b2f(st.Err != nil && !errors.Is(st.Err, raft.ErrRaftShutdown)))
+		put("failures", b2f(st.Err != ""))
 	}
 }
 

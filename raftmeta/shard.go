@@ -49,7 +49,8 @@ type shard struct {
 	ctx    context.Context // of the leader loop
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
-	stop   sync.Once // stops a failed replica
+	stop   sync.Once             // stops a failed replica
+	reason atomic.Pointer[error] // why it stopped; nil while it runs
 }
 
 func (s *Server) openShard(id uint16) (_ *shard, err error) {
@@ -160,8 +161,13 @@ func (s stream) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, er
 	return s.Track(nc)
 }
 
-// fatal is called on Raft's FSM goroutine when the state machine stopped.
+// fatal is called on one of Raft's goroutines when the state machine or the log cannot go on. It stops
+// this replica; the others elect a leader among themselves.
 func (sh *shard) fatal(err error) {
+	if !sh.reason.CompareAndSwap(nil, &err) {
+		return
+	}
+	sh.log.Error("raftmeta: the replica stops until the server is started again", "err", err)
 	sh.wg.Add(1)
 	go func() {
 		defer sh.wg.Done()

@@ -23,7 +23,7 @@ type ShardStatus struct {
 	Digest     []byte // of the state at State
 	Level      uint32 // feature level
 	ReadRounds uint64 // term-confirm rounds since it took office
-	Err        error  // why the replica stopped
+	Err        string // why the replica stopped; "" while it runs
 }
 
 // Status reports all replicas of the server, by shard.
@@ -36,7 +36,10 @@ func (s *Server) Status() []ShardStatus {
 			Shard: sh.id, Replica: sh.info.ID, Role: sh.raft.State().String(),
 			Leader: string(leader), LeaderNode: mux.NodeOf(string(leader)), Voters: sh.voters(),
 			Term: sh.raft.CurrentTerm(), Commit: sh.raft.CommitIndex(),
-			Applied: h.Applied, State: h.State, Digest: h.Digest, Level: h.Level, Err: h.Err,
+			Applied: h.Applied, State: h.State, Digest: h.Digest, Level: h.Level,
+		}
+		if err := sh.reason.Load(); err != nil {
+			st.Err = (*err).Error()
 		}
 		if l := sh.lead.Load(); l != nil {
 			st.Serving, st.ReadRounds = true, l.confirm.Rounds()

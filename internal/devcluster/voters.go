@@ -190,8 +190,8 @@ func (v *voters) describe() string {
 		}
 		for _, st := range x.server.Status() {
 			s := fmt.Sprintf("%s shard %d: %s, term %d, committed %d, applied %d", x.name, st.Shard, st.Role, st.Term, st.Commit, st.Applied)
-			if st.Err != nil {
-				s += fmt.Sprintf(", stopped: %v", st.Err)
+			if st.Err != "" {
+				s += ", stopped: " + st.Err
 			}
 			parts = append(parts, s)
 		}

@@ -239,7 +239,6 @@ type Status struct {
 	State   uint64 // Raft index of the newest entry that reached the state machine
 	Level   uint32
 	Digest  []byte // of the state at State
-	Err     error  // why it stopped
 }
 
 // Status reports the newest published state.
@@ -247,7 +246,7 @@ func (h *Host) Status() Status {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	digest, _ := h.digests.at(h.state)
-	return Status{h.published, h.state, h.level, digest, h.stopped}
+	return Status{h.published, h.state, h.level, digest}
 }
 
 // DigestAt is the digest of the state after entry index, if it is known still.
