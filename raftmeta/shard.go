@@ -68,7 +68,7 @@ func (s *Server) openShard(id uint16) (_ *shard, err error) {
 		return nil, vfs.Wrap(op, err)
 	}
 	dir := s.node.ShardDir(id)
-	hlog := raftlog.New(sh.log, slog.LevelWarn)
+	hlog := raftlog.New(sh.log, slog.LevelInfo)
 	sh.logs, err = replica.OpenLogs(dir, sh.info, replica.LogOptions{Backend: o.Log, WALSegmentBytes: o.WALSegmentBytes, Logger: hlog.Named("log")})
 	if err != nil {
 		return nil, err

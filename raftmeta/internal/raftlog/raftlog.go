@@ -1,7 +1,11 @@
 // Package raftlog gives hashicorp/raft a logger that writes to slog.
 //
-// Raft reports expected things (an election, a peer that is down) as warnings and
-// errors, and repeats them with every heartbeat; so its records below a minimum level
+// Raft warns of what is routine (an election, no leader yet, a follower that is behind), and
+// calls an error what it gets over by itself (a peer that is down). To an
+// operator that is one level less: its errors become Warn, its warnings Info, its news Debug. What does need
+// an operator, a log or a state machine that failed, is reported as an error by package raftmeta itself.
+//
+// Raft also repeats itself with every heartbeat; so records below a minimum level
 // are dropped, and one that repeats the last message is written at most once in RepeatAfter,
 // with the number of those left out.
 package raftlog
@@ -22,7 +26,7 @@ import (
 // RepeatAfter is how long the repetition of a message is held back.
 const RepeatAfter = 10 * time.Second
 
-// New makes a logger that passes records from min on to to.
+// New makes a logger that passes records on to to; min is of slog's levels, after the translation.
 func New(to *slog.Logger, min slog.Level) hclog.Logger {
 	return &logger{to: to, min: min, seen: &seen{last: map[string]*repeat{}}}
 }
@@ -70,14 +74,12 @@ func (s *seen) allow(msg string, now time.Time) (bool, int) {
 
 func level(l hclog.Level) slog.Level {
 	switch l {
-	case hclog.Trace, hclog.Debug:
-		return slog.LevelDebug
-	case hclog.Warn:
-		return slog.LevelWarn
 	case hclog.Error:
-		return slog.LevelError
+		return slog.LevelWarn
+	case hclog.Warn:
+		return slog.LevelInfo
 	}
-	return slog.LevelInfo
+	return slog.LevelDebug
 }
 
 func (l *logger) Log(lv hclog.Level, msg string, args ...any) {
@@ -113,10 +115,10 @@ func (l *logger) Warn(msg string, args ...any)  { l.Log(hclog.Warn, msg, args...
 func (l *logger) Error(msg string, args ...any) { l.Log(hclog.Error, msg, args...) }
 
 func (l *logger) IsTrace() bool { return false }
-func (l *logger) IsDebug() bool { return l.min <= slog.LevelDebug }
-func (l *logger) IsInfo() bool  { return l.min <= slog.LevelInfo }
-func (l *logger) IsWarn() bool  { return l.min <= slog.LevelWarn }
-func (l *logger) IsError() bool { return l.min <= slog.LevelError }
+func (l *logger) IsDebug() bool { return l.min <= level(hclog.Debug) }
+func (l *logger) IsInfo() bool  { return l.min <= level(hclog.Info) }
+func (l *logger) IsWarn() bool  { return l.min <= level(hclog.Warn) }
+func (l *logger) IsError() bool { return l.min <= level(hclog.Error) }
 
 func (l *logger) ImpliedArgs() []any { return l.args }
 
@@ -145,15 +147,12 @@ func (l *logger) ResetNamed(name string) hclog.Logger {
 func (l *logger) SetLevel(hclog.Level) {}
 
 func (l *logger) GetLevel() hclog.Level {
-	switch {
-	case l.min <= slog.LevelDebug:
-		return hclog.Debug
-	case l.min <= slog.LevelInfo:
-		return hclog.Info
-	case l.min <= slog.LevelWarn:
-		return hclog.Warn
+	for _, lv := range []hclog.Level{hclog.Debug, hclog.Warn, hclog.Error} {
+		if l.min <= level(lv) {
+			return lv
+		}
 	}
-	return hclog.Error
+	return hclog.Off
 }
 
 func (l *logger) StandardLogger(*hclog.StandardLoggerOptions) *log.Logger {
