@@ -129,13 +129,17 @@ func (v *Volume) writeBlocks(e *inode, exts []newExtent) error {
 	return first
 }
 
-// writeBlock stores the bytes of x in a new block, however long it takes.
+// writeBlock stores the bytes of x in a new block, however long it takes. The
+// block's id stays the same over tries that fail for now: the bytes do not change while they
+// are flushed, and writing the same bytes again is idempotent, whatever a failed
+// try left behind. So an outage uses up no ids.
 func (v *Volume) writeBlock(e *inode, x *newExtent) error {
 	data := x.src.data()[x.seg.off-x.src.off : x.seg.end-x.src.off]
 	if x.seg.end != x.src.end() {
 		data = slices.Clip(data) // what follows belongs to the next block
 	}
 	owner := Owner{FS: v.cfg.FS, Ino: uint64(e.ino), Offset: x.seg.off}
+	var id uint64 // 0: none yet, as no block has it
 	return v.retry("flush", func() error {
 		if err := e.gone(); err != nil {
 			return err
@@ -146,14 +150,23 @@ func (v *Volume) writeBlock(e *inode, x *newExtent) error {
 		case <-v.ctx.Done():
 			return v.ctx.Err()
 		}
-		// Every try has an id of its own: what a failed one left behind is garbage.
-		id, err := v.ids.next(v.ctx, v)
-		if err != nil {
-			return err
+		if id == 0 {
+			var err error
+			if id, err = v.ids.next(v.ctx, v); err != nil {
+				return err
+			}
 		}
 		b, err := v.cfg.Blocks.Write(v.ctx, id, owner, data)
-		if err == nil {
+		switch k := vfs.KindOf(err); {
+		case err == nil:
 			x.seg.block = b
+		case k.Retryable() || k == vfs.KindCanceled:
+		case k == vfs.KindExists || k == vfs.KindFenced:
+			// The id is of no use, the bytes may go under another one.
+			err = vfs.Errorf(vfs.KindInternal, "flush", "block %#x cannot be written: %w", id, err)
+			fallthrough
+		default:
+			id = 0 // the error may be about the block
 		}
 		return err
 	})
@@ -185,7 +198,9 @@ func (v *Volume) retry(what string, f func() error) error {
 		default:
 			return err
 		}
-		v.cfg.Logger.Warn("flush: trying again", "what", what, "try", try, "err", err)
+		if n := v.troubles.failed(what, v.cfg.Now()); n > 0 {
+			v.cfg.Logger.Warn("volume: trying again", "what", what, "try", try, "failures", n, "err", err)
+		}
 		select {
 		case <-time.After(wait/2 + rand.N(wait/2)):
 		case <-v.ctx.Done():

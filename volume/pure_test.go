@@ -2,7 +2,9 @@ package volume
 
 import (
 	"bytes"
+	"slices"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -195,4 +197,27 @@ func TestExtentMap(t *testing.T) {
 			},
 		})
 	})
+}
+
+// TestTroubles: an outage is logged at once and then at doubling intervals.
+func TestTroubles(t *testing.T) {
+	var tr troubles
+	start := time.Unix(1000, 0)
+	var at []int
+	logged := 0
+	for s := 0; s <= 100; s++ {
+		if n := tr.failed("flush", start.Add(time.Duration(s)*time.Second)); n > 0 {
+			at = append(at, s)
+			logged += n
+		}
+	}
+	if want := []int{0, 1, 3, 7, 15, 31, 63}; !slices.Equal(at, want) || logged != 64 {
+		t.Errorf("logged after %v seconds, %d failures in all; want %v, 64", at, logged, want)
+	}
+	if n := tr.failed("commit", start.Add(100*time.Second)); n != 1 {
+		t.Errorf("the first failure of something else: %d", n)
+	}
+	if n := tr.failed("flush", start.Add(2*logIntervalMax)); n != 1 {
+		t.Errorf("the first failure of another outage: %d", n)
+	}
 }

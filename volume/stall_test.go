@@ -1,10 +1,15 @@
 package volume_test
 
 import (
+	"bytes"
 	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 	"github.com/rackfs/rackfs/volume"
 )
@@ -82,5 +87,105 @@ func TestChangesWaitForQueries(t *testing.T) {
 	speak()
 	if err := <-set; err != nil {
 		t.Fatal(err)
+	}
+}
+
+// counter is a log handler that counts warnings.
+type counter struct {
+	slog.Handler
+	n *atomic.Int64
+}
+
+func (counter) Enabled(context.Context, slog.Level) bool { return true }
+
+func (c counter) Handle(_ context.Context, r slog.Record) error {
+	if r.Level >= slog.LevelWarn {
+		c.n.Add(1)
+	}
+	return nil
+}
+
+// TestOutageCostsNothing: while no block can be written, a piece keeps its block
+// id, and the log tells it once, not for each of them.
+func TestOutageCostsNothing(t *testing.T) {
+	const blocks, tries = 8, 4
+	warnings := counter{slog.DiscardHandler, new(atomic.Int64)}
+	now := time.Now()
+	c := newCrashing(t, volume.Config{Logger: slog.New(warnings), Now: func() time.Time { return now }})
+	var mu sync.Mutex
+	seen := map[uint64]int{}
+	c.blocks.setFailWrite(func(id uint64, _ int) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if seen[id]++; seen[id] <= tries {
+			return vfs.KindUnavailable.Err("blocks")
+		}
+		return nil
+	})
+	f := create(t, c, "f")
+	p := fill(blocks*4<<20, 1)
+	write(t, c, f, 0, p, vfs.Unstable)
+	commit(t, c, f)
+	if got := read(t, c, f, 0, len(p)); !bytes.Equal(got, p) {
+		t.Fatal("bytes differ")
+	}
+	if len(seen) != blocks {
+		t.Errorf("%d block ids were used for %d blocks", len(seen), blocks)
+	}
+	for id, n := range seen {
+		if n != tries+1 {
+			t.Errorf("block %#x was written %d times, want %d", id, n, tries+1)
+		}
+	}
+	if n := warnings.n.Load(); n != 1 {
+		t.Errorf("%d warnings about one outage", n)
+	}
+}
+
+// TestUselessBlockID: an id that the block servers refuse is given up, not the
+// bytes.
+func TestUselessBlockID(t *testing.T) {
+	for _, k := range []vfs.Kind{vfs.KindExists, vfs.KindFenced, vfs.KindIO, vfs.KindCorrupt} {
+		t.Run(k.String(), func(t *testing.T) {
+			c := newCrashing(t, volume.Config{})
+			var bad uint64
+			c.blocks.setFailWrite(func(id uint64, _ int) error {
+				if bad == 0 {
+					bad = id
+				}
+				if id == bad {
+					return k.Err("blocks")
+				}
+				return nil
+			})
+			f := create(t, c, "f")
+			p := fill(50_000, 1)
+			write(t, c, f, 0, p, vfs.Unstable)
+			commit(t, c, f)
+			if got := read(t, c, f, 0, len(p)); !bytes.Equal(got, p) {
+				t.Fatal("bytes differ")
+			}
+		})
+	}
+}
+
+// TestBlockRange: ranges of block ids are used up before another is leased.
+func TestBlockRange(t *testing.T) {
+	c := newCrashing(t, volume.Config{})
+	var first, ids, ranges uint64
+	c.meta.applied = func(_ *metapb.Command, r *metapb.Result) {
+		if b := r.GetBlocks(); b != nil {
+			if ranges++; ranges == 2 && b.First != first+ids {
+				t.Errorf("%d ids of [%#x...) are left out before %#x", b.First-first-ids, first, b.First)
+			}
+			first, ids = b.First, uint64(b.Count)
+		}
+	}
+	f := create(t, c, "f")
+	for n := uint64(0); n == 0 || n <= ids; n++ {
+		write(t, c, f, 0, fill(5000, byte(n)), vfs.FileSync)
+	}
+	if ranges != 2 {
+		t.Errorf("%d ranges for %d blocks", ranges, ids+1)
 	}
 }

@@ -78,6 +78,7 @@ type Volume struct {
 	watches  watches
 	dirty    dirtyBytes
 	ids      blockIDs
+	troubles troubles
 	cache    *blockCache
 
 	blockWriters chan struct{} // slots for block writes
