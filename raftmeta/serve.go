@@ -25,8 +25,29 @@ const (
 	fieldItems = 2
 )
 
+// Roles in the certificate of who calls the metadata port. Voters have mux.RoleMeta.
+const (
+	RoleGateway = "gateway"
+	RoleAdmin   = "admin"
+)
+
+// mayCall reports whether a peer with these roles may call op. Everything that is in the metadata can be read
+// with OpQuery, the keys of file handles among it, so that a block server's certificate opens nothing here.
+func mayCall(p wire.Peer, op wire.Op) bool {
+	switch op {
+	case OpTerm: // asked by a leader for reads
+		return p.HasRole(mux.RoleMeta)
+	case OpInfo, OpPropose, OpQuery, OpLeader:
+		return p.HasRole(mux.RoleMeta) || p.HasRole(RoleGateway) || p.HasRole(RoleAdmin)
+	}
+	return true // serve refuses what it does not know
+}
+
 // serve is the handler of the metadata port.
 func (s *Server) serve(ctx context.Context, call *wire.Call) error {
+	if !mayCall(call.Peer, call.Op) {
+		return vfs.Errorf(vfs.KindPerm, "raftmeta.serve", "%s, with the roles %q, may not call operation %d: the certificate needs role %s or %s", call.Peer.Name, call.Peer.Roles, call.Op, RoleGateway, mux.RoleMeta)
+	}
 	switch call.Op {
 	case OpPropose:
 		return s.servePropose(ctx, call)
