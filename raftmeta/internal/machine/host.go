@@ -65,10 +65,7 @@ func Open(o Options, snaps *snapstore.Store) (*Host, error) {
 		o.MemTableBytes = DefaultMemTableBytes
 	}
 	h := &Host{opt: o, snaps: snaps}
-	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
-		return nil, vfs.Wrap(op, err)
-	}
-	if err := (vfile.OS{}).SyncDir(filepath.Dir(o.Dir)); err != nil {
+	if err := vfile.MkdirAllSync(o.Dir, 0o700); err != nil {
 		return nil, vfs.Wrap(op, err)
 	}
 	name, err := current(o.Dir)

@@ -76,10 +76,7 @@ func Format(dir string, cluster []byte, node string, shards []uint16, log Backen
 	if log != WAL && log != Bolt {
 		return nil, vfs.Errorf(vfs.KindInvalid, op, "log backend %q: use %s or %s", log, WAL, Bolt)
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, vfs.Wrap(op, err)
-	}
-	if err := syncDir(filepath.Dir(filepath.Clean(dir))); err != nil {
+	if err := vfile.MkdirAllSync(dir, 0o700); err != nil {
 		return nil, vfs.Wrap(op, err)
 	}
 	lock, err := vfile.OS{}.Lock(filepath.Join(dir, lockFile))

@@ -66,11 +66,8 @@ var _ raft.SnapshotStore = (*Store)(nil)
 // Open opens the store in dir, creating it if needed, and removes what a crash left half done.
 func Open(dir string, retain int, log *slog.Logger) (*Store, error) {
 	const op = "snapstore.open"
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, vfs.Wrap(op, err)
-	}
 	// The log is dropped because of what is in here: its name must not get lost.
-	if err := (vfile.OS{}).SyncDir(filepath.Dir(dir)); err != nil {
+	if err := vfile.MkdirAllSync(dir, 0o700); err != nil {
 		return nil, vfs.Wrap(op, err)
 	}
 	s := &Store{dir: dir, retain: max(retain, 1), log: log, open: map[string]int{}}
