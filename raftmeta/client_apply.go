@@ -57,12 +57,13 @@ func (c *Client) Apply(ctx context.Context, shard uint16, cmd *metapb.Command) (
 	return o.result, nil
 }
 
-// idempotent reports commands that metapb allows without an origin.
+// idempotent reports commands that metapb allows without an origin. Records of NFS clients are not among
+// them: they come and go, and a delayed duplicate could bring back one that was removed.
 func idempotent(cmd *metapb.Command) bool {
 	switch cmd.Op.(type) {
 	case *metapb.Command_RegisterOrigin, *metapb.Command_RaiseLevel, *metapb.Command_Purge,
 		*metapb.Command_PutFileSystem, *metapb.Command_PutStore, *metapb.Command_PutPool,
-		*metapb.Command_PutKey, *metapb.Command_PutNfsClient:
+		*metapb.Command_PutKey:
 		return true
 	}
 	return false

@@ -81,13 +81,13 @@ func (m *Machine) exec(c *metapb.Command) (*metapb.Result, error) {
 	return r, nil
 }
 
-// idempotent reports whether c may come without an identity.
+// idempotent reports whether c may come without an identity: a delayed duplicate of it does no harm.
+// PutNFSClient is not: one could bring back a record that was removed since.
 func idempotent(c *metapb.Command) bool {
 	switch c.Op.(type) {
 	case *metapb.Command_RegisterOrigin, *metapb.Command_ExpireOrigin, *metapb.Command_RaiseLevel,
 		*metapb.Command_Purge, *metapb.Command_CreateNamespace,
-		*metapb.Command_PutFileSystem, *metapb.Command_PutStore, *metapb.Command_PutPool, *metapb.Command_PutKey,
-		*metapb.Command_PutNfsClient, *metapb.Command_RemoveNfsClient:
+		*metapb.Command_PutFileSystem, *metapb.Command_PutStore, *metapb.Command_PutPool, *metapb.Command_PutKey:
 		return true
 	}
 	return false

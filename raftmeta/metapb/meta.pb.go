@@ -243,7 +243,7 @@ func (x *Entry) GetCommands() []*Command {
 // stored result is answered again; a lower seq: KindSuperseded; an origin that
 // is not registered (any more): KindUnknownOrigin. A higher seq forgets the
 // slot's older results. origin 0 is allowed only for commands that are idempotent
-// by themselves (RegisterOrigin, PutX, RaiseLevel, Purge).
+// by themselves (RegisterOrigin, RaiseLevel, Purge, PutX but for PutNFSClient).
 type Identity struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Origin        uint64                 `protobuf:"varint,1,opt,name=origin,proto3" json:"origin,omitempty"`
