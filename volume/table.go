@@ -243,22 +243,22 @@ func (v *Volume) evict(ctx context.Context) bool {
 		t.take(e)
 	}
 	t.mu.Unlock()
-	v.giveBack(ctx, old, over > 0)
+	v.giveBack(old, func(e *inode) { v.giveBackIdle(ctx, e, over > 0) })
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return len(old) == round && len(t.inodes) < before && ctx.Err() == nil
 }
 
-// giveBack returns the leases of entries that are held, clean and not open, and
-// releases the entries.
-func (v *Volume) giveBack(ctx context.Context, entries []*inode, flush bool) {
+// giveBack runs one for entries that are held, several at a time, and releases
+// the entries.
+func (v *Volume) giveBack(entries []*inode, one func(*inode)) {
 	const parallel = 64
 	slots := make(chan struct{}, parallel)
 	var wg sync.WaitGroup
 	for _, e := range entries {
 		slots <- struct{}{}
 		wg.Go(func() {
-			v.giveBackOne(ctx, e, flush)
+			one(e)
 			v.release(e)
 			<-slots
 		})
@@ -266,7 +266,8 @@ func (v *Volume) giveBack(ctx context.Context, entries []*inode, flush bool) {
 	wg.Wait()
 }
 
-func (v *Volume) giveBackOne(ctx context.Context, e *inode, flush bool) {
+// giveBackIdle returns the lease of e if that is clean and nobody uses it.
+func (v *Volume) giveBackIdle(ctx context.Context, e *inode, flush bool) {
 	if !e.gate.TryAcquire(gateWide) {
 		return // somebody uses it
 	}
@@ -274,6 +275,12 @@ func (v *Volume) giveBackOne(ctx context.Context, e *inode, flush bool) {
 	if v.isOpen(e) {
 		return
 	}
+	v.giveBackLease(ctx, e, flush)
+}
+
+// giveBackLease returns the lease of e, whose gate the caller holds
+// exclusively. If e is dirty it is flushed instead (if flush), and keeps the lease.
+func (v *Volume) giveBackLease(ctx context.Context, e *inode, flush bool) {
 	e.mu.Lock()
 	if len(e.chunks) > 0 {
 		if flush {
@@ -298,7 +305,19 @@ func (v *Volume) giveBackOne(ctx context.Context, e *inode, flush bool) {
 	}
 }
 
-// releaseAll gives all leases back.
+// releaseAll gives all leases back, also of files that are open: NFS clients reclaim
+// their opens from the next incarnation, which continues the change values where
+// this one ends.
 func (v *Volume) releaseAll(ctx context.Context) {
-	v.giveBack(ctx, v.all(func(e *inode) bool { return true }), false)
+	leased := v.all(func(e *inode) bool {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		return e.leased()
+	})
+	v.giveBack(leased, func(e *inode) {
+		if e.gate.Acquire(ctx, gateWide) == nil {
+			defer e.gate.Release(gateWide)
+			v.giveBackLease(ctx, e, false)
+		}
+	})
 }

@@ -153,7 +153,8 @@ func detached[T any](ctx context.Context, v *Volume, op string, f func(context.C
 	return val, err
 }
 
-// Shutdown flushes everything, gives the leases back and ends background work.
+// Shutdown flushes everything, gives the leases back, also those of open files,
+// and ends background work. Nobody may use the volume meanwhile.
 // When ctx ends first, what is not flushed is lost, as in a crash, and its
 // error is returned.
 func (v *Volume) Shutdown(ctx context.Context) error {
