@@ -30,6 +30,8 @@ type Limits struct {
 	RPC   rpc.Limits
 	State state.Limits
 	MaxIO int // bytes of one READ or WRITE, 1 MiB
+
+	ReadMemory int // bytes of READ data held, all connections together, 256 MiB
 }
 
 // Config of a Server.
@@ -115,7 +117,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s.v4 = v4.New(v4.Config{
 		State: s.state, Store: cfg.Store, Exports: s.exports, Ring: ring, Cluster: cfg.Cluster,
 		Owner: identity, Scope: identity, Release: cfg.Release,
-		MaxIO: cfg.Limits.MaxIO, Now: cfg.Clock, Logger: cfg.Logger, Observer: m,
+		MaxIO: cfg.Limits.MaxIO, ReadMemory: cfg.Limits.ReadMemory, Now: cfg.Clock, Logger: cfg.Logger, Observer: m,
 	})
 	s.rpc = rpc.NewServer(rpc.Config{
 		Limits: cfg.Limits.RPC,

@@ -50,6 +50,7 @@ type compound struct {
 	credRule *export.Rule // whose squash cred is under
 	cred     vfs.Cred
 
+	buffered bool   // the reply may hold a readBuffer
 	keepBody bool   // the running operation's result has a body although it failed
 	replay   []byte // the whole reply, from the reply cache
 	scratch  []byte

@@ -103,6 +103,11 @@ func newWorld(t testing.TB) *world {
 }
 
 func newWorldOf(t testing.TB, mem *memfs.FS, fs vfs.FS, maxIO int) *world {
+	return newWorldWith(t, mem, fs, v4.Config{MaxIO: maxIO})
+}
+
+// newWorldWith is newWorldOf a server with the limits of cfg.
+func newWorldWith(t testing.TB, mem *memfs.FS, fs vfs.FS, cfg v4.Config) *world {
 	w := &world{t: t, fs: mem, store: &memStore{}, now: time.Unix(1_700_000_000, 0)}
 	w.exports = export.NewSet(w.table(exportOf(1, "/default", fs, export.ReadWrite, export.SquashNone)))
 	ring, err := handle.NewRing(cluster, []handle.Key{{ID: 1, Secret: [16]byte{42}}})
@@ -113,7 +118,7 @@ func newWorldOf(t testing.TB, mem *memfs.FS, fs vfs.FS, maxIO int) *world {
 	w.state = state.New(state.Config{Lease: lease, Boot: 1}, w.clock())
 	w.v4 = v4.New(v4.Config{
 		State: w.state, Store: w.store, Exports: w.exports, Ring: ring, Cluster: cluster,
-		Owner: []byte("test"), Scope: []byte("test"), Release: "test", MaxIO: maxIO, Now: w.clock,
+		Owner: []byte("test"), Scope: []byte("test"), Release: "test", MaxIO: cfg.MaxIO, ReadMemory: cfg.ReadMemory, Now: w.clock,
 	})
 	srv := rpc.NewServer(rpc.Config{Closed: w.v4.ConnClosed})
 	srv.Register(v4.Program, v4.Version, v4.Version, w.v4)

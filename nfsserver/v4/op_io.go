@@ -1,6 +1,9 @@
 package v4
 
 import (
+	"context"
+	"time"
+
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
 
 	"github.com/rackfs/rackfs/internal/xdr"
@@ -12,10 +15,14 @@ import (
 // the reply; longer ones go out from a buffer of their own by writev.
 const inlineRead = 16 << 10
 
+// readMemoryWait is how long a READ waits for memory before its client is told
+// to come again, and the connection's worker is free for something else.
+const readMemoryWait = 5 * time.Second
+
 // readBuffer holds one READ's data until it was written to the client.
 type readBuffer struct {
 	b       []byte
-	release func() // puts it back
+	release func() // puts it and its memory back
 }
 
 // startIO decides whether a stateid allows want on the current filehandle. With
@@ -68,7 +75,10 @@ func (c *compound) opRead() status {
 	if count <= inlineRead {
 		return c.readInline(offset, count)
 	}
-	buf := c.s.buffers.Get().(*readBuffer)
+	buf := c.readBuffer()
+	if buf == nil {
+		return nfsv4.NFS4ERR_DELAY
+	}
 	n, eof, err := c.cur.export.FS.Read(c.ctx, c.cur.ino, offset, buf.b[:count])
 	if err != nil {
 		buf.release()
@@ -78,6 +88,25 @@ func (c *compound) opRead() status {
 	c.r.AttachOpaque(buf.b[:n], buf.release)
 	c.observe(n, 0)
 	return nfsv4.NFS4_OK
+}
+
+// readBuffer takes a buffer out of the memory for READs; nil if there is none for now.
+// A compound that has one does not wait for another: those who wait hold nothing, so the
+// buffers in use come back.
+func (c *compound) readBuffer() *readBuffer {
+	size := int64(c.s.cfg.MaxIO)
+	if !c.s.readMemory.TryAcquire(size) {
+		if c.buffered {
+			return nil
+		}
+		ctx, stop := context.WithTimeout(c.ctx, readMemoryWait)
+		defer stop()
+		if c.s.readMemory.Acquire(ctx, size) != nil {
+			return nil
+		}
+	}
+	c.buffered = true
+	return c.s.buffers.Get().(*readBuffer)
 }
 
 func (c *compound) readInline(offset uint64, count int) status {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/rackfs/rackfs/nfsserver/export"
 	"github.com/rackfs/rackfs/nfsserver/handle"
@@ -30,6 +31,10 @@ const (
 
 // DefaultMaxIO is the largest READ and WRITE in bytes.
 const DefaultMaxIO = 1 << 20
+
+// DefaultReadMemory is how many bytes of READ data are being read or wait to be
+// sent, all connections together.
+const DefaultReadMemory = 256 << 20
 
 // Observer hears of every operation, for metrics. Methods are called
 // concurrently and must be quick.
@@ -54,10 +59,11 @@ type Config struct {
 	Owner, Scope []byte
 	Release      string // of the software, told to clients
 
-	MaxIO    int              // bytes of one READ or WRITE, DefaultMaxIO
-	Now      func() time.Time // the clock, time.Now
-	Logger   *slog.Logger     // slog.Default()
-	Observer Observer         // may be nil
+	MaxIO      int              // bytes of one READ or WRITE, DefaultMaxIO
+	ReadMemory int              // bytes of READ data held, all connections together, DefaultReadMemory
+	Now        func() time.Time // the clock, time.Now
+	Logger     *slog.Logger     // slog.Default()
+	Observer   Observer         // may be nil
 }
 
 // Server interprets COMPOUNDs. It is safe for concurrent use.
@@ -67,6 +73,10 @@ type Server struct {
 
 	compounds sync.Pool // of *compound
 	buffers   sync.Pool // of *readBuffer, MaxIO long
+
+	// readMemory is what the buffers in use take: clients decide how many are waiting to
+	// be sent, by not reading.
+	readMemory *semaphore.Weighted
 
 	// fileSystems holds the vfs.FS by id of every file system that ever had an
 	// open here: closes must reach it after its export was taken away.
@@ -84,12 +94,18 @@ func New(cfg Config) *Server {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	s := &Server{cfg: cfg}
+	if cfg.ReadMemory == 0 {
+		cfg.ReadMemory = DefaultReadMemory
+	}
+	s := &Server{cfg: cfg, readMemory: semaphore.NewWeighted(int64(max(cfg.ReadMemory, cfg.MaxIO)))}
 	s.ring.Store(cfg.Ring)
 	s.compounds.New = func() any { return &compound{} }
 	s.buffers.New = func() any {
 		b := &readBuffer{b: make([]byte, cfg.MaxIO)}
-		b.release = func() { s.buffers.Put(b) }
+		b.release = func() {
+			s.buffers.Put(b)
+			s.readMemory.Release(int64(cfg.MaxIO))
+		}
 		return b
 	}
 	return s
