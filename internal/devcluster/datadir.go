@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/vfs"
 )
 
@@ -53,7 +54,7 @@ type dataDir struct {
 // that was asked for; zero fields mean "what is there, or the default".
 func openDataDir(dir string, want shape, defaults shape) (*dataDir, error) {
 	const op = "open data directory"
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := vfile.MkdirAllSync(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("%s: %w", op, err)
 	}
 	if err := refuseForeign(dir); err != nil {
@@ -177,10 +178,6 @@ func (d *dataDir) makeShape(want, defaults shape) error {
 	s.Cluster = hex.EncodeToString(id[:])
 	d.shape, d.fresh = s, true
 	if err := d.saveShape(); err != nil {
-		return fmt.Errorf("make data directory: %w", err)
-	}
-	// The directory may be new itself.
-	if err := syncDir(filepath.Dir(filepath.Clean(d.path))); err != nil {
 		return fmt.Errorf("make data directory: %w", err)
 	}
 	return nil

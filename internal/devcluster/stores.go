@@ -17,6 +17,7 @@ import (
 	"github.com/rackfs/rackfs/blockstore/store"
 	"github.com/rackfs/rackfs/internal/wire"
 	"github.com/rackfs/rackfs/placement"
+	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 )
@@ -76,7 +77,8 @@ func (c *Cluster) startStores(ctx context.Context) error {
 func (c *Cluster) startStore(ctx context.Context, n *blockNode, cache *pebble.Cache) error {
 	s, err := store.Open(ctx, store.Options{
 		Dir: c.dir.sub(n.name), Cluster: segment.ID(c.dir.shape.clusterID()), Create: !c.dir.shape.Formed,
-		SegmentSize: segmentBytes, IndexCache: cache, Logger: c.log.With("node", n.name),
+		MetadataIncarnation: raftmeta.FirstIncarnation,
+		SegmentSize:         segmentBytes, IndexCache: cache, Logger: c.log.With("node", n.name),
 		Metrics: store.NewMetrics(c.reg, prometheus.Labels{"node": n.name}),
 	})
 	if err != nil {
