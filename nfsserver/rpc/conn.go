@@ -40,6 +40,7 @@ type endpoint struct {
 	startTLS func(ctx context.Context, nc net.Conn) (net.Conn, error)
 	log      *slog.Logger
 	memory   *semaphore.Weighted
+	waiting  atomic.Int64    // connections that wait for memory
 	ctx      context.Context // of all calls
 	reading  context.Context // ends with ctx or stopReading: read no more calls
 	drain    <-chan struct{} // reading.Done()
@@ -86,6 +87,7 @@ type Conn struct {
 	rr      recordReader
 	machine string
 	tls     bool
+	arrival time.Time // when the record that is being read must be there; zero: it holds no memory
 
 	wmu sync.Mutex
 	// Fields protected by wmu.
@@ -120,7 +122,7 @@ func newConn(ep *endpoint, id uint64, nc net.Conn) *Conn {
 		done:     make(chan struct{}),
 		pending:  make(map[uint32]*pendingCall),
 	}
-	c.rr.br = bufio.NewReaderSize(nc, readBufferSize)
+	c.rr.br = bufio.NewReaderSize(&stream{c, nc}, readBufferSize)
 	return c
 }
 
@@ -303,19 +305,12 @@ func (c *Conn) readCall(xid uint32) error {
 			return errDraining
 		}
 	}
-	// A record in several fragments may become as large as any.
-	memory := int64(c.rr.left)
-	if !c.rr.last {
-		memory = int64(c.ep.limits.MaxRecord)
+	memory, err := c.reserve()
+	if err != nil {
+		<-c.tokens
+		return err
 	}
-	if !c.ep.memory.TryAcquire(memory) {
-		c.ep.stats.stalled.Add(1)
-		if err := c.ep.memory.Acquire(c.ep.reading, memory); err != nil {
-			<-c.tokens
-			return errDraining
-		}
-	}
-	buf, body, err := c.readRest()
+	buf, body, err := c.readCallRest()
 	if err != nil {
 		c.ep.memory.Release(memory)
 		<-c.tokens
@@ -363,6 +358,15 @@ func (c *Conn) readRest() (*buffer, []byte, error) {
 	if err := c.awaitRest(); err != nil {
 		return nil, nil, err
 	}
+	return c.rr.rest(c.ep.bufs)
+}
+
+// readCallRest is readRest of a CALL, which holds memory.
+func (c *Conn) readCallRest() (*buffer, []byte, error) {
+	if err := c.beginArrival(); err != nil {
+		return nil, nil, err
+	}
+	defer c.endArrival()
 	return c.rr.rest(c.ep.bufs)
 }
 

@@ -22,6 +22,9 @@
 // afterwards. Replies that become ready while another one is being written are
 // sent together with the next writev. Order of replies is that of completion.
 //
+// Records take from Limits.Memory when their bytes arrive, not when they are
+// announced; arrive.go says how those that never do are kept from starving others.
+//
 // The context of a call does not end when its connection breaks: what it
 // changes is kept for the client's retry in the session's reply cache. It ends when Shutdown
 // runs out of patience.

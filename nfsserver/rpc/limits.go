@@ -10,23 +10,25 @@ import (
 
 // Limits bound what a connection costs. Zero fields take the defaults.
 type Limits struct {
-	MaxRecord     int           // bytes of one record, default 1 MiB + 64 KiB
-	Workers       int           // concurrent calls of one connection, default 64
-	MaxConns      int           // connections of a server, default 4096
-	Memory        int           // bytes of call records held, all connections together, default 512 MiB
-	IdleTimeout   time.Duration // without a call before the connection is closed, default 15 min
-	RecordTimeout time.Duration // for the rest of a record that has begun, default 1 min
-	WriteTimeout  time.Duration // for the peer to take one batch of replies, default 1 min
+	MaxRecord      int           // bytes of one record, default 1 MiB + 64 KiB
+	Workers        int           // concurrent calls of one connection, default 64
+	MaxConns       int           // connections of a server, default 4096
+	Memory         int           // bytes of call records held, all connections together, default 512 MiB
+	IdleTimeout    time.Duration // without a call before the connection is closed, default 15 min
+	RecordTimeout  time.Duration // for the rest of a record that has begun, default 1 min
+	CrowdedTimeout time.Duration // for the same while others wait for Memory, default 5 s
+	WriteTimeout   time.Duration // for the peer to take one batch of replies, default 1 min
 }
 
 const (
-	defaultMaxRecord     = 1<<20 + 64<<10
-	defaultWorkers       = 64
-	defaultMaxConns      = 4096
-	defaultMemory        = 512 << 20
-	defaultIdleTimeout   = 15 * time.Minute
-	defaultRecordTimeout = time.Minute
-	defaultWriteTimeout  = time.Minute
+	defaultMaxRecord      = 1<<20 + 64<<10
+	defaultWorkers        = 64
+	defaultMaxConns       = 4096
+	defaultMemory         = 512 << 20
+	defaultIdleTimeout    = 15 * time.Minute
+	defaultRecordTimeout  = time.Minute
+	defaultCrowdedTimeout = 5 * time.Second
+	defaultWriteTimeout   = time.Minute
 
 	// maxFragments of one record; a sender that needs more is not honest.
 	maxFragments = 4096
@@ -59,6 +61,7 @@ func (l Limits) withDefaults() Limits {
 	or(&l.Memory, defaultMemory)
 	orTime(&l.IdleTimeout, defaultIdleTimeout)
 	orTime(&l.RecordTimeout, defaultRecordTimeout)
+	orTime(&l.CrowdedTimeout, defaultCrowdedTimeout)
 	orTime(&l.WriteTimeout, defaultWriteTimeout)
 	return l
 }

@@ -123,12 +123,17 @@ func (r *recordReader) prefix(p *[prefixSize]byte) error {
 	return nil
 }
 
+// arrived waits until the rest of the fragment is in our buffer, or as much of it as that
+// takes.
+func (r *recordReader) arrived() error {
+	_, err := r.br.Peek(min(r.left, readBufferSize))
+	return noEOF(err, true)
+}
+
 // rest reads what follows the prefix into a buffer from p.
 func (r *recordReader) rest(p *buffers) (*buffer, []byte, error) {
-	if r.left > readBufferSize {
-		if _, err := r.br.Peek(readBufferSize); err != nil {
-			return nil, nil, noEOF(err, true)
-		}
+	if err := r.arrived(); err != nil {
+		return nil, nil, err
 	}
 	buf := p.get(r.left)
 	n := 0

@@ -51,6 +51,6 @@ func (c *Conn) upgrade(req *Request) error {
 		return nc.Close()
 	}
 	c.tls = true
-	c.rr.br = bufio.NewReaderSize(nc, readBufferSize)
+	c.rr.br = bufio.NewReaderSize(&stream{c, nc}, readBufferSize)
 	return nil
 }
