@@ -366,41 +366,48 @@ func (r *reader) blockStates(q *metapb.BlockStatesQ) (*metapb.QueryResult, error
 			// "dead" from a shard that does not know would lose data.
 			return nil, vfs.Errorf(vfs.KindInvalid, op, "block %#x is not of shard %d", id, f.shard)
 		}
-		s, err := r.blockState(id)
+		s, pg, err := r.blockState(id)
 		if err != nil {
 			return nil, err
 		}
-		res.States = append(res.States, s)
+		res.States, res.Pgs = append(res.States, s), append(res.Pgs, pg)
 	}
 	return &metapb.QueryResult{R: &metapb.QueryResult_BlockStates{BlockStates: res}}, nil
 }
 
-func (r *reader) blockState(id uint64) (metapb.BlockState, error) {
-	for _, p := range [...]struct {
-		prefix string
-		state  metapb.BlockState
-	}{{"b/", metapb.BlockState_BLOCK_LIVE}, {"x/", metapb.BlockState_BLOCK_DYING}} {
-		r.key = appendID(r.key[:0], p.prefix, id)
-		if _, ok, err := r.view.Get(r.key); err != nil || ok {
-			return p.state, err
+func (r *reader) blockState(id uint64) (state metapb.BlockState, pg uint32, err error) {
+	var live metapb.BlockRecord
+	r.key = appendID(r.key[:0], "b/", id)
+	if b, ok, err := r.view.Get(r.key); err != nil || ok {
+		if err == nil {
+			err = live.UnmarshalVT(b)
 		}
+		return metapb.BlockState_BLOCK_LIVE, live.Pg, err
+	}
+	var dying metapb.DyingRecord
+	r.key = appendID(r.key[:0], "x/", id)
+	if b, ok, err := r.view.Get(r.key); err != nil || ok {
+		if err == nil {
+			err = dying.UnmarshalVT(b)
+		}
+		return metapb.BlockState_BLOCK_DYING, dying.Pg, err
 	}
 	var rec metapb.RangeRecord
 	r.key = appendID(r.key[:0], "r/", id&(1<<blockShardShift-1)>>blockUnitShift)
 	b, ok, err := r.view.Get(r.key)
 	if err != nil || !ok {
-		return metapb.BlockState_BLOCK_DEAD, err
+		return metapb.BlockState_BLOCK_DEAD, 0, err
 	}
 	if err := rec.UnmarshalVT(b); err != nil {
-		return 0, corrupt("range: %w", err)
+		return 0, 0, corrupt("range: %w", err)
 	}
 	if id%blockUnit >= uint64(rec.Count) {
-		return metapb.BlockState_BLOCK_DEAD, nil
+		return metapb.BlockState_BLOCK_DEAD, 0, nil
 	}
 	if alive, err := r.registered(rec.Origin); err != nil || !alive {
-		return metapb.BlockState_BLOCK_DEAD, err
+		return metapb.BlockState_BLOCK_DEAD, 0, err
 	}
-	return metapb.BlockState_BLOCK_LEASED, nil
+	return metapb.BlockState_BLOCK_LEASED, 0, nil
 }
 
 // all decodes every record whose key begins with prefix.

@@ -5582,8 +5582,11 @@ func (x *StatFSR) GetQuotaBytes() uint64 {
 }
 
 type BlockStatesR struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	States        []BlockState           `protobuf:"varint,1,rep,packed,name=states,proto3,enum=rackfs.meta.v1.BlockState" json:"states,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	States []BlockState           `protobuf:"varint,1,rep,packed,name=states,proto3,enum=rackfs.meta.v1.BlockState" json:"states,omitempty"`
+	// The placement group of each live or dying block, else 0. A block is in one
+	// group: shards of its id in another are what an abandoned write left, and dead.
+	Pgs           []uint32 `protobuf:"varint,2,rep,packed,name=pgs,proto3" json:"pgs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5621,6 +5624,13 @@ func (*BlockStatesR) Descriptor() ([]byte, []int) {
 func (x *BlockStatesR) GetStates() []BlockState {
 	if x != nil {
 		return x.States
+	}
+	return nil
+}
+
+func (x *BlockStatesR) GetPgs() []uint32 {
+	if x != nil {
+		return x.Pgs
 	}
 	return nil
 }
@@ -7587,9 +7597,10 @@ const file_meta_proto_rawDesc = "" +
 	"\vused_inodes\x18\x02 \x01(\x04R\n" +
 	"usedInodes\x12\x1f\n" +
 	"\vquota_bytes\x18\x03 \x01(\x04R\n" +
-	"quotaBytes\"B\n" +
+	"quotaBytes\"T\n" +
 	"\fBlockStatesR\x122\n" +
-	"\x06states\x18\x01 \x03(\x0e2\x1a.rackfs.meta.v1.BlockStateR\x06states\"\xc7\x01\n" +
+	"\x06states\x18\x01 \x03(\x0e2\x1a.rackfs.meta.v1.BlockStateR\x06states\x12\x10\n" +
+	"\x03pgs\x18\x02 \x03(\rR\x03pgs\"\xc7\x01\n" +
 	"\n" +
 	"ShardInfoR\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x14\n" +
