@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/internal/wire"
 	"github.com/rackfs/rackfs/raftmeta/internal/replica"
 )
@@ -84,6 +85,8 @@ type Options struct {
 	PurgeInterval time.Duration
 	// CheckInterval is how often a leader compares the voters' digests; default 10 s.
 	CheckInterval time.Duration
+
+	files vfile.FS // of raft-wal's segments; nil: the operating system's
 }
 
 func orDefault[T int | int64 | uint64 | time.Duration](v, def T) T {

@@ -49,6 +49,7 @@ type shard struct {
 	ctx    context.Context // of the leader loop
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+	opened chan struct{}         // closed when openShard returns: the fields above are set
 	stop   sync.Once             // stops a failed replica
 	reason atomic.Pointer[error] // why it stopped; nil while it runs
 }
@@ -56,9 +57,10 @@ type shard struct {
 func (s *Server) openShard(id uint16) (_ *shard, err error) {
 	const op = "raftmeta.open"
 	o := s.opt
-	sh := &shard{s: s, id: id, log: o.Logger.With("shard", id)}
+	sh := &shard{s: s, id: id, log: o.Logger.With("shard", id), opened: make(chan struct{})}
 	sh.ctx, sh.cancel = context.WithCancel(context.Background())
 	defer func() {
+		close(sh.opened)
 		if err != nil {
 			sh.quiesce()
 			sh.close()
@@ -69,7 +71,10 @@ func (s *Server) openShard(id uint16) (_ *shard, err error) {
 	}
 	dir := s.node.ShardDir(id)
 	hlog := raftlog.New(sh.log, slog.LevelInfo)
-	sh.logs, err = replica.OpenLogs(dir, sh.info, replica.LogOptions{Backend: o.Log, WALSegmentBytes: o.WALSegmentBytes, Logger: hlog.Named("log")})
+	sh.logs, err = replica.OpenLogs(dir, sh.info, replica.LogOptions{
+		Backend: o.Log, WALSegmentBytes: o.WALSegmentBytes, Files: o.files, Logger: hlog.Named("log"),
+		OnFail: func(err error) { sh.fatal(vfs.Wrap("raftmeta.log", err)) },
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -171,6 +176,7 @@ func (sh *shard) fatal(err error) {
 	sh.wg.Add(1)
 	go func() {
 		defer sh.wg.Done()
+		<-sh.opened // Raft's goroutines start before NewRaft returns
 		// Not while commands are in progress: their futures are answered by the running Raft.
 		sh.shutdown()
 	}()
@@ -181,6 +187,9 @@ func (sh *shard) shutdown() {
 	sh.stop.Do(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 		defer cancel()
+		if sh.batch == nil {
+			return
+		}
 		if err := sh.batch.Close(ctx); err != nil {
 			sh.log.Warn("raftmeta: commands in progress were abandoned")
 		}

@@ -23,4 +23,12 @@
 // segment's name is made durable when it is created. raft-wal's own file layer
 // does that at the first sync instead, and forgets it when the process is killed
 // in between and recovers the segment; so Open also syncs the directories.
+//
+// # When the log fails
+//
+// A write or sync that failed breaks the log, of either backend, until it is opened
+// again: see walFS and fault. The replica stops then, and acknowledges nothing more. On opening,
+// the segment that is recovered is synced and dropped from the page cache, so that recovery finds
+// what the device holds. The stable store needs none of this: Raft gives no vote that was
+// not saved, and panics when it cannot save its term.
 package replica

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	wal "github.com/hashicorp/raft-wal"
+	"github.com/hashicorp/raft-wal/metadb"
 	"github.com/hashicorp/raft-wal/segment"
 	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/vfs"
@@ -33,6 +34,9 @@ type LogOptions struct {
 	WALSegmentBytes int      // default DefaultSegmentBytes
 	Files           vfile.FS // default the operating system's; raft-wal segments only
 	Logger          hclog.Logger
+
+	// OnFail is called once, by who changes the log, when a change failed: all later ones will. It must not wait for Raft.
+	OnFail func(error)
 }
 
 // Logs are the opened log and stable store of a replica.
@@ -40,6 +44,7 @@ type Logs struct {
 	*raft.LogCache // not the interface: Raft has to see that raft-wal is a raft.MonotonicLogStore
 	Stable         raft.StableStore
 	closers        []io.Closer
+	fault          fault
 }
 
 var _ raft.MonotonicLogStore = (*Logs)(nil)
@@ -88,7 +93,7 @@ func openLogs(dir string, info Info, o LogOptions, fresh bool) (*Logs, error) {
 	var store raft.LogStore
 	switch info.Log {
 	case WAL:
-		w, err := openWAL(filepath.Join(dir, walDir), o)
+		w, err := openWAL(filepath.Join(dir, walDir), o, &l.fault)
 		if err != nil {
 			return fail(err)
 		}
@@ -110,6 +115,7 @@ func openLogs(dir string, info Info, o LogOptions, fresh bool) (*Logs, error) {
 	if l.LogCache, err = raft.NewLogCache(logCacheEntries, store); err != nil {
 		return fail(err)
 	}
+	l.fault.onFail = o.OnFail // not before: a log that cannot be opened is an error of OpenLogs
 	return l, nil
 }
 
@@ -122,13 +128,16 @@ func openBolt(path string) (*raftboltdb.BoltStore, error) {
 	})
 }
 
-func openWAL(dir string, o LogOptions) (*wal.WAL, error) {
+func openWAL(dir string, o LogOptions, broken *fault) (*wal.WAL, error) {
+	meta := &metadb.BoltMetaDB{}
 	w, err := wal.Open(dir,
+		wal.WithMetaStore(meta),
 		wal.WithSegmentSize(o.WALSegmentBytes),
-		wal.WithSegmentFiler(segment.NewFiler(dir, walFS{o.Files})),
+		wal.WithSegmentFiler(segment.NewFiler(dir, walFS{o.Files, broken})),
 		wal.WithLogger(o.Logger))
 	if err != nil {
-		return nil, err
+		// raft-wal leaves it open, and locked for whoever tries again in this process.
+		return nil, errors.Join(err, meta.Close())
 	}
 	if err := o.Files.SyncDir(dir); err != nil {
 		return nil, errors.Join(err, w.Close())

@@ -208,7 +208,7 @@ func (f *syncFile) SyncData() error {
 // StoreLogs of raft-wal returns after exactly one data sync that follows its last write.
 func TestWALSyncsBeforeItAcknowledges(t *testing.T) {
 	fs := &syncFS{FS: vfile.OS{}}
-	w, err := openWAL(t.TempDir(), LogOptions{WALSegmentBytes: minSegmentBytes, Files: fs})
+	w, err := openWAL(t.TempDir(), LogOptions{WALSegmentBytes: minSegmentBytes, Files: fs}, new(fault))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -270,7 +270,7 @@ func memWAL(t *testing.T, files vfile.FS, meta *memMeta) (*wal.WAL, error) {
 		t.Fatal(err)
 	}
 	return wal.Open("w", wal.WithSegmentSize(4096), wal.WithMetaStore(meta), wal.WithLogger(hclog.NewNullLogger()),
-		wal.WithSegmentFiler(segment.NewFiler("w", walFS{files})))
+		wal.WithSegmentFiler(segment.NewFiler("w", walFS{files, new(fault)})))
 }
 
 // powerCut appends entries, over several segments, cuts power and returns how many acknowledged ones are gone.
