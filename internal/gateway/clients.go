@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"sync"
+	"time"
 
 	"github.com/rackfs/rackfs/nfsserver/state"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
@@ -31,10 +32,17 @@ func newClientStore(meta volume.Meta, gateway string) *clientStore {
 // clusterShard is the shard of everything that is not a namespace.
 const clusterShard = 0
 
+// recordTimeout bounds a change of a record. It does not end with the NFS call
+// that asked for it: a change given up half-way could be overtaken by the next
+// one of the same owner.
+const recordTimeout = 30 * time.Second
+
 // PutClient implements state.StateStore.
 func (s *clientStore) PutClient(ctx context.Context, rec state.ClientRecord) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+	defer cancel()
 	_, err := s.meta.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_PutNfsClient{PutNfsClient: &metapb.PutNFSClient{
 		Client: &metapb.NFSClient{Gateway: s.gateway, Owner: rec.Owner, Record: encodeClient(rec)},
 	}}})
@@ -52,6 +60,8 @@ func (s *clientStore) RemoveClient(ctx context.Context, rec state.ClientRecord) 
 	if id, ok := s.recorded[string(rec.Owner)]; !ok || id != rec.ClientID {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+	defer cancel()
 	_, err := s.meta.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_RemoveNfsClient{RemoveNfsClient: &metapb.RemoveNFSClient{
 		Gateway: s.gateway, Owner: rec.Owner,
 	}}})
