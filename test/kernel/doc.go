@@ -5,6 +5,7 @@
 //   - TestTwoClients: locks and close-to-open consistency between two machines.
 //   - TestServerKilled: the server dies by SIGKILL under a writer of test/journal; everything acknowledged is there.
 //   - TestPowerCut: the server's machine loses power under that writer, with everything that was not on its disk.
+//   - TestMetadataPowerCut: voters alone lose power while they take, drop and send snapshots of little logs.
 //
 // TestPosix measures and runs alone; the others share the machine.
 //
@@ -13,6 +14,7 @@
 //	RACKFS_TEST_LONG=1            larger numbers: the whole of GOROOT/src, more rounds
 //	RACKFS_TEST_SEED=N            repeat the random choices of a run that printed its seed
 //	RACKFS_TEST_EXACTLY_ONCE=1    a call repeated after a crash must not be answered as already done
+//	RACKFS_TEST_BINARY=PATH       test this rackfs instead of building one (docs/durability.md)
 //	RACKFS_TEST_SERVER=ganesha    run the tests against Debian's nfs-ganesha with its VFS module instead, the control that
 //	                              tells a fault of a test from a fault of ours. It does not sync names, so for
 //	                              TestPowerCut its disk is mounted with sync and dirsync, and without them fails.

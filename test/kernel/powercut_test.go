@@ -38,6 +38,14 @@ func TestPowerCut(t *testing.T) {
 	}
 }
 
+// noWriteback keeps a guest's kernel from writing anything back by itself.
+var noWriteback = map[string]string{
+	"vm.dirty_writeback_centisecs": "0", // none from time to time
+	"vm.dirty_expire_centisecs":    "360000",
+	"vm.dirty_background_ratio":    "80", // and none for pressure either
+	"vm.dirty_ratio":               "90",
+}
+
 type diskFS struct {
 	name, kind, mountOptions string
 	rounds, longRounds       int
@@ -92,12 +100,7 @@ func (m *serverMachine) powerOn(t *testing.T) *kclient.Running {
 	t.Helper()
 	g := m.net.Boot(t, kclient.Guest{
 		Name: "server", Host: serverHost, MemoryMiB: 2048, Disk: m.disk, Writable: []string{m.logs},
-		Sysctl: map[string]string{
-			"vm.dirty_writeback_centisecs": "0", // no periodic writeback
-			"vm.dirty_expire_centisecs":    "360000",
-			"vm.dirty_background_ratio":    "80", // and none for pressure either
-			"vm.dirty_ratio":               "90",
-		},
+		Sysctl: noWriteback,
 	})
 	g.Mount(t, kclient.Mount{Type: m.fs.kind, Source: "/dev/ubda", Target: diskMount, Flags: unix.MS_NOATIME | m.srv.diskFlags, Data: m.fs.mountOptions})
 	for _, dir := range m.srv.state {
