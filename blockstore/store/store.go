@@ -151,8 +151,12 @@ func (s *Store) create() error {
 		return vfs.Errorf(vfs.KindOf(err), op, "%w", err)
 	}
 	// The superblock comes last: without it the directory is still empty to the next Open.
-	if err := s.fs.SyncDir(dir); err != nil {
-		return vfs.Errorf(vfs.KindOf(err), op, "%w", err)
+	// The new directory itself is synced as well as its name: on a file system without a
+	// journal the name alone may point to an inode that was never written.
+	for _, d := range []string{dir + "/segments", dir} {
+		if err := s.fs.SyncDir(d); err != nil {
+			return vfs.Errorf(vfs.KindOf(err), op, "%w", err)
+		}
 	}
 	if err := vfile.WriteFileAtomic(s.fs, dir, superblockName, s.super.encode()); err != nil {
 		return vfs.Errorf(vfs.KindOf(err), op, "%w", err)

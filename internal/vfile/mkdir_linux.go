@@ -10,7 +10,7 @@ import (
 )
 
 // MkdirAllSync makes dir and the parents that are missing, as os.MkdirAll does, and
-// makes all of their names durable: a power cut after it returned leaves the directory.
+// makes all of them and their names durable: a power cut after it returned leaves the directory.
 //
 // Each level is durable before the next one is made, so a process that dies
 // in between leaves at most its last level unsynced; for that reason the name of the
@@ -48,6 +48,11 @@ func mkdirAllSync(dir string, perm fs.FileMode, syncDir func(string) error) erro
 		return err
 	} else if !st.IsDir() {
 		return &fs.PathError{Op: "mkdir", Path: dir, Err: unix.ENOTDIR}
+	}
+	// The inode before the name: without a journal a name alone may point to
+	// an inode that was never written.
+	if err := syncDir(dir); err != nil {
+		return err
 	}
 	return syncDir(parent)
 }

@@ -64,7 +64,7 @@ func (s suite) Run() int {
 
 const (
 	nfsPort       = 2049
-	readyDeadline = 2 * time.Minute
+	readyDeadline = 150 * time.Second // beyond the server's own patience, to see what it says
 	mountpoint    = "/mnt/fs"
 	freshMount    = "/mnt/fresh"
 )
