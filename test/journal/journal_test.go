@@ -4,6 +4,7 @@ package journal
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -200,6 +201,26 @@ func TestRepeatedCalls(t *testing.T) {
 		}
 		if err := w.leave(Record{Op: c.op}, crashes, c.err); (err == nil) != c.allowed {
 			t.Errorf("%s: %v", c.what, err)
+		}
+	}
+}
+
+// The server may crash while a worker makes its directory, and the client then repeats the call.
+func TestDirectoryOfAWorkerRepeated(t *testing.T) {
+	for _, c := range []struct {
+		crashes     int // when the answer comes; none had happened before
+		exactlyOnce bool
+		ok          bool
+	}{{1, false, true}, {1, true, false}, {0, false, false}} {
+		w := &writer{o: WriterOptions{ExactlyOnce: c.exactlyOnce}, busy: 1, crashes: c.crashes}
+		w.changed = sync.NewCond(&w.mu)
+		k := &worker{w: w, dir: t.TempDir()} // it exists already
+		err := k.makeDir(0)
+		if c.ok && (err != nil || w.repeats != 1 || w.busy != 1) {
+			t.Errorf("%+v: %v, %d repeats, %d busy", c, err, w.repeats, w.busy)
+		}
+		if !c.ok && (!errors.Is(err, unix.EEXIST) || w.repeats != 0 || w.busy != 0) {
+			t.Errorf("%+v: %v, %d repeats, %d busy", c, err, w.repeats, w.busy)
 		}
 	}
 }

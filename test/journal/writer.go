@@ -173,11 +173,7 @@ func (w *writer) leave(r Record, crashes int, err error) error {
 	defer w.mu.Unlock()
 	w.busy--
 	defer w.changed.Broadcast()
-	if err != nil && w.crashes != crashes && !w.o.ExactlyOnce && alreadyDone(r.Op, err) {
-		w.repeats++
-		err = nil
-	}
-	if err != nil {
+	if err = w.excuse(r.Op, crashes, err); err != nil {
 		return fmt.Errorf("%+v: %w", r, err)
 	}
 	w.acked++
@@ -192,6 +188,15 @@ func (w *writer) leave(r Record, crashes int, err error) error {
 	}
 	_, err = w.buf.Write(append(b, '\n'))
 	return err
+}
+
+// excuse takes away the error of a change that was made before a crash and repeated by the client after it. w.mu is held.
+func (w *writer) excuse(op string, crashes int, err error) error {
+	if err == nil || w.crashes == crashes || w.o.ExactlyOnce || !alreadyDone(op, err) {
+		return err
+	}
+	w.repeats++
+	return nil
 }
 
 // alreadyDone says whether an error is the one that a change gets that was made before.
@@ -235,9 +240,10 @@ func (k *worker) run() error {
 			return nil
 		}
 		if first {
-			// Before the first acknowledgement, and so before any crash.
-			if err := os.Mkdir(k.dir, 0o755); err != nil {
-				return k.w.leave(Record{Worker: k.id, Op: opMkdir}, crashes, err)
+			// No change of its own, so not in the journal: part of the first one. Other workers may have
+			// acknowledgements already, so a crash may come here too.
+			if err := k.makeDir(crashes); err != nil {
+				return err
 			}
 		}
 		k.n++
@@ -250,6 +256,18 @@ func (k *worker) run() error {
 			return err
 		}
 	}
+}
+
+func (k *worker) makeDir(crashes int) error {
+	err := os.Mkdir(k.dir, 0o755)
+	k.w.mu.Lock()
+	defer k.w.mu.Unlock()
+	if err = k.w.excuse(opMkdir, crashes, err); err != nil {
+		k.w.busy--
+		k.w.changed.Broadcast()
+		return fmt.Errorf("directory of a worker: %w", err)
+	}
+	return nil
 }
 
 func (k *worker) freshName(kind string) string {
