@@ -30,7 +30,7 @@ func TestPowerCut(t *testing.T) {
 	for _, fs := range []diskFS{
 		// ext4 as people run it, but with the crutches removed that hide a missing fsync: no commit every 5 s, no flush of a
 		// file that is renamed over another.
-		{name: "ext4", kind: "ext4", mountOptions: "commit=300,noauto_da_alloc", rounds: 3, longRounds: 30},
+		{name: "ext4", kind: "ext4", mountOptions: "commit=300,noauto_da_alloc", rounds: 2, longRounds: 30},
 		// Without a journal, an fsync of one file does not commit the names of all others: a missing sync of a directory shows.
 		{name: "ext2", kind: "ext2", rounds: 1, longRounds: 15},
 	} {
