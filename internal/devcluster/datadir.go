@@ -188,43 +188,11 @@ func (d *dataDir) saveShape() error {
 	if err != nil {
 		return err
 	}
-	return writeFileDurably(d.sub(shapeFile), append(raw, '\n'))
+	return vfile.WriteFileAtomic(vfile.OS{}, d.path, shapeFile, append(raw, '\n'))
 }
 
 // markFormed records durably that all parts were made.
 func (d *dataDir) markFormed() error {
 	d.shape.Formed = true
 	return vfs.Wrap("make data directory", d.saveShape())
-}
-
-// writeFileDurably replaces path atomically; when it returns, the content
-// survives a power cut.
-func writeFileDurably(path string, data []byte) error {
-	tmp := path + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	if _, err = f.Write(data); err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/rackfs/rackfs/blockstore"
+	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/internal/wire"
 	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/vfs"
@@ -86,7 +87,7 @@ func formVoters(d *dataDir) error {
 			return vfs.Wrap("form metadata voters", err)
 		}
 	}
-	return syncDir(d.path)
+	return vfile.OS{}.SyncDir(d.path)
 }
 
 // startVoters starts all that can start; a majority must.
