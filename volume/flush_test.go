@@ -136,6 +136,42 @@ func TestLossIsToldOnce(t *testing.T) {
 	}
 }
 
+// TestCommitDuringTruncate: nothing above a size is flushed while the file is cut
+// to it. Who waits for such bytes goes on as soon as that is over, whether they were
+// cut off or are still there.
+func TestCommitDuringTruncate(t *testing.T) {
+	for what, fails := range map[string]error{"cut": nil, "kept": vfs.KindPerm.Err("meta")} {
+		t.Run(what, func(t *testing.T) {
+			c := newCrashing(t, volume.Config{StallTimeout: time.Hour})
+			f := create(t, c, "f")
+			write(t, c, f, 8192, fill(100, 1), vfs.Unstable)
+			committed := make(chan error, 1)
+			c.meta.fail = func(cmd *metapb.Command) error {
+				if cmd.GetSetAttr() == nil {
+					return nil
+				}
+				go func() {
+					_, err := c.Commit(ctx, f, 0, 0)
+					committed <- err
+				}()
+				// Long enough for Commit to find that it has to wait. If it does
+				// not come so far, the test sees nothing, but it does not fail.
+				time.Sleep(50 * time.Millisecond)
+				return fails
+			}
+			size := uint64(0)
+			_, err := c.SetAttr(ctx, &vfs.Root, f, vfs.SetAttr{Size: &size}, false)
+			want(t, vfs.KindOf(fails), err)
+			select {
+			case err := <-committed:
+				want(t, vfs.KindOK, err)
+			case <-time.After(10 * time.Second):
+				t.Fatal("Commit still waits after the truncation")
+			}
+		})
+	}
+}
+
 func TestFlushTriesAgain(t *testing.T) {
 	c := newCrashing(t, volume.Config{})
 	f := create(t, c, "f")

@@ -59,7 +59,7 @@ type inode struct {
 	ready      []flushed // blocks written, waiting for the committer
 	committing bool
 	told       uint64        // the newest write whose effect on attributes the metadata knows
-	notify     chan struct{} // closed when something was flushed or lost
+	notify     chan struct{} // closed when something was flushed, lost or cut off, or may be flushed again
 
 	ext       extentMap
 	extChange uint64          // the change value at which ext was true (without a lease)

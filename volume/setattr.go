@@ -163,10 +163,13 @@ func (v *Volume) settle(ctx context.Context, e *inode, keep uint64) error {
 	return err
 }
 
+// thaw lets everything be flushed again, and wakes those who waited for bytes
+// that could not be flushed meanwhile or were cut off.
 func (v *Volume) thaw(e *inode) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.frozen = ^uint64(0)
+	e.wake()
 }
 
 // cutDirty drops what is dirty at and above size. e.mu is held, and nothing is
