@@ -132,6 +132,101 @@ func (FileSystemState) EnumDescriptor() ([]byte, []int) {
 	return file_meta_proto_rawDescGZIP(), []int{1}
 }
 
+type StoreState int32
+
+const (
+	StoreState_STORE_IN   StoreState = 0 // takes its share
+	StoreState_STORE_OUT  StoreState = 1 // takes no new blocks, what it has is moved elsewhere
+	StoreState_STORE_LOST StoreState = 2 // replaced; its id is never used again
+)
+
+// Enum value maps for StoreState.
+var (
+	StoreState_name = map[int32]string{
+		0: "STORE_IN",
+		1: "STORE_OUT",
+		2: "STORE_LOST",
+	}
+	StoreState_value = map[string]int32{
+		"STORE_IN":   0,
+		"STORE_OUT":  1,
+		"STORE_LOST": 2,
+	}
+)
+
+func (x StoreState) Enum() *StoreState {
+	p := new(StoreState)
+	*p = x
+	return p
+}
+
+func (x StoreState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (StoreState) Descriptor() protoreflect.EnumDescriptor {
+	return file_meta_proto_enumTypes[2].Descriptor()
+}
+
+func (StoreState) Type() protoreflect.EnumType {
+	return &file_meta_proto_enumTypes[2]
+}
+
+func (x StoreState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use StoreState.Descriptor instead.
+func (StoreState) EnumDescriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{2}
+}
+
+type PGState int32
+
+const (
+	PGState_PG_OPEN   PGState = 0 // takes new blocks
+	PGState_PG_CLOSED PGState = 1 // is only read and repaired
+)
+
+// Enum value maps for PGState.
+var (
+	PGState_name = map[int32]string{
+		0: "PG_OPEN",
+		1: "PG_CLOSED",
+	}
+	PGState_value = map[string]int32{
+		"PG_OPEN":   0,
+		"PG_CLOSED": 1,
+	}
+)
+
+func (x PGState) Enum() *PGState {
+	p := new(PGState)
+	*p = x
+	return p
+}
+
+func (x PGState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PGState) Descriptor() protoreflect.EnumDescriptor {
+	return file_meta_proto_enumTypes[3].Descriptor()
+}
+
+func (PGState) Type() protoreflect.EnumType {
+	return &file_meta_proto_enumTypes[3]
+}
+
+func (x PGState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PGState.Descriptor instead.
+func (PGState) EnumDescriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{3}
+}
+
 type BlockState int32
 
 const (
@@ -168,11 +263,11 @@ func (x BlockState) String() string {
 }
 
 func (BlockState) Descriptor() protoreflect.EnumDescriptor {
-	return file_meta_proto_enumTypes[2].Descriptor()
+	return file_meta_proto_enumTypes[4].Descriptor()
 }
 
 func (BlockState) Type() protoreflect.EnumType {
-	return &file_meta_proto_enumTypes[2]
+	return &file_meta_proto_enumTypes[4]
 }
 
 func (x BlockState) Number() protoreflect.EnumNumber {
@@ -181,7 +276,7 @@ func (x BlockState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use BlockState.Descriptor instead.
 func (BlockState) EnumDescriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{2}
+	return file_meta_proto_rawDescGZIP(), []int{4}
 }
 
 // Entry is the body of one Raft log entry: callers' commands, in order. Each
@@ -243,7 +338,7 @@ func (x *Entry) GetCommands() []*Command {
 // stored result is answered again; a lower seq: KindSuperseded; an origin that
 // is not registered (any more): KindUnknownOrigin. A higher seq forgets the
 // slot's older results. origin 0 is allowed only for commands that are idempotent
-// by themselves (RegisterOrigin, RaiseLevel, Purge, PutX but for PutNFSClient).
+// by themselves (RegisterOrigin, RaiseLevel, Purge, ReapBlocks, ChangePGs, ReplaceStore, PutX but for PutNFSClient).
 type Identity struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Origin        uint64                 `protobuf:"varint,1,opt,name=origin,proto3" json:"origin,omitempty"`
@@ -337,12 +432,17 @@ type Command struct {
 	//	*Command_CommitData
 	//	*Command_ReleaseOrphan
 	//	*Command_AllocBlocks
+	//	*Command_ReapBlocks
+	//	*Command_ReturnBlocks
+	//	*Command_RewriteExtents
 	//	*Command_PutFileSystem
 	//	*Command_PutStore
 	//	*Command_PutPool
 	//	*Command_PutKey
 	//	*Command_PutNfsClient
 	//	*Command_RemoveNfsClient
+	//	*Command_ChangePgs
+	//	*Command_ReplaceStore
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -548,6 +648,33 @@ func (x *Command) GetAllocBlocks() *AllocBlocks {
 	return nil
 }
 
+func (x *Command) GetReapBlocks() *ReapBlocks {
+	if x != nil {
+		if x, ok := x.Op.(*Command_ReapBlocks); ok {
+			return x.ReapBlocks
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetReturnBlocks() *ReturnBlocks {
+	if x != nil {
+		if x, ok := x.Op.(*Command_ReturnBlocks); ok {
+			return x.ReturnBlocks
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRewriteExtents() *RewriteExtents {
+	if x != nil {
+		if x, ok := x.Op.(*Command_RewriteExtents); ok {
+			return x.RewriteExtents
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetPutFileSystem() *PutFileSystem {
 	if x != nil {
 		if x, ok := x.Op.(*Command_PutFileSystem); ok {
@@ -597,6 +724,24 @@ func (x *Command) GetRemoveNfsClient() *RemoveNFSClient {
 	if x != nil {
 		if x, ok := x.Op.(*Command_RemoveNfsClient); ok {
 			return x.RemoveNfsClient
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetChangePgs() *ChangePGs {
+	if x != nil {
+		if x, ok := x.Op.(*Command_ChangePgs); ok {
+			return x.ChangePgs
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetReplaceStore() *ReplaceStore {
+	if x != nil {
+		if x, ok := x.Op.(*Command_ReplaceStore); ok {
+			return x.ReplaceStore
 		}
 	}
 	return nil
@@ -668,6 +813,18 @@ type Command_AllocBlocks struct {
 	AllocBlocks *AllocBlocks `protobuf:"bytes,30,opt,name=alloc_blocks,json=allocBlocks,proto3,oneof"`
 }
 
+type Command_ReapBlocks struct {
+	ReapBlocks *ReapBlocks `protobuf:"bytes,31,opt,name=reap_blocks,json=reapBlocks,proto3,oneof"` // level 2
+}
+
+type Command_ReturnBlocks struct {
+	ReturnBlocks *ReturnBlocks `protobuf:"bytes,32,opt,name=return_blocks,json=returnBlocks,proto3,oneof"` // level 2
+}
+
+type Command_RewriteExtents struct {
+	RewriteExtents *RewriteExtents `protobuf:"bytes,33,opt,name=rewrite_extents,json=rewriteExtents,proto3,oneof"` // level 2
+}
+
 type Command_PutFileSystem struct {
 	// Shard 0.
 	PutFileSystem *PutFileSystem `protobuf:"bytes,50,opt,name=put_file_system,json=putFileSystem,proto3,oneof"`
@@ -691,6 +848,14 @@ type Command_PutNfsClient struct {
 
 type Command_RemoveNfsClient struct {
 	RemoveNfsClient *RemoveNFSClient `protobuf:"bytes,55,opt,name=remove_nfs_client,json=removeNfsClient,proto3,oneof"`
+}
+
+type Command_ChangePgs struct {
+	ChangePgs *ChangePGs `protobuf:"bytes,56,opt,name=change_pgs,json=changePgs,proto3,oneof"` // level 2
+}
+
+type Command_ReplaceStore struct {
+	ReplaceStore *ReplaceStore `protobuf:"bytes,57,opt,name=replace_store,json=replaceStore,proto3,oneof"` // level 2
 }
 
 func (*Command_RegisterOrigin) isCommand_Op() {}
@@ -723,6 +888,12 @@ func (*Command_ReleaseOrphan) isCommand_Op() {}
 
 func (*Command_AllocBlocks) isCommand_Op() {}
 
+func (*Command_ReapBlocks) isCommand_Op() {}
+
+func (*Command_ReturnBlocks) isCommand_Op() {}
+
+func (*Command_RewriteExtents) isCommand_Op() {}
+
 func (*Command_PutFileSystem) isCommand_Op() {}
 
 func (*Command_PutStore) isCommand_Op() {}
@@ -734,6 +905,10 @@ func (*Command_PutKey) isCommand_Op() {}
 func (*Command_PutNfsClient) isCommand_Op() {}
 
 func (*Command_RemoveNfsClient) isCommand_Op() {}
+
+func (*Command_ChangePgs) isCommand_Op() {}
+
+func (*Command_ReplaceStore) isCommand_Op() {}
 
 // Result answers a Command. kind is a vfs.Kind; on an error nothing else is set
 // and the command changed nothing (but its slot).
@@ -753,6 +928,9 @@ type Result struct {
 	//	*Result_Commit
 	//	*Result_Blocks
 	//	*Result_Purge
+	//	*Result_Reap
+	//	*Result_Rewrite
+	//	*Result_ClusterMap
 	Of            isResult_Of `protobuf_oneof:"of"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -899,6 +1077,33 @@ func (x *Result) GetPurge() *PurgeResult {
 	return nil
 }
 
+func (x *Result) GetReap() *ReapResult {
+	if x != nil {
+		if x, ok := x.Of.(*Result_Reap); ok {
+			return x.Reap
+		}
+	}
+	return nil
+}
+
+func (x *Result) GetRewrite() *RewriteResult {
+	if x != nil {
+		if x, ok := x.Of.(*Result_Rewrite); ok {
+			return x.Rewrite
+		}
+	}
+	return nil
+}
+
+func (x *Result) GetClusterMap() *ClusterMapR {
+	if x != nil {
+		if x, ok := x.Of.(*Result_ClusterMap); ok {
+			return x.ClusterMap
+		}
+	}
+	return nil
+}
+
 type isResult_Of interface {
 	isResult_Of()
 }
@@ -943,6 +1148,18 @@ type Result_Purge struct {
 	Purge *PurgeResult `protobuf:"bytes,19,opt,name=purge,proto3,oneof"`
 }
 
+type Result_Reap struct {
+	Reap *ReapResult `protobuf:"bytes,20,opt,name=reap,proto3,oneof"`
+}
+
+type Result_Rewrite struct {
+	Rewrite *RewriteResult `protobuf:"bytes,21,opt,name=rewrite,proto3,oneof"`
+}
+
+type Result_ClusterMap struct {
+	ClusterMap *ClusterMapR `protobuf:"bytes,22,opt,name=cluster_map,json=clusterMap,proto3,oneof"` // of ChangePGs and ReplaceStore: the pools they changed
+}
+
 func (*Result_Origin) isResult_Of() {}
 
 func (*Result_Create) isResult_Of() {}
@@ -962,6 +1179,12 @@ func (*Result_Commit) isResult_Of() {}
 func (*Result_Blocks) isResult_Of() {}
 
 func (*Result_Purge) isResult_Of() {}
+
+func (*Result_Reap) isResult_Of() {}
+
+func (*Result_Rewrite) isResult_Of() {}
+
+func (*Result_ClusterMap) isResult_Of() {}
 
 type Time struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3172,6 +3395,440 @@ func (x *BlocksResult) GetCount() uint32 {
 	return 0
 }
 
+// ReapBlocks ends the grace of the blocks that have been dying longest, up to
+// the queue number through (DyingRecord.seq) and at most max of them: they are
+// dead from then on, and stores may delete their shards. When a grace is over is
+// not for the state machine to say, which has no clock: the shard's leader
+// notes ShardInfoR.dying_next, waits a whole grace by its monotonic clock, and
+// proposes this with the number noted. Idempotent; needs no identity.
+type ReapBlocks struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Through       uint64                 `protobuf:"varint,1,opt,name=through,proto3" json:"through,omitempty"`
+	Max           uint32                 `protobuf:"varint,2,opt,name=max,proto3" json:"max,omitempty"` // 0, or more than the limit: the limit (1,000)
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReapBlocks) Reset() {
+	*x = ReapBlocks{}
+	mi := &file_meta_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReapBlocks) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReapBlocks) ProtoMessage() {}
+
+func (x *ReapBlocks) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReapBlocks.ProtoReflect.Descriptor instead.
+func (*ReapBlocks) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *ReapBlocks) GetThrough() uint64 {
+	if x != nil {
+		return x.Through
+	}
+	return 0
+}
+
+func (x *ReapBlocks) GetMax() uint32 {
+	if x != nil {
+		return x.Max
+	}
+	return 0
+}
+
+type ReapResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Blocks        []*DeadBlock           `protobuf:"bytes,1,rep,name=blocks,proto3" json:"blocks,omitempty"`
+	More          bool                   `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"` // others up to through are left
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReapResult) Reset() {
+	*x = ReapResult{}
+	mi := &file_meta_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReapResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReapResult) ProtoMessage() {}
+
+func (x *ReapResult) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReapResult.ProtoReflect.Descriptor instead.
+func (*ReapResult) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *ReapResult) GetBlocks() []*DeadBlock {
+	if x != nil {
+		return x.Blocks
+	}
+	return nil
+}
+
+func (x *ReapResult) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+type DeadBlock struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Pg            uint32                 `protobuf:"varint,2,opt,name=pg,proto3" json:"pg,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeadBlock) Reset() {
+	*x = DeadBlock{}
+	mi := &file_meta_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeadBlock) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeadBlock) ProtoMessage() {}
+
+func (x *DeadBlock) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeadBlock.ProtoReflect.Descriptor instead.
+func (*DeadBlock) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *DeadBlock) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *DeadBlock) GetPg() uint32 {
+	if x != nil {
+		return x.Pg
+	}
+	return 0
+}
+
+// ReturnBlocks gives block-id units back to the shard, each named by its first id: the holder has
+// no write under way with an id of theirs and will begin none. Ids of them that are not live or
+// dying are dead from then on. Units that are not leased to the command's origin are passed over.
+type ReturnBlocks struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	First         []uint64               `protobuf:"varint,1,rep,packed,name=first,proto3" json:"first,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReturnBlocks) Reset() {
+	*x = ReturnBlocks{}
+	mi := &file_meta_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReturnBlocks) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReturnBlocks) ProtoMessage() {}
+
+func (x *ReturnBlocks) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReturnBlocks.ProtoReflect.Descriptor instead.
+func (*ReturnBlocks) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *ReturnBlocks) GetFirst() []uint64 {
+	if x != nil {
+		return x.First
+	}
+	return nil
+}
+
+// RewriteExtents puts the same bytes of a file elsewhere: re-encoding, folding
+// of inline pages, compaction. It is a compare-and-swap: each part that still
+// is what the rewriter read is replaced, the others stay. Size, change and
+// times stay, no lease is needed, and whoever reads meanwhile sees the same bytes. New blocks are of a
+// range leased to the command's origin; one of which no part was taken goes back to being leased.
+type RewriteExtents struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
+	Extents       []*ExtentRewrite       `protobuf:"bytes,2,rep,name=extents,proto3" json:"extents,omitempty"` // disjoint, ascending
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RewriteExtents) Reset() {
+	*x = RewriteExtents{}
+	mi := &file_meta_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RewriteExtents) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RewriteExtents) ProtoMessage() {}
+
+func (x *RewriteExtents) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RewriteExtents.ProtoReflect.Descriptor instead.
+func (*RewriteExtents) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *RewriteExtents) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *RewriteExtents) GetExtents() []*ExtentRewrite {
+	if x != nil {
+		return x.Extents
+	}
+	return nil
+}
+
+type ExtentRewrite struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Offset         uint64                 `protobuf:"varint,1,opt,name=offset,proto3" json:"offset,omitempty"` // in the file
+	Length         uint32                 `protobuf:"varint,2,opt,name=length,proto3" json:"length,omitempty"`
+	OldBlock       uint64                 `protobuf:"varint,3,opt,name=old_block,json=oldBlock,proto3" json:"old_block,omitempty"` // what is there: bytes of this block from old_block_offset on,
+	OldBlockOffset uint32                 `protobuf:"varint,4,opt,name=old_block_offset,json=oldBlockOffset,proto3" json:"old_block_offset,omitempty"`
+	InlineHash     uint64                 `protobuf:"fixed64,5,opt,name=inline_hash,json=inlineHash,proto3" json:"inline_hash,omitempty"` // or, old_block 0: one whole inline piece with this xxhash64
+	Block          uint64                 `protobuf:"varint,6,opt,name=block,proto3" json:"block,omitempty"`                              // what comes there: bytes of this block from block_offset on
+	BlockOffset    uint32                 `protobuf:"varint,7,opt,name=block_offset,json=blockOffset,proto3" json:"block_offset,omitempty"`
+	BlockLength    uint32                 `protobuf:"varint,8,opt,name=block_length,json=blockLength,proto3" json:"block_length,omitempty"` // of the whole new block
+	Pg             uint32                 `protobuf:"varint,9,opt,name=pg,proto3" json:"pg,omitempty"`
+	K              uint32                 `protobuf:"varint,10,opt,name=k,proto3" json:"k,omitempty"`
+	M              uint32                 `protobuf:"varint,11,opt,name=m,proto3" json:"m,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *ExtentRewrite) Reset() {
+	*x = ExtentRewrite{}
+	mi := &file_meta_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExtentRewrite) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExtentRewrite) ProtoMessage() {}
+
+func (x *ExtentRewrite) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExtentRewrite.ProtoReflect.Descriptor instead.
+func (*ExtentRewrite) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *ExtentRewrite) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *ExtentRewrite) GetLength() uint32 {
+	if x != nil {
+		return x.Length
+	}
+	return 0
+}
+
+func (x *ExtentRewrite) GetOldBlock() uint64 {
+	if x != nil {
+		return x.OldBlock
+	}
+	return 0
+}
+
+func (x *ExtentRewrite) GetOldBlockOffset() uint32 {
+	if x != nil {
+		return x.OldBlockOffset
+	}
+	return 0
+}
+
+func (x *ExtentRewrite) GetInlineHash() uint64 {
+	if x != nil {
+		return x.InlineHash
+	}
+	return 0
+}
+
+func (x *ExtentRewrite) GetBlock() uint64 {
+	if x != nil {
+		return x.Block
+	}
+	return 0
+}
+
+func (x *ExtentRewrite) GetBlockOffset() uint32 {
+	if x != nil {
+		return x.BlockOffset
+	}
+	return 0
+}
+
+func (x *ExtentRewrite) GetBlockLength() uint32 {
+	if x != nil {
+		return x.BlockLength
+	}
+	return 0
+}
+
+func (x *ExtentRewrite) GetPg() uint32 {
+	if x != nil {
+		return x.Pg
+	}
+	return 0
+}
+
+func (x *ExtentRewrite) GetK() uint32 {
+	if x != nil {
+		return x.K
+	}
+	return 0
+}
+
+func (x *ExtentRewrite) GetM() uint32 {
+	if x != nil {
+		return x.M
+	}
+	return 0
+}
+
+type RewriteResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Bytes         uint64                 `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"` // that were put elsewhere
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RewriteResult) Reset() {
+	*x = RewriteResult{}
+	mi := &file_meta_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RewriteResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RewriteResult) ProtoMessage() {}
+
+func (x *RewriteResult) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RewriteResult.ProtoReflect.Descriptor instead.
+func (*RewriteResult) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *RewriteResult) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
 type FileSystem struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"` // never reused
@@ -3190,7 +3847,7 @@ type FileSystem struct {
 
 func (x *FileSystem) Reset() {
 	*x = FileSystem{}
-	mi := &file_meta_proto_msgTypes[36]
+	mi := &file_meta_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3202,7 +3859,7 @@ func (x *FileSystem) String() string {
 func (*FileSystem) ProtoMessage() {}
 
 func (x *FileSystem) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[36]
+	mi := &file_meta_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3215,7 +3872,7 @@ func (x *FileSystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystem.ProtoReflect.Descriptor instead.
 func (*FileSystem) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{36}
+	return file_meta_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *FileSystem) GetId() uint32 {
@@ -3300,7 +3957,7 @@ type PutFileSystem struct {
 
 func (x *PutFileSystem) Reset() {
 	*x = PutFileSystem{}
-	mi := &file_meta_proto_msgTypes[37]
+	mi := &file_meta_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3312,7 +3969,7 @@ func (x *PutFileSystem) String() string {
 func (*PutFileSystem) ProtoMessage() {}
 
 func (x *PutFileSystem) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[37]
+	mi := &file_meta_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3325,7 +3982,7 @@ func (x *PutFileSystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutFileSystem.ProtoReflect.Descriptor instead.
 func (*PutFileSystem) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{37}
+	return file_meta_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *PutFileSystem) GetFs() *FileSystem {
@@ -3352,13 +4009,14 @@ type Store struct {
 	Rack          string                 `protobuf:"bytes,5,opt,name=rack,proto3" json:"rack,omitempty"`
 	Zone          string                 `protobuf:"bytes,6,opt,name=zone,proto3" json:"zone,omitempty"`
 	Capacity      uint64                 `protobuf:"varint,7,opt,name=capacity,proto3" json:"capacity,omitempty"`
+	State         StoreState             `protobuf:"varint,8,opt,name=state,proto3,enum=rackfs.meta.v1.StoreState" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Store) Reset() {
 	*x = Store{}
-	mi := &file_meta_proto_msgTypes[38]
+	mi := &file_meta_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3370,7 +4028,7 @@ func (x *Store) String() string {
 func (*Store) ProtoMessage() {}
 
 func (x *Store) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[38]
+	mi := &file_meta_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3383,7 +4041,7 @@ func (x *Store) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Store.ProtoReflect.Descriptor instead.
 func (*Store) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{38}
+	return file_meta_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Store) GetId() uint32 {
@@ -3435,6 +4093,13 @@ func (x *Store) GetCapacity() uint64 {
 	return 0
 }
 
+func (x *Store) GetState() StoreState {
+	if x != nil {
+		return x.State
+	}
+	return StoreState_STORE_IN
+}
+
 type PutStore struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Store         *Store                 `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`
@@ -3444,7 +4109,7 @@ type PutStore struct {
 
 func (x *PutStore) Reset() {
 	*x = PutStore{}
-	mi := &file_meta_proto_msgTypes[39]
+	mi := &file_meta_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3456,7 +4121,7 @@ func (x *PutStore) String() string {
 func (*PutStore) ProtoMessage() {}
 
 func (x *PutStore) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[39]
+	mi := &file_meta_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3469,7 +4134,7 @@ func (x *PutStore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutStore.ProtoReflect.Descriptor instead.
 func (*PutStore) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{39}
+	return file_meta_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *PutStore) GetStore() *Store {
@@ -3479,17 +4144,21 @@ func (x *PutStore) GetStore() *Store {
 	return nil
 }
 
+// Slot is one position of a placement group. A write needs all stores that are
+// named by store. While filling is set, the store may lack shards of older blocks: they are
+// read from previous, if there is one, or rebuilt, and are written to store in the background.
 type Slot struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Store         uint32                 `protobuf:"varint,1,opt,name=store,proto3" json:"store,omitempty"`
 	Previous      uint32                 `protobuf:"varint,2,opt,name=previous,proto3" json:"previous,omitempty"` // 0: none; else also holds shards until back-filled
+	Filling       bool                   `protobuf:"varint,3,opt,name=filling,proto3" json:"filling,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Slot) Reset() {
 	*x = Slot{}
-	mi := &file_meta_proto_msgTypes[40]
+	mi := &file_meta_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3501,7 +4170,7 @@ func (x *Slot) String() string {
 func (*Slot) ProtoMessage() {}
 
 func (x *Slot) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[40]
+	mi := &file_meta_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3514,7 +4183,7 @@ func (x *Slot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Slot.ProtoReflect.Descriptor instead.
 func (*Slot) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{40}
+	return file_meta_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Slot) GetStore() uint32 {
@@ -3531,18 +4200,30 @@ func (x *Slot) GetPrevious() uint32 {
 	return 0
 }
 
+func (x *Slot) GetFilling() bool {
+	if x != nil {
+		return x.Filling
+	}
+	return false
+}
+
 type PlacementGroup struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	Epoch         uint32                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Slots         []*Slot                `protobuf:"bytes,3,rep,name=slots,proto3" json:"slots,omitempty"` // k data slots, then m parity slots
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Epoch uint32                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Slots []*Slot                `protobuf:"bytes,3,rep,name=slots,proto3" json:"slots,omitempty"` // k data slots, then m parity slots
+	// k is the group's own number of data shards, if it has fewer than its pool (0: the
+	// pool's). Such groups take new blocks while the pool's stores are too few for its
+	// profile; m is always the pool's. Their blocks are re-encoded when the profile fits again.
+	K             uint32  `protobuf:"varint,4,opt,name=k,proto3" json:"k,omitempty"`
+	State         PGState `protobuf:"varint,5,opt,name=state,proto3,enum=rackfs.meta.v1.PGState" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PlacementGroup) Reset() {
 	*x = PlacementGroup{}
-	mi := &file_meta_proto_msgTypes[41]
+	mi := &file_meta_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3554,7 +4235,7 @@ func (x *PlacementGroup) String() string {
 func (*PlacementGroup) ProtoMessage() {}
 
 func (x *PlacementGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[41]
+	mi := &file_meta_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3567,7 +4248,7 @@ func (x *PlacementGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlacementGroup.ProtoReflect.Descriptor instead.
 func (*PlacementGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{41}
+	return file_meta_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *PlacementGroup) GetId() uint32 {
@@ -3591,6 +4272,20 @@ func (x *PlacementGroup) GetSlots() []*Slot {
 	return nil
 }
 
+func (x *PlacementGroup) GetK() uint32 {
+	if x != nil {
+		return x.K
+	}
+	return 0
+}
+
+func (x *PlacementGroup) GetState() PGState {
+	if x != nil {
+		return x.State
+	}
+	return PGState_PG_OPEN
+}
+
 // Pool is a node group x profile and its placement groups.
 type Pool struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3605,7 +4300,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_meta_proto_msgTypes[42]
+	mi := &file_meta_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3617,7 +4312,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[42]
+	mi := &file_meta_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3630,7 +4325,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{42}
+	return file_meta_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Pool) GetId() uint32 {
@@ -3677,7 +4372,7 @@ type PutPool struct {
 
 func (x *PutPool) Reset() {
 	*x = PutPool{}
-	mi := &file_meta_proto_msgTypes[43]
+	mi := &file_meta_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3689,7 +4384,7 @@ func (x *PutPool) String() string {
 func (*PutPool) ProtoMessage() {}
 
 func (x *PutPool) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[43]
+	mi := &file_meta_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3702,12 +4397,183 @@ func (x *PutPool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutPool.ProtoReflect.Descriptor instead.
 func (*PutPool) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{43}
+	return file_meta_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *PutPool) GetPool() *Pool {
 	if x != nil {
 		return x.Pool
+	}
+	return nil
+}
+
+// ChangePGs adds, changes and removes placement groups of a pool, all or none.
+type ChangePGs struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pool          uint32                 `protobuf:"varint,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	Changes       []*PGChange            `protobuf:"bytes,2,rep,name=changes,proto3" json:"changes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangePGs) Reset() {
+	*x = ChangePGs{}
+	mi := &file_meta_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangePGs) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangePGs) ProtoMessage() {}
+
+func (x *ChangePGs) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangePGs.ProtoReflect.Descriptor instead.
+func (*ChangePGs) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *ChangePGs) GetPool() uint32 {
+	if x != nil {
+		return x.Pool
+	}
+	return 0
+}
+
+func (x *ChangePGs) GetChanges() []*PGChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+// PGChange names the epoch it was made from; KindChanged if the group has another.
+// A change of slots' stores or previous (other than ending one), of k or of the number of slots raises the epoch by exactly 1. Ending
+// filling and previous, and the state, leave it. Ids are never reused: a new group's is above all that the pool has had.
+type PGChange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ExpectEpoch   uint32                 `protobuf:"varint,1,opt,name=expect_epoch,json=expectEpoch,proto3" json:"expect_epoch,omitempty"` // 0: the group is new, with epoch 1
+	Pg            *PlacementGroup        `protobuf:"bytes,2,opt,name=pg,proto3" json:"pg,omitempty"`
+	Remove        bool                   `protobuf:"varint,3,opt,name=remove,proto3" json:"remove,omitempty"` // pg.id only; the group has no slots that blocks may be in: the caller checked
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PGChange) Reset() {
+	*x = PGChange{}
+	mi := &file_meta_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PGChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PGChange) ProtoMessage() {}
+
+func (x *PGChange) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PGChange.ProtoReflect.Descriptor instead.
+func (*PGChange) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *PGChange) GetExpectEpoch() uint32 {
+	if x != nil {
+		return x.ExpectEpoch
+	}
+	return 0
+}
+
+func (x *PGChange) GetPg() *PlacementGroup {
+	if x != nil {
+		return x.Pg
+	}
+	return nil
+}
+
+func (x *PGChange) GetRemove() bool {
+	if x != nil {
+		return x.Remove
+	}
+	return false
+}
+
+// ReplaceStore records that store old is lost and that new, which is empty and has an id
+// never used before, takes its place: every slot of old names new and is filling, and its
+// group's epoch rises by 1. Idempotent: repeated with the same arguments it changes nothing.
+type ReplaceStore struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Old           uint32                 `protobuf:"varint,1,opt,name=old,proto3" json:"old,omitempty"`
+	New           *Store                 `protobuf:"bytes,2,opt,name=new,proto3" json:"new,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplaceStore) Reset() {
+	*x = ReplaceStore{}
+	mi := &file_meta_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplaceStore) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplaceStore) ProtoMessage() {}
+
+func (x *ReplaceStore) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplaceStore.ProtoReflect.Descriptor instead.
+func (*ReplaceStore) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *ReplaceStore) GetOld() uint32 {
+	if x != nil {
+		return x.Old
+	}
+	return 0
+}
+
+func (x *ReplaceStore) GetNew() *Store {
+	if x != nil {
+		return x.New
 	}
 	return nil
 }
@@ -3724,7 +4590,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_meta_proto_msgTypes[44]
+	mi := &file_meta_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3736,7 +4602,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[44]
+	mi := &file_meta_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3749,7 +4615,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{44}
+	return file_meta_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Key) GetKind() string {
@@ -3782,7 +4648,7 @@ type PutKey struct {
 
 func (x *PutKey) Reset() {
 	*x = PutKey{}
-	mi := &file_meta_proto_msgTypes[45]
+	mi := &file_meta_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3794,7 +4660,7 @@ func (x *PutKey) String() string {
 func (*PutKey) ProtoMessage() {}
 
 func (x *PutKey) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[45]
+	mi := &file_meta_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3807,7 +4673,7 @@ func (x *PutKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutKey.ProtoReflect.Descriptor instead.
 func (*PutKey) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{45}
+	return file_meta_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *PutKey) GetKey() *Key {
@@ -3830,7 +4696,7 @@ type NFSClient struct {
 
 func (x *NFSClient) Reset() {
 	*x = NFSClient{}
-	mi := &file_meta_proto_msgTypes[46]
+	mi := &file_meta_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3842,7 +4708,7 @@ func (x *NFSClient) String() string {
 func (*NFSClient) ProtoMessage() {}
 
 func (x *NFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[46]
+	mi := &file_meta_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3855,7 +4721,7 @@ func (x *NFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClient.ProtoReflect.Descriptor instead.
 func (*NFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{46}
+	return file_meta_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *NFSClient) GetGateway() string {
@@ -3888,7 +4754,7 @@ type PutNFSClient struct {
 
 func (x *PutNFSClient) Reset() {
 	*x = PutNFSClient{}
-	mi := &file_meta_proto_msgTypes[47]
+	mi := &file_meta_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3900,7 +4766,7 @@ func (x *PutNFSClient) String() string {
 func (*PutNFSClient) ProtoMessage() {}
 
 func (x *PutNFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[47]
+	mi := &file_meta_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3913,7 +4779,7 @@ func (x *PutNFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNFSClient.ProtoReflect.Descriptor instead.
 func (*PutNFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{47}
+	return file_meta_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *PutNFSClient) GetClient() *NFSClient {
@@ -3933,7 +4799,7 @@ type RemoveNFSClient struct {
 
 func (x *RemoveNFSClient) Reset() {
 	*x = RemoveNFSClient{}
-	mi := &file_meta_proto_msgTypes[48]
+	mi := &file_meta_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3945,7 +4811,7 @@ func (x *RemoveNFSClient) String() string {
 func (*RemoveNFSClient) ProtoMessage() {}
 
 func (x *RemoveNFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[48]
+	mi := &file_meta_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3958,7 +4824,7 @@ func (x *RemoveNFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNFSClient.ProtoReflect.Descriptor instead.
 func (*RemoveNFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{48}
+	return file_meta_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *RemoveNFSClient) GetGateway() string {
@@ -4002,7 +4868,7 @@ type Query struct {
 
 func (x *Query) Reset() {
 	*x = Query{}
-	mi := &file_meta_proto_msgTypes[49]
+	mi := &file_meta_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4014,7 +4880,7 @@ func (x *Query) String() string {
 func (*Query) ProtoMessage() {}
 
 func (x *Query) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[49]
+	mi := &file_meta_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4027,7 +4893,7 @@ func (x *Query) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Query.ProtoReflect.Descriptor instead.
 func (*Query) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{49}
+	return file_meta_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Query) GetFs() uint32 {
@@ -4261,7 +5127,7 @@ type GetAttrQ struct {
 
 func (x *GetAttrQ) Reset() {
 	*x = GetAttrQ{}
-	mi := &file_meta_proto_msgTypes[50]
+	mi := &file_meta_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4273,7 +5139,7 @@ func (x *GetAttrQ) String() string {
 func (*GetAttrQ) ProtoMessage() {}
 
 func (x *GetAttrQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[50]
+	mi := &file_meta_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4286,7 +5152,7 @@ func (x *GetAttrQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttrQ.ProtoReflect.Descriptor instead.
 func (*GetAttrQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{50}
+	return file_meta_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *GetAttrQ) GetIno() uint64 {
@@ -4320,7 +5186,7 @@ type LookupQ struct {
 
 func (x *LookupQ) Reset() {
 	*x = LookupQ{}
-	mi := &file_meta_proto_msgTypes[51]
+	mi := &file_meta_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4332,7 +5198,7 @@ func (x *LookupQ) String() string {
 func (*LookupQ) ProtoMessage() {}
 
 func (x *LookupQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[51]
+	mi := &file_meta_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4345,7 +5211,7 @@ func (x *LookupQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupQ.ProtoReflect.Descriptor instead.
 func (*LookupQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{51}
+	return file_meta_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *LookupQ) GetDir() uint64 {
@@ -4371,7 +5237,7 @@ type ParentQ struct {
 
 func (x *ParentQ) Reset() {
 	*x = ParentQ{}
-	mi := &file_meta_proto_msgTypes[52]
+	mi := &file_meta_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4383,7 +5249,7 @@ func (x *ParentQ) String() string {
 func (*ParentQ) ProtoMessage() {}
 
 func (x *ParentQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[52]
+	mi := &file_meta_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4396,7 +5262,7 @@ func (x *ParentQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParentQ.ProtoReflect.Descriptor instead.
 func (*ParentQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{52}
+	return file_meta_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ParentQ) GetDir() uint64 {
@@ -4419,7 +5285,7 @@ type ReadDirQ struct {
 
 func (x *ReadDirQ) Reset() {
 	*x = ReadDirQ{}
-	mi := &file_meta_proto_msgTypes[53]
+	mi := &file_meta_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4431,7 +5297,7 @@ func (x *ReadDirQ) String() string {
 func (*ReadDirQ) ProtoMessage() {}
 
 func (x *ReadDirQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[53]
+	mi := &file_meta_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4444,7 +5310,7 @@ func (x *ReadDirQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirQ.ProtoReflect.Descriptor instead.
 func (*ReadDirQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{53}
+	return file_meta_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ReadDirQ) GetDir() uint64 {
@@ -4491,7 +5357,7 @@ type ReadLinkQ struct {
 
 func (x *ReadLinkQ) Reset() {
 	*x = ReadLinkQ{}
-	mi := &file_meta_proto_msgTypes[54]
+	mi := &file_meta_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4503,7 +5369,7 @@ func (x *ReadLinkQ) String() string {
 func (*ReadLinkQ) ProtoMessage() {}
 
 func (x *ReadLinkQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[54]
+	mi := &file_meta_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4516,7 +5382,7 @@ func (x *ReadLinkQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkQ.ProtoReflect.Descriptor instead.
 func (*ReadLinkQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{54}
+	return file_meta_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ReadLinkQ) GetIno() uint64 {
@@ -4539,7 +5405,7 @@ type ExtentsQ struct {
 
 func (x *ExtentsQ) Reset() {
 	*x = ExtentsQ{}
-	mi := &file_meta_proto_msgTypes[55]
+	mi := &file_meta_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4551,7 +5417,7 @@ func (x *ExtentsQ) String() string {
 func (*ExtentsQ) ProtoMessage() {}
 
 func (x *ExtentsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[55]
+	mi := &file_meta_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4564,7 +5430,7 @@ func (x *ExtentsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsQ.ProtoReflect.Descriptor instead.
 func (*ExtentsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{55}
+	return file_meta_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ExtentsQ) GetIno() uint64 {
@@ -4603,7 +5469,7 @@ type StatFSQ struct {
 
 func (x *StatFSQ) Reset() {
 	*x = StatFSQ{}
-	mi := &file_meta_proto_msgTypes[56]
+	mi := &file_meta_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4615,7 +5481,7 @@ func (x *StatFSQ) String() string {
 func (*StatFSQ) ProtoMessage() {}
 
 func (x *StatFSQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[56]
+	mi := &file_meta_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4628,7 +5494,7 @@ func (x *StatFSQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSQ.ProtoReflect.Descriptor instead.
 func (*StatFSQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{56}
+	return file_meta_proto_rawDescGZIP(), []int{66}
 }
 
 type BlockStatesQ struct {
@@ -4640,7 +5506,7 @@ type BlockStatesQ struct {
 
 func (x *BlockStatesQ) Reset() {
 	*x = BlockStatesQ{}
-	mi := &file_meta_proto_msgTypes[57]
+	mi := &file_meta_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4652,7 +5518,7 @@ func (x *BlockStatesQ) String() string {
 func (*BlockStatesQ) ProtoMessage() {}
 
 func (x *BlockStatesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[57]
+	mi := &file_meta_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4665,7 +5531,7 @@ func (x *BlockStatesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesQ.ProtoReflect.Descriptor instead.
 func (*BlockStatesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{57}
+	return file_meta_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *BlockStatesQ) GetIds() []uint64 {
@@ -4683,7 +5549,7 @@ type ShardInfoQ struct {
 
 func (x *ShardInfoQ) Reset() {
 	*x = ShardInfoQ{}
-	mi := &file_meta_proto_msgTypes[58]
+	mi := &file_meta_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4695,7 +5561,7 @@ func (x *ShardInfoQ) String() string {
 func (*ShardInfoQ) ProtoMessage() {}
 
 func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[58]
+	mi := &file_meta_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4708,7 +5574,7 @@ func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoQ.ProtoReflect.Descriptor instead.
 func (*ShardInfoQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{58}
+	return file_meta_proto_rawDescGZIP(), []int{68}
 }
 
 type FileSystemsQ struct {
@@ -4719,7 +5585,7 @@ type FileSystemsQ struct {
 
 func (x *FileSystemsQ) Reset() {
 	*x = FileSystemsQ{}
-	mi := &file_meta_proto_msgTypes[59]
+	mi := &file_meta_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4731,7 +5597,7 @@ func (x *FileSystemsQ) String() string {
 func (*FileSystemsQ) ProtoMessage() {}
 
 func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[59]
+	mi := &file_meta_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4744,18 +5610,21 @@ func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsQ.ProtoReflect.Descriptor instead.
 func (*FileSystemsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{59}
+	return file_meta_proto_rawDescGZIP(), []int{69}
 }
 
+// ClusterMapQ asks for the stores and pools. With the version that the caller has, the answer
+// to an unchanged map is only that.
 type ClusterMapQ struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	KnownVersion  uint64                 `protobuf:"varint,1,opt,name=known_version,json=knownVersion,proto3" json:"known_version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ClusterMapQ) Reset() {
 	*x = ClusterMapQ{}
-	mi := &file_meta_proto_msgTypes[60]
+	mi := &file_meta_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4767,7 +5636,7 @@ func (x *ClusterMapQ) String() string {
 func (*ClusterMapQ) ProtoMessage() {}
 
 func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[60]
+	mi := &file_meta_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4780,7 +5649,14 @@ func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapQ.ProtoReflect.Descriptor instead.
 func (*ClusterMapQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{60}
+	return file_meta_proto_rawDescGZIP(), []int{70}
+}
+
+func (x *ClusterMapQ) GetKnownVersion() uint64 {
+	if x != nil {
+		return x.KnownVersion
+	}
+	return 0
 }
 
 type KeysQ struct {
@@ -4792,7 +5668,7 @@ type KeysQ struct {
 
 func (x *KeysQ) Reset() {
 	*x = KeysQ{}
-	mi := &file_meta_proto_msgTypes[61]
+	mi := &file_meta_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4804,7 +5680,7 @@ func (x *KeysQ) String() string {
 func (*KeysQ) ProtoMessage() {}
 
 func (x *KeysQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[61]
+	mi := &file_meta_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4817,7 +5693,7 @@ func (x *KeysQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysQ.ProtoReflect.Descriptor instead.
 func (*KeysQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{61}
+	return file_meta_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *KeysQ) GetKind() string {
@@ -4836,7 +5712,7 @@ type NFSClientsQ struct {
 
 func (x *NFSClientsQ) Reset() {
 	*x = NFSClientsQ{}
-	mi := &file_meta_proto_msgTypes[62]
+	mi := &file_meta_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4848,7 +5724,7 @@ func (x *NFSClientsQ) String() string {
 func (*NFSClientsQ) ProtoMessage() {}
 
 func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[62]
+	mi := &file_meta_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4861,7 +5737,7 @@ func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsQ.ProtoReflect.Descriptor instead.
 func (*NFSClientsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{62}
+	return file_meta_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *NFSClientsQ) GetGateway() string {
@@ -4895,7 +5771,7 @@ type QueryResult struct {
 
 func (x *QueryResult) Reset() {
 	*x = QueryResult{}
-	mi := &file_meta_proto_msgTypes[63]
+	mi := &file_meta_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4907,7 +5783,7 @@ func (x *QueryResult) String() string {
 func (*QueryResult) ProtoMessage() {}
 
 func (x *QueryResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[63]
+	mi := &file_meta_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4920,7 +5796,7 @@ func (x *QueryResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryResult.ProtoReflect.Descriptor instead.
 func (*QueryResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{63}
+	return file_meta_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *QueryResult) GetKind() uint32 {
@@ -5123,7 +5999,7 @@ type AttrR struct {
 
 func (x *AttrR) Reset() {
 	*x = AttrR{}
-	mi := &file_meta_proto_msgTypes[64]
+	mi := &file_meta_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5135,7 +6011,7 @@ func (x *AttrR) String() string {
 func (*AttrR) ProtoMessage() {}
 
 func (x *AttrR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[64]
+	mi := &file_meta_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5148,7 +6024,7 @@ func (x *AttrR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttrR.ProtoReflect.Descriptor instead.
 func (*AttrR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{64}
+	return file_meta_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *AttrR) GetAttr() *Attr {
@@ -5178,7 +6054,7 @@ type Dirent struct {
 
 func (x *Dirent) Reset() {
 	*x = Dirent{}
-	mi := &file_meta_proto_msgTypes[65]
+	mi := &file_meta_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5190,7 +6066,7 @@ func (x *Dirent) String() string {
 func (*Dirent) ProtoMessage() {}
 
 func (x *Dirent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[65]
+	mi := &file_meta_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5203,7 +6079,7 @@ func (x *Dirent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dirent.ProtoReflect.Descriptor instead.
 func (*Dirent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{65}
+	return file_meta_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *Dirent) GetCookie() uint64 {
@@ -5252,7 +6128,7 @@ type ReadDirR struct {
 
 func (x *ReadDirR) Reset() {
 	*x = ReadDirR{}
-	mi := &file_meta_proto_msgTypes[66]
+	mi := &file_meta_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5264,7 +6140,7 @@ func (x *ReadDirR) String() string {
 func (*ReadDirR) ProtoMessage() {}
 
 func (x *ReadDirR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[66]
+	mi := &file_meta_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5277,7 +6153,7 @@ func (x *ReadDirR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirR.ProtoReflect.Descriptor instead.
 func (*ReadDirR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{66}
+	return file_meta_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *ReadDirR) GetEntries() []*Dirent {
@@ -5310,7 +6186,7 @@ type ReadLinkR struct {
 
 func (x *ReadLinkR) Reset() {
 	*x = ReadLinkR{}
-	mi := &file_meta_proto_msgTypes[67]
+	mi := &file_meta_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5322,7 +6198,7 @@ func (x *ReadLinkR) String() string {
 func (*ReadLinkR) ProtoMessage() {}
 
 func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[67]
+	mi := &file_meta_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5335,7 +6211,7 @@ func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkR.ProtoReflect.Descriptor instead.
 func (*ReadLinkR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{67}
+	return file_meta_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *ReadLinkR) GetTarget() []byte {
@@ -5362,7 +6238,7 @@ type Extent struct {
 
 func (x *Extent) Reset() {
 	*x = Extent{}
-	mi := &file_meta_proto_msgTypes[68]
+	mi := &file_meta_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5374,7 +6250,7 @@ func (x *Extent) String() string {
 func (*Extent) ProtoMessage() {}
 
 func (x *Extent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[68]
+	mi := &file_meta_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5387,7 +6263,7 @@ func (x *Extent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extent.ProtoReflect.Descriptor instead.
 func (*Extent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{68}
+	return file_meta_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *Extent) GetOffset() uint64 {
@@ -5465,7 +6341,7 @@ type ExtentsR struct {
 
 func (x *ExtentsR) Reset() {
 	*x = ExtentsR{}
-	mi := &file_meta_proto_msgTypes[69]
+	mi := &file_meta_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5477,7 +6353,7 @@ func (x *ExtentsR) String() string {
 func (*ExtentsR) ProtoMessage() {}
 
 func (x *ExtentsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[69]
+	mi := &file_meta_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5490,7 +6366,7 @@ func (x *ExtentsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsR.ProtoReflect.Descriptor instead.
 func (*ExtentsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{69}
+	return file_meta_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *ExtentsR) GetExtents() []*Extent {
@@ -5532,7 +6408,7 @@ type StatFSR struct {
 
 func (x *StatFSR) Reset() {
 	*x = StatFSR{}
-	mi := &file_meta_proto_msgTypes[70]
+	mi := &file_meta_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5544,7 +6420,7 @@ func (x *StatFSR) String() string {
 func (*StatFSR) ProtoMessage() {}
 
 func (x *StatFSR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[70]
+	mi := &file_meta_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5557,7 +6433,7 @@ func (x *StatFSR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSR.ProtoReflect.Descriptor instead.
 func (*StatFSR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{70}
+	return file_meta_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *StatFSR) GetUsedBytes() uint64 {
@@ -5593,7 +6469,7 @@ type BlockStatesR struct {
 
 func (x *BlockStatesR) Reset() {
 	*x = BlockStatesR{}
-	mi := &file_meta_proto_msgTypes[71]
+	mi := &file_meta_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5605,7 +6481,7 @@ func (x *BlockStatesR) String() string {
 func (*BlockStatesR) ProtoMessage() {}
 
 func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[71]
+	mi := &file_meta_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5618,7 +6494,7 @@ func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesR.ProtoReflect.Descriptor instead.
 func (*BlockStatesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{71}
+	return file_meta_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *BlockStatesR) GetStates() []BlockState {
@@ -5644,13 +6520,15 @@ type ShardInfoR struct {
 	Incarnation   uint64                 `protobuf:"varint,5,opt,name=incarnation,proto3" json:"incarnation,omitempty"`                 // of the metadata; raised by a restore
 	PurgeQueue    uint64                 `protobuf:"varint,6,opt,name=purge_queue,json=purgeQueue,proto3" json:"purge_queue,omitempty"` // items waiting
 	Cluster       []byte                 `protobuf:"bytes,7,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	DyingNext     uint64                 `protobuf:"varint,8,opt,name=dying_next,json=dyingNext,proto3" json:"dying_next,omitempty"`       // the number the next dying block will get
+	DyingBlocks   uint64                 `protobuf:"varint,9,opt,name=dying_blocks,json=dyingBlocks,proto3" json:"dying_blocks,omitempty"` // blocks in their grace
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ShardInfoR) Reset() {
 	*x = ShardInfoR{}
-	mi := &file_meta_proto_msgTypes[72]
+	mi := &file_meta_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5662,7 +6540,7 @@ func (x *ShardInfoR) String() string {
 func (*ShardInfoR) ProtoMessage() {}
 
 func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[72]
+	mi := &file_meta_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5675,7 +6553,7 @@ func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoR.ProtoReflect.Descriptor instead.
 func (*ShardInfoR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{72}
+	return file_meta_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *ShardInfoR) GetShard() uint32 {
@@ -5727,6 +6605,20 @@ func (x *ShardInfoR) GetCluster() []byte {
 	return nil
 }
 
+func (x *ShardInfoR) GetDyingNext() uint64 {
+	if x != nil {
+		return x.DyingNext
+	}
+	return 0
+}
+
+func (x *ShardInfoR) GetDyingBlocks() uint64 {
+	if x != nil {
+		return x.DyingBlocks
+	}
+	return 0
+}
+
 type FileSystemsR struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	FileSystems   []*FileSystem          `protobuf:"bytes,1,rep,name=file_systems,json=fileSystems,proto3" json:"file_systems,omitempty"`
@@ -5736,7 +6628,7 @@ type FileSystemsR struct {
 
 func (x *FileSystemsR) Reset() {
 	*x = FileSystemsR{}
-	mi := &file_meta_proto_msgTypes[73]
+	mi := &file_meta_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5748,7 +6640,7 @@ func (x *FileSystemsR) String() string {
 func (*FileSystemsR) ProtoMessage() {}
 
 func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[73]
+	mi := &file_meta_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5761,7 +6653,7 @@ func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsR.ProtoReflect.Descriptor instead.
 func (*FileSystemsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{73}
+	return file_meta_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *FileSystemsR) GetFileSystems() []*FileSystem {
@@ -5775,13 +6667,15 @@ type ClusterMapR struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Stores        []*Store               `protobuf:"bytes,1,rep,name=stores,proto3" json:"stores,omitempty"`
 	Pools         []*Pool                `protobuf:"bytes,2,rep,name=pools,proto3" json:"pools,omitempty"`
+	Version       uint64                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`     // grows with every change of a store or pool
+	Unchanged     bool                   `protobuf:"varint,4,opt,name=unchanged,proto3" json:"unchanged,omitempty"` // since the version the caller has: stores and pools are left out
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ClusterMapR) Reset() {
 	*x = ClusterMapR{}
-	mi := &file_meta_proto_msgTypes[74]
+	mi := &file_meta_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5793,7 +6687,7 @@ func (x *ClusterMapR) String() string {
 func (*ClusterMapR) ProtoMessage() {}
 
 func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[74]
+	mi := &file_meta_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5806,7 +6700,7 @@ func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapR.ProtoReflect.Descriptor instead.
 func (*ClusterMapR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{74}
+	return file_meta_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *ClusterMapR) GetStores() []*Store {
@@ -5823,6 +6717,20 @@ func (x *ClusterMapR) GetPools() []*Pool {
 	return nil
 }
 
+func (x *ClusterMapR) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *ClusterMapR) GetUnchanged() bool {
+	if x != nil {
+		return x.Unchanged
+	}
+	return false
+}
+
 type KeysR struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Keys          []*Key                 `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
@@ -5832,7 +6740,7 @@ type KeysR struct {
 
 func (x *KeysR) Reset() {
 	*x = KeysR{}
-	mi := &file_meta_proto_msgTypes[75]
+	mi := &file_meta_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5844,7 +6752,7 @@ func (x *KeysR) String() string {
 func (*KeysR) ProtoMessage() {}
 
 func (x *KeysR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[75]
+	mi := &file_meta_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5857,7 +6765,7 @@ func (x *KeysR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysR.ProtoReflect.Descriptor instead.
 func (*KeysR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{75}
+	return file_meta_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *KeysR) GetKeys() []*Key {
@@ -5876,7 +6784,7 @@ type NFSClientsR struct {
 
 func (x *NFSClientsR) Reset() {
 	*x = NFSClientsR{}
-	mi := &file_meta_proto_msgTypes[76]
+	mi := &file_meta_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5888,7 +6796,7 @@ func (x *NFSClientsR) String() string {
 func (*NFSClientsR) ProtoMessage() {}
 
 func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[76]
+	mi := &file_meta_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5901,7 +6809,7 @@ func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsR.ProtoReflect.Descriptor instead.
 func (*NFSClientsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{76}
+	return file_meta_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *NFSClientsR) GetClients() []*NFSClient {
@@ -5929,7 +6837,7 @@ type InodeRecord struct {
 
 func (x *InodeRecord) Reset() {
 	*x = InodeRecord{}
-	mi := &file_meta_proto_msgTypes[77]
+	mi := &file_meta_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5941,7 +6849,7 @@ func (x *InodeRecord) String() string {
 func (*InodeRecord) ProtoMessage() {}
 
 func (x *InodeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[77]
+	mi := &file_meta_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5954,7 +6862,7 @@ func (x *InodeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InodeRecord.ProtoReflect.Descriptor instead.
 func (*InodeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{77}
+	return file_meta_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *InodeRecord) GetAttr() *Attr {
@@ -6031,7 +6939,7 @@ type Cut struct {
 
 func (x *Cut) Reset() {
 	*x = Cut{}
-	mi := &file_meta_proto_msgTypes[78]
+	mi := &file_meta_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6043,7 +6951,7 @@ func (x *Cut) String() string {
 func (*Cut) ProtoMessage() {}
 
 func (x *Cut) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[78]
+	mi := &file_meta_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6056,7 +6964,7 @@ func (x *Cut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cut.ProtoReflect.Descriptor instead.
 func (*Cut) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{78}
+	return file_meta_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *Cut) GetGen() uint32 {
@@ -6091,7 +6999,7 @@ type ExtentRecord struct {
 
 func (x *ExtentRecord) Reset() {
 	*x = ExtentRecord{}
-	mi := &file_meta_proto_msgTypes[79]
+	mi := &file_meta_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6103,7 +7011,7 @@ func (x *ExtentRecord) String() string {
 func (*ExtentRecord) ProtoMessage() {}
 
 func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[79]
+	mi := &file_meta_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6116,7 +7024,7 @@ func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentRecord.ProtoReflect.Descriptor instead.
 func (*ExtentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{79}
+	return file_meta_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *ExtentRecord) GetLength() uint32 {
@@ -6198,7 +7106,7 @@ type BlockRecord struct {
 
 func (x *BlockRecord) Reset() {
 	*x = BlockRecord{}
-	mi := &file_meta_proto_msgTypes[80]
+	mi := &file_meta_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6210,7 +7118,7 @@ func (x *BlockRecord) String() string {
 func (*BlockRecord) ProtoMessage() {}
 
 func (x *BlockRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[80]
+	mi := &file_meta_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6223,7 +7131,7 @@ func (x *BlockRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockRecord.ProtoReflect.Descriptor instead.
 func (*BlockRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{80}
+	return file_meta_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *BlockRecord) GetFs() uint32 {
@@ -6279,7 +7187,7 @@ type DirentRecord struct {
 
 func (x *DirentRecord) Reset() {
 	*x = DirentRecord{}
-	mi := &file_meta_proto_msgTypes[81]
+	mi := &file_meta_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6291,7 +7199,7 @@ func (x *DirentRecord) String() string {
 func (*DirentRecord) ProtoMessage() {}
 
 func (x *DirentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[81]
+	mi := &file_meta_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6304,7 +7212,7 @@ func (x *DirentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirentRecord.ProtoReflect.Descriptor instead.
 func (*DirentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{81}
+	return file_meta_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *DirentRecord) GetName() []byte {
@@ -6339,7 +7247,7 @@ type OriginRecord struct {
 
 func (x *OriginRecord) Reset() {
 	*x = OriginRecord{}
-	mi := &file_meta_proto_msgTypes[82]
+	mi := &file_meta_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6351,7 +7259,7 @@ func (x *OriginRecord) String() string {
 func (*OriginRecord) ProtoMessage() {}
 
 func (x *OriginRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[82]
+	mi := &file_meta_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6364,7 +7272,7 @@ func (x *OriginRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginRecord.ProtoReflect.Descriptor instead.
 func (*OriginRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{82}
+	return file_meta_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *OriginRecord) GetKind() OriginKind {
@@ -6398,7 +7306,7 @@ type SlotRecord struct {
 
 func (x *SlotRecord) Reset() {
 	*x = SlotRecord{}
-	mi := &file_meta_proto_msgTypes[83]
+	mi := &file_meta_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6410,7 +7318,7 @@ func (x *SlotRecord) String() string {
 func (*SlotRecord) ProtoMessage() {}
 
 func (x *SlotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[83]
+	mi := &file_meta_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6423,7 +7331,7 @@ func (x *SlotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotRecord.ProtoReflect.Descriptor instead.
 func (*SlotRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{83}
+	return file_meta_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *SlotRecord) GetSeq() uint64 {
@@ -6450,7 +7358,7 @@ type SlotResult struct {
 
 func (x *SlotResult) Reset() {
 	*x = SlotResult{}
-	mi := &file_meta_proto_msgTypes[84]
+	mi := &file_meta_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6462,7 +7370,7 @@ func (x *SlotResult) String() string {
 func (*SlotResult) ProtoMessage() {}
 
 func (x *SlotResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[84]
+	mi := &file_meta_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6475,7 +7383,7 @@ func (x *SlotResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotResult.ProtoReflect.Descriptor instead.
 func (*SlotResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{84}
+	return file_meta_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *SlotResult) GetOpIndex() uint32 {
@@ -6502,7 +7410,7 @@ type UsageRecord struct {
 
 func (x *UsageRecord) Reset() {
 	*x = UsageRecord{}
-	mi := &file_meta_proto_msgTypes[85]
+	mi := &file_meta_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6514,7 +7422,7 @@ func (x *UsageRecord) String() string {
 func (*UsageRecord) ProtoMessage() {}
 
 func (x *UsageRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[85]
+	mi := &file_meta_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6527,7 +7435,7 @@ func (x *UsageRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRecord.ProtoReflect.Descriptor instead.
 func (*UsageRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{85}
+	return file_meta_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *UsageRecord) GetBytes() uint64 {
@@ -6554,7 +7462,7 @@ type RangeRecord struct {
 
 func (x *RangeRecord) Reset() {
 	*x = RangeRecord{}
-	mi := &file_meta_proto_msgTypes[86]
+	mi := &file_meta_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6566,7 +7474,7 @@ func (x *RangeRecord) String() string {
 func (*RangeRecord) ProtoMessage() {}
 
 func (x *RangeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[86]
+	mi := &file_meta_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6579,7 +7487,7 @@ func (x *RangeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeRecord.ProtoReflect.Descriptor instead.
 func (*RangeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{86}
+	return file_meta_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *RangeRecord) GetOrigin() uint64 {
@@ -6611,7 +7519,7 @@ type PurgeRecord struct {
 
 func (x *PurgeRecord) Reset() {
 	*x = PurgeRecord{}
-	mi := &file_meta_proto_msgTypes[87]
+	mi := &file_meta_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6623,7 +7531,7 @@ func (x *PurgeRecord) String() string {
 func (*PurgeRecord) ProtoMessage() {}
 
 func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[87]
+	mi := &file_meta_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6636,7 +7544,7 @@ func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeRecord.ProtoReflect.Descriptor instead.
 func (*PurgeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{87}
+	return file_meta_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *PurgeRecord) GetFs() uint32 {
@@ -6687,13 +7595,14 @@ type DyingRecord struct {
 	Pg            uint32                 `protobuf:"varint,1,opt,name=pg,proto3" json:"pg,omitempty"`
 	Length        uint32                 `protobuf:"varint,2,opt,name=length,proto3" json:"length,omitempty"`
 	Since         *Time                  `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
+	Seq           uint64                 `protobuf:"varint,4,opt,name=seq,proto3" json:"seq,omitempty"` // from level 2: its number in y/
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DyingRecord) Reset() {
 	*x = DyingRecord{}
-	mi := &file_meta_proto_msgTypes[88]
+	mi := &file_meta_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6705,7 +7614,7 @@ func (x *DyingRecord) String() string {
 func (*DyingRecord) ProtoMessage() {}
 
 func (x *DyingRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[88]
+	mi := &file_meta_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6718,7 +7627,7 @@ func (x *DyingRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DyingRecord.ProtoReflect.Descriptor instead.
 func (*DyingRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{88}
+	return file_meta_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *DyingRecord) GetPg() uint32 {
@@ -6742,6 +7651,13 @@ func (x *DyingRecord) GetSince() *Time {
 	return nil
 }
 
+func (x *DyingRecord) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
 type NamespaceRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	HashKey       []byte                 `protobuf:"bytes,1,opt,name=hash_key,json=hashKey,proto3" json:"hash_key,omitempty"`
@@ -6752,7 +7668,7 @@ type NamespaceRecord struct {
 
 func (x *NamespaceRecord) Reset() {
 	*x = NamespaceRecord{}
-	mi := &file_meta_proto_msgTypes[89]
+	mi := &file_meta_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6764,7 +7680,7 @@ func (x *NamespaceRecord) String() string {
 func (*NamespaceRecord) ProtoMessage() {}
 
 func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[89]
+	mi := &file_meta_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6777,7 +7693,7 @@ func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceRecord.ProtoReflect.Descriptor instead.
 func (*NamespaceRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{89}
+	return file_meta_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *NamespaceRecord) GetHashKey() []byte {
@@ -6805,7 +7721,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_meta_proto_msgTypes[90]
+	mi := &file_meta_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6817,7 +7733,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[90]
+	mi := &file_meta_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6830,7 +7746,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{90}
+	return file_meta_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *ProposeRequest) GetShard() uint32 {
@@ -6856,7 +7772,7 @@ type ProposeReply struct {
 
 func (x *ProposeReply) Reset() {
 	*x = ProposeReply{}
-	mi := &file_meta_proto_msgTypes[91]
+	mi := &file_meta_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6868,7 +7784,7 @@ func (x *ProposeReply) String() string {
 func (*ProposeReply) ProtoMessage() {}
 
 func (x *ProposeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[91]
+	mi := &file_meta_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6881,7 +7797,7 @@ func (x *ProposeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeReply.ProtoReflect.Descriptor instead.
 func (*ProposeReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{91}
+	return file_meta_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *ProposeReply) GetResults() []*Result {
@@ -6901,7 +7817,7 @@ type QueryRequest struct {
 
 func (x *QueryRequest) Reset() {
 	*x = QueryRequest{}
-	mi := &file_meta_proto_msgTypes[92]
+	mi := &file_meta_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6913,7 +7829,7 @@ func (x *QueryRequest) String() string {
 func (*QueryRequest) ProtoMessage() {}
 
 func (x *QueryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[92]
+	mi := &file_meta_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6926,7 +7842,7 @@ func (x *QueryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryRequest.ProtoReflect.Descriptor instead.
 func (*QueryRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{92}
+	return file_meta_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *QueryRequest) GetShard() uint32 {
@@ -6952,7 +7868,7 @@ type QueryReply struct {
 
 func (x *QueryReply) Reset() {
 	*x = QueryReply{}
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6964,7 +7880,7 @@ func (x *QueryReply) String() string {
 func (*QueryReply) ProtoMessage() {}
 
 func (x *QueryReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6977,7 +7893,7 @@ func (x *QueryReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryReply.ProtoReflect.Descriptor instead.
 func (*QueryReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{93}
+	return file_meta_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *QueryReply) GetResults() []*QueryResult {
@@ -6999,7 +7915,7 @@ type TermRequest struct {
 
 func (x *TermRequest) Reset() {
 	*x = TermRequest{}
-	mi := &file_meta_proto_msgTypes[94]
+	mi := &file_meta_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7011,7 +7927,7 @@ func (x *TermRequest) String() string {
 func (*TermRequest) ProtoMessage() {}
 
 func (x *TermRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[94]
+	mi := &file_meta_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7024,7 +7940,7 @@ func (x *TermRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermRequest.ProtoReflect.Descriptor instead.
 func (*TermRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{94}
+	return file_meta_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *TermRequest) GetShard() uint32 {
@@ -7052,7 +7968,7 @@ type TermReply struct {
 
 func (x *TermReply) Reset() {
 	*x = TermReply{}
-	mi := &file_meta_proto_msgTypes[95]
+	mi := &file_meta_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7064,7 +7980,7 @@ func (x *TermReply) String() string {
 func (*TermReply) ProtoMessage() {}
 
 func (x *TermReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[95]
+	mi := &file_meta_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7077,7 +7993,7 @@ func (x *TermReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermReply.ProtoReflect.Descriptor instead.
 func (*TermReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{95}
+	return file_meta_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *TermReply) GetTerm() uint64 {
@@ -7110,7 +8026,7 @@ type LeaderRequest struct {
 
 func (x *LeaderRequest) Reset() {
 	*x = LeaderRequest{}
-	mi := &file_meta_proto_msgTypes[96]
+	mi := &file_meta_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7122,7 +8038,7 @@ func (x *LeaderRequest) String() string {
 func (*LeaderRequest) ProtoMessage() {}
 
 func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[96]
+	mi := &file_meta_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7135,7 +8051,7 @@ func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderRequest.ProtoReflect.Descriptor instead.
 func (*LeaderRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{96}
+	return file_meta_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *LeaderRequest) GetShard() uint32 {
@@ -7155,7 +8071,7 @@ type LeaderReply struct {
 
 func (x *LeaderReply) Reset() {
 	*x = LeaderReply{}
-	mi := &file_meta_proto_msgTypes[97]
+	mi := &file_meta_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7167,7 +8083,7 @@ func (x *LeaderReply) String() string {
 func (*LeaderReply) ProtoMessage() {}
 
 func (x *LeaderReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[97]
+	mi := &file_meta_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7180,7 +8096,7 @@ func (x *LeaderReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderReply.ProtoReflect.Descriptor instead.
 func (*LeaderReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{97}
+	return file_meta_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *LeaderReply) GetLeaderId() string {
@@ -7210,7 +8126,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x06origin\x18\x01 \x01(\x04R\x06origin\x12\x12\n" +
 	"\x04slot\x18\x02 \x01(\rR\x04slot\x12\x10\n" +
 	"\x03seq\x18\x03 \x01(\x04R\x03seq\x12\x19\n" +
-	"\bop_index\x18\x04 \x01(\rR\aopIndex\"\xb4\v\n" +
+	"\bop_index\x18\x04 \x01(\rR\aopIndex\"\x84\x0e\n" +
 	"\aCommand\x12(\n" +
 	"\x02id\x18\x01 \x01(\v2\x18.rackfs.meta.v1.IdentityR\x02id\x12(\n" +
 	"\x04time\x18\x02 \x01(\v2\x14.rackfs.meta.v1.TimeR\x04time\x12\x0e\n" +
@@ -7233,14 +8149,21 @@ const file_meta_proto_rawDesc = "" +
 	"\vcommit_data\x18\x1c \x01(\v2\x1a.rackfs.meta.v1.CommitDataH\x00R\n" +
 	"commitData\x12F\n" +
 	"\x0erelease_orphan\x18\x1d \x01(\v2\x1d.rackfs.meta.v1.ReleaseOrphanH\x00R\rreleaseOrphan\x12@\n" +
-	"\falloc_blocks\x18\x1e \x01(\v2\x1b.rackfs.meta.v1.AllocBlocksH\x00R\vallocBlocks\x12G\n" +
+	"\falloc_blocks\x18\x1e \x01(\v2\x1b.rackfs.meta.v1.AllocBlocksH\x00R\vallocBlocks\x12=\n" +
+	"\vreap_blocks\x18\x1f \x01(\v2\x1a.rackfs.meta.v1.ReapBlocksH\x00R\n" +
+	"reapBlocks\x12C\n" +
+	"\rreturn_blocks\x18  \x01(\v2\x1c.rackfs.meta.v1.ReturnBlocksH\x00R\freturnBlocks\x12I\n" +
+	"\x0frewrite_extents\x18! \x01(\v2\x1e.rackfs.meta.v1.RewriteExtentsH\x00R\x0erewriteExtents\x12G\n" +
 	"\x0fput_file_system\x182 \x01(\v2\x1d.rackfs.meta.v1.PutFileSystemH\x00R\rputFileSystem\x127\n" +
 	"\tput_store\x183 \x01(\v2\x18.rackfs.meta.v1.PutStoreH\x00R\bputStore\x124\n" +
 	"\bput_pool\x184 \x01(\v2\x17.rackfs.meta.v1.PutPoolH\x00R\aputPool\x121\n" +
 	"\aput_key\x185 \x01(\v2\x16.rackfs.meta.v1.PutKeyH\x00R\x06putKey\x12D\n" +
 	"\x0eput_nfs_client\x186 \x01(\v2\x1c.rackfs.meta.v1.PutNFSClientH\x00R\fputNfsClient\x12M\n" +
-	"\x11remove_nfs_client\x187 \x01(\v2\x1f.rackfs.meta.v1.RemoveNFSClientH\x00R\x0fremoveNfsClientB\x04\n" +
-	"\x02op\"\xd4\x04\n" +
+	"\x11remove_nfs_client\x187 \x01(\v2\x1f.rackfs.meta.v1.RemoveNFSClientH\x00R\x0fremoveNfsClient\x12:\n" +
+	"\n" +
+	"change_pgs\x188 \x01(\v2\x19.rackfs.meta.v1.ChangePGsH\x00R\tchangePgs\x12C\n" +
+	"\rreplace_store\x189 \x01(\v2\x1c.rackfs.meta.v1.ReplaceStoreH\x00R\freplaceStoreB\x04\n" +
+	"\x02op\"\x81\x06\n" +
 	"\x06Result\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x126\n" +
@@ -7254,7 +8177,11 @@ const file_meta_proto_rawDesc = "" +
 	"\x05lease\x18\x10 \x01(\v2\x1b.rackfs.meta.v1.LeaseResultH\x00R\x05lease\x126\n" +
 	"\x06commit\x18\x11 \x01(\v2\x1c.rackfs.meta.v1.CommitResultH\x00R\x06commit\x126\n" +
 	"\x06blocks\x18\x12 \x01(\v2\x1c.rackfs.meta.v1.BlocksResultH\x00R\x06blocks\x123\n" +
-	"\x05purge\x18\x13 \x01(\v2\x1b.rackfs.meta.v1.PurgeResultH\x00R\x05purgeB\x04\n" +
+	"\x05purge\x18\x13 \x01(\v2\x1b.rackfs.meta.v1.PurgeResultH\x00R\x05purge\x120\n" +
+	"\x04reap\x18\x14 \x01(\v2\x1a.rackfs.meta.v1.ReapResultH\x00R\x04reap\x129\n" +
+	"\arewrite\x18\x15 \x01(\v2\x1d.rackfs.meta.v1.RewriteResultH\x00R\arewrite\x12>\n" +
+	"\vcluster_map\x18\x16 \x01(\v2\x1b.rackfs.meta.v1.ClusterMapRH\x00R\n" +
+	"clusterMapB\x04\n" +
 	"\x02of\",\n" +
 	"\x04Time\x12\x10\n" +
 	"\x03sec\x18\x01 \x01(\x12R\x03sec\x12\x12\n" +
@@ -7428,7 +8355,39 @@ const file_meta_proto_rawDesc = "" +
 	"\x05count\x18\x01 \x01(\rR\x05count\":\n" +
 	"\fBlocksResult\x12\x14\n" +
 	"\x05first\x18\x01 \x01(\x04R\x05first\x12\x14\n" +
-	"\x05count\x18\x02 \x01(\rR\x05count\"\xaf\x02\n" +
+	"\x05count\x18\x02 \x01(\rR\x05count\"8\n" +
+	"\n" +
+	"ReapBlocks\x12\x18\n" +
+	"\athrough\x18\x01 \x01(\x04R\athrough\x12\x10\n" +
+	"\x03max\x18\x02 \x01(\rR\x03max\"S\n" +
+	"\n" +
+	"ReapResult\x121\n" +
+	"\x06blocks\x18\x01 \x03(\v2\x19.rackfs.meta.v1.DeadBlockR\x06blocks\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"+\n" +
+	"\tDeadBlock\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x0e\n" +
+	"\x02pg\x18\x02 \x01(\rR\x02pg\"$\n" +
+	"\fReturnBlocks\x12\x14\n" +
+	"\x05first\x18\x01 \x03(\x04R\x05first\"[\n" +
+	"\x0eRewriteExtents\x12\x10\n" +
+	"\x03ino\x18\x01 \x01(\x04R\x03ino\x127\n" +
+	"\aextents\x18\x02 \x03(\v2\x1d.rackfs.meta.v1.ExtentRewriteR\aextents\"\xaf\x02\n" +
+	"\rExtentRewrite\x12\x16\n" +
+	"\x06offset\x18\x01 \x01(\x04R\x06offset\x12\x16\n" +
+	"\x06length\x18\x02 \x01(\rR\x06length\x12\x1b\n" +
+	"\told_block\x18\x03 \x01(\x04R\boldBlock\x12(\n" +
+	"\x10old_block_offset\x18\x04 \x01(\rR\x0eoldBlockOffset\x12\x1f\n" +
+	"\vinline_hash\x18\x05 \x01(\x06R\n" +
+	"inlineHash\x12\x14\n" +
+	"\x05block\x18\x06 \x01(\x04R\x05block\x12!\n" +
+	"\fblock_offset\x18\a \x01(\rR\vblockOffset\x12!\n" +
+	"\fblock_length\x18\b \x01(\rR\vblockLength\x12\x0e\n" +
+	"\x02pg\x18\t \x01(\rR\x02pg\x12\f\n" +
+	"\x01k\x18\n" +
+	" \x01(\rR\x01k\x12\f\n" +
+	"\x01m\x18\v \x01(\rR\x01m\"%\n" +
+	"\rRewriteResult\x12\x14\n" +
+	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\"\xaf\x02\n" +
 	"\n" +
 	"FileSystem\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x12\n" +
@@ -7445,7 +8404,7 @@ const file_meta_proto_rawDesc = "" +
 	"quotaBytes\"\x7f\n" +
 	"\rPutFileSystem\x12*\n" +
 	"\x02fs\x18\x01 \x01(\v2\x1a.rackfs.meta.v1.FileSystemR\x02fs\x12B\n" +
-	"\fexpect_state\x18\x02 \x01(\x0e2\x1f.rackfs.meta.v1.FileSystemStateR\vexpectState\"\x9d\x01\n" +
+	"\fexpect_state\x18\x02 \x01(\x0e2\x1f.rackfs.meta.v1.FileSystemStateR\vexpectState\"\xcf\x01\n" +
 	"\x05Store\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x12\n" +
 	"\x04uuid\x18\x02 \x01(\fR\x04uuid\x12\x12\n" +
@@ -7453,16 +8412,20 @@ const file_meta_proto_rawDesc = "" +
 	"\aaddress\x18\x04 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04rack\x18\x05 \x01(\tR\x04rack\x12\x12\n" +
 	"\x04zone\x18\x06 \x01(\tR\x04zone\x12\x1a\n" +
-	"\bcapacity\x18\a \x01(\x04R\bcapacity\"7\n" +
+	"\bcapacity\x18\a \x01(\x04R\bcapacity\x120\n" +
+	"\x05state\x18\b \x01(\x0e2\x1a.rackfs.meta.v1.StoreStateR\x05state\"7\n" +
 	"\bPutStore\x12+\n" +
-	"\x05store\x18\x01 \x01(\v2\x15.rackfs.meta.v1.StoreR\x05store\"8\n" +
+	"\x05store\x18\x01 \x01(\v2\x15.rackfs.meta.v1.StoreR\x05store\"R\n" +
 	"\x04Slot\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\rR\x05store\x12\x1a\n" +
-	"\bprevious\x18\x02 \x01(\rR\bprevious\"b\n" +
+	"\bprevious\x18\x02 \x01(\rR\bprevious\x12\x18\n" +
+	"\afilling\x18\x03 \x01(\bR\afilling\"\x9f\x01\n" +
 	"\x0ePlacementGroup\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\rR\x05epoch\x12*\n" +
-	"\x05slots\x18\x03 \x03(\v2\x14.rackfs.meta.v1.SlotR\x05slots\"x\n" +
+	"\x05slots\x18\x03 \x03(\v2\x14.rackfs.meta.v1.SlotR\x05slots\x12\f\n" +
+	"\x01k\x18\x04 \x01(\rR\x01k\x12-\n" +
+	"\x05state\x18\x05 \x01(\x0e2\x17.rackfs.meta.v1.PGStateR\x05state\"x\n" +
 	"\x04Pool\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\f\n" +
@@ -7470,7 +8433,17 @@ const file_meta_proto_rawDesc = "" +
 	"\x01m\x18\x04 \x01(\rR\x01m\x120\n" +
 	"\x03pgs\x18\x05 \x03(\v2\x1e.rackfs.meta.v1.PlacementGroupR\x03pgs\"3\n" +
 	"\aPutPool\x12(\n" +
-	"\x04pool\x18\x01 \x01(\v2\x14.rackfs.meta.v1.PoolR\x04pool\"A\n" +
+	"\x04pool\x18\x01 \x01(\v2\x14.rackfs.meta.v1.PoolR\x04pool\"S\n" +
+	"\tChangePGs\x12\x12\n" +
+	"\x04pool\x18\x01 \x01(\rR\x04pool\x122\n" +
+	"\achanges\x18\x02 \x03(\v2\x18.rackfs.meta.v1.PGChangeR\achanges\"u\n" +
+	"\bPGChange\x12!\n" +
+	"\fexpect_epoch\x18\x01 \x01(\rR\vexpectEpoch\x12.\n" +
+	"\x02pg\x18\x02 \x01(\v2\x1e.rackfs.meta.v1.PlacementGroupR\x02pg\x12\x16\n" +
+	"\x06remove\x18\x03 \x01(\bR\x06remove\"I\n" +
+	"\fReplaceStore\x12\x10\n" +
+	"\x03old\x18\x01 \x01(\rR\x03old\x12'\n" +
+	"\x03new\x18\x02 \x01(\v2\x15.rackfs.meta.v1.StoreR\x03new\"A\n" +
 	"\x03Key\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\rR\x02id\x12\x16\n" +
@@ -7536,8 +8509,9 @@ const file_meta_proto_rawDesc = "" +
 	"\x03ids\x18\x01 \x03(\x04R\x03ids\"\f\n" +
 	"\n" +
 	"ShardInfoQ\"\x0e\n" +
-	"\fFileSystemsQ\"\r\n" +
-	"\vClusterMapQ\"\x1b\n" +
+	"\fFileSystemsQ\"2\n" +
+	"\vClusterMapQ\x12#\n" +
+	"\rknown_version\x18\x01 \x01(\x04R\fknownVersion\"\x1b\n" +
 	"\x05KeysQ\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\"'\n" +
 	"\vNFSClientsQ\x12\x18\n" +
@@ -7600,7 +8574,7 @@ const file_meta_proto_rawDesc = "" +
 	"quotaBytes\"T\n" +
 	"\fBlockStatesR\x122\n" +
 	"\x06states\x18\x01 \x03(\x0e2\x1a.rackfs.meta.v1.BlockStateR\x06states\x12\x10\n" +
-	"\x03pgs\x18\x02 \x03(\rR\x03pgs\"\xc7\x01\n" +
+	"\x03pgs\x18\x02 \x03(\rR\x03pgs\"\x89\x02\n" +
 	"\n" +
 	"ShardInfoR\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x14\n" +
@@ -7610,12 +8584,17 @@ const file_meta_proto_rawDesc = "" +
 	"\vincarnation\x18\x05 \x01(\x04R\vincarnation\x12\x1f\n" +
 	"\vpurge_queue\x18\x06 \x01(\x04R\n" +
 	"purgeQueue\x12\x18\n" +
-	"\acluster\x18\a \x01(\fR\acluster\"M\n" +
+	"\acluster\x18\a \x01(\fR\acluster\x12\x1d\n" +
+	"\n" +
+	"dying_next\x18\b \x01(\x04R\tdyingNext\x12!\n" +
+	"\fdying_blocks\x18\t \x01(\x04R\vdyingBlocks\"M\n" +
 	"\fFileSystemsR\x12=\n" +
-	"\ffile_systems\x18\x01 \x03(\v2\x1a.rackfs.meta.v1.FileSystemR\vfileSystems\"h\n" +
+	"\ffile_systems\x18\x01 \x03(\v2\x1a.rackfs.meta.v1.FileSystemR\vfileSystems\"\xa0\x01\n" +
 	"\vClusterMapR\x12-\n" +
 	"\x06stores\x18\x01 \x03(\v2\x15.rackfs.meta.v1.StoreR\x06stores\x12*\n" +
-	"\x05pools\x18\x02 \x03(\v2\x14.rackfs.meta.v1.PoolR\x05pools\"0\n" +
+	"\x05pools\x18\x02 \x03(\v2\x14.rackfs.meta.v1.PoolR\x05pools\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\x12\x1c\n" +
+	"\tunchanged\x18\x04 \x01(\bR\tunchanged\"0\n" +
 	"\x05KeysR\x12'\n" +
 	"\x04keys\x18\x01 \x03(\v2\x13.rackfs.meta.v1.KeyR\x04keys\"B\n" +
 	"\vNFSClientsR\x123\n" +
@@ -7680,11 +8659,12 @@ const file_meta_proto_rawDesc = "" +
 	"orphans_of\x18\x03 \x01(\x04R\torphansOf\x12\x12\n" +
 	"\x04from\x18\x04 \x01(\x04R\x04from\x12\x19\n" +
 	"\bpass_gen\x18\x05 \x01(\rR\apassGen\x12\x18\n" +
-	"\adeleted\x18\x06 \x01(\bR\adeleted\"a\n" +
+	"\adeleted\x18\x06 \x01(\bR\adeleted\"s\n" +
 	"\vDyingRecord\x12\x0e\n" +
 	"\x02pg\x18\x01 \x01(\rR\x02pg\x12\x16\n" +
 	"\x06length\x18\x02 \x01(\rR\x06length\x12*\n" +
-	"\x05since\x18\x03 \x01(\v2\x14.rackfs.meta.v1.TimeR\x05since\"g\n" +
+	"\x05since\x18\x03 \x01(\v2\x14.rackfs.meta.v1.TimeR\x05since\x12\x10\n" +
+	"\x03seq\x18\x04 \x01(\x04R\x03seq\"g\n" +
 	"\x0fNamespaceRecord\x12\x19\n" +
 	"\bhash_key\x18\x01 \x01(\fR\ahashKey\x129\n" +
 	"\acreated\x18\x02 \x01(\v2\x1f.rackfs.meta.v1.CreateNamespaceR\acreated\"[\n" +
@@ -7725,7 +8705,16 @@ const file_meta_proto_rawDesc = "" +
 	"\n" +
 	"FS_DELETED\x10\x03\x12\x0e\n" +
 	"\n" +
-	"FS_PURGING\x10\x04*O\n" +
+	"FS_PURGING\x10\x04*9\n" +
+	"\n" +
+	"StoreState\x12\f\n" +
+	"\bSTORE_IN\x10\x00\x12\r\n" +
+	"\tSTORE_OUT\x10\x01\x12\x0e\n" +
+	"\n" +
+	"STORE_LOST\x10\x02*%\n" +
+	"\aPGState\x12\v\n" +
+	"\aPG_OPEN\x10\x00\x12\r\n" +
+	"\tPG_CLOSED\x10\x01*O\n" +
 	"\n" +
 	"BlockState\x12\x0e\n" +
 	"\n" +
@@ -7747,237 +8736,264 @@ func file_meta_proto_rawDescGZIP() []byte {
 	return file_meta_proto_rawDescData
 }
 
-var file_meta_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 98)
+var file_meta_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 108)
 var file_meta_proto_goTypes = []any{
 	(OriginKind)(0),         // 0: rackfs.meta.v1.OriginKind
 	(FileSystemState)(0),    // 1: rackfs.meta.v1.FileSystemState
-	(BlockState)(0),         // 2: rackfs.meta.v1.BlockState
-	(*Entry)(nil),           // 3: rackfs.meta.v1.Entry
-	(*Identity)(nil),        // 4: rackfs.meta.v1.Identity
-	(*Command)(nil),         // 5: rackfs.meta.v1.Command
-	(*Result)(nil),          // 6: rackfs.meta.v1.Result
-	(*Time)(nil),            // 7: rackfs.meta.v1.Time
-	(*Cred)(nil),            // 8: rackfs.meta.v1.Cred
-	(*Attr)(nil),            // 9: rackfs.meta.v1.Attr
-	(*AttrSet)(nil),         // 10: rackfs.meta.v1.AttrSet
-	(*DirChange)(nil),       // 11: rackfs.meta.v1.DirChange
-	(*Lease)(nil),           // 12: rackfs.meta.v1.Lease
-	(*RegisterOrigin)(nil),  // 13: rackfs.meta.v1.RegisterOrigin
-	(*OriginResult)(nil),    // 14: rackfs.meta.v1.OriginResult
-	(*ExpireOrigin)(nil),    // 15: rackfs.meta.v1.ExpireOrigin
-	(*RaiseLevel)(nil),      // 16: rackfs.meta.v1.RaiseLevel
-	(*Purge)(nil),           // 17: rackfs.meta.v1.Purge
-	(*PurgeResult)(nil),     // 18: rackfs.meta.v1.PurgeResult
-	(*CreateNamespace)(nil), // 19: rackfs.meta.v1.CreateNamespace
-	(*Create)(nil),          // 20: rackfs.meta.v1.Create
-	(*CreateResult)(nil),    // 21: rackfs.meta.v1.CreateResult
-	(*Link)(nil),            // 22: rackfs.meta.v1.Link
-	(*LinkResult)(nil),      // 23: rackfs.meta.v1.LinkResult
-	(*Remove)(nil),          // 24: rackfs.meta.v1.Remove
-	(*RemoveResult)(nil),    // 25: rackfs.meta.v1.RemoveResult
-	(*Rename)(nil),          // 26: rackfs.meta.v1.Rename
-	(*RenameResult)(nil),    // 27: rackfs.meta.v1.RenameResult
-	(*SetAttr)(nil),         // 28: rackfs.meta.v1.SetAttr
-	(*AttrResult)(nil),      // 29: rackfs.meta.v1.AttrResult
-	(*AcquireLease)(nil),    // 30: rackfs.meta.v1.AcquireLease
-	(*LeaseResult)(nil),     // 31: rackfs.meta.v1.LeaseResult
-	(*ReleaseLease)(nil),    // 32: rackfs.meta.v1.ReleaseLease
-	(*CommitData)(nil),      // 33: rackfs.meta.v1.CommitData
-	(*NewExtent)(nil),       // 34: rackfs.meta.v1.NewExtent
-	(*CommitResult)(nil),    // 35: rackfs.meta.v1.CommitResult
-	(*ReleaseOrphan)(nil),   // 36: rackfs.meta.v1.ReleaseOrphan
-	(*AllocBlocks)(nil),     // 37: rackfs.meta.v1.AllocBlocks
-	(*BlocksResult)(nil),    // 38: rackfs.meta.v1.BlocksResult
-	(*FileSystem)(nil),      // 39: rackfs.meta.v1.FileSystem
-	(*PutFileSystem)(nil),   // 40: rackfs.meta.v1.PutFileSystem
-	(*Store)(nil),           // 41: rackfs.meta.v1.Store
-	(*PutStore)(nil),        // 42: rackfs.meta.v1.PutStore
-	(*Slot)(nil),            // 43: rackfs.meta.v1.Slot
-	(*PlacementGroup)(nil),  // 44: rackfs.meta.v1.PlacementGroup
-	(*Pool)(nil),            // 45: rackfs.meta.v1.Pool
-	(*PutPool)(nil),         // 46: rackfs.meta.v1.PutPool
-	(*Key)(nil),             // 47: rackfs.meta.v1.Key
-	(*PutKey)(nil),          // 48: rackfs.meta.v1.PutKey
-	(*NFSClient)(nil),       // 49: rackfs.meta.v1.NFSClient
-	(*PutNFSClient)(nil),    // 50: rackfs.meta.v1.PutNFSClient
-	(*RemoveNFSClient)(nil), // 51: rackfs.meta.v1.RemoveNFSClient
-	(*Query)(nil),           // 52: rackfs.meta.v1.Query
-	(*GetAttrQ)(nil),        // 53: rackfs.meta.v1.GetAttrQ
-	(*LookupQ)(nil),         // 54: rackfs.meta.v1.LookupQ
-	(*ParentQ)(nil),         // 55: rackfs.meta.v1.ParentQ
-	(*ReadDirQ)(nil),        // 56: rackfs.meta.v1.ReadDirQ
-	(*ReadLinkQ)(nil),       // 57: rackfs.meta.v1.ReadLinkQ
-	(*ExtentsQ)(nil),        // 58: rackfs.meta.v1.ExtentsQ
-	(*StatFSQ)(nil),         // 59: rackfs.meta.v1.StatFSQ
-	(*BlockStatesQ)(nil),    // 60: rackfs.meta.v1.BlockStatesQ
-	(*ShardInfoQ)(nil),      // 61: rackfs.meta.v1.ShardInfoQ
-	(*FileSystemsQ)(nil),    // 62: rackfs.meta.v1.FileSystemsQ
-	(*ClusterMapQ)(nil),     // 63: rackfs.meta.v1.ClusterMapQ
-	(*KeysQ)(nil),           // 64: rackfs.meta.v1.KeysQ
-	(*NFSClientsQ)(nil),     // 65: rackfs.meta.v1.NFSClientsQ
-	(*QueryResult)(nil),     // 66: rackfs.meta.v1.QueryResult
-	(*AttrR)(nil),           // 67: rackfs.meta.v1.AttrR
-	(*Dirent)(nil),          // 68: rackfs.meta.v1.Dirent
-	(*ReadDirR)(nil),        // 69: rackfs.meta.v1.ReadDirR
-	(*ReadLinkR)(nil),       // 70: rackfs.meta.v1.ReadLinkR
-	(*Extent)(nil),          // 71: rackfs.meta.v1.Extent
-	(*ExtentsR)(nil),        // 72: rackfs.meta.v1.ExtentsR
-	(*StatFSR)(nil),         // 73: rackfs.meta.v1.StatFSR
-	(*BlockStatesR)(nil),    // 74: rackfs.meta.v1.BlockStatesR
-	(*ShardInfoR)(nil),      // 75: rackfs.meta.v1.ShardInfoR
-	(*FileSystemsR)(nil),    // 76: rackfs.meta.v1.FileSystemsR
-	(*ClusterMapR)(nil),     // 77: rackfs.meta.v1.ClusterMapR
-	(*KeysR)(nil),           // 78: rackfs.meta.v1.KeysR
-	(*NFSClientsR)(nil),     // 79: rackfs.meta.v1.NFSClientsR
-	(*InodeRecord)(nil),     // 80: rackfs.meta.v1.InodeRecord
-	(*Cut)(nil),             // 81: rackfs.meta.v1.Cut
-	(*ExtentRecord)(nil),    // 82: rackfs.meta.v1.ExtentRecord
-	(*BlockRecord)(nil),     // 83: rackfs.meta.v1.BlockRecord
-	(*DirentRecord)(nil),    // 84: rackfs.meta.v1.DirentRecord
-	(*OriginRecord)(nil),    // 85: rackfs.meta.v1.OriginRecord
-	(*SlotRecord)(nil),      // 86: rackfs.meta.v1.SlotRecord
-	(*SlotResult)(nil),      // 87: rackfs.meta.v1.SlotResult
-	(*UsageRecord)(nil),     // 88: rackfs.meta.v1.UsageRecord
-	(*RangeRecord)(nil),     // 89: rackfs.meta.v1.RangeRecord
-	(*PurgeRecord)(nil),     // 90: rackfs.meta.v1.PurgeRecord
-	(*DyingRecord)(nil),     // 91: rackfs.meta.v1.DyingRecord
-	(*NamespaceRecord)(nil), // 92: rackfs.meta.v1.NamespaceRecord
-	(*ProposeRequest)(nil),  // 93: rackfs.meta.v1.ProposeRequest
-	(*ProposeReply)(nil),    // 94: rackfs.meta.v1.ProposeReply
-	(*QueryRequest)(nil),    // 95: rackfs.meta.v1.QueryRequest
-	(*QueryReply)(nil),      // 96: rackfs.meta.v1.QueryReply
-	(*TermRequest)(nil),     // 97: rackfs.meta.v1.TermRequest
-	(*TermReply)(nil),       // 98: rackfs.meta.v1.TermReply
-	(*LeaderRequest)(nil),   // 99: rackfs.meta.v1.LeaderRequest
-	(*LeaderReply)(nil),     // 100: rackfs.meta.v1.LeaderReply
+	(StoreState)(0),         // 2: rackfs.meta.v1.StoreState
+	(PGState)(0),            // 3: rackfs.meta.v1.PGState
+	(BlockState)(0),         // 4: rackfs.meta.v1.BlockState
+	(*Entry)(nil),           // 5: rackfs.meta.v1.Entry
+	(*Identity)(nil),        // 6: rackfs.meta.v1.Identity
+	(*Command)(nil),         // 7: rackfs.meta.v1.Command
+	(*Result)(nil),          // 8: rackfs.meta.v1.Result
+	(*Time)(nil),            // 9: rackfs.meta.v1.Time
+	(*Cred)(nil),            // 10: rackfs.meta.v1.Cred
+	(*Attr)(nil),            // 11: rackfs.meta.v1.Attr
+	(*AttrSet)(nil),         // 12: rackfs.meta.v1.AttrSet
+	(*DirChange)(nil),       // 13: rackfs.meta.v1.DirChange
+	(*Lease)(nil),           // 14: rackfs.meta.v1.Lease
+	(*RegisterOrigin)(nil),  // 15: rackfs.meta.v1.RegisterOrigin
+	(*OriginResult)(nil),    // 16: rackfs.meta.v1.OriginResult
+	(*ExpireOrigin)(nil),    // 17: rackfs.meta.v1.ExpireOrigin
+	(*RaiseLevel)(nil),      // 18: rackfs.meta.v1.RaiseLevel
+	(*Purge)(nil),           // 19: rackfs.meta.v1.Purge
+	(*PurgeResult)(nil),     // 20: rackfs.meta.v1.PurgeResult
+	(*CreateNamespace)(nil), // 21: rackfs.meta.v1.CreateNamespace
+	(*Create)(nil),          // 22: rackfs.meta.v1.Create
+	(*CreateResult)(nil),    // 23: rackfs.meta.v1.CreateResult
+	(*Link)(nil),            // 24: rackfs.meta.v1.Link
+	(*LinkResult)(nil),      // 25: rackfs.meta.v1.LinkResult
+	(*Remove)(nil),          // 26: rackfs.meta.v1.Remove
+	(*RemoveResult)(nil),    // 27: rackfs.meta.v1.RemoveResult
+	(*Rename)(nil),          // 28: rackfs.meta.v1.Rename
+	(*RenameResult)(nil),    // 29: rackfs.meta.v1.RenameResult
+	(*SetAttr)(nil),         // 30: rackfs.meta.v1.SetAttr
+	(*AttrResult)(nil),      // 31: rackfs.meta.v1.AttrResult
+	(*AcquireLease)(nil),    // 32: rackfs.meta.v1.AcquireLease
+	(*LeaseResult)(nil),     // 33: rackfs.meta.v1.LeaseResult
+	(*ReleaseLease)(nil),    // 34: rackfs.meta.v1.ReleaseLease
+	(*CommitData)(nil),      // 35: rackfs.meta.v1.CommitData
+	(*NewExtent)(nil),       // 36: rackfs.meta.v1.NewExtent
+	(*CommitResult)(nil),    // 37: rackfs.meta.v1.CommitResult
+	(*ReleaseOrphan)(nil),   // 38: rackfs.meta.v1.ReleaseOrphan
+	(*AllocBlocks)(nil),     // 39: rackfs.meta.v1.AllocBlocks
+	(*BlocksResult)(nil),    // 40: rackfs.meta.v1.BlocksResult
+	(*ReapBlocks)(nil),      // 41: rackfs.meta.v1.ReapBlocks
+	(*ReapResult)(nil),      // 42: rackfs.meta.v1.ReapResult
+	(*DeadBlock)(nil),       // 43: rackfs.meta.v1.DeadBlock
+	(*ReturnBlocks)(nil),    // 44: rackfs.meta.v1.ReturnBlocks
+	(*RewriteExtents)(nil),  // 45: rackfs.meta.v1.RewriteExtents
+	(*ExtentRewrite)(nil),   // 46: rackfs.meta.v1.ExtentRewrite
+	(*RewriteResult)(nil),   // 47: rackfs.meta.v1.RewriteResult
+	(*FileSystem)(nil),      // 48: rackfs.meta.v1.FileSystem
+	(*PutFileSystem)(nil),   // 49: rackfs.meta.v1.PutFileSystem
+	(*Store)(nil),           // 50: rackfs.meta.v1.Store
+	(*PutStore)(nil),        // 51: rackfs.meta.v1.PutStore
+	(*Slot)(nil),            // 52: rackfs.meta.v1.Slot
+	(*PlacementGroup)(nil),  // 53: rackfs.meta.v1.PlacementGroup
+	(*Pool)(nil),            // 54: rackfs.meta.v1.Pool
+	(*PutPool)(nil),         // 55: rackfs.meta.v1.PutPool
+	(*ChangePGs)(nil),       // 56: rackfs.meta.v1.ChangePGs
+	(*PGChange)(nil),        // 57: rackfs.meta.v1.PGChange
+	(*ReplaceStore)(nil),    // 58: rackfs.meta.v1.ReplaceStore
+	(*Key)(nil),             // 59: rackfs.meta.v1.Key
+	(*PutKey)(nil),          // 60: rackfs.meta.v1.PutKey
+	(*NFSClient)(nil),       // 61: rackfs.meta.v1.NFSClient
+	(*PutNFSClient)(nil),    // 62: rackfs.meta.v1.PutNFSClient
+	(*RemoveNFSClient)(nil), // 63: rackfs.meta.v1.RemoveNFSClient
+	(*Query)(nil),           // 64: rackfs.meta.v1.Query
+	(*GetAttrQ)(nil),        // 65: rackfs.meta.v1.GetAttrQ
+	(*LookupQ)(nil),         // 66: rackfs.meta.v1.LookupQ
+	(*ParentQ)(nil),         // 67: rackfs.meta.v1.ParentQ
+	(*ReadDirQ)(nil),        // 68: rackfs.meta.v1.ReadDirQ
+	(*ReadLinkQ)(nil),       // 69: rackfs.meta.v1.ReadLinkQ
+	(*ExtentsQ)(nil),        // 70: rackfs.meta.v1.ExtentsQ
+	(*StatFSQ)(nil),         // 71: rackfs.meta.v1.StatFSQ
+	(*BlockStatesQ)(nil),    // 72: rackfs.meta.v1.BlockStatesQ
+	(*ShardInfoQ)(nil),      // 73: rackfs.meta.v1.ShardInfoQ
+	(*FileSystemsQ)(nil),    // 74: rackfs.meta.v1.FileSystemsQ
+	(*ClusterMapQ)(nil),     // 75: rackfs.meta.v1.ClusterMapQ
+	(*KeysQ)(nil),           // 76: rackfs.meta.v1.KeysQ
+	(*NFSClientsQ)(nil),     // 77: rackfs.meta.v1.NFSClientsQ
+	(*QueryResult)(nil),     // 78: rackfs.meta.v1.QueryResult
+	(*AttrR)(nil),           // 79: rackfs.meta.v1.AttrR
+	(*Dirent)(nil),          // 80: rackfs.meta.v1.Dirent
+	(*ReadDirR)(nil),        // 81: rackfs.meta.v1.ReadDirR
+	(*ReadLinkR)(nil),       // 82: rackfs.meta.v1.ReadLinkR
+	(*Extent)(nil),          // 83: rackfs.meta.v1.Extent
+	(*ExtentsR)(nil),        // 84: rackfs.meta.v1.ExtentsR
+	(*StatFSR)(nil),         // 85: rackfs.meta.v1.StatFSR
+	(*BlockStatesR)(nil),    // 86: rackfs.meta.v1.BlockStatesR
+	(*ShardInfoR)(nil),      // 87: rackfs.meta.v1.ShardInfoR
+	(*FileSystemsR)(nil),    // 88: rackfs.meta.v1.FileSystemsR
+	(*ClusterMapR)(nil),     // 89: rackfs.meta.v1.ClusterMapR
+	(*KeysR)(nil),           // 90: rackfs.meta.v1.KeysR
+	(*NFSClientsR)(nil),     // 91: rackfs.meta.v1.NFSClientsR
+	(*InodeRecord)(nil),     // 92: rackfs.meta.v1.InodeRecord
+	(*Cut)(nil),             // 93: rackfs.meta.v1.Cut
+	(*ExtentRecord)(nil),    // 94: rackfs.meta.v1.ExtentRecord
+	(*BlockRecord)(nil),     // 95: rackfs.meta.v1.BlockRecord
+	(*DirentRecord)(nil),    // 96: rackfs.meta.v1.DirentRecord
+	(*OriginRecord)(nil),    // 97: rackfs.meta.v1.OriginRecord
+	(*SlotRecord)(nil),      // 98: rackfs.meta.v1.SlotRecord
+	(*SlotResult)(nil),      // 99: rackfs.meta.v1.SlotResult
+	(*UsageRecord)(nil),     // 100: rackfs.meta.v1.UsageRecord
+	(*RangeRecord)(nil),     // 101: rackfs.meta.v1.RangeRecord
+	(*PurgeRecord)(nil),     // 102: rackfs.meta.v1.PurgeRecord
+	(*DyingRecord)(nil),     // 103: rackfs.meta.v1.DyingRecord
+	(*NamespaceRecord)(nil), // 104: rackfs.meta.v1.NamespaceRecord
+	(*ProposeRequest)(nil),  // 105: rackfs.meta.v1.ProposeRequest
+	(*ProposeReply)(nil),    // 106: rackfs.meta.v1.ProposeReply
+	(*QueryRequest)(nil),    // 107: rackfs.meta.v1.QueryRequest
+	(*QueryReply)(nil),      // 108: rackfs.meta.v1.QueryReply
+	(*TermRequest)(nil),     // 109: rackfs.meta.v1.TermRequest
+	(*TermReply)(nil),       // 110: rackfs.meta.v1.TermReply
+	(*LeaderRequest)(nil),   // 111: rackfs.meta.v1.LeaderRequest
+	(*LeaderReply)(nil),     // 112: rackfs.meta.v1.LeaderReply
 }
 var file_meta_proto_depIdxs = []int32{
-	5,   // 0: rackfs.meta.v1.Entry.commands:type_name -> rackfs.meta.v1.Command
-	4,   // 1: rackfs.meta.v1.Command.id:type_name -> rackfs.meta.v1.Identity
-	7,   // 2: rackfs.meta.v1.Command.time:type_name -> rackfs.meta.v1.Time
-	8,   // 3: rackfs.meta.v1.Command.cred:type_name -> rackfs.meta.v1.Cred
-	13,  // 4: rackfs.meta.v1.Command.register_origin:type_name -> rackfs.meta.v1.RegisterOrigin
-	15,  // 5: rackfs.meta.v1.Command.expire_origin:type_name -> rackfs.meta.v1.ExpireOrigin
-	16,  // 6: rackfs.meta.v1.Command.raise_level:type_name -> rackfs.meta.v1.RaiseLevel
-	17,  // 7: rackfs.meta.v1.Command.purge:type_name -> rackfs.meta.v1.Purge
-	19,  // 8: rackfs.meta.v1.Command.create_namespace:type_name -> rackfs.meta.v1.CreateNamespace
-	20,  // 9: rackfs.meta.v1.Command.create:type_name -> rackfs.meta.v1.Create
-	22,  // 10: rackfs.meta.v1.Command.link:type_name -> rackfs.meta.v1.Link
-	24,  // 11: rackfs.meta.v1.Command.remove:type_name -> rackfs.meta.v1.Remove
-	26,  // 12: rackfs.meta.v1.Command.rename:type_name -> rackfs.meta.v1.Rename
-	28,  // 13: rackfs.meta.v1.Command.set_attr:type_name -> rackfs.meta.v1.SetAttr
-	30,  // 14: rackfs.meta.v1.Command.acquire_lease:type_name -> rackfs.meta.v1.AcquireLease
-	32,  // 15: rackfs.meta.v1.Command.release_lease:type_name -> rackfs.meta.v1.ReleaseLease
-	33,  // 16: rackfs.meta.v1.Command.commit_data:type_name -> rackfs.meta.v1.CommitData
-	36,  // 17: rackfs.meta.v1.Command.release_orphan:type_name -> rackfs.meta.v1.ReleaseOrphan
-	37,  // 18: rackfs.meta.v1.Command.alloc_blocks:type_name -> rackfs.meta.v1.AllocBlocks
-	40,  // 19: rackfs.meta.v1.Command.put_file_system:type_name -> rackfs.meta.v1.PutFileSystem
-	42,  // 20: rackfs.meta.v1.Command.put_store:type_name -> rackfs.meta.v1.PutStore
-	46,  // 21: rackfs.meta.v1.Command.put_pool:type_name -> rackfs.meta.v1.PutPool
-	48,  // 22: rackfs.meta.v1.Command.put_key:type_name -> rackfs.meta.v1.PutKey
-	50,  // 23: rackfs.meta.v1.Command.put_nfs_client:type_name -> rackfs.meta.v1.PutNFSClient
-	51,  // 24: rackfs.meta.v1.Command.remove_nfs_client:type_name -> rackfs.meta.v1.RemoveNFSClient
-	14,  // 25: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
-	21,  // 26: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
-	23,  // 27: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
-	25,  // 28: rackfs.meta.v1.Result.remove:type_name -> rackfs.meta.v1.RemoveResult
-	27,  // 29: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
-	29,  // 30: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
-	31,  // 31: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
-	35,  // 32: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
-	38,  // 33: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
-	18,  // 34: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
-	7,   // 35: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
-	7,   // 36: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
-	7,   // 37: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
-	7,   // 38: rackfs.meta.v1.Attr.btime:type_name -> rackfs.meta.v1.Time
-	7,   // 39: rackfs.meta.v1.AttrSet.atime:type_name -> rackfs.meta.v1.Time
-	7,   // 40: rackfs.meta.v1.AttrSet.mtime:type_name -> rackfs.meta.v1.Time
-	7,   // 41: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
-	0,   // 42: rackfs.meta.v1.RegisterOrigin.kind:type_name -> rackfs.meta.v1.OriginKind
-	10,  // 43: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
-	9,   // 44: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
-	11,  // 45: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
-	12,  // 46: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
-	9,   // 47: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
-	11,  // 48: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
-	11,  // 49: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
-	11,  // 50: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
-	11,  // 51: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
-	10,  // 52: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
-	9,   // 53: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
-	12,  // 54: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
-	9,   // 55: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
-	12,  // 56: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
-	34,  // 57: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
-	7,   // 58: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
-	9,   // 59: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
-	12,  // 60: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
-	1,   // 61: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
-	7,   // 62: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
-	39,  // 63: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
-	1,   // 64: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
-	41,  // 65: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
-	43,  // 66: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
-	44,  // 67: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
-	45,  // 68: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
-	47,  // 69: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
-	49,  // 70: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
-	8,   // 71: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
-	53,  // 72: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
-	54,  // 73: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
-	55,  // 74: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
-	56,  // 75: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
-	57,  // 76: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
-	58,  // 77: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
-	59,  // 78: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
-	60,  // 79: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
-	61,  // 80: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
-	62,  // 81: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
-	63,  // 82: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
-	64,  // 83: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
-	65,  // 84: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
-	67,  // 85: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
-	69,  // 86: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
-	70,  // 87: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
-	72,  // 88: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
-	73,  // 89: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
-	74,  // 90: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
-	75,  // 91: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
-	76,  // 92: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
-	77,  // 93: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	78,  // 94: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
-	79,  // 95: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
-	9,   // 96: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
-	12,  // 97: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
-	9,   // 98: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
-	68,  // 99: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
-	9,   // 100: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
-	71,  // 101: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
-	2,   // 102: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
-	39,  // 103: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
-	41,  // 104: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
-	45,  // 105: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
-	47,  // 106: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
-	49,  // 107: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
-	9,   // 108: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
-	12,  // 109: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
-	81,  // 110: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
-	0,   // 111: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
-	87,  // 112: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
-	6,   // 113: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
-	7,   // 114: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
-	19,  // 115: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
-	5,   // 116: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
-	6,   // 117: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
-	52,  // 118: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
-	66,  // 119: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
-	120, // [120:120] is the sub-list for method output_type
-	120, // [120:120] is the sub-list for method input_type
-	120, // [120:120] is the sub-list for extension type_name
-	120, // [120:120] is the sub-list for extension extendee
-	0,   // [0:120] is the sub-list for field type_name
+	7,   // 0: rackfs.meta.v1.Entry.commands:type_name -> rackfs.meta.v1.Command
+	6,   // 1: rackfs.meta.v1.Command.id:type_name -> rackfs.meta.v1.Identity
+	9,   // 2: rackfs.meta.v1.Command.time:type_name -> rackfs.meta.v1.Time
+	10,  // 3: rackfs.meta.v1.Command.cred:type_name -> rackfs.meta.v1.Cred
+	15,  // 4: rackfs.meta.v1.Command.register_origin:type_name -> rackfs.meta.v1.RegisterOrigin
+	17,  // 5: rackfs.meta.v1.Command.expire_origin:type_name -> rackfs.meta.v1.ExpireOrigin
+	18,  // 6: rackfs.meta.v1.Command.raise_level:type_name -> rackfs.meta.v1.RaiseLevel
+	19,  // 7: rackfs.meta.v1.Command.purge:type_name -> rackfs.meta.v1.Purge
+	21,  // 8: rackfs.meta.v1.Command.create_namespace:type_name -> rackfs.meta.v1.CreateNamespace
+	22,  // 9: rackfs.meta.v1.Command.create:type_name -> rackfs.meta.v1.Create
+	24,  // 10: rackfs.meta.v1.Command.link:type_name -> rackfs.meta.v1.Link
+	26,  // 11: rackfs.meta.v1.Command.remove:type_name -> rackfs.meta.v1.Remove
+	28,  // 12: rackfs.meta.v1.Command.rename:type_name -> rackfs.meta.v1.Rename
+	30,  // 13: rackfs.meta.v1.Command.set_attr:type_name -> rackfs.meta.v1.SetAttr
+	32,  // 14: rackfs.meta.v1.Command.acquire_lease:type_name -> rackfs.meta.v1.AcquireLease
+	34,  // 15: rackfs.meta.v1.Command.release_lease:type_name -> rackfs.meta.v1.ReleaseLease
+	35,  // 16: rackfs.meta.v1.Command.commit_data:type_name -> rackfs.meta.v1.CommitData
+	38,  // 17: rackfs.meta.v1.Command.release_orphan:type_name -> rackfs.meta.v1.ReleaseOrphan
+	39,  // 18: rackfs.meta.v1.Command.alloc_blocks:type_name -> rackfs.meta.v1.AllocBlocks
+	41,  // 19: rackfs.meta.v1.Command.reap_blocks:type_name -> rackfs.meta.v1.ReapBlocks
+	44,  // 20: rackfs.meta.v1.Command.return_blocks:type_name -> rackfs.meta.v1.ReturnBlocks
+	45,  // 21: rackfs.meta.v1.Command.rewrite_extents:type_name -> rackfs.meta.v1.RewriteExtents
+	49,  // 22: rackfs.meta.v1.Command.put_file_system:type_name -> rackfs.meta.v1.PutFileSystem
+	51,  // 23: rackfs.meta.v1.Command.put_store:type_name -> rackfs.meta.v1.PutStore
+	55,  // 24: rackfs.meta.v1.Command.put_pool:type_name -> rackfs.meta.v1.PutPool
+	60,  // 25: rackfs.meta.v1.Command.put_key:type_name -> rackfs.meta.v1.PutKey
+	62,  // 26: rackfs.meta.v1.Command.put_nfs_client:type_name -> rackfs.meta.v1.PutNFSClient
+	63,  // 27: rackfs.meta.v1.Command.remove_nfs_client:type_name -> rackfs.meta.v1.RemoveNFSClient
+	56,  // 28: rackfs.meta.v1.Command.change_pgs:type_name -> rackfs.meta.v1.ChangePGs
+	58,  // 29: rackfs.meta.v1.Command.replace_store:type_name -> rackfs.meta.v1.ReplaceStore
+	16,  // 30: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
+	23,  // 31: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
+	25,  // 32: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
+	27,  // 33: rackfs.meta.v1.Result.remove:type_name -> rackfs.meta.v1.RemoveResult
+	29,  // 34: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
+	31,  // 35: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
+	33,  // 36: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
+	37,  // 37: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
+	40,  // 38: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
+	20,  // 39: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
+	42,  // 40: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
+	47,  // 41: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
+	89,  // 42: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	9,   // 43: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
+	9,   // 44: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
+	9,   // 45: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
+	9,   // 46: rackfs.meta.v1.Attr.btime:type_name -> rackfs.meta.v1.Time
+	9,   // 47: rackfs.meta.v1.AttrSet.atime:type_name -> rackfs.meta.v1.Time
+	9,   // 48: rackfs.meta.v1.AttrSet.mtime:type_name -> rackfs.meta.v1.Time
+	9,   // 49: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
+	0,   // 50: rackfs.meta.v1.RegisterOrigin.kind:type_name -> rackfs.meta.v1.OriginKind
+	12,  // 51: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
+	11,  // 52: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
+	13,  // 53: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
+	14,  // 54: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
+	11,  // 55: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
+	13,  // 56: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
+	13,  // 57: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
+	13,  // 58: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
+	13,  // 59: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
+	12,  // 60: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
+	11,  // 61: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
+	14,  // 62: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
+	11,  // 63: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
+	14,  // 64: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
+	36,  // 65: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
+	9,   // 66: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
+	11,  // 67: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
+	14,  // 68: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
+	43,  // 69: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
+	46,  // 70: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
+	1,   // 71: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
+	9,   // 72: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
+	48,  // 73: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
+	1,   // 74: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
+	2,   // 75: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
+	50,  // 76: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
+	52,  // 77: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
+	3,   // 78: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
+	53,  // 79: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
+	54,  // 80: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
+	57,  // 81: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
+	53,  // 82: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
+	50,  // 83: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
+	59,  // 84: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
+	61,  // 85: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
+	10,  // 86: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
+	65,  // 87: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
+	66,  // 88: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
+	67,  // 89: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
+	68,  // 90: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
+	69,  // 91: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
+	70,  // 92: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
+	71,  // 93: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
+	72,  // 94: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
+	73,  // 95: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
+	74,  // 96: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
+	75,  // 97: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
+	76,  // 98: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
+	77,  // 99: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
+	79,  // 100: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
+	81,  // 101: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
+	82,  // 102: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
+	84,  // 103: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
+	85,  // 104: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
+	86,  // 105: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
+	87,  // 106: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
+	88,  // 107: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
+	89,  // 108: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	90,  // 109: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
+	91,  // 110: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
+	11,  // 111: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
+	14,  // 112: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
+	11,  // 113: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
+	80,  // 114: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
+	11,  // 115: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
+	83,  // 116: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
+	4,   // 117: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
+	48,  // 118: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
+	50,  // 119: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
+	54,  // 120: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
+	59,  // 121: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
+	61,  // 122: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
+	11,  // 123: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
+	14,  // 124: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
+	93,  // 125: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
+	0,   // 126: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
+	99,  // 127: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
+	8,   // 128: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
+	9,   // 129: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
+	21,  // 130: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
+	7,   // 131: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
+	8,   // 132: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
+	64,  // 133: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
+	78,  // 134: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
+	135, // [135:135] is the sub-list for method output_type
+	135, // [135:135] is the sub-list for method input_type
+	135, // [135:135] is the sub-list for extension type_name
+	135, // [135:135] is the sub-list for extension extendee
+	0,   // [0:135] is the sub-list for field type_name
 }
 
 func init() { file_meta_proto_init() }
@@ -8001,12 +9017,17 @@ func file_meta_proto_init() {
 		(*Command_CommitData)(nil),
 		(*Command_ReleaseOrphan)(nil),
 		(*Command_AllocBlocks)(nil),
+		(*Command_ReapBlocks)(nil),
+		(*Command_ReturnBlocks)(nil),
+		(*Command_RewriteExtents)(nil),
 		(*Command_PutFileSystem)(nil),
 		(*Command_PutStore)(nil),
 		(*Command_PutPool)(nil),
 		(*Command_PutKey)(nil),
 		(*Command_PutNfsClient)(nil),
 		(*Command_RemoveNfsClient)(nil),
+		(*Command_ChangePgs)(nil),
+		(*Command_ReplaceStore)(nil),
 	}
 	file_meta_proto_msgTypes[3].OneofWrappers = []any{
 		(*Result_Origin)(nil),
@@ -8019,9 +9040,12 @@ func file_meta_proto_init() {
 		(*Result_Commit)(nil),
 		(*Result_Blocks)(nil),
 		(*Result_Purge)(nil),
+		(*Result_Reap)(nil),
+		(*Result_Rewrite)(nil),
+		(*Result_ClusterMap)(nil),
 	}
 	file_meta_proto_msgTypes[7].OneofWrappers = []any{}
-	file_meta_proto_msgTypes[49].OneofWrappers = []any{
+	file_meta_proto_msgTypes[59].OneofWrappers = []any{
 		(*Query_GetAttr)(nil),
 		(*Query_Lookup)(nil),
 		(*Query_Parent)(nil),
@@ -8036,7 +9060,7 @@ func file_meta_proto_init() {
 		(*Query_Keys)(nil),
 		(*Query_NfsClients)(nil),
 	}
-	file_meta_proto_msgTypes[63].OneofWrappers = []any{
+	file_meta_proto_msgTypes[73].OneofWrappers = []any{
 		(*QueryResult_Attr)(nil),
 		(*QueryResult_ReadDir)(nil),
 		(*QueryResult_ReadLink)(nil),
@@ -8054,8 +9078,8 @@ func file_meta_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   98,
+			NumEnums:      5,
+			NumMessages:   108,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
