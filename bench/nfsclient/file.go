@@ -276,8 +276,8 @@ func (c *Client) Link(ctx context.Context, fh, dir FH, name string) error {
 	return c.simple(ctx, cp, nfsv4.OP_PUTFH, nfsv4.OP_SAVEFH, nfsv4.OP_PUTFH, nfsv4.OP_LINK)
 }
 
-// readdirPage bounds one READDIR reply.
-const readdirPage = 64 << 10
+// readdirPage bounds one READDIR reply: what the Linux client asks for in a long directory.
+const readdirPage = 1 << 20
 
 // Readdir lists a directory completely, with the attributes asked for.
 func (c *Client) Readdir(ctx context.Context, dir FH, want attr.Bitmap) ([]Entry, error) {
