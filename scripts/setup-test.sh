@@ -19,6 +19,9 @@ need ip iproute2               # its network
 need mkfs.ext4 e2fsprogs       # its disk
 need git git                   # works on the mount in a test
 need mount.nfs nfs-common      # rackfs mount
+if grep -qw amx_tile /proc/cpuinfo; then
+	need gcc "gcc libc6-dev" # a preload without which that kernel does not run on such processors: internal/kclient/preload/xstate.c
+fi
 
 if [ -n "$missing" ]; then
 	[ "$(id -u)" = 0 ] || fail "missing:$missing. Run this as root, or install them yourself."

@@ -53,6 +53,12 @@
 // object a line: requests (run, stdin, signal, mount, umount, load, halt) with an id, and events (out, err, done) with the
 // id of the request they belong to. Output travels in order; done is the last event of a request.
 //
+// # Processors
+//
+// The kernel of User Mode Linux 6.1 cannot set the registers of a program on a processor with AMX: the guest panics at its
+// first program. There linux.uml runs with a small preload that completes these calls (preload/xstate.c, which gcc compiles for
+// each guest); elsewhere as it is.
+//
 // # Missing tools
 //
 // Require skips the test with the reason when the machine cannot run guests, and fails it when CI=true.

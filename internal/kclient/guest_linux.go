@@ -121,6 +121,10 @@ func (n *Net) boot(t testing.TB, g Guest) (*Running, error) {
 		args = append(args, "ubd0="+g.Disk)
 	}
 	r.cmd = exec.Command("linux.uml", args...)
+	if r.cmd.Env, err = kernelEnv(t); err != nil {
+		control.Close()
+		return nil, err
+	}
 	r.cmd.Stdout, r.cmd.Stderr = r.console, r.console
 	r.cmd.ExtraFiles = []*os.File{guestEnd} // fd 3
 	r.cmd.WaitDelay = outputGrace

@@ -31,7 +31,11 @@ func available(programs []string) error {
 	if os.Geteuid() != 0 {
 		return errors.New("network namespaces and taps need root")
 	}
-	for _, p := range append([]string{"linux.uml", "ip"}, programs...) {
+	need := append([]string{"linux.uml", "ip"}, programs...)
+	if wideState() {
+		need = append(need, "gcc")
+	}
+	for _, p := range need {
 		if _, err := exec.LookPath(p); err != nil {
 			return fmt.Errorf("%w; scripts/setup-test.sh installs it", err)
 		}
