@@ -39,7 +39,7 @@ func TestCacheCoherence(t *testing.T) {
 		r := newNamespaceRig(t, Options{Cache: NewCache(size)})
 		r.flush()
 		views := []View{version{r.store.Snapshot(), r.index}}
-		h := &history{rt: rt, seqs: make(map[slotKey]uint64)}
+		h := rapidHistory(rt)
 		ask := func() {
 			v := rapid.SampledFrom(views).Draw(rt, "view")
 			for i, q := range someQueries(h.num("ino", 1, 12), string(h.name())) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/cespare/xxhash/v2"
 	"pgregory.net/rapid"
 
 	"github.com/rackfs/rackfs/raftmeta/metapb"
@@ -14,14 +15,20 @@ import (
 // history draws commands of every kind on few names and inodes, without regard
 // to what they answer, so that about half are refused, and repeats some.
 type history struct {
-	rt   *rapid.T
-	cmds []*metapb.Command
-	seqs map[slotKey]uint64
+	draw   func(label string, lo, hi int) int
+	raises bool // feature levels are raised on the way
+	cmds   []*metapb.Command
+	seqs   map[slotKey]uint64
+	pieces []*metapb.NewExtent // that some commit wrote, or was refused to write
 }
 
-func (h *history) num(label string, lo, hi int) uint64 {
-	return uint64(rapid.IntRange(lo, hi).Draw(h.rt, label))
+func rapidHistory(rt *rapid.T) *history {
+	return &history{seqs: make(map[slotKey]uint64), draw: func(label string, lo, hi int) int {
+		return rapid.IntRange(lo, hi).Draw(rt, label)
+	}}
 }
+
+func (h *history) num(label string, lo, hi int) uint64 { return uint64(h.draw(label, lo, hi)) }
 
 func (h *history) name() []byte { return []byte{byte('a' + h.num("name", 0, 5))} }
 func (h *history) ino() uint64  { return h.num("ino", 4, 12) }
@@ -35,8 +42,7 @@ func (h *history) extents() (list []*metapb.NewExtent) {
 			e.Length = min(e.Length, uint32(pageSize-at%pageSize))
 			e.Inline = bytes.Repeat([]byte{byte(len(h.cmds))}, int(e.Length))
 		case 1:
-			unit := h.num("unit", 1, 3)
-			e.Block = 1<<blockShardShift | unit<<blockUnitShift | h.num("block", 0, 200)
+			e.Block = h.block()
 			e.ProfileK, e.ProfileM = 4, 2
 		default:
 			e.Zero = true
@@ -44,11 +50,58 @@ func (h *history) extents() (list []*metapb.NewExtent) {
 		list = append(list, e)
 		at += uint64(e.Length) + h.num("gap", 0, 1)*100
 	}
+	h.pieces = append(h.pieces, list...)
 	return list
 }
 
+func (h *history) block() uint64 {
+	return 1<<blockShardShift | h.num("unit", 1, 3)<<blockUnitShift | h.num("block", 0, 200)
+}
+
+// rewrites puts pieces of earlier commits into a new block each.
+func (h *history) rewrites() (list []*metapb.ExtentRewrite) {
+	at := uint64(0)
+	for range h.num("rewrites", 1, 3) {
+		if len(h.pieces) == 0 {
+			break
+		}
+		e := h.pieces[h.num("piece", 0, len(h.pieces)-1)]
+		if e.Offset < at || e.Zero {
+			continue
+		}
+		at = e.Offset + uint64(e.Length)
+		w := &metapb.ExtentRewrite{Offset: e.Offset, Length: e.Length, OldBlock: e.Block, Block: h.block(), BlockLength: e.Length, K: 2, M: 2}
+		if e.Block == 0 {
+			w.InlineHash = xxhash.Sum64(e.Inline)
+		}
+		list = append(list, w)
+	}
+	return list
+}
+
+// newer is a command of a level above 1.
+func (h *history) newer() *metapb.Command {
+	switch h.num("newer", 0, 3) {
+	case 0:
+		return &metapb.Command{Op: &metapb.Command_ReapBlocks{ReapBlocks: &metapb.ReapBlocks{Through: h.num("through", 0, 30), Max: uint32(h.num("max", 0, 4))}}}
+	case 1:
+		c := &metapb.ReturnBlocks{}
+		for range h.num("units", 1, 2) {
+			c.First = append(c.First, 1<<blockShardShift|h.num("unit", 1, 4)<<blockUnitShift)
+		}
+		return &metapb.Command{Op: &metapb.Command_ReturnBlocks{ReturnBlocks: c}}
+	}
+	return &metapb.Command{Op: &metapb.Command_RewriteExtents{RewriteExtents: &metapb.RewriteExtents{Ino: h.num("file", 5, 8), Extents: h.rewrites()}}}
+}
+
 func (h *history) op() *metapb.Command {
-	switch h.num("op", 0, 15) {
+	switch h.num("op", 0, 18) {
+	case 16, 17:
+		return h.newer()
+	case 18:
+		if h.raises {
+			return &metapb.Command{Op: &metapb.Command_RaiseLevel{RaiseLevel: &metapb.RaiseLevel{Level: uint32(h.num("level", 1, 3))}}}
+		}
 	case 0, 1, 2:
 		return &metapb.Command{Op: &metapb.Command_Create{Create: &metapb.Create{
 			Parent: h.num("parent", 1, 4), Name: h.name(), Type: uint32(1 + h.num("type", 0, 2)), Target: []byte("t"),
@@ -109,7 +162,7 @@ func (h *history) begin() {
 // step adds a command, or an earlier one again.
 func (h *history) step() {
 	if len(h.cmds) > 0 && h.num("again", 0, 9) == 0 {
-		h.cmds = append(h.cmds, rapid.SampledFrom(h.cmds).Draw(h.rt, "command"))
+		h.cmds = append(h.cmds, h.cmds[h.num("command", 0, len(h.cmds)-1)])
 		return
 	}
 	c := h.op()
@@ -164,7 +217,7 @@ func (h *history) play(t *testing.T, o Options, cut, flushed, reopened func() bo
 func TestMetamorphic(t *testing.T) {
 	refused, done := 0, 0
 	rapid.Check(t, func(rt *rapid.T) {
-		h := &history{rt: rt, seqs: make(map[slotKey]uint64)}
+		h := rapidHistory(rt)
 		h.begin()
 		for range h.num("commands", 20, 120) {
 			h.step()

@@ -60,8 +60,19 @@ func TestScripts(t *testing.T) {
 
 func runScript(t *testing.T, text string) string {
 	t.Helper()
+	return scriptMachines(t, text, func(*rig) {})
+}
+
+// scriptMachines runs a script; done gets each of its machines when it ends.
+func scriptMachines(t *testing.T, text string, done func(*rig)) string {
+	t.Helper()
 	var out strings.Builder
 	var r *rig
+	defer func() {
+		if r != nil {
+			done(r)
+		}
+	}()
 	answer := func(format string, args ...any) { fmt.Fprintf(&out, "= "+format+"\n", args...) }
 	var batch []*metapb.Command
 	endBatch := func() {
@@ -82,6 +93,9 @@ func runScript(t *testing.T, text string) string {
 		}
 		fmt.Fprintln(&out, line)
 		word, rest, _ := strings.Cut(line, " ")
+		if (word == "shard" || word == "tiny") && r != nil {
+			done(r)
+		}
 		switch {
 		case line == "" || word[0] == '#':
 		case line[0] == '\t':

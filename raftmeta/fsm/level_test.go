@@ -1,0 +1,145 @@
+package fsm
+
+import (
+	"encoding/hex"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+)
+
+const level1Digests = "testdata/level1-digests.txt"
+
+// TestLevel1 replays scripts and long random histories at level 1 and compares the digests with those that the first
+// release of level 1 computed: what a command does at a level never changes. The file is never written anew.
+//
+// The histories hold commands of later levels too: level 1 refuses them.
+func TestLevel1(t *testing.T) {
+	golden, err := os.ReadFile(level1Digests)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := make(map[string]string)
+	for line := range strings.Lines(string(golden)) {
+		name, digest, _ := strings.Cut(strings.TrimSpace(line), " ")
+		want[name] = digest
+	}
+	same := func(name string, r *rig) {
+		t.Helper()
+		if r.m.Level() != 1 {
+			return
+		}
+		if got := hex.EncodeToString(r.m.Digest()); got != want[name] {
+			t.Errorf("%s %s\n\twas %q", name, got, want[name])
+		}
+	}
+	scripts, err := filepath.Glob("testdata/scripts/*.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range scripts {
+		if filepath.Base(f) >= "level2" && filepath.Base(f) < "level9" {
+			continue
+		}
+		text, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		machines := 0
+		scriptMachines(t, string(text), func(r *rig) {
+			machines++
+			same(fmt.Sprintf("%s/%d", filepath.Base(f), machines), r)
+		})
+	}
+	for seed := range uint64(24) {
+		h := seededHistory(seed)
+		h.begin()
+		for range 300 {
+			h.step()
+		}
+		o := Options{}
+		if seed%2 == 1 {
+			o.limits = tiny
+		}
+		cut := rand.New(rand.NewPCG(seed, 1))
+		r, _ := h.play(t, o, func() bool { return cut.IntN(4) == 0 }, func() bool { return cut.IntN(2) == 0 }, func() bool { return cut.IntN(50) == 0 })
+		same(fmt.Sprintf("namespace/%d", seed), r)
+
+		c := clusterHistory{draw: seededDraw(seed)}
+		z := newRig(t, Options{})
+		z.register("a", 1)
+		for range 300 {
+			z.apply(c.op())
+		}
+		same(fmt.Sprintf("cluster/%d", seed), z)
+	}
+}
+
+func seededDraw(seed uint64) func(string, int, int) int {
+	r := rand.New(rand.NewPCG(seed, 0))
+	return func(_ string, lo, hi int) int { return lo + r.IntN(hi-lo+1) }
+}
+
+func seededHistory(seed uint64) *history {
+	return &history{draw: seededDraw(seed), seqs: make(map[slotKey]uint64)}
+}
+
+// clusterHistory draws commands of shard 0 on few stores, pools and groups.
+type clusterHistory struct {
+	draw func(label string, lo, hi int) int
+}
+
+func (h *clusterHistory) num(label string, lo, hi int) uint32 { return uint32(h.draw(label, lo, hi)) }
+
+func (h *clusterHistory) store() *metapb.Store {
+	s := &metapb.Store{Id: h.num("store", 1, 9), Node: "n", State: metapb.StoreState(h.num("state", 0, 9) / 5)}
+	s.Uuid = []byte{byte(s.Id), byte(h.num("disk", 0, 7) / 7)}
+	return s
+}
+
+func (h *clusterHistory) pg(id, slots uint32) *metapb.PlacementGroup {
+	g := &metapb.PlacementGroup{Id: id, Epoch: h.num("epoch", 1, 4), State: metapb.PGState(h.num("pg state", 0, 1))}
+	if h.num("narrow", 0, 5) == 0 {
+		g.K, slots = 1, slots-1
+	}
+	first := h.num("first", 1, 9)
+	for i := range slots {
+		s := &metapb.Slot{Store: 1 + (first+i)%9}
+		if h.num("filling", 0, 3) == 0 {
+			s.Filling = true
+			s.Previous = h.num("previous", 0, 9)
+		}
+		g.Slots = append(g.Slots, s)
+	}
+	return g
+}
+
+func (h *clusterHistory) op() *metapb.Command {
+	switch h.num("op", 0, 9) {
+	case 0, 1, 2:
+		return &metapb.Command{Op: &metapb.Command_PutStore{PutStore: &metapb.PutStore{Store: h.store()}}}
+	case 3:
+		p := &metapb.Pool{Id: h.num("pool", 1, 2), Name: "p", K: 2, M: 1}
+		for i := range h.num("groups", 0, 4) {
+			p.Pgs = append(p.Pgs, h.pg(i+1, 3))
+		}
+		return &metapb.Command{Op: &metapb.Command_PutPool{PutPool: &metapb.PutPool{Pool: p}}}
+	case 4:
+		return &metapb.Command{Op: &metapb.Command_ReplaceStore{ReplaceStore: &metapb.ReplaceStore{Old: h.num("old", 1, 9), New: h.store()}}}
+	case 5:
+		return &metapb.Command{Op: &metapb.Command_PutKey{PutKey: &metapb.PutKey{Key: &metapb.Key{Kind: "handle", Id: h.num("key", 1, 3), Secret: []byte{byte(h.num("secret", 0, 3))}}}}}
+	}
+	c := &metapb.ChangePGs{Pool: h.num("pool", 1, 2)}
+	for range h.num("changes", 1, 3) {
+		g := &metapb.PGChange{ExpectEpoch: h.num("expect", 0, 3), Pg: h.pg(h.num("pg", 1, 9), 3), Remove: h.num("remove", 0, 5) == 0}
+		if h.num("fits", 0, 1) == 0 {
+			g.Pg.Epoch = g.ExpectEpoch + 1
+		}
+		c.Changes = append(c.Changes, g)
+	}
+	return &metapb.Command{Op: &metapb.Command_ChangePgs{ChangePgs: c}}
+}
