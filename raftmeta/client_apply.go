@@ -62,6 +62,7 @@ func (c *Client) Apply(ctx context.Context, shard uint16, cmd *metapb.Command) (
 func idempotent(cmd *metapb.Command) bool {
 	switch cmd.Op.(type) {
 	case *metapb.Command_RegisterOrigin, *metapb.Command_RaiseLevel, *metapb.Command_Purge,
+		*metapb.Command_ReapBlocks, *metapb.Command_ChangePgs, *metapb.Command_ReplaceStore,
 		*metapb.Command_PutFileSystem, *metapb.Command_PutStore, *metapb.Command_PutPool,
 		*metapb.Command_PutKey:
 		return true

@@ -22,14 +22,25 @@ type checker struct {
 	used    map[inoKey]uint64
 	live    map[inoKey][]extent
 	refs    map[uint64]uint32
+	places  []place
 	blocks  map[uint64]*metapb.BlockRecord
-	dying   map[uint64]bool
+	dying   map[uint64]*metapb.DyingRecord
+	numbers map[uint64]uint64 // blocks by their number in the dying queue
+	unsaid  *metapb.PurgeRecord
+	ranges  map[uint64]*metapb.RangeRecord
+	leased  map[uint64]uint64 // origins by unit
 	orphans map[inoKey]int
 	origins map[uint64]bool
 	queue   map[inoKey]int
 	queued  uint64
 	usage   map[uint32]usage
 	counts  map[string]uint64
+}
+
+// place is an extent of a block.
+type place struct {
+	k inoKey
+	e extent
 }
 
 func (c *checker) fail(format string, args ...any) {
@@ -45,14 +56,15 @@ func (r *rig) check() {
 		t: r.t, hash: r.opts.hash,
 		inodes: map[inoKey]*inode{}, links: map[inoKey]uint32{}, subdirs: map[inoKey]uint32{}, entries: map[inoKey]uint64{},
 		used: map[inoKey]uint64{}, live: map[inoKey][]extent{}, refs: map[uint64]uint32{},
-		blocks: map[uint64]*metapb.BlockRecord{}, dying: map[uint64]bool{}, orphans: map[inoKey]int{}, origins: map[uint64]bool{},
+		blocks: map[uint64]*metapb.BlockRecord{}, dying: map[uint64]*metapb.DyingRecord{}, orphans: map[inoKey]int{}, origins: map[uint64]bool{},
+		numbers: map[uint64]uint64{}, ranges: map[uint64]*metapb.RangeRecord{}, leased: map[uint64]uint64{},
 		queue: map[inoKey]int{}, usage: map[uint32]usage{}, counts: map[string]uint64{},
 	}
 	if c.hash == nil {
 		c.hash = nameHash
 	}
 	// Kinds are scanned in the order that the checks need.
-	for _, p := range []string{"g/", "n/", "i/", "d/", "e/", "b/", "x/", "o/", "q/", "u/", "m/"} {
+	for _, p := range []string{"g/", "n/", "i/", "d/", "e/", "b/", "x/", "y/", "r/", "l/", "o/", "q/", "u/", "m/"} {
 		_ = r.store.Scan([]byte(p), prefixEnd([]byte(p)), func(k, v []byte) bool {
 			c.record(r, p, k, v)
 			return true
@@ -92,7 +104,20 @@ func (c *checker) record(r *rig, p string, k, v []byte) {
 		must(b.UnmarshalVT(v))
 		c.blocks[u64(0)] = b
 	case "x/":
-		c.dying[u64(0)] = true
+		d := new(metapb.DyingRecord)
+		must(d.UnmarshalVT(v))
+		c.dying[u64(0)] = d
+	case "y/":
+		c.numbers[u64(0)] = binary.BigEndian.Uint64(v)
+	case "r/":
+		g := new(metapb.RangeRecord)
+		must(g.UnmarshalVT(v))
+		c.ranges[u64(0)] = g
+	case "l/":
+		if o, had := c.leased[u64(8)]; had {
+			c.fail("unit %d is leased to origins %d and %d", u64(8), o, u64(0))
+		}
+		c.leased[u64(8)] = u64(0)
 	case "o/":
 		c.orphans[inoKey{u32(0), u64(4)}]++
 		if _, ok, _ := r.store.Get(appendHoldOf(nil, u64(12), u32(0), u64(4))); !ok {
@@ -103,6 +128,9 @@ func (c *checker) record(r *rig, p string, k, v []byte) {
 		must(q.UnmarshalVT(v))
 		c.queued++
 		c.queue[inoKey{q.Fs, q.Ino}]++
+		if q.Dying {
+			c.unsaid = &q
+		}
 	case "u/":
 		u, err := decodeUsage(v)
 		must(err)
@@ -163,6 +191,7 @@ func (c *checker) extent(k inoKey, e extent) {
 	c.t.Helper()
 	if e.block != 0 {
 		c.refs[e.block]++
+		c.places = append(c.places, place{k, e})
 	}
 	n := c.inodes[k]
 	if n == nil {
@@ -208,13 +237,23 @@ func (c *checker) finish(r *rig) {
 		if c.refs[id] != b.Refs || b.Refs == 0 {
 			c.fail("block %#x has %d references, counts %d", id, c.refs[id], b.Refs)
 		}
-		if c.dying[id] {
+		if c.dying[id] != nil {
 			c.fail("block %#x lives and dies", id)
 		}
 	}
+	c.collect(r)
 	for id := range c.refs {
 		if c.blocks[id] == nil {
 			c.fail("an extent points into block %#x, which has no record", id)
+		}
+	}
+	for _, p := range c.places {
+		b := c.blocks[p.e.block]
+		if b.Length != p.e.blockLen || b.Pg != p.e.pg || uint64(p.e.blockOff)+p.e.len() > uint64(b.Length) {
+			c.fail("inode %d: extent %+v of block %v", p.k.ino, p.e, b)
+		}
+		if (inoKey{b.Fs, b.Ino}) == p.k && b.Offset+uint64(p.e.blockOff) != p.e.start {
+			c.fail("inode %d: extent %+v is elsewhere than its block %v", p.k.ino, p.e, b)
 		}
 	}
 	if n := c.counts["m/queue"]; n != c.queued {
@@ -228,6 +267,63 @@ func (c *checker) finish(r *rig) {
 	for k := range c.orphans {
 		if n := c.inodes[k]; n == nil || n.attr.Nlink != 0 {
 			c.fail("inode %d is held and is not an orphan", k.ino)
+		}
+	}
+}
+
+// collect checks dying blocks and leased ids.
+func (c *checker) collect(r *rig) {
+	c.t.Helper()
+	level := r.m.Level()
+	for id, d := range c.dying {
+		switch {
+		case d.Seq == 0 && level >= levelCollect && (c.unsaid == nil || id <= c.unsaid.From):
+			c.fail("dying block %#x has no number and will get none", id)
+		case d.Seq != 0 && level < levelCollect:
+			c.fail("dying block %#x has number %d at level %d", id, d.Seq, level)
+		case d.Seq != 0 && c.numbers[d.Seq] != id:
+			c.fail("dying block %#x has number %d, which is that of %#x", id, d.Seq, c.numbers[d.Seq])
+		}
+	}
+	next := max(c.counts["m/next/dying"], 1)
+	for seq, id := range c.numbers {
+		if d := c.dying[id]; d == nil || d.Seq != seq {
+			c.fail("number %d of the dying queue is block %#x, whose record is %v", seq, id, d)
+		}
+		if seq == 0 || seq >= next {
+			c.fail("number %d in the dying queue, the next is %d", seq, next)
+		}
+	}
+	if n := c.counts["m/dying"]; n != uint64(len(c.numbers)) {
+		c.fail("%d blocks in the dying queue, counted %d", len(c.numbers), n)
+	}
+	units := max(c.counts["m/next/blocks"], 1)
+	known := func(id uint64) {
+		c.t.Helper()
+		if unitOf(id) >= units || id>>blockShardShift != uint64(r.opts.Shard) {
+			c.fail("block %#x was never leased", id)
+		}
+		if g := c.ranges[unitOf(id)]; g != nil && (id%blockUnit >= uint64(g.Count) || reaped(g, id)) {
+			c.fail("block %#x is in its range %v, which says otherwise", id, g)
+		}
+	}
+	for id := range c.blocks {
+		known(id)
+	}
+	for id := range c.dying {
+		known(id)
+	}
+	for unit, g := range c.ranges {
+		if c.leased[unit] != g.Origin || g.Origin == 0 || g.Count == 0 || g.Count > blockUnit || unit >= units {
+			c.fail("unit %d: %v, leased to origin %d", unit, g, c.leased[unit])
+		}
+		if len(g.Reaped) > blockUnit/8 || (len(g.Reaped) > 0 && level < levelCollect) {
+			c.fail("unit %d: %d bytes of reaped ids at level %d", unit, len(g.Reaped), level)
+		}
+	}
+	for unit, o := range c.leased {
+		if c.ranges[unit] == nil {
+			c.fail("origin %d leases unit %d, which has no record", o, unit)
 		}
 	}
 }
@@ -277,10 +373,29 @@ func TestCheckerFails(t *testing.T) {
 			b, _ := (&metapb.BlockRecord{Refs: 1}).MarshalVT()
 			_ = r.store.Set(appendID(nil, "b/", 1), b)
 		},
+		"number without block": func(r *rig) {
+			_ = r.store.Set(appendID(nil, "y/", 1), binary.BigEndian.AppendUint64(nil, 1))
+		},
+		"dying without number": func(r *rig) { _ = r.store.Set(appendID(nil, "x/", 1<<blockShardShift|1<<blockUnitShift), nil) },
+		"reaped and live": func(r *rig) {
+			_, b, _ := liveBlock(r)
+			g := metapb.RangeRecord{Origin: 1, Count: 8}
+			setReaped(&g, b)
+			enc, _ := g.MarshalVT()
+			_ = r.store.Set(appendID(nil, "r/", 1), enc)
+		},
+		"range without holder": func(r *rig) { liveBlock(r); _ = r.store.Delete(appendRangeOf(nil, 1, 1)) },
+		"holder without range": func(r *rig) { liveBlock(r); _ = r.store.Delete(appendID(nil, "r/", 1)) },
+		"block elsewhere": func(r *rig) {
+			ino, b, _ := liveBlock(r)
+			enc, _ := (&metapb.BlockRecord{Fs: 1, Ino: ino, Offset: 1, Length: 100, Refs: 1}).MarshalVT()
+			_ = r.store.Set(appendID(nil, "b/", b), enc)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			rec := &recorder{TB: t}
 			r := newNamespaceRig(t, Options{})
+			r.raise()
 			r.ok(createCmd(1, "f"))
 			r.check()
 			spoil(r)
@@ -294,6 +409,21 @@ func TestCheckerFails(t *testing.T) {
 			}
 		})
 	}
+}
+
+// liveBlock makes a file of one block of 100 bytes.
+func liveBlock(r *rig) (ino, block, epoch uint64) {
+	r.t.Helper()
+	c := createCmd(1, "blockfile")
+	c.GetCreate().Open = uint32(vfs.OpenWrite)
+	f := r.ok(c).GetCreate()
+	ino, epoch = f.Attr.Ino, f.Lease.Epoch
+	block = r.ok(&metapb.Command{Op: &metapb.Command_AllocBlocks{AllocBlocks: &metapb.AllocBlocks{Count: 8}}}).GetBlocks().First
+	r.ok(&metapb.Command{Op: &metapb.Command_CommitData{CommitData: &metapb.CommitData{Ino: ino, Epoch: epoch, Size: 100, Extents: []*metapb.NewExtent{
+		{Length: 100, Block: block, ProfileK: 4, ProfileM: 2},
+	}}}})
+	r.flush()
+	return ino, block, epoch
 }
 
 // recorder catches the failure of a test.

@@ -23,6 +23,10 @@ const (
 func (x *call) runCluster(c *metapb.Command) (*metapb.Result, error) {
 	var err error
 	switch op := c.Op.(type) {
+	case *metapb.Command_ChangePgs:
+		return x.changePGs(op.ChangePgs)
+	case *metapb.Command_ReplaceStore:
+		return x.replaceStore(op.ReplaceStore)
 	case *metapb.Command_PutFileSystem:
 		err = x.putFileSystem(op.PutFileSystem)
 	case *metapb.Command_PutStore:
@@ -123,8 +127,8 @@ func (x *call) putFileSystem(c *metapb.PutFileSystem) error {
 func (x *call) putStore(c *metapb.PutStore) error {
 	const op = "store.put"
 	s := c.Store
-	if s == nil || s.Id == 0 || len(s.Uuid) == 0 || len(s.Uuid) > maxRecordName {
-		return vfs.Errorf(vfs.KindInvalid, op, "a store has an id and the uuid of its superblock")
+	if err := checkStore(s, op); err != nil {
+		return err
 	}
 	key := appendID32(nil, "t/", s.Id)
 	var old metapb.Store
@@ -135,7 +139,12 @@ func (x *call) putStore(c *metapb.PutStore) error {
 	if had && string(old.Uuid) != string(s.Uuid) {
 		return vfs.Errorf(vfs.KindExists, op, "store %d is another disk", s.Id)
 	}
-	return x.setRecord(key, s)
+	if x.level >= levelCollect {
+		if err := checkPutStore(&old, s, op); err != nil {
+			return err
+		}
+	}
+	return x.setMapRecord(key, s)
 }
 
 func (x *call) putPool(c *metapb.PutPool) error {
@@ -169,14 +178,19 @@ func (x *call) putPool(c *metapb.PutPool) error {
 			return vfs.Errorf(vfs.KindInvalid, op, "placement groups are listed by ascending id, from 1")
 		}
 		last = g.Id
-		if uint32(len(g.Slots)) != p.K+p.M {
+		if x.level < levelCollect && uint32(len(g.Slots)) != p.K+p.M {
 			return vfs.Errorf(vfs.KindInvalid, op, "placement group %d has %d slots, the profile %d", g.Id, len(g.Slots), p.K+p.M)
 		}
 		if g.Epoch < epochs[g.Id] {
 			return vfs.Errorf(vfs.KindChanged, op, "placement group %d is at epoch %d already", g.Id, epochs[g.Id])
 		}
 	}
-	return x.setRecord(key, p)
+	if x.level >= levelCollect {
+		if err := x.checkPutPool(&old, p, op); err != nil {
+			return err
+		}
+	}
+	return x.setMapRecord(key, p)
 }
 
 func (x *call) putKey(c *metapb.PutKey) error {

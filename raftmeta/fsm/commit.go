@@ -109,7 +109,10 @@ func (x *call) putNew(n *inode, e *metapb.NewExtent, end uint64) error {
 	}
 	if e.Block != 0 {
 		p.blockLen, p.pg, p.k, p.m = e.Length, e.Pg, e.ProfileK, e.ProfileM
-		if err := x.newBlock(n, &p); err != nil {
+		if err := x.mayMake(p.block, "data.commit"); err != nil {
+			return err
+		}
+		if err := x.makeBlock(n, &p); err != nil {
 			return err
 		}
 	}
@@ -173,58 +176,4 @@ func (x *call) mergeInline(n *inode, p extent, page, end uint64) error {
 	copy(whole[p.start-lo:], p.inline)
 	p.start, p.end, p.inline = lo, hi, whole
 	return x.putExtent(n, p)
-}
-
-// newBlock makes the block of p live. Its id must be leased to the caller and
-// never have been used.
-func (x *call) newBlock(n *inode, p *extent) error {
-	const op = "data.commit"
-	id := p.block
-	if id>>blockShardShift != uint64(x.opts.Shard) {
-		return vfs.Errorf(vfs.KindInvalid, op, "block %#x is not of this shard", id)
-	}
-	unit := id & (1<<blockShardShift - 1) >> blockUnitShift
-	b, ok, err := x.get(appendID(x.key[:0], "r/", unit))
-	if err != nil {
-		return err
-	}
-	var r metapb.RangeRecord
-	if err := r.UnmarshalVT(b); err != nil {
-		return corrupt("range %d: %w", unit, err)
-	}
-	if !ok || r.Origin != x.origin || id%blockUnit >= uint64(r.Count) {
-		return vfs.Errorf(vfs.KindFenced, op, "block %#x is not in a range of origin %d", id, x.origin)
-	}
-	for _, prefix := range [...]string{"b/", "x/"} {
-		if _, ok, err := x.get(appendID(x.key[:0], prefix, id)); err != nil {
-			return err
-		} else if ok {
-			return vfs.Errorf(vfs.KindExists, op, "block %#x was used before", id)
-		}
-	}
-	return x.setRecord(appendID(x.key[:0], "b/", id), &metapb.BlockRecord{
-		Fs: x.fs, Ino: uint64(n.attr.Ino), Offset: p.start, Length: p.blockLen, Pg: p.pg, Refs: 1,
-	})
-}
-
-func (x *call) allocBlocks(c *metapb.AllocBlocks) (*metapb.Result, error) {
-	const op = "blocks.alloc"
-	if c.Count == 0 {
-		return nil, vfs.Errorf(vfs.KindInvalid, op, "no blocks")
-	}
-	unit, err := x.next(counterKey{what: counterUnit})
-	if err != nil {
-		return nil, err
-	}
-	if unit >= blockUnitsMax {
-		return nil, vfs.Errorf(vfs.KindNoSpace, op, "this shard gave out all its block ids")
-	}
-	count := min(c.Count, blockUnit)
-	if err := x.setRecord(appendID(x.key[:0], "r/", unit), &metapb.RangeRecord{Origin: x.origin, Count: count}); err != nil {
-		return nil, err
-	}
-	x.set(appendRangeOf(x.key[:0], x.origin, unit), nil)
-	return &metapb.Result{Of: &metapb.Result_Blocks{Blocks: &metapb.BlocksResult{
-		First: uint64(x.opts.Shard)<<blockShardShift | unit<<blockUnitShift, Count: count,
-	}}}, nil
 }

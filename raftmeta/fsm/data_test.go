@@ -3,6 +3,7 @@ package fsm
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -12,15 +13,18 @@ import (
 )
 
 // tiny limits make every bounded path the common one.
-var tiny = limits{extents: 3, cuts: 3, keys: 60, scan: 4000, depth: 8, changeRange: 16}
+var tiny = limits{extents: 3, cuts: 3, keys: 60, scan: 4000, reap: 4, depth: 8, changeRange: 16}
 
 // dataModel is files as byte arrays, beside a machine.
 type dataModel struct {
 	*rig
 	rt     *rapid.T
 	files  map[uint64]*modelFile
-	blocks map[uint64][]byte // content by id
-	ids    []uint64          // leased and unused
+	blocks map[uint64][]byte            // content by id
+	ids    []uint64                     // leased and unused
+	units  []uint64                     // leased, by their first ids
+	states map[uint64]metapb.BlockState // as last seen
+	moved  *int                         // bytes that rewriting put elsewhere
 	serial int
 	maxLen int
 }
@@ -65,6 +69,7 @@ func (d *dataModel) create() {
 
 func (d *dataModel) alloc() {
 	res := d.ok(&metapb.Command{Op: &metapb.Command_AllocBlocks{AllocBlocks: &metapb.AllocBlocks{Count: 8}}}).GetBlocks()
+	d.units = append(d.units, res.First)
 	for i := range uint64(res.Count) {
 		d.ids = append(d.ids, res.First+i)
 	}
@@ -190,7 +195,7 @@ func (d *dataModel) takeover() {
 			delete(d.files, ino)
 		}
 	}
-	d.ids = nil
+	d.ids, d.units = nil, nil
 	for _, ino := range sortedKeys(d.files) {
 		f := d.files[ino]
 		seen := d.attr(ino)
@@ -237,7 +242,7 @@ func (d *dataModel) read(ino uint64, f *modelFile) []byte {
 			src := e.Inline
 			if e.Block != 0 {
 				src = d.blocks[e.Block][e.BlockOffset : e.BlockOffset+e.Length]
-				if int(e.BlockLength) != len(d.blocks[e.Block]) || e.K != 4 || e.M != 2 || e.Pg != 7 {
+				if int(e.BlockLength) != len(d.blocks[e.Block]) || e.M != 2 || e.Pg != 7 {
 					d.rt.Fatalf("extent %v of a block of %d bytes", e, len(d.blocks[e.Block]))
 				}
 			}
@@ -253,6 +258,7 @@ func (d *dataModel) read(ino uint64, f *modelFile) []byte {
 func (d *dataModel) compare(rt *rapid.T) {
 	d.rt = rt
 	d.check()
+	d.compareStates()
 	for _, ino := range sortedKeys(d.files) {
 		f := d.files[ino]
 		if got := d.read(ino, f); !bytes.Equal(got, f.data) {
@@ -274,6 +280,12 @@ func (d *dataModel) compare(rt *rapid.T) {
 // TestDataModel compares random commits, truncations, removals and purges with
 // byte arrays, under limits so small that cuts and splits are hit all the time.
 func TestDataModel(t *testing.T) {
+	moved := 0
+	defer func() {
+		if moved == 0 && !t.Failed() {
+			t.Error("nothing was rewritten: the test shows nothing")
+		}
+	}()
 	rapid.Check(t, func(rt *rapid.T) {
 		o := Options{limits: tiny}
 		if rapid.Bool().Draw(rt, "cached") {
@@ -281,7 +293,7 @@ func TestDataModel(t *testing.T) {
 		}
 		d := &dataModel{
 			rig: newNamespaceRig(t, o), rt: rt, maxLen: 10 * pageSize,
-			files: make(map[uint64]*modelFile), blocks: make(map[uint64][]byte),
+			files: make(map[uint64]*modelFile), blocks: make(map[uint64][]byte), states: make(map[uint64]metapb.BlockState), moved: &moved,
 		}
 		act := func(fn func()) func(*rapid.T) {
 			return func(rt *rapid.T) { d.rt = rt; fn() }
@@ -296,6 +308,11 @@ func TestDataModel(t *testing.T) {
 			"purge":     act(d.purge),
 			"purge2":    act(d.purge),
 			"truncate2": act(d.truncate),
+			"rewrite":   act(d.rewrite),
+			"rewrite2":  act(d.rewrite),
+			"reap":      act(d.reap),
+			"return":    act(d.giveBack),
+			"raise":     act(d.raise),
 			"drain":     act(func() { d.drain(10) }),
 			"flush":     act(d.flush),
 			"reopen":    act(d.reopen),
@@ -310,6 +327,17 @@ func TestDataModel(t *testing.T) {
 			}
 			return true
 		})
+		if d.m.Level() >= levelCollect { // and at the end of their grace all dying blocks are dead
+			for d.ok(reapCmd(math.MaxUint64, 0)).GetReap().More {
+			}
+			d.drop(d.units...)
+			d.compare(rt)
+			for _, s := range d.states {
+				if s != metapb.BlockState_BLOCK_LIVE && s != metapb.BlockState_BLOCK_DEAD {
+					rt.Fatalf("a block is %v at the end", s)
+				}
+			}
+		}
 		refs := 0
 		_ = d.store.Scan([]byte("b/"), []byte("b0"), func(_, _ []byte) bool { refs++; return true })
 		dying := 0

@@ -27,7 +27,10 @@
 // entry, at an entry that it cannot decode, of an unknown format, or that raises
 // the feature level above what it implements. What a command does at a level
 // never changes; a command that a level does not have is refused by every
-// version alike, with KindNotSupported.
+// version alike, with KindNotSupported: a version that knows it treats it as one
+// that never did. level.go lists what each level added, and
+// TestLevel1 holds the digests that level 1 must keep. Level 2 added the queue of dying blocks and
+// ReapBlocks, ReturnBlocks, RewriteExtents, ChangePGs, ReplaceStore and the version of the cluster map.
 //
 // A command first passes the exactly-once check (see metapb.Identity), then
 // permissions and existence, in the order of Linux, and then takes effect. A
@@ -44,8 +47,11 @@
 //	m/state                 applied index 8, level 4, digest 8
 //	m/next/origin           counters, 8 bytes: the next origin id,
 //	m/next/blocks             the next unit of block ids,
-//	m/next/queue              the next number in the purge queue;
-//	m/queue                   the length of the purge queue
+//	m/next/queue              the next number in the purge queue,
+//	m/next/dying              the next number in the queue of dying blocks;
+//	m/queue                   the length of the purge queue,
+//	m/dying                   the length of the queue of dying blocks;
+//	m/map                   the version of the cluster map (shard 0)
 //	n/ fs                   NamespaceRecord
 //	c/ fs                   the next inode number, 8 bytes; never goes back
 //	u/ fs [project]         UsageRecord of the file system, or of one project in it
@@ -53,7 +59,8 @@
 //	d/ fs parent cookie     DirentRecord
 //	e/ fs ino end           ExtentRecord of the bytes that end before end
 //	b/ block                BlockRecord; a back reference of a further file is b/ block ino offset
-//	x/ block                DyingRecord
+//	x/ block                DyingRecord: no extent points into the block any more
+//	y/ seq                  the same by number, in the order they began to die: block 8
 //	r/ unit                 RangeRecord: who leases the block ids of a unit
 //	l/ origin unit          empty: the units that an origin leases
 //	g/ origin               OriginRecord
@@ -86,7 +93,32 @@
 // Inline pieces lie within one 4 KiB page; those of a page that no block
 // separates are one extent, holes between them zeros. A block knows how many
 // extents point into it; at none it moves to x/. Block ids are leased in units of
-// 4096, used once, and answered live, dying, leased or dead (BlockStatesQ).
+// 4096, used once, and answered live, dying, leased or dead (BlockStatesQ). A block is one contiguous
+// piece of its first owner's file: where its byte 0 lies is the same for all extents of it.
+//
+// # The end of a block
+//
+// A block without references is dying: readers may still have cached extents that name it. It gets the next
+// number and stands in y/. ReapBlocks ends the grace of all up to a number; from then on the block is dead,
+// and stores may delete its shards. When that may be is not decided here: the leader
+// waits (package raftmeta). What died at level 1 has no number; raising to level 2 puts an item in the
+// purge queue that numbers them in pieces, so their grace begins then.
+//
+// An id goes one way: leased, live, dying, dead, or leased, dead. While its unit is leased, a dead id that was
+// used is remembered in the unit's record (reaped), as else it would look unused. ReturnBlocks, and the
+// end of the origin, remove that record: every id of the unit that is not live or dying is dead then, and a command
+// that brings one is refused.
+//
+// RewriteExtents moves bytes to new blocks where the file still is what the rewriter read (blocks are
+// immutable and ids used once, so equal id and place mean equal bytes; an inline piece is known by its hash). It changes
+// nothing that a reader can see: size, times, change and, but for void records in its way, Used stay. Extents that
+// readers have cached name the old block, which is why it has a grace.
+//
+// # The cluster map
+//
+// Stores and pools change by PutStore and PutPool, groups by ChangePGs, a compare-and-swap on their epochs, all
+// or none. From level 2 on m/map grows with every change, so that who polls the map gets it only when it
+// changed; ids of groups and of lost stores are never used again.
 //
 // A truncation that would remove more than a few extents only records a cut:
 // extents of older generations that end above its offset are void, for readers

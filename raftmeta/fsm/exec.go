@@ -32,6 +32,9 @@ type call struct {
 func (m *Machine) exec(c *metapb.Command) (*metapb.Result, error) {
 	id := c.GetId()
 	if id.GetOrigin() == 0 {
+		if levelOf(c) > m.level {
+			return refusal(tooNew(c, m.level)), nil
+		}
 		if !idempotent(c) {
 			return refusal(vfs.Errorf(vfs.KindUnknownOrigin, "fsm", "the command names no origin")), nil
 		}
@@ -87,6 +90,7 @@ func idempotent(c *metapb.Command) bool {
 	switch c.Op.(type) {
 	case *metapb.Command_RegisterOrigin, *metapb.Command_ExpireOrigin, *metapb.Command_RaiseLevel,
 		*metapb.Command_Purge, *metapb.Command_CreateNamespace,
+		*metapb.Command_ReapBlocks, *metapb.Command_ChangePgs, *metapb.Command_ReplaceStore,
 		*metapb.Command_PutFileSystem, *metapb.Command_PutStore, *metapb.Command_PutPool, *metapb.Command_PutKey:
 		return true
 	}
@@ -95,6 +99,7 @@ func idempotent(c *metapb.Command) bool {
 
 // attempt runs c without regard to its identity, all or nothing.
 func (m *Machine) attempt(c *metapb.Command) (*metapb.Result, error) {
+	c = atLevel(c, m.level)
 	x := call{Machine: m, fs: c.Fs, now: timeOf(c.Time), wire: c.Time, origin: c.GetId().GetOrigin()}
 	r, err := x.run(c)
 	if err != nil {
@@ -153,6 +158,10 @@ func (x *call) runNamespace(c *metapb.Command) (*metapb.Result, error) {
 		return x.createNamespace(op.CreateNamespace)
 	case *metapb.Command_AllocBlocks:
 		return x.allocBlocks(op.AllocBlocks)
+	case *metapb.Command_ReapBlocks:
+		return x.reapBlocks(op.ReapBlocks)
+	case *metapb.Command_ReturnBlocks:
+		return x.returnBlocks(op.ReturnBlocks)
 	}
 	sp, err := x.space(c.Fs)
 	if err != nil {
@@ -178,6 +187,8 @@ func (x *call) runNamespace(c *metapb.Command) (*metapb.Result, error) {
 		return x.releaseLease(op.ReleaseLease)
 	case *metapb.Command_CommitData:
 		return x.commitData(op.CommitData)
+	case *metapb.Command_RewriteExtents:
+		return x.rewriteExtents(op.RewriteExtents)
 	case *metapb.Command_ReleaseOrphan:
 		return x.releaseOrphan(op.ReleaseOrphan)
 	}
@@ -189,17 +200,6 @@ func checkTime(t *metapb.Time) error {
 		return vfs.Errorf(vfs.KindInvalid, "fsm", "time with %d ns", t.Nsec)
 	}
 	return nil
-}
-
-func (x *call) raiseLevel(c *metapb.RaiseLevel) (*metapb.Result, error) {
-	switch c.Level {
-	case x.level:
-	case x.level + 1:
-		x.level = c.Level
-	default:
-		return nil, vfs.Errorf(vfs.KindInvalid, "level", "from %d to %d: a level is raised by one and never lowered", x.level, c.Level)
-	}
-	return &metapb.Result{}, nil
 }
 
 // slot returns the slot's row, nil if it was never used.

@@ -220,8 +220,7 @@ func (x *call) refer(block uint64, by int) error {
 	if r.Refs = uint32(int64(r.Refs) + int64(by)); r.Refs > 0 {
 		return x.setRecord(appendID(x.key[:0], "b/", block), &r)
 	}
-	x.del(appendID(x.key[:0], "b/", block))
-	return x.setRecord(appendID(x.key[:0], "x/", block), &metapb.DyingRecord{Pg: r.Pg, Length: r.Length, Since: x.wire})
+	return x.die(block, &r)
 }
 
 // record is a message of metapb.

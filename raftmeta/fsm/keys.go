@@ -95,6 +95,10 @@ const (
 	counterQueue                   // next number in the purge queue
 	counterQueueLen                // items in the purge queue
 	counterIno                     // next inode number of a file system
+	counterDying                   // next number in the queue of dying blocks
+	counterDyingLen                // blocks in that queue
+	counterMap                     // version of the cluster map
+	counters                       // how many kinds there are
 )
 
 type counterKey struct {
@@ -104,7 +108,8 @@ type counterKey struct {
 
 // first is the value of a counter that was never written.
 func (c counter) first() uint64 {
-	if c == counterQueueLen {
+	switch c {
+	case counterQueueLen, counterDyingLen, counterMap:
 		return 0
 	}
 	return 1
@@ -120,6 +125,12 @@ func (k counterKey) append(b []byte) []byte {
 		return append(b, "m/next/queue"...)
 	case counterQueueLen:
 		return append(b, "m/queue"...)
+	case counterDying:
+		return append(b, "m/next/dying"...)
+	case counterDyingLen:
+		return append(b, "m/dying"...)
+	case counterMap:
+		return append(b, "m/map"...)
 	}
 	return appendFS(b, "c/", k.fs)
 }

@@ -90,7 +90,8 @@ func seededHistory(seed uint64) *history {
 
 // clusterHistory draws commands of shard 0 on few stores, pools and groups.
 type clusterHistory struct {
-	draw func(label string, lo, hi int) int
+	draw    func(label string, lo, hi int) int
+	present *metapb.ClusterMapR // if set, most changes begin from it
 }
 
 func (h *clusterHistory) num(label string, lo, hi int) uint32 { return uint32(h.draw(label, lo, hi)) }
@@ -118,6 +119,24 @@ func (h *clusterHistory) pg(id, slots uint32) *metapb.PlacementGroup {
 	return g
 }
 
+// edit changes g in one way.
+func (h *clusterHistory) edit(g *metapb.PlacementGroup) *metapb.PGChange {
+	c := &metapb.PGChange{ExpectEpoch: g.Epoch, Pg: g}
+	s := g.Slots[h.num("slot", 0, len(g.Slots)-1)]
+	switch h.num("edit", 0, 4) {
+	case 0, 1:
+		s.Previous, s.Store, s.Filling = s.Store, h.num("store", 1, 9), true
+		g.Epoch++
+	case 2:
+		s.Previous, s.Filling = 0, false
+	case 3:
+		g.State ^= 1
+	case 4:
+		c.Remove = true
+	}
+	return c
+}
+
 func (h *clusterHistory) op() *metapb.Command {
 	switch h.num("op", 0, 9) {
 	case 0, 1, 2:
@@ -134,6 +153,19 @@ func (h *clusterHistory) op() *metapb.Command {
 		return &metapb.Command{Op: &metapb.Command_PutKey{PutKey: &metapb.PutKey{Key: &metapb.Key{Kind: "handle", Id: h.num("key", 1, 3), Secret: []byte{byte(h.num("secret", 0, 3))}}}}}
 	}
 	c := &metapb.ChangePGs{Pool: h.num("pool", 1, 2)}
+	if h.present != nil && len(h.present.Pools) > 0 && h.num("from the present", 0, 3) > 0 {
+		p := h.present.Pools[h.num("pool", 0, len(h.present.Pools)-1)]
+		c.Pool = p.Id
+		if len(p.Pgs) == 0 || h.num("new", 0, 2) == 0 {
+			g := h.pg(p.LastPg+1, 3)
+			g.Epoch = 1
+			c.Changes = append(c.Changes, &metapb.PGChange{Pg: g})
+			return &metapb.Command{Op: &metapb.Command_ChangePgs{ChangePgs: c}}
+		}
+		old := p.Pgs[h.num("group", 0, len(p.Pgs)-1)]
+		c.Changes = append(c.Changes, h.edit(old.CloneVT()))
+		return &metapb.Command{Op: &metapb.Command_ChangePgs{ChangePgs: c}}
+	}
 	for range h.num("changes", 1, 3) {
 		g := &metapb.PGChange{ExpectEpoch: h.num("expect", 0, 3), Pg: h.pg(h.num("pg", 1, 9), 3), Remove: h.num("remove", 0, 5) == 0}
 		if h.num("fits", 0, 1) == 0 {

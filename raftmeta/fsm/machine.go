@@ -12,9 +12,6 @@ import (
 // EntryFormat is the only value of metapb.Entry.Format this version applies.
 const EntryFormat = 1
 
-// Level is the newest feature level this version implements.
-const Level = 1
-
 // Options say which replica's state a Machine is.
 type Options struct {
 	Shard    uint16
@@ -33,6 +30,7 @@ type limits struct {
 	cuts        int    // cuts of one inode that wait for Purge
 	keys        int    // records a command may write
 	scan        int    // records a command may look at in one file
+	reap        int    // blocks that one ReapBlocks ends
 	depth       int    // directories above another one that a rename walks
 	changeRange uint64 // change values of a write lease
 }
@@ -42,6 +40,7 @@ var levelLimits = limits{
 	cuts:        64,
 	keys:        4000,
 	scan:        16000,
+	reap:        1000,
 	depth:       4096,
 	changeRange: 1 << 20,
 }

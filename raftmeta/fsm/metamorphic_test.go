@@ -100,7 +100,7 @@ func (h *history) op() *metapb.Command {
 		return h.newer()
 	case 18:
 		if h.raises {
-			return &metapb.Command{Op: &metapb.Command_RaiseLevel{RaiseLevel: &metapb.RaiseLevel{Level: uint32(h.num("level", 1, 3))}}}
+			return &metapb.Command{Op: &metapb.Command_RaiseLevel{RaiseLevel: &metapb.RaiseLevel{Level: uint32(h.num("level", 1, 2))}}}
 		}
 	case 0, 1, 2:
 		return &metapb.Command{Op: &metapb.Command_Create{Create: &metapb.Create{
@@ -167,7 +167,7 @@ func (h *history) step() {
 	}
 	c := h.op()
 	c.Fs, c.Time = 1, &metapb.Time{Sec: int64(len(h.cmds))}
-	if !idempotent(c) {
+	if !idempotent(c) || levelOf(c) > 1 {
 		k := slotKey{1 + h.num("origin", 0, 5)/5, uint32(h.num("slot", 0, 2))}
 		if h.num("same seq", 0, 5) > 0 {
 			h.seqs[k]++
@@ -218,6 +218,7 @@ func TestMetamorphic(t *testing.T) {
 	refused, done := 0, 0
 	rapid.Check(t, func(rt *rapid.T) {
 		h := rapidHistory(rt)
+		h.raises = true
 		h.begin()
 		for range h.num("commands", 20, 120) {
 			h.step()
@@ -312,7 +313,7 @@ func TestStops(t *testing.T) {
 		}
 		return b
 	}
-	raise := &metapb.Command{Op: &metapb.Command_RaiseLevel{RaiseLevel: &metapb.RaiseLevel{Level: Level + 1}}}
+	raise := raiseCmd(Level + 1)
 	for name, c := range map[string]struct {
 		entry []byte
 		want  vfs.Kind
@@ -324,6 +325,7 @@ func TestStops(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newNamespaceRig(t, Options{})
+			r.raise()
 			before := r.state()
 			if _, err := r.m.Apply(r.index+1, c.entry, r); vfs.KindOf(err) != c.want {
 				t.Fatalf("got %v, want %s", err, c.want)
@@ -343,6 +345,7 @@ func TestStops(t *testing.T) {
 	}
 	t.Run("newer level", func(t *testing.T) {
 		r := newNamespaceRig(t, Options{MaxLevel: Level + 1})
+		r.raise()
 		r.ok(raise)
 		r.flush()
 		if r.m.Level() != Level+1 {
@@ -402,6 +405,17 @@ func FuzzEntry(f *testing.F) {
 	} {
 		f.Add(encodeEntry(f, rapidSeed.stamp(c)))
 	}
+	for _, c := range []*metapb.Command{ // of level 2
+		reapCmd(5, 2), returnCmd(1<<blockShardShift | 1<<blockUnitShift),
+		rewriteCmd(2, &metapb.ExtentRewrite{Length: 3, InlineHash: xxhash.Sum64String("abc"), Block: 1<<blockShardShift | 1<<blockUnitShift, BlockLength: 3, K: 1, M: 1}),
+		{Op: &metapb.Command_ReplaceStore{ReplaceStore: &metapb.ReplaceStore{Old: 1, New: &metapb.Store{Id: 9, Uuid: []byte("u9")}}}},
+		{Op: &metapb.Command_ChangePgs{ChangePgs: &metapb.ChangePGs{Pool: 1, Changes: []*metapb.PGChange{
+			{ExpectEpoch: 1, Pg: &metapb.PlacementGroup{Id: 1, Epoch: 2, Slots: []*metapb.Slot{{Store: 3, Previous: 1, Filling: true}, {Store: 2}}}},
+			{Pg: &metapb.PlacementGroup{Id: 2, Epoch: 1, Slots: []*metapb.Slot{{Store: 1}, {Store: 2}}}},
+		}}}},
+	} {
+		f.Add(encodeEntry(f, raiseCmd(2), rapidSeed.stamp(c)))
+	}
 	f.Fuzz(func(t *testing.T, entry []byte) {
 		r := newNamespaceRig(t, Options{limits: tiny})
 		file := createCmd(1, "file")
@@ -423,5 +437,22 @@ func FuzzEntry(f *testing.F) {
 			}
 		}
 		r.check()
+		fuzzCluster(t, entry)
 	})
+}
+
+// fuzzCluster is the same for shard 0.
+func fuzzCluster(t *testing.T, entry []byte) {
+	z := newRig(t, Options{})
+	z.register("a", 1)
+	for id := range uint32(3) {
+		z.ok(&metapb.Command{Op: &metapb.Command_PutStore{PutStore: &metapb.PutStore{Store: &metapb.Store{Id: id + 1, Uuid: []byte{byte(id)}}}}})
+	}
+	z.ok(&metapb.Command{Op: &metapb.Command_PutPool{PutPool: &metapb.PutPool{Pool: &metapb.Pool{Id: 1, K: 1, M: 1, Pgs: []*metapb.PlacementGroup{
+		{Id: 1, Epoch: 1, Slots: []*metapb.Slot{{Store: 1}, {Store: 2}}},
+	}}}}})
+	z.flush()
+	if _, err := z.m.Apply(z.index+1, entry, z); err != nil && len(z.batch) > 0 {
+		t.Fatalf("wrote before it stopped: %v", err)
+	}
 }

@@ -79,6 +79,14 @@ func newOverlay(v View, c *Cache) overlay {
 
 // touched is how many records the present command wrote, an upper bound where
 // it wrote one twice.
+func (x *call) touched() int {
+	n := x.overlay.touched()
+	if counts := len(x.counts.undo); x.level >= levelCollect && counts > int(counters) {
+		n -= counts - int(counters) // they are few, however often they were raised
+	}
+	return n
+}
+
 func (o *overlay) touched() int {
 	return len(o.kv.undo) + len(o.inodes.undo) + len(o.slots.undo) + len(o.usages.undo) + len(o.counts.undo) + len(o.origins.undo) + len(o.spaces.undo)
 }
@@ -151,7 +159,7 @@ func (o *overlay) get(key []byte) ([]byte, bool, error) {
 // it: those that commands list.
 func ordered(k string) bool {
 	switch k[0] {
-	case 'e', 'q', 'o', 'h', 'l':
+	case 'e', 'q', 'o', 'h', 'l', 'x', 'y', 'p':
 		return true
 	}
 	return false

@@ -89,6 +89,9 @@ func (x *call) purgeItem(item *metapb.PurgeRecord, budget int) (done bool, err e
 	if item.OrphansOf != 0 {
 		return x.purgeOrigin(item.OrphansOf, budget)
 	}
+	if item.Dying {
+		return x.purgeDying(item, budget)
+	}
 	sub := *x
 	sub.fs = item.Fs
 	n, err := x.inode(item.Fs, item.Ino)
@@ -102,8 +105,15 @@ func (x *call) purgeItem(item *metapb.PurgeRecord, budget int) (done bool, err e
 }
 
 // batchOf is how many more extents may be looked at: each costs three records,
-// and an inode that is only looked through costs nothing to write but time.
-func (x *call) batchOf(budget int) int { return max(1, (budget-x.touched())/3) }
+// and a fourth for the number of its block, and an inode that is only looked through costs
+// nothing to write but time.
+func (x *call) batchOf(budget int) int {
+	records := 3
+	if x.level >= levelCollect {
+		records = 4
+	}
+	return max(1, (budget-x.touched())/records)
+}
 
 // purgeDeleted removes the extents of an inode that is gone.
 func (x *call) purgeDeleted(item *metapb.PurgeRecord, budget int) (bool, error) {

@@ -64,7 +64,7 @@ func (r *reader) run(c *Cache, q *metapb.Query) (*metapb.QueryResult, error) {
 	case *metapb.Query_FileSystems:
 		return r.fileSystems()
 	case *metapb.Query_ClusterMap:
-		return r.clusterMap()
+		return r.clusterMap(op.ClusterMap)
 	case *metapb.Query_Keys:
 		return r.keys(op.Keys)
 	case *metapb.Query_NfsClients:
@@ -340,12 +340,16 @@ func (r *reader) shardInfo() (*metapb.QueryResult, error) {
 		Shard: uint32(f.shard), Level: level, Applied: applied,
 		Digest: binary.BigEndian.AppendUint64(nil, digest), Incarnation: f.incarnation, Cluster: f.cluster,
 	}
-	b, ok, err := r.view.Get(counterKey{what: counterQueueLen}.append(nil))
-	if err != nil {
+	if info.PurgeQueue, err = r.count(counterKey{what: counterQueueLen}); err != nil {
 		return nil, err
 	}
-	if ok && len(b) == 8 {
-		info.PurgeQueue = binary.BigEndian.Uint64(b)
+	if level >= levelCollect {
+		if info.DyingNext, err = r.count(counterKey{what: counterDying}); err != nil {
+			return nil, err
+		}
+		if info.DyingBlocks, err = r.count(counterKey{what: counterDyingLen}); err != nil {
+			return nil, err
+		}
 	}
 	return &metapb.QueryResult{R: &metapb.QueryResult_ShardInfo{ShardInfo: info}}, nil
 }
@@ -404,6 +408,9 @@ func (r *reader) blockState(id uint64) (state metapb.BlockState, pg uint32, err 
 	if id%blockUnit >= uint64(rec.Count) {
 		return metapb.BlockState_BLOCK_DEAD, 0, nil
 	}
+	if reaped(&rec, id) {
+		return metapb.BlockState_BLOCK_DEAD, 0, nil
+	}
 	if alive, err := r.registered(rec.Origin); err != nil || !alive {
 		return metapb.BlockState_BLOCK_DEAD, 0, err
 	}
@@ -431,13 +438,36 @@ func (r *reader) fileSystems() (*metapb.QueryResult, error) {
 	return &metapb.QueryResult{R: &metapb.QueryResult_FileSystems{FileSystems: &metapb.FileSystemsR{FileSystems: list}}}, err
 }
 
-func (r *reader) clusterMap() (*metapb.QueryResult, error) {
+func (r *reader) clusterMap(q *metapb.ClusterMapQ) (*metapb.QueryResult, error) {
+	version, err := r.count(counterKey{what: counterMap})
+	if err != nil {
+		return nil, err
+	}
+	if version != 0 && version == q.GetKnownVersion() {
+		return &metapb.QueryResult{R: &metapb.QueryResult_ClusterMap{ClusterMap: &metapb.ClusterMapR{Version: version, Unchanged: true}}}, nil
+	}
 	stores, err := all(r, []byte("t/"), func() *metapb.Store { return new(metapb.Store) })
 	if err != nil {
 		return nil, err
 	}
 	pools, err := all(r, []byte("p/"), func() *metapb.Pool { return new(metapb.Pool) })
-	return &metapb.QueryResult{R: &metapb.QueryResult_ClusterMap{ClusterMap: &metapb.ClusterMapR{Stores: stores, Pools: pools}}}, err
+	return &metapb.QueryResult{R: &metapb.QueryResult_ClusterMap{ClusterMap: &metapb.ClusterMapR{Stores: stores, Pools: pools, Version: version}}}, err
+}
+
+// count reads a counter.
+func (r *reader) count(k counterKey) (uint64, error) {
+	key := k.append(nil)
+	b, ok, err := r.view.Get(key)
+	if err != nil {
+		return 0, err
+	}
+	if !ok {
+		return k.what.first(), nil
+	}
+	if len(b) != 8 {
+		return 0, corrupt("counter %q of %d bytes", key, len(b))
+	}
+	return binary.BigEndian.Uint64(b), nil
 }
 
 // namedPrefix is the prefix of the records below first, or of all if it is empty.

@@ -87,6 +87,18 @@ func (r *rig) open() {
 	r.m = m
 }
 
+// raise sets the newest feature level.
+func (r *rig) raise() {
+	r.t.Helper()
+	for l := r.m.Level() + 1; l <= Level; l++ {
+		r.ok(raiseCmd(l))
+	}
+}
+
+func raiseCmd(level uint32) *metapb.Command {
+	return &metapb.Command{Op: &metapb.Command_RaiseLevel{RaiseLevel: &metapb.RaiseLevel{Level: level}}}
+}
+
 // flush commits what was applied.
 func (r *rig) flush() {
 	for _, w := range r.batch {
@@ -119,7 +131,7 @@ func (r *rig) stamp(c *metapb.Command) *metapb.Command {
 	if c.Fs == 0 {
 		c.Fs = 1
 	}
-	if c.Id == nil && !idempotent(c) {
+	if c.Id == nil && (!idempotent(c) || levelOf(c) > 1) {
 		c.Id = &metapb.Identity{Origin: r.me}
 	}
 	if c.Id.GetOrigin() != 0 && c.Id.Seq == 0 {

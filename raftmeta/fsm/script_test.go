@@ -209,6 +209,7 @@ func showKeys(r *rig, prefix string, answer func(string, ...any)) {
 		'e': func() decodable { return new(metapb.ExtentRecord) },
 		'b': func() decodable { return new(metapb.BlockRecord) },
 		'x': func() decodable { return new(metapb.DyingRecord) },
+		'r': func() decodable { return new(metapb.RangeRecord) },
 		'q': func() decodable { return new(metapb.PurgeRecord) },
 		's': func() decodable { return new(metapb.SlotRecord) },
 		'u': func() decodable { return new(metapb.UsageRecord) },
@@ -220,6 +221,8 @@ func showKeys(r *rig, prefix string, answer func(string, ...any)) {
 				r.t.Fatal(err)
 			}
 			answer("%s %x %s", k[:2], k[2:], show(m.ProtoReflect()))
+		} else if len(v) > 0 && k[0] == 'y' {
+			answer("%s %x %x", k[:2], k[2:], v)
 		} else {
 			answer("%s %x", k[:2], k[2:])
 		}

@@ -137,7 +137,7 @@ type StoreState int32
 const (
 	StoreState_STORE_IN   StoreState = 0 // takes its share
 	StoreState_STORE_OUT  StoreState = 1 // takes no new blocks, what it has is moved elsewhere
-	StoreState_STORE_LOST StoreState = 2 // replaced; its id is never used again
+	StoreState_STORE_LOST StoreState = 2 // replaced, by ReplaceStore only; its id is never used again
 )
 
 // Enum value maps for StoreState.
@@ -338,7 +338,8 @@ func (x *Entry) GetCommands() []*Command {
 // stored result is answered again; a lower seq: KindSuperseded; an origin that
 // is not registered (any more): KindUnknownOrigin. A higher seq forgets the
 // slot's older results. origin 0 is allowed only for commands that are idempotent
-// by themselves (RegisterOrigin, RaiseLevel, Purge, ReapBlocks, ChangePGs, ReplaceStore, PutX but for PutNFSClient).
+// by themselves (RegisterOrigin, ExpireOrigin, RaiseLevel, Purge, CreateNamespace, ReapBlocks, ChangePGs, ReplaceStore,
+// PutX but for PutNFSClient).
 type Identity struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Origin        uint64                 `protobuf:"varint,1,opt,name=origin,proto3" json:"origin,omitempty"`
@@ -1157,7 +1158,7 @@ type Result_Rewrite struct {
 }
 
 type Result_ClusterMap struct {
-	ClusterMap *ClusterMapR `protobuf:"bytes,22,opt,name=cluster_map,json=clusterMap,proto3,oneof"` // of ChangePGs and ReplaceStore: the pools they changed
+	ClusterMap *ClusterMapR `protobuf:"bytes,22,opt,name=cluster_map,json=clusterMap,proto3,oneof"` // of ChangePGs and ReplaceStore: the version, and of each pool the groups they changed
 }
 
 func (*Result_Origin) isResult_Of() {}
@@ -1842,7 +1843,8 @@ func (x *ExpireOrigin) GetOrigin() uint64 {
 	return 0
 }
 
-// RaiseLevel sets the shard's feature level; lowering is refused.
+// RaiseLevel sets the shard's feature level, by one; lowering is refused. Raising to 2 queues the blocks that are dying
+// already, in pieces by Purge, and gives the cluster map its first version.
 type RaiseLevel struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Level         uint32                 `protobuf:"varint,1,opt,name=level,proto3" json:"level,omitempty"`
@@ -3559,7 +3561,8 @@ func (x *DeadBlock) GetPg() uint32 {
 
 // ReturnBlocks gives block-id units back to the shard, each named by its first id: the holder has
 // no write under way with an id of theirs and will begin none. Ids of them that are not live or
-// dying are dead from then on. Units that are not leased to the command's origin are passed over.
+// dying are dead from then on, and a command that brings one is refused with KindFenced. Units that are not leased
+// to the command's origin are passed over; KindInvalid for what is not the first id of a unit. At most 1,000.
 type ReturnBlocks struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	First         []uint64               `protobuf:"varint,1,rep,packed,name=first,proto3" json:"first,omitempty"`
@@ -3608,7 +3611,10 @@ func (x *ReturnBlocks) GetFirst() []uint64 {
 // of inline pages, compaction. It is a compare-and-swap: each part that still
 // is what the rewriter read is replaced, the others stay. Size, change and
 // times stay, no lease is needed, and whoever reads meanwhile sees the same bytes. New blocks are of a
-// range leased to the command's origin; one of which no part was taken goes back to being leased.
+// range leased to the command's origin and never used; one of which no part was taken stays leased. A block is one
+// contiguous piece of the file: offset - block_offset is the same in all parts that name it. Bytes of it that no part
+// names are not used. KindStale if the inode is gone, KindFenced if a new block's range is not the origin's,
+// KindTooMany if more than 4,000 keys would be touched.
 type RewriteExtents struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
@@ -3661,13 +3667,15 @@ func (x *RewriteExtents) GetExtents() []*ExtentRewrite {
 	return nil
 }
 
+// ExtentRewrite replaces those bytes of [offset, offset+length) of the file that still are bytes of the old
+// block, each at the place that old_block_offset says.
 type ExtentRewrite struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Offset         uint64                 `protobuf:"varint,1,opt,name=offset,proto3" json:"offset,omitempty"` // in the file
 	Length         uint32                 `protobuf:"varint,2,opt,name=length,proto3" json:"length,omitempty"`
 	OldBlock       uint64                 `protobuf:"varint,3,opt,name=old_block,json=oldBlock,proto3" json:"old_block,omitempty"` // what is there: bytes of this block from old_block_offset on,
 	OldBlockOffset uint32                 `protobuf:"varint,4,opt,name=old_block_offset,json=oldBlockOffset,proto3" json:"old_block_offset,omitempty"`
-	InlineHash     uint64                 `protobuf:"fixed64,5,opt,name=inline_hash,json=inlineHash,proto3" json:"inline_hash,omitempty"` // or, old_block 0: one whole inline piece with this xxhash64
+	InlineHash     uint64                 `protobuf:"fixed64,5,opt,name=inline_hash,json=inlineHash,proto3" json:"inline_hash,omitempty"` // or, old_block 0: one whole inline extent of exactly this range, with this xxhash64
 	Block          uint64                 `protobuf:"varint,6,opt,name=block,proto3" json:"block,omitempty"`                              // what comes there: bytes of this block from block_offset on
 	BlockOffset    uint32                 `protobuf:"varint,7,opt,name=block_offset,json=blockOffset,proto3" json:"block_offset,omitempty"`
 	BlockLength    uint32                 `protobuf:"varint,8,opt,name=block_length,json=blockLength,proto3" json:"block_length,omitempty"` // of the whole new block
@@ -3787,7 +3795,8 @@ func (x *ExtentRewrite) GetM() uint32 {
 
 type RewriteResult struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Bytes         uint64                 `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"` // that were put elsewhere
+	Bytes         uint64                 `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`        // that were put elsewhere
+	Parts         []uint32               `protobuf:"varint,2,rep,packed,name=parts,proto3" json:"parts,omitempty"` // the same of each part, in their order
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3827,6 +3836,13 @@ func (x *RewriteResult) GetBytes() uint64 {
 		return x.Bytes
 	}
 	return 0
+}
+
+func (x *RewriteResult) GetParts() []uint32 {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
 }
 
 type FileSystem struct {
@@ -4010,6 +4026,7 @@ type Store struct {
 	Zone          string                 `protobuf:"bytes,6,opt,name=zone,proto3" json:"zone,omitempty"`
 	Capacity      uint64                 `protobuf:"varint,7,opt,name=capacity,proto3" json:"capacity,omitempty"`
 	State         StoreState             `protobuf:"varint,8,opt,name=state,proto3,enum=rackfs.meta.v1.StoreState" json:"state,omitempty"`
+	ReplacedBy    uint32                 `protobuf:"varint,9,opt,name=replaced_by,json=replacedBy,proto3" json:"replaced_by,omitempty"` // the id of the store that took the place of a lost one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4100,6 +4117,14 @@ func (x *Store) GetState() StoreState {
 	return StoreState_STORE_IN
 }
 
+func (x *Store) GetReplacedBy() uint32 {
+	if x != nil {
+		return x.ReplacedBy
+	}
+	return 0
+}
+
+// PutStore adds a store or changes its record; KindExists if the id is another disk's, or of a store that is lost.
 type PutStore struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Store         *Store                 `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`
@@ -4293,7 +4318,8 @@ type Pool struct {
 	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	K             uint32                 `protobuf:"varint,3,opt,name=k,proto3" json:"k,omitempty"`
 	M             uint32                 `protobuf:"varint,4,opt,name=m,proto3" json:"m,omitempty"`
-	Pgs           []*PlacementGroup      `protobuf:"bytes,5,rep,name=pgs,proto3" json:"pgs,omitempty"`
+	Pgs           []*PlacementGroup      `protobuf:"bytes,5,rep,name=pgs,proto3" json:"pgs,omitempty"`                      // by ascending id
+	LastPg        uint32                 `protobuf:"varint,6,opt,name=last_pg,json=lastPg,proto3" json:"last_pg,omitempty"` // from level 2: the highest id of a group that it has had; kept by the state machine
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4363,6 +4389,15 @@ func (x *Pool) GetPgs() []*PlacementGroup {
 	return nil
 }
 
+func (x *Pool) GetLastPg() uint32 {
+	if x != nil {
+		return x.LastPg
+	}
+	return 0
+}
+
+// PutPool creates or replaces a pool. A placement group's epoch never falls; from level 2, neither
+// k and the number of slots disagree nor is the id of a removed group used again. Later changes are ChangePGs.
 type PutPool struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pool          *Pool                  `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
@@ -4460,9 +4495,13 @@ func (x *ChangePGs) GetChanges() []*PGChange {
 	return nil
 }
 
-// PGChange names the epoch it was made from; KindChanged if the group has another.
-// A change of slots' stores or previous (other than ending one), of k or of the number of slots raises the epoch by exactly 1. Ending
-// filling and previous, and the state, leave it. Ids are never reused: a new group's is above all that the pool has had.
+// PGChange names the epoch it was made from; KindChanged if the group has another, or is gone, or, if new, its id is
+// taken. A change of slots' stores or previous (other than ending one), the start of filling, a change of k or of the
+// number of slots raises the epoch by exactly 1. Ending filling and previous, and the state, leave it: a change at
+// the epoch that it expects never starts filling again (KindChanged), so that a delayed duplicate does no harm.
+// Ids are never reused: a new group's is above all that the pool has had.
+// Stores of a new group or a raised epoch are known, not lost, and no two slots have the same one;
+// previous goes with filling. KindNotFound for an unknown pool, KindInvalid for what makes no sense.
 type PGChange struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ExpectEpoch   uint32                 `protobuf:"varint,1,opt,name=expect_epoch,json=expectEpoch,proto3" json:"expect_epoch,omitempty"` // 0: the group is new, with epoch 1
@@ -4525,7 +4564,9 @@ func (x *PGChange) GetRemove() bool {
 
 // ReplaceStore records that store old is lost and that new, which is empty and has an id
 // never used before, takes its place: every slot of old names new and is filling, and its
-// group's epoch rises by 1. Idempotent: repeated with the same arguments it changes nothing.
+// group's epoch rises by 1; a slot whose previous store it was has none then and is rebuilt. Idempotent: repeated
+// with the same arguments it changes nothing. KindNotFound if there is no store old, KindChanged if another store
+// replaced it already, KindExists if the new id is taken.
 type ReplaceStore struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Old           uint32                 `protobuf:"varint,1,opt,name=old,proto3" json:"old,omitempty"`
@@ -5614,7 +5655,7 @@ func (*FileSystemsQ) Descriptor() ([]byte, []int) {
 }
 
 // ClusterMapQ asks for the stores and pools. With the version that the caller has, the answer
-// to an unchanged map is only that.
+// to an unchanged map is only that. 0: none.
 type ClusterMapQ struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	KnownVersion  uint64                 `protobuf:"varint,1,opt,name=known_version,json=knownVersion,proto3" json:"known_version,omitempty"`
@@ -6520,8 +6561,8 @@ type ShardInfoR struct {
 	Incarnation   uint64                 `protobuf:"varint,5,opt,name=incarnation,proto3" json:"incarnation,omitempty"`                 // of the metadata; raised by a restore
 	PurgeQueue    uint64                 `protobuf:"varint,6,opt,name=purge_queue,json=purgeQueue,proto3" json:"purge_queue,omitempty"` // items waiting
 	Cluster       []byte                 `protobuf:"bytes,7,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	DyingNext     uint64                 `protobuf:"varint,8,opt,name=dying_next,json=dyingNext,proto3" json:"dying_next,omitempty"`       // the number the next dying block will get
-	DyingBlocks   uint64                 `protobuf:"varint,9,opt,name=dying_blocks,json=dyingBlocks,proto3" json:"dying_blocks,omitempty"` // blocks in their grace
+	DyingNext     uint64                 `protobuf:"varint,8,opt,name=dying_next,json=dyingNext,proto3" json:"dying_next,omitempty"`       // the number the next dying block will get; 0 at level 1
+	DyingBlocks   uint64                 `protobuf:"varint,9,opt,name=dying_blocks,json=dyingBlocks,proto3" json:"dying_blocks,omitempty"` // blocks that have a number and wait for the end of their grace
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6667,7 +6708,7 @@ type ClusterMapR struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Stores        []*Store               `protobuf:"bytes,1,rep,name=stores,proto3" json:"stores,omitempty"`
 	Pools         []*Pool                `protobuf:"bytes,2,rep,name=pools,proto3" json:"pools,omitempty"`
-	Version       uint64                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`     // grows with every change of a store or pool
+	Version       uint64                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`     // grows with every change of a store or pool; 0 at level 1, which has no versions
 	Unchanged     bool                   `protobuf:"varint,4,opt,name=unchanged,proto3" json:"unchanged,omitempty"` // since the version the caller has: stores and pools are left out
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -7456,6 +7497,7 @@ type RangeRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Origin        uint64                 `protobuf:"varint,1,opt,name=origin,proto3" json:"origin,omitempty"`
 	Count         uint32                 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	Reaped        []byte                 `protobuf:"bytes,3,opt,name=reaped,proto3" json:"reaped,omitempty"` // from level 2: a bit for each id of the unit that was used and is dead, lowest first
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -7504,6 +7546,13 @@ func (x *RangeRecord) GetCount() uint32 {
 	return 0
 }
 
+func (x *RangeRecord) GetReaped() []byte {
+	if x != nil {
+		return x.Reaped
+	}
+	return nil
+}
+
 // PurgeRecord is one item of the purge queue.
 type PurgeRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -7513,6 +7562,7 @@ type PurgeRecord struct {
 	From          uint64                 `protobuf:"varint,4,opt,name=from,proto3" json:"from,omitempty"`                            // extents that end at or below it were looked at in this pass
 	PassGen       uint32                 `protobuf:"varint,5,opt,name=pass_gen,json=passGen,proto3" json:"pass_gen,omitempty"`       // cut_gen when the pass began, 0: none began
 	Deleted       bool                   `protobuf:"varint,6,opt,name=deleted,proto3" json:"deleted,omitempty"`                      // the pass began when the inode was gone already
+	Dying         bool                   `protobuf:"varint,7,opt,name=dying,proto3" json:"dying,omitempty"`                          // or: dying blocks above from that have no number yet, those of level 1
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -7589,13 +7639,20 @@ func (x *PurgeRecord) GetDeleted() bool {
 	return false
 }
 
+func (x *PurgeRecord) GetDying() bool {
+	if x != nil {
+		return x.Dying
+	}
+	return false
+}
+
 // DyingRecord is a block without references, waiting for its grace to end.
 type DyingRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pg            uint32                 `protobuf:"varint,1,opt,name=pg,proto3" json:"pg,omitempty"`
 	Length        uint32                 `protobuf:"varint,2,opt,name=length,proto3" json:"length,omitempty"`
 	Since         *Time                  `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
-	Seq           uint64                 `protobuf:"varint,4,opt,name=seq,proto3" json:"seq,omitempty"` // from level 2: its number in y/
+	Seq           uint64                 `protobuf:"varint,4,opt,name=seq,proto3" json:"seq,omitempty"` // from level 2: its number in y/; 0: it has none yet
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -8385,9 +8442,10 @@ const file_meta_proto_rawDesc = "" +
 	"\x02pg\x18\t \x01(\rR\x02pg\x12\f\n" +
 	"\x01k\x18\n" +
 	" \x01(\rR\x01k\x12\f\n" +
-	"\x01m\x18\v \x01(\rR\x01m\"%\n" +
+	"\x01m\x18\v \x01(\rR\x01m\";\n" +
 	"\rRewriteResult\x12\x14\n" +
-	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\"\xaf\x02\n" +
+	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12\x14\n" +
+	"\x05parts\x18\x02 \x03(\rR\x05parts\"\xaf\x02\n" +
 	"\n" +
 	"FileSystem\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x12\n" +
@@ -8404,7 +8462,7 @@ const file_meta_proto_rawDesc = "" +
 	"quotaBytes\"\x7f\n" +
 	"\rPutFileSystem\x12*\n" +
 	"\x02fs\x18\x01 \x01(\v2\x1a.rackfs.meta.v1.FileSystemR\x02fs\x12B\n" +
-	"\fexpect_state\x18\x02 \x01(\x0e2\x1f.rackfs.meta.v1.FileSystemStateR\vexpectState\"\xcf\x01\n" +
+	"\fexpect_state\x18\x02 \x01(\x0e2\x1f.rackfs.meta.v1.FileSystemStateR\vexpectState\"\xf0\x01\n" +
 	"\x05Store\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x12\n" +
 	"\x04uuid\x18\x02 \x01(\fR\x04uuid\x12\x12\n" +
@@ -8413,7 +8471,9 @@ const file_meta_proto_rawDesc = "" +
 	"\x04rack\x18\x05 \x01(\tR\x04rack\x12\x12\n" +
 	"\x04zone\x18\x06 \x01(\tR\x04zone\x12\x1a\n" +
 	"\bcapacity\x18\a \x01(\x04R\bcapacity\x120\n" +
-	"\x05state\x18\b \x01(\x0e2\x1a.rackfs.meta.v1.StoreStateR\x05state\"7\n" +
+	"\x05state\x18\b \x01(\x0e2\x1a.rackfs.meta.v1.StoreStateR\x05state\x12\x1f\n" +
+	"\vreplaced_by\x18\t \x01(\rR\n" +
+	"replacedBy\"7\n" +
 	"\bPutStore\x12+\n" +
 	"\x05store\x18\x01 \x01(\v2\x15.rackfs.meta.v1.StoreR\x05store\"R\n" +
 	"\x04Slot\x12\x14\n" +
@@ -8425,13 +8485,14 @@ const file_meta_proto_rawDesc = "" +
 	"\x05epoch\x18\x02 \x01(\rR\x05epoch\x12*\n" +
 	"\x05slots\x18\x03 \x03(\v2\x14.rackfs.meta.v1.SlotR\x05slots\x12\f\n" +
 	"\x01k\x18\x04 \x01(\rR\x01k\x12-\n" +
-	"\x05state\x18\x05 \x01(\x0e2\x17.rackfs.meta.v1.PGStateR\x05state\"x\n" +
+	"\x05state\x18\x05 \x01(\x0e2\x17.rackfs.meta.v1.PGStateR\x05state\"\x91\x01\n" +
 	"\x04Pool\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\f\n" +
 	"\x01k\x18\x03 \x01(\rR\x01k\x12\f\n" +
 	"\x01m\x18\x04 \x01(\rR\x01m\x120\n" +
-	"\x03pgs\x18\x05 \x03(\v2\x1e.rackfs.meta.v1.PlacementGroupR\x03pgs\"3\n" +
+	"\x03pgs\x18\x05 \x03(\v2\x1e.rackfs.meta.v1.PlacementGroupR\x03pgs\x12\x17\n" +
+	"\alast_pg\x18\x06 \x01(\rR\x06lastPg\"3\n" +
 	"\aPutPool\x12(\n" +
 	"\x04pool\x18\x01 \x01(\v2\x14.rackfs.meta.v1.PoolR\x04pool\"S\n" +
 	"\tChangePGs\x12\x12\n" +
@@ -8648,10 +8709,11 @@ const file_meta_proto_rawDesc = "" +
 	"\x06result\x18\x02 \x01(\v2\x16.rackfs.meta.v1.ResultR\x06result\";\n" +
 	"\vUsageRecord\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12\x16\n" +
-	"\x06inodes\x18\x02 \x01(\x04R\x06inodes\";\n" +
+	"\x06inodes\x18\x02 \x01(\x04R\x06inodes\"S\n" +
 	"\vRangeRecord\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\x04R\x06origin\x12\x14\n" +
-	"\x05count\x18\x02 \x01(\rR\x05count\"\x97\x01\n" +
+	"\x05count\x18\x02 \x01(\rR\x05count\x12\x16\n" +
+	"\x06reaped\x18\x03 \x01(\fR\x06reaped\"\xad\x01\n" +
 	"\vPurgeRecord\x12\x0e\n" +
 	"\x02fs\x18\x01 \x01(\rR\x02fs\x12\x10\n" +
 	"\x03ino\x18\x02 \x01(\x04R\x03ino\x12\x1d\n" +
@@ -8659,7 +8721,8 @@ const file_meta_proto_rawDesc = "" +
 	"orphans_of\x18\x03 \x01(\x04R\torphansOf\x12\x12\n" +
 	"\x04from\x18\x04 \x01(\x04R\x04from\x12\x19\n" +
 	"\bpass_gen\x18\x05 \x01(\rR\apassGen\x12\x18\n" +
-	"\adeleted\x18\x06 \x01(\bR\adeleted\"s\n" +
+	"\adeleted\x18\x06 \x01(\bR\adeleted\x12\x14\n" +
+	"\x05dying\x18\a \x01(\bR\x05dying\"s\n" +
 	"\vDyingRecord\x12\x0e\n" +
 	"\x02pg\x18\x01 \x01(\rR\x02pg\x12\x16\n" +
 	"\x06length\x18\x02 \x01(\rR\x06length\x12*\n" +

@@ -1,0 +1,66 @@
+package fsm
+
+import (
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// Level is the newest feature level this version implements.
+const Level = 2
+
+// levelCollect is the level that added what collection, rewriting of extents and changes of placement groups need:
+// dying blocks are queued by number, and the cluster map has a version.
+const levelCollect = 2
+
+// levelOf is the level that added a command.
+func levelOf(c *metapb.Command) uint32 {
+	switch c.Op.(type) {
+	case *metapb.Command_ReapBlocks, *metapb.Command_ReturnBlocks, *metapb.Command_RewriteExtents,
+		*metapb.Command_ChangePgs, *metapb.Command_ReplaceStore:
+		return levelCollect
+	}
+	return 1
+}
+
+// atLevel is c as a shard of that level sees it: a command that the level does not have is one without
+// an operation, as it is for a version that never knew it. So all versions refuse it alike.
+func atLevel(c *metapb.Command, level uint32) *metapb.Command {
+	if levelOf(c) <= level {
+		return c
+	}
+	return &metapb.Command{Id: c.Id, Time: c.Time, Fs: c.Fs, Cred: c.Cred}
+}
+
+func tooNew(c *metapb.Command, level uint32) error {
+	return vfs.Errorf(vfs.KindNotSupported, "fsm", "this shard is at feature level %d, the command needs %d", level, levelOf(c))
+}
+
+// raiseLevel raises by one, so that what a level's beginning has to do is done for each.
+func (x *call) raiseLevel(c *metapb.RaiseLevel) (*metapb.Result, error) {
+	switch c.Level {
+	case x.level:
+	case x.level + 1:
+		if c.Level == levelCollect {
+			if err := x.beginCollect(); err != nil {
+				return nil, err
+			}
+		}
+		x.level = c.Level
+	default:
+		return nil, vfs.Errorf(vfs.KindInvalid, "level", "from %d to %d: a level is raised by one and never lowered", x.level, c.Level)
+	}
+	return &metapb.Result{}, nil
+}
+
+// beginCollect leaves it to Purge to queue the blocks that are dying already.
+func (x *call) beginCollect() error {
+	if x.opts.Shard == 0 {
+		x.setCount(counterKey{what: counterMap}, 1)
+		return nil
+	}
+	keys, _, err := x.firstKeys([]byte("x/"), 1)
+	if err != nil || len(keys) == 0 {
+		return err
+	}
+	return x.enqueue(&metapb.PurgeRecord{Dying: true})
+}

@@ -1,0 +1,129 @@
+package fsm
+
+import (
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+func (r *rig) clusterMap(known uint64) *metapb.ClusterMapR {
+	r.t.Helper()
+	res := r.query(&metapb.Query{Q: &metapb.Query_ClusterMap{ClusterMap: &metapb.ClusterMapQ{KnownVersion: known}}})
+	if res.Kind != 0 {
+		r.t.Fatalf("cluster map: %s %s", vfs.Kind(res.Kind), res.Text)
+	}
+	return res.GetClusterMap()
+}
+
+// mapRules are what holds of the cluster map from level 2 on, between any two commands.
+type mapRules struct {
+	rt     *rapid.T
+	gone   map[[2]uint32]bool   // groups that were removed, by pool and id
+	epochs map[[2]uint32]uint32 // the highest seen
+	lost   map[uint32]bool
+}
+
+func (m *mapRules) check(c *metapb.ClusterMapR) {
+	for _, s := range c.Stores {
+		if m.lost[s.Id] && s.State != metapb.StoreState_STORE_LOST {
+			m.rt.Fatalf("lost store %v came back", s)
+		}
+		m.lost[s.Id] = s.State == metapb.StoreState_STORE_LOST
+	}
+	for _, p := range c.Pools {
+		here := make(map[[2]uint32]bool)
+		for i, g := range p.Pgs {
+			k := [2]uint32{p.Id, g.Id}
+			here[k] = true
+			if m.gone[k] {
+				m.rt.Fatalf("group %v came back", g)
+			}
+			if g.Epoch < m.epochs[k] {
+				m.rt.Fatalf("group %v was at epoch %d", g, m.epochs[k])
+			}
+			m.epochs[k] = g.Epoch
+			if i > 0 && p.Pgs[i-1].Id >= g.Id {
+				m.rt.Fatalf("groups not in order: %v", p)
+			}
+			if g.Id > p.LastPg {
+				m.rt.Fatalf("the highest id is %d, not %d", g.Id, p.LastPg)
+			}
+			if want := dataSlots(p, g) + p.M; len(g.Slots) != int(want) {
+				m.rt.Fatalf("group %v has not %d slots", g, want)
+			}
+			for _, s := range g.Slots {
+				if m.lost[s.Store] || m.lost[s.Previous] {
+					m.rt.Fatalf("group %v names a lost store", g)
+				}
+			}
+		}
+		for k := range m.epochs {
+			if k[0] == p.Id && !here[k] {
+				m.gone[k] = true
+			}
+		}
+	}
+}
+
+// TestClusterMapRules draws changes of the map: a refused one changes nothing, the version grows if and only
+// if something changes, the rules hold, and it does not matter how commands are batched.
+func TestClusterMapRules(t *testing.T) {
+	changes := make(map[string]int)
+	rapid.Check(t, func(rt *rapid.T) {
+		h := &clusterHistory{draw: func(label string, lo, hi int) int { return rapid.IntRange(lo, hi).Draw(rt, label) }}
+		one, batched := newRig(t, Options{}), newRig(t, Options{})
+		for _, r := range []*rig{one, batched} {
+			r.register("a", 1)
+			r.raise()
+		}
+		rules := &mapRules{rt: rt, gone: map[[2]uint32]bool{}, epochs: map[[2]uint32]uint32{}, lost: map[uint32]bool{}}
+		var entry []*metapb.Command
+		for range rapid.IntRange(1, 60).Draw(rt, "commands") {
+			before := one.clusterMap(0)
+			h.present = before
+			c := one.stamp(h.op())
+			entry = append(entry, c.CloneVT())
+			res := one.one(c)
+			after := one.clusterMap(0)
+			if res.Kind == 0 && after.Version > before.Version {
+				switch c.Op.(type) {
+				case *metapb.Command_ChangePgs:
+					changes["change"]++
+				case *metapb.Command_ReplaceStore:
+					changes["replace"]++
+				}
+			}
+			b, a := mapText(before), mapText(after)
+			if (after.Version > before.Version) != (a != b) || (res.Kind != 0 && after.Version != before.Version) {
+				rt.Fatalf("%v: version %d, was %d:\n%s\n%s", c, after.Version, before.Version, a, b)
+			}
+			if !one.clusterMap(after.Version).Unchanged {
+				rt.Fatal("the present version is not known")
+			}
+			rules.check(after)
+		}
+		for len(entry) > 0 {
+			n := rapid.IntRange(1, len(entry)).Draw(rt, "entry")
+			batched.apply(entry[:n]...)
+			entry = entry[n:]
+		}
+		if d := diffStates(one.state(), batched.state()); d != "" {
+			rt.Fatal(d)
+		}
+	})
+	for _, op := range []string{"change", "replace"} {
+		if changes[op] == 0 {
+			t.Errorf("no %s succeeded: the test shows nothing", op)
+		}
+	}
+	t.Log(changes)
+}
+
+func mapText(c *metapb.ClusterMapR) string {
+	c = c.CloneVT()
+	c.Version = 0
+	return show(c.ProtoReflect())
+}
