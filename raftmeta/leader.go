@@ -3,28 +3,24 @@ package raftmeta
 import (
 	"bytes"
 	"context"
-	"errors"
 	"time"
 
 	"github.com/hashicorp/raft"
-	"github.com/rackfs/rackfs/raftmeta/fsm"
 	"github.com/rackfs/rackfs/raftmeta/internal/mux"
 	"github.com/rackfs/rackfs/raftmeta/internal/readindex"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 )
 
-const (
-	// purgeKeys bounds one Purge command.
-	purgeKeys = 1000
-	// retryPause is the pause after something a leader does failed.
-	retryPause = 50 * time.Millisecond
-)
+// retryPause is the pause after something a leader does failed.
+const retryPause = 50 * time.Millisecond
 
 // leadership is one term in which this replica leads and has committed a barrier.
 type leadership struct {
 	term    uint64
 	confirm *readindex.Confirmer
+	purge   *work
+	reap    *work
 }
 
 // follow starts and ends leaderships as Raft says. It runs as long as the shard.
@@ -66,7 +62,8 @@ func (sh *shard) reign(ctx context.Context) {
 	if err != nil {
 		return // deposed before it began
 	}
-	l := &leadership{term: term, confirm: readindex.New(readindex.Options{
+	now := sh.s.opt.Monotonic()
+	l := &leadership{term: term, purge: newWork(now), reap: newWork(now), confirm: readindex.New(readindex.Options{
 		Term: term, Self: sh.info.ID,
 		Voters: sh.voters, Current: sh.raft.CurrentTerm, Ask: sh.askTerm,
 	})}
@@ -77,16 +74,18 @@ func (sh *shard) reign(ctx context.Context) {
 		l.confirm.Close(&vfs.Error{Kind: vfs.KindNotLeader, Op: "raftmeta"})
 		sh.log.Info("raftmeta: not leading any more", "term", term)
 	}()
-	purge := time.NewTicker(sh.s.opt.PurgeInterval)
-	defer purge.Stop()
+	working := make(chan struct{})
+	go func() {
+		defer close(working)
+		sh.background(ctx, l)
+	}()
+	defer func() { <-working }()
 	check := time.NewTicker(sh.s.opt.CheckInterval)
 	defer check.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-purge.C:
-			sh.purge(ctx)
 		case <-check.C:
 			sh.compareDigests(ctx)
 		}
@@ -134,42 +133,6 @@ func pause(ctx context.Context, d time.Duration) error {
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
-	}
-}
-
-// purge empties the purge queue, one bounded command after the other.
-func (sh *shard) purge(ctx context.Context) {
-	v, _, err := sh.host.View() // a hint is enough: Purge looks itself
-	if err != nil {
-		return
-	}
-	info := fsm.Query(v, nil, &metapb.Query{Q: &metapb.Query_ShardInfo{ShardInfo: &metapb.ShardInfoQ{}}})
-	v.Release()
-	if info.GetShardInfo().GetPurgeQueue() == 0 {
-		return
-	}
-	for ctx.Err() == nil {
-		now := sh.s.opt.Clock()
-		cmd := &metapb.Command{
-			Time: &metapb.Time{Sec: now.Unix(), Nsec: uint32(now.Nanosecond())},
-			Op:   &metapb.Command_Purge{Purge: &metapb.Purge{MaxKeys: purgeKeys}},
-		}
-		enc, err := cmd.MarshalVT()
-		if err != nil {
-			sh.log.Error("raftmeta: encode purge", "err", err)
-			return
-		}
-		res, errs, err := sh.batch.Do(ctx, [][]byte{enc})
-		if err = errors.Join(append(errs, err)...); err != nil {
-			return // not leader any more; the next one goes on
-		}
-		if k := vfs.Kind(res[0].GetKind()); k != vfs.KindOK {
-			sh.log.Error("raftmeta: purge failed", "kind", k, "text", res[0].GetText())
-			return
-		}
-		if !res[0].GetPurge().GetMore() {
-			return
-		}
 	}
 }
 

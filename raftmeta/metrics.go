@@ -46,6 +46,10 @@ func newMetrics(s *Server) *metrics {
 		"level":    desc(labels, "feature_level", "The shard's feature level."),
 		"leader":   desc(labels, "leader", "1 if this replica leads and serves."),
 		"rounds":   desc(labels, "read_rounds", "Term-confirm rounds in the current leadership."),
+		"purge":    desc(labels, "purge_queue", "Items of the purge queue, at the leader."),
+		"purged":   desc(labels, "purged_keys", "Keys removed by Purge in the current leadership."),
+		"dying":    desc(labels, "dying_blocks", "Blocks that wait for the end of their grace, at the leader."),
+		"reaped":   desc(labels, "reaped_blocks", "Blocks whose grace ended in the current leadership."),
 		"failures": desc(labels, "failed", "1 if the replica has stopped because its state machine or its log failed."),
 	}})
 	return m
@@ -120,6 +124,12 @@ func (c *shardCollector) Collect(ch chan<- prometheus.Metric) {
 		put("level", float64(st.Level))
 		put("leader", b2f(st.Serving))
 		put("rounds", float64(st.ReadRounds))
+		if st.Serving {
+			put("purge", float64(st.Purge.Queue))
+			put("purged", float64(st.Purge.Done))
+			put("dying", float64(st.Reap.Queue))
+			put("reaped", float64(st.Reap.Done))
+		}
 		put("failures", b2f(st.Err != ""))
 	}
 }

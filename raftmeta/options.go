@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/internal/wire"
+	"github.com/rackfs/rackfs/raftmeta/fsm"
 	"github.com/rackfs/rackfs/raftmeta/internal/replica"
 )
 
@@ -30,6 +31,9 @@ const (
 	WAL  = replica.WAL
 	Bolt = replica.Bolt
 )
+
+// DefaultGrace is how long a block stays readable after its end.
+const DefaultGrace = 10 * time.Minute
 
 // Resolver finds the network address of a node's metadata port.
 type Resolver interface {
@@ -64,6 +68,7 @@ type Options struct {
 	ClientSecurity func(node string) wire.Security
 
 	Clock      func() time.Time      // stamps commands that the server itself proposes; default time.Now
+	Monotonic  func() time.Duration  // time that only runs forward, by which graces end; default: since the process began
 	Registerer prometheus.Registerer // nil: no metrics
 	Logger     *slog.Logger          // default slog.Default()
 
@@ -81,8 +86,14 @@ type Options struct {
 	RecordCacheBytes int64 // decoded records, per replica; default 32 MiB
 	MemTableBytes    int   // per replica; default 16 MiB
 
-	// PurgeInterval is how often an idle leader looks for something to purge; default 1 s.
+	// PurgeInterval is how often an idle leader looks for something to purge or to reap; default 1 s.
 	PurgeInterval time.Duration
+	// Grace is how long a block stays readable that no file uses any more: longer than any reader keeps extents, and than the
+	// backup interval; default 10 min.
+	Grace time.Duration
+	// PurgeKeysPerSecond and ReapBlocksPerSecond bound background work; defaults 100,000 and 10,000.
+	PurgeKeysPerSecond  int
+	ReapBlocksPerSecond int
 	// CheckInterval is how often a leader compares the voters' digests; default 10 s.
 	CheckInterval time.Duration
 
@@ -100,8 +111,15 @@ func (o Options) withDefaults() Options {
 	if o.Clock == nil {
 		o.Clock = time.Now
 	}
+	if o.Monotonic == nil {
+		began := time.Now()
+		o.Monotonic = func() time.Duration { return time.Since(began) }
+	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
+	}
+	if o.MaxLevel == 0 {
+		o.MaxLevel = fsm.Level
 	}
 	o.WALSegmentBytes = orDefault(o.WALSegmentBytes, replica.DefaultSegmentBytes)
 	o.Timing.Heartbeat = orDefault(o.Timing.Heartbeat, LAN.Heartbeat)
@@ -114,6 +132,9 @@ func (o Options) withDefaults() Options {
 	o.BlockCacheBytes = orDefault(o.BlockCacheBytes, 64<<20)
 	o.RecordCacheBytes = orDefault(o.RecordCacheBytes, 32<<20)
 	o.PurgeInterval = orDefault(o.PurgeInterval, time.Second)
+	o.Grace = orDefault(o.Grace, DefaultGrace)
+	o.PurgeKeysPerSecond = orDefault(o.PurgeKeysPerSecond, 100_000)
+	o.ReapBlocksPerSecond = orDefault(o.ReapBlocksPerSecond, 10_000)
 	o.CheckInterval = orDefault(o.CheckInterval, 10*time.Second)
 	return o
 }

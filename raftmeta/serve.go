@@ -205,7 +205,7 @@ func (s *Server) serveLeader(call *wire.Call) error {
 	if call.Op == OpInfo {
 		st := sh.host.Status()
 		return answer(call, &metapb.ShardInfoR{
-			Shard: req.Shard, Level: st.Level, Applied: st.State, Digest: st.Digest, Cluster: s.node.Cluster,
+			Shard: req.Shard, Level: st.Level, Applied: st.State, Digest: st.Digest, Cluster: s.node.Cluster, MaxLevel: s.opt.MaxLevel,
 		})
 	}
 	_, id := sh.raft.LeaderWithID()

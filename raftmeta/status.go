@@ -22,7 +22,10 @@ type ShardStatus struct {
 	State      uint64 // Raft index of the newest entry the state machine applied
 	Digest     []byte // of the state at State
 	Level      uint32 // feature level
+	MaxLevel   uint32 // the newest feature level that this voter can apply
 	ReadRounds uint64 // term-confirm rounds since it took office
+	Purge      Work   // of a leader: extents, slots and the like that are void already
+	Reap       Work   // of a leader: blocks that no file uses any more
 	Err        string // why the replica stopped; "" while it runs
 }
 
@@ -36,13 +39,15 @@ func (s *Server) Status() []ShardStatus {
 			Shard: sh.id, Replica: sh.info.ID, Role: sh.raft.State().String(),
 			Leader: string(leader), LeaderNode: mux.NodeOf(string(leader)), Voters: sh.voters(),
 			Term: sh.raft.CurrentTerm(), Commit: sh.raft.CommitIndex(),
-			Applied: h.Applied, State: h.State, Digest: h.Digest, Level: h.Level,
+			Applied: h.Applied, State: h.State, Digest: h.Digest, Level: h.Level, MaxLevel: s.opt.MaxLevel,
 		}
 		if err := sh.reason.Load(); err != nil {
 			st.Err = (*err).Error()
 		}
 		if l := sh.lead.Load(); l != nil {
 			st.Serving, st.ReadRounds = true, l.confirm.Rounds()
+			now := s.opt.Monotonic()
+			st.Purge, st.Reap = l.purge.status(now), l.reap.status(now)
 		}
 		all = append(all, st)
 	}

@@ -6553,16 +6553,19 @@ func (x *BlockStatesR) GetPgs() []uint32 {
 }
 
 type ShardInfoR struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
-	Level         uint32                 `protobuf:"varint,2,opt,name=level,proto3" json:"level,omitempty"`
-	Applied       uint64                 `protobuf:"varint,3,opt,name=applied,proto3" json:"applied,omitempty"`                         // Raft index
-	Digest        []byte                 `protobuf:"bytes,4,opt,name=digest,proto3" json:"digest,omitempty"`                            // chained over applied entries
-	Incarnation   uint64                 `protobuf:"varint,5,opt,name=incarnation,proto3" json:"incarnation,omitempty"`                 // of the metadata; raised by a restore
-	PurgeQueue    uint64                 `protobuf:"varint,6,opt,name=purge_queue,json=purgeQueue,proto3" json:"purge_queue,omitempty"` // items waiting
-	Cluster       []byte                 `protobuf:"bytes,7,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	DyingNext     uint64                 `protobuf:"varint,8,opt,name=dying_next,json=dyingNext,proto3" json:"dying_next,omitempty"`       // the number the next dying block will get; 0 at level 1
-	DyingBlocks   uint64                 `protobuf:"varint,9,opt,name=dying_blocks,json=dyingBlocks,proto3" json:"dying_blocks,omitempty"` // blocks that have a number and wait for the end of their grace
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Shard       uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Level       uint32                 `protobuf:"varint,2,opt,name=level,proto3" json:"level,omitempty"`
+	Applied     uint64                 `protobuf:"varint,3,opt,name=applied,proto3" json:"applied,omitempty"`                         // Raft index
+	Digest      []byte                 `protobuf:"bytes,4,opt,name=digest,proto3" json:"digest,omitempty"`                            // chained over applied entries
+	Incarnation uint64                 `protobuf:"varint,5,opt,name=incarnation,proto3" json:"incarnation,omitempty"`                 // of the metadata; raised by a restore
+	PurgeQueue  uint64                 `protobuf:"varint,6,opt,name=purge_queue,json=purgeQueue,proto3" json:"purge_queue,omitempty"` // items waiting
+	Cluster     []byte                 `protobuf:"bytes,7,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	DyingNext   uint64                 `protobuf:"varint,8,opt,name=dying_next,json=dyingNext,proto3" json:"dying_next,omitempty"`       // the number the next dying block will get; 0 at level 1
+	DyingBlocks uint64                 `protobuf:"varint,9,opt,name=dying_blocks,json=dyingBlocks,proto3" json:"dying_blocks,omitempty"` // blocks that have a number and wait for the end of their grace
+	// The newest feature level that the answering voter can apply; 0, of releases before there was a choice: 1. Only in
+	// answers of one replica (OpInfo): a query is answered by the state, which has no release.
+	MaxLevel      uint32 `protobuf:"varint,10,opt,name=max_level,json=maxLevel,proto3" json:"max_level,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6656,6 +6659,13 @@ func (x *ShardInfoR) GetDyingNext() uint64 {
 func (x *ShardInfoR) GetDyingBlocks() uint64 {
 	if x != nil {
 		return x.DyingBlocks
+	}
+	return 0
+}
+
+func (x *ShardInfoR) GetMaxLevel() uint32 {
+	if x != nil {
+		return x.MaxLevel
 	}
 	return 0
 }
@@ -8635,7 +8645,7 @@ const file_meta_proto_rawDesc = "" +
 	"quotaBytes\"T\n" +
 	"\fBlockStatesR\x122\n" +
 	"\x06states\x18\x01 \x03(\x0e2\x1a.rackfs.meta.v1.BlockStateR\x06states\x12\x10\n" +
-	"\x03pgs\x18\x02 \x03(\rR\x03pgs\"\x89\x02\n" +
+	"\x03pgs\x18\x02 \x03(\rR\x03pgs\"\xa6\x02\n" +
 	"\n" +
 	"ShardInfoR\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x14\n" +
@@ -8648,7 +8658,9 @@ const file_meta_proto_rawDesc = "" +
 	"\acluster\x18\a \x01(\fR\acluster\x12\x1d\n" +
 	"\n" +
 	"dying_next\x18\b \x01(\x04R\tdyingNext\x12!\n" +
-	"\fdying_blocks\x18\t \x01(\x04R\vdyingBlocks\"M\n" +
+	"\fdying_blocks\x18\t \x01(\x04R\vdyingBlocks\x12\x1b\n" +
+	"\tmax_level\x18\n" +
+	" \x01(\rR\bmaxLevel\"M\n" +
 	"\fFileSystemsR\x12=\n" +
 	"\ffile_systems\x18\x01 \x03(\v2\x1a.rackfs.meta.v1.FileSystemR\vfileSystems\"\xa0\x01\n" +
 	"\vClusterMapR\x12-\n" +

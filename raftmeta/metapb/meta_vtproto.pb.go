@@ -2369,6 +2369,7 @@ func (m *ShardInfoR) CloneVT() *ShardInfoR {
 	r.PurgeQueue = m.PurgeQueue
 	r.DyingNext = m.DyingNext
 	r.DyingBlocks = m.DyingBlocks
+	r.MaxLevel = m.MaxLevel
 	if rhs := m.Digest; rhs != nil {
 		tmpBytes := make([]byte, len(rhs))
 		copy(tmpBytes, rhs)
@@ -8889,6 +8890,11 @@ func (m *ShardInfoR) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.MaxLevel != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.MaxLevel))
+		i--
+		dAtA[i] = 0x50
+	}
 	if m.DyingBlocks != 0 {
 		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.DyingBlocks))
 		i--
@@ -12841,6 +12847,9 @@ func (m *ShardInfoR) SizeVT() (n int) {
 	}
 	if m.DyingBlocks != 0 {
 		n += 1 + protohelpers.SizeOfVarint(uint64(m.DyingBlocks))
+	}
+	if m.MaxLevel != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.MaxLevel))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -27238,6 +27247,25 @@ func (m *ShardInfoR) UnmarshalVT(dAtA []byte) error {
 				b := dAtA[iNdEx]
 				iNdEx++
 				m.DyingBlocks |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 10:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field MaxLevel", wireType)
+			}
+			m.MaxLevel = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.MaxLevel |= uint32(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}
