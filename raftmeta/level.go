@@ -3,10 +3,14 @@ package raftmeta
 import (
 	"context"
 
+	"github.com/rackfs/rackfs/raftmeta/fsm"
 	"github.com/rackfs/rackfs/raftmeta/internal/mux"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 )
+
+// NewestLevel is the newest feature level of this release.
+const NewestLevel = fsm.Level
 
 // RaiseLevel raises the feature level of a shard to level, unless it is there already, once every voter of the newest configuration
 // has answered that it can apply it: a voter that cannot would stop. Only the shard's leader can (KindNotLeader);

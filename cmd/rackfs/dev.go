@@ -57,6 +57,7 @@ keeps everything in the data directory. SIGTERM or Ctrl-C stops it.`,
 	f.StringArrayVar(&allow, "allow", nil, "network that may mount, may be repeated (default: this machine only)")
 	f.BoolVar(&cfg.RootSquash, "root-squash", false, "treat clients' root as nobody")
 	f.DurationVar(&cfg.Lease, "lease", devcluster.DefaultLease, "NFS lease: how long a silent client keeps its locks")
+	f.DurationVar(&cfg.GCGrace, "gc-grace", devcluster.DefaultGCGrace, "how long data that no file uses any more stays on the block stores")
 	f.BoolVar(&cfg.Encrypt, "encrypt", false, "encrypt block data between gateway and stores (it is always authenticated)")
 	f.StringVar(&cfg.LogStore, "raft-log", "", "Raft log store, raft-wal or raft-boltdb; fixed when the data directory is made (default raft-wal)")
 	f.StringVar(&levelS, "log-level", "warn", "debug, info, warn or error; logs go to standard error")

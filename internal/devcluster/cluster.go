@@ -61,6 +61,9 @@ func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	if cfg.Lease == 0 {
 		cfg.Lease = DefaultLease
 	}
+	if cfg.GCGrace == 0 {
+		cfg.GCGrace = DefaultGCGrace
+	}
 	c := &Cluster{cfg: cfg, log: cfg.Logger, reg: prometheus.NewRegistry(), failed: make(chan error, 1)}
 	c.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	defer func() {
@@ -123,6 +126,7 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err := c.awaitLeaders(ctx); err != nil {
 		return err
 	}
+	c.raiseLevels(ctx)
 	id, err := c.ca.Issue(gatewayName, []string{blockstore.RoleGateway}, nil, time.Now())
 	if err != nil {
 		return err

@@ -12,8 +12,13 @@ import (
 	"github.com/rackfs/rackfs/vfs"
 )
 
-// DefaultLease is the NFS lease.
-const DefaultLease = 30 * time.Second
+const (
+	// DefaultLease is the NFS lease.
+	DefaultLease = 30 * time.Second
+	// DefaultGCGrace is how long blocks stay that no file uses any more. There is no backup here that could still need
+	// them; a reader whose extents are older asks again.
+	DefaultGCGrace = time.Minute
+)
 
 // Bounds of what one process runs.
 const (
@@ -38,9 +43,12 @@ type Config struct {
 	Allow      []netip.Prefix // who may mount besides this machine
 	RootSquash bool
 	Lease      time.Duration // 0: DefaultLease
+	GCGrace    time.Duration // how long unused blocks stay; 0: DefaultGCGrace
 	Encrypt    bool          // block data between gateway and stores
 
 	Logger *slog.Logger // nil: none
+
+	maxLevel uint32 // of the metadata; 0: the newest
 }
 
 var defaultShape = shape{Voters: 3, BlockStores: 6, Profile: "4+2", LogStore: string(raftmeta.WAL)}
@@ -62,6 +70,9 @@ func (c *Config) check() error {
 	}
 	if c.Lease != 0 && (c.Lease < time.Second || c.Lease > time.Hour) {
 		return bad("--lease %v: use 1s to 1h", c.Lease)
+	}
+	if c.GCGrace != 0 && (c.GCGrace < time.Second || c.GCGrace > 30*24*time.Hour) {
+		return bad("--gc-grace %v: use 1s to 720h", c.GCGrace)
 	}
 	switch raftmeta.Backend(c.LogStore) {
 	case "", raftmeta.WAL, raftmeta.Bolt:

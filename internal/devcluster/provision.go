@@ -40,14 +40,23 @@ func provision(ctx context.Context, meta *raftmeta.Client, s *shape, stores []*m
 // provisionPool records the stores with their present addresses, and the
 // static placement groups over all of them, computed once.
 func provisionPool(ctx context.Context, meta *raftmeta.Client, s *shape, stores []*metapb.Store) error {
-	for _, st := range stores {
-		if _, err := meta.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_PutStore{PutStore: &metapb.PutStore{Store: st}}}); err != nil {
-			return err
-		}
-	}
 	r, err := meta.Query(ctx, clusterShard, &metapb.Query{Q: &metapb.Query_ClusterMap{ClusterMap: &metapb.ClusterMapQ{}}})
 	if err != nil {
 		return err
+	}
+	known := make(map[uint32]*metapb.Store)
+	for _, st := range r.GetClusterMap().GetStores() {
+		known[st.Id] = st
+	}
+	for _, st := range stores {
+		if old := known[st.Id]; old.GetState() == metapb.StoreState_STORE_LOST {
+			continue // another has taken its place
+		} else if old != nil {
+			st.State = old.State
+		}
+		if _, err := meta.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_PutStore{PutStore: &metapb.PutStore{Store: st}}}); err != nil {
+			return err
+		}
 	}
 	if len(r.GetClusterMap().GetPools()) > 0 {
 		return nil

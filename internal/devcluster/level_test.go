@@ -1,0 +1,110 @@
+package devcluster
+
+import (
+	"bytes"
+	"context"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/rackfs/rackfs/raftmeta"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// eventually waits for what must happen; how long it waits decides only when a hanging test ends.
+func eventually(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !cond(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("no %s", what)
+		}
+	}
+}
+
+// shardStates are the states of all replicas.
+func (c *Cluster) shardStates() (all []raftmeta.ShardStatus) {
+	for _, v := range c.voters.all {
+		if v.server != nil {
+			all = append(all, v.server.Status()...)
+		}
+	}
+	return all
+}
+
+// A directory of feature level 1 is raised when it is started by a release that knows a newer level, and what
+// died before is collected. While a voter does not know the new level, nothing is raised.
+func TestOldDirectoryIsRaised(t *testing.T) {
+	cfg := Config{DataDir: filepath.Join(t.TempDir(), "data"), NFSAddr: "127.0.0.1:0", GCGrace: time.Second, BlockStores: 3, Profile: "2+1"}
+	stop := func(c *Cluster) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := c.Close(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write := func(fs vfs.FS, name string, data []byte) {
+		t.Helper()
+		mode := uint32(0o644)
+		f, err := fs.Create(t.Context(), &vfs.Root, vfs.RootIno, name, vfs.CreateArgs{Attr: vfs.SetAttr{Mode: &mode}, Open: vfs.OpenWrite})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := fs.Write(t.Context(), &vfs.Root, f.Attr.Ino, 0, data, vfs.FileSync); err != nil {
+			t.Fatal(err)
+		}
+		if err := fs.Close(t.Context(), f.Attr.Ino, vfs.OpenWrite); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data := bytes.Repeat([]byte("0123456789abcdef"), 64<<10)
+
+	cfg.maxLevel = 1
+	c, err := Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fs := c.gateway.Exports()[0].FS
+	write(fs, "kept", data)
+	write(fs, "removed", data)
+	if _, err := fs.Remove(t.Context(), &vfs.Root, vfs.RootIno, "removed", vfs.RemoveAny); err != nil {
+		t.Fatal(err)
+	}
+	for _, st := range c.shardStates() {
+		if st.Level != 1 || st.MaxLevel != 1 {
+			t.Fatalf("%+v", st)
+		}
+	}
+	stop(c)
+
+	cfg.maxLevel = 0
+	if c, err = Start(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { stop(c) }()
+	eventually(t, "voters at the newest level", func() bool {
+		for _, st := range c.shardStates() {
+			if st.Level != raftmeta.NewestLevel || st.Err != "" {
+				return false
+			}
+		}
+		return true
+	})
+	eventually(t, "end of the removed blocks", func() bool {
+		for _, st := range c.shardStates() {
+			if st.Shard == namespaceShard && st.Reap.Done > 0 && st.Reap.Queue == 0 {
+				return true
+			}
+		}
+		return false
+	})
+	fs = c.gateway.Exports()[0].FS
+	f, err := fs.Lookup(t.Context(), &vfs.Root, vfs.RootIno, "kept")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, len(data))
+	if n, _, err := fs.Read(t.Context(), f.Ino, 0, got); err != nil || !bytes.Equal(got[:n], data) {
+		t.Fatalf("%d bytes, %v", n, err)
+	}
+}
