@@ -39,6 +39,7 @@ type memDir struct {
 type memInode struct {
 	pages, durable map[int64]*page
 	dirty          map[int64]struct{} // pages that may differ
+	lost           map[int64]struct{} // pages that differ since a sync failed, and are not dirty
 	size, dsize    int64
 	allocated      int64
 }
@@ -367,8 +368,8 @@ func (f *memFile) write(p []byte, off int64) error {
 			}
 			pg = c
 			f.n.pages[i] = pg
-			f.n.dirty[i] = struct{}{}
 		}
+		f.n.dirty[i] = struct{}{}
 		copy(pg[in:], p[:n])
 		p, off = p[n:], off+int64(n)
 	}
@@ -419,11 +420,44 @@ func (f *memFile) SyncData() error {
 	defer f.m.mu.Unlock()
 	for i := range f.n.dirty {
 		f.n.durable[i] = f.n.pages[i]
+		delete(f.n.lost, i)
 	}
 	clear(f.n.dirty)
 	f.n.dsize = f.n.size
 	return nil
 }
 
-func (f *memFile) DropCache() error { return nil }
-func (f *memFile) Close() error     { return nil }
+// loseUnsynced is a sync that failed: the pages count as clean, and the
+// device does not have them.
+func (f *memFile) loseUnsynced() {
+	f.m.mu.Lock()
+	defer f.m.mu.Unlock()
+	for i := range f.n.dirty {
+		if f.n.lost == nil {
+			f.n.lost = make(map[int64]struct{})
+		}
+		f.n.lost[i] = struct{}{}
+	}
+	clear(f.n.dirty)
+}
+
+// DropCache matters only after a sync that failed: what it lost is then seen
+// to be gone.
+func (f *memFile) DropCache() error {
+	f.m.mu.Lock()
+	defer f.m.mu.Unlock()
+	for i := range f.n.lost {
+		if _, ok := f.n.dirty[i]; ok {
+			continue // written again meanwhile
+		}
+		if was := f.n.durable[i]; was != nil {
+			f.n.pages[i] = was
+		} else {
+			delete(f.n.pages, i)
+		}
+		delete(f.n.lost, i)
+	}
+	return nil
+}
+
+func (f *memFile) Close() error { return nil }
