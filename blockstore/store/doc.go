@@ -19,10 +19,10 @@
 //
 // Deletions and epochs are records of the same log, under the same rule.
 //
-// A failed write of a record fails that Put; the scan skips what it left. A failed
-// fdatasync fails everything in its group and all writes after it until the
-// store is opened anew, because the kernel drops the dirty mark of pages it
-// could not write: a second fdatasync would succeed and mean nothing. Reads go on.
+// A failed write or fdatasync fails its whole group and all writes after it until the store is
+// opened anew; reads go on. After a failed write nobody knows how much of the record is in the log. After a failed
+// fdatasync the kernel drops the dirty mark of pages it
+// could not write: a second fdatasync would succeed and mean nothing.
 //
 // # Segments
 //

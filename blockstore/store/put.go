@@ -72,6 +72,10 @@ func (s *Store) put(ctx context.Context, p *Put) error {
 		st.known = p.Epoch
 	}
 	newer := p.Epoch > st.durable
+	if err == nil && s.failed != nil {
+		// Not even if the index has it: the log may hold a deletion that failed.
+		err = s.failed
+	}
 	s.mu.Unlock()
 	o := &op{
 		rec: segment.Record{

@@ -149,6 +149,11 @@ func (s *Store) replay(ctx context.Context, used []*seg, pos position) error {
 		}
 		// What was written and not synced before a crash of the process is
 		// made durable before it counts, and then read from the disk, for after a failed sync the cache may show more.
+		// So is the header, which a failed sync may have left in the cache only: without it the
+		// records to come would belong to no incarnation.
+		if err := writeHeader(g.f, &g.header); err != nil {
+			return vfs.Errorf(vfs.KindIO, op, "segment %08d: %w", g.header.File, err)
+		}
 		if err := g.f.SyncData(); err != nil {
 			return vfs.Errorf(vfs.KindIO, op, "segment %08d: %w", g.header.File, err)
 		}

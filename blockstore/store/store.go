@@ -119,6 +119,13 @@ func (s *Store) open(ctx context.Context) error {
 		return vfs.Errorf(vfs.KindIncompatible, op, "%s belongs to cluster %x, not to %x; it is left untouched", dir, s.super.cluster, s.o.Cluster)
 	}
 	s.o.SegmentSize = s.super.segmentSize
+	// A process that died, or failed, between a rename and the sync of its directory
+	// left a name that a power cut may still take back.
+	for _, d := range []string{dir, dir + "/segments"} {
+		if err := s.fs.SyncDir(d); err != nil {
+			return vfs.Errorf(vfs.KindOf(err), op, "%w", err)
+		}
+	}
 	if err := s.openSegments(); err != nil {
 		return err
 	}

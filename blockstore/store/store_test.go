@@ -412,9 +412,11 @@ func TestSegmentHeaderCopy(t *testing.T) {
 	s = mustOpen(t, o)
 	checkShard(t, s, key(1, 1, 0))
 	mustClose(t, s)
-	// Without both the segment's shards are lost, the store is not.
-	if _, err := f.WriteAt(junk, MinSegmentSize-4096); err != nil {
-		t.Fatal(err)
+	// Opening has restored the copy. Without both the segment's shards are lost, the store is not.
+	for _, off := range []int64{0, MinSegmentSize - 4096} {
+		if _, err := f.WriteAt(junk, off); err != nil {
+			t.Fatal(err)
+		}
 	}
 	o.IndexFS = pvfs.NewCrashableMem()
 	s = mustOpen(t, o)

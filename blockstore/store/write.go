@@ -131,9 +131,12 @@ func (s *Store) append(ctx context.Context, o *op, data []byte, crcs []uint32) e
 		segment.EncodeRecord(buf.B, &o.header, &o.rec, crcs), data, segment.Padding(len(data)),
 	}, o.rec.Offset)
 	if err != nil {
-		err = vfs.Errorf(vfs.KindOf(err), "store.write", "%w", err)
+		// How much of the record is in the log is open until a replay has read it. To go on would
+		// be to answer from an index that may not be what the log says: a deletion that
+		// failed and is there would take away what was put again after it.
 		s.mu.Lock()
-		s.enter1(o)
+		s.fail(err)
+		err = s.failed
 		s.mu.Unlock()
 		s.finish([]*op{o}, err)
 		return err
