@@ -3,7 +3,10 @@ SHELL := /bin/bash
 GO    ?= go
 DATA  ?= data
 
-.PHONY: build run test test-long bench lint generate setup
+# How long each fuzz target runs.
+FUZZTIME ?= 3s
+
+.PHONY: build run test test-long fuzz bench lint generate setup
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/rackfs ./cmd/rackfs
@@ -18,9 +21,15 @@ setup:
 
 test: setup lint build
 	$(GO) test -timeout 30m ./...
+	FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
 
 test-long: setup lint build
 	RACKFS_TEST_LONG=1 $(GO) test -timeout 180m ./...
+	FUZZTIME=5m scripts/fuzz.sh
+
+# Every fuzz target for FUZZTIME; `make fuzz FUZZTIME=10m` before a release.
+fuzz:
+	FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem ./...

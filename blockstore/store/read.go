@@ -122,7 +122,9 @@ func (s *Store) readRecord(k segment.Key, l location, off, n int) (r segment.Rec
 		err = bad("checksum of bytes %d to %d", start, end)
 		return
 	}
-	data = buf.B[headerLen+off-start:][:n]
+	if n > 0 { // no page was read for nothing
+		data = buf.B[headerLen+off-start:][:n]
+	}
 	return
 }
 

@@ -72,3 +72,20 @@ func FuzzHello(f *testing.F) {
 		}
 	})
 }
+
+// FuzzAnswer reads anything as the answer to a hello.
+func FuzzAnswer(f *testing.F) {
+	for _, err := range []error{nil, vfs.Errorf(vfs.KindInvalid, "mux", "another cluster")} {
+		var b bytes.Buffer
+		if err := writeAnswer(&b, err); err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b.Bytes())
+	}
+	f.Add([]byte{1, 0xff, 0xff})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if err := readAnswer(bytes.NewReader(b)); err == nil && b[0] != 0 {
+			t.Fatalf("%x passes for consent", b)
+		}
+	})
+}
