@@ -2,33 +2,59 @@ package volume
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 )
 
-// blockIDRange is how many block ids are leased at once (16 GiB of full blocks):
-// the unit in which the state machine gives them out. Of a smaller range the
-// rest of the unit is never used.
-const blockIDRange = 4096
+const (
+	// blockIDRange is how many block ids are leased at once (16 GiB of full blocks), and how many a unit has in
+	// which the state machine leases them. Of a smaller range the rest of the unit is never used.
+	blockIDRange = 4096
+	// returnUnits bounds one ReturnBlocks.
+	returnUnits = 1000
+)
 
 // blockIDs gives out ids from ranges that the namespace shard leased to this
-// gateway.
+// gateway, and gives the ranges back.
+//
+// A range is given back when all its ids were given out and none of them is held any more. Who took
+// an id holds it until no write with it is under way and none will begin, and no CommitData that
+// brings it is under way: it was refused, or it was applied, or the id was given up. From then on what is not
+// in a file is dead, so the shards of abandoned attempts can be deleted. An id that keeps being tried
+// keeps its range.
 type blockIDs struct {
-	mu          sync.Mutex // guards the fields below
-	first, last uint64     // [first, last) is left
-	asking      chan struct{}
-	err         error // of the last asking
+	mu     sync.Mutex // guards the fields below
+	next   uint64     // of the range that ids are taken from
+	last   uint64     // its end; next == last: there is none
+	ranges map[uint64]*idRange
+	asking chan struct{}
+	err    error // of the last asking
+
+	idle      []uint64 // first ids of ranges that can be given back
+	returning bool
 }
 
-// next returns an id that was never used.
-func (b *blockIDs) next(ctx context.Context, v *Volume) (uint64, error) {
+// idRange is a leased range. Its key is its first id.
+type idRange struct {
+	held int  // ids given out and not settled
+	open bool // ids are taken from it
+}
+
+func firstOf(id uint64) uint64 { return id &^ (blockIDRange - 1) }
+
+// take returns an id that was never used. The caller settles it.
+func (b *blockIDs) take(ctx context.Context, v *Volume) (uint64, error) {
 	for {
 		b.mu.Lock()
-		if b.first < b.last {
-			id := b.first
-			b.first++
+		if b.next < b.last {
+			id := b.next
+			b.next++
+			r := b.ranges[firstOf(id)]
+			r.held++
+			r.open = b.next < b.last
 			b.mu.Unlock()
 			return id, nil
 		}
@@ -48,7 +74,7 @@ func (b *blockIDs) next(ctx context.Context, v *Volume) (uint64, error) {
 			return 0, ctx.Err()
 		}
 		b.mu.Lock()
-		err, empty := b.err, b.first >= b.last
+		err, empty := b.err, b.next >= b.last
 		b.mu.Unlock()
 		if empty && err != nil {
 			return 0, err
@@ -59,7 +85,7 @@ func (b *blockIDs) next(ctx context.Context, v *Volume) (uint64, error) {
 // ask leases a range and lets those who wait go on.
 func (b *blockIDs) ask(ctx context.Context, v *Volume) error {
 	r, err := v.apply(ctx, "blocks.alloc", nil, &metapb.Command{
-		Op: &metapb.Command_AllocBlocks{AllocBlocks: &metapb.AllocBlocks{Count: blockIDRange}},
+		Op: &metapb.Command_AllocBlocks{AllocBlocks: &metapb.AllocBlocks{Count: uint32(v.cfg.BlockIDs)}},
 	})
 	if err == nil && r.GetBlocks().GetCount() == 0 {
 		err = vfs.Errorf(vfs.KindInternal, "blocks.alloc", "an empty range")
@@ -67,11 +93,78 @@ func (b *blockIDs) ask(ctx context.Context, v *Volume) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if err == nil {
-		b.first = r.GetBlocks().First
-		b.last = b.first + uint64(r.GetBlocks().Count)
+		b.next = r.GetBlocks().First
+		b.last = b.next + uint64(r.GetBlocks().Count)
+		if b.ranges == nil {
+			b.ranges = make(map[uint64]*idRange)
+		}
+		b.ranges[b.next] = &idRange{open: true}
 	}
 	b.err = err
 	close(b.asking)
 	b.asking = nil
 	return err
+}
+
+// settle ends the holding of an id.
+func (b *blockIDs) settle(v *Volume, id uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	first := firstOf(id)
+	r := b.ranges[first]
+	r.held--
+	if r.held > 0 || r.open {
+		return
+	}
+	delete(b.ranges, first)
+	b.idle = append(b.idle, first)
+	if !b.returning {
+		// A volume that is closed gives back nothing: only a clean shutdown knows that nothing is under way.
+		b.returning = v.spawn(func() { b.giveBack(v.ctx, v) })
+	}
+}
+
+// giveBack returns idle ranges. Those that could not be returned wait for the next time, at the latest the
+// end of this gateway, which voids them.
+func (b *blockIDs) giveBack(ctx context.Context, v *Volume) {
+	for {
+		b.mu.Lock()
+		n := min(len(b.idle), returnUnits)
+		if n == 0 {
+			b.returning = false
+			b.mu.Unlock()
+			return
+		}
+		units := slices.Clone(b.idle[:n])
+		b.idle = slices.Delete(b.idle, 0, n)
+		b.mu.Unlock()
+		_, err := v.apply(ctx, "blocks.return", nil, &metapb.Command{
+			Op: &metapb.Command_ReturnBlocks{ReturnBlocks: &metapb.ReturnBlocks{First: units}},
+		})
+		if err == nil {
+			continue
+		}
+		v.cfg.Logger.Debug("volume: block ids are not given back yet", "err", err) // a shard of level 1 does not take them
+		b.mu.Lock()
+		b.idle = append(units, b.idle...)
+		b.returning = false
+		b.mu.Unlock()
+		return
+	}
+}
+
+// close gives back every range of which no id is held, that which ids are taken from too. Nobody takes
+// ids any more.
+func (b *blockIDs) close(ctx context.Context, v *Volume) {
+	b.mu.Lock()
+	b.next = b.last
+	for first, r := range b.ranges {
+		if r.held == 0 {
+			delete(b.ranges, first)
+			b.idle = append(b.idle, first)
+		}
+	}
+	b.returning = true
+	b.mu.Unlock()
+	b.giveBack(ctx, v)
 }

@@ -44,6 +44,9 @@ func newMetadata(t testing.TB) *metadata {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for level := m.fsm.Level() + 1; level <= fsm.Level; level++ {
+		m.mustApply(t, &metapb.Command{Op: &metapb.Command_RaiseLevel{RaiseLevel: &metapb.RaiseLevel{Level: level}}})
+	}
 	m.mustApply(t, &metapb.Command{Fs: testFS, Op: &metapb.Command_CreateNamespace{CreateNamespace: &metapb.CreateNamespace{
 		RootMode: 0o777, HashKey: bytes.Repeat([]byte{9}, 16),
 	}}})

@@ -31,6 +31,10 @@
 // several inodes are joined by the metadata client. Only then the buffers
 // go. Writers wait while the dirty limit is reached.
 //
+// The id of a block is held from when it is taken until no write with it is under way or will begin and no command
+// that brings it is under way. A range of ids that is used up and of which none is held goes back to the metadata, at a clean
+// shutdown every other one too: what is in no file then is dead, such as the shards of attempts that were given up.
+//
 // A flush that cannot succeed for now is retried as long as the volume is
 // open; callers that wait for it get KindUnavailable after a while. One that will
 // never succeed (fenced, no space) loses its bytes: the inode's verifier changes and

@@ -96,7 +96,20 @@ func (v *Volume) place(e *inode, ps pieces, inline bool, maxBlock uint64) ([]new
 	if inline {
 		return out, nil
 	}
-	return out, v.writeBlocks(e, out)
+	if err := v.writeBlocks(e, out); err != nil {
+		v.settleIDs(out)
+		return nil, err
+	}
+	return out, nil
+}
+
+// settleIDs ends the holding of the ids of blocks that were written: no command that brings them is under way.
+func (v *Volume) settleIDs(exts []newExtent) {
+	for i := range exts {
+		if id := exts[i].seg.block.ID; id != 0 {
+			v.ids.settle(v, id)
+		}
+	}
 }
 
 // writeBlocks gives every extent a block, several at a time.
@@ -129,7 +142,7 @@ func (v *Volume) writeBlocks(e *inode, exts []newExtent) error {
 	return first
 }
 
-// writeBlock stores the bytes of x in a new block, however long it takes. The
+// writeBlock stores the bytes of x in a new block, however long it takes; who has x then settles its id. The
 // block's id stays the same over tries that fail for now: the bytes do not change while they
 // are flushed, and writing the same bytes again is idempotent, whatever a failed
 // try left behind. So an outage uses up no ids.
@@ -140,7 +153,7 @@ func (v *Volume) writeBlock(e *inode, x *newExtent) error {
 	}
 	owner := Owner{FS: v.cfg.FS, Ino: uint64(e.ino), Offset: x.seg.off}
 	var id uint64 // 0: none yet, as no block has it
-	return v.retry("flush", func() error {
+	err := v.retry("flush", func() error {
 		if err := e.gone(); err != nil {
 			return err
 		}
@@ -152,7 +165,7 @@ func (v *Volume) writeBlock(e *inode, x *newExtent) error {
 		}
 		if id == 0 {
 			var err error
-			if id, err = v.ids.next(v.ctx, v); err != nil {
+			if id, err = v.ids.take(v.ctx, v); err != nil {
 				return err
 			}
 		}
@@ -166,10 +179,15 @@ func (v *Volume) writeBlock(e *inode, x *newExtent) error {
 			err = vfs.Errorf(vfs.KindInternal, "flush", "block %#x cannot be written: %w", id, err)
 			fallthrough
 		default:
+			v.ids.settle(v, id)
 			id = 0 // the error may be about the block
 		}
 		return err
 	})
+	if err != nil && id != 0 {
+		v.ids.settle(v, id)
+	}
+	return err
 }
 
 func (e *inode) gone() error {
@@ -275,6 +293,7 @@ func (v *Volume) commitBatch(e *inode, batch []flushed) {
 		last = last && len(f.ch.dirty) == 0
 	}
 	err := v.commitExtents(e, exts, end, last)
+	v.settleIDs(exts)
 	for _, f := range batch {
 		if err != nil {
 			v.drop(e, f.ch, err)
@@ -396,6 +415,7 @@ func (v *Volume) resplit(e *inode, x newExtent, end uint64, last bool) error {
 	e.mu.Unlock()
 	err := v.writeBlocks(e, exts)
 	e.mu.Lock()
+	defer v.settleIDs(exts)
 	if err != nil {
 		return err
 	}

@@ -35,6 +35,7 @@ type Config struct {
 	FlushAge        time.Duration // dirty bytes older than this are flushed; default 5 s
 	StallTimeout    time.Duration // how long a caller waits for a cluster that does not answer; default 10 s
 	BlockWriters    int           // blocks written at once; default 16
+	BlockIDs        int           // block ids leased at once; default 4096, which is the most
 
 	Now    func() time.Time // default time.Now
 	Logger *slog.Logger     // default: discard
@@ -59,6 +60,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.BlockWriters <= 0 {
 		c.BlockWriters = 16
+	}
+	if c.BlockIDs <= 0 || c.BlockIDs > blockIDRange {
+		c.BlockIDs = blockIDRange
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -153,7 +157,7 @@ func detached[T any](ctx context.Context, v *Volume, op string, f func(context.C
 	return val, err
 }
 
-// Shutdown flushes everything, gives the leases back, also those of open files,
+// Shutdown flushes everything, gives the leases back, also those of open files, and unused block ids,
 // and ends background work. Nobody may use the volume meanwhile.
 // When ctx ends first, what is not flushed is lost, as in a crash, and its
 // error is returned.
@@ -162,6 +166,7 @@ func (v *Volume) Shutdown(ctx context.Context) error {
 	if err == nil {
 		v.releaseAll(ctx)
 	}
+	v.ids.close(ctx, v)
 	v.Abandon()
 	return err
 }

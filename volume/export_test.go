@@ -1,0 +1,12 @@
+package volume
+
+// IDsHeld is how many block ids are held.
+func (v *Volume) IDsHeld() int {
+	v.ids.mu.Lock()
+	defer v.ids.mu.Unlock()
+	n := 0
+	for _, r := range v.ids.ranges {
+		n += r.held
+	}
+	return n
+}
