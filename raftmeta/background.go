@@ -97,6 +97,11 @@ func (sh *shard) background(ctx context.Context, l *leadership) {
 			}
 		}()
 	}
+	wg.Add(1)
+	go func() {
+		defer wg.Done()
+		sh.watchLeases(ctx, l.leases)
+	}()
 	wg.Wait()
 }
 

@@ -23,6 +23,10 @@ type ClientOptions struct {
 	Clock    func() time.Time                // stamps commands; default time.Now
 	Logger   *slog.Logger                    // default slog.Default()
 
+	Monotonic func() time.Duration // time that only runs forward, by which leases are valid; default: since the client was made
+
+	// RenewInterval is how often leases are renewed; default a sixth of the lease.
+	RenewInterval time.Duration
 	// AttemptTimeout is how long one call to one node may take before another is tried; default 3 s.
 	AttemptTimeout time.Duration
 	// Calls is how many calls of commands, and as many of queries, are in flight per shard; default 4.
@@ -78,6 +82,10 @@ func NewClient(o ClientOptions) (*Client, error) {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
+	if o.Monotonic == nil {
+		began := time.Now()
+		o.Monotonic = func() time.Duration { return time.Since(began) }
+	}
 	o.AttemptTimeout = orDefault(o.AttemptTimeout, defaultAttemptTimeout)
 	if o.Calls <= 0 {
 		o.Calls = defaultCalls
@@ -132,9 +140,11 @@ func (c *Client) shard(id uint16) *clientShard {
 // id. An earlier incarnation of the same name is expired by it. Two clients must not register the same
 // incarnation: they would use the same identities.
 func (c *Client) Register(ctx context.Context, shard uint16, kind metapb.OriginKind, name string, incarnation []byte) (uint64, error) {
-	r, err := c.Apply(ctx, shard, &metapb.Command{Op: &metapb.Command_RegisterOrigin{RegisterOrigin: &metapb.RegisterOrigin{
-		Kind: kind, Name: name, Incarnation: incarnation,
-	}}})
+	return c.register(ctx, shard, &metapb.RegisterOrigin{Kind: kind, Name: name, Incarnation: incarnation})
+}
+
+func (c *Client) register(ctx context.Context, shard uint16, reg *metapb.RegisterOrigin) (uint64, error) {
+	r, err := c.Apply(ctx, shard, &metapb.Command{Op: &metapb.Command_RegisterOrigin{RegisterOrigin: reg}})
 	if err != nil {
 		return 0, err
 	}

@@ -208,10 +208,17 @@ func eventually(t testing.TB, what string, cond func() bool) {
 
 func (c *cluster) client() *Client {
 	c.t.Helper()
-	cl, err := NewClient(ClientOptions{
+	return c.clientWith(func(*ClientOptions) {})
+}
+
+func (c *cluster) clientWith(opt func(*ClientOptions)) *Client {
+	c.t.Helper()
+	o := ClientOptions{
 		Nodes: c.names, Resolver: c, Logger: quietLog(c.t),
 		Security: func(string) wire.Security { return insecure("gw", "gateway") }, AttemptTimeout: time.Second,
-	})
+	}
+	opt(&o)
+	cl, err := NewClient(o)
 	if err != nil {
 		c.t.Fatal(err)
 	}

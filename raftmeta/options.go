@@ -21,6 +21,7 @@ const (
 	OpTerm                       // TermRequest -> TermReply
 	OpLeader                     // LeaderRequest -> LeaderReply
 	OpInfo                       // LeaderRequest -> ShardInfoR of this replica, which may be behind
+	OpRenew                      // RenewRequest -> RenewReply: a gateway lives
 )
 
 // Backend names a log store.
@@ -31,6 +32,9 @@ const (
 	WAL  = replica.WAL
 	Bolt = replica.Bolt
 )
+
+// DefaultOriginLease is how long a gateway that is not heard of keeps its leases.
+const DefaultOriginLease = time.Minute
 
 // DefaultGrace is how long a block stays readable after its end.
 const DefaultGrace = 10 * time.Minute
@@ -91,6 +95,8 @@ type Options struct {
 	// Grace is how long a block stays readable that no file uses any more: longer than any reader keeps extents, and than the
 	// backup interval; default 10 min.
 	Grace time.Duration
+	// Lease is how long an origin keeps what it has without renewing; default 1 min. A gateway serves for two thirds of it.
+	Lease time.Duration
 	// PurgeKeysPerSecond and ReapBlocksPerSecond bound background work; defaults 100,000 and 10,000.
 	PurgeKeysPerSecond  int
 	ReapBlocksPerSecond int
@@ -132,6 +138,7 @@ func (o Options) withDefaults() Options {
 	o.BlockCacheBytes = orDefault(o.BlockCacheBytes, 64<<20)
 	o.RecordCacheBytes = orDefault(o.RecordCacheBytes, 32<<20)
 	o.PurgeInterval = orDefault(o.PurgeInterval, time.Second)
+	o.Lease = orDefault(o.Lease, DefaultOriginLease)
 	o.Grace = orDefault(o.Grace, DefaultGrace)
 	o.PurgeKeysPerSecond = orDefault(o.PurgeKeysPerSecond, 100_000)
 	o.ReapBlocksPerSecond = orDefault(o.ReapBlocksPerSecond, 10_000)

@@ -37,6 +37,8 @@ func mayCall(p wire.Peer, op wire.Op) bool {
 	switch op {
 	case OpTerm: // asked by a leader for reads
 		return p.HasRole(mux.RoleMeta)
+	case OpRenew:
+		return p.HasRole(RoleGateway) || p.HasRole(RoleAdmin)
 	case OpInfo, OpPropose, OpQuery, OpLeader:
 		return p.HasRole(mux.RoleMeta) || p.HasRole(RoleGateway) || p.HasRole(RoleAdmin)
 	}
@@ -57,6 +59,8 @@ func (s *Server) serve(ctx context.Context, call *wire.Call) error {
 		return s.serveTerm(call)
 	case OpLeader, OpInfo:
 		return s.serveLeader(call)
+	case OpRenew:
+		return s.serveRenew(ctx, call)
 	}
 	return vfs.Errorf(vfs.KindNotSupported, "raftmeta.serve", "operation %d", call.Op)
 }

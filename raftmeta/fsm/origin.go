@@ -91,8 +91,52 @@ func (x *call) registerOrigin(c *metapb.RegisterOrigin) (*metapb.Result, error) 
 		return nil, err
 	}
 	x.set(nameKey, name.encode())
-	x.origins.set(x.entry, name.origin, &metapb.OriginRecord{Kind: c.Kind, Name: c.Name, Incarnation: bytes.Clone(c.Incarnation)})
+	r := &metapb.OriginRecord{Kind: c.Kind, Name: c.Name, Incarnation: bytes.Clone(c.Incarnation)}
+	if x.level >= levelCollect {
+		r.Leased = c.Leased
+	}
+	x.origins.set(x.entry, name.origin, r)
 	return originResult(name.origin), nil
+}
+
+// Origin is a registered origin.
+type Origin struct {
+	ID     uint64
+	Leased bool // it ends a whole lease after its last renewal
+}
+
+// Origins lists the registered origins.
+func Origins(v View) ([]Origin, error) {
+	const op = "fsm.origins"
+	var list []Origin
+	var bad error
+	lo := []byte("g/")
+	err := v.Scan(lo, prefixEnd(lo), func(k, b []byte) bool {
+		var r metapb.OriginRecord
+		if bad = r.UnmarshalVT(b); bad != nil {
+			return false
+		}
+		list = append(list, Origin{ID: tail64(k), Leased: r.Leased})
+		return true
+	})
+	if bad != nil {
+		return nil, vfs.Errorf(vfs.KindCorrupt, op, "%w", bad)
+	}
+	return list, vfs.Wrap(op, err)
+}
+
+// FindOrigin returns a registered origin; ok is false if it is none, or none any more.
+func FindOrigin(v View, id uint64) (o Origin, ok bool, err error) {
+	const op = "fsm.origin"
+	b, ok, err := v.Get(appendID(nil, "g/", id))
+	if err != nil || !ok {
+		return Origin{}, false, vfs.Wrap(op, err)
+	}
+	var r metapb.OriginRecord
+	if err := r.UnmarshalVT(b); err != nil {
+		return Origin{}, false, vfs.Errorf(vfs.KindCorrupt, op, "origin %d: %w", id, err)
+	}
+	return Origin{ID: id, Leased: r.Leased}, true, nil
 }
 
 func originResult(id uint64) *metapb.Result {

@@ -1694,10 +1694,13 @@ func (x *Lease) GetChangeLimit() uint64 {
 // exactly as ExpireOrigin would: only a node that knows its former self to be
 // dead (it holds the lock of its directory) may ask.
 type RegisterOrigin struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Kind          OriginKind             `protobuf:"varint,1,opt,name=kind,proto3,enum=rackfs.meta.v1.OriginKind" json:"kind,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Incarnation   []byte                 `protobuf:"bytes,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"` // 16 random bytes
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Kind        OriginKind             `protobuf:"varint,1,opt,name=kind,proto3,enum=rackfs.meta.v1.OriginKind" json:"kind,omitempty"`
+	Name        string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Incarnation []byte                 `protobuf:"bytes,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"` // 16 random bytes
+	// From level 2: the origin renews its lease at the shard's leader (OpRenew), which proposes ExpireOrigin after a whole
+	// lease without renewal. Others end only by being superseded or by an operator.
+	Leased        bool `protobuf:"varint,4,opt,name=leased,proto3" json:"leased,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1751,6 +1754,13 @@ func (x *RegisterOrigin) GetIncarnation() []byte {
 		return x.Incarnation
 	}
 	return nil
+}
+
+func (x *RegisterOrigin) GetLeased() bool {
+	if x != nil {
+		return x.Leased
+	}
+	return false
 }
 
 type OriginResult struct {
@@ -7292,6 +7302,7 @@ type OriginRecord struct {
 	Kind          OriginKind             `protobuf:"varint,1,opt,name=kind,proto3,enum=rackfs.meta.v1.OriginKind" json:"kind,omitempty"`
 	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	Incarnation   []byte                 `protobuf:"bytes,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Leased        bool                   `protobuf:"varint,4,opt,name=leased,proto3" json:"leased,omitempty"` // from level 2
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -7345,6 +7356,13 @@ func (x *OriginRecord) GetIncarnation() []byte {
 		return x.Incarnation
 	}
 	return nil
+}
+
+func (x *OriginRecord) GetLeased() bool {
+	if x != nil {
+		return x.Leased
+	}
+	return false
 }
 
 type SlotRecord struct {
@@ -8084,6 +8102,104 @@ func (x *TermReply) GetServerId() string {
 	return ""
 }
 
+// RenewRequest renews the lease of an origin. KindUnknownOrigin: it ended, and what it had is void.
+type RenewRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Origin        uint64                 `protobuf:"varint,2,opt,name=origin,proto3" json:"origin,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewRequest) Reset() {
+	*x = RenewRequest{}
+	mi := &file_meta_proto_msgTypes[106]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewRequest) ProtoMessage() {}
+
+func (x *RenewRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[106]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
+func (*RenewRequest) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{106}
+}
+
+func (x *RenewRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *RenewRequest) GetOrigin() uint64 {
+	if x != nil {
+		return x.Origin
+	}
+	return 0
+}
+
+type RenewReply struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The lease, counted from the arrival of the request at the earliest. 0: this origin has none and does not end by time.
+	LeaseMilliseconds uint64 `protobuf:"varint,1,opt,name=lease_milliseconds,json=leaseMilliseconds,proto3" json:"lease_milliseconds,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *RenewReply) Reset() {
+	*x = RenewReply{}
+	mi := &file_meta_proto_msgTypes[107]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewReply) ProtoMessage() {}
+
+func (x *RenewReply) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[107]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewReply.ProtoReflect.Descriptor instead.
+func (*RenewReply) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{107}
+}
+
+func (x *RenewReply) GetLeaseMilliseconds() uint64 {
+	if x != nil {
+		return x.LeaseMilliseconds
+	}
+	return 0
+}
+
 type LeaderRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
@@ -8093,7 +8209,7 @@ type LeaderRequest struct {
 
 func (x *LeaderRequest) Reset() {
 	*x = LeaderRequest{}
-	mi := &file_meta_proto_msgTypes[106]
+	mi := &file_meta_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8105,7 +8221,7 @@ func (x *LeaderRequest) String() string {
 func (*LeaderRequest) ProtoMessage() {}
 
 func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[106]
+	mi := &file_meta_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8118,7 +8234,7 @@ func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderRequest.ProtoReflect.Descriptor instead.
 func (*LeaderRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{106}
+	return file_meta_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *LeaderRequest) GetShard() uint32 {
@@ -8138,7 +8254,7 @@ type LeaderReply struct {
 
 func (x *LeaderReply) Reset() {
 	*x = LeaderReply{}
-	mi := &file_meta_proto_msgTypes[107]
+	mi := &file_meta_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8150,7 +8266,7 @@ func (x *LeaderReply) String() string {
 func (*LeaderReply) ProtoMessage() {}
 
 func (x *LeaderReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[107]
+	mi := &file_meta_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8163,7 +8279,7 @@ func (x *LeaderReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderReply.ProtoReflect.Descriptor instead.
 func (*LeaderReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{107}
+	return file_meta_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *LeaderReply) GetLeaderId() string {
@@ -8295,11 +8411,12 @@ const file_meta_proto_rawDesc = "" +
 	"\x05Lease\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\x04R\x06origin\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12!\n" +
-	"\fchange_limit\x18\x03 \x01(\x04R\vchangeLimit\"v\n" +
+	"\fchange_limit\x18\x03 \x01(\x04R\vchangeLimit\"\x8e\x01\n" +
 	"\x0eRegisterOrigin\x12.\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1a.rackfs.meta.v1.OriginKindR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12 \n" +
-	"\vincarnation\x18\x03 \x01(\fR\vincarnation\"&\n" +
+	"\vincarnation\x18\x03 \x01(\fR\vincarnation\x12\x16\n" +
+	"\x06leased\x18\x04 \x01(\bR\x06leased\"&\n" +
 	"\fOriginResult\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\x04R\x06origin\"&\n" +
 	"\fExpireOrigin\x12\x16\n" +
@@ -8706,11 +8823,12 @@ const file_meta_proto_rawDesc = "" +
 	"\fDirentRecord\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\fR\x04name\x12\x10\n" +
 	"\x03ino\x18\x02 \x01(\x04R\x03ino\x12\x12\n" +
-	"\x04type\x18\x03 \x01(\rR\x04type\"t\n" +
+	"\x04type\x18\x03 \x01(\rR\x04type\"\x8c\x01\n" +
 	"\fOriginRecord\x12.\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1a.rackfs.meta.v1.OriginKindR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12 \n" +
-	"\vincarnation\x18\x03 \x01(\fR\vincarnation\"T\n" +
+	"\vincarnation\x18\x03 \x01(\fR\vincarnation\x12\x16\n" +
+	"\x06leased\x18\x04 \x01(\bR\x06leased\"T\n" +
 	"\n" +
 	"SlotRecord\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x124\n" +
@@ -8760,7 +8878,13 @@ const file_meta_proto_rawDesc = "" +
 	"\tTermReply\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12\x1b\n" +
-	"\tserver_id\x18\x03 \x01(\tR\bserverId\"%\n" +
+	"\tserver_id\x18\x03 \x01(\tR\bserverId\"<\n" +
+	"\fRenewRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x16\n" +
+	"\x06origin\x18\x02 \x01(\x04R\x06origin\";\n" +
+	"\n" +
+	"RenewReply\x12-\n" +
+	"\x12lease_milliseconds\x18\x01 \x01(\x04R\x11leaseMilliseconds\"%\n" +
 	"\rLeaderRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\"Q\n" +
 	"\vLeaderReply\x12\x1b\n" +
@@ -8812,7 +8936,7 @@ func file_meta_proto_rawDescGZIP() []byte {
 }
 
 var file_meta_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 108)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 110)
 var file_meta_proto_goTypes = []any{
 	(OriginKind)(0),         // 0: rackfs.meta.v1.OriginKind
 	(FileSystemState)(0),    // 1: rackfs.meta.v1.FileSystemState
@@ -8925,8 +9049,10 @@ var file_meta_proto_goTypes = []any{
 	(*QueryReply)(nil),      // 108: rackfs.meta.v1.QueryReply
 	(*TermRequest)(nil),     // 109: rackfs.meta.v1.TermRequest
 	(*TermReply)(nil),       // 110: rackfs.meta.v1.TermReply
-	(*LeaderRequest)(nil),   // 111: rackfs.meta.v1.LeaderRequest
-	(*LeaderReply)(nil),     // 112: rackfs.meta.v1.LeaderReply
+	(*RenewRequest)(nil),    // 111: rackfs.meta.v1.RenewRequest
+	(*RenewReply)(nil),      // 112: rackfs.meta.v1.RenewReply
+	(*LeaderRequest)(nil),   // 113: rackfs.meta.v1.LeaderRequest
+	(*LeaderReply)(nil),     // 114: rackfs.meta.v1.LeaderReply
 }
 var file_meta_proto_depIdxs = []int32{
 	7,   // 0: rackfs.meta.v1.Entry.commands:type_name -> rackfs.meta.v1.Command
@@ -9154,7 +9280,7 @@ func file_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   108,
+			NumMessages:   110,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,127 @@
+package raftmeta
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/rackfs/rackfs/internal/wire"
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// renewals is how often a lease is renewed in its length.
+const renewals = 6
+
+// Lease is the lease of this client's origin at one shard: while it is valid, nobody has been given what the
+// origin has. It is renewed in the background until the client is closed or the shard says that the origin ended.
+type Lease struct {
+	s      *clientShard
+	origin uint64
+	now    func() time.Duration
+	until  atomic.Int64  // as time.Duration: it is valid before
+	ended  chan struct{} // closed when the shard said so
+}
+
+// forever is the validity of a lease that does not end by time.
+const forever = time.Duration(1<<63 - 1)
+
+// Valid reports whether what the origin has is its own for now. Two thirds of a lease after the last request that
+// was answered it is not any more: the rest is what clocks may differ and what a reply takes.
+func (l *Lease) Valid() bool {
+	select {
+	case <-l.ended:
+		return false
+	default:
+		return l.now() < time.Duration(l.until.Load())
+	}
+}
+
+// Ended is closed when the origin is not registered any more: what it had is void.
+func (l *Lease) Ended() <-chan struct{} { return l.ended }
+
+// Origin is whose lease it is.
+func (l *Lease) Origin() uint64 { return l.origin }
+
+// RegisterLeased is Register of a gateway that renews its lease from now on. It returns when the lease is valid.
+func (c *Client) RegisterLeased(ctx context.Context, shard uint16, name string, incarnation []byte) (*Lease, error) {
+	const op = "raftmeta.lease"
+	origin, err := c.register(ctx, shard, &metapb.RegisterOrigin{
+		Kind: metapb.OriginKind_ORIGIN_GATEWAY, Name: name, Incarnation: incarnation, Leased: true,
+	})
+	if err != nil {
+		return nil, err
+	}
+	l := &Lease{s: c.shard(shard), origin: origin, now: c.opt.Monotonic, ended: make(chan struct{})}
+	first := make(chan struct{})
+	if !c.start(func() { l.keep(first) }) {
+		return nil, vfs.Errorf(vfs.KindCanceled, op, "%w", errClientClosed)
+	}
+	select {
+	case <-first:
+		if !l.Valid() {
+			return nil, vfs.Errorf(vfs.KindSuperseded, op, "origin %d of shard %d ended at once", origin, shard)
+		}
+		return l, nil
+	case <-ctx.Done():
+		return nil, vfs.Errorf(vfs.KindUnavailable, op, "shard %d did not answer: %w", shard, context.Cause(ctx))
+	case <-c.ctx.Done():
+		return nil, vfs.Errorf(vfs.KindCanceled, op, "%w", errClientClosed)
+	}
+}
+
+// keep renews until there is nothing to renew. first is closed after the first answer.
+func (l *Lease) keep(first chan struct{}) {
+	req, _ := (&metapb.RenewRequest{Shard: uint32(l.s.id), Origin: l.origin}).MarshalVT() // only numbers: it cannot fail
+	var b backoff
+	for {
+		lease, err := l.renew(req)
+		switch {
+		case err == nil:
+			b = backoff{}
+			if first != nil {
+				close(first)
+				first = nil
+			}
+			every := lease / renewals
+			if l.s.c.opt.RenewInterval > 0 {
+				every = l.s.c.opt.RenewInterval
+			}
+			if pause(l.s.c.ctx, every) != nil {
+				return
+			}
+			continue
+		case wire.Answered(err) && vfs.KindOf(err) == vfs.KindUnknownOrigin:
+			close(l.ended)
+			if first != nil {
+				close(first)
+			}
+			return
+		}
+		if !b.wait(l.s.c.ctx) {
+			return
+		}
+	}
+}
+
+// renew makes one attempt and returns the lease that was promised.
+func (l *Lease) renew(req []byte) (time.Duration, error) {
+	const op = "raftmeta.lease"
+	sent := l.now() // the lease counts from no earlier than this
+	r, err := l.s.call(OpRenew, req)
+	if err != nil {
+		return 0, err
+	}
+	defer r.Release()
+	var reply metapb.RenewReply
+	if err := reply.UnmarshalVT(r.Meta); err != nil {
+		return 0, vfs.Errorf(vfs.KindCorrupt, op, "%w", err)
+	}
+	lease := time.Duration(min(reply.LeaseMilliseconds, uint64(forever/time.Millisecond))) * time.Millisecond
+	if lease == 0 { // registered when the shard was at level 1
+		l.until.Store(int64(forever))
+		return DefaultOriginLease, nil
+	}
+	l.until.Store(int64(sent + lease - lease/3))
+	return lease, nil
+}

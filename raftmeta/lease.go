@@ -1,0 +1,150 @@
+package raftmeta
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/rackfs/rackfs/internal/wire"
+	"github.com/rackfs/rackfs/raftmeta/fsm"
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// leaseLooks is how often in a lease the leader looks who has not renewed.
+const leaseLooks = 16
+
+// leases are those of the origins of one shard, as one leader knows them: an origin whose lease it has not
+// renewed for a whole lease, since the leader first saw it, is ended. All times are of the leader's own
+// monotonic clock.
+//
+// Why a holder that serves for less than a lease after it sent a request that was answered never serves when it has been ended: the
+// leader that answered was confirmed as the leader after the request arrived, and refuses to answer once it has decided to end the origin. A later leader
+// took office after that confirmation, and waits a whole lease from then.
+type leases struct {
+	lease time.Duration
+
+	mu     sync.Mutex // guards the fields below
+	last   map[uint64]time.Duration
+	ending map[uint64]bool // decided: nothing but the end may follow
+	looked time.Duration   // 0: never
+	looks  int
+}
+
+func newLeases(lease time.Duration) *leases {
+	return &leases{lease: lease, last: make(map[uint64]time.Duration), ending: make(map[uint64]bool)}
+}
+
+// renew is a renewal of a registered origin that arrives at now; false if it comes too late.
+func (l *leases) renew(origin uint64, now time.Duration) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ending[origin] {
+		return false
+	}
+	l.last[origin] = max(l.last[origin], now)
+	return true
+}
+
+// look takes in which leased origins are registered at now, and returns those that are to be ended, the
+// ones whose end was decided before and has not come among them.
+func (l *leases) look(registered []uint64, now time.Duration) (end []uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	// A leader that was paused itself heard nobody: that time does not count.
+	if gap := now - l.looked; l.looked != 0 && gap > 4*l.lease/leaseLooks {
+		for o := range l.last {
+			l.last[o] += gap
+		}
+	}
+	l.looked = now
+	l.looks++
+	here := make(map[uint64]bool, len(registered))
+	for _, o := range registered {
+		here[o] = true
+		last, seen := l.last[o]
+		if !seen {
+			l.last[o], last = now, now
+		}
+		if l.ending[o] = l.ending[o] || now-last >= l.lease; l.ending[o] {
+			end = append(end, o)
+		}
+	}
+	for o := range l.last {
+		if !here[o] {
+			delete(l.last, o)
+			delete(l.ending, o)
+		}
+	}
+	return end
+}
+
+// watchLeases ends origins that do not renew, until ctx ends.
+func (sh *shard) watchLeases(ctx context.Context, l *leases) {
+	for {
+		sh.endSilent(ctx, l)
+		if pause(ctx, min(l.lease/leaseLooks, sh.s.opt.CheckInterval)) != nil {
+			return
+		}
+	}
+}
+
+func (sh *shard) endSilent(ctx context.Context, l *leases) {
+	v, _, err := sh.host.View()
+	if err != nil {
+		return
+	}
+	all, err := fsm.Origins(v)
+	v.Release()
+	if err != nil {
+		sh.log.Error("raftmeta: list origins", "err", err)
+		return
+	}
+	var leased []uint64
+	for _, o := range all {
+		if o.Leased {
+			leased = append(leased, o.ID)
+		}
+	}
+	for _, o := range l.look(leased, sh.s.opt.Monotonic()) {
+		sh.log.Warn("raftmeta: a gateway did not renew its lease and is ended", "origin", o, "lease", l.lease)
+		sh.proposeOne(ctx, "expire", &metapb.Command{Op: &metapb.Command_ExpireOrigin{ExpireOrigin: &metapb.ExpireOrigin{Origin: o}}})
+	}
+}
+
+// serveRenew answers an origin that it lives on. It is a linearizable read first: only who leads now knows
+// whether the origin is still registered, and may promise that it stays so for a lease.
+func (s *Server) serveRenew(ctx context.Context, call *wire.Call) error {
+	const op = "raftmeta.renew"
+	var req metapb.RenewRequest
+	if err := req.UnmarshalVT(call.Meta); err != nil {
+		return vfs.Errorf(vfs.KindInvalid, op, "%w", err)
+	}
+	sh, err := s.shard(req.Shard)
+	if err != nil {
+		return err
+	}
+	l := sh.lead.Load()
+	if l == nil {
+		return sh.notLeader()
+	}
+	v, _, err := sh.read(ctx)
+	if err != nil {
+		return err
+	}
+	o, ok, err := fsm.FindOrigin(v, req.Origin)
+	v.Release()
+	switch {
+	case err != nil:
+		return err
+	case !ok:
+		return vfs.Errorf(vfs.KindUnknownOrigin, op, "origin %d of shard %d", req.Origin, req.Shard)
+	case !o.Leased:
+		return answer(call, &metapb.RenewReply{})
+	case sh.lead.Load() != l: // whoever leads now does not know of this renewal
+		return sh.notLeader()
+	case !l.leases.renew(req.Origin, s.opt.Monotonic()):
+		return vfs.Errorf(vfs.KindUnavailable, op, "origin %d is being ended", req.Origin)
+	}
+	return answer(call, &metapb.RenewReply{LeaseMilliseconds: uint64(l.leases.lease / time.Millisecond)})
+}
