@@ -45,10 +45,22 @@ func (l *Lease) Origin() uint64 { return l.origin }
 
 // RegisterLeased is Register of a gateway that renews its lease from now on. It returns when the lease is valid.
 func (c *Client) RegisterLeased(ctx context.Context, shard uint16, name string, incarnation []byte) (*Lease, error) {
-	const op = "raftmeta.lease"
-	origin, err := c.register(ctx, shard, &metapb.RegisterOrigin{
+	return c.registerLeased(ctx, shard, &metapb.RegisterOrigin{
 		Kind: metapb.OriginKind_ORIGIN_GATEWAY, Name: name, Incarnation: incarnation, Leased: true,
 	})
+}
+
+// Reregister is RegisterLeased after the last lease ended, with an incarnation of its own. KindExists if
+// somebody else has registered under the name meanwhile: this gateway was succeeded.
+func (c *Client) Reregister(ctx context.Context, shard uint16, name string, incarnation []byte) (*Lease, error) {
+	return c.registerLeased(ctx, shard, &metapb.RegisterOrigin{
+		Kind: metapb.OriginKind_ORIGIN_GATEWAY, Name: name, Incarnation: incarnation, Leased: true, Vacant: true,
+	})
+}
+
+func (c *Client) registerLeased(ctx context.Context, shard uint16, reg *metapb.RegisterOrigin) (*Lease, error) {
+	const op = "raftmeta.lease"
+	origin, err := c.register(ctx, shard, reg)
 	if err != nil {
 		return nil, err
 	}

@@ -33,6 +33,7 @@ type blockIDs struct {
 	asking chan struct{}
 	err    error // of the last asking
 
+	gen       int      // grows when all ranges are void
 	idle      []uint64 // first ids of ranges that can be given back
 	returning bool
 }
@@ -84,6 +85,9 @@ func (b *blockIDs) take(ctx context.Context, v *Volume) (uint64, error) {
 
 // ask leases a range and lets those who wait go on.
 func (b *blockIDs) ask(ctx context.Context, v *Volume) error {
+	b.mu.Lock()
+	gen := b.gen
+	b.mu.Unlock()
 	r, err := v.apply(ctx, "blocks.alloc", nil, &metapb.Command{
 		Op: &metapb.Command_AllocBlocks{AllocBlocks: &metapb.AllocBlocks{Count: uint32(v.cfg.BlockIDs)}},
 	})
@@ -92,7 +96,7 @@ func (b *blockIDs) ask(ctx context.Context, v *Volume) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err == nil {
+	if err == nil && gen == b.gen { // else they may be the former origin's: who waits asks again
 		b.next = r.GetBlocks().First
 		b.last = b.next + uint64(r.GetBlocks().Count)
 		if b.ranges == nil {
@@ -112,6 +116,9 @@ func (b *blockIDs) settle(v *Volume, id uint64) {
 	defer b.mu.Unlock()
 	first := firstOf(id)
 	r := b.ranges[first]
+	if r == nil {
+		return // it was void before
+	}
 	r.held--
 	if r.held > 0 || r.open {
 		return
@@ -122,6 +129,16 @@ func (b *blockIDs) settle(v *Volume, id uint64) {
 		// A volume that is closed gives back nothing: only a clean shutdown knows that nothing is under way.
 		b.returning = v.spawn(func() { b.giveBack(v.ctx, v) })
 	}
+}
+
+// void forgets all ranges: they ended with the origin.
+func (b *blockIDs) void() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.gen++
+	b.next, b.last = 0, 0
+	b.idle = nil
+	clear(b.ranges)
 }
 
 // giveBack returns idle ranges. Those that could not be returned wait for the next time, at the latest the

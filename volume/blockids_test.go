@@ -286,3 +286,54 @@ func (m *metadata) rewrite(t *testing.T, w *gateway, b *blocks, f vfs.Ino) uint6
 	}
 	return id
 }
+
+// A gateway whose origin ended goes on under another one: what was buffered is lost and told, what was durable is there,
+// leases and block ids are new, and files that had no name any more are gone.
+func TestReregistered(t *testing.T) {
+	c := newCrashing(t, volume.Config{})
+	f, u := create(t, c, "f"), create(t, c, "unlinked")
+	for _, ino := range []vfs.Ino{f, u} {
+		if _, err := c.Open(ctx, &vfs.Root, ino, vfs.OpenRead|vfs.OpenWrite, false); err != nil {
+			t.Fatal(err)
+		}
+		write(t, c, ino, 0, fill(10_000, 1), vfs.FileSync)
+	}
+	if _, err := c.Remove(ctx, &vfs.Root, vfs.RootIno, "unlinked", vfs.RemoveFile); err != nil {
+		t.Fatal(err)
+	}
+	v0 := write(t, c, f, 5_000, fill(10_000, 2), vfs.Unstable)
+	change := func() uint64 {
+		a, err := c.GetAttr(ctx, f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a.Change
+	}
+	shown := change()
+	c.meta.mustApply(t, &metapb.Command{Op: &metapb.Command_ExpireOrigin{ExpireOrigin: &metapb.ExpireOrigin{Origin: c.gw.origin}}})
+	c.gw.again(t)
+	c.volume().Reregistered(c.gw.origin, c.gw.incarnation)
+	_, err := c.Commit(ctx, f, 0, 0)
+	want(t, vfs.KindFenced, err)
+	if v := commit(t, c, f); v == v0 {
+		t.Fatal("bytes were lost and the verifier is the same")
+	}
+	if got := read(t, c, f, 0, 20_000); !bytes.Equal(got, fill(10_000, 1)) {
+		t.Fatal("not what was durable")
+	}
+	if now := change(); now <= shown {
+		t.Fatalf("change %d, %d was shown for other content", now, shown)
+	}
+	write(t, c, f, 5_000, fill(10_000, 3), vfs.FileSync)
+	if got := read(t, c, f, 0, 20_000); !bytes.Equal(got, append(fill(5_000, 1), fill(10_000, 3)...)) {
+		t.Fatal("bytes differ")
+	}
+	_, err = c.GetAttr(ctx, u)
+	want(t, vfs.KindStale, err)
+	if err := c.Close(ctx, f, vfs.OpenRead|vfs.OpenWrite); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.volume().Shutdown(ctx); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -116,6 +116,18 @@ func (m *metadata) gateway(t testing.TB, name string) *gateway {
 	return g
 }
 
+// again registers the gateway anew after its origin ended.
+func (g *gateway) again(t testing.TB) {
+	inc := g.incarnation
+	inc[0]++
+	r := g.mustApply(t, &metapb.Command{Op: &metapb.Command_RegisterOrigin{RegisterOrigin: &metapb.RegisterOrigin{
+		Kind: metapb.OriginKind_ORIGIN_GATEWAY, Name: "gw", Incarnation: inc[:], Vacant: true,
+	}}})
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.origin, g.incarnation = r.GetOrigin().GetOrigin(), inc
+}
+
 func (g *gateway) Apply(ctx context.Context, shard uint16, cmd *metapb.Command) (*metapb.Result, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, vfs.Wrap("meta", err)
@@ -228,6 +240,7 @@ type crashing struct {
 	vfs.FS // a *volume.Volume
 	t      testing.TB
 	meta   *metadata
+	gw     *gateway
 	blocks *blocks
 	cfg    volume.Config
 }
@@ -243,6 +256,7 @@ func (c *crashing) volume() *volume.Volume { return c.FS.(*volume.Volume) }
 
 func (c *crashing) start() {
 	g := c.meta.gateway(c.t, "gw")
+	c.gw = g
 	cfg := c.cfg
 	cfg.FS, cfg.Shard, cfg.Meta, cfg.Blocks, cfg.Incarnation = testFS, testShard, g, c.blocks, g.incarnation
 	c.FS = volume.New(cfg)

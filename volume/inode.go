@@ -300,10 +300,16 @@ func (v *Volume) acquireLease(ctx context.Context, e *inode, op string, c *vfs.C
 func (v *Volume) granted(e *inode, l *metapb.Lease, a vfs.Attr) vfs.Attr {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if now := v.origin.Load(); now != 0 && l.GetOrigin() != now {
+		l = nil // granted to the former origin, so void by now
+	}
 	if e.leased() && l.GetEpoch() > e.lease.Epoch {
 		v.loseLease(e, vfs.Errorf(vfs.KindFenced, "lease", "inode %d", e.ino))
 	}
 	e.grant(l, a)
+	if !e.leased() {
+		return a
+	}
 	return e.attr()
 }
 

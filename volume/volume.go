@@ -23,6 +23,7 @@ type Config struct {
 	Blocks Blocks
 
 	// Incarnation is that of the gateway's origin: random, new with every origin.
+	// See Reregistered.
 	Incarnation [16]byte
 
 	// Capacity returns the pool's total and free bytes, before erasure coding. nil:
@@ -85,6 +86,9 @@ type Volume struct {
 	troubles troubles
 	cache    *blockCache
 
+	origin      atomic.Uint64            // whose leases count; 0: any
+	incarnation atomic.Pointer[[16]byte] // of the origin
+
 	blockWriters chan struct{} // slots for block writes
 
 	ctx    context.Context // ends when the volume is closed: that of background work
@@ -102,6 +106,7 @@ var _ vfs.FS = (*Volume)(nil)
 func New(cfg Config) *Volume {
 	cfg.setDefaults()
 	v := &Volume{cfg: cfg, blockWriters: make(chan struct{}, cfg.BlockWriters)}
+	v.incarnation.Store(&cfg.Incarnation)
 	v.ctx, v.cancel = context.WithCancel(context.Background())
 	v.table.init()
 	v.dirty.init(cfg.DirtyLimitBytes)
@@ -181,6 +186,26 @@ func (v *Volume) Abandon() {
 	v.cache.close()
 }
 
+// Reregistered tells that the gateway's origin ended and that its commands are another one's from now on. What the
+// former one had is void: leases, with what was buffered under them, holds on unlinked files, ranges of block ids. Files
+// stay open. Nobody was served since the origin may have ended, nor is before this returns (the caller
+// sees to that): others may have changed everything.
+func (v *Volume) Reregistered(origin uint64, incarnation [16]byte) {
+	v.origin.Store(origin)
+	v.incarnation.Store(&incarnation) // all verifiers change
+	v.ids.void()
+	for _, e := range v.all(func(*inode) bool { return true }) {
+		e.mu.Lock()
+		if e.orphan {
+			v.kill(e)
+		} else {
+			v.loseLease(e, vfs.Errorf(vfs.KindFenced, "lease", "the origin of inode %d's lease ended", e.ino))
+		}
+		e.mu.Unlock()
+		v.release(e)
+	}
+}
+
 // apply runs a command for c (nil: the system itself).
 func (v *Volume) apply(ctx context.Context, op string, c *vfs.Cred, cmd *metapb.Command) (*metapb.Result, error) {
 	cmd.Fs = v.cfg.FS
@@ -255,7 +280,7 @@ func (v *Volume) StatFS(ctx context.Context) (vfs.StatFS, error) {
 // verifier is that of an inode's data that was lost losses times.
 func (v *Volume) verifier(losses uint64) (out vfs.Verifier) {
 	var b [24]byte
-	copy(b[:], v.cfg.Incarnation[:])
+	copy(b[:], v.incarnation.Load()[:])
 	binary.BigEndian.PutUint64(b[16:], losses)
 	binary.BigEndian.PutUint64(out[:], xxhash.Sum64(b[:]))
 	return out

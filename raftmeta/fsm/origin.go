@@ -82,6 +82,9 @@ func (x *call) registerOrigin(c *metapb.RegisterOrigin) (*metapb.Result, error) 
 		if name.wasHere(c.Incarnation) {
 			return nil, vfs.Errorf(vfs.KindSuperseded, op, "a newer incarnation holds the name")
 		}
+		if c.Vacant && x.level >= levelCollect {
+			return nil, vfs.Errorf(vfs.KindExists, op, "origin %d holds the name", name.origin)
+		}
 		name.retire(present.Incarnation)
 		if err := x.endOrigin(name.origin); err != nil {
 			return nil, err

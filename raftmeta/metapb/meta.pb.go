@@ -1700,7 +1700,10 @@ type RegisterOrigin struct {
 	Incarnation []byte                 `protobuf:"bytes,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"` // 16 random bytes
 	// From level 2: the origin renews its lease at the shard's leader (OpRenew), which proposes ExpireOrigin after a whole
 	// lease without renewal. Others end only by being superseded or by an operator.
-	Leased        bool `protobuf:"varint,4,opt,name=leased,proto3" json:"leased,omitempty"`
+	Leased bool `protobuf:"varint,4,opt,name=leased,proto3" json:"leased,omitempty"`
+	// From level 2: KindExists if another incarnation holds the name, instead of superseding it. It is for one that was
+	// ended and does not know whether its node has been started anew meanwhile.
+	Vacant        bool `protobuf:"varint,5,opt,name=vacant,proto3" json:"vacant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1759,6 +1762,13 @@ func (x *RegisterOrigin) GetIncarnation() []byte {
 func (x *RegisterOrigin) GetLeased() bool {
 	if x != nil {
 		return x.Leased
+	}
+	return false
+}
+
+func (x *RegisterOrigin) GetVacant() bool {
+	if x != nil {
+		return x.Vacant
 	}
 	return false
 }
@@ -8411,12 +8421,13 @@ const file_meta_proto_rawDesc = "" +
 	"\x05Lease\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\x04R\x06origin\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12!\n" +
-	"\fchange_limit\x18\x03 \x01(\x04R\vchangeLimit\"\x8e\x01\n" +
+	"\fchange_limit\x18\x03 \x01(\x04R\vchangeLimit\"\xa6\x01\n" +
 	"\x0eRegisterOrigin\x12.\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1a.rackfs.meta.v1.OriginKindR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12 \n" +
 	"\vincarnation\x18\x03 \x01(\fR\vincarnation\x12\x16\n" +
-	"\x06leased\x18\x04 \x01(\bR\x06leased\"&\n" +
+	"\x06leased\x18\x04 \x01(\bR\x06leased\x12\x16\n" +
+	"\x06vacant\x18\x05 \x01(\bR\x06vacant\"&\n" +
 	"\fOriginResult\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\x04R\x06origin\"&\n" +
 	"\fExpireOrigin\x12\x16\n" +

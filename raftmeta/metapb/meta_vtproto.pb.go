@@ -614,6 +614,7 @@ func (m *RegisterOrigin) CloneVT() *RegisterOrigin {
 	r.Kind = m.Kind
 	r.Name = m.Name
 	r.Leased = m.Leased
+	r.Vacant = m.Vacant
 	if rhs := m.Incarnation; rhs != nil {
 		tmpBytes := make([]byte, len(rhs))
 		copy(tmpBytes, rhs)
@@ -4484,6 +4485,16 @@ func (m *RegisterOrigin) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
+	}
+	if m.Vacant {
+		i--
+		if m.Vacant {
+			dAtA[i] = 1
+		} else {
+			dAtA[i] = 0
+		}
+		i--
+		dAtA[i] = 0x28
 	}
 	if m.Leased {
 		i--
@@ -11177,6 +11188,9 @@ func (m *RegisterOrigin) SizeVT() (n int) {
 	if m.Leased {
 		n += 2
 	}
+	if m.Vacant {
+		n += 2
+	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -16949,6 +16963,26 @@ func (m *RegisterOrigin) UnmarshalVT(dAtA []byte) error {
 				}
 			}
 			m.Leased = bool(v != 0)
+		case 5:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Vacant", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.Vacant = bool(v != 0)
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
