@@ -26,6 +26,13 @@
 // that there is no later term, waits until its own state contains that index, and reads a consistent view. A leader first commits
 // a barrier in its term, for until then it may not know what was committed before it.
 //
+// # Background work
+//
+// The leader purges and reaps, each at its own pace and under a rate limit, compares the voters' digests, and ends gateways
+// that do not renew their leases. When a grace or a lease is over it decides by its own monotonic clock and by what it saw
+// itself since it took office; stamped times decide nothing. The feature level is raised on request when every voter has
+// said that it can apply it.
+//
 // # Identity
 //
 // A replica's id is NODE.RANDOM. It is the Raft server id and address; a Resolver finds NODE's current network

@@ -48,7 +48,8 @@ type Config struct {
 
 	Logger *slog.Logger // nil: none
 
-	maxLevel uint32 // of the metadata; 0: the newest
+	maxLevel  uint32        // of the metadata; 0: the newest
+	metaLease time.Duration // of the gateway; 0: the default
 }
 
 var defaultShape = shape{Voters: 3, BlockStores: 6, Profile: "4+2", LogStore: string(raftmeta.WAL)}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/rackfs/rackfs/raftmeta"
+	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 )
 
@@ -106,5 +107,83 @@ func TestOldDirectoryIsRaised(t *testing.T) {
 	got := make([]byte, len(data))
 	if n, _, err := fs.Read(t.Context(), f.Ino, 0, got); err != nil || !bytes.Equal(got[:n], data) {
 		t.Fatalf("%d bytes, %v", n, err)
+	}
+}
+
+// A gateway whose leases ended while it lived goes on: what was durable is there, what was only buffered is told by the
+// verifier, and until it is registered anew callers are told to come again.
+func TestEndedGatewayGoesOn(t *testing.T) {
+	c, err := Start(t.Context(), Config{
+		DataDir: filepath.Join(t.TempDir(), "data"), NFSAddr: "127.0.0.1:0", BlockStores: 3, Profile: "2+1",
+		metaLease: 6 * time.Second, // so it is renewed every second
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := c.Close(ctx); err != nil {
+			t.Error(err)
+		}
+	}()
+	fs := c.gateway.Exports()[0].FS
+	mode := uint32(0o644)
+	f, err := fs.Create(t.Context(), &vfs.Root, vfs.RootIno, "f", vfs.CreateArgs{Attr: vfs.SetAttr{Mode: &mode}, Open: vfs.OpenWrite})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ino := f.Attr.Ino
+	durable := bytes.Repeat([]byte{1}, 100_000)
+	if _, _, err := fs.Write(t.Context(), &vfs.Root, ino, 0, durable, vfs.FileSync); err != nil {
+		t.Fatal(err)
+	}
+	_, before, err := fs.Write(t.Context(), &vfs.Root, ino, 0, bytes.Repeat([]byte{2}, 50_000), vfs.Unstable)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The first gateway origin of each shard; ids that are not registered end nothing.
+	for shard, last := range map[uint16]uint64{clusterShard: 4, namespaceShard: 4} {
+		for origin := uint64(1); origin <= last; origin++ {
+			_, err := c.meta.Apply(t.Context(), shard, &metapb.Command{
+				Id: &metapb.Identity{}, Op: &metapb.Command_ExpireOrigin{ExpireOrigin: &metapb.ExpireOrigin{Origin: origin}},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	// Every answer until it works is one that makes a client come again.
+	var after vfs.Verifier
+	eventually(t, "commit", func() bool {
+		var err error
+		after, err = fs.Commit(t.Context(), ino, 0, 0)
+		switch vfs.KindOf(err) {
+		case vfs.KindOK:
+			return after != before // else the buffered bytes were made durable before the end
+		case vfs.KindUnavailable, vfs.KindFenced:
+			return false
+		}
+		t.Fatal(err)
+		return false
+	})
+	got := make([]byte, 200_000)
+	eventually(t, "read", func() bool {
+		n, _, err := fs.Read(t.Context(), ino, 0, got)
+		if vfs.KindOf(err) == vfs.KindUnavailable {
+			return false
+		}
+		// Or the buffered bytes became old and were flushed before the end.
+		if flushed := append(bytes.Repeat([]byte{2}, 50_000), durable[50_000:]...); err != nil || !bytes.Equal(got[:n], durable) && !bytes.Equal(got[:n], flushed) {
+			t.Fatalf("%d bytes, %v", n, err)
+		}
+		return true
+	})
+	eventually(t, "write", func() bool {
+		_, _, err := fs.Write(t.Context(), &vfs.Root, ino, 0, durable, vfs.FileSync)
+		return err == nil
+	})
+	if err := fs.Close(t.Context(), ino, vfs.OpenWrite); err != nil {
+		t.Fatal(err)
 	}
 }

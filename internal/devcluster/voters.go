@@ -137,7 +137,7 @@ func (c *Cluster) startVoter(name string, ln net.Listener) (*raftmeta.Server, er
 		Registerer:      c.reg, // the server labels its metrics with the node
 		Log:             raftmeta.Backend(c.dir.shape.LogStore),
 		WALSegmentBytes: walSegmentBytes,
-		Grace:           c.cfg.GCGrace, MaxLevel: c.cfg.maxLevel,
+		Grace:           c.cfg.GCGrace, MaxLevel: c.cfg.maxLevel, Lease: c.cfg.metaLease,
 		// Three voters and a gateway share the process: less for each.
 		BlockCacheBytes: 32 << 20, RecordCacheBytes: 16 << 20, MemTableBytes: 8 << 20,
 	})

@@ -42,6 +42,7 @@ type Config struct {
 type Gateway struct {
 	cfg     Config
 	nodes   nodes
+	members memberships
 	volumes []*volume.Volume
 	exports []export.Export
 	nfs     *nfsserver.Server
@@ -63,9 +64,16 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 
 	var incarnation [16]byte
 	rand.Read(incarnation[:])
+	g.members.all = map[uint16]*membership{}
 	register := func(shard uint16) error {
-		_, err := cfg.Meta.Register(ctx, shard, metapb.OriginKind_ORIGIN_GATEWAY, cfg.Name, incarnation[:])
-		return err
+		l, err := cfg.Meta.RegisterLeased(ctx, shard, cfg.Name, incarnation[:])
+		if err != nil {
+			return err
+		}
+		m := &membership{meta: cfg.Meta, shard: shard, name: cfg.Name, log: cfg.Logger}
+		m.lease.Store(l)
+		g.members.all[shard] = m
+		return nil
 	}
 	if err := register(clusterShard); err != nil {
 		return g, vfs.Wrap(op, err)
@@ -91,25 +99,27 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 	if err != nil {
 		return g, vfs.Wrap(op, err)
 	}
-	registered := map[uint16]bool{clusterShard: true}
 	for _, fs := range r.GetFileSystems().GetFileSystems() {
 		if fs.State != metapb.FileSystemState_FS_ACTIVE {
 			continue
 		}
 		shard := uint16(fs.Shard)
-		if !registered[shard] {
+		if g.members.all[shard] == nil {
 			if err := register(shard); err != nil {
 				return g, vfs.Wrap(op, err)
 			}
-			registered[shard] = true
 		}
+		m := g.members.all[shard]
 		v := volume.New(volume.Config{
 			FS: fs.Id, Shard: shard, Meta: cfg.Meta, Blocks: &blocks{client: client, cmap: cmap, pool: fs.Pool},
 			Incarnation: incarnation, Capacity: cfg.Capacity, Logger: cfg.Logger,
 		})
 		g.volumes = append(g.volumes, v)
-		g.exports = append(g.exports, export.Export{ID: fs.Id, FSID: fs.Id, Path: exportPath(fs), FS: v, Rules: cfg.Rules})
+		m.volumes = append(m.volumes, v)
+		served := &leasedFS{fs: v, need: []*membership{m, g.members.all[clusterShard]}}
+		g.exports = append(g.exports, export.Export{ID: fs.Id, FSID: fs.Id, Path: exportPath(fs), FS: served, Rules: cfg.Rules})
 	}
+	g.members.watch()
 	g.nfs, err = nfsserver.New(ctx, nfsserver.Config{
 		Cluster: cfg.Cluster, Keys: keys, Exports: g.exports, Store: newClientStore(cfg.Meta, cfg.Name),
 		Lease: cfg.Lease, Name: cfg.Name, Release: cfg.Release, Logger: cfg.Logger, Registerer: cfg.Registerer,
@@ -161,6 +171,7 @@ func (g *Gateway) Stop(ctx context.Context) error {
 	for _, v := range g.volumes {
 		err = errors.Join(err, v.Shutdown(ctx))
 	}
+	g.members.close()
 	g.nodes.close()
 	return err
 }
@@ -170,5 +181,6 @@ func (g *Gateway) abandon() {
 	for _, v := range g.volumes {
 		v.Abandon()
 	}
+	g.members.close()
 	g.nodes.close()
 }
