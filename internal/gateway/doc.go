@@ -12,6 +12,13 @@
 // directory). Then it reads the cluster map, handle keys and file systems from
 // shard 0, opens volumes, and serves.
 //
+// # Leases
+//
+// Each registration is a lease that the metadata client renews. While one that a file system needs is not valid, others
+// may already have been given what this gateway thinks it holds, so every call is to be tried again later (leasedFS). When
+// an origin was ended the gateway registers anew under a fresh incarnation, unless somebody else has its name by
+// then, and its volumes go on without what they had buffered.
+//
 // # Stop
 //
 // First the NFS server (no new calls, running ones are answered), then the

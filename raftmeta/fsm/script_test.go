@@ -210,6 +210,7 @@ func showKeys(r *rig, prefix string, answer func(string, ...any)) {
 		'b': func() decodable { return new(metapb.BlockRecord) },
 		'x': func() decodable { return new(metapb.DyingRecord) },
 		'r': func() decodable { return new(metapb.RangeRecord) },
+		'g': func() decodable { return new(metapb.OriginRecord) },
 		'q': func() decodable { return new(metapb.PurgeRecord) },
 		's': func() decodable { return new(metapb.SlotRecord) },
 		'u': func() decodable { return new(metapb.UsageRecord) },
