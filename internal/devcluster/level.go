@@ -30,11 +30,13 @@ func (c *Cluster) raiseLevels(ctx context.Context) {
 // raiseLevel asks the shard's leader until it is clear whether all voters can.
 func (v *voters) raiseLevel(ctx context.Context, shard uint16, level uint32) error {
 	for {
+		var down error
 		var err error = vfs.Errorf(vfs.KindNotLeader, "raise level", "shard %d has no leader", shard)
 		for i := range v.all {
 			s := v.all[i].server
 			if s == nil {
-				return vfs.Errorf(vfs.KindUnavailable, "raise level", "voter %s does not run: %w", v.all[i].name, v.all[i].err)
+				down = vfs.Errorf(vfs.KindUnavailable, "raise level", "voter %s does not run: %w", v.all[i].name, v.all[i].err)
+				continue
 			}
 			e := s.RaiseLevel(ctx, shard, level)
 			if e == nil {
@@ -44,8 +46,13 @@ func (v *voters) raiseLevel(ctx context.Context, shard uint16, level uint32) err
 				err = e
 			}
 		}
-		if vfs.KindOf(err) == vfs.KindNotSupported {
+		switch vfs.KindOf(err) {
+		case vfs.KindNotSupported:
 			return err
+		case vfs.KindUnavailable: // the leader needs every voter, unless the level is that already
+			if down != nil {
+				return down
+			}
 		}
 		select {
 		case <-time.After(levelPause):
