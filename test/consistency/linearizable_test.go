@@ -1,0 +1,210 @@
+package consistency
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+
+	"github.com/rackfs/rackfs/internal/faultproxy"
+)
+
+// checkTimeout bounds the check of one piece, which takes milliseconds.
+const checkTimeout = time.Minute
+
+// fault is something bad that happens to the cluster while a piece runs, and
+// ends.
+type fault struct {
+	name   string
+	pauses bool // a leader may come back that does not know that it was deposed
+	do     func(c *cluster, rng *rand.Rand, pause func())
+}
+
+func (c *cluster) follower(rng *rand.Rand, leader string) string {
+	for {
+		if n := c.names[rng.IntN(len(c.names))]; n != leader {
+			return n
+		}
+	}
+}
+
+// cutOff holds back what goes over the links between name and the other voters.
+func (c *cluster) cutOff(name string, pause func(), ds ...faultproxy.Direction) {
+	for _, p := range c.links(name) {
+		p.Set(faultproxy.Conditions{Hold: true}, ds...)
+	}
+	pause()
+	for _, p := range c.links(name) {
+		p.Set(faultproxy.Conditions{}, ds...)
+	}
+}
+
+var faults = []fault{
+	{"the leader is killed", false, func(c *cluster, _ *rand.Rand, pause func()) {
+		l := c.leader()
+		c.kill(l)
+		pause()
+		c.start(l)
+	}},
+	{"the leader is paused", true, func(c *cluster, _ *rand.Rand, pause func()) {
+		l := c.leader()
+		c.signal(l, syscall.SIGSTOP)
+		pause()
+		c.signal(l, syscall.SIGCONT)
+	}},
+	{"the leader is cut off from the voters", true, func(c *cluster, _ *rand.Rand, pause func()) {
+		c.cutOff(c.leader(), pause, faultproxy.Both...)
+	}},
+	{"the leader is paused and woken up behind a cut", true, func(c *cluster, _ *rand.Rand, pause func()) {
+		l := c.leader()
+		c.signal(l, syscall.SIGSTOP)
+		pause()
+		c.cutOff(l, func() {
+			c.signal(l, syscall.SIGCONT)
+			pause()
+		}, faultproxy.Both...)
+	}},
+	{"one way to and from the leader is cut off", false, func(c *cluster, rng *rand.Rand, pause func()) {
+		c.cutOff(c.leader(), pause, faultproxy.Direction(rng.IntN(2)))
+	}},
+	{"all connections of the leader are reset", false, func(c *cluster, _ *rand.Rand, pause func()) {
+		l := c.leader()
+		for ends, p := range c.proxies {
+			if ends[0] == l || ends[1] == l {
+				p.Cut()
+			}
+		}
+		pause()
+	}},
+	{"a follower is killed, then the leader is paused", true, func(c *cluster, rng *rand.Rand, pause func()) {
+		l := c.leader()
+		f := c.follower(rng, l)
+		c.kill(f)
+		pause()
+		c.signal(l, syscall.SIGSTOP)
+		c.start(f)
+		pause()
+		c.signal(l, syscall.SIGCONT)
+	}},
+	{"a gateway does not reach the leader", false, func(c *cluster, rng *rand.Rand, pause func()) {
+		p := c.proxies[[2]string{c.gateways[rng.IntN(len(c.gateways))], c.leader()}]
+		p.Refuse(true)
+		p.Cut()
+		pause()
+		p.Refuse(false)
+	}},
+	{"all links are slow", false, func(c *cluster, rng *rand.Rand, pause func()) {
+		for _, p := range c.proxies {
+			p.Set(faultproxy.Conditions{Delay: time.Duration(rng.IntN(30)) * time.Millisecond}, faultproxy.Both...)
+		}
+		pause()
+		for _, p := range c.proxies {
+			p.Set(faultproxy.Conditions{}, faultproxy.Both...)
+		}
+	}},
+}
+
+// run is a cluster with two gateways, used piece by piece.
+type run struct {
+	t      *testing.T
+	c      *cluster
+	a, b   *gateway
+	rng    *rand.Rand
+	tags   atomic.Uint32
+	pieces int
+	ops    int
+	lost   map[string]int
+}
+
+func newRun(t *testing.T, binary string) *run {
+	t.Helper()
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	r := &run{t: t, rng: rand.New(rand.NewPCG(seed, 0)), lost: map[string]int{}}
+	r.c = newCluster(t, binary, "gw0", "gw1")
+	r.a, r.b = r.c.gateway("gw0", hasty), r.c.gateway("gw1", patient)
+	return r
+}
+
+// piece runs one piece under a fault; false if it is not linearizable.
+func (r *run) piece(f fault) bool {
+	t := r.t
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	p, err := prepare(ctx, r.a, r.b, r.pieces, r.rng.Uint64(), &r.tags)
+	if err != nil {
+		t.Fatalf("prepare: %v", err)
+	}
+	r.pieces++
+	var wg sync.WaitGroup
+	for _, run := range p.clients(r.a, r.b) {
+		wg.Go(run)
+	}
+	for end := time.Now().Add(patience); r.c.leader() == ""; time.Sleep(heartbeat / 10) {
+		if time.Now().After(end) {
+			t.Fatal("no leader")
+		}
+	}
+	f.do(r.c, r.rng, func() { time.Sleep(2*heartbeat + time.Duration(r.rng.Int64N(int64(4*heartbeat)))) })
+	time.Sleep(heartbeat)
+	close(p.quiet)
+	wg.Wait()
+	if err := p.finish(ctx, r.a, r.b); err != nil {
+		t.Fatalf("close: %v", err)
+	}
+	r.ops += len(p.dirOps) + len(p.fileOps)
+	for k, n := range p.errs {
+		r.lost[k] += n
+	}
+	if p.torn != "" {
+		t.Errorf("piece %d, %s: %s", r.pieces, f.name, p.torn)
+	}
+	return r.check("directory", directoryModel, p.dirOps, f) && r.check("files", fileModel, p.fileOps, f)
+}
+
+func (r *run) check(what string, m porcupine.Model, ops []porcupine.Operation, f fault) bool {
+	result, info := porcupine.CheckOperationsVerbose(m, ops, checkTimeout)
+	switch result {
+	case porcupine.Ok:
+		return true
+	case porcupine.Unknown:
+		r.t.Errorf("piece %d (%d operations): the check did not end in %v; make pieces smaller", r.pieces, len(ops), checkTimeout)
+		return true
+	}
+	path := filepath.Join(r.t.ArtifactDir(), fmt.Sprintf("%s-%d.html", what, r.pieces))
+	if err := porcupine.VisualizePath(m, info, path); err != nil {
+		r.t.Log(err)
+	}
+	r.t.Logf("piece %d, %s: the history of %d operations on the %s is not linearizable; it is drawn in %s (kept with -artifacts)", r.pieces, f.name, len(ops), what, path)
+	return false
+}
+
+// Whatever happens to voters and links, what clients of two gateways see of names, and of the
+// content of files, could have happened one after the other.
+func TestLinearizable(t *testing.T) {
+	rounds := 1
+	if os.Getenv("RACKFS_TEST_LONG") != "" {
+		rounds = 60
+	}
+	r := newRun(t, os.Args[0])
+	for range rounds {
+		for _, i := range r.rng.Perm(len(faults)) {
+			if !r.piece(faults[i]) {
+				t.Fatal("not linearizable")
+			}
+		}
+	}
+	t.Logf("%d operations in %d pieces; not answered: %v", r.ops, r.pieces, r.lost)
+	if r.ops < 60*r.pieces {
+		t.Fatalf("%d operations in %d pieces show little", r.ops, r.pieces)
+	}
+}

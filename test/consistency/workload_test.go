@@ -1,0 +1,280 @@
+package consistency
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+
+	"github.com/rackfs/rackfs/vfs"
+)
+
+const (
+	// Operations of one client in one piece, at most.
+	maxOps = 18
+	// opTimeout is when a client gives up: the outcome is then unknown.
+	opTimeout = 5 * time.Second
+	pageBytes = 4096
+)
+
+var names = []string{"a", "b", "c"}
+
+// piece is one directory and some files, and what clients did to them.
+type piece struct {
+	seed  uint64
+	start time.Time
+	dir   vfs.Ino
+	files []vfs.Ino // 0: through the first gateway only; 1: written through it, read through the second
+	tags  *atomic.Uint32
+	quiet chan struct{} // closed when the fault is over
+
+	mu      sync.Mutex // guards the fields below
+	dirOps  []porcupine.Operation
+	fileOps []porcupine.Operation
+	known   map[tag]vfs.Ino
+	errs    map[string]int // outcomes that are not of interest, by what they say
+	torn    string         // a read that saw no single write
+}
+
+func (p *piece) now() int64 { return int64(time.Since(p.start)) }
+
+// outcomeOf sorts errors; unknown is also for those that say nothing of the effect.
+func outcomeOf(err error) outcome {
+	switch vfs.KindOf(err) {
+	case vfs.KindOK:
+		return ok
+	case vfs.KindExists:
+		return exists
+	case vfs.KindNotFound:
+		return notFound
+	case vfs.KindStale:
+		return stale
+	}
+	return unknown
+}
+
+func (p *piece) saw(a vfs.Attr) tag {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t := tag(a.UID)
+	p.known[t] = a.Ino
+	return t
+}
+
+func (p *piece) someTag(rng *rand.Rand) (tag, vfs.Ino) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := rng.IntN(max(len(p.known), 1))
+	for t, i := range p.known {
+		if n--; n < 0 {
+			return t, i
+		}
+	}
+	return 0, 0
+}
+
+// client is one goroutine that uses a gateway.
+type client struct {
+	id   int
+	p    *piece
+	g    *gateway
+	rng  *rand.Rand
+	gaps time.Duration // mean pause between operations
+}
+
+// run calls one until the fault is over, but at least twice, or the piece is long enough.
+func (c *client) run(one func(ctx context.Context)) {
+	for n := range maxOps {
+		if n >= 2 {
+			select {
+			case <-c.p.quiet:
+				return
+			default:
+			}
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
+		one(ctx)
+		cancel()
+		time.Sleep(time.Duration(c.rng.Int64N(int64(2 * c.gaps))))
+	}
+}
+
+// record notes an operation that began at call. A read whose caller got no answer tells nothing.
+func (p *piece) record(to *[]porcupine.Operation, id int, in, out any, call int64, lost, changes bool, err error) {
+	ret := p.now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if lost {
+		p.errs[fmt.Sprint(vfs.KindOf(err))]++
+		if !changes {
+			return
+		}
+		ret = math.MaxInt64
+	}
+	*to = append(*to, porcupine.Operation{ClientId: id, Input: in, Output: out, Call: call, Return: ret})
+}
+
+// change does something to the directory.
+func (c *client) change(ctx context.Context) {
+	v, p := c.g.vol, c.p
+	in := dirOp{name: names[c.rng.IntN(len(names))], to: names[c.rng.IntN(len(names))]}
+	var out dirOut
+	var err error
+	args := func(x vfs.Exclusive) vfs.CreateArgs {
+		in.tag = tag(p.tags.Add(1))
+		uid, mode := uint32(in.tag), uint32(0o644)
+		return vfs.CreateArgs{Exclusive: x, Attr: vfs.SetAttr{UID: &uid, Mode: &mode}}
+	}
+	call := p.now()
+	switch c.rng.IntN(9) {
+	case 0, 1, 2:
+		in.do = "create"
+		var r vfs.Created
+		if r, err = v.Create(ctx, &vfs.Root, p.dir, in.name, args(vfs.Guarded)); err == nil {
+			p.saw(r.Attr)
+		}
+	case 3:
+		in.do = "open"
+		var r vfs.Created
+		if r, err = v.Create(ctx, &vfs.Root, p.dir, in.name, args(vfs.Unchecked)); err == nil {
+			out.tag, out.fresh = p.saw(r.Attr), r.New
+		}
+	case 4, 5:
+		in.do = "remove"
+		_, err = v.Remove(ctx, &vfs.Root, p.dir, in.name, vfs.RemoveAny)
+	case 6, 7:
+		in.do = "rename"
+		_, _, err = v.Rename(ctx, &vfs.Root, p.dir, in.name, p.dir, in.to)
+	case 8:
+		in.do = "link"
+		var ino vfs.Ino
+		if in.tag, ino = p.someTag(c.rng); in.tag == 0 {
+			return
+		}
+		_, _, err = v.Link(ctx, &vfs.Root, ino, p.dir, in.name)
+	}
+	out.outcome = outcomeOf(err)
+	p.record(&p.dirOps, c.id, in, out, call, out.outcome == unknown, true, err)
+}
+
+// look reads the directory.
+func (c *client) look(ctx context.Context) {
+	v, p := c.g.vol, c.p
+	in := dirOp{do: "lookup", name: names[c.rng.IntN(len(names))]}
+	var out dirOut
+	var err error
+	call := p.now()
+	if c.rng.IntN(3) > 0 {
+		var a vfs.Attr
+		if a, err = v.Lookup(ctx, &vfs.Root, p.dir, in.name); err == nil {
+			out.tag = p.saw(a)
+		}
+	} else {
+		in = dirOp{do: "readdir"}
+		var page vfs.DirPage
+		if page, err = v.ReadDir(ctx, &vfs.Root, p.dir, 0, 100, true); err == nil {
+			m := map[string]tag{}
+			for _, e := range page.Entries {
+				m[e.Name] = p.saw(*e.Attr)
+			}
+			out.entries = string(canonical(m))
+		}
+	}
+	out.outcome = outcomeOf(err)
+	p.record(&p.dirOps, c.id, in, out, call, out.outcome == unknown, false, err)
+}
+
+// write writes a page of file n through the client's gateway, durably.
+func (c *client) write(n int) func(context.Context) {
+	return func(ctx context.Context) {
+		in := fileOp{file: n, write: true, value: c.p.tags.Add(1)}
+		page := make([]byte, pageBytes)
+		for i := 0; i < len(page); i += 4 {
+			binary.BigEndian.PutUint32(page[i:], in.value)
+		}
+		call := c.p.now()
+		_, _, err := c.g.vol.Write(ctx, &vfs.Root, c.p.files[n], 0, page, vfs.FileSync)
+		c.p.record(&c.p.fileOps, c.id, in, fileOut{unknown: err != nil}, call, err != nil, true, err)
+	}
+}
+
+func (c *client) read(n int) func(context.Context) {
+	return func(ctx context.Context) {
+		page := make([]byte, pageBytes)
+		call := c.p.now()
+		got, _, err := c.g.vol.Read(ctx, c.p.files[n], 0, page)
+		var out fileOut
+		if err == nil && got > 0 {
+			out.value = binary.BigEndian.Uint32(page)
+			for i := 0; i < got; i += 4 {
+				if x := binary.BigEndian.Uint32(page[i:]); got != pageBytes || x != out.value {
+					c.p.mu.Lock()
+					c.p.torn = fmt.Sprintf("file %d: %d bytes, %d at 0 and %d at %d", n, got, out.value, x, i)
+					c.p.mu.Unlock()
+				}
+			}
+		}
+		c.p.record(&c.p.fileOps, c.id, fileOp{file: n}, out, call, err != nil, false, err)
+	}
+}
+
+// prepare makes the piece's directory and files. It waits for the cluster as long as it takes.
+func prepare(ctx context.Context, a, b *gateway, number int, seed uint64, tags *atomic.Uint32) (*piece, error) {
+	p := &piece{seed: seed, start: time.Now(), tags: tags, quiet: make(chan struct{}), known: map[tag]vfs.Ino{}, errs: map[string]int{}}
+	mode := uint32(0o777)
+	d, err := a.vol.MakeNode(ctx, &vfs.Root, vfs.RootIno, fmt.Sprintf("piece-%d", number), vfs.NodeArgs{Type: vfs.TypeDir, Attr: vfs.SetAttr{Mode: &mode}})
+	if err != nil {
+		return nil, err
+	}
+	p.dir = d.Attr.Ino
+	for i := range 2 {
+		f, err := a.vol.Create(ctx, &vfs.Root, vfs.RootIno, fmt.Sprintf("file-%d-%d", number, i), vfs.CreateArgs{
+			Exclusive: vfs.Guarded, Attr: vfs.SetAttr{Mode: &mode}, Open: vfs.OpenRead | vfs.OpenWrite,
+		})
+		if err != nil {
+			return nil, err
+		}
+		p.files = append(p.files, f.Attr.Ino)
+	}
+	_, err = b.vol.Open(ctx, &vfs.Root, p.files[1], vfs.OpenRead, false)
+	return p, err
+}
+
+// finish closes the files.
+func (p *piece) finish(ctx context.Context, a, b *gateway) error {
+	for _, f := range p.files {
+		if err := a.vol.Close(ctx, f, vfs.OpenRead|vfs.OpenWrite); err != nil {
+			return err
+		}
+	}
+	return b.vol.Close(ctx, p.files[1], vfs.OpenRead)
+}
+
+// clients are all of a piece, by what they do.
+func (p *piece) clients(a, b *gateway) (all []func()) {
+	add := func(g *gateway, gaps time.Duration, what func(c *client) func(context.Context)) {
+		c := &client{id: len(all), p: p, g: g, rng: rand.New(rand.NewPCG(p.seed, uint64(len(all)))), gaps: gaps}
+		all = append(all, func() { c.run(what(c)) })
+	}
+	for range 2 {
+		add(a, 40*time.Millisecond, func(c *client) func(context.Context) { return c.change })
+		add(a, 50*time.Millisecond, func(c *client) func(context.Context) { return c.look })
+	}
+	add(b, 80*time.Millisecond, func(c *client) func(context.Context) { return c.change })
+	for range 8 {
+		add(b, 150*time.Millisecond, func(c *client) func(context.Context) { return c.look })
+	}
+	for n, reads := range []*gateway{a, b} {
+		add(a, 40*time.Millisecond, func(c *client) func(context.Context) { return c.write(n) })
+		add(a, 40*time.Millisecond, func(c *client) func(context.Context) { return c.write(n) })
+		add(reads, 30*time.Millisecond, func(c *client) func(context.Context) { return c.read(n) })
+		add(reads, 30*time.Millisecond, func(c *client) func(context.Context) { return c.read(n) })
+	}
+	return all
+}
