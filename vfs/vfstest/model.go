@@ -43,6 +43,7 @@ func Model(t *testing.T, fs vfs.FS) {
 			"write2":   m.write,
 			"commit":   m.commit,
 			"crash":    m.crash,
+			"disturb":  m.disturb,
 		})
 		m.finish(rt)
 	})

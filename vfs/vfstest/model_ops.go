@@ -259,6 +259,13 @@ func (m *model) sameVerifier(t *rapid.T, n *node, v vfs.Verifier) {
 	n.verifier = v
 }
 
+// disturb does something to the machines behind the file system that nobody may notice.
+func (m *model) disturb(t *rapid.T) {
+	if d, ok := m.impl.(Disturber); ok && rapid.IntRange(0, 3).Draw(t, "really") == 0 {
+		d.Disturb(func(n int, what string) int { return rapid.IntRange(0, n-1).Draw(t, what) })
+	}
+}
+
 // crash makes everything durable and closes it; then a crash loses nothing.
 // Change may skip values that were reserved.
 func (m *model) crash(t *rapid.T) {

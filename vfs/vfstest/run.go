@@ -16,6 +16,12 @@ type Crasher interface {
 	Crash()
 }
 
+// Disturber is an implementation on machines that can fail without its users
+// seeing more of it than a wait. Model calls it with a source of numbers below n.
+type Disturber interface {
+	Disturb(draw func(n int, what string) int)
+}
+
 // Run checks every rule of package vfs. fresh returns a file system, which may
 // be the same one every time.
 func Run(t *testing.T, fresh func(t *testing.T) vfs.FS) {
