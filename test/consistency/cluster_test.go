@@ -3,6 +3,7 @@ package consistency
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"fmt"
 	"io"
 	"log/slog"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -274,6 +276,15 @@ func (c *cluster) links(name string) (ps []*faultproxy.Proxy) {
 type gateway struct {
 	vol  *volume.Volume
 	meta *raftmeta.Client
+	dead atomic.Bool
+}
+
+// die is what the end of the gateway's process does: nothing more is sent, and what is in memory is gone.
+func (g *gateway) die() {
+	if g.dead.CompareAndSwap(false, true) {
+		g.meta.Close()
+		g.vol.Abandon()
+	}
 }
 
 func (c *cluster) gateway(name string, attempt time.Duration) *gateway {
@@ -287,8 +298,8 @@ func (c *cluster) gateway(name string, attempt time.Duration) *gateway {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	incarnation := [16]byte{}
-	copy(incarnation[:], name)
+	var incarnation [16]byte
+	rand.Read(incarnation[:])
 	if _, err := cl.Register(ctx, testShard, metapb.OriginKind_ORIGIN_GATEWAY, name, incarnation[:]); err != nil {
 		c.t.Fatal(err)
 	}
@@ -300,10 +311,7 @@ func (c *cluster) gateway(name string, attempt time.Duration) *gateway {
 		c.t.Fatal(err)
 	}
 	g := &gateway{meta: cl, vol: volume.New(volume.Config{FS: testFS, Shard: testShard, Meta: cl, Blocks: inlineOnly{}, Incarnation: incarnation})}
-	c.t.Cleanup(func() {
-		g.vol.Abandon()
-		cl.Close()
-	})
+	c.t.Cleanup(g.die)
 	return g
 }
 

@@ -26,6 +26,8 @@ type fault struct {
 	name   string
 	pauses bool // a leader may come back that does not know that it was deposed
 	do     func(c *cluster, rng *rand.Rand, pause func())
+	// gateway also ends the first gateway. Its successor registers under the same name.
+	gateway bool
 }
 
 func (c *cluster) follower(rng *rand.Rand, leader string) string {
@@ -48,22 +50,22 @@ func (c *cluster) cutOff(name string, pause func(), ds ...faultproxy.Direction) 
 }
 
 var faults = []fault{
-	{"the leader is killed", false, func(c *cluster, _ *rand.Rand, pause func()) {
+	{name: "the leader is killed", do: func(c *cluster, _ *rand.Rand, pause func()) {
 		l := c.leader()
 		c.kill(l)
 		pause()
 		c.start(l)
 	}},
-	{"the leader is paused", true, func(c *cluster, _ *rand.Rand, pause func()) {
+	{name: "the leader is paused", pauses: true, do: func(c *cluster, _ *rand.Rand, pause func()) {
 		l := c.leader()
 		c.signal(l, syscall.SIGSTOP)
 		pause()
 		c.signal(l, syscall.SIGCONT)
 	}},
-	{"the leader is cut off from the voters", true, func(c *cluster, _ *rand.Rand, pause func()) {
+	{name: "the leader is cut off from the voters", pauses: true, do: func(c *cluster, _ *rand.Rand, pause func()) {
 		c.cutOff(c.leader(), pause, faultproxy.Both...)
 	}},
-	{"the leader is paused and woken up behind a cut", true, func(c *cluster, _ *rand.Rand, pause func()) {
+	{name: "the leader is paused and woken up behind a cut", pauses: true, do: func(c *cluster, _ *rand.Rand, pause func()) {
 		l := c.leader()
 		c.signal(l, syscall.SIGSTOP)
 		pause()
@@ -72,10 +74,10 @@ var faults = []fault{
 			pause()
 		}, faultproxy.Both...)
 	}},
-	{"one way to and from the leader is cut off", false, func(c *cluster, rng *rand.Rand, pause func()) {
+	{name: "one way to and from the leader is cut off", do: func(c *cluster, rng *rand.Rand, pause func()) {
 		c.cutOff(c.leader(), pause, faultproxy.Direction(rng.IntN(2)))
 	}},
-	{"all connections of the leader are reset", false, func(c *cluster, _ *rand.Rand, pause func()) {
+	{name: "all connections of the leader are reset", do: func(c *cluster, _ *rand.Rand, pause func()) {
 		l := c.leader()
 		for ends, p := range c.proxies {
 			if ends[0] == l || ends[1] == l {
@@ -84,7 +86,7 @@ var faults = []fault{
 		}
 		pause()
 	}},
-	{"a follower is killed, then the leader is paused", true, func(c *cluster, rng *rand.Rand, pause func()) {
+	{name: "a follower is killed, then the leader is paused", pauses: true, do: func(c *cluster, rng *rand.Rand, pause func()) {
 		l := c.leader()
 		f := c.follower(rng, l)
 		c.kill(f)
@@ -94,14 +96,21 @@ var faults = []fault{
 		pause()
 		c.signal(l, syscall.SIGCONT)
 	}},
-	{"a gateway does not reach the leader", false, func(c *cluster, rng *rand.Rand, pause func()) {
+	{name: "a gateway does not reach the leader", do: func(c *cluster, rng *rand.Rand, pause func()) {
 		p := c.proxies[[2]string{c.gateways[rng.IntN(len(c.gateways))], c.leader()}]
 		p.Refuse(true)
 		p.Cut()
 		pause()
 		p.Refuse(false)
 	}},
-	{"all links are slow", false, func(c *cluster, rng *rand.Rand, pause func()) {
+	{name: "a gateway dies", gateway: true, do: func(_ *cluster, _ *rand.Rand, pause func()) { pause() }},
+	{name: "a gateway dies while the leader is killed", gateway: true, do: func(c *cluster, _ *rand.Rand, pause func()) {
+		l := c.leader()
+		c.kill(l)
+		pause()
+		c.start(l)
+	}},
+	{name: "all links are slow", do: func(c *cluster, rng *rand.Rand, pause func()) {
 		for _, p := range c.proxies {
 			p.Set(faultproxy.Conditions{Delay: time.Duration(rng.IntN(30)) * time.Millisecond}, faultproxy.Both...)
 		}
@@ -156,10 +165,19 @@ func (r *run) piece(f fault) bool {
 	}
 	f.do(r.c, r.rng, func() { time.Sleep(2*heartbeat + time.Duration(r.rng.Int64N(int64(4*heartbeat)))) })
 	time.Sleep(heartbeat)
+	if f.gateway {
+		r.a.die()
+	}
 	close(p.quiet)
 	wg.Wait()
-	if err := p.finish(ctx, r.a, r.b); err != nil {
+	if err := p.close(ctx, r.a, r.b); err != nil {
 		t.Fatalf("close: %v", err)
+	}
+	if f.gateway {
+		r.a = r.c.gateway(r.c.gateways[0], hasty)
+	}
+	if err := p.finish(ctx, r.a, r.b); err != nil {
+		t.Fatalf("finish: %v", err)
 	}
 	r.ops += len(p.dirOps) + len(p.fileOps)
 	for k, n := range p.errs {
@@ -204,7 +222,7 @@ func TestLinearizable(t *testing.T) {
 		}
 	}
 	t.Logf("%d operations in %d pieces; not answered: %v", r.ops, r.pieces, r.lost)
-	if r.ops < 60*r.pieces {
+	if r.ops < 60*r.pieces || len(r.lost) == 0 {
 		t.Fatalf("%d operations in %d pieces show little", r.ops, r.pieces)
 	}
 }

@@ -20,6 +20,11 @@ const (
 	maxOps = 18
 	// opTimeout is when a client gives up: the outcome is then unknown.
 	opTimeout = 5 * time.Second
+	// One change of a directory in hastyOps is given up after a time in which it may just have been sent.
+	hastyOps     = 10
+	hastyTimeout = 3 * time.Millisecond
+	// A client that lost so many answers is dead: each lost one makes the check longer.
+	maxLost   = 2
 	pageBytes = 4096
 )
 
@@ -86,11 +91,15 @@ type client struct {
 	g    *gateway
 	rng  *rand.Rand
 	gaps time.Duration // mean pause between operations
+	lost int           // operations without an answer
 }
 
 // run calls one until the fault is over, but at least twice, or the piece is long enough.
 func (c *client) run(one func(ctx context.Context)) {
 	for n := range maxOps {
+		if c.lost == maxLost {
+			return
+		}
 		if n >= 2 {
 			select {
 			case <-c.p.quiet:
@@ -106,23 +115,30 @@ func (c *client) run(one func(ctx context.Context)) {
 }
 
 // record notes an operation that began at call. A read whose caller got no answer tells nothing.
-func (p *piece) record(to *[]porcupine.Operation, id int, in, out any, call int64, lost, changes bool, err error) {
+func (c *client) record(to *[]porcupine.Operation, in, out any, call int64, lost, changes bool, err error) {
+	p := c.p
 	ret := p.now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if lost {
+		c.lost++
 		p.errs[fmt.Sprint(vfs.KindOf(err))]++
 		if !changes {
 			return
 		}
 		ret = math.MaxInt64
 	}
-	*to = append(*to, porcupine.Operation{ClientId: id, Input: in, Output: out, Call: call, Return: ret})
+	*to = append(*to, porcupine.Operation{ClientId: c.id, Input: in, Output: out, Call: call, Return: ret})
 }
 
 // change does something to the directory.
 func (c *client) change(ctx context.Context) {
 	v, p := c.g.vol, c.p
+	if c.rng.IntN(hastyOps) == 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, hastyTimeout)
+		defer cancel()
+	}
 	in := dirOp{name: names[c.rng.IntN(len(names))], to: names[c.rng.IntN(len(names))]}
 	var out dirOut
 	var err error
@@ -160,7 +176,7 @@ func (c *client) change(ctx context.Context) {
 		_, _, err = v.Link(ctx, &vfs.Root, ino, p.dir, in.name)
 	}
 	out.outcome = outcomeOf(err)
-	p.record(&p.dirOps, c.id, in, out, call, out.outcome == unknown, true, err)
+	c.record(&p.dirOps, in, out, call, out.outcome == unknown, true, err)
 }
 
 // look reads the directory.
@@ -187,7 +203,7 @@ func (c *client) look(ctx context.Context) {
 		}
 	}
 	out.outcome = outcomeOf(err)
-	p.record(&p.dirOps, c.id, in, out, call, out.outcome == unknown, false, err)
+	c.record(&p.dirOps, in, out, call, out.outcome == unknown, false, err)
 }
 
 // write writes a page of file n through the client's gateway, durably.
@@ -200,7 +216,7 @@ func (c *client) write(n int) func(context.Context) {
 		}
 		call := c.p.now()
 		_, _, err := c.g.vol.Write(ctx, &vfs.Root, c.p.files[n], 0, page, vfs.FileSync)
-		c.p.record(&c.p.fileOps, c.id, in, fileOut{unknown: err != nil}, call, err != nil, true, err)
+		c.record(&c.p.fileOps, in, fileOut{unknown: err != nil}, call, err != nil, true, err)
 	}
 }
 
@@ -220,7 +236,7 @@ func (c *client) read(n int) func(context.Context) {
 				}
 			}
 		}
-		c.p.record(&c.p.fileOps, c.id, fileOp{file: n}, out, call, err != nil, false, err)
+		c.record(&c.p.fileOps, fileOp{file: n}, out, call, err != nil, false, err)
 	}
 }
 
@@ -246,10 +262,36 @@ func prepare(ctx context.Context, a, b *gateway, number int, seed uint64, tags *
 	return p, err
 }
 
-// finish closes the files.
+// finish reads everything once more, as clients that come after all others, and closes the files.
 func (p *piece) finish(ctx context.Context, a, b *gateway) error {
+	for i, g := range []*gateway{a, b} {
+		c := &client{id: 1000 + i, p: p, g: g, rng: rand.New(rand.NewPCG(p.seed, 0))}
+		for range 4 {
+			c.look(ctx)
+		}
+		for n := range p.files {
+			if n == 0 && i == 1 {
+				continue // the other gateway may hold newer bytes
+			}
+			if _, err := g.vol.Open(ctx, &vfs.Root, p.files[n], vfs.OpenRead, false); err != nil {
+				return err
+			}
+			c.read(n)(ctx)
+			if err := g.vol.Close(ctx, p.files[n], vfs.OpenRead); err != nil {
+				return err
+			}
+		}
+		if c.lost > 0 {
+			return fmt.Errorf("reads at the end were not answered: %v", p.errs)
+		}
+	}
+	return nil
+}
+
+// close ends what prepare opened at a and b, if that still lives.
+func (p *piece) close(ctx context.Context, a, b *gateway) error {
 	for _, f := range p.files {
-		if err := a.vol.Close(ctx, f, vfs.OpenRead|vfs.OpenWrite); err != nil {
+		if err := a.vol.Close(ctx, f, vfs.OpenRead|vfs.OpenWrite); err != nil && !a.dead.Load() {
 			return err
 		}
 	}
