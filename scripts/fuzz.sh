@@ -41,6 +41,9 @@ for t in $targets; do
 	if out=$(cd "$dir" && "$bin/fuzz.test" -test.run='^$' -test.fuzz="^$name\$" -test.fuzztime="$FUZZTIME" \
 		-test.fuzzminimizetime=100x -test.fuzzcachedir="$FUZZCACHE/$module/$dir" 2>&1); then
 		echo "ok    $t  $(grep -oP 'execs: \d+' <<<"$out" | tail -1)"
+	elif grep -q '^ *context deadline exceeded$' <<<"$out" && ! grep -qE 'Failing input|panic:|terminated|hung' <<<"$out"; then
+		# The fuzzer reports its own deadline as a failure when a busy machine stops its workers late.
+		echo "ok    $t  $(grep -oP 'execs: \d+' <<<"$out" | tail -1), stopped late"
 	else
 		echo "FAIL  $t"
 		echo "$out"

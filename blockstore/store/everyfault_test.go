@@ -67,8 +67,8 @@ func (p *plan) decide(c vfile.Call) *vfile.Fault {
 }
 
 // life does what a store does: puts over three segments, deletions, puts of
-// what was deleted, and fences. It goes on after errors, as clients do.
-func (j *journal) life(s *Store) {
+// what was deleted, and fences. It goes on after errors, as clients do. Blocks are numbered from first.
+func (j *journal) life(s *Store, first uint64) {
 	ctx := context.Background()
 	put := func(k segment.Key) {
 		j.mu.Lock()
@@ -94,7 +94,8 @@ func (j *journal) life(s *Store) {
 			}
 		}
 	}
-	for round := range uint64(3) {
+	for n := range uint64(3) {
+		round := first + n
 		for b := range uint64(4) { // 300 KiB blocks: shards of 76 KiB
 			put(key(uint32(b%3+1), round*100+b*6+5, uint8(b%5)))
 		}
@@ -117,14 +118,23 @@ func (j *journal) life(s *Store) {
 }
 
 // lives runs three stores over one disk: one whose operations fail by p, one
-// after it without a crash in between, and one after a power cut.
-func lives(t *testing.T, p *plan, rng *rand.Rand) {
+// after it without a crash in between, and one after a power cut. If late, the
+// first is preceded by one that a power cut ended, so that it begins with a replay of all.
+func lives(t *testing.T, p *plan, rng *rand.Rand, late bool) {
 	o := memOptions(-1)
 	mem := o.FS.(*vfile.Mem)
-	o.FS = vfile.NewFaults(mem, p.decide)
 	j := newJournal()
+	if late {
+		s := mustOpen(t, o)
+		j.life(s, 10)
+		// All of it was acknowledged, and so is durable.
+		mem = mem.CrashClone(rng, 0.5, nil)
+		o.IndexFS = pvfs.NewCrashableMem()
+		mustClose(t, s)
+	}
+	o.FS = vfile.NewFaults(mem, p.decide)
 	if s, err := Open(context.Background(), o); err == nil {
-		j.life(s)
+		j.life(s, 0)
 		for k := range j.acked { // reads go on
 			if _, gone := j.delTry[k]; !gone && p.at.op != vfile.OpRead {
 				checkShard(t, s, k)
@@ -171,34 +181,37 @@ func TestEveryFault(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
-	clean := &plan{}
-	t.Run("none", func(t *testing.T) { lives(t, clean, rng) })
-	sites := slices.Clone(clean.seen)
-	slices.SortFunc(sites, func(a, b site) int { return strings.Compare(a.String(), b.String()) })
 	// Operations on the index are Pebble's; here are ours. In make test, some of the many alike ones.
 	every := 1
 	if os.Getenv("RACKFS_TEST_LONG") == "" {
-		every = 5
+		every = 8
 	}
-	ran, hit := 0, 0
-	for _, at := range sites {
-		if at.nth > 4 && rng.IntN(every) != 0 {
-			continue
-		}
-		for _, how := range allFaults {
-			if (at.op != vfile.OpWrite && at.op != vfile.OpZero) && how.name == "EIO torn" {
+	for _, late := range []bool{false, true} {
+		when := map[bool]string{false: "new", true: "replayed"}[late]
+		clean := &plan{}
+		t.Run(when+"/none", func(t *testing.T) { lives(t, clean, rng, late) })
+		sites := slices.Clone(clean.seen)
+		slices.SortFunc(sites, func(a, b site) int { return strings.Compare(a.String(), b.String()) })
+		ran, hit := 0, 0
+		for _, at := range sites {
+			if at.nth > 3 && rng.IntN(every) != 0 {
 				continue
 			}
-			p := &plan{at: at, how: how}
-			t.Run(fmt.Sprintf("%v/%s", at, how.name), func(t *testing.T) { lives(t, p, rng) })
-			ran++
-			if p.hit {
-				hit++
+			for _, how := range allFaults {
+				if (at.op != vfile.OpWrite && at.op != vfile.OpZero) && how.name == "EIO torn" {
+					continue
+				}
+				p := &plan{at: at, how: how}
+				t.Run(fmt.Sprintf("%s/%v/%s", when, at, how.name), func(t *testing.T) { lives(t, p, rng, late) })
+				ran++
+				if p.hit {
+					hit++
+				}
 			}
 		}
+		if ran < 60 || hit*2 < ran {
+			t.Fatalf("%s: %d of %d faults happened: the test shows little", when, hit, ran)
+		}
+		t.Logf("%s: %d faults at %d operations", when, hit, len(sites))
 	}
-	if ran < 100 || hit*4 < ran*3 {
-		t.Fatalf("%d of %d faults happened: the test shows little", hit, ran)
-	}
-	t.Logf("%d faults at %d operations", hit, len(sites))
 }
