@@ -276,6 +276,7 @@ func (c *cluster) links(name string) (ps []*faultproxy.Proxy) {
 type gateway struct {
 	vol  *volume.Volume
 	meta *raftmeta.Client
+	nfs  *nfsGateway
 	dead atomic.Bool
 }
 
@@ -283,6 +284,9 @@ type gateway struct {
 func (g *gateway) die() {
 	if g.dead.CompareAndSwap(false, true) {
 		g.meta.Close()
+		if g.nfs != nil {
+			g.nfs.die()
+		}
 		g.vol.Abandon()
 	}
 }
@@ -312,6 +316,9 @@ func (c *cluster) gateway(name string, attempt time.Duration) *gateway {
 	}
 	g := &gateway{meta: cl, vol: volume.New(volume.Config{FS: testFS, Shard: testShard, Meta: cl, Blocks: inlineOnly{}, Incarnation: incarnation})}
 	c.t.Cleanup(g.die)
+	if g.nfs, err = startNFS(ctx, name, g.vol); err != nil {
+		c.t.Fatal(err)
+	}
 	return g
 }
 

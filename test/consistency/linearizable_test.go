@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -26,6 +27,8 @@ type fault struct {
 	name   string
 	pauses bool // a leader may come back that does not know that it was deposed
 	do     func(c *cluster, rng *rand.Rand, pause func())
+	// nfs also resets the connections of NFS clients again and again; what they had sent is answered once.
+	nfs bool
 	// gateway also ends the first gateway. Its successor registers under the same name.
 	gateway bool
 }
@@ -103,6 +106,7 @@ var faults = []fault{
 		pause()
 		p.Refuse(false)
 	}},
+	{name: "connections of NFS clients are reset", nfs: true, do: func(_ *cluster, _ *rand.Rand, pause func()) { pause() }},
 	{name: "a gateway dies", gateway: true, do: func(_ *cluster, _ *rand.Rand, pause func()) { pause() }},
 	{name: "a gateway dies while the leader is killed", gateway: true, do: func(c *cluster, _ *rand.Rand, pause func()) {
 		l := c.leader()
@@ -163,6 +167,19 @@ func (r *run) piece(f fault) bool {
 			t.Fatal("no leader")
 		}
 	}
+	if f.nfs {
+		wg.Go(func() {
+			for {
+				select {
+				case <-p.quiet:
+					return
+				case <-time.After(heartbeat / 4):
+					r.a.nfs.proxy.Cut()
+					r.b.nfs.proxy.Cut()
+				}
+			}
+		})
+	}
 	f.do(r.c, r.rng, func() { time.Sleep(2*heartbeat + time.Duration(r.rng.Int64N(int64(4*heartbeat)))) })
 	time.Sleep(heartbeat)
 	if f.gateway {
@@ -198,12 +215,42 @@ func (r *run) check(what string, m porcupine.Model, ops []porcupine.Operation, f
 		r.t.Errorf("piece %d (%d operations): the check did not end in %v; make pieces smaller", r.pieces, len(ops), checkTimeout)
 		return true
 	}
+	r.t.Log(longest(m, ops, info))
 	path := filepath.Join(r.t.ArtifactDir(), fmt.Sprintf("%s-%d.html", what, r.pieces))
 	if err := porcupine.VisualizePath(m, info, path); err != nil {
 		r.t.Log(err)
 	}
 	r.t.Logf("piece %d, %s: the history of %d operations on the %s is not linearizable; it is drawn in %s (kept with -artifacts)", r.pieces, f.name, len(ops), what, path)
 	return false
+}
+
+// longest is the longest order that was found legal, and what was then left of its part of the history.
+func longest(m porcupine.Model, ops []porcupine.Operation, info porcupine.LinearizationInfo) string {
+	var best []porcupine.Operation
+	for _, part := range info.PartialLinearizationsOperations() {
+		for _, l := range part {
+			if len(l) > len(best) {
+				best = l
+			}
+		}
+	}
+	var b strings.Builder
+	line := func(o porcupine.Operation) {
+		fmt.Fprintf(&b, "  client %d, %.3f to %.3f ms: %s\n", o.ClientId, float64(o.Call)/1e6, float64(o.Return)/1e6, m.DescribeOperation(o.Input, o.Output))
+	}
+	done := map[[2]int64]bool{}
+	b.WriteString("in order:\n")
+	for _, o := range best {
+		done[[2]int64{o.Call, int64(o.ClientId)}] = true
+		line(o)
+	}
+	b.WriteString("then none of these fits first:\n")
+	for _, o := range ops {
+		if !done[[2]int64{o.Call, int64(o.ClientId)}] {
+			line(o)
+		}
+	}
+	return b.String()
 }
 
 // Whatever happens to voters and links, what clients of two gateways see of names, and of the

@@ -12,6 +12,7 @@ import (
 
 	"github.com/anishathalye/porcupine"
 
+	"github.com/rackfs/rackfs/bench/nfsclient"
 	"github.com/rackfs/rackfs/vfs"
 )
 
@@ -32,12 +33,13 @@ var names = []string{"a", "b", "c"}
 
 // piece is one directory and some files, and what clients did to them.
 type piece struct {
-	seed  uint64
-	start time.Time
-	dir   vfs.Ino
-	files []vfs.Ino // 0: through the first gateway only; 1: written through it, read through the second
-	tags  *atomic.Uint32
-	quiet chan struct{} // closed when the fault is over
+	seed   uint64
+	start  time.Time
+	dir    vfs.Ino
+	mounts [2]*nfsDirectory // of the gateways
+	files  []vfs.Ino        // 0: through the first gateway only; 1: written through it, read through the second
+	tags   *atomic.Uint32
+	quiet  chan struct{} // closed when the fault is over
 
 	mu      sync.Mutex // guards the fields below
 	dirOps  []porcupine.Operation
@@ -89,6 +91,7 @@ type client struct {
 	id   int
 	p    *piece
 	g    *gateway
+	dir  directoryFS
 	rng  *rand.Rand
 	gaps time.Duration // mean pause between operations
 	lost int           // operations without an answer
@@ -133,7 +136,8 @@ func (c *client) record(to *[]porcupine.Operation, in, out any, call int64, lost
 
 // change does something to the directory.
 func (c *client) change(ctx context.Context) {
-	v, p := c.g.vol, c.p
+	v, p := c.dir, c.p
+	mounted, overNFS := v.(*nfsDirectory)
 	if c.rng.IntN(hastyOps) == 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, hastyTimeout)
@@ -148,7 +152,11 @@ func (c *client) change(ctx context.Context) {
 		return vfs.CreateArgs{Exclusive: x, Attr: vfs.SetAttr{UID: &uid, Mode: &mode}}
 	}
 	call := p.now()
-	switch c.rng.IntN(9) {
+	what := c.rng.IntN(9)
+	if overNFS && what == 3 {
+		what = 0 // an OPEN does not say whether it made the file
+	}
+	switch what {
 	case 0, 1, 2:
 		in.do = "create"
 		var r vfs.Created
@@ -170,7 +178,7 @@ func (c *client) change(ctx context.Context) {
 	case 8:
 		in.do = "link"
 		var ino vfs.Ino
-		if in.tag, ino = p.someTag(c.rng); in.tag == 0 {
+		if in.tag, ino = p.someTag(c.rng); in.tag == 0 || overNFS && !mounted.knows(ino) {
 			return
 		}
 		_, _, err = v.Link(ctx, &vfs.Root, ino, p.dir, in.name)
@@ -181,7 +189,7 @@ func (c *client) change(ctx context.Context) {
 
 // look reads the directory.
 func (c *client) look(ctx context.Context) {
-	v, p := c.g.vol, c.p
+	v, p := c.dir, c.p
 	in := dirOp{do: "lookup", name: names[c.rng.IntN(len(names))]}
 	var out dirOut
 	var err error
@@ -249,6 +257,13 @@ func prepare(ctx context.Context, a, b *gateway, number int, seed uint64, tags *
 		return nil, err
 	}
 	p.dir = d.Attr.Ino
+	for i, g := range []*gateway{a, b} {
+		fh, _, err := g.nfs.client.Walk(ctx, fmt.Sprintf("/default/piece-%d", number))
+		if err != nil {
+			return nil, err
+		}
+		p.mounts[i] = &nfsDirectory{c: g.nfs.client, dir: fh, handles: map[vfs.Ino]nfsclient.FH{}}
+	}
 	for i := range 2 {
 		f, err := a.vol.Create(ctx, &vfs.Root, vfs.RootIno, fmt.Sprintf("file-%d-%d", number, i), vfs.CreateArgs{
 			Exclusive: vfs.Guarded, Attr: vfs.SetAttr{Mode: &mode}, Open: vfs.OpenRead | vfs.OpenWrite,
@@ -265,7 +280,7 @@ func prepare(ctx context.Context, a, b *gateway, number int, seed uint64, tags *
 // finish reads everything once more, as clients that come after all others, and closes the files.
 func (p *piece) finish(ctx context.Context, a, b *gateway) error {
 	for i, g := range []*gateway{a, b} {
-		c := &client{id: 1000 + i, p: p, g: g, rng: rand.New(rand.NewPCG(p.seed, 0))}
+		c := &client{id: 1000 + i, p: p, g: g, dir: g.vol, rng: rand.New(rand.NewPCG(p.seed, 0))}
 		for range 4 {
 			c.look(ctx)
 		}
@@ -300,9 +315,16 @@ func (p *piece) close(ctx context.Context, a, b *gateway) error {
 
 // clients are all of a piece, by what they do.
 func (p *piece) clients(a, b *gateway) (all []func()) {
-	add := func(g *gateway, gaps time.Duration, what func(c *client) func(context.Context)) {
-		c := &client{id: len(all), p: p, g: g, rng: rand.New(rand.NewPCG(p.seed, uint64(len(all)))), gaps: gaps}
+	on := func(g *gateway, dir directoryFS, gaps time.Duration, what func(c *client) func(context.Context)) {
+		c := &client{id: len(all), p: p, g: g, dir: dir, rng: rand.New(rand.NewPCG(p.seed, uint64(len(all)))), gaps: gaps}
 		all = append(all, func() { c.run(what(c)) })
+	}
+	add := func(g *gateway, gaps time.Duration, what func(c *client) func(context.Context)) {
+		on(g, g.vol, gaps, what)
+	}
+	for i, g := range []*gateway{a, b} { // NFS clients
+		on(g, p.mounts[i], 40*time.Millisecond, func(c *client) func(context.Context) { return c.change })
+		on(g, p.mounts[i], 50*time.Millisecond, func(c *client) func(context.Context) { return c.look })
 	}
 	for range 2 {
 		add(a, 40*time.Millisecond, func(c *client) func(context.Context) { return c.change })
