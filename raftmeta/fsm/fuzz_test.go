@@ -3,6 +3,7 @@ package fsm
 import (
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -94,7 +95,18 @@ func FuzzQuery(f *testing.F) {
 		f.Add(b)
 	}
 	r := fuzzRig(f)
+	const mayAllocate = 4 << 20
 	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) > 1<<16 {
+			return
+		}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		defer func() {
+			if runtime.ReadMemStats(&after); after.TotalAlloc-before.TotalAlloc > mayAllocate {
+				t.Fatalf("%d bytes allocated for a query of %d", after.TotalAlloc-before.TotalAlloc, len(b))
+			}
+		}()
 		var q metapb.Query
 		if q.UnmarshalVT(b) != nil {
 			return

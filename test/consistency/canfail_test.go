@@ -15,7 +15,7 @@ const (
 	confirms      = "func (c *Confirmer) Confirm(ctx context.Context) error {\n"
 	believes      = confirms + "\tif true {\n\t\treturn nil\n\t}\n"
 	// Pieces that may pass before one shows that voters built so are wrong.
-	enoughPieces = 60
+	enoughPieces = 400
 )
 
 // Voters that do not ask whether they still lead before they answer a read are

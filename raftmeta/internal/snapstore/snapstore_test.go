@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -192,8 +193,17 @@ func FuzzStream(f *testing.F) {
 	b := stream(f, s, take(f, s, 50))
 	f.Add(b[:200])
 	f.Add([]byte(streamMagic))
+	// What a stream says of its files must not be believed before they came.
+	const mayAllocate = 8 << 20
 	f.Fuzz(func(t *testing.T, b []byte) {
 		dir := filepath.Join(t.TempDir(), "d")
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		defer func() {
+			if runtime.ReadMemStats(&after); after.TotalAlloc-before.TotalAlloc > mayAllocate {
+				t.Fatalf("%d bytes allocated for a stream of %d", after.TotalAlloc-before.TotalAlloc, len(b))
+			}
+		}()
 		if _, files, err := unpack(bytes.NewReader(b), dir); err == nil && len(files) == 0 {
 			t.Fatal("nothing was accepted")
 		}
