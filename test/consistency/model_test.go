@@ -98,8 +98,10 @@ func step(state directory, in dirOp, out dirOut) (bool, directory) {
 	case "link":
 		linked := slices.Contains(slices.Collect(maps.Values(m)), in.tag)
 		switch {
-		case out.outcome == exists && there || out.outcome == stale && !linked:
-			return true, state // both may hold: which is said is not of interest
+		case out.outcome == exists && there || (out.outcome == stale || out.outcome == notFound) && !linked:
+			// Both may hold, and which is said is not of interest; nor whether the inode
+			// without a name still lives because somebody has it open.
+			return true, state
 		case there:
 			return does(exists, nil)
 		case !linked:
@@ -194,6 +196,8 @@ func TestModel(t *testing.T) {
 		{"", dirOp{do: "open", name: "a", tag: 2}, dirOut{outcome: ok, tag: 2, fresh: true}, true, "a=2 "},
 		{"a=1 ", dirOp{do: "link", name: "b", tag: 1}, dirOut{outcome: ok}, true, "a=1 b=1 "},
 		{"a=1 ", dirOp{do: "link", name: "b", tag: 3}, dirOut{outcome: stale}, true, "a=1 "},
+		{"a=1 ", dirOp{do: "link", name: "b", tag: 3}, dirOut{outcome: notFound}, true, "a=1 "},
+		{"a=1 ", dirOp{do: "link", name: "b", tag: 1}, dirOut{outcome: notFound}, false, ""},
 		{"a=1 ", dirOp{do: "link", name: "b", tag: 3}, dirOut{outcome: ok}, false, ""},
 		{"a=1 b=2 ", dirOp{do: "link", name: "b", tag: 1}, dirOut{outcome: exists}, true, "a=1 b=2 "},
 		{"a=1 b=2 ", dirOp{do: "rename", name: "a", to: "b"}, dirOut{outcome: ok}, true, "b=1 "},

@@ -22,7 +22,7 @@ const (
 	// opTimeout is when a client gives up: the outcome is then unknown.
 	opTimeout = 5 * time.Second
 	// One change of a directory in hastyOps is given up after a time in which it may just have been sent.
-	hastyOps     = 10
+	hastyOps     = 16
 	hastyTimeout = 3 * time.Millisecond
 	// A client that lost so many answers is dead: each lost one makes the check longer.
 	maxLost   = 2
