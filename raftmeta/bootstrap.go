@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/hashicorp/raft"
+	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/raftmeta/fsm"
 	"github.com/rackfs/rackfs/raftmeta/internal/mux"
 	"github.com/rackfs/rackfs/raftmeta/internal/replica"
@@ -21,7 +22,15 @@ type FormatOptions struct {
 	Cluster []byte // id, 1 to 64 bytes
 	Node    string // a-z, 0-9 and '-': the name in the node's certificate
 	Shards  []uint16
-	Log     Backend // default WAL
+	Log     Backend  // default WAL
+	Files   vfile.FS // nil: the operating system's
+}
+
+func orOS(files vfile.FS) vfile.FS {
+	if files == nil {
+		return vfile.OS{}
+	}
+	return files
 }
 
 // Replica is one replica of a shard.
@@ -39,7 +48,7 @@ func Format(o FormatOptions) ([]Replica, error) {
 	if o.Log == "" {
 		o.Log = WAL
 	}
-	infos, err := replica.Format(o.Dir, o.Cluster, o.Node, o.Shards, o.Log)
+	infos, err := replica.Format(orOS(o.Files), o.Dir, o.Cluster, o.Node, o.Shards, o.Log)
 	if err != nil {
 		return nil, err
 	}
@@ -62,14 +71,16 @@ var (
 // after a crash, it does nothing.
 //
 // Whoever calls it must know that the shard never existed: that all voters' directories are new.
-func Bootstrap(dir string, shard uint16, voters []Replica) error {
+// files is where dir is, nil the operating system's.
+func Bootstrap(files vfile.FS, dir string, shard uint16, voters []Replica) error {
 	const op = "raftmeta.bootstrap"
-	node, err := replica.OpenNode(dir)
+	files = orOS(files)
+	node, err := replica.OpenNode(files, dir)
 	if err != nil {
 		return err
 	}
 	defer node.Close()
-	info, err := replica.ReadInfo(dir, shard)
+	info, err := replica.ReadInfo(files, dir, shard)
 	if err != nil {
 		return vfs.Wrap(op, err)
 	}
@@ -88,7 +99,7 @@ func Bootstrap(dir string, shard uint16, voters []Replica) error {
 	if !self {
 		return vfs.Errorf(vfs.KindInvalid, op, "replica %s in %s is not one of the voters", info.ID, dir)
 	}
-	logs, err := replica.OpenLogs(node.ShardDir(shard), info, replica.LogOptions{})
+	logs, err := replica.OpenLogs(node.ShardDir(shard), info, replica.LogOptions{Files: files})
 	if err != nil {
 		return err
 	}

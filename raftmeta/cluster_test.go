@@ -71,7 +71,7 @@ func newClusterLog(t testing.TB, n int, shards []uint16, log Backend, opt func(n
 		}
 	}
 	for _, s := range shards {
-		if err := Bootstrap(c.path(0), s, all[s]); err != nil {
+		if err := Bootstrap(nil, c.path(0), s, all[s]); err != nil {
 			t.Fatal(err)
 		}
 	}

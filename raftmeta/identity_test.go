@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/raft"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rackfs/rackfs/internal/pki"
+	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/internal/wire"
 	"github.com/rackfs/rackfs/raftmeta/internal/mux"
 	"github.com/rackfs/rackfs/raftmeta/internal/replica"
@@ -34,10 +35,10 @@ func TestBootstrap(t *testing.T) {
 	a, ra := make("a", 1, 2)
 	_, rb := make("b", 1, 2)
 	voters := []Replica{ra[0], rb[0]}
-	if err := Bootstrap(a, 1, voters); err != nil {
+	if err := Bootstrap(nil, a, 1, voters); err != nil {
 		t.Fatal(err)
 	}
-	if err := Bootstrap(a, 1, voters); err != nil {
+	if err := Bootstrap(nil, a, 1, voters); err != nil {
 		t.Fatalf("repeated: %v", err)
 	}
 	for what, c := range map[string]struct {
@@ -55,16 +56,16 @@ func TestBootstrap(t *testing.T) {
 		"nobody":              {a, 2, nil, vfs.KindInvalid},
 		"voter after the log": {a, 1, []Replica{ra[0], rb[0], {1, "c.00"}}, vfs.KindExists},
 	} {
-		if err := Bootstrap(c.dir, c.shard, c.voters); vfs.KindOf(err) != c.kind {
+		if err := Bootstrap(nil, c.dir, c.shard, c.voters); vfs.KindOf(err) != c.kind {
 			t.Errorf("%s: %v, want %v", what, err, c.kind)
 		}
 	}
 	// Killed between the two writes of a bootstrap.
-	n, err := replica.OpenNode(a)
+	n, err := replica.OpenNode(vfile.OS{}, a)
 	if err != nil {
 		t.Fatal(err)
 	}
-	info, err := replica.ReadInfo(a, 2)
+	info, err := replica.ReadInfo(vfile.OS{}, a, 2)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +78,7 @@ func TestBootstrap(t *testing.T) {
 	}
 	logs.Close()
 	n.Close()
-	if err := Bootstrap(a, 2, []Replica{ra[1], rb[1]}); err != nil {
+	if err := Bootstrap(nil, a, 2, []Replica{ra[1], rb[1]}); err != nil {
 		t.Fatalf("after half a bootstrap: %v", err)
 	}
 }

@@ -103,7 +103,7 @@ type Options struct {
 	// CheckInterval is how often a leader compares the voters' digests; default 10 s.
 	CheckInterval time.Duration
 
-	files vfile.FS // of raft-wal's segments; nil: the operating system's
+	files vfile.FS // nil: the operating system's; what bbolt and Pebble write is there in any case
 }
 
 func orDefault[T int | int64 | uint64 | time.Duration](v, def T) T {
@@ -121,6 +121,7 @@ func (o Options) withDefaults() Options {
 		began := time.Now()
 		o.Monotonic = func() time.Duration { return time.Since(began) }
 	}
+	o.files = orOS(o.files)
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}

@@ -48,7 +48,7 @@ func Open(o Options) (s *Server, err error) {
 	if o.Listener == nil || o.Resolver == nil || o.ClientSecurity == nil {
 		return s, vfs.Errorf(vfs.KindInvalid, op, "a listener, a resolver and the security of connections to other voters are needed")
 	}
-	if s.node, err = replica.OpenNode(o.Dir); err != nil {
+	if s.node, err = replica.OpenNode(o.files, o.Dir); err != nil {
 		return s, err
 	}
 	if len(s.node.Shards) == 0 {

@@ -66,7 +66,7 @@ func (s *Server) openShard(id uint16) (_ *shard, err error) {
 			sh.close()
 		}
 	}()
-	if sh.info, err = replica.ReadInfo(o.Dir, id); err != nil {
+	if sh.info, err = replica.ReadInfo(o.files, o.Dir, id); err != nil {
 		return nil, vfs.Wrap(op, err)
 	}
 	dir := s.node.ShardDir(id)
@@ -78,7 +78,7 @@ func (s *Server) openShard(id uint16) (_ *shard, err error) {
 	if err != nil {
 		return nil, err
 	}
-	snaps, err := snapstore.Open(filepath.Join(dir, "snapshots"), o.RetainSnapshots, sh.log)
+	snaps, err := snapstore.Open(o.files, filepath.Join(dir, "snapshots"), o.RetainSnapshots, sh.log)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +86,7 @@ func (s *Server) openShard(id uint16) (_ *shard, err error) {
 		Dir: filepath.Join(dir, "state"), Shard: id, Cluster: s.node.Cluster,
 		MaxLevel: o.MaxLevel, CacheBytes: o.RecordCacheBytes,
 		BlockCache: s.blocks, MemTableBytes: o.MemTableBytes,
-		OnFatal: sh.fatal, Logger: sh.log,
+		OnFatal: sh.fatal, Logger: sh.log, Files: o.files,
 	}, snaps)
 	if err != nil {
 		return nil, err

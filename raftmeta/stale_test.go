@@ -199,7 +199,7 @@ func TestPausedLeader(t *testing.T) {
 		}
 		voters = append(voters, rs...)
 	}
-	if err := Bootstrap(filepath.Join(dir, "m0"), 1, voters); err != nil {
+	if err := Bootstrap(nil, filepath.Join(dir, "m0"), 1, voters); err != nil {
 		t.Fatal(err)
 	}
 	c := &cluster{t: t, names: names, addrs: map[string]string{}}

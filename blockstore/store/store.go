@@ -98,7 +98,7 @@ func (s *Store) open(ctx context.Context) error {
 	const op = "store.open"
 	dir := s.o.Dir
 	if s.o.Create {
-		if err := s.fs.MkdirAll(dir); err != nil {
+		if err := vfile.MkdirAllSync(s.fs, dir); err != nil {
 			return vfs.Errorf(vfs.KindOf(err), op, "%w", err)
 		}
 	}
@@ -119,12 +119,8 @@ func (s *Store) open(ctx context.Context) error {
 		return vfs.Errorf(vfs.KindIncompatible, op, "%s belongs to cluster %x, not to %x; it is left untouched", dir, s.super.cluster, s.o.Cluster)
 	}
 	s.o.SegmentSize = s.super.segmentSize
-	// A process that died, or failed, between a rename and the sync of its directory
-	// left a name that a power cut may still take back.
-	for _, d := range []string{dir, dir + "/segments"} {
-		if err := s.fs.SyncDir(d); err != nil {
-			return vfs.Errorf(vfs.KindOf(err), op, "%w", err)
-		}
+	if err := s.adopt(); err != nil {
+		return err
 	}
 	if err := s.openSegments(); err != nil {
 		return err
@@ -167,6 +163,17 @@ func (s *Store) create() error {
 	}
 	if err := vfile.WriteFileAtomic(s.fs, dir, superblockName, s.super.encode()); err != nil {
 		return vfs.Errorf(vfs.KindOf(err), op, "%w", err)
+	}
+	return nil
+}
+
+// adopt makes the names in the store durable. A process that died, or failed, between a rename and the sync of its
+// directory left a name that a power cut may still take back.
+func (s *Store) adopt() error {
+	for _, d := range []string{s.o.Dir + "/segments", s.o.Dir} {
+		if err := s.fs.SyncDir(d); err != nil {
+			return vfs.Errorf(vfs.KindOf(err), "store.open", "%w", err)
+		}
 	}
 	return nil
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/rackfs/rackfs/blockstore"
 	"github.com/rackfs/rackfs/internal/gateway"
 	"github.com/rackfs/rackfs/internal/pki"
+	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/internal/wire"
 	"github.com/rackfs/rackfs/placement"
 	"github.com/rackfs/rackfs/raftmeta"
@@ -83,7 +84,7 @@ func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 			return nil, vfs.Errorf(vfs.KindInvalid, "listen for HTTP", "choose another address with --http, or --http '' for none: %w", err)
 		}
 	}
-	if c.dir, err = openDataDir(cfg.DataDir, cfg.shape(), defaultShape); err != nil {
+	if c.dir, err = openDataDir(vfile.OS{}, cfg.DataDir, cfg.shape(), defaultShape); err != nil {
 		return nil, err
 	}
 	if err := c.start(ctx); err != nil {
@@ -104,7 +105,7 @@ func (c *Cluster) start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	var err error
-	if c.ca, err = pki.LoadOrCreateCA(c.dir.sub("pki"), "dev-"+c.dir.shape.Cluster[:8], time.Now()); err != nil {
+	if c.ca, err = pki.LoadOrCreateCA(c.dir.files, c.dir.sub("pki"), "dev-"+c.dir.shape.Cluster[:8], time.Now()); err != nil {
 		return err
 	}
 	if err := c.startStores(ctx); err != nil {

@@ -21,6 +21,7 @@ const FormatVersion = 1
 
 const (
 	shapeFile = "rackfs.json"
+	maxShape  = 64 << 10
 	lockFile  = "lock"
 )
 
@@ -44,27 +45,28 @@ func (s *shape) clusterID() []byte {
 
 // dataDir is an open, locked data directory.
 type dataDir struct {
+	files vfile.FS
 	path  string
 	shape shape
 	lock  *os.File
 	fresh bool // made by this start
 }
 
-// openDataDir locks dir and reads its shape, or makes both. want is the shape
+// openDataDir locks dir of files and reads its shape, or makes both. want is the shape
 // that was asked for; zero fields mean "what is there, or the default".
-func openDataDir(dir string, want shape, defaults shape) (*dataDir, error) {
+func openDataDir(files vfile.FS, dir string, want shape, defaults shape) (*dataDir, error) {
 	const op = "open data directory"
-	if err := vfile.MkdirAllSync(dir, 0o700); err != nil {
+	if err := vfile.MkdirAllSync(files, dir); err != nil {
 		return nil, fmt.Errorf("%s: %w", op, err)
 	}
-	if err := refuseForeign(dir); err != nil {
+	if err := refuseForeign(files, dir); err != nil {
 		return nil, err
 	}
 	lock, err := lockDir(dir)
 	if err != nil {
 		return nil, err
 	}
-	d := &dataDir{path: dir, lock: lock}
+	d := &dataDir{files: files, path: dir, lock: lock}
 	if err := d.loadShape(want, defaults); err != nil {
 		lock.Close()
 		return nil, err
@@ -77,16 +79,15 @@ func (d *dataDir) close() error { return d.lock.Close() }
 func (d *dataDir) sub(name string) string { return filepath.Join(d.path, name) }
 
 // refuseForeign protects a directory that holds somebody's files.
-func refuseForeign(dir string) error {
-	if _, err := os.Stat(filepath.Join(dir, shapeFile)); err == nil {
+func refuseForeign(files vfile.FS, dir string) error {
+	if _, err := files.Stat(filepath.Join(dir, shapeFile)); err == nil {
 		return nil
 	}
-	entries, err := os.ReadDir(dir)
+	names, err := files.List(dir)
 	if err != nil {
 		return fmt.Errorf("open data directory: %w", err)
 	}
-	for _, e := range entries {
-		n := e.Name()
+	for _, n := range names {
 		if n == lockFile || n == "lost+found" || strings.HasPrefix(n, shapeFile) {
 			continue
 		}
@@ -117,7 +118,7 @@ func lockDir(dir string) (*os.File, error) {
 func (d *dataDir) loadShape(want, defaults shape) error {
 	const op = "open data directory"
 	path := filepath.Join(d.path, shapeFile)
-	raw, err := os.ReadFile(path)
+	raw, err := vfile.ReadFile(d.files, path, maxShape)
 	if errors.Is(err, os.ErrNotExist) {
 		return d.makeShape(want, defaults)
 	}
@@ -188,7 +189,7 @@ func (d *dataDir) saveShape() error {
 	if err != nil {
 		return err
 	}
-	return vfile.WriteFileAtomic(vfile.OS{}, d.path, shapeFile, append(raw, '\n'))
+	return vfile.WriteFileAtomic(d.files, d.path, shapeFile, append(raw, '\n'))
 }
 
 // markFormed records durably that all parts were made.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/vfs"
 )
 
@@ -13,7 +14,7 @@ var testDefaults = shape{Voters: 3, BlockStores: 6, Profile: "4+2", LogStore: "r
 
 func TestDataDirKeepsItsShape(t *testing.T) {
 	dir := t.TempDir()
-	d, err := openDataDir(dir, shape{BlockStores: 8}, testDefaults)
+	d, err := openDataDir(vfile.OS{}, dir, shape{BlockStores: 8}, testDefaults)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -24,7 +25,7 @@ func TestDataDirKeepsItsShape(t *testing.T) {
 	if err := d.close(); err != nil {
 		t.Fatal(err)
 	}
-	d, err = openDataDir(dir, shape{}, testDefaults)
+	d, err = openDataDir(vfile.OS{}, dir, shape{}, testDefaults)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,7 +38,7 @@ func TestDataDirKeepsItsShape(t *testing.T) {
 func TestDataDirRefuses(t *testing.T) {
 	made := func(t *testing.T) string {
 		dir := t.TempDir()
-		d, err := openDataDir(dir, shape{}, testDefaults)
+		d, err := openDataDir(vfile.OS{}, dir, shape{}, testDefaults)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -66,7 +67,7 @@ func TestDataDirRefuses(t *testing.T) {
 	}{
 		"in use": {func(t *testing.T) string {
 			dir := t.TempDir()
-			d, err := openDataDir(dir, shape{}, testDefaults)
+			d, err := openDataDir(vfile.OS{}, dir, shape{}, testDefaults)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -96,7 +97,7 @@ func TestDataDirRefuses(t *testing.T) {
 		"other raft log": {made, shape{LogStore: "raft-boltdb"}, vfs.KindInvalid, "--raft-log raft-wal"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			d, err := openDataDir(c.prepare(t), c.want, testDefaults)
+			d, err := openDataDir(vfile.OS{}, c.prepare(t), c.want, testDefaults)
 			if err == nil {
 				d.close()
 				t.Fatal("accepted")

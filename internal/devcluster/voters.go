@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/rackfs/rackfs/blockstore"
-	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/internal/wire"
 	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/vfs"
@@ -73,7 +72,7 @@ func formVoters(d *dataDir) error {
 	for i := range d.shape.Voters {
 		replicas, err := raftmeta.Format(raftmeta.FormatOptions{
 			Dir: d.sub(voterName(i)), Cluster: d.shape.clusterID(), Node: voterName(i),
-			Shards: shards, Log: raftmeta.Backend(d.shape.LogStore),
+			Shards: shards, Log: raftmeta.Backend(d.shape.LogStore), Files: d.files,
 		})
 		if err != nil {
 			return vfs.Wrap("form metadata voters", err)
@@ -83,11 +82,11 @@ func formVoters(d *dataDir) error {
 		}
 	}
 	for _, shard := range shards {
-		if err := raftmeta.Bootstrap(d.sub(voterName(0)), shard, byShard[shard]); err != nil {
+		if err := raftmeta.Bootstrap(d.files, d.sub(voterName(0)), shard, byShard[shard]); err != nil {
 			return vfs.Wrap("form metadata voters", err)
 		}
 	}
-	return vfile.OS{}.SyncDir(d.path)
+	return nil
 }
 
 // startVoters starts all that can start; a majority must.

@@ -12,11 +12,12 @@ import (
 	"io/fs"
 	"math/big"
 	"net"
-	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/vfs"
 )
 
@@ -72,34 +73,37 @@ func NewCA(cluster string, now time.Time) (*CA, error) {
 	return &CA{cert: cert, key: key}, nil
 }
 
-// CreateCA makes the CA of a new cluster in dir, which may exist. A CA that is
+// CreateCA makes the CA of a new cluster in dir of files, which may exist. A CA that is
 // already there is an error of kind vfs.KindExists.
-func CreateCA(dir, cluster string, now time.Time) (*CA, error) {
+func CreateCA(files vfile.FS, dir, cluster string, now time.Time) (*CA, error) {
 	const op = "pki.create"
-	if _, err := os.Lstat(filepath.Join(dir, CACertFile)); err == nil {
-		return nil, vfs.Errorf(vfs.KindExists, op, "%s holds a CA already", dir)
-	} else if !errors.Is(err, fs.ErrNotExist) {
+	if there, err := holdsCA(files, dir); err != nil {
 		return nil, vfs.Wrap(op, err)
+	} else if there {
+		return nil, vfs.Errorf(vfs.KindExists, op, "%s holds a CA already", dir)
 	}
 	ca, err := NewCA(cluster, now)
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := vfile.MkdirAllSync(files, dir); err != nil {
 		return nil, vfs.Wrap(op, err)
 	}
-	if err := writeKey(filepath.Join(dir, CAKeyFile), ca.key); err != nil {
+	if err := writeKey(files, dir, CAKeyFile, ca.key); err != nil {
 		return nil, vfs.Wrap(op, err)
 	}
-	if err := writeCert(filepath.Join(dir, CACertFile), ca.cert); err != nil {
+	if err := writeCert(files, dir, CACertFile, ca.cert); err != nil {
 		return nil, vfs.Wrap(op, err)
 	}
 	return ca, nil
 }
 
-// LoadCA reads the CA in dir. Without one the error is of kind vfs.KindNotFound.
-func LoadCA(dir string) (*CA, error) {
-	cert, key, err := loadPair(filepath.Join(dir, CACertFile), filepath.Join(dir, CAKeyFile))
+// LoadCA reads the CA in dir of files. Without one the error is of kind vfs.KindNotFound.
+func LoadCA(files vfile.FS, dir string) (*CA, error) {
+	cert, key, err := loadPair(files, filepath.Join(dir, CACertFile), filepath.Join(dir, CAKeyFile))
+	if err == nil {
+		err = vfile.Adopt(files, dir)
+	}
 	if err != nil {
 		return nil, vfs.Wrap("pki.load", err)
 	}
@@ -110,11 +114,25 @@ func LoadCA(dir string) (*CA, error) {
 }
 
 // LoadOrCreateCA is LoadCA, or CreateCA where there is none.
-func LoadOrCreateCA(dir, cluster string, now time.Time) (*CA, error) {
-	if _, err := os.Lstat(filepath.Join(dir, CACertFile)); errors.Is(err, fs.ErrNotExist) {
-		return CreateCA(dir, cluster, now)
+func LoadOrCreateCA(files vfile.FS, dir, cluster string, now time.Time) (*CA, error) {
+	there, err := holdsCA(files, dir)
+	if err != nil {
+		return nil, vfs.Wrap("pki.load", err)
 	}
-	return LoadCA(dir)
+	if !there {
+		return CreateCA(files, dir, cluster, now)
+	}
+	return LoadCA(files, dir)
+}
+
+// holdsCA reports whether dir has a name for a CA's certificate, even one that leads nowhere, such as
+// a symbolic link to a disk that is not mounted: that is not replaced.
+func holdsCA(files vfile.FS, dir string) (bool, error) {
+	names, err := files.List(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return slices.Contains(names, CACertFile), err
 }
 
 // Fingerprint is the SHA-256 of the CA's certificate in hex, as a join token carries it.

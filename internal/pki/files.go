@@ -5,11 +5,10 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
-	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 
+	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/vfs"
 )
 
@@ -20,76 +19,32 @@ const (
 	maxFileBytes = 64 << 10
 )
 
-func writeCert(path string, cert *x509.Certificate) error {
-	return writeFile(path, 0o644, pem.EncodeToMemory(&pem.Block{Type: certBlock, Bytes: cert.Raw}))
+func writeCert(files vfile.FS, dir, name string, cert *x509.Certificate) error {
+	return vfile.WriteFileModeAtomic(files, dir, name, pem.EncodeToMemory(&pem.Block{Type: certBlock, Bytes: cert.Raw}), 0o644)
 }
 
-func writeKey(path string, key *ecdsa.PrivateKey) error {
+func writeKey(files vfile.FS, dir, name string, key *ecdsa.PrivateKey) error {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		return err
 	}
-	return writeFile(path, 0o600, pem.EncodeToMemory(&pem.Block{Type: keyBlock, Bytes: der}))
+	return vfile.WriteFileAtomic(files, dir, name, pem.EncodeToMemory(&pem.Block{Type: keyBlock, Bytes: der}))
 }
 
-// writeFile replaces path durably: after a crash it has the old or the new content.
-func writeFile(path string, mode fs.FileMode, data []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".tmp*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-		}
-	}()
-	if _, err := f.Write(data); err != nil {
-		return err
-	}
-	if err := f.Chmod(mode); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func removeSync(path string) error {
-	if err := os.Remove(path); err != nil {
+func removeSync(files vfile.FS, dir, name string) error {
+	if err := files.Remove(filepath.Join(dir, name)); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
 		return err
 	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return files.SyncDir(dir)
 }
 
 // readPEM reads the one block of a small file.
-func readPEM(path, block string, secret bool) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
+func readPEM(files vfile.FS, path, block string, secret bool) ([]byte, error) {
 	if secret {
-		st, err := f.Stat()
+		st, err := files.Stat(path)
 		if err != nil {
 			return nil, err
 		}
@@ -97,7 +52,7 @@ func readPEM(path, block string, secret bool) ([]byte, error) {
 			return nil, vfs.Errorf(vfs.KindAccess, "", "%s can be read by others (mode %#o): set it to 0600, and replace the key if it may have been copied", path, st.Mode().Perm())
 		}
 	}
-	data, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
+	data, err := vfile.ReadFile(files, path, maxFileBytes+1)
 	if err != nil {
 		return nil, err
 	}
@@ -108,8 +63,8 @@ func readPEM(path, block string, secret bool) ([]byte, error) {
 	return b.Bytes, nil
 }
 
-func loadCert(path string) (*x509.Certificate, error) {
-	der, err := readPEM(path, certBlock, false)
+func loadCert(files vfile.FS, path string) (*x509.Certificate, error) {
+	der, err := readPEM(files, path, certBlock, false)
 	if err != nil {
 		return nil, err
 	}
@@ -120,12 +75,12 @@ func loadCert(path string) (*x509.Certificate, error) {
 	return cert, nil
 }
 
-func loadPair(certPath, keyPath string) (*x509.Certificate, *ecdsa.PrivateKey, error) {
-	cert, err := loadCert(certPath)
+func loadPair(files vfile.FS, certPath, keyPath string) (*x509.Certificate, *ecdsa.PrivateKey, error) {
+	cert, err := loadCert(files, certPath)
 	if err != nil {
 		return nil, nil, err
 	}
-	der, err := readPEM(keyPath, keyBlock, true)
+	der, err := readPEM(files, keyPath, keyBlock, true)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -4,11 +4,11 @@ import (
 	"crypto/ecdsa"
 	"crypto/tls"
 	"crypto/x509"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
 
+	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/vfs"
 )
 
@@ -38,35 +38,35 @@ func (id *Identity) NotAfter() time.Time { return id.cert.NotAfter }
 // CAFingerprint is the SHA-256 of the CA's certificate in hex.
 func (id *Identity) CAFingerprint() string { return fingerprint(id.ca) }
 
-// Save writes the identity to dir, over an older one.
-func (id *Identity) Save(dir string) error {
+// Save writes the identity to dir of files, over an older one.
+func (id *Identity) Save(files vfile.FS, dir string) error {
 	const op = "pki.save"
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := vfile.MkdirAllSync(files, dir); err != nil {
 		return vfs.Wrap(op, err)
 	}
 	// Key and certificate are two files: whoever crashes between them finds a pair that does not
 	// match. So the old certificate goes first, and what is found then is "no identity".
-	if err := removeSync(filepath.Join(dir, NodeCertFile)); err != nil {
+	if err := removeSync(files, dir, NodeCertFile); err != nil {
 		return vfs.Wrap(op, err)
 	}
-	if err := writeKey(filepath.Join(dir, NodeKeyFile), id.key); err != nil {
+	if err := writeKey(files, dir, NodeKeyFile, id.key); err != nil {
 		return vfs.Wrap(op, err)
 	}
-	if err := writeCert(filepath.Join(dir, CACertFile), id.ca); err != nil {
+	if err := writeCert(files, dir, CACertFile, id.ca); err != nil {
 		return vfs.Wrap(op, err)
 	}
-	return vfs.Wrap(op, writeCert(filepath.Join(dir, NodeCertFile), id.cert))
+	return vfs.Wrap(op, writeCert(files, dir, NodeCertFile, id.cert))
 }
 
-// LoadIdentity reads the identity in dir and checks that it belongs together.
+// LoadIdentity reads the identity in dir of files and checks that it belongs together.
 // Without one the error is of kind vfs.KindNotFound.
-func LoadIdentity(dir string) (*Identity, error) {
+func LoadIdentity(files vfile.FS, dir string) (*Identity, error) {
 	const op = "pki.load"
-	cert, key, err := loadPair(filepath.Join(dir, NodeCertFile), filepath.Join(dir, NodeKeyFile))
+	cert, key, err := loadPair(files, filepath.Join(dir, NodeCertFile), filepath.Join(dir, NodeKeyFile))
 	if err != nil {
 		return nil, vfs.Wrap(op, err)
 	}
-	ca, err := loadCert(filepath.Join(dir, CACertFile))
+	ca, err := loadCert(files, filepath.Join(dir, CACertFile))
 	if err != nil {
 		return nil, vfs.Wrap(op, err)
 	}
@@ -75,6 +75,9 @@ func LoadIdentity(dir string) (*Identity, error) {
 	}
 	if _, _, err := Subject(cert); err != nil {
 		return nil, err
+	}
+	if err := vfile.Adopt(files, dir); err != nil {
+		return nil, vfs.Wrap(op, err)
 	}
 	return &Identity{ca: ca, cert: cert, key: key}, nil
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/vfs"
 )
 
@@ -37,11 +38,11 @@ func issue(t *testing.T, ca *CA, name string, roles ...string) *Identity {
 
 func TestCASurvivesReload(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "pki")
-	ca, err := LoadOrCreateCA(dir, "test", now)
+	ca, err := LoadOrCreateCA(vfile.OS{}, dir, "test", now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := LoadOrCreateCA(dir, "test", now)
+	again, err := LoadOrCreateCA(vfile.OS{}, dir, "test", now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +53,7 @@ func TestCASurvivesReload(t *testing.T) {
 	if err := handshake(issue(t, ca, "a").ServerTLS(), issue(t, again, "b").ClientTLS("a")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := CreateCA(dir, "test", now); vfs.KindOf(err) != vfs.KindExists {
+	if _, err := CreateCA(vfile.OS{}, dir, "test", now); vfs.KindOf(err) != vfs.KindExists {
 		t.Fatalf("second CreateCA: %v", err)
 	}
 	st, err := os.Stat(filepath.Join(dir, CAKeyFile))
@@ -66,30 +67,30 @@ func TestCASurvivesReload(t *testing.T) {
 
 func TestUnfinishedCreationIsRepeated(t *testing.T) {
 	dir := t.TempDir()
-	if _, err := CreateCA(dir, "test", now); err != nil {
+	if _, err := CreateCA(vfile.OS{}, dir, "test", now); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Remove(filepath.Join(dir, CACertFile)); err != nil { // the state before the last step
 		t.Fatal(err)
 	}
-	if _, err := LoadOrCreateCA(dir, "test", now); err != nil {
+	if _, err := LoadOrCreateCA(vfile.OS{}, dir, "test", now); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := LoadCA(dir); err != nil {
+	if _, err := LoadCA(vfile.OS{}, dir); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func TestIdentitySurvivesReload(t *testing.T) {
 	ca, dir := newCA(t), t.TempDir()
-	if _, err := LoadIdentity(dir); vfs.KindOf(err) != vfs.KindNotFound {
+	if _, err := LoadIdentity(vfile.OS{}, dir); vfs.KindOf(err) != vfs.KindNotFound {
 		t.Fatalf("empty directory: %v", err)
 	}
 	for _, name := range []string{"node-1", "node-2"} { // the second replaces the first
-		if err := issue(t, ca, name, "gateway", "meta").Save(dir); err != nil {
+		if err := issue(t, ca, name, "gateway", "meta").Save(vfile.OS{}, dir); err != nil {
 			t.Fatal(err)
 		}
-		id, err := LoadIdentity(dir)
+		id, err := LoadIdentity(vfile.OS{}, dir)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -114,19 +115,19 @@ func TestBadFilesAreRefused(t *testing.T) {
 		{"certificate in PEM that is none", func(d string) error {
 			return os.WriteFile(filepath.Join(d, NodeCertFile), []byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), 0o644)
 		}, vfs.KindCorrupt},
-		{"key of another", func(d string) error { return writeKey(filepath.Join(d, NodeKeyFile), issue(t, ca, "b").key) }, vfs.KindInvalid},
-		{"another CA", func(d string) error { return writeCert(filepath.Join(d, CACertFile), newCA(t).cert) }, vfs.KindInvalid},
+		{"key of another", func(d string) error { return writeKey(vfile.OS{}, d, NodeKeyFile, issue(t, ca, "b").key) }, vfs.KindInvalid},
+		{"another CA", func(d string) error { return writeCert(vfile.OS{}, d, CACertFile, newCA(t).cert) }, vfs.KindInvalid},
 		{"no key", func(d string) error { return os.Remove(filepath.Join(d, NodeKeyFile)) }, vfs.KindNotFound},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			dir := t.TempDir()
-			if err := issue(t, ca, "a").Save(dir); err != nil {
+			if err := issue(t, ca, "a").Save(vfile.OS{}, dir); err != nil {
 				t.Fatal(err)
 			}
 			if err := c.spoil(dir); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := LoadIdentity(dir); err == nil || vfs.KindOf(err) != c.kind {
+			if _, err := LoadIdentity(vfile.OS{}, dir); err == nil || vfs.KindOf(err) != c.kind {
 				t.Fatalf("LoadIdentity: %v, want kind %v", err, c.kind)
 			}
 		})

@@ -5,7 +5,9 @@
 //
 // OS is the real one. Mem keeps everything in memory and knows what a power
 // cut may leave of it: Mem.CrashClone returns the file system as a machine
-// could find it after losing power at that moment.
+// could find it after losing power at that moment, and Mem.Crashes many such machines; Mem.Watch
+// says when there is a moment to look at, and can lose a sync. Package crashtest joins these to tests of a
+// whole sequence; package pebblefs lets Pebble run on an FS.
 //
 // # What survives a power cut
 //
@@ -15,6 +17,8 @@
 //   - File contents and size are certain only after Sync or SyncData returned.
 //   - A name (Create, Rename, Remove) is certain only after SyncDir of its
 //     directory returned; syncing a file does not make its name durable.
+//   - The same holds for a directory's name. And until the new directory itself was synced once, its name may
+//     lead nowhere, however often the parent was synced (ext2 without a journal).
 //   - Unsynced bytes survive or not in units of a 512-byte sector, in any
 //     order.
 //
@@ -23,7 +27,10 @@
 // must not sync again and trust the result.
 package vfile
 
-import "io"
+import (
+	"io"
+	"io/fs"
+)
 
 // PageSize is the unit in which stores lay out data; offsets of Mem and of
 // DropCache are best aligned to it.
@@ -36,11 +43,21 @@ type FS interface {
 	Create(name string) (File, error)
 	// Open opens an existing file for reading and writing.
 	Open(name string) (File, error)
+	// Stat follows symbolic links, as os.Stat does.
+	Stat(name string) (fs.FileInfo, error)
+	// Remove removes a file or an empty directory.
 	Remove(name string) error
+	// RemoveAll removes name and what is below it, if it exists.
+	RemoveAll(name string) error
+	// Link makes newname, which must not exist, a second name of a file.
+	Link(oldname, newname string) error
 	// Rename replaces an existing newname atomically.
 	Rename(oldname, newname string) error
 	// List returns the names in dir, without path, in no particular order.
 	List(dir string) ([]string, error)
+	// Mkdir makes a directory of mode 0700; it fails if the name exists.
+	Mkdir(dir string) error
+	// MkdirAll makes dir and the parents that are missing. See MkdirAllSync.
 	MkdirAll(dir string) error
 	// SyncDir makes the names in dir durable.
 	SyncDir(dir string) error
@@ -68,6 +85,8 @@ type File interface {
 	// out of it what readers want. Like all writes it needs a sync.
 	Zero(off, n int64) error
 	Size() (int64, error)
+	// Chmod changes the permissions; those of a new file are 0600.
+	Chmod(mode fs.FileMode) error
 	// Sync makes contents and metadata durable.
 	Sync() error
 	// SyncData makes contents durable, and the size if it changed.
@@ -79,8 +98,8 @@ type File interface {
 }
 
 // ReadFile reads a whole file of at most limit bytes.
-func ReadFile(fs FS, name string, limit int64) ([]byte, error) {
-	f, err := fs.Open(name)
+func ReadFile(fsys FS, name string, limit int64) ([]byte, error) {
+	f, err := fsys.Open(name)
 	if err != nil {
 		return nil, err
 	}
@@ -100,18 +119,30 @@ func ReadFile(fs FS, name string, limit int64) ([]byte, error) {
 	return p[:n], err
 }
 
-// WriteFileAtomic replaces dir/name with data: a temporary file is written and
+// WriteFileAtomic replaces dir/name with data, mode 0600: a temporary file is written and
 // synced, renamed over name, and the directory is synced.
-func WriteFileAtomic(fs FS, dir, name string, data []byte) error {
+func WriteFileAtomic(fsys FS, dir, name string, data []byte) error {
+	return writeFileAtomic(fsys, dir, name, data, 0o600)
+}
+
+// WriteFileModeAtomic is WriteFileAtomic with another mode.
+func WriteFileModeAtomic(fsys FS, dir, name string, data []byte, mode fs.FileMode) error {
+	return writeFileAtomic(fsys, dir, name, data, mode)
+}
+
+func writeFileAtomic(fsys FS, dir, name string, data []byte, mode fs.FileMode) error {
 	tmp := dir + "/" + name + ".tmp"
-	if err := fs.Remove(tmp); err != nil && !IsNotExist(err) {
+	if err := fsys.Remove(tmp); err != nil && !IsNotExist(err) {
 		return err
 	}
-	f, err := fs.Create(tmp)
+	f, err := fsys.Create(tmp)
 	if err != nil {
 		return err
 	}
-	if _, err = f.WriteAt(data, 0); err == nil {
+	if _, err = f.WriteAt(data, 0); err == nil && mode != 0o600 {
+		err = f.Chmod(mode)
+	}
+	if err == nil {
 		err = f.Sync()
 	}
 	if cerr := f.Close(); err == nil {
@@ -120,8 +151,8 @@ func WriteFileAtomic(fs FS, dir, name string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := fs.Rename(tmp, dir+"/"+name); err != nil {
+	if err := fsys.Rename(tmp, dir+"/"+name); err != nil {
 		return err
 	}
-	return fs.SyncDir(dir)
+	return fsys.SyncDir(dir)
 }

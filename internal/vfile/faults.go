@@ -2,6 +2,7 @@ package vfile
 
 import (
 	"io"
+	"io/fs"
 	"sync"
 )
 
@@ -14,6 +15,7 @@ const (
 	OpOpen
 	OpRemove
 	OpRename // Call.Name is the old name
+	OpLink
 	OpList
 	OpMkdir
 	OpSyncDir
@@ -30,7 +32,7 @@ const (
 	opCount
 )
 
-var opNames = [opCount]string{"create", "open", "remove", "rename", "list", "mkdir", "syncdir", "lock", "free",
+var opNames = [opCount]string{"create", "open", "remove", "rename", "link", "list", "mkdir", "syncdir", "lock", "free",
 	"read", "write", "allocate", "zero", "size", "sync", "syncdata", "dropcache"}
 
 func (o Op) String() string { return opNames[o] }
@@ -121,6 +123,24 @@ func (f *Faults) file(op Op, name string, open func(string) (File, error)) (File
 // Remove implements FS.
 func (f *Faults) Remove(name string) error {
 	return f.do(Call{Op: OpRemove, Name: name}, func() error { return f.fs.Remove(name) })
+}
+
+// RemoveAll implements FS.
+func (f *Faults) RemoveAll(name string) error {
+	return f.do(Call{Op: OpRemove, Name: name}, func() error { return f.fs.RemoveAll(name) })
+}
+
+// Stat implements FS. It does not fail by plan: it says what Open would.
+func (f *Faults) Stat(name string) (fs.FileInfo, error) { return f.fs.Stat(name) }
+
+// Link implements FS.
+func (f *Faults) Link(oldname, newname string) error {
+	return f.do(Call{Op: OpLink, Name: newname}, func() error { return f.fs.Link(oldname, newname) })
+}
+
+// Mkdir implements FS.
+func (f *Faults) Mkdir(dir string) error {
+	return f.do(Call{Op: OpMkdir, Name: dir}, func() error { return f.fs.Mkdir(dir) })
 }
 
 // Rename implements FS.
@@ -228,6 +248,8 @@ func (f *faultyFile) Zero(off, n int64) error {
 	}
 	return x.Err
 }
+
+func (f *faultyFile) Chmod(mode fs.FileMode) error { return f.in.Chmod(mode) }
 
 func (f *faultyFile) Size() (n int64, err error) {
 	err = f.f.do(f.call(OpSize, 0, 0), func() (err error) {

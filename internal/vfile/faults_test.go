@@ -74,7 +74,7 @@ func TestFaults(t *testing.T) {
 // What a sync failed to make durable is lost for good, though it reads back and later syncs succeed.
 func TestFailedSyncLoses(t *testing.T) {
 	m := NewMem(-1)
-	must(t, m.MkdirAll("/d"))
+	must(t, MkdirAllSync(m, "/d"))
 	f, err := NewFaults(m, once(OpSyncData, "/d/a", 2, Fault{Err: syscall.EIO})).Create("/d/a")
 	must(t, err)
 	must(t, m.SyncDir("/d"))

@@ -4,11 +4,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math/rand/v2"
 	"path"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // sectorSize is the largest unit a disk writes atomically.
@@ -17,146 +18,138 @@ const sectorSize = 512
 type page [PageSize]byte
 
 // Mem is a file system in memory that can be cloned as a power cut would
-// leave it. The zero value is not ready; use NewMem.
+// leave it. The zero value is not ready; use NewMem. Relative names start at the root.
 type Mem struct {
+	watch func(Change) bool // see Watch; set before use
+	*memDisk
+}
+
+// memDisk is what a Mem and its unwatched view share.
+type memDisk struct {
 	// mu guards everything below, and the contents of all inodes. One lock
 	// for all makes a clone a single moment.
 	mu       sync.Mutex
-	dirs     map[string]*memDir
+	root     *memNode
 	locks    map[string]bool
 	capacity int64 // bytes that may be allocated; <0 is no limit
 	used     int64
 }
 
-type memDir struct {
-	names   map[string]*memInode // what a process sees
-	durable map[string]*memInode // what the last SyncDir made certain
+// memNode is a directory or a file. Both are held twice: as processes see them, and as they were last synced.
+type memNode struct {
+	dir bool
+
+	// Of a directory.
+	names, durable map[string]*memNode
+	synced         bool // its inode was written: before, its name leads nowhere
+
+	// Of a file. A page that is the same is the same pointer; pages are copied before they are modified.
+	pages, stable map[int64]*page
+	dirty         map[int64]struct{} // pages that may differ
+	lost          map[int64]struct{} // pages that differ since a sync failed, and are not dirty
+	size, dsize   int64
+	allocated     int64
+	links         int
+	mode          fs.FileMode
 }
 
-// memInode holds the pages of a file twice: as processes see them, and as
-// they were last synced. A page that is the same is the same pointer; pages
-// are copied before they are modified.
-type memInode struct {
-	pages, durable map[int64]*page
-	dirty          map[int64]struct{} // pages that may differ
-	lost           map[int64]struct{} // pages that differ since a sync failed, and are not dirty
-	size, dsize    int64
-	allocated      int64
+func newDir() *memNode {
+	return &memNode{dir: true, names: make(map[string]*memNode), durable: make(map[string]*memNode), mode: 0o700}
+}
+
+func newFile() *memNode {
+	return &memNode{pages: make(map[int64]*page), stable: make(map[int64]*page), dirty: make(map[int64]struct{}), mode: 0o600}
 }
 
 // NewMem returns an empty file system in which capacity bytes can be
 // allocated; a negative capacity is no limit.
 func NewMem(capacity int64) *Mem {
-	return &Mem{dirs: make(map[string]*memDir), locks: make(map[string]bool), capacity: capacity}
+	m := &Mem{memDisk: &memDisk{root: newDir(), locks: make(map[string]bool), capacity: capacity}}
+	m.root.synced = true
+	return m
 }
 
-// CrashClone returns what a power cut at this moment may leave. Of the
-// changes that were not synced, each directory entry and each sector survives
-// with the given probability, drawn from rng. While the clone is made every
-// operation on m waits; during is called then (it may be nil), so that
-// something beside m can be cloned at the same moment.
-func (m *Mem) CrashClone(rng *rand.Rand, survive float64, during func()) *Mem {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if during != nil {
-		during()
-	}
-	c := NewMem(m.capacity)
-	inodes := make(map[*memInode]*memInode)
-	cloneInode := func(n *memInode) *memInode {
-		if x := inodes[n]; x != nil {
-			return x
-		}
-		x := n.crashClone(rng, survive)
-		inodes[n] = x
-		c.used += x.allocated
-		return x
-	}
-	for _, dir := range sortedKeys(m.dirs) {
-		d := m.dirs[dir]
-		cd := &memDir{names: make(map[string]*memInode)}
-		all := make(map[string]struct{})
-		for n := range d.names {
-			all[n] = struct{}{}
-		}
-		for n := range d.durable {
-			all[n] = struct{}{}
-		}
-		for _, name := range sortedKeys(all) {
-			now, was := d.names[name], d.durable[name]
-			if now != was && rng.Float64() < survive {
-				was = now
-			}
-			if was != nil {
-				cd.names[name] = cloneInode(was)
-			}
-		}
-		cd.durable = cloneMap(cd.names)
-		c.dirs[dir] = cd
-	}
-	return c
+// ChangeKind is what an operation changes.
+type ChangeKind string
+
+// Operations that change what a process sees, or what is durable.
+const (
+	MakeFile   ChangeKind = "create"
+	MakeDir    ChangeKind = "mkdir"
+	WriteFile  ChangeKind = "write"
+	RenameName ChangeKind = "rename"
+	LinkName   ChangeKind = "link"
+	RemoveName ChangeKind = "remove"
+	SyncFile   ChangeKind = "sync"
+	SyncNames  ChangeKind = "syncdir"
+)
+
+// Change is an operation that is about to happen.
+type Change struct {
+	Kind ChangeKind
+	Path string // the new one, where there are two
 }
 
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
+// Watch has f called before each operation that changes something. When f
+// answers true for a sync, the sync is lost: it reports success and does nothing. Watch must be called
+// before m is used. f may clone m.
+func (m *Mem) Watch(f func(Change) (lose bool)) { m.watch = f }
+
+// Unwatched is the same file system without Watch, for changes that somebody else made.
+func (m *Mem) Unwatched() *Mem { return &Mem{memDisk: m.memDisk} }
+
+func (m *Mem) before(kind ChangeKind, name string) (lose bool) {
+	return m.watch != nil && m.watch(Change{kind, path.Clean("/" + name)})
 }
 
-func cloneMap[K comparable, V any](m map[K]V) map[K]V {
-	c := make(map[K]V, len(m))
-	for k, v := range m {
-		c[k] = v
-	}
-	return c
-}
-
-func (n *memInode) crashClone(rng *rand.Rand, survive float64) *memInode {
-	c := &memInode{pages: cloneMap(n.durable), size: n.dsize, allocated: n.allocated}
-	if n.size != n.dsize && rng.Float64() < survive {
-		c.size = n.size
-	}
-	dirty := make([]int64, 0, len(n.dirty))
-	for i := range n.dirty {
-		dirty = append(dirty, i)
-	}
-	slices.Sort(dirty)
-	for _, i := range dirty {
-		now, was := n.pages[i], n.durable[i]
-		if now == was || now == nil {
+// lookup finds what name leads to. m.mu is held, as for all that follow.
+func (m *Mem) lookup(op, name string) (*memNode, error) {
+	n := m.root
+	for _, part := range strings.Split(path.Clean("/" + name)[1:], "/") {
+		if part == "" {
 			continue
 		}
-		mix := new(page)
-		if was != nil {
-			*mix = *was
+		if !n.dir {
+			return nil, &fs.PathError{Op: op, Path: name, Err: syscall.ENOTDIR}
 		}
-		// Most pages survive or vanish whole, some are torn.
-		tear, whole := rng.IntN(4) == 0, rng.Float64() < survive
-		for s := 0; s < PageSize; s += sectorSize {
-			if tear && rng.Float64() < survive || !tear && whole {
-				copy(mix[s:s+sectorSize], now[s:])
-			}
+		if n = n.names[part]; n == nil {
+			return nil, &fs.PathError{Op: op, Path: name, Err: syscall.ENOENT}
 		}
-		c.pages[i] = mix
 	}
-	c.durable, c.dsize = cloneMap(c.pages), c.size
-	return c
+	return n, nil
 }
 
-func (m *Mem) split(op, name string) (*memDir, string, error) {
-	dir, base := path.Split(path.Clean(name))
-	d := m.dirs[path.Clean(dir)]
-	if d == nil {
-		return nil, "", &fs.PathError{Op: op, Path: name, Err: fs.ErrNotExist}
+func (m *Mem) lookupDir(op, name string) (*memNode, error) {
+	n, err := m.lookup(op, name)
+	if err == nil && !n.dir {
+		err = &fs.PathError{Op: op, Path: name, Err: syscall.ENOTDIR}
 	}
-	return d, base, nil
+	return n, err
+}
+
+// split finds the directory of name.
+func (m *Mem) split(op, name string) (*memNode, string, error) {
+	dir, base := path.Split(path.Clean("/" + name))
+	d, err := m.lookupDir(op, dir)
+	return d, base, err
+}
+
+func (m *Mem) unlink(n *memNode) {
+	if n.dir {
+		for _, c := range n.names {
+			m.unlink(c)
+		}
+		return
+	}
+	if n.links--; n.links == 0 {
+		m.used -= n.allocated
+		n.allocated = 0
+	}
 }
 
 // Create implements FS.
 func (m *Mem) Create(name string) (File, error) {
+	m.before(MakeFile, name)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	d, base, err := m.split("create", name)
@@ -164,9 +157,10 @@ func (m *Mem) Create(name string) (File, error) {
 		return nil, err
 	}
 	if d.names[base] != nil {
-		return nil, &fs.PathError{Op: "create", Path: name, Err: fs.ErrExist}
+		return nil, &fs.PathError{Op: "create", Path: name, Err: syscall.EEXIST}
 	}
-	n := &memInode{pages: make(map[int64]*page), durable: make(map[int64]*page), dirty: make(map[int64]struct{})}
+	n := newFile()
+	n.links = 1
 	d.names[base] = n
 	return &memFile{m: m, n: n, name: name}, nil
 }
@@ -175,22 +169,50 @@ func (m *Mem) Create(name string) (File, error) {
 func (m *Mem) Open(name string) (File, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	d, base, err := m.split("open", name)
+	n, err := m.lookup("open", name)
 	if err != nil {
 		return nil, err
 	}
-	n := d.names[base]
-	if n == nil {
-		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
-	}
-	if n.dirty == nil {
-		n.dirty = make(map[int64]struct{})
+	if n.dir {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: syscall.EISDIR}
 	}
 	return &memFile{m: m, n: n, name: name}, nil
 }
 
+// Stat implements FS.
+func (m *Mem) Stat(name string) (fs.FileInfo, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n, err := m.lookup("stat", name)
+	if err != nil {
+		return nil, err
+	}
+	return memInfo{path.Base(path.Clean("/" + name)), n.size, n.mode, n.dir}, nil
+}
+
+type memInfo struct {
+	name string
+	size int64
+	mode fs.FileMode
+	dir  bool
+}
+
+func (i memInfo) Name() string       { return i.name }
+func (i memInfo) Size() int64        { return i.size }
+func (i memInfo) ModTime() time.Time { return time.Time{} }
+func (i memInfo) IsDir() bool        { return i.dir }
+func (i memInfo) Sys() any           { return nil }
+
+func (i memInfo) Mode() fs.FileMode {
+	if i.dir {
+		return fs.ModeDir | i.mode
+	}
+	return i.mode
+}
+
 // Remove implements FS.
 func (m *Mem) Remove(name string) error {
+	m.before(RemoveName, name)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	d, base, err := m.split("remove", name)
@@ -199,16 +221,57 @@ func (m *Mem) Remove(name string) error {
 	}
 	n := d.names[base]
 	if n == nil {
-		return &fs.PathError{Op: "remove", Path: name, Err: fs.ErrNotExist}
+		return &fs.PathError{Op: "remove", Path: name, Err: syscall.ENOENT}
 	}
-	m.used -= n.allocated
-	n.allocated = 0
+	if len(n.names) > 0 {
+		return &fs.PathError{Op: "remove", Path: name, Err: syscall.ENOTEMPTY}
+	}
+	m.unlink(n)
 	delete(d.names, base)
+	return nil
+}
+
+// RemoveAll implements FS: each name is an operation of its own, as on a real file system.
+func (m *Mem) RemoveAll(name string) error {
+	if names, err := m.List(name); err == nil {
+		for _, c := range names {
+			if err := m.RemoveAll(name + "/" + c); err != nil {
+				return err
+			}
+		}
+	}
+	if err := m.Remove(name); err != nil && !IsNotExist(err) {
+		return err
+	}
+	return nil
+}
+
+// Link implements FS.
+func (m *Mem) Link(oldname, newname string) error {
+	m.before(LinkName, newname)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n, err := m.lookup("link", oldname)
+	if err != nil {
+		return err
+	}
+	to, base, err := m.split("link", newname)
+	switch {
+	case err != nil:
+		return err
+	case n.dir:
+		return &fs.PathError{Op: "link", Path: oldname, Err: syscall.EPERM}
+	case to.names[base] != nil:
+		return &fs.PathError{Op: "link", Path: newname, Err: syscall.EEXIST}
+	}
+	n.links++
+	to.names[base] = n
 	return nil
 }
 
 // Rename implements FS.
 func (m *Mem) Rename(oldname, newname string) error {
+	m.before(RenameName, newname)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	from, ob, err := m.split("rename", oldname)
@@ -221,11 +284,16 @@ func (m *Mem) Rename(oldname, newname string) error {
 	}
 	n := from.names[ob]
 	if n == nil {
-		return &fs.PathError{Op: "rename", Path: oldname, Err: fs.ErrNotExist}
+		return &fs.PathError{Op: "rename", Path: oldname, Err: syscall.ENOENT}
 	}
 	if old := to.names[nb]; old != nil && old != n {
-		m.used -= old.allocated
-		old.allocated = 0
+		switch {
+		case old.dir != n.dir:
+			return &fs.PathError{Op: "rename", Path: newname, Err: syscall.EEXIST}
+		case len(old.names) > 0:
+			return &fs.PathError{Op: "rename", Path: newname, Err: syscall.ENOTEMPTY}
+		}
+		m.unlink(old)
 	}
 	delete(from.names, ob)
 	to.names[nb] = n
@@ -236,33 +304,58 @@ func (m *Mem) Rename(oldname, newname string) error {
 func (m *Mem) List(dir string) ([]string, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	d := m.dirs[path.Clean(dir)]
-	if d == nil {
-		return nil, &fs.PathError{Op: "list", Path: dir, Err: fs.ErrNotExist}
+	d, err := m.lookupDir("list", dir)
+	if err != nil {
+		return nil, err
 	}
 	return sortedKeys(d.names), nil
 }
 
-// MkdirAll implements FS. Directories are durable at once.
-func (m *Mem) MkdirAll(dir string) error {
+// Mkdir implements FS.
+func (m *Mem) Mkdir(dir string) error {
+	m.before(MakeDir, dir)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	dir = path.Clean(dir)
-	if m.dirs[dir] == nil {
-		m.dirs[dir] = &memDir{names: make(map[string]*memInode), durable: make(map[string]*memInode)}
+	d, base, err := m.split("mkdir", dir)
+	if err != nil {
+		return err
 	}
+	if d.names[base] != nil || base == "" {
+		return &fs.PathError{Op: "mkdir", Path: dir, Err: syscall.EEXIST}
+	}
+	d.names[base] = newDir()
 	return nil
+}
+
+// MkdirAll implements FS.
+func (m *Mem) MkdirAll(dir string) error {
+	dir = path.Clean("/" + dir)
+	if st, err := m.Stat(dir); err == nil {
+		if !st.IsDir() {
+			return &fs.PathError{Op: "mkdir", Path: dir, Err: syscall.ENOTDIR}
+		}
+		return nil
+	} else if !IsNotExist(err) {
+		return err
+	}
+	if err := m.MkdirAll(path.Dir(dir)); err != nil {
+		return err
+	}
+	return m.Mkdir(dir)
 }
 
 // SyncDir implements FS.
 func (m *Mem) SyncDir(dir string) error {
+	if m.before(SyncNames, dir) {
+		return nil
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	d := m.dirs[path.Clean(dir)]
-	if d == nil {
-		return &fs.PathError{Op: "syncdir", Path: dir, Err: fs.ErrNotExist}
+	d, err := m.lookupDir("syncdir", dir)
+	if err != nil {
+		return err
 	}
-	d.durable = cloneMap(d.names)
+	d.durable, d.synced = cloneMap(d.names), true
 	return nil
 }
 
@@ -282,8 +375,12 @@ func (l *memLock) Close() error {
 func (m *Mem) Lock(name string) (io.Closer, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	name = path.Clean("/" + name)
 	if m.locks[name] {
 		return nil, fmt.Errorf("lock %s: %w", name, ErrLocked)
+	}
+	if _, err := m.lookupDir("lock", path.Dir(name)); err != nil {
+		return nil, err
 	}
 	m.locks[name] = true
 	return &memLock{m, name}, nil
@@ -299,165 +396,19 @@ func (m *Mem) Free(string) (uint64, error) {
 	return uint64(max(m.capacity-m.used, 0)), nil
 }
 
-type memFile struct {
-	m    *Mem
-	n    *memInode
-	name string
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
 }
 
-func (f *memFile) ReadAt(p []byte, off int64) (int, error) {
-	f.m.mu.Lock()
-	defer f.m.mu.Unlock()
-	if off < 0 {
-		return 0, &fs.PathError{Op: "read", Path: f.name, Err: syscall.EINVAL}
+func cloneMap[K comparable, V any](m map[K]V) map[K]V {
+	c := make(map[K]V, len(m))
+	for k, v := range m {
+		c[k] = v
 	}
-	if off >= f.n.size {
-		return 0, io.EOF
-	}
-	want := p[:min(int64(len(p)), f.n.size-off)]
-	for done := 0; done < len(want); {
-		pos := off + int64(done)
-		in := int(pos % PageSize)
-		n := min(PageSize-in, len(want)-done)
-		if pg := f.n.pages[pos/PageSize]; pg != nil {
-			copy(want[done:done+n], pg[in:])
-		} else {
-			clear(want[done : done+n])
-		}
-		done += n
-	}
-	if len(want) < len(p) {
-		return len(want), io.EOF
-	}
-	return len(p), nil
+	return c
 }
-
-func (f *memFile) WriteAt(p []byte, off int64) (int, error) {
-	if err := f.WriteVec([][]byte{p}, off); err != nil {
-		return 0, err
-	}
-	return len(p), nil
-}
-
-func (f *memFile) WriteVec(bufs [][]byte, off int64) error {
-	for _, b := range bufs {
-		// Each buffer takes the lock anew: a clone may fall between two
-		// parts of one write, as a power cut may.
-		if err := f.write(b, off); err != nil {
-			return err
-		}
-		off += int64(len(b))
-	}
-	return nil
-}
-
-func (f *memFile) write(p []byte, off int64) error {
-	f.m.mu.Lock()
-	defer f.m.mu.Unlock()
-	if err := f.grow(off + int64(len(p))); err != nil {
-		return err
-	}
-	for len(p) > 0 {
-		i, in := off/PageSize, int(off%PageSize)
-		n := min(PageSize-in, len(p))
-		pg := f.n.pages[i]
-		if pg == nil || pg == f.n.durable[i] {
-			c := new(page)
-			if pg != nil {
-				*c = *pg
-			}
-			pg = c
-			f.n.pages[i] = pg
-		}
-		f.n.dirty[i] = struct{}{}
-		copy(pg[in:], p[:n])
-		p, off = p[n:], off+int64(n)
-	}
-	return nil
-}
-
-// grow extends the file to size and charges the space. Called with mu held.
-func (f *memFile) grow(size int64) error {
-	if d := size - f.n.allocated; d > 0 {
-		if f.m.capacity >= 0 && f.m.used+d > f.m.capacity {
-			return &fs.PathError{Op: "write", Path: f.name, Err: syscall.ENOSPC}
-		}
-		f.m.used += d
-		f.n.allocated = size
-	}
-	f.n.size = max(f.n.size, size)
-	return nil
-}
-
-func (f *memFile) Allocate(size int64) error {
-	f.m.mu.Lock()
-	defer f.m.mu.Unlock()
-	return f.grow(size)
-}
-
-func (f *memFile) Zero(off, n int64) error {
-	zeros := make([]byte, min(n, 1<<20))
-	for n > 0 {
-		z := zeros[:min(n, int64(len(zeros)))]
-		if err := f.write(z, off); err != nil {
-			return err
-		}
-		off, n = off+int64(len(z)), n-int64(len(z))
-	}
-	return nil
-}
-
-func (f *memFile) Size() (int64, error) {
-	f.m.mu.Lock()
-	defer f.m.mu.Unlock()
-	return f.n.size, nil
-}
-
-func (f *memFile) Sync() error { return f.SyncData() }
-
-func (f *memFile) SyncData() error {
-	f.m.mu.Lock()
-	defer f.m.mu.Unlock()
-	for i := range f.n.dirty {
-		f.n.durable[i] = f.n.pages[i]
-		delete(f.n.lost, i)
-	}
-	clear(f.n.dirty)
-	f.n.dsize = f.n.size
-	return nil
-}
-
-// loseUnsynced is a sync that failed: the pages count as clean, and the
-// device does not have them.
-func (f *memFile) loseUnsynced() {
-	f.m.mu.Lock()
-	defer f.m.mu.Unlock()
-	for i := range f.n.dirty {
-		if f.n.lost == nil {
-			f.n.lost = make(map[int64]struct{})
-		}
-		f.n.lost[i] = struct{}{}
-	}
-	clear(f.n.dirty)
-}
-
-// DropCache matters only after a sync that failed: what it lost is then seen
-// to be gone.
-func (f *memFile) DropCache() error {
-	f.m.mu.Lock()
-	defer f.m.mu.Unlock()
-	for i := range f.n.lost {
-		if _, ok := f.n.dirty[i]; ok {
-			continue // written again meanwhile
-		}
-		if was := f.n.durable[i]; was != nil {
-			f.n.pages[i] = was
-		} else {
-			delete(f.n.pages, i)
-		}
-		delete(f.n.lost, i)
-	}
-	return nil
-}
-
-func (f *memFile) Close() error { return nil }

@@ -10,6 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// syncDirFS has another SyncDir.
+type syncDirFS struct {
+	FS
+	syncDir func(dir string) error
+}
+
+func (s syncDirFS) SyncDir(dir string) error { return s.syncDir(dir) }
+
 func TestMkdirAllSync(t *testing.T) {
 	root := t.TempDir()
 	type step struct {
@@ -17,16 +25,16 @@ func TestMkdirAllSync(t *testing.T) {
 		holds int // names in it when it is synced
 	}
 	var synced []step
-	record := func(dir string) error {
+	record := syncDirFS{OS{}, func(dir string) error {
 		names, err := OS{}.List(dir)
 		if err != nil {
 			return err
 		}
 		synced = append(synced, step{dir, len(names)})
 		return OS{}.SyncDir(dir)
-	}
+	}}
 	must(t, os.Mkdir(root+"/a", 0o700))
-	must(t, mkdirAllSync(root+"/a/b//c/d/", 0o750, record))
+	must(t, MkdirAllSync(record, root+"/a/b//c/d/"))
 	// Each new directory is synced itself, then the one that holds its name, before
 	// anything is made below it. root: a exists, but who knows whether it was synced.
 	a := root + "/a"
@@ -36,16 +44,16 @@ func TestMkdirAllSync(t *testing.T) {
 	}
 	st, err := os.Stat(root + "/a/b/c/d")
 	must(t, err)
-	if st.Mode().Perm() != 0o750 {
-		t.Fatalf("mode %v, want 0750", st.Mode())
+	if st.Mode().Perm() != 0o700 {
+		t.Fatalf("mode %v, want 0700", st.Mode())
 	}
 
 	synced = nil
-	must(t, mkdirAllSync(root+"/a/b/c/d", 0o750, record))
+	must(t, MkdirAllSync(record, root+"/a/b/c/d"))
 	if want := []step{{a + "/b/c", 1}}; !slices.Equal(synced, want) {
 		t.Fatalf("for a directory that exists: synced %v, want %v", synced, want)
 	}
-	must(t, MkdirAllSync(root+"/x/y", 0o700))
+	must(t, MkdirAllSync(OS{}, root+"/x/y"))
 	if _, err := os.Stat(root + "/x/y"); err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +63,7 @@ func TestMkdirAllSyncErrors(t *testing.T) {
 	root := t.TempDir()
 	must(t, os.WriteFile(root+"/file", nil, 0o600))
 	for _, dir := range []string{root + "/file", root + "/file/below"} {
-		if err := MkdirAllSync(dir, 0o700); !errors.Is(err, unix.ENOTDIR) {
+		if err := MkdirAllSync(OS{}, dir); !errors.Is(err, unix.ENOTDIR) {
 			t.Errorf("%s: %v, want ENOTDIR", dir, err)
 		}
 	}
@@ -66,7 +74,7 @@ func TestMkdirAllSyncErrors(t *testing.T) {
 		existing bool // the error is one for a directory that existed
 	}{{unix.EIO, true}, {fs.ErrPermission, false}, {unix.EROFS, false}, {unix.EINVAL, false}} {
 		fail := func(string) error { return &fs.PathError{Op: "fsync", Path: "x", Err: c.err} }
-		if err := mkdirAllSync(root, 0o700, fail); (err != nil) != c.existing {
+		if err := MkdirAllSync(syncDirFS{OS{}, fail}, root); (err != nil) != c.existing {
 			t.Errorf("existing directory, sync fails with %v: %v", c.err, err)
 		}
 		only := func(dir string) error {
@@ -75,7 +83,7 @@ func TestMkdirAllSyncErrors(t *testing.T) {
 			}
 			return nil
 		}
-		if err := mkdirAllSync(root+"/new", 0o700, only); !errors.Is(err, c.err) {
+		if err := MkdirAllSync(syncDirFS{OS{}, only}, root+"/new"); !errors.Is(err, c.err) {
 			t.Errorf("new directory, sync fails with %v: %v", c.err, err)
 		}
 		must(t, os.Remove(root+"/new"))

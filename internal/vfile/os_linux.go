@@ -35,9 +35,13 @@ func (OS) Open(name string) (File, error) {
 	return &osFile{f}, nil
 }
 
-func (OS) Remove(name string) error             { return os.Remove(name) }
-func (OS) Rename(oldname, newname string) error { return os.Rename(oldname, newname) }
-func (OS) MkdirAll(dir string) error            { return os.MkdirAll(dir, 0o700) }
+func (OS) Stat(name string) (fs.FileInfo, error) { return os.Stat(name) }
+func (OS) RemoveAll(name string) error           { return os.RemoveAll(name) }
+func (OS) Link(oldname, newname string) error    { return os.Link(oldname, newname) }
+func (OS) Mkdir(dir string) error                { return os.Mkdir(dir, 0o700) }
+func (OS) Remove(name string) error              { return os.Remove(name) }
+func (OS) Rename(oldname, newname string) error  { return os.Rename(oldname, newname) }
+func (OS) MkdirAll(dir string) error             { return os.MkdirAll(dir, 0o700) }
 
 func (OS) List(dir string) ([]string, error) {
 	d, err := os.Open(dir)
@@ -87,6 +91,7 @@ type osFile struct{ f *os.File }
 func (o *osFile) ReadAt(p []byte, off int64) (int, error)  { return o.f.ReadAt(p, off) }
 func (o *osFile) WriteAt(p []byte, off int64) (int, error) { return o.f.WriteAt(p, off) }
 func (o *osFile) Sync() error                              { return o.f.Sync() }
+func (o *osFile) Chmod(mode fs.FileMode) error             { return o.f.Chmod(mode) }
 func (o *osFile) Close() error                             { return o.f.Close() }
 
 // maxIOV is the kernel's UIO_MAXIOV.

@@ -98,7 +98,7 @@ func TestCrashClone(t *testing.T) {
 	var sawOld, sawNew, sawTorn, sawName bool
 	for range 200 {
 		m := NewMem(-1)
-		must(t, m.MkdirAll("/d"))
+		must(t, MkdirAllSync(m, "/d"))
 		f, err := m.Create("/d/kept")
 		must(t, err)
 		old, new := bytes.Repeat([]byte{1}, 2*PageSize), bytes.Repeat([]byte{2}, PageSize)

@@ -153,7 +153,7 @@ func (m *metadataCluster) form() error {
 		}
 		all = append(all, r...)
 	}
-	return raftmeta.Bootstrap(filepath.Join(m.dir, m.names[0]), metadataShard, all)
+	return raftmeta.Bootstrap(nil, filepath.Join(m.dir, m.names[0]), metadataShard, all)
 }
 
 func (m *metadataCluster) start(i int) error {

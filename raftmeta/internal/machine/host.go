@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
+	pvfs "github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/raftmeta/fsm"
 	"github.com/rackfs/rackfs/raftmeta/internal/snapstore"
@@ -28,6 +28,9 @@ type Options struct {
 
 	OnFatal func(error) // called once, on a goroutine of Raft: must not wait for the replica
 	Logger  *slog.Logger
+
+	Files    vfile.FS // nil: the operating system's
+	PebbleFS pvfs.FS  // the same files as Pebble sees them; nil: the operating system's
 }
 
 // ErrStopped is the cause of what fails because the state machine stopped.
@@ -64,31 +67,37 @@ func Open(o Options, snaps *snapstore.Store) (*Host, error) {
 	if o.MemTableBytes <= 0 {
 		o.MemTableBytes = DefaultMemTableBytes
 	}
+	if o.Files == nil {
+		o.Files = vfile.OS{}
+	}
+	if o.PebbleFS == nil {
+		o.PebbleFS = pvfs.Default
+	}
 	h := &Host{opt: o, snaps: snaps}
-	if err := vfile.MkdirAllSync(o.Dir, 0o700); err != nil {
+	if err := vfile.MkdirAllSync(o.Files, o.Dir); err != nil {
 		return nil, vfs.Wrap(op, err)
 	}
-	name, err := current(o.Dir)
+	name, err := current(o.Files, o.Dir)
 	if err != nil {
 		return nil, vfs.Wrap(op, err)
 	}
-	if err := removeOthers(o.Dir, name); err != nil {
+	if err := removeOthers(o.Files, o.Dir, name); err != nil {
 		return nil, vfs.Wrap(op, err)
 	}
 	if name != "" {
-		if _, err := os.Stat(filepath.Join(o.Dir, name)); err != nil {
+		if _, err := o.Files.Stat(filepath.Join(o.Dir, name)); err != nil {
 			return nil, vfs.Errorf(vfs.KindCorrupt, op, "%s names a store that is not there: the replica is damaged: remove its directory and let a new replica join: %w", filepath.Join(o.Dir, currentFile), err)
 		}
 	}
 	if name == "" {
-		if name, err = nextName(o.Dir); err != nil {
+		if name, err = nextName(o.Files, o.Dir); err != nil {
 			return nil, vfs.Wrap(op, err)
 		}
 	}
 	if err := h.load(name); err != nil {
 		return nil, err
 	}
-	if err := setCurrent(o.Dir, name); err != nil {
+	if err := setCurrent(o.Files, o.Dir, name); err != nil {
 		h.Close()
 		return nil, vfs.Wrap(op, err)
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/raftmeta/fsm"
 	"github.com/rackfs/rackfs/raftmeta/internal/snapstore"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
@@ -37,7 +38,7 @@ func open(t *testing.T, dir string) *node {
 	t.Helper()
 	n := &node{t: t, dir: dir}
 	var err error
-	if n.snaps, err = snapstore.Open(filepath.Join(dir, "snapshots"), 1, quiet); err != nil {
+	if n.snaps, err = snapstore.Open(vfile.OS{}, filepath.Join(dir, "snapshots"), 1, quiet); err != nil {
 		t.Fatal(err)
 	}
 	n.host, err = Open(Options{
@@ -308,16 +309,16 @@ func TestCrashDuringRestore(t *testing.T) {
 			}
 		}},
 		{"linked", func(m *node, id string) {
-			if err := linkCheckpoint(filepath.Join(m.dir, "snapshots", id, "db"), filepath.Join(m.dir, "state", "db-000002")); err != nil {
+			if err := linkCheckpoint(vfile.OS{}, filepath.Join(m.dir, "snapshots", id, "db"), filepath.Join(m.dir, "state", "db-000002")); err != nil {
 				t.Fatal(err)
 			}
 		}},
 		{"switched", func(m *node, id string) {
 			state := filepath.Join(m.dir, "state")
-			if err := linkCheckpoint(filepath.Join(m.dir, "snapshots", id, "db"), filepath.Join(state, "db-000002")); err != nil {
+			if err := linkCheckpoint(vfile.OS{}, filepath.Join(m.dir, "snapshots", id, "db"), filepath.Join(state, "db-000002")); err != nil {
 				t.Fatal(err)
 			}
-			if err := setCurrent(state, "db-000002"); err != nil {
+			if err := setCurrent(vfile.OS{}, state, "db-000002"); err != nil {
 				t.Fatal(err)
 			}
 		}},

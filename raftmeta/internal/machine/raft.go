@@ -143,14 +143,14 @@ func (h *Host) restore(r *snapstore.Reader) error {
 	const op = "machine.restore"
 	h.gen.Lock()
 	defer h.gen.Unlock()
-	name, err := nextName(h.opt.Dir)
+	name, err := nextName(h.opt.Files, h.opt.Dir)
 	if err != nil {
 		return vfs.Wrap(op, err)
 	}
-	if err := linkCheckpoint(r.Dir(), filepath.Join(h.opt.Dir, name)); err != nil {
+	if err := linkCheckpoint(h.opt.Files, r.Dir(), filepath.Join(h.opt.Dir, name)); err != nil {
 		return vfs.Wrap(op, err)
 	}
-	if err := setCurrent(h.opt.Dir, name); err != nil {
+	if err := setCurrent(h.opt.Files, h.opt.Dir, name); err != nil {
 		return vfs.Wrap(op, err)
 	}
 	h.retire()
@@ -165,7 +165,7 @@ func (h *Host) restore(r *snapstore.Reader) error {
 	if h.m.Applied() < r.Record.Applied {
 		return vfs.Errorf(vfs.KindCorrupt, op, "snapshot says it contains entry %d, but ends at %d", r.Record.Applied, h.m.Applied())
 	}
-	if err := removeOthers(h.opt.Dir, name); err != nil {
+	if err := removeOthers(h.opt.Files, h.opt.Dir, name); err != nil {
 		h.opt.Logger.Warn("raftmeta: remove the state before the snapshot", "err", err)
 	}
 	return nil

@@ -6,7 +6,6 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -31,9 +30,9 @@ const (
 )
 
 // current reads the name of the live store; "" if there is none yet.
-func current(dir string) (string, error) {
+func current(files vfile.FS, dir string) (string, error) {
 	path := filepath.Join(dir, currentFile)
-	b, err := vfile.ReadFile(vfile.OS{}, path, maxCurrent)
+	b, err := vfile.ReadFile(files, path, maxCurrent)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
@@ -59,24 +58,24 @@ func parseDB(name string) (int, error) {
 }
 
 // setCurrent makes name the live store, durably; the directory name must be complete and durable.
-func setCurrent(dir, name string) error {
-	if err := (vfile.OS{}).SyncDir(dir); err != nil {
+func setCurrent(files vfile.FS, dir, name string) error {
+	if err := files.SyncDir(dir); err != nil {
 		return err
 	}
-	return vfile.WriteFileAtomic(vfile.OS{}, dir, currentFile, []byte(name+"\n"))
+	return vfile.WriteFileAtomic(files, dir, currentFile, []byte(name+"\n"))
 }
 
 // removeOthers removes every store but keep.
-func removeOthers(dir, keep string) error {
-	es, err := os.ReadDir(dir)
+func removeOthers(files vfile.FS, dir, keep string) error {
+	names, err := files.List(dir)
 	if err != nil {
 		return err
 	}
-	for _, e := range es {
-		if _, err := parseDB(e.Name()); err != nil || e.Name() == keep {
+	for _, name := range names {
+		if _, err := parseDB(name); err != nil || name == keep {
 			continue
 		}
-		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+		if err := files.RemoveAll(filepath.Join(dir, name)); err != nil {
 			return err
 		}
 	}
@@ -84,14 +83,14 @@ func removeOthers(dir, keep string) error {
 }
 
 // nextName is a name for a new store, beyond all that exist.
-func nextName(dir string) (string, error) {
-	es, err := os.ReadDir(dir)
+func nextName(files vfile.FS, dir string) (string, error) {
+	names, err := files.List(dir)
 	if err != nil {
 		return "", err
 	}
 	top := 0
-	for _, e := range es {
-		if n, err := parseDB(e.Name()); err == nil {
+	for _, name := range names {
+		if n, err := parseDB(name); err == nil {
 			top = max(top, n)
 		}
 	}
@@ -100,40 +99,44 @@ func nextName(dir string) (string, error) {
 
 // linkCheckpoint fills the new directory dst with the store in src: tables,
 // which never change, by hard link, the rest by copy. All is durable when it returns.
-func linkCheckpoint(src, dst string) error {
-	es, err := os.ReadDir(src)
+func linkCheckpoint(files vfile.FS, src, dst string) error {
+	names, err := files.List(src)
 	if err != nil {
 		return err
 	}
-	if err := os.Mkdir(dst, 0o700); err != nil {
+	if err := files.Mkdir(dst); err != nil {
 		return err
 	}
-	for _, e := range es {
-		from, to := filepath.Join(src, e.Name()), filepath.Join(dst, e.Name())
-		switch filepath.Ext(e.Name()) {
+	for _, name := range names {
+		from, to := filepath.Join(src, name), filepath.Join(dst, name)
+		switch filepath.Ext(name) {
 		case ".sst", ".blob":
-			err = os.Link(from, to)
+			err = files.Link(from, to)
 		default:
-			err = copyFile(from, to)
+			err = copyFile(files, from, to)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	return vfile.OS{}.SyncDir(dst)
+	return files.SyncDir(dst)
 }
 
-func copyFile(from, to string) error {
-	in, err := os.Open(from)
+func copyFile(files vfile.FS, from, to string) error {
+	in, err := files.Open(from)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	size, err := in.Size()
 	if err != nil {
 		return err
 	}
-	if _, err = io.Copy(out, in); err == nil {
+	out, err := files.Create(to)
+	if err != nil {
+		return err
+	}
+	if _, err = io.Copy(io.NewOffsetWriter(out, 0), io.NewSectionReader(in, 0, size)); err == nil {
 		err = out.Sync()
 	}
 	return errors.Join(err, out.Close())
@@ -141,6 +144,7 @@ func copyFile(from, to string) error {
 
 func openPebble(dir string, o Options) (*pebble.DB, error) {
 	po := &pebble.Options{
+		FS:                          o.PebbleFS,
 		DisableWAL:                  true,
 		FormatMajorVersion:          pebbleFormat,
 		Cache:                       o.BlockCache,

@@ -9,9 +9,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -64,8 +64,9 @@ var nodeName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
 // Format makes dir a metadata node's directory, or adds shards to one of the
 // same cluster and node. It returns the identities of the replicas of shards,
-// old and new. log is the backend of new replicas.
-func Format(dir string, cluster []byte, node string, shards []uint16, log Backend) ([]Info, error) {
+// old and new. log is the backend of new replicas. All of it is durable when Format returns, also what an
+// earlier call made that was killed before it synced.
+func Format(files vfile.FS, dir string, cluster []byte, node string, shards []uint16, log Backend) ([]Info, error) {
 	const op = "raftmeta.format"
 	if len(cluster) == 0 || len(cluster) > 64 {
 		return nil, vfs.Errorf(vfs.KindInvalid, op, "a cluster id has 1 to 64 bytes, not %d", len(cluster))
@@ -76,22 +77,22 @@ func Format(dir string, cluster []byte, node string, shards []uint16, log Backen
 	if log != WAL && log != Bolt {
 		return nil, vfs.Errorf(vfs.KindInvalid, op, "log backend %q: use %s or %s", log, WAL, Bolt)
 	}
-	if err := vfile.MkdirAllSync(dir, 0o700); err != nil {
+	if err := vfile.MkdirAllSync(files, dir); err != nil {
 		return nil, vfs.Wrap(op, err)
 	}
-	lock, err := vfile.OS{}.Lock(filepath.Join(dir, lockFile))
+	lock, err := files.Lock(filepath.Join(dir, lockFile))
 	if err != nil {
 		return nil, inUse(op, dir, err)
 	}
 	defer lock.Close()
 	want := nodeMarker{nodeMagic, formatVersion, hex.EncodeToString(cluster), node}
-	have, err := readNode(dir)
+	have, err := readNode(files, dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		if err := requireEmpty(dir); err != nil {
+		if err := requireEmpty(files, dir); err != nil {
 			return nil, err
 		}
-		if err := writeJSON(dir, nodeFile, want); err != nil {
+		if err := writeJSON(files, dir, nodeFile, want); err != nil {
 			return nil, vfs.Wrap(op, err)
 		}
 	case err != nil:
@@ -101,26 +102,29 @@ func Format(dir string, cluster []byte, node string, shards []uint16, log Backen
 	}
 	var infos []Info
 	for _, s := range shards {
-		i, err := ReadInfo(dir, s)
+		i, err := ReadInfo(files, dir, s)
 		if errors.Is(err, fs.ErrNotExist) {
-			i, err = create(dir, want, s, log)
+			i, err = create(files, dir, want, s, log)
 		}
 		if err != nil {
 			return nil, vfs.Wrap(op, err)
 		}
 		infos = append(infos, i)
 	}
+	if err := files.SyncDir(dir); err != nil {
+		return nil, vfs.Wrap(op, err)
+	}
 	return infos, nil
 }
 
-func requireEmpty(dir string) error {
-	es, err := os.ReadDir(dir)
+func requireEmpty(files vfile.FS, dir string) error {
+	names, err := files.List(dir)
 	if err != nil {
 		return vfs.Wrap("raftmeta.format", err)
 	}
-	for _, e := range es {
-		if e.Name() != lockFile && e.Name() != nodeFile+".tmp" {
-			return vfs.Errorf(vfs.KindIncompatible, "raftmeta.format", "%s has no %s but holds %s: not an empty directory", dir, nodeFile, e.Name())
+	for _, name := range names {
+		if name != lockFile && name != nodeFile+".tmp" {
+			return vfs.Errorf(vfs.KindIncompatible, "raftmeta.format", "%s has no %s but holds %s: not an empty directory", dir, nodeFile, name)
 		}
 	}
 	return nil
@@ -129,42 +133,39 @@ func requireEmpty(dir string) error {
 func shardName(s uint16) string { return fmt.Sprintf("shard-%05d", s) }
 
 // create makes the directory of a new replica under a temporary name, complete,
-// and renames it.
-func create(dir string, n nodeMarker, shard uint16, log Backend) (Info, error) {
+// and renames it. The caller makes the name durable.
+func create(files vfile.FS, dir string, n nodeMarker, shard uint16, log Backend) (Info, error) {
 	var random [16]byte
 	rand.Read(random[:])
 	info := Info{replicaMagic, formatVersion, n.Cluster, shard, n.Node + "." + hex.EncodeToString(random[:]), log}
 	final := filepath.Join(dir, shardName(shard))
 	tmp := final + ".tmp"
-	if err := os.RemoveAll(tmp); err != nil {
+	if err := files.RemoveAll(tmp); err != nil {
 		return info, err
 	}
-	if err := os.Mkdir(tmp, 0o700); err != nil {
+	if err := files.Mkdir(tmp); err != nil {
 		return info, err
 	}
-	if err := writeJSON(tmp, replicaFile, info); err != nil {
+	if err := writeJSON(files, tmp, replicaFile, info); err != nil {
 		return info, err
 	}
 	if log == WAL {
-		if err := os.Mkdir(filepath.Join(tmp, walDir), 0o700); err != nil {
+		if err := files.Mkdir(filepath.Join(tmp, walDir)); err != nil {
 			return info, err
 		}
 	}
 	// A small first segment: the log replaces it when its size is configured otherwise.
-	logs, err := openLogs(tmp, info, LogOptions{WALSegmentBytes: minSegmentBytes}, true)
+	logs, err := openLogs(tmp, info, LogOptions{WALSegmentBytes: minSegmentBytes, Files: files}, true)
 	if err != nil {
 		return info, err
 	}
 	if err := logs.Close(); err != nil {
 		return info, err
 	}
-	if err := syncDir(tmp); err != nil {
+	if err := files.SyncDir(tmp); err != nil {
 		return info, err
 	}
-	if err := os.Rename(tmp, final); err != nil {
-		return info, err
-	}
-	return info, syncDir(dir)
+	return info, files.Rename(tmp, final)
 }
 
 // Node is an opened and locked directory of a metadata node.
@@ -177,9 +178,9 @@ type Node struct {
 }
 
 // OpenNode opens a directory that Format made, for this process alone.
-func OpenNode(dir string) (*Node, error) {
+func OpenNode(files vfile.FS, dir string) (*Node, error) {
 	const op = "raftmeta.open"
-	m, err := readNode(dir)
+	m, err := readNode(files, dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, vfs.Errorf(vfs.KindNotFound, op, "%s is not a metadata directory: no %s", dir, nodeFile)
 	}
@@ -190,18 +191,19 @@ func OpenNode(dir string) (*Node, error) {
 	if err != nil {
 		return nil, vfs.Errorf(vfs.KindCorrupt, op, "%s: cluster id: %w", filepath.Join(dir, nodeFile), err)
 	}
-	lock, err := vfile.OS{}.Lock(filepath.Join(dir, lockFile))
+	lock, err := files.Lock(filepath.Join(dir, lockFile))
 	if err != nil {
 		return nil, inUse(op, dir, err)
 	}
 	n := &Node{Dir: dir, Cluster: cluster, Name: m.Node, lock: lock}
-	es, err := os.ReadDir(dir) // sorted
+	names, err := files.List(dir)
 	if err != nil {
 		lock.Close()
 		return nil, vfs.Wrap(op, err)
 	}
-	for _, e := range es {
-		num, ok := strings.CutPrefix(e.Name(), "shard-")
+	slices.Sort(names)
+	for _, name := range names {
+		num, ok := strings.CutPrefix(name, "shard-")
 		if s, err := strconv.ParseUint(num, 10, 16); ok && err == nil {
 			n.Shards = append(n.Shards, uint16(s))
 		}
@@ -219,19 +221,19 @@ func inUse(op, dir string, err error) error {
 	return vfs.Errorf(vfs.KindBusy, op, "%s is in use by another process: stop it first: %w", dir, err)
 }
 
-func readNode(dir string) (m nodeMarker, err error) {
+func readNode(files vfile.FS, dir string) (m nodeMarker, err error) {
 	path := filepath.Join(dir, nodeFile)
-	if err := readJSON(path, &m); err != nil {
+	if err := readJSON(files, path, &m); err != nil {
 		return m, err
 	}
 	return m, checkFormat(path, m.Magic, nodeMagic, m.Version)
 }
 
 // ReadInfo reads the identity of the replica of shard below dir.
-func ReadInfo(dir string, shard uint16) (i Info, err error) {
+func ReadInfo(files vfile.FS, dir string, shard uint16) (i Info, err error) {
 	path := filepath.Join(dir, shardName(shard), replicaFile)
-	if err := readJSON(path, &i); err != nil {
-		if _, serr := os.Stat(filepath.Dir(path)); serr == nil && errors.Is(err, fs.ErrNotExist) {
+	if err := readJSON(files, path, &i); err != nil {
+		if _, serr := files.Stat(filepath.Dir(path)); serr == nil && errors.Is(err, fs.ErrNotExist) {
 			return i, vfs.Errorf(vfs.KindCorrupt, "raftmeta.open", "%s is missing: the replica is damaged; remove its directory and let a new replica join", path)
 		}
 		return i, err
@@ -256,13 +258,8 @@ func checkFormat(path, magic, want string, version int) error {
 	return nil
 }
 
-func readJSON(path string, v any) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxMarker))
+func readJSON(files vfile.FS, path string, v any) error {
+	b, err := vfile.ReadFile(files, path, maxMarker)
 	if err != nil {
 		return err
 	}
@@ -272,12 +269,10 @@ func readJSON(path string, v any) error {
 	return nil
 }
 
-func writeJSON(dir, name string, v any) error {
+func writeJSON(files vfile.FS, dir, name string, v any) error {
 	b, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return err
 	}
-	return vfile.WriteFileAtomic(vfile.OS{}, dir, name, append(b, '\n'))
+	return vfile.WriteFileAtomic(files, dir, name, append(b, '\n'))
 }
-
-func syncDir(dir string) error { return vfile.OS{}.SyncDir(dir) }

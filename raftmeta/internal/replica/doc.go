@@ -22,7 +22,7 @@
 // whose transactions end with fdatasync. raft-boltdb commits with two. A new
 // segment's name is made durable when it is created. raft-wal's own file layer
 // does that at the first sync instead, and forgets it when the process is killed
-// in between and recovers the segment; so Open also syncs the directories.
+// in between and recovers the segment; so Open also syncs the directory of the segments.
 //
 // # When the log fails
 //

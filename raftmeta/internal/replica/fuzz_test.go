@@ -4,12 +4,14 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/rackfs/rackfs/internal/vfile"
 )
 
 // FuzzMarkers puts anything in the place of a node's and a replica's identity: it is refused, or read as what it says.
 func FuzzMarkers(f *testing.F) {
 	src := f.TempDir()
-	if _, err := Format(src, []byte("cluster"), "m1", []uint16{1}, WAL); err != nil {
+	if _, err := Format(vfile.OS{}, src, []byte("cluster"), "m1", []uint16{1}, WAL); err != nil {
 		f.Fatal(err)
 	}
 	for _, name := range []string{nodeFile, filepath.Join(shardName(1), replicaFile)} {
@@ -30,10 +32,10 @@ func FuzzMarkers(f *testing.F) {
 				t.Fatal(err)
 			}
 		}
-		if m, err := readNode(dir); err == nil && (m.Magic != nodeMagic || m.Version != formatVersion) {
+		if m, err := readNode(vfile.OS{}, dir); err == nil && (m.Magic != nodeMagic || m.Version != formatVersion) {
 			t.Fatalf("accepted %+v", m)
 		}
-		if i, err := ReadInfo(dir, 1); err == nil && (i.Magic != replicaMagic || i.Version != formatVersion || i.Shard != 1) {
+		if i, err := ReadInfo(vfile.OS{}, dir, 1); err == nil && (i.Magic != replicaMagic || i.Version != formatVersion || i.Shard != 1) {
 			t.Fatalf("accepted %+v", i)
 		}
 	})

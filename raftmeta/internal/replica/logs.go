@@ -3,7 +3,6 @@ package replica
 import (
 	"errors"
 	"io"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -32,7 +31,7 @@ const (
 type LogOptions struct {
 	Backend         Backend  // what the configuration asks for; must be the directory's; "": whatever it is
 	WALSegmentBytes int      // default DefaultSegmentBytes
-	Files           vfile.FS // default the operating system's; raft-wal segments only
+	Files           vfile.FS // default the operating system's; bbolt's files are there in any case
 	Logger          hclog.Logger
 
 	// OnFail is called once, by who changes the log, when a change failed: all later ones will. It must not wait for Raft.
@@ -74,7 +73,7 @@ func openLogs(dir string, info Info, o LogOptions, fresh bool) (*Logs, error) {
 	stableFile := filepath.Join(dir, stableFile)
 	if !fresh {
 		for _, f := range []string{stableFile, logFile} {
-			if _, err := os.Stat(f); err != nil {
+			if _, err := o.Files.Stat(f); err != nil {
 				return nil, vfs.Errorf(vfs.KindCorrupt, op, "the replica in %s is damaged: remove its directory and let a new replica join: %w", dir, err)
 			}
 		}
@@ -108,9 +107,6 @@ func openLogs(dir string, info Info, o LogOptions, fresh bool) (*Logs, error) {
 		store = b
 	default:
 		return fail(vfs.Errorf(vfs.KindIncompatible, op, "log backend %q is unknown to this release", info.Log))
-	}
-	if err := syncDir(dir); err != nil {
-		return fail(err)
 	}
 	if l.LogCache, err = raft.NewLogCache(logCacheEntries, store); err != nil {
 		return fail(err)

@@ -24,7 +24,7 @@ var cluster = []byte("0123456789abcdef")
 
 func format(t *testing.T, dir string, log Backend, shards ...uint16) []Info {
 	t.Helper()
-	is, err := Format(dir, cluster, "n1", shards, log)
+	is, err := Format(vfile.OS{}, dir, cluster, "n1", shards, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +41,7 @@ func TestFormatAgainKeepsIdentity(t *testing.T) {
 	if b[2].Log != Bolt || b[2].ID == b[1].ID || !strings.HasPrefix(b[2].ID, "n1.") {
 		t.Fatalf("new replica %+v", b[2])
 	}
-	n, err := OpenNode(dir)
+	n, err := OpenNode(vfile.OS{}, dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,12 +72,12 @@ func TestRefusals(t *testing.T) {
 	}
 	shard := func(d, f string) string { return filepath.Join(d, "shard-00001", f) }
 	openAll := func(d string, o LogOptions) error {
-		n, err := OpenNode(d)
+		n, err := OpenNode(vfile.OS{}, d)
 		if err != nil {
 			return err
 		}
 		defer n.Close()
-		i, err := ReadInfo(d, 1)
+		i, err := ReadInfo(vfile.OS{}, d, 1)
 		if err != nil {
 			return err
 		}
@@ -119,7 +119,7 @@ func TestRefusals(t *testing.T) {
 		{"log gone", func(d string) error { os.RemoveAll(shard(d, walDir)); return openAll(d, LogOptions{}) }, vfs.KindCorrupt, "damaged"},
 		{"identity gone", func(d string) error { os.Remove(shard(d, replicaFile)); return openAll(d, LogOptions{}) }, vfs.KindCorrupt, "damaged"},
 		{"in use", func(d string) error {
-			n, err := OpenNode(d)
+			n, err := OpenNode(vfile.OS{}, d)
 			if err != nil {
 				return err
 			}
@@ -127,15 +127,15 @@ func TestRefusals(t *testing.T) {
 			return openAll(d, LogOptions{})
 		}, vfs.KindBusy, "in use"},
 		{"not formatted", func(d string) error { return openAll(t.TempDir(), LogOptions{}) }, vfs.KindNotFound, "not a metadata directory"},
-		{"other cluster", func(d string) error { _, err := Format(d, []byte("other"), "n1", nil, WAL); return err }, vfs.KindIncompatible, "belongs"},
-		{"other node", func(d string) error { _, err := Format(d, cluster, "n2", nil, WAL); return err }, vfs.KindIncompatible, "belongs"},
+		{"other cluster", func(d string) error { _, err := Format(vfile.OS{}, d, []byte("other"), "n1", nil, WAL); return err }, vfs.KindIncompatible, "belongs"},
+		{"other node", func(d string) error { _, err := Format(vfile.OS{}, d, cluster, "n2", nil, WAL); return err }, vfs.KindIncompatible, "belongs"},
 		{"format over other things", func(string) error {
 			d := t.TempDir()
 			os.WriteFile(filepath.Join(d, "precious"), nil, 0o600)
-			_, err := Format(d, cluster, "n1", nil, WAL)
+			_, err := Format(vfile.OS{}, d, cluster, "n1", nil, WAL)
 			return err
 		}, vfs.KindIncompatible, "precious"},
-		{"bad node name", func(string) error { _, err := Format(t.TempDir(), cluster, "N/1", nil, WAL); return err }, vfs.KindInvalid, "node name"},
+		{"bad node name", func(string) error { _, err := Format(vfile.OS{}, t.TempDir(), cluster, "N/1", nil, WAL); return err }, vfs.KindInvalid, "node name"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			err := c.do(dir(strings.ReplaceAll(c.name, " ", "-")))
@@ -153,7 +153,7 @@ func TestHalfMadeReplica(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(dir, "shard-00001.tmp", "wal"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	n, err := OpenNode(dir)
+	n, err := OpenNode(vfile.OS{}, dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -266,7 +266,7 @@ func (m *memMeta) Close() error                     { return nil }
 
 func memWAL(t *testing.T, files vfile.FS, meta *memMeta) (*wal.WAL, error) {
 	t.Helper()
-	if err := files.MkdirAll("w"); err != nil {
+	if err := vfile.MkdirAllSync(files, "w"); err != nil {
 		t.Fatal(err)
 	}
 	return wal.Open("w", wal.WithSegmentSize(4096), wal.WithMetaStore(meta), wal.WithLogger(hclog.NewNullLogger()),

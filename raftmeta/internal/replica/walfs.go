@@ -103,4 +103,4 @@ func (f walFile) WriteAt(p []byte, off int64) (n int, err error) {
 	return n, err
 }
 
-func (f walFile) Sync() error { return f.broken.guard(f.File.SyncData) }
+func (f walFile) Sync() error { return f.broken.guard(func() error { return f.File.SyncData() }) }

@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"slices"
 
 	"github.com/hashicorp/raft"
-	"github.com/rackfs/rackfs/internal/vfile"
 )
 
 // Sink takes one snapshot: either Checkpoint is called, by this replica's own
@@ -43,19 +41,19 @@ func (s *Sink) Checkpoint(applied uint64, make func(dir string) error) error {
 	if err := make(dir); err != nil {
 		return err
 	}
-	es, err := os.ReadDir(dir)
+	names, err := s.store.files.List(dir)
 	if err != nil {
 		return err
 	}
-	for _, e := range es {
-		fi, err := e.Info()
+	for _, name := range names {
+		fi, err := s.store.files.Stat(filepath.Join(dir, name))
 		if err != nil {
 			return err
 		}
 		if !fi.Mode().IsRegular() {
-			return fmt.Errorf("checkpoint contains %s, which is not a file", e.Name())
+			return fmt.Errorf("checkpoint contains %s, which is not a file", name)
 		}
-		s.rec.Files = append(s.rec.Files, File{e.Name(), fi.Size()})
+		s.rec.Files = append(s.rec.Files, File{name, fi.Size()})
 	}
 	slices.SortFunc(s.rec.Files, func(a, b File) int { return cmp.Compare(a.Name, b.Name) })
 	s.rec.Applied = applied
@@ -71,7 +69,7 @@ func (s *Sink) Write(p []byte) (int, error) {
 		pr, pw := io.Pipe()
 		s.pw, s.unpack = pw, make(chan error, 1)
 		go func() {
-			applied, files, err := unpack(pr, filepath.Join(s.dir, dbDir))
+			applied, files, err := unpack(s.store.files, pr, filepath.Join(s.dir, dbDir))
 			if err == nil {
 				s.rec.Applied, s.rec.Files = applied, files
 			}
@@ -102,16 +100,16 @@ func (s *Sink) Close() error {
 		err = errors.New("snapshot is empty")
 	}
 	if err == nil {
-		err = writeRecord(s.dir, s.rec)
+		err = writeRecord(s.store.files, s.dir, s.rec)
 	}
 	if err == nil {
-		err = os.Rename(s.dir, filepath.Join(s.store.dir, s.id))
+		err = s.store.files.Rename(s.dir, filepath.Join(s.store.dir, s.id))
 	}
 	if err == nil {
-		err = vfile.OS{}.SyncDir(s.store.dir)
+		err = s.store.files.SyncDir(s.store.dir)
 	}
 	if err != nil {
-		return errors.Join(err, os.RemoveAll(s.dir))
+		return errors.Join(err, s.store.files.RemoveAll(s.dir))
 	}
 	s.store.reap()
 	return nil
@@ -124,5 +122,5 @@ func (s *Sink) Cancel() error {
 	}
 	s.done = true
 	s.finish(errors.New("snapshot cancelled"))
-	return os.RemoveAll(s.dir)
+	return s.store.files.RemoveAll(s.dir)
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/hashicorp/raft"
+	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/vfs"
 	"go.uber.org/goleak"
 )
@@ -19,7 +20,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func open(t testing.TB, retain int) *Store {
 	t.Helper()
-	s, err := Open(filepath.Join(t.TempDir(), "s"), retain, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	s, err := Open(vfile.OS{}, filepath.Join(t.TempDir(), "s"), retain, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +166,7 @@ func TestReopen(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(s.dir, "20-3-9.tmp", "db"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	s2, err := Open(s.dir, 3, s.log)
+	s2, err := Open(vfile.OS{}, s.dir, 3, s.log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +205,7 @@ func FuzzStream(f *testing.F) {
 				t.Fatalf("%d bytes allocated for a stream of %d", after.TotalAlloc-before.TotalAlloc, len(b))
 			}
 		}()
-		if _, files, err := unpack(bytes.NewReader(b), dir); err == nil && len(files) == 0 {
+		if _, files, err := unpack(vfile.OS{}, bytes.NewReader(b), dir); err == nil && len(files) == 0 {
 			t.Fatal("nothing was accepted")
 		}
 	})

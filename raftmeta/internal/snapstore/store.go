@@ -10,7 +10,6 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -52,6 +51,7 @@ type File struct {
 
 // Store implements raft.SnapshotStore.
 type Store struct {
+	files  vfile.FS
 	dir    string
 	retain int
 	log    *slog.Logger
@@ -63,28 +63,33 @@ type Store struct {
 
 var _ raft.SnapshotStore = (*Store)(nil)
 
-// Open opens the store in dir, creating it if needed, and removes what a crash left half done.
-func Open(dir string, retain int, log *slog.Logger) (*Store, error) {
+// Open opens the store in dir of files, creating it if needed, and removes what a crash left half done.
+func Open(files vfile.FS, dir string, retain int, log *slog.Logger) (*Store, error) {
 	const op = "snapstore.open"
 	// The log is dropped because of what is in here: its name must not get lost.
-	if err := vfile.MkdirAllSync(dir, 0o700); err != nil {
+	if err := vfile.MkdirAllSync(files, dir); err != nil {
 		return nil, vfs.Wrap(op, err)
 	}
-	s := &Store{dir: dir, retain: max(retain, 1), log: log, open: map[string]int{}}
-	es, err := os.ReadDir(dir)
+	// So must those of the snapshots that are found: a process may have been killed between making
+	// one visible and syncing its name.
+	if err := files.SyncDir(dir); err != nil {
+		return nil, vfs.Wrap(op, err)
+	}
+	s := &Store{files: files, dir: dir, retain: max(retain, 1), log: log, open: map[string]int{}}
+	names, err := files.List(dir)
 	if err != nil {
 		return nil, vfs.Wrap(op, err)
 	}
-	for _, e := range es {
-		if strings.HasSuffix(e.Name(), tmpSuffix) {
-			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+	for _, name := range names {
+		if strings.HasSuffix(name, tmpSuffix) {
+			if err := files.RemoveAll(filepath.Join(dir, name)); err != nil {
 				return nil, vfs.Wrap(op, err)
 			}
 			continue
 		}
 		var i, t uint64
 		var n int
-		if _, err := fmt.Sscanf(e.Name(), nameFormat, &i, &t, &n); err == nil {
+		if _, err := fmt.Sscanf(name, nameFormat, &i, &t, &n); err == nil {
 			s.serial = max(s.serial, n)
 		}
 	}
@@ -103,7 +108,7 @@ func (s *Store) Create(version raft.SnapshotVersion, index, term uint64, c raft.
 	id := fmt.Sprintf(nameFormat, index, term, s.serial)
 	s.mu.Unlock()
 	dir := filepath.Join(s.dir, id+tmpSuffix)
-	if err := os.Mkdir(dir, 0o700); err != nil {
+	if err := s.files.Mkdir(dir); err != nil {
 		return nil, err
 	}
 	return &Sink{store: s, id: id, dir: dir, rec: Record{
@@ -121,25 +126,25 @@ type named struct {
 // load reads all complete snapshots, newest first. An unreadable one is an
 // error: Raft must not go on as if it had never existed, because the log before it is gone.
 func (s *Store) load() ([]named, error) {
-	es, err := os.ReadDir(s.dir)
+	names, err := s.files.List(s.dir)
 	if err != nil {
 		return nil, err
 	}
 	var all []named
-	for _, e := range es {
+	for _, name := range names {
 		var i, t uint64
 		var n int
-		if _, err := fmt.Sscanf(e.Name(), nameFormat, &i, &t, &n); err != nil || e.Name() != fmt.Sprintf(nameFormat, i, t, n) {
+		if _, err := fmt.Sscanf(name, nameFormat, &i, &t, &n); err != nil || name != fmt.Sprintf(nameFormat, i, t, n) {
 			continue // .tmp, or not ours
 		}
-		rec, err := readRecord(filepath.Join(s.dir, e.Name()))
+		rec, err := readRecord(s.files, filepath.Join(s.dir, name))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // removed meanwhile
 		}
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, named{e.Name(), n, rec})
+		all = append(all, named{name, n, rec})
 	}
 	slices.SortFunc(all, func(a, b named) int {
 		return -cmp.Or(cmp.Compare(a.rec.Term, b.rec.Term), cmp.Compare(a.rec.Index, b.rec.Index), cmp.Compare(a.serial, b.serial))
@@ -189,7 +194,7 @@ func (s *Store) reader(id string) (*Reader, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	dir := filepath.Join(s.dir, id)
-	rec, err := readRecord(dir)
+	rec, err := readRecord(s.files, dir)
 	if err != nil {
 		return nil, vfs.Wrap("snapstore.open", err)
 	}
@@ -222,9 +227,9 @@ func (s *Store) reap() {
 		}
 		dir := filepath.Join(s.dir, n.id)
 		// Renamed first, so that a crash leaves a directory that Open removes.
-		err := os.Rename(dir, dir+tmpSuffix)
+		err := s.files.Rename(dir, dir+tmpSuffix)
 		if err == nil {
-			err = os.RemoveAll(dir + tmpSuffix)
+			err = s.files.RemoveAll(dir + tmpSuffix)
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			s.log.Warn("raftmeta: remove old snapshot", "snapshot", n.id, "err", err)
@@ -232,14 +237,9 @@ func (s *Store) reap() {
 	}
 }
 
-func readRecord(dir string) (r Record, err error) {
+func readRecord(files vfile.FS, dir string) (r Record, err error) {
 	path := filepath.Join(dir, recordFile)
-	f, err := os.Open(path)
-	if err != nil {
-		return r, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxRecord))
+	b, err := vfile.ReadFile(files, path, maxRecord)
 	if err != nil {
 		return r, err
 	}
@@ -257,12 +257,12 @@ func readRecord(dir string) (r Record, err error) {
 	return r, nil
 }
 
-func writeRecord(dir string, r Record) error {
+func writeRecord(files vfile.FS, dir string, r Record) error {
 	b, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
-	return vfile.WriteFileAtomic(vfile.OS{}, dir, recordFile, fmt.Appendf(b, "\n%s\n", checksum(b)))
+	return vfile.WriteFileAtomic(files, dir, recordFile, fmt.Appendf(b, "\n%s\n", checksum(b)))
 }
 
 func checksum(b []byte) string { return fmt.Sprintf("%08x", crc32.Checksum(b, castagnoli)) }

@@ -7,7 +7,6 @@ import (
 	"hash"
 	"hash/crc32"
 	"io"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -48,7 +47,8 @@ type Reader struct {
 	closed bool
 
 	pend []byte      // bytes to give out before f
-	f    *os.File    // current file
+	f    vfile.File  // current file
+	off  int64       // in f
 	left int64       // of f
 	sum  hash.Hash32 // of the current file
 	next int         // index of the next file
@@ -70,11 +70,12 @@ func (r *Reader) Read(p []byte) (int, error) {
 		r.pend = r.pend[n:]
 		return n, nil
 	}
-	n, err := r.f.Read(p[:min(int64(len(p)), r.left)])
+	n, err := r.f.ReadAt(p[:min(int64(len(p)), r.left)], r.off)
+	r.off += int64(n)
 	r.sum.Write(p[:n])
 	r.left -= int64(n)
 	if err == io.EOF && r.left > 0 {
-		err = vfs.Errorf(vfs.KindCorrupt, "snapstore.read", "%s is shorter than its snapshot says", r.f.Name())
+		err = vfs.Errorf(vfs.KindCorrupt, "snapstore.read", "%s is shorter than its snapshot says", filepath.Join(r.dir, r.Record.Files[r.next-1].Name))
 	} else if err == io.EOF {
 		err = nil
 	}
@@ -104,11 +105,11 @@ func (r *Reader) advance() error {
 	}
 	fi := r.Record.Files[r.next]
 	r.next++
-	f, err := os.Open(filepath.Join(r.dir, fi.Name))
+	f, err := r.store.files.Open(filepath.Join(r.dir, fi.Name))
 	if err != nil {
 		return err
 	}
-	r.f, r.left, r.sum = f, fi.Size, crc32.New(castagnoli)
+	r.f, r.off, r.left, r.sum = f, 0, fi.Size, crc32.New(castagnoli)
 	b := be.AppendUint16(nil, uint16(len(fi.Name)))
 	b = append(b, fi.Name...)
 	r.pend = be.AppendUint64(b, uint64(fi.Size))
@@ -131,7 +132,7 @@ func (r *Reader) Close() error {
 }
 
 // unpack writes the files of a stream to the new directory dir, durably.
-func unpack(src io.Reader, dir string) (applied uint64, files []File, err error) {
+func unpack(files vfile.FS, src io.Reader, dir string) (applied uint64, list []File, err error) {
 	r := bufio.NewReaderSize(src, copyBytes)
 	corrupt := func(format string, args ...any) (uint64, []File, error) {
 		return 0, nil, vfs.Errorf(vfs.KindCorrupt, "snapstore.receive", format, args...)
@@ -151,23 +152,23 @@ func unpack(src io.Reader, dir string) (applied uint64, files []File, err error)
 	if n == 0 || n > maxFiles {
 		return corrupt("%d files", n)
 	}
-	if err := os.Mkdir(dir, 0o700); err != nil {
+	if err := files.Mkdir(dir); err != nil {
 		return 0, nil, err
 	}
 	for range n {
-		f, err := unpackFile(r, dir)
+		f, err := unpackFile(files, r, dir)
 		if err != nil {
 			return 0, nil, err
 		}
-		files = append(files, f)
+		list = append(list, f)
 	}
 	if _, err := r.ReadByte(); err != io.EOF {
 		return corrupt("bytes after the last file: %w", err)
 	}
-	return applied, files, vfile.OS{}.SyncDir(dir)
+	return applied, list, files.SyncDir(dir)
 }
 
-func unpackFile(r *bufio.Reader, dir string) (File, error) {
+func unpackFile(files vfile.FS, r *bufio.Reader, dir string) (File, error) {
 	corrupt := func(format string, args ...any) (File, error) {
 		return File{}, vfs.Errorf(vfs.KindCorrupt, "snapstore.receive", format, args...)
 	}
@@ -192,11 +193,11 @@ func unpackFile(r *bufio.Reader, dir string) (File, error) {
 	if fi.Size < 0 || fi.Name == "." || fi.Name == ".." || strings.ContainsAny(fi.Name, "/\x00") {
 		return corrupt("file %q of %d bytes", fi.Name, fi.Size)
 	}
-	f, err := os.OpenFile(filepath.Join(dir, fi.Name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	f, err := files.Create(filepath.Join(dir, fi.Name))
 	if err != nil {
 		return File{}, err
 	}
-	_, err = io.CopyN(f, in, fi.Size)
+	_, err = io.CopyN(io.NewOffsetWriter(f, 0), in, fi.Size)
 	if err == nil {
 		err = f.Sync()
 	}
