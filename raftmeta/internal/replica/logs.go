@@ -12,6 +12,7 @@ import (
 	wal "github.com/hashicorp/raft-wal"
 	"github.com/hashicorp/raft-wal/metadb"
 	"github.com/hashicorp/raft-wal/segment"
+	"github.com/hashicorp/raft-wal/types"
 	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/vfs"
 	"go.etcd.io/bbolt"
@@ -126,11 +127,7 @@ func openBolt(path string) (*raftboltdb.BoltStore, error) {
 
 func openWAL(dir string, o LogOptions, broken *fault) (*wal.WAL, error) {
 	meta := &metadb.BoltMetaDB{}
-	w, err := wal.Open(dir,
-		wal.WithMetaStore(meta),
-		wal.WithSegmentSize(o.WALSegmentBytes),
-		wal.WithSegmentFiler(segment.NewFiler(dir, walFS{o.Files, broken})),
-		wal.WithLogger(o.Logger))
+	w, err := openSegments(dir, meta, o, broken)
 	if err != nil {
 		// raft-wal leaves it open, and locked for whoever tries again in this process.
 		return nil, errors.Join(err, meta.Close())
@@ -139,6 +136,16 @@ func openWAL(dir string, o LogOptions, broken *fault) (*wal.WAL, error) {
 		return nil, errors.Join(err, w.Close())
 	}
 	return w, nil
+}
+
+// openSegments opens raft-wal with its list of segments in meta, which the caller closes when it fails.
+func openSegments(dir string, meta types.MetaStore, o LogOptions, broken *fault) (*wal.WAL, error) {
+	t := &tailStore{MetaStore: meta, SegmentFiler: segment.NewFiler(dir, walFS{o.Files, broken}), segmentBytes: o.WALSegmentBytes}
+	w, err := wal.Open(dir, wal.WithMetaStore(t), wal.WithSegmentFiler(t), wal.WithSegmentSize(o.WALSegmentBytes), wal.WithLogger(o.Logger))
+	if err != nil && t.recovered != nil {
+		err = errors.Join(err, t.recovered.Close())
+	}
+	return w, err
 }
 
 // Close closes the stores; what they acknowledged is durable already.

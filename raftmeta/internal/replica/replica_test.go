@@ -14,7 +14,6 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
-	"github.com/hashicorp/raft-wal/segment"
 	"github.com/hashicorp/raft-wal/types"
 	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/vfs"
@@ -269,8 +268,7 @@ func memWAL(t *testing.T, files vfile.FS, meta *memMeta) (*wal.WAL, error) {
 	if err := vfile.MkdirAllSync(files, "w"); err != nil {
 		t.Fatal(err)
 	}
-	return wal.Open("w", wal.WithSegmentSize(4096), wal.WithMetaStore(meta), wal.WithLogger(hclog.NewNullLogger()),
-		wal.WithSegmentFiler(segment.NewFiler("w", walFS{files, new(fault)})))
+	return openSegments("w", meta, LogOptions{WALSegmentBytes: 4096, Files: files, Logger: hclog.NewNullLogger()}, new(fault))
 }
 
 // powerCut appends entries, over several segments, cuts power and returns how many acknowledged ones are gone.
@@ -306,6 +304,16 @@ func powerCut(t *testing.T, seed int64, noSync bool) int {
 		var l raft.Log
 		if err := w.GetLog(i, &l); err != nil || string(l.Data) != string(entry(i).Data) {
 			lost++
+		}
+	}
+	if !noSync {
+		// It goes on, whatever the power cut did to the end of a segment.
+		last, err := w.LastIndex()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.StoreLog(entry(last + 1)); err != nil {
+			t.Fatalf("seed %d: %d entries, append of %d: %v", seed, n, last+1, err)
 		}
 	}
 	return lost
