@@ -234,6 +234,14 @@ func (c CRCs) Check(first int, data []byte) bool {
 	return true
 }
 
+// Values appends the checksums to dst.
+func (c CRCs) Values(dst []uint32) []uint32 {
+	for ; len(c) >= 4; c = c[4:] {
+		dst = append(dst, le.Uint32(c))
+	}
+	return dst
+}
+
 // Equal reports whether the table is that of data.
 func (c CRCs) Equal(crcs []uint32) bool {
 	if len(c) != 4*len(crcs) {

@@ -5,8 +5,11 @@ import (
 	"io"
 )
 
-// scanWindow is how much Scan reads at a time.
-const scanWindow = 1 << 20
+// How much Scan and Walk read at a time.
+const (
+	scanWindow = 1 << 20
+	walkWindow = 64 << 10
+)
 
 // ScanResult says what a scan met.
 type ScanResult struct {
@@ -25,7 +28,7 @@ type ScanResult struct {
 // reported. A page that cannot be read is treated as one without a record, for
 // the records behind it may be sound. An error of fn ends the scan.
 func Scan(ctx context.Context, f io.ReaderAt, h *Header, from int64, fn func(r Record, data []byte) error) (ScanResult, error) {
-	s := scanner{f: f, size: h.End()}
+	s := newScanner(f, h, scanWindow)
 	res := ScanResult{End: max(from, HeaderSize)}
 	for off := res.End; off < s.size; {
 		if err := ctx.Err(); err != nil {
@@ -49,16 +52,42 @@ func Scan(ctx context.Context, f io.ReaderAt, h *Header, from int64, fn func(r R
 	return res, nil
 }
 
+// Walk calls fn for the header of each record of the segment, in order. It reads no more of
+// the data than lies beside headers, so unlike Scan it says nothing about the data.
+// An error of fn ends it.
+func Walk(ctx context.Context, f io.ReaderAt, h *Header, fn func(r Record) error) error {
+	s := newScanner(f, h, walkWindow)
+	for off := int64(HeaderSize); off < s.size; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		rec, _, ok := s.record(h, off)
+		if !ok {
+			off += PageSize
+			continue
+		}
+		if err := fn(rec); err != nil {
+			return err
+		}
+		off += int64(RecordLen(int(rec.Length)))
+	}
+	return nil
+}
+
 // scanner reads a segment front to back through a window.
 type scanner struct {
 	f          io.ReaderAt
 	size       int64
-	window     [scanWindow]byte
+	window     []byte
 	winOff     int64 // of the window; what it holds is window[:winLen]
 	winLen     int
 	head       [MaxRecordHeader]byte
 	big        []byte // data of a record that is longer than the window
 	unreadable int
+}
+
+func newScanner(f io.ReaderAt, h *Header, window int) *scanner {
+	return &scanner{f: f, size: h.End(), window: make([]byte, window)}
 }
 
 // record decodes the record header at off. The CRCs stay valid until the next call.
@@ -84,7 +113,7 @@ func (s *scanner) record(h *Header, off int64) (Record, CRCs, bool) {
 
 // data returns n bytes at off, valid until the next call of any method.
 func (s *scanner) data(off int64, n int) ([]byte, bool) {
-	if roundUp(n) <= scanWindow {
+	if roundUp(n) <= len(s.window) {
 		p, ok := s.bytes(off, roundUp(n))
 		if !ok {
 			return nil, false
@@ -102,7 +131,7 @@ func (s *scanner) data(off int64, n int) ([]byte, bool) {
 // sector costs no more than the record it is in.
 func (s *scanner) bytes(off int64, n int) ([]byte, bool) {
 	if off < s.winOff || off+int64(n) > s.winOff+int64(s.winLen) {
-		want := int(min(scanWindow, s.size-off))
+		want := int(min(int64(len(s.window)), s.size-off))
 		if want < n {
 			return nil, false
 		}

@@ -162,7 +162,7 @@ func TestFullDisk(t *testing.T) {
 		name     string
 		disk     int64
 		capacity int64
-	}{{"disk", 3*MinSegmentSize + 64<<10, 0}, {"capacity", -1, 3 * MinSegmentSize}} {
+	}{{"disk", 5*MinSegmentSize + 64<<10, 0}, {"capacity", -1, 5 * MinSegmentSize}} {
 		t.Run(c.name, func(t *testing.T) {
 			ctx := context.Background()
 			o := memOptions(c.disk)
@@ -185,7 +185,8 @@ func TestFullDisk(t *testing.T) {
 				checkShard(t, s, k)
 			}
 			// It can still be told what to forget, and what epoch it is.
-			if n, err := s.Delete(ctx, kept[:3]); n != 3 || err != nil {
+			var n int
+			if n, err = s.Delete(ctx, kept[:3]); n != 3 || err != nil {
 				t.Fatal(n, err)
 			}
 			if err := s.Fence(ctx, []segment.Epoch{{PG: 9, Epoch: 9}}); err != nil {
@@ -196,7 +197,20 @@ func TestFullDisk(t *testing.T) {
 			for _, k := range kept[3:] {
 				checkShard(t, s, k)
 			}
-			wantKind(t, s.Put(ctx, shardPut(key(1, 1<<40+1, 0), 1)), vfs.KindNoSpace)
+			// What was deleted makes room for as much again, and not for much more.
+			for i := range uint64(3) {
+				mustPut(t, s, key(1, 1<<40+5+6*i, 0))
+			}
+			for i := uint64(3); err == nil || vfs.KindOf(err) == vfs.KindOK; i++ {
+				if i == 8 {
+					t.Fatal("more fits than was deleted")
+				}
+				err = s.Put(ctx, shardPut(key(1, 1<<40+5+6*i, 0), 1))
+			}
+			wantKind(t, err, vfs.KindNoSpace)
+			for _, k := range kept[3:] {
+				checkShard(t, s, k)
+			}
 			mustClose(t, s)
 		})
 	}

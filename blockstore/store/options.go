@@ -19,6 +19,11 @@ const (
 	DefaultMemTableBytes = 4 << 20
 	DefaultCacheBytes    = 8 << 20
 
+	// DefaultCompactPercent is how much of a segment may be live for it to be compacted,
+	// DefaultCompactBytesPerSecond how fast.
+	DefaultCompactPercent        = 50
+	DefaultCompactBytesPerSecond = 64 << 20
+
 	// MaxListEntries bounds one answer of List, MaxDeleteKeys and MaxFenceEpochs one call.
 	MaxListEntries = 8192
 	MaxDeleteKeys  = 4096
@@ -42,6 +47,14 @@ type Options struct {
 	// ReserveBytes is what new segments leave free on the disk, for the
 	// index among others.
 	ReserveBytes int64
+
+	// CompactPercent: a segment of which no more than this is live is emptied and recycled.
+	// Negative: only when Compact is called. When writes need space, fuller ones are.
+	CompactPercent int
+	// CompactBytesPerSecond bounds what compaction writes while no write needs space. Negative: unbounded.
+	CompactBytesPerSecond int64
+	// OnBad is told of each shard that is found bad, also before Open returns. It must not block, nor call the store.
+	OnBad func(segment.Key, error)
 
 	// MemTableBytes is the size of one memtable of the index.
 	MemTableBytes uint64
@@ -71,6 +84,15 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.ReserveBytes == 0 {
 		o.ReserveBytes = DefaultReserveBytes
+	}
+	if o.CompactPercent == 0 {
+		o.CompactPercent = DefaultCompactPercent
+	}
+	if o.CompactPercent >= urgentPercent {
+		return o, vfs.Errorf(vfs.KindInvalid, op, "segments cannot be compacted at %d%% live, at most %d%%", o.CompactPercent, urgentPercent-1)
+	}
+	if o.CompactBytesPerSecond == 0 {
+		o.CompactBytesPerSecond = DefaultCompactBytesPerSecond
 	}
 	if o.MemTableBytes == 0 {
 		o.MemTableBytes = DefaultMemTableBytes

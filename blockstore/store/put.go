@@ -82,14 +82,19 @@ func (s *Store) put(ctx context.Context, p *Put) error {
 			Kind: segment.KindShard, Shard: p.Key.Shard, K: p.K, M: p.M, PG: p.Key.PG, Epoch: p.Epoch,
 			Block: p.Key.Block, BlockLen: p.BlockLen, Owner: p.Owner,
 		},
-		keys: []segment.Key{p.Key}, olds: []*location{nil}, epoch: p.Epoch, done: make(chan struct{}),
+		keys: []segment.Key{p.Key}, olds: []*location{nil}, purpose: forPut, epoch: p.Epoch, done: make(chan struct{}),
 	}
 	var crcs []uint32
 	var stored bool
 	if err == nil {
 		crcs = segment.PageCRCs(make([]uint32, 0, 256), p.Data)
 		o.olds[0], stored, err = s.compare(p, crcs)
-		if stored && newer {
+		if err == nil && s.anyBad() {
+			var bad bool
+			bad, err = s.isBad(p.Key)
+			o.wasBad = []bool{bad}
+		}
+		if err == nil && stored && newer {
 			// No record of the shard will carry the epoch.
 			err = s.appendEpochs(ctx, []segment.Epoch{{PG: p.Key.PG, Epoch: p.Epoch}})
 		}
@@ -136,7 +141,7 @@ func (s *Store) Delete(ctx context.Context, keys []segment.Key) (int, error) {
 	keys = slices.Clone(keys)
 	slices.SortFunc(keys, compareKeys) // one order for all, so that two calls cannot wait for each other
 	keys = slices.Compact(keys)
-	o := &op{rec: segment.Record{Kind: segment.KindDeletions}, done: make(chan struct{})}
+	o := deletionsOp(forControl)
 	var err error
 	for _, k := range keys {
 		s.mu.Lock()
@@ -146,7 +151,11 @@ func (s *Store) Delete(ctx context.Context, keys []segment.Key) (int, error) {
 			break
 		}
 		l, ok, lerr := s.lookup(k)
-		if lerr != nil || !ok {
+		bad := false
+		if lerr == nil && !ok && s.anyBad() {
+			bad, lerr = s.isBad(k)
+		}
+		if lerr != nil || !ok && !bad {
 			s.mu.Lock()
 			s.unclaim(k)
 			s.mu.Unlock()
@@ -155,18 +164,42 @@ func (s *Store) Delete(ctx context.Context, keys []segment.Key) (int, error) {
 			}
 			continue
 		}
-		o.keys, o.olds = append(o.keys, k), append(o.olds, &l)
+		// A shard that is marked bad needs a record too: a new index would know nothing
+		// of the mark and may find the shard sound.
+		old := &l
+		if bad {
+			old = nil
+		}
+		o.add(k, old, bad)
 	}
-	if err != nil || len(o.keys) == 0 {
+	if err != nil {
 		s.finish([]*op{o}, err)
 		return 0, err
 	}
-	o.data = segment.AppendKeys(nil, o.keys)
-	if err := s.append(ctx, o, o.data, segment.PageCRCs(nil, o.data)); err != nil {
+	if err := s.appendDeletions(ctx, o); err != nil {
 		return 0, err
 	}
 	s.m.Deletes.Add(float64(len(o.keys)))
 	return len(o.keys), nil
+}
+
+func deletionsOp(why purpose) *op {
+	return &op{rec: segment.Record{Kind: segment.KindDeletions}, purpose: why, done: make(chan struct{})}
+}
+
+// add adds a claimed key to a deletions record: where it is in the index, nil
+// if it is not, and whether it is marked bad.
+func (o *op) add(k segment.Key, old *location, bad bool) {
+	o.keys, o.olds, o.wasBad = append(o.keys, k), append(o.olds, old), append(o.wasBad, bad)
+}
+
+// appendDeletions writes a deletions record of o's keys, if it has any.
+func (s *Store) appendDeletions(ctx context.Context, o *op) error {
+	if len(o.keys) == 0 {
+		return nil
+	}
+	o.data = segment.AppendKeys(nil, o.keys)
+	return s.append(ctx, o, o.data, segment.PageCRCs(nil, o.data))
 }
 
 func compareKeys(a, b segment.Key) int { return bytes.Compare(shardKey(a), shardKey(b)) }
@@ -210,8 +243,12 @@ func (s *Store) Fence(ctx context.Context, epochs []segment.Epoch) error {
 }
 
 func (s *Store) appendEpochs(ctx context.Context, epochs []segment.Epoch) error {
-	o := &op{rec: segment.Record{Kind: segment.KindEpochs}, data: segment.AppendEpochs(nil, epochs), done: make(chan struct{})}
+	o := epochsOp(forControl, epochs)
 	return s.append(ctx, o, o.data, segment.PageCRCs(nil, o.data))
+}
+
+func epochsOp(why purpose, epochs []segment.Epoch) *op {
+	return &op{rec: segment.Record{Kind: segment.KindEpochs}, purpose: why, data: segment.AppendEpochs(nil, epochs), done: make(chan struct{})}
 }
 
 // awaitOlder waits until no Put of the PG with an older epoch is running.

@@ -46,7 +46,8 @@ func (r *Range) Release() {
 
 // Get reads n bytes at off of a shard, all of which must lie in it. Every page
 // that is touched is checked. A shard that fails its checks, or that the
-// disk cannot read, is KindCorrupt; an absent one KindNotFound.
+// disk cannot read, is KindCorrupt; an absent one KindNotFound. When Get says that
+// a shard is bad, List does not have it any more, and a Put replaces it.
 func (s *Store) Get(ctx context.Context, k segment.Key, off, n int) (Range, error) {
 	const op = "store.get"
 	if err := s.enter(op); err != nil {
@@ -63,7 +64,7 @@ func (s *Store) Get(ctx context.Context, k segment.Key, off, n int) (Range, erro
 			return Range{}, err
 		}
 		if !ok {
-			return Range{}, vfs.Errorf(vfs.KindNotFound, op, "shard %d of block %d in pg %d", k.Shard, k.Block, k.PG)
+			return Range{}, s.absent(k)
 		}
 		if off < 0 || n < 0 || off > int(l.length) || n > int(l.length)-off {
 			return Range{}, vfs.Errorf(vfs.KindInvalid, op, "bytes %d+%d of a shard of %d", off, n, l.length)
@@ -76,24 +77,51 @@ func (s *Store) Get(ctx context.Context, k segment.Key, off, n int) (Range, erro
 		}
 		buf.Release()
 		// The record may have moved between lookup and read.
-		if try > 0 && l == last {
-			s.m.BadShards.Inc()
+		if try == 0 || l != last {
+			last = l
+			continue
+		}
+		if !isBadShard(err) {
 			return Range{}, err
 		}
-		last = l
+		bad, moved, cerr := s.checkBad(ctx, k, l)
+		switch {
+		case cerr != nil:
+			return Range{}, vfs.Wrap(op, cerr)
+		case bad != nil:
+			return Range{}, bad
+		case !moved && try > maxReadTries:
+			return Range{}, err
+		}
 	}
+}
+
+// maxReadTries is how often a shard that is now sound, now not is read.
+const maxReadTries = 4
+
+// absent is the error for a shard that the index does not have.
+func (s *Store) absent(k segment.Key) error {
+	if s.anyBad() {
+		if bad, err := s.isBad(k); err != nil {
+			return err
+		} else if bad {
+			return vfs.Errorf(vfs.KindCorrupt, "store.get", "shard %d of block %d in pg %d was found bad and waits for repair", k.Shard, k.Block, k.PG)
+		}
+	}
+	return vfs.Errorf(vfs.KindNotFound, "store.get", "shard %d of block %d in pg %d", k.Shard, k.Block, k.PG)
 }
 
 // readRecord reads the record that l says is k's, and of its data n bytes at
 // off. The caller releases buf, which what is returned points into, also after an error.
+// Its errors are KindCorrupt; those that are final are a badShard.
 func (s *Store) readRecord(k segment.Key, l location, off, n int) (r segment.Record, crcs segment.CRCs, data []byte, buf *wire.Buf, err error) {
-	bad := func(format string, args ...any) error {
+	bad := func(format string, args ...any) *vfs.Error {
 		args = append([]any{k.Shard, k.Block, k.PG, l.file, l.offset()}, args...)
 		return vfs.Errorf(vfs.KindCorrupt, "store.get", "bad shard %d of block %d in pg %d (segment %08d at %d): "+format, args...)
 	}
 	g, h, ok := s.headerOf(l.file)
 	if !ok {
-		err = bad("segment is missing")
+		err = &badShard{bad("no such segment is in use")}
 		return
 	}
 	headerLen, span := segment.HeaderLen(int(l.length)), segment.HeaderSpan(int(l.length))
@@ -110,16 +138,20 @@ func (s *Store) readRecord(k segment.Key, l location, off, n int) (r segment.Rec
 		_, err = g.f.ReadAt(buf.B[headerLen:], l.offset()+int64(headerLen+start))
 	}
 	if err != nil {
-		err = bad("%w", err)
+		if e := bad("%w", err); damage(err) {
+			err = &badShard{e}
+		} else {
+			err = e
+		}
 		return
 	}
 	r, crcs, ok = segment.DecodeRecord(buf.B[:headerLen], &h, l.offset())
 	if !ok || r.Kind != segment.KindShard || r.PG != k.PG || r.Block != k.Block || r.Shard != k.Shard || r.Length != l.length {
-		err = bad("its header is damaged")
+		err = &badShard{bad("its header is damaged")}
 		return
 	}
 	if !crcs.Check(start/segment.PageSize, buf.B[headerLen:]) {
-		err = bad("checksum of bytes %d to %d", start, end)
+		err = &badShard{bad("checksum of bytes %d to %d", start, end)}
 		return
 	}
 	if n > 0 { // no page was read for nothing
@@ -154,43 +186,31 @@ func (s *Store) Stat(ctx context.Context, k segment.Key) (Entry, segment.Owner, 
 
 // List returns the shards of a PG in order of block and shard, those behind
 // after if it is not nil, at most limit of them. more says that there are further ones.
+// Shards that are marked bad are not among them.
 func (s *Store) List(ctx context.Context, pg uint32, after *segment.Key, limit int) (entries []Entry, more bool, err error) {
 	const op = "store.list"
 	if err := s.enter(op); err != nil {
 		return nil, false, err
 	}
 	defer s.leave()
-	if limit <= 0 || limit > MaxListEntries {
-		limit = MaxListEntries
-	}
+	limit = clampLimit(limit)
 	lower := shardKey(segment.Key{PG: pg})
 	if after != nil {
 		lower = append(shardKey(segment.Key{PG: pg, Block: after.Block, Shard: after.Shard}), 0)
 	}
 	// The longest possible key of the PG, and a byte: PG 2^32-1 has no successor.
 	upper := append(shardKey(segment.Key{PG: pg, Block: 1<<64 - 1, Shard: 255}), 0)
-	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
-	if err != nil {
-		return nil, false, s.indexError(err)
-	}
-	defer func() {
-		if cerr := it.Close(); err == nil && cerr != nil {
-			err = s.indexError(cerr)
+	err = s.each(ctx, lower, upper, func(key, value []byte) (bool, error) {
+		if more = len(entries) == limit; more {
+			return false, nil
 		}
-	}()
-	for ok := it.First(); ok; ok = it.Next() {
-		if len(entries) == limit {
-			return entries, true, nil
-		}
-		k, kerr := decodeShardKey(it.Key())
-		l, lerr := decodeLocation(it.Value())
-		if err := errors.Join(kerr, lerr); err != nil {
-			return nil, false, s.indexError(err)
-		}
+		k, kerr := decodeKey(prefixShard, key)
+		l, lerr := decodeLocation(value)
 		entries = append(entries, entryOf(k, l))
-		if len(entries)%1024 == 0 && ctx.Err() != nil {
-			return nil, false, vfs.Wrap(op, ctx.Err())
-		}
+		return true, errors.Join(kerr, lerr)
+	})
+	if err != nil {
+		return nil, false, err
 	}
-	return entries, false, nil
+	return entries, more, nil
 }

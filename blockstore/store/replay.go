@@ -24,7 +24,7 @@ const replayBatch = 1024
 func (s *Store) openIndex(ctx context.Context) error {
 	used := make([]*seg, 0, len(s.segs))
 	for _, g := range s.segs {
-		if g.header.State == segment.StateUsed {
+		if g.header.State == segment.StateUsed && g.lost == lossNone {
 			used = append(used, g)
 		}
 	}
@@ -41,7 +41,12 @@ func (s *Store) openIndex(ctx context.Context) error {
 				return err
 			}
 		}
-		pos, err := s.loadIndex(used)
+		pos, missing, err := s.loadIndex(used)
+		if err == nil && missing {
+			if err = s.markMissing(ctx, pos); pebble.IsCorruptionError(err) {
+				err = fmt.Errorf("%w: %w", errStaleIndex, err)
+			}
+		}
 		if err == nil {
 			err = s.replay(ctx, used, pos)
 		}
@@ -75,7 +80,13 @@ func (s *Store) clearIndex() error {
 		s.db.Close()
 		s.db = nil
 	}
-	s.epochs, s.live, s.liveTotal = make(map[uint32]*pgState), make(map[uint32]int64), 0
+	s.epochs, s.liveTotal, s.bad = make(map[uint32]*pgState), 0, 0
+	for file, g := range s.segs {
+		if g.live, g.kept, g.end = 0, 0, 0; g.lost == lossMissing {
+			delete(s.segs, file)
+			delete(s.byInc, g.header.Incarnation)
+		}
+	}
 	if err := s.o.IndexFS.RemoveAll(s.o.Dir + "/index"); err != nil {
 		return vfs.Errorf(vfs.KindOf(err), op, "%w", err)
 	}
@@ -85,54 +96,94 @@ func (s *Store) clearIndex() error {
 	return nil
 }
 
-// loadIndex opens the index and reads its state. An error that wraps
-// errStaleIndex means that it must be made anew.
-func (s *Store) loadIndex(used []*seg) (position, error) {
+// loadIndex opens the index and reads its state. missing means that it may refer to records that
+// are in no segment. An error that wraps errStaleIndex means that it must be made anew.
+func (s *Store) loadIndex(used []*seg) (pos position, missing bool, err error) {
 	dir := s.o.Dir + "/index"
 	if err := s.o.IndexFS.MkdirAll(dir, 0o700); err != nil {
-		return position{}, vfs.Errorf(vfs.KindOf(err), "store.open", "%w", err)
+		return pos, false, vfs.Errorf(vfs.KindOf(err), "store.open", "%w", err)
 	}
-	db, err := pebble.Open(dir, s.o.pebbleOptions())
+	db, err := pebble.Open(dir, s.o.pebbleOptions(s.indexFails))
 	if err != nil {
-		return position{}, fmt.Errorf("%w: %w", errStaleIndex, err)
+		return pos, false, fmt.Errorf("%w: %w", errStaleIndex, err)
 	}
 	s.db = db
 	v, c, err := db.Get([]byte{prefixMeta})
 	if errors.Is(err, pebble.ErrNotFound) {
-		return position{}, nil // new, or never flushed: all of the log is to be replayed
+		return pos, false, nil // new, or never flushed: all of the log is to be replayed
 	}
 	if err != nil {
-		return position{}, fmt.Errorf("%w: %w", errStaleIndex, err)
+		return pos, false, fmt.Errorf("%w: %w", errStaleIndex, err)
 	}
-	pos, err := decodeMeta(s.super.store, v)
+	pos, err = decodeMeta(s.super.store, v)
 	c.Close()
 	if err != nil {
-		return position{}, err
+		return pos, false, err
 	}
-	if pos.incarnation > 0 && !slices.ContainsFunc(used, func(g *seg) bool { return g.header.Incarnation >= pos.incarnation }) {
-		return position{}, fmt.Errorf("%w: it is ahead of the segments", errStaleIndex)
-	}
-	it, err := db.NewIter(&pebble.IterOptions{LowerBound: []byte{prefixEpoch}, UpperBound: []byte{prefixSegment + 1}})
+	it, err := db.NewIter(&pebble.IterOptions{LowerBound: []byte{prefixEpoch}, UpperBound: []byte{prefixBad + 1}})
 	if err != nil {
-		return position{}, fmt.Errorf("%w: %w", errStaleIndex, err)
+		return pos, false, fmt.Errorf("%w: %w", errStaleIndex, err)
 	}
 	defer it.Close()
+	lost := false
 	for ok := it.First(); ok; ok = it.Next() {
 		k, v := it.Key(), it.Value()
 		switch {
 		case len(k) == 5 && k[0] == prefixEpoch && len(v) == 4:
 			st := s.pg(be.Uint32(k[1:]))
 			st.known, st.durable = le.Uint32(v), le.Uint32(v)
-		case len(k) == 5 && k[0] == prefixSegment && len(v) == 8:
-			n := int64(le.Uint64(v))
-			s.live[be.Uint32(k[1:])] = n
-			s.liveTotal += n
+		case len(k) == 5 && k[0] == prefixSegment && len(v) == usageLen:
+			gone, refers := s.loadUsage(be.Uint32(k[1:]), le.Uint64(v), int64(le.Uint64(v[8:])), int64(le.Uint64(v[16:])))
+			lost, missing = lost || gone, missing || refers
+		case len(k) == tombstoneKeyLen && k[0] == prefixTombstone && len(v) == 4:
+			if g := s.byInc[be.Uint64(k[1:])]; g != nil {
+				g.kept += int64(le.Uint32(v))
+			}
+		case len(k) == shardKeyLen && k[0] == prefixBad:
+			s.bad++
 		}
 	}
 	if err := it.Error(); err != nil {
-		return position{}, fmt.Errorf("%w: %w", errStaleIndex, err)
+		return pos, false, fmt.Errorf("%w: %w", errStaleIndex, err)
 	}
-	return pos, nil
+	if pos.incarnation > s.lastInc && !lost {
+		return pos, false, fmt.Errorf("%w: it is ahead of the segments", errStaleIndex)
+	}
+	// Incarnations are not used again, even if the segment that had the last one is lost.
+	s.lastInc = max(s.lastInc, pos.incarnation)
+	return pos, missing, nil
+}
+
+// loadUsage takes over what the index knows of a segment file. lost means that the file does not have
+// the segment any more, refers that live records were in it.
+func (s *Store) loadUsage(file uint32, incarnation uint64, live, end int64) (lost, refers bool) {
+	g := s.segs[file]
+	switch {
+	case g == nil:
+		g = &seg{lost: lossMissing, header: segment.Header{File: file}}
+		s.segs[file] = g
+		s.log.Error("segment file is missing, its shards are lost", "file", s.segmentPath(file, segmentSuffix))
+		s.m.LostSegments.Inc()
+		fallthrough
+	case g.lost != lossNone:
+		// Its records count as being there: if they cannot be read just now, they may come back.
+		g.header.Incarnation = incarnation
+		s.byInc[incarnation] = g
+		s.compacting.restore = true
+		return true, live > 0
+	case g.header.State == segment.StateUsed && g.header.Incarnation == incarnation:
+		g.live, g.end = live, end
+		s.liveTotal += live
+		return false, false
+	}
+	return false, live > 0
+}
+
+// indexFails is told when Pebble cannot write.
+func (s *Store) indexFails(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fail(err)
 }
 
 // replay enters every record from pos on, and finds where the log ends.
@@ -170,7 +221,7 @@ func (s *Store) replay(ctx context.Context, used []*seg, pos position) error {
 		}
 		// A page that cannot be read may hide an acknowledged record: nothing
 		// is appended to such a segment.
-		if i == len(used)-1 && res.Unreadable == 0 {
+		if i == len(used)-1 && res.Unreadable == 0 && !g.short && inc == s.lastInc {
 			s.active, s.next = g, res.End
 		}
 	}
@@ -187,11 +238,8 @@ func (s *Store) replaySegment(ctx context.Context, g *seg, from int64) (segment.
 	n := 0
 	commit := func(end int64) error {
 		defer b.Close()
-		for _, d := range c.live {
-			s.liveTotal += d
-		}
 		s.m.Replayed.Add(float64(n))
-		err := c.commit(s.super.store, position{g.header.Incarnation, end}, s.live)
+		err := s.commit(c, position{g.header.Incarnation, end})
 		b = s.db.NewIndexedBatch()
 		c, n = newChange(b), 0
 		return err
@@ -204,7 +252,7 @@ func (s *Store) replaySegment(ctx context.Context, g *seg, from int64) (segment.
 			}
 		}
 		n++
-		return s.replayRecord(c, h.File, &r, data)
+		return s.replayRecord(c, &h, &r, data)
 	})
 	if err == nil {
 		err = commit(res.End)
@@ -216,39 +264,35 @@ func (s *Store) replaySegment(ctx context.Context, g *seg, from int64) (segment.
 	return res, err
 }
 
-func (s *Store) replayRecord(c *change, file uint32, r *segment.Record, data []byte) error {
+func (s *Store) replayRecord(c *change, h *segment.Header, r *segment.Record, data []byte) error {
+	c.record(h.File, r)
 	switch r.Kind {
 	case segment.KindShard:
 		k := segment.Key{PG: r.PG, Block: r.Block, Shard: r.Shard}
-		old, ok, err := lookup(c.batch, k)
-		if err != nil {
+		l := locate(h.File, r)
+		same, err := s.replayOld(c, k, &l)
+		if err != nil || same {
 			return err
 		}
-		l := locate(file, r)
-		if ok && old == l {
-			return nil
-		}
-		var was *location
-		if ok {
-			was = &old
-		}
-		if err := c.set(k, l, was); err != nil {
+		if err := c.set(k, l); err != nil {
 			return err
 		}
 		return s.enterEpoch(c, r.PG, r.Epoch)
 	case segment.KindDeletions:
 		for _, k := range segment.DecodeKeys(data) {
-			old, ok, err := lookup(c.batch, k)
-			if err != nil {
+			if _, err := s.replayOld(c, k, nil); err != nil {
 				return err
 			}
-			if !ok {
-				continue
-			}
-			if err := c.delete(k, old); err != nil {
+			if err := c.delete(k); err != nil {
 				return err
 			}
 		}
+		// It may be in the index already, for replay begins at the oldest record that is not.
+		known, err := has(c.batch, tombstoneKey(h.Incarnation, uint32(r.Offset/segment.PageSize)))
+		if err != nil || known {
+			return err
+		}
+		return c.tombstone(h.File, h.Incarnation, r.Offset, len(data))
 	case segment.KindEpochs:
 		for _, e := range segment.DecodeEpochs(data) {
 			if err := s.enterEpoch(c, e.PG, e.Epoch); err != nil {
@@ -257,4 +301,26 @@ func (s *Store) replayRecord(c *change, file uint32, r *segment.Record, data []b
 		}
 	}
 	return nil
+}
+
+// replayOld retires what the index has of k, unless it is at l already.
+func (s *Store) replayOld(c *change, k segment.Key, l *location) (same bool, err error) {
+	old, ok, err := lookup(c.batch, k)
+	if err != nil {
+		return false, err
+	}
+	if ok && l != nil && old == *l {
+		return true, nil
+	}
+	if ok {
+		return false, c.retire(k, old, s.incarnationOf(old.file))
+	}
+	if s.bad+c.bad == 0 {
+		return false, nil
+	}
+	bad, err := has(c.batch, badKey(k))
+	if err == nil && bad {
+		err = c.unmarkBad(k)
+	}
+	return false, err
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	crand "crypto/rand"
 	"fmt"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,9 +30,34 @@ func (s *Store) segmentPath(num uint32, suffix string) string {
 	return fmt.Sprintf("%s/segments/%08d%s", s.o.Dir, num, suffix)
 }
 
-// openSegments opens all segment files and finds out which are free. A
-// segment with neither copy of its header intact is left alone: its records
-// cannot be checked, so they are lost to this store and repaired from others.
+// space is how many bytes of records fit a segment.
+func (g *seg) space() int64 { return g.header.End() - segment.HeaderSize }
+
+// needed is how many bytes of a segment must be moved before it can be recycled. Called with Store.mu held.
+func (g *seg) needed() int64 { return g.live + g.kept }
+
+// dead is the bytes of its records that nothing needs. Called with Store.mu held.
+func (g *seg) dead() int64 { return max(g.end-segment.HeaderSize-g.needed(), 0) }
+
+// gain is what emptying the segment wins: its dead bytes, and what was never written behind
+// them if that is more than what is left over at the end of every segment because the next record did not
+// fit. Called with Store.mu held.
+func (g *seg) gain() int64 {
+	unwritten := g.header.End() - max(g.end, segment.HeaderSize)
+	if unwritten < max(g.space()/4, 2*int64(segment.RecordLen(segment.MaxData))) {
+		unwritten = 0
+	}
+	return g.dead() + unwritten
+}
+
+// worth reports whether the segment is to be emptied if that is done for those of which no more than
+// percent is needed. Called with Store.mu held.
+func (g *seg) worth(percent int64) bool {
+	need, gain := g.needed(), g.gain()
+	return need == 0 || 100*need <= percent*(need+gain) && gain >= g.space()/10
+}
+
+// openSegments opens all segment files and finds out which are free and which are lost.
 func (s *Store) openSegments() error {
 	const op = "store.open"
 	names, err := s.fs.List(s.o.Dir + "/segments")
@@ -58,14 +84,23 @@ func (s *Store) openSegments() error {
 			return err
 		}
 	}
+	lost := 0
 	for _, g := range s.segs {
-		if g.header.State == segment.StateFree {
+		switch {
+		case g.lost != lossNone:
+			lost++
+			continue
+		case g.header.State == segment.StateFree:
 			s.spares = append(s.spares, g)
+		default:
+			s.byInc[g.header.Incarnation] = g
 		}
 		s.lastInc = max(s.lastInc, g.header.Incarnation)
 	}
 	slices.SortFunc(s.spares, func(a, b *seg) int { return cmp.Compare(a.header.File, b.header.File) })
-	s.m.Segments.Set(float64(len(s.segs)))
+	s.measureRoom()
+	s.m.LostSegments.Set(float64(lost))
+	s.gaugeSegments()
 	return nil
 }
 
@@ -76,10 +111,13 @@ func (s *Store) openSegment(num uint32, path string) error {
 		return vfs.Errorf(vfs.KindOf(err), op, "%w", err)
 	}
 	g := &seg{f: f}
-	found := false
+	found, read := false, true
+	var foreign *segment.Header
 	for _, off := range []int64{0, s.o.SegmentSize - segment.HeaderSize} {
 		p := make([]byte, segment.HeaderSize)
 		if _, err := f.ReadAt(p, off); err != nil {
+			// A file that ends early has no header there; anything else may be read another time.
+			read = read && err == io.EOF
 			s.log.Error("segment header cannot be read", "file", path, "offset", off, "err", err)
 			continue
 		}
@@ -88,27 +126,72 @@ func (s *Store) openSegment(num uint32, path string) error {
 			f.Close()
 			return err
 		}
-		// Of two copies the younger counts; they differ when a crash
-		// came between taking the segment into use and its first record.
+		if ok && (h.Cluster != s.super.cluster || h.Store != s.super.store || h.File != num || h.Size != s.o.SegmentSize) {
+			foreign = &h
+			continue
+		}
+		// Of two copies the younger counts; they differ when a crash came between taking the
+		// segment into use and its first record. Of the same age the one that says free does: it was being recycled.
 		if ok && (!found || h.Incarnation > g.header.Incarnation || h.Incarnation == g.header.Incarnation && h.State < g.header.State) {
 			g.header, found = h, true
 		}
 	}
-	if !found {
-		s.log.Error("segment has no intact header, its shards are lost", "file", path)
-		s.m.LostSegments.Inc()
-		return f.Close()
-	}
-	if g.header.Cluster != s.super.cluster || g.header.Store != s.super.store || g.header.File != num || g.header.Size != s.o.SegmentSize {
+	switch {
+	case found:
+		s.completeFile(g, path)
+	case foreign != nil:
 		f.Close()
 		return vfs.Errorf(vfs.KindIncompatible, op, "%s belongs to store %x, file %d, of cluster %x; it was put here by mistake, move it away",
-			path, g.header.Store, g.header.File, g.header.Cluster)
+			path, foreign.Store, foreign.File, foreign.Cluster)
+	default:
+		g.header = segment.Header{File: num, Size: s.o.SegmentSize, Cluster: s.super.cluster, Store: s.super.store}
+		if g.lost = lossHeader; !read {
+			g.lost = lossUnread
+		}
+		s.log.Error("segment has no intact header, its shards are lost", "file", path)
 	}
 	s.segs[num] = g
 	return nil
 }
 
-// preparer is the goroutine that makes segments when asked.
+// completeFile gives a segment file that was cut short its size back. The records that were
+// cut off are zeros then, and fail their checks.
+func (s *Store) completeFile(g *seg, path string) {
+	size, err := g.f.Size()
+	if err != nil || size >= s.o.SegmentSize {
+		return
+	}
+	s.log.Error("segment file is cut short, shards in it are lost", "file", path, "bytes", size, "want", s.o.SegmentSize)
+	g.short = true
+	if err := g.f.Allocate(s.o.SegmentSize); err != nil {
+		s.log.Error("segment file stays short", "file", path, "err", err)
+		return
+	}
+	if err := writeHeader(g.f, &g.header); err != nil {
+		s.log.Error("segment header not completed", "file", path, "err", err)
+	}
+}
+
+// measureRoom looks how many segments can still be made. Called with mu held.
+func (s *Store) measureRoom() {
+	room := int64(1 << 20)
+	if s.o.Capacity > 0 {
+		room = s.o.Capacity/s.o.SegmentSize - int64(len(s.segs))
+	}
+	free, err := s.fs.Free(s.o.Dir)
+	if err != nil {
+		free = 0
+	}
+	s.room = int(max(min(room, (int64(min(free, 1<<62))-s.o.ReserveBytes)/s.o.SegmentSize), 0))
+}
+
+func (s *Store) gaugeSegments() {
+	s.m.Segments.Set(float64(len(s.segs)))
+	s.m.FreeSegments.Set(float64(len(s.spares)))
+}
+
+// preparer is the goroutine that makes segments when asked, and has them won back by
+// compaction when none can be made.
 func (s *Store) preparer() {
 	defer s.wg.Done()
 	for {
@@ -118,7 +201,9 @@ func (s *Store) preparer() {
 		case <-s.prepare:
 		}
 		s.mu.Lock()
-		need := len(s.spares) == 0
+		s.measureRoom()
+		// One to use, and what is missing of the reserve.
+		need := len(s.spares) < 1+max(reservePuts-s.room, 0)
 		if need {
 			s.lastNum++
 		}
@@ -134,16 +219,32 @@ func (s *Store) preparer() {
 		if g != nil {
 			s.segs[num] = g
 			s.spares = append(s.spares, g)
-			s.m.Segments.Set(float64(len(s.segs)))
+			s.gaugeSegments()
+			s.measureRoom()
 		}
-		if s.attemptErr == nil && err != nil {
+		if s.makeErr == nil && err != nil {
 			s.log.Warn("no new segment", "err", err)
 		}
-		s.attemptErr = err
-		close(s.attempt)
-		s.attempt = make(chan struct{})
+		s.makeErr = err
+		close(s.made)
+		s.made = make(chan struct{})
+		if vfs.KindOf(err) == vfs.KindNoSpace && s.failed == nil {
+			// The compactor ends the attempt.
+			s.compacting.urgent = true
+			s.kickCompactor()
+		} else {
+			s.endAttempt(err)
+		}
 		s.mu.Unlock()
 	}
+}
+
+// endAttempt tells who waits for space that it is there or, with err, that it will
+// not come. Called with mu held.
+func (s *Store) endAttempt(err error) {
+	s.attemptErr = err
+	close(s.attempt)
+	s.attempt = make(chan struct{})
 }
 
 // makeSegment creates a free segment whose blocks are all written.

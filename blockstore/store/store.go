@@ -24,10 +24,15 @@ type Store struct {
 	lock  io.Closer
 	db    *pebble.DB
 
-	stop    chan struct{}  // closed by Close
-	prepare chan struct{}  // asks the preparer for a segment
-	wg      sync.WaitGroup // syncer and preparer
-	calls   sync.WaitGroup // calls under way; Add under mu and not after closed
+	stop       chan struct{}   // closed by Close
+	prepare    chan struct{}   // asks the preparer for a segment
+	kick       chan struct{}   // asks the compactor to look for work
+	ctx        context.Context // of the compactor; ends with stop
+	cancel     context.CancelFunc
+	broken     chan struct{}  // closed when writes are refused from then on
+	wg         sync.WaitGroup // syncer and preparer
+	background sync.WaitGroup // compactor, which the syncer outlives
+	calls      sync.WaitGroup // calls under way; Add under mu and not after closed
 
 	mu      sync.Mutex // guards all below, and the fields of segments that say so
 	wake    sync.Cond  // of mu: pending or drain changed
@@ -35,30 +40,55 @@ type Store struct {
 	drain   bool       // no calls are left: the syncer ends when pending is empty
 	failed  error      // why writes are refused; nil while they are not
 	segs    map[uint32]*seg
-	spares  []*seg // free segments, in the order they will be used
-	active  *seg   // where records go; nil before the first
-	next    int64  // the next record's offset in active
-	lastInc uint64 // the highest incarnation used
-	lastNum uint32 // the highest file number used
-	queue   []*op  // reserved and not entered into the index, in log order
-	pending []*op  // written, waiting for the syncer
+	byInc   map[uint64]*seg // those in use, and lost ones, by incarnation
+	spares  []*seg          // free segments, in the order they will be used
+	room    int             // how many more can be made, when last looked at
+	active  *seg            // where records go; nil before the first
+	next    int64           // the next record's offset in active
+	asked   bool            // a segment was asked for ahead of the end of active
+	lastInc uint64          // the highest incarnation used
+	lastNum uint32          // the highest file number used
+	queue   []*op           // reserved and not entered into the index, in log order
+	pending []*op           // written, waiting for the syncer
 	epochs  map[uint32]*pgState
-	busy    map[segment.Key]chan struct{} // shards that are being written or deleted
-	// attempt is closed when the preparer ends an attempt, whose error is then in attemptErr.
+	busy    map[segment.Key]chan struct{} // shards that are being written, deleted, moved or marked bad
+
+	liveTotal int64 // bytes of live records
+	bad       int   // shards marked bad
+
+	// attempt is closed when an attempt to find space has ended, whose error is then in
+	// attemptErr; made when the preparer has ended one to make a segment, makeErr.
 	attempt    chan struct{}
 	attemptErr error
-
-	// live is the bytes of live records by file. Only the syncer touches it
-	// after Open; liveTotal under mu is for others.
-	live      map[uint32]int64
-	liveTotal int64
+	made       chan struct{}
+	makeErr    error
+	// advanced is closed when the log's position moves on to another segment.
+	advanced   chan struct{}
+	entered    uint64 // incarnation of the position that the index was last brought to
+	compacting compacting
 }
 
 // seg is a segment file. Its file is open as long as the store.
 type seg struct {
-	f      vfile.File
-	header segment.Header // guarded by Store.mu once the store is open, see headerOf
+	f vfile.File
+	// All below is guarded by Store.mu once the store is open, see headerOf.
+	header segment.Header
+	live   int64 // bytes of live records
+	kept   int64 // bytes of keys in deletions records
+	end    int64 // of its last record that is in the index
+	lost   loss
+	short  bool // the file was cut short when it was opened: nothing is appended to it
 }
+
+// loss says what is wrong with a segment file whose header is not intact.
+type loss uint8
+
+const (
+	lossNone    loss = iota
+	lossHeader       // both copies are overwritten or cut off: its records cannot be checked any more
+	lossUnread       // they cannot be read now; another time they may be
+	lossMissing      // the file is gone
+)
 
 // pgState is what the store knows of a PG's epochs. Guarded by Store.mu.
 type pgState struct {
@@ -76,21 +106,27 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	s := &Store{
 		o: o, fs: o.FS, log: o.Logger, m: o.Metrics,
-		stop: make(chan struct{}), prepare: make(chan struct{}, 1), attempt: make(chan struct{}),
-		segs: make(map[uint32]*seg), epochs: make(map[uint32]*pgState), busy: make(map[segment.Key]chan struct{}),
-		live: make(map[uint32]int64),
+		stop: make(chan struct{}), prepare: make(chan struct{}, 1), kick: make(chan struct{}, 1),
+		broken: make(chan struct{}), attempt: make(chan struct{}), made: make(chan struct{}), advanced: make(chan struct{}),
+		segs: make(map[uint32]*seg), byInc: make(map[uint64]*seg),
+		epochs: make(map[uint32]*pgState), busy: make(map[segment.Key]chan struct{}),
 	}
 	s.wake.L = &s.mu
+	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if err := s.open(ctx); err != nil {
+		s.cancel()
 		s.release()
 		return nil, err
 	}
 	s.wg.Add(2)
+	s.background.Add(1)
 	go s.syncer()
 	go s.preparer()
+	go s.compactor()
 	if s.active == nil && len(s.spares) == 0 {
 		s.prepare <- struct{}{}
 	}
+	s.kickCompactor()
 	return s, nil
 }
 
@@ -201,8 +237,10 @@ func (s *Store) Close() error {
 	}
 	s.closed = true
 	close(s.stop)
+	s.cancel()
 	s.mu.Unlock()
 	s.calls.Wait()
+	s.background.Wait()
 	s.mu.Lock()
 	s.drain = true
 	s.wake.Broadcast()
@@ -222,8 +260,9 @@ func (s *Store) saveIndex() error {
 	defer b.Close()
 	s.mu.Lock()
 	pos := s.position()
+	s.entered = max(s.entered, pos.incarnation)
 	s.mu.Unlock()
-	if err := newChange(b).commit(s.super.store, pos, s.live); err != nil {
+	if err := s.commit(newChange(b), pos); err != nil {
 		return vfs.Errorf(vfs.KindIO, "store.close", "index: %w", err)
 	}
 	if err := s.db.Flush(); err != nil {
@@ -239,7 +278,9 @@ func (s *Store) release() error {
 		errs = append(errs, s.db.Close())
 	}
 	for _, g := range s.segs {
-		errs = append(errs, g.f.Close())
+		if g.f != nil {
+			errs = append(errs, g.f.Close())
+		}
 	}
 	if s.lock != nil {
 		errs = append(errs, s.lock.Close())
@@ -251,9 +292,16 @@ func (s *Store) release() error {
 type Info struct {
 	Store, Cluster      segment.ID
 	MetadataIncarnation uint64
-	Capacity            int64 // bytes that segments can take in total
-	Used                int64 // bytes of live records
-	Writable            bool
+	Capacity            int64  // bytes that segments can take in total, without the reserve
+	Used                int64  // bytes of live records
+	Dead                int64  // bytes of records in segments in use that are not live
+	Segments            int    // segment files
+	Free                int    // those of them that are free
+	Lost                int    // those without an intact header
+	Bad                 int    // shards marked bad
+	Compacting          bool   // segments are being emptied
+	Writable            bool   // writes are accepted
+	Failure             string // why not, if the disk failed
 }
 
 // Info returns what the store is and how full.
@@ -268,10 +316,32 @@ func (s *Store) Info() Info {
 			capacity += max(int64(free)-s.o.ReserveBytes, 0)
 		}
 	}
-	return Info{
+	i := Info{
 		Store: s.super.store, Cluster: s.super.cluster, MetadataIncarnation: s.super.incarnation,
-		Capacity: capacity, Used: s.liveTotal, Writable: s.failed == nil && !s.closed,
+		Capacity: max(capacity-reservePuts*s.o.SegmentSize, 0), Used: s.liveTotal, Dead: s.dead(),
+		Segments: len(s.segs), Free: len(s.spares), Bad: s.bad,
+		Compacting: s.compacting.running, Writable: s.failed == nil && !s.closed,
 	}
+	for _, g := range s.segs {
+		if g.lost != lossNone {
+			i.Lost++
+		}
+	}
+	if s.failed != nil {
+		i.Failure = s.failed.Error()
+	}
+	return i
+}
+
+// dead is the bytes that compaction could win. Called with mu held.
+func (s *Store) dead() int64 {
+	var n int64
+	for _, g := range s.segs {
+		if g.header.State == segment.StateUsed {
+			n += g.dead()
+		}
+	}
+	return n
 }
 
 // fail makes the store refuse writes until it is opened anew. Called with mu held.
@@ -279,7 +349,13 @@ func (s *Store) fail(err error) {
 	if s.failed != nil {
 		return
 	}
-	s.failed = vfs.Errorf(vfs.KindIO, "store.write", "%s accepts no more writes, restart after checking the disk: %w", s.o.Dir, err)
+	kind := vfs.KindIO
+	if vfs.KindOf(err) == vfs.KindReadOnly {
+		kind = vfs.KindReadOnly
+	}
+	s.failed = vfs.Errorf(kind, "store.write", "%s accepts no more writes, restart after checking the disk: %w", s.o.Dir, err)
+	close(s.broken)
+	s.endAttempt(s.failed)
 	s.m.WriteFailed.Set(1)
 	s.log.Error("block store stops accepting writes", "err", err)
 }
@@ -289,7 +365,8 @@ func (s *Store) headerOf(file uint32) (*seg, segment.Header, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	g := s.segs[file]
-	if g == nil {
+	// The records of a free segment do not count, though they may still be there.
+	if g == nil || g.header.State != segment.StateUsed {
 		return nil, segment.Header{}, false
 	}
 	return g, g.header, true

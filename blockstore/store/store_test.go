@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -188,48 +189,101 @@ func TestEpochs(t *testing.T) {
 	}
 }
 
-// Any flipped bit of a stored shard or of its header is found by the Get that touches it.
+// Any flipped bit of a stored shard or of its header is found by the Get that touches it. From then on the shard is
+// missing for List and can be put again.
 func TestBadShard(t *testing.T) {
 	ctx := context.Background()
-	s := mustOpen(t, memOptions(-1))
-	defer mustClose(t, s)
-	k := key(1, 5, 0) // 76 KiB
-	mustPut(t, s, k)
-	l, _, err := s.lookup(k)
-	if err != nil {
-		t.Fatal(err)
+	o := memOptions(-1)
+	var told []segment.Key
+	o.OnBad = func(k segment.Key, err error) {
+		wantKind(t, err, vfs.KindCorrupt)
+		told = append(told, k)
 	}
-	f := s.segs[l.file].f
-	flip := func(off int64) {
+	s := mustOpen(t, o)
+	k, other := key(1, 5, 0), key(1, 4, 0) // 76 KiB
+	mustPut(t, s, k)
+	mustPut(t, s, other)
+	flip := func(at int64) {
+		t.Helper()
+		l, ok, err := s.lookup(k)
+		if err != nil || !ok {
+			t.Fatal(ok, err)
+		}
+		f := s.segs[l.file].f
 		var b [1]byte
-		if _, err := f.ReadAt(b[:], off); err != nil {
+		if _, err := f.ReadAt(b[:], l.offset()+at); err != nil {
 			t.Fatal(err)
 		}
 		b[0] ^= 0x20
-		if _, err := f.WriteAt(b[:], off); err != nil {
+		if _, err := f.WriteAt(b[:], l.offset()+at); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for _, at := range []int64{0, 7, 9, 60, 127, 128, 131} { // header and its table
-		flip(l.offset() + at)
-		_, err := s.Get(ctx, k, 0, 100)
-		wantKind(t, err, vfs.KindCorrupt)
-		_, err = s.Get(ctx, k, 40000, 100)
-		wantKind(t, err, vfs.KindCorrupt)
-		flip(l.offset() + at)
-	}
-	data := l.offset() + 4096
-	flip(data + 8192 + 17)
-	for _, c := range []struct {
-		off, n int
-		kind   vfs.Kind
-	}{{0, 8192, vfs.KindOK}, {12288, 100, vfs.KindOK}, {8192, 1, vfs.KindCorrupt}, {12287, 1, vfs.KindCorrupt}, {0, 70000, vfs.KindCorrupt}} {
-		r, err := s.Get(ctx, k, c.off, c.n)
-		wantKind(t, err, c.kind)
+	get := func(off, n int, want vfs.Kind) {
+		t.Helper()
+		r, err := s.Get(ctx, k, off, n)
+		wantKind(t, err, want)
 		r.Release()
 	}
-	flip(data + 8192 + 17)
+	listed := func(want ...segment.Key) {
+		t.Helper()
+		var got []segment.Key
+		for _, e := range listAll(t, s, 1, 10) {
+			got = append(got, e.Key)
+		}
+		if !slices.Equal(got, want) {
+			t.Fatalf("listed %v, want %v", got, want)
+		}
+	}
+	bad := func(want ...segment.Key) {
+		t.Helper()
+		got, more, err := s.ListBad(ctx, nil, 10)
+		if err != nil || more || !slices.Equal(got, want) || s.Info().Bad != len(want) {
+			t.Fatalf("bad %v (%d), want %v: %v", got, s.Info().Bad, want, err)
+		}
+	}
+	for i, at := range []int64{0, 7, 9, 60, 127, 128, 131} { // header and its table
+		flip(at)
+		get([]int{0, 40000}[i%2], 100, vfs.KindCorrupt)
+		get(0, 0, vfs.KindCorrupt)
+		listed(other)
+		bad(k)
+		mustPut(t, s, k)
+		listed(other, k)
+		bad()
+		checkShard(t, s, k)
+	}
+	if len(told) != 7 || told[0] != k {
+		t.Fatalf("told of %v", told)
+	}
+	flip(4096 + 8192 + 17)
+	get(0, 8192, vfs.KindOK)
+	get(12288, 100, vfs.KindOK)
+	get(8192, 1, vfs.KindCorrupt)
+	get(12288, 100, vfs.KindCorrupt) // all of it is given up
+	// The mark outlives a restart; with a new index the shard is not there at all.
+	mustClose(t, s)
+	s = mustOpen(t, o)
+	get(0, 100, vfs.KindCorrupt)
+	listed(other)
+	bad(k)
+	mustClose(t, s)
+	o2 := o
+	o2.IndexFS = pvfs.NewCrashableMem()
+	s = mustOpen(t, o2)
+	listed(other)
+	mustClose(t, s)
+	// A bad shard can be deleted too.
+	s = mustOpen(t, o)
+	if n, err := s.Delete(ctx, []segment.Key{k}); n != 1 || err != nil {
+		t.Fatal(n, err)
+	}
+	get(0, 100, vfs.KindNotFound)
+	bad()
+	mustPut(t, s, k)
 	checkShard(t, s, k)
+	checkLive(t, s, 1)
+	mustClose(t, s)
 }
 
 func TestOpenRefuses(t *testing.T) {

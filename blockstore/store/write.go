@@ -15,9 +15,13 @@ type op struct {
 	rec  segment.Record
 	data []byte // of a deletions or epochs record
 	// olds is where the shards were that the record replaces or deletes, in
-	// the order of keys.
-	keys []segment.Key
-	olds []*location
+	// the order of keys; wasBad which of them were marked bad.
+	keys   []segment.Key
+	olds   []*location
+	wasBad []bool
+
+	purpose purpose
+	mark    bool // no record: the shard keys[0] at olds[0] is bad
 
 	seg    *seg
 	header segment.Header // of seg
@@ -28,8 +32,35 @@ type op struct {
 	done    chan struct{} // closed when the outcome is known
 }
 
-// controlReserve is what Puts leave free at the end of a segment, so that a
-// full store can still record deletions.
+// purpose says on whose behalf a record is written, and so how much of the reserve it may take.
+type purpose uint8
+
+const (
+	forPut        purpose = iota // a client's shard
+	forControl                   // deletions and epochs
+	forCompaction                // shards and deletions that move
+)
+
+// The reserve: segments that must be left, free or possible to make, by what is written. Deletions
+// never wait for Puts, and compaction never for deletions, so a full store can always be told what to
+// forget and win the space back.
+const (
+	reservePuts    = 2
+	reserveControl = 1
+)
+
+func (p purpose) leaves() int {
+	switch p {
+	case forPut:
+		return reservePuts
+	case forControl:
+		return reserveControl
+	}
+	return 0
+}
+
+// controlReserve is what Puts leave free at the end of a segment, so that deletions in a
+// full store do not have to begin a new one at once.
 func (s *Store) controlReserve() int64 {
 	return min(256<<10, s.o.SegmentSize/16) / segment.PageSize * segment.PageSize
 }
@@ -38,36 +69,47 @@ func (s *Store) controlReserve() int64 {
 func (s *Store) reserve(ctx context.Context, o *op) error {
 	size := int64(segment.RecordLen(int(o.rec.Length)))
 	kept := int64(0)
-	if o.rec.Kind == segment.KindShard {
+	if o.purpose == forPut {
 		kept = s.controlReserve()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for {
-		if s.failed != nil {
-			return s.failed
-		}
-		if s.active != nil && s.next+size+kept <= s.active.header.End() {
-			o.seg, o.header, o.rec.Offset = s.active, s.active.header, s.next
-			s.next += size
-			s.queue = append(s.queue, o)
-			if s.next > s.o.SegmentSize/2 && len(s.spares) == 0 {
-				s.askSegment()
+	for waited := false; ; waited = true {
+		for {
+			if s.failed != nil {
+				return s.failed
 			}
-			return nil
-		}
-		if len(s.spares) > 0 {
+			left := len(s.spares) + s.room - o.purpose.leaves()
+			if s.active != nil && s.next+size+kept <= s.active.header.End() && left >= 0 {
+				o.seg, o.header, o.rec.Offset = s.active, s.active.header, s.next
+				s.next += size
+				s.queue = append(s.queue, o)
+				if s.next > s.o.SegmentSize/2 && !s.asked && len(s.spares) < 1+max(reservePuts-s.room, 0) {
+					s.asked = true
+					s.askSegment()
+				}
+				return nil
+			}
+			if len(s.spares) == 0 || left < 1 {
+				break
+			}
 			if err := s.activate(); err != nil {
 				s.fail(err)
 			}
-			continue
 		}
-		attempt := s.attempt
+		// Compaction waits for the preparer alone, since others' attempts end with its own work.
+		ch, outcome := s.attempt, &s.attemptErr
+		if o.purpose == forCompaction {
+			ch, outcome = s.made, &s.makeErr
+		}
+		if waited && *outcome != nil {
+			return *outcome
+		}
 		s.askSegment()
 		s.mu.Unlock()
 		var err error
 		select {
-		case <-attempt:
+		case <-ch:
 		case <-s.stop:
 			err = vfs.Errorf(vfs.KindUnavailable, "store.write", "%s is closing", s.o.Dir)
 		case <-ctx.Done():
@@ -76,9 +118,6 @@ func (s *Store) reserve(ctx context.Context, o *op) error {
 		s.mu.Lock()
 		if err != nil {
 			return err
-		}
-		if len(s.spares) == 0 && s.attemptErr != nil {
-			return s.attemptErr
 		}
 	}
 }
@@ -95,8 +134,10 @@ func (s *Store) activate() error {
 	}
 	s.spares = s.spares[1:]
 	s.lastInc++
-	g.header = h
-	s.active, s.next = g, segment.HeaderSize
+	g.header, g.live, g.kept, g.end = h, 0, 0, 0
+	s.byInc[h.Incarnation] = g
+	s.active, s.next, s.asked = g, segment.HeaderSize, false
+	s.gaugeSegments()
 	return nil
 }
 
@@ -120,6 +161,23 @@ func (s *Store) askSegment() {
 // append writes o into the log and waits until it is durable and in the index.
 // When ctx ends first, o still completes; data is not used after append returns.
 func (s *Store) append(ctx context.Context, o *op, data []byte, crcs []uint32) error {
+	if err := s.write(ctx, o, data, crcs); err != nil {
+		return err
+	}
+	return o.wait(ctx)
+}
+
+func (o *op) wait(ctx context.Context) error {
+	select {
+	case <-o.done:
+		return o.err
+	case <-ctx.Done():
+		return vfs.Wrap("store.write", ctx.Err())
+	}
+}
+
+// write writes o into the log and leaves it to the syncer. When it fails, o is finished.
+func (s *Store) write(ctx context.Context, o *op, data []byte, crcs []uint32) error {
 	o.rec.Length = uint32(len(data))
 	if err := s.reserve(ctx, o); err != nil {
 		s.finish([]*op{o}, err)
@@ -141,16 +199,16 @@ func (s *Store) append(ctx context.Context, o *op, data []byte, crcs []uint32) e
 		s.finish([]*op{o}, err)
 		return err
 	}
+	s.submit(o)
+	return nil
+}
+
+// submit hands o to the syncer.
+func (s *Store) submit(o *op) {
 	s.mu.Lock()
 	s.pending = append(s.pending, o)
 	s.wake.Signal()
 	s.mu.Unlock()
-	select {
-	case <-o.done:
-		return o.err
-	case <-ctx.Done():
-		return vfs.Wrap("store.write", ctx.Err())
-	}
 }
 
 // enter1 marks o as done with and drops what is done with from the front of
@@ -172,7 +230,8 @@ func (s *Store) position() position {
 	case s.active != nil:
 		return position{s.active.header.Incarnation, s.next}
 	}
-	return position{}
+	// Behind everything.
+	return position{s.lastInc, s.o.SegmentSize}
 }
 
 // syncer is the goroutine that makes records durable and enters them.
@@ -204,7 +263,11 @@ func (s *Store) syncer() {
 		}
 		s.finish(group, err)
 		// Saving the index at each new segment bounds a replay to about two segments.
-		if inc := group[len(group)-1].header.Incarnation; err == nil && inc > lastFlush {
+		inc := uint64(0)
+		for _, o := range group {
+			inc = max(inc, o.header.Incarnation)
+		}
+		if err == nil && inc > lastFlush {
 			if lastFlush != 0 {
 				if _, err := s.db.AsyncFlush(); err != nil {
 					s.log.Error("index flush", "err", err)
@@ -220,6 +283,9 @@ func (s *Store) syncGroup(group []*op) error {
 	var synced []*seg
 next:
 	for _, o := range group {
+		if o.seg == nil {
+			continue
+		}
 		for _, g := range synced {
 			if g == o.seg {
 				continue next
@@ -253,32 +319,59 @@ func (s *Store) enterGroup(group []*op) error {
 	}
 	pos := s.position()
 	s.mu.Unlock()
-	if err := c.commit(s.super.store, pos, s.live); err != nil {
+	if err := s.commit(c, pos); err != nil {
 		return err
 	}
 	s.mu.Lock()
-	for _, d := range c.live {
-		s.liveTotal += d
+	defer s.mu.Unlock()
+	if pos.incarnation > s.entered {
+		s.entered = pos.incarnation
+		close(s.advanced)
+		s.advanced = make(chan struct{})
+		s.kickCompactor()
 	}
-	s.m.LiveBytes.Set(float64(s.liveTotal))
-	s.mu.Unlock()
+	for f, d := range c.files {
+		if g := s.segs[f]; d.live < 0 && g != nil && g != s.active && s.o.CompactPercent > 0 && g.worth(int64(s.o.CompactPercent)) {
+			s.kickCompactor()
+		}
+	}
 	return nil
 }
 
 func (s *Store) enterOp(c *change, o *op) error {
-	switch o.rec.Kind {
-	case segment.KindShard:
-		if err := c.set(o.keys[0], locate(o.header.File, &o.rec), o.olds[0]); err != nil {
-			return err
-		}
-		return s.enterEpoch(c, o.rec.PG, o.rec.Epoch)
-	case segment.KindDeletions:
-		for i, k := range o.keys {
-			if err := c.delete(k, *o.olds[i]); err != nil {
+	for i, k := range o.keys {
+		if old := o.olds[i]; old != nil {
+			if err := c.retire(k, *old, s.incarnationOf(old.file)); err != nil {
 				return err
 			}
 		}
-	case segment.KindEpochs:
+		if o.wasBad != nil && o.wasBad[i] {
+			if err := c.unmarkBad(k); err != nil {
+				return err
+			}
+		}
+	}
+	if o.mark {
+		return c.markBad(o.keys[0], *o.olds[0])
+	}
+	c.record(o.header.File, &o.rec)
+	switch {
+	case o.rec.Kind == segment.KindShard:
+		if err := c.set(o.keys[0], locate(o.header.File, &o.rec)); err != nil {
+			return err
+		}
+		return s.enterEpoch(c, o.rec.PG, o.rec.Epoch)
+	case o.rec.Kind == segment.KindDeletions:
+		for i, k := range o.keys {
+			if o.olds[i] == nil {
+				continue // marked bad, or carried forward
+			}
+			if err := c.delete(k); err != nil {
+				return err
+			}
+		}
+		return c.tombstone(o.header.File, o.header.Incarnation, o.rec.Offset, len(o.data))
+	case o.rec.Kind == segment.KindEpochs:
 		for _, e := range segment.DecodeEpochs(o.data) {
 			if err := s.enterEpoch(c, e.PG, e.Epoch); err != nil {
 				return err
@@ -286,6 +379,16 @@ func (s *Store) enterOp(c *change, o *op) error {
 		}
 	}
 	return nil
+}
+
+// incarnationOf is that of a file whose records count, 0 if there is none.
+func (s *Store) incarnationOf(file uint32) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if g := s.segs[file]; g != nil && (g.header.State == segment.StateUsed || g.lost != lossNone) {
+		return g.header.Incarnation
+	}
+	return 0
 }
 
 func locate(file uint32, r *segment.Record) location {
@@ -319,7 +422,7 @@ func (s *Store) finish(group []*op, err error) {
 		for _, k := range o.keys {
 			s.unclaim(k)
 		}
-		if o.rec.Kind == segment.KindShard {
+		if o.rec.Kind == segment.KindShard && o.purpose == forPut {
 			s.endPut(s.pg(o.rec.PG), o.epoch)
 		}
 	}
@@ -367,6 +470,15 @@ func (s *Store) claim(ctx context.Context, k segment.Key) error {
 	}
 	s.busy[k] = make(chan struct{})
 	return nil
+}
+
+// tryClaim is claim without waiting. Called with mu held.
+func (s *Store) tryClaim(k segment.Key) bool {
+	if s.busy[k] != nil {
+		return false
+	}
+	s.busy[k] = make(chan struct{})
+	return true
 }
 
 // unclaim ends a claim. Called with mu held.

@@ -94,6 +94,8 @@ type File interface {
 	// DropCache drops clean cached pages, so that the next read shows what
 	// the device holds. It is best effort.
 	DropCache() error
+	// DropRange does the same for n bytes at off.
+	DropRange(off, n int64) error
 	Close() error
 }
 

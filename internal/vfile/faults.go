@@ -281,5 +281,9 @@ func (f *faultyFile) DropCache() error {
 	return f.f.do(f.call(OpDropCache, 0, 0), f.in.DropCache)
 }
 
+func (f *faultyFile) DropRange(off, n int64) error {
+	return f.f.do(f.call(OpDropCache, off, n), func() error { return f.in.DropRange(off, n) })
+}
+
 // Close always closes, and never fails by plan: a store has no use for its error.
 func (f *faultyFile) Close() error { return f.in.Close() }

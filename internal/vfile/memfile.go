@@ -166,12 +166,18 @@ func (f *memFile) loseUnsynced() {
 
 // DropCache matters only after a sync that failed: what it lost is then seen
 // to be gone.
-func (f *memFile) DropCache() error {
+func (f *memFile) DropCache() error { return f.DropRange(0, 0) }
+
+// DropRange drops n bytes at off, those to the end of the file if n is 0.
+func (f *memFile) DropRange(off, n int64) error {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
 	for i := range f.n.lost {
 		if _, ok := f.n.dirty[i]; ok {
 			continue // written again meanwhile
+		}
+		if pos := i * PageSize; n > 0 && (pos >= off+n || pos+PageSize <= off) {
+			continue
 		}
 		if was := f.n.stable[i]; was != nil {
 			f.n.pages[i] = was

@@ -180,9 +180,12 @@ func (o *osFile) Zero(off, n int64) error {
 	return nil
 }
 
-func (o *osFile) DropCache() error {
+func (o *osFile) DropCache() error { return o.DropRange(0, 0) }
+
+// DropRange gives up n bytes at off, those to the end of the file if n is 0.
+func (o *osFile) DropRange(off, n int64) error {
 	_, err := o.control(func(fd int) (int, error) {
-		return 0, unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED)
+		return 0, unix.Fadvise(fd, off, n, unix.FADV_DONTNEED)
 	})
 	return err
 }

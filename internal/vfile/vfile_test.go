@@ -61,6 +61,7 @@ func TestFileSystem(t *testing.T) {
 		}
 		must(t, f.SyncData())
 		must(t, f.DropCache())
+		must(t, f.DropRange(0, PageSize))
 		must(t, fs.SyncDir(dir))
 		must(t, fs.Rename(dir+"/a", dir+"/b"))
 		names, err := fs.List(dir)
