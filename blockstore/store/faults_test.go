@@ -199,13 +199,13 @@ func TestFullDisk(t *testing.T) {
 			}
 			// What was deleted makes room for as much again, and not for much more.
 			for i := range uint64(3) {
-				mustPut(t, s, key(1, 1<<40+5+6*i, 0))
+				mustPut(t, s, key(1, 6<<40+5+6*i, 0))
 			}
 			for i := uint64(3); err == nil || vfs.KindOf(err) == vfs.KindOK; i++ {
-				if i == 8 {
+				if i == 6 {
 					t.Fatal("more fits than was deleted")
 				}
-				err = s.Put(ctx, shardPut(key(1, 1<<40+5+6*i, 0), 1))
+				err = s.Put(ctx, shardPut(key(1, 6<<40+5+6*i, 0), 1))
 			}
 			wantKind(t, err, vfs.KindNoSpace)
 			for _, k := range kept[3:] {

@@ -34,7 +34,7 @@ func memOptions(capacity int64) Options {
 	}
 	return Options{
 		Dir: "/s", Cluster: testCluster, Create: true, SegmentSize: MinSegmentSize, ReserveBytes: 4096,
-		FS: m, IndexFS: pvfs.NewCrashableMem(), Logger: quiet(), MemTableBytes: 64 << 10,
+		FS: m, IndexFS: pvfs.NewCrashableMem(), Logger: quiet(), MemTableBytes: 64 << 10, CompactBytesPerSecond: -1,
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 type moved struct {
 	g      *seg
 	header segment.Header
-	keys   []segment.Key // whose live records were moved out of it
+	keys   []segment.Key // of which it may have records that a deletion outlives: those moved, and those deleted in it
 
 	s        *Store
 	urgent   bool
@@ -53,9 +53,11 @@ func (s *Store) empty(ctx context.Context, g *seg, urgent bool) (*moved, error) 
 		}
 	}
 	if kept > 0 {
-		if err := s.carryFrom(ctx, g, &m.header); err != nil {
+		deleted, err := s.carryFrom(ctx, g, &m.header)
+		if err != nil {
 			return nil, err
 		}
+		m.keys = append(m.keys, deleted...)
 	}
 	return m, nil
 }

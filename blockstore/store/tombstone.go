@@ -9,8 +9,9 @@ import (
 	"github.com/rackfs/rackfs/internal/wire"
 )
 
-// carryFrom writes anew the deletions of a segment that are still needed once it is gone.
-func (s *Store) carryFrom(ctx context.Context, g *seg, h *segment.Header) error {
+// carryFrom writes anew the deletions of a segment that are still needed once it is gone. It returns
+// the shards of all of them.
+func (s *Store) carryFrom(ctx context.Context, g *seg, h *segment.Header) ([]segment.Key, error) {
 	type place struct {
 		offset int64
 		n      int
@@ -24,7 +25,7 @@ func (s *Store) carryFrom(ctx context.Context, g *seg, h *segment.Header) error 
 		return true, nil
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var keys []segment.Key
 	for _, p := range places {
@@ -32,12 +33,13 @@ func (s *Store) carryFrom(ctx context.Context, g *seg, h *segment.Header) error 
 		if !ok {
 			// The index still knows what it said, though not where: all of it is written anew.
 			s.log.Warn("damaged record of deletions", "segment", h.File, "offset", p.offset)
-			return s.carryAll(ctx)
+			return nil, s.carryAll(ctx)
 		}
 		keys = append(keys, found...)
 	}
 	slices.SortFunc(keys, compareKeys)
-	return s.carry(ctx, slices.Compact(keys), h.Incarnation)
+	keys = slices.Compact(keys)
+	return keys, s.carry(ctx, keys, h.Incarnation)
 }
 
 // readDeletions reads a deletions record of n bytes. ok is false if it is damaged.
