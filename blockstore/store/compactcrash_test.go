@@ -336,4 +336,3 @@ func TestCrashInCompaction(t *testing.T) {
 	must(m.check(s))
 	mustClose(t, s)
 }
-

@@ -89,6 +89,7 @@ func (s *Store) openSegments() error {
 		switch {
 		case g.lost != lossNone:
 			lost++
+			s.compacting.restore = true
 			continue
 		case g.header.State == segment.StateFree:
 			s.spares = append(s.spares, g)
