@@ -163,7 +163,6 @@ func (s *Store) loadUsage(file uint32, incarnation uint64, live, end int64) (los
 		g = &seg{lost: lossMissing, header: segment.Header{File: file}}
 		s.segs[file] = g
 		s.log.Error("segment file is missing, its shards are lost", "file", s.segmentPath(file, segmentSuffix))
-		s.m.LostSegments.Inc()
 		fallthrough
 	case g.lost != lossNone:
 		// Its records count as being there: if they cannot be read just now, they may come back.

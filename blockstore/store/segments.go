@@ -84,11 +84,9 @@ func (s *Store) openSegments() error {
 			return err
 		}
 	}
-	lost := 0
 	for _, g := range s.segs {
 		switch {
 		case g.lost != lossNone:
-			lost++
 			s.compacting.restore = true
 			continue
 		case g.header.State == segment.StateFree:
@@ -100,7 +98,6 @@ func (s *Store) openSegments() error {
 	}
 	slices.SortFunc(s.spares, func(a, b *seg) int { return cmp.Compare(a.header.File, b.header.File) })
 	s.measureRoom()
-	s.m.LostSegments.Set(float64(lost))
 	s.gaugeSegments()
 	return nil
 }
@@ -186,9 +183,21 @@ func (s *Store) measureRoom() {
 	s.room = int(max(min(room, (int64(min(free, 1<<62))-s.o.ReserveBytes)/s.o.SegmentSize), 0))
 }
 
+// gaugeSegments brings the metrics up to date. Called with mu held.
 func (s *Store) gaugeSegments() {
 	s.m.Segments.Set(float64(len(s.segs)))
 	s.m.FreeSegments.Set(float64(len(s.spares)))
+	s.m.LostSegments.Set(float64(s.lostCount()))
+}
+
+// lostCount is how many segments are lost. Called with mu held.
+func (s *Store) lostCount() (n int) {
+	for _, g := range s.segs {
+		if g.lost != lossNone {
+			n++
+		}
+	}
+	return n
 }
 
 // preparer is the goroutine that makes segments when asked, and has them won back by

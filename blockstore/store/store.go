@@ -319,13 +319,8 @@ func (s *Store) Info() Info {
 	i := Info{
 		Store: s.super.store, Cluster: s.super.cluster, MetadataIncarnation: s.super.incarnation,
 		Capacity: max(capacity-reservePuts*s.o.SegmentSize, 0), Used: s.liveTotal, Dead: s.dead(),
-		Segments: len(s.segs), Free: len(s.spares), Bad: s.bad,
+		Segments: len(s.segs), Free: len(s.spares), Lost: s.lostCount(), Bad: s.bad,
 		Compacting: s.compacting.running, Writable: s.failed == nil && !s.closed,
-	}
-	for _, g := range s.segs {
-		if g.lost != lossNone {
-			i.Lost++
-		}
 	}
 	if s.failed != nil {
 		i.Failure = s.failed.Error()
