@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -182,6 +183,13 @@ func (m *model) check(s *Store) error {
 			return fmt.Errorf("shard %v was never put", k)
 		}
 	}
+	sum := int64(0)
+	for k := range got {
+		sum += int64(segment.RecordLen(len(shardPut(k, 1).Data)))
+	}
+	if used := s.Info().Used; used != sum {
+		return fmt.Errorf("%d live bytes counted, shards have %d", used, sum)
+	}
 	if bad := s.Info().Bad; bad != 0 {
 		return fmt.Errorf("%d shards marked bad", bad)
 	}
@@ -191,6 +199,8 @@ func (m *model) check(s *Store) error {
 // checkClone opens what a crash left, with its index and without, compacts it, and checks it each time.
 func (m *model) checkClone(o Options) error {
 	o.Metrics = nil
+	var told error
+	o.OnBad = func(k segment.Key, err error) { told = fmt.Errorf("shard %v is said to be bad: %w", k, err) }
 	for _, rebuild := range []bool{false, true, false, true} {
 		if rebuild {
 			o.IndexFS = pvfs.NewCrashableMem()
@@ -206,7 +216,7 @@ func (m *model) checkClone(o Options) error {
 			}
 		}
 		if cerr := s.Close(); err == nil {
-			err = cerr
+			err = errors.Join(cerr, told)
 		}
 		if err != nil {
 			return fmt.Errorf("rebuilt %v: %w", rebuild, err)
@@ -229,7 +239,7 @@ func crashEverywhere(t *testing.T, o Options, m *model, fs *opFS, index *pvfs.Me
 		if n++; n%every != 0 || t.Failed() {
 			return
 		}
-		for _, survive := range []float64{0, 1, 0.5} {
+		for _, survive := range []float64{0, 1, 0.5, 0.5} {
 			clone := o
 			var known *model
 			clone.FS = fs.CrashClone(rng, survive, func() {
@@ -332,6 +342,16 @@ func TestCrashInCompaction(t *testing.T) {
 			t.Error("no recycled segment was used")
 		}
 		must(s.Compact(context.Background()))
+		// The first segment goes, then the deletions that it kept in the log.
+		must(m.del(s, k(2), k(3), k(4), k(5), k(6), k(7), k(8)))
+		for i := uint64(90); i < 98; i++ {
+			must(m.put(s, k(i), 0))
+			must(m.del(s, k(i)))
+		}
+		must(s.Compact(context.Background()))
+		for i := uint64(100); i < 104; i++ {
+			must(m.put(s, k(i), 0))
+		}
 	})
 	must(m.check(s))
 	mustClose(t, s)
