@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/rackfs/rackfs/blockstore"
@@ -91,4 +92,79 @@ func BenchmarkGet(b *testing.B) {
 			}
 		})
 	}
+}
+
+// BenchmarkCompact empties segments of which 40% is live, without a limit. MB/s is of the bytes moved, s/GiB the CPU of
+// the process for them.
+func BenchmarkCompact(b *testing.B) {
+	const n = 480
+	for _, size := range []int{16 << 10, 256 << 10} {
+		b.Run(fmt.Sprintf("%dK", size>>10), func(b *testing.B) {
+			ctx := context.Background()
+			shape, err := blockstore.ShapeOf(4*size, 4, 2)
+			if err != nil {
+				b.Fatal(err)
+			}
+			per := 256 << 10 / size
+			var moved, spent float64
+			for range b.N {
+				b.StopTimer()
+				o := diskOptions(b)
+				o.SegmentSize = 32 << 20
+				o.CompactPercent, o.CompactBytesPerSecond = -1, -1
+				o.Metrics = NewMetrics(nil, nil)
+				s := mustOpen(b, o)
+				var wg sync.WaitGroup
+				for w := range 8 {
+					wg.Add(1)
+					go func() {
+						defer wg.Done()
+						for i := w; i < n*per; i += 8 {
+							err := s.Put(ctx, &Put{Key: key(1, uint64(i), 0), Epoch: 1, K: 4, M: 2, BlockLen: uint32(4 * size), Data: make([]byte, shape.ShardLen)})
+							if err != nil {
+								b.Error(err)
+							}
+						}
+					}()
+				}
+				wg.Wait()
+				var dead []segment.Key
+				for i := range n * per {
+					if i%5 < 3 {
+						dead = append(dead, key(1, uint64(i), 0))
+					}
+					if len(dead) == MaxDeleteKeys || i == n*per-1 {
+						if _, err := s.Delete(ctx, dead); err != nil {
+							b.Fatal(err)
+						}
+						dead = nil
+					}
+				}
+				before := cpuSeconds(b)
+				b.StartTimer()
+				if err := s.Compact(ctx); err != nil {
+					b.Fatal(err)
+				}
+				b.StopTimer()
+				spent += cpuSeconds(b) - before
+				moved += counterValue(b, o.Metrics.CompactedBytes)
+				if counterValue(b, o.Metrics.Recycled) == 0 {
+					b.Fatal("nothing was recycled")
+				}
+				mustClose(b, s)
+				b.StartTimer()
+			}
+			b.StopTimer()
+			b.ReportMetric(moved/1e6/b.Elapsed().Seconds(), "MB/s")
+			b.ReportMetric(spent/(moved/(1<<30)), "cpu-s/GiB")
+		})
+	}
+}
+
+func cpuSeconds(b *testing.B) float64 {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return float64(u.Utime.Nano()+u.Stime.Nano()) / 1e9
 }

@@ -2,12 +2,14 @@ package store
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 
 	pvfs "github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/rackfs/rackfs/blockstore/segment"
 	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/vfs"
@@ -20,6 +22,7 @@ type gate struct {
 	hold    chan struct{} // syncs wait for it while it is not nil
 	waiting chan struct{} // one value per sync that began to wait
 	fail    error
+	failWr  error // of writes of records and headers
 	failRd  func(name string, off int64, n int) error
 }
 
@@ -52,6 +55,26 @@ func (f *gatedFile) SyncData() error {
 		return fail
 	}
 	return f.File.SyncData()
+}
+
+func (f *gatedFile) writeError() error {
+	f.g.mu.Lock()
+	defer f.g.mu.Unlock()
+	return f.g.failWr
+}
+
+func (f *gatedFile) WriteAt(p []byte, off int64) (int, error) {
+	if err := f.writeError(); err != nil {
+		return 0, err
+	}
+	return f.File.WriteAt(p, off)
+}
+
+func (f *gatedFile) WriteVec(bufs [][]byte, off int64) error {
+	if err := f.writeError(); err != nil {
+		return err
+	}
+	return f.File.WriteVec(bufs, off)
 }
 
 func (f *gatedFile) ReadAt(p []byte, off int64) (int, error) {
@@ -154,6 +177,111 @@ func TestFailedSync(t *testing.T) {
 	s = mustOpen(t, o)
 	mustPut(t, s, key(1, 2, 0))
 	checkShard(t, s, key(1, 0, 0))
+	mustClose(t, s)
+}
+
+// A disk that fails, or turned read-only, takes no more writes of any kind, says so, and is still read. What it had
+// acknowledged is there when it is opened again.
+func TestFailingDisk(t *testing.T) {
+	ctx := context.Background()
+	for name, c := range map[string]struct {
+		write, sync error
+		kind        vfs.Kind
+	}{
+		"write EIO":   {syscall.EIO, nil, vfs.KindIO},
+		"write EROFS": {syscall.EROFS, nil, vfs.KindReadOnly},
+		"sync EIO":    {nil, syscall.EIO, vfs.KindIO},
+		"sync EROFS":  {nil, syscall.EROFS, vfs.KindReadOnly},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := manual()
+			g := &gate{FS: o.FS, waiting: make(chan struct{}, 100)}
+			o.FS = g
+			s := mustOpen(t, o)
+			keys := putMany(t, s, 1, 30)
+			mustDelete(t, s, keys[:5]...)
+			keys = keys[5:]
+			g.mu.Lock()
+			g.fail, g.failWr = c.sync, c.write
+			g.mu.Unlock()
+			wantKind(t, s.Put(ctx, shardPut(key(1, 100, 0), 1)), c.kind)
+			// The disk seems well again; what it lost meanwhile nobody knows.
+			g.mu.Lock()
+			g.fail, g.failWr = nil, nil
+			g.mu.Unlock()
+			wantKind(t, s.Put(ctx, shardPut(key(1, 100, 0), 1)), c.kind)
+			_, err := s.Delete(ctx, keys[:1])
+			wantKind(t, err, c.kind)
+			wantKind(t, s.Fence(ctx, []segment.Epoch{{PG: 1, Epoch: 9}}), c.kind)
+			wantKind(t, s.Compact(ctx), c.kind)
+			if i := s.Info(); i.Writable || i.Failure == "" {
+				t.Fatalf("%+v", i)
+			}
+			for _, k := range keys {
+				checkShard(t, s, k)
+			}
+			if res, err := s.Scrub(ctx, nil, nil, nil); err != nil || res.Bad != 0 || res.Shards != int64(len(keys)) {
+				t.Fatalf("%+v %v", res, err)
+			}
+			mustClose(t, s)
+			s = mustOpen(t, o)
+			for _, k := range keys {
+				checkShard(t, s, k)
+			}
+			mustPut(t, s, key(1, 100, 0))
+			if !s.Info().Writable {
+				t.Fatal("not writable after it was opened anew")
+			}
+			mustClose(t, s)
+		})
+	}
+}
+
+// An index that cannot be written ends writes, not reads, and does not hold up Close.
+func TestFailingIndex(t *testing.T) {
+	ctx := context.Background()
+	o := memOptions(-1)
+	index := o.IndexFS
+	var failing atomic.Bool
+	o.IndexFS = errorfs.Wrap(index, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if failing.Load() && strings.HasSuffix(op.Path, ".sst") && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
+			return syscall.EIO
+		}
+		return nil
+	}))
+	s := mustOpen(t, o)
+	var keys []segment.Key
+	put := func(b uint64) error {
+		k := key(1, 6*b, 0)
+		err := s.Put(ctx, shardPut(k, 1))
+		if err == nil {
+			keys = append(keys, k)
+		}
+		return err
+	}
+	for b := range uint64(50) {
+		if err := put(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	failing.Store(true)
+	var err error
+	for b := uint64(50); err == nil; b++ {
+		err = put(b)
+	}
+	wantKind(t, err, vfs.KindIO)
+	if s.Info().Writable {
+		t.Fatal("still writable")
+	}
+	for _, k := range keys {
+		checkShard(t, s, k)
+	}
+	mustClose(t, s)
+	failing.Store(false)
+	s = mustOpen(t, o)
+	for _, k := range keys {
+		checkShard(t, s, k)
+	}
 	mustClose(t, s)
 }
 
