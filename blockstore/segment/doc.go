@@ -54,7 +54,8 @@
 // in place and are overwritten as the file fills again. The incarnation is a number
 // that is raised across the whole store each time a segment is taken into use, so
 // it orders segments by age, and old records in a recycled file carry another
-// one. The salt is random and drawn with it. It seeds each record's CRC and is
+// one. A recycled segment's header says free, durably, before it is used again; of two copies with the same
+// incarnation the free one counts. The salt is random and drawn with it. It seeds each record's CRC and is
 // nowhere else on disk, so that bytes that a user stored cannot pass for a record, not even
 // a copy of the very segment they end up in.
 //
@@ -64,7 +65,7 @@
 // complete. After a crash an acknowledged record may therefore lie behind one that was
 // never written or only in part. Scan accepts a page as a record only if the
 // whole header checks out (magic, CRC, incarnation, its own offset) and,
-// where asked, all of its data; anywhere else it moves on by one page. A header that
+// all of its data (Walk looks at headers only); anywhere else it moves on by one page. A header that
 // checks out was written by this incarnation for this place, so its length can be
 // trusted to skip the record even if its data is torn.
 package segment

@@ -19,8 +19,8 @@
 //
 // Deletions and epochs are records of the same log, under the same rule.
 //
-// A failed write or fdatasync fails its whole group and all writes after it until the store is
-// opened anew; reads go on. After a failed write nobody knows how much of the record is in the log. After a failed
+// A failed write or fdatasync, or an index that cannot be written, fails its whole group and all writes after it until
+// the store is opened anew; reads go on. After a failed write nobody knows how much of the record is in the log. After a failed
 // fdatasync the kernel drops the dirty mark of pages it
 // could not write: a second fdatasync would succeed and mean nothing.
 //
@@ -33,6 +33,48 @@
 // its header, with the next incarnation; the first group's fdatasync makes header and records
 // count at once. A segment is never unlinked.
 //
+// # Compaction and recycling
+//
+// A third goroutine, the compactor, empties segments of which little is live and makes them free. Live
+// records are checked and appended like those of a Put, under the claim on their key
+// that Put and Delete take too, so the index is switched only if it still refers to the old place. In this order:
+//
+//  1. What is needed of the segment is in the log elsewhere, and durable: live records; deletions that
+//     are still needed; the newest epoch of every PG.
+//  2. The index is flushed. Its position is then behind the segment, and no entry refers to it.
+//  3. The header says free, and is synced.
+//  4. The segment may be used again, with a new incarnation and salt.
+//
+// A crash before 3 leaves the segment as it was, all dead; one after it leaves a log of which a replay, from the
+// index's position or of everything, gives the same state. For that, invariants:
+//
+//   - The last record about a shard, by incarnation and offset, decides. So a dead shard record can go at any time.
+//   - A deletion can go only when no earlier record of its shard is left in any segment in use. The index knows which
+//     segments hold dead records of a shard ('d'), from the moment the record dies, whether by deletion, by being moved or by being
+//     replaced. When a segment with deletions is emptied, those with such a segment are written anew; the
+//     others go. A segment counts as in use until its free header is durable. Deletions are
+//     written anew under the claim of their shard, so none comes behind a Put that is newer than it.
+//   - A segment at or behind the position of the index is never recycled.
+//   - A reader that looked a shard up before its segment was recycled reads something that does not have the
+//     segment's present incarnation, salt, place, or the shard's key, and looks it up again.
+//
+// Compaction starts when a segment's needed part falls below CompactPercent, at CompactBytesPerSecond, and without that limit at up to
+// nine tenths when no segment can be made. Segments without anything needed need no reading.
+// Puts leave two segments free (or possible to make), deletions and epochs one, compaction none: so a
+// full store can record deletions, and condense them, and win space, in that order.
+//
+// # Damage
+//
+// A shard that fails its checks for good, in Get, Scrub or compaction, is marked bad: it moves from 'b' to 'x', its
+// record is dead, List and Stat do not have it, Get says KindCorrupt, Put replaces it. OnBad is told. The mark is in the
+// index alone; it may be lost in a crash, and then is found again. A new index does not have shards whose records are damaged.
+//
+// A segment with both copies of its header overwritten or cut off cannot be checked: its shards are marked bad when the
+// store is opened, deletions and epochs that it may have held are written anew from the index, and then the
+// file is made a free segment. A file that is only cut short gets its size back. If the headers cannot be
+// read at all, the file is left alone. If the index is lost with such a segment, deletions that were
+// recorded there alone are too, and their shards may be found again until they are deleted again.
+//
 // # Index
 //
 // Pebble without WAL. Each group's batch carries a position in the log with this meaning: every
@@ -43,10 +85,13 @@
 // enters only what the disk really holds. An index that is absent, damaged, of another version, or of another
 // store is thrown away and made anew from all segments, which reads the whole disk.
 //
-//	'b' pg block shard  ->  file, page, length, epoch, block length, k, m
-//	'e' pg              ->  newest epoch
-//	's' file            ->  bytes of live records
-//	'm'                 ->  version, store id, position
+//	'b' pg block shard              ->  file, page, length, epoch, block length, k, m
+//	'd' pg block shard incarnation  ->  that segment holds a dead record of the shard
+//	'e' pg                          ->  newest epoch
+//	'm'                             ->  version, store id, position
+//	's' file                        ->  incarnation, bytes of live records, end of the last record
+//	't' incarnation page            ->  length of the deletions record there
+//	'x' pg block shard              ->  as 'b', of a shard that is bad
 //
 // The key starts with the PG, so a range is what repair scans, and a point is what Get
 // needs, for an extent names the PG of its block.
