@@ -84,8 +84,8 @@ func (s *Store) compactAll(ctx context.Context) {
 	s.mu.Unlock()
 	var err error
 	for err == nil {
-		var p plan
-		if p, err = s.plan(len(waiters) > 0); err != nil || p.idle() {
+		var p work
+		if p, err = s.choose(len(waiters) > 0); err != nil || p.idle() {
 			break
 		}
 		err = s.round(ctx, &p)
@@ -113,8 +113,8 @@ func (s *Store) compactAll(ctx context.Context) {
 // short reports whether a Put that needs a new segment would not get one. Called with mu held.
 func (s *Store) short() bool { return len(s.spares)+s.room < reservePuts+1 }
 
-// plan is one round of compaction.
-type plan struct {
+// work is one round of compaction.
+type work struct {
 	restore bool
 	victims []*seg
 	rotate  *seg          // the active segment, to be left for the next spare one
@@ -122,23 +122,23 @@ type plan struct {
 	urgent  bool
 }
 
-func (p *plan) idle() bool {
+func (p *work) idle() bool {
 	return !p.restore && len(p.victims) == 0 && p.rotate == nil && p.wait == nil
 }
 
-// plan chooses the segments to empty next: all without anything to keep, and the one with the least.
-func (s *Store) plan(asked bool) (plan, error) {
+// choose chooses the segments to empty next: all without anything to keep, and the one with the least.
+func (s *Store) choose(asked bool) (work, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.failed != nil {
-		return plan{}, s.failed
+		return work{}, s.failed
 	}
 	c := &s.compacting
 	percent := int64(s.o.CompactPercent)
 	if percent < 0 && asked {
 		percent = DefaultCompactPercent
 	}
-	p := plan{restore: c.restore, urgent: c.urgent && s.short() && s.o.CompactPercent > 0}
+	p := work{restore: c.restore, urgent: c.urgent && s.short() && s.o.CompactPercent > 0}
 	if p.urgent {
 		percent = max(percent, urgentPercent)
 	}
@@ -187,8 +187,8 @@ func (s *Store) fits(n int64) bool {
 	return n <= int64(len(s.spares)+s.room)*(s.o.SegmentSize-2*segment.HeaderSize)
 }
 
-// round empties the plan's segments and recycles them.
-func (s *Store) round(ctx context.Context, p *plan) error {
+// round empties the segments chosen and recycles them.
+func (s *Store) round(ctx context.Context, p *work) error {
 	if p.rotate != nil {
 		s.mu.Lock()
 		var err error
