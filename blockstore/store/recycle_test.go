@@ -7,6 +7,7 @@ import (
 
 	pvfs "github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/rackfs/rackfs/blockstore/segment"
+	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/vfs"
 )
 
@@ -283,6 +284,38 @@ func TestTombstoneLifetime(t *testing.T) {
 	s = mustOpen(t, o)
 	if got := listAll(t, s, 1, 10); len(got) != 0 {
 		t.Fatalf("%d shards are back", len(got))
+	}
+	mustClose(t, s)
+}
+
+// A segment that is among the free ones is free on the disk too. If a power cut could make it used again, deletions
+// of its shards might be gone already.
+func TestFreeIsDurable(t *testing.T) {
+	o := manual()
+	s := mustOpen(t, o)
+	for b := range uint64(8) {
+		mustPut(t, s, key(1, 6*b+5, 0))
+		mustDelete(t, s, key(1, 6*b+5, 0))
+	}
+	file := s.active.header.File
+	rotate(t, s)
+	mustCompact(t, s)
+	if h := s.segs[file].header; h.State != segment.StateFree {
+		t.Fatal("the segment was not recycled")
+	}
+	clone := o.FS.(*vfile.Mem).CrashClone(rand.New(rand.NewPCG(1, 1)), 0, nil)
+	f, err := clone.Open(s.segmentPath(file, segmentSuffix))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, off := range []int64{0, MinSegmentSize - segment.HeaderSize} {
+		p := make([]byte, segment.HeaderSize)
+		if _, err := f.ReadAt(p, off); err != nil {
+			t.Fatal(err)
+		}
+		if h, ok, err := segment.DecodeHeader(p); !ok || err != nil || h.State != segment.StateFree {
+			t.Fatalf("after a power cut: %+v %v %v", h, ok, err)
+		}
 	}
 	mustClose(t, s)
 }
