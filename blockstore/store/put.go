@@ -58,10 +58,24 @@ func (s *Store) put(ctx context.Context, p *Put) error {
 		return err
 	}
 	defer s.leave()
+	crcs := segment.PageCRCs(make([]uint32, 0, 256), p.Data)
+	for waited := false; ; waited = true {
+		o, err := s.tryPut(ctx, p, crcs, waited)
+		if err != errWait {
+			return err
+		}
+		if err := s.awaitSpace(ctx, o.space); err != nil {
+			return err
+		}
+	}
+}
+
+// tryPut is a Put that does not wait for space: its error is then errWait, and the op says for what.
+func (s *Store) tryPut(ctx context.Context, p *Put, crcs []uint32, waited bool) (*op, error) {
 	s.mu.Lock()
 	if err := s.claim(ctx, p.Key); err != nil {
 		s.mu.Unlock()
-		return err
+		return nil, err
 	}
 	st := s.pg(p.Key.PG)
 	st.running[p.Epoch]++
@@ -82,28 +96,26 @@ func (s *Store) put(ctx context.Context, p *Put) error {
 			Kind: segment.KindShard, Shard: p.Key.Shard, K: p.K, M: p.M, PG: p.Key.PG, Epoch: p.Epoch,
 			Block: p.Key.Block, BlockLen: p.BlockLen, Owner: p.Owner,
 		},
-		keys: []segment.Key{p.Key}, olds: []*location{nil}, purpose: forPut, epoch: p.Epoch, done: make(chan struct{}),
+		keys: []segment.Key{p.Key}, olds: []*location{nil}, purpose: forPut, waited: waited, epoch: p.Epoch, done: make(chan struct{}),
 	}
-	var crcs []uint32
 	var stored bool
 	if err == nil {
-		crcs = segment.PageCRCs(make([]uint32, 0, 256), p.Data)
 		o.olds[0], stored, err = s.compare(p, crcs)
 		if err == nil && s.anyBad() {
 			var bad bool
 			bad, err = s.isBad(p.Key)
 			o.wasBad = []bool{bad}
 		}
-		if err == nil && stored && newer {
-			// No record of the shard will carry the epoch.
-			err = s.appendEpochs(ctx, []segment.Epoch{{PG: p.Key.PG, Epoch: p.Epoch}})
-		}
 	}
 	if err != nil || stored {
 		s.finish([]*op{o}, err)
-		return err
+		if err == nil && newer {
+			// No record of the shard will carry the epoch.
+			err = s.appendEpochs(ctx, []segment.Epoch{{PG: p.Key.PG, Epoch: p.Epoch}})
+		}
+		return o, err
 	}
-	return s.append(ctx, o, p.Data, crcs)
+	return o, s.append(ctx, o, p.Data, crcs)
 }
 
 // compare looks for the shard in the store. stored means that it is there,
@@ -141,7 +153,25 @@ func (s *Store) Delete(ctx context.Context, keys []segment.Key) (int, error) {
 	keys = slices.Clone(keys)
 	slices.SortFunc(keys, compareKeys) // one order for all, so that two calls cannot wait for each other
 	keys = slices.Compact(keys)
+	for waited := false; ; waited = true {
+		o, err := s.tryDelete(ctx, keys, waited)
+		if err == nil {
+			s.m.Deletes.Add(float64(len(o.keys)))
+			return len(o.keys), nil
+		}
+		if err != errWait {
+			return 0, err
+		}
+		if err := s.awaitSpace(ctx, o.space); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// tryDelete is a Delete that does not wait for space, as tryPut.
+func (s *Store) tryDelete(ctx context.Context, keys []segment.Key, waited bool) (*op, error) {
 	o := deletionsOp(forControl)
+	o.waited = waited
 	var err error
 	for _, k := range keys {
 		s.mu.Lock()
@@ -174,13 +204,9 @@ func (s *Store) Delete(ctx context.Context, keys []segment.Key) (int, error) {
 	}
 	if err != nil {
 		s.finish([]*op{o}, err)
-		return 0, err
+		return nil, err
 	}
-	if err := s.appendDeletions(ctx, o); err != nil {
-		return 0, err
-	}
-	s.m.Deletes.Add(float64(len(o.keys)))
-	return len(o.keys), nil
+	return o, s.appendDeletions(ctx, o)
 }
 
 func deletionsOp(why purpose) *op {

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/rackfs/rackfs/blockstore/segment"
@@ -21,7 +22,9 @@ type op struct {
 	wasBad []bool
 
 	purpose purpose
-	mark    bool // no record: the shard keys[0] at olds[0] is bad
+	waited  bool          // for space, at least once
+	space   chan struct{} // closed when it is worth trying again, after errWait
+	mark    bool          // no record: the shard keys[0] at olds[0] is bad
 
 	seg    *seg
 	header segment.Header // of seg
@@ -65,7 +68,7 @@ func (s *Store) controlReserve() int64 {
 	return min(256<<10, s.o.SegmentSize/16) / segment.PageSize * segment.PageSize
 }
 
-// reserve gives o a place in the log.
+// reserve gives o a place in the log. One that has keys and must wait is refused with errWait.
 func (s *Store) reserve(ctx context.Context, o *op) error {
 	size := int64(segment.RecordLen(int(o.rec.Length)))
 	kept := int64(0)
@@ -74,7 +77,7 @@ func (s *Store) reserve(ctx context.Context, o *op) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for waited := false; ; waited = true {
+	for waited := o.waited; ; waited = true {
 		for {
 			if s.failed != nil {
 				return s.failed
@@ -106,19 +109,31 @@ func (s *Store) reserve(ctx context.Context, o *op) error {
 			return *outcome
 		}
 		s.askSegment()
-		s.mu.Unlock()
-		var err error
-		select {
-		case <-ch:
-		case <-s.stop:
-			err = vfs.Errorf(vfs.KindUnavailable, "store.write", "%s is closing", s.o.Dir)
-		case <-ctx.Done():
-			err = vfs.Wrap("store.write", ctx.Err())
+		if len(o.keys) > 0 && o.purpose != forCompaction {
+			// The caller gives its claims up before it waits: compaction may need them to make space.
+			o.space = ch
+			return errWait
 		}
+		s.mu.Unlock()
+		err := s.awaitSpace(ctx, ch)
 		s.mu.Lock()
 		if err != nil {
 			return err
 		}
+	}
+}
+
+// errWait says that a record finds no place now. The caller waits for op.space and begins again.
+var errWait = errors.New("no space yet")
+
+func (s *Store) awaitSpace(ctx context.Context, ch chan struct{}) error {
+	select {
+	case <-ch:
+		return nil
+	case <-s.stop:
+		return vfs.Errorf(vfs.KindUnavailable, "store.write", "%s is closing", s.o.Dir)
+	case <-ctx.Done():
+		return vfs.Wrap("store.write", ctx.Err())
 	}
 }
 
