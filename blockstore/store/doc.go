@@ -60,6 +60,7 @@
 //
 // Compaction starts when a segment's needed part falls below CompactPercent, at CompactBytesPerSecond, and without that limit at up to
 // nine tenths when no segment can be made. Segments without anything needed need no reading.
+// Who waits for space holds no claim, for compaction may need the shard to make it.
 // Puts leave two segments free (or possible to make), deletions and epochs one, compaction none: so a
 // full store can record deletions, and condense them, and win space, in that order.
 //
