@@ -1,8 +1,9 @@
 package raftmeta
 
 import (
-	"bytes"
 	"context"
+	"crypto/rand"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"os"
@@ -73,7 +74,9 @@ func (w *creators) start(n int) *creators {
 		w.wg.Add(1)
 		go func() {
 			defer w.wg.Done()
+			random := make([]byte, 3000) // what can be compressed would make small snapshots
 			for {
+				rand.Read(random)
 				select {
 				case <-w.stop:
 					return
@@ -82,7 +85,7 @@ func (w *creators) start(n int) *creators {
 				name := fmt.Sprintf("f%06d", w.next.Add(1))
 				cmd := createCmd(name)
 				if w.long {
-					cmd.GetCreate().Type, cmd.GetCreate().Target = uint32(vfs.TypeSymlink), bytes.Repeat([]byte("t"), 4000)
+					cmd.GetCreate().Type, cmd.GetCreate().Target = uint32(vfs.TypeSymlink), []byte(base64.StdEncoding.EncodeToString(random))
 				}
 				if _, err := cl.Apply(ctx, shard, cmd); err != nil {
 					t.Errorf("create %s: %v", name, err)

@@ -6,6 +6,7 @@
 //	metapb               commands, results, queries, records
 //	fsm                  the state machine of a shard: a pure function
 //	internal/replica     the directory: identity, lock, Raft log and vote
+//	internal/members     who may vote: the steps in which a lost voter is replaced
 //	internal/machine     fsm on Pebble, driven by Raft
 //	internal/snapstore   Raft snapshots by reference
 //	internal/mux         one port for RPC and every shard's Raft streams
@@ -37,6 +38,12 @@
 //
 // A replica's id is NODE.RANDOM. It is the Raft server id and address; a Resolver finds NODE's current network
 // address. Ids are made by Format with the directory, and Bootstrap names those that form a new shard.
-// Neither happens by itself: a server with an empty directory does not start, and
-// one whose id is not in a shard's configuration takes no part in its votes.
+// A replica whose id is not in a shard's configuration takes no part in its votes.
+//
+// # A lost voter
+//
+// A replica is lost when its directory is gone, when it or the log is damaged, when its state differs from that of most voters, or when it
+// was removed. It stops, alone, and says why (Status). A server that knows the other nodes (Options.Nodes) then makes a new replica in its
+// place and has the leader take it in, as package members says. It begins only while the other voters are a healthy majority; what it did
+// is in the directory and in the configuration, so that it goes on after a crash of anybody. A server without Options.Nodes leaves everything as it is.
 package raftmeta

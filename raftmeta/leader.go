@@ -1,14 +1,11 @@
 package raftmeta
 
 import (
-	"bytes"
 	"context"
 	"time"
 
 	"github.com/hashicorp/raft"
-	"github.com/rackfs/rackfs/raftmeta/internal/mux"
 	"github.com/rackfs/rackfs/raftmeta/internal/readindex"
-	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 )
 
@@ -134,30 +131,5 @@ func pause(ctx context.Context, d time.Duration) error {
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
-	}
-}
-
-// compareDigests compares the state of every voter with this one's. A
-// difference is a bug or a failing machine: one of them computed something else from the
-// same log. It is reported, with both ends, for as long as it lasts; which one is right is for an operator to say.
-func (sh *shard) compareDigests(ctx context.Context) {
-	for _, id := range sh.voters() {
-		if id == sh.info.ID {
-			continue
-		}
-		actx, cancel := context.WithTimeout(ctx, transportTimeout)
-		var info metapb.ShardInfoR
-		err := sh.s.peers.call(actx, mux.NodeOf(id), OpInfo, &metapb.LeaderRequest{Shard: uint32(sh.id)}, &info)
-		cancel()
-		if err != nil {
-			continue // it is down or behind; Raft knows better
-		}
-		mine, ok := sh.host.DigestAt(info.Applied)
-		if !ok || bytes.Equal(mine, info.Digest) {
-			continue
-		}
-		sh.s.metrics.digestMismatch(sh.id)
-		sh.log.Error("raftmeta: replicas differ: stop the wrong one, remove its directory and let a new replica join",
-			"applied", info.Applied, "replica", id, "digest", info.Digest, "leader", sh.info.ID, "leader_digest", mine)
 	}
 }

@@ -2,6 +2,7 @@ package raftmeta
 
 import (
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -74,36 +75,47 @@ func TestDigestsAreCompared(t *testing.T) {
 		t.Fatalf("%v mismatches between equal replicas", n)
 	}
 	bad := (c.leader(1) + 1) % 3
-	if err := c.server(bad).Snapshot(1); err != nil { // its state is on disk
-		t.Fatal(err)
+	c.differ(bad)
+	c.start(bad)
+	c.eventually("the difference to be noticed", func() bool { return mismatches() > 0 })
+	c.eventually("the replica that differs to stop", func() bool {
+		st, _ := c.status(bad, 1)
+		return st.Role == "Shutdown" && st.Member == Lost && strings.Contains(st.Err, "differs from that of most voters")
+	})
+	w.more(20) // the others go on
+	w.end()
+}
+
+// differ stops node i and changes its state, so that its digest is another one.
+func (c *cluster) differ(i int) {
+	c.t.Helper()
+	if err := c.server(i).Snapshot(1); err != nil { // its state is on disk
+		c.t.Fatal(err)
 	}
-	c.stop(bad)
-	db, err := pebble.Open(filepath.Join(c.path(bad), "shard-00001", "state", "db-000001"), &pebble.Options{
+	c.stop(i)
+	db, err := pebble.Open(filepath.Join(c.path(i), "shard-00001", "state", "db-000001"), &pebble.Options{
 		DisableWAL: true, FormatMajorVersion: pebble.FormatTableFormatV6, Logger: quietPebble{},
 	})
 	if err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	key := []byte("m/state")
 	v, closer, err := db.Get(key)
 	if err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	wrong := append([]byte(nil), v...)
 	closer.Close()
 	wrong[len(wrong)-1] ^= 1
 	if err := db.Set(key, wrong, pebble.NoSync); err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	if err := db.Flush(); err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	if err := db.Close(); err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
-	c.start(bad)
-	c.eventually("the difference to be noticed", func() bool { return mismatches() > 0 })
-	w.end()
 }
 
 type quietPebble struct{}

@@ -22,6 +22,9 @@ const (
 	OpLeader                     // LeaderRequest -> LeaderReply
 	OpInfo                       // LeaderRequest -> ShardInfoR of this replica, which may be behind
 	OpRenew                      // RenewRequest -> RenewReply: a gateway lives
+	OpReplica                    // LeaderRequest -> ReplicaReply: how this replica is
+	OpMember                     // MemberRequest -> MemberReply: who votes; of the leader
+	OpDiffer                     // DifferRequest -> DifferReply: the state of most voters is another
 )
 
 // Backend names a log store.
@@ -70,6 +73,13 @@ type Options struct {
 	// Security protects this server's port, and ClientSecurity connections to other voters.
 	Security       wire.Security
 	ClientSecurity func(node string) wire.Security
+
+	// Shards are those of which this node has to have a replica; empty: those in Dir. One that Dir lacks
+	// counts as lost.
+	Shards []uint16
+	// Nodes are all nodes with voters. If given, a replica that is lost, damaged or removed is replaced by a new one; see
+	// the package comment. If empty, it stays as it is.
+	Nodes []string
 
 	Clock      func() time.Time      // stamps commands that the server itself proposes; default time.Now
 	Monotonic  func() time.Duration  // time that only runs forward, by which graces end; default: since the process began

@@ -14,7 +14,7 @@ import (
 func TestRolesOnTheMetadataPort(t *testing.T) {
 	c, as := pkiCluster(t, wire.ModeTLS)
 	c.leader(1)
-	all := []wire.Op{OpPropose, OpQuery, OpTerm, OpLeader, OpInfo}
+	all := []wire.Op{OpPropose, OpQuery, OpTerm, OpLeader, OpInfo, OpReplica, OpMember, OpDiffer}
 	for _, role := range []struct {
 		name  string
 		roles []string

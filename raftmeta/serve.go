@@ -35,7 +35,7 @@ const (
 // with OpQuery, the keys of file handles among it, so that a block server's certificate opens nothing here.
 func mayCall(p wire.Peer, op wire.Op) bool {
 	switch op {
-	case OpTerm: // asked by a leader for reads
+	case OpTerm, OpReplica, OpMember, OpDiffer: // between voters
 		return p.HasRole(mux.RoleMeta)
 	case OpRenew:
 		return p.HasRole(RoleGateway) || p.HasRole(RoleAdmin)
@@ -61,6 +61,12 @@ func (s *Server) serve(ctx context.Context, call *wire.Call) error {
 		return s.serveLeader(call)
 	case OpRenew:
 		return s.serveRenew(ctx, call)
+	case OpReplica:
+		return s.serveReplica(call)
+	case OpMember:
+		return s.serveMember(ctx, call)
+	case OpDiffer:
+		return s.serveDiffer(call)
 	}
 	return vfs.Errorf(vfs.KindNotSupported, "raftmeta.serve", "operation %d", call.Op)
 }

@@ -3,7 +3,9 @@ package raftmeta
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,8 +27,16 @@ type Server struct {
 	peers   *peers
 	blocks  *pebble.Cache
 	metrics *metrics
-	shards  map[uint16]*shard // fixed by Open
-	wg      sync.WaitGroup    // the accept loop
+	wg      sync.WaitGroup // the accept loop
+	keepers sync.WaitGroup
+
+	ctx    context.Context // of the keepers
+	cancel context.CancelFunc
+
+	mu      sync.RWMutex
+	shards  map[uint16]*shard
+	broken  map[uint16]error  // why there is no replica of a shard that should be here
+	keeping map[uint16]string // what a keeper does or waits for; "" or absent: nothing
 
 	sequence atomic.Uint64 // of term requests
 }
@@ -38,7 +48,8 @@ const closeTimeout = 10 * time.Second
 func Open(o Options) (s *Server, err error) {
 	const op = "raftmeta.open"
 	o = o.withDefaults()
-	s = &Server{opt: o, shards: map[uint16]*shard{}}
+	s = &Server{opt: o, shards: map[uint16]*shard{}, broken: map[uint16]error{}, keeping: map[uint16]string{}}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
 			s.Close()
@@ -51,7 +62,14 @@ func Open(o Options) (s *Server, err error) {
 	if s.node, err = replica.OpenNode(o.files, o.Dir); err != nil {
 		return s, err
 	}
-	if len(s.node.Shards) == 0 {
+	ids := slices.Clone(s.node.Shards)
+	for _, id := range o.Shards {
+		if !slices.Contains(ids, id) {
+			ids = append(ids, id)
+			s.broken[id] = vfs.Errorf(vfs.KindNotFound, op, "the replica of shard %d is gone from %s", id, o.Dir)
+		}
+	}
+	if len(ids) == 0 {
 		return s, vfs.Errorf(vfs.KindInvalid, op, "%s holds no replica", o.Dir)
 	}
 	s.blocks = pebble.NewCache(o.BlockCacheBytes)
@@ -61,8 +79,13 @@ func Open(o Options) (s *Server, err error) {
 	s.metrics = newMetrics(s)
 	for _, id := range s.node.Shards {
 		sh, err := s.openShard(id)
-		if err != nil {
+		if err != nil && (!replaceable(err) || len(o.Nodes) == 0) {
 			return s, err
+		}
+		if err != nil {
+			o.Logger.Error("raftmeta: a replica is damaged and does not run", "shard", id, "err", err)
+			s.broken[id] = err
+			continue
 		}
 		s.shards[id] = sh
 	}
@@ -76,6 +99,15 @@ func Open(o Options) (s *Server, err error) {
 			o.Logger.Error("raftmeta: the metadata port failed", "err", err)
 		}
 	}()
+	if len(o.Nodes) > 0 {
+		for _, id := range ids {
+			s.keepers.Add(1)
+			go func() {
+				defer s.keepers.Done()
+				(&keeper{s: s, id: id}).run(s.ctx)
+			}()
+		}
+	}
 	return s, nil
 }
 
@@ -101,11 +133,21 @@ func (s *Server) Node() string { return s.node.Name }
 // shard finds a replica of this server.
 func (s *Server) shard(id uint32) (*shard, error) {
 	if id <= 0xffff {
-		if sh := s.shards[uint16(id)]; sh != nil {
+		s.mu.RLock()
+		sh := s.shards[uint16(id)]
+		s.mu.RUnlock()
+		if sh != nil {
 			return sh, nil
 		}
 	}
 	return nil, vfs.Errorf(vfs.KindNotLeader, "raftmeta", "")
+}
+
+// all are the replicas that are open.
+func (s *Server) all() []*shard {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return slices.Collect(maps.Values(s.shards))
 }
 
 // Snapshot takes a Raft snapshot of a shard now.
@@ -142,8 +184,10 @@ func (s *Server) Close() error {
 	if s.metrics != nil {
 		s.metrics.unregister(s.opt.Registerer)
 	}
+	s.cancel()
+	s.keepers.Wait() // they open and close replicas
 	var wg sync.WaitGroup
-	for _, sh := range s.shards { // they stop at the same time
+	for _, sh := range s.all() { // they stop at the same time
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
@@ -154,7 +198,7 @@ func (s *Server) Close() error {
 	if s.rpc != nil {
 		errs = append(errs, s.rpc.Close())
 	}
-	for _, sh := range s.shards {
+	for _, sh := range s.all() {
 		errs = append(errs, sh.close())
 	}
 	if s.mux != nil {

@@ -38,11 +38,12 @@ type shard struct {
 	info replica.Info
 	log  *slog.Logger
 
-	logs  *replica.Logs
-	host  *machine.Host
-	trans *raft.NetworkTransport
-	raft  *raft.Raft
-	batch *propose.Batcher
+	logs    *replica.Logs
+	host    *machine.Host
+	streams *mux.Listener
+	trans   *raft.NetworkTransport
+	raft    *raft.Raft
+	batch   *propose.Batcher
 
 	lead atomic.Pointer[leadership] // nil unless this replica leads and may serve
 
@@ -52,12 +53,15 @@ type shard struct {
 	opened chan struct{}         // closed when openShard returns: the fields above are set
 	stop   sync.Once             // stops a failed replica
 	reason atomic.Pointer[error] // why it stopped; nil while it runs
+
+	target   atomic.Uint64 // the leader's commit index as the keeper heard it last
+	changing chan struct{} // holds a token while the shard's members are changed
 }
 
 func (s *Server) openShard(id uint16) (_ *shard, err error) {
 	const op = "raftmeta.open"
 	o := s.opt
-	sh := &shard{s: s, id: id, log: o.Logger.With("shard", id), opened: make(chan struct{})}
+	sh := &shard{s: s, id: id, log: o.Logger.With("shard", id), opened: make(chan struct{}), changing: make(chan struct{}, 1)}
 	sh.ctx, sh.cancel = context.WithCancel(context.Background())
 	defer func() {
 		close(sh.opened)
@@ -91,13 +95,12 @@ func (s *Server) openShard(id uint16) (_ *shard, err error) {
 	if err != nil {
 		return nil, err
 	}
-	ln, err := s.mux.Listen(id, sh.info.ID)
-	if err != nil {
+	if sh.streams, err = s.mux.Listen(id, sh.info.ID); err != nil {
 		return nil, err
 	}
 	d := mux.Dialer{Cluster: string(s.node.Cluster), Shard: id, Self: sh.info.ID, Security: o.ClientSecurity, Dial: o.dial}
 	sh.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream: stream{ln, d}, MaxPool: transportPool, Timeout: transportTimeout,
+		Stream: stream{sh.streams, d}, MaxPool: transportPool, Timeout: transportTimeout,
 		MsgpackUseNewTimeFormat: true, Logger: hlog.Named("transport"),
 	})
 	conf := raftConfig(o, sh.info.ID)
@@ -107,12 +110,30 @@ func (s *Server) openShard(id uint16) (_ *shard, err error) {
 		Results: machineResults,
 		Entry:   func(cmds, bytes int) { s.metrics.entry(id, cmds, bytes) },
 	})
-	if sh.raft, err = raft.NewRaft(conf, sh.host, sh.logs, sh.logs.Stable, snaps, sh.trans); err != nil {
+	if sh.raft, err = newRaft(conf, sh.host, sh.logs, snaps, sh.trans); err != nil {
 		return nil, vfs.Wrap(op, err)
 	}
 	sh.wg.Add(1)
 	go sh.follow()
 	return sh, nil
+}
+
+// newRaft is raft.NewRaft, which panics when it cannot read an entry. It runs on a goroutine of its own, which
+// package replica ends when the term cannot be saved.
+func newRaft(conf *raft.Config, fsm raft.FSM, logs *replica.Logs, snaps raft.SnapshotStore, trans raft.Transport) (r *raft.Raft, err error) {
+	done := make(chan struct{})
+	err = vfs.Errorf(vfs.KindIO, "raftmeta.open", "Raft's term cannot be saved")
+	go func() {
+		defer close(done)
+		defer func() {
+			if p := recover(); p != nil {
+				r, err = nil, vfs.Errorf(vfs.KindCorrupt, "raftmeta.open", "the Raft log cannot be read: %v", p)
+			}
+		}()
+		r, err = raft.NewRaft(conf, fsm, logs, logs.Stable, snaps, trans)
+	}()
+	<-done
+	return r, err
 }
 
 // raftConfig pins everything about Raft that the rest of the package relies on.
@@ -172,7 +193,7 @@ func (sh *shard) fatal(err error) {
 	if !sh.reason.CompareAndSwap(nil, &err) {
 		return
 	}
-	sh.log.Error("raftmeta: the replica stops until the server is started again", "err", err)
+	sh.log.Error("raftmeta: the replica stops", "err", err)
 	sh.wg.Add(1)
 	go func() {
 		defer sh.wg.Done()
@@ -180,6 +201,14 @@ func (sh *shard) fatal(err error) {
 		// Not while commands are in progress: their futures are answered by the running Raft.
 		sh.shutdown()
 	}()
+}
+
+// failure is why the replica stopped by itself; nil if it did not.
+func (sh *shard) failure() error {
+	if err := sh.reason.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 // shutdown ends Raft, once.
@@ -196,7 +225,9 @@ func (sh *shard) shutdown() {
 		if sh.raft == nil {
 			return
 		}
-		if err := sh.raft.Shutdown().Error(); err != nil {
+		f := sh.raft.Shutdown()
+		sh.streams.Close() // Raft may be in the middle of a snapshot from a leader that is not heard of any more
+		if err := f.Error(); err != nil {
 			sh.log.Warn("raftmeta: raft shutdown", "err", err)
 		}
 	})

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 
+	"github.com/hashicorp/raft"
 	"github.com/rackfs/rackfs/raftmeta/internal/mux"
 )
 
@@ -18,6 +19,7 @@ type ShardStatus struct {
 	Voters     []string // ids, of the newest configuration
 	Term       uint64
 	Commit     uint64 // Raft index
+	Target     uint64 // commit index of the leader, when it is known and above Commit; else Commit
 	Applied    uint64 // Raft index up to which the state machine has everything
 	State      uint64 // Raft index of the newest entry the state machine applied
 	Digest     []byte // of the state at State
@@ -27,12 +29,26 @@ type ShardStatus struct {
 	Purge      Work   // of a leader: extents, slots and the like that are void already
 	Reap       Work   // of a leader: blocks that no file uses any more
 	Err        string // why the replica stopped; "" while it runs
+
+	Member  Membership
+	Keeping string // what is done about a replica that does not vote, or is waited for; "" if nothing
 }
+
+// Membership is what a replica is to its shard.
+type Membership string
+
+// Memberships.
+const (
+	Voter    Membership = "voter"
+	NonVoter Membership = "non-voter" // it catches up: compare Applied with Target
+	NoMember Membership = "no member" // not yet, or not any more
+	Lost     Membership = "lost"      // it is not there, damaged, or stopped by itself
+)
 
 // Status reports all replicas of the server, by shard.
 func (s *Server) Status() []ShardStatus {
 	var all []ShardStatus
-	for _, sh := range s.shards {
+	for _, sh := range s.all() {
 		_, leader := sh.raft.LeaderWithID()
 		h := sh.host.Status()
 		st := ShardStatus{
@@ -41,8 +57,10 @@ func (s *Server) Status() []ShardStatus {
 			Term: sh.raft.CurrentTerm(), Commit: sh.raft.CommitIndex(),
 			Applied: h.Applied, State: h.State, Digest: h.Digest, Level: h.Level, MaxLevel: s.opt.MaxLevel,
 		}
-		if err := sh.reason.Load(); err != nil {
-			st.Err = (*err).Error()
+		st.Target = max(st.Commit, sh.target.Load())
+		st.Member = sh.membership()
+		if err := sh.failure(); err != nil {
+			st.Err, st.Member = err.Error(), Lost
 		}
 		if l := sh.lead.Load(); l != nil {
 			st.Serving, st.ReadRounds = true, l.confirm.Rounds()
@@ -51,6 +69,31 @@ func (s *Server) Status() []ShardStatus {
 		}
 		all = append(all, st)
 	}
+	s.mu.RLock()
+	for id, err := range s.broken {
+		all = append(all, ShardStatus{Shard: id, Role: raft.Shutdown.String(), Err: err.Error(), Member: Lost})
+	}
+	for i := range all {
+		all[i].Keeping = s.keeping[all[i].Shard]
+	}
+	s.mu.RUnlock()
 	slices.SortFunc(all, func(a, b ShardStatus) int { return cmp.Compare(a.Shard, b.Shard) })
 	return all
+}
+
+// membership is the replica's by the newest configuration that it knows.
+func (sh *shard) membership() Membership {
+	f := sh.raft.GetConfiguration()
+	if f.Error() != nil {
+		return NoMember
+	}
+	for _, s := range f.Configuration().Servers {
+		if string(s.ID) == sh.info.ID {
+			if s.Suffrage == raft.Voter {
+				return Voter
+			}
+			return NonVoter
+		}
+	}
+	return NoMember
 }

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
-	"path/filepath"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -115,8 +113,8 @@ func (c *Cluster) start(ctx context.Context) error {
 		if err := formVoters(c.dir); err != nil {
 			return err
 		}
-		// From here on a directory that is missing was lost: it is not
-		// made anew under the lost one's name.
+		// From here on a directory that is missing was lost: a store is not made anew, a voter
+		// is replaced by one with a new identity.
 		if err := c.dir.markFormed(); err != nil {
 			return err
 		}
@@ -221,12 +219,7 @@ func (c *Cluster) health() health {
 	if !c.voters.serving() {
 		return health{false, "no metadata leader"}
 	}
-	var lacks []string
-	for i := range c.voters.all {
-		if v := &c.voters.all[i]; v.server == nil {
-			lacks = append(lacks, "metadata voter "+v.name+" does not run")
-		}
-	}
+	lacks := c.voters.lacks()
 	writable := 0
 	for _, n := range c.stores {
 		if n.store != nil && n.store.Info().Writable {
@@ -280,10 +273,4 @@ func release() string {
 		return "rackfs " + info.Main.Version
 	}
 	return "rackfs"
-}
-
-// exists reports whether a directory's part was made before.
-func exists(path string) bool {
-	_, err := os.Stat(filepath.Clean(path))
-	return err == nil
 }

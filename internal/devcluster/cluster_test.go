@@ -101,7 +101,7 @@ func TestRestartFindsEverything(t *testing.T) {
 }
 
 // A cluster that lost as many stores as it has parity shards, and a minority of
-// its voters, serves all it has.
+// its voters, serves all it has. The voter is replaced: after it, another one may be lost.
 func TestLostDirectories(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
 	c := startCluster(t, dir)
@@ -114,41 +114,121 @@ func TestLostDirectories(t *testing.T) {
 	}
 	c = startCluster(t, dir)
 	readFiles(t, c)
-	resp, err := http.Get("http://" + c.HTTPAddr() + "/healthz")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var health bytes.Buffer
-	_, _ = health.ReadFrom(resp.Body)
-	resp.Body.Close()
-	for _, says := range []string{"degraded", "meta-1", "store-2", "store-5", "4 take writes"} {
-		if resp.StatusCode != http.StatusOK || !strings.Contains(health.String(), says) {
-			t.Errorf("/healthz: %s %q does not say %q", resp.Status, health.String(), says)
+	for _, says := range []string{"degraded", "store-2", "store-5", "4 take writes"} {
+		if text := healthz(t, c); !strings.Contains(text, says) {
+			t.Errorf("/healthz: %q does not say %q", text, says)
 		}
 	}
+	awaitHealth(t, c, "meta-1")
 	stopCluster(t, c)
-	for _, lost := range []string{"store-2", "store-5", "meta-1"} {
+	for _, lost := range []string{"store-2", "store-5"} {
 		if _, err := os.Stat(filepath.Join(dir, lost)); !os.IsNotExist(err) {
 			t.Errorf("%s was made anew under the lost one's name (%v)", lost, err)
 		}
 	}
 
-	// One more of either is too much, and is said.
-	for _, tooMuch := range []struct{ dir, says string }{{"store-6", "3 of 6"}, {"meta-3", "2 of 3"}} {
-		saved := filepath.Join(t.TempDir(), tooMuch.dir)
-		if err := os.Rename(filepath.Join(dir, tooMuch.dir), saved); err != nil {
-			t.Fatal(err)
+	// An empty directory, such as one where a disk is not mounted, is a lost one too. The replaced voter's vote is needed now.
+	if err := os.RemoveAll(filepath.Join(dir, "meta-2")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "meta-2"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	c = startCluster(t, dir)
+	readFiles(t, c)
+	awaitHealth(t, c, "meta-2")
+	stopCluster(t, c)
+
+	// One more of either is too much, and is said; nothing is made in their place.
+	for _, tooMuch := range []struct {
+		dirs []string
+		says string
+	}{{[]string{"store-6"}, "3 of 6"}, {[]string{"meta-1", "meta-3"}, "2 of 3"}} {
+		for _, d := range tooMuch.dirs {
+			if err := os.Rename(filepath.Join(dir, d), filepath.Join(dir, "saved-"+d)); err != nil {
+				t.Fatal(err)
+			}
 		}
 		c, err := devcluster.Start(t.Context(), devcluster.Config{DataDir: dir, NFSAddr: "127.0.0.1:0"})
 		if err == nil {
 			stopCluster(t, c)
-			t.Fatalf("started without %s", tooMuch.dir)
+			t.Fatalf("started without %s", tooMuch.dirs)
 		}
 		if vfs.KindOf(err) != vfs.KindUnavailable || !strings.Contains(err.Error(), tooMuch.says) {
-			t.Errorf("without %s: %v, want %q", tooMuch.dir, err, tooMuch.says)
+			t.Errorf("without %s: %v, want %q", tooMuch.dirs, err, tooMuch.says)
 		}
-		if err := os.Rename(saved, filepath.Join(dir, tooMuch.dir)); err != nil {
-			t.Fatal(err)
+		for _, d := range tooMuch.dirs {
+			if err := os.Rename(filepath.Join(dir, "saved-"+d), filepath.Join(dir, d)); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	c = startCluster(t, dir)
+	defer stopCluster(t, c)
+	readFiles(t, c)
+}
+
+// A voter with a flipped bit in its log serves no shard with it, is replaced while the cluster serves, and its
+// directory stays for inspection.
+func TestDamagedVoter(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	c := startCluster(t, dir)
+	writeFiles(t, c)
+	stopCluster(t, c)
+	segments, err := filepath.Glob(filepath.Join(dir, "meta-3", "shard-00001", "wal", "*.wal"))
+	if err != nil || len(segments) == 0 {
+		t.Fatalf("segments %q: %v", segments, err)
+	}
+	b, err := os.ReadFile(segments[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(bytes.TrimRight(b, "\x00"))/2] ^= 1
+	if err := os.WriteFile(segments[0], b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c = startCluster(t, dir)
+	readFiles(t, c)
+	awaitHealth(t, c, "meta-3")
+	stopCluster(t, c)
+	aside, err := filepath.Glob(filepath.Join(dir, "meta-3", "shard-*.damaged-*"))
+	if err != nil || len(aside) != 1 || !strings.Contains(aside[0], "shard-00001") {
+		t.Errorf("set aside: %q, %v", aside, err)
+	}
+	// Its vote is needed now.
+	if err := os.RemoveAll(filepath.Join(dir, "meta-1")); err != nil {
+		t.Fatal(err)
+	}
+	c = startCluster(t, dir)
+	defer stopCluster(t, c)
+	readFiles(t, c)
+	awaitHealth(t, c, "meta-1")
+}
+
+func healthz(t *testing.T, c *devcluster.Cluster) string {
+	t.Helper()
+	resp, err := http.Get("http://" + c.HTTPAddr() + "/healthz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var b bytes.Buffer
+	if _, err := b.ReadFrom(resp.Body); err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("/healthz: %s %q %v", resp.Status, b.String(), err)
+	}
+	return b.String()
+}
+
+// awaitHealth waits until /healthz does not speak of part any more.
+func awaitHealth(t *testing.T, c *devcluster.Cluster, part string) {
+	t.Helper()
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		text := healthz(t, c)
+		if !strings.Contains(text, part) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("/healthz still says %q", text)
 		}
 	}
 }

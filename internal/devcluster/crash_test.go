@@ -94,7 +94,7 @@ func TestEverySync(t *testing.T) {
 			}
 			// Formed means that all parts are there.
 			for _, name := range []string{storeName(0), voterName(0), voterName(0) + "/shard-00000", voterName(0) + "/shard-00001"} {
-				if !exists(filepath.Join(dir, name)) {
+				if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
 					return fmt.Errorf("%s is gone, of a directory with %s", name, raw)
 				}
 			}

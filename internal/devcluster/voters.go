@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strings"
 	"time"
 
@@ -92,6 +93,15 @@ func formVoters(d *dataDir) error {
 // startVoters starts all that can start; a majority must.
 func (c *Cluster) startVoters() error {
 	n := c.dir.shape.Voters
+	var lost []string
+	for i := range n {
+		if !hasEntries(c.dir.sub(voterName(i))) {
+			lost = append(lost, voterName(i))
+		}
+	}
+	if len(lost) > (n-1)/2 { // nothing is made anew in their place
+		return vfs.Errorf(vfs.KindUnavailable, "start metadata", "%d of %d voters are gone or empty (%s), which leaves no majority: bring their directories back", len(lost), n, strings.Join(lost, ", "))
+	}
 	c.voters.all = make([]voter, n)
 	listeners := make([]net.Listener, n)
 	for i := range n {
@@ -122,8 +132,13 @@ func (c *Cluster) startVoters() error {
 }
 
 func (c *Cluster) startVoter(name string, ln net.Listener) (*raftmeta.Server, error) {
-	if dir := c.dir.sub(name); !exists(dir) {
-		return nil, vfs.Errorf(vfs.KindNotFound, "start voter", "%s is gone; a lost voter is not made anew under its old name", dir)
+	if dir := c.dir.sub(name); !hasEntries(dir) {
+		c.log.Warn("a metadata voter's directory is gone or empty: a new replica replaces it when the others serve", "node", name)
+		// The node only. Its replicas are made by the server, when the others agree.
+		_, err := raftmeta.Format(raftmeta.FormatOptions{Dir: dir, Cluster: c.dir.shape.clusterID(), Node: name, Log: raftmeta.Backend(c.dir.shape.LogStore)})
+		if err != nil {
+			return nil, err
+		}
 	}
 	id, err := c.ca.Issue(name, []string{blockstore.RoleMeta}, nil, time.Now())
 	if err != nil {
@@ -135,6 +150,8 @@ func (c *Cluster) startVoter(name string, ln net.Listener) (*raftmeta.Server, er
 		ClientSecurity:  func(node string) wire.Security { return wire.Security{Mode: wire.ModeTLS, TLS: id.ClientTLS(node)} },
 		Registerer:      c.reg, // the server labels its metrics with the node
 		Log:             raftmeta.Backend(c.dir.shape.LogStore),
+		Shards:          []uint16{clusterShard, namespaceShard},
+		Nodes:           c.voters.names(),
 		WALSegmentBytes: walSegmentBytes,
 		Grace:           c.cfg.GCGrace, MaxLevel: c.cfg.maxLevel, Lease: c.cfg.metaLease,
 		// Three voters and a gateway share the process: less for each.
@@ -194,8 +211,47 @@ func (v *voters) describe() string {
 			if st.Err != "" {
 				s += ", stopped: " + st.Err
 			}
+			if st.Keeping != "" {
+				s += ", " + st.Keeping
+			}
 			parts = append(parts, s)
 		}
 	}
 	return strings.Join(parts, "; ")
+}
+
+// lacks says which replicas do not vote, and what is done about it.
+func (v *voters) lacks() []string {
+	var out []string
+	for i := range v.all {
+		x := &v.all[i]
+		if x.server == nil {
+			out = append(out, "metadata voter "+x.name+" does not run")
+			continue
+		}
+		for _, st := range x.server.Status() {
+			var s string
+			switch {
+			case st.Member == raftmeta.Lost:
+				s = fmt.Sprintf("metadata voter %s lost its replica of shard %d (%s)", x.name, st.Shard, st.Err)
+			case st.Member == raftmeta.NonVoter:
+				s = fmt.Sprintf("metadata voter %s catches up with shard %d: applied %d of %d", x.name, st.Shard, st.Applied, st.Target)
+			case st.Member == raftmeta.NoMember || st.Keeping != "":
+				s = fmt.Sprintf("metadata voter %s does not vote on shard %d", x.name, st.Shard)
+			default:
+				continue
+			}
+			if st.Keeping != "" {
+				s += ", " + st.Keeping
+			}
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// hasEntries reports whether a part was made before: an empty directory may be where a disk is not mounted.
+func hasEntries(dir string) bool {
+	es, err := os.ReadDir(dir)
+	return err == nil && len(es) > 0
 }

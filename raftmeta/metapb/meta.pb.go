@@ -279,6 +279,58 @@ func (BlockState) EnumDescriptor() ([]byte, []int) {
 	return file_meta_proto_rawDescGZIP(), []int{4}
 }
 
+type MemberAction int32
+
+const (
+	MemberAction_MEMBER_REPORT  MemberAction = 0 // change nothing
+	MemberAction_MEMBER_JOIN    MemberAction = 1 // become a non-voter
+	MemberAction_MEMBER_PROMOTE MemberAction = 2 // become a voter
+	MemberAction_MEMBER_REMOVE  MemberAction = 3 // leave
+)
+
+// Enum value maps for MemberAction.
+var (
+	MemberAction_name = map[int32]string{
+		0: "MEMBER_REPORT",
+		1: "MEMBER_JOIN",
+		2: "MEMBER_PROMOTE",
+		3: "MEMBER_REMOVE",
+	}
+	MemberAction_value = map[string]int32{
+		"MEMBER_REPORT":  0,
+		"MEMBER_JOIN":    1,
+		"MEMBER_PROMOTE": 2,
+		"MEMBER_REMOVE":  3,
+	}
+)
+
+func (x MemberAction) Enum() *MemberAction {
+	p := new(MemberAction)
+	*p = x
+	return p
+}
+
+func (x MemberAction) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (MemberAction) Descriptor() protoreflect.EnumDescriptor {
+	return file_meta_proto_enumTypes[5].Descriptor()
+}
+
+func (MemberAction) Type() protoreflect.EnumType {
+	return &file_meta_proto_enumTypes[5]
+}
+
+func (x MemberAction) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use MemberAction.Descriptor instead.
+func (MemberAction) EnumDescriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{5}
+}
+
 // Entry is the body of one Raft log entry: callers' commands, in order. Each
 // command is atomic; the entry is only a batch.
 type Entry struct {
@@ -8306,6 +8358,419 @@ func (x *LeaderReply) GetLeaderAddress() string {
 	return ""
 }
 
+// ReplicaReply is the state of one replica as it sees itself; asked for with a LeaderRequest.
+type ReplicaReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Term          uint64                 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`
+	Leader        string                 `protobuf:"bytes,3,opt,name=leader,proto3" json:"leader,omitempty"` // id of the leader it follows; its own when it leads
+	Last          uint64                 `protobuf:"varint,4,opt,name=last,proto3" json:"last,omitempty"`    // index of the last entry in its log, or of its snapshot
+	Commit        uint64                 `protobuf:"varint,5,opt,name=commit,proto3" json:"commit,omitempty"`
+	State         uint64                 `protobuf:"varint,6,opt,name=state,proto3" json:"state,omitempty"`  // index of the newest entry that its state machine applied
+	Digest        []byte                 `protobuf:"bytes,7,opt,name=digest,proto3" json:"digest,omitempty"` // of the state at state
+	Failed        string                 `protobuf:"bytes,8,opt,name=failed,proto3" json:"failed,omitempty"` // why it stopped; empty while it runs
+	Voter         bool                   `protobuf:"varint,9,opt,name=voter,proto3" json:"voter,omitempty"`  // by the newest configuration that it knows
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplicaReply) Reset() {
+	*x = ReplicaReply{}
+	mi := &file_meta_proto_msgTypes[110]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplicaReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplicaReply) ProtoMessage() {}
+
+func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[110]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplicaReply.ProtoReflect.Descriptor instead.
+func (*ReplicaReply) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{110}
+}
+
+func (x *ReplicaReply) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ReplicaReply) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *ReplicaReply) GetLeader() string {
+	if x != nil {
+		return x.Leader
+	}
+	return ""
+}
+
+func (x *ReplicaReply) GetLast() uint64 {
+	if x != nil {
+		return x.Last
+	}
+	return 0
+}
+
+func (x *ReplicaReply) GetCommit() uint64 {
+	if x != nil {
+		return x.Commit
+	}
+	return 0
+}
+
+func (x *ReplicaReply) GetState() uint64 {
+	if x != nil {
+		return x.State
+	}
+	return 0
+}
+
+func (x *ReplicaReply) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *ReplicaReply) GetFailed() string {
+	if x != nil {
+		return x.Failed
+	}
+	return ""
+}
+
+func (x *ReplicaReply) GetVoter() bool {
+	if x != nil {
+		return x.Voter
+	}
+	return false
+}
+
+// MemberRequest asks a shard's leader for one change of the configuration. Repeated it does nothing.
+type MemberRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Action        MemberAction           `protobuf:"varint,2,opt,name=action,proto3,enum=rackfs.meta.v1.MemberAction" json:"action,omitempty"`
+	Replica       string                 `protobuf:"bytes,3,opt,name=replica,proto3" json:"replica,omitempty"` // whom it is about
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MemberRequest) Reset() {
+	*x = MemberRequest{}
+	mi := &file_meta_proto_msgTypes[111]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MemberRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MemberRequest) ProtoMessage() {}
+
+func (x *MemberRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[111]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MemberRequest.ProtoReflect.Descriptor instead.
+func (*MemberRequest) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{111}
+}
+
+func (x *MemberRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *MemberRequest) GetAction() MemberAction {
+	if x != nil {
+		return x.Action
+	}
+	return MemberAction_MEMBER_REPORT
+}
+
+func (x *MemberRequest) GetReplica() string {
+	if x != nil {
+		return x.Replica
+	}
+	return ""
+}
+
+// MemberReply is the configuration after it.
+type MemberReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Leader        string                 `protobuf:"bytes,1,opt,name=leader,proto3" json:"leader,omitempty"`
+	Term          uint64                 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`
+	Commit        uint64                 `protobuf:"varint,3,opt,name=commit,proto3" json:"commit,omitempty"`
+	Members       []*Member              `protobuf:"bytes,4,rep,name=members,proto3" json:"members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MemberReply) Reset() {
+	*x = MemberReply{}
+	mi := &file_meta_proto_msgTypes[112]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MemberReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MemberReply) ProtoMessage() {}
+
+func (x *MemberReply) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[112]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MemberReply.ProtoReflect.Descriptor instead.
+func (*MemberReply) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{112}
+}
+
+func (x *MemberReply) GetLeader() string {
+	if x != nil {
+		return x.Leader
+	}
+	return ""
+}
+
+func (x *MemberReply) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *MemberReply) GetCommit() uint64 {
+	if x != nil {
+		return x.Commit
+	}
+	return 0
+}
+
+func (x *MemberReply) GetMembers() []*Member {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+// Member is a replica in the configuration as the leader sees it.
+type Member struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Voter         bool                   `protobuf:"varint,2,opt,name=voter,proto3" json:"voter,omitempty"`
+	Match         uint64                 `protobuf:"varint,3,opt,name=match,proto3" json:"match,omitempty"`    // its log reaches so far; compare with commit
+	Trouble       string                 `protobuf:"bytes,4,opt,name=trouble,proto3" json:"trouble,omitempty"` // why it does not count as healthy; empty if it does
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Member) Reset() {
+	*x = Member{}
+	mi := &file_meta_proto_msgTypes[113]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Member) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Member) ProtoMessage() {}
+
+func (x *Member) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[113]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Member.ProtoReflect.Descriptor instead.
+func (*Member) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{113}
+}
+
+func (x *Member) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Member) GetVoter() bool {
+	if x != nil {
+		return x.Voter
+	}
+	return false
+}
+
+func (x *Member) GetMatch() uint64 {
+	if x != nil {
+		return x.Match
+	}
+	return 0
+}
+
+func (x *Member) GetTrouble() string {
+	if x != nil {
+		return x.Trouble
+	}
+	return ""
+}
+
+// DifferRequest tells a replica that the state of a majority differs from its own.
+type DifferRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Replica       string                 `protobuf:"bytes,2,opt,name=replica,proto3" json:"replica,omitempty"`
+	Index         uint64                 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`
+	Digest        []byte                 `protobuf:"bytes,4,opt,name=digest,proto3" json:"digest,omitempty"` // the majority's, after that entry
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DifferRequest) Reset() {
+	*x = DifferRequest{}
+	mi := &file_meta_proto_msgTypes[114]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DifferRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DifferRequest) ProtoMessage() {}
+
+func (x *DifferRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[114]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DifferRequest.ProtoReflect.Descriptor instead.
+func (*DifferRequest) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{114}
+}
+
+func (x *DifferRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *DifferRequest) GetReplica() string {
+	if x != nil {
+		return x.Replica
+	}
+	return ""
+}
+
+func (x *DifferRequest) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *DifferRequest) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+type DifferReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DifferReply) Reset() {
+	*x = DifferReply{}
+	mi := &file_meta_proto_msgTypes[115]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DifferReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DifferReply) ProtoMessage() {}
+
+func (x *DifferReply) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[115]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DifferReply.ProtoReflect.Descriptor instead.
+func (*DifferReply) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{115}
+}
+
 var File_meta_proto protoreflect.FileDescriptor
 
 const file_meta_proto_rawDesc = "" +
@@ -8900,7 +9365,37 @@ const file_meta_proto_rawDesc = "" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\"Q\n" +
 	"\vLeaderReply\x12\x1b\n" +
 	"\tleader_id\x18\x01 \x01(\tR\bleaderId\x12%\n" +
-	"\x0eleader_address\x18\x02 \x01(\tR\rleaderAddress*Z\n" +
+	"\x0eleader_address\x18\x02 \x01(\tR\rleaderAddress\"\xd2\x01\n" +
+	"\fReplicaReply\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x16\n" +
+	"\x06leader\x18\x03 \x01(\tR\x06leader\x12\x12\n" +
+	"\x04last\x18\x04 \x01(\x04R\x04last\x12\x16\n" +
+	"\x06commit\x18\x05 \x01(\x04R\x06commit\x12\x14\n" +
+	"\x05state\x18\x06 \x01(\x04R\x05state\x12\x16\n" +
+	"\x06digest\x18\a \x01(\fR\x06digest\x12\x16\n" +
+	"\x06failed\x18\b \x01(\tR\x06failed\x12\x14\n" +
+	"\x05voter\x18\t \x01(\bR\x05voter\"u\n" +
+	"\rMemberRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x124\n" +
+	"\x06action\x18\x02 \x01(\x0e2\x1c.rackfs.meta.v1.MemberActionR\x06action\x12\x18\n" +
+	"\areplica\x18\x03 \x01(\tR\areplica\"\x83\x01\n" +
+	"\vMemberReply\x12\x16\n" +
+	"\x06leader\x18\x01 \x01(\tR\x06leader\x12\x12\n" +
+	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x16\n" +
+	"\x06commit\x18\x03 \x01(\x04R\x06commit\x120\n" +
+	"\amembers\x18\x04 \x03(\v2\x16.rackfs.meta.v1.MemberR\amembers\"^\n" +
+	"\x06Member\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05voter\x18\x02 \x01(\bR\x05voter\x12\x14\n" +
+	"\x05match\x18\x03 \x01(\x04R\x05match\x12\x18\n" +
+	"\atrouble\x18\x04 \x01(\tR\atrouble\"m\n" +
+	"\rDifferRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x18\n" +
+	"\areplica\x18\x02 \x01(\tR\areplica\x12\x14\n" +
+	"\x05index\x18\x03 \x01(\x04R\x05index\x12\x16\n" +
+	"\x06digest\x18\x04 \x01(\fR\x06digest\"\r\n" +
+	"\vDifferReply*Z\n" +
 	"\n" +
 	"OriginKind\x12\x12\n" +
 	"\x0eORIGIN_UNKNOWN\x10\x00\x12\x12\n" +
@@ -8932,7 +9427,12 @@ const file_meta_proto_rawDesc = "" +
 	"\n" +
 	"BLOCK_LIVE\x10\x01\x12\x10\n" +
 	"\fBLOCK_LEASED\x10\x02\x12\x0f\n" +
-	"\vBLOCK_DYING\x10\x03B*Z(github.com/rackfs/rackfs/raftmeta/metapbb\x06proto3"
+	"\vBLOCK_DYING\x10\x03*Y\n" +
+	"\fMemberAction\x12\x11\n" +
+	"\rMEMBER_REPORT\x10\x00\x12\x0f\n" +
+	"\vMEMBER_JOIN\x10\x01\x12\x12\n" +
+	"\x0eMEMBER_PROMOTE\x10\x02\x12\x11\n" +
+	"\rMEMBER_REMOVE\x10\x03B*Z(github.com/rackfs/rackfs/raftmeta/metapbb\x06proto3"
 
 var (
 	file_meta_proto_rawDescOnce sync.Once
@@ -8946,266 +9446,275 @@ func file_meta_proto_rawDescGZIP() []byte {
 	return file_meta_proto_rawDescData
 }
 
-var file_meta_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 110)
+var file_meta_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 116)
 var file_meta_proto_goTypes = []any{
 	(OriginKind)(0),         // 0: rackfs.meta.v1.OriginKind
 	(FileSystemState)(0),    // 1: rackfs.meta.v1.FileSystemState
 	(StoreState)(0),         // 2: rackfs.meta.v1.StoreState
 	(PGState)(0),            // 3: rackfs.meta.v1.PGState
 	(BlockState)(0),         // 4: rackfs.meta.v1.BlockState
-	(*Entry)(nil),           // 5: rackfs.meta.v1.Entry
-	(*Identity)(nil),        // 6: rackfs.meta.v1.Identity
-	(*Command)(nil),         // 7: rackfs.meta.v1.Command
-	(*Result)(nil),          // 8: rackfs.meta.v1.Result
-	(*Time)(nil),            // 9: rackfs.meta.v1.Time
-	(*Cred)(nil),            // 10: rackfs.meta.v1.Cred
-	(*Attr)(nil),            // 11: rackfs.meta.v1.Attr
-	(*AttrSet)(nil),         // 12: rackfs.meta.v1.AttrSet
-	(*DirChange)(nil),       // 13: rackfs.meta.v1.DirChange
-	(*Lease)(nil),           // 14: rackfs.meta.v1.Lease
-	(*RegisterOrigin)(nil),  // 15: rackfs.meta.v1.RegisterOrigin
-	(*OriginResult)(nil),    // 16: rackfs.meta.v1.OriginResult
-	(*ExpireOrigin)(nil),    // 17: rackfs.meta.v1.ExpireOrigin
-	(*RaiseLevel)(nil),      // 18: rackfs.meta.v1.RaiseLevel
-	(*Purge)(nil),           // 19: rackfs.meta.v1.Purge
-	(*PurgeResult)(nil),     // 20: rackfs.meta.v1.PurgeResult
-	(*CreateNamespace)(nil), // 21: rackfs.meta.v1.CreateNamespace
-	(*Create)(nil),          // 22: rackfs.meta.v1.Create
-	(*CreateResult)(nil),    // 23: rackfs.meta.v1.CreateResult
-	(*Link)(nil),            // 24: rackfs.meta.v1.Link
-	(*LinkResult)(nil),      // 25: rackfs.meta.v1.LinkResult
-	(*Remove)(nil),          // 26: rackfs.meta.v1.Remove
-	(*RemoveResult)(nil),    // 27: rackfs.meta.v1.RemoveResult
-	(*Rename)(nil),          // 28: rackfs.meta.v1.Rename
-	(*RenameResult)(nil),    // 29: rackfs.meta.v1.RenameResult
-	(*SetAttr)(nil),         // 30: rackfs.meta.v1.SetAttr
-	(*AttrResult)(nil),      // 31: rackfs.meta.v1.AttrResult
-	(*AcquireLease)(nil),    // 32: rackfs.meta.v1.AcquireLease
-	(*LeaseResult)(nil),     // 33: rackfs.meta.v1.LeaseResult
-	(*ReleaseLease)(nil),    // 34: rackfs.meta.v1.ReleaseLease
-	(*CommitData)(nil),      // 35: rackfs.meta.v1.CommitData
-	(*NewExtent)(nil),       // 36: rackfs.meta.v1.NewExtent
-	(*CommitResult)(nil),    // 37: rackfs.meta.v1.CommitResult
-	(*ReleaseOrphan)(nil),   // 38: rackfs.meta.v1.ReleaseOrphan
-	(*AllocBlocks)(nil),     // 39: rackfs.meta.v1.AllocBlocks
-	(*BlocksResult)(nil),    // 40: rackfs.meta.v1.BlocksResult
-	(*ReapBlocks)(nil),      // 41: rackfs.meta.v1.ReapBlocks
-	(*ReapResult)(nil),      // 42: rackfs.meta.v1.ReapResult
-	(*DeadBlock)(nil),       // 43: rackfs.meta.v1.DeadBlock
-	(*ReturnBlocks)(nil),    // 44: rackfs.meta.v1.ReturnBlocks
-	(*RewriteExtents)(nil),  // 45: rackfs.meta.v1.RewriteExtents
-	(*ExtentRewrite)(nil),   // 46: rackfs.meta.v1.ExtentRewrite
-	(*RewriteResult)(nil),   // 47: rackfs.meta.v1.RewriteResult
-	(*FileSystem)(nil),      // 48: rackfs.meta.v1.FileSystem
-	(*PutFileSystem)(nil),   // 49: rackfs.meta.v1.PutFileSystem
-	(*Store)(nil),           // 50: rackfs.meta.v1.Store
-	(*PutStore)(nil),        // 51: rackfs.meta.v1.PutStore
-	(*Slot)(nil),            // 52: rackfs.meta.v1.Slot
-	(*PlacementGroup)(nil),  // 53: rackfs.meta.v1.PlacementGroup
-	(*Pool)(nil),            // 54: rackfs.meta.v1.Pool
-	(*PutPool)(nil),         // 55: rackfs.meta.v1.PutPool
-	(*ChangePGs)(nil),       // 56: rackfs.meta.v1.ChangePGs
-	(*PGChange)(nil),        // 57: rackfs.meta.v1.PGChange
-	(*ReplaceStore)(nil),    // 58: rackfs.meta.v1.ReplaceStore
-	(*Key)(nil),             // 59: rackfs.meta.v1.Key
-	(*PutKey)(nil),          // 60: rackfs.meta.v1.PutKey
-	(*NFSClient)(nil),       // 61: rackfs.meta.v1.NFSClient
-	(*PutNFSClient)(nil),    // 62: rackfs.meta.v1.PutNFSClient
-	(*RemoveNFSClient)(nil), // 63: rackfs.meta.v1.RemoveNFSClient
-	(*Query)(nil),           // 64: rackfs.meta.v1.Query
-	(*GetAttrQ)(nil),        // 65: rackfs.meta.v1.GetAttrQ
-	(*LookupQ)(nil),         // 66: rackfs.meta.v1.LookupQ
-	(*ParentQ)(nil),         // 67: rackfs.meta.v1.ParentQ
-	(*ReadDirQ)(nil),        // 68: rackfs.meta.v1.ReadDirQ
-	(*ReadLinkQ)(nil),       // 69: rackfs.meta.v1.ReadLinkQ
-	(*ExtentsQ)(nil),        // 70: rackfs.meta.v1.ExtentsQ
-	(*StatFSQ)(nil),         // 71: rackfs.meta.v1.StatFSQ
-	(*BlockStatesQ)(nil),    // 72: rackfs.meta.v1.BlockStatesQ
-	(*ShardInfoQ)(nil),      // 73: rackfs.meta.v1.ShardInfoQ
-	(*FileSystemsQ)(nil),    // 74: rackfs.meta.v1.FileSystemsQ
-	(*ClusterMapQ)(nil),     // 75: rackfs.meta.v1.ClusterMapQ
-	(*KeysQ)(nil),           // 76: rackfs.meta.v1.KeysQ
-	(*NFSClientsQ)(nil),     // 77: rackfs.meta.v1.NFSClientsQ
-	(*QueryResult)(nil),     // 78: rackfs.meta.v1.QueryResult
-	(*AttrR)(nil),           // 79: rackfs.meta.v1.AttrR
-	(*Dirent)(nil),          // 80: rackfs.meta.v1.Dirent
-	(*ReadDirR)(nil),        // 81: rackfs.meta.v1.ReadDirR
-	(*ReadLinkR)(nil),       // 82: rackfs.meta.v1.ReadLinkR
-	(*Extent)(nil),          // 83: rackfs.meta.v1.Extent
-	(*ExtentsR)(nil),        // 84: rackfs.meta.v1.ExtentsR
-	(*StatFSR)(nil),         // 85: rackfs.meta.v1.StatFSR
-	(*BlockStatesR)(nil),    // 86: rackfs.meta.v1.BlockStatesR
-	(*ShardInfoR)(nil),      // 87: rackfs.meta.v1.ShardInfoR
-	(*FileSystemsR)(nil),    // 88: rackfs.meta.v1.FileSystemsR
-	(*ClusterMapR)(nil),     // 89: rackfs.meta.v1.ClusterMapR
-	(*KeysR)(nil),           // 90: rackfs.meta.v1.KeysR
-	(*NFSClientsR)(nil),     // 91: rackfs.meta.v1.NFSClientsR
-	(*InodeRecord)(nil),     // 92: rackfs.meta.v1.InodeRecord
-	(*Cut)(nil),             // 93: rackfs.meta.v1.Cut
-	(*ExtentRecord)(nil),    // 94: rackfs.meta.v1.ExtentRecord
-	(*BlockRecord)(nil),     // 95: rackfs.meta.v1.BlockRecord
-	(*DirentRecord)(nil),    // 96: rackfs.meta.v1.DirentRecord
-	(*OriginRecord)(nil),    // 97: rackfs.meta.v1.OriginRecord
-	(*SlotRecord)(nil),      // 98: rackfs.meta.v1.SlotRecord
-	(*SlotResult)(nil),      // 99: rackfs.meta.v1.SlotResult
-	(*UsageRecord)(nil),     // 100: rackfs.meta.v1.UsageRecord
-	(*RangeRecord)(nil),     // 101: rackfs.meta.v1.RangeRecord
-	(*PurgeRecord)(nil),     // 102: rackfs.meta.v1.PurgeRecord
-	(*DyingRecord)(nil),     // 103: rackfs.meta.v1.DyingRecord
-	(*NamespaceRecord)(nil), // 104: rackfs.meta.v1.NamespaceRecord
-	(*ProposeRequest)(nil),  // 105: rackfs.meta.v1.ProposeRequest
-	(*ProposeReply)(nil),    // 106: rackfs.meta.v1.ProposeReply
-	(*QueryRequest)(nil),    // 107: rackfs.meta.v1.QueryRequest
-	(*QueryReply)(nil),      // 108: rackfs.meta.v1.QueryReply
-	(*TermRequest)(nil),     // 109: rackfs.meta.v1.TermRequest
-	(*TermReply)(nil),       // 110: rackfs.meta.v1.TermReply
-	(*RenewRequest)(nil),    // 111: rackfs.meta.v1.RenewRequest
-	(*RenewReply)(nil),      // 112: rackfs.meta.v1.RenewReply
-	(*LeaderRequest)(nil),   // 113: rackfs.meta.v1.LeaderRequest
-	(*LeaderReply)(nil),     // 114: rackfs.meta.v1.LeaderReply
+	(MemberAction)(0),       // 5: rackfs.meta.v1.MemberAction
+	(*Entry)(nil),           // 6: rackfs.meta.v1.Entry
+	(*Identity)(nil),        // 7: rackfs.meta.v1.Identity
+	(*Command)(nil),         // 8: rackfs.meta.v1.Command
+	(*Result)(nil),          // 9: rackfs.meta.v1.Result
+	(*Time)(nil),            // 10: rackfs.meta.v1.Time
+	(*Cred)(nil),            // 11: rackfs.meta.v1.Cred
+	(*Attr)(nil),            // 12: rackfs.meta.v1.Attr
+	(*AttrSet)(nil),         // 13: rackfs.meta.v1.AttrSet
+	(*DirChange)(nil),       // 14: rackfs.meta.v1.DirChange
+	(*Lease)(nil),           // 15: rackfs.meta.v1.Lease
+	(*RegisterOrigin)(nil),  // 16: rackfs.meta.v1.RegisterOrigin
+	(*OriginResult)(nil),    // 17: rackfs.meta.v1.OriginResult
+	(*ExpireOrigin)(nil),    // 18: rackfs.meta.v1.ExpireOrigin
+	(*RaiseLevel)(nil),      // 19: rackfs.meta.v1.RaiseLevel
+	(*Purge)(nil),           // 20: rackfs.meta.v1.Purge
+	(*PurgeResult)(nil),     // 21: rackfs.meta.v1.PurgeResult
+	(*CreateNamespace)(nil), // 22: rackfs.meta.v1.CreateNamespace
+	(*Create)(nil),          // 23: rackfs.meta.v1.Create
+	(*CreateResult)(nil),    // 24: rackfs.meta.v1.CreateResult
+	(*Link)(nil),            // 25: rackfs.meta.v1.Link
+	(*LinkResult)(nil),      // 26: rackfs.meta.v1.LinkResult
+	(*Remove)(nil),          // 27: rackfs.meta.v1.Remove
+	(*RemoveResult)(nil),    // 28: rackfs.meta.v1.RemoveResult
+	(*Rename)(nil),          // 29: rackfs.meta.v1.Rename
+	(*RenameResult)(nil),    // 30: rackfs.meta.v1.RenameResult
+	(*SetAttr)(nil),         // 31: rackfs.meta.v1.SetAttr
+	(*AttrResult)(nil),      // 32: rackfs.meta.v1.AttrResult
+	(*AcquireLease)(nil),    // 33: rackfs.meta.v1.AcquireLease
+	(*LeaseResult)(nil),     // 34: rackfs.meta.v1.LeaseResult
+	(*ReleaseLease)(nil),    // 35: rackfs.meta.v1.ReleaseLease
+	(*CommitData)(nil),      // 36: rackfs.meta.v1.CommitData
+	(*NewExtent)(nil),       // 37: rackfs.meta.v1.NewExtent
+	(*CommitResult)(nil),    // 38: rackfs.meta.v1.CommitResult
+	(*ReleaseOrphan)(nil),   // 39: rackfs.meta.v1.ReleaseOrphan
+	(*AllocBlocks)(nil),     // 40: rackfs.meta.v1.AllocBlocks
+	(*BlocksResult)(nil),    // 41: rackfs.meta.v1.BlocksResult
+	(*ReapBlocks)(nil),      // 42: rackfs.meta.v1.ReapBlocks
+	(*ReapResult)(nil),      // 43: rackfs.meta.v1.ReapResult
+	(*DeadBlock)(nil),       // 44: rackfs.meta.v1.DeadBlock
+	(*ReturnBlocks)(nil),    // 45: rackfs.meta.v1.ReturnBlocks
+	(*RewriteExtents)(nil),  // 46: rackfs.meta.v1.RewriteExtents
+	(*ExtentRewrite)(nil),   // 47: rackfs.meta.v1.ExtentRewrite
+	(*RewriteResult)(nil),   // 48: rackfs.meta.v1.RewriteResult
+	(*FileSystem)(nil),      // 49: rackfs.meta.v1.FileSystem
+	(*PutFileSystem)(nil),   // 50: rackfs.meta.v1.PutFileSystem
+	(*Store)(nil),           // 51: rackfs.meta.v1.Store
+	(*PutStore)(nil),        // 52: rackfs.meta.v1.PutStore
+	(*Slot)(nil),            // 53: rackfs.meta.v1.Slot
+	(*PlacementGroup)(nil),  // 54: rackfs.meta.v1.PlacementGroup
+	(*Pool)(nil),            // 55: rackfs.meta.v1.Pool
+	(*PutPool)(nil),         // 56: rackfs.meta.v1.PutPool
+	(*ChangePGs)(nil),       // 57: rackfs.meta.v1.ChangePGs
+	(*PGChange)(nil),        // 58: rackfs.meta.v1.PGChange
+	(*ReplaceStore)(nil),    // 59: rackfs.meta.v1.ReplaceStore
+	(*Key)(nil),             // 60: rackfs.meta.v1.Key
+	(*PutKey)(nil),          // 61: rackfs.meta.v1.PutKey
+	(*NFSClient)(nil),       // 62: rackfs.meta.v1.NFSClient
+	(*PutNFSClient)(nil),    // 63: rackfs.meta.v1.PutNFSClient
+	(*RemoveNFSClient)(nil), // 64: rackfs.meta.v1.RemoveNFSClient
+	(*Query)(nil),           // 65: rackfs.meta.v1.Query
+	(*GetAttrQ)(nil),        // 66: rackfs.meta.v1.GetAttrQ
+	(*LookupQ)(nil),         // 67: rackfs.meta.v1.LookupQ
+	(*ParentQ)(nil),         // 68: rackfs.meta.v1.ParentQ
+	(*ReadDirQ)(nil),        // 69: rackfs.meta.v1.ReadDirQ
+	(*ReadLinkQ)(nil),       // 70: rackfs.meta.v1.ReadLinkQ
+	(*ExtentsQ)(nil),        // 71: rackfs.meta.v1.ExtentsQ
+	(*StatFSQ)(nil),         // 72: rackfs.meta.v1.StatFSQ
+	(*BlockStatesQ)(nil),    // 73: rackfs.meta.v1.BlockStatesQ
+	(*ShardInfoQ)(nil),      // 74: rackfs.meta.v1.ShardInfoQ
+	(*FileSystemsQ)(nil),    // 75: rackfs.meta.v1.FileSystemsQ
+	(*ClusterMapQ)(nil),     // 76: rackfs.meta.v1.ClusterMapQ
+	(*KeysQ)(nil),           // 77: rackfs.meta.v1.KeysQ
+	(*NFSClientsQ)(nil),     // 78: rackfs.meta.v1.NFSClientsQ
+	(*QueryResult)(nil),     // 79: rackfs.meta.v1.QueryResult
+	(*AttrR)(nil),           // 80: rackfs.meta.v1.AttrR
+	(*Dirent)(nil),          // 81: rackfs.meta.v1.Dirent
+	(*ReadDirR)(nil),        // 82: rackfs.meta.v1.ReadDirR
+	(*ReadLinkR)(nil),       // 83: rackfs.meta.v1.ReadLinkR
+	(*Extent)(nil),          // 84: rackfs.meta.v1.Extent
+	(*ExtentsR)(nil),        // 85: rackfs.meta.v1.ExtentsR
+	(*StatFSR)(nil),         // 86: rackfs.meta.v1.StatFSR
+	(*BlockStatesR)(nil),    // 87: rackfs.meta.v1.BlockStatesR
+	(*ShardInfoR)(nil),      // 88: rackfs.meta.v1.ShardInfoR
+	(*FileSystemsR)(nil),    // 89: rackfs.meta.v1.FileSystemsR
+	(*ClusterMapR)(nil),     // 90: rackfs.meta.v1.ClusterMapR
+	(*KeysR)(nil),           // 91: rackfs.meta.v1.KeysR
+	(*NFSClientsR)(nil),     // 92: rackfs.meta.v1.NFSClientsR
+	(*InodeRecord)(nil),     // 93: rackfs.meta.v1.InodeRecord
+	(*Cut)(nil),             // 94: rackfs.meta.v1.Cut
+	(*ExtentRecord)(nil),    // 95: rackfs.meta.v1.ExtentRecord
+	(*BlockRecord)(nil),     // 96: rackfs.meta.v1.BlockRecord
+	(*DirentRecord)(nil),    // 97: rackfs.meta.v1.DirentRecord
+	(*OriginRecord)(nil),    // 98: rackfs.meta.v1.OriginRecord
+	(*SlotRecord)(nil),      // 99: rackfs.meta.v1.SlotRecord
+	(*SlotResult)(nil),      // 100: rackfs.meta.v1.SlotResult
+	(*UsageRecord)(nil),     // 101: rackfs.meta.v1.UsageRecord
+	(*RangeRecord)(nil),     // 102: rackfs.meta.v1.RangeRecord
+	(*PurgeRecord)(nil),     // 103: rackfs.meta.v1.PurgeRecord
+	(*DyingRecord)(nil),     // 104: rackfs.meta.v1.DyingRecord
+	(*NamespaceRecord)(nil), // 105: rackfs.meta.v1.NamespaceRecord
+	(*ProposeRequest)(nil),  // 106: rackfs.meta.v1.ProposeRequest
+	(*ProposeReply)(nil),    // 107: rackfs.meta.v1.ProposeReply
+	(*QueryRequest)(nil),    // 108: rackfs.meta.v1.QueryRequest
+	(*QueryReply)(nil),      // 109: rackfs.meta.v1.QueryReply
+	(*TermRequest)(nil),     // 110: rackfs.meta.v1.TermRequest
+	(*TermReply)(nil),       // 111: rackfs.meta.v1.TermReply
+	(*RenewRequest)(nil),    // 112: rackfs.meta.v1.RenewRequest
+	(*RenewReply)(nil),      // 113: rackfs.meta.v1.RenewReply
+	(*LeaderRequest)(nil),   // 114: rackfs.meta.v1.LeaderRequest
+	(*LeaderReply)(nil),     // 115: rackfs.meta.v1.LeaderReply
+	(*ReplicaReply)(nil),    // 116: rackfs.meta.v1.ReplicaReply
+	(*MemberRequest)(nil),   // 117: rackfs.meta.v1.MemberRequest
+	(*MemberReply)(nil),     // 118: rackfs.meta.v1.MemberReply
+	(*Member)(nil),          // 119: rackfs.meta.v1.Member
+	(*DifferRequest)(nil),   // 120: rackfs.meta.v1.DifferRequest
+	(*DifferReply)(nil),     // 121: rackfs.meta.v1.DifferReply
 }
 var file_meta_proto_depIdxs = []int32{
-	7,   // 0: rackfs.meta.v1.Entry.commands:type_name -> rackfs.meta.v1.Command
-	6,   // 1: rackfs.meta.v1.Command.id:type_name -> rackfs.meta.v1.Identity
-	9,   // 2: rackfs.meta.v1.Command.time:type_name -> rackfs.meta.v1.Time
-	10,  // 3: rackfs.meta.v1.Command.cred:type_name -> rackfs.meta.v1.Cred
-	15,  // 4: rackfs.meta.v1.Command.register_origin:type_name -> rackfs.meta.v1.RegisterOrigin
-	17,  // 5: rackfs.meta.v1.Command.expire_origin:type_name -> rackfs.meta.v1.ExpireOrigin
-	18,  // 6: rackfs.meta.v1.Command.raise_level:type_name -> rackfs.meta.v1.RaiseLevel
-	19,  // 7: rackfs.meta.v1.Command.purge:type_name -> rackfs.meta.v1.Purge
-	21,  // 8: rackfs.meta.v1.Command.create_namespace:type_name -> rackfs.meta.v1.CreateNamespace
-	22,  // 9: rackfs.meta.v1.Command.create:type_name -> rackfs.meta.v1.Create
-	24,  // 10: rackfs.meta.v1.Command.link:type_name -> rackfs.meta.v1.Link
-	26,  // 11: rackfs.meta.v1.Command.remove:type_name -> rackfs.meta.v1.Remove
-	28,  // 12: rackfs.meta.v1.Command.rename:type_name -> rackfs.meta.v1.Rename
-	30,  // 13: rackfs.meta.v1.Command.set_attr:type_name -> rackfs.meta.v1.SetAttr
-	32,  // 14: rackfs.meta.v1.Command.acquire_lease:type_name -> rackfs.meta.v1.AcquireLease
-	34,  // 15: rackfs.meta.v1.Command.release_lease:type_name -> rackfs.meta.v1.ReleaseLease
-	35,  // 16: rackfs.meta.v1.Command.commit_data:type_name -> rackfs.meta.v1.CommitData
-	38,  // 17: rackfs.meta.v1.Command.release_orphan:type_name -> rackfs.meta.v1.ReleaseOrphan
-	39,  // 18: rackfs.meta.v1.Command.alloc_blocks:type_name -> rackfs.meta.v1.AllocBlocks
-	41,  // 19: rackfs.meta.v1.Command.reap_blocks:type_name -> rackfs.meta.v1.ReapBlocks
-	44,  // 20: rackfs.meta.v1.Command.return_blocks:type_name -> rackfs.meta.v1.ReturnBlocks
-	45,  // 21: rackfs.meta.v1.Command.rewrite_extents:type_name -> rackfs.meta.v1.RewriteExtents
-	49,  // 22: rackfs.meta.v1.Command.put_file_system:type_name -> rackfs.meta.v1.PutFileSystem
-	51,  // 23: rackfs.meta.v1.Command.put_store:type_name -> rackfs.meta.v1.PutStore
-	55,  // 24: rackfs.meta.v1.Command.put_pool:type_name -> rackfs.meta.v1.PutPool
-	60,  // 25: rackfs.meta.v1.Command.put_key:type_name -> rackfs.meta.v1.PutKey
-	62,  // 26: rackfs.meta.v1.Command.put_nfs_client:type_name -> rackfs.meta.v1.PutNFSClient
-	63,  // 27: rackfs.meta.v1.Command.remove_nfs_client:type_name -> rackfs.meta.v1.RemoveNFSClient
-	56,  // 28: rackfs.meta.v1.Command.change_pgs:type_name -> rackfs.meta.v1.ChangePGs
-	58,  // 29: rackfs.meta.v1.Command.replace_store:type_name -> rackfs.meta.v1.ReplaceStore
-	16,  // 30: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
-	23,  // 31: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
-	25,  // 32: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
-	27,  // 33: rackfs.meta.v1.Result.remove:type_name -> rackfs.meta.v1.RemoveResult
-	29,  // 34: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
-	31,  // 35: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
-	33,  // 36: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
-	37,  // 37: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
-	40,  // 38: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
-	20,  // 39: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
-	42,  // 40: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
-	47,  // 41: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
-	89,  // 42: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	9,   // 43: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
-	9,   // 44: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
-	9,   // 45: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
-	9,   // 46: rackfs.meta.v1.Attr.btime:type_name -> rackfs.meta.v1.Time
-	9,   // 47: rackfs.meta.v1.AttrSet.atime:type_name -> rackfs.meta.v1.Time
-	9,   // 48: rackfs.meta.v1.AttrSet.mtime:type_name -> rackfs.meta.v1.Time
-	9,   // 49: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
+	8,   // 0: rackfs.meta.v1.Entry.commands:type_name -> rackfs.meta.v1.Command
+	7,   // 1: rackfs.meta.v1.Command.id:type_name -> rackfs.meta.v1.Identity
+	10,  // 2: rackfs.meta.v1.Command.time:type_name -> rackfs.meta.v1.Time
+	11,  // 3: rackfs.meta.v1.Command.cred:type_name -> rackfs.meta.v1.Cred
+	16,  // 4: rackfs.meta.v1.Command.register_origin:type_name -> rackfs.meta.v1.RegisterOrigin
+	18,  // 5: rackfs.meta.v1.Command.expire_origin:type_name -> rackfs.meta.v1.ExpireOrigin
+	19,  // 6: rackfs.meta.v1.Command.raise_level:type_name -> rackfs.meta.v1.RaiseLevel
+	20,  // 7: rackfs.meta.v1.Command.purge:type_name -> rackfs.meta.v1.Purge
+	22,  // 8: rackfs.meta.v1.Command.create_namespace:type_name -> rackfs.meta.v1.CreateNamespace
+	23,  // 9: rackfs.meta.v1.Command.create:type_name -> rackfs.meta.v1.Create
+	25,  // 10: rackfs.meta.v1.Command.link:type_name -> rackfs.meta.v1.Link
+	27,  // 11: rackfs.meta.v1.Command.remove:type_name -> rackfs.meta.v1.Remove
+	29,  // 12: rackfs.meta.v1.Command.rename:type_name -> rackfs.meta.v1.Rename
+	31,  // 13: rackfs.meta.v1.Command.set_attr:type_name -> rackfs.meta.v1.SetAttr
+	33,  // 14: rackfs.meta.v1.Command.acquire_lease:type_name -> rackfs.meta.v1.AcquireLease
+	35,  // 15: rackfs.meta.v1.Command.release_lease:type_name -> rackfs.meta.v1.ReleaseLease
+	36,  // 16: rackfs.meta.v1.Command.commit_data:type_name -> rackfs.meta.v1.CommitData
+	39,  // 17: rackfs.meta.v1.Command.release_orphan:type_name -> rackfs.meta.v1.ReleaseOrphan
+	40,  // 18: rackfs.meta.v1.Command.alloc_blocks:type_name -> rackfs.meta.v1.AllocBlocks
+	42,  // 19: rackfs.meta.v1.Command.reap_blocks:type_name -> rackfs.meta.v1.ReapBlocks
+	45,  // 20: rackfs.meta.v1.Command.return_blocks:type_name -> rackfs.meta.v1.ReturnBlocks
+	46,  // 21: rackfs.meta.v1.Command.rewrite_extents:type_name -> rackfs.meta.v1.RewriteExtents
+	50,  // 22: rackfs.meta.v1.Command.put_file_system:type_name -> rackfs.meta.v1.PutFileSystem
+	52,  // 23: rackfs.meta.v1.Command.put_store:type_name -> rackfs.meta.v1.PutStore
+	56,  // 24: rackfs.meta.v1.Command.put_pool:type_name -> rackfs.meta.v1.PutPool
+	61,  // 25: rackfs.meta.v1.Command.put_key:type_name -> rackfs.meta.v1.PutKey
+	63,  // 26: rackfs.meta.v1.Command.put_nfs_client:type_name -> rackfs.meta.v1.PutNFSClient
+	64,  // 27: rackfs.meta.v1.Command.remove_nfs_client:type_name -> rackfs.meta.v1.RemoveNFSClient
+	57,  // 28: rackfs.meta.v1.Command.change_pgs:type_name -> rackfs.meta.v1.ChangePGs
+	59,  // 29: rackfs.meta.v1.Command.replace_store:type_name -> rackfs.meta.v1.ReplaceStore
+	17,  // 30: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
+	24,  // 31: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
+	26,  // 32: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
+	28,  // 33: rackfs.meta.v1.Result.remove:type_name -> rackfs.meta.v1.RemoveResult
+	30,  // 34: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
+	32,  // 35: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
+	34,  // 36: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
+	38,  // 37: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
+	41,  // 38: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
+	21,  // 39: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
+	43,  // 40: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
+	48,  // 41: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
+	90,  // 42: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	10,  // 43: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
+	10,  // 44: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
+	10,  // 45: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
+	10,  // 46: rackfs.meta.v1.Attr.btime:type_name -> rackfs.meta.v1.Time
+	10,  // 47: rackfs.meta.v1.AttrSet.atime:type_name -> rackfs.meta.v1.Time
+	10,  // 48: rackfs.meta.v1.AttrSet.mtime:type_name -> rackfs.meta.v1.Time
+	10,  // 49: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
 	0,   // 50: rackfs.meta.v1.RegisterOrigin.kind:type_name -> rackfs.meta.v1.OriginKind
-	12,  // 51: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
-	11,  // 52: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
-	13,  // 53: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
-	14,  // 54: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
-	11,  // 55: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
-	13,  // 56: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
-	13,  // 57: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
-	13,  // 58: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
-	13,  // 59: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
-	12,  // 60: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
-	11,  // 61: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
-	14,  // 62: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
-	11,  // 63: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
-	14,  // 64: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
-	36,  // 65: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
-	9,   // 66: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
-	11,  // 67: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
-	14,  // 68: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
-	43,  // 69: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
-	46,  // 70: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
+	13,  // 51: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
+	12,  // 52: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
+	14,  // 53: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
+	15,  // 54: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
+	12,  // 55: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
+	14,  // 56: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
+	14,  // 57: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
+	14,  // 58: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
+	14,  // 59: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
+	13,  // 60: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
+	12,  // 61: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
+	15,  // 62: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
+	12,  // 63: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
+	15,  // 64: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
+	37,  // 65: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
+	10,  // 66: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
+	12,  // 67: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
+	15,  // 68: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
+	44,  // 69: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
+	47,  // 70: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
 	1,   // 71: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
-	9,   // 72: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
-	48,  // 73: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
+	10,  // 72: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
+	49,  // 73: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
 	1,   // 74: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
 	2,   // 75: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
-	50,  // 76: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
-	52,  // 77: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
+	51,  // 76: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
+	53,  // 77: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
 	3,   // 78: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
-	53,  // 79: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
-	54,  // 80: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
-	57,  // 81: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
-	53,  // 82: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
-	50,  // 83: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
-	59,  // 84: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
-	61,  // 85: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
-	10,  // 86: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
-	65,  // 87: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
-	66,  // 88: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
-	67,  // 89: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
-	68,  // 90: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
-	69,  // 91: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
-	70,  // 92: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
-	71,  // 93: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
-	72,  // 94: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
-	73,  // 95: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
-	74,  // 96: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
-	75,  // 97: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
-	76,  // 98: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
-	77,  // 99: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
-	79,  // 100: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
-	81,  // 101: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
-	82,  // 102: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
-	84,  // 103: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
-	85,  // 104: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
-	86,  // 105: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
-	87,  // 106: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
-	88,  // 107: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
-	89,  // 108: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	90,  // 109: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
-	91,  // 110: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
-	11,  // 111: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
-	14,  // 112: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
-	11,  // 113: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
-	80,  // 114: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
-	11,  // 115: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
-	83,  // 116: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
+	54,  // 79: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
+	55,  // 80: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
+	58,  // 81: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
+	54,  // 82: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
+	51,  // 83: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
+	60,  // 84: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
+	62,  // 85: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
+	11,  // 86: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
+	66,  // 87: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
+	67,  // 88: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
+	68,  // 89: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
+	69,  // 90: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
+	70,  // 91: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
+	71,  // 92: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
+	72,  // 93: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
+	73,  // 94: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
+	74,  // 95: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
+	75,  // 96: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
+	76,  // 97: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
+	77,  // 98: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
+	78,  // 99: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
+	80,  // 100: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
+	82,  // 101: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
+	83,  // 102: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
+	85,  // 103: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
+	86,  // 104: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
+	87,  // 105: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
+	88,  // 106: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
+	89,  // 107: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
+	90,  // 108: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	91,  // 109: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
+	92,  // 110: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
+	12,  // 111: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
+	15,  // 112: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
+	12,  // 113: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
+	81,  // 114: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
+	12,  // 115: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
+	84,  // 116: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
 	4,   // 117: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
-	48,  // 118: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
-	50,  // 119: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
-	54,  // 120: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
-	59,  // 121: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
-	61,  // 122: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
-	11,  // 123: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
-	14,  // 124: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
-	93,  // 125: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
+	49,  // 118: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
+	51,  // 119: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
+	55,  // 120: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
+	60,  // 121: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
+	62,  // 122: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
+	12,  // 123: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
+	15,  // 124: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
+	94,  // 125: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
 	0,   // 126: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
-	99,  // 127: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
-	8,   // 128: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
-	9,   // 129: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
-	21,  // 130: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
-	7,   // 131: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
-	8,   // 132: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
-	64,  // 133: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
-	78,  // 134: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
-	135, // [135:135] is the sub-list for method output_type
-	135, // [135:135] is the sub-list for method input_type
-	135, // [135:135] is the sub-list for extension type_name
-	135, // [135:135] is the sub-list for extension extendee
-	0,   // [0:135] is the sub-list for field type_name
+	100, // 127: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
+	9,   // 128: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
+	10,  // 129: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
+	22,  // 130: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
+	8,   // 131: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
+	9,   // 132: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
+	65,  // 133: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
+	79,  // 134: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
+	5,   // 135: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
+	119, // 136: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
+	137, // [137:137] is the sub-list for method output_type
+	137, // [137:137] is the sub-list for method input_type
+	137, // [137:137] is the sub-list for extension type_name
+	137, // [137:137] is the sub-list for extension extendee
+	0,   // [0:137] is the sub-list for field type_name
 }
 
 func init() { file_meta_proto_init() }
@@ -9290,8 +9799,8 @@ func file_meta_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
-			NumEnums:      5,
-			NumMessages:   110,
+			NumEnums:      6,
+			NumMessages:   116,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -36,5 +36,9 @@
 // does not know what its peers know. Nothing of that round is committed, nothing
 // later is applied, no snapshot is taken, reads fail, and Options.OnFatal is called once so
 // that the owner stops the replica. When the cause is gone (a newer release,
-// space on the disk) a restart goes on from the last committed round.
+// space on the disk) a restart goes on from the last committed round. Damage (KindCorrupt) has no such
+// cause: the replica is replaced.
+//
+// Pebble ends the process when it finds a damaged table or cannot write its manifest. Here the replica
+// is stopped instead; a store that gave up may never close, and is then abandoned.
 package machine

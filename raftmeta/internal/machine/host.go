@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	pvfs "github.com/cockroachdb/pebble/v2/vfs"
@@ -59,6 +60,7 @@ type Host struct {
 	digests   digestLog
 	advanced  chan struct{} // closed when published grows; nil: nobody waits
 	stopped   error
+	broken    chan struct{} // closed when the store called Fatalf: what it holds or waits for, it may for ever
 }
 
 // Open opens the state in o.Dir, first restoring the newest snapshot in snaps if that is newer.
@@ -73,7 +75,7 @@ func Open(o Options, snaps *snapstore.Store) (*Host, error) {
 	if o.PebbleFS == nil {
 		o.PebbleFS = pvfs.Default
 	}
-	h := &Host{opt: o, snaps: snaps}
+	h := &Host{opt: o, snaps: snaps, broken: make(chan struct{})}
 	if err := vfile.MkdirAllSync(o.Files, o.Dir); err != nil {
 		return nil, vfs.Wrap(op, err)
 	}
@@ -125,15 +127,19 @@ func (h *Host) catchUp() error {
 
 // load opens the store name and publishes it.
 func (h *Host) load(name string) error {
-	db, err := openPebble(filepath.Join(h.opt.Dir, name), h.opt)
+	db, err := openPebble(filepath.Join(h.opt.Dir, name), h.opt, h.storeFailed)
 	if err != nil {
 		return vfs.Wrap("machine.open", err)
 	}
 	// A new cache with each store: one that served another state knows things of it.
 	cache := fsm.NewCache(h.opt.CacheBytes)
-	m, err := fsm.Open(live{db}, fsm.Options{Shard: h.opt.Shard, Cluster: h.opt.Cluster, MaxLevel: h.opt.MaxLevel, Cache: cache})
+	var m *fsm.Machine
+	err = noPanic(func() (err error) {
+		m, err = fsm.Open(live{db}, fsm.Options{Shard: h.opt.Shard, Cluster: h.opt.Cluster, MaxLevel: h.opt.MaxLevel, Cache: cache})
+		return err
+	})
 	if err != nil {
-		return errors.Join(err, db.Close())
+		return errors.Join(classify(err), h.closeStore(db))
 	}
 	h.mu.Lock()
 	h.cache = cache
@@ -309,6 +315,49 @@ func (h *Host) fail(err error) {
 	}
 }
 
+// storeFailed is called by the store when it cannot go on.
+func (h *Host) storeFailed(err error) {
+	if vfs.KindOf(err) != vfs.KindCorrupt { // the store itself goes on otherwise
+		h.mu.Lock()
+		select {
+		case <-h.broken:
+		default:
+			close(h.broken)
+		}
+		h.mu.Unlock()
+	}
+	h.fail(err)
+}
+
+// closeTimeout bounds the wait for a store that called Fatalf.
+const closeTimeout = 5 * time.Second
+
+// unlessBroken calls fn, which may wait for the store's background work. When that gave up, fn is left alone: it may never return.
+func (h *Host) unlessBroken(grace time.Duration, fn func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		err := errStoreFatal
+		defer func() { done <- err }() // also when Fatalf ends the goroutine
+		err = noPanic(fn)
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-h.broken:
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(grace):
+		return errStoreFatal
+	}
+}
+
+// closeStore closes a store. One that called Fatalf is abandoned if it does not close, with its memory and files, until the process ends.
+func (h *Host) closeStore(db *pebble.DB) error {
+	return vfs.Wrap("machine.close", h.unlessBroken(closeTimeout, db.Close))
+}
+
 func (h *Host) failed() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -348,7 +397,7 @@ func (h *Host) Close() error {
 	if h.db == nil {
 		return nil
 	}
-	err := h.db.Close()
+	err := h.closeStore(h.db)
 	h.db = nil
 	return err
 }

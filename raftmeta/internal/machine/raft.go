@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -45,14 +46,20 @@ func (h *Host) ApplyBatch(logs []*raft.Log) []any {
 // round applies and commits a prefix of logs and returns its length, 0 with an error.
 func (h *Host) round(logs []*raft.Log, out []any) (int, error) {
 	b := batch{h.db.NewBatch()}
-	defer b.Close()
+	defer func() {
+		if b.Batch != nil {
+			b.Close()
+		}
+	}()
 	n := 0
 	for n < len(logs) && b.Len() < maxBatchBytes {
 		l := logs[n]
 		var r Response
 		if l.Type == raft.LogCommand {
 			var err error
-			if r.Results, err = h.m.Apply(l.Index, l.Data, b); err != nil {
+			err = noPanic(func() (err error) { r.Results, err = h.m.Apply(l.Index, l.Data, b); return err })
+			if err != nil {
+				err = classify(err)
 				h.fail(err)
 				return 0, err
 			}
@@ -62,7 +69,10 @@ func (h *Host) round(logs []*raft.Log, out []any) (int, error) {
 		n++
 	}
 	if !b.Empty() {
-		if err := h.db.Apply(b.Batch, pebble.NoSync); err != nil {
+		if err := h.unlessBroken(0, func() error { return h.db.Apply(b.Batch, pebble.NoSync) }); err != nil {
+			if errors.Is(err, errStoreFatal) {
+				b.Batch = nil // it may be in use still
+			}
 			err = vfs.Wrap("machine.apply", err)
 			h.fail(err)
 			return 0, err
@@ -102,10 +112,12 @@ func (p *pending) Persist(sink raft.SnapshotSink) error {
 		return ErrStopped
 	}
 	return s.Checkpoint(p.applied, func(dir string) error {
-		if err := db.Flush(); err != nil {
-			return err
-		}
-		return db.Checkpoint(dir)
+		return p.h.unlessBroken(0, func() error {
+			if err := db.Flush(); err != nil {
+				return err
+			}
+			return db.Checkpoint(dir)
+		})
 	})
 }
 
@@ -156,7 +168,7 @@ func (h *Host) restore(r *snapstore.Reader) error {
 	h.retire()
 	old := h.db
 	h.db = nil
-	if err := old.Close(); err != nil {
+	if err := h.closeStore(old); err != nil {
 		return vfs.Wrap(op, err)
 	}
 	if err := h.load(name); err != nil {

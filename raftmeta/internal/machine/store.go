@@ -7,7 +7,9 @@ import (
 	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -142,7 +144,8 @@ func copyFile(files vfile.FS, from, to string) error {
 	return errors.Join(err, out.Close())
 }
 
-func openPebble(dir string, o Options) (*pebble.DB, error) {
+// openPebble opens the store in dir. fatal is called when it cannot go on, on any goroutine.
+func openPebble(dir string, o Options, fatal func(error)) (*pebble.DB, error) {
 	po := &pebble.Options{
 		FS:                          o.PebbleFS,
 		DisableWAL:                  true,
@@ -152,16 +155,75 @@ func openPebble(dir string, o Options) (*pebble.DB, error) {
 		MemTableStopWritesThreshold: 4,
 		L0CompactionThreshold:       4,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
-		Logger:                      pebbleLog{o.Logger},
+		Logger:                      pebbleLog{o.Logger, fatal},
+		EventListener: &pebble.EventListener{
+			// By default Pebble ends the process.
+			DataCorruption:  func(i pebble.DataCorruptionInfo) { fatal(damagedState("pebble: " + i.String())) },
+			BackgroundError: func(err error) { backgroundError(o.Logger, fatal, err) },
+		},
 	}
 	for i := range po.Levels {
 		po.Levels[i].FilterPolicy = bloom.FilterPolicy(bloomBits)
 	}
-	return pebble.Open(dir, po)
+	// On a goroutine of its own, which Fatalf may end.
+	var db *pebble.DB
+	err := errStoreFatal
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		err = noPanic(func() (err error) {
+			db, err = pebble.Open(dir, po)
+			return err
+		})
+	}()
+	<-done
+	if err == nil {
+		return db, nil
+	}
+	var sys syscall.Errno
+	if err = classify(err); vfs.KindOf(err) != vfs.KindCorrupt && !errors.As(err, &sys) && !errors.Is(err, errStoreFatal) {
+		err = damagedState(err.Error()) // what the system did not complain of is in the files
+	}
+	return nil, err
+}
+
+var errStoreFatal = errors.New("pebble gave up; the log has its reason")
+
+// noPanic calls fn and returns a panic as an error: Pebble has some for what should not happen, as with a file that changed.
+func noPanic(fn func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = damagedState(fmt.Sprintf("pebble: panic: %v", p))
+		}
+	}()
+	return fn()
+}
+
+func damagedState(text string) error {
+	return vfs.Errorf(vfs.KindCorrupt, "machine.store", "the replica's state is damaged: %s", text)
+}
+
+// classify gives an error that means damage its kind. One of the system, as a full disk, is none; a file that is not there is.
+func classify(err error) error {
+	if vfs.KindOf(err) != vfs.KindCorrupt && (pebble.IsCorruptionError(err) || errors.Is(err, fs.ErrNotExist)) {
+		return vfs.Errorf(vfs.KindCorrupt, "machine.store", "the replica's state is damaged: %w", err)
+	}
+	return err
+}
+
+// backgroundError is called when a flush or a compaction failed. Pebble tries it again; a damaged table stays damaged.
+func backgroundError(log *slog.Logger, fatal func(error), err error) {
+	log.Error("pebble: background error", "err", err)
+	if pebble.IsCorruptionError(err) {
+		fatal(classify(err))
+	}
 }
 
 // pebbleLog passes what Pebble has to say to slog.
-type pebbleLog struct{ log *slog.Logger }
+type pebbleLog struct {
+	log   *slog.Logger
+	fatal func(error)
+}
 
 func (l pebbleLog) Infof(format string, args ...any) {}
 
@@ -169,10 +231,12 @@ func (l pebbleLog) Errorf(format string, args ...any) {
 	l.log.Error("pebble: " + fmt.Sprintf(format, args...))
 }
 
-// Fatalf is called when Pebble cannot keep its promises any more, as after a failed
-// write of its manifest. It must not return.
+// Fatalf is called when Pebble cannot keep its promises any more, as after a failed write of its manifest. It must not
+// return. A panic would end the process, with all its other roles, because it may come on a goroutine of Pebble; so the replica is
+// stopped, and this goroutine ends here. The store is not closed after that: see Host.Close.
 func (l pebbleLog) Fatalf(format string, args ...any) {
 	msg := "pebble: " + fmt.Sprintf(format, args...)
 	l.log.Error(msg)
-	panic(msg)
+	l.fatal(vfs.Errorf(vfs.KindIO, "machine.store", "%s", msg))
+	runtime.Goexit()
 }

@@ -168,6 +168,7 @@ func TestEverySync(t *testing.T) {
 		{Call: "replica.writeJSON > WriteFileAtomic: file"},
 		{Call: "replica.writeJSON > WriteFileAtomic: dir meta"},
 		{Call: "replica.writeJSON > WriteFileAtomic: dir shard-N.tmp", Nothing: "create syncs it again when it is complete"},
+		{Call: "replica.makeTail: file"},
 		{Call: "replica.create: dir shard-N.tmp"},
 		{Call: "replica.Format: dir meta"},
 		{Call: "replica.walFile.Sync: file"},

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/vfs"
@@ -58,6 +59,10 @@ type Info struct {
 	Shard   uint16  `json:"shard"`
 	ID      string  `json:"id"`
 	Log     Backend `json:"log"`
+
+	// Checked says that every log entry and every value of the stable store has a checksum. Replicas that an older release
+	// made have some without.
+	Checked bool `json:"checked,omitempty"`
 }
 
 var nodeName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
@@ -137,7 +142,7 @@ func shardName(s uint16) string { return fmt.Sprintf("shard-%05d", s) }
 func create(files vfile.FS, dir string, n nodeMarker, shard uint16, log Backend) (Info, error) {
 	var random [16]byte
 	rand.Read(random[:])
-	info := Info{replicaMagic, formatVersion, n.Cluster, shard, n.Node + "." + hex.EncodeToString(random[:]), log}
+	info := Info{replicaMagic, formatVersion, n.Cluster, shard, n.Node + "." + hex.EncodeToString(random[:]), log, true}
 	final := filepath.Join(dir, shardName(shard))
 	tmp := final + ".tmp"
 	if err := files.RemoveAll(tmp); err != nil {
@@ -174,6 +179,7 @@ type Node struct {
 	Cluster []byte
 	Name    string
 	Shards  []uint16 // that have a replica here, ascending
+	files   vfile.FS
 	lock    io.Closer
 }
 
@@ -195,7 +201,7 @@ func OpenNode(files vfile.FS, dir string) (*Node, error) {
 	if err != nil {
 		return nil, inUse(op, dir, err)
 	}
-	n := &Node{Dir: dir, Cluster: cluster, Name: m.Node, lock: lock}
+	n := &Node{Dir: dir, Cluster: cluster, Name: m.Node, files: files, lock: lock}
 	names, err := files.List(dir)
 	if err != nil {
 		lock.Close()
@@ -276,3 +282,52 @@ func writeJSON(files vfile.FS, dir, name string, v any) error {
 	}
 	return vfile.WriteFileAtomic(files, dir, name, append(b, '\n'))
 }
+
+// Replace sets the directory of shard's replica aside, if there is one, and makes a new replica, with a new id. The newest
+// directory that was set aside is kept, for whoever wants to know what happened to it; older ones are removed.
+// A crash in between leaves no replica of the shard, and the next call goes on.
+func (n *Node) Replace(shard uint16, log Backend, now time.Time) (_ Info, aside string, err error) {
+	const op = "raftmeta.replace"
+	name := shardName(shard)
+	if _, err := n.files.Stat(n.ShardDir(shard)); err == nil {
+		aside = name + damagedInfix + now.UTC().Format("20060102T150405.000000000Z")
+		if err := n.files.Rename(n.ShardDir(shard), filepath.Join(n.Dir, aside)); err != nil {
+			return Info{}, "", vfs.Wrap(op, err)
+		}
+		if err := n.files.SyncDir(n.Dir); err != nil {
+			return Info{}, "", vfs.Wrap(op, err)
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return Info{}, "", vfs.Wrap(op, err)
+	}
+	info, err := create(n.files, n.Dir, nodeMarker{nodeMagic, formatVersion, hex.EncodeToString(n.Cluster), n.Name}, shard, log)
+	if err != nil {
+		return Info{}, aside, vfs.Wrap(op, err)
+	}
+	if err := n.files.SyncDir(n.Dir); err != nil {
+		return Info{}, aside, vfs.Wrap(op, err)
+	}
+	es, err := n.files.List(n.Dir)
+	if err != nil {
+		return Info{}, aside, vfs.Wrap(op, err)
+	}
+	var old []string
+	slices.Sort(es) // by time
+	for _, e := range es {
+		if strings.HasPrefix(e, name+damagedInfix) && e != aside {
+			old = append(old, e)
+		}
+	}
+	if aside == "" && len(old) > 0 { // of a run that was killed before it made the new one
+		aside, old = old[len(old)-1], old[:len(old)-1]
+	}
+	for _, o := range old {
+		if err := n.files.RemoveAll(filepath.Join(n.Dir, o)); err != nil {
+			return Info{}, aside, vfs.Wrap(op, err)
+		}
+	}
+	return info, aside, nil
+}
+
+// damagedInfix is between the name of a replica's directory and the time at which it was set aside.
+const damagedInfix = ".damaged-"

@@ -5,9 +5,11 @@
 //	DIR/rackfs-meta.json          magic, format version, cluster id, node name
 //	DIR/shard-00001/replica.json  magic, format version, cluster id, shard, replica id, log backend
 //	               /stable.db     raft-boltdb: term and vote
+//	               /tail          index of the last acknowledged entry
 //	               /wal/ or log.db   the log: raft-wal or raft-boltdb
 //	               /snapshots/    package snapstore
 //	               /state/        package machine
+//	    /shard-00001.damaged-TIME/  a replica that was replaced (Node.Replace); only the newest stays
 //
 // A replica's id is NODE.RANDOM, made with its directory and never used
 // again. A directory is complete or absent: it is made under a temporary name,
@@ -29,6 +31,14 @@
 // A write or sync that failed breaks the log, of either backend, until it is opened
 // again: see walFS and fault. The replica stops then, and acknowledges nothing more. On opening,
 // the segment that is recovered is synced and dropped from the page cache, so that recovery finds
-// what the device holds. The stable store needs none of this: Raft gives no vote that was
-// not saved, and panics when it cannot save its term.
+// what the device holds. A value of the stable store that could not be saved stops the
+// replica too: Raft gives no vote that was not saved, and where it would end the process because it cannot save its
+// term, or read a committed entry, only its goroutine ends (stable, Logs.GetLog).
+//
+// # Damage
+//
+// What the stores below do not notice is found here, and is an error of KindCorrupt, never a panic: entries (checked) and
+// the values of the stable store (stable) have checksums, the log must reach its tail (tail), and bbolt's files are verified before
+// bbolt opens them (checkBolt). A log that cannot be read is damaged; one that cannot be written has failed. A damaged replica is
+// replaced by a new one, a failed log is opened again.
 package replica

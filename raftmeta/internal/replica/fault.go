@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"runtime"
 	"sync"
 
 	"github.com/hashicorp/raft"
@@ -10,10 +11,16 @@ import (
 // fault makes the first change of a log that fails its last one. Guards may be nested: the innermost
 // error is the reason.
 type fault struct {
-	onFail func(error) // called once; nil: nobody wants to know; set before the log is used
+	mu     sync.Mutex
+	onFail func(error) // called once; nil: nobody wants to know, not yet or not any more
+	err    error
+}
 
-	mu  sync.Mutex
-	err error
+// tell sets who is called.
+func (f *fault) tell(fn func(error)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.onFail = fn
 }
 
 // guard runs change unless an earlier one failed.
@@ -28,14 +35,31 @@ func (f *fault) guard(change func() error) error {
 	if err == nil {
 		return nil
 	}
+	f.damaged(err)
+	return err
+}
+
+// damaged makes err the reason why the log is not changed any more.
+func (f *fault) damaged(err error) {
 	f.mu.Lock()
 	first := f.err == nil
 	if first {
 		f.err = err
 	}
+	tell := f.onFail
 	f.mu.Unlock()
-	if first && f.onFail != nil {
-		f.onFail(err)
+	if first && tell != nil {
+		tell(err)
+	}
+}
+
+// GetLog implements raft.LogStore. Where an error would make Raft end the process it ends the calling goroutine instead, which is
+// Raft's main loop: OnFail has been called, and whoever stops the replica because of it ends the rest.
+func (l *Logs) GetLog(index uint64, e *raft.Log) error {
+	err := l.LogCache.GetLog(index, e)
+	if err != nil && calledBy(raftApplies) {
+		l.fault.damaged(vfs.Errorf(vfs.KindCorrupt, "raftmeta.log", "entry %d is committed and cannot be read: %w", index, err))
+		runtime.Goexit()
 	}
 	return err
 }

@@ -3,7 +3,9 @@ package replica
 import (
 	"errors"
 	"io"
+	"io/fs"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -16,6 +18,7 @@ import (
 	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/vfs"
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 )
 
 const (
@@ -35,7 +38,8 @@ type LogOptions struct {
 	Files           vfile.FS // default the operating system's; bbolt's files are there in any case
 	Logger          hclog.Logger
 
-	// OnFail is called once, by who changes the log, when a change failed: all later ones will. It must not wait for Raft.
+	// OnFail is called once, by who changes or reads the log, when a change failed, and all later ones will, or when
+	// the log is damaged (KindCorrupt). It must not wait for Raft.
 	OnFail func(error)
 }
 
@@ -74,7 +78,11 @@ func openLogs(dir string, info Info, o LogOptions, fresh bool) (*Logs, error) {
 	stableFile := filepath.Join(dir, stableFile)
 	if !fresh {
 		for _, f := range []string{stableFile, logFile} {
-			if _, err := o.Files.Stat(f); err != nil {
+			err := checkBolt(f)
+			if vfs.KindOf(err) == vfs.KindCorrupt {
+				return nil, err
+			}
+			if err != nil {
 				return nil, vfs.Errorf(vfs.KindCorrupt, op, "the replica in %s is damaged: remove its directory and let a new replica join: %w", dir, err)
 			}
 		}
@@ -84,36 +92,72 @@ func openLogs(dir string, info Info, o LogOptions, fresh bool) (*Logs, error) {
 		l.Close()
 		return nil, vfs.Wrap(op, err)
 	}
-	stable, err := openBolt(stableFile)
+	// What a damaged store panics with is an error of opening it.
+	opened := func(path string, open func() (closingStore, error)) (s closingStore, err error) {
+		err = caught(path, func() error { s, err = open(); return err })
+		if err != nil {
+			return nil, corrupt(err)
+		}
+		l.closers = append(l.closers, s)
+		return s, nil
+	}
+	bolt := func(path string) func() (closingStore, error) {
+		return func() (closingStore, error) { return openBolt(path) }
+	}
+	s, err := opened(stableFile, bolt(stableFile))
 	if err != nil {
 		return fail(err)
 	}
-	l.Stable = stable
-	l.closers = append(l.closers, stable)
+	st := &stable{store: s.(raft.StableStore), all: info.Checked, fault: &l.fault}
+	if err := st.check(); err != nil {
+		return fail(err)
+	}
+	l.Stable = st
 	var store raft.LogStore
 	switch info.Log {
 	case WAL:
-		w, err := openWAL(filepath.Join(dir, walDir), o, &l.fault)
-		if err != nil {
-			return fail(err)
-		}
-		l.closers = append(l.closers, w)
-		store = w
+		store, err = opened(filepath.Join(dir, walDir), func() (closingStore, error) { return openWAL(filepath.Join(dir, walDir), o, &l.fault) })
 	case Bolt:
-		b, err := openBolt(logFile)
-		if err != nil {
-			return fail(err)
-		}
-		l.closers = append(l.closers, b)
-		store = b
+		store, err = opened(logFile, bolt(logFile))
 	default:
 		return fail(vfs.Errorf(vfs.KindIncompatible, op, "log backend %q is unknown to this release", info.Log))
 	}
-	if l.LogCache, err = raft.NewLogCache(logCacheEntries, store); err != nil {
+	if err != nil {
 		return fail(err)
 	}
-	l.fault.onFail = o.OnFail // not before: a log that cannot be opened is an error of OpenLogs
+	t, err := openTail(o.Files, dir, info.Checked && !fresh)
+	if err != nil {
+		return fail(err)
+	}
+	l.closers = append(l.closers, t)
+	c := &checked{store: store, all: info.Checked, tail: t, damaged: l.fault.damaged, monotone: info.Log == WAL}
+	last, err := c.LastIndex()
+	if err != nil {
+		return fail(err)
+	}
+	if err := t.check(last); err != nil {
+		return fail(err)
+	}
+	if l.LogCache, err = raft.NewLogCache(logCacheEntries, c); err != nil {
+		return fail(err)
+	}
+	l.fault.tell(o.OnFail) // not before: a log that cannot be opened is an error of OpenLogs
 	return l, nil
+}
+
+// closingStore is a log store that is closed; bbolt's is a stable store as well.
+type closingStore interface {
+	raft.LogStore
+	io.Closer
+}
+
+// corrupt gives an error of opening a store its kind: it is damaged, unless the system says what is wrong, or another process has it.
+func corrupt(err error) error {
+	var sys syscall.Errno
+	if errors.As(err, &sys) && !errors.Is(err, fs.ErrNotExist) || errors.Is(err, bbolterrors.ErrTimeout) || vfs.KindOf(err) == vfs.KindCorrupt {
+		return err
+	}
+	return vfs.Errorf(vfs.KindCorrupt, "raftmeta.open", "the Raft log is damaged: %w", err)
 }
 
 func openBolt(path string) (*raftboltdb.BoltStore, error) {
@@ -150,6 +194,7 @@ func openSegments(dir string, meta types.MetaStore, o LogOptions, broken *fault)
 
 // Close closes the stores; what they acknowledged is durable already.
 func (l *Logs) Close() error {
+	l.fault.tell(nil) // Raft's metrics may still read
 	var errs []error
 	for i := len(l.closers) - 1; i >= 0; i-- {
 		errs = append(errs, l.closers[i].Close())

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
@@ -317,4 +318,62 @@ func powerCut(t *testing.T, seed int64, noSync bool) int {
 		}
 	}
 	return lost
+}
+
+// A replica is replaced by one with another id; the newest directory that was set aside stays; a crash between the two
+// leaves no replica, and the next call goes on.
+func TestReplace(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "meta")
+	first := format(t, dir, WAL, 1, 2)
+	n, err := OpenNode(vfile.OS{}, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	now := time.Unix(1e9, 0)
+	ids := map[string]bool{first[0].ID: true}
+	replace := func(wantAside int64) {
+		t.Helper()
+		info, aside, err := n.Replace(1, WAL, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if have, err := ReadInfo(vfile.OS{}, dir, 1); err != nil || have != info || ids[info.ID] || info.Cluster != first[0].Cluster || !strings.HasPrefix(info.ID, "n1.") {
+			t.Fatalf("replica %+v, on disk %+v, %v", info, have, err)
+		}
+		ids[info.ID] = true
+		found, err := filepath.Glob(filepath.Join(dir, "shard-00001.damaged-*"))
+		if err != nil || len(found) != 1 || filepath.Base(found[0]) != aside || !strings.Contains(aside, time.Unix(wantAside, 0).UTC().Format("150405")) {
+			t.Fatalf("set aside %q, said %q, %v", found, aside, err)
+		}
+		l, err := OpenLogs(n.ShardDir(1), info, LogOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if last, err := l.LastIndex(); err != nil || last != 0 {
+			t.Errorf("a new replica with %d entries, %v", last, err)
+		}
+		l.Close()
+		now = now.Add(time.Second)
+	}
+	replace(1e9)
+	replace(1e9 + 1)
+	// Killed after the rename.
+	if err := os.Rename(n.ShardDir(1), n.ShardDir(1)+damagedInfix+now.UTC().Format("20060102T150405.000000000Z")); err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(time.Second)
+	replace(1e9 + 2)
+	if have, err := ReadInfo(vfile.OS{}, dir, 2); err != nil || have != first[1] {
+		t.Errorf("the other shard's replica: %+v, %v", have, err)
+	}
+	again, err := OpenNode(vfile.OS{}, dir)
+	if err == nil {
+		again.Close()
+		t.Fatal("the directory is not locked")
+	}
+	n.Close()
+	if n, err = OpenNode(vfile.OS{}, dir); err != nil || !slices.Equal(n.Shards, []uint16{1, 2}) {
+		t.Fatalf("shards %v, %v", n, err)
+	}
 }
