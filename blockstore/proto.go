@@ -18,6 +18,9 @@ const (
 	OpDelete wire.Op = 0x0105 // meta DiskRequest, payload keys; reply: meta count
 	OpFence  wire.Op = 0x0106 // meta DiskRequest, payload epochs; the reply is empty
 	OpInfo   wire.Op = 0x0107 // meta DiskRequest; reply: meta InfoReply
+	OpReport wire.Op = 0x0108 // meta DiskRequest, payload keys of shards that a reader found bad or missing; the reply is empty
+	OpHint   wire.Op = 0x0109 // meta DiskRequest, payload keys (shard 0) of blocks that may be dead; the reply is empty
+	OpUpkeep wire.Op = 0x010a // meta DiskRequest; reply: payload the state of the disk's background work, JSON
 )
 
 // Roles that a peer's certificate carries.

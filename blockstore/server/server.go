@@ -16,7 +16,21 @@ import (
 type Options struct {
 	// MayDelete decides about each Delete call. Nil refuses all.
 	MayDelete func(peer wire.Peer) bool
-	Logger    *slog.Logger // default slog.Default()
+	// Upkeep returns the background work of a disk, nil if there is none (yet). Nil is as one that returns nil.
+	Upkeep func(disk uint32) Upkeep
+	Logger *slog.Logger // default slog.Default()
+}
+
+// Upkeep is the background work of a store as far as it shows on the wire. *upkeep.Keeper is one.
+type Upkeep interface {
+	// Admit refuses a block node that does not take part in the placement group, or an epoch that the
+	// group has not reached, both by the cluster map. Epoch 0 is always reached.
+	Admit(ctx context.Context, node string, pg, epoch uint32) error
+	// Report names shards that a reader found bad or missing, Hint blocks that may be dead. Neither blocks.
+	Report(keys []segment.Key)
+	Hint(keys []segment.Key)
+	// StatusJSON is the state of the work.
+	StatusJSON() ([]byte, error)
 }
 
 // Server serves stores. Its Handle is a wire.Handler.
@@ -43,11 +57,12 @@ type operation struct {
 
 func operationOf(op wire.Op) (operation, bool) {
 	inquirers := []string{blockstore.RoleGateway, blockstore.RoleMeta, blockstore.RoleBlock}
+	repairers := []string{blockstore.RoleGateway, blockstore.RoleBlock}
 	switch op {
 	case blockstore.OpPut:
 		return operation{"put", inquirers[:1], (*Server).put}, true
 	case blockstore.OpGet:
-		return operation{"get", inquirers[:1], (*Server).get}, true
+		return operation{"get", repairers, (*Server).get}, true
 	case blockstore.OpStat:
 		return operation{"stat", inquirers, (*Server).stat}, true
 	case blockstore.OpList:
@@ -55,9 +70,15 @@ func operationOf(op wire.Op) (operation, bool) {
 	case blockstore.OpDelete:
 		return operation{"delete", nil, (*Server).delete}, true
 	case blockstore.OpFence:
-		return operation{"fence", inquirers[1:2], (*Server).fence}, true
+		return operation{"fence", inquirers[1:], (*Server).fence}, true
 	case blockstore.OpInfo:
 		return operation{"info", inquirers, (*Server).info}, true
+	case blockstore.OpReport:
+		return operation{"report", repairers, (*Server).report}, true
+	case blockstore.OpHint:
+		return operation{"hint", inquirers[1:2], (*Server).hint}, true
+	case blockstore.OpUpkeep:
+		return operation{"upkeep", inquirers, (*Server).upkeep}, true
 	}
 	return operation{}, false
 }
@@ -113,6 +134,9 @@ func (s *Server) get(ctx context.Context, call *wire.Call) error {
 	}
 	st, err := s.store(r.Disk)
 	if err != nil {
+		return err
+	}
+	if err := s.admit(ctx, call, blockstore.RoleGateway, r.Disk, r.Key.PG, 0); err != nil {
 		return err
 	}
 	data, err := st.Get(ctx, r.Key, int(r.Offset), int(r.Length))
@@ -191,7 +215,13 @@ func (s *Server) fence(ctx context.Context, call *wire.Call) error {
 	if err != nil {
 		return err
 	}
-	return st.Fence(ctx, segment.DecodeEpochs(call.Payload))
+	epochs := segment.DecodeEpochs(call.Payload)
+	for _, e := range epochs {
+		if err := s.admit(ctx, call, blockstore.RoleMeta, r.Disk, e.PG, e.Epoch); err != nil {
+			return err
+		}
+	}
+	return st.Fence(ctx, epochs)
 }
 
 func (s *Server) info(_ context.Context, call *wire.Call) error {

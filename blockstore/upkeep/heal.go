@@ -1,0 +1,366 @@
+package upkeep
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/rackfs/rackfs/blockstore/segment"
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// survey is what a scan of a group found.
+type survey struct {
+	scanned               uint64
+	missing, missingBytes uint64
+	spare                 []uint64 // missing, by what is left of their redundancy: 0..m
+	pending, damaged      uint64
+	absent                []string // members that did not answer
+	vouched               bool
+	foreign               bool  // something was answered by other metadata
+	err                   error // why blocks were not answered for
+}
+
+// complete reports whether the group lacks nothing here, and is known to.
+func (s *survey) complete() bool {
+	return s.missing+s.pending+s.damaged == 0 && len(s.absent) == 0 && s.vouched && !s.foreign && s.err == nil
+}
+
+// scan reads the lists of a group and hands out what this store lacks of blocks that exist, and what is pending.
+func (k *Keeper) scan(ctx context.Context, v view, g *group, i int, missing func(lack) error) (*survey, error) {
+	ls, err := k.lists(ctx, v, g, i)
+	if err != nil {
+		return nil, err
+	}
+	s := &survey{spare: make([]uint64, g.m+1)}
+	var batch []lack
+	flush := func() error {
+		ids := make([]uint64, len(batch))
+		for j := range batch {
+			ids[j] = batch[j].block
+		}
+		a := k.ask(ctx, ids)
+		if a.err != nil {
+			s.err = a.err
+			if ctx.Err() != nil {
+				return vfs.Wrap("upkeep.scan", ctx.Err())
+			}
+		}
+		s.foreign = s.foreign || len(a.other) > 0
+		for _, l := range batch {
+			st, _, ok := a.of(l.block)
+			switch {
+			case !ok:
+			case st.in(g.pg.Id):
+				if err := missing(l); err != nil {
+					return err
+				}
+				s.missing++
+				s.missingBytes += uint64(l.shape.ShardLen)
+				if l.spare >= 0 {
+					s.spare[min(l.spare, g.m)]++
+				}
+			case st.state == metapb.BlockState_BLOCK_LEASED && l.older:
+				s.pending++
+			}
+		}
+		batch = batch[:0]
+		return nil
+	}
+	sources := ls.all()
+	err = merge(ctx, sources, func(b *seen) error {
+		s.scanned++
+		l, ok := b.lacks(g, i)
+		if !ok {
+			return nil
+		}
+		if batch = append(batch, l); len(batch) == askBatch {
+			return flush()
+		}
+		return nil
+	})
+	if err == nil {
+		err = flush()
+	}
+	if err == nil {
+		err = ls.targets[i].err
+	}
+	if err != nil {
+		return nil, err
+	}
+	for j, t := range ls.targets {
+		if t.err != nil {
+			s.absent = append(s.absent, v.target(g.pg.Slots[j].Store).String()+": "+t.err.Error())
+		}
+	}
+	s.vouched = ls.vouched()
+	k.o.Metrics.Scanned.Add(float64(s.scanned))
+	return s, nil
+}
+
+// survey scans a group without repairing anything.
+func (k *Keeper) survey(ctx context.Context, v view, g *group, i int) (*survey, error) {
+	k.progress(g, i, func(p *GroupStatus) { p.State = StateScanning })
+	var hopeless []lack // a few of them, to be told of
+	n := uint64(0)
+	s, err := k.scan(ctx, v, g, i, func(l lack) error {
+		if l.spare < 0 {
+			if n++; len(hopeless) < damageTold {
+				hopeless = append(hopeless, l)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		k.progress(g, i, func(p *GroupStatus) { p.State, p.Error = StateIncomplete, err.Error() })
+		return nil, err
+	}
+	if len(s.absent) == 0 {
+		s.missing -= n
+		s.damaged = n
+		for _, l := range hopeless {
+			k.damage(ctx, v, g, l, vfs.Errorf(vfs.KindNotFound, "upkeep.survey", "%d shards are left, %d are needed", len(l.slots), l.shape.Data))
+		}
+	}
+	k.progress(g, i, func(p *GroupStatus) { p.surveyed(s) })
+	return s, nil
+}
+
+// job is a group in a pass of the healer.
+type job struct {
+	g       *group
+	slot    int
+	survey  *survey
+	rebuilt uint64
+	damaged uint64
+	err     error
+}
+
+// Heal checks the shards that were reported, surveys the groups that are marked, and repairs what they lack. It
+// returns when all that can be done now is done.
+func (k *Keeper) Heal(ctx context.Context) error {
+	k.healing.Lock()
+	defer k.healing.Unlock()
+	m, err := k.refresh(ctx)
+	if err == nil {
+		err = k.own(m)
+	}
+	k.noteHeal(err)
+	if err != nil {
+		return err // marks stay
+	}
+	v := view{m, k.peers}
+	if err := k.heal(ctx, v); err != nil {
+		k.noteHeal(err)
+		return err
+	}
+	return nil
+}
+
+func (k *Keeper) heal(ctx context.Context, v view) error {
+	if err := k.checkSuspects(ctx, v); err != nil {
+		return err
+	}
+	var jobs []*job
+	for _, pg := range k.takeMarked() {
+		g := v.groups[pg]
+		if g == nil || g.slotOf(k.o.ID) < 0 {
+			k.forget(pg)
+			continue
+		}
+		jobs = append(jobs, &job{g: g, slot: g.slotOf(k.o.ID)})
+	}
+	for n, j := range jobs {
+		if j.survey, j.err = k.survey(ctx, v, j.g, j.slot); ctx.Err() != nil {
+			k.putBack(jobs[n:])
+			return vfs.Wrap("upkeep.heal", ctx.Err())
+		}
+		if err := k.checkSuspects(ctx, v); err != nil {
+			k.putBack(jobs)
+			return err
+		}
+	}
+	if err := k.repair(ctx, v, jobs); err != nil {
+		k.putBack(jobs)
+		return err
+	}
+	for _, j := range jobs {
+		if j.err == nil && j.rebuilt > 0 {
+			j.survey, j.err = k.survey(ctx, v, j.g, j.slot)
+		}
+		if err := k.conclude(ctx, j); err != nil {
+			k.putBack(jobs)
+			return err
+		}
+	}
+	return nil
+}
+
+// conclude ends a group's turn in a pass.
+func (k *Keeper) conclude(ctx context.Context, j *job) error {
+	switch {
+	case ctx.Err() != nil:
+		return vfs.Wrap("upkeep.heal", ctx.Err())
+	case j.err == nil && j.damaged == 0 && j.survey.complete():
+		if j.g.unfinished(j.slot) {
+			if j.err = k.filled(ctx, j.g, j.slot); j.err == nil {
+				k.log.Info("upkeep: slot filled", "store", k.o.ID, "pg", j.g.pg.Id, "slot", j.slot, "epoch", j.g.pg.Epoch)
+				k.o.Metrics.Filled.Inc()
+			}
+		}
+	default:
+		k.putOff(j.g.pg.Id)
+	}
+	k.progress(j.g, j.slot, func(p *GroupStatus) {
+		p.Damaged += j.damaged
+		switch {
+		case j.err != nil:
+			p.State, p.Error = StateIncomplete, j.err.Error()
+		case j.damaged > 0 || !j.survey.complete():
+			p.State = StateIncomplete
+		default:
+			p.State = StateClean
+		}
+	})
+	if j.err != nil {
+		k.log.Warn("upkeep: a placement group could not be repaired, it will be tried again", "store", k.o.ID, "pg", j.g.pg.Id, "err", j.err)
+		k.putOff(j.g.pg.Id)
+	}
+	return nil
+}
+
+// repair rebuilds what the surveys found, those blocks first that can lose the least.
+func (k *Keeper) repair(ctx context.Context, v view, jobs []*job) error {
+	var bytes uint64
+	levels := 0
+	for _, j := range jobs {
+		if j.survey != nil {
+			bytes += j.survey.missingBytes
+			levels = max(levels, len(j.survey.spare))
+		}
+	}
+	if bytes == 0 {
+		return nil
+	}
+	k.beginRepair(bytes)
+	defer k.endRepair()
+	for level := range levels {
+		// Among groups, those with the most such blocks first.
+		at := func(j *job) uint64 {
+			if j.survey == nil || level >= len(j.survey.spare) {
+				return 0
+			}
+			return j.survey.spare[level]
+		}
+		order := slices.Clone(jobs)
+		slices.SortStableFunc(order, func(a, b *job) int { return cmp.Compare(at(b), at(a)) })
+		for _, j := range order {
+			if at(j) == 0 || j.err != nil {
+				continue
+			}
+			if err := k.repairLevel(ctx, v, j, level); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// repairLevel rebuilds what a group lacks of the blocks with the given redundancy left. An error is one that other groups would
+// meet too.
+func (k *Keeper) repairLevel(ctx context.Context, v view, j *job, level int) error {
+	k.progress(j.g, j.slot, func(p *GroupStatus) { p.State = StateRebuilding })
+	var mu sync.Mutex // guards j.rebuilt and j.damaged
+	workers, wctx := errgroup.WithContext(ctx)
+	workers.SetLimit(k.o.Workers)
+	_, err := k.scan(wctx, v, j.g, j.slot, func(l lack) error {
+		if min(l.spare, j.g.m) != level {
+			return nil
+		}
+		workers.Go(func() error {
+			n, err := k.rebuild(wctx, v, j.g, j.slot, l, false)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err == nil:
+				j.rebuilt++
+				k.repaired(j.g, j.slot, n)
+			case wctx.Err() != nil:
+				return wctx.Err()
+			default:
+				return k.failed(wctx, v, j, l, err)
+			}
+			return nil
+		})
+		return wctx.Err()
+	})
+	if werr := workers.Wait(); werr != nil {
+		err = werr
+	}
+	switch {
+	case err == nil || vfs.KindOf(err) == vfs.KindFenced:
+		j.err = err
+		return nil
+	case ctx.Err() != nil:
+		return vfs.Wrap("upkeep.repair", ctx.Err())
+	}
+	return err
+}
+
+// failed classifies the failure of one rebuild. An error ends the repair.
+func (k *Keeper) failed(ctx context.Context, v view, j *job, l lack, err error) error {
+	switch vfs.KindOf(err) {
+	case vfs.KindNotFound, vfs.KindCorrupt, vfs.KindExists:
+		j.damaged++
+		k.damage(ctx, v, j.g, l, err)
+		return nil
+	case vfs.KindUnavailable:
+		// The survey that follows finds it missing.
+		k.log.Debug("upkeep: a shard cannot be rebuilt now", "store", k.o.ID, "pg", j.g.pg.Id, "block", l.block, "err", err)
+		return nil
+	}
+	return err
+}
+
+// putBack marks the groups of a pass that was ended early.
+func (k *Keeper) putBack(jobs []*job) {
+	for _, j := range jobs {
+		k.putOff(j.g.pg.Id)
+	}
+}
+
+// takeMarked empties the set of marked groups.
+func (k *Keeper) takeMarked() []uint32 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var out []uint32
+	for pg := range k.marked {
+		out = append(out, pg)
+	}
+	clear(k.marked)
+	slices.Sort(out)
+	return out
+}
+
+// beginRepair and endRepair enclose what the estimate of the remaining time is made from.
+func (k *Keeper) beginRepair(bytes uint64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.status.Repair = RepairStatus{Running: true, Since: time.Now(), Bytes: bytes}
+}
+
+func (k *Keeper) endRepair() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.status.Repair.Running = false
+}
+
+// keyOf is the shard of a slot.
+func keyOf(pg uint32, block uint64, slot int) segment.Key {
+	return segment.Key{PG: pg, Block: block, Shard: uint8(slot)}
+}

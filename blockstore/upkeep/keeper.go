@@ -1,0 +1,269 @@
+package upkeep
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rackfs/rackfs/blockstore/segment"
+	"github.com/rackfs/rackfs/blockstore/server"
+	"github.com/rackfs/rackfs/blockstore/store"
+	"github.com/rackfs/rackfs/blockstore/stripe"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// Defaults of Options.
+const (
+	DefaultCollectInterval = time.Hour
+	DefaultCheckInterval   = 6 * time.Hour
+	DefaultRetry           = time.Minute
+	DefaultMapInterval     = 10 * time.Second
+	DefaultScrubPeriod     = 14 * 24 * time.Hour
+	DefaultWorkers         = 4
+	DefaultBytesPerSecond  = 64 << 20
+)
+
+// queueMax bounds each of the queues of reports and hints.
+const queueMax = 1 << 16
+
+// Store is the store that is kept. *store.Store is one.
+type Store interface {
+	Info() store.Info
+	List(ctx context.Context, pg uint32, after *segment.Key, limit int) ([]store.Entry, bool, error)
+	Get(ctx context.Context, k segment.Key, off, n int) (store.Range, error)
+	Stat(ctx context.Context, k segment.Key) (store.Entry, segment.Owner, error)
+	Put(ctx context.Context, p *store.Put) error
+	Delete(ctx context.Context, keys []segment.Key) (int, error)
+	Fence(ctx context.Context, epochs []segment.Epoch) error
+}
+
+// Options configures a Keeper. Store, ID, Meta and Dial have no default.
+type Options struct {
+	Store Store
+	ID    uint32 // of the store in the cluster map, and its disk number at its block server
+	Meta  Metadata
+	// Dial makes a way to another block server, as a peer of role block with the name that this store's node has in the map.
+	Dial func(node, address string) Conn
+
+	CollectInterval time.Duration // between passes of the collector
+	CheckInterval   time.Duration // between surveys of all groups
+	Retry           time.Duration // until what was not complete is tried again
+	MapInterval     time.Duration // between looks at the map
+	// Scrub makes a pass over all live shards in about the given time. It tells Report of the bad ones. Nil: there is none.
+	Scrub       func(ctx context.Context, period time.Duration) error
+	ScrubPeriod time.Duration
+
+	Workers        int   // blocks rebuilt at once
+	BytesPerSecond int64 // read for repair; < 0: no limit
+
+	Logger  *slog.Logger
+	Metrics *Metrics
+}
+
+func (o Options) withDefaults() Options {
+	for _, d := range []struct {
+		v   *time.Duration
+		def time.Duration
+	}{
+		{&o.CollectInterval, DefaultCollectInterval}, {&o.CheckInterval, DefaultCheckInterval}, {&o.Retry, DefaultRetry},
+		{&o.MapInterval, DefaultMapInterval}, {&o.ScrubPeriod, DefaultScrubPeriod},
+	} {
+		if *d.v <= 0 {
+			*d.v = d.def
+		}
+	}
+	if o.Workers <= 0 {
+		o.Workers = DefaultWorkers
+	}
+	if o.BytesPerSecond == 0 {
+		o.BytesPerSecond = DefaultBytesPerSecond
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	if o.Metrics == nil {
+		o.Metrics = NewMetrics(nil, nil)
+	}
+	return o
+}
+
+// Keeper does the background work of one store.
+type Keeper struct {
+	o      Options
+	log    *slog.Logger
+	peers  *peers
+	stripe *stripe.Client
+	limit  *limiter
+
+	cmap       atomic.Pointer[clusterMap]
+	refreshing sync.Mutex
+
+	// One pass of each kind at a time.
+	collecting, healing sync.Mutex
+
+	mu     sync.Mutex          // guards the following
+	marked map[uint32]struct{} // groups to survey
+	again  map[uint32]struct{} // groups to survey after Retry
+	status status              // what StatusJSON shows
+	groups map[uint32]*GroupStatus
+
+	suspects *queue // shards to check and rebuild
+	hints    *queue // blocks that may be dead
+
+	cancel context.CancelFunc // of the loops; nil before Start
+	wg     sync.WaitGroup
+}
+
+var _ server.Upkeep = (*Keeper)(nil)
+
+// New makes a Keeper. It does nothing by itself before Start.
+func New(o Options) (*Keeper, error) {
+	if o.Store == nil || o.Meta == nil || o.Dial == nil || o.ID == 0 {
+		return nil, vfs.Errorf(vfs.KindInvalid, "upkeep.new", "a store, its id, the metadata and a way to other nodes are needed")
+	}
+	o = o.withDefaults()
+	k := &Keeper{
+		o: o, log: o.Logger, limit: newLimiter(o.BytesPerSecond),
+		peers:  &peers{dial: o.Dial, conns: map[string]peer{}},
+		marked: map[uint32]struct{}{}, again: map[uint32]struct{}{}, groups: map[uint32]*GroupStatus{},
+		suspects: newQueue(), hints: newQueue(),
+	}
+	k.stripe = stripe.New(stripe.Options{Logger: o.Logger})
+	return k, nil
+}
+
+// Start begins the background work. Close ends it.
+func (k *Keeper) Start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	k.cancel = cancel
+	k.wg.Go(func() { k.watch(ctx) })
+	k.wg.Go(func() { k.healer(ctx) })
+	k.wg.Go(func() { k.collector(ctx) })
+	if k.o.Scrub != nil {
+		k.wg.Go(func() { k.scrubber(ctx) })
+	}
+}
+
+// Close ends the work, wherever it is, and the connections.
+func (k *Keeper) Close() {
+	if k.cancel != nil {
+		k.cancel()
+	}
+	k.wg.Wait()
+	k.peers.close()
+}
+
+// watch follows the map.
+func (k *Keeper) watch(ctx context.Context) {
+	t := time.NewTicker(k.o.MapInterval)
+	defer t.Stop()
+	for {
+		if _, err := k.refresh(ctx); err != nil && ctx.Err() == nil {
+			k.log.Debug("upkeep: the cluster map cannot be read", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
+}
+
+// healer surveys and repairs what is marked.
+func (k *Keeper) healer(ctx context.Context) {
+	retry, check := time.NewTicker(k.o.Retry), time.NewTicker(k.o.CheckInterval)
+	defer retry.Stop()
+	defer check.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-k.suspects.wake:
+		case <-retry.C:
+			k.repeat()
+		case <-check.C:
+			k.markAll()
+		}
+		if err := k.Heal(ctx); err != nil && ctx.Err() == nil {
+			k.log.Warn("upkeep: repair stopped, it will be tried again", "store", k.o.ID, "err", err)
+		}
+	}
+}
+
+// collector deletes what is dead.
+func (k *Keeper) collector(ctx context.Context) {
+	t := time.NewTicker(k.o.CollectInterval)
+	defer t.Stop()
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return
+		case <-k.hints.wake:
+			_, err = k.CollectHinted(ctx)
+		case <-t.C:
+			_, err = k.Collect(ctx)
+		}
+		if err != nil && ctx.Err() == nil {
+			k.log.Warn("upkeep: collection stopped, nothing is lost by that; it will be tried again", "store", k.o.ID, "err", err)
+		}
+	}
+}
+
+func (k *Keeper) scrubber(ctx context.Context) {
+	for ctx.Err() == nil {
+		start := time.Now()
+		err := k.o.Scrub(ctx, k.o.ScrubPeriod)
+		k.scrubbed(start, err)
+		if err != nil && ctx.Err() == nil {
+			k.log.Warn("upkeep: scrub stopped, it will be tried again", "store", k.o.ID, "err", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(max(k.o.Retry, k.o.ScrubPeriod-time.Since(start))):
+		}
+	}
+}
+
+// mark has a group surveyed.
+func (k *Keeper) mark(pg uint32) {
+	k.mu.Lock()
+	k.marked[pg] = struct{}{}
+	k.mu.Unlock()
+	k.suspects.ring()
+}
+
+func (k *Keeper) markAll() {
+	if m := k.clusterMap(); m != nil {
+		for id, g := range m.groups {
+			if g.slotOf(k.o.ID) >= 0 {
+				k.mark(id)
+			}
+		}
+	}
+}
+
+// repeat marks what was put off.
+func (k *Keeper) repeat() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for pg := range k.again {
+		k.marked[pg] = struct{}{}
+	}
+	clear(k.again)
+	k.suspects.restore()
+}
+
+func (k *Keeper) putOff(pg uint32) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.again[pg] = struct{}{}
+}
+
+// Report implements server.Upkeep: shards that may be bad or missing are checked.
+func (k *Keeper) Report(keys []segment.Key) { k.suspects.add(keys) }
+
+// Hint implements server.Upkeep: blocks that may be dead are asked for.
+func (k *Keeper) Hint(keys []segment.Key) { k.hints.add(keys) }
