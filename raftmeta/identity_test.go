@@ -173,8 +173,8 @@ func TestWrongBackend(t *testing.T) {
 	c.start(0)
 }
 
-// pkiCluster makes every connection one of mutual TLS.
-func pkiCluster(t *testing.T, mode wire.Mode) (*cluster, func(name string, roles ...string) func(node string) wire.Security) {
+// pkiCluster makes every connection one of mutual TLS. Without shards there is shard 1.
+func pkiCluster(t *testing.T, mode wire.Mode, shards ...uint16) (*cluster, func(name string, roles ...string) func(node string) wire.Security) {
 	ca, err := pki.NewCA("test", time.Now())
 	if err != nil {
 		t.Fatal(err)
@@ -190,7 +190,10 @@ func pkiCluster(t *testing.T, mode wire.Mode) (*cluster, func(name string, roles
 		id := issue(name, roles...)
 		return func(node string) wire.Security { return wire.Security{Mode: mode, TLS: id.ClientTLS(node)} }
 	}
-	c := newCluster(t, 3, []uint16{1}, func(i int, o *Options) {
+	if len(shards) == 0 {
+		shards = []uint16{1}
+	}
+	c := newCluster(t, 3, shards, func(i int, o *Options) {
 		name := []string{"m0", "m1", "m2"}[i]
 		o.Security = wire.Security{Mode: mode, TLS: issue(name, "meta").ServerTLS()}
 		o.ClientSecurity = as(name, "meta")

@@ -29,18 +29,26 @@ const (
 const (
 	RoleGateway = "gateway"
 	RoleAdmin   = "admin"
+	RoleBlock   = "block"
 )
 
-// mayCall reports whether a peer with these roles may call op. Everything that is in the metadata can be read
-// with OpQuery, the keys of file handles among it, so that a block server's certificate opens nothing here.
+// trusted reports whether a peer may read and change everything that the metadata is.
+func trusted(p wire.Peer) bool {
+	return p.HasRole(mux.RoleMeta) || p.HasRole(RoleGateway) || p.HasRole(RoleAdmin)
+}
+
+// mayCall reports whether a peer with these roles may call op. A block server may ask and propose only what
+// is in blockrole.go: everything that is in the metadata can be read with OpQuery, the keys of file handles among it.
 func mayCall(p wire.Peer, op wire.Op) bool {
 	switch op {
 	case OpTerm, OpReplica, OpMember, OpDiffer: // between voters
 		return p.HasRole(mux.RoleMeta)
 	case OpRenew:
 		return p.HasRole(RoleGateway) || p.HasRole(RoleAdmin)
-	case OpInfo, OpPropose, OpQuery, OpLeader:
-		return p.HasRole(mux.RoleMeta) || p.HasRole(RoleGateway) || p.HasRole(RoleAdmin)
+	case OpInfo:
+		return trusted(p)
+	case OpPropose, OpQuery, OpLeader:
+		return trusted(p) || p.HasRole(RoleBlock)
 	}
 	return true // serve refuses what it does not know
 }
@@ -133,6 +141,18 @@ func (s *Server) servePropose(ctx context.Context, call *wire.Call) error {
 			return err
 		}
 	}
+	if !trusted(call.Peer) {
+		if err := sh.checkBlockCommands(ctx, call.Peer.Name, cmds); vfs.KindOf(err) == vfs.KindChanged {
+			// It is the commands' result, as it would be the state machine's: the caller is not to try the same again.
+			reply := &metapb.ProposeReply{}
+			for range cmds {
+				reply.Results = append(reply.Results, &metapb.Result{Kind: uint32(vfs.KindChanged), Text: err.Error()})
+			}
+			return answer(call, reply)
+		} else if err != nil {
+			return err
+		}
+	}
 	done := s.metrics.time(sh.id, "propose", len(cmds))
 	defer done()
 	results, errs, err := sh.propose(ctx, cmds)
@@ -162,6 +182,11 @@ func (s *Server) serveQuery(ctx context.Context, call *wire.Call) error {
 		qs[i] = new(metapb.Query)
 		if err := qs[i].UnmarshalVT(enc); err != nil {
 			return vfs.Errorf(vfs.KindInvalid, "raftmeta.query", "malformed query: %w", err)
+		}
+		if !trusted(call.Peer) {
+			if err := checkBlockQuery(call.Peer.Name, qs[i]); err != nil {
+				return err
+			}
 		}
 	}
 	done := s.metrics.time(sh.id, "query", len(qs))

@@ -17,7 +17,7 @@ type clusterMap struct {
 	version uint64
 	stores  map[uint32]*metapb.Store
 	groups  map[uint32]*group
-	last    uint32 // the highest id of a group
+	last    uint32 // the highest id that a group has had
 }
 
 // group is a placement group as the map has it.
@@ -33,6 +33,7 @@ func newClusterMap(r *metapb.ClusterMapR) *clusterMap {
 		m.stores[s.Id] = s
 	}
 	for _, p := range r.Pools {
+		m.last = max(m.last, p.LastPg)
 		for _, pg := range p.Pgs {
 			k := p.K
 			if pg.K != 0 {
@@ -113,9 +114,6 @@ func (k *Keeper) refresh(ctx context.Context) (*clusterMap, error) {
 		return old, nil
 	}
 	m := newClusterMap(answer)
-	if old != nil {
-		m.last = max(m.last, old.last) // groups that were removed may have left shards
-	}
 	k.cmap.Store(m)
 	for id, g := range m.groups {
 		if g.slotOf(k.o.ID) >= 0 && (old == nil || !g.equal(old.groups[id])) {

@@ -144,12 +144,36 @@ func (k *Keeper) filled(ctx context.Context, g *group, i int) error {
 	if mine := k.o.Store.Info().MetadataIncarnation; is != mine {
 		return vfs.Errorf(vfs.KindIncompatible, "upkeep.filled", "the cluster map has incarnation %d, this store is of %d: no slot is declared filled until an operator allows it", is, mine)
 	}
-	pg := g.pg.CloneVT()
-	pg.Slots[i].Filling, pg.Slots[i].Previous = false, 0
+	for try := 0; ; try++ {
+		pg := g.pg.CloneVT()
+		pg.Slots[i].Filling, pg.Slots[i].Previous = false, 0
+		err := k.changePG(ctx, g.pool, pg)
+		if vfs.KindOf(err) != vfs.KindChanged || try == filledTries {
+			return vfs.Wrap("upkeep.filled", err)
+		}
+		// Another member may have ended its filling, which leaves the epoch, and what the survey proved.
+		m, rerr := k.refresh(ctx)
+		if rerr != nil {
+			return vfs.Wrap("upkeep.filled", rerr)
+		}
+		now := m.groups[g.pg.Id]
+		if now == nil || now.pg.Epoch != g.pg.Epoch || now.slotOf(k.o.ID) != i {
+			return vfs.Wrap("upkeep.filled", err)
+		}
+		if g = now; !g.unfinished(i) {
+			return nil
+		}
+	}
+}
+
+// filledTries bounds how often a change of a group is tried again because others changed it too.
+const filledTries = 5
+
+func (k *Keeper) changePG(ctx context.Context, pool uint32, pg *metapb.PlacementGroup) error {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	_, err = k.o.Meta.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_ChangePgs{ChangePgs: &metapb.ChangePGs{
-		Pool: g.pool, Changes: []*metapb.PGChange{{ExpectEpoch: pg.Epoch, Pg: pg}},
+	_, err := k.o.Meta.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_ChangePgs{ChangePgs: &metapb.ChangePGs{
+		Pool: pool, Changes: []*metapb.PGChange{{ExpectEpoch: pg.Epoch, Pg: pg}},
 	}}})
-	return vfs.Wrap("upkeep.filled", err)
+	return err
 }
