@@ -63,6 +63,9 @@ func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	if cfg.GCGrace == 0 {
 		cfg.GCGrace = DefaultGCGrace
 	}
+	if cfg.CollectInterval == 0 {
+		cfg.CollectInterval = DefaultCollectInterval
+	}
 	c := &Cluster{cfg: cfg, log: cfg.Logger, reg: prometheus.NewRegistry(), failed: make(chan error, 1)}
 	c.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	defer func() {
@@ -146,7 +149,10 @@ func (c *Cluster) start(ctx context.Context) error {
 		Rules:         c.cfg.rules(), Lease: c.cfg.Lease, Release: release(), Capacity: c.capacity,
 		Registerer: c.reg, Logger: c.log,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return c.startUpkeep()
 }
 
 // Close stops the cluster in reverse order of its start. When ctx ends first,
@@ -165,6 +171,9 @@ func (c *Cluster) Close(ctx context.Context) error {
 		errs = append(errs, c.gateway.Stop(ctx))
 	}
 	c.serving.Wait()
+	for _, s := range c.stores {
+		s.endUpkeep()
+	}
 	if c.meta != nil {
 		c.meta.Close()
 	}
@@ -253,7 +262,12 @@ func (c *Cluster) status() status {
 			s.Stores = append(s.Stores, storeStatus{Node: n.name, Info: "not running: " + n.err.Error()})
 			continue
 		}
-		s.Stores = append(s.Stores, storeStatus{Node: n.name, Info: n.store.Info()})
+		st := storeStatus{Node: n.name, Info: n.store.Info()}
+		if k := n.keeper.Load(); k != nil {
+			work := k.Status()
+			st.Upkeep = &work
+		}
+		s.Stores = append(s.Stores, st)
 	}
 	for _, e := range c.gateway.Exports() {
 		s.Exports = append(s.Exports, exportStatus{Path: e.Path, FS: e.FSID})

@@ -45,6 +45,8 @@ type Config struct {
 	Lease      time.Duration // 0: DefaultLease
 	GCGrace    time.Duration // how long unused blocks stay; 0: DefaultGCGrace
 	Encrypt    bool          // block data between gateway and stores
+	// CollectInterval is between the passes in which a store deletes what is dead; 0: DefaultCollectInterval.
+	CollectInterval time.Duration
 
 	Logger *slog.Logger // nil: none
 

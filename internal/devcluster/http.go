@@ -12,6 +12,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/rackfs/rackfs/blockstore/upkeep"
 )
 
 // httpServer serves health, status and metrics. It changes nothing and tells
@@ -38,8 +40,9 @@ type shardStatus struct {
 }
 
 type storeStatus struct {
-	Node string `json:"node"`
-	Info any    `json:"info"`
+	Node   string         `json:"node"`
+	Info   any            `json:"info"`
+	Upkeep *upkeep.Status `json:"upkeep,omitempty"`
 }
 
 type exportStatus struct {

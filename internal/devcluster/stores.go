@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -15,6 +16,8 @@ import (
 	"github.com/rackfs/rackfs/blockstore/segment"
 	"github.com/rackfs/rackfs/blockstore/server"
 	"github.com/rackfs/rackfs/blockstore/store"
+	"github.com/rackfs/rackfs/blockstore/upkeep"
+	"github.com/rackfs/rackfs/internal/pki"
 	"github.com/rackfs/rackfs/internal/wire"
 	"github.com/rackfs/rackfs/placement"
 	"github.com/rackfs/rackfs/raftmeta"
@@ -38,6 +41,10 @@ type blockNode struct {
 	err   error        // why
 	wire  *wire.Server
 	done  sync.WaitGroup
+
+	identity *pki.Identity
+	meta     *raftmeta.Client // of the keeper
+	keeper   atomic.Pointer[upkeep.Keeper]
 }
 
 // startStores starts all that can start. A cluster of which stores are missing
@@ -92,7 +99,8 @@ func (c *Cluster) startStore(ctx context.Context, n *blockNode, cache *pebble.Ca
 	if err != nil {
 		return errors.Join(err, s.Close())
 	}
-	h := server.New(map[uint32]*store.Store{n.id: s}, server.Options{Logger: c.log})
+	h := server.New(map[uint32]*store.Store{n.id: s}, server.Options{Logger: c.log, Upkeep: n.upkeep})
+	n.identity = id
 	n.store, n.addr = s, ln.Addr().String()
 	n.wire = wire.NewServer(h.Handle, wire.ServerOptions{Security: wire.Security{Mode: c.cfg.dataMode(), TLS: id.ServerTLS()}, Logger: c.log})
 	n.done.Go(func() {
