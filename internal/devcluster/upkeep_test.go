@@ -1,0 +1,149 @@
+package devcluster
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/rackfs/rackfs/blockstore/upkeep"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+func fileContent(i int) []byte {
+	rng := rand.NewChaCha8([32]byte{byte(i), 0x55})
+	p := make([]byte, []int{8 << 10, 100 << 10, 1 << 20, 5<<20 + 99}[i%4])
+	_, _ = rng.Read(p)
+	return p
+}
+
+func writeFile(t *testing.T, fs vfs.FS, name string, data []byte) {
+	t.Helper()
+	mode := uint32(0o644)
+	f, err := fs.Create(t.Context(), &vfs.Root, vfs.RootIno, name, vfs.CreateArgs{Attr: vfs.SetAttr{Mode: &mode}, Open: vfs.OpenWrite})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for off := 0; off < len(data); off += 1 << 20 {
+		if _, _, err := fs.Write(t.Context(), &vfs.Root, f.Attr.Ino, uint64(off), data[off:min(off+1<<20, len(data))], vfs.FileSync); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := fs.Close(t.Context(), f.Attr.Ino, vfs.OpenWrite); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func checkFile(t *testing.T, fs vfs.FS, name string, want []byte) {
+	t.Helper()
+	f, err := fs.Lookup(t.Context(), &vfs.Root, vfs.RootIno, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, 0, len(want)+1)
+	buf := make([]byte, 1<<20)
+	for {
+		n, eof, err := fs.Read(t.Context(), f.Ino, uint64(len(got)), buf)
+		if err != nil {
+			t.Fatalf("%s at %d: %v", name, len(got), err)
+		}
+		if got = append(got, buf[:n]...); eof || n == 0 {
+			break
+		}
+	}
+	if !bytes.Equal(got, want) {
+		t.Fatalf("%s: %d bytes that are not the %d written", name, len(got), len(want))
+	}
+}
+
+func (c *Cluster) used() (total int64) {
+	for _, n := range c.stores {
+		total += n.store.Info().Used
+	}
+	return total
+}
+
+func (c *Cluster) keepers() (out []upkeep.Status) {
+	for _, n := range c.stores {
+		out = append(out, n.keeper.Load().Status())
+	}
+	return out
+}
+
+// The space of deleted files comes back, the others stay as they are, over restarts too; and the status says what is done.
+func TestSpaceOfDeletedFiles(t *testing.T) {
+	cfg := Config{DataDir: filepath.Join(t.TempDir(), "data"), NFSAddr: "127.0.0.1:0", GCGrace: time.Second, CollectInterval: 100 * time.Millisecond}
+	start := func() *Cluster {
+		t.Helper()
+		c, err := Start(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	stop := func(c *Cluster) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := c.Close(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := start()
+	fs := c.gateway.Exports()[0].FS
+	const files = 24
+	for i := range files / 2 {
+		writeFile(t, fs, fmt.Sprintf("f%d", i), fileContent(i))
+	}
+	half := c.used()
+	for i := files / 2; i < files; i++ {
+		writeFile(t, fs, fmt.Sprintf("f%d", i), fileContent(i))
+	}
+	full := c.used()
+	for i := files / 2; i < files; i++ {
+		if _, err := fs.Remove(t.Context(), &vfs.Root, vfs.RootIno, fmt.Sprintf("f%d", i), vfs.RemoveAny); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, fmt.Sprintf("fall from %d to the %d bytes of the files that are left", full, half), func() bool { return c.used() <= half })
+	if c.used() < half {
+		t.Fatalf("%d bytes are used, the files that are left need %d", c.used(), half)
+	}
+	check := func() {
+		t.Helper()
+		for i := range files / 2 {
+			checkFile(t, fs, fmt.Sprintf("f%d", i), fileContent(i))
+		}
+	}
+	check()
+	stop(c)
+
+	c = start()
+	defer func() { stop(c) }()
+	fs = c.gateway.Exports()[0].FS
+	check()
+	eventually(t, "check of all groups", func() bool {
+		for _, s := range c.keepers() {
+			if s.Groups != pgsPerStore*6 || s.Clean != s.Groups || s.Error != "" || s.Collect.Began.IsZero() || s.Collect.Error != "" {
+				return false
+			}
+		}
+		return true
+	})
+	for _, s := range c.keepers() {
+		if s.Missing+s.Pending+s.Damaged+s.Rebuilt != 0 {
+			t.Errorf("status %+v", s)
+		}
+	}
+	if c.used() != half {
+		t.Errorf("%d bytes are used, not %d", c.used(), half)
+	}
+	enc, err := json.Marshal(c.status())
+	if err != nil || !bytes.Contains(enc, []byte(`"clean":48`)) {
+		t.Errorf("%s: %v", enc, err)
+	}
+}
