@@ -45,7 +45,7 @@ type Block struct {
 	Len uint32
 }
 
-// BadShard is a shard that a read found damaged.
+// BadShard is a shard that a read found damaged, or missing (Err is KindNotFound) although it could make it good.
 type BadShard struct {
 	Block  Block
 	Shard  int
@@ -64,7 +64,7 @@ type Options struct {
 	// it is rebuilt on the side.
 	HedgeMin, HedgeMax time.Duration
 
-	// OnBad is told of damaged shards. It must not block.
+	// OnBad is told of damaged and missing shards. It must not block.
 	OnBad   func(BadShard)
 	Logger  *slog.Logger
 	Metrics *Metrics

@@ -48,7 +48,17 @@ func (c *Client) Read(ctx context.Context, m Map, b Block, off int, p []byte) er
 	}
 	c.o.Metrics.Reads.Inc()
 	c.o.Metrics.ReadBytes.Add(float64(len(p)))
+	r.reportMissing()
 	return nil
+}
+
+// reportMissing tells of shards that were not there although the block is. A slot that is being moved may lack them.
+func (r *reader) reportMissing() {
+	for i, st := range r.state {
+		if st.outcome == gone && r.pg.Slots[i].Previous == nil {
+			r.c.o.OnBad(BadShard{Block: r.block, Shard: i, Target: r.pg.Slots[i].Target, Err: st.err})
+		}
+	}
 }
 
 // reader is one Read.

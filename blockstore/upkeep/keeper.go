@@ -51,9 +51,8 @@ type Options struct {
 	CheckInterval   time.Duration // between surveys of all groups
 	Retry           time.Duration // until what was not complete is tried again
 	MapInterval     time.Duration // between looks at the map
-	// Scrub makes a pass over all live shards in about the given time. It tells Report of the bad ones. Nil: there is none.
-	Scrub       func(ctx context.Context, period time.Duration) error
-	ScrubPeriod time.Duration
+	Scrub           Scrub         // nil: there is none
+	ScrubPeriod     time.Duration // of a pass over all shards
 
 	Workers        int   // blocks rebuilt at once
 	BytesPerSecond int64 // read for repair; < 0: no limit
@@ -95,7 +94,9 @@ type Keeper struct {
 	log    *slog.Logger
 	peers  *peers
 	stripe *stripe.Client
-	limit  *limiter
+	// reporter tells other stores of shards of theirs that a repair found bad.
+	reporter *stripe.Reporter
+	limit    *limiter
 
 	cmap       atomic.Pointer[clusterMap]
 	refreshing sync.Mutex
@@ -118,7 +119,7 @@ type Keeper struct {
 
 var _ server.Upkeep = (*Keeper)(nil)
 
-// New makes a Keeper. It does nothing by itself before Start.
+// New makes a Keeper. It does nothing by itself before Start. Close ends it, started or not.
 func New(o Options) (*Keeper, error) {
 	if o.Store == nil || o.Meta == nil || o.Dial == nil || o.ID == 0 {
 		return nil, vfs.Errorf(vfs.KindInvalid, "upkeep.new", "a store, its id, the metadata and a way to other nodes are needed")
@@ -130,7 +131,8 @@ func New(o Options) (*Keeper, error) {
 		marked: map[uint32]struct{}{}, again: map[uint32]struct{}{}, groups: map[uint32]*GroupStatus{},
 		suspects: newQueue(), hints: newQueue(),
 	}
-	k.stripe = stripe.New(stripe.Options{Logger: o.Logger})
+	k.reporter = stripe.NewReporter(newest{k}, o.Logger)
+	k.stripe = stripe.New(stripe.Options{Logger: o.Logger, OnBad: k.reporter.Report})
 	return k, nil
 }
 
@@ -152,6 +154,7 @@ func (k *Keeper) Close() {
 		k.cancel()
 	}
 	k.wg.Wait()
+	k.reporter.Close()
 	k.peers.close()
 }
 
@@ -208,21 +211,6 @@ func (k *Keeper) collector(ctx context.Context) {
 		}
 		if err != nil && ctx.Err() == nil {
 			k.log.Warn("upkeep: collection stopped, nothing is lost by that; it will be tried again", "store", k.o.ID, "err", err)
-		}
-	}
-}
-
-func (k *Keeper) scrubber(ctx context.Context) {
-	for ctx.Err() == nil {
-		start := time.Now()
-		err := k.o.Scrub(ctx, k.o.ScrubPeriod)
-		k.scrubbed(start, err)
-		if err != nil && ctx.Err() == nil {
-			k.log.Warn("upkeep: scrub stopped, it will be tried again", "store", k.o.ID, "err", err)
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(max(k.o.Retry, k.o.ScrubPeriod-time.Since(start))):
 		}
 	}
 }

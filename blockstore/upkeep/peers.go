@@ -106,6 +106,25 @@ func (v view) Caller(node string) (stripe.Caller, error) {
 	return nil, vfs.Errorf(vfs.KindUnavailable, "upkeep.call", "node %q has no address in the cluster map", node)
 }
 
+// newest is the newest map, whichever that is.
+type newest struct{ k *Keeper }
+
+func (n newest) PG(id uint32) (*placement.PG, bool) {
+	if m := n.k.clusterMap(); m != nil {
+		return view{m, n.k.peers}.PG(id)
+	}
+	return nil, false
+}
+
+func (n newest) Writable(uint32) []*placement.PG { return nil }
+
+func (n newest) Caller(node string) (stripe.Caller, error) {
+	if m := n.k.clusterMap(); m != nil {
+		return view{m, n.k.peers}.Caller(node)
+	}
+	return nil, vfs.Errorf(vfs.KindUnavailable, "upkeep.call", "the cluster map is not known yet")
+}
+
 // list reads a page of a store's shards of a group.
 func (v view) list(ctx context.Context, t placement.Target, pg uint32, after *segment.Key) ([]blockstore.ShardInfo, bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)

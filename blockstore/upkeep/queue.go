@@ -90,8 +90,8 @@ type limiter struct {
 
 func newLimiter(perSecond int64) *limiter { return &limiter{perSecond: perSecond} }
 
-// wait waits until n bytes may begin.
-func (l *limiter) wait(ctx context.Context, n int) error {
+// WaitN implements Limiter: it waits until n bytes may begin.
+func (l *limiter) WaitN(ctx context.Context, n int) error {
 	if l.perSecond <= 0 {
 		return nil
 	}

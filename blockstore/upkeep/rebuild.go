@@ -25,7 +25,7 @@ func (k *Keeper) rebuild(ctx context.Context, v view, g *group, slot int, l lack
 			return 0, nil
 		}
 	}
-	if err := k.limit.wait(ctx, l.shape.ShardLen*l.shape.Data); err != nil {
+	if err := k.limit.WaitN(ctx, l.shape.ShardLen*l.shape.Data); err != nil {
 		return 0, err
 	}
 	owner, err := k.owner(ctx, v, g, l)

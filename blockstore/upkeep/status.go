@@ -81,7 +81,7 @@ type RepairStatus struct {
 	ETASeconds     uint64    `json:"eta_seconds"`
 }
 
-// PassStatus is the last pass of the collector or of the scrub.
+// PassStatus is the last pass of the collector.
 type PassStatus struct {
 	Began   time.Time     `json:"began,omitzero"`
 	Took    time.Duration `json:"took_ns"`
@@ -105,17 +105,18 @@ type Status struct {
 	Repair       RepairStatus   `json:"repair"`
 	Error        string         `json:"error,omitempty"` // why nothing is repaired
 	Collect      PassStatus     `json:"collect"`
-	Scrub        PassStatus     `json:"scrub"`
+	Scrub        ScrubStatus    `json:"scrub"`
 	Damages      []Damage       `json:"damages,omitempty"`
 	Unclean      []*GroupStatus `json:"unclean,omitempty"` // groups that are not clean
 }
 
 // status is what Status is made from. Guarded by Keeper.mu.
 type status struct {
-	Repair         RepairStatus
-	Error          string
-	Collect, Scrub PassStatus
-	damages        map[damageKey]Damage
+	Repair  RepairStatus
+	Error   string
+	Collect PassStatus
+	Scrub   ScrubStatus
+	damages map[damageKey]Damage
 }
 
 type damageKey struct {
@@ -250,24 +251,13 @@ func (k *Keeper) noteHeal(err error) {
 	}
 }
 
-func passOf(began time.Time, c Collected, err error) PassStatus {
-	p := PassStatus{Began: began, Took: time.Since(began), Deleted: c}
-	if err != nil {
-		p.Error = err.Error()
-	}
-	return p
-}
-
 func (k *Keeper) collected(began time.Time, c Collected, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.status.Collect = passOf(began, c, err)
-}
-
-func (k *Keeper) scrubbed(began time.Time, err error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.status.Scrub = passOf(began, Collected{}, err)
+	k.status.Collect = PassStatus{Began: began, Took: time.Since(began), Deleted: c}
+	if err != nil {
+		k.status.Collect.Error = err.Error()
+	}
 }
 
 // Metrics are the collectors of a Keeper.
@@ -277,6 +267,7 @@ type Metrics struct {
 	Unanswered                            prometheus.Counter
 	Scanned, Rebuilt, RebuiltBytes        prometheus.Counter
 	Bad, Damaged, Filled                  prometheus.Counter
+	Scrubbed, ScrubbedBytes               prometheus.Counter
 	Missing, Pending, DamagedNow, Unclean prometheus.Gauge
 }
 
@@ -296,18 +287,20 @@ func NewMetrics(r prometheus.Registerer, labels prometheus.Labels) *Metrics {
 	m := &Metrics{
 		Deleted: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "rackfs_upkeep_deleted_shards_total",
 			Help: "Shards deleted, by reason: dead, elsewhere (the block is live in another group), moved.", ConstLabels: labels}, []string{"reason"}),
-		DeletedBytes: counter("deleted_bytes_total", "Bytes of deleted shards."),
-		Unanswered:   counter("unanswered_shards_total", "Shards kept because the metadata did not answer for them, or not this store's metadata."),
-		Scanned:      counter("scanned_blocks_total", "Blocks looked at by surveys and repairs."),
-		Rebuilt:      counter("rebuilt_shards_total", "Shards rebuilt."),
-		RebuiltBytes: counter("rebuilt_bytes_total", "Bytes of rebuilt shards."),
-		Bad:          counter("bad_shards_total", "Reported shards that failed their check here."),
-		Damaged:      counter("damaged_blocks_total", "Blocks found with too few shards left."),
-		Filled:       counter("filled_slots_total", "Slots declared filled."),
-		Missing:      gauge("missing_shards", "Shards that the last surveys found missing."),
-		Pending:      gauge("pending_blocks", "Blocks of the last surveys that are neither live nor dead yet."),
-		DamagedNow:   gauge("damaged_blocks", "Blocks of the last surveys with too few shards left."),
-		Unclean:      gauge("unclean_groups", "Placement groups that lack something, or may."),
+		DeletedBytes:  counter("deleted_bytes_total", "Bytes of deleted shards."),
+		Unanswered:    counter("unanswered_shards_total", "Shards kept because the metadata did not answer for them, or not this store's metadata."),
+		Scanned:       counter("scanned_blocks_total", "Blocks looked at by surveys and repairs."),
+		Rebuilt:       counter("rebuilt_shards_total", "Shards rebuilt."),
+		RebuiltBytes:  counter("rebuilt_bytes_total", "Bytes of rebuilt shards."),
+		Bad:           counter("bad_shards_total", "Reported shards that failed their check here."),
+		Damaged:       counter("damaged_blocks_total", "Blocks found with too few shards left."),
+		Filled:        counter("filled_slots_total", "Slots declared filled."),
+		Scrubbed:      counter("scrubbed_shards_total", "Shards read by the scrub."),
+		ScrubbedBytes: counter("scrubbed_bytes_total", "Bytes read by the scrub."),
+		Missing:       gauge("missing_shards", "Shards that the last surveys found missing."),
+		Pending:       gauge("pending_blocks", "Blocks of the last surveys that are neither live nor dead yet."),
+		DamagedNow:    gauge("damaged_blocks", "Blocks of the last surveys with too few shards left."),
+		Unclean:       gauge("unclean_groups", "Placement groups that lack something, or may."),
 	}
 	if r != nil {
 		r.MustRegister(append(all, m.Deleted)...)

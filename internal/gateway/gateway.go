@@ -40,12 +40,14 @@ type Config struct {
 
 // Gateway serves the cluster's file systems over NFS.
 type Gateway struct {
-	cfg     Config
-	nodes   nodes
-	members memberships
-	volumes []*volume.Volume
-	exports []export.Export
-	nfs     *nfsserver.Server
+	cfg   Config
+	nodes nodes
+	// reporter tells stores of their bad shards; nil before the map is known.
+	reporter *stripe.Reporter
+	members  memberships
+	volumes  []*volume.Volume
+	exports  []export.Export
+	nfs      *nfsserver.Server
 }
 
 // Start brings a gateway up; it does not listen yet (see Serve).
@@ -91,8 +93,10 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 		return g, vfs.Wrap(op, err)
 	}
 	g.nodes = nodes
+	g.reporter = stripe.NewReporter(cmap, cfg.Logger)
 	client := stripe.New(stripe.Options{Logger: cfg.Logger, Metrics: stripe.NewMetrics(cfg.Registerer), OnBad: func(b stripe.BadShard) {
-		cfg.Logger.Warn("damaged shard served by reconstruction", "block", b.Block.ID, "pg", b.Block.PG, "shard", b.Shard, "target", b.Target, "err", b.Err)
+		g.reporter.Report(b)
+		cfg.Logger.Warn("damaged or missing shard served by reconstruction, its store is told", "block", b.Block.ID, "pg", b.Block.PG, "shard", b.Shard, "target", b.Target, "err", b.Err)
 	}})
 
 	r, err = cfg.Meta.Query(ctx, clusterShard, &metapb.Query{Q: &metapb.Query_FileSystems{FileSystems: &metapb.FileSystemsQ{}}})
@@ -171,9 +175,17 @@ func (g *Gateway) Stop(ctx context.Context) error {
 	for _, v := range g.volumes {
 		err = errors.Join(err, v.Shutdown(ctx))
 	}
-	g.members.close()
-	g.nodes.close()
+	g.close()
 	return err
+}
+
+// close ends what serves the volumes.
+func (g *Gateway) close() {
+	g.members.close()
+	if g.reporter != nil {
+		g.reporter.Close()
+	}
+	g.nodes.close()
 }
 
 // abandon ends what a failed start has begun.
@@ -181,6 +193,5 @@ func (g *Gateway) abandon() {
 	for _, v := range g.volumes {
 		v.Abandon()
 	}
-	g.members.close()
-	g.nodes.close()
+	g.close()
 }

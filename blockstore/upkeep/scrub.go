@@ -1,0 +1,94 @@
+package upkeep
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"github.com/rackfs/rackfs/blockstore/segment"
+)
+
+// minScrubRate is how many bytes a scrub reads per second at least: a store that is nearly empty is checked in little time.
+const minScrubRate = 1 << 20
+
+// Limiter holds work to a rate.
+type Limiter interface {
+	// WaitN returns when n more bytes may be read, or an error when ctx ends.
+	WaitN(ctx context.Context, n int) error
+}
+
+// Scrub checks all shards of the store behind after, or all if it is nil, in the order of keys, at the rate that limit
+// allows, and tells bad of those that fail. next is behind which shard to go on, nil when all are checked.
+type Scrub func(ctx context.Context, after *segment.Key, limit Limiter, bad func(segment.Key)) (next *segment.Key, shards, bytes int64, err error)
+
+// ScrubStatus is the scrub's present or last pass.
+type ScrubStatus struct {
+	Began  time.Time `json:"began,omitzero"`
+	Ended  time.Time `json:"ended,omitzero"`
+	Shards int64     `json:"shards"` // checked
+	Bytes  int64     `json:"bytes"`
+	Bad    int64     `json:"bad"`
+	Error  string    `json:"error,omitempty"`
+}
+
+// scrubber makes pass after pass. The first one begins anywhere, so that a process that is restarted more often
+// than a pass takes checks all shards alike, in the long run.
+func (k *Keeper) scrubber(ctx context.Context) {
+	m, err := k.refresh(ctx)
+	for ; err != nil; m, err = k.refresh(ctx) {
+		if !sleep(ctx, k.o.Retry) {
+			return
+		}
+	}
+	var after *segment.Key
+	if m.last > 0 {
+		after = &segment.Key{PG: rand.Uint32N(m.last + 1)}
+	}
+	for ctx.Err() == nil {
+		began := time.Now()
+		after = k.scrub(ctx, after)
+		if after == nil {
+			sleep(ctx, max(k.o.Retry, k.o.ScrubPeriod-time.Since(began)))
+		} else {
+			sleep(ctx, k.o.Retry)
+		}
+	}
+}
+
+// scrub makes a pass, or what is left of one, and returns where to go on if it did not come to the end.
+func (k *Keeper) scrub(ctx context.Context, after *segment.Key) *segment.Key {
+	st := ScrubStatus{Began: time.Now()}
+	k.noteScrub(st)
+	rate := max(int64(float64(k.o.Store.Info().Used)/k.o.ScrubPeriod.Seconds()), minScrubRate)
+	next, shards, bytes, err := k.o.Scrub(ctx, after, newLimiter(rate), func(key segment.Key) {
+		st.Bad++
+		k.Report([]segment.Key{key})
+	})
+	st.Shards, st.Bytes, st.Ended = shards, bytes, time.Now()
+	if err != nil && ctx.Err() == nil {
+		st.Error = err.Error()
+		k.log.Warn("upkeep: scrub stopped, it will be continued", "store", k.o.ID, "err", err)
+	}
+	k.o.Metrics.Scrubbed.Add(float64(shards))
+	k.o.Metrics.ScrubbedBytes.Add(float64(bytes))
+	k.noteScrub(st)
+	return next
+}
+
+func (k *Keeper) noteScrub(st ScrubStatus) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.status.Scrub = st
+}
+
+// sleep waits; false when ctx ended.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
