@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -146,4 +147,61 @@ func TestSpaceOfDeletedFiles(t *testing.T) {
 	if err != nil || !bytes.Contains(enc, []byte(`"clean":48`)) {
 		t.Errorf("%s: %v", enc, err)
 	}
+}
+
+// Damage on disk that a reader meets is repaired by the store that has it.
+func TestDamageIsRepaired(t *testing.T) {
+	cfg := Config{DataDir: filepath.Join(t.TempDir(), "data"), NFSAddr: "127.0.0.1:0"}
+	c, err := Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const files = 8
+	for i := range files {
+		writeFile(t, c.gateway.Exports()[0].FS, fmt.Sprintf("f%d", i), fileContent(i))
+	}
+	stop := func() {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := c.Close(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop()
+	const sick = 3
+	names, err := filepath.Glob(filepath.Join(cfg.DataDir, storeName(sick), "segments", "*.seg"))
+	if err != nil || len(names) == 0 {
+		t.Fatal(names, err)
+	}
+	noise := make([]byte, 4<<20)
+	_, _ = rand.NewChaCha8([32]byte{3}).Read(noise)
+	for _, name := range names {
+		f, err := os.OpenFile(name, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt(noise, 4096); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if c, err = Start(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { stop() }()
+	check := func() {
+		t.Helper()
+		for i := range files {
+			checkFile(t, c.gateway.Exports()[0].FS, fmt.Sprintf("f%d", i), fileContent(i))
+		}
+	}
+	check()
+	eventually(t, "repair", func() bool {
+		s := c.keepers()[sick]
+		return s.Rebuilt > 0 && s.Suspects == 0 && s.Clean == s.Groups && s.Groups == pgsPerStore*6
+	})
+	check()
 }
