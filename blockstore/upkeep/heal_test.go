@@ -468,6 +468,49 @@ func TestMoveWithoutParity(t *testing.T) {
 	r.readAll()
 }
 
+// A group whose blocks nobody can name is not declared filled, though nothing is seen to be missing.
+func TestNobodyVouches(t *testing.T) {
+	t.Run("previous target away", func(t *testing.T) {
+		r := newRig(t, rigOptions{stores: 3, k: 2, m: 0, pgs: 1})
+		f := r.write(1000) // in slot 0 only
+		old := r.gatewayMap()
+		g := newClusterMap(r.cluster()).groups[1]
+		from, to := r.nodes[g.pg.Slots[0].Store-1], r.nodes[5-g.pg.Slots[0].Store-g.pg.Slots[1].Store]
+		r.change(func(pg *metapb.PlacementGroup) bool {
+			pg.Epoch++
+			pg.Slots[0] = &metapb.Slot{Store: to.id, Previous: from.id, Filling: true}
+			return true
+		})
+		back := from.unreachable()
+		if st := to.heal(); st.Clean != 0 || st.Missing != 0 {
+			t.Fatalf("status %+v", st)
+		}
+		back()
+		if st := to.heal(); st.Clean != 1 {
+			t.Fatalf("status %+v", st)
+		}
+		r.whole(f)
+		// The previous target, alone in what it held, has acknowledged the epoch too.
+		if _, err := r.put(old, 1000); vfs.KindOf(err) != vfs.KindUnavailable {
+			t.Fatalf("a write under the old epoch: %v", err)
+		}
+	})
+	t.Run("all that name small blocks are lost", func(t *testing.T) {
+		r := newRig(t, rigOptions{stores: 6, k: 4, m: 2, pgs: 1})
+		r.write(1000)
+		g := newClusterMap(r.cluster()).groups[1]
+		var fresh []*node
+		for _, slot := range []int{0, 4, 5} {
+			fresh = append(fresh, r.replace(r.nodes[g.pg.Slots[slot].Store-1]))
+		}
+		for _, n := range fresh {
+			if st := n.heal(); st.Clean != 0 || st.Missing != 0 || !strings.Contains(st.Unclean[0].Error, "no other member knows") {
+				t.Fatalf("status %+v", st)
+			}
+		}
+	})
+}
+
 // When the metadata is another's, nothing is declared filled; what is missing is rebuilt if it is only another incarnation's.
 func TestForeignMetadataFillsNothing(t *testing.T) {
 	r := newRig(t, rigOptions{stores: 6, k: 4, m: 2, pgs: 1})
