@@ -136,7 +136,7 @@ type job struct {
 	g       *group
 	slot    int
 	survey  *survey
-	rebuilt uint64
+	tried   uint64 // to rebuild
 	damaged uint64
 	err     error
 }
@@ -190,7 +190,7 @@ func (k *Keeper) heal(ctx context.Context, v view) error {
 		return err
 	}
 	for _, j := range jobs {
-		if j.err == nil && j.rebuilt > 0 {
+		if j.err == nil && j.tried > 0 {
 			j.survey, j.err = k.survey(ctx, v, j.g, j.slot)
 		}
 		if err := k.conclude(ctx, j); err != nil {
@@ -266,6 +266,9 @@ func (k *Keeper) repair(ctx context.Context, v view, jobs []*job) error {
 			if err := k.repairLevel(ctx, v, j, level); err != nil {
 				return err
 			}
+			if err := k.checkSuspects(ctx, v); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -275,7 +278,7 @@ func (k *Keeper) repair(ctx context.Context, v view, jobs []*job) error {
 // meet too.
 func (k *Keeper) repairLevel(ctx context.Context, v view, j *job, level int) error {
 	k.progress(j.g, j.slot, func(p *GroupStatus) { p.State = StateRebuilding })
-	var mu sync.Mutex // guards j.rebuilt and j.damaged
+	var mu sync.Mutex // guards j.tried and j.damaged
 	workers, wctx := errgroup.WithContext(ctx)
 	workers.SetLimit(k.o.Workers)
 	_, err := k.scan(wctx, v, j.g, j.slot, func(l lack) error {
@@ -284,16 +287,20 @@ func (k *Keeper) repairLevel(ctx context.Context, v view, j *job, level int) err
 		}
 		workers.Go(func() error {
 			n, err := k.rebuild(wctx, v, j.g, j.slot, l, false)
+			if wctx.Err() != nil {
+				return wctx.Err()
+			}
+			damaged := false
+			if err == nil {
+				k.repaired(j.g, j.slot, n)
+			} else if damaged, err = k.failed(wctx, v, j.g, l, err); err != nil {
+				return err
+			}
 			mu.Lock()
 			defer mu.Unlock()
-			switch {
-			case err == nil:
-				j.rebuilt++
-				k.repaired(j.g, j.slot, n)
-			case wctx.Err() != nil:
-				return wctx.Err()
-			default:
-				return k.failed(wctx, v, j, l, err)
+			j.tried++ // or tried to: the group is surveyed again
+			if damaged {
+				j.damaged++
 			}
 			return nil
 		})
@@ -313,18 +320,16 @@ func (k *Keeper) repairLevel(ctx context.Context, v view, j *job, level int) err
 }
 
 // failed classifies the failure of one rebuild. An error ends the repair.
-func (k *Keeper) failed(ctx context.Context, v view, j *job, l lack, err error) error {
-	switch vfs.KindOf(err) {
+func (k *Keeper) failed(ctx context.Context, v view, g *group, l lack, cause error) (damaged bool, err error) {
+	switch vfs.KindOf(cause) {
 	case vfs.KindNotFound, vfs.KindCorrupt, vfs.KindExists:
-		j.damaged++
-		k.damage(ctx, v, j.g, l, err)
-		return nil
+		k.damage(ctx, v, g, l, cause)
+		return true, nil
 	case vfs.KindUnavailable:
-		// The survey that follows finds it missing.
-		k.log.Debug("upkeep: a shard cannot be rebuilt now", "store", k.o.ID, "pg", j.g.pg.Id, "block", l.block, "err", err)
-		return nil
+		k.log.Debug("upkeep: a shard cannot be rebuilt now", "store", k.o.ID, "pg", g.pg.Id, "block", l.block, "err", cause)
+		return false, nil
 	}
-	return err
+	return false, cause
 }
 
 // putBack marks the groups of a pass that was ended early.

@@ -104,10 +104,11 @@ type Keeper struct {
 	// One pass of each kind at a time.
 	collecting, healing sync.Mutex
 
-	mu     sync.Mutex          // guards the following
-	marked map[uint32]struct{} // groups to survey
-	again  map[uint32]struct{} // groups to survey after Retry
-	status status              // what StatusJSON shows
+	mu     sync.Mutex           // guards the following
+	marked map[uint32]struct{}  // groups to survey
+	again  map[uint32]struct{}  // groups to survey after Retry
+	silent map[uint16]time.Time // shards that are not asked before then
+	status status               // what StatusJSON shows
 	groups map[uint32]*GroupStatus
 
 	suspects *queue // shards to check and rebuild
@@ -128,7 +129,7 @@ func New(o Options) (*Keeper, error) {
 	k := &Keeper{
 		o: o, log: o.Logger, limit: newLimiter(o.BytesPerSecond),
 		peers:  &peers{dial: o.Dial, conns: map[string]peer{}},
-		marked: map[uint32]struct{}{}, again: map[uint32]struct{}{}, groups: map[uint32]*GroupStatus{},
+		marked: map[uint32]struct{}{}, again: map[uint32]struct{}{}, silent: map[uint16]time.Time{}, groups: map[uint32]*GroupStatus{},
 		suspects: newQueue(), hints: newQueue(),
 	}
 	k.reporter = stripe.NewReporter(newest{k}, o.Logger)

@@ -25,10 +25,23 @@ const (
 	askTimeout = 15 * time.Second
 )
 
+// query asks a shard. One that let a query wait in vain is not asked again for a while.
 func (k *Keeper) query(ctx context.Context, shard uint16, q *metapb.Query) (*metapb.QueryResult, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	k.mu.Lock()
+	until := k.silent[shard]
+	k.mu.Unlock()
+	if time.Now().Before(until) {
+		return nil, vfs.Errorf(vfs.KindUnavailable, "upkeep.ask", "shard %d did not answer a moment ago", shard)
+	}
+	qctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	return k.o.Meta.Query(ctx, shard, q)
+	r, err := k.o.Meta.Query(qctx, shard, q)
+	if err != nil && qctx.Err() != nil && ctx.Err() == nil {
+		k.mu.Lock()
+		k.silent[shard] = time.Now().Add(k.o.Retry)
+		k.mu.Unlock()
+	}
+	return r, err
 }
 
 // standing is what the metadata says of a block.

@@ -52,7 +52,6 @@ type machine struct {
 type metadata struct {
 	mu     sync.Mutex // guards the following
 	shards map[uint16]*machine
-	seq    uint64
 
 	// onQuery, if set, is called before each query; an error is its answer.
 	onQuery func(shard uint16, q *metapb.Query) error
@@ -600,11 +599,4 @@ func (r *rig) join(old uint32, n *node) *node {
 	r.nodes = append(r.nodes, n)
 	n.open(nil)
 	return n
-}
-
-func wantKind(t testing.TB, err error, k vfs.Kind) {
-	t.Helper()
-	if vfs.KindOf(err) != k {
-		t.Fatalf("error %v, want kind %v", err, k)
-	}
 }
