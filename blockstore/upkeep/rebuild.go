@@ -142,10 +142,13 @@ func (k *Keeper) checkSuspect(ctx context.Context, v view, key segment.Key) erro
 		}
 	}
 	a := k.ask(ctx, []uint64{key.Block})
-	st, _, ok := a.of(key.Block)
+	st, own, ok := a.of(key.Block)
 	switch {
 	case !ok:
 		return a.err
+	case own && st.state == metapb.BlockState_BLOCK_DEAD:
+		_, err := k.o.Store.Delete(ctx, []segment.Key{key}) // and with it the store's mark that it is bad
+		return err
 	case st.state == metapb.BlockState_BLOCK_LEASED:
 		return vfs.Errorf(vfs.KindBusy, "upkeep.check", "the block is neither live nor dead yet")
 	case !st.in(key.PG):

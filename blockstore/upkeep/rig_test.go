@@ -248,7 +248,7 @@ func (n *node) fresh(capacity int64) {
 		n.r.t.Fatal(err)
 	}
 	n.o = store.Options{
-		Dir: "/s", Cluster: testCluster, Create: true, MetadataIncarnation: fsm.FirstIncarnation, SegmentSize: 4 << 20, ReserveBytes: 4096,
+		Dir: "/s", Cluster: testCluster, Create: true, MetadataIncarnation: fsm.FirstIncarnation, SegmentSize: 2 << 20, ReserveBytes: 4096,
 		FS: mem, IndexFS: pvfs.NewMem(), Logger: quiet(), MemTableBytes: 64 << 10,
 	}
 }
