@@ -135,6 +135,28 @@ func TestMemberAway(t *testing.T) {
 	for _, f := range fs { // what could be rebuilt, was
 		r.whole(f)
 	}
+	// Members that answer everything but reads: what is missing is known, and stays missing.
+	lost := keyOf(fs[5].b.PG, fs[5].b.ID, newClusterMap(r.cluster()).groups[fs[5].b.PG].slotOf(n.id))
+	if _, err := n.store.Delete(r.ctx, []segment.Key{lost}); err != nil {
+		t.Fatal(err)
+	}
+	for _, away := range r.nodes[1:6] {
+		away.setCut(func(call *wire.Call) error {
+			if call.Op == blockstore.OpGet {
+				return vfs.Errorf(vfs.KindUnavailable, "test", "cut off")
+			}
+			return nil
+		})
+	}
+	if st := n.heal(); st.Missing != 1 || st.Clean != 2 || st.Damaged != 0 {
+		t.Fatalf("status %+v", st)
+	}
+	if _, unfinished := r.slotsOf(n.id); unfinished != 1 {
+		t.Fatalf("%d slots are filling, one lacks a shard", unfinished)
+	}
+	for _, away := range r.nodes[1:6] {
+		away.setCut(nil)
+	}
 	if st := n.heal(); st.Clean != 3 {
 		t.Fatalf("status %+v", st)
 	}
