@@ -1,7 +1,6 @@
 package upkeep
 
 import (
-	"context"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -22,34 +21,12 @@ func eventually(t testing.TB, what string, cond func() bool) {
 	}
 }
 
-// readThrough is a scrub that reads every shard that the store lists.
-func (n *node) readThrough(ctx context.Context, after *segment.Key, limit Limiter, bad func(segment.Key)) (*segment.Key, int64, int64, error) {
-	var shards, bytes int64
-	for pg := uint32(1); pg <= n.keeper.clusterMap().last; pg++ {
-		es, more, err := n.store.List(ctx, pg, nil, 0)
-		if err != nil || more {
-			return after, shards, bytes, err
-		}
-		for _, e := range es {
-			if err := limit.WaitN(ctx, int(e.Length)); err != nil {
-				return after, shards, bytes, err
-			}
-			shards++
-			bytes += int64(e.Length)
-			if err := n.keeper.verify(ctx, e.Key); err != nil {
-				bad(e.Key)
-			}
-		}
-	}
-	return nil, shards, bytes, nil
-}
-
 // Noise over a large part of a store is found by the scrub and healed.
 func TestScrubHeals(t *testing.T) {
 	r := newRig(t, rigOptions{stores: 6, k: 4, m: 2, pgs: 6})
 	fs := r.writeMany(30)
 	n := r.nodes[2]
-	n.keeper.o.Scrub, n.keeper.o.ScrubPeriod = n.readThrough, time.Second
+	n.keeper.o.Scrub, n.keeper.o.ScrubPeriod = ScrubOf(n.store), time.Second
 	names, err := n.o.FS.List("/s/segments")
 	if err != nil {
 		t.Fatal(err)
@@ -71,7 +48,9 @@ func TestScrubHeals(t *testing.T) {
 	if _, err := n.keeper.refresh(r.ctx); err != nil {
 		t.Fatal(err)
 	}
-	n.keeper.scrub(r.ctx, nil)
+	if next, done := n.keeper.scrub(r.ctx, nil); next != nil || !done {
+		t.Fatalf("the scrub ended at %v", next)
+	}
 	if s := n.keeper.Status(); s.Scrub.Bad < 3 || s.Scrub.Shards < 20 || s.Scrub.Ended.IsZero() || s.Suspects != int(s.Scrub.Bad) {
 		t.Fatalf("status %+v", s)
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/rackfs/rackfs/blockstore/segment"
+	"github.com/rackfs/rackfs/blockstore/store"
 )
 
 // minScrubRate is how many bytes a scrub reads per second at least: a store that is nearly empty is checked in little time.
@@ -20,6 +21,14 @@ type Limiter interface {
 // Scrub checks all shards of the store behind after, or all if it is nil, in the order of keys, at the rate that limit
 // allows, and tells bad of those that fail. next is behind which shard to go on, nil when all are checked.
 type Scrub func(ctx context.Context, after *segment.Key, limit Limiter, bad func(segment.Key)) (next *segment.Key, shards, bytes int64, err error)
+
+// ScrubOf is the scrub of a store.
+func ScrubOf(s *store.Store) Scrub {
+	return func(ctx context.Context, after *segment.Key, limit Limiter, bad func(segment.Key)) (*segment.Key, int64, int64, error) {
+		r, err := s.Scrub(ctx, after, limit, func(b store.Bad) { bad(b.Key) })
+		return r.Next, r.Shards, r.Bytes, err
+	}
+}
 
 // ScrubStatus is the scrub's present or last pass.
 type ScrubStatus struct {
@@ -45,9 +54,8 @@ func (k *Keeper) scrubber(ctx context.Context) {
 		after = &segment.Key{PG: rand.Uint32N(m.last + 1)}
 	}
 	for ctx.Err() == nil {
-		began := time.Now()
-		after = k.scrub(ctx, after)
-		if after == nil {
+		began, done := time.Now(), false
+		if after, done = k.scrub(ctx, after); done {
 			sleep(ctx, max(k.o.Retry, k.o.ScrubPeriod-time.Since(began)))
 		} else {
 			sleep(ctx, k.o.Retry)
@@ -55,8 +63,8 @@ func (k *Keeper) scrubber(ctx context.Context) {
 	}
 }
 
-// scrub makes a pass, or what is left of one, and returns where to go on if it did not come to the end.
-func (k *Keeper) scrub(ctx context.Context, after *segment.Key) *segment.Key {
+// scrub makes a pass, or what is left of one, and returns whether it came to the end, and where to go on.
+func (k *Keeper) scrub(ctx context.Context, after *segment.Key) (next *segment.Key, done bool) {
 	st := ScrubStatus{Began: time.Now()}
 	k.noteScrub(st)
 	rate := max(int64(float64(k.o.Store.Info().Used)/k.o.ScrubPeriod.Seconds()), minScrubRate)
@@ -72,7 +80,7 @@ func (k *Keeper) scrub(ctx context.Context, after *segment.Key) *segment.Key {
 	k.o.Metrics.Scrubbed.Add(float64(shards))
 	k.o.Metrics.ScrubbedBytes.Add(float64(bytes))
 	k.noteScrub(st)
-	return next
+	return next, err == nil
 }
 
 func (k *Keeper) noteScrub(st ScrubStatus) {

@@ -86,6 +86,7 @@ func (c *Cluster) startStore(ctx context.Context, n *blockNode, cache *pebble.Ca
 		Dir: c.dir.sub(n.name), Cluster: segment.ID(c.dir.shape.clusterID()), Create: !c.dir.shape.Formed,
 		MetadataIncarnation: raftmeta.FirstIncarnation,
 		SegmentSize:         segmentBytes, IndexCache: cache, Logger: c.log.With("node", n.name),
+		OnBad:   n.bad,
 		Metrics: store.NewMetrics(c.reg, prometheus.Labels{"node": n.name}),
 	})
 	if err != nil {

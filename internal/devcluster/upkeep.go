@@ -5,6 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/rackfs/rackfs/blockstore/segment"
 	"github.com/rackfs/rackfs/blockstore/server"
 	"github.com/rackfs/rackfs/blockstore/upkeep"
 	"github.com/rackfs/rackfs/internal/wire"
@@ -49,7 +50,7 @@ func (c *Cluster) startKeeper(n *blockNode) error {
 				Security: wire.Security{Mode: c.cfg.dataMode(), TLS: n.identity.ClientTLS(node)}, Logger: c.log,
 			})
 		},
-		CollectInterval: c.cfg.CollectInterval, Retry: retryInterval, MapInterval: mapInterval,
+		Scrub: upkeep.ScrubOf(n.store), CollectInterval: c.cfg.CollectInterval, Retry: retryInterval, MapInterval: mapInterval,
 		Logger: c.log.With("node", n.name), Metrics: upkeep.NewMetrics(c.reg, prometheus.Labels{"node": n.name}),
 	})
 	if err != nil {
@@ -66,6 +67,13 @@ func (n *blockNode) upkeep(uint32) server.Upkeep {
 		return k
 	}
 	return nil
+}
+
+// bad is told of shards that fail their checks. Those of before the Keeper began it finds missing.
+func (n *blockNode) bad(key segment.Key, _ error) {
+	if k := n.keeper.Load(); k != nil {
+		k.Report([]segment.Key{key})
+	}
 }
 
 // endUpkeep ends the background work.
