@@ -22,7 +22,7 @@ const (
 	DefaultMapInterval     = 10 * time.Second
 	DefaultScrubPeriod     = 14 * 24 * time.Hour
 	DefaultWorkers         = 4
-	DefaultBytesPerSecond  = 64 << 20
+	DefaultBytesPerSecond  = 256 << 20 // of 4+2, 64 MiB/s rebuilt: 1 TB in four and a half hours
 )
 
 // queueMax bounds each of the queues of reports and hints.
