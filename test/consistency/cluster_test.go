@@ -159,7 +159,7 @@ func newCluster(t *testing.T, binary string, gateways ...string) *cluster {
 		}
 		replicas = append(replicas, rs...)
 	}
-	if err := raftmeta.Bootstrap(filepath.Join(c.dir, "m0"), testShard, replicas); err != nil {
+	if err := raftmeta.Bootstrap(nil, filepath.Join(c.dir, "m0"), testShard, replicas); err != nil {
 		t.Fatal(err)
 	}
 	for _, from := range append(append([]string{}, c.names...), gateways...) {
