@@ -13,4 +13,14 @@
 //
 // A PG's epoch rises with every change of its slots. Writes carry it, and a
 // store refuses an epoch older than the newest it has seen.
+//
+// # Plan
+//
+// Static makes a pool's first groups. From then on Plan says which changes the pool needs, given the
+// condition of each store: slots of stores that are given up move to spare stores, and while the profile does
+// not fit the stores that take writes, new blocks get fallback groups, of the same m and
+// the largest k that fits. m is never lowered: what is acknowledged survives m losses in any group.
+// Plan decides from the whole state, not from what changed, so it may be called at any time, by anybody, and
+// again: applied once, the next plan is empty. Observation and hysteresis are its caller's (package nodegroup).
+// Assess says what the same state means for an operator.
 package placement
