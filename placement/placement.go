@@ -55,18 +55,21 @@ type Target struct {
 func (t Target) String() string { return t.Node + "/" + strconv.FormatUint(uint64(t.Disk), 10) }
 
 // Slot is one position of a PG. While a slot moves, Previous is where its
-// shards were; readers try both until it is back-filled.
+// shards were; readers try both until it is back-filled. While it is Filling, Target may lack shards of
+// blocks that exist.
 type Slot struct {
 	Target   Target
 	Previous *Target
+	Filling  bool
 }
 
 // PG is a placement group. Slots has K+M entries.
 type PG struct {
-	ID    uint32
-	Epoch uint32
-	K, M  int
-	Slots []Slot
+	ID     uint32
+	Epoch  uint32
+	K, M   int
+	Closed bool // takes no new blocks
+	Slots  []Slot
 }
 
 // Profile is the erasure code of the group.

@@ -117,23 +117,111 @@ func (c *Client) avoids(t placement.Target) bool {
 	return false
 }
 
+// avoidsWrite is avoids for a write. Where somebody calls Probe, no write has to
+// find out at its own cost whether a target works again.
+func (c *Client) avoidsWrite(t placement.Target) bool {
+	if !c.o.Probed {
+		return c.avoids(t)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.avoided[t] != nil
+}
+
 func (c *Client) healthy(pg *placement.PG) bool {
 	if !c.anyAvoided.Load() {
 		return true
 	}
 	for i := range pg.Slots {
-		if c.avoids(pg.Slots[i].Target) {
+		if c.avoidsWrite(pg.Slots[i].Target) {
 			return false
 		}
 	}
 	return true
 }
 
+// Probe asks the targets that failed and whose time is over whether they take writes again. One that
+// is not in the map any more is forgotten.
+func (c *Client) Probe(ctx context.Context, m Map) {
+	if !c.anyAvoided.Load() {
+		return
+	}
+	now := time.Now()
+	var due []placement.Target
+	c.mu.Lock()
+	for t, x := range c.avoided {
+		if !now.Before(x.until) {
+			due = append(due, t)
+		}
+	}
+	c.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, t := range due {
+		caller, err := m.Caller(t.Node)
+		if err != nil {
+			c.forget(t)
+			continue
+		}
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, c.o.ProbeTimeout)
+			defer cancel()
+			err := probe(ctx, caller, t)
+			switch {
+			case err == nil:
+				c.worked(t)
+			case ctx.Err() != context.Canceled:
+				c.failed(t, err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func probe(ctx context.Context, caller Caller, t placement.Target) error {
+	req := blockstore.DiskRequest{Disk: t.Disk}
+	reply, err := caller.Call(ctx, blockstore.OpInfo, req.Append(nil), nil, nil)
+	if err != nil {
+		return err
+	}
+	defer reply.Release()
+	var info blockstore.InfoReply
+	if err := info.Decode(reply.Meta); err != nil {
+		return err
+	}
+	if !info.Writable {
+		return vfs.Errorf(vfs.KindUnavailable, "stripe.probe", "it takes no writes")
+	}
+	return nil
+}
+
+// forget drops what is known of a target.
+func (c *Client) forget(t placement.Target) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.avoided, t)
+	c.anyAvoided.Store(len(c.avoided) > 0)
+}
+
 // pgEpoch is an attempt that was made.
 type pgEpoch struct{ pg, epoch uint32 }
 
-// choose picks a group at random among those that are healthy and were not tried, or returns nil.
-func (c *Client) choose(pgs []*placement.PG, tried []pgEpoch) *placement.PG {
+// choose picks a group for a block of the pool: at random among those of the largest k that has
+// any which are healthy and were not tried. Groups are sorted by falling k. It returns nil if there are none with at least minK.
+func (c *Client) choose(pgs []*placement.PG, minK int, tried []pgEpoch) *placement.PG {
+	for len(pgs) > 0 && pgs[0].K >= minK {
+		n := 1
+		for n < len(pgs) && pgs[n].K == pgs[0].K {
+			n++
+		}
+		if pg := c.chooseAmong(pgs[:n], tried); pg != nil {
+			return pg
+		}
+		pgs = pgs[n:]
+	}
+	return nil
+}
+
+func (c *Client) chooseAmong(pgs []*placement.PG, tried []pgEpoch) *placement.PG {
 	usable := func(pg *placement.PG) bool {
 		for _, t := range tried {
 			if t == (pgEpoch{pg.ID, pg.Epoch}) {

@@ -158,7 +158,7 @@ func TestCluster(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				blocks[id] = Block{pg, id, uint32(n)}
+				blocks[id] = Block{pg.ID, id, uint32(n)}
 			}
 			check := func() {
 				for id, b := range blocks {
@@ -404,10 +404,13 @@ func BenchmarkCluster(b *testing.B) {
 				run(b, func(buf []byte) error {
 					id := next.Add(1)
 					pg, err := c.client.Write(ctx, c, &Write{Pool: pool, Block: id, Data: buf})
+					if err != nil {
+						return err
+					}
 					mu.Lock()
-					blocks = append(blocks, Block{pg, id, 4 << 20})
+					blocks = append(blocks, Block{pg.ID, id, 4 << 20})
 					mu.Unlock()
-					return err
+					return nil
 				})
 			})
 			b.Run("read4M", func(b *testing.B) {

@@ -3,12 +3,17 @@
 //
 // # Write
 //
-// Write picks at random among the PGs of the pool none of whose targets failed recently, encodes, and sends all shards
-// at once, straight from the caller's buffer. It succeeds when every target acknowledged, all under the
+// Write picks at random among the open PGs of the pool none of whose targets failed recently, of those with the
+// most data shards: the pool's own first, then smaller ones, which exist while
+// the pool's cannot be written. It encodes, and sends all shards at once, straight from the caller's buffer. It succeeds when every target acknowledged, all under the
 // epoch of the PG it began with. At the first failure the attempt is abandoned: the other calls are
 // cancelled, the target that failed is avoided for a while, growing with
 // each failure in a row, and the block is tried on another PG. The number of attempts is bounded; then, or when no
-// healthy PG is left, the error is KindUnavailable. Redundancy is never reduced to make a write succeed.
+// healthy PG is left, the error is KindUnavailable. Redundancy is never reduced to make a write succeed: every group of a
+// pool has its m. The block's k is that of the group that took it.
+//
+// A target that did not answer costs one write the timeout of an attempt. After that, where Probe is called,
+// writes keep off it until it answered a probe.
 //
 // # Read
 //
@@ -16,12 +21,14 @@
 // buffer. A shard that is missing, bad or unreachable is rebuilt, for that part only, from the same part of
 // any others; parts that were asked for anyway are used for that too. A slow
 // one is rebuilt on the side after a delay that follows the measured latencies, and what is
-// there first is used. A slot that is being moved is read at its new, then at its previous target.
+// there first is used. A slot that is being moved is read at its new, then at its previous target. A slot that is
+// being filled may lack a shard of a block that exists: for the reader that is an erasure like any other.
 //
 // # Errors of Read
 //
-//	KindNotFound     more shards are gone than the code can make good: the block was deleted. Fetch the
-//	                 file's extents again; only if they still name it is data lost.
-//	KindCorrupt      more shards are bad than the code can make good: data is lost
+//	KindNotFound     more shards are not there than the code can make good: the block was deleted. Fetch the
+//	                 file's extents again; only if they still name it is data lost. That a slot which is being filled has
+//	                 nothing is no sign of deletion beside shards that are bad.
+//	KindCorrupt      more shards are bad, or bad and not filled yet, than the code can make good: data is lost
 //	KindUnavailable  too many targets do not answer now
 package stripe

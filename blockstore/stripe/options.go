@@ -21,6 +21,7 @@ const (
 	DefaultBackoffMax     = 15 * time.Second
 	DefaultHedgeMin       = 20 * time.Millisecond
 	DefaultHedgeMax       = 2 * time.Second
+	DefaultProbeTimeout   = 2 * time.Second
 )
 
 // Caller makes calls to one node. *wire.Client is one.
@@ -32,7 +33,7 @@ type Caller interface {
 type Map interface {
 	// PG returns a placement group in its newest known epoch.
 	PG(id uint32) (*placement.PG, bool)
-	// Writable returns the groups of a pool that take new blocks.
+	// Writable returns the groups of a pool that take new blocks, those with most data shards first.
 	Writable(pool uint32) []*placement.PG
 	// Caller returns the way to a node.
 	Caller(node string) (Caller, error)
@@ -63,6 +64,10 @@ type Options struct {
 	// HedgeMin and HedgeMax bound how long a read waits for a shard before
 	// it is rebuilt on the side.
 	HedgeMin, HedgeMax time.Duration
+	// Probed says that Probe is called regularly. Writes then leave a target that failed alone
+	// until it answered a probe; otherwise one write at a time tries it.
+	Probed       bool
+	ProbeTimeout time.Duration
 
 	// OnBad is told of damaged and missing shards. It must not block.
 	OnBad   func(BadShard)
@@ -81,6 +86,7 @@ func (o Options) withDefaults() Options {
 		{&o.AttemptTimeout, DefaultAttemptTimeout}, {&o.FetchTimeout, DefaultFetchTimeout},
 		{&o.BackoffMin, DefaultBackoffMin}, {&o.BackoffMax, DefaultBackoffMax},
 		{&o.HedgeMin, DefaultHedgeMin}, {&o.HedgeMax, DefaultHedgeMax},
+		{&o.ProbeTimeout, DefaultProbeTimeout},
 	} {
 		if *d.v <= 0 {
 			*d.v = d.def
@@ -136,6 +142,8 @@ type Write struct {
 	Pool  uint32
 	Block uint64 // its id, never used before
 	Owner blockstore.Owner
+	// MinK is the least number of data shards of the group it goes to.
+	MinK int
 	// Data is the block's content. With a capacity of at least len(Data) +
 	// blockstore.MaxPadding nothing of it is copied: zeros are then
 	// written behind its end, up to the capacity.

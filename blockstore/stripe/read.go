@@ -102,6 +102,7 @@ const (
 	unknown outcome = iota
 	good
 	gone        // every target said that it has no such shard
+	unfilled    // the same of a slot that is being filled, which need not have it
 	bad         // damaged
 	unreachable // no answer, or none that says anything about the shard
 )
@@ -268,6 +269,9 @@ func (r *reader) ask(ctx context.Context, pt part, into []byte) error {
 			out, err = prev, perr // the new target need not have it yet
 		}
 	}
+	if out == gone && slot.Filling {
+		out = unfilled
+	}
 	if err == nil {
 		r.c.latencyOf(pt.len()).add(time.Since(start))
 	}
@@ -431,8 +435,8 @@ func (r *reader) verdict(cause error) error {
 	}
 	why := strings.Join(texts, "; ")
 	kind, what := vfs.KindUnavailable, "too few block servers answer"
-	switch lost := n[gone] + n[bad]; {
-	case n[gone] > 0 && lost > r.shape.M:
+	switch lost := n[gone] + n[unfilled] + n[bad]; {
+	case lost > r.shape.M && (n[gone] > 0 || n[bad] == 0):
 		kind, what = vfs.KindNotFound, "it is gone"
 	case lost > r.shape.M:
 		kind, what = vfs.KindCorrupt, "more shards are damaged than the code makes good"

@@ -1,11 +1,14 @@
 package stripe
 
 import (
+	"cmp"
+	"slices"
+
 	"github.com/rackfs/rackfs/placement"
 	"github.com/rackfs/rackfs/vfs"
 )
 
-// Static is a Map that never changes, for a cluster whose placement is fixed.
+// Static is a Map of one moment. It never changes.
 type Static struct {
 	pgs     map[uint32]*placement.PG
 	pools   map[uint32][]*placement.PG
@@ -32,8 +35,11 @@ func NewStatic(pools map[uint32][]placement.PG, callers map[string]Caller) (*Sta
 				}
 			}
 			s.pgs[pg.ID] = pg
-			s.pools[pool] = append(s.pools[pool], pg)
+			if !pg.Closed {
+				s.pools[pool] = append(s.pools[pool], pg)
+			}
 		}
+		slices.SortStableFunc(s.pools[pool], func(a, b *placement.PG) int { return cmp.Compare(b.K, a.K) })
 	}
 	return s, nil
 }

@@ -32,10 +32,11 @@ func TestReadWrite(t *testing.T) {
 		ctx := context.Background()
 		data := randomBytes(uint64(n), n, capacity)
 		want := bytes.Clone(data)
-		pg, err := c.client.Write(ctx, c, &Write{Pool: pool, Block: 7, Owner: blockstore.Owner{FS: 1, Ino: 2, Offset: 3}, Data: data})
+		in, err := c.client.Write(ctx, c, &Write{Pool: pool, Block: 7, Owner: blockstore.Owner{FS: 1, Ino: 2, Offset: 3}, Data: data})
 		if err != nil {
 			t.Fatal(err)
 		}
+		pg := in.ID
 		if !bytes.Equal(data, want) {
 			t.Fatal("Write changed its data")
 		}
@@ -193,15 +194,14 @@ func TestWriteGoesElsewhere(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				used[pg] = true
-				g, _ := c.PG(pg)
-				for i, s := range g.Slots {
+				used[pg.ID] = true
+				for i, s := range pg.Slots {
 					if s.Target.Node == "n3" {
-						t.Fatalf("block %d counts as written in pg %d, slot %d of which is down", id, pg, i)
+						t.Fatalf("block %d counts as written in pg %d, slot %d of which is down", id, pg.ID, i)
 					}
 				}
 				p := make([]byte, len(data))
-				if err := c.client.Read(ctx, c, Block{pg, id, uint32(len(data))}, 0, p); err != nil || !bytes.Equal(p, data) {
+				if err := c.client.Read(ctx, c, Block{pg.ID, id, uint32(len(data))}, 0, p); err != nil || !bytes.Equal(p, data) {
 					t.Fatal(err)
 				}
 			}
@@ -280,7 +280,7 @@ func TestWriteFenced(t *testing.T) {
 	c.nodes["n2"].epochs[1] = 2
 	m := &movingMap{cluster: c, epoch: 1}
 	pg, err := c.client.Write(background(t), m, &Write{Pool: pool, Block: 1, Data: randomBytes(1, 200<<10, 0)})
-	if err != nil || pg != 1 {
+	if err != nil || pg.ID != 1 || pg.Epoch != 2 {
 		t.Fatal(pg, err)
 	}
 	for _, target := range c.targets {

@@ -12,16 +12,16 @@ import (
 	"github.com/rackfs/rackfs/vfs"
 )
 
-// Write stores a block and returns the placement group it is in. All its
-// shards are durable then. w.Data is not used after Write returns.
+// Write stores a block and returns the placement group it is in, as it was when the block was written.
+// All its shards are durable then. w.Data is not used after Write returns.
 //
 // KindUnavailable means that no group could take the block now.
-func (c *Client) Write(ctx context.Context, m Map, w *Write) (pg uint32, err error) {
+func (c *Client) Write(ctx context.Context, m Map, w *Write) (*placement.PG, error) {
 	const op = "stripe.write"
 	var tried []pgEpoch
 	var last error
 	for len(tried) < c.o.WriteAttempts {
-		pg := c.choose(m.Writable(w.Pool), tried)
+		pg := c.choose(m.Writable(w.Pool), w.MinK, tried)
 		if pg == nil {
 			break
 		}
@@ -29,15 +29,15 @@ func (c *Client) Write(ctx context.Context, m Map, w *Write) (pg uint32, err err
 		if err == nil {
 			c.o.Metrics.Writes.Inc()
 			c.o.Metrics.WriteBytes.Add(float64(len(w.Data)))
-			return pg.ID, nil
+			return pg, nil
 		}
 		if ctx.Err() != nil {
-			return 0, ended(ctx, op)
+			return nil, ended(ctx, op)
 		}
 		switch vfs.KindOf(err) {
 		case vfs.KindInvalid, vfs.KindExists, vfs.KindInternal:
 			// Another group would say the same.
-			return 0, vfs.Wrap(op, err)
+			return nil, vfs.Wrap(op, err)
 		}
 		last = err
 		tried = append(tried, pgEpoch{pg.ID, pg.Epoch})
@@ -45,9 +45,9 @@ func (c *Client) Write(ctx context.Context, m Map, w *Write) (pg uint32, err err
 	}
 	c.o.Metrics.WritesFailed.Inc()
 	if last == nil {
-		return 0, vfs.Errorf(vfs.KindUnavailable, op, "no placement group of pool %d has all its block servers", w.Pool)
+		return nil, vfs.Errorf(vfs.KindUnavailable, op, "no placement group of pool %d has all its block servers", w.Pool)
 	}
-	return 0, vfs.Errorf(vfs.KindUnavailable, op, "block %d, after %d attempts: %w", w.Block, len(tried), last)
+	return nil, vfs.Errorf(vfs.KindUnavailable, op, "block %d, after %d attempts: %w", w.Block, len(tried), last)
 }
 
 // writeTo makes one attempt. It returns when all its calls have ended, for
