@@ -1,11 +1,13 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"log/slog"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -31,23 +33,28 @@ type Config struct {
 	BlockSecurity func(node string) wire.Security // of connections to block servers
 	Rules         []export.Rule                   // who may use the exports
 
-	Lease      time.Duration               // NFS lease, default 30 s
-	Release    string                      // of the software
-	Capacity   func() (total, free uint64) // of the pool before coding; nil: unknown
-	Registerer prometheus.Registerer       // nil: no metrics
-	Logger     *slog.Logger                // default slog.Default()
+	Lease time.Duration // NFS lease, default 30 s
+	// MapInterval is how often the cluster map is asked for, default 1 s.
+	MapInterval time.Duration
+	Release     string                      // of the software
+	Capacity    func() (total, free uint64) // of the pool before coding; nil: unknown
+	Registerer  prometheus.Registerer       // nil: no metrics
+	Logger      *slog.Logger                // default slog.Default()
 }
 
 // Gateway serves the cluster's file systems over NFS.
 type Gateway struct {
-	cfg   Config
-	nodes nodes
+	cfg  Config
+	cmap *liveMap
 	// reporter tells stores of their bad shards; nil before the map is known.
 	reporter *stripe.Reporter
 	members  memberships
 	volumes  []*volume.Volume
 	exports  []export.Export
 	nfs      *nfsserver.Server
+
+	stop       context.CancelFunc // ends background
+	background sync.WaitGroup
 }
 
 // Start brings a gateway up; it does not listen yet (see Serve).
@@ -56,7 +63,10 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
+	cfg.MapInterval = cmp.Or(cfg.MapInterval, defaultMapInterval)
 	g = &Gateway{cfg: cfg}
+	bg, stop := context.WithCancel(context.WithoutCancel(ctx))
+	g.stop = stop
 	defer func() {
 		if err != nil {
 			g.abandon()
@@ -84,22 +94,20 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 	if err != nil {
 		return g, vfs.Wrap(op, err)
 	}
-	r, err := cfg.Meta.Query(ctx, clusterShard, &metapb.Query{Q: &metapb.Query_ClusterMap{ClusterMap: &metapb.ClusterMapQ{}}})
+	g.cmap, err = newLiveMap(ctx, g.clusterMap, func(node, addr string) *wire.Client {
+		return wire.NewClient(wire.Dialer("tcp", addr), wire.ClientOptions{Security: cfg.BlockSecurity(node), Logger: cfg.Logger})
+	}, cfg.Logger)
 	if err != nil {
 		return g, vfs.Wrap(op, err)
 	}
-	cmap, nodes, err := stripeMap(r.GetClusterMap(), cfg.BlockSecurity)
-	if err != nil {
-		return g, vfs.Wrap(op, err)
-	}
-	g.nodes = nodes
-	g.reporter = stripe.NewReporter(cmap, cfg.Logger)
-	client := stripe.New(stripe.Options{Logger: cfg.Logger, Metrics: stripe.NewMetrics(cfg.Registerer), OnBad: func(b stripe.BadShard) {
+	g.reporter = stripe.NewReporter(newest{g.cmap}, cfg.Logger)
+	client := stripe.New(stripe.Options{Probed: true, Logger: cfg.Logger, Metrics: stripe.NewMetrics(cfg.Registerer), OnBad: func(b stripe.BadShard) {
 		g.reporter.Report(b)
 		cfg.Logger.Warn("damaged or missing shard served by reconstruction, its store is told", "block", b.Block.ID, "pg", b.Block.PG, "shard", b.Shard, "target", b.Target, "err", b.Err)
 	}})
+	g.background.Go(func() { g.cmap.run(bg, cfg.MapInterval, client) })
 
-	r, err = cfg.Meta.Query(ctx, clusterShard, &metapb.Query{Q: &metapb.Query_FileSystems{FileSystems: &metapb.FileSystemsQ{}}})
+	r, err := cfg.Meta.Query(ctx, clusterShard, &metapb.Query{Q: &metapb.Query_FileSystems{FileSystems: &metapb.FileSystemsQ{}}})
 	if err != nil {
 		return g, vfs.Wrap(op, err)
 	}
@@ -115,7 +123,7 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 		}
 		m := g.members.all[shard]
 		v := volume.New(volume.Config{
-			FS: fs.Id, Shard: shard, Meta: cfg.Meta, Blocks: &blocks{client: client, cmap: cmap, pool: fs.Pool},
+			FS: fs.Id, Shard: shard, Meta: cfg.Meta, Blocks: &blocks{client: client, cmap: g.cmap, pool: fs.Pool},
 			Incarnation: incarnation, Capacity: cfg.Capacity, Logger: cfg.Logger,
 		})
 		g.volumes = append(g.volumes, v)
@@ -137,6 +145,15 @@ func exportPath(fs *metapb.FileSystem) string {
 		return "/" + fs.Name
 	}
 	return "/" + fs.Workspace + "/" + fs.Name
+}
+
+// clusterMap asks for the cluster map, unless it is still the version that is known.
+func (g *Gateway) clusterMap(ctx context.Context, known uint64) (*metapb.ClusterMapR, error) {
+	r, err := g.cfg.Meta.Query(ctx, clusterShard, &metapb.Query{Q: &metapb.Query_ClusterMap{ClusterMap: &metapb.ClusterMapQ{KnownVersion: known}}})
+	if err != nil {
+		return nil, err
+	}
+	return r.GetClusterMap(), nil
 }
 
 func (g *Gateway) handleKeys(ctx context.Context) ([]handle.Key, error) {
@@ -185,7 +202,9 @@ func (g *Gateway) close() {
 	if g.reporter != nil {
 		g.reporter.Close()
 	}
-	g.nodes.close()
+	g.stop()
+	g.background.Wait()
+	g.cmap.close()
 }
 
 // abandon ends what a failed start has begun.
