@@ -61,6 +61,8 @@ func (r *reader) run(c *Cache, q *metapb.Query) (*metapb.QueryResult, error) {
 		return r.shardInfo()
 	case *metapb.Query_BlockStates:
 		return r.blockStates(op.BlockStates)
+	case *metapb.Query_Blocks:
+		return r.blocks(op.Blocks)
 	case *metapb.Query_FileSystems:
 		return r.fileSystems()
 	case *metapb.Query_ClusterMap:

@@ -4970,6 +4970,7 @@ type Query struct {
 	//	*Query_Statfs
 	//	*Query_BlockStates
 	//	*Query_ShardInfo
+	//	*Query_Blocks
 	//	*Query_FileSystems
 	//	*Query_ClusterMap
 	//	*Query_Keys
@@ -5111,6 +5112,15 @@ func (x *Query) GetShardInfo() *ShardInfoQ {
 	return nil
 }
 
+func (x *Query) GetBlocks() *BlocksQ {
+	if x != nil {
+		if x, ok := x.Q.(*Query_Blocks); ok {
+			return x.Blocks
+		}
+	}
+	return nil
+}
+
 func (x *Query) GetFileSystems() *FileSystemsQ {
 	if x != nil {
 		if x, ok := x.Q.(*Query_FileSystems); ok {
@@ -5187,6 +5197,10 @@ type Query_ShardInfo struct {
 	ShardInfo *ShardInfoQ `protobuf:"bytes,18,opt,name=shard_info,json=shardInfo,proto3,oneof"`
 }
 
+type Query_Blocks struct {
+	Blocks *BlocksQ `protobuf:"bytes,19,opt,name=blocks,proto3,oneof"`
+}
+
 type Query_FileSystems struct {
 	FileSystems *FileSystemsQ `protobuf:"bytes,30,opt,name=file_systems,json=fileSystems,proto3,oneof"`
 }
@@ -5220,6 +5234,8 @@ func (*Query_Statfs) isQuery_Q() {}
 func (*Query_BlockStates) isQuery_Q() {}
 
 func (*Query_ShardInfo) isQuery_Q() {}
+
+func (*Query_Blocks) isQuery_Q() {}
 
 func (*Query_FileSystems) isQuery_Q() {}
 
@@ -5654,6 +5670,76 @@ func (x *BlockStatesQ) GetIds() []uint64 {
 	return nil
 }
 
+// BlocksQ lists the blocks in some placement groups, by ascending id, page by page. Each page looks at a bounded number of
+// records, so it may be empty and not the last one.
+type BlocksQ struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	After         uint64                 `protobuf:"varint,1,opt,name=after,proto3" json:"after,omitempty"` // ids above this one
+	Pgs           []uint32               `protobuf:"varint,2,rep,packed,name=pgs,proto3" json:"pgs,omitempty"`
+	Limit         uint32                 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"` // of blocks answered; 0, or more than the limit: the limit (1,000)
+	Dying         bool                   `protobuf:"varint,4,opt,name=dying,proto3" json:"dying,omitempty"` // those in their grace, of which only id, length and pg are known; else the live ones
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BlocksQ) Reset() {
+	*x = BlocksQ{}
+	mi := &file_meta_proto_msgTypes[68]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BlocksQ) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BlocksQ) ProtoMessage() {}
+
+func (x *BlocksQ) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[68]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BlocksQ.ProtoReflect.Descriptor instead.
+func (*BlocksQ) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{68}
+}
+
+func (x *BlocksQ) GetAfter() uint64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
+func (x *BlocksQ) GetPgs() []uint32 {
+	if x != nil {
+		return x.Pgs
+	}
+	return nil
+}
+
+func (x *BlocksQ) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *BlocksQ) GetDying() bool {
+	if x != nil {
+		return x.Dying
+	}
+	return false
+}
+
 type ShardInfoQ struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -5662,7 +5748,7 @@ type ShardInfoQ struct {
 
 func (x *ShardInfoQ) Reset() {
 	*x = ShardInfoQ{}
-	mi := &file_meta_proto_msgTypes[68]
+	mi := &file_meta_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5674,7 +5760,7 @@ func (x *ShardInfoQ) String() string {
 func (*ShardInfoQ) ProtoMessage() {}
 
 func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[68]
+	mi := &file_meta_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5687,7 +5773,7 @@ func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoQ.ProtoReflect.Descriptor instead.
 func (*ShardInfoQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{68}
+	return file_meta_proto_rawDescGZIP(), []int{69}
 }
 
 type FileSystemsQ struct {
@@ -5698,7 +5784,7 @@ type FileSystemsQ struct {
 
 func (x *FileSystemsQ) Reset() {
 	*x = FileSystemsQ{}
-	mi := &file_meta_proto_msgTypes[69]
+	mi := &file_meta_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5710,7 +5796,7 @@ func (x *FileSystemsQ) String() string {
 func (*FileSystemsQ) ProtoMessage() {}
 
 func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[69]
+	mi := &file_meta_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5723,7 +5809,7 @@ func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsQ.ProtoReflect.Descriptor instead.
 func (*FileSystemsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{69}
+	return file_meta_proto_rawDescGZIP(), []int{70}
 }
 
 // ClusterMapQ asks for the stores and pools. With the version that the caller has, the answer
@@ -5737,7 +5823,7 @@ type ClusterMapQ struct {
 
 func (x *ClusterMapQ) Reset() {
 	*x = ClusterMapQ{}
-	mi := &file_meta_proto_msgTypes[70]
+	mi := &file_meta_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5749,7 +5835,7 @@ func (x *ClusterMapQ) String() string {
 func (*ClusterMapQ) ProtoMessage() {}
 
 func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[70]
+	mi := &file_meta_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5762,7 +5848,7 @@ func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapQ.ProtoReflect.Descriptor instead.
 func (*ClusterMapQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{70}
+	return file_meta_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ClusterMapQ) GetKnownVersion() uint64 {
@@ -5781,7 +5867,7 @@ type KeysQ struct {
 
 func (x *KeysQ) Reset() {
 	*x = KeysQ{}
-	mi := &file_meta_proto_msgTypes[71]
+	mi := &file_meta_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5793,7 +5879,7 @@ func (x *KeysQ) String() string {
 func (*KeysQ) ProtoMessage() {}
 
 func (x *KeysQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[71]
+	mi := &file_meta_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5806,7 +5892,7 @@ func (x *KeysQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysQ.ProtoReflect.Descriptor instead.
 func (*KeysQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{71}
+	return file_meta_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *KeysQ) GetKind() string {
@@ -5825,7 +5911,7 @@ type NFSClientsQ struct {
 
 func (x *NFSClientsQ) Reset() {
 	*x = NFSClientsQ{}
-	mi := &file_meta_proto_msgTypes[72]
+	mi := &file_meta_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5837,7 +5923,7 @@ func (x *NFSClientsQ) String() string {
 func (*NFSClientsQ) ProtoMessage() {}
 
 func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[72]
+	mi := &file_meta_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5850,7 +5936,7 @@ func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsQ.ProtoReflect.Descriptor instead.
 func (*NFSClientsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{72}
+	return file_meta_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *NFSClientsQ) GetGateway() string {
@@ -5877,6 +5963,7 @@ type QueryResult struct {
 	//	*QueryResult_ClusterMap
 	//	*QueryResult_Keys
 	//	*QueryResult_NfsClients
+	//	*QueryResult_Blocks
 	R             isQueryResult_R `protobuf_oneof:"r"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -5884,7 +5971,7 @@ type QueryResult struct {
 
 func (x *QueryResult) Reset() {
 	*x = QueryResult{}
-	mi := &file_meta_proto_msgTypes[73]
+	mi := &file_meta_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5896,7 +5983,7 @@ func (x *QueryResult) String() string {
 func (*QueryResult) ProtoMessage() {}
 
 func (x *QueryResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[73]
+	mi := &file_meta_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5909,7 +5996,7 @@ func (x *QueryResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryResult.ProtoReflect.Descriptor instead.
 func (*QueryResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{73}
+	return file_meta_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *QueryResult) GetKind() uint32 {
@@ -6032,6 +6119,15 @@ func (x *QueryResult) GetNfsClients() *NFSClientsR {
 	return nil
 }
 
+func (x *QueryResult) GetBlocks() *BlocksR {
+	if x != nil {
+		if x, ok := x.R.(*QueryResult_Blocks); ok {
+			return x.Blocks
+		}
+	}
+	return nil
+}
+
 type isQueryResult_R interface {
 	isQueryResult_R()
 }
@@ -6080,6 +6176,10 @@ type QueryResult_NfsClients struct {
 	NfsClients *NFSClientsR `protobuf:"bytes,20,opt,name=nfs_clients,json=nfsClients,proto3,oneof"`
 }
 
+type QueryResult_Blocks struct {
+	Blocks *BlocksR `protobuf:"bytes,21,opt,name=blocks,proto3,oneof"`
+}
+
 func (*QueryResult_Attr) isQueryResult_R() {}
 
 func (*QueryResult_ReadDir) isQueryResult_R() {}
@@ -6102,6 +6202,8 @@ func (*QueryResult_Keys) isQueryResult_R() {}
 
 func (*QueryResult_NfsClients) isQueryResult_R() {}
 
+func (*QueryResult_Blocks) isQueryResult_R() {}
+
 type AttrR struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Attr          *Attr                  `protobuf:"bytes,1,opt,name=attr,proto3" json:"attr,omitempty"`
@@ -6112,7 +6214,7 @@ type AttrR struct {
 
 func (x *AttrR) Reset() {
 	*x = AttrR{}
-	mi := &file_meta_proto_msgTypes[74]
+	mi := &file_meta_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6124,7 +6226,7 @@ func (x *AttrR) String() string {
 func (*AttrR) ProtoMessage() {}
 
 func (x *AttrR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[74]
+	mi := &file_meta_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6137,7 +6239,7 @@ func (x *AttrR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttrR.ProtoReflect.Descriptor instead.
 func (*AttrR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{74}
+	return file_meta_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *AttrR) GetAttr() *Attr {
@@ -6167,7 +6269,7 @@ type Dirent struct {
 
 func (x *Dirent) Reset() {
 	*x = Dirent{}
-	mi := &file_meta_proto_msgTypes[75]
+	mi := &file_meta_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6179,7 +6281,7 @@ func (x *Dirent) String() string {
 func (*Dirent) ProtoMessage() {}
 
 func (x *Dirent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[75]
+	mi := &file_meta_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6192,7 +6294,7 @@ func (x *Dirent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dirent.ProtoReflect.Descriptor instead.
 func (*Dirent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{75}
+	return file_meta_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *Dirent) GetCookie() uint64 {
@@ -6241,7 +6343,7 @@ type ReadDirR struct {
 
 func (x *ReadDirR) Reset() {
 	*x = ReadDirR{}
-	mi := &file_meta_proto_msgTypes[76]
+	mi := &file_meta_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6253,7 +6355,7 @@ func (x *ReadDirR) String() string {
 func (*ReadDirR) ProtoMessage() {}
 
 func (x *ReadDirR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[76]
+	mi := &file_meta_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6266,7 +6368,7 @@ func (x *ReadDirR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirR.ProtoReflect.Descriptor instead.
 func (*ReadDirR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{76}
+	return file_meta_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *ReadDirR) GetEntries() []*Dirent {
@@ -6299,7 +6401,7 @@ type ReadLinkR struct {
 
 func (x *ReadLinkR) Reset() {
 	*x = ReadLinkR{}
-	mi := &file_meta_proto_msgTypes[77]
+	mi := &file_meta_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6311,7 +6413,7 @@ func (x *ReadLinkR) String() string {
 func (*ReadLinkR) ProtoMessage() {}
 
 func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[77]
+	mi := &file_meta_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6324,7 +6426,7 @@ func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkR.ProtoReflect.Descriptor instead.
 func (*ReadLinkR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{77}
+	return file_meta_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *ReadLinkR) GetTarget() []byte {
@@ -6351,7 +6453,7 @@ type Extent struct {
 
 func (x *Extent) Reset() {
 	*x = Extent{}
-	mi := &file_meta_proto_msgTypes[78]
+	mi := &file_meta_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6363,7 +6465,7 @@ func (x *Extent) String() string {
 func (*Extent) ProtoMessage() {}
 
 func (x *Extent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[78]
+	mi := &file_meta_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6376,7 +6478,7 @@ func (x *Extent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extent.ProtoReflect.Descriptor instead.
 func (*Extent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{78}
+	return file_meta_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *Extent) GetOffset() uint64 {
@@ -6454,7 +6556,7 @@ type ExtentsR struct {
 
 func (x *ExtentsR) Reset() {
 	*x = ExtentsR{}
-	mi := &file_meta_proto_msgTypes[79]
+	mi := &file_meta_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6466,7 +6568,7 @@ func (x *ExtentsR) String() string {
 func (*ExtentsR) ProtoMessage() {}
 
 func (x *ExtentsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[79]
+	mi := &file_meta_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6479,7 +6581,7 @@ func (x *ExtentsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsR.ProtoReflect.Descriptor instead.
 func (*ExtentsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{79}
+	return file_meta_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *ExtentsR) GetExtents() []*Extent {
@@ -6521,7 +6623,7 @@ type StatFSR struct {
 
 func (x *StatFSR) Reset() {
 	*x = StatFSR{}
-	mi := &file_meta_proto_msgTypes[80]
+	mi := &file_meta_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6533,7 +6635,7 @@ func (x *StatFSR) String() string {
 func (*StatFSR) ProtoMessage() {}
 
 func (x *StatFSR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[80]
+	mi := &file_meta_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6546,7 +6648,7 @@ func (x *StatFSR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSR.ProtoReflect.Descriptor instead.
 func (*StatFSR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{80}
+	return file_meta_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *StatFSR) GetUsedBytes() uint64 {
@@ -6582,7 +6684,7 @@ type BlockStatesR struct {
 
 func (x *BlockStatesR) Reset() {
 	*x = BlockStatesR{}
-	mi := &file_meta_proto_msgTypes[81]
+	mi := &file_meta_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6594,7 +6696,7 @@ func (x *BlockStatesR) String() string {
 func (*BlockStatesR) ProtoMessage() {}
 
 func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[81]
+	mi := &file_meta_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6607,7 +6709,7 @@ func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesR.ProtoReflect.Descriptor instead.
 func (*BlockStatesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{81}
+	return file_meta_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *BlockStatesR) GetStates() []BlockState {
@@ -6622,6 +6724,142 @@ func (x *BlockStatesR) GetPgs() []uint32 {
 		return x.Pgs
 	}
 	return nil
+}
+
+type BlocksR struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Blocks        []*BlockInfo           `protobuf:"bytes,1,rep,name=blocks,proto3" json:"blocks,omitempty"`
+	Next          uint64                 `protobuf:"varint,2,opt,name=next,proto3" json:"next,omitempty"` // 0: complete; else ask again for what comes after this id
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BlocksR) Reset() {
+	*x = BlocksR{}
+	mi := &file_meta_proto_msgTypes[83]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BlocksR) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BlocksR) ProtoMessage() {}
+
+func (x *BlocksR) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[83]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BlocksR.ProtoReflect.Descriptor instead.
+func (*BlocksR) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{83}
+}
+
+func (x *BlocksR) GetBlocks() []*BlockInfo {
+	if x != nil {
+		return x.Blocks
+	}
+	return nil
+}
+
+func (x *BlocksR) GetNext() uint64 {
+	if x != nil {
+		return x.Next
+	}
+	return 0
+}
+
+type BlockInfo struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Fs            uint32                 `protobuf:"varint,2,opt,name=fs,proto3" json:"fs,omitempty"`
+	Ino           uint64                 `protobuf:"varint,3,opt,name=ino,proto3" json:"ino,omitempty"`
+	Offset        uint64                 `protobuf:"varint,4,opt,name=offset,proto3" json:"offset,omitempty"` // in the file, of the block's first byte
+	Length        uint32                 `protobuf:"varint,5,opt,name=length,proto3" json:"length,omitempty"`
+	Pg            uint32                 `protobuf:"varint,6,opt,name=pg,proto3" json:"pg,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BlockInfo) Reset() {
+	*x = BlockInfo{}
+	mi := &file_meta_proto_msgTypes[84]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BlockInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BlockInfo) ProtoMessage() {}
+
+func (x *BlockInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[84]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BlockInfo.ProtoReflect.Descriptor instead.
+func (*BlockInfo) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{84}
+}
+
+func (x *BlockInfo) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *BlockInfo) GetFs() uint32 {
+	if x != nil {
+		return x.Fs
+	}
+	return 0
+}
+
+func (x *BlockInfo) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *BlockInfo) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *BlockInfo) GetLength() uint32 {
+	if x != nil {
+		return x.Length
+	}
+	return 0
+}
+
+func (x *BlockInfo) GetPg() uint32 {
+	if x != nil {
+		return x.Pg
+	}
+	return 0
 }
 
 type ShardInfoR struct {
@@ -6644,7 +6882,7 @@ type ShardInfoR struct {
 
 func (x *ShardInfoR) Reset() {
 	*x = ShardInfoR{}
-	mi := &file_meta_proto_msgTypes[82]
+	mi := &file_meta_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6656,7 +6894,7 @@ func (x *ShardInfoR) String() string {
 func (*ShardInfoR) ProtoMessage() {}
 
 func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[82]
+	mi := &file_meta_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6669,7 +6907,7 @@ func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoR.ProtoReflect.Descriptor instead.
 func (*ShardInfoR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{82}
+	return file_meta_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *ShardInfoR) GetShard() uint32 {
@@ -6751,7 +6989,7 @@ type FileSystemsR struct {
 
 func (x *FileSystemsR) Reset() {
 	*x = FileSystemsR{}
-	mi := &file_meta_proto_msgTypes[83]
+	mi := &file_meta_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6763,7 +7001,7 @@ func (x *FileSystemsR) String() string {
 func (*FileSystemsR) ProtoMessage() {}
 
 func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[83]
+	mi := &file_meta_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6776,7 +7014,7 @@ func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsR.ProtoReflect.Descriptor instead.
 func (*FileSystemsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{83}
+	return file_meta_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *FileSystemsR) GetFileSystems() []*FileSystem {
@@ -6798,7 +7036,7 @@ type ClusterMapR struct {
 
 func (x *ClusterMapR) Reset() {
 	*x = ClusterMapR{}
-	mi := &file_meta_proto_msgTypes[84]
+	mi := &file_meta_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6810,7 +7048,7 @@ func (x *ClusterMapR) String() string {
 func (*ClusterMapR) ProtoMessage() {}
 
 func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[84]
+	mi := &file_meta_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6823,7 +7061,7 @@ func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapR.ProtoReflect.Descriptor instead.
 func (*ClusterMapR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{84}
+	return file_meta_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *ClusterMapR) GetStores() []*Store {
@@ -6863,7 +7101,7 @@ type KeysR struct {
 
 func (x *KeysR) Reset() {
 	*x = KeysR{}
-	mi := &file_meta_proto_msgTypes[85]
+	mi := &file_meta_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6875,7 +7113,7 @@ func (x *KeysR) String() string {
 func (*KeysR) ProtoMessage() {}
 
 func (x *KeysR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[85]
+	mi := &file_meta_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6888,7 +7126,7 @@ func (x *KeysR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysR.ProtoReflect.Descriptor instead.
 func (*KeysR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{85}
+	return file_meta_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *KeysR) GetKeys() []*Key {
@@ -6907,7 +7145,7 @@ type NFSClientsR struct {
 
 func (x *NFSClientsR) Reset() {
 	*x = NFSClientsR{}
-	mi := &file_meta_proto_msgTypes[86]
+	mi := &file_meta_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6919,7 +7157,7 @@ func (x *NFSClientsR) String() string {
 func (*NFSClientsR) ProtoMessage() {}
 
 func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[86]
+	mi := &file_meta_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6932,7 +7170,7 @@ func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsR.ProtoReflect.Descriptor instead.
 func (*NFSClientsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{86}
+	return file_meta_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *NFSClientsR) GetClients() []*NFSClient {
@@ -6960,7 +7198,7 @@ type InodeRecord struct {
 
 func (x *InodeRecord) Reset() {
 	*x = InodeRecord{}
-	mi := &file_meta_proto_msgTypes[87]
+	mi := &file_meta_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6972,7 +7210,7 @@ func (x *InodeRecord) String() string {
 func (*InodeRecord) ProtoMessage() {}
 
 func (x *InodeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[87]
+	mi := &file_meta_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6985,7 +7223,7 @@ func (x *InodeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InodeRecord.ProtoReflect.Descriptor instead.
 func (*InodeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{87}
+	return file_meta_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *InodeRecord) GetAttr() *Attr {
@@ -7062,7 +7300,7 @@ type Cut struct {
 
 func (x *Cut) Reset() {
 	*x = Cut{}
-	mi := &file_meta_proto_msgTypes[88]
+	mi := &file_meta_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7074,7 +7312,7 @@ func (x *Cut) String() string {
 func (*Cut) ProtoMessage() {}
 
 func (x *Cut) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[88]
+	mi := &file_meta_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7087,7 +7325,7 @@ func (x *Cut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cut.ProtoReflect.Descriptor instead.
 func (*Cut) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{88}
+	return file_meta_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *Cut) GetGen() uint32 {
@@ -7122,7 +7360,7 @@ type ExtentRecord struct {
 
 func (x *ExtentRecord) Reset() {
 	*x = ExtentRecord{}
-	mi := &file_meta_proto_msgTypes[89]
+	mi := &file_meta_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7134,7 +7372,7 @@ func (x *ExtentRecord) String() string {
 func (*ExtentRecord) ProtoMessage() {}
 
 func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[89]
+	mi := &file_meta_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7147,7 +7385,7 @@ func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentRecord.ProtoReflect.Descriptor instead.
 func (*ExtentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{89}
+	return file_meta_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *ExtentRecord) GetLength() uint32 {
@@ -7229,7 +7467,7 @@ type BlockRecord struct {
 
 func (x *BlockRecord) Reset() {
 	*x = BlockRecord{}
-	mi := &file_meta_proto_msgTypes[90]
+	mi := &file_meta_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7241,7 +7479,7 @@ func (x *BlockRecord) String() string {
 func (*BlockRecord) ProtoMessage() {}
 
 func (x *BlockRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[90]
+	mi := &file_meta_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7254,7 +7492,7 @@ func (x *BlockRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockRecord.ProtoReflect.Descriptor instead.
 func (*BlockRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{90}
+	return file_meta_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *BlockRecord) GetFs() uint32 {
@@ -7310,7 +7548,7 @@ type DirentRecord struct {
 
 func (x *DirentRecord) Reset() {
 	*x = DirentRecord{}
-	mi := &file_meta_proto_msgTypes[91]
+	mi := &file_meta_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7322,7 +7560,7 @@ func (x *DirentRecord) String() string {
 func (*DirentRecord) ProtoMessage() {}
 
 func (x *DirentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[91]
+	mi := &file_meta_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7335,7 +7573,7 @@ func (x *DirentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirentRecord.ProtoReflect.Descriptor instead.
 func (*DirentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{91}
+	return file_meta_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *DirentRecord) GetName() []byte {
@@ -7371,7 +7609,7 @@ type OriginRecord struct {
 
 func (x *OriginRecord) Reset() {
 	*x = OriginRecord{}
-	mi := &file_meta_proto_msgTypes[92]
+	mi := &file_meta_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7383,7 +7621,7 @@ func (x *OriginRecord) String() string {
 func (*OriginRecord) ProtoMessage() {}
 
 func (x *OriginRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[92]
+	mi := &file_meta_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7396,7 +7634,7 @@ func (x *OriginRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginRecord.ProtoReflect.Descriptor instead.
 func (*OriginRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{92}
+	return file_meta_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *OriginRecord) GetKind() OriginKind {
@@ -7437,7 +7675,7 @@ type SlotRecord struct {
 
 func (x *SlotRecord) Reset() {
 	*x = SlotRecord{}
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7449,7 +7687,7 @@ func (x *SlotRecord) String() string {
 func (*SlotRecord) ProtoMessage() {}
 
 func (x *SlotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7462,7 +7700,7 @@ func (x *SlotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotRecord.ProtoReflect.Descriptor instead.
 func (*SlotRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{93}
+	return file_meta_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *SlotRecord) GetSeq() uint64 {
@@ -7489,7 +7727,7 @@ type SlotResult struct {
 
 func (x *SlotResult) Reset() {
 	*x = SlotResult{}
-	mi := &file_meta_proto_msgTypes[94]
+	mi := &file_meta_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7501,7 +7739,7 @@ func (x *SlotResult) String() string {
 func (*SlotResult) ProtoMessage() {}
 
 func (x *SlotResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[94]
+	mi := &file_meta_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7514,7 +7752,7 @@ func (x *SlotResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotResult.ProtoReflect.Descriptor instead.
 func (*SlotResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{94}
+	return file_meta_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *SlotResult) GetOpIndex() uint32 {
@@ -7541,7 +7779,7 @@ type UsageRecord struct {
 
 func (x *UsageRecord) Reset() {
 	*x = UsageRecord{}
-	mi := &file_meta_proto_msgTypes[95]
+	mi := &file_meta_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7553,7 +7791,7 @@ func (x *UsageRecord) String() string {
 func (*UsageRecord) ProtoMessage() {}
 
 func (x *UsageRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[95]
+	mi := &file_meta_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7566,7 +7804,7 @@ func (x *UsageRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRecord.ProtoReflect.Descriptor instead.
 func (*UsageRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{95}
+	return file_meta_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *UsageRecord) GetBytes() uint64 {
@@ -7594,7 +7832,7 @@ type RangeRecord struct {
 
 func (x *RangeRecord) Reset() {
 	*x = RangeRecord{}
-	mi := &file_meta_proto_msgTypes[96]
+	mi := &file_meta_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7606,7 +7844,7 @@ func (x *RangeRecord) String() string {
 func (*RangeRecord) ProtoMessage() {}
 
 func (x *RangeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[96]
+	mi := &file_meta_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7619,7 +7857,7 @@ func (x *RangeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeRecord.ProtoReflect.Descriptor instead.
 func (*RangeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{96}
+	return file_meta_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *RangeRecord) GetOrigin() uint64 {
@@ -7659,7 +7897,7 @@ type PurgeRecord struct {
 
 func (x *PurgeRecord) Reset() {
 	*x = PurgeRecord{}
-	mi := &file_meta_proto_msgTypes[97]
+	mi := &file_meta_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7671,7 +7909,7 @@ func (x *PurgeRecord) String() string {
 func (*PurgeRecord) ProtoMessage() {}
 
 func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[97]
+	mi := &file_meta_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7684,7 +7922,7 @@ func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeRecord.ProtoReflect.Descriptor instead.
 func (*PurgeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{97}
+	return file_meta_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *PurgeRecord) GetFs() uint32 {
@@ -7749,7 +7987,7 @@ type DyingRecord struct {
 
 func (x *DyingRecord) Reset() {
 	*x = DyingRecord{}
-	mi := &file_meta_proto_msgTypes[98]
+	mi := &file_meta_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7761,7 +7999,7 @@ func (x *DyingRecord) String() string {
 func (*DyingRecord) ProtoMessage() {}
 
 func (x *DyingRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[98]
+	mi := &file_meta_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7774,7 +8012,7 @@ func (x *DyingRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DyingRecord.ProtoReflect.Descriptor instead.
 func (*DyingRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{98}
+	return file_meta_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *DyingRecord) GetPg() uint32 {
@@ -7815,7 +8053,7 @@ type NamespaceRecord struct {
 
 func (x *NamespaceRecord) Reset() {
 	*x = NamespaceRecord{}
-	mi := &file_meta_proto_msgTypes[99]
+	mi := &file_meta_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7827,7 +8065,7 @@ func (x *NamespaceRecord) String() string {
 func (*NamespaceRecord) ProtoMessage() {}
 
 func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[99]
+	mi := &file_meta_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7840,7 +8078,7 @@ func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceRecord.ProtoReflect.Descriptor instead.
 func (*NamespaceRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{99}
+	return file_meta_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *NamespaceRecord) GetHashKey() []byte {
@@ -7868,7 +8106,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_meta_proto_msgTypes[100]
+	mi := &file_meta_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7880,7 +8118,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[100]
+	mi := &file_meta_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7893,7 +8131,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{100}
+	return file_meta_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *ProposeRequest) GetShard() uint32 {
@@ -7919,7 +8157,7 @@ type ProposeReply struct {
 
 func (x *ProposeReply) Reset() {
 	*x = ProposeReply{}
-	mi := &file_meta_proto_msgTypes[101]
+	mi := &file_meta_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7931,7 +8169,7 @@ func (x *ProposeReply) String() string {
 func (*ProposeReply) ProtoMessage() {}
 
 func (x *ProposeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[101]
+	mi := &file_meta_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7944,7 +8182,7 @@ func (x *ProposeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeReply.ProtoReflect.Descriptor instead.
 func (*ProposeReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{101}
+	return file_meta_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *ProposeReply) GetResults() []*Result {
@@ -7964,7 +8202,7 @@ type QueryRequest struct {
 
 func (x *QueryRequest) Reset() {
 	*x = QueryRequest{}
-	mi := &file_meta_proto_msgTypes[102]
+	mi := &file_meta_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7976,7 +8214,7 @@ func (x *QueryRequest) String() string {
 func (*QueryRequest) ProtoMessage() {}
 
 func (x *QueryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[102]
+	mi := &file_meta_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7989,7 +8227,7 @@ func (x *QueryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryRequest.ProtoReflect.Descriptor instead.
 func (*QueryRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{102}
+	return file_meta_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *QueryRequest) GetShard() uint32 {
@@ -8015,7 +8253,7 @@ type QueryReply struct {
 
 func (x *QueryReply) Reset() {
 	*x = QueryReply{}
-	mi := &file_meta_proto_msgTypes[103]
+	mi := &file_meta_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8027,7 +8265,7 @@ func (x *QueryReply) String() string {
 func (*QueryReply) ProtoMessage() {}
 
 func (x *QueryReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[103]
+	mi := &file_meta_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8040,7 +8278,7 @@ func (x *QueryReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryReply.ProtoReflect.Descriptor instead.
 func (*QueryReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{103}
+	return file_meta_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *QueryReply) GetResults() []*QueryResult {
@@ -8062,7 +8300,7 @@ type TermRequest struct {
 
 func (x *TermRequest) Reset() {
 	*x = TermRequest{}
-	mi := &file_meta_proto_msgTypes[104]
+	mi := &file_meta_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8074,7 +8312,7 @@ func (x *TermRequest) String() string {
 func (*TermRequest) ProtoMessage() {}
 
 func (x *TermRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[104]
+	mi := &file_meta_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8087,7 +8325,7 @@ func (x *TermRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermRequest.ProtoReflect.Descriptor instead.
 func (*TermRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{104}
+	return file_meta_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *TermRequest) GetShard() uint32 {
@@ -8115,7 +8353,7 @@ type TermReply struct {
 
 func (x *TermReply) Reset() {
 	*x = TermReply{}
-	mi := &file_meta_proto_msgTypes[105]
+	mi := &file_meta_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8127,7 +8365,7 @@ func (x *TermReply) String() string {
 func (*TermReply) ProtoMessage() {}
 
 func (x *TermReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[105]
+	mi := &file_meta_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8140,7 +8378,7 @@ func (x *TermReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermReply.ProtoReflect.Descriptor instead.
 func (*TermReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{105}
+	return file_meta_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *TermReply) GetTerm() uint64 {
@@ -8175,7 +8413,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_meta_proto_msgTypes[106]
+	mi := &file_meta_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8187,7 +8425,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[106]
+	mi := &file_meta_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8200,7 +8438,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{106}
+	return file_meta_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *RenewRequest) GetShard() uint32 {
@@ -8227,7 +8465,7 @@ type RenewReply struct {
 
 func (x *RenewReply) Reset() {
 	*x = RenewReply{}
-	mi := &file_meta_proto_msgTypes[107]
+	mi := &file_meta_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8239,7 +8477,7 @@ func (x *RenewReply) String() string {
 func (*RenewReply) ProtoMessage() {}
 
 func (x *RenewReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[107]
+	mi := &file_meta_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8252,7 +8490,7 @@ func (x *RenewReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewReply.ProtoReflect.Descriptor instead.
 func (*RenewReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{107}
+	return file_meta_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *RenewReply) GetLeaseMilliseconds() uint64 {
@@ -8271,7 +8509,7 @@ type LeaderRequest struct {
 
 func (x *LeaderRequest) Reset() {
 	*x = LeaderRequest{}
-	mi := &file_meta_proto_msgTypes[108]
+	mi := &file_meta_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8283,7 +8521,7 @@ func (x *LeaderRequest) String() string {
 func (*LeaderRequest) ProtoMessage() {}
 
 func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[108]
+	mi := &file_meta_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8296,7 +8534,7 @@ func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderRequest.ProtoReflect.Descriptor instead.
 func (*LeaderRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{108}
+	return file_meta_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *LeaderRequest) GetShard() uint32 {
@@ -8316,7 +8554,7 @@ type LeaderReply struct {
 
 func (x *LeaderReply) Reset() {
 	*x = LeaderReply{}
-	mi := &file_meta_proto_msgTypes[109]
+	mi := &file_meta_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8328,7 +8566,7 @@ func (x *LeaderReply) String() string {
 func (*LeaderReply) ProtoMessage() {}
 
 func (x *LeaderReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[109]
+	mi := &file_meta_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8341,7 +8579,7 @@ func (x *LeaderReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderReply.ProtoReflect.Descriptor instead.
 func (*LeaderReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{109}
+	return file_meta_proto_rawDescGZIP(), []int{112}
 }
 
 func (x *LeaderReply) GetLeaderId() string {
@@ -8376,7 +8614,7 @@ type ReplicaReply struct {
 
 func (x *ReplicaReply) Reset() {
 	*x = ReplicaReply{}
-	mi := &file_meta_proto_msgTypes[110]
+	mi := &file_meta_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8388,7 +8626,7 @@ func (x *ReplicaReply) String() string {
 func (*ReplicaReply) ProtoMessage() {}
 
 func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[110]
+	mi := &file_meta_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8401,7 +8639,7 @@ func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaReply.ProtoReflect.Descriptor instead.
 func (*ReplicaReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{110}
+	return file_meta_proto_rawDescGZIP(), []int{113}
 }
 
 func (x *ReplicaReply) GetId() string {
@@ -8479,7 +8717,7 @@ type MemberRequest struct {
 
 func (x *MemberRequest) Reset() {
 	*x = MemberRequest{}
-	mi := &file_meta_proto_msgTypes[111]
+	mi := &file_meta_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8491,7 +8729,7 @@ func (x *MemberRequest) String() string {
 func (*MemberRequest) ProtoMessage() {}
 
 func (x *MemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[111]
+	mi := &file_meta_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8504,7 +8742,7 @@ func (x *MemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberRequest.ProtoReflect.Descriptor instead.
 func (*MemberRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{111}
+	return file_meta_proto_rawDescGZIP(), []int{114}
 }
 
 func (x *MemberRequest) GetShard() uint32 {
@@ -8541,7 +8779,7 @@ type MemberReply struct {
 
 func (x *MemberReply) Reset() {
 	*x = MemberReply{}
-	mi := &file_meta_proto_msgTypes[112]
+	mi := &file_meta_proto_msgTypes[115]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8553,7 +8791,7 @@ func (x *MemberReply) String() string {
 func (*MemberReply) ProtoMessage() {}
 
 func (x *MemberReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[112]
+	mi := &file_meta_proto_msgTypes[115]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8566,7 +8804,7 @@ func (x *MemberReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberReply.ProtoReflect.Descriptor instead.
 func (*MemberReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{112}
+	return file_meta_proto_rawDescGZIP(), []int{115}
 }
 
 func (x *MemberReply) GetLeader() string {
@@ -8610,7 +8848,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_meta_proto_msgTypes[113]
+	mi := &file_meta_proto_msgTypes[116]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8622,7 +8860,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[113]
+	mi := &file_meta_proto_msgTypes[116]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8635,7 +8873,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{113}
+	return file_meta_proto_rawDescGZIP(), []int{116}
 }
 
 func (x *Member) GetId() string {
@@ -8679,7 +8917,7 @@ type DifferRequest struct {
 
 func (x *DifferRequest) Reset() {
 	*x = DifferRequest{}
-	mi := &file_meta_proto_msgTypes[114]
+	mi := &file_meta_proto_msgTypes[117]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8691,7 +8929,7 @@ func (x *DifferRequest) String() string {
 func (*DifferRequest) ProtoMessage() {}
 
 func (x *DifferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[114]
+	mi := &file_meta_proto_msgTypes[117]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8704,7 +8942,7 @@ func (x *DifferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferRequest.ProtoReflect.Descriptor instead.
 func (*DifferRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{114}
+	return file_meta_proto_rawDescGZIP(), []int{117}
 }
 
 func (x *DifferRequest) GetShard() uint32 {
@@ -8743,7 +8981,7 @@ type DifferReply struct {
 
 func (x *DifferReply) Reset() {
 	*x = DifferReply{}
-	mi := &file_meta_proto_msgTypes[115]
+	mi := &file_meta_proto_msgTypes[118]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8755,7 +8993,7 @@ func (x *DifferReply) String() string {
 func (*DifferReply) ProtoMessage() {}
 
 func (x *DifferReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[115]
+	mi := &file_meta_proto_msgTypes[118]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8768,7 +9006,7 @@ func (x *DifferReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferReply.ProtoReflect.Descriptor instead.
 func (*DifferReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{115}
+	return file_meta_proto_rawDescGZIP(), []int{118}
 }
 
 var File_meta_proto protoreflect.FileDescriptor
@@ -9122,7 +9360,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x06client\x18\x01 \x01(\v2\x19.rackfs.meta.v1.NFSClientR\x06client\"A\n" +
 	"\x0fRemoveNFSClient\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x14\n" +
-	"\x05owner\x18\x02 \x01(\fR\x05owner\"\xad\x06\n" +
+	"\x05owner\x18\x02 \x01(\fR\x05owner\"\xe0\x06\n" +
 	"\x05Query\x12\x0e\n" +
 	"\x02fs\x18\x01 \x01(\rR\x02fs\x12(\n" +
 	"\x04cred\x18\x02 \x01(\v2\x14.rackfs.meta.v1.CredR\x04cred\x125\n" +
@@ -9136,7 +9374,8 @@ const file_meta_proto_rawDesc = "" +
 	"\x06statfs\x18\x10 \x01(\v2\x17.rackfs.meta.v1.StatFSQH\x00R\x06statfs\x12A\n" +
 	"\fblock_states\x18\x11 \x01(\v2\x1c.rackfs.meta.v1.BlockStatesQH\x00R\vblockStates\x12;\n" +
 	"\n" +
-	"shard_info\x18\x12 \x01(\v2\x1a.rackfs.meta.v1.ShardInfoQH\x00R\tshardInfo\x12A\n" +
+	"shard_info\x18\x12 \x01(\v2\x1a.rackfs.meta.v1.ShardInfoQH\x00R\tshardInfo\x121\n" +
+	"\x06blocks\x18\x13 \x01(\v2\x17.rackfs.meta.v1.BlocksQH\x00R\x06blocks\x12A\n" +
 	"\ffile_systems\x18\x1e \x01(\v2\x1c.rackfs.meta.v1.FileSystemsQH\x00R\vfileSystems\x12>\n" +
 	"\vcluster_map\x18\x1f \x01(\v2\x1b.rackfs.meta.v1.ClusterMapQH\x00R\n" +
 	"clusterMap\x12+\n" +
@@ -9170,7 +9409,12 @@ const file_meta_proto_rawDesc = "" +
 	"maxExtents\"\t\n" +
 	"\aStatFSQ\" \n" +
 	"\fBlockStatesQ\x12\x10\n" +
-	"\x03ids\x18\x01 \x03(\x04R\x03ids\"\f\n" +
+	"\x03ids\x18\x01 \x03(\x04R\x03ids\"]\n" +
+	"\aBlocksQ\x12\x14\n" +
+	"\x05after\x18\x01 \x01(\x04R\x05after\x12\x10\n" +
+	"\x03pgs\x18\x02 \x03(\rR\x03pgs\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\x12\x14\n" +
+	"\x05dying\x18\x04 \x01(\bR\x05dying\"\f\n" +
 	"\n" +
 	"ShardInfoQ\"\x0e\n" +
 	"\fFileSystemsQ\"2\n" +
@@ -9179,7 +9423,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x05KeysQ\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\"'\n" +
 	"\vNFSClientsQ\x12\x18\n" +
-	"\agateway\x18\x01 \x01(\tR\agateway\"\xb1\x05\n" +
+	"\agateway\x18\x01 \x01(\tR\agateway\"\xe4\x05\n" +
 	"\vQueryResult\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12+\n" +
@@ -9197,7 +9441,8 @@ const file_meta_proto_rawDesc = "" +
 	"clusterMap\x12+\n" +
 	"\x04keys\x18\x13 \x01(\v2\x15.rackfs.meta.v1.KeysRH\x00R\x04keys\x12>\n" +
 	"\vnfs_clients\x18\x14 \x01(\v2\x1b.rackfs.meta.v1.NFSClientsRH\x00R\n" +
-	"nfsClientsB\x03\n" +
+	"nfsClients\x121\n" +
+	"\x06blocks\x18\x15 \x01(\v2\x17.rackfs.meta.v1.BlocksRH\x00R\x06blocksB\x03\n" +
 	"\x01r\"^\n" +
 	"\x05AttrR\x12(\n" +
 	"\x04attr\x18\x01 \x01(\v2\x14.rackfs.meta.v1.AttrR\x04attr\x12+\n" +
@@ -9238,7 +9483,17 @@ const file_meta_proto_rawDesc = "" +
 	"quotaBytes\"T\n" +
 	"\fBlockStatesR\x122\n" +
 	"\x06states\x18\x01 \x03(\x0e2\x1a.rackfs.meta.v1.BlockStateR\x06states\x12\x10\n" +
-	"\x03pgs\x18\x02 \x03(\rR\x03pgs\"\xa6\x02\n" +
+	"\x03pgs\x18\x02 \x03(\rR\x03pgs\"P\n" +
+	"\aBlocksR\x121\n" +
+	"\x06blocks\x18\x01 \x03(\v2\x19.rackfs.meta.v1.BlockInfoR\x06blocks\x12\x12\n" +
+	"\x04next\x18\x02 \x01(\x04R\x04next\"}\n" +
+	"\tBlockInfo\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x0e\n" +
+	"\x02fs\x18\x02 \x01(\rR\x02fs\x12\x10\n" +
+	"\x03ino\x18\x03 \x01(\x04R\x03ino\x12\x16\n" +
+	"\x06offset\x18\x04 \x01(\x04R\x06offset\x12\x16\n" +
+	"\x06length\x18\x05 \x01(\rR\x06length\x12\x0e\n" +
+	"\x02pg\x18\x06 \x01(\rR\x02pg\"\xa6\x02\n" +
 	"\n" +
 	"ShardInfoR\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x14\n" +
@@ -9447,7 +9702,7 @@ func file_meta_proto_rawDescGZIP() []byte {
 }
 
 var file_meta_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 116)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 119)
 var file_meta_proto_goTypes = []any{
 	(OriginKind)(0),         // 0: rackfs.meta.v1.OriginKind
 	(FileSystemState)(0),    // 1: rackfs.meta.v1.FileSystemState
@@ -9523,54 +9778,57 @@ var file_meta_proto_goTypes = []any{
 	(*ExtentsQ)(nil),        // 71: rackfs.meta.v1.ExtentsQ
 	(*StatFSQ)(nil),         // 72: rackfs.meta.v1.StatFSQ
 	(*BlockStatesQ)(nil),    // 73: rackfs.meta.v1.BlockStatesQ
-	(*ShardInfoQ)(nil),      // 74: rackfs.meta.v1.ShardInfoQ
-	(*FileSystemsQ)(nil),    // 75: rackfs.meta.v1.FileSystemsQ
-	(*ClusterMapQ)(nil),     // 76: rackfs.meta.v1.ClusterMapQ
-	(*KeysQ)(nil),           // 77: rackfs.meta.v1.KeysQ
-	(*NFSClientsQ)(nil),     // 78: rackfs.meta.v1.NFSClientsQ
-	(*QueryResult)(nil),     // 79: rackfs.meta.v1.QueryResult
-	(*AttrR)(nil),           // 80: rackfs.meta.v1.AttrR
-	(*Dirent)(nil),          // 81: rackfs.meta.v1.Dirent
-	(*ReadDirR)(nil),        // 82: rackfs.meta.v1.ReadDirR
-	(*ReadLinkR)(nil),       // 83: rackfs.meta.v1.ReadLinkR
-	(*Extent)(nil),          // 84: rackfs.meta.v1.Extent
-	(*ExtentsR)(nil),        // 85: rackfs.meta.v1.ExtentsR
-	(*StatFSR)(nil),         // 86: rackfs.meta.v1.StatFSR
-	(*BlockStatesR)(nil),    // 87: rackfs.meta.v1.BlockStatesR
-	(*ShardInfoR)(nil),      // 88: rackfs.meta.v1.ShardInfoR
-	(*FileSystemsR)(nil),    // 89: rackfs.meta.v1.FileSystemsR
-	(*ClusterMapR)(nil),     // 90: rackfs.meta.v1.ClusterMapR
-	(*KeysR)(nil),           // 91: rackfs.meta.v1.KeysR
-	(*NFSClientsR)(nil),     // 92: rackfs.meta.v1.NFSClientsR
-	(*InodeRecord)(nil),     // 93: rackfs.meta.v1.InodeRecord
-	(*Cut)(nil),             // 94: rackfs.meta.v1.Cut
-	(*ExtentRecord)(nil),    // 95: rackfs.meta.v1.ExtentRecord
-	(*BlockRecord)(nil),     // 96: rackfs.meta.v1.BlockRecord
-	(*DirentRecord)(nil),    // 97: rackfs.meta.v1.DirentRecord
-	(*OriginRecord)(nil),    // 98: rackfs.meta.v1.OriginRecord
-	(*SlotRecord)(nil),      // 99: rackfs.meta.v1.SlotRecord
-	(*SlotResult)(nil),      // 100: rackfs.meta.v1.SlotResult
-	(*UsageRecord)(nil),     // 101: rackfs.meta.v1.UsageRecord
-	(*RangeRecord)(nil),     // 102: rackfs.meta.v1.RangeRecord
-	(*PurgeRecord)(nil),     // 103: rackfs.meta.v1.PurgeRecord
-	(*DyingRecord)(nil),     // 104: rackfs.meta.v1.DyingRecord
-	(*NamespaceRecord)(nil), // 105: rackfs.meta.v1.NamespaceRecord
-	(*ProposeRequest)(nil),  // 106: rackfs.meta.v1.ProposeRequest
-	(*ProposeReply)(nil),    // 107: rackfs.meta.v1.ProposeReply
-	(*QueryRequest)(nil),    // 108: rackfs.meta.v1.QueryRequest
-	(*QueryReply)(nil),      // 109: rackfs.meta.v1.QueryReply
-	(*TermRequest)(nil),     // 110: rackfs.meta.v1.TermRequest
-	(*TermReply)(nil),       // 111: rackfs.meta.v1.TermReply
-	(*RenewRequest)(nil),    // 112: rackfs.meta.v1.RenewRequest
-	(*RenewReply)(nil),      // 113: rackfs.meta.v1.RenewReply
-	(*LeaderRequest)(nil),   // 114: rackfs.meta.v1.LeaderRequest
-	(*LeaderReply)(nil),     // 115: rackfs.meta.v1.LeaderReply
-	(*ReplicaReply)(nil),    // 116: rackfs.meta.v1.ReplicaReply
-	(*MemberRequest)(nil),   // 117: rackfs.meta.v1.MemberRequest
-	(*MemberReply)(nil),     // 118: rackfs.meta.v1.MemberReply
-	(*Member)(nil),          // 119: rackfs.meta.v1.Member
-	(*DifferRequest)(nil),   // 120: rackfs.meta.v1.DifferRequest
-	(*DifferReply)(nil),     // 121: rackfs.meta.v1.DifferReply
+	(*BlocksQ)(nil),         // 74: rackfs.meta.v1.BlocksQ
+	(*ShardInfoQ)(nil),      // 75: rackfs.meta.v1.ShardInfoQ
+	(*FileSystemsQ)(nil),    // 76: rackfs.meta.v1.FileSystemsQ
+	(*ClusterMapQ)(nil),     // 77: rackfs.meta.v1.ClusterMapQ
+	(*KeysQ)(nil),           // 78: rackfs.meta.v1.KeysQ
+	(*NFSClientsQ)(nil),     // 79: rackfs.meta.v1.NFSClientsQ
+	(*QueryResult)(nil),     // 80: rackfs.meta.v1.QueryResult
+	(*AttrR)(nil),           // 81: rackfs.meta.v1.AttrR
+	(*Dirent)(nil),          // 82: rackfs.meta.v1.Dirent
+	(*ReadDirR)(nil),        // 83: rackfs.meta.v1.ReadDirR
+	(*ReadLinkR)(nil),       // 84: rackfs.meta.v1.ReadLinkR
+	(*Extent)(nil),          // 85: rackfs.meta.v1.Extent
+	(*ExtentsR)(nil),        // 86: rackfs.meta.v1.ExtentsR
+	(*StatFSR)(nil),         // 87: rackfs.meta.v1.StatFSR
+	(*BlockStatesR)(nil),    // 88: rackfs.meta.v1.BlockStatesR
+	(*BlocksR)(nil),         // 89: rackfs.meta.v1.BlocksR
+	(*BlockInfo)(nil),       // 90: rackfs.meta.v1.BlockInfo
+	(*ShardInfoR)(nil),      // 91: rackfs.meta.v1.ShardInfoR
+	(*FileSystemsR)(nil),    // 92: rackfs.meta.v1.FileSystemsR
+	(*ClusterMapR)(nil),     // 93: rackfs.meta.v1.ClusterMapR
+	(*KeysR)(nil),           // 94: rackfs.meta.v1.KeysR
+	(*NFSClientsR)(nil),     // 95: rackfs.meta.v1.NFSClientsR
+	(*InodeRecord)(nil),     // 96: rackfs.meta.v1.InodeRecord
+	(*Cut)(nil),             // 97: rackfs.meta.v1.Cut
+	(*ExtentRecord)(nil),    // 98: rackfs.meta.v1.ExtentRecord
+	(*BlockRecord)(nil),     // 99: rackfs.meta.v1.BlockRecord
+	(*DirentRecord)(nil),    // 100: rackfs.meta.v1.DirentRecord
+	(*OriginRecord)(nil),    // 101: rackfs.meta.v1.OriginRecord
+	(*SlotRecord)(nil),      // 102: rackfs.meta.v1.SlotRecord
+	(*SlotResult)(nil),      // 103: rackfs.meta.v1.SlotResult
+	(*UsageRecord)(nil),     // 104: rackfs.meta.v1.UsageRecord
+	(*RangeRecord)(nil),     // 105: rackfs.meta.v1.RangeRecord
+	(*PurgeRecord)(nil),     // 106: rackfs.meta.v1.PurgeRecord
+	(*DyingRecord)(nil),     // 107: rackfs.meta.v1.DyingRecord
+	(*NamespaceRecord)(nil), // 108: rackfs.meta.v1.NamespaceRecord
+	(*ProposeRequest)(nil),  // 109: rackfs.meta.v1.ProposeRequest
+	(*ProposeReply)(nil),    // 110: rackfs.meta.v1.ProposeReply
+	(*QueryRequest)(nil),    // 111: rackfs.meta.v1.QueryRequest
+	(*QueryReply)(nil),      // 112: rackfs.meta.v1.QueryReply
+	(*TermRequest)(nil),     // 113: rackfs.meta.v1.TermRequest
+	(*TermReply)(nil),       // 114: rackfs.meta.v1.TermReply
+	(*RenewRequest)(nil),    // 115: rackfs.meta.v1.RenewRequest
+	(*RenewReply)(nil),      // 116: rackfs.meta.v1.RenewReply
+	(*LeaderRequest)(nil),   // 117: rackfs.meta.v1.LeaderRequest
+	(*LeaderReply)(nil),     // 118: rackfs.meta.v1.LeaderReply
+	(*ReplicaReply)(nil),    // 119: rackfs.meta.v1.ReplicaReply
+	(*MemberRequest)(nil),   // 120: rackfs.meta.v1.MemberRequest
+	(*MemberReply)(nil),     // 121: rackfs.meta.v1.MemberReply
+	(*Member)(nil),          // 122: rackfs.meta.v1.Member
+	(*DifferRequest)(nil),   // 123: rackfs.meta.v1.DifferRequest
+	(*DifferReply)(nil),     // 124: rackfs.meta.v1.DifferReply
 }
 var file_meta_proto_depIdxs = []int32{
 	8,   // 0: rackfs.meta.v1.Entry.commands:type_name -> rackfs.meta.v1.Command
@@ -9615,7 +9873,7 @@ var file_meta_proto_depIdxs = []int32{
 	21,  // 39: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
 	43,  // 40: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
 	48,  // 41: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
-	90,  // 42: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	93,  // 42: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
 	10,  // 43: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
 	10,  // 44: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
 	10,  // 45: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
@@ -9668,53 +9926,56 @@ var file_meta_proto_depIdxs = []int32{
 	71,  // 92: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
 	72,  // 93: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
 	73,  // 94: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
-	74,  // 95: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
-	75,  // 96: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
-	76,  // 97: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
-	77,  // 98: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
-	78,  // 99: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
-	80,  // 100: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
-	82,  // 101: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
-	83,  // 102: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
-	85,  // 103: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
-	86,  // 104: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
-	87,  // 105: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
-	88,  // 106: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
-	89,  // 107: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
-	90,  // 108: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	91,  // 109: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
-	92,  // 110: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
-	12,  // 111: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
-	15,  // 112: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
-	12,  // 113: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
-	81,  // 114: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
-	12,  // 115: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
-	84,  // 116: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
-	4,   // 117: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
-	49,  // 118: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
-	51,  // 119: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
-	55,  // 120: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
-	60,  // 121: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
-	62,  // 122: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
-	12,  // 123: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
-	15,  // 124: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
-	94,  // 125: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
-	0,   // 126: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
-	100, // 127: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
-	9,   // 128: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
-	10,  // 129: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
-	22,  // 130: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
-	8,   // 131: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
-	9,   // 132: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
-	65,  // 133: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
-	79,  // 134: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
-	5,   // 135: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
-	119, // 136: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
-	137, // [137:137] is the sub-list for method output_type
-	137, // [137:137] is the sub-list for method input_type
-	137, // [137:137] is the sub-list for extension type_name
-	137, // [137:137] is the sub-list for extension extendee
-	0,   // [0:137] is the sub-list for field type_name
+	75,  // 95: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
+	74,  // 96: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
+	76,  // 97: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
+	77,  // 98: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
+	78,  // 99: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
+	79,  // 100: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
+	81,  // 101: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
+	83,  // 102: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
+	84,  // 103: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
+	86,  // 104: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
+	87,  // 105: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
+	88,  // 106: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
+	91,  // 107: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
+	92,  // 108: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
+	93,  // 109: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	94,  // 110: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
+	95,  // 111: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
+	89,  // 112: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
+	12,  // 113: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
+	15,  // 114: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
+	12,  // 115: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
+	82,  // 116: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
+	12,  // 117: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
+	85,  // 118: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
+	4,   // 119: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
+	90,  // 120: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
+	49,  // 121: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
+	51,  // 122: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
+	55,  // 123: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
+	60,  // 124: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
+	62,  // 125: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
+	12,  // 126: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
+	15,  // 127: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
+	97,  // 128: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
+	0,   // 129: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
+	103, // 130: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
+	9,   // 131: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
+	10,  // 132: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
+	22,  // 133: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
+	8,   // 134: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
+	9,   // 135: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
+	65,  // 136: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
+	80,  // 137: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
+	5,   // 138: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
+	122, // 139: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
+	140, // [140:140] is the sub-list for method output_type
+	140, // [140:140] is the sub-list for method input_type
+	140, // [140:140] is the sub-list for extension type_name
+	140, // [140:140] is the sub-list for extension extendee
+	0,   // [0:140] is the sub-list for field type_name
 }
 
 func init() { file_meta_proto_init() }
@@ -9776,12 +10037,13 @@ func file_meta_proto_init() {
 		(*Query_Statfs)(nil),
 		(*Query_BlockStates)(nil),
 		(*Query_ShardInfo)(nil),
+		(*Query_Blocks)(nil),
 		(*Query_FileSystems)(nil),
 		(*Query_ClusterMap)(nil),
 		(*Query_Keys)(nil),
 		(*Query_NfsClients)(nil),
 	}
-	file_meta_proto_msgTypes[73].OneofWrappers = []any{
+	file_meta_proto_msgTypes[74].OneofWrappers = []any{
 		(*QueryResult_Attr)(nil),
 		(*QueryResult_ReadDir)(nil),
 		(*QueryResult_ReadLink)(nil),
@@ -9793,6 +10055,7 @@ func file_meta_proto_init() {
 		(*QueryResult_ClusterMap)(nil),
 		(*QueryResult_Keys)(nil),
 		(*QueryResult_NfsClients)(nil),
+		(*QueryResult_Blocks)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -9800,7 +10063,7 @@ func file_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   116,
+			NumMessages:   119,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
