@@ -1,0 +1,45 @@
+// Package nodegroup looks after the stores of the cluster and keeps the placement groups right: it observes, has
+// package placement decide, and proposes the changes to shard 0.
+//
+// # Who does it
+//
+// Every voter process runs a Manager. The one whose replica of shard 0 leads and serves is at work; it begins with
+// no memory of earlier leaders, and stops as soon as it does not lead any more. A proposal that is late, because its
+// leader was paused or deposed, does no harm:
+//
+//   - A change of slots names the epoch of the group it was made from; another change since then raised it, and
+//     the late one is refused. A new group whose id was given out meanwhile is refused.
+//   - Opening and closing a group leave its epoch. A late one may stand until the leader's next look;
+//     meanwhile writers have a group more or less to choose from, which they check for themselves anyway.
+//   - A removal is prepared so that it stays right, see below.
+//
+// # Observation
+//
+// Every store is probed (OpInfo) every ProbeEvery. Its state follows with hysteresis:
+//
+//	unknown  a new leader has not heard of it yet; nothing is planned until no store is unknown
+//	up       takes writes
+//	down     two probes in a row and FailAfter without that. Groups that name it are not counted on for writes
+//	suspect  the same for SuspectAfter
+//	out      silent for OutAfter: its slots move to other stores, if there are any. A store that answers but takes no writes
+//	         is never given up by itself: it still serves what it has
+//
+// It is up again when probes succeeded for UpAfter. That a gateway's write failed needs no message: a store that
+// refuses a write for longer than a moment does not pass the next probes either, so that writers have
+// other groups after ProbeEvery + FailAfter and a command. A record that says STORE_OUT (an operator's) counts as out at once, STORE_LOST is never probed.
+// Another store behind the address of the one that was recorded (its uuid differs) counts as silence.
+//
+// The time of a probe is that of its begin, by a clock that never runs backward. No state of this is
+// durable: after a change of leaders the hysteresis begins anew.
+//
+// # Removal of fallback groups
+//
+// A closed fallback group goes away when nothing is in it. The order makes it safe against gateways that still hold an older map:
+// every member lists no shard of it; every member is fenced at the group's epoch + 1, so that no write under an older map can be
+// acknowledged by all of them from then on; every member again lists no shard, so none was before; no live or dying block of any
+// namespace shard names it; then it is removed, if it still has that epoch. Whatever happens between these
+// steps, no block can get into the group without a new epoch, for which the removal is refused.
+//
+// What rebuilds shards of slots that are being filled is package upkeep on the stores; what rewrites the blocks of
+// fallback groups is the gateway.
+package nodegroup

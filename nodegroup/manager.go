@@ -1,0 +1,376 @@
+package nodegroup
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/rackfs/rackfs/blockstore"
+	"github.com/rackfs/rackfs/blockstore/segment"
+	"github.com/rackfs/rackfs/internal/wire"
+	"github.com/rackfs/rackfs/placement"
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+const (
+	clusterShard = 0
+
+	// Defaults of Options.
+	DefaultProbeEvery   = 500 * time.Millisecond
+	DefaultProbeTimeout = time.Second
+	DefaultRetireEvery  = 10 * time.Second
+
+	// leadPoll is how often it is looked whether this replica leads.
+	leadPoll = 100 * time.Millisecond
+	// metaTimeout bounds one command or query.
+	metaTimeout = 5 * time.Second
+	// maxChanges bounds one command.
+	maxChanges = 512
+	// probeParallel bounds the probes under way.
+	probeParallel = 64
+)
+
+// Meta is the metadata client.
+type Meta interface {
+	Apply(ctx context.Context, shard uint16, cmd *metapb.Command) (*metapb.Result, error)
+	Query(ctx context.Context, shard uint16, q *metapb.Query) (*metapb.QueryResult, error)
+}
+
+// Conn is a connection to a block server, with the role meta. *wire.Client is one.
+type Conn interface {
+	Call(ctx context.Context, op wire.Op, meta []byte, payload net.Buffers, into []byte) (*wire.Reply, error)
+	Close()
+}
+
+// Options of a Manager. Those of the first group are required.
+type Options struct {
+	Leads   func() bool // whether this process leads shard 0 and serves
+	Meta    Meta
+	Connect func(node, addr string) Conn
+
+	Timing       Timing        // zero: DefaultTiming
+	ProbeEvery   time.Duration // 0: DefaultProbeEvery
+	ProbeTimeout time.Duration
+	RetireEvery  time.Duration // how often it is looked for groups that can be removed
+	// Now never runs backward; default time.Now.
+	Now    func() time.Time
+	Logger *slog.Logger
+}
+
+// Manager is the guardian of the cluster map. See the package comment.
+type Manager struct {
+	o Options
+
+	// Of the leader's run; only the goroutine of Run touches them.
+	cmap   *metapb.ClusterMapR
+	health map[uint32]*health
+	conns  map[string]*conn
+	retire time.Time // when it is next looked for groups to remove
+	failed string    // the last error of planning that was logged
+
+	mu     sync.Mutex // guards the following
+	status Status
+}
+
+type conn struct {
+	addr string
+	Conn
+}
+
+// New makes a manager.
+func New(o Options) *Manager {
+	if o.Timing == (Timing{}) {
+		o.Timing = DefaultTiming
+	}
+	for _, d := range []struct {
+		v   *time.Duration
+		def time.Duration
+	}{{&o.ProbeEvery, DefaultProbeEvery}, {&o.ProbeTimeout, DefaultProbeTimeout}, {&o.RetireEvery, DefaultRetireEvery}} {
+		if *d.v <= 0 {
+			*d.v = d.def
+		}
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	m := &Manager{o: o}
+	m.reset()
+	return m
+}
+
+// Run works whenever this process leads, until ctx ends.
+func (m *Manager) Run(ctx context.Context) {
+	poll := time.NewTicker(leadPoll)
+	defer poll.Stop()
+	for {
+		if m.o.Leads() {
+			m.lead(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-poll.C:
+		}
+	}
+}
+
+// lead works until this process does not lead any more.
+func (m *Manager) lead(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		defer cancel()
+		poll := time.NewTicker(leadPoll)
+		defer poll.Stop()
+		for m.o.Leads() {
+			select {
+			case <-ctx.Done():
+				return
+			case <-poll.C:
+			}
+		}
+	}()
+	defer func() {
+		cancel()
+		<-watched
+		m.reset()
+	}()
+	m.retire = m.o.Now().Add(m.o.RetireEvery)
+	tick := time.NewTicker(m.o.ProbeEvery)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		m.step(ctx)
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+		}
+	}
+}
+
+// reset forgets everything: the next leadership begins anew.
+func (m *Manager) reset() {
+	for _, c := range m.conns {
+		c.Close()
+	}
+	m.cmap, m.health, m.conns, m.failed = nil, map[uint32]*health{}, map[string]*conn{}, ""
+	m.mu.Lock()
+	m.status = Status{}
+	m.mu.Unlock()
+}
+
+// step looks once at everything and does what follows from it.
+func (m *Manager) step(ctx context.Context) {
+	err := m.refresh(ctx)
+	if m.cmap == nil {
+		m.complain(ctx, err)
+		return
+	}
+	m.probe(ctx)
+	if err == nil && m.settled() && ctx.Err() == nil {
+		err = m.plan(ctx)
+		if now := m.o.Now(); err == nil && !now.Before(m.retire) {
+			m.retire = now.Add(m.o.RetireEvery)
+			err = m.retireGroups(ctx)
+		}
+	}
+	m.complain(ctx, err)
+	m.publish(err)
+}
+
+// complain logs an error that is not the one logged last.
+func (m *Manager) complain(ctx context.Context, err error) {
+	text := ""
+	if err != nil {
+		if ctx.Err() != nil {
+			return
+		}
+		text = err.Error()
+	}
+	if text != m.failed && text != "" {
+		m.o.Logger.Warn("placement groups are not looked after", "err", err)
+	}
+	m.failed = text
+}
+
+func (m *Manager) query(ctx context.Context, shard uint16, q *metapb.Query) (*metapb.QueryResult, error) {
+	ctx, cancel := context.WithTimeout(ctx, metaTimeout)
+	defer cancel()
+	return m.o.Meta.Query(ctx, shard, q)
+}
+
+// refresh gets the newest map, which is cheap if it is the one we have.
+func (m *Manager) refresh(ctx context.Context) error {
+	var known uint64
+	if m.cmap != nil {
+		known = m.cmap.Version
+	}
+	r, err := m.query(ctx, clusterShard, &metapb.Query{Q: &metapb.Query_ClusterMap{ClusterMap: &metapb.ClusterMapQ{KnownVersion: known}}})
+	if err != nil {
+		return vfs.Wrap("nodegroup.map", err)
+	}
+	if c := r.GetClusterMap(); !c.GetUnchanged() {
+		m.cmap = c
+	}
+	return nil
+}
+
+// probe asks all stores that are not lost how they are.
+func (m *Manager) probe(ctx context.Context) {
+	seen := map[uint32]bool{}
+	used := map[string]bool{}
+	var list []*metapb.Store
+	for _, s := range m.cmap.GetStores() {
+		if s.State == metapb.StoreState_STORE_LOST {
+			continue
+		}
+		seen[s.Id], used[s.Node] = true, true
+		list = append(list, s)
+		if m.health[s.Id] == nil {
+			m.health[s.Id] = &health{since: m.o.Now()}
+		}
+		if c := m.conns[s.Node]; c == nil || c.addr != s.Address {
+			if c != nil {
+				c.Close()
+			}
+			m.conns[s.Node] = &conn{addr: s.Address, Conn: m.o.Connect(s.Node, s.Address)}
+		}
+	}
+	for id := range m.health {
+		if !seen[id] {
+			delete(m.health, id)
+		}
+	}
+	for name, c := range m.conns {
+		if !used[name] {
+			c.Close()
+			delete(m.conns, name)
+		}
+	}
+	out := make([]observation, len(list))
+	slots := make(chan struct{}, probeParallel)
+	var wg sync.WaitGroup
+	for i, s := range list {
+		slots <- struct{}{}
+		c := m.conns[s.Node]
+		wg.Go(func() {
+			defer func() { <-slots }()
+			out[i] = m.probeOne(ctx, c, s)
+		})
+	}
+	wg.Wait()
+	if ctx.Err() != nil {
+		return
+	}
+	now := m.o.Now()
+	for i, s := range list {
+		h := m.health[s.Id]
+		before := h.state
+		h.observe(m.o.Timing, out[i], now)
+		if h.state != before && (before != Unknown || h.state != Up) {
+			level := slog.LevelWarn
+			if h.state == Up {
+				level = slog.LevelInfo
+			}
+			m.o.Logger.Log(ctx, level, "a store's state changed", "store", s.Id, "node", s.Node, "state", h.state, "before", before, "err", h.err)
+		}
+	}
+}
+
+func (m *Manager) probeOne(ctx context.Context, c Conn, s *metapb.Store) observation {
+	o := observation{at: m.o.Now()}
+	ctx, cancel := context.WithTimeout(ctx, m.o.ProbeTimeout)
+	defer cancel()
+	req := blockstore.DiskRequest{Disk: s.Id}
+	reply, err := c.Call(ctx, blockstore.OpInfo, req.Append(nil), nil, nil)
+	if err != nil {
+		o.err = err
+		return o
+	}
+	defer reply.Release()
+	var info blockstore.InfoReply
+	if err := info.Decode(reply.Meta); err != nil {
+		o.err = err
+		return o
+	}
+	if len(s.Uuid) != len(segment.ID{}) || info.Store != segment.ID(s.Uuid) {
+		o.err = vfs.Errorf(vfs.KindIncompatible, "nodegroup.probe", "store %d of %s answers as %x, recorded is %x", s.Id, s.Node, info.Store, s.Uuid)
+		return o
+	}
+	o.answered, o.writable = true, info.Writable
+	if !info.Writable {
+		o.err = vfs.Errorf(vfs.KindIO, "nodegroup.probe", "store %d of %s takes no writes: check its disk and restart it", s.Id, s.Node)
+	}
+	return o
+}
+
+// settled reports whether there is an opinion about every store.
+func (m *Manager) settled() bool {
+	for _, h := range m.health {
+		if h.state == Unknown {
+			return false
+		}
+	}
+	return true
+}
+
+// storeStates are the stores as placement sees them.
+func (m *Manager) storeStates() []placement.StoreState {
+	var out []placement.StoreState
+	for _, s := range m.cmap.GetStores() {
+		st := placement.StoreState{ID: s.Id, Condition: placement.Lost}
+		if h := m.health[s.Id]; h != nil {
+			st.Condition, st.Readable = h.condition(s), h.readable
+		}
+		out = append(out, st)
+	}
+	return out
+}
+
+// plan proposes what the pools need.
+func (m *Manager) plan(ctx context.Context) error {
+	changed := false
+	for _, p := range m.cmap.GetPools() {
+		// Ids are unique over all pools, so each pool's plan is made with a map that has the others' new groups.
+		if changed {
+			if err := m.refresh(ctx); err != nil {
+				return err
+			}
+			changed = false
+			if i := slices.IndexFunc(m.cmap.GetPools(), func(x *metapb.Pool) bool { return x.Id == p.Id }); i >= 0 {
+				p = m.cmap.Pools[i]
+			}
+		}
+		changes := placement.Plan(poolState(p, firstFreeID(m.cmap)), m.storeStates())
+		for _, c := range commands(p, changes) {
+			if err := m.propose(ctx, c); vfs.KindOf(err) == vfs.KindChanged {
+				return m.refresh(ctx) // somebody was faster; the next step looks at what there is then
+			} else if err != nil {
+				return err
+			}
+			changed = true
+		}
+		if len(changes) > 0 {
+			m.o.Logger.Info("placement groups were changed", "pool", p.Id, "groups", len(changes), "first", changes[0].Group)
+		}
+	}
+	if changed {
+		return m.refresh(ctx)
+	}
+	return nil
+}
+
+// propose makes a change, unless the map has changed since it was read: then the next step looks again.
+func (m *Manager) propose(ctx context.Context, c *metapb.ChangePGs) error {
+	ctx, cancel := context.WithTimeout(ctx, metaTimeout)
+	defer cancel()
+	_, err := m.o.Meta.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_ChangePgs{ChangePgs: c}})
+	return vfs.Wrap("nodegroup.propose", err)
+}

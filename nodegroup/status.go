@@ -1,0 +1,91 @@
+package nodegroup
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/rackfs/rackfs/placement"
+)
+
+// Status is what the leader's manager knows. Of one that does not lead it is empty.
+type Status struct {
+	Leading bool          `json:"leading"`
+	Version uint64        `json:"map_version"`
+	Stores  []StoreStatus `json:"stores"`
+	Pools   []PoolStatus  `json:"pools"`
+	Err     string        `json:"error,omitempty"` // why groups are not looked after now
+}
+
+// StoreStatus is what is thought of a store.
+type StoreStatus struct {
+	ID        uint32    `json:"id"`
+	Node      string    `json:"node"`
+	Record    string    `json:"record"` // its state in the cluster map
+	State     State     `json:"state"`
+	Since     time.Time `json:"since"`
+	Readable  bool      `json:"readable"`
+	LastErr   string    `json:"last_error,omitempty"`
+	LastErrAt time.Time `json:"last_error_at,omitzero"`
+}
+
+// PoolStatus is how a pool stands.
+type PoolStatus struct {
+	ID      uint32 `json:"id"`
+	Name    string `json:"name"`
+	Profile string `json:"profile"`
+	placement.Report
+	// Next is what losing one more store would cost, for people.
+	Next string `json:"next_loss"`
+}
+
+// Status reports what was seen last.
+func (m *Manager) Status() Status {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.status
+}
+
+func (m *Manager) publish(err error) {
+	st := Status{Leading: true, Version: m.cmap.Version}
+	if err != nil {
+		st.Err = err.Error()
+	}
+	for _, s := range m.cmap.GetStores() {
+		x := StoreStatus{ID: s.Id, Node: s.Node, Record: s.State.String()}
+		if h := m.health[s.Id]; h != nil {
+			x.State, x.Since, x.Readable, x.LastErrAt = h.state, h.since, h.readable, h.errAt
+			if h.err != nil {
+				x.LastErr = h.err.Error()
+			}
+		}
+		st.Stores = append(st.Stores, x)
+	}
+	states := m.storeStates()
+	for _, p := range m.cmap.GetPools() {
+		ps := poolState(p, 0)
+		r := placement.Assess(ps, states)
+		st.Pools = append(st.Pools, PoolStatus{ID: p.Id, Name: p.Name, Profile: ps.Profile.String(), Report: r, Next: nextLoss(r)})
+	}
+	m.mu.Lock()
+	m.status = st
+	m.mu.Unlock()
+}
+
+// nextLoss says in words what one more lost store would cost.
+func nextLoss(r placement.Report) string {
+	var s string
+	switch {
+	case r.Margin < 0:
+		s = fmt.Sprintf("blocks of %d groups cannot be read now", r.AtRisk)
+	case r.Margin == 0:
+		s = fmt.Sprintf("blocks of some of %d groups could not be read", r.AtRisk)
+	case r.Margin == 1:
+		s = "nothing could be lost after that without losing data"
+	default:
+		s = fmt.Sprintf("%d more could be lost after that without losing data", r.Margin-1)
+	}
+	if r.AfterNext == "" {
+		return s + "; writers would wait"
+	}
+	return s + "; new blocks would be " + r.AfterNext
+}
