@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -36,10 +37,14 @@ type Config struct {
 	Lease time.Duration // NFS lease, default 30 s
 	// MapInterval is how often the cluster map is asked for, default 1 s.
 	MapInterval time.Duration
-	Release     string                      // of the software
-	Capacity    func() (total, free uint64) // of the pool before coding; nil: unknown
-	Registerer  prometheus.Registerer       // nil: no metrics
-	Logger      *slog.Logger                // default slog.Default()
+	// ReencodeInterval is how often it is looked for blocks of fallback groups that can be rewritten to
+	// the pool's profile, default 5 s; ReencodeRate bounds that, in bytes per second, default 64 MiB.
+	ReencodeInterval time.Duration
+	ReencodeRate     float64
+	Release          string                      // of the software
+	Capacity         func() (total, free uint64) // of the pool before coding; nil: unknown
+	Registerer       prometheus.Registerer       // nil: no metrics
+	Logger           *slog.Logger                // default slog.Default()
 }
 
 // Gateway serves the cluster's file systems over NFS.
@@ -64,6 +69,8 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 		cfg.Logger = slog.Default()
 	}
 	cfg.MapInterval = cmp.Or(cfg.MapInterval, defaultMapInterval)
+	cfg.ReencodeInterval = cmp.Or(cfg.ReencodeInterval, defaultReencodeInterval)
+	cfg.ReencodeRate = cmp.Or(cfg.ReencodeRate, defaultReencodeRate)
 	g = &Gateway{cfg: cfg}
 	bg, stop := context.WithCancel(context.WithoutCancel(ctx))
 	g.stop = stop
@@ -111,6 +118,7 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 	if err != nil {
 		return g, vfs.Wrap(op, err)
 	}
+	var places []place
 	for _, fs := range r.GetFileSystems().GetFileSystems() {
 		if fs.State != metapb.FileSystemState_FS_ACTIVE {
 			continue
@@ -122,6 +130,9 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 			}
 		}
 		m := g.members.all[shard]
+		if p := (place{shard: shard, pool: fs.Pool}); !slices.Contains(places, p) {
+			places = append(places, p)
+		}
 		v := volume.New(volume.Config{
 			FS: fs.Id, Shard: shard, Meta: cfg.Meta, Blocks: &blocks{client: client, cmap: g.cmap, pool: fs.Pool},
 			Incarnation: incarnation, Capacity: cfg.Capacity, Logger: cfg.Logger,
@@ -132,6 +143,11 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 		g.exports = append(g.exports, export.Export{ID: fs.Id, FSID: fs.Id, Path: exportPath(fs), FS: served, Rules: cfg.Rules})
 	}
 	g.members.watch()
+	re := &reencoder{
+		meta: cfg.Meta, cmap: g.cmap, blocks: func(pool uint32) *blocks { return &blocks{client: client, cmap: g.cmap, pool: pool} }, places: places,
+		interval: cfg.ReencodeInterval, rate: cfg.ReencodeRate, log: cfg.Logger, metrics: newReencodeMetrics(cfg.Registerer),
+	}
+	g.background.Go(func() { re.run(bg) })
 	g.nfs, err = nfsserver.New(ctx, nfsserver.Config{
 		Cluster: cfg.Cluster, Keys: keys, Exports: g.exports, Store: newClientStore(cfg.Meta, cfg.Name),
 		Lease: cfg.Lease, Name: cfg.Name, Release: cfg.Release, Logger: cfg.Logger, Registerer: cfg.Registerer,
