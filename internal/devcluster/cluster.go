@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
@@ -36,13 +37,16 @@ type Cluster struct {
 	reg *prometheus.Registry
 	ca  *pki.CA
 
-	voters  voters
-	stores  []*blockNode
-	meta    *raftmeta.Client
-	gateway *gateway.Gateway
-	nfs     net.Listener
-	httpLn  net.Listener
-	http    *httpServer
+	voters voters
+	stores []*blockNode
+	// indexCache is the stores' own, which they share.
+	indexCache *pebble.Cache
+	guardians  []*guardian
+	meta       *raftmeta.Client
+	gateway    *gateway.Gateway
+	nfs        net.Listener
+	httpLn     net.Listener
+	http       *httpServer
 
 	serving sync.WaitGroup // NFS accept loop
 	failed  chan error     // why serving ended by itself
@@ -109,7 +113,7 @@ func (c *Cluster) start(ctx context.Context) error {
 	if c.ca, err = pki.LoadOrCreateCA(c.dir.files, c.dir.sub("pki"), "dev-"+c.dir.shape.Cluster[:8], time.Now()); err != nil {
 		return err
 	}
-	if err := c.startStores(ctx); err != nil {
+	if err := c.openStores(ctx); err != nil {
 		return err
 	}
 	if !c.dir.shape.Formed {
@@ -140,19 +144,25 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := provision(ctx, c.meta, &c.dir.shape, c.storeRecords()); err != nil {
+	if err := c.admitStores(ctx, c.meta); err != nil {
+		return err
+	}
+	if err := provision(ctx, c.meta, &c.dir.shape); err != nil {
 		return err
 	}
 	c.gateway, err = gateway.Start(ctx, gateway.Config{
 		Name: gatewayName, Cluster: [16]byte(c.dir.shape.clusterID()), Meta: c.meta,
 		BlockSecurity: func(node string) wire.Security { return wire.Security{Mode: c.cfg.dataMode(), TLS: id.ClientTLS(node)} },
 		Rules:         c.cfg.rules(), Lease: c.cfg.Lease, Release: release(), Capacity: c.capacity,
-		Registerer: c.reg, Logger: c.log,
+		ReencodeInterval: c.cfg.reencodeInterval, Registerer: c.reg, Logger: c.log,
 	})
 	if err != nil {
 		return err
 	}
-	return c.startUpkeep()
+	if err := c.startUpkeep(); err != nil {
+		return err
+	}
+	return c.startGuardians(ctx)
 }
 
 // Close stops the cluster in reverse order of its start. When ctx ends first,
@@ -171,6 +181,9 @@ func (c *Cluster) Close(ctx context.Context) error {
 		errs = append(errs, c.gateway.Stop(ctx))
 	}
 	c.serving.Wait()
+	for _, g := range c.guardians {
+		g.close()
+	}
 	for _, s := range c.stores {
 		s.endUpkeep()
 	}
@@ -180,6 +193,9 @@ func (c *Cluster) Close(ctx context.Context) error {
 	errs = append(errs, c.voters.close())
 	for _, s := range c.stores {
 		errs = append(errs, s.close())
+	}
+	if c.indexCache != nil {
+		c.indexCache.Unref()
 	}
 	if c.dir != nil {
 		errs = append(errs, c.dir.close())
@@ -231,14 +247,25 @@ func (c *Cluster) health() health {
 	lacks := c.voters.lacks()
 	writable := 0
 	for _, n := range c.stores {
-		if n.store != nil && n.store.Info().Writable {
+		if n.serves() && n.store.Info().Writable {
 			writable++
 			continue
 		}
 		lacks = append(lacks, "block store "+n.name+" takes no writes")
 	}
 	if p, err := placement.ParseProfile(c.dir.shape.Profile); err == nil && writable < p.Width() {
-		lacks = append(lacks, fmt.Sprintf("profile %v needs %d stores for new blocks, %d take writes: writers wait", p, p.Width(), writable))
+		what := "writers wait"
+		if k := writable - p.M; k >= 1 {
+			what = fmt.Sprintf("until then they are %v", placement.Profile{K: k, M: p.M})
+		}
+		lacks = append(lacks, fmt.Sprintf("profile %v needs %d stores for new blocks, %d take writes: %s", p, p.Width(), writable, what))
+	}
+	if st := c.placement(); st != nil {
+		for _, p := range st.Pools {
+			if p.Filling > 0 {
+				lacks = append(lacks, fmt.Sprintf("pool %s: %d slots are being filled; if one more store is lost, %s", p.Name, p.Filling, p.Next))
+			}
+		}
 	}
 	if len(lacks) == 0 {
 		return health{true, "ok"}
@@ -247,7 +274,7 @@ func (c *Cluster) health() health {
 }
 
 func (c *Cluster) status() status {
-	s := status{Cluster: c.dir.shape.Cluster, Profile: c.dir.shape.Profile, NFSState: c.gateway.NFSState()}
+	s := status{Cluster: c.dir.shape.Cluster, Profile: c.dir.shape.Profile, NFSState: c.gateway.NFSState(), Placement: c.placement()}
 	for _, v := range c.voters.all {
 		if v.server == nil {
 			s.Shards = append(s.Shards, shardStatus{Node: v.name, Status: "not running: " + v.err.Error()})
@@ -262,7 +289,7 @@ func (c *Cluster) status() status {
 			s.Stores = append(s.Stores, storeStatus{Node: n.name, Info: "not running: " + n.err.Error()})
 			continue
 		}
-		st := storeStatus{Node: n.name, Info: n.store.Info()}
+		st := storeStatus{Node: n.name, ID: n.ID, Info: n.store.Info()}
 		if k := n.keeper.Load(); k != nil {
 			work := k.Status()
 			st.Upkeep = &work

@@ -50,8 +50,10 @@ type Config struct {
 
 	Logger *slog.Logger // nil: none
 
-	maxLevel  uint32        // of the metadata; 0: the newest
-	metaLease time.Duration // of the gateway; 0: the default
+	maxLevel         uint32        // of the metadata; 0: the newest
+	metaLease        time.Duration // of the gateway; 0: the default
+	retireInterval   time.Duration // between looks for groups to remove; 0: the default
+	reencodeInterval time.Duration // between looks for blocks to re-encode; 0: the default
 }
 
 var defaultShape = shape{Voters: 3, BlockStores: 6, Profile: "4+2", LogStore: string(raftmeta.WAL)}

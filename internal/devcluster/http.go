@@ -13,6 +13,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/rackfs/rackfs/nodegroup"
+
 	"github.com/rackfs/rackfs/blockstore/upkeep"
 )
 
@@ -31,6 +33,8 @@ type status struct {
 	Stores   []storeStatus  `json:"stores"`
 	Exports  []exportStatus `json:"exports"`
 	NFSState any            `json:"nfs_state"`
+	// Placement is how stores and groups stand, as the leader sees it; null while there is none.
+	Placement *nodegroup.Status `json:"placement"`
 }
 
 type shardStatus struct {
@@ -41,6 +45,7 @@ type shardStatus struct {
 
 type storeStatus struct {
 	Node   string         `json:"node"`
+	ID     uint32         `json:"id"`
 	Info   any            `json:"info"`
 	Upkeep *upkeep.Status `json:"upkeep,omitempty"`
 }

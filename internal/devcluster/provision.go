@@ -27,8 +27,8 @@ const (
 // provision makes what shard 0 and the namespace must hold before a gateway can
 // serve. Each step is idempotent: it runs at every start, so that a crash in
 // the first one is repaired by the second.
-func provision(ctx context.Context, meta *raftmeta.Client, s *shape, stores []*metapb.Store) error {
-	if err := provisionPool(ctx, meta, s, stores); err != nil {
+func provision(ctx context.Context, meta *raftmeta.Client, s *shape) error {
+	if err := provisionPool(ctx, meta, s); err != nil {
 		return vfs.Wrap("provision pool", err)
 	}
 	if err := provisionKey(ctx, meta); err != nil {
@@ -37,28 +37,14 @@ func provision(ctx context.Context, meta *raftmeta.Client, s *shape, stores []*m
 	return vfs.Wrap("provision file system", provisionFS(ctx, meta))
 }
 
-// provisionPool records the stores with their present addresses, and the
-// static placement groups over all of them, computed once.
-func provisionPool(ctx context.Context, meta *raftmeta.Client, s *shape, stores []*metapb.Store) error {
-	r, err := meta.Query(ctx, clusterShard, &metapb.Query{Q: &metapb.Query_ClusterMap{ClusterMap: &metapb.ClusterMapQ{}}})
+// provisionPool makes the first placement groups, over all stores that there were in
+// the beginning. Later changes of them are package nodegroup's.
+func provisionPool(ctx context.Context, meta *raftmeta.Client, s *shape) error {
+	m, err := clusterMap(ctx, meta)
 	if err != nil {
 		return err
 	}
-	known := make(map[uint32]*metapb.Store)
-	for _, st := range r.GetClusterMap().GetStores() {
-		known[st.Id] = st
-	}
-	for _, st := range stores {
-		if old := known[st.Id]; old.GetState() == metapb.StoreState_STORE_LOST {
-			continue // another has taken its place
-		} else if old != nil {
-			st.State = old.State
-		}
-		if _, err := meta.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_PutStore{PutStore: &metapb.PutStore{Store: st}}}); err != nil {
-			return err
-		}
-	}
-	if len(r.GetClusterMap().GetPools()) > 0 {
+	if len(m.GetPools()) > 0 {
 		return nil
 	}
 	profile, err := placement.ParseProfile(s.Profile)

@@ -19,6 +19,7 @@ import (
 	"github.com/rackfs/rackfs/blockstore/upkeep"
 	"github.com/rackfs/rackfs/internal/pki"
 	"github.com/rackfs/rackfs/internal/wire"
+	"github.com/rackfs/rackfs/nodegroup"
 	"github.com/rackfs/rackfs/placement"
 	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
@@ -35,39 +36,47 @@ const (
 // blockNode is a block server with one store.
 type blockNode struct {
 	name  string
-	id    uint32
-	addr  string
-	store *store.Store // nil: it could not start
-	err   error        // why
-	wire  *wire.Server
-	done  sync.WaitGroup
+	first uint32 // the id of its first store
+	lost  bool   // its directory is gone or empty, and the cluster was formed before
+	store *store.Store
+	err   error // why it does not run
+	nodegroup.Admission
+
+	mu   sync.Mutex   // guards the following
+	addr string       // where it serves
+	wire *wire.Server // nil: it does not serve
+	done chan struct{}
 
 	identity *pki.Identity
 	meta     *raftmeta.Client // of the keeper
 	keeper   atomic.Pointer[upkeep.Keeper]
 }
 
-// startStores starts all that can start. A cluster of which stores are missing
+// openStores opens all that can be opened. A cluster of which stores are missing
 // serves what can be reconstructed without them.
-func (c *Cluster) startStores(ctx context.Context) error {
-	cache := pebble.NewCache(indexCacheBytes)
-	defer cache.Unref() // the stores hold it
+func (c *Cluster) openStores(ctx context.Context) error {
+	c.indexCache = pebble.NewCache(indexCacheBytes)
 	c.stores = make([]*blockNode, c.dir.shape.BlockStores)
 	var start sync.WaitGroup
 	for i := range c.stores {
-		n := &blockNode{name: storeName(i), id: storeID(i)}
+		n := &blockNode{name: storeName(i), first: storeID(i)}
 		c.stores[i] = n
-		start.Go(func() { n.err = c.startStore(ctx, n, cache) })
+		start.Go(func() {
+			if c.dir.shape.Formed {
+				if n.lost, n.err = emptyStoreDir(c.dir.sub(n.name)); n.err == nil && n.lost {
+					n.err = vfs.Errorf(vfs.KindNotFound, "open store", "%s is gone or empty", c.dir.sub(n.name))
+				}
+			}
+			if n.err == nil {
+				n.store, n.err = c.openStore(ctx, n, !c.dir.shape.Formed)
+			}
+		})
 	}
 	start.Wait()
 	var failures []error
 	for _, n := range c.stores {
-		if n.err == nil {
-			continue
-		}
-		failures = append(failures, fmt.Errorf("%s: %w", n.name, n.err))
-		if c.dir.shape.Formed {
-			c.log.Error("a block store does not start; its shards are reconstructed from the others", "node", n.name, "err", n.err)
+		if n.err != nil {
+			failures = append(failures, fmt.Errorf("%s: %w", n.name, n.err))
 		}
 	}
 	profile, err := placement.ParseProfile(c.dir.shape.Profile)
@@ -81,60 +90,90 @@ func (c *Cluster) startStores(ctx context.Context) error {
 	return nil
 }
 
-func (c *Cluster) startStore(ctx context.Context, n *blockNode, cache *pebble.Cache) error {
-	s, err := store.Open(ctx, store.Options{
-		Dir: c.dir.sub(n.name), Cluster: segment.ID(c.dir.shape.clusterID()), Create: !c.dir.shape.Formed,
+// openStore opens a node's store, or makes it.
+func (c *Cluster) openStore(ctx context.Context, n *blockNode, create bool) (*store.Store, error) {
+	var err error
+	if n.identity, err = c.ca.Issue(n.name, []string{blockstore.RoleBlock}, nil, time.Now()); err != nil {
+		return nil, err
+	}
+	return store.Open(ctx, store.Options{
+		Dir: c.dir.sub(n.name), Cluster: segment.ID(c.dir.shape.clusterID()), Create: create,
 		MetadataIncarnation: raftmeta.FirstIncarnation,
-		SegmentSize:         segmentBytes, IndexCache: cache, Logger: c.log.With("node", n.name),
+		SegmentSize:         segmentBytes, IndexCache: c.indexCache, Logger: c.log.With("node", n.name),
 		OnBad:   n.bad,
 		Metrics: store.NewMetrics(c.reg, prometheus.Labels{"node": n.name}),
 	})
+}
+
+// serve makes the node answer, at an address chosen by the kernel.
+func (c *Cluster) serve(n *blockNode) error {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
-	id, err := c.ca.Issue(n.name, []string{blockstore.RoleBlock}, nil, time.Now())
-	if err != nil {
-		return errors.Join(err, s.Close())
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return errors.Join(err, s.Close())
-	}
-	h := server.New(map[uint32]*store.Store{n.id: s}, server.Options{Logger: c.log, Upkeep: n.upkeep})
-	n.identity = id
-	n.store, n.addr = s, ln.Addr().String()
-	n.wire = wire.NewServer(h.Handle, wire.ServerOptions{Security: wire.Security{Mode: c.cfg.dataMode(), TLS: id.ServerTLS()}, Logger: c.log})
-	n.done.Go(func() {
-		if err := n.wire.Serve(ln); err != nil {
+	h := server.New(map[uint32]*store.Store{n.ID: n.store}, server.Options{Logger: c.log, Upkeep: n.upkeep})
+	srv := wire.NewServer(h.Handle, wire.ServerOptions{Security: wire.Security{Mode: c.cfg.dataMode(), TLS: n.identity.ServerTLS()}, Logger: c.log})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := srv.Serve(ln); err != nil {
 			c.log.Debug("block server ended", "node", n.name, "err", err)
 		}
-	})
+	}()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.addr, n.wire, n.done = ln.Addr().String(), srv, done
 	return nil
 }
 
-func (n *blockNode) close() error {
-	if n.store == nil {
+// unserve ends the node's server; its store stays open.
+func (n *blockNode) unserve() error {
+	n.mu.Lock()
+	srv, done := n.wire, n.done
+	n.wire = nil
+	n.mu.Unlock()
+	if srv == nil {
 		return nil
 	}
-	err := n.wire.Close()
-	n.done.Wait()
-	return errors.Join(err, n.store.Close())
+	err := srv.Close()
+	<-done
+	return err
 }
 
-// storeRecords are the shard-0 records of the stores that run, at their
-// present addresses. The record of one that does not keeps its last address,
-// where nobody with its certificate answers.
-func (c *Cluster) storeRecords() []*metapb.Store {
-	var out []*metapb.Store
-	for _, n := range c.stores {
-		if n.store == nil {
-			continue
-		}
-		info := n.store.Info()
-		out = append(out, &metapb.Store{
-			Id: n.id, Node: n.name, Address: n.addr, Rack: "dev", Zone: "dev",
-			Uuid: info.Store[:], Capacity: uint64(info.Capacity),
-		})
+// serves reports whether the node answers.
+func (n *blockNode) serves() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.wire != nil
+}
+
+func (n *blockNode) close() error {
+	err := n.unserve()
+	if n.store != nil {
+		err = errors.Join(err, n.store.Close())
 	}
-	return out
+	return err
+}
+
+// fail makes a node one that does not run.
+func (c *Cluster) fail(n *blockNode, err error) {
+	n.err = err
+	if n.store != nil {
+		n.err = errors.Join(err, n.close())
+		n.store = nil
+	}
+	c.log.Error("a block store does not start; its shards are reconstructed from the others", "node", n.name, "err", n.err)
+}
+
+// record is the shard-0 record of a store that runs, at its present address. The record of one
+// that does not keeps its last address, where nobody with its certificate answers.
+func (n *blockNode) record() *metapb.Store {
+	info := n.store.Info()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return &metapb.Store{
+		Id: n.ID, Node: n.name, Address: n.addr, Rack: "dev", Zone: "dev",
+		Uuid: info.Store[:], Capacity: uint64(info.Capacity),
+		State: n.Record.GetState(), // an operator's; a new store is in
+	}
 }

@@ -44,7 +44,7 @@ func (c *Cluster) startKeeper(n *blockNode) error {
 		return err
 	}
 	k, err := upkeep.New(upkeep.Options{
-		Store: n.store, ID: n.id, Meta: n.meta,
+		Store: n.store, ID: n.ID, Meta: n.meta,
 		Dial: func(node, address string) upkeep.Conn {
 			return wire.NewClient(wire.Dialer("tcp", address), wire.ClientOptions{
 				Security: wire.Security{Mode: c.cfg.dataMode(), TLS: n.identity.ClientTLS(node)}, Logger: c.log,

@@ -1,0 +1,110 @@
+package devcluster
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+
+	"github.com/rackfs/rackfs/internal/vfile"
+	"github.com/rackfs/rackfs/nodegroup"
+	"github.com/rackfs/rackfs/raftmeta"
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// emptyStoreDir reports whether the directory of a store of a formed cluster is gone or holds nothing: such a
+// store is lost, and is replaced by a new one. A link that leads nowhere is not that: the disk it leads to is not mounted.
+func emptyStoreDir(dir string) (bool, error) {
+	const op = "open store"
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		if _, err := os.Lstat(dir); err == nil {
+			return false, vfs.Errorf(vfs.KindUnavailable, op, "%s is a link that leads nowhere; is its disk mounted?", dir)
+		}
+		return true, nil
+	}
+	if err != nil {
+		return false, vfs.Errorf(vfs.KindOf(err), op, "%w", err)
+	}
+	for _, e := range entries {
+		switch e.Name() {
+		case "LOCK", "lost+found", "SUPERBLOCK.tmp": // of a store that was not made completely, and of a new file system
+		case "segments":
+			if inside, err := os.ReadDir(filepath.Join(dir, "segments")); err != nil || len(inside) > 0 {
+				return false, err // the store says what is wrong
+			}
+		default:
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// admitStores finds out which store of the cluster each node has, makes and
+// records those that take the place of lost ones, and begins to serve them.
+func (c *Cluster) admitStores(ctx context.Context, meta *raftmeta.Client) error {
+	for _, n := range c.stores {
+		if n.store == nil && !n.lost {
+			c.fail(n, n.err)
+			continue
+		}
+		err := c.admitStore(ctx, meta, n)
+		if err == nil {
+			continue
+		}
+		if !c.dir.shape.Formed || ctx.Err() != nil {
+			return vfs.Wrap(n.name, err)
+		}
+		c.fail(n, err)
+	}
+	return nil
+}
+
+func (c *Cluster) admitStore(ctx context.Context, meta *raftmeta.Client, n *blockNode) error {
+	m, err := clusterMap(ctx, meta) // of now: the one before may have been replaced
+	if err != nil {
+		return err
+	}
+	if n.store == nil {
+		// Whether it may be replaced is asked before anything is made in its directory.
+		if _, err := nodegroup.Admit(m, n.name, nil, true, n.first); err != nil {
+			return err
+		}
+		if n.store, err = c.openStore(ctx, n, true); err != nil {
+			n.store = nil
+			return err
+		}
+		// The name of a directory that was made must outlive the record of what is in it.
+		if err := (vfile.OS{}).SyncDir(c.dir.path); err != nil {
+			return err
+		}
+		n.err = nil
+	}
+	info := n.store.Info()
+	if n.Admission, err = nodegroup.Admit(m, n.name, info.Store[:], info.Used == 0, n.first); err != nil {
+		return err
+	}
+	if err := c.serve(n); err != nil {
+		return err
+	}
+	cmd := &metapb.Command{Op: &metapb.Command_PutStore{PutStore: &metapb.PutStore{Store: n.record()}}}
+	if n.Replaces != 0 {
+		cmd = &metapb.Command{Op: &metapb.Command_ReplaceStore{ReplaceStore: &metapb.ReplaceStore{Old: n.Replaces, New: n.record()}}}
+	}
+	if _, err := meta.Apply(ctx, clusterShard, cmd); err != nil {
+		return err
+	}
+	if n.Replaces != 0 {
+		c.log.Warn("a lost block store is replaced by a new one, which is being filled from the others", "node", n.name, "lost", n.Replaces, "store", n.ID)
+	}
+	return nil
+}
+
+func clusterMap(ctx context.Context, meta *raftmeta.Client) (*metapb.ClusterMapR, error) {
+	r, err := meta.Query(ctx, clusterShard, &metapb.Query{Q: &metapb.Query_ClusterMap{ClusterMap: &metapb.ClusterMapQ{}}})
+	if err != nil {
+		return nil, err
+	}
+	return r.GetClusterMap(), nil
+}
