@@ -102,6 +102,7 @@ func TestRestartFindsEverything(t *testing.T) {
 
 // A cluster that lost as many stores as it has parity shards, and a minority of
 // its voters, serves all it has. The voter is replaced: after it, another one may be lost.
+// (What becomes of the stores: TestLostStoresAreReplaced.)
 func TestLostDirectories(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
 	c := startCluster(t, dir)
@@ -114,18 +115,8 @@ func TestLostDirectories(t *testing.T) {
 	}
 	c = startCluster(t, dir)
 	readFiles(t, c)
-	for _, says := range []string{"degraded", "store-2", "store-5", "4 take writes"} {
-		if text := healthz(t, c); !strings.Contains(text, says) {
-			t.Errorf("/healthz: %q does not say %q", text, says)
-		}
-	}
 	awaitHealth(t, c, "meta-1")
 	stopCluster(t, c)
-	for _, lost := range []string{"store-2", "store-5"} {
-		if _, err := os.Stat(filepath.Join(dir, lost)); !os.IsNotExist(err) {
-			t.Errorf("%s was made anew under the lost one's name (%v)", lost, err)
-		}
-	}
 
 	// An empty directory, such as one where a disk is not mounted, is a lost one too. The replaced voter's vote is needed now.
 	if err := os.RemoveAll(filepath.Join(dir, "meta-2")); err != nil {
@@ -139,11 +130,11 @@ func TestLostDirectories(t *testing.T) {
 	awaitHealth(t, c, "meta-2")
 	stopCluster(t, c)
 
-	// One more of either is too much, and is said; nothing is made in their place.
+	// More of either than can be spared is too much at once, and is said; nothing is made in their place.
 	for _, tooMuch := range []struct {
 		dirs []string
 		says string
-	}{{[]string{"store-6"}, "3 of 6"}, {[]string{"meta-1", "meta-3"}, "2 of 3"}} {
+	}{{[]string{"store-1", "store-3", "store-6"}, "3 of 6"}, {[]string{"meta-1", "meta-3"}, "2 of 3"}} {
 		for _, d := range tooMuch.dirs {
 			if err := os.Rename(filepath.Join(dir, d), filepath.Join(dir, "saved-"+d)); err != nil {
 				t.Fatal(err)

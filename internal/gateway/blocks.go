@@ -44,8 +44,20 @@ func (b *blocks) write(ctx context.Context, id uint64, o volume.Owner, data []by
 
 // Read implements volume.Blocks.
 func (b *blocks) Read(ctx context.Context, bl volume.Block, off uint32, p []byte) error {
+	const op = "gateway.read block"
 	s := b.cmap.acquire()
 	for try := 1; ; try++ {
+		if !s.has(bl.PG) {
+			b.cmap.release(s)
+			if err := b.cmap.confirm(ctx); err != nil {
+				return vfs.Errorf(vfs.KindUnavailable, op, "block %#x is in placement group %d, which is not in the cluster map that is known here: %w", bl.ID, bl.PG, err)
+			}
+			if s = b.cmap.acquire(); !s.has(bl.PG) {
+				b.cmap.release(s)
+				// A group is removed when no block is in it: the extents that name it are old.
+				return vfs.Errorf(vfs.KindNotFound, op, "block %#x was in placement group %d, which was removed", bl.ID, bl.PG)
+			}
+		}
 		err := b.client.Read(ctx, s, stripe.Block{PG: bl.PG, ID: bl.ID, Len: bl.Len}, int(off), p)
 		again := false
 		switch vfs.KindOf(err) {

@@ -48,6 +48,12 @@ type snapshot struct {
 	refs  int // calls, and one while it is current
 }
 
+// has reports whether the map has a group.
+func (s *snapshot) has(pg uint32) bool {
+	_, ok := s.PG(pg)
+	return ok
+}
+
 // node is the way to a block server at one address.
 type node struct {
 	addr   string
@@ -196,6 +202,18 @@ func (l *liveMap) renewed(ctx context.Context, s *snapshot) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.current != s
+}
+
+// confirm makes the map one that was read after the call began.
+func (l *liveMap) confirm(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, mapPatience)
+	defer cancel()
+	for range 2 { // the first may have begun before
+		if err := l.refresh(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // build makes a snapshot of raw. Nodes at the same address keep their connections.

@@ -178,6 +178,19 @@ func TestWriteFindsNewGroups(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.read(b3, second)
+	// Extents that name a group which was removed since are old; without an answer it is not known whether they are.
+	r.change(func(m *metapb.ClusterMapR) { m.Pools[0].Pgs = m.Pools[0].Pgs[:2] })
+	if err := r.live.refresh(ctx); err != nil {
+		t.Fatal(err)
+	}
+	b3.PG = 3
+	if err := r.blocks.Read(ctx, b3, 0, second); vfs.KindOf(err) != vfs.KindNotFound {
+		t.Fatal(err)
+	}
+	r.live.ask = func(context.Context, uint64) (*metapb.ClusterMapR, error) { return nil, vfs.KindUnavailable.Err("test") }
+	if err := r.blocks.Read(ctx, b3, 0, second); vfs.KindOf(err) != vfs.KindUnavailable {
+		t.Fatal(err)
+	}
 }
 
 // All groups are at a new epoch, which the stores know and the gateway does not yet.
