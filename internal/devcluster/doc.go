@@ -19,9 +19,16 @@
 //
 // Every step is idempotent, so a crash during the first start is repaired by
 // the second: listen, start voters, bootstrap shards (only where no log
-// exists), wait for leaders, register stores and the pool in shard 0, make the
+// exists), wait for leaders, admit and register stores and make the pool in shard 0, make the
 // handle key, create the file system `default` (creating, namespace, active),
 // register the gateway (which supersedes its former incarnation: the lock
 // proves that it is dead), serve NFS and HTTP. Ports inside the cluster are
 // chosen by the kernel at each start; addresses are resolved by node name.
+//
+// # Lost stores
+//
+// Which store of the cluster a directory holds is asked from shard 0, by the uuid in its superblock. In a formed
+// cluster a directory that is absent or empty is a lost store, which a new one with a new id replaces, unless more are lost than
+// the profile survives, or data would be given up that may come back (package nodegroup, Admit). A directory that holds anything
+// else but a store, and a link that leads nowhere, are left alone: that store does not run.
 package devcluster

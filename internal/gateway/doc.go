@@ -19,6 +19,17 @@
 // an origin was ended the gateway registers anew under a fresh incarnation, unless somebody else has its name by
 // then, and its volumes go on without what they had buffered.
 //
+// # The cluster map
+//
+// The map is asked for every second, by version, and at once by a call that failed with the one it had. Calls
+// work with snapshots: one map as a whole, and connections that stay open as long as a call may use them.
+//
+// # Re-encoding
+//
+// Blocks that were written while the pool's profile did not fit, in fallback groups, are rewritten when it fits
+// again: the groups are closed then. The leader may hand out this work one day; until then each gateway does it, which is harmless: the
+// replacement of extents is a compare-and-swap.
+//
 // # Stop
 //
 // First the NFS server (no new calls, running ones are answered), then the
