@@ -21,7 +21,7 @@ const (
 
 	// Defaults of Options.
 	DefaultProbeEvery   = 500 * time.Millisecond
-	DefaultProbeTimeout = time.Second
+	DefaultProbeTimeout = 2 * time.Second
 	DefaultRetireEvery  = 10 * time.Second
 
 	// leadPoll is how often it is looked whether this replica leads.

@@ -187,7 +187,9 @@ func TestWriteFindsNewGroups(t *testing.T) {
 	if err := r.blocks.Read(ctx, b3, 0, second); vfs.KindOf(err) != vfs.KindNotFound {
 		t.Fatal(err)
 	}
-	r.live.ask = func(context.Context, uint64) (*metapb.ClusterMapR, error) { return nil, vfs.KindUnavailable.Err("test") }
+	r.live.ask = func(context.Context, uint64) (*metapb.ClusterMapR, error) {
+		return nil, vfs.KindUnavailable.Err("test")
+	}
 	if err := r.blocks.Read(ctx, b3, 0, second); vfs.KindOf(err) != vfs.KindUnavailable {
 		t.Fatal(err)
 	}

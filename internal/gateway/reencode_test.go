@@ -1,0 +1,250 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rackfs/rackfs/raftmeta/fsm"
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+	"github.com/rackfs/rackfs/volume"
+)
+
+// shardOne is the state machine of a namespace shard without replication, and one file system and gateway on it.
+type shardOne struct {
+	t      *testing.T
+	mu     sync.Mutex
+	store  *fsm.MemStore
+	m      *fsm.Machine
+	index  uint64
+	origin uint64
+	// before, if set, is called with each RewriteExtents before it is applied.
+	before func()
+}
+
+func newShardOne(t *testing.T) *shardOne {
+	s := &shardOne{t: t, store: fsm.NewMemStore()}
+	var err error
+	if s.m, err = fsm.Open(s.store, fsm.Options{Shard: 1, Cluster: []byte("test cluster id.")}); err != nil {
+		t.Fatal(err)
+	}
+	s.must(&metapb.Command{Op: &metapb.Command_RaiseLevel{RaiseLevel: &metapb.RaiseLevel{Level: 2}}})
+	s.must(&metapb.Command{Op: &metapb.Command_CreateNamespace{CreateNamespace: &metapb.CreateNamespace{RootMode: 0o777, HashKey: make([]byte, 16)}}})
+	s.origin = s.must(&metapb.Command{Op: &metapb.Command_RegisterOrigin{RegisterOrigin: &metapb.RegisterOrigin{
+		Kind: metapb.OriginKind_ORIGIN_GATEWAY, Name: "gw", Incarnation: make([]byte, 16)}}}).GetOrigin().Origin
+	return s
+}
+
+func (s *shardOne) must(c *metapb.Command) *metapb.Result {
+	s.t.Helper()
+	r, err := s.Apply(context.Background(), 1, c)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return r
+}
+
+func (s *shardOne) Apply(_ context.Context, _ uint16, c *metapb.Command) (*metapb.Result, error) {
+	if c.GetRewriteExtents() != nil && s.before != nil {
+		s.before()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.index++
+	c.Fs, c.Time = 1, &metapb.Time{Sec: int64(s.index)}
+	if s.origin != 0 {
+		c.Id = &metapb.Identity{Origin: s.origin, Seq: s.index}
+	}
+	enc, err := (&metapb.Entry{Format: 1, Commands: []*metapb.Command{c}}).MarshalVT()
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.m.Apply(s.index, enc, s.store)
+	if err != nil {
+		return nil, err
+	}
+	s.m.Flushed()
+	if k := vfs.Kind(r[0].Kind); k != vfs.KindOK {
+		return nil, &vfs.Error{Kind: k, Op: "apply", Text: r[0].Text}
+	}
+	return r[0], nil
+}
+
+func (s *shardOne) Query(_ context.Context, _ uint16, q *metapb.Query) (*metapb.QueryResult, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := fsm.Query(s.store, nil, q)
+	if k := vfs.Kind(r.Kind); k != vfs.KindOK {
+		return nil, &vfs.Error{Kind: k, Op: "query", Text: r.Text}
+	}
+	return r, nil
+}
+
+// files are files of the shard whose blocks are real, and what they hold.
+type files struct {
+	*shardOne
+	rig   *rig
+	next  uint64 // block id
+	lease map[uint64]uint64
+	want  map[uint64][]byte
+}
+
+func (f *files) create(name string) uint64 {
+	f.t.Helper()
+	r := f.must(&metapb.Command{Op: &metapb.Command_Create{Create: &metapb.Create{Parent: 1, Name: []byte(name), Type: 1, Open: 2}}}).GetCreate()
+	f.lease[r.Attr.Ino] = r.Lease.Epoch
+	return r.Attr.Ino
+}
+
+// write writes data as one block.
+func (f *files) write(ino, off uint64, data []byte) {
+	f.t.Helper()
+	b, err := f.rig.blocks.Write(f.t.Context(), f.next, volume.Owner{FS: 1, Ino: ino, Offset: off}, slices.Clone(data))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.next++
+	f.commit(ino, &metapb.NewExtent{Offset: off, Length: uint32(len(data)), Block: b.ID, Pg: b.PG, ProfileK: uint32(b.K), ProfileM: uint32(b.M)}, data)
+}
+
+func (f *files) commit(ino uint64, e *metapb.NewExtent, data []byte) {
+	f.t.Helper()
+	f.must(&metapb.Command{Op: &metapb.Command_CommitData{CommitData: &metapb.CommitData{
+		Ino: ino, Epoch: f.lease[ino], Size: e.Offset + uint64(len(data)), Extents: []*metapb.NewExtent{e}}}})
+	p := f.want[ino]
+	if need := int(e.Offset) + len(data); len(p) < need {
+		p = append(p, make([]byte, need-len(p))...)
+	}
+	copy(p[e.Offset:], data)
+	f.want[ino] = p
+}
+
+// check reads every file and returns the k of its blocks.
+func (f *files) check() (ks []uint32) {
+	f.t.Helper()
+	for ino, want := range f.want {
+		r, err := f.Query(f.t.Context(), 1, &metapb.Query{Fs: 1, Q: &metapb.Query_Extents{Extents: &metapb.ExtentsQ{Ino: ino, MaxExtents: 100000}}})
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		got := make([]byte, len(want))
+		for _, e := range r.GetExtents().Extents {
+			p := got[e.Offset:][:e.Length]
+			if e.Block == 0 {
+				copy(p, e.Inline)
+				continue
+			}
+			ks = append(ks, e.K)
+			b := volume.Block{ID: e.Block, PG: e.Pg, K: uint8(e.K), M: uint8(e.M), Len: e.BlockLength}
+			if err := f.rig.blocks.Read(f.t.Context(), b, e.BlockOffset, p); err != nil {
+				f.t.Fatal(err)
+			}
+		}
+		if !bytes.Equal(got, want) {
+			f.t.Fatalf("inode %d holds other bytes than were written", ino)
+		}
+	}
+	slices.Sort(ks)
+	return slices.Compact(ks)
+}
+
+// Blocks of a closed group, whole, in pieces and in very many pieces, become blocks of the full profile; what
+// is written or removed while that goes on stays as it was written.
+func TestReencode(t *testing.T) {
+	r := newRig(t, 6)
+	small := group(r.raw, 1, 2, 1, 2, 3, 4)
+	r.start()
+	f := &files{shardOne: newShardOne(t), rig: r, lease: map[uint64]uint64{}, want: map[uint64][]byte{}}
+	f.next = f.must(&metapb.Command{Op: &metapb.Command_AllocBlocks{AllocBlocks: &metapb.AllocBlocks{Count: 4096}}}).GetBlocks().First
+	whole, pieces, many, gone, busy := f.create("whole"), f.create("pieces"), f.create("many"), f.create("gone"), f.create("busy")
+	f.write(whole, 0, random(2<<20))
+	f.write(whole, 2<<20, random(5000))
+	f.write(pieces, 4096, random(300<<10))
+	f.write(pieces, 50000, random(70000))
+	f.commit(pieces, &metapb.NewExtent{Offset: 8192, Length: 100, Inline: bytes.Repeat([]byte{7}, 100)}, bytes.Repeat([]byte{7}, 100))
+	f.write(many, 0, random(4<<20))
+	for off := uint64(512); off < 4<<20; off += 4096 { // 1024 pieces are left of the block
+		p := bytes.Repeat([]byte{byte(off >> 12)}, 64)
+		f.commit(many, &metapb.NewExtent{Offset: off, Length: 64, Inline: p}, p)
+	}
+	f.write(gone, 0, random(100<<10))
+	f.write(busy, 0, random(100<<10))
+	if ks := f.check(); !slices.Equal(ks, []uint32{2}) {
+		t.Fatalf("blocks of k=%v", ks)
+	}
+	r.change(func(m *metapb.ClusterMapR) {
+		small.State = metapb.PGState_PG_CLOSED
+		for i := range uint32(4) {
+			group(m, 2+i, 4, 1, 2, 3, 4, 5, 6)
+		}
+	})
+	if err := r.live.refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	delete(f.want, gone)
+	once := sync.OnceFunc(func() {
+		f.must(&metapb.Command{Op: &metapb.Command_Remove{Remove: &metapb.Remove{Parent: 1, Name: []byte("gone")}}})
+	})
+	f.before = func() {
+		once()
+		p := random(4096)
+		f.commit(busy, &metapb.NewExtent{Offset: 40960, Length: 4096, Inline: p}, p)
+	}
+	re := &reencoder{
+		meta: f, cmap: r.live, blocks: func(uint32) *blocks { return r.blocks }, places: []place{{shard: 1, pool: testPool}},
+		interval: time.Millisecond, rate: 1 << 30, log: slog.New(slog.DiscardHandler), metrics: newReencodeMetrics(nil),
+	}
+	if got := re.sources(); !slices.Equal(got, []uint32{1}) {
+		t.Fatalf("groups to empty: %v", got)
+	}
+	n, err := re.pass(t.Context())
+	if err != nil || n < 5 {
+		t.Fatalf("%d blocks re-encoded: %v", n, err)
+	}
+	if ks := f.check(); !slices.Equal(ks, []uint32{4}) {
+		t.Fatalf("blocks of k=%v after re-encoding", ks)
+	}
+	left, err := f.Query(t.Context(), 1, &metapb.Query{Q: &metapb.Query_Blocks{Blocks: &metapb.BlocksQ{Pgs: []uint32{1}}}})
+	if err != nil || len(left.GetBlocks().Blocks) != 0 {
+		t.Fatalf("left in the group: %v %v", left, err)
+	}
+	if n, err := re.pass(t.Context()); n != 0 || err != nil {
+		t.Fatalf("a second pass found %d blocks: %v", n, err)
+	}
+	// The ids it did not use are given back.
+	if re.unit != 0 {
+		t.Fatal("a unit of ids is kept")
+	}
+}
+
+// Without a full group nothing is written, and what is there stays.
+func TestReencodeWaits(t *testing.T) {
+	r := newRig(t, 6)
+	small := group(r.raw, 1, 2, 1, 2, 3, 4)
+	r.start()
+	f := &files{shardOne: newShardOne(t), rig: r, lease: map[uint64]uint64{}, want: map[uint64][]byte{}}
+	f.next = f.must(&metapb.Command{Op: &metapb.Command_AllocBlocks{AllocBlocks: &metapb.AllocBlocks{Count: 4096}}}).GetBlocks().First
+	f.write(f.create("f"), 0, random(100<<10))
+	r.change(func(m *metapb.ClusterMapR) {
+		small.State = metapb.PGState_PG_CLOSED
+		group(m, 2, 3, 1, 2, 3, 4, 5)
+	})
+	if err := r.live.refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	re := &reencoder{
+		meta: f, cmap: r.live, blocks: func(uint32) *blocks { return r.blocks }, places: []place{{shard: 1, pool: testPool}},
+		interval: time.Millisecond, rate: 1 << 30, log: slog.New(slog.DiscardHandler), metrics: newReencodeMetrics(nil),
+	}
+	if n, err := re.pass(t.Context()); n != 0 || vfs.KindOf(err) != vfs.KindUnavailable {
+		t.Fatalf("%d blocks re-encoded: %v", n, err)
+	}
+	if ks := f.check(); !slices.Equal(ks, []uint32{2}) {
+		t.Fatalf("blocks of k=%v", ks)
+	}
+}
