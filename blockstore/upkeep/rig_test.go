@@ -311,8 +311,10 @@ func (r *rig) put(m gatewayMap, n int) (*file, error) {
 	f.data = content(f.b.ID, n)
 	f.b.Len = uint32(n)
 	f.ino = 1000 + f.b.ID&0xffff
-	var err error
-	f.b.PG, err = r.gateway.Write(r.ctx, m, &stripe.Write{Pool: testPool, Block: f.b.ID, Owner: blockstore.Owner{FS: testFS, Ino: f.ino}, Data: bytes.Clone(f.data)})
+	pg, err := r.gateway.Write(r.ctx, m, &stripe.Write{Pool: testPool, Block: f.b.ID, Owner: blockstore.Owner{FS: testFS, Ino: f.ino}, Data: bytes.Clone(f.data)})
+	if err == nil {
+		f.b.PG = pg.ID
+	}
 	return f, err
 }
 

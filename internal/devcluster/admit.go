@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/nodegroup"
 	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
@@ -73,10 +72,6 @@ func (c *Cluster) admitStore(ctx context.Context, meta *raftmeta.Client, n *bloc
 		}
 		if n.store, err = c.openStore(ctx, n, true); err != nil {
 			n.store = nil
-			return err
-		}
-		// The name of a directory that was made must outlive the record of what is in it.
-		if err := (vfile.OS{}).SyncDir(c.dir.path); err != nil {
 			return err
 		}
 		n.err = nil
