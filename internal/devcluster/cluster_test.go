@@ -272,7 +272,7 @@ func checkHTTP(t *testing.T, c *devcluster.Cluster, stores int) {
 	if len(st.Stores) != stores || len(st.Exports) != 1 || st.Exports[0].Path != "/default" {
 		t.Errorf("status %+v", st)
 	}
-	for _, metric := range []string{"rackfs_store_puts_total", "rackfs_stripe_writes_total", "rackfs_nfs_", "rackfs_meta_"} {
+	for _, metric := range []string{"rackfs_store_puts_total", "rackfs_stripe_writes_total", "rackfs_nfs_", "rackfs_meta_", "rackfs_placement_margin"} {
 		if !bytes.Contains(get("/metrics"), []byte(metric)) {
 			t.Errorf("/metrics has no %s", metric)
 		}
