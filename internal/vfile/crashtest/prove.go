@@ -93,7 +93,7 @@ func (d *Disk[A]) before(op vfile.Change) (lose bool) {
 func (d *Disk[A]) cut(when string) {
 	d.changed = false
 	if d.real != nil {
-		d.real.refresh()
+		d.real.Refresh()
 	}
 	if d.lose != "" && !d.lost {
 		return

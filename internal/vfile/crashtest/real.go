@@ -35,8 +35,14 @@ type Library struct {
 
 // On makes the directory root, which is empty, a part of d.
 func (d *Disk[A]) On(root string, libs Library) (*Real, error) {
-	d.real = &Real{disk: d.Files, root: root, libs: libs}
-	return d.real, vfile.MkdirAllSync(d.Files.Unwatched(), root)
+	r, err := NewReal(d.Files, root, libs)
+	d.real = r
+	return r, err
+}
+
+// NewReal makes the directory root, which is empty, a part of disk. Who cuts the power calls Refresh before.
+func NewReal(disk *vfile.Mem, root string, libs Library) (*Real, error) {
+	return &Real{disk: disk, root: root, libs: libs}, vfile.MkdirAllSync(disk.Unwatched(), root)
 }
 
 // Memory is a directory on a file system in memory, for what a library insists to sync, or "" if there is none.
@@ -105,8 +111,8 @@ func exportFile(disk *vfile.Mem, from, to string, st fs.FileInfo) error {
 	return nil
 }
 
-// refresh takes over what the library did.
-func (r *Real) refresh() {
+// Refresh takes over what the library did.
+func (r *Real) Refresh() {
 	disk := r.disk.Unwatched()
 	err := filepath.WalkDir(r.root, func(name string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() || !slices.Contains(r.libs.Names, e.Name()) {

@@ -1,0 +1,387 @@
+package fsm
+
+import (
+	"bytes"
+	"encoding/binary"
+
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// checker recomputes from a full scan of one shard what the commands keep
+// incrementally.
+type checker struct {
+	view    View
+	shard   uint16
+	level   uint32
+	hash    hashFunc
+	inodes  map[inoKey]*inode
+	links   map[inoKey]uint32
+	subdirs map[inoKey]uint32
+	entries map[inoKey]uint64
+	used    map[inoKey]uint64
+	live    map[inoKey][]extent
+	refs    map[uint64]uint32
+	places  []place
+	blocks  map[uint64]*metapb.BlockRecord
+	dying   map[uint64]*metapb.DyingRecord
+	numbers map[uint64]uint64 // blocks by their number in the dying queue
+	unsaid  *metapb.PurgeRecord
+	ranges  map[uint64]*metapb.RangeRecord
+	leased  map[uint64]uint64 // origins by unit
+	orphans map[inoKey]int
+	origins map[uint64]bool
+	queue   map[inoKey]int
+	queued  uint64
+	usage   map[uint32]usage
+	counts  map[string]uint64
+}
+
+// place is an extent of a block.
+type place struct {
+	k inoKey
+	e extent
+}
+
+// violation is what fail panics with, and check returns.
+type violation struct{ err error }
+
+func (c *checker) fail(format string, args ...any) {
+	panic(violation{vfs.Errorf(vfs.KindCorrupt, "fsm.check", format, args...)})
+}
+
+// Check scans a whole state and returns the first invariant that does not hold: links, sizes, usage, references of blocks,
+// leased ids, queues, counts. It reads all of the state at once into memory: for states of some thousand files.
+func Check(v View) error { return check(v, nameHash) }
+
+func check(v View, hash hashFunc) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			x, ok := p.(violation)
+			if !ok {
+				panic(p)
+			}
+			err = x.err
+		}
+	}()
+	c := &checker{
+		view: v, level: 1, hash: hash,
+		inodes: map[inoKey]*inode{}, links: map[inoKey]uint32{}, subdirs: map[inoKey]uint32{}, entries: map[inoKey]uint64{},
+		used: map[inoKey]uint64{}, live: map[inoKey][]extent{}, refs: map[uint64]uint32{},
+		blocks: map[uint64]*metapb.BlockRecord{}, dying: map[uint64]*metapb.DyingRecord{}, orphans: map[inoKey]int{}, origins: map[uint64]bool{},
+		numbers: map[uint64]uint64{}, ranges: map[uint64]*metapb.RangeRecord{}, leased: map[uint64]uint64{},
+		queue: map[inoKey]int{}, usage: map[uint32]usage{}, counts: map[string]uint64{},
+	}
+	if state := c.get(keyState); state != nil {
+		if _, c.level, _, err = decodeState(state); err != nil {
+			return vfs.Wrap("fsm.check", err)
+		}
+	}
+	if head := c.get(keyFormat); head != nil {
+		f, err := decodeFormat(head)
+		if err != nil {
+			return vfs.Wrap("fsm.check", err)
+		}
+		c.shard = f.shard
+	}
+	// Kinds are scanned in the order that the checks need.
+	for _, p := range []string{"g/", "n/", "i/", "d/", "e/", "b/", "x/", "y/", "r/", "l/", "o/", "q/", "u/", "m/"} {
+		err := v.Scan([]byte(p), prefixEnd([]byte(p)), func(k, v []byte) bool {
+			c.record(p, bytes.Clone(k), v)
+			return true
+		})
+		if err != nil {
+			return vfs.Wrap("fsm.check", err)
+		}
+	}
+	c.finish()
+	return nil
+}
+
+// get is the value of a key, nil if there is none.
+func (c *checker) get(k []byte) []byte {
+	b, ok, err := c.view.Get(k)
+	switch {
+	case err != nil:
+		panic(violation{vfs.Wrap("fsm.check", err)})
+	case !ok:
+		return nil
+	}
+	return append([]byte{}, b...)
+}
+
+func (c *checker) record(p string, k, v []byte) {
+	u32 := func(at int) uint32 { return binary.BigEndian.Uint32(k[2+at:]) }
+	u64 := func(at int) uint64 { return binary.BigEndian.Uint64(k[2+at:]) }
+	must := func(err error) {
+		if err != nil {
+			c.fail("%q: %v", k, err)
+		}
+	}
+	switch p {
+	case "g/":
+		c.origins[u64(0)] = true
+	case "i/":
+		var codec inodeCodec
+		n, err := codec.decode(u64(4), bytes.Clone(v))
+		must(err)
+		c.inodes[inoKey{u32(0), u64(4)}] = n
+	case "d/":
+		d, err := decodeDirent(v)
+		must(err)
+		c.dirent(inoKey{u32(0), u64(4)}, u64(12), d)
+	case "e/":
+		e, err := decodeExtent(u64(12), bytes.Clone(v))
+		must(err)
+		c.extent(inoKey{u32(0), u64(4)}, e)
+	case "b/":
+		b := new(metapb.BlockRecord)
+		must(b.UnmarshalVT(v))
+		c.blocks[u64(0)] = b
+	case "x/":
+		d := new(metapb.DyingRecord)
+		must(d.UnmarshalVT(v))
+		c.dying[u64(0)] = d
+	case "y/":
+		c.numbers[u64(0)] = binary.BigEndian.Uint64(v)
+	case "r/":
+		g := new(metapb.RangeRecord)
+		must(g.UnmarshalVT(v))
+		c.ranges[u64(0)] = g
+	case "l/":
+		if o, had := c.leased[u64(8)]; had {
+			c.fail("unit %d is leased to origins %d and %d", u64(8), o, u64(0))
+		}
+		c.leased[u64(8)] = u64(0)
+	case "o/":
+		c.orphans[inoKey{u32(0), u64(4)}]++
+		if c.get(appendHoldOf(nil, u64(12), u32(0), u64(4))) == nil {
+			c.fail("hold %q without its index", k)
+		}
+	case "q/":
+		var q metapb.PurgeRecord
+		must(q.UnmarshalVT(v))
+		c.queued++
+		c.queue[inoKey{q.Fs, q.Ino}]++
+		if q.Dying {
+			c.unsaid = &q
+		}
+	case "u/":
+		u, err := decodeUsage(v)
+		must(err)
+		if len(k) == 6 {
+			c.usage[u32(0)] = u
+		}
+	case "m/":
+		if len(v) == 8 {
+			c.counts[string(k)] = binary.BigEndian.Uint64(v)
+		}
+	}
+}
+
+func (c *checker) dirent(dir inoKey, cookie uint64, d *dirent) {
+	if cookie < 3 || cookie >= 1<<63 {
+		c.fail("cookie %d", cookie)
+	}
+	next := c.get(appendDirent(nil, dir.fs, dir.ino, cookie+1))
+	if d.typ == typeGap {
+		if next == nil {
+			c.fail("gap at cookie %#x with nothing behind it", cookie)
+		}
+		return
+	}
+	if first := cookie &^ (slotsMax - 1); cookie != first && cookie != firstSlotOf0 {
+		if c.get(appendDirent(nil, dir.fs, dir.ino, cookie-1)) == nil {
+			c.fail("hole before cookie %#x", cookie)
+		}
+	}
+	b := c.get(appendFS(nil, "n/", dir.fs))
+	sp, err := decodeSpace(b)
+	if err != nil {
+		c.fail("%v", err)
+	}
+	if first, last := sp.places(c.hash, []byte(d.name)); cookie < first || cookie > last {
+		c.fail("%q is at cookie %#x, not in %#x..%#x", d.name, cookie, first, last)
+	}
+	child := inoKey{dir.fs, d.ino}
+	n := c.inodes[child]
+	if n == nil {
+		c.fail("%q in %d names inode %d, which does not exist", d.name, dir.ino, d.ino)
+	}
+	if n.attr.Type != d.typ {
+		c.fail("%q has type %v, its inode %v", d.name, d.typ, n.attr.Type)
+	}
+	c.links[child]++
+	c.entries[dir]++
+	if n.isDir() {
+		c.subdirs[dir]++
+		if n.parent != dir.ino {
+			c.fail("directory %d is in %d, its parent is %d", d.ino, dir.ino, n.parent)
+		}
+	}
+}
+
+func (c *checker) extent(k inoKey, e extent) {
+	if e.block != 0 {
+		c.refs[e.block]++
+		c.places = append(c.places, place{k, e})
+	}
+	n := c.inodes[k]
+	if n == nil {
+		return // of a deleted inode
+	}
+	if n.charged(e.gen) {
+		c.used[k] += e.len()
+	}
+	if n.void(e.gen, e.end) {
+		return
+	}
+	if e.end > n.attr.Size {
+		c.fail("inode %d has %d bytes, an extent ends at %d", k.ino, n.attr.Size, e.end)
+	}
+	if l := c.live[k]; len(l) > 0 && l[len(l)-1].end > e.start {
+		c.fail("extents of inode %d overlap: %+v and %+v", k.ino, l[len(l)-1], e)
+	}
+	if e.block == 0 && e.start/pageSize != (e.end-1)/pageSize {
+		c.fail("inline extent %d..%d in two pages", e.start, e.end)
+	}
+	c.live[k] = append(c.live[k], e)
+}
+
+func (c *checker) finish() {
+	total := map[uint32]usage{}
+	for k, n := range c.inodes {
+		if n.attr.Used != c.used[k] {
+			c.fail("inode %d uses %d bytes, counts %d", k.ino, c.used[k], n.attr.Used)
+		}
+		u := total[k.fs]
+		u.bytes += n.attr.Used
+		u.inodes++
+		total[k.fs] = u
+		c.inode(k, n)
+	}
+	for fs, want := range total {
+		if c.usage[fs] != want {
+			c.fail("usage of file system %d is %+v, counted %+v", fs, want, c.usage[fs])
+		}
+	}
+	for id, b := range c.blocks {
+		if c.refs[id] != b.Refs || b.Refs == 0 {
+			c.fail("block %#x has %d references, counts %d", id, c.refs[id], b.Refs)
+		}
+		if c.dying[id] != nil {
+			c.fail("block %#x lives and dies", id)
+		}
+	}
+	c.collect()
+	for id := range c.refs {
+		if c.blocks[id] == nil {
+			c.fail("an extent points into block %#x, which has no record", id)
+		}
+	}
+	for _, p := range c.places {
+		b := c.blocks[p.e.block]
+		if b.Length != p.e.blockLen || b.Pg != p.e.pg || uint64(p.e.blockOff)+p.e.len() > uint64(b.Length) {
+			c.fail("inode %d: extent %+v of block %v", p.k.ino, p.e, b)
+		}
+		if (inoKey{b.Fs, b.Ino}) == p.k && b.Offset+uint64(p.e.blockOff) != p.e.start {
+			c.fail("inode %d: extent %+v is elsewhere than its block %v", p.k.ino, p.e, b)
+		}
+	}
+	if n := c.counts["m/queue"]; n != c.queued {
+		c.fail("%d items in the queue, counted %d", c.queued, n)
+	}
+	for k, n := range c.queue {
+		if n > 1 && k.ino != 0 {
+			c.fail("inode %d is in the queue %d times", k.ino, n)
+		}
+	}
+	for k := range c.orphans {
+		if n := c.inodes[k]; n == nil || n.attr.Nlink != 0 {
+			c.fail("inode %d is held and is not an orphan", k.ino)
+		}
+	}
+}
+
+// collect checks dying blocks and leased ids.
+func (c *checker) collect() {
+	for id, d := range c.dying {
+		switch {
+		case d.Seq == 0 && c.level >= levelCollect && (c.unsaid == nil || id <= c.unsaid.From):
+			c.fail("dying block %#x has no number and will get none", id)
+		case d.Seq != 0 && c.level < levelCollect:
+			c.fail("dying block %#x has number %d at level %d", id, d.Seq, c.level)
+		case d.Seq != 0 && c.numbers[d.Seq] != id:
+			c.fail("dying block %#x has number %d, which is that of %#x", id, d.Seq, c.numbers[d.Seq])
+		}
+	}
+	next := max(c.counts["m/next/dying"], 1)
+	for seq, id := range c.numbers {
+		if d := c.dying[id]; d == nil || d.Seq != seq {
+			c.fail("number %d of the dying queue is block %#x, whose record is %v", seq, id, d)
+		}
+		if seq == 0 || seq >= next {
+			c.fail("number %d in the dying queue, the next is %d", seq, next)
+		}
+	}
+	if n := c.counts["m/dying"]; n != uint64(len(c.numbers)) {
+		c.fail("%d blocks in the dying queue, counted %d", len(c.numbers), n)
+	}
+	units := max(c.counts["m/next/blocks"], 1)
+	known := func(id uint64) {
+		if unitOf(id) >= units || id>>blockShardShift != uint64(c.shard) {
+			c.fail("block %#x was never leased", id)
+		}
+		if g := c.ranges[unitOf(id)]; g != nil && (id%blockUnit >= uint64(g.Count) || reaped(g, id)) {
+			c.fail("block %#x is in its range %v, which says otherwise", id, g)
+		}
+	}
+	for id := range c.blocks {
+		known(id)
+	}
+	for id := range c.dying {
+		known(id)
+	}
+	for unit, g := range c.ranges {
+		if c.leased[unit] != g.Origin || g.Origin == 0 || g.Count == 0 || g.Count > blockUnit || unit >= units {
+			c.fail("unit %d: %v, leased to origin %d", unit, g, c.leased[unit])
+		}
+		if len(g.Reaped) > blockUnit/8 || (len(g.Reaped) > 0 && c.level < levelCollect) {
+			c.fail("unit %d: %d bytes of reaped ids at level %d", unit, len(g.Reaped), c.level)
+		}
+	}
+	for unit, o := range c.leased {
+		if c.ranges[unit] == nil {
+			c.fail("origin %d leases unit %d, which has no record", o, unit)
+		}
+	}
+}
+
+func (c *checker) inode(k inoKey, n *inode) {
+	want := c.links[k]
+	if n.isDir() {
+		if n.entries != c.entries[k] {
+			c.fail("directory %d has %d entries, counts %d", k.ino, c.entries[k], n.entries)
+		}
+		if want = 2 + c.subdirs[k]; k.ino != uint64(vfs.RootIno) && c.links[k] != 1 {
+			c.fail("directory %d has %d names", k.ino, c.links[k])
+		}
+	}
+	if n.attr.Nlink != want {
+		c.fail("inode %d has %d links, counts %d", k.ino, want, n.attr.Nlink)
+	}
+	if n.attr.Nlink == 0 && c.orphans[k] == 0 {
+		c.fail("inode %d has neither links nor holds", k.ino)
+	}
+	if (len(n.cuts) > 0) != (c.queue[k] > 0) {
+		c.fail("inode %d: %d cuts, %d items in the queue", k.ino, len(n.cuts), c.queue[k])
+	}
+	for i, cut := range n.cuts {
+		if cut.gen > n.cutGen || (i > 0 && (cut.offset <= n.cuts[i-1].offset || cut.gen <= n.cuts[i-1].gen)) {
+			c.fail("inode %d: cuts %v at generation %d", k.ino, n.cuts, n.cutGen)
+		}
+	}
+	if l := n.lease; l.epoch != 0 && (l.epoch != n.lastEpoch || l.origin == 0) {
+		c.fail("inode %d: lease %+v, last epoch %d", k.ino, l, n.lastEpoch)
+	}
+}
