@@ -179,8 +179,13 @@ func (r *Real) Rename(o, n string) error {
 	return r.both(func(f vfile.FS) error { return f.Rename(o, n) })
 }
 func (r *Real) Remove(n string) error { return r.both(func(f vfile.FS) error { return f.Remove(n) }) }
+
+// RemoveAll begins with the library's view: on the disk it is many operations, and Refresh would bring back in between what is still there.
 func (r *Real) RemoveAll(n string) error {
-	return r.both(func(f vfile.FS) error { return f.RemoveAll(n) })
+	if err := (vfile.OS{}).RemoveAll(n); err != nil {
+		return err
+	}
+	return r.disk.RemoveAll(n)
 }
 func (r *Real) Mkdir(d string) error { return r.both(func(f vfile.FS) error { return f.Mkdir(d) }) }
 func (r *Real) MkdirAll(d string) error {

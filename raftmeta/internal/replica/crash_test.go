@@ -3,9 +3,11 @@ package replica
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/raft"
 	"github.com/rackfs/rackfs/internal/vfile"
@@ -20,6 +22,8 @@ type promised struct {
 	id          string
 	first, last uint64
 	term        uint64
+	replacing   bool // a new replica is being made in its place
+	aside       bool // there was one before, which is kept
 }
 
 // bigEntry fills a segment after some.
@@ -63,6 +67,21 @@ func checkPromises(root string) func(left *vfile.Mem, p promised) error {
 			_, err := Format(vfile.OS{}, dir, cluster, "n1", []uint16{1}, WAL)
 			return err
 		}
+		if p.replacing {
+			// The old one, none or the new one. With none it is done again.
+			i, err := ReadInfo(vfile.OS{}, dir, 1)
+			switch {
+			case errors.Is(err, fs.ErrNotExist):
+				p = promised{}
+				if p.id, err = replaceShard(vfile.OS{}, dir, 9); err != nil {
+					return err
+				}
+			case err != nil:
+				return err
+			case i.ID != p.id:
+				p = promised{id: i.ID}
+			}
+		}
 		n, i, l, err := openShard(vfile.OS{}, dir)
 		if err != nil {
 			return err
@@ -70,6 +89,9 @@ func checkPromises(root string) func(left *vfile.Mem, p promised) error {
 		defer func() { err = errors.Join(err, l.Close(), n.Close()) }()
 		if i.ID != p.id {
 			return fmt.Errorf("the replica is %s", i.ID)
+		}
+		if kept, err := filepath.Glob(filepath.Join(dir, "*"+damagedInfix+"*", replicaFile)); p.aside && (err != nil || len(kept) == 0) {
+			return fmt.Errorf("the replica that was set aside is gone: %w", err)
 		}
 		for x := p.first; x <= p.last && p.last > 0; x++ {
 			var e raft.Log
@@ -121,12 +143,68 @@ func life(root string, log Backend) crashtest.Test[promised] {
 				return err
 			}
 		}
+		if err := shorten(d, files, dir); err != nil {
+			return err
+		}
+		for day := 1; day <= 2; day++ {
+			d.Ack(func(p *promised) { p.replacing, p.aside = true, false })
+			id, err := replaceShard(files, dir, day)
+			if err != nil {
+				return err
+			}
+			d.Ack(func(p *promised) { *p = promised{id: id, aside: true} })
+			if err := processLife(d, files, dir, uint64(day)); err != nil {
+				return err
+			}
+		}
 		if !unnamed.Died() || !unwritten.Died() {
 			return fmt.Errorf("the processes did not die")
 		}
 		return nil
 	}
 	return x
+}
+
+// replaceShard has a new replica take the place of shard 1's on some day.
+func replaceShard(files vfile.FS, dir string, day int) (id string, err error) {
+	n, err := OpenNode(files, dir)
+	if err != nil {
+		return "", err
+	}
+	i, _, err := n.Replace(1, WAL, time.Date(2026, 1, day, 0, 0, 0, 0, time.UTC))
+	return i.ID, errors.Join(err, n.Close())
+}
+
+// shorten deletes entries at the end of the log, as when another leader has others, after the system wrote the tail back.
+func shorten(d *crashtest.Disk[promised], files vfile.FS, dir string) error {
+	n, _, l, err := openShard(files, dir)
+	if err != nil {
+		return err
+	}
+	last, err := l.LastIndex()
+	if err != nil {
+		return err
+	}
+	for i := last + 1; i <= last+3; i++ {
+		if err := l.StoreLog(bigEntry(i)); err != nil {
+			return err
+		}
+		d.Ack(func(p *promised) { p.last = i })
+	}
+	tail, err := d.Files.Open(filepath.Join(n.ShardDir(1), tailFile))
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(tail.Sync(), tail.Close()); err != nil {
+		return err
+	}
+	d.Ack(func(p *promised) { p.last = last + 1 })
+	if err := l.DeleteRange(last+2, last+3); err != nil {
+		return err
+	}
+	err = l.StoreLog(bigEntry(last + 2))
+	d.Ack(func(p *promised) { p.last = last + 2 })
+	return errors.Join(err, l.Close(), n.Close())
 }
 
 // processLife is one process, which ends early if files say so.
@@ -171,6 +249,8 @@ func TestEverySync(t *testing.T) {
 		{Call: "replica.makeTail: file"},
 		{Call: "replica.create: dir shard-N.tmp"},
 		{Call: "replica.Format: dir meta"},
+		{Call: "replica.tail.lower: file"},
+		{Call: "replica.Node.Replace: dir meta"},
 		{Call: "replica.walFile.Sync: file"},
 		{Call: "replica.walFS.Create: file", Nothing: "the first sync of entries makes the size durable too, and what a cut before it leaves can be opened; it takes the allocation out of the first acknowledgement"},
 		{Call: "replica.walFS.Create: dir wal"},
