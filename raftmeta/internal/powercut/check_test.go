@@ -42,7 +42,7 @@ func (x *cut) check(root string, allowed []string) (o outcomes, err error) {
 	if err := b.whole(); err != nil {
 		return o, err
 	}
-	g, err := b.register(2)
+	g, err := b.register(4)
 	if err != nil {
 		return o, err
 	}
@@ -62,8 +62,12 @@ func (x *cut) check(root string, allowed []string) (o outcomes, err error) {
 	if o.collected, err = b.collect(); err != nil {
 		return o, err
 	}
-	if st, err := g.vol.StatFS(b.ctx); err != nil || st.UsedFiles != inodes {
-		return o, fmt.Errorf("%d inodes are counted, %d have a name: %w", st.UsedFiles, inodes, err)
+	st, err := g.vol.StatFS(b.ctx)
+	if err != nil {
+		return o, err
+	}
+	if st.UsedFiles != inodes {
+		return o, fmt.Errorf("%d inodes are counted, %d have a name", st.UsedFiles, inodes)
 	}
 	return o, g.works(seen)
 }
@@ -197,8 +201,11 @@ func (b *box) collect() (gone int, err error) {
 		c, err := k.Collect(b.ctx)
 		k.Close()
 		gone += int(c.Dead)
-		if err != nil || c.Unanswered+c.Strange > 0 {
-			return gone, fmt.Errorf("store %d collects %+v: %w", i+1, c, err)
+		if err != nil {
+			return gone, err
+		}
+		if c.Unanswered+c.Strange > 0 {
+			return gone, fmt.Errorf("store %d keeps shards of whose blocks it learns nothing: %+v", i+1, c)
 		}
 	}
 	r, err := b.Query(b.ctx, testShard, &metapb.Query{Q: &metapb.Query_ShardInfo{ShardInfo: &metapb.ShardInfoQ{}}})
@@ -220,8 +227,11 @@ func (b *box) collect() (gone int, err error) {
 		sum := int64(0)
 		for _, pg := range b.groups {
 			es, more, err := s.List(b.ctx, pg.ID, nil, 0)
-			if err != nil || more {
-				return gone, fmt.Errorf("store %d lists %d shards: %w", i+1, len(es), err)
+			if err == nil && more {
+				err = errors.New("more shards than a page")
+			}
+			if err != nil {
+				return gone, err
 			}
 			for _, e := range es {
 				if at, ok := shards[e.Key]; !ok || at != i {
@@ -244,7 +254,7 @@ func (b *box) collect() (gone int, err error) {
 // works fails unless the file system still shows tree to who has nothing cached, and takes a file.
 func (g *gateway) works(tree string) error {
 	g.vol.Abandon()
-	next, err := g.register(3)
+	next, err := g.register(5)
 	if err != nil {
 		return err
 	}

@@ -1,5 +1,5 @@
 // Package powercut is a test and nothing else: a power cut of a whole machine, at every operation on a file, during single
-// operations of a file system. The machine is what is under a gateway: a volume, its stripe client, six block stores behind their server, and
+// operations of a file system, a snapshot of its metadata and a collection. The machine is what is under a gateway: a volume, its stripe client, six block stores behind their server, and
 // a replica of the namespace shard, a Raft node of one voter with its log, its snapshots and its state. All files of all of them
 // are on one vfile.Mem, so that a cut is one moment for all.
 //
@@ -14,6 +14,9 @@
 //   - it takes writes.
 //
 // It stands here, below what it tests, because machine and replica are internal to raftmeta; no program imports it.
+//
+// Each operation here is one command for the metadata. A write of more than a block, or over a multiple of 4 MiB, may be several: of
+// it a crash may leave a part, as of a large write to any file system.
 //
 // Not as in a cluster: the voter is alone, its Raft has no network, and its commands do not pass the RPC of package
 // raftmeta. Shard 0, the cluster map, is the real state machine in memory: nothing here changes it. bbolt knows no file system

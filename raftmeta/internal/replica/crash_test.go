@@ -90,8 +90,12 @@ func checkPromises(root string) func(left *vfile.Mem, p promised) error {
 		if i.ID != p.id {
 			return fmt.Errorf("the replica is %s", i.ID)
 		}
-		if kept, err := filepath.Glob(filepath.Join(dir, "*"+damagedInfix+"*", replicaFile)); p.aside && (err != nil || len(kept) == 0) {
-			return fmt.Errorf("the replica that was set aside is gone: %w", err)
+		kept, err := filepath.Glob(filepath.Join(dir, "*"+damagedInfix+"*", replicaFile))
+		if err == nil && p.aside && len(kept) == 0 {
+			err = errors.New("the replica that was set aside is gone")
+		}
+		if err != nil {
+			return err
 		}
 		for x := p.first; x <= p.last && p.last > 0; x++ {
 			var e raft.Log
