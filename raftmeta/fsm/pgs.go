@@ -168,9 +168,17 @@ func (e *pgEditor) change(c *metapb.PGChange) error {
 		if err := checkShape(e.pool, g, op); err != nil {
 			return err
 		}
+		if !sameSlots(old, g) {
+			// Who ends filling does not know of a state that changed at this epoch meanwhile.
+			g.State = old.State
+		}
 	}
 	e.pool.Pgs[i] = g
 	return nil
+}
+
+func sameSlots(a, b *metapb.PlacementGroup) bool {
+	return slices.EqualFunc(a.Slots, b.Slots, func(s, t *metapb.Slot) bool { return proto.Equal(s, t) })
 }
 
 // compareSlots says what a change from a to b is: raises, one that raises the epoch;

@@ -4569,8 +4569,9 @@ func (x *ChangePGs) GetChanges() []*PGChange {
 
 // PGChange names the epoch it was made from; KindChanged if the group has another, or is gone, or, if new, its id is
 // taken. A change of slots' stores or previous (other than ending one), the start of filling, a change of k or of the
-// number of slots raises the epoch by exactly 1. Ending filling and previous, and the state, leave it: a change at
-// the epoch that it expects never starts filling again (KindChanged), so that a delayed duplicate does no harm.
+// number of slots raises the epoch by exactly 1. Ending filling and previous, and the state, leave it. So that who does one
+// does not undo the other, nor a delayed duplicate do harm, a change at the epoch that it expects never starts filling
+// again (KindChanged), and if it ends filling or previous of any slot, the state stays what it is.
 // Ids are never reused: a new group's is above all that the pool has had.
 // Stores of a new group or a raised epoch are known, not lost, and no two slots have the same one;
 // previous goes with filling. KindNotFound for an unknown pool, KindInvalid for what makes no sense.
