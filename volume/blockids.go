@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
@@ -20,15 +21,18 @@ const (
 // blockIDs gives out ids from ranges that the namespace shard leased to this
 // gateway, and gives the ranges back.
 //
-// A range is given back when all its ids were given out and none of them is held any more. Who took
+// A range is given back when all its ids were given out, or it was leased long ago (it is retired: no more ids are taken
+// from it), and none of them is held any more. Who took
 // an id holds it until no write with it is under way and none will begin, and no CommitData that
-// brings it is under way: it was refused, or it was applied, or the id was given up. From then on what is not
-// in a file is dead, so the shards of abandoned attempts can be deleted. An id that keeps being tried
-// keeps its range.
+// brings it is under way: it was refused, or it was applied, or the id was given up. So no id of a range that was given back
+// is ever written or committed. From then on what is not
+// in a file is dead, and the shards of abandoned attempts can be deleted, also while little is written. An id that
+// keeps being tried keeps its range.
 type blockIDs struct {
 	mu     sync.Mutex // guards the fields below
 	next   uint64     // of the range that ids are taken from
 	last   uint64     // its end; next == last: there is none
+	since  time.Time  // when it was leased
 	ranges map[uint64]*idRange
 	asking chan struct{}
 	err    error // of the last asking
@@ -36,6 +40,7 @@ type blockIDs struct {
 	gen       int      // grows when all ranges are void
 	idle      []uint64 // first ids of ranges that can be given back
 	returning bool
+	tried     time.Time // when giving back ended last
 }
 
 // idRange is a leased range. Its key is its first id.
@@ -103,6 +108,7 @@ func (b *blockIDs) ask(ctx context.Context, v *Volume) error {
 			b.ranges = make(map[uint64]*idRange)
 		}
 		b.ranges[b.next] = &idRange{open: true}
+		b.since = v.cfg.Now()
 	}
 	b.err = err
 	close(b.asking)
@@ -123,11 +129,36 @@ func (b *blockIDs) settle(v *Volume, id uint64) {
 	if r.held > 0 || r.open {
 		return
 	}
-	delete(b.ranges, first)
-	b.idle = append(b.idle, first)
-	if !b.returning {
+	b.giveBackLater(v, first)
+}
+
+// giveBackLater gives back a range of which no id is held, and those that could not be given back before. b.mu is held.
+func (b *blockIDs) giveBackLater(v *Volume, first ...uint64) {
+	for _, id := range first {
+		delete(b.ranges, id)
+	}
+	b.idle = append(b.idle, first...)
+	if len(b.idle) > 0 && !b.returning {
 		// A volume that is closed gives back nothing: only a clean shutdown knows that nothing is under way.
 		b.returning = v.spawn(func() { b.giveBack(v.ctx, v) })
+	}
+}
+
+// retire ends taking ids from a range that was leased long ago.
+func (b *blockIDs) retire(v *Volume) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	old := v.cfg.Now().Add(-v.cfg.BlockIDAge)
+	if b.next < b.last && !b.since.After(old) {
+		first := firstOf(b.next)
+		b.next = b.last
+		r := b.ranges[first]
+		if r.open = false; r.held == 0 {
+			b.giveBackLater(v, first)
+		}
+	}
+	if !b.tried.After(old) {
+		b.giveBackLater(v)
 	}
 }
 
@@ -148,7 +179,7 @@ func (b *blockIDs) giveBack(ctx context.Context, v *Volume) {
 		b.mu.Lock()
 		n := min(len(b.idle), returnUnits)
 		if n == 0 {
-			b.returning = false
+			b.returning, b.tried = false, v.cfg.Now()
 			b.mu.Unlock()
 			return
 		}
@@ -164,7 +195,7 @@ func (b *blockIDs) giveBack(ctx context.Context, v *Volume) {
 		v.cfg.Logger.Debug("volume: block ids are not given back yet", "err", err) // a shard of level 1 does not take them
 		b.mu.Lock()
 		b.idle = append(units, b.idle...)
-		b.returning = false
+		b.returning, b.tried = false, v.cfg.Now()
 		b.mu.Unlock()
 		return
 	}

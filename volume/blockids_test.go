@@ -2,6 +2,8 @@ package volume_test
 
 import (
 	"bytes"
+	"context"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -213,6 +215,136 @@ func TestReturnsAmongFailures(t *testing.T) {
 	if len(tried) < writers*rounds || len(live) == 0 {
 		t.Fatalf("%d ids, %d live: the test shows nothing", len(tried), len(live))
 	}
+}
+
+// A range that is not used up goes back when it is old, but not while a write with one of its ids is under way.
+func TestOldRangesAreReturned(t *testing.T) {
+	var clock atomic.Int64 // ns ahead of the real one
+	c := newCrashing(t, volume.Config{
+		FlushAge: time.Millisecond, BlockIDAge: time.Hour,
+		Now: func() time.Time { return time.Now().Add(time.Duration(clock.Load())) },
+	})
+	var hold atomic.Bool
+	var first, kept atomic.Uint64
+	c.blocks.setFailWrite(func(id uint64, _ int) error {
+		switch {
+		case first.CompareAndSwap(0, id):
+			return vfs.KindInternal.Err("blocks") // what came of it nobody knows
+		case hold.Load():
+			kept.Store(id)
+			return vfs.KindUnavailable.Err("blocks")
+		}
+		return nil
+	})
+	file(t, c, "a")
+	hold.Store(true)
+	b := create(t, c, "b")
+	write(t, c, b, 0, fill(10_000, 2), vfs.Unstable)
+	eventually(t, "the write of b waits", func() bool { return kept.Load() != 0 })
+	clock.Add(int64(time.Hour) + 1)
+	leased := c.meta.states(t, first.Load())[0]
+	eventually(t, "no more ids are taken from the range", func() bool { return c.volume().IDsLeft() == 0 })
+	if s := c.meta.states(t, first.Load(), kept.Load()); leased != metapb.BlockState_BLOCK_LEASED || s[0] != leased || s[1] != leased {
+		t.Fatalf("%v, %v while a write is under way", leased, s)
+	}
+	hold.Store(false)
+	eventually(t, "the given up id is dead", func() bool { return c.meta.states(t, first.Load())[0] == metapb.BlockState_BLOCK_DEAD })
+	if s := c.meta.states(t, kept.Load())[0]; s != metapb.BlockState_BLOCK_LIVE {
+		t.Fatalf("%v after its write succeeded", s)
+	}
+	// What comes next leases another range, on demand.
+	last := kept.Load()
+	if n := c.volume().IDsLeft(); n != 0 {
+		t.Fatalf("%d ids are leased without need", n)
+	}
+	file(t, c, "c")
+	if s := c.meta.states(t, last&^(fsmUnit-1)+fsmUnit)[0]; s != metapb.BlockState_BLOCK_LIVE {
+		t.Fatalf("%v: c is not in the next range", s)
+	}
+}
+
+// unitWatch is Blocks that counts the writes under way by unit of ids.
+type unitWatch struct {
+	*blocks
+	mu       sync.Mutex // guards the fields below
+	writing  map[uint64]int
+	returned map[uint64]bool
+	bad      []string
+}
+
+func (w *unitWatch) Write(ctx context.Context, id uint64, o volume.Owner, data []byte) (volume.Block, error) {
+	unit := id &^ (fsmUnit - 1)
+	w.mu.Lock()
+	w.writing[unit]++
+	if w.returned[unit] {
+		w.bad = append(w.bad, fmt.Sprintf("id %#x is written after it was returned", id))
+	}
+	w.mu.Unlock()
+	defer func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.writing[unit]--
+	}()
+	return w.blocks.Write(ctx, id, o, data)
+}
+
+// Ranges that are retired as fast as can be, among writers and stores that fail: no id of a returned range is
+// written or committed.
+func TestRetiringRace(t *testing.T) {
+	c := &crashing{t: t, meta: newMetadata(t), blocks: newBlocks()}
+	w := &unitWatch{blocks: c.blocks, writing: map[uint64]int{}, returned: map[uint64]bool{}}
+	returns := 0
+	c.meta.fail = func(cmd *metapb.Command) error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for _, u := range cmd.GetReturnBlocks().GetFirst() {
+			returns++
+			w.returned[u] = true
+			if w.writing[u] > 0 {
+				w.bad = append(w.bad, fmt.Sprintf("unit %#x is returned during %d writes", u, w.writing[u]))
+			}
+		}
+		for _, e := range cmd.GetCommitData().GetExtents() {
+			if w.returned[e.Block&^(fsmUnit-1)] {
+				w.bad = append(w.bad, fmt.Sprintf("block %#x is committed after it was returned", e.Block))
+			}
+		}
+		return nil
+	}
+	c.blocks.setFailWrite(func(id uint64, _ int) error {
+		if id%7 == 3 {
+			return vfs.KindExists.Err("blocks")
+		}
+		return nil
+	})
+	gw := c.meta.gateway(t, "gw")
+	v := volume.New(volume.Config{
+		FS: testFS, Shard: testShard, Meta: gw, Blocks: w, Incarnation: gw.incarnation,
+		FlushAge: 100 * time.Microsecond, BlockIDAge: 1,
+	})
+	t.Cleanup(v.Abandon)
+	var wg sync.WaitGroup
+	for i := range 4 {
+		ino := create(t, v, string(rune('a'+i)))
+		wg.Go(func() {
+			for r := range 200 {
+				if _, _, err := v.Write(ctx, &vfs.Root, ino, uint64(r%3)*10_000, fill(10_000, byte(r)), vfs.FileSync); err != nil {
+					t.Errorf("writer %d: %v", i, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, b := range w.bad {
+		t.Error(b)
+	}
+	if returns < 10 {
+		t.Errorf("%d ranges were returned: the test shows nothing", returns)
+	}
+	t.Logf("%d ranges were returned", returns)
 }
 
 // A block that was rewritten and whose grace is over: who has cached extents that name it asks again.

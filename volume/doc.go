@@ -32,8 +32,9 @@
 // go. Writers wait while the dirty limit is reached.
 //
 // The id of a block is held from when it is taken until no write with it is under way or will begin and no command
-// that brings it is under way. A range of ids that is used up and of which none is held goes back to the metadata, at a clean
-// shutdown every other one too: what is in no file then is dead, such as the shards of attempts that were given up.
+// that brings it is under way. A range of ids that is used up, or from which for its age no more ids are taken, and of which none is
+// held goes back to the metadata, at a clean shutdown every other one too: what is in no file then is dead, such as the shards of
+// attempts that were given up. No id of a range that went back is ever written or committed.
 //
 // A flush that cannot succeed for now is retried as long as the volume is
 // open; callers that wait for it get KindUnavailable after a while. One that will

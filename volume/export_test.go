@@ -10,3 +10,10 @@ func (v *Volume) IDsHeld() int {
 	}
 	return n
 }
+
+// IDsLeft is how many ids can be taken without leasing more.
+func (v *Volume) IDsLeft() int {
+	v.ids.mu.Lock()
+	defer v.ids.mu.Unlock()
+	return int(v.ids.last - v.ids.next)
+}

@@ -471,7 +471,7 @@ func (e *inode) shrink() {
 	}
 }
 
-// flusher flushes what is old, or what is in the way of writers.
+// flusher flushes what is old, or what is in the way of writers, and retires old ranges of ids.
 func (v *Volume) flusher() {
 	tick := time.NewTicker(min(v.cfg.FlushAge, time.Second))
 	defer tick.Stop()
@@ -483,6 +483,7 @@ func (v *Volume) flusher() {
 			v.flushOldest(v.dirty.excess())
 		case <-tick.C:
 			v.flushAged(v.cfg.Now().Add(-v.cfg.FlushAge))
+			v.ids.retire(v)
 		}
 	}
 }

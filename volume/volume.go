@@ -37,6 +37,7 @@ type Config struct {
 	StallTimeout    time.Duration // how long a caller waits for a cluster that does not answer; default 10 s
 	BlockWriters    int           // blocks written at once; default 16
 	BlockIDs        int           // block ids leased at once; default 4096, which is the most
+	BlockIDAge      time.Duration // after which a range of ids that is not used up is given back; default 10 min
 
 	Now    func() time.Time // default time.Now
 	Logger *slog.Logger     // default: discard
@@ -64,6 +65,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.BlockIDs <= 0 || c.BlockIDs > blockIDRange {
 		c.BlockIDs = blockIDRange
+	}
+	if c.BlockIDAge <= 0 {
+		c.BlockIDAge = 10 * time.Minute
 	}
 	if c.Now == nil {
 		c.Now = time.Now
