@@ -376,6 +376,7 @@ func (v *Volume) commitExtents(e *inode, exts []newExtent, end uint64, last bool
 	a := attrOf(r.GetCommit().GetAttr())
 	e.extChange, e.told = a.Change, seq
 	e.learn(a)
+	v.noteFragments(e, exts)
 	e.extend(r.GetCommit().GetLease())
 	return nil
 }

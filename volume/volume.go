@@ -82,13 +82,14 @@ type Volume struct {
 	cfg  Config
 	pool bufPool
 
-	table    table
-	removals removals
-	watches  watches
-	dirty    dirtyBytes
-	ids      blockIDs
-	troubles troubles
-	cache    *blockCache
+	table     table
+	removals  removals
+	watches   watches
+	dirty     dirtyBytes
+	ids       blockIDs
+	troubles  troubles
+	fragments fragments
+	cache     *blockCache
 
 	origin      atomic.Uint64            // whose leases count; 0: any
 	incarnation atomic.Pointer[[16]byte] // of the origin

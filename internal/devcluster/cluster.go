@@ -154,7 +154,7 @@ func (c *Cluster) start(ctx context.Context) error {
 		Name: gatewayName, Cluster: [16]byte(c.dir.shape.clusterID()), Meta: c.meta,
 		BlockSecurity: func(node string) wire.Security { return wire.Security{Mode: c.cfg.dataMode(), TLS: id.ClientTLS(node)} },
 		Rules:         c.cfg.rules(), Lease: c.cfg.Lease, Release: release(), Capacity: c.capacity,
-		ReencodeInterval: c.cfg.reencodeInterval, Registerer: c.reg, Logger: c.log,
+		ReencodeInterval: c.cfg.reencodeInterval, FoldAge: c.cfg.foldAge, Registerer: c.reg, Logger: c.log,
 	})
 	if err != nil {
 		return err
@@ -274,7 +274,7 @@ func (c *Cluster) health() health {
 }
 
 func (c *Cluster) status() status {
-	s := status{Cluster: c.dir.shape.Cluster, Profile: c.dir.shape.Profile, NFSState: c.gateway.NFSState(), Placement: c.placement()}
+	s := status{Cluster: c.dir.shape.Cluster, Profile: c.dir.shape.Profile, NFSState: c.gateway.NFSState(), Placement: c.placement(), Rewriting: c.gateway.Rewriting()}
 	for _, v := range c.voters.all {
 		if v.server == nil {
 			s.Shards = append(s.Shards, shardStatus{Node: v.name, Status: "not running: " + v.err.Error()})

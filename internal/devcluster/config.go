@@ -54,6 +54,7 @@ type Config struct {
 	metaLease        time.Duration // of the gateway; 0: the default
 	retireInterval   time.Duration // between looks for groups to remove; 0: the default
 	reencodeInterval time.Duration // between looks for blocks to re-encode; 0: the default
+	foldAge          time.Duration // after the last write of what is folded; 0: the default
 }
 
 var defaultShape = shape{Voters: 3, BlockStores: 6, Profile: "4+2", LogStore: string(raftmeta.WAL)}

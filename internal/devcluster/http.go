@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/rackfs/rackfs/nodegroup"
+	"github.com/rackfs/rackfs/volume/rewrite"
 
 	"github.com/rackfs/rackfs/blockstore/upkeep"
 )
@@ -35,6 +36,8 @@ type status struct {
 	NFSState any            `json:"nfs_state"`
 	// Placement is how stores and groups stand, as the leader sees it; null while there is none.
 	Placement *nodegroup.Status `json:"placement"`
+	// Rewriting is what the gateway's background rewriters did, by what they do.
+	Rewriting map[string]rewrite.Stats `json:"rewriting"`
 }
 
 type shardStatus struct {

@@ -23,6 +23,14 @@ import (
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 	"github.com/rackfs/rackfs/volume"
+	"github.com/rackfs/rackfs/volume/rewrite"
+)
+
+const (
+	defaultFoldAge  = time.Minute
+	defaultFoldRate = 32 << 20 // bytes per second
+	// foldInterval is how often it is looked for something to fold.
+	foldInterval = 5 * time.Second
 )
 
 // Config of a Gateway. All fields but the last group are required.
@@ -41,10 +49,14 @@ type Config struct {
 	// the pool's profile, default 5 s; ReencodeRate bounds that, in bytes per second, default 64 MiB.
 	ReencodeInterval time.Duration
 	ReencodeRate     float64
-	Release          string                      // of the software
-	Capacity         func() (total, free uint64) // of the pool before coding; nil: unknown
-	Registerer       prometheus.Registerer       // nil: no metrics
-	Logger           *slog.Logger                // default slog.Default()
+	// FoldAge is how long parts of files are not written before what small flushes left of them in the metadata and in many
+	// pieces is put into blocks, default 1 min; FoldRate bounds that, in bytes per second, default 32 MiB.
+	FoldAge    time.Duration
+	FoldRate   float64
+	Release    string                      // of the software
+	Capacity   func() (total, free uint64) // of the pool before coding; nil: unknown
+	Registerer prometheus.Registerer       // nil: no metrics
+	Logger     *slog.Logger                // default slog.Default()
 }
 
 // Gateway serves the cluster's file systems over NFS.
@@ -57,6 +69,8 @@ type Gateway struct {
 	volumes  []*volume.Volume
 	exports  []export.Export
 	nfs      *nfsserver.Server
+
+	reencoder, folder *rewrite.Rewriter
 
 	stop       context.CancelFunc // ends background
 	background sync.WaitGroup
@@ -71,6 +85,8 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 	cfg.MapInterval = cmp.Or(cfg.MapInterval, defaultMapInterval)
 	cfg.ReencodeInterval = cmp.Or(cfg.ReencodeInterval, defaultReencodeInterval)
 	cfg.ReencodeRate = cmp.Or(cfg.ReencodeRate, defaultReencodeRate)
+	cfg.FoldAge = cmp.Or(cfg.FoldAge, defaultFoldAge)
+	cfg.FoldRate = cmp.Or(cfg.FoldRate, defaultFoldRate)
 	g = &Gateway{cfg: cfg}
 	bg, stop := context.WithCancel(context.WithoutCancel(ctx))
 	g.stop = stop
@@ -119,6 +135,7 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 		return g, vfs.Wrap(op, err)
 	}
 	var places []place
+	folding := &rewrite.Folding{Age: cfg.FoldAge, Logger: cfg.Logger}
 	for _, fs := range r.GetFileSystems().GetFileSystems() {
 		if fs.State != metapb.FileSystemState_FS_ACTIVE {
 			continue
@@ -133,21 +150,34 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 		if p := (place{shard: shard, pool: fs.Pool}); !slices.Contains(places, p) {
 			places = append(places, p)
 		}
+		stored := &blocks{client: client, cmap: g.cmap, pool: fs.Pool}
 		v := volume.New(volume.Config{
-			FS: fs.Id, Shard: shard, Meta: cfg.Meta, Blocks: &blocks{client: client, cmap: g.cmap, pool: fs.Pool},
+			FS: fs.Id, Shard: shard, Meta: cfg.Meta, Blocks: stored,
 			Incarnation: incarnation, Capacity: cfg.Capacity, Logger: cfg.Logger,
 		})
 		g.volumes = append(g.volumes, v)
 		m.volumes = append(m.volumes, v)
+		folding.Volumes = append(folding.Volumes, rewrite.Folded{Volume: v, Shard: shard, FS: fs.Id, Blocks: stored})
 		served := &leasedFS{fs: v, need: []*membership{m, g.members.all[clusterShard]}}
 		g.exports = append(g.exports, export.Export{ID: fs.Id, FSID: fs.Id, Path: exportPath(fs), FS: served, Rules: cfg.Rules})
 	}
 	g.members.watch()
-	re := &reencoder{
-		meta: cfg.Meta, cmap: g.cmap, blocks: func(pool uint32) *blocks { return &blocks{client: client, cmap: g.cmap, pool: pool} }, places: places,
-		interval: cfg.ReencodeInterval, rate: cfg.ReencodeRate, log: cfg.Logger, metrics: newReencodeMetrics(cfg.Registerer),
+	g.reencoder = rewrite.New(rewrite.Config{
+		Name: "reencode", Meta: cfg.Meta, BytesPerSecond: cfg.ReencodeRate, Interval: cfg.ReencodeInterval, IdleMax: reencodeIdleMax,
+		Source: &reencoding{
+			cmap: g.cmap, places: places,
+			blocks: func(pool uint32) *blocks { return &blocks{client: client, cmap: g.cmap, pool: pool} },
+		},
+		Registerer: cfg.Registerer, Logger: cfg.Logger,
+	})
+	interval := min(foldInterval, cfg.FoldAge)
+	g.folder = rewrite.New(rewrite.Config{
+		Name: "fold", Meta: cfg.Meta, BytesPerSecond: cfg.FoldRate, Interval: interval, IdleMax: interval,
+		Source: folding, Registerer: cfg.Registerer, Logger: cfg.Logger,
+	})
+	for _, r := range []*rewrite.Rewriter{g.reencoder, g.folder} {
+		g.background.Go(func() { r.Run(bg) })
 	}
-	g.background.Go(func() { re.run(bg) })
 	g.nfs, err = nfsserver.New(ctx, nfsserver.Config{
 		Cluster: cfg.Cluster, Keys: keys, Exports: g.exports, Store: newClientStore(cfg.Meta, cfg.Name),
 		Lease: cfg.Lease, Name: cfg.Name, Release: cfg.Release, Logger: cfg.Logger, Registerer: cfg.Registerer,
@@ -200,6 +230,11 @@ func (g *Gateway) Exports() []export.Export { return g.exports }
 
 // NFSState are the gauges of NFS client state.
 func (g *Gateway) NFSState() state.Stats { return g.nfs.State() }
+
+// Rewriting is what the background rewriters did, by name.
+func (g *Gateway) Rewriting() map[string]rewrite.Stats {
+	return map[string]rewrite.Stats{"reencode": g.reencoder.Stats(), "fold": g.folder.Stats()}
+}
 
 // Stop ends the gateway cleanly. When ctx ends first the rest is as after a
 // crash: nothing acknowledged is lost.

@@ -13,6 +13,7 @@ import (
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 	"github.com/rackfs/rackfs/volume"
+	"github.com/rackfs/rackfs/volume/rewrite"
 )
 
 // shardOne is the state machine of a namespace shard without replication, and one file system and gateway on it.
@@ -25,6 +26,8 @@ type shardOne struct {
 	origin uint64
 	// before, if set, is called with each RewriteExtents before it is applied.
 	before func()
+
+	leased, returned []uint64 // units of block ids
 }
 
 func newShardOne(t *testing.T) *shardOne {
@@ -72,6 +75,10 @@ func (s *shardOne) Apply(_ context.Context, _ uint16, c *metapb.Command) (*metap
 	if k := vfs.Kind(r[0].Kind); k != vfs.KindOK {
 		return nil, &vfs.Error{Kind: k, Op: "apply", Text: r[0].Text}
 	}
+	if b := r[0].GetBlocks(); b != nil {
+		s.leased = append(s.leased, b.First)
+	}
+	s.returned = append(s.returned, c.GetReturnBlocks().GetFirst()...)
 	return r[0], nil
 }
 
@@ -153,6 +160,14 @@ func (f *files) check() (ks []uint32) {
 	return slices.Compact(ks)
 }
 
+func reencode(f *files, r *rig) (*reencoding, *rewrite.Rewriter) {
+	f.leased, f.returned = nil, nil
+	s := &reencoding{cmap: r.live, blocks: func(uint32) *blocks { return r.blocks }, places: []place{{shard: 1, pool: testPool}}}
+	return s, rewrite.New(rewrite.Config{
+		Name: "reencode", Source: s, Meta: f, BytesPerSecond: 1 << 30, Interval: time.Millisecond, Logger: slog.New(slog.DiscardHandler),
+	})
+}
+
 // Blocks of a closed group, whole, in pieces and in very many pieces, become blocks of the full profile; what
 // is written or removed while that goes on stays as it was written.
 func TestReencode(t *testing.T) {
@@ -190,19 +205,18 @@ func TestReencode(t *testing.T) {
 	once := sync.OnceFunc(func() {
 		f.must(&metapb.Command{Op: &metapb.Command_Remove{Remove: &metapb.Remove{Parent: 1, Name: []byte("gone")}}})
 	})
+	at := uint64(0)
 	f.before = func() {
 		once()
 		p := random(4096)
-		f.commit(busy, &metapb.NewExtent{Offset: 40960, Length: 4096, Inline: p}, p)
+		f.commit(busy, &metapb.NewExtent{Offset: at, Length: 4096, Inline: p}, p)
+		at += 8192 // elsewhere than what was read for this command
 	}
-	re := &reencoder{
-		meta: f, cmap: r.live, blocks: func(uint32) *blocks { return r.blocks }, places: []place{{shard: 1, pool: testPool}},
-		interval: time.Millisecond, rate: 1 << 30, log: slog.New(slog.DiscardHandler), metrics: newReencodeMetrics(nil),
+	source, re := reencode(f, r)
+	if got := source.Pending(); got != "[1]" {
+		t.Fatalf("groups to empty: %s", got)
 	}
-	if got := re.sources(); !slices.Equal(got, []uint32{1}) {
-		t.Fatalf("groups to empty: %v", got)
-	}
-	n, err := re.pass(t.Context())
+	n, err := re.Pass(t.Context())
 	if err != nil || n < 5 {
 		t.Fatalf("%d blocks re-encoded: %v", n, err)
 	}
@@ -213,12 +227,15 @@ func TestReencode(t *testing.T) {
 	if err != nil || len(left.GetBlocks().Blocks) != 0 {
 		t.Fatalf("left in the group: %v %v", left, err)
 	}
-	if n, err := re.pass(t.Context()); n != 0 || err != nil {
+	if n, err := re.Pass(t.Context()); n != 0 || err != nil {
 		t.Fatalf("a second pass found %d blocks: %v", n, err)
 	}
 	// The ids it did not use are given back.
-	if re.unit != 0 {
-		t.Fatal("a unit of ids is kept")
+	if s := re.Stats(); s.Files < 4 || s.RefusedParts == 0 || s.UnitsKept != 0 {
+		t.Fatalf("%+v", s)
+	}
+	if len(f.leased) == 0 || len(f.returned) != len(f.leased) {
+		t.Fatalf("units %x were leased, %x returned", f.leased, f.returned)
 	}
 }
 
@@ -237,11 +254,8 @@ func TestReencodeWaits(t *testing.T) {
 	if err := r.live.refresh(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	re := &reencoder{
-		meta: f, cmap: r.live, blocks: func(uint32) *blocks { return r.blocks }, places: []place{{shard: 1, pool: testPool}},
-		interval: time.Millisecond, rate: 1 << 30, log: slog.New(slog.DiscardHandler), metrics: newReencodeMetrics(nil),
-	}
-	if n, err := re.pass(t.Context()); n != 0 || vfs.KindOf(err) != vfs.KindUnavailable {
+	_, re := reencode(f, r)
+	if n, err := re.Pass(t.Context()); n != 0 || vfs.KindOf(err) != vfs.KindUnavailable {
 		t.Fatalf("%d blocks re-encoded: %v", n, err)
 	}
 	if ks := f.check(); !slices.Equal(ks, []uint32{2}) {
