@@ -21,7 +21,7 @@ import (
 const fsmUnit = 4096
 
 // states asks what is known of block ids.
-func (m *metadata) states(t testing.TB, ids ...uint64) []metapb.BlockState {
+func (m *metadata) states(t tb, ids ...uint64) []metapb.BlockState {
 	t.Helper()
 	g := &gateway{metadata: m}
 	r, err := g.Query(ctx, testShard, &metapb.Query{Q: &metapb.Query_BlockStates{BlockStates: &metapb.BlockStatesQ{Ids: ids}}})

@@ -53,7 +53,7 @@ func newMetadata(t testing.TB) *metadata {
 	return m
 }
 
-func (m *metadata) mustApply(t testing.TB, cmd *metapb.Command) *metapb.Result {
+func (m *metadata) mustApply(t tb, cmd *metapb.Command) *metapb.Result {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	r, err := m.apply(cmd)
