@@ -41,6 +41,12 @@
 // never succeed (fenced, no space) loses its bytes: the inode's verifier changes and
 // the next Write or Commit of it returns the error once.
 //
+// # Folding
+//
+// What flushes left of a chunk in the metadata, or in many pieces, is remembered (Fragment), a bounded number, for package
+// rewrite to put it into one block when it was not written for a while. Extents that are cached here then name what was there before:
+// the same bytes, and a block that is gone is asked for again, as below.
+//
 // # Size changes
 //
 // SetAttr holds the inode's gate exclusively, against writes: it first flushes

@@ -24,10 +24,13 @@
 // The map is asked for every second, by version, and at once by a call that failed with the one it had. Calls
 // work with snapshots: one map as a whole, and connections that stay open as long as a call may use them.
 //
-// # Re-encoding
+// # Rewriting in the background
+//
+// Two rewriters (package volume/rewrite) work beside the service, each at a bounded rate. Folding puts what small flushes left in
+// the metadata and in many pieces into blocks, when it was not written for a while.
 //
 // Blocks that were written while the pool's profile did not fit, in fallback groups, are rewritten when it fits
-// again: the groups are closed then. The leader may hand out this work one day; until then each gateway does it, which is harmless: the
+// again (re-encoding): the groups are closed then. The leader may hand out this work one day; until then each gateway does it, which is harmless: the
 // replacement of extents is a compare-and-swap.
 //
 // # Stop
