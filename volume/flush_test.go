@@ -537,3 +537,36 @@ func TestAbandonedRemove(t *testing.T) {
 		return err == nil && s.UsedFiles == 1
 	})
 }
+
+// slowTruncate lets the flusher work between a change of a size and its answer.
+type slowTruncate struct{ *gateway }
+
+func (s slowTruncate) Apply(ctx context.Context, shard uint16, cmd *metapb.Command) (*metapb.Result, error) {
+	r, err := s.gateway.Apply(ctx, shard, cmd)
+	if cmd.GetSetAttr().GetSet().GetSize() != 0 {
+		time.Sleep(50 * time.Millisecond)
+	}
+	return r, err
+}
+
+// What is cut off in the chunk in which the file then ends is not flushed while the command is under way, by age or pressure:
+// it would come back.
+func TestFlusherDuringTruncate(t *testing.T) {
+	m, b := newMetadata(t), newBlocks()
+	g := m.gateway(t, "gw")
+	v := volume.New(volume.Config{FS: testFS, Shard: testShard, Meta: slowTruncate{g}, Blocks: b, Incarnation: g.incarnation, FlushAge: 5 * time.Millisecond})
+	defer v.Abandon()
+	f := create(t, v, "f")
+	write(t, v, f, 0, fill(20_000, 1), vfs.FileSync)
+	write(t, v, f, 30_000, fill(8_000, 2), vfs.Unstable)
+	size := uint64(10_000)
+	a, err := v.SetAttr(ctx, &vfs.Root, f, vfs.SetAttr{Size: &size}, false)
+	if err != nil || a.Size != size {
+		t.Fatalf("size %d, %v", a.Size, err)
+	}
+	write(t, v, f, 50_000, fill(10, 3), vfs.FileSync)
+	want := append(append(fill(10_000, 1), make([]byte, 40_000)...), fill(10, 3)...)
+	if !bytes.Equal(read(t, v, f, 0, 60_000), want) {
+		t.Fatal("what was cut off came back")
+	}
+}

@@ -147,6 +147,10 @@ func (v *Volume) settle(ctx context.Context, e *inode, keep uint64) error {
 			busy = busy || len(ch.flushing) > 0
 		}
 		wait := e.notify
+		if !busy {
+			// What is dirty in the chunk of keep itself is above it, and must not be flushed any more either.
+			e.frozen = 0
+		}
 		e.mu.Unlock()
 		if !busy {
 			return nil
