@@ -247,7 +247,8 @@ func (m *metadata) purge(t tb) {
 // reap ends the grace of all dying blocks, and deletes what is dead as stores do.
 func (r *foldRig) reap(t tb) {
 	t.Helper()
-	r.meta.mustApply(t, &metapb.Command{Op: &metapb.Command_ReapBlocks{ReapBlocks: &metapb.ReapBlocks{Through: math.MaxUint64}}})
+	for r.meta.mustApply(t, &metapb.Command{Op: &metapb.Command_ReapBlocks{ReapBlocks: &metapb.ReapBlocks{Through: math.MaxUint64}}}).GetReap().GetMore() {
+	}
 	r.blocks.mu.Lock()
 	var ids []uint64
 	for id := range r.blocks.data {
