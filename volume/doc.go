@@ -51,7 +51,8 @@
 //
 // SetAttr holds the inode's gate exclusively, against writes: it first flushes
 // what will remain, then names the lease epoch and the newest change in its command,
-// and drops what was cut off after it succeeded.
+// and drops what was cut off after it succeeded. Nothing of the inode is flushed while the command is under way: it would come
+// after it and bring back what was cut off.
 //
 // # Reads
 //
