@@ -115,6 +115,7 @@ func (k *Keeper) refresh(ctx context.Context) (*clusterMap, error) {
 	}
 	m := newClusterMap(answer)
 	k.cmap.Store(m)
+	k.keepOnly(m)
 	for id, g := range m.groups {
 		if g.slotOf(k.o.ID) >= 0 && (old == nil || !g.equal(old.groups[id])) {
 			k.mark(id)

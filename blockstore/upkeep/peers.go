@@ -10,6 +10,7 @@ import (
 	"github.com/rackfs/rackfs/blockstore/segment"
 	"github.com/rackfs/rackfs/blockstore/stripe"
 	"github.com/rackfs/rackfs/placement"
+	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 )
 
@@ -99,7 +100,8 @@ func (v view) Writable(uint32) []*placement.PG { return nil }
 // Caller implements stripe.Map.
 func (v view) Caller(node string) (stripe.Caller, error) {
 	for _, s := range v.stores {
-		if s.Node == node && s.Address != "" {
+		// The record of a lost store keeps the address that its node had then.
+		if s.Node == node && s.Address != "" && s.State != metapb.StoreState_STORE_LOST {
 			return v.peers.at(node, s.Address)
 		}
 	}

@@ -211,6 +211,26 @@ func (k *Keeper) forget(pg uint32) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	delete(k.groups, pg)
+	k.gauge()
+}
+
+// keepOnly forgets the groups in which this store has no slot by a newer map: groups come and go for as long as
+// the store runs, and nobody surveys those that are gone.
+func (k *Keeper) keepOnly(m *clusterMap) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	gone := func(pg uint32) bool { return m.groups[pg] == nil || m.groups[pg].slotOf(k.o.ID) < 0 }
+	for pg := range k.groups {
+		if gone(pg) {
+			delete(k.groups, pg)
+		}
+	}
+	for key := range k.status.damages {
+		if gone(key.pg) {
+			delete(k.status.damages, key)
+		}
+	}
+	k.gauge()
 }
 
 // repaired counts a rebuilt shard.
