@@ -43,7 +43,7 @@ func (l *Lease) Ended() <-chan struct{} { return l.ended }
 // Origin is whose lease it is.
 func (l *Lease) Origin() uint64 { return l.origin }
 
-// RegisterLeased is Register of a gateway that renews its lease from now on. It returns when the lease is valid.
+// RegisterLeased is Register of a gateway that renews its lease from now on. It returns when the lease was renewed for the first time.
 func (c *Client) RegisterLeased(ctx context.Context, shard uint16, name string, incarnation []byte) (*Lease, error) {
 	return c.registerLeased(ctx, shard, &metapb.RegisterOrigin{
 		Kind: metapb.OriginKind_ORIGIN_GATEWAY, Name: name, Incarnation: incarnation, Leased: true,
@@ -71,10 +71,12 @@ func (c *Client) registerLeased(ctx context.Context, shard uint16, reg *metapb.R
 	}
 	select {
 	case <-first:
-		if !l.Valid() {
-			return nil, vfs.Errorf(vfs.KindSuperseded, op, "origin %d of shard %d ended at once", origin, shard)
+		select {
+		case <-l.ended: // this process stood still for a lease: nobody else needs to have the name
+			return nil, vfs.Errorf(vfs.KindUnavailable, op, "origin %d of shard %d ended at once: register again", origin, shard)
+		default:
+			return l, nil // if it is not valid any more, it will be at the next renewal
 		}
-		return l, nil
 	case <-ctx.Done():
 		return nil, vfs.Errorf(vfs.KindUnavailable, op, "shard %d did not answer: %w", shard, context.Cause(ctx))
 	case <-c.ctx.Done():

@@ -172,3 +172,49 @@ func TestNoLeaseAtLevel1(t *testing.T) {
 		t.Fatal(vfs.KindOf(err), err)
 	}
 }
+
+// A gateway that stood still for a lease between its registration and the first renewal is told to try again, not that somebody
+// else has its name: it would serve no more until it is started anew.
+func TestEndedBeforeTheFirstRenewal(t *testing.T) {
+	c := newCluster(t, 1, []uint16{1}, nil)
+	raiseLevel(t, c, 1)
+	ctx := testContext(t)
+	other := c.gateway(1, "other")
+	var still atomic.Bool
+	cl := c.clientWith(func(o *ClientOptions) {
+		o.Monotonic = func() time.Duration { // asked before the renewal is sent
+			if still.CompareAndSwap(true, false) {
+				v, _, err := c.server(c.leader(1)).shards[1].host.View()
+				if err != nil {
+					t.Error(err)
+					return 0
+				}
+				all, err := fsm.Origins(v)
+				v.Release()
+				for _, o := range all {
+					if o.Leased && err == nil {
+						_, err = other.Apply(ctx, 1, &metapb.Command{Op: &metapb.Command_ExpireOrigin{ExpireOrigin: &metapb.ExpireOrigin{Origin: o.ID}}})
+					}
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}
+			return time.Hour
+		}
+	})
+	for _, inc := range []string{"incarnation 0123", "incarnation 4567"} {
+		still.Store(true)
+		register := func() (*Lease, error) { return cl.Reregister(ctx, 1, "gw", []byte(inc)) }
+		if _, err := register(); vfs.KindOf(err) != vfs.KindUnavailable {
+			t.Fatalf("ended at once: %v", err)
+		}
+		l, err := register()
+		if err != nil || !l.Valid() {
+			t.Fatalf("the next try: %v", err)
+		}
+		if _, err := other.Apply(ctx, 1, &metapb.Command{Op: &metapb.Command_ExpireOrigin{ExpireOrigin: &metapb.ExpireOrigin{Origin: l.Origin()}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
