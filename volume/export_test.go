@@ -17,3 +17,10 @@ func (v *Volume) IDsLeft() int {
 	defer v.ids.mu.Unlock()
 	return int(v.ids.last - v.ids.next)
 }
+
+// Flushing is how many bytes of buffers are being flushed.
+func (v *Volume) Flushing() int64 {
+	v.dirty.mu.Lock()
+	defer v.dirty.mu.Unlock()
+	return v.dirty.leaving
+}

@@ -59,8 +59,8 @@ func (v *Volume) flushChunk(e *inode, ch *chunk, inline bool) {
 	ch.flushing, ch.dirty = ps, nil
 	v.dirty.flushStarted(int64(ps.buffered()))
 	ok := v.spawn(func() {
-		// The entry stays: it has chunks. A lease that is lost meanwhile is noticed
-		// by the command, which names its epoch.
+		// If the lease is lost meanwhile the chunk is taken out of the inode, or, if the command is under way,
+		// the command's epoch is not that of any lease any more.
 		if exts, err := v.place(e, ps, inline, chunkSize); err != nil {
 			v.dropFlushing(e, ch, err)
 		} else {
@@ -244,9 +244,15 @@ func (v *Volume) commitReady(e *inode, f flushed) {
 // is held, and released meanwhile.
 func (v *Volume) drain(e *inode) {
 	for len(e.ready) > 0 {
+		if f := e.ready[0]; e.cutLoose(f.ch) {
+			e.ready = slices.Delete(e.ready, 0, 1)
+			v.settleIDs(f.exts)
+			v.flushedChunk(e, f.ch)
+			continue
+		}
 		// As many as fit one command, but always one.
 		n, exts := 1, len(e.ready[0].exts)
-		for n < len(e.ready) && exts+len(e.ready[n].exts) <= commitExtents {
+		for n < len(e.ready) && exts+len(e.ready[n].exts) <= commitExtents && !e.cutLoose(e.ready[n].ch) {
 			exts += len(e.ready[n].exts)
 			n++
 		}
@@ -292,7 +298,8 @@ func (v *Volume) commitBatch(e *inode, batch []flushed) {
 	for _, f := range batch {
 		last = last && len(f.ch.dirty) == 0
 	}
-	err := v.commitExtents(e, exts, end, last)
+	epoch := e.lease.Epoch
+	err := v.commitExtents(e, epoch, exts, end, last)
 	v.settleIDs(exts)
 	for _, f := range batch {
 		if err != nil {
@@ -303,7 +310,9 @@ func (v *Volume) commitBatch(e *inode, batch []flushed) {
 	}
 	switch vfs.KindOf(err) {
 	case vfs.KindFenced, vfs.KindUnknownOrigin:
-		v.loseLease(e, err)
+		if e.lease.Epoch == epoch { // else it was lost before, and what is dirty is under another one
+			v.loseLease(e, err)
+		}
 	case vfs.KindStale:
 		v.kill(e)
 	case vfs.KindOK:
@@ -315,16 +324,16 @@ func (v *Volume) commitBatch(e *inode, batch []flushed) {
 }
 
 // commitExtents runs the CommitData command of exts, in halves if it is too
-// large. e.mu is held, and released meanwhile.
-func (v *Volume) commitExtents(e *inode, exts []newExtent, end uint64, last bool) error {
+// large, under the lease of an epoch and no other. e.mu is held, and released meanwhile.
+func (v *Volume) commitExtents(e *inode, epoch uint64, exts []newExtent, end uint64, last bool) error {
 	if e.dead {
 		return vfs.KindStale.Err("commit")
 	}
-	if !e.leased() {
+	if !e.leased() || e.lease.Epoch != epoch {
 		return vfs.Errorf(vfs.KindFenced, "commit", "the write lease of inode %d is gone", e.ino)
 	}
 	cd := &metapb.CommitData{
-		Ino: uint64(e.ino), Epoch: e.lease.Epoch, Size: end, Change: e.commitChange(last),
+		Ino: uint64(e.ino), Epoch: epoch, Size: end, Change: e.commitChange(last),
 		Extents: make([]*metapb.NewExtent, len(exts)),
 	}
 	// Blocks of several chunks are ready in any order.
@@ -357,16 +366,19 @@ func (v *Volume) commitExtents(e *inode, exts []newExtent, end uint64, last bool
 	e.mu.Lock()
 	if vfs.KindOf(err) == vfs.KindTooMany && len(exts) > 1 {
 		half := len(exts) / 2
-		if err := v.commitExtents(e, exts[:half], exts[half-1].seg.end, false); err != nil {
+		if err := v.commitExtents(e, epoch, exts[:half], exts[half-1].seg.end, false); err != nil {
 			return err
 		}
-		return v.commitExtents(e, exts[half:], end, last)
+		return v.commitExtents(e, epoch, exts[half:], end, last)
 	}
 	if vfs.KindOf(err) == vfs.KindTooMany {
-		return v.resplit(e, exts[0], end, last)
+		return v.resplit(e, epoch, exts[0], end, last)
 	}
 	if err != nil {
 		return err
+	}
+	if e.lease.Epoch != epoch {
+		return nil // it was lost meanwhile: what is true now is not known by this
 	}
 	for i := range exts {
 		s := &exts[i].seg
@@ -403,7 +415,7 @@ func (e *inode) commitChange(last bool) uint64 {
 
 // resplit commits one extent that replaces too many others as two blocks, each
 // of which replaces half of them. e.mu is held, and released meanwhile.
-func (v *Volume) resplit(e *inode, x newExtent, end uint64, last bool) error {
+func (v *Volume) resplit(e *inode, epoch uint64, x newExtent, end uint64, last bool) error {
 	n := x.seg.end - x.seg.off
 	if n <= pageSize {
 		return vfs.Errorf(vfs.KindInternal, "commit", "%d bytes are too many for one command", n)
@@ -420,20 +432,25 @@ func (v *Volume) resplit(e *inode, x newExtent, end uint64, last bool) error {
 	if err != nil {
 		return err
 	}
-	if err := v.commitExtents(e, exts[:1], a.seg.end, false); err != nil {
+	if err := v.commitExtents(e, epoch, exts[:1], a.seg.end, false); err != nil {
 		return err
 	}
-	return v.commitExtents(e, exts[1:], end, last)
+	return v.commitExtents(e, epoch, exts[1:], end, last)
 }
 
-// flushedChunk frees what a chunk had in flight, which is durable now. e.mu is held.
+// cutLoose reports whether ch, which is being flushed, was taken out of e: its bytes were told lost. e.mu is held.
+func (e *inode) cutLoose(ch *chunk) bool { return e.chunks[ch.flushing[0].off/chunkSize] != ch }
+
+// flushedChunk frees what a chunk had in flight, which is durable or lost now. e.mu is held.
 func (v *Volume) flushedChunk(e *inode, ch *chunk) {
+	loose := e.cutLoose(ch)
 	freed := ch.flushing.buffered()
 	index := ch.flushing[0].off / chunkSize
 	ch.flushing.release(&v.pool)
 	ch.flushing = nil
 	v.dirty.flushDone(int64(freed))
 	switch {
+	case loose:
 	case len(ch.dirty) == 0:
 		delete(e.chunks, index)
 		v.dirty.clean(e)
@@ -444,8 +461,9 @@ func (v *Volume) flushedChunk(e *inode, ch *chunk) {
 
 // drop loses what a chunk had in flight. e.mu is held.
 func (v *Volume) drop(e *inode, ch *chunk, err error) {
+	loose := e.cutLoose(ch)
 	v.flushedChunk(e, ch)
-	if !e.dead {
+	if !e.dead && !loose {
 		v.lost(e, err)
 		e.shrink()
 	}

@@ -237,8 +237,8 @@ func (e *inode) in(off, end uint64) []*chunk {
 }
 
 // dropDirty loses what is dirty: its bytes are gone and err, if not nil, is
-// told to the next Write or Commit. What is being flushed is dropped by its flush.
-// e.mu is held.
+// told to the next Write or Commit. What is being flushed is cut loose: its flush frees it, it is not read any
+// more, and nothing of it is made durable under a later lease. e.mu is held.
 func (v *Volume) dropDirty(e *inode, err error) {
 	freed := 0
 	lost := false
@@ -247,9 +247,7 @@ func (v *Volume) dropDirty(e *inode, err error) {
 		freed += ch.dirty.buffered()
 		ch.dirty.release(&v.pool)
 		ch.dirty = nil
-		if len(ch.flushing) == 0 {
-			delete(e.chunks, i)
-		}
+		delete(e.chunks, i)
 	}
 	v.dirty.clean(e)
 	if freed > 0 {
