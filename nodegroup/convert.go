@@ -2,6 +2,9 @@ package nodegroup
 
 import (
 	"cmp"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/rackfs/rackfs/placement"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
@@ -33,17 +36,46 @@ func firstFreeID(m *metapb.ClusterMapR) uint32 {
 }
 
 // commands are the changes of a plan, in pieces that fit a command each.
+//
+// The state machine raises an epoch only for slots that change. A group that is opened has none: one of its slots begins
+// to be filled with the new epoch, and is filled in the next command, for its members are the same and lack nothing by that. If
+// the second command is not made, the slot's store finds that it lacks nothing.
 func commands(p *metapb.Pool, changes []placement.Change) []*metapb.ChangePGs {
-	var out []*metapb.ChangePGs
-	for len(changes) > 0 {
-		n := min(len(changes), maxChanges)
-		c := &metapb.ChangePGs{Pool: p.Id}
-		for _, ch := range changes[:n] {
-			c.Changes = append(c.Changes, &metapb.PGChange{ExpectEpoch: ch.Expect, Pg: pgOf(p, ch.Group)})
+	now := make(map[uint32]*metapb.PlacementGroup, len(p.GetPgs()))
+	for _, g := range p.GetPgs() {
+		now[g.Id] = g
+	}
+	var all, then []*metapb.PGChange
+	for _, ch := range changes {
+		c := &metapb.PGChange{ExpectEpoch: ch.Expect, Pg: pgOf(p, ch.Group)}
+		if old := now[ch.Group.ID]; old != nil && ch.Group.Epoch != old.Epoch && slices.EqualFunc(old.Slots, c.Pg.Slots, func(a, b *metapb.Slot) bool { return proto.Equal(a, b) }) {
+			if i := filledSlot(ch.Group); i >= 0 {
+				then = append(then, &metapb.PGChange{ExpectEpoch: ch.Group.Epoch, Pg: c.Pg.CloneVT()})
+				c.Pg.Slots[i].Filling = true
+			} else {
+				c.Pg.Epoch = old.Epoch
+			}
 		}
-		out, changes = append(out, c), changes[n:]
+		all = append(all, c)
+	}
+	var out []*metapb.ChangePGs
+	for _, list := range [][]*metapb.PGChange{all, then} {
+		for part := range slices.Chunk(list, maxChanges) {
+			out = append(out, &metapb.ChangePGs{Pool: p.Id, Changes: part})
+		}
 	}
 	return out
+}
+
+// filledSlot is a slot of g that is not being filled, -1 if there is none: the last of the data, so that slot 0 or
+// a parity slot, which vouch for a group, is as it was.
+func filledSlot(g placement.Group) int {
+	for i := g.K - 1; i >= 0; i-- {
+		if !g.Members[i].Filling {
+			return i
+		}
+	}
+	return slices.IndexFunc(g.Members, func(m placement.Member) bool { return !m.Filling })
 }
 
 func pgOf(p *metapb.Pool, g placement.Group) *metapb.PlacementGroup {

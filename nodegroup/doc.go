@@ -9,8 +9,8 @@
 //
 //   - A change of slots names the epoch of the group it was made from; another change since then raised it, and
 //     the late one is refused. A new group whose id was given out meanwhile is refused.
-//   - Opening and closing a group leave its epoch. A late one may stand until the leader's next look;
-//     meanwhile writers have a group more or less to choose from, which they check for themselves anyway.
+//   - Closing a group leaves its epoch. A late one may stand until the leader's next look;
+//     meanwhile writers have a group less to choose from. Opening one raises the epoch, see below.
 //   - A removal is prepared so that it stays right, see below.
 //
 // # Observation
@@ -38,7 +38,8 @@
 // every member lists no shard of it; every member is fenced at the group's epoch + 1, so that no write under an older map can be
 // acknowledged by all of them from then on; every member again lists no shard, so none was before; no live or dying block of any
 // namespace shard names it; then it is removed, if it still has that epoch. Whatever happens between these
-// steps, no block can get into the group without a new epoch, for which the removal is refused.
+// steps, no block can get into the group without a new epoch, for which the removal is refused. A group of which
+// not all steps succeeded stays, and its members take no writes of its epoch any more: so whoever opens it again raises that.
 //
 // What rebuilds shards of slots that are being filled is package upkeep on the stores; what rewrites the blocks of
 // fallback groups is the gateway.

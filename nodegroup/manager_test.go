@@ -310,3 +310,49 @@ func TestStopsWithLeadership(t *testing.T) {
 	cancel()
 	wg.Wait()
 }
+
+// A group whose removal began, so that its members are fenced, and did not end takes blocks when it is opened again. Else
+// writers would wait for as long as there is no other.
+func TestOpenedAfterItsFence(t *testing.T) {
+	r := newRig(t, 6, 4, 2, 6)
+	r.pass(time.Second)
+	r.stop(6)
+	r.pass(2 * time.Second)
+	r.start(6)
+	r.pass(4 * time.Second)
+	// Every closed group has a block of which no shard is listed: it is fenced, and stays.
+	ids := r.meta.must(t, shard, &metapb.Command{Fs: fsID, Op: &metapb.Command_AllocBlocks{AllocBlocks: &metapb.AllocBlocks{Count: 64}}}).GetBlocks().First
+	f := r.meta.must(t, shard, &metapb.Command{Fs: fsID, Op: &metapb.Command_Create{Create: &metapb.Create{Parent: 1, Name: []byte("f"), Type: 1, Open: 2}}}).GetCreate()
+	for i, g := range r.pool().Pgs {
+		if g.K != 0 {
+			r.meta.must(t, shard, &metapb.Command{Fs: fsID, Op: &metapb.Command_CommitData{CommitData: &metapb.CommitData{
+				Ino: f.Attr.Ino, Epoch: f.Lease.Epoch, Size: uint64(i+1) * 4096, Extents: []*metapb.NewExtent{
+					{Offset: uint64(i) * 4096, Length: 4096, Block: ids + uint64(i), Pg: g.Id, ProfileK: 3, ProfileM: 2}}}}})
+		}
+	}
+	r.pass(2 * time.Minute)
+	if _, closed := r.fallback(); closed[3] == 0 {
+		t.Fatal("no group is left")
+	}
+	r.stop(6)
+	r.pass(2 * time.Second)
+	opened := 0
+	for _, g := range r.pool().Pgs {
+		if g.K == 0 || g.State != metapb.PGState_PG_OPEN {
+			continue
+		}
+		opened++
+		for i, s := range g.Slots {
+			if s.Filling {
+				t.Errorf("group %d, slot %d is being filled, for nothing", g.Id, i)
+			}
+			err := r.stores[s.Store].Put(t.Context(), &store.Put{Key: blockstore.Key{PG: g.Id, Block: 99, Shard: uint8(i)}, Epoch: g.Epoch, K: 3, M: 2, BlockLen: 3 * 32 << 10, Data: make([]byte, 32<<10)})
+			if err != nil {
+				t.Errorf("group %d is open, and slot %d does not take a shard: %v", g.Id, i, err)
+			}
+		}
+	}
+	if opened == 0 {
+		t.Fatal("no group is open")
+	}
+}

@@ -88,7 +88,7 @@ type Change struct {
 //   - While the pool has an open group of the full profile all members of which
 //     are Up, open fallback groups are closed.
 //   - While it has none, groups with the same m and the largest k that the Up stores allow are
-//     opened, those that exist first, else new ones; open ones with a smaller k are closed. With fewer
+//     opened, those that exist first, each at a new epoch, else new ones; open ones with a smaller k are closed. With fewer
 //     than m+1 stores Up nothing is opened: writers wait.
 //
 // A group that cannot take writes now for the state of its members is not closed for that: who
@@ -222,7 +222,10 @@ func (p *planner) fallback() {
 		found := false
 		for i := range p.groups {
 			if g := &p.groups[i]; fits(g) {
-				g.Closed = false
+				if g.Closed {
+					// Its members may have been fenced already for its removal, which never came.
+					g.Closed, g.Epoch = false, p.old[g.ID].Epoch+1
+				}
 				found = true
 			}
 		}

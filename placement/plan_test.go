@@ -38,7 +38,7 @@ func apply(pool PoolState, changes []Change) (PoolState, error) {
 			if len(old.Members) != len(c.Group.Members) || old.K != c.Group.K {
 				return out, fmt.Errorf("group %d has another shape", old.ID)
 			}
-			moved := false
+			moved := old.Closed && !c.Group.Closed // opening raises the epoch too
 			for j, m := range c.Group.Members {
 				moved = moved || m.Store != old.Members[j].Store || m.Previous != old.Members[j].Previous
 			}
