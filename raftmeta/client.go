@@ -23,7 +23,7 @@ type ClientOptions struct {
 	Clock    func() time.Time                // stamps commands; default time.Now
 	Logger   *slog.Logger                    // default slog.Default()
 
-	Monotonic func() time.Duration // time that only runs forward, by which leases are valid; default: since the client was made
+	Monotonic func() time.Duration // time that only runs forward, by which leases are valid; default: since the machine was booted, with the time it was suspended
 
 	// RenewInterval is how often leases are renewed; default a sixth of the lease.
 	RenewInterval time.Duration
@@ -83,8 +83,7 @@ func NewClient(o ClientOptions) (*Client, error) {
 		o.Logger = slog.Default()
 	}
 	if o.Monotonic == nil {
-		began := time.Now()
-		o.Monotonic = func() time.Duration { return time.Since(began) }
+		o.Monotonic = sinceBoot
 	}
 	o.AttemptTimeout = orDefault(o.AttemptTimeout, defaultAttemptTimeout)
 	if o.Calls <= 0 {
