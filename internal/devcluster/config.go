@@ -53,6 +53,9 @@ type Config struct {
 	maxLevel         uint32        // of the metadata; 0: the newest
 	metaLease        time.Duration // of the gateway; 0: the default
 	retireInterval   time.Duration // between looks for groups to remove; 0: the default
+	retryInterval    time.Duration // until a store surveys a group again that was not complete; 0: the default
+	mapInterval      time.Duration // between a store's looks at the cluster map; 0: the default
+	scrubPeriod      time.Duration // of a pass over a store's shards; 0: the default
 	reencodeInterval time.Duration // between looks for blocks to re-encode; 0: the default
 	foldAge          time.Duration // after the last write of what is folded; 0: the default
 }

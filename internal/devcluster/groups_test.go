@@ -17,6 +17,7 @@ func quick(t *testing.T) Config {
 	return Config{
 		DataDir: filepath.Join(t.TempDir(), "data"), NFSAddr: "127.0.0.1:0",
 		GCGrace: time.Second, CollectInterval: 200 * time.Millisecond, retireInterval: time.Second, reencodeInterval: 300 * time.Millisecond,
+		retryInterval: time.Second, mapInterval: 500 * time.Millisecond,
 	}
 }
 

@@ -1,6 +1,7 @@
 package devcluster
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,8 +16,8 @@ import (
 // Background work of the stores: more often than on nodes of their own, for there is little of it.
 const (
 	DefaultCollectInterval = time.Minute
-	retryInterval          = 10 * time.Second
-	mapInterval            = 5 * time.Second
+	defaultRetryInterval   = 10 * time.Second
+	defaultMapInterval     = 5 * time.Second
 )
 
 // startUpkeep begins the background work of all stores that run.
@@ -50,8 +51,10 @@ func (c *Cluster) startKeeper(n *blockNode) error {
 				Security: wire.Security{Mode: c.cfg.dataMode(), TLS: n.identity.ClientTLS(node)}, Logger: c.log,
 			})
 		},
-		Scrub: upkeep.ScrubOf(n.store), CollectInterval: c.cfg.CollectInterval, Retry: retryInterval, MapInterval: mapInterval,
-		Logger: c.log.With("node", n.name), Metrics: upkeep.NewMetrics(c.reg, prometheus.Labels{"node": n.name}),
+		Scrub: upkeep.ScrubOf(n.store), CollectInterval: c.cfg.CollectInterval,
+		Retry: cmp.Or(c.cfg.retryInterval, defaultRetryInterval), MapInterval: cmp.Or(c.cfg.mapInterval, defaultMapInterval),
+		ScrubPeriod: c.cfg.scrubPeriod,
+		Logger:      c.log.With("node", n.name), Metrics: upkeep.NewMetrics(c.reg, prometheus.Labels{"node": n.name}),
 	})
 	if err != nil {
 		return err
