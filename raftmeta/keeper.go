@@ -26,6 +26,8 @@ const (
 	// replacePause is how long a keeper waits, after it made a new replica, before it makes another: a disk that damages
 	// one after the other is not worn out by it.
 	replacePause = 10 * time.Minute
+
+	waitingForLeader = "waiting for a leader of the shard"
 )
 
 // keeper sees to it that this node has a voter of a shard: it asks the leader for the steps of package members, and makes
@@ -37,6 +39,8 @@ type keeper struct {
 
 	replaced time.Time // when it made a replica; zero: never in this process
 	said     string    // last message of the log
+	doing    string    // in the last look,
+	looks    int       // and for how many in a row
 	silent   int       // looks in a row in which the voter had no leader
 }
 
@@ -65,14 +69,19 @@ func (k *keeper) say(doing string, err error) {
 	k.s.mu.Lock()
 	k.s.keeping[k.id] = text
 	k.s.mu.Unlock()
-	if doing == k.said {
+	if doing != k.doing {
+		k.doing, k.looks = doing, 0
+	}
+	k.looks++
+	// Without a leader is how every new shard begins: news only when it lasts.
+	if doing == k.said || doing == waitingForLeader && k.looks < silentRounds {
 		return
 	}
 	if k.said = doing; doing == "" {
 		k.s.opt.Logger.Info("raftmeta: the replica votes", "shard", k.id)
 		return
 	}
-	k.s.opt.Logger.Warn("raftmeta: this node's voter is being replaced", "shard", k.id, "doing", doing, "err", err)
+	k.s.opt.Logger.Warn("raftmeta: this node has no voter of the shard and is getting one", "shard", k.id, "doing", doing, "err", err)
 }
 
 // step does the next thing. again: there may be more to do at once. doing is "" when there is nothing to do.
@@ -103,7 +112,7 @@ func (k *keeper) step(ctx context.Context) (again bool, doing string, err error)
 		return false, "", nil
 	}
 	if err != nil {
-		return false, "waiting for a leader of the shard", err
+		return false, waitingForLeader, err
 	}
 	ms := membersOf(report)
 	if broken != nil {
