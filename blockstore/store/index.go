@@ -284,7 +284,7 @@ func (s *Store) commit(c *change, pos position) error {
 }
 
 // pebbleOptions keeps the index small in memory: about four memtables and the cache.
-func (o *Options) pebbleOptions(background func(error)) *pebble.Options {
+func (o *Options) pebbleOptions(background, damaged func(error)) *pebble.Options {
 	p := &pebble.Options{
 		FS:                          o.IndexFS,
 		DisableWAL:                  true,
@@ -297,7 +297,11 @@ func (o *Options) pebbleOptions(background func(error)) *pebble.Options {
 	}
 	// A table that cannot be written is retried for ever, while memtables pile up: the store stops
 	// accepting writes instead.
-	p.EventListener = &pebble.EventListener{BackgroundError: background}
+	// Pebble's own answer to a damaged table is to end the process, but the index can be made anew.
+	p.EventListener = &pebble.EventListener{
+		BackgroundError: background,
+		DataCorruption:  func(i pebble.DataCorruptionInfo) { damaged(fmt.Errorf("%s: %w", i.Path, i.Details)) },
+	}
 	p.Levels[0].FilterPolicy = bloom.FilterPolicy(10)
 	p.EnsureDefaults()
 	return p

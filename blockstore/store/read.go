@@ -23,12 +23,17 @@ func (s *Store) lookup(k segment.Key) (location, bool, error) {
 // the next Open makes it anew; it holds nothing that the segments do not.
 func (s *Store) indexError(err error) error {
 	if pebble.IsCorruptionError(err) {
-		if f, cerr := s.fs.Create(s.o.Dir + "/" + rebuildName); cerr == nil {
-			f.Close()
-			s.log.Error("index is damaged and will be made anew when the store is opened next", "err", err)
-		}
+		s.indexDamaged(err)
 	}
 	return vfs.Errorf(vfs.KindIO, "store.index", "%w", err)
+}
+
+// indexDamaged leaves word for the next Open, once.
+func (s *Store) indexDamaged(err error) {
+	if f, cerr := s.fs.Create(s.o.Dir + "/" + rebuildName); cerr == nil {
+		f.Close()
+		s.log.Error("index is damaged and will be made anew when the store is opened next", "err", err)
+	}
 }
 
 // Range is bytes of a shard. Release gives their memory back.

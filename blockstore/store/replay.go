@@ -80,6 +80,10 @@ func (s *Store) clearIndex() error {
 		s.db.Close()
 		s.db = nil
 	}
+	s.mu.Lock()
+	s.failed = nil // the old index could not be written; a new one takes its place
+	s.m.WriteFailed.Set(0)
+	s.mu.Unlock()
 	s.epochs, s.liveTotal, s.bad = make(map[uint32]*pgState), 0, 0
 	for file, g := range s.segs {
 		if g.live, g.kept, g.end = 0, 0, 0; g.lost == lossMissing {
@@ -103,7 +107,7 @@ func (s *Store) loadIndex(used []*seg) (pos position, missing bool, err error) {
 	if err := s.o.IndexFS.MkdirAll(dir, 0o700); err != nil {
 		return pos, false, vfs.Errorf(vfs.KindOf(err), "store.open", "%w", err)
 	}
-	db, err := pebble.Open(dir, s.o.pebbleOptions(s.indexFails))
+	db, err := pebble.Open(dir, s.o.pebbleOptions(s.indexFails, s.indexDamaged))
 	if err != nil {
 		return pos, false, fmt.Errorf("%w: %w", errStaleIndex, err)
 	}
