@@ -184,7 +184,7 @@ func TestScanModel(t *testing.T) {
 			case 2: // header on disk, a page of data not
 				if n > 0 {
 					i := headerEnd + int64(rng.IntN((n+4095)/4096))*4096
-					copy(image[i:min(i+4096, next)], bytes.Repeat([]byte{0x5a}, 4096))
+					copy(image[i:min(i+4096, next)], bytes.Repeat([]byte{^data[i-headerEnd]}, 4096))
 					torn++
 					end = next
 					break
