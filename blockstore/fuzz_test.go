@@ -17,7 +17,7 @@ func FuzzMessages(f *testing.F) {
 		&GetRequest{Disk: 1, Key: k, Offset: 4096, Length: 16384},
 		&StatReply{Shard: info, Owner: Owner{FS: 1, Ino: 42}},
 		&ListRequest{Disk: 1, PG: 7, Limit: 100}, &ListRequest{Disk: 1, PG: 7, After: &k},
-		&ListReply{true}, &DiskRequest{2}, &InfoReply{Capacity: 1 << 40, Used: 1, Writable: true},
+		&ListReply{true}, &DiskRequest{2}, &InfoReply{Capacity: 1 << 40, Used: 1, Writable: true, Full: true},
 	} {
 		f.Add(m.Append(nil))
 	}

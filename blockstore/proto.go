@@ -248,15 +248,16 @@ func (r *DiskRequest) Decode(p []byte) error {
 }
 
 // InfoReply is the meta of OpInfo's reply: store 16 B, cluster 16 B, metadata incarnation u64, capacity u64,
-// used u64, writable u8.
+// used u64, writable u8, full u8.
 type InfoReply struct {
 	Store, Cluster      segment.ID
 	MetadataIncarnation uint64
 	Capacity, Used      uint64 // bytes
-	Writable            bool
+	Writable            bool   // writes are accepted, deletions among them
+	Full                bool   // Puts find no room; deletions do
 }
 
-const infoReplyLen = 57
+const infoReplyLen = 58
 
 // Append encodes the reply.
 func (r *InfoReply) Append(p []byte) []byte {
@@ -264,18 +265,24 @@ func (r *InfoReply) Append(p []byte) []byte {
 	p = le.AppendUint64(p, r.MetadataIncarnation)
 	p = le.AppendUint64(p, r.Capacity)
 	p = le.AppendUint64(p, r.Used)
-	w := ListReply{r.Writable}
-	return w.Append(p)
+	return append(p, flag(r.Writable), flag(r.Full))
 }
 
 // Decode reads what Append wrote.
 func (r *InfoReply) Decode(p []byte) error {
-	if len(p) != infoReplyLen || p[56] > 1 {
+	if len(p) != infoReplyLen || p[56] > 1 || p[57] > 1 {
 		return errMessage("info reply")
 	}
 	*r = InfoReply{
 		Store: segment.ID(p[:16]), Cluster: segment.ID(p[16:32]), MetadataIncarnation: le.Uint64(p[32:]),
-		Capacity: le.Uint64(p[40:]), Used: le.Uint64(p[48:]), Writable: p[56] == 1,
+		Capacity: le.Uint64(p[40:]), Used: le.Uint64(p[48:]), Writable: p[56] == 1, Full: p[57] == 1,
 	}
 	return nil
+}
+
+func flag(b bool) byte {
+	if b {
+		return 1
+	}
+	return 0
 }

@@ -18,10 +18,10 @@
 // Every store is probed (OpInfo) every ProbeEvery. Its state follows with hysteresis:
 //
 //	unknown  a new leader has not heard of it yet; nothing is planned until no store is unknown
-//	up       takes writes
+//	up       takes writes, and has room for them
 //	down     two probes in a row and FailAfter without that. Groups that name it are not counted on for writes
 //	suspect  the same for SuspectAfter
-//	out      silent for OutAfter: its slots move to other stores, if there are any. A store that answers but takes no writes
+//	out      silent for OutAfter: its slots move to other stores, if there are any. A store that answers but takes no writes, or is full,
 //	         is never given up by itself: it still serves what it has
 //
 // It is up again when probes succeeded for UpAfter. That a gateway's write failed needs no message: a store that

@@ -304,9 +304,12 @@ func (m *Manager) probeOne(ctx context.Context, c Conn, s *metapb.Store) observa
 		o.err = vfs.Errorf(vfs.KindIncompatible, "nodegroup.probe", "store %d of %s answers as %x, recorded is %x", s.Id, s.Node, info.Store, s.Uuid)
 		return o
 	}
-	o.answered, o.writable = true, info.Writable
-	if !info.Writable {
+	o.answered, o.writable = true, info.Writable && !info.Full
+	switch {
+	case !info.Writable:
 		o.err = vfs.Errorf(vfs.KindIO, "nodegroup.probe", "store %d of %s takes no writes: check its disk and restart it", s.Id, s.Node)
+	case info.Full:
+		o.err = vfs.Errorf(vfs.KindNoSpace, "nodegroup.probe", "store %d of %s is full: delete data or add stores", s.Id, s.Node)
 	}
 	return o
 }

@@ -70,6 +70,44 @@ func TestStoresComeAndGo(t *testing.T) {
 	}
 }
 
+// A store that is full answers and accepts deletions: writers have groups without it until there is room again.
+func TestFullStore(t *testing.T) {
+	r := newSizedRig(t, 6, 4, 2, 12, map[uint32]int64{2: 20 << 20})
+	r.pass(time.Second)
+	s := r.stores[2]
+	var keys []segment.Key
+	for b := uint64(1); ; b++ {
+		k := segment.Key{PG: 99, Block: b}
+		err := s.Put(t.Context(), &store.Put{Key: k, Epoch: 1, K: 1, BlockLen: 1 << 20, Data: make([]byte, 1<<20)})
+		if vfs.KindOf(err) == vfs.KindNoSpace {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, k)
+	}
+	r.pass(2 * time.Second)
+	if open, _ := r.fallback(); open[3] == 0 {
+		t.Fatalf("a store is full, open fallback groups by k: %v", open)
+	}
+	if st := r.m.Status().Stores[1]; st.State != Down || !strings.Contains(st.LastErr, "is full") {
+		t.Fatalf("%+v", st)
+	}
+	if _, err := s.Delete(t.Context(), keys); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(30 * time.Second); s.Info().Full; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("everything was deleted: %+v", s.Info())
+		}
+	}
+	r.pass(3 * time.Second)
+	if open, _ := r.fallback(); len(open) != 0 {
+		t.Fatalf("there is room again, open fallback groups by k: %v", open)
+	}
+}
+
 // A new leader does not take stores that it has not heard of for stores that are up.
 func TestNewLeaderWaits(t *testing.T) {
 	r := newRig(t, 6, 4, 2, 12)

@@ -118,13 +118,16 @@ type rig struct {
 	m      *Manager
 }
 
-func newRig(t *testing.T, n, k, m, groups int) *rig {
+func newRig(t *testing.T, n, k, m, groups int) *rig { return newSizedRig(t, n, k, m, groups, nil) }
+
+// newSizedRig bounds the capacity of some stores.
+func newSizedRig(t *testing.T, n, k, m, groups int, capacity map[uint32]int64) *rig {
 	r := &rig{t: t, meta: newMetadata(t), stores: map[uint32]*store.Store{}, srv: map[uint32]*wire.Server{}, done: map[uint32]chan struct{}{}, now: time.Now()}
 	targets := make([]placement.Target, n)
 	for i := range targets {
 		id := uint32(i + 1)
 		targets[i].Disk = id
-		s, err := store.Open(t.Context(), store.Options{Dir: t.TempDir(), Cluster: segment.ID{1}, Create: true, SegmentSize: 4 << 20, Logger: quiet()})
+		s, err := store.Open(t.Context(), store.Options{Dir: t.TempDir(), Cluster: segment.ID{1}, Create: true, SegmentSize: 4 << 20, Capacity: capacity[id], Logger: quiet()})
 		if err != nil {
 			t.Fatal(err)
 		}

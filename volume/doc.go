@@ -38,7 +38,7 @@
 //
 // A flush that cannot succeed for now is retried as long as the volume is
 // open; callers that wait for it get KindUnavailable after a while. One that will
-// never succeed (fenced, no space) loses its bytes: the inode's verifier changes and
+// never succeed (fenced), or finds no space in a full pool for FullTimeout, loses its bytes: the inode's verifier changes and
 // the next Write or Commit of it returns the error once.
 //
 // # Folding

@@ -173,7 +173,12 @@ func (v *Volume) writeBlock(e *inode, x *newExtent) error {
 		switch k := vfs.KindOf(err); {
 		case err == nil:
 			x.seg.block = b
+			v.fullness.wrote()
 		case k.Retryable() || k == vfs.KindCanceled:
+		case k == vfs.KindNoSpace:
+			if !v.fullness.refused(v.cfg.Now(), v.cfg.FullTimeout) {
+				err = vfs.Errorf(vfs.KindUnavailable, "flush", "waiting for space: %w", err)
+			}
 		case k == vfs.KindExists || k == vfs.KindFenced:
 			// The id is of no use, the bytes may go under another one.
 			err = vfs.Errorf(vfs.KindInternal, "flush", "block %#x cannot be written: %w", id, err)

@@ -98,7 +98,7 @@ func (b *blocks) counts() (writes, readBytes int) {
 }
 
 func TestLossIsToldOnce(t *testing.T) {
-	c := newCrashing(t, volume.Config{})
+	c := newCrashing(t, volume.Config{FullTimeout: time.Nanosecond})
 	f := create(t, c, "f")
 	v0 := write(t, c, f, 0, fill(100, 1), vfs.FileSync)
 	before, err := c.GetAttr(ctx, f)
@@ -169,6 +169,66 @@ func TestCommitDuringTruncate(t *testing.T) {
 				t.Fatal("Commit still waits after the truncation")
 			}
 		})
+	}
+}
+
+// A flush waits for a full pool, since room may be made; when that took too long its bytes are lost and the
+// writer is told. The next one is told without waiting as long again, and when there is room all goes on.
+func TestFullPool(t *testing.T) {
+	var now atomic.Int64 // seconds
+	c := newCrashing(t, volume.Config{FullTimeout: 30 * time.Second, FlushAge: time.Hour, Now: func() time.Time { return time.Unix(now.Load(), 0) }})
+	f := create(t, c, "f")
+	v0 := write(t, c, f, 0, fill(50_000, 1), vfs.FileSync)
+	var tries atomic.Int32
+	full := func(passes int64) func(uint64, int) error {
+		return func(uint64, int) error {
+			tries.Add(1)
+			now.Add(passes)
+			return vfs.KindNoSpace.Err("blocks")
+		}
+	}
+	var id uint64
+	refuse := full(5)
+	c.blocks.setFailWrite(func(b uint64, n int) error {
+		if id == 0 {
+			id = b
+		}
+		if id != b {
+			t.Errorf("a try used block %d after %d", b, id)
+		}
+		if tries.Load() == 3 {
+			return nil
+		}
+		return refuse(b, n)
+	})
+	write(t, c, f, 0, fill(50_000, 2), vfs.Unstable)
+	if commit(t, c, f) != v0 || tries.Load() != 3 {
+		t.Fatalf("bytes were lost though there was room after 15 s (%d tries)", tries.Load())
+	}
+	tries.Store(0)
+	c.blocks.setFailWrite(full(5))
+	_, _, err := c.Write(ctx, &vfs.Root, f, 0, fill(50_000, 3), vfs.FileSync)
+	want(t, vfs.KindNoSpace, err)
+	if n := tries.Load(); n != 7 {
+		t.Fatalf("%d tries 5 s apart, want 7 within 30 s", n)
+	}
+	v1 := commit(t, c, f) // the loss was told
+	if v1 == v0 {
+		t.Fatal("bytes were lost and the verifier is the same")
+	}
+	tries.Store(0)
+	_, _, err = c.Write(ctx, &vfs.Root, f, 0, fill(50_000, 4), vfs.FileSync)
+	want(t, vfs.KindNoSpace, err)
+	if n := tries.Load(); n != 1 {
+		t.Fatalf("%d tries in a pool that is known to be full", n)
+	}
+	if got := read(t, c, f, 0, 50_000); !bytes.Equal(got, fill(50_000, 2)) {
+		t.Fatal("the file is not what was durable")
+	}
+	c.blocks.setFailWrite(nil)
+	write(t, c, f, 0, fill(50_000, 5), vfs.FileSync)
+	if got := read(t, c, f, 0, 50_000); !bytes.Equal(got, fill(50_000, 5)) {
+		t.Fatal("not what was written when there was room again")
 	}
 }
 

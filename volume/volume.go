@@ -35,6 +35,7 @@ type Config struct {
 	InodeLimit      int           // entries of the inode table; default 65536
 	FlushAge        time.Duration // dirty bytes older than this are flushed; default 5 s
 	StallTimeout    time.Duration // how long a caller waits for a cluster that does not answer; default 10 s
+	FullTimeout     time.Duration // how long flushes wait for a full pool to have room again; default 30 s
 	BlockWriters    int           // blocks written at once; default 16
 	BlockIDs        int           // block ids leased at once; default 4096, which is the most
 	BlockIDAge      time.Duration // after which a range of ids that is not used up is given back; default 10 min
@@ -59,6 +60,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.StallTimeout <= 0 {
 		c.StallTimeout = 10 * time.Second
+	}
+	if c.FullTimeout <= 0 {
+		c.FullTimeout = 30 * time.Second
 	}
 	if c.BlockWriters <= 0 {
 		c.BlockWriters = 16
@@ -88,6 +92,7 @@ type Volume struct {
 	dirty     dirtyBytes
 	ids       blockIDs
 	troubles  troubles
+	fullness  fullness
 	fragments fragments
 	cache     *blockCache
 

@@ -236,7 +236,7 @@ func (s *Server) info(_ context.Context, call *wire.Call) error {
 	i := st.Info()
 	reply := blockstore.InfoReply{
 		Store: i.Store, Cluster: i.Cluster, MetadataIncarnation: i.MetadataIncarnation,
-		Capacity: uint64(i.Capacity), Used: uint64(i.Used), Writable: i.Writable,
+		Capacity: uint64(i.Capacity), Used: uint64(i.Used), Writable: i.Writable, Full: i.Full,
 	}
 	return call.Reply(reply.Append(nil))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	pvfs "github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/rackfs/rackfs/blockstore/segment"
@@ -92,6 +93,50 @@ func fill(t *testing.T, s *Store) []segment.Key {
 		}
 		keys = append(keys, k)
 	}
+}
+
+// Info says that the store is full from when Puts are refused until there is a segment for them. That comes without a Put,
+// though no segment is dead enough to be emptied while there is space: who knows that a store is full sends none.
+func TestFullIsTold(t *testing.T) {
+	ctx := context.Background()
+	o := memOptions(-1)
+	o.Capacity = 12 * MinSegmentSize
+	s := mustOpen(t, o)
+	for range 2 {
+		if i := s.Info(); i.Full || !i.Writable {
+			t.Fatalf("before it is full: %+v", i)
+		}
+		keys := fill(t, s)
+		if i := s.Info(); !i.Full || !i.Writable {
+			t.Fatalf("a Put was refused: %+v", i)
+		}
+		if _, err := s.Delete(ctx, keys[:1]); err != nil {
+			t.Fatal(err)
+		}
+		if !s.Info().Full {
+			t.Fatal("one shard's room counts as room")
+		}
+		var some []segment.Key
+		for i := 1; i < len(keys); i += 3 {
+			some = append(some, keys[i])
+		}
+		if _, err := s.Delete(ctx, some); err != nil {
+			t.Fatal(err)
+		}
+		for end := time.Now().Add(30 * time.Second); s.Info().Full; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("a third was deleted: %+v", s.Info())
+			}
+		}
+		mustPut(t, s, keys[0])
+		if _, err := s.Delete(ctx, keys); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Compact(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustClose(t, s)
 }
 
 // A full store can be told to forget everything one shard at a time, though each deletion takes a record, and takes

@@ -171,7 +171,10 @@ func (s *Store) completeFile(g *seg, path string) {
 }
 
 // measureRoom looks how many segments can still be made. Called with mu held.
-func (s *Store) measureRoom() {
+func (s *Store) measureRoom() { s.room = s.roomNow() }
+
+// roomNow is how many segments can be made now. Called with mu held.
+func (s *Store) roomNow() int {
 	room := int64(1 << 20)
 	if s.o.Capacity > 0 {
 		room = s.o.Capacity/s.o.SegmentSize - int64(len(s.segs))
@@ -180,7 +183,7 @@ func (s *Store) measureRoom() {
 	if err != nil {
 		free = 0
 	}
-	s.room = int(max(min(room, (int64(min(free, 1<<62))-s.o.ReserveBytes)/s.o.SegmentSize), 0))
+	return int(max(min(room, (int64(min(free, 1<<62))-s.o.ReserveBytes)/s.o.SegmentSize), 0))
 }
 
 // gaugeSegments brings the metrics up to date. Called with mu held.

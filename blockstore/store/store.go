@@ -60,6 +60,7 @@ type Store struct {
 	// attemptErr; made when the preparer has ended one to make a segment, makeErr.
 	attempt    chan struct{}
 	attemptErr error
+	isFull     bool // what full said last
 	made       chan struct{}
 	makeErr    error
 	// advanced is closed when the log's position moves on to another segment.
@@ -301,6 +302,7 @@ type Info struct {
 	Bad                 int    // shards marked bad
 	Compacting          bool   // segments are being emptied
 	Writable            bool   // writes are accepted
+	Full                bool   // Puts find no room, see Store.full; deletions and epochs do
 	Failure             string // why not, if the disk failed
 }
 
@@ -320,7 +322,7 @@ func (s *Store) Info() Info {
 		Store: s.super.store, Cluster: s.super.cluster, MetadataIncarnation: s.super.incarnation,
 		Capacity: max(capacity-reservePuts*s.o.SegmentSize, 0), Used: s.liveTotal, Dead: s.dead(),
 		Segments: len(s.segs), Free: len(s.spares), Lost: s.lostCount(), Bad: s.bad,
-		Compacting: s.compacting.running, Writable: s.failed == nil && !s.closed,
+		Compacting: s.compacting.running, Writable: s.failed == nil && !s.closed, Full: s.full(),
 	}
 	if s.failed != nil {
 		i.Failure = s.failed.Error()

@@ -350,6 +350,9 @@ func (s *Store) enterGroup(group []*op) error {
 			s.kickCompactor()
 		}
 	}
+	if s.isFull && s.dead() >= refillSegments*s.o.SegmentSize {
+		s.askSegment() // as a Put would
+	}
 	return nil
 }
 

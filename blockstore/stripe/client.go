@@ -32,6 +32,7 @@ type Client struct {
 type trouble struct {
 	failures int
 	until    time.Time // avoided before
+	full     bool      // it had no space when it last failed
 }
 
 // New makes a client.
@@ -73,7 +74,7 @@ func (c *Client) failed(t placement.Target, err error) {
 		c.o.Logger.Warn("block target is avoided", "target", t, "err", err)
 	}
 	d := c.o.BackoffMax
-	if vfs.KindOf(err) != vfs.KindNoSpace && x.failures < 16 {
+	if x.full = vfs.KindOf(err) == vfs.KindNoSpace; !x.full && x.failures < 16 {
 		d = min(c.o.BackoffMin<<x.failures, c.o.BackoffMax)
 	}
 	x.failures++
@@ -140,6 +141,33 @@ func (c *Client) healthy(pg *placement.PG) bool {
 	return true
 }
 
+// allFull reports whether each of the groups with at least minK data shards, and there is one, cannot be written because targets
+// of it have no space, and for no other reason.
+func (c *Client) allFull(pgs []*placement.PG, minK int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	found := false
+	for _, pg := range pgs {
+		if pg.K < minK {
+			break // they are sorted by falling k
+		}
+		full := false
+		for i := range pg.Slots {
+			if x := c.avoided[pg.Slots[i].Target]; x != nil {
+				if !x.full {
+					return false
+				}
+				full = true
+			}
+		}
+		if !full {
+			return false
+		}
+		found = true
+	}
+	return found
+}
+
 // Probe asks the targets that failed and whose time is over whether they take writes again. One that
 // is not in the map any more is forgotten.
 func (c *Client) Probe(ctx context.Context, m Map) {
@@ -190,6 +218,9 @@ func probe(ctx context.Context, caller Caller, t placement.Target) error {
 	}
 	if !info.Writable {
 		return vfs.Errorf(vfs.KindUnavailable, "stripe.probe", "it takes no writes")
+	}
+	if info.Full {
+		return vfs.Errorf(vfs.KindNoSpace, "stripe.probe", "it is full")
 	}
 	return nil
 }

@@ -31,11 +31,13 @@ var clusterID = segment.ID{1, 2, 3}
 
 // realNode is a block server with one disk, on a real socket.
 type realNode struct {
-	name   string
-	dir    string
-	store  *store.Store
-	server *wire.Server
-	done   chan error
+	name string
+	dir  string
+	// capacity of its store, in small segments; 0: unbounded
+	capacity int64
+	store    *store.Store
+	server   *wire.Server
+	done     chan error
 }
 
 type realCluster struct {
@@ -49,6 +51,12 @@ func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)
 
 // startCluster runs n nodes with the given protection between them and the gateway.
 func startCluster(t testing.TB, n, k, m, pgs int, mode wire.Mode, o Options) *realCluster {
+	t.Helper()
+	return startSized(t, make([]int64, n), k, m, pgs, mode, o)
+}
+
+// startSized is startCluster with a node for each of the capacities.
+func startSized(t testing.TB, capacities []int64, k, m, pgs int, mode wire.Mode, o Options) *realCluster {
 	t.Helper()
 	must := func(err error) {
 		t.Helper()
@@ -68,9 +76,9 @@ func startCluster(t testing.TB, n, k, m, pgs int, mode wire.Mode, o Options) *re
 	c := &realCluster{}
 	callers := map[string]Caller{}
 	var targets []placement.Target
-	for i := range n {
+	for i, capacity := range capacities {
 		name := fmt.Sprintf("n%d", i)
-		node := &realNode{name: name, dir: t.TempDir(), done: make(chan error, 1)}
+		node := &realNode{name: name, capacity: capacity, dir: t.TempDir(), done: make(chan error, 1)}
 		c.nodes = append(c.nodes, node)
 		addr := node.start(t, mode, ca)
 		sec := wire.Security{Mode: mode, Self: wire.Peer{Name: "gw", Roles: []string{blockstore.RoleGateway}}}
@@ -105,7 +113,10 @@ func (n *realNode) start(t testing.TB, mode wire.Mode, ca *pki.CA) (addr string)
 	if _, ok := t.(*testing.B); ok {
 		size = 64 << 20
 	}
-	s, err := store.Open(context.Background(), store.Options{Dir: n.dir, Cluster: clusterID, Create: true, SegmentSize: size, Logger: quiet()})
+	if n.capacity > 0 {
+		size = store.MinSegmentSize
+	}
+	s, err := store.Open(context.Background(), store.Options{Dir: n.dir, Cluster: clusterID, Create: true, SegmentSize: size, Capacity: n.capacity, Logger: quiet()})
 	if err != nil {
 		t.Fatal(err)
 	}

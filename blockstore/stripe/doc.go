@@ -9,11 +9,12 @@
 // epoch of the PG it began with. At the first failure the attempt is abandoned: the other calls are
 // cancelled, the target that failed is avoided for a while, growing with
 // each failure in a row, and the block is tried on another PG. The number of attempts is bounded; then, or when no
-// healthy PG is left, the error is KindUnavailable. Redundancy is never reduced to make a write succeed: every group of a
+// healthy PG is left, the error is KindUnavailable, or KindNoSpace if every PG has full targets and nothing else is wrong with
+// any. Redundancy is never reduced to make a write succeed: every group of a
 // pool has its m. The block's k is that of the group that took it.
 //
 // A target that did not answer costs one write the timeout of an attempt. After that, where Probe is called,
-// writes keep off it until it answered a probe.
+// writes keep off it until it answered a probe and said that it takes writes and has room for them.
 //
 // # Read
 //

@@ -15,13 +15,17 @@ import (
 // Write stores a block and returns the placement group it is in, as it was when the block was written.
 // All its shards are durable then. w.Data is not used after Write returns.
 //
-// KindUnavailable means that no group could take the block now.
+// KindNoSpace means that every group has targets that are full, and that this is all that is wrong with them;
+// KindUnavailable that no group could take the block now for other reasons, too.
 func (c *Client) Write(ctx context.Context, m Map, w *Write) (*placement.PG, error) {
 	const op = "stripe.write"
 	var tried []pgEpoch
 	var last error
+	var pgs []*placement.PG
+	onlyFull := true // every attempt failed for want of space
 	for len(tried) < c.o.WriteAttempts {
-		pg := c.choose(m.Writable(w.Pool), w.MinK, tried)
+		pgs = m.Writable(w.Pool)
+		pg := c.choose(pgs, w.MinK, tried)
 		if pg == nil {
 			break
 		}
@@ -40,10 +44,14 @@ func (c *Client) Write(ctx context.Context, m Map, w *Write) (*placement.PG, err
 			return nil, vfs.Wrap(op, err)
 		}
 		last = err
+		onlyFull = onlyFull && vfs.KindOf(err) == vfs.KindNoSpace
 		tried = append(tried, pgEpoch{pg.ID, pg.Epoch})
 		c.o.Metrics.WriteRetries.Inc()
 	}
 	c.o.Metrics.WritesFailed.Inc()
+	if onlyFull && c.allFull(pgs, w.MinK) {
+		return nil, vfs.Errorf(vfs.KindNoSpace, op, "every placement group of pool %d has block servers that are full; delete data or add stores", w.Pool)
+	}
 	if last == nil {
 		return nil, vfs.Errorf(vfs.KindUnavailable, op, "no placement group of pool %d has all its block servers", w.Pool)
 	}

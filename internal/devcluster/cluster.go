@@ -247,11 +247,18 @@ func (c *Cluster) health() health {
 	lacks := c.voters.lacks()
 	writable := 0
 	for _, n := range c.stores {
-		if n.serves() && n.store.Info().Writable {
-			writable++
-			continue
+		what := " takes no writes"
+		if n.serves() {
+			i := n.store.Info()
+			if i.Writable && !i.Full {
+				writable++
+				continue
+			}
+			if i.Full {
+				what = " is full"
+			}
 		}
-		lacks = append(lacks, "block store "+n.name+" takes no writes")
+		lacks = append(lacks, "block store "+n.name+what)
 	}
 	if p, err := placement.ParseProfile(c.dir.shape.Profile); err == nil && writable < p.Width() {
 		what := "writers wait"

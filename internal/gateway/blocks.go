@@ -36,7 +36,8 @@ func (b *blocks) write(ctx context.Context, id uint64, o volume.Owner, data []by
 		if err == nil {
 			return volume.Block{ID: id, PG: pg.ID, K: uint8(pg.K), M: uint8(pg.M), Len: uint32(len(data))}, nil
 		}
-		if vfs.KindOf(err) != vfs.KindUnavailable || ctx.Err() != nil || !v.retry() {
+		// A newer map may have groups without the targets that are down or full.
+		if k := vfs.KindOf(err); k != vfs.KindUnavailable && k != vfs.KindNoSpace || ctx.Err() != nil || !v.retry() {
 			return volume.Block{}, err
 		}
 	}
