@@ -66,7 +66,7 @@ func BenchmarkCreate(b *testing.B) {
 }
 
 func benchOptions(_ int, o *Options) {
-	o.MemTableBytes, o.WALSegmentBytes = 16<<20, 64<<20
+	o.MemTableBytes, o.WALSegmentBytes, o.BlockCacheBytes = 16<<20, 64<<20, 0 // the defaults
 }
 
 func benchDirs(b *testing.B, cl *Client, n int) []uint64 {

@@ -22,7 +22,7 @@ func TestRestartWithManyFiles(t *testing.T) {
 	for _, files := range restartSizes() {
 		t.Run(fmt.Sprint(files), func(t *testing.T) {
 			c := newCluster(t, 3, []uint16{1}, func(_ int, o *Options) {
-				o.MemTableBytes, o.WALSegmentBytes = 16<<20, 64<<20
+				o.MemTableBytes, o.WALSegmentBytes, o.BlockCacheBytes = 16<<20, 64<<20, 0 // the defaults
 			})
 			cl := c.gateway(1, "gw")
 			ctx := t.Context()
