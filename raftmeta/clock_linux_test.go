@@ -19,7 +19,7 @@ func TestLeaseClock(t *testing.T) {
 	defer c.Close()
 	b, err := os.ReadFile("/proc/uptime")
 	if err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	var up float64
 	if _, err := fmt.Sscan(string(b), &up); err != nil {
