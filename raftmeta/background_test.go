@@ -55,8 +55,8 @@ func TestGrace(t *testing.T) {
 func raiseLevel(t *testing.T, c *cluster, shard uint16) {
 	t.Helper()
 	ctx := testContext(t)
-	c.eventually("level 2", func() bool {
-		err := c.server(c.leader(shard)).RaiseLevel(ctx, shard, 2)
+	c.eventually("the newest level", func() bool {
+		err := c.server(c.leader(shard)).RaiseLevel(ctx, shard, NewestLevel)
 		if err != nil {
 			t.Log(err)
 		}
@@ -164,7 +164,7 @@ func TestRaiseLevel(t *testing.T) {
 	}
 	raise := func() error {
 		for {
-			err := c.server(c.leader(1)).RaiseLevel(ctx, 1, 2)
+			err := c.server(c.leader(1)).RaiseLevel(ctx, 1, NewestLevel)
 			if vfs.KindOf(err) != vfs.KindNotLeader {
 				return err
 			}
@@ -178,19 +178,19 @@ func TestRaiseLevel(t *testing.T) {
 		t.Fatalf("with a voter that is down: %v", err)
 	}
 	st, _ := c.status(c.leader(1), 1)
-	if st.Level != 1 || st.MaxLevel != 2 {
+	if st.Level != 1 || st.MaxLevel != NewestLevel {
 		t.Fatalf("%+v", st)
 	}
-	old = 2
+	old = NewestLevel
 	c.start(2)
 	raiseLevel(t, c, 1)
 	if err := raise(); err != nil {
 		t.Fatalf("again: %v", err)
 	}
 	for i := range c.servers {
-		c.eventually("every voter to be at level 2", func() bool {
+		c.eventually("every voter to be at the newest level", func() bool {
 			st, _ := c.status(i, 1)
-			return st.Level == 2 && st.Err == ""
+			return st.Level == NewestLevel && st.Err == ""
 		})
 	}
 	c.sameState(1)

@@ -5,8 +5,8 @@ import (
 	"github.com/rackfs/rackfs/vfs"
 )
 
-// Level is the newest feature level this version implements.
-const Level = 2
+// Level is the newest feature level this version implements. Level 3 adds what a complete POSIX file system over NFSv4.2 needs.
+const Level = 3
 
 // levelCollect is the level that added what collection, rewriting of extents and changes of placement groups need:
 // dying blocks are queued by number, and the cluster map has a version.
