@@ -14,6 +14,8 @@
 //	hold     take a lock, say so, hold it until the input ends (the second process of the lock checks)
 //	create   create empty files one after the other, print files/s
 //	fill     write a file of a given size and fsync it, read it back, print MB/s
+//	contend  count, append, create, rename or replace in a directory in which others do the same
+//	random-io  read, write, truncate, map, punch, allocate, clone and copy at random, compare every byte with a copy in memory
 //
 // Everything runs as root, as the permission checks take other identities, each in a thread of its own. Every check
 // gets an empty directory, which run removes afterwards unless -keep says otherwise. A check is a function of its seed, which is

@@ -237,9 +237,9 @@ func runOne(c Check, dir string, o *Options) (verdict, text string) {
 
 // Main runs a subcommand; see the package comment.
 func Main(args []string) int {
-	commands := map[string]func([]string) error{"run": mainRun, "copy": mainCopy, "compare": mainCompare, "hold": mainHold, "fill": mainFill, "create": mainCreate}
+	commands := map[string]func([]string) error{"run": mainRun, "copy": mainCopy, "compare": mainCompare, "hold": mainHold, "fill": mainFill, "create": mainCreate, "random-io": mainRandomIO, "contend": mainContend}
 	if len(args) == 0 || commands[args[0]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: run|copy|compare|hold|fill|create [flags]")
+		fmt.Fprintln(os.Stderr, "usage: run|copy|compare|hold|fill|create|random-io|contend [flags]")
 		return 2
 	}
 	if err := commands[args[0]](args[1:]); err != nil {
