@@ -29,6 +29,8 @@
 // never reused, not even across a crash. A reply that carries attributes
 // reflects the operation itself.
 //
+// Read and ReadDir move Atime as relatime does ([Attr.ReadAt]), without changing Attr.Change; this need not survive a crash.
+//
 // Inode numbers are never reused within a file system.
 //
 // A file whose last link is dropped while it is open (between [FS.Open] and

@@ -61,6 +61,11 @@
 // read afterwards; a block that is gone means that the extents are old, and they are
 // asked again. Sequential streams are read ahead into a cache of block parts.
 //
+// # Times of access
+//
+// A read that moves atime (vfs.Attr.ReadAt) is noted in memory, shown by this gateway, and told to the metadata some seconds later,
+// many inodes in one command. It is decided again there, so neither a late nor a repeated one takes back what was set since.
+//
 // # Unlinked files
 //
 // Remove and Rename name the files open here, which the metadata then keeps for

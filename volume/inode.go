@@ -67,6 +67,9 @@ type inode struct {
 	extLog    [extLogLen]span // where the last changes were, by extGen
 
 	streams [2]stream // sequential readers, newest first
+
+	readChange uint64 // the change value at which a read was noted last, at readAt
+	readAt     time.Time
 }
 
 // overlay is what meta lacks.

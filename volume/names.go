@@ -10,6 +10,12 @@ import (
 // overlaid is a as told by the metadata while x watched, with what only this
 // gateway knows.
 func (v *Volume) overlaid(ctx context.Context, x *watch, a vfs.Attr, op string) (vfs.Attr, error) {
+	a, err := v.written(ctx, x, a, op)
+	return v.touches.overlay(a), err
+}
+
+// written is a with what was written here.
+func (v *Volume) written(ctx context.Context, x *watch, a vfs.Attr, op string) (vfs.Attr, error) {
 	if a.Type != vfs.TypeFile {
 		return a, nil
 	}
@@ -78,12 +84,15 @@ func (v *Volume) changedElsewhere(ctx context.Context, ino uint64, op string) {
 // GetAttr implements vfs.FS.
 func (v *Volume) GetAttr(ctx context.Context, ino vfs.Ino) (vfs.Attr, error) {
 	const op = "getattr"
-	e := v.find(ino)
-	if e == nil {
-		return v.queryAttr(ctx, op, ino)
+	var a vfs.Attr
+	var err error
+	if e := v.find(ino); e == nil {
+		a, err = v.queryAttr(ctx, op, ino)
+	} else {
+		defer v.release(e)
+		a, err = v.inodeAttr(ctx, e, op)
 	}
-	defer v.release(e)
-	return v.inodeAttr(ctx, e, op)
+	return v.touches.overlay(a), err
 }
 
 func (v *Volume) queryAttr(ctx context.Context, op string, ino vfs.Ino) (vfs.Attr, error) {
@@ -188,6 +197,10 @@ func (v *Volume) ReadDir(ctx context.Context, c *vfs.Cred, dir vfs.Ino, cookie u
 	}
 	d := r.GetReadDir()
 	page := vfs.DirPage{EOF: d.GetEof(), Dir: attrOf(d.GetDir()), Entries: make([]vfs.Dirent, len(d.GetEntries()))}
+	page.Dir = v.touches.overlay(page.Dir)
+	if v.wasListed(&page.Dir) {
+		page.Dir = v.touches.overlay(page.Dir)
+	}
 	var as []vfs.Attr
 	if attrs {
 		as = make([]vfs.Attr, len(page.Entries))

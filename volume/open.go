@@ -253,7 +253,7 @@ func (v *Volume) Open(ctx context.Context, c *vfs.Cred, ino vfs.Ino, f vfs.OpenF
 		v.undoOpen(ctx, e, f)
 		return vfs.Attr{}, err
 	}
-	return a, nil
+	return v.touches.overlay(a), nil
 }
 
 // checkOpen checks the permission to open e and takes the write lease if it is

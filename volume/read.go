@@ -24,9 +24,10 @@ const (
 // picture is what a read needs to know at one instant: how long the file is,
 // and where the bytes are that were not dirty. Those that were are in p already.
 type picture struct {
-	n    int // bytes to return
-	eof  bool
-	gaps []segment
+	n      int // bytes to return
+	eof    bool
+	gaps   []segment
+	change uint64 // of the contents
 }
 
 // Read implements vfs.FS.
@@ -42,6 +43,7 @@ func (v *Volume) Read(ctx context.Context, ino vfs.Ino, off uint64, p []byte) (i
 		err = v.fill(ctx, e, pic.gaps, off, p[:pic.n])
 		if err == nil {
 			v.readAhead(e, off, off+uint64(pic.n))
+			v.wasRead(e, pic.change)
 			return pic.n, pic.eof, nil
 		}
 		if vfs.KindOf(err) != vfs.KindNotFound {
@@ -104,6 +106,7 @@ func newPicture(size, off uint64, p []byte) picture {
 func (e *inode) lookLeased(off uint64, p []byte) (pic picture, ok bool) {
 	a := e.attr()
 	pic = newPicture(a.Size, off, p)
+	pic.change = a.Change
 	end := off + uint64(pic.n)
 	gaps := []span{{off, end}}
 	if pic.n == 0 {
@@ -142,7 +145,7 @@ func (v *Volume) lookUnleased(ctx context.Context, e *inode, off uint64, p []byt
 		}
 		if a.Change == at && a.Type == vfs.TypeFile {
 			pic := newPicture(a.Size, off, p)
-			pic.gaps = clip(segs, off+uint64(pic.n))
+			pic.gaps, pic.change = clip(segs, off+uint64(pic.n)), at
 			return pic, true, nil
 		}
 	}
@@ -151,6 +154,7 @@ func (v *Volume) lookUnleased(ctx context.Context, e *inode, off uint64, p []byt
 		return picture{}, false, err
 	}
 	pic := newPicture(x.size, off, p)
+	pic.change = x.change
 	if pic.n == 0 {
 		return pic, true, nil
 	}

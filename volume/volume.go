@@ -38,6 +38,8 @@ type Config struct {
 	FullTimeout     time.Duration // how long flushes wait for a full pool to have room again; default 30 s
 	BlockWriters    int           // blocks written at once; default 16
 	BlockIDs        int           // block ids leased at once; default 4096, which is the most
+	NoAtime         bool          // reading leaves the time of access as it is; default: as relatime, see mount(8)
+	AtimeInterval   time.Duration // how often times of access are told to the metadata; default 10 s
 	BlockIDAge      time.Duration // after which a range of ids that is not used up is given back; default 10 min
 
 	Now    func() time.Time // default time.Now
@@ -73,6 +75,9 @@ func (c *Config) setDefaults() {
 	if c.BlockIDAge <= 0 {
 		c.BlockIDAge = 10 * time.Minute
 	}
+	if c.AtimeInterval <= 0 {
+		c.AtimeInterval = 10 * time.Second
+	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}
@@ -94,6 +99,7 @@ type Volume struct {
 	troubles  troubles
 	fullness  fullness
 	fragments fragments
+	touches   touches
 	cache     *blockCache
 
 	origin      atomic.Uint64            // whose leases count; 0: any
@@ -123,6 +129,7 @@ func New(cfg Config) *Volume {
 	v.cache = newBlockCache(cfg.Blocks, &v.pool, cfg.CacheLimitBytes)
 	v.wg.Go(v.flusher)
 	v.wg.Go(v.evictor)
+	v.wg.Go(v.toucher)
 	return v
 }
 
@@ -179,6 +186,7 @@ func detached[T any](ctx context.Context, v *Volume, op string, f func(context.C
 func (v *Volume) Shutdown(ctx context.Context) error {
 	err := v.flushAll(ctx)
 	if err == nil {
+		v.tellTouches(ctx)
 		v.releaseAll(ctx)
 	}
 	v.ids.close(ctx, v)

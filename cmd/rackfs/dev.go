@@ -56,6 +56,7 @@ keeps everything in the data directory. SIGTERM or Ctrl-C stops it.`,
 	f.StringVar(&cfg.Profile, "profile", "", "erasure code, data+parity shards; fixed when the data directory is made (default 4+2)")
 	f.StringArrayVar(&allow, "allow", nil, "network that may mount, may be repeated (default: this machine only)")
 	f.BoolVar(&cfg.RootSquash, "root-squash", false, "treat clients' root as nobody")
+	f.BoolVar(&cfg.NoAtime, "noatime", false, "do not record times of access (default: as relatime, the first read after a change and one a day)")
 	f.DurationVar(&cfg.Lease, "lease", devcluster.DefaultLease, "NFS lease: how long a silent client keeps its locks")
 	f.DurationVar(&cfg.GCGrace, "gc-grace", devcluster.DefaultGCGrace, "how long data that no file uses any more stays on the block stores")
 	f.BoolVar(&cfg.Encrypt, "encrypt", false, "encrypt block data between gateway and stores (it is always authenticated)")

@@ -154,7 +154,7 @@ func (c *Cluster) start(ctx context.Context) error {
 		Name: gatewayName, Cluster: [16]byte(c.dir.shape.clusterID()), Meta: c.meta,
 		BlockSecurity: func(node string) wire.Security { return wire.Security{Mode: c.cfg.dataMode(), TLS: id.ClientTLS(node)} },
 		Rules:         c.cfg.rules(), Lease: c.cfg.Lease, Release: release(), Capacity: c.capacity,
-		ReencodeInterval: c.cfg.reencodeInterval, FoldAge: c.cfg.foldAge, Registerer: c.reg, Logger: c.log,
+		ReencodeInterval: c.cfg.reencodeInterval, FoldAge: c.cfg.foldAge, NoAtime: c.cfg.NoAtime, Registerer: c.reg, Logger: c.log,
 	})
 	if err != nil {
 		return err

@@ -42,9 +42,11 @@ type Config struct {
 	Gateways   int            // 0 or 1
 	Allow      []netip.Prefix // who may mount besides this machine
 	RootSquash bool
-	Lease      time.Duration // 0: DefaultLease
-	GCGrace    time.Duration // how long unused blocks stay; 0: DefaultGCGrace
-	Encrypt    bool          // block data between gateway and stores
+	// NoAtime: reading leaves times of access as they are; else they are kept as relatime does.
+	NoAtime bool
+	Lease   time.Duration // 0: DefaultLease
+	GCGrace time.Duration // how long unused blocks stay; 0: DefaultGCGrace
+	Encrypt bool          // block data between gateway and stores
 	// CollectInterval is between the passes in which a store deletes what is dead; 0: DefaultCollectInterval.
 	CollectInterval time.Duration
 

@@ -52,6 +52,7 @@ type Config struct {
 	// FoldAge is how long parts of files are not written before what small flushes left of them in the metadata and in many
 	// pieces is put into blocks, default 1 min; FoldRate bounds that, in bytes per second, default 32 MiB.
 	FoldAge    time.Duration
+	NoAtime    bool // reading leaves times of access as they are; else as relatime, see mount(8)
 	FoldRate   float64
 	Release    string                      // of the software
 	Capacity   func() (total, free uint64) // of the pool before coding; nil: unknown
@@ -153,7 +154,7 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 		stored := &blocks{client: client, cmap: g.cmap, pool: fs.Pool}
 		v := volume.New(volume.Config{
 			FS: fs.Id, Shard: shard, Meta: cfg.Meta, Blocks: stored,
-			Incarnation: incarnation, Capacity: cfg.Capacity, Logger: cfg.Logger,
+			Incarnation: incarnation, Capacity: cfg.Capacity, NoAtime: cfg.NoAtime, Logger: cfg.Logger,
 		})
 		g.volumes = append(g.volumes, v)
 		m.volumes = append(m.volumes, v)

@@ -78,6 +78,13 @@ func (fs *FS) truncate(n *inode, size uint64) {
 	n.attr.Size = size
 }
 
+// wasRead takes the time of access as relatime does.
+func (fs *FS) wasRead(n *inode) {
+	if now := fs.now(); !fs.noAtime && n.attr.ReadAt(now) {
+		n.attr.Atime = now
+	}
+}
+
 // Read implements vfs.FS.
 func (fs *FS) Read(_ context.Context, ino vfs.Ino, off uint64, p []byte) (int, bool, error) {
 	fs.mu.Lock()
@@ -86,6 +93,7 @@ func (fs *FS) Read(_ context.Context, ino vfs.Ino, off uint64, p []byte) (int, b
 	if err != nil {
 		return 0, false, err
 	}
+	fs.wasRead(n)
 	if off >= n.attr.Size {
 		return 0, true, nil
 	}

@@ -69,6 +69,7 @@ func (fs *FS) ReadDir(_ context.Context, c *vfs.Cred, dir vfs.Ino, cookie uint64
 	if maxEntries < 1 {
 		return vfs.DirPage{}, vfs.Errorf(vfs.KindInvalid, op, "at most %d entries", maxEntries)
 	}
+	fs.wasRead(d)
 	var all []vfs.Dirent
 	for name, e := range d.entries {
 		if e.cookie > cookie {

@@ -15,11 +15,13 @@ type Options struct {
 	CapacityFiles uint64           // default 2^32
 	Now           func() time.Time // default time.Now
 	RootMode      uint32           // default 0755
+	NoAtime       bool             // reading leaves the time of access as it is
 }
 
 // FS is an in-memory file system.
 type FS struct {
 	now           func() time.Time
+	noAtime       bool
 	capacityBytes uint64
 	capacityFiles uint64
 
@@ -73,7 +75,7 @@ func New(o Options) *FS {
 		o.RootMode = 0o755
 	}
 	fs := &FS{
-		now: o.Now, capacityBytes: o.CapacityBytes, capacityFiles: o.CapacityFiles,
+		now: o.Now, noAtime: o.NoAtime, capacityBytes: o.CapacityBytes, capacityFiles: o.CapacityFiles,
 		inodes: make(map[vfs.Ino]*inode), incarnation: 1,
 	}
 	root := fs.newInode(vfs.TypeDir, fs.now())

@@ -181,6 +181,8 @@ func (x *call) runNamespace(c *metapb.Command) (*metapb.Result, error) {
 		return x.rename(sp, op.Rename)
 	case *metapb.Command_SetAttr:
 		return x.setAttr(op.SetAttr)
+	case *metapb.Command_Touch:
+		return x.touch(op.Touch)
 	case *metapb.Command_AcquireLease:
 		return x.acquireLease(op.AcquireLease)
 	case *metapb.Command_ReleaseLease:

@@ -12,12 +12,17 @@ const Level = 3
 // dying blocks are queued by number, and the cluster map has a version.
 const levelCollect = 2
 
+// levelPOSIX is the level that added what a complete POSIX file system over NFSv4.2 needs.
+const levelPOSIX = 3
+
 // levelOf is the level that added a command.
 func levelOf(c *metapb.Command) uint32 {
 	switch c.Op.(type) {
 	case *metapb.Command_ReapBlocks, *metapb.Command_ReturnBlocks, *metapb.Command_RewriteExtents,
 		*metapb.Command_ChangePgs, *metapb.Command_ReplaceStore:
 		return levelCollect
+	case *metapb.Command_Touch:
+		return levelPOSIX
 	}
 	return 1
 }

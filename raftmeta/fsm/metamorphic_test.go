@@ -398,6 +398,7 @@ func FuzzEntry(f *testing.F) {
 		{Op: &metapb.Command_SetAttr{SetAttr: &metapb.SetAttr{Ino: 2, LeaseEpoch: 1, Set: &metapb.AttrSet{Size: &size}}}},
 		{Op: &metapb.Command_CommitData{CommitData: &metapb.CommitData{Ino: 2, Epoch: 1, Size: 9, Extents: []*metapb.NewExtent{{Length: 3, Inline: []byte("abc")}}}}},
 		{Op: &metapb.Command_AllocBlocks{AllocBlocks: &metapb.AllocBlocks{Count: 3}}},
+		{Op: &metapb.Command_Touch{Touch: &metapb.Touch{Touched: []*metapb.Touched{{Ino: 2, Atime: &metapb.Time{Sec: 1 << 40}}}}}},
 		{Op: &metapb.Command_Purge{Purge: &metapb.Purge{MaxKeys: 3}}},
 		{Op: &metapb.Command_ExpireOrigin{ExpireOrigin: &metapb.ExpireOrigin{Origin: 1}}},
 		{Op: &metapb.Command_RaiseLevel{RaiseLevel: &metapb.RaiseLevel{Level: 2}}},

@@ -496,6 +496,7 @@ type Command struct {
 	//	*Command_RemoveNfsClient
 	//	*Command_ChangePgs
 	//	*Command_ReplaceStore
+	//	*Command_Touch
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -800,6 +801,15 @@ func (x *Command) GetReplaceStore() *ReplaceStore {
 	return nil
 }
 
+func (x *Command) GetTouch() *Touch {
+	if x != nil {
+		if x, ok := x.Op.(*Command_Touch); ok {
+			return x.Touch
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -911,6 +921,11 @@ type Command_ReplaceStore struct {
 	ReplaceStore *ReplaceStore `protobuf:"bytes,57,opt,name=replace_store,json=replaceStore,proto3,oneof"` // level 2
 }
 
+type Command_Touch struct {
+	// Namespace shards.
+	Touch *Touch `protobuf:"bytes,70,opt,name=touch,proto3,oneof"` // level 3
+}
+
 func (*Command_RegisterOrigin) isCommand_Op() {}
 
 func (*Command_ExpireOrigin) isCommand_Op() {}
@@ -962,6 +977,8 @@ func (*Command_RemoveNfsClient) isCommand_Op() {}
 func (*Command_ChangePgs) isCommand_Op() {}
 
 func (*Command_ReplaceStore) isCommand_Op() {}
+
+func (*Command_Touch) isCommand_Op() {}
 
 // Result answers a Command. kind is a vfs.Kind; on an error nothing else is set
 // and the command changed nothing (but its slot).
@@ -3325,6 +3342,105 @@ func (x *CommitResult) GetLease() *Lease {
 	return nil
 }
 
+// Touch records that inodes were read. A time of access is taken as relatime (mount(8)) does: when it is later than the one
+// that stands and that one is not later than the last modification or change, or is a day old. Inodes that are gone are
+// passed over. change and ctime stay. At most 1,000.
+type Touch struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Touched       []*Touched             `protobuf:"bytes,1,rep,name=touched,proto3" json:"touched,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Touch) Reset() {
+	*x = Touch{}
+	mi := &file_meta_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Touch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Touch) ProtoMessage() {}
+
+func (x *Touch) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Touch.ProtoReflect.Descriptor instead.
+func (*Touch) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *Touch) GetTouched() []*Touched {
+	if x != nil {
+		return x.Touched
+	}
+	return nil
+}
+
+type Touched struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
+	Atime         *Time                  `protobuf:"bytes,2,opt,name=atime,proto3" json:"atime,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Touched) Reset() {
+	*x = Touched{}
+	mi := &file_meta_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Touched) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Touched) ProtoMessage() {}
+
+func (x *Touched) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Touched.ProtoReflect.Descriptor instead.
+func (*Touched) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *Touched) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *Touched) GetAtime() *Time {
+	if x != nil {
+		return x.Atime
+	}
+	return nil
+}
+
 // ReleaseOrphan drops the origin's hold on an inode without links; the last
 // hold deletes it. Idempotent.
 type ReleaseOrphan struct {
@@ -3336,7 +3452,7 @@ type ReleaseOrphan struct {
 
 func (x *ReleaseOrphan) Reset() {
 	*x = ReleaseOrphan{}
-	mi := &file_meta_proto_msgTypes[33]
+	mi := &file_meta_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3348,7 +3464,7 @@ func (x *ReleaseOrphan) String() string {
 func (*ReleaseOrphan) ProtoMessage() {}
 
 func (x *ReleaseOrphan) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[33]
+	mi := &file_meta_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3361,7 +3477,7 @@ func (x *ReleaseOrphan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseOrphan.ProtoReflect.Descriptor instead.
 func (*ReleaseOrphan) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{33}
+	return file_meta_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ReleaseOrphan) GetIno() uint64 {
@@ -3382,7 +3498,7 @@ type AllocBlocks struct {
 
 func (x *AllocBlocks) Reset() {
 	*x = AllocBlocks{}
-	mi := &file_meta_proto_msgTypes[34]
+	mi := &file_meta_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3394,7 +3510,7 @@ func (x *AllocBlocks) String() string {
 func (*AllocBlocks) ProtoMessage() {}
 
 func (x *AllocBlocks) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[34]
+	mi := &file_meta_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3407,7 +3523,7 @@ func (x *AllocBlocks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllocBlocks.ProtoReflect.Descriptor instead.
 func (*AllocBlocks) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{34}
+	return file_meta_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *AllocBlocks) GetCount() uint32 {
@@ -3427,7 +3543,7 @@ type BlocksResult struct {
 
 func (x *BlocksResult) Reset() {
 	*x = BlocksResult{}
-	mi := &file_meta_proto_msgTypes[35]
+	mi := &file_meta_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3439,7 +3555,7 @@ func (x *BlocksResult) String() string {
 func (*BlocksResult) ProtoMessage() {}
 
 func (x *BlocksResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[35]
+	mi := &file_meta_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3452,7 +3568,7 @@ func (x *BlocksResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksResult.ProtoReflect.Descriptor instead.
 func (*BlocksResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{35}
+	return file_meta_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *BlocksResult) GetFirst() uint64 {
@@ -3485,7 +3601,7 @@ type ReapBlocks struct {
 
 func (x *ReapBlocks) Reset() {
 	*x = ReapBlocks{}
-	mi := &file_meta_proto_msgTypes[36]
+	mi := &file_meta_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3497,7 +3613,7 @@ func (x *ReapBlocks) String() string {
 func (*ReapBlocks) ProtoMessage() {}
 
 func (x *ReapBlocks) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[36]
+	mi := &file_meta_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3510,7 +3626,7 @@ func (x *ReapBlocks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReapBlocks.ProtoReflect.Descriptor instead.
 func (*ReapBlocks) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{36}
+	return file_meta_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ReapBlocks) GetThrough() uint64 {
@@ -3537,7 +3653,7 @@ type ReapResult struct {
 
 func (x *ReapResult) Reset() {
 	*x = ReapResult{}
-	mi := &file_meta_proto_msgTypes[37]
+	mi := &file_meta_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3549,7 +3665,7 @@ func (x *ReapResult) String() string {
 func (*ReapResult) ProtoMessage() {}
 
 func (x *ReapResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[37]
+	mi := &file_meta_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3562,7 +3678,7 @@ func (x *ReapResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReapResult.ProtoReflect.Descriptor instead.
 func (*ReapResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{37}
+	return file_meta_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ReapResult) GetBlocks() []*DeadBlock {
@@ -3589,7 +3705,7 @@ type DeadBlock struct {
 
 func (x *DeadBlock) Reset() {
 	*x = DeadBlock{}
-	mi := &file_meta_proto_msgTypes[38]
+	mi := &file_meta_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3601,7 +3717,7 @@ func (x *DeadBlock) String() string {
 func (*DeadBlock) ProtoMessage() {}
 
 func (x *DeadBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[38]
+	mi := &file_meta_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3614,7 +3730,7 @@ func (x *DeadBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadBlock.ProtoReflect.Descriptor instead.
 func (*DeadBlock) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{38}
+	return file_meta_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *DeadBlock) GetId() uint64 {
@@ -3644,7 +3760,7 @@ type ReturnBlocks struct {
 
 func (x *ReturnBlocks) Reset() {
 	*x = ReturnBlocks{}
-	mi := &file_meta_proto_msgTypes[39]
+	mi := &file_meta_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3656,7 +3772,7 @@ func (x *ReturnBlocks) String() string {
 func (*ReturnBlocks) ProtoMessage() {}
 
 func (x *ReturnBlocks) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[39]
+	mi := &file_meta_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3669,7 +3785,7 @@ func (x *ReturnBlocks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReturnBlocks.ProtoReflect.Descriptor instead.
 func (*ReturnBlocks) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{39}
+	return file_meta_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ReturnBlocks) GetFirst() []uint64 {
@@ -3697,7 +3813,7 @@ type RewriteExtents struct {
 
 func (x *RewriteExtents) Reset() {
 	*x = RewriteExtents{}
-	mi := &file_meta_proto_msgTypes[40]
+	mi := &file_meta_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3709,7 +3825,7 @@ func (x *RewriteExtents) String() string {
 func (*RewriteExtents) ProtoMessage() {}
 
 func (x *RewriteExtents) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[40]
+	mi := &file_meta_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3722,7 +3838,7 @@ func (x *RewriteExtents) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RewriteExtents.ProtoReflect.Descriptor instead.
 func (*RewriteExtents) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{40}
+	return file_meta_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RewriteExtents) GetIno() uint64 {
@@ -3760,7 +3876,7 @@ type ExtentRewrite struct {
 
 func (x *ExtentRewrite) Reset() {
 	*x = ExtentRewrite{}
-	mi := &file_meta_proto_msgTypes[41]
+	mi := &file_meta_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3772,7 +3888,7 @@ func (x *ExtentRewrite) String() string {
 func (*ExtentRewrite) ProtoMessage() {}
 
 func (x *ExtentRewrite) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[41]
+	mi := &file_meta_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3785,7 +3901,7 @@ func (x *ExtentRewrite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentRewrite.ProtoReflect.Descriptor instead.
 func (*ExtentRewrite) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{41}
+	return file_meta_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ExtentRewrite) GetOffset() uint64 {
@@ -3875,7 +3991,7 @@ type RewriteResult struct {
 
 func (x *RewriteResult) Reset() {
 	*x = RewriteResult{}
-	mi := &file_meta_proto_msgTypes[42]
+	mi := &file_meta_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3887,7 +4003,7 @@ func (x *RewriteResult) String() string {
 func (*RewriteResult) ProtoMessage() {}
 
 func (x *RewriteResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[42]
+	mi := &file_meta_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3900,7 +4016,7 @@ func (x *RewriteResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RewriteResult.ProtoReflect.Descriptor instead.
 func (*RewriteResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{42}
+	return file_meta_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RewriteResult) GetBytes() uint64 {
@@ -3935,7 +4051,7 @@ type FileSystem struct {
 
 func (x *FileSystem) Reset() {
 	*x = FileSystem{}
-	mi := &file_meta_proto_msgTypes[43]
+	mi := &file_meta_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3947,7 +4063,7 @@ func (x *FileSystem) String() string {
 func (*FileSystem) ProtoMessage() {}
 
 func (x *FileSystem) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[43]
+	mi := &file_meta_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3960,7 +4076,7 @@ func (x *FileSystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystem.ProtoReflect.Descriptor instead.
 func (*FileSystem) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{43}
+	return file_meta_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *FileSystem) GetId() uint32 {
@@ -4045,7 +4161,7 @@ type PutFileSystem struct {
 
 func (x *PutFileSystem) Reset() {
 	*x = PutFileSystem{}
-	mi := &file_meta_proto_msgTypes[44]
+	mi := &file_meta_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4057,7 +4173,7 @@ func (x *PutFileSystem) String() string {
 func (*PutFileSystem) ProtoMessage() {}
 
 func (x *PutFileSystem) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[44]
+	mi := &file_meta_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4070,7 +4186,7 @@ func (x *PutFileSystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutFileSystem.ProtoReflect.Descriptor instead.
 func (*PutFileSystem) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{44}
+	return file_meta_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *PutFileSystem) GetFs() *FileSystem {
@@ -4105,7 +4221,7 @@ type Store struct {
 
 func (x *Store) Reset() {
 	*x = Store{}
-	mi := &file_meta_proto_msgTypes[45]
+	mi := &file_meta_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4117,7 +4233,7 @@ func (x *Store) String() string {
 func (*Store) ProtoMessage() {}
 
 func (x *Store) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[45]
+	mi := &file_meta_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4130,7 +4246,7 @@ func (x *Store) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Store.ProtoReflect.Descriptor instead.
 func (*Store) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{45}
+	return file_meta_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Store) GetId() uint32 {
@@ -4206,7 +4322,7 @@ type PutStore struct {
 
 func (x *PutStore) Reset() {
 	*x = PutStore{}
-	mi := &file_meta_proto_msgTypes[46]
+	mi := &file_meta_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4218,7 +4334,7 @@ func (x *PutStore) String() string {
 func (*PutStore) ProtoMessage() {}
 
 func (x *PutStore) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[46]
+	mi := &file_meta_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4231,7 +4347,7 @@ func (x *PutStore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutStore.ProtoReflect.Descriptor instead.
 func (*PutStore) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{46}
+	return file_meta_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *PutStore) GetStore() *Store {
@@ -4255,7 +4371,7 @@ type Slot struct {
 
 func (x *Slot) Reset() {
 	*x = Slot{}
-	mi := &file_meta_proto_msgTypes[47]
+	mi := &file_meta_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4267,7 +4383,7 @@ func (x *Slot) String() string {
 func (*Slot) ProtoMessage() {}
 
 func (x *Slot) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[47]
+	mi := &file_meta_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4280,7 +4396,7 @@ func (x *Slot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Slot.ProtoReflect.Descriptor instead.
 func (*Slot) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{47}
+	return file_meta_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Slot) GetStore() uint32 {
@@ -4320,7 +4436,7 @@ type PlacementGroup struct {
 
 func (x *PlacementGroup) Reset() {
 	*x = PlacementGroup{}
-	mi := &file_meta_proto_msgTypes[48]
+	mi := &file_meta_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4332,7 +4448,7 @@ func (x *PlacementGroup) String() string {
 func (*PlacementGroup) ProtoMessage() {}
 
 func (x *PlacementGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[48]
+	mi := &file_meta_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4345,7 +4461,7 @@ func (x *PlacementGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlacementGroup.ProtoReflect.Descriptor instead.
 func (*PlacementGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{48}
+	return file_meta_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *PlacementGroup) GetId() uint32 {
@@ -4398,7 +4514,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_meta_proto_msgTypes[49]
+	mi := &file_meta_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4410,7 +4526,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[49]
+	mi := &file_meta_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4423,7 +4539,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{49}
+	return file_meta_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Pool) GetId() uint32 {
@@ -4479,7 +4595,7 @@ type PutPool struct {
 
 func (x *PutPool) Reset() {
 	*x = PutPool{}
-	mi := &file_meta_proto_msgTypes[50]
+	mi := &file_meta_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4491,7 +4607,7 @@ func (x *PutPool) String() string {
 func (*PutPool) ProtoMessage() {}
 
 func (x *PutPool) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[50]
+	mi := &file_meta_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4504,7 +4620,7 @@ func (x *PutPool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutPool.ProtoReflect.Descriptor instead.
 func (*PutPool) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{50}
+	return file_meta_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *PutPool) GetPool() *Pool {
@@ -4525,7 +4641,7 @@ type ChangePGs struct {
 
 func (x *ChangePGs) Reset() {
 	*x = ChangePGs{}
-	mi := &file_meta_proto_msgTypes[51]
+	mi := &file_meta_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4537,7 +4653,7 @@ func (x *ChangePGs) String() string {
 func (*ChangePGs) ProtoMessage() {}
 
 func (x *ChangePGs) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[51]
+	mi := &file_meta_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4550,7 +4666,7 @@ func (x *ChangePGs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangePGs.ProtoReflect.Descriptor instead.
 func (*ChangePGs) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{51}
+	return file_meta_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ChangePGs) GetPool() uint32 {
@@ -4586,7 +4702,7 @@ type PGChange struct {
 
 func (x *PGChange) Reset() {
 	*x = PGChange{}
-	mi := &file_meta_proto_msgTypes[52]
+	mi := &file_meta_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4598,7 +4714,7 @@ func (x *PGChange) String() string {
 func (*PGChange) ProtoMessage() {}
 
 func (x *PGChange) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[52]
+	mi := &file_meta_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4611,7 +4727,7 @@ func (x *PGChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PGChange.ProtoReflect.Descriptor instead.
 func (*PGChange) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{52}
+	return file_meta_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *PGChange) GetExpectEpoch() uint32 {
@@ -4650,7 +4766,7 @@ type ReplaceStore struct {
 
 func (x *ReplaceStore) Reset() {
 	*x = ReplaceStore{}
-	mi := &file_meta_proto_msgTypes[53]
+	mi := &file_meta_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4662,7 +4778,7 @@ func (x *ReplaceStore) String() string {
 func (*ReplaceStore) ProtoMessage() {}
 
 func (x *ReplaceStore) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[53]
+	mi := &file_meta_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4675,7 +4791,7 @@ func (x *ReplaceStore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceStore.ProtoReflect.Descriptor instead.
 func (*ReplaceStore) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{53}
+	return file_meta_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ReplaceStore) GetOld() uint32 {
@@ -4704,7 +4820,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_meta_proto_msgTypes[54]
+	mi := &file_meta_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4716,7 +4832,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[54]
+	mi := &file_meta_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4729,7 +4845,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{54}
+	return file_meta_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Key) GetKind() string {
@@ -4762,7 +4878,7 @@ type PutKey struct {
 
 func (x *PutKey) Reset() {
 	*x = PutKey{}
-	mi := &file_meta_proto_msgTypes[55]
+	mi := &file_meta_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4774,7 +4890,7 @@ func (x *PutKey) String() string {
 func (*PutKey) ProtoMessage() {}
 
 func (x *PutKey) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[55]
+	mi := &file_meta_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4787,7 +4903,7 @@ func (x *PutKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutKey.ProtoReflect.Descriptor instead.
 func (*PutKey) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{55}
+	return file_meta_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *PutKey) GetKey() *Key {
@@ -4810,7 +4926,7 @@ type NFSClient struct {
 
 func (x *NFSClient) Reset() {
 	*x = NFSClient{}
-	mi := &file_meta_proto_msgTypes[56]
+	mi := &file_meta_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4822,7 +4938,7 @@ func (x *NFSClient) String() string {
 func (*NFSClient) ProtoMessage() {}
 
 func (x *NFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[56]
+	mi := &file_meta_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4835,7 +4951,7 @@ func (x *NFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClient.ProtoReflect.Descriptor instead.
 func (*NFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{56}
+	return file_meta_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *NFSClient) GetGateway() string {
@@ -4868,7 +4984,7 @@ type PutNFSClient struct {
 
 func (x *PutNFSClient) Reset() {
 	*x = PutNFSClient{}
-	mi := &file_meta_proto_msgTypes[57]
+	mi := &file_meta_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4880,7 +4996,7 @@ func (x *PutNFSClient) String() string {
 func (*PutNFSClient) ProtoMessage() {}
 
 func (x *PutNFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[57]
+	mi := &file_meta_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4893,7 +5009,7 @@ func (x *PutNFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNFSClient.ProtoReflect.Descriptor instead.
 func (*PutNFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{57}
+	return file_meta_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *PutNFSClient) GetClient() *NFSClient {
@@ -4913,7 +5029,7 @@ type RemoveNFSClient struct {
 
 func (x *RemoveNFSClient) Reset() {
 	*x = RemoveNFSClient{}
-	mi := &file_meta_proto_msgTypes[58]
+	mi := &file_meta_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4925,7 +5041,7 @@ func (x *RemoveNFSClient) String() string {
 func (*RemoveNFSClient) ProtoMessage() {}
 
 func (x *RemoveNFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[58]
+	mi := &file_meta_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4938,7 +5054,7 @@ func (x *RemoveNFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNFSClient.ProtoReflect.Descriptor instead.
 func (*RemoveNFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{58}
+	return file_meta_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *RemoveNFSClient) GetGateway() string {
@@ -4983,7 +5099,7 @@ type Query struct {
 
 func (x *Query) Reset() {
 	*x = Query{}
-	mi := &file_meta_proto_msgTypes[59]
+	mi := &file_meta_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4995,7 +5111,7 @@ func (x *Query) String() string {
 func (*Query) ProtoMessage() {}
 
 func (x *Query) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[59]
+	mi := &file_meta_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5008,7 +5124,7 @@ func (x *Query) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Query.ProtoReflect.Descriptor instead.
 func (*Query) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{59}
+	return file_meta_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Query) GetFs() uint32 {
@@ -5257,7 +5373,7 @@ type GetAttrQ struct {
 
 func (x *GetAttrQ) Reset() {
 	*x = GetAttrQ{}
-	mi := &file_meta_proto_msgTypes[60]
+	mi := &file_meta_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5269,7 +5385,7 @@ func (x *GetAttrQ) String() string {
 func (*GetAttrQ) ProtoMessage() {}
 
 func (x *GetAttrQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[60]
+	mi := &file_meta_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5282,7 +5398,7 @@ func (x *GetAttrQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttrQ.ProtoReflect.Descriptor instead.
 func (*GetAttrQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{60}
+	return file_meta_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *GetAttrQ) GetIno() uint64 {
@@ -5316,7 +5432,7 @@ type LookupQ struct {
 
 func (x *LookupQ) Reset() {
 	*x = LookupQ{}
-	mi := &file_meta_proto_msgTypes[61]
+	mi := &file_meta_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5328,7 +5444,7 @@ func (x *LookupQ) String() string {
 func (*LookupQ) ProtoMessage() {}
 
 func (x *LookupQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[61]
+	mi := &file_meta_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5341,7 +5457,7 @@ func (x *LookupQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupQ.ProtoReflect.Descriptor instead.
 func (*LookupQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{61}
+	return file_meta_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *LookupQ) GetDir() uint64 {
@@ -5367,7 +5483,7 @@ type ParentQ struct {
 
 func (x *ParentQ) Reset() {
 	*x = ParentQ{}
-	mi := &file_meta_proto_msgTypes[62]
+	mi := &file_meta_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5379,7 +5495,7 @@ func (x *ParentQ) String() string {
 func (*ParentQ) ProtoMessage() {}
 
 func (x *ParentQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[62]
+	mi := &file_meta_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5392,7 +5508,7 @@ func (x *ParentQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParentQ.ProtoReflect.Descriptor instead.
 func (*ParentQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{62}
+	return file_meta_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ParentQ) GetDir() uint64 {
@@ -5415,7 +5531,7 @@ type ReadDirQ struct {
 
 func (x *ReadDirQ) Reset() {
 	*x = ReadDirQ{}
-	mi := &file_meta_proto_msgTypes[63]
+	mi := &file_meta_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5427,7 +5543,7 @@ func (x *ReadDirQ) String() string {
 func (*ReadDirQ) ProtoMessage() {}
 
 func (x *ReadDirQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[63]
+	mi := &file_meta_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5440,7 +5556,7 @@ func (x *ReadDirQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirQ.ProtoReflect.Descriptor instead.
 func (*ReadDirQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{63}
+	return file_meta_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ReadDirQ) GetDir() uint64 {
@@ -5487,7 +5603,7 @@ type ReadLinkQ struct {
 
 func (x *ReadLinkQ) Reset() {
 	*x = ReadLinkQ{}
-	mi := &file_meta_proto_msgTypes[64]
+	mi := &file_meta_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5499,7 +5615,7 @@ func (x *ReadLinkQ) String() string {
 func (*ReadLinkQ) ProtoMessage() {}
 
 func (x *ReadLinkQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[64]
+	mi := &file_meta_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5512,7 +5628,7 @@ func (x *ReadLinkQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkQ.ProtoReflect.Descriptor instead.
 func (*ReadLinkQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{64}
+	return file_meta_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ReadLinkQ) GetIno() uint64 {
@@ -5535,7 +5651,7 @@ type ExtentsQ struct {
 
 func (x *ExtentsQ) Reset() {
 	*x = ExtentsQ{}
-	mi := &file_meta_proto_msgTypes[65]
+	mi := &file_meta_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5547,7 +5663,7 @@ func (x *ExtentsQ) String() string {
 func (*ExtentsQ) ProtoMessage() {}
 
 func (x *ExtentsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[65]
+	mi := &file_meta_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5560,7 +5676,7 @@ func (x *ExtentsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsQ.ProtoReflect.Descriptor instead.
 func (*ExtentsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{65}
+	return file_meta_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ExtentsQ) GetIno() uint64 {
@@ -5599,7 +5715,7 @@ type StatFSQ struct {
 
 func (x *StatFSQ) Reset() {
 	*x = StatFSQ{}
-	mi := &file_meta_proto_msgTypes[66]
+	mi := &file_meta_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5611,7 +5727,7 @@ func (x *StatFSQ) String() string {
 func (*StatFSQ) ProtoMessage() {}
 
 func (x *StatFSQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[66]
+	mi := &file_meta_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5624,7 +5740,7 @@ func (x *StatFSQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSQ.ProtoReflect.Descriptor instead.
 func (*StatFSQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{66}
+	return file_meta_proto_rawDescGZIP(), []int{68}
 }
 
 type BlockStatesQ struct {
@@ -5636,7 +5752,7 @@ type BlockStatesQ struct {
 
 func (x *BlockStatesQ) Reset() {
 	*x = BlockStatesQ{}
-	mi := &file_meta_proto_msgTypes[67]
+	mi := &file_meta_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5648,7 +5764,7 @@ func (x *BlockStatesQ) String() string {
 func (*BlockStatesQ) ProtoMessage() {}
 
 func (x *BlockStatesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[67]
+	mi := &file_meta_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5661,7 +5777,7 @@ func (x *BlockStatesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesQ.ProtoReflect.Descriptor instead.
 func (*BlockStatesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{67}
+	return file_meta_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *BlockStatesQ) GetIds() []uint64 {
@@ -5685,7 +5801,7 @@ type BlocksQ struct {
 
 func (x *BlocksQ) Reset() {
 	*x = BlocksQ{}
-	mi := &file_meta_proto_msgTypes[68]
+	mi := &file_meta_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5697,7 +5813,7 @@ func (x *BlocksQ) String() string {
 func (*BlocksQ) ProtoMessage() {}
 
 func (x *BlocksQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[68]
+	mi := &file_meta_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5710,7 +5826,7 @@ func (x *BlocksQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksQ.ProtoReflect.Descriptor instead.
 func (*BlocksQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{68}
+	return file_meta_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *BlocksQ) GetAfter() uint64 {
@@ -5749,7 +5865,7 @@ type ShardInfoQ struct {
 
 func (x *ShardInfoQ) Reset() {
 	*x = ShardInfoQ{}
-	mi := &file_meta_proto_msgTypes[69]
+	mi := &file_meta_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5761,7 +5877,7 @@ func (x *ShardInfoQ) String() string {
 func (*ShardInfoQ) ProtoMessage() {}
 
 func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[69]
+	mi := &file_meta_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5774,7 +5890,7 @@ func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoQ.ProtoReflect.Descriptor instead.
 func (*ShardInfoQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{69}
+	return file_meta_proto_rawDescGZIP(), []int{71}
 }
 
 type FileSystemsQ struct {
@@ -5785,7 +5901,7 @@ type FileSystemsQ struct {
 
 func (x *FileSystemsQ) Reset() {
 	*x = FileSystemsQ{}
-	mi := &file_meta_proto_msgTypes[70]
+	mi := &file_meta_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5797,7 +5913,7 @@ func (x *FileSystemsQ) String() string {
 func (*FileSystemsQ) ProtoMessage() {}
 
 func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[70]
+	mi := &file_meta_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5810,7 +5926,7 @@ func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsQ.ProtoReflect.Descriptor instead.
 func (*FileSystemsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{70}
+	return file_meta_proto_rawDescGZIP(), []int{72}
 }
 
 // ClusterMapQ asks for the stores and pools. With the version that the caller has, the answer
@@ -5824,7 +5940,7 @@ type ClusterMapQ struct {
 
 func (x *ClusterMapQ) Reset() {
 	*x = ClusterMapQ{}
-	mi := &file_meta_proto_msgTypes[71]
+	mi := &file_meta_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5836,7 +5952,7 @@ func (x *ClusterMapQ) String() string {
 func (*ClusterMapQ) ProtoMessage() {}
 
 func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[71]
+	mi := &file_meta_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5849,7 +5965,7 @@ func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapQ.ProtoReflect.Descriptor instead.
 func (*ClusterMapQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{71}
+	return file_meta_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ClusterMapQ) GetKnownVersion() uint64 {
@@ -5868,7 +5984,7 @@ type KeysQ struct {
 
 func (x *KeysQ) Reset() {
 	*x = KeysQ{}
-	mi := &file_meta_proto_msgTypes[72]
+	mi := &file_meta_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5880,7 +5996,7 @@ func (x *KeysQ) String() string {
 func (*KeysQ) ProtoMessage() {}
 
 func (x *KeysQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[72]
+	mi := &file_meta_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5893,7 +6009,7 @@ func (x *KeysQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysQ.ProtoReflect.Descriptor instead.
 func (*KeysQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{72}
+	return file_meta_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *KeysQ) GetKind() string {
@@ -5912,7 +6028,7 @@ type NFSClientsQ struct {
 
 func (x *NFSClientsQ) Reset() {
 	*x = NFSClientsQ{}
-	mi := &file_meta_proto_msgTypes[73]
+	mi := &file_meta_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5924,7 +6040,7 @@ func (x *NFSClientsQ) String() string {
 func (*NFSClientsQ) ProtoMessage() {}
 
 func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[73]
+	mi := &file_meta_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5937,7 +6053,7 @@ func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsQ.ProtoReflect.Descriptor instead.
 func (*NFSClientsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{73}
+	return file_meta_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *NFSClientsQ) GetGateway() string {
@@ -5972,7 +6088,7 @@ type QueryResult struct {
 
 func (x *QueryResult) Reset() {
 	*x = QueryResult{}
-	mi := &file_meta_proto_msgTypes[74]
+	mi := &file_meta_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5984,7 +6100,7 @@ func (x *QueryResult) String() string {
 func (*QueryResult) ProtoMessage() {}
 
 func (x *QueryResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[74]
+	mi := &file_meta_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5997,7 +6113,7 @@ func (x *QueryResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryResult.ProtoReflect.Descriptor instead.
 func (*QueryResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{74}
+	return file_meta_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *QueryResult) GetKind() uint32 {
@@ -6215,7 +6331,7 @@ type AttrR struct {
 
 func (x *AttrR) Reset() {
 	*x = AttrR{}
-	mi := &file_meta_proto_msgTypes[75]
+	mi := &file_meta_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6227,7 +6343,7 @@ func (x *AttrR) String() string {
 func (*AttrR) ProtoMessage() {}
 
 func (x *AttrR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[75]
+	mi := &file_meta_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6240,7 +6356,7 @@ func (x *AttrR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttrR.ProtoReflect.Descriptor instead.
 func (*AttrR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{75}
+	return file_meta_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *AttrR) GetAttr() *Attr {
@@ -6270,7 +6386,7 @@ type Dirent struct {
 
 func (x *Dirent) Reset() {
 	*x = Dirent{}
-	mi := &file_meta_proto_msgTypes[76]
+	mi := &file_meta_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6282,7 +6398,7 @@ func (x *Dirent) String() string {
 func (*Dirent) ProtoMessage() {}
 
 func (x *Dirent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[76]
+	mi := &file_meta_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6295,7 +6411,7 @@ func (x *Dirent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dirent.ProtoReflect.Descriptor instead.
 func (*Dirent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{76}
+	return file_meta_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *Dirent) GetCookie() uint64 {
@@ -6344,7 +6460,7 @@ type ReadDirR struct {
 
 func (x *ReadDirR) Reset() {
 	*x = ReadDirR{}
-	mi := &file_meta_proto_msgTypes[77]
+	mi := &file_meta_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6356,7 +6472,7 @@ func (x *ReadDirR) String() string {
 func (*ReadDirR) ProtoMessage() {}
 
 func (x *ReadDirR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[77]
+	mi := &file_meta_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6369,7 +6485,7 @@ func (x *ReadDirR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirR.ProtoReflect.Descriptor instead.
 func (*ReadDirR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{77}
+	return file_meta_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *ReadDirR) GetEntries() []*Dirent {
@@ -6402,7 +6518,7 @@ type ReadLinkR struct {
 
 func (x *ReadLinkR) Reset() {
 	*x = ReadLinkR{}
-	mi := &file_meta_proto_msgTypes[78]
+	mi := &file_meta_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6414,7 +6530,7 @@ func (x *ReadLinkR) String() string {
 func (*ReadLinkR) ProtoMessage() {}
 
 func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[78]
+	mi := &file_meta_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6427,7 +6543,7 @@ func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkR.ProtoReflect.Descriptor instead.
 func (*ReadLinkR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{78}
+	return file_meta_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *ReadLinkR) GetTarget() []byte {
@@ -6454,7 +6570,7 @@ type Extent struct {
 
 func (x *Extent) Reset() {
 	*x = Extent{}
-	mi := &file_meta_proto_msgTypes[79]
+	mi := &file_meta_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6466,7 +6582,7 @@ func (x *Extent) String() string {
 func (*Extent) ProtoMessage() {}
 
 func (x *Extent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[79]
+	mi := &file_meta_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6479,7 +6595,7 @@ func (x *Extent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extent.ProtoReflect.Descriptor instead.
 func (*Extent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{79}
+	return file_meta_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *Extent) GetOffset() uint64 {
@@ -6557,7 +6673,7 @@ type ExtentsR struct {
 
 func (x *ExtentsR) Reset() {
 	*x = ExtentsR{}
-	mi := &file_meta_proto_msgTypes[80]
+	mi := &file_meta_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6569,7 +6685,7 @@ func (x *ExtentsR) String() string {
 func (*ExtentsR) ProtoMessage() {}
 
 func (x *ExtentsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[80]
+	mi := &file_meta_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6582,7 +6698,7 @@ func (x *ExtentsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsR.ProtoReflect.Descriptor instead.
 func (*ExtentsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{80}
+	return file_meta_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *ExtentsR) GetExtents() []*Extent {
@@ -6624,7 +6740,7 @@ type StatFSR struct {
 
 func (x *StatFSR) Reset() {
 	*x = StatFSR{}
-	mi := &file_meta_proto_msgTypes[81]
+	mi := &file_meta_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6636,7 +6752,7 @@ func (x *StatFSR) String() string {
 func (*StatFSR) ProtoMessage() {}
 
 func (x *StatFSR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[81]
+	mi := &file_meta_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6649,7 +6765,7 @@ func (x *StatFSR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSR.ProtoReflect.Descriptor instead.
 func (*StatFSR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{81}
+	return file_meta_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *StatFSR) GetUsedBytes() uint64 {
@@ -6685,7 +6801,7 @@ type BlockStatesR struct {
 
 func (x *BlockStatesR) Reset() {
 	*x = BlockStatesR{}
-	mi := &file_meta_proto_msgTypes[82]
+	mi := &file_meta_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6697,7 +6813,7 @@ func (x *BlockStatesR) String() string {
 func (*BlockStatesR) ProtoMessage() {}
 
 func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[82]
+	mi := &file_meta_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6710,7 +6826,7 @@ func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesR.ProtoReflect.Descriptor instead.
 func (*BlockStatesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{82}
+	return file_meta_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *BlockStatesR) GetStates() []BlockState {
@@ -6737,7 +6853,7 @@ type BlocksR struct {
 
 func (x *BlocksR) Reset() {
 	*x = BlocksR{}
-	mi := &file_meta_proto_msgTypes[83]
+	mi := &file_meta_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6749,7 +6865,7 @@ func (x *BlocksR) String() string {
 func (*BlocksR) ProtoMessage() {}
 
 func (x *BlocksR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[83]
+	mi := &file_meta_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6762,7 +6878,7 @@ func (x *BlocksR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksR.ProtoReflect.Descriptor instead.
 func (*BlocksR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{83}
+	return file_meta_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *BlocksR) GetBlocks() []*BlockInfo {
@@ -6793,7 +6909,7 @@ type BlockInfo struct {
 
 func (x *BlockInfo) Reset() {
 	*x = BlockInfo{}
-	mi := &file_meta_proto_msgTypes[84]
+	mi := &file_meta_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6805,7 +6921,7 @@ func (x *BlockInfo) String() string {
 func (*BlockInfo) ProtoMessage() {}
 
 func (x *BlockInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[84]
+	mi := &file_meta_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6818,7 +6934,7 @@ func (x *BlockInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockInfo.ProtoReflect.Descriptor instead.
 func (*BlockInfo) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{84}
+	return file_meta_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *BlockInfo) GetId() uint64 {
@@ -6883,7 +6999,7 @@ type ShardInfoR struct {
 
 func (x *ShardInfoR) Reset() {
 	*x = ShardInfoR{}
-	mi := &file_meta_proto_msgTypes[85]
+	mi := &file_meta_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6895,7 +7011,7 @@ func (x *ShardInfoR) String() string {
 func (*ShardInfoR) ProtoMessage() {}
 
 func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[85]
+	mi := &file_meta_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6908,7 +7024,7 @@ func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoR.ProtoReflect.Descriptor instead.
 func (*ShardInfoR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{85}
+	return file_meta_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *ShardInfoR) GetShard() uint32 {
@@ -6990,7 +7106,7 @@ type FileSystemsR struct {
 
 func (x *FileSystemsR) Reset() {
 	*x = FileSystemsR{}
-	mi := &file_meta_proto_msgTypes[86]
+	mi := &file_meta_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7002,7 +7118,7 @@ func (x *FileSystemsR) String() string {
 func (*FileSystemsR) ProtoMessage() {}
 
 func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[86]
+	mi := &file_meta_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7015,7 +7131,7 @@ func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsR.ProtoReflect.Descriptor instead.
 func (*FileSystemsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{86}
+	return file_meta_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *FileSystemsR) GetFileSystems() []*FileSystem {
@@ -7037,7 +7153,7 @@ type ClusterMapR struct {
 
 func (x *ClusterMapR) Reset() {
 	*x = ClusterMapR{}
-	mi := &file_meta_proto_msgTypes[87]
+	mi := &file_meta_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7049,7 +7165,7 @@ func (x *ClusterMapR) String() string {
 func (*ClusterMapR) ProtoMessage() {}
 
 func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[87]
+	mi := &file_meta_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7062,7 +7178,7 @@ func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapR.ProtoReflect.Descriptor instead.
 func (*ClusterMapR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{87}
+	return file_meta_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *ClusterMapR) GetStores() []*Store {
@@ -7102,7 +7218,7 @@ type KeysR struct {
 
 func (x *KeysR) Reset() {
 	*x = KeysR{}
-	mi := &file_meta_proto_msgTypes[88]
+	mi := &file_meta_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7114,7 +7230,7 @@ func (x *KeysR) String() string {
 func (*KeysR) ProtoMessage() {}
 
 func (x *KeysR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[88]
+	mi := &file_meta_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7127,7 +7243,7 @@ func (x *KeysR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysR.ProtoReflect.Descriptor instead.
 func (*KeysR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{88}
+	return file_meta_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *KeysR) GetKeys() []*Key {
@@ -7146,7 +7262,7 @@ type NFSClientsR struct {
 
 func (x *NFSClientsR) Reset() {
 	*x = NFSClientsR{}
-	mi := &file_meta_proto_msgTypes[89]
+	mi := &file_meta_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7158,7 +7274,7 @@ func (x *NFSClientsR) String() string {
 func (*NFSClientsR) ProtoMessage() {}
 
 func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[89]
+	mi := &file_meta_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7171,7 +7287,7 @@ func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsR.ProtoReflect.Descriptor instead.
 func (*NFSClientsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{89}
+	return file_meta_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *NFSClientsR) GetClients() []*NFSClient {
@@ -7199,7 +7315,7 @@ type InodeRecord struct {
 
 func (x *InodeRecord) Reset() {
 	*x = InodeRecord{}
-	mi := &file_meta_proto_msgTypes[90]
+	mi := &file_meta_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7211,7 +7327,7 @@ func (x *InodeRecord) String() string {
 func (*InodeRecord) ProtoMessage() {}
 
 func (x *InodeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[90]
+	mi := &file_meta_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7224,7 +7340,7 @@ func (x *InodeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InodeRecord.ProtoReflect.Descriptor instead.
 func (*InodeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{90}
+	return file_meta_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *InodeRecord) GetAttr() *Attr {
@@ -7301,7 +7417,7 @@ type Cut struct {
 
 func (x *Cut) Reset() {
 	*x = Cut{}
-	mi := &file_meta_proto_msgTypes[91]
+	mi := &file_meta_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7313,7 +7429,7 @@ func (x *Cut) String() string {
 func (*Cut) ProtoMessage() {}
 
 func (x *Cut) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[91]
+	mi := &file_meta_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7326,7 +7442,7 @@ func (x *Cut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cut.ProtoReflect.Descriptor instead.
 func (*Cut) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{91}
+	return file_meta_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *Cut) GetGen() uint32 {
@@ -7361,7 +7477,7 @@ type ExtentRecord struct {
 
 func (x *ExtentRecord) Reset() {
 	*x = ExtentRecord{}
-	mi := &file_meta_proto_msgTypes[92]
+	mi := &file_meta_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7373,7 +7489,7 @@ func (x *ExtentRecord) String() string {
 func (*ExtentRecord) ProtoMessage() {}
 
 func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[92]
+	mi := &file_meta_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7386,7 +7502,7 @@ func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentRecord.ProtoReflect.Descriptor instead.
 func (*ExtentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{92}
+	return file_meta_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *ExtentRecord) GetLength() uint32 {
@@ -7468,7 +7584,7 @@ type BlockRecord struct {
 
 func (x *BlockRecord) Reset() {
 	*x = BlockRecord{}
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7480,7 +7596,7 @@ func (x *BlockRecord) String() string {
 func (*BlockRecord) ProtoMessage() {}
 
 func (x *BlockRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7493,7 +7609,7 @@ func (x *BlockRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockRecord.ProtoReflect.Descriptor instead.
 func (*BlockRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{93}
+	return file_meta_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *BlockRecord) GetFs() uint32 {
@@ -7549,7 +7665,7 @@ type DirentRecord struct {
 
 func (x *DirentRecord) Reset() {
 	*x = DirentRecord{}
-	mi := &file_meta_proto_msgTypes[94]
+	mi := &file_meta_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7561,7 +7677,7 @@ func (x *DirentRecord) String() string {
 func (*DirentRecord) ProtoMessage() {}
 
 func (x *DirentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[94]
+	mi := &file_meta_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7574,7 +7690,7 @@ func (x *DirentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirentRecord.ProtoReflect.Descriptor instead.
 func (*DirentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{94}
+	return file_meta_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *DirentRecord) GetName() []byte {
@@ -7610,7 +7726,7 @@ type OriginRecord struct {
 
 func (x *OriginRecord) Reset() {
 	*x = OriginRecord{}
-	mi := &file_meta_proto_msgTypes[95]
+	mi := &file_meta_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7622,7 +7738,7 @@ func (x *OriginRecord) String() string {
 func (*OriginRecord) ProtoMessage() {}
 
 func (x *OriginRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[95]
+	mi := &file_meta_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7635,7 +7751,7 @@ func (x *OriginRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginRecord.ProtoReflect.Descriptor instead.
 func (*OriginRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{95}
+	return file_meta_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *OriginRecord) GetKind() OriginKind {
@@ -7676,7 +7792,7 @@ type SlotRecord struct {
 
 func (x *SlotRecord) Reset() {
 	*x = SlotRecord{}
-	mi := &file_meta_proto_msgTypes[96]
+	mi := &file_meta_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7688,7 +7804,7 @@ func (x *SlotRecord) String() string {
 func (*SlotRecord) ProtoMessage() {}
 
 func (x *SlotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[96]
+	mi := &file_meta_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7701,7 +7817,7 @@ func (x *SlotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotRecord.ProtoReflect.Descriptor instead.
 func (*SlotRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{96}
+	return file_meta_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *SlotRecord) GetSeq() uint64 {
@@ -7728,7 +7844,7 @@ type SlotResult struct {
 
 func (x *SlotResult) Reset() {
 	*x = SlotResult{}
-	mi := &file_meta_proto_msgTypes[97]
+	mi := &file_meta_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7740,7 +7856,7 @@ func (x *SlotResult) String() string {
 func (*SlotResult) ProtoMessage() {}
 
 func (x *SlotResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[97]
+	mi := &file_meta_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7753,7 +7869,7 @@ func (x *SlotResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotResult.ProtoReflect.Descriptor instead.
 func (*SlotResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{97}
+	return file_meta_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *SlotResult) GetOpIndex() uint32 {
@@ -7780,7 +7896,7 @@ type UsageRecord struct {
 
 func (x *UsageRecord) Reset() {
 	*x = UsageRecord{}
-	mi := &file_meta_proto_msgTypes[98]
+	mi := &file_meta_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7792,7 +7908,7 @@ func (x *UsageRecord) String() string {
 func (*UsageRecord) ProtoMessage() {}
 
 func (x *UsageRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[98]
+	mi := &file_meta_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7805,7 +7921,7 @@ func (x *UsageRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRecord.ProtoReflect.Descriptor instead.
 func (*UsageRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{98}
+	return file_meta_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *UsageRecord) GetBytes() uint64 {
@@ -7833,7 +7949,7 @@ type RangeRecord struct {
 
 func (x *RangeRecord) Reset() {
 	*x = RangeRecord{}
-	mi := &file_meta_proto_msgTypes[99]
+	mi := &file_meta_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7845,7 +7961,7 @@ func (x *RangeRecord) String() string {
 func (*RangeRecord) ProtoMessage() {}
 
 func (x *RangeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[99]
+	mi := &file_meta_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7858,7 +7974,7 @@ func (x *RangeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeRecord.ProtoReflect.Descriptor instead.
 func (*RangeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{99}
+	return file_meta_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *RangeRecord) GetOrigin() uint64 {
@@ -7898,7 +8014,7 @@ type PurgeRecord struct {
 
 func (x *PurgeRecord) Reset() {
 	*x = PurgeRecord{}
-	mi := &file_meta_proto_msgTypes[100]
+	mi := &file_meta_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7910,7 +8026,7 @@ func (x *PurgeRecord) String() string {
 func (*PurgeRecord) ProtoMessage() {}
 
 func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[100]
+	mi := &file_meta_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7923,7 +8039,7 @@ func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeRecord.ProtoReflect.Descriptor instead.
 func (*PurgeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{100}
+	return file_meta_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *PurgeRecord) GetFs() uint32 {
@@ -7988,7 +8104,7 @@ type DyingRecord struct {
 
 func (x *DyingRecord) Reset() {
 	*x = DyingRecord{}
-	mi := &file_meta_proto_msgTypes[101]
+	mi := &file_meta_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8000,7 +8116,7 @@ func (x *DyingRecord) String() string {
 func (*DyingRecord) ProtoMessage() {}
 
 func (x *DyingRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[101]
+	mi := &file_meta_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8013,7 +8129,7 @@ func (x *DyingRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DyingRecord.ProtoReflect.Descriptor instead.
 func (*DyingRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{101}
+	return file_meta_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *DyingRecord) GetPg() uint32 {
@@ -8054,7 +8170,7 @@ type NamespaceRecord struct {
 
 func (x *NamespaceRecord) Reset() {
 	*x = NamespaceRecord{}
-	mi := &file_meta_proto_msgTypes[102]
+	mi := &file_meta_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8066,7 +8182,7 @@ func (x *NamespaceRecord) String() string {
 func (*NamespaceRecord) ProtoMessage() {}
 
 func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[102]
+	mi := &file_meta_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8079,7 +8195,7 @@ func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceRecord.ProtoReflect.Descriptor instead.
 func (*NamespaceRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{102}
+	return file_meta_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *NamespaceRecord) GetHashKey() []byte {
@@ -8107,7 +8223,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_meta_proto_msgTypes[103]
+	mi := &file_meta_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8119,7 +8235,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[103]
+	mi := &file_meta_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8132,7 +8248,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{103}
+	return file_meta_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *ProposeRequest) GetShard() uint32 {
@@ -8158,7 +8274,7 @@ type ProposeReply struct {
 
 func (x *ProposeReply) Reset() {
 	*x = ProposeReply{}
-	mi := &file_meta_proto_msgTypes[104]
+	mi := &file_meta_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8170,7 +8286,7 @@ func (x *ProposeReply) String() string {
 func (*ProposeReply) ProtoMessage() {}
 
 func (x *ProposeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[104]
+	mi := &file_meta_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8183,7 +8299,7 @@ func (x *ProposeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeReply.ProtoReflect.Descriptor instead.
 func (*ProposeReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{104}
+	return file_meta_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *ProposeReply) GetResults() []*Result {
@@ -8203,7 +8319,7 @@ type QueryRequest struct {
 
 func (x *QueryRequest) Reset() {
 	*x = QueryRequest{}
-	mi := &file_meta_proto_msgTypes[105]
+	mi := &file_meta_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8215,7 +8331,7 @@ func (x *QueryRequest) String() string {
 func (*QueryRequest) ProtoMessage() {}
 
 func (x *QueryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[105]
+	mi := &file_meta_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8228,7 +8344,7 @@ func (x *QueryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryRequest.ProtoReflect.Descriptor instead.
 func (*QueryRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{105}
+	return file_meta_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *QueryRequest) GetShard() uint32 {
@@ -8254,7 +8370,7 @@ type QueryReply struct {
 
 func (x *QueryReply) Reset() {
 	*x = QueryReply{}
-	mi := &file_meta_proto_msgTypes[106]
+	mi := &file_meta_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8266,7 +8382,7 @@ func (x *QueryReply) String() string {
 func (*QueryReply) ProtoMessage() {}
 
 func (x *QueryReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[106]
+	mi := &file_meta_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8279,7 +8395,7 @@ func (x *QueryReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryReply.ProtoReflect.Descriptor instead.
 func (*QueryReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{106}
+	return file_meta_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *QueryReply) GetResults() []*QueryResult {
@@ -8301,7 +8417,7 @@ type TermRequest struct {
 
 func (x *TermRequest) Reset() {
 	*x = TermRequest{}
-	mi := &file_meta_proto_msgTypes[107]
+	mi := &file_meta_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8313,7 +8429,7 @@ func (x *TermRequest) String() string {
 func (*TermRequest) ProtoMessage() {}
 
 func (x *TermRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[107]
+	mi := &file_meta_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8326,7 +8442,7 @@ func (x *TermRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermRequest.ProtoReflect.Descriptor instead.
 func (*TermRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{107}
+	return file_meta_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *TermRequest) GetShard() uint32 {
@@ -8354,7 +8470,7 @@ type TermReply struct {
 
 func (x *TermReply) Reset() {
 	*x = TermReply{}
-	mi := &file_meta_proto_msgTypes[108]
+	mi := &file_meta_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8366,7 +8482,7 @@ func (x *TermReply) String() string {
 func (*TermReply) ProtoMessage() {}
 
 func (x *TermReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[108]
+	mi := &file_meta_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8379,7 +8495,7 @@ func (x *TermReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermReply.ProtoReflect.Descriptor instead.
 func (*TermReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{108}
+	return file_meta_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *TermReply) GetTerm() uint64 {
@@ -8414,7 +8530,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_meta_proto_msgTypes[109]
+	mi := &file_meta_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8426,7 +8542,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[109]
+	mi := &file_meta_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8439,7 +8555,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{109}
+	return file_meta_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *RenewRequest) GetShard() uint32 {
@@ -8466,7 +8582,7 @@ type RenewReply struct {
 
 func (x *RenewReply) Reset() {
 	*x = RenewReply{}
-	mi := &file_meta_proto_msgTypes[110]
+	mi := &file_meta_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8478,7 +8594,7 @@ func (x *RenewReply) String() string {
 func (*RenewReply) ProtoMessage() {}
 
 func (x *RenewReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[110]
+	mi := &file_meta_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8491,7 +8607,7 @@ func (x *RenewReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewReply.ProtoReflect.Descriptor instead.
 func (*RenewReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{110}
+	return file_meta_proto_rawDescGZIP(), []int{112}
 }
 
 func (x *RenewReply) GetLeaseMilliseconds() uint64 {
@@ -8510,7 +8626,7 @@ type LeaderRequest struct {
 
 func (x *LeaderRequest) Reset() {
 	*x = LeaderRequest{}
-	mi := &file_meta_proto_msgTypes[111]
+	mi := &file_meta_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8522,7 +8638,7 @@ func (x *LeaderRequest) String() string {
 func (*LeaderRequest) ProtoMessage() {}
 
 func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[111]
+	mi := &file_meta_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8535,7 +8651,7 @@ func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderRequest.ProtoReflect.Descriptor instead.
 func (*LeaderRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{111}
+	return file_meta_proto_rawDescGZIP(), []int{113}
 }
 
 func (x *LeaderRequest) GetShard() uint32 {
@@ -8555,7 +8671,7 @@ type LeaderReply struct {
 
 func (x *LeaderReply) Reset() {
 	*x = LeaderReply{}
-	mi := &file_meta_proto_msgTypes[112]
+	mi := &file_meta_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8567,7 +8683,7 @@ func (x *LeaderReply) String() string {
 func (*LeaderReply) ProtoMessage() {}
 
 func (x *LeaderReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[112]
+	mi := &file_meta_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8580,7 +8696,7 @@ func (x *LeaderReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderReply.ProtoReflect.Descriptor instead.
 func (*LeaderReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{112}
+	return file_meta_proto_rawDescGZIP(), []int{114}
 }
 
 func (x *LeaderReply) GetLeaderId() string {
@@ -8615,7 +8731,7 @@ type ReplicaReply struct {
 
 func (x *ReplicaReply) Reset() {
 	*x = ReplicaReply{}
-	mi := &file_meta_proto_msgTypes[113]
+	mi := &file_meta_proto_msgTypes[115]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8627,7 +8743,7 @@ func (x *ReplicaReply) String() string {
 func (*ReplicaReply) ProtoMessage() {}
 
 func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[113]
+	mi := &file_meta_proto_msgTypes[115]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8640,7 +8756,7 @@ func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaReply.ProtoReflect.Descriptor instead.
 func (*ReplicaReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{113}
+	return file_meta_proto_rawDescGZIP(), []int{115}
 }
 
 func (x *ReplicaReply) GetId() string {
@@ -8718,7 +8834,7 @@ type MemberRequest struct {
 
 func (x *MemberRequest) Reset() {
 	*x = MemberRequest{}
-	mi := &file_meta_proto_msgTypes[114]
+	mi := &file_meta_proto_msgTypes[116]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8730,7 +8846,7 @@ func (x *MemberRequest) String() string {
 func (*MemberRequest) ProtoMessage() {}
 
 func (x *MemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[114]
+	mi := &file_meta_proto_msgTypes[116]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8743,7 +8859,7 @@ func (x *MemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberRequest.ProtoReflect.Descriptor instead.
 func (*MemberRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{114}
+	return file_meta_proto_rawDescGZIP(), []int{116}
 }
 
 func (x *MemberRequest) GetShard() uint32 {
@@ -8780,7 +8896,7 @@ type MemberReply struct {
 
 func (x *MemberReply) Reset() {
 	*x = MemberReply{}
-	mi := &file_meta_proto_msgTypes[115]
+	mi := &file_meta_proto_msgTypes[117]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8792,7 +8908,7 @@ func (x *MemberReply) String() string {
 func (*MemberReply) ProtoMessage() {}
 
 func (x *MemberReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[115]
+	mi := &file_meta_proto_msgTypes[117]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8805,7 +8921,7 @@ func (x *MemberReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberReply.ProtoReflect.Descriptor instead.
 func (*MemberReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{115}
+	return file_meta_proto_rawDescGZIP(), []int{117}
 }
 
 func (x *MemberReply) GetLeader() string {
@@ -8849,7 +8965,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_meta_proto_msgTypes[116]
+	mi := &file_meta_proto_msgTypes[118]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8861,7 +8977,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[116]
+	mi := &file_meta_proto_msgTypes[118]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8874,7 +8990,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{116}
+	return file_meta_proto_rawDescGZIP(), []int{118}
 }
 
 func (x *Member) GetId() string {
@@ -8918,7 +9034,7 @@ type DifferRequest struct {
 
 func (x *DifferRequest) Reset() {
 	*x = DifferRequest{}
-	mi := &file_meta_proto_msgTypes[117]
+	mi := &file_meta_proto_msgTypes[119]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8930,7 +9046,7 @@ func (x *DifferRequest) String() string {
 func (*DifferRequest) ProtoMessage() {}
 
 func (x *DifferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[117]
+	mi := &file_meta_proto_msgTypes[119]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8943,7 +9059,7 @@ func (x *DifferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferRequest.ProtoReflect.Descriptor instead.
 func (*DifferRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{117}
+	return file_meta_proto_rawDescGZIP(), []int{119}
 }
 
 func (x *DifferRequest) GetShard() uint32 {
@@ -8982,7 +9098,7 @@ type DifferReply struct {
 
 func (x *DifferReply) Reset() {
 	*x = DifferReply{}
-	mi := &file_meta_proto_msgTypes[118]
+	mi := &file_meta_proto_msgTypes[120]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8994,7 +9110,7 @@ func (x *DifferReply) String() string {
 func (*DifferReply) ProtoMessage() {}
 
 func (x *DifferReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[118]
+	mi := &file_meta_proto_msgTypes[120]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9007,7 +9123,7 @@ func (x *DifferReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferReply.ProtoReflect.Descriptor instead.
 func (*DifferReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{118}
+	return file_meta_proto_rawDescGZIP(), []int{120}
 }
 
 var File_meta_proto protoreflect.FileDescriptor
@@ -9023,7 +9139,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x06origin\x18\x01 \x01(\x04R\x06origin\x12\x12\n" +
 	"\x04slot\x18\x02 \x01(\rR\x04slot\x12\x10\n" +
 	"\x03seq\x18\x03 \x01(\x04R\x03seq\x12\x19\n" +
-	"\bop_index\x18\x04 \x01(\rR\aopIndex\"\x84\x0e\n" +
+	"\bop_index\x18\x04 \x01(\rR\aopIndex\"\xb3\x0e\n" +
 	"\aCommand\x12(\n" +
 	"\x02id\x18\x01 \x01(\v2\x18.rackfs.meta.v1.IdentityR\x02id\x12(\n" +
 	"\x04time\x18\x02 \x01(\v2\x14.rackfs.meta.v1.TimeR\x04time\x12\x0e\n" +
@@ -9059,7 +9175,8 @@ const file_meta_proto_rawDesc = "" +
 	"\x11remove_nfs_client\x187 \x01(\v2\x1f.rackfs.meta.v1.RemoveNFSClientH\x00R\x0fremoveNfsClient\x12:\n" +
 	"\n" +
 	"change_pgs\x188 \x01(\v2\x19.rackfs.meta.v1.ChangePGsH\x00R\tchangePgs\x12C\n" +
-	"\rreplace_store\x189 \x01(\v2\x1c.rackfs.meta.v1.ReplaceStoreH\x00R\freplaceStoreB\x04\n" +
+	"\rreplace_store\x189 \x01(\v2\x1c.rackfs.meta.v1.ReplaceStoreH\x00R\freplaceStore\x12-\n" +
+	"\x05touch\x18F \x01(\v2\x15.rackfs.meta.v1.TouchH\x00R\x05touchB\x04\n" +
 	"\x02op\"\x81\x06\n" +
 	"\x06Result\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
@@ -9247,7 +9364,12 @@ const file_meta_proto_rawDesc = "" +
 	"\x04zero\x18\b \x01(\bR\x04zero\"e\n" +
 	"\fCommitResult\x12(\n" +
 	"\x04attr\x18\x01 \x01(\v2\x14.rackfs.meta.v1.AttrR\x04attr\x12+\n" +
-	"\x05lease\x18\x02 \x01(\v2\x15.rackfs.meta.v1.LeaseR\x05lease\"!\n" +
+	"\x05lease\x18\x02 \x01(\v2\x15.rackfs.meta.v1.LeaseR\x05lease\":\n" +
+	"\x05Touch\x121\n" +
+	"\atouched\x18\x01 \x03(\v2\x17.rackfs.meta.v1.TouchedR\atouched\"G\n" +
+	"\aTouched\x12\x10\n" +
+	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12*\n" +
+	"\x05atime\x18\x02 \x01(\v2\x14.rackfs.meta.v1.TimeR\x05atime\"!\n" +
 	"\rReleaseOrphan\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\"#\n" +
 	"\vAllocBlocks\x12\x14\n" +
@@ -9703,7 +9825,7 @@ func file_meta_proto_rawDescGZIP() []byte {
 }
 
 var file_meta_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 119)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 121)
 var file_meta_proto_goTypes = []any{
 	(OriginKind)(0),         // 0: rackfs.meta.v1.OriginKind
 	(FileSystemState)(0),    // 1: rackfs.meta.v1.FileSystemState
@@ -9744,92 +9866,94 @@ var file_meta_proto_goTypes = []any{
 	(*CommitData)(nil),      // 36: rackfs.meta.v1.CommitData
 	(*NewExtent)(nil),       // 37: rackfs.meta.v1.NewExtent
 	(*CommitResult)(nil),    // 38: rackfs.meta.v1.CommitResult
-	(*ReleaseOrphan)(nil),   // 39: rackfs.meta.v1.ReleaseOrphan
-	(*AllocBlocks)(nil),     // 40: rackfs.meta.v1.AllocBlocks
-	(*BlocksResult)(nil),    // 41: rackfs.meta.v1.BlocksResult
-	(*ReapBlocks)(nil),      // 42: rackfs.meta.v1.ReapBlocks
-	(*ReapResult)(nil),      // 43: rackfs.meta.v1.ReapResult
-	(*DeadBlock)(nil),       // 44: rackfs.meta.v1.DeadBlock
-	(*ReturnBlocks)(nil),    // 45: rackfs.meta.v1.ReturnBlocks
-	(*RewriteExtents)(nil),  // 46: rackfs.meta.v1.RewriteExtents
-	(*ExtentRewrite)(nil),   // 47: rackfs.meta.v1.ExtentRewrite
-	(*RewriteResult)(nil),   // 48: rackfs.meta.v1.RewriteResult
-	(*FileSystem)(nil),      // 49: rackfs.meta.v1.FileSystem
-	(*PutFileSystem)(nil),   // 50: rackfs.meta.v1.PutFileSystem
-	(*Store)(nil),           // 51: rackfs.meta.v1.Store
-	(*PutStore)(nil),        // 52: rackfs.meta.v1.PutStore
-	(*Slot)(nil),            // 53: rackfs.meta.v1.Slot
-	(*PlacementGroup)(nil),  // 54: rackfs.meta.v1.PlacementGroup
-	(*Pool)(nil),            // 55: rackfs.meta.v1.Pool
-	(*PutPool)(nil),         // 56: rackfs.meta.v1.PutPool
-	(*ChangePGs)(nil),       // 57: rackfs.meta.v1.ChangePGs
-	(*PGChange)(nil),        // 58: rackfs.meta.v1.PGChange
-	(*ReplaceStore)(nil),    // 59: rackfs.meta.v1.ReplaceStore
-	(*Key)(nil),             // 60: rackfs.meta.v1.Key
-	(*PutKey)(nil),          // 61: rackfs.meta.v1.PutKey
-	(*NFSClient)(nil),       // 62: rackfs.meta.v1.NFSClient
-	(*PutNFSClient)(nil),    // 63: rackfs.meta.v1.PutNFSClient
-	(*RemoveNFSClient)(nil), // 64: rackfs.meta.v1.RemoveNFSClient
-	(*Query)(nil),           // 65: rackfs.meta.v1.Query
-	(*GetAttrQ)(nil),        // 66: rackfs.meta.v1.GetAttrQ
-	(*LookupQ)(nil),         // 67: rackfs.meta.v1.LookupQ
-	(*ParentQ)(nil),         // 68: rackfs.meta.v1.ParentQ
-	(*ReadDirQ)(nil),        // 69: rackfs.meta.v1.ReadDirQ
-	(*ReadLinkQ)(nil),       // 70: rackfs.meta.v1.ReadLinkQ
-	(*ExtentsQ)(nil),        // 71: rackfs.meta.v1.ExtentsQ
-	(*StatFSQ)(nil),         // 72: rackfs.meta.v1.StatFSQ
-	(*BlockStatesQ)(nil),    // 73: rackfs.meta.v1.BlockStatesQ
-	(*BlocksQ)(nil),         // 74: rackfs.meta.v1.BlocksQ
-	(*ShardInfoQ)(nil),      // 75: rackfs.meta.v1.ShardInfoQ
-	(*FileSystemsQ)(nil),    // 76: rackfs.meta.v1.FileSystemsQ
-	(*ClusterMapQ)(nil),     // 77: rackfs.meta.v1.ClusterMapQ
-	(*KeysQ)(nil),           // 78: rackfs.meta.v1.KeysQ
-	(*NFSClientsQ)(nil),     // 79: rackfs.meta.v1.NFSClientsQ
-	(*QueryResult)(nil),     // 80: rackfs.meta.v1.QueryResult
-	(*AttrR)(nil),           // 81: rackfs.meta.v1.AttrR
-	(*Dirent)(nil),          // 82: rackfs.meta.v1.Dirent
-	(*ReadDirR)(nil),        // 83: rackfs.meta.v1.ReadDirR
-	(*ReadLinkR)(nil),       // 84: rackfs.meta.v1.ReadLinkR
-	(*Extent)(nil),          // 85: rackfs.meta.v1.Extent
-	(*ExtentsR)(nil),        // 86: rackfs.meta.v1.ExtentsR
-	(*StatFSR)(nil),         // 87: rackfs.meta.v1.StatFSR
-	(*BlockStatesR)(nil),    // 88: rackfs.meta.v1.BlockStatesR
-	(*BlocksR)(nil),         // 89: rackfs.meta.v1.BlocksR
-	(*BlockInfo)(nil),       // 90: rackfs.meta.v1.BlockInfo
-	(*ShardInfoR)(nil),      // 91: rackfs.meta.v1.ShardInfoR
-	(*FileSystemsR)(nil),    // 92: rackfs.meta.v1.FileSystemsR
-	(*ClusterMapR)(nil),     // 93: rackfs.meta.v1.ClusterMapR
-	(*KeysR)(nil),           // 94: rackfs.meta.v1.KeysR
-	(*NFSClientsR)(nil),     // 95: rackfs.meta.v1.NFSClientsR
-	(*InodeRecord)(nil),     // 96: rackfs.meta.v1.InodeRecord
-	(*Cut)(nil),             // 97: rackfs.meta.v1.Cut
-	(*ExtentRecord)(nil),    // 98: rackfs.meta.v1.ExtentRecord
-	(*BlockRecord)(nil),     // 99: rackfs.meta.v1.BlockRecord
-	(*DirentRecord)(nil),    // 100: rackfs.meta.v1.DirentRecord
-	(*OriginRecord)(nil),    // 101: rackfs.meta.v1.OriginRecord
-	(*SlotRecord)(nil),      // 102: rackfs.meta.v1.SlotRecord
-	(*SlotResult)(nil),      // 103: rackfs.meta.v1.SlotResult
-	(*UsageRecord)(nil),     // 104: rackfs.meta.v1.UsageRecord
-	(*RangeRecord)(nil),     // 105: rackfs.meta.v1.RangeRecord
-	(*PurgeRecord)(nil),     // 106: rackfs.meta.v1.PurgeRecord
-	(*DyingRecord)(nil),     // 107: rackfs.meta.v1.DyingRecord
-	(*NamespaceRecord)(nil), // 108: rackfs.meta.v1.NamespaceRecord
-	(*ProposeRequest)(nil),  // 109: rackfs.meta.v1.ProposeRequest
-	(*ProposeReply)(nil),    // 110: rackfs.meta.v1.ProposeReply
-	(*QueryRequest)(nil),    // 111: rackfs.meta.v1.QueryRequest
-	(*QueryReply)(nil),      // 112: rackfs.meta.v1.QueryReply
-	(*TermRequest)(nil),     // 113: rackfs.meta.v1.TermRequest
-	(*TermReply)(nil),       // 114: rackfs.meta.v1.TermReply
-	(*RenewRequest)(nil),    // 115: rackfs.meta.v1.RenewRequest
-	(*RenewReply)(nil),      // 116: rackfs.meta.v1.RenewReply
-	(*LeaderRequest)(nil),   // 117: rackfs.meta.v1.LeaderRequest
-	(*LeaderReply)(nil),     // 118: rackfs.meta.v1.LeaderReply
-	(*ReplicaReply)(nil),    // 119: rackfs.meta.v1.ReplicaReply
-	(*MemberRequest)(nil),   // 120: rackfs.meta.v1.MemberRequest
-	(*MemberReply)(nil),     // 121: rackfs.meta.v1.MemberReply
-	(*Member)(nil),          // 122: rackfs.meta.v1.Member
-	(*DifferRequest)(nil),   // 123: rackfs.meta.v1.DifferRequest
-	(*DifferReply)(nil),     // 124: rackfs.meta.v1.DifferReply
+	(*Touch)(nil),           // 39: rackfs.meta.v1.Touch
+	(*Touched)(nil),         // 40: rackfs.meta.v1.Touched
+	(*ReleaseOrphan)(nil),   // 41: rackfs.meta.v1.ReleaseOrphan
+	(*AllocBlocks)(nil),     // 42: rackfs.meta.v1.AllocBlocks
+	(*BlocksResult)(nil),    // 43: rackfs.meta.v1.BlocksResult
+	(*ReapBlocks)(nil),      // 44: rackfs.meta.v1.ReapBlocks
+	(*ReapResult)(nil),      // 45: rackfs.meta.v1.ReapResult
+	(*DeadBlock)(nil),       // 46: rackfs.meta.v1.DeadBlock
+	(*ReturnBlocks)(nil),    // 47: rackfs.meta.v1.ReturnBlocks
+	(*RewriteExtents)(nil),  // 48: rackfs.meta.v1.RewriteExtents
+	(*ExtentRewrite)(nil),   // 49: rackfs.meta.v1.ExtentRewrite
+	(*RewriteResult)(nil),   // 50: rackfs.meta.v1.RewriteResult
+	(*FileSystem)(nil),      // 51: rackfs.meta.v1.FileSystem
+	(*PutFileSystem)(nil),   // 52: rackfs.meta.v1.PutFileSystem
+	(*Store)(nil),           // 53: rackfs.meta.v1.Store
+	(*PutStore)(nil),        // 54: rackfs.meta.v1.PutStore
+	(*Slot)(nil),            // 55: rackfs.meta.v1.Slot
+	(*PlacementGroup)(nil),  // 56: rackfs.meta.v1.PlacementGroup
+	(*Pool)(nil),            // 57: rackfs.meta.v1.Pool
+	(*PutPool)(nil),         // 58: rackfs.meta.v1.PutPool
+	(*ChangePGs)(nil),       // 59: rackfs.meta.v1.ChangePGs
+	(*PGChange)(nil),        // 60: rackfs.meta.v1.PGChange
+	(*ReplaceStore)(nil),    // 61: rackfs.meta.v1.ReplaceStore
+	(*Key)(nil),             // 62: rackfs.meta.v1.Key
+	(*PutKey)(nil),          // 63: rackfs.meta.v1.PutKey
+	(*NFSClient)(nil),       // 64: rackfs.meta.v1.NFSClient
+	(*PutNFSClient)(nil),    // 65: rackfs.meta.v1.PutNFSClient
+	(*RemoveNFSClient)(nil), // 66: rackfs.meta.v1.RemoveNFSClient
+	(*Query)(nil),           // 67: rackfs.meta.v1.Query
+	(*GetAttrQ)(nil),        // 68: rackfs.meta.v1.GetAttrQ
+	(*LookupQ)(nil),         // 69: rackfs.meta.v1.LookupQ
+	(*ParentQ)(nil),         // 70: rackfs.meta.v1.ParentQ
+	(*ReadDirQ)(nil),        // 71: rackfs.meta.v1.ReadDirQ
+	(*ReadLinkQ)(nil),       // 72: rackfs.meta.v1.ReadLinkQ
+	(*ExtentsQ)(nil),        // 73: rackfs.meta.v1.ExtentsQ
+	(*StatFSQ)(nil),         // 74: rackfs.meta.v1.StatFSQ
+	(*BlockStatesQ)(nil),    // 75: rackfs.meta.v1.BlockStatesQ
+	(*BlocksQ)(nil),         // 76: rackfs.meta.v1.BlocksQ
+	(*ShardInfoQ)(nil),      // 77: rackfs.meta.v1.ShardInfoQ
+	(*FileSystemsQ)(nil),    // 78: rackfs.meta.v1.FileSystemsQ
+	(*ClusterMapQ)(nil),     // 79: rackfs.meta.v1.ClusterMapQ
+	(*KeysQ)(nil),           // 80: rackfs.meta.v1.KeysQ
+	(*NFSClientsQ)(nil),     // 81: rackfs.meta.v1.NFSClientsQ
+	(*QueryResult)(nil),     // 82: rackfs.meta.v1.QueryResult
+	(*AttrR)(nil),           // 83: rackfs.meta.v1.AttrR
+	(*Dirent)(nil),          // 84: rackfs.meta.v1.Dirent
+	(*ReadDirR)(nil),        // 85: rackfs.meta.v1.ReadDirR
+	(*ReadLinkR)(nil),       // 86: rackfs.meta.v1.ReadLinkR
+	(*Extent)(nil),          // 87: rackfs.meta.v1.Extent
+	(*ExtentsR)(nil),        // 88: rackfs.meta.v1.ExtentsR
+	(*StatFSR)(nil),         // 89: rackfs.meta.v1.StatFSR
+	(*BlockStatesR)(nil),    // 90: rackfs.meta.v1.BlockStatesR
+	(*BlocksR)(nil),         // 91: rackfs.meta.v1.BlocksR
+	(*BlockInfo)(nil),       // 92: rackfs.meta.v1.BlockInfo
+	(*ShardInfoR)(nil),      // 93: rackfs.meta.v1.ShardInfoR
+	(*FileSystemsR)(nil),    // 94: rackfs.meta.v1.FileSystemsR
+	(*ClusterMapR)(nil),     // 95: rackfs.meta.v1.ClusterMapR
+	(*KeysR)(nil),           // 96: rackfs.meta.v1.KeysR
+	(*NFSClientsR)(nil),     // 97: rackfs.meta.v1.NFSClientsR
+	(*InodeRecord)(nil),     // 98: rackfs.meta.v1.InodeRecord
+	(*Cut)(nil),             // 99: rackfs.meta.v1.Cut
+	(*ExtentRecord)(nil),    // 100: rackfs.meta.v1.ExtentRecord
+	(*BlockRecord)(nil),     // 101: rackfs.meta.v1.BlockRecord
+	(*DirentRecord)(nil),    // 102: rackfs.meta.v1.DirentRecord
+	(*OriginRecord)(nil),    // 103: rackfs.meta.v1.OriginRecord
+	(*SlotRecord)(nil),      // 104: rackfs.meta.v1.SlotRecord
+	(*SlotResult)(nil),      // 105: rackfs.meta.v1.SlotResult
+	(*UsageRecord)(nil),     // 106: rackfs.meta.v1.UsageRecord
+	(*RangeRecord)(nil),     // 107: rackfs.meta.v1.RangeRecord
+	(*PurgeRecord)(nil),     // 108: rackfs.meta.v1.PurgeRecord
+	(*DyingRecord)(nil),     // 109: rackfs.meta.v1.DyingRecord
+	(*NamespaceRecord)(nil), // 110: rackfs.meta.v1.NamespaceRecord
+	(*ProposeRequest)(nil),  // 111: rackfs.meta.v1.ProposeRequest
+	(*ProposeReply)(nil),    // 112: rackfs.meta.v1.ProposeReply
+	(*QueryRequest)(nil),    // 113: rackfs.meta.v1.QueryRequest
+	(*QueryReply)(nil),      // 114: rackfs.meta.v1.QueryReply
+	(*TermRequest)(nil),     // 115: rackfs.meta.v1.TermRequest
+	(*TermReply)(nil),       // 116: rackfs.meta.v1.TermReply
+	(*RenewRequest)(nil),    // 117: rackfs.meta.v1.RenewRequest
+	(*RenewReply)(nil),      // 118: rackfs.meta.v1.RenewReply
+	(*LeaderRequest)(nil),   // 119: rackfs.meta.v1.LeaderRequest
+	(*LeaderReply)(nil),     // 120: rackfs.meta.v1.LeaderReply
+	(*ReplicaReply)(nil),    // 121: rackfs.meta.v1.ReplicaReply
+	(*MemberRequest)(nil),   // 122: rackfs.meta.v1.MemberRequest
+	(*MemberReply)(nil),     // 123: rackfs.meta.v1.MemberReply
+	(*Member)(nil),          // 124: rackfs.meta.v1.Member
+	(*DifferRequest)(nil),   // 125: rackfs.meta.v1.DifferRequest
+	(*DifferReply)(nil),     // 126: rackfs.meta.v1.DifferReply
 }
 var file_meta_proto_depIdxs = []int32{
 	8,   // 0: rackfs.meta.v1.Entry.commands:type_name -> rackfs.meta.v1.Command
@@ -9849,134 +9973,137 @@ var file_meta_proto_depIdxs = []int32{
 	33,  // 14: rackfs.meta.v1.Command.acquire_lease:type_name -> rackfs.meta.v1.AcquireLease
 	35,  // 15: rackfs.meta.v1.Command.release_lease:type_name -> rackfs.meta.v1.ReleaseLease
 	36,  // 16: rackfs.meta.v1.Command.commit_data:type_name -> rackfs.meta.v1.CommitData
-	39,  // 17: rackfs.meta.v1.Command.release_orphan:type_name -> rackfs.meta.v1.ReleaseOrphan
-	40,  // 18: rackfs.meta.v1.Command.alloc_blocks:type_name -> rackfs.meta.v1.AllocBlocks
-	42,  // 19: rackfs.meta.v1.Command.reap_blocks:type_name -> rackfs.meta.v1.ReapBlocks
-	45,  // 20: rackfs.meta.v1.Command.return_blocks:type_name -> rackfs.meta.v1.ReturnBlocks
-	46,  // 21: rackfs.meta.v1.Command.rewrite_extents:type_name -> rackfs.meta.v1.RewriteExtents
-	50,  // 22: rackfs.meta.v1.Command.put_file_system:type_name -> rackfs.meta.v1.PutFileSystem
-	52,  // 23: rackfs.meta.v1.Command.put_store:type_name -> rackfs.meta.v1.PutStore
-	56,  // 24: rackfs.meta.v1.Command.put_pool:type_name -> rackfs.meta.v1.PutPool
-	61,  // 25: rackfs.meta.v1.Command.put_key:type_name -> rackfs.meta.v1.PutKey
-	63,  // 26: rackfs.meta.v1.Command.put_nfs_client:type_name -> rackfs.meta.v1.PutNFSClient
-	64,  // 27: rackfs.meta.v1.Command.remove_nfs_client:type_name -> rackfs.meta.v1.RemoveNFSClient
-	57,  // 28: rackfs.meta.v1.Command.change_pgs:type_name -> rackfs.meta.v1.ChangePGs
-	59,  // 29: rackfs.meta.v1.Command.replace_store:type_name -> rackfs.meta.v1.ReplaceStore
-	17,  // 30: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
-	24,  // 31: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
-	26,  // 32: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
-	28,  // 33: rackfs.meta.v1.Result.remove:type_name -> rackfs.meta.v1.RemoveResult
-	30,  // 34: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
-	32,  // 35: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
-	34,  // 36: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
-	38,  // 37: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
-	41,  // 38: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
-	21,  // 39: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
-	43,  // 40: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
-	48,  // 41: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
-	93,  // 42: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	10,  // 43: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
-	10,  // 44: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
-	10,  // 45: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
-	10,  // 46: rackfs.meta.v1.Attr.btime:type_name -> rackfs.meta.v1.Time
-	10,  // 47: rackfs.meta.v1.AttrSet.atime:type_name -> rackfs.meta.v1.Time
-	10,  // 48: rackfs.meta.v1.AttrSet.mtime:type_name -> rackfs.meta.v1.Time
-	10,  // 49: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
-	0,   // 50: rackfs.meta.v1.RegisterOrigin.kind:type_name -> rackfs.meta.v1.OriginKind
-	13,  // 51: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
-	12,  // 52: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
-	14,  // 53: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
-	15,  // 54: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
-	12,  // 55: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
-	14,  // 56: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
-	14,  // 57: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
-	14,  // 58: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
-	14,  // 59: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
-	13,  // 60: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
-	12,  // 61: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
-	15,  // 62: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
-	12,  // 63: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
-	15,  // 64: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
-	37,  // 65: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
-	10,  // 66: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
-	12,  // 67: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
-	15,  // 68: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
-	44,  // 69: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
-	47,  // 70: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
-	1,   // 71: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
-	10,  // 72: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
-	49,  // 73: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
-	1,   // 74: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
-	2,   // 75: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
-	51,  // 76: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
-	53,  // 77: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
-	3,   // 78: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
-	54,  // 79: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
-	55,  // 80: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
-	58,  // 81: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
-	54,  // 82: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
-	51,  // 83: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
-	60,  // 84: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
-	62,  // 85: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
-	11,  // 86: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
-	66,  // 87: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
-	67,  // 88: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
-	68,  // 89: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
-	69,  // 90: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
-	70,  // 91: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
-	71,  // 92: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
-	72,  // 93: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
-	73,  // 94: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
-	75,  // 95: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
-	74,  // 96: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
-	76,  // 97: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
-	77,  // 98: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
-	78,  // 99: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
-	79,  // 100: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
-	81,  // 101: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
-	83,  // 102: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
-	84,  // 103: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
-	86,  // 104: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
-	87,  // 105: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
-	88,  // 106: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
-	91,  // 107: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
-	92,  // 108: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
-	93,  // 109: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	94,  // 110: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
-	95,  // 111: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
-	89,  // 112: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
-	12,  // 113: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
-	15,  // 114: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
-	12,  // 115: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
-	82,  // 116: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
-	12,  // 117: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
-	85,  // 118: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
-	4,   // 119: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
-	90,  // 120: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
-	49,  // 121: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
-	51,  // 122: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
-	55,  // 123: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
-	60,  // 124: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
-	62,  // 125: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
-	12,  // 126: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
-	15,  // 127: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
-	97,  // 128: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
-	0,   // 129: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
-	103, // 130: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
-	9,   // 131: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
-	10,  // 132: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
-	22,  // 133: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
-	8,   // 134: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
-	9,   // 135: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
-	65,  // 136: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
-	80,  // 137: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
-	5,   // 138: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
-	122, // 139: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
-	140, // [140:140] is the sub-list for method output_type
-	140, // [140:140] is the sub-list for method input_type
-	140, // [140:140] is the sub-list for extension type_name
-	140, // [140:140] is the sub-list for extension extendee
-	0,   // [0:140] is the sub-list for field type_name
+	41,  // 17: rackfs.meta.v1.Command.release_orphan:type_name -> rackfs.meta.v1.ReleaseOrphan
+	42,  // 18: rackfs.meta.v1.Command.alloc_blocks:type_name -> rackfs.meta.v1.AllocBlocks
+	44,  // 19: rackfs.meta.v1.Command.reap_blocks:type_name -> rackfs.meta.v1.ReapBlocks
+	47,  // 20: rackfs.meta.v1.Command.return_blocks:type_name -> rackfs.meta.v1.ReturnBlocks
+	48,  // 21: rackfs.meta.v1.Command.rewrite_extents:type_name -> rackfs.meta.v1.RewriteExtents
+	52,  // 22: rackfs.meta.v1.Command.put_file_system:type_name -> rackfs.meta.v1.PutFileSystem
+	54,  // 23: rackfs.meta.v1.Command.put_store:type_name -> rackfs.meta.v1.PutStore
+	58,  // 24: rackfs.meta.v1.Command.put_pool:type_name -> rackfs.meta.v1.PutPool
+	63,  // 25: rackfs.meta.v1.Command.put_key:type_name -> rackfs.meta.v1.PutKey
+	65,  // 26: rackfs.meta.v1.Command.put_nfs_client:type_name -> rackfs.meta.v1.PutNFSClient
+	66,  // 27: rackfs.meta.v1.Command.remove_nfs_client:type_name -> rackfs.meta.v1.RemoveNFSClient
+	59,  // 28: rackfs.meta.v1.Command.change_pgs:type_name -> rackfs.meta.v1.ChangePGs
+	61,  // 29: rackfs.meta.v1.Command.replace_store:type_name -> rackfs.meta.v1.ReplaceStore
+	39,  // 30: rackfs.meta.v1.Command.touch:type_name -> rackfs.meta.v1.Touch
+	17,  // 31: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
+	24,  // 32: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
+	26,  // 33: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
+	28,  // 34: rackfs.meta.v1.Result.remove:type_name -> rackfs.meta.v1.RemoveResult
+	30,  // 35: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
+	32,  // 36: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
+	34,  // 37: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
+	38,  // 38: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
+	43,  // 39: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
+	21,  // 40: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
+	45,  // 41: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
+	50,  // 42: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
+	95,  // 43: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	10,  // 44: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
+	10,  // 45: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
+	10,  // 46: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
+	10,  // 47: rackfs.meta.v1.Attr.btime:type_name -> rackfs.meta.v1.Time
+	10,  // 48: rackfs.meta.v1.AttrSet.atime:type_name -> rackfs.meta.v1.Time
+	10,  // 49: rackfs.meta.v1.AttrSet.mtime:type_name -> rackfs.meta.v1.Time
+	10,  // 50: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
+	0,   // 51: rackfs.meta.v1.RegisterOrigin.kind:type_name -> rackfs.meta.v1.OriginKind
+	13,  // 52: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
+	12,  // 53: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
+	14,  // 54: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
+	15,  // 55: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
+	12,  // 56: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
+	14,  // 57: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
+	14,  // 58: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
+	14,  // 59: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
+	14,  // 60: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
+	13,  // 61: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
+	12,  // 62: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
+	15,  // 63: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
+	12,  // 64: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
+	15,  // 65: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
+	37,  // 66: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
+	10,  // 67: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
+	12,  // 68: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
+	15,  // 69: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
+	40,  // 70: rackfs.meta.v1.Touch.touched:type_name -> rackfs.meta.v1.Touched
+	10,  // 71: rackfs.meta.v1.Touched.atime:type_name -> rackfs.meta.v1.Time
+	46,  // 72: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
+	49,  // 73: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
+	1,   // 74: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
+	10,  // 75: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
+	51,  // 76: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
+	1,   // 77: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
+	2,   // 78: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
+	53,  // 79: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
+	55,  // 80: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
+	3,   // 81: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
+	56,  // 82: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
+	57,  // 83: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
+	60,  // 84: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
+	56,  // 85: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
+	53,  // 86: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
+	62,  // 87: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
+	64,  // 88: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
+	11,  // 89: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
+	68,  // 90: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
+	69,  // 91: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
+	70,  // 92: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
+	71,  // 93: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
+	72,  // 94: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
+	73,  // 95: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
+	74,  // 96: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
+	75,  // 97: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
+	77,  // 98: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
+	76,  // 99: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
+	78,  // 100: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
+	79,  // 101: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
+	80,  // 102: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
+	81,  // 103: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
+	83,  // 104: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
+	85,  // 105: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
+	86,  // 106: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
+	88,  // 107: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
+	89,  // 108: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
+	90,  // 109: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
+	93,  // 110: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
+	94,  // 111: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
+	95,  // 112: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	96,  // 113: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
+	97,  // 114: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
+	91,  // 115: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
+	12,  // 116: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
+	15,  // 117: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
+	12,  // 118: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
+	84,  // 119: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
+	12,  // 120: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
+	87,  // 121: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
+	4,   // 122: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
+	92,  // 123: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
+	51,  // 124: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
+	53,  // 125: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
+	57,  // 126: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
+	62,  // 127: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
+	64,  // 128: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
+	12,  // 129: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
+	15,  // 130: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
+	99,  // 131: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
+	0,   // 132: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
+	105, // 133: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
+	9,   // 134: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
+	10,  // 135: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
+	22,  // 136: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
+	8,   // 137: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
+	9,   // 138: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
+	67,  // 139: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
+	82,  // 140: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
+	5,   // 141: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
+	124, // 142: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
+	143, // [143:143] is the sub-list for method output_type
+	143, // [143:143] is the sub-list for method input_type
+	143, // [143:143] is the sub-list for extension type_name
+	143, // [143:143] is the sub-list for extension extendee
+	0,   // [0:143] is the sub-list for field type_name
 }
 
 func init() { file_meta_proto_init() }
@@ -10011,6 +10138,7 @@ func file_meta_proto_init() {
 		(*Command_RemoveNfsClient)(nil),
 		(*Command_ChangePgs)(nil),
 		(*Command_ReplaceStore)(nil),
+		(*Command_Touch)(nil),
 	}
 	file_meta_proto_msgTypes[3].OneofWrappers = []any{
 		(*Result_Origin)(nil),
@@ -10028,7 +10156,7 @@ func file_meta_proto_init() {
 		(*Result_ClusterMap)(nil),
 	}
 	file_meta_proto_msgTypes[7].OneofWrappers = []any{}
-	file_meta_proto_msgTypes[59].OneofWrappers = []any{
+	file_meta_proto_msgTypes[61].OneofWrappers = []any{
 		(*Query_GetAttr)(nil),
 		(*Query_Lookup)(nil),
 		(*Query_Parent)(nil),
@@ -10044,7 +10172,7 @@ func file_meta_proto_init() {
 		(*Query_Keys)(nil),
 		(*Query_NfsClients)(nil),
 	}
-	file_meta_proto_msgTypes[74].OneofWrappers = []any{
+	file_meta_proto_msgTypes[76].OneofWrappers = []any{
 		(*QueryResult_Attr)(nil),
 		(*QueryResult_ReadDir)(nil),
 		(*QueryResult_ReadLink)(nil),
@@ -10064,7 +10192,7 @@ func file_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   119,
+			NumMessages:   121,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

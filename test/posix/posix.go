@@ -176,7 +176,7 @@ func (t *T) Self(args ...string) *exec.Cmd {
 // Checks returns all checks in the order they run.
 func Checks() []Check {
 	var all []Check
-	for _, group := range [][]Check{nameChecks(), renameChecks(), dataChecks(), timeChecks(), permissionChecks(), lockChecks(), directoryChecks(), toolChecks()} {
+	for _, group := range [][]Check{nameChecks(), renameChecks(), dataChecks(), timeChecks(), limitChecks(), permissionChecks(), lockChecks(), directoryChecks(), toolChecks()} {
 		all = append(all, group...)
 	}
 	return all

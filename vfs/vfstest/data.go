@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"sync"
+	"time"
 
 	"github.com/rackfs/rackfs/vfs"
 )
@@ -161,6 +162,47 @@ func testTimesOfData(e *env) {
 	}
 	before, after = e.changes(f.Ino, func() { e.write(f.Ino, 0, []byte("y"), vfs.Unstable) })
 	e.touched(before, after, true)
+}
+
+// testTimeOfAccess: the first read after a change moves atime, and nothing else; further ones do not, for a day.
+func testTimeOfAccess(e *env) {
+	f := e.create(root, "f", 0o644)
+	e.open(f.Ino, vfs.OpenRead|vfs.OpenWrite)
+	defer e.close(f.Ino, vfs.OpenRead|vfs.OpenWrite)
+	check := func(what string, ino vfs.Ino, moves bool, read func()) {
+		e.Helper()
+		before, after := e.changes(ino, read)
+		e.untouched(before, after)
+		if moved := !after.Atime.Equal(before.Atime); moved != moves {
+			e.Fatalf("%s: atime %v, before %v; should it move: %v", what, after.Atime, before.Atime, moves)
+		}
+		if moves && (after.Atime.Before(after.Mtime) || after.Atime.Before(after.Ctime)) {
+			e.Fatalf("%s: atime %v is before mtime %v or ctime %v", what, after.Atime, after.Mtime, after.Ctime)
+		}
+		e.equalAttr(after, e.attr(ino))
+	}
+	readFile := func() { e.read(f.Ino, 0, 1) }
+	listDir := func() { e.list(e.dir, 10) }
+	e.write(f.Ino, 0, []byte("x"), vfs.FileSync)
+	check("first read", f.Ino, true, readFile)
+	check("second read", f.Ino, false, readFile)
+	e.write(f.Ino, 0, []byte("y"), vfs.Unstable)
+	e.commit(f.Ino)
+	check("after a write", f.Ino, true, readFile)
+	old := time.Now().Add(-48 * time.Hour)
+	_, err := e.fs.SetAttr(e.ctx, root, f.Ino, vfs.SetAttr{AtimeSet: vfs.TimeClient, Atime: old}, false)
+	e.ok(err)
+	if a := e.attr(f.Ino); !a.Atime.Equal(old) {
+		e.Fatalf("atime %v, want %v", a.Atime, old)
+	}
+	check("an old time of access", f.Ino, true, readFile)
+	check("first listing", e.dir, true, listDir)
+	check("second listing", e.dir, false, listDir)
+	e.create(root, "g", 0o644)
+	check("after a new name", e.dir, true, listDir)
+	if a := e.list(e.dir, 10)[0].Attr; a.Atime.Before(a.Mtime) && a.Ino == f.Ino {
+		e.Fatalf("a listing tells atime %v", a.Atime)
+	}
 }
 
 // testChangeIsStable: all ways to ask for the attributes agree, before and

@@ -111,6 +111,7 @@ func (m *model) readdir(t *rapid.T) {
 			}
 		}
 	}
+	d.read = true
 	x, xd, err := list(m.ref, d.ref)
 	y, yd, err2 := list(m.impl, d.impl)
 	if sameError(t, err, err2) {
@@ -157,6 +158,7 @@ func (m *model) set(t *rapid.T, n *node, s vfs.SetAttr) {
 	x, err := m.ref.SetAttr(m.ctx, c, n.ref, s, opened)
 	y, err2 := m.impl.SetAttr(m.ctx, c, n.impl, s, opened)
 	if !sameError(t, err, err2) {
+		n.read = n.read && s.AtimeSet == vfs.TimeKeep
 		m.saw(t, x, y)
 	}
 }

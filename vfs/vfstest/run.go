@@ -46,6 +46,7 @@ func Run(t *testing.T, fresh func(t *testing.T) vfs.FS) {
 		{"SetAttrTimes", testSetAttrTimes},
 		{"TimesOfDirectories", testTimesOfDirectories},
 		{"TimesOfData", testTimesOfData},
+		{"TimeOfAccess", testTimeOfAccess},
 		{"ChangeIsStable", testChangeIsStable},
 		{"ReadDir", testReadDir},
 		{"ReadDirWhileChanging", testReadDirWhileChanging},
