@@ -24,6 +24,7 @@ type checker struct {
 	refs    map[uint64]uint32
 	places  []place
 	blocks  map[uint64]*metapb.BlockRecord
+	backs   map[backKey]uint32
 	dying   map[uint64]*metapb.DyingRecord
 	numbers map[uint64]uint64 // blocks by their number in the dying queue
 	unsaid  *metapb.PurgeRecord
@@ -36,6 +37,9 @@ type checker struct {
 	usage   map[uint32]usage
 	counts  map[string]uint64
 }
+
+// backKey names a back reference.
+type backKey struct{ block, ino, place uint64 }
 
 // place is an extent of a block.
 type place struct {
@@ -68,6 +72,7 @@ func check(v View, hash hashFunc) (err error) {
 		view: v, level: 1, hash: hash,
 		inodes: map[inoKey]*inode{}, links: map[inoKey]uint32{}, subdirs: map[inoKey]uint32{}, entries: map[inoKey]uint64{},
 		used: map[inoKey]uint64{}, live: map[inoKey][]extent{}, refs: map[uint64]uint32{},
+		backs:  map[backKey]uint32{},
 		blocks: map[uint64]*metapb.BlockRecord{}, dying: map[uint64]*metapb.DyingRecord{}, orphans: map[inoKey]int{}, origins: map[uint64]bool{},
 		numbers: map[uint64]uint64{}, ranges: map[uint64]*metapb.RangeRecord{}, leased: map[uint64]uint64{},
 		queue: map[inoKey]int{}, usage: map[uint32]usage{}, counts: map[string]uint64{},
@@ -135,6 +140,12 @@ func (c *checker) record(p string, k, v []byte) {
 		must(err)
 		c.extent(inoKey{u32(0), u64(4)}, e)
 	case "b/":
+		if len(k) > len("b/")+8 {
+			var r metapb.BackReference
+			must(r.UnmarshalVT(v))
+			c.backs[backKey{u64(0), u64(8), u64(16)}] = r.Refs
+			break
+		}
 		b := new(metapb.BlockRecord)
 		must(b.UnmarshalVT(v))
 		c.blocks[u64(0)] = b
@@ -242,7 +253,10 @@ func (c *checker) extent(k inoKey, e extent) {
 	if l := c.live[k]; len(l) > 0 && l[len(l)-1].end > e.start {
 		c.fail("extents of inode %d overlap: %+v and %+v", k.ino, l[len(l)-1], e)
 	}
-	if e.block == 0 && e.start/pageSize != (e.end-1)/pageSize {
+	if e.reserved && (e.end > n.reservedEnd || c.level < levelPOSIX) {
+		c.fail("inode %d: reserved extent %d..%d at level %d, none should end above %d", k.ino, e.start, e.end, c.level, n.reservedEnd)
+	}
+	if e.block == 0 && !e.reserved && e.start/pageSize != (e.end-1)/pageSize {
 		c.fail("inline extent %d..%d in two pages", e.start, e.end)
 	}
 	c.live[k] = append(c.live[k], e)
@@ -279,13 +293,28 @@ func (c *checker) finish() {
 			c.fail("an extent points into block %#x, which has no record", id)
 		}
 	}
+	backs := map[backKey]uint32{}
 	for _, p := range c.places {
 		b := c.blocks[p.e.block]
 		if b.Length != p.e.blockLen || b.Pg != p.e.pg || uint64(p.e.blockOff)+p.e.len() > uint64(b.Length) {
 			c.fail("inode %d: extent %+v of block %v", p.k.ino, p.e, b)
 		}
-		if (inoKey{b.Fs, b.Ino}) == p.k && b.Offset+uint64(p.e.blockOff) != p.e.start {
+		if (inoKey{b.Fs, b.Ino}) == p.k && b.Offset == p.e.base() {
+			continue
+		}
+		if b.Fs != p.k.fs || c.level < levelPOSIX {
 			c.fail("inode %d: extent %+v is elsewhere than its block %v", p.k.ino, p.e, b)
+		}
+		backs[backKey{p.e.block, p.k.ino, p.e.place()}]++
+	}
+	for k, n := range backs {
+		if c.backs[k] != n {
+			c.fail("block %#x has %d extents of inode %d at place %#x, counts %d", k.block, n, k.ino, k.place, c.backs[k])
+		}
+	}
+	for k, n := range c.backs {
+		if backs[k] == 0 || n == 0 {
+			c.fail("block %#x counts %d extents of inode %d at place %#x, there is none", k.block, n, k.ino, k.place)
 		}
 	}
 	if n := c.counts["m/queue"]; n != c.queued {
@@ -358,6 +387,9 @@ func (c *checker) collect() {
 }
 
 func (c *checker) inode(k inoKey, n *inode) {
+	if n.reservedEnd > n.attr.Size {
+		c.fail("inode %d has %d bytes, reserved ones up to %d", k.ino, n.attr.Size, n.reservedEnd)
+	}
 	want := c.links[k]
 	if n.isDir() {
 		if n.entries != c.entries[k] {

@@ -149,7 +149,9 @@ func (x *call) mergeInline(n *inode, p extent, page, end uint64) error {
 			if e.block != 0 {
 				break
 			}
-			lo = min(lo, e.start)
+			if !e.reserved {
+				lo = min(lo, e.start)
+			}
 		}
 	}
 	for i := range list {
@@ -157,7 +159,9 @@ func (x *call) mergeInline(n *inode, p extent, page, end uint64) error {
 			if e.block != 0 {
 				break
 			}
-			hi = max(hi, e.end)
+			if !e.reserved {
+				hi = max(hi, e.end)
+			}
 		}
 	}
 	whole := make([]byte, hi-lo)
@@ -166,7 +170,7 @@ func (x *call) mergeInline(n *inode, p extent, page, end uint64) error {
 		if e.end <= lo || e.start >= hi {
 			continue
 		}
-		if e.block == 0 {
+		if e.block == 0 && !e.reserved {
 			copy(whole[e.start-lo:], e.inline)
 		}
 		if err := x.cutOut(n, e, lo, hi); err != nil {

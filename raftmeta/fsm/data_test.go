@@ -13,7 +13,7 @@ import (
 )
 
 // tiny limits make every bounded path the common one.
-var tiny = limits{extents: 3, cuts: 3, keys: 60, scan: 4000, reap: 4, depth: 8, changeRange: 16}
+var tiny = limits{extents: 3, cuts: 3, keys: 60, ranges: 20, scan: 4000, reap: 4, depth: 8, changeRange: 16}
 
 // dataModel is files as byte arrays, beside a machine.
 type dataModel struct {
@@ -25,6 +25,7 @@ type dataModel struct {
 	units  []uint64                     // leased, by their first ids
 	states map[uint64]metapb.BlockState // as last seen
 	moved  *int                         // bytes that rewriting put elsewhere
+	cloned *int                         // bytes that were cloned
 	serial int
 	maxLen int
 }
@@ -280,10 +281,10 @@ func (d *dataModel) compare(rt *rapid.T) {
 // TestDataModel compares random commits, truncations, removals and purges with
 // byte arrays, under limits so small that cuts and splits are hit all the time.
 func TestDataModel(t *testing.T) {
-	moved := 0
+	moved, cloned := 0, 0
 	defer func() {
-		if moved == 0 && !t.Failed() {
-			t.Error("nothing was rewritten: the test shows nothing")
+		if (moved == 0 || cloned == 0) && !t.Failed() {
+			t.Error("nothing was rewritten or cloned: the test shows nothing")
 		}
 	}()
 	rapid.Check(t, func(rt *rapid.T) {
@@ -292,8 +293,8 @@ func TestDataModel(t *testing.T) {
 			o.Cache = NewCache(1 << 16)
 		}
 		d := &dataModel{
-			rig: newNamespaceRig(t, o), rt: rt, maxLen: 10 * pageSize,
-			files: make(map[uint64]*modelFile), blocks: make(map[uint64][]byte), states: make(map[uint64]metapb.BlockState), moved: &moved,
+			rig: newNamespaceRig(t, o), rt: rt, maxLen: 30 * pageSize,
+			files: make(map[uint64]*modelFile), blocks: make(map[uint64][]byte), states: make(map[uint64]metapb.BlockState), moved: &moved, cloned: &cloned,
 		}
 		act := func(fn func()) func(*rapid.T) {
 			return func(rt *rapid.T) { d.rt = rt; fn() }
@@ -310,6 +311,10 @@ func TestDataModel(t *testing.T) {
 			"truncate2": act(d.truncate),
 			"rewrite":   act(d.rewrite),
 			"rewrite2":  act(d.rewrite),
+			"punch":     act(d.punch),
+			"allocate":  act(d.allocate),
+			"clone":     act(d.clone),
+			"clone2":    act(d.clone),
 			"reap":      act(d.reap),
 			"return":    act(d.giveBack),
 			"raise":     act(d.raise),
@@ -339,7 +344,12 @@ func TestDataModel(t *testing.T) {
 			}
 		}
 		refs := 0
-		_ = d.store.Scan([]byte("b/"), []byte("b0"), func(_, _ []byte) bool { refs++; return true })
+		_ = d.store.Scan([]byte("b/"), []byte("b0"), func(k, _ []byte) bool {
+			if len(k) == len("b/")+8 {
+				refs++
+			}
+			return true
+		})
 		dying := 0
 		_ = d.store.Scan([]byte("x/"), []byte("x0"), func(_, _ []byte) bool { dying++; return true })
 		if refs+dying > len(d.blocks) {

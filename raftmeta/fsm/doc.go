@@ -30,7 +30,8 @@
 // version alike, with KindNotSupported: a version that knows it treats it as one
 // that never did. level.go lists what each level added, and
 // TestLevel1 holds the digests that level 1 must keep. Level 2 added the queue of dying blocks and
-// ReapBlocks, ReturnBlocks, RewriteExtents, ChangePGs, ReplaceStore and the version of the cluster map.
+// ReapBlocks, ReturnBlocks, RewriteExtents, ChangePGs, ReplaceStore and the version of the cluster map. Level 3 added
+// PunchHole, Allocate and CloneRange.
 //
 // A command first passes the exactly-once check (see metapb.Identity), then
 // permissions and existence, in the order of Linux, and then takes effect. A
@@ -58,7 +59,8 @@
 //	i/ fs ino               InodeRecord
 //	d/ fs parent cookie     DirentRecord
 //	e/ fs ino end           ExtentRecord of the bytes that end before end
-//	b/ block                BlockRecord; a back reference of a further file is b/ block ino offset
+//	b/ block                BlockRecord
+//	b/ block ino place      BackReference: a further file, or place in a file, that shares the block (backref.go)
 //	x/ block                DyingRecord: no extent points into the block any more
 //	y/ seq                  the same by number, in the order they began to die: block 8
 //	r/ unit                 RangeRecord: who leases the block ids of a unit
@@ -94,7 +96,16 @@
 // separates are one extent, holes between them zeros. A block knows how many
 // extents point into it; at none it moves to x/. Block ids are leased in units of
 // 4096, used once, and answered live, dying, leased or dead (BlockStatesQ). A block is one contiguous
-// piece of its first owner's file: where its byte 0 lies is the same for all extents of it.
+// piece of its first owner's file, whose name and place stand in its record. CloneRange lets extents of other files, or of
+// other places in the same file, point into it: each such place has a back reference with its count of
+// extents, and what the back references do not account for are extents at the owner's place. The owner may be gone and the block live.
+//
+// A reserved extent (Allocate) is bytes that count in Used and read as zeros. Commands treat it as any other: what is written
+// takes its range, truncation and PunchHole take it away, a clone of it is a hole. Queries leave it out, so no reader,
+// folding or collection knows of it. It may be as long as 1 GiB, longer than any block; reserved_end bounds where one may be, so that
+// who looks for the extents of a range looks further only in such files.
+//
+// PunchHole, Allocate and CloneRange do as much as about 1,000 records allow and answer how far they came.
 //
 // # The end of a block
 //

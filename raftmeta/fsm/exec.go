@@ -191,6 +191,12 @@ func (x *call) runNamespace(c *metapb.Command) (*metapb.Result, error) {
 		return x.commitData(op.CommitData)
 	case *metapb.Command_RewriteExtents:
 		return x.rewriteExtents(op.RewriteExtents)
+	case *metapb.Command_PunchHole:
+		return x.punchHole(op.PunchHole)
+	case *metapb.Command_Allocate:
+		return x.allocate(op.Allocate)
+	case *metapb.Command_CloneRange:
+		return x.cloneRange(op.CloneRange)
 	case *metapb.Command_ReleaseOrphan:
 		return x.releaseOrphan(op.ReleaseOrphan)
 	}

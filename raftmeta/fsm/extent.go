@@ -9,15 +9,18 @@ import (
 const (
 	pageSize = 4096    // inline pieces lie within one page
 	blockMax = 4 << 20 // bytes of data of a block, so also of an extent
-	maxK     = 16
-	maxM     = 8
-	maxEnd   = vfs.MaxSize
+	// reservedMax is the longest reserved extent, in bytes.
+	reservedMax = 1 << 30
+	maxK        = 16
+	maxM        = 8
+	maxEnd      = vfs.MaxSize
 )
 
 // extent is an ExtentRecord decoded, with the range of the file it holds.
 type extent struct {
 	start, end         uint64
 	gen                uint32
+	reserved           bool   // allocated, not written; or:
 	inline             []byte // or:
 	block              uint64
 	blockOff, blockLen uint32
@@ -31,18 +34,23 @@ func decodeExtent(end uint64, b []byte) (extent, error) {
 	if err := r.UnmarshalVT(b); err != nil {
 		return extent{}, corrupt("extent: %w", err)
 	}
-	if r.Length == 0 || uint64(r.Length) > end || r.Length > blockMax || (r.Block == 0 && uint32(len(r.Inline)) != r.Length) {
+	longest := uint32(blockMax)
+	if r.Reserved {
+		longest = reservedMax
+	}
+	if r.Length == 0 || uint64(r.Length) > end || r.Length > longest ||
+		(r.Block == 0 && !r.Reserved && uint32(len(r.Inline)) != r.Length) || (r.Reserved && (r.Block != 0 || len(r.Inline) > 0)) {
 		return extent{}, corrupt("extent of %d bytes, %d inline, that ends at %d", r.Length, len(r.Inline), end)
 	}
 	return extent{
-		start: end - uint64(r.Length), end: end, gen: r.Gen, inline: r.Inline,
+		start: end - uint64(r.Length), end: end, gen: r.Gen, reserved: r.Reserved, inline: r.Inline,
 		block: r.Block, blockOff: r.BlockOffset, blockLen: r.BlockLength, pg: r.Pg, k: r.K, m: r.M,
 	}, nil
 }
 
 func (e *extent) encode() ([]byte, error) {
 	b, err := (&metapb.ExtentRecord{
-		Length: uint32(e.len()), Gen: e.gen, Inline: e.inline,
+		Length: uint32(e.len()), Gen: e.gen, Reserved: e.reserved, Inline: e.inline,
 		Block: e.block, BlockOffset: e.blockOff, BlockLength: e.blockLen, Pg: e.pg, K: e.k, M: e.m,
 	}).MarshalVT()
 	if err != nil {
@@ -53,9 +61,11 @@ func (e *extent) encode() ([]byte, error) {
 
 // slice is the part [from, to) of e.
 func (e extent) slice(from, to uint64) extent {
-	if e.block == 0 {
+	switch {
+	case e.reserved:
+	case e.block == 0:
 		e.inline = e.inline[from-e.start : to-e.start]
-	} else {
+	default:
 		e.blockOff += uint32(from - e.start)
 	}
 	e.start, e.end = from, to
@@ -95,6 +105,9 @@ func liveExtents(scan scanFunc, fs uint32, n *inode, from, to uint64, limit int,
 	}
 	seen := 0
 	last := min(to+blockMax, n.attr.Size)
+	if n.reservedEnd > last {
+		last = min(to+reservedMax, n.reservedEnd) // one that begins before to may be this long
+	}
 	return scanExtents(scan, fs, n, from, last, func(e extent) (bool, error) {
 		if seen++; seen > limit {
 			return false, vfs.Errorf(vfs.KindTooMany, "extents", "more than %d records in this range of the file", limit)
@@ -156,7 +169,7 @@ func (x *call) dropExtent(n *inode, e *extent) error {
 	if n.charged(e.gen) {
 		n.attr.Used -= e.len()
 	}
-	return x.refer(e.block, -1)
+	return x.refer(n, e, -1)
 }
 
 // clear makes [from, to) of n a hole. It changes n in place.
@@ -196,12 +209,13 @@ func (x *call) cutOut(n *inode, e *extent, from, to uint64) error {
 		}
 		pieces++
 	}
-	return x.refer(e.block, pieces-1)
+	return x.refer(n, e, pieces-1)
 }
 
-// refer changes how many extents point into a block; a block that none points
+// refer changes how many extents like e of n point into its block; a block that none points
 // into is dying. Block 0 is none.
-func (x *call) refer(block uint64, by int) error {
+func (x *call) refer(n *inode, e *extent, by int) error {
+	block := e.block
 	if block == 0 || by == 0 {
 		return nil
 	}
@@ -216,6 +230,11 @@ func (x *call) refer(block uint64, by int) error {
 	}
 	if !ok || (by < 0 && r.Refs < uint32(-by)) {
 		return corrupt("block %#x has %d references", block, r.Refs)
+	}
+	if !x.ownPlace(&r, n, e) {
+		if err := x.referBack(n, e, by); err != nil {
+			return err
+		}
 	}
 	if r.Refs = uint32(int64(r.Refs) + int64(by)); r.Refs > 0 {
 		return x.setRecord(appendID(x.key[:0], "b/", block), &r)

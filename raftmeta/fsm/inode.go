@@ -19,6 +19,8 @@ type inode struct {
 	lastEpoch uint64
 	cutGen    uint32
 	cuts      []cut // never changed in place
+
+	reservedEnd uint64 // no live reserved extent ends above it
 }
 
 // lease is metapb.Lease; epoch 0 is none.
@@ -137,6 +139,7 @@ func (c *inodeCodec) encode(n *inode) ([]byte, error) {
 	r.Attr = c.attr.set(&n.attr)
 	r.Attr.Ino = 0
 	r.Parent, r.Entries, r.LastEpoch, r.CutGen = n.parent, n.entries, n.lastEpoch, n.cutGen
+	r.ReservedEnd = n.reservedEnd
 	if n.target != "" {
 		r.Target = []byte(n.target)
 	}
@@ -183,7 +186,7 @@ func (c *inodeCodec) decode(ino uint64, b []byte) (*inode, error) {
 		},
 		parent: c.rec.Parent, target: string(c.rec.Target), verifier: string(c.rec.Verifier), entries: c.rec.Entries,
 		lease:     lease{c.lease.Origin, c.lease.Epoch, c.lease.ChangeLimit},
-		lastEpoch: c.rec.LastEpoch, cutGen: c.rec.CutGen,
+		lastEpoch: c.rec.LastEpoch, cutGen: c.rec.CutGen, reservedEnd: c.rec.ReservedEnd,
 	}
 	for _, k := range c.rec.Cuts {
 		n.cuts = append(n.cuts, cut{k.Gen, k.Offset})

@@ -36,6 +36,11 @@ func appendID(b []byte, prefix string, id uint64) []byte {
 
 func appendInode(b []byte, fs uint32, ino uint64) []byte { return appendIno(b, "i/", fs, ino) }
 
+// appendBack is the key of the back reference of block to where inode ino has its byte 0.
+func appendBack(b []byte, block, ino, place uint64) []byte {
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(appendID(b, "b/", block), ino), place)
+}
+
 func appendDirent(b []byte, fs uint32, dir, cookie uint64) []byte {
 	return binary.BigEndian.AppendUint64(appendIno(b, "d/", fs, dir), cookie)
 }

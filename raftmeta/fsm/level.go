@@ -21,7 +21,7 @@ func levelOf(c *metapb.Command) uint32 {
 	case *metapb.Command_ReapBlocks, *metapb.Command_ReturnBlocks, *metapb.Command_RewriteExtents,
 		*metapb.Command_ChangePgs, *metapb.Command_ReplaceStore:
 		return levelCollect
-	case *metapb.Command_Touch:
+	case *metapb.Command_Touch, *metapb.Command_PunchHole, *metapb.Command_Allocate, *metapb.Command_CloneRange:
 		return levelPOSIX
 	}
 	return 1

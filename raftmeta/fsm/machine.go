@@ -29,6 +29,7 @@ type limits struct {
 	extents     int    // records that truncate and unlink remove themselves; more are left to Purge
 	cuts        int    // cuts of one inode that wait for Purge
 	keys        int    // records a command may write
+	ranges      int    // records a command for a range of a file writes before it leaves the rest to the next
 	scan        int    // records a command may look at in one file
 	reap        int    // blocks that one ReapBlocks ends
 	depth       int    // directories above another one that a rename walks
@@ -39,6 +40,7 @@ var levelLimits = limits{
 	extents:     64,
 	cuts:        64,
 	keys:        4000,
+	ranges:      1000,
 	scan:        16000,
 	reap:        1000,
 	depth:       4096,

@@ -81,6 +81,9 @@ func (h *history) rewrites() (list []*metapb.ExtentRewrite) {
 
 // newer is a command of a level above 1.
 func (h *history) newer() *metapb.Command {
+	if h.raises && h.num("range", 0, 1) == 1 { // histories that do not raise are recorded: their draws stay what they are
+		return h.ranges()
+	}
 	switch h.num("newer", 0, 3) {
 	case 0:
 		return &metapb.Command{Op: &metapb.Command_ReapBlocks{ReapBlocks: &metapb.ReapBlocks{Through: h.num("through", 0, 30), Max: uint32(h.num("max", 0, 4))}}}
@@ -94,13 +97,26 @@ func (h *history) newer() *metapb.Command {
 	return &metapb.Command{Op: &metapb.Command_RewriteExtents{RewriteExtents: &metapb.RewriteExtents{Ino: h.num("file", 5, 8), Extents: h.rewrites()}}}
 }
 
+// ranges is a command for a range of a file.
+func (h *history) ranges() *metapb.Command {
+	ino, epoch := h.num("file", 5, 8), h.num("epoch", 0, 5)/5^1
+	offset, length := h.num("offset", 0, 6*pageSize), h.num("length", 0, 6*pageSize)
+	switch h.num("kind", 0, 3) {
+	case 0:
+		return punchCmd(ino, epoch, offset, length)
+	case 1:
+		return allocateCmd(ino, epoch, offset, length, h.num("free", 0, 1)<<40)
+	}
+	return cloneCmd(h.num("source", 5, 8), 1, h.num("from", 0, 6)*pageSize, ino, epoch, h.num("to", 0, 6)*pageSize, length)
+}
+
 func (h *history) op() *metapb.Command {
 	switch h.num("op", 0, 18) {
 	case 16, 17:
 		return h.newer()
 	case 18:
 		if h.raises {
-			return &metapb.Command{Op: &metapb.Command_RaiseLevel{RaiseLevel: &metapb.RaiseLevel{Level: uint32(h.num("level", 1, 2))}}}
+			return &metapb.Command{Op: &metapb.Command_RaiseLevel{RaiseLevel: &metapb.RaiseLevel{Level: uint32(h.num("level", 1, Level))}}}
 		}
 	case 0, 1, 2:
 		return &metapb.Command{Op: &metapb.Command_Create{Create: &metapb.Create{
@@ -406,7 +422,8 @@ func FuzzEntry(f *testing.F) {
 	} {
 		f.Add(encodeEntry(f, rapidSeed.stamp(c)))
 	}
-	for _, c := range []*metapb.Command{ // of level 2
+	for _, c := range []*metapb.Command{ // of level 2 and 3
+		punchCmd(2, 1, 1, 2), allocateCmd(2, 1, 0, 5000, 9000), cloneCmd(2, 1, 0, 2, 1, 4096, 3),
 		reapCmd(5, 2), returnCmd(1<<blockShardShift | 1<<blockUnitShift),
 		rewriteCmd(2, &metapb.ExtentRewrite{Length: 3, InlineHash: xxhash.Sum64String("abc"), Block: 1<<blockShardShift | 1<<blockUnitShift, BlockLength: 3, K: 1, M: 1}),
 		{Op: &metapb.Command_ReplaceStore{ReplaceStore: &metapb.ReplaceStore{Old: 1, New: &metapb.Store{Id: 9, Uuid: []byte("u9")}}}},

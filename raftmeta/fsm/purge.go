@@ -129,7 +129,7 @@ func (x *call) purgeDeleted(item *metapb.PurgeRecord, budget int) (bool, error) 
 	}
 	for i := range list {
 		x.del(x.extentKey(gone, list[i].end))
-		if err := x.refer(list[i].block, -1); err != nil {
+		if err := x.refer(gone, &list[i], -1); err != nil {
 			return false, err
 		}
 		item.From = list[i].end

@@ -17,7 +17,7 @@ const (
 
 // Query answers q from v. It runs concurrently with Apply and with other
 // queries; c is the cache of the machine whose store v is a state of, or nil.
-// Extents of an ExtentsQ are clipped to the range that was asked for.
+// Extents of an ExtentsQ are clipped to the range that was asked for, and reserved ones are left out.
 func Query(v View, c *Cache, q *metapb.Query) *metapb.QueryResult {
 	return queryWith(v, c, q, nameHash)
 }

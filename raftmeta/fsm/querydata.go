@@ -94,6 +94,9 @@ func (r *reader) extents(q *metapb.ExtentsQ) (*metapb.QueryResult, error) {
 	const perExtent = 64
 	bytes, at := 0, q.Offset
 	err = liveExtents(r.view.Scan, r.fs, n, q.Offset, to, math.MaxInt, func(e extent) (bool, error) {
+		if e.reserved {
+			return true, nil // reads as a hole does
+		}
 		bytes += perExtent + len(e.inline)
 		if len(res.Extents) == bound || (len(res.Extents) > 0 && bytes > answerBytes) {
 			res.Next = at

@@ -130,7 +130,7 @@ func (r *rewriter) bounded() error {
 
 // isThere reports whether e, which is live, is at byte lo of the file what w expects.
 func isThere(w *metapb.ExtentRewrite, e *extent, lo uint64) bool {
-	if e.block != w.OldBlock {
+	if e.block != w.OldBlock || e.reserved {
 		return false
 	}
 	if e.block != 0 {
@@ -159,7 +159,7 @@ func (r *rewriter) put() error {
 	}
 	r.next = extent{}
 	if r.made[p.block] {
-		if err := r.refer(p.block, 1); err != nil {
+		if err := r.refer(r.n, &p, 1); err != nil {
 			return err
 		}
 	} else {

@@ -56,20 +56,28 @@ func (x *call) setAttr(c *metapb.SetAttr) (*metapb.Result, error) {
 		return nil, err
 	}
 	n.attr.Ctime = x.now
-	if c.LeaseEpoch != 0 {
-		// The holder named what it has shown, so the rest of its range stays.
-		if err := shown(n, c.Change, op); err != nil {
-			return nil, err
-		}
-		if n.attr.Change++; n.attr.Change > n.lease.limit {
-			n.lease.limit = n.attr.Change
-		}
-	} else {
-		n.bump()
+	if err := advance(n, c.LeaseEpoch, c.Change, op); err != nil {
+		return nil, err
 	}
 	x.renew(n)
 	x.setInode(x.fs, n)
 	return x.attrResult(n), nil
+}
+
+// advance gives n, in place, its next change value, in a command that names an epoch.
+func advance(n *inode, epoch, change uint64, op string) error {
+	if epoch == 0 {
+		n.bump()
+		return nil
+	}
+	// The holder named what it has shown, so the rest of its range stays.
+	if err := shown(n, change, op); err != nil {
+		return err
+	}
+	if n.attr.Change++; n.attr.Change > n.lease.limit {
+		n.lease.limit = n.attr.Change
+	}
+	return nil
 }
 
 // attrResult carries the lease too if it is the caller's.

@@ -17,6 +17,7 @@ func (x *call) truncate(n *inode, size uint64) error {
 		}
 	}
 	n.attr.Size = size
+	n.reservedEnd = min(n.reservedEnd, size)
 	return x.recharge(n, used)
 }
 
@@ -112,7 +113,7 @@ func (x *call) deleteInode(n *inode) error {
 	}
 	for i := range list {
 		x.del(x.extentKey(n, list[i].end))
-		if err := x.refer(list[i].block, -1); err != nil {
+		if err := x.refer(n, &list[i], -1); err != nil {
 			return err
 		}
 	}

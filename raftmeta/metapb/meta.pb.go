@@ -488,6 +488,9 @@ type Command struct {
 	//	*Command_ReapBlocks
 	//	*Command_ReturnBlocks
 	//	*Command_RewriteExtents
+	//	*Command_PunchHole
+	//	*Command_Allocate
+	//	*Command_CloneRange
 	//	*Command_PutFileSystem
 	//	*Command_PutStore
 	//	*Command_PutPool
@@ -729,6 +732,33 @@ func (x *Command) GetRewriteExtents() *RewriteExtents {
 	return nil
 }
 
+func (x *Command) GetPunchHole() *PunchHole {
+	if x != nil {
+		if x, ok := x.Op.(*Command_PunchHole); ok {
+			return x.PunchHole
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetAllocate() *Allocate {
+	if x != nil {
+		if x, ok := x.Op.(*Command_Allocate); ok {
+			return x.Allocate
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetCloneRange() *CloneRange {
+	if x != nil {
+		if x, ok := x.Op.(*Command_CloneRange); ok {
+			return x.CloneRange
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetPutFileSystem() *PutFileSystem {
 	if x != nil {
 		if x, ok := x.Op.(*Command_PutFileSystem); ok {
@@ -888,6 +918,18 @@ type Command_RewriteExtents struct {
 	RewriteExtents *RewriteExtents `protobuf:"bytes,33,opt,name=rewrite_extents,json=rewriteExtents,proto3,oneof"` // level 2
 }
 
+type Command_PunchHole struct {
+	PunchHole *PunchHole `protobuf:"bytes,36,opt,name=punch_hole,json=punchHole,proto3,oneof"` // level 3
+}
+
+type Command_Allocate struct {
+	Allocate *Allocate `protobuf:"bytes,37,opt,name=allocate,proto3,oneof"` // level 3
+}
+
+type Command_CloneRange struct {
+	CloneRange *CloneRange `protobuf:"bytes,38,opt,name=clone_range,json=cloneRange,proto3,oneof"` // level 3
+}
+
 type Command_PutFileSystem struct {
 	// Shard 0.
 	PutFileSystem *PutFileSystem `protobuf:"bytes,50,opt,name=put_file_system,json=putFileSystem,proto3,oneof"`
@@ -962,6 +1004,12 @@ func (*Command_ReturnBlocks) isCommand_Op() {}
 
 func (*Command_RewriteExtents) isCommand_Op() {}
 
+func (*Command_PunchHole) isCommand_Op() {}
+
+func (*Command_Allocate) isCommand_Op() {}
+
+func (*Command_CloneRange) isCommand_Op() {}
+
 func (*Command_PutFileSystem) isCommand_Op() {}
 
 func (*Command_PutStore) isCommand_Op() {}
@@ -1001,6 +1049,7 @@ type Result struct {
 	//	*Result_Reap
 	//	*Result_Rewrite
 	//	*Result_ClusterMap
+	//	*Result_Range
 	Of            isResult_Of `protobuf_oneof:"of"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1174,6 +1223,15 @@ func (x *Result) GetClusterMap() *ClusterMapR {
 	return nil
 }
 
+func (x *Result) GetRange() *RangeResult {
+	if x != nil {
+		if x, ok := x.Of.(*Result_Range); ok {
+			return x.Range
+		}
+	}
+	return nil
+}
+
 type isResult_Of interface {
 	isResult_Of()
 }
@@ -1230,6 +1288,10 @@ type Result_ClusterMap struct {
 	ClusterMap *ClusterMapR `protobuf:"bytes,22,opt,name=cluster_map,json=clusterMap,proto3,oneof"` // of ChangePGs and ReplaceStore: the version, and of each pool the groups they changed
 }
 
+type Result_Range struct {
+	Range *RangeResult `protobuf:"bytes,25,opt,name=range,proto3,oneof"` // of PunchHole, Allocate and CloneRange
+}
+
 func (*Result_Origin) isResult_Of() {}
 
 func (*Result_Create) isResult_Of() {}
@@ -1255,6 +1317,8 @@ func (*Result_Reap) isResult_Of() {}
 func (*Result_Rewrite) isResult_Of() {}
 
 func (*Result_ClusterMap) isResult_Of() {}
+
+func (*Result_Range) isResult_Of() {}
 
 type Time struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -4033,6 +4097,345 @@ func (x *RewriteResult) GetParts() []uint32 {
 	return nil
 }
 
+// PunchHole makes [offset, offset+length) of a file a hole. Size stays; mtime, ctime and change move. The lease is checked as by
+// SetAttr of a size. It does a bounded piece, in ascending order; RangeResult.done says how far it came, and the
+// caller repeats it from there.
+type PunchHole struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
+	LeaseEpoch    uint64                 `protobuf:"varint,2,opt,name=lease_epoch,json=leaseEpoch,proto3" json:"lease_epoch,omitempty"`
+	Change        uint64                 `protobuf:"varint,3,opt,name=change,proto3" json:"change,omitempty"` // the holder's newest shown change value; the result's is above it
+	Offset        uint64                 `protobuf:"varint,4,opt,name=offset,proto3" json:"offset,omitempty"`
+	Length        uint64                 `protobuf:"varint,5,opt,name=length,proto3" json:"length,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PunchHole) Reset() {
+	*x = PunchHole{}
+	mi := &file_meta_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PunchHole) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PunchHole) ProtoMessage() {}
+
+func (x *PunchHole) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PunchHole.ProtoReflect.Descriptor instead.
+func (*PunchHole) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *PunchHole) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *PunchHole) GetLeaseEpoch() uint64 {
+	if x != nil {
+		return x.LeaseEpoch
+	}
+	return 0
+}
+
+func (x *PunchHole) GetChange() uint64 {
+	if x != nil {
+		return x.Change
+	}
+	return 0
+}
+
+func (x *PunchHole) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *PunchHole) GetLength() uint64 {
+	if x != nil {
+		return x.Length
+	}
+	return 0
+}
+
+// Allocate puts reserved extents into the holes of [offset, offset+length): they read as zeros, count in Used, and give
+// way to what is written. The file grows to the end of the range. Like PunchHole it does a bounded piece. KindNoSpace,
+// and nothing done, if the piece would reserve more than max_bytes.
+type Allocate struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
+	LeaseEpoch    uint64                 `protobuf:"varint,2,opt,name=lease_epoch,json=leaseEpoch,proto3" json:"lease_epoch,omitempty"`
+	Change        uint64                 `protobuf:"varint,3,opt,name=change,proto3" json:"change,omitempty"`
+	Offset        uint64                 `protobuf:"varint,4,opt,name=offset,proto3" json:"offset,omitempty"`
+	Length        uint64                 `protobuf:"varint,5,opt,name=length,proto3" json:"length,omitempty"`
+	MaxBytes      uint64                 `protobuf:"varint,6,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Allocate) Reset() {
+	*x = Allocate{}
+	mi := &file_meta_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Allocate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Allocate) ProtoMessage() {}
+
+func (x *Allocate) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Allocate.ProtoReflect.Descriptor instead.
+func (*Allocate) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *Allocate) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *Allocate) GetLeaseEpoch() uint64 {
+	if x != nil {
+		return x.LeaseEpoch
+	}
+	return 0
+}
+
+func (x *Allocate) GetChange() uint64 {
+	if x != nil {
+		return x.Change
+	}
+	return 0
+}
+
+func (x *Allocate) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *Allocate) GetLength() uint64 {
+	if x != nil {
+		return x.Length
+	}
+	return 0
+}
+
+func (x *Allocate) GetMaxBytes() uint64 {
+	if x != nil {
+		return x.MaxBytes
+	}
+	return 0
+}
+
+// CloneRange makes [offset, offset+length) of a file what a range of another, or of itself, is at src_offset: blocks are shared,
+// inline bytes copied, holes and reserved extents become holes. Both offsets are multiples of 4096;
+// the range of the source ends in it, and ranges of one file do not overlap. Leases of both are checked as by SetAttr of a size. A
+// range that fits one command is cloned by it, atomically; else the command does a piece that ends at a multiple of 4096,
+// the file grows to its end, and the caller repeats it from there.
+type CloneRange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
+	LeaseEpoch    uint64                 `protobuf:"varint,2,opt,name=lease_epoch,json=leaseEpoch,proto3" json:"lease_epoch,omitempty"`
+	Change        uint64                 `protobuf:"varint,3,opt,name=change,proto3" json:"change,omitempty"`
+	Offset        uint64                 `protobuf:"varint,4,opt,name=offset,proto3" json:"offset,omitempty"`
+	Length        uint64                 `protobuf:"varint,5,opt,name=length,proto3" json:"length,omitempty"`
+	SrcIno        uint64                 `protobuf:"varint,6,opt,name=src_ino,json=srcIno,proto3" json:"src_ino,omitempty"`
+	SrcLeaseEpoch uint64                 `protobuf:"varint,7,opt,name=src_lease_epoch,json=srcLeaseEpoch,proto3" json:"src_lease_epoch,omitempty"`
+	SrcOffset     uint64                 `protobuf:"varint,8,opt,name=src_offset,json=srcOffset,proto3" json:"src_offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CloneRange) Reset() {
+	*x = CloneRange{}
+	mi := &file_meta_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CloneRange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CloneRange) ProtoMessage() {}
+
+func (x *CloneRange) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CloneRange.ProtoReflect.Descriptor instead.
+func (*CloneRange) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *CloneRange) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *CloneRange) GetLeaseEpoch() uint64 {
+	if x != nil {
+		return x.LeaseEpoch
+	}
+	return 0
+}
+
+func (x *CloneRange) GetChange() uint64 {
+	if x != nil {
+		return x.Change
+	}
+	return 0
+}
+
+func (x *CloneRange) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *CloneRange) GetLength() uint64 {
+	if x != nil {
+		return x.Length
+	}
+	return 0
+}
+
+func (x *CloneRange) GetSrcIno() uint64 {
+	if x != nil {
+		return x.SrcIno
+	}
+	return 0
+}
+
+func (x *CloneRange) GetSrcLeaseEpoch() uint64 {
+	if x != nil {
+		return x.SrcLeaseEpoch
+	}
+	return 0
+}
+
+func (x *CloneRange) GetSrcOffset() uint64 {
+	if x != nil {
+		return x.SrcOffset
+	}
+	return 0
+}
+
+type RangeResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Attr          *Attr                  `protobuf:"bytes,1,opt,name=attr,proto3" json:"attr,omitempty"`    // of the file that changed
+	Lease         *Lease                 `protobuf:"bytes,2,opt,name=lease,proto3" json:"lease,omitempty"`  // as in AttrResult
+	Done          uint64                 `protobuf:"varint,3,opt,name=done,proto3" json:"done,omitempty"`   // the range is done up to here
+	Bytes         uint64                 `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"` // by which Used grew; 0 if it fell
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RangeResult) Reset() {
+	*x = RangeResult{}
+	mi := &file_meta_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RangeResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RangeResult) ProtoMessage() {}
+
+func (x *RangeResult) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RangeResult.ProtoReflect.Descriptor instead.
+func (*RangeResult) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *RangeResult) GetAttr() *Attr {
+	if x != nil {
+		return x.Attr
+	}
+	return nil
+}
+
+func (x *RangeResult) GetLease() *Lease {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
+}
+
+func (x *RangeResult) GetDone() uint64 {
+	if x != nil {
+		return x.Done
+	}
+	return 0
+}
+
+func (x *RangeResult) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
 type FileSystem struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"` // never reused
@@ -4051,7 +4454,7 @@ type FileSystem struct {
 
 func (x *FileSystem) Reset() {
 	*x = FileSystem{}
-	mi := &file_meta_proto_msgTypes[45]
+	mi := &file_meta_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4063,7 +4466,7 @@ func (x *FileSystem) String() string {
 func (*FileSystem) ProtoMessage() {}
 
 func (x *FileSystem) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[45]
+	mi := &file_meta_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4076,7 +4479,7 @@ func (x *FileSystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystem.ProtoReflect.Descriptor instead.
 func (*FileSystem) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{45}
+	return file_meta_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *FileSystem) GetId() uint32 {
@@ -4161,7 +4564,7 @@ type PutFileSystem struct {
 
 func (x *PutFileSystem) Reset() {
 	*x = PutFileSystem{}
-	mi := &file_meta_proto_msgTypes[46]
+	mi := &file_meta_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4173,7 +4576,7 @@ func (x *PutFileSystem) String() string {
 func (*PutFileSystem) ProtoMessage() {}
 
 func (x *PutFileSystem) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[46]
+	mi := &file_meta_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4186,7 +4589,7 @@ func (x *PutFileSystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutFileSystem.ProtoReflect.Descriptor instead.
 func (*PutFileSystem) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{46}
+	return file_meta_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *PutFileSystem) GetFs() *FileSystem {
@@ -4221,7 +4624,7 @@ type Store struct {
 
 func (x *Store) Reset() {
 	*x = Store{}
-	mi := &file_meta_proto_msgTypes[47]
+	mi := &file_meta_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4233,7 +4636,7 @@ func (x *Store) String() string {
 func (*Store) ProtoMessage() {}
 
 func (x *Store) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[47]
+	mi := &file_meta_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4246,7 +4649,7 @@ func (x *Store) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Store.ProtoReflect.Descriptor instead.
 func (*Store) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{47}
+	return file_meta_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Store) GetId() uint32 {
@@ -4322,7 +4725,7 @@ type PutStore struct {
 
 func (x *PutStore) Reset() {
 	*x = PutStore{}
-	mi := &file_meta_proto_msgTypes[48]
+	mi := &file_meta_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4334,7 +4737,7 @@ func (x *PutStore) String() string {
 func (*PutStore) ProtoMessage() {}
 
 func (x *PutStore) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[48]
+	mi := &file_meta_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4347,7 +4750,7 @@ func (x *PutStore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutStore.ProtoReflect.Descriptor instead.
 func (*PutStore) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{48}
+	return file_meta_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *PutStore) GetStore() *Store {
@@ -4371,7 +4774,7 @@ type Slot struct {
 
 func (x *Slot) Reset() {
 	*x = Slot{}
-	mi := &file_meta_proto_msgTypes[49]
+	mi := &file_meta_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4383,7 +4786,7 @@ func (x *Slot) String() string {
 func (*Slot) ProtoMessage() {}
 
 func (x *Slot) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[49]
+	mi := &file_meta_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4396,7 +4799,7 @@ func (x *Slot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Slot.ProtoReflect.Descriptor instead.
 func (*Slot) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{49}
+	return file_meta_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Slot) GetStore() uint32 {
@@ -4436,7 +4839,7 @@ type PlacementGroup struct {
 
 func (x *PlacementGroup) Reset() {
 	*x = PlacementGroup{}
-	mi := &file_meta_proto_msgTypes[50]
+	mi := &file_meta_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4448,7 +4851,7 @@ func (x *PlacementGroup) String() string {
 func (*PlacementGroup) ProtoMessage() {}
 
 func (x *PlacementGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[50]
+	mi := &file_meta_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4461,7 +4864,7 @@ func (x *PlacementGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlacementGroup.ProtoReflect.Descriptor instead.
 func (*PlacementGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{50}
+	return file_meta_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *PlacementGroup) GetId() uint32 {
@@ -4514,7 +4917,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_meta_proto_msgTypes[51]
+	mi := &file_meta_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4526,7 +4929,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[51]
+	mi := &file_meta_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4539,7 +4942,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{51}
+	return file_meta_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Pool) GetId() uint32 {
@@ -4595,7 +4998,7 @@ type PutPool struct {
 
 func (x *PutPool) Reset() {
 	*x = PutPool{}
-	mi := &file_meta_proto_msgTypes[52]
+	mi := &file_meta_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4607,7 +5010,7 @@ func (x *PutPool) String() string {
 func (*PutPool) ProtoMessage() {}
 
 func (x *PutPool) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[52]
+	mi := &file_meta_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4620,7 +5023,7 @@ func (x *PutPool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutPool.ProtoReflect.Descriptor instead.
 func (*PutPool) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{52}
+	return file_meta_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *PutPool) GetPool() *Pool {
@@ -4641,7 +5044,7 @@ type ChangePGs struct {
 
 func (x *ChangePGs) Reset() {
 	*x = ChangePGs{}
-	mi := &file_meta_proto_msgTypes[53]
+	mi := &file_meta_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4653,7 +5056,7 @@ func (x *ChangePGs) String() string {
 func (*ChangePGs) ProtoMessage() {}
 
 func (x *ChangePGs) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[53]
+	mi := &file_meta_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4666,7 +5069,7 @@ func (x *ChangePGs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangePGs.ProtoReflect.Descriptor instead.
 func (*ChangePGs) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{53}
+	return file_meta_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ChangePGs) GetPool() uint32 {
@@ -4702,7 +5105,7 @@ type PGChange struct {
 
 func (x *PGChange) Reset() {
 	*x = PGChange{}
-	mi := &file_meta_proto_msgTypes[54]
+	mi := &file_meta_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4714,7 +5117,7 @@ func (x *PGChange) String() string {
 func (*PGChange) ProtoMessage() {}
 
 func (x *PGChange) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[54]
+	mi := &file_meta_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4727,7 +5130,7 @@ func (x *PGChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PGChange.ProtoReflect.Descriptor instead.
 func (*PGChange) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{54}
+	return file_meta_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *PGChange) GetExpectEpoch() uint32 {
@@ -4766,7 +5169,7 @@ type ReplaceStore struct {
 
 func (x *ReplaceStore) Reset() {
 	*x = ReplaceStore{}
-	mi := &file_meta_proto_msgTypes[55]
+	mi := &file_meta_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4778,7 +5181,7 @@ func (x *ReplaceStore) String() string {
 func (*ReplaceStore) ProtoMessage() {}
 
 func (x *ReplaceStore) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[55]
+	mi := &file_meta_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4791,7 +5194,7 @@ func (x *ReplaceStore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceStore.ProtoReflect.Descriptor instead.
 func (*ReplaceStore) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{55}
+	return file_meta_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ReplaceStore) GetOld() uint32 {
@@ -4820,7 +5223,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_meta_proto_msgTypes[56]
+	mi := &file_meta_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4832,7 +5235,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[56]
+	mi := &file_meta_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4845,7 +5248,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{56}
+	return file_meta_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Key) GetKind() string {
@@ -4878,7 +5281,7 @@ type PutKey struct {
 
 func (x *PutKey) Reset() {
 	*x = PutKey{}
-	mi := &file_meta_proto_msgTypes[57]
+	mi := &file_meta_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4890,7 +5293,7 @@ func (x *PutKey) String() string {
 func (*PutKey) ProtoMessage() {}
 
 func (x *PutKey) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[57]
+	mi := &file_meta_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4903,7 +5306,7 @@ func (x *PutKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutKey.ProtoReflect.Descriptor instead.
 func (*PutKey) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{57}
+	return file_meta_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *PutKey) GetKey() *Key {
@@ -4926,7 +5329,7 @@ type NFSClient struct {
 
 func (x *NFSClient) Reset() {
 	*x = NFSClient{}
-	mi := &file_meta_proto_msgTypes[58]
+	mi := &file_meta_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4938,7 +5341,7 @@ func (x *NFSClient) String() string {
 func (*NFSClient) ProtoMessage() {}
 
 func (x *NFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[58]
+	mi := &file_meta_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4951,7 +5354,7 @@ func (x *NFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClient.ProtoReflect.Descriptor instead.
 func (*NFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{58}
+	return file_meta_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *NFSClient) GetGateway() string {
@@ -4984,7 +5387,7 @@ type PutNFSClient struct {
 
 func (x *PutNFSClient) Reset() {
 	*x = PutNFSClient{}
-	mi := &file_meta_proto_msgTypes[59]
+	mi := &file_meta_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4996,7 +5399,7 @@ func (x *PutNFSClient) String() string {
 func (*PutNFSClient) ProtoMessage() {}
 
 func (x *PutNFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[59]
+	mi := &file_meta_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5009,7 +5412,7 @@ func (x *PutNFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNFSClient.ProtoReflect.Descriptor instead.
 func (*PutNFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{59}
+	return file_meta_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *PutNFSClient) GetClient() *NFSClient {
@@ -5029,7 +5432,7 @@ type RemoveNFSClient struct {
 
 func (x *RemoveNFSClient) Reset() {
 	*x = RemoveNFSClient{}
-	mi := &file_meta_proto_msgTypes[60]
+	mi := &file_meta_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5041,7 +5444,7 @@ func (x *RemoveNFSClient) String() string {
 func (*RemoveNFSClient) ProtoMessage() {}
 
 func (x *RemoveNFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[60]
+	mi := &file_meta_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5054,7 +5457,7 @@ func (x *RemoveNFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNFSClient.ProtoReflect.Descriptor instead.
 func (*RemoveNFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{60}
+	return file_meta_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *RemoveNFSClient) GetGateway() string {
@@ -5099,7 +5502,7 @@ type Query struct {
 
 func (x *Query) Reset() {
 	*x = Query{}
-	mi := &file_meta_proto_msgTypes[61]
+	mi := &file_meta_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5111,7 +5514,7 @@ func (x *Query) String() string {
 func (*Query) ProtoMessage() {}
 
 func (x *Query) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[61]
+	mi := &file_meta_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5124,7 +5527,7 @@ func (x *Query) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Query.ProtoReflect.Descriptor instead.
 func (*Query) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{61}
+	return file_meta_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *Query) GetFs() uint32 {
@@ -5373,7 +5776,7 @@ type GetAttrQ struct {
 
 func (x *GetAttrQ) Reset() {
 	*x = GetAttrQ{}
-	mi := &file_meta_proto_msgTypes[62]
+	mi := &file_meta_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5385,7 +5788,7 @@ func (x *GetAttrQ) String() string {
 func (*GetAttrQ) ProtoMessage() {}
 
 func (x *GetAttrQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[62]
+	mi := &file_meta_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5398,7 +5801,7 @@ func (x *GetAttrQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttrQ.ProtoReflect.Descriptor instead.
 func (*GetAttrQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{62}
+	return file_meta_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *GetAttrQ) GetIno() uint64 {
@@ -5432,7 +5835,7 @@ type LookupQ struct {
 
 func (x *LookupQ) Reset() {
 	*x = LookupQ{}
-	mi := &file_meta_proto_msgTypes[63]
+	mi := &file_meta_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5444,7 +5847,7 @@ func (x *LookupQ) String() string {
 func (*LookupQ) ProtoMessage() {}
 
 func (x *LookupQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[63]
+	mi := &file_meta_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5457,7 +5860,7 @@ func (x *LookupQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupQ.ProtoReflect.Descriptor instead.
 func (*LookupQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{63}
+	return file_meta_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *LookupQ) GetDir() uint64 {
@@ -5483,7 +5886,7 @@ type ParentQ struct {
 
 func (x *ParentQ) Reset() {
 	*x = ParentQ{}
-	mi := &file_meta_proto_msgTypes[64]
+	mi := &file_meta_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5495,7 +5898,7 @@ func (x *ParentQ) String() string {
 func (*ParentQ) ProtoMessage() {}
 
 func (x *ParentQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[64]
+	mi := &file_meta_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5508,7 +5911,7 @@ func (x *ParentQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParentQ.ProtoReflect.Descriptor instead.
 func (*ParentQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{64}
+	return file_meta_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ParentQ) GetDir() uint64 {
@@ -5531,7 +5934,7 @@ type ReadDirQ struct {
 
 func (x *ReadDirQ) Reset() {
 	*x = ReadDirQ{}
-	mi := &file_meta_proto_msgTypes[65]
+	mi := &file_meta_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5543,7 +5946,7 @@ func (x *ReadDirQ) String() string {
 func (*ReadDirQ) ProtoMessage() {}
 
 func (x *ReadDirQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[65]
+	mi := &file_meta_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5556,7 +5959,7 @@ func (x *ReadDirQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirQ.ProtoReflect.Descriptor instead.
 func (*ReadDirQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{65}
+	return file_meta_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ReadDirQ) GetDir() uint64 {
@@ -5603,7 +6006,7 @@ type ReadLinkQ struct {
 
 func (x *ReadLinkQ) Reset() {
 	*x = ReadLinkQ{}
-	mi := &file_meta_proto_msgTypes[66]
+	mi := &file_meta_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5615,7 +6018,7 @@ func (x *ReadLinkQ) String() string {
 func (*ReadLinkQ) ProtoMessage() {}
 
 func (x *ReadLinkQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[66]
+	mi := &file_meta_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5628,7 +6031,7 @@ func (x *ReadLinkQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkQ.ProtoReflect.Descriptor instead.
 func (*ReadLinkQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{66}
+	return file_meta_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *ReadLinkQ) GetIno() uint64 {
@@ -5651,7 +6054,7 @@ type ExtentsQ struct {
 
 func (x *ExtentsQ) Reset() {
 	*x = ExtentsQ{}
-	mi := &file_meta_proto_msgTypes[67]
+	mi := &file_meta_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5663,7 +6066,7 @@ func (x *ExtentsQ) String() string {
 func (*ExtentsQ) ProtoMessage() {}
 
 func (x *ExtentsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[67]
+	mi := &file_meta_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5676,7 +6079,7 @@ func (x *ExtentsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsQ.ProtoReflect.Descriptor instead.
 func (*ExtentsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{67}
+	return file_meta_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ExtentsQ) GetIno() uint64 {
@@ -5715,7 +6118,7 @@ type StatFSQ struct {
 
 func (x *StatFSQ) Reset() {
 	*x = StatFSQ{}
-	mi := &file_meta_proto_msgTypes[68]
+	mi := &file_meta_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5727,7 +6130,7 @@ func (x *StatFSQ) String() string {
 func (*StatFSQ) ProtoMessage() {}
 
 func (x *StatFSQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[68]
+	mi := &file_meta_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5740,7 +6143,7 @@ func (x *StatFSQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSQ.ProtoReflect.Descriptor instead.
 func (*StatFSQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{68}
+	return file_meta_proto_rawDescGZIP(), []int{72}
 }
 
 type BlockStatesQ struct {
@@ -5752,7 +6155,7 @@ type BlockStatesQ struct {
 
 func (x *BlockStatesQ) Reset() {
 	*x = BlockStatesQ{}
-	mi := &file_meta_proto_msgTypes[69]
+	mi := &file_meta_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5764,7 +6167,7 @@ func (x *BlockStatesQ) String() string {
 func (*BlockStatesQ) ProtoMessage() {}
 
 func (x *BlockStatesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[69]
+	mi := &file_meta_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5777,7 +6180,7 @@ func (x *BlockStatesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesQ.ProtoReflect.Descriptor instead.
 func (*BlockStatesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{69}
+	return file_meta_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *BlockStatesQ) GetIds() []uint64 {
@@ -5788,7 +6191,7 @@ func (x *BlockStatesQ) GetIds() []uint64 {
 }
 
 // BlocksQ lists the blocks in some placement groups, by ascending id, page by page. Each page looks at a bounded number of
-// records, so it may be empty and not the last one.
+// records, so it may be empty and not the last one. A block that is shared is answered for each place that uses it, up to 100.
 type BlocksQ struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	After         uint64                 `protobuf:"varint,1,opt,name=after,proto3" json:"after,omitempty"` // ids above this one
@@ -5801,7 +6204,7 @@ type BlocksQ struct {
 
 func (x *BlocksQ) Reset() {
 	*x = BlocksQ{}
-	mi := &file_meta_proto_msgTypes[70]
+	mi := &file_meta_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5813,7 +6216,7 @@ func (x *BlocksQ) String() string {
 func (*BlocksQ) ProtoMessage() {}
 
 func (x *BlocksQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[70]
+	mi := &file_meta_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5826,7 +6229,7 @@ func (x *BlocksQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksQ.ProtoReflect.Descriptor instead.
 func (*BlocksQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{70}
+	return file_meta_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *BlocksQ) GetAfter() uint64 {
@@ -5865,7 +6268,7 @@ type ShardInfoQ struct {
 
 func (x *ShardInfoQ) Reset() {
 	*x = ShardInfoQ{}
-	mi := &file_meta_proto_msgTypes[71]
+	mi := &file_meta_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5877,7 +6280,7 @@ func (x *ShardInfoQ) String() string {
 func (*ShardInfoQ) ProtoMessage() {}
 
 func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[71]
+	mi := &file_meta_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5890,7 +6293,7 @@ func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoQ.ProtoReflect.Descriptor instead.
 func (*ShardInfoQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{71}
+	return file_meta_proto_rawDescGZIP(), []int{75}
 }
 
 type FileSystemsQ struct {
@@ -5901,7 +6304,7 @@ type FileSystemsQ struct {
 
 func (x *FileSystemsQ) Reset() {
 	*x = FileSystemsQ{}
-	mi := &file_meta_proto_msgTypes[72]
+	mi := &file_meta_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5913,7 +6316,7 @@ func (x *FileSystemsQ) String() string {
 func (*FileSystemsQ) ProtoMessage() {}
 
 func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[72]
+	mi := &file_meta_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5926,7 +6329,7 @@ func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsQ.ProtoReflect.Descriptor instead.
 func (*FileSystemsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{72}
+	return file_meta_proto_rawDescGZIP(), []int{76}
 }
 
 // ClusterMapQ asks for the stores and pools. With the version that the caller has, the answer
@@ -5940,7 +6343,7 @@ type ClusterMapQ struct {
 
 func (x *ClusterMapQ) Reset() {
 	*x = ClusterMapQ{}
-	mi := &file_meta_proto_msgTypes[73]
+	mi := &file_meta_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5952,7 +6355,7 @@ func (x *ClusterMapQ) String() string {
 func (*ClusterMapQ) ProtoMessage() {}
 
 func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[73]
+	mi := &file_meta_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5965,7 +6368,7 @@ func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapQ.ProtoReflect.Descriptor instead.
 func (*ClusterMapQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{73}
+	return file_meta_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *ClusterMapQ) GetKnownVersion() uint64 {
@@ -5984,7 +6387,7 @@ type KeysQ struct {
 
 func (x *KeysQ) Reset() {
 	*x = KeysQ{}
-	mi := &file_meta_proto_msgTypes[74]
+	mi := &file_meta_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5996,7 +6399,7 @@ func (x *KeysQ) String() string {
 func (*KeysQ) ProtoMessage() {}
 
 func (x *KeysQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[74]
+	mi := &file_meta_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6009,7 +6412,7 @@ func (x *KeysQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysQ.ProtoReflect.Descriptor instead.
 func (*KeysQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{74}
+	return file_meta_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *KeysQ) GetKind() string {
@@ -6028,7 +6431,7 @@ type NFSClientsQ struct {
 
 func (x *NFSClientsQ) Reset() {
 	*x = NFSClientsQ{}
-	mi := &file_meta_proto_msgTypes[75]
+	mi := &file_meta_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6040,7 +6443,7 @@ func (x *NFSClientsQ) String() string {
 func (*NFSClientsQ) ProtoMessage() {}
 
 func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[75]
+	mi := &file_meta_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6053,7 +6456,7 @@ func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsQ.ProtoReflect.Descriptor instead.
 func (*NFSClientsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{75}
+	return file_meta_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *NFSClientsQ) GetGateway() string {
@@ -6088,7 +6491,7 @@ type QueryResult struct {
 
 func (x *QueryResult) Reset() {
 	*x = QueryResult{}
-	mi := &file_meta_proto_msgTypes[76]
+	mi := &file_meta_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6100,7 +6503,7 @@ func (x *QueryResult) String() string {
 func (*QueryResult) ProtoMessage() {}
 
 func (x *QueryResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[76]
+	mi := &file_meta_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6113,7 +6516,7 @@ func (x *QueryResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryResult.ProtoReflect.Descriptor instead.
 func (*QueryResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{76}
+	return file_meta_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *QueryResult) GetKind() uint32 {
@@ -6331,7 +6734,7 @@ type AttrR struct {
 
 func (x *AttrR) Reset() {
 	*x = AttrR{}
-	mi := &file_meta_proto_msgTypes[77]
+	mi := &file_meta_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6343,7 +6746,7 @@ func (x *AttrR) String() string {
 func (*AttrR) ProtoMessage() {}
 
 func (x *AttrR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[77]
+	mi := &file_meta_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6356,7 +6759,7 @@ func (x *AttrR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttrR.ProtoReflect.Descriptor instead.
 func (*AttrR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{77}
+	return file_meta_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *AttrR) GetAttr() *Attr {
@@ -6386,7 +6789,7 @@ type Dirent struct {
 
 func (x *Dirent) Reset() {
 	*x = Dirent{}
-	mi := &file_meta_proto_msgTypes[78]
+	mi := &file_meta_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6398,7 +6801,7 @@ func (x *Dirent) String() string {
 func (*Dirent) ProtoMessage() {}
 
 func (x *Dirent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[78]
+	mi := &file_meta_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6411,7 +6814,7 @@ func (x *Dirent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dirent.ProtoReflect.Descriptor instead.
 func (*Dirent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{78}
+	return file_meta_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *Dirent) GetCookie() uint64 {
@@ -6460,7 +6863,7 @@ type ReadDirR struct {
 
 func (x *ReadDirR) Reset() {
 	*x = ReadDirR{}
-	mi := &file_meta_proto_msgTypes[79]
+	mi := &file_meta_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6472,7 +6875,7 @@ func (x *ReadDirR) String() string {
 func (*ReadDirR) ProtoMessage() {}
 
 func (x *ReadDirR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[79]
+	mi := &file_meta_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6485,7 +6888,7 @@ func (x *ReadDirR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirR.ProtoReflect.Descriptor instead.
 func (*ReadDirR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{79}
+	return file_meta_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *ReadDirR) GetEntries() []*Dirent {
@@ -6518,7 +6921,7 @@ type ReadLinkR struct {
 
 func (x *ReadLinkR) Reset() {
 	*x = ReadLinkR{}
-	mi := &file_meta_proto_msgTypes[80]
+	mi := &file_meta_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6530,7 +6933,7 @@ func (x *ReadLinkR) String() string {
 func (*ReadLinkR) ProtoMessage() {}
 
 func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[80]
+	mi := &file_meta_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6543,7 +6946,7 @@ func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkR.ProtoReflect.Descriptor instead.
 func (*ReadLinkR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{80}
+	return file_meta_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *ReadLinkR) GetTarget() []byte {
@@ -6570,7 +6973,7 @@ type Extent struct {
 
 func (x *Extent) Reset() {
 	*x = Extent{}
-	mi := &file_meta_proto_msgTypes[81]
+	mi := &file_meta_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6582,7 +6985,7 @@ func (x *Extent) String() string {
 func (*Extent) ProtoMessage() {}
 
 func (x *Extent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[81]
+	mi := &file_meta_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6595,7 +6998,7 @@ func (x *Extent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extent.ProtoReflect.Descriptor instead.
 func (*Extent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{81}
+	return file_meta_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *Extent) GetOffset() uint64 {
@@ -6673,7 +7076,7 @@ type ExtentsR struct {
 
 func (x *ExtentsR) Reset() {
 	*x = ExtentsR{}
-	mi := &file_meta_proto_msgTypes[82]
+	mi := &file_meta_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6685,7 +7088,7 @@ func (x *ExtentsR) String() string {
 func (*ExtentsR) ProtoMessage() {}
 
 func (x *ExtentsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[82]
+	mi := &file_meta_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6698,7 +7101,7 @@ func (x *ExtentsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsR.ProtoReflect.Descriptor instead.
 func (*ExtentsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{82}
+	return file_meta_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *ExtentsR) GetExtents() []*Extent {
@@ -6740,7 +7143,7 @@ type StatFSR struct {
 
 func (x *StatFSR) Reset() {
 	*x = StatFSR{}
-	mi := &file_meta_proto_msgTypes[83]
+	mi := &file_meta_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6752,7 +7155,7 @@ func (x *StatFSR) String() string {
 func (*StatFSR) ProtoMessage() {}
 
 func (x *StatFSR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[83]
+	mi := &file_meta_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6765,7 +7168,7 @@ func (x *StatFSR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSR.ProtoReflect.Descriptor instead.
 func (*StatFSR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{83}
+	return file_meta_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *StatFSR) GetUsedBytes() uint64 {
@@ -6801,7 +7204,7 @@ type BlockStatesR struct {
 
 func (x *BlockStatesR) Reset() {
 	*x = BlockStatesR{}
-	mi := &file_meta_proto_msgTypes[84]
+	mi := &file_meta_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6813,7 +7216,7 @@ func (x *BlockStatesR) String() string {
 func (*BlockStatesR) ProtoMessage() {}
 
 func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[84]
+	mi := &file_meta_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6826,7 +7229,7 @@ func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesR.ProtoReflect.Descriptor instead.
 func (*BlockStatesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{84}
+	return file_meta_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *BlockStatesR) GetStates() []BlockState {
@@ -6853,7 +7256,7 @@ type BlocksR struct {
 
 func (x *BlocksR) Reset() {
 	*x = BlocksR{}
-	mi := &file_meta_proto_msgTypes[85]
+	mi := &file_meta_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6865,7 +7268,7 @@ func (x *BlocksR) String() string {
 func (*BlocksR) ProtoMessage() {}
 
 func (x *BlocksR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[85]
+	mi := &file_meta_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6878,7 +7281,7 @@ func (x *BlocksR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksR.ProtoReflect.Descriptor instead.
 func (*BlocksR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{85}
+	return file_meta_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *BlocksR) GetBlocks() []*BlockInfo {
@@ -6900,8 +7303,8 @@ type BlockInfo struct {
 	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
 	Fs            uint32                 `protobuf:"varint,2,opt,name=fs,proto3" json:"fs,omitempty"`
 	Ino           uint64                 `protobuf:"varint,3,opt,name=ino,proto3" json:"ino,omitempty"`
-	Offset        uint64                 `protobuf:"varint,4,opt,name=offset,proto3" json:"offset,omitempty"` // in the file, of the block's first byte
-	Length        uint32                 `protobuf:"varint,5,opt,name=length,proto3" json:"length,omitempty"`
+	Offset        uint64                 `protobuf:"varint,4,opt,name=offset,proto3" json:"offset,omitempty"` // in the file, of the first byte that may be in the block
+	Length        uint32                 `protobuf:"varint,5,opt,name=length,proto3" json:"length,omitempty"` // of the file from there on
 	Pg            uint32                 `protobuf:"varint,6,opt,name=pg,proto3" json:"pg,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -6909,7 +7312,7 @@ type BlockInfo struct {
 
 func (x *BlockInfo) Reset() {
 	*x = BlockInfo{}
-	mi := &file_meta_proto_msgTypes[86]
+	mi := &file_meta_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6921,7 +7324,7 @@ func (x *BlockInfo) String() string {
 func (*BlockInfo) ProtoMessage() {}
 
 func (x *BlockInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[86]
+	mi := &file_meta_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6934,7 +7337,7 @@ func (x *BlockInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockInfo.ProtoReflect.Descriptor instead.
 func (*BlockInfo) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{86}
+	return file_meta_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *BlockInfo) GetId() uint64 {
@@ -6999,7 +7402,7 @@ type ShardInfoR struct {
 
 func (x *ShardInfoR) Reset() {
 	*x = ShardInfoR{}
-	mi := &file_meta_proto_msgTypes[87]
+	mi := &file_meta_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7011,7 +7414,7 @@ func (x *ShardInfoR) String() string {
 func (*ShardInfoR) ProtoMessage() {}
 
 func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[87]
+	mi := &file_meta_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7024,7 +7427,7 @@ func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoR.ProtoReflect.Descriptor instead.
 func (*ShardInfoR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{87}
+	return file_meta_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *ShardInfoR) GetShard() uint32 {
@@ -7106,7 +7509,7 @@ type FileSystemsR struct {
 
 func (x *FileSystemsR) Reset() {
 	*x = FileSystemsR{}
-	mi := &file_meta_proto_msgTypes[88]
+	mi := &file_meta_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7118,7 +7521,7 @@ func (x *FileSystemsR) String() string {
 func (*FileSystemsR) ProtoMessage() {}
 
 func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[88]
+	mi := &file_meta_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7131,7 +7534,7 @@ func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsR.ProtoReflect.Descriptor instead.
 func (*FileSystemsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{88}
+	return file_meta_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *FileSystemsR) GetFileSystems() []*FileSystem {
@@ -7153,7 +7556,7 @@ type ClusterMapR struct {
 
 func (x *ClusterMapR) Reset() {
 	*x = ClusterMapR{}
-	mi := &file_meta_proto_msgTypes[89]
+	mi := &file_meta_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7165,7 +7568,7 @@ func (x *ClusterMapR) String() string {
 func (*ClusterMapR) ProtoMessage() {}
 
 func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[89]
+	mi := &file_meta_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7178,7 +7581,7 @@ func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapR.ProtoReflect.Descriptor instead.
 func (*ClusterMapR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{89}
+	return file_meta_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *ClusterMapR) GetStores() []*Store {
@@ -7218,7 +7621,7 @@ type KeysR struct {
 
 func (x *KeysR) Reset() {
 	*x = KeysR{}
-	mi := &file_meta_proto_msgTypes[90]
+	mi := &file_meta_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7230,7 +7633,7 @@ func (x *KeysR) String() string {
 func (*KeysR) ProtoMessage() {}
 
 func (x *KeysR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[90]
+	mi := &file_meta_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7243,7 +7646,7 @@ func (x *KeysR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysR.ProtoReflect.Descriptor instead.
 func (*KeysR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{90}
+	return file_meta_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *KeysR) GetKeys() []*Key {
@@ -7262,7 +7665,7 @@ type NFSClientsR struct {
 
 func (x *NFSClientsR) Reset() {
 	*x = NFSClientsR{}
-	mi := &file_meta_proto_msgTypes[91]
+	mi := &file_meta_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7274,7 +7677,7 @@ func (x *NFSClientsR) String() string {
 func (*NFSClientsR) ProtoMessage() {}
 
 func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[91]
+	mi := &file_meta_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7287,7 +7690,7 @@ func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsR.ProtoReflect.Descriptor instead.
 func (*NFSClientsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{91}
+	return file_meta_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *NFSClientsR) GetClients() []*NFSClient {
@@ -7307,15 +7710,16 @@ type InodeRecord struct {
 	Entries       uint64                 `protobuf:"varint,5,opt,name=entries,proto3" json:"entries,omitempty"`  // directories
 	Lease         *Lease                 `protobuf:"bytes,6,opt,name=lease,proto3" json:"lease,omitempty"`       // void when its origin is not registered any more
 	LastEpoch     uint64                 `protobuf:"varint,7,opt,name=last_epoch,json=lastEpoch,proto3" json:"last_epoch,omitempty"`
-	CutGen        uint32                 `protobuf:"varint,8,opt,name=cut_gen,json=cutGen,proto3" json:"cut_gen,omitempty"` // grows with every large truncation
-	Cuts          []*Cut                 `protobuf:"bytes,9,rep,name=cuts,proto3" json:"cuts,omitempty"`                    // ascending offsets, newest generation first wins
+	CutGen        uint32                 `protobuf:"varint,8,opt,name=cut_gen,json=cutGen,proto3" json:"cut_gen,omitempty"`                 // grows with every large truncation
+	Cuts          []*Cut                 `protobuf:"bytes,9,rep,name=cuts,proto3" json:"cuts,omitempty"`                                    // ascending offsets, newest generation first wins
+	ReservedEnd   uint64                 `protobuf:"varint,14,opt,name=reserved_end,json=reservedEnd,proto3" json:"reserved_end,omitempty"` // from level 3: no live reserved extent ends above it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InodeRecord) Reset() {
 	*x = InodeRecord{}
-	mi := &file_meta_proto_msgTypes[92]
+	mi := &file_meta_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7327,7 +7731,7 @@ func (x *InodeRecord) String() string {
 func (*InodeRecord) ProtoMessage() {}
 
 func (x *InodeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[92]
+	mi := &file_meta_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7340,7 +7744,7 @@ func (x *InodeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InodeRecord.ProtoReflect.Descriptor instead.
 func (*InodeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{92}
+	return file_meta_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *InodeRecord) GetAttr() *Attr {
@@ -7406,6 +7810,13 @@ func (x *InodeRecord) GetCuts() []*Cut {
 	return nil
 }
 
+func (x *InodeRecord) GetReservedEnd() uint64 {
+	if x != nil {
+		return x.ReservedEnd
+	}
+	return 0
+}
+
 // Cut voids bytes at and above offset of extents older than gen.
 type Cut struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -7417,7 +7828,7 @@ type Cut struct {
 
 func (x *Cut) Reset() {
 	*x = Cut{}
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7429,7 +7840,7 @@ func (x *Cut) String() string {
 func (*Cut) ProtoMessage() {}
 
 func (x *Cut) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7442,7 +7853,7 @@ func (x *Cut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cut.ProtoReflect.Descriptor instead.
 func (*Cut) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{93}
+	return file_meta_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *Cut) GetGen() uint32 {
@@ -7471,13 +7882,14 @@ type ExtentRecord struct {
 	Pg            uint32                 `protobuf:"varint,7,opt,name=pg,proto3" json:"pg,omitempty"`
 	K             uint32                 `protobuf:"varint,8,opt,name=k,proto3" json:"k,omitempty"`
 	M             uint32                 `protobuf:"varint,9,opt,name=m,proto3" json:"m,omitempty"`
+	Reserved      bool                   `protobuf:"varint,10,opt,name=reserved,proto3" json:"reserved,omitempty"` // from level 3: length bytes that were allocated and not written; neither inline nor block
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExtentRecord) Reset() {
 	*x = ExtentRecord{}
-	mi := &file_meta_proto_msgTypes[94]
+	mi := &file_meta_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7489,7 +7901,7 @@ func (x *ExtentRecord) String() string {
 func (*ExtentRecord) ProtoMessage() {}
 
 func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[94]
+	mi := &file_meta_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7502,7 +7914,7 @@ func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentRecord.ProtoReflect.Descriptor instead.
 func (*ExtentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{94}
+	return file_meta_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *ExtentRecord) GetLength() uint32 {
@@ -7568,6 +7980,13 @@ func (x *ExtentRecord) GetM() uint32 {
 	return 0
 }
 
+func (x *ExtentRecord) GetReserved() bool {
+	if x != nil {
+		return x.Reserved
+	}
+	return false
+}
+
 // BlockRecord is the value of b/blockid. The first owner stands in it; a back
 // reference key b/blockid/ino/offset exists for every further file that shares the block.
 type BlockRecord struct {
@@ -7577,14 +7996,14 @@ type BlockRecord struct {
 	Offset        uint64                 `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`
 	Length        uint32                 `protobuf:"varint,4,opt,name=length,proto3" json:"length,omitempty"`
 	Pg            uint32                 `protobuf:"varint,5,opt,name=pg,proto3" json:"pg,omitempty"`
-	Refs          uint32                 `protobuf:"varint,6,opt,name=refs,proto3" json:"refs,omitempty"` // extents that point into it
+	Refs          uint32                 `protobuf:"varint,6,opt,name=refs,proto3" json:"refs,omitempty"` // extents that point into it, of all files
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BlockRecord) Reset() {
 	*x = BlockRecord{}
-	mi := &file_meta_proto_msgTypes[95]
+	mi := &file_meta_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7596,7 +8015,7 @@ func (x *BlockRecord) String() string {
 func (*BlockRecord) ProtoMessage() {}
 
 func (x *BlockRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[95]
+	mi := &file_meta_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7609,7 +8028,7 @@ func (x *BlockRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockRecord.ProtoReflect.Descriptor instead.
 func (*BlockRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{95}
+	return file_meta_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *BlockRecord) GetFs() uint32 {
@@ -7654,6 +8073,52 @@ func (x *BlockRecord) GetRefs() uint32 {
 	return 0
 }
 
+// BackReference is the value of b/blockid/ino/place: extents of a file other than the block's owner that point into it, or of the
+// owner where they are not at the owner's place. place is where in the file the block's byte 0 would lie, plus 4 MiB.
+type BackReference struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Refs          uint32                 `protobuf:"varint,1,opt,name=refs,proto3" json:"refs,omitempty"` // how many extents; they count in BlockRecord.refs too
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackReference) Reset() {
+	*x = BackReference{}
+	mi := &file_meta_proto_msgTypes[100]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackReference) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackReference) ProtoMessage() {}
+
+func (x *BackReference) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[100]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackReference.ProtoReflect.Descriptor instead.
+func (*BackReference) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{100}
+}
+
+func (x *BackReference) GetRefs() uint32 {
+	if x != nil {
+		return x.Refs
+	}
+	return 0
+}
+
 type DirentRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          []byte                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -7665,7 +8130,7 @@ type DirentRecord struct {
 
 func (x *DirentRecord) Reset() {
 	*x = DirentRecord{}
-	mi := &file_meta_proto_msgTypes[96]
+	mi := &file_meta_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7677,7 +8142,7 @@ func (x *DirentRecord) String() string {
 func (*DirentRecord) ProtoMessage() {}
 
 func (x *DirentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[96]
+	mi := &file_meta_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7690,7 +8155,7 @@ func (x *DirentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirentRecord.ProtoReflect.Descriptor instead.
 func (*DirentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{96}
+	return file_meta_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *DirentRecord) GetName() []byte {
@@ -7726,7 +8191,7 @@ type OriginRecord struct {
 
 func (x *OriginRecord) Reset() {
 	*x = OriginRecord{}
-	mi := &file_meta_proto_msgTypes[97]
+	mi := &file_meta_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7738,7 +8203,7 @@ func (x *OriginRecord) String() string {
 func (*OriginRecord) ProtoMessage() {}
 
 func (x *OriginRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[97]
+	mi := &file_meta_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7751,7 +8216,7 @@ func (x *OriginRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginRecord.ProtoReflect.Descriptor instead.
 func (*OriginRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{97}
+	return file_meta_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *OriginRecord) GetKind() OriginKind {
@@ -7792,7 +8257,7 @@ type SlotRecord struct {
 
 func (x *SlotRecord) Reset() {
 	*x = SlotRecord{}
-	mi := &file_meta_proto_msgTypes[98]
+	mi := &file_meta_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7804,7 +8269,7 @@ func (x *SlotRecord) String() string {
 func (*SlotRecord) ProtoMessage() {}
 
 func (x *SlotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[98]
+	mi := &file_meta_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7817,7 +8282,7 @@ func (x *SlotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotRecord.ProtoReflect.Descriptor instead.
 func (*SlotRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{98}
+	return file_meta_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *SlotRecord) GetSeq() uint64 {
@@ -7844,7 +8309,7 @@ type SlotResult struct {
 
 func (x *SlotResult) Reset() {
 	*x = SlotResult{}
-	mi := &file_meta_proto_msgTypes[99]
+	mi := &file_meta_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7856,7 +8321,7 @@ func (x *SlotResult) String() string {
 func (*SlotResult) ProtoMessage() {}
 
 func (x *SlotResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[99]
+	mi := &file_meta_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7869,7 +8334,7 @@ func (x *SlotResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotResult.ProtoReflect.Descriptor instead.
 func (*SlotResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{99}
+	return file_meta_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *SlotResult) GetOpIndex() uint32 {
@@ -7896,7 +8361,7 @@ type UsageRecord struct {
 
 func (x *UsageRecord) Reset() {
 	*x = UsageRecord{}
-	mi := &file_meta_proto_msgTypes[100]
+	mi := &file_meta_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7908,7 +8373,7 @@ func (x *UsageRecord) String() string {
 func (*UsageRecord) ProtoMessage() {}
 
 func (x *UsageRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[100]
+	mi := &file_meta_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7921,7 +8386,7 @@ func (x *UsageRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRecord.ProtoReflect.Descriptor instead.
 func (*UsageRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{100}
+	return file_meta_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *UsageRecord) GetBytes() uint64 {
@@ -7949,7 +8414,7 @@ type RangeRecord struct {
 
 func (x *RangeRecord) Reset() {
 	*x = RangeRecord{}
-	mi := &file_meta_proto_msgTypes[101]
+	mi := &file_meta_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7961,7 +8426,7 @@ func (x *RangeRecord) String() string {
 func (*RangeRecord) ProtoMessage() {}
 
 func (x *RangeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[101]
+	mi := &file_meta_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7974,7 +8439,7 @@ func (x *RangeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeRecord.ProtoReflect.Descriptor instead.
 func (*RangeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{101}
+	return file_meta_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *RangeRecord) GetOrigin() uint64 {
@@ -8014,7 +8479,7 @@ type PurgeRecord struct {
 
 func (x *PurgeRecord) Reset() {
 	*x = PurgeRecord{}
-	mi := &file_meta_proto_msgTypes[102]
+	mi := &file_meta_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8026,7 +8491,7 @@ func (x *PurgeRecord) String() string {
 func (*PurgeRecord) ProtoMessage() {}
 
 func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[102]
+	mi := &file_meta_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8039,7 +8504,7 @@ func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeRecord.ProtoReflect.Descriptor instead.
 func (*PurgeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{102}
+	return file_meta_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *PurgeRecord) GetFs() uint32 {
@@ -8104,7 +8569,7 @@ type DyingRecord struct {
 
 func (x *DyingRecord) Reset() {
 	*x = DyingRecord{}
-	mi := &file_meta_proto_msgTypes[103]
+	mi := &file_meta_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8116,7 +8581,7 @@ func (x *DyingRecord) String() string {
 func (*DyingRecord) ProtoMessage() {}
 
 func (x *DyingRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[103]
+	mi := &file_meta_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8129,7 +8594,7 @@ func (x *DyingRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DyingRecord.ProtoReflect.Descriptor instead.
 func (*DyingRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{103}
+	return file_meta_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *DyingRecord) GetPg() uint32 {
@@ -8170,7 +8635,7 @@ type NamespaceRecord struct {
 
 func (x *NamespaceRecord) Reset() {
 	*x = NamespaceRecord{}
-	mi := &file_meta_proto_msgTypes[104]
+	mi := &file_meta_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8182,7 +8647,7 @@ func (x *NamespaceRecord) String() string {
 func (*NamespaceRecord) ProtoMessage() {}
 
 func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[104]
+	mi := &file_meta_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8195,7 +8660,7 @@ func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceRecord.ProtoReflect.Descriptor instead.
 func (*NamespaceRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{104}
+	return file_meta_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *NamespaceRecord) GetHashKey() []byte {
@@ -8223,7 +8688,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_meta_proto_msgTypes[105]
+	mi := &file_meta_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8235,7 +8700,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[105]
+	mi := &file_meta_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8248,7 +8713,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{105}
+	return file_meta_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *ProposeRequest) GetShard() uint32 {
@@ -8274,7 +8739,7 @@ type ProposeReply struct {
 
 func (x *ProposeReply) Reset() {
 	*x = ProposeReply{}
-	mi := &file_meta_proto_msgTypes[106]
+	mi := &file_meta_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8286,7 +8751,7 @@ func (x *ProposeReply) String() string {
 func (*ProposeReply) ProtoMessage() {}
 
 func (x *ProposeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[106]
+	mi := &file_meta_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8299,7 +8764,7 @@ func (x *ProposeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeReply.ProtoReflect.Descriptor instead.
 func (*ProposeReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{106}
+	return file_meta_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *ProposeReply) GetResults() []*Result {
@@ -8319,7 +8784,7 @@ type QueryRequest struct {
 
 func (x *QueryRequest) Reset() {
 	*x = QueryRequest{}
-	mi := &file_meta_proto_msgTypes[107]
+	mi := &file_meta_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8331,7 +8796,7 @@ func (x *QueryRequest) String() string {
 func (*QueryRequest) ProtoMessage() {}
 
 func (x *QueryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[107]
+	mi := &file_meta_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8344,7 +8809,7 @@ func (x *QueryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryRequest.ProtoReflect.Descriptor instead.
 func (*QueryRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{107}
+	return file_meta_proto_rawDescGZIP(), []int{112}
 }
 
 func (x *QueryRequest) GetShard() uint32 {
@@ -8370,7 +8835,7 @@ type QueryReply struct {
 
 func (x *QueryReply) Reset() {
 	*x = QueryReply{}
-	mi := &file_meta_proto_msgTypes[108]
+	mi := &file_meta_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8382,7 +8847,7 @@ func (x *QueryReply) String() string {
 func (*QueryReply) ProtoMessage() {}
 
 func (x *QueryReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[108]
+	mi := &file_meta_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8395,7 +8860,7 @@ func (x *QueryReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryReply.ProtoReflect.Descriptor instead.
 func (*QueryReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{108}
+	return file_meta_proto_rawDescGZIP(), []int{113}
 }
 
 func (x *QueryReply) GetResults() []*QueryResult {
@@ -8417,7 +8882,7 @@ type TermRequest struct {
 
 func (x *TermRequest) Reset() {
 	*x = TermRequest{}
-	mi := &file_meta_proto_msgTypes[109]
+	mi := &file_meta_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8429,7 +8894,7 @@ func (x *TermRequest) String() string {
 func (*TermRequest) ProtoMessage() {}
 
 func (x *TermRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[109]
+	mi := &file_meta_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8442,7 +8907,7 @@ func (x *TermRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermRequest.ProtoReflect.Descriptor instead.
 func (*TermRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{109}
+	return file_meta_proto_rawDescGZIP(), []int{114}
 }
 
 func (x *TermRequest) GetShard() uint32 {
@@ -8470,7 +8935,7 @@ type TermReply struct {
 
 func (x *TermReply) Reset() {
 	*x = TermReply{}
-	mi := &file_meta_proto_msgTypes[110]
+	mi := &file_meta_proto_msgTypes[115]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8482,7 +8947,7 @@ func (x *TermReply) String() string {
 func (*TermReply) ProtoMessage() {}
 
 func (x *TermReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[110]
+	mi := &file_meta_proto_msgTypes[115]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8495,7 +8960,7 @@ func (x *TermReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermReply.ProtoReflect.Descriptor instead.
 func (*TermReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{110}
+	return file_meta_proto_rawDescGZIP(), []int{115}
 }
 
 func (x *TermReply) GetTerm() uint64 {
@@ -8530,7 +8995,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_meta_proto_msgTypes[111]
+	mi := &file_meta_proto_msgTypes[116]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8542,7 +9007,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[111]
+	mi := &file_meta_proto_msgTypes[116]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8555,7 +9020,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{111}
+	return file_meta_proto_rawDescGZIP(), []int{116}
 }
 
 func (x *RenewRequest) GetShard() uint32 {
@@ -8582,7 +9047,7 @@ type RenewReply struct {
 
 func (x *RenewReply) Reset() {
 	*x = RenewReply{}
-	mi := &file_meta_proto_msgTypes[112]
+	mi := &file_meta_proto_msgTypes[117]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8594,7 +9059,7 @@ func (x *RenewReply) String() string {
 func (*RenewReply) ProtoMessage() {}
 
 func (x *RenewReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[112]
+	mi := &file_meta_proto_msgTypes[117]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8607,7 +9072,7 @@ func (x *RenewReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewReply.ProtoReflect.Descriptor instead.
 func (*RenewReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{112}
+	return file_meta_proto_rawDescGZIP(), []int{117}
 }
 
 func (x *RenewReply) GetLeaseMilliseconds() uint64 {
@@ -8626,7 +9091,7 @@ type LeaderRequest struct {
 
 func (x *LeaderRequest) Reset() {
 	*x = LeaderRequest{}
-	mi := &file_meta_proto_msgTypes[113]
+	mi := &file_meta_proto_msgTypes[118]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8638,7 +9103,7 @@ func (x *LeaderRequest) String() string {
 func (*LeaderRequest) ProtoMessage() {}
 
 func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[113]
+	mi := &file_meta_proto_msgTypes[118]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8651,7 +9116,7 @@ func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderRequest.ProtoReflect.Descriptor instead.
 func (*LeaderRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{113}
+	return file_meta_proto_rawDescGZIP(), []int{118}
 }
 
 func (x *LeaderRequest) GetShard() uint32 {
@@ -8671,7 +9136,7 @@ type LeaderReply struct {
 
 func (x *LeaderReply) Reset() {
 	*x = LeaderReply{}
-	mi := &file_meta_proto_msgTypes[114]
+	mi := &file_meta_proto_msgTypes[119]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8683,7 +9148,7 @@ func (x *LeaderReply) String() string {
 func (*LeaderReply) ProtoMessage() {}
 
 func (x *LeaderReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[114]
+	mi := &file_meta_proto_msgTypes[119]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8696,7 +9161,7 @@ func (x *LeaderReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderReply.ProtoReflect.Descriptor instead.
 func (*LeaderReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{114}
+	return file_meta_proto_rawDescGZIP(), []int{119}
 }
 
 func (x *LeaderReply) GetLeaderId() string {
@@ -8731,7 +9196,7 @@ type ReplicaReply struct {
 
 func (x *ReplicaReply) Reset() {
 	*x = ReplicaReply{}
-	mi := &file_meta_proto_msgTypes[115]
+	mi := &file_meta_proto_msgTypes[120]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8743,7 +9208,7 @@ func (x *ReplicaReply) String() string {
 func (*ReplicaReply) ProtoMessage() {}
 
 func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[115]
+	mi := &file_meta_proto_msgTypes[120]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8756,7 +9221,7 @@ func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaReply.ProtoReflect.Descriptor instead.
 func (*ReplicaReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{115}
+	return file_meta_proto_rawDescGZIP(), []int{120}
 }
 
 func (x *ReplicaReply) GetId() string {
@@ -8834,7 +9299,7 @@ type MemberRequest struct {
 
 func (x *MemberRequest) Reset() {
 	*x = MemberRequest{}
-	mi := &file_meta_proto_msgTypes[116]
+	mi := &file_meta_proto_msgTypes[121]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8846,7 +9311,7 @@ func (x *MemberRequest) String() string {
 func (*MemberRequest) ProtoMessage() {}
 
 func (x *MemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[116]
+	mi := &file_meta_proto_msgTypes[121]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8859,7 +9324,7 @@ func (x *MemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberRequest.ProtoReflect.Descriptor instead.
 func (*MemberRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{116}
+	return file_meta_proto_rawDescGZIP(), []int{121}
 }
 
 func (x *MemberRequest) GetShard() uint32 {
@@ -8896,7 +9361,7 @@ type MemberReply struct {
 
 func (x *MemberReply) Reset() {
 	*x = MemberReply{}
-	mi := &file_meta_proto_msgTypes[117]
+	mi := &file_meta_proto_msgTypes[122]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8908,7 +9373,7 @@ func (x *MemberReply) String() string {
 func (*MemberReply) ProtoMessage() {}
 
 func (x *MemberReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[117]
+	mi := &file_meta_proto_msgTypes[122]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8921,7 +9386,7 @@ func (x *MemberReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberReply.ProtoReflect.Descriptor instead.
 func (*MemberReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{117}
+	return file_meta_proto_rawDescGZIP(), []int{122}
 }
 
 func (x *MemberReply) GetLeader() string {
@@ -8965,7 +9430,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_meta_proto_msgTypes[118]
+	mi := &file_meta_proto_msgTypes[123]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8977,7 +9442,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[118]
+	mi := &file_meta_proto_msgTypes[123]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8990,7 +9455,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{118}
+	return file_meta_proto_rawDescGZIP(), []int{123}
 }
 
 func (x *Member) GetId() string {
@@ -9034,7 +9499,7 @@ type DifferRequest struct {
 
 func (x *DifferRequest) Reset() {
 	*x = DifferRequest{}
-	mi := &file_meta_proto_msgTypes[119]
+	mi := &file_meta_proto_msgTypes[124]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9046,7 +9511,7 @@ func (x *DifferRequest) String() string {
 func (*DifferRequest) ProtoMessage() {}
 
 func (x *DifferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[119]
+	mi := &file_meta_proto_msgTypes[124]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9059,7 +9524,7 @@ func (x *DifferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferRequest.ProtoReflect.Descriptor instead.
 func (*DifferRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{119}
+	return file_meta_proto_rawDescGZIP(), []int{124}
 }
 
 func (x *DifferRequest) GetShard() uint32 {
@@ -9098,7 +9563,7 @@ type DifferReply struct {
 
 func (x *DifferReply) Reset() {
 	*x = DifferReply{}
-	mi := &file_meta_proto_msgTypes[120]
+	mi := &file_meta_proto_msgTypes[125]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9110,7 +9575,7 @@ func (x *DifferReply) String() string {
 func (*DifferReply) ProtoMessage() {}
 
 func (x *DifferReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[120]
+	mi := &file_meta_proto_msgTypes[125]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9123,7 +9588,7 @@ func (x *DifferReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferReply.ProtoReflect.Descriptor instead.
 func (*DifferReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{120}
+	return file_meta_proto_rawDescGZIP(), []int{125}
 }
 
 var File_meta_proto protoreflect.FileDescriptor
@@ -9139,7 +9604,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x06origin\x18\x01 \x01(\x04R\x06origin\x12\x12\n" +
 	"\x04slot\x18\x02 \x01(\rR\x04slot\x12\x10\n" +
 	"\x03seq\x18\x03 \x01(\x04R\x03seq\x12\x19\n" +
-	"\bop_index\x18\x04 \x01(\rR\aopIndex\"\xb3\x0e\n" +
+	"\bop_index\x18\x04 \x01(\rR\aopIndex\"\xe6\x0f\n" +
 	"\aCommand\x12(\n" +
 	"\x02id\x18\x01 \x01(\v2\x18.rackfs.meta.v1.IdentityR\x02id\x12(\n" +
 	"\x04time\x18\x02 \x01(\v2\x14.rackfs.meta.v1.TimeR\x04time\x12\x0e\n" +
@@ -9166,7 +9631,12 @@ const file_meta_proto_rawDesc = "" +
 	"\vreap_blocks\x18\x1f \x01(\v2\x1a.rackfs.meta.v1.ReapBlocksH\x00R\n" +
 	"reapBlocks\x12C\n" +
 	"\rreturn_blocks\x18  \x01(\v2\x1c.rackfs.meta.v1.ReturnBlocksH\x00R\freturnBlocks\x12I\n" +
-	"\x0frewrite_extents\x18! \x01(\v2\x1e.rackfs.meta.v1.RewriteExtentsH\x00R\x0erewriteExtents\x12G\n" +
+	"\x0frewrite_extents\x18! \x01(\v2\x1e.rackfs.meta.v1.RewriteExtentsH\x00R\x0erewriteExtents\x12:\n" +
+	"\n" +
+	"punch_hole\x18$ \x01(\v2\x19.rackfs.meta.v1.PunchHoleH\x00R\tpunchHole\x126\n" +
+	"\ballocate\x18% \x01(\v2\x18.rackfs.meta.v1.AllocateH\x00R\ballocate\x12=\n" +
+	"\vclone_range\x18& \x01(\v2\x1a.rackfs.meta.v1.CloneRangeH\x00R\n" +
+	"cloneRange\x12G\n" +
 	"\x0fput_file_system\x182 \x01(\v2\x1d.rackfs.meta.v1.PutFileSystemH\x00R\rputFileSystem\x127\n" +
 	"\tput_store\x183 \x01(\v2\x18.rackfs.meta.v1.PutStoreH\x00R\bputStore\x124\n" +
 	"\bput_pool\x184 \x01(\v2\x17.rackfs.meta.v1.PutPoolH\x00R\aputPool\x121\n" +
@@ -9177,7 +9647,7 @@ const file_meta_proto_rawDesc = "" +
 	"change_pgs\x188 \x01(\v2\x19.rackfs.meta.v1.ChangePGsH\x00R\tchangePgs\x12C\n" +
 	"\rreplace_store\x189 \x01(\v2\x1c.rackfs.meta.v1.ReplaceStoreH\x00R\freplaceStore\x12-\n" +
 	"\x05touch\x18F \x01(\v2\x15.rackfs.meta.v1.TouchH\x00R\x05touchB\x04\n" +
-	"\x02op\"\x81\x06\n" +
+	"\x02op\"\xb6\x06\n" +
 	"\x06Result\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x126\n" +
@@ -9195,7 +9665,8 @@ const file_meta_proto_rawDesc = "" +
 	"\x04reap\x18\x14 \x01(\v2\x1a.rackfs.meta.v1.ReapResultH\x00R\x04reap\x129\n" +
 	"\arewrite\x18\x15 \x01(\v2\x1d.rackfs.meta.v1.RewriteResultH\x00R\arewrite\x12>\n" +
 	"\vcluster_map\x18\x16 \x01(\v2\x1b.rackfs.meta.v1.ClusterMapRH\x00R\n" +
-	"clusterMapB\x04\n" +
+	"clusterMap\x123\n" +
+	"\x05range\x18\x19 \x01(\v2\x1b.rackfs.meta.v1.RangeResultH\x00R\x05rangeB\x04\n" +
 	"\x02of\",\n" +
 	"\x04Time\x12\x10\n" +
 	"\x03sec\x18\x01 \x01(\x12R\x03sec\x12\x12\n" +
@@ -9409,7 +9880,39 @@ const file_meta_proto_rawDesc = "" +
 	"\x01m\x18\v \x01(\rR\x01m\";\n" +
 	"\rRewriteResult\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12\x14\n" +
-	"\x05parts\x18\x02 \x03(\rR\x05parts\"\xaf\x02\n" +
+	"\x05parts\x18\x02 \x03(\rR\x05parts\"\x86\x01\n" +
+	"\tPunchHole\x12\x10\n" +
+	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x1f\n" +
+	"\vlease_epoch\x18\x02 \x01(\x04R\n" +
+	"leaseEpoch\x12\x16\n" +
+	"\x06change\x18\x03 \x01(\x04R\x06change\x12\x16\n" +
+	"\x06offset\x18\x04 \x01(\x04R\x06offset\x12\x16\n" +
+	"\x06length\x18\x05 \x01(\x04R\x06length\"\xa2\x01\n" +
+	"\bAllocate\x12\x10\n" +
+	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x1f\n" +
+	"\vlease_epoch\x18\x02 \x01(\x04R\n" +
+	"leaseEpoch\x12\x16\n" +
+	"\x06change\x18\x03 \x01(\x04R\x06change\x12\x16\n" +
+	"\x06offset\x18\x04 \x01(\x04R\x06offset\x12\x16\n" +
+	"\x06length\x18\x05 \x01(\x04R\x06length\x12\x1b\n" +
+	"\tmax_bytes\x18\x06 \x01(\x04R\bmaxBytes\"\xe7\x01\n" +
+	"\n" +
+	"CloneRange\x12\x10\n" +
+	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x1f\n" +
+	"\vlease_epoch\x18\x02 \x01(\x04R\n" +
+	"leaseEpoch\x12\x16\n" +
+	"\x06change\x18\x03 \x01(\x04R\x06change\x12\x16\n" +
+	"\x06offset\x18\x04 \x01(\x04R\x06offset\x12\x16\n" +
+	"\x06length\x18\x05 \x01(\x04R\x06length\x12\x17\n" +
+	"\asrc_ino\x18\x06 \x01(\x04R\x06srcIno\x12&\n" +
+	"\x0fsrc_lease_epoch\x18\a \x01(\x04R\rsrcLeaseEpoch\x12\x1d\n" +
+	"\n" +
+	"src_offset\x18\b \x01(\x04R\tsrcOffset\"\x8e\x01\n" +
+	"\vRangeResult\x12(\n" +
+	"\x04attr\x18\x01 \x01(\v2\x14.rackfs.meta.v1.AttrR\x04attr\x12+\n" +
+	"\x05lease\x18\x02 \x01(\v2\x15.rackfs.meta.v1.LeaseR\x05lease\x12\x12\n" +
+	"\x04done\x18\x03 \x01(\x04R\x04done\x12\x14\n" +
+	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\"\xaf\x02\n" +
 	"\n" +
 	"FileSystem\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x12\n" +
@@ -9642,7 +10145,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x05KeysR\x12'\n" +
 	"\x04keys\x18\x01 \x03(\v2\x13.rackfs.meta.v1.KeyR\x04keys\"B\n" +
 	"\vNFSClientsR\x123\n" +
-	"\aclients\x18\x01 \x03(\v2\x19.rackfs.meta.v1.NFSClientR\aclients\"\xab\x02\n" +
+	"\aclients\x18\x01 \x03(\v2\x19.rackfs.meta.v1.NFSClientR\aclients\"\xce\x02\n" +
 	"\vInodeRecord\x12(\n" +
 	"\x04attr\x18\x01 \x01(\v2\x14.rackfs.meta.v1.AttrR\x04attr\x12\x16\n" +
 	"\x06parent\x18\x02 \x01(\x04R\x06parent\x12\x16\n" +
@@ -9653,10 +10156,11 @@ const file_meta_proto_rawDesc = "" +
 	"\n" +
 	"last_epoch\x18\a \x01(\x04R\tlastEpoch\x12\x17\n" +
 	"\acut_gen\x18\b \x01(\rR\x06cutGen\x12'\n" +
-	"\x04cuts\x18\t \x03(\v2\x13.rackfs.meta.v1.CutR\x04cuts\"/\n" +
+	"\x04cuts\x18\t \x03(\v2\x13.rackfs.meta.v1.CutR\x04cuts\x12!\n" +
+	"\freserved_end\x18\x0e \x01(\x04R\vreservedEnd\"/\n" +
 	"\x03Cut\x12\x10\n" +
 	"\x03gen\x18\x01 \x01(\rR\x03gen\x12\x16\n" +
-	"\x06offset\x18\x02 \x01(\x04R\x06offset\"\xd8\x01\n" +
+	"\x06offset\x18\x02 \x01(\x04R\x06offset\"\xf4\x01\n" +
 	"\fExtentRecord\x12\x16\n" +
 	"\x06length\x18\x01 \x01(\rR\x06length\x12\x10\n" +
 	"\x03gen\x18\x02 \x01(\rR\x03gen\x12\x16\n" +
@@ -9666,14 +10170,18 @@ const file_meta_proto_rawDesc = "" +
 	"\fblock_length\x18\x06 \x01(\rR\vblockLength\x12\x0e\n" +
 	"\x02pg\x18\a \x01(\rR\x02pg\x12\f\n" +
 	"\x01k\x18\b \x01(\rR\x01k\x12\f\n" +
-	"\x01m\x18\t \x01(\rR\x01m\"\x83\x01\n" +
+	"\x01m\x18\t \x01(\rR\x01m\x12\x1a\n" +
+	"\breserved\x18\n" +
+	" \x01(\bR\breserved\"\x83\x01\n" +
 	"\vBlockRecord\x12\x0e\n" +
 	"\x02fs\x18\x01 \x01(\rR\x02fs\x12\x10\n" +
 	"\x03ino\x18\x02 \x01(\x04R\x03ino\x12\x16\n" +
 	"\x06offset\x18\x03 \x01(\x04R\x06offset\x12\x16\n" +
 	"\x06length\x18\x04 \x01(\rR\x06length\x12\x0e\n" +
 	"\x02pg\x18\x05 \x01(\rR\x02pg\x12\x12\n" +
-	"\x04refs\x18\x06 \x01(\rR\x04refs\"H\n" +
+	"\x04refs\x18\x06 \x01(\rR\x04refs\"#\n" +
+	"\rBackReference\x12\x12\n" +
+	"\x04refs\x18\x01 \x01(\rR\x04refs\"H\n" +
 	"\fDirentRecord\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\fR\x04name\x12\x10\n" +
 	"\x03ino\x18\x02 \x01(\x04R\x03ino\x12\x12\n" +
@@ -9825,7 +10333,7 @@ func file_meta_proto_rawDescGZIP() []byte {
 }
 
 var file_meta_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 121)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 126)
 var file_meta_proto_goTypes = []any{
 	(OriginKind)(0),         // 0: rackfs.meta.v1.OriginKind
 	(FileSystemState)(0),    // 1: rackfs.meta.v1.FileSystemState
@@ -9878,82 +10386,87 @@ var file_meta_proto_goTypes = []any{
 	(*RewriteExtents)(nil),  // 48: rackfs.meta.v1.RewriteExtents
 	(*ExtentRewrite)(nil),   // 49: rackfs.meta.v1.ExtentRewrite
 	(*RewriteResult)(nil),   // 50: rackfs.meta.v1.RewriteResult
-	(*FileSystem)(nil),      // 51: rackfs.meta.v1.FileSystem
-	(*PutFileSystem)(nil),   // 52: rackfs.meta.v1.PutFileSystem
-	(*Store)(nil),           // 53: rackfs.meta.v1.Store
-	(*PutStore)(nil),        // 54: rackfs.meta.v1.PutStore
-	(*Slot)(nil),            // 55: rackfs.meta.v1.Slot
-	(*PlacementGroup)(nil),  // 56: rackfs.meta.v1.PlacementGroup
-	(*Pool)(nil),            // 57: rackfs.meta.v1.Pool
-	(*PutPool)(nil),         // 58: rackfs.meta.v1.PutPool
-	(*ChangePGs)(nil),       // 59: rackfs.meta.v1.ChangePGs
-	(*PGChange)(nil),        // 60: rackfs.meta.v1.PGChange
-	(*ReplaceStore)(nil),    // 61: rackfs.meta.v1.ReplaceStore
-	(*Key)(nil),             // 62: rackfs.meta.v1.Key
-	(*PutKey)(nil),          // 63: rackfs.meta.v1.PutKey
-	(*NFSClient)(nil),       // 64: rackfs.meta.v1.NFSClient
-	(*PutNFSClient)(nil),    // 65: rackfs.meta.v1.PutNFSClient
-	(*RemoveNFSClient)(nil), // 66: rackfs.meta.v1.RemoveNFSClient
-	(*Query)(nil),           // 67: rackfs.meta.v1.Query
-	(*GetAttrQ)(nil),        // 68: rackfs.meta.v1.GetAttrQ
-	(*LookupQ)(nil),         // 69: rackfs.meta.v1.LookupQ
-	(*ParentQ)(nil),         // 70: rackfs.meta.v1.ParentQ
-	(*ReadDirQ)(nil),        // 71: rackfs.meta.v1.ReadDirQ
-	(*ReadLinkQ)(nil),       // 72: rackfs.meta.v1.ReadLinkQ
-	(*ExtentsQ)(nil),        // 73: rackfs.meta.v1.ExtentsQ
-	(*StatFSQ)(nil),         // 74: rackfs.meta.v1.StatFSQ
-	(*BlockStatesQ)(nil),    // 75: rackfs.meta.v1.BlockStatesQ
-	(*BlocksQ)(nil),         // 76: rackfs.meta.v1.BlocksQ
-	(*ShardInfoQ)(nil),      // 77: rackfs.meta.v1.ShardInfoQ
-	(*FileSystemsQ)(nil),    // 78: rackfs.meta.v1.FileSystemsQ
-	(*ClusterMapQ)(nil),     // 79: rackfs.meta.v1.ClusterMapQ
-	(*KeysQ)(nil),           // 80: rackfs.meta.v1.KeysQ
-	(*NFSClientsQ)(nil),     // 81: rackfs.meta.v1.NFSClientsQ
-	(*QueryResult)(nil),     // 82: rackfs.meta.v1.QueryResult
-	(*AttrR)(nil),           // 83: rackfs.meta.v1.AttrR
-	(*Dirent)(nil),          // 84: rackfs.meta.v1.Dirent
-	(*ReadDirR)(nil),        // 85: rackfs.meta.v1.ReadDirR
-	(*ReadLinkR)(nil),       // 86: rackfs.meta.v1.ReadLinkR
-	(*Extent)(nil),          // 87: rackfs.meta.v1.Extent
-	(*ExtentsR)(nil),        // 88: rackfs.meta.v1.ExtentsR
-	(*StatFSR)(nil),         // 89: rackfs.meta.v1.StatFSR
-	(*BlockStatesR)(nil),    // 90: rackfs.meta.v1.BlockStatesR
-	(*BlocksR)(nil),         // 91: rackfs.meta.v1.BlocksR
-	(*BlockInfo)(nil),       // 92: rackfs.meta.v1.BlockInfo
-	(*ShardInfoR)(nil),      // 93: rackfs.meta.v1.ShardInfoR
-	(*FileSystemsR)(nil),    // 94: rackfs.meta.v1.FileSystemsR
-	(*ClusterMapR)(nil),     // 95: rackfs.meta.v1.ClusterMapR
-	(*KeysR)(nil),           // 96: rackfs.meta.v1.KeysR
-	(*NFSClientsR)(nil),     // 97: rackfs.meta.v1.NFSClientsR
-	(*InodeRecord)(nil),     // 98: rackfs.meta.v1.InodeRecord
-	(*Cut)(nil),             // 99: rackfs.meta.v1.Cut
-	(*ExtentRecord)(nil),    // 100: rackfs.meta.v1.ExtentRecord
-	(*BlockRecord)(nil),     // 101: rackfs.meta.v1.BlockRecord
-	(*DirentRecord)(nil),    // 102: rackfs.meta.v1.DirentRecord
-	(*OriginRecord)(nil),    // 103: rackfs.meta.v1.OriginRecord
-	(*SlotRecord)(nil),      // 104: rackfs.meta.v1.SlotRecord
-	(*SlotResult)(nil),      // 105: rackfs.meta.v1.SlotResult
-	(*UsageRecord)(nil),     // 106: rackfs.meta.v1.UsageRecord
-	(*RangeRecord)(nil),     // 107: rackfs.meta.v1.RangeRecord
-	(*PurgeRecord)(nil),     // 108: rackfs.meta.v1.PurgeRecord
-	(*DyingRecord)(nil),     // 109: rackfs.meta.v1.DyingRecord
-	(*NamespaceRecord)(nil), // 110: rackfs.meta.v1.NamespaceRecord
-	(*ProposeRequest)(nil),  // 111: rackfs.meta.v1.ProposeRequest
-	(*ProposeReply)(nil),    // 112: rackfs.meta.v1.ProposeReply
-	(*QueryRequest)(nil),    // 113: rackfs.meta.v1.QueryRequest
-	(*QueryReply)(nil),      // 114: rackfs.meta.v1.QueryReply
-	(*TermRequest)(nil),     // 115: rackfs.meta.v1.TermRequest
-	(*TermReply)(nil),       // 116: rackfs.meta.v1.TermReply
-	(*RenewRequest)(nil),    // 117: rackfs.meta.v1.RenewRequest
-	(*RenewReply)(nil),      // 118: rackfs.meta.v1.RenewReply
-	(*LeaderRequest)(nil),   // 119: rackfs.meta.v1.LeaderRequest
-	(*LeaderReply)(nil),     // 120: rackfs.meta.v1.LeaderReply
-	(*ReplicaReply)(nil),    // 121: rackfs.meta.v1.ReplicaReply
-	(*MemberRequest)(nil),   // 122: rackfs.meta.v1.MemberRequest
-	(*MemberReply)(nil),     // 123: rackfs.meta.v1.MemberReply
-	(*Member)(nil),          // 124: rackfs.meta.v1.Member
-	(*DifferRequest)(nil),   // 125: rackfs.meta.v1.DifferRequest
-	(*DifferReply)(nil),     // 126: rackfs.meta.v1.DifferReply
+	(*PunchHole)(nil),       // 51: rackfs.meta.v1.PunchHole
+	(*Allocate)(nil),        // 52: rackfs.meta.v1.Allocate
+	(*CloneRange)(nil),      // 53: rackfs.meta.v1.CloneRange
+	(*RangeResult)(nil),     // 54: rackfs.meta.v1.RangeResult
+	(*FileSystem)(nil),      // 55: rackfs.meta.v1.FileSystem
+	(*PutFileSystem)(nil),   // 56: rackfs.meta.v1.PutFileSystem
+	(*Store)(nil),           // 57: rackfs.meta.v1.Store
+	(*PutStore)(nil),        // 58: rackfs.meta.v1.PutStore
+	(*Slot)(nil),            // 59: rackfs.meta.v1.Slot
+	(*PlacementGroup)(nil),  // 60: rackfs.meta.v1.PlacementGroup
+	(*Pool)(nil),            // 61: rackfs.meta.v1.Pool
+	(*PutPool)(nil),         // 62: rackfs.meta.v1.PutPool
+	(*ChangePGs)(nil),       // 63: rackfs.meta.v1.ChangePGs
+	(*PGChange)(nil),        // 64: rackfs.meta.v1.PGChange
+	(*ReplaceStore)(nil),    // 65: rackfs.meta.v1.ReplaceStore
+	(*Key)(nil),             // 66: rackfs.meta.v1.Key
+	(*PutKey)(nil),          // 67: rackfs.meta.v1.PutKey
+	(*NFSClient)(nil),       // 68: rackfs.meta.v1.NFSClient
+	(*PutNFSClient)(nil),    // 69: rackfs.meta.v1.PutNFSClient
+	(*RemoveNFSClient)(nil), // 70: rackfs.meta.v1.RemoveNFSClient
+	(*Query)(nil),           // 71: rackfs.meta.v1.Query
+	(*GetAttrQ)(nil),        // 72: rackfs.meta.v1.GetAttrQ
+	(*LookupQ)(nil),         // 73: rackfs.meta.v1.LookupQ
+	(*ParentQ)(nil),         // 74: rackfs.meta.v1.ParentQ
+	(*ReadDirQ)(nil),        // 75: rackfs.meta.v1.ReadDirQ
+	(*ReadLinkQ)(nil),       // 76: rackfs.meta.v1.ReadLinkQ
+	(*ExtentsQ)(nil),        // 77: rackfs.meta.v1.ExtentsQ
+	(*StatFSQ)(nil),         // 78: rackfs.meta.v1.StatFSQ
+	(*BlockStatesQ)(nil),    // 79: rackfs.meta.v1.BlockStatesQ
+	(*BlocksQ)(nil),         // 80: rackfs.meta.v1.BlocksQ
+	(*ShardInfoQ)(nil),      // 81: rackfs.meta.v1.ShardInfoQ
+	(*FileSystemsQ)(nil),    // 82: rackfs.meta.v1.FileSystemsQ
+	(*ClusterMapQ)(nil),     // 83: rackfs.meta.v1.ClusterMapQ
+	(*KeysQ)(nil),           // 84: rackfs.meta.v1.KeysQ
+	(*NFSClientsQ)(nil),     // 85: rackfs.meta.v1.NFSClientsQ
+	(*QueryResult)(nil),     // 86: rackfs.meta.v1.QueryResult
+	(*AttrR)(nil),           // 87: rackfs.meta.v1.AttrR
+	(*Dirent)(nil),          // 88: rackfs.meta.v1.Dirent
+	(*ReadDirR)(nil),        // 89: rackfs.meta.v1.ReadDirR
+	(*ReadLinkR)(nil),       // 90: rackfs.meta.v1.ReadLinkR
+	(*Extent)(nil),          // 91: rackfs.meta.v1.Extent
+	(*ExtentsR)(nil),        // 92: rackfs.meta.v1.ExtentsR
+	(*StatFSR)(nil),         // 93: rackfs.meta.v1.StatFSR
+	(*BlockStatesR)(nil),    // 94: rackfs.meta.v1.BlockStatesR
+	(*BlocksR)(nil),         // 95: rackfs.meta.v1.BlocksR
+	(*BlockInfo)(nil),       // 96: rackfs.meta.v1.BlockInfo
+	(*ShardInfoR)(nil),      // 97: rackfs.meta.v1.ShardInfoR
+	(*FileSystemsR)(nil),    // 98: rackfs.meta.v1.FileSystemsR
+	(*ClusterMapR)(nil),     // 99: rackfs.meta.v1.ClusterMapR
+	(*KeysR)(nil),           // 100: rackfs.meta.v1.KeysR
+	(*NFSClientsR)(nil),     // 101: rackfs.meta.v1.NFSClientsR
+	(*InodeRecord)(nil),     // 102: rackfs.meta.v1.InodeRecord
+	(*Cut)(nil),             // 103: rackfs.meta.v1.Cut
+	(*ExtentRecord)(nil),    // 104: rackfs.meta.v1.ExtentRecord
+	(*BlockRecord)(nil),     // 105: rackfs.meta.v1.BlockRecord
+	(*BackReference)(nil),   // 106: rackfs.meta.v1.BackReference
+	(*DirentRecord)(nil),    // 107: rackfs.meta.v1.DirentRecord
+	(*OriginRecord)(nil),    // 108: rackfs.meta.v1.OriginRecord
+	(*SlotRecord)(nil),      // 109: rackfs.meta.v1.SlotRecord
+	(*SlotResult)(nil),      // 110: rackfs.meta.v1.SlotResult
+	(*UsageRecord)(nil),     // 111: rackfs.meta.v1.UsageRecord
+	(*RangeRecord)(nil),     // 112: rackfs.meta.v1.RangeRecord
+	(*PurgeRecord)(nil),     // 113: rackfs.meta.v1.PurgeRecord
+	(*DyingRecord)(nil),     // 114: rackfs.meta.v1.DyingRecord
+	(*NamespaceRecord)(nil), // 115: rackfs.meta.v1.NamespaceRecord
+	(*ProposeRequest)(nil),  // 116: rackfs.meta.v1.ProposeRequest
+	(*ProposeReply)(nil),    // 117: rackfs.meta.v1.ProposeReply
+	(*QueryRequest)(nil),    // 118: rackfs.meta.v1.QueryRequest
+	(*QueryReply)(nil),      // 119: rackfs.meta.v1.QueryReply
+	(*TermRequest)(nil),     // 120: rackfs.meta.v1.TermRequest
+	(*TermReply)(nil),       // 121: rackfs.meta.v1.TermReply
+	(*RenewRequest)(nil),    // 122: rackfs.meta.v1.RenewRequest
+	(*RenewReply)(nil),      // 123: rackfs.meta.v1.RenewReply
+	(*LeaderRequest)(nil),   // 124: rackfs.meta.v1.LeaderRequest
+	(*LeaderReply)(nil),     // 125: rackfs.meta.v1.LeaderReply
+	(*ReplicaReply)(nil),    // 126: rackfs.meta.v1.ReplicaReply
+	(*MemberRequest)(nil),   // 127: rackfs.meta.v1.MemberRequest
+	(*MemberReply)(nil),     // 128: rackfs.meta.v1.MemberReply
+	(*Member)(nil),          // 129: rackfs.meta.v1.Member
+	(*DifferRequest)(nil),   // 130: rackfs.meta.v1.DifferRequest
+	(*DifferReply)(nil),     // 131: rackfs.meta.v1.DifferReply
 }
 var file_meta_proto_depIdxs = []int32{
 	8,   // 0: rackfs.meta.v1.Entry.commands:type_name -> rackfs.meta.v1.Command
@@ -9978,132 +10491,138 @@ var file_meta_proto_depIdxs = []int32{
 	44,  // 19: rackfs.meta.v1.Command.reap_blocks:type_name -> rackfs.meta.v1.ReapBlocks
 	47,  // 20: rackfs.meta.v1.Command.return_blocks:type_name -> rackfs.meta.v1.ReturnBlocks
 	48,  // 21: rackfs.meta.v1.Command.rewrite_extents:type_name -> rackfs.meta.v1.RewriteExtents
-	52,  // 22: rackfs.meta.v1.Command.put_file_system:type_name -> rackfs.meta.v1.PutFileSystem
-	54,  // 23: rackfs.meta.v1.Command.put_store:type_name -> rackfs.meta.v1.PutStore
-	58,  // 24: rackfs.meta.v1.Command.put_pool:type_name -> rackfs.meta.v1.PutPool
-	63,  // 25: rackfs.meta.v1.Command.put_key:type_name -> rackfs.meta.v1.PutKey
-	65,  // 26: rackfs.meta.v1.Command.put_nfs_client:type_name -> rackfs.meta.v1.PutNFSClient
-	66,  // 27: rackfs.meta.v1.Command.remove_nfs_client:type_name -> rackfs.meta.v1.RemoveNFSClient
-	59,  // 28: rackfs.meta.v1.Command.change_pgs:type_name -> rackfs.meta.v1.ChangePGs
-	61,  // 29: rackfs.meta.v1.Command.replace_store:type_name -> rackfs.meta.v1.ReplaceStore
-	39,  // 30: rackfs.meta.v1.Command.touch:type_name -> rackfs.meta.v1.Touch
-	17,  // 31: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
-	24,  // 32: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
-	26,  // 33: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
-	28,  // 34: rackfs.meta.v1.Result.remove:type_name -> rackfs.meta.v1.RemoveResult
-	30,  // 35: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
-	32,  // 36: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
-	34,  // 37: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
-	38,  // 38: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
-	43,  // 39: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
-	21,  // 40: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
-	45,  // 41: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
-	50,  // 42: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
-	95,  // 43: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	10,  // 44: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
-	10,  // 45: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
-	10,  // 46: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
-	10,  // 47: rackfs.meta.v1.Attr.btime:type_name -> rackfs.meta.v1.Time
-	10,  // 48: rackfs.meta.v1.AttrSet.atime:type_name -> rackfs.meta.v1.Time
-	10,  // 49: rackfs.meta.v1.AttrSet.mtime:type_name -> rackfs.meta.v1.Time
-	10,  // 50: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
-	0,   // 51: rackfs.meta.v1.RegisterOrigin.kind:type_name -> rackfs.meta.v1.OriginKind
-	13,  // 52: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
-	12,  // 53: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
-	14,  // 54: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
-	15,  // 55: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
-	12,  // 56: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
-	14,  // 57: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
-	14,  // 58: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
-	14,  // 59: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
-	14,  // 60: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
-	13,  // 61: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
-	12,  // 62: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
-	15,  // 63: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
-	12,  // 64: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
-	15,  // 65: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
-	37,  // 66: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
-	10,  // 67: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
-	12,  // 68: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
-	15,  // 69: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
-	40,  // 70: rackfs.meta.v1.Touch.touched:type_name -> rackfs.meta.v1.Touched
-	10,  // 71: rackfs.meta.v1.Touched.atime:type_name -> rackfs.meta.v1.Time
-	46,  // 72: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
-	49,  // 73: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
-	1,   // 74: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
-	10,  // 75: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
-	51,  // 76: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
-	1,   // 77: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
-	2,   // 78: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
-	53,  // 79: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
-	55,  // 80: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
-	3,   // 81: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
-	56,  // 82: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
-	57,  // 83: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
-	60,  // 84: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
-	56,  // 85: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
-	53,  // 86: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
-	62,  // 87: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
-	64,  // 88: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
-	11,  // 89: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
-	68,  // 90: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
-	69,  // 91: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
-	70,  // 92: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
-	71,  // 93: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
-	72,  // 94: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
-	73,  // 95: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
-	74,  // 96: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
-	75,  // 97: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
-	77,  // 98: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
-	76,  // 99: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
-	78,  // 100: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
-	79,  // 101: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
-	80,  // 102: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
-	81,  // 103: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
-	83,  // 104: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
-	85,  // 105: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
-	86,  // 106: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
-	88,  // 107: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
-	89,  // 108: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
-	90,  // 109: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
-	93,  // 110: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
-	94,  // 111: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
-	95,  // 112: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	96,  // 113: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
-	97,  // 114: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
-	91,  // 115: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
-	12,  // 116: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
-	15,  // 117: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
-	12,  // 118: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
-	84,  // 119: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
-	12,  // 120: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
-	87,  // 121: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
-	4,   // 122: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
-	92,  // 123: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
-	51,  // 124: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
-	53,  // 125: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
-	57,  // 126: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
-	62,  // 127: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
-	64,  // 128: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
-	12,  // 129: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
-	15,  // 130: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
-	99,  // 131: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
-	0,   // 132: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
-	105, // 133: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
-	9,   // 134: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
-	10,  // 135: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
-	22,  // 136: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
-	8,   // 137: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
-	9,   // 138: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
-	67,  // 139: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
-	82,  // 140: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
-	5,   // 141: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
-	124, // 142: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
-	143, // [143:143] is the sub-list for method output_type
-	143, // [143:143] is the sub-list for method input_type
-	143, // [143:143] is the sub-list for extension type_name
-	143, // [143:143] is the sub-list for extension extendee
-	0,   // [0:143] is the sub-list for field type_name
+	51,  // 22: rackfs.meta.v1.Command.punch_hole:type_name -> rackfs.meta.v1.PunchHole
+	52,  // 23: rackfs.meta.v1.Command.allocate:type_name -> rackfs.meta.v1.Allocate
+	53,  // 24: rackfs.meta.v1.Command.clone_range:type_name -> rackfs.meta.v1.CloneRange
+	56,  // 25: rackfs.meta.v1.Command.put_file_system:type_name -> rackfs.meta.v1.PutFileSystem
+	58,  // 26: rackfs.meta.v1.Command.put_store:type_name -> rackfs.meta.v1.PutStore
+	62,  // 27: rackfs.meta.v1.Command.put_pool:type_name -> rackfs.meta.v1.PutPool
+	67,  // 28: rackfs.meta.v1.Command.put_key:type_name -> rackfs.meta.v1.PutKey
+	69,  // 29: rackfs.meta.v1.Command.put_nfs_client:type_name -> rackfs.meta.v1.PutNFSClient
+	70,  // 30: rackfs.meta.v1.Command.remove_nfs_client:type_name -> rackfs.meta.v1.RemoveNFSClient
+	63,  // 31: rackfs.meta.v1.Command.change_pgs:type_name -> rackfs.meta.v1.ChangePGs
+	65,  // 32: rackfs.meta.v1.Command.replace_store:type_name -> rackfs.meta.v1.ReplaceStore
+	39,  // 33: rackfs.meta.v1.Command.touch:type_name -> rackfs.meta.v1.Touch
+	17,  // 34: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
+	24,  // 35: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
+	26,  // 36: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
+	28,  // 37: rackfs.meta.v1.Result.remove:type_name -> rackfs.meta.v1.RemoveResult
+	30,  // 38: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
+	32,  // 39: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
+	34,  // 40: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
+	38,  // 41: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
+	43,  // 42: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
+	21,  // 43: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
+	45,  // 44: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
+	50,  // 45: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
+	99,  // 46: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	54,  // 47: rackfs.meta.v1.Result.range:type_name -> rackfs.meta.v1.RangeResult
+	10,  // 48: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
+	10,  // 49: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
+	10,  // 50: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
+	10,  // 51: rackfs.meta.v1.Attr.btime:type_name -> rackfs.meta.v1.Time
+	10,  // 52: rackfs.meta.v1.AttrSet.atime:type_name -> rackfs.meta.v1.Time
+	10,  // 53: rackfs.meta.v1.AttrSet.mtime:type_name -> rackfs.meta.v1.Time
+	10,  // 54: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
+	0,   // 55: rackfs.meta.v1.RegisterOrigin.kind:type_name -> rackfs.meta.v1.OriginKind
+	13,  // 56: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
+	12,  // 57: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
+	14,  // 58: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
+	15,  // 59: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
+	12,  // 60: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
+	14,  // 61: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
+	14,  // 62: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
+	14,  // 63: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
+	14,  // 64: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
+	13,  // 65: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
+	12,  // 66: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
+	15,  // 67: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
+	12,  // 68: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
+	15,  // 69: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
+	37,  // 70: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
+	10,  // 71: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
+	12,  // 72: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
+	15,  // 73: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
+	40,  // 74: rackfs.meta.v1.Touch.touched:type_name -> rackfs.meta.v1.Touched
+	10,  // 75: rackfs.meta.v1.Touched.atime:type_name -> rackfs.meta.v1.Time
+	46,  // 76: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
+	49,  // 77: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
+	12,  // 78: rackfs.meta.v1.RangeResult.attr:type_name -> rackfs.meta.v1.Attr
+	15,  // 79: rackfs.meta.v1.RangeResult.lease:type_name -> rackfs.meta.v1.Lease
+	1,   // 80: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
+	10,  // 81: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
+	55,  // 82: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
+	1,   // 83: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
+	2,   // 84: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
+	57,  // 85: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
+	59,  // 86: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
+	3,   // 87: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
+	60,  // 88: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
+	61,  // 89: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
+	64,  // 90: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
+	60,  // 91: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
+	57,  // 92: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
+	66,  // 93: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
+	68,  // 94: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
+	11,  // 95: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
+	72,  // 96: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
+	73,  // 97: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
+	74,  // 98: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
+	75,  // 99: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
+	76,  // 100: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
+	77,  // 101: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
+	78,  // 102: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
+	79,  // 103: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
+	81,  // 104: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
+	80,  // 105: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
+	82,  // 106: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
+	83,  // 107: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
+	84,  // 108: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
+	85,  // 109: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
+	87,  // 110: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
+	89,  // 111: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
+	90,  // 112: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
+	92,  // 113: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
+	93,  // 114: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
+	94,  // 115: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
+	97,  // 116: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
+	98,  // 117: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
+	99,  // 118: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	100, // 119: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
+	101, // 120: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
+	95,  // 121: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
+	12,  // 122: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
+	15,  // 123: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
+	12,  // 124: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
+	88,  // 125: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
+	12,  // 126: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
+	91,  // 127: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
+	4,   // 128: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
+	96,  // 129: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
+	55,  // 130: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
+	57,  // 131: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
+	61,  // 132: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
+	66,  // 133: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
+	68,  // 134: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
+	12,  // 135: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
+	15,  // 136: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
+	103, // 137: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
+	0,   // 138: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
+	110, // 139: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
+	9,   // 140: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
+	10,  // 141: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
+	22,  // 142: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
+	8,   // 143: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
+	9,   // 144: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
+	71,  // 145: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
+	86,  // 146: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
+	5,   // 147: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
+	129, // 148: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
+	149, // [149:149] is the sub-list for method output_type
+	149, // [149:149] is the sub-list for method input_type
+	149, // [149:149] is the sub-list for extension type_name
+	149, // [149:149] is the sub-list for extension extendee
+	0,   // [0:149] is the sub-list for field type_name
 }
 
 func init() { file_meta_proto_init() }
@@ -10130,6 +10649,9 @@ func file_meta_proto_init() {
 		(*Command_ReapBlocks)(nil),
 		(*Command_ReturnBlocks)(nil),
 		(*Command_RewriteExtents)(nil),
+		(*Command_PunchHole)(nil),
+		(*Command_Allocate)(nil),
+		(*Command_CloneRange)(nil),
 		(*Command_PutFileSystem)(nil),
 		(*Command_PutStore)(nil),
 		(*Command_PutPool)(nil),
@@ -10154,9 +10676,10 @@ func file_meta_proto_init() {
 		(*Result_Reap)(nil),
 		(*Result_Rewrite)(nil),
 		(*Result_ClusterMap)(nil),
+		(*Result_Range)(nil),
 	}
 	file_meta_proto_msgTypes[7].OneofWrappers = []any{}
-	file_meta_proto_msgTypes[61].OneofWrappers = []any{
+	file_meta_proto_msgTypes[65].OneofWrappers = []any{
 		(*Query_GetAttr)(nil),
 		(*Query_Lookup)(nil),
 		(*Query_Parent)(nil),
@@ -10172,7 +10695,7 @@ func file_meta_proto_init() {
 		(*Query_Keys)(nil),
 		(*Query_NfsClients)(nil),
 	}
-	file_meta_proto_msgTypes[76].OneofWrappers = []any{
+	file_meta_proto_msgTypes[80].OneofWrappers = []any{
 		(*QueryResult_Attr)(nil),
 		(*QueryResult_ReadDir)(nil),
 		(*QueryResult_ReadLink)(nil),
@@ -10192,7 +10715,7 @@ func file_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   121,
+			NumMessages:   126,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
