@@ -245,6 +245,22 @@ type crashing struct {
 	cfg    volume.Config
 }
 
+func (c *crashing) Allocate(ctx context.Context, cr *vfs.Cred, ino vfs.Ino, off, n uint64) error {
+	return c.volume().Allocate(ctx, cr, ino, off, n)
+}
+
+func (c *crashing) Deallocate(ctx context.Context, cr *vfs.Cred, ino vfs.Ino, off, n uint64) error {
+	return c.volume().Deallocate(ctx, cr, ino, off, n)
+}
+
+func (c *crashing) Seek(ctx context.Context, ino vfs.Ino, off uint64, what vfs.SeekFor) (vfs.SeekResult, error) {
+	return c.volume().Seek(ctx, ino, off, what)
+}
+
+func (c *crashing) Clone(ctx context.Context, cr *vfs.Cred, src vfs.Ino, srcOff uint64, dst vfs.Ino, dstOff, n uint64) error {
+	return c.volume().Clone(ctx, cr, src, srcOff, dst, dstOff, n)
+}
+
 func newCrashing(t testing.TB, cfg volume.Config) *crashing {
 	c := &crashing{t: t, meta: newMetadata(t), blocks: newBlocks(), cfg: cfg}
 	c.start()

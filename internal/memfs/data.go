@@ -55,6 +55,7 @@ func (fs *FS) setPage(n *inode, i uint64, p *page) {
 		delete(n.pages, i)
 		return
 	}
+	fs.unreserve(n, i, i+1) // it takes that space
 	n.pages[i] = p
 	n.attr.Used += pageSize
 	fs.usedBytes += pageSize
@@ -64,6 +65,7 @@ func (fs *FS) setPage(n *inode, i uint64, p *page) {
 func (fs *FS) truncate(n *inode, size uint64) {
 	if size < n.attr.Size {
 		first := size / pageSize
+		fs.unreserve(n, (size+pageSize-1)/pageSize, vfs.MaxSize)
 		for i := range n.pages {
 			if i > first || (i == first && size%pageSize == 0) {
 				fs.setPage(n, i, nil)

@@ -39,8 +39,9 @@ type inode struct {
 	attr  vfs.Attr
 	opens int // Opens minus Closes
 
-	pages map[uint64]*page // of a file; a missing page is a hole
-	undo  *undo            // nil: everything is durable
+	pages    map[uint64]*page // of a file; a missing page is a hole
+	reserved []pageRange      // of a file, apart from one another and from pages
+	undo     *undo            // nil: everything is durable
 
 	createVerifier *[8]byte // of a file made ByVerifier, until its attributes are set
 

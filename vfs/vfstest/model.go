@@ -42,6 +42,10 @@ func Model(t *testing.T, fs vfs.FS) {
 			"write":    m.write,
 			"write2":   m.write,
 			"commit":   m.commit,
+			"allocate": m.allocate,
+			"punch":    m.deallocate,
+			"seek":     m.seek,
+			"clone":    m.clone,
 			"crash":    m.crash,
 			"disturb":  m.disturb,
 		})

@@ -1,0 +1,79 @@
+package vfs
+
+import "context"
+
+// The optional interfaces of an FS, for ranges of regular files. Like Write they do not check
+// permission: the file was opened for writing (and the source of a clone for reading). Their effect is durable
+// when they return; it moves mtime, ctime and Change and clears setuid and setgid bits as a write does. c is the caller.
+
+// Allocator reserves and frees space.
+type Allocator interface {
+	// Allocate makes sure that later writes to [off, off+n) find space, and lets the file grow to the end of the range. What
+	// is there stays. KindNoSpace if there is not that much.
+	Allocate(ctx context.Context, c *Cred, ino Ino, off, n uint64) error
+
+	// Deallocate makes [off, off+n) a hole. The size stays.
+	Deallocate(ctx context.Context, c *Cred, ino Ino, off, n uint64) error
+}
+
+// SeekFor is what a Seeker looks for.
+type SeekFor uint8
+
+const (
+	SeekData SeekFor = iota
+	SeekHole
+)
+
+// SeekResult is where it is. Offset is Size if there is nothing of the kind but the hole that
+// every file has at its end, and at the end or beyond it.
+type SeekResult struct{ Offset, Size uint64 }
+
+// Seeker knows where holes are.
+type Seeker interface {
+	// Seek returns the first byte at or after off that is data, or in a hole. What was
+	// written is data and what was allocated only is a hole. Holes smaller than a page of 4 KiB, or not aligned to that,
+	// may be taken for data.
+	Seek(ctx context.Context, ino Ino, off uint64, what SeekFor) (SeekResult, error)
+}
+
+// CloneAlign is what offsets of clones are multiples of, in bytes.
+const CloneAlign = 4096
+
+// Cloner copies ranges without copying bytes.
+type Cloner interface {
+	// Clone makes [dstOff, dstOff+n) of dst what [srcOff, srcOff+n) of src is; n 0: to the end of src. See CheckClone.
+	Clone(ctx context.Context, c *Cred, src Ino, srcOff uint64, dst Ino, dstOff, n uint64) error
+}
+
+// CheckClone refuses a clone whose offsets are not multiples of CloneAlign, whose length is not one either and does not end at the
+// end of the source, that reaches beyond the end of the source, or overlaps itself in one file. It returns the
+// length, which may be 0.
+func CheckClone(src Ino, srcOff, srcSize uint64, dst Ino, dstOff, n uint64, op string) (uint64, error) {
+	if srcOff%CloneAlign != 0 || dstOff%CloneAlign != 0 {
+		return 0, Errorf(KindInvalid, op, "from %d to %d: not multiples of %d", srcOff, dstOff, CloneAlign)
+	}
+	if srcOff > srcSize || n > srcSize-srcOff {
+		return 0, Errorf(KindInvalid, op, "%d bytes at %d of %d", n, srcOff, srcSize)
+	}
+	if n == 0 {
+		n = srcSize - srcOff
+	}
+	if n%CloneAlign != 0 && srcOff+n != srcSize {
+		return 0, Errorf(KindInvalid, op, "%d bytes: not a multiple of %d, nor up to the end of the source", n, CloneAlign)
+	}
+	if err := CheckEnd(dstOff, n, op); err != nil {
+		return 0, err
+	}
+	if src == dst && n > 0 && srcOff < dstOff+n && dstOff < srcOff+n {
+		return 0, Errorf(KindInvalid, op, "%d bytes from %d to %d of one file overlap", n, srcOff, dstOff)
+	}
+	return n, nil
+}
+
+// CheckEnd refuses a range that ends beyond the largest file.
+func CheckEnd(off, n uint64, op string) error {
+	if off > MaxSize || n > MaxSize-off {
+		return KindTooBig.Err(op)
+	}
+	return nil
+}

@@ -1,0 +1,212 @@
+package volume
+
+import (
+	"context"
+	"time"
+
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+var (
+	_ vfs.Allocator = (*Volume)(nil)
+	_ vfs.Seeker    = (*Volume)(nil)
+	_ vfs.Cloner    = (*Volume)(nil)
+)
+
+// Deallocate implements vfs.Allocator.
+func (v *Volume) Deallocate(ctx context.Context, c *vfs.Cred, ino vfs.Ino, off, n uint64) error {
+	const op = "deallocate"
+	return v.ranged(ctx, ino, off, n, op, func(ctx context.Context, e *inode) error {
+		return v.inPieces(ctx, c, e, off, off+n, op, func(ask rangeAsk) *metapb.Command {
+			return &metapb.Command{Op: &metapb.Command_PunchHole{PunchHole: &metapb.PunchHole{
+				Ino: uint64(ino), LeaseEpoch: ask.epoch, Change: ask.change, Offset: ask.at, Length: off + n - ask.at,
+			}}}
+		}, func(done span, _ *metapb.RangeResult) {
+			e.ext.put(segment{off: done.off, end: done.end})
+		})
+	})
+}
+
+// Allocate implements vfs.Allocator. What is free is what StatFS says; a part of a range that is too large may stay allocated.
+func (v *Volume) Allocate(ctx context.Context, c *vfs.Cred, ino vfs.Ino, off, n uint64) error {
+	const op = "allocate"
+	return v.ranged(ctx, ino, off, n, op, func(ctx context.Context, e *inode) error {
+		st, err := v.StatFS(ctx)
+		if err != nil {
+			return err
+		}
+		e.mu.Lock()
+		used := e.attr().Used
+		e.mu.Unlock()
+		free := st.AvailBytes
+		// At least this much of the range is in holes, so nothing is begun that cannot be ended.
+		if n > used && n-used > free {
+			return vfs.Errorf(vfs.KindNoSpace, op, "%d bytes, %d are free: remove files or ask for less", n, free)
+		}
+		return v.inPieces(ctx, c, e, off, off+n, op, func(ask rangeAsk) *metapb.Command {
+			return &metapb.Command{Op: &metapb.Command_Allocate{Allocate: &metapb.Allocate{
+				Ino: uint64(ino), LeaseEpoch: ask.epoch, Change: ask.change, Offset: ask.at, Length: off + n - ask.at, MaxBytes: free,
+			}}}
+		}, func(_ span, r *metapb.RangeResult) { free -= min(free, r.GetBytes()) })
+	})
+}
+
+// Clone implements vfs.Cloner. The destination grows piece by piece in ascending order; a piece is some hundred blocks.
+func (v *Volume) Clone(ctx context.Context, c *vfs.Cred, src vfs.Ino, srcOff uint64, dst vfs.Ino, dstOff, n uint64) error {
+	const op = "clone"
+	_, err := detached(ctx, v, op, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, v.clone(ctx, c, src, srcOff, dst, dstOff, n)
+	}, nil)
+	return err
+}
+
+func (v *Volume) clone(ctx context.Context, c *vfs.Cred, src vfs.Ino, srcOff uint64, dst vfs.Ino, dstOff, n uint64) error {
+	const op = "clone"
+	d := v.acquire(dst)
+	defer v.release(d)
+	s := d
+	if src != dst {
+		s = v.acquire(src)
+		defer v.release(s)
+	}
+	for _, e := range []*inode{s, d} { // which of them is no file is told in this order
+		if _, err := v.fileAttr(ctx, e, op); err != nil {
+			return err
+		}
+	}
+	// In the order of inode numbers, so that two clones do not wait for each other.
+	first, second := s, d
+	if src > dst {
+		first, second = d, s
+	}
+	leave, err := v.still(ctx, first, op)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if second != first {
+		leave, err := v.still(ctx, second, op)
+		if err != nil {
+			return err
+		}
+		defer leave()
+	}
+	s.mu.Lock()
+	size, srcEpoch := s.attr().Size, s.lease.Epoch
+	s.mu.Unlock()
+	n, err = vfs.CheckClone(src, srcOff, size, dst, dstOff, n, op)
+	if err != nil || n == 0 {
+		return err
+	}
+	err = v.inPieces(ctx, c, d, dstOff, dstOff+n, op, func(ask rangeAsk) *metapb.Command {
+		done := ask.at - dstOff
+		return &metapb.Command{Op: &metapb.Command_CloneRange{CloneRange: &metapb.CloneRange{
+			Ino: uint64(dst), LeaseEpoch: ask.epoch, Change: ask.change, Offset: ask.at, Length: n - done,
+			SrcIno: uint64(src), SrcLeaseEpoch: srcEpoch, SrcOffset: srcOff + done,
+		}}}
+	}, func(span, *metapb.RangeResult) { d.ext = nil })
+	if vfs.KindOf(err) == vfs.KindTooMany {
+		// A page in thousands of pieces: it becomes one block soon.
+		v.noteClone(src, srcOff, n)
+		v.noteClone(dst, dstOff, n)
+		return vfs.Errorf(vfs.KindUnavailable, op, "inode %d or %d is in too many pieces; they are being put together: %w", src, dst, err)
+	}
+	return err
+}
+
+// ranged runs f for a range of a file that nobody writes to meanwhile and of which nothing is dirty.
+func (v *Volume) ranged(ctx context.Context, ino vfs.Ino, off, n uint64, op string, f func(context.Context, *inode) error) error {
+	if n == 0 {
+		return vfs.Errorf(vfs.KindInvalid, op, "no bytes")
+	}
+	if err := vfs.CheckEnd(off, n, op); err != nil {
+		return err
+	}
+	_, err := detached(ctx, v, op, func(ctx context.Context) (struct{}, error) {
+		e := v.acquire(ino)
+		defer v.release(e)
+		leave, err := v.still(ctx, e, op)
+		if err != nil {
+			return struct{}{}, err
+		}
+		defer leave()
+		return struct{}{}, f(ctx, e)
+	}, nil)
+	return err
+}
+
+// still keeps writers out of e, takes its lease and makes all of it durable, until leave.
+func (v *Volume) still(ctx context.Context, e *inode, op string) (leave func(), err error) {
+	if err := e.gate.Acquire(ctx, gateWide); err != nil {
+		return nil, vfs.Wrap(op, err)
+	}
+	err = v.ensureLease(ctx, e, op)
+	if err == nil {
+		err = v.settle(ctx, e, maxOffset)
+	}
+	if err != nil {
+		e.gate.Release(gateWide)
+		return nil, vfs.Wrap(op, err)
+	}
+	return func() {
+		v.thaw(e)
+		e.gate.Release(gateWide)
+	}, nil
+}
+
+// rangeAsk is what a command for a piece of a range names.
+type rangeAsk struct{ epoch, change, at uint64 }
+
+// inPieces runs commands for [at, end) of e, which is still, as often as it takes. took gets each piece that was done; e.mu
+// is held.
+func (v *Volume) inPieces(ctx context.Context, c *vfs.Cred, e *inode, at, end uint64, op string,
+	cmd func(rangeAsk) *metapb.Command, took func(span, *metapb.RangeResult)) error {
+	for at < end {
+		e.mu.Lock()
+		ask, gen := rangeAsk{epoch: e.lease.Epoch, change: e.top(), at: at}, e.gen
+		e.mu.Unlock()
+		r, err := v.apply(ctx, op, c, cmd(ask))
+		e.mu.Lock()
+		if err == nil && r.GetRange().GetDone() <= at {
+			err = vfs.Errorf(vfs.KindInternal, op, "inode %d: no progress at %d", e.ino, at)
+		}
+		if err != nil {
+			if k := vfs.KindOf(err); (k == vfs.KindFenced || k == vfs.KindUnknownOrigin) && e.lease.Epoch == ask.epoch {
+				v.loseLease(e, err)
+			}
+			e.mu.Unlock()
+			return err
+		}
+		res := r.GetRange()
+		piece := span{at, min(res.Done, end)}
+		a := attrOf(res.GetAttr())
+		if e.lease.Epoch == ask.epoch {
+			took(piece, res)
+			e.extChanged(piece)
+			if len(e.chunks) == 0 {
+				e.over = overlay{}
+			}
+			e.learn(a)
+			e.extend(res.GetLease())
+			e.extChange = a.Change
+			e.fresh = e.gen == gen
+		}
+		e.mu.Unlock()
+		at = piece.end
+	}
+	return nil
+}
+
+// noteClone remembers the chunks of a range as fragments.
+func (v *Volume) noteClone(ino vfs.Ino, off, n uint64) {
+	f := &v.fragments
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.at == nil {
+		f.at = make(map[fragmentKey]time.Time)
+	}
+	for at := off / chunkSize * chunkSize; at < off+n && len(f.at) < maxFragments; at += chunkSize {
+		f.at[fragmentKey{ino, at}] = v.cfg.Now()
+	}
+}
