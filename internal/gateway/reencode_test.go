@@ -36,7 +36,9 @@ func newShardOne(t *testing.T) *shardOne {
 	if s.m, err = fsm.Open(s.store, fsm.Options{Shard: 1, Cluster: []byte("test cluster id.")}); err != nil {
 		t.Fatal(err)
 	}
-	s.must(&metapb.Command{Op: &metapb.Command_RaiseLevel{RaiseLevel: &metapb.RaiseLevel{Level: 2}}})
+	for level := range uint32(fsm.Level - 1) {
+		s.must(&metapb.Command{Op: &metapb.Command_RaiseLevel{RaiseLevel: &metapb.RaiseLevel{Level: level + 2}}})
+	}
 	s.must(&metapb.Command{Op: &metapb.Command_CreateNamespace{CreateNamespace: &metapb.CreateNamespace{RootMode: 0o777, HashKey: make([]byte, 16)}}})
 	s.origin = s.must(&metapb.Command{Op: &metapb.Command_RegisterOrigin{RegisterOrigin: &metapb.RegisterOrigin{
 		Kind: metapb.OriginKind_ORIGIN_GATEWAY, Name: "gw", Incarnation: make([]byte, 16)}}}).GetOrigin().Origin
@@ -131,6 +133,20 @@ func (f *files) commit(ino uint64, e *metapb.NewExtent, data []byte) {
 	f.want[ino] = p
 }
 
+// clone shares n bytes of src with ino.
+func (f *files) clone(src, from, ino, off, n uint64) {
+	f.t.Helper()
+	f.must(&metapb.Command{Op: &metapb.Command_CloneRange{CloneRange: &metapb.CloneRange{
+		Ino: ino, LeaseEpoch: f.lease[ino], Offset: off, Length: n, SrcIno: src, SrcLeaseEpoch: f.lease[src], SrcOffset: from,
+	}}})
+	p := slices.Clone(f.want[ino])
+	if need := int(off + n); len(p) < need {
+		p = append(p, make([]byte, need-len(p))...)
+	}
+	copy(p[off:], f.want[src][from:from+n])
+	f.want[ino] = p
+}
+
 // check reads every file and returns the k of its blocks.
 func (f *files) check() (ks []uint32) {
 	f.t.Helper()
@@ -189,6 +205,13 @@ func TestReencode(t *testing.T) {
 	}
 	f.write(gone, 0, random(100<<10))
 	f.write(busy, 0, random(100<<10))
+	// Blocks that others share: elsewhere, before where the block would begin, twice in one file, and when the owner is gone.
+	shared, twice := f.create("shared"), f.create("twice")
+	f.clone(whole, 0, shared, 1<<20, 2<<20)
+	f.clone(whole, 1<<20, shared, 0, 8192)
+	f.clone(gone, 0, shared, 8<<20, 100<<10)
+	f.clone(many, 8192, twice, 0, 8192)
+	f.clone(twice, 0, twice, 8192, 8192)
 	if ks := f.check(); !slices.Equal(ks, []uint32{2}) {
 		t.Fatalf("blocks of k=%v", ks)
 	}

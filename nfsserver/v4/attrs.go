@@ -149,6 +149,8 @@ func (e *attrEncoder) appendOne(b []byte, attr int, s *attrSource) []byte {
 		return xdr.AppendUint64(b, s.mounted)
 	case nfsv4.FATTR4_SUPPATTR_EXCLCREAT:
 		return appendBitmap(b, exclusiveAttrs)
+	case nfsv4.FATTR4_CLONE_BLKSIZE:
+		return xdr.AppendUint32(b, vfs.CloneAlign)
 	case nfsv4.FATTR4_CHANGE_ATTR_TYPE:
 		if s.fsid.minor == 0 {
 			return xdr.AppendUint32(b, uint32(nfsv4.NFS4_CHANGE_TYPE_IS_UNDEFINED))

@@ -111,7 +111,7 @@ var (
 		nfsv4.FATTR4_TIME_MODIFY_SET, nfsv4.FATTR4_MOUNTED_ON_FILEID, nfsv4.FATTR4_SUPPATTR_EXCLCREAT)
 
 	// supported42 adds those of minor version 2.
-	supported42 = supported41.or(bits4(nfsv4.FATTR4_CHANGE_ATTR_TYPE, attrXattrSupport))
+	supported42 = supported41.or(bits4(nfsv4.FATTR4_CLONE_BLKSIZE, nfsv4.FATTR4_CHANGE_ATTR_TYPE, attrXattrSupport))
 
 	// exclusiveAttrs may be set by an EXCLUSIVE4_1 OPEN. The verifier of an
 	// exclusive create is stored beside the inode, not in its times, so none has

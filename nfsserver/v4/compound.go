@@ -261,6 +261,15 @@ func (c *compound) fsCred() *vfs.Cred {
 	return &c.cred
 }
 
+// credOf is the caller under the rules of o's export.
+func (c *compound) credOf(o *object) *vfs.Cred {
+	if o.rule == c.cur.rule {
+		return c.fsCred()
+	}
+	cred := o.rule.Cred(&c.req.Cred)
+	return &cred
+}
+
 // decodeName decodes component4 and checks it.
 func (c *compound) decodeName() (string, status) {
 	p := c.d.Opaque(c.d.Len())

@@ -279,7 +279,7 @@ func TestVersion42(t *testing.T) {
 	}
 	c.fails(nfsv4.NFS4ERR_ISDIR, ops(at("d"), advise)...)
 	for _, op := range []nfsv4.NfsArgop4{
-		&nfsv4.NfsArgop4_OP_ALLOCATE{}, &nfsv4.NfsArgop4_OP_DEALLOCATE{}, &nfsv4.NfsArgop4_OP_READ_PLUS{}, &nfsv4.NfsArgop4_OP_CLONE{}, &nfsv4.NfsArgop4_OP_COPY{},
+		&nfsv4.NfsArgop4_OP_READ_PLUS{},
 	} {
 		c.fails(nfsv4.NFS4ERR_NOTSUPP, ops(at("f"), op)...)
 	}

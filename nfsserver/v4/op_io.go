@@ -28,27 +28,33 @@ type readBuffer struct {
 // startIO decides whether a stateid allows want on the current filehandle. With
 // a special stateid it opens the file for the caller, who must call endIO.
 func (c *compound) startIO(id state.Stateid, want vfs.OpenFlags) (temporary bool, st status) {
-	if c.cur.pseudo() {
+	return c.startIOOf(&c.cur, id, want)
+}
+
+func (c *compound) startIOOf(o *object, id state.Stateid, want vfs.OpenFlags) (temporary bool, st status) {
+	if o.pseudo() {
 		return false, nfsv4.NFS4ERR_ISDIR
 	}
-	io, eff, st := c.s.cfg.State.CheckIO(c.now, c.clientID(), c.cur.file(), id, want)
+	io, eff, st := c.s.cfg.State.CheckIO(c.now, c.clientID(), o.file(), id, want)
 	if st = c.apply(eff, st); st != nfsv4.NFS4_OK {
 		return false, st
 	}
 	if !io.Special {
 		return false, nfsv4.NFS4_OK
 	}
-	if _, err := c.vfsOpen(&c.cur, want, true); err != nil {
-		return false, c.typeStatus(&c.cur, false, statusOf(err, true))
+	if _, err := c.vfsOpen(o, want, true); err != nil {
+		return false, c.typeStatus(o, false, statusOf(err, true))
 	}
-	c.s.remember(c.cur.export.FSID, c.cur.export.FS)
+	c.s.remember(o.export.FSID, o.export.FS)
 	return true, nfsv4.NFS4_OK
 }
 
 // endIO undoes startIO.
-func (c *compound) endIO(temporary bool, f vfs.OpenFlags) {
+func (c *compound) endIO(temporary bool, f vfs.OpenFlags) { c.endIOOf(&c.cur, temporary, f) }
+
+func (c *compound) endIOOf(o *object, temporary bool, f vfs.OpenFlags) {
 	if temporary {
-		c.s.closeFile(c.ctx, c.cur.file(), f)
+		c.s.closeFile(c.ctx, o.file(), f)
 	}
 }
 

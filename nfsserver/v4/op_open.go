@@ -284,7 +284,7 @@ func (c *compound) openObject(o *object, a *openArgs, args *state.OpenArgs) stat
 // vfsOpen opens o with the caller's permission. Execute permission suffices
 // for reading: a client has to read a program to run it.
 func (c *compound) vfsOpen(o *object, f vfs.OpenFlags, override bool) (vfs.Attr, error) {
-	fs, cred := o.export.FS, c.fsCred()
+	fs, cred := o.export.FS, c.credOf(o)
 	attr, err := fs.Open(c.ctx, cred, o.ino, f, override)
 	if vfs.KindOf(err) != vfs.KindAccess || f != vfs.OpenRead {
 		return attr, err
