@@ -50,6 +50,10 @@ type inode struct {
 	lastCookie uint64           // of a directory
 
 	target string // of a symlink
+
+	xattrs    map[string]xattr
+	totals    vfs.XattrTotals // of xattrs
+	lastXattr uint64          // the newest cookie
 }
 
 // entry is one name of a directory.

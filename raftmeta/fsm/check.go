@@ -36,6 +36,8 @@ type checker struct {
 	queued  uint64
 	usage   map[uint32]usage
 	counts  map[string]uint64
+	xattrs  map[inoKey]xattrs
+	cookies map[xattrCookie]bool
 }
 
 // backKey names a back reference.
@@ -76,6 +78,7 @@ func check(v View, hash hashFunc) (err error) {
 		blocks: map[uint64]*metapb.BlockRecord{}, dying: map[uint64]*metapb.DyingRecord{}, orphans: map[inoKey]int{}, origins: map[uint64]bool{},
 		numbers: map[uint64]uint64{}, ranges: map[uint64]*metapb.RangeRecord{}, leased: map[uint64]uint64{},
 		queue: map[inoKey]int{}, usage: map[uint32]usage{}, counts: map[string]uint64{},
+		xattrs: map[inoKey]xattrs{}, cookies: map[xattrCookie]bool{},
 	}
 	if state := c.get(keyState); state != nil {
 		if _, c.level, _, err = decodeState(state); err != nil {
@@ -90,7 +93,7 @@ func check(v View, hash hashFunc) (err error) {
 		c.shard = f.shard
 	}
 	// Kinds are scanned in the order that the checks need.
-	for _, p := range []string{"g/", "n/", "i/", "d/", "e/", "b/", "x/", "y/", "r/", "l/", "o/", "q/", "u/", "m/"} {
+	for _, p := range []string{"g/", "n/", "i/", "a/", "d/", "e/", "b/", "x/", "y/", "r/", "l/", "o/", "q/", "u/", "m/"} {
 		err := v.Scan([]byte(p), prefixEnd([]byte(p)), func(k, v []byte) bool {
 			c.record(p, bytes.Clone(k), v)
 			return true
@@ -135,6 +138,10 @@ func (c *checker) record(p string, k, v []byte) {
 		d, err := decodeDirent(v)
 		must(err)
 		c.dirent(inoKey{u32(0), u64(4)}, u64(12), d)
+	case "a/":
+		a, err := decodeXattr(v)
+		must(err)
+		c.xattr(inoKey{u32(0), u64(4)}, string(k[2+12:]), a)
 	case "e/":
 		e, err := decodeExtent(u64(12), bytes.Clone(v))
 		must(err)
@@ -288,6 +295,7 @@ func (c *checker) finish() {
 		}
 	}
 	c.collect()
+	c.checkXattrs()
 	for id := range c.refs {
 		if c.blocks[id] == nil {
 			c.fail("an extent points into block %#x, which has no record", id)

@@ -55,6 +55,21 @@ func TestCheckerFails(t *testing.T) {
 			enc, _ := (&metapb.BlockRecord{Fs: 1, Ino: ino, Offset: 1, Length: 100, Refs: 1}).MarshalVT()
 			_ = r.store.Set(appendID(nil, "b/", b), enc)
 		},
+		"attributes uncounted": func(r *rig) {
+			b, _ := (&metapb.XattrRecord{Cookie: 1}).MarshalVT()
+			_ = r.store.Set(appendXattr(nil, 1, 2, "a"), b)
+		},
+		"attributes missing": func(r *rig) { setXattr(r, "a"); _ = r.store.Delete(appendXattr(nil, 1, 2, "a")) },
+		"attributes of nobody": func(r *rig) {
+			b, _ := (&metapb.XattrRecord{Cookie: 1}).MarshalVT()
+			_ = r.store.Set(appendXattr(nil, 1, 99, "a"), b)
+		},
+		"attributes with one cookie": func(r *rig) {
+			setXattr(r, "a")
+			setXattr(r, "b")
+			b, _, _ := r.store.Get(appendXattr(nil, 1, 2, "a"))
+			_ = r.store.Set(appendXattr(nil, 1, 2, "b"), b)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			rec := &recorder{TB: t}
@@ -73,6 +88,13 @@ func TestCheckerFails(t *testing.T) {
 			}
 		})
 	}
+}
+
+// setXattr gives file 2 an extended attribute.
+func setXattr(r *rig, name string) {
+	r.t.Helper()
+	r.ok(&metapb.Command{Op: &metapb.Command_SetXattr{SetXattr: &metapb.SetXattr{Ino: 2, Name: []byte(name)}}})
+	r.flush()
 }
 
 // liveBlock makes a file of one block of 100 bytes.

@@ -31,7 +31,7 @@
 // that never did. level.go lists what each level added, and
 // TestLevel1 holds the digests that level 1 must keep. Level 2 added the queue of dying blocks and
 // ReapBlocks, ReturnBlocks, RewriteExtents, ChangePGs, ReplaceStore and the version of the cluster map. Level 3 added
-// PunchHole, Allocate and CloneRange.
+// Touch, PunchHole, Allocate, CloneRange and extended attributes.
 //
 // A command first passes the exactly-once check (see metapb.Identity), then
 // permissions and existence, in the order of Linux, and then takes effect. A
@@ -58,6 +58,7 @@
 //	u/ fs [project]         UsageRecord of the file system, or of one project in it
 //	i/ fs ino               InodeRecord
 //	d/ fs parent cookie     DirentRecord
+//	a/ fs ino name          XattrRecord
 //	e/ fs ino end           ExtentRecord of the bytes that end before end
 //	b/ block                BlockRecord
 //	b/ block ino place      BackReference: a further file, or place in a file, that shares the block (backref.go)
@@ -88,6 +89,12 @@
 // slots of a hash have no unmarked holes: an entry that leaves others of its
 // hash behind it becomes a gap (type 255), which a search passes and an insert
 // fills. So a lookup is one point read, nearly always.
+//
+// # Extended attributes
+//
+// An inode's record counts its extended attributes and their bytes, which are bounded (package vfs) and not charged. Each
+// has a cookie, one higher than the last of its inode: listings go by it, so that one that exists all the while is listed exactly
+// once. Those of a deleted inode go with it if they are few, else they are left to Purge, with its extents.
 //
 // # File data
 //

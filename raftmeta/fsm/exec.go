@@ -183,6 +183,10 @@ func (x *call) runNamespace(c *metapb.Command) (*metapb.Result, error) {
 		return x.setAttr(op.SetAttr)
 	case *metapb.Command_Touch:
 		return x.touch(op.Touch)
+	case *metapb.Command_SetXattr:
+		return x.setXattr(op.SetXattr)
+	case *metapb.Command_RemoveXattr:
+		return x.removeXattr(op.RemoveXattr)
 	case *metapb.Command_AcquireLease:
 		return x.acquireLease(op.AcquireLease)
 	case *metapb.Command_ReleaseLease:

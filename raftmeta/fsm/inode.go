@@ -21,6 +21,7 @@ type inode struct {
 	cuts      []cut // never changed in place
 
 	reservedEnd uint64 // no live reserved extent ends above it
+	xattrs      xattrs
 }
 
 // lease is metapb.Lease; epoch 0 is none.
@@ -153,6 +154,12 @@ func (c *inodeCodec) encode(n *inode) ([]byte, error) {
 	for _, k := range n.cuts {
 		r.Cuts = append(r.Cuts, &metapb.Cut{Gen: k.gen, Offset: k.offset})
 	}
+	if n.xattrs != (xattrs{}) {
+		r.Xattrs = &metapb.Xattrs{
+			Count: uint32(n.xattrs.Count), NameBytes: uint32(n.xattrs.NameBytes), ValueBytes: uint32(n.xattrs.ValueBytes),
+			LastCookie: n.xattrs.lastCookie,
+		}
+	}
 	size := r.SizeVT()
 	if cap(c.buf) < size {
 		c.buf = make([]byte, size, 2*size)
@@ -190,6 +197,9 @@ func (c *inodeCodec) decode(ino uint64, b []byte) (*inode, error) {
 	}
 	for _, k := range c.rec.Cuts {
 		n.cuts = append(n.cuts, cut{k.Gen, k.Offset})
+	}
+	if w := c.rec.Xattrs; w != nil {
+		n.xattrs = xattrs{vfs.XattrTotals{Count: int(w.Count), NameBytes: int(w.NameBytes), ValueBytes: int(w.ValueBytes)}, w.LastCookie}
 	}
 	return n, nil
 }

@@ -49,6 +49,10 @@ func appendExtent(b []byte, fs uint32, ino, end uint64) []byte {
 	return binary.BigEndian.AppendUint64(appendIno(b, "e/", fs, ino), end)
 }
 
+func appendXattr(b []byte, fs uint32, ino uint64, name string) []byte {
+	return append(appendIno(b, "a/", fs, ino), name...)
+}
+
 func appendHold(b []byte, fs uint32, ino, origin uint64) []byte {
 	return binary.BigEndian.AppendUint64(appendIno(b, "o/", fs, ino), origin)
 }

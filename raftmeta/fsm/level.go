@@ -21,7 +21,8 @@ func levelOf(c *metapb.Command) uint32 {
 	case *metapb.Command_ReapBlocks, *metapb.Command_ReturnBlocks, *metapb.Command_RewriteExtents,
 		*metapb.Command_ChangePgs, *metapb.Command_ReplaceStore:
 		return levelCollect
-	case *metapb.Command_Touch, *metapb.Command_PunchHole, *metapb.Command_Allocate, *metapb.Command_CloneRange:
+	case *metapb.Command_Touch, *metapb.Command_PunchHole, *metapb.Command_Allocate, *metapb.Command_CloneRange,
+		*metapb.Command_SetXattr, *metapb.Command_RemoveXattr:
 		return levelPOSIX
 	}
 	return 1

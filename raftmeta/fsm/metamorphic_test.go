@@ -3,6 +3,7 @@ package fsm
 import (
 	"bytes"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/cespare/xxhash/v2"
@@ -79,10 +80,24 @@ func (h *history) rewrites() (list []*metapb.ExtentRewrite) {
 	return list
 }
 
+// posix is a command of level 3. Only histories that raise levels have them: those of TestLevel1 stay what they are.
+func (h *history) posix() *metapb.Command {
+	ino := h.num("object", 2, 9)
+	if h.num("take away", 0, 3) == 0 {
+		return &metapb.Command{Op: &metapb.Command_RemoveXattr{RemoveXattr: &metapb.RemoveXattr{Ino: ino, Name: h.name()}}}
+	}
+	return &metapb.Command{Op: &metapb.Command_SetXattr{SetXattr: &metapb.SetXattr{
+		Ino: ino, Name: h.name(), Value: bytes.Repeat([]byte{'v'}, h.draw("size", 0, 100)), How: uint32(h.num("xattr how", 0, 2)),
+	}}}
+}
+
 // newer is a command of a level above 1.
 func (h *history) newer() *metapb.Command {
 	if h.raises && h.num("range", 0, 1) == 1 { // histories that do not raise are recorded: their draws stay what they are
 		return h.ranges()
+	}
+	if h.raises && h.num("posix", 0, 1) == 0 {
+		return h.posix()
 	}
 	switch h.num("newer", 0, 3) {
 	case 0:
@@ -231,11 +246,16 @@ func (h *history) play(t *testing.T, o Options, cut, flushed, reopened func() bo
 // cache holds changes neither results nor state; and with the same batches not
 // the digest.
 func TestMetamorphic(t *testing.T) {
-	refused, done := 0, 0
+	refused, done, xattrs := 0, 0, 0
 	rapid.Check(t, func(rt *rapid.T) {
 		h := rapidHistory(rt)
 		h.raises = true
 		h.begin()
+		if h.num("newest", 0, 1) == 0 {
+			for l := uint32(2); l <= Level; l++ {
+				h.cmds = append(h.cmds, raiseCmd(l))
+			}
+		}
 		for range h.num("commands", 20, 120) {
 			h.step()
 		}
@@ -258,6 +278,9 @@ func TestMetamorphic(t *testing.T) {
 				refused++
 			} else {
 				done++
+				if strings.HasPrefix(r, "{xattr:") {
+					xattrs++
+				}
 			}
 		}
 		for i, p := range []struct {
@@ -289,10 +312,10 @@ func TestMetamorphic(t *testing.T) {
 			}
 		}
 	})
-	if done == 0 || refused == 0 {
-		t.Fatalf("%d commands done, %d refused: the history shows nothing", done, refused)
+	if done == 0 || refused == 0 || xattrs == 0 {
+		t.Fatalf("%d commands done, %d refused, %d of extended attributes done: the history shows nothing", done, refused, xattrs)
 	}
-	t.Logf("%d commands done, %d refused", done, refused)
+	t.Logf("%d commands done, %d refused, %d of extended attributes done", done, refused, xattrs)
 }
 
 // TestDigest shows that a difference in one write, its order of entries or the

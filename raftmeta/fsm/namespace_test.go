@@ -3,6 +3,7 @@ package fsm
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -23,8 +24,9 @@ type spaceModel struct {
 }
 
 var (
-	modelNames = []string{"a", "b", "c", "dir", "e", "with space", "\xff\x00"[:1], "zz"}
-	modelCreds = []vfs.Cred{vfs.Root, {UID: 1000, GID: 100}, {UID: 1001, GID: 200, Groups: []uint32{100}}, {UID: 1002, GID: 300}}
+	modelNames  = []string{"a", "b", "c", "dir", "e", "with space", "\xff\x00"[:1], "zz"}
+	modelXattrs = []string{"a", "b", "a/b", strings.Repeat("n", 255), strings.Repeat("n", 256), "", "\x00"}
+	modelCreds  = []vfs.Cred{vfs.Root, {UID: 1000, GID: 100}, {UID: 1001, GID: 200, Groups: []uint32{100}}, {UID: 1002, GID: 300}}
 )
 
 func draw[T any](s *spaceModel, from []T, label string) T {
@@ -197,6 +199,65 @@ func (s *spaceModel) setAttr() {
 	}
 }
 
+// setXattr and the like act on few names, with values large enough to meet the limit of their sum.
+func (s *spaceModel) setXattr() {
+	c, ino, name := draw(s, modelCreds, "cred"), s.ino(), draw(s, modelXattrs, "xattr")
+	how := draw(s, []vfs.XattrHow{vfs.XattrEither, vfs.XattrEither, vfs.XattrCreate, vfs.XattrReplace}, "how")
+	value := make([]byte, draw(s, []int{0, 3, 1000, vfs.XattrValueMax, vfs.XattrValueMax + 1}, "size"))
+	change, err := s.mem.SetXattr(context.Background(), &c, ino, name, value, how)
+	s.xattrChanged(err, change, s.run(&c, &metapb.Command{Op: &metapb.Command_SetXattr{SetXattr: &metapb.SetXattr{
+		Ino: uint64(ino), Name: []byte(name), Value: value, How: uint32(how),
+	}}}))
+}
+
+func (s *spaceModel) removeXattr() {
+	c, ino, name := draw(s, modelCreds, "cred"), s.ino(), draw(s, modelXattrs, "xattr")
+	change, err := s.mem.RemoveXattr(context.Background(), &c, ino, name)
+	s.xattrChanged(err, change, s.run(&c, &metapb.Command{Op: &metapb.Command_RemoveXattr{RemoveXattr: &metapb.RemoveXattr{Ino: uint64(ino), Name: []byte(name)}}}))
+}
+
+func (s *spaceModel) xattrChanged(err error, change vfs.DirChange, r *metapb.Result) {
+	if !s.both(err, r) {
+		return
+	}
+	s.moved(r.GetXattr().Change, change)
+	ino := vfs.Ino(r.GetXattr().Attr.Ino)
+	want, err := s.mem.GetAttr(context.Background(), ino)
+	if err != nil {
+		s.rt.Fatal(err)
+	}
+	s.sameAttr(r.GetXattr().Attr, &want)
+}
+
+// readXattrs compares values, and a listing in pages of random size.
+func (s *spaceModel) readXattrs() {
+	c, ino := draw(s, modelCreds, "cred"), s.ino()
+	cred := &metapb.Cred{Uid: c.UID, Gid: c.GID, Groups: c.Groups}
+	for _, name := range modelXattrs {
+		want, err := s.mem.GetXattr(context.Background(), &c, ino, name)
+		got := s.query(&metapb.Query{Cred: cred, Q: &metapb.Query_GetXattr{GetXattr: &metapb.GetXattrQ{Ino: uint64(ino), Name: []byte(name)}}})
+		if vfs.Kind(got.Kind) != vfs.KindOf(err) || len(got.GetGetXattr().GetValue()) != len(want) {
+			s.rt.Fatalf("attribute %.20q: %s, %d bytes, memfs: %d bytes, %v", name, vfs.Kind(got.Kind), len(got.GetGetXattr().GetValue()), len(want), err)
+		}
+	}
+	for cookie, eof := uint64(0), false; !eof; {
+		size := rapid.IntRange(1, 600).Draw(s.rt, "page")
+		want, err := s.mem.ListXattrs(context.Background(), &c, ino, cookie, size)
+		got := s.query(&metapb.Query{Cred: cred, Q: &metapb.Query_ListXattrs{ListXattrs: &metapb.ListXattrsQ{Ino: uint64(ino), Cookie: cookie, MaxBytes: uint32(size)}}})
+		list := got.GetListXattrs()
+		if vfs.Kind(got.Kind) != vfs.KindOf(err) || len(list.GetNames()) != len(want.Names) || list.GetEof() != want.EOF {
+			s.rt.Fatalf("list: %v, memfs: %v %v", got, want, err)
+		}
+		for i, n := range want.Names {
+			if string(list.Names[i]) != n.Name || list.Cookies[i] != n.Cookie || n.Cookie <= cookie {
+				s.rt.Fatalf("entry %d of %v, memfs: %v", i, list, want)
+			}
+			cookie = n.Cookie
+		}
+		eof = want.EOF || err != nil
+	}
+}
+
 // lookup compares the queries that ask for permission.
 func (s *spaceModel) lookup() {
 	c, dir, name := draw(s, modelCreds, "cred"), s.ino(), s.name()
@@ -277,6 +338,7 @@ func TestNamespaceModel(t *testing.T) {
 			o.Cache = NewCache(1 << 16)
 		}
 		s := &spaceModel{rig: newNamespaceRig(t, o), rt: rt, inos: []vfs.Ino{vfs.RootIno}}
+		s.raise()
 		s.mem = memfs.New(memfs.Options{NoAtime: true, Now: s.now, RootMode: 0o777})
 		// The roots were born at different times.
 		when := vfs.SetAttr{AtimeSet: vfs.TimeServer, MtimeSet: vfs.TimeServer, Btime: new(time.Time)}
@@ -295,6 +357,7 @@ func TestNamespaceModel(t *testing.T) {
 			"makenode": act(s.makeNode), "makenode2": act(s.makeNode),
 			"link": act(s.link), "remove": act(s.remove), "rename": act(s.rename), "rename2": act(s.rename),
 			"setattr": act(s.setAttr), "lookup": act(s.lookup),
+			"setxattr": act(s.setXattr), "setxattr2": act(s.setXattr), "removexattr": act(s.removeXattr), "readxattrs": act(s.readXattrs),
 			"flush": act(s.flush), "reopen": act(s.reopen),
 			"": s.list,
 		})

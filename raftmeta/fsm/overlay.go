@@ -159,7 +159,7 @@ func (o *overlay) get(key []byte) ([]byte, bool, error) {
 // it: those that commands list.
 func ordered(k string) bool {
 	switch k[0] {
-	case 'e', 'q', 'o', 'h', 'l', 'x', 'y', 'p':
+	case 'a', 'e', 'q', 'o', 'h', 'l', 'x', 'y', 'p':
 		return true
 	}
 	return false

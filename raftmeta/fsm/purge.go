@@ -115,7 +115,7 @@ func (x *call) batchOf(budget int) int {
 	return max(1, (budget-x.touched())/records)
 }
 
-// purgeDeleted removes the extents of an inode that is gone.
+// purgeDeleted removes the extents and extended attributes of an inode that is gone.
 func (x *call) purgeDeleted(item *metapb.PurgeRecord, budget int) (bool, error) {
 	if !item.Deleted {
 		item.Deleted, item.From = true, 0
@@ -134,7 +134,10 @@ func (x *call) purgeDeleted(item *metapb.PurgeRecord, budget int) (bool, error) 
 		}
 		item.From = list[i].end
 	}
-	return !more, nil
+	if more {
+		return false, nil
+	}
+	return x.purgeXattrs(item.Ino, budget)
 }
 
 // purgeCuts removes void extents of a living inode, pass by pass: when a pass

@@ -87,6 +87,10 @@ func (r *reader) run(c *Cache, q *metapb.Query) (*metapb.QueryResult, error) {
 		return r.readDir(op.ReadDir)
 	case *metapb.Query_ReadLink:
 		return r.readLink(op.ReadLink)
+	case *metapb.Query_GetXattr:
+		return r.getXattr(op.GetXattr)
+	case *metapb.Query_ListXattrs:
+		return r.listXattrs(op.ListXattrs)
 	case *metapb.Query_Extents:
 		return r.extents(op.Extents)
 	case *metapb.Query_Statfs:

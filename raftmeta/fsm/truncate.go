@@ -87,18 +87,22 @@ func (x *call) addCut(n *inode, offset uint64) error {
 	return nil
 }
 
-// deleteInode removes an inode without links; its extents follow at once if
+// deleteInode removes an inode without links; its extents and extended attributes follow at once if
 // they are few, else they are left to Purge.
 func (x *call) deleteInode(n *inode) error {
 	x.delInode(x.fs, n)
 	if err := x.charge(x.fs, n.attr.Project, -clampInt(n.attr.Used), -1); err != nil {
 		return err
 	}
+	left, err := x.dropXattrs(n)
+	if err != nil {
+		return err
+	}
 	if !n.isFile() || (n.attr.Used == 0 && len(n.cuts) == 0) {
-		return nil
+		return x.leave(n, left)
 	}
 	var list []extent
-	err := scanExtents(x.scan, x.fs, n, 0, maxEnd, func(e extent) (bool, error) {
+	err = scanExtents(x.scan, x.fs, n, 0, maxEnd, func(e extent) (bool, error) {
 		list = append(list, e)
 		return len(list) <= x.opts.limits.extents, nil
 	})
@@ -106,10 +110,7 @@ func (x *call) deleteInode(n *inode) error {
 		return err
 	}
 	if len(list) > x.opts.limits.extents {
-		if len(n.cuts) > 0 {
-			return nil // it is in the queue
-		}
-		return x.enqueue(&metapb.PurgeRecord{Fs: x.fs, Ino: uint64(n.attr.Ino)})
+		return x.leave(n, true)
 	}
 	for i := range list {
 		x.del(x.extentKey(n, list[i].end))
@@ -117,5 +118,13 @@ func (x *call) deleteInode(n *inode) error {
 			return err
 		}
 	}
-	return nil
+	return x.leave(n, left)
+}
+
+// leave leaves it to Purge if something is left of an inode that was deleted.
+func (x *call) leave(n *inode, left bool) error {
+	if !left || len(n.cuts) > 0 { // with cuts it is in the queue
+		return nil
+	}
+	return x.enqueue(&metapb.PurgeRecord{Fs: x.fs, Ino: uint64(n.attr.Ino)})
 }

@@ -491,6 +491,8 @@ type Command struct {
 	//	*Command_PunchHole
 	//	*Command_Allocate
 	//	*Command_CloneRange
+	//	*Command_SetXattr
+	//	*Command_RemoveXattr
 	//	*Command_PutFileSystem
 	//	*Command_PutStore
 	//	*Command_PutPool
@@ -759,6 +761,24 @@ func (x *Command) GetCloneRange() *CloneRange {
 	return nil
 }
 
+func (x *Command) GetSetXattr() *SetXattr {
+	if x != nil {
+		if x, ok := x.Op.(*Command_SetXattr); ok {
+			return x.SetXattr
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRemoveXattr() *RemoveXattr {
+	if x != nil {
+		if x, ok := x.Op.(*Command_RemoveXattr); ok {
+			return x.RemoveXattr
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetPutFileSystem() *PutFileSystem {
 	if x != nil {
 		if x, ok := x.Op.(*Command_PutFileSystem); ok {
@@ -930,6 +950,14 @@ type Command_CloneRange struct {
 	CloneRange *CloneRange `protobuf:"bytes,38,opt,name=clone_range,json=cloneRange,proto3,oneof"` // level 3
 }
 
+type Command_SetXattr struct {
+	SetXattr *SetXattr `protobuf:"bytes,34,opt,name=set_xattr,json=setXattr,proto3,oneof"` // level 3
+}
+
+type Command_RemoveXattr struct {
+	RemoveXattr *RemoveXattr `protobuf:"bytes,35,opt,name=remove_xattr,json=removeXattr,proto3,oneof"` // level 3
+}
+
 type Command_PutFileSystem struct {
 	// Shard 0.
 	PutFileSystem *PutFileSystem `protobuf:"bytes,50,opt,name=put_file_system,json=putFileSystem,proto3,oneof"`
@@ -1010,6 +1038,10 @@ func (*Command_Allocate) isCommand_Op() {}
 
 func (*Command_CloneRange) isCommand_Op() {}
 
+func (*Command_SetXattr) isCommand_Op() {}
+
+func (*Command_RemoveXattr) isCommand_Op() {}
+
 func (*Command_PutFileSystem) isCommand_Op() {}
 
 func (*Command_PutStore) isCommand_Op() {}
@@ -1050,6 +1082,7 @@ type Result struct {
 	//	*Result_Rewrite
 	//	*Result_ClusterMap
 	//	*Result_Range
+	//	*Result_Xattr
 	Of            isResult_Of `protobuf_oneof:"of"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1232,6 +1265,15 @@ func (x *Result) GetRange() *RangeResult {
 	return nil
 }
 
+func (x *Result) GetXattr() *XattrResult {
+	if x != nil {
+		if x, ok := x.Of.(*Result_Xattr); ok {
+			return x.Xattr
+		}
+	}
+	return nil
+}
+
 type isResult_Of interface {
 	isResult_Of()
 }
@@ -1292,6 +1334,10 @@ type Result_Range struct {
 	Range *RangeResult `protobuf:"bytes,25,opt,name=range,proto3,oneof"` // of PunchHole, Allocate and CloneRange
 }
 
+type Result_Xattr struct {
+	Xattr *XattrResult `protobuf:"bytes,23,opt,name=xattr,proto3,oneof"` // SetXattr, RemoveXattr
+}
+
 func (*Result_Origin) isResult_Of() {}
 
 func (*Result_Create) isResult_Of() {}
@@ -1319,6 +1365,8 @@ func (*Result_Rewrite) isResult_Of() {}
 func (*Result_ClusterMap) isResult_Of() {}
 
 func (*Result_Range) isResult_Of() {}
+
+func (*Result_Xattr) isResult_Of() {}
 
 type Time struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2965,6 +3013,183 @@ func (x *AttrResult) GetLease() *Lease {
 	return nil
 }
 
+// SetXattr gives an inode an extended attribute, RemoveXattr takes it away, as setxattr(2) and removexattr(2) do with
+// names of the user name space (without "user."): for regular files and directories, with write permission (KindPerm for
+// other types, and in a sticky directory for all but its owner). Both move change and ctime. As Link does, they
+// step over the values that a holder of the write lease may have shown; no epoch is needed, for the data stays.
+// KindTooBig, KindNameTooLong, KindNoSpace: see the limits in package vfs. A replaced attribute keeps its cookie.
+type SetXattr struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
+	Name          []byte                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Value         []byte                 `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
+	How           uint32                 `protobuf:"varint,4,opt,name=how,proto3" json:"how,omitempty"` // vfs.XattrHow: KindExists, KindNoAttr
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetXattr) Reset() {
+	*x = SetXattr{}
+	mi := &file_meta_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetXattr) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetXattr) ProtoMessage() {}
+
+func (x *SetXattr) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetXattr.ProtoReflect.Descriptor instead.
+func (*SetXattr) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *SetXattr) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *SetXattr) GetName() []byte {
+	if x != nil {
+		return x.Name
+	}
+	return nil
+}
+
+func (x *SetXattr) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *SetXattr) GetHow() uint32 {
+	if x != nil {
+		return x.How
+	}
+	return 0
+}
+
+type RemoveXattr struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
+	Name          []byte                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveXattr) Reset() {
+	*x = RemoveXattr{}
+	mi := &file_meta_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveXattr) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveXattr) ProtoMessage() {}
+
+func (x *RemoveXattr) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveXattr.ProtoReflect.Descriptor instead.
+func (*RemoveXattr) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *RemoveXattr) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *RemoveXattr) GetName() []byte {
+	if x != nil {
+		return x.Name
+	}
+	return nil
+}
+
+type XattrResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Attr          *Attr                  `protobuf:"bytes,1,opt,name=attr,proto3" json:"attr,omitempty"`
+	Change        *DirChange             `protobuf:"bytes,2,opt,name=change,proto3" json:"change,omitempty"` // of the inode
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *XattrResult) Reset() {
+	*x = XattrResult{}
+	mi := &file_meta_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *XattrResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*XattrResult) ProtoMessage() {}
+
+func (x *XattrResult) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use XattrResult.ProtoReflect.Descriptor instead.
+func (*XattrResult) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *XattrResult) GetAttr() *Attr {
+	if x != nil {
+		return x.Attr
+	}
+	return nil
+}
+
+func (x *XattrResult) GetChange() *DirChange {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
 // AcquireLease gives the write lease of a regular file to the command's origin,
 // or renews its change range. KindBusy if another live origin holds it.
 // Permission is checked as for open(2) with flags, unless cred is absent.
@@ -2980,7 +3205,7 @@ type AcquireLease struct {
 
 func (x *AcquireLease) Reset() {
 	*x = AcquireLease{}
-	mi := &file_meta_proto_msgTypes[27]
+	mi := &file_meta_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2992,7 +3217,7 @@ func (x *AcquireLease) String() string {
 func (*AcquireLease) ProtoMessage() {}
 
 func (x *AcquireLease) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[27]
+	mi := &file_meta_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3005,7 +3230,7 @@ func (x *AcquireLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireLease.ProtoReflect.Descriptor instead.
 func (*AcquireLease) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{27}
+	return file_meta_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AcquireLease) GetIno() uint64 {
@@ -3046,7 +3271,7 @@ type LeaseResult struct {
 
 func (x *LeaseResult) Reset() {
 	*x = LeaseResult{}
-	mi := &file_meta_proto_msgTypes[28]
+	mi := &file_meta_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3058,7 +3283,7 @@ func (x *LeaseResult) String() string {
 func (*LeaseResult) ProtoMessage() {}
 
 func (x *LeaseResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[28]
+	mi := &file_meta_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3071,7 +3296,7 @@ func (x *LeaseResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseResult.ProtoReflect.Descriptor instead.
 func (*LeaseResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{28}
+	return file_meta_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *LeaseResult) GetAttr() *Attr {
@@ -3100,7 +3325,7 @@ type ReleaseLease struct {
 
 func (x *ReleaseLease) Reset() {
 	*x = ReleaseLease{}
-	mi := &file_meta_proto_msgTypes[29]
+	mi := &file_meta_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3112,7 +3337,7 @@ func (x *ReleaseLease) String() string {
 func (*ReleaseLease) ProtoMessage() {}
 
 func (x *ReleaseLease) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[29]
+	mi := &file_meta_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3125,7 +3350,7 @@ func (x *ReleaseLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseLease.ProtoReflect.Descriptor instead.
 func (*ReleaseLease) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{29}
+	return file_meta_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ReleaseLease) GetIno() uint64 {
@@ -3169,7 +3394,7 @@ type CommitData struct {
 
 func (x *CommitData) Reset() {
 	*x = CommitData{}
-	mi := &file_meta_proto_msgTypes[30]
+	mi := &file_meta_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3181,7 +3406,7 @@ func (x *CommitData) String() string {
 func (*CommitData) ProtoMessage() {}
 
 func (x *CommitData) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[30]
+	mi := &file_meta_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3194,7 +3419,7 @@ func (x *CommitData) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitData.ProtoReflect.Descriptor instead.
 func (*CommitData) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{30}
+	return file_meta_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CommitData) GetIno() uint64 {
@@ -3270,7 +3495,7 @@ type NewExtent struct {
 
 func (x *NewExtent) Reset() {
 	*x = NewExtent{}
-	mi := &file_meta_proto_msgTypes[31]
+	mi := &file_meta_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3282,7 +3507,7 @@ func (x *NewExtent) String() string {
 func (*NewExtent) ProtoMessage() {}
 
 func (x *NewExtent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[31]
+	mi := &file_meta_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3295,7 +3520,7 @@ func (x *NewExtent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NewExtent.ProtoReflect.Descriptor instead.
 func (*NewExtent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{31}
+	return file_meta_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *NewExtent) GetOffset() uint64 {
@@ -3364,7 +3589,7 @@ type CommitResult struct {
 
 func (x *CommitResult) Reset() {
 	*x = CommitResult{}
-	mi := &file_meta_proto_msgTypes[32]
+	mi := &file_meta_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3376,7 +3601,7 @@ func (x *CommitResult) String() string {
 func (*CommitResult) ProtoMessage() {}
 
 func (x *CommitResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[32]
+	mi := &file_meta_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3389,7 +3614,7 @@ func (x *CommitResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitResult.ProtoReflect.Descriptor instead.
 func (*CommitResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{32}
+	return file_meta_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CommitResult) GetAttr() *Attr {
@@ -3418,7 +3643,7 @@ type Touch struct {
 
 func (x *Touch) Reset() {
 	*x = Touch{}
-	mi := &file_meta_proto_msgTypes[33]
+	mi := &file_meta_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3430,7 +3655,7 @@ func (x *Touch) String() string {
 func (*Touch) ProtoMessage() {}
 
 func (x *Touch) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[33]
+	mi := &file_meta_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3443,7 +3668,7 @@ func (x *Touch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Touch.ProtoReflect.Descriptor instead.
 func (*Touch) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{33}
+	return file_meta_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Touch) GetTouched() []*Touched {
@@ -3463,7 +3688,7 @@ type Touched struct {
 
 func (x *Touched) Reset() {
 	*x = Touched{}
-	mi := &file_meta_proto_msgTypes[34]
+	mi := &file_meta_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3475,7 +3700,7 @@ func (x *Touched) String() string {
 func (*Touched) ProtoMessage() {}
 
 func (x *Touched) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[34]
+	mi := &file_meta_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3488,7 +3713,7 @@ func (x *Touched) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Touched.ProtoReflect.Descriptor instead.
 func (*Touched) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{34}
+	return file_meta_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Touched) GetIno() uint64 {
@@ -3516,7 +3741,7 @@ type ReleaseOrphan struct {
 
 func (x *ReleaseOrphan) Reset() {
 	*x = ReleaseOrphan{}
-	mi := &file_meta_proto_msgTypes[35]
+	mi := &file_meta_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3528,7 +3753,7 @@ func (x *ReleaseOrphan) String() string {
 func (*ReleaseOrphan) ProtoMessage() {}
 
 func (x *ReleaseOrphan) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[35]
+	mi := &file_meta_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3541,7 +3766,7 @@ func (x *ReleaseOrphan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseOrphan.ProtoReflect.Descriptor instead.
 func (*ReleaseOrphan) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{35}
+	return file_meta_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ReleaseOrphan) GetIno() uint64 {
@@ -3562,7 +3787,7 @@ type AllocBlocks struct {
 
 func (x *AllocBlocks) Reset() {
 	*x = AllocBlocks{}
-	mi := &file_meta_proto_msgTypes[36]
+	mi := &file_meta_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3574,7 +3799,7 @@ func (x *AllocBlocks) String() string {
 func (*AllocBlocks) ProtoMessage() {}
 
 func (x *AllocBlocks) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[36]
+	mi := &file_meta_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3587,7 +3812,7 @@ func (x *AllocBlocks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllocBlocks.ProtoReflect.Descriptor instead.
 func (*AllocBlocks) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{36}
+	return file_meta_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *AllocBlocks) GetCount() uint32 {
@@ -3607,7 +3832,7 @@ type BlocksResult struct {
 
 func (x *BlocksResult) Reset() {
 	*x = BlocksResult{}
-	mi := &file_meta_proto_msgTypes[37]
+	mi := &file_meta_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3619,7 +3844,7 @@ func (x *BlocksResult) String() string {
 func (*BlocksResult) ProtoMessage() {}
 
 func (x *BlocksResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[37]
+	mi := &file_meta_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3632,7 +3857,7 @@ func (x *BlocksResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksResult.ProtoReflect.Descriptor instead.
 func (*BlocksResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{37}
+	return file_meta_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *BlocksResult) GetFirst() uint64 {
@@ -3665,7 +3890,7 @@ type ReapBlocks struct {
 
 func (x *ReapBlocks) Reset() {
 	*x = ReapBlocks{}
-	mi := &file_meta_proto_msgTypes[38]
+	mi := &file_meta_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3677,7 +3902,7 @@ func (x *ReapBlocks) String() string {
 func (*ReapBlocks) ProtoMessage() {}
 
 func (x *ReapBlocks) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[38]
+	mi := &file_meta_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3690,7 +3915,7 @@ func (x *ReapBlocks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReapBlocks.ProtoReflect.Descriptor instead.
 func (*ReapBlocks) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{38}
+	return file_meta_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ReapBlocks) GetThrough() uint64 {
@@ -3717,7 +3942,7 @@ type ReapResult struct {
 
 func (x *ReapResult) Reset() {
 	*x = ReapResult{}
-	mi := &file_meta_proto_msgTypes[39]
+	mi := &file_meta_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3729,7 +3954,7 @@ func (x *ReapResult) String() string {
 func (*ReapResult) ProtoMessage() {}
 
 func (x *ReapResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[39]
+	mi := &file_meta_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3742,7 +3967,7 @@ func (x *ReapResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReapResult.ProtoReflect.Descriptor instead.
 func (*ReapResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{39}
+	return file_meta_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ReapResult) GetBlocks() []*DeadBlock {
@@ -3769,7 +3994,7 @@ type DeadBlock struct {
 
 func (x *DeadBlock) Reset() {
 	*x = DeadBlock{}
-	mi := &file_meta_proto_msgTypes[40]
+	mi := &file_meta_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3781,7 +4006,7 @@ func (x *DeadBlock) String() string {
 func (*DeadBlock) ProtoMessage() {}
 
 func (x *DeadBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[40]
+	mi := &file_meta_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3794,7 +4019,7 @@ func (x *DeadBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadBlock.ProtoReflect.Descriptor instead.
 func (*DeadBlock) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{40}
+	return file_meta_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *DeadBlock) GetId() uint64 {
@@ -3824,7 +4049,7 @@ type ReturnBlocks struct {
 
 func (x *ReturnBlocks) Reset() {
 	*x = ReturnBlocks{}
-	mi := &file_meta_proto_msgTypes[41]
+	mi := &file_meta_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3836,7 +4061,7 @@ func (x *ReturnBlocks) String() string {
 func (*ReturnBlocks) ProtoMessage() {}
 
 func (x *ReturnBlocks) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[41]
+	mi := &file_meta_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3849,7 +4074,7 @@ func (x *ReturnBlocks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReturnBlocks.ProtoReflect.Descriptor instead.
 func (*ReturnBlocks) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{41}
+	return file_meta_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ReturnBlocks) GetFirst() []uint64 {
@@ -3877,7 +4102,7 @@ type RewriteExtents struct {
 
 func (x *RewriteExtents) Reset() {
 	*x = RewriteExtents{}
-	mi := &file_meta_proto_msgTypes[42]
+	mi := &file_meta_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3889,7 +4114,7 @@ func (x *RewriteExtents) String() string {
 func (*RewriteExtents) ProtoMessage() {}
 
 func (x *RewriteExtents) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[42]
+	mi := &file_meta_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3902,7 +4127,7 @@ func (x *RewriteExtents) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RewriteExtents.ProtoReflect.Descriptor instead.
 func (*RewriteExtents) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{42}
+	return file_meta_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RewriteExtents) GetIno() uint64 {
@@ -3940,7 +4165,7 @@ type ExtentRewrite struct {
 
 func (x *ExtentRewrite) Reset() {
 	*x = ExtentRewrite{}
-	mi := &file_meta_proto_msgTypes[43]
+	mi := &file_meta_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3952,7 +4177,7 @@ func (x *ExtentRewrite) String() string {
 func (*ExtentRewrite) ProtoMessage() {}
 
 func (x *ExtentRewrite) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[43]
+	mi := &file_meta_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3965,7 +4190,7 @@ func (x *ExtentRewrite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentRewrite.ProtoReflect.Descriptor instead.
 func (*ExtentRewrite) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{43}
+	return file_meta_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ExtentRewrite) GetOffset() uint64 {
@@ -4055,7 +4280,7 @@ type RewriteResult struct {
 
 func (x *RewriteResult) Reset() {
 	*x = RewriteResult{}
-	mi := &file_meta_proto_msgTypes[44]
+	mi := &file_meta_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4067,7 +4292,7 @@ func (x *RewriteResult) String() string {
 func (*RewriteResult) ProtoMessage() {}
 
 func (x *RewriteResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[44]
+	mi := &file_meta_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4080,7 +4305,7 @@ func (x *RewriteResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RewriteResult.ProtoReflect.Descriptor instead.
 func (*RewriteResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{44}
+	return file_meta_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RewriteResult) GetBytes() uint64 {
@@ -4113,7 +4338,7 @@ type PunchHole struct {
 
 func (x *PunchHole) Reset() {
 	*x = PunchHole{}
-	mi := &file_meta_proto_msgTypes[45]
+	mi := &file_meta_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4125,7 +4350,7 @@ func (x *PunchHole) String() string {
 func (*PunchHole) ProtoMessage() {}
 
 func (x *PunchHole) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[45]
+	mi := &file_meta_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4138,7 +4363,7 @@ func (x *PunchHole) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PunchHole.ProtoReflect.Descriptor instead.
 func (*PunchHole) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{45}
+	return file_meta_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *PunchHole) GetIno() uint64 {
@@ -4193,7 +4418,7 @@ type Allocate struct {
 
 func (x *Allocate) Reset() {
 	*x = Allocate{}
-	mi := &file_meta_proto_msgTypes[46]
+	mi := &file_meta_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4205,7 +4430,7 @@ func (x *Allocate) String() string {
 func (*Allocate) ProtoMessage() {}
 
 func (x *Allocate) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[46]
+	mi := &file_meta_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4218,7 +4443,7 @@ func (x *Allocate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Allocate.ProtoReflect.Descriptor instead.
 func (*Allocate) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{46}
+	return file_meta_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Allocate) GetIno() uint64 {
@@ -4284,7 +4509,7 @@ type CloneRange struct {
 
 func (x *CloneRange) Reset() {
 	*x = CloneRange{}
-	mi := &file_meta_proto_msgTypes[47]
+	mi := &file_meta_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4296,7 +4521,7 @@ func (x *CloneRange) String() string {
 func (*CloneRange) ProtoMessage() {}
 
 func (x *CloneRange) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[47]
+	mi := &file_meta_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4309,7 +4534,7 @@ func (x *CloneRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloneRange.ProtoReflect.Descriptor instead.
 func (*CloneRange) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{47}
+	return file_meta_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *CloneRange) GetIno() uint64 {
@@ -4380,7 +4605,7 @@ type RangeResult struct {
 
 func (x *RangeResult) Reset() {
 	*x = RangeResult{}
-	mi := &file_meta_proto_msgTypes[48]
+	mi := &file_meta_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4392,7 +4617,7 @@ func (x *RangeResult) String() string {
 func (*RangeResult) ProtoMessage() {}
 
 func (x *RangeResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[48]
+	mi := &file_meta_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4405,7 +4630,7 @@ func (x *RangeResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeResult.ProtoReflect.Descriptor instead.
 func (*RangeResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{48}
+	return file_meta_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *RangeResult) GetAttr() *Attr {
@@ -4454,7 +4679,7 @@ type FileSystem struct {
 
 func (x *FileSystem) Reset() {
 	*x = FileSystem{}
-	mi := &file_meta_proto_msgTypes[49]
+	mi := &file_meta_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4466,7 +4691,7 @@ func (x *FileSystem) String() string {
 func (*FileSystem) ProtoMessage() {}
 
 func (x *FileSystem) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[49]
+	mi := &file_meta_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4479,7 +4704,7 @@ func (x *FileSystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystem.ProtoReflect.Descriptor instead.
 func (*FileSystem) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{49}
+	return file_meta_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *FileSystem) GetId() uint32 {
@@ -4564,7 +4789,7 @@ type PutFileSystem struct {
 
 func (x *PutFileSystem) Reset() {
 	*x = PutFileSystem{}
-	mi := &file_meta_proto_msgTypes[50]
+	mi := &file_meta_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4576,7 +4801,7 @@ func (x *PutFileSystem) String() string {
 func (*PutFileSystem) ProtoMessage() {}
 
 func (x *PutFileSystem) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[50]
+	mi := &file_meta_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4589,7 +4814,7 @@ func (x *PutFileSystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutFileSystem.ProtoReflect.Descriptor instead.
 func (*PutFileSystem) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{50}
+	return file_meta_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *PutFileSystem) GetFs() *FileSystem {
@@ -4624,7 +4849,7 @@ type Store struct {
 
 func (x *Store) Reset() {
 	*x = Store{}
-	mi := &file_meta_proto_msgTypes[51]
+	mi := &file_meta_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4636,7 +4861,7 @@ func (x *Store) String() string {
 func (*Store) ProtoMessage() {}
 
 func (x *Store) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[51]
+	mi := &file_meta_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4649,7 +4874,7 @@ func (x *Store) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Store.ProtoReflect.Descriptor instead.
 func (*Store) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{51}
+	return file_meta_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Store) GetId() uint32 {
@@ -4725,7 +4950,7 @@ type PutStore struct {
 
 func (x *PutStore) Reset() {
 	*x = PutStore{}
-	mi := &file_meta_proto_msgTypes[52]
+	mi := &file_meta_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4737,7 +4962,7 @@ func (x *PutStore) String() string {
 func (*PutStore) ProtoMessage() {}
 
 func (x *PutStore) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[52]
+	mi := &file_meta_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4750,7 +4975,7 @@ func (x *PutStore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutStore.ProtoReflect.Descriptor instead.
 func (*PutStore) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{52}
+	return file_meta_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *PutStore) GetStore() *Store {
@@ -4774,7 +4999,7 @@ type Slot struct {
 
 func (x *Slot) Reset() {
 	*x = Slot{}
-	mi := &file_meta_proto_msgTypes[53]
+	mi := &file_meta_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4786,7 +5011,7 @@ func (x *Slot) String() string {
 func (*Slot) ProtoMessage() {}
 
 func (x *Slot) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[53]
+	mi := &file_meta_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4799,7 +5024,7 @@ func (x *Slot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Slot.ProtoReflect.Descriptor instead.
 func (*Slot) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{53}
+	return file_meta_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Slot) GetStore() uint32 {
@@ -4839,7 +5064,7 @@ type PlacementGroup struct {
 
 func (x *PlacementGroup) Reset() {
 	*x = PlacementGroup{}
-	mi := &file_meta_proto_msgTypes[54]
+	mi := &file_meta_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4851,7 +5076,7 @@ func (x *PlacementGroup) String() string {
 func (*PlacementGroup) ProtoMessage() {}
 
 func (x *PlacementGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[54]
+	mi := &file_meta_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4864,7 +5089,7 @@ func (x *PlacementGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlacementGroup.ProtoReflect.Descriptor instead.
 func (*PlacementGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{54}
+	return file_meta_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *PlacementGroup) GetId() uint32 {
@@ -4917,7 +5142,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_meta_proto_msgTypes[55]
+	mi := &file_meta_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4929,7 +5154,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[55]
+	mi := &file_meta_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4942,7 +5167,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{55}
+	return file_meta_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Pool) GetId() uint32 {
@@ -4998,7 +5223,7 @@ type PutPool struct {
 
 func (x *PutPool) Reset() {
 	*x = PutPool{}
-	mi := &file_meta_proto_msgTypes[56]
+	mi := &file_meta_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5010,7 +5235,7 @@ func (x *PutPool) String() string {
 func (*PutPool) ProtoMessage() {}
 
 func (x *PutPool) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[56]
+	mi := &file_meta_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5023,7 +5248,7 @@ func (x *PutPool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutPool.ProtoReflect.Descriptor instead.
 func (*PutPool) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{56}
+	return file_meta_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *PutPool) GetPool() *Pool {
@@ -5044,7 +5269,7 @@ type ChangePGs struct {
 
 func (x *ChangePGs) Reset() {
 	*x = ChangePGs{}
-	mi := &file_meta_proto_msgTypes[57]
+	mi := &file_meta_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5056,7 +5281,7 @@ func (x *ChangePGs) String() string {
 func (*ChangePGs) ProtoMessage() {}
 
 func (x *ChangePGs) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[57]
+	mi := &file_meta_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5069,7 +5294,7 @@ func (x *ChangePGs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangePGs.ProtoReflect.Descriptor instead.
 func (*ChangePGs) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{57}
+	return file_meta_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ChangePGs) GetPool() uint32 {
@@ -5105,7 +5330,7 @@ type PGChange struct {
 
 func (x *PGChange) Reset() {
 	*x = PGChange{}
-	mi := &file_meta_proto_msgTypes[58]
+	mi := &file_meta_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5117,7 +5342,7 @@ func (x *PGChange) String() string {
 func (*PGChange) ProtoMessage() {}
 
 func (x *PGChange) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[58]
+	mi := &file_meta_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5130,7 +5355,7 @@ func (x *PGChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PGChange.ProtoReflect.Descriptor instead.
 func (*PGChange) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{58}
+	return file_meta_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *PGChange) GetExpectEpoch() uint32 {
@@ -5169,7 +5394,7 @@ type ReplaceStore struct {
 
 func (x *ReplaceStore) Reset() {
 	*x = ReplaceStore{}
-	mi := &file_meta_proto_msgTypes[59]
+	mi := &file_meta_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5181,7 +5406,7 @@ func (x *ReplaceStore) String() string {
 func (*ReplaceStore) ProtoMessage() {}
 
 func (x *ReplaceStore) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[59]
+	mi := &file_meta_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5194,7 +5419,7 @@ func (x *ReplaceStore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceStore.ProtoReflect.Descriptor instead.
 func (*ReplaceStore) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{59}
+	return file_meta_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ReplaceStore) GetOld() uint32 {
@@ -5223,7 +5448,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_meta_proto_msgTypes[60]
+	mi := &file_meta_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5235,7 +5460,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[60]
+	mi := &file_meta_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5248,7 +5473,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{60}
+	return file_meta_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Key) GetKind() string {
@@ -5281,7 +5506,7 @@ type PutKey struct {
 
 func (x *PutKey) Reset() {
 	*x = PutKey{}
-	mi := &file_meta_proto_msgTypes[61]
+	mi := &file_meta_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5293,7 +5518,7 @@ func (x *PutKey) String() string {
 func (*PutKey) ProtoMessage() {}
 
 func (x *PutKey) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[61]
+	mi := &file_meta_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5306,7 +5531,7 @@ func (x *PutKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutKey.ProtoReflect.Descriptor instead.
 func (*PutKey) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{61}
+	return file_meta_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *PutKey) GetKey() *Key {
@@ -5329,7 +5554,7 @@ type NFSClient struct {
 
 func (x *NFSClient) Reset() {
 	*x = NFSClient{}
-	mi := &file_meta_proto_msgTypes[62]
+	mi := &file_meta_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5341,7 +5566,7 @@ func (x *NFSClient) String() string {
 func (*NFSClient) ProtoMessage() {}
 
 func (x *NFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[62]
+	mi := &file_meta_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5354,7 +5579,7 @@ func (x *NFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClient.ProtoReflect.Descriptor instead.
 func (*NFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{62}
+	return file_meta_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *NFSClient) GetGateway() string {
@@ -5387,7 +5612,7 @@ type PutNFSClient struct {
 
 func (x *PutNFSClient) Reset() {
 	*x = PutNFSClient{}
-	mi := &file_meta_proto_msgTypes[63]
+	mi := &file_meta_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5399,7 +5624,7 @@ func (x *PutNFSClient) String() string {
 func (*PutNFSClient) ProtoMessage() {}
 
 func (x *PutNFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[63]
+	mi := &file_meta_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5412,7 +5637,7 @@ func (x *PutNFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNFSClient.ProtoReflect.Descriptor instead.
 func (*PutNFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{63}
+	return file_meta_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *PutNFSClient) GetClient() *NFSClient {
@@ -5432,7 +5657,7 @@ type RemoveNFSClient struct {
 
 func (x *RemoveNFSClient) Reset() {
 	*x = RemoveNFSClient{}
-	mi := &file_meta_proto_msgTypes[64]
+	mi := &file_meta_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5444,7 +5669,7 @@ func (x *RemoveNFSClient) String() string {
 func (*RemoveNFSClient) ProtoMessage() {}
 
 func (x *RemoveNFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[64]
+	mi := &file_meta_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5457,7 +5682,7 @@ func (x *RemoveNFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNFSClient.ProtoReflect.Descriptor instead.
 func (*RemoveNFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{64}
+	return file_meta_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *RemoveNFSClient) GetGateway() string {
@@ -5491,6 +5716,8 @@ type Query struct {
 	//	*Query_BlockStates
 	//	*Query_ShardInfo
 	//	*Query_Blocks
+	//	*Query_GetXattr
+	//	*Query_ListXattrs
 	//	*Query_FileSystems
 	//	*Query_ClusterMap
 	//	*Query_Keys
@@ -5502,7 +5729,7 @@ type Query struct {
 
 func (x *Query) Reset() {
 	*x = Query{}
-	mi := &file_meta_proto_msgTypes[65]
+	mi := &file_meta_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5514,7 +5741,7 @@ func (x *Query) String() string {
 func (*Query) ProtoMessage() {}
 
 func (x *Query) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[65]
+	mi := &file_meta_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5527,7 +5754,7 @@ func (x *Query) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Query.ProtoReflect.Descriptor instead.
 func (*Query) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{65}
+	return file_meta_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *Query) GetFs() uint32 {
@@ -5641,6 +5868,24 @@ func (x *Query) GetBlocks() *BlocksQ {
 	return nil
 }
 
+func (x *Query) GetGetXattr() *GetXattrQ {
+	if x != nil {
+		if x, ok := x.Q.(*Query_GetXattr); ok {
+			return x.GetXattr
+		}
+	}
+	return nil
+}
+
+func (x *Query) GetListXattrs() *ListXattrsQ {
+	if x != nil {
+		if x, ok := x.Q.(*Query_ListXattrs); ok {
+			return x.ListXattrs
+		}
+	}
+	return nil
+}
+
 func (x *Query) GetFileSystems() *FileSystemsQ {
 	if x != nil {
 		if x, ok := x.Q.(*Query_FileSystems); ok {
@@ -5721,6 +5966,14 @@ type Query_Blocks struct {
 	Blocks *BlocksQ `protobuf:"bytes,19,opt,name=blocks,proto3,oneof"`
 }
 
+type Query_GetXattr struct {
+	GetXattr *GetXattrQ `protobuf:"bytes,20,opt,name=get_xattr,json=getXattr,proto3,oneof"`
+}
+
+type Query_ListXattrs struct {
+	ListXattrs *ListXattrsQ `protobuf:"bytes,21,opt,name=list_xattrs,json=listXattrs,proto3,oneof"`
+}
+
 type Query_FileSystems struct {
 	FileSystems *FileSystemsQ `protobuf:"bytes,30,opt,name=file_systems,json=fileSystems,proto3,oneof"`
 }
@@ -5757,6 +6010,10 @@ func (*Query_ShardInfo) isQuery_Q() {}
 
 func (*Query_Blocks) isQuery_Q() {}
 
+func (*Query_GetXattr) isQuery_Q() {}
+
+func (*Query_ListXattrs) isQuery_Q() {}
+
 func (*Query_FileSystems) isQuery_Q() {}
 
 func (*Query_ClusterMap) isQuery_Q() {}
@@ -5776,7 +6033,7 @@ type GetAttrQ struct {
 
 func (x *GetAttrQ) Reset() {
 	*x = GetAttrQ{}
-	mi := &file_meta_proto_msgTypes[66]
+	mi := &file_meta_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5788,7 +6045,7 @@ func (x *GetAttrQ) String() string {
 func (*GetAttrQ) ProtoMessage() {}
 
 func (x *GetAttrQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[66]
+	mi := &file_meta_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5801,7 +6058,7 @@ func (x *GetAttrQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttrQ.ProtoReflect.Descriptor instead.
 func (*GetAttrQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{66}
+	return file_meta_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *GetAttrQ) GetIno() uint64 {
@@ -5835,7 +6092,7 @@ type LookupQ struct {
 
 func (x *LookupQ) Reset() {
 	*x = LookupQ{}
-	mi := &file_meta_proto_msgTypes[67]
+	mi := &file_meta_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5847,7 +6104,7 @@ func (x *LookupQ) String() string {
 func (*LookupQ) ProtoMessage() {}
 
 func (x *LookupQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[67]
+	mi := &file_meta_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5860,7 +6117,7 @@ func (x *LookupQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupQ.ProtoReflect.Descriptor instead.
 func (*LookupQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{67}
+	return file_meta_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *LookupQ) GetDir() uint64 {
@@ -5886,7 +6143,7 @@ type ParentQ struct {
 
 func (x *ParentQ) Reset() {
 	*x = ParentQ{}
-	mi := &file_meta_proto_msgTypes[68]
+	mi := &file_meta_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5898,7 +6155,7 @@ func (x *ParentQ) String() string {
 func (*ParentQ) ProtoMessage() {}
 
 func (x *ParentQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[68]
+	mi := &file_meta_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5911,7 +6168,7 @@ func (x *ParentQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParentQ.ProtoReflect.Descriptor instead.
 func (*ParentQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{68}
+	return file_meta_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ParentQ) GetDir() uint64 {
@@ -5934,7 +6191,7 @@ type ReadDirQ struct {
 
 func (x *ReadDirQ) Reset() {
 	*x = ReadDirQ{}
-	mi := &file_meta_proto_msgTypes[69]
+	mi := &file_meta_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5946,7 +6203,7 @@ func (x *ReadDirQ) String() string {
 func (*ReadDirQ) ProtoMessage() {}
 
 func (x *ReadDirQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[69]
+	mi := &file_meta_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5959,7 +6216,7 @@ func (x *ReadDirQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirQ.ProtoReflect.Descriptor instead.
 func (*ReadDirQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{69}
+	return file_meta_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ReadDirQ) GetDir() uint64 {
@@ -6006,7 +6263,7 @@ type ReadLinkQ struct {
 
 func (x *ReadLinkQ) Reset() {
 	*x = ReadLinkQ{}
-	mi := &file_meta_proto_msgTypes[70]
+	mi := &file_meta_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6018,7 +6275,7 @@ func (x *ReadLinkQ) String() string {
 func (*ReadLinkQ) ProtoMessage() {}
 
 func (x *ReadLinkQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[70]
+	mi := &file_meta_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6031,7 +6288,7 @@ func (x *ReadLinkQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkQ.ProtoReflect.Descriptor instead.
 func (*ReadLinkQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{70}
+	return file_meta_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ReadLinkQ) GetIno() uint64 {
@@ -6054,7 +6311,7 @@ type ExtentsQ struct {
 
 func (x *ExtentsQ) Reset() {
 	*x = ExtentsQ{}
-	mi := &file_meta_proto_msgTypes[71]
+	mi := &file_meta_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6066,7 +6323,7 @@ func (x *ExtentsQ) String() string {
 func (*ExtentsQ) ProtoMessage() {}
 
 func (x *ExtentsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[71]
+	mi := &file_meta_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6079,7 +6336,7 @@ func (x *ExtentsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsQ.ProtoReflect.Descriptor instead.
 func (*ExtentsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{71}
+	return file_meta_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *ExtentsQ) GetIno() uint64 {
@@ -6118,7 +6375,7 @@ type StatFSQ struct {
 
 func (x *StatFSQ) Reset() {
 	*x = StatFSQ{}
-	mi := &file_meta_proto_msgTypes[72]
+	mi := &file_meta_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6130,7 +6387,7 @@ func (x *StatFSQ) String() string {
 func (*StatFSQ) ProtoMessage() {}
 
 func (x *StatFSQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[72]
+	mi := &file_meta_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6143,7 +6400,7 @@ func (x *StatFSQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSQ.ProtoReflect.Descriptor instead.
 func (*StatFSQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{72}
+	return file_meta_proto_rawDescGZIP(), []int{75}
 }
 
 type BlockStatesQ struct {
@@ -6155,7 +6412,7 @@ type BlockStatesQ struct {
 
 func (x *BlockStatesQ) Reset() {
 	*x = BlockStatesQ{}
-	mi := &file_meta_proto_msgTypes[73]
+	mi := &file_meta_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6167,7 +6424,7 @@ func (x *BlockStatesQ) String() string {
 func (*BlockStatesQ) ProtoMessage() {}
 
 func (x *BlockStatesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[73]
+	mi := &file_meta_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6180,7 +6437,7 @@ func (x *BlockStatesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesQ.ProtoReflect.Descriptor instead.
 func (*BlockStatesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{73}
+	return file_meta_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *BlockStatesQ) GetIds() []uint64 {
@@ -6204,7 +6461,7 @@ type BlocksQ struct {
 
 func (x *BlocksQ) Reset() {
 	*x = BlocksQ{}
-	mi := &file_meta_proto_msgTypes[74]
+	mi := &file_meta_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6216,7 +6473,7 @@ func (x *BlocksQ) String() string {
 func (*BlocksQ) ProtoMessage() {}
 
 func (x *BlocksQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[74]
+	mi := &file_meta_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6229,7 +6486,7 @@ func (x *BlocksQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksQ.ProtoReflect.Descriptor instead.
 func (*BlocksQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{74}
+	return file_meta_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *BlocksQ) GetAfter() uint64 {
@@ -6260,6 +6517,119 @@ func (x *BlocksQ) GetDying() bool {
 	return false
 }
 
+// GetXattrQ and ListXattrsQ need read permission.
+type GetXattrQ struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
+	Name          []byte                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetXattrQ) Reset() {
+	*x = GetXattrQ{}
+	mi := &file_meta_proto_msgTypes[78]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetXattrQ) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetXattrQ) ProtoMessage() {}
+
+func (x *GetXattrQ) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[78]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetXattrQ.ProtoReflect.Descriptor instead.
+func (*GetXattrQ) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{78}
+}
+
+func (x *GetXattrQ) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *GetXattrQ) GetName() []byte {
+	if x != nil {
+		return x.Name
+	}
+	return nil
+}
+
+type ListXattrsQ struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
+	Cookie        uint64                 `protobuf:"varint,2,opt,name=cookie,proto3" json:"cookie,omitempty"`                     // after this one
+	MaxBytes      uint32                 `protobuf:"varint,3,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"` // of names, at least one is answered; 0: all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListXattrsQ) Reset() {
+	*x = ListXattrsQ{}
+	mi := &file_meta_proto_msgTypes[79]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListXattrsQ) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListXattrsQ) ProtoMessage() {}
+
+func (x *ListXattrsQ) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[79]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListXattrsQ.ProtoReflect.Descriptor instead.
+func (*ListXattrsQ) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{79}
+}
+
+func (x *ListXattrsQ) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *ListXattrsQ) GetCookie() uint64 {
+	if x != nil {
+		return x.Cookie
+	}
+	return 0
+}
+
+func (x *ListXattrsQ) GetMaxBytes() uint32 {
+	if x != nil {
+		return x.MaxBytes
+	}
+	return 0
+}
+
 type ShardInfoQ struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -6268,7 +6638,7 @@ type ShardInfoQ struct {
 
 func (x *ShardInfoQ) Reset() {
 	*x = ShardInfoQ{}
-	mi := &file_meta_proto_msgTypes[75]
+	mi := &file_meta_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6280,7 +6650,7 @@ func (x *ShardInfoQ) String() string {
 func (*ShardInfoQ) ProtoMessage() {}
 
 func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[75]
+	mi := &file_meta_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6293,7 +6663,7 @@ func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoQ.ProtoReflect.Descriptor instead.
 func (*ShardInfoQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{75}
+	return file_meta_proto_rawDescGZIP(), []int{80}
 }
 
 type FileSystemsQ struct {
@@ -6304,7 +6674,7 @@ type FileSystemsQ struct {
 
 func (x *FileSystemsQ) Reset() {
 	*x = FileSystemsQ{}
-	mi := &file_meta_proto_msgTypes[76]
+	mi := &file_meta_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6316,7 +6686,7 @@ func (x *FileSystemsQ) String() string {
 func (*FileSystemsQ) ProtoMessage() {}
 
 func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[76]
+	mi := &file_meta_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6329,7 +6699,7 @@ func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsQ.ProtoReflect.Descriptor instead.
 func (*FileSystemsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{76}
+	return file_meta_proto_rawDescGZIP(), []int{81}
 }
 
 // ClusterMapQ asks for the stores and pools. With the version that the caller has, the answer
@@ -6343,7 +6713,7 @@ type ClusterMapQ struct {
 
 func (x *ClusterMapQ) Reset() {
 	*x = ClusterMapQ{}
-	mi := &file_meta_proto_msgTypes[77]
+	mi := &file_meta_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6355,7 +6725,7 @@ func (x *ClusterMapQ) String() string {
 func (*ClusterMapQ) ProtoMessage() {}
 
 func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[77]
+	mi := &file_meta_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6368,7 +6738,7 @@ func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapQ.ProtoReflect.Descriptor instead.
 func (*ClusterMapQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{77}
+	return file_meta_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *ClusterMapQ) GetKnownVersion() uint64 {
@@ -6387,7 +6757,7 @@ type KeysQ struct {
 
 func (x *KeysQ) Reset() {
 	*x = KeysQ{}
-	mi := &file_meta_proto_msgTypes[78]
+	mi := &file_meta_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6399,7 +6769,7 @@ func (x *KeysQ) String() string {
 func (*KeysQ) ProtoMessage() {}
 
 func (x *KeysQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[78]
+	mi := &file_meta_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6412,7 +6782,7 @@ func (x *KeysQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysQ.ProtoReflect.Descriptor instead.
 func (*KeysQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{78}
+	return file_meta_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *KeysQ) GetKind() string {
@@ -6431,7 +6801,7 @@ type NFSClientsQ struct {
 
 func (x *NFSClientsQ) Reset() {
 	*x = NFSClientsQ{}
-	mi := &file_meta_proto_msgTypes[79]
+	mi := &file_meta_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6443,7 +6813,7 @@ func (x *NFSClientsQ) String() string {
 func (*NFSClientsQ) ProtoMessage() {}
 
 func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[79]
+	mi := &file_meta_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6456,7 +6826,7 @@ func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsQ.ProtoReflect.Descriptor instead.
 func (*NFSClientsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{79}
+	return file_meta_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *NFSClientsQ) GetGateway() string {
@@ -6484,6 +6854,8 @@ type QueryResult struct {
 	//	*QueryResult_Keys
 	//	*QueryResult_NfsClients
 	//	*QueryResult_Blocks
+	//	*QueryResult_GetXattr
+	//	*QueryResult_ListXattrs
 	R             isQueryResult_R `protobuf_oneof:"r"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -6491,7 +6863,7 @@ type QueryResult struct {
 
 func (x *QueryResult) Reset() {
 	*x = QueryResult{}
-	mi := &file_meta_proto_msgTypes[80]
+	mi := &file_meta_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6503,7 +6875,7 @@ func (x *QueryResult) String() string {
 func (*QueryResult) ProtoMessage() {}
 
 func (x *QueryResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[80]
+	mi := &file_meta_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6516,7 +6888,7 @@ func (x *QueryResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryResult.ProtoReflect.Descriptor instead.
 func (*QueryResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{80}
+	return file_meta_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *QueryResult) GetKind() uint32 {
@@ -6648,6 +7020,24 @@ func (x *QueryResult) GetBlocks() *BlocksR {
 	return nil
 }
 
+func (x *QueryResult) GetGetXattr() *GetXattrR {
+	if x != nil {
+		if x, ok := x.R.(*QueryResult_GetXattr); ok {
+			return x.GetXattr
+		}
+	}
+	return nil
+}
+
+func (x *QueryResult) GetListXattrs() *ListXattrsR {
+	if x != nil {
+		if x, ok := x.R.(*QueryResult_ListXattrs); ok {
+			return x.ListXattrs
+		}
+	}
+	return nil
+}
+
 type isQueryResult_R interface {
 	isQueryResult_R()
 }
@@ -6700,6 +7090,14 @@ type QueryResult_Blocks struct {
 	Blocks *BlocksR `protobuf:"bytes,21,opt,name=blocks,proto3,oneof"`
 }
 
+type QueryResult_GetXattr struct {
+	GetXattr *GetXattrR `protobuf:"bytes,22,opt,name=get_xattr,json=getXattr,proto3,oneof"`
+}
+
+type QueryResult_ListXattrs struct {
+	ListXattrs *ListXattrsR `protobuf:"bytes,23,opt,name=list_xattrs,json=listXattrs,proto3,oneof"`
+}
+
 func (*QueryResult_Attr) isQueryResult_R() {}
 
 func (*QueryResult_ReadDir) isQueryResult_R() {}
@@ -6724,6 +7122,10 @@ func (*QueryResult_NfsClients) isQueryResult_R() {}
 
 func (*QueryResult_Blocks) isQueryResult_R() {}
 
+func (*QueryResult_GetXattr) isQueryResult_R() {}
+
+func (*QueryResult_ListXattrs) isQueryResult_R() {}
+
 type AttrR struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Attr          *Attr                  `protobuf:"bytes,1,opt,name=attr,proto3" json:"attr,omitempty"`
@@ -6734,7 +7136,7 @@ type AttrR struct {
 
 func (x *AttrR) Reset() {
 	*x = AttrR{}
-	mi := &file_meta_proto_msgTypes[81]
+	mi := &file_meta_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6746,7 +7148,7 @@ func (x *AttrR) String() string {
 func (*AttrR) ProtoMessage() {}
 
 func (x *AttrR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[81]
+	mi := &file_meta_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6759,7 +7161,7 @@ func (x *AttrR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttrR.ProtoReflect.Descriptor instead.
 func (*AttrR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{81}
+	return file_meta_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *AttrR) GetAttr() *Attr {
@@ -6789,7 +7191,7 @@ type Dirent struct {
 
 func (x *Dirent) Reset() {
 	*x = Dirent{}
-	mi := &file_meta_proto_msgTypes[82]
+	mi := &file_meta_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6801,7 +7203,7 @@ func (x *Dirent) String() string {
 func (*Dirent) ProtoMessage() {}
 
 func (x *Dirent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[82]
+	mi := &file_meta_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6814,7 +7216,7 @@ func (x *Dirent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dirent.ProtoReflect.Descriptor instead.
 func (*Dirent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{82}
+	return file_meta_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *Dirent) GetCookie() uint64 {
@@ -6863,7 +7265,7 @@ type ReadDirR struct {
 
 func (x *ReadDirR) Reset() {
 	*x = ReadDirR{}
-	mi := &file_meta_proto_msgTypes[83]
+	mi := &file_meta_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6875,7 +7277,7 @@ func (x *ReadDirR) String() string {
 func (*ReadDirR) ProtoMessage() {}
 
 func (x *ReadDirR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[83]
+	mi := &file_meta_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6888,7 +7290,7 @@ func (x *ReadDirR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirR.ProtoReflect.Descriptor instead.
 func (*ReadDirR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{83}
+	return file_meta_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *ReadDirR) GetEntries() []*Dirent {
@@ -6921,7 +7323,7 @@ type ReadLinkR struct {
 
 func (x *ReadLinkR) Reset() {
 	*x = ReadLinkR{}
-	mi := &file_meta_proto_msgTypes[84]
+	mi := &file_meta_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6933,7 +7335,7 @@ func (x *ReadLinkR) String() string {
 func (*ReadLinkR) ProtoMessage() {}
 
 func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[84]
+	mi := &file_meta_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6946,7 +7348,7 @@ func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkR.ProtoReflect.Descriptor instead.
 func (*ReadLinkR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{84}
+	return file_meta_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *ReadLinkR) GetTarget() []byte {
@@ -6973,7 +7375,7 @@ type Extent struct {
 
 func (x *Extent) Reset() {
 	*x = Extent{}
-	mi := &file_meta_proto_msgTypes[85]
+	mi := &file_meta_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6985,7 +7387,7 @@ func (x *Extent) String() string {
 func (*Extent) ProtoMessage() {}
 
 func (x *Extent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[85]
+	mi := &file_meta_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6998,7 +7400,7 @@ func (x *Extent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extent.ProtoReflect.Descriptor instead.
 func (*Extent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{85}
+	return file_meta_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *Extent) GetOffset() uint64 {
@@ -7076,7 +7478,7 @@ type ExtentsR struct {
 
 func (x *ExtentsR) Reset() {
 	*x = ExtentsR{}
-	mi := &file_meta_proto_msgTypes[86]
+	mi := &file_meta_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7088,7 +7490,7 @@ func (x *ExtentsR) String() string {
 func (*ExtentsR) ProtoMessage() {}
 
 func (x *ExtentsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[86]
+	mi := &file_meta_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7101,7 +7503,7 @@ func (x *ExtentsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsR.ProtoReflect.Descriptor instead.
 func (*ExtentsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{86}
+	return file_meta_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *ExtentsR) GetExtents() []*Extent {
@@ -7143,7 +7545,7 @@ type StatFSR struct {
 
 func (x *StatFSR) Reset() {
 	*x = StatFSR{}
-	mi := &file_meta_proto_msgTypes[87]
+	mi := &file_meta_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7155,7 +7557,7 @@ func (x *StatFSR) String() string {
 func (*StatFSR) ProtoMessage() {}
 
 func (x *StatFSR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[87]
+	mi := &file_meta_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7168,7 +7570,7 @@ func (x *StatFSR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSR.ProtoReflect.Descriptor instead.
 func (*StatFSR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{87}
+	return file_meta_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *StatFSR) GetUsedBytes() uint64 {
@@ -7204,7 +7606,7 @@ type BlockStatesR struct {
 
 func (x *BlockStatesR) Reset() {
 	*x = BlockStatesR{}
-	mi := &file_meta_proto_msgTypes[88]
+	mi := &file_meta_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7216,7 +7618,7 @@ func (x *BlockStatesR) String() string {
 func (*BlockStatesR) ProtoMessage() {}
 
 func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[88]
+	mi := &file_meta_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7229,7 +7631,7 @@ func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesR.ProtoReflect.Descriptor instead.
 func (*BlockStatesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{88}
+	return file_meta_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *BlockStatesR) GetStates() []BlockState {
@@ -7256,7 +7658,7 @@ type BlocksR struct {
 
 func (x *BlocksR) Reset() {
 	*x = BlocksR{}
-	mi := &file_meta_proto_msgTypes[89]
+	mi := &file_meta_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7268,7 +7670,7 @@ func (x *BlocksR) String() string {
 func (*BlocksR) ProtoMessage() {}
 
 func (x *BlocksR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[89]
+	mi := &file_meta_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7281,7 +7683,7 @@ func (x *BlocksR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksR.ProtoReflect.Descriptor instead.
 func (*BlocksR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{89}
+	return file_meta_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *BlocksR) GetBlocks() []*BlockInfo {
@@ -7312,7 +7714,7 @@ type BlockInfo struct {
 
 func (x *BlockInfo) Reset() {
 	*x = BlockInfo{}
-	mi := &file_meta_proto_msgTypes[90]
+	mi := &file_meta_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7324,7 +7726,7 @@ func (x *BlockInfo) String() string {
 func (*BlockInfo) ProtoMessage() {}
 
 func (x *BlockInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[90]
+	mi := &file_meta_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7337,7 +7739,7 @@ func (x *BlockInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockInfo.ProtoReflect.Descriptor instead.
 func (*BlockInfo) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{90}
+	return file_meta_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *BlockInfo) GetId() uint64 {
@@ -7382,6 +7784,110 @@ func (x *BlockInfo) GetPg() uint32 {
 	return 0
 }
 
+type GetXattrR struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Value         []byte                 `protobuf:"bytes,1,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetXattrR) Reset() {
+	*x = GetXattrR{}
+	mi := &file_meta_proto_msgTypes[96]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetXattrR) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetXattrR) ProtoMessage() {}
+
+func (x *GetXattrR) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[96]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetXattrR.ProtoReflect.Descriptor instead.
+func (*GetXattrR) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{96}
+}
+
+func (x *GetXattrR) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+type ListXattrsR struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Names         [][]byte               `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
+	Cookies       []uint64               `protobuf:"varint,2,rep,packed,name=cookies,proto3" json:"cookies,omitempty"` // of each, ascending
+	Eof           bool                   `protobuf:"varint,3,opt,name=eof,proto3" json:"eof,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListXattrsR) Reset() {
+	*x = ListXattrsR{}
+	mi := &file_meta_proto_msgTypes[97]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListXattrsR) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListXattrsR) ProtoMessage() {}
+
+func (x *ListXattrsR) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[97]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListXattrsR.ProtoReflect.Descriptor instead.
+func (*ListXattrsR) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{97}
+}
+
+func (x *ListXattrsR) GetNames() [][]byte {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *ListXattrsR) GetCookies() []uint64 {
+	if x != nil {
+		return x.Cookies
+	}
+	return nil
+}
+
+func (x *ListXattrsR) GetEof() bool {
+	if x != nil {
+		return x.Eof
+	}
+	return false
+}
+
 type ShardInfoR struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Shard       uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
@@ -7402,7 +7908,7 @@ type ShardInfoR struct {
 
 func (x *ShardInfoR) Reset() {
 	*x = ShardInfoR{}
-	mi := &file_meta_proto_msgTypes[91]
+	mi := &file_meta_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7414,7 +7920,7 @@ func (x *ShardInfoR) String() string {
 func (*ShardInfoR) ProtoMessage() {}
 
 func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[91]
+	mi := &file_meta_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7427,7 +7933,7 @@ func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoR.ProtoReflect.Descriptor instead.
 func (*ShardInfoR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{91}
+	return file_meta_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *ShardInfoR) GetShard() uint32 {
@@ -7509,7 +8015,7 @@ type FileSystemsR struct {
 
 func (x *FileSystemsR) Reset() {
 	*x = FileSystemsR{}
-	mi := &file_meta_proto_msgTypes[92]
+	mi := &file_meta_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7521,7 +8027,7 @@ func (x *FileSystemsR) String() string {
 func (*FileSystemsR) ProtoMessage() {}
 
 func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[92]
+	mi := &file_meta_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7534,7 +8040,7 @@ func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsR.ProtoReflect.Descriptor instead.
 func (*FileSystemsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{92}
+	return file_meta_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *FileSystemsR) GetFileSystems() []*FileSystem {
@@ -7556,7 +8062,7 @@ type ClusterMapR struct {
 
 func (x *ClusterMapR) Reset() {
 	*x = ClusterMapR{}
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7568,7 +8074,7 @@ func (x *ClusterMapR) String() string {
 func (*ClusterMapR) ProtoMessage() {}
 
 func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7581,7 +8087,7 @@ func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapR.ProtoReflect.Descriptor instead.
 func (*ClusterMapR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{93}
+	return file_meta_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *ClusterMapR) GetStores() []*Store {
@@ -7621,7 +8127,7 @@ type KeysR struct {
 
 func (x *KeysR) Reset() {
 	*x = KeysR{}
-	mi := &file_meta_proto_msgTypes[94]
+	mi := &file_meta_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7633,7 +8139,7 @@ func (x *KeysR) String() string {
 func (*KeysR) ProtoMessage() {}
 
 func (x *KeysR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[94]
+	mi := &file_meta_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7646,7 +8152,7 @@ func (x *KeysR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysR.ProtoReflect.Descriptor instead.
 func (*KeysR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{94}
+	return file_meta_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *KeysR) GetKeys() []*Key {
@@ -7665,7 +8171,7 @@ type NFSClientsR struct {
 
 func (x *NFSClientsR) Reset() {
 	*x = NFSClientsR{}
-	mi := &file_meta_proto_msgTypes[95]
+	mi := &file_meta_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7677,7 +8183,7 @@ func (x *NFSClientsR) String() string {
 func (*NFSClientsR) ProtoMessage() {}
 
 func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[95]
+	mi := &file_meta_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7690,7 +8196,7 @@ func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsR.ProtoReflect.Descriptor instead.
 func (*NFSClientsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{95}
+	return file_meta_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *NFSClientsR) GetClients() []*NFSClient {
@@ -7713,13 +8219,14 @@ type InodeRecord struct {
 	CutGen        uint32                 `protobuf:"varint,8,opt,name=cut_gen,json=cutGen,proto3" json:"cut_gen,omitempty"`                 // grows with every large truncation
 	Cuts          []*Cut                 `protobuf:"bytes,9,rep,name=cuts,proto3" json:"cuts,omitempty"`                                    // ascending offsets, newest generation first wins
 	ReservedEnd   uint64                 `protobuf:"varint,14,opt,name=reserved_end,json=reservedEnd,proto3" json:"reserved_end,omitempty"` // from level 3: no live reserved extent ends above it
+	Xattrs        *Xattrs                `protobuf:"bytes,10,opt,name=xattrs,proto3" json:"xattrs,omitempty"`                               // from level 3: of its extended attributes; absent while it never had one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InodeRecord) Reset() {
 	*x = InodeRecord{}
-	mi := &file_meta_proto_msgTypes[96]
+	mi := &file_meta_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7731,7 +8238,7 @@ func (x *InodeRecord) String() string {
 func (*InodeRecord) ProtoMessage() {}
 
 func (x *InodeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[96]
+	mi := &file_meta_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7744,7 +8251,7 @@ func (x *InodeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InodeRecord.ProtoReflect.Descriptor instead.
 func (*InodeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{96}
+	return file_meta_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *InodeRecord) GetAttr() *Attr {
@@ -7817,6 +8324,135 @@ func (x *InodeRecord) GetReservedEnd() uint64 {
 	return 0
 }
 
+func (x *InodeRecord) GetXattrs() *Xattrs {
+	if x != nil {
+		return x.Xattrs
+	}
+	return nil
+}
+
+// Xattrs counts the extended attributes of an inode.
+type Xattrs struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Count         uint32                 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
+	NameBytes     uint32                 `protobuf:"varint,2,opt,name=name_bytes,json=nameBytes,proto3" json:"name_bytes,omitempty"`
+	ValueBytes    uint32                 `protobuf:"varint,3,opt,name=value_bytes,json=valueBytes,proto3" json:"value_bytes,omitempty"`
+	LastCookie    uint64                 `protobuf:"varint,4,opt,name=last_cookie,json=lastCookie,proto3" json:"last_cookie,omitempty"` // the highest that one has had
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Xattrs) Reset() {
+	*x = Xattrs{}
+	mi := &file_meta_proto_msgTypes[104]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Xattrs) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Xattrs) ProtoMessage() {}
+
+func (x *Xattrs) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[104]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Xattrs.ProtoReflect.Descriptor instead.
+func (*Xattrs) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{104}
+}
+
+func (x *Xattrs) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *Xattrs) GetNameBytes() uint32 {
+	if x != nil {
+		return x.NameBytes
+	}
+	return 0
+}
+
+func (x *Xattrs) GetValueBytes() uint32 {
+	if x != nil {
+		return x.ValueBytes
+	}
+	return 0
+}
+
+func (x *Xattrs) GetLastCookie() uint64 {
+	if x != nil {
+		return x.LastCookie
+	}
+	return 0
+}
+
+// XattrRecord is the value of a/fs/ino/name.
+type XattrRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cookie        uint64                 `protobuf:"varint,1,opt,name=cookie,proto3" json:"cookie,omitempty"` // its place in listings, which go in the order of creation
+	Value         []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *XattrRecord) Reset() {
+	*x = XattrRecord{}
+	mi := &file_meta_proto_msgTypes[105]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *XattrRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*XattrRecord) ProtoMessage() {}
+
+func (x *XattrRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[105]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use XattrRecord.ProtoReflect.Descriptor instead.
+func (*XattrRecord) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{105}
+}
+
+func (x *XattrRecord) GetCookie() uint64 {
+	if x != nil {
+		return x.Cookie
+	}
+	return 0
+}
+
+func (x *XattrRecord) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
 // Cut voids bytes at and above offset of extents older than gen.
 type Cut struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -7828,7 +8464,7 @@ type Cut struct {
 
 func (x *Cut) Reset() {
 	*x = Cut{}
-	mi := &file_meta_proto_msgTypes[97]
+	mi := &file_meta_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7840,7 +8476,7 @@ func (x *Cut) String() string {
 func (*Cut) ProtoMessage() {}
 
 func (x *Cut) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[97]
+	mi := &file_meta_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7853,7 +8489,7 @@ func (x *Cut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cut.ProtoReflect.Descriptor instead.
 func (*Cut) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{97}
+	return file_meta_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *Cut) GetGen() uint32 {
@@ -7889,7 +8525,7 @@ type ExtentRecord struct {
 
 func (x *ExtentRecord) Reset() {
 	*x = ExtentRecord{}
-	mi := &file_meta_proto_msgTypes[98]
+	mi := &file_meta_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7901,7 +8537,7 @@ func (x *ExtentRecord) String() string {
 func (*ExtentRecord) ProtoMessage() {}
 
 func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[98]
+	mi := &file_meta_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7914,7 +8550,7 @@ func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentRecord.ProtoReflect.Descriptor instead.
 func (*ExtentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{98}
+	return file_meta_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *ExtentRecord) GetLength() uint32 {
@@ -8003,7 +8639,7 @@ type BlockRecord struct {
 
 func (x *BlockRecord) Reset() {
 	*x = BlockRecord{}
-	mi := &file_meta_proto_msgTypes[99]
+	mi := &file_meta_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8015,7 +8651,7 @@ func (x *BlockRecord) String() string {
 func (*BlockRecord) ProtoMessage() {}
 
 func (x *BlockRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[99]
+	mi := &file_meta_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8028,7 +8664,7 @@ func (x *BlockRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockRecord.ProtoReflect.Descriptor instead.
 func (*BlockRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{99}
+	return file_meta_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *BlockRecord) GetFs() uint32 {
@@ -8084,7 +8720,7 @@ type BackReference struct {
 
 func (x *BackReference) Reset() {
 	*x = BackReference{}
-	mi := &file_meta_proto_msgTypes[100]
+	mi := &file_meta_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8096,7 +8732,7 @@ func (x *BackReference) String() string {
 func (*BackReference) ProtoMessage() {}
 
 func (x *BackReference) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[100]
+	mi := &file_meta_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8109,7 +8745,7 @@ func (x *BackReference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackReference.ProtoReflect.Descriptor instead.
 func (*BackReference) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{100}
+	return file_meta_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *BackReference) GetRefs() uint32 {
@@ -8130,7 +8766,7 @@ type DirentRecord struct {
 
 func (x *DirentRecord) Reset() {
 	*x = DirentRecord{}
-	mi := &file_meta_proto_msgTypes[101]
+	mi := &file_meta_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8142,7 +8778,7 @@ func (x *DirentRecord) String() string {
 func (*DirentRecord) ProtoMessage() {}
 
 func (x *DirentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[101]
+	mi := &file_meta_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8155,7 +8791,7 @@ func (x *DirentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirentRecord.ProtoReflect.Descriptor instead.
 func (*DirentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{101}
+	return file_meta_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *DirentRecord) GetName() []byte {
@@ -8191,7 +8827,7 @@ type OriginRecord struct {
 
 func (x *OriginRecord) Reset() {
 	*x = OriginRecord{}
-	mi := &file_meta_proto_msgTypes[102]
+	mi := &file_meta_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8203,7 +8839,7 @@ func (x *OriginRecord) String() string {
 func (*OriginRecord) ProtoMessage() {}
 
 func (x *OriginRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[102]
+	mi := &file_meta_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8216,7 +8852,7 @@ func (x *OriginRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginRecord.ProtoReflect.Descriptor instead.
 func (*OriginRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{102}
+	return file_meta_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *OriginRecord) GetKind() OriginKind {
@@ -8257,7 +8893,7 @@ type SlotRecord struct {
 
 func (x *SlotRecord) Reset() {
 	*x = SlotRecord{}
-	mi := &file_meta_proto_msgTypes[103]
+	mi := &file_meta_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8269,7 +8905,7 @@ func (x *SlotRecord) String() string {
 func (*SlotRecord) ProtoMessage() {}
 
 func (x *SlotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[103]
+	mi := &file_meta_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8282,7 +8918,7 @@ func (x *SlotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotRecord.ProtoReflect.Descriptor instead.
 func (*SlotRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{103}
+	return file_meta_proto_rawDescGZIP(), []int{112}
 }
 
 func (x *SlotRecord) GetSeq() uint64 {
@@ -8309,7 +8945,7 @@ type SlotResult struct {
 
 func (x *SlotResult) Reset() {
 	*x = SlotResult{}
-	mi := &file_meta_proto_msgTypes[104]
+	mi := &file_meta_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8321,7 +8957,7 @@ func (x *SlotResult) String() string {
 func (*SlotResult) ProtoMessage() {}
 
 func (x *SlotResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[104]
+	mi := &file_meta_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8334,7 +8970,7 @@ func (x *SlotResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotResult.ProtoReflect.Descriptor instead.
 func (*SlotResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{104}
+	return file_meta_proto_rawDescGZIP(), []int{113}
 }
 
 func (x *SlotResult) GetOpIndex() uint32 {
@@ -8361,7 +8997,7 @@ type UsageRecord struct {
 
 func (x *UsageRecord) Reset() {
 	*x = UsageRecord{}
-	mi := &file_meta_proto_msgTypes[105]
+	mi := &file_meta_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8373,7 +9009,7 @@ func (x *UsageRecord) String() string {
 func (*UsageRecord) ProtoMessage() {}
 
 func (x *UsageRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[105]
+	mi := &file_meta_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8386,7 +9022,7 @@ func (x *UsageRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRecord.ProtoReflect.Descriptor instead.
 func (*UsageRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{105}
+	return file_meta_proto_rawDescGZIP(), []int{114}
 }
 
 func (x *UsageRecord) GetBytes() uint64 {
@@ -8414,7 +9050,7 @@ type RangeRecord struct {
 
 func (x *RangeRecord) Reset() {
 	*x = RangeRecord{}
-	mi := &file_meta_proto_msgTypes[106]
+	mi := &file_meta_proto_msgTypes[115]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8426,7 +9062,7 @@ func (x *RangeRecord) String() string {
 func (*RangeRecord) ProtoMessage() {}
 
 func (x *RangeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[106]
+	mi := &file_meta_proto_msgTypes[115]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8439,7 +9075,7 @@ func (x *RangeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeRecord.ProtoReflect.Descriptor instead.
 func (*RangeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{106}
+	return file_meta_proto_rawDescGZIP(), []int{115}
 }
 
 func (x *RangeRecord) GetOrigin() uint64 {
@@ -8479,7 +9115,7 @@ type PurgeRecord struct {
 
 func (x *PurgeRecord) Reset() {
 	*x = PurgeRecord{}
-	mi := &file_meta_proto_msgTypes[107]
+	mi := &file_meta_proto_msgTypes[116]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8491,7 +9127,7 @@ func (x *PurgeRecord) String() string {
 func (*PurgeRecord) ProtoMessage() {}
 
 func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[107]
+	mi := &file_meta_proto_msgTypes[116]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8504,7 +9140,7 @@ func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeRecord.ProtoReflect.Descriptor instead.
 func (*PurgeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{107}
+	return file_meta_proto_rawDescGZIP(), []int{116}
 }
 
 func (x *PurgeRecord) GetFs() uint32 {
@@ -8569,7 +9205,7 @@ type DyingRecord struct {
 
 func (x *DyingRecord) Reset() {
 	*x = DyingRecord{}
-	mi := &file_meta_proto_msgTypes[108]
+	mi := &file_meta_proto_msgTypes[117]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8581,7 +9217,7 @@ func (x *DyingRecord) String() string {
 func (*DyingRecord) ProtoMessage() {}
 
 func (x *DyingRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[108]
+	mi := &file_meta_proto_msgTypes[117]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8594,7 +9230,7 @@ func (x *DyingRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DyingRecord.ProtoReflect.Descriptor instead.
 func (*DyingRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{108}
+	return file_meta_proto_rawDescGZIP(), []int{117}
 }
 
 func (x *DyingRecord) GetPg() uint32 {
@@ -8635,7 +9271,7 @@ type NamespaceRecord struct {
 
 func (x *NamespaceRecord) Reset() {
 	*x = NamespaceRecord{}
-	mi := &file_meta_proto_msgTypes[109]
+	mi := &file_meta_proto_msgTypes[118]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8647,7 +9283,7 @@ func (x *NamespaceRecord) String() string {
 func (*NamespaceRecord) ProtoMessage() {}
 
 func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[109]
+	mi := &file_meta_proto_msgTypes[118]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8660,7 +9296,7 @@ func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceRecord.ProtoReflect.Descriptor instead.
 func (*NamespaceRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{109}
+	return file_meta_proto_rawDescGZIP(), []int{118}
 }
 
 func (x *NamespaceRecord) GetHashKey() []byte {
@@ -8688,7 +9324,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_meta_proto_msgTypes[110]
+	mi := &file_meta_proto_msgTypes[119]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8700,7 +9336,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[110]
+	mi := &file_meta_proto_msgTypes[119]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8713,7 +9349,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{110}
+	return file_meta_proto_rawDescGZIP(), []int{119}
 }
 
 func (x *ProposeRequest) GetShard() uint32 {
@@ -8739,7 +9375,7 @@ type ProposeReply struct {
 
 func (x *ProposeReply) Reset() {
 	*x = ProposeReply{}
-	mi := &file_meta_proto_msgTypes[111]
+	mi := &file_meta_proto_msgTypes[120]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8751,7 +9387,7 @@ func (x *ProposeReply) String() string {
 func (*ProposeReply) ProtoMessage() {}
 
 func (x *ProposeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[111]
+	mi := &file_meta_proto_msgTypes[120]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8764,7 +9400,7 @@ func (x *ProposeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeReply.ProtoReflect.Descriptor instead.
 func (*ProposeReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{111}
+	return file_meta_proto_rawDescGZIP(), []int{120}
 }
 
 func (x *ProposeReply) GetResults() []*Result {
@@ -8784,7 +9420,7 @@ type QueryRequest struct {
 
 func (x *QueryRequest) Reset() {
 	*x = QueryRequest{}
-	mi := &file_meta_proto_msgTypes[112]
+	mi := &file_meta_proto_msgTypes[121]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8796,7 +9432,7 @@ func (x *QueryRequest) String() string {
 func (*QueryRequest) ProtoMessage() {}
 
 func (x *QueryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[112]
+	mi := &file_meta_proto_msgTypes[121]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8809,7 +9445,7 @@ func (x *QueryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryRequest.ProtoReflect.Descriptor instead.
 func (*QueryRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{112}
+	return file_meta_proto_rawDescGZIP(), []int{121}
 }
 
 func (x *QueryRequest) GetShard() uint32 {
@@ -8835,7 +9471,7 @@ type QueryReply struct {
 
 func (x *QueryReply) Reset() {
 	*x = QueryReply{}
-	mi := &file_meta_proto_msgTypes[113]
+	mi := &file_meta_proto_msgTypes[122]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8847,7 +9483,7 @@ func (x *QueryReply) String() string {
 func (*QueryReply) ProtoMessage() {}
 
 func (x *QueryReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[113]
+	mi := &file_meta_proto_msgTypes[122]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8860,7 +9496,7 @@ func (x *QueryReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryReply.ProtoReflect.Descriptor instead.
 func (*QueryReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{113}
+	return file_meta_proto_rawDescGZIP(), []int{122}
 }
 
 func (x *QueryReply) GetResults() []*QueryResult {
@@ -8882,7 +9518,7 @@ type TermRequest struct {
 
 func (x *TermRequest) Reset() {
 	*x = TermRequest{}
-	mi := &file_meta_proto_msgTypes[114]
+	mi := &file_meta_proto_msgTypes[123]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8894,7 +9530,7 @@ func (x *TermRequest) String() string {
 func (*TermRequest) ProtoMessage() {}
 
 func (x *TermRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[114]
+	mi := &file_meta_proto_msgTypes[123]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8907,7 +9543,7 @@ func (x *TermRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermRequest.ProtoReflect.Descriptor instead.
 func (*TermRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{114}
+	return file_meta_proto_rawDescGZIP(), []int{123}
 }
 
 func (x *TermRequest) GetShard() uint32 {
@@ -8935,7 +9571,7 @@ type TermReply struct {
 
 func (x *TermReply) Reset() {
 	*x = TermReply{}
-	mi := &file_meta_proto_msgTypes[115]
+	mi := &file_meta_proto_msgTypes[124]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8947,7 +9583,7 @@ func (x *TermReply) String() string {
 func (*TermReply) ProtoMessage() {}
 
 func (x *TermReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[115]
+	mi := &file_meta_proto_msgTypes[124]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8960,7 +9596,7 @@ func (x *TermReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermReply.ProtoReflect.Descriptor instead.
 func (*TermReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{115}
+	return file_meta_proto_rawDescGZIP(), []int{124}
 }
 
 func (x *TermReply) GetTerm() uint64 {
@@ -8995,7 +9631,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_meta_proto_msgTypes[116]
+	mi := &file_meta_proto_msgTypes[125]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9007,7 +9643,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[116]
+	mi := &file_meta_proto_msgTypes[125]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9020,7 +9656,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{116}
+	return file_meta_proto_rawDescGZIP(), []int{125}
 }
 
 func (x *RenewRequest) GetShard() uint32 {
@@ -9047,7 +9683,7 @@ type RenewReply struct {
 
 func (x *RenewReply) Reset() {
 	*x = RenewReply{}
-	mi := &file_meta_proto_msgTypes[117]
+	mi := &file_meta_proto_msgTypes[126]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9059,7 +9695,7 @@ func (x *RenewReply) String() string {
 func (*RenewReply) ProtoMessage() {}
 
 func (x *RenewReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[117]
+	mi := &file_meta_proto_msgTypes[126]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9072,7 +9708,7 @@ func (x *RenewReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewReply.ProtoReflect.Descriptor instead.
 func (*RenewReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{117}
+	return file_meta_proto_rawDescGZIP(), []int{126}
 }
 
 func (x *RenewReply) GetLeaseMilliseconds() uint64 {
@@ -9091,7 +9727,7 @@ type LeaderRequest struct {
 
 func (x *LeaderRequest) Reset() {
 	*x = LeaderRequest{}
-	mi := &file_meta_proto_msgTypes[118]
+	mi := &file_meta_proto_msgTypes[127]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9103,7 +9739,7 @@ func (x *LeaderRequest) String() string {
 func (*LeaderRequest) ProtoMessage() {}
 
 func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[118]
+	mi := &file_meta_proto_msgTypes[127]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9116,7 +9752,7 @@ func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderRequest.ProtoReflect.Descriptor instead.
 func (*LeaderRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{118}
+	return file_meta_proto_rawDescGZIP(), []int{127}
 }
 
 func (x *LeaderRequest) GetShard() uint32 {
@@ -9136,7 +9772,7 @@ type LeaderReply struct {
 
 func (x *LeaderReply) Reset() {
 	*x = LeaderReply{}
-	mi := &file_meta_proto_msgTypes[119]
+	mi := &file_meta_proto_msgTypes[128]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9148,7 +9784,7 @@ func (x *LeaderReply) String() string {
 func (*LeaderReply) ProtoMessage() {}
 
 func (x *LeaderReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[119]
+	mi := &file_meta_proto_msgTypes[128]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9161,7 +9797,7 @@ func (x *LeaderReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderReply.ProtoReflect.Descriptor instead.
 func (*LeaderReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{119}
+	return file_meta_proto_rawDescGZIP(), []int{128}
 }
 
 func (x *LeaderReply) GetLeaderId() string {
@@ -9196,7 +9832,7 @@ type ReplicaReply struct {
 
 func (x *ReplicaReply) Reset() {
 	*x = ReplicaReply{}
-	mi := &file_meta_proto_msgTypes[120]
+	mi := &file_meta_proto_msgTypes[129]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9208,7 +9844,7 @@ func (x *ReplicaReply) String() string {
 func (*ReplicaReply) ProtoMessage() {}
 
 func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[120]
+	mi := &file_meta_proto_msgTypes[129]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9221,7 +9857,7 @@ func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaReply.ProtoReflect.Descriptor instead.
 func (*ReplicaReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{120}
+	return file_meta_proto_rawDescGZIP(), []int{129}
 }
 
 func (x *ReplicaReply) GetId() string {
@@ -9299,7 +9935,7 @@ type MemberRequest struct {
 
 func (x *MemberRequest) Reset() {
 	*x = MemberRequest{}
-	mi := &file_meta_proto_msgTypes[121]
+	mi := &file_meta_proto_msgTypes[130]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9311,7 +9947,7 @@ func (x *MemberRequest) String() string {
 func (*MemberRequest) ProtoMessage() {}
 
 func (x *MemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[121]
+	mi := &file_meta_proto_msgTypes[130]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9324,7 +9960,7 @@ func (x *MemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberRequest.ProtoReflect.Descriptor instead.
 func (*MemberRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{121}
+	return file_meta_proto_rawDescGZIP(), []int{130}
 }
 
 func (x *MemberRequest) GetShard() uint32 {
@@ -9361,7 +9997,7 @@ type MemberReply struct {
 
 func (x *MemberReply) Reset() {
 	*x = MemberReply{}
-	mi := &file_meta_proto_msgTypes[122]
+	mi := &file_meta_proto_msgTypes[131]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9373,7 +10009,7 @@ func (x *MemberReply) String() string {
 func (*MemberReply) ProtoMessage() {}
 
 func (x *MemberReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[122]
+	mi := &file_meta_proto_msgTypes[131]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9386,7 +10022,7 @@ func (x *MemberReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberReply.ProtoReflect.Descriptor instead.
 func (*MemberReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{122}
+	return file_meta_proto_rawDescGZIP(), []int{131}
 }
 
 func (x *MemberReply) GetLeader() string {
@@ -9430,7 +10066,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_meta_proto_msgTypes[123]
+	mi := &file_meta_proto_msgTypes[132]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9442,7 +10078,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[123]
+	mi := &file_meta_proto_msgTypes[132]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9455,7 +10091,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{123}
+	return file_meta_proto_rawDescGZIP(), []int{132}
 }
 
 func (x *Member) GetId() string {
@@ -9499,7 +10135,7 @@ type DifferRequest struct {
 
 func (x *DifferRequest) Reset() {
 	*x = DifferRequest{}
-	mi := &file_meta_proto_msgTypes[124]
+	mi := &file_meta_proto_msgTypes[133]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9511,7 +10147,7 @@ func (x *DifferRequest) String() string {
 func (*DifferRequest) ProtoMessage() {}
 
 func (x *DifferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[124]
+	mi := &file_meta_proto_msgTypes[133]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9524,7 +10160,7 @@ func (x *DifferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferRequest.ProtoReflect.Descriptor instead.
 func (*DifferRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{124}
+	return file_meta_proto_rawDescGZIP(), []int{133}
 }
 
 func (x *DifferRequest) GetShard() uint32 {
@@ -9563,7 +10199,7 @@ type DifferReply struct {
 
 func (x *DifferReply) Reset() {
 	*x = DifferReply{}
-	mi := &file_meta_proto_msgTypes[125]
+	mi := &file_meta_proto_msgTypes[134]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9575,7 +10211,7 @@ func (x *DifferReply) String() string {
 func (*DifferReply) ProtoMessage() {}
 
 func (x *DifferReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[125]
+	mi := &file_meta_proto_msgTypes[134]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9588,7 +10224,7 @@ func (x *DifferReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferReply.ProtoReflect.Descriptor instead.
 func (*DifferReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{125}
+	return file_meta_proto_rawDescGZIP(), []int{134}
 }
 
 var File_meta_proto protoreflect.FileDescriptor
@@ -9604,7 +10240,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x06origin\x18\x01 \x01(\x04R\x06origin\x12\x12\n" +
 	"\x04slot\x18\x02 \x01(\rR\x04slot\x12\x10\n" +
 	"\x03seq\x18\x03 \x01(\x04R\x03seq\x12\x19\n" +
-	"\bop_index\x18\x04 \x01(\rR\aopIndex\"\xe6\x0f\n" +
+	"\bop_index\x18\x04 \x01(\rR\aopIndex\"\xe1\x10\n" +
 	"\aCommand\x12(\n" +
 	"\x02id\x18\x01 \x01(\v2\x18.rackfs.meta.v1.IdentityR\x02id\x12(\n" +
 	"\x04time\x18\x02 \x01(\v2\x14.rackfs.meta.v1.TimeR\x04time\x12\x0e\n" +
@@ -9636,7 +10272,9 @@ const file_meta_proto_rawDesc = "" +
 	"punch_hole\x18$ \x01(\v2\x19.rackfs.meta.v1.PunchHoleH\x00R\tpunchHole\x126\n" +
 	"\ballocate\x18% \x01(\v2\x18.rackfs.meta.v1.AllocateH\x00R\ballocate\x12=\n" +
 	"\vclone_range\x18& \x01(\v2\x1a.rackfs.meta.v1.CloneRangeH\x00R\n" +
-	"cloneRange\x12G\n" +
+	"cloneRange\x127\n" +
+	"\tset_xattr\x18\" \x01(\v2\x18.rackfs.meta.v1.SetXattrH\x00R\bsetXattr\x12@\n" +
+	"\fremove_xattr\x18# \x01(\v2\x1b.rackfs.meta.v1.RemoveXattrH\x00R\vremoveXattr\x12G\n" +
 	"\x0fput_file_system\x182 \x01(\v2\x1d.rackfs.meta.v1.PutFileSystemH\x00R\rputFileSystem\x127\n" +
 	"\tput_store\x183 \x01(\v2\x18.rackfs.meta.v1.PutStoreH\x00R\bputStore\x124\n" +
 	"\bput_pool\x184 \x01(\v2\x17.rackfs.meta.v1.PutPoolH\x00R\aputPool\x121\n" +
@@ -9647,7 +10285,7 @@ const file_meta_proto_rawDesc = "" +
 	"change_pgs\x188 \x01(\v2\x19.rackfs.meta.v1.ChangePGsH\x00R\tchangePgs\x12C\n" +
 	"\rreplace_store\x189 \x01(\v2\x1c.rackfs.meta.v1.ReplaceStoreH\x00R\freplaceStore\x12-\n" +
 	"\x05touch\x18F \x01(\v2\x15.rackfs.meta.v1.TouchH\x00R\x05touchB\x04\n" +
-	"\x02op\"\xb6\x06\n" +
+	"\x02op\"\xeb\x06\n" +
 	"\x06Result\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x126\n" +
@@ -9666,7 +10304,8 @@ const file_meta_proto_rawDesc = "" +
 	"\arewrite\x18\x15 \x01(\v2\x1d.rackfs.meta.v1.RewriteResultH\x00R\arewrite\x12>\n" +
 	"\vcluster_map\x18\x16 \x01(\v2\x1b.rackfs.meta.v1.ClusterMapRH\x00R\n" +
 	"clusterMap\x123\n" +
-	"\x05range\x18\x19 \x01(\v2\x1b.rackfs.meta.v1.RangeResultH\x00R\x05rangeB\x04\n" +
+	"\x05range\x18\x19 \x01(\v2\x1b.rackfs.meta.v1.RangeResultH\x00R\x05range\x123\n" +
+	"\x05xattr\x18\x17 \x01(\v2\x1b.rackfs.meta.v1.XattrResultH\x00R\x05xattrB\x04\n" +
 	"\x02of\",\n" +
 	"\x04Time\x12\x10\n" +
 	"\x03sec\x18\x01 \x01(\x12R\x03sec\x12\x12\n" +
@@ -9800,7 +10439,18 @@ const file_meta_proto_rawDesc = "" +
 	"\n" +
 	"AttrResult\x12(\n" +
 	"\x04attr\x18\x01 \x01(\v2\x14.rackfs.meta.v1.AttrR\x04attr\x12+\n" +
-	"\x05lease\x18\x02 \x01(\v2\x15.rackfs.meta.v1.LeaseR\x05lease\"j\n" +
+	"\x05lease\x18\x02 \x01(\v2\x15.rackfs.meta.v1.LeaseR\x05lease\"X\n" +
+	"\bSetXattr\x12\x10\n" +
+	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\fR\x04name\x12\x14\n" +
+	"\x05value\x18\x03 \x01(\fR\x05value\x12\x10\n" +
+	"\x03how\x18\x04 \x01(\rR\x03how\"3\n" +
+	"\vRemoveXattr\x12\x10\n" +
+	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\fR\x04name\"j\n" +
+	"\vXattrResult\x12(\n" +
+	"\x04attr\x18\x01 \x01(\v2\x14.rackfs.meta.v1.AttrR\x04attr\x121\n" +
+	"\x06change\x18\x02 \x01(\v2\x19.rackfs.meta.v1.DirChangeR\x06change\"j\n" +
 	"\fAcquireLease\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x14\n" +
 	"\x05flags\x18\x02 \x01(\rR\x05flags\x12\x1a\n" +
@@ -9986,7 +10636,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x06client\x18\x01 \x01(\v2\x19.rackfs.meta.v1.NFSClientR\x06client\"A\n" +
 	"\x0fRemoveNFSClient\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x14\n" +
-	"\x05owner\x18\x02 \x01(\fR\x05owner\"\xe0\x06\n" +
+	"\x05owner\x18\x02 \x01(\fR\x05owner\"\xda\a\n" +
 	"\x05Query\x12\x0e\n" +
 	"\x02fs\x18\x01 \x01(\rR\x02fs\x12(\n" +
 	"\x04cred\x18\x02 \x01(\v2\x14.rackfs.meta.v1.CredR\x04cred\x125\n" +
@@ -10001,7 +10651,10 @@ const file_meta_proto_rawDesc = "" +
 	"\fblock_states\x18\x11 \x01(\v2\x1c.rackfs.meta.v1.BlockStatesQH\x00R\vblockStates\x12;\n" +
 	"\n" +
 	"shard_info\x18\x12 \x01(\v2\x1a.rackfs.meta.v1.ShardInfoQH\x00R\tshardInfo\x121\n" +
-	"\x06blocks\x18\x13 \x01(\v2\x17.rackfs.meta.v1.BlocksQH\x00R\x06blocks\x12A\n" +
+	"\x06blocks\x18\x13 \x01(\v2\x17.rackfs.meta.v1.BlocksQH\x00R\x06blocks\x128\n" +
+	"\tget_xattr\x18\x14 \x01(\v2\x19.rackfs.meta.v1.GetXattrQH\x00R\bgetXattr\x12>\n" +
+	"\vlist_xattrs\x18\x15 \x01(\v2\x1b.rackfs.meta.v1.ListXattrsQH\x00R\n" +
+	"listXattrs\x12A\n" +
 	"\ffile_systems\x18\x1e \x01(\v2\x1c.rackfs.meta.v1.FileSystemsQH\x00R\vfileSystems\x12>\n" +
 	"\vcluster_map\x18\x1f \x01(\v2\x1b.rackfs.meta.v1.ClusterMapQH\x00R\n" +
 	"clusterMap\x12+\n" +
@@ -10040,7 +10693,14 @@ const file_meta_proto_rawDesc = "" +
 	"\x05after\x18\x01 \x01(\x04R\x05after\x12\x10\n" +
 	"\x03pgs\x18\x02 \x03(\rR\x03pgs\x12\x14\n" +
 	"\x05limit\x18\x03 \x01(\rR\x05limit\x12\x14\n" +
-	"\x05dying\x18\x04 \x01(\bR\x05dying\"\f\n" +
+	"\x05dying\x18\x04 \x01(\bR\x05dying\"1\n" +
+	"\tGetXattrQ\x12\x10\n" +
+	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\fR\x04name\"T\n" +
+	"\vListXattrsQ\x12\x10\n" +
+	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x16\n" +
+	"\x06cookie\x18\x02 \x01(\x04R\x06cookie\x12\x1b\n" +
+	"\tmax_bytes\x18\x03 \x01(\rR\bmaxBytes\"\f\n" +
 	"\n" +
 	"ShardInfoQ\"\x0e\n" +
 	"\fFileSystemsQ\"2\n" +
@@ -10049,7 +10709,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x05KeysQ\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\"'\n" +
 	"\vNFSClientsQ\x12\x18\n" +
-	"\agateway\x18\x01 \x01(\tR\agateway\"\xe4\x05\n" +
+	"\agateway\x18\x01 \x01(\tR\agateway\"\xde\x06\n" +
 	"\vQueryResult\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12+\n" +
@@ -10068,7 +10728,10 @@ const file_meta_proto_rawDesc = "" +
 	"\x04keys\x18\x13 \x01(\v2\x15.rackfs.meta.v1.KeysRH\x00R\x04keys\x12>\n" +
 	"\vnfs_clients\x18\x14 \x01(\v2\x1b.rackfs.meta.v1.NFSClientsRH\x00R\n" +
 	"nfsClients\x121\n" +
-	"\x06blocks\x18\x15 \x01(\v2\x17.rackfs.meta.v1.BlocksRH\x00R\x06blocksB\x03\n" +
+	"\x06blocks\x18\x15 \x01(\v2\x17.rackfs.meta.v1.BlocksRH\x00R\x06blocks\x128\n" +
+	"\tget_xattr\x18\x16 \x01(\v2\x19.rackfs.meta.v1.GetXattrRH\x00R\bgetXattr\x12>\n" +
+	"\vlist_xattrs\x18\x17 \x01(\v2\x1b.rackfs.meta.v1.ListXattrsRH\x00R\n" +
+	"listXattrsB\x03\n" +
 	"\x01r\"^\n" +
 	"\x05AttrR\x12(\n" +
 	"\x04attr\x18\x01 \x01(\v2\x14.rackfs.meta.v1.AttrR\x04attr\x12+\n" +
@@ -10119,7 +10782,13 @@ const file_meta_proto_rawDesc = "" +
 	"\x03ino\x18\x03 \x01(\x04R\x03ino\x12\x16\n" +
 	"\x06offset\x18\x04 \x01(\x04R\x06offset\x12\x16\n" +
 	"\x06length\x18\x05 \x01(\rR\x06length\x12\x0e\n" +
-	"\x02pg\x18\x06 \x01(\rR\x02pg\"\xa6\x02\n" +
+	"\x02pg\x18\x06 \x01(\rR\x02pg\"!\n" +
+	"\tGetXattrR\x12\x14\n" +
+	"\x05value\x18\x01 \x01(\fR\x05value\"O\n" +
+	"\vListXattrsR\x12\x14\n" +
+	"\x05names\x18\x01 \x03(\fR\x05names\x12\x18\n" +
+	"\acookies\x18\x02 \x03(\x04R\acookies\x12\x10\n" +
+	"\x03eof\x18\x03 \x01(\bR\x03eof\"\xa6\x02\n" +
 	"\n" +
 	"ShardInfoR\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x14\n" +
@@ -10145,7 +10814,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x05KeysR\x12'\n" +
 	"\x04keys\x18\x01 \x03(\v2\x13.rackfs.meta.v1.KeyR\x04keys\"B\n" +
 	"\vNFSClientsR\x123\n" +
-	"\aclients\x18\x01 \x03(\v2\x19.rackfs.meta.v1.NFSClientR\aclients\"\xce\x02\n" +
+	"\aclients\x18\x01 \x03(\v2\x19.rackfs.meta.v1.NFSClientR\aclients\"\xfe\x02\n" +
 	"\vInodeRecord\x12(\n" +
 	"\x04attr\x18\x01 \x01(\v2\x14.rackfs.meta.v1.AttrR\x04attr\x12\x16\n" +
 	"\x06parent\x18\x02 \x01(\x04R\x06parent\x12\x16\n" +
@@ -10157,7 +10826,20 @@ const file_meta_proto_rawDesc = "" +
 	"last_epoch\x18\a \x01(\x04R\tlastEpoch\x12\x17\n" +
 	"\acut_gen\x18\b \x01(\rR\x06cutGen\x12'\n" +
 	"\x04cuts\x18\t \x03(\v2\x13.rackfs.meta.v1.CutR\x04cuts\x12!\n" +
-	"\freserved_end\x18\x0e \x01(\x04R\vreservedEnd\"/\n" +
+	"\freserved_end\x18\x0e \x01(\x04R\vreservedEnd\x12.\n" +
+	"\x06xattrs\x18\n" +
+	" \x01(\v2\x16.rackfs.meta.v1.XattrsR\x06xattrs\"\x7f\n" +
+	"\x06Xattrs\x12\x14\n" +
+	"\x05count\x18\x01 \x01(\rR\x05count\x12\x1d\n" +
+	"\n" +
+	"name_bytes\x18\x02 \x01(\rR\tnameBytes\x12\x1f\n" +
+	"\vvalue_bytes\x18\x03 \x01(\rR\n" +
+	"valueBytes\x12\x1f\n" +
+	"\vlast_cookie\x18\x04 \x01(\x04R\n" +
+	"lastCookie\";\n" +
+	"\vXattrRecord\x12\x16\n" +
+	"\x06cookie\x18\x01 \x01(\x04R\x06cookie\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\"/\n" +
 	"\x03Cut\x12\x10\n" +
 	"\x03gen\x18\x01 \x01(\rR\x03gen\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\"\xf4\x01\n" +
@@ -10333,7 +11015,7 @@ func file_meta_proto_rawDescGZIP() []byte {
 }
 
 var file_meta_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 126)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 135)
 var file_meta_proto_goTypes = []any{
 	(OriginKind)(0),         // 0: rackfs.meta.v1.OriginKind
 	(FileSystemState)(0),    // 1: rackfs.meta.v1.FileSystemState
@@ -10368,105 +11050,114 @@ var file_meta_proto_goTypes = []any{
 	(*RenameResult)(nil),    // 30: rackfs.meta.v1.RenameResult
 	(*SetAttr)(nil),         // 31: rackfs.meta.v1.SetAttr
 	(*AttrResult)(nil),      // 32: rackfs.meta.v1.AttrResult
-	(*AcquireLease)(nil),    // 33: rackfs.meta.v1.AcquireLease
-	(*LeaseResult)(nil),     // 34: rackfs.meta.v1.LeaseResult
-	(*ReleaseLease)(nil),    // 35: rackfs.meta.v1.ReleaseLease
-	(*CommitData)(nil),      // 36: rackfs.meta.v1.CommitData
-	(*NewExtent)(nil),       // 37: rackfs.meta.v1.NewExtent
-	(*CommitResult)(nil),    // 38: rackfs.meta.v1.CommitResult
-	(*Touch)(nil),           // 39: rackfs.meta.v1.Touch
-	(*Touched)(nil),         // 40: rackfs.meta.v1.Touched
-	(*ReleaseOrphan)(nil),   // 41: rackfs.meta.v1.ReleaseOrphan
-	(*AllocBlocks)(nil),     // 42: rackfs.meta.v1.AllocBlocks
-	(*BlocksResult)(nil),    // 43: rackfs.meta.v1.BlocksResult
-	(*ReapBlocks)(nil),      // 44: rackfs.meta.v1.ReapBlocks
-	(*ReapResult)(nil),      // 45: rackfs.meta.v1.ReapResult
-	(*DeadBlock)(nil),       // 46: rackfs.meta.v1.DeadBlock
-	(*ReturnBlocks)(nil),    // 47: rackfs.meta.v1.ReturnBlocks
-	(*RewriteExtents)(nil),  // 48: rackfs.meta.v1.RewriteExtents
-	(*ExtentRewrite)(nil),   // 49: rackfs.meta.v1.ExtentRewrite
-	(*RewriteResult)(nil),   // 50: rackfs.meta.v1.RewriteResult
-	(*PunchHole)(nil),       // 51: rackfs.meta.v1.PunchHole
-	(*Allocate)(nil),        // 52: rackfs.meta.v1.Allocate
-	(*CloneRange)(nil),      // 53: rackfs.meta.v1.CloneRange
-	(*RangeResult)(nil),     // 54: rackfs.meta.v1.RangeResult
-	(*FileSystem)(nil),      // 55: rackfs.meta.v1.FileSystem
-	(*PutFileSystem)(nil),   // 56: rackfs.meta.v1.PutFileSystem
-	(*Store)(nil),           // 57: rackfs.meta.v1.Store
-	(*PutStore)(nil),        // 58: rackfs.meta.v1.PutStore
-	(*Slot)(nil),            // 59: rackfs.meta.v1.Slot
-	(*PlacementGroup)(nil),  // 60: rackfs.meta.v1.PlacementGroup
-	(*Pool)(nil),            // 61: rackfs.meta.v1.Pool
-	(*PutPool)(nil),         // 62: rackfs.meta.v1.PutPool
-	(*ChangePGs)(nil),       // 63: rackfs.meta.v1.ChangePGs
-	(*PGChange)(nil),        // 64: rackfs.meta.v1.PGChange
-	(*ReplaceStore)(nil),    // 65: rackfs.meta.v1.ReplaceStore
-	(*Key)(nil),             // 66: rackfs.meta.v1.Key
-	(*PutKey)(nil),          // 67: rackfs.meta.v1.PutKey
-	(*NFSClient)(nil),       // 68: rackfs.meta.v1.NFSClient
-	(*PutNFSClient)(nil),    // 69: rackfs.meta.v1.PutNFSClient
-	(*RemoveNFSClient)(nil), // 70: rackfs.meta.v1.RemoveNFSClient
-	(*Query)(nil),           // 71: rackfs.meta.v1.Query
-	(*GetAttrQ)(nil),        // 72: rackfs.meta.v1.GetAttrQ
-	(*LookupQ)(nil),         // 73: rackfs.meta.v1.LookupQ
-	(*ParentQ)(nil),         // 74: rackfs.meta.v1.ParentQ
-	(*ReadDirQ)(nil),        // 75: rackfs.meta.v1.ReadDirQ
-	(*ReadLinkQ)(nil),       // 76: rackfs.meta.v1.ReadLinkQ
-	(*ExtentsQ)(nil),        // 77: rackfs.meta.v1.ExtentsQ
-	(*StatFSQ)(nil),         // 78: rackfs.meta.v1.StatFSQ
-	(*BlockStatesQ)(nil),    // 79: rackfs.meta.v1.BlockStatesQ
-	(*BlocksQ)(nil),         // 80: rackfs.meta.v1.BlocksQ
-	(*ShardInfoQ)(nil),      // 81: rackfs.meta.v1.ShardInfoQ
-	(*FileSystemsQ)(nil),    // 82: rackfs.meta.v1.FileSystemsQ
-	(*ClusterMapQ)(nil),     // 83: rackfs.meta.v1.ClusterMapQ
-	(*KeysQ)(nil),           // 84: rackfs.meta.v1.KeysQ
-	(*NFSClientsQ)(nil),     // 85: rackfs.meta.v1.NFSClientsQ
-	(*QueryResult)(nil),     // 86: rackfs.meta.v1.QueryResult
-	(*AttrR)(nil),           // 87: rackfs.meta.v1.AttrR
-	(*Dirent)(nil),          // 88: rackfs.meta.v1.Dirent
-	(*ReadDirR)(nil),        // 89: rackfs.meta.v1.ReadDirR
-	(*ReadLinkR)(nil),       // 90: rackfs.meta.v1.ReadLinkR
-	(*Extent)(nil),          // 91: rackfs.meta.v1.Extent
-	(*ExtentsR)(nil),        // 92: rackfs.meta.v1.ExtentsR
-	(*StatFSR)(nil),         // 93: rackfs.meta.v1.StatFSR
-	(*BlockStatesR)(nil),    // 94: rackfs.meta.v1.BlockStatesR
-	(*BlocksR)(nil),         // 95: rackfs.meta.v1.BlocksR
-	(*BlockInfo)(nil),       // 96: rackfs.meta.v1.BlockInfo
-	(*ShardInfoR)(nil),      // 97: rackfs.meta.v1.ShardInfoR
-	(*FileSystemsR)(nil),    // 98: rackfs.meta.v1.FileSystemsR
-	(*ClusterMapR)(nil),     // 99: rackfs.meta.v1.ClusterMapR
-	(*KeysR)(nil),           // 100: rackfs.meta.v1.KeysR
-	(*NFSClientsR)(nil),     // 101: rackfs.meta.v1.NFSClientsR
-	(*InodeRecord)(nil),     // 102: rackfs.meta.v1.InodeRecord
-	(*Cut)(nil),             // 103: rackfs.meta.v1.Cut
-	(*ExtentRecord)(nil),    // 104: rackfs.meta.v1.ExtentRecord
-	(*BlockRecord)(nil),     // 105: rackfs.meta.v1.BlockRecord
-	(*BackReference)(nil),   // 106: rackfs.meta.v1.BackReference
-	(*DirentRecord)(nil),    // 107: rackfs.meta.v1.DirentRecord
-	(*OriginRecord)(nil),    // 108: rackfs.meta.v1.OriginRecord
-	(*SlotRecord)(nil),      // 109: rackfs.meta.v1.SlotRecord
-	(*SlotResult)(nil),      // 110: rackfs.meta.v1.SlotResult
-	(*UsageRecord)(nil),     // 111: rackfs.meta.v1.UsageRecord
-	(*RangeRecord)(nil),     // 112: rackfs.meta.v1.RangeRecord
-	(*PurgeRecord)(nil),     // 113: rackfs.meta.v1.PurgeRecord
-	(*DyingRecord)(nil),     // 114: rackfs.meta.v1.DyingRecord
-	(*NamespaceRecord)(nil), // 115: rackfs.meta.v1.NamespaceRecord
-	(*ProposeRequest)(nil),  // 116: rackfs.meta.v1.ProposeRequest
-	(*ProposeReply)(nil),    // 117: rackfs.meta.v1.ProposeReply
-	(*QueryRequest)(nil),    // 118: rackfs.meta.v1.QueryRequest
-	(*QueryReply)(nil),      // 119: rackfs.meta.v1.QueryReply
-	(*TermRequest)(nil),     // 120: rackfs.meta.v1.TermRequest
-	(*TermReply)(nil),       // 121: rackfs.meta.v1.TermReply
-	(*RenewRequest)(nil),    // 122: rackfs.meta.v1.RenewRequest
-	(*RenewReply)(nil),      // 123: rackfs.meta.v1.RenewReply
-	(*LeaderRequest)(nil),   // 124: rackfs.meta.v1.LeaderRequest
-	(*LeaderReply)(nil),     // 125: rackfs.meta.v1.LeaderReply
-	(*ReplicaReply)(nil),    // 126: rackfs.meta.v1.ReplicaReply
-	(*MemberRequest)(nil),   // 127: rackfs.meta.v1.MemberRequest
-	(*MemberReply)(nil),     // 128: rackfs.meta.v1.MemberReply
-	(*Member)(nil),          // 129: rackfs.meta.v1.Member
-	(*DifferRequest)(nil),   // 130: rackfs.meta.v1.DifferRequest
-	(*DifferReply)(nil),     // 131: rackfs.meta.v1.DifferReply
+	(*SetXattr)(nil),        // 33: rackfs.meta.v1.SetXattr
+	(*RemoveXattr)(nil),     // 34: rackfs.meta.v1.RemoveXattr
+	(*XattrResult)(nil),     // 35: rackfs.meta.v1.XattrResult
+	(*AcquireLease)(nil),    // 36: rackfs.meta.v1.AcquireLease
+	(*LeaseResult)(nil),     // 37: rackfs.meta.v1.LeaseResult
+	(*ReleaseLease)(nil),    // 38: rackfs.meta.v1.ReleaseLease
+	(*CommitData)(nil),      // 39: rackfs.meta.v1.CommitData
+	(*NewExtent)(nil),       // 40: rackfs.meta.v1.NewExtent
+	(*CommitResult)(nil),    // 41: rackfs.meta.v1.CommitResult
+	(*Touch)(nil),           // 42: rackfs.meta.v1.Touch
+	(*Touched)(nil),         // 43: rackfs.meta.v1.Touched
+	(*ReleaseOrphan)(nil),   // 44: rackfs.meta.v1.ReleaseOrphan
+	(*AllocBlocks)(nil),     // 45: rackfs.meta.v1.AllocBlocks
+	(*BlocksResult)(nil),    // 46: rackfs.meta.v1.BlocksResult
+	(*ReapBlocks)(nil),      // 47: rackfs.meta.v1.ReapBlocks
+	(*ReapResult)(nil),      // 48: rackfs.meta.v1.ReapResult
+	(*DeadBlock)(nil),       // 49: rackfs.meta.v1.DeadBlock
+	(*ReturnBlocks)(nil),    // 50: rackfs.meta.v1.ReturnBlocks
+	(*RewriteExtents)(nil),  // 51: rackfs.meta.v1.RewriteExtents
+	(*ExtentRewrite)(nil),   // 52: rackfs.meta.v1.ExtentRewrite
+	(*RewriteResult)(nil),   // 53: rackfs.meta.v1.RewriteResult
+	(*PunchHole)(nil),       // 54: rackfs.meta.v1.PunchHole
+	(*Allocate)(nil),        // 55: rackfs.meta.v1.Allocate
+	(*CloneRange)(nil),      // 56: rackfs.meta.v1.CloneRange
+	(*RangeResult)(nil),     // 57: rackfs.meta.v1.RangeResult
+	(*FileSystem)(nil),      // 58: rackfs.meta.v1.FileSystem
+	(*PutFileSystem)(nil),   // 59: rackfs.meta.v1.PutFileSystem
+	(*Store)(nil),           // 60: rackfs.meta.v1.Store
+	(*PutStore)(nil),        // 61: rackfs.meta.v1.PutStore
+	(*Slot)(nil),            // 62: rackfs.meta.v1.Slot
+	(*PlacementGroup)(nil),  // 63: rackfs.meta.v1.PlacementGroup
+	(*Pool)(nil),            // 64: rackfs.meta.v1.Pool
+	(*PutPool)(nil),         // 65: rackfs.meta.v1.PutPool
+	(*ChangePGs)(nil),       // 66: rackfs.meta.v1.ChangePGs
+	(*PGChange)(nil),        // 67: rackfs.meta.v1.PGChange
+	(*ReplaceStore)(nil),    // 68: rackfs.meta.v1.ReplaceStore
+	(*Key)(nil),             // 69: rackfs.meta.v1.Key
+	(*PutKey)(nil),          // 70: rackfs.meta.v1.PutKey
+	(*NFSClient)(nil),       // 71: rackfs.meta.v1.NFSClient
+	(*PutNFSClient)(nil),    // 72: rackfs.meta.v1.PutNFSClient
+	(*RemoveNFSClient)(nil), // 73: rackfs.meta.v1.RemoveNFSClient
+	(*Query)(nil),           // 74: rackfs.meta.v1.Query
+	(*GetAttrQ)(nil),        // 75: rackfs.meta.v1.GetAttrQ
+	(*LookupQ)(nil),         // 76: rackfs.meta.v1.LookupQ
+	(*ParentQ)(nil),         // 77: rackfs.meta.v1.ParentQ
+	(*ReadDirQ)(nil),        // 78: rackfs.meta.v1.ReadDirQ
+	(*ReadLinkQ)(nil),       // 79: rackfs.meta.v1.ReadLinkQ
+	(*ExtentsQ)(nil),        // 80: rackfs.meta.v1.ExtentsQ
+	(*StatFSQ)(nil),         // 81: rackfs.meta.v1.StatFSQ
+	(*BlockStatesQ)(nil),    // 82: rackfs.meta.v1.BlockStatesQ
+	(*BlocksQ)(nil),         // 83: rackfs.meta.v1.BlocksQ
+	(*GetXattrQ)(nil),       // 84: rackfs.meta.v1.GetXattrQ
+	(*ListXattrsQ)(nil),     // 85: rackfs.meta.v1.ListXattrsQ
+	(*ShardInfoQ)(nil),      // 86: rackfs.meta.v1.ShardInfoQ
+	(*FileSystemsQ)(nil),    // 87: rackfs.meta.v1.FileSystemsQ
+	(*ClusterMapQ)(nil),     // 88: rackfs.meta.v1.ClusterMapQ
+	(*KeysQ)(nil),           // 89: rackfs.meta.v1.KeysQ
+	(*NFSClientsQ)(nil),     // 90: rackfs.meta.v1.NFSClientsQ
+	(*QueryResult)(nil),     // 91: rackfs.meta.v1.QueryResult
+	(*AttrR)(nil),           // 92: rackfs.meta.v1.AttrR
+	(*Dirent)(nil),          // 93: rackfs.meta.v1.Dirent
+	(*ReadDirR)(nil),        // 94: rackfs.meta.v1.ReadDirR
+	(*ReadLinkR)(nil),       // 95: rackfs.meta.v1.ReadLinkR
+	(*Extent)(nil),          // 96: rackfs.meta.v1.Extent
+	(*ExtentsR)(nil),        // 97: rackfs.meta.v1.ExtentsR
+	(*StatFSR)(nil),         // 98: rackfs.meta.v1.StatFSR
+	(*BlockStatesR)(nil),    // 99: rackfs.meta.v1.BlockStatesR
+	(*BlocksR)(nil),         // 100: rackfs.meta.v1.BlocksR
+	(*BlockInfo)(nil),       // 101: rackfs.meta.v1.BlockInfo
+	(*GetXattrR)(nil),       // 102: rackfs.meta.v1.GetXattrR
+	(*ListXattrsR)(nil),     // 103: rackfs.meta.v1.ListXattrsR
+	(*ShardInfoR)(nil),      // 104: rackfs.meta.v1.ShardInfoR
+	(*FileSystemsR)(nil),    // 105: rackfs.meta.v1.FileSystemsR
+	(*ClusterMapR)(nil),     // 106: rackfs.meta.v1.ClusterMapR
+	(*KeysR)(nil),           // 107: rackfs.meta.v1.KeysR
+	(*NFSClientsR)(nil),     // 108: rackfs.meta.v1.NFSClientsR
+	(*InodeRecord)(nil),     // 109: rackfs.meta.v1.InodeRecord
+	(*Xattrs)(nil),          // 110: rackfs.meta.v1.Xattrs
+	(*XattrRecord)(nil),     // 111: rackfs.meta.v1.XattrRecord
+	(*Cut)(nil),             // 112: rackfs.meta.v1.Cut
+	(*ExtentRecord)(nil),    // 113: rackfs.meta.v1.ExtentRecord
+	(*BlockRecord)(nil),     // 114: rackfs.meta.v1.BlockRecord
+	(*BackReference)(nil),   // 115: rackfs.meta.v1.BackReference
+	(*DirentRecord)(nil),    // 116: rackfs.meta.v1.DirentRecord
+	(*OriginRecord)(nil),    // 117: rackfs.meta.v1.OriginRecord
+	(*SlotRecord)(nil),      // 118: rackfs.meta.v1.SlotRecord
+	(*SlotResult)(nil),      // 119: rackfs.meta.v1.SlotResult
+	(*UsageRecord)(nil),     // 120: rackfs.meta.v1.UsageRecord
+	(*RangeRecord)(nil),     // 121: rackfs.meta.v1.RangeRecord
+	(*PurgeRecord)(nil),     // 122: rackfs.meta.v1.PurgeRecord
+	(*DyingRecord)(nil),     // 123: rackfs.meta.v1.DyingRecord
+	(*NamespaceRecord)(nil), // 124: rackfs.meta.v1.NamespaceRecord
+	(*ProposeRequest)(nil),  // 125: rackfs.meta.v1.ProposeRequest
+	(*ProposeReply)(nil),    // 126: rackfs.meta.v1.ProposeReply
+	(*QueryRequest)(nil),    // 127: rackfs.meta.v1.QueryRequest
+	(*QueryReply)(nil),      // 128: rackfs.meta.v1.QueryReply
+	(*TermRequest)(nil),     // 129: rackfs.meta.v1.TermRequest
+	(*TermReply)(nil),       // 130: rackfs.meta.v1.TermReply
+	(*RenewRequest)(nil),    // 131: rackfs.meta.v1.RenewRequest
+	(*RenewReply)(nil),      // 132: rackfs.meta.v1.RenewReply
+	(*LeaderRequest)(nil),   // 133: rackfs.meta.v1.LeaderRequest
+	(*LeaderReply)(nil),     // 134: rackfs.meta.v1.LeaderReply
+	(*ReplicaReply)(nil),    // 135: rackfs.meta.v1.ReplicaReply
+	(*MemberRequest)(nil),   // 136: rackfs.meta.v1.MemberRequest
+	(*MemberReply)(nil),     // 137: rackfs.meta.v1.MemberReply
+	(*Member)(nil),          // 138: rackfs.meta.v1.Member
+	(*DifferRequest)(nil),   // 139: rackfs.meta.v1.DifferRequest
+	(*DifferReply)(nil),     // 140: rackfs.meta.v1.DifferReply
 }
 var file_meta_proto_depIdxs = []int32{
 	8,   // 0: rackfs.meta.v1.Entry.commands:type_name -> rackfs.meta.v1.Command
@@ -10483,146 +11174,156 @@ var file_meta_proto_depIdxs = []int32{
 	27,  // 11: rackfs.meta.v1.Command.remove:type_name -> rackfs.meta.v1.Remove
 	29,  // 12: rackfs.meta.v1.Command.rename:type_name -> rackfs.meta.v1.Rename
 	31,  // 13: rackfs.meta.v1.Command.set_attr:type_name -> rackfs.meta.v1.SetAttr
-	33,  // 14: rackfs.meta.v1.Command.acquire_lease:type_name -> rackfs.meta.v1.AcquireLease
-	35,  // 15: rackfs.meta.v1.Command.release_lease:type_name -> rackfs.meta.v1.ReleaseLease
-	36,  // 16: rackfs.meta.v1.Command.commit_data:type_name -> rackfs.meta.v1.CommitData
-	41,  // 17: rackfs.meta.v1.Command.release_orphan:type_name -> rackfs.meta.v1.ReleaseOrphan
-	42,  // 18: rackfs.meta.v1.Command.alloc_blocks:type_name -> rackfs.meta.v1.AllocBlocks
-	44,  // 19: rackfs.meta.v1.Command.reap_blocks:type_name -> rackfs.meta.v1.ReapBlocks
-	47,  // 20: rackfs.meta.v1.Command.return_blocks:type_name -> rackfs.meta.v1.ReturnBlocks
-	48,  // 21: rackfs.meta.v1.Command.rewrite_extents:type_name -> rackfs.meta.v1.RewriteExtents
-	51,  // 22: rackfs.meta.v1.Command.punch_hole:type_name -> rackfs.meta.v1.PunchHole
-	52,  // 23: rackfs.meta.v1.Command.allocate:type_name -> rackfs.meta.v1.Allocate
-	53,  // 24: rackfs.meta.v1.Command.clone_range:type_name -> rackfs.meta.v1.CloneRange
-	56,  // 25: rackfs.meta.v1.Command.put_file_system:type_name -> rackfs.meta.v1.PutFileSystem
-	58,  // 26: rackfs.meta.v1.Command.put_store:type_name -> rackfs.meta.v1.PutStore
-	62,  // 27: rackfs.meta.v1.Command.put_pool:type_name -> rackfs.meta.v1.PutPool
-	67,  // 28: rackfs.meta.v1.Command.put_key:type_name -> rackfs.meta.v1.PutKey
-	69,  // 29: rackfs.meta.v1.Command.put_nfs_client:type_name -> rackfs.meta.v1.PutNFSClient
-	70,  // 30: rackfs.meta.v1.Command.remove_nfs_client:type_name -> rackfs.meta.v1.RemoveNFSClient
-	63,  // 31: rackfs.meta.v1.Command.change_pgs:type_name -> rackfs.meta.v1.ChangePGs
-	65,  // 32: rackfs.meta.v1.Command.replace_store:type_name -> rackfs.meta.v1.ReplaceStore
-	39,  // 33: rackfs.meta.v1.Command.touch:type_name -> rackfs.meta.v1.Touch
-	17,  // 34: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
-	24,  // 35: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
-	26,  // 36: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
-	28,  // 37: rackfs.meta.v1.Result.remove:type_name -> rackfs.meta.v1.RemoveResult
-	30,  // 38: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
-	32,  // 39: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
-	34,  // 40: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
-	38,  // 41: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
-	43,  // 42: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
-	21,  // 43: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
-	45,  // 44: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
-	50,  // 45: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
-	99,  // 46: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	54,  // 47: rackfs.meta.v1.Result.range:type_name -> rackfs.meta.v1.RangeResult
-	10,  // 48: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
-	10,  // 49: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
-	10,  // 50: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
-	10,  // 51: rackfs.meta.v1.Attr.btime:type_name -> rackfs.meta.v1.Time
-	10,  // 52: rackfs.meta.v1.AttrSet.atime:type_name -> rackfs.meta.v1.Time
-	10,  // 53: rackfs.meta.v1.AttrSet.mtime:type_name -> rackfs.meta.v1.Time
-	10,  // 54: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
-	0,   // 55: rackfs.meta.v1.RegisterOrigin.kind:type_name -> rackfs.meta.v1.OriginKind
-	13,  // 56: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
-	12,  // 57: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
-	14,  // 58: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
-	15,  // 59: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
-	12,  // 60: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
-	14,  // 61: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
-	14,  // 62: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
-	14,  // 63: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
-	14,  // 64: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
-	13,  // 65: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
-	12,  // 66: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
-	15,  // 67: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
-	12,  // 68: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
-	15,  // 69: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
-	37,  // 70: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
-	10,  // 71: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
-	12,  // 72: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
-	15,  // 73: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
-	40,  // 74: rackfs.meta.v1.Touch.touched:type_name -> rackfs.meta.v1.Touched
-	10,  // 75: rackfs.meta.v1.Touched.atime:type_name -> rackfs.meta.v1.Time
-	46,  // 76: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
-	49,  // 77: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
-	12,  // 78: rackfs.meta.v1.RangeResult.attr:type_name -> rackfs.meta.v1.Attr
-	15,  // 79: rackfs.meta.v1.RangeResult.lease:type_name -> rackfs.meta.v1.Lease
-	1,   // 80: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
-	10,  // 81: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
-	55,  // 82: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
-	1,   // 83: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
-	2,   // 84: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
-	57,  // 85: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
-	59,  // 86: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
-	3,   // 87: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
-	60,  // 88: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
-	61,  // 89: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
-	64,  // 90: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
-	60,  // 91: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
-	57,  // 92: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
-	66,  // 93: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
-	68,  // 94: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
-	11,  // 95: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
-	72,  // 96: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
-	73,  // 97: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
-	74,  // 98: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
-	75,  // 99: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
-	76,  // 100: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
-	77,  // 101: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
-	78,  // 102: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
-	79,  // 103: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
-	81,  // 104: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
-	80,  // 105: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
-	82,  // 106: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
-	83,  // 107: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
-	84,  // 108: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
-	85,  // 109: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
-	87,  // 110: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
-	89,  // 111: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
-	90,  // 112: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
-	92,  // 113: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
-	93,  // 114: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
-	94,  // 115: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
-	97,  // 116: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
-	98,  // 117: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
-	99,  // 118: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	100, // 119: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
-	101, // 120: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
-	95,  // 121: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
-	12,  // 122: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
-	15,  // 123: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
-	12,  // 124: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
-	88,  // 125: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
-	12,  // 126: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
-	91,  // 127: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
-	4,   // 128: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
-	96,  // 129: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
-	55,  // 130: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
-	57,  // 131: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
-	61,  // 132: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
-	66,  // 133: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
-	68,  // 134: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
-	12,  // 135: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
-	15,  // 136: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
-	103, // 137: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
-	0,   // 138: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
-	110, // 139: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
-	9,   // 140: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
-	10,  // 141: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
-	22,  // 142: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
-	8,   // 143: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
-	9,   // 144: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
-	71,  // 145: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
-	86,  // 146: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
-	5,   // 147: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
-	129, // 148: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
-	149, // [149:149] is the sub-list for method output_type
-	149, // [149:149] is the sub-list for method input_type
-	149, // [149:149] is the sub-list for extension type_name
-	149, // [149:149] is the sub-list for extension extendee
-	0,   // [0:149] is the sub-list for field type_name
+	36,  // 14: rackfs.meta.v1.Command.acquire_lease:type_name -> rackfs.meta.v1.AcquireLease
+	38,  // 15: rackfs.meta.v1.Command.release_lease:type_name -> rackfs.meta.v1.ReleaseLease
+	39,  // 16: rackfs.meta.v1.Command.commit_data:type_name -> rackfs.meta.v1.CommitData
+	44,  // 17: rackfs.meta.v1.Command.release_orphan:type_name -> rackfs.meta.v1.ReleaseOrphan
+	45,  // 18: rackfs.meta.v1.Command.alloc_blocks:type_name -> rackfs.meta.v1.AllocBlocks
+	47,  // 19: rackfs.meta.v1.Command.reap_blocks:type_name -> rackfs.meta.v1.ReapBlocks
+	50,  // 20: rackfs.meta.v1.Command.return_blocks:type_name -> rackfs.meta.v1.ReturnBlocks
+	51,  // 21: rackfs.meta.v1.Command.rewrite_extents:type_name -> rackfs.meta.v1.RewriteExtents
+	54,  // 22: rackfs.meta.v1.Command.punch_hole:type_name -> rackfs.meta.v1.PunchHole
+	55,  // 23: rackfs.meta.v1.Command.allocate:type_name -> rackfs.meta.v1.Allocate
+	56,  // 24: rackfs.meta.v1.Command.clone_range:type_name -> rackfs.meta.v1.CloneRange
+	33,  // 25: rackfs.meta.v1.Command.set_xattr:type_name -> rackfs.meta.v1.SetXattr
+	34,  // 26: rackfs.meta.v1.Command.remove_xattr:type_name -> rackfs.meta.v1.RemoveXattr
+	59,  // 27: rackfs.meta.v1.Command.put_file_system:type_name -> rackfs.meta.v1.PutFileSystem
+	61,  // 28: rackfs.meta.v1.Command.put_store:type_name -> rackfs.meta.v1.PutStore
+	65,  // 29: rackfs.meta.v1.Command.put_pool:type_name -> rackfs.meta.v1.PutPool
+	70,  // 30: rackfs.meta.v1.Command.put_key:type_name -> rackfs.meta.v1.PutKey
+	72,  // 31: rackfs.meta.v1.Command.put_nfs_client:type_name -> rackfs.meta.v1.PutNFSClient
+	73,  // 32: rackfs.meta.v1.Command.remove_nfs_client:type_name -> rackfs.meta.v1.RemoveNFSClient
+	66,  // 33: rackfs.meta.v1.Command.change_pgs:type_name -> rackfs.meta.v1.ChangePGs
+	68,  // 34: rackfs.meta.v1.Command.replace_store:type_name -> rackfs.meta.v1.ReplaceStore
+	42,  // 35: rackfs.meta.v1.Command.touch:type_name -> rackfs.meta.v1.Touch
+	17,  // 36: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
+	24,  // 37: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
+	26,  // 38: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
+	28,  // 39: rackfs.meta.v1.Result.remove:type_name -> rackfs.meta.v1.RemoveResult
+	30,  // 40: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
+	32,  // 41: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
+	37,  // 42: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
+	41,  // 43: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
+	46,  // 44: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
+	21,  // 45: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
+	48,  // 46: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
+	53,  // 47: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
+	106, // 48: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	57,  // 49: rackfs.meta.v1.Result.range:type_name -> rackfs.meta.v1.RangeResult
+	35,  // 50: rackfs.meta.v1.Result.xattr:type_name -> rackfs.meta.v1.XattrResult
+	10,  // 51: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
+	10,  // 52: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
+	10,  // 53: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
+	10,  // 54: rackfs.meta.v1.Attr.btime:type_name -> rackfs.meta.v1.Time
+	10,  // 55: rackfs.meta.v1.AttrSet.atime:type_name -> rackfs.meta.v1.Time
+	10,  // 56: rackfs.meta.v1.AttrSet.mtime:type_name -> rackfs.meta.v1.Time
+	10,  // 57: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
+	0,   // 58: rackfs.meta.v1.RegisterOrigin.kind:type_name -> rackfs.meta.v1.OriginKind
+	13,  // 59: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
+	12,  // 60: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
+	14,  // 61: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
+	15,  // 62: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
+	12,  // 63: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
+	14,  // 64: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
+	14,  // 65: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
+	14,  // 66: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
+	14,  // 67: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
+	13,  // 68: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
+	12,  // 69: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
+	15,  // 70: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
+	12,  // 71: rackfs.meta.v1.XattrResult.attr:type_name -> rackfs.meta.v1.Attr
+	14,  // 72: rackfs.meta.v1.XattrResult.change:type_name -> rackfs.meta.v1.DirChange
+	12,  // 73: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
+	15,  // 74: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
+	40,  // 75: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
+	10,  // 76: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
+	12,  // 77: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
+	15,  // 78: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
+	43,  // 79: rackfs.meta.v1.Touch.touched:type_name -> rackfs.meta.v1.Touched
+	10,  // 80: rackfs.meta.v1.Touched.atime:type_name -> rackfs.meta.v1.Time
+	49,  // 81: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
+	52,  // 82: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
+	12,  // 83: rackfs.meta.v1.RangeResult.attr:type_name -> rackfs.meta.v1.Attr
+	15,  // 84: rackfs.meta.v1.RangeResult.lease:type_name -> rackfs.meta.v1.Lease
+	1,   // 85: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
+	10,  // 86: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
+	58,  // 87: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
+	1,   // 88: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
+	2,   // 89: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
+	60,  // 90: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
+	62,  // 91: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
+	3,   // 92: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
+	63,  // 93: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
+	64,  // 94: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
+	67,  // 95: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
+	63,  // 96: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
+	60,  // 97: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
+	69,  // 98: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
+	71,  // 99: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
+	11,  // 100: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
+	75,  // 101: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
+	76,  // 102: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
+	77,  // 103: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
+	78,  // 104: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
+	79,  // 105: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
+	80,  // 106: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
+	81,  // 107: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
+	82,  // 108: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
+	86,  // 109: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
+	83,  // 110: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
+	84,  // 111: rackfs.meta.v1.Query.get_xattr:type_name -> rackfs.meta.v1.GetXattrQ
+	85,  // 112: rackfs.meta.v1.Query.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsQ
+	87,  // 113: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
+	88,  // 114: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
+	89,  // 115: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
+	90,  // 116: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
+	92,  // 117: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
+	94,  // 118: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
+	95,  // 119: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
+	97,  // 120: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
+	98,  // 121: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
+	99,  // 122: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
+	104, // 123: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
+	105, // 124: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
+	106, // 125: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	107, // 126: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
+	108, // 127: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
+	100, // 128: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
+	102, // 129: rackfs.meta.v1.QueryResult.get_xattr:type_name -> rackfs.meta.v1.GetXattrR
+	103, // 130: rackfs.meta.v1.QueryResult.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsR
+	12,  // 131: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
+	15,  // 132: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
+	12,  // 133: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
+	93,  // 134: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
+	12,  // 135: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
+	96,  // 136: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
+	4,   // 137: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
+	101, // 138: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
+	58,  // 139: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
+	60,  // 140: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
+	64,  // 141: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
+	69,  // 142: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
+	71,  // 143: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
+	12,  // 144: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
+	15,  // 145: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
+	112, // 146: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
+	110, // 147: rackfs.meta.v1.InodeRecord.xattrs:type_name -> rackfs.meta.v1.Xattrs
+	0,   // 148: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
+	119, // 149: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
+	9,   // 150: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
+	10,  // 151: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
+	22,  // 152: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
+	8,   // 153: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
+	9,   // 154: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
+	74,  // 155: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
+	91,  // 156: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
+	5,   // 157: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
+	138, // 158: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
+	159, // [159:159] is the sub-list for method output_type
+	159, // [159:159] is the sub-list for method input_type
+	159, // [159:159] is the sub-list for extension type_name
+	159, // [159:159] is the sub-list for extension extendee
+	0,   // [0:159] is the sub-list for field type_name
 }
 
 func init() { file_meta_proto_init() }
@@ -10652,6 +11353,8 @@ func file_meta_proto_init() {
 		(*Command_PunchHole)(nil),
 		(*Command_Allocate)(nil),
 		(*Command_CloneRange)(nil),
+		(*Command_SetXattr)(nil),
+		(*Command_RemoveXattr)(nil),
 		(*Command_PutFileSystem)(nil),
 		(*Command_PutStore)(nil),
 		(*Command_PutPool)(nil),
@@ -10677,9 +11380,10 @@ func file_meta_proto_init() {
 		(*Result_Rewrite)(nil),
 		(*Result_ClusterMap)(nil),
 		(*Result_Range)(nil),
+		(*Result_Xattr)(nil),
 	}
 	file_meta_proto_msgTypes[7].OneofWrappers = []any{}
-	file_meta_proto_msgTypes[65].OneofWrappers = []any{
+	file_meta_proto_msgTypes[68].OneofWrappers = []any{
 		(*Query_GetAttr)(nil),
 		(*Query_Lookup)(nil),
 		(*Query_Parent)(nil),
@@ -10690,12 +11394,14 @@ func file_meta_proto_init() {
 		(*Query_BlockStates)(nil),
 		(*Query_ShardInfo)(nil),
 		(*Query_Blocks)(nil),
+		(*Query_GetXattr)(nil),
+		(*Query_ListXattrs)(nil),
 		(*Query_FileSystems)(nil),
 		(*Query_ClusterMap)(nil),
 		(*Query_Keys)(nil),
 		(*Query_NfsClients)(nil),
 	}
-	file_meta_proto_msgTypes[80].OneofWrappers = []any{
+	file_meta_proto_msgTypes[85].OneofWrappers = []any{
 		(*QueryResult_Attr)(nil),
 		(*QueryResult_ReadDir)(nil),
 		(*QueryResult_ReadLink)(nil),
@@ -10708,6 +11414,8 @@ func file_meta_proto_init() {
 		(*QueryResult_Keys)(nil),
 		(*QueryResult_NfsClients)(nil),
 		(*QueryResult_Blocks)(nil),
+		(*QueryResult_GetXattr)(nil),
+		(*QueryResult_ListXattrs)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -10715,7 +11423,7 @@ func file_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   126,
+			NumMessages:   135,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
