@@ -41,7 +41,8 @@ type XattrPage struct {
 }
 
 // Xattrs is an FS whose files and directories have extended attributes: small values under a name, which belong to the
-// inode, whatever its names. CheckXattr says who may do what, CheckXattrSet what may be set. A change of them moves Change
+// inode, whatever its names. CheckXattr says who may do what,
+// CheckXattrValue and CheckXattrSet what may be set. A change of them moves Change
 // and Ctime. KindNotSupported: the file system has none, at least not yet.
 type Xattrs interface {
 	// GetXattr returns a value. KindNoAttr if there is none of that name.
@@ -65,6 +66,17 @@ func CheckXattrName(name, op string) error {
 		return KindNameTooLong.Err(op)
 	case name == "" || strings.IndexByte(name, 0) >= 0:
 		return Errorf(KindBadName, op, "%q", name)
+	}
+	return nil
+}
+
+// CheckXattrValue refuses what cannot be set, whatever there is.
+func CheckXattrValue(value []byte, how XattrHow, op string) error {
+	switch {
+	case how > XattrReplace:
+		return Errorf(KindInvalid, op, "way %d to set", how)
+	case len(value) > XattrValueMax:
+		return Errorf(KindTooBig, op, "a value of %d bytes, at most %d", len(value), XattrValueMax)
 	}
 	return nil
 }
@@ -116,12 +128,8 @@ func (t XattrTotals) Remove(name string, old int) XattrTotals {
 
 // CheckXattrSet refuses to set an attribute that exists or not (exists), for how, or after which there would be too much of them:
 // then are the totals after it.
-func CheckXattrSet(then XattrTotals, exists bool, value int, how XattrHow, op string) error {
+func CheckXattrSet(then XattrTotals, exists bool, how XattrHow, op string) error {
 	switch {
-	case how > XattrReplace:
-		return Errorf(KindInvalid, op, "way %d to set", how)
-	case value > XattrValueMax:
-		return Errorf(KindTooBig, op, "a value of %d bytes, at most %d", value, XattrValueMax)
 	case exists && how == XattrCreate:
 		return KindExists.Err(op)
 	case !exists && how == XattrReplace:

@@ -49,6 +49,18 @@ func TestCheckXattr(t *testing.T) {
 	}
 }
 
+func TestCheckXattrValue(t *testing.T) {
+	for _, c := range []struct {
+		size int
+		how  XattrHow
+		want Kind
+	}{{0, XattrEither, KindOK}, {XattrValueMax, XattrReplace, KindOK}, {XattrValueMax + 1, XattrEither, KindTooBig}, {0, XattrReplace + 1, KindInvalid}} {
+		if got := KindOf(CheckXattrValue(make([]byte, c.size), c.how, "x")); got != c.want {
+			t.Errorf("%d bytes, how %d: %v, want %v", c.size, c.how, got, c.want)
+		}
+	}
+}
+
 func TestCheckXattrSet(t *testing.T) {
 	full := XattrTotals{Count: 16, NameBytes: 16 * 100, ValueBytes: XattrBytesMax - 16*100}
 	for name, c := range map[string]struct {
@@ -63,9 +75,7 @@ func TestCheckXattrSet(t *testing.T) {
 		"create what is there": {XattrTotals{1, 1, 0}, 0, 5, XattrCreate, KindExists},
 		"replace":              {XattrTotals{1, 1, 5}, 5, 7, XattrReplace, KindOK},
 		"replace nothing":      {XattrTotals{}, -1, 5, XattrReplace, KindNoAttr},
-		"how":                  {XattrTotals{}, -1, 5, 3, KindInvalid},
 		"largest":              {XattrTotals{}, -1, XattrValueMax, XattrEither, KindOK},
-		"too large":            {XattrTotals{}, -1, XattrValueMax + 1, XattrEither, KindTooBig},
 		"one too many":         {XattrTotals{Count: XattrsMax}, -1, 0, XattrEither, KindNoSpace},
 		"replace among many":   {XattrTotals{Count: XattrsMax, NameBytes: XattrsMax}, 0, 1, XattrEither, KindOK},
 		"list too long":        {XattrTotals{Count: 1000, NameBytes: XattrListMax - 1000*XattrListCost}, -1, 0, XattrEither, KindNoSpace},
@@ -75,7 +85,7 @@ func TestCheckXattrSet(t *testing.T) {
 		"stays full":           {full, 10, 10, XattrEither, KindOK},
 	} {
 		then := c.now.Replace("n", c.old, c.size)
-		if got := KindOf(CheckXattrSet(then, c.old >= 0, c.size, c.how, "x")); got != c.want {
+		if got := KindOf(CheckXattrSet(then, c.old >= 0, c.how, "x")); got != c.want {
 			t.Errorf("%s: %v, want %v", name, got, c.want)
 		}
 		if c.old < 0 {

@@ -270,6 +270,9 @@ func newCrashing(t testing.TB, cfg volume.Config) *crashing {
 
 func (c *crashing) volume() *volume.Volume { return c.FS.(*volume.Volume) }
 
+// Unwrap says whose optional interfaces are tested.
+func (c *crashing) Unwrap() vfs.FS { return c.FS }
+
 func (c *crashing) start() {
 	g := c.meta.gateway(c.t, "gw")
 	c.gw = g

@@ -47,6 +47,12 @@
 // rewrite to put it into one block when it was not written for a while. Extents that are cached here then name what was there before:
 // the same bytes, and a block that is gone is asked for again, as below.
 //
+// # Extended attributes
+//
+// They live in the metadata only and are not cached. A change of one holds the inode's gate exclusively, against writes, but flushes
+// nothing: what it answers as the change value before it is then the newest that was shown, with all writes before it
+// and none after, so that a client which has seen that value may keep what it cached.
+//
 // # Size changes
 //
 // SetAttr holds the inode's gate exclusively, against writes: it first flushes

@@ -48,6 +48,9 @@ func (fs *FS) getXattrs(c *vfs.Cred, ino vfs.Ino, name string, want vfs.Access, 
 // SetXattr implements vfs.Xattrs.
 func (fs *FS) SetXattr(_ context.Context, c *vfs.Cred, ino vfs.Ino, name string, value []byte, how vfs.XattrHow) (vfs.DirChange, error) {
 	const op = "setxattr"
+	if err := vfs.CheckXattrValue(value, how, op); err != nil {
+		return vfs.DirChange{}, err
+	}
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	n, err := fs.getXattrs(c, ino, name, vfs.AccessWrite, op)
@@ -60,7 +63,7 @@ func (fs *FS) SetXattr(_ context.Context, c *vfs.Cred, ino vfs.Ino, name string,
 		old = len(x.value)
 	}
 	then := n.totals.Replace(name, old, len(value))
-	if err := vfs.CheckXattrSet(then, ok, len(value), how, op); err != nil {
+	if err := vfs.CheckXattrSet(then, ok, how, op); err != nil {
 		return vfs.DirChange{}, err
 	}
 	if !ok {

@@ -25,7 +25,11 @@ func (c *checker) xattr(k inoKey, name string, a *metapb.XattrRecord) {
 	c.cookies[at] = true
 	t := c.xattrs[k]
 	then := t.Replace(name, -1, len(a.Value))
-	if err := vfs.CheckXattrSet(then, false, len(a.Value), vfs.XattrCreate, "fsm.check"); err != nil && c.inodes[k] != nil {
+	err := vfs.CheckXattrSet(then, false, vfs.XattrCreate, "fsm.check")
+	if err == nil {
+		err = vfs.CheckXattrValue(a.Value, vfs.XattrCreate, "fsm.check")
+	}
+	if err != nil && c.inodes[k] != nil {
 		c.fail("inode %d: %v", k.ino, err)
 	}
 	c.xattrs[k] = xattrs{then, max(t.lastCookie, a.Cookie)}

@@ -54,7 +54,10 @@ func (x *call) mayXattr(ino uint64, name, op string) (*inode, *metapb.XattrRecor
 
 func (x *call) setXattr(c *metapb.SetXattr) (*metapb.Result, error) {
 	const op = "setxattr"
-	name := string(c.Name)
+	name, how := string(c.Name), vfs.XattrHow(min(c.How, uint32(vfs.XattrReplace)+1))
+	if err := vfs.CheckXattrValue(c.Value, how, op); err != nil {
+		return nil, err
+	}
 	n, old, err := x.mayXattr(c.Ino, name, op)
 	if err != nil {
 		return nil, err
@@ -64,10 +67,7 @@ func (x *call) setXattr(c *metapb.SetXattr) (*metapb.Result, error) {
 		rec.Cookie, size = old.Cookie, len(old.Value)
 	}
 	then := n.xattrs.Replace(name, size, len(c.Value))
-	if c.How > uint32(vfs.XattrReplace) {
-		return nil, vfs.Errorf(vfs.KindInvalid, op, "way %d to set", c.How)
-	}
-	if err := vfs.CheckXattrSet(then, old != nil, len(c.Value), vfs.XattrHow(c.How), op); err != nil {
+	if err := vfs.CheckXattrSet(then, old != nil, how, op); err != nil {
 		return nil, err
 	}
 	if err := x.setRecord(appendXattr(nil, x.fs, c.Ino, name), rec); err != nil {

@@ -46,6 +46,7 @@ func Model(t *testing.T, fs vfs.FS) {
 			"punch":    m.deallocate,
 			"seek":     m.seek,
 			"clone":    m.clone,
+			"xattr":    m.xattr,
 			"crash":    m.crash,
 			"disturb":  m.disturb,
 		})
