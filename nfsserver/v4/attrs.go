@@ -23,6 +23,7 @@ type attrSource struct {
 	mounted uint64 // mounted_on_fileid
 	handle  handle.Handle
 	err     status // rdattr_error
+	xattrs  bool   // xattr_support
 }
 
 // attrEncoder are the answers that are the same for every object.
@@ -85,8 +86,10 @@ func (e *attrEncoder) appendOne(b []byte, attr int, s *attrSource) []byte {
 	case nfsv4.FATTR4_LINK_SUPPORT, nfsv4.FATTR4_SYMLINK_SUPPORT, nfsv4.FATTR4_CANSETTIME, nfsv4.FATTR4_CASE_PRESERVING,
 		nfsv4.FATTR4_CHOWN_RESTRICTED, nfsv4.FATTR4_HOMOGENEOUS, nfsv4.FATTR4_NO_TRUNC:
 		return xdr.AppendBool(b, true)
-	case nfsv4.FATTR4_NAMED_ATTR, nfsv4.FATTR4_CASE_INSENSITIVE, attrXattrSupport:
+	case nfsv4.FATTR4_NAMED_ATTR, nfsv4.FATTR4_CASE_INSENSITIVE:
 		return xdr.AppendBool(b, false)
+	case attrXattrSupport:
+		return xdr.AppendBool(b, s.xattrs)
 	case nfsv4.FATTR4_UNIQUE_HANDLES:
 		// A file has one handle per export and per MAC key.
 		return xdr.AppendBool(b, false)

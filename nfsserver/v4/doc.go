@@ -43,6 +43,9 @@
 // READDIR's verifier is constant, because cookies belong to entries and stay
 // valid whatever comes and goes.
 //
+// Names of extended attributes are bytes, too. Listing them needs read permission, as the values do: a listing by handle would
+// otherwise tell them to everybody.
+//
 // Delegations, layouts, named attributes, ACLs and labels are not offered.
 // Abilities that only some file systems have (ALLOCATE, DEALLOCATE, COPY, CLONE,
 // holes for SEEK, extended attributes) are optional interfaces of a vfs.FS: see

@@ -108,7 +108,7 @@ func (c *compound) source(o *object, want bitmap) (attrSource, status) {
 	if st := c.load(o); st != nfsv4.NFS4_OK {
 		return attrSource{}, st
 	}
-	s := attrSource{attr: &o.attr, handle: o.handle(), mounted: uint64(o.attr.Ino), fsid: c.fsid(o)}
+	s := attrSource{attr: &o.attr, handle: o.handle(), mounted: uint64(o.attr.Ino), fsid: c.fsid(o), xattrs: xattrsOf(o) != nil}
 	if o.pseudo() {
 		s.stat = &vfs.StatFS{}
 		return s, nfsv4.NFS4_OK

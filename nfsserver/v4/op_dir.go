@@ -247,7 +247,7 @@ func (c *compound) opReadDir() status {
 // addEntries adds a page of the current filehandle's directory.
 func (l *listing) addEntries(cookie uint64) (eof bool, st status) {
 	c := l.c
-	l.src = attrSource{fsid: c.fsid(&c.cur)}
+	l.src = attrSource{fsid: c.fsid(&c.cur), xattrs: xattrsOf(&c.cur) != nil}
 	// Attributes that a directory entry itself has need no look at the inode.
 	free := bits4(nfsv4.FATTR4_TYPE, nfsv4.FATTR4_FILEID, nfsv4.FATTR4_FSID, nfsv4.FATTR4_FILEHANDLE,
 		nfsv4.FATTR4_RDATTR_ERROR, nfsv4.FATTR4_MOUNTED_ON_FILEID)

@@ -204,5 +204,6 @@ func (c *compound) access(o *object) (supported, granted uint32) {
 	if a.Permits(cred, vfs.AccessRead) {
 		granted |= nfsv4.ACCESS4_READ
 	}
-	return supported, granted
+	s, g := c.xattrAccess(o, writable)
+	return supported | s, granted | g
 }

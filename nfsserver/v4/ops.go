@@ -122,8 +122,8 @@ var opTable = [...]opDef{
 	nfsv4.OP_SEEK:           {run: (*compound).opSeek, minor: 2, flags: needsFH},
 	nfsv4.OP_WRITE_SAME:     {run: notSupported, minor: 2},
 	nfsv4.OP_CLONE:          {run: (*compound).opClone, minor: 2, flags: needsFH | changes, room: smallRoom},
-	opGetXattr:              {run: notSupported, minor: 2},
-	opSetXattr:              {run: notSupported, minor: 2},
-	opListXattrs:            {run: notSupported, minor: 2},
-	opRemoveXattr:           {run: notSupported, minor: 2},
+	opGetXattr:              {run: (*compound).opGetXattr, minor: 2, flags: needsFH},
+	opSetXattr:              {run: (*compound).opSetXattr, minor: 2, flags: needsFH | changes, room: smallRoom},
+	opListXattrs:            {run: (*compound).opListXattrs, minor: 2, flags: needsFH},
+	opRemoveXattr:           {run: (*compound).opRemoveXattr, minor: 2, flags: needsFH | changes, room: smallRoom},
 }

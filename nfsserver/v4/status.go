@@ -9,8 +9,11 @@ import (
 // status is nfsstat4.
 type status = nfsv4.Nfsstat4
 
-// errNoXattr is NFS4ERR_NOXATTR of RFC 8276, which the generated types predate.
-const errNoXattr status = 10095
+// NFS4ERR_NOXATTR and NFS4ERR_XATTR2BIG of RFC 8276, which the generated types predate.
+const (
+	errNoXattr   status = 10095
+	errXattr2Big status = 10096
+)
 
 // kindStatus is the NFS status of every kind of error.
 //
