@@ -27,7 +27,8 @@ func TestPosix(t *testing.T) {
 	kclient.Require(t, "git")
 	srv := serverUnderTest(t)
 	n := kclient.NewNet(t)
-	p := srv.start(t, n, dataDir(t))
+	data := dataDir(t)
+	p := srv.start(t, n, data)
 	idle, _ := residentMiB(t, p.Pid())
 	t.Logf("server: %d MiB resident when idle", idle)
 	goRoot, goCache := prepareGo(t)
@@ -86,6 +87,17 @@ func TestPosix(t *testing.T) {
 				runChecks(t, g, mountpoint+checks, also, goForGuest(t, g, goRoot, goCache))
 			})
 		}
+	})
+	t.Run("xattr-survives", func(t *testing.T) {
+		g := guests["4.2"]
+		args := []string{"-file", mountpoint + "/v4.2", "-name", "user.kept", "-value", "value"}
+		g.MustRun(t, time.Minute, kclient.Program("posix", append([]string{"xattr", "-set"}, args...)...))
+		p.Kill(t)
+		srv.start(t, n, data)
+		// A new mount knows nothing but what the server tells.
+		g.Unmount(t, mountpoint)
+		g.Mount(t, srv.mount(n.Addr(), mountpoint, "4.2"))
+		g.MustRun(t, time.Minute, kclient.Program("posix", append([]string{"xattr"}, args...)...))
 	})
 }
 

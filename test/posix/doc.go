@@ -13,6 +13,7 @@
 //	compare  compare two trees: names, types, checksums, modes, sizes, times
 //	hold     take a lock, say so, hold it until the input ends (the second process of the lock checks)
 //	create   create empty files one after the other, print files/s
+//	xattr    set an extended attribute, or compare it with a value
 //	fill     write a file of a given size and fsync it, read it back, print MB/s
 //	contend  count, append, create, rename or replace in a directory in which others do the same
 //	random-io  read, write, truncate, map, punch, allocate, clone and copy at random, compare every byte with a copy in memory

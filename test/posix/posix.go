@@ -49,6 +49,7 @@ type T struct {
 // outcome is how a check ends before its last line.
 type outcome struct {
 	skip bool
+	pass bool // well, and nothing is left to check
 	text string
 }
 
@@ -176,7 +177,7 @@ func (t *T) Self(args ...string) *exec.Cmd {
 // Checks returns all checks in the order they run.
 func Checks() []Check {
 	var all []Check
-	for _, group := range [][]Check{nameChecks(), renameChecks(), dataChecks(), timeChecks(), limitChecks(), permissionChecks(), lockChecks(), directoryChecks(), toolChecks()} {
+	for _, group := range [][]Check{nameChecks(), renameChecks(), dataChecks(), timeChecks(), limitChecks(), permissionChecks(), lockChecks(), directoryChecks(), xattrChecks(), toolChecks()} {
 		all = append(all, group...)
 	}
 	return all
@@ -223,8 +224,11 @@ func runOne(c Check, dir string, o *Options) (verdict, text string) {
 		case nil:
 		case outcome:
 			verdict, text = "FAIL", r.text
-			if r.skip {
+			switch {
+			case r.skip:
 				verdict = "SKIP"
+			case r.pass:
+				verdict = "PASS"
 			}
 		default:
 			verdict, text = "FAIL", fmt.Sprintf("panic: %v\n%s", r, debug.Stack())
@@ -237,9 +241,9 @@ func runOne(c Check, dir string, o *Options) (verdict, text string) {
 
 // Main runs a subcommand; see the package comment.
 func Main(args []string) int {
-	commands := map[string]func([]string) error{"run": mainRun, "copy": mainCopy, "compare": mainCompare, "hold": mainHold, "fill": mainFill, "create": mainCreate, "random-io": mainRandomIO, "contend": mainContend}
+	commands := map[string]func([]string) error{"run": mainRun, "copy": mainCopy, "compare": mainCompare, "hold": mainHold, "fill": mainFill, "create": mainCreate, "random-io": mainRandomIO, "contend": mainContend, "xattr": mainXattr}
 	if len(args) == 0 || commands[args[0]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: run|copy|compare|hold|fill|create|random-io|contend [flags]")
+		fmt.Fprintln(os.Stderr, "usage: run|copy|compare|hold|fill|create|random-io|contend|xattr [flags]")
 		return 2
 	}
 	if err := commands[args[0]](args[1:]); err != nil {
