@@ -65,7 +65,8 @@
 // A read takes one consistent picture under the inode's lock: dirty bytes are
 // copied and the extents of the rest noted. Blocks are immutable, so they may be
 // read afterwards; a block that is gone means that the extents are old, and they are
-// asked again. Sequential streams are read ahead into a cache of block parts.
+// asked again. Sequential streams are read ahead into a cache of block parts; advice (vfs.Advisor) begins a stream, or reads
+// ahead or drops a range at once.
 //
 // # Times of access
 //

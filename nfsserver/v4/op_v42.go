@@ -13,16 +13,26 @@ import (
 //	ALLOCATE, DEALLOCATE  vfs.Allocator: reserve and punch ranges (op_range.go)
 //	CLONE                 vfs.Cloner: share ranges between files of one file system (op_range.go)
 //	GETXATTR and its kin  RFC 8276, see op_xattr.go; xattr_support then tells true
+//	IO_ADVISE             hints that change something
 //
 // SEEK uses vfs.Seeker if there is one. IO_ADVISE works with every file system.
 
-// opIOAdvise is IO_ADVISE (RFC 7862, 15.5). No hint changes anything, and it
-// says so.
+// advices are the hints of IO_ADVISE that a vfs.Advisor can follow.
+var advices = [...]struct {
+	hint   int
+	advice vfs.Advice
+}{
+	{int(nfsv4.IO_ADVISE4_SEQUENTIAL), vfs.AdviseSequential},
+	{int(nfsv4.IO_ADVISE4_WILLNEED), vfs.AdviseWillNeed},
+	{int(nfsv4.IO_ADVISE4_DONTNEED), vfs.AdviseDontNeed},
+}
+
+// opIOAdvise is IO_ADVISE (RFC 7862, 15.5). It answers which hints are followed: none, unless the file system is a
+// vfs.Advisor.
 func (c *compound) opIOAdvise() status {
 	id := c.decodeStateid()
-	c.d.Uint64() // offset
-	c.d.Uint64() // count
-	decodeBitmap(&c.d)
+	offset, count := c.d.Uint64(), c.d.Uint64()
+	hints := decodeBitmap(&c.d)
 	if c.d.Err() != nil {
 		return nfsv4.NFS4ERR_BADXDR
 	}
@@ -30,7 +40,19 @@ func (c *compound) opIOAdvise() status {
 	if st != nfsv4.NFS4_OK {
 		return st
 	}
-	c.endIO(temporary, vfs.OpenRead)
-	c.r.B = appendBitmap(c.r.B, bitmap{})
+	defer c.endIO(temporary, vfs.OpenRead)
+	var followed bitmap
+	if x, ok := c.cur.export.FS.(vfs.Advisor); ok {
+		for _, a := range advices {
+			if !hints.has(a.hint) {
+				continue
+			}
+			// A hint that fails is one that is not followed.
+			if done, err := x.Advise(c.ctx, c.cur.ino, offset, count, a.advice); done && err == nil {
+				followed = followed.or(bits4(a.hint))
+			}
+		}
+	}
+	c.r.B = appendBitmap(c.r.B, followed)
 	return nfsv4.NFS4_OK
 }
