@@ -166,6 +166,7 @@ func (s *Server) Serve(ln net.Listener) error { return s.rpc.Serve(ln) }
 // Shutdown stops accepting and reading, lets running calls finish and be
 // answered until ctx ends, and waits for everything the server started.
 func (s *Server) Shutdown(ctx context.Context) error {
+	s.v4.Shutdown(ctx)
 	err := s.rpc.Shutdown(ctx)
 	s.stop()
 	s.done.Wait()

@@ -8,6 +8,7 @@ import (
 	"github.com/rackfs/rackfs/internal/xdr"
 	"github.com/rackfs/rackfs/nfsserver/rpc"
 	"github.com/rackfs/rackfs/nfsserver/state"
+	"github.com/rackfs/rackfs/vfs"
 )
 
 // maxSecParms bounds callback security parameters in one request.
@@ -126,17 +127,21 @@ func appendChannel(b []byte, a *state.ChannelAttrs) []byte {
 	return xdr.AppendUint32(b, 0)
 }
 
-// skipSecParms reads callback_sec_parms4<>: callbacks carry AUTH_NONE or
-// AUTH_SYS whatever is offered, so only the form is checked.
-func (c *compound) skipSecParms() {
+// decodeSecParms reads callback_sec_parms4<> and returns the credentials of callbacks: AUTH_SYS as the client wants to
+// see it if it offers that, else AUTH_NONE.
+func (c *compound) decodeSecParms() (cred []byte) {
 	for range c.d.Count(maxSecParms, 4) {
 		switch rpc.Flavor(c.d.Uint32()) {
 		case rpc.AuthNone:
 		case rpc.AuthSys:
+			start := c.d.Offset()
 			c.d.Uint32()    // stamp
 			c.d.Opaque(255) // machine name
 			c.d.Skip(8)     // uid, gid
 			c.d.Skip(4 * c.d.Count(16, 4))
+			if c.d.Err() == nil {
+				cred = xdr.AppendOpaque(xdr.AppendUint32(nil, uint32(rpc.AuthSys)), c.d.Since(start))
+			}
 		case rpc.AuthGSS:
 			c.d.Uint32() // service
 			c.d.Opaque(c.d.Len())
@@ -145,6 +150,7 @@ func (c *compound) skipSecParms() {
 			c.d.Fail(xdr.ErrLength)
 		}
 	}
+	return cred
 }
 
 // opCreateSession is CREATE_SESSION (RFC 8881, 18.36).
@@ -159,13 +165,16 @@ func (c *compound) opCreateSession() status {
 		Conn:      c.req.Conn.ID(),
 	}
 	a.CallbackProgram = c.d.Uint32()
-	c.skipSecParms()
+	cred := c.decodeSecParms()
 	if c.d.Err() != nil {
 		return nfsv4.NFS4ERR_BADXDR
 	}
 	res, eff, st := c.s.cfg.State.CreateSession(c.now, a)
 	if st = c.apply(eff, st); st != nfsv4.NFS4_OK {
 		return st
+	}
+	if res.Flags&nfsv4.CREATE_SESSION4_FLAG_CONN_BACK_CHAN != 0 {
+		c.s.back.bound(c.req.Conn, res.SessionID, c.minor, cred)
 	}
 	b := append(c.r.B, res.SessionID[:]...)
 	b = xdr.AppendUint32(b, res.Sequence)
@@ -210,6 +219,10 @@ func (c *compound) opBindConn() status {
 	if st != nfsv4.NFS4_OK {
 		return st
 	}
+	if got != nfsv4.CDFS4_FORE {
+		// A client that has not said how it wants to be called gets AUTH_SYS of nobody in particular.
+		c.s.back.bound(c.req.Conn, id, c.minor, rpc.AuthSysCred("", &vfs.Root))
+	}
 	b := append(c.r.B, id[:]...)
 	b = xdr.AppendInt32(b, int32(got))
 	c.r.B = xdr.AppendBool(b, false)
@@ -219,7 +232,7 @@ func (c *compound) opBindConn() status {
 // opBackchannelCtl is BACKCHANNEL_CTL (RFC 8881, 18.33).
 func (c *compound) opBackchannelCtl() status {
 	program := c.d.Uint32()
-	c.skipSecParms()
+	c.decodeSecParms()
 	if c.d.Err() != nil {
 		return nfsv4.NFS4ERR_BADXDR
 	}

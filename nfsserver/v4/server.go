@@ -81,6 +81,9 @@ type Server struct {
 	// fileSystems holds the vfs.FS by id of every file system that ever had an
 	// open here: closes must reach it after its export was taken away.
 	fileSystems sync.Map // uint64 -> vfs.FS
+
+	back   backchannels
+	copies copies
 }
 
 // New returns a server.
@@ -99,6 +102,7 @@ func New(cfg Config) *Server {
 	}
 	s := &Server{cfg: cfg, readMemory: semaphore.NewWeighted(int64(max(cfg.ReadMemory, cfg.MaxIO)))}
 	s.ring.Store(cfg.Ring)
+	s.copies.init()
 	s.compounds.New = func() any { return &compound{} }
 	s.buffers.New = func() any {
 		b := &readBuffer{b: make([]byte, cfg.MaxIO)}
@@ -131,7 +135,10 @@ func (s *Server) ServeRPC(ctx context.Context, req *rpc.Request) {
 }
 
 // ConnClosed forgets what a connection was bound to.
-func (s *Server) ConnClosed(c *rpc.Conn) { s.cfg.State.ConnClosed(c.ID()) }
+func (s *Server) ConnClosed(c *rpc.Conn) {
+	s.cfg.State.ConnClosed(c.ID())
+	s.back.connClosed(c.ID())
+}
 
 // Tick ends leases and the grace period that are over. The owner calls it about
 // once a second.
@@ -140,7 +147,13 @@ func (s *Server) Tick(ctx context.Context) {
 	if err := s.apply(ctx, &eff); err != nil {
 		s.cfg.Logger.Warn("nfs: client state could not be stored; will be tried again", "err", err)
 	}
+	s.back.prune(s.cfg.State.HasSession)
+	s.copies.tick(s)
 }
+
+// Shutdown ends what goes on in the background, asynchronous copies, and waits for it. Their clients hear how far they came.
+// Connections are still there; no request begins after it.
+func (s *Server) Shutdown(ctx context.Context) { s.copies.shutdown(ctx) }
 
 // apply carries out effects, or hands them back for a later try.
 func (s *Server) apply(ctx context.Context, eff *state.Effects) error {

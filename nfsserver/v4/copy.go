@@ -1,0 +1,103 @@
+package v4
+
+import (
+	"context"
+	"time"
+
+	"github.com/rackfs/rackfs/vfs"
+)
+
+const (
+	// copyClone is how much is cloned at a time, copyBytes how much at most is read and written, so that a copy can be
+	// stopped and its progress told.
+	copyClone = 1 << 30
+	copyBytes = 1 << 20
+)
+
+// copyEnd is one end of a copy.
+type copyEnd struct {
+	fs  vfs.FS
+	ino vfs.Ino
+	off uint64
+}
+
+// copying copies a range of a file to another, of any file system here. What lies at the same place of pages of 4 KiB of one file system is
+// cloned, the rest is read and written through one buffer. It copies in ascending order; the source may change meanwhile.
+type copying struct {
+	src, dst copyEnd
+	cred     vfs.Cred // who writes
+	n        uint64   // bytes to copy
+	done     uint64
+	bytes    uint64 // of done, that were read and written
+	cloner   vfs.Cloner
+}
+
+func newCopying(src, dst copyEnd, sameFS bool, cred *vfs.Cred, n uint64) *copying {
+	c := &copying{src: src, dst: dst, cred: *cred, n: n}
+	if sameFS && (src.off-dst.off)%vfs.CloneAlign == 0 {
+		c.cloner, _ = dst.fs.(vfs.Cloner)
+	}
+	return c
+}
+
+// step copies the next piece, through buf if bytes move. At the end of the source nothing is left to copy.
+func (c *copying) step(ctx context.Context, buf []byte) error {
+	src, dst := c.src.off+c.done, c.dst.off+c.done
+	left := c.n - c.done
+	if c.cloner != nil {
+		switch into := src % vfs.CloneAlign; {
+		case into != 0:
+			left = min(left, vfs.CloneAlign-into)
+		case left >= vfs.CloneAlign:
+			whole := min(left&^(vfs.CloneAlign-1), copyClone)
+			err := c.cloner.Clone(ctx, &c.cred, c.src.ino, src, c.dst.ino, dst, whole)
+			if err == nil {
+				c.done += whole
+				return nil
+			}
+			// The source is shorter by now, or cannot be cloned: reading tells.
+			if ctx.Err() != nil {
+				return err
+			}
+			if vfs.KindOf(err) == vfs.KindNotSupported {
+				c.cloner = nil
+			}
+		}
+	}
+	n, eof, err := c.src.fs.Read(ctx, c.src.ino, src, buf[:min(left, uint64(len(buf)))])
+	if err != nil {
+		return err
+	}
+	if n > 0 {
+		if _, _, err := c.dst.fs.Write(ctx, &c.cred, c.dst.ino, dst, buf[:n], vfs.Unstable); err != nil {
+			return err
+		}
+		c.done += uint64(n)
+		c.bytes += uint64(n)
+	}
+	if eof {
+		c.n = c.done
+	}
+	return nil
+}
+
+// run copies until all is done, or until keep, which is asked after each piece, says no.
+func (c *copying) run(ctx context.Context, buf []byte, keep func() bool) error {
+	for c.done < c.n && keep() {
+		if err := c.step(ctx, buf); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// commit makes what was copied durable and returns the verifier.
+func (c *copying) commit(ctx context.Context) (vfs.Verifier, error) {
+	return c.dst.fs.Commit(ctx, c.dst.ino, c.dst.off, c.done)
+}
+
+// bound is how far a copy goes before its client is answered.
+type bound struct {
+	bytes uint64 // that are read and written
+	time  time.Duration
+}

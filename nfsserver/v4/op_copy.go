@@ -1,0 +1,378 @@
+package v4
+
+import (
+	"context"
+	"crypto/rand"
+	"sync"
+	"time"
+
+	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
+
+	"github.com/rackfs/rackfs/internal/xdr"
+	"github.com/rackfs/rackfs/nfsserver/state"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// COPY (RFC 7862, 15.2) within this server. It is done while its client waits as long as that is not long, which clones never are;
+// then the client that allows it gets a stateid, and hears of the end by CB_OFFLOAD; another gets a short answer and asks for
+// the rest. All bytes of an answer are durable.
+//
+// A copy that goes on in the background has its files open, so CLOSE does not end it. It ends with its client. What it did is lost to its client when
+// this server is killed: clients that must find their state again after that also begin such copies again.
+
+const (
+	// copySyncBytes and copySyncTime bound what a client waits for.
+	copySyncBytes = 64 << 20
+	copySyncTime  = 2 * time.Second
+
+	// maxCopies are under way at once in the background, of all clients.
+	maxCopies = 16
+	// copyKept is how long the end of one is remembered for OFFLOAD_STATUS, and for how long its client is called.
+	copyKept = 2 * time.Minute
+	// copyRetry is how long one waits before it tries again what failed for now, copyPatience how long in all.
+	copyRetry    = time.Second
+	copyPatience = 5 * time.Minute
+	// maxSourceServers bounds ca_source_server.
+	maxSourceServers = 64
+)
+
+// opCopy is COPY: from the saved filehandle to the current one.
+func (c *compound) opCopy() status {
+	src := c.decodeStateid()
+	dst := c.decodeStateid()
+	from, to, count := c.d.Uint64(), c.d.Uint64(), c.d.Uint64()
+	c.d.Bool() // consecutive: it always is
+	wait := c.d.Bool()
+	others := c.d.Count(maxSourceServers, 8)
+	for range others {
+		skipNetloc(&c.d)
+	}
+	if c.d.Err() != nil {
+		return nfsv4.NFS4ERR_BADXDR
+	}
+	if others > 0 {
+		return nfsv4.NFS4ERR_NOTSUPP // the source is on another server (RFC 7862, 4.1)
+	}
+	end, st := c.startPair(src, dst)
+	if st != nfsv4.NFS4_OK {
+		return st
+	}
+	defer end()
+	size := c.saved.attr.Size // after the stateid was checked it could only be newer
+	switch {
+	case from > size || count > size-from:
+		return nfsv4.NFS4ERR_INVAL
+	case count == 0:
+		count = size - from
+	}
+	if to > vfs.MaxSize || count > vfs.MaxSize-to {
+		return nfsv4.NFS4ERR_FBIG
+	}
+	same := c.saved.export.FSID == c.cur.export.FSID
+	if same && c.saved.ino == c.cur.ino && from < to+count && to < from+count {
+		return nfsv4.NFS4ERR_INVAL
+	}
+	buf := c.readBuffer()
+	if buf == nil {
+		return nfsv4.NFS4ERR_DELAY
+	}
+	defer func() {
+		if buf != nil {
+			buf.release()
+		}
+	}()
+	c.changed()
+	job := newCopying(copyEnd{c.saved.export.FS, c.saved.ino, from}, copyEnd{c.cur.export.FS, c.cur.ino, to}, same, c.fsCred(), count)
+	began := c.s.cfg.Now()
+	err := job.run(c.ctx, c.copyBuffer(buf), func() bool {
+		return job.bytes < c.s.copies.sync.bytes && c.s.cfg.Now().Sub(began) < c.s.copies.sync.time || job.done == 0
+	})
+	if err != nil && job.done == 0 {
+		return statusOf(err, true)
+	}
+	if err == nil && job.done < job.n && !wait && c.s.canCallBack(c.clientID()) {
+		if id, ok := c.s.copies.start(c, job, buf); ok {
+			buf = nil
+			c.appendWrite(&id, 0, nfsv4.UNSTABLE4, vfs.Verifier{}, false)
+			return nfsv4.NFS4_OK
+		}
+	}
+	// Short if it is not all; the client asks again.
+	verifier, err := job.commit(c.ctx)
+	if err != nil {
+		return statusOf(err, true)
+	}
+	c.appendWrite(nil, job.done, nfsv4.FILE_SYNC4, verifier, true)
+	return nfsv4.NFS4_OK
+}
+
+// copyBuffer is room for copyBytes.
+func (c *compound) copyBuffer(b *readBuffer) []byte { return b.b[:min(len(b.b), copyBytes)] }
+
+func skipNetloc(d *xdr.Decoder) {
+	switch nfsv4.NetlocType4(d.Int32()) {
+	case nfsv4.NL4_NAME, nfsv4.NL4_URL:
+		d.Opaque(d.Len())
+	case nfsv4.NL4_NETADDR:
+		d.Opaque(d.Len())
+		d.Opaque(d.Len())
+	default:
+		d.Fail(xdr.ErrLength)
+	}
+}
+
+// appendWrite appends COPY4resok.
+func (c *compound) appendWrite(id *state.Stateid, n uint64, how nfsv4.StableHow4, v vfs.Verifier, synchronous bool) {
+	b := c.r.B
+	if id == nil {
+		b = xdr.AppendUint32(b, 0)
+	} else {
+		b = appendStateid(xdr.AppendUint32(b, 1), *id)
+	}
+	b = xdr.AppendUint64(b, n)
+	b = xdr.AppendInt32(b, int32(how))
+	b = append(b, v[:]...)
+	b = xdr.AppendBool(b, true) // consecutive
+	c.r.B = xdr.AppendBool(b, synchronous)
+}
+
+// copies are those that go on in the background, and those that ended lately.
+type copies struct {
+	sync bound
+
+	ctx    context.Context // ends with stop
+	stop   context.CancelFunc
+	active sync.WaitGroup
+
+	mu   sync.Mutex // guards the fields below, and done, status, ended of the copies
+	jobs map[[12]byte]*offload
+}
+
+// offload is one of them.
+type offload struct {
+	id     state.Stateid
+	client state.ClientID
+	cancel context.CancelFunc // ends it without a callback
+
+	done   uint64
+	status status
+	ended  time.Time // zero: it goes on
+}
+
+func (cs *copies) init() {
+	cs.sync, cs.jobs = bound{copySyncBytes, copySyncTime}, make(map[[12]byte]*offload)
+	cs.ctx, cs.stop = context.WithCancel(context.Background())
+}
+
+// start lets job go on in the background with buf, unless too many do.
+func (cs *copies) start(c *compound, job *copying, buf *readBuffer) (state.Stateid, bool) {
+	s, ring, fh := c.s, c.enc.ring, c.cur.handle() // c is used again for another request
+	// Its own opens: the client may close the files.
+	open := func(o *object, f vfs.OpenFlags) bool {
+		_, err := o.export.FS.Open(c.ctx, &vfs.Root, o.ino, f, true)
+		c.s.remember(o.export.FSID, o.export.FS)
+		return err == nil
+	}
+	src, dst := c.saved.file(), c.cur.file()
+	if !open(&c.saved, vfs.OpenRead) {
+		return state.Stateid{}, false
+	}
+	if !open(&c.cur, vfs.OpenWrite) {
+		c.s.closeFile(c.ctx, src, vfs.OpenRead)
+		return state.Stateid{}, false
+	}
+	closeBoth := func(ctx context.Context) {
+		s.closeFile(ctx, dst, vfs.OpenWrite)
+		s.closeFile(ctx, src, vfs.OpenRead)
+	}
+	ctx, cancel := context.WithCancel(cs.ctx)
+	o := &offload{id: state.Stateid{Seqid: 1}, client: c.clientID(), cancel: cancel, done: job.done}
+	rand.Read(o.id.Other[:])
+	if !cs.add(o) {
+		cancel()
+		closeBoth(c.ctx)
+		return state.Stateid{}, false
+	}
+	data := c.copyBuffer(buf)
+	go func() {
+		defer cs.active.Done()
+		defer cancel()
+		verifier, err := cs.carryOn(ctx, job, o, data)
+		buf.release()
+		closeBoth(ctx)
+		cs.end(o, job.done, statusOf(err, false), s.cfg.Now())
+		if ctx.Err() != nil && cs.ctx.Err() == nil {
+			return // OFFLOAD_CANCEL, or the client is gone
+		}
+		s.tellOffload(o.client, ring.Append(nil, fh), o.id, job.done, verifier, err)
+	}()
+	return o.id, true
+}
+
+// add counts o if there is room.
+func (cs *copies) add(o *offload) bool {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	running := 0
+	for _, j := range cs.jobs {
+		if j.ended.IsZero() {
+			running++
+		}
+	}
+	if running >= maxCopies || cs.ctx.Err() != nil {
+		return false
+	}
+	cs.jobs[o.id.Other] = o
+	cs.active.Add(1)
+	return true
+}
+
+// carryOn copies the rest. What fails for now is tried again.
+func (cs *copies) carryOn(ctx context.Context, job *copying, o *offload, buf []byte) (v vfs.Verifier, err error) {
+	failing := time.Time{}
+	for {
+		before := job.done
+		err = job.run(ctx, buf, func() bool {
+			cs.mu.Lock()
+			o.done = job.done
+			cs.mu.Unlock()
+			return ctx.Err() == nil
+		})
+		// Also what was copied before a failure or the end of this server.
+		durable, cancel := context.WithTimeout(context.WithoutCancel(ctx), copyPatience)
+		if v2, err2 := job.commit(durable); err2 == nil {
+			v = v2
+		} else if err == nil {
+			err = err2
+		}
+		cancel()
+		if job.done > before {
+			failing = time.Time{}
+		}
+		now := time.Now()
+		if failing.IsZero() {
+			failing = now
+		}
+		if err == nil || ctx.Err() != nil || !vfs.KindOf(err).Retryable() || now.Sub(failing) > copyPatience {
+			return v, err
+		}
+		select {
+		case <-time.After(copyRetry):
+		case <-ctx.Done():
+			return v, err
+		}
+	}
+}
+
+func (cs *copies) end(o *offload, done uint64, st status, now time.Time) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	o.done, o.status, o.ended = done, st, now
+}
+
+// tellOffload is CB_OFFLOAD (RFC 7862, 16.1).
+func (s *Server) tellOffload(client state.ClientID, fh []byte, id state.Stateid, done uint64, v vfs.Verifier, err error) {
+	var info nfsv4.OffloadInfo4 = &nfsv4.OffloadInfo4_NFS4_OK{CoaResok4: nfsv4.WriteResponse4{
+		WrCount: done, WrCommitted: nfsv4.FILE_SYNC4, WrWriteverf: v,
+	}}
+	if err != nil && done == 0 {
+		info = &nfsv4.OffloadInfo4_default{CoaStatus: statusOf(err, false), CoaBytesCopied: 0}
+	}
+	// Also when this server ends: a client that hears nothing waits for ever.
+	limit := copyKept
+	if s.copies.ctx.Err() != nil {
+		limit = callbackTimeout
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	res, err := s.callBack(ctx, client, &nfsv4.NfsCbArgop4_OP_CB_OFFLOAD{Opcboffload: nfsv4.CbOffload4args{
+		CoaFh: fh, CoaStateid: id, CoaOffloadInfo: info,
+	}})
+	if err != nil {
+		s.cfg.Logger.Warn("nfs: a client was not told that its copy ended", "client", client, "bytes", done, "err", err)
+		return
+	}
+	if r, ok := res.(*nfsv4.NfsCbResop4_OP_CB_OFFLOAD); ok && r.Opcboffload.CorStatus != nfsv4.NFS4_OK {
+		s.cfg.Logger.Info("nfs: the end of a copy is of no interest to its client", "client", client, "status", r.Opcboffload.CorStatus)
+	}
+}
+
+// find is the copy of a client with a stateid, nil if there is none.
+func (cs *copies) find(client state.ClientID, id state.Stateid) *offload {
+	if o := cs.jobs[id.Other]; o != nil && o.client == client && (id.Seqid == 0 || id.Seqid == o.id.Seqid) {
+		return o
+	}
+	return nil
+}
+
+// tick forgets copies that ended long ago and stops those of clients that are gone.
+func (cs *copies) tick(s *Server) {
+	now := s.cfg.Now()
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	for id, o := range cs.jobs {
+		_, alive := s.cfg.State.Backchannels(o.client)
+		switch {
+		case !o.ended.IsZero() && (!alive || now.Sub(o.ended) > copyKept):
+			delete(cs.jobs, id)
+		case o.ended.IsZero() && !alive:
+			o.cancel()
+		}
+	}
+}
+
+func (cs *copies) shutdown(ctx context.Context) {
+	cs.stop()
+	done := make(chan struct{})
+	go func() {
+		cs.active.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		<-done // callbacks are bounded, and so is a commit
+	}
+}
+
+// opOffloadStatus is OFFLOAD_STATUS (RFC 7862, 15.9).
+func (c *compound) opOffloadStatus() status {
+	id := c.decodeStateid()
+	if c.d.Err() != nil {
+		return nfsv4.NFS4ERR_BADXDR
+	}
+	cs := &c.s.copies
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	o := cs.find(c.clientID(), id)
+	if o == nil {
+		return nfsv4.NFS4ERR_BAD_STATEID
+	}
+	c.r.B = xdr.AppendUint64(c.r.B, o.done)
+	if o.ended.IsZero() {
+		c.r.B = xdr.AppendUint32(c.r.B, 0)
+	} else {
+		c.r.B = xdr.AppendUint32(xdr.AppendUint32(c.r.B, 1), uint32(o.status))
+	}
+	return nfsv4.NFS4_OK
+}
+
+// opOffloadCancel is OFFLOAD_CANCEL (RFC 7862, 15.8).
+func (c *compound) opOffloadCancel() status {
+	id := c.decodeStateid()
+	if c.d.Err() != nil {
+		return nfsv4.NFS4ERR_BADXDR
+	}
+	cs := &c.s.copies
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	o := cs.find(c.clientID(), id)
+	if o == nil {
+		return nfsv4.NFS4ERR_BAD_STATEID
+	}
+	o.cancel()
+	if !o.ended.IsZero() {
+		delete(cs.jobs, id.Other)
+	}
+	return nfsv4.NFS4_OK
+}
