@@ -2,7 +2,6 @@ package v4
 
 import (
 	"context"
-	"time"
 
 	"github.com/rackfs/rackfs/vfs"
 )
@@ -94,10 +93,4 @@ func (c *copying) run(ctx context.Context, buf []byte, keep func() bool) error {
 // commit makes what was copied durable and returns the verifier.
 func (c *copying) commit(ctx context.Context) (vfs.Verifier, error) {
 	return c.dst.fs.Commit(ctx, c.dst.ino, c.dst.off, c.done)
-}
-
-// bound is how far a copy goes before its client is answered.
-type bound struct {
-	bytes uint64 // that are read and written
-	time  time.Duration
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
@@ -85,7 +86,7 @@ func (c *compound) opCopy() status {
 	job := newCopying(copyEnd{c.saved.export.FS, c.saved.ino, from}, copyEnd{c.cur.export.FS, c.cur.ino, to}, same, c.fsCred(), count)
 	began := c.s.cfg.Now()
 	err := job.run(c.ctx, c.copyBuffer(buf), func() bool {
-		return job.bytes < c.s.copies.sync.bytes && c.s.cfg.Now().Sub(began) < c.s.copies.sync.time || job.done == 0
+		return job.bytes < c.s.copies.syncBytes.Load() && c.s.cfg.Now().Sub(began) < copySyncTime || job.done == 0
 	})
 	if err != nil && job.done == 0 {
 		return statusOf(err, true)
@@ -138,7 +139,7 @@ func (c *compound) appendWrite(id *state.Stateid, n uint64, how nfsv4.StableHow4
 
 // copies are those that go on in the background, and those that ended lately.
 type copies struct {
-	sync bound
+	syncBytes atomic.Uint64 // copySyncBytes
 
 	ctx    context.Context // ends with stop
 	stop   context.CancelFunc
@@ -160,7 +161,8 @@ type offload struct {
 }
 
 func (cs *copies) init() {
-	cs.sync, cs.jobs = bound{copySyncBytes, copySyncTime}, make(map[[12]byte]*offload)
+	cs.syncBytes.Store(copySyncBytes)
+	cs.jobs = make(map[[12]byte]*offload)
 	cs.ctx, cs.stop = context.WithCancel(context.Background())
 }
 
