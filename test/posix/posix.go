@@ -177,7 +177,7 @@ func (t *T) Self(args ...string) *exec.Cmd {
 // Checks returns all checks in the order they run.
 func Checks() []Check {
 	var all []Check
-	for _, group := range [][]Check{nameChecks(), renameChecks(), dataChecks(), timeChecks(), limitChecks(), permissionChecks(), lockChecks(), directoryChecks(), xattrChecks(), toolChecks()} {
+	for _, group := range [][]Check{nameChecks(), renameChecks(), dataChecks(), rangeChecks(), timeChecks(), limitChecks(), permissionChecks(), lockChecks(), directoryChecks(), xattrChecks(), toolChecks()} {
 		all = append(all, group...)
 	}
 	return all
