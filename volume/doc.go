@@ -60,6 +60,13 @@
 // and drops what was cut off after it succeeded. Nothing of the inode is flushed while the command is under way: it would come
 // after it and bring back what was cut off.
 //
+// # Ranges
+//
+// Deallocate, Allocate and Clone hold the gate of the inode (of both, in the order of their numbers) exclusively, flush everything
+// and then run commands that each do a bounded piece, so that no buffered byte comes after what should replace it. Seek
+// asks the metadata where extents are and adds what is dirty; when the extents change meanwhile it asks again, and in the
+// end keeps writers out for a moment. Reserved extents are known to the metadata only: here they are holes.
+//
 // # Reads
 //
 // A read takes one consistent picture under the inode's lock: dirty bytes are
