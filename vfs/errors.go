@@ -55,6 +55,7 @@ const (
 	KindCanceled           // the caller gave up
 	KindUnauthorized       // who the caller is was not proven
 	KindInternal           // a bug: an invariant did not hold
+	KindExpired            // the NFS client that the command names was released: all it had is void
 	kindEnd
 )
 
@@ -107,6 +108,7 @@ var kindTable = [kindEnd]kindInfo{
 	KindCanceled:      {"canceled", syscall.EINTR, 499},
 	KindUnauthorized:  {"not authenticated", syscall.EACCES, http.StatusUnauthorized},
 	KindInternal:      {"internal error", syscall.EIO, http.StatusInternalServerError},
+	KindExpired:       {"client released", syscall.EIO, http.StatusGone},
 }
 
 func (k Kind) String() string {

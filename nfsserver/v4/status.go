@@ -63,6 +63,7 @@ var kindStatus = [...]status{
 	vfs.KindCanceled:      nfsv4.NFS4ERR_IO,
 	vfs.KindUnauthorized:  nfsv4.NFS4ERR_ACCESS,
 	vfs.KindInternal:      nfsv4.NFS4ERR_SERVERFAULT,
+	vfs.KindExpired:       nfsv4.NFS4ERR_EXPIRED,
 }
 
 // statusOf is the status for err. idempotent says that doing the operation

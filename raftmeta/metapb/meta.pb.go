@@ -77,6 +77,55 @@ func (OriginKind) EnumDescriptor() ([]byte, []int) {
 	return file_meta_proto_rawDescGZIP(), []int{0}
 }
 
+type LockType int32
+
+const (
+	LockType_LOCK_NONE  LockType = 0
+	LockType_LOCK_READ  LockType = 1
+	LockType_LOCK_WRITE LockType = 2
+)
+
+// Enum value maps for LockType.
+var (
+	LockType_name = map[int32]string{
+		0: "LOCK_NONE",
+		1: "LOCK_READ",
+		2: "LOCK_WRITE",
+	}
+	LockType_value = map[string]int32{
+		"LOCK_NONE":  0,
+		"LOCK_READ":  1,
+		"LOCK_WRITE": 2,
+	}
+)
+
+func (x LockType) Enum() *LockType {
+	p := new(LockType)
+	*p = x
+	return p
+}
+
+func (x LockType) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (LockType) Descriptor() protoreflect.EnumDescriptor {
+	return file_meta_proto_enumTypes[1].Descriptor()
+}
+
+func (LockType) Type() protoreflect.EnumType {
+	return &file_meta_proto_enumTypes[1]
+}
+
+func (x LockType) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use LockType.Descriptor instead.
+func (LockType) EnumDescriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{1}
+}
+
 type FileSystemState int32
 
 const (
@@ -116,11 +165,11 @@ func (x FileSystemState) String() string {
 }
 
 func (FileSystemState) Descriptor() protoreflect.EnumDescriptor {
-	return file_meta_proto_enumTypes[1].Descriptor()
+	return file_meta_proto_enumTypes[2].Descriptor()
 }
 
 func (FileSystemState) Type() protoreflect.EnumType {
-	return &file_meta_proto_enumTypes[1]
+	return &file_meta_proto_enumTypes[2]
 }
 
 func (x FileSystemState) Number() protoreflect.EnumNumber {
@@ -129,7 +178,7 @@ func (x FileSystemState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use FileSystemState.Descriptor instead.
 func (FileSystemState) EnumDescriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{1}
+	return file_meta_proto_rawDescGZIP(), []int{2}
 }
 
 type StoreState int32
@@ -165,11 +214,11 @@ func (x StoreState) String() string {
 }
 
 func (StoreState) Descriptor() protoreflect.EnumDescriptor {
-	return file_meta_proto_enumTypes[2].Descriptor()
+	return file_meta_proto_enumTypes[3].Descriptor()
 }
 
 func (StoreState) Type() protoreflect.EnumType {
-	return &file_meta_proto_enumTypes[2]
+	return &file_meta_proto_enumTypes[3]
 }
 
 func (x StoreState) Number() protoreflect.EnumNumber {
@@ -178,7 +227,7 @@ func (x StoreState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StoreState.Descriptor instead.
 func (StoreState) EnumDescriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{2}
+	return file_meta_proto_rawDescGZIP(), []int{3}
 }
 
 type PGState int32
@@ -211,11 +260,11 @@ func (x PGState) String() string {
 }
 
 func (PGState) Descriptor() protoreflect.EnumDescriptor {
-	return file_meta_proto_enumTypes[3].Descriptor()
+	return file_meta_proto_enumTypes[4].Descriptor()
 }
 
 func (PGState) Type() protoreflect.EnumType {
-	return &file_meta_proto_enumTypes[3]
+	return &file_meta_proto_enumTypes[4]
 }
 
 func (x PGState) Number() protoreflect.EnumNumber {
@@ -224,7 +273,54 @@ func (x PGState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PGState.Descriptor instead.
 func (PGState) EnumDescriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{3}
+	return file_meta_proto_rawDescGZIP(), []int{4}
+}
+
+type ClientState int32
+
+const (
+	ClientState_CLIENT_ACTIVE ClientState = 0
+	// Its end was decided: what it has is being released at the namespace shards, then the record goes. Whoever finds it so may finish it.
+	ClientState_CLIENT_RELEASING ClientState = 1
+)
+
+// Enum value maps for ClientState.
+var (
+	ClientState_name = map[int32]string{
+		0: "CLIENT_ACTIVE",
+		1: "CLIENT_RELEASING",
+	}
+	ClientState_value = map[string]int32{
+		"CLIENT_ACTIVE":    0,
+		"CLIENT_RELEASING": 1,
+	}
+)
+
+func (x ClientState) Enum() *ClientState {
+	p := new(ClientState)
+	*p = x
+	return p
+}
+
+func (x ClientState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ClientState) Descriptor() protoreflect.EnumDescriptor {
+	return file_meta_proto_enumTypes[5].Descriptor()
+}
+
+func (ClientState) Type() protoreflect.EnumType {
+	return &file_meta_proto_enumTypes[5]
+}
+
+func (x ClientState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ClientState.Descriptor instead.
+func (ClientState) EnumDescriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{5}
 }
 
 type BlockState int32
@@ -263,11 +359,11 @@ func (x BlockState) String() string {
 }
 
 func (BlockState) Descriptor() protoreflect.EnumDescriptor {
-	return file_meta_proto_enumTypes[4].Descriptor()
+	return file_meta_proto_enumTypes[6].Descriptor()
 }
 
 func (BlockState) Type() protoreflect.EnumType {
-	return &file_meta_proto_enumTypes[4]
+	return &file_meta_proto_enumTypes[6]
 }
 
 func (x BlockState) Number() protoreflect.EnumNumber {
@@ -276,7 +372,7 @@ func (x BlockState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use BlockState.Descriptor instead.
 func (BlockState) EnumDescriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{4}
+	return file_meta_proto_rawDescGZIP(), []int{6}
 }
 
 type MemberAction int32
@@ -315,11 +411,11 @@ func (x MemberAction) String() string {
 }
 
 func (MemberAction) Descriptor() protoreflect.EnumDescriptor {
-	return file_meta_proto_enumTypes[5].Descriptor()
+	return file_meta_proto_enumTypes[7].Descriptor()
 }
 
 func (MemberAction) Type() protoreflect.EnumType {
-	return &file_meta_proto_enumTypes[5]
+	return &file_meta_proto_enumTypes[7]
 }
 
 func (x MemberAction) Number() protoreflect.EnumNumber {
@@ -328,7 +424,7 @@ func (x MemberAction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use MemberAction.Descriptor instead.
 func (MemberAction) EnumDescriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{5}
+	return file_meta_proto_rawDescGZIP(), []int{7}
 }
 
 // Entry is the body of one Raft log entry: callers' commands, in order. Each
@@ -391,7 +487,8 @@ func (x *Entry) GetCommands() []*Command {
 // is not registered (any more): KindUnknownOrigin. A higher seq forgets the
 // slot's older results. origin 0 is allowed only for commands that are idempotent
 // by themselves (RegisterOrigin, ExpireOrigin, RaiseLevel, Purge, CreateNamespace, ReapBlocks, ChangePGs, ReplaceStore,
-// PutX but for PutNFSClient).
+// PutX but for PutNFSClient, PutClient and PutSession, ReleaseClients, ReleaseSession, ForgetClients, and
+// RemoveClient with an expected origin).
 type Identity struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Origin        uint64                 `protobuf:"varint,1,opt,name=origin,proto3" json:"origin,omitempty"`
@@ -460,9 +557,92 @@ func (x *Identity) GetOpIndex() uint32 {
 	return 0
 }
 
+// Call is a second identity of a mutation, from level 3: the operation of an NFS client's request that it carries out. The
+// shard keeps the results of the newest seq of every (session, slot), by op_index, until the session or the client is
+// released. It is looked at after Identity, which tells repetitions by one gateway, and before everything else, so that a request which
+// the client sends again, to a restarted gateway or to another one, has the outcome of the first. Equal seq and op_index: the
+// stored result, without what only its first origin has (a lease, an orphan's hold); KindChanged if it is that of another operation. A
+// lower seq: KindSuperseded. A client that was released: KindExpired.
+type Call struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       []byte                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"` // 16 bytes
+	Client        uint64                 `protobuf:"varint,2,opt,name=client,proto3" json:"client,omitempty"`
+	Slot          uint32                 `protobuf:"varint,3,opt,name=slot,proto3" json:"slot,omitempty"` // below 1024
+	Seq           uint64                 `protobuf:"varint,4,opt,name=seq,proto3" json:"seq,omitempty"`   // NFS sequence ids have 32 bits and wrap around: the gateway makes them longer
+	OpIndex       uint32                 `protobuf:"varint,5,opt,name=op_index,json=opIndex,proto3" json:"op_index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Call) Reset() {
+	*x = Call{}
+	mi := &file_meta_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Call) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Call) ProtoMessage() {}
+
+func (x *Call) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Call.ProtoReflect.Descriptor instead.
+func (*Call) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Call) GetSession() []byte {
+	if x != nil {
+		return x.Session
+	}
+	return nil
+}
+
+func (x *Call) GetClient() uint64 {
+	if x != nil {
+		return x.Client
+	}
+	return 0
+}
+
+func (x *Call) GetSlot() uint32 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+func (x *Call) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *Call) GetOpIndex() uint32 {
+	if x != nil {
+		return x.OpIndex
+	}
+	return 0
+}
+
 type Command struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    *Identity              `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Call  *Call                  `protobuf:"bytes,6,opt,name=call,proto3" json:"call,omitempty"` // level 3; absent: the command is no NFS client's
 	// The proposer's clock, stamped once; retries carry the same value. The FSM
 	// has no clock: it is used for timestamps only and never decides anything.
 	Time *Time  `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
@@ -493,6 +673,11 @@ type Command struct {
 	//	*Command_CloneRange
 	//	*Command_SetXattr
 	//	*Command_RemoveXattr
+	//	*Command_OpenFile
+	//	*Command_CloseFiles
+	//	*Command_SetLock
+	//	*Command_ReleaseClients
+	//	*Command_ReleaseSession
 	//	*Command_PutFileSystem
 	//	*Command_PutStore
 	//	*Command_PutPool
@@ -502,6 +687,12 @@ type Command struct {
 	//	*Command_ChangePgs
 	//	*Command_ReplaceStore
 	//	*Command_Touch
+	//	*Command_PutClient
+	//	*Command_RemoveClient
+	//	*Command_PutSession
+	//	*Command_RemoveSession
+	//	*Command_TakeClients
+	//	*Command_ForgetClients
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -509,7 +700,7 @@ type Command struct {
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_meta_proto_msgTypes[2]
+	mi := &file_meta_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -521,7 +712,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[2]
+	mi := &file_meta_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -534,12 +725,19 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{2}
+	return file_meta_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Command) GetId() *Identity {
 	if x != nil {
 		return x.Id
+	}
+	return nil
+}
+
+func (x *Command) GetCall() *Call {
+	if x != nil {
+		return x.Call
 	}
 	return nil
 }
@@ -779,6 +977,51 @@ func (x *Command) GetRemoveXattr() *RemoveXattr {
 	return nil
 }
 
+func (x *Command) GetOpenFile() *OpenFile {
+	if x != nil {
+		if x, ok := x.Op.(*Command_OpenFile); ok {
+			return x.OpenFile
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetCloseFiles() *CloseFiles {
+	if x != nil {
+		if x, ok := x.Op.(*Command_CloseFiles); ok {
+			return x.CloseFiles
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetSetLock() *SetLock {
+	if x != nil {
+		if x, ok := x.Op.(*Command_SetLock); ok {
+			return x.SetLock
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetReleaseClients() *ReleaseClients {
+	if x != nil {
+		if x, ok := x.Op.(*Command_ReleaseClients); ok {
+			return x.ReleaseClients
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetReleaseSession() *ReleaseSession {
+	if x != nil {
+		if x, ok := x.Op.(*Command_ReleaseSession); ok {
+			return x.ReleaseSession
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetPutFileSystem() *PutFileSystem {
 	if x != nil {
 		if x, ok := x.Op.(*Command_PutFileSystem); ok {
@@ -855,6 +1098,60 @@ func (x *Command) GetTouch() *Touch {
 	if x != nil {
 		if x, ok := x.Op.(*Command_Touch); ok {
 			return x.Touch
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetPutClient() *PutClient {
+	if x != nil {
+		if x, ok := x.Op.(*Command_PutClient); ok {
+			return x.PutClient
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRemoveClient() *RemoveClient {
+	if x != nil {
+		if x, ok := x.Op.(*Command_RemoveClient); ok {
+			return x.RemoveClient
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetPutSession() *PutSession {
+	if x != nil {
+		if x, ok := x.Op.(*Command_PutSession); ok {
+			return x.PutSession
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRemoveSession() *RemoveSession {
+	if x != nil {
+		if x, ok := x.Op.(*Command_RemoveSession); ok {
+			return x.RemoveSession
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetTakeClients() *TakeClients {
+	if x != nil {
+		if x, ok := x.Op.(*Command_TakeClients); ok {
+			return x.TakeClients
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetForgetClients() *ForgetClients {
+	if x != nil {
+		if x, ok := x.Op.(*Command_ForgetClients); ok {
+			return x.ForgetClients
 		}
 	}
 	return nil
@@ -958,6 +1255,26 @@ type Command_RemoveXattr struct {
 	RemoveXattr *RemoveXattr `protobuf:"bytes,35,opt,name=remove_xattr,json=removeXattr,proto3,oneof"` // level 3
 }
 
+type Command_OpenFile struct {
+	OpenFile *OpenFile `protobuf:"bytes,45,opt,name=open_file,json=openFile,proto3,oneof"` // level 3
+}
+
+type Command_CloseFiles struct {
+	CloseFiles *CloseFiles `protobuf:"bytes,46,opt,name=close_files,json=closeFiles,proto3,oneof"` // level 3
+}
+
+type Command_SetLock struct {
+	SetLock *SetLock `protobuf:"bytes,47,opt,name=set_lock,json=setLock,proto3,oneof"` // level 3
+}
+
+type Command_ReleaseClients struct {
+	ReleaseClients *ReleaseClients `protobuf:"bytes,48,opt,name=release_clients,json=releaseClients,proto3,oneof"` // level 3
+}
+
+type Command_ReleaseSession struct {
+	ReleaseSession *ReleaseSession `protobuf:"bytes,49,opt,name=release_session,json=releaseSession,proto3,oneof"` // level 3
+}
+
 type Command_PutFileSystem struct {
 	// Shard 0.
 	PutFileSystem *PutFileSystem `protobuf:"bytes,50,opt,name=put_file_system,json=putFileSystem,proto3,oneof"`
@@ -994,6 +1311,30 @@ type Command_ReplaceStore struct {
 type Command_Touch struct {
 	// Namespace shards.
 	Touch *Touch `protobuf:"bytes,70,opt,name=touch,proto3,oneof"` // level 3
+}
+
+type Command_PutClient struct {
+	PutClient *PutClient `protobuf:"bytes,60,opt,name=put_client,json=putClient,proto3,oneof"` // level 3
+}
+
+type Command_RemoveClient struct {
+	RemoveClient *RemoveClient `protobuf:"bytes,61,opt,name=remove_client,json=removeClient,proto3,oneof"` // level 3
+}
+
+type Command_PutSession struct {
+	PutSession *PutSession `protobuf:"bytes,62,opt,name=put_session,json=putSession,proto3,oneof"` // level 3
+}
+
+type Command_RemoveSession struct {
+	RemoveSession *RemoveSession `protobuf:"bytes,63,opt,name=remove_session,json=removeSession,proto3,oneof"` // level 3
+}
+
+type Command_TakeClients struct {
+	TakeClients *TakeClients `protobuf:"bytes,64,opt,name=take_clients,json=takeClients,proto3,oneof"` // level 3
+}
+
+type Command_ForgetClients struct {
+	ForgetClients *ForgetClients `protobuf:"bytes,65,opt,name=forget_clients,json=forgetClients,proto3,oneof"` // level 3
 }
 
 func (*Command_RegisterOrigin) isCommand_Op() {}
@@ -1042,6 +1383,16 @@ func (*Command_SetXattr) isCommand_Op() {}
 
 func (*Command_RemoveXattr) isCommand_Op() {}
 
+func (*Command_OpenFile) isCommand_Op() {}
+
+func (*Command_CloseFiles) isCommand_Op() {}
+
+func (*Command_SetLock) isCommand_Op() {}
+
+func (*Command_ReleaseClients) isCommand_Op() {}
+
+func (*Command_ReleaseSession) isCommand_Op() {}
+
 func (*Command_PutFileSystem) isCommand_Op() {}
 
 func (*Command_PutStore) isCommand_Op() {}
@@ -1059,6 +1410,18 @@ func (*Command_ChangePgs) isCommand_Op() {}
 func (*Command_ReplaceStore) isCommand_Op() {}
 
 func (*Command_Touch) isCommand_Op() {}
+
+func (*Command_PutClient) isCommand_Op() {}
+
+func (*Command_RemoveClient) isCommand_Op() {}
+
+func (*Command_PutSession) isCommand_Op() {}
+
+func (*Command_RemoveSession) isCommand_Op() {}
+
+func (*Command_TakeClients) isCommand_Op() {}
+
+func (*Command_ForgetClients) isCommand_Op() {}
 
 // Result answers a Command. kind is a vfs.Kind; on an error nothing else is set
 // and the command changed nothing (but its slot).
@@ -1080,6 +1443,9 @@ type Result struct {
 	//	*Result_Purge
 	//	*Result_Reap
 	//	*Result_Rewrite
+	//	*Result_Open
+	//	*Result_Lock
+	//	*Result_Clients
 	//	*Result_ClusterMap
 	//	*Result_Range
 	//	*Result_Xattr
@@ -1090,7 +1456,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_meta_proto_msgTypes[3]
+	mi := &file_meta_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1102,7 +1468,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[3]
+	mi := &file_meta_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1115,7 +1481,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{3}
+	return file_meta_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Result) GetKind() uint32 {
@@ -1247,6 +1613,33 @@ func (x *Result) GetRewrite() *RewriteResult {
 	return nil
 }
 
+func (x *Result) GetOpen() *OpenResult {
+	if x != nil {
+		if x, ok := x.Of.(*Result_Open); ok {
+			return x.Open
+		}
+	}
+	return nil
+}
+
+func (x *Result) GetLock() *LockResult {
+	if x != nil {
+		if x, ok := x.Of.(*Result_Lock); ok {
+			return x.Lock
+		}
+	}
+	return nil
+}
+
+func (x *Result) GetClients() *ClientsResult {
+	if x != nil {
+		if x, ok := x.Of.(*Result_Clients); ok {
+			return x.Clients
+		}
+	}
+	return nil
+}
+
 func (x *Result) GetClusterMap() *ClusterMapR {
 	if x != nil {
 		if x, ok := x.Of.(*Result_ClusterMap); ok {
@@ -1326,6 +1719,18 @@ type Result_Rewrite struct {
 	Rewrite *RewriteResult `protobuf:"bytes,21,opt,name=rewrite,proto3,oneof"`
 }
 
+type Result_Open struct {
+	Open *OpenResult `protobuf:"bytes,31,opt,name=open,proto3,oneof"`
+}
+
+type Result_Lock struct {
+	Lock *LockResult `protobuf:"bytes,32,opt,name=lock,proto3,oneof"`
+}
+
+type Result_Clients struct {
+	Clients *ClientsResult `protobuf:"bytes,33,opt,name=clients,proto3,oneof"`
+}
+
 type Result_ClusterMap struct {
 	ClusterMap *ClusterMapR `protobuf:"bytes,22,opt,name=cluster_map,json=clusterMap,proto3,oneof"` // of ChangePGs and ReplaceStore: the version, and of each pool the groups they changed
 }
@@ -1362,6 +1767,12 @@ func (*Result_Reap) isResult_Of() {}
 
 func (*Result_Rewrite) isResult_Of() {}
 
+func (*Result_Open) isResult_Of() {}
+
+func (*Result_Lock) isResult_Of() {}
+
+func (*Result_Clients) isResult_Of() {}
+
 func (*Result_ClusterMap) isResult_Of() {}
 
 func (*Result_Range) isResult_Of() {}
@@ -1378,7 +1789,7 @@ type Time struct {
 
 func (x *Time) Reset() {
 	*x = Time{}
-	mi := &file_meta_proto_msgTypes[4]
+	mi := &file_meta_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1390,7 +1801,7 @@ func (x *Time) String() string {
 func (*Time) ProtoMessage() {}
 
 func (x *Time) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[4]
+	mi := &file_meta_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1403,7 +1814,7 @@ func (x *Time) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Time.ProtoReflect.Descriptor instead.
 func (*Time) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{4}
+	return file_meta_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Time) GetSec() int64 {
@@ -1431,7 +1842,7 @@ type Cred struct {
 
 func (x *Cred) Reset() {
 	*x = Cred{}
-	mi := &file_meta_proto_msgTypes[5]
+	mi := &file_meta_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1443,7 +1854,7 @@ func (x *Cred) String() string {
 func (*Cred) ProtoMessage() {}
 
 func (x *Cred) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[5]
+	mi := &file_meta_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1456,7 +1867,7 @@ func (x *Cred) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cred.ProtoReflect.Descriptor instead.
 func (*Cred) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{5}
+	return file_meta_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Cred) GetUid() uint32 {
@@ -1505,7 +1916,7 @@ type Attr struct {
 
 func (x *Attr) Reset() {
 	*x = Attr{}
-	mi := &file_meta_proto_msgTypes[6]
+	mi := &file_meta_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1517,7 +1928,7 @@ func (x *Attr) String() string {
 func (*Attr) ProtoMessage() {}
 
 func (x *Attr) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[6]
+	mi := &file_meta_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1530,7 +1941,7 @@ func (x *Attr) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attr.ProtoReflect.Descriptor instead.
 func (*Attr) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{6}
+	return file_meta_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Attr) GetIno() uint64 {
@@ -1663,7 +2074,7 @@ type AttrSet struct {
 
 func (x *AttrSet) Reset() {
 	*x = AttrSet{}
-	mi := &file_meta_proto_msgTypes[7]
+	mi := &file_meta_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1675,7 +2086,7 @@ func (x *AttrSet) String() string {
 func (*AttrSet) ProtoMessage() {}
 
 func (x *AttrSet) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[7]
+	mi := &file_meta_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1688,7 +2099,7 @@ func (x *AttrSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttrSet.ProtoReflect.Descriptor instead.
 func (*AttrSet) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{7}
+	return file_meta_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *AttrSet) GetMode() uint32 {
@@ -1764,7 +2175,7 @@ type DirChange struct {
 
 func (x *DirChange) Reset() {
 	*x = DirChange{}
-	mi := &file_meta_proto_msgTypes[8]
+	mi := &file_meta_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1776,7 +2187,7 @@ func (x *DirChange) String() string {
 func (*DirChange) ProtoMessage() {}
 
 func (x *DirChange) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[8]
+	mi := &file_meta_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1789,7 +2200,7 @@ func (x *DirChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirChange.ProtoReflect.Descriptor instead.
 func (*DirChange) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{8}
+	return file_meta_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *DirChange) GetBefore() uint64 {
@@ -1820,7 +2231,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_meta_proto_msgTypes[9]
+	mi := &file_meta_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1832,7 +2243,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[9]
+	mi := &file_meta_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1845,7 +2256,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{9}
+	return file_meta_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Lease) GetOrigin() uint64 {
@@ -1891,7 +2302,7 @@ type RegisterOrigin struct {
 
 func (x *RegisterOrigin) Reset() {
 	*x = RegisterOrigin{}
-	mi := &file_meta_proto_msgTypes[10]
+	mi := &file_meta_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1903,7 +2314,7 @@ func (x *RegisterOrigin) String() string {
 func (*RegisterOrigin) ProtoMessage() {}
 
 func (x *RegisterOrigin) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[10]
+	mi := &file_meta_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1916,7 +2327,7 @@ func (x *RegisterOrigin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterOrigin.ProtoReflect.Descriptor instead.
 func (*RegisterOrigin) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{10}
+	return file_meta_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RegisterOrigin) GetKind() OriginKind {
@@ -1963,7 +2374,7 @@ type OriginResult struct {
 
 func (x *OriginResult) Reset() {
 	*x = OriginResult{}
-	mi := &file_meta_proto_msgTypes[11]
+	mi := &file_meta_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1975,7 +2386,7 @@ func (x *OriginResult) String() string {
 func (*OriginResult) ProtoMessage() {}
 
 func (x *OriginResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[11]
+	mi := &file_meta_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1988,7 +2399,7 @@ func (x *OriginResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginResult.ProtoReflect.Descriptor instead.
 func (*OriginResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{11}
+	return file_meta_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *OriginResult) GetOrigin() uint64 {
@@ -2009,7 +2420,7 @@ type ExpireOrigin struct {
 
 func (x *ExpireOrigin) Reset() {
 	*x = ExpireOrigin{}
-	mi := &file_meta_proto_msgTypes[12]
+	mi := &file_meta_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2021,7 +2432,7 @@ func (x *ExpireOrigin) String() string {
 func (*ExpireOrigin) ProtoMessage() {}
 
 func (x *ExpireOrigin) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[12]
+	mi := &file_meta_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2034,7 +2445,7 @@ func (x *ExpireOrigin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpireOrigin.ProtoReflect.Descriptor instead.
 func (*ExpireOrigin) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{12}
+	return file_meta_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ExpireOrigin) GetOrigin() uint64 {
@@ -2055,7 +2466,7 @@ type RaiseLevel struct {
 
 func (x *RaiseLevel) Reset() {
 	*x = RaiseLevel{}
-	mi := &file_meta_proto_msgTypes[13]
+	mi := &file_meta_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2067,7 +2478,7 @@ func (x *RaiseLevel) String() string {
 func (*RaiseLevel) ProtoMessage() {}
 
 func (x *RaiseLevel) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[13]
+	mi := &file_meta_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2080,7 +2491,7 @@ func (x *RaiseLevel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaiseLevel.ProtoReflect.Descriptor instead.
 func (*RaiseLevel) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{13}
+	return file_meta_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RaiseLevel) GetLevel() uint32 {
@@ -2101,7 +2512,7 @@ type Purge struct {
 
 func (x *Purge) Reset() {
 	*x = Purge{}
-	mi := &file_meta_proto_msgTypes[14]
+	mi := &file_meta_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2113,7 +2524,7 @@ func (x *Purge) String() string {
 func (*Purge) ProtoMessage() {}
 
 func (x *Purge) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[14]
+	mi := &file_meta_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2126,7 +2537,7 @@ func (x *Purge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Purge.ProtoReflect.Descriptor instead.
 func (*Purge) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{14}
+	return file_meta_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Purge) GetMaxKeys() uint32 {
@@ -2146,7 +2557,7 @@ type PurgeResult struct {
 
 func (x *PurgeResult) Reset() {
 	*x = PurgeResult{}
-	mi := &file_meta_proto_msgTypes[15]
+	mi := &file_meta_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2158,7 +2569,7 @@ func (x *PurgeResult) String() string {
 func (*PurgeResult) ProtoMessage() {}
 
 func (x *PurgeResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[15]
+	mi := &file_meta_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2171,7 +2582,7 @@ func (x *PurgeResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeResult.ProtoReflect.Descriptor instead.
 func (*PurgeResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{15}
+	return file_meta_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PurgeResult) GetKeys() uint32 {
@@ -2202,7 +2613,7 @@ type CreateNamespace struct {
 
 func (x *CreateNamespace) Reset() {
 	*x = CreateNamespace{}
-	mi := &file_meta_proto_msgTypes[16]
+	mi := &file_meta_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2214,7 +2625,7 @@ func (x *CreateNamespace) String() string {
 func (*CreateNamespace) ProtoMessage() {}
 
 func (x *CreateNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[16]
+	mi := &file_meta_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2227,7 +2638,7 @@ func (x *CreateNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNamespace.ProtoReflect.Descriptor instead.
 func (*CreateNamespace) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{16}
+	return file_meta_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CreateNamespace) GetRootMode() uint32 {
@@ -2273,13 +2684,14 @@ type Create struct {
 	DevMinor      uint32                 `protobuf:"varint,9,opt,name=dev_minor,json=devMinor,proto3" json:"dev_minor,omitempty"`
 	Open          uint32                 `protobuf:"varint,10,opt,name=open,proto3" json:"open,omitempty"`                               // vfs.OpenFlags: checked against an existing file; OpenWrite takes the write lease
 	LeaseEpoch    uint64                 `protobuf:"varint,11,opt,name=lease_epoch,json=leaseEpoch,proto3" json:"lease_epoch,omitempty"` // the epoch this origin already holds, if it truncates a file it has leased
+	Share         *ClientOpen            `protobuf:"bytes,20,opt,name=share,proto3" json:"share,omitempty"`                              // level 3: record this open of a regular file
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Create) Reset() {
 	*x = Create{}
-	mi := &file_meta_proto_msgTypes[17]
+	mi := &file_meta_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2291,7 +2703,7 @@ func (x *Create) String() string {
 func (*Create) ProtoMessage() {}
 
 func (x *Create) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[17]
+	mi := &file_meta_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2304,7 +2716,7 @@ func (x *Create) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Create.ProtoReflect.Descriptor instead.
 func (*Create) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{17}
+	return file_meta_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Create) GetParent() uint64 {
@@ -2384,19 +2796,28 @@ func (x *Create) GetLeaseEpoch() uint64 {
 	return 0
 }
 
+func (x *Create) GetShare() *ClientOpen {
+	if x != nil {
+		return x.Share
+	}
+	return nil
+}
+
 type CreateResult struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Attr          *Attr                  `protobuf:"bytes,1,opt,name=attr,proto3" json:"attr,omitempty"`
 	Dir           *DirChange             `protobuf:"bytes,2,opt,name=dir,proto3" json:"dir,omitempty"`
 	Created       bool                   `protobuf:"varint,3,opt,name=created,proto3" json:"created,omitempty"`
-	Lease         *Lease                 `protobuf:"bytes,4,opt,name=lease,proto3" json:"lease,omitempty"` // set if open has OpenWrite
+	Lease         *Lease                 `protobuf:"bytes,4,opt,name=lease,proto3" json:"lease,omitempty"`      // set if open has OpenWrite
+	Denied        *ShareDenied           `protobuf:"bytes,20,opt,name=denied,proto3" json:"denied,omitempty"`   // of a Create with share: another open is in the way; nothing else is set, nothing changed
+	Stateid       []byte                 `protobuf:"bytes,21,opt,name=stateid,proto3" json:"stateid,omitempty"` // of the open that was recorded
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateResult) Reset() {
 	*x = CreateResult{}
-	mi := &file_meta_proto_msgTypes[18]
+	mi := &file_meta_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2408,7 +2829,7 @@ func (x *CreateResult) String() string {
 func (*CreateResult) ProtoMessage() {}
 
 func (x *CreateResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[18]
+	mi := &file_meta_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2421,7 +2842,7 @@ func (x *CreateResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateResult.ProtoReflect.Descriptor instead.
 func (*CreateResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{18}
+	return file_meta_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CreateResult) GetAttr() *Attr {
@@ -2452,6 +2873,20 @@ func (x *CreateResult) GetLease() *Lease {
 	return nil
 }
 
+func (x *CreateResult) GetDenied() *ShareDenied {
+	if x != nil {
+		return x.Denied
+	}
+	return nil
+}
+
+func (x *CreateResult) GetStateid() []byte {
+	if x != nil {
+		return x.Stateid
+	}
+	return nil
+}
+
 type Link struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
@@ -2463,7 +2898,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_meta_proto_msgTypes[19]
+	mi := &file_meta_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2475,7 +2910,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[19]
+	mi := &file_meta_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2488,7 +2923,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{19}
+	return file_meta_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Link) GetIno() uint64 {
@@ -2522,7 +2957,7 @@ type LinkResult struct {
 
 func (x *LinkResult) Reset() {
 	*x = LinkResult{}
-	mi := &file_meta_proto_msgTypes[20]
+	mi := &file_meta_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2534,7 +2969,7 @@ func (x *LinkResult) String() string {
 func (*LinkResult) ProtoMessage() {}
 
 func (x *LinkResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[20]
+	mi := &file_meta_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2547,7 +2982,7 @@ func (x *LinkResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkResult.ProtoReflect.Descriptor instead.
 func (*LinkResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{20}
+	return file_meta_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *LinkResult) GetAttr() *Attr {
@@ -2570,19 +3005,22 @@ func (x *LinkResult) GetDir() *DirChange {
 // open (keep_ino), or, when they are too many to name, sets keep and releases
 // at once what it did not have open.
 type Remove struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Parent        uint64                 `protobuf:"varint,1,opt,name=parent,proto3" json:"parent,omitempty"`
-	Name          []byte                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	What          uint32                 `protobuf:"varint,3,opt,name=what,proto3" json:"what,omitempty"`                             // vfs.RemoveKind
-	KeepIno       []uint64               `protobuf:"varint,4,rep,packed,name=keep_ino,json=keepIno,proto3" json:"keep_ino,omitempty"` // if the removed inode is one of these, keep it as an orphan
-	Keep          bool                   `protobuf:"varint,5,opt,name=keep,proto3" json:"keep,omitempty"`                             // keep whatever regular file it turns out to be; answered in RemoveResult.orphan
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Parent  uint64                 `protobuf:"varint,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	Name    []byte                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	What    uint32                 `protobuf:"varint,3,opt,name=what,proto3" json:"what,omitempty"`                             // vfs.RemoveKind
+	KeepIno []uint64               `protobuf:"varint,4,rep,packed,name=keep_ino,json=keepIno,proto3" json:"keep_ino,omitempty"` // if the removed inode is one of these, keep it as an orphan
+	Keep    bool                   `protobuf:"varint,5,opt,name=keep,proto3" json:"keep,omitempty"`                             // keep whatever regular file it turns out to be; answered in RemoveResult.orphan
+	// Level 3: opens to record if it is the last link of their file, read-only ones that have no record, so that
+	// the file stays for their clients. At most 256; those of other files and of released clients are passed over.
+	KeepOpen      []*ClientOpen `protobuf:"bytes,20,rep,name=keep_open,json=keepOpen,proto3" json:"keep_open,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Remove) Reset() {
 	*x = Remove{}
-	mi := &file_meta_proto_msgTypes[21]
+	mi := &file_meta_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2594,7 +3032,7 @@ func (x *Remove) String() string {
 func (*Remove) ProtoMessage() {}
 
 func (x *Remove) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[21]
+	mi := &file_meta_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2607,7 +3045,7 @@ func (x *Remove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Remove.ProtoReflect.Descriptor instead.
 func (*Remove) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{21}
+	return file_meta_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Remove) GetParent() uint64 {
@@ -2645,19 +3083,27 @@ func (x *Remove) GetKeep() bool {
 	return false
 }
 
+func (x *Remove) GetKeepOpen() []*ClientOpen {
+	if x != nil {
+		return x.KeepOpen
+	}
+	return nil
+}
+
 type RemoveResult struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Dir           *DirChange             `protobuf:"bytes,1,opt,name=dir,proto3" json:"dir,omitempty"`
-	Ino           uint64                 `protobuf:"varint,2,opt,name=ino,proto3" json:"ino,omitempty"`       // the inode whose link was dropped
-	Nlink         uint32                 `protobuf:"varint,3,opt,name=nlink,proto3" json:"nlink,omitempty"`   // its links now
-	Orphan        bool                   `protobuf:"varint,4,opt,name=orphan,proto3" json:"orphan,omitempty"` // it was kept for this origin
+	Ino           uint64                 `protobuf:"varint,2,opt,name=ino,proto3" json:"ino,omitempty"`        // the inode whose link was dropped
+	Nlink         uint32                 `protobuf:"varint,3,opt,name=nlink,proto3" json:"nlink,omitempty"`    // its links now
+	Orphan        bool                   `protobuf:"varint,4,opt,name=orphan,proto3" json:"orphan,omitempty"`  // it was kept for this origin
+	Opened        bool                   `protobuf:"varint,20,opt,name=opened,proto3" json:"opened,omitempty"` // level 3: it was kept for clients that have it open
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RemoveResult) Reset() {
 	*x = RemoveResult{}
-	mi := &file_meta_proto_msgTypes[22]
+	mi := &file_meta_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2669,7 +3115,7 @@ func (x *RemoveResult) String() string {
 func (*RemoveResult) ProtoMessage() {}
 
 func (x *RemoveResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[22]
+	mi := &file_meta_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2682,7 +3128,7 @@ func (x *RemoveResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResult.ProtoReflect.Descriptor instead.
 func (*RemoveResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{22}
+	return file_meta_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RemoveResult) GetDir() *DirChange {
@@ -2713,6 +3159,13 @@ func (x *RemoveResult) GetOrphan() bool {
 	return false
 }
 
+func (x *RemoveResult) GetOpened() bool {
+	if x != nil {
+		return x.Opened
+	}
+	return false
+}
+
 // Rename moves a name as rename(2); a replaced target is treated as by Remove.
 type Rename struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2722,13 +3175,14 @@ type Rename struct {
 	ToName        []byte                 `protobuf:"bytes,4,opt,name=to_name,json=toName,proto3" json:"to_name,omitempty"`
 	Keep          bool                   `protobuf:"varint,5,opt,name=keep,proto3" json:"keep,omitempty"` // as in Remove, for the replaced target
 	KeepIno       []uint64               `protobuf:"varint,6,rep,packed,name=keep_ino,json=keepIno,proto3" json:"keep_ino,omitempty"`
+	KeepOpen      []*ClientOpen          `protobuf:"bytes,20,rep,name=keep_open,json=keepOpen,proto3" json:"keep_open,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Rename) Reset() {
 	*x = Rename{}
-	mi := &file_meta_proto_msgTypes[23]
+	mi := &file_meta_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2740,7 +3194,7 @@ func (x *Rename) String() string {
 func (*Rename) ProtoMessage() {}
 
 func (x *Rename) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[23]
+	mi := &file_meta_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2753,7 +3207,7 @@ func (x *Rename) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rename.ProtoReflect.Descriptor instead.
 func (*Rename) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{23}
+	return file_meta_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Rename) GetFromParent() uint64 {
@@ -2798,6 +3252,13 @@ func (x *Rename) GetKeepIno() []uint64 {
 	return nil
 }
 
+func (x *Rename) GetKeepOpen() []*ClientOpen {
+	if x != nil {
+		return x.KeepOpen
+	}
+	return nil
+}
+
 type RenameResult struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	From          *DirChange             `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
@@ -2805,14 +3266,15 @@ type RenameResult struct {
 	Ino           uint64                 `protobuf:"varint,3,opt,name=ino,proto3" json:"ino,omitempty"`                                    // the moved inode
 	ReplacedIno   uint64                 `protobuf:"varint,4,opt,name=replaced_ino,json=replacedIno,proto3" json:"replaced_ino,omitempty"` // 0: none
 	ReplacedNlink uint32                 `protobuf:"varint,5,opt,name=replaced_nlink,json=replacedNlink,proto3" json:"replaced_nlink,omitempty"`
-	Orphan        bool                   `protobuf:"varint,6,opt,name=orphan,proto3" json:"orphan,omitempty"` // the replaced inode was kept for this origin
+	Orphan        bool                   `protobuf:"varint,6,opt,name=orphan,proto3" json:"orphan,omitempty"`  // the replaced inode was kept for this origin
+	Opened        bool                   `protobuf:"varint,20,opt,name=opened,proto3" json:"opened,omitempty"` // level 3: it was kept for clients that have it open
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RenameResult) Reset() {
 	*x = RenameResult{}
-	mi := &file_meta_proto_msgTypes[24]
+	mi := &file_meta_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2824,7 +3286,7 @@ func (x *RenameResult) String() string {
 func (*RenameResult) ProtoMessage() {}
 
 func (x *RenameResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[24]
+	mi := &file_meta_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2837,7 +3299,7 @@ func (x *RenameResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenameResult.ProtoReflect.Descriptor instead.
 func (*RenameResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{24}
+	return file_meta_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RenameResult) GetFrom() *DirChange {
@@ -2882,6 +3344,13 @@ func (x *RenameResult) GetOrphan() bool {
 	return false
 }
 
+func (x *RenameResult) GetOpened() bool {
+	if x != nil {
+		return x.Opened
+	}
+	return false
+}
+
 // SetAttr changes attributes. A change of size needs lease_epoch when the file
 // is leased; KindBusy if another live origin holds the lease, KindFenced for an
 // old epoch.
@@ -2898,7 +3367,7 @@ type SetAttr struct {
 
 func (x *SetAttr) Reset() {
 	*x = SetAttr{}
-	mi := &file_meta_proto_msgTypes[25]
+	mi := &file_meta_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2910,7 +3379,7 @@ func (x *SetAttr) String() string {
 func (*SetAttr) ProtoMessage() {}
 
 func (x *SetAttr) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[25]
+	mi := &file_meta_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2923,7 +3392,7 @@ func (x *SetAttr) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetAttr.ProtoReflect.Descriptor instead.
 func (*SetAttr) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{25}
+	return file_meta_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SetAttr) GetIno() uint64 {
@@ -2971,7 +3440,7 @@ type AttrResult struct {
 
 func (x *AttrResult) Reset() {
 	*x = AttrResult{}
-	mi := &file_meta_proto_msgTypes[26]
+	mi := &file_meta_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2983,7 +3452,7 @@ func (x *AttrResult) String() string {
 func (*AttrResult) ProtoMessage() {}
 
 func (x *AttrResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[26]
+	mi := &file_meta_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2996,7 +3465,7 @@ func (x *AttrResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttrResult.ProtoReflect.Descriptor instead.
 func (*AttrResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{26}
+	return file_meta_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AttrResult) GetAttr() *Attr {
@@ -3030,7 +3499,7 @@ type SetXattr struct {
 
 func (x *SetXattr) Reset() {
 	*x = SetXattr{}
-	mi := &file_meta_proto_msgTypes[27]
+	mi := &file_meta_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3042,7 +3511,7 @@ func (x *SetXattr) String() string {
 func (*SetXattr) ProtoMessage() {}
 
 func (x *SetXattr) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[27]
+	mi := &file_meta_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3055,7 +3524,7 @@ func (x *SetXattr) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetXattr.ProtoReflect.Descriptor instead.
 func (*SetXattr) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{27}
+	return file_meta_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SetXattr) GetIno() uint64 {
@@ -3096,7 +3565,7 @@ type RemoveXattr struct {
 
 func (x *RemoveXattr) Reset() {
 	*x = RemoveXattr{}
-	mi := &file_meta_proto_msgTypes[28]
+	mi := &file_meta_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3108,7 +3577,7 @@ func (x *RemoveXattr) String() string {
 func (*RemoveXattr) ProtoMessage() {}
 
 func (x *RemoveXattr) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[28]
+	mi := &file_meta_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3121,7 +3590,7 @@ func (x *RemoveXattr) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveXattr.ProtoReflect.Descriptor instead.
 func (*RemoveXattr) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{28}
+	return file_meta_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RemoveXattr) GetIno() uint64 {
@@ -3148,7 +3617,7 @@ type XattrResult struct {
 
 func (x *XattrResult) Reset() {
 	*x = XattrResult{}
-	mi := &file_meta_proto_msgTypes[29]
+	mi := &file_meta_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3160,7 +3629,7 @@ func (x *XattrResult) String() string {
 func (*XattrResult) ProtoMessage() {}
 
 func (x *XattrResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[29]
+	mi := &file_meta_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3173,7 +3642,7 @@ func (x *XattrResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use XattrResult.ProtoReflect.Descriptor instead.
 func (*XattrResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{29}
+	return file_meta_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *XattrResult) GetAttr() *Attr {
@@ -3205,7 +3674,7 @@ type AcquireLease struct {
 
 func (x *AcquireLease) Reset() {
 	*x = AcquireLease{}
-	mi := &file_meta_proto_msgTypes[30]
+	mi := &file_meta_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3217,7 +3686,7 @@ func (x *AcquireLease) String() string {
 func (*AcquireLease) ProtoMessage() {}
 
 func (x *AcquireLease) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[30]
+	mi := &file_meta_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3230,7 +3699,7 @@ func (x *AcquireLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireLease.ProtoReflect.Descriptor instead.
 func (*AcquireLease) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{30}
+	return file_meta_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AcquireLease) GetIno() uint64 {
@@ -3271,7 +3740,7 @@ type LeaseResult struct {
 
 func (x *LeaseResult) Reset() {
 	*x = LeaseResult{}
-	mi := &file_meta_proto_msgTypes[31]
+	mi := &file_meta_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3283,7 +3752,7 @@ func (x *LeaseResult) String() string {
 func (*LeaseResult) ProtoMessage() {}
 
 func (x *LeaseResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[31]
+	mi := &file_meta_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3296,7 +3765,7 @@ func (x *LeaseResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseResult.ProtoReflect.Descriptor instead.
 func (*LeaseResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{31}
+	return file_meta_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *LeaseResult) GetAttr() *Attr {
@@ -3325,7 +3794,7 @@ type ReleaseLease struct {
 
 func (x *ReleaseLease) Reset() {
 	*x = ReleaseLease{}
-	mi := &file_meta_proto_msgTypes[32]
+	mi := &file_meta_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3337,7 +3806,7 @@ func (x *ReleaseLease) String() string {
 func (*ReleaseLease) ProtoMessage() {}
 
 func (x *ReleaseLease) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[32]
+	mi := &file_meta_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3350,7 +3819,7 @@ func (x *ReleaseLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseLease.ProtoReflect.Descriptor instead.
 func (*ReleaseLease) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{32}
+	return file_meta_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ReleaseLease) GetIno() uint64 {
@@ -3394,7 +3863,7 @@ type CommitData struct {
 
 func (x *CommitData) Reset() {
 	*x = CommitData{}
-	mi := &file_meta_proto_msgTypes[33]
+	mi := &file_meta_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3406,7 +3875,7 @@ func (x *CommitData) String() string {
 func (*CommitData) ProtoMessage() {}
 
 func (x *CommitData) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[33]
+	mi := &file_meta_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3419,7 +3888,7 @@ func (x *CommitData) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitData.ProtoReflect.Descriptor instead.
 func (*CommitData) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{33}
+	return file_meta_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CommitData) GetIno() uint64 {
@@ -3495,7 +3964,7 @@ type NewExtent struct {
 
 func (x *NewExtent) Reset() {
 	*x = NewExtent{}
-	mi := &file_meta_proto_msgTypes[34]
+	mi := &file_meta_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3507,7 +3976,7 @@ func (x *NewExtent) String() string {
 func (*NewExtent) ProtoMessage() {}
 
 func (x *NewExtent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[34]
+	mi := &file_meta_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3520,7 +3989,7 @@ func (x *NewExtent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NewExtent.ProtoReflect.Descriptor instead.
 func (*NewExtent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{34}
+	return file_meta_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *NewExtent) GetOffset() uint64 {
@@ -3589,7 +4058,7 @@ type CommitResult struct {
 
 func (x *CommitResult) Reset() {
 	*x = CommitResult{}
-	mi := &file_meta_proto_msgTypes[35]
+	mi := &file_meta_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3601,7 +4070,7 @@ func (x *CommitResult) String() string {
 func (*CommitResult) ProtoMessage() {}
 
 func (x *CommitResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[35]
+	mi := &file_meta_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3614,7 +4083,7 @@ func (x *CommitResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitResult.ProtoReflect.Descriptor instead.
 func (*CommitResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{35}
+	return file_meta_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CommitResult) GetAttr() *Attr {
@@ -3643,7 +4112,7 @@ type Touch struct {
 
 func (x *Touch) Reset() {
 	*x = Touch{}
-	mi := &file_meta_proto_msgTypes[36]
+	mi := &file_meta_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3655,7 +4124,7 @@ func (x *Touch) String() string {
 func (*Touch) ProtoMessage() {}
 
 func (x *Touch) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[36]
+	mi := &file_meta_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3668,7 +4137,7 @@ func (x *Touch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Touch.ProtoReflect.Descriptor instead.
 func (*Touch) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{36}
+	return file_meta_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Touch) GetTouched() []*Touched {
@@ -3688,7 +4157,7 @@ type Touched struct {
 
 func (x *Touched) Reset() {
 	*x = Touched{}
-	mi := &file_meta_proto_msgTypes[37]
+	mi := &file_meta_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3700,7 +4169,7 @@ func (x *Touched) String() string {
 func (*Touched) ProtoMessage() {}
 
 func (x *Touched) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[37]
+	mi := &file_meta_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3713,7 +4182,7 @@ func (x *Touched) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Touched.ProtoReflect.Descriptor instead.
 func (*Touched) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{37}
+	return file_meta_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Touched) GetIno() uint64 {
@@ -3741,7 +4210,7 @@ type ReleaseOrphan struct {
 
 func (x *ReleaseOrphan) Reset() {
 	*x = ReleaseOrphan{}
-	mi := &file_meta_proto_msgTypes[38]
+	mi := &file_meta_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3753,7 +4222,7 @@ func (x *ReleaseOrphan) String() string {
 func (*ReleaseOrphan) ProtoMessage() {}
 
 func (x *ReleaseOrphan) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[38]
+	mi := &file_meta_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3766,7 +4235,7 @@ func (x *ReleaseOrphan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseOrphan.ProtoReflect.Descriptor instead.
 func (*ReleaseOrphan) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{38}
+	return file_meta_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ReleaseOrphan) GetIno() uint64 {
@@ -3787,7 +4256,7 @@ type AllocBlocks struct {
 
 func (x *AllocBlocks) Reset() {
 	*x = AllocBlocks{}
-	mi := &file_meta_proto_msgTypes[39]
+	mi := &file_meta_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3799,7 +4268,7 @@ func (x *AllocBlocks) String() string {
 func (*AllocBlocks) ProtoMessage() {}
 
 func (x *AllocBlocks) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[39]
+	mi := &file_meta_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3812,7 +4281,7 @@ func (x *AllocBlocks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllocBlocks.ProtoReflect.Descriptor instead.
 func (*AllocBlocks) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{39}
+	return file_meta_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *AllocBlocks) GetCount() uint32 {
@@ -3832,7 +4301,7 @@ type BlocksResult struct {
 
 func (x *BlocksResult) Reset() {
 	*x = BlocksResult{}
-	mi := &file_meta_proto_msgTypes[40]
+	mi := &file_meta_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3844,7 +4313,7 @@ func (x *BlocksResult) String() string {
 func (*BlocksResult) ProtoMessage() {}
 
 func (x *BlocksResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[40]
+	mi := &file_meta_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3857,7 +4326,7 @@ func (x *BlocksResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksResult.ProtoReflect.Descriptor instead.
 func (*BlocksResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{40}
+	return file_meta_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *BlocksResult) GetFirst() uint64 {
@@ -3890,7 +4359,7 @@ type ReapBlocks struct {
 
 func (x *ReapBlocks) Reset() {
 	*x = ReapBlocks{}
-	mi := &file_meta_proto_msgTypes[41]
+	mi := &file_meta_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3902,7 +4371,7 @@ func (x *ReapBlocks) String() string {
 func (*ReapBlocks) ProtoMessage() {}
 
 func (x *ReapBlocks) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[41]
+	mi := &file_meta_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3915,7 +4384,7 @@ func (x *ReapBlocks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReapBlocks.ProtoReflect.Descriptor instead.
 func (*ReapBlocks) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{41}
+	return file_meta_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ReapBlocks) GetThrough() uint64 {
@@ -3942,7 +4411,7 @@ type ReapResult struct {
 
 func (x *ReapResult) Reset() {
 	*x = ReapResult{}
-	mi := &file_meta_proto_msgTypes[42]
+	mi := &file_meta_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3954,7 +4423,7 @@ func (x *ReapResult) String() string {
 func (*ReapResult) ProtoMessage() {}
 
 func (x *ReapResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[42]
+	mi := &file_meta_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3967,7 +4436,7 @@ func (x *ReapResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReapResult.ProtoReflect.Descriptor instead.
 func (*ReapResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{42}
+	return file_meta_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ReapResult) GetBlocks() []*DeadBlock {
@@ -3994,7 +4463,7 @@ type DeadBlock struct {
 
 func (x *DeadBlock) Reset() {
 	*x = DeadBlock{}
-	mi := &file_meta_proto_msgTypes[43]
+	mi := &file_meta_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4006,7 +4475,7 @@ func (x *DeadBlock) String() string {
 func (*DeadBlock) ProtoMessage() {}
 
 func (x *DeadBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[43]
+	mi := &file_meta_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4019,7 +4488,7 @@ func (x *DeadBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadBlock.ProtoReflect.Descriptor instead.
 func (*DeadBlock) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{43}
+	return file_meta_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *DeadBlock) GetId() uint64 {
@@ -4049,7 +4518,7 @@ type ReturnBlocks struct {
 
 func (x *ReturnBlocks) Reset() {
 	*x = ReturnBlocks{}
-	mi := &file_meta_proto_msgTypes[44]
+	mi := &file_meta_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4061,7 +4530,7 @@ func (x *ReturnBlocks) String() string {
 func (*ReturnBlocks) ProtoMessage() {}
 
 func (x *ReturnBlocks) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[44]
+	mi := &file_meta_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4074,7 +4543,7 @@ func (x *ReturnBlocks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReturnBlocks.ProtoReflect.Descriptor instead.
 func (*ReturnBlocks) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{44}
+	return file_meta_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ReturnBlocks) GetFirst() []uint64 {
@@ -4102,7 +4571,7 @@ type RewriteExtents struct {
 
 func (x *RewriteExtents) Reset() {
 	*x = RewriteExtents{}
-	mi := &file_meta_proto_msgTypes[45]
+	mi := &file_meta_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4114,7 +4583,7 @@ func (x *RewriteExtents) String() string {
 func (*RewriteExtents) ProtoMessage() {}
 
 func (x *RewriteExtents) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[45]
+	mi := &file_meta_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4127,7 +4596,7 @@ func (x *RewriteExtents) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RewriteExtents.ProtoReflect.Descriptor instead.
 func (*RewriteExtents) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{45}
+	return file_meta_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RewriteExtents) GetIno() uint64 {
@@ -4165,7 +4634,7 @@ type ExtentRewrite struct {
 
 func (x *ExtentRewrite) Reset() {
 	*x = ExtentRewrite{}
-	mi := &file_meta_proto_msgTypes[46]
+	mi := &file_meta_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4177,7 +4646,7 @@ func (x *ExtentRewrite) String() string {
 func (*ExtentRewrite) ProtoMessage() {}
 
 func (x *ExtentRewrite) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[46]
+	mi := &file_meta_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4190,7 +4659,7 @@ func (x *ExtentRewrite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentRewrite.ProtoReflect.Descriptor instead.
 func (*ExtentRewrite) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{46}
+	return file_meta_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ExtentRewrite) GetOffset() uint64 {
@@ -4280,7 +4749,7 @@ type RewriteResult struct {
 
 func (x *RewriteResult) Reset() {
 	*x = RewriteResult{}
-	mi := &file_meta_proto_msgTypes[47]
+	mi := &file_meta_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4292,7 +4761,7 @@ func (x *RewriteResult) String() string {
 func (*RewriteResult) ProtoMessage() {}
 
 func (x *RewriteResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[47]
+	mi := &file_meta_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4305,7 +4774,7 @@ func (x *RewriteResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RewriteResult.ProtoReflect.Descriptor instead.
 func (*RewriteResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{47}
+	return file_meta_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RewriteResult) GetBytes() uint64 {
@@ -4338,7 +4807,7 @@ type PunchHole struct {
 
 func (x *PunchHole) Reset() {
 	*x = PunchHole{}
-	mi := &file_meta_proto_msgTypes[48]
+	mi := &file_meta_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4350,7 +4819,7 @@ func (x *PunchHole) String() string {
 func (*PunchHole) ProtoMessage() {}
 
 func (x *PunchHole) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[48]
+	mi := &file_meta_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4363,7 +4832,7 @@ func (x *PunchHole) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PunchHole.ProtoReflect.Descriptor instead.
 func (*PunchHole) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{48}
+	return file_meta_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *PunchHole) GetIno() uint64 {
@@ -4418,7 +4887,7 @@ type Allocate struct {
 
 func (x *Allocate) Reset() {
 	*x = Allocate{}
-	mi := &file_meta_proto_msgTypes[49]
+	mi := &file_meta_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4430,7 +4899,7 @@ func (x *Allocate) String() string {
 func (*Allocate) ProtoMessage() {}
 
 func (x *Allocate) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[49]
+	mi := &file_meta_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4443,7 +4912,7 @@ func (x *Allocate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Allocate.ProtoReflect.Descriptor instead.
 func (*Allocate) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{49}
+	return file_meta_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Allocate) GetIno() uint64 {
@@ -4509,7 +4978,7 @@ type CloneRange struct {
 
 func (x *CloneRange) Reset() {
 	*x = CloneRange{}
-	mi := &file_meta_proto_msgTypes[50]
+	mi := &file_meta_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4521,7 +4990,7 @@ func (x *CloneRange) String() string {
 func (*CloneRange) ProtoMessage() {}
 
 func (x *CloneRange) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[50]
+	mi := &file_meta_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4534,7 +5003,7 @@ func (x *CloneRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloneRange.ProtoReflect.Descriptor instead.
 func (*CloneRange) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{50}
+	return file_meta_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *CloneRange) GetIno() uint64 {
@@ -4605,7 +5074,7 @@ type RangeResult struct {
 
 func (x *RangeResult) Reset() {
 	*x = RangeResult{}
-	mi := &file_meta_proto_msgTypes[51]
+	mi := &file_meta_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4617,7 +5086,7 @@ func (x *RangeResult) String() string {
 func (*RangeResult) ProtoMessage() {}
 
 func (x *RangeResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[51]
+	mi := &file_meta_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4630,7 +5099,7 @@ func (x *RangeResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeResult.ProtoReflect.Descriptor instead.
 func (*RangeResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{51}
+	return file_meta_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *RangeResult) GetAttr() *Attr {
@@ -4661,6 +5130,838 @@ func (x *RangeResult) GetBytes() uint64 {
 	return 0
 }
 
+// ClientOpen is one open state: the opens of one open-owner of a file, merged. Opens for writing or with a deny mode are
+// recorded; others are the gateway's memory. A record keeps a file without links.
+type ClientOpen struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        uint64                 `protobuf:"varint,1,opt,name=client,proto3" json:"client,omitempty"`
+	Stateid       []byte                 `protobuf:"bytes,2,opt,name=stateid,proto3" json:"stateid,omitempty"` // 12 bytes, "other" of the stateid: names the record together with inode and client
+	Owner         []byte                 `protobuf:"bytes,3,opt,name=owner,proto3" json:"owner,omitempty"`     // open-owner, up to 1024 bytes: opens of one owner do not deny each other
+	Access        uint32                 `protobuf:"varint,4,opt,name=access,proto3" json:"access,omitempty"`  // 1 read, 2 write, 3 both (OPEN4_SHARE_ACCESS)
+	Deny          uint32                 `protobuf:"varint,5,opt,name=deny,proto3" json:"deny,omitempty"`      // the same bits, or 0
+	State         []byte                 `protobuf:"bytes,6,opt,name=state,proto3" json:"state,omitempty"`     // the state store's own, up to 256 bytes
+	Ino           uint64                 `protobuf:"varint,7,opt,name=ino,proto3" json:"ino,omitempty"`        // in keep_open, queries and their answers
+	Fs            uint32                 `protobuf:"varint,8,opt,name=fs,proto3" json:"fs,omitempty"`          // in answers of ClientStateQ
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClientOpen) Reset() {
+	*x = ClientOpen{}
+	mi := &file_meta_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClientOpen) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClientOpen) ProtoMessage() {}
+
+func (x *ClientOpen) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClientOpen.ProtoReflect.Descriptor instead.
+func (*ClientOpen) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *ClientOpen) GetClient() uint64 {
+	if x != nil {
+		return x.Client
+	}
+	return 0
+}
+
+func (x *ClientOpen) GetStateid() []byte {
+	if x != nil {
+		return x.Stateid
+	}
+	return nil
+}
+
+func (x *ClientOpen) GetOwner() []byte {
+	if x != nil {
+		return x.Owner
+	}
+	return nil
+}
+
+func (x *ClientOpen) GetAccess() uint32 {
+	if x != nil {
+		return x.Access
+	}
+	return 0
+}
+
+func (x *ClientOpen) GetDeny() uint32 {
+	if x != nil {
+		return x.Deny
+	}
+	return 0
+}
+
+func (x *ClientOpen) GetState() []byte {
+	if x != nil {
+		return x.State
+	}
+	return nil
+}
+
+func (x *ClientOpen) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *ClientOpen) GetFs() uint32 {
+	if x != nil {
+		return x.Fs
+	}
+	return 0
+}
+
+// ShareDenied is an open that an open would deny, or that denies it. Those of released clients deny nothing.
+type ShareDenied struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        uint64                 `protobuf:"varint,1,opt,name=client,proto3" json:"client,omitempty"`
+	Owner         []byte                 `protobuf:"bytes,2,opt,name=owner,proto3" json:"owner,omitempty"`
+	Access        uint32                 `protobuf:"varint,3,opt,name=access,proto3" json:"access,omitempty"`
+	Deny          uint32                 `protobuf:"varint,4,opt,name=deny,proto3" json:"deny,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShareDenied) Reset() {
+	*x = ShareDenied{}
+	mi := &file_meta_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShareDenied) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShareDenied) ProtoMessage() {}
+
+func (x *ShareDenied) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShareDenied.ProtoReflect.Descriptor instead.
+func (*ShareDenied) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *ShareDenied) GetClient() uint64 {
+	if x != nil {
+		return x.Client
+	}
+	return 0
+}
+
+func (x *ShareDenied) GetOwner() []byte {
+	if x != nil {
+		return x.Owner
+	}
+	return nil
+}
+
+func (x *ShareDenied) GetAccess() uint32 {
+	if x != nil {
+		return x.Access
+	}
+	return 0
+}
+
+func (x *ShareDenied) GetDeny() uint32 {
+	if x != nil {
+		return x.Deny
+	}
+	return 0
+}
+
+// OpenFile opens a regular file: permission is checked as by AcquireLease, the open is recorded, the write lease is taken, all
+// or nothing. The record replaces the one of the same inode, client and stateid (upgrade, downgrade). KindTooMany
+// if the inode or the client has too many. A file without links can be opened while it is kept.
+type OpenFile struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
+	Flags         uint32                 `protobuf:"varint,2,opt,name=flags,proto3" json:"flags,omitempty"`       // vfs.OpenFlags to check; 0: none
+	Override      bool                   `protobuf:"varint,3,opt,name=override,proto3" json:"override,omitempty"` // as in AcquireLease
+	Lease         bool                   `protobuf:"varint,4,opt,name=lease,proto3" json:"lease,omitempty"`       // take or renew the write lease
+	Change        uint64                 `protobuf:"varint,5,opt,name=change,proto3" json:"change,omitempty"`     // as in AcquireLease
+	Share         *ClientOpen            `protobuf:"bytes,6,opt,name=share,proto3" json:"share,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpenFile) Reset() {
+	*x = OpenFile{}
+	mi := &file_meta_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpenFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpenFile) ProtoMessage() {}
+
+func (x *OpenFile) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpenFile.ProtoReflect.Descriptor instead.
+func (*OpenFile) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *OpenFile) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *OpenFile) GetFlags() uint32 {
+	if x != nil {
+		return x.Flags
+	}
+	return 0
+}
+
+func (x *OpenFile) GetOverride() bool {
+	if x != nil {
+		return x.Override
+	}
+	return false
+}
+
+func (x *OpenFile) GetLease() bool {
+	if x != nil {
+		return x.Lease
+	}
+	return false
+}
+
+func (x *OpenFile) GetChange() uint64 {
+	if x != nil {
+		return x.Change
+	}
+	return 0
+}
+
+func (x *OpenFile) GetShare() *ClientOpen {
+	if x != nil {
+		return x.Share
+	}
+	return nil
+}
+
+type OpenResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Attr          *Attr                  `protobuf:"bytes,1,opt,name=attr,proto3" json:"attr,omitempty"`
+	Lease         *Lease                 `protobuf:"bytes,2,opt,name=lease,proto3" json:"lease,omitempty"`     // if it was asked for
+	Stateid       []byte                 `protobuf:"bytes,3,opt,name=stateid,proto3" json:"stateid,omitempty"` // of the open that was recorded
+	Denied        *ShareDenied           `protobuf:"bytes,4,opt,name=denied,proto3" json:"denied,omitempty"`   // another open is in the way: nothing else is set, nothing changed
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpenResult) Reset() {
+	*x = OpenResult{}
+	mi := &file_meta_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpenResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpenResult) ProtoMessage() {}
+
+func (x *OpenResult) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpenResult.ProtoReflect.Descriptor instead.
+func (*OpenResult) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *OpenResult) GetAttr() *Attr {
+	if x != nil {
+		return x.Attr
+	}
+	return nil
+}
+
+func (x *OpenResult) GetLease() *Lease {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
+}
+
+func (x *OpenResult) GetStateid() []byte {
+	if x != nil {
+		return x.Stateid
+	}
+	return nil
+}
+
+func (x *OpenResult) GetDenied() *ShareDenied {
+	if x != nil {
+		return x.Denied
+	}
+	return nil
+}
+
+// CloseFiles removes opens and lock-owners, and deletes files without links that nothing keeps any more.
+// What is not there, or has another stateid by now, is passed over: it is idempotent but for identities that are used again. At most 256 files.
+type CloseFiles struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Files         []*FileClose           `protobuf:"bytes,1,rep,name=files,proto3" json:"files,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CloseFiles) Reset() {
+	*x = CloseFiles{}
+	mi := &file_meta_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CloseFiles) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CloseFiles) ProtoMessage() {}
+
+func (x *CloseFiles) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CloseFiles.ProtoReflect.Descriptor instead.
+func (*CloseFiles) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *CloseFiles) GetFiles() []*FileClose {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+type FileClose struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
+	Client        uint64                 `protobuf:"varint,2,opt,name=client,proto3" json:"client,omitempty"`
+	Stateid       []byte                 `protobuf:"bytes,3,opt,name=stateid,proto3" json:"stateid,omitempty"` // of the open; empty: none
+	Locks         []*LockOwner           `protobuf:"bytes,4,rep,name=locks,proto3" json:"locks,omitempty"`     // lock-owners that end, with their locks; at most 64
+	Fs            uint32                 `protobuf:"varint,5,opt,name=fs,proto3" json:"fs,omitempty"`          // 0: Command.fs
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FileClose) Reset() {
+	*x = FileClose{}
+	mi := &file_meta_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FileClose) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FileClose) ProtoMessage() {}
+
+func (x *FileClose) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FileClose.ProtoReflect.Descriptor instead.
+func (*FileClose) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *FileClose) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *FileClose) GetClient() uint64 {
+	if x != nil {
+		return x.Client
+	}
+	return 0
+}
+
+func (x *FileClose) GetStateid() []byte {
+	if x != nil {
+		return x.Stateid
+	}
+	return nil
+}
+
+func (x *FileClose) GetLocks() []*LockOwner {
+	if x != nil {
+		return x.Locks
+	}
+	return nil
+}
+
+func (x *FileClose) GetFs() uint32 {
+	if x != nil {
+		return x.Fs
+	}
+	return 0
+}
+
+type LockOwner struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Owner         []byte                 `protobuf:"bytes,1,opt,name=owner,proto3" json:"owner,omitempty"`
+	Stateid       []byte                 `protobuf:"bytes,2,opt,name=stateid,proto3" json:"stateid,omitempty"` // must be that of the record
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LockOwner) Reset() {
+	*x = LockOwner{}
+	mi := &file_meta_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LockOwner) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LockOwner) ProtoMessage() {}
+
+func (x *LockOwner) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LockOwner.ProtoReflect.Descriptor instead.
+func (*LockOwner) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *LockOwner) GetOwner() []byte {
+	if x != nil {
+		return x.Owner
+	}
+	return nil
+}
+
+func (x *LockOwner) GetStateid() []byte {
+	if x != nil {
+		return x.Stateid
+	}
+	return nil
+}
+
+// SetLock sets what an owner has locked of [offset, offset+length): all of it gets the type, whatever the owner had there
+// (fcntl semantics: split, merge, upgrade and downgrade at once). LOCK_NONE unlocks, which succeeds whatever is locked.
+// The owner's record stays, without ranges, until CloseFiles names it or the client is released; it keeps
+// a file without links. KindTooMany if the inode or the client has too many. Locks are advisory.
+type SetLock struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
+	Client        uint64                 `protobuf:"varint,2,opt,name=client,proto3" json:"client,omitempty"`
+	Owner         []byte                 `protobuf:"bytes,3,opt,name=owner,proto3" json:"owner,omitempty"`     // lock-owner, up to 1024 bytes
+	Stateid       []byte                 `protobuf:"bytes,4,opt,name=stateid,proto3" json:"stateid,omitempty"` // 12 bytes: of the owner's record from now on; empty with LOCK_NONE: as it is
+	State         []byte                 `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"`     // the state store's own, up to 256 bytes; replaces that of the record
+	Type          LockType               `protobuf:"varint,6,opt,name=type,proto3,enum=rackfs.meta.v1.LockType" json:"type,omitempty"`
+	Offset        uint64                 `protobuf:"varint,7,opt,name=offset,proto3" json:"offset,omitempty"`
+	Length        uint64                 `protobuf:"varint,8,opt,name=length,proto3" json:"length,omitempty"` // 2^64-1: to the end of the file, wherever that is; 0: KindInvalid
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLock) Reset() {
+	*x = SetLock{}
+	mi := &file_meta_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLock) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLock) ProtoMessage() {}
+
+func (x *SetLock) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLock.ProtoReflect.Descriptor instead.
+func (*SetLock) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *SetLock) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *SetLock) GetClient() uint64 {
+	if x != nil {
+		return x.Client
+	}
+	return 0
+}
+
+func (x *SetLock) GetOwner() []byte {
+	if x != nil {
+		return x.Owner
+	}
+	return nil
+}
+
+func (x *SetLock) GetStateid() []byte {
+	if x != nil {
+		return x.Stateid
+	}
+	return nil
+}
+
+func (x *SetLock) GetState() []byte {
+	if x != nil {
+		return x.State
+	}
+	return nil
+}
+
+func (x *SetLock) GetType() LockType {
+	if x != nil {
+		return x.Type
+	}
+	return LockType_LOCK_NONE
+}
+
+func (x *SetLock) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *SetLock) GetLength() uint64 {
+	if x != nil {
+		return x.Length
+	}
+	return 0
+}
+
+type LockResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Denied        *LockDenied            `protobuf:"bytes,1,opt,name=denied,proto3" json:"denied,omitempty"`   // a lock of another owner is in the way: nothing changed
+	Stateid       []byte                 `protobuf:"bytes,2,opt,name=stateid,proto3" json:"stateid,omitempty"` // of the record
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LockResult) Reset() {
+	*x = LockResult{}
+	mi := &file_meta_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LockResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LockResult) ProtoMessage() {}
+
+func (x *LockResult) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LockResult.ProtoReflect.Descriptor instead.
+func (*LockResult) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *LockResult) GetDenied() *LockDenied {
+	if x != nil {
+		return x.Denied
+	}
+	return nil
+}
+
+func (x *LockResult) GetStateid() []byte {
+	if x != nil {
+		return x.Stateid
+	}
+	return nil
+}
+
+type LockDenied struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        uint64                 `protobuf:"varint,1,opt,name=client,proto3" json:"client,omitempty"`
+	Owner         []byte                 `protobuf:"bytes,2,opt,name=owner,proto3" json:"owner,omitempty"`
+	Type          LockType               `protobuf:"varint,3,opt,name=type,proto3,enum=rackfs.meta.v1.LockType" json:"type,omitempty"`
+	Offset        uint64                 `protobuf:"varint,4,opt,name=offset,proto3" json:"offset,omitempty"`
+	Length        uint64                 `protobuf:"varint,5,opt,name=length,proto3" json:"length,omitempty"` // 2^64-1: to the end of the file
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LockDenied) Reset() {
+	*x = LockDenied{}
+	mi := &file_meta_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LockDenied) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LockDenied) ProtoMessage() {}
+
+func (x *LockDenied) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LockDenied.ProtoReflect.Descriptor instead.
+func (*LockDenied) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *LockDenied) GetClient() uint64 {
+	if x != nil {
+		return x.Client
+	}
+	return 0
+}
+
+func (x *LockDenied) GetOwner() []byte {
+	if x != nil {
+		return x.Owner
+	}
+	return nil
+}
+
+func (x *LockDenied) GetType() LockType {
+	if x != nil {
+		return x.Type
+	}
+	return LockType_LOCK_NONE
+}
+
+func (x *LockDenied) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *LockDenied) GetLength() uint64 {
+	if x != nil {
+		return x.Length
+	}
+	return 0
+}
+
+// ReleaseClients ends clients at a namespace shard, at once: their opens, locks and replies are void for every later command,
+// and a command that names one of them is refused with KindExpired, for ever. The purge queue removes what they had and
+// deletes files that only they kept. Idempotent. At most 64. Only after RemoveClient at shard 0, with ids that it gave.
+type ReleaseClients struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Clients       []uint64               `protobuf:"varint,1,rep,packed,name=clients,proto3" json:"clients,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseClients) Reset() {
+	*x = ReleaseClients{}
+	mi := &file_meta_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseClients) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseClients) ProtoMessage() {}
+
+func (x *ReleaseClients) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseClients.ProtoReflect.Descriptor instead.
+func (*ReleaseClients) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *ReleaseClients) GetClients() []uint64 {
+	if x != nil {
+		return x.Clients
+	}
+	return nil
+}
+
+// ReleaseSession forgets the replies of a session. Idempotent.
+type ReleaseSession struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        uint64                 `protobuf:"varint,1,opt,name=client,proto3" json:"client,omitempty"`
+	Session       []byte                 `protobuf:"bytes,2,opt,name=session,proto3" json:"session,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseSession) Reset() {
+	*x = ReleaseSession{}
+	mi := &file_meta_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseSession) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseSession) ProtoMessage() {}
+
+func (x *ReleaseSession) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseSession.ProtoReflect.Descriptor instead.
+func (*ReleaseSession) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *ReleaseSession) GetClient() uint64 {
+	if x != nil {
+		return x.Client
+	}
+	return 0
+}
+
+func (x *ReleaseSession) GetSession() []byte {
+	if x != nil {
+		return x.Session
+	}
+	return nil
+}
+
 type FileSystem struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"` // never reused
@@ -4679,7 +5980,7 @@ type FileSystem struct {
 
 func (x *FileSystem) Reset() {
 	*x = FileSystem{}
-	mi := &file_meta_proto_msgTypes[52]
+	mi := &file_meta_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4691,7 +5992,7 @@ func (x *FileSystem) String() string {
 func (*FileSystem) ProtoMessage() {}
 
 func (x *FileSystem) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[52]
+	mi := &file_meta_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4704,7 +6005,7 @@ func (x *FileSystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystem.ProtoReflect.Descriptor instead.
 func (*FileSystem) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{52}
+	return file_meta_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *FileSystem) GetId() uint32 {
@@ -4789,7 +6090,7 @@ type PutFileSystem struct {
 
 func (x *PutFileSystem) Reset() {
 	*x = PutFileSystem{}
-	mi := &file_meta_proto_msgTypes[53]
+	mi := &file_meta_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4801,7 +6102,7 @@ func (x *PutFileSystem) String() string {
 func (*PutFileSystem) ProtoMessage() {}
 
 func (x *PutFileSystem) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[53]
+	mi := &file_meta_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4814,7 +6115,7 @@ func (x *PutFileSystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutFileSystem.ProtoReflect.Descriptor instead.
 func (*PutFileSystem) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{53}
+	return file_meta_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *PutFileSystem) GetFs() *FileSystem {
@@ -4849,7 +6150,7 @@ type Store struct {
 
 func (x *Store) Reset() {
 	*x = Store{}
-	mi := &file_meta_proto_msgTypes[54]
+	mi := &file_meta_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4861,7 +6162,7 @@ func (x *Store) String() string {
 func (*Store) ProtoMessage() {}
 
 func (x *Store) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[54]
+	mi := &file_meta_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4874,7 +6175,7 @@ func (x *Store) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Store.ProtoReflect.Descriptor instead.
 func (*Store) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{54}
+	return file_meta_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *Store) GetId() uint32 {
@@ -4950,7 +6251,7 @@ type PutStore struct {
 
 func (x *PutStore) Reset() {
 	*x = PutStore{}
-	mi := &file_meta_proto_msgTypes[55]
+	mi := &file_meta_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4962,7 +6263,7 @@ func (x *PutStore) String() string {
 func (*PutStore) ProtoMessage() {}
 
 func (x *PutStore) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[55]
+	mi := &file_meta_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4975,7 +6276,7 @@ func (x *PutStore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutStore.ProtoReflect.Descriptor instead.
 func (*PutStore) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{55}
+	return file_meta_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *PutStore) GetStore() *Store {
@@ -4999,7 +6300,7 @@ type Slot struct {
 
 func (x *Slot) Reset() {
 	*x = Slot{}
-	mi := &file_meta_proto_msgTypes[56]
+	mi := &file_meta_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5011,7 +6312,7 @@ func (x *Slot) String() string {
 func (*Slot) ProtoMessage() {}
 
 func (x *Slot) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[56]
+	mi := &file_meta_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5024,7 +6325,7 @@ func (x *Slot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Slot.ProtoReflect.Descriptor instead.
 func (*Slot) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{56}
+	return file_meta_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *Slot) GetStore() uint32 {
@@ -5064,7 +6365,7 @@ type PlacementGroup struct {
 
 func (x *PlacementGroup) Reset() {
 	*x = PlacementGroup{}
-	mi := &file_meta_proto_msgTypes[57]
+	mi := &file_meta_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5076,7 +6377,7 @@ func (x *PlacementGroup) String() string {
 func (*PlacementGroup) ProtoMessage() {}
 
 func (x *PlacementGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[57]
+	mi := &file_meta_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5089,7 +6390,7 @@ func (x *PlacementGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlacementGroup.ProtoReflect.Descriptor instead.
 func (*PlacementGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{57}
+	return file_meta_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *PlacementGroup) GetId() uint32 {
@@ -5142,7 +6443,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_meta_proto_msgTypes[58]
+	mi := &file_meta_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5154,7 +6455,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[58]
+	mi := &file_meta_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5167,7 +6468,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{58}
+	return file_meta_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *Pool) GetId() uint32 {
@@ -5223,7 +6524,7 @@ type PutPool struct {
 
 func (x *PutPool) Reset() {
 	*x = PutPool{}
-	mi := &file_meta_proto_msgTypes[59]
+	mi := &file_meta_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5235,7 +6536,7 @@ func (x *PutPool) String() string {
 func (*PutPool) ProtoMessage() {}
 
 func (x *PutPool) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[59]
+	mi := &file_meta_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5248,7 +6549,7 @@ func (x *PutPool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutPool.ProtoReflect.Descriptor instead.
 func (*PutPool) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{59}
+	return file_meta_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *PutPool) GetPool() *Pool {
@@ -5269,7 +6570,7 @@ type ChangePGs struct {
 
 func (x *ChangePGs) Reset() {
 	*x = ChangePGs{}
-	mi := &file_meta_proto_msgTypes[60]
+	mi := &file_meta_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5281,7 +6582,7 @@ func (x *ChangePGs) String() string {
 func (*ChangePGs) ProtoMessage() {}
 
 func (x *ChangePGs) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[60]
+	mi := &file_meta_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5294,7 +6595,7 @@ func (x *ChangePGs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangePGs.ProtoReflect.Descriptor instead.
 func (*ChangePGs) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{60}
+	return file_meta_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ChangePGs) GetPool() uint32 {
@@ -5330,7 +6631,7 @@ type PGChange struct {
 
 func (x *PGChange) Reset() {
 	*x = PGChange{}
-	mi := &file_meta_proto_msgTypes[61]
+	mi := &file_meta_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5342,7 +6643,7 @@ func (x *PGChange) String() string {
 func (*PGChange) ProtoMessage() {}
 
 func (x *PGChange) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[61]
+	mi := &file_meta_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5355,7 +6656,7 @@ func (x *PGChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PGChange.ProtoReflect.Descriptor instead.
 func (*PGChange) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{61}
+	return file_meta_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *PGChange) GetExpectEpoch() uint32 {
@@ -5394,7 +6695,7 @@ type ReplaceStore struct {
 
 func (x *ReplaceStore) Reset() {
 	*x = ReplaceStore{}
-	mi := &file_meta_proto_msgTypes[62]
+	mi := &file_meta_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5406,7 +6707,7 @@ func (x *ReplaceStore) String() string {
 func (*ReplaceStore) ProtoMessage() {}
 
 func (x *ReplaceStore) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[62]
+	mi := &file_meta_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5419,7 +6720,7 @@ func (x *ReplaceStore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceStore.ProtoReflect.Descriptor instead.
 func (*ReplaceStore) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{62}
+	return file_meta_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *ReplaceStore) GetOld() uint32 {
@@ -5448,7 +6749,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_meta_proto_msgTypes[63]
+	mi := &file_meta_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5460,7 +6761,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[63]
+	mi := &file_meta_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5473,7 +6774,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{63}
+	return file_meta_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *Key) GetKind() string {
@@ -5506,7 +6807,7 @@ type PutKey struct {
 
 func (x *PutKey) Reset() {
 	*x = PutKey{}
-	mi := &file_meta_proto_msgTypes[64]
+	mi := &file_meta_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5518,7 +6819,7 @@ func (x *PutKey) String() string {
 func (*PutKey) ProtoMessage() {}
 
 func (x *PutKey) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[64]
+	mi := &file_meta_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5531,7 +6832,7 @@ func (x *PutKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutKey.ProtoReflect.Descriptor instead.
 func (*PutKey) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{64}
+	return file_meta_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *PutKey) GetKey() *Key {
@@ -5554,7 +6855,7 @@ type NFSClient struct {
 
 func (x *NFSClient) Reset() {
 	*x = NFSClient{}
-	mi := &file_meta_proto_msgTypes[65]
+	mi := &file_meta_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5566,7 +6867,7 @@ func (x *NFSClient) String() string {
 func (*NFSClient) ProtoMessage() {}
 
 func (x *NFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[65]
+	mi := &file_meta_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5579,7 +6880,7 @@ func (x *NFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClient.ProtoReflect.Descriptor instead.
 func (*NFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{65}
+	return file_meta_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *NFSClient) GetGateway() string {
@@ -5612,7 +6913,7 @@ type PutNFSClient struct {
 
 func (x *PutNFSClient) Reset() {
 	*x = PutNFSClient{}
-	mi := &file_meta_proto_msgTypes[66]
+	mi := &file_meta_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5624,7 +6925,7 @@ func (x *PutNFSClient) String() string {
 func (*PutNFSClient) ProtoMessage() {}
 
 func (x *PutNFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[66]
+	mi := &file_meta_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5637,7 +6938,7 @@ func (x *PutNFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNFSClient.ProtoReflect.Descriptor instead.
 func (*PutNFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{66}
+	return file_meta_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *PutNFSClient) GetClient() *NFSClient {
@@ -5657,7 +6958,7 @@ type RemoveNFSClient struct {
 
 func (x *RemoveNFSClient) Reset() {
 	*x = RemoveNFSClient{}
-	mi := &file_meta_proto_msgTypes[67]
+	mi := &file_meta_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5669,7 +6970,7 @@ func (x *RemoveNFSClient) String() string {
 func (*RemoveNFSClient) ProtoMessage() {}
 
 func (x *RemoveNFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[67]
+	mi := &file_meta_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5682,7 +6983,7 @@ func (x *RemoveNFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNFSClient.ProtoReflect.Descriptor instead.
 func (*RemoveNFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{67}
+	return file_meta_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *RemoveNFSClient) GetGateway() string {
@@ -5695,6 +6996,545 @@ func (x *RemoveNFSClient) GetGateway() string {
 func (x *RemoveNFSClient) GetOwner() []byte {
 	if x != nil {
 		return x.Owner
+	}
+	return nil
+}
+
+// ClientRecord is the value of C/id: an NFS client, from level 3. Every id was given by PutClient and has a record until the
+// client is released at all namespace shards, so of released ids these keep few intervals.
+type ClientRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"` // not stored
+	State         ClientState            `protobuf:"varint,2,opt,name=state,proto3,enum=rackfs.meta.v1.ClientState" json:"state,omitempty"`
+	Gateway       string                 `protobuf:"bytes,3,opt,name=gateway,proto3" json:"gateway,omitempty"`     // who serves it: the name of the origin,
+	Origin        uint64                 `protobuf:"varint,4,opt,name=origin,proto3" json:"origin,omitempty"`      // and the origin at shard 0, whose commands only may change it. Kept by the state machine
+	Owner         []byte                 `protobuf:"bytes,5,opt,name=owner,proto3" json:"owner,omitempty"`         // co_ownerid, up to 1024 bytes; empty: the id is reserved
+	Verifier      []byte                 `protobuf:"bytes,6,opt,name=verifier,proto3" json:"verifier,omitempty"`   // 8 bytes or none
+	Principal     []byte                 `protobuf:"bytes,7,opt,name=principal,proto3" json:"principal,omitempty"` // up to 1024 bytes
+	Confirmed     bool                   `protobuf:"varint,8,opt,name=confirmed,proto3" json:"confirmed,omitempty"`
+	Record        []byte                 `protobuf:"bytes,9,opt,name=record,proto3" json:"record,omitempty"`      // the state store's own, up to 16 KiB
+	Sessions      [][]byte               `protobuf:"bytes,10,rep,name=sessions,proto3" json:"sessions,omitempty"` // ids, in the order they were made; kept by the state machine
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClientRecord) Reset() {
+	*x = ClientRecord{}
+	mi := &file_meta_proto_msgTypes[81]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClientRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClientRecord) ProtoMessage() {}
+
+func (x *ClientRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[81]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClientRecord.ProtoReflect.Descriptor instead.
+func (*ClientRecord) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{81}
+}
+
+func (x *ClientRecord) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *ClientRecord) GetState() ClientState {
+	if x != nil {
+		return x.State
+	}
+	return ClientState_CLIENT_ACTIVE
+}
+
+func (x *ClientRecord) GetGateway() string {
+	if x != nil {
+		return x.Gateway
+	}
+	return ""
+}
+
+func (x *ClientRecord) GetOrigin() uint64 {
+	if x != nil {
+		return x.Origin
+	}
+	return 0
+}
+
+func (x *ClientRecord) GetOwner() []byte {
+	if x != nil {
+		return x.Owner
+	}
+	return nil
+}
+
+func (x *ClientRecord) GetVerifier() []byte {
+	if x != nil {
+		return x.Verifier
+	}
+	return nil
+}
+
+func (x *ClientRecord) GetPrincipal() []byte {
+	if x != nil {
+		return x.Principal
+	}
+	return nil
+}
+
+func (x *ClientRecord) GetConfirmed() bool {
+	if x != nil {
+		return x.Confirmed
+	}
+	return false
+}
+
+func (x *ClientRecord) GetRecord() []byte {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
+func (x *ClientRecord) GetSessions() [][]byte {
+	if x != nil {
+		return x.Sessions
+	}
+	return nil
+}
+
+// SessionRecord is the value of S/id.
+type SessionRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // 16 random bytes; not stored
+	Client        uint64                 `protobuf:"varint,2,opt,name=client,proto3" json:"client,omitempty"`
+	Record        []byte                 `protobuf:"bytes,3,opt,name=record,proto3" json:"record,omitempty"` // the state store's own: channel attributes and so on; up to 4 KiB
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionRecord) Reset() {
+	*x = SessionRecord{}
+	mi := &file_meta_proto_msgTypes[82]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionRecord) ProtoMessage() {}
+
+func (x *SessionRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[82]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionRecord.ProtoReflect.Descriptor instead.
+func (*SessionRecord) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{82}
+}
+
+func (x *SessionRecord) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *SessionRecord) GetClient() uint64 {
+	if x != nil {
+		return x.Client
+	}
+	return 0
+}
+
+func (x *SessionRecord) GetRecord() []byte {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
+// PutClient makes records with new ids, or changes the one of an id: owner, verifier, principal, confirmed and record are taken from
+// client. A client that is gone or being released: KindExpired. One that another origin serves: KindBusy.
+type PutClient struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        *ClientRecord          `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"` // id 0: a new one
+	Count         uint32                 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`  // of new ones, 0 is 1, at most 64: the records are alike
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutClient) Reset() {
+	*x = PutClient{}
+	mi := &file_meta_proto_msgTypes[83]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutClient) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutClient) ProtoMessage() {}
+
+func (x *PutClient) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[83]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutClient.ProtoReflect.Descriptor instead.
+func (*PutClient) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{83}
+}
+
+func (x *PutClient) GetClient() *ClientRecord {
+	if x != nil {
+		return x.Client
+	}
+	return nil
+}
+
+func (x *PutClient) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+type ClientsResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	First uint64                 `protobuf:"varint,1,opt,name=first,proto3" json:"first,omitempty"`
+	Count uint32                 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	// Of TakeClients, RemoveClient: those of the ids named that were done, the others being gone, in release or served by somebody else.
+	Clients       []uint64 `protobuf:"varint,3,rep,packed,name=clients,proto3" json:"clients,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClientsResult) Reset() {
+	*x = ClientsResult{}
+	mi := &file_meta_proto_msgTypes[84]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClientsResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClientsResult) ProtoMessage() {}
+
+func (x *ClientsResult) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[84]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClientsResult.ProtoReflect.Descriptor instead.
+func (*ClientsResult) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{84}
+}
+
+func (x *ClientsResult) GetFirst() uint64 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *ClientsResult) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *ClientsResult) GetClients() []uint64 {
+	if x != nil {
+		return x.Clients
+	}
+	return nil
+}
+
+// RemoveClient decides the end of a client: its sessions go, its state is CLIENT_RELEASING. Then ReleaseClients goes to every
+// namespace shard, then ForgetClients comes here. The leader does what is left of that, if who began does not.
+// origin must be that which serves the client, or 0 for the command's own; else it is passed over. So may a client that is gone.
+type RemoveClient struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        uint64                 `protobuf:"varint,1,opt,name=client,proto3" json:"client,omitempty"`
+	Origin        uint64                 `protobuf:"varint,2,opt,name=origin,proto3" json:"origin,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveClient) Reset() {
+	*x = RemoveClient{}
+	mi := &file_meta_proto_msgTypes[85]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveClient) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveClient) ProtoMessage() {}
+
+func (x *RemoveClient) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[85]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveClient.ProtoReflect.Descriptor instead.
+func (*RemoveClient) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{85}
+}
+
+func (x *RemoveClient) GetClient() uint64 {
+	if x != nil {
+		return x.Client
+	}
+	return 0
+}
+
+func (x *RemoveClient) GetOrigin() uint64 {
+	if x != nil {
+		return x.Origin
+	}
+	return 0
+}
+
+// TakeClients makes the command's origin the one that serves clients: those of an origin which has ended, and its own.
+// Others are passed over; the result names those that it serves now. At most 256.
+type TakeClients struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Clients       []uint64               `protobuf:"varint,1,rep,packed,name=clients,proto3" json:"clients,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TakeClients) Reset() {
+	*x = TakeClients{}
+	mi := &file_meta_proto_msgTypes[86]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TakeClients) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TakeClients) ProtoMessage() {}
+
+func (x *TakeClients) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[86]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TakeClients.ProtoReflect.Descriptor instead.
+func (*TakeClients) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{86}
+}
+
+func (x *TakeClients) GetClients() []uint64 {
+	if x != nil {
+		return x.Clients
+	}
+	return nil
+}
+
+// ForgetClients deletes the records of clients that were released everywhere. Those that are not in release are passed over. At most 256.
+type ForgetClients struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Clients       []uint64               `protobuf:"varint,1,rep,packed,name=clients,proto3" json:"clients,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetClients) Reset() {
+	*x = ForgetClients{}
+	mi := &file_meta_proto_msgTypes[87]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetClients) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetClients) ProtoMessage() {}
+
+func (x *ForgetClients) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[87]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetClients.ProtoReflect.Descriptor instead.
+func (*ForgetClients) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{87}
+}
+
+func (x *ForgetClients) GetClients() []uint64 {
+	if x != nil {
+		return x.Clients
+	}
+	return nil
+}
+
+// PutSession makes or changes a session of a client that the command's origin serves, and with it the client, if
+// that is given, as PutClient would. KindExists if the id is another client's, KindTooMany over 64 sessions of one client.
+type PutSession struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       *SessionRecord         `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	Client        *ClientRecord          `protobuf:"bytes,2,opt,name=client,proto3" json:"client,omitempty"` // its id is session.client
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutSession) Reset() {
+	*x = PutSession{}
+	mi := &file_meta_proto_msgTypes[88]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutSession) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutSession) ProtoMessage() {}
+
+func (x *PutSession) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[88]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutSession.ProtoReflect.Descriptor instead.
+func (*PutSession) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{88}
+}
+
+func (x *PutSession) GetSession() *SessionRecord {
+	if x != nil {
+		return x.Session
+	}
+	return nil
+}
+
+func (x *PutSession) GetClient() *ClientRecord {
+	if x != nil {
+		return x.Client
+	}
+	return nil
+}
+
+// RemoveSession removes a session. One that is not there is passed over.
+type RemoveSession struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       []byte                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveSession) Reset() {
+	*x = RemoveSession{}
+	mi := &file_meta_proto_msgTypes[89]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveSession) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveSession) ProtoMessage() {}
+
+func (x *RemoveSession) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[89]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveSession.ProtoReflect.Descriptor instead.
+func (*RemoveSession) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{89}
+}
+
+func (x *RemoveSession) GetSession() []byte {
+	if x != nil {
+		return x.Session
 	}
 	return nil
 }
@@ -5718,10 +7558,16 @@ type Query struct {
 	//	*Query_Blocks
 	//	*Query_GetXattr
 	//	*Query_ListXattrs
+	//	*Query_TestLock
+	//	*Query_ClientState
+	//	*Query_SessionSlots
+	//	*Query_FileOpens
 	//	*Query_FileSystems
 	//	*Query_ClusterMap
 	//	*Query_Keys
 	//	*Query_NfsClients
+	//	*Query_Clients
+	//	*Query_Client
 	Q             isQuery_Q `protobuf_oneof:"q"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -5729,7 +7575,7 @@ type Query struct {
 
 func (x *Query) Reset() {
 	*x = Query{}
-	mi := &file_meta_proto_msgTypes[68]
+	mi := &file_meta_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5741,7 +7587,7 @@ func (x *Query) String() string {
 func (*Query) ProtoMessage() {}
 
 func (x *Query) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[68]
+	mi := &file_meta_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5754,7 +7600,7 @@ func (x *Query) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Query.ProtoReflect.Descriptor instead.
 func (*Query) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{68}
+	return file_meta_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *Query) GetFs() uint32 {
@@ -5886,6 +7732,42 @@ func (x *Query) GetListXattrs() *ListXattrsQ {
 	return nil
 }
 
+func (x *Query) GetTestLock() *TestLockQ {
+	if x != nil {
+		if x, ok := x.Q.(*Query_TestLock); ok {
+			return x.TestLock
+		}
+	}
+	return nil
+}
+
+func (x *Query) GetClientState() *ClientStateQ {
+	if x != nil {
+		if x, ok := x.Q.(*Query_ClientState); ok {
+			return x.ClientState
+		}
+	}
+	return nil
+}
+
+func (x *Query) GetSessionSlots() *SessionSlotsQ {
+	if x != nil {
+		if x, ok := x.Q.(*Query_SessionSlots); ok {
+			return x.SessionSlots
+		}
+	}
+	return nil
+}
+
+func (x *Query) GetFileOpens() *FileOpensQ {
+	if x != nil {
+		if x, ok := x.Q.(*Query_FileOpens); ok {
+			return x.FileOpens
+		}
+	}
+	return nil
+}
+
 func (x *Query) GetFileSystems() *FileSystemsQ {
 	if x != nil {
 		if x, ok := x.Q.(*Query_FileSystems); ok {
@@ -5917,6 +7799,24 @@ func (x *Query) GetNfsClients() *NFSClientsQ {
 	if x != nil {
 		if x, ok := x.Q.(*Query_NfsClients); ok {
 			return x.NfsClients
+		}
+	}
+	return nil
+}
+
+func (x *Query) GetClients() *ClientsQ {
+	if x != nil {
+		if x, ok := x.Q.(*Query_Clients); ok {
+			return x.Clients
+		}
+	}
+	return nil
+}
+
+func (x *Query) GetClient() *ClientQ {
+	if x != nil {
+		if x, ok := x.Q.(*Query_Client); ok {
+			return x.Client
 		}
 	}
 	return nil
@@ -5974,6 +7874,22 @@ type Query_ListXattrs struct {
 	ListXattrs *ListXattrsQ `protobuf:"bytes,21,opt,name=list_xattrs,json=listXattrs,proto3,oneof"`
 }
 
+type Query_TestLock struct {
+	TestLock *TestLockQ `protobuf:"bytes,25,opt,name=test_lock,json=testLock,proto3,oneof"`
+}
+
+type Query_ClientState struct {
+	ClientState *ClientStateQ `protobuf:"bytes,26,opt,name=client_state,json=clientState,proto3,oneof"`
+}
+
+type Query_SessionSlots struct {
+	SessionSlots *SessionSlotsQ `protobuf:"bytes,27,opt,name=session_slots,json=sessionSlots,proto3,oneof"`
+}
+
+type Query_FileOpens struct {
+	FileOpens *FileOpensQ `protobuf:"bytes,28,opt,name=file_opens,json=fileOpens,proto3,oneof"`
+}
+
 type Query_FileSystems struct {
 	FileSystems *FileSystemsQ `protobuf:"bytes,30,opt,name=file_systems,json=fileSystems,proto3,oneof"`
 }
@@ -5988,6 +7904,14 @@ type Query_Keys struct {
 
 type Query_NfsClients struct {
 	NfsClients *NFSClientsQ `protobuf:"bytes,33,opt,name=nfs_clients,json=nfsClients,proto3,oneof"`
+}
+
+type Query_Clients struct {
+	Clients *ClientsQ `protobuf:"bytes,34,opt,name=clients,proto3,oneof"`
+}
+
+type Query_Client struct {
+	Client *ClientQ `protobuf:"bytes,35,opt,name=client,proto3,oneof"`
 }
 
 func (*Query_GetAttr) isQuery_Q() {}
@@ -6014,6 +7938,14 @@ func (*Query_GetXattr) isQuery_Q() {}
 
 func (*Query_ListXattrs) isQuery_Q() {}
 
+func (*Query_TestLock) isQuery_Q() {}
+
+func (*Query_ClientState) isQuery_Q() {}
+
+func (*Query_SessionSlots) isQuery_Q() {}
+
+func (*Query_FileOpens) isQuery_Q() {}
+
 func (*Query_FileSystems) isQuery_Q() {}
 
 func (*Query_ClusterMap) isQuery_Q() {}
@@ -6021,6 +7953,10 @@ func (*Query_ClusterMap) isQuery_Q() {}
 func (*Query_Keys) isQuery_Q() {}
 
 func (*Query_NfsClients) isQuery_Q() {}
+
+func (*Query_Clients) isQuery_Q() {}
+
+func (*Query_Client) isQuery_Q() {}
 
 type GetAttrQ struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -6033,7 +7969,7 @@ type GetAttrQ struct {
 
 func (x *GetAttrQ) Reset() {
 	*x = GetAttrQ{}
-	mi := &file_meta_proto_msgTypes[69]
+	mi := &file_meta_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6045,7 +7981,7 @@ func (x *GetAttrQ) String() string {
 func (*GetAttrQ) ProtoMessage() {}
 
 func (x *GetAttrQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[69]
+	mi := &file_meta_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6058,7 +7994,7 @@ func (x *GetAttrQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttrQ.ProtoReflect.Descriptor instead.
 func (*GetAttrQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{69}
+	return file_meta_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *GetAttrQ) GetIno() uint64 {
@@ -6092,7 +8028,7 @@ type LookupQ struct {
 
 func (x *LookupQ) Reset() {
 	*x = LookupQ{}
-	mi := &file_meta_proto_msgTypes[70]
+	mi := &file_meta_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6104,7 +8040,7 @@ func (x *LookupQ) String() string {
 func (*LookupQ) ProtoMessage() {}
 
 func (x *LookupQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[70]
+	mi := &file_meta_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6117,7 +8053,7 @@ func (x *LookupQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupQ.ProtoReflect.Descriptor instead.
 func (*LookupQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{70}
+	return file_meta_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *LookupQ) GetDir() uint64 {
@@ -6143,7 +8079,7 @@ type ParentQ struct {
 
 func (x *ParentQ) Reset() {
 	*x = ParentQ{}
-	mi := &file_meta_proto_msgTypes[71]
+	mi := &file_meta_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6155,7 +8091,7 @@ func (x *ParentQ) String() string {
 func (*ParentQ) ProtoMessage() {}
 
 func (x *ParentQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[71]
+	mi := &file_meta_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6168,7 +8104,7 @@ func (x *ParentQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParentQ.ProtoReflect.Descriptor instead.
 func (*ParentQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{71}
+	return file_meta_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *ParentQ) GetDir() uint64 {
@@ -6191,7 +8127,7 @@ type ReadDirQ struct {
 
 func (x *ReadDirQ) Reset() {
 	*x = ReadDirQ{}
-	mi := &file_meta_proto_msgTypes[72]
+	mi := &file_meta_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6203,7 +8139,7 @@ func (x *ReadDirQ) String() string {
 func (*ReadDirQ) ProtoMessage() {}
 
 func (x *ReadDirQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[72]
+	mi := &file_meta_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6216,7 +8152,7 @@ func (x *ReadDirQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirQ.ProtoReflect.Descriptor instead.
 func (*ReadDirQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{72}
+	return file_meta_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *ReadDirQ) GetDir() uint64 {
@@ -6263,7 +8199,7 @@ type ReadLinkQ struct {
 
 func (x *ReadLinkQ) Reset() {
 	*x = ReadLinkQ{}
-	mi := &file_meta_proto_msgTypes[73]
+	mi := &file_meta_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6275,7 +8211,7 @@ func (x *ReadLinkQ) String() string {
 func (*ReadLinkQ) ProtoMessage() {}
 
 func (x *ReadLinkQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[73]
+	mi := &file_meta_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6288,7 +8224,7 @@ func (x *ReadLinkQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkQ.ProtoReflect.Descriptor instead.
 func (*ReadLinkQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{73}
+	return file_meta_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *ReadLinkQ) GetIno() uint64 {
@@ -6311,7 +8247,7 @@ type ExtentsQ struct {
 
 func (x *ExtentsQ) Reset() {
 	*x = ExtentsQ{}
-	mi := &file_meta_proto_msgTypes[74]
+	mi := &file_meta_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6323,7 +8259,7 @@ func (x *ExtentsQ) String() string {
 func (*ExtentsQ) ProtoMessage() {}
 
 func (x *ExtentsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[74]
+	mi := &file_meta_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6336,7 +8272,7 @@ func (x *ExtentsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsQ.ProtoReflect.Descriptor instead.
 func (*ExtentsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{74}
+	return file_meta_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *ExtentsQ) GetIno() uint64 {
@@ -6375,7 +8311,7 @@ type StatFSQ struct {
 
 func (x *StatFSQ) Reset() {
 	*x = StatFSQ{}
-	mi := &file_meta_proto_msgTypes[75]
+	mi := &file_meta_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6387,7 +8323,7 @@ func (x *StatFSQ) String() string {
 func (*StatFSQ) ProtoMessage() {}
 
 func (x *StatFSQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[75]
+	mi := &file_meta_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6400,7 +8336,7 @@ func (x *StatFSQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSQ.ProtoReflect.Descriptor instead.
 func (*StatFSQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{75}
+	return file_meta_proto_rawDescGZIP(), []int{97}
 }
 
 type BlockStatesQ struct {
@@ -6412,7 +8348,7 @@ type BlockStatesQ struct {
 
 func (x *BlockStatesQ) Reset() {
 	*x = BlockStatesQ{}
-	mi := &file_meta_proto_msgTypes[76]
+	mi := &file_meta_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6424,7 +8360,7 @@ func (x *BlockStatesQ) String() string {
 func (*BlockStatesQ) ProtoMessage() {}
 
 func (x *BlockStatesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[76]
+	mi := &file_meta_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6437,7 +8373,7 @@ func (x *BlockStatesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesQ.ProtoReflect.Descriptor instead.
 func (*BlockStatesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{76}
+	return file_meta_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *BlockStatesQ) GetIds() []uint64 {
@@ -6461,7 +8397,7 @@ type BlocksQ struct {
 
 func (x *BlocksQ) Reset() {
 	*x = BlocksQ{}
-	mi := &file_meta_proto_msgTypes[77]
+	mi := &file_meta_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6473,7 +8409,7 @@ func (x *BlocksQ) String() string {
 func (*BlocksQ) ProtoMessage() {}
 
 func (x *BlocksQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[77]
+	mi := &file_meta_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6486,7 +8422,7 @@ func (x *BlocksQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksQ.ProtoReflect.Descriptor instead.
 func (*BlocksQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{77}
+	return file_meta_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *BlocksQ) GetAfter() uint64 {
@@ -6528,7 +8464,7 @@ type GetXattrQ struct {
 
 func (x *GetXattrQ) Reset() {
 	*x = GetXattrQ{}
-	mi := &file_meta_proto_msgTypes[78]
+	mi := &file_meta_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6540,7 +8476,7 @@ func (x *GetXattrQ) String() string {
 func (*GetXattrQ) ProtoMessage() {}
 
 func (x *GetXattrQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[78]
+	mi := &file_meta_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6553,7 +8489,7 @@ func (x *GetXattrQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrQ.ProtoReflect.Descriptor instead.
 func (*GetXattrQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{78}
+	return file_meta_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *GetXattrQ) GetIno() uint64 {
@@ -6581,7 +8517,7 @@ type ListXattrsQ struct {
 
 func (x *ListXattrsQ) Reset() {
 	*x = ListXattrsQ{}
-	mi := &file_meta_proto_msgTypes[79]
+	mi := &file_meta_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6593,7 +8529,7 @@ func (x *ListXattrsQ) String() string {
 func (*ListXattrsQ) ProtoMessage() {}
 
 func (x *ListXattrsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[79]
+	mi := &file_meta_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6606,7 +8542,7 @@ func (x *ListXattrsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrsQ.ProtoReflect.Descriptor instead.
 func (*ListXattrsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{79}
+	return file_meta_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *ListXattrsQ) GetIno() uint64 {
@@ -6638,7 +8574,7 @@ type ShardInfoQ struct {
 
 func (x *ShardInfoQ) Reset() {
 	*x = ShardInfoQ{}
-	mi := &file_meta_proto_msgTypes[80]
+	mi := &file_meta_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6650,7 +8586,7 @@ func (x *ShardInfoQ) String() string {
 func (*ShardInfoQ) ProtoMessage() {}
 
 func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[80]
+	mi := &file_meta_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6663,7 +8599,7 @@ func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoQ.ProtoReflect.Descriptor instead.
 func (*ShardInfoQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{80}
+	return file_meta_proto_rawDescGZIP(), []int{102}
 }
 
 type FileSystemsQ struct {
@@ -6674,7 +8610,7 @@ type FileSystemsQ struct {
 
 func (x *FileSystemsQ) Reset() {
 	*x = FileSystemsQ{}
-	mi := &file_meta_proto_msgTypes[81]
+	mi := &file_meta_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6686,7 +8622,7 @@ func (x *FileSystemsQ) String() string {
 func (*FileSystemsQ) ProtoMessage() {}
 
 func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[81]
+	mi := &file_meta_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6699,7 +8635,7 @@ func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsQ.ProtoReflect.Descriptor instead.
 func (*FileSystemsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{81}
+	return file_meta_proto_rawDescGZIP(), []int{103}
 }
 
 // ClusterMapQ asks for the stores and pools. With the version that the caller has, the answer
@@ -6713,7 +8649,7 @@ type ClusterMapQ struct {
 
 func (x *ClusterMapQ) Reset() {
 	*x = ClusterMapQ{}
-	mi := &file_meta_proto_msgTypes[82]
+	mi := &file_meta_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6725,7 +8661,7 @@ func (x *ClusterMapQ) String() string {
 func (*ClusterMapQ) ProtoMessage() {}
 
 func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[82]
+	mi := &file_meta_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6738,7 +8674,7 @@ func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapQ.ProtoReflect.Descriptor instead.
 func (*ClusterMapQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{82}
+	return file_meta_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *ClusterMapQ) GetKnownVersion() uint64 {
@@ -6757,7 +8693,7 @@ type KeysQ struct {
 
 func (x *KeysQ) Reset() {
 	*x = KeysQ{}
-	mi := &file_meta_proto_msgTypes[83]
+	mi := &file_meta_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6769,7 +8705,7 @@ func (x *KeysQ) String() string {
 func (*KeysQ) ProtoMessage() {}
 
 func (x *KeysQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[83]
+	mi := &file_meta_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6782,7 +8718,7 @@ func (x *KeysQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysQ.ProtoReflect.Descriptor instead.
 func (*KeysQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{83}
+	return file_meta_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *KeysQ) GetKind() string {
@@ -6801,7 +8737,7 @@ type NFSClientsQ struct {
 
 func (x *NFSClientsQ) Reset() {
 	*x = NFSClientsQ{}
-	mi := &file_meta_proto_msgTypes[84]
+	mi := &file_meta_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6813,7 +8749,7 @@ func (x *NFSClientsQ) String() string {
 func (*NFSClientsQ) ProtoMessage() {}
 
 func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[84]
+	mi := &file_meta_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6826,7 +8762,7 @@ func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsQ.ProtoReflect.Descriptor instead.
 func (*NFSClientsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{84}
+	return file_meta_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *NFSClientsQ) GetGateway() string {
@@ -6834,6 +8770,374 @@ func (x *NFSClientsQ) GetGateway() string {
 		return x.Gateway
 	}
 	return ""
+}
+
+// TestLockQ asks whether a lock would be denied: fcntl(F_GETLK), LOCKT.
+type TestLockQ struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
+	Client        uint64                 `protobuf:"varint,2,opt,name=client,proto3" json:"client,omitempty"`
+	Owner         []byte                 `protobuf:"bytes,3,opt,name=owner,proto3" json:"owner,omitempty"`
+	Type          LockType               `protobuf:"varint,4,opt,name=type,proto3,enum=rackfs.meta.v1.LockType" json:"type,omitempty"`
+	Offset        uint64                 `protobuf:"varint,5,opt,name=offset,proto3" json:"offset,omitempty"`
+	Length        uint64                 `protobuf:"varint,6,opt,name=length,proto3" json:"length,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TestLockQ) Reset() {
+	*x = TestLockQ{}
+	mi := &file_meta_proto_msgTypes[107]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TestLockQ) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TestLockQ) ProtoMessage() {}
+
+func (x *TestLockQ) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[107]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TestLockQ.ProtoReflect.Descriptor instead.
+func (*TestLockQ) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{107}
+}
+
+func (x *TestLockQ) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *TestLockQ) GetClient() uint64 {
+	if x != nil {
+		return x.Client
+	}
+	return 0
+}
+
+func (x *TestLockQ) GetOwner() []byte {
+	if x != nil {
+		return x.Owner
+	}
+	return nil
+}
+
+func (x *TestLockQ) GetType() LockType {
+	if x != nil {
+		return x.Type
+	}
+	return LockType_LOCK_NONE
+}
+
+func (x *TestLockQ) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *TestLockQ) GetLength() uint64 {
+	if x != nil {
+		return x.Length
+	}
+	return 0
+}
+
+// ClientStateQ lists the opens and locks of a client in all file systems of the shard, page by page, each page whole files.
+// KindExpired if the client was released.
+type ClientStateQ struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        uint64                 `protobuf:"varint,1,opt,name=client,proto3" json:"client,omitempty"`
+	AfterFs       uint32                 `protobuf:"varint,2,opt,name=after_fs,json=afterFs,proto3" json:"after_fs,omitempty"` // files after this one
+	AfterIno      uint64                 `protobuf:"varint,3,opt,name=after_ino,json=afterIno,proto3" json:"after_ino,omitempty"`
+	Limit         uint32                 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"` // of opens and locks, about; 0, or more than the limit: the limit (1,000)
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClientStateQ) Reset() {
+	*x = ClientStateQ{}
+	mi := &file_meta_proto_msgTypes[108]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClientStateQ) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClientStateQ) ProtoMessage() {}
+
+func (x *ClientStateQ) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[108]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClientStateQ.ProtoReflect.Descriptor instead.
+func (*ClientStateQ) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{108}
+}
+
+func (x *ClientStateQ) GetClient() uint64 {
+	if x != nil {
+		return x.Client
+	}
+	return 0
+}
+
+func (x *ClientStateQ) GetAfterFs() uint32 {
+	if x != nil {
+		return x.AfterFs
+	}
+	return 0
+}
+
+func (x *ClientStateQ) GetAfterIno() uint64 {
+	if x != nil {
+		return x.AfterIno
+	}
+	return 0
+}
+
+func (x *ClientStateQ) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+// SessionSlotsQ lists the newest seq of each slot of a session that this shard stored a result of. A gateway that takes a
+// session over accepts on a slot any seq at or above the highest that a shard knows.
+type SessionSlotsQ struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       []byte                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionSlotsQ) Reset() {
+	*x = SessionSlotsQ{}
+	mi := &file_meta_proto_msgTypes[109]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionSlotsQ) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionSlotsQ) ProtoMessage() {}
+
+func (x *SessionSlotsQ) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[109]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionSlotsQ.ProtoReflect.Descriptor instead.
+func (*SessionSlotsQ) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{109}
+}
+
+func (x *SessionSlotsQ) GetSession() []byte {
+	if x != nil {
+		return x.Session
+	}
+	return nil
+}
+
+// FileOpensQ lists the opens of a file, those of released clients left out.
+type FileOpensQ struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FileOpensQ) Reset() {
+	*x = FileOpensQ{}
+	mi := &file_meta_proto_msgTypes[110]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FileOpensQ) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FileOpensQ) ProtoMessage() {}
+
+func (x *FileOpensQ) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[110]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FileOpensQ.ProtoReflect.Descriptor instead.
+func (*FileOpensQ) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{110}
+}
+
+func (x *FileOpensQ) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+// ClientsQ lists clients with their sessions by ascending id, page by page.
+type ClientsQ struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Gateway       string                 `protobuf:"bytes,1,opt,name=gateway,proto3" json:"gateway,omitempty"`      // those that this gateway serves; empty: all
+	After         uint64                 `protobuf:"varint,2,opt,name=after,proto3" json:"after,omitempty"`         // ids above this one
+	Limit         uint32                 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`         // 0, or more than the limit: the limit (256)
+	Releasing     bool                   `protobuf:"varint,4,opt,name=releasing,proto3" json:"releasing,omitempty"` // those in release; else the active ones
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClientsQ) Reset() {
+	*x = ClientsQ{}
+	mi := &file_meta_proto_msgTypes[111]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClientsQ) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClientsQ) ProtoMessage() {}
+
+func (x *ClientsQ) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[111]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClientsQ.ProtoReflect.Descriptor instead.
+func (*ClientsQ) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{111}
+}
+
+func (x *ClientsQ) GetGateway() string {
+	if x != nil {
+		return x.Gateway
+	}
+	return ""
+}
+
+func (x *ClientsQ) GetAfter() uint64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
+func (x *ClientsQ) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *ClientsQ) GetReleasing() bool {
+	if x != nil {
+		return x.Releasing
+	}
+	return false
+}
+
+// ClientQ asks for one client with its sessions, by a session if that is given. KindNotFound.
+type ClientQ struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        uint64                 `protobuf:"varint,1,opt,name=client,proto3" json:"client,omitempty"`
+	Session       []byte                 `protobuf:"bytes,2,opt,name=session,proto3" json:"session,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClientQ) Reset() {
+	*x = ClientQ{}
+	mi := &file_meta_proto_msgTypes[112]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClientQ) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClientQ) ProtoMessage() {}
+
+func (x *ClientQ) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[112]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClientQ.ProtoReflect.Descriptor instead.
+func (*ClientQ) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{112}
+}
+
+func (x *ClientQ) GetClient() uint64 {
+	if x != nil {
+		return x.Client
+	}
+	return 0
+}
+
+func (x *ClientQ) GetSession() []byte {
+	if x != nil {
+		return x.Session
+	}
+	return nil
 }
 
 type QueryResult struct {
@@ -6856,6 +9160,11 @@ type QueryResult struct {
 	//	*QueryResult_Blocks
 	//	*QueryResult_GetXattr
 	//	*QueryResult_ListXattrs
+	//	*QueryResult_Lock
+	//	*QueryResult_ClientState
+	//	*QueryResult_SessionSlots
+	//	*QueryResult_Clients
+	//	*QueryResult_FileOpens
 	R             isQueryResult_R `protobuf_oneof:"r"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -6863,7 +9172,7 @@ type QueryResult struct {
 
 func (x *QueryResult) Reset() {
 	*x = QueryResult{}
-	mi := &file_meta_proto_msgTypes[85]
+	mi := &file_meta_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6875,7 +9184,7 @@ func (x *QueryResult) String() string {
 func (*QueryResult) ProtoMessage() {}
 
 func (x *QueryResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[85]
+	mi := &file_meta_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6888,7 +9197,7 @@ func (x *QueryResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryResult.ProtoReflect.Descriptor instead.
 func (*QueryResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{85}
+	return file_meta_proto_rawDescGZIP(), []int{113}
 }
 
 func (x *QueryResult) GetKind() uint32 {
@@ -7038,6 +9347,51 @@ func (x *QueryResult) GetListXattrs() *ListXattrsR {
 	return nil
 }
 
+func (x *QueryResult) GetLock() *LockResult {
+	if x != nil {
+		if x, ok := x.R.(*QueryResult_Lock); ok {
+			return x.Lock
+		}
+	}
+	return nil
+}
+
+func (x *QueryResult) GetClientState() *ClientStateR {
+	if x != nil {
+		if x, ok := x.R.(*QueryResult_ClientState); ok {
+			return x.ClientState
+		}
+	}
+	return nil
+}
+
+func (x *QueryResult) GetSessionSlots() *SessionSlotsR {
+	if x != nil {
+		if x, ok := x.R.(*QueryResult_SessionSlots); ok {
+			return x.SessionSlots
+		}
+	}
+	return nil
+}
+
+func (x *QueryResult) GetClients() *ClientsR {
+	if x != nil {
+		if x, ok := x.R.(*QueryResult_Clients); ok {
+			return x.Clients
+		}
+	}
+	return nil
+}
+
+func (x *QueryResult) GetFileOpens() *FileOpensR {
+	if x != nil {
+		if x, ok := x.R.(*QueryResult_FileOpens); ok {
+			return x.FileOpens
+		}
+	}
+	return nil
+}
+
 type isQueryResult_R interface {
 	isQueryResult_R()
 }
@@ -7098,6 +9452,26 @@ type QueryResult_ListXattrs struct {
 	ListXattrs *ListXattrsR `protobuf:"bytes,23,opt,name=list_xattrs,json=listXattrs,proto3,oneof"`
 }
 
+type QueryResult_Lock struct {
+	Lock *LockResult `protobuf:"bytes,27,opt,name=lock,proto3,oneof"` // of TestLock
+}
+
+type QueryResult_ClientState struct {
+	ClientState *ClientStateR `protobuf:"bytes,28,opt,name=client_state,json=clientState,proto3,oneof"`
+}
+
+type QueryResult_SessionSlots struct {
+	SessionSlots *SessionSlotsR `protobuf:"bytes,29,opt,name=session_slots,json=sessionSlots,proto3,oneof"`
+}
+
+type QueryResult_Clients struct {
+	Clients *ClientsR `protobuf:"bytes,30,opt,name=clients,proto3,oneof"` // of Clients; of Client: one
+}
+
+type QueryResult_FileOpens struct {
+	FileOpens *FileOpensR `protobuf:"bytes,31,opt,name=file_opens,json=fileOpens,proto3,oneof"`
+}
+
 func (*QueryResult_Attr) isQueryResult_R() {}
 
 func (*QueryResult_ReadDir) isQueryResult_R() {}
@@ -7126,6 +9500,16 @@ func (*QueryResult_GetXattr) isQueryResult_R() {}
 
 func (*QueryResult_ListXattrs) isQueryResult_R() {}
 
+func (*QueryResult_Lock) isQueryResult_R() {}
+
+func (*QueryResult_ClientState) isQueryResult_R() {}
+
+func (*QueryResult_SessionSlots) isQueryResult_R() {}
+
+func (*QueryResult_Clients) isQueryResult_R() {}
+
+func (*QueryResult_FileOpens) isQueryResult_R() {}
+
 type AttrR struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Attr          *Attr                  `protobuf:"bytes,1,opt,name=attr,proto3" json:"attr,omitempty"`
@@ -7136,7 +9520,7 @@ type AttrR struct {
 
 func (x *AttrR) Reset() {
 	*x = AttrR{}
-	mi := &file_meta_proto_msgTypes[86]
+	mi := &file_meta_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7148,7 +9532,7 @@ func (x *AttrR) String() string {
 func (*AttrR) ProtoMessage() {}
 
 func (x *AttrR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[86]
+	mi := &file_meta_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7161,7 +9545,7 @@ func (x *AttrR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttrR.ProtoReflect.Descriptor instead.
 func (*AttrR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{86}
+	return file_meta_proto_rawDescGZIP(), []int{114}
 }
 
 func (x *AttrR) GetAttr() *Attr {
@@ -7191,7 +9575,7 @@ type Dirent struct {
 
 func (x *Dirent) Reset() {
 	*x = Dirent{}
-	mi := &file_meta_proto_msgTypes[87]
+	mi := &file_meta_proto_msgTypes[115]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7203,7 +9587,7 @@ func (x *Dirent) String() string {
 func (*Dirent) ProtoMessage() {}
 
 func (x *Dirent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[87]
+	mi := &file_meta_proto_msgTypes[115]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7216,7 +9600,7 @@ func (x *Dirent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dirent.ProtoReflect.Descriptor instead.
 func (*Dirent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{87}
+	return file_meta_proto_rawDescGZIP(), []int{115}
 }
 
 func (x *Dirent) GetCookie() uint64 {
@@ -7265,7 +9649,7 @@ type ReadDirR struct {
 
 func (x *ReadDirR) Reset() {
 	*x = ReadDirR{}
-	mi := &file_meta_proto_msgTypes[88]
+	mi := &file_meta_proto_msgTypes[116]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7277,7 +9661,7 @@ func (x *ReadDirR) String() string {
 func (*ReadDirR) ProtoMessage() {}
 
 func (x *ReadDirR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[88]
+	mi := &file_meta_proto_msgTypes[116]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7290,7 +9674,7 @@ func (x *ReadDirR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirR.ProtoReflect.Descriptor instead.
 func (*ReadDirR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{88}
+	return file_meta_proto_rawDescGZIP(), []int{116}
 }
 
 func (x *ReadDirR) GetEntries() []*Dirent {
@@ -7323,7 +9707,7 @@ type ReadLinkR struct {
 
 func (x *ReadLinkR) Reset() {
 	*x = ReadLinkR{}
-	mi := &file_meta_proto_msgTypes[89]
+	mi := &file_meta_proto_msgTypes[117]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7335,7 +9719,7 @@ func (x *ReadLinkR) String() string {
 func (*ReadLinkR) ProtoMessage() {}
 
 func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[89]
+	mi := &file_meta_proto_msgTypes[117]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7348,7 +9732,7 @@ func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkR.ProtoReflect.Descriptor instead.
 func (*ReadLinkR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{89}
+	return file_meta_proto_rawDescGZIP(), []int{117}
 }
 
 func (x *ReadLinkR) GetTarget() []byte {
@@ -7375,7 +9759,7 @@ type Extent struct {
 
 func (x *Extent) Reset() {
 	*x = Extent{}
-	mi := &file_meta_proto_msgTypes[90]
+	mi := &file_meta_proto_msgTypes[118]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7387,7 +9771,7 @@ func (x *Extent) String() string {
 func (*Extent) ProtoMessage() {}
 
 func (x *Extent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[90]
+	mi := &file_meta_proto_msgTypes[118]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7400,7 +9784,7 @@ func (x *Extent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extent.ProtoReflect.Descriptor instead.
 func (*Extent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{90}
+	return file_meta_proto_rawDescGZIP(), []int{118}
 }
 
 func (x *Extent) GetOffset() uint64 {
@@ -7478,7 +9862,7 @@ type ExtentsR struct {
 
 func (x *ExtentsR) Reset() {
 	*x = ExtentsR{}
-	mi := &file_meta_proto_msgTypes[91]
+	mi := &file_meta_proto_msgTypes[119]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7490,7 +9874,7 @@ func (x *ExtentsR) String() string {
 func (*ExtentsR) ProtoMessage() {}
 
 func (x *ExtentsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[91]
+	mi := &file_meta_proto_msgTypes[119]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7503,7 +9887,7 @@ func (x *ExtentsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsR.ProtoReflect.Descriptor instead.
 func (*ExtentsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{91}
+	return file_meta_proto_rawDescGZIP(), []int{119}
 }
 
 func (x *ExtentsR) GetExtents() []*Extent {
@@ -7545,7 +9929,7 @@ type StatFSR struct {
 
 func (x *StatFSR) Reset() {
 	*x = StatFSR{}
-	mi := &file_meta_proto_msgTypes[92]
+	mi := &file_meta_proto_msgTypes[120]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7557,7 +9941,7 @@ func (x *StatFSR) String() string {
 func (*StatFSR) ProtoMessage() {}
 
 func (x *StatFSR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[92]
+	mi := &file_meta_proto_msgTypes[120]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7570,7 +9954,7 @@ func (x *StatFSR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSR.ProtoReflect.Descriptor instead.
 func (*StatFSR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{92}
+	return file_meta_proto_rawDescGZIP(), []int{120}
 }
 
 func (x *StatFSR) GetUsedBytes() uint64 {
@@ -7606,7 +9990,7 @@ type BlockStatesR struct {
 
 func (x *BlockStatesR) Reset() {
 	*x = BlockStatesR{}
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[121]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7618,7 +10002,7 @@ func (x *BlockStatesR) String() string {
 func (*BlockStatesR) ProtoMessage() {}
 
 func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[121]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7631,7 +10015,7 @@ func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesR.ProtoReflect.Descriptor instead.
 func (*BlockStatesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{93}
+	return file_meta_proto_rawDescGZIP(), []int{121}
 }
 
 func (x *BlockStatesR) GetStates() []BlockState {
@@ -7658,7 +10042,7 @@ type BlocksR struct {
 
 func (x *BlocksR) Reset() {
 	*x = BlocksR{}
-	mi := &file_meta_proto_msgTypes[94]
+	mi := &file_meta_proto_msgTypes[122]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7670,7 +10054,7 @@ func (x *BlocksR) String() string {
 func (*BlocksR) ProtoMessage() {}
 
 func (x *BlocksR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[94]
+	mi := &file_meta_proto_msgTypes[122]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7683,7 +10067,7 @@ func (x *BlocksR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksR.ProtoReflect.Descriptor instead.
 func (*BlocksR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{94}
+	return file_meta_proto_rawDescGZIP(), []int{122}
 }
 
 func (x *BlocksR) GetBlocks() []*BlockInfo {
@@ -7714,7 +10098,7 @@ type BlockInfo struct {
 
 func (x *BlockInfo) Reset() {
 	*x = BlockInfo{}
-	mi := &file_meta_proto_msgTypes[95]
+	mi := &file_meta_proto_msgTypes[123]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7726,7 +10110,7 @@ func (x *BlockInfo) String() string {
 func (*BlockInfo) ProtoMessage() {}
 
 func (x *BlockInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[95]
+	mi := &file_meta_proto_msgTypes[123]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7739,7 +10123,7 @@ func (x *BlockInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockInfo.ProtoReflect.Descriptor instead.
 func (*BlockInfo) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{95}
+	return file_meta_proto_rawDescGZIP(), []int{123}
 }
 
 func (x *BlockInfo) GetId() uint64 {
@@ -7793,7 +10177,7 @@ type GetXattrR struct {
 
 func (x *GetXattrR) Reset() {
 	*x = GetXattrR{}
-	mi := &file_meta_proto_msgTypes[96]
+	mi := &file_meta_proto_msgTypes[124]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7805,7 +10189,7 @@ func (x *GetXattrR) String() string {
 func (*GetXattrR) ProtoMessage() {}
 
 func (x *GetXattrR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[96]
+	mi := &file_meta_proto_msgTypes[124]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7818,7 +10202,7 @@ func (x *GetXattrR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrR.ProtoReflect.Descriptor instead.
 func (*GetXattrR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{96}
+	return file_meta_proto_rawDescGZIP(), []int{124}
 }
 
 func (x *GetXattrR) GetValue() []byte {
@@ -7839,7 +10223,7 @@ type ListXattrsR struct {
 
 func (x *ListXattrsR) Reset() {
 	*x = ListXattrsR{}
-	mi := &file_meta_proto_msgTypes[97]
+	mi := &file_meta_proto_msgTypes[125]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7851,7 +10235,7 @@ func (x *ListXattrsR) String() string {
 func (*ListXattrsR) ProtoMessage() {}
 
 func (x *ListXattrsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[97]
+	mi := &file_meta_proto_msgTypes[125]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7864,7 +10248,7 @@ func (x *ListXattrsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrsR.ProtoReflect.Descriptor instead.
 func (*ListXattrsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{97}
+	return file_meta_proto_rawDescGZIP(), []int{125}
 }
 
 func (x *ListXattrsR) GetNames() [][]byte {
@@ -7908,7 +10292,7 @@ type ShardInfoR struct {
 
 func (x *ShardInfoR) Reset() {
 	*x = ShardInfoR{}
-	mi := &file_meta_proto_msgTypes[98]
+	mi := &file_meta_proto_msgTypes[126]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7920,7 +10304,7 @@ func (x *ShardInfoR) String() string {
 func (*ShardInfoR) ProtoMessage() {}
 
 func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[98]
+	mi := &file_meta_proto_msgTypes[126]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7933,7 +10317,7 @@ func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoR.ProtoReflect.Descriptor instead.
 func (*ShardInfoR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{98}
+	return file_meta_proto_rawDescGZIP(), []int{126}
 }
 
 func (x *ShardInfoR) GetShard() uint32 {
@@ -8015,7 +10399,7 @@ type FileSystemsR struct {
 
 func (x *FileSystemsR) Reset() {
 	*x = FileSystemsR{}
-	mi := &file_meta_proto_msgTypes[99]
+	mi := &file_meta_proto_msgTypes[127]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8027,7 +10411,7 @@ func (x *FileSystemsR) String() string {
 func (*FileSystemsR) ProtoMessage() {}
 
 func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[99]
+	mi := &file_meta_proto_msgTypes[127]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8040,7 +10424,7 @@ func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsR.ProtoReflect.Descriptor instead.
 func (*FileSystemsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{99}
+	return file_meta_proto_rawDescGZIP(), []int{127}
 }
 
 func (x *FileSystemsR) GetFileSystems() []*FileSystem {
@@ -8062,7 +10446,7 @@ type ClusterMapR struct {
 
 func (x *ClusterMapR) Reset() {
 	*x = ClusterMapR{}
-	mi := &file_meta_proto_msgTypes[100]
+	mi := &file_meta_proto_msgTypes[128]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8074,7 +10458,7 @@ func (x *ClusterMapR) String() string {
 func (*ClusterMapR) ProtoMessage() {}
 
 func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[100]
+	mi := &file_meta_proto_msgTypes[128]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8087,7 +10471,7 @@ func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapR.ProtoReflect.Descriptor instead.
 func (*ClusterMapR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{100}
+	return file_meta_proto_rawDescGZIP(), []int{128}
 }
 
 func (x *ClusterMapR) GetStores() []*Store {
@@ -8127,7 +10511,7 @@ type KeysR struct {
 
 func (x *KeysR) Reset() {
 	*x = KeysR{}
-	mi := &file_meta_proto_msgTypes[101]
+	mi := &file_meta_proto_msgTypes[129]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8139,7 +10523,7 @@ func (x *KeysR) String() string {
 func (*KeysR) ProtoMessage() {}
 
 func (x *KeysR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[101]
+	mi := &file_meta_proto_msgTypes[129]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8152,7 +10536,7 @@ func (x *KeysR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysR.ProtoReflect.Descriptor instead.
 func (*KeysR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{101}
+	return file_meta_proto_rawDescGZIP(), []int{129}
 }
 
 func (x *KeysR) GetKeys() []*Key {
@@ -8171,7 +10555,7 @@ type NFSClientsR struct {
 
 func (x *NFSClientsR) Reset() {
 	*x = NFSClientsR{}
-	mi := &file_meta_proto_msgTypes[102]
+	mi := &file_meta_proto_msgTypes[130]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8183,7 +10567,7 @@ func (x *NFSClientsR) String() string {
 func (*NFSClientsR) ProtoMessage() {}
 
 func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[102]
+	mi := &file_meta_proto_msgTypes[130]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8196,12 +10580,477 @@ func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsR.ProtoReflect.Descriptor instead.
 func (*NFSClientsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{102}
+	return file_meta_proto_rawDescGZIP(), []int{130}
 }
 
 func (x *NFSClientsR) GetClients() []*NFSClient {
 	if x != nil {
 		return x.Clients
+	}
+	return nil
+}
+
+type ClientStateR struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Opens         []*ClientOpen          `protobuf:"bytes,1,rep,name=opens,proto3" json:"opens,omitempty"`
+	Locks         []*ClientLocks         `protobuf:"bytes,2,rep,name=locks,proto3" json:"locks,omitempty"`
+	More          bool                   `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"` // ask again after the file next
+	NextFs        uint32                 `protobuf:"varint,4,opt,name=next_fs,json=nextFs,proto3" json:"next_fs,omitempty"`
+	NextIno       uint64                 `protobuf:"varint,5,opt,name=next_ino,json=nextIno,proto3" json:"next_ino,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClientStateR) Reset() {
+	*x = ClientStateR{}
+	mi := &file_meta_proto_msgTypes[131]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClientStateR) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClientStateR) ProtoMessage() {}
+
+func (x *ClientStateR) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[131]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClientStateR.ProtoReflect.Descriptor instead.
+func (*ClientStateR) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{131}
+}
+
+func (x *ClientStateR) GetOpens() []*ClientOpen {
+	if x != nil {
+		return x.Opens
+	}
+	return nil
+}
+
+func (x *ClientStateR) GetLocks() []*ClientLocks {
+	if x != nil {
+		return x.Locks
+	}
+	return nil
+}
+
+func (x *ClientStateR) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+func (x *ClientStateR) GetNextFs() uint32 {
+	if x != nil {
+		return x.NextFs
+	}
+	return 0
+}
+
+func (x *ClientStateR) GetNextIno() uint64 {
+	if x != nil {
+		return x.NextIno
+	}
+	return 0
+}
+
+// ClientLocks are those of one lock-owner on one file, ascending.
+type ClientLocks struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Fs            uint32                 `protobuf:"varint,1,opt,name=fs,proto3" json:"fs,omitempty"`
+	Ino           uint64                 `protobuf:"varint,2,opt,name=ino,proto3" json:"ino,omitempty"`
+	Owner         []byte                 `protobuf:"bytes,3,opt,name=owner,proto3" json:"owner,omitempty"`
+	Stateid       []byte                 `protobuf:"bytes,4,opt,name=stateid,proto3" json:"stateid,omitempty"`
+	State         []byte                 `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"`
+	Ranges        []*LockRange           `protobuf:"bytes,6,rep,name=ranges,proto3" json:"ranges,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClientLocks) Reset() {
+	*x = ClientLocks{}
+	mi := &file_meta_proto_msgTypes[132]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClientLocks) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClientLocks) ProtoMessage() {}
+
+func (x *ClientLocks) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[132]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClientLocks.ProtoReflect.Descriptor instead.
+func (*ClientLocks) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{132}
+}
+
+func (x *ClientLocks) GetFs() uint32 {
+	if x != nil {
+		return x.Fs
+	}
+	return 0
+}
+
+func (x *ClientLocks) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *ClientLocks) GetOwner() []byte {
+	if x != nil {
+		return x.Owner
+	}
+	return nil
+}
+
+func (x *ClientLocks) GetStateid() []byte {
+	if x != nil {
+		return x.Stateid
+	}
+	return nil
+}
+
+func (x *ClientLocks) GetState() []byte {
+	if x != nil {
+		return x.State
+	}
+	return nil
+}
+
+func (x *ClientLocks) GetRanges() []*LockRange {
+	if x != nil {
+		return x.Ranges
+	}
+	return nil
+}
+
+type LockRange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	First         uint64                 `protobuf:"varint,1,opt,name=first,proto3" json:"first,omitempty"`
+	Last          uint64                 `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"` // included
+	Write         bool                   `protobuf:"varint,3,opt,name=write,proto3" json:"write,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LockRange) Reset() {
+	*x = LockRange{}
+	mi := &file_meta_proto_msgTypes[133]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LockRange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LockRange) ProtoMessage() {}
+
+func (x *LockRange) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[133]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LockRange.ProtoReflect.Descriptor instead.
+func (*LockRange) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{133}
+}
+
+func (x *LockRange) GetFirst() uint64 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *LockRange) GetLast() uint64 {
+	if x != nil {
+		return x.Last
+	}
+	return 0
+}
+
+func (x *LockRange) GetWrite() bool {
+	if x != nil {
+		return x.Write
+	}
+	return false
+}
+
+type SessionSlotsR struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Slots         []*SessionSlot         `protobuf:"bytes,1,rep,name=slots,proto3" json:"slots,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionSlotsR) Reset() {
+	*x = SessionSlotsR{}
+	mi := &file_meta_proto_msgTypes[134]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionSlotsR) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionSlotsR) ProtoMessage() {}
+
+func (x *SessionSlotsR) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[134]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionSlotsR.ProtoReflect.Descriptor instead.
+func (*SessionSlotsR) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{134}
+}
+
+func (x *SessionSlotsR) GetSlots() []*SessionSlot {
+	if x != nil {
+		return x.Slots
+	}
+	return nil
+}
+
+type SessionSlot struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Slot          uint32                 `protobuf:"varint,1,opt,name=slot,proto3" json:"slot,omitempty"`
+	Seq           uint64                 `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionSlot) Reset() {
+	*x = SessionSlot{}
+	mi := &file_meta_proto_msgTypes[135]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionSlot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionSlot) ProtoMessage() {}
+
+func (x *SessionSlot) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[135]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionSlot.ProtoReflect.Descriptor instead.
+func (*SessionSlot) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{135}
+}
+
+func (x *SessionSlot) GetSlot() uint32 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+func (x *SessionSlot) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+type FileOpensR struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Opens         []*ClientOpen          `protobuf:"bytes,1,rep,name=opens,proto3" json:"opens,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FileOpensR) Reset() {
+	*x = FileOpensR{}
+	mi := &file_meta_proto_msgTypes[136]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FileOpensR) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FileOpensR) ProtoMessage() {}
+
+func (x *FileOpensR) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[136]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FileOpensR.ProtoReflect.Descriptor instead.
+func (*FileOpensR) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{136}
+}
+
+func (x *FileOpensR) GetOpens() []*ClientOpen {
+	if x != nil {
+		return x.Opens
+	}
+	return nil
+}
+
+type ClientsR struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Clients       []*ClientSessions      `protobuf:"bytes,1,rep,name=clients,proto3" json:"clients,omitempty"`
+	Next          uint64                 `protobuf:"varint,2,opt,name=next,proto3" json:"next,omitempty"` // 0: complete; else ask again for what comes after this id
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClientsR) Reset() {
+	*x = ClientsR{}
+	mi := &file_meta_proto_msgTypes[137]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClientsR) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClientsR) ProtoMessage() {}
+
+func (x *ClientsR) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[137]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClientsR.ProtoReflect.Descriptor instead.
+func (*ClientsR) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{137}
+}
+
+func (x *ClientsR) GetClients() []*ClientSessions {
+	if x != nil {
+		return x.Clients
+	}
+	return nil
+}
+
+func (x *ClientsR) GetNext() uint64 {
+	if x != nil {
+		return x.Next
+	}
+	return 0
+}
+
+type ClientSessions struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        *ClientRecord          `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
+	Sessions      []*SessionRecord       `protobuf:"bytes,2,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClientSessions) Reset() {
+	*x = ClientSessions{}
+	mi := &file_meta_proto_msgTypes[138]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClientSessions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClientSessions) ProtoMessage() {}
+
+func (x *ClientSessions) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[138]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClientSessions.ProtoReflect.Descriptor instead.
+func (*ClientSessions) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{138}
+}
+
+func (x *ClientSessions) GetClient() *ClientRecord {
+	if x != nil {
+		return x.Client
+	}
+	return nil
+}
+
+func (x *ClientSessions) GetSessions() []*SessionRecord {
+	if x != nil {
+		return x.Sessions
 	}
 	return nil
 }
@@ -8226,7 +11075,7 @@ type InodeRecord struct {
 
 func (x *InodeRecord) Reset() {
 	*x = InodeRecord{}
-	mi := &file_meta_proto_msgTypes[103]
+	mi := &file_meta_proto_msgTypes[139]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8238,7 +11087,7 @@ func (x *InodeRecord) String() string {
 func (*InodeRecord) ProtoMessage() {}
 
 func (x *InodeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[103]
+	mi := &file_meta_proto_msgTypes[139]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8251,7 +11100,7 @@ func (x *InodeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InodeRecord.ProtoReflect.Descriptor instead.
 func (*InodeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{103}
+	return file_meta_proto_rawDescGZIP(), []int{139}
 }
 
 func (x *InodeRecord) GetAttr() *Attr {
@@ -8344,7 +11193,7 @@ type Xattrs struct {
 
 func (x *Xattrs) Reset() {
 	*x = Xattrs{}
-	mi := &file_meta_proto_msgTypes[104]
+	mi := &file_meta_proto_msgTypes[140]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8356,7 +11205,7 @@ func (x *Xattrs) String() string {
 func (*Xattrs) ProtoMessage() {}
 
 func (x *Xattrs) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[104]
+	mi := &file_meta_proto_msgTypes[140]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8369,7 +11218,7 @@ func (x *Xattrs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Xattrs.ProtoReflect.Descriptor instead.
 func (*Xattrs) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{104}
+	return file_meta_proto_rawDescGZIP(), []int{140}
 }
 
 func (x *Xattrs) GetCount() uint32 {
@@ -8402,16 +11251,20 @@ func (x *Xattrs) GetLastCookie() uint64 {
 
 // XattrRecord is the value of a/fs/ino/name.
 type XattrRecord struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Cookie        uint64                 `protobuf:"varint,1,opt,name=cookie,proto3" json:"cookie,omitempty"` // its place in listings, which go in the order of creation
-	Value         []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Cookie uint64                 `protobuf:"varint,1,opt,name=cookie,proto3" json:"cookie,omitempty"` // its place in listings, which go in the order of creation
+	Value  []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// Level 3: how many records there are of it, void ones included.
+	Opens         uint32 `protobuf:"varint,20,opt,name=opens,proto3" json:"opens,omitempty"`
+	Deniers       uint32 `protobuf:"varint,21,opt,name=deniers,proto3" json:"deniers,omitempty"` // those of the opens that deny something
+	Locks         uint32 `protobuf:"varint,22,opt,name=locks,proto3" json:"locks,omitempty"`     // lock-owners
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *XattrRecord) Reset() {
 	*x = XattrRecord{}
-	mi := &file_meta_proto_msgTypes[105]
+	mi := &file_meta_proto_msgTypes[141]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8423,7 +11276,7 @@ func (x *XattrRecord) String() string {
 func (*XattrRecord) ProtoMessage() {}
 
 func (x *XattrRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[105]
+	mi := &file_meta_proto_msgTypes[141]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8436,7 +11289,7 @@ func (x *XattrRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use XattrRecord.ProtoReflect.Descriptor instead.
 func (*XattrRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{105}
+	return file_meta_proto_rawDescGZIP(), []int{141}
 }
 
 func (x *XattrRecord) GetCookie() uint64 {
@@ -8453,6 +11306,27 @@ func (x *XattrRecord) GetValue() []byte {
 	return nil
 }
 
+func (x *XattrRecord) GetOpens() uint32 {
+	if x != nil {
+		return x.Opens
+	}
+	return 0
+}
+
+func (x *XattrRecord) GetDeniers() uint32 {
+	if x != nil {
+		return x.Deniers
+	}
+	return 0
+}
+
+func (x *XattrRecord) GetLocks() uint32 {
+	if x != nil {
+		return x.Locks
+	}
+	return 0
+}
+
 // Cut voids bytes at and above offset of extents older than gen.
 type Cut struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -8464,7 +11338,7 @@ type Cut struct {
 
 func (x *Cut) Reset() {
 	*x = Cut{}
-	mi := &file_meta_proto_msgTypes[106]
+	mi := &file_meta_proto_msgTypes[142]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8476,7 +11350,7 @@ func (x *Cut) String() string {
 func (*Cut) ProtoMessage() {}
 
 func (x *Cut) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[106]
+	mi := &file_meta_proto_msgTypes[142]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8489,7 +11363,7 @@ func (x *Cut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cut.ProtoReflect.Descriptor instead.
 func (*Cut) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{106}
+	return file_meta_proto_rawDescGZIP(), []int{142}
 }
 
 func (x *Cut) GetGen() uint32 {
@@ -8525,7 +11399,7 @@ type ExtentRecord struct {
 
 func (x *ExtentRecord) Reset() {
 	*x = ExtentRecord{}
-	mi := &file_meta_proto_msgTypes[107]
+	mi := &file_meta_proto_msgTypes[143]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8537,7 +11411,7 @@ func (x *ExtentRecord) String() string {
 func (*ExtentRecord) ProtoMessage() {}
 
 func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[107]
+	mi := &file_meta_proto_msgTypes[143]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8550,7 +11424,7 @@ func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentRecord.ProtoReflect.Descriptor instead.
 func (*ExtentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{107}
+	return file_meta_proto_rawDescGZIP(), []int{143}
 }
 
 func (x *ExtentRecord) GetLength() uint32 {
@@ -8639,7 +11513,7 @@ type BlockRecord struct {
 
 func (x *BlockRecord) Reset() {
 	*x = BlockRecord{}
-	mi := &file_meta_proto_msgTypes[108]
+	mi := &file_meta_proto_msgTypes[144]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8651,7 +11525,7 @@ func (x *BlockRecord) String() string {
 func (*BlockRecord) ProtoMessage() {}
 
 func (x *BlockRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[108]
+	mi := &file_meta_proto_msgTypes[144]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8664,7 +11538,7 @@ func (x *BlockRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockRecord.ProtoReflect.Descriptor instead.
 func (*BlockRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{108}
+	return file_meta_proto_rawDescGZIP(), []int{144}
 }
 
 func (x *BlockRecord) GetFs() uint32 {
@@ -8720,7 +11594,7 @@ type BackReference struct {
 
 func (x *BackReference) Reset() {
 	*x = BackReference{}
-	mi := &file_meta_proto_msgTypes[109]
+	mi := &file_meta_proto_msgTypes[145]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8732,7 +11606,7 @@ func (x *BackReference) String() string {
 func (*BackReference) ProtoMessage() {}
 
 func (x *BackReference) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[109]
+	mi := &file_meta_proto_msgTypes[145]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8745,7 +11619,7 @@ func (x *BackReference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackReference.ProtoReflect.Descriptor instead.
 func (*BackReference) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{109}
+	return file_meta_proto_rawDescGZIP(), []int{145}
 }
 
 func (x *BackReference) GetRefs() uint32 {
@@ -8766,7 +11640,7 @@ type DirentRecord struct {
 
 func (x *DirentRecord) Reset() {
 	*x = DirentRecord{}
-	mi := &file_meta_proto_msgTypes[110]
+	mi := &file_meta_proto_msgTypes[146]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8778,7 +11652,7 @@ func (x *DirentRecord) String() string {
 func (*DirentRecord) ProtoMessage() {}
 
 func (x *DirentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[110]
+	mi := &file_meta_proto_msgTypes[146]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8791,7 +11665,7 @@ func (x *DirentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirentRecord.ProtoReflect.Descriptor instead.
 func (*DirentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{110}
+	return file_meta_proto_rawDescGZIP(), []int{146}
 }
 
 func (x *DirentRecord) GetName() []byte {
@@ -8827,7 +11701,7 @@ type OriginRecord struct {
 
 func (x *OriginRecord) Reset() {
 	*x = OriginRecord{}
-	mi := &file_meta_proto_msgTypes[111]
+	mi := &file_meta_proto_msgTypes[147]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8839,7 +11713,7 @@ func (x *OriginRecord) String() string {
 func (*OriginRecord) ProtoMessage() {}
 
 func (x *OriginRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[111]
+	mi := &file_meta_proto_msgTypes[147]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8852,7 +11726,7 @@ func (x *OriginRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginRecord.ProtoReflect.Descriptor instead.
 func (*OriginRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{111}
+	return file_meta_proto_rawDescGZIP(), []int{147}
 }
 
 func (x *OriginRecord) GetKind() OriginKind {
@@ -8887,13 +11761,14 @@ type SlotRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Seq           uint64                 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
 	Results       []*SlotResult          `protobuf:"bytes,2,rep,name=results,proto3" json:"results,omitempty"`
+	Client        uint64                 `protobuf:"varint,20,opt,name=client,proto3" json:"client,omitempty"` // of z/session/slot, which is such a record too
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SlotRecord) Reset() {
 	*x = SlotRecord{}
-	mi := &file_meta_proto_msgTypes[112]
+	mi := &file_meta_proto_msgTypes[148]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8905,7 +11780,7 @@ func (x *SlotRecord) String() string {
 func (*SlotRecord) ProtoMessage() {}
 
 func (x *SlotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[112]
+	mi := &file_meta_proto_msgTypes[148]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8918,7 +11793,7 @@ func (x *SlotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotRecord.ProtoReflect.Descriptor instead.
 func (*SlotRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{112}
+	return file_meta_proto_rawDescGZIP(), []int{148}
 }
 
 func (x *SlotRecord) GetSeq() uint64 {
@@ -8935,17 +11810,26 @@ func (x *SlotRecord) GetResults() []*SlotResult {
 	return nil
 }
 
+func (x *SlotRecord) GetClient() uint64 {
+	if x != nil {
+		return x.Client
+	}
+	return 0
+}
+
 type SlotResult struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	OpIndex       uint32                 `protobuf:"varint,1,opt,name=op_index,json=opIndex,proto3" json:"op_index,omitempty"`
 	Result        *Result                `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`
+	Op            uint32                 `protobuf:"varint,20,opt,name=op,proto3" json:"op,omitempty"`         // of z/: field number of the operation in Command
+	Origin        uint64                 `protobuf:"varint,21,opt,name=origin,proto3" json:"origin,omitempty"` // of z/: whose command it was
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SlotResult) Reset() {
 	*x = SlotResult{}
-	mi := &file_meta_proto_msgTypes[113]
+	mi := &file_meta_proto_msgTypes[149]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8957,7 +11841,7 @@ func (x *SlotResult) String() string {
 func (*SlotResult) ProtoMessage() {}
 
 func (x *SlotResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[113]
+	mi := &file_meta_proto_msgTypes[149]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8970,7 +11854,7 @@ func (x *SlotResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotResult.ProtoReflect.Descriptor instead.
 func (*SlotResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{113}
+	return file_meta_proto_rawDescGZIP(), []int{149}
 }
 
 func (x *SlotResult) GetOpIndex() uint32 {
@@ -8987,6 +11871,211 @@ func (x *SlotResult) GetResult() *Result {
 	return nil
 }
 
+func (x *SlotResult) GetOp() uint32 {
+	if x != nil {
+		return x.Op
+	}
+	return 0
+}
+
+func (x *SlotResult) GetOrigin() uint64 {
+	if x != nil {
+		return x.Origin
+	}
+	return 0
+}
+
+// OpenRecord is the value of O/fs/ino/client/stateid.
+type OpenRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Owner         []byte                 `protobuf:"bytes,1,opt,name=owner,proto3" json:"owner,omitempty"`
+	Access        uint32                 `protobuf:"varint,2,opt,name=access,proto3" json:"access,omitempty"`
+	Deny          uint32                 `protobuf:"varint,3,opt,name=deny,proto3" json:"deny,omitempty"`
+	State         []byte                 `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpenRecord) Reset() {
+	*x = OpenRecord{}
+	mi := &file_meta_proto_msgTypes[150]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpenRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpenRecord) ProtoMessage() {}
+
+func (x *OpenRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[150]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpenRecord.ProtoReflect.Descriptor instead.
+func (*OpenRecord) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{150}
+}
+
+func (x *OpenRecord) GetOwner() []byte {
+	if x != nil {
+		return x.Owner
+	}
+	return nil
+}
+
+func (x *OpenRecord) GetAccess() uint32 {
+	if x != nil {
+		return x.Access
+	}
+	return 0
+}
+
+func (x *OpenRecord) GetDeny() uint32 {
+	if x != nil {
+		return x.Deny
+	}
+	return 0
+}
+
+func (x *OpenRecord) GetState() []byte {
+	if x != nil {
+		return x.State
+	}
+	return nil
+}
+
+// LockRecord is the value of L/fs/ino/client/owner.
+type LockRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stateid       []byte                 `protobuf:"bytes,1,opt,name=stateid,proto3" json:"stateid,omitempty"`
+	State         []byte                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	Ranges        []byte                 `protobuf:"bytes,3,opt,name=ranges,proto3" json:"ranges,omitempty"` // ascending, 17 bytes each: first, last (big-endian), 1 for a write lock
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LockRecord) Reset() {
+	*x = LockRecord{}
+	mi := &file_meta_proto_msgTypes[151]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LockRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LockRecord) ProtoMessage() {}
+
+func (x *LockRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[151]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LockRecord.ProtoReflect.Descriptor instead.
+func (*LockRecord) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{151}
+}
+
+func (x *LockRecord) GetStateid() []byte {
+	if x != nil {
+		return x.Stateid
+	}
+	return nil
+}
+
+func (x *LockRecord) GetState() []byte {
+	if x != nil {
+		return x.State
+	}
+	return nil
+}
+
+func (x *LockRecord) GetRanges() []byte {
+	if x != nil {
+		return x.Ranges
+	}
+	return nil
+}
+
+// KnownClient is the value of w/client at a namespace shard.
+type KnownClient struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Opens         uint32                 `protobuf:"varint,1,opt,name=opens,proto3" json:"opens,omitempty"`   // records
+	Ranges        uint32                 `protobuf:"varint,2,opt,name=ranges,proto3" json:"ranges,omitempty"` // locked ranges
+	Owners        uint32                 `protobuf:"varint,3,opt,name=owners,proto3" json:"owners,omitempty"` // lock-owners
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KnownClient) Reset() {
+	*x = KnownClient{}
+	mi := &file_meta_proto_msgTypes[152]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KnownClient) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KnownClient) ProtoMessage() {}
+
+func (x *KnownClient) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[152]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KnownClient.ProtoReflect.Descriptor instead.
+func (*KnownClient) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{152}
+}
+
+func (x *KnownClient) GetOpens() uint32 {
+	if x != nil {
+		return x.Opens
+	}
+	return 0
+}
+
+func (x *KnownClient) GetRanges() uint32 {
+	if x != nil {
+		return x.Ranges
+	}
+	return 0
+}
+
+func (x *KnownClient) GetOwners() uint32 {
+	if x != nil {
+		return x.Owners
+	}
+	return 0
+}
+
 type UsageRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Bytes         uint64                 `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
@@ -8997,7 +12086,7 @@ type UsageRecord struct {
 
 func (x *UsageRecord) Reset() {
 	*x = UsageRecord{}
-	mi := &file_meta_proto_msgTypes[114]
+	mi := &file_meta_proto_msgTypes[153]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9009,7 +12098,7 @@ func (x *UsageRecord) String() string {
 func (*UsageRecord) ProtoMessage() {}
 
 func (x *UsageRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[114]
+	mi := &file_meta_proto_msgTypes[153]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9022,7 +12111,7 @@ func (x *UsageRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRecord.ProtoReflect.Descriptor instead.
 func (*UsageRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{114}
+	return file_meta_proto_rawDescGZIP(), []int{153}
 }
 
 func (x *UsageRecord) GetBytes() uint64 {
@@ -9050,7 +12139,7 @@ type RangeRecord struct {
 
 func (x *RangeRecord) Reset() {
 	*x = RangeRecord{}
-	mi := &file_meta_proto_msgTypes[115]
+	mi := &file_meta_proto_msgTypes[154]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9062,7 +12151,7 @@ func (x *RangeRecord) String() string {
 func (*RangeRecord) ProtoMessage() {}
 
 func (x *RangeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[115]
+	mi := &file_meta_proto_msgTypes[154]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9075,7 +12164,7 @@ func (x *RangeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeRecord.ProtoReflect.Descriptor instead.
 func (*RangeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{115}
+	return file_meta_proto_rawDescGZIP(), []int{154}
 }
 
 func (x *RangeRecord) GetOrigin() uint64 {
@@ -9109,13 +12198,14 @@ type PurgeRecord struct {
 	PassGen       uint32                 `protobuf:"varint,5,opt,name=pass_gen,json=passGen,proto3" json:"pass_gen,omitempty"`       // cut_gen when the pass began, 0: none began
 	Deleted       bool                   `protobuf:"varint,6,opt,name=deleted,proto3" json:"deleted,omitempty"`                      // the pass began when the inode was gone already
 	Dying         bool                   `protobuf:"varint,7,opt,name=dying,proto3" json:"dying,omitempty"`                          // or: dying blocks above from that have no number yet, those of level 1
+	Client        uint64                 `protobuf:"varint,20,opt,name=client,proto3" json:"client,omitempty"`                       // or: what a released client had
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PurgeRecord) Reset() {
 	*x = PurgeRecord{}
-	mi := &file_meta_proto_msgTypes[116]
+	mi := &file_meta_proto_msgTypes[155]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9127,7 +12217,7 @@ func (x *PurgeRecord) String() string {
 func (*PurgeRecord) ProtoMessage() {}
 
 func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[116]
+	mi := &file_meta_proto_msgTypes[155]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9140,7 +12230,7 @@ func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeRecord.ProtoReflect.Descriptor instead.
 func (*PurgeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{116}
+	return file_meta_proto_rawDescGZIP(), []int{155}
 }
 
 func (x *PurgeRecord) GetFs() uint32 {
@@ -9192,6 +12282,13 @@ func (x *PurgeRecord) GetDying() bool {
 	return false
 }
 
+func (x *PurgeRecord) GetClient() uint64 {
+	if x != nil {
+		return x.Client
+	}
+	return 0
+}
+
 // DyingRecord is a block without references, waiting for its grace to end.
 type DyingRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -9205,7 +12302,7 @@ type DyingRecord struct {
 
 func (x *DyingRecord) Reset() {
 	*x = DyingRecord{}
-	mi := &file_meta_proto_msgTypes[117]
+	mi := &file_meta_proto_msgTypes[156]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9217,7 +12314,7 @@ func (x *DyingRecord) String() string {
 func (*DyingRecord) ProtoMessage() {}
 
 func (x *DyingRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[117]
+	mi := &file_meta_proto_msgTypes[156]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9230,7 +12327,7 @@ func (x *DyingRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DyingRecord.ProtoReflect.Descriptor instead.
 func (*DyingRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{117}
+	return file_meta_proto_rawDescGZIP(), []int{156}
 }
 
 func (x *DyingRecord) GetPg() uint32 {
@@ -9271,7 +12368,7 @@ type NamespaceRecord struct {
 
 func (x *NamespaceRecord) Reset() {
 	*x = NamespaceRecord{}
-	mi := &file_meta_proto_msgTypes[118]
+	mi := &file_meta_proto_msgTypes[157]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9283,7 +12380,7 @@ func (x *NamespaceRecord) String() string {
 func (*NamespaceRecord) ProtoMessage() {}
 
 func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[118]
+	mi := &file_meta_proto_msgTypes[157]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9296,7 +12393,7 @@ func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceRecord.ProtoReflect.Descriptor instead.
 func (*NamespaceRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{118}
+	return file_meta_proto_rawDescGZIP(), []int{157}
 }
 
 func (x *NamespaceRecord) GetHashKey() []byte {
@@ -9324,7 +12421,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_meta_proto_msgTypes[119]
+	mi := &file_meta_proto_msgTypes[158]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9336,7 +12433,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[119]
+	mi := &file_meta_proto_msgTypes[158]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9349,7 +12446,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{119}
+	return file_meta_proto_rawDescGZIP(), []int{158}
 }
 
 func (x *ProposeRequest) GetShard() uint32 {
@@ -9375,7 +12472,7 @@ type ProposeReply struct {
 
 func (x *ProposeReply) Reset() {
 	*x = ProposeReply{}
-	mi := &file_meta_proto_msgTypes[120]
+	mi := &file_meta_proto_msgTypes[159]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9387,7 +12484,7 @@ func (x *ProposeReply) String() string {
 func (*ProposeReply) ProtoMessage() {}
 
 func (x *ProposeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[120]
+	mi := &file_meta_proto_msgTypes[159]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9400,7 +12497,7 @@ func (x *ProposeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeReply.ProtoReflect.Descriptor instead.
 func (*ProposeReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{120}
+	return file_meta_proto_rawDescGZIP(), []int{159}
 }
 
 func (x *ProposeReply) GetResults() []*Result {
@@ -9420,7 +12517,7 @@ type QueryRequest struct {
 
 func (x *QueryRequest) Reset() {
 	*x = QueryRequest{}
-	mi := &file_meta_proto_msgTypes[121]
+	mi := &file_meta_proto_msgTypes[160]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9432,7 +12529,7 @@ func (x *QueryRequest) String() string {
 func (*QueryRequest) ProtoMessage() {}
 
 func (x *QueryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[121]
+	mi := &file_meta_proto_msgTypes[160]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9445,7 +12542,7 @@ func (x *QueryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryRequest.ProtoReflect.Descriptor instead.
 func (*QueryRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{121}
+	return file_meta_proto_rawDescGZIP(), []int{160}
 }
 
 func (x *QueryRequest) GetShard() uint32 {
@@ -9471,7 +12568,7 @@ type QueryReply struct {
 
 func (x *QueryReply) Reset() {
 	*x = QueryReply{}
-	mi := &file_meta_proto_msgTypes[122]
+	mi := &file_meta_proto_msgTypes[161]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9483,7 +12580,7 @@ func (x *QueryReply) String() string {
 func (*QueryReply) ProtoMessage() {}
 
 func (x *QueryReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[122]
+	mi := &file_meta_proto_msgTypes[161]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9496,7 +12593,7 @@ func (x *QueryReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryReply.ProtoReflect.Descriptor instead.
 func (*QueryReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{122}
+	return file_meta_proto_rawDescGZIP(), []int{161}
 }
 
 func (x *QueryReply) GetResults() []*QueryResult {
@@ -9518,7 +12615,7 @@ type TermRequest struct {
 
 func (x *TermRequest) Reset() {
 	*x = TermRequest{}
-	mi := &file_meta_proto_msgTypes[123]
+	mi := &file_meta_proto_msgTypes[162]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9530,7 +12627,7 @@ func (x *TermRequest) String() string {
 func (*TermRequest) ProtoMessage() {}
 
 func (x *TermRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[123]
+	mi := &file_meta_proto_msgTypes[162]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9543,7 +12640,7 @@ func (x *TermRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermRequest.ProtoReflect.Descriptor instead.
 func (*TermRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{123}
+	return file_meta_proto_rawDescGZIP(), []int{162}
 }
 
 func (x *TermRequest) GetShard() uint32 {
@@ -9571,7 +12668,7 @@ type TermReply struct {
 
 func (x *TermReply) Reset() {
 	*x = TermReply{}
-	mi := &file_meta_proto_msgTypes[124]
+	mi := &file_meta_proto_msgTypes[163]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9583,7 +12680,7 @@ func (x *TermReply) String() string {
 func (*TermReply) ProtoMessage() {}
 
 func (x *TermReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[124]
+	mi := &file_meta_proto_msgTypes[163]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9596,7 +12693,7 @@ func (x *TermReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermReply.ProtoReflect.Descriptor instead.
 func (*TermReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{124}
+	return file_meta_proto_rawDescGZIP(), []int{163}
 }
 
 func (x *TermReply) GetTerm() uint64 {
@@ -9631,7 +12728,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_meta_proto_msgTypes[125]
+	mi := &file_meta_proto_msgTypes[164]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9643,7 +12740,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[125]
+	mi := &file_meta_proto_msgTypes[164]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9656,7 +12753,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{125}
+	return file_meta_proto_rawDescGZIP(), []int{164}
 }
 
 func (x *RenewRequest) GetShard() uint32 {
@@ -9683,7 +12780,7 @@ type RenewReply struct {
 
 func (x *RenewReply) Reset() {
 	*x = RenewReply{}
-	mi := &file_meta_proto_msgTypes[126]
+	mi := &file_meta_proto_msgTypes[165]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9695,7 +12792,7 @@ func (x *RenewReply) String() string {
 func (*RenewReply) ProtoMessage() {}
 
 func (x *RenewReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[126]
+	mi := &file_meta_proto_msgTypes[165]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9708,7 +12805,7 @@ func (x *RenewReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewReply.ProtoReflect.Descriptor instead.
 func (*RenewReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{126}
+	return file_meta_proto_rawDescGZIP(), []int{165}
 }
 
 func (x *RenewReply) GetLeaseMilliseconds() uint64 {
@@ -9727,7 +12824,7 @@ type LeaderRequest struct {
 
 func (x *LeaderRequest) Reset() {
 	*x = LeaderRequest{}
-	mi := &file_meta_proto_msgTypes[127]
+	mi := &file_meta_proto_msgTypes[166]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9739,7 +12836,7 @@ func (x *LeaderRequest) String() string {
 func (*LeaderRequest) ProtoMessage() {}
 
 func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[127]
+	mi := &file_meta_proto_msgTypes[166]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9752,7 +12849,7 @@ func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderRequest.ProtoReflect.Descriptor instead.
 func (*LeaderRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{127}
+	return file_meta_proto_rawDescGZIP(), []int{166}
 }
 
 func (x *LeaderRequest) GetShard() uint32 {
@@ -9772,7 +12869,7 @@ type LeaderReply struct {
 
 func (x *LeaderReply) Reset() {
 	*x = LeaderReply{}
-	mi := &file_meta_proto_msgTypes[128]
+	mi := &file_meta_proto_msgTypes[167]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9784,7 +12881,7 @@ func (x *LeaderReply) String() string {
 func (*LeaderReply) ProtoMessage() {}
 
 func (x *LeaderReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[128]
+	mi := &file_meta_proto_msgTypes[167]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9797,7 +12894,7 @@ func (x *LeaderReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderReply.ProtoReflect.Descriptor instead.
 func (*LeaderReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{128}
+	return file_meta_proto_rawDescGZIP(), []int{167}
 }
 
 func (x *LeaderReply) GetLeaderId() string {
@@ -9832,7 +12929,7 @@ type ReplicaReply struct {
 
 func (x *ReplicaReply) Reset() {
 	*x = ReplicaReply{}
-	mi := &file_meta_proto_msgTypes[129]
+	mi := &file_meta_proto_msgTypes[168]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9844,7 +12941,7 @@ func (x *ReplicaReply) String() string {
 func (*ReplicaReply) ProtoMessage() {}
 
 func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[129]
+	mi := &file_meta_proto_msgTypes[168]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9857,7 +12954,7 @@ func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaReply.ProtoReflect.Descriptor instead.
 func (*ReplicaReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{129}
+	return file_meta_proto_rawDescGZIP(), []int{168}
 }
 
 func (x *ReplicaReply) GetId() string {
@@ -9935,7 +13032,7 @@ type MemberRequest struct {
 
 func (x *MemberRequest) Reset() {
 	*x = MemberRequest{}
-	mi := &file_meta_proto_msgTypes[130]
+	mi := &file_meta_proto_msgTypes[169]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9947,7 +13044,7 @@ func (x *MemberRequest) String() string {
 func (*MemberRequest) ProtoMessage() {}
 
 func (x *MemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[130]
+	mi := &file_meta_proto_msgTypes[169]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9960,7 +13057,7 @@ func (x *MemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberRequest.ProtoReflect.Descriptor instead.
 func (*MemberRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{130}
+	return file_meta_proto_rawDescGZIP(), []int{169}
 }
 
 func (x *MemberRequest) GetShard() uint32 {
@@ -9997,7 +13094,7 @@ type MemberReply struct {
 
 func (x *MemberReply) Reset() {
 	*x = MemberReply{}
-	mi := &file_meta_proto_msgTypes[131]
+	mi := &file_meta_proto_msgTypes[170]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10009,7 +13106,7 @@ func (x *MemberReply) String() string {
 func (*MemberReply) ProtoMessage() {}
 
 func (x *MemberReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[131]
+	mi := &file_meta_proto_msgTypes[170]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10022,7 +13119,7 @@ func (x *MemberReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberReply.ProtoReflect.Descriptor instead.
 func (*MemberReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{131}
+	return file_meta_proto_rawDescGZIP(), []int{170}
 }
 
 func (x *MemberReply) GetLeader() string {
@@ -10066,7 +13163,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_meta_proto_msgTypes[132]
+	mi := &file_meta_proto_msgTypes[171]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10078,7 +13175,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[132]
+	mi := &file_meta_proto_msgTypes[171]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10091,7 +13188,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{132}
+	return file_meta_proto_rawDescGZIP(), []int{171}
 }
 
 func (x *Member) GetId() string {
@@ -10135,7 +13232,7 @@ type DifferRequest struct {
 
 func (x *DifferRequest) Reset() {
 	*x = DifferRequest{}
-	mi := &file_meta_proto_msgTypes[133]
+	mi := &file_meta_proto_msgTypes[172]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10147,7 +13244,7 @@ func (x *DifferRequest) String() string {
 func (*DifferRequest) ProtoMessage() {}
 
 func (x *DifferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[133]
+	mi := &file_meta_proto_msgTypes[172]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10160,7 +13257,7 @@ func (x *DifferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferRequest.ProtoReflect.Descriptor instead.
 func (*DifferRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{133}
+	return file_meta_proto_rawDescGZIP(), []int{172}
 }
 
 func (x *DifferRequest) GetShard() uint32 {
@@ -10199,7 +13296,7 @@ type DifferReply struct {
 
 func (x *DifferReply) Reset() {
 	*x = DifferReply{}
-	mi := &file_meta_proto_msgTypes[134]
+	mi := &file_meta_proto_msgTypes[173]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10211,7 +13308,7 @@ func (x *DifferReply) String() string {
 func (*DifferReply) ProtoMessage() {}
 
 func (x *DifferReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[134]
+	mi := &file_meta_proto_msgTypes[173]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10224,7 +13321,7 @@ func (x *DifferReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferReply.ProtoReflect.Descriptor instead.
 func (*DifferReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{134}
+	return file_meta_proto_rawDescGZIP(), []int{173}
 }
 
 var File_meta_proto protoreflect.FileDescriptor
@@ -10240,9 +13337,16 @@ const file_meta_proto_rawDesc = "" +
 	"\x06origin\x18\x01 \x01(\x04R\x06origin\x12\x12\n" +
 	"\x04slot\x18\x02 \x01(\rR\x04slot\x12\x10\n" +
 	"\x03seq\x18\x03 \x01(\x04R\x03seq\x12\x19\n" +
-	"\bop_index\x18\x04 \x01(\rR\aopIndex\"\xe1\x10\n" +
+	"\bop_index\x18\x04 \x01(\rR\aopIndex\"y\n" +
+	"\x04Call\x12\x18\n" +
+	"\asession\x18\x01 \x01(\fR\asession\x12\x16\n" +
+	"\x06client\x18\x02 \x01(\x04R\x06client\x12\x12\n" +
+	"\x04slot\x18\x03 \x01(\rR\x04slot\x12\x10\n" +
+	"\x03seq\x18\x04 \x01(\x04R\x03seq\x12\x19\n" +
+	"\bop_index\x18\x05 \x01(\rR\aopIndex\"\xe1\x16\n" +
 	"\aCommand\x12(\n" +
 	"\x02id\x18\x01 \x01(\v2\x18.rackfs.meta.v1.IdentityR\x02id\x12(\n" +
+	"\x04call\x18\x06 \x01(\v2\x14.rackfs.meta.v1.CallR\x04call\x12(\n" +
 	"\x04time\x18\x02 \x01(\v2\x14.rackfs.meta.v1.TimeR\x04time\x12\x0e\n" +
 	"\x02fs\x18\x03 \x01(\rR\x02fs\x12(\n" +
 	"\x04cred\x18\x04 \x01(\v2\x14.rackfs.meta.v1.CredR\x04cred\x12I\n" +
@@ -10274,7 +13378,13 @@ const file_meta_proto_rawDesc = "" +
 	"\vclone_range\x18& \x01(\v2\x1a.rackfs.meta.v1.CloneRangeH\x00R\n" +
 	"cloneRange\x127\n" +
 	"\tset_xattr\x18\" \x01(\v2\x18.rackfs.meta.v1.SetXattrH\x00R\bsetXattr\x12@\n" +
-	"\fremove_xattr\x18# \x01(\v2\x1b.rackfs.meta.v1.RemoveXattrH\x00R\vremoveXattr\x12G\n" +
+	"\fremove_xattr\x18# \x01(\v2\x1b.rackfs.meta.v1.RemoveXattrH\x00R\vremoveXattr\x127\n" +
+	"\topen_file\x18- \x01(\v2\x18.rackfs.meta.v1.OpenFileH\x00R\bopenFile\x12=\n" +
+	"\vclose_files\x18. \x01(\v2\x1a.rackfs.meta.v1.CloseFilesH\x00R\n" +
+	"closeFiles\x124\n" +
+	"\bset_lock\x18/ \x01(\v2\x17.rackfs.meta.v1.SetLockH\x00R\asetLock\x12I\n" +
+	"\x0frelease_clients\x180 \x01(\v2\x1e.rackfs.meta.v1.ReleaseClientsH\x00R\x0ereleaseClients\x12I\n" +
+	"\x0frelease_session\x181 \x01(\v2\x1e.rackfs.meta.v1.ReleaseSessionH\x00R\x0ereleaseSession\x12G\n" +
 	"\x0fput_file_system\x182 \x01(\v2\x1d.rackfs.meta.v1.PutFileSystemH\x00R\rputFileSystem\x127\n" +
 	"\tput_store\x183 \x01(\v2\x18.rackfs.meta.v1.PutStoreH\x00R\bputStore\x124\n" +
 	"\bput_pool\x184 \x01(\v2\x17.rackfs.meta.v1.PutPoolH\x00R\aputPool\x121\n" +
@@ -10284,8 +13394,16 @@ const file_meta_proto_rawDesc = "" +
 	"\n" +
 	"change_pgs\x188 \x01(\v2\x19.rackfs.meta.v1.ChangePGsH\x00R\tchangePgs\x12C\n" +
 	"\rreplace_store\x189 \x01(\v2\x1c.rackfs.meta.v1.ReplaceStoreH\x00R\freplaceStore\x12-\n" +
-	"\x05touch\x18F \x01(\v2\x15.rackfs.meta.v1.TouchH\x00R\x05touchB\x04\n" +
-	"\x02op\"\xeb\x06\n" +
+	"\x05touch\x18F \x01(\v2\x15.rackfs.meta.v1.TouchH\x00R\x05touch\x12:\n" +
+	"\n" +
+	"put_client\x18< \x01(\v2\x19.rackfs.meta.v1.PutClientH\x00R\tputClient\x12C\n" +
+	"\rremove_client\x18= \x01(\v2\x1c.rackfs.meta.v1.RemoveClientH\x00R\fremoveClient\x12=\n" +
+	"\vput_session\x18> \x01(\v2\x1a.rackfs.meta.v1.PutSessionH\x00R\n" +
+	"putSession\x12F\n" +
+	"\x0eremove_session\x18? \x01(\v2\x1d.rackfs.meta.v1.RemoveSessionH\x00R\rremoveSession\x12@\n" +
+	"\ftake_clients\x18@ \x01(\v2\x1b.rackfs.meta.v1.TakeClientsH\x00R\vtakeClients\x12F\n" +
+	"\x0eforget_clients\x18A \x01(\v2\x1d.rackfs.meta.v1.ForgetClientsH\x00R\rforgetClientsB\x04\n" +
+	"\x02op\"\x8a\b\n" +
 	"\x06Result\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x126\n" +
@@ -10301,7 +13419,10 @@ const file_meta_proto_rawDesc = "" +
 	"\x06blocks\x18\x12 \x01(\v2\x1c.rackfs.meta.v1.BlocksResultH\x00R\x06blocks\x123\n" +
 	"\x05purge\x18\x13 \x01(\v2\x1b.rackfs.meta.v1.PurgeResultH\x00R\x05purge\x120\n" +
 	"\x04reap\x18\x14 \x01(\v2\x1a.rackfs.meta.v1.ReapResultH\x00R\x04reap\x129\n" +
-	"\arewrite\x18\x15 \x01(\v2\x1d.rackfs.meta.v1.RewriteResultH\x00R\arewrite\x12>\n" +
+	"\arewrite\x18\x15 \x01(\v2\x1d.rackfs.meta.v1.RewriteResultH\x00R\arewrite\x120\n" +
+	"\x04open\x18\x1f \x01(\v2\x1a.rackfs.meta.v1.OpenResultH\x00R\x04open\x120\n" +
+	"\x04lock\x18  \x01(\v2\x1a.rackfs.meta.v1.LockResultH\x00R\x04lock\x129\n" +
+	"\aclients\x18! \x01(\v2\x1d.rackfs.meta.v1.ClientsResultH\x00R\aclients\x12>\n" +
 	"\vcluster_map\x18\x16 \x01(\v2\x1b.rackfs.meta.v1.ClusterMapRH\x00R\n" +
 	"clusterMap\x123\n" +
 	"\x05range\x18\x19 \x01(\v2\x1b.rackfs.meta.v1.RangeResultH\x00R\x05range\x123\n" +
@@ -10375,7 +13496,7 @@ const file_meta_proto_rawDesc = "" +
 	"\troot_mode\x18\x01 \x01(\rR\brootMode\x12\x19\n" +
 	"\broot_uid\x18\x02 \x01(\rR\arootUid\x12\x19\n" +
 	"\broot_gid\x18\x03 \x01(\rR\arootGid\x12\x19\n" +
-	"\bhash_key\x18\x04 \x01(\fR\ahashKey\"\xb6\x02\n" +
+	"\bhash_key\x18\x04 \x01(\fR\ahashKey\"\xe8\x02\n" +
 	"\x06Create\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\x04R\x06parent\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\fR\x04name\x12\x12\n" +
@@ -10389,12 +13510,15 @@ const file_meta_proto_rawDesc = "" +
 	"\x04open\x18\n" +
 	" \x01(\rR\x04open\x12\x1f\n" +
 	"\vlease_epoch\x18\v \x01(\x04R\n" +
-	"leaseEpoch\"\xac\x01\n" +
+	"leaseEpoch\x120\n" +
+	"\x05share\x18\x14 \x01(\v2\x1a.rackfs.meta.v1.ClientOpenR\x05share\"\xfb\x01\n" +
 	"\fCreateResult\x12(\n" +
 	"\x04attr\x18\x01 \x01(\v2\x14.rackfs.meta.v1.AttrR\x04attr\x12+\n" +
 	"\x03dir\x18\x02 \x01(\v2\x19.rackfs.meta.v1.DirChangeR\x03dir\x12\x18\n" +
 	"\acreated\x18\x03 \x01(\bR\acreated\x12+\n" +
-	"\x05lease\x18\x04 \x01(\v2\x15.rackfs.meta.v1.LeaseR\x05lease\"D\n" +
+	"\x05lease\x18\x04 \x01(\v2\x15.rackfs.meta.v1.LeaseR\x05lease\x123\n" +
+	"\x06denied\x18\x14 \x01(\v2\x1b.rackfs.meta.v1.ShareDeniedR\x06denied\x12\x18\n" +
+	"\astateid\x18\x15 \x01(\fR\astateid\"D\n" +
 	"\x04Link\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x16\n" +
 	"\x06parent\x18\x02 \x01(\x04R\x06parent\x12\x12\n" +
@@ -10402,18 +13526,20 @@ const file_meta_proto_rawDesc = "" +
 	"\n" +
 	"LinkResult\x12(\n" +
 	"\x04attr\x18\x01 \x01(\v2\x14.rackfs.meta.v1.AttrR\x04attr\x12+\n" +
-	"\x03dir\x18\x02 \x01(\v2\x19.rackfs.meta.v1.DirChangeR\x03dir\"w\n" +
+	"\x03dir\x18\x02 \x01(\v2\x19.rackfs.meta.v1.DirChangeR\x03dir\"\xb0\x01\n" +
 	"\x06Remove\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\x04R\x06parent\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\fR\x04name\x12\x12\n" +
 	"\x04what\x18\x03 \x01(\rR\x04what\x12\x19\n" +
 	"\bkeep_ino\x18\x04 \x03(\x04R\akeepIno\x12\x12\n" +
-	"\x04keep\x18\x05 \x01(\bR\x04keep\"{\n" +
+	"\x04keep\x18\x05 \x01(\bR\x04keep\x127\n" +
+	"\tkeep_open\x18\x14 \x03(\v2\x1a.rackfs.meta.v1.ClientOpenR\bkeepOpen\"\x93\x01\n" +
 	"\fRemoveResult\x12+\n" +
 	"\x03dir\x18\x01 \x01(\v2\x19.rackfs.meta.v1.DirChangeR\x03dir\x12\x10\n" +
 	"\x03ino\x18\x02 \x01(\x04R\x03ino\x12\x14\n" +
 	"\x05nlink\x18\x03 \x01(\rR\x05nlink\x12\x16\n" +
-	"\x06orphan\x18\x04 \x01(\bR\x06orphan\"\xab\x01\n" +
+	"\x06orphan\x18\x04 \x01(\bR\x06orphan\x12\x16\n" +
+	"\x06opened\x18\x14 \x01(\bR\x06opened\"\xe4\x01\n" +
 	"\x06Rename\x12\x1f\n" +
 	"\vfrom_parent\x18\x01 \x01(\x04R\n" +
 	"fromParent\x12\x1b\n" +
@@ -10421,14 +13547,16 @@ const file_meta_proto_rawDesc = "" +
 	"\tto_parent\x18\x03 \x01(\x04R\btoParent\x12\x17\n" +
 	"\ato_name\x18\x04 \x01(\fR\x06toName\x12\x12\n" +
 	"\x04keep\x18\x05 \x01(\bR\x04keep\x12\x19\n" +
-	"\bkeep_ino\x18\x06 \x03(\x04R\akeepIno\"\xdc\x01\n" +
+	"\bkeep_ino\x18\x06 \x03(\x04R\akeepIno\x127\n" +
+	"\tkeep_open\x18\x14 \x03(\v2\x1a.rackfs.meta.v1.ClientOpenR\bkeepOpen\"\xf4\x01\n" +
 	"\fRenameResult\x12-\n" +
 	"\x04from\x18\x01 \x01(\v2\x19.rackfs.meta.v1.DirChangeR\x04from\x12)\n" +
 	"\x02to\x18\x02 \x01(\v2\x19.rackfs.meta.v1.DirChangeR\x02to\x12\x10\n" +
 	"\x03ino\x18\x03 \x01(\x04R\x03ino\x12!\n" +
 	"\freplaced_ino\x18\x04 \x01(\x04R\vreplacedIno\x12%\n" +
 	"\x0ereplaced_nlink\x18\x05 \x01(\rR\rreplacedNlink\x12\x16\n" +
-	"\x06orphan\x18\x06 \x01(\bR\x06orphan\"\x97\x01\n" +
+	"\x06orphan\x18\x06 \x01(\bR\x06orphan\x12\x16\n" +
+	"\x06opened\x18\x14 \x01(\bR\x06opened\"\x97\x01\n" +
 	"\aSetAttr\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12)\n" +
 	"\x03set\x18\x02 \x01(\v2\x17.rackfs.meta.v1.AttrSetR\x03set\x12\x16\n" +
@@ -10562,7 +13690,72 @@ const file_meta_proto_rawDesc = "" +
 	"\x04attr\x18\x01 \x01(\v2\x14.rackfs.meta.v1.AttrR\x04attr\x12+\n" +
 	"\x05lease\x18\x02 \x01(\v2\x15.rackfs.meta.v1.LeaseR\x05lease\x12\x12\n" +
 	"\x04done\x18\x03 \x01(\x04R\x04done\x12\x14\n" +
-	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\"\xaf\x02\n" +
+	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\"\xb8\x01\n" +
+	"\n" +
+	"ClientOpen\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\x04R\x06client\x12\x18\n" +
+	"\astateid\x18\x02 \x01(\fR\astateid\x12\x14\n" +
+	"\x05owner\x18\x03 \x01(\fR\x05owner\x12\x16\n" +
+	"\x06access\x18\x04 \x01(\rR\x06access\x12\x12\n" +
+	"\x04deny\x18\x05 \x01(\rR\x04deny\x12\x14\n" +
+	"\x05state\x18\x06 \x01(\fR\x05state\x12\x10\n" +
+	"\x03ino\x18\a \x01(\x04R\x03ino\x12\x0e\n" +
+	"\x02fs\x18\b \x01(\rR\x02fs\"g\n" +
+	"\vShareDenied\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\x04R\x06client\x12\x14\n" +
+	"\x05owner\x18\x02 \x01(\fR\x05owner\x12\x16\n" +
+	"\x06access\x18\x03 \x01(\rR\x06access\x12\x12\n" +
+	"\x04deny\x18\x04 \x01(\rR\x04deny\"\xae\x01\n" +
+	"\bOpenFile\x12\x10\n" +
+	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x14\n" +
+	"\x05flags\x18\x02 \x01(\rR\x05flags\x12\x1a\n" +
+	"\boverride\x18\x03 \x01(\bR\boverride\x12\x14\n" +
+	"\x05lease\x18\x04 \x01(\bR\x05lease\x12\x16\n" +
+	"\x06change\x18\x05 \x01(\x04R\x06change\x120\n" +
+	"\x05share\x18\x06 \x01(\v2\x1a.rackfs.meta.v1.ClientOpenR\x05share\"\xb2\x01\n" +
+	"\n" +
+	"OpenResult\x12(\n" +
+	"\x04attr\x18\x01 \x01(\v2\x14.rackfs.meta.v1.AttrR\x04attr\x12+\n" +
+	"\x05lease\x18\x02 \x01(\v2\x15.rackfs.meta.v1.LeaseR\x05lease\x12\x18\n" +
+	"\astateid\x18\x03 \x01(\fR\astateid\x123\n" +
+	"\x06denied\x18\x04 \x01(\v2\x1b.rackfs.meta.v1.ShareDeniedR\x06denied\"=\n" +
+	"\n" +
+	"CloseFiles\x12/\n" +
+	"\x05files\x18\x01 \x03(\v2\x19.rackfs.meta.v1.FileCloseR\x05files\"\x90\x01\n" +
+	"\tFileClose\x12\x10\n" +
+	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x16\n" +
+	"\x06client\x18\x02 \x01(\x04R\x06client\x12\x18\n" +
+	"\astateid\x18\x03 \x01(\fR\astateid\x12/\n" +
+	"\x05locks\x18\x04 \x03(\v2\x19.rackfs.meta.v1.LockOwnerR\x05locks\x12\x0e\n" +
+	"\x02fs\x18\x05 \x01(\rR\x02fs\";\n" +
+	"\tLockOwner\x12\x14\n" +
+	"\x05owner\x18\x01 \x01(\fR\x05owner\x12\x18\n" +
+	"\astateid\x18\x02 \x01(\fR\astateid\"\xd7\x01\n" +
+	"\aSetLock\x12\x10\n" +
+	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x16\n" +
+	"\x06client\x18\x02 \x01(\x04R\x06client\x12\x14\n" +
+	"\x05owner\x18\x03 \x01(\fR\x05owner\x12\x18\n" +
+	"\astateid\x18\x04 \x01(\fR\astateid\x12\x14\n" +
+	"\x05state\x18\x05 \x01(\fR\x05state\x12,\n" +
+	"\x04type\x18\x06 \x01(\x0e2\x18.rackfs.meta.v1.LockTypeR\x04type\x12\x16\n" +
+	"\x06offset\x18\a \x01(\x04R\x06offset\x12\x16\n" +
+	"\x06length\x18\b \x01(\x04R\x06length\"Z\n" +
+	"\n" +
+	"LockResult\x122\n" +
+	"\x06denied\x18\x01 \x01(\v2\x1a.rackfs.meta.v1.LockDeniedR\x06denied\x12\x18\n" +
+	"\astateid\x18\x02 \x01(\fR\astateid\"\x98\x01\n" +
+	"\n" +
+	"LockDenied\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\x04R\x06client\x12\x14\n" +
+	"\x05owner\x18\x02 \x01(\fR\x05owner\x12,\n" +
+	"\x04type\x18\x03 \x01(\x0e2\x18.rackfs.meta.v1.LockTypeR\x04type\x12\x16\n" +
+	"\x06offset\x18\x04 \x01(\x04R\x06offset\x12\x16\n" +
+	"\x06length\x18\x05 \x01(\x04R\x06length\"*\n" +
+	"\x0eReleaseClients\x12\x18\n" +
+	"\aclients\x18\x01 \x03(\x04R\aclients\"B\n" +
+	"\x0eReleaseSession\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\x04R\x06client\x12\x18\n" +
+	"\asession\x18\x02 \x01(\fR\asession\"\xaf\x02\n" +
 	"\n" +
 	"FileSystem\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x12\n" +
@@ -10636,7 +13829,44 @@ const file_meta_proto_rawDesc = "" +
 	"\x06client\x18\x01 \x01(\v2\x19.rackfs.meta.v1.NFSClientR\x06client\"A\n" +
 	"\x0fRemoveNFSClient\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x14\n" +
-	"\x05owner\x18\x02 \x01(\fR\x05owner\"\xda\a\n" +
+	"\x05owner\x18\x02 \x01(\fR\x05owner\"\xa5\x02\n" +
+	"\fClientRecord\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x121\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x1b.rackfs.meta.v1.ClientStateR\x05state\x12\x18\n" +
+	"\agateway\x18\x03 \x01(\tR\agateway\x12\x16\n" +
+	"\x06origin\x18\x04 \x01(\x04R\x06origin\x12\x14\n" +
+	"\x05owner\x18\x05 \x01(\fR\x05owner\x12\x1a\n" +
+	"\bverifier\x18\x06 \x01(\fR\bverifier\x12\x1c\n" +
+	"\tprincipal\x18\a \x01(\fR\tprincipal\x12\x1c\n" +
+	"\tconfirmed\x18\b \x01(\bR\tconfirmed\x12\x16\n" +
+	"\x06record\x18\t \x01(\fR\x06record\x12\x1a\n" +
+	"\bsessions\x18\n" +
+	" \x03(\fR\bsessions\"O\n" +
+	"\rSessionRecord\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x16\n" +
+	"\x06client\x18\x02 \x01(\x04R\x06client\x12\x16\n" +
+	"\x06record\x18\x03 \x01(\fR\x06record\"W\n" +
+	"\tPutClient\x124\n" +
+	"\x06client\x18\x01 \x01(\v2\x1c.rackfs.meta.v1.ClientRecordR\x06client\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\rR\x05count\"U\n" +
+	"\rClientsResult\x12\x14\n" +
+	"\x05first\x18\x01 \x01(\x04R\x05first\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\rR\x05count\x12\x18\n" +
+	"\aclients\x18\x03 \x03(\x04R\aclients\">\n" +
+	"\fRemoveClient\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\x04R\x06client\x12\x16\n" +
+	"\x06origin\x18\x02 \x01(\x04R\x06origin\"'\n" +
+	"\vTakeClients\x12\x18\n" +
+	"\aclients\x18\x01 \x03(\x04R\aclients\")\n" +
+	"\rForgetClients\x12\x18\n" +
+	"\aclients\x18\x01 \x03(\x04R\aclients\"{\n" +
+	"\n" +
+	"PutSession\x127\n" +
+	"\asession\x18\x01 \x01(\v2\x1d.rackfs.meta.v1.SessionRecordR\asession\x124\n" +
+	"\x06client\x18\x02 \x01(\v2\x1c.rackfs.meta.v1.ClientRecordR\x06client\")\n" +
+	"\rRemoveSession\x12\x18\n" +
+	"\asession\x18\x01 \x01(\fR\asession\"\xc3\n" +
+	"\n" +
 	"\x05Query\x12\x0e\n" +
 	"\x02fs\x18\x01 \x01(\rR\x02fs\x12(\n" +
 	"\x04cred\x18\x02 \x01(\v2\x14.rackfs.meta.v1.CredR\x04cred\x125\n" +
@@ -10654,13 +13884,20 @@ const file_meta_proto_rawDesc = "" +
 	"\x06blocks\x18\x13 \x01(\v2\x17.rackfs.meta.v1.BlocksQH\x00R\x06blocks\x128\n" +
 	"\tget_xattr\x18\x14 \x01(\v2\x19.rackfs.meta.v1.GetXattrQH\x00R\bgetXattr\x12>\n" +
 	"\vlist_xattrs\x18\x15 \x01(\v2\x1b.rackfs.meta.v1.ListXattrsQH\x00R\n" +
-	"listXattrs\x12A\n" +
+	"listXattrs\x128\n" +
+	"\ttest_lock\x18\x19 \x01(\v2\x19.rackfs.meta.v1.TestLockQH\x00R\btestLock\x12A\n" +
+	"\fclient_state\x18\x1a \x01(\v2\x1c.rackfs.meta.v1.ClientStateQH\x00R\vclientState\x12D\n" +
+	"\rsession_slots\x18\x1b \x01(\v2\x1d.rackfs.meta.v1.SessionSlotsQH\x00R\fsessionSlots\x12;\n" +
+	"\n" +
+	"file_opens\x18\x1c \x01(\v2\x1a.rackfs.meta.v1.FileOpensQH\x00R\tfileOpens\x12A\n" +
 	"\ffile_systems\x18\x1e \x01(\v2\x1c.rackfs.meta.v1.FileSystemsQH\x00R\vfileSystems\x12>\n" +
 	"\vcluster_map\x18\x1f \x01(\v2\x1b.rackfs.meta.v1.ClusterMapQH\x00R\n" +
 	"clusterMap\x12+\n" +
 	"\x04keys\x18  \x01(\v2\x15.rackfs.meta.v1.KeysQH\x00R\x04keys\x12>\n" +
 	"\vnfs_clients\x18! \x01(\v2\x1b.rackfs.meta.v1.NFSClientsQH\x00R\n" +
-	"nfsClientsB\x03\n" +
+	"nfsClients\x124\n" +
+	"\aclients\x18\" \x01(\v2\x18.rackfs.meta.v1.ClientsQH\x00R\aclients\x121\n" +
+	"\x06client\x18# \x01(\v2\x17.rackfs.meta.v1.ClientQH\x00R\x06clientB\x03\n" +
 	"\x01q\"L\n" +
 	"\bGetAttrQ\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x12\n" +
@@ -10709,7 +13946,32 @@ const file_meta_proto_rawDesc = "" +
 	"\x05KeysQ\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\"'\n" +
 	"\vNFSClientsQ\x12\x18\n" +
-	"\agateway\x18\x01 \x01(\tR\agateway\"\xde\x06\n" +
+	"\agateway\x18\x01 \x01(\tR\agateway\"\xa9\x01\n" +
+	"\tTestLockQ\x12\x10\n" +
+	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x16\n" +
+	"\x06client\x18\x02 \x01(\x04R\x06client\x12\x14\n" +
+	"\x05owner\x18\x03 \x01(\fR\x05owner\x12,\n" +
+	"\x04type\x18\x04 \x01(\x0e2\x18.rackfs.meta.v1.LockTypeR\x04type\x12\x16\n" +
+	"\x06offset\x18\x05 \x01(\x04R\x06offset\x12\x16\n" +
+	"\x06length\x18\x06 \x01(\x04R\x06length\"t\n" +
+	"\fClientStateQ\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\x04R\x06client\x12\x19\n" +
+	"\bafter_fs\x18\x02 \x01(\rR\aafterFs\x12\x1b\n" +
+	"\tafter_ino\x18\x03 \x01(\x04R\bafterIno\x12\x14\n" +
+	"\x05limit\x18\x04 \x01(\rR\x05limit\")\n" +
+	"\rSessionSlotsQ\x12\x18\n" +
+	"\asession\x18\x01 \x01(\fR\asession\"\x1e\n" +
+	"\n" +
+	"FileOpensQ\x12\x10\n" +
+	"\x03ino\x18\x01 \x01(\x04R\x03ino\"n\n" +
+	"\bClientsQ\x12\x18\n" +
+	"\agateway\x18\x01 \x01(\tR\agateway\x12\x14\n" +
+	"\x05after\x18\x02 \x01(\x04R\x05after\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\x12\x1c\n" +
+	"\treleasing\x18\x04 \x01(\bR\treleasing\";\n" +
+	"\aClientQ\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\x04R\x06client\x12\x18\n" +
+	"\asession\x18\x02 \x01(\fR\asession\"\x8c\t\n" +
 	"\vQueryResult\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12+\n" +
@@ -10731,7 +13993,13 @@ const file_meta_proto_rawDesc = "" +
 	"\x06blocks\x18\x15 \x01(\v2\x17.rackfs.meta.v1.BlocksRH\x00R\x06blocks\x128\n" +
 	"\tget_xattr\x18\x16 \x01(\v2\x19.rackfs.meta.v1.GetXattrRH\x00R\bgetXattr\x12>\n" +
 	"\vlist_xattrs\x18\x17 \x01(\v2\x1b.rackfs.meta.v1.ListXattrsRH\x00R\n" +
-	"listXattrsB\x03\n" +
+	"listXattrs\x120\n" +
+	"\x04lock\x18\x1b \x01(\v2\x1a.rackfs.meta.v1.LockResultH\x00R\x04lock\x12A\n" +
+	"\fclient_state\x18\x1c \x01(\v2\x1c.rackfs.meta.v1.ClientStateRH\x00R\vclientState\x12D\n" +
+	"\rsession_slots\x18\x1d \x01(\v2\x1d.rackfs.meta.v1.SessionSlotsRH\x00R\fsessionSlots\x124\n" +
+	"\aclients\x18\x1e \x01(\v2\x18.rackfs.meta.v1.ClientsRH\x00R\aclients\x12;\n" +
+	"\n" +
+	"file_opens\x18\x1f \x01(\v2\x1a.rackfs.meta.v1.FileOpensRH\x00R\tfileOpensB\x03\n" +
 	"\x01r\"^\n" +
 	"\x05AttrR\x12(\n" +
 	"\x04attr\x18\x01 \x01(\v2\x14.rackfs.meta.v1.AttrR\x04attr\x12+\n" +
@@ -10814,7 +14082,38 @@ const file_meta_proto_rawDesc = "" +
 	"\x05KeysR\x12'\n" +
 	"\x04keys\x18\x01 \x03(\v2\x13.rackfs.meta.v1.KeyR\x04keys\"B\n" +
 	"\vNFSClientsR\x123\n" +
-	"\aclients\x18\x01 \x03(\v2\x19.rackfs.meta.v1.NFSClientR\aclients\"\xfe\x02\n" +
+	"\aclients\x18\x01 \x03(\v2\x19.rackfs.meta.v1.NFSClientR\aclients\"\xbb\x01\n" +
+	"\fClientStateR\x120\n" +
+	"\x05opens\x18\x01 \x03(\v2\x1a.rackfs.meta.v1.ClientOpenR\x05opens\x121\n" +
+	"\x05locks\x18\x02 \x03(\v2\x1b.rackfs.meta.v1.ClientLocksR\x05locks\x12\x12\n" +
+	"\x04more\x18\x03 \x01(\bR\x04more\x12\x17\n" +
+	"\anext_fs\x18\x04 \x01(\rR\x06nextFs\x12\x19\n" +
+	"\bnext_ino\x18\x05 \x01(\x04R\anextIno\"\xa8\x01\n" +
+	"\vClientLocks\x12\x0e\n" +
+	"\x02fs\x18\x01 \x01(\rR\x02fs\x12\x10\n" +
+	"\x03ino\x18\x02 \x01(\x04R\x03ino\x12\x14\n" +
+	"\x05owner\x18\x03 \x01(\fR\x05owner\x12\x18\n" +
+	"\astateid\x18\x04 \x01(\fR\astateid\x12\x14\n" +
+	"\x05state\x18\x05 \x01(\fR\x05state\x121\n" +
+	"\x06ranges\x18\x06 \x03(\v2\x19.rackfs.meta.v1.LockRangeR\x06ranges\"K\n" +
+	"\tLockRange\x12\x14\n" +
+	"\x05first\x18\x01 \x01(\x04R\x05first\x12\x12\n" +
+	"\x04last\x18\x02 \x01(\x04R\x04last\x12\x14\n" +
+	"\x05write\x18\x03 \x01(\bR\x05write\"B\n" +
+	"\rSessionSlotsR\x121\n" +
+	"\x05slots\x18\x01 \x03(\v2\x1b.rackfs.meta.v1.SessionSlotR\x05slots\"3\n" +
+	"\vSessionSlot\x12\x12\n" +
+	"\x04slot\x18\x01 \x01(\rR\x04slot\x12\x10\n" +
+	"\x03seq\x18\x02 \x01(\x04R\x03seq\">\n" +
+	"\n" +
+	"FileOpensR\x120\n" +
+	"\x05opens\x18\x01 \x03(\v2\x1a.rackfs.meta.v1.ClientOpenR\x05opens\"X\n" +
+	"\bClientsR\x128\n" +
+	"\aclients\x18\x01 \x03(\v2\x1e.rackfs.meta.v1.ClientSessionsR\aclients\x12\x12\n" +
+	"\x04next\x18\x02 \x01(\x04R\x04next\"\x81\x01\n" +
+	"\x0eClientSessions\x124\n" +
+	"\x06client\x18\x01 \x01(\v2\x1c.rackfs.meta.v1.ClientRecordR\x06client\x129\n" +
+	"\bsessions\x18\x02 \x03(\v2\x1d.rackfs.meta.v1.SessionRecordR\bsessions\"\xfe\x02\n" +
 	"\vInodeRecord\x12(\n" +
 	"\x04attr\x18\x01 \x01(\v2\x14.rackfs.meta.v1.AttrR\x04attr\x12\x16\n" +
 	"\x06parent\x18\x02 \x01(\x04R\x06parent\x12\x16\n" +
@@ -10836,10 +14135,13 @@ const file_meta_proto_rawDesc = "" +
 	"\vvalue_bytes\x18\x03 \x01(\rR\n" +
 	"valueBytes\x12\x1f\n" +
 	"\vlast_cookie\x18\x04 \x01(\x04R\n" +
-	"lastCookie\";\n" +
+	"lastCookie\"\x81\x01\n" +
 	"\vXattrRecord\x12\x16\n" +
 	"\x06cookie\x18\x01 \x01(\x04R\x06cookie\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value\"/\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\x12\x14\n" +
+	"\x05opens\x18\x14 \x01(\rR\x05opens\x12\x18\n" +
+	"\adeniers\x18\x15 \x01(\rR\adeniers\x12\x14\n" +
+	"\x05locks\x18\x16 \x01(\rR\x05locks\"/\n" +
 	"\x03Cut\x12\x10\n" +
 	"\x03gen\x18\x01 \x01(\rR\x03gen\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\"\xf4\x01\n" +
@@ -10872,22 +14174,40 @@ const file_meta_proto_rawDesc = "" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1a.rackfs.meta.v1.OriginKindR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12 \n" +
 	"\vincarnation\x18\x03 \x01(\fR\vincarnation\x12\x16\n" +
-	"\x06leased\x18\x04 \x01(\bR\x06leased\"T\n" +
+	"\x06leased\x18\x04 \x01(\bR\x06leased\"l\n" +
 	"\n" +
 	"SlotRecord\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x124\n" +
-	"\aresults\x18\x02 \x03(\v2\x1a.rackfs.meta.v1.SlotResultR\aresults\"W\n" +
+	"\aresults\x18\x02 \x03(\v2\x1a.rackfs.meta.v1.SlotResultR\aresults\x12\x16\n" +
+	"\x06client\x18\x14 \x01(\x04R\x06client\"\x7f\n" +
 	"\n" +
 	"SlotResult\x12\x19\n" +
 	"\bop_index\x18\x01 \x01(\rR\aopIndex\x12.\n" +
-	"\x06result\x18\x02 \x01(\v2\x16.rackfs.meta.v1.ResultR\x06result\";\n" +
+	"\x06result\x18\x02 \x01(\v2\x16.rackfs.meta.v1.ResultR\x06result\x12\x0e\n" +
+	"\x02op\x18\x14 \x01(\rR\x02op\x12\x16\n" +
+	"\x06origin\x18\x15 \x01(\x04R\x06origin\"d\n" +
+	"\n" +
+	"OpenRecord\x12\x14\n" +
+	"\x05owner\x18\x01 \x01(\fR\x05owner\x12\x16\n" +
+	"\x06access\x18\x02 \x01(\rR\x06access\x12\x12\n" +
+	"\x04deny\x18\x03 \x01(\rR\x04deny\x12\x14\n" +
+	"\x05state\x18\x04 \x01(\fR\x05state\"T\n" +
+	"\n" +
+	"LockRecord\x12\x18\n" +
+	"\astateid\x18\x01 \x01(\fR\astateid\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\fR\x05state\x12\x16\n" +
+	"\x06ranges\x18\x03 \x01(\fR\x06ranges\"S\n" +
+	"\vKnownClient\x12\x14\n" +
+	"\x05opens\x18\x01 \x01(\rR\x05opens\x12\x16\n" +
+	"\x06ranges\x18\x02 \x01(\rR\x06ranges\x12\x16\n" +
+	"\x06owners\x18\x03 \x01(\rR\x06owners\";\n" +
 	"\vUsageRecord\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12\x16\n" +
 	"\x06inodes\x18\x02 \x01(\x04R\x06inodes\"S\n" +
 	"\vRangeRecord\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\x04R\x06origin\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\rR\x05count\x12\x16\n" +
-	"\x06reaped\x18\x03 \x01(\fR\x06reaped\"\xad\x01\n" +
+	"\x06reaped\x18\x03 \x01(\fR\x06reaped\"\xc5\x01\n" +
 	"\vPurgeRecord\x12\x0e\n" +
 	"\x02fs\x18\x01 \x01(\rR\x02fs\x12\x10\n" +
 	"\x03ino\x18\x02 \x01(\x04R\x03ino\x12\x1d\n" +
@@ -10896,7 +14216,8 @@ const file_meta_proto_rawDesc = "" +
 	"\x04from\x18\x04 \x01(\x04R\x04from\x12\x19\n" +
 	"\bpass_gen\x18\x05 \x01(\rR\apassGen\x12\x18\n" +
 	"\adeleted\x18\x06 \x01(\bR\adeleted\x12\x14\n" +
-	"\x05dying\x18\a \x01(\bR\x05dying\"s\n" +
+	"\x05dying\x18\a \x01(\bR\x05dying\x12\x16\n" +
+	"\x06client\x18\x14 \x01(\x04R\x06client\"s\n" +
 	"\vDyingRecord\x12\x0e\n" +
 	"\x02pg\x18\x01 \x01(\rR\x02pg\x12\x16\n" +
 	"\x06length\x18\x02 \x01(\rR\x06length\x12*\n" +
@@ -10969,7 +14290,12 @@ const file_meta_proto_rawDesc = "" +
 	"\x0eORIGIN_UNKNOWN\x10\x00\x12\x12\n" +
 	"\x0eORIGIN_GATEWAY\x10\x01\x12\x10\n" +
 	"\fORIGIN_ADMIN\x10\x02\x12\x12\n" +
-	"\x0eORIGIN_SESSION\x10\x03*a\n" +
+	"\x0eORIGIN_SESSION\x10\x03*8\n" +
+	"\bLockType\x12\r\n" +
+	"\tLOCK_NONE\x10\x00\x12\r\n" +
+	"\tLOCK_READ\x10\x01\x12\x0e\n" +
+	"\n" +
+	"LOCK_WRITE\x10\x02*a\n" +
 	"\x0fFileSystemState\x12\x0e\n" +
 	"\n" +
 	"FS_UNKNOWN\x10\x00\x12\x0f\n" +
@@ -10987,7 +14313,10 @@ const file_meta_proto_rawDesc = "" +
 	"STORE_LOST\x10\x02*%\n" +
 	"\aPGState\x12\v\n" +
 	"\aPG_OPEN\x10\x00\x12\r\n" +
-	"\tPG_CLOSED\x10\x01*O\n" +
+	"\tPG_CLOSED\x10\x01*6\n" +
+	"\vClientState\x12\x11\n" +
+	"\rCLIENT_ACTIVE\x10\x00\x12\x14\n" +
+	"\x10CLIENT_RELEASING\x10\x01*O\n" +
 	"\n" +
 	"BlockState\x12\x0e\n" +
 	"\n" +
@@ -11014,316 +14343,409 @@ func file_meta_proto_rawDescGZIP() []byte {
 	return file_meta_proto_rawDescData
 }
 
-var file_meta_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 135)
+var file_meta_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 174)
 var file_meta_proto_goTypes = []any{
 	(OriginKind)(0),         // 0: rackfs.meta.v1.OriginKind
-	(FileSystemState)(0),    // 1: rackfs.meta.v1.FileSystemState
-	(StoreState)(0),         // 2: rackfs.meta.v1.StoreState
-	(PGState)(0),            // 3: rackfs.meta.v1.PGState
-	(BlockState)(0),         // 4: rackfs.meta.v1.BlockState
-	(MemberAction)(0),       // 5: rackfs.meta.v1.MemberAction
-	(*Entry)(nil),           // 6: rackfs.meta.v1.Entry
-	(*Identity)(nil),        // 7: rackfs.meta.v1.Identity
-	(*Command)(nil),         // 8: rackfs.meta.v1.Command
-	(*Result)(nil),          // 9: rackfs.meta.v1.Result
-	(*Time)(nil),            // 10: rackfs.meta.v1.Time
-	(*Cred)(nil),            // 11: rackfs.meta.v1.Cred
-	(*Attr)(nil),            // 12: rackfs.meta.v1.Attr
-	(*AttrSet)(nil),         // 13: rackfs.meta.v1.AttrSet
-	(*DirChange)(nil),       // 14: rackfs.meta.v1.DirChange
-	(*Lease)(nil),           // 15: rackfs.meta.v1.Lease
-	(*RegisterOrigin)(nil),  // 16: rackfs.meta.v1.RegisterOrigin
-	(*OriginResult)(nil),    // 17: rackfs.meta.v1.OriginResult
-	(*ExpireOrigin)(nil),    // 18: rackfs.meta.v1.ExpireOrigin
-	(*RaiseLevel)(nil),      // 19: rackfs.meta.v1.RaiseLevel
-	(*Purge)(nil),           // 20: rackfs.meta.v1.Purge
-	(*PurgeResult)(nil),     // 21: rackfs.meta.v1.PurgeResult
-	(*CreateNamespace)(nil), // 22: rackfs.meta.v1.CreateNamespace
-	(*Create)(nil),          // 23: rackfs.meta.v1.Create
-	(*CreateResult)(nil),    // 24: rackfs.meta.v1.CreateResult
-	(*Link)(nil),            // 25: rackfs.meta.v1.Link
-	(*LinkResult)(nil),      // 26: rackfs.meta.v1.LinkResult
-	(*Remove)(nil),          // 27: rackfs.meta.v1.Remove
-	(*RemoveResult)(nil),    // 28: rackfs.meta.v1.RemoveResult
-	(*Rename)(nil),          // 29: rackfs.meta.v1.Rename
-	(*RenameResult)(nil),    // 30: rackfs.meta.v1.RenameResult
-	(*SetAttr)(nil),         // 31: rackfs.meta.v1.SetAttr
-	(*AttrResult)(nil),      // 32: rackfs.meta.v1.AttrResult
-	(*SetXattr)(nil),        // 33: rackfs.meta.v1.SetXattr
-	(*RemoveXattr)(nil),     // 34: rackfs.meta.v1.RemoveXattr
-	(*XattrResult)(nil),     // 35: rackfs.meta.v1.XattrResult
-	(*AcquireLease)(nil),    // 36: rackfs.meta.v1.AcquireLease
-	(*LeaseResult)(nil),     // 37: rackfs.meta.v1.LeaseResult
-	(*ReleaseLease)(nil),    // 38: rackfs.meta.v1.ReleaseLease
-	(*CommitData)(nil),      // 39: rackfs.meta.v1.CommitData
-	(*NewExtent)(nil),       // 40: rackfs.meta.v1.NewExtent
-	(*CommitResult)(nil),    // 41: rackfs.meta.v1.CommitResult
-	(*Touch)(nil),           // 42: rackfs.meta.v1.Touch
-	(*Touched)(nil),         // 43: rackfs.meta.v1.Touched
-	(*ReleaseOrphan)(nil),   // 44: rackfs.meta.v1.ReleaseOrphan
-	(*AllocBlocks)(nil),     // 45: rackfs.meta.v1.AllocBlocks
-	(*BlocksResult)(nil),    // 46: rackfs.meta.v1.BlocksResult
-	(*ReapBlocks)(nil),      // 47: rackfs.meta.v1.ReapBlocks
-	(*ReapResult)(nil),      // 48: rackfs.meta.v1.ReapResult
-	(*DeadBlock)(nil),       // 49: rackfs.meta.v1.DeadBlock
-	(*ReturnBlocks)(nil),    // 50: rackfs.meta.v1.ReturnBlocks
-	(*RewriteExtents)(nil),  // 51: rackfs.meta.v1.RewriteExtents
-	(*ExtentRewrite)(nil),   // 52: rackfs.meta.v1.ExtentRewrite
-	(*RewriteResult)(nil),   // 53: rackfs.meta.v1.RewriteResult
-	(*PunchHole)(nil),       // 54: rackfs.meta.v1.PunchHole
-	(*Allocate)(nil),        // 55: rackfs.meta.v1.Allocate
-	(*CloneRange)(nil),      // 56: rackfs.meta.v1.CloneRange
-	(*RangeResult)(nil),     // 57: rackfs.meta.v1.RangeResult
-	(*FileSystem)(nil),      // 58: rackfs.meta.v1.FileSystem
-	(*PutFileSystem)(nil),   // 59: rackfs.meta.v1.PutFileSystem
-	(*Store)(nil),           // 60: rackfs.meta.v1.Store
-	(*PutStore)(nil),        // 61: rackfs.meta.v1.PutStore
-	(*Slot)(nil),            // 62: rackfs.meta.v1.Slot
-	(*PlacementGroup)(nil),  // 63: rackfs.meta.v1.PlacementGroup
-	(*Pool)(nil),            // 64: rackfs.meta.v1.Pool
-	(*PutPool)(nil),         // 65: rackfs.meta.v1.PutPool
-	(*ChangePGs)(nil),       // 66: rackfs.meta.v1.ChangePGs
-	(*PGChange)(nil),        // 67: rackfs.meta.v1.PGChange
-	(*ReplaceStore)(nil),    // 68: rackfs.meta.v1.ReplaceStore
-	(*Key)(nil),             // 69: rackfs.meta.v1.Key
-	(*PutKey)(nil),          // 70: rackfs.meta.v1.PutKey
-	(*NFSClient)(nil),       // 71: rackfs.meta.v1.NFSClient
-	(*PutNFSClient)(nil),    // 72: rackfs.meta.v1.PutNFSClient
-	(*RemoveNFSClient)(nil), // 73: rackfs.meta.v1.RemoveNFSClient
-	(*Query)(nil),           // 74: rackfs.meta.v1.Query
-	(*GetAttrQ)(nil),        // 75: rackfs.meta.v1.GetAttrQ
-	(*LookupQ)(nil),         // 76: rackfs.meta.v1.LookupQ
-	(*ParentQ)(nil),         // 77: rackfs.meta.v1.ParentQ
-	(*ReadDirQ)(nil),        // 78: rackfs.meta.v1.ReadDirQ
-	(*ReadLinkQ)(nil),       // 79: rackfs.meta.v1.ReadLinkQ
-	(*ExtentsQ)(nil),        // 80: rackfs.meta.v1.ExtentsQ
-	(*StatFSQ)(nil),         // 81: rackfs.meta.v1.StatFSQ
-	(*BlockStatesQ)(nil),    // 82: rackfs.meta.v1.BlockStatesQ
-	(*BlocksQ)(nil),         // 83: rackfs.meta.v1.BlocksQ
-	(*GetXattrQ)(nil),       // 84: rackfs.meta.v1.GetXattrQ
-	(*ListXattrsQ)(nil),     // 85: rackfs.meta.v1.ListXattrsQ
-	(*ShardInfoQ)(nil),      // 86: rackfs.meta.v1.ShardInfoQ
-	(*FileSystemsQ)(nil),    // 87: rackfs.meta.v1.FileSystemsQ
-	(*ClusterMapQ)(nil),     // 88: rackfs.meta.v1.ClusterMapQ
-	(*KeysQ)(nil),           // 89: rackfs.meta.v1.KeysQ
-	(*NFSClientsQ)(nil),     // 90: rackfs.meta.v1.NFSClientsQ
-	(*QueryResult)(nil),     // 91: rackfs.meta.v1.QueryResult
-	(*AttrR)(nil),           // 92: rackfs.meta.v1.AttrR
-	(*Dirent)(nil),          // 93: rackfs.meta.v1.Dirent
-	(*ReadDirR)(nil),        // 94: rackfs.meta.v1.ReadDirR
-	(*ReadLinkR)(nil),       // 95: rackfs.meta.v1.ReadLinkR
-	(*Extent)(nil),          // 96: rackfs.meta.v1.Extent
-	(*ExtentsR)(nil),        // 97: rackfs.meta.v1.ExtentsR
-	(*StatFSR)(nil),         // 98: rackfs.meta.v1.StatFSR
-	(*BlockStatesR)(nil),    // 99: rackfs.meta.v1.BlockStatesR
-	(*BlocksR)(nil),         // 100: rackfs.meta.v1.BlocksR
-	(*BlockInfo)(nil),       // 101: rackfs.meta.v1.BlockInfo
-	(*GetXattrR)(nil),       // 102: rackfs.meta.v1.GetXattrR
-	(*ListXattrsR)(nil),     // 103: rackfs.meta.v1.ListXattrsR
-	(*ShardInfoR)(nil),      // 104: rackfs.meta.v1.ShardInfoR
-	(*FileSystemsR)(nil),    // 105: rackfs.meta.v1.FileSystemsR
-	(*ClusterMapR)(nil),     // 106: rackfs.meta.v1.ClusterMapR
-	(*KeysR)(nil),           // 107: rackfs.meta.v1.KeysR
-	(*NFSClientsR)(nil),     // 108: rackfs.meta.v1.NFSClientsR
-	(*InodeRecord)(nil),     // 109: rackfs.meta.v1.InodeRecord
-	(*Xattrs)(nil),          // 110: rackfs.meta.v1.Xattrs
-	(*XattrRecord)(nil),     // 111: rackfs.meta.v1.XattrRecord
-	(*Cut)(nil),             // 112: rackfs.meta.v1.Cut
-	(*ExtentRecord)(nil),    // 113: rackfs.meta.v1.ExtentRecord
-	(*BlockRecord)(nil),     // 114: rackfs.meta.v1.BlockRecord
-	(*BackReference)(nil),   // 115: rackfs.meta.v1.BackReference
-	(*DirentRecord)(nil),    // 116: rackfs.meta.v1.DirentRecord
-	(*OriginRecord)(nil),    // 117: rackfs.meta.v1.OriginRecord
-	(*SlotRecord)(nil),      // 118: rackfs.meta.v1.SlotRecord
-	(*SlotResult)(nil),      // 119: rackfs.meta.v1.SlotResult
-	(*UsageRecord)(nil),     // 120: rackfs.meta.v1.UsageRecord
-	(*RangeRecord)(nil),     // 121: rackfs.meta.v1.RangeRecord
-	(*PurgeRecord)(nil),     // 122: rackfs.meta.v1.PurgeRecord
-	(*DyingRecord)(nil),     // 123: rackfs.meta.v1.DyingRecord
-	(*NamespaceRecord)(nil), // 124: rackfs.meta.v1.NamespaceRecord
-	(*ProposeRequest)(nil),  // 125: rackfs.meta.v1.ProposeRequest
-	(*ProposeReply)(nil),    // 126: rackfs.meta.v1.ProposeReply
-	(*QueryRequest)(nil),    // 127: rackfs.meta.v1.QueryRequest
-	(*QueryReply)(nil),      // 128: rackfs.meta.v1.QueryReply
-	(*TermRequest)(nil),     // 129: rackfs.meta.v1.TermRequest
-	(*TermReply)(nil),       // 130: rackfs.meta.v1.TermReply
-	(*RenewRequest)(nil),    // 131: rackfs.meta.v1.RenewRequest
-	(*RenewReply)(nil),      // 132: rackfs.meta.v1.RenewReply
-	(*LeaderRequest)(nil),   // 133: rackfs.meta.v1.LeaderRequest
-	(*LeaderReply)(nil),     // 134: rackfs.meta.v1.LeaderReply
-	(*ReplicaReply)(nil),    // 135: rackfs.meta.v1.ReplicaReply
-	(*MemberRequest)(nil),   // 136: rackfs.meta.v1.MemberRequest
-	(*MemberReply)(nil),     // 137: rackfs.meta.v1.MemberReply
-	(*Member)(nil),          // 138: rackfs.meta.v1.Member
-	(*DifferRequest)(nil),   // 139: rackfs.meta.v1.DifferRequest
-	(*DifferReply)(nil),     // 140: rackfs.meta.v1.DifferReply
+	(LockType)(0),           // 1: rackfs.meta.v1.LockType
+	(FileSystemState)(0),    // 2: rackfs.meta.v1.FileSystemState
+	(StoreState)(0),         // 3: rackfs.meta.v1.StoreState
+	(PGState)(0),            // 4: rackfs.meta.v1.PGState
+	(ClientState)(0),        // 5: rackfs.meta.v1.ClientState
+	(BlockState)(0),         // 6: rackfs.meta.v1.BlockState
+	(MemberAction)(0),       // 7: rackfs.meta.v1.MemberAction
+	(*Entry)(nil),           // 8: rackfs.meta.v1.Entry
+	(*Identity)(nil),        // 9: rackfs.meta.v1.Identity
+	(*Call)(nil),            // 10: rackfs.meta.v1.Call
+	(*Command)(nil),         // 11: rackfs.meta.v1.Command
+	(*Result)(nil),          // 12: rackfs.meta.v1.Result
+	(*Time)(nil),            // 13: rackfs.meta.v1.Time
+	(*Cred)(nil),            // 14: rackfs.meta.v1.Cred
+	(*Attr)(nil),            // 15: rackfs.meta.v1.Attr
+	(*AttrSet)(nil),         // 16: rackfs.meta.v1.AttrSet
+	(*DirChange)(nil),       // 17: rackfs.meta.v1.DirChange
+	(*Lease)(nil),           // 18: rackfs.meta.v1.Lease
+	(*RegisterOrigin)(nil),  // 19: rackfs.meta.v1.RegisterOrigin
+	(*OriginResult)(nil),    // 20: rackfs.meta.v1.OriginResult
+	(*ExpireOrigin)(nil),    // 21: rackfs.meta.v1.ExpireOrigin
+	(*RaiseLevel)(nil),      // 22: rackfs.meta.v1.RaiseLevel
+	(*Purge)(nil),           // 23: rackfs.meta.v1.Purge
+	(*PurgeResult)(nil),     // 24: rackfs.meta.v1.PurgeResult
+	(*CreateNamespace)(nil), // 25: rackfs.meta.v1.CreateNamespace
+	(*Create)(nil),          // 26: rackfs.meta.v1.Create
+	(*CreateResult)(nil),    // 27: rackfs.meta.v1.CreateResult
+	(*Link)(nil),            // 28: rackfs.meta.v1.Link
+	(*LinkResult)(nil),      // 29: rackfs.meta.v1.LinkResult
+	(*Remove)(nil),          // 30: rackfs.meta.v1.Remove
+	(*RemoveResult)(nil),    // 31: rackfs.meta.v1.RemoveResult
+	(*Rename)(nil),          // 32: rackfs.meta.v1.Rename
+	(*RenameResult)(nil),    // 33: rackfs.meta.v1.RenameResult
+	(*SetAttr)(nil),         // 34: rackfs.meta.v1.SetAttr
+	(*AttrResult)(nil),      // 35: rackfs.meta.v1.AttrResult
+	(*SetXattr)(nil),        // 36: rackfs.meta.v1.SetXattr
+	(*RemoveXattr)(nil),     // 37: rackfs.meta.v1.RemoveXattr
+	(*XattrResult)(nil),     // 38: rackfs.meta.v1.XattrResult
+	(*AcquireLease)(nil),    // 39: rackfs.meta.v1.AcquireLease
+	(*LeaseResult)(nil),     // 40: rackfs.meta.v1.LeaseResult
+	(*ReleaseLease)(nil),    // 41: rackfs.meta.v1.ReleaseLease
+	(*CommitData)(nil),      // 42: rackfs.meta.v1.CommitData
+	(*NewExtent)(nil),       // 43: rackfs.meta.v1.NewExtent
+	(*CommitResult)(nil),    // 44: rackfs.meta.v1.CommitResult
+	(*Touch)(nil),           // 45: rackfs.meta.v1.Touch
+	(*Touched)(nil),         // 46: rackfs.meta.v1.Touched
+	(*ReleaseOrphan)(nil),   // 47: rackfs.meta.v1.ReleaseOrphan
+	(*AllocBlocks)(nil),     // 48: rackfs.meta.v1.AllocBlocks
+	(*BlocksResult)(nil),    // 49: rackfs.meta.v1.BlocksResult
+	(*ReapBlocks)(nil),      // 50: rackfs.meta.v1.ReapBlocks
+	(*ReapResult)(nil),      // 51: rackfs.meta.v1.ReapResult
+	(*DeadBlock)(nil),       // 52: rackfs.meta.v1.DeadBlock
+	(*ReturnBlocks)(nil),    // 53: rackfs.meta.v1.ReturnBlocks
+	(*RewriteExtents)(nil),  // 54: rackfs.meta.v1.RewriteExtents
+	(*ExtentRewrite)(nil),   // 55: rackfs.meta.v1.ExtentRewrite
+	(*RewriteResult)(nil),   // 56: rackfs.meta.v1.RewriteResult
+	(*PunchHole)(nil),       // 57: rackfs.meta.v1.PunchHole
+	(*Allocate)(nil),        // 58: rackfs.meta.v1.Allocate
+	(*CloneRange)(nil),      // 59: rackfs.meta.v1.CloneRange
+	(*RangeResult)(nil),     // 60: rackfs.meta.v1.RangeResult
+	(*ClientOpen)(nil),      // 61: rackfs.meta.v1.ClientOpen
+	(*ShareDenied)(nil),     // 62: rackfs.meta.v1.ShareDenied
+	(*OpenFile)(nil),        // 63: rackfs.meta.v1.OpenFile
+	(*OpenResult)(nil),      // 64: rackfs.meta.v1.OpenResult
+	(*CloseFiles)(nil),      // 65: rackfs.meta.v1.CloseFiles
+	(*FileClose)(nil),       // 66: rackfs.meta.v1.FileClose
+	(*LockOwner)(nil),       // 67: rackfs.meta.v1.LockOwner
+	(*SetLock)(nil),         // 68: rackfs.meta.v1.SetLock
+	(*LockResult)(nil),      // 69: rackfs.meta.v1.LockResult
+	(*LockDenied)(nil),      // 70: rackfs.meta.v1.LockDenied
+	(*ReleaseClients)(nil),  // 71: rackfs.meta.v1.ReleaseClients
+	(*ReleaseSession)(nil),  // 72: rackfs.meta.v1.ReleaseSession
+	(*FileSystem)(nil),      // 73: rackfs.meta.v1.FileSystem
+	(*PutFileSystem)(nil),   // 74: rackfs.meta.v1.PutFileSystem
+	(*Store)(nil),           // 75: rackfs.meta.v1.Store
+	(*PutStore)(nil),        // 76: rackfs.meta.v1.PutStore
+	(*Slot)(nil),            // 77: rackfs.meta.v1.Slot
+	(*PlacementGroup)(nil),  // 78: rackfs.meta.v1.PlacementGroup
+	(*Pool)(nil),            // 79: rackfs.meta.v1.Pool
+	(*PutPool)(nil),         // 80: rackfs.meta.v1.PutPool
+	(*ChangePGs)(nil),       // 81: rackfs.meta.v1.ChangePGs
+	(*PGChange)(nil),        // 82: rackfs.meta.v1.PGChange
+	(*ReplaceStore)(nil),    // 83: rackfs.meta.v1.ReplaceStore
+	(*Key)(nil),             // 84: rackfs.meta.v1.Key
+	(*PutKey)(nil),          // 85: rackfs.meta.v1.PutKey
+	(*NFSClient)(nil),       // 86: rackfs.meta.v1.NFSClient
+	(*PutNFSClient)(nil),    // 87: rackfs.meta.v1.PutNFSClient
+	(*RemoveNFSClient)(nil), // 88: rackfs.meta.v1.RemoveNFSClient
+	(*ClientRecord)(nil),    // 89: rackfs.meta.v1.ClientRecord
+	(*SessionRecord)(nil),   // 90: rackfs.meta.v1.SessionRecord
+	(*PutClient)(nil),       // 91: rackfs.meta.v1.PutClient
+	(*ClientsResult)(nil),   // 92: rackfs.meta.v1.ClientsResult
+	(*RemoveClient)(nil),    // 93: rackfs.meta.v1.RemoveClient
+	(*TakeClients)(nil),     // 94: rackfs.meta.v1.TakeClients
+	(*ForgetClients)(nil),   // 95: rackfs.meta.v1.ForgetClients
+	(*PutSession)(nil),      // 96: rackfs.meta.v1.PutSession
+	(*RemoveSession)(nil),   // 97: rackfs.meta.v1.RemoveSession
+	(*Query)(nil),           // 98: rackfs.meta.v1.Query
+	(*GetAttrQ)(nil),        // 99: rackfs.meta.v1.GetAttrQ
+	(*LookupQ)(nil),         // 100: rackfs.meta.v1.LookupQ
+	(*ParentQ)(nil),         // 101: rackfs.meta.v1.ParentQ
+	(*ReadDirQ)(nil),        // 102: rackfs.meta.v1.ReadDirQ
+	(*ReadLinkQ)(nil),       // 103: rackfs.meta.v1.ReadLinkQ
+	(*ExtentsQ)(nil),        // 104: rackfs.meta.v1.ExtentsQ
+	(*StatFSQ)(nil),         // 105: rackfs.meta.v1.StatFSQ
+	(*BlockStatesQ)(nil),    // 106: rackfs.meta.v1.BlockStatesQ
+	(*BlocksQ)(nil),         // 107: rackfs.meta.v1.BlocksQ
+	(*GetXattrQ)(nil),       // 108: rackfs.meta.v1.GetXattrQ
+	(*ListXattrsQ)(nil),     // 109: rackfs.meta.v1.ListXattrsQ
+	(*ShardInfoQ)(nil),      // 110: rackfs.meta.v1.ShardInfoQ
+	(*FileSystemsQ)(nil),    // 111: rackfs.meta.v1.FileSystemsQ
+	(*ClusterMapQ)(nil),     // 112: rackfs.meta.v1.ClusterMapQ
+	(*KeysQ)(nil),           // 113: rackfs.meta.v1.KeysQ
+	(*NFSClientsQ)(nil),     // 114: rackfs.meta.v1.NFSClientsQ
+	(*TestLockQ)(nil),       // 115: rackfs.meta.v1.TestLockQ
+	(*ClientStateQ)(nil),    // 116: rackfs.meta.v1.ClientStateQ
+	(*SessionSlotsQ)(nil),   // 117: rackfs.meta.v1.SessionSlotsQ
+	(*FileOpensQ)(nil),      // 118: rackfs.meta.v1.FileOpensQ
+	(*ClientsQ)(nil),        // 119: rackfs.meta.v1.ClientsQ
+	(*ClientQ)(nil),         // 120: rackfs.meta.v1.ClientQ
+	(*QueryResult)(nil),     // 121: rackfs.meta.v1.QueryResult
+	(*AttrR)(nil),           // 122: rackfs.meta.v1.AttrR
+	(*Dirent)(nil),          // 123: rackfs.meta.v1.Dirent
+	(*ReadDirR)(nil),        // 124: rackfs.meta.v1.ReadDirR
+	(*ReadLinkR)(nil),       // 125: rackfs.meta.v1.ReadLinkR
+	(*Extent)(nil),          // 126: rackfs.meta.v1.Extent
+	(*ExtentsR)(nil),        // 127: rackfs.meta.v1.ExtentsR
+	(*StatFSR)(nil),         // 128: rackfs.meta.v1.StatFSR
+	(*BlockStatesR)(nil),    // 129: rackfs.meta.v1.BlockStatesR
+	(*BlocksR)(nil),         // 130: rackfs.meta.v1.BlocksR
+	(*BlockInfo)(nil),       // 131: rackfs.meta.v1.BlockInfo
+	(*GetXattrR)(nil),       // 132: rackfs.meta.v1.GetXattrR
+	(*ListXattrsR)(nil),     // 133: rackfs.meta.v1.ListXattrsR
+	(*ShardInfoR)(nil),      // 134: rackfs.meta.v1.ShardInfoR
+	(*FileSystemsR)(nil),    // 135: rackfs.meta.v1.FileSystemsR
+	(*ClusterMapR)(nil),     // 136: rackfs.meta.v1.ClusterMapR
+	(*KeysR)(nil),           // 137: rackfs.meta.v1.KeysR
+	(*NFSClientsR)(nil),     // 138: rackfs.meta.v1.NFSClientsR
+	(*ClientStateR)(nil),    // 139: rackfs.meta.v1.ClientStateR
+	(*ClientLocks)(nil),     // 140: rackfs.meta.v1.ClientLocks
+	(*LockRange)(nil),       // 141: rackfs.meta.v1.LockRange
+	(*SessionSlotsR)(nil),   // 142: rackfs.meta.v1.SessionSlotsR
+	(*SessionSlot)(nil),     // 143: rackfs.meta.v1.SessionSlot
+	(*FileOpensR)(nil),      // 144: rackfs.meta.v1.FileOpensR
+	(*ClientsR)(nil),        // 145: rackfs.meta.v1.ClientsR
+	(*ClientSessions)(nil),  // 146: rackfs.meta.v1.ClientSessions
+	(*InodeRecord)(nil),     // 147: rackfs.meta.v1.InodeRecord
+	(*Xattrs)(nil),          // 148: rackfs.meta.v1.Xattrs
+	(*XattrRecord)(nil),     // 149: rackfs.meta.v1.XattrRecord
+	(*Cut)(nil),             // 150: rackfs.meta.v1.Cut
+	(*ExtentRecord)(nil),    // 151: rackfs.meta.v1.ExtentRecord
+	(*BlockRecord)(nil),     // 152: rackfs.meta.v1.BlockRecord
+	(*BackReference)(nil),   // 153: rackfs.meta.v1.BackReference
+	(*DirentRecord)(nil),    // 154: rackfs.meta.v1.DirentRecord
+	(*OriginRecord)(nil),    // 155: rackfs.meta.v1.OriginRecord
+	(*SlotRecord)(nil),      // 156: rackfs.meta.v1.SlotRecord
+	(*SlotResult)(nil),      // 157: rackfs.meta.v1.SlotResult
+	(*OpenRecord)(nil),      // 158: rackfs.meta.v1.OpenRecord
+	(*LockRecord)(nil),      // 159: rackfs.meta.v1.LockRecord
+	(*KnownClient)(nil),     // 160: rackfs.meta.v1.KnownClient
+	(*UsageRecord)(nil),     // 161: rackfs.meta.v1.UsageRecord
+	(*RangeRecord)(nil),     // 162: rackfs.meta.v1.RangeRecord
+	(*PurgeRecord)(nil),     // 163: rackfs.meta.v1.PurgeRecord
+	(*DyingRecord)(nil),     // 164: rackfs.meta.v1.DyingRecord
+	(*NamespaceRecord)(nil), // 165: rackfs.meta.v1.NamespaceRecord
+	(*ProposeRequest)(nil),  // 166: rackfs.meta.v1.ProposeRequest
+	(*ProposeReply)(nil),    // 167: rackfs.meta.v1.ProposeReply
+	(*QueryRequest)(nil),    // 168: rackfs.meta.v1.QueryRequest
+	(*QueryReply)(nil),      // 169: rackfs.meta.v1.QueryReply
+	(*TermRequest)(nil),     // 170: rackfs.meta.v1.TermRequest
+	(*TermReply)(nil),       // 171: rackfs.meta.v1.TermReply
+	(*RenewRequest)(nil),    // 172: rackfs.meta.v1.RenewRequest
+	(*RenewReply)(nil),      // 173: rackfs.meta.v1.RenewReply
+	(*LeaderRequest)(nil),   // 174: rackfs.meta.v1.LeaderRequest
+	(*LeaderReply)(nil),     // 175: rackfs.meta.v1.LeaderReply
+	(*ReplicaReply)(nil),    // 176: rackfs.meta.v1.ReplicaReply
+	(*MemberRequest)(nil),   // 177: rackfs.meta.v1.MemberRequest
+	(*MemberReply)(nil),     // 178: rackfs.meta.v1.MemberReply
+	(*Member)(nil),          // 179: rackfs.meta.v1.Member
+	(*DifferRequest)(nil),   // 180: rackfs.meta.v1.DifferRequest
+	(*DifferReply)(nil),     // 181: rackfs.meta.v1.DifferReply
 }
 var file_meta_proto_depIdxs = []int32{
-	8,   // 0: rackfs.meta.v1.Entry.commands:type_name -> rackfs.meta.v1.Command
-	7,   // 1: rackfs.meta.v1.Command.id:type_name -> rackfs.meta.v1.Identity
-	10,  // 2: rackfs.meta.v1.Command.time:type_name -> rackfs.meta.v1.Time
-	11,  // 3: rackfs.meta.v1.Command.cred:type_name -> rackfs.meta.v1.Cred
-	16,  // 4: rackfs.meta.v1.Command.register_origin:type_name -> rackfs.meta.v1.RegisterOrigin
-	18,  // 5: rackfs.meta.v1.Command.expire_origin:type_name -> rackfs.meta.v1.ExpireOrigin
-	19,  // 6: rackfs.meta.v1.Command.raise_level:type_name -> rackfs.meta.v1.RaiseLevel
-	20,  // 7: rackfs.meta.v1.Command.purge:type_name -> rackfs.meta.v1.Purge
-	22,  // 8: rackfs.meta.v1.Command.create_namespace:type_name -> rackfs.meta.v1.CreateNamespace
-	23,  // 9: rackfs.meta.v1.Command.create:type_name -> rackfs.meta.v1.Create
-	25,  // 10: rackfs.meta.v1.Command.link:type_name -> rackfs.meta.v1.Link
-	27,  // 11: rackfs.meta.v1.Command.remove:type_name -> rackfs.meta.v1.Remove
-	29,  // 12: rackfs.meta.v1.Command.rename:type_name -> rackfs.meta.v1.Rename
-	31,  // 13: rackfs.meta.v1.Command.set_attr:type_name -> rackfs.meta.v1.SetAttr
-	36,  // 14: rackfs.meta.v1.Command.acquire_lease:type_name -> rackfs.meta.v1.AcquireLease
-	38,  // 15: rackfs.meta.v1.Command.release_lease:type_name -> rackfs.meta.v1.ReleaseLease
-	39,  // 16: rackfs.meta.v1.Command.commit_data:type_name -> rackfs.meta.v1.CommitData
-	44,  // 17: rackfs.meta.v1.Command.release_orphan:type_name -> rackfs.meta.v1.ReleaseOrphan
-	45,  // 18: rackfs.meta.v1.Command.alloc_blocks:type_name -> rackfs.meta.v1.AllocBlocks
-	47,  // 19: rackfs.meta.v1.Command.reap_blocks:type_name -> rackfs.meta.v1.ReapBlocks
-	50,  // 20: rackfs.meta.v1.Command.return_blocks:type_name -> rackfs.meta.v1.ReturnBlocks
-	51,  // 21: rackfs.meta.v1.Command.rewrite_extents:type_name -> rackfs.meta.v1.RewriteExtents
-	54,  // 22: rackfs.meta.v1.Command.punch_hole:type_name -> rackfs.meta.v1.PunchHole
-	55,  // 23: rackfs.meta.v1.Command.allocate:type_name -> rackfs.meta.v1.Allocate
-	56,  // 24: rackfs.meta.v1.Command.clone_range:type_name -> rackfs.meta.v1.CloneRange
-	33,  // 25: rackfs.meta.v1.Command.set_xattr:type_name -> rackfs.meta.v1.SetXattr
-	34,  // 26: rackfs.meta.v1.Command.remove_xattr:type_name -> rackfs.meta.v1.RemoveXattr
-	59,  // 27: rackfs.meta.v1.Command.put_file_system:type_name -> rackfs.meta.v1.PutFileSystem
-	61,  // 28: rackfs.meta.v1.Command.put_store:type_name -> rackfs.meta.v1.PutStore
-	65,  // 29: rackfs.meta.v1.Command.put_pool:type_name -> rackfs.meta.v1.PutPool
-	70,  // 30: rackfs.meta.v1.Command.put_key:type_name -> rackfs.meta.v1.PutKey
-	72,  // 31: rackfs.meta.v1.Command.put_nfs_client:type_name -> rackfs.meta.v1.PutNFSClient
-	73,  // 32: rackfs.meta.v1.Command.remove_nfs_client:type_name -> rackfs.meta.v1.RemoveNFSClient
-	66,  // 33: rackfs.meta.v1.Command.change_pgs:type_name -> rackfs.meta.v1.ChangePGs
-	68,  // 34: rackfs.meta.v1.Command.replace_store:type_name -> rackfs.meta.v1.ReplaceStore
-	42,  // 35: rackfs.meta.v1.Command.touch:type_name -> rackfs.meta.v1.Touch
-	17,  // 36: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
-	24,  // 37: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
-	26,  // 38: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
-	28,  // 39: rackfs.meta.v1.Result.remove:type_name -> rackfs.meta.v1.RemoveResult
-	30,  // 40: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
-	32,  // 41: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
-	37,  // 42: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
-	41,  // 43: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
-	46,  // 44: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
-	21,  // 45: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
-	48,  // 46: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
-	53,  // 47: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
-	106, // 48: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	57,  // 49: rackfs.meta.v1.Result.range:type_name -> rackfs.meta.v1.RangeResult
-	35,  // 50: rackfs.meta.v1.Result.xattr:type_name -> rackfs.meta.v1.XattrResult
-	10,  // 51: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
-	10,  // 52: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
-	10,  // 53: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
-	10,  // 54: rackfs.meta.v1.Attr.btime:type_name -> rackfs.meta.v1.Time
-	10,  // 55: rackfs.meta.v1.AttrSet.atime:type_name -> rackfs.meta.v1.Time
-	10,  // 56: rackfs.meta.v1.AttrSet.mtime:type_name -> rackfs.meta.v1.Time
-	10,  // 57: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
-	0,   // 58: rackfs.meta.v1.RegisterOrigin.kind:type_name -> rackfs.meta.v1.OriginKind
-	13,  // 59: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
-	12,  // 60: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
-	14,  // 61: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
-	15,  // 62: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
-	12,  // 63: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
-	14,  // 64: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
-	14,  // 65: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
-	14,  // 66: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
-	14,  // 67: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
-	13,  // 68: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
-	12,  // 69: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
-	15,  // 70: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
-	12,  // 71: rackfs.meta.v1.XattrResult.attr:type_name -> rackfs.meta.v1.Attr
-	14,  // 72: rackfs.meta.v1.XattrResult.change:type_name -> rackfs.meta.v1.DirChange
-	12,  // 73: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
-	15,  // 74: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
-	40,  // 75: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
-	10,  // 76: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
-	12,  // 77: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
-	15,  // 78: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
-	43,  // 79: rackfs.meta.v1.Touch.touched:type_name -> rackfs.meta.v1.Touched
-	10,  // 80: rackfs.meta.v1.Touched.atime:type_name -> rackfs.meta.v1.Time
-	49,  // 81: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
-	52,  // 82: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
-	12,  // 83: rackfs.meta.v1.RangeResult.attr:type_name -> rackfs.meta.v1.Attr
-	15,  // 84: rackfs.meta.v1.RangeResult.lease:type_name -> rackfs.meta.v1.Lease
-	1,   // 85: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
-	10,  // 86: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
-	58,  // 87: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
-	1,   // 88: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
-	2,   // 89: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
-	60,  // 90: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
-	62,  // 91: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
-	3,   // 92: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
-	63,  // 93: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
-	64,  // 94: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
-	67,  // 95: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
-	63,  // 96: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
-	60,  // 97: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
-	69,  // 98: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
-	71,  // 99: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
-	11,  // 100: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
-	75,  // 101: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
-	76,  // 102: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
-	77,  // 103: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
-	78,  // 104: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
-	79,  // 105: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
-	80,  // 106: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
-	81,  // 107: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
-	82,  // 108: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
-	86,  // 109: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
-	83,  // 110: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
-	84,  // 111: rackfs.meta.v1.Query.get_xattr:type_name -> rackfs.meta.v1.GetXattrQ
-	85,  // 112: rackfs.meta.v1.Query.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsQ
-	87,  // 113: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
-	88,  // 114: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
-	89,  // 115: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
-	90,  // 116: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
-	92,  // 117: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
-	94,  // 118: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
-	95,  // 119: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
-	97,  // 120: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
-	98,  // 121: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
-	99,  // 122: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
-	104, // 123: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
-	105, // 124: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
-	106, // 125: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	107, // 126: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
-	108, // 127: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
-	100, // 128: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
-	102, // 129: rackfs.meta.v1.QueryResult.get_xattr:type_name -> rackfs.meta.v1.GetXattrR
-	103, // 130: rackfs.meta.v1.QueryResult.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsR
-	12,  // 131: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
-	15,  // 132: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
-	12,  // 133: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
-	93,  // 134: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
-	12,  // 135: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
-	96,  // 136: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
-	4,   // 137: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
-	101, // 138: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
-	58,  // 139: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
-	60,  // 140: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
-	64,  // 141: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
-	69,  // 142: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
-	71,  // 143: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
-	12,  // 144: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
-	15,  // 145: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
-	112, // 146: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
-	110, // 147: rackfs.meta.v1.InodeRecord.xattrs:type_name -> rackfs.meta.v1.Xattrs
-	0,   // 148: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
-	119, // 149: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
-	9,   // 150: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
-	10,  // 151: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
-	22,  // 152: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
-	8,   // 153: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
-	9,   // 154: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
-	74,  // 155: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
-	91,  // 156: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
-	5,   // 157: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
-	138, // 158: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
-	159, // [159:159] is the sub-list for method output_type
-	159, // [159:159] is the sub-list for method input_type
-	159, // [159:159] is the sub-list for extension type_name
-	159, // [159:159] is the sub-list for extension extendee
-	0,   // [0:159] is the sub-list for field type_name
+	11,  // 0: rackfs.meta.v1.Entry.commands:type_name -> rackfs.meta.v1.Command
+	9,   // 1: rackfs.meta.v1.Command.id:type_name -> rackfs.meta.v1.Identity
+	10,  // 2: rackfs.meta.v1.Command.call:type_name -> rackfs.meta.v1.Call
+	13,  // 3: rackfs.meta.v1.Command.time:type_name -> rackfs.meta.v1.Time
+	14,  // 4: rackfs.meta.v1.Command.cred:type_name -> rackfs.meta.v1.Cred
+	19,  // 5: rackfs.meta.v1.Command.register_origin:type_name -> rackfs.meta.v1.RegisterOrigin
+	21,  // 6: rackfs.meta.v1.Command.expire_origin:type_name -> rackfs.meta.v1.ExpireOrigin
+	22,  // 7: rackfs.meta.v1.Command.raise_level:type_name -> rackfs.meta.v1.RaiseLevel
+	23,  // 8: rackfs.meta.v1.Command.purge:type_name -> rackfs.meta.v1.Purge
+	25,  // 9: rackfs.meta.v1.Command.create_namespace:type_name -> rackfs.meta.v1.CreateNamespace
+	26,  // 10: rackfs.meta.v1.Command.create:type_name -> rackfs.meta.v1.Create
+	28,  // 11: rackfs.meta.v1.Command.link:type_name -> rackfs.meta.v1.Link
+	30,  // 12: rackfs.meta.v1.Command.remove:type_name -> rackfs.meta.v1.Remove
+	32,  // 13: rackfs.meta.v1.Command.rename:type_name -> rackfs.meta.v1.Rename
+	34,  // 14: rackfs.meta.v1.Command.set_attr:type_name -> rackfs.meta.v1.SetAttr
+	39,  // 15: rackfs.meta.v1.Command.acquire_lease:type_name -> rackfs.meta.v1.AcquireLease
+	41,  // 16: rackfs.meta.v1.Command.release_lease:type_name -> rackfs.meta.v1.ReleaseLease
+	42,  // 17: rackfs.meta.v1.Command.commit_data:type_name -> rackfs.meta.v1.CommitData
+	47,  // 18: rackfs.meta.v1.Command.release_orphan:type_name -> rackfs.meta.v1.ReleaseOrphan
+	48,  // 19: rackfs.meta.v1.Command.alloc_blocks:type_name -> rackfs.meta.v1.AllocBlocks
+	50,  // 20: rackfs.meta.v1.Command.reap_blocks:type_name -> rackfs.meta.v1.ReapBlocks
+	53,  // 21: rackfs.meta.v1.Command.return_blocks:type_name -> rackfs.meta.v1.ReturnBlocks
+	54,  // 22: rackfs.meta.v1.Command.rewrite_extents:type_name -> rackfs.meta.v1.RewriteExtents
+	57,  // 23: rackfs.meta.v1.Command.punch_hole:type_name -> rackfs.meta.v1.PunchHole
+	58,  // 24: rackfs.meta.v1.Command.allocate:type_name -> rackfs.meta.v1.Allocate
+	59,  // 25: rackfs.meta.v1.Command.clone_range:type_name -> rackfs.meta.v1.CloneRange
+	36,  // 26: rackfs.meta.v1.Command.set_xattr:type_name -> rackfs.meta.v1.SetXattr
+	37,  // 27: rackfs.meta.v1.Command.remove_xattr:type_name -> rackfs.meta.v1.RemoveXattr
+	63,  // 28: rackfs.meta.v1.Command.open_file:type_name -> rackfs.meta.v1.OpenFile
+	65,  // 29: rackfs.meta.v1.Command.close_files:type_name -> rackfs.meta.v1.CloseFiles
+	68,  // 30: rackfs.meta.v1.Command.set_lock:type_name -> rackfs.meta.v1.SetLock
+	71,  // 31: rackfs.meta.v1.Command.release_clients:type_name -> rackfs.meta.v1.ReleaseClients
+	72,  // 32: rackfs.meta.v1.Command.release_session:type_name -> rackfs.meta.v1.ReleaseSession
+	74,  // 33: rackfs.meta.v1.Command.put_file_system:type_name -> rackfs.meta.v1.PutFileSystem
+	76,  // 34: rackfs.meta.v1.Command.put_store:type_name -> rackfs.meta.v1.PutStore
+	80,  // 35: rackfs.meta.v1.Command.put_pool:type_name -> rackfs.meta.v1.PutPool
+	85,  // 36: rackfs.meta.v1.Command.put_key:type_name -> rackfs.meta.v1.PutKey
+	87,  // 37: rackfs.meta.v1.Command.put_nfs_client:type_name -> rackfs.meta.v1.PutNFSClient
+	88,  // 38: rackfs.meta.v1.Command.remove_nfs_client:type_name -> rackfs.meta.v1.RemoveNFSClient
+	81,  // 39: rackfs.meta.v1.Command.change_pgs:type_name -> rackfs.meta.v1.ChangePGs
+	83,  // 40: rackfs.meta.v1.Command.replace_store:type_name -> rackfs.meta.v1.ReplaceStore
+	45,  // 41: rackfs.meta.v1.Command.touch:type_name -> rackfs.meta.v1.Touch
+	91,  // 42: rackfs.meta.v1.Command.put_client:type_name -> rackfs.meta.v1.PutClient
+	93,  // 43: rackfs.meta.v1.Command.remove_client:type_name -> rackfs.meta.v1.RemoveClient
+	96,  // 44: rackfs.meta.v1.Command.put_session:type_name -> rackfs.meta.v1.PutSession
+	97,  // 45: rackfs.meta.v1.Command.remove_session:type_name -> rackfs.meta.v1.RemoveSession
+	94,  // 46: rackfs.meta.v1.Command.take_clients:type_name -> rackfs.meta.v1.TakeClients
+	95,  // 47: rackfs.meta.v1.Command.forget_clients:type_name -> rackfs.meta.v1.ForgetClients
+	20,  // 48: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
+	27,  // 49: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
+	29,  // 50: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
+	31,  // 51: rackfs.meta.v1.Result.remove:type_name -> rackfs.meta.v1.RemoveResult
+	33,  // 52: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
+	35,  // 53: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
+	40,  // 54: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
+	44,  // 55: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
+	49,  // 56: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
+	24,  // 57: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
+	51,  // 58: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
+	56,  // 59: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
+	64,  // 60: rackfs.meta.v1.Result.open:type_name -> rackfs.meta.v1.OpenResult
+	69,  // 61: rackfs.meta.v1.Result.lock:type_name -> rackfs.meta.v1.LockResult
+	92,  // 62: rackfs.meta.v1.Result.clients:type_name -> rackfs.meta.v1.ClientsResult
+	136, // 63: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	60,  // 64: rackfs.meta.v1.Result.range:type_name -> rackfs.meta.v1.RangeResult
+	38,  // 65: rackfs.meta.v1.Result.xattr:type_name -> rackfs.meta.v1.XattrResult
+	13,  // 66: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
+	13,  // 67: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
+	13,  // 68: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
+	13,  // 69: rackfs.meta.v1.Attr.btime:type_name -> rackfs.meta.v1.Time
+	13,  // 70: rackfs.meta.v1.AttrSet.atime:type_name -> rackfs.meta.v1.Time
+	13,  // 71: rackfs.meta.v1.AttrSet.mtime:type_name -> rackfs.meta.v1.Time
+	13,  // 72: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
+	0,   // 73: rackfs.meta.v1.RegisterOrigin.kind:type_name -> rackfs.meta.v1.OriginKind
+	16,  // 74: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
+	61,  // 75: rackfs.meta.v1.Create.share:type_name -> rackfs.meta.v1.ClientOpen
+	15,  // 76: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
+	17,  // 77: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
+	18,  // 78: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
+	62,  // 79: rackfs.meta.v1.CreateResult.denied:type_name -> rackfs.meta.v1.ShareDenied
+	15,  // 80: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
+	17,  // 81: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
+	61,  // 82: rackfs.meta.v1.Remove.keep_open:type_name -> rackfs.meta.v1.ClientOpen
+	17,  // 83: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
+	61,  // 84: rackfs.meta.v1.Rename.keep_open:type_name -> rackfs.meta.v1.ClientOpen
+	17,  // 85: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
+	17,  // 86: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
+	16,  // 87: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
+	15,  // 88: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
+	18,  // 89: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
+	15,  // 90: rackfs.meta.v1.XattrResult.attr:type_name -> rackfs.meta.v1.Attr
+	17,  // 91: rackfs.meta.v1.XattrResult.change:type_name -> rackfs.meta.v1.DirChange
+	15,  // 92: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
+	18,  // 93: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
+	43,  // 94: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
+	13,  // 95: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
+	15,  // 96: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
+	18,  // 97: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
+	46,  // 98: rackfs.meta.v1.Touch.touched:type_name -> rackfs.meta.v1.Touched
+	13,  // 99: rackfs.meta.v1.Touched.atime:type_name -> rackfs.meta.v1.Time
+	52,  // 100: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
+	55,  // 101: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
+	15,  // 102: rackfs.meta.v1.RangeResult.attr:type_name -> rackfs.meta.v1.Attr
+	18,  // 103: rackfs.meta.v1.RangeResult.lease:type_name -> rackfs.meta.v1.Lease
+	61,  // 104: rackfs.meta.v1.OpenFile.share:type_name -> rackfs.meta.v1.ClientOpen
+	15,  // 105: rackfs.meta.v1.OpenResult.attr:type_name -> rackfs.meta.v1.Attr
+	18,  // 106: rackfs.meta.v1.OpenResult.lease:type_name -> rackfs.meta.v1.Lease
+	62,  // 107: rackfs.meta.v1.OpenResult.denied:type_name -> rackfs.meta.v1.ShareDenied
+	66,  // 108: rackfs.meta.v1.CloseFiles.files:type_name -> rackfs.meta.v1.FileClose
+	67,  // 109: rackfs.meta.v1.FileClose.locks:type_name -> rackfs.meta.v1.LockOwner
+	1,   // 110: rackfs.meta.v1.SetLock.type:type_name -> rackfs.meta.v1.LockType
+	70,  // 111: rackfs.meta.v1.LockResult.denied:type_name -> rackfs.meta.v1.LockDenied
+	1,   // 112: rackfs.meta.v1.LockDenied.type:type_name -> rackfs.meta.v1.LockType
+	2,   // 113: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
+	13,  // 114: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
+	73,  // 115: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
+	2,   // 116: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
+	3,   // 117: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
+	75,  // 118: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
+	77,  // 119: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
+	4,   // 120: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
+	78,  // 121: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
+	79,  // 122: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
+	82,  // 123: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
+	78,  // 124: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
+	75,  // 125: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
+	84,  // 126: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
+	86,  // 127: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
+	5,   // 128: rackfs.meta.v1.ClientRecord.state:type_name -> rackfs.meta.v1.ClientState
+	89,  // 129: rackfs.meta.v1.PutClient.client:type_name -> rackfs.meta.v1.ClientRecord
+	90,  // 130: rackfs.meta.v1.PutSession.session:type_name -> rackfs.meta.v1.SessionRecord
+	89,  // 131: rackfs.meta.v1.PutSession.client:type_name -> rackfs.meta.v1.ClientRecord
+	14,  // 132: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
+	99,  // 133: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
+	100, // 134: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
+	101, // 135: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
+	102, // 136: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
+	103, // 137: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
+	104, // 138: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
+	105, // 139: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
+	106, // 140: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
+	110, // 141: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
+	107, // 142: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
+	108, // 143: rackfs.meta.v1.Query.get_xattr:type_name -> rackfs.meta.v1.GetXattrQ
+	109, // 144: rackfs.meta.v1.Query.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsQ
+	115, // 145: rackfs.meta.v1.Query.test_lock:type_name -> rackfs.meta.v1.TestLockQ
+	116, // 146: rackfs.meta.v1.Query.client_state:type_name -> rackfs.meta.v1.ClientStateQ
+	117, // 147: rackfs.meta.v1.Query.session_slots:type_name -> rackfs.meta.v1.SessionSlotsQ
+	118, // 148: rackfs.meta.v1.Query.file_opens:type_name -> rackfs.meta.v1.FileOpensQ
+	111, // 149: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
+	112, // 150: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
+	113, // 151: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
+	114, // 152: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
+	119, // 153: rackfs.meta.v1.Query.clients:type_name -> rackfs.meta.v1.ClientsQ
+	120, // 154: rackfs.meta.v1.Query.client:type_name -> rackfs.meta.v1.ClientQ
+	1,   // 155: rackfs.meta.v1.TestLockQ.type:type_name -> rackfs.meta.v1.LockType
+	122, // 156: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
+	124, // 157: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
+	125, // 158: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
+	127, // 159: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
+	128, // 160: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
+	129, // 161: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
+	134, // 162: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
+	135, // 163: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
+	136, // 164: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	137, // 165: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
+	138, // 166: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
+	130, // 167: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
+	132, // 168: rackfs.meta.v1.QueryResult.get_xattr:type_name -> rackfs.meta.v1.GetXattrR
+	133, // 169: rackfs.meta.v1.QueryResult.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsR
+	69,  // 170: rackfs.meta.v1.QueryResult.lock:type_name -> rackfs.meta.v1.LockResult
+	139, // 171: rackfs.meta.v1.QueryResult.client_state:type_name -> rackfs.meta.v1.ClientStateR
+	142, // 172: rackfs.meta.v1.QueryResult.session_slots:type_name -> rackfs.meta.v1.SessionSlotsR
+	145, // 173: rackfs.meta.v1.QueryResult.clients:type_name -> rackfs.meta.v1.ClientsR
+	144, // 174: rackfs.meta.v1.QueryResult.file_opens:type_name -> rackfs.meta.v1.FileOpensR
+	15,  // 175: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
+	18,  // 176: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
+	15,  // 177: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
+	123, // 178: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
+	15,  // 179: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
+	126, // 180: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
+	6,   // 181: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
+	131, // 182: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
+	73,  // 183: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
+	75,  // 184: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
+	79,  // 185: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
+	84,  // 186: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
+	86,  // 187: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
+	61,  // 188: rackfs.meta.v1.ClientStateR.opens:type_name -> rackfs.meta.v1.ClientOpen
+	140, // 189: rackfs.meta.v1.ClientStateR.locks:type_name -> rackfs.meta.v1.ClientLocks
+	141, // 190: rackfs.meta.v1.ClientLocks.ranges:type_name -> rackfs.meta.v1.LockRange
+	143, // 191: rackfs.meta.v1.SessionSlotsR.slots:type_name -> rackfs.meta.v1.SessionSlot
+	61,  // 192: rackfs.meta.v1.FileOpensR.opens:type_name -> rackfs.meta.v1.ClientOpen
+	146, // 193: rackfs.meta.v1.ClientsR.clients:type_name -> rackfs.meta.v1.ClientSessions
+	89,  // 194: rackfs.meta.v1.ClientSessions.client:type_name -> rackfs.meta.v1.ClientRecord
+	90,  // 195: rackfs.meta.v1.ClientSessions.sessions:type_name -> rackfs.meta.v1.SessionRecord
+	15,  // 196: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
+	18,  // 197: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
+	150, // 198: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
+	148, // 199: rackfs.meta.v1.InodeRecord.xattrs:type_name -> rackfs.meta.v1.Xattrs
+	0,   // 200: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
+	157, // 201: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
+	12,  // 202: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
+	13,  // 203: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
+	25,  // 204: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
+	11,  // 205: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
+	12,  // 206: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
+	98,  // 207: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
+	121, // 208: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
+	7,   // 209: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
+	179, // 210: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
+	211, // [211:211] is the sub-list for method output_type
+	211, // [211:211] is the sub-list for method input_type
+	211, // [211:211] is the sub-list for extension type_name
+	211, // [211:211] is the sub-list for extension extendee
+	0,   // [0:211] is the sub-list for field type_name
 }
 
 func init() { file_meta_proto_init() }
@@ -11331,7 +14753,7 @@ func file_meta_proto_init() {
 	if File_meta_proto != nil {
 		return
 	}
-	file_meta_proto_msgTypes[2].OneofWrappers = []any{
+	file_meta_proto_msgTypes[3].OneofWrappers = []any{
 		(*Command_RegisterOrigin)(nil),
 		(*Command_ExpireOrigin)(nil),
 		(*Command_RaiseLevel)(nil),
@@ -11355,6 +14777,11 @@ func file_meta_proto_init() {
 		(*Command_CloneRange)(nil),
 		(*Command_SetXattr)(nil),
 		(*Command_RemoveXattr)(nil),
+		(*Command_OpenFile)(nil),
+		(*Command_CloseFiles)(nil),
+		(*Command_SetLock)(nil),
+		(*Command_ReleaseClients)(nil),
+		(*Command_ReleaseSession)(nil),
 		(*Command_PutFileSystem)(nil),
 		(*Command_PutStore)(nil),
 		(*Command_PutPool)(nil),
@@ -11364,8 +14791,14 @@ func file_meta_proto_init() {
 		(*Command_ChangePgs)(nil),
 		(*Command_ReplaceStore)(nil),
 		(*Command_Touch)(nil),
+		(*Command_PutClient)(nil),
+		(*Command_RemoveClient)(nil),
+		(*Command_PutSession)(nil),
+		(*Command_RemoveSession)(nil),
+		(*Command_TakeClients)(nil),
+		(*Command_ForgetClients)(nil),
 	}
-	file_meta_proto_msgTypes[3].OneofWrappers = []any{
+	file_meta_proto_msgTypes[4].OneofWrappers = []any{
 		(*Result_Origin)(nil),
 		(*Result_Create)(nil),
 		(*Result_Link)(nil),
@@ -11378,12 +14811,15 @@ func file_meta_proto_init() {
 		(*Result_Purge)(nil),
 		(*Result_Reap)(nil),
 		(*Result_Rewrite)(nil),
+		(*Result_Open)(nil),
+		(*Result_Lock)(nil),
+		(*Result_Clients)(nil),
 		(*Result_ClusterMap)(nil),
 		(*Result_Range)(nil),
 		(*Result_Xattr)(nil),
 	}
-	file_meta_proto_msgTypes[7].OneofWrappers = []any{}
-	file_meta_proto_msgTypes[68].OneofWrappers = []any{
+	file_meta_proto_msgTypes[8].OneofWrappers = []any{}
+	file_meta_proto_msgTypes[90].OneofWrappers = []any{
 		(*Query_GetAttr)(nil),
 		(*Query_Lookup)(nil),
 		(*Query_Parent)(nil),
@@ -11396,12 +14832,18 @@ func file_meta_proto_init() {
 		(*Query_Blocks)(nil),
 		(*Query_GetXattr)(nil),
 		(*Query_ListXattrs)(nil),
+		(*Query_TestLock)(nil),
+		(*Query_ClientState)(nil),
+		(*Query_SessionSlots)(nil),
+		(*Query_FileOpens)(nil),
 		(*Query_FileSystems)(nil),
 		(*Query_ClusterMap)(nil),
 		(*Query_Keys)(nil),
 		(*Query_NfsClients)(nil),
+		(*Query_Clients)(nil),
+		(*Query_Client)(nil),
 	}
-	file_meta_proto_msgTypes[85].OneofWrappers = []any{
+	file_meta_proto_msgTypes[113].OneofWrappers = []any{
 		(*QueryResult_Attr)(nil),
 		(*QueryResult_ReadDir)(nil),
 		(*QueryResult_ReadLink)(nil),
@@ -11416,14 +14858,19 @@ func file_meta_proto_init() {
 		(*QueryResult_Blocks)(nil),
 		(*QueryResult_GetXattr)(nil),
 		(*QueryResult_ListXattrs)(nil),
+		(*QueryResult_Lock)(nil),
+		(*QueryResult_ClientState)(nil),
+		(*QueryResult_SessionSlots)(nil),
+		(*QueryResult_Clients)(nil),
+		(*QueryResult_FileOpens)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
-			NumEnums:      6,
-			NumMessages:   135,
+			NumEnums:      8,
+			NumMessages:   174,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
