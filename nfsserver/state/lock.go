@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
+
+	"github.com/rackfs/rackfs/vfs/byterange"
 )
 
 // lockOwnerKey names a lock-owner on a file.
@@ -23,8 +25,8 @@ func (l *lockState) openState() *open { return l.open }
 
 // endLockState takes away l and its locks.
 func (s *State) endLockState(l *lockState) {
-	s.countLocks(l.client, -l.file.locks.holds(l))
-	l.file.locks.clear(l, 0, 1<<64-1)
+	s.countLocks(l.client, -l.file.locks.Holds(l))
+	l.file.locks.Clear(l, 0, 1<<64-1)
 	delete(l.file.owners, l.key)
 	delete(l.open.locks, l)
 	delete(s.stateids, l.other)
@@ -61,7 +63,7 @@ func (s *State) lock(now time.Time, a *LockArgs, eff *Effects) (Stateid, *LockDe
 	if c == nil {
 		return Stateid{}, nil, nfsv4.NFS4ERR_STALE_CLIENTID
 	}
-	first, last, okRange := newRange(a.Offset, a.Length)
+	first, last, okRange := byterange.Of(a.Offset, a.Length)
 	write, okType := lockType(a.Type)
 	if !okRange || !okType || len(a.Owner) > s.cfg.Limits.OwnerBytes {
 		return Stateid{}, nil, nfsv4.NFS4ERR_INVAL
@@ -93,7 +95,7 @@ func (s *State) lock(now time.Time, a *LockArgs, eff *Effects) (Stateid, *LockDe
 		l.open = o
 		o.locks[l] = struct{}{}
 	}
-	s.countLocks(c, l.file.locks.set(l, first, last, write))
+	s.countLocks(c, l.file.locks.Set(l, first, last, write))
 	l.bump()
 	s.mustRecord(c, eff)
 	return l.stateid(), nil, nfsv4.NFS4_OK
@@ -133,19 +135,19 @@ func (s *State) newLockState(o *open, owner string) *lockState {
 func (s *State) lockConflict(now time.Time, f *file, self *lockState, first, last uint64, write bool, eff *Effects) *LockDenied {
 	var denied *LockDenied
 	var over []*client
-	f.locks.conflicts(self, first, last, write, func(l *lockState, r byteRange) bool {
+	f.locks.Conflicts(self, first, last, write, func(l *lockState, r byterange.Range) bool {
 		if s.expired(l.client, now) {
 			over = append(over, l.client)
 			return true
 		}
 		denied = &LockDenied{
-			Offset: r.first,
-			Length: r.length(),
+			Offset: r.First,
+			Length: r.Length(),
 			Type:   nfsv4.READ_LT,
 			Client: l.client.id,
 			Owner:  []byte(l.key.owner),
 		}
-		if r.write {
+		if r.Write {
 			denied.Type = nfsv4.WRITE_LT
 		}
 		return false
@@ -167,7 +169,7 @@ func (s *State) TestLock(now time.Time, client ClientID, f File, owner []byte, t
 	if c == nil {
 		return nil, s.effects(eff), nfsv4.NFS4ERR_STALE_CLIENTID
 	}
-	first, last, okRange := newRange(offset, length)
+	first, last, okRange := byterange.Of(offset, length)
 	write, okType := lockType(t)
 	if !okRange || !okType || len(owner) > s.cfg.Limits.OwnerBytes {
 		return nil, s.effects(eff), nfsv4.NFS4ERR_INVAL
@@ -190,7 +192,7 @@ func (s *State) TestLock(now time.Time, client ClientID, f File, owner []byte, t
 func (s *State) Unlock(now time.Time, client ClientID, f File, id Stateid, offset, length uint64) (Stateid, Status) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	first, last, ok := newRange(offset, length)
+	first, last, ok := byterange.Of(offset, length)
 	if !ok {
 		return Stateid{}, nfsv4.NFS4ERR_INVAL
 	}
@@ -198,7 +200,7 @@ func (s *State) Unlock(now time.Time, client ClientID, f File, id Stateid, offse
 	if st != nfsv4.NFS4_OK {
 		return Stateid{}, st
 	}
-	s.countLocks(l.client, l.file.locks.clear(l, first, last))
+	s.countLocks(l.client, l.file.locks.Clear(l, first, last))
 	l.bump()
 	return l.stateid(), nfsv4.NFS4_OK
 }
@@ -214,7 +216,7 @@ func (s *State) FreeStateid(now time.Time, client ClientID, id Stateid) (Effects
 		return s.effects(eff), st
 	}
 	l, ok := h.(*lockState)
-	if !ok || l.file.locks.holds(l) > 0 {
+	if !ok || l.file.locks.Holds(l) > 0 {
 		return s.effects(eff), nfsv4.NFS4ERR_LOCKS_HELD
 	}
 	s.endLockState(l)

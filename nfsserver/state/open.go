@@ -6,6 +6,7 @@ import (
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
 
 	"github.com/rackfs/rackfs/vfs"
+	"github.com/rackfs/rackfs/vfs/byterange"
 )
 
 // file is what is open or locked of one file.
@@ -15,7 +16,7 @@ type file struct {
 	// deniers counts opens with a deny mode: most files have none, and then
 	// an OPEN without one conflicts with nothing.
 	deniers int
-	locks   lockTable
+	locks   byterange.Table[*lockState]
 	owners  map[lockOwnerKey]*lockState
 }
 

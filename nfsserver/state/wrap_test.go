@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
+
+	"github.com/rackfs/rackfs/vfs/byterange"
 )
 
 // Sequences and seqids wrap around (RFC 8881, 2.10.6.1 and 8.2.2): a test
@@ -64,18 +66,18 @@ func BenchmarkSequence(b *testing.B) {
 }
 
 func BenchmarkLockUnlock(b *testing.B) {
-	var t lockTable
+	var t byterange.Table[*lockState]
 	owners := make([]*lockState, 100)
 	for i := range owners {
 		owners[i] = new(lockState)
 		for j := range uint64(100) {
-			t.set(owners[i], uint64(i)*1000+j*2, uint64(i)*1000+j*2, true)
+			t.Set(owners[i], uint64(i)*1000+j*2, uint64(i)*1000+j*2, true)
 		}
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		t.conflicts(owners[0], 500000, 500010, true, func(*lockState, byteRange) bool { panic("no conflict") })
-		t.set(owners[0], 500000, 500010, true)
-		t.clear(owners[0], 500000, 500010)
+		t.Conflicts(owners[0], 500000, 500010, true, func(*lockState, byterange.Range) bool { panic("no conflict") })
+		t.Set(owners[0], 500000, 500010, true)
+		t.Clear(owners[0], 500000, 500010)
 	}
 }

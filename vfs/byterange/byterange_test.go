@@ -1,4 +1,4 @@
-package state
+package byterange
 
 import (
 	"math"
@@ -12,9 +12,11 @@ import (
 // locked as. The last byte stands for everything up to the largest offset.
 const modelBytes = 24
 
-type bytesModel map[*lockState]*[modelBytes]byte // 0, 'r', 'w'
+type owner struct{ _ byte }
 
-func (m bytesModel) of(l *lockState) *[modelBytes]byte {
+type bytesModel map[*owner]*[modelBytes]byte // 0, 'r', 'w'
+
+func (m bytesModel) of(l *owner) *[modelBytes]byte {
 	if m[l] == nil {
 		m[l] = new([modelBytes]byte)
 	}
@@ -27,12 +29,12 @@ func modelIndex(off uint64) int { return int(min(off, modelBytes-1)) }
 // The lock table agrees with a model that has one cell per byte, keeps ranges
 // disjoint, sorted and merged, and counts them (RFC 8881, 9.5: splitting, merging,
 // upgrading and downgrading).
-func TestLockTableAgainstBytes(t *testing.T) {
+func TestTableAgainstBytes(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		owners := []*lockState{{}, {}, {}}
-		var table lockTable
+		owners := []*owner{new(owner), new(owner), new(owner)}
+		var table Table[*owner]
 		model := bytesModel{}
-		counts := map[*lockState]int{}
+		counts := map[*owner]int{}
 		rapidRange := func() (uint64, uint64) {
 			first := rapid.Uint64Range(0, modelBytes-2).Draw(t, "first")
 			last := rapid.Uint64Range(first, modelBytes-1).Draw(t, "last")
@@ -47,8 +49,8 @@ func TestLockTableAgainstBytes(t *testing.T) {
 				write := rapid.Bool().Draw(t, "write")
 				first, last := rapidRange()
 				refused := false
-				table.conflicts(l, first, last, write, func(other *lockState, r byteRange) bool {
-					if other == l || r.last < first || r.first > last || !write && !r.write {
+				table.Conflicts(l, first, last, write, func(other *owner, r Range) bool {
+					if other == l || r.Last < first || r.First > last || !write && !r.Write {
 						t.Fatalf("%+v is no conflict with %d-%d", r, first, last)
 					}
 					refused = true
@@ -60,7 +62,7 @@ func TestLockTableAgainstBytes(t *testing.T) {
 				if refused {
 					return
 				}
-				counts[l] += table.set(l, first, last, write)
+				counts[l] += table.Set(l, first, last, write)
 				for i := modelIndex(first); i <= modelIndex(last); i++ {
 					model.of(l)[i] = map[bool]byte{false: 'r', true: 'w'}[write]
 				}
@@ -68,18 +70,21 @@ func TestLockTableAgainstBytes(t *testing.T) {
 			"unlock": func(t *rapid.T) {
 				l := rapid.SampledFrom(owners).Draw(t, "owner")
 				first, last := rapidRange()
-				counts[l] += table.clear(l, first, last)
+				counts[l] += table.Clear(l, first, last)
 				for i := modelIndex(first); i <= modelIndex(last); i++ {
 					model.of(l)[i] = 0
 				}
 			},
 			"": func(t *rapid.T) {
 				for _, l := range owners {
-					rs := table.owners[l]
+					rs := table.Ranges(l)
 					if got, want := rs, model.ranges(l); !slices.Equal(got, want) {
 						t.Fatalf("owner has %v, want %v", got, want)
 					}
-					if counts[l] != len(rs) || table.holds(l) != len(rs) {
+					if !rs.Valid() {
+						t.Fatalf("%v is not what a set has to be", rs)
+					}
+					if counts[l] != len(rs) || table.Holds(l) != len(rs) {
 						t.Fatalf("counted %d ranges, there are %d", counts[l], len(rs))
 					}
 				}
@@ -88,7 +93,7 @@ func TestLockTableAgainstBytes(t *testing.T) {
 	})
 }
 
-func modelConflict(m bytesModel, self *lockState, first, last uint64, write bool) bool {
+func modelConflict(m bytesModel, self *owner, first, last uint64, write bool) bool {
 	for l, cells := range m {
 		if l == self {
 			continue
@@ -103,8 +108,8 @@ func modelConflict(m bytesModel, self *lockState, first, last uint64, write bool
 }
 
 // ranges is the canonical form of what l has.
-func (m bytesModel) ranges(l *lockState) []byteRange {
-	var rs []byteRange
+func (m bytesModel) ranges(l *owner) Set {
+	var rs Set
 	cells := m.of(l)
 	for i, c := range cells {
 		if c == 0 {
@@ -115,15 +120,15 @@ func (m bytesModel) ranges(l *lockState) []byteRange {
 			last = math.MaxUint64
 		}
 		if i > 0 && cells[i-1] == c {
-			rs[len(rs)-1].last = last
+			rs[len(rs)-1].Last = last
 			continue
 		}
-		rs = append(rs, byteRange{uint64(i), last, c == 'w'})
+		rs = append(rs, Range{uint64(i), last, c == 'w'})
 	}
 	return rs
 }
 
-func TestNewRange(t *testing.T) {
+func TestOf(t *testing.T) {
 	const max = math.MaxUint64
 	for _, tc := range []struct {
 		offset, length, first, last uint64
@@ -140,9 +145,9 @@ func TestNewRange(t *testing.T) {
 		{max, 1, max, max, true},
 		{max, 2, 0, 0, false},
 	} {
-		first, last, ok := newRange(tc.offset, tc.length)
+		first, last, ok := Of(tc.offset, tc.length)
 		if first != tc.first || last != tc.last || ok != tc.ok {
-			t.Errorf("newRange(%d, %d) = %d, %d, %v", tc.offset, tc.length, first, last, ok)
+			t.Errorf("Of(%d, %d) = %d, %d, %v", tc.offset, tc.length, first, last, ok)
 		}
 	}
 }
