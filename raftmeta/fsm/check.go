@@ -38,6 +38,8 @@ type checker struct {
 	counts  map[string]uint64
 	xattrs  map[inoKey]xattrs
 	cookies map[xattrCookie]bool
+
+	clients clientChecker
 }
 
 // backKey names a back reference.
@@ -93,7 +95,8 @@ func check(v View, hash hashFunc) (err error) {
 		c.shard = f.shard
 	}
 	// Kinds are scanned in the order that the checks need.
-	for _, p := range []string{"g/", "n/", "i/", "a/", "d/", "e/", "b/", "x/", "y/", "r/", "l/", "o/", "q/", "u/", "m/"} {
+	c.clients.checker = c
+	for _, p := range []string{"g/", "n/", "i/", "a/", "d/", "e/", "b/", "x/", "y/", "r/", "l/", "o/", "q/", "u/", "m/", "W/", "w/", "O/", "L/", "z/", "C/", "S/"} {
 		err := v.Scan([]byte(p), prefixEnd([]byte(p)), func(k, v []byte) bool {
 			c.record(p, bytes.Clone(k), v)
 			return true
@@ -184,6 +187,9 @@ func (c *checker) record(p string, k, v []byte) {
 		if q.Dying {
 			c.unsaid = &q
 		}
+		if q.Client != 0 {
+			c.clients.purged(q.Client)
+		}
 	case "u/":
 		u, err := decodeUsage(v)
 		must(err)
@@ -194,6 +200,8 @@ func (c *checker) record(p string, k, v []byte) {
 		if len(v) == 8 {
 			c.counts[string(k)] = binary.BigEndian.Uint64(v)
 		}
+	case "W/", "w/", "O/", "L/", "z/", "C/", "S/":
+		c.clients.record(p, k, v)
 	}
 }
 
@@ -338,6 +346,7 @@ func (c *checker) finish() {
 			c.fail("inode %d is held and is not an orphan", k.ino)
 		}
 	}
+	c.clients.finish()
 }
 
 // collect checks dying blocks and leased ids.
@@ -410,7 +419,7 @@ func (c *checker) inode(k inoKey, n *inode) {
 	if n.attr.Nlink != want {
 		c.fail("inode %d has %d links, counts %d", k.ino, want, n.attr.Nlink)
 	}
-	if n.attr.Nlink == 0 && c.orphans[k] == 0 {
+	if n.attr.Nlink == 0 && c.orphans[k] == 0 && !n.opened() {
 		c.fail("inode %d has neither links nor holds", k.ino)
 	}
 	if (len(n.cuts) > 0) != (c.queue[k] > 0) {

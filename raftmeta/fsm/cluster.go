@@ -40,7 +40,7 @@ func (x *call) runCluster(c *metapb.Command) (*metapb.Result, error) {
 	case *metapb.Command_RemoveNfsClient:
 		err = x.removeNFSClient(op.RemoveNfsClient)
 	default:
-		err = vfs.Errorf(vfs.KindNotSupported, "fsm", "shard 0 does not have this command")
+		return x.runClients(c)
 	}
 	if err != nil {
 		return nil, err

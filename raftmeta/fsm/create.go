@@ -17,10 +17,13 @@ type createAnswer struct {
 	dir    metapb.DirChange
 }
 
-func createResult(n, d, d2 *inode, created bool, l *metapb.Lease) *metapb.Result {
+func createResult(n, d, d2 *inode, created bool, l *metapb.Lease, share *openRow) *metapb.Result {
 	a := new(createAnswer)
 	a.dir.Before, a.dir.After = d.attr.Change, d2.attr.Change
 	a.create.Attr, a.create.Dir, a.create.Created, a.create.Lease = a.attr.set(&n.attr), &a.dir, created, l
+	if share != nil {
+		a.create.Stateid = share.stateid[:]
+	}
 	a.of.Create = &a.create
 	a.result.Of = &a.of
 	return &a.result
@@ -38,12 +41,16 @@ func (x *call) create(sp *space, c *metapb.Create) (*metapb.Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	share, err := x.share(c.Share, op)
+	if err != nil {
+		return nil, err
+	}
 	at, err := x.find(sp, c.Parent, c.Name)
 	if err != nil {
 		return nil, err
 	}
 	if at.entry != nil {
-		return x.openExisting(c, d, &at)
+		return x.openExisting(c, d, &at, share)
 	}
 	if err := d.attr.CheckAccess(&x.cred, vfs.AccessWrite|vfs.AccessExec, op); err != nil {
 		return nil, err
@@ -54,6 +61,11 @@ func (x *call) create(sp *space, c *metapb.Create) (*metapb.Result, error) {
 	}
 	if vfs.OpenFlags(c.Open)&vfs.OpenWrite != 0 {
 		if err := x.grant(n, op); err != nil { // who made a file may use it as asked, whatever its mode
+			return nil, err
+		}
+	}
+	if share != nil {
+		if err := x.putOpen(n, share, op); err != nil {
 			return nil, err
 		}
 	}
@@ -75,7 +87,7 @@ func (x *call) create(sp *space, c *metapb.Create) (*metapb.Result, error) {
 	if err := x.charge(x.fs, n.attr.Project, 0, 1); err != nil {
 		return nil, err
 	}
-	return createResult(n, d, d2, true, leaseToWire(n.lease)), nil
+	return createResult(n, d, d2, true, leaseToWire(n.lease), share), nil
 }
 
 // checkNode refuses what cannot be made, or not for the caller.
@@ -111,7 +123,7 @@ func (x *call) checkNode(c *metapb.Create) error {
 	default:
 		return vfs.Errorf(vfs.KindWrongType, op, "type %d", c.Type)
 	}
-	if c.Open != 0 {
+	if c.Open != 0 || c.Share != nil && x.level >= levelPOSIX {
 		return vfs.Errorf(vfs.KindInvalid, op, "only a regular file can be opened")
 	}
 	return nil
@@ -168,7 +180,7 @@ func (x *call) born(c *metapb.Create, d *inode) (*inode, error) {
 }
 
 // openExisting is create for a name that is there already.
-func (x *call) openExisting(c *metapb.Create, d *inode, at *spot) (*metapb.Result, error) {
+func (x *call) openExisting(c *metapb.Create, d *inode, at *spot, share *openRow) (*metapb.Result, error) {
 	const op = "create"
 	if vfs.Type(c.Type) != vfs.TypeFile {
 		return nil, vfs.KindExists.Err(op)
@@ -179,17 +191,20 @@ func (x *call) openExisting(c *metapb.Create, d *inode, at *spot) (*metapb.Resul
 	}
 	switch vfs.Exclusive(c.Exclusive) {
 	case vfs.Unchecked:
-		return x.openUnchecked(c, d, n)
+		return x.openUnchecked(c, d, n, share)
 	case vfs.ByVerifier:
 		if n.verifier == "" || n.verifier != string(c.Verifier) {
 			return nil, vfs.KindExists.Err(op)
 		}
-		return x.opened(c, d, n, n)
+		if denied, err := x.shareDenied(n, share); err != nil || denied != nil {
+			return denied, err
+		}
+		return x.opened(c, d, n, n, share)
 	}
 	return nil, vfs.KindExists.Err(op)
 }
 
-func (x *call) openUnchecked(c *metapb.Create, d, n *inode) (*metapb.Result, error) {
+func (x *call) openUnchecked(c *metapb.Create, d, n *inode, share *openRow) (*metapb.Result, error) {
 	const op = "create"
 	switch n.attr.Type {
 	case vfs.TypeFile:
@@ -206,6 +221,9 @@ func (x *call) openUnchecked(c *metapb.Create, d, n *inode) (*metapb.Result, err
 	if err := n.attr.CheckAccess(&x.cred, want, op); err != nil {
 		return nil, err
 	}
+	if denied, err := x.shareDenied(n, share); err != nil || denied != nil {
+		return denied, err
+	}
 	n2 := n
 	if truncate {
 		if err := x.checkEpoch(n, c.LeaseEpoch, op); err != nil {
@@ -217,11 +235,31 @@ func (x *call) openUnchecked(c *metapb.Create, d, n *inode) (*metapb.Result, err
 		}
 		n2.changed(x.now)
 	}
-	return x.opened(c, d, n, n2)
+	return x.opened(c, d, n, n2, share)
+}
+
+// shareDenied is the answer to a create if an open of n is in the way of share.
+func (x *call) shareDenied(n *inode, share *openRow) (*metapb.Result, error) {
+	if share == nil {
+		return nil, nil
+	}
+	d, err := x.denied(n, share)
+	if err != nil || d == nil {
+		return nil, err
+	}
+	return &metapb.Result{Of: &metapb.Result_Create{Create: &metapb.CreateResult{Denied: d}}}, nil
 }
 
 // opened ends a create that found n, which is now n2.
-func (x *call) opened(c *metapb.Create, d, n, n2 *inode) (*metapb.Result, error) {
+func (x *call) opened(c *metapb.Create, d, n, n2 *inode, share *openRow) (*metapb.Result, error) {
+	if share != nil {
+		if n2 == n {
+			n2 = n.clone()
+		}
+		if err := x.putOpen(n2, share, "create"); err != nil {
+			return nil, err
+		}
+	}
 	if vfs.OpenFlags(c.Open)&vfs.OpenWrite != 0 {
 		if n2 == n {
 			n2 = n.clone()
@@ -230,13 +268,13 @@ func (x *call) opened(c *metapb.Create, d, n, n2 *inode) (*metapb.Result, error)
 			return nil, err
 		}
 		x.setInode(x.fs, n2)
-		return createResult(n2, d, d, false, leaseToWire(n2.lease)), nil
+		return createResult(n2, d, d, false, leaseToWire(n2.lease), share), nil
 	}
 	if n2 != n {
 		x.renew(n2)
 		x.setInode(x.fs, n2)
 	}
-	return createResult(n2, d, d, false, nil), nil
+	return createResult(n2, d, d, false, nil, share), nil
 }
 
 func openAccess(f vfs.OpenFlags) (want vfs.Access) {

@@ -13,7 +13,10 @@ import (
 )
 
 // tiny limits make every bounded path the common one.
-var tiny = limits{extents: 3, cuts: 3, keys: 60, ranges: 20, scan: 4000, reap: 4, depth: 8, changeRange: 16}
+var tiny = limits{
+	extents: 3, cuts: 3, keys: 60, ranges: 20, scan: 4000, reap: 4, depth: 8, changeRange: 16,
+	clients: 8, opens: 6, ownerRanges: 4, clientOpens: 10,
+}
 
 // dataModel is files as byte arrays, beside a machine.
 type dataModel struct {

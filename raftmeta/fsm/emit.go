@@ -110,6 +110,27 @@ func (m *Machine) emitRecords(e *emitter) error {
 	for _, k := range m.spaces.dirty {
 		e.set(appendFS(key[:0], "n/", k), m.spaces.rows[k].v.enc)
 	}
+	for _, k := range m.calls.dirty {
+		key = appendCall(key[:0], k)
+		if r := m.calls.rows[k].v; r != nil {
+			e.set(key, r.enc)
+		} else {
+			e.del(key)
+		}
+	}
+	for _, k := range m.clients.dirty {
+		key = appendKnown(key[:0], k)
+		r := m.clients.rows[k].v
+		if r == nil {
+			e.del(key)
+			continue
+		}
+		b, err := r.encode()
+		if err != nil {
+			return fatal(err)
+		}
+		e.set(key, b)
+	}
 	return nil
 }
 
@@ -143,4 +164,6 @@ func (m *Machine) publish() {
 	m.counts.dirty = m.counts.dirty[:0]
 	m.origins.dirty = m.origins.dirty[:0]
 	m.spaces.dirty = m.spaces.dirty[:0]
+	m.calls.dirty = m.calls.dirty[:0]
+	m.clients.dirty = m.clients.dirty[:0]
 }

@@ -68,7 +68,7 @@ func (m *Machine) exec(c *metapb.Command) (*metapb.Result, error) {
 			}
 		}
 	}
-	r, err := m.attempt(c)
+	r, err := m.called(c)
 	if err != nil {
 		return nil, err
 	}
@@ -87,12 +87,15 @@ func (m *Machine) exec(c *metapb.Command) (*metapb.Result, error) {
 // idempotent reports whether c may come without an identity: a delayed duplicate of it does no harm.
 // PutNFSClient is not: one could bring back a record that was removed since.
 func idempotent(c *metapb.Command) bool {
-	switch c.Op.(type) {
+	switch op := c.Op.(type) {
 	case *metapb.Command_RegisterOrigin, *metapb.Command_ExpireOrigin, *metapb.Command_RaiseLevel,
 		*metapb.Command_Purge, *metapb.Command_CreateNamespace,
 		*metapb.Command_ReapBlocks, *metapb.Command_ChangePgs, *metapb.Command_ReplaceStore,
-		*metapb.Command_PutFileSystem, *metapb.Command_PutStore, *metapb.Command_PutPool, *metapb.Command_PutKey:
+		*metapb.Command_PutFileSystem, *metapb.Command_PutStore, *metapb.Command_PutPool, *metapb.Command_PutKey,
+		*metapb.Command_ReleaseClients, *metapb.Command_ReleaseSession, *metapb.Command_ForgetClients:
 		return true
+	case *metapb.Command_RemoveClient:
+		return op.RemoveClient.GetOrigin() != 0
 	}
 	return false
 }
@@ -162,6 +165,12 @@ func (x *call) runNamespace(c *metapb.Command) (*metapb.Result, error) {
 		return x.reapBlocks(op.ReapBlocks)
 	case *metapb.Command_ReturnBlocks:
 		return x.returnBlocks(op.ReturnBlocks)
+	case *metapb.Command_CloseFiles:
+		return x.closeFiles(op.CloseFiles)
+	case *metapb.Command_ReleaseClients:
+		return x.releaseClients(op.ReleaseClients)
+	case *metapb.Command_ReleaseSession:
+		return x.releaseSession(op.ReleaseSession)
 	}
 	sp, err := x.space(c.Fs)
 	if err != nil {
@@ -203,6 +212,10 @@ func (x *call) runNamespace(c *metapb.Command) (*metapb.Result, error) {
 		return x.cloneRange(op.CloneRange)
 	case *metapb.Command_ReleaseOrphan:
 		return x.releaseOrphan(op.ReleaseOrphan)
+	case *metapb.Command_OpenFile:
+		return x.openFile(op.OpenFile)
+	case *metapb.Command_SetLock:
+		return x.setLock(op.SetLock)
 	}
 	return nil, vfs.Errorf(vfs.KindNotSupported, "fsm", "a namespace shard does not have this command")
 }
@@ -237,7 +250,7 @@ func decodeSlot(b []byte) (*slotRow, error) {
 	if err := r.UnmarshalVT(b); err != nil {
 		return nil, corrupt("slot: %w", err)
 	}
-	s := &slotRow{seq: r.Seq, count: len(r.Results), enc: append([]byte(nil), b...)}
+	s := &slotRow{seq: r.Seq, client: r.Client, count: len(r.Results), enc: append([]byte(nil), b...)}
 	for _, v := range r.Results {
 		s.last = max(s.last, v.OpIndex)
 	}
@@ -246,6 +259,15 @@ func decodeSlot(b []byte) (*slotRow, error) {
 
 // find returns the result stored for an op, nil if there is none.
 func (s *slotRow) find(op uint32) (*metapb.Result, error) {
+	v, err := s.stored(op)
+	if v == nil {
+		return nil, err
+	}
+	return v.Result, nil
+}
+
+// stored returns what is stored for an op, nil if nothing is.
+func (s *slotRow) stored(op uint32) (*metapb.SlotResult, error) {
 	if s.count == 0 || op > s.last {
 		return nil, nil
 	}
@@ -256,9 +278,9 @@ func (s *slotRow) find(op uint32) (*metapb.Result, error) {
 	for _, v := range r.Results {
 		if v.OpIndex == op {
 			if v.Result == nil {
-				return &metapb.Result{}, nil
+				v.Result = &metapb.Result{}
 			}
-			return v.Result, nil
+			return v, nil
 		}
 	}
 	return nil, nil
@@ -271,17 +293,24 @@ func (s *slotRow) with(id *metapb.Identity, r *metapb.Result) (*slotRow, error) 
 	if r.Kind != 0 {
 		r = &metapb.Result{Kind: r.Kind}
 	}
-	v := metapb.SlotResult{OpIndex: id.OpIndex, Result: r}
+	return s.add(id.Seq, 0, &metapb.SlotResult{OpIndex: id.OpIndex, Result: r})
+}
+
+// add is s with v; the new row of a seq, if s is nil, is of that client, if any.
+func (s *slotRow) add(seq, client uint64, v *metapb.SlotResult) (*slotRow, error) {
 	size := v.SizeVT()
-	n := &slotRow{seq: id.Seq, last: id.OpIndex, count: 1}
-	const head = 2*(1+binaryMaxVarint) + 1
+	n := &slotRow{seq: seq, client: client, last: v.OpIndex, count: 1}
+	const head = 3*(2+binaryMaxVarint) + 1
 	if s == nil {
 		n.enc = make([]byte, 0, head+size)
-		if id.Seq != 0 {
-			n.enc = protowire.AppendVarint(protowire.AppendTag(n.enc, 1, protowire.VarintType), id.Seq)
+		if seq != 0 {
+			n.enc = protowire.AppendVarint(protowire.AppendTag(n.enc, 1, protowire.VarintType), seq)
+		}
+		if client != 0 {
+			n.enc = protowire.AppendVarint(protowire.AppendTag(n.enc, 20, protowire.VarintType), client)
 		}
 	} else {
-		n.last, n.count = max(s.last, id.OpIndex), s.count+1
+		n.last, n.count = max(s.last, v.OpIndex), s.count+1
 		n.enc = append(make([]byte, 0, len(s.enc)+head+size), s.enc...)
 	}
 	n.enc = protowire.AppendVarint(protowire.AppendTag(n.enc, 2, protowire.BytesType), uint64(size))

@@ -20,8 +20,9 @@ type inode struct {
 	cutGen    uint32
 	cuts      []cut // never changed in place
 
-	reservedEnd uint64 // no live reserved extent ends above it
-	xattrs      xattrs
+	reservedEnd           uint64 // no live reserved extent ends above it
+	xattrs                xattrs
+	opens, deniers, locks uint32 // records of NFS clients
 }
 
 // lease is metapb.Lease; epoch 0 is none.
@@ -41,6 +42,9 @@ func (n *inode) clone() *inode {
 
 func (n *inode) isDir() bool  { return n.attr.Type == vfs.TypeDir }
 func (n *inode) isFile() bool { return n.attr.Type == vfs.TypeFile }
+
+// opened reports whether NFS clients have records of it: it stays without links.
+func (n *inode) opened() bool { return n.opens > 0 || n.locks > 0 }
 
 // bump gives the inode its next change value. The values that a lease holder
 // may have shown are skipped.
@@ -141,6 +145,7 @@ func (c *inodeCodec) encode(n *inode) ([]byte, error) {
 	r.Attr.Ino = 0
 	r.Parent, r.Entries, r.LastEpoch, r.CutGen = n.parent, n.entries, n.lastEpoch, n.cutGen
 	r.ReservedEnd = n.reservedEnd
+	r.Opens, r.Deniers, r.Locks = n.opens, n.deniers, n.locks
 	if n.target != "" {
 		r.Target = []byte(n.target)
 	}
@@ -194,6 +199,7 @@ func (c *inodeCodec) decode(ino uint64, b []byte) (*inode, error) {
 		parent: c.rec.Parent, target: string(c.rec.Target), verifier: string(c.rec.Verifier), entries: c.rec.Entries,
 		lease:     lease{c.lease.Origin, c.lease.Epoch, c.lease.ChangeLimit},
 		lastEpoch: c.rec.LastEpoch, cutGen: c.rec.CutGen, reservedEnd: c.rec.ReservedEnd,
+		opens: c.rec.Opens, deniers: c.rec.Deniers, locks: c.rec.Locks,
 	}
 	for _, k := range c.rec.Cuts {
 		n.cuts = append(n.cuts, cut{k.Gen, k.Offset})

@@ -70,6 +70,40 @@ func appendRangeOf(b []byte, origin, unit uint64) []byte {
 	return binary.BigEndian.AppendUint64(appendID(b, "l/", origin), unit)
 }
 
+func appendKnown(b []byte, client uint64) []byte { return appendID(b, "w/", client) }
+
+func appendClientFile(b []byte, client uint64, fs uint32, ino uint64) []byte {
+	b = binary.BigEndian.AppendUint32(appendKnown(b, client), fs)
+	return binary.BigEndian.AppendUint64(b, ino)
+}
+
+func appendClientSession(b []byte, client uint64, s sessionID) []byte {
+	return append(appendKnown(b, client), s[:]...)
+}
+
+// Lengths of the keys below w/.
+const (
+	knownLen         = 2 + 8
+	clientFileLen    = knownLen + 4 + 8
+	clientSessionLen = knownLen + sessionLen
+)
+
+// appendOpens is the prefix of a client's opens of a file, appendLocks that of its locks.
+func appendOpens(b []byte, fs uint32, ino, client uint64) []byte {
+	return binary.BigEndian.AppendUint64(appendIno(b, "O/", fs, ino), client)
+}
+
+func appendLocks(b []byte, fs uint32, ino, client uint64) []byte {
+	return binary.BigEndian.AppendUint64(appendIno(b, "L/", fs, ino), client)
+}
+
+// ofClientLen is the length of both.
+const ofClientLen = 2 + 4 + 8 + 8
+
+func appendCall(b []byte, k callKey) []byte {
+	return binary.BigEndian.AppendUint32(append(append(b, "z/"...), k.session[:]...), k.slot)
+}
+
 func appendOriginName(b []byte, kind uint32, name string) []byte {
 	return append(binary.BigEndian.AppendUint32(append(b, "G/"...), kind), name...)
 }
@@ -107,7 +141,11 @@ const (
 	counterDying                   // next number in the queue of dying blocks
 	counterDyingLen                // blocks in that queue
 	counterMap                     // version of the cluster map
-	counters                       // how many kinds there are
+	counterClient                  // next id of an NFS client (shard 0)
+	counterClients                 // NFS clients that have a record (shard 0), or are known here
+
+	// collectCounters is how many kinds level 2 has: part of what it does.
+	collectCounters = int(counterMap) + 1
 )
 
 type counterKey struct {
@@ -118,7 +156,7 @@ type counterKey struct {
 // first is the value of a counter that was never written.
 func (c counter) first() uint64 {
 	switch c {
-	case counterQueueLen, counterDyingLen, counterMap:
+	case counterQueueLen, counterDyingLen, counterMap, counterClients:
 		return 0
 	}
 	return 1
@@ -140,6 +178,10 @@ func (k counterKey) append(b []byte) []byte {
 		return append(b, "m/dying"...)
 	case counterMap:
 		return append(b, "m/map"...)
+	case counterClient:
+		return append(b, "m/next/client"...)
+	case counterClients:
+		return append(b, "m/clients"...)
 	}
 	return appendFS(b, "c/", k.fs)
 }
@@ -165,4 +207,14 @@ type inoKey struct {
 type slotKey struct {
 	origin uint64
 	slot   uint32
+}
+
+const sessionLen = 16
+
+type sessionID [sessionLen]byte
+
+// callKey is a slot of a session.
+type callKey struct {
+	session sessionID
+	slot    uint32
 }

@@ -22,7 +22,10 @@ func levelOf(c *metapb.Command) uint32 {
 		*metapb.Command_ChangePgs, *metapb.Command_ReplaceStore:
 		return levelCollect
 	case *metapb.Command_Touch, *metapb.Command_PunchHole, *metapb.Command_Allocate, *metapb.Command_CloneRange,
-		*metapb.Command_SetXattr, *metapb.Command_RemoveXattr:
+		*metapb.Command_SetXattr, *metapb.Command_RemoveXattr, *metapb.Command_OpenFile, *metapb.Command_CloseFiles,
+		*metapb.Command_SetLock, *metapb.Command_ReleaseClients, *metapb.Command_ReleaseSession, *metapb.Command_PutClient,
+		*metapb.Command_RemoveClient, *metapb.Command_TakeClients, *metapb.Command_ForgetClients, *metapb.Command_PutSession,
+		*metapb.Command_RemoveSession:
 		return levelPOSIX
 	}
 	return 1

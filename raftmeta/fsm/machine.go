@@ -34,6 +34,11 @@ type limits struct {
 	reap        int    // blocks that one ReapBlocks ends
 	depth       int    // directories above another one that a rename walks
 	changeRange uint64 // change values of a write lease
+
+	clients     int // NFS clients of the shard
+	opens       int // records of opens of one file; as many of lock-owners, and ranges
+	ownerRanges int // ranges of one lock-owner on one file
+	clientOpens int // records of opens of one client; as many of lock-owners, and ranges
 }
 
 var levelLimits = limits{
@@ -45,6 +50,11 @@ var levelLimits = limits{
 	reap:        1000,
 	depth:       4096,
 	changeRange: 1 << 20,
+
+	clients:     1 << 16,
+	opens:       4096,
+	ownerRanges: 1024,
+	clientOpens: 1 << 16,
 }
 
 // Machine is the state machine of one shard's replica. See the package comment.

@@ -177,13 +177,13 @@ func (x *call) remove(sp *space, c *metapb.Remove) (*metapb.Result, error) {
 	d2.entries--
 	d2.modified(x.now)
 	keep := c.Keep || slices.Contains(c.KeepIno, uint64(n.attr.Ino))
-	nlink, orphan, err := x.dropLink(d2, n, keep)
+	left, err := x.dropLink(d2, n, keep, c.KeepOpen)
 	if err != nil {
 		return nil, err
 	}
 	x.setInode(x.fs, d2)
 	return &metapb.Result{Of: &metapb.Result_Remove{Remove: &metapb.RemoveResult{
-		Dir: dirChange(d, d2), Ino: uint64(n.attr.Ino), Nlink: nlink, Orphan: orphan,
+		Dir: dirChange(d, d2), Ino: uint64(n.attr.Ino), Nlink: left.nlink, Orphan: left.orphan, Opened: left.opened,
 	}}}, nil
 }
 
@@ -195,26 +195,40 @@ func (x *call) mayDelete(d, n *inode, op string) error {
 	return vfs.CheckSticky(&x.cred, &d.attr, &n.attr, op)
 }
 
+// linksLeft says what is left of an inode after dropLink.
+type linksLeft struct {
+	nlink  uint32
+	orphan bool // kept for the caller's origin
+	opened bool // kept for clients that have it open
+}
+
 // dropLink takes one link from n, which has just lost a name in d, and changes
-// d in place. keep holds a regular file without links for the caller's origin.
-func (x *call) dropLink(d, n *inode, keep bool) (nlink uint32, orphan bool, err error) {
+// d in place. A regular file without links stays if clients have it open or locked; those of opens do from now on.
+// keep holds it for the caller's origin too.
+func (x *call) dropLink(d, n *inode, keep bool, opens []*metapb.ClientOpen) (left linksLeft, err error) {
 	if n.isDir() {
 		d.attr.Nlink--
-		return 0, false, x.deleteInode(n)
+		return left, x.deleteInode(n)
 	}
 	n = n.clone()
 	n.attr.Nlink--
 	n.changed(x.now)
-	if n.attr.Nlink > 0 {
+	if left.nlink = n.attr.Nlink; left.nlink > 0 {
 		x.setInode(x.fs, n)
-		return n.attr.Nlink, false, nil
+		return left, nil
 	}
-	if keep && n.isFile() && x.origin != 0 {
-		x.setInode(x.fs, n)
+	if err := x.keepOpens(n, opens, "remove"); err != nil {
+		return left, err
+	}
+	left.orphan, left.opened = keep && n.isFile() && x.origin != 0, n.opened()
+	if left.orphan {
 		x.hold(x.fs, uint64(n.attr.Ino), x.origin)
-		return 0, true, nil
 	}
-	return 0, false, x.deleteInode(n)
+	if left.orphan || left.opened {
+		x.setInode(x.fs, n)
+		return left, nil
+	}
+	return left, x.deleteInode(n)
 }
 
 // rename follows the order of checks of Linux: both names, loops, the same
@@ -264,7 +278,7 @@ func (x *call) rename(sp *space, c *metapb.Rename) (*metapb.Result, error) {
 		}
 	}
 	if old != nil && old.attr.Ino == n.attr.Ino {
-		return renameResult(fd, fd, td, td, n, nil, 0, false), nil
+		return renameResult(fd, fd, td, td, n, nil, linksLeft{}), nil
 	}
 	if old != nil && old.entries > 0 && !same {
 		if in, err := x.within(fd, old.attr.Ino); err != nil {
@@ -307,11 +321,10 @@ func (x *call) rename(sp *space, c *metapb.Rename) (*metapb.Result, error) {
 	}
 	n2.changed(x.now)
 	x.setInode(x.fs, n2)
-	var nlink uint32
-	var orphan bool
+	var left linksLeft
 	if old != nil {
 		keep := c.Keep || slices.Contains(c.KeepIno, uint64(old.attr.Ino))
-		if nlink, orphan, err = x.dropLink(td2, old, keep); err != nil {
+		if left, err = x.dropLink(td2, old, keep, c.KeepOpen); err != nil {
 			return nil, err
 		}
 	}
@@ -322,13 +335,13 @@ func (x *call) rename(sp *space, c *metapb.Rename) (*metapb.Result, error) {
 	if !same {
 		x.setInode(x.fs, td2)
 	}
-	return renameResult(fd, fd2, td, td2, n2, old, nlink, orphan), nil
+	return renameResult(fd, fd2, td, td2, n2, old, left), nil
 }
 
-func renameResult(fd, fd2, td, td2, n, old *inode, nlink uint32, orphan bool) *metapb.Result {
+func renameResult(fd, fd2, td, td2, n, old *inode, left linksLeft) *metapb.Result {
 	r := &metapb.RenameResult{
 		From: dirChange(fd, fd2), To: dirChange(td, td2), Ino: uint64(n.attr.Ino),
-		ReplacedNlink: nlink, Orphan: orphan,
+		ReplacedNlink: left.nlink, Orphan: left.orphan, Opened: left.opened,
 	}
 	if old != nil {
 		r.ReplacedIno = uint64(old.attr.Ino)

@@ -38,5 +38,8 @@ func (x *call) dropHold(ino, origin uint64) error {
 	if n == nil || n.attr.Nlink > 0 {
 		return corrupt("inode %d was held as an orphan and is none", ino)
 	}
+	if n.opened() {
+		return nil // clients keep it
+	}
 	return x.deleteInode(n)
 }

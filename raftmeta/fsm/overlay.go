@@ -47,6 +47,8 @@ type overlay struct {
 	counts  table[counterKey, uint64]
 	origins table[uint64, *metapb.OriginRecord] // nil: not registered
 	spaces  table[uint32, *space]
+	calls   table[callKey, *slotRow]
+	clients table[uint64, *knownClient] // nil: not known
 
 	codec inodeCodec
 	key   []byte // scratch, valid until the next use
@@ -56,10 +58,11 @@ type usage struct{ bytes, inodes uint64 }
 
 // slotRow is a SlotRecord, its results still encoded.
 type slotRow struct {
-	seq   uint64
-	last  uint32 // the highest op index among the results
-	count int
-	enc   []byte // the record
+	seq    uint64
+	client uint64 // of calls
+	last   uint32 // the highest op index among the results
+	count  int
+	enc    []byte // the record
 }
 
 func newOverlay(v View, c *Cache) overlay {
@@ -73,6 +76,8 @@ func newOverlay(v View, c *Cache) overlay {
 		counts:  newTable[counterKey, uint64](),
 		origins: newTable[uint64, *metapb.OriginRecord](),
 		spaces:  newTable[uint32, *space](),
+		calls:   newTable[callKey, *slotRow](),
+		clients: newTable[uint64, *knownClient](),
 		key:     make([]byte, 0, 64),
 	}
 }
@@ -81,14 +86,15 @@ func newOverlay(v View, c *Cache) overlay {
 // it wrote one twice.
 func (x *call) touched() int {
 	n := x.overlay.touched()
-	if counts := len(x.counts.undo); x.level >= levelCollect && counts > int(counters) {
-		n -= counts - int(counters) // they are few, however often they were raised
+	if counts := len(x.counts.undo); x.level >= levelCollect && counts > collectCounters {
+		n -= counts - collectCounters // they are few, however often they were raised
 	}
 	return n
 }
 
 func (o *overlay) touched() int {
-	return len(o.kv.undo) + len(o.inodes.undo) + len(o.slots.undo) + len(o.usages.undo) + len(o.counts.undo) + len(o.origins.undo) + len(o.spaces.undo)
+	return len(o.kv.undo) + len(o.inodes.undo) + len(o.slots.undo) + len(o.usages.undo) + len(o.counts.undo) + len(o.origins.undo) + len(o.spaces.undo) +
+		len(o.calls.undo) + len(o.clients.undo)
 }
 
 func (o *overlay) accept() {
@@ -99,6 +105,8 @@ func (o *overlay) accept() {
 	o.counts.accept()
 	o.origins.accept()
 	o.spaces.accept()
+	o.calls.accept()
+	o.clients.accept()
 }
 
 func (o *overlay) rollback() {
@@ -114,6 +122,8 @@ func (o *overlay) rollback() {
 	o.counts.rollback(o.entry)
 	o.origins.rollback(o.entry)
 	o.spaces.rollback(o.entry)
+	o.calls.rollback(o.entry)
+	o.clients.rollback(o.entry)
 }
 
 // keepRows bounds the rows of the tables that outlive a Flushed.
@@ -130,6 +140,8 @@ func (o *overlay) flushed() {
 	trim(&o.counts)
 	trim(&o.origins)
 	trim(&o.spaces)
+	trim(&o.calls)
+	trim(&o.clients)
 }
 
 func trim[K comparable, V any](t *table[K, V]) {
@@ -159,7 +171,7 @@ func (o *overlay) get(key []byte) ([]byte, bool, error) {
 // it: those that commands list.
 func ordered(k string) bool {
 	switch k[0] {
-	case 'a', 'e', 'q', 'o', 'h', 'l', 'x', 'y', 'p':
+	case 'a', 'e', 'q', 'o', 'h', 'l', 'x', 'y', 'p', 'O', 'L', 'w', 'W':
 		return true
 	}
 	return false

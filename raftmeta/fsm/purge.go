@@ -92,6 +92,9 @@ func (x *call) purgeItem(item *metapb.PurgeRecord, budget int) (done bool, err e
 	if item.Dying {
 		return x.purgeDying(item, budget)
 	}
+	if item.Client != 0 {
+		return x.purgeClient(item.Client, budget)
+	}
 	sub := *x
 	sub.fs = item.Fs
 	n, err := x.inode(item.Fs, item.Ino)

@@ -71,6 +71,14 @@ func (r *reader) run(c *Cache, q *metapb.Query) (*metapb.QueryResult, error) {
 		return r.keys(op.Keys)
 	case *metapb.Query_NfsClients:
 		return r.nfsClients(op.NfsClients)
+	case *metapb.Query_Clients:
+		return r.clients(op.Clients)
+	case *metapb.Query_Client:
+		return r.client(op.Client)
+	case *metapb.Query_ClientState:
+		return r.clientState(op.ClientState)
+	case *metapb.Query_SessionSlots:
+		return r.sessionSlots(op.SessionSlots)
 	}
 	sp, err := r.space()
 	if err != nil {
@@ -95,6 +103,10 @@ func (r *reader) run(c *Cache, q *metapb.Query) (*metapb.QueryResult, error) {
 		return r.extents(op.Extents)
 	case *metapb.Query_Statfs:
 		return r.statFS()
+	case *metapb.Query_TestLock:
+		return r.testLock(op.TestLock)
+	case *metapb.Query_FileOpens:
+		return r.fileOpens(op.FileOpens)
 	}
 	return nil, vfs.Errorf(vfs.KindNotSupported, "query", "this version does not have this query")
 }

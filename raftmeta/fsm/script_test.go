@@ -214,6 +214,12 @@ func showKeys(r *rig, prefix string, answer func(string, ...any)) {
 		'q': func() decodable { return new(metapb.PurgeRecord) },
 		's': func() decodable { return new(metapb.SlotRecord) },
 		'u': func() decodable { return new(metapb.UsageRecord) },
+		'O': func() decodable { return new(metapb.OpenRecord) },
+		'L': func() decodable { return new(metapb.LockRecord) },
+		'w': func() decodable { return new(metapb.KnownClient) },
+		'z': func() decodable { return new(metapb.SlotRecord) },
+		'C': func() decodable { return new(metapb.ClientRecord) },
+		'S': func() decodable { return new(metapb.SessionRecord) },
 	}
 	_ = r.store.Scan([]byte(prefix), prefixEnd([]byte(prefix)), func(k, v []byte) bool {
 		if f := records[k[0]]; f != nil {
@@ -222,7 +228,7 @@ func showKeys(r *rig, prefix string, answer func(string, ...any)) {
 				r.t.Fatal(err)
 			}
 			answer("%s %x %s", k[:2], k[2:], show(m.ProtoReflect()))
-		} else if len(v) > 0 && k[0] == 'y' {
+		} else if len(v) > 0 && (k[0] == 'y' || k[0] == 'W') {
 			answer("%s %x %x", k[:2], k[2:], v)
 		} else {
 			answer("%s %x", k[:2], k[2:])

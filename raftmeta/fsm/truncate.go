@@ -101,15 +101,19 @@ func (x *call) deleteInode(n *inode) error {
 	if !n.isFile() || (n.attr.Used == 0 && len(n.cuts) == 0) {
 		return x.leave(n, left)
 	}
+	limit := x.opts.limits.extents
+	if x.level >= levelPOSIX && x.touched() > x.opts.limits.keys/2 {
+		limit = 0 // the command deletes many files
+	}
 	var list []extent
 	err = scanExtents(x.scan, x.fs, n, 0, maxEnd, func(e extent) (bool, error) {
 		list = append(list, e)
-		return len(list) <= x.opts.limits.extents, nil
+		return len(list) <= limit, nil
 	})
 	if err != nil {
 		return err
 	}
-	if len(list) > x.opts.limits.extents {
+	if len(list) > limit {
 		return x.leave(n, true)
 	}
 	for i := range list {
