@@ -225,11 +225,11 @@ func (x *call) purgeClientFile(client, ino uint64, limit int) (done bool, err er
 	for i := range opens {
 		x.dropOpen(n, &opens[i])
 	}
-	if more || len(opens) == limit {
+	if more {
 		x.setInode(x.fs, n)
 		return false, nil
 	}
-	keys, more, err := x.firstKeys(appendLocks(nil, x.fs, ino, client), limit-len(opens))
+	keys, more, err := x.firstKeys(appendLocks(nil, x.fs, ino, client), max(1, limit-len(opens)))
 	if err != nil {
 		return false, err
 	}

@@ -18,6 +18,7 @@ import (
 type history struct {
 	draw   func(label string, lo, hi int) int
 	raises bool // feature levels are raised on the way
+	nfs    bool // from level 3 on, with NFS clients
 	cmds   []*metapb.Command
 	seqs   map[slotKey]uint64
 	pieces []*metapb.NewExtent // that some commit wrote, or was refused to write
@@ -126,6 +127,9 @@ func (h *history) ranges() *metapb.Command {
 }
 
 func (h *history) op() *metapb.Command {
+	if h.nfs && h.num("nfs", 0, 1) == 0 {
+		return h.nfsOp()
+	}
 	switch h.num("op", 0, 18) {
 	case 16, 17:
 		return h.newer()
@@ -188,6 +192,10 @@ func (h *history) begin() {
 		add(c)
 	}
 	add(&metapb.Command{Op: &metapb.Command_AllocBlocks{AllocBlocks: &metapb.AllocBlocks{Count: 200}}})
+	if h.nfs {
+		add(raiseCmd(2))
+		add(raiseCmd(levelPOSIX))
+	}
 }
 
 // step adds a command, or an earlier one again.
@@ -204,6 +212,9 @@ func (h *history) step() {
 			h.seqs[k]++
 		}
 		c.Id = &metapb.Identity{Origin: k.origin, Slot: k.slot, Seq: h.seqs[k], OpIndex: uint32(h.num("op index", 0, 2))}
+	}
+	if h.nfs {
+		h.ofCall(c)
 	}
 	h.cmds = append(h.cmds, c)
 }
@@ -246,12 +257,19 @@ func (h *history) play(t *testing.T, o Options, cut, flushed, reopened func() bo
 // cache holds changes neither results nor state; and with the same batches not
 // the digest.
 func TestMetamorphic(t *testing.T) {
+	t.Run("levels", func(t *testing.T) { metamorphic(t, func(h *history) { h.raises = true }) })
+	t.Run("nfs", func(t *testing.T) { metamorphic(t, func(h *history) { h.nfs = true }) })
+}
+
+func metamorphic(t *testing.T, set func(*history)) {
 	refused, done, xattrs := 0, 0, 0
+	raises := false
 	rapid.Check(t, func(rt *rapid.T) {
 		h := rapidHistory(rt)
-		h.raises = true
+		set(h)
+		raises = h.raises
 		h.begin()
-		if h.num("newest", 0, 1) == 0 {
+		if h.raises && h.num("newest", 0, 1) == 0 {
 			for l := uint32(2); l <= Level; l++ {
 				h.cmds = append(h.cmds, raiseCmd(l))
 			}
@@ -312,7 +330,7 @@ func TestMetamorphic(t *testing.T) {
 			}
 		}
 	})
-	if done == 0 || refused == 0 || xattrs == 0 {
+	if done == 0 || refused == 0 || raises && xattrs == 0 {
 		t.Fatalf("%d commands done, %d refused, %d of extended attributes done: the history shows nothing", done, refused, xattrs)
 	}
 	t.Logf("%d commands done, %d refused, %d of extended attributes done", done, refused, xattrs)

@@ -13,7 +13,8 @@ const (
 	stateidLen     = 12   // "other" of a stateid
 	maxStateOwner  = 1024 // open-owner, lock-owner (NFS4_OPAQUE_LIMIT)
 	maxClientState = 256  // the state store's own
-	shareBoth      = 3    // all bits of access, and of deny
+	shareRead      = 1    // bits of access, and of deny
+	shareBoth      = 3
 	maxKeepOpens   = 256
 	maxFileCloses  = 256 // files and lock-owners of one CloseFiles
 )
@@ -215,8 +216,8 @@ func (x *call) openFile(c *metapb.OpenFile) (*metapb.Result, error) {
 	return &metapb.Result{Of: &metapb.Result_Open{Open: res}}, nil
 }
 
-// keepOpens records the opens of n among list, of which the last link has just gone; it changes n in place. Clients
-// that are gone have nothing open.
+// keepOpens records the opens of n among list, of which the last link has just gone; it changes n in place. They were
+// made already, so nobody is asked whether he denies them. Clients that are gone have nothing open.
 func (x *call) keepOpens(n *inode, list []*metapb.ClientOpen, op string) error {
 	if x.level < levelPOSIX {
 		return nil
@@ -231,11 +232,22 @@ func (x *call) keepOpens(n *inode, list []*metapb.ClientOpen, op string) error {
 		if s.Ino != uint64(n.attr.Ino) {
 			continue
 		}
-		o, err := x.share(s, op)
-		if err == nil {
-			err = x.putOpen(n, o, op)
+		if s.Access != shareRead || s.Deny != 0 {
+			return vfs.Errorf(vfs.KindInvalid, op, "share access %d, deny %d of an open that has no record", s.Access, s.Deny)
 		}
-		if err != nil && vfs.KindOf(err) != vfs.KindExpired {
+		o, err := x.share(s, op)
+		if vfs.KindOf(err) == vfs.KindExpired {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if old, err := x.getOpen(s.Ino, o); err != nil {
+			return err
+		} else if old != nil {
+			continue
+		}
+		if err := x.putOpen(n, o, op); err != nil {
 			return err
 		}
 	}

@@ -3011,7 +3011,7 @@ type Remove struct {
 	What    uint32                 `protobuf:"varint,3,opt,name=what,proto3" json:"what,omitempty"`                             // vfs.RemoveKind
 	KeepIno []uint64               `protobuf:"varint,4,rep,packed,name=keep_ino,json=keepIno,proto3" json:"keep_ino,omitempty"` // if the removed inode is one of these, keep it as an orphan
 	Keep    bool                   `protobuf:"varint,5,opt,name=keep,proto3" json:"keep,omitempty"`                             // keep whatever regular file it turns out to be; answered in RemoveResult.orphan
-	// Level 3: opens to record if it is the last link of their file, read-only ones that have no record, so that
+	// Level 3: opens to record if it is the last link of their file: those with access 1 and no deny, which have no record, so that
 	// the file stays for their clients. At most 256; those of other files and of released clients are passed over.
 	KeepOpen      []*ClientOpen `protobuf:"bytes,20,rep,name=keep_open,json=keepOpen,proto3" json:"keep_open,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -11057,18 +11057,22 @@ func (x *ClientSessions) GetSessions() []*SessionRecord {
 
 // InodeRecord is the value of i/fs/ino.
 type InodeRecord struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Attr          *Attr                  `protobuf:"bytes,1,opt,name=attr,proto3" json:"attr,omitempty"`         // attr.ino is not stored
-	Parent        uint64                 `protobuf:"varint,2,opt,name=parent,proto3" json:"parent,omitempty"`    // directories: the one that holds them
-	Target        []byte                 `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"`     // symlinks
-	Verifier      []byte                 `protobuf:"bytes,4,opt,name=verifier,proto3" json:"verifier,omitempty"` // of an exclusive create, until the next change of attributes
-	Entries       uint64                 `protobuf:"varint,5,opt,name=entries,proto3" json:"entries,omitempty"`  // directories
-	Lease         *Lease                 `protobuf:"bytes,6,opt,name=lease,proto3" json:"lease,omitempty"`       // void when its origin is not registered any more
-	LastEpoch     uint64                 `protobuf:"varint,7,opt,name=last_epoch,json=lastEpoch,proto3" json:"last_epoch,omitempty"`
-	CutGen        uint32                 `protobuf:"varint,8,opt,name=cut_gen,json=cutGen,proto3" json:"cut_gen,omitempty"`                 // grows with every large truncation
-	Cuts          []*Cut                 `protobuf:"bytes,9,rep,name=cuts,proto3" json:"cuts,omitempty"`                                    // ascending offsets, newest generation first wins
-	ReservedEnd   uint64                 `protobuf:"varint,14,opt,name=reserved_end,json=reservedEnd,proto3" json:"reserved_end,omitempty"` // from level 3: no live reserved extent ends above it
-	Xattrs        *Xattrs                `protobuf:"bytes,10,opt,name=xattrs,proto3" json:"xattrs,omitempty"`                               // from level 3: of its extended attributes; absent while it never had one
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Attr        *Attr                  `protobuf:"bytes,1,opt,name=attr,proto3" json:"attr,omitempty"`         // attr.ino is not stored
+	Parent      uint64                 `protobuf:"varint,2,opt,name=parent,proto3" json:"parent,omitempty"`    // directories: the one that holds them
+	Target      []byte                 `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"`     // symlinks
+	Verifier    []byte                 `protobuf:"bytes,4,opt,name=verifier,proto3" json:"verifier,omitempty"` // of an exclusive create, until the next change of attributes
+	Entries     uint64                 `protobuf:"varint,5,opt,name=entries,proto3" json:"entries,omitempty"`  // directories
+	Lease       *Lease                 `protobuf:"bytes,6,opt,name=lease,proto3" json:"lease,omitempty"`       // void when its origin is not registered any more
+	LastEpoch   uint64                 `protobuf:"varint,7,opt,name=last_epoch,json=lastEpoch,proto3" json:"last_epoch,omitempty"`
+	CutGen      uint32                 `protobuf:"varint,8,opt,name=cut_gen,json=cutGen,proto3" json:"cut_gen,omitempty"`                 // grows with every large truncation
+	Cuts        []*Cut                 `protobuf:"bytes,9,rep,name=cuts,proto3" json:"cuts,omitempty"`                                    // ascending offsets, newest generation first wins
+	ReservedEnd uint64                 `protobuf:"varint,14,opt,name=reserved_end,json=reservedEnd,proto3" json:"reserved_end,omitempty"` // from level 3: no live reserved extent ends above it
+	Xattrs      *Xattrs                `protobuf:"bytes,10,opt,name=xattrs,proto3" json:"xattrs,omitempty"`                               // from level 3: of its extended attributes; absent while it never had one
+	// Level 3: how many records there are of it, void ones included.
+	Opens         uint32 `protobuf:"varint,20,opt,name=opens,proto3" json:"opens,omitempty"`
+	Deniers       uint32 `protobuf:"varint,21,opt,name=deniers,proto3" json:"deniers,omitempty"` // those of the opens that deny something
+	Locks         uint32 `protobuf:"varint,22,opt,name=locks,proto3" json:"locks,omitempty"`     // lock-owners
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -11180,6 +11184,27 @@ func (x *InodeRecord) GetXattrs() *Xattrs {
 	return nil
 }
 
+func (x *InodeRecord) GetOpens() uint32 {
+	if x != nil {
+		return x.Opens
+	}
+	return 0
+}
+
+func (x *InodeRecord) GetDeniers() uint32 {
+	if x != nil {
+		return x.Deniers
+	}
+	return 0
+}
+
+func (x *InodeRecord) GetLocks() uint32 {
+	if x != nil {
+		return x.Locks
+	}
+	return 0
+}
+
 // Xattrs counts the extended attributes of an inode.
 type Xattrs struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -11251,13 +11276,9 @@ func (x *Xattrs) GetLastCookie() uint64 {
 
 // XattrRecord is the value of a/fs/ino/name.
 type XattrRecord struct {
-	state  protoimpl.MessageState `protogen:"open.v1"`
-	Cookie uint64                 `protobuf:"varint,1,opt,name=cookie,proto3" json:"cookie,omitempty"` // its place in listings, which go in the order of creation
-	Value  []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
-	// Level 3: how many records there are of it, void ones included.
-	Opens         uint32 `protobuf:"varint,20,opt,name=opens,proto3" json:"opens,omitempty"`
-	Deniers       uint32 `protobuf:"varint,21,opt,name=deniers,proto3" json:"deniers,omitempty"` // those of the opens that deny something
-	Locks         uint32 `protobuf:"varint,22,opt,name=locks,proto3" json:"locks,omitempty"`     // lock-owners
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cookie        uint64                 `protobuf:"varint,1,opt,name=cookie,proto3" json:"cookie,omitempty"` // its place in listings, which go in the order of creation
+	Value         []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -11304,27 +11325,6 @@ func (x *XattrRecord) GetValue() []byte {
 		return x.Value
 	}
 	return nil
-}
-
-func (x *XattrRecord) GetOpens() uint32 {
-	if x != nil {
-		return x.Opens
-	}
-	return 0
-}
-
-func (x *XattrRecord) GetDeniers() uint32 {
-	if x != nil {
-		return x.Deniers
-	}
-	return 0
-}
-
-func (x *XattrRecord) GetLocks() uint32 {
-	if x != nil {
-		return x.Locks
-	}
-	return 0
 }
 
 // Cut voids bytes at and above offset of extents older than gen.
@@ -14113,7 +14113,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x04next\x18\x02 \x01(\x04R\x04next\"\x81\x01\n" +
 	"\x0eClientSessions\x124\n" +
 	"\x06client\x18\x01 \x01(\v2\x1c.rackfs.meta.v1.ClientRecordR\x06client\x129\n" +
-	"\bsessions\x18\x02 \x03(\v2\x1d.rackfs.meta.v1.SessionRecordR\bsessions\"\xfe\x02\n" +
+	"\bsessions\x18\x02 \x03(\v2\x1d.rackfs.meta.v1.SessionRecordR\bsessions\"\xc4\x03\n" +
 	"\vInodeRecord\x12(\n" +
 	"\x04attr\x18\x01 \x01(\v2\x14.rackfs.meta.v1.AttrR\x04attr\x12\x16\n" +
 	"\x06parent\x18\x02 \x01(\x04R\x06parent\x12\x16\n" +
@@ -14127,7 +14127,10 @@ const file_meta_proto_rawDesc = "" +
 	"\x04cuts\x18\t \x03(\v2\x13.rackfs.meta.v1.CutR\x04cuts\x12!\n" +
 	"\freserved_end\x18\x0e \x01(\x04R\vreservedEnd\x12.\n" +
 	"\x06xattrs\x18\n" +
-	" \x01(\v2\x16.rackfs.meta.v1.XattrsR\x06xattrs\"\x7f\n" +
+	" \x01(\v2\x16.rackfs.meta.v1.XattrsR\x06xattrs\x12\x14\n" +
+	"\x05opens\x18\x14 \x01(\rR\x05opens\x12\x18\n" +
+	"\adeniers\x18\x15 \x01(\rR\adeniers\x12\x14\n" +
+	"\x05locks\x18\x16 \x01(\rR\x05locks\"\x7f\n" +
 	"\x06Xattrs\x12\x14\n" +
 	"\x05count\x18\x01 \x01(\rR\x05count\x12\x1d\n" +
 	"\n" +
@@ -14135,13 +14138,10 @@ const file_meta_proto_rawDesc = "" +
 	"\vvalue_bytes\x18\x03 \x01(\rR\n" +
 	"valueBytes\x12\x1f\n" +
 	"\vlast_cookie\x18\x04 \x01(\x04R\n" +
-	"lastCookie\"\x81\x01\n" +
+	"lastCookie\";\n" +
 	"\vXattrRecord\x12\x16\n" +
 	"\x06cookie\x18\x01 \x01(\x04R\x06cookie\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value\x12\x14\n" +
-	"\x05opens\x18\x14 \x01(\rR\x05opens\x12\x18\n" +
-	"\adeniers\x18\x15 \x01(\rR\adeniers\x12\x14\n" +
-	"\x05locks\x18\x16 \x01(\rR\x05locks\"/\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\"/\n" +
 	"\x03Cut\x12\x10\n" +
 	"\x03gen\x18\x01 \x01(\rR\x03gen\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\"\xf4\x01\n" +

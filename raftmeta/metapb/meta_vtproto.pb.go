@@ -4125,6 +4125,9 @@ func (m *InodeRecord) CloneVT() *InodeRecord {
 	r.CutGen = m.CutGen
 	r.ReservedEnd = m.ReservedEnd
 	r.Xattrs = m.Xattrs.CloneVT()
+	r.Opens = m.Opens
+	r.Deniers = m.Deniers
+	r.Locks = m.Locks
 	if rhs := m.Target; rhs != nil {
 		tmpBytes := make([]byte, len(rhs))
 		copy(tmpBytes, rhs)
@@ -4179,9 +4182,6 @@ func (m *XattrRecord) CloneVT() *XattrRecord {
 	}
 	r := new(XattrRecord)
 	r.Cookie = m.Cookie
-	r.Opens = m.Opens
-	r.Deniers = m.Deniers
-	r.Locks = m.Locks
 	if rhs := m.Value; rhs != nil {
 		tmpBytes := make([]byte, len(rhs))
 		copy(tmpBytes, rhs)
@@ -14991,6 +14991,27 @@ func (m *InodeRecord) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.Locks != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Locks))
+		i--
+		dAtA[i] = 0x1
+		i--
+		dAtA[i] = 0xb0
+	}
+	if m.Deniers != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Deniers))
+		i--
+		dAtA[i] = 0x1
+		i--
+		dAtA[i] = 0xa8
+	}
+	if m.Opens != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Opens))
+		i--
+		dAtA[i] = 0x1
+		i--
+		dAtA[i] = 0xa0
+	}
 	if m.ReservedEnd != 0 {
 		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.ReservedEnd))
 		i--
@@ -15157,27 +15178,6 @@ func (m *XattrRecord) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Locks != 0 {
-		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Locks))
-		i--
-		dAtA[i] = 0x1
-		i--
-		dAtA[i] = 0xb0
-	}
-	if m.Deniers != 0 {
-		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Deniers))
-		i--
-		dAtA[i] = 0x1
-		i--
-		dAtA[i] = 0xa8
-	}
-	if m.Opens != 0 {
-		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Opens))
-		i--
-		dAtA[i] = 0x1
-		i--
-		dAtA[i] = 0xa0
 	}
 	if len(m.Value) > 0 {
 		i -= len(m.Value)
@@ -21259,6 +21259,15 @@ func (m *InodeRecord) SizeVT() (n int) {
 	if m.ReservedEnd != 0 {
 		n += 1 + protohelpers.SizeOfVarint(uint64(m.ReservedEnd))
 	}
+	if m.Opens != 0 {
+		n += 2 + protohelpers.SizeOfVarint(uint64(m.Opens))
+	}
+	if m.Deniers != 0 {
+		n += 2 + protohelpers.SizeOfVarint(uint64(m.Deniers))
+	}
+	if m.Locks != 0 {
+		n += 2 + protohelpers.SizeOfVarint(uint64(m.Locks))
+	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -21297,15 +21306,6 @@ func (m *XattrRecord) SizeVT() (n int) {
 	l = len(m.Value)
 	if l > 0 {
 		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
-	}
-	if m.Opens != 0 {
-		n += 2 + protohelpers.SizeOfVarint(uint64(m.Opens))
-	}
-	if m.Deniers != 0 {
-		n += 2 + protohelpers.SizeOfVarint(uint64(m.Deniers))
-	}
-	if m.Locks != 0 {
-		n += 2 + protohelpers.SizeOfVarint(uint64(m.Locks))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -45773,6 +45773,63 @@ func (m *InodeRecord) UnmarshalVT(dAtA []byte) error {
 					break
 				}
 			}
+		case 20:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Opens", wireType)
+			}
+			m.Opens = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Opens |= uint32(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 21:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Deniers", wireType)
+			}
+			m.Deniers = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Deniers |= uint32(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 22:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Locks", wireType)
+			}
+			m.Locks = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Locks |= uint32(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -46004,63 +46061,6 @@ func (m *XattrRecord) UnmarshalVT(dAtA []byte) error {
 				m.Value = []byte{}
 			}
 			iNdEx = postIndex
-		case 20:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Opens", wireType)
-			}
-			m.Opens = 0
-			for shift := uint(0); ; shift += 7 {
-				if shift >= 64 {
-					return protohelpers.ErrIntOverflow
-				}
-				if iNdEx >= l {
-					return io.ErrUnexpectedEOF
-				}
-				b := dAtA[iNdEx]
-				iNdEx++
-				m.Opens |= uint32(b&0x7F) << shift
-				if b < 0x80 {
-					break
-				}
-			}
-		case 21:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Deniers", wireType)
-			}
-			m.Deniers = 0
-			for shift := uint(0); ; shift += 7 {
-				if shift >= 64 {
-					return protohelpers.ErrIntOverflow
-				}
-				if iNdEx >= l {
-					return io.ErrUnexpectedEOF
-				}
-				b := dAtA[iNdEx]
-				iNdEx++
-				m.Deniers |= uint32(b&0x7F) << shift
-				if b < 0x80 {
-					break
-				}
-			}
-		case 22:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Locks", wireType)
-			}
-			m.Locks = 0
-			for shift := uint(0); ; shift += 7 {
-				if shift >= 64 {
-					return protohelpers.ErrIntOverflow
-				}
-				if iNdEx >= l {
-					return io.ErrUnexpectedEOF
-				}
-				b := dAtA[iNdEx]
-				iNdEx++
-				m.Locks |= uint32(b&0x7F) << shift
-				if b < 0x80 {
-					break
-				}
-			}
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
