@@ -102,6 +102,13 @@ func (sh *shard) background(ctx context.Context, l *leadership) {
 		defer wg.Done()
 		sh.watchLeases(ctx, l.leases)
 	}()
+	if sh.id == 0 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			sh.watchClients(ctx)
+		}()
+	}
 	wg.Wait()
 }
 

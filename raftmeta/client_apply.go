@@ -60,7 +60,11 @@ func (c *Client) Apply(ctx context.Context, shard uint16, cmd *metapb.Command) (
 // idempotent reports commands that metapb allows without an origin. Records of NFS clients are not among
 // them: they come and go, and a delayed duplicate could bring back one that was removed.
 func idempotent(cmd *metapb.Command) bool {
-	switch cmd.Op.(type) {
+	switch op := cmd.Op.(type) {
+	case *metapb.Command_RemoveClient:
+		return op.RemoveClient.GetOrigin() != 0
+	case *metapb.Command_ReleaseClients, *metapb.Command_ReleaseSession, *metapb.Command_ForgetClients:
+		return true
 	case *metapb.Command_RegisterOrigin, *metapb.Command_RaiseLevel, *metapb.Command_Purge,
 		*metapb.Command_ReapBlocks, *metapb.Command_ChangePgs, *metapb.Command_ReplaceStore,
 		*metapb.Command_PutFileSystem, *metapb.Command_PutStore, *metapb.Command_PutPool,

@@ -107,6 +107,9 @@ type Options struct {
 	Grace time.Duration
 	// Lease is how long an origin keeps what it has without renewing; default 1 min. A gateway serves for two thirds of it.
 	Lease time.Duration
+	// ClientCourtesy is how long NFS clients keep what they have after the end of their gateway, for another one to take them over; default
+	// Lease.
+	ClientCourtesy time.Duration
 	// PurgeKeysPerSecond and ReapBlocksPerSecond bound background work; defaults 100,000 and 10,000.
 	PurgeKeysPerSecond  int
 	ReapBlocksPerSecond int
@@ -150,6 +153,7 @@ func (o Options) withDefaults() Options {
 	o.RecordCacheBytes = orDefault(o.RecordCacheBytes, 32<<20)
 	o.PurgeInterval = orDefault(o.PurgeInterval, time.Second)
 	o.Lease = orDefault(o.Lease, DefaultOriginLease)
+	o.ClientCourtesy = orDefault(o.ClientCourtesy, o.Lease)
 	o.Grace = orDefault(o.Grace, DefaultGrace)
 	o.PurgeKeysPerSecond = orDefault(o.PurgeKeysPerSecond, 100_000)
 	o.ReapBlocksPerSecond = orDefault(o.ReapBlocksPerSecond, 10_000)

@@ -310,3 +310,38 @@ func (x *call) removeSession(c *metapb.RemoveSession) (*metapb.Result, error) {
 	x.del(sessionKey(c.Session))
 	return &metapb.Result{}, x.setClientRecord(r)
 }
+
+// ClientOrigin is an NFS client and the origin that served it last.
+type ClientOrigin struct{ Client, Origin uint64 }
+
+// IdleClients lists what a leader of shard 0 has to look after: the clients whose origin has ended, and those in release.
+func IdleClients(v View) (unserved []ClientOrigin, releasing []uint64, err error) {
+	const op = "fsm.clients"
+	alive := make(map[uint64]bool)
+	origins, err := Origins(v)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, o := range origins {
+		alive[o.ID] = true
+	}
+	var bad error
+	lo := []byte("C/")
+	err = v.Scan(lo, prefixEnd(lo), func(k, b []byte) bool {
+		var r metapb.ClientRecord
+		if bad = r.UnmarshalVT(b); bad != nil {
+			return false
+		}
+		switch {
+		case r.State == metapb.ClientState_CLIENT_RELEASING:
+			releasing = append(releasing, tail64(k))
+		case !alive[r.Origin]:
+			unserved = append(unserved, ClientOrigin{tail64(k), r.Origin})
+		}
+		return true
+	})
+	if bad != nil {
+		return nil, nil, vfs.Errorf(vfs.KindCorrupt, op, "%w", bad)
+	}
+	return unserved, releasing, vfs.Wrap(op, err)
+}
