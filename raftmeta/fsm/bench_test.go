@@ -80,10 +80,29 @@ func cpuTime() time.Duration {
 // directories, one Pebble commit per entry. The time of decoding the entry, of
 // Pebble's flushes and compactions and of the garbage collector is included:
 // compare cpu-ns/op.
+//
+// call makes each an operation of an NFS client's call, share records its open, both as an OPEN of level 3 does.
 func BenchmarkCreate(b *testing.B) {
+	b.Run("plain", func(b *testing.B) { benchmarkCreate(b, func(*metapb.Command, int) {}) })
+	call := func(c *metapb.Command, i int) {
+		c.Call = &metapb.Call{Session: []byte("session-00000001"), Client: 1, Slot: uint32(i) % 64, Seq: uint64(i/64 + 1)}
+	}
+	share := func(c *metapb.Command, i int) {
+		c.GetCreate().Share = &metapb.ClientOpen{
+			Client: 1, Stateid: fmt.Appendf(nil, "%012d", i), Owner: []byte("open id: 0123456789"), Access: 2, State: make([]byte, 16),
+		}
+	}
+	b.Run("call", func(b *testing.B) { benchmarkCreate(b, call) })
+	b.Run("share", func(b *testing.B) { benchmarkCreate(b, share) })
+	b.Run("call and share", func(b *testing.B) {
+		benchmarkCreate(b, func(c *metapb.Command, i int) { call(c, i); share(c, i) })
+	})
+}
+
+func benchmarkCreate(b *testing.B, set func(c *metapb.Command, i int)) {
 	const perEntry, dirs = 64, 100
 	db := openPebble(b)
-	m, err := Open(pebbleView{db}, Options{Shard: 1, Cluster: testCluster, Cache: NewCache(64 << 20)})
+	m, err := Open(pebbleView{db}, Options{Shard: 1, Cluster: testCluster, Cache: NewCache(64 << 20), limits: benchLimits()})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -114,7 +133,8 @@ func BenchmarkCreate(b *testing.B) {
 	}
 	apply(entry(&metapb.Command{Op: &metapb.Command_CreateNamespace{CreateNamespace: testNamespace()}},
 		&metapb.Command{Op: &metapb.Command_RegisterOrigin{RegisterOrigin: &metapb.RegisterOrigin{
-			Kind: metapb.OriginKind_ORIGIN_GATEWAY, Name: "a", Incarnation: incarnation(1)}}}))
+			Kind: metapb.OriginKind_ORIGIN_GATEWAY, Name: "a", Incarnation: incarnation(1)}}},
+		raiseCmd(2), raiseCmd(levelPOSIX)))
 	for i := range dirs {
 		c := createCmd(1, fmt.Sprint("d", i))
 		c.GetCreate().Type = uint32(vfs.TypeDir)
@@ -130,6 +150,7 @@ func BenchmarkCreate(b *testing.B) {
 			c.GetCreate().Open = uint32(vfs.OpenWrite)
 			mode := uint32(0o777)
 			c.GetCreate().Attr.Mode = &mode
+			set(c, n+i)
 			cmds = append(cmds, c)
 		}
 		for _, c := range cmds {
@@ -147,4 +168,11 @@ func BenchmarkCreate(b *testing.B) {
 	b.StopTimer()
 	b.ReportMetric(float64(cpuTime()-cpu)/float64(b.N), "cpu-ns/op")
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "creates/s")
+}
+
+// benchLimits let one client have any number of opens.
+func benchLimits() limits {
+	l := levelLimits
+	l.clientOpens = 1 << 30
+	return l
 }

@@ -241,7 +241,7 @@ func (x *call) purgeClientFile(client, ino uint64, limit int) (done bool, err er
 		x.setInode(x.fs, n)
 		return false, nil
 	}
-	x.del(appendClientFile(nil, client, x.fs, ino))
+	x.del(appendClientFile(x.key[:0], client, x.fs, ino))
 	return true, x.unheld(n)
 }
 
@@ -268,16 +268,18 @@ func (x *call) noFile(client, ino uint64) error {
 			return err
 		}
 	}
-	x.del(appendClientFile(nil, client, x.fs, ino))
+	x.del(appendClientFile(x.key[:0], client, x.fs, ino))
 	return nil
 }
 
-// hasFile adds the index entry.
-func (x *call) hasFile(client, ino uint64) error {
-	key := appendClientFile(nil, client, x.fs, ino)
-	_, ok, err := x.get(key)
-	if err == nil && !ok {
-		x.set(key, nil)
+// hasFile adds the index entry; n does not count yet what the client is about to have.
+func (x *call) hasFile(client uint64, n *inode) error {
+	key := appendClientFile(x.key[:0], client, x.fs, uint64(n.attr.Ino))
+	if n.opened() {
+		if _, ok, err := x.get(key); err != nil || ok {
+			return err
+		}
 	}
-	return err
+	x.set(key, nil)
+	return nil
 }

@@ -31,9 +31,11 @@
 // that never did. level.go lists what each level added, and
 // TestLevel1 holds the digests that level 1 must keep. Level 2 added the queue of dying blocks and
 // ReapBlocks, ReturnBlocks, RewriteExtents, ChangePGs, ReplaceStore and the version of the cluster map. Level 3 added
-// Touch, PunchHole, Allocate, CloneRange and extended attributes.
+// Touch, PunchHole, Allocate, CloneRange, extended attributes, and what
+// NFS clients have: opens, locks, sessions, replies.
 //
-// A command first passes the exactly-once check (see metapb.Identity), then
+// A command first passes the exactly-once check (see metapb.Identity), from level 3 on a second one if it belongs to an NFS
+// client's call (metapb.Call), then
 // permissions and existence, in the order of Linux, and then takes effect. A
 // refused command changes nothing but its slot, which keeps the kind of the
 // refusal.
@@ -72,6 +74,14 @@
 //	o/ fs ino origin        empty: a hold on an orphan
 //	h/ origin fs ino        empty: the same by origin
 //	q/ seq                  PurgeRecord
+//	w/ client               KnownClient: an NFS client that this shard knows;
+//	w/ client fs ino          empty: it has opens or locks of that file,
+//	w/ client session         empty: there are replies to that session of it
+//	W/ last                 first 8: the clients first to last were released
+//	O/ fs ino client stateid(12)  OpenRecord
+//	L/ fs ino client owner  LockRecord of one lock-owner
+//	z/ session slot         SlotRecord: replies to operations of the newest seq
+//	m/clients               how many clients are known; on shard 0, have records
 //
 // and on shard 0
 //
@@ -79,7 +89,10 @@
 //	F/ workspace 0 name     its id, 4 bytes
 //	t/ id, p/ id            Store, Pool
 //	k/ kind 0 id            Key
-//	N/ gateway 0 owner      NFSClient
+//	N/ gateway 0 owner      NFSClient: who may reclaim; from level 3 on C/ takes its place
+//	C/ client               ClientRecord
+//	S/ session              SessionRecord
+//	m/next/client           the next client id
 //
 // # Directories
 //
@@ -162,6 +175,27 @@
 // lease whose origin is not registered any more is void: every reader and
 // command sees the inode with change limit+1 and without lease, and the
 // first command that changes it writes that down.
+//
+// # NFS clients
+//
+// Clients and their sessions are records of shard 0: who they are, which origin (gateway) serves them. Only that origin may
+// change or end a client; another one takes it over by TakeClients, when that origin has ended. What a client has of files is in the files'
+// shards, named by the client and not by the gateway, so it survives gateways:
+//
+//   - opens for writing or with deny modes. Whether one is in the way of another is decided here. Read-only opens are the
+//     gateway's memory until the last link of the file goes (Remove.keep_open).
+//   - byte-range locks (package vfs/byterange), one record for a lock-owner and file. A lock that is denied is an answer, not an error: nothing changed.
+//   - the results of the operations of its calls, the newest seq of each slot. A call that is sent again through any gateway
+//     gets them. Refusals and denials are kept too: a gateway that tries again by itself uses another op_index.
+//
+// A file without links stays as long as an origin holds it (o/) or a client has an open or a lock-owner of it. The inode counts
+// its records, so an unlink, or a lock on a file that nobody has locked, looks nothing up.
+//
+// A client becomes known at a shard by the first command that names it, and ends there by ReleaseClients: its w/ record goes, which
+// makes void all that it has, for every later command. Purge removes that, file by file, and deletes files that only it kept. A
+// released id is never known again: W/ holds the released ids, as intervals, of which there are about as many as living clients, because every
+// id that PutClient gave is released in the end. The end of a client is a sequence of steps that may be repeated: RemoveClient (shard 0: in release),
+// ReleaseClients (every namespace shard), ForgetClients (shard 0). Only when all shards have released it may somebody else be given what it had.
 //
 // # Reading
 //

@@ -186,13 +186,13 @@ func (x *call) setLock(c *metapb.SetLock) (*metapb.Result, error) {
 			return nil, vfs.Errorf(vfs.KindTooMany, op, "%d lock-owners on the file, %d of client %d", n.locks, k.owners, c.Client)
 		}
 		l = &lockRow{client: c.Client, owner: c.Owner}
+		if err := x.hasFile(c.Client, n); err != nil {
+			return nil, err
+		}
 		n = n.clone()
 		n.locks++
 		k2.owners++
 		x.setInode(x.fs, n)
-		if err := x.hasFile(c.Client, c.Ino); err != nil {
-			return nil, err
-		}
 	}
 	before := len(l.ranges)
 	if unlock {

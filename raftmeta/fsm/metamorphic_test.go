@@ -475,6 +475,24 @@ func FuzzEntry(f *testing.F) {
 	} {
 		f.Add(encodeEntry(f, raiseCmd(2), rapidSeed.stamp(c)))
 	}
+	open := &metapb.ClientOpen{Client: 7, Stateid: []byte("stateid-0001"), Owner: []byte("o"), Access: 2, Deny: 1}
+	share := createCmd(1, "f")
+	share.GetCreate().Share = open
+	share.Call = &metapb.Call{Session: []byte("session-00000001"), Client: 7, Seq: 3}
+	for _, c := range []*metapb.Command{ // of level 3
+		share,
+		{Op: &metapb.Command_OpenFile{OpenFile: &metapb.OpenFile{Ino: 2, Lease: true, Share: open}}},
+		{Op: &metapb.Command_SetLock{SetLock: &metapb.SetLock{Ino: 2, Client: 7, Owner: []byte("o"), Stateid: []byte("stateid-0001"), Type: 2, Offset: 5, Length: 9}}},
+		{Op: &metapb.Command_CloseFiles{CloseFiles: &metapb.CloseFiles{Files: []*metapb.FileClose{{Ino: 2, Client: 7, Stateid: open.Stateid, Locks: []*metapb.LockOwner{{Owner: []byte("o")}}}}}}},
+		{Op: &metapb.Command_ReleaseClients{ReleaseClients: &metapb.ReleaseClients{Clients: []uint64{7, 9}}}},
+		{Op: &metapb.Command_ReleaseSession{ReleaseSession: &metapb.ReleaseSession{Client: 7, Session: []byte("session-00000001")}}},
+		{Op: &metapb.Command_PutClient{PutClient: &metapb.PutClient{Count: 2}}},
+		{Op: &metapb.Command_PutSession{PutSession: &metapb.PutSession{Session: &metapb.SessionRecord{Id: []byte("session-00000001"), Client: 1}}}},
+		{Op: &metapb.Command_TakeClients{TakeClients: &metapb.TakeClients{Clients: []uint64{1}}}},
+		{Op: &metapb.Command_RemoveClient{RemoveClient: &metapb.RemoveClient{Client: 1}}},
+	} {
+		f.Add(encodeEntry(f, raiseCmd(2), raiseCmd(3), rapidSeed.stamp(c), rapidSeed.stamp(c.CloneVT())))
+	}
 	f.Fuzz(func(t *testing.T, entry []byte) {
 		r := newNamespaceRig(t, Options{limits: tiny})
 		file := createCmd(1, "file")
@@ -511,7 +529,11 @@ func fuzzCluster(t *testing.T, entry []byte) {
 		{Id: 1, Epoch: 1, Slots: []*metapb.Slot{{Store: 1}, {Store: 2}}},
 	}}}}})
 	z.flush()
-	if _, err := z.m.Apply(z.index+1, entry, z); err != nil && len(z.batch) > 0 {
-		t.Fatalf("wrote before it stopped: %v", err)
+	if _, err := z.m.Apply(z.index+1, entry, z); err != nil {
+		if len(z.batch) > 0 {
+			t.Fatalf("wrote before it stopped: %v", err)
+		}
+		z.open()
 	}
+	z.check()
 }

@@ -26,8 +26,9 @@ type openRow struct {
 	rec     *metapb.OpenRecord
 }
 
+// openKey is scratch: it is valid until the next use of one.
 func (x *call) openKey(ino uint64, o *openRow) []byte {
-	return append(appendOpens(nil, x.fs, ino, o.client), o.stateid[:]...)
+	return append(appendOpens(x.key[:0], x.fs, ino, o.client), o.stateid[:]...)
 }
 
 // share is an open that a command is to record; nil before level 3.
@@ -136,9 +137,12 @@ func (x *call) getOpen(ino uint64, o *openRow) (*openRow, error) {
 // putOpen records o as an open of n, which it changes in place.
 func (x *call) putOpen(n *inode, o *openRow, op string) error {
 	ino := uint64(n.attr.Ino)
-	old, err := x.getOpen(ino, o)
-	if err != nil {
-		return err
+	var old *openRow
+	if n.opens > 0 {
+		var err error
+		if old, err = x.getOpen(ino, o); err != nil {
+			return err
+		}
 	}
 	if old == nil {
 		k, err := x.know(o.client, op)
@@ -151,10 +155,10 @@ func (x *call) putOpen(n *inode, o *openRow, op string) error {
 		k2 := *k
 		k2.opens++
 		x.clients.set(x.entry, o.client, &k2)
-		n.opens++
-		if err := x.hasFile(o.client, ino); err != nil {
+		if err := x.hasFile(o.client, n); err != nil {
 			return err
 		}
+		n.opens++
 	} else if old.rec.Deny != 0 {
 		n.deniers--
 	}

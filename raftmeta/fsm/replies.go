@@ -14,7 +14,7 @@ const maxCallSlots = 1024
 // called is attempt behind the second exactly-once check: that of the NFS client's call which c is an operation of.
 func (m *Machine) called(c *metapb.Command) (*metapb.Result, error) {
 	const op = "call"
-	if c.Call == nil || m.level < levelPOSIX || idempotent(c) {
+	if c.Call == nil || m.level < levelPOSIX || m.opts.Shard == 0 || idempotent(c) {
 		return m.attempt(c)
 	}
 	id := c.Call
@@ -139,15 +139,14 @@ func (o *overlay) call(k callKey) (*slotRow, error) {
 
 // knowSession registers a session, and its client, if this shard does not know them.
 func (m *Machine) knowSession(client uint64, s sessionID, op string) error {
-	key := appendClientSession(nil, client, s)
-	_, ok, err := m.get(key)
+	_, ok, err := m.get(appendClientSession(m.key[:0], client, s))
 	if err != nil || ok {
 		return err
 	}
 	if _, err := m.know(client, op); err != nil {
 		return err
 	}
-	m.set(key, nil)
+	m.set(appendClientSession(m.key[:0], client, s), nil)
 	return nil
 }
 
