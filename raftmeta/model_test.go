@@ -137,6 +137,7 @@ func (b *memBlocks) Read(_ context.Context, bl volume.Block, off uint32, p []byt
 // stop, come back behind the others' logs, and restart. At the end all voters have the same state.
 func TestModelOverLeaderChanges(t *testing.T) {
 	c := newCluster(t, 3, []uint16{1}, func(_ int, o *Options) { o.TrailingLogs, o.WALSegmentBytes = 1, 1<<20 })
+	raiseLevel(t, c, 1)
 	cl := c.client()
 	ctx := context.Background()
 	var incarnation [16]byte
