@@ -26,6 +26,7 @@ import (
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 	"github.com/rackfs/rackfs/volume"
+	"github.com/rackfs/rackfs/volume/rewrite"
 )
 
 const (
@@ -43,12 +44,21 @@ const (
 	// fault lasts: together they see whether a leader answers that was deposed.
 	hasty   = heartbeat
 	patient = 30 * time.Second
+
+	foldRate = 64 << 20 // bytes per second
 )
 
 func TestMain(m *testing.M) {
 	if v := os.Getenv(voterEnv); v != "" {
 		if err := runVoter(v); err != nil {
 			fmt.Fprintln(os.Stderr, "voter:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	if v := os.Getenv(storeEnv); v != "" {
+		if err := runStore(v); err != nil {
+			fmt.Fprintln(os.Stderr, "store:", err)
 			os.Exit(1)
 		}
 		return
@@ -91,7 +101,7 @@ func runVoter(spec string) error {
 	if err != nil {
 		return err
 	}
-	// Answers "leads" or "follows" to every line.
+	// Answers "leads" or "follows" to every line, but "raised" or "not raised" to the line "raise".
 	go func() {
 		for {
 			nc, err := ask.Accept()
@@ -102,7 +112,12 @@ func runVoter(spec string) error {
 				defer nc.Close()
 				for in := bufio.NewScanner(nc); in.Scan(); {
 					answer := "follows"
-					if st := s.Status()[0]; st.Serving {
+					if in.Text() == "raise" {
+						answer = "not raised"
+						if s.RaiseLevel(context.Background(), testShard, raftmeta.NewestLevel) == nil {
+							answer = "raised"
+						}
+					} else if st := s.Status()[0]; st.Serving {
 						answer = "leads"
 					}
 					fmt.Fprintln(nc, answer)
@@ -127,20 +142,21 @@ func publish(path, text string) error {
 	return os.Rename(path+".tmp", path)
 }
 
-// cluster is three voter processes and the links to them.
+// cluster is three voter processes, five store processes, and the links to them.
 type cluster struct {
 	t        *testing.T
 	dir      string
-	binary   string // of the voters
-	names    []string
+	binary   string   // of the processes
+	names    []string // of voters
 	gateways []string
 	proxies  map[[2]string]*faultproxy.Proxy // by who dials whom
 
-	mu     sync.Mutex // guards voters
-	voters map[string]*voter
+	mu        sync.Mutex // guards processes
+	processes map[string]*process
 }
 
-type voter struct {
+// process is a voter or a store.
+type process struct {
 	cmd   *exec.Cmd
 	stdin io.Closer
 }
@@ -149,7 +165,7 @@ func newCluster(t *testing.T, binary string, gateways ...string) *cluster {
 	t.Helper()
 	c := &cluster{
 		t: t, dir: t.TempDir(), binary: binary, names: []string{"m0", "m1", "m2"}, gateways: gateways,
-		proxies: map[[2]string]*faultproxy.Proxy{}, voters: map[string]*voter{},
+		proxies: map[[2]string]*faultproxy.Proxy{}, processes: map[string]*process{},
 	}
 	var replicas []raftmeta.Replica
 	for _, n := range c.names {
@@ -163,8 +179,8 @@ func newCluster(t *testing.T, binary string, gateways ...string) *cluster {
 		t.Fatal(err)
 	}
 	for _, from := range append(append([]string{}, c.names...), gateways...) {
-		for _, to := range c.names {
-			if from == to {
+		for _, to := range append(storeNames(), c.names...) {
+			if from == to || from[0] == 'm' && to[0] == 's' {
 				continue
 			}
 			p, err := faultproxy.Listen(func(context.Context) (string, error) {
@@ -181,12 +197,13 @@ func newCluster(t *testing.T, binary string, gateways ...string) *cluster {
 			}
 		}
 	}
+	all := append(storeNames(), c.names...)
 	t.Cleanup(func() {
-		for _, n := range c.names {
+		for _, n := range all {
 			c.kill(n)
 		}
 	})
-	for _, n := range c.names {
+	for _, n := range all {
 		c.start(n)
 	}
 	for end := time.Now().Add(patience); c.leader() == ""; time.Sleep(10 * time.Millisecond) {
@@ -194,12 +211,21 @@ func newCluster(t *testing.T, binary string, gateways ...string) *cluster {
 			t.Fatal("no leader")
 		}
 	}
+	for end := time.Now().Add(patience); c.ask(c.leader(), "raise") != "raised"; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the feature level cannot be raised")
+		}
+	}
 	return c
 }
 
 func (c *cluster) start(name string) {
 	cmd := exec.Command(c.binary)
-	cmd.Env = append(os.Environ(), voterEnv+"="+name+":"+c.dir)
+	env := voterEnv
+	if name[0] == 's' {
+		env = storeEnv
+	}
+	cmd.Env = append(os.Environ(), env+"="+name+":"+c.dir)
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
 	if err == nil {
@@ -211,14 +237,14 @@ func (c *cluster) start(name string) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.voters[name] = &voter{cmd, stdin}
+	c.processes[name] = &process{cmd, stdin}
 }
 
 // kill is SIGKILL, and the wait for the end.
 func (c *cluster) kill(name string) {
 	c.mu.Lock()
-	v := c.voters[name]
-	delete(c.voters, name)
+	v := c.processes[name]
+	delete(c.processes, name)
 	c.mu.Unlock()
 	if v == nil {
 		return
@@ -234,7 +260,7 @@ func (c *cluster) kill(name string) {
 func (c *cluster) signal(name string, s syscall.Signal) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if v := c.voters[name]; v != nil {
+	if v := c.processes[name]; v != nil {
 		_ = v.cmd.Process.Signal(s)
 	}
 }
@@ -242,24 +268,31 @@ func (c *cluster) signal(name string, s syscall.Signal) {
 // leader asks the voters who leads; "" if none says so now.
 func (c *cluster) leader() string {
 	for _, n := range c.names {
-		addr, err := os.ReadFile(filepath.Join(c.dir, n+".ask"))
-		if err != nil {
-			continue
-		}
-		nc, err := net.DialTimeout("tcp", string(addr), time.Second)
-		if err != nil {
-			continue
-		}
-		nc.SetDeadline(time.Now().Add(time.Second))
-		fmt.Fprintln(nc)
-		in := bufio.NewScanner(nc)
-		leads := in.Scan() && in.Text() == "leads"
-		nc.Close()
-		if leads {
+		if c.ask(n, "") == "leads" {
 			return n
 		}
 	}
 	return ""
+}
+
+// ask puts a question to a voter; "" if it does not answer.
+func (c *cluster) ask(name, question string) string {
+	addr, err := os.ReadFile(filepath.Join(c.dir, name+".ask"))
+	if err != nil {
+		return ""
+	}
+	nc, err := net.DialTimeout("tcp", string(addr), time.Second)
+	if err != nil {
+		return ""
+	}
+	defer nc.Close()
+	nc.SetDeadline(time.Now().Add(time.Second))
+	fmt.Fprintln(nc, question)
+	in := bufio.NewScanner(nc)
+	if !in.Scan() {
+		return ""
+	}
+	return in.Text()
 }
 
 // links are those between voters that name is an end of.
@@ -275,8 +308,12 @@ func (c *cluster) links(name string) (ps []*faultproxy.Proxy) {
 // gateway is a volume with a metadata client of its own.
 type gateway struct {
 	vol  *volume.Volume
+	blks *stored
 	meta *raftmeta.Client
 	nfs  *nfsGateway
+	fold *rewrite.Rewriter
+	stop context.CancelFunc // of fold
+	wg   sync.WaitGroup     // of fold
 	dead atomic.Bool
 }
 
@@ -284,10 +321,13 @@ type gateway struct {
 func (g *gateway) die() {
 	if g.dead.CompareAndSwap(false, true) {
 		g.meta.Close()
+		g.stop()
+		g.wg.Wait()
 		if g.nfs != nil {
 			g.nfs.die()
 		}
 		g.vol.Abandon()
+		g.blks.close()
 	}
 }
 
@@ -314,22 +354,24 @@ func (c *cluster) gateway(name string, attempt time.Duration) *gateway {
 	if err != nil && vfs.KindOf(err) != vfs.KindExists {
 		c.t.Fatal(err)
 	}
-	g := &gateway{meta: cl, vol: volume.New(volume.Config{FS: testFS, Shard: testShard, Meta: cl, Blocks: inlineOnly{}, Incarnation: incarnation})}
+	blks, err := c.stored(name)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	g := &gateway{meta: cl, blks: blks, vol: volume.New(volume.Config{
+		FS: testFS, Shard: testShard, Meta: cl, Blocks: blks, Incarnation: incarnation, Logger: slog.New(slog.DiscardHandler),
+	})}
+	// Files are folded all the time, also what is written just then.
+	g.fold = rewrite.New(rewrite.Config{
+		Name: "fold", Meta: cl, BytesPerSecond: foldRate, Interval: heartbeat / 4, IdleMax: heartbeat / 4, Logger: slog.New(slog.DiscardHandler),
+		Source: &rewrite.Folding{Age: heartbeat / 8, Logger: slog.New(slog.DiscardHandler), Volumes: []rewrite.Folded{{Volume: g.vol, Shard: testShard, FS: testFS, Blocks: blks}}},
+	})
+	folding, stop := context.WithCancel(context.Background())
+	g.stop = stop
+	g.wg.Go(func() { g.fold.Run(folding) })
 	c.t.Cleanup(g.die)
 	if g.nfs, err = startNFS(ctx, name, g.vol); err != nil {
 		c.t.Fatal(err)
 	}
 	return g
-}
-
-// inlineOnly says that there are no block servers: the files of this test are
-// small enough to be kept with the metadata.
-type inlineOnly struct{}
-
-func (inlineOnly) Write(context.Context, uint64, volume.Owner, []byte) (volume.Block, error) {
-	return volume.Block{}, vfs.Errorf(vfs.KindInternal, "consistency", "a block is written")
-}
-
-func (inlineOnly) Read(context.Context, volume.Block, uint32, []byte) error {
-	return vfs.Errorf(vfs.KindInternal, "consistency", "a block is read")
 }

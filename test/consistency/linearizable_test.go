@@ -42,6 +42,8 @@ func (c *cluster) follower(rng *rand.Rand, leader string) string {
 	}
 }
 
+func (c *cluster) store(rng *rand.Rand) string { return storeNames()[rng.IntN(stores)] }
+
 // cutOff holds back what goes over the links between name and the other voters.
 func (c *cluster) cutOff(name string, pause func(), ds ...faultproxy.Direction) {
 	for _, p := range c.links(name) {
@@ -115,6 +117,41 @@ var faults = []fault{
 		pause()
 		c.start(l)
 	}},
+	{name: "a store is killed", do: func(c *cluster, rng *rand.Rand, pause func()) {
+		s := c.store(rng)
+		c.kill(s)
+		pause()
+		c.start(s)
+	}},
+	{name: "a store hangs", do: func(c *cluster, rng *rand.Rand, pause func()) {
+		s := c.store(rng)
+		c.signal(s, syscall.SIGSTOP)
+		pause()
+		c.signal(s, syscall.SIGCONT)
+	}},
+	{name: "a store is killed while the leader is paused", pauses: true, do: func(c *cluster, rng *rand.Rand, pause func()) {
+		s, l := c.store(rng), c.leader()
+		c.signal(l, syscall.SIGSTOP)
+		c.kill(s)
+		pause()
+		c.start(s)
+		c.signal(l, syscall.SIGCONT)
+	}},
+	{name: "a gateway does not reach a store, all others are slow", do: func(c *cluster, rng *rand.Rand, pause func()) {
+		g, lost := c.gateways[rng.IntN(len(c.gateways))], c.store(rng)
+		for _, s := range storeNames() {
+			p := c.proxies[[2]string{g, s}]
+			p.Set(faultproxy.Conditions{Hold: s == lost, Delay: time.Duration(rng.IntN(50)) * time.Millisecond}, faultproxy.Both...)
+			defer p.Set(faultproxy.Conditions{}, faultproxy.Both...)
+		}
+		pause()
+	}},
+	{name: "a gateway dies while a store hangs", gateway: true, do: func(c *cluster, rng *rand.Rand, pause func()) {
+		s := c.store(rng)
+		c.signal(s, syscall.SIGSTOP)
+		pause()
+		c.signal(s, syscall.SIGCONT)
+	}},
 	{name: "all links are slow", do: func(c *cluster, rng *rand.Rand, pause func()) {
 		for _, p := range c.proxies {
 			p.Set(faultproxy.Conditions{Delay: time.Duration(rng.IntN(30)) * time.Millisecond}, faultproxy.Both...)
@@ -138,6 +175,8 @@ type run struct {
 	// undecided pieces are those whose check did not end.
 	undecided int
 	lost      map[string]int
+
+	blocks, folded int64 // of gateways that are dead
 }
 
 func newRun(t *testing.T, binary string) *run {
@@ -194,9 +233,10 @@ func (r *run) piece(f fault) bool {
 		t.Fatalf("close: %v", err)
 	}
 	if f.gateway {
+		r.count(r.a)
 		r.a = r.c.gateway(r.c.gateways[0], hasty)
 	}
-	if err := p.finish(ctx, r.a, r.b); err != nil {
+	if err := p.finish(ctx, r.a, r.b, f.gateway); err != nil {
 		t.Fatalf("finish: %v", err)
 	}
 	r.ops += len(p.dirOps) + len(p.fileOps)
@@ -207,6 +247,12 @@ func (r *run) piece(f fault) bool {
 		t.Errorf("piece %d, %s: %s", r.pieces, f.name, p.torn)
 	}
 	return r.check("directory", directoryModel, p.dirOps, f) && r.check("files", fileModel, p.fileOps, f)
+}
+
+// count adds up what a gateway did that is not used any more.
+func (r *run) count(g *gateway) {
+	r.blocks += g.blks.writes.Load()
+	r.folded += int64(g.fold.Stats().Blocks)
 }
 
 func (r *run) check(what string, m porcupine.Model, ops []porcupine.Operation, f fault) bool {
@@ -257,7 +303,7 @@ func longest(m porcupine.Model, ops []porcupine.Operation, info porcupine.Linear
 	return b.String()
 }
 
-// Whatever happens to voters and links, what clients of two gateways see of names, and of the
+// Whatever happens to voters, stores, gateways and links, what clients of two gateways see of names, and of the
 // content of files, could have happened one after the other.
 func TestLinearizable(t *testing.T) {
 	rounds := 1
@@ -272,8 +318,9 @@ func TestLinearizable(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d operations in %d pieces, %d undecided; not answered: %v", r.ops, r.pieces, r.undecided, r.lost)
-	if r.ops < 60*r.pieces || r.undecided*4 > r.pieces || len(r.lost) == 0 {
+	r.count(r.a)
+	t.Logf("%d operations in %d pieces, %d undecided; not answered: %v; %d blocks, %d of them by folding", r.ops, r.pieces, r.undecided, r.lost, r.blocks, r.folded)
+	if r.ops < 60*r.pieces || r.undecided*4 > r.pieces || len(r.lost) == 0 || r.blocks < int64(r.pieces) || r.folded == 0 {
 		t.Fatalf("%d operations in %d pieces show little", r.ops, r.pieces)
 	}
 }

@@ -143,39 +143,6 @@ var directoryModel = porcupine.Model{
 	},
 }
 
-// fileOp is the input of an operation on a file's only page: a write of value, or a read.
-type fileOp struct {
-	file  int
-	write bool
-	value uint32
-}
-
-// fileOut is its output.
-type fileOut struct {
-	unknown bool
-	value   uint32 // read; 0: nothing was written
-}
-
-var fileModel = porcupine.Model{
-	Partition: func(history []porcupine.Operation) (parts [][]porcupine.Operation) {
-		by := map[int][]porcupine.Operation{}
-		for _, o := range history {
-			f := o.Input.(fileOp).file
-			by[f] = append(by[f], o)
-		}
-		return slices.Collect(maps.Values(by))
-	},
-	Init: func() any { return uint32(0) },
-	Step: func(state, in, out any) (bool, any) {
-		i, o := in.(fileOp), out.(fileOut)
-		if i.write {
-			return true, i.value
-		}
-		return o.value == state.(uint32), state
-	},
-	DescribeOperation: func(in, out any) string { return fmt.Sprintf("%+v: %+v", in, out) },
-}
-
 // The model accepts what POSIX does and nothing else.
 func TestModel(t *testing.T) {
 	for _, c := range []struct {

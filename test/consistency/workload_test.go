@@ -2,7 +2,6 @@ package consistency
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -25,8 +24,7 @@ const (
 	hastyOps     = 16
 	hastyTimeout = 3 * time.Millisecond
 	// A client that lost so many answers is dead: each lost one makes the check longer.
-	maxLost   = 2
-	pageBytes = 4096
+	maxLost = 2
 )
 
 var names = []string{"a", "b", "c"}
@@ -37,7 +35,7 @@ type piece struct {
 	start  time.Time
 	dir    vfs.Ino
 	mounts [2]*nfsDirectory // of the gateways
-	files  []vfs.Ino        // 0: through the first gateway only; 1: written through it, read through the second
+	files  []vfs.Ino        // own and shared
 	tags   *atomic.Uint32
 	quiet  chan struct{} // closed when the fault is over
 
@@ -95,6 +93,8 @@ type client struct {
 	rng  *rand.Rand
 	gaps time.Duration // mean pause between operations
 	lost int           // operations without an answer
+
+	lastOp int // where record put the last one
 }
 
 // run calls one until the fault is over, but at least twice, or the piece is long enough.
@@ -117,10 +117,9 @@ func (c *client) run(one func(ctx context.Context)) {
 	}
 }
 
-// record notes an operation that began at call. A read whose caller got no answer tells nothing.
-func (c *client) record(to *[]porcupine.Operation, in, out any, call int64, lost, changes bool, err error) {
+// record notes an operation from call to ret. A read whose caller got no answer tells nothing.
+func (c *client) record(to *[]porcupine.Operation, in, out any, call, ret int64, lost, changes bool, err error) {
 	p := c.p
-	ret := p.now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if lost {
@@ -131,6 +130,7 @@ func (c *client) record(to *[]porcupine.Operation, in, out any, call int64, lost
 		}
 		ret = math.MaxInt64
 	}
+	c.lastOp = len(*to)
 	*to = append(*to, porcupine.Operation{ClientId: c.id, Input: in, Output: out, Call: call, Return: ret})
 }
 
@@ -184,7 +184,7 @@ func (c *client) change(ctx context.Context) {
 		_, _, err = v.Link(ctx, &vfs.Root, ino, p.dir, in.name)
 	}
 	out.outcome = outcomeOf(err)
-	c.record(&p.dirOps, in, out, call, out.outcome == unknown, true, err)
+	c.record(&p.dirOps, in, out, call, p.now(), out.outcome == unknown, true, err)
 }
 
 // look reads the directory.
@@ -211,41 +211,7 @@ func (c *client) look(ctx context.Context) {
 		}
 	}
 	out.outcome = outcomeOf(err)
-	c.record(&p.dirOps, in, out, call, out.outcome == unknown, false, err)
-}
-
-// write writes a page of file n through the client's gateway, durably.
-func (c *client) write(n int) func(context.Context) {
-	return func(ctx context.Context) {
-		in := fileOp{file: n, write: true, value: c.p.tags.Add(1)}
-		page := make([]byte, pageBytes)
-		for i := 0; i < len(page); i += 4 {
-			binary.BigEndian.PutUint32(page[i:], in.value)
-		}
-		call := c.p.now()
-		_, _, err := c.g.vol.Write(ctx, &vfs.Root, c.p.files[n], 0, page, vfs.FileSync)
-		c.record(&c.p.fileOps, in, fileOut{unknown: err != nil}, call, err != nil, true, err)
-	}
-}
-
-func (c *client) read(n int) func(context.Context) {
-	return func(ctx context.Context) {
-		page := make([]byte, pageBytes)
-		call := c.p.now()
-		got, _, err := c.g.vol.Read(ctx, c.p.files[n], 0, page)
-		var out fileOut
-		if err == nil && got > 0 {
-			out.value = binary.BigEndian.Uint32(page)
-			for i := 0; i < got; i += 4 {
-				if x := binary.BigEndian.Uint32(page[i:]); got != pageBytes || x != out.value {
-					c.p.mu.Lock()
-					c.p.torn = fmt.Sprintf("file %d: %d bytes, %d at 0 and %d at %d", n, got, out.value, x, i)
-					c.p.mu.Unlock()
-				}
-			}
-		}
-		c.record(&c.p.fileOps, fileOp{file: n}, out, call, err != nil, false, err)
-	}
+	c.record(&p.dirOps, in, out, call, p.now(), out.outcome == unknown, false, err)
 }
 
 // prepare makes the piece's directory and files. It waits for the cluster as long as it takes.
@@ -264,7 +230,7 @@ func prepare(ctx context.Context, a, b *gateway, number int, seed uint64, tags *
 		}
 		p.mounts[i] = &nfsDirectory{c: g.nfs.client, dir: fh, handles: map[vfs.Ino]nfsclient.FH{}}
 	}
-	for i := range 2 {
+	for i := range filesOfPiece {
 		f, err := a.vol.Create(ctx, &vfs.Root, vfs.RootIno, fmt.Sprintf("file-%d-%d", number, i), vfs.CreateArgs{
 			Exclusive: vfs.Guarded, Attr: vfs.SetAttr{Mode: &mode}, Open: vfs.OpenRead | vfs.OpenWrite,
 		})
@@ -273,25 +239,31 @@ func prepare(ctx context.Context, a, b *gateway, number int, seed uint64, tags *
 		}
 		p.files = append(p.files, f.Attr.Ino)
 	}
-	_, err = b.vol.Open(ctx, &vfs.Root, p.files[1], vfs.OpenRead, false)
+	_, err = b.vol.Open(ctx, &vfs.Root, p.files[shared], vfs.OpenRead, false)
 	return p, err
 }
 
-// finish reads everything once more, as clients that come after all others, and closes the files.
-func (p *piece) finish(ctx context.Context, a, b *gateway) error {
+// finish reads everything once more, as clients that come after all others, and closes the files. a is the first gateway or, if
+// that is dead, its successor.
+func (p *piece) finish(ctx context.Context, a, b *gateway, dead bool) error {
 	for i, g := range []*gateway{a, b} {
 		c := &client{id: 1000 + i, p: p, g: g, dir: g.vol, rng: rand.New(rand.NewPCG(p.seed, 0))}
 		for range 4 {
 			c.look(ctx)
 		}
 		for n := range p.files {
-			if n == 0 && i == 1 {
+			if n == own && i == 1 {
 				continue // the other gateway may hold newer bytes
 			}
 			if _, err := g.vol.Open(ctx, &vfs.Root, p.files[n], vfs.OpenRead, false); err != nil {
 				return err
 			}
-			c.read(n)(ctx)
+			if n == own {
+				c.readFile(n, ownDurable)(ctx)
+			}
+			if n != own || !dead {
+				c.readFile(n, n)(ctx)
+			}
 			if err := g.vol.Close(ctx, p.files[n], vfs.OpenRead); err != nil {
 				return err
 			}
@@ -310,7 +282,7 @@ func (p *piece) close(ctx context.Context, a, b *gateway) error {
 			return err
 		}
 	}
-	return b.vol.Close(ctx, p.files[1], vfs.OpenRead)
+	return b.vol.Close(ctx, p.files[shared], vfs.OpenRead)
 }
 
 // clients are all of a piece, by what they do.
@@ -335,10 +307,10 @@ func (p *piece) clients(a, b *gateway) (all []func()) {
 		add(b, 150*time.Millisecond, func(c *client) func(context.Context) { return c.look })
 	}
 	for n, reads := range []*gateway{a, b} {
-		add(a, 40*time.Millisecond, func(c *client) func(context.Context) { return c.write(n) })
-		add(a, 40*time.Millisecond, func(c *client) func(context.Context) { return c.write(n) })
-		add(reads, 30*time.Millisecond, func(c *client) func(context.Context) { return c.read(n) })
-		add(reads, 30*time.Millisecond, func(c *client) func(context.Context) { return c.read(n) })
+		for range 2 {
+			add(a, 40*time.Millisecond, func(c *client) func(context.Context) { return c.changeFile(n) })
+			add(reads, 30*time.Millisecond, func(c *client) func(context.Context) { return c.readFile(n, n) })
+		}
 	}
 	return all
 }
