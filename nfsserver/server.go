@@ -45,8 +45,9 @@ type Config struct {
 	Name    string           // of this server, unique in the cluster
 	Release string           // of the software, told to clients
 	Limits  Limits
-	Clock   func() time.Time // time.Now
-	Logger  *slog.Logger     // slog.Default()
+	Valid   func(fsid uint32) bool // see v4.Config
+	Clock   func() time.Time       // time.Now
+	Logger  *slog.Logger           // slog.Default()
 
 	// Registerer takes the metrics, nil: none. For several servers in one
 	// process wrap it with a label.
@@ -116,7 +117,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	identity := fmt.Appendf(nil, "%s@%x", cfg.Name, cfg.Cluster)
 	s.v4 = v4.New(v4.Config{
 		State: s.state, Store: cfg.Store, Exports: s.exports, Ring: ring, Cluster: cfg.Cluster,
-		Owner: identity, Scope: identity, Release: cfg.Release,
+		Owner: identity, Scope: identity, Release: cfg.Release, Valid: cfg.Valid,
 		MaxIO: cfg.Limits.MaxIO, ReadMemory: cfg.Limits.ReadMemory, Now: cfg.Clock, Logger: cfg.Logger, Observer: m,
 	})
 	s.rpc = rpc.NewServer(rpc.Config{

@@ -136,6 +136,7 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 		return g, vfs.Wrap(op, err)
 	}
 	var places []place
+	shards := map[uint32]uint16{0: clusterShard} // by fsid
 	folding := &rewrite.Folding{Age: cfg.FoldAge, Logger: cfg.Logger}
 	for _, fs := range r.GetFileSystems().GetFileSystems() {
 		if fs.State != metapb.FileSystemState_FS_ACTIVE {
@@ -158,6 +159,7 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 		})
 		g.volumes = append(g.volumes, v)
 		m.volumes = append(m.volumes, v)
+		shards[fs.Id] = shard
 		folding.Volumes = append(folding.Volumes, rewrite.Folded{Volume: v, Shard: shard, FS: fs.Id, Blocks: stored})
 		served := &leasedFS{fs: v, need: []*membership{m, g.members.all[clusterShard]}}
 		g.exports = append(g.exports, export.Export{ID: fs.Id, FSID: fs.Id, Path: exportPath(fs), FS: served, Rules: cfg.Rules})
@@ -182,6 +184,7 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 	g.nfs, err = nfsserver.New(ctx, nfsserver.Config{
 		Cluster: cfg.Cluster, Keys: keys, Exports: g.exports, Store: newClientStore(cfg.Meta, cfg.Name),
 		Lease: cfg.Lease, Name: cfg.Name, Release: cfg.Release, Logger: cfg.Logger, Registerer: cfg.Registerer,
+		Valid: func(fsid uint32) bool { return g.members.valid(shards[fsid]) },
 	})
 	return g, vfs.Wrap(op, err)
 }

@@ -40,6 +40,11 @@ func (m *membership) valid() bool {
 	return l != nil && l.Valid()
 }
 
+// valid reports whether the gateway may say what clients hold in volumes of a shard, or who they are.
+func (ms *memberships) valid(shard uint16) bool {
+	return ms.all[clusterShard].valid() && ms.all[shard].valid()
+}
+
 // watch follows the memberships until close.
 func (ms *memberships) watch() {
 	ctx, cancel := context.WithCancel(context.Background())

@@ -188,6 +188,15 @@ func (s *State) DestroySession(now time.Time, id SessionID, call *Call) Status {
 	return nfsv4.NFS4_OK
 }
 
+// Heard notes that the client of a session sent something that could not be answered yet: it keeps what it has, although it was not told so.
+func (s *State) Heard(now time.Time, id SessionID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if ss := s.sessions[id]; ss != nil {
+		ss.client.renewed = now
+	}
+}
+
 // BindConn is BIND_CONN_TO_SESSION (RFC 8881, 18.34). All connections carry
 // the fore channel; binding matters for the backchannel.
 func (s *State) BindConn(now time.Time, id SessionID, conn uint64, dir nfsv4.ChannelDirFromClient4) (nfsv4.ChannelDirFromServer4, Status) {

@@ -210,12 +210,25 @@ func (c *compound) admit(def *opDef) status {
 	if def.flags&needsFH != 0 && !c.cur.set() {
 		return nfsv4.NFS4ERR_NOFILEHANDLE
 	}
+	if !c.mayAnswer(def) {
+		return nfsv4.NFS4ERR_DELAY
+	}
 	if def.flags&changes != 0 {
 		if st := c.tooBig(def.room); st != nfsv4.NFS4_OK {
 			return st
 		}
 	}
 	return nfsv4.NFS4_OK
+}
+
+// mayAnswer asks Config.Valid: about clients and sessions where a COMPOUND begins, so that it is refused as a whole (SEQUENCE asks itself), and
+// about the file where something is granted.
+func (c *compound) mayAnswer(def *opDef) bool {
+	valid := c.s.cfg.Valid
+	if valid == nil || def == &opTable[nfsv4.OP_SEQUENCE] {
+		return true
+	}
+	return (c.call != nil || valid(0)) && (def.flags&grants == 0 || c.cur.pseudo() || valid(c.cur.export.FSID))
 }
 
 // room is how many more bytes of results may be appended, and what to answer when they

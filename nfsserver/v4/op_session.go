@@ -27,6 +27,10 @@ func (c *compound) opSequence() status {
 	if c.d.Err() != nil {
 		return nfsv4.NFS4ERR_BADXDR
 	}
+	if valid := c.s.cfg.Valid; valid != nil && !valid(0) {
+		c.s.cfg.State.Heard(c.now, a.SessionID)
+		return nfsv4.NFS4ERR_DELAY // the slot is as before: the same request comes again (RFC 8881, 18.46.3)
+	}
 	a.Digest = state.Digest(c.req.Body, c.req.Cred.UID)
 	res, st := c.s.cfg.State.Sequence(c.now, a)
 	if st != nfsv4.NFS4_OK {

@@ -8,6 +8,7 @@ const (
 	needsFH     opFlags = 1 << iota // the current filehandle must be set
 	sessionless                     // may be the only operation of a COMPOUND without SEQUENCE
 	changes                         // changes something: its result must fit before it is begun
+	grants                          // answers who may use a file, and how: only while that is for this server to say
 )
 
 // opDef is an operation that this server knows.
@@ -60,13 +61,13 @@ var opTable = [...]opDef{
 	nfsv4.OP_GETATTR:             {run: (*compound).opGetAttr, flags: needsFH},
 	nfsv4.OP_GETFH:               {run: (*compound).opGetFH, flags: needsFH},
 	nfsv4.OP_LINK:                {run: (*compound).opLink, flags: needsFH | changes, room: smallRoom},
-	nfsv4.OP_LOCK:                {run: (*compound).opLock, flags: needsFH | changes, room: lockRoom},
-	nfsv4.OP_LOCKT:               {run: (*compound).opLockT, flags: needsFH},
+	nfsv4.OP_LOCK:                {run: (*compound).opLock, flags: needsFH | changes | grants, room: lockRoom},
+	nfsv4.OP_LOCKT:               {run: (*compound).opLockT, flags: needsFH | grants},
 	nfsv4.OP_LOCKU:               {run: (*compound).opLockU, flags: needsFH | changes, room: smallRoom},
 	nfsv4.OP_LOOKUP:              {run: (*compound).opLookup, flags: needsFH},
 	nfsv4.OP_LOOKUPP:             {run: (*compound).opLookupP, flags: needsFH},
 	nfsv4.OP_NVERIFY:             {run: (*compound).opNVerify, flags: needsFH},
-	nfsv4.OP_OPEN:                {run: (*compound).opOpen, flags: needsFH | changes, room: openRoom},
+	nfsv4.OP_OPEN:                {run: (*compound).opOpen, flags: needsFH | changes | grants, room: openRoom},
 	nfsv4.OP_OPENATTR:            {run: notSupported, flags: needsFH},
 	nfsv4.OP_OPEN_CONFIRM:        {run: notSupported},
 	nfsv4.OP_OPEN_DOWNGRADE:      {run: (*compound).opOpenDowngrade, flags: needsFH | changes, room: smallRoom},

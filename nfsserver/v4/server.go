@@ -59,6 +59,10 @@ type Config struct {
 	Owner, Scope []byte
 	Release      string // of the software, told to clients
 
+	// Valid reports whether this server may still say what clients hold in the file system with that fsid or, with 0, who the clients
+	// are. While it may not, everything that depends on it is NFS4ERR_DELAY. nil: always.
+	Valid func(fsid uint32) bool
+
 	MaxIO      int              // bytes of one READ or WRITE, DefaultMaxIO
 	ReadMemory int              // bytes of READ data held, all connections together, DefaultReadMemory
 	Now        func() time.Time // the clock, time.Now
