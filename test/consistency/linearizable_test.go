@@ -22,6 +22,9 @@ import (
 // one time may take exponentially long: then nothing is known of the piece.
 const checkTimeout = 20 * time.Second
 
+// clientPieces is how many pieces an NFS client is used for: by then it has given up some of its slots.
+const clientPieces = 16
+
 // fault is something bad that happens to the cluster while a piece runs, and
 // ends.
 type fault struct {
@@ -195,6 +198,13 @@ func (r *run) piece(f fault) bool {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
+	if r.pieces%clientPieces == clientPieces-1 {
+		for _, g := range []*gateway{r.a, r.b} {
+			if err := g.nfs.connect(ctx); err != nil {
+				t.Fatalf("connect: %v", err)
+			}
+		}
+	}
 	p, err := prepare(ctx, r.a, r.b, r.pieces, r.rng.Uint64(), &r.tags)
 	if err != nil {
 		t.Fatalf("prepare: %v", err)

@@ -39,6 +39,7 @@ type nfsGateway struct {
 	served chan error
 	proxy  *faultproxy.Proxy
 	client *nfsclient.Client
+	name   string
 }
 
 // clientStore forgets NFS clients with the gateway: a new one has new clients.
@@ -76,13 +77,21 @@ func startNFS(ctx context.Context, name string, fs vfs.FS) (*nfsGateway, error) 
 	if err != nil {
 		return nil, err
 	}
-	g := &nfsGateway{srv: srv, served: make(chan error, 1)}
+	g := &nfsGateway{srv: srv, name: name, served: make(chan error, 1)}
 	go func() { g.served <- srv.Serve(ln) }()
 	if g.proxy, err = faultproxy.Listen(faultproxy.To(ln.Addr().String())); err != nil {
 		return nil, err
 	}
-	g.client, err = nfsclient.Dial(ctx, nfsclient.Config{Addr: g.proxy.Addr(), Owner: fmt.Sprint(name, time.Now().UnixNano()), Patient: true})
-	return g, err
+	return g, g.connect(ctx)
+}
+
+// connect makes a client. A client does not use a slot again on which it gave up waiting, so it has to be replaced now and then.
+func (g *nfsGateway) connect(ctx context.Context) (err error) {
+	if g.client != nil {
+		g.client.Disconnect()
+	}
+	g.client, err = nfsclient.Dial(ctx, nfsclient.Config{Addr: g.proxy.Addr(), Owner: fmt.Sprint(g.name, time.Now().UnixNano()), Patient: true})
+	return err
 }
 
 // die ends the server without letting calls finish.
