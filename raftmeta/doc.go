@@ -43,7 +43,7 @@
 // # A lost voter
 //
 // A replica is lost when its directory is gone, when it or the log is damaged, when its state differs from that of most voters, or when it
-// was removed. It stops, alone, and says why (Status). A server that knows the other nodes (Options.Nodes) then makes a new replica in its
+// was removed. One whose disk failed is opened again first, once (keeper.reopen). It stops, alone, and says why (Status). A server that knows the other nodes (Options.Nodes) then makes a new replica in its
 // place and has the leader take it in, as package members says. It begins only while the other voters are a healthy majority; what it did
 // is in the directory and in the configuration, so that it goes on after a crash of anybody. A server without Options.Nodes leaves everything as it is.
 package raftmeta

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/raft"
 	"github.com/rackfs/rackfs/internal/wire"
+	"github.com/rackfs/rackfs/raftmeta/internal/machine"
 	"github.com/rackfs/rackfs/raftmeta/internal/members"
 	"github.com/rackfs/rackfs/raftmeta/internal/mux"
 	"github.com/rackfs/rackfs/raftmeta/internal/replica"
@@ -26,6 +28,11 @@ const (
 	// replacePause is how long a keeper waits, after it made a new replica, before it makes another: a disk that damages
 	// one after the other is not worn out by it.
 	replacePause = 10 * time.Minute
+	// reopenTrust is how long a replica that was opened again has to run for its next failure to be a new one.
+	reopenTrust = 10 * time.Minute
+	// retryMin and retryMax bound the pause before a replica that failed is opened, or replaced, once more.
+	retryMin = time.Second
+	retryMax = time.Minute
 
 	waitingForLeader = "waiting for a leader of the shard"
 )
@@ -37,11 +44,15 @@ type keeper struct {
 	s  *Server
 	id uint16
 
-	replaced time.Time // when it made a replica; zero: never in this process
-	said     string    // last message of the log
-	doing    string    // in the last look,
-	looks    int       // and for how many in a row
-	silent   int       // looks in a row in which the voter had no leader
+	replaced time.Time     // when it made a replica; zero: never in this process
+	opened   time.Time     // when it opened the failed one again
+	tries    int           // how often, and how often replacing it failed, since the replica ran for long
+	next     time.Time     // nothing is tried before
+	doubt    *machine.Host // its state may not be opened before it was discarded; nil: none
+	said     string        // last message of the log
+	doing    string        // in the last look,
+	looks    int           // and for how many in a row
+	silent   int           // looks in a row in which the voter had no leader
 }
 
 func (k *keeper) run(ctx context.Context) {
@@ -104,8 +115,17 @@ func (k *keeper) step(ctx context.Context) (again bool, doing string, err error)
 			return false, "", nil
 		}
 	}
-	if broken != nil && !replaceable(broken) {
-		return false, "", nil // it says itself why it stopped; a restart, or another release, may help
+	if broken != nil {
+		what := remedyOf(broken)
+		if what == leave {
+			return false, "", nil // it says itself why it stopped; another release may help
+		}
+		if time.Now().Before(k.next) {
+			return false, "waiting: opening or replacing the failed replica did not help; it is tried again within a minute", nil
+		}
+		if what == reopen && (k.firstFailure() || !k.maySpare(ctx, broken)) {
+			return k.reopen(sh)
+		}
 	}
 	report, err := s.askMembers(ctx, k.id, metapb.MemberAction_MEMBER_REPORT, "")
 	if err != nil && election {
@@ -160,11 +180,107 @@ func (sh *shard) alone() bool {
 	})
 }
 
-// replaceable reports that a new replica is the remedy for what happened to one. Not for a log that could not be
-// written, which is whole, nor for an entry of a newer release, which a new replica would not understand either.
-func replaceable(err error) bool {
-	k := vfs.KindOf(err)
-	return k == vfs.KindCorrupt || k == vfs.KindNotFound || k == vfs.KindFenced
+// remedy is what helps a replica that does not run.
+type remedy int
+
+const (
+	leave   remedy = iota // nothing that this process can do
+	reopen                // its files may be whole: see replica and machine, which trust only what the device has
+	renewal               // a new replica in its place
+)
+
+// remedyOf is what helps after err. Not for an entry of a newer release, which a new replica would not understand either.
+func remedyOf(err error) remedy {
+	switch vfs.KindOf(err) {
+	case vfs.KindCorrupt, vfs.KindNotFound, vfs.KindFenced:
+		return renewal
+	case vfs.KindIO, vfs.KindNoSpace, vfs.KindQuota, vfs.KindReadOnly, vfs.KindUnavailable:
+		return reopen
+	}
+	return leave
+}
+
+// diskFailed reports an error that the disk's file system gave, and may not give again.
+func diskFailed(err error) bool {
+	return errors.Is(err, syscall.EIO) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.EDQUOT)
+}
+
+// firstFailure reports that the replica ran for long, or was not opened again yet.
+func (k *keeper) firstFailure() bool {
+	if k.tries > 0 && time.Since(k.opened) > reopenTrust {
+		k.tries = 0
+	}
+	return k.tries == 0
+}
+
+// maySpare reports that a replica that failed again is to be replaced: the shard serves without it, and neither a full disk is the reason,
+// which a second copy would not help, nor was the last new one lost too. Else it is opened again, later and later.
+func (k *keeper) maySpare(ctx context.Context, broken error) bool {
+	if kind := vfs.KindOf(broken); kind == vfs.KindNoSpace || kind == vfs.KindQuota || !k.replaced.IsZero() && time.Since(k.replaced) < replacePause {
+		return false
+	}
+	report, err := k.s.askMembers(ctx, k.id, metapb.MemberAction_MEMBER_REPORT, "")
+	return err == nil && members.Others(k.s.node.Name, membersOf(report)) == nil
+}
+
+// tried notes an attempt and makes the next one wait, the longer the more there were.
+func (k *keeper) tried() {
+	k.opened = time.Now()
+	k.next = k.opened.Add(min(retryMin<<min(k.tries, 10), retryMax))
+	k.tries++
+}
+
+// reopen opens the replica again after its disk failed it. What it acknowledged and does not find is damage, for which it is replaced.
+func (k *keeper) reopen(sh *shard) (bool, string, error) {
+	const doing = "opening the replica again after its disk failed"
+	s := k.s
+	k.tried()
+	if sh != nil {
+		s.opt.Logger.Warn("raftmeta: the replica is opened again after a failure", "shard", k.id, "replica", sh.info.ID, "err", sh.failure())
+		k.takeDown(sh, sh.failure())
+		k.doubt = sh.host
+	}
+	if k.doubt != nil {
+		if err := k.doubt.Discard(); err != nil {
+			k.setBroken(err)
+			return false, doing, err
+		}
+		k.doubt = nil
+	}
+	fresh, err := s.openShard(k.id)
+	if err != nil {
+		k.setBroken(err)
+		return false, doing, err
+	}
+	k.serve(fresh)
+	return true, doing, nil
+}
+
+// takeDown ends a replica and closes what it holds.
+func (k *keeper) takeDown(sh *shard, why error) {
+	s := k.s
+	s.mu.Lock()
+	delete(s.shards, k.id)
+	s.broken[k.id] = why
+	s.mu.Unlock()
+	sh.quiesce()
+	if err := sh.close(); err != nil {
+		s.opt.Logger.Warn("raftmeta: close the lost replica", "shard", k.id, "err", err)
+	}
+}
+
+func (k *keeper) setBroken(err error) {
+	k.s.mu.Lock()
+	defer k.s.mu.Unlock()
+	k.s.broken[k.id] = err
+}
+
+// serve makes an opened replica the server's.
+func (k *keeper) serve(sh *shard) {
+	k.s.mu.Lock()
+	defer k.s.mu.Unlock()
+	delete(k.s.broken, k.id)
+	k.s.shards[k.id] = sh
 }
 
 // replace sets the directory of the lost replica aside and makes a new replica, if the shard serves without this node.
@@ -182,30 +298,21 @@ func (k *keeper) replace(sh *shard, ms []members.Member) (bool, string, error) {
 		if why == nil {
 			why = vfs.Errorf(vfs.KindFenced, "raftmeta.keeper", "replica %s is not a member of shard %d any more", sh.info.ID, k.id)
 		}
-		s.mu.Lock()
-		delete(s.shards, k.id)
-		s.broken[k.id] = why
-		s.mu.Unlock()
-		sh.quiesce()
-		if err := sh.close(); err != nil {
-			s.opt.Logger.Warn("raftmeta: close the lost replica", "shard", k.id, "err", err)
-		}
+		k.takeDown(sh, why)
 	}
 	info, aside, err := s.node.Replace(k.id, s.logBackend(), s.opt.Clock())
 	if err != nil {
+		k.tried()
 		return false, doing, err
 	}
-	k.replaced = time.Now()
+	k.replaced, k.doubt = time.Now(), nil
 	s.opt.Logger.Warn("raftmeta: a new replica replaces the lost one", "shard", k.id, "replica", info.ID, "set_aside", aside)
 	fresh, err := s.openShard(k.id)
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if err != nil {
-		s.broken[k.id] = err
+		k.setBroken(err)
 		return false, doing, err
 	}
-	delete(s.broken, k.id)
-	s.shards[k.id] = fresh
+	k.serve(fresh)
 	return true, doing, nil
 }
 

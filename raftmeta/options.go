@@ -6,6 +6,8 @@ import (
 	"net"
 	"time"
 
+	pvfs "github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/hashicorp/raft"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/internal/wire"
@@ -117,6 +119,10 @@ type Options struct {
 	CheckInterval time.Duration
 
 	files vfile.FS // nil: the operating system's; what bbolt and Pebble write is there in any case
+
+	// Layers that fail below what does not go through files; nil: none.
+	pebbleFS   pvfs.FS
+	wrapStable func(raft.StableStore) raft.StableStore
 }
 
 func orDefault[T int | int64 | uint64 | time.Duration](v, def T) T {

@@ -79,7 +79,7 @@ func Open(o Options) (s *Server, err error) {
 	s.metrics = newMetrics(s)
 	for _, id := range s.node.Shards {
 		sh, err := s.openShard(id)
-		if err != nil && (!replaceable(err) || len(o.Nodes) == 0) {
+		if err != nil && (remedyOf(err) != renewal && !diskFailed(err) || len(o.Nodes) == 0) {
 			return s, err
 		}
 		if err != nil {

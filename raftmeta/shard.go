@@ -77,7 +77,7 @@ func (s *Server) openShard(id uint16) (_ *shard, err error) {
 	hlog := raftlog.New(sh.log, slog.LevelInfo)
 	sh.logs, err = replica.OpenLogs(dir, sh.info, replica.LogOptions{
 		Backend: o.Log, WALSegmentBytes: o.WALSegmentBytes, Files: o.files, Logger: hlog.Named("log"),
-		OnFail: func(err error) { sh.fatal(vfs.Wrap("raftmeta.log", err)) },
+		OnFail: func(err error) { sh.fatal(vfs.Wrap("raftmeta.log", err)) }, WrapStable: o.wrapStable,
 	})
 	if err != nil {
 		return nil, err
@@ -90,7 +90,7 @@ func (s *Server) openShard(id uint16) (_ *shard, err error) {
 		Dir: filepath.Join(dir, "state"), Shard: id, Cluster: s.node.Cluster,
 		MaxLevel: o.MaxLevel, CacheBytes: o.RecordCacheBytes,
 		BlockCache: s.blocks, MemTableBytes: o.MemTableBytes,
-		OnFatal: sh.fatal, Logger: sh.log, Files: o.files,
+		OnFatal: sh.fatal, Logger: sh.log, Files: o.files, PebbleFS: o.pebbleFS,
 	}, snaps)
 	if err != nil {
 		return nil, err
@@ -110,7 +110,7 @@ func (s *Server) openShard(id uint16) (_ *shard, err error) {
 		Results: machineResults,
 		Entry:   func(cmds, bytes int) { s.metrics.entry(id, cmds, bytes) },
 	})
-	if sh.raft, err = newRaft(conf, sh.host, sh.logs, snaps, sh.trans); err != nil {
+	if sh.raft, err = newRaft(conf, sh.host, sh.logs, snaps, transport{sh.trans}); err != nil {
 		return nil, vfs.Wrap(op, err)
 	}
 	sh.wg.Add(1)

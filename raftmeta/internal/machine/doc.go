@@ -36,9 +36,10 @@
 // does not know what its peers know. Nothing of that round is committed, nothing
 // later is applied, no snapshot is taken, reads fail, and Options.OnFatal is called once so
 // that the owner stops the replica. When the cause is gone (a newer release,
-// space on the disk) a restart goes on from the last committed round. Damage (KindCorrupt) has no such
+// space on the disk) it can be opened again. Damage (KindCorrupt) has no such
 // cause: the replica is replaced.
 //
-// Pebble ends the process when it finds a damaged table or cannot write its manifest. Here the replica
-// is stopped instead; a store that gave up may never close, and is then abandoned.
+// Pebble ends the process when it finds a damaged table or cannot write its manifest, and repeats a flush or compaction that failed
+// for ever. Here the replica is stopped instead; a store that gave up may never close, and is then abandoned. CURRENT is removed
+// then: a store that could not be written is not opened again, the next one is made of the newest snapshot and the log.
 package machine

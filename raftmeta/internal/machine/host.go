@@ -60,7 +60,12 @@ type Host struct {
 	digests   digestLog
 	advanced  chan struct{} // closed when published grows; nil: nobody waits
 	stopped   error
+	doubtful  bool          // the store failed to write and is the live one still
 	broken    chan struct{} // closed when the store called Fatalf: what it holds or waits for, it may for ever
+
+	failMu  sync.Mutex     // guards closed, and Add against Wait
+	closed  bool           // what a store says from here on changes nothing
+	failing sync.WaitGroup // goroutines of storeGaveUp
 }
 
 // Open opens the state in o.Dir, first restoring the newest snapshot in snaps if that is newer.
@@ -83,6 +88,13 @@ func Open(o Options, snaps *snapstore.Store) (*Host, error) {
 	if err != nil {
 		return nil, vfs.Wrap(op, err)
 	}
+	fresh := name
+	if name == "" {
+		// Not the name of one that is there: this process may have abandoned it, with its lock and goroutines.
+		if fresh, err = nextName(o.Files, o.Dir); err != nil {
+			return nil, vfs.Wrap(op, err)
+		}
+	}
 	if err := removeOthers(o.Files, o.Dir, name); err != nil {
 		return nil, vfs.Wrap(op, err)
 	}
@@ -91,11 +103,7 @@ func Open(o Options, snaps *snapstore.Store) (*Host, error) {
 			return nil, vfs.Errorf(vfs.KindCorrupt, op, "%s names a store that is not there: the replica is damaged: remove its directory and let a new replica join: %w", filepath.Join(o.Dir, currentFile), err)
 		}
 	}
-	if name == "" {
-		if name, err = nextName(o.Files, o.Dir); err != nil {
-			return nil, vfs.Wrap(op, err)
-		}
-	}
+	name = fresh
 	if err := h.load(name); err != nil {
 		return nil, err
 	}
@@ -127,7 +135,7 @@ func (h *Host) catchUp() error {
 
 // load opens the store name and publishes it.
 func (h *Host) load(name string) error {
-	db, err := openPebble(filepath.Join(h.opt.Dir, name), h.opt, h.storeFailed)
+	db, err := openPebble(filepath.Join(h.opt.Dir, name), h.opt, h.fail, h.storeGaveUp)
 	if err != nil {
 		return vfs.Wrap("machine.open", err)
 	}
@@ -177,8 +185,12 @@ func (h *Host) advance(index uint64) {
 	}
 }
 
-// applied notes the digest after an entry that is not published yet.
+// applied notes the digest after an entry that is not published yet. Not of one that the state had already, as when the log is replayed
+// after a restart: the digest is that of a later state.
 func (h *Host) applied(index uint64) {
+	if h.m.Applied() != index {
+		return
+	}
 	h.mu.Lock()
 	h.digests.add(index, h.m.Digest())
 	h.mu.Unlock()
@@ -315,18 +327,58 @@ func (h *Host) fail(err error) {
 	}
 }
 
-// storeFailed is called by the store when it cannot go on.
+// storeGaveUp is called by the store, on a goroutine that may hold the store's mutex. Whoever holds h.mu may wait for that, in
+// unref, so this does not take h.mu.
+func (h *Host) storeGaveUp(err error) {
+	h.failMu.Lock()
+	defer h.failMu.Unlock()
+	if h.closed {
+		return
+	}
+	h.failing.Add(1)
+	go func() {
+		defer h.failing.Done()
+		h.storeFailed(err)
+	}()
+}
+
+// storeFailed stops the machine because of its store.
+//
+// A store that could not be written is not opened again, be it by this process or the next one: after a failed sync the page cache
+// may show what the device does not have, and the next snapshot, for which the log is dropped, would contain it.
+// All that is in it is in the newest snapshot and in the log.
 func (h *Host) storeFailed(err error) {
 	if vfs.KindOf(err) != vfs.KindCorrupt { // the store itself goes on otherwise
 		h.mu.Lock()
+		first := !h.doubtful
+		h.doubtful = true
 		select {
 		case <-h.broken:
 		default:
 			close(h.broken)
 		}
 		h.mu.Unlock()
+		if first {
+			if err := h.Discard(); err != nil {
+				h.opt.Logger.Error("raftmeta: the state that could not be written cannot be discarded either", "shard", h.opt.Shard, "err", err)
+			}
+		}
 	}
 	h.fail(err)
+}
+
+// Discard makes sure that a store that could not be written is not opened again. Until it succeeds the state must not be opened.
+func (h *Host) Discard() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.doubtful {
+		return nil
+	}
+	if err := disown(h.opt.Files, h.opt.Dir); err != nil {
+		return vfs.Wrap("machine.discard", err)
+	}
+	h.doubtful = false
+	return nil
 }
 
 // closeTimeout bounds the wait for a store that called Fatalf.
@@ -394,10 +446,14 @@ func (h *Host) Close() error {
 	h.retire()
 	h.gen.Lock()
 	defer h.gen.Unlock()
-	if h.db == nil {
-		return nil
+	var err error
+	if h.db != nil {
+		err = h.closeStore(h.db)
+		h.db = nil
 	}
-	err := h.closeStore(h.db)
-	h.db = nil
+	h.failMu.Lock()
+	h.closed = true
+	h.failMu.Unlock()
+	h.failing.Wait()
 	return err
 }

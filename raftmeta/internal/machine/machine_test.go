@@ -436,3 +436,34 @@ func TestDamagedState(t *testing.T) {
 		t.Fatalf("open: %v", err)
 	}
 }
+
+// When the log is replayed after a restart, entries that the state has already are told no digest: it would be that of the state, not of the
+// entry, and another replica that is there right now would differ.
+func TestReplayTellsNoWrongDigest(t *testing.T) {
+	n := open(t, t.TempDir())
+	n.apply(1, 100)
+	want := map[uint64][]byte{}
+	for i := uint64(1); i <= 100; i++ {
+		if d, ok := n.host.DigestAt(i); ok {
+			want[i] = d
+		}
+	}
+	if err := n.host.db.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	c := n.crash()
+	for i := uint64(1); i <= 120; i++ {
+		c.host.ApplyBatch([]*raft.Log{log(i)})
+	}
+	for i := uint64(1); i <= 100; i++ {
+		if d, ok := c.host.DigestAt(i); ok && !bytes.Equal(d, want[i]) {
+			t.Fatalf("entry %d: digest %x, was %x", i, d, want[i])
+		}
+	}
+	if d, ok := c.host.DigestAt(100); !ok || !bytes.Equal(d, want[100]) {
+		t.Error("the digest of the newest entry is not known")
+	}
+	if _, ok := c.host.DigestAt(110); !ok {
+		t.Error("the digest of a new entry is not known")
+	}
+}

@@ -74,7 +74,7 @@ func (h *Host) round(logs []*raft.Log, out []any) (int, error) {
 				b.Batch = nil // it may be in use still
 			}
 			err = vfs.Wrap("machine.apply", err)
-			h.fail(err)
+			h.storeFailed(err)
 			return 0, err
 		}
 		h.m.Flushed()

@@ -9,7 +9,9 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -65,6 +67,14 @@ func setCurrent(files vfile.FS, dir, name string) error {
 		return err
 	}
 	return vfile.WriteFileAtomic(files, dir, currentFile, []byte(name+"\n"))
+}
+
+// disown makes the live store none, durably: the next Open restores the newest snapshot and has the log applied after it.
+func disown(files vfile.FS, dir string) error {
+	if err := files.Remove(filepath.Join(dir, currentFile)); err != nil && !vfile.IsNotExist(err) {
+		return err
+	}
+	return files.SyncDir(dir)
 }
 
 // removeOthers removes every store but keep.
@@ -144,8 +154,9 @@ func copyFile(files vfile.FS, from, to string) error {
 	return errors.Join(err, out.Close())
 }
 
-// openPebble opens the store in dir. fatal is called when it cannot go on, on any goroutine.
-func openPebble(dir string, o Options, fatal func(error)) (*pebble.DB, error) {
+// openPebble opens the store in dir. damaged is called by who reads a damaged table, fatal when the store cannot go on, on a goroutine
+// that may hold its mutex.
+func openPebble(dir string, o Options, damaged, fatal func(error)) (*pebble.DB, error) {
 	po := &pebble.Options{
 		FS:                          o.PebbleFS,
 		DisableWAL:                  true,
@@ -158,8 +169,8 @@ func openPebble(dir string, o Options, fatal func(error)) (*pebble.DB, error) {
 		Logger:                      pebbleLog{o.Logger, fatal},
 		EventListener: &pebble.EventListener{
 			// By default Pebble ends the process.
-			DataCorruption:  func(i pebble.DataCorruptionInfo) { fatal(damagedState("pebble: " + i.String())) },
-			BackgroundError: func(err error) { backgroundError(o.Logger, fatal, err) },
+			DataCorruption:  func(i pebble.DataCorruptionInfo) { damaged(damagedState("pebble: " + i.String())) },
+			BackgroundError: backgroundErrors(o.Logger, fatal),
 		},
 	}
 	for i := range po.Levels {
@@ -211,11 +222,24 @@ func classify(err error) error {
 	return err
 }
 
-// backgroundError is called when a flush or a compaction failed. Pebble tries it again; a damaged table stays damaged.
-func backgroundError(log *slog.Logger, fatal func(error), err error) {
-	log.Error("pebble: background error", "err", err)
-	if pebble.IsCorruptionError(err) {
-		fatal(classify(err))
+// failedPause is the pause after each further background error of a store that failed.
+const failedPause = 100 * time.Millisecond
+
+// backgroundErrors is called when a flush or a compaction failed. Pebble tries it again at once, for ever, and stops taking writes when
+// it has too much in memory: the replica would lead and hang. So it stops at the first one. What a failed sync should have made durable may be
+// gone while the page cache still shows it, so the store is not used again either: see Host.storeFailed.
+func backgroundErrors(log *slog.Logger, fatal func(error)) func(error) {
+	var failed atomic.Bool
+	return func(err error) {
+		if errors.Is(err, pebble.ErrClosed) {
+			return
+		}
+		if failed.Swap(true) {
+			time.Sleep(failedPause)
+			return
+		}
+		log.Error("pebble: background error", "err", err)
+		fatal(vfs.Wrap("machine.store", classify(err)))
 	}
 }
 

@@ -133,6 +133,7 @@ func (c *checked) StoreLogs(ls []*raft.Log) error {
 		ptrs[i] = &with[i]
 	}
 	if err := caught("the Raft log", func() error { return c.store.StoreLogs(ptrs) }); err != nil {
+		c.damaged(err) // Raft's cache above says it without its cause
 		return err
 	}
 	return c.tail.raise(ls[len(ls)-1].Index)

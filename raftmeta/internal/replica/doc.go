@@ -30,7 +30,7 @@
 //
 // A write or sync that failed breaks the log, of either backend, until it is opened
 // again: see walFS and fault. The replica stops then, and acknowledges nothing more. On opening,
-// the segment that is recovered is synced and dropped from the page cache, so that recovery finds
+// the segment that is recovered, and bbolt's files, are synced and dropped from the page cache, so that what is read is
 // what the device holds. A value of the stable store that could not be saved stops the
 // replica too: Raft gives no vote that was not saved, and where it would end the process because it cannot save its
 // term, or read a committed entry, only its goroutine ends (stable, Logs.GetLog).

@@ -41,6 +41,9 @@ type LogOptions struct {
 	// OnFail is called once, by who changes or reads the log, when a change failed, and all later ones will, or when
 	// the log is damaged (KindCorrupt). It must not wait for Raft.
 	OnFail func(error)
+
+	// WrapStable, if set, puts a layer that fails between this package and the stable store, whose file is not among Files.
+	WrapStable func(raft.StableStore) raft.StableStore
 }
 
 // Logs are the opened log and stable store of a replica.
@@ -78,6 +81,9 @@ func openLogs(dir string, info Info, o LogOptions, fresh bool) (*Logs, error) {
 	stableFile := filepath.Join(dir, stableFile)
 	if !fresh {
 		for _, f := range []string{stableFile, logFile} {
+			if err := settle(f); err != nil {
+				return nil, vfs.Wrap(op, err)
+			}
 			err := checkBolt(f)
 			if vfs.KindOf(err) == vfs.KindCorrupt {
 				return nil, err
@@ -108,7 +114,11 @@ func openLogs(dir string, info Info, o LogOptions, fresh bool) (*Logs, error) {
 	if err != nil {
 		return fail(err)
 	}
-	st := &stable{store: s.(raft.StableStore), all: info.Checked, fault: &l.fault}
+	votes := s.(raft.StableStore)
+	if o.WrapStable != nil {
+		votes = o.WrapStable(votes)
+	}
+	st := &stable{store: votes, all: info.Checked, fault: &l.fault}
 	if err := st.check(); err != nil {
 		return fail(err)
 	}
@@ -143,6 +153,24 @@ func openLogs(dir string, info Info, o LogOptions, fresh bool) (*Logs, error) {
 	}
 	l.fault.tell(o.OnFail) // not before: a log that cannot be opened is an error of OpenLogs
 	return l, nil
+}
+
+// settle makes what is read of a file be what the device has, as walFS.OpenWriter does for the end of the log: what a killed process wrote
+// and did not sync is synced, what a failed sync lost is dropped from the page cache. Else a vote that this replica sees, and keeps to, would be
+// gone after a power cut. bbolt's files are the operating system's in any case.
+func settle(path string) error {
+	f, err := (vfile.OS{}).Open(path)
+	if vfile.IsNotExist(err) {
+		return nil // for whoever reads it to say
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	return f.DropCache()
 }
 
 // closingStore is a log store that is closed; bbolt's is a stable store as well.
