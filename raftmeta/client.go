@@ -196,6 +196,8 @@ type item struct {
 	sent bool         // guarded by clientShard.mu
 
 	bare bool // a command that needs no identity
+
+	maybe bool // a command that may have taken effect: an attempt's answer was lost; its call's goroutine only
 }
 
 type outcome struct {

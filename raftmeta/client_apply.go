@@ -3,6 +3,7 @@ package raftmeta
 import (
 	"context"
 
+	"github.com/rackfs/rackfs/internal/wire"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -21,7 +22,8 @@ const (
 //
 // A result with an error kind becomes a *vfs.Error of that kind. KindUnknown means that ctx ended, or the
 // client was closed, while the command was on its way; the client goes on to find out, and does not use its identity for
-// anything else. Any other error means that the command had no effect and will have none.
+// anything else. Or an answer was lost and the origin ended before it could be asked for again; then KindUnknownOrigin is its cause, and the
+// caller must not repeat the command under another origin as if it had not happened. Any other error means that the command had no effect and will have none.
 func (c *Client) Apply(ctx context.Context, shard uint16, cmd *metapb.Command) (*metapb.Result, error) {
 	if cmd.Time == nil {
 		now := c.opt.Clock()
@@ -152,8 +154,15 @@ func (s *clientShard) tryCommands(items []*item) []*item {
 	r, err := s.call(OpPropose, req)
 	if err != nil {
 		if final(err) {
-			fail(items, vfs.Wrap(opApply, err))
+			for _, it := range items {
+				it.done <- outcome{err: s.refused(it, vfs.Wrap(opApply, err))}
+			}
 			return nil
+		}
+		if !wire.NotSent(err) && !(wire.Answered(err) && vfs.KindOf(err) != vfs.KindUnknown) {
+			for _, it := range items {
+				it.maybe = true
+			}
 		}
 		return items
 	}
@@ -161,6 +170,9 @@ func (s *clientShard) tryCommands(items []*item) []*item {
 	err = reply.UnmarshalVT(r.Meta)
 	r.Release()
 	if err != nil || len(reply.Results) != len(items) {
+		for _, it := range items {
+			it.maybe = true
+		}
 		s.c.opt.Logger.Error("raftmeta: malformed answer to commands", "shard", s.id, "err", err, "results", len(reply.Results), "commands", len(items))
 		return items
 	}
@@ -168,10 +180,22 @@ func (s *clientShard) tryCommands(items []*item) []*item {
 	for i, it := range items {
 		switch k := vfs.Kind(reply.Results[i].Kind); k {
 		case vfs.KindNotLeader, vfs.KindUnknown: // said by the voter; never by the state machine
+			it.maybe = it.maybe || k == vfs.KindUnknown
 			left = append(left, it)
+		case vfs.KindUnknownOrigin: // the state machine does not know its earlier answers any more
+			it.done <- outcome{err: s.refused(it, &vfs.Error{Kind: k, Op: opApply, Text: reply.Results[i].Text})}
 		default:
 			it.done <- outcome{result: reply.Results[i]}
 		}
 	}
 	return left
+}
+
+// refused is the error of a command that was refused before the state machine looked for what it had answered earlier: of the attempt before, of
+// which the answer was lost, it says nothing.
+func (s *clientShard) refused(it *item, err error) error {
+	if !it.maybe {
+		return err
+	}
+	return vfs.Errorf(vfs.KindUnknown, opApply, "shard %d may have run the command: the answer was lost, and it is not told again: %w", s.id, err)
 }

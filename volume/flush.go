@@ -313,7 +313,7 @@ func (v *Volume) commitBatch(e *inode, batch []flushed) {
 			v.flushedChunk(e, f.ch)
 		}
 	}
-	switch vfs.KindOf(err) {
+	switch kindOfCommand(err) {
 	case vfs.KindFenced, vfs.KindUnknownOrigin:
 		if e.lease.Epoch == epoch { // else it was lost before, and what is dirty is under another one
 			v.loseLease(e, err)

@@ -106,7 +106,7 @@ func (v *Volume) setLeased(ctx context.Context, c *vfs.Cred, e *inode, s vfs.Set
 	r, err := v.apply(ctx, op, c, &metapb.Command{Op: &metapb.Command_SetAttr{SetAttr: ask}})
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	switch vfs.KindOf(err) {
+	switch kindOfCommand(err) {
 	case vfs.KindOK:
 	case vfs.KindFenced, vfs.KindUnknownOrigin:
 		v.loseLease(e, err)

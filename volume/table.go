@@ -297,7 +297,7 @@ func (v *Volume) giveBackLease(ctx context.Context, e *inode, flush bool) {
 	ask := &metapb.ReleaseLease{Ino: uint64(e.ino), Epoch: e.lease.Epoch, Change: e.top()}
 	e.mu.Unlock()
 	_, err := v.apply(ctx, "lease.release", nil, &metapb.Command{Op: &metapb.Command_ReleaseLease{ReleaseLease: ask}})
-	switch vfs.KindOf(err) {
+	switch kindOfCommand(err) {
 	case vfs.KindOK, vfs.KindFenced, vfs.KindStale, vfs.KindUnknownOrigin:
 		e.mu.Lock()
 		v.loseLease(e, nil) // nothing is dirty, so nothing is lost

@@ -3,6 +3,7 @@ package volume
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -302,4 +303,13 @@ func (v *Volume) verifier(losses uint64) (out vfs.Verifier) {
 	binary.BigEndian.PutUint64(b[16:], losses)
 	binary.BigEndian.PutUint64(out[:], xxhash.Sum64(b[:]))
 	return out
+}
+
+// kindOfCommand is the kind of a command's error: KindUnknownOrigin also where it is only the cause, as when nothing is known
+// of what the command did. The leases have ended in any case.
+func kindOfCommand(err error) vfs.Kind {
+	if errors.Is(err, vfs.KindUnknownOrigin.Err("")) {
+		return vfs.KindUnknownOrigin
+	}
+	return vfs.KindOf(err)
 }
