@@ -62,7 +62,7 @@ func once(op vfile.Op, part string, keep int64) func(vfile.Call) *vfile.Fault {
 	}
 }
 
-// stableOp and stateOp are the operations of the stable store and of Pebble, as the disk sees them.
+// The stable store and the directory of the state, as the disk sees them.
 const (
 	stableName = "stable.db"
 	stateName  = "/state/"
@@ -303,6 +303,19 @@ func TestDeadDisk(t *testing.T) {
 		if st, _ := c.status(victim, 1); st.Member != Lost {
 			t.Fatalf("it runs on a dead disk: %+v", st)
 		}
+		// Nor does a restart, which leaves the node's other shards alone.
+		disks[victim].set(func(call vfile.Call) *vfile.Fault {
+			if !strings.Contains(call.Name, "shard-00001") {
+				return nil
+			}
+			return &vfile.Fault{Err: syscall.EIO}
+		})
+		c.stop(victim)
+		c.start(victim)
+		if st, _ := c.status(victim, 1); st.Member != Lost || !strings.Contains(st.Err, syscall.EIO.Error()) {
+			t.Fatalf("started on a dead disk: %+v", st)
+		}
+		w.more(20)
 		disks[victim].set(nil)
 		c.votes(victim, "")
 		c.needed(victim, w)
