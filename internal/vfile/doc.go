@@ -43,6 +43,9 @@ type FS interface {
 	Create(name string) (File, error)
 	// Open opens an existing file for reading and writing.
 	Open(name string) (File, error)
+	// OpenRead opens an existing file for reading only, as one of a file system that is mounted
+	// read-only has to be.
+	OpenRead(name string) (File, error)
 	// Stat follows symbolic links, as os.Stat does.
 	Stat(name string) (fs.FileInfo, error)
 	// Remove removes a file or an empty directory.
@@ -64,6 +67,8 @@ type FS interface {
 	// Lock takes the exclusive lock file name, creating it if needed, and
 	// fails at once if another holder has it. Closing releases it.
 	Lock(name string) (io.Closer, error)
+	// LockRead is Lock of a file that exists, without writing anything.
+	LockRead(name string) (io.Closer, error)
 	// Free is the number of bytes that can still be allocated under dir.
 	Free(dir string) (uint64, error)
 }
@@ -101,7 +106,7 @@ type File interface {
 
 // ReadFile reads a whole file of at most limit bytes.
 func ReadFile(fsys FS, name string, limit int64) ([]byte, error) {
-	f, err := fsys.Open(name)
+	f, err := fsys.OpenRead(name)
 	if err != nil {
 		return nil, err
 	}

@@ -105,6 +105,9 @@ func (f *Faults) Create(name string) (File, error) { return f.file(OpCreate, nam
 // Open implements FS.
 func (f *Faults) Open(name string) (File, error) { return f.file(OpOpen, name, f.fs.Open) }
 
+// OpenRead implements FS.
+func (f *Faults) OpenRead(name string) (File, error) { return f.file(OpOpen, name, f.fs.OpenRead) }
+
 func (f *Faults) file(op Op, name string, open func(string) (File, error)) (File, error) {
 	var in File
 	err := f.do(Call{Op: op, Name: name}, func() (err error) {
@@ -173,6 +176,14 @@ func (f *Faults) Lock(name string) (c io.Closer, err error) {
 		return nil, x.Err
 	}
 	return f.fs.Lock(name)
+}
+
+// LockRead implements FS. It fails as Open does, since it writes nothing.
+func (f *Faults) LockRead(name string) (c io.Closer, err error) {
+	if x := f.fault(Call{Op: OpOpen, Name: name}); x != nil {
+		return nil, x.Err
+	}
+	return f.fs.LockRead(name)
 }
 
 // Free implements FS.

@@ -386,6 +386,12 @@ func (m *Mem) Lock(name string) (io.Closer, error) {
 	return &memLock{m, name}, nil
 }
 
+// OpenRead implements FS.
+func (m *Mem) OpenRead(name string) (File, error) { return m.Open(name) }
+
+// LockRead implements FS.
+func (m *Mem) LockRead(name string) (io.Closer, error) { return m.Lock(name) }
+
 // Free implements FS.
 func (m *Mem) Free(string) (uint64, error) {
 	m.mu.Lock()

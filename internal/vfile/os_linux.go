@@ -16,6 +16,12 @@ var ErrLocked = errors.New("locked by another process")
 // IsNotExist reports whether err says that a name does not exist.
 func IsNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }
 
+// IsReadOnly reports whether err says that nothing may be written there: a file system that is mounted
+// read-only, or a directory or file without permission.
+func IsReadOnly(err error) bool {
+	return errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM)
+}
+
 // OS is the operating system's file system.
 type OS struct{}
 
@@ -29,6 +35,15 @@ func (OS) Create(name string) (File, error) {
 
 func (OS) Open(name string) (File, error) {
 	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	return &osFile{f}, nil
+}
+
+// OpenRead implements FS. What writes to the file fails with EBADF.
+func (OS) OpenRead(name string) (File, error) {
+	f, err := os.Open(name)
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +77,14 @@ func (OS) SyncDir(dir string) error {
 }
 
 func (OS) Lock(name string) (io.Closer, error) {
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	return lockFile(name, os.O_RDWR|os.O_CREATE)
+}
+
+// LockRead implements FS.
+func (OS) LockRead(name string) (io.Closer, error) { return lockFile(name, os.O_RDONLY) }
+
+func lockFile(name string, flag int) (io.Closer, error) {
+	f, err := os.OpenFile(name, flag, 0o600)
 	if err != nil {
 		return nil, err
 	}

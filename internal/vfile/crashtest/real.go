@@ -169,12 +169,17 @@ func (r *Real) Open(name string) (vfile.File, error) {
 	return realFile{f, m}, err
 }
 
+func (r *Real) OpenRead(name string) (vfile.File, error) { return r.Open(name) }
+
 func (r *Real) Stat(name string) (fs.FileInfo, error) { return vfile.OS{}.Stat(name) }
 func (r *Real) List(dir string) ([]string, error)     { return vfile.OS{}.List(dir) }
 func (r *Real) Lock(name string) (io.Closer, error)   { return vfile.OS{}.Lock(name) }
-func (r *Real) Free(dir string) (uint64, error)       { return vfile.OS{}.Free(dir) }
-func (r *Real) SyncDir(dir string) error              { return r.disk.SyncDir(dir) }
-func (r *Real) Link(o, n string) error                { return r.both(func(f vfile.FS) error { return f.Link(o, n) }) }
+func (r *Real) LockRead(name string) (io.Closer, error) {
+	return vfile.OS{}.LockRead(name)
+}
+func (r *Real) Free(dir string) (uint64, error) { return vfile.OS{}.Free(dir) }
+func (r *Real) SyncDir(dir string) error        { return r.disk.SyncDir(dir) }
+func (r *Real) Link(o, n string) error          { return r.both(func(f vfile.FS) error { return f.Link(o, n) }) }
 func (r *Real) Rename(o, n string) error {
 	return r.both(func(f vfile.FS) error { return f.Rename(o, n) })
 }
