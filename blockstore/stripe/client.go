@@ -26,6 +26,8 @@ type Client struct {
 	anyAvoided atomic.Bool
 
 	latency [2]latency // of fetches up to smallFetch bytes, and longer ones
+	puts    [2]latency // of shards likewise, divided by how many were under way to the target
+	load    load
 }
 
 // trouble is a target that failed.
@@ -40,6 +42,7 @@ func New(o Options) *Client {
 	return &Client{
 		o: o.withDefaults(), zeros: make([]byte, blockstore.MinShard),
 		encoders: make(map[placement.Profile]reedsolomon.Encoder), avoided: make(map[placement.Target]*trouble),
+		load: load{n: make(map[placement.Target]int)},
 	}
 }
 

@@ -33,6 +33,7 @@ var clusterID = segment.ID{1, 2, 3}
 type realNode struct {
 	name string
 	dir  string
+	addr string
 	// capacity of its store, in small segments; 0: unbounded
 	capacity int64
 	store    *store.Store
@@ -81,6 +82,7 @@ func startSized(t testing.TB, capacities []int64, k, m, pgs int, mode wire.Mode,
 		node := &realNode{name: name, capacity: capacity, dir: t.TempDir(), done: make(chan error, 1)}
 		c.nodes = append(c.nodes, node)
 		addr := node.start(t, mode, ca)
+		node.addr = addr
 		sec := wire.Security{Mode: mode, Self: wire.Peer{Name: "gw", Roles: []string{blockstore.RoleGateway}}}
 		if ca != nil {
 			sec.TLS = gateway.ClientTLS(name)

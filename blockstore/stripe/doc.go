@@ -13,8 +13,12 @@
 // any. Redundancy is never reduced to make a write succeed: every group of a
 // pool has its m. The block's k is that of the group that took it.
 //
-// A target that did not answer costs one write the timeout of an attempt. After that, where Probe is called,
-// writes keep off it until it answered a probe and said that it takes writes and has room for them.
+// A target that takes connections and does not answer, or is far slower than targets usually are, ends the attempt
+// like one that failed. How long it may take follows the measured times of shards, as mean + 4 deviations times the number of
+// shards on their way to the target, but at least PatienceMin; PatienceAlone if no other group could take the block; and all
+// of AttemptTimeout in the last attempt. An attempt that was cut short counts as a time measured, so patience grows as long as
+// it is too short. What the abandoned attempt left in its group is collected like that of any other. After that, where Probe is
+// called, writes keep off the target until it answered a probe and said that it takes writes and has room for them.
 //
 // # Read
 //

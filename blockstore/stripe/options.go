@@ -22,6 +22,10 @@ const (
 	DefaultHedgeMin       = 20 * time.Millisecond
 	DefaultHedgeMax       = 2 * time.Second
 	DefaultProbeTimeout   = 2 * time.Second
+	DefaultPatienceMin    = 500 * time.Millisecond
+	// DefaultPatienceAlone is longer than it takes the cluster's leader to notice that a store does not
+	// answer (1 s), and to open groups without it.
+	DefaultPatienceAlone = 3 * time.Second
 )
 
 // Caller makes calls to one node. *wire.Client is one.
@@ -59,6 +63,9 @@ type Options struct {
 	WriteAttempts  int           // placement groups tried for a block
 	AttemptTimeout time.Duration // for all shards of one attempt
 	FetchTimeout   time.Duration // for one shard's part of a read
+	// PatienceMin is the least time that an attempt to write waits for a slow target before another group is
+	// tried, PatienceAlone that when there is no other one.
+	PatienceMin, PatienceAlone time.Duration
 	// BackoffMin and BackoffMax bound how long a target is avoided after a failure.
 	BackoffMin, BackoffMax time.Duration
 	// HedgeMin and HedgeMax bound how long a read waits for a shard before
@@ -86,7 +93,7 @@ func (o Options) withDefaults() Options {
 		{&o.AttemptTimeout, DefaultAttemptTimeout}, {&o.FetchTimeout, DefaultFetchTimeout},
 		{&o.BackoffMin, DefaultBackoffMin}, {&o.BackoffMax, DefaultBackoffMax},
 		{&o.HedgeMin, DefaultHedgeMin}, {&o.HedgeMax, DefaultHedgeMax},
-		{&o.ProbeTimeout, DefaultProbeTimeout},
+		{&o.ProbeTimeout, DefaultProbeTimeout}, {&o.PatienceMin, DefaultPatienceMin}, {&o.PatienceAlone, DefaultPatienceAlone},
 	} {
 		if *d.v <= 0 {
 			*d.v = d.def
@@ -107,6 +114,7 @@ func (o Options) withDefaults() Options {
 // Metrics are the collectors of a Client.
 type Metrics struct {
 	Writes, WriteBytes, WriteRetries, WritesFailed prometheus.Counter
+	WritesSlow                                     prometheus.Counter
 	Reads, ReadBytes                               prometheus.Counter
 	Rebuilds, Hedges, HedgesWon, BadShards         prometheus.Counter
 }
@@ -123,6 +131,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		Writes:       counter("writes_total", "Blocks written."),
 		WriteBytes:   counter("write_bytes_total", "Bytes of blocks written, without parity."),
 		WriteRetries: counter("write_retries_total", "Attempts abandoned for another placement group."),
+		WritesSlow:   counter("writes_slow_total", "Attempts abandoned because a block server was much slower than usual."),
 		WritesFailed: counter("writes_failed_total", "Blocks that no attempt could write."),
 		Reads:        counter("reads_total", "Ranges of blocks read."),
 		ReadBytes:    counter("read_bytes_total", "Bytes read."),

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/rackfs/rackfs/blockstore"
 	"github.com/rackfs/rackfs/internal/wire"
@@ -29,7 +30,7 @@ func (c *Client) Write(ctx context.Context, m Map, w *Write) (*placement.PG, err
 		if pg == nil {
 			break
 		}
-		err := c.writeTo(ctx, m, pg, w)
+		err := c.writeTo(ctx, m, pg, w, c.patience(pgs, pg, w, tried))
 		if err == nil {
 			c.o.Metrics.Writes.Inc()
 			c.o.Metrics.WriteBytes.Add(float64(len(w.Data)))
@@ -59,8 +60,8 @@ func (c *Client) Write(ctx context.Context, m Map, w *Write) (*placement.PG, err
 }
 
 // writeTo makes one attempt. It returns when all its calls have ended, for
-// they refer to w.Data.
-func (c *Client) writeTo(ctx context.Context, m Map, pg *placement.PG, w *Write) error {
+// they refer to w.Data. Targets that did not answer after patience make it fail, and are avoided.
+func (c *Client) writeTo(ctx context.Context, m Map, pg *placement.PG, w *Write, patience time.Duration) error {
 	s, err := shapeIn(pg, len(w.Data))
 	if err != nil {
 		return err
@@ -74,7 +75,15 @@ func (c *Client) writeTo(ctx context.Context, m Map, pg *placement.PG, w *Write)
 	defer stop()
 	cctx, cancel := context.WithCancelCause(timed)
 	defer cancel(nil)
-	var wg sync.WaitGroup
+	var wg, watch sync.WaitGroup
+	waiting := &waitingFor{began: time.Now(), targets: map[placement.Target]int{}}
+	for i := range shards {
+		if s.Stored(i) {
+			waiting.targets[pg.Slots[i].Target] = c.load.begin(pg.Slots[i].Target)
+		}
+	}
+	ended := make(chan struct{})
+	watch.Go(func() { c.watch(cctx, cancel, waiting, s.ShardLen, patience, ended) })
 	for i := range shards {
 		if !s.Stored(i) {
 			continue
@@ -84,8 +93,11 @@ func (c *Client) writeTo(ctx context.Context, m Map, pg *placement.PG, w *Write)
 			defer wg.Done()
 			t := pg.Slots[i].Target
 			err := c.put(cctx, m, t, pg, i, s, w, shards[i])
+			depth := waiting.answered(t)
+			c.load.end(t)
 			switch {
 			case err == nil:
+				c.putLatency(s.ShardLen).add(time.Since(waiting.began) / time.Duration(depth))
 				c.worked(t)
 				return
 			case cctx.Err() != nil && timed.Err() == nil:
@@ -97,6 +109,8 @@ func (c *Client) writeTo(ctx context.Context, m Map, pg *placement.PG, w *Write)
 		}()
 	}
 	wg.Wait()
+	close(ended)
+	watch.Wait()
 	if timed.Err() != nil {
 		return vfs.Errorf(vfs.KindUnavailable, "stripe.put", "pg %d: %w", pg.ID, timed.Err())
 	}
