@@ -20,7 +20,12 @@ func (s *Store) anyBad() bool {
 
 // isBad reports whether the shard is marked bad.
 func (s *Store) isBad(k segment.Key) (bool, error) {
-	bad, err := has(s.db, badKey(k))
+	db, done, err := s.reading()
+	if err != nil {
+		return false, err
+	}
+	defer done()
+	bad, err := has(db, badKey(k))
 	if err != nil {
 		return false, s.indexError(err)
 	}
@@ -56,13 +61,13 @@ func damage(err error) bool {
 // checkBad finds out whether the shard, which failed a check at l, is bad, marks
 // it so, and returns why. moved means that it is not at l any more.
 func (s *Store) checkBad(ctx context.Context, k segment.Key, l location) (bad error, moved bool, err error) {
+	o := &op{keys: []segment.Key{k}, olds: []*location{&l}, mark: true, done: make(chan struct{})}
 	s.mu.Lock()
-	if err := s.claim(ctx, k); err != nil {
+	if err := s.claimFor(ctx, o, k); err != nil {
 		s.mu.Unlock()
 		return nil, false, err
 	}
 	s.mu.Unlock()
-	o := &op{keys: []segment.Key{k}, olds: []*location{&l}, mark: true, done: make(chan struct{})}
 	now, ok, err := s.lookup(k)
 	if err != nil || !ok || now != l {
 		s.finish([]*op{o}, nil)
@@ -124,7 +129,12 @@ func clampLimit(limit int) int {
 // each calls fn for the entries of the index from lower to before upper until it
 // returns false or an error, which counts as one of the index.
 func (s *Store) each(ctx context.Context, lower, upper []byte, fn func(key, value []byte) (bool, error)) (err error) {
-	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+	db, done, err := s.reading()
+	if err != nil {
+		return err
+	}
+	defer done()
+	it, err := db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
 	if err != nil {
 		return s.indexError(err)
 	}
@@ -154,7 +164,7 @@ func (s *Store) each(ctx context.Context, lower, upper []byte, fn func(key, valu
 func (s *Store) markMissing(ctx context.Context, pos position) error {
 	lower := []byte{prefixShard}
 	for {
-		b := s.db.NewBatch()
+		b := s.ix.db.NewBatch()
 		c := newChange(b)
 		var found []segment.Key
 		err := s.each(ctx, lower, []byte{prefixShard + 1}, func(key, value []byte) (bool, error) {

@@ -72,6 +72,9 @@ func (s *Store) compactor() {
 			return
 		case <-s.kick:
 		}
+		if s.toRebuild() {
+			s.rebuild(s.ctx)
+		}
 		s.compactAll(s.ctx)
 	}
 }
@@ -281,22 +284,16 @@ func (s *Store) appendAllEpochs(ctx context.Context) error {
 
 // flushIndex makes the index durable as it is now, or as it is a little later.
 func (s *Store) flushIndex(ctx context.Context) error {
-	const op = "store.flush"
-	flushed, err := s.db.AsyncFlush()
-	if err != nil {
-		return vfs.Errorf(vfs.KindIO, op, "index: %w", err)
-	}
-	select {
-	case <-flushed:
-		// A flush that failed is tried again by Pebble until it succeeds, and the store refuses writes meanwhile.
+	err := s.ix.flush(ctx)
+	if err == nil {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return s.failed
-	case <-s.broken:
-		return errBroken
-	case <-ctx.Done():
-		return ctx.Err()
 	}
+	if ctx.Err() != nil {
+		return err
+	}
+	return vfs.Errorf(vfs.KindIO, "store.flush", "index: %w", err)
 }
 
 // pace holds compaction to its rate after n bytes that took since start.

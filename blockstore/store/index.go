@@ -3,10 +3,8 @@ package store
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 
 	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/rackfs/rackfs/blockstore/segment"
 )
 
@@ -264,7 +262,7 @@ func (s *Store) commit(c *change, pos position) error {
 	if err := c.batch.Set([]byte{prefixMeta}, encodeMeta(s.super.store, pos), nil); err != nil {
 		return err
 	}
-	if err := c.batch.Commit(pebble.NoSync); err != nil {
+	if err := s.ix.commit(c.batch); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -281,39 +279,4 @@ func (s *Store) commit(c *change, pos position) error {
 	s.m.LiveBytes.Set(float64(s.liveTotal))
 	s.m.BadNow.Set(float64(s.bad))
 	return nil
-}
-
-// pebbleOptions keeps the index small in memory: about four memtables and the cache.
-func (o *Options) pebbleOptions(background, damaged func(error)) *pebble.Options {
-	p := &pebble.Options{
-		FS:                          o.IndexFS,
-		DisableWAL:                  true,
-		Cache:                       o.IndexCache,
-		MemTableSize:                o.MemTableBytes,
-		MemTableStopWritesThreshold: 4,
-		MaxOpenFiles:                256,
-		FormatMajorVersion:          pebble.FormatTableFormatV6,
-		Logger:                      pebbleLogger{o.Logger},
-	}
-	// A table that cannot be written is retried for ever, while memtables pile up: the store stops
-	// accepting writes instead.
-	// Pebble's own answer to a damaged table is to end the process, but the index can be made anew.
-	p.EventListener = &pebble.EventListener{
-		BackgroundError: background,
-		DataCorruption:  func(i pebble.DataCorruptionInfo) { damaged(fmt.Errorf("%s: %w", i.Path, i.Details)) },
-	}
-	p.Levels[0].FilterPolicy = bloom.FilterPolicy(10)
-	p.EnsureDefaults()
-	return p
-}
-
-// pebbleLogger passes on what Pebble considers errors; its narration of
-// flushes and compactions is for debugging.
-type pebbleLogger struct{ l *slog.Logger }
-
-func (p pebbleLogger) Infof(format string, args ...any)  { p.l.Debug(fmt.Sprintf(format, args...)) }
-func (p pebbleLogger) Errorf(format string, args ...any) { p.l.Error(fmt.Sprintf(format, args...)) }
-func (p pebbleLogger) Fatalf(format string, args ...any) {
-	p.l.Error(fmt.Sprintf(format, args...))
-	panic("store: index: " + fmt.Sprintf(format, args...))
 }

@@ -20,7 +20,9 @@ type Metrics struct {
 	CompactedBytes         prometheus.Counter
 	Replayed, ReplayedTorn prometheus.Counter
 	IndexRebuilds          prometheus.Counter
+	IndexRebuilding        prometheus.Gauge // 1 while one is, and the store serves
 	WriteFailed            prometheus.Gauge // 1 while the store refuses writes
+	ReadOnly               prometheus.Gauge // 1 if that is because it was opened on what cannot be written
 }
 
 // NewMetrics makes the collectors, with labels on each of them, and registers
@@ -43,26 +45,28 @@ func NewMetrics(r prometheus.Registerer, labels prometheus.Labels) *Metrics {
 		GetBytes: counter("get_bytes_total", "Bytes of shards read."),
 		Refused: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "rackfs_store_puts_refused_total",
 			Help: "Puts refused, by kind of error.", ConstLabels: labels}, []string{"kind"}),
-		BadShards:      counter("bad_shards_total", "Shards found to fail their checks."),
-		Syncs:          counter("syncs_total", "fdatasync calls for groups of records."),
-		SyncSeconds:    histogram("sync_seconds", "Duration of an fdatasync.", prometheus.ExponentialBuckets(50e-6, 2, 16)),
-		GroupSize:      histogram("group_records", "Records covered by one group's fdatasync.", prometheus.ExponentialBuckets(1, 2, 11)),
-		Segments:       gauge("segments", "Segment files."),
-		LostSegments:   gauge("lost_segments", "Segment files without an intact header."),
-		FreeSegments:   gauge("free_segments", "Segment files without records."),
-		DeadBytes:      gauge("dead_bytes", "Bytes of records in segments in use that nothing refers to, at the last compaction."),
-		BadNow:         gauge("bad_shards", "Shards found bad and neither replaced nor deleted since."),
-		Recycled:       counter("segments_recycled_total", "Segments emptied and made free."),
-		CompactedBytes: counter("compacted_bytes_total", "Bytes of records moved out of segments that were mostly dead."),
-		LiveBytes:      gauge("live_bytes", "Bytes of records that the index refers to."),
-		Replayed:       counter("replayed_records_total", "Records entered into the index from the log when the store was opened."),
-		ReplayedTorn:   counter("replayed_torn_total", "Incomplete records met then."),
-		IndexRebuilds:  counter("index_rebuilds_total", "Indexes made anew from all segments."),
-		WriteFailed:    gauge("write_failed", "1 while writes are refused after a failed sync."),
+		BadShards:       counter("bad_shards_total", "Shards found to fail their checks."),
+		Syncs:           counter("syncs_total", "fdatasync calls for groups of records."),
+		SyncSeconds:     histogram("sync_seconds", "Duration of an fdatasync.", prometheus.ExponentialBuckets(50e-6, 2, 16)),
+		GroupSize:       histogram("group_records", "Records covered by one group's fdatasync.", prometheus.ExponentialBuckets(1, 2, 11)),
+		Segments:        gauge("segments", "Segment files."),
+		LostSegments:    gauge("lost_segments", "Segment files without an intact header."),
+		FreeSegments:    gauge("free_segments", "Segment files without records."),
+		DeadBytes:       gauge("dead_bytes", "Bytes of records in segments in use that nothing refers to, at the last compaction."),
+		BadNow:          gauge("bad_shards", "Shards found bad and neither replaced nor deleted since."),
+		Recycled:        counter("segments_recycled_total", "Segments emptied and made free."),
+		CompactedBytes:  counter("compacted_bytes_total", "Bytes of records moved out of segments that were mostly dead."),
+		LiveBytes:       gauge("live_bytes", "Bytes of records that the index refers to."),
+		Replayed:        counter("replayed_records_total", "Records entered into the index from the log when the store was opened."),
+		ReplayedTorn:    counter("replayed_torn_total", "Incomplete records met then."),
+		IndexRebuilds:   counter("index_rebuilds_total", "Indexes made anew from all segments."),
+		IndexRebuilding: gauge("index_rebuilding", "1 while an index is made anew."),
+		WriteFailed:     gauge("write_failed", "1 while writes are refused, after a failed one or because the file system is read-only."),
+		ReadOnly:        gauge("read_only", "1 if the store was opened on a file system that is read-only."),
 	}
 	if r != nil {
 		r.MustRegister(m.Puts, m.Gets, m.Deletes, m.PutBytes, m.GetBytes, m.Refused, m.BadShards, m.Syncs, m.SyncSeconds,
-			m.GroupSize, m.Segments, m.LostSegments, m.FreeSegments, m.LiveBytes, m.DeadBytes, m.BadNow, m.Recycled, m.CompactedBytes, m.Replayed, m.ReplayedTorn, m.IndexRebuilds, m.WriteFailed)
+			m.GroupSize, m.Segments, m.LostSegments, m.FreeSegments, m.LiveBytes, m.DeadBytes, m.BadNow, m.Recycled, m.CompactedBytes, m.Replayed, m.ReplayedTorn, m.IndexRebuilds, m.IndexRebuilding, m.WriteFailed, m.ReadOnly)
 	}
 	return m
 }

@@ -19,6 +19,9 @@ const (
 	DefaultMemTableBytes = 4 << 20
 	DefaultCacheBytes    = 8 << 20
 
+	// DefaultMemoryIndexBytes is enough for some ten million shards.
+	DefaultMemoryIndexBytes = 1 << 30
+
 	// DefaultCompactPercent is how much of a segment may be live for it to be compacted,
 	// DefaultCompactBytesPerSecond how fast.
 	DefaultCompactPercent        = 50
@@ -58,8 +61,14 @@ type Options struct {
 
 	// MemTableBytes is the size of one memtable of the index.
 	MemTableBytes uint64
+	// MemoryIndexBytes bounds what a store that is read-only keeps of its index in memory, because it cannot
+	// be written, see readonly.go; 0: DefaultMemoryIndexBytes.
+	MemoryIndexBytes int64
 	// IndexCache is the block cache of the index. Stores of a process may share it.
 	IndexCache *pebble.Cache
+
+	// manifestBytes is how large the list of the index's tables may get before another one is begun; 0: as Pebble has it.
+	manifestBytes int64
 
 	FS      vfile.FS
 	IndexFS pvfs.FS
@@ -96,6 +105,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.MemTableBytes == 0 {
 		o.MemTableBytes = DefaultMemTableBytes
+	}
+	if o.MemoryIndexBytes == 0 {
+		o.MemoryIndexBytes = DefaultMemoryIndexBytes
 	}
 	if o.FS == nil {
 		o.FS = vfile.OS{}

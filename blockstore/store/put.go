@@ -72,8 +72,15 @@ func (s *Store) put(ctx context.Context, p *Put) error {
 
 // tryPut is a Put that does not wait for space: its error is then errWait, and the op says for what.
 func (s *Store) tryPut(ctx context.Context, p *Put, crcs []uint32, waited bool) (*op, error) {
+	o := &op{
+		rec: segment.Record{
+			Kind: segment.KindShard, Shard: p.Key.Shard, K: p.K, M: p.M, PG: p.Key.PG, Epoch: p.Epoch,
+			Block: p.Key.Block, BlockLen: p.BlockLen, Owner: p.Owner,
+		},
+		keys: []segment.Key{p.Key}, olds: []*location{nil}, purpose: forPut, waited: waited, epoch: p.Epoch, done: make(chan struct{}),
+	}
 	s.mu.Lock()
-	if err := s.claim(ctx, p.Key); err != nil {
+	if err := s.claimFor(ctx, o, p.Key); err != nil {
 		s.mu.Unlock()
 		return nil, err
 	}
@@ -91,13 +98,6 @@ func (s *Store) tryPut(ctx context.Context, p *Put, crcs []uint32, waited bool) 
 		err = s.failed
 	}
 	s.mu.Unlock()
-	o := &op{
-		rec: segment.Record{
-			Kind: segment.KindShard, Shard: p.Key.Shard, K: p.K, M: p.M, PG: p.Key.PG, Epoch: p.Epoch,
-			Block: p.Key.Block, BlockLen: p.BlockLen, Owner: p.Owner,
-		},
-		keys: []segment.Key{p.Key}, olds: []*location{nil}, purpose: forPut, waited: waited, epoch: p.Epoch, done: make(chan struct{}),
-	}
 	var stored bool
 	if err == nil {
 		o.olds[0], stored, err = s.compare(p, crcs)
@@ -172,7 +172,12 @@ func (s *Store) Delete(ctx context.Context, keys []segment.Key) (int, error) {
 func (s *Store) tryDelete(ctx context.Context, keys []segment.Key, waited bool) (*op, error) {
 	o := deletionsOp(forControl)
 	o.waited = waited
-	var err error
+	s.mu.Lock()
+	err := s.admit(ctx, o)
+	s.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
 	for _, k := range keys {
 		s.mu.Lock()
 		err = s.claim(ctx, k)
@@ -205,6 +210,10 @@ func (s *Store) tryDelete(ctx context.Context, keys []segment.Key, waited bool) 
 	if err != nil {
 		s.finish([]*op{o}, err)
 		return nil, err
+	}
+	if len(o.keys) == 0 {
+		s.finish([]*op{o}, nil)
+		return o, nil
 	}
 	return o, s.appendDeletions(ctx, o)
 }

@@ -12,28 +12,34 @@ import (
 
 // lookup finds a shard in the index.
 func (s *Store) lookup(k segment.Key) (location, bool, error) {
-	l, ok, err := lookup(s.db, k)
+	db, done, err := s.reading()
+	if err != nil {
+		return location{}, false, err
+	}
+	defer done()
+	l, ok, err := lookup(db, k)
 	if err != nil {
 		return l, false, s.indexError(err)
 	}
 	return l, ok, nil
 }
 
-// indexError reports an error of the index. A damaged index is marked, so that
-// the next Open makes it anew; it holds nothing that the segments do not.
+// reading returns the index for one look at it, which ends with done. It must not be nested.
+func (s *Store) reading() (db *pebble.DB, done func(), err error) {
+	s.ixMu.RLock()
+	if s.ix == nil {
+		s.ixMu.RUnlock()
+		return nil, nil, vfs.Errorf(vfs.KindIO, "store.index", "%s lost its index; restart it to have it made anew", s.o.Dir)
+	}
+	return s.ix.db, s.ixMu.RUnlock, nil
+}
+
+// indexError reports an error of the index. One that is damaged is made anew; it holds nothing that the segments do not.
 func (s *Store) indexError(err error) error {
-	if pebble.IsCorruptionError(err) {
+	if pebble.IsCorruptionError(err) || damage(err) {
 		s.indexDamaged(err)
 	}
 	return vfs.Errorf(vfs.KindIO, "store.index", "%w", err)
-}
-
-// indexDamaged leaves word for the next Open, once.
-func (s *Store) indexDamaged(err error) {
-	if f, cerr := s.fs.Create(s.o.Dir + "/" + rebuildName); cerr == nil {
-		f.Close()
-		s.log.Error("index is damaged and will be made anew when the store is opened next", "err", err)
-	}
 }
 
 // Range is bytes of a shard. Release gives their memory back.

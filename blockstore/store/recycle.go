@@ -22,7 +22,7 @@ func (s *Store) recycle(m *moved) error {
 		return err
 	}
 	// From here on no record of it can come back. What the index says about it may go.
-	b := s.db.NewBatch()
+	b := s.ix.db.NewBatch()
 	defer b.Close()
 	for _, k := range m.keys {
 		if err := b.Delete(pinKey(k, h.Incarnation), nil); err != nil {
@@ -73,7 +73,7 @@ func (s *Store) forget(b *pebble.Batch, file uint32, incarnation uint64) error {
 		err = b.DeleteRange(tombstoneKey(incarnation, 0), tombstoneKey(incarnation+1, 0), nil)
 	}
 	if err == nil {
-		err = b.Commit(pebble.NoSync)
+		err = s.ix.commit(b)
 	}
 	if err != nil {
 		return s.indexError(err)
@@ -96,7 +96,7 @@ func (s *Store) reclaimLost() error {
 	s.mu.Unlock()
 	for _, g := range lost {
 		h := segment.Header{State: segment.StateFree, File: g.header.File, Size: s.o.SegmentSize, Cluster: s.super.cluster, Store: s.super.store}
-		b := s.db.NewBatch()
+		b := s.ix.db.NewBatch()
 		defer b.Close()
 		if g.lost == lossMissing {
 			if err := s.forget(b, h.File, g.header.Incarnation); err != nil {

@@ -22,15 +22,15 @@ const replayBatch = 1024
 
 // openIndex opens the index and brings it up to date with the log.
 func (s *Store) openIndex(ctx context.Context) error {
-	used := make([]*seg, 0, len(s.segs))
-	for _, g := range s.segs {
-		if g.header.State == segment.StateUsed && g.lost == lossNone {
-			used = append(used, g)
+	used := s.used()
+	rebuild := false
+	if s.readOnly == nil {
+		// What is left of a new index that was not finished.
+		if err := s.o.IndexFS.RemoveAll(s.newIndexDir()); err != nil {
+			return vfs.Errorf(vfs.KindOf(err), "store.open", "%w", err)
 		}
 	}
-	slices.SortFunc(used, func(a, b *seg) int { return cmp.Compare(a.header.Incarnation, b.header.Incarnation) })
-	rebuild := false
-	if f, err := s.fs.Open(s.o.Dir + "/" + rebuildName); err == nil {
+	if f, err := s.fs.OpenRead(s.o.Dir + "/" + rebuildName); err == nil {
 		f.Close()
 		rebuild = true
 		s.m.IndexRebuilds.Inc()
@@ -41,7 +41,7 @@ func (s *Store) openIndex(ctx context.Context) error {
 				return err
 			}
 		}
-		pos, missing, err := s.loadIndex(used)
+		pos, missing, err := s.loadIndex()
 		if err == nil && missing {
 			if err = s.markMissing(ctx, pos); pebble.IsCorruptionError(err) {
 				err = fmt.Errorf("%w: %w", errStaleIndex, err)
@@ -57,6 +57,18 @@ func (s *Store) openIndex(ctx context.Context) error {
 		s.m.IndexRebuilds.Inc()
 		rebuild = true
 	}
+}
+
+// used are the segments that have records, oldest first. Called with mu held, or by Open.
+func (s *Store) used() []*seg {
+	used := make([]*seg, 0, len(s.segs))
+	for _, g := range s.segs {
+		if g.header.State == segment.StateUsed && g.lost == lossNone {
+			used = append(used, g)
+		}
+	}
+	slices.SortFunc(used, func(a, b *seg) int { return cmp.Compare(a.header.Incarnation, b.header.Incarnation) })
+	return used
 }
 
 // indexFault reports whether err says that the index is damaged, and not
@@ -75,14 +87,17 @@ func indexFault(err error) bool {
 // clearIndex removes the index.
 func (s *Store) clearIndex() error {
 	const op = "store.open"
-	if s.db != nil {
-		// Its error no longer matters.
-		s.db.Close()
-		s.db = nil
+	if s.ix != nil {
+		s.ix.drop()
+		s.ix = nil
 	}
 	s.mu.Lock()
-	s.failed = nil // the old index could not be written; a new one takes its place
-	s.m.WriteFailed.Set(0)
+	if s.readOnly == nil && s.failed != nil {
+		// The old index could not be written; a new one takes its place.
+		s.failed, s.broken = nil, make(chan struct{})
+		s.m.WriteFailed.Set(0)
+	}
+	s.damaged = nil
 	s.mu.Unlock()
 	s.epochs, s.liveTotal, s.bad = make(map[uint32]*pgState), 0, 0
 	for file, g := range s.segs {
@@ -91,33 +106,48 @@ func (s *Store) clearIndex() error {
 			delete(s.byInc, g.header.Incarnation)
 		}
 	}
-	if err := s.o.IndexFS.RemoveAll(s.o.Dir + "/index"); err != nil {
+	if err := s.o.IndexFS.RemoveAll(s.indexDir()); err != nil {
 		return vfs.Errorf(vfs.KindOf(err), op, "%w", err)
 	}
+	return s.unmarkRebuild()
+}
+
+// unmarkRebuild forgets that the index is to be made anew. It is not synced: were the mark back after a
+// power cut, the index would be made once more.
+func (s *Store) unmarkRebuild() error {
+	if s.readOnly != nil {
+		return nil
+	}
 	if err := s.fs.Remove(s.o.Dir + "/" + rebuildName); err != nil && !vfile.IsNotExist(err) {
-		return vfs.Errorf(vfs.KindOf(err), op, "%w", err)
+		return vfs.Errorf(vfs.KindOf(err), "store.index", "%w", err)
 	}
 	return nil
 }
 
+// indexDir is where the index is, newIndexDir where one is made that will take its place.
+func (s *Store) indexDir() string    { return s.o.Dir + "/index" }
+func (s *Store) newIndexDir() string { return s.o.Dir + "/index.new" }
+
 // loadIndex opens the index and reads its state. missing means that it may refer to records that
 // are in no segment. An error that wraps errStaleIndex means that it must be made anew.
-func (s *Store) loadIndex(used []*seg) (pos position, missing bool, err error) {
-	dir := s.o.Dir + "/index"
+func (s *Store) loadIndex() (pos position, missing bool, err error) {
+	stale := func(err error) (position, bool, error) {
+		return position{}, false, fmt.Errorf("%w: %w", errStaleIndex, err)
+	}
+	dir := s.indexDir()
 	if err := s.o.IndexFS.MkdirAll(dir, 0o700); err != nil {
 		return pos, false, vfs.Errorf(vfs.KindOf(err), "store.open", "%w", err)
 	}
-	db, err := pebble.Open(dir, s.o.pebbleOptions(s.indexFails, s.indexDamaged))
-	if err != nil {
-		return pos, false, fmt.Errorf("%w: %w", errStaleIndex, err)
+	if s.ix, err = s.o.openPebble(dir, s.o.IndexFS, indexEvents{failed: s.indexFails, damaged: s.indexDamaged}); err != nil {
+		return stale(err)
 	}
-	s.db = db
+	db := s.ix.db
 	v, c, err := db.Get([]byte{prefixMeta})
 	if errors.Is(err, pebble.ErrNotFound) {
 		return pos, false, nil // new, or never flushed: all of the log is to be replayed
 	}
 	if err != nil {
-		return pos, false, fmt.Errorf("%w: %w", errStaleIndex, err)
+		return stale(err)
 	}
 	pos, err = decodeMeta(s.super.store, v)
 	c.Close()
@@ -126,7 +156,7 @@ func (s *Store) loadIndex(used []*seg) (pos position, missing bool, err error) {
 	}
 	it, err := db.NewIter(&pebble.IterOptions{LowerBound: []byte{prefixEpoch}, UpperBound: []byte{prefixBad + 1}})
 	if err != nil {
-		return pos, false, fmt.Errorf("%w: %w", errStaleIndex, err)
+		return stale(err)
 	}
 	defer it.Close()
 	lost := false
@@ -148,7 +178,7 @@ func (s *Store) loadIndex(used []*seg) (pos position, missing bool, err error) {
 		}
 	}
 	if err := it.Error(); err != nil {
-		return pos, false, fmt.Errorf("%w: %w", errStaleIndex, err)
+		return stale(err)
 	}
 	if pos.incarnation > s.lastInc && !lost {
 		return pos, false, fmt.Errorf("%w: it is ahead of the segments", errStaleIndex)
@@ -182,11 +212,15 @@ func (s *Store) loadUsage(file uint32, incarnation uint64, live, end int64) (los
 	return false, live > 0
 }
 
-// indexFails is told when Pebble cannot write.
-func (s *Store) indexFails(err error) {
+// indexFails is told when the index cannot be written any more.
+func (s *Store) indexFails(name string, err error) {
+	if isManifest(name) {
+		// Which tables make up the index is open then.
+		s.markRebuild()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.fail(err)
+	s.fail(vfs.Errorf(vfs.KindOf(err), "store.index", "%s: %w", name, err))
 }
 
 // replay enters every record from pos on, and finds where the log ends.
@@ -205,16 +239,19 @@ func (s *Store) replay(ctx context.Context, used []*seg, pos position) error {
 		// made durable before it counts, and then read from the disk, for after a failed sync the cache may show more.
 		// So is the header, which a failed sync may have left in the cache only: without it the
 		// records to come would belong to no incarnation.
-		if err := writeHeader(g.f, &g.header); err != nil {
-			return vfs.Errorf(vfs.KindIO, op, "segment %08d: %w", g.header.File, err)
-		}
-		if err := g.f.SyncData(); err != nil {
-			return vfs.Errorf(vfs.KindIO, op, "segment %08d: %w", g.header.File, err)
+		if s.readOnly == nil {
+			if err := writeHeader(g.f, &g.header); err != nil {
+				return vfs.Errorf(vfs.KindIO, op, "segment %08d: %w", g.header.File, err)
+			}
+			if err := g.f.SyncData(); err != nil {
+				return vfs.Errorf(vfs.KindIO, op, "segment %08d: %w", g.header.File, err)
+			}
 		}
 		if err := g.f.DropCache(); err != nil {
 			s.log.Debug("page cache not dropped", "err", err)
 		}
-		res, err := s.replaySegment(ctx, g, from)
+		h := g.header
+		res, err := s.replaySegment(ctx, inUse{s}, g, &h, from, end)
 		if err != nil {
 			return err
 		}
@@ -235,28 +272,60 @@ func (s *Store) replay(ctx context.Context, used []*seg, pos position) error {
 	return nil
 }
 
-func (s *Store) replaySegment(ctx context.Context, g *seg, from int64) (segment.ScanResult, error) {
-	b := s.db.NewIndexedBatch()
+// ledger is an index that records are replayed into, and what is counted beside it.
+type ledger interface {
+	newBatch() *pebble.Batch // an indexed one
+	// commit writes a change with the position it brings the index to, and counts it.
+	commit(c *change, pos position) error
+	marked() int // how many shards are marked bad
+	enterEpoch(c *change, pg, epoch uint32) error
+}
+
+// inUse is the index of the store, while it is opened.
+type inUse struct{ *Store }
+
+func (u inUse) newBatch() *pebble.Batch { return u.ix.db.NewIndexedBatch() }
+func (u inUse) marked() int             { return u.bad }
+
+// end is behind every record.
+var end = position{incarnation: 1<<64 - 1}
+
+// errEnough ends a scan at its limit.
+var errEnough = errors.New("enough")
+
+// replaySegment enters the records of a segment at from and behind it, up to limit.
+func (s *Store) replaySegment(ctx context.Context, to ledger, g *seg, h *segment.Header, from int64, limit position) (segment.ScanResult, error) {
+	b := to.newBatch()
 	c := newChange(b)
 	n := 0
 	commit := func(end int64) error {
 		defer b.Close()
 		s.m.Replayed.Add(float64(n))
-		err := s.commit(c, position{g.header.Incarnation, end})
-		b = s.db.NewIndexedBatch()
+		err := to.commit(c, position{h.Incarnation, end})
+		b = to.newBatch()
 		c, n = newChange(b), 0
 		return err
 	}
-	h := g.header
-	res, err := segment.Scan(ctx, g.f, &h, from, func(r segment.Record, data []byte) error {
+	reached := false
+	res, err := segment.Scan(ctx, g.f, h, from, func(r segment.Record, data []byte) error {
+		if h.Incarnation == limit.incarnation && r.Offset >= limit.offset {
+			reached = true
+			return errEnough
+		}
 		if n == replayBatch {
 			if err := commit(r.Offset); err != nil {
 				return err
 			}
 		}
 		n++
-		return s.replayRecord(c, &h, &r, data)
+		return s.replayRecord(to, c, h, &r, data)
 	})
+	if reached {
+		err = nil
+	}
+	if h.Incarnation == limit.incarnation {
+		res.End = min(res.End, limit.offset)
+	}
 	if err == nil {
 		err = commit(res.End)
 	}
@@ -267,23 +336,23 @@ func (s *Store) replaySegment(ctx context.Context, g *seg, from int64) (segment.
 	return res, err
 }
 
-func (s *Store) replayRecord(c *change, h *segment.Header, r *segment.Record, data []byte) error {
+func (s *Store) replayRecord(to ledger, c *change, h *segment.Header, r *segment.Record, data []byte) error {
 	c.record(h.File, r)
 	switch r.Kind {
 	case segment.KindShard:
 		k := segment.Key{PG: r.PG, Block: r.Block, Shard: r.Shard}
 		l := locate(h.File, r)
-		same, err := s.replayOld(c, k, &l)
+		same, err := s.replayOld(to, c, k, &l)
 		if err != nil || same {
 			return err
 		}
 		if err := c.set(k, l); err != nil {
 			return err
 		}
-		return s.enterEpoch(c, r.PG, r.Epoch)
+		return to.enterEpoch(c, r.PG, r.Epoch)
 	case segment.KindDeletions:
 		for _, k := range segment.DecodeKeys(data) {
-			if _, err := s.replayOld(c, k, nil); err != nil {
+			if _, err := s.replayOld(to, c, k, nil); err != nil {
 				return err
 			}
 			if err := c.delete(k); err != nil {
@@ -298,7 +367,7 @@ func (s *Store) replayRecord(c *change, h *segment.Header, r *segment.Record, da
 		return c.tombstone(h.File, h.Incarnation, r.Offset, len(data))
 	case segment.KindEpochs:
 		for _, e := range segment.DecodeEpochs(data) {
-			if err := s.enterEpoch(c, e.PG, e.Epoch); err != nil {
+			if err := to.enterEpoch(c, e.PG, e.Epoch); err != nil {
 				return err
 			}
 		}
@@ -307,7 +376,7 @@ func (s *Store) replayRecord(c *change, h *segment.Header, r *segment.Record, da
 }
 
 // replayOld retires what the index has of k, unless it is at l already.
-func (s *Store) replayOld(c *change, k segment.Key, l *location) (same bool, err error) {
+func (s *Store) replayOld(to ledger, c *change, k segment.Key, l *location) (same bool, err error) {
 	old, ok, err := lookup(c.batch, k)
 	if err != nil {
 		return false, err
@@ -318,7 +387,7 @@ func (s *Store) replayOld(c *change, k segment.Key, l *location) (same bool, err
 	if ok {
 		return false, c.retire(k, old, s.incarnationOf(old.file))
 	}
-	if s.bad+c.bad == 0 {
+	if to.marked()+c.bad == 0 {
 		return false, nil
 	}
 	bad, err := has(c.batch, badKey(k))

@@ -67,6 +67,9 @@ func (s *Store) openSegments() error {
 	for _, name := range names {
 		path := s.o.Dir + "/segments/" + name
 		if strings.HasSuffix(name, newSuffix) {
+			if s.readOnly != nil {
+				continue
+			}
 			// Its preparation was cut short.
 			if err := s.fs.Remove(path); err != nil {
 				return vfs.Errorf(vfs.KindOf(err), op, "%w", err)
@@ -104,7 +107,11 @@ func (s *Store) openSegments() error {
 
 func (s *Store) openSegment(num uint32, path string) error {
 	const op = "store.open"
-	f, err := s.fs.Open(path)
+	openFile := s.fs.Open
+	if s.readOnly != nil {
+		openFile = s.fs.OpenRead
+	}
+	f, err := openFile(path)
 	if err != nil {
 		return vfs.Errorf(vfs.KindOf(err), op, "%w", err)
 	}
@@ -160,7 +167,9 @@ func (s *Store) completeFile(g *seg, path string) {
 		return
 	}
 	s.log.Error("segment file is cut short, shards in it are lost", "file", path, "bytes", size, "want", s.o.SegmentSize)
-	g.short = true
+	if g.short = true; s.readOnly != nil {
+		return
+	}
 	if err := g.f.Allocate(s.o.SegmentSize); err != nil {
 		s.log.Error("segment file stays short", "file", path, "err", err)
 		return
@@ -241,7 +250,7 @@ func (s *Store) preparer() {
 		s.makeErr = err
 		close(s.made)
 		s.made = make(chan struct{})
-		if vfs.KindOf(err) == vfs.KindNoSpace && s.failed == nil {
+		if vfs.KindOf(err) == vfs.KindNoSpace && s.failed == nil && !s.rebuilding {
 			// The compactor ends the attempt.
 			s.compacting.urgent = true
 			s.kickCompactor()

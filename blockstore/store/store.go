@@ -7,8 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"time"
 
-	"github.com/cockroachdb/pebble/v2"
 	"github.com/rackfs/rackfs/blockstore/segment"
 	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/vfs"
@@ -21,8 +21,12 @@ type Store struct {
 	log   *slog.Logger
 	m     *Metrics
 	super superblock
-	lock  io.Closer
-	db    *pebble.DB
+	// readOnly is why nothing can be written since the store was opened; nil if it can, or could then.
+	readOnly error
+	lock     io.Closer
+
+	ixMu sync.RWMutex // guards ix against being replaced, for who reads; who writes into the index needs it not, see rebuild
+	ix   *index       // nil if it was lost while it was being replaced
 
 	stop       chan struct{}   // closed by Close
 	prepare    chan struct{}   // asks the preparer for a segment
@@ -52,6 +56,13 @@ type Store struct {
 	pending []*op           // written, waiting for the syncer
 	epochs  map[uint32]*pgState
 	busy    map[segment.Key]chan struct{} // shards that are being written, deleted, moved or marked bad
+
+	damaged      error         // why the index is to be made anew
+	rebuildAfter time.Time     // not before then
+	rebuilding   bool          // it is being made
+	inflight     int           // ops that are admitted and not finished
+	paused       chan struct{} // ops are not admitted until it is closed; nil while they are
+	idle         chan struct{} // closed when none is in flight; nil if nobody waits
 
 	liveTotal int64 // bytes of live records
 	bad       int   // shards marked bad
@@ -105,18 +116,18 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{
-		o: o, fs: o.FS, log: o.Logger, m: o.Metrics,
-		stop: make(chan struct{}), prepare: make(chan struct{}, 1), kick: make(chan struct{}, 1),
-		broken: make(chan struct{}), attempt: make(chan struct{}), made: make(chan struct{}), advanced: make(chan struct{}),
-		segs: make(map[uint32]*seg), byInc: make(map[uint64]*seg),
-		epochs: make(map[uint32]*pgState), busy: make(map[segment.Key]chan struct{}),
+	s, err := open(ctx, o, nil)
+	if err != nil && vfile.IsReadOnly(err) {
+		// What is there can be read all the same. What keeps that from working is told as it was met first.
+		ro, rerr := open(ctx, o, err)
+		if rerr != nil {
+			o.Logger.Warn("block store cannot be opened for reading either", "err", rerr)
+			return nil, err
+		}
+		s, err = ro, nil
+		s.log.Error("block store is read-only", "err", s.failed)
 	}
-	s.wake.L = &s.mu
-	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	if err := s.open(ctx); err != nil {
-		s.cancel()
-		s.release()
+	if err != nil {
 		return nil, err
 	}
 	s.wg.Add(2)
@@ -124,29 +135,59 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	go s.syncer()
 	go s.preparer()
 	go s.compactor()
-	if s.active == nil && len(s.spares) == 0 {
-		s.prepare <- struct{}{}
+	if s.failed == nil {
+		if s.active == nil && len(s.spares) == 0 {
+			s.prepare <- struct{}{}
+		}
+		s.kickCompactor()
 	}
-	s.kickCompactor()
+	return s, nil
+}
+
+// open opens a store without starting its goroutines. With readOnly, which says why, it writes nothing.
+func open(ctx context.Context, o Options, readOnly error) (*Store, error) {
+	s := &Store{
+		o: o, fs: o.FS, log: o.Logger, m: o.Metrics, readOnly: readOnly,
+		stop: make(chan struct{}), prepare: make(chan struct{}, 1), kick: make(chan struct{}, 1),
+		broken: make(chan struct{}), attempt: make(chan struct{}), made: make(chan struct{}), advanced: make(chan struct{}),
+		segs: make(map[uint32]*seg), byInc: make(map[uint64]*seg),
+		epochs: make(map[uint32]*pgState), busy: make(map[segment.Key]chan struct{}),
+	}
+	s.wake.L = &s.mu
+	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	s.m.WriteFailed.Set(0)
+	s.m.ReadOnly.Set(0)
+	if readOnly != nil {
+		s.beReadOnly()
+	}
+	if err := s.open(ctx); err != nil {
+		s.cancel()
+		s.release()
+		return nil, err
+	}
 	return s, nil
 }
 
 func (s *Store) open(ctx context.Context) error {
 	const op = "store.open"
 	dir := s.o.Dir
-	if s.o.Create {
+	if s.o.Create && s.readOnly == nil {
 		if err := vfile.MkdirAllSync(s.fs, dir); err != nil {
 			return vfs.Errorf(vfs.KindOf(err), op, "%w", err)
 		}
 	}
 	var err error
-	if s.lock, err = s.fs.Lock(dir + "/LOCK"); errors.Is(err, vfile.ErrLocked) {
+	lock := s.fs.Lock
+	if s.readOnly != nil {
+		lock = s.fs.LockRead
+	}
+	if s.lock, err = lock(dir + "/LOCK"); errors.Is(err, vfile.ErrLocked) {
 		return vfs.Errorf(vfs.KindBusy, op, "%s is in use by another process; stop it first", dir)
 	} else if err != nil {
 		return vfs.Errorf(vfs.KindOf(err), op, "%w", err)
 	}
 	s.super, err = readSuperblock(s.fs, dir)
-	if vfile.IsNotExist(err) {
+	if vfile.IsNotExist(err) && s.readOnly == nil {
 		err = s.create()
 	}
 	if err != nil {
@@ -156,8 +197,10 @@ func (s *Store) open(ctx context.Context) error {
 		return vfs.Errorf(vfs.KindIncompatible, op, "%s belongs to cluster %x, not to %x; it is left untouched", dir, s.super.cluster, s.o.Cluster)
 	}
 	s.o.SegmentSize = s.super.segmentSize
-	if err := s.adopt(); err != nil {
-		return err
+	if s.readOnly == nil {
+		if err := s.adopt(); err != nil {
+			return err
+		}
 	}
 	if err := s.openSegments(); err != nil {
 		return err
@@ -257,7 +300,7 @@ func (s *Store) Close() error {
 
 // saveIndex makes the index durable up to the current position.
 func (s *Store) saveIndex() error {
-	b := s.db.NewBatch()
+	b := s.ix.db.NewBatch()
 	defer b.Close()
 	s.mu.Lock()
 	pos := s.position()
@@ -266,7 +309,7 @@ func (s *Store) saveIndex() error {
 	if err := s.commit(newChange(b), pos); err != nil {
 		return vfs.Errorf(vfs.KindIO, "store.close", "index: %w", err)
 	}
-	if err := s.db.Flush(); err != nil {
+	if err := s.ix.flush(context.Background()); err != nil {
 		return vfs.Errorf(vfs.KindIO, "store.close", "index: %w", err)
 	}
 	return nil
@@ -275,8 +318,8 @@ func (s *Store) saveIndex() error {
 // release gives back what open acquired.
 func (s *Store) release() error {
 	var errs []error
-	if s.db != nil {
-		errs = append(errs, s.db.Close())
+	if s.ix != nil {
+		errs = append(errs, s.ix.close())
 	}
 	for _, g := range s.segs {
 		if g.f != nil {
@@ -303,7 +346,9 @@ type Info struct {
 	Compacting          bool   // segments are being emptied
 	Writable            bool   // writes are accepted
 	Full                bool   // Puts find no room, see Store.full; deletions and epochs do
-	Failure             string // why not, if the disk failed
+	ReadOnly            bool   // since it was opened: its file system is
+	Rebuilding          bool   // its index is being made anew
+	Failure             string // why it is not writable, if the disk failed or is read-only
 }
 
 // Info returns what the store is and how full.
@@ -322,7 +367,8 @@ func (s *Store) Info() Info {
 		Store: s.super.store, Cluster: s.super.cluster, MetadataIncarnation: s.super.incarnation,
 		Capacity: max(capacity-reservePuts*s.o.SegmentSize, 0), Used: s.liveTotal, Dead: s.dead(),
 		Segments: len(s.segs), Free: len(s.spares), Lost: s.lostCount(), Bad: s.bad,
-		Compacting: s.compacting.running, Writable: s.failed == nil && !s.closed, Full: s.full(),
+		Compacting: s.compacting.running, Writable: s.failed == nil && !s.closed, Full: s.failed == nil && s.full(),
+		ReadOnly: s.readOnly != nil, Rebuilding: s.rebuilding,
 	}
 	if s.failed != nil {
 		i.Failure = s.failed.Error()

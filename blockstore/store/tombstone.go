@@ -160,7 +160,7 @@ func (s *Store) needsTombstone(k segment.Key, except uint64) (bool, error) {
 		return false, err
 	}
 	pinned := false
-	b := s.db.NewBatch()
+	b := s.ix.db.NewBatch()
 	defer b.Close()
 	err = s.each(context.Background(), keyUnder(prefixPin, k), pinKey(k, 1<<64-1), func(key, _ []byte) (bool, error) {
 		_, inc, err := decodePin(key)
@@ -177,7 +177,7 @@ func (s *Store) needsTombstone(k segment.Key, except uint64) (bool, error) {
 		return true, nil
 	})
 	if err == nil && !b.Empty() {
-		if err = b.Commit(pebble.NoSync); err != nil {
+		if err = s.ix.commit(b); err != nil {
 			err = s.indexError(err)
 		}
 	}

@@ -24,7 +24,9 @@ type op struct {
 	purpose purpose
 	waited  bool          // for space, at least once
 	space   chan struct{} // closed when it is worth trying again, after errWait
-	mark    bool          // no record: the shard keys[0] at olds[0] is bad
+	// admitted ops are in Store.inflight. Guarded by Store.mu.
+	admitted bool
+	mark     bool // no record: the shard keys[0] at olds[0] is bad
 
 	seg    *seg
 	header segment.Header // of seg
@@ -84,6 +86,17 @@ func (s *Store) reserve(ctx context.Context, o *op) error {
 			}
 			left := len(s.spares) + s.room - o.purpose.leaves()
 			if s.active != nil && s.next+size+kept <= s.active.header.End() && left >= 0 {
+				if !o.admitted {
+					if s.paused != nil {
+						if err := s.admit(ctx, o); err != nil {
+							return err
+						}
+						s.dismiss(o)
+						continue // all of it may be different now
+					}
+					o.admitted = true
+					s.inflight++
+				}
 				o.seg, o.header, o.rec.Offset = s.active, s.active.header, s.next
 				s.next += size
 				s.queue = append(s.queue, o)
@@ -284,12 +297,22 @@ func (s *Store) syncer() {
 		}
 		if err == nil && inc > lastFlush {
 			if lastFlush != 0 {
-				if _, err := s.db.AsyncFlush(); err != nil {
-					s.log.Error("index flush", "err", err)
-				}
+				s.flushSoon()
 			}
 			lastFlush = inc
 		}
+	}
+}
+
+// flushSoon has the index written, and does not wait for it.
+func (s *Store) flushSoon() {
+	db, done, err := s.reading()
+	if err != nil {
+		return
+	}
+	defer done()
+	if _, err := db.AsyncFlush(); err != nil {
+		s.log.Error("index flush", "err", err)
 	}
 }
 
@@ -320,7 +343,7 @@ next:
 
 // enterGroup enters durable records into the index.
 func (s *Store) enterGroup(group []*op) error {
-	b := s.db.NewBatch()
+	b := s.ix.db.NewBatch()
 	defer b.Close()
 	c := newChange(b)
 	for _, o := range group {
@@ -437,6 +460,7 @@ func (s *Store) finish(group []*op, err error) {
 	s.mu.Lock()
 	for _, o := range group {
 		o.err = err
+		s.dismiss(o)
 		for _, k := range o.keys {
 			s.unclaim(k)
 		}
@@ -488,6 +512,17 @@ func (s *Store) claim(ctx context.Context, k segment.Key) error {
 	}
 	s.busy[k] = make(chan struct{})
 	return nil
+}
+
+// claimFor admits o and claims its shard.
+func (s *Store) claimFor(ctx context.Context, o *op, k segment.Key) error {
+	err := s.admit(ctx, o)
+	if err == nil {
+		if err = s.claim(ctx, k); err != nil {
+			s.dismiss(o)
+		}
+	}
+	return err
 }
 
 // tryClaim is claim without waiting. Called with mu held.

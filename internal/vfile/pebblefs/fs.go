@@ -1,5 +1,6 @@
-// Package pebblefs is Pebble's file system on a vfile.FS, so that tests cut the power under Pebble and
-// what shares directories with it at once. A real Pebble uses Pebble's own.
+// Package pebblefs is file systems for Pebble. New is one on a vfile.FS, so that tests cut the power under Pebble and
+// what shares directories with it at once; a real Pebble uses Pebble's own. Guard keeps a disk that fails from ending the
+// process, Scratch lets Pebble open a store on a disk that cannot be written.
 package pebblefs
 
 import (
