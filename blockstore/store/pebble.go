@@ -79,10 +79,15 @@ func (o *Options) openPebble(dir string, fs pvfs.FS, e indexEvents) (*index, err
 		})
 	}()
 	<-done
-	if err != nil {
-		if cause := x.guard.Failure(); cause != nil {
-			err = errors.Join(cause, err)
+	if cause := x.guard.Failure(); cause != nil {
+		if err == nil {
+			_ = noPanic(x.db.Close)
 		}
+		x.guard.Shut()
+		return nil, cause
+	}
+	if err != nil {
+		x.guard.Shut()
 		return nil, err
 	}
 	x.guard.Settle()

@@ -118,11 +118,10 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	s, err := open(ctx, o, nil)
 	if err != nil && vfile.IsReadOnly(err) {
-		// What is there can be read all the same. What keeps that from working is told as it was met first.
+		// What is there can be read all the same.
 		ro, rerr := open(ctx, o, err)
 		if rerr != nil {
-			o.Logger.Warn("block store cannot be opened for reading either", "err", rerr)
-			return nil, err
+			return nil, vfs.Errorf(vfs.KindOf(err), "store.open", "%w; for reading alone it cannot be opened either: %v", err, rerr)
 		}
 		s, err = ro, nil
 		s.log.Error("block store is read-only", "err", s.failed)

@@ -90,6 +90,9 @@ func (k *Keeper) Collect(ctx context.Context) (c Collected, err error) {
 	defer k.collecting.Unlock()
 	began := time.Now()
 	defer func() { k.collected(began, c, err) }()
+	if err := k.writable(); err != nil {
+		return c, err
+	}
 	m, err := k.refresh(ctx)
 	if err == nil {
 		err = k.own(m)
@@ -136,6 +139,9 @@ func (k *Keeper) Collect(ctx context.Context) (c Collected, err error) {
 func (k *Keeper) CollectHinted(ctx context.Context) (c Collected, err error) {
 	k.collecting.Lock()
 	defer k.collecting.Unlock()
+	if err := k.writable(); err != nil {
+		return c, err
+	}
 	if m := k.clusterMap(); m == nil || k.own(m) != nil {
 		if m, err = k.refresh(ctx); err == nil {
 			err = k.own(m)

@@ -146,6 +146,10 @@ type job struct {
 func (k *Keeper) Heal(ctx context.Context) error {
 	k.healing.Lock()
 	defer k.healing.Unlock()
+	if err := k.writable(); err != nil {
+		k.noteHeal(err)
+		return err // marks stay
+	}
 	m, err := k.refresh(ctx)
 	if err == nil {
 		err = k.own(m)

@@ -159,6 +159,30 @@ func (k *Keeper) Close() {
 	k.peers.close()
 }
 
+// writable is why nothing can be deleted or repaired, because the store takes no writes: its disk failed or is
+// read-only. It is read, and scrubbed, all the same.
+func (k *Keeper) writable() error {
+	if i := k.o.Store.Info(); !i.Writable && i.Failure != "" {
+		kind := vfs.KindIO
+		if i.ReadOnly {
+			kind = vfs.KindReadOnly
+		}
+		return vfs.Errorf(kind, "upkeep", "nothing is deleted or repaired: %s", i.Failure)
+	}
+	return nil
+}
+
+// complain logs why work stopped: once for each cause, if the store takes no writes.
+func (k *Keeper) complain(what string, err error, last *string) {
+	if k.writable() != nil {
+		if *last == err.Error() {
+			return
+		}
+	}
+	*last = err.Error()
+	k.log.Warn("upkeep: "+what, "store", k.o.ID, "err", err)
+}
+
 // watch follows the map.
 func (k *Keeper) watch(ctx context.Context) {
 	t := time.NewTicker(k.o.MapInterval)
@@ -180,6 +204,7 @@ func (k *Keeper) healer(ctx context.Context) {
 	retry, check := time.NewTicker(k.o.Retry), time.NewTicker(k.o.CheckInterval)
 	defer retry.Stop()
 	defer check.Stop()
+	last := ""
 	for {
 		select {
 		case <-ctx.Done():
@@ -191,7 +216,7 @@ func (k *Keeper) healer(ctx context.Context) {
 			k.markAll()
 		}
 		if err := k.Heal(ctx); err != nil && ctx.Err() == nil {
-			k.log.Warn("upkeep: repair stopped, it will be tried again", "store", k.o.ID, "err", err)
+			k.complain("repair stopped, it will be tried again", err, &last)
 		}
 	}
 }
@@ -200,6 +225,7 @@ func (k *Keeper) healer(ctx context.Context) {
 func (k *Keeper) collector(ctx context.Context) {
 	t := time.NewTicker(k.o.CollectInterval)
 	defer t.Stop()
+	last := ""
 	for {
 		var err error
 		select {
@@ -211,7 +237,7 @@ func (k *Keeper) collector(ctx context.Context) {
 			_, err = k.Collect(ctx)
 		}
 		if err != nil && ctx.Err() == nil {
-			k.log.Warn("upkeep: collection stopped, nothing is lost by that; it will be tried again", "store", k.o.ID, "err", err)
+			k.complain("collection stopped, nothing is lost by that; it will be tried again", err, &last)
 		}
 	}
 }

@@ -254,8 +254,13 @@ func (c *Cluster) health() health {
 				writable++
 				continue
 			}
-			if i.Full {
+			switch {
+			case i.Full:
 				what = " is full"
+			case i.ReadOnly:
+				what = " is read-only: " + i.Failure
+			case i.Failure != "":
+				what += ": " + i.Failure
 			}
 		}
 		lacks = append(lacks, "block store "+n.name+what)

@@ -13,8 +13,11 @@ import (
 // operation that fails are to try it again at once, for ever, or, where its manifest is concerned, to end the process. Under a Guard the first write, sync or change of names that fails is told, and returns only when Shut
 // is called; others that come after it likewise. Pebble then stands still, in whatever goroutine, holding no lock that reads need.
 //
-// Until Settle is called, while Pebble opens, errors are passed on, for Open returns them. Errors of
-// reads and of removals always are.
+// Until Settle is called, while Pebble opens, nobody stands still: from the first failure on, Pebble is made to believe that all
+// is done, while nothing is. It can then be closed like any other, whatever goroutine met the failure. Who opens it asks
+// Failure, and does not use it.
+//
+// Errors of reads are passed on, and those of removals, which Pebble does not depend on.
 type Guard struct {
 	pvfs.FS
 	fail func(name string, err error) // called once
@@ -41,7 +44,7 @@ func (g *Guard) Broken() <-chan struct{} { return g.broken }
 func (g *Guard) Settle() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.settled, g.err = true, nil
+	g.settled = true
 }
 
 // Shut ends the waiting of what failed, and fails everything from now on that would change something.
@@ -74,20 +77,33 @@ func (g *Guard) do(name string, op func() error) error {
 	err, closing, settled := g.err, g.closing, g.settled
 	g.mu.Unlock()
 	switch {
+	case err != nil && !settled:
+		return errIgnore
 	case closing:
 		return errShut
-	case settled && err != nil:
+	case err != nil:
 		<-g.down
 		return err
 	}
 	if err = op(); err == nil {
 		return nil
 	}
-	g.Report(name, err)
-	if settled {
-		<-g.down
+	if g.Report(name, err); !settled {
+		return errIgnore
 	}
+	<-g.down
 	return err
+}
+
+// errIgnore is an operation that is not done and counts as done.
+var errIgnore = errors.New("ignored")
+
+// change is do for an operation that has no other result.
+func (g *Guard) change(name string, op func() error) error {
+	if err := g.do(name, op); err != errIgnore {
+		return err
+	}
+	return nil
 }
 
 // Report notes a failure, the first one of which counts.
@@ -113,6 +129,9 @@ func (g *Guard) file(name string, open func() (pvfs.File, error)) (pvfs.File, er
 		f, err = open()
 		return err
 	})
+	if err == errIgnore {
+		f, err = pvfs.NewMem().Create("ignored", pvfs.WriteCategoryUnspecified)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -145,31 +164,44 @@ func (g *Guard) OpenDir(name string) (pvfs.File, error) {
 
 // Link implements pvfs.FS.
 func (g *Guard) Link(oldname, newname string) error {
-	return g.do(newname, func() error { return g.FS.Link(oldname, newname) })
+	return g.change(newname, func() error { return g.FS.Link(oldname, newname) })
 }
 
 // Rename implements pvfs.FS.
 func (g *Guard) Rename(oldname, newname string) error {
-	return g.do(newname, func() error { return g.FS.Rename(oldname, newname) })
+	return g.change(newname, func() error { return g.FS.Rename(oldname, newname) })
 }
 
 // MkdirAll implements pvfs.FS.
 func (g *Guard) MkdirAll(dir string, perm os.FileMode) error {
-	return g.do(dir, func() error { return g.FS.MkdirAll(dir, perm) })
+	return g.change(dir, func() error { return g.FS.MkdirAll(dir, perm) })
+}
+
+// stopped reports whether nothing is to be removed any more: the name may be another store's by now.
+func (g *Guard) stopped() (bool, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.err != nil && !g.settled {
+		return true, nil
+	}
+	if g.closing {
+		return true, errShut
+	}
+	return false, nil
 }
 
 // Remove implements pvfs.FS.
 func (g *Guard) Remove(name string) error {
-	if g.IsShut() {
-		return errShut // the name may be another store's by now
+	if stop, err := g.stopped(); stop {
+		return err
 	}
 	return g.FS.Remove(name)
 }
 
 // RemoveAll implements pvfs.FS.
 func (g *Guard) RemoveAll(name string) error {
-	if g.IsShut() {
-		return errShut
+	if stop, err := g.stopped(); stop {
+		return err
 	}
 	return g.FS.RemoveAll(name)
 }
@@ -191,6 +223,9 @@ func (f *guardedFile) Write(p []byte) (n int, err error) {
 		n, err = f.File.Write(p)
 		return err
 	})
+	if err == errIgnore {
+		return len(p), nil
+	}
 	return n, err
 }
 
@@ -199,14 +234,17 @@ func (f *guardedFile) WriteAt(p []byte, off int64) (n int, err error) {
 		n, err = f.File.WriteAt(p, off)
 		return err
 	})
+	if err == errIgnore {
+		return len(p), nil
+	}
 	return n, err
 }
 
-func (f *guardedFile) Sync() error     { return f.g.do(f.name, f.File.Sync) }
-func (f *guardedFile) SyncData() error { return f.g.do(f.name, f.File.SyncData) }
+func (f *guardedFile) Sync() error     { return f.g.change(f.name, f.File.Sync) }
+func (f *guardedFile) SyncData() error { return f.g.change(f.name, f.File.SyncData) }
 
 func (f *guardedFile) SyncTo(length int64) (full bool, err error) {
-	err = f.g.do(f.name, func() (err error) {
+	err = f.g.change(f.name, func() (err error) {
 		full, err = f.File.SyncTo(length)
 		return err
 	})

@@ -172,6 +172,12 @@ func (f *Scratch) Stat(name string) (pvfs.FileInfo, error) {
 	return f.FS.Stat(name)
 }
 
+// GetDiskUsage implements pvfs.FS: what there is room for.
+func (f *Scratch) GetDiskUsage(string) (pvfs.DiskUsage, error) {
+	used := uint64(min(max(f.used.Load(), 0), f.limit))
+	return pvfs.DiskUsage{AvailBytes: uint64(f.limit) - used, TotalBytes: uint64(f.limit), UsedBytes: used}, nil
+}
+
 // scratchFile is a file in memory.
 type scratchFile struct {
 	pvfs.File
