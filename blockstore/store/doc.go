@@ -19,7 +19,7 @@
 //
 // Deletions and epochs are records of the same log, under the same rule.
 //
-// A failed write or fdatasync, or an index that cannot be written, fails its whole group and all writes after it until
+// A failed write or fdatasync, or an index that cannot be written (package pebblefs says how that ends nothing else), fails its whole group and all writes after it until
 // the store is opened anew; reads go on. After a failed write nobody knows how much of the record is in the log. After a failed
 // fdatasync the kernel drops the dirty mark of pages it
 // could not write: a second fdatasync would succeed and mean nothing.
@@ -75,6 +75,35 @@
 // file is made a free segment. A file that is only cut short gets its size back. If the headers cannot be
 // read at all, the file is left alone. If the index is lost with such a segment, deletions that were
 // recorded there alone are too, and their shards may be found again until they are deleted again.
+//
+// # Read-only
+//
+// A store whose directory cannot be written when it is opened (EROFS, EACCES, EPERM) is opened for reading alone: its lock is that of
+// an open file, segments are read, and its index is opened with what Pebble has to write kept in memory. That is what a replay
+// enters, of about two segments, if the index is sound. If it has to be made anew it is all of it, about 100 bytes for each shard, and the
+// whole disk is read: Options.MemoryIndexBytes bounds it, and beyond that the store does not open. Writes are refused with
+// KindReadOnly until the store is opened anew and can be written.
+//
+// # Index made anew
+//
+// An index that is absent or unusable when the store is opened is made anew from all segments before it serves. One
+// in which damage is met later is made anew beside the old one, by the compactor, so that no record moves and no segment is
+// recycled meanwhile. What a lookup in the old one cannot answer is an error, and for the reader an erasure.
+//
+//  1. The log is replayed into index.new up to the position of the old index, again and again until little is left. All
+//     before that position is durable.
+//  2. Ops are not admitted any more (Store.admit), and those that are, which may hold what the old index said, come to their end. Now
+//     the position is the end of the log, and nothing under way knows either index.
+//  3. The rest is replayed, the epochs that the store knows are entered, and the new index is flushed and closed.
+//  4. REBUILD-INDEX is there, and durable. The old index is closed and removed, the new one takes its name, which is made durable,
+//     and is opened. Readers wait for this step alone. The mark is removed.
+//  5. Ops are admitted again.
+//
+// So the new index is what Open would make of the whole log at the moment of the switch: no acknowledged shard is missing, for its record is before the end, and
+// no deleted one is back, for what the deletion outlives is still there, as at any Open. A crash before 4 leaves the old
+// index, one in 4 the mark, with which Open makes the index anew; one after it the new index, behind whose position nothing
+// was recycled. If an error comes between, before 4 the old index stays in use, and it is tried again when damage is met; in 4
+// the store has no index, refuses reads and writes, and waits for a restart.
 //
 // # Index
 //

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"runtime"
 	"testing"
 
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/internal/vfile/crashtest"
@@ -40,7 +43,7 @@ func life(d *crashtest.Disk[held]) error {
 	}
 	ctx := context.Background()
 	next := uint64(0)
-	for _, files := range []vfile.FS{
+	for i, files := range []vfile.FS{
 		d.Files,
 		crashtest.DiesAt(d.Files, crashtest.OpSyncDir, "segments", 2), // before a segment's name is synced
 		d.Files,
@@ -74,6 +77,12 @@ func life(d *crashtest.Disk[held]) error {
 			continue
 		}
 		d.Ack(func(h *held) { h.blocks = next })
+		if i == 2 {
+			s.indexDamaged(pebble.ErrCorruption)
+			for s.Info().Rebuilding || counterOf(s.m.IndexRebuilds) == 0 {
+				runtime.Gosched()
+			}
+		}
 		if err := errors.Join(err, s.Close()); err != nil {
 			return err
 		}
@@ -161,7 +170,17 @@ func TestEverySync(t *testing.T) {
 		{Call: "store.Store.adopt: dir t"},
 		{Call: "store.Store.syncGroup: file"},
 		{Call: "store.Store.replay: file"},
+		{Call: "store.Store.switchIndex: dir s", Nothing: "an index of which a part is removed is made anew without the mark too"},
+		{Call: "store.Store.replaceIndex: dir s", Nothing: "the old index is as good until a segment was recycled that it refers to, which is not part of this life"},
 	})
+}
+
+func counterOf(c prometheus.Counter) float64 {
+	var m dto.Metric
+	if err := c.Write(&m); err != nil {
+		return -1
+	}
+	return m.GetCounter().GetValue()
 }
 
 func lostSegments(s *Store) float64 {
