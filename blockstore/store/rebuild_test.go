@@ -77,7 +77,6 @@ func TestRebuiltOnlineIsTheSame(t *testing.T) {
 	must(s.Compact(context.Background()))
 	rebuildNow(t, s)
 	must(m.check(s))
-	online, info := dump(t, s), s.Info()
 	if _, err := os.Stat(o.Dir + "/" + rebuildName); err == nil {
 		t.Fatal("the mark is left")
 	}
@@ -95,7 +94,7 @@ func TestRebuiltOnlineIsTheSame(t *testing.T) {
 	must(m.del(s, k(101)))
 	rebuildNow(t, s)
 	must(m.check(s))
-	online, info = dump(t, s), s.Info()
+	online, info := dump(t, s), s.Info()
 	mustClose(t, s)
 	o.IndexFS = pvfs.NewCrashableMem()
 	s = mustOpen(t, o)
