@@ -77,7 +77,7 @@ func TestRebuiltOnlineIsTheSame(t *testing.T) {
 	must(s.Compact(context.Background()))
 	rebuildNow(t, s)
 	must(m.check(s))
-	if _, err := os.Stat(o.Dir + "/" + rebuildName); err == nil {
+	if _, err := o.FS.Stat(o.Dir + "/" + rebuildName); err == nil {
 		t.Fatal("the mark is left")
 	}
 	must(m.put(s, k(100), 0))
