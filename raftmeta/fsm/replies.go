@@ -111,6 +111,8 @@ func replayed(v *metapb.SlotResult, origin uint64) *metapb.Result {
 		of.Attr.Lease = nil
 	case *metapb.Result_Commit:
 		of.Commit.Lease = nil
+	case *metapb.Result_Range:
+		of.Range.Lease = nil
 	case *metapb.Result_Remove:
 		of.Remove.Orphan = false
 	case *metapb.Result_Rename:

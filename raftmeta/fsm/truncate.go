@@ -101,10 +101,7 @@ func (x *call) deleteInode(n *inode) error {
 	if !n.isFile() || (n.attr.Used == 0 && len(n.cuts) == 0) {
 		return x.leave(n, left)
 	}
-	limit := x.opts.limits.extents
-	if x.level >= levelPOSIX && x.touched() > x.opts.limits.keys/2 {
-		limit = 0 // the command deletes many files
-	}
+	limit := x.deletions()
 	var list []extent
 	err = scanExtents(x.scan, x.fs, n, 0, maxEnd, func(e extent) (bool, error) {
 		list = append(list, e)
@@ -131,4 +128,12 @@ func (x *call) leave(n *inode, left bool) error {
 		return nil
 	}
 	return x.enqueue(&metapb.PurgeRecord{Fs: x.fs, Ino: uint64(n.attr.Ino)})
+}
+
+// deletions is how many records of each kind a command removes itself with an inode.
+func (x *call) deletions() int {
+	if x.level >= levelPOSIX && x.touched() > x.opts.limits.keys/2 {
+		return 0 // it deletes many files
+	}
+	return x.opts.limits.extents
 }

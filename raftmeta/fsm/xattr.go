@@ -100,7 +100,7 @@ func (x *call) xattrsChanged(n *inode, now xattrs) (*metapb.Result, error) {
 
 // dropXattrs removes the attributes of n, which is deleted, if they are few; left says that they are not.
 func (x *call) dropXattrs(n *inode) (left bool, err error) {
-	if n.xattrs.Count == 0 || n.xattrs.Count > x.opts.limits.extents {
+	if n.xattrs.Count == 0 || n.xattrs.Count > x.deletions() {
 		return n.xattrs.Count > 0, nil
 	}
 	keys, _, err := x.firstKeys(appendIno(nil, "a/", x.fs, uint64(n.attr.Ino)), n.xattrs.Count)
