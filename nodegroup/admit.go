@@ -13,6 +13,7 @@ type Admission struct {
 	ID       uint32 // its store id
 	Record   *metapb.Store
 	Replaces uint32 // the store whose place it takes, by ReplaceStore; 0: none
+	Version  uint64 // of the map that the replacement was decided on: ReplaceStore expects it
 }
 
 // Admit decides about a disk with this uuid that a node found in the place of its only store: it is the one that the map
@@ -54,7 +55,7 @@ func Admit(m *metapb.ClusterMapR, node string, uuid []byte, empty bool, first ui
 	if err := Survives(m, old.Id); err != nil {
 		return Admission{}, vfs.Wrap(op, err)
 	}
-	return Admission{ID: last + 1, Replaces: old.Id}, nil
+	return Admission{ID: last + 1, Replaces: old.Id, Version: m.Version}, nil
 }
 
 // Survives refuses the loss of stores without which blocks of some group could not be rebuilt from the others.

@@ -10,7 +10,7 @@ import (
 
 func TestAdmit(t *testing.T) {
 	fresh := func() *metapb.ClusterMapR {
-		m := &metapb.ClusterMapR{Pools: []*metapb.Pool{{Id: 1, Name: "default", K: 4, M: 2, Pgs: []*metapb.PlacementGroup{{Id: 1, Epoch: 1}}}}}
+		m := &metapb.ClusterMapR{Version: 5, Pools: []*metapb.Pool{{Id: 1, Name: "default", K: 4, M: 2, Pgs: []*metapb.PlacementGroup{{Id: 1, Epoch: 1}}}}}
 		for id := uint32(1); id <= 6; id++ {
 			m.Stores = append(m.Stores, &metapb.Store{Id: id, Uuid: []byte{byte(id)}, Node: name(id)})
 			m.Pools[0].Pgs[0].Slots = append(m.Pools[0].Pgs[0].Slots, &metapb.Slot{Store: id})
@@ -35,15 +35,15 @@ func TestAdmit(t *testing.T) {
 		"forming":                 {&metapb.ClusterMapR{}, 3, 9, true, Admission{ID: 3}, 0, ""},
 		"known":                   {fresh(), 3, 3, false, Admission{ID: 3}, 0, ""},
 		"known, empty":            {fresh(), 3, 3, true, Admission{ID: 3}, 0, ""},
-		"wiped":                   {fresh(), 3, 9, true, Admission{ID: 7, Replaces: 3}, 0, ""},
+		"wiped":                   {fresh(), 3, 9, true, Admission{ID: 7, Replaces: 3, Version: 5}, 0, ""},
 		"unknown with data":       {fresh(), 3, 9, false, Admission{}, vfs.KindIncompatible, "holds data"},
 		"of another node":         {fresh(), 3, 4, false, Admission{}, vfs.KindIncompatible, "store 4 of node n4"},
 		"given up, back":          {replaced, 2, 2, false, Admission{}, vfs.KindIncompatible, "replaced by store 7"},
 		"the one that replaced":   {replaced, 2, 7, false, Admission{ID: 7}, 0, ""},
-		"wiped again":             {replaced, 2, 9, true, Admission{ID: 8, Replaces: 7}, 0, ""},
-		"a second one of the two": {replaced, 5, 9, true, Admission{ID: 8, Replaces: 5}, 0, ""},
+		"wiped again":             {replaced, 2, 9, true, Admission{ID: 8, Replaces: 7, Version: 5}, 0, ""},
+		"a second one of the two": {replaced, 5, 9, true, Admission{ID: 8, Replaces: 5, Version: 5}, 0, ""},
 		"too much":                {filling, 3, 9, true, Admission{}, vfs.KindUnavailable, "could not be rebuilt"},
-		"one that is filling":     {filling, 1, 9, true, Admission{ID: 7, Replaces: 1}, 0, ""},
+		"one that is filling":     {filling, 1, 9, true, Admission{ID: 7, Replaces: 1, Version: 5}, 0, ""},
 	} {
 		got, err := Admit(c.m, name(c.node), []byte{c.uuid}, c.empty, c.node)
 		got.Record = nil

@@ -60,7 +60,19 @@ func (c *Cluster) admitStores(ctx context.Context, meta *raftmeta.Client) error 
 	return nil
 }
 
+// admitTries is how often it is decided again what a store is because the map changed meanwhile.
+const admitTries = 5
+
 func (c *Cluster) admitStore(ctx context.Context, meta *raftmeta.Client, n *blockNode) error {
+	for try := 1; ; try++ {
+		err := c.tryAdmitStore(ctx, meta, n)
+		if vfs.KindOf(err) != vfs.KindChanged || try == admitTries {
+			return err
+		}
+	}
+}
+
+func (c *Cluster) tryAdmitStore(ctx context.Context, meta *raftmeta.Client, n *blockNode) error {
 	m, err := clusterMap(ctx, meta) // of now: the one before may have been replaced
 	if err != nil {
 		return err
@@ -80,12 +92,16 @@ func (c *Cluster) admitStore(ctx context.Context, meta *raftmeta.Client, n *bloc
 	if n.Admission, err = nodegroup.Admit(m, n.name, info.Store[:], info.Used == 0, n.first); err != nil {
 		return err
 	}
-	if err := c.serve(n); err != nil {
-		return err
+	if !n.serves() {
+		if err := c.serve(n); err != nil {
+			return err
+		}
 	}
 	cmd := &metapb.Command{Op: &metapb.Command_PutStore{PutStore: &metapb.PutStore{Store: n.record()}}}
 	if n.Replaces != 0 {
-		cmd = &metapb.Command{Op: &metapb.Command_ReplaceStore{ReplaceStore: &metapb.ReplaceStore{Old: n.Replaces, New: n.record()}}}
+		cmd = &metapb.Command{Op: &metapb.Command_ReplaceStore{ReplaceStore: &metapb.ReplaceStore{
+			Old: n.Replaces, New: n.record(), ExpectMapVersion: n.Version,
+		}}}
 	}
 	if _, err := meta.Apply(ctx, clusterShard, cmd); err != nil {
 		return err

@@ -31,7 +31,7 @@
 // that never did. level.go lists what each level added, and
 // TestLevel1 holds the digests that level 1 must keep. Level 2 added the queue of dying blocks and
 // ReapBlocks, ReturnBlocks, RewriteExtents, ChangePGs, ReplaceStore and the version of the cluster map. Level 3 added
-// Touch, PunchHole, Allocate, CloneRange, extended attributes, and what
+// Touch, PunchHole, Allocate, CloneRange, extended attributes, the checks of ReplaceStore (levelReplaceChecked), and what
 // NFS clients have: opens, locks, sessions, replies.
 //
 // A command first passes the exactly-once check (see metapb.Identity), from level 3 on a second one if it belongs to an NFS

@@ -148,7 +148,12 @@ func (h *clusterHistory) op() *metapb.Command {
 		}
 		return &metapb.Command{Op: &metapb.Command_PutPool{PutPool: &metapb.PutPool{Pool: p}}}
 	case 4:
-		return &metapb.Command{Op: &metapb.Command_ReplaceStore{ReplaceStore: &metapb.ReplaceStore{Old: h.num("old", 1, 9), New: h.store()}}}
+		c := &metapb.ReplaceStore{Old: h.num("old", 1, 9), New: h.store()}
+		if h.present != nil { // else as when the digests of level 1 were recorded
+			c.New.Id, c.New.State = h.num("new", 5, 20), metapb.StoreState_STORE_IN
+			c.ExpectMapVersion = uint64(h.num("expects", 0, 2)/2) * (h.present.Version + uint64(h.num("newer", 0, 3)/3))
+		}
+		return &metapb.Command{Op: &metapb.Command_ReplaceStore{ReplaceStore: c}}
 	case 5:
 		return &metapb.Command{Op: &metapb.Command_PutKey{PutKey: &metapb.PutKey{Key: &metapb.Key{Kind: "handle", Id: h.num("key", 1, 3), Secret: []byte{byte(h.num("secret", 0, 3))}}}}}
 	}

@@ -10,6 +10,10 @@ import (
 	"github.com/rackfs/rackfs/vfs"
 )
 
+// levelReplaceChecked is the level that added the checks of ReplaceStore: the expected version of the map, and that enough members
+// of each group are left.
+const levelReplaceChecked = 3
+
 // setMapRecord writes a store or a pool. From levelCollect on, a change raises the
 // version of the map, and what is the same already is not written.
 func (x *call) setMapRecord(key []byte, r record) error {
@@ -258,12 +262,12 @@ func (x *call) replaceStore(c *metapb.ReplaceStore) (*metapb.Result, error) {
 	case string(old.Uuid) == string(s.Uuid):
 		return nil, vfs.Errorf(vfs.KindInvalid, op, "store %d would be replaced by itself", c.Old)
 	}
-	old.State, old.ReplacedBy = metapb.StoreState_STORE_LOST, s.Id
-	if err := x.setMapRecord(oldKey, &old); err != nil {
-		return nil, err
-	}
-	if err := x.setMapRecord(newKey, s); err != nil {
-		return nil, err
+	if x.level >= levelReplaceChecked && c.ExpectMapVersion != 0 {
+		if version, err := x.count(counterKey{what: counterMap}); err != nil {
+			return nil, err
+		} else if version != c.ExpectMapVersion {
+			return nil, vfs.Errorf(vfs.KindChanged, op, "the cluster map is at version %d, that store %d is to be replaced was decided on version %d: look again", version, c.Old, c.ExpectMapVersion)
+		}
 	}
 	keys, more, err := x.firstKeys([]byte("p/"), x.opts.limits.keys/2)
 	if err != nil {
@@ -272,12 +276,28 @@ func (x *call) replaceStore(c *metapb.ReplaceStore) (*metapb.Result, error) {
 	if more {
 		return nil, vfs.Errorf(vfs.KindTooMany, op, "more than %d pools", len(keys))
 	}
-	var changed []*metapb.Pool
-	for _, k := range keys {
-		p := new(metapb.Pool)
-		if _, err := x.getRecord(k, p); err != nil {
+	pools := make([]*metapb.Pool, len(keys))
+	for i, k := range keys {
+		pools[i] = new(metapb.Pool)
+		if _, err := x.getRecord(k, pools[i]); err != nil {
 			return nil, err
 		}
+		if x.level >= levelReplaceChecked {
+			if err := checkSurvives(pools[i], c.Old); err != nil {
+				return nil, err
+			}
+		}
+	}
+	old.State, old.ReplacedBy = metapb.StoreState_STORE_LOST, s.Id
+	if err := x.setMapRecord(oldKey, &old); err != nil {
+		return nil, err
+	}
+	if err := x.setMapRecord(newKey, s); err != nil {
+		return nil, err
+	}
+	var changed []*metapb.Pool
+	for i, k := range keys {
+		p := pools[i]
 		if groups := replaceIn(p, c.Old, s.Id); len(groups) > 0 {
 			if err := x.setMapRecord(k, p); err != nil {
 				return nil, err
@@ -286,6 +306,26 @@ func (x *call) replaceStore(c *metapb.ReplaceStore) (*metapb.Result, error) {
 		}
 	}
 	return x.changedMap(changed...)
+}
+
+// checkSurvives refuses the loss of a store without which blocks of some group of p could not be rebuilt.
+func checkSurvives(p *metapb.Pool, lost uint32) error {
+	for _, g := range p.Pgs {
+		named, whole := false, uint32(0)
+		for _, s := range g.Slots {
+			named = named || s.Store == lost || s.Previous == lost
+			// The store that a slot moves from has what was written before, the slot's own what was written since.
+			if s.Store != lost && (!s.Filling || s.Previous != 0 && s.Previous != lost) {
+				whole++
+			}
+		}
+		if need := dataSlots(p, g); named && whole < need {
+			return vfs.Errorf(vfs.KindInvalid, "store.replace",
+				"without store %d placement group %d of pool %d has %d whole members, and its blocks need %d: bring the store back, or wait until slots that are being filled are filled",
+				lost, g.Id, p.Id, whole, need)
+		}
+	}
+	return nil
 }
 
 // replaceIn names store with wherever p names lost, and lists the groups that changed.

@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -96,6 +97,21 @@ func TestClusterMapRules(t *testing.T) {
 					changes["replace"]++
 				}
 			}
+			if r := c.GetReplaceStore(); r != nil {
+				if e := r.ExpectMapVersion; e != 0 && e != before.Version && res.Kind == 0 && after.Version != before.Version {
+					rt.Fatalf("%v was applied to version %d", r, before.Version)
+				}
+				gone := hopeless(after)
+				for g := range hopeless(before) {
+					delete(gone, g)
+				}
+				if len(gone) > 0 {
+					rt.Fatalf("%v left groups %v without enough members:\n%s", r, gone, mapText(after))
+				}
+				if strings.Contains(res.Text, "whole members") {
+					changes["refused"]++
+				}
+			}
 			b, a := mapText(before), mapText(after)
 			if (after.Version > before.Version) != (a != b) || (res.Kind != 0 && after.Version != before.Version) {
 				rt.Fatalf("%v: version %d, was %d:\n%s\n%s", c, after.Version, before.Version, a, b)
@@ -114,12 +130,31 @@ func TestClusterMapRules(t *testing.T) {
 			rt.Fatal(d)
 		}
 	})
-	for _, op := range []string{"change", "replace"} {
+	for _, op := range []string{"change", "replace", "refused"} {
 		if changes[op] == 0 {
 			t.Errorf("no %s succeeded: the test shows nothing", op)
 		}
 	}
 	t.Log(changes)
+}
+
+// hopeless are the groups of which too few slots have, by themselves or by the store before, all that was written.
+func hopeless(c *metapb.ClusterMapR) map[[2]uint32]bool {
+	out := make(map[[2]uint32]bool)
+	for _, p := range c.Pools {
+		for _, g := range p.Pgs {
+			n := len(g.Slots)
+			for _, s := range g.Slots {
+				if s.Filling && s.Previous == 0 {
+					n--
+				}
+			}
+			if n < int(dataSlots(p, g)) {
+				out[[2]uint32{p.Id, g.Id}] = true
+			}
+		}
+	}
+	return out
 }
 
 func mapText(c *metapb.ClusterMapR) string {

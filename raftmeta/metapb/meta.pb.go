@@ -6685,12 +6685,16 @@ func (x *PGChange) GetRemove() bool {
 // group's epoch rises by 1; a slot whose previous store it was has none then and is rebuilt. Idempotent: repeated
 // with the same arguments it changes nothing. KindNotFound if there is no store old, KindChanged if another store
 // replaced it already, KindExists if the new id is taken.
+// From level 3 on: KindChanged if the map is at another version than the one expected; KindInvalid if some group of old
+// would then have fewer whole members than data shards, so that its blocks could not be rebuilt. A member is whole if its
+// slot is not being filled, or is being filled from a previous store that is not old.
 type ReplaceStore struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Old           uint32                 `protobuf:"varint,1,opt,name=old,proto3" json:"old,omitempty"`
-	New           *Store                 `protobuf:"bytes,2,opt,name=new,proto3" json:"new,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Old              uint32                 `protobuf:"varint,1,opt,name=old,proto3" json:"old,omitempty"`
+	New              *Store                 `protobuf:"bytes,2,opt,name=new,proto3" json:"new,omitempty"`
+	ExpectMapVersion uint64                 `protobuf:"varint,3,opt,name=expect_map_version,json=expectMapVersion,proto3" json:"expect_map_version,omitempty"` // level 3: the version of the map that the replacement was decided on; 0: any
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *ReplaceStore) Reset() {
@@ -6735,6 +6739,13 @@ func (x *ReplaceStore) GetNew() *Store {
 		return x.New
 	}
 	return nil
+}
+
+func (x *ReplaceStore) GetExpectMapVersion() uint64 {
+	if x != nil {
+		return x.ExpectMapVersion
+	}
+	return 0
 }
 
 // Key is a cluster secret (file handle MAC); kind "handle".
@@ -13811,10 +13822,11 @@ const file_meta_proto_rawDesc = "" +
 	"\bPGChange\x12!\n" +
 	"\fexpect_epoch\x18\x01 \x01(\rR\vexpectEpoch\x12.\n" +
 	"\x02pg\x18\x02 \x01(\v2\x1e.rackfs.meta.v1.PlacementGroupR\x02pg\x12\x16\n" +
-	"\x06remove\x18\x03 \x01(\bR\x06remove\"I\n" +
+	"\x06remove\x18\x03 \x01(\bR\x06remove\"w\n" +
 	"\fReplaceStore\x12\x10\n" +
 	"\x03old\x18\x01 \x01(\rR\x03old\x12'\n" +
-	"\x03new\x18\x02 \x01(\v2\x15.rackfs.meta.v1.StoreR\x03new\"A\n" +
+	"\x03new\x18\x02 \x01(\v2\x15.rackfs.meta.v1.StoreR\x03new\x12,\n" +
+	"\x12expect_map_version\x18\x03 \x01(\x04R\x10expectMapVersion\"A\n" +
 	"\x03Key\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\rR\x02id\x12\x16\n" +

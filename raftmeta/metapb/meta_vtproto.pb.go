@@ -2314,6 +2314,7 @@ func (m *ReplaceStore) CloneVT() *ReplaceStore {
 	r := new(ReplaceStore)
 	r.Old = m.Old
 	r.New = m.New.CloneVT()
+	r.ExpectMapVersion = m.ExpectMapVersion
 	if len(m.unknownFields) > 0 {
 		r.unknownFields = make([]byte, len(m.unknownFields))
 		copy(r.unknownFields, m.unknownFields)
@@ -10773,6 +10774,11 @@ func (m *ReplaceStore) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
+	}
+	if m.ExpectMapVersion != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.ExpectMapVersion))
+		i--
+		dAtA[i] = 0x18
 	}
 	if m.New != nil {
 		size, err := m.New.MarshalToSizedBufferVT(dAtA[:i])
@@ -19454,6 +19460,9 @@ func (m *ReplaceStore) SizeVT() (n int) {
 	if m.New != nil {
 		l = m.New.SizeVT()
 		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
+	}
+	if m.ExpectMapVersion != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.ExpectMapVersion))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -35993,6 +36002,25 @@ func (m *ReplaceStore) UnmarshalVT(dAtA []byte) error {
 				return err
 			}
 			iNdEx = postIndex
+		case 3:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field ExpectMapVersion", wireType)
+			}
+			m.ExpectMapVersion = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.ExpectMapVersion |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
