@@ -236,6 +236,21 @@ func (c *Client) forget(t placement.Target) {
 	c.anyAvoided.Store(len(c.avoided) > 0)
 }
 
+// Retain forgets the targets that known denies: stores that were replaced do not come back. It is for whoever follows the map.
+func (c *Client) Retain(known func(placement.Target) bool) {
+	if !c.anyAvoided.Load() {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for t := range c.avoided {
+		if !known(t) {
+			delete(c.avoided, t)
+		}
+	}
+	c.anyAvoided.Store(len(c.avoided) > 0)
+}
+
 // pgEpoch is an attempt that was made.
 type pgEpoch struct{ pg, epoch uint32 }
 

@@ -152,4 +152,15 @@ func TestProbe(t *testing.T) {
 	if !c.client.avoidsWrite(placement.Target{Node: "n3", Disk: 3}) || c.client.avoidsWrite(placement.Target{Node: "elsewhere"}) {
 		t.Fatal("after a probe: n3 should be avoided, a node that is gone should not")
 	}
+	// So is a store that was replaced: its node is in the map, and says for ever that it has no such disk.
+	replaced := placement.Target{Node: "n2", Disk: 99}
+	c.client.failed(replaced, vfs.KindUnavailable.Err("test"))
+	c.client.Probe(ctx, c)
+	if !c.client.avoidsWrite(replaced) {
+		t.Fatal("a probe found a disk that does not exist")
+	}
+	c.client.Retain(func(t placement.Target) bool { return t != replaced })
+	if c.client.avoidsWrite(replaced) || !c.client.avoidsWrite(placement.Target{Node: "n3", Disk: 3}) {
+		t.Fatal("of the targets that failed, the one that was replaced should be forgotten")
+	}
 }

@@ -16,6 +16,7 @@ const clusterShard = 0
 type clusterMap struct {
 	version uint64
 	stores  map[uint32]*metapb.Store
+	nodes   map[string]string // addresses
 	groups  map[uint32]*group
 	last    uint32 // the highest id that a group has had
 }
@@ -28,9 +29,14 @@ type group struct {
 }
 
 func newClusterMap(r *metapb.ClusterMapR) *clusterMap {
-	m := &clusterMap{version: r.Version, stores: map[uint32]*metapb.Store{}, groups: map[uint32]*group{}}
+	m := &clusterMap{version: r.Version, stores: map[uint32]*metapb.Store{}, nodes: map[string]string{}, groups: map[uint32]*group{}}
+	last := map[string]uint32{}
 	for _, s := range r.Stores {
 		m.stores[s.Id] = s
+		// The record of a lost store keeps the address that its node had then. Of several others the newest tells.
+		if s.State != metapb.StoreState_STORE_LOST && s.Address != "" && s.Id >= last[s.Node] {
+			m.nodes[s.Node], last[s.Node] = s.Address, s.Id
+		}
 	}
 	for _, p := range r.Pools {
 		m.last = max(m.last, p.LastPg)
@@ -68,6 +74,12 @@ func (g *group) equal(o *group) bool {
 // target is how a store is called. A store that the map does not have has no node, and nobody answers for it.
 func (m *clusterMap) target(store uint32) placement.Target {
 	return placement.Target{Node: m.stores[store].GetNode(), Disk: store}
+}
+
+// known reports whether a target is a store of the map that was not replaced.
+func (m *clusterMap) known(t placement.Target) bool {
+	s := m.stores[t.Disk]
+	return s != nil && s.Node == t.Node && s.State != metapb.StoreState_STORE_LOST
 }
 
 // placementGroup is what the stripe client reads.
@@ -116,6 +128,7 @@ func (k *Keeper) refresh(ctx context.Context) (*clusterMap, error) {
 	m := newClusterMap(answer)
 	k.cmap.Store(m)
 	k.keepOnly(m)
+	k.stripe.Retain(m.known)
 	for id, g := range m.groups {
 		if g.slotOf(k.o.ID) >= 0 && (old == nil || !g.equal(old.groups[id])) {
 			k.mark(id)

@@ -128,7 +128,7 @@ func New(o Options) (*Keeper, error) {
 	o = o.withDefaults()
 	k := &Keeper{
 		o: o, log: o.Logger, limit: newLimiter(o.BytesPerSecond),
-		peers:  &peers{dial: o.Dial, conns: map[string]peer{}},
+		peers:  newPeers(o.Dial),
 		marked: map[uint32]struct{}{}, again: map[uint32]struct{}{}, silent: map[uint16]time.Time{}, groups: map[uint32]*GroupStatus{},
 		suspects: newQueue(), hints: newQueue(),
 	}

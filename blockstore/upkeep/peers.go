@@ -10,7 +10,6 @@ import (
 	"github.com/rackfs/rackfs/blockstore/segment"
 	"github.com/rackfs/rackfs/blockstore/stripe"
 	"github.com/rackfs/rackfs/placement"
-	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 )
 
@@ -27,12 +26,15 @@ type Conn interface {
 	Close()
 }
 
-// peers are the connections to other nodes. A node that moved to another address is connected anew.
+// peers are the connections to other nodes, at the addresses of the newest map that anybody called with: a pass holds its map
+// for long, and must not bring back the address that a node had then. A node that moved to another address is connected
+// anew, one that is not in the map any more is forgotten.
 type peers struct {
 	dial func(node, address string) Conn
 
-	mu     sync.Mutex
+	mu     sync.Mutex // guards the following
 	closed bool
+	newest *clusterMap
 	conns  map[string]peer
 }
 
@@ -41,30 +43,58 @@ type peer struct {
 	conn    Conn
 }
 
-func (p *peers) conn(m *clusterMap, t placement.Target) (Conn, error) {
-	address := m.stores[t.Disk].GetAddress()
-	if t.Node == "" || address == "" {
-		return nil, vfs.Errorf(vfs.KindUnavailable, "upkeep.call", "store %d has no address in the cluster map", t.Disk)
-	}
-	return p.at(t.Node, address)
+func newPeers(dial func(node, address string) Conn) *peers {
+	return &peers{dial: dial, conns: map[string]peer{}}
 }
 
-func (p *peers) at(node, address string) (Conn, error) {
+// conn is the connection to the node of a store.
+func (p *peers) conn(m *clusterMap, t placement.Target) (Conn, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.follow(m)
+	if !p.newest.known(t) {
+		return nil, vfs.Errorf(vfs.KindUnavailable, "upkeep.call", "store %d of node %q is not in the cluster map, or was replaced", t.Disk, t.Node)
+	}
+	return p.at(t.Node)
+}
+
+// node is the connection to a node.
+func (p *peers) node(m *clusterMap, node string) (Conn, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.follow(m)
+	return p.at(node)
+}
+
+// follow takes m over if it is newer, and ends connections to where nobody is any more. p.mu is held.
+func (p *peers) follow(m *clusterMap) {
+	if p.newest == m || p.newest != nil && m.version != 0 && m.version <= p.newest.version {
+		return
+	}
+	p.newest = m
+	for node, have := range p.conns {
+		if m.nodes[node] != have.address {
+			have.conn.Close()
+			delete(p.conns, node)
+		}
+	}
+}
+
+// at is the connection to a node. p.mu is held.
+func (p *peers) at(node string) (Conn, error) {
 	if p.closed {
 		return nil, vfs.Errorf(vfs.KindCanceled, "upkeep.call", "the store's upkeep is ending")
 	}
-	have := p.conns[node]
-	if have.conn != nil && have.address == address {
+	if have, ok := p.conns[node]; ok {
 		return have.conn, nil
 	}
-	if have.conn != nil {
-		have.conn.Close()
+	address := p.newest.nodes[node]
+	if address == "" {
+		return nil, vfs.Errorf(vfs.KindUnavailable, "upkeep.call", "node %q has no address in the cluster map", node)
 	}
-	have = peer{address, p.dial(node, address)}
-	p.conns[node] = have
-	return have.conn, nil
+	c := p.dial(node, address)
+	p.conns[node] = peer{address, c}
+	return c, nil
 }
 
 func (p *peers) close() {
@@ -98,15 +128,7 @@ func (v view) PG(id uint32) (*placement.PG, bool) {
 func (v view) Writable(uint32) []*placement.PG { return nil }
 
 // Caller implements stripe.Map.
-func (v view) Caller(node string) (stripe.Caller, error) {
-	for _, s := range v.stores {
-		// The record of a lost store keeps the address that its node had then.
-		if s.Node == node && s.Address != "" && s.State != metapb.StoreState_STORE_LOST {
-			return v.peers.at(node, s.Address)
-		}
-	}
-	return nil, vfs.Errorf(vfs.KindUnavailable, "upkeep.call", "node %q has no address in the cluster map", node)
-}
+func (v view) Caller(node string) (stripe.Caller, error) { return v.peers.node(v.clusterMap, node) }
 
 // newest is the newest map, whichever that is.
 type newest struct{ k *Keeper }

@@ -118,7 +118,7 @@ func newRig(t testing.TB, o rigOptions) *rig {
 	}
 	r.meta.must(t, clusterShard, &metapb.Command{Op: &metapb.Command_PutPool{PutPool: &metapb.PutPool{Pool: pool}}})
 	r.gateway = stripe.New(stripe.Options{Logger: quiet(), BackoffMin: time.Millisecond, BackoffMax: time.Millisecond})
-	r.peers = &peers{conns: map[string]peer{}, dial: func(node, address string) Conn { return dialAs("gw", blockstore.RoleGateway, address) }}
+	r.peers = newPeers(func(node, address string) Conn { return dialAs("gw", blockstore.RoleGateway, address) })
 	r.register()
 	t.Cleanup(func() {
 		r.peers.close()

@@ -54,6 +54,13 @@ func (s *snapshot) has(pg uint32) bool {
 	return ok
 }
 
+// known reports whether a target is a store of the map that was not replaced, or stands for one that the map does not tell of.
+func (s *snapshot) known(t placement.Target) bool {
+	return t.Node == unknownNode || slices.ContainsFunc(s.raw.GetStores(), func(st *metapb.Store) bool {
+		return st.Id == t.Disk && st.Node == t.Node && st.State != metapb.StoreState_STORE_LOST
+	})
+}
+
 // node is the way to a block server at one address.
 type node struct {
 	addr   string
@@ -92,6 +99,7 @@ func (l *liveMap) run(ctx context.Context, interval time.Duration, client *strip
 			}
 		}
 		s := l.acquire()
+		client.Retain(s.known)
 		client.Probe(ctx, s)
 		l.release(s)
 	}
