@@ -97,17 +97,10 @@ func (sh *shard) background(ctx context.Context, l *leadership) {
 			}
 		}()
 	}
-	wg.Add(1)
-	go func() {
-		defer wg.Done()
-		sh.watchLeases(ctx, l.leases)
-	}()
+	wg.Go(func() { sh.watchLeases(ctx, l.leases) })
+	wg.Go(func() { sh.keepRaising(ctx) })
 	if sh.id == 0 {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			sh.watchClients(ctx)
-		}()
+		wg.Go(func() { sh.watchClients(ctx) })
 	}
 	wg.Wait()
 }

@@ -195,3 +195,34 @@ func TestRaiseLevel(t *testing.T) {
 	}
 	c.sameState(1)
 }
+
+// A level that leaders are to raise to is raised as soon as the last voter can, whoever leads then, and not before.
+func TestLevelIsRaisedInTheBackground(t *testing.T) {
+	old := uint32(1)
+	c := newCluster(t, 3, []uint16{1}, func(i int, o *Options) {
+		o.Level, o.CheckInterval = NewestLevel, 10*time.Millisecond
+		if i == 2 {
+			o.MaxLevel = old
+		}
+	})
+	c.leader(1)
+	c.stop(2)
+	first := c.leader(1)
+	c.stop(first) // so that the last one comes back to a new leader
+	old = NewestLevel
+	for _, i := range []int{0, 1} {
+		if st, up := c.status(i, 1); up && st.Level != 1 {
+			t.Fatalf("without the voter: %+v", st)
+		}
+	}
+	c.start(2)
+	c.leader(1)
+	c.start(first)
+	for i := range c.servers {
+		c.eventually("every voter to be at the newest level", func() bool {
+			st, _ := c.status(i, 1)
+			return st.Level == NewestLevel && st.Err == ""
+		})
+	}
+	c.sameState(1)
+}

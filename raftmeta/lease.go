@@ -120,13 +120,9 @@ func (s *Server) serveRenew(ctx context.Context, call *wire.Call) error {
 	if err := req.UnmarshalVT(call.Meta); err != nil {
 		return vfs.Errorf(vfs.KindInvalid, op, "%w", err)
 	}
-	sh, err := s.shard(req.Shard)
+	sh, l, err := s.leading(req.Shard)
 	if err != nil {
 		return err
-	}
-	l := sh.lead.Load()
-	if l == nil {
-		return sh.notLeader()
 	}
 	v, _, err := sh.read(ctx)
 	if err != nil {

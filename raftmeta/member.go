@@ -129,13 +129,9 @@ func (s *Server) serveMember(ctx context.Context, call *wire.Call) error {
 	if err := req.UnmarshalVT(call.Meta); err != nil {
 		return vfs.Errorf(vfs.KindInvalid, op, "%w", err)
 	}
-	sh, err := s.shard(req.Shard)
+	sh, l, err := s.leading(req.Shard)
 	if err != nil {
 		return err
-	}
-	l := sh.lead.Load()
-	if l == nil {
-		return sh.notLeader()
 	}
 	if req.Action == metapb.MemberAction_MEMBER_REPORT {
 		// Not from a leader that was deposed and does not know: a replica gives itself up when it reads that it is no member.

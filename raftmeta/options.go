@@ -92,6 +92,7 @@ type Options struct {
 	WALSegmentBytes int     // raft-wal segments, preallocated per replica; default 64 MiB, at least 1 MiB
 	Timing          Timing  // default LAN
 	MaxLevel        uint32  // newest feature level to apply; 0: all this release knows
+	Level           uint32  // to which leaders raise their shards by themselves, once every voter can; 0: only RaiseLevel does
 
 	TrailingLogs      uint64        // entries kept behind a snapshot; default 100,000
 	SnapshotThreshold uint64        // entries since the last snapshot that make a new one due; default 32,768

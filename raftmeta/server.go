@@ -143,6 +143,19 @@ func (s *Server) shard(id uint32) (*shard, error) {
 	return nil, vfs.Errorf(vfs.KindNotLeader, "raftmeta", "")
 }
 
+// leading finds a shard that this server leads and serves. KindNotLeader names who does, if that is known.
+func (s *Server) leading(id uint32) (*shard, *leadership, error) {
+	sh, err := s.shard(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	l := sh.lead.Load()
+	if l == nil {
+		return nil, nil, sh.notLeader()
+	}
+	return sh, l, nil
+}
+
 // all are the replicas that are open.
 func (s *Server) all() []*shard {
 	s.mu.RLock()

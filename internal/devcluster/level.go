@@ -15,13 +15,13 @@ const (
 )
 
 // raiseLevels raises both shards to the newest feature level of this release. With a voter missing they stay
-// as they are, and serve: one that comes back may be of an older release.
+// as they are, and serve: one that comes back may be of an older release. Their leaders raise them when all voters can.
 func (c *Cluster) raiseLevels(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, levelPatience)
 	defer cancel()
 	for _, shard := range []uint16{clusterShard, namespaceShard} {
 		if err := c.voters.raiseLevel(ctx, shard, raftmeta.NewestLevel); err != nil {
-			c.log.Warn("the metadata stays at its feature level until the next start; what needs a newer one (the end of unused blocks, repair) does not run",
+			c.log.Warn("the metadata stays at its feature level until all voters can apply a newer one; what needs that (the end of unused blocks, repair) does not run",
 				"shard", shard, "err", err)
 		}
 	}

@@ -1,6 +1,7 @@
 package devcluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -153,7 +154,7 @@ func (c *Cluster) startVoter(name string, ln net.Listener) (*raftmeta.Server, er
 		Shards:          []uint16{clusterShard, namespaceShard},
 		Nodes:           c.voters.names(),
 		WALSegmentBytes: walSegmentBytes,
-		Grace:           c.cfg.GCGrace, MaxLevel: c.cfg.maxLevel, Lease: c.cfg.metaLease,
+		Grace:           c.cfg.GCGrace, MaxLevel: c.cfg.maxLevel, Level: cmp.Or(c.cfg.maxLevel, raftmeta.NewestLevel), Lease: c.cfg.metaLease,
 		// Three voters and a gateway share the process: less for each.
 		BlockCacheBytes: 32 << 20, RecordCacheBytes: 16 << 20, MemTableBytes: 8 << 20,
 	})
