@@ -34,7 +34,8 @@
 //
 // # Removal of fallback groups
 //
-// A closed fallback group goes away when nothing is in it. The order makes it safe against gateways that still hold an older map:
+// A closed fallback group goes away when nothing is in it. That is looked for beside the observation of the stores, which never waits for it, and
+// for all such groups together: there is no index of blocks by group, so one scan of all blocks, at a bounded rate, answers for all of them. The order makes it safe against gateways that still hold an older map:
 // every member lists no shard of it; every member is fenced at the group's epoch + 1, so that no write under an older map can be
 // acknowledged by all of them from then on; every member again lists no shard, so none was before; no live or dying block of any
 // namespace shard names it; then it is removed, if it still has that epoch. Whatever happens between these

@@ -23,6 +23,8 @@ const (
 	DefaultProbeEvery   = 500 * time.Millisecond
 	DefaultProbeTimeout = 2 * time.Second
 	DefaultRetireEvery  = 10 * time.Second
+	// DefaultRetirePause lets a scan look at 200,000 records per second of a shard at most, 20,000 at a time.
+	DefaultRetirePause = 100 * time.Millisecond
 
 	// leadPoll is how often it is looked whether this replica leads.
 	leadPoll = 100 * time.Millisecond
@@ -56,6 +58,7 @@ type Options struct {
 	ProbeEvery   time.Duration // 0: DefaultProbeEvery
 	ProbeTimeout time.Duration
 	RetireEvery  time.Duration // how often it is looked for groups that can be removed
+	RetirePause  time.Duration // between two pages of the scan that this takes
 	// Now never runs backward; default time.Now.
 	Now    func() time.Time
 	Logger *slog.Logger
@@ -69,11 +72,12 @@ type Manager struct {
 	cmap   *metapb.ClusterMapR
 	health map[uint32]*health
 	conns  map[string]*conn
-	retire time.Time // when it is next looked for groups to remove
-	failed string    // the last error of planning that was logged
+	failed string // the last error of planning that was logged
 
-	mu     sync.Mutex // guards the following
-	status Status
+	mu       sync.Mutex // guards the following
+	status   Status
+	retiring RetireStatus
+	sight    *sight // what is retired by; nil while it is not known how stores and groups are
 }
 
 type conn struct {
@@ -89,7 +93,7 @@ func New(o Options) *Manager {
 	for _, d := range []struct {
 		v   *time.Duration
 		def time.Duration
-	}{{&o.ProbeEvery, DefaultProbeEvery}, {&o.ProbeTimeout, DefaultProbeTimeout}, {&o.RetireEvery, DefaultRetireEvery}} {
+	}{{&o.ProbeEvery, DefaultProbeEvery}, {&o.ProbeTimeout, DefaultProbeTimeout}, {&o.RetireEvery, DefaultRetireEvery}, {&o.RetirePause, DefaultRetirePause}} {
 		if *d.v <= 0 {
 			*d.v = d.def
 		}
@@ -124,9 +128,8 @@ func (m *Manager) Run(ctx context.Context) {
 // lead works until this process does not lead any more.
 func (m *Manager) lead(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
+	var others sync.WaitGroup
+	others.Go(func() {
 		defer cancel()
 		poll := time.NewTicker(leadPoll)
 		defer poll.Stop()
@@ -137,13 +140,13 @@ func (m *Manager) lead(ctx context.Context) {
 			case <-poll.C:
 			}
 		}
-	}()
+	})
+	others.Go(func() { m.retire(ctx) })
 	defer func() {
 		cancel()
-		<-watched
+		others.Wait()
 		m.reset()
 	}()
-	m.retire = m.o.Now().Add(m.o.RetireEvery)
 	tick := time.NewTicker(m.o.ProbeEvery)
 	defer tick.Stop()
 	for ctx.Err() == nil {
@@ -162,7 +165,7 @@ func (m *Manager) reset() {
 	}
 	m.cmap, m.health, m.conns, m.failed = nil, map[uint32]*health{}, map[string]*conn{}, ""
 	m.mu.Lock()
-	m.status = Status{}
+	m.status, m.retiring, m.sight = Status{}, RetireStatus{}, nil
 	m.mu.Unlock()
 }
 
@@ -176,11 +179,8 @@ func (m *Manager) step(ctx context.Context) {
 	m.probe(ctx)
 	if err == nil && m.settled() && ctx.Err() == nil {
 		err = m.plan(ctx)
-		if now := m.o.Now(); err == nil && !now.Before(m.retire) {
-			m.retire = now.Add(m.o.RetireEvery)
-			err = m.retireGroups(ctx)
-		}
 	}
+	m.see(err == nil && m.settled())
 	m.complain(ctx, err)
 	m.publish(err)
 }

@@ -394,3 +394,57 @@ func TestOpenedAfterItsFence(t *testing.T) {
 		t.Fatal("no group is open")
 	}
 }
+
+// The scan that the removal of groups takes may hang or last for hours: stores are observed and groups made meanwhile. It is one for
+// all groups.
+func TestObservationDoesNotWaitForTheScan(t *testing.T) {
+	r := newRig(t, 6, 4, 2, 6)
+	r.pass(time.Second)
+	r.stop(6)
+	r.pass(2 * time.Second)
+	r.start(6)
+	r.pass(4 * time.Second)
+	_, closed := r.fallback()
+	if closed[3] < 2 {
+		t.Fatalf("%d closed groups", closed[3])
+	}
+	scans, hold := make(chan []uint32), make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	r.meta.asked = func(q *metapb.Query) {
+		if b := q.GetBlocks(); b != nil {
+			select {
+			case scans <- b.Pgs:
+			case <-ctx.Done():
+			}
+			<-hold
+		}
+	}
+	r.m.reset()
+	r.m = r.manager()
+	r.m.o.Now, r.m.o.ProbeEvery, r.m.o.RetireEvery = time.Now, 10*time.Millisecond, 10*time.Millisecond
+	r.m.o.Timing = Timing{FailAfter: time.Millisecond, SuspectAfter: time.Hour, OutAfter: time.Hour, UpAfter: time.Millisecond}
+	var wg sync.WaitGroup
+	wg.Go(func() { r.m.Run(ctx) })
+	defer wg.Wait()
+	defer cancel()
+	if pgs := <-scans; len(pgs) != closed[3] {
+		t.Errorf("a scan is about %d groups of %d", len(pgs), closed[3])
+	}
+	// It hangs now.
+	await := func(what string, done func() bool) {
+		t.Helper()
+		for end := time.Now().Add(30 * time.Second); !done(); time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				close(hold)
+				t.Fatalf("%s: %+v", what, r.m.Status())
+			}
+		}
+	}
+	r.stop(1)
+	await("a store that stopped was not seen to", func() bool { st := r.m.Status(); return len(st.Stores) > 0 && st.Stores[0].State == Down })
+	await("no groups were opened", func() bool { open, _ := r.fallback(); return open[3] > 0 })
+	if n := r.m.Status().Retiring.Groups; n != closed[3] {
+		t.Errorf("the status says that the scan is about %d groups", n)
+	}
+	close(hold)
+}

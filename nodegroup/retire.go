@@ -2,7 +2,9 @@ package nodegroup
 
 import (
 	"context"
+	"maps"
 	"slices"
+	"time"
 
 	"github.com/rackfs/rackfs/blockstore"
 	"github.com/rackfs/rackfs/blockstore/segment"
@@ -11,74 +13,176 @@ import (
 	"github.com/rackfs/rackfs/vfs"
 )
 
-// retireGroups removes closed fallback groups that hold nothing. It goes group by group, so
-// that a crash in the middle leaves at most one that is fenced and not removed.
+// retireMax is how many groups are retired together.
+const retireMax = 256
+
+// RetireStatus is how the removal of groups stands.
+type RetireStatus struct {
+	Groups  int    `json:"groups"`          // that the scan under way is about; 0: there is none
+	Pages   uint64 `json:"pages"`           // of the scans since this process leads
+	Removed uint64 `json:"removed"`         // groups, since then
+	Err     string `json:"error,omitempty"` // why the last look ended early
+}
+
+// sight is what the manager knew at one moment. The connections are its own: one may end under a call.
+type sight struct {
+	cmap   *metapb.ClusterMapR
+	states []placement.StoreState
+	conns  map[string]*conn
+}
+
+// see makes what is known now the base of what is retired, or nothing if that is not known.
+func (m *Manager) see(known bool) {
+	var s *sight
+	if known {
+		s = &sight{m.cmap, m.storeStates(), maps.Clone(m.conns)}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.sight = s
+}
+
+// retire looks for groups to remove, again and again, until ctx ends. It runs beside the observation of the stores, which never
+// waits for it.
+func (m *Manager) retire(ctx context.Context) {
+	tick := time.NewTicker(m.o.RetireEvery)
+	defer tick.Stop()
+	told := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		err := m.retireGroups(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		text := ""
+		if err != nil {
+			if text = err.Error(); text != told {
+				m.o.Logger.Warn("empty placement groups are not removed now", "err", err)
+			}
+		}
+		told = text
+		m.mu.Lock()
+		m.retiring.Err = text
+		m.mu.Unlock()
+	}
+}
+
+// candidate is a group that may be removed, and the epoch that this is decided at.
+type candidate struct {
+	pool  uint32
+	group *metapb.PlacementGroup
+}
+
+// retireGroups removes closed fallback groups that hold nothing. The steps are those of the package comment, each taken for all
+// of them, with one scan of the shards' blocks. A crash in the middle leaves groups that are fenced and not removed.
 func (m *Manager) retireGroups(ctx context.Context) error {
-	var shards []uint16
-	removed := false
-	for _, p := range m.cmap.GetPools() {
-		if r := placement.Assess(poolState(p, 0), m.storeStates()); r.Writable == 0 || r.Closed == 0 {
+	m.mu.Lock()
+	s := m.sight
+	m.mu.Unlock()
+	if s == nil {
+		return nil
+	}
+	left := map[uint32]candidate{}
+	for _, p := range s.cmap.GetPools() {
+		if r := placement.Assess(poolState(p, 0), s.states); r.Writable == 0 || r.Closed == 0 {
 			continue // they may be wanted again
 		}
 		for _, g := range p.GetPgs() {
-			if ctx.Err() != nil || g.K == 0 || g.State != metapb.PGState_PG_CLOSED {
-				continue
+			if g.K != 0 && g.State == metapb.PGState_PG_CLOSED && len(left) < retireMax && s.fenceEmpty(ctx, g) {
+				left[g.Id] = candidate{p.Id, g}
 			}
-			if empty, err := m.listsNothing(ctx, g); err != nil || !empty {
-				continue // a member does not answer, or has something: later
-			}
-			if shards == nil {
-				var err error
-				if shards, err = m.namespaceShards(ctx); err != nil {
-					return err
-				}
-			}
-			ok, err := m.retireGroup(ctx, p, g, shards)
-			if err != nil {
-				return err
-			}
-			removed = removed || ok
 		}
 	}
-	if removed {
-		return m.refresh(ctx)
+	if len(left) == 0 || ctx.Err() != nil {
+		return nil
+	}
+	m.scanning(len(left))
+	defer m.scanning(0)
+	shards, err := m.namespaceShards(ctx)
+	if err != nil {
+		return err
+	}
+	for _, shard := range shards {
+		// A block that dies between the two was seen by the first.
+		for _, dying := range []bool{false, true} {
+			if err := m.scanBlocks(ctx, shard, dying, left); err != nil {
+				return err
+			}
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(left)) {
+		c := left[id]
+		err := m.propose(ctx, &metapb.ChangePGs{Pool: c.pool, Changes: []*metapb.PGChange{{
+			ExpectEpoch: c.group.Epoch, Pg: &metapb.PlacementGroup{Id: id}, Remove: true,
+		}}})
+		if vfs.KindOf(err) == vfs.KindChanged {
+			continue // it was opened meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		m.mu.Lock()
+		m.retiring.Removed++
+		m.mu.Unlock()
+		m.o.Logger.Info("an empty placement group was removed", "pool", c.pool, "pg", id, "k", c.group.K)
 	}
 	return nil
 }
 
-// retireGroup removes a group whose members list nothing, if that is still so when no write can be under way.
-func (m *Manager) retireGroup(ctx context.Context, p *metapb.Pool, g *metapb.PlacementGroup, shards []uint16) (bool, error) {
-	for _, s := range members(g) {
+func (m *Manager) scanning(groups int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.retiring.Groups = groups
+}
+
+// fenceEmpty reports whether the members of a group list nothing, and still list nothing when no write can be under way.
+func (s *sight) fenceEmpty(ctx context.Context, g *metapb.PlacementGroup) bool {
+	if !s.listsNothing(ctx, g) {
+		return false // a member does not answer, or has something: later
+	}
+	for _, id := range members(g) {
 		epochs := segment.AppendEpochs(nil, []segment.Epoch{{PG: g.Id, Epoch: g.Epoch + 1}})
-		if err := m.call(ctx, s, func(c Conn, ctx context.Context) error {
-			req := blockstore.DiskRequest{Disk: s}
+		if err := s.call(ctx, id, func(c Conn, ctx context.Context) error {
+			req := blockstore.DiskRequest{Disk: id}
 			reply, err := c.Call(ctx, blockstore.OpFence, req.Append(nil), [][]byte{epochs}, nil)
 			reply.Release()
 			return err
 		}); err != nil {
-			return false, nil // later
+			return false
 		}
 	}
-	if empty, err := m.listsNothing(ctx, g); err != nil || !empty {
-		return false, nil
-	}
-	for _, shard := range shards {
-		for _, dying := range []bool{false, true} {
-			if n, err := m.blocksIn(ctx, shard, g.Id, dying); err != nil || n > 0 {
-				return false, err
-			}
+	return s.listsNothing(ctx, g)
+}
+
+// scanBlocks drops the groups in which a shard has a block. It reads page by page, with a pause after each.
+func (m *Manager) scanBlocks(ctx context.Context, shard uint16, dying bool, left map[uint32]candidate) error {
+	q := &metapb.BlocksQ{Dying: dying}
+	for len(left) > 0 {
+		q.Pgs = slices.Sorted(maps.Keys(left))
+		r, err := m.query(ctx, shard, &metapb.Query{Q: &metapb.Query_Blocks{Blocks: q}})
+		if err != nil {
+			return vfs.Wrap("nodegroup.retire", err)
+		}
+		for _, b := range r.GetBlocks().GetBlocks() {
+			delete(left, b.Pg)
+		}
+		m.mu.Lock()
+		m.retiring.Pages++
+		m.mu.Unlock()
+		if q.After = r.GetBlocks().GetNext(); q.After == 0 {
+			return nil
+		}
+		select {
+		case <-time.After(m.o.RetirePause):
+		case <-ctx.Done():
+			return vfs.Wrap("nodegroup.retire", ctx.Err())
 		}
 	}
-	err := m.propose(ctx, &metapb.ChangePGs{Pool: p.Id, Changes: []*metapb.PGChange{{
-		ExpectEpoch: g.Epoch, Pg: &metapb.PlacementGroup{Id: g.Id}, Remove: true,
-	}}})
-	if vfs.KindOf(err) == vfs.KindChanged {
-		return false, nil
-	}
-	if err == nil {
-		m.o.Logger.Info("an empty placement group was removed", "pool", p.Id, "pg", g.Id, "k", g.K)
-	}
-	return err == nil, err
+	return nil
 }
 
 // members are the stores where shards of a group may be.
@@ -95,9 +199,9 @@ func members(g *metapb.PlacementGroup) []uint32 {
 }
 
 // call calls the node of a store.
-func (m *Manager) call(ctx context.Context, store uint32, f func(Conn, context.Context) error) error {
-	for _, s := range m.cmap.GetStores() {
-		if c := m.conns[s.Node]; s.Id == store && s.State != metapb.StoreState_STORE_LOST && c != nil {
+func (s *sight) call(ctx context.Context, store uint32, f func(Conn, context.Context) error) error {
+	for _, st := range s.cmap.GetStores() {
+		if c := s.conns[st.Node]; st.Id == store && st.State != metapb.StoreState_STORE_LOST && c != nil {
 			ctx, cancel := context.WithTimeout(ctx, metaTimeout)
 			defer cancel()
 			return f(c, ctx)
@@ -107,11 +211,11 @@ func (m *Manager) call(ctx context.Context, store uint32, f func(Conn, context.C
 }
 
 // listsNothing reports whether every store where shards of g may be says that it has none.
-func (m *Manager) listsNothing(ctx context.Context, g *metapb.PlacementGroup) (bool, error) {
-	for _, s := range members(g) {
+func (s *sight) listsNothing(ctx context.Context, g *metapb.PlacementGroup) bool {
+	for _, id := range members(g) {
 		some := false
-		err := m.call(ctx, s, func(c Conn, ctx context.Context) error {
-			req := blockstore.ListRequest{Disk: s, PG: g.Id, Limit: 1}
+		err := s.call(ctx, id, func(c Conn, ctx context.Context) error {
+			req := blockstore.ListRequest{Disk: id, PG: g.Id, Limit: 1}
 			reply, err := c.Call(ctx, blockstore.OpList, req.Append(nil), nil, nil)
 			if err != nil {
 				return err
@@ -125,10 +229,10 @@ func (m *Manager) listsNothing(ctx context.Context, g *metapb.PlacementGroup) (b
 			return nil
 		})
 		if err != nil || some {
-			return false, err
+			return false
 		}
 	}
-	return true, nil
+	return true
 }
 
 // namespaceShards are those of all file systems, whatever state they are in.
@@ -143,20 +247,4 @@ func (m *Manager) namespaceShards(ctx context.Context) ([]uint16, error) {
 	}
 	slices.Sort(shards)
 	return slices.Compact(shards), nil
-}
-
-// blocksIn counts blocks of a shard in a group, up to the first page that has any.
-func (m *Manager) blocksIn(ctx context.Context, shard uint16, pg uint32, dying bool) (int, error) {
-	q := &metapb.BlocksQ{Pgs: []uint32{pg}, Limit: 1, Dying: dying}
-	for {
-		r, err := m.query(ctx, shard, &metapb.Query{Q: &metapb.Query_Blocks{Blocks: q}})
-		if err != nil {
-			return 0, vfs.Wrap("nodegroup.retire", err)
-		}
-		b := r.GetBlocks()
-		if n := len(b.GetBlocks()); n > 0 || b.GetNext() == 0 {
-			return n, nil
-		}
-		q.After = b.Next
-	}
 }

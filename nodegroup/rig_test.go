@@ -36,6 +36,8 @@ type metadata struct {
 	seq    uint64
 	// before, if set, is called with each command before it is applied.
 	before func(*metapb.Command)
+	// asked, if set, is called with each query before it is answered.
+	asked func(*metapb.Query)
 }
 
 const (
@@ -98,6 +100,9 @@ func (m *metadata) Apply(_ context.Context, shard uint16, c *metapb.Command) (*m
 }
 
 func (m *metadata) Query(_ context.Context, shard uint16, q *metapb.Query) (*metapb.QueryResult, error) {
+	if m.asked != nil {
+		m.asked(q)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	r := fsm.Query(m.store[shard], nil, q)
@@ -115,6 +120,7 @@ type rig struct {
 	srv    map[uint32]*wire.Server
 	done   map[uint32]chan struct{}
 	now    time.Time
+	retire time.Time // when it is next looked for groups to remove
 	m      *Manager
 }
 
@@ -148,6 +154,7 @@ func newSizedRig(t *testing.T, n, k, m, groups int, capacity map[uint32]int64) *
 	}
 	r.meta.must(t, clusterShard, &metapb.Command{Op: &metapb.Command_PutPool{PutPool: &metapb.PutPool{Pool: pool}}})
 	r.m = r.manager()
+	r.retire = r.now.Add(r.m.o.RetireEvery)
 	t.Cleanup(func() {
 		r.m.reset()
 		for id, s := range r.stores {
@@ -161,7 +168,7 @@ func newSizedRig(t *testing.T, n, k, m, groups int, capacity map[uint32]int64) *
 func (r *rig) manager() *Manager {
 	return New(Options{
 		Leads: func() bool { return true }, Meta: r.meta, Logger: quiet(), Now: func() time.Time { return r.now },
-		ProbeTimeout: 10 * time.Second, RetireEvery: time.Minute,
+		ProbeTimeout: 10 * time.Second, RetireEvery: time.Minute, RetirePause: time.Microsecond,
 		Connect: func(node, addr string) Conn { return dial(addr, blockstore.RoleMeta) },
 	})
 }
@@ -213,6 +220,12 @@ func (r *rig) pass(d time.Duration) {
 	for end := r.now.Add(d); r.now.Before(end); {
 		r.now = r.now.Add(DefaultProbeEvery)
 		r.m.step(r.t.Context())
+		if !r.now.Before(r.retire) {
+			r.retire = r.now.Add(r.m.o.RetireEvery)
+			if err := r.m.retireGroups(r.t.Context()); err != nil {
+				r.t.Fatal(err)
+			}
+		}
 	}
 }
 

@@ -14,6 +14,8 @@ type Status struct {
 	Stores  []StoreStatus `json:"stores"`
 	Pools   []PoolStatus  `json:"pools"`
 	Err     string        `json:"error,omitempty"` // why groups are not looked after now
+	// Retiring is the removal of fallback groups that hold nothing.
+	Retiring RetireStatus `json:"retiring"`
 }
 
 // StoreStatus is what is thought of a store.
@@ -42,7 +44,9 @@ type PoolStatus struct {
 func (m *Manager) Status() Status {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.status
+	st := m.status
+	st.Retiring = m.retiring
+	return st
 }
 
 func (m *Manager) publish(err error) {
