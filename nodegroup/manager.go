@@ -225,33 +225,21 @@ func (m *Manager) refresh(ctx context.Context) error {
 // probe asks all stores that are not lost how they are.
 func (m *Manager) probe(ctx context.Context) {
 	seen := map[uint32]bool{}
-	used := map[string]bool{}
 	var list []*metapb.Store
 	for _, s := range m.cmap.GetStores() {
 		if s.State == metapb.StoreState_STORE_LOST {
 			continue
 		}
-		seen[s.Id], used[s.Node] = true, true
+		seen[s.Id] = true
 		list = append(list, s)
 		if m.health[s.Id] == nil {
 			m.health[s.Id] = &health{since: m.o.Now()}
 		}
-		if c := m.conns[s.Node]; c == nil || c.addr != s.Address {
-			if c != nil {
-				c.Close()
-			}
-			m.conns[s.Node] = &conn{addr: s.Address, Conn: m.o.Connect(s.Node, s.Address)}
-		}
 	}
+	m.conns = connections(m.conns, list, m.o.Connect)
 	for id := range m.health {
 		if !seen[id] {
 			delete(m.health, id)
-		}
-	}
-	for name, c := range m.conns {
-		if !used[name] {
-			c.Close()
-			delete(m.conns, name)
 		}
 	}
 	out := make([]observation, len(list))

@@ -122,6 +122,28 @@ type rig struct {
 	now    time.Time
 	retire time.Time // when it is next looked for groups to remove
 	m      *Manager
+	// hinted, if set, is what a store's hints are given to.
+	hinted func(store uint32, keys []segment.Key)
+}
+
+// hints is the upkeep of a store, of which only hints are looked at.
+type hints struct {
+	server.Upkeep
+	r  *rig
+	id uint32
+}
+
+func (h hints) Hint(keys []segment.Key) { h.r.hinted(h.id, keys) }
+
+// run runs a hinter until the test ends.
+func run(t *testing.T, h *Hinter) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { h.Run(ctx) })
+	t.Cleanup(func() {
+		cancel()
+		wg.Wait()
+	})
 }
 
 func newRig(t *testing.T, n, k, m, groups int) *rig { return newSizedRig(t, n, k, m, groups, nil) }
@@ -195,7 +217,12 @@ func (r *rig) serveOnly(id uint32) string {
 		r.t.Fatal(err)
 	}
 	sec := wire.Security{Mode: wire.ModeInsecure, Self: wire.Peer{Name: name(id), Roles: []string{blockstore.RoleBlock}}}
-	srv := wire.NewServer(server.New(map[uint32]*store.Store{id: r.stores[id]}, server.Options{Logger: quiet()}).Handle, wire.ServerOptions{Security: sec, Logger: quiet()})
+	srv := wire.NewServer(server.New(map[uint32]*store.Store{id: r.stores[id]}, server.Options{Logger: quiet(), Upkeep: func(uint32) server.Upkeep {
+		if r.hinted == nil {
+			return nil
+		}
+		return hints{r: r, id: id}
+	}}).Handle, wire.ServerOptions{Security: sec, Logger: quiet()})
 	done := make(chan struct{})
 	go func() { defer close(done); _ = srv.Serve(ln) }()
 	r.srv[id], r.done[id] = srv, done

@@ -139,6 +139,9 @@ func (sh *shard) reap(ctx context.Context, info *metapb.ShardInfoR, g *grace) (d
 	if more = r.GetReap().GetMore(); !more {
 		g.reaped()
 	}
+	if dead := r.GetReap().GetBlocks(); len(dead) > 0 && sh.s.opt.OnDead != nil {
+		sh.s.opt.OnDead(dead)
+	}
 	return uint64(len(r.GetReap().GetBlocks())), more
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/rackfs/rackfs/internal/wire"
 	"github.com/rackfs/rackfs/raftmeta/fsm"
 	"github.com/rackfs/rackfs/raftmeta/internal/replica"
+	"github.com/rackfs/rackfs/raftmeta/metapb"
 )
 
 // RPC operations on the metadata port. Bodies are messages of package metapb in
@@ -116,6 +117,8 @@ type Options struct {
 	// PurgeKeysPerSecond and ReapBlocksPerSecond bound background work; defaults 100,000 and 10,000.
 	PurgeKeysPerSecond  int
 	ReapBlocksPerSecond int
+	// OnDead, if set, is told of the blocks that a leader on this server reaped. It does not block.
+	OnDead func([]*metapb.DeadBlock)
 	// CheckInterval is how often a leader compares the voters' digests; default 10 s.
 	CheckInterval time.Duration
 

@@ -43,18 +43,21 @@ func (c *Cluster) startGuardians(ctx context.Context) error {
 			return err
 		}
 		server := v.server
+		connect := func(node, addr string) nodegroup.Conn {
+			return wire.NewClient(wire.Dialer("tcp", addr), wire.ClientOptions{
+				Security: wire.Security{Mode: c.cfg.dataMode(), TLS: id.ClientTLS(node)}, Logger: c.log,
+			})
+		}
 		g.Manager = nodegroup.New(nodegroup.Options{
 			Leads: func() bool { return leads(server, clusterShard) }, Meta: g.meta,
-			Connect: func(node, addr string) nodegroup.Conn {
-				return wire.NewClient(wire.Dialer("tcp", addr), wire.ClientOptions{
-					Security: wire.Security{Mode: c.cfg.dataMode(), TLS: id.ClientTLS(node)}, Logger: c.log,
-				})
-			},
-			RetireEvery: c.cfg.retireInterval, Logger: c.log.With("node", v.name),
+			Connect: connect, RetireEvery: c.cfg.retireInterval, Logger: c.log.With("node", v.name),
 		})
 		run, stop := context.WithCancel(context.WithoutCancel(ctx))
 		g.stop = stop
+		hinter := nodegroup.NewHinter(nodegroup.HinterOptions{Meta: g.meta, Connect: connect, Logger: c.log.With("node", v.name)})
+		v.hinter.Store(hinter)
 		g.done.Go(func() { g.Run(run) })
+		g.done.Go(func() { hinter.Run(run) })
 		c.guardians = append(c.guardians, g)
 	}
 	return nil

@@ -149,6 +149,31 @@ func TestSpaceOfDeletedFiles(t *testing.T) {
 	}
 }
 
+// Stores are told of blocks that died: space comes back long before their next pass.
+func TestStoresAreToldOfDeadBlocks(t *testing.T) {
+	cfg := quick(t)
+	cfg.CollectInterval = 24 * time.Hour
+	c := startQuick(t, cfg)
+	defer c.mustStop(t)
+	empty := c.used()
+	for i := range 8 {
+		writeFile(t, c.fs(), fmt.Sprintf("f%d", i), fileContent(i))
+	}
+	for i := range 8 {
+		if _, err := c.fs().Remove(t.Context(), &vfs.Root, vfs.RootIno, fmt.Sprintf("f%d", i), vfs.RemoveAny); err != nil {
+			t.Fatal(err)
+		}
+	}
+	removed := time.Now()
+	await(t, func() string {
+		if n := c.used(); n > empty {
+			return fmt.Sprintf("%d bytes are used, %d were before", n, empty)
+		}
+		return ""
+	})
+	t.Logf("with a grace of %v the space was back after %v", cfg.GCGrace, time.Since(removed))
+}
+
 // Damage on disk that a reader meets is repaired by the store that has it.
 func TestDamageIsRepaired(t *testing.T) {
 	cfg := Config{DataDir: filepath.Join(t.TempDir(), "data"), NFSAddr: "127.0.0.1:0"}

@@ -8,11 +8,14 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/rackfs/rackfs/blockstore"
 	"github.com/rackfs/rackfs/internal/wire"
+	"github.com/rackfs/rackfs/nodegroup"
 	"github.com/rackfs/rackfs/raftmeta"
+	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 )
 
@@ -25,6 +28,7 @@ type voter struct {
 	addr   string
 	server *raftmeta.Server // nil: it could not start
 	err    error            // why
+	hinter *atomic.Pointer[nodegroup.Hinter]
 }
 
 // voters are all of them. It is filled before the first connection is made and
@@ -114,12 +118,12 @@ func (c *Cluster) startVoters() error {
 			return err
 		}
 		listeners[i] = ln
-		c.voters.all[i] = voter{name: voterName(i), addr: ln.Addr().String()}
+		c.voters.all[i] = voter{name: voterName(i), addr: ln.Addr().String(), hinter: new(atomic.Pointer[nodegroup.Hinter])}
 	}
 	var failures []error
 	for i := range n {
 		v := &c.voters.all[i]
-		if v.server, v.err = c.startVoter(v.name, listeners[i]); v.err != nil {
+		if v.server, v.err = c.startVoter(v, listeners[i]); v.err != nil {
 			v.server = nil
 			listeners[i].Close()
 			failures = append(failures, fmt.Errorf("%s: %w", v.name, v.err))
@@ -132,7 +136,8 @@ func (c *Cluster) startVoters() error {
 	return nil
 }
 
-func (c *Cluster) startVoter(name string, ln net.Listener) (*raftmeta.Server, error) {
+func (c *Cluster) startVoter(v *voter, ln net.Listener) (*raftmeta.Server, error) {
+	name := v.name
 	if dir := c.dir.sub(name); !hasEntries(dir) {
 		c.log.Warn("a metadata voter's directory is gone or empty: a new replica replaces it when the others serve", "node", name)
 		// The node only. Its replicas are made by the server, when the others agree.
@@ -155,9 +160,17 @@ func (c *Cluster) startVoter(name string, ln net.Listener) (*raftmeta.Server, er
 		Nodes:           c.voters.names(),
 		WALSegmentBytes: walSegmentBytes,
 		Grace:           c.cfg.GCGrace, MaxLevel: c.cfg.maxLevel, Level: cmp.Or(c.cfg.maxLevel, raftmeta.NewestLevel), Lease: c.cfg.metaLease,
+		OnDead: v.dead,
 		// Three voters and a gateway share the process: less for each.
 		BlockCacheBytes: 32 << 20, RecordCacheBytes: 16 << 20, MemTableBytes: 8 << 20,
 	})
+}
+
+// dead passes on what died. Stores find by themselves what dies before the cluster has started.
+func (v *voter) dead(blocks []*metapb.DeadBlock) {
+	if h := v.hinter.Load(); h != nil {
+		h.Dead(blocks)
+	}
 }
 
 // awaitLeaders waits until every shard has a leader that serves. Without it the
