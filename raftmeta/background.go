@@ -101,6 +101,8 @@ func (sh *shard) background(ctx context.Context, l *leadership) {
 	wg.Go(func() { sh.keepRaising(ctx) })
 	if sh.id == 0 {
 		wg.Go(func() { sh.watchClients(ctx) })
+	} else {
+		wg.Go(func() { sh.findPieces(ctx, &l.work.pieces) })
 	}
 	wg.Wait()
 }

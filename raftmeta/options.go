@@ -9,6 +9,7 @@ import (
 	pvfs "github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/hashicorp/raft"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rackfs/rackfs/background/ledger"
 	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/internal/wire"
 	"github.com/rackfs/rackfs/raftmeta/fsm"
@@ -28,6 +29,7 @@ const (
 	OpReplica                    // LeaderRequest -> ReplicaReply: how this replica is
 	OpMember                     // MemberRequest -> MemberReply: who votes; of the leader
 	OpDiffer                     // DifferRequest -> DifferReply: the state of most voters is another
+	OpWork                       // WorkRequest -> WorkReply: what a worker may do in the background; of the leader
 )
 
 // Backend names a log store.
@@ -117,6 +119,13 @@ type Options struct {
 	// PurgeKeysPerSecond and ReapBlocksPerSecond bound background work; defaults 100,000 and 10,000.
 	PurgeKeysPerSecond  int
 	ReapBlocksPerSecond int
+	// Work are the limits of background work that leaders let others do; see package background/ledger.
+	Work ledger.Limits
+	// PieceAge is how long a chunk of a file must be unchanged before a leader hands it out to be folded; default 5 min: gateways do
+	// that themselves after a minute. PiecePause is between pages of the scan that finds them; default 100 ms.
+	PieceAge   time.Duration
+	PiecePause time.Duration
+
 	// OnDead, if set, is told of the blocks that a leader on this server reaped. It does not block.
 	OnDead func([]*metapb.DeadBlock)
 	// CheckInterval is how often a leader compares the voters' digests; default 10 s.
@@ -167,6 +176,9 @@ func (o Options) withDefaults() Options {
 	o.Grace = orDefault(o.Grace, DefaultGrace)
 	o.PurgeKeysPerSecond = orDefault(o.PurgeKeysPerSecond, 100_000)
 	o.ReapBlocksPerSecond = orDefault(o.ReapBlocksPerSecond, 10_000)
+	o.Work = o.Work.WithDefaults()
+	o.PieceAge = orDefault(o.PieceAge, 5*time.Minute)
+	o.PiecePause = orDefault(o.PiecePause, 100*time.Millisecond)
 	o.CheckInterval = orDefault(o.CheckInterval, 10*time.Second)
 	return o
 }

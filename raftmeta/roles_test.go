@@ -15,16 +15,17 @@ func TestRolesOnTheMetadataPort(t *testing.T) {
 	c, as := pkiCluster(t, wire.ModeTLS)
 	c.leader(1)
 	all := []wire.Op{OpPropose, OpQuery, OpTerm, OpLeader, OpInfo, OpReplica, OpMember, OpDiffer}
+	ops := append([]wire.Op{OpWork}, all...)
 	for _, role := range []struct {
 		name  string
 		roles []string
 		may   []wire.Op
 	}{
-		{"blk", []string{RoleBlock}, []wire.Op{OpPropose, OpQuery, OpLeader}},
+		{"blk", []string{RoleBlock}, []wire.Op{OpPropose, OpQuery, OpLeader, OpWork}},
 		{"nobody", nil, nil},
-		{"gw", []string{RoleGateway}, []wire.Op{OpPropose, OpQuery, OpLeader, OpInfo}},
+		{"gw", []string{RoleGateway}, []wire.Op{OpPropose, OpQuery, OpLeader, OpInfo, OpWork}},
 		{"adm", []string{RoleAdmin}, []wire.Op{OpPropose, OpQuery, OpLeader, OpInfo}},
-		{"both", []string{"block", RoleGateway}, []wire.Op{OpPropose, OpQuery, OpLeader, OpInfo}},
+		{"both", []string{"block", RoleGateway}, []wire.Op{OpPropose, OpQuery, OpLeader, OpInfo, OpWork}},
 		{"m0", []string{mux.RoleMeta}, all},
 	} {
 		p := newPeers(Options{Resolver: c}.dial, as(role.name, role.roles...), quietLog(t))
@@ -32,7 +33,7 @@ func TestRolesOnTheMetadataPort(t *testing.T) {
 		for _, op := range role.may {
 			may[op] = true
 		}
-		for _, op := range all {
+		for _, op := range ops {
 			// There is no shard 0 here: every call that is allowed fails, but not for want of a role.
 			err := p.call(testContext(t), c.names[0], op, &metapb.LeaderRequest{}, &metapb.LeaderReply{})
 			if refused := vfs.KindOf(err) == vfs.KindPerm; refused == may[op] {

@@ -47,6 +47,8 @@ func mayCall(p wire.Peer, op wire.Op) bool {
 		return p.HasRole(RoleGateway) || p.HasRole(RoleAdmin)
 	case OpInfo:
 		return trusted(p)
+	case OpWork:
+		return p.HasRole(RoleGateway) || p.HasRole(RoleBlock)
 	case OpPropose, OpQuery, OpLeader:
 		return trusted(p) || p.HasRole(RoleBlock)
 	}
@@ -75,6 +77,8 @@ func (s *Server) serve(ctx context.Context, call *wire.Call) error {
 		return s.serveMember(ctx, call)
 	case OpDiffer:
 		return s.serveDiffer(call)
+	case OpWork:
+		return s.serveWork(call)
 	}
 	return vfs.Errorf(vfs.KindNotSupported, "raftmeta.serve", "operation %d", call.Op)
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/hashicorp/raft"
+	"github.com/rackfs/rackfs/background/ledger"
 	"github.com/rackfs/rackfs/raftmeta/internal/mux"
 )
 
@@ -18,17 +19,19 @@ type ShardStatus struct {
 	LeaderNode string
 	Voters     []string // ids, of the newest configuration
 	Term       uint64
-	Commit     uint64 // Raft index
-	Target     uint64 // commit index of the leader, when it is known and above Commit; else Commit
-	Applied    uint64 // Raft index up to which the state machine has everything
-	State      uint64 // Raft index of the newest entry the state machine applied
-	Digest     []byte // of the state at State
-	Level      uint32 // feature level
-	MaxLevel   uint32 // the newest feature level that this voter can apply
-	ReadRounds uint64 // term-confirm rounds since it took office
-	Purge      Work   // of a leader: extents, slots and the like that are void already
-	Reap       Work   // of a leader: blocks that no file uses any more
-	Err        string // why the replica stopped; "" while it runs
+	Commit     uint64         // Raft index
+	Target     uint64         // commit index of the leader, when it is known and above Commit; else Commit
+	Applied    uint64         // Raft index up to which the state machine has everything
+	State      uint64         // Raft index of the newest entry the state machine applied
+	Digest     []byte         // of the state at State
+	Level      uint32         // feature level
+	MaxLevel   uint32         // the newest feature level that this voter can apply
+	ReadRounds uint64         // term-confirm rounds since it took office
+	Purge      Work           // of a leader: extents, slots and the like that are void already
+	Reap       Work           // of a leader: blocks that no file uses any more
+	Tasks      []ledger.Entry // of a leader: background work of others that runs or waits
+	Pieces     PieceStatus    // of a leader: the search for parts of files that somebody should fold
+	Err        string         // why the replica stopped; "" while it runs
 
 	Member  Membership
 	Keeping string // what is done about a replica that does not vote, or is waited for; "" if nothing
@@ -66,6 +69,7 @@ func (s *Server) Status() []ShardStatus {
 			st.Serving, st.ReadRounds = true, l.confirm.Rounds()
 			now := s.opt.Monotonic()
 			st.Purge, st.Reap = l.purge.status(now), l.reap.status(now)
+			st.Tasks, st.Pieces = l.work.list(now), l.work.pieces.status()
 		}
 		all = append(all, st)
 	}

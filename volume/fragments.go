@@ -111,12 +111,30 @@ func (v *Volume) PutBackFragments(list []Fragment) {
 	f := &v.fragments
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.at == nil {
+		f.at = make(map[fragmentKey]time.Time)
+	}
 	for _, g := range list {
 		k := fragmentKey{g.Ino, g.Offset}
 		if _, known := f.at[k]; !known && len(f.at) < maxFragments {
 			f.at[k] = g.flushed
 		}
 	}
+}
+
+// AddFragment remembers a chunk that somebody found in pieces, as one that was flushed age ago.
+func (v *Volume) AddFragment(ino vfs.Ino, off uint64, age time.Duration) {
+	f := &v.fragments
+	k := fragmentKey{ino, off / chunkSize * chunkSize}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, known := f.at[k]; known || len(f.at) >= maxFragments {
+		return
+	}
+	if f.at == nil {
+		f.at = make(map[fragmentKey]time.Time)
+	}
+	f.at[k] = v.cfg.Now().Add(-age)
 }
 
 // isDirty reports whether bytes of g are buffered.

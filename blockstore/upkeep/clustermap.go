@@ -3,6 +3,7 @@ package upkeep
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/rackfs/rackfs/placement"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
@@ -63,6 +64,17 @@ func (g *group) slotOf(store uint32) int {
 // unfinished reports whether slot i is being filled or moved.
 func (g *group) unfinished(i int) bool { return g.pg.Slots[i].Filling || g.pg.Slots[i].Previous != 0 }
 
+// spare is how many more members the group may lose by what the map says, if every slot that is being filled has nothing yet.
+func (g *group) spare() int32 {
+	n := int32(g.m)
+	for _, s := range g.pg.Slots {
+		if s.Filling && s.Previous == 0 {
+			n--
+		}
+	}
+	return n
+}
+
 // equal reports whether two versions of a group need no new survey by the store in slot i.
 func (g *group) equal(o *group) bool {
 	return o != nil && g.k == o.k && g.m == o.m && g.pg.Epoch == o.pg.Epoch &&
@@ -122,6 +134,9 @@ func (k *Keeper) refresh(ctx context.Context) (*clusterMap, error) {
 	if answer == nil {
 		return nil, vfs.Errorf(vfs.KindInternal, "upkeep.map", "the metadata answered a query for the map with %T", r.R)
 	}
+	k.mu.Lock()
+	k.heard = time.Now()
+	k.mu.Unlock()
 	if answer.Unchanged && old != nil {
 		return old, nil
 	}
@@ -135,6 +150,17 @@ func (k *Keeper) refresh(ctx context.Context) (*clusterMap, error) {
 		}
 	}
 	return m, nil
+}
+
+// lastMap is the newest map known, if none could be read for as long as repair waits: a rebuild under it does no harm. Its shard is of no
+// use at worst, if the slot has moved, and no slot is declared filled by it.
+func (k *Keeper) lastMap() *clusterMap {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if time.Since(k.heard) < k.o.Patience {
+		return nil
+	}
+	return k.clusterMap()
 }
 
 // own checks that the map knows this store by its identity.

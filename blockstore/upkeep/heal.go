@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/rackfs/rackfs/background"
 	"github.com/rackfs/rackfs/blockstore/segment"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
@@ -19,6 +20,7 @@ type survey struct {
 	scanned               uint64
 	missing, missingBytes uint64
 	spare                 []uint64 // missing, by what is left of their redundancy: 0..m
+	spareBytes            []uint64 // their bytes
 	pending, damaged      uint64
 	absent                []string // members that did not answer
 	vouched               bool
@@ -32,12 +34,12 @@ func (s *survey) complete() bool {
 }
 
 // scan reads the lists of a group and hands out what this store lacks of blocks that exist, and what is pending.
-func (k *Keeper) scan(ctx context.Context, v view, g *group, i int, missing func(lack) error) (*survey, error) {
+func (k *Keeper) scan(ctx context.Context, v view, g *group, i int, p *background.Permit, missing func(lack) error) (*survey, error) {
 	ls, err := k.lists(ctx, v, g, i)
 	if err != nil {
 		return nil, err
 	}
-	s := &survey{spare: make([]uint64, g.m+1)}
+	s := &survey{spare: make([]uint64, g.m+1), spareBytes: make([]uint64, g.m+1)}
 	var batch []lack
 	flush := func() error {
 		ids := make([]uint64, len(batch))
@@ -64,6 +66,7 @@ func (k *Keeper) scan(ctx context.Context, v view, g *group, i int, missing func
 				s.missingBytes += uint64(l.shape.ShardLen)
 				if l.spare >= 0 {
 					s.spare[min(l.spare, g.m)]++
+					s.spareBytes[min(l.spare, g.m)] += uint64(l.shape.ShardLen)
 				}
 			case st.state == metapb.BlockState_BLOCK_LEASED && l.older:
 				s.pending++
@@ -75,6 +78,7 @@ func (k *Keeper) scan(ctx context.Context, v view, g *group, i int, missing func
 	sources := ls.all()
 	err = merge(ctx, sources, func(b *seen) error {
 		s.scanned++
+		p.Did(1, 0)
 		l, ok := b.lacks(g, i)
 		if !ok {
 			return nil
@@ -104,11 +108,11 @@ func (k *Keeper) scan(ctx context.Context, v view, g *group, i int, missing func
 }
 
 // survey scans a group without repairing anything.
-func (k *Keeper) survey(ctx context.Context, v view, g *group, i int) (*survey, error) {
+func (k *Keeper) survey(ctx context.Context, v view, g *group, i int, p *background.Permit) (*survey, error) {
 	k.progress(g, i, func(p *GroupStatus) { p.State = StateScanning })
 	var hopeless []lack // a few of them, to be told of
 	n := uint64(0)
-	s, err := k.scan(ctx, v, g, i, func(l lack) error {
+	s, err := k.scan(ctx, v, g, i, p, func(l lack) error {
 		if l.spare < 0 {
 			if n++; len(hopeless) < damageTold {
 				hopeless = append(hopeless, l)
@@ -136,6 +140,7 @@ type job struct {
 	g       *group
 	slot    int
 	survey  *survey
+	level   int    // of redundancy, that is to be rebuilt next
 	tried   uint64 // to rebuild
 	damaged uint64
 	err     error
@@ -151,6 +156,10 @@ func (k *Keeper) Heal(ctx context.Context) error {
 		return err // marks stay
 	}
 	m, err := k.refresh(ctx)
+	if old := k.lastMap(); err != nil && ctx.Err() == nil && old != nil {
+		k.log.Debug("upkeep: the cluster map cannot be read, repair goes on with the last one", "store", k.o.ID, "err", err)
+		m, err = old, nil
+	}
 	if err == nil {
 		err = k.own(m)
 	}
@@ -179,23 +188,29 @@ func (k *Keeper) heal(ctx context.Context, v view) error {
 		}
 		jobs = append(jobs, &job{g: g, slot: g.slotOf(k.o.ID)})
 	}
+	// By what is known before: those of which the most slots are being filled.
+	slices.SortStableFunc(jobs, func(a, b *job) int { return cmp.Compare(a.g.spare(), b.g.spare()) })
+	suspects := func() error { return k.checkSuspects(ctx, v) }
 	for n, j := range jobs {
-		if j.survey, j.err = k.survey(ctx, v, j.g, j.slot); ctx.Err() != nil {
+		if err := k.surveyJob(ctx, v, j, suspects); err != nil {
 			k.putBack(jobs[n:])
-			return vfs.Wrap("upkeep.heal", ctx.Err())
+			return err
 		}
-		if err := k.checkSuspects(ctx, v); err != nil {
+		if err := suspects(); err != nil {
 			k.putBack(jobs)
 			return err
 		}
 	}
-	if err := k.repair(ctx, v, jobs); err != nil {
+	if err := k.repair(ctx, v, jobs, suspects); err != nil {
 		k.putBack(jobs)
 		return err
 	}
 	for _, j := range jobs {
 		if j.err == nil && j.tried > 0 {
-			j.survey, j.err = k.survey(ctx, v, j.g, j.slot)
+			if err := k.surveyJob(ctx, v, j, suspects); err != nil {
+				k.putBack(jobs)
+				return err
+			}
 		}
 		if err := k.conclude(ctx, j); err != nil {
 			k.putBack(jobs)
@@ -203,6 +218,27 @@ func (k *Keeper) heal(ctx context.Context, v view) error {
 		}
 	}
 	return nil
+}
+
+// surveyJob surveys the group of a job with the leader's permission, anew if that is taken back. An error ends the pass.
+func (k *Keeper) surveyJob(ctx context.Context, v view, j *job, meanwhile func() error) error {
+	for {
+		p, err := k.desk.Acquire(ctx, meanwhile, &metapb.WorkTask{
+			Kind: metapb.WorkKind_WORK_SURVEY, Pool: j.g.pool, Pg: j.g.pg.Id, Slot: uint32(j.slot), Spare: j.g.spare(),
+		})
+		if err != nil {
+			return err
+		}
+		j.survey, j.err = k.survey(p.Context(), v, j.g, j.slot, p)
+		back := p.TakenBack()
+		p.Done()
+		if ctx.Err() != nil {
+			return vfs.Wrap("upkeep.heal", ctx.Err())
+		}
+		if !back {
+			return nil
+		}
+	}
 }
 
 // conclude ends a group's turn in a pass.
@@ -238,14 +274,12 @@ func (k *Keeper) conclude(ctx context.Context, j *job) error {
 	return nil
 }
 
-// repair rebuilds what the surveys found, those blocks first that can lose the least.
-func (k *Keeper) repair(ctx context.Context, v view, jobs []*job) error {
+// repair rebuilds what the surveys found, with the leader's permission: those blocks first that can lose the least, of all stores.
+func (k *Keeper) repair(ctx context.Context, v view, jobs []*job, meanwhile func() error) error {
 	var bytes uint64
-	levels := 0
 	for _, j := range jobs {
 		if j.survey != nil {
 			bytes += j.survey.missingBytes
-			levels = max(levels, len(j.survey.spare))
 		}
 	}
 	if bytes == 0 {
@@ -253,44 +287,79 @@ func (k *Keeper) repair(ctx context.Context, v view, jobs []*job) error {
 	}
 	k.beginRepair(bytes)
 	defer k.endRepair()
-	for level := range levels {
-		// Among groups, those with the most such blocks first.
-		at := func(j *job) uint64 {
-			if j.survey == nil || level >= len(j.survey.spare) {
-				return 0
+	for {
+		var wanted []*job
+		for _, j := range jobs {
+			if j.next() {
+				wanted = append(wanted, j)
 			}
-			return j.survey.spare[level]
 		}
-		order := slices.Clone(jobs)
-		slices.SortStableFunc(order, func(a, b *job) int { return cmp.Compare(at(b), at(a)) })
-		for _, j := range order {
-			if at(j) == 0 || j.err != nil {
-				continue
-			}
-			if err := k.repairLevel(ctx, v, j, level); err != nil {
-				return err
-			}
-			if err := k.checkSuspects(ctx, v); err != nil {
-				return err
-			}
+		if len(wanted) == 0 {
+			return nil
+		}
+		// Among groups, those with the most such blocks first.
+		slices.SortStableFunc(wanted, func(a, b *job) int {
+			return cmp.Or(cmp.Compare(a.level, b.level), cmp.Compare(b.survey.spare[b.level], a.survey.spare[a.level]))
+		})
+		tasks := make([]*metapb.WorkTask, len(wanted))
+		for i, j := range wanted {
+			tasks[i] = j.task()
+		}
+		p, err := k.desk.Acquire(ctx, meanwhile, tasks...)
+		if err != nil {
+			return err
+		}
+		j := wanted[slices.Index(tasks, p.Task)]
+		err = k.repairLevel(ctx, v, j, j.level, p)
+		if !p.TakenBack() {
+			j.level++
+		}
+		p.Done()
+		if err != nil {
+			return err
+		}
+		if err := meanwhile(); err != nil {
+			return err
 		}
 	}
-	return nil
+}
+
+// next finds the level of redundancy that is to be rebuilt next.
+func (j *job) next() bool {
+	if j.survey == nil || j.err != nil {
+		return false
+	}
+	for j.level < len(j.survey.spare) && j.survey.spare[j.level] == 0 {
+		j.level++
+	}
+	return j.level < len(j.survey.spare)
+}
+
+// task is the rebuilding of the next level.
+func (j *job) task() *metapb.WorkTask {
+	kind := metapb.WorkKind_WORK_REPAIR
+	if j.g.pg.Slots[j.slot].Previous != 0 {
+		kind = metapb.WorkKind_WORK_MOVE
+	}
+	return &metapb.WorkTask{
+		Kind: kind, Pool: j.g.pool, Pg: j.g.pg.Id, Slot: uint32(j.slot), Spare: int32(j.level),
+		BlocksTotal: j.survey.spare[j.level], BytesTotal: j.survey.spareBytes[j.level],
+	}
 }
 
 // repairLevel rebuilds what a group lacks of the blocks with the given redundancy left. An error is one that other groups would
 // meet too.
-func (k *Keeper) repairLevel(ctx context.Context, v view, j *job, level int) error {
+func (k *Keeper) repairLevel(ctx context.Context, v view, j *job, level int, p *background.Permit) error {
 	k.progress(j.g, j.slot, func(p *GroupStatus) { p.State = StateRebuilding })
 	var mu sync.Mutex // guards j.tried and j.damaged
-	workers, wctx := errgroup.WithContext(ctx)
+	workers, wctx := errgroup.WithContext(p.Context())
 	workers.SetLimit(k.o.Workers)
-	_, err := k.scan(wctx, v, j.g, j.slot, func(l lack) error {
+	_, err := k.scan(wctx, v, j.g, j.slot, nil, func(l lack) error {
 		if min(l.spare, j.g.m) != level {
 			return nil
 		}
 		workers.Go(func() error {
-			n, err := k.rebuild(wctx, v, j.g, j.slot, l, false)
+			n, err := k.rebuild(wctx, v, j.g, j.slot, l, false, p)
 			if wctx.Err() != nil {
 				return wctx.Err()
 			}
@@ -300,6 +369,7 @@ func (k *Keeper) repairLevel(ctx context.Context, v view, j *job, level int) err
 			} else if damaged, err = k.failed(wctx, v, j.g, l, err); err != nil {
 				return err
 			}
+			p.Did(1, uint64(n))
 			mu.Lock()
 			defer mu.Unlock()
 			j.tried++ // or tried to: the group is surveyed again
@@ -319,6 +389,8 @@ func (k *Keeper) repairLevel(ctx context.Context, v view, j *job, level int) err
 		return nil
 	case ctx.Err() != nil:
 		return vfs.Wrap("upkeep.repair", ctx.Err())
+	case p.TakenBack():
+		return nil // what is left is asked for again
 	}
 	return err
 }

@@ -2,11 +2,14 @@ package upkeep
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/rackfs/rackfs/background"
+	"github.com/rackfs/rackfs/background/ledger"
 	"github.com/rackfs/rackfs/blockstore/segment"
 	"github.com/rackfs/rackfs/blockstore/server"
 	"github.com/rackfs/rackfs/blockstore/store"
@@ -23,6 +26,8 @@ const (
 	DefaultScrubPeriod     = 14 * 24 * time.Hour
 	DefaultWorkers         = 4
 	DefaultBytesPerSecond  = 256 << 20 // of 4+2, 64 MiB/s rebuilt: 1 TB in four and a half hours
+	// DefaultPatience is how long surveys and repair wait for metadata that does not answer before they go on by themselves.
+	DefaultPatience = background.DefaultPatience
 )
 
 // queueMax bounds each of the queues of reports and hints.
@@ -57,6 +62,10 @@ type Options struct {
 	Workers        int   // blocks rebuilt at once
 	BytesPerSecond int64 // read for repair; < 0: no limit
 
+	// Leader lets surveys, repair and scrub begin; nil: they need no permission.
+	Leader   background.Leader
+	Patience time.Duration // without the metadata's leader; 0: DefaultPatience
+
 	Logger  *slog.Logger
 	Metrics *Metrics
 }
@@ -72,6 +81,9 @@ func (o Options) withDefaults() Options {
 		if *d.v <= 0 {
 			*d.v = d.def
 		}
+	}
+	if o.Patience <= 0 {
+		o.Patience = DefaultPatience
 	}
 	if o.Workers <= 0 {
 		o.Workers = DefaultWorkers
@@ -97,6 +109,7 @@ type Keeper struct {
 	// reporter tells other stores of shards of theirs that a repair found bad.
 	reporter *stripe.Reporter
 	limit    *limiter
+	desk     *background.Desk // nil: nobody is asked
 
 	cmap       atomic.Pointer[clusterMap]
 	refreshing sync.Mutex
@@ -110,6 +123,7 @@ type Keeper struct {
 	silent map[uint16]time.Time // shards that are not asked before then
 	status status               // what StatusJSON shows
 	groups map[uint32]*GroupStatus
+	heard  time.Time // when the map was read last
 
 	suspects *queue // shards to check and rebuild
 	hints    *queue // blocks that may be dead
@@ -132,6 +146,11 @@ func New(o Options) (*Keeper, error) {
 		marked: map[uint32]struct{}{}, again: map[uint32]struct{}{}, silent: map[uint16]time.Time{}, groups: map[uint32]*GroupStatus{},
 		suspects: newQueue(), hints: newQueue(),
 	}
+	if o.Leader != nil {
+		d := background.Options{Leader: o.Leader, Shard: clusterShard, Part: fmt.Sprintf("store %d", o.ID), Logger: o.Logger}
+		d.Patience[ledger.Survey], d.Patience[ledger.Repair], d.Patience[ledger.Scrub] = o.Patience, o.Patience, -1
+		k.desk = background.New(d)
+	}
 	k.reporter = stripe.NewReporter(newest{k}, o.Logger)
 	k.stripe = stripe.New(stripe.Options{Logger: o.Logger, OnBad: k.reporter.Report})
 	return k, nil
@@ -141,6 +160,9 @@ func New(o Options) (*Keeper, error) {
 func (k *Keeper) Start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	k.cancel = cancel
+	if k.desk != nil {
+		k.wg.Go(func() { k.desk.Run(ctx) })
+	}
 	k.wg.Go(func() { k.watch(ctx) })
 	k.wg.Go(func() { k.healer(ctx) })
 	k.wg.Go(func() { k.collector(ctx) })

@@ -153,7 +153,7 @@ func TestSurveyMemory(t *testing.T) {
 			most = max(most, heap())
 		}
 	}
-	s, err := k.survey(context.Background(), v, g, 0)
+	s, err := k.survey(context.Background(), v, g, 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +175,7 @@ func BenchmarkSurvey(b *testing.B) {
 			k, v, g := newLarge(b, l, c.none)
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := k.survey(context.Background(), v, g, 0); err != nil {
+				if _, err := k.survey(context.Background(), v, g, 0, nil); err != nil {
 					b.Fatal(err)
 				}
 			}

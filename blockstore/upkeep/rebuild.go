@@ -3,6 +3,7 @@ package upkeep
 import (
 	"context"
 
+	"github.com/rackfs/rackfs/background"
 	"github.com/rackfs/rackfs/blockstore/segment"
 	"github.com/rackfs/rackfs/blockstore/store"
 	"github.com/rackfs/rackfs/blockstore/stripe"
@@ -18,14 +19,18 @@ const suspectBatch = 256
 // rebuild stores a shard anew and returns how many bytes. Unless it is known to be bad, one that is there meanwhile is left.
 //
 // KindNotFound and KindCorrupt mean that too few others are left, KindExists that what is here contradicts them.
-func (k *Keeper) rebuild(ctx context.Context, v view, g *group, slot int, l lack, bad bool) (int, error) {
+func (k *Keeper) rebuild(ctx context.Context, v view, g *group, slot int, l lack, bad bool, p *background.Permit) (int, error) {
 	key := keyOf(g.pg.Id, l.block, slot)
 	if !bad {
 		if _, _, err := k.o.Store.Stat(ctx, key); err == nil {
 			return 0, nil
 		}
 	}
-	if err := k.limit.WaitN(ctx, l.shape.ShardLen*l.shape.Data); err != nil {
+	read := l.shape.ShardLen * l.shape.Data
+	if err := k.limit.WaitN(ctx, read); err != nil {
+		return 0, err
+	}
+	if err := p.WaitN(ctx, read); err != nil {
 		return 0, err
 	}
 	owner, err := k.owner(ctx, v, g, l)
@@ -165,7 +170,7 @@ func (k *Keeper) checkSuspect(ctx context.Context, v view, key segment.Key) erro
 		k.damage(ctx, v, g, l, vfs.Errorf(vfs.KindNotFound, "upkeep.check", "%d shards are left", len(b.others)))
 		return vfs.Errorf(vfs.KindNotFound, "upkeep.check", "too few shards are left")
 	}
-	n, err := k.rebuild(ctx, v, g, slot, l, true)
+	n, err := k.rebuild(ctx, v, g, slot, l, true, nil)
 	switch vfs.KindOf(err) {
 	case vfs.KindOK:
 		k.repaired(g, slot, n)

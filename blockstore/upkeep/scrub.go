@@ -5,8 +5,10 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/rackfs/rackfs/background"
 	"github.com/rackfs/rackfs/blockstore/segment"
 	"github.com/rackfs/rackfs/blockstore/store"
+	"github.com/rackfs/rackfs/raftmeta/metapb"
 )
 
 // minScrubRate is how many bytes a scrub reads per second at least: a store that is nearly empty is checked in little time.
@@ -16,6 +18,24 @@ const minScrubRate = 1 << 20
 type Limiter interface {
 	// WaitN returns when n more bytes may be read, or an error when ctx ends.
 	WaitN(ctx context.Context, n int) error
+}
+
+// scrubSpare orders scrubs among each other only: nothing is known to be missing.
+const scrubSpare = 1
+
+// permitted is the scrub's own rate, and within it that of its permit.
+type permitted struct {
+	own *limiter
+	p   *background.Permit
+}
+
+// WaitN implements Limiter.
+func (l permitted) WaitN(ctx context.Context, n int) error {
+	if err := l.own.WaitN(ctx, n); err != nil {
+		return err
+	}
+	l.p.Did(0, uint64(n))
+	return l.p.WaitN(ctx, n)
 }
 
 // Scrub checks all shards of the store behind after, or all if it is nil, in the order of keys, at the rate that limit
@@ -65,15 +85,22 @@ func (k *Keeper) scrubber(ctx context.Context) {
 
 // scrub makes a pass, or what is left of one, and returns whether it came to the end, and where to go on.
 func (k *Keeper) scrub(ctx context.Context, after *segment.Key) (next *segment.Key, done bool) {
+	p, err := k.desk.Acquire(ctx, nil, &metapb.WorkTask{
+		Kind: metapb.WorkKind_WORK_SCRUB, BytesTotal: uint64(max(k.o.Store.Info().Used, 0)), Spare: scrubSpare,
+	})
+	if err != nil {
+		return after, false
+	}
+	defer p.Done()
 	st := ScrubStatus{Began: time.Now()}
 	k.noteScrub(st)
 	rate := max(int64(float64(k.o.Store.Info().Used)/k.o.ScrubPeriod.Seconds()), minScrubRate)
-	next, shards, bytes, err := k.o.Scrub(ctx, after, newLimiter(rate), func(key segment.Key) {
+	next, shards, bytes, err := k.o.Scrub(p.Context(), after, permitted{newLimiter(rate), p}, func(key segment.Key) {
 		st.Bad++
 		k.Report([]segment.Key{key})
 	})
 	st.Shards, st.Bytes, st.Ended = shards, bytes, time.Now()
-	if err != nil && ctx.Err() == nil {
+	if err != nil && p.Context().Err() == nil {
 		st.Error = err.Error()
 		k.log.Warn("upkeep: scrub stopped, it will be continued", "store", k.o.ID, "err", err)
 	}

@@ -53,8 +53,8 @@ func (c *Cluster) startKeeper(n *blockNode) error {
 		},
 		Scrub: upkeep.ScrubOf(n.store), CollectInterval: c.cfg.CollectInterval,
 		Retry: cmp.Or(c.cfg.retryInterval, defaultRetryInterval), MapInterval: cmp.Or(c.cfg.mapInterval, defaultMapInterval),
-		ScrubPeriod: c.cfg.scrubPeriod,
-		Logger:      c.log.With("node", n.name), Metrics: upkeep.NewMetrics(c.reg, prometheus.Labels{"node": n.name}),
+		ScrubPeriod: c.cfg.scrubPeriod, Leader: n.meta,
+		Logger: c.log.With("node", n.name), Metrics: upkeep.NewMetrics(c.reg, prometheus.Labels{"node": n.name}),
 	})
 	if err != nil {
 		return err

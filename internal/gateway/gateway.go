@@ -13,6 +13,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/rackfs/rackfs/background"
+	"github.com/rackfs/rackfs/background/ledger"
 	"github.com/rackfs/rackfs/blockstore/stripe"
 	"github.com/rackfs/rackfs/internal/wire"
 	"github.com/rackfs/rackfs/nfsserver"
@@ -72,6 +74,7 @@ type Gateway struct {
 	nfs      *nfsserver.Server
 
 	reencoder, folder *rewrite.Rewriter
+	desks             map[uint16]*background.Desk // by namespace shard
 
 	stop       context.CancelFunc // ends background
 	background sync.WaitGroup
@@ -165,18 +168,35 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 		g.exports = append(g.exports, export.Export{ID: fs.Id, FSID: fs.Id, Path: exportPath(fs), FS: served, Rules: cfg.Rules})
 	}
 	g.members.watch()
+	g.desks = make(map[uint16]*background.Desk)
+	for _, pl := range places {
+		if g.desks[pl.shard] != nil {
+			continue
+		}
+		o := background.Options{
+			Leader: cfg.Meta, Shard: pl.shard, Logger: cfg.Logger,
+			Pieces: func(list []*metapb.WorkPiece) { folding.Found(pl.shard, list) },
+			Room:   func() int { return folding.Room(pl.shard) },
+		}
+		// Without a leader there is no metadata to rewrite.
+		o.Patience[ledger.Rewrite] = background.Forever
+		d := background.New(o)
+		g.desks[pl.shard] = d
+		g.background.Go(func() { d.Run(bg) })
+	}
+	desk := func(shard uint16) *background.Desk { return g.desks[shard] }
 	g.reencoder = rewrite.New(rewrite.Config{
 		Name: "reencode", Meta: cfg.Meta, BytesPerSecond: cfg.ReencodeRate, Interval: cfg.ReencodeInterval, IdleMax: reencodeIdleMax,
 		Source: &reencoding{
 			cmap: g.cmap, places: places,
 			blocks: func(pool uint32) *blocks { return &blocks{client: client, cmap: g.cmap, pool: pool} },
 		},
-		Registerer: cfg.Registerer, Logger: cfg.Logger,
+		Desk: desk, Registerer: cfg.Registerer, Logger: cfg.Logger,
 	})
 	interval := min(foldInterval, cfg.FoldAge)
 	g.folder = rewrite.New(rewrite.Config{
 		Name: "fold", Meta: cfg.Meta, BytesPerSecond: cfg.FoldRate, Interval: interval, IdleMax: interval,
-		Source: folding, Registerer: cfg.Registerer, Logger: cfg.Logger,
+		Source: folding, Desk: desk, Registerer: cfg.Registerer, Logger: cfg.Logger,
 	})
 	for _, r := range []*rewrite.Rewriter{g.reencoder, g.folder} {
 		g.background.Go(func() { r.Run(bg) })

@@ -77,7 +77,8 @@ func (r *reencoding) Pass(ctx context.Context, m *rewrite.Mover) error {
 			continue
 		}
 		w := emptying{Mover: m, shard: pl.shard, blocks: fullBlocks{r.blocks(pl.pool), int(pool.K)}}
-		if err := w.groups(ctx, ids); err != nil {
+		t := &metapb.WorkTask{Kind: metapb.WorkKind_WORK_REENCODE, Pool: pl.pool, Spare: 1}
+		if err := m.Task(ctx, pl.shard, t, func(ctx context.Context) error { return w.groups(ctx, ids) }); err != nil {
 			return vfs.Wrap("gateway.reencode", err)
 		}
 	}

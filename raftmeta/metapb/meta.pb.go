@@ -427,6 +427,68 @@ func (MemberAction) EnumDescriptor() ([]byte, []int) {
 	return file_meta_proto_rawDescGZIP(), []int{7}
 }
 
+// WorkKind is a kind of background work. The first four are asked for at shard 0, the others at the namespace's shard.
+type WorkKind int32
+
+const (
+	WorkKind_WORK_NONE     WorkKind = 0
+	WorkKind_WORK_SURVEY   WorkKind = 1 // of a placement group, by the store in a slot of it
+	WorkKind_WORK_REPAIR   WorkKind = 2 // rebuilding what that store lacks
+	WorkKind_WORK_MOVE     WorkKind = 3 // the same, from the store that the slot moves from
+	WorkKind_WORK_SCRUB    WorkKind = 4 // reading all shards of a store
+	WorkKind_WORK_FOLD     WorkKind = 5 // joining small pieces of the files of a file system
+	WorkKind_WORK_REENCODE WorkKind = 6 // rewriting the blocks of a pool's fallback groups
+)
+
+// Enum value maps for WorkKind.
+var (
+	WorkKind_name = map[int32]string{
+		0: "WORK_NONE",
+		1: "WORK_SURVEY",
+		2: "WORK_REPAIR",
+		3: "WORK_MOVE",
+		4: "WORK_SCRUB",
+		5: "WORK_FOLD",
+		6: "WORK_REENCODE",
+	}
+	WorkKind_value = map[string]int32{
+		"WORK_NONE":     0,
+		"WORK_SURVEY":   1,
+		"WORK_REPAIR":   2,
+		"WORK_MOVE":     3,
+		"WORK_SCRUB":    4,
+		"WORK_FOLD":     5,
+		"WORK_REENCODE": 6,
+	}
+)
+
+func (x WorkKind) Enum() *WorkKind {
+	p := new(WorkKind)
+	*p = x
+	return p
+}
+
+func (x WorkKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (WorkKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_meta_proto_enumTypes[8].Descriptor()
+}
+
+func (WorkKind) Type() protoreflect.EnumType {
+	return &file_meta_proto_enumTypes[8]
+}
+
+func (x WorkKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use WorkKind.Descriptor instead.
+func (WorkKind) EnumDescriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{8}
+}
+
 // Entry is the body of one Raft log entry: callers' commands, in order. Each
 // command is atomic; the entry is only a batch.
 type Entry struct {
@@ -13335,6 +13397,398 @@ func (*DifferReply) Descriptor() ([]byte, []int) {
 	return file_meta_proto_rawDescGZIP(), []int{173}
 }
 
+// WorkTask is something that a worker does or wants to do. The first five fields name it; the rest is how it stands.
+type WorkTask struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          WorkKind               `protobuf:"varint,1,opt,name=kind,proto3,enum=rackfs.meta.v1.WorkKind" json:"kind,omitempty"`
+	Pool          uint32                 `protobuf:"varint,2,opt,name=pool,proto3" json:"pool,omitempty"`
+	Pg            uint32                 `protobuf:"varint,3,opt,name=pg,proto3" json:"pg,omitempty"`
+	Slot          uint32                 `protobuf:"varint,4,opt,name=slot,proto3" json:"slot,omitempty"`
+	Fs            uint32                 `protobuf:"varint,5,opt,name=fs,proto3" json:"fs,omitempty"`
+	Ino           uint64                 `protobuf:"varint,6,opt,name=ino,proto3" json:"ino,omitempty"` // where a rewriter is
+	Offset        uint64                 `protobuf:"varint,7,opt,name=offset,proto3" json:"offset,omitempty"`
+	Spare         int32                  `protobuf:"zigzag32,8,opt,name=spare,proto3" json:"spare,omitempty"`   // how many more shards of the worst block may be lost; negative: it cannot be read. Fewer come first
+	Running       bool                   `protobuf:"varint,9,opt,name=running,proto3" json:"running,omitempty"` // else it waits
+	BlocksDone    uint64                 `protobuf:"varint,10,opt,name=blocks_done,json=blocksDone,proto3" json:"blocks_done,omitempty"`
+	BlocksTotal   uint64                 `protobuf:"varint,11,opt,name=blocks_total,json=blocksTotal,proto3" json:"blocks_total,omitempty"` // 0: not known, as bytes_total
+	BytesDone     uint64                 `protobuf:"varint,12,opt,name=bytes_done,json=bytesDone,proto3" json:"bytes_done,omitempty"`
+	BytesTotal    uint64                 `protobuf:"varint,13,opt,name=bytes_total,json=bytesTotal,proto3" json:"bytes_total,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WorkTask) Reset() {
+	*x = WorkTask{}
+	mi := &file_meta_proto_msgTypes[174]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WorkTask) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WorkTask) ProtoMessage() {}
+
+func (x *WorkTask) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[174]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WorkTask.ProtoReflect.Descriptor instead.
+func (*WorkTask) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{174}
+}
+
+func (x *WorkTask) GetKind() WorkKind {
+	if x != nil {
+		return x.Kind
+	}
+	return WorkKind_WORK_NONE
+}
+
+func (x *WorkTask) GetPool() uint32 {
+	if x != nil {
+		return x.Pool
+	}
+	return 0
+}
+
+func (x *WorkTask) GetPg() uint32 {
+	if x != nil {
+		return x.Pg
+	}
+	return 0
+}
+
+func (x *WorkTask) GetSlot() uint32 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+func (x *WorkTask) GetFs() uint32 {
+	if x != nil {
+		return x.Fs
+	}
+	return 0
+}
+
+func (x *WorkTask) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *WorkTask) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *WorkTask) GetSpare() int32 {
+	if x != nil {
+		return x.Spare
+	}
+	return 0
+}
+
+func (x *WorkTask) GetRunning() bool {
+	if x != nil {
+		return x.Running
+	}
+	return false
+}
+
+func (x *WorkTask) GetBlocksDone() uint64 {
+	if x != nil {
+		return x.BlocksDone
+	}
+	return 0
+}
+
+func (x *WorkTask) GetBlocksTotal() uint64 {
+	if x != nil {
+		return x.BlocksTotal
+	}
+	return 0
+}
+
+func (x *WorkTask) GetBytesDone() uint64 {
+	if x != nil {
+		return x.BytesDone
+	}
+	return 0
+}
+
+func (x *WorkTask) GetBytesTotal() uint64 {
+	if x != nil {
+		return x.BytesTotal
+	}
+	return 0
+}
+
+// WorkRequest is all that a worker does and wants to do. Every one replaces the one before it.
+type WorkRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Part          string                 `protobuf:"bytes,2,opt,name=part,proto3" json:"part,omitempty"` // of the node that calls, such as a store
+	Run           uint64                 `protobuf:"varint,3,opt,name=run,proto3" json:"run,omitempty"`  // of the worker: another one begins anew
+	Tasks         []*WorkTask            `protobuf:"bytes,4,rep,name=tasks,proto3" json:"tasks,omitempty"`
+	Room          uint32                 `protobuf:"varint,5,opt,name=room,proto3" json:"room,omitempty"` // how many pieces the worker takes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WorkRequest) Reset() {
+	*x = WorkRequest{}
+	mi := &file_meta_proto_msgTypes[175]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WorkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WorkRequest) ProtoMessage() {}
+
+func (x *WorkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[175]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WorkRequest.ProtoReflect.Descriptor instead.
+func (*WorkRequest) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{175}
+}
+
+func (x *WorkRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *WorkRequest) GetPart() string {
+	if x != nil {
+		return x.Part
+	}
+	return ""
+}
+
+func (x *WorkRequest) GetRun() uint64 {
+	if x != nil {
+		return x.Run
+	}
+	return 0
+}
+
+func (x *WorkRequest) GetTasks() []*WorkTask {
+	if x != nil {
+		return x.Tasks
+	}
+	return nil
+}
+
+func (x *WorkRequest) GetRoom() uint32 {
+	if x != nil {
+		return x.Room
+	}
+	return 0
+}
+
+// WorkReply says which tasks may run until the lapse is over, counted from when the request was sent. Any other is to pause.
+type WorkReply struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Grants            []*WorkGrant           `protobuf:"bytes,1,rep,name=grants,proto3" json:"grants,omitempty"`
+	LapseMilliseconds uint64                 `protobuf:"varint,2,opt,name=lapse_milliseconds,json=lapseMilliseconds,proto3" json:"lapse_milliseconds,omitempty"`
+	Pieces            []*WorkPiece           `protobuf:"bytes,3,rep,name=pieces,proto3" json:"pieces,omitempty"` // that nobody else knows of, perhaps
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *WorkReply) Reset() {
+	*x = WorkReply{}
+	mi := &file_meta_proto_msgTypes[176]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WorkReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WorkReply) ProtoMessage() {}
+
+func (x *WorkReply) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[176]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WorkReply.ProtoReflect.Descriptor instead.
+func (*WorkReply) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{176}
+}
+
+func (x *WorkReply) GetGrants() []*WorkGrant {
+	if x != nil {
+		return x.Grants
+	}
+	return nil
+}
+
+func (x *WorkReply) GetLapseMilliseconds() uint64 {
+	if x != nil {
+		return x.LapseMilliseconds
+	}
+	return 0
+}
+
+func (x *WorkReply) GetPieces() []*WorkPiece {
+	if x != nil {
+		return x.Pieces
+	}
+	return nil
+}
+
+type WorkGrant struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Task           uint32                 `protobuf:"varint,1,opt,name=task,proto3" json:"task,omitempty"`                                             // index in the request
+	BytesPerSecond uint64                 `protobuf:"varint,2,opt,name=bytes_per_second,json=bytesPerSecond,proto3" json:"bytes_per_second,omitempty"` // 0: as many as the worker likes
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *WorkGrant) Reset() {
+	*x = WorkGrant{}
+	mi := &file_meta_proto_msgTypes[177]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WorkGrant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WorkGrant) ProtoMessage() {}
+
+func (x *WorkGrant) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[177]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WorkGrant.ProtoReflect.Descriptor instead.
+func (*WorkGrant) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{177}
+}
+
+func (x *WorkGrant) GetTask() uint32 {
+	if x != nil {
+		return x.Task
+	}
+	return 0
+}
+
+func (x *WorkGrant) GetBytesPerSecond() uint64 {
+	if x != nil {
+		return x.BytesPerSecond
+	}
+	return 0
+}
+
+// WorkPiece is 4 MiB of a file that may be worth folding.
+type WorkPiece struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Fs            uint32                 `protobuf:"varint,1,opt,name=fs,proto3" json:"fs,omitempty"`
+	Ino           uint64                 `protobuf:"varint,2,opt,name=ino,proto3" json:"ino,omitempty"`
+	Offset        uint64                 `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WorkPiece) Reset() {
+	*x = WorkPiece{}
+	mi := &file_meta_proto_msgTypes[178]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WorkPiece) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WorkPiece) ProtoMessage() {}
+
+func (x *WorkPiece) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[178]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WorkPiece.ProtoReflect.Descriptor instead.
+func (*WorkPiece) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{178}
+}
+
+func (x *WorkPiece) GetFs() uint32 {
+	if x != nil {
+		return x.Fs
+	}
+	return 0
+}
+
+func (x *WorkPiece) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *WorkPiece) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
 var File_meta_proto protoreflect.FileDescriptor
 
 const file_meta_proto_rawDesc = "" +
@@ -14296,7 +14750,42 @@ const file_meta_proto_rawDesc = "" +
 	"\areplica\x18\x02 \x01(\tR\areplica\x12\x14\n" +
 	"\x05index\x18\x03 \x01(\x04R\x05index\x12\x16\n" +
 	"\x06digest\x18\x04 \x01(\fR\x06digest\"\r\n" +
-	"\vDifferReply*Z\n" +
+	"\vDifferReply\"\xde\x02\n" +
+	"\bWorkTask\x12,\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x18.rackfs.meta.v1.WorkKindR\x04kind\x12\x12\n" +
+	"\x04pool\x18\x02 \x01(\rR\x04pool\x12\x0e\n" +
+	"\x02pg\x18\x03 \x01(\rR\x02pg\x12\x12\n" +
+	"\x04slot\x18\x04 \x01(\rR\x04slot\x12\x0e\n" +
+	"\x02fs\x18\x05 \x01(\rR\x02fs\x12\x10\n" +
+	"\x03ino\x18\x06 \x01(\x04R\x03ino\x12\x16\n" +
+	"\x06offset\x18\a \x01(\x04R\x06offset\x12\x14\n" +
+	"\x05spare\x18\b \x01(\x11R\x05spare\x12\x18\n" +
+	"\arunning\x18\t \x01(\bR\arunning\x12\x1f\n" +
+	"\vblocks_done\x18\n" +
+	" \x01(\x04R\n" +
+	"blocksDone\x12!\n" +
+	"\fblocks_total\x18\v \x01(\x04R\vblocksTotal\x12\x1d\n" +
+	"\n" +
+	"bytes_done\x18\f \x01(\x04R\tbytesDone\x12\x1f\n" +
+	"\vbytes_total\x18\r \x01(\x04R\n" +
+	"bytesTotal\"\x8d\x01\n" +
+	"\vWorkRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x12\n" +
+	"\x04part\x18\x02 \x01(\tR\x04part\x12\x10\n" +
+	"\x03run\x18\x03 \x01(\x04R\x03run\x12.\n" +
+	"\x05tasks\x18\x04 \x03(\v2\x18.rackfs.meta.v1.WorkTaskR\x05tasks\x12\x12\n" +
+	"\x04room\x18\x05 \x01(\rR\x04room\"\xa0\x01\n" +
+	"\tWorkReply\x121\n" +
+	"\x06grants\x18\x01 \x03(\v2\x19.rackfs.meta.v1.WorkGrantR\x06grants\x12-\n" +
+	"\x12lapse_milliseconds\x18\x02 \x01(\x04R\x11lapseMilliseconds\x121\n" +
+	"\x06pieces\x18\x03 \x03(\v2\x19.rackfs.meta.v1.WorkPieceR\x06pieces\"I\n" +
+	"\tWorkGrant\x12\x12\n" +
+	"\x04task\x18\x01 \x01(\rR\x04task\x12(\n" +
+	"\x10bytes_per_second\x18\x02 \x01(\x04R\x0ebytesPerSecond\"E\n" +
+	"\tWorkPiece\x12\x0e\n" +
+	"\x02fs\x18\x01 \x01(\rR\x02fs\x12\x10\n" +
+	"\x03ino\x18\x02 \x01(\x04R\x03ino\x12\x16\n" +
+	"\x06offset\x18\x03 \x01(\x04R\x06offset*Z\n" +
 	"\n" +
 	"OriginKind\x12\x12\n" +
 	"\x0eORIGIN_UNKNOWN\x10\x00\x12\x12\n" +
@@ -14341,7 +14830,16 @@ const file_meta_proto_rawDesc = "" +
 	"\rMEMBER_REPORT\x10\x00\x12\x0f\n" +
 	"\vMEMBER_JOIN\x10\x01\x12\x12\n" +
 	"\x0eMEMBER_PROMOTE\x10\x02\x12\x11\n" +
-	"\rMEMBER_REMOVE\x10\x03B*Z(github.com/rackfs/rackfs/raftmeta/metapbb\x06proto3"
+	"\rMEMBER_REMOVE\x10\x03*|\n" +
+	"\bWorkKind\x12\r\n" +
+	"\tWORK_NONE\x10\x00\x12\x0f\n" +
+	"\vWORK_SURVEY\x10\x01\x12\x0f\n" +
+	"\vWORK_REPAIR\x10\x02\x12\r\n" +
+	"\tWORK_MOVE\x10\x03\x12\x0e\n" +
+	"\n" +
+	"WORK_SCRUB\x10\x04\x12\r\n" +
+	"\tWORK_FOLD\x10\x05\x12\x11\n" +
+	"\rWORK_REENCODE\x10\x06B*Z(github.com/rackfs/rackfs/raftmeta/metapbb\x06proto3"
 
 var (
 	file_meta_proto_rawDescOnce sync.Once
@@ -14355,8 +14853,8 @@ func file_meta_proto_rawDescGZIP() []byte {
 	return file_meta_proto_rawDescData
 }
 
-var file_meta_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 174)
+var file_meta_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 179)
 var file_meta_proto_goTypes = []any{
 	(OriginKind)(0),         // 0: rackfs.meta.v1.OriginKind
 	(LockType)(0),           // 1: rackfs.meta.v1.LockType
@@ -14366,398 +14864,408 @@ var file_meta_proto_goTypes = []any{
 	(ClientState)(0),        // 5: rackfs.meta.v1.ClientState
 	(BlockState)(0),         // 6: rackfs.meta.v1.BlockState
 	(MemberAction)(0),       // 7: rackfs.meta.v1.MemberAction
-	(*Entry)(nil),           // 8: rackfs.meta.v1.Entry
-	(*Identity)(nil),        // 9: rackfs.meta.v1.Identity
-	(*Call)(nil),            // 10: rackfs.meta.v1.Call
-	(*Command)(nil),         // 11: rackfs.meta.v1.Command
-	(*Result)(nil),          // 12: rackfs.meta.v1.Result
-	(*Time)(nil),            // 13: rackfs.meta.v1.Time
-	(*Cred)(nil),            // 14: rackfs.meta.v1.Cred
-	(*Attr)(nil),            // 15: rackfs.meta.v1.Attr
-	(*AttrSet)(nil),         // 16: rackfs.meta.v1.AttrSet
-	(*DirChange)(nil),       // 17: rackfs.meta.v1.DirChange
-	(*Lease)(nil),           // 18: rackfs.meta.v1.Lease
-	(*RegisterOrigin)(nil),  // 19: rackfs.meta.v1.RegisterOrigin
-	(*OriginResult)(nil),    // 20: rackfs.meta.v1.OriginResult
-	(*ExpireOrigin)(nil),    // 21: rackfs.meta.v1.ExpireOrigin
-	(*RaiseLevel)(nil),      // 22: rackfs.meta.v1.RaiseLevel
-	(*Purge)(nil),           // 23: rackfs.meta.v1.Purge
-	(*PurgeResult)(nil),     // 24: rackfs.meta.v1.PurgeResult
-	(*CreateNamespace)(nil), // 25: rackfs.meta.v1.CreateNamespace
-	(*Create)(nil),          // 26: rackfs.meta.v1.Create
-	(*CreateResult)(nil),    // 27: rackfs.meta.v1.CreateResult
-	(*Link)(nil),            // 28: rackfs.meta.v1.Link
-	(*LinkResult)(nil),      // 29: rackfs.meta.v1.LinkResult
-	(*Remove)(nil),          // 30: rackfs.meta.v1.Remove
-	(*RemoveResult)(nil),    // 31: rackfs.meta.v1.RemoveResult
-	(*Rename)(nil),          // 32: rackfs.meta.v1.Rename
-	(*RenameResult)(nil),    // 33: rackfs.meta.v1.RenameResult
-	(*SetAttr)(nil),         // 34: rackfs.meta.v1.SetAttr
-	(*AttrResult)(nil),      // 35: rackfs.meta.v1.AttrResult
-	(*SetXattr)(nil),        // 36: rackfs.meta.v1.SetXattr
-	(*RemoveXattr)(nil),     // 37: rackfs.meta.v1.RemoveXattr
-	(*XattrResult)(nil),     // 38: rackfs.meta.v1.XattrResult
-	(*AcquireLease)(nil),    // 39: rackfs.meta.v1.AcquireLease
-	(*LeaseResult)(nil),     // 40: rackfs.meta.v1.LeaseResult
-	(*ReleaseLease)(nil),    // 41: rackfs.meta.v1.ReleaseLease
-	(*CommitData)(nil),      // 42: rackfs.meta.v1.CommitData
-	(*NewExtent)(nil),       // 43: rackfs.meta.v1.NewExtent
-	(*CommitResult)(nil),    // 44: rackfs.meta.v1.CommitResult
-	(*Touch)(nil),           // 45: rackfs.meta.v1.Touch
-	(*Touched)(nil),         // 46: rackfs.meta.v1.Touched
-	(*ReleaseOrphan)(nil),   // 47: rackfs.meta.v1.ReleaseOrphan
-	(*AllocBlocks)(nil),     // 48: rackfs.meta.v1.AllocBlocks
-	(*BlocksResult)(nil),    // 49: rackfs.meta.v1.BlocksResult
-	(*ReapBlocks)(nil),      // 50: rackfs.meta.v1.ReapBlocks
-	(*ReapResult)(nil),      // 51: rackfs.meta.v1.ReapResult
-	(*DeadBlock)(nil),       // 52: rackfs.meta.v1.DeadBlock
-	(*ReturnBlocks)(nil),    // 53: rackfs.meta.v1.ReturnBlocks
-	(*RewriteExtents)(nil),  // 54: rackfs.meta.v1.RewriteExtents
-	(*ExtentRewrite)(nil),   // 55: rackfs.meta.v1.ExtentRewrite
-	(*RewriteResult)(nil),   // 56: rackfs.meta.v1.RewriteResult
-	(*PunchHole)(nil),       // 57: rackfs.meta.v1.PunchHole
-	(*Allocate)(nil),        // 58: rackfs.meta.v1.Allocate
-	(*CloneRange)(nil),      // 59: rackfs.meta.v1.CloneRange
-	(*RangeResult)(nil),     // 60: rackfs.meta.v1.RangeResult
-	(*ClientOpen)(nil),      // 61: rackfs.meta.v1.ClientOpen
-	(*ShareDenied)(nil),     // 62: rackfs.meta.v1.ShareDenied
-	(*OpenFile)(nil),        // 63: rackfs.meta.v1.OpenFile
-	(*OpenResult)(nil),      // 64: rackfs.meta.v1.OpenResult
-	(*CloseFiles)(nil),      // 65: rackfs.meta.v1.CloseFiles
-	(*FileClose)(nil),       // 66: rackfs.meta.v1.FileClose
-	(*LockOwner)(nil),       // 67: rackfs.meta.v1.LockOwner
-	(*SetLock)(nil),         // 68: rackfs.meta.v1.SetLock
-	(*LockResult)(nil),      // 69: rackfs.meta.v1.LockResult
-	(*LockDenied)(nil),      // 70: rackfs.meta.v1.LockDenied
-	(*ReleaseClients)(nil),  // 71: rackfs.meta.v1.ReleaseClients
-	(*ReleaseSession)(nil),  // 72: rackfs.meta.v1.ReleaseSession
-	(*FileSystem)(nil),      // 73: rackfs.meta.v1.FileSystem
-	(*PutFileSystem)(nil),   // 74: rackfs.meta.v1.PutFileSystem
-	(*Store)(nil),           // 75: rackfs.meta.v1.Store
-	(*PutStore)(nil),        // 76: rackfs.meta.v1.PutStore
-	(*Slot)(nil),            // 77: rackfs.meta.v1.Slot
-	(*PlacementGroup)(nil),  // 78: rackfs.meta.v1.PlacementGroup
-	(*Pool)(nil),            // 79: rackfs.meta.v1.Pool
-	(*PutPool)(nil),         // 80: rackfs.meta.v1.PutPool
-	(*ChangePGs)(nil),       // 81: rackfs.meta.v1.ChangePGs
-	(*PGChange)(nil),        // 82: rackfs.meta.v1.PGChange
-	(*ReplaceStore)(nil),    // 83: rackfs.meta.v1.ReplaceStore
-	(*Key)(nil),             // 84: rackfs.meta.v1.Key
-	(*PutKey)(nil),          // 85: rackfs.meta.v1.PutKey
-	(*NFSClient)(nil),       // 86: rackfs.meta.v1.NFSClient
-	(*PutNFSClient)(nil),    // 87: rackfs.meta.v1.PutNFSClient
-	(*RemoveNFSClient)(nil), // 88: rackfs.meta.v1.RemoveNFSClient
-	(*ClientRecord)(nil),    // 89: rackfs.meta.v1.ClientRecord
-	(*SessionRecord)(nil),   // 90: rackfs.meta.v1.SessionRecord
-	(*PutClient)(nil),       // 91: rackfs.meta.v1.PutClient
-	(*ClientsResult)(nil),   // 92: rackfs.meta.v1.ClientsResult
-	(*RemoveClient)(nil),    // 93: rackfs.meta.v1.RemoveClient
-	(*TakeClients)(nil),     // 94: rackfs.meta.v1.TakeClients
-	(*ForgetClients)(nil),   // 95: rackfs.meta.v1.ForgetClients
-	(*PutSession)(nil),      // 96: rackfs.meta.v1.PutSession
-	(*RemoveSession)(nil),   // 97: rackfs.meta.v1.RemoveSession
-	(*Query)(nil),           // 98: rackfs.meta.v1.Query
-	(*GetAttrQ)(nil),        // 99: rackfs.meta.v1.GetAttrQ
-	(*LookupQ)(nil),         // 100: rackfs.meta.v1.LookupQ
-	(*ParentQ)(nil),         // 101: rackfs.meta.v1.ParentQ
-	(*ReadDirQ)(nil),        // 102: rackfs.meta.v1.ReadDirQ
-	(*ReadLinkQ)(nil),       // 103: rackfs.meta.v1.ReadLinkQ
-	(*ExtentsQ)(nil),        // 104: rackfs.meta.v1.ExtentsQ
-	(*StatFSQ)(nil),         // 105: rackfs.meta.v1.StatFSQ
-	(*BlockStatesQ)(nil),    // 106: rackfs.meta.v1.BlockStatesQ
-	(*BlocksQ)(nil),         // 107: rackfs.meta.v1.BlocksQ
-	(*GetXattrQ)(nil),       // 108: rackfs.meta.v1.GetXattrQ
-	(*ListXattrsQ)(nil),     // 109: rackfs.meta.v1.ListXattrsQ
-	(*ShardInfoQ)(nil),      // 110: rackfs.meta.v1.ShardInfoQ
-	(*FileSystemsQ)(nil),    // 111: rackfs.meta.v1.FileSystemsQ
-	(*ClusterMapQ)(nil),     // 112: rackfs.meta.v1.ClusterMapQ
-	(*KeysQ)(nil),           // 113: rackfs.meta.v1.KeysQ
-	(*NFSClientsQ)(nil),     // 114: rackfs.meta.v1.NFSClientsQ
-	(*TestLockQ)(nil),       // 115: rackfs.meta.v1.TestLockQ
-	(*ClientStateQ)(nil),    // 116: rackfs.meta.v1.ClientStateQ
-	(*SessionSlotsQ)(nil),   // 117: rackfs.meta.v1.SessionSlotsQ
-	(*FileOpensQ)(nil),      // 118: rackfs.meta.v1.FileOpensQ
-	(*ClientsQ)(nil),        // 119: rackfs.meta.v1.ClientsQ
-	(*ClientQ)(nil),         // 120: rackfs.meta.v1.ClientQ
-	(*QueryResult)(nil),     // 121: rackfs.meta.v1.QueryResult
-	(*AttrR)(nil),           // 122: rackfs.meta.v1.AttrR
-	(*Dirent)(nil),          // 123: rackfs.meta.v1.Dirent
-	(*ReadDirR)(nil),        // 124: rackfs.meta.v1.ReadDirR
-	(*ReadLinkR)(nil),       // 125: rackfs.meta.v1.ReadLinkR
-	(*Extent)(nil),          // 126: rackfs.meta.v1.Extent
-	(*ExtentsR)(nil),        // 127: rackfs.meta.v1.ExtentsR
-	(*StatFSR)(nil),         // 128: rackfs.meta.v1.StatFSR
-	(*BlockStatesR)(nil),    // 129: rackfs.meta.v1.BlockStatesR
-	(*BlocksR)(nil),         // 130: rackfs.meta.v1.BlocksR
-	(*BlockInfo)(nil),       // 131: rackfs.meta.v1.BlockInfo
-	(*GetXattrR)(nil),       // 132: rackfs.meta.v1.GetXattrR
-	(*ListXattrsR)(nil),     // 133: rackfs.meta.v1.ListXattrsR
-	(*ShardInfoR)(nil),      // 134: rackfs.meta.v1.ShardInfoR
-	(*FileSystemsR)(nil),    // 135: rackfs.meta.v1.FileSystemsR
-	(*ClusterMapR)(nil),     // 136: rackfs.meta.v1.ClusterMapR
-	(*KeysR)(nil),           // 137: rackfs.meta.v1.KeysR
-	(*NFSClientsR)(nil),     // 138: rackfs.meta.v1.NFSClientsR
-	(*ClientStateR)(nil),    // 139: rackfs.meta.v1.ClientStateR
-	(*ClientLocks)(nil),     // 140: rackfs.meta.v1.ClientLocks
-	(*LockRange)(nil),       // 141: rackfs.meta.v1.LockRange
-	(*SessionSlotsR)(nil),   // 142: rackfs.meta.v1.SessionSlotsR
-	(*SessionSlot)(nil),     // 143: rackfs.meta.v1.SessionSlot
-	(*FileOpensR)(nil),      // 144: rackfs.meta.v1.FileOpensR
-	(*ClientsR)(nil),        // 145: rackfs.meta.v1.ClientsR
-	(*ClientSessions)(nil),  // 146: rackfs.meta.v1.ClientSessions
-	(*InodeRecord)(nil),     // 147: rackfs.meta.v1.InodeRecord
-	(*Xattrs)(nil),          // 148: rackfs.meta.v1.Xattrs
-	(*XattrRecord)(nil),     // 149: rackfs.meta.v1.XattrRecord
-	(*Cut)(nil),             // 150: rackfs.meta.v1.Cut
-	(*ExtentRecord)(nil),    // 151: rackfs.meta.v1.ExtentRecord
-	(*BlockRecord)(nil),     // 152: rackfs.meta.v1.BlockRecord
-	(*BackReference)(nil),   // 153: rackfs.meta.v1.BackReference
-	(*DirentRecord)(nil),    // 154: rackfs.meta.v1.DirentRecord
-	(*OriginRecord)(nil),    // 155: rackfs.meta.v1.OriginRecord
-	(*SlotRecord)(nil),      // 156: rackfs.meta.v1.SlotRecord
-	(*SlotResult)(nil),      // 157: rackfs.meta.v1.SlotResult
-	(*OpenRecord)(nil),      // 158: rackfs.meta.v1.OpenRecord
-	(*LockRecord)(nil),      // 159: rackfs.meta.v1.LockRecord
-	(*KnownClient)(nil),     // 160: rackfs.meta.v1.KnownClient
-	(*UsageRecord)(nil),     // 161: rackfs.meta.v1.UsageRecord
-	(*RangeRecord)(nil),     // 162: rackfs.meta.v1.RangeRecord
-	(*PurgeRecord)(nil),     // 163: rackfs.meta.v1.PurgeRecord
-	(*DyingRecord)(nil),     // 164: rackfs.meta.v1.DyingRecord
-	(*NamespaceRecord)(nil), // 165: rackfs.meta.v1.NamespaceRecord
-	(*ProposeRequest)(nil),  // 166: rackfs.meta.v1.ProposeRequest
-	(*ProposeReply)(nil),    // 167: rackfs.meta.v1.ProposeReply
-	(*QueryRequest)(nil),    // 168: rackfs.meta.v1.QueryRequest
-	(*QueryReply)(nil),      // 169: rackfs.meta.v1.QueryReply
-	(*TermRequest)(nil),     // 170: rackfs.meta.v1.TermRequest
-	(*TermReply)(nil),       // 171: rackfs.meta.v1.TermReply
-	(*RenewRequest)(nil),    // 172: rackfs.meta.v1.RenewRequest
-	(*RenewReply)(nil),      // 173: rackfs.meta.v1.RenewReply
-	(*LeaderRequest)(nil),   // 174: rackfs.meta.v1.LeaderRequest
-	(*LeaderReply)(nil),     // 175: rackfs.meta.v1.LeaderReply
-	(*ReplicaReply)(nil),    // 176: rackfs.meta.v1.ReplicaReply
-	(*MemberRequest)(nil),   // 177: rackfs.meta.v1.MemberRequest
-	(*MemberReply)(nil),     // 178: rackfs.meta.v1.MemberReply
-	(*Member)(nil),          // 179: rackfs.meta.v1.Member
-	(*DifferRequest)(nil),   // 180: rackfs.meta.v1.DifferRequest
-	(*DifferReply)(nil),     // 181: rackfs.meta.v1.DifferReply
+	(WorkKind)(0),           // 8: rackfs.meta.v1.WorkKind
+	(*Entry)(nil),           // 9: rackfs.meta.v1.Entry
+	(*Identity)(nil),        // 10: rackfs.meta.v1.Identity
+	(*Call)(nil),            // 11: rackfs.meta.v1.Call
+	(*Command)(nil),         // 12: rackfs.meta.v1.Command
+	(*Result)(nil),          // 13: rackfs.meta.v1.Result
+	(*Time)(nil),            // 14: rackfs.meta.v1.Time
+	(*Cred)(nil),            // 15: rackfs.meta.v1.Cred
+	(*Attr)(nil),            // 16: rackfs.meta.v1.Attr
+	(*AttrSet)(nil),         // 17: rackfs.meta.v1.AttrSet
+	(*DirChange)(nil),       // 18: rackfs.meta.v1.DirChange
+	(*Lease)(nil),           // 19: rackfs.meta.v1.Lease
+	(*RegisterOrigin)(nil),  // 20: rackfs.meta.v1.RegisterOrigin
+	(*OriginResult)(nil),    // 21: rackfs.meta.v1.OriginResult
+	(*ExpireOrigin)(nil),    // 22: rackfs.meta.v1.ExpireOrigin
+	(*RaiseLevel)(nil),      // 23: rackfs.meta.v1.RaiseLevel
+	(*Purge)(nil),           // 24: rackfs.meta.v1.Purge
+	(*PurgeResult)(nil),     // 25: rackfs.meta.v1.PurgeResult
+	(*CreateNamespace)(nil), // 26: rackfs.meta.v1.CreateNamespace
+	(*Create)(nil),          // 27: rackfs.meta.v1.Create
+	(*CreateResult)(nil),    // 28: rackfs.meta.v1.CreateResult
+	(*Link)(nil),            // 29: rackfs.meta.v1.Link
+	(*LinkResult)(nil),      // 30: rackfs.meta.v1.LinkResult
+	(*Remove)(nil),          // 31: rackfs.meta.v1.Remove
+	(*RemoveResult)(nil),    // 32: rackfs.meta.v1.RemoveResult
+	(*Rename)(nil),          // 33: rackfs.meta.v1.Rename
+	(*RenameResult)(nil),    // 34: rackfs.meta.v1.RenameResult
+	(*SetAttr)(nil),         // 35: rackfs.meta.v1.SetAttr
+	(*AttrResult)(nil),      // 36: rackfs.meta.v1.AttrResult
+	(*SetXattr)(nil),        // 37: rackfs.meta.v1.SetXattr
+	(*RemoveXattr)(nil),     // 38: rackfs.meta.v1.RemoveXattr
+	(*XattrResult)(nil),     // 39: rackfs.meta.v1.XattrResult
+	(*AcquireLease)(nil),    // 40: rackfs.meta.v1.AcquireLease
+	(*LeaseResult)(nil),     // 41: rackfs.meta.v1.LeaseResult
+	(*ReleaseLease)(nil),    // 42: rackfs.meta.v1.ReleaseLease
+	(*CommitData)(nil),      // 43: rackfs.meta.v1.CommitData
+	(*NewExtent)(nil),       // 44: rackfs.meta.v1.NewExtent
+	(*CommitResult)(nil),    // 45: rackfs.meta.v1.CommitResult
+	(*Touch)(nil),           // 46: rackfs.meta.v1.Touch
+	(*Touched)(nil),         // 47: rackfs.meta.v1.Touched
+	(*ReleaseOrphan)(nil),   // 48: rackfs.meta.v1.ReleaseOrphan
+	(*AllocBlocks)(nil),     // 49: rackfs.meta.v1.AllocBlocks
+	(*BlocksResult)(nil),    // 50: rackfs.meta.v1.BlocksResult
+	(*ReapBlocks)(nil),      // 51: rackfs.meta.v1.ReapBlocks
+	(*ReapResult)(nil),      // 52: rackfs.meta.v1.ReapResult
+	(*DeadBlock)(nil),       // 53: rackfs.meta.v1.DeadBlock
+	(*ReturnBlocks)(nil),    // 54: rackfs.meta.v1.ReturnBlocks
+	(*RewriteExtents)(nil),  // 55: rackfs.meta.v1.RewriteExtents
+	(*ExtentRewrite)(nil),   // 56: rackfs.meta.v1.ExtentRewrite
+	(*RewriteResult)(nil),   // 57: rackfs.meta.v1.RewriteResult
+	(*PunchHole)(nil),       // 58: rackfs.meta.v1.PunchHole
+	(*Allocate)(nil),        // 59: rackfs.meta.v1.Allocate
+	(*CloneRange)(nil),      // 60: rackfs.meta.v1.CloneRange
+	(*RangeResult)(nil),     // 61: rackfs.meta.v1.RangeResult
+	(*ClientOpen)(nil),      // 62: rackfs.meta.v1.ClientOpen
+	(*ShareDenied)(nil),     // 63: rackfs.meta.v1.ShareDenied
+	(*OpenFile)(nil),        // 64: rackfs.meta.v1.OpenFile
+	(*OpenResult)(nil),      // 65: rackfs.meta.v1.OpenResult
+	(*CloseFiles)(nil),      // 66: rackfs.meta.v1.CloseFiles
+	(*FileClose)(nil),       // 67: rackfs.meta.v1.FileClose
+	(*LockOwner)(nil),       // 68: rackfs.meta.v1.LockOwner
+	(*SetLock)(nil),         // 69: rackfs.meta.v1.SetLock
+	(*LockResult)(nil),      // 70: rackfs.meta.v1.LockResult
+	(*LockDenied)(nil),      // 71: rackfs.meta.v1.LockDenied
+	(*ReleaseClients)(nil),  // 72: rackfs.meta.v1.ReleaseClients
+	(*ReleaseSession)(nil),  // 73: rackfs.meta.v1.ReleaseSession
+	(*FileSystem)(nil),      // 74: rackfs.meta.v1.FileSystem
+	(*PutFileSystem)(nil),   // 75: rackfs.meta.v1.PutFileSystem
+	(*Store)(nil),           // 76: rackfs.meta.v1.Store
+	(*PutStore)(nil),        // 77: rackfs.meta.v1.PutStore
+	(*Slot)(nil),            // 78: rackfs.meta.v1.Slot
+	(*PlacementGroup)(nil),  // 79: rackfs.meta.v1.PlacementGroup
+	(*Pool)(nil),            // 80: rackfs.meta.v1.Pool
+	(*PutPool)(nil),         // 81: rackfs.meta.v1.PutPool
+	(*ChangePGs)(nil),       // 82: rackfs.meta.v1.ChangePGs
+	(*PGChange)(nil),        // 83: rackfs.meta.v1.PGChange
+	(*ReplaceStore)(nil),    // 84: rackfs.meta.v1.ReplaceStore
+	(*Key)(nil),             // 85: rackfs.meta.v1.Key
+	(*PutKey)(nil),          // 86: rackfs.meta.v1.PutKey
+	(*NFSClient)(nil),       // 87: rackfs.meta.v1.NFSClient
+	(*PutNFSClient)(nil),    // 88: rackfs.meta.v1.PutNFSClient
+	(*RemoveNFSClient)(nil), // 89: rackfs.meta.v1.RemoveNFSClient
+	(*ClientRecord)(nil),    // 90: rackfs.meta.v1.ClientRecord
+	(*SessionRecord)(nil),   // 91: rackfs.meta.v1.SessionRecord
+	(*PutClient)(nil),       // 92: rackfs.meta.v1.PutClient
+	(*ClientsResult)(nil),   // 93: rackfs.meta.v1.ClientsResult
+	(*RemoveClient)(nil),    // 94: rackfs.meta.v1.RemoveClient
+	(*TakeClients)(nil),     // 95: rackfs.meta.v1.TakeClients
+	(*ForgetClients)(nil),   // 96: rackfs.meta.v1.ForgetClients
+	(*PutSession)(nil),      // 97: rackfs.meta.v1.PutSession
+	(*RemoveSession)(nil),   // 98: rackfs.meta.v1.RemoveSession
+	(*Query)(nil),           // 99: rackfs.meta.v1.Query
+	(*GetAttrQ)(nil),        // 100: rackfs.meta.v1.GetAttrQ
+	(*LookupQ)(nil),         // 101: rackfs.meta.v1.LookupQ
+	(*ParentQ)(nil),         // 102: rackfs.meta.v1.ParentQ
+	(*ReadDirQ)(nil),        // 103: rackfs.meta.v1.ReadDirQ
+	(*ReadLinkQ)(nil),       // 104: rackfs.meta.v1.ReadLinkQ
+	(*ExtentsQ)(nil),        // 105: rackfs.meta.v1.ExtentsQ
+	(*StatFSQ)(nil),         // 106: rackfs.meta.v1.StatFSQ
+	(*BlockStatesQ)(nil),    // 107: rackfs.meta.v1.BlockStatesQ
+	(*BlocksQ)(nil),         // 108: rackfs.meta.v1.BlocksQ
+	(*GetXattrQ)(nil),       // 109: rackfs.meta.v1.GetXattrQ
+	(*ListXattrsQ)(nil),     // 110: rackfs.meta.v1.ListXattrsQ
+	(*ShardInfoQ)(nil),      // 111: rackfs.meta.v1.ShardInfoQ
+	(*FileSystemsQ)(nil),    // 112: rackfs.meta.v1.FileSystemsQ
+	(*ClusterMapQ)(nil),     // 113: rackfs.meta.v1.ClusterMapQ
+	(*KeysQ)(nil),           // 114: rackfs.meta.v1.KeysQ
+	(*NFSClientsQ)(nil),     // 115: rackfs.meta.v1.NFSClientsQ
+	(*TestLockQ)(nil),       // 116: rackfs.meta.v1.TestLockQ
+	(*ClientStateQ)(nil),    // 117: rackfs.meta.v1.ClientStateQ
+	(*SessionSlotsQ)(nil),   // 118: rackfs.meta.v1.SessionSlotsQ
+	(*FileOpensQ)(nil),      // 119: rackfs.meta.v1.FileOpensQ
+	(*ClientsQ)(nil),        // 120: rackfs.meta.v1.ClientsQ
+	(*ClientQ)(nil),         // 121: rackfs.meta.v1.ClientQ
+	(*QueryResult)(nil),     // 122: rackfs.meta.v1.QueryResult
+	(*AttrR)(nil),           // 123: rackfs.meta.v1.AttrR
+	(*Dirent)(nil),          // 124: rackfs.meta.v1.Dirent
+	(*ReadDirR)(nil),        // 125: rackfs.meta.v1.ReadDirR
+	(*ReadLinkR)(nil),       // 126: rackfs.meta.v1.ReadLinkR
+	(*Extent)(nil),          // 127: rackfs.meta.v1.Extent
+	(*ExtentsR)(nil),        // 128: rackfs.meta.v1.ExtentsR
+	(*StatFSR)(nil),         // 129: rackfs.meta.v1.StatFSR
+	(*BlockStatesR)(nil),    // 130: rackfs.meta.v1.BlockStatesR
+	(*BlocksR)(nil),         // 131: rackfs.meta.v1.BlocksR
+	(*BlockInfo)(nil),       // 132: rackfs.meta.v1.BlockInfo
+	(*GetXattrR)(nil),       // 133: rackfs.meta.v1.GetXattrR
+	(*ListXattrsR)(nil),     // 134: rackfs.meta.v1.ListXattrsR
+	(*ShardInfoR)(nil),      // 135: rackfs.meta.v1.ShardInfoR
+	(*FileSystemsR)(nil),    // 136: rackfs.meta.v1.FileSystemsR
+	(*ClusterMapR)(nil),     // 137: rackfs.meta.v1.ClusterMapR
+	(*KeysR)(nil),           // 138: rackfs.meta.v1.KeysR
+	(*NFSClientsR)(nil),     // 139: rackfs.meta.v1.NFSClientsR
+	(*ClientStateR)(nil),    // 140: rackfs.meta.v1.ClientStateR
+	(*ClientLocks)(nil),     // 141: rackfs.meta.v1.ClientLocks
+	(*LockRange)(nil),       // 142: rackfs.meta.v1.LockRange
+	(*SessionSlotsR)(nil),   // 143: rackfs.meta.v1.SessionSlotsR
+	(*SessionSlot)(nil),     // 144: rackfs.meta.v1.SessionSlot
+	(*FileOpensR)(nil),      // 145: rackfs.meta.v1.FileOpensR
+	(*ClientsR)(nil),        // 146: rackfs.meta.v1.ClientsR
+	(*ClientSessions)(nil),  // 147: rackfs.meta.v1.ClientSessions
+	(*InodeRecord)(nil),     // 148: rackfs.meta.v1.InodeRecord
+	(*Xattrs)(nil),          // 149: rackfs.meta.v1.Xattrs
+	(*XattrRecord)(nil),     // 150: rackfs.meta.v1.XattrRecord
+	(*Cut)(nil),             // 151: rackfs.meta.v1.Cut
+	(*ExtentRecord)(nil),    // 152: rackfs.meta.v1.ExtentRecord
+	(*BlockRecord)(nil),     // 153: rackfs.meta.v1.BlockRecord
+	(*BackReference)(nil),   // 154: rackfs.meta.v1.BackReference
+	(*DirentRecord)(nil),    // 155: rackfs.meta.v1.DirentRecord
+	(*OriginRecord)(nil),    // 156: rackfs.meta.v1.OriginRecord
+	(*SlotRecord)(nil),      // 157: rackfs.meta.v1.SlotRecord
+	(*SlotResult)(nil),      // 158: rackfs.meta.v1.SlotResult
+	(*OpenRecord)(nil),      // 159: rackfs.meta.v1.OpenRecord
+	(*LockRecord)(nil),      // 160: rackfs.meta.v1.LockRecord
+	(*KnownClient)(nil),     // 161: rackfs.meta.v1.KnownClient
+	(*UsageRecord)(nil),     // 162: rackfs.meta.v1.UsageRecord
+	(*RangeRecord)(nil),     // 163: rackfs.meta.v1.RangeRecord
+	(*PurgeRecord)(nil),     // 164: rackfs.meta.v1.PurgeRecord
+	(*DyingRecord)(nil),     // 165: rackfs.meta.v1.DyingRecord
+	(*NamespaceRecord)(nil), // 166: rackfs.meta.v1.NamespaceRecord
+	(*ProposeRequest)(nil),  // 167: rackfs.meta.v1.ProposeRequest
+	(*ProposeReply)(nil),    // 168: rackfs.meta.v1.ProposeReply
+	(*QueryRequest)(nil),    // 169: rackfs.meta.v1.QueryRequest
+	(*QueryReply)(nil),      // 170: rackfs.meta.v1.QueryReply
+	(*TermRequest)(nil),     // 171: rackfs.meta.v1.TermRequest
+	(*TermReply)(nil),       // 172: rackfs.meta.v1.TermReply
+	(*RenewRequest)(nil),    // 173: rackfs.meta.v1.RenewRequest
+	(*RenewReply)(nil),      // 174: rackfs.meta.v1.RenewReply
+	(*LeaderRequest)(nil),   // 175: rackfs.meta.v1.LeaderRequest
+	(*LeaderReply)(nil),     // 176: rackfs.meta.v1.LeaderReply
+	(*ReplicaReply)(nil),    // 177: rackfs.meta.v1.ReplicaReply
+	(*MemberRequest)(nil),   // 178: rackfs.meta.v1.MemberRequest
+	(*MemberReply)(nil),     // 179: rackfs.meta.v1.MemberReply
+	(*Member)(nil),          // 180: rackfs.meta.v1.Member
+	(*DifferRequest)(nil),   // 181: rackfs.meta.v1.DifferRequest
+	(*DifferReply)(nil),     // 182: rackfs.meta.v1.DifferReply
+	(*WorkTask)(nil),        // 183: rackfs.meta.v1.WorkTask
+	(*WorkRequest)(nil),     // 184: rackfs.meta.v1.WorkRequest
+	(*WorkReply)(nil),       // 185: rackfs.meta.v1.WorkReply
+	(*WorkGrant)(nil),       // 186: rackfs.meta.v1.WorkGrant
+	(*WorkPiece)(nil),       // 187: rackfs.meta.v1.WorkPiece
 }
 var file_meta_proto_depIdxs = []int32{
-	11,  // 0: rackfs.meta.v1.Entry.commands:type_name -> rackfs.meta.v1.Command
-	9,   // 1: rackfs.meta.v1.Command.id:type_name -> rackfs.meta.v1.Identity
-	10,  // 2: rackfs.meta.v1.Command.call:type_name -> rackfs.meta.v1.Call
-	13,  // 3: rackfs.meta.v1.Command.time:type_name -> rackfs.meta.v1.Time
-	14,  // 4: rackfs.meta.v1.Command.cred:type_name -> rackfs.meta.v1.Cred
-	19,  // 5: rackfs.meta.v1.Command.register_origin:type_name -> rackfs.meta.v1.RegisterOrigin
-	21,  // 6: rackfs.meta.v1.Command.expire_origin:type_name -> rackfs.meta.v1.ExpireOrigin
-	22,  // 7: rackfs.meta.v1.Command.raise_level:type_name -> rackfs.meta.v1.RaiseLevel
-	23,  // 8: rackfs.meta.v1.Command.purge:type_name -> rackfs.meta.v1.Purge
-	25,  // 9: rackfs.meta.v1.Command.create_namespace:type_name -> rackfs.meta.v1.CreateNamespace
-	26,  // 10: rackfs.meta.v1.Command.create:type_name -> rackfs.meta.v1.Create
-	28,  // 11: rackfs.meta.v1.Command.link:type_name -> rackfs.meta.v1.Link
-	30,  // 12: rackfs.meta.v1.Command.remove:type_name -> rackfs.meta.v1.Remove
-	32,  // 13: rackfs.meta.v1.Command.rename:type_name -> rackfs.meta.v1.Rename
-	34,  // 14: rackfs.meta.v1.Command.set_attr:type_name -> rackfs.meta.v1.SetAttr
-	39,  // 15: rackfs.meta.v1.Command.acquire_lease:type_name -> rackfs.meta.v1.AcquireLease
-	41,  // 16: rackfs.meta.v1.Command.release_lease:type_name -> rackfs.meta.v1.ReleaseLease
-	42,  // 17: rackfs.meta.v1.Command.commit_data:type_name -> rackfs.meta.v1.CommitData
-	47,  // 18: rackfs.meta.v1.Command.release_orphan:type_name -> rackfs.meta.v1.ReleaseOrphan
-	48,  // 19: rackfs.meta.v1.Command.alloc_blocks:type_name -> rackfs.meta.v1.AllocBlocks
-	50,  // 20: rackfs.meta.v1.Command.reap_blocks:type_name -> rackfs.meta.v1.ReapBlocks
-	53,  // 21: rackfs.meta.v1.Command.return_blocks:type_name -> rackfs.meta.v1.ReturnBlocks
-	54,  // 22: rackfs.meta.v1.Command.rewrite_extents:type_name -> rackfs.meta.v1.RewriteExtents
-	57,  // 23: rackfs.meta.v1.Command.punch_hole:type_name -> rackfs.meta.v1.PunchHole
-	58,  // 24: rackfs.meta.v1.Command.allocate:type_name -> rackfs.meta.v1.Allocate
-	59,  // 25: rackfs.meta.v1.Command.clone_range:type_name -> rackfs.meta.v1.CloneRange
-	36,  // 26: rackfs.meta.v1.Command.set_xattr:type_name -> rackfs.meta.v1.SetXattr
-	37,  // 27: rackfs.meta.v1.Command.remove_xattr:type_name -> rackfs.meta.v1.RemoveXattr
-	63,  // 28: rackfs.meta.v1.Command.open_file:type_name -> rackfs.meta.v1.OpenFile
-	65,  // 29: rackfs.meta.v1.Command.close_files:type_name -> rackfs.meta.v1.CloseFiles
-	68,  // 30: rackfs.meta.v1.Command.set_lock:type_name -> rackfs.meta.v1.SetLock
-	71,  // 31: rackfs.meta.v1.Command.release_clients:type_name -> rackfs.meta.v1.ReleaseClients
-	72,  // 32: rackfs.meta.v1.Command.release_session:type_name -> rackfs.meta.v1.ReleaseSession
-	74,  // 33: rackfs.meta.v1.Command.put_file_system:type_name -> rackfs.meta.v1.PutFileSystem
-	76,  // 34: rackfs.meta.v1.Command.put_store:type_name -> rackfs.meta.v1.PutStore
-	80,  // 35: rackfs.meta.v1.Command.put_pool:type_name -> rackfs.meta.v1.PutPool
-	85,  // 36: rackfs.meta.v1.Command.put_key:type_name -> rackfs.meta.v1.PutKey
-	87,  // 37: rackfs.meta.v1.Command.put_nfs_client:type_name -> rackfs.meta.v1.PutNFSClient
-	88,  // 38: rackfs.meta.v1.Command.remove_nfs_client:type_name -> rackfs.meta.v1.RemoveNFSClient
-	81,  // 39: rackfs.meta.v1.Command.change_pgs:type_name -> rackfs.meta.v1.ChangePGs
-	83,  // 40: rackfs.meta.v1.Command.replace_store:type_name -> rackfs.meta.v1.ReplaceStore
-	45,  // 41: rackfs.meta.v1.Command.touch:type_name -> rackfs.meta.v1.Touch
-	91,  // 42: rackfs.meta.v1.Command.put_client:type_name -> rackfs.meta.v1.PutClient
-	93,  // 43: rackfs.meta.v1.Command.remove_client:type_name -> rackfs.meta.v1.RemoveClient
-	96,  // 44: rackfs.meta.v1.Command.put_session:type_name -> rackfs.meta.v1.PutSession
-	97,  // 45: rackfs.meta.v1.Command.remove_session:type_name -> rackfs.meta.v1.RemoveSession
-	94,  // 46: rackfs.meta.v1.Command.take_clients:type_name -> rackfs.meta.v1.TakeClients
-	95,  // 47: rackfs.meta.v1.Command.forget_clients:type_name -> rackfs.meta.v1.ForgetClients
-	20,  // 48: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
-	27,  // 49: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
-	29,  // 50: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
-	31,  // 51: rackfs.meta.v1.Result.remove:type_name -> rackfs.meta.v1.RemoveResult
-	33,  // 52: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
-	35,  // 53: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
-	40,  // 54: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
-	44,  // 55: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
-	49,  // 56: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
-	24,  // 57: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
-	51,  // 58: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
-	56,  // 59: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
-	64,  // 60: rackfs.meta.v1.Result.open:type_name -> rackfs.meta.v1.OpenResult
-	69,  // 61: rackfs.meta.v1.Result.lock:type_name -> rackfs.meta.v1.LockResult
-	92,  // 62: rackfs.meta.v1.Result.clients:type_name -> rackfs.meta.v1.ClientsResult
-	136, // 63: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	60,  // 64: rackfs.meta.v1.Result.range:type_name -> rackfs.meta.v1.RangeResult
-	38,  // 65: rackfs.meta.v1.Result.xattr:type_name -> rackfs.meta.v1.XattrResult
-	13,  // 66: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
-	13,  // 67: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
-	13,  // 68: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
-	13,  // 69: rackfs.meta.v1.Attr.btime:type_name -> rackfs.meta.v1.Time
-	13,  // 70: rackfs.meta.v1.AttrSet.atime:type_name -> rackfs.meta.v1.Time
-	13,  // 71: rackfs.meta.v1.AttrSet.mtime:type_name -> rackfs.meta.v1.Time
-	13,  // 72: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
+	12,  // 0: rackfs.meta.v1.Entry.commands:type_name -> rackfs.meta.v1.Command
+	10,  // 1: rackfs.meta.v1.Command.id:type_name -> rackfs.meta.v1.Identity
+	11,  // 2: rackfs.meta.v1.Command.call:type_name -> rackfs.meta.v1.Call
+	14,  // 3: rackfs.meta.v1.Command.time:type_name -> rackfs.meta.v1.Time
+	15,  // 4: rackfs.meta.v1.Command.cred:type_name -> rackfs.meta.v1.Cred
+	20,  // 5: rackfs.meta.v1.Command.register_origin:type_name -> rackfs.meta.v1.RegisterOrigin
+	22,  // 6: rackfs.meta.v1.Command.expire_origin:type_name -> rackfs.meta.v1.ExpireOrigin
+	23,  // 7: rackfs.meta.v1.Command.raise_level:type_name -> rackfs.meta.v1.RaiseLevel
+	24,  // 8: rackfs.meta.v1.Command.purge:type_name -> rackfs.meta.v1.Purge
+	26,  // 9: rackfs.meta.v1.Command.create_namespace:type_name -> rackfs.meta.v1.CreateNamespace
+	27,  // 10: rackfs.meta.v1.Command.create:type_name -> rackfs.meta.v1.Create
+	29,  // 11: rackfs.meta.v1.Command.link:type_name -> rackfs.meta.v1.Link
+	31,  // 12: rackfs.meta.v1.Command.remove:type_name -> rackfs.meta.v1.Remove
+	33,  // 13: rackfs.meta.v1.Command.rename:type_name -> rackfs.meta.v1.Rename
+	35,  // 14: rackfs.meta.v1.Command.set_attr:type_name -> rackfs.meta.v1.SetAttr
+	40,  // 15: rackfs.meta.v1.Command.acquire_lease:type_name -> rackfs.meta.v1.AcquireLease
+	42,  // 16: rackfs.meta.v1.Command.release_lease:type_name -> rackfs.meta.v1.ReleaseLease
+	43,  // 17: rackfs.meta.v1.Command.commit_data:type_name -> rackfs.meta.v1.CommitData
+	48,  // 18: rackfs.meta.v1.Command.release_orphan:type_name -> rackfs.meta.v1.ReleaseOrphan
+	49,  // 19: rackfs.meta.v1.Command.alloc_blocks:type_name -> rackfs.meta.v1.AllocBlocks
+	51,  // 20: rackfs.meta.v1.Command.reap_blocks:type_name -> rackfs.meta.v1.ReapBlocks
+	54,  // 21: rackfs.meta.v1.Command.return_blocks:type_name -> rackfs.meta.v1.ReturnBlocks
+	55,  // 22: rackfs.meta.v1.Command.rewrite_extents:type_name -> rackfs.meta.v1.RewriteExtents
+	58,  // 23: rackfs.meta.v1.Command.punch_hole:type_name -> rackfs.meta.v1.PunchHole
+	59,  // 24: rackfs.meta.v1.Command.allocate:type_name -> rackfs.meta.v1.Allocate
+	60,  // 25: rackfs.meta.v1.Command.clone_range:type_name -> rackfs.meta.v1.CloneRange
+	37,  // 26: rackfs.meta.v1.Command.set_xattr:type_name -> rackfs.meta.v1.SetXattr
+	38,  // 27: rackfs.meta.v1.Command.remove_xattr:type_name -> rackfs.meta.v1.RemoveXattr
+	64,  // 28: rackfs.meta.v1.Command.open_file:type_name -> rackfs.meta.v1.OpenFile
+	66,  // 29: rackfs.meta.v1.Command.close_files:type_name -> rackfs.meta.v1.CloseFiles
+	69,  // 30: rackfs.meta.v1.Command.set_lock:type_name -> rackfs.meta.v1.SetLock
+	72,  // 31: rackfs.meta.v1.Command.release_clients:type_name -> rackfs.meta.v1.ReleaseClients
+	73,  // 32: rackfs.meta.v1.Command.release_session:type_name -> rackfs.meta.v1.ReleaseSession
+	75,  // 33: rackfs.meta.v1.Command.put_file_system:type_name -> rackfs.meta.v1.PutFileSystem
+	77,  // 34: rackfs.meta.v1.Command.put_store:type_name -> rackfs.meta.v1.PutStore
+	81,  // 35: rackfs.meta.v1.Command.put_pool:type_name -> rackfs.meta.v1.PutPool
+	86,  // 36: rackfs.meta.v1.Command.put_key:type_name -> rackfs.meta.v1.PutKey
+	88,  // 37: rackfs.meta.v1.Command.put_nfs_client:type_name -> rackfs.meta.v1.PutNFSClient
+	89,  // 38: rackfs.meta.v1.Command.remove_nfs_client:type_name -> rackfs.meta.v1.RemoveNFSClient
+	82,  // 39: rackfs.meta.v1.Command.change_pgs:type_name -> rackfs.meta.v1.ChangePGs
+	84,  // 40: rackfs.meta.v1.Command.replace_store:type_name -> rackfs.meta.v1.ReplaceStore
+	46,  // 41: rackfs.meta.v1.Command.touch:type_name -> rackfs.meta.v1.Touch
+	92,  // 42: rackfs.meta.v1.Command.put_client:type_name -> rackfs.meta.v1.PutClient
+	94,  // 43: rackfs.meta.v1.Command.remove_client:type_name -> rackfs.meta.v1.RemoveClient
+	97,  // 44: rackfs.meta.v1.Command.put_session:type_name -> rackfs.meta.v1.PutSession
+	98,  // 45: rackfs.meta.v1.Command.remove_session:type_name -> rackfs.meta.v1.RemoveSession
+	95,  // 46: rackfs.meta.v1.Command.take_clients:type_name -> rackfs.meta.v1.TakeClients
+	96,  // 47: rackfs.meta.v1.Command.forget_clients:type_name -> rackfs.meta.v1.ForgetClients
+	21,  // 48: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
+	28,  // 49: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
+	30,  // 50: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
+	32,  // 51: rackfs.meta.v1.Result.remove:type_name -> rackfs.meta.v1.RemoveResult
+	34,  // 52: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
+	36,  // 53: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
+	41,  // 54: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
+	45,  // 55: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
+	50,  // 56: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
+	25,  // 57: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
+	52,  // 58: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
+	57,  // 59: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
+	65,  // 60: rackfs.meta.v1.Result.open:type_name -> rackfs.meta.v1.OpenResult
+	70,  // 61: rackfs.meta.v1.Result.lock:type_name -> rackfs.meta.v1.LockResult
+	93,  // 62: rackfs.meta.v1.Result.clients:type_name -> rackfs.meta.v1.ClientsResult
+	137, // 63: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	61,  // 64: rackfs.meta.v1.Result.range:type_name -> rackfs.meta.v1.RangeResult
+	39,  // 65: rackfs.meta.v1.Result.xattr:type_name -> rackfs.meta.v1.XattrResult
+	14,  // 66: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
+	14,  // 67: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
+	14,  // 68: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
+	14,  // 69: rackfs.meta.v1.Attr.btime:type_name -> rackfs.meta.v1.Time
+	14,  // 70: rackfs.meta.v1.AttrSet.atime:type_name -> rackfs.meta.v1.Time
+	14,  // 71: rackfs.meta.v1.AttrSet.mtime:type_name -> rackfs.meta.v1.Time
+	14,  // 72: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
 	0,   // 73: rackfs.meta.v1.RegisterOrigin.kind:type_name -> rackfs.meta.v1.OriginKind
-	16,  // 74: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
-	61,  // 75: rackfs.meta.v1.Create.share:type_name -> rackfs.meta.v1.ClientOpen
-	15,  // 76: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
-	17,  // 77: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
-	18,  // 78: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
-	62,  // 79: rackfs.meta.v1.CreateResult.denied:type_name -> rackfs.meta.v1.ShareDenied
-	15,  // 80: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
-	17,  // 81: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
-	61,  // 82: rackfs.meta.v1.Remove.keep_open:type_name -> rackfs.meta.v1.ClientOpen
-	17,  // 83: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
-	61,  // 84: rackfs.meta.v1.Rename.keep_open:type_name -> rackfs.meta.v1.ClientOpen
-	17,  // 85: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
-	17,  // 86: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
-	16,  // 87: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
-	15,  // 88: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
-	18,  // 89: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
-	15,  // 90: rackfs.meta.v1.XattrResult.attr:type_name -> rackfs.meta.v1.Attr
-	17,  // 91: rackfs.meta.v1.XattrResult.change:type_name -> rackfs.meta.v1.DirChange
-	15,  // 92: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
-	18,  // 93: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
-	43,  // 94: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
-	13,  // 95: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
-	15,  // 96: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
-	18,  // 97: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
-	46,  // 98: rackfs.meta.v1.Touch.touched:type_name -> rackfs.meta.v1.Touched
-	13,  // 99: rackfs.meta.v1.Touched.atime:type_name -> rackfs.meta.v1.Time
-	52,  // 100: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
-	55,  // 101: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
-	15,  // 102: rackfs.meta.v1.RangeResult.attr:type_name -> rackfs.meta.v1.Attr
-	18,  // 103: rackfs.meta.v1.RangeResult.lease:type_name -> rackfs.meta.v1.Lease
-	61,  // 104: rackfs.meta.v1.OpenFile.share:type_name -> rackfs.meta.v1.ClientOpen
-	15,  // 105: rackfs.meta.v1.OpenResult.attr:type_name -> rackfs.meta.v1.Attr
-	18,  // 106: rackfs.meta.v1.OpenResult.lease:type_name -> rackfs.meta.v1.Lease
-	62,  // 107: rackfs.meta.v1.OpenResult.denied:type_name -> rackfs.meta.v1.ShareDenied
-	66,  // 108: rackfs.meta.v1.CloseFiles.files:type_name -> rackfs.meta.v1.FileClose
-	67,  // 109: rackfs.meta.v1.FileClose.locks:type_name -> rackfs.meta.v1.LockOwner
+	17,  // 74: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
+	62,  // 75: rackfs.meta.v1.Create.share:type_name -> rackfs.meta.v1.ClientOpen
+	16,  // 76: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
+	18,  // 77: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
+	19,  // 78: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
+	63,  // 79: rackfs.meta.v1.CreateResult.denied:type_name -> rackfs.meta.v1.ShareDenied
+	16,  // 80: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
+	18,  // 81: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
+	62,  // 82: rackfs.meta.v1.Remove.keep_open:type_name -> rackfs.meta.v1.ClientOpen
+	18,  // 83: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
+	62,  // 84: rackfs.meta.v1.Rename.keep_open:type_name -> rackfs.meta.v1.ClientOpen
+	18,  // 85: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
+	18,  // 86: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
+	17,  // 87: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
+	16,  // 88: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 89: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
+	16,  // 90: rackfs.meta.v1.XattrResult.attr:type_name -> rackfs.meta.v1.Attr
+	18,  // 91: rackfs.meta.v1.XattrResult.change:type_name -> rackfs.meta.v1.DirChange
+	16,  // 92: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 93: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
+	44,  // 94: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
+	14,  // 95: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
+	16,  // 96: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 97: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
+	47,  // 98: rackfs.meta.v1.Touch.touched:type_name -> rackfs.meta.v1.Touched
+	14,  // 99: rackfs.meta.v1.Touched.atime:type_name -> rackfs.meta.v1.Time
+	53,  // 100: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
+	56,  // 101: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
+	16,  // 102: rackfs.meta.v1.RangeResult.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 103: rackfs.meta.v1.RangeResult.lease:type_name -> rackfs.meta.v1.Lease
+	62,  // 104: rackfs.meta.v1.OpenFile.share:type_name -> rackfs.meta.v1.ClientOpen
+	16,  // 105: rackfs.meta.v1.OpenResult.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 106: rackfs.meta.v1.OpenResult.lease:type_name -> rackfs.meta.v1.Lease
+	63,  // 107: rackfs.meta.v1.OpenResult.denied:type_name -> rackfs.meta.v1.ShareDenied
+	67,  // 108: rackfs.meta.v1.CloseFiles.files:type_name -> rackfs.meta.v1.FileClose
+	68,  // 109: rackfs.meta.v1.FileClose.locks:type_name -> rackfs.meta.v1.LockOwner
 	1,   // 110: rackfs.meta.v1.SetLock.type:type_name -> rackfs.meta.v1.LockType
-	70,  // 111: rackfs.meta.v1.LockResult.denied:type_name -> rackfs.meta.v1.LockDenied
+	71,  // 111: rackfs.meta.v1.LockResult.denied:type_name -> rackfs.meta.v1.LockDenied
 	1,   // 112: rackfs.meta.v1.LockDenied.type:type_name -> rackfs.meta.v1.LockType
 	2,   // 113: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
-	13,  // 114: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
-	73,  // 115: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
+	14,  // 114: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
+	74,  // 115: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
 	2,   // 116: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
 	3,   // 117: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
-	75,  // 118: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
-	77,  // 119: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
+	76,  // 118: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
+	78,  // 119: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
 	4,   // 120: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
-	78,  // 121: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
-	79,  // 122: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
-	82,  // 123: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
-	78,  // 124: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
-	75,  // 125: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
-	84,  // 126: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
-	86,  // 127: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
+	79,  // 121: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
+	80,  // 122: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
+	83,  // 123: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
+	79,  // 124: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
+	76,  // 125: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
+	85,  // 126: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
+	87,  // 127: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
 	5,   // 128: rackfs.meta.v1.ClientRecord.state:type_name -> rackfs.meta.v1.ClientState
-	89,  // 129: rackfs.meta.v1.PutClient.client:type_name -> rackfs.meta.v1.ClientRecord
-	90,  // 130: rackfs.meta.v1.PutSession.session:type_name -> rackfs.meta.v1.SessionRecord
-	89,  // 131: rackfs.meta.v1.PutSession.client:type_name -> rackfs.meta.v1.ClientRecord
-	14,  // 132: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
-	99,  // 133: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
-	100, // 134: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
-	101, // 135: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
-	102, // 136: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
-	103, // 137: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
-	104, // 138: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
-	105, // 139: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
-	106, // 140: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
-	110, // 141: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
-	107, // 142: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
-	108, // 143: rackfs.meta.v1.Query.get_xattr:type_name -> rackfs.meta.v1.GetXattrQ
-	109, // 144: rackfs.meta.v1.Query.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsQ
-	115, // 145: rackfs.meta.v1.Query.test_lock:type_name -> rackfs.meta.v1.TestLockQ
-	116, // 146: rackfs.meta.v1.Query.client_state:type_name -> rackfs.meta.v1.ClientStateQ
-	117, // 147: rackfs.meta.v1.Query.session_slots:type_name -> rackfs.meta.v1.SessionSlotsQ
-	118, // 148: rackfs.meta.v1.Query.file_opens:type_name -> rackfs.meta.v1.FileOpensQ
-	111, // 149: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
-	112, // 150: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
-	113, // 151: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
-	114, // 152: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
-	119, // 153: rackfs.meta.v1.Query.clients:type_name -> rackfs.meta.v1.ClientsQ
-	120, // 154: rackfs.meta.v1.Query.client:type_name -> rackfs.meta.v1.ClientQ
+	90,  // 129: rackfs.meta.v1.PutClient.client:type_name -> rackfs.meta.v1.ClientRecord
+	91,  // 130: rackfs.meta.v1.PutSession.session:type_name -> rackfs.meta.v1.SessionRecord
+	90,  // 131: rackfs.meta.v1.PutSession.client:type_name -> rackfs.meta.v1.ClientRecord
+	15,  // 132: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
+	100, // 133: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
+	101, // 134: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
+	102, // 135: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
+	103, // 136: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
+	104, // 137: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
+	105, // 138: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
+	106, // 139: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
+	107, // 140: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
+	111, // 141: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
+	108, // 142: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
+	109, // 143: rackfs.meta.v1.Query.get_xattr:type_name -> rackfs.meta.v1.GetXattrQ
+	110, // 144: rackfs.meta.v1.Query.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsQ
+	116, // 145: rackfs.meta.v1.Query.test_lock:type_name -> rackfs.meta.v1.TestLockQ
+	117, // 146: rackfs.meta.v1.Query.client_state:type_name -> rackfs.meta.v1.ClientStateQ
+	118, // 147: rackfs.meta.v1.Query.session_slots:type_name -> rackfs.meta.v1.SessionSlotsQ
+	119, // 148: rackfs.meta.v1.Query.file_opens:type_name -> rackfs.meta.v1.FileOpensQ
+	112, // 149: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
+	113, // 150: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
+	114, // 151: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
+	115, // 152: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
+	120, // 153: rackfs.meta.v1.Query.clients:type_name -> rackfs.meta.v1.ClientsQ
+	121, // 154: rackfs.meta.v1.Query.client:type_name -> rackfs.meta.v1.ClientQ
 	1,   // 155: rackfs.meta.v1.TestLockQ.type:type_name -> rackfs.meta.v1.LockType
-	122, // 156: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
-	124, // 157: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
-	125, // 158: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
-	127, // 159: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
-	128, // 160: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
-	129, // 161: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
-	134, // 162: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
-	135, // 163: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
-	136, // 164: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	137, // 165: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
-	138, // 166: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
-	130, // 167: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
-	132, // 168: rackfs.meta.v1.QueryResult.get_xattr:type_name -> rackfs.meta.v1.GetXattrR
-	133, // 169: rackfs.meta.v1.QueryResult.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsR
-	69,  // 170: rackfs.meta.v1.QueryResult.lock:type_name -> rackfs.meta.v1.LockResult
-	139, // 171: rackfs.meta.v1.QueryResult.client_state:type_name -> rackfs.meta.v1.ClientStateR
-	142, // 172: rackfs.meta.v1.QueryResult.session_slots:type_name -> rackfs.meta.v1.SessionSlotsR
-	145, // 173: rackfs.meta.v1.QueryResult.clients:type_name -> rackfs.meta.v1.ClientsR
-	144, // 174: rackfs.meta.v1.QueryResult.file_opens:type_name -> rackfs.meta.v1.FileOpensR
-	15,  // 175: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
-	18,  // 176: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
-	15,  // 177: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
-	123, // 178: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
-	15,  // 179: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
-	126, // 180: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
+	123, // 156: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
+	125, // 157: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
+	126, // 158: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
+	128, // 159: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
+	129, // 160: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
+	130, // 161: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
+	135, // 162: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
+	136, // 163: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
+	137, // 164: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	138, // 165: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
+	139, // 166: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
+	131, // 167: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
+	133, // 168: rackfs.meta.v1.QueryResult.get_xattr:type_name -> rackfs.meta.v1.GetXattrR
+	134, // 169: rackfs.meta.v1.QueryResult.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsR
+	70,  // 170: rackfs.meta.v1.QueryResult.lock:type_name -> rackfs.meta.v1.LockResult
+	140, // 171: rackfs.meta.v1.QueryResult.client_state:type_name -> rackfs.meta.v1.ClientStateR
+	143, // 172: rackfs.meta.v1.QueryResult.session_slots:type_name -> rackfs.meta.v1.SessionSlotsR
+	146, // 173: rackfs.meta.v1.QueryResult.clients:type_name -> rackfs.meta.v1.ClientsR
+	145, // 174: rackfs.meta.v1.QueryResult.file_opens:type_name -> rackfs.meta.v1.FileOpensR
+	16,  // 175: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 176: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
+	16,  // 177: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
+	124, // 178: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
+	16,  // 179: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
+	127, // 180: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
 	6,   // 181: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
-	131, // 182: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
-	73,  // 183: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
-	75,  // 184: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
-	79,  // 185: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
-	84,  // 186: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
-	86,  // 187: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
-	61,  // 188: rackfs.meta.v1.ClientStateR.opens:type_name -> rackfs.meta.v1.ClientOpen
-	140, // 189: rackfs.meta.v1.ClientStateR.locks:type_name -> rackfs.meta.v1.ClientLocks
-	141, // 190: rackfs.meta.v1.ClientLocks.ranges:type_name -> rackfs.meta.v1.LockRange
-	143, // 191: rackfs.meta.v1.SessionSlotsR.slots:type_name -> rackfs.meta.v1.SessionSlot
-	61,  // 192: rackfs.meta.v1.FileOpensR.opens:type_name -> rackfs.meta.v1.ClientOpen
-	146, // 193: rackfs.meta.v1.ClientsR.clients:type_name -> rackfs.meta.v1.ClientSessions
-	89,  // 194: rackfs.meta.v1.ClientSessions.client:type_name -> rackfs.meta.v1.ClientRecord
-	90,  // 195: rackfs.meta.v1.ClientSessions.sessions:type_name -> rackfs.meta.v1.SessionRecord
-	15,  // 196: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
-	18,  // 197: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
-	150, // 198: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
-	148, // 199: rackfs.meta.v1.InodeRecord.xattrs:type_name -> rackfs.meta.v1.Xattrs
+	132, // 182: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
+	74,  // 183: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
+	76,  // 184: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
+	80,  // 185: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
+	85,  // 186: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
+	87,  // 187: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
+	62,  // 188: rackfs.meta.v1.ClientStateR.opens:type_name -> rackfs.meta.v1.ClientOpen
+	141, // 189: rackfs.meta.v1.ClientStateR.locks:type_name -> rackfs.meta.v1.ClientLocks
+	142, // 190: rackfs.meta.v1.ClientLocks.ranges:type_name -> rackfs.meta.v1.LockRange
+	144, // 191: rackfs.meta.v1.SessionSlotsR.slots:type_name -> rackfs.meta.v1.SessionSlot
+	62,  // 192: rackfs.meta.v1.FileOpensR.opens:type_name -> rackfs.meta.v1.ClientOpen
+	147, // 193: rackfs.meta.v1.ClientsR.clients:type_name -> rackfs.meta.v1.ClientSessions
+	90,  // 194: rackfs.meta.v1.ClientSessions.client:type_name -> rackfs.meta.v1.ClientRecord
+	91,  // 195: rackfs.meta.v1.ClientSessions.sessions:type_name -> rackfs.meta.v1.SessionRecord
+	16,  // 196: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 197: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
+	151, // 198: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
+	149, // 199: rackfs.meta.v1.InodeRecord.xattrs:type_name -> rackfs.meta.v1.Xattrs
 	0,   // 200: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
-	157, // 201: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
-	12,  // 202: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
-	13,  // 203: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
-	25,  // 204: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
-	11,  // 205: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
-	12,  // 206: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
-	98,  // 207: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
-	121, // 208: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
+	158, // 201: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
+	13,  // 202: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
+	14,  // 203: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
+	26,  // 204: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
+	12,  // 205: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
+	13,  // 206: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
+	99,  // 207: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
+	122, // 208: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
 	7,   // 209: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
-	179, // 210: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
-	211, // [211:211] is the sub-list for method output_type
-	211, // [211:211] is the sub-list for method input_type
-	211, // [211:211] is the sub-list for extension type_name
-	211, // [211:211] is the sub-list for extension extendee
-	0,   // [0:211] is the sub-list for field type_name
+	180, // 210: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
+	8,   // 211: rackfs.meta.v1.WorkTask.kind:type_name -> rackfs.meta.v1.WorkKind
+	183, // 212: rackfs.meta.v1.WorkRequest.tasks:type_name -> rackfs.meta.v1.WorkTask
+	186, // 213: rackfs.meta.v1.WorkReply.grants:type_name -> rackfs.meta.v1.WorkGrant
+	187, // 214: rackfs.meta.v1.WorkReply.pieces:type_name -> rackfs.meta.v1.WorkPiece
+	215, // [215:215] is the sub-list for method output_type
+	215, // [215:215] is the sub-list for method input_type
+	215, // [215:215] is the sub-list for extension type_name
+	215, // [215:215] is the sub-list for extension extendee
+	0,   // [0:215] is the sub-list for field type_name
 }
 
 func init() { file_meta_proto_init() }
@@ -14881,8 +15389,8 @@ func file_meta_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
-			NumEnums:      8,
-			NumMessages:   174,
+			NumEnums:      9,
+			NumMessages:   179,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

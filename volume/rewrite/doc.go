@@ -21,7 +21,7 @@
 // # What is folded
 //
 // A volume remembers chunks (4 MiB of a file) that small flushes left in pieces (volume.Fragment), a bounded number.
-// When one was not written for an age, its extents are asked for and plan chooses:
+// When one was not written for an age, its extents are asked for and pieces.Plan chooses:
 //
 //   - a run of extents without holes that is compactExtents long or longer becomes one block;
 //   - else neighbouring inline pieces of more than 4 KiB together become one block. Holes up to three times as long as the

@@ -6,8 +6,10 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
+	"github.com/rackfs/rackfs/background"
 	"github.com/rackfs/rackfs/blockstore"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/raftmeta/pieces"
 	"github.com/rackfs/rackfs/vfs"
 	"github.com/rackfs/rackfs/volume"
 )
@@ -36,6 +38,38 @@ type Mover struct {
 	buf   []byte           // of the new block
 	old   []byte           // of an old one
 	last  [2]uint64        // the file system and inode that were moved last
+
+	desk   func(shard uint16) *background.Desk
+	permit *background.Permit // of the task under way
+}
+
+// begin waits for the permission of a shard's leader to do a task. The task's context ends when it is taken back; end ends the task.
+func (m *Mover) begin(ctx context.Context, shard uint16, t *metapb.WorkTask) (task context.Context, end func(), err error) {
+	var d *background.Desk
+	if m.desk != nil {
+		d = m.desk(shard)
+	}
+	p, err := d.Acquire(ctx, nil, t)
+	if err != nil {
+		return nil, nil, err
+	}
+	m.permit = p
+	return p.Context(), func() { p.Done(); m.permit = nil }, nil
+}
+
+// Task does one task of a pass with the permission of the shard's leader, within the context that f gets: it ends when the permission is taken
+// back, which is no error.
+func (m *Mover) Task(ctx context.Context, shard uint16, t *metapb.WorkTask, f func(ctx context.Context) error) error {
+	task, end, err := m.begin(ctx, shard, t)
+	if err != nil {
+		return err
+	}
+	defer end()
+	err = f(task)
+	if err != nil && ctx.Err() == nil && m.permit.TakenBack() {
+		return nil
+	}
+	return err
 }
 
 // unit is a leased range of block ids.
@@ -90,6 +124,10 @@ func (m *Mover) giveBack(ctx context.Context, shard uint16) {
 // command cannot take all of them), and returns how many bytes went there. Parts that are not there any more are left alone;
 // a file that is gone is no error. The parts together span no more than a block.
 func (m *Mover) Move(ctx context.Context, f File, parts []*metapb.Extent) (uint64, error) {
+	span := pieces.End(parts[len(parts)-1]) - parts[0].Offset
+	if err := m.permit.WaitN(ctx, int(span)); err != nil {
+		return 0, vfs.Wrap("rewrite", err)
+	}
 	began := time.Now()
 	n, err := m.move(ctx, f, parts)
 	switch vfs.KindOf(err) {
@@ -106,7 +144,8 @@ func (m *Mover) Move(ctx context.Context, f File, parts []*metapb.Extent) (uint6
 	if err != nil {
 		return n, vfs.Wrap("rewrite", err)
 	}
-	span := endOf(parts[len(parts)-1]) - parts[0].Offset
+	m.permit.At(f.Ino, parts[0].Offset)
+	m.permit.Did(0, n)
 	pause := time.Duration(float64(span)/m.rate*float64(time.Second)) - time.Since(began)
 	select {
 	case <-time.After(pause):
@@ -169,7 +208,7 @@ func (m *Mover) move(ctx context.Context, f File, parts []*metapb.Extent) (uint6
 // read puts what the parts hold where it will be in the new block, with zeros between them.
 func (m *Mover) read(ctx context.Context, f File, parts []*metapb.Extent) ([]byte, error) {
 	const op = "rewrite"
-	base, end := parts[0].Offset, endOf(parts[len(parts)-1])
+	base, end := parts[0].Offset, pieces.End(parts[len(parts)-1])
 	n := end - base
 	if n > blockstore.MaxBlock {
 		return nil, vfs.Errorf(vfs.KindInternal, op, "inode %d: %d bytes at %d are more than a block", f.Ino, n, base)
@@ -196,7 +235,7 @@ func (m *Mover) read(ctx context.Context, f File, parts []*metapb.Extent) ([]byt
 		if bad {
 			return nil, vfs.Errorf(vfs.KindCorrupt, op, "inode %d names %d bytes from %d on of block %#x, which has %d, at %d", f.Ino, e.Length, e.BlockOffset, e.Block, e.BlockLength, e.Offset)
 		}
-		prev = endOf(e)
+		prev = pieces.End(e)
 		if e.Block == 0 {
 			copy(data[e.Offset-base:], e.Inline)
 			continue

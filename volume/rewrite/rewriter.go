@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/rackfs/rackfs/background"
 	"github.com/rackfs/rackfs/volume"
 )
 
@@ -29,6 +30,8 @@ type Config struct {
 	Meta           volume.Meta
 	BytesPerSecond float64
 	Interval       time.Duration // between passes
+	// Desk asks the leader of a shard for permission; nil: nobody is asked.
+	Desk func(shard uint16) *background.Desk
 	// IdleMax is how rarely a pass is made when passes find nothing although there is something pending.
 	IdleMax    time.Duration
 	Registerer prometheus.Registerer // nil: no metrics
@@ -57,7 +60,7 @@ type counters struct{ files, blocks, bytes, refused, failures, unreturned atomic
 // New makes a rewriter; Run it.
 func New(cfg Config) *Rewriter {
 	r := &Rewriter{cfg: cfg}
-	r.mover = Mover{meta: cfg.Meta, rate: cfg.BytesPerSecond, stats: &r.stats, units: make(map[uint16]*unit)}
+	r.mover = Mover{meta: cfg.Meta, rate: cfg.BytesPerSecond, stats: &r.stats, units: make(map[uint16]*unit), desk: cfg.Desk}
 	if cfg.Registerer != nil {
 		for _, c := range []struct {
 			name, help string

@@ -1,4 +1,4 @@
-package rewrite
+package pieces
 
 import (
 	"testing"
@@ -61,7 +61,7 @@ func TestPlan(t *testing.T) {
 		"a whole chunk of inline pages":  {pages(0, 1024), []int{1024}},
 		"lone pages among other content": {join(one(block(0, 1<<20, 9)), pages(256, 1), one(block(257*4096, 1<<20, 10)), pages(513, 1)), nil},
 	} {
-		groups := plan(c.list)
+		groups := Plan(c.list)
 		var got []int
 		for _, g := range groups {
 			got = append(got, len(g))
@@ -99,14 +99,14 @@ func TestPlanEnds(t *testing.T) {
 				next++
 			}
 			list = append(list, e)
-			at = endOf(e)
+			at = End(e)
 		}
 		end := uint64(0)
-		for _, g := range plan(list) {
+		for _, g := range Plan(list) {
 			if len(g) < 2 || g[0].Offset < end {
 				rt.Fatalf("group of %d extents from %d on, after %d", len(g), g[0].Offset, end)
 			}
-			end = endOf(g[len(g)-1])
+			end = End(g[len(g)-1])
 			used, cost := uint64(0), 0
 			for _, e := range g {
 				used += uint64(e.Length)
@@ -119,7 +119,7 @@ func TestPlanEnds(t *testing.T) {
 				rt.Fatalf("a group of %d extents", len(g))
 			}
 		}
-		if again := plan(applyPlan(list, next)); len(again) > 0 {
+		if again := Plan(applyPlan(list, next)); len(again) > 0 {
 			rt.Fatalf("chosen again: %v", again)
 		}
 	})
@@ -130,7 +130,7 @@ func TestPlanEnds(t *testing.T) {
 func applyPlan(list []*metapb.Extent, next uint64) (after []*metapb.Extent) {
 	base := make(map[*metapb.Extent]uint64)
 	id := make(map[*metapb.Extent]uint64)
-	for _, g := range plan(list) {
+	for _, g := range Plan(list) {
 		for _, e := range g {
 			base[e], id[e] = g[0].Offset, next
 		}
@@ -141,7 +141,7 @@ func applyPlan(list []*metapb.Extent, next uint64) (after []*metapb.Extent) {
 			after = append(after, e)
 			continue
 		}
-		if k := len(after) - 1; k >= 0 && after[k].Block == id[e] && endOf(after[k]) == e.Offset {
+		if k := len(after) - 1; k >= 0 && after[k].Block == id[e] && End(after[k]) == e.Offset {
 			after[k].Length += e.Length
 			continue
 		}

@@ -1,6 +1,11 @@
-package rewrite
+// Package pieces says which extents of a file are worth joining. It is pure: gateways choose by it what they rewrite, and
+// leaders what they look for.
+package pieces
 
 import "github.com/rackfs/rackfs/raftmeta/metapb"
+
+// ChunkSize is what a file is looked at in: no block crosses a multiple of it.
+const ChunkSize = 4 << 20
 
 const (
 	// compactExtents is how long a run of extents is that is worth reading and writing up to 4 MiB.
@@ -16,8 +21,8 @@ const (
 	blockCost  = 5
 )
 
-// plan chooses what to move of the extents of one chunk, in ascending order: each group becomes a block.
-func plan(list []*metapb.Extent) (groups [][]*metapb.Extent) {
+// Plan chooses what to move of the extents of one chunk, in ascending order: each group becomes a block.
+func Plan(list []*metapb.Extent) (groups [][]*metapb.Extent) {
 	var inline []*metapb.Extent // a group that may grow
 	bytes := 0
 	flush := func() {
@@ -28,7 +33,7 @@ func plan(list []*metapb.Extent) (groups [][]*metapb.Extent) {
 	}
 	for len(list) > 0 {
 		n := 1
-		for n < len(list) && endOf(list[n-1]) == list[n].Offset {
+		for n < len(list) && End(list[n-1]) == list[n].Offset {
 			n++
 		}
 		run := list[:n]
@@ -43,7 +48,7 @@ func plan(list []*metapb.Extent) (groups [][]*metapb.Extent) {
 				flush()
 				continue
 			}
-			if k := len(inline); k > 0 && e.Offset-endOf(inline[k-1]) > bridge*uint64(inline[k-1].Length) {
+			if k := len(inline); k > 0 && e.Offset-End(inline[k-1]) > bridge*uint64(inline[k-1].Length) {
 				flush()
 			}
 			inline = append(inline, e)
@@ -54,7 +59,8 @@ func plan(list []*metapb.Extent) (groups [][]*metapb.Extent) {
 	return groups
 }
 
-func endOf(e *metapb.Extent) uint64 { return e.Offset + uint64(e.Length) }
+// End is where an extent ends in its file.
+func End(e *metapb.Extent) uint64 { return e.Offset + uint64(e.Length) }
 
 // split cuts a group into pieces that one command each can take.
 func split(group []*metapb.Extent) (out [][]*metapb.Extent) {
