@@ -19,7 +19,7 @@ import (
 // Defaults of Options.
 const (
 	DefaultAskEvery    = 250 * time.Millisecond
-	DefaultReportEvery = 2 * time.Second
+	DefaultReportEvery = time.Second
 	DefaultPatience    = time.Minute
 	DefaultLocalRate   = 16 << 20 // bytes per second
 	// Forever is the patience of work that is never done without a leader.
@@ -63,20 +63,20 @@ type Desk struct {
 	o    Options
 	run  uint64
 	wake chan struct{} // 1: there is something to report
+	soon chan struct{} // 1: there will be, most likely
 
 	mu      sync.Mutex // guards the following
 	wants   []*want
 	permits []*Permit
 	said    bool          // the leader knows of tasks
-	heard   time.Duration // when a leader answered last, or the desk was made
-	silent  bool          // that was told
+	silent  bool          // no leader answered since
+	since   time.Duration // then
 }
 
 // want is an Acquire that waits.
 type want struct {
 	ctx   context.Context
 	tasks []*metapb.WorkTask
-	since time.Duration
 	got   chan *Permit // 1
 }
 
@@ -96,12 +96,14 @@ func New(o Options) *Desk {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	return &Desk{o: o, run: rand.Uint64(), wake: make(chan struct{}, 1), heard: o.Now()}
+	return &Desk{o: o, run: rand.Uint64(), wake: make(chan struct{}, 1), soon: make(chan struct{}, 1)}
 }
 
-func (d *Desk) ring() {
+func (d *Desk) ring() { signal(d.wake) }
+
+func signal(c chan struct{}) {
 	select {
-	case d.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -113,7 +115,7 @@ func (d *Desk) Acquire(ctx context.Context, meanwhile func() error, tasks ...*me
 	if d == nil {
 		return newPermit(ctx, nil, tasks[0], 0), nil
 	}
-	w := &want{ctx: ctx, tasks: tasks, since: d.o.Now(), got: make(chan *Permit, 1)}
+	w := &want{ctx: ctx, tasks: tasks, got: make(chan *Permit, 1)}
 	d.mu.Lock()
 	d.wants = append(d.wants, w)
 	d.mu.Unlock()
@@ -162,6 +164,10 @@ func (d *Desk) Run(ctx context.Context) {
 			}
 			return
 		case <-d.wake:
+		case <-d.soon:
+			// Who is done with a task mostly wants the next one at once: both go into one report, so that nobody less urgent comes between.
+			t.Reset(d.o.AskEvery)
+			continue
 		case <-t.C:
 		}
 		t.Reset(d.round(ctx))
@@ -201,9 +207,9 @@ func (d *Desk) round(ctx context.Context) time.Duration {
 	now := d.o.Now()
 	d.mu.Lock()
 	if err == nil {
-		d.answered(reply, permits, wants, len(req.Tasks), sent, now)
+		d.answered(reply, permits, wants, len(req.Tasks), sent)
 	} else if !d.silent {
-		d.silent = true
+		d.silent, d.since = true, now
 		d.o.Logger.Debug("background: no leader answers", "shard", d.o.Shard, "err", err)
 	}
 	d.alone(now)
@@ -224,8 +230,8 @@ func (d *Desk) round(ctx context.Context) time.Duration {
 }
 
 // answered takes over what the leader says of n tasks, those of permits first. d.mu is held.
-func (d *Desk) answered(r *metapb.WorkReply, permits []*Permit, wants []*want, n int, sent, now time.Duration) {
-	d.heard, d.said, d.silent = now, n > 0, false
+func (d *Desk) answered(r *metapb.WorkReply, permits []*Permit, wants []*want, n int, sent time.Duration) {
+	d.said, d.silent = n > 0, false
 	granted := map[int]uint64{}
 	for _, g := range r.Grants {
 		granted[int(g.Task)] = g.BytesPerSecond
@@ -280,16 +286,12 @@ func (d *Desk) alone(now time.Duration) {
 			d.takeBack(p)
 		}
 	}
+	if !d.silent {
+		return
+	}
 	for _, w := range slices.Clone(d.wants) {
-		since := max(d.heard, w.since)
 		patience := d.o.Patience[ledger.ClassOf(w.tasks[0].Kind)]
-		if patience < 0 {
-			since, patience = d.heard, 0
-			if now-d.heard < d.o.AskEvery {
-				continue // it answered just now: it is the leader who says no
-			}
-		}
-		if patience != Forever && now-since >= patience {
+		if patience != Forever && now-d.since >= patience {
 			p := newPermit(w.ctx, d, w.tasks[0], d.o.LocalRate)
 			p.local = true
 			d.give(w, p)
@@ -302,7 +304,7 @@ func (d *Desk) done(p *Permit) {
 	d.mu.Lock()
 	d.permits = slices.DeleteFunc(d.permits, func(o *Permit) bool { return o == p })
 	d.mu.Unlock()
-	d.ring()
+	signal(d.soon)
 }
 
 func cloneTask(t *metapb.WorkTask) *metapb.WorkTask { return proto.Clone(t).(*metapb.WorkTask) }

@@ -210,7 +210,7 @@ func TestWithoutALeader(t *testing.T) {
 		got <- p
 	}()
 	eventually(t, "nothing waits", func() bool { d.mu.Lock(); defer d.mu.Unlock(); return len(d.wants) == 2 })
-	o.clock.Add(int64(DefaultPatience - time.Second))
+	o.clock.Add(int64(DefaultPatience - o.l.Lapse() - time.Second))
 	before = o.count()
 	eventually(t, "no report", func() bool { return o.count() > before+2 })
 	select {
@@ -258,27 +258,42 @@ func TestNoDesk(t *testing.T) {
 	}
 }
 
-// A rate that rises is felt by who waits already.
+// Nothing is moved before its time, and a rate that rises is felt by who waits already.
 func TestPace(t *testing.T) {
 	l := new(pace)
 	l.set(1)
-	if err := l.wait(t.Context(), 1<<40); err != nil { // the first bytes begin at once
-		t.Fatal(err)
-	}
 	done := make(chan error)
-	go func() { done <- l.wait(t.Context(), 1) }()
-	eventually(t, "it does not wait", func() bool { l.mu.Lock(); defer l.mu.Unlock(); return l.out > 1<<40 })
+	go func() { done <- l.wait(t.Context(), 1<<40) }()
+	eventually(t, "it does not wait", func() bool { l.mu.Lock(); defer l.mu.Unlock(); return l.out >= 1<<40 })
+	select {
+	case err := <-done:
+		t.Fatalf("the first bytes came for nothing: %v", err)
+	default:
+	}
 	l.set(1 << 50)
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
 	l.set(1)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := l.wait(ctx, 1<<40); err == nil {
+		t.Fatal("it did not wait")
+	}
+	l.set(0)
 	if err := l.wait(t.Context(), 1<<40); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := l.wait(ctx, 1); err == nil {
-		t.Fatal("it did not wait")
+	const n, rate = 100, 10000
+	l = new(pace)
+	l.set(rate)
+	began := time.Now()
+	for range n {
+		if err := l.wait(t.Context(), rate/1000); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if d := time.Since(began); d < n*time.Millisecond {
+		t.Errorf("%d bytes at %d per second took %v", n*rate/1000, rate, d)
 	}
 }

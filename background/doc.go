@@ -15,7 +15,7 @@
 //
 // # Without a leader
 //
-// A task for which no leader answered for its class's patience is begun without permission, at a low rate of the worker's own. It is
+// When no leader has answered for as long as a class's patience, a task of it is begun without permission, at a low rate of the worker's own. It is
 // reported when there is a leader again, which may take it back. The scrub has no patience: it is slow anyhow. Surveys and repair wait a minute, so that
 // a change of leaders lets nothing begin at once everywhere; after that a lost majority of shard 0, which may last for days,
 // costs speed and order but not the data that further losses would take away. Rewriting has no end of patience: it does nothing without metadata.

@@ -94,7 +94,7 @@ func (p *Permit) snapshot() *metapb.WorkTask {
 }
 
 // pace spaces out work by bytes, at a rate that may change: a counter runs at that rate, and who wants n bytes begins when it has
-// reached what was given out before.
+// passed them. So bytes are paid for before they are moved: many short tasks, each with a pace of its own, are not faster than the rate.
 type pace struct {
 	mu   sync.Mutex // guards the following
 	rate float64    // bytes per second; 0: no limit
@@ -125,10 +125,10 @@ func (l *pace) set(rate uint64) {
 func (l *pace) wait(ctx context.Context, n int) error {
 	l.mu.Lock()
 	l.advance()
-	begin := max(l.run, l.out)
-	l.out = begin + float64(n)
-	for l.rate > 0 && l.run < begin {
-		d := min(time.Duration((begin-l.run)/l.rate*float64(time.Second))+1, paceLook)
+	paid := max(l.run, l.out) + float64(n)
+	l.out = paid
+	for l.rate > 0 && l.run < paid {
+		d := min(time.Duration((paid-l.run)/l.rate*float64(time.Second))+1, paceLook)
 		l.mu.Unlock()
 		t := time.NewTimer(d)
 		select {

@@ -308,8 +308,13 @@ func final(err error) bool {
 
 // call makes one attempt at a call. It notes who leads, or asks elsewhere next time.
 func (s *clientShard) call(op wire.Op, req []byte) (*wire.Reply, error) {
+	return s.callWithin(s.c.ctx, op, req)
+}
+
+// callWithin is call for as long as ctx lasts.
+func (s *clientShard) callWithin(ctx context.Context, op wire.Op, req []byte) (*wire.Reply, error) {
 	node := s.target()
-	ctx, cancel := context.WithTimeout(s.c.ctx, s.c.opt.AttemptTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.c.opt.AttemptTimeout)
 	defer cancel()
 	cl, err := s.c.peers.client(node)
 	if err != nil {

@@ -51,7 +51,7 @@ func newMetrics(s *Server) *metrics {
 		"dying":    desc(labels, "dying_blocks", "Blocks that wait for the end of their grace, at the leader."),
 		"reaped":   desc(labels, "reaped_blocks", "Blocks whose grace ended in the current leadership."),
 		"failures": desc(labels, "failed", "1 if the replica has stopped because its state machine or its log failed."),
-	}})
+	}}, newWorkCollector(s, labels))
 	return m
 }
 

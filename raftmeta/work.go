@@ -91,10 +91,13 @@ func (c *Client) Work(ctx context.Context, shard uint16, r *metapb.WorkRequest) 
 	if err != nil {
 		return nil, vfs.Errorf(vfs.KindInvalid, op, "%w", err)
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(c.ctx, cancel)() // the client was closed
 	s := c.shard(shard)
 	for range c.opt.Nodes {
 		var reply *wire.Reply
-		if reply, err = s.call(OpWork, enc); err == nil {
+		if reply, err = s.callWithin(ctx, OpWork, enc); err == nil {
 			out := new(metapb.WorkReply)
 			err = out.UnmarshalVT(reply.Meta)
 			reply.Release()

@@ -244,6 +244,8 @@ func (l *Ledger) has(w *worker, c Class) *task {
 
 func (l *Ledger) begin(t *task, now time.Duration) {
 	t.granted, t.since = true, now
+	t.marks[0] = mark{now, t.BlocksDone, t.BytesDone}
+	t.marks[1] = t.marks[0]
 	l.busy[t.class]++
 }
 

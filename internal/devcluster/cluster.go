@@ -293,7 +293,17 @@ func (c *Cluster) status() status {
 			continue
 		}
 		for _, st := range v.server.Status() {
+			for _, e := range st.Tasks {
+				s.Work = append(s.Work, shardWork{st.Shard, e})
+			}
+			st.Tasks = nil // they are told of once
 			s.Shards = append(s.Shards, shardStatus{Node: v.name, Shard: st.Shard, Status: st})
+		}
+		if h := v.hinter.Load(); h != nil {
+			st := h.Status()
+			s.Hints.Queue += st.Queue
+			s.Hints.Told += st.Told
+			s.Hints.Dropped += st.Dropped
 		}
 	}
 	for _, n := range c.stores {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/rackfs/rackfs/background/ledger"
 	"github.com/rackfs/rackfs/nfsserver/export"
 	"github.com/rackfs/rackfs/placement"
 	"github.com/rackfs/rackfs/raftmeta"
@@ -59,6 +60,8 @@ type Config struct {
 	mapInterval      time.Duration // between a store's looks at the cluster map; 0: the default
 	scrubPeriod      time.Duration // of a pass over a store's shards; 0: the default
 	reencodeInterval time.Duration // between looks for blocks to re-encode; 0: the default
+	pieceAge         time.Duration // after which the leader hands out what nobody folded; 0: the default
+	work             ledger.Limits // of background work; zero: the defaults
 	foldAge          time.Duration // after the last write of what is folded; 0: the default
 }
 

@@ -1,6 +1,7 @@
 package devcluster
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -109,4 +110,40 @@ func TestFolding(t *testing.T) {
 		}
 		return ""
 	})
+}
+
+// What a gateway left in pieces and did not fold before it died, the leader of the shard finds, and the next gateway folds.
+func TestForgottenPiecesAreFolded(t *testing.T) {
+	cfg := quick(t)
+	cfg.foldAge = 24 * time.Hour
+	c := startQuick(t, cfg)
+	const pages = 100
+	data := fileContent(2)[:pages*4096]
+	mode := uint32(0o644)
+	f, err := c.fs().Create(t.Context(), &vfs.Root, vfs.RootIno, "log", vfs.CreateArgs{Attr: vfs.SetAttr{Mode: &mode}, Open: vfs.OpenWrite})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for off := 0; off < len(data); off += 4096 {
+		if _, _, err := c.fs().Write(t.Context(), &vfs.Root, f.Attr.Ino, uint64(off), data[off:off+4096], vfs.FileSync); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if inline, _ := c.inlineOf(t, f.Attr.Ino); inline != len(data) {
+		t.Fatalf("%d bytes of the file are in the metadata", inline)
+	}
+	dead, cancel := context.WithCancel(t.Context())
+	cancel()
+	_ = c.Close(dead) // as by a crash
+
+	cfg.foldAge, cfg.pieceAge = 0, 300*time.Millisecond
+	c = startQuick(t, cfg)
+	defer c.mustStop(t)
+	await(t, func() string {
+		if inline, pieces := c.inlineOf(t, f.Attr.Ino); inline > 0 {
+			return fmt.Sprintf("%d bytes in the metadata and %d pieces: %+v", inline, pieces, c.gateway.Rewriting())
+		}
+		return ""
+	})
+	checkFile(t, c.fs(), "log", data)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/rackfs/rackfs/nodegroup"
 	"github.com/rackfs/rackfs/volume/rewrite"
 
+	"github.com/rackfs/rackfs/background/ledger"
 	"github.com/rackfs/rackfs/blockstore/upkeep"
 )
 
@@ -36,8 +37,18 @@ type status struct {
 	NFSState any            `json:"nfs_state"`
 	// Placement is how stores and groups stand, as the leader sees it; null while there is none.
 	Placement *nodegroup.Status `json:"placement"`
+	// Work is the background work of stores and gateways that runs or waits, as the shards' leaders know it: those tasks that run first.
+	Work []shardWork `json:"work"`
+	// Hints is what stores were told of dead blocks.
+	Hints nodegroup.HintStatus `json:"hints"`
 	// Rewriting is what the gateway's background rewriters did, by what they do.
 	Rewriting map[string]rewrite.Stats `json:"rewriting"`
+}
+
+// shardWork is a task and the shard whose leader lets it run.
+type shardWork struct {
+	Shard uint16 `json:"shard"`
+	ledger.Entry
 }
 
 type shardStatus struct {

@@ -5,12 +5,16 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/rackfs/rackfs/background/ledger"
 	"github.com/rackfs/rackfs/blockstore/upkeep"
 	"github.com/rackfs/rackfs/vfs"
 )
@@ -172,6 +176,84 @@ func TestStoresAreToldOfDeadBlocks(t *testing.T) {
 		return ""
 	})
 	t.Logf("with a grace of %v the space was back after %v", cfg.GCGrace, time.Since(removed))
+}
+
+// While stores are repaired, status and metrics say what runs where, how far it is and how fast, and what waits; no more runs than
+// the limits say.
+func TestWorkIsVisible(t *testing.T) {
+	cfg := quick(t)
+	cfg.HTTPAddr = "127.0.0.1:0"
+	c := startQuick(t, cfg)
+	const files = 64
+	for i := range files {
+		writeFile(t, c.fs(), fmt.Sprintf("f%d", i), fileContent(2)) // 1 MiB
+	}
+	c.mustStop(t)
+	for _, name := range []string{"store-2", "store-5"} {
+		if err := os.RemoveAll(filepath.Join(cfg.DataDir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cfg.work.Classes[ledger.Repair] = ledger.ClassLimits{Tasks: 1, BytesPerSecond: 1 << 20}
+	c = startQuick(t, cfg)
+	defer c.mustStop(t)
+	get := func(path string) []byte {
+		t.Helper()
+		r, err := http.Get("http://" + c.HTTPAddr() + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Body.Close()
+		b, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	await(t, func() string {
+		var st struct {
+			Work []struct {
+				Shard uint16 `json:"shard"`
+				ledger.Entry
+			} `json:"work"`
+		}
+		if err := json.Unmarshal(get("/status"), &st); err != nil {
+			t.Fatal(err)
+		}
+		running, waiting, seen := 0, 0, false
+		for _, e := range st.Work {
+			switch {
+			case e.Kind != "repair":
+			case !e.Running:
+				waiting++
+			case e.Shard != clusterShard || e.PG == 0 || e.Spare != 0 || e.BlocksTotal == 0 || e.BytesTotal == 0 || !strings.HasPrefix(e.Worker, "store-"):
+				t.Fatalf("%+v", e)
+			default:
+				if running++; running > 1 {
+					t.Fatalf("more than one repair at once: %+v", st.Work)
+				}
+				seen = e.BlocksDone > 0 && e.BytesPerSecond > 0 && e.ETASeconds > 0
+			}
+		}
+		if !seen || waiting == 0 {
+			return fmt.Sprintf("%+v", st.Work)
+		}
+		return ""
+	})
+	await(t, func() string {
+		m := string(get("/metrics"))
+		for _, want := range []string{
+			`rackfs_work_tasks{kind="repair",node="meta-`, `state="waiting"`, `rackfs_work_task_blocks_total{`, `rackfs_work_task_bytes_per_second{`,
+		} {
+			if !strings.Contains(m, want) {
+				return "the metrics have no " + want
+			}
+		}
+		return ""
+	})
+	for i := range files {
+		checkFile(t, c.fs(), fmt.Sprintf("f%d", i), fileContent(2))
+	}
 }
 
 // Damage on disk that a reader meets is repaired by the store that has it.

@@ -160,7 +160,7 @@ func (c *Cluster) startVoter(v *voter, ln net.Listener) (*raftmeta.Server, error
 		Nodes:           c.voters.names(),
 		WALSegmentBytes: walSegmentBytes,
 		Grace:           c.cfg.GCGrace, MaxLevel: c.cfg.maxLevel, Level: cmp.Or(c.cfg.maxLevel, raftmeta.NewestLevel), Lease: c.cfg.metaLease,
-		OnDead: v.dead,
+		OnDead: v.dead, Work: c.cfg.work, PieceAge: c.cfg.pieceAge,
 		// Three voters and a gateway share the process: less for each.
 		BlockCacheBytes: 32 << 20, RecordCacheBytes: 16 << 20, MemTableBytes: 8 << 20,
 	})
