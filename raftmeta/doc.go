@@ -3,6 +3,7 @@
 //
 // # Parts
 //
+//	pieces               which extents of a file are worth joining: a pure function
 //	metapb               commands, results, queries, records
 //	fsm                  the state machine of a shard: a pure function
 //	internal/replica     the directory: identity, lock, Raft log and vote
@@ -31,8 +32,11 @@
 //
 // The leader purges and reaps, each at its own pace and under a rate limit, compares the voters' digests, and ends gateways
 // that do not renew their leases. When a grace or a lease is over it decides by its own monotonic clock and by what it saw
-// itself since it took office; stamped times decide nothing. The feature level is raised on request when every voter has
-// said that it can apply it.
+// itself since it took office; stamped times decide nothing. The feature level is raised, on request or by itself (Options.Level), when
+// every voter has said that it can apply it.
+//
+// Work that others do in the background, stores and gateways, is done with the leader's permission (OpWork, package background). The leader
+// of a namespace shard also looks for chunks of files that nobody remembers to fold (find.go).
 //
 // # Identity
 //

@@ -81,6 +81,15 @@
 // their last survey was not complete. The collector makes a pass per Options.CollectInterval and looks at hinted blocks at once. The
 // scrub makes a pass per Options.ScrubPeriod.
 //
+// # Permission
+//
+// Surveys, repair and scrub begin with the permission of the leader of shard 0 (package background): repair one level of redundancy of
+// one PG at a time, so that of all stores those blocks come first that can lose the least. It may be taken back at any point; what was
+// rebuilt stays, and the rest is asked for again. Nothing above depends on it. Reported shards need none. When shard 0 has not answered for
+// Options.Patience, surveys and repair go on at a low rate with the last map that was read. That is safe: the store refuses a Put under an epoch that is
+// older than one it has acknowledged, the states of blocks are still asked for at their own shards, and what a slot that
+// has moved is given is deleted as moved away. A slot is declared filled only when shard 0 is back.
+//
 // # Bounds
 //
 // One PG is surveyed at a time; a list is read by pages of listPage entries, candidates are asked for by askBatch. At most

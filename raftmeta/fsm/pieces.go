@@ -16,7 +16,7 @@ type Chunk struct {
 
 // Fragmented lists the chunks of size bytes in which two or more extents end, of at most max extents after the key cursor (nil:
 // from the beginning). next is the cursor to go on with, nil at the end. A chunk may be listed again by the next page. What was
-// truncated and not purged yet counts: it is a hint where to look.
+// truncated and not purged yet, and what is only reserved, counts: it is a hint where to look.
 func Fragmented(v View, cursor []byte, size uint64, max int) (list []Chunk, next []byte, err error) {
 	const op = "fsm.fragmented"
 	const keyLen = 2 + 4 + 8 + 8

@@ -18,9 +18,13 @@
 // write and no command with such an id is under way, or its outcome does not matter: the metadata makes no block of an id that was
 // returned. A gateway that dies leaves it to the end of its origin.
 //
+// A pass asks the leader of the shard for permission first (package background), which bounds what all gateways do; when it is taken
+// back, the pass ends, and what is left is remembered.
+//
 // # What is folded
 //
-// A volume remembers chunks (4 MiB of a file) that small flushes left in pieces (volume.Fragment), a bounded number.
+// A volume remembers chunks (4 MiB of a file) that small flushes left in pieces (volume.Fragment), a bounded number. What it forgets, by its end or
+// because there are too many, the leader of the shard finds, and hands to any gateway (Folding.Found).
 // When one was not written for an age, its extents are asked for and pieces.Plan chooses:
 //
 //   - a run of extents without holes that is compactExtents long or longer becomes one block;
