@@ -16,6 +16,7 @@ import (
 	"github.com/rackfs/rackfs/nfsserver/export"
 	"github.com/rackfs/rackfs/nfsserver/handle"
 	"github.com/rackfs/rackfs/nfsserver/state"
+	"github.com/rackfs/rackfs/vfs"
 )
 
 const (
@@ -30,8 +31,9 @@ const (
 type instance struct {
 	t      testing.TB
 	ctx    context.Context
-	fs     *memfs.FS
-	store  *memStore
+	fs     vfs.FS
+	kept   *memfs.Kept // fs, if it keeps opens and locks; the store then keeps sessions
+	store  state.StateStore
 	limits state.Limits
 	srv    *nfsserver.Server
 	served chan error
@@ -42,9 +44,18 @@ type instance struct {
 }
 
 func newInstance(t testing.TB) *instance {
+	return startInstance(t, &instance{fs: memfs.New(memfs.Options{RootMode: 0o777}), store: newMemStore()})
+}
+
+// newKeptInstance is a server whose clients outlive it.
+func newKeptInstance(t testing.TB) *instance {
+	k := memfs.Keep(memfs.New(memfs.Options{RootMode: 0o777}))
+	return startInstance(t, &instance{fs: k, kept: k, store: newKeptStore(k)})
+}
+
+func startInstance(t testing.TB, in *instance) *instance {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	in := &instance{t: t, ctx: ctx, fs: memfs.New(memfs.Options{RootMode: 0o777}), store: newMemStore(),
-		addr: "127.0.0.1:0", now: time.Unix(1_700_000_000, 0)}
+	in.t, in.ctx, in.addr, in.now = t, ctx, "127.0.0.1:0", time.Unix(1_700_000_000, 0)
 	in.start()
 	t.Cleanup(func() {
 		in.stop()
@@ -93,10 +104,13 @@ func (in *instance) stop() {
 	}
 }
 
-// restart is a new server process: sessions, opens and locks are gone.
+// restart is a new server process: what is memory is gone.
 func (in *instance) restart() {
 	in.t.Helper()
 	in.stop()
+	if in.kept != nil {
+		in.kept.Restart()
+	}
 	in.start()
 }
 

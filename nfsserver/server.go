@@ -105,9 +105,10 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, vfs.Wrap(op, err)
 	}
 
+	_, kept := cfg.Store.(state.SessionStore)
 	s := &Server{cfg: cfg, exports: export.NewSet(table)}
 	s.state = state.New(state.Config{
-		Lease: cfg.Lease, Boot: cfg.Boot, Limits: cfg.Limits.State, Recorded: recorded,
+		Lease: cfg.Lease, Boot: cfg.Boot, Limits: cfg.Limits.State, Recorded: recorded, Kept: kept,
 	}, cfg.Clock())
 	m := newMetrics()
 	// Node names repeat from cluster to cluster. A client that mounts two clusters would take
@@ -120,6 +121,9 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		Owner: identity, Scope: identity, Release: cfg.Release, Valid: cfg.Valid,
 		MaxIO: cfg.Limits.MaxIO, ReadMemory: cfg.Limits.ReadMemory, Now: cfg.Clock, Logger: cfg.Logger, Observer: m,
 	})
+	if err := s.v4.Resume(ctx); err != nil {
+		return nil, vfs.Wrap(op, err)
+	}
 	s.rpc = rpc.NewServer(rpc.Config{
 		Limits: cfg.Limits.RPC,
 		Accept: s.accept,

@@ -1,10 +1,14 @@
 package nfsserver_test
 
 import (
+	"bytes"
 	"context"
+	"slices"
 	"sync"
 
+	"github.com/rackfs/rackfs/internal/memfs"
 	"github.com/rackfs/rackfs/nfsserver/state"
+	"github.com/rackfs/rackfs/vfs"
 )
 
 // memStore is a state.StateStore that survives the servers of one test.
@@ -38,4 +42,114 @@ func (m *memStore) Clients(context.Context) (out []state.ClientRecord, err error
 		out = append(out, r)
 	}
 	return out, nil
+}
+
+// keptStore is a state.SessionStore that survives the servers of one test, for the clients of one memfs.Kept.
+type keptStore struct {
+	fs *memfs.Kept
+
+	mu       sync.Mutex
+	last     state.ClientID
+	clients  map[state.ClientID]state.ClientRecord
+	sessions map[state.SessionID]state.SessionRecord
+	removed  map[state.ClientID]bool
+}
+
+var _ state.SessionStore = (*keptStore)(nil)
+
+func newKeptStore(fs *memfs.Kept) *keptStore {
+	return &keptStore{fs: fs, clients: map[state.ClientID]state.ClientRecord{},
+		sessions: map[state.SessionID]state.SessionRecord{}, removed: map[state.ClientID]bool{}}
+}
+
+func (k *keptStore) NewClientIDs(context.Context) ([]state.ClientID, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.last += 2
+	return []state.ClientID{k.last - 1, k.last}, nil
+}
+
+func (k *keptStore) put(r state.ClientRecord) error {
+	if k.removed[r.ClientID] {
+		return vfs.KindExpired.Err("put client")
+	}
+	r.Owner = bytes.Clone(r.Owner)
+	k.clients[r.ClientID] = r
+	return nil
+}
+
+func (k *keptStore) PutClient(_ context.Context, r state.ClientRecord) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.put(r)
+}
+
+func (k *keptStore) RemoveClient(_ context.Context, r state.ClientRecord) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.clients, r.ClientID)
+	for id, s := range k.sessions {
+		if s.Client == r.ClientID {
+			delete(k.sessions, id)
+		}
+	}
+	k.removed[r.ClientID] = true
+	k.fs.Release(uint64(r.ClientID))
+	return nil
+}
+
+func (k *keptStore) Clients(context.Context) ([]state.ClientRecord, error) { return nil, nil }
+
+func (k *keptStore) PutSession(_ context.Context, p state.SessionPut) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.sessions[p.Session.ID] = p.Session
+	return k.put(p.Client)
+}
+
+func (k *keptStore) RemoveSession(_ context.Context, r state.SessionRecord) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.sessions, r.ID)
+	return nil
+}
+
+func (k *keptStore) state(id state.ClientID) state.ClientState {
+	cs := state.ClientState{Client: k.clients[id]}
+	for _, s := range k.sessions {
+		if s.Client == id {
+			cs.Sessions = append(cs.Sessions, s)
+		}
+	}
+	return cs
+}
+
+func (k *keptStore) Load(context.Context) (out []state.ClientState, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for id := range k.clients {
+		out = append(out, k.state(id))
+	}
+	return out, nil
+}
+
+func (k *keptStore) Find(_ context.Context, id state.SessionID) (state.ClientState, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	s, ok := k.sessions[id]
+	if !ok {
+		return state.ClientState{}, vfs.KindNotFound.Err("find session")
+	}
+	return k.state(s.Client), nil
+}
+
+// owners lists the recorded clients.
+func (k *keptStore) owners() (out []string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, r := range k.clients {
+		out = append(out, string(r.Owner))
+	}
+	slices.Sort(out)
+	return out
 }

@@ -1,6 +1,6 @@
 // Package vfs is the contract between the front ends (NFS, HTTP API) and the
 // things that hold files (volume over the cluster, localssd over one SSD). It
-// imports nothing of ours; everything else may import it.
+// imports nothing of ours but byterange, the arithmetic of locks; everything else may import it.
 //
 // It consists of
 //

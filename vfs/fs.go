@@ -38,6 +38,7 @@ type CreateArgs struct {
 	Verifier  [8]byte   // of Exclusive == ByVerifier
 	Attr      SetAttr   // initial attributes; Mode nil means 0; Size 0 truncates what exists (Unchecked)
 	Open      OpenFlags // open the file in the same step
+	Share     *Share    // of Open, at a Keeper: as in OpenShared
 }
 
 // Created is what making an entry returns.
@@ -45,6 +46,9 @@ type Created struct {
 	Attr Attr
 	Dir  DirChange
 	New  bool // false: the file existed (Unchecked), or is the one of an earlier try (ByVerifier)
+
+	// State is that of CreateArgs.Share as it is kept: of a repeated call, the one that came first.
+	State StateID
 }
 
 // NodeArgs are the arguments of FS.MakeNode.

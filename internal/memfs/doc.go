@@ -16,4 +16,6 @@
 // pages and the size as they were when the file was last durable, so that
 // [FS.Crash] can take them back; it then also changes the verifier. Opens
 // survive a crash, as the replicated open records of the cluster do.
+//
+// [Kept] adds what a vfs.Keeper does: opens and locks of clients and outcomes of calls that outlive the front end.
 package memfs

@@ -130,6 +130,15 @@ func (t *Table) Node(id uint64) *Node { return t.nodes[id] }
 // ByExport finds the place of an export, nil if it does not exist (any more).
 func (t *Table) ByExport(id uint32) *Node { return t.byExport[id] }
 
+// FileSystems are those of the exports, each once, by their ids.
+func (t *Table) FileSystems() map[uint32]vfs.FS {
+	all := make(map[uint32]vfs.FS)
+	for _, n := range t.byExport {
+		all[n.Export.FSID] = n.Export.FS
+	}
+	return all
+}
+
 // Visible reports whether client may see n.
 func (n *Node) Visible(client netip.Addr) bool {
 	if n.Export != nil {

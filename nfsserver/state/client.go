@@ -4,12 +4,15 @@ import (
 	"time"
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
+
+	"github.com/rackfs/rackfs/vfs"
 )
 
 // client is one client id: a client owner and the verifier of one of its lives.
 type client struct {
 	id        ClientID
 	owner     string
+	key       string // in State.confirmed: the owner, unless that is taken, see adopt
 	verifier  [8]byte
 	principal Principal
 	confirmed bool
@@ -27,7 +30,22 @@ type client struct {
 
 	mayReclaim  bool // recorded by the previous server instance
 	reclaimDone bool // RECLAIM_COMPLETE was received
-	unrecorded  bool // the store has not confirmed the record yet
+	unrecorded  bool // the store has not confirmed the record of that yet
+
+	adopted bool                     // from the store: it may have stateids that are not known here
+	revived int                      // opens whose owner is not known
+	spent   map[vfs.StateID]struct{} // opens of earlier server instances that were closed here, the last ones
+}
+
+// maxSpent bounds client.spent. What is forgotten of it can be used again as if it were not closed, with the
+// permission of who uses it.
+const maxSpent = 1024
+
+func (c *client) spend(other vfs.StateID) {
+	if c.spent == nil || len(c.spent) >= maxSpent {
+		c.spent = make(map[vfs.StateID]struct{})
+	}
+	c.spent[other] = struct{}{}
 }
 
 // firstSequence is that of a client's first CREATE_SESSION.
@@ -38,7 +56,8 @@ const exchangeIDFlags = nfsv4.EXCHGID4_FLAG_SUPP_MOVED_REFER | nfsv4.EXCHGID4_FL
 	nfsv4.EXCHGID4_FLAG_MASK_PNFS | nfsv4.EXCHGID4_FLAG_UPD_CONFIRMED_REC_A
 
 func (c *client) record() ClientRecord {
-	return ClientRecord{Owner: []byte(c.owner), Verifier: c.verifier, Principal: c.principal, ClientID: c.id}
+	return ClientRecord{Owner: []byte(c.owner), Verifier: c.verifier, Principal: c.principal, ClientID: c.id,
+		Sequence: c.csSequence, Reclaimed: c.reclaimDone}
 }
 
 func (c *client) stateless() bool { return len(c.opens) == 0 }
@@ -96,10 +115,14 @@ func (s *State) ExchangeID(now time.Time, a ExchangeIDArgs) (ExchangeIDResult, E
 	if len(s.clients) >= s.cfg.Limits.Clients && !s.evict(now, &eff) {
 		return ExchangeIDResult{}, s.effects(eff), nfsv4.NFS4ERR_DELAY
 	}
-	s.nextClient++
+	id, ok := s.newClientID()
+	if !ok {
+		return ExchangeIDResult{}, s.effects(eff), nfsv4.NFS4ERR_DELAY
+	}
 	c = &client{
-		id:         ClientID(s.cfg.Boot)<<32 | ClientID(s.nextClient),
+		id:         id,
 		owner:      owner,
+		key:        owner,
 		verifier:   a.Verifier,
 		principal:  a.Principal,
 		renewed:    now,
@@ -111,6 +134,35 @@ func (s *State) ExchangeID(now time.Time, a ExchangeIDArgs) (ExchangeIDResult, E
 	s.clients[c.id] = c
 	s.unconfirmed[owner] = c
 	return exchangeIDResult(c), s.effects(eff), nfsv4.NFS4_OK
+}
+
+// newClientID is an id that no client ever had. If the store keeps clients, it comes from there.
+func (s *State) newClientID() (ClientID, bool) {
+	if s.cfg.Kept {
+		if len(s.ids) == 0 {
+			return 0, false
+		}
+		id := s.ids[0]
+		s.ids = s.ids[1:]
+		return id, true
+	}
+	s.nextClient++
+	return ClientID(s.cfg.Boot)<<32 | ClientID(s.nextClient), true
+}
+
+// NeedIDs reports whether an EXCHANGE_ID could fail for want of client ids: the caller then gets some from the SessionStore
+// and calls AddIDs.
+func (s *State) NeedIDs() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cfg.Kept && len(s.ids) == 0
+}
+
+// AddIDs adds client ids that nobody had.
+func (s *State) AddIDs(ids []ClientID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ids = append(s.ids, ids...)
 }
 
 func exchangeIDResult(c *client) ExchangeIDResult {
@@ -150,14 +202,17 @@ func (s *State) endClient(c *client, eff *Effects) {
 		s.endSession(ss)
 	}
 	for _, o := range c.opens {
-		s.endOpen(o, eff)
+		s.endOpen(o, eff, true)
 	}
 	delete(s.clients, c.id)
+	if s.cfg.Kept { // the id itself is a record
+		s.unforgotten[c.id] = c.record()
+	}
 	if !c.confirmed {
 		delete(s.unconfirmed, c.owner)
 		return
 	}
-	delete(s.confirmed, c.owner)
+	delete(s.confirmed, c.key)
 	if r, ok := s.waiting[c.owner]; ok {
 		s.unforgotten[r.ClientID] = r
 		s.stopWaiting(c.owner)
@@ -229,8 +284,13 @@ func (s *State) ReclaimComplete(now time.Time, id ClientID, oneFS bool) (Effects
 	return s.effects(eff), nfsv4.NFS4_OK
 }
 
-// mustRecord adds c's record to eff until the store has confirmed it.
+// mustRecord adds c's record and its sessions to eff until the store has confirmed them.
 func (s *State) mustRecord(c *client, eff *Effects) {
+	for ss := range c.sessions {
+		if ss.unrecorded {
+			eff.Sessions = append(eff.Sessions, SessionPut{c.record(), ss.record()})
+		}
+	}
 	if c.unrecorded {
 		eff.Record = append(eff.Record, c.record())
 	}

@@ -254,7 +254,7 @@ func TestReplyCacheIsBoundedAndFreed(t *testing.T) {
 	if n := w.s.Stats().CachedBytes; n < 4*1000 || n > 4*2*1024 {
 		t.Errorf("%d bytes cached by 4 slots of 1024", n)
 	}
-	w.wantStatus("DESTROY_SESSION", w.s.DestroySession(w.now, a.session, nil), ok)
+	a.destroy("DESTROY_SESSION", nil, ok)
 	if n := w.s.Stats().CachedBytes; n != 0 {
 		t.Errorf("%d bytes cached without a session", n)
 	}
@@ -273,11 +273,11 @@ func TestDestroy(t *testing.T) {
 	destroy("root", nfsv4.NFS4ERR_CLIENTID_BUSY)
 	own := a.sequence(0, 1, 0, ok).Call
 	foreign := a.sequence(1, 1, 0, ok).Call
-	w.wantStatus("with another call running", w.s.DestroySession(w.now, a.session, own), nfsv4.NFS4ERR_DELAY)
+	a.destroy("with another call running", own, nfsv4.NFS4ERR_DELAY)
 	w.s.Finish(w.now, foreign, nil)
-	w.wantStatus("from within", w.s.DestroySession(w.now, a.session, own), ok)
+	a.destroy("from within", own, ok)
 	w.s.Finish(w.now, own, []byte("late"))
-	w.wantStatus("twice", w.s.DestroySession(w.now, a.session, nil), nfsv4.NFS4ERR_BADSESSION)
+	a.destroy("twice", nil, nfsv4.NFS4ERR_BADSESSION)
 
 	destroy("stranger", nfsv4.NFS4ERR_WRONG_CRED)
 	w.wantStored("a")
@@ -315,13 +315,13 @@ func TestBackchannelBinding(t *testing.T) {
 		{"another connection closed", func() { w.s.ConnClosed(8) }, 0},
 		{"its connection closed", func() { w.s.ConnClosed(7) }, down},
 		{"bound again", func() {
-			dir, st := w.s.BindConn(w.now, res.SessionID, 9, nfsv4.CDFC4_FORE_OR_BOTH)
+			dir, _, st := w.s.BindConn(w.now, res.SessionID, 9, nfsv4.CDFC4_FORE_OR_BOTH)
 			if dir != nfsv4.CDFS4_BOTH || st != ok {
 				t.Errorf("BIND_CONN_TO_SESSION: %v, %v", dir, st)
 			}
 		}, 0},
 		{"bound to the fore channel only", func() {
-			dir, st := w.s.BindConn(w.now, res.SessionID, 9, nfsv4.CDFC4_FORE)
+			dir, _, st := w.s.BindConn(w.now, res.SessionID, 9, nfsv4.CDFC4_FORE)
 			if dir != nfsv4.CDFS4_FORE || st != ok {
 				t.Errorf("BIND_CONN_TO_SESSION: %v, %v", dir, st)
 			}
@@ -332,10 +332,10 @@ func TestBackchannelBinding(t *testing.T) {
 			t.Errorf("%s: status flags %x, want %x", step.what, got, step.want)
 		}
 	}
-	if _, st := w.s.BindConn(w.now, res.SessionID, 9, 5); st != nfsv4.NFS4ERR_INVAL {
+	if _, _, st := w.s.BindConn(w.now, res.SessionID, 9, 5); st != nfsv4.NFS4ERR_INVAL {
 		t.Errorf("a direction that does not exist: %v", st)
 	}
-	if _, st := w.s.BindConn(w.now, state.SessionID{}, 9, nfsv4.CDFC4_FORE); st != nfsv4.NFS4ERR_BADSESSION {
+	if _, _, st := w.s.BindConn(w.now, state.SessionID{}, 9, nfsv4.CDFC4_FORE); st != nfsv4.NFS4ERR_BADSESSION {
 		t.Errorf("a session that does not exist: %v", st)
 	}
 }

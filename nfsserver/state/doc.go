@@ -10,8 +10,8 @@
 // # Effects
 //
 // What a method returns must be carried out by the caller, before it answers its client,
-// in this order: Forget and Record by the [StateStore], durably; then Close
-// by the vfs. [Effects.Apply] does so. Effects come with failures too: a
+// in this order: records by the [StateStore], durably, ends before anything new; then what concerns files, by
+// the vfs. [Effects.Apply] does so. Effects come with failures too: a
 // conflicting OPEN may have ended another client's expired lease. If the store
 // fails, the caller answers NFS4ERR_DELAY and hands the effects to [State.Retry];
 // until the store has confirmed a removal, it is part of everybody's effects.
@@ -36,27 +36,39 @@
 // request proceeds. The client finds NFS4ERR_BADSESSION, then
 // NFS4ERR_STALE_CLIENTID, and starts over; its old stateids are NFS4ERR_EXPIRED.
 //
+// # State that outlives the server
+//
+// With a [SessionStore] and a vfs.Keeper under the files, clients go on after the server was restarted, or at another
+// server, as if nothing had happened. There is no grace and no reclaim. What is where:
+//
+//	client ids, clients, sessions     the SessionStore, from CREATE_SESSION on. Ids come from there (AddIDs)
+//	opens for writing or with deny    the Keeper, in the step that opens the file
+//	opens for reading with locks      likewise, before the first lock
+//	other opens for reading           memory; the stateid tells what is needed to open the file again (Revive)
+//	byte-range locks                  the Keeper, which decides about them; a copy here for counting
+//	outcomes of mutations             the vfs, by vfs.Call: client, session, slot, sequence, operation
+//	replies                           memory, as without a SessionStore
+//	seqids, connections               memory
+//
+// [State.Adopt] makes a client known again from all that. Its stateids are the same, and a higher seqid than is known is
+// believed, because one server serves a client at a time. A slot accepts any sequence
+// at or above the newest whose mutation is kept: the former server may have answered what left no trace. So a request that is sent
+// again because its answer was lost is executed again; its mutations have been done and only tell their outcome again, and the stateids it makes
+// are named by the request ([Tail]), so that they are the same as well.
+//
+// The owner of an open that was revived is not known until it opens the file again, when the two become one.
+// Whether an open for reading was closed before a restart is not known either: its stateid goes on working, with the permission of whoever uses it.
+//
+// A removal is the same as without: a client that ends is first removed from the store, which ends what is kept for it at all
+// files, then its vfs opens are closed. While that is not confirmed nothing is granted to anybody, and nothing of it is adopted.
+//
 // # Grace
 //
-// A client is recorded at its RECLAIM_COMPLETE, before which it can hold no
+// Without a SessionStore, or for clients that were recorded before there was one:
+// a client is recorded at its RECLAIM_COMPLETE, before which it can hold no
 // non-reclaimed state, and forgotten with its client id. After a start with recorded clients
 // there is one lease of grace, in which only these clients (same
 // owner, verifier, principal) may reclaim, and everybody else gets NFS4ERR_GRACE. It ends early when all have
 // sent RECLAIM_COMPLETE. Those that did not return in time are forgotten when it ends
 // (RFC 8881, 8.4.3: a client may reclaim only from the last server instance it held locks in).
-//
-// # What moves into the replicated store
-//
-// [StateStore] is the seam. Here it holds which clients may reclaim. For
-// takeover by another gateway without grace, the same interface grows the records this
-// package already keeps apart from everything else: sessions (id, client, channel
-// attributes), slots (sequence, cached reply), open states (client, owner, file,
-// access, deny, seqid) and locks (state, ranges). Each is changed by one method
-// of State and named by an id that does not depend on this process: session ids and
-// stateids are random, and the client id belongs to the record. A method then returns
-// the changed records in Effects as it returns Record and Forget now, and a
-// gateway that meets an unknown session loads the client's records before it
-// answers. Slots loaded that way accept any sequence at or above the recorded
-// one, because the gateway that died may have answered idempotent calls
-// that left no record. Nothing above this package changes.
 package state

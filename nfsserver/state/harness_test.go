@@ -85,16 +85,28 @@ func (w *world) Clients(context.Context) (recs []state.ClientRecord, err error) 
 
 func openName(f state.File, flags vfs.OpenFlags) string { return fmt.Sprintf("%d:%d", f.Ino, flags) }
 
+func (w *world) CloseFile(_ context.Context, f state.FileClose) {
+	name := openName(f.File, f.Flags)
+	if w.open[name]--; w.open[name] < 0 {
+		w.t.Fatalf("close of %s, which is not open", name)
+	}
+	if w.open[name] == 0 {
+		delete(w.open, name)
+	}
+}
+
+func (w *world) Share(context.Context, state.FileShare) error {
+	w.t.Fatal("a share although nothing is kept")
+	return nil
+}
+
+func (w *world) Unshare(context.Context, state.FileClosing) error {
+	w.t.Fatal("the end of a share although nothing is kept")
+	return nil
+}
+
 func (w *world) apply(e state.Effects) error {
-	err := e.Apply(context.Background(), w, func(_ context.Context, f state.File, flags vfs.OpenFlags) {
-		name := openName(f, flags)
-		if w.open[name]--; w.open[name] < 0 {
-			w.t.Fatalf("close of %s, which is not open", name)
-		}
-		if w.open[name] == 0 {
-			delete(w.open, name)
-		}
-	})
+	err := e.Apply(context.Background(), w, w)
 	if err != nil {
 		w.s.Retry(e)
 	}
@@ -193,6 +205,13 @@ func (p *peer) connect() {
 	p.id = res.ClientID
 	p.session = p.create(res.Sequence, ok).SessionID
 	p.seq = [4]uint32{}
+}
+
+func (p *peer) destroy(what string, call *state.Call, want state.Status) {
+	p.w.t.Helper()
+	eff, st := p.w.s.DestroySession(p.w.now, p.session, call)
+	p.w.must(eff)
+	p.w.wantStatus("DESTROY_SESSION "+what, st, want)
 }
 
 func (p *peer) reclaimComplete(want state.Status) {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
 
+	"github.com/rackfs/rackfs/vfs"
 	"github.com/rackfs/rackfs/vfs/byterange"
 )
 
@@ -19,9 +20,22 @@ type lockState struct {
 	stateidState
 	key  lockOwnerKey
 	open *open // the open that the last first lock came through
+	busy bool  // a vfs.Keeper is deciding about a lock of it
+
+	// unsure: a Keeper's answer did not come, so it may have more than the table here.
+	unsure bool
 }
 
 func (l *lockState) openState() *open { return l.open }
+
+// ending names l to a vfs.Keeper.
+func (l *lockState) ending() vfs.HeldLocks {
+	return vfs.HeldLocks{Ino: l.file.key.Ino, Owner: l.owner(), LockState: vfs.LockState{State: l.other, Open: l.open.other}}
+}
+
+func (l *lockState) owner() vfs.LockOwner {
+	return vfs.LockOwner{Client: uint64(l.client.id), Owner: l.key.owner}
+}
 
 // endLockState takes away l and its locks.
 func (s *State) endLockState(l *lockState) {
@@ -59,46 +73,69 @@ func (s *State) Lock(now time.Time, a LockArgs) (Stateid, *LockDenied, Effects, 
 }
 
 func (s *State) lock(now time.Time, a *LockArgs, eff *Effects) (Stateid, *LockDenied, Status) {
+	p, st := s.planLock(a)
+	if st != nfsv4.NFS4_OK {
+		return Stateid{}, nil, st
+	}
+	if denied := s.lockConflict(now, p.open.file, p.locks, p.Range, eff); denied != nil {
+		return Stateid{}, denied, nfsv4.NFS4ERR_DENIED
+	}
+	if p.locks == nil {
+		p.locks = s.newLockState(p.open, p.Owner.Owner, p.State.State)
+	}
+	s.granted(p)
+	s.mustRecord(p.open.client, eff)
+	return p.locks.stateid(), nil, nfsv4.NFS4_OK
+}
+
+// planLock checks everything about a LOCK but conflicts.
+func (s *State) planLock(a *LockArgs) (*LockPlan, Status) {
 	c := s.clients[a.Client]
 	if c == nil {
-		return Stateid{}, nil, nfsv4.NFS4ERR_STALE_CLIENTID
+		return nil, nfsv4.NFS4ERR_STALE_CLIENTID
 	}
 	first, last, okRange := byterange.Of(a.Offset, a.Length)
 	write, okType := lockType(a.Type)
 	if !okRange || !okType || len(a.Owner) > s.cfg.Limits.OwnerBytes {
-		return Stateid{}, nil, nfsv4.NFS4ERR_INVAL
+		return nil, nfsv4.NFS4ERR_INVAL
 	}
 	o, l, st := s.lockHolder(a)
 	if st != nfsv4.NFS4_OK {
-		return Stateid{}, nil, st
+		return nil, st
 	}
 	if st := s.mayAcquire(c, a.Reclaim); st != nfsv4.NFS4_OK {
-		return Stateid{}, nil, st
+		return nil, st
 	}
 	need := uint32(nfsv4.OPEN4_SHARE_ACCESS_READ)
 	if write {
 		need = nfsv4.OPEN4_SHARE_ACCESS_WRITE
 	}
 	if o.access&need == 0 {
-		return Stateid{}, nil, nfsv4.NFS4ERR_OPENMODE
+		return nil, nfsv4.NFS4ERR_OPENMODE
 	}
 	if c.locks >= s.cfg.Limits.LocksPerClient {
-		return Stateid{}, nil, nfsv4.NFS4ERR_DELAY
+		return nil, nfsv4.NFS4ERR_DELAY
 	}
-	if denied := s.lockConflict(now, o.file, l, first, last, write, eff); denied != nil {
-		return Stateid{}, denied, nfsv4.NFS4ERR_DENIED
+	p := &LockPlan{Range: byterange.Range{First: first, Last: last, Write: write}, open: o, locks: l}
+	if l != nil {
+		p.Owner, p.State = l.owner(), vfs.LockState{State: l.other, Open: o.other}
+		return p, nfsv4.NFS4_OK
 	}
-	if l == nil {
-		l = s.newLockState(o, string(a.Owner))
-	} else if a.New && l.open != o { // the owner goes on through another open of the file
+	p.Owner = vfs.LockOwner{Client: uint64(c.id), Owner: string(a.Owner)}
+	p.State = vfs.LockState{State: s.newOther(formLock, c, p.Owner.Owner, a.Tail), Open: o.other}
+	return p, nfsv4.NFS4_OK
+}
+
+// granted takes note of a lock that was granted, of a lock state that is there.
+func (s *State) granted(p *LockPlan) {
+	l := p.locks
+	if l.open != p.open { // the owner goes on through another open of the file
 		delete(l.open.locks, l)
-		l.open = o
-		o.locks[l] = struct{}{}
+		l.open = p.open
+		p.open.locks[l] = struct{}{}
 	}
-	s.countLocks(c, l.file.locks.Set(l, first, last, write))
+	s.countLocks(l.client, l.file.locks.Set(l, p.Range.First, p.Range.Last, p.Range.Write))
 	l.bump()
-	s.mustRecord(c, eff)
-	return l.stateid(), nil, nfsv4.NFS4_OK
 }
 
 // lockHolder finds the open a LOCK comes through, and the lock state if there
@@ -118,13 +155,13 @@ func (s *State) lockHolder(a *LockArgs) (*open, *lockState, Status) {
 	return o, o.file.owners[lockOwnerKey{o.client, string(a.Owner)}], nfsv4.NFS4_OK
 }
 
-func (s *State) newLockState(o *open, owner string) *lockState {
+func (s *State) newLockState(o *open, owner string, other vfs.StateID) *lockState {
 	l := &lockState{
-		stateidState: stateidState{client: o.client, file: o.file},
+		stateidState: stateidState{other: other, client: o.client, file: o.file},
 		key:          lockOwnerKey{o.client, owner},
 		open:         o,
 	}
-	s.register(l)
+	s.stateids[other] = l
 	o.file.owners[l.key] = l
 	o.locks[l] = struct{}{}
 	return l
@@ -132,24 +169,15 @@ func (s *State) newLockState(o *open, owner string) *lockState {
 
 // lockConflict returns a lock in the way. Those of clients whose lease is over
 // are not: the clients are ended.
-func (s *State) lockConflict(now time.Time, f *file, self *lockState, first, last uint64, write bool, eff *Effects) *LockDenied {
+func (s *State) lockConflict(now time.Time, f *file, self *lockState, want byterange.Range, eff *Effects) *LockDenied {
 	var denied *LockDenied
 	var over []*client
-	f.locks.Conflicts(self, first, last, write, func(l *lockState, r byterange.Range) bool {
+	f.locks.Conflicts(self, want.First, want.Last, want.Write, func(l *lockState, r byterange.Range) bool {
 		if s.expired(l.client, now) {
 			over = append(over, l.client)
 			return true
 		}
-		denied = &LockDenied{
-			Offset: r.First,
-			Length: r.Length(),
-			Type:   nfsv4.READ_LT,
-			Client: l.client.id,
-			Owner:  []byte(l.key.owner),
-		}
-		if r.Write {
-			denied.Type = nfsv4.WRITE_LT
-		}
+		denied = lockDenied(&vfs.LockConflict{Owner: l.owner(), Range: r})
 		return false
 	})
 	if denied != nil {
@@ -158,6 +186,20 @@ func (s *State) lockConflict(now time.Time, f *file, self *lockState, first, las
 	}
 	s.expireAll(over, eff)
 	return nil
+}
+
+func lockDenied(c *vfs.LockConflict) *LockDenied {
+	d := &LockDenied{
+		Offset: c.Range.First,
+		Length: c.Range.Length(),
+		Type:   nfsv4.READ_LT,
+		Client: c.Owner.Client,
+		Owner:  []byte(c.Owner.Owner),
+	}
+	if c.Range.Write {
+		d.Type = nfsv4.WRITE_LT
+	}
+	return d
 }
 
 // TestLock is LOCKT (RFC 8881, 18.11). With NFS4ERR_DENIED comes a LockDenied.
@@ -169,20 +211,16 @@ func (s *State) TestLock(now time.Time, client ClientID, f File, owner []byte, t
 	if c == nil {
 		return nil, s.effects(eff), nfsv4.NFS4ERR_STALE_CLIENTID
 	}
-	first, last, okRange := byterange.Of(offset, length)
-	write, okType := lockType(t)
-	if !okRange || !okType || len(owner) > s.cfg.Limits.OwnerBytes {
-		return nil, s.effects(eff), nfsv4.NFS4ERR_INVAL
-	}
-	if s.grace {
-		return nil, s.effects(eff), nfsv4.NFS4ERR_GRACE
+	_, want, st := s.testLock(client, owner, t, offset, length)
+	if st != nfsv4.NFS4_OK {
+		return nil, s.effects(eff), st
 	}
 	fl := s.files[f]
 	if fl == nil {
 		return nil, s.effects(eff), nfsv4.NFS4_OK
 	}
 	self := fl.owners[lockOwnerKey{c, string(owner)}]
-	if denied := s.lockConflict(now, fl, self, first, last, write, &eff); denied != nil {
+	if denied := s.lockConflict(now, fl, self, want, &eff); denied != nil {
 		return denied, s.effects(eff), nfsv4.NFS4ERR_DENIED
 	}
 	return nil, s.effects(eff), nfsv4.NFS4_OK
@@ -219,6 +257,22 @@ func (s *State) FreeStateid(now time.Time, client ClientID, id Stateid) (Effects
 	if !ok || l.file.locks.Holds(l) > 0 {
 		return s.effects(eff), nfsv4.NFS4ERR_LOCKS_HELD
 	}
+	if l.open.kept {
+		eff.Unshare = append(eff.Unshare, FileClosing{l.file.key, vfs.Closing{Locks: []vfs.HeldLocks{l.ending()}}})
+	}
 	s.endLockState(l)
 	return s.effects(eff), nfsv4.NFS4_OK
+}
+
+// testLock checks everything about a LOCKT but conflicts.
+func (s *State) testLock(client ClientID, owner []byte, t nfsv4.NfsLockType4, offset, length uint64) (vfs.LockOwner, byterange.Range, Status) {
+	first, last, okRange := byterange.Of(offset, length)
+	write, okType := lockType(t)
+	switch {
+	case !okRange || !okType || len(owner) > s.cfg.Limits.OwnerBytes:
+		return vfs.LockOwner{}, byterange.Range{}, nfsv4.NFS4ERR_INVAL
+	case s.grace:
+		return vfs.LockOwner{}, byterange.Range{}, nfsv4.NFS4ERR_GRACE
+	}
+	return vfs.LockOwner{Client: uint64(client), Owner: string(owner)}, byterange.Range{First: first, Last: last, Write: write}, nfsv4.NFS4_OK
 }

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"encoding/binary"
 	"time"
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
@@ -18,12 +19,14 @@ type file struct {
 	deniers int
 	locks   byterange.Table[*lockState]
 	owners  map[lockOwnerKey]*lockState
+	locking map[lockOwnerKey]bool // first locks that a vfs.Keeper is deciding about
 }
 
 // openKey names an open state of a client.
 type openKey struct {
-	owner string
-	file  File
+	owner   string
+	revived vfs.StateID // of an open whose owner is not known: its stateid
+	file    File
 }
 
 // open is an open state: one open-owner's opens of one file, merged (RFC 8881, 9.1.2).
@@ -36,6 +39,8 @@ type open struct {
 	accessSeen, denySeen uint8
 	held                 [heldKinds]bool // vfs opens held, by flags
 	locks                map[*lockState]struct{}
+	kept                 bool // by a vfs.Keeper
+	version              int  // changes with what has to be kept
 }
 
 const (
@@ -82,11 +87,59 @@ func (s *State) checkOpen(now time.Time, a *OpenArgs, eff *Effects) (*client, St
 	if a.File.Ino == 0 {
 		return c, nfsv4.NFS4_OK
 	}
-	own := c.opens[openKey{string(a.Owner), a.File}]
+	own := s.ownOpen(c, a)
 	if own == nil && len(c.opens) >= s.cfg.Limits.OpensPerClient {
 		return nil, nfsv4.NFS4ERR_DELAY
 	}
 	return c, s.shareConflict(now, s.files[a.File], own, a.Access, a.Deny, nfsv4.NFS4ERR_SHARE_DENIED, eff)
+}
+
+// ownOpen is the open of the same owner and file, nil if there is none.
+func (s *State) ownOpen(c *client, a *OpenArgs) *open {
+	o := c.opens[openKey{owner: string(a.Owner), file: a.File}]
+	f := s.files[a.File]
+	if o != nil || c.revived == 0 || f == nil {
+		return o
+	}
+	tag := ownerTag(string(a.Owner))
+	for o := range f.opens {
+		if o.client == c && o.key.revived != (vfs.StateID{}) && binary.BigEndian.Uint16(o.other[6:]) == tag {
+			return o
+		}
+	}
+	return nil
+}
+
+// share is what a vfs.Keeper has to keep of o.
+func (o *open) share() vfs.Share {
+	return vfs.Share{Client: uint64(o.client.id), State: o.other, Owner: []byte(o.key.owner),
+		Access: flagsOf(o.access), Deny: flagsOf(o.deny), Locks: len(o.locks) > 0}
+}
+
+// PlanOpen says what a vfs.Keeper has to keep of the OPEN that a describes, which OpenAllowed has allowed. Should the
+// file not be known yet, it is planned as the owner's first open of it.
+func (s *State) PlanOpen(a *OpenArgs) Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.clients[a.Client]
+	if c == nil {
+		return nfsv4.NFS4ERR_STALE_CLIENTID
+	}
+	access, deny := flagsOf(a.Access), flagsOf(a.Deny)
+	if a.File.Ino != 0 {
+		if o := s.ownOpen(c, a); o != nil {
+			sh := o.share()
+			sh.Owner = a.Owner
+			sh.Access |= access
+			sh.Deny |= deny
+			a.Plan = &Plan{Share: sh, open: o, version: o.version}
+			return nfsv4.NFS4_OK
+		}
+	}
+	a.Plan = &Plan{Share: vfs.Share{
+		Client: uint64(c.id), State: s.newOther(formOpen, c, string(a.Owner), a.Tail), Owner: a.Owner, Access: access, Deny: deny,
+	}}
+	return nfsv4.NFS4_OK
 }
 
 // shareConflict returns refusal if an open other than own denies access or has
@@ -127,17 +180,15 @@ func (s *State) Open(now time.Time, a OpenArgs) (Stateid, Effects, Status) {
 	var eff Effects
 	c, st := s.checkOpen(now, &a, &eff)
 	if st != nfsv4.NFS4_OK {
-		if a.Held != 0 {
-			eff.Close = append(eff.Close, FileClose{a.File, a.Held})
-		}
+		s.abandon(&a, &eff)
 		return Stateid{}, s.effects(eff), st
 	}
-	key := openKey{string(a.Owner), a.File}
-	o := c.opens[key]
-	if o == nil {
-		o = s.newOpen(c, key)
+	o := s.ownOpen(c, &a)
+	again := o != nil && o.loose && madeBy(o.other, a.Tail) // this very OPEN was done before the restart
+	o = s.openFor(c, o, &a, &eff)
+	if !again {
+		o.bump()
 	}
-	o.bump()
 	o.accessSeen |= 1 << a.Access
 	o.denySeen |= 1 << a.Deny
 	o.setShare(o.access|a.Access, o.deny|a.Deny)
@@ -147,22 +198,87 @@ func (s *State) Open(now time.Time, a OpenArgs) (Stateid, Effects, Status) {
 		}
 		o.held[a.Held] = true
 	}
+	for i := range eff.Share {
+		eff.Share[i].Share = o.share()
+	}
 	s.mustRecord(c, &eff)
 	return o.stateid(), s.effects(eff), nfsv4.NFS4_OK
 }
 
-func (s *State) newOpen(c *client, key openKey) *open {
+// abandon owes the end of what the caller did for an OPEN that is refused.
+func (s *State) abandon(a *OpenArgs, eff *Effects) {
+	switch p := a.Plan; {
+	case p == nil:
+	case p.open == nil || s.stateids[p.open.other] != stateidHolder(p.open):
+		eff.Unshare = append(eff.Unshare, FileClosing{a.File, vfs.Closing{Share: p.Share, Now: p.Share.Deny != 0}})
+	default: // it was kept as an upgrade
+		p.open.version++
+		eff.Share = append(eff.Share, FileShare{a.File, p.open.share()})
+	}
+	if a.Held != 0 {
+		eff.Close = append(eff.Close, FileClose{a.File, a.Held})
+	}
+}
+
+// Abandon is what an OPEN owes whose vfs open was made and which is given up before State.Open.
+func (s *State) Abandon(a OpenArgs) Effects {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var eff Effects
+	s.abandon(&a, &eff)
+	return s.effects(eff)
+}
+
+// openFor is the open state of an OPEN: o, unless that is nil. If what was planned of it is not what came, because others of the
+// same owner were under way or the file was not known, eff has a Share to be filled in.
+func (s *State) openFor(c *client, o *open, a *OpenArgs, eff *Effects) *open {
+	p := a.Plan
+	asPlanned := true
+	switch {
+	case o == nil && p == nil:
+		o = s.newOpen(c, openKey{owner: string(a.Owner), file: a.File}, s.newOther(formOpen, c, string(a.Owner), a.Tail))
+	case o == nil && p.open == nil && s.stateids[p.Share.State] == nil:
+		o = s.newOpen(c, openKey{owner: string(a.Owner), file: a.File}, p.Share.State)
+	case o == nil: // it was closed meanwhile, and what is kept under its stateid goes
+		if p.open != nil {
+			eff.Unshare = append(eff.Unshare, FileClosing{a.File, vfs.Closing{Share: p.Share, Now: p.Share.Deny != 0}})
+		}
+		o = s.newOpen(c, openKey{owner: string(a.Owner), file: a.File}, s.newOther(formOpen, c, string(a.Owner), 0))
+		asPlanned = false
+	case p != nil && p.Share.State != o.other:
+		eff.Unshare = append(eff.Unshare, FileClosing{a.File, vfs.Closing{Share: p.Share, Now: p.Share.Deny != 0}})
+		asPlanned = false
+	case p != nil:
+		asPlanned = p.version == o.version
+	}
+	if p != nil {
+		o.kept = true
+		o.version++
+	}
+	if !asPlanned {
+		eff.Share = append(eff.Share, FileShare{File: a.File})
+	}
+	if o.key.revived != (vfs.StateID{}) { // now its owner is known
+		delete(c.opens, o.key)
+		c.revived--
+		o.key = openKey{owner: string(a.Owner), file: a.File}
+		c.opens[o.key] = o
+	}
+	return o
+}
+
+func (s *State) newOpen(c *client, key openKey, other vfs.StateID) *open {
 	f := s.files[key.file]
 	if f == nil {
 		f = &file{key: key.file, opens: make(map[*open]struct{}), owners: make(map[lockOwnerKey]*lockState)}
 		s.files[key.file] = f
 	}
 	o := &open{
-		stateidState: stateidState{client: c, file: f},
+		stateidState: stateidState{other: other, client: c, file: f},
 		key:          key,
 		locks:        make(map[*lockState]struct{}),
 	}
-	s.register(o)
+	s.stateids[other] = o
 	c.opens[key] = o
 	f.opens[o] = struct{}{}
 	s.st.Opens++
@@ -180,15 +296,24 @@ func (o *open) setShare(access, deny uint32) {
 	}
 }
 
-// endOpen takes away o with its locks, and owes the closes.
-func (s *State) endOpen(o *open, eff *Effects) {
+// endOpen takes away o with its locks, and owes the closes. released: the client's end takes with it what is kept.
+func (s *State) endOpen(o *open, eff *Effects, released bool) {
+	end := FileClosing{o.file.key, vfs.Closing{Share: o.share(), Now: o.deny != 0, Released: released}}
 	for l := range o.locks {
+		end.Locks = append(end.Locks, l.ending())
+		end.Now = end.Now || l.unsure || l.file.locks.Holds(l) > 0
 		s.endLockState(l)
+	}
+	if o.kept {
+		eff.Unshare = append(eff.Unshare, end)
 	}
 	for flags, held := range o.held {
 		if held {
 			eff.Close = append(eff.Close, FileClose{o.file.key, vfs.OpenFlags(flags)})
 		}
+	}
+	if o.key.revived != (vfs.StateID{}) {
+		o.client.revived--
 	}
 	o.setShare(0, 0)
 	delete(s.stateids, o.other)
@@ -219,6 +344,10 @@ func (s *State) OpenDowngrade(now time.Time, client ClientID, f File, id Stateid
 	o.denySeen = onlyWithin(o.denySeen, deny)
 	o.releaseSurplus(&eff)
 	o.bump()
+	if o.kept {
+		o.version++
+		eff.Share = append(eff.Share, FileShare{f, o.share()})
+	}
 	return o.stateid(), s.effects(eff), nfsv4.NFS4_OK
 }
 
@@ -270,11 +399,18 @@ func (s *State) Close(now time.Time, client ClientID, f File, id Stateid) (State
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var eff Effects
+	if s.revivable(client, id) { // nothing of it is left to be closed
+		s.clients[client].spend(id.Other)
+		return Invalid, s.effects(eff), nfsv4.NFS4_OK
+	}
 	o, st := s.lookupOpen(client, f, id)
 	if st != nfsv4.NFS4_OK {
 		return Stateid{}, s.effects(eff), st
 	}
-	s.endOpen(o, &eff)
+	if !s.madeHere(o.other) {
+		o.client.spend(o.other)
+	}
+	s.endOpen(o, &eff, false)
 	return Invalid, s.effects(eff), nfsv4.NFS4_OK
 }
 
@@ -290,6 +426,9 @@ func (s *State) CheckIO(now time.Time, client ClientID, f File, id Stateid, want
 	}
 	h, st := s.lookup(client, id)
 	if st != nfsv4.NFS4_OK {
+		if s.revivable(client, id) {
+			return IO{Revive: true}, s.effects(eff), nfsv4.NFS4_OK
+		}
 		return IO{}, s.effects(eff), st
 	}
 	o := h.openState()

@@ -21,16 +21,39 @@ type session struct {
 	slots    []slot
 	running  int
 	ended    bool
+
+	sequence   uint32 // of the CREATE_SESSION that made it
+	unrecorded bool   // the store that keeps sessions has not confirmed it yet
+}
+
+func (ss *session) flags() (f uint32) {
+	if ss.wantBack {
+		f |= nfsv4.CREATE_SESSION4_FLAG_CONN_BACK_CHAN
+	}
+	return f
+}
+
+// record is what the store keeps of ss.
+func (ss *session) record() SessionRecord {
+	return SessionRecord{ID: ss.id, Client: ss.client.id, Sequence: ss.sequence, Flags: ss.flags(), Fore: ss.fore, Back: ss.back,
+		CallbackProgram: ss.program}
+}
+
+// reply is the answer to its CREATE_SESSION.
+func (ss *session) reply() CreateSessionResult {
+	return CreateSessionResult{SessionID: ss.id, Sequence: ss.sequence, Flags: ss.flags(), Fore: ss.fore, Back: ss.back}
 }
 
 // slot is one entry of the reply cache (RFC 8881, 2.10.6.1).
 type slot struct {
 	sequence uint32
 	digest   uint64
-	call     *Call // in progress
-	used     bool  // sequence was accepted once
-	cached   bool  // reply holds the reply
-	shared   bool  // somebody else reads reply
+	wide     uint64 // sequence without wrapping around
+	call     *Call  // in progress
+	used     bool   // sequence was accepted once
+	resumed  bool   // the last request was another server instance's: sequence is the lowest that it may have had, if used, else that is not known
+	cached   bool   // reply holds the reply
+	shared   bool   // somebody else reads reply
 	reply    []byte
 }
 
@@ -40,6 +63,8 @@ type Call struct {
 	SessionID SessionID
 	Fore      ChannelAttrs // limits of the session: REQ_TOO_BIG, REP_TOO_BIG, REP_TOO_BIG_TO_CACHE, TOO_MANY_OPS
 	CacheThis bool
+	Slot      uint32
+	Sequence  uint64 // of the slot, made longer: it does not wrap around
 
 	session *session
 	slot    *slot
@@ -80,6 +105,7 @@ func (s *State) CreateSession(now time.Time, a CreateSessionArgs) (CreateSession
 	switch a.Sequence {
 	case c.csSequence:
 		s.st.Replays++
+		s.mustRecord(c, &eff)
 		return c.csReply, s.effects(eff), c.csStatus
 	case c.csSequence + 1:
 	default:
@@ -101,10 +127,8 @@ func (s *State) CreateSession(now time.Time, a CreateSessionArgs) (CreateSession
 		s.confirm(c, &eff)
 	}
 	ss := s.newSession(c, &a)
-	c.csReply = CreateSessionResult{SessionID: ss.id, Sequence: a.Sequence, Fore: ss.fore, Back: ss.back}
-	if ss.wantBack {
-		c.csReply.Flags |= nfsv4.CREATE_SESSION4_FLAG_CONN_BACK_CHAN
-	}
+	c.csReply = ss.reply()
+	s.mustRecord(c, &eff)
 	return c.csReply, s.effects(eff), nfsv4.NFS4_OK
 }
 
@@ -135,6 +159,9 @@ func (s *State) newSession(c *client, a *CreateSessionArgs) *session {
 		program:  a.CallbackProgram,
 		wantBack: a.Flags&nfsv4.CREATE_SESSION4_FLAG_CONN_BACK_CHAN != 0,
 		conns:    make(map[uint64]struct{}),
+
+		sequence:   a.Sequence,
+		unrecorded: s.cfg.Kept,
 	}
 	ss.back.MaxSlots = min(ss.back.MaxSlots, maxBackSlots)
 	ss.slots = make([]slot, ss.fore.MaxSlots)
@@ -170,22 +197,26 @@ func (s *State) endSession(ss *session) {
 // DestroySession is DESTROY_SESSION (RFC 8881, 18.37). call is that of the
 // SEQUENCE in the same COMPOUND, nil if there is none. Knowing the random id is
 // the right to destroy.
-func (s *State) DestroySession(now time.Time, id SessionID, call *Call) Status {
+func (s *State) DestroySession(now time.Time, id SessionID, call *Call) (Effects, Status) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var eff Effects
 	ss := s.sessions[id]
 	if ss == nil {
-		return nfsv4.NFS4ERR_BADSESSION
+		return s.effects(eff), nfsv4.NFS4ERR_BADSESSION
 	}
 	own := 0
 	if call != nil && call.session == ss {
 		own = 1
 	}
 	if ss.running > own {
-		return nfsv4.NFS4ERR_DELAY
+		return s.effects(eff), nfsv4.NFS4ERR_DELAY
+	}
+	if s.cfg.Kept {
+		s.unended[id] = ss.record()
 	}
 	s.endSession(ss)
-	return nfsv4.NFS4_OK
+	return s.effects(eff), nfsv4.NFS4_OK
 }
 
 // Heard notes that the client of a session sent something that could not be answered yet: it keeps what it has, although it was not told so.
@@ -199,14 +230,21 @@ func (s *State) Heard(now time.Time, id SessionID) {
 
 // BindConn is BIND_CONN_TO_SESSION (RFC 8881, 18.34). All connections carry
 // the fore channel; binding matters for the backchannel.
-func (s *State) BindConn(now time.Time, id SessionID, conn uint64, dir nfsv4.ChannelDirFromClient4) (nfsv4.ChannelDirFromServer4, Status) {
+func (s *State) BindConn(now time.Time, id SessionID, conn uint64, dir nfsv4.ChannelDirFromClient4) (nfsv4.ChannelDirFromServer4, Effects, Status) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var eff Effects
 	ss := s.sessions[id]
 	if ss == nil {
-		return 0, nfsv4.NFS4ERR_BADSESSION
+		return 0, s.effects(eff), nfsv4.NFS4ERR_BADSESSION
 	}
 	ss.client.renewed = now
+	got, st := s.bindConn(ss, conn, dir)
+	s.mustRecord(ss.client, &eff)
+	return got, s.effects(eff), st
+}
+
+func (s *State) bindConn(ss *session, conn uint64, dir nfsv4.ChannelDirFromClient4) (nfsv4.ChannelDirFromServer4, Status) {
 	switch dir {
 	case nfsv4.CDFC4_FORE:
 		s.unbind(ss, conn)
@@ -218,6 +256,7 @@ func (s *State) BindConn(now time.Time, id SessionID, conn uint64, dir nfsv4.Cha
 			}
 			return 0, nfsv4.NFS4ERR_DELAY
 		}
+		ss.unrecorded = ss.unrecorded || s.cfg.Kept && !ss.wantBack
 		ss.wantBack = true
 		s.bind(ss, conn)
 		if dir == nfsv4.CDFC4_BACK {
@@ -254,15 +293,20 @@ func (s *State) ConnClosed(conn uint64) {
 }
 
 // BackchannelCtl is BACKCHANNEL_CTL (RFC 8881, 18.33).
-func (s *State) BackchannelCtl(now time.Time, id SessionID, program uint32) Status {
+func (s *State) BackchannelCtl(now time.Time, id SessionID, program uint32) (Effects, Status) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var eff Effects
 	ss := s.sessions[id]
 	if ss == nil {
-		return nfsv4.NFS4ERR_BADSESSION
+		return s.effects(eff), nfsv4.NFS4ERR_BADSESSION
 	}
-	ss.program = program
-	return nfsv4.NFS4_OK
+	if ss.program != program {
+		ss.program = program
+		ss.unrecorded = s.cfg.Kept
+	}
+	s.mustRecord(ss.client, &eff)
+	return s.effects(eff), nfsv4.NFS4_OK
 }
 
 const (
@@ -311,13 +355,16 @@ func (s *State) Sequence(now time.Time, a SequenceArgs) (SequenceResult, Status)
 	sl := &ss.slots[a.Slot]
 	highest := uint32(len(ss.slots)) - 1
 	res := SequenceResult{HighestSlot: highest, TargetHighestSlot: highest, StatusFlags: s.statusFlags(ss)}
-	switch a.Sequence {
-	case sl.sequence + 1:
+	switch {
+	case sl.resumed && (!sl.used || int32(a.Sequence-sl.sequence) >= 0):
+		// Whoever accepted it before may have answered what left no trace. If it was a mutation that was done, the vfs
+		// tells its outcome again.
+	case a.Sequence == sl.sequence+1:
 		if sl.call != nil { // the client gave up on a call that still runs
 			s.st.Misordered++
 			return SequenceResult{}, nfsv4.NFS4ERR_SEQ_MISORDERED
 		}
-	case sl.sequence:
+	case a.Sequence == sl.sequence:
 		switch {
 		case !sl.used:
 			s.st.Misordered++
@@ -342,15 +389,18 @@ func (s *State) Sequence(now time.Time, a SequenceArgs) (SequenceResult, Status)
 		s.st.Misordered++
 		return SequenceResult{}, nfsv4.NFS4ERR_SEQ_MISORDERED
 	}
+	sl.wide += uint64(a.Sequence - sl.sequence)
 	sl.sequence = a.Sequence
 	sl.digest = a.Digest
-	sl.used = true
+	sl.used, sl.resumed = true, false
 	sl.cached = false
 	call := &Call{
 		Client:    ss.client.id,
 		SessionID: ss.id,
 		Fore:      ss.fore,
 		CacheThis: a.CacheThis,
+		Slot:      a.Slot,
+		Sequence:  sl.wide,
 		session:   ss,
 		slot:      sl,
 	}

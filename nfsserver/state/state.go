@@ -4,6 +4,8 @@ import (
 	"crypto/rand"
 	"sync"
 	"time"
+
+	"github.com/rackfs/rackfs/vfs"
 )
 
 // State is all state of one server. Its methods are safe for concurrent use.
@@ -18,9 +20,10 @@ type State struct {
 	unconfirmed map[string]*client // by owner
 	sessions    map[SessionID]*session
 	files       map[File]*file
-	stateids    map[[12]byte]stateidHolder
+	stateids    map[vfs.StateID]stateidHolder
 	bound       map[uint64]map[*session]struct{} // backchannels by connection
 	nextClient  uint32
+	ids         []ClientID // of the store, not given to anybody yet
 
 	// Grace: until when, and the recorded clients that have not sent
 	// RECLAIM_COMPLETE yet, by owner.
@@ -33,7 +36,12 @@ type State struct {
 	// an ended client could reclaim after a restart.
 	unforgotten map[ClientID]ClientRecord
 
-	owed []FileClose // closes whose Effects could not be applied
+	// unended are sessions whose removal the store has not confirmed, if it keeps sessions. removals counts what it has
+	// confirmed: what was read from the store before may be what is removed by now.
+	unended  map[SessionID]SessionRecord
+	removals uint64
+
+	owed Effects // on files, those that could not be applied
 	st   Stats
 }
 
@@ -48,10 +56,11 @@ func New(cfg Config, now time.Time) *State {
 		unconfirmed: make(map[string]*client),
 		sessions:    make(map[SessionID]*session),
 		files:       make(map[File]*file),
-		stateids:    make(map[[12]byte]stateidHolder),
+		stateids:    make(map[vfs.StateID]stateidHolder),
 		bound:       make(map[uint64]map[*session]struct{}),
 		waiting:     make(map[string]ClientRecord),
 		unforgotten: make(map[ClientID]ClientRecord),
+		unended:     make(map[SessionID]SessionRecord),
 		graceUntil:  now.Add(cfg.Lease),
 	}
 	for _, r := range cfg.Recorded {
@@ -138,8 +147,10 @@ func (s *State) Tick(now time.Time) Effects {
 			s.st.Courteous++
 		}
 	}
-	eff.Close = append(eff.Close, s.owed...)
-	s.owed = nil
+	eff.Share = append(eff.Share, s.owed.Share...)
+	eff.Unshare = append(eff.Unshare, s.owed.Unshare...)
+	eff.Close = append(eff.Close, s.owed.Close...)
+	s.owed = Effects{}
 	return s.effects(eff)
 }
 
@@ -170,17 +181,22 @@ func (s *State) effects(eff Effects) Effects {
 	for _, r := range s.unforgotten {
 		eff.Forget = append(eff.Forget, r)
 	}
+	for _, r := range s.unended {
+		eff.Ended = append(eff.Ended, r)
+	}
 	eff.state = s
 	return eff
 }
 
 // Retry takes back effects whose Apply failed. Records to forget or to store
-// come again by themselves until the store has confirmed them; the closes come with the next
+// come again by themselves until the store has confirmed them; what is owed to files comes with the next
 // Tick.
 func (s *State) Retry(e Effects) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.owed = append(s.owed, e.Close...)
+	s.owed.Share = append(s.owed.Share, e.Share...)
+	s.owed.Unshare = append(s.owed.Unshare, e.Unshare...)
+	s.owed.Close = append(s.owed.Close, e.Close...)
 }
 
 // forgot notes that the store has removed r.
@@ -188,13 +204,31 @@ func (s *State) forgot(r ClientRecord) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.unforgotten, r.ClientID)
+	s.removals++
+}
+
+// removedSession notes that the store has removed r.
+func (s *State) removedSession(r SessionRecord) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.unended, r.ID)
+	s.removals++
 }
 
 // recorded notes that the store has stored r.
 func (s *State) recorded(r ClientRecord) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c := s.clients[r.ClientID]; c != nil {
+	if c := s.clients[r.ClientID]; c != nil && (!s.cfg.Kept || r.Reclaimed) {
 		c.unrecorded = false
+	}
+}
+
+// storedSession notes that the store has stored p.
+func (s *State) storedSession(p SessionPut) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if ss := s.sessions[p.Session.ID]; ss != nil {
+		ss.unrecorded = false
 	}
 }

@@ -4,6 +4,9 @@ import (
 	"encoding/binary"
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/rackfs/rackfs/vfs"
 )
 
 // Special stateids (RFC 8881, 8.2.3). The caller puts its current stateid in the
@@ -22,15 +25,22 @@ type stateidHolder interface {
 	openState() *open // the open that gives access
 }
 
+// Forms of a stateid, its first byte. Neither is that of a special stateid.
+const (
+	formOpen = 1
+	formLock = 2
+)
+
 // stateidState is what opens and lock states have in common.
 //
-// The field "other" of a stateid is the server instance, the number of the
-// client and random bits, so that a stateid of an earlier instance
-// (NFS4ERR_STALE_STATEID) and of a client that has ended (NFS4ERR_EXPIRED) are
-// told apart from one that never was.
+// The field "other" of a stateid is: its form (1 byte), the server instance that made it (3), a hash of the client id (2), a hash of
+// the owner (2), and the tail (4), which is random or derived from the request that made it. So a stateid of an
+// earlier instance, one of a client that has ended (NFS4ERR_EXPIRED) and one that never was are told apart, and an open
+// for reading that is known nowhere any more can be made again from its stateid.
 type stateidState struct {
-	other  [12]byte
+	other  vfs.StateID
 	seqid  uint32
+	loose  bool // from a store, which does not keep seqid: a higher one may be known to the client
 	client *client
 	file   *file
 }
@@ -46,18 +56,46 @@ func (h *stateidState) bump() {
 	}
 }
 
-// register gives h its other.
-func (s *State) register(h stateidHolder) {
-	st := h.holder()
-	binary.BigEndian.PutUint32(st.other[0:], s.cfg.Boot)
-	binary.BigEndian.PutUint32(st.other[4:], uint32(st.client.id))
-	for {
-		s.cfg.Rand(st.other[8:])
-		if _, taken := s.stateids[st.other]; !taken {
-			break
-		}
+// Tail is what the stateids that an operation makes have as their tail: the same when the client sends it again.
+func Tail(c *vfs.Call) uint32 {
+	var b [40]byte
+	copy(b[:], c.Session[:])
+	binary.BigEndian.PutUint32(b[16:], c.Slot)
+	binary.BigEndian.PutUint64(b[20:], c.Seq)
+	binary.BigEndian.PutUint32(b[28:], c.Op)
+	return uint32(xxhash.Sum64(b[:])) | 1 // 0 means none
+}
+
+func clientTag(id ClientID) uint16 {
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], uint64(id))
+	return uint16(xxhash.Sum64(b[:]))
+}
+
+func ownerTag(owner string) uint16 { return uint16(xxhash.Sum64String(owner)) }
+
+// newOther makes the other of a new state.
+func (s *State) newOther(form byte, c *client, owner string, tail uint32) (other vfs.StateID) {
+	binary.BigEndian.PutUint32(other[0:], s.cfg.Boot&0xffffff)
+	other[0] = form
+	binary.BigEndian.PutUint16(other[4:], clientTag(c.id))
+	binary.BigEndian.PutUint16(other[6:], ownerTag(owner))
+	binary.BigEndian.PutUint32(other[8:], tail)
+	for tail == 0 || s.stateids[other] != nil {
+		s.cfg.Rand(other[8:])
+		tail = binary.BigEndian.Uint32(other[8:])
 	}
-	s.stateids[st.other] = h
+	return other
+}
+
+// madeHere reports whether this instance made other.
+func (s *State) madeHere(other vfs.StateID) bool {
+	return binary.BigEndian.Uint32(other[:])&0xffffff == s.cfg.Boot&0xffffff
+}
+
+// madeBy reports whether the operation with this tail made other.
+func madeBy(other vfs.StateID, tail uint32) bool {
+	return tail != 0 && binary.BigEndian.Uint32(other[8:]) == tail
 }
 
 // lookup finds the state that id of client names (RFC 8881, 8.2.4).
@@ -74,6 +112,9 @@ func (s *State) lookup(client ClientID, id Stateid) (stateidHolder, Status) {
 	switch d := int32(id.Seqid - st.seqid); {
 	case id.Seqid == 0, d == 0:
 		return h, nfsv4.NFS4_OK
+	case d > 0 && st.loose:
+		st.seqid = id.Seqid
+		return h, nfsv4.NFS4_OK
 	case d > 0:
 		return nil, nfsv4.NFS4ERR_BAD_STATEID
 	default:
@@ -82,18 +123,35 @@ func (s *State) lookup(client ClientID, id Stateid) (stateidHolder, Status) {
 }
 
 func (s *State) whyUnknown(client ClientID, id Stateid) Status {
-	if id.Other == Anonymous.Other || id.Other == Bypass.Other {
+	form := id.Other[0]
+	own := binary.BigEndian.Uint16(id.Other[4:]) == clientTag(client)
+	switch {
+	case form != formOpen && form != formLock: // special, or never was
+		return nfsv4.NFS4ERR_BAD_STATEID
+	case !s.madeHere(id.Other) && !s.cfg.Kept:
+		return nfsv4.NFS4ERR_STALE_STATEID
+	case own:
 		return nfsv4.NFS4ERR_BAD_STATEID
 	}
-	number := binary.BigEndian.Uint32(id.Other[4:])
-	owner := ClientID(s.cfg.Boot)<<32 | ClientID(number)
-	switch {
-	case binary.BigEndian.Uint32(id.Other[:]) != s.cfg.Boot:
-		return nfsv4.NFS4ERR_STALE_STATEID
-	case s.clients[owner] == nil && number >= 1 && number <= s.nextClient:
-		return nfsv4.NFS4ERR_EXPIRED
+	for c := range s.clients {
+		if binary.BigEndian.Uint16(id.Other[4:]) == clientTag(c) {
+			return nfsv4.NFS4ERR_BAD_STATEID // another's
+		}
 	}
-	return nfsv4.NFS4ERR_BAD_STATEID
+	return nfsv4.NFS4ERR_EXPIRED
+}
+
+// revivable reports whether id is one for reading that an earlier server instance gave to client and that left no
+// trace. Whether the client had closed it before is not known.
+func (s *State) revivable(client ClientID, id Stateid) bool {
+	c := s.clients[client]
+	if c != nil {
+		if _, spent := c.spent[id.Other]; spent {
+			return false
+		}
+	}
+	return c != nil && c.adopted && id.Other[0] == formOpen && s.stateids[id.Other] == nil && !s.madeHere(id.Other) &&
+		binary.BigEndian.Uint16(id.Other[4:]) == clientTag(client)
 }
 
 // lookupOpen is lookup of an open's stateid on file f.
@@ -126,6 +184,9 @@ func (s *State) lookupLock(client ClientID, f File, id Stateid) (*lockState, Sta
 func (s *State) TestStateid(client ClientID, id Stateid) Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.revivable(client, id) {
+		return nfsv4.NFS4_OK
+	}
 	_, st := s.lookup(client, id)
 	return st
 }

@@ -6,53 +6,127 @@ import (
 	"github.com/rackfs/rackfs/vfs"
 )
 
-// ClientRecord is what must survive a restart of the server for a client to
-// reclaim its state: the client as it identified itself, and the id of this
-// incarnation.
+// ClientRecord is a client as it identified itself, and the id of this incarnation. In a store that keeps no sessions it is
+// what must survive a restart of the server for the client to reclaim its state.
 type ClientRecord struct {
 	Owner     []byte
 	Verifier  [8]byte
 	Principal Principal
 	ClientID  ClientID
+
+	// Of a SessionStore.
+	Sequence  uint32 // of the last CREATE_SESSION that succeeded
+	Reclaimed bool   // RECLAIM_COMPLETE was received
 }
 
-// StateStore keeps client records durably. See the package comment for what
-// will be added to it. Methods return when the change is durable.
+// SessionRecord is everything that is needed to go on serving a session, but what its slots saw last.
+type SessionRecord struct {
+	ID              SessionID
+	Client          ClientID
+	Sequence        uint32 // of the CREATE_SESSION that made it
+	Flags           uint32 // csr_flags
+	Fore, Back      ChannelAttrs
+	CallbackProgram uint32
+}
+
+// StateStore keeps client records durably. Methods return when the change is durable.
 type StateStore interface {
-	// PutClient stores rec in place of any record of the same Owner.
+	// PutClient stores rec: in place of any record of the same Owner, or, if it is a SessionStore, of the same ClientID.
 	PutClient(ctx context.Context, rec ClientRecord) error
 
 	// RemoveClient removes the record of rec.Owner if it still has
 	// rec.ClientID; a newer incarnation's record stays. Removing what is not
-	// there is no error.
+	// there is no error. A SessionStore also ends the client's sessions and all that is kept for it in any
+	// file system: nobody else is in its way when this returns.
 	RemoveClient(ctx context.Context, rec ClientRecord) error
 
-	// Clients returns all records.
+	// Clients returns the records of clients that may reclaim: those of a store that keeps no sessions, or did not then.
 	Clients(ctx context.Context) ([]ClientRecord, error)
 }
 
-// Apply carries out e: records first, then closes. What is done is taken out
-// of e; after an error the caller hands the rest to State.Retry. A failing
-// close is not tried again, for the open is gone either way; closeFile reports
-// it itself.
-func (e *Effects) Apply(ctx context.Context, store StateStore, closeFile func(context.Context, File, vfs.OpenFlags)) error {
-	for len(e.Forget) > 0 {
-		if err := store.RemoveClient(ctx, e.Forget[0]); err != nil {
-			return vfs.Wrap("nfs.forget client", err)
+// ClientState is a client with its sessions.
+type ClientState struct {
+	Client   ClientRecord
+	Sessions []SessionRecord
+}
+
+// SessionStore is a StateStore for servers whose clients go on after a restart, or at another server, as if nothing had
+// happened.
+type SessionStore interface {
+	StateStore
+
+	// NewClientIDs returns ids that nobody had, or that it gave to an earlier instance and nobody ever used.
+	NewClientIDs(ctx context.Context) ([]ClientID, error)
+
+	// PutSession stores a session with its client.
+	PutSession(ctx context.Context, p SessionPut) error
+
+	// RemoveSession removes a session. Removing what is not there is no error.
+	RemoveSession(ctx context.Context, rec SessionRecord) error
+
+	// Load returns the clients that this server served before.
+	Load(ctx context.Context) ([]ClientState, error)
+
+	// Find returns the client that has the session, which this server serves from now on. KindNotFound if there is none, or
+	// another server still serves it.
+	Find(ctx context.Context, id SessionID) (ClientState, error)
+}
+
+// Files carries out effects on files. It is implemented by the caller.
+type Files interface {
+	// CloseFile is a vfs.Close. It reports an error itself: the open is gone either way.
+	CloseFile(ctx context.Context, f FileClose)
+	Share(ctx context.Context, f FileShare) error
+	Unshare(ctx context.Context, f FileClosing) error
+}
+
+// Apply carries out e: records first, then files. What is done is taken out
+// of e; after an error the caller hands the rest to State.Retry.
+func (e *Effects) Apply(ctx context.Context, store StateStore, files Files) error {
+	sessions, _ := store.(SessionStore)
+	steps := []func() error{
+		func() error {
+			return each(&e.Forget, "nfs.forget client", func(r ClientRecord) error { return store.RemoveClient(ctx, r) }, e.state.forgot)
+		},
+		func() error {
+			return each(&e.Record, "nfs.record client", func(r ClientRecord) error { return store.PutClient(ctx, r) }, e.state.recorded)
+		},
+		func() error {
+			return each(&e.Sessions, "nfs.record session", func(p SessionPut) error { return sessions.PutSession(ctx, p) }, e.state.storedSession)
+		},
+		func() error {
+			return each(&e.Ended, "nfs.end session", func(r SessionRecord) error { return sessions.RemoveSession(ctx, r) }, e.state.removedSession)
+		},
+		func() error {
+			return each(&e.Share, "nfs.share", func(f FileShare) error { return files.Share(ctx, f) }, nil)
+		},
+		func() error {
+			return each(&e.Unshare, "nfs.unshare", func(f FileClosing) error { return files.Unshare(ctx, f) }, nil)
+		},
+		func() error {
+			return each(&e.Close, "nfs.close", func(f FileClose) error { files.CloseFile(ctx, f); return nil }, nil)
+		},
+	}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
 		}
-		e.state.forgot(e.Forget[0])
-		e.Forget = e.Forget[1:]
 	}
-	for len(e.Record) > 0 {
-		if err := store.PutClient(ctx, e.Record[0]); err != nil {
-			return vfs.Wrap("nfs.record client", err)
+	return nil
+}
+
+// each does what is in todo, in order, and takes it out, until something fails.
+func each[T any](todo *[]T, op string, do func(T) error, done func(T)) error {
+	for len(*todo) > 0 {
+		one := (*todo)[0]
+		if err := do(one); err != nil {
+			return vfs.Wrap(op, err)
 		}
-		e.state.recorded(e.Record[0])
-		e.Record = e.Record[1:]
+		*todo = (*todo)[1:]
+		if done != nil {
+			done(one)
+		}
 	}
-	for _, c := range e.Close {
-		closeFile(ctx, c.File, c.Flags)
-	}
-	e.Close = nil
+	*todo = nil
 	return nil
 }

@@ -45,10 +45,11 @@ type Limits struct {
 type Config struct {
 	Lease    time.Duration // 30 s
 	Courtesy time.Duration // how long an expired client may keep its state, 24 h
-	Boot     uint32        // names this server instance; differs from that of every earlier one
+	Boot     uint32        // names this server instance by its low 24 bits; they differ from those of every earlier one
 	Limits   Limits
 	Rand     func(p []byte) // fills p with unguessable bytes; nil: crypto/rand
 	Recorded []ClientRecord // StateStore.Clients at the start: who may reclaim
+	Kept     bool           // the store is a SessionStore: clients and sessions outlive the server
 }
 
 // FileClose is a vfs.Close that is owed.
@@ -57,19 +58,42 @@ type FileClose struct {
 	Flags vfs.OpenFlags
 }
 
+// FileShare is a change of what a vfs.Keeper keeps of an open.
+type FileShare struct {
+	File  File
+	Share vfs.Share
+}
+
+// FileClosing is the end of what it keeps.
+type FileClosing struct {
+	File File
+	vfs.Closing
+}
+
+// SessionPut is a session to be stored with its client.
+type SessionPut struct {
+	Client  ClientRecord
+	Session SessionRecord
+}
+
 // Effects are what the caller must do before it answers; see the package
 // comment.
 type Effects struct {
-	Forget []ClientRecord
-	Record []ClientRecord
-	Close  []FileClose
+	Forget   []ClientRecord
+	Record   []ClientRecord
+	Sessions []SessionPut
+	Ended    []SessionRecord
+	Share    []FileShare
+	Unshare  []FileClosing
+	Close    []FileClose
 
 	state *State // is told what the store has confirmed
 }
 
 // Empty reports whether there is nothing to do.
 func (e *Effects) Empty() bool {
-	return len(e.Forget) == 0 && len(e.Record) == 0 && len(e.Close) == 0
+	return len(e.Forget) == 0 && len(e.Record) == 0 && len(e.Sessions) == 0 && len(e.Ended) == 0 &&
+		len(e.Share) == 0 && len(e.Unshare) == 0 && len(e.Close) == 0
 }
 
 // ExchangeIDArgs are the arguments of EXCHANGE_ID.
@@ -153,6 +177,17 @@ type OpenArgs struct {
 	Deny    uint32        // OPEN4_SHARE_DENY_READ | WRITE
 	Held    vfs.OpenFlags // the vfs open that the caller just made; 0 none
 	Reclaim bool          // CLAIM_PREVIOUS
+
+	Tail uint32 // see Tail; 0: none
+	Plan *Plan  // of PlanOpen, if a vfs.Keeper keeps the open
+}
+
+// Plan is what a vfs.Keeper has to keep of an OPEN.
+type Plan struct {
+	Share vfs.Share // to be given to the Keeper with the vfs open; State may be replaced by the one it answers
+
+	open    *open // that is upgraded; nil: a new one
+	version int   // of open, when it was planned
 }
 
 // LockArgs are the arguments of LOCK.
@@ -169,6 +204,8 @@ type LockArgs struct {
 	New     bool
 	Stateid Stateid
 	Owner   []byte // of New
+
+	Tail uint32 // see Tail; 0: none
 }
 
 // LockDenied describes a lock in the way (LOCK4denied).
@@ -184,7 +221,9 @@ type IO struct {
 	// Special: a special stateid; the caller must check permission by the
 	// credentials of the call. Otherwise the open's access decides.
 	Special bool
-	Access  vfs.OpenFlags // of the open; 0 if Special
+	// Revive: an open for reading of an earlier server instance; see State.Revive.
+	Revive bool
+	Access vfs.OpenFlags // of the open; 0 if Special or Revive
 }
 
 // Stats are gauges and totals for metrics.

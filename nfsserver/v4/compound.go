@@ -29,7 +29,8 @@ const (
 // compound interprets one COMPOUND. It belongs to one goroutine.
 type compound struct {
 	s     *Server
-	ctx   context.Context
+	base  context.Context // of the request
+	ctx   context.Context // of the running operation
 	req   *rpc.Request
 	r     *rpc.Reply
 	d     xdr.Decoder
@@ -43,6 +44,7 @@ type compound struct {
 	index int // of the one running
 
 	call     *state.Call // of SEQUENCE, nil without a session
+	opCall   *vfs.Call   // of the running operation, if it may change something
 	uncached bool        // SEQUENCE found a retry whose reply was not kept
 
 	cur, saved object
@@ -57,7 +59,7 @@ type compound struct {
 }
 
 func (c *compound) begin(s *Server, ctx context.Context, req *rpc.Request) {
-	c.s, c.ctx, c.req, c.r = s, ctx, req, &req.Reply
+	c.s, c.base, c.ctx, c.req, c.r = s, ctx, ctx, req, &req.Reply
 	c.d.Reset(req.Body)
 	c.now = s.cfg.Now()
 	c.table = s.cfg.Exports.Table()
@@ -136,7 +138,9 @@ func (c *compound) one() status {
 	began := c.s.cfg.Now()
 	st := c.admit(def)
 	if st == nfsv4.NFS4_OK {
+		c.beginCall(def)
 		st = def.run(c)
+		c.ctx = c.base
 	}
 	if c.replay == nil {
 		if over := c.tooBig(0); over != nfsv4.NFS4_OK && c.index > 0 {
@@ -153,6 +157,26 @@ func (c *compound) one() status {
 		o.Op(op, st, c.s.cfg.Now().Sub(began))
 	}
 	return st
+}
+
+// beginCall names the operation that follows to the vfs, if it may change something.
+func (c *compound) beginCall(def *opDef) {
+	c.opCall = nil
+	if c.call == nil || def.flags&changes == 0 {
+		return
+	}
+	c.opCall = &vfs.Call{
+		Client: uint64(c.call.Client), Session: c.call.SessionID, Slot: c.call.Slot, Seq: c.call.Sequence, Op: uint32(c.index),
+	}
+	c.ctx = vfs.WithCall(c.base, c.opCall)
+}
+
+// tail is that of stateids that the running operation makes.
+func (c *compound) tail() uint32 {
+	if c.opCall == nil {
+		return 0
+	}
+	return state.Tail(c.opCall)
 }
 
 // failedBody appends what a failed operation's result has besides its status:

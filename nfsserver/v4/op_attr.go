@@ -38,8 +38,8 @@ func (c *compound) opSetAttr() status {
 	}
 	opened := false
 	if s.Size != nil {
-		io, eff, st := c.s.cfg.State.CheckIO(c.now, c.clientID(), c.cur.file(), id, vfs.OpenWrite)
-		if st = c.apply(eff, st); st != nfsv4.NFS4_OK {
+		io, st := c.checkIO(&c.cur, id, vfs.OpenWrite)
+		if st != nfsv4.NFS4_OK {
 			return c.typeStatus(&c.cur, false, st)
 		}
 		opened = !io.Special

@@ -35,18 +35,57 @@ func (c *compound) startIOOf(o *object, id state.Stateid, want vfs.OpenFlags) (t
 	if o.pseudo() {
 		return false, nfsv4.NFS4ERR_ISDIR
 	}
-	io, eff, st := c.s.cfg.State.CheckIO(c.now, c.clientID(), o.file(), id, want)
-	if st = c.apply(eff, st); st != nfsv4.NFS4_OK {
+	io, st := c.checkIO(o, id, want)
+	if st != nfsv4.NFS4_OK {
 		return false, st
 	}
 	if !io.Special {
 		return false, nfsv4.NFS4_OK
 	}
-	if _, err := c.vfsOpen(o, want, true); err != nil {
+	if _, err := c.vfsOpen(o, want, true, nil); err != nil {
 		return false, c.typeStatus(o, false, statusOf(err, true))
 	}
 	c.s.remember(o.export.FSID, o.export.FS)
 	return true, nfsv4.NFS4_OK
+}
+
+// checkIO asks package state about a stateid, and opens the file again if it is that of an open which an earlier server
+// instance had.
+func (c *compound) checkIO(o *object, id state.Stateid, want vfs.OpenFlags) (state.IO, status) {
+	io, eff, st := c.s.cfg.State.CheckIO(c.now, c.clientID(), o.file(), id, want)
+	if st = c.apply(eff, st); st != nfsv4.NFS4_OK || !io.Revive {
+		return io, st
+	}
+	if st := c.revive(o, id); st != nfsv4.NFS4_OK {
+		return io, st
+	}
+	io, eff, st = c.s.cfg.State.CheckIO(c.now, c.clientID(), o.file(), id, want)
+	if st = c.apply(eff, st); st == nfsv4.NFS4_OK && io.Revive {
+		st = nfsv4.NFS4ERR_DELAY
+	}
+	return io, st
+}
+
+// reviveIf revives the open that id names, if it is one to be revived.
+func (c *compound) reviveIf(id state.Stateid) status {
+	if !c.s.cfg.State.Revivable(c.clientID(), id) {
+		return nfsv4.NFS4_OK
+	}
+	return c.revive(&c.cur, id)
+}
+
+// revive opens o for reading as id once was, with the permission that the caller has now.
+func (c *compound) revive(o *object, id state.Stateid) status {
+	share := state.ReviveShare(c.clientID(), id)
+	if _, err := c.vfsOpen(o, vfs.OpenRead, true, &share); err != nil {
+		return c.typeStatus(o, false, statusOf(err, true))
+	}
+	c.s.remember(o.export.FSID, o.export.FS)
+	eff, st := c.s.cfg.State.Revive(c.now, c.clientID(), o.file(), id, vfs.OpenRead)
+	if st = c.apply(eff, st); st == nfsv4.NFS4ERR_DELAY {
+		return nfsv4.NFS4_OK // another request was faster, or it will be seen that it is not there
+	}
+	return st
 }
 
 // endIO undoes startIO.

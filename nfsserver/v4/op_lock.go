@@ -5,6 +5,7 @@ import (
 
 	"github.com/rackfs/rackfs/internal/xdr"
 	"github.com/rackfs/rackfs/nfsserver/state"
+	"github.com/rackfs/rackfs/vfs"
 )
 
 // maxTestStateids bounds the stateids of one TEST_STATEID.
@@ -39,9 +40,47 @@ func (c *compound) opLock() status {
 	if st := c.lockable(); st != nfsv4.NFS4_OK {
 		return st
 	}
-	a.Client, a.File = c.clientID(), c.cur.file()
+	a.Client, a.File, a.Tail = c.clientID(), c.cur.file(), c.tail()
+	if k := c.s.keeperOf(c.cur.export.FS); k != nil {
+		return c.keepLock(k, &a)
+	}
 	id, denied, eff, st := c.s.cfg.State.Lock(c.now, a)
 	return c.lockResult(id, denied, c.apply(eff, st))
+}
+
+// maxLockTries is how many clients whose lease is over a LOCK or LOCKT may find in its way.
+const maxLockTries = 64
+
+// keepLock is LOCK where the file system decides.
+func (c *compound) keepLock(k vfs.Keeper, a *state.LockArgs) status {
+	if a.New {
+		if st := c.reviveIf(a.Stateid); st != nfsv4.NFS4_OK {
+			return st
+		}
+	}
+	for range maxLockTries {
+		p, st := c.s.cfg.State.BeginLock(c.now, *a)
+		if st != nfsv4.NFS4_OK {
+			return st
+		}
+		var conflict *vfs.LockConflict
+		var err error
+		if p.Share != nil {
+			err = k.Share(c.ctx, c.cur.ino, *p.Share)
+		}
+		if err == nil {
+			conflict, err = k.Lock(c.ctx, c.cur.ino, p.Owner, p.State, p.Range)
+		}
+		id, denied, eff, st := c.s.cfg.State.EndLock(c.now, p, conflict, err != nil)
+		st = c.apply(eff, st)
+		switch {
+		case err != nil:
+			return statusOf(err, true)
+		case st != nfsv4.NFS4ERR_DENIED || denied != nil:
+			return c.lockResult(id, denied, st)
+		}
+	}
+	return nfsv4.NFS4ERR_DELAY
 }
 
 // lockable fails unless the current filehandle is a regular file, as far as that
@@ -91,12 +130,38 @@ func (c *compound) opLockT() status {
 	if st := c.lockable(); st != nfsv4.NFS4_OK {
 		return st
 	}
+	if k := c.s.keeperOf(c.cur.export.FS); k != nil {
+		return c.keepTestLock(k, owner, t, offset, length)
+	}
 	denied, eff, st := c.s.cfg.State.TestLock(c.now, c.clientID(), c.cur.file(), owner, t, offset, length)
 	st = c.apply(eff, st)
 	if st == nfsv4.NFS4ERR_DENIED && denied != nil {
 		c.appendDenied(denied)
 	}
 	return st
+}
+
+// keepTestLock is LOCKT where the file system knows.
+func (c *compound) keepTestLock(k vfs.Keeper, owner []byte, t nfsv4.NfsLockType4, offset, length uint64) status {
+	for range maxLockTries {
+		o, r, st := c.s.cfg.State.BeginTestLock(c.clientID(), owner, t, offset, length)
+		if st != nfsv4.NFS4_OK {
+			return st
+		}
+		conflict, err := k.TestLock(c.ctx, c.cur.ino, o, r)
+		if err != nil {
+			return statusOf(err, true)
+		}
+		denied, eff, st := c.s.cfg.State.EndTestLock(c.now, conflict)
+		if st = c.apply(eff, st); st != nfsv4.NFS4ERR_DENIED {
+			return st
+		}
+		if denied != nil {
+			c.appendDenied(denied)
+			return st
+		}
+	}
+	return nfsv4.NFS4ERR_DELAY
 }
 
 // opLockU is LOCKU (RFC 8881, 18.12).
@@ -111,7 +176,24 @@ func (c *compound) opLockU() status {
 	if st := c.lockable(); st != nfsv4.NFS4_OK {
 		return st
 	}
+	if k := c.s.keeperOf(c.cur.export.FS); k != nil {
+		return c.keepUnlock(k, id, offset, length)
+	}
 	got, st := c.s.cfg.State.Unlock(c.now, c.clientID(), c.cur.file(), id, offset, length)
+	return c.newStateid(got, st)
+}
+
+// keepUnlock is LOCKU where the file system keeps the locks.
+func (c *compound) keepUnlock(k vfs.Keeper, id state.Stateid, offset, length uint64) status {
+	p, st := c.s.cfg.State.BeginUnlock(c.clientID(), c.cur.file(), id, offset, length)
+	if st != nfsv4.NFS4_OK {
+		return st
+	}
+	err := k.Unlock(c.ctx, c.cur.ino, p.Owner, p.First, p.Last)
+	got, st := c.s.cfg.State.EndUnlock(p, err != nil)
+	if err != nil {
+		return statusOf(err, true)
+	}
 	return c.newStateid(got, st)
 }
 

@@ -1,6 +1,8 @@
 package v4
 
 import (
+	"context"
+
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
 
 	"github.com/rackfs/rackfs/internal/xdr"
@@ -145,7 +147,7 @@ func (c *compound) opOpen() status {
 	}
 	args := state.OpenArgs{
 		Client: c.clientID(), Owner: a.owner, Access: a.access, Deny: a.deny,
-		Reclaim: a.claim == nfsv4.CLAIM_PREVIOUS,
+		Reclaim: a.claim == nfsv4.CLAIM_PREVIOUS, Tail: c.tail(),
 	}
 	var o opened
 	switch {
@@ -270,22 +272,43 @@ func (c *compound) openObject(o *object, a *openArgs, args *state.OpenArgs) stat
 	if st := c.allowed(args); st != nfsv4.NFS4_OK {
 		return st
 	}
-	args.Held = openFlags(a.access)
+	share, st := c.plan(o.export.FS, args)
+	if st != nfsv4.NFS4_OK {
+		return st
+	}
 	// An open that is reclaimed was permitted when it was made.
-	attr, err := c.vfsOpen(o, args.Held, args.Reclaim)
+	attr, err := c.vfsOpen(o, openFlags(a.access), args.Reclaim, share)
 	if err != nil {
 		return c.typeStatus(o, false, statusOf(err, true))
 	}
+	args.Held = openFlags(a.access)
 	o.attr, o.hasAttr = attr, true
 	c.s.remember(o.export.FSID, o.export.FS)
 	return nfsv4.NFS4_OK
 }
 
-// vfsOpen opens o with the caller's permission. Execute permission suffices
+// plan is what fs has to keep of an OPEN, nil if it keeps nothing.
+func (c *compound) plan(fs vfs.FS, args *state.OpenArgs) (*vfs.Share, status) {
+	if c.s.keeperOf(fs) == nil {
+		return nil, nfsv4.NFS4_OK
+	}
+	if st := c.s.cfg.State.PlanOpen(args); st != nfsv4.NFS4_OK {
+		return nil, st
+	}
+	return &args.Plan.Share, nfsv4.NFS4_OK
+}
+
+// vfsOpen opens o with the caller's permission, and has share kept, if that is not nil. Execute permission suffices
 // for reading: a client has to read a program to run it.
-func (c *compound) vfsOpen(o *object, f vfs.OpenFlags, override bool) (vfs.Attr, error) {
+func (c *compound) vfsOpen(o *object, f vfs.OpenFlags, override bool, share *vfs.Share) (vfs.Attr, error) {
 	fs, cred := o.export.FS, c.credOf(o)
-	attr, err := fs.Open(c.ctx, cred, o.ino, f, override)
+	open := fs.Open
+	if k := c.s.keeperOf(fs); k != nil && share != nil {
+		open = func(ctx context.Context, c *vfs.Cred, ino vfs.Ino, f vfs.OpenFlags, override bool) (vfs.Attr, error) {
+			return k.OpenShared(ctx, c, ino, f, override, *share)
+		}
+	}
+	attr, err := open(c.ctx, cred, o.ino, f, override)
 	if vfs.KindOf(err) != vfs.KindAccess || f != vfs.OpenRead {
 		return attr, err
 	}
@@ -293,7 +316,7 @@ func (c *compound) vfsOpen(o *object, f vfs.OpenFlags, override bool) (vfs.Attr,
 	if err2 != nil || now.Type != vfs.TypeFile || !now.Permits(cred, vfs.AccessExec) {
 		return attr, err
 	}
-	return fs.Open(c.ctx, &vfs.Root, o.ino, f, true)
+	return open(c.ctx, &vfs.Root, o.ino, f, true)
 }
 
 // openCreate creates, or opens what exists, as the create mode says.
@@ -314,6 +337,10 @@ func (c *compound) openCreate(a *openArgs, args *state.OpenArgs) (opened, status
 	// depends on other clients' deny modes, known once its inode is.
 	size := ca.Attr.Size
 	ca.Attr.Size = nil
+	var st status
+	if ca.Share, st = c.plan(c.cur.export.FS, args); st != nfsv4.NFS4_OK {
+		return opened{}, st
+	}
 	made, err := c.cur.export.FS.Create(c.ctx, c.fsCred(), c.cur.ino, a.name, ca)
 	if err != nil {
 		return opened{}, c.createStatus(a.name, statusOf(err, false))
@@ -321,6 +348,9 @@ func (c *compound) openCreate(a *openArgs, args *state.OpenArgs) (opened, status
 	c.s.remember(c.cur.export.FSID, c.cur.export.FS)
 	o := opened{obj: c.sibling(&made.Attr), dir: made.Dir}
 	args.File, args.Held = o.obj.file(), ca.Open
+	if args.Plan != nil && made.State != (vfs.StateID{}) {
+		args.Plan.Share.State = made.State
+	}
 	if made.New || a.how == nfsv4.EXCLUSIVE4_1 {
 		o.set = a.mask
 	}
@@ -343,9 +373,11 @@ func (c *compound) openCreate(a *openArgs, args *state.OpenArgs) (opened, status
 	return o, nfsv4.NFS4_OK
 }
 
-// abandon closes a vfs open that package state has not heard of.
+// abandon ends a vfs open that package state has not heard of.
 func (c *compound) abandon(args *state.OpenArgs) {
-	c.s.closeFile(c.ctx, args.File, args.Held)
+	if st := c.apply(c.s.cfg.State.Abandon(*args), nfsv4.NFS4_OK); st != nfsv4.NFS4_OK {
+		c.s.cfg.Logger.Warn("nfs: an open that was given up will be ended later", "ino", args.File.Ino)
+	}
 }
 
 // createStatus refines the error of a create: an existing entry that is no
@@ -382,6 +414,9 @@ func (c *compound) opOpenDowngrade() status {
 	access &^= wantMask | wantWhenMask
 	if access == 0 || access > nfsv4.OPEN4_SHARE_ACCESS_BOTH || deny > nfsv4.OPEN4_SHARE_DENY_BOTH {
 		return nfsv4.NFS4ERR_INVAL
+	}
+	if st := c.reviveIf(id); st != nfsv4.NFS4_OK {
+		return st
 	}
 	got, eff, st := c.s.cfg.State.OpenDowngrade(c.now, c.clientID(), c.cur.file(), id, access, deny)
 	return c.newStateid(got, c.apply(eff, st))

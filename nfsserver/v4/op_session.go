@@ -33,6 +33,11 @@ func (c *compound) opSequence() status {
 	}
 	a.Digest = state.Digest(c.req.Body, c.req.Cred.UID)
 	res, st := c.s.cfg.State.Sequence(c.now, a)
+	if st == nfsv4.NFS4ERR_BADSESSION {
+		if st = c.takeOver(a.SessionID, st); st == nfsv4.NFS4_OK {
+			res, st = c.s.cfg.State.Sequence(c.now, a)
+		}
+	}
 	if st != nfsv4.NFS4_OK {
 		return st
 	}
@@ -47,6 +52,22 @@ func (c *compound) opSequence() status {
 	b = xdr.AppendUint32(b, res.HighestSlot)
 	b = xdr.AppendUint32(b, res.TargetHighestSlot)
 	c.r.B = xdr.AppendUint32(b, res.StatusFlags)
+	return nfsv4.NFS4_OK
+}
+
+// takeOver looks for a session elsewhere after st, which is NFS4ERR_BADSESSION, and returns NFS4_OK if what found it missing is to be tried again.
+func (c *compound) takeOver(id state.SessionID, st status) status {
+	if st != nfsv4.NFS4ERR_BADSESSION {
+		return st
+	}
+	switch found, err := c.s.takeOver(c.ctx, id); {
+	case err != nil:
+		c.s.cfg.Logger.Warn("nfs: a session could not be looked for", "err", err)
+		return nfsv4.NFS4ERR_DELAY
+	case !found:
+		return st
+	}
+	c.now = c.s.cfg.Now()
 	return nfsv4.NFS4_OK
 }
 
@@ -83,6 +104,10 @@ func (c *compound) opExchangeID() status {
 	default:
 		// Both other ways need RPCSEC_GSS (18.35.3).
 		return nfsv4.NFS4ERR_INVAL
+	}
+	if err := c.s.clientIDs(c.ctx); err != nil {
+		c.s.cfg.Logger.Warn("nfs: no client id", "err", err)
+		return nfsv4.NFS4ERR_DELAY
 	}
 	res, eff, st := c.s.cfg.State.ExchangeID(c.now, state.ExchangeIDArgs{
 		Owner:     a.EiaClientowner.CoOwnerid,
@@ -198,7 +223,11 @@ func (c *compound) opDestroySession() status {
 	if c.call != nil && c.call.SessionID == id && c.index != c.ops-1 {
 		return nfsv4.NFS4ERR_NOT_ONLY_OP
 	}
-	return c.s.cfg.State.DestroySession(c.now, id, c.call)
+	eff, st := c.s.cfg.State.DestroySession(c.now, id, c.call)
+	if again := c.takeOver(id, st); st != nfsv4.NFS4_OK && again == nfsv4.NFS4_OK {
+		eff, st = c.s.cfg.State.DestroySession(c.now, id, c.call)
+	}
+	return c.apply(eff, st)
 }
 
 // opDestroyClientID is DESTROY_CLIENTID (RFC 8881, 18.50).
@@ -219,8 +248,11 @@ func (c *compound) opBindConn() status {
 	if c.d.Err() != nil {
 		return nfsv4.NFS4ERR_BADXDR
 	}
-	got, st := c.s.cfg.State.BindConn(c.now, id, c.req.Conn.ID(), dir)
-	if st != nfsv4.NFS4_OK {
+	got, eff, st := c.s.cfg.State.BindConn(c.now, id, c.req.Conn.ID(), dir)
+	if again := c.takeOver(id, st); st != nfsv4.NFS4_OK && again == nfsv4.NFS4_OK {
+		got, eff, st = c.s.cfg.State.BindConn(c.now, id, c.req.Conn.ID(), dir)
+	}
+	if st = c.apply(eff, st); st != nfsv4.NFS4_OK {
 		return st
 	}
 	if got != nfsv4.CDFS4_FORE {
@@ -240,7 +272,8 @@ func (c *compound) opBackchannelCtl() status {
 	if c.d.Err() != nil {
 		return nfsv4.NFS4ERR_BADXDR
 	}
-	return c.s.cfg.State.BackchannelCtl(c.now, c.call.SessionID, program)
+	eff, st := c.s.cfg.State.BackchannelCtl(c.now, c.call.SessionID, program)
+	return c.apply(eff, st)
 }
 
 // opReclaimComplete is RECLAIM_COMPLETE (RFC 8881, 18.51).

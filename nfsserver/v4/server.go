@@ -82,6 +82,10 @@ type Server struct {
 	// be sent, by not reading.
 	readMemory *semaphore.Weighted
 
+	sessions  state.SessionStore // Config.Store, if it is one
+	adoptions *semaphore.Weighted
+	idsMu     sync.Mutex // held while client ids are got from sessions
+
 	// fileSystems holds the vfs.FS by id of every file system that ever had an
 	// open here: closes must reach it after its export was taken away.
 	fileSystems sync.Map // uint64 -> vfs.FS
@@ -105,6 +109,8 @@ func New(cfg Config) *Server {
 		cfg.ReadMemory = DefaultReadMemory
 	}
 	s := &Server{cfg: cfg, readMemory: semaphore.NewWeighted(int64(max(cfg.ReadMemory, cfg.MaxIO)))}
+	s.sessions, _ = cfg.Store.(state.SessionStore)
+	s.adoptions = semaphore.NewWeighted(maxAdoptions)
 	s.ring.Store(cfg.Ring)
 	s.copies.init()
 	s.compounds.New = func() any { return &compound{} }
@@ -164,7 +170,7 @@ func (s *Server) apply(ctx context.Context, eff *state.Effects) error {
 	if eff.Empty() {
 		return nil
 	}
-	if err := eff.Apply(ctx, s.cfg.Store, s.closeFile); err != nil {
+	if err := eff.Apply(ctx, s.cfg.Store, files{s}); err != nil {
 		s.cfg.State.Retry(*eff)
 		return err
 	}
@@ -183,6 +189,53 @@ func (s *Server) closeFile(ctx context.Context, f state.File, flags vfs.OpenFlag
 	if err := fs.(vfs.FS).Close(context.WithoutCancel(ctx), f.Ino, flags); err != nil {
 		s.cfg.Logger.Warn("nfs: close", "fs", f.FS, "ino", f.Ino, "err", err)
 	}
+}
+
+// keeperOf is fs if it keeps opens and locks for as long as the store keeps their clients, else nil.
+func (s *Server) keeperOf(fs vfs.FS) vfs.Keeper {
+	if s.sessions == nil {
+		return nil
+	}
+	return vfs.KeeperOf(fs)
+}
+
+// files carries out what package state asks of files.
+type files struct{ s *Server }
+
+func (f files) CloseFile(ctx context.Context, c state.FileClose) { f.s.closeFile(ctx, c.File, c.Flags) }
+
+// keeper is that of a file system that has an open.
+func (f files) keeper(id uint64) vfs.Keeper {
+	if fs, ok := f.s.fileSystems.Load(id); ok {
+		k, _ := fs.(vfs.Keeper)
+		return k
+	}
+	return nil
+}
+
+func (f files) Share(ctx context.Context, sh state.FileShare) error {
+	k := f.keeper(sh.File.FS)
+	if k == nil {
+		return nil
+	}
+	return gone(k.Share(ctx, sh.File.Ino, sh.Share))
+}
+
+func (f files) Unshare(ctx context.Context, c state.FileClosing) error {
+	k := f.keeper(c.File.FS)
+	if k == nil {
+		return nil
+	}
+	return gone(k.Unshare(context.WithoutCancel(ctx), c.File.Ino, c.Closing))
+}
+
+// gone is err, unless it says that there is nothing any more of which something could be kept.
+func gone(err error) error {
+	switch vfs.KindOf(err) {
+	case vfs.KindStale, vfs.KindExpired:
+		return nil
+	}
+	return err
 }
 
 // remember makes fs known to closeFile.

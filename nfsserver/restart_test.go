@@ -1,0 +1,368 @@
+package nfsserver_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
+
+	"github.com/rackfs/rackfs/bench/nfsclient"
+	"github.com/rackfs/rackfs/bench/nfsclient/attr"
+	"github.com/rackfs/rackfs/nfsserver/state"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// After a restart clients go on: sessions, opens and locks are those from before, nobody waits, and nobody gets what
+// others hold.
+func TestGoesOnAfterRestart(t *testing.T) {
+	in := newKeptInstance(t)
+	a, b := in.dial("a"), in.dial("b")
+	fa := a.file("f")
+	_, err := a.Write(in.ctx, fa, 0, nfsv4.FILE_SYNC4, []byte("before"))
+	want(t, "write", err, nfsv4.NFS4_OK)
+	la, unused := &nfsclient.Lock{Owner: "l"}, &nfsclient.Lock{Owner: "unused"}
+	_, err = a.LockRange(in.ctx, fa, la, nfsv4.WRITE_LT, 10, 10)
+	want(t, "lock", err, nfsv4.NFS4_OK)
+	_, err = a.LockRange(in.ctx, fa, unused, nfsv4.READ_LT, 100, 10)
+	want(t, "lock", err, nfsv4.NFS4_OK)
+	want(t, "unlock", a.Unlock(in.ctx, fa, unused, 100, 10), nfsv4.NFS4_OK)
+	reader := b.open("f", nfsv4.OPEN4_SHARE_ACCESS_READ, 0, nfsv4.NFS4_OK)
+	rb := b.open("f", nfsv4.OPEN4_SHARE_ACCESS_READ, 0, nfsv4.NFS4_OK)
+	lb := &nfsclient.Lock{Owner: "l"}
+	_, err = b.LockRange(in.ctx, rb, lb, nfsv4.READ_LT, 0, 10) // an open for reading, with a lock
+	want(t, "read lock", err, nfsv4.NFS4_OK)
+	denier := b.file("g")
+	want(t, "close", b.CloseFile(in.ctx, denier), nfsv4.NFS4_OK)
+	denier = b.open("g", nfsv4.OPEN4_SHARE_ACCESS_READ, nfsv4.OPEN4_SHARE_DENY_WRITE, nfsv4.NFS4_OK)
+	ida := a.ID()
+
+	for range 2 { // also once more, from what was taken over
+		in.restart()
+		if n := in.srv.State(); n.Grace || n.Clients != 2 || n.Sessions != 2 {
+			t.Fatalf("after the restart: %+v", n)
+		}
+		late := in.dial("late") // nobody has to wait
+		fl := late.open("f", nfsv4.OPEN4_SHARE_ACCESS_READ, 0, nfsv4.NFS4_OK)
+		late.open("g", nfsv4.OPEN4_SHARE_ACCESS_WRITE, 0, nfsv4.NFS4ERR_SHARE_DENIED)
+		denied, err := late.TestLock(in.ctx, fa.FH, nfsv4.READ_LT, 0, toEOF, "l")
+		if err != nil || denied == nil || denied.Offset != 10 || denied.Length != 10 || denied.Type != nfsv4.WRITE_LT || denied.Client != ida || denied.Owner != "l" {
+			t.Errorf("the lock in the way: %+v, %v", denied, err)
+		}
+		denied, err = late.TestLock(in.ctx, fa.FH, nfsv4.WRITE_LT, 0, 10, "l")
+		if err != nil || denied == nil || denied.Length != 10 || denied.Type != nfsv4.READ_LT {
+			t.Errorf("the read lock in the way: %+v, %v", denied, err)
+		}
+		want(t, "close", late.CloseFile(in.ctx, fl), nfsv4.NFS4_OK)
+		want(t, "close", late.Close(in.ctx), nfsv4.NFS4_OK)
+
+		_, err = a.Write(in.ctx, fa, 0, nfsv4.FILE_SYNC4, []byte("behind"))
+		want(t, "write", err, nfsv4.NFS4_OK)
+		_, _, err = b.Read(in.ctx, reader, 0, make([]byte, 10))
+		want(t, "read", err, nfsv4.NFS4_OK)
+	}
+	_, err = a.LockRange(in.ctx, fa, unused, nfsv4.WRITE_LT, 100, 10)
+	want(t, "lock of an owner that held nothing", err, nfsv4.NFS4_OK)
+	_, err = a.LockRange(in.ctx, fa, la, nfsv4.WRITE_LT, 0, 10)
+	want(t, "lock over b's", err, nfsv4.NFS4ERR_DENIED)
+	want(t, "close with a lock", b.CloseFile(in.ctx, rb), nfsv4.NFS4_OK)
+	_, err = a.LockRange(in.ctx, fa, la, nfsv4.WRITE_LT, 0, 10)
+	want(t, "lock what b had", err, nfsv4.NFS4_OK)
+	want(t, "unlock", a.Unlock(in.ctx, fa, la, 0, toEOF), nfsv4.NFS4_OK)
+	want(t, "close", a.CloseFile(in.ctx, fa), nfsv4.NFS4_OK)
+	want(t, "close", b.CloseFile(in.ctx, denier), nfsv4.NFS4_OK)
+	a.open("g", nfsv4.OPEN4_SHARE_ACCESS_WRITE, 0, nfsv4.NFS4_OK)
+}
+
+func renew(t *testing.T, cs ...*conn) {
+	t.Helper()
+	for _, c := range cs {
+		_, err := c.Getattr(c.in.ctx, c.root)
+		want(t, "getattr", err, nfsv4.NFS4_OK)
+	}
+}
+
+// A mutation that the client sends again after a restart, because the answer was lost, is not done twice: it gets the
+// answer of the first.
+func TestRetransmissionAfterRestart(t *testing.T) {
+	name := func(s string) func(*nfsclient.Compound) { return func(cp *nfsclient.Compound) { cp.Remove(s) } }
+	size := uint64(0)
+	for what, x := range map[string]struct {
+		prepare func(c *conn)
+		send    func(c *conn, cp *nfsclient.Compound)
+		st      nfsclient.Status
+	}{
+		"remove":                    {func(c *conn) { c.file("x") }, func(c *conn, cp *nfsclient.Compound) { name("x")(cp) }, nfsv4.NFS4_OK},
+		"remove of what is missing": {func(c *conn) {}, func(c *conn, cp *nfsclient.Compound) { name("x")(cp) }, nfsv4.NFS4ERR_NOENT},
+		"rename": {func(c *conn) { c.file("x") }, func(c *conn, cp *nfsclient.Compound) {
+			cp.SaveFH().Rename("x", "y")
+		}, nfsv4.NFS4_OK},
+		"link": {func(c *conn) { c.file("x") }, func(c *conn, cp *nfsclient.Compound) {
+			cp.Lookup("x").SaveFH().PutFH(c.root).Link("y")
+		}, nfsv4.NFS4_OK},
+		"mkdir": {func(c *conn) {}, func(c *conn, cp *nfsclient.Compound) { cp.Mkdir("d", attr.Mode(0o755)).GetFH() }, nfsv4.NFS4_OK},
+		"create": {func(c *conn) {}, func(c *conn, cp *nfsclient.Compound) {
+			cp.Open(c.ID(), &nfsclient.OpenArgs{Name: "x", Create: nfsclient.Guarded, Attr: *attr.Mode(0o600)}).GetFH().Getattr(attr.Stat())
+		}, nfsv4.NFS4_OK},
+		"two removes in one": {func(c *conn) { c.file("x"); c.file("y") }, func(c *conn, cp *nfsclient.Compound) { cp.Remove("x").Remove("y") }, nfsv4.NFS4_OK},
+		"truncating open": {func(c *conn) {
+			f := c.file("x")
+			_, err := c.Write(c.in.ctx, f, 0, nfsv4.FILE_SYNC4, []byte("data"))
+			want(c.t, "write", err, nfsv4.NFS4_OK)
+		}, func(c *conn, cp *nfsclient.Compound) {
+			cp.Open(c.ID(), &nfsclient.OpenArgs{Name: "x", Create: nfsclient.Unchecked, Attr: attr.Set{Size: &size}}).GetFH().Getattr(attr.Stat())
+		}, nfsv4.NFS4_OK},
+	} {
+		t.Run(what, func(t *testing.T) {
+			in := newKeptInstance(t)
+			c := in.dial("c")
+			c.t = t
+			x.prepare(c)
+			sl, err := c.Session(0).Slot(in.ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cp := nfsclient.NewCompound().PutFH(c.root)
+			x.send(c, cp)
+			cp.CacheThis = true
+			seq := sl.Sequence() + 1
+			var bodies [][]byte
+			for range 3 {
+				r := resend(t, in, sl, seq, cp)
+				want(t, what, statusErr(r), x.st)
+				bodies = append(bodies, slices.Clone(r.Body()))
+				r.Release()
+				in.restart()
+			}
+			for i, b := range bodies[1:] {
+				if !slices.Equal(b, bodies[0]) {
+					t.Errorf("answer %d\n%x, the first was\n%x", i+2, b, bodies[0])
+				}
+			}
+			// The slot goes on with the next sequence, and not with an earlier one.
+			for seq, st := range map[uint32]nfsclient.Status{seq - 1: nfsv4.NFS4ERR_SEQ_MISORDERED, seq + 1: nfsv4.NFS4_OK} {
+				r := resend(t, in, sl, seq, nfsclient.NewCompound().PutFH(c.root))
+				want(t, "another sequence", statusErr(r), st)
+				r.Release()
+			}
+		})
+	}
+}
+
+// resend sends cp with a sequence until it is answered.
+func resend(t *testing.T, in *instance, sl *nfsclient.Slot, seq uint32, cp *nfsclient.Compound) *nfsclient.Reply {
+	t.Helper()
+	for {
+		r, err := sl.Send(in.ctx, seq, cp)
+		if err == nil {
+			return r
+		}
+		if vfs.KindOf(err) != vfs.KindUnavailable {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A file without a name stays while clients have it open, whatever restarts, and goes with the last of them.
+func TestUnlinkedFileSurvivesRestart(t *testing.T) {
+	for what, open := range map[string]func(c *conn) *nfsclient.File{
+		"open for writing": func(c *conn) *nfsclient.File { return c.open("f", nfsv4.OPEN4_SHARE_ACCESS_BOTH, 0, nfsv4.NFS4_OK) },
+		"open for reading": func(c *conn) *nfsclient.File { return c.open("f", nfsv4.OPEN4_SHARE_ACCESS_READ, 0, nfsv4.NFS4_OK) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			in := newKeptInstance(t)
+			a, b := in.dial("a"), in.dial("b")
+			made := a.file("f")
+			_, err := a.Write(in.ctx, made, 0, nfsv4.FILE_SYNC4, []byte("content"))
+			want(t, "write", err, nfsv4.NFS4_OK)
+			want(t, "close", a.CloseFile(in.ctx, made), nfsv4.NFS4_OK)
+			fa, fb := open(a), open(b)
+			want(t, "remove", a.Remove(in.ctx, a.root, "f"), nfsv4.NFS4_OK)
+			in.restart()
+			p := make([]byte, 10)
+			n, _, err := a.Read(in.ctx, fa, 0, p)
+			if err != nil || string(p[:n]) != "content" {
+				t.Fatalf("read %q, %v", p[:n], err)
+			}
+			want(t, "close", a.CloseFile(in.ctx, fa), nfsv4.NFS4_OK)
+			in.restart()
+			_, _, err = b.Read(in.ctx, fb, 0, p)
+			want(t, "read of the other client", err, nfsv4.NFS4_OK)
+			_, err = a.Getattr(in.ctx, fb.FH)
+			want(t, "getattr while one has it open", err, nfsv4.NFS4_OK)
+			// b dies: its lease ends, and with it the file.
+			b.Disconnect()
+			in.advance(25 * time.Hour)
+			renew(t, a)
+			in.srv.Tick(in.ctx)
+			_, err = a.Getattr(in.ctx, fb.FH)
+			want(t, "getattr after the last close", err, nfsv4.NFS4ERR_STALE)
+			if got := in.store.(*keptStore).owners(); !slices.Equal(got, []string{"a"}) {
+				t.Errorf("recorded clients: %q", got)
+			}
+		})
+	}
+}
+
+// An open for reading leaves no trace; its stateid is enough, and the permission of whoever uses it.
+func TestReadOnlyOpenAfterRestart(t *testing.T) {
+	in := newKeptInstance(t)
+	root := in.dial("root")
+	f := root.file("f")
+	_, err := root.Write(in.ctx, f, 0, nfsv4.FILE_SYNC4, []byte("x"))
+	want(t, "write", err, nfsv4.NFS4_OK)
+	c := in.dial("c", func(cfg *nfsclient.Config) { cfg.Cred = vfs.Cred{UID: 7, GID: 7} })
+	before := in.kept.Commands()
+	open := func() *nfsclient.File { return c.open("f", nfsv4.OPEN4_SHARE_ACCESS_READ, 0, nfsv4.NFS4_OK) }
+	first := open()
+	if n := in.kept.Commands() - before; n != 0 {
+		t.Errorf("an open for reading costs %d commands", n)
+	}
+	in.restart()
+	p := make([]byte, 4)
+	_, _, err = c.Read(in.ctx, first, 0, p)
+	want(t, "read", err, nfsv4.NFS4_OK)
+	_, err = c.Write(in.ctx, first, 0, nfsv4.FILE_SYNC4, []byte("y"))
+	want(t, "write through an open for reading", err, nfsv4.NFS4ERR_OPENMODE)
+	// The same owner opens it again: it is the same open.
+	second := open()
+	if second.Stateid.Other != first.Stateid.Other || second.Stateid.Seqid != first.Stateid.Seqid+1 {
+		t.Errorf("opened again: %v after %v", second.Stateid, first.Stateid)
+	}
+	if n := in.srv.State().Opens; n != 2 {
+		t.Errorf("%d opens, want root's and c's", n)
+	}
+	want(t, "close", c.CloseFile(in.ctx, second), nfsv4.NFS4_OK)
+	_, _, err = c.Read(in.ctx, second, 0, p)
+	want(t, "read of what is closed", err, nfsv4.NFS4ERR_BAD_STATEID)
+
+	third := open()
+	in.restart()
+	want(t, "close of what nobody knows", c.CloseFile(in.ctx, third), nfsv4.NFS4_OK)
+	fourth := open()
+	want(t, "chmod", root.Setattr(in.ctx, f.FH, nfsclient.Stateid{}, attr.Mode(0o600)), nfsv4.NFS4_OK)
+	in.restart()
+	_, _, err = c.Read(in.ctx, fourth, 0, p)
+	want(t, "read without permission", err, nfsv4.NFS4ERR_ACCESS)
+	other := in.dial("other")
+	_, _, err = other.Read(in.ctx, fourth, 0, p)
+	if st := nfsclient.StatusOf(err); st != nfsv4.NFS4ERR_BAD_STATEID {
+		t.Errorf("read with another client's stateid: %v", err)
+	}
+}
+
+// The end of a client, its sessions and of what it had is final, also after a restart.
+func TestEndedClientStaysEnded(t *testing.T) {
+	in := newKeptInstance(t)
+	gone, restarted, c := in.dial("gone"), in.dial("restarted"), in.dial("c")
+	f := gone.file("f")
+	_, err := gone.LockRange(in.ctx, f, &nfsclient.Lock{Owner: "l"}, nfsv4.WRITE_LT, 0, toEOF)
+	want(t, "lock", err, nfsv4.NFS4_OK)
+	restarted.open("f", nfsv4.OPEN4_SHARE_ACCESS_READ, nfsv4.OPEN4_SHARE_DENY_WRITE, nfsv4.NFS4ERR_SHARE_DENIED)
+	second := in.dial("restarted", func(cfg *nfsclient.Config) { cfg.Verifier = [8]byte{2} }) // ends the first
+	gone.Disconnect()
+	in.restart()
+	in.advance(leaseTime + time.Second)
+	renew(t, c, second)
+	_, err = restarted.Getattr(in.ctx, restarted.root)
+	want(t, "getattr of an earlier life", err, nfsv4.NFS4ERR_BADSESSION)
+	fc := c.open("f", nfsv4.OPEN4_SHARE_ACCESS_BOTH, 0, nfsv4.NFS4_OK)
+	_, err = c.LockRange(in.ctx, fc, &nfsclient.Lock{Owner: "l"}, nfsv4.WRITE_LT, 0, 1)
+	want(t, "lock against a dead client", err, nfsv4.NFS4_OK)
+	in.restart()
+	_, err = gone.Getattr(in.ctx, gone.root)
+	want(t, "getattr of the dead client", err, nfsv4.NFS4ERR_BADSESSION)
+	want(t, "recover", gone.Recover(in.ctx), nfsv4.NFS4_OK)
+	want(t, "reclaim complete", gone.ReclaimComplete(in.ctx), nfsv4.NFS4_OK)
+	_, err = gone.Write(in.ctx, f, 0, nfsv4.FILE_SYNC4, []byte("late"))
+	want(t, "write with the old stateid", err, nfsv4.NFS4ERR_EXPIRED)
+	want(t, "close", c.CloseFile(in.ctx, fc), nfsv4.NFS4_OK)
+	want(t, "close", errors.Join(second.Close(in.ctx)), nfsv4.NFS4_OK)
+	in.restart()
+	if got := in.store.(*keptStore).owners(); !slices.Equal(got, []string{"c", "gone"}) {
+		t.Errorf("recorded clients: %q", got)
+	}
+}
+
+// Sessions are made and destroyed; what is left of it after a restart is what the client was told.
+func TestSessionsAfterRestart(t *testing.T) {
+	in := newKeptInstance(t)
+	c := in.dial("c", func(cfg *nfsclient.Config) { cfg.Sessions = 3; cfg.Slots = 5 })
+	sessions := []nfsclient.SessionID{c.Session(0).ID(), c.Session(1).ID(), c.Session(2).ID()}
+	destroy := func(id nfsclient.SessionID) error {
+		r, err := c.Raw(in.ctx, nfsclient.NewRaw().DestroySession(id))
+		if err != nil {
+			return err
+		}
+		defer r.Release()
+		return r.Next(nfsv4.OP_DESTROY_SESSION)
+	}
+	want(t, "destroy", destroy(sessions[2]), nfsv4.NFS4_OK)
+	in.restart()
+	want(t, "destroy what is destroyed", destroy(sessions[2]), nfsv4.NFS4ERR_BADSESSION)
+	want(t, "destroy after the restart", destroy(sessions[1]), nfsv4.NFS4_OK)
+	in.restart()
+	want(t, "destroy what is destroyed", destroy(sessions[1]), nfsv4.NFS4ERR_BADSESSION)
+	for slot, st := range map[uint32]nfsclient.Status{4: nfsv4.NFS4_OK, 5: nfsv4.NFS4ERR_BADSLOT} {
+		if got := sequence(t, c, sessions[0], slot, 77); got != st {
+			t.Errorf("SEQUENCE on slot %d: %v, want %v", slot, got, st)
+		}
+	}
+	// The client id is still the one that EXCHANGE_ID gives.
+	id := c.ID()
+	want(t, "exchange id", c.ExchangeID(in.ctx, 0), nfsv4.NFS4_OK)
+	if c.ID() != id {
+		t.Errorf("client id %x after %x", c.ID(), id)
+	}
+	r, err := c.Session(0).Do(in.ctx, nfsclient.NewCompound().ReclaimComplete())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Release()
+	want(t, "reclaim complete", statusErr(r), nfsv4.NFS4ERR_COMPLETE_ALREADY)
+}
+
+// sequence sends a compound of SEQUENCE alone.
+func sequence(t *testing.T, c *conn, id nfsclient.SessionID, slot, seq uint32) nfsclient.Status {
+	t.Helper()
+	cp := nfsclient.NewRaw().Op(nfsv4.OP_SEQUENCE).Raw(id[:]).Words(seq, slot, slot, 0)
+	r, err := c.Raw(c.in.ctx, cp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Release()
+	return r.Status
+}
+
+// Another server takes clients over when they come to it: nobody told it before.
+func TestTakeover(t *testing.T) {
+	in := newKeptInstance(t)
+	c := in.dial("c")
+	f := c.file("f")
+	_, err := c.LockRange(in.ctx, f, &nfsclient.Lock{Owner: "l"}, nfsv4.WRITE_LT, 0, 10)
+	want(t, "lock", err, nfsv4.NFS4_OK)
+	in.stop()
+	in.kept.Restart()
+	in.store = &stranger{in.store.(*keptStore)}
+	in.start()
+	if n := in.srv.State().Clients; n != 0 {
+		t.Fatalf("%d clients before one came", n)
+	}
+	_, err = c.Write(in.ctx, f, 0, nfsv4.FILE_SYNC4, []byte("x"))
+	want(t, "write", err, nfsv4.NFS4_OK)
+	d := in.dial("d")
+	denied, err := d.TestLock(in.ctx, f.FH, nfsv4.READ_LT, 0, 1, "l")
+	if err != nil || denied == nil {
+		t.Errorf("the lock is gone: %v, %v", denied, err)
+	}
+	if got := sequence(t, d, nfsclient.SessionID{1, 2, 3}, 0, 1); got != nfsv4.NFS4ERR_BADSESSION {
+		t.Errorf("SEQUENCE of a session that nobody has: %v", got)
+	}
+}
+
+// stranger is the store of a server that served nobody yet.
+type stranger struct{ *keptStore }
+
+func (s *stranger) Load(ctx context.Context) ([]state.ClientState, error) { return nil, nil }
