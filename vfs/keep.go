@@ -2,6 +2,7 @@ package vfs
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/rackfs/rackfs/vfs/byterange"
 )
@@ -42,6 +43,11 @@ type LockConflict struct {
 	Range byterange.Range
 }
 
+// DeniedBy is the cause of a KindShareDenied: a client whose open is in the way.
+type DeniedBy struct{ Client uint64 }
+
+func (d *DeniedBy) Error() string { return fmt.Sprintf("client %d has it open", d.Client) }
+
 // HeldOpen is an open that a file system kept.
 type HeldOpen struct {
 	Ino Ino
@@ -81,7 +87,7 @@ type Keeper interface {
 
 	// OpenShared is Open, and keeps the open as s from the same step on: one that is Lasting durably,
 	// others as long as this process lives and the file has a name. What is kept under the same client and state is replaced.
-	// KindShareDenied if another open is in the way.
+	// KindShareDenied with a DeniedBy if another open is in the way.
 	OpenShared(ctx context.Context, c *Cred, ino Ino, f OpenFlags, override bool, s Share) (Attr, error)
 
 	// Share replaces what is kept of an open, as OpenShared does, without an Open.

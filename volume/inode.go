@@ -26,10 +26,11 @@ type inode struct {
 	leasing *semaphore.Weighted
 
 	// Fields protected by the table's lock.
-	refs  int       // users of this entry
-	opens [2]int    // by openIndex: for reading, for writing
-	used  time.Time // when refs fell to 0
-	elem  lruElem
+	refs   int                     // users of this entry
+	opens  [2]int                  // by openIndex: for reading, for writing
+	shares map[shareKey]*keptShare // of those opens, what is kept for clients
+	used   time.Time               // when refs fell to 0
+	elem   lruElem
 
 	mu sync.Mutex // guards the fields below
 

@@ -283,12 +283,13 @@ func (v *Volume) remove(ctx context.Context, c *vfs.Cred, ask *metapb.Remove) (v
 	defer v.removals.end(rm)
 	open, few := v.table.openInodes(maxKeepInodes)
 	ask.KeepIno, ask.Keep = open, !few
+	ask.KeepOpen = v.keepOpens()
 	r, err := v.apply(ctx, op, c, &metapb.Command{Op: &metapb.Command_Remove{Remove: ask}})
 	if err != nil {
 		return vfs.DirChange{}, err
 	}
 	res := r.GetRemove()
-	v.unlinked(ctx, rm, res.GetIno(), res.GetNlink(), res.GetOrphan(), op)
+	v.unlinked(ctx, rm, res.GetIno(), left{res.GetNlink(), res.GetOrphan(), res.GetOpened()}, ask.KeepOpen, op)
 	return dirChangeOf(res.GetDir()), nil
 }
 
@@ -314,6 +315,7 @@ func (v *Volume) rename(ctx context.Context, c *vfs.Cred, ask *metapb.Rename) (c
 	defer v.removals.end(rm)
 	open, few := v.table.openInodes(maxKeepInodes)
 	ask.KeepIno, ask.Keep = open, !few
+	ask.KeepOpen = v.keepOpens()
 	r, err := v.apply(ctx, op, c, &metapb.Command{Op: &metapb.Command_Rename{Rename: ask}})
 	if err != nil {
 		return ch, err
@@ -324,7 +326,7 @@ func (v *Volume) rename(ctx context.Context, c *vfs.Cred, ask *metapb.Rename) (c
 		v.changedElsewhere(ctx, res.GetIno(), op)
 	}
 	if old := res.GetReplacedIno(); old != 0 {
-		v.unlinked(ctx, rm, old, res.GetReplacedNlink(), res.GetOrphan(), op)
+		v.unlinked(ctx, rm, old, left{res.GetReplacedNlink(), res.GetOrphan(), res.GetOpened()}, ask.KeepOpen, op)
 	}
 	return ch, nil
 }

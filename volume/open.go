@@ -98,50 +98,101 @@ func passed(ctx context.Context, rms []*removal, ino vfs.Ino, op string) error {
 	return nil
 }
 
+// left says what is left of an inode that lost a name.
+type left struct {
+	nlink  uint32
+	orphan bool // without links, it is held for this gateway
+	opened bool // without links, opens or locks of clients keep it
+}
+
 // unlinked takes the result of a command that dropped a link of ino.
-func (v *Volume) unlinked(ctx context.Context, rm *removal, ino uint64, nlink uint32, orphan bool, op string) {
-	if nlink > 0 {
+func (v *Volume) unlinked(ctx context.Context, rm *removal, ino uint64, l left, told []*metapb.ClientOpen, op string) {
+	switch {
+	case l.nlink > 0:
 		v.changedElsewhere(ctx, ino, op)
-		return
-	}
-	if orphan {
+	case l.orphan:
 		e := v.acquire(vfs.Ino(ino))
 		defer v.release(e)
 		e.mu.Lock()
 		e.orphan = true
 		e.mu.Unlock()
 		if v.isOpen(e) {
+			v.keepLoose(ctx, e, told)
 			v.changedElsewhere(ctx, ino, op)
 			return
 		}
 		v.endOrphan(ctx, e)
 		rm.killed = vfs.Ino(ino)
-		return
-	}
-	rm.killed = vfs.Ino(ino)
-	if e := v.find(vfs.Ino(ino)); e != nil {
-		e.mu.Lock()
-		v.kill(e)
-		e.mu.Unlock()
-		v.release(e)
+	case l.opened:
+		v.changedElsewhere(ctx, ino, op)
+		if e := v.find(vfs.Ino(ino)); e != nil {
+			defer v.release(e)
+			if v.isOpen(e) {
+				return
+			}
+		}
+		rm.killed = vfs.Ino(ino)
+	default:
+		if e := v.find(vfs.Ino(ino)); e != nil {
+			defer v.release(e)
+			if v.cfg.Keep && v.isOpen(e) {
+				return // told again to a client that repeats its request: the file was kept then
+			}
+			e.mu.Lock()
+			v.kill(e)
+			e.mu.Unlock()
+		}
+		rm.killed = vfs.Ino(ino)
 	}
 }
 
-// endOrphan gives back the hold on an inode without links that nobody has open:
-// it is deleted, and so is what was buffered for it.
+// keepLoose records what was not recorded of the opens of e, which has lost its last name, and notes those that the command that took
+// it brought (told). Until then this gateway's hold keeps the file.
+func (v *Volume) keepLoose(ctx context.Context, e *inode, told []*metapb.ClientOpen) {
+	if !v.cfg.Keep {
+		return
+	}
+	for _, s := range v.looseOf(e) {
+		if slices.ContainsFunc(told, func(o *metapb.ClientOpen) bool {
+			return o.Ino == uint64(e.ino) && o.Client == s.Client && string(o.Stateid) == string(s.State[:])
+		}) {
+			v.setShare(e, &s, true)
+			continue
+		}
+		if err := v.record(ctx, e, &s); err != nil && vfs.KindOf(err) != vfs.KindExpired {
+			v.cfg.Logger.Warn("an unlinked file that is open will not outlive this gateway", "inode", uint64(e.ino), "err", err)
+		}
+	}
+}
+
+// endOrphan gives back the hold on an inode without links that nobody has open here:
+// unless a client has it open elsewhere it is deleted, and so is what was buffered for it.
 func (v *Volume) endOrphan(ctx context.Context, e *inode) {
 	e.mu.Lock()
 	if !e.orphan {
 		e.mu.Unlock()
 		return
 	}
-	v.kill(e)
+	e.orphan = false
+	if !v.cfg.Keep {
+		v.kill(e)
+	}
 	e.mu.Unlock()
 	drop := func(ctx context.Context) error {
-		_, err := v.apply(ctx, "orphan.release", nil, &metapb.Command{
+		if err := v.closings.flush(ctx, v); err != nil {
+			return err
+		}
+		if _, err := v.apply(ctx, "orphan.release", nil, &metapb.Command{
 			Op: &metapb.Command_ReleaseOrphan{ReleaseOrphan: &metapb.ReleaseOrphan{Ino: uint64(e.ino)}},
-		})
-		return err
+		}); err != nil || !v.cfg.Keep {
+			return err
+		}
+		if _, err := v.queryAttr(ctx, "orphan.release", e.ino); vfs.KindOf(err) == vfs.KindStale {
+			e.mu.Lock()
+			v.kill(e)
+			e.mu.Unlock()
+		}
+		return nil
 	}
 	if drop(ctx) == nil {
 		return
@@ -163,6 +214,11 @@ func (v *Volume) Create(ctx context.Context, c *vfs.Cred, dir vfs.Ino, name stri
 	return detached(ctx, v, op, func(ctx context.Context) (vfs.Created, error) {
 		return v.create(ctx, c, dir, name, a)
 	}, func(made vfs.Created) {
+		if a.Share != nil {
+			end := *a.Share
+			end.State = made.State
+			_ = v.Unshare(v.ctx, made.Attr.Ino, vfs.Closing{Share: end})
+		}
 		if a.Open != 0 {
 			_ = v.Close(v.ctx, made.Attr.Ino, a.Open)
 		}
@@ -182,20 +238,35 @@ func (v *Volume) create(ctx context.Context, c *vfs.Cred, dir vfs.Ino, name stri
 	defer v.watches.end(x)
 	opening := v.removals.beginOpening()
 	defer v.removals.endOpening(opening)
-	r, err := v.apply(ctx, op, c, &metapb.Command{Op: &metapb.Command_Create{Create: &metapb.Create{
+	ask := &metapb.Create{
 		Parent: uint64(dir), Name: []byte(name), Type: uint32(vfs.TypeFile),
 		Exclusive: uint32(a.Exclusive), Verifier: a.Verifier[:], Attr: pbSetAttr(&set), Open: uint32(a.Open),
-	}}})
+	}
+	share := a.Share
+	if share != nil && share.Lasting() {
+		ask.Share = pbShare(0, share)
+	}
+	cr, err := v.applyCreate(ctx, op, c, ask)
 	if err != nil {
 		return vfs.Created{}, err
 	}
-	cr := r.GetCreate()
 	out := vfs.Created{Attr: attrOf(cr.GetAttr()), Dir: dirChangeOf(cr.GetDir()), New: cr.GetCreated()}
 	e := v.acquire(out.Attr.Ino)
 	defer v.release(e)
 	if a.Open != 0 {
-		// Counted only now, since the inode was not known.
 		v.addOpen(e, a.Open)
+	}
+	kept := v.keepCreated(e, share, cr.GetStateid(), &out)
+	undo := func() {
+		if kept != nil {
+			_ = v.Unshare(v.ctx, e.ino, vfs.Closing{Share: *kept})
+		}
+		if a.Open != 0 {
+			v.undoOpen(ctx, e, a.Open)
+		}
+	}
+	if a.Open != 0 && (kept == nil || !kept.Lasting()) {
+		// Counted only now, since the inode was not known. (What was recorded in the command keeps its file.)
 		rms, killed := v.removals.underway(opening, e.ino)
 		if killed {
 			err = vfs.Errorf(vfs.KindStale, op, "inode %d", e.ino)
@@ -203,7 +274,7 @@ func (v *Volume) create(ctx context.Context, c *vfs.Cred, dir vfs.Ino, name stri
 			err = passed(ctx, rms, e.ino, op)
 		}
 		if err != nil {
-			v.undoOpen(ctx, e, a.Open)
+			undo()
 			return vfs.Created{}, err
 		}
 	}
@@ -219,23 +290,52 @@ func (v *Volume) create(ctx context.Context, c *vfs.Cred, dir vfs.Ino, name stri
 			out.Attr = at
 		}
 	} else if out.Attr, err = v.overlaid(ctx, x, out.Attr, op); err != nil {
-		if a.Open != 0 {
-			v.undoOpen(ctx, e, a.Open)
-		}
+		undo()
 		return vfs.Created{}, err
 	}
 	if cut && !out.New && a.Exclusive == vfs.Unchecked {
 		opened := a.Open&vfs.OpenWrite != 0 // then the permission to write was checked
 		at, err := v.setAttr(ctx, c, e.ino, vfs.SetAttr{Size: a.Attr.Size}, opened)
 		if err != nil {
-			if a.Open != 0 {
-				v.undoOpen(ctx, e, a.Open)
-			}
+			undo()
 			return vfs.Created{}, err
 		}
 		out.Attr = at
 	}
 	return out, nil
+}
+
+// applyCreate runs a Create, as applyOpen an OpenFile.
+func (v *Volume) applyCreate(ctx context.Context, op string, c *vfs.Cred, ask *metapb.Create) (*metapb.CreateResult, error) {
+	for again := false; ; again = true {
+		r, err := v.apply(ctx, op, c, &metapb.Command{Op: &metapb.Command_Create{Create: ask}})
+		if err != nil {
+			return nil, err
+		}
+		cr := r.GetCreate()
+		if cr.GetDenied() == nil {
+			return cr, nil
+		}
+		if again || !v.closings.again(ctx, v) {
+			return nil, deniedError(op, cr.Denied)
+		}
+	}
+}
+
+// keepCreated notes the share of a Create, whose command recorded it under stateid if it has to last.
+func (v *Volume) keepCreated(e *inode, s *vfs.Share, stateid []byte, out *vfs.Created) *vfs.Share {
+	if s == nil {
+		return nil
+	}
+	kept := *s
+	if len(stateid) == len(kept.State) {
+		kept.State = vfs.StateID(stateid)
+	}
+	out.State = kept.State
+	if old := v.share(e, keyOf(&kept)); old == nil || kept.Lasting() {
+		v.setShare(e, &kept, kept.Lasting())
+	}
+	return &kept
 }
 
 // Open implements vfs.FS.

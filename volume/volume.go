@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cespare/xxhash/v2"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
@@ -26,6 +27,9 @@ type Config struct {
 	// Incarnation is that of the gateway's origin: random, new with every origin.
 	// See Reregistered.
 	Incarnation [16]byte
+
+	// Keep opens and locks of clients at the shard, which is at feature level 3 or above.
+	Keep bool
 
 	// Capacity returns the pool's total and free bytes, before erasure coding. nil:
 	// unknown, and reported as 1 PiB.
@@ -101,6 +105,7 @@ type Volume struct {
 	fullness  fullness
 	fragments fragments
 	touches   touches
+	closings  closings
 	cache     *blockCache
 
 	origin      atomic.Uint64            // whose leases count; 0: any
@@ -126,6 +131,7 @@ func New(cfg Config) *Volume {
 	v.incarnation.Store(&cfg.Incarnation)
 	v.ctx, v.cancel = context.WithCancel(context.Background())
 	v.table.init()
+	v.closings.gate = semaphore.NewWeighted(1)
 	v.dirty.init(cfg.DirtyLimitBytes)
 	v.cache = newBlockCache(cfg.Blocks, &v.pool, cfg.CacheLimitBytes)
 	v.wg.Go(v.flusher)
@@ -158,8 +164,12 @@ func detached[T any](ctx context.Context, v *Volume, op string, f func(context.C
 	if err := ctx.Err(); err != nil {
 		return none, vfs.Wrap(op, err)
 	}
+	background := v.ctx
+	if call := vfs.CallOf(ctx); call != nil {
+		background = vfs.WithCall(background, call)
+	}
 	ok := v.spawn(func() {
-		val, err = f(patient(v.ctx))
+		val, err = f(patient(background))
 		if settled.CompareAndSwap(false, true) {
 			close(done)
 		} else if err == nil && undo != nil {
@@ -185,6 +195,9 @@ func detached[T any](ctx context.Context, v *Volume, op string, f func(context.C
 // When ctx ends first, what is not flushed is lost, as in a crash, and its
 // error is returned.
 func (v *Volume) Shutdown(ctx context.Context) error {
+	if err := v.closings.flush(ctx, v); err != nil {
+		v.cfg.Logger.Warn("ends of opens and locks were not recorded: they end with their clients", "err", err)
+	}
 	err := v.flushAll(ctx)
 	if err == nil {
 		v.tellTouches(ctx)
@@ -207,7 +220,7 @@ func (v *Volume) Abandon() {
 
 // Reregistered tells that the gateway's origin ended and that its commands are another one's from now on. What the
 // former one had is void: leases, with what was buffered under them, holds on unlinked files, ranges of block ids. Files
-// stay open. Nobody was served since the origin may have ended, nor is before this returns (the caller
+// stay open, and those without a name stay if clients' opens are recorded. Nobody was served since the origin may have ended, nor is before this returns (the caller
 // sees to that): others may have changed everything.
 func (v *Volume) Reregistered(origin uint64, incarnation [16]byte) {
 	v.origin.Store(origin)
@@ -215,9 +228,10 @@ func (v *Volume) Reregistered(origin uint64, incarnation [16]byte) {
 	v.ids.void()
 	for _, e := range v.all(func(*inode) bool { return true }) {
 		e.mu.Lock()
-		if e.orphan {
+		if e.orphan && !v.cfg.Keep {
 			v.kill(e)
 		} else {
+			e.orphan = false
 			v.loseLease(e, vfs.Errorf(vfs.KindFenced, "lease", "the origin of inode %d's lease ended", e.ino))
 		}
 		e.mu.Unlock()
@@ -230,12 +244,27 @@ func (v *Volume) apply(ctx context.Context, op string, c *vfs.Cred, cmd *metapb.
 	cmd.Fs = v.cfg.FS
 	if c != nil {
 		cmd.Cred = pbCred(c)
+		cmd.Call = v.callOf(ctx, cmd)
 	}
 	r, err := v.cfg.Meta.Apply(ctx, v.cfg.Shard, cmd)
 	if err != nil {
 		return nil, errFor(op, err)
 	}
 	return r, nil
+}
+
+// callOf is the call of a client that cmd is done for, if the shard is to remember its outcome: of what must not be done
+// twice, and is done by one command.
+func (v *Volume) callOf(ctx context.Context, cmd *metapb.Command) *metapb.Call {
+	call := vfs.CallOf(ctx)
+	if call == nil || !v.cfg.Keep {
+		return nil
+	}
+	switch cmd.Op.(type) {
+	case *metapb.Command_Create, *metapb.Command_Link, *metapb.Command_Remove, *metapb.Command_Rename, *metapb.Command_SetAttr:
+		return &metapb.Call{Session: call.Session[:], Client: call.Client, Slot: call.Slot, Seq: call.Seq, OpIndex: call.Next()}
+	}
+	return nil
 }
 
 // patience marks the contexts of patient.

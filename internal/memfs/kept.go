@@ -164,7 +164,7 @@ func (k *Kept) check(ino vfs.Ino, s *vfs.Share, op string) error {
 			continue
 		}
 		if o.Deny&s.Access != 0 || o.Access&s.Deny != 0 {
-			return vfs.KindShareDenied.Err(op)
+			return &vfs.Error{Kind: vfs.KindShareDenied, Op: op, Err: &vfs.DeniedBy{Client: key.client}}
 		}
 	}
 	return nil

@@ -108,6 +108,20 @@ func (s *State) denied(now time.Time, c *vfs.LockConflict, eff *Effects) *LockDe
 	return lockDenied(c)
 }
 
+// EndExpired takes the Keeper's answer to an OPEN that a client's open is in the way of, and ends that client if its lease is over.
+// known is false if no such client is served here: it may have ended.
+func (s *State) EndExpired(now time.Time, id ClientID) (eff Effects, ended, known bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	other := s.clients[id]
+	if other != nil && s.expired(other, now) {
+		s.expire(other, &eff)
+		return s.effects(eff), true, true
+	}
+	s.st.ShareConflicts++
+	return s.effects(eff), false, other != nil
+}
+
 // BeginTestLock checks a LOCKT before the Keeper is asked.
 func (s *State) BeginTestLock(client ClientID, owner []byte, t nfsv4.NfsLockType4, offset, length uint64) (vfs.LockOwner, byterange.Range, Status) {
 	s.mu.Lock()

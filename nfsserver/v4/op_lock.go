@@ -48,9 +48,6 @@ func (c *compound) opLock() status {
 	return c.lockResult(id, denied, c.apply(eff, st))
 }
 
-// maxLockTries is how many clients whose lease is over a LOCK or LOCKT may find in its way.
-const maxLockTries = 64
-
 // keepLock is LOCK where the file system decides.
 func (c *compound) keepLock(k vfs.Keeper, a *state.LockArgs) status {
 	if a.New {
@@ -58,7 +55,7 @@ func (c *compound) keepLock(k vfs.Keeper, a *state.LockArgs) status {
 			return st
 		}
 	}
-	for range maxLockTries {
+	for range maxDenials {
 		p, st := c.s.cfg.State.BeginLock(c.now, *a)
 		if st != nfsv4.NFS4_OK {
 			return st
@@ -75,7 +72,7 @@ func (c *compound) keepLock(k vfs.Keeper, a *state.LockArgs) status {
 		st = c.apply(eff, st)
 		switch {
 		case err != nil:
-			return statusOf(err, true)
+			return lockStatus(err)
 		case st != nfsv4.NFS4ERR_DENIED || denied != nil:
 			return c.lockResult(id, denied, st)
 		}
@@ -143,7 +140,7 @@ func (c *compound) opLockT() status {
 
 // keepTestLock is LOCKT where the file system knows.
 func (c *compound) keepTestLock(k vfs.Keeper, owner []byte, t nfsv4.NfsLockType4, offset, length uint64) status {
-	for range maxLockTries {
+	for range maxDenials {
 		o, r, st := c.s.cfg.State.BeginTestLock(c.clientID(), owner, t, offset, length)
 		if st != nfsv4.NFS4_OK {
 			return st
@@ -192,9 +189,17 @@ func (c *compound) keepUnlock(k vfs.Keeper, id state.Stateid, offset, length uin
 	err := k.Unlock(c.ctx, c.cur.ino, p.Owner, p.First, p.Last)
 	got, st := c.s.cfg.State.EndUnlock(p, err != nil)
 	if err != nil {
-		return statusOf(err, true)
+		return lockStatus(err)
 	}
 	return c.newStateid(got, st)
+}
+
+// lockStatus is the status of a lock that failed. Limits are told as those of package state.
+func lockStatus(err error) status {
+	if vfs.KindOf(err) == vfs.KindTooMany {
+		return nfsv4.NFS4ERR_DELAY
+	}
+	return statusOf(err, true)
 }
 
 // opTestStateid is TEST_STATEID (RFC 8881, 18.48).

@@ -2,6 +2,7 @@ package v4
 
 import (
 	"context"
+	"errors"
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
 
@@ -277,7 +278,11 @@ func (c *compound) openObject(o *object, a *openArgs, args *state.OpenArgs) stat
 		return st
 	}
 	// An open that is reclaimed was permitted when it was made.
-	attr, err := c.vfsOpen(o, openFlags(a.access), args.Reclaim, share)
+	var attr vfs.Attr
+	err := c.undenied(func() (err error) {
+		attr, err = c.vfsOpen(o, openFlags(a.access), args.Reclaim, share)
+		return err
+	})
 	if err != nil {
 		return c.typeStatus(o, false, statusOf(err, true))
 	}
@@ -285,6 +290,33 @@ func (c *compound) openObject(o *object, a *openArgs, args *state.OpenArgs) stat
 	o.attr, o.hasAttr = attr, true
 	c.s.remember(o.export.FSID, o.export.FS)
 	return nfsv4.NFS4_OK
+}
+
+// maxDenials is how many clients whose lease is over one operation may find in its way.
+const maxDenials = 64
+
+// undenied does open, ending clients whose lease is over and whose opens are in its way. One that is not known here is tried
+// once more: this may be what a client sends again, and then the one in the way was ended the first time.
+func (c *compound) undenied(open func() error) error {
+	strangers := 0
+	for range maxDenials {
+		err := open()
+		var by *vfs.DeniedBy
+		if vfs.KindOf(err) != vfs.KindShareDenied || !errors.As(err, &by) {
+			return err
+		}
+		eff, ended, known := c.s.cfg.State.EndExpired(c.now, state.ClientID(by.Client))
+		if c.apply(eff, nfsv4.NFS4_OK) != nfsv4.NFS4_OK {
+			return vfs.Errorf(vfs.KindUnavailable, "open", "a client whose lease is over could not be ended")
+		}
+		if !known {
+			strangers++
+		}
+		if !ended && (known || strangers > 1) {
+			return err
+		}
+	}
+	return vfs.Errorf(vfs.KindUnavailable, "open", "more than %d clients whose leases are over were in the way", maxDenials)
 }
 
 // plan is what fs has to keep of an OPEN, nil if it keeps nothing.
@@ -341,7 +373,11 @@ func (c *compound) openCreate(a *openArgs, args *state.OpenArgs) (opened, status
 	if ca.Share, st = c.plan(c.cur.export.FS, args); st != nfsv4.NFS4_OK {
 		return opened{}, st
 	}
-	made, err := c.cur.export.FS.Create(c.ctx, c.fsCred(), c.cur.ino, a.name, ca)
+	var made vfs.Created
+	err := c.undenied(func() (err error) {
+		made, err = c.cur.export.FS.Create(c.ctx, c.fsCred(), c.cur.ino, a.name, ca)
+		return err
+	})
 	if err != nil {
 		return opened{}, c.createStatus(a.name, statusOf(err, false))
 	}

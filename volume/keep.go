@@ -1,0 +1,350 @@
+package volume
+
+import (
+	"context"
+	"slices"
+
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+	"github.com/rackfs/rackfs/vfs/byterange"
+)
+
+// Opens and locks of clients (vfs.Keeper). Those that have to outlive the gateway are records at the shard; a copy of
+// what is recorded stands beside the open in the table, so that an open which is recorded already costs nothing, and the read-only opens
+// that are not recorded can be when their file loses its last name.
+
+var _ vfs.Keeper = (*Volume)(nil)
+
+// shareKey names a share of an inode.
+type shareKey struct {
+	client uint64
+	state  vfs.StateID
+}
+
+// keptShare is a share of an open inode.
+type keptShare struct {
+	vfs.Share
+	recorded bool // at the shard, as it is
+}
+
+func keyOf(s *vfs.Share) shareKey { return shareKey{s.Client, s.State} }
+
+// Keeps implements vfs.Keeper.
+func (v *Volume) Keeps() bool { return v.cfg.Keep }
+
+// pbShare is s for the metadata.
+func pbShare(ino vfs.Ino, s *vfs.Share) *metapb.ClientOpen {
+	return &metapb.ClientOpen{Client: s.Client, Stateid: s.State[:], Owner: s.Owner, Access: uint32(s.Access), Deny: uint32(s.Deny), Ino: uint64(ino)}
+}
+
+// deniedError is the answer to an open that another one is in the way of.
+func deniedError(op string, d *metapb.ShareDenied) error {
+	return &vfs.Error{Kind: vfs.KindShareDenied, Op: op, Err: &vfs.DeniedBy{Client: d.Client}}
+}
+
+// setShare notes a share of e, which is open.
+func (v *Volume) setShare(e *inode, s *vfs.Share, recorded bool) {
+	k := &keptShare{Share: *s, recorded: recorded}
+	k.Owner = slices.Clone(s.Owner)
+	v.table.mu.Lock()
+	defer v.table.mu.Unlock()
+	if e.shares == nil {
+		e.shares = make(map[shareKey]*keptShare)
+	}
+	e.shares[keyOf(s)] = k
+}
+
+// share is what is noted of a share of e, nil if nothing is.
+func (v *Volume) share(e *inode, key shareKey) *keptShare {
+	v.table.mu.Lock()
+	defer v.table.mu.Unlock()
+	return e.shares[key]
+}
+
+// dropShare forgets a share of e and returns what it was.
+func (v *Volume) dropShare(e *inode, key shareKey) *keptShare {
+	v.table.mu.Lock()
+	defer v.table.mu.Unlock()
+	k := e.shares[key]
+	delete(e.shares, key)
+	return k
+}
+
+// looseShares lists shares that are not recorded, of all inodes; nil, false if they are more than max.
+func (t *table) looseShares(max int) ([]*metapb.ClientOpen, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var out []*metapb.ClientOpen
+	for ino, e := range t.open {
+		for _, k := range e.shares {
+			if k.recorded {
+				continue
+			}
+			if len(out) == max {
+				return nil, false
+			}
+			out = append(out, pbShare(ino, &k.Share))
+		}
+	}
+	return out, true
+}
+
+// maxKeepOpens is how many opens that are not recorded a command brings which may take a file's last name. With more, those
+// of the file it hit are recorded afterwards.
+const maxKeepOpens = 16
+
+func (v *Volume) keepOpens() []*metapb.ClientOpen {
+	if !v.cfg.Keep {
+		return nil
+	}
+	list, _ := v.table.looseShares(maxKeepOpens)
+	return list
+}
+
+// looseOf lists the shares of e that are not recorded.
+func (v *Volume) looseOf(e *inode) (out []vfs.Share) {
+	v.table.mu.Lock()
+	defer v.table.mu.Unlock()
+	for _, k := range e.shares {
+		if !k.recorded {
+			out = append(out, k.Share)
+		}
+	}
+	return out
+}
+
+// isRecorded reports whether s is recorded as it is.
+func (k *keptShare) isRecorded(s *vfs.Share) bool {
+	return k != nil && k.recorded && k.Access == s.Access && k.Deny == s.Deny
+}
+
+// OpenShared implements vfs.Keeper, as do the methods that follow.
+func (v *Volume) OpenShared(ctx context.Context, c *vfs.Cred, ino vfs.Ino, f vfs.OpenFlags, override bool, s vfs.Share) (vfs.Attr, error) {
+	e := v.acquire(ino)
+	old := v.share(e, keyOf(&s))
+	v.release(e)
+	if s.Lasting() && !old.isRecorded(&s) {
+		return detached(ctx, v, "open", func(ctx context.Context) (vfs.Attr, error) {
+			return v.openShared(ctx, c, ino, f, override, &s, true)
+		}, func(vfs.Attr) {
+			_ = v.Unshare(v.ctx, ino, vfs.Closing{Share: s})
+			_ = v.Close(v.ctx, ino, f)
+		})
+	}
+	return v.openShared(ctx, c, ino, f, override, &s, false)
+}
+
+// openShared is Open with a share that is recorded with it, or needs not to be.
+func (v *Volume) openShared(ctx context.Context, c *vfs.Cred, ino vfs.Ino, f vfs.OpenFlags, override bool, s *vfs.Share, record bool) (vfs.Attr, error) {
+	const op = "open"
+	e := v.acquire(ino)
+	defer v.release(e)
+	v.addOpen(e, f)
+	old := v.share(e, keyOf(s))
+	if old == nil && !record {
+		// Before anything else: a removal that is asked for from now on knows of it.
+		v.setShare(e, s, false)
+	}
+	rms, _ := v.removals.underway(nil, ino)
+	var a vfs.Attr
+	var err error
+	if record {
+		a, err = v.openRecorded(ctx, c, e, f, override, s)
+	} else {
+		a, err = v.checkOpen(ctx, c, e, f, override)
+	}
+	if err == nil && !record { // a record keeps its file
+		err = passed(ctx, rms, ino, op)
+	}
+	if err != nil {
+		if old == nil {
+			v.dropShare(e, keyOf(s))
+		}
+		if record && vfs.KindOf(err) != vfs.KindShareDenied {
+			v.closings.add(v, fileClose(ino, s, nil)) // it may have been recorded
+		}
+		v.undoOpen(ctx, e, f)
+		return vfs.Attr{}, err
+	}
+	return a, nil
+}
+
+// openRecorded opens e and records it, in one command, which takes the write lease too if it is needed.
+func (v *Volume) openRecorded(ctx context.Context, c *vfs.Cred, e *inode, f vfs.OpenFlags, override bool, s *vfs.Share) (vfs.Attr, error) {
+	const op = "open"
+	ask := &metapb.OpenFile{Ino: uint64(e.ino), Flags: uint32(f), Override: override, Share: pbShare(e.ino, s)}
+	if f&vfs.OpenWrite != 0 {
+		if err := e.leasing.Acquire(ctx, 1); err != nil {
+			return vfs.Attr{}, vfs.Wrap(op, err)
+		}
+		defer e.leasing.Release(1)
+		e.mu.Lock()
+		ask.Lease = !e.leased() || !e.known
+		e.mu.Unlock()
+	}
+	x := v.watches.begin()
+	defer v.watches.end(x)
+	o, err := v.applyOpen(ctx, op, c, ask)
+	if err != nil {
+		return vfs.Attr{}, err
+	}
+	v.setShare(e, s, true)
+	if o.GetLease() != nil {
+		return v.granted(e, o.Lease, attrOf(o.GetAttr())), nil
+	}
+	return v.overlaid(ctx, x, attrOf(o.GetAttr()), op)
+}
+
+// record records a share of e, whose file is open.
+func (v *Volume) record(ctx context.Context, e *inode, s *vfs.Share) error {
+	const op = "share"
+	_, err := v.applyOpen(ctx, op, nil, &metapb.OpenFile{Ino: uint64(e.ino), Share: pbShare(e.ino, s)})
+	if err == nil {
+		v.setShare(e, s, true)
+	}
+	return err
+}
+
+// applyOpen runs an OpenFile. What denies it may have been closed here already; then it is tried again.
+func (v *Volume) applyOpen(ctx context.Context, op string, c *vfs.Cred, ask *metapb.OpenFile) (*metapb.OpenResult, error) {
+	for again := false; ; again = true {
+		r, err := v.apply(ctx, op, c, &metapb.Command{Op: &metapb.Command_OpenFile{OpenFile: ask}})
+		if err != nil {
+			return nil, err
+		}
+		o := r.GetOpen()
+		if o.GetDenied() == nil {
+			return o, nil
+		}
+		if again || !v.closings.again(ctx, v) {
+			return nil, deniedError(op, o.Denied)
+		}
+	}
+}
+
+func (v *Volume) Share(ctx context.Context, ino vfs.Ino, s vfs.Share) error {
+	e := v.find(ino)
+	if e == nil {
+		return vfs.Errorf(vfs.KindInvalid, "share", "inode %d is not open", ino)
+	}
+	defer v.release(e)
+	old := v.share(e, keyOf(&s))
+	switch {
+	case s.Lasting() && !old.isRecorded(&s):
+		return v.record(ctx, e, &s)
+	case s.Lasting():
+		return nil
+	case old != nil && old.recorded:
+		// It needs not to last any more. If the file has no name, this record may be all that keeps it.
+		e.mu.Lock()
+		orphan := e.orphan || e.known && e.meta.Nlink == 0
+		e.mu.Unlock()
+		if orphan {
+			return v.record(ctx, e, &s)
+		}
+		end := fileClose(ino, &s, nil)
+		if old.Deny == 0 {
+			v.closings.add(v, end)
+		} else if err := v.closings.run(ctx, v, []*metapb.FileClose{end}); err != nil { // somebody may wait for it
+			return err
+		}
+	}
+	v.setShare(e, &s, false)
+	return nil
+}
+
+func (v *Volume) Unshare(ctx context.Context, ino vfs.Ino, c vfs.Closing) error {
+	var k *keptShare
+	if e := v.find(ino); e != nil {
+		k = v.dropShare(e, keyOf(&c.Share))
+		v.release(e)
+	}
+	if c.Released {
+		return nil
+	}
+	named := c.Share.State != (vfs.StateID{})
+	recorded := k != nil && k.recorded || k == nil && named && c.Share.Lasting()
+	if !recorded && len(c.Locks) == 0 {
+		return nil
+	}
+	var s *vfs.Share
+	if recorded {
+		s = &c.Share
+	}
+	f := fileClose(ino, s, c.Locks)
+	if !c.Now {
+		v.closings.add(v, f)
+		return nil
+	}
+	err := v.closings.run(ctx, v, []*metapb.FileClose{f})
+	if err != nil {
+		v.closings.add(v, f)
+	}
+	return err
+}
+
+// fileClose is the end of a share (nil: none) and of lock-owners, of one client.
+func fileClose(ino vfs.Ino, s *vfs.Share, locks []vfs.HeldLocks) *metapb.FileClose {
+	f := &metapb.FileClose{Ino: uint64(ino)}
+	if s != nil {
+		f.Client, f.Stateid = s.Client, slices.Clone(s.State[:])
+	}
+	for _, l := range locks {
+		f.Client = l.Owner.Client
+		f.Locks = append(f.Locks, &metapb.LockOwner{Owner: []byte(l.Owner.Owner), Stateid: l.State[:]})
+	}
+	return f
+}
+
+func (v *Volume) Lock(ctx context.Context, ino vfs.Ino, o vfs.LockOwner, s vfs.LockState, r byterange.Range) (*vfs.LockConflict, error) {
+	const op = "lock"
+	t := metapb.LockType_LOCK_READ
+	if r.Write {
+		t = metapb.LockType_LOCK_WRITE
+	}
+	res, err := v.apply(ctx, op, nil, &metapb.Command{Op: &metapb.Command_SetLock{SetLock: &metapb.SetLock{
+		Ino: uint64(ino), Client: o.Client, Owner: []byte(o.Owner), Stateid: s.State[:], State: s.Open[:],
+		Type: t, Offset: r.First, Length: r.Length(),
+	}}})
+	if err != nil {
+		return nil, err
+	}
+	return conflictOf(op, res.GetLock().GetDenied())
+}
+
+func (v *Volume) TestLock(ctx context.Context, ino vfs.Ino, o vfs.LockOwner, r byterange.Range) (*vfs.LockConflict, error) {
+	const op = "test lock"
+	t := metapb.LockType_LOCK_READ
+	if r.Write {
+		t = metapb.LockType_LOCK_WRITE
+	}
+	res, err := v.query(ctx, op, nil, &metapb.Query{Q: &metapb.Query_TestLock{TestLock: &metapb.TestLockQ{
+		Ino: uint64(ino), Client: o.Client, Owner: []byte(o.Owner), Type: t, Offset: r.First, Length: r.Length(),
+	}}})
+	if err != nil {
+		return nil, err
+	}
+	return conflictOf(op, res.GetLock().GetDenied())
+}
+
+func conflictOf(op string, d *metapb.LockDenied) (*vfs.LockConflict, error) {
+	if d == nil {
+		return nil, nil
+	}
+	first, last, ok := byterange.Of(d.Offset, d.Length)
+	if !ok {
+		return nil, vfs.Errorf(vfs.KindCorrupt, op, "the metadata told of a lock at %d of %d bytes", d.Offset, d.Length)
+	}
+	return &vfs.LockConflict{
+		Owner: vfs.LockOwner{Client: d.Client, Owner: string(d.Owner)},
+		Range: byterange.Range{First: first, Last: last, Write: d.Type == metapb.LockType_LOCK_WRITE},
+	}, nil
+}
+
+func (v *Volume) Unlock(ctx context.Context, ino vfs.Ino, o vfs.LockOwner, first, last uint64) error {
+	r := byterange.Range{First: first, Last: last}
+	_, err := v.apply(ctx, "unlock", nil, &metapb.Command{Op: &metapb.Command_SetLock{SetLock: &metapb.SetLock{
+		Ino: uint64(ino), Client: o.Client, Owner: []byte(o.Owner), Type: metapb.LockType_LOCK_NONE, Offset: first, Length: r.Length(),
+	}}})
+	return err
+}
