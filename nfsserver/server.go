@@ -164,6 +164,11 @@ func (s *Server) tick(ctx context.Context) {
 // their own; the server itself does so every second.
 func (s *Server) Tick(ctx context.Context) { s.v4.Tick(ctx) }
 
+// Serves ends, here only, all clients but those that this server serves: the owner lost the right to the others.
+func (s *Server) Serves(ctx context.Context, served func(state.ClientID) bool) error {
+	return s.v4.Serves(ctx, served)
+}
+
 // Serve accepts connections on ln until Shutdown; then it returns nil. It may be
 // called for several listeners.
 func (s *Server) Serve(ln net.Listener) error { return s.rpc.Serve(ln) }

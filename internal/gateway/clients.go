@@ -12,7 +12,7 @@ import (
 	"github.com/rackfs/rackfs/volume"
 )
 
-// clientStore is the NFS server's state.StateStore in shard 0. A gateway
+// clientStore is the NFS server's state.StateStore in shard 0 below feature level 3, where clients have to reclaim after a restart. A gateway
 // writes only its own clients' records, so it knows which incarnation of a
 // client is the recorded one.
 type clientStore struct {
@@ -51,6 +51,14 @@ func (s *clientStore) PutClient(ctx context.Context, rec state.ClientRecord) err
 	}
 	s.recorded[string(rec.Owner)] = rec.ClientID
 	return nil
+}
+
+// has reports whether rec is recorded.
+func (s *clientStore) has(rec state.ClientRecord) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id, ok := s.recorded[string(rec.Owner)]
+	return ok && id == rec.ClientID
 }
 
 // RemoveClient implements state.StateStore.

@@ -72,6 +72,7 @@ type Gateway struct {
 	volumes  []*volume.Volume
 	exports  []export.Export
 	nfs      *nfsserver.Server
+	sessions *sessionStore // nil below feature level 3
 
 	reencoder, folder *rewrite.Rewriter
 	desks             map[uint16]*background.Desk // by namespace shard
@@ -138,6 +139,23 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 	if err != nil {
 		return g, vfs.Wrap(op, err)
 	}
+	var shards []uint16
+	for _, fs := range r.GetFileSystems().GetFileSystems() {
+		shard := uint16(fs.Shard)
+		if fs.State != metapb.FileSystemState_FS_ACTIVE || slices.Contains(shards, shard) {
+			continue
+		}
+		shards = append(shards, shard)
+		if g.members.all[shard] == nil {
+			if err := register(shard); err != nil {
+				return g, vfs.Wrap(op, err)
+			}
+		}
+	}
+	keep, err := keeping(ctx, cfg.Meta, shards)
+	if err != nil {
+		return g, vfs.Wrap(op, err)
+	}
 	var places []place
 	shards := map[uint32]uint16{0: clusterShard} // by fsid
 	folding := &rewrite.Folding{Age: cfg.FoldAge, Logger: cfg.Logger}
@@ -146,11 +164,6 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 			continue
 		}
 		shard := uint16(fs.Shard)
-		if g.members.all[shard] == nil {
-			if err := register(shard); err != nil {
-				return g, vfs.Wrap(op, err)
-			}
-		}
 		m := g.members.all[shard]
 		if p := (place{shard: shard, pool: fs.Pool}); !slices.Contains(places, p) {
 			places = append(places, p)
@@ -158,7 +171,7 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 		stored := &blocks{client: client, cmap: g.cmap, pool: fs.Pool}
 		v := volume.New(volume.Config{
 			FS: fs.Id, Shard: shard, Meta: cfg.Meta, Blocks: stored,
-			Incarnation: incarnation, Capacity: cfg.Capacity, NoAtime: cfg.NoAtime, Logger: cfg.Logger,
+			Incarnation: incarnation, Keep: keep, Capacity: cfg.Capacity, NoAtime: cfg.NoAtime, Logger: cfg.Logger,
 		})
 		g.volumes = append(g.volumes, v)
 		m.volumes = append(m.volumes, v)
@@ -167,7 +180,6 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 		served := &leasedFS{fs: v, need: []*membership{m, g.members.all[clusterShard]}}
 		g.exports = append(g.exports, export.Export{ID: fs.Id, FSID: fs.Id, Path: exportPath(fs), FS: served, Rules: cfg.Rules})
 	}
-	g.members.watch()
 	g.desks = make(map[uint16]*background.Desk)
 	for _, pl := range places {
 		if g.desks[pl.shard] != nil {
@@ -201,12 +213,34 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 	for _, r := range []*rewrite.Rewriter{g.reencoder, g.folder} {
 		g.background.Go(func() { r.Run(bg) })
 	}
+	var store state.StateStore = newClientStore(cfg.Meta, cfg.Name)
+	if keep {
+		g.sessions = newSessionStore(cfg.Meta, cfg.Name, shards, cfg.Logger)
+		store = g.sessions
+	}
 	g.nfs, err = nfsserver.New(ctx, nfsserver.Config{
-		Cluster: cfg.Cluster, Keys: keys, Exports: g.exports, Store: newClientStore(cfg.Meta, cfg.Name),
+		Cluster: cfg.Cluster, Keys: keys, Exports: g.exports, Store: store,
 		Lease: cfg.Lease, Name: cfg.Name, Release: cfg.Release, Logger: cfg.Logger, Registerer: cfg.Registerer,
 		Valid: func(fsid uint32) bool { return g.members.valid(shards[fsid]) },
 	})
-	return g, vfs.Wrap(op, err)
+	if err != nil {
+		return g, vfs.Wrap(op, err)
+	}
+	if keep {
+		g.members.all[clusterShard].retake = g.retake
+	}
+	g.members.watch()
+	return g, nil
+}
+
+// retake goes on with the clients that the gateway's new origin could take after the former one ended. The others ended meanwhile, or
+// have gone to another gateway.
+func (g *Gateway) retake(ctx context.Context) error {
+	served, err := g.sessions.Retake(ctx)
+	if err != nil {
+		return err
+	}
+	return g.nfs.Serves(ctx, func(id state.ClientID) bool { return served[id] })
 }
 
 // exportPath is /NAME in the workspace default, else /WORKSPACE/NAME.

@@ -26,6 +26,9 @@ type membership struct {
 
 	lease   atomic.Pointer[raftmeta.Lease] // nil: none, nothing is served
 	volumes []*volume.Volume               // of this shard; set before watch begins
+
+	// retake, if not nil, goes on with what the former origin had, before anything is served.
+	retake func(context.Context) error
 }
 
 // memberships are those of a gateway, by shard.
@@ -77,8 +80,30 @@ func (m *membership) watch(ctx context.Context) {
 		for _, v := range m.volumes {
 			v.Reregistered(l.Origin(), inc)
 		}
+		if !m.retaken(ctx) {
+			return
+		}
 		m.lease.Store(l)
 		m.log.Info("gateway: registered anew", "shard", m.shard, "origin", l.Origin())
+	}
+}
+
+// retaken runs retake until it succeeds; false if ctx ended first.
+func (m *membership) retaken(ctx context.Context) bool {
+	if m.retake == nil {
+		return true
+	}
+	for {
+		err := m.retake(ctx)
+		if err == nil {
+			return true
+		}
+		m.log.Warn("gateway: what this gateway's former origin served is not known yet; will be tried again", "shard", m.shard, "err", err)
+		select {
+		case <-time.After(reregisterPause):
+		case <-ctx.Done():
+			return false
+		}
 	}
 }
 

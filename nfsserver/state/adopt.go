@@ -71,6 +71,22 @@ func (s *State) Adopt(now time.Time, a Adoption) (eff Effects, again bool) {
 	return s.effects(eff), false
 }
 
+// EndExcept ends the clients that this server does not serve any more because another one does, or their end was decided
+// elsewhere: nothing of them is removed from the store. Calls of theirs in progress end without a trace.
+func (s *State) EndExcept(served func(ClientID) bool) Effects {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var eff Effects
+	for id, c := range s.clients {
+		if !served(id) {
+			s.endClient(c, &eff)
+			delete(s.unforgotten, id)
+		}
+	}
+	s.removals++ // what was read of them from the store is old
+	return s.effects(eff)
+}
+
 func (s *State) adoptClient(now time.Time, r *ClientRecord) *client {
 	c := &client{
 		id:          r.ClientID,

@@ -67,7 +67,7 @@ type SessionStore interface {
 	// Load returns the clients that this server served before.
 	Load(ctx context.Context) ([]ClientState, error)
 
-	// Find returns the client that has the session, which this server serves from now on. KindNotFound if there is none, or
+	// Find returns the client that has the session, which this server serves from now on. KindNotFound if there is none, KindBusy if
 	// another server still serves it.
 	Find(ctx context.Context, id SessionID) (ClientState, error)
 }

@@ -39,6 +39,12 @@ func (s *Server) Resume(ctx context.Context) error {
 	return vfs.Wrap("nfs.resume", g.Wait())
 }
 
+// Serves ends all clients but those that served tells, here only.
+func (s *Server) Serves(ctx context.Context, served func(state.ClientID) bool) error {
+	eff := s.cfg.State.EndExcept(served)
+	return s.apply(ctx, &eff)
+}
+
 // takeOver looks for a session that is not known here in the store, and takes its client over. It reports whether the
 // session may be known now.
 func (s *Server) takeOver(ctx context.Context, id state.SessionID) (bool, error) {

@@ -61,6 +61,8 @@ func (c *compound) takeOver(id state.SessionID, st status) status {
 		return st
 	}
 	switch found, err := c.s.takeOver(c.ctx, id); {
+	case vfs.KindOf(err) == vfs.KindBusy: // another server has it, perhaps not for long
+		return nfsv4.NFS4ERR_DELAY
 	case err != nil:
 		c.s.cfg.Logger.Warn("nfs: a session could not be looked for", "err", err)
 		return nfsv4.NFS4ERR_DELAY

@@ -1,0 +1,321 @@
+package gateway
+
+import (
+	"context"
+	"encoding/binary"
+	"log/slog"
+	"slices"
+	"sync"
+
+	"github.com/rackfs/rackfs/nfsserver/state"
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+	"github.com/rackfs/rackfs/volume"
+)
+
+// nfsMeta is the metadata client as far as clients and sessions need it.
+type nfsMeta interface {
+	volume.Meta
+	NewNFSClients(ctx context.Context, n uint32) (first uint64, err error)
+	TakeNFSClients(ctx context.Context, ids []uint64) (taken []uint64, err error)
+	NFSClients(ctx context.Context, gateway string) ([]*metapb.ClientSessions, error)
+	NFSClientOf(ctx context.Context, session []byte) (*metapb.ClientSessions, error)
+	ReleaseNFSClient(ctx context.Context, id uint64) error
+}
+
+// sessionStore is the NFS server's state.SessionStore in shard 0, of feature level 3. What legacy has are
+// records of clients that this gateway recorded when it was below: they may reclaim.
+type sessionStore struct {
+	legacy *clientStore
+	meta   nfsMeta
+	name   string
+	shards []uint16 // namespace shards of the file systems that are served
+	log    *slog.Logger
+
+	mu    sync.Mutex // also makes changes of records happen in order
+	known map[state.ClientID]state.ClientRecord
+	spare []state.ClientID // reserved by an earlier incarnation and never given out
+}
+
+var _ state.SessionStore = (*sessionStore)(nil)
+
+func newSessionStore(meta nfsMeta, gateway string, shards []uint16, log *slog.Logger) *sessionStore {
+	return &sessionStore{legacy: newClientStore(meta, gateway), meta: meta, name: gateway, shards: shards, log: log,
+		known: make(map[state.ClientID]state.ClientRecord)}
+}
+
+// clientIDs is how many ids are reserved at once.
+const clientIDs = 16
+
+// NewClientIDs implements state.SessionStore, as do the other methods.
+func (s *sessionStore) NewClientIDs(ctx context.Context) ([]state.ClientID, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if ids := s.spare; len(ids) > 0 {
+		s.spare = nil
+		return ids, nil
+	}
+	first, err := s.meta.NewNFSClients(ctx, clientIDs)
+	if err != nil {
+		return nil, vfs.Wrap("gateway.client ids", err)
+	}
+	ids := make([]state.ClientID, clientIDs)
+	for i := range ids {
+		ids[i] = first + uint64(i)
+	}
+	return ids, nil
+}
+
+// newest is rec with what was stored of it since it was made: requests of a client may overtake each other here.
+// s.mu is held.
+func (s *sessionStore) newest(rec state.ClientRecord) state.ClientRecord {
+	if old, ok := s.known[rec.ClientID]; ok {
+		rec.Reclaimed = rec.Reclaimed || old.Reclaimed
+		if int32(old.Sequence-rec.Sequence) > 0 {
+			rec.Sequence = old.Sequence
+		}
+	}
+	return rec
+}
+
+func (s *sessionStore) PutClient(ctx context.Context, rec state.ClientRecord) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+	defer cancel()
+	rec = s.newest(rec)
+	_, err := s.meta.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_PutClient{PutClient: &metapb.PutClient{Client: pbClient(&rec)}}})
+	if err != nil {
+		return vfs.Wrap("gateway.record client", err)
+	}
+	s.known[rec.ClientID] = rec
+	return nil
+}
+
+func (s *sessionStore) PutSession(ctx context.Context, p state.SessionPut) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+	defer cancel()
+	rec := s.newest(p.Client)
+	_, err := s.meta.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_PutSession{PutSession: &metapb.PutSession{
+		Client:  pbClient(&rec),
+		Session: &metapb.SessionRecord{Id: p.Session.ID[:], Client: uint64(p.Session.Client), Record: encodeSession(&p.Session)},
+	}}})
+	if err != nil {
+		return vfs.Wrap("gateway.record session", err)
+	}
+	s.known[rec.ClientID] = rec
+	return nil
+}
+
+func (s *sessionStore) RemoveClient(ctx context.Context, rec state.ClientRecord) error {
+	if s.legacy.has(rec) {
+		return s.legacy.RemoveClient(ctx, rec)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+	defer cancel()
+	err := s.meta.ReleaseNFSClient(ctx, uint64(rec.ClientID))
+	if k := vfs.KindOf(err); k != vfs.KindOK && k != vfs.KindBusy { // busy: it is another gateway's now
+		return vfs.Wrap("gateway.end client", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.known, rec.ClientID)
+	return nil
+}
+
+func (s *sessionStore) RemoveSession(ctx context.Context, rec state.SessionRecord) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+	defer cancel()
+	_, err := s.meta.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_RemoveSession{RemoveSession: &metapb.RemoveSession{Session: rec.ID[:]}}})
+	switch vfs.KindOf(err) {
+	case vfs.KindOK:
+	case vfs.KindExpired, vfs.KindBusy: // with its client
+		return nil
+	default:
+		return vfs.Wrap("gateway.end session", err)
+	}
+	for _, shard := range s.shards {
+		_, err := s.meta.Apply(ctx, shard, &metapb.Command{Op: &metapb.Command_ReleaseSession{ReleaseSession: &metapb.ReleaseSession{
+			Client: uint64(rec.Client), Session: rec.ID[:],
+		}}})
+		if err != nil { // it only takes room, until the client ends
+			s.log.Warn("gateway: replies of a session stay until its client ends", "shard", shard, "err", err)
+		}
+	}
+	return nil
+}
+
+func (s *sessionStore) Clients(ctx context.Context) ([]state.ClientRecord, error) {
+	return s.legacy.Clients(ctx)
+}
+
+func (s *sessionStore) Load(ctx context.Context) ([]state.ClientState, error) {
+	const op = "gateway.load clients"
+	list, err := s.meta.NFSClients(ctx, s.name)
+	if err != nil {
+		return nil, vfs.Wrap(op, err)
+	}
+	ids := make([]uint64, len(list))
+	for i, c := range list {
+		ids[i] = c.GetClient().GetId()
+	}
+	taken, err := s.meta.TakeNFSClients(ctx, ids)
+	if err != nil {
+		return nil, vfs.Wrap(op, err)
+	}
+	slices.Sort(taken)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []state.ClientState
+	for _, c := range list {
+		id := c.GetClient().GetId()
+		if _, ok := slices.BinarySearch(taken, id); !ok {
+			continue
+		}
+		if len(c.Client.Owner) == 0 && len(c.Client.Record) == 0 {
+			s.spare = append(s.spare, state.ClientID(id))
+			continue
+		}
+		cs, err := clientState(c)
+		if err != nil {
+			return nil, vfs.Wrap(op, err)
+		}
+		s.known[cs.Client.ClientID] = cs.Client
+		out = append(out, cs)
+	}
+	return out, nil
+}
+
+// Retake makes the gateway's new origin the one that serves clients, after the former one ended, and returns those that it
+// serves now.
+func (s *sessionStore) Retake(ctx context.Context) (map[state.ClientID]bool, error) {
+	list, err := s.meta.NFSClients(ctx, s.name)
+	if err != nil {
+		return nil, vfs.Wrap("gateway.retake clients", err)
+	}
+	ids := make([]uint64, len(list))
+	for i, c := range list {
+		ids[i] = c.GetClient().GetId()
+	}
+	taken, err := s.meta.TakeNFSClients(ctx, ids)
+	if err != nil {
+		return nil, vfs.Wrap("gateway.retake clients", err)
+	}
+	served := make(map[state.ClientID]bool, len(taken))
+	for _, id := range taken {
+		served[state.ClientID(id)] = true
+	}
+	return served, nil
+}
+
+func (s *sessionStore) Find(ctx context.Context, id state.SessionID) (state.ClientState, error) {
+	const op = "gateway.find session"
+	c, err := s.meta.NFSClientOf(ctx, id[:])
+	if err != nil {
+		return state.ClientState{}, vfs.Wrap(op, err)
+	}
+	taken, err := s.meta.TakeNFSClients(ctx, []uint64{c.GetClient().GetId()})
+	if err != nil {
+		return state.ClientState{}, vfs.Wrap(op, err)
+	}
+	if len(taken) == 0 {
+		return state.ClientState{}, vfs.Errorf(vfs.KindBusy, op, "gateway %s serves the session's client", c.GetClient().GetGateway())
+	}
+	cs, err := clientState(c)
+	if err != nil {
+		return state.ClientState{}, vfs.Wrap(op, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.known[cs.Client.ClientID] = cs.Client
+	return cs, nil
+}
+
+// sessionFormat is the first byte of our part of records in shard 0: of a client then 4 bytes of sequence and 1 that is 1 after
+// RECLAIM_COMPLETE; of a session 4 each of sequence, flags, callback program, then two channels of 5 times 4. All big-endian.
+const sessionFormat = 1
+
+const (
+	clientRecordLen  = 1 + 4 + 1
+	sessionRecordLen = 1 + 3*4 + 2*5*4
+)
+
+func pbClient(r *state.ClientRecord) *metapb.ClientRecord {
+	b := binary.BigEndian.AppendUint32([]byte{sessionFormat}, r.Sequence)
+	if r.Reclaimed {
+		b = append(b, 1)
+	} else {
+		b = append(b, 0)
+	}
+	return &metapb.ClientRecord{Id: uint64(r.ClientID), Owner: r.Owner, Verifier: r.Verifier[:], Principal: []byte(r.Principal), Confirmed: true, Record: b}
+}
+
+func encodeSession(r *state.SessionRecord) []byte {
+	b := make([]byte, 0, sessionRecordLen)
+	b = append(b, sessionFormat)
+	put := func(vs ...uint32) {
+		for _, v := range vs {
+			b = binary.BigEndian.AppendUint32(b, v)
+		}
+	}
+	put(r.Sequence, r.Flags, r.CallbackProgram)
+	for _, c := range []*state.ChannelAttrs{&r.Fore, &r.Back} {
+		put(c.MaxRequest, c.MaxResponse, c.MaxCachedResponse, c.MaxOps, c.MaxSlots)
+	}
+	return b
+}
+
+func clientState(c *metapb.ClientSessions) (state.ClientState, error) {
+	const op = "gateway.client record"
+	r := c.GetClient()
+	b := r.GetRecord()
+	if len(b) < clientRecordLen || b[0] != sessionFormat || len(r.GetVerifier()) != 8 {
+		return state.ClientState{}, vfs.Errorf(vfs.KindIncompatible, op, "NFS client %d (%q) is of a format this version does not know", r.GetId(), r.GetOwner())
+	}
+	cs := state.ClientState{Client: state.ClientRecord{
+		Owner: r.Owner, Verifier: [8]byte(r.Verifier), Principal: state.Principal(r.Principal), ClientID: state.ClientID(r.Id),
+		Sequence: binary.BigEndian.Uint32(b[1:]), Reclaimed: b[5] == 1,
+	}}
+	for _, s := range c.GetSessions() {
+		b := s.GetRecord()
+		if len(b) < sessionRecordLen || b[0] != sessionFormat || len(s.GetId()) != len(state.SessionID{}) {
+			return state.ClientState{}, vfs.Errorf(vfs.KindIncompatible, op, "session %x of NFS client %d is of a format this version does not know", s.GetId(), r.GetId())
+		}
+		at := 1
+		next := func() uint32 {
+			at += 4
+			return binary.BigEndian.Uint32(b[at-4:])
+		}
+		rec := state.SessionRecord{ID: state.SessionID(s.Id), Client: cs.Client.ClientID, Sequence: next(), Flags: next(), CallbackProgram: next()}
+		for _, c := range []*state.ChannelAttrs{&rec.Fore, &rec.Back} {
+			*c = state.ChannelAttrs{MaxRequest: next(), MaxResponse: next(), MaxCachedResponse: next(), MaxOps: next(), MaxSlots: next()}
+		}
+		cs.Sessions = append(cs.Sessions, rec)
+	}
+	return cs, nil
+}
+
+// keeping reports whether all shards are of a feature level at which they keep clients and what clients have. Commands without
+// anything to do tell.
+func keeping(ctx context.Context, meta volume.Meta, shards []uint16) (bool, error) {
+	ask := func(shard uint16, cmd *metapb.Command) (bool, error) {
+		switch _, err := meta.Apply(ctx, shard, cmd); vfs.KindOf(err) {
+		case vfs.KindOK:
+			return true, nil
+		case vfs.KindNotSupported:
+			return false, nil
+		default:
+			return false, vfs.Wrap("gateway.level", err)
+		}
+	}
+	ok, err := ask(clusterShard, &metapb.Command{Op: &metapb.Command_ForgetClients{ForgetClients: &metapb.ForgetClients{}}})
+	for _, shard := range shards {
+		if !ok || err != nil {
+			break
+		}
+		ok, err = ask(shard, &metapb.Command{Op: &metapb.Command_ReleaseClients{ReleaseClients: &metapb.ReleaseClients{}}})
+	}
+	return ok && err == nil, err
+}
