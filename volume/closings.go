@@ -12,8 +12,9 @@ import (
 )
 
 const (
-	// closeDelay is how long the end of an open waits for others, to go with them in one command.
-	closeDelay = 200 * time.Millisecond
+	// closeDelay is how long the end of an open waits for others, to go with them in one command. A gateway that is killed
+	// meanwhile leaves the record until the end of the client, and with it a file that has lost its name since.
+	closeDelay = 50 * time.Millisecond
 
 	// maxClosings is how many files and lock-owners one command may end.
 	maxClosings = 256
