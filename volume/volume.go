@@ -261,7 +261,8 @@ func (v *Volume) callOf(ctx context.Context, cmd *metapb.Command) *metapb.Call {
 		return nil
 	}
 	switch cmd.Op.(type) {
-	case *metapb.Command_Create, *metapb.Command_Link, *metapb.Command_Remove, *metapb.Command_Rename, *metapb.Command_SetAttr:
+	case *metapb.Command_Create, *metapb.Command_Link, *metapb.Command_Remove, *metapb.Command_Rename, *metapb.Command_SetAttr,
+		*metapb.Command_SetXattr, *metapb.Command_RemoveXattr:
 		return &metapb.Call{Session: call.Session[:], Client: call.Client, Slot: call.Slot, Seq: call.Seq, OpIndex: call.Next()}
 	}
 	return nil

@@ -131,6 +131,25 @@ func BenchmarkNFS(b *testing.B) {
 			})
 		})
 	}
+	for _, workers := range []int{1, 64} {
+		b.Run(fmt.Sprintf("lock-unlock/%d", workers), func(b *testing.B) {
+			dir := mkdir(b)
+			files, locks := make([]*nfsclient.File, workers), make([]*nfsclient.Lock, workers)
+			for w := range workers {
+				f, err := cl.Create(b.Context(), dir, fmt.Sprintf("f%d", w), 0o644)
+				if err != nil {
+					b.Fatal(err)
+				}
+				files[w], locks[w] = f, &nfsclient.Lock{Owner: "l"}
+			}
+			run(b, workers, func(ctx context.Context, w, i int) error {
+				if _, err := cl.LockRange(ctx, files[w], locks[w], nfsv4.WRITE_LT, 0, 100); err != nil {
+					return err
+				}
+				return cl.Unlock(ctx, files[w], locks[w], 0, 100)
+			})
+		})
+	}
 	const streams, mib = 4, 1 << 20
 	files := make([]*nfsclient.File, streams)
 	dir := mkdir(b)

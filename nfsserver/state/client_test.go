@@ -163,15 +163,19 @@ func TestCreateSession(t *testing.T) {
 
 	small := state.CreateSessionArgs{ClientID: a.id, Sequence: r.Sequence + 2, Fore: chan4k(4), Principal: a.who}
 	small.Fore.MaxRequest = 20
-	for range 2 { // an error is replayed too
-		_, _, st := w.s.CreateSession(w.now, small)
-		w.wantStatus("small request", st, nfsv4.NFS4ERR_TOOSMALL)
+	_, _, st := w.s.CreateSession(w.now, small)
+	w.wantStatus("small request", st, nfsv4.NFS4ERR_TOOSMALL)
+	small.Fore, small.Back = chan4k(4), chan4k(1)
+	small.Back.MaxOps = 1 // no room for anything after CB_SEQUENCE
+	_, _, st = w.s.CreateSession(w.now, small)
+	w.wantStatus("small backchannel", st, nfsv4.NFS4ERR_TOOSMALL)
+	flags := state.CreateSessionArgs{ClientID: a.id, Sequence: r.Sequence + 2, Fore: chan4k(4), Principal: a.who, Flags: 8}
+	for range 2 { // an error that used the sequence is replayed too
+		_, _, st := w.s.CreateSession(w.now, flags)
+		w.wantStatus("unknown flag", st, nfsv4.NFS4ERR_INVAL)
 	}
-	flags := state.CreateSessionArgs{ClientID: a.id, Sequence: r.Sequence + 3, Fore: chan4k(4), Principal: a.who, Flags: 8}
-	_, _, st := w.s.CreateSession(w.now, flags)
-	w.wantStatus("unknown flag", st, nfsv4.NFS4ERR_INVAL)
 
-	large := state.CreateSessionArgs{ClientID: a.id, Sequence: r.Sequence + 4, Principal: a.who,
+	large := state.CreateSessionArgs{ClientID: a.id, Sequence: r.Sequence + 3, Principal: a.who,
 		Fore: state.ChannelAttrs{MaxRequest: 1 << 30, MaxResponse: 1 << 30, MaxCachedResponse: 1 << 30, MaxOps: 1 << 30, MaxSlots: 1 << 30}}
 	res, _, st := w.s.CreateSession(w.now, large)
 	w.wantStatus("large channel", st, ok)
@@ -230,6 +234,17 @@ func TestSequence(t *testing.T) {
 	if r := a.sequence(0, 4, 81, ok); !r.Uncached {
 		t.Errorf("a reply that is too large was cached: %+v", r)
 	}
+
+	tiny := w.client("tiny")
+	fore := chan4k(1)
+	fore.MaxCachedResponse = 10
+	made, eff, st := w.s.CreateSession(w.now, state.CreateSessionArgs{ClientID: tiny.id, Sequence: 2, Fore: fore, Principal: tiny.who})
+	w.must(eff)
+	w.wantStatus("CREATE_SESSION", st, ok)
+	_, st = w.s.Sequence(w.now, state.SequenceArgs{SessionID: made.SessionID, Sequence: 1, CacheThis: true})
+	w.wantStatus("no room to cache SEQUENCE itself", st, nfsv4.NFS4ERR_REP_TOO_BIG_TO_CACHE)
+	_, st = w.s.Sequence(w.now, state.SequenceArgs{SessionID: made.SessionID, Sequence: 1})
+	w.wantStatus("not cached", st, ok)
 
 	res, st := w.s.Sequence(w.now, state.SequenceArgs{SessionID: a.session, Slot: 0, Sequence: 5, HighestSlot: 4})
 	w.wantStatus("highest slot", st, nfsv4.NFS4ERR_BAD_HIGH_SLOT)
@@ -291,7 +306,7 @@ func TestBackchannelBinding(t *testing.T) {
 	w := newWorld(t)
 	a := w.peer("a")
 	r := a.exchange(0, ok)
-	res, _, st := w.s.CreateSession(w.now, state.CreateSessionArgs{ClientID: r.ClientID, Sequence: r.Sequence, Fore: chan4k(1),
+	res, _, st := w.s.CreateSession(w.now, state.CreateSessionArgs{ClientID: r.ClientID, Sequence: r.Sequence, Fore: chan4k(1), Back: chan4k(1),
 		Principal: "root", Conn: 7, Flags: nfsv4.CREATE_SESSION4_FLAG_CONN_BACK_CHAN})
 	w.wantStatus("CREATE_SESSION", st, ok)
 	if res.Flags != nfsv4.CREATE_SESSION4_FLAG_CONN_BACK_CHAN {

@@ -77,6 +77,9 @@ const (
 	minRequest  = 24 + 8 + 8 + 12 + 4 + 32
 	minResponse = 24 + 12 + 4 + 40
 
+	// minCallback is for CB_COMPOUND with CB_SEQUENCE and one small operation, request and reply.
+	minCallback = 128
+
 	// maxBackSlots bounds what we would send at once; maxBackConns the
 	// connections that a session's backchannel may use.
 	maxBackSlots = 16
@@ -100,6 +103,11 @@ func (s *State) CreateSession(now time.Time, a CreateSessionArgs) (CreateSession
 	// neither moves the sequence nor learns a cached reply.
 	if !c.confirmed && c.principal != a.Principal {
 		return CreateSessionResult{}, s.effects(eff), nfsv4.NFS4ERR_CLID_INUSE
+	}
+	// A channel that could carry nothing is refused before the sequence counts, so that the client may ask again with
+	// the same one.
+	if a.Sequence == c.csSequence+1 && tooSmall(&a) {
+		return CreateSessionResult{}, s.effects(eff), nfsv4.NFS4ERR_TOOSMALL
 	}
 	// Phase 2: sequence processing.
 	switch a.Sequence {
@@ -136,12 +144,18 @@ func (s *State) checkSession(c *client, a *CreateSessionArgs) Status {
 	switch {
 	case a.Flags&^uint32(createSessionFlags) != 0:
 		return nfsv4.NFS4ERR_INVAL
-	case a.Fore.MaxRequest < minRequest, a.Fore.MaxResponse < minResponse, a.Fore.MaxOps < 1, a.Fore.MaxSlots < 1:
-		return nfsv4.NFS4ERR_TOOSMALL
 	case len(c.sessions) >= s.cfg.Limits.SessionsPerClient:
 		return nfsv4.NFS4ERR_NOSPC
 	}
 	return nfsv4.NFS4_OK
+}
+
+// tooSmall reports whether a channel is of no use. A client that wants no backchannel may leave out what it would be.
+func tooSmall(a *CreateSessionArgs) bool {
+	f, b := &a.Fore, &a.Back
+	back := a.Flags&nfsv4.CREATE_SESSION4_FLAG_CONN_BACK_CHAN != 0 || *b != ChannelAttrs{}
+	return f.MaxRequest < minRequest || f.MaxResponse < minResponse || f.MaxOps < 1 || f.MaxSlots < 1 ||
+		back && (b.MaxRequest < minCallback || b.MaxResponse < minCallback || b.MaxOps < 2 || b.MaxSlots < 1)
 }
 
 func (s *State) newSession(c *client, a *CreateSessionArgs) *session {
@@ -351,6 +365,8 @@ func (s *State) Sequence(now time.Time, a SequenceArgs) (SequenceResult, Status)
 		return SequenceResult{}, nfsv4.NFS4ERR_BADSLOT
 	case a.HighestSlot >= uint32(len(ss.slots)):
 		return SequenceResult{}, nfsv4.NFS4ERR_BAD_HIGH_SLOT
+	case a.CacheThis && ss.fore.MaxCachedResponse < minResponse: // not even SEQUENCE alone
+		return SequenceResult{}, nfsv4.NFS4ERR_REP_TOO_BIG_TO_CACHE
 	}
 	sl := &ss.slots[a.Slot]
 	highest := uint32(len(ss.slots)) - 1

@@ -126,11 +126,11 @@ func (s *State) whyUnknown(client ClientID, id Stateid) Status {
 	form := id.Other[0]
 	own := binary.BigEndian.Uint16(id.Other[4:]) == clientTag(client)
 	switch {
-	case form != formOpen && form != formLock: // special, or never was
+	case id.Other == Anonymous.Other, id.Other == Bypass.Other:
 		return nfsv4.NFS4ERR_BAD_STATEID
 	case !s.madeHere(id.Other) && !s.cfg.Kept:
 		return nfsv4.NFS4ERR_STALE_STATEID
-	case own:
+	case own, form != formOpen && form != formLock: // the latter never was
 		return nfsv4.NFS4ERR_BAD_STATEID
 	}
 	for c := range s.clients {

@@ -96,8 +96,11 @@ func (c *compound) opExchangeID() status {
 		return nfsv4.NFS4ERR_BADXDR
 	}
 	// Flags that only a server may set, or that do not exist, are refused.
-	const known = nfsv4.EXCHGID4_FLAG_SUPP_MOVED_REFER | nfsv4.EXCHGID4_FLAG_SUPP_MOVED_MIGR | nfsv4.EXCHGID4_FLAG_SUPP_FENCE_OPS |
-		nfsv4.EXCHGID4_FLAG_BIND_PRINC_STATEID | nfsv4.EXCHGID4_FLAG_MASK_PNFS | nfsv4.EXCHGID4_FLAG_UPD_CONFIRMED_REC_A
+	known := uint32(nfsv4.EXCHGID4_FLAG_SUPP_MOVED_REFER | nfsv4.EXCHGID4_FLAG_SUPP_MOVED_MIGR |
+		nfsv4.EXCHGID4_FLAG_BIND_PRINC_STATEID | nfsv4.EXCHGID4_FLAG_MASK_PNFS | nfsv4.EXCHGID4_FLAG_UPD_CONFIRMED_REC_A)
+	if c.minor >= 2 {
+		known |= nfsv4.EXCHGID4_FLAG_SUPP_FENCE_OPS // RFC 7862, 14.1
+	}
 	if a.EiaFlags&^known != 0 {
 		return nfsv4.NFS4ERR_INVAL
 	}
