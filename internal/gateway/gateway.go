@@ -157,7 +157,7 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 		return g, vfs.Wrap(op, err)
 	}
 	var places []place
-	shards := map[uint32]uint16{0: clusterShard} // by fsid
+	shardOf := map[uint32]uint16{0: clusterShard} // by fsid
 	folding := &rewrite.Folding{Age: cfg.FoldAge, Logger: cfg.Logger}
 	for _, fs := range r.GetFileSystems().GetFileSystems() {
 		if fs.State != metapb.FileSystemState_FS_ACTIVE {
@@ -175,7 +175,7 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 		})
 		g.volumes = append(g.volumes, v)
 		m.volumes = append(m.volumes, v)
-		shards[fs.Id] = shard
+		shardOf[fs.Id] = shard
 		folding.Volumes = append(folding.Volumes, rewrite.Folded{Volume: v, Shard: shard, FS: fs.Id, Blocks: stored})
 		served := &leasedFS{fs: v, need: []*membership{m, g.members.all[clusterShard]}}
 		g.exports = append(g.exports, export.Export{ID: fs.Id, FSID: fs.Id, Path: exportPath(fs), FS: served, Rules: cfg.Rules})
@@ -221,7 +221,7 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 	g.nfs, err = nfsserver.New(ctx, nfsserver.Config{
 		Cluster: cfg.Cluster, Keys: keys, Exports: g.exports, Store: store,
 		Lease: cfg.Lease, Name: cfg.Name, Release: cfg.Release, Logger: cfg.Logger, Registerer: cfg.Registerer,
-		Valid: func(fsid uint32) bool { return g.members.valid(shards[fsid]) },
+		Valid: func(fsid uint32) bool { return g.members.valid(shardOf[fsid]) },
 	})
 	if err != nil {
 		return g, vfs.Wrap(op, err)
