@@ -18,7 +18,10 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// A future that is on its way to the state machine when Raft is shut down is never answered (hashicorp/raft 1.8.0, runFSM).
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/hashicorp/raft.(*deferError).Error"))
+}
 
 // patience is how long a test waits for what must happen. It decides nothing but when a hanging test ends.
 const patience = 60 * time.Second

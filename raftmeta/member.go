@@ -228,11 +228,11 @@ func (sh *shard) changeMember(ctx context.Context, action metapb.MemberAction, i
 	return sh.changeError(sh.settle(ctx, change(), free))
 }
 
-// settle waits for f, at most until ctx ends; done is called when f is, in any case.
+// settle waits for f, at most until ctx ends; done is called when f is answered. Raft may leave that out when it is shut down.
 func (sh *shard) settle(ctx context.Context, f raft.Future, done func()) error {
 	ch := make(chan error, 1)
 	go func() {
-		err := f.Error() // answered at the latest when Raft ends
+		err := f.Error()
 		done()
 		ch <- err
 	}()
