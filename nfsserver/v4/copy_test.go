@@ -124,8 +124,8 @@ func TestCopy(t *testing.T) {
 		ops  []nfsv4.NfsArgop4
 		want nfsv4.Nfsstat4
 	}{
-		"from beyond the end":         {ops(pair(f, g), copyArgs(id, gid, 4<<20, 0, 0, true)), nfsv4.NFS4ERR_INVAL},
-		"more than there is":          {ops(pair(f, g), copyArgs(id, gid, 1, 0, uint64(len(data)), true)), nfsv4.NFS4ERR_INVAL},
+		"from beyond the end":         {ops(pair(f, g), copyArgs(id, gid, 4<<20, 0, 0, true)), nfsv4.NFS4ERR_OFFLOAD_DENIED},
+		"at the end":                  {ops(pair(f, g), copyArgs(id, gid, uint64(len(data)), 0, 1, true)), nfsv4.NFS4ERR_OFFLOAD_DENIED},
 		"over itself":                 {ops(pair(f, f), copyArgs(id, id, 0, 1<<20, 2<<20, true)), nfsv4.NFS4ERR_INVAL},
 		"to beyond the largest":       {ops(pair(f, g), copyArgs(id, gid, 0, vfs.MaxSize, 1, true)), nfsv4.NFS4ERR_FBIG},
 		"from another server":         {ops(pair(f, g), elsewhere), nfsv4.NFS4ERR_NOTSUPP},
@@ -140,6 +140,9 @@ func TestCopy(t *testing.T) {
 		if res := c.do(x.ops...); res.Status != x.want {
 			t.Errorf("%s: %s, want %s", name, nfsv4.Nfsstat4_name[res.Status], nfsv4.Nfsstat4_name[x.want])
 		}
+	}
+	if got := copyOK(last(c.ok(ops(pair(f, g), copyArgs(id, gid, 1<<20, 0, 1<<40, true))...))); got.CrResponse.WrCount != uint64(len(data)-1<<20) {
+		t.Errorf("more than there is: %+v", got)
 	}
 	// What is too much for a client that waits, or has no backchannel, is answered in part.
 	w.v4.SetCopyBound(1 << 20)

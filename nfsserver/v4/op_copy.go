@@ -61,10 +61,14 @@ func (c *compound) opCopy() status {
 	defer end()
 	size := c.saved.attr.Size // after the stateid was checked it could only be newer
 	switch {
-	case from > size || count > size-from:
-		return nfsv4.NFS4ERR_INVAL
-	case count == 0:
+	case count == 0 && from <= size:
 		count = size - from
+	case from >= size:
+		// The standard says NFS4ERR_INVAL. But Linux writes back only the range that it copies, so a file may be longer for
+		// its users than it is here; after this error the client copies by itself.
+		return nfsv4.NFS4ERR_OFFLOAD_DENIED
+	default:
+		count = min(count, size-from) // likewise; short
 	}
 	if to > vfs.MaxSize || count > vfs.MaxSize-to {
 		return nfsv4.NFS4ERR_FBIG

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"testing"
 
+	"github.com/cespare/xxhash/v2"
 	"pgregory.net/rapid"
 
 	"github.com/rackfs/rackfs/raftmeta/metapb"
@@ -176,6 +177,13 @@ func TestReserved(t *testing.T) {
 	if got := r.extentsOf(ino); len(got) > 0 {
 		t.Fatalf("readers see %v", got)
 	}
+	r.ok(allocateCmd(ino, epoch, size, 1<<20, size))
+	none := xxhash.Sum64(nil) // of the bytes that a reserved extent does not have
+	if got := r.ok(rewriteCmd(ino, &metapb.ExtentRewrite{Offset: size, Length: 1 << 20, InlineHash: none, Block: blocks.First + 9, BlockLength: 1 << 20, K: 4, M: 2})).GetRewrite(); got.Bytes != 0 {
+		t.Fatalf("rewritten: %v", got)
+	}
+	shorter := uint64(size)
+	r.ok(&metapb.Command{Op: &metapb.Command_SetAttr{SetAttr: &metapb.SetAttr{Ino: ino, Set: &metapb.AttrSet{Size: &shorter}, LeaseEpoch: epoch}}})
 	// Far from the ends of the records, across one, in the middle of a page, over it again.
 	for i, e := range []*metapb.NewExtent{
 		{Offset: 300 << 20, Length: 4 << 20, Block: blocks.First, ProfileK: 4, ProfileM: 2},
@@ -371,6 +379,26 @@ func TestBoundedRanges(t *testing.T) {
 		return cloneCmd(ino, epoch, done, dst, 1, done, blocks*blockMax-done)
 	})
 	punches := run(func(done uint64) *metapb.Command { return punchCmd(ino, epoch, done, blocks*blockMax-done) })
+	// Holes between more pieces than a command can look at: each is filled.
+	const pages = 3000
+	for at := uint64(0); at < pages; at += 1000 {
+		var list []*metapb.NewExtent
+		for i := range uint64(500) {
+			list = append(list, &metapb.NewExtent{Offset: (at + 2*i) * pageSize, Length: pageSize, Inline: make([]byte, pageSize)})
+		}
+		r.ok(commitCmd(ino, epoch, 0, list...))
+	}
+	for done := uint64(0); done < pages*pageSize; {
+		done = r.ok(allocateCmd(ino, epoch, done, pages*pageSize-done, 1<<50)).GetRange().Done
+	}
+	if a := r.attr(ino).Attr; a.Used != pages*pageSize {
+		t.Fatalf("%d bytes used of %d", a.Used, pages*pageSize)
+	}
+	r.check()
+	r.ok(punchCmd(ino, epoch, 0, 1<<40))
+	for done := uint64(0); done < pages*pageSize; {
+		done = r.ok(punchCmd(ino, epoch, done, pages*pageSize-done)).GetRange().Done
+	}
 	allocs := run(func(done uint64) *metapb.Command { return allocateCmd(ino, epoch, done, blocks*blockMax-done, 1<<50) })
 	t.Logf("%d extents: %d commands to clone, %d over others, %d to punch, %d to allocate", blocks, clones, again, punches, allocs)
 	if clones > blocks/300 || allocs != 1 {
