@@ -5,6 +5,7 @@ package posix
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 
@@ -20,6 +21,7 @@ func rangeChecks() []Check {
 		{"clone-range", cloneRange},
 		{"copy-range", copyRange},
 		{"copy-range-over-itself", copyRangeOverItself},
+		{"copy-range-large", copyRangeLarge},
 	}
 }
 
@@ -238,8 +240,8 @@ func cloneRange(t *T) {
 }
 
 // copyAll copies with copy_file_range as often as it takes.
-func (t *T) copyAll(src, dst *os.File, from, to int64, n int) {
-	for n > 0 {
+func (t *T) copyAll(src, dst *os.File, from, to int64, n int) (calls int) {
+	for ; n > 0; calls++ {
 		k, err := unix.CopyFileRange(int(src.Fd()), &from, int(dst.Fd()), &to, n, 0)
 		t.Must(err, "copy_file_range")
 		if k == 0 {
@@ -247,6 +249,7 @@ func (t *T) copyAll(src, dst *os.File, from, to int64, n int) {
 		}
 		n -= k
 	}
+	return calls
 }
 
 func copyRange(t *T) {
@@ -283,4 +286,31 @@ func copyRangeOverItself(t *T) {
 	from, to := int64(0), int64(4096)
 	_, err := unix.CopyFileRange(int(f.Fd()), &from, int(f.Fd()), &to, 8192, 0)
 	t.Want(err, "copy over itself", unix.EINVAL)
+}
+
+// copyRangeLarge moves so many bytes, no page of which lies alike in both files, that the server goes on in the background and calls the
+// client when it is done.
+func copyRangeLarge(t *T) {
+	const mib = 96
+	f, g := t.create("f"), t.create("g")
+	defer f.Close()
+	defer g.Close()
+	buf := make([]byte, 1<<20)
+	for i := range int64(mib) {
+		t.writeAt(f, pattern(buf, i<<20, 11), i<<20)
+	}
+	calls := t.copyAll(f, g, 1, 0, mib<<20-1)
+	if t.detail = fmt.Sprintf("%d calls", calls); nfsVersion(t) == "4.2" && calls != 1 {
+		t.Fatalf("%d calls of copy_file_range", calls)
+	}
+	t.Must(g.Sync(), "fsync")
+	t.Forget()
+	got, want := make([]byte, 1<<20), make([]byte, 1<<20)
+	for at := int64(0); at < mib<<20-1; at += 1 << 20 {
+		n := min(1<<20, mib<<20-1-at)
+		_, err := g.ReadAt(got[:n], at)
+		t.Must(err, "read")
+		t.sameBytes(fmt.Sprintf("copy from %d on", at), got[:n], pattern(want[:n], at+1, 11))
+	}
+	Equal(t, "size", t.Stat(g.Name()).Size, mib<<20-1)
 }
