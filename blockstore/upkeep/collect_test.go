@@ -48,6 +48,33 @@ func TestCollect(t *testing.T) {
 	r.whole(live)
 }
 
+// A block that two files share stays, and is rebuilt, until both are gone.
+func TestSharedBlockIsKept(t *testing.T) {
+	r := newRig(t, rigOptions{stores: 7, k: 4, m: 2, pgs: 14})
+	f := r.write(1 << 20)
+	c := r.mustApply(&metapb.Command{Op: &metapb.Command_Create{Create: &metapb.Create{
+		Parent: uint64(vfs.RootIno), Name: []byte("clone"), Type: uint32(vfs.TypeFile), Open: uint32(vfs.OpenWrite), Attr: &metapb.AttrSet{},
+	}}}).GetCreate()
+	r.mustApply(&metapb.Command{Op: &metapb.Command_CloneRange{CloneRange: &metapb.CloneRange{
+		Ino: c.Attr.Ino, LeaseEpoch: c.Lease.Epoch, Offset: 1 << 30, Length: 1 << 20, SrcIno: f.ino, SrcLeaseEpoch: 1,
+	}}})
+	r.remove(f)
+	r.reap()
+	if c := r.collect(); c.Dead != 0 {
+		t.Fatalf("collected %+v of a block that a clone has", c)
+	}
+	r.whole(f)
+	n := r.replace(r.nodes[newClusterMap(r.cluster()).groups[f.b.PG].pg.Slots[0].Store-1])
+	n.heal()
+	r.whole(f)
+	r.remove(&file{name: "clone"})
+	r.reap()
+	r.collect()
+	if got := r.shards(f.b.ID); got != 0 {
+		t.Fatalf("%d shards of a block that nobody has", got)
+	}
+}
+
 // What an abandoned attempt left in another group goes, once the block is live elsewhere, and not before.
 func TestCollectElsewhere(t *testing.T) {
 	r := newRig(t, rigOptions{stores: 8, k: 4, m: 2, pgs: 8})

@@ -124,8 +124,8 @@ func TestCopy(t *testing.T) {
 		ops  []nfsv4.NfsArgop4
 		want nfsv4.Nfsstat4
 	}{
-		"from beyond the end":         {ops(pair(f, g), copyArgs(id, gid, 4<<20, 0, 0, true)), nfsv4.NFS4ERR_OFFLOAD_DENIED},
-		"at the end":                  {ops(pair(f, g), copyArgs(id, gid, uint64(len(data)), 0, 1, true)), nfsv4.NFS4ERR_OFFLOAD_DENIED},
+		"from beyond the end":         {ops(pair(f, g), copyArgs(id, gid, 4<<20, 0, 0, true)), nfsv4.NFS4ERR_XDEV},
+		"at the end":                  {ops(pair(f, g), copyArgs(id, gid, uint64(len(data)), 0, 1, true)), nfsv4.NFS4ERR_XDEV},
 		"over itself":                 {ops(pair(f, f), copyArgs(id, id, 0, 1<<20, 2<<20, true)), nfsv4.NFS4ERR_INVAL},
 		"to beyond the largest":       {ops(pair(f, g), copyArgs(id, gid, 0, vfs.MaxSize, 1, true)), nfsv4.NFS4ERR_FBIG},
 		"from another server":         {ops(pair(f, g), elsewhere), nfsv4.NFS4ERR_NOTSUPP},

@@ -65,8 +65,8 @@ func (c *compound) opCopy() status {
 		count = size - from
 	case from >= size:
 		// The standard says NFS4ERR_INVAL. But Linux writes back only the range that it copies, so a file may be longer for
-		// its users than it is here; after this error the client copies by itself.
-		return nfsv4.NFS4ERR_OFFLOAD_DENIED
+		// its users than it is here; after this error the client (6.1) reads and writes by itself.
+		return nfsv4.NFS4ERR_XDEV
 	default:
 		count = min(count, size-from) // likewise; short
 	}
