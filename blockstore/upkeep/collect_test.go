@@ -48,9 +48,9 @@ func TestCollect(t *testing.T) {
 	r.whole(live)
 }
 
-// A block that two files share stays, and is rebuilt, until both are gone.
-func TestSharedBlockIsKept(t *testing.T) {
-	r := newRig(t, rigOptions{stores: 7, k: 4, m: 2, pgs: 14})
+// shared makes a clone of a file, named "clone", which then goes.
+func (r *rig) shared() *file {
+	r.t.Helper()
 	f := r.write(1 << 20)
 	c := r.mustApply(&metapb.Command{Op: &metapb.Command_Create{Create: &metapb.Create{
 		Parent: uint64(vfs.RootIno), Name: []byte("clone"), Type: uint32(vfs.TypeFile), Open: uint32(vfs.OpenWrite), Attr: &metapb.AttrSet{},
@@ -61,18 +61,31 @@ func TestSharedBlockIsKept(t *testing.T) {
 	r.remove(f)
 	r.reap()
 	if c := r.collect(); c.Dead != 0 {
-		t.Fatalf("collected %+v of a block that a clone has", c)
+		r.t.Fatalf("collected %+v of a block that a clone has", c)
 	}
 	r.whole(f)
-	n := r.replace(r.nodes[newClusterMap(r.cluster()).groups[f.b.PG].pg.Slots[0].Store-1])
-	n.heal()
-	r.whole(f)
+	return f
+}
+
+// A block that two files share stays until both are gone.
+func TestSharedBlockIsKept(t *testing.T) {
+	r := newRig(t, rigOptions{stores: 6, k: 4, m: 2, pgs: 6})
+	f := r.shared()
 	r.remove(&file{name: "clone"})
 	r.reap()
 	r.collect()
 	if got := r.shards(f.b.ID); got != 0 {
 		t.Fatalf("%d shards of a block that nobody has", got)
 	}
+}
+
+// A block whose first owner is gone is rebuilt.
+func TestSharedBlockIsHealed(t *testing.T) {
+	r := newRig(t, rigOptions{stores: 7, k: 4, m: 2, pgs: 14})
+	f := r.shared()
+	n := r.replace(r.nodes[newClusterMap(r.cluster()).groups[f.b.PG].pg.Slots[0].Store-1])
+	n.heal()
+	r.whole(f)
 }
 
 // What an abandoned attempt left in another group goes, once the block is live elsewhere, and not before.

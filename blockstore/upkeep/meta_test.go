@@ -38,7 +38,9 @@ func newMetadata(t testing.TB) *metadata {
 			t.Fatal(err)
 		}
 		m.shards[id] = x
-		m.must(t, id, &metapb.Command{Op: &metapb.Command_RaiseLevel{RaiseLevel: &metapb.RaiseLevel{Level: 2}}})
+		for level := uint32(2); level <= fsm.Level; level++ {
+			m.must(t, id, &metapb.Command{Op: &metapb.Command_RaiseLevel{RaiseLevel: &metapb.RaiseLevel{Level: level}}})
+		}
 	}
 	m.must(t, testShard, &metapb.Command{Fs: testFS, Op: &metapb.Command_CreateNamespace{CreateNamespace: &metapb.CreateNamespace{
 		RootMode: 0o777, HashKey: bytes.Repeat([]byte{9}, 16),
