@@ -15,13 +15,12 @@
 // # Rules
 //
 // The server knows vfs and nothing below it. What it must not forget over a
-// restart (which clients may reclaim their state) is in the
-// [state.StateStore] that it is given; see package state for what that
-// interface will carry when several gateways serve one file system.
+// restart is in the [state.StateStore] that it is given and, of files, with the vfs. If the store is a
+// [state.SessionStore], clients go on after a restart, or at another server, as if nothing had happened.
 //
 // Exports and handle keys change while it runs ([Server.SetExports],
 // [Server.SetKeys]); a request sees one version of them.
 //
-// Shutdown does not close what clients have open in the vfs: they come back and
+// Shutdown does not close what clients have open in the vfs: they come back and go on with it, or
 // reclaim it.
 package nfsserver

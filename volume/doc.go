@@ -80,9 +80,17 @@
 // A read that moves atime (vfs.Attr.ReadAt) is noted in memory, shown by this gateway, and told to the metadata some seconds later,
 // many inodes in one command. It is decided again there, so neither a late nor a repeated one takes back what was set since.
 //
+// # Opens and locks of clients
+//
+// With Config.Keep the volume is a vfs.Keeper: what has to outlive this gateway of a client's opens and locks is recorded at the
+// shard, by the command that opens the file. The table has a copy of what is recorded, and the shares that are not, of files open here; an open that
+// is recorded as it is costs no command. Ends of opens that nobody waits for go together, a little later (closings). Commands that change
+// what a user sees carry the NFS call of their context, so that a repeated one has the outcome of the first.
+//
 // # Unlinked files
 //
 // Remove and Rename name the files open here, which the metadata then keeps for
 // this gateway until the last Close. An Open that finds removals under way which
-// did not know about it waits for them before it says the file is open.
+// did not know about it waits for them before it says the file is open. An open that is recorded keeps its file by itself, whatever
+// becomes of the gateway; those that are not yet are when their file loses its last name.
 package volume

@@ -19,6 +19,13 @@
 // an origin was ended the gateway registers anew under a fresh incarnation, unless somebody else has its name by
 // then, and its volumes go on without what they had buffered.
 //
+// # NFS clients
+//
+// At feature level 3 of all its shards the gateway is a state.SessionStore: clients and sessions are records of shard 0 that belong to its origin. At
+// the start it takes over those of its former incarnation, when a session comes that it does not know those of a gateway whose origin has
+// ended, and after its own origin ended those that nobody else has taken; the others end here. Below that level clients are only recorded, and reclaim
+// after a restart. Which it is is decided at the start.
+//
 // # The cluster map
 //
 // The map is asked for every second, by version, and at once by a call that failed with the one it had. Calls

@@ -19,7 +19,8 @@ import (
 // the rest. All bytes of an answer are durable.
 //
 // A copy that goes on in the background has its files open, so CLOSE does not end it. It ends with its client. What it did is lost to its client when
-// this server is killed: clients that must find their state again after that also begin such copies again.
+// this server is killed: clients that must find their state again after that also begin such copies again. Those that outlive this server
+// (state.SessionStore) would wait for ever, so they get short answers.
 
 const (
 	// copySyncBytes and copySyncTime bound what a client waits for.
@@ -172,6 +173,9 @@ func (cs *copies) init() {
 
 // start lets job go on in the background with buf, unless too many do.
 func (cs *copies) start(c *compound, job *copying, buf *readBuffer) (state.Stateid, bool) {
+	if c.s.sessions != nil {
+		return state.Stateid{}, false
+	}
 	s, ring, fh := c.s, c.enc.ring, c.cur.handle() // c is used again for another request
 	// Its own opens: the client may close the files.
 	open := func(o *object, f vfs.OpenFlags) bool {

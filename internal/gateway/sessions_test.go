@@ -1,0 +1,224 @@
+package gateway
+
+import (
+	"context"
+	"log/slog"
+	"reflect"
+	"slices"
+	"testing"
+
+	"github.com/rackfs/rackfs/nfsserver/state"
+	"github.com/rackfs/rackfs/raftmeta/fsm"
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// origin0 is one gateway's client of a shard 0.
+type origin0 struct {
+	*shard0
+	id uint64
+}
+
+// gateway registers a gateway. One of the same name ends the former one.
+func (s *shard0) gateway(name string, incarnation byte) *origin0 {
+	s.t.Helper()
+	inc := make([]byte, 16)
+	inc[0] = incarnation
+	s.origin = 0
+	r, err := s.Apply(s.t.Context(), clusterShard, &metapb.Command{Op: &metapb.Command_RegisterOrigin{RegisterOrigin: &metapb.RegisterOrigin{
+		Kind: metapb.OriginKind_ORIGIN_GATEWAY, Name: name, Incarnation: inc,
+	}}})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return &origin0{s, r.GetOrigin().GetOrigin()}
+}
+
+func (o *origin0) Apply(ctx context.Context, shard uint16, cmd *metapb.Command) (*metapb.Result, error) {
+	if shard != clusterShard { // no namespace shard is there to have anything
+		return &metapb.Result{}, nil
+	}
+	o.origin = o.id
+	return o.shard0.Apply(ctx, shard, cmd)
+}
+
+func (o *origin0) NewNFSClients(ctx context.Context, n uint32) (uint64, error) {
+	r, err := o.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_PutClient{PutClient: &metapb.PutClient{Count: n}}})
+	return r.GetClients().GetFirst(), err
+}
+
+func (o *origin0) TakeNFSClients(ctx context.Context, ids []uint64) ([]uint64, error) {
+	r, err := o.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_TakeClients{TakeClients: &metapb.TakeClients{Clients: ids}}})
+	return r.GetClients().GetClients(), err
+}
+
+func (o *origin0) NFSClients(ctx context.Context, gateway string) ([]*metapb.ClientSessions, error) {
+	r, err := o.Query(ctx, clusterShard, &metapb.Query{Q: &metapb.Query_Clients{Clients: &metapb.ClientsQ{Gateway: gateway}}})
+	return r.GetClients().GetClients(), err
+}
+
+func (o *origin0) NFSClientOf(ctx context.Context, session []byte) (*metapb.ClientSessions, error) {
+	r, err := o.Query(ctx, clusterShard, &metapb.Query{Q: &metapb.Query_Client{Client: &metapb.ClientQ{Session: session}}})
+	if err != nil {
+		return nil, err
+	}
+	return r.GetClients().GetClients()[0], nil
+}
+
+func (o *origin0) ReleaseNFSClient(ctx context.Context, id uint64) error {
+	_, err := o.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_RemoveClient{RemoveClient: &metapb.RemoveClient{Client: id}}})
+	if err == nil {
+		_, err = o.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_ForgetClients{ForgetClients: &metapb.ForgetClients{Clients: []uint64{id}}}})
+	}
+	return err
+}
+
+// newShard0At is a shard 0 of the newest feature level.
+func newShard0At(t *testing.T) *shard0 {
+	s := newShard0(t)
+	for level := s.fsm.Level() + 1; level <= fsm.Level; level++ {
+		if _, err := s.Apply(t.Context(), clusterShard, &metapb.Command{Op: &metapb.Command_RaiseLevel{RaiseLevel: &metapb.RaiseLevel{Level: level}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return s
+}
+
+func newStore(o *origin0, name string) *sessionStore {
+	return newSessionStore(o, name, []uint16{1}, slog.New(slog.DiscardHandler))
+}
+
+// Everything that a gateway was told of its clients is found by its next incarnation, and by others only when it is gone.
+func TestSessionRecords(t *testing.T) {
+	ctx := t.Context()
+	meta := newShard0At(t)
+	a := newStore(meta.gateway("gateway-1", 1), "gateway-1")
+	must := func(err error, want vfs.Kind) {
+		t.Helper()
+		if vfs.KindOf(err) != want {
+			t.Fatalf("%v, want kind %v", err, want)
+		}
+	}
+	ids, err := a.NewClientIDs(ctx)
+	must(err, vfs.KindOK)
+	more, err := a.NewClientIDs(ctx)
+	must(err, vfs.KindOK)
+	if all := slices.Concat(ids, more); len(all) != 2*clientIDs || len(slices.Compact(slices.Sorted(slices.Values(all)))) != 2*clientIDs {
+		t.Fatalf("client ids %v", all)
+	}
+	rec := state.ClientRecord{Owner: []byte("host \x00"), Verifier: [8]byte{1, 2}, Principal: "sys/0", ClientID: ids[0], Sequence: 3, Reclaimed: true}
+	chans := state.ChannelAttrs{MaxRequest: 1, MaxResponse: 2, MaxCachedResponse: 3, MaxOps: 4, MaxSlots: 5}
+	s1 := state.SessionRecord{ID: state.SessionID{1}, Client: ids[0], Sequence: 2, Flags: 2, Fore: chans, Back: chans, CallbackProgram: 1 << 30}
+	s1.Back.MaxSlots = 1
+	s2 := s1
+	s2.ID, s2.Sequence = state.SessionID{2}, 3
+	first := rec
+	first.Sequence, first.Reclaimed = 2, false
+	must(a.PutSession(ctx, state.SessionPut{Client: first, Session: s1}), vfs.KindOK)
+	must(a.PutClient(ctx, rec), vfs.KindOK)
+	late := first // was made before RECLAIM_COMPLETE and comes after it
+	late.Sequence = 3
+	must(a.PutSession(ctx, state.SessionPut{Client: late, Session: s2}), vfs.KindOK)
+	want := state.ClientState{Client: rec, Sessions: []state.SessionRecord{s1, s2}}
+
+	b := newStore(meta.gateway("gateway-2", 1), "gateway-2")
+	_, err = b.Find(ctx, s1.ID)
+	must(err, vfs.KindBusy)
+	must(b.PutClient(ctx, rec), vfs.KindBusy)
+	if got, err := b.Load(ctx); err != nil || len(got) != 0 {
+		t.Fatalf("another gateway loads %+v, %v", got, err)
+	}
+
+	a = newStore(meta.gateway("gateway-1", 2), "gateway-1")
+	got, err := a.Load(ctx)
+	must(err, vfs.KindOK)
+	if !reflect.DeepEqual(got, []state.ClientState{want}) {
+		t.Fatalf("loaded %+v, want %+v", got, want)
+	}
+	if spare, err := a.NewClientIDs(ctx); err != nil || len(spare) != 2*clientIDs-1 || slices.Contains(spare, ids[0]) {
+		t.Errorf("ids that were never used: %v, %v", spare, err)
+	}
+	must(a.RemoveSession(ctx, s1), vfs.KindOK)
+	must(a.RemoveSession(ctx, s1), vfs.KindOK)
+	_, err = a.Find(ctx, s1.ID)
+	must(err, vfs.KindNotFound)
+	want.Sessions = want.Sessions[1:]
+
+	// The gateway ends; another one is asked for the session.
+	if _, err := meta.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_ExpireOrigin{ExpireOrigin: &metapb.ExpireOrigin{Origin: a.meta.(*origin0).id}}}); err != nil {
+		t.Fatal(err)
+	}
+	found, err := b.Find(ctx, s2.ID)
+	must(err, vfs.KindOK)
+	if !reflect.DeepEqual(found, want) {
+		t.Fatalf("found %+v, want %+v", found, want)
+	}
+	must(b.PutClient(ctx, rec), vfs.KindOK)
+	again := newStore(meta.gateway("gateway-1", 3), "gateway-1")
+	if served, err := again.Retake(ctx); err != nil || served[ids[0]] || !served[more[0]] {
+		t.Errorf("served after the other took the client: %v, %v", served, err)
+	}
+	must(again.RemoveClient(ctx, rec), vfs.KindOK) // not its own: nothing happens
+	_, err = b.Find(ctx, s2.ID)
+	must(err, vfs.KindOK)
+	must(b.RemoveClient(ctx, rec), vfs.KindOK)
+	must(b.RemoveClient(ctx, rec), vfs.KindOK)
+	_, err = b.Find(ctx, s2.ID)
+	must(err, vfs.KindNotFound)
+	must(b.PutClient(ctx, rec), vfs.KindExpired)
+}
+
+// Clients that were recorded before there were sessions in the store may reclaim, and are forgotten as they were recorded.
+func TestRecordsFromBelow(t *testing.T) {
+	ctx := t.Context()
+	meta := newShard0At(t)
+	o := meta.gateway("gateway-1", 1)
+	rec := state.ClientRecord{Owner: []byte("old"), Verifier: [8]byte{1}, Principal: "sys/0", ClientID: 7<<32 | 1}
+	if err := newClientStore(o, "gateway-1").PutClient(ctx, rec); err != nil {
+		t.Fatal(err)
+	}
+	s := newStore(o, "gateway-1")
+	got, err := s.Clients(ctx)
+	if err != nil || !reflect.DeepEqual(got, []state.ClientRecord{rec}) {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	if err := s.RemoveClient(ctx, rec); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := newStore(o, "gateway-1").Clients(ctx); err != nil || len(got) != 0 {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+func TestKeepingNeedsTheLevel(t *testing.T) {
+	old := newShard0(t)
+	if ok, err := keeping(t.Context(), old, []uint16{1}); ok || err != nil {
+		t.Errorf("below the level: %v, %v", ok, err)
+	}
+	if ok, err := keeping(t.Context(), newShard0At(t).gateway("g", 1), []uint16{1}); !ok || err != nil {
+		t.Errorf("at the level: %v, %v", ok, err)
+	}
+}
+
+func FuzzClientState(f *testing.F) {
+	rec := state.ClientRecord{Owner: []byte("o"), ClientID: 5, Sequence: 9}
+	p := pbClient(&rec)
+	f.Add(p.Record, p.Verifier, encodeSession(&state.SessionRecord{ID: state.SessionID{1}, Client: 5}), make([]byte, 16))
+	f.Add([]byte{1}, []byte{}, []byte{1}, []byte{2})
+	f.Fuzz(func(t *testing.T, record, verifier, session, id []byte) {
+		cs, err := clientState(&metapb.ClientSessions{
+			Client:   &metapb.ClientRecord{Id: 5, Record: record, Verifier: verifier},
+			Sessions: []*metapb.SessionRecord{{Id: id, Client: 5, Record: session}},
+		})
+		if err != nil {
+			if vfs.KindOf(err) != vfs.KindIncompatible {
+				t.Fatal(err)
+			}
+			return
+		}
+		back := pbClient(&cs.Client)
+		if !slices.Equal(back.Record[:clientRecordLen-1], record[:clientRecordLen-1]) || !slices.Equal(encodeSession(&cs.Sessions[0]), session[:sessionRecordLen]) {
+			t.Errorf("%+v is not what it was made from", cs)
+		}
+	})
+}
