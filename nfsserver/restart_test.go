@@ -366,3 +366,44 @@ func TestTakeover(t *testing.T) {
 type stranger struct{ *keptStore }
 
 func (s *stranger) Load(ctx context.Context) ([]state.ClientState, error) { return nil, nil }
+
+// A client uses more slots and fewer again as it likes, up to what the session has, and is told how many it may.
+func TestSlotsGrowAndShrink(t *testing.T) {
+	in := newKeptInstance(t)
+	c := in.dial("c", func(cfg *nfsclient.Config) { cfg.Slots = 6 })
+	id := c.Session(0).ID()
+	seqs := map[uint32]uint32{}
+	send := func(slot, highest uint32, want nfsclient.Status) {
+		t.Helper()
+		seqs[slot]++
+		r, err := c.Raw(in.ctx, nfsclient.NewRaw().Op(nfsv4.OP_SEQUENCE).Raw(id[:]).Words(seqs[slot], slot, highest, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Release()
+		if r.Status != want {
+			t.Fatalf("slot %d of %d: %s, want %s", slot, highest, nfsv4.Nfsstat4_name[r.Status], nfsv4.Nfsstat4_name[want])
+		}
+		if want != nfsv4.NFS4_OK {
+			return
+		}
+		if err := r.Next(nfsv4.OP_SEQUENCE); err != nil {
+			t.Fatal(err)
+		}
+		d := r.D()
+		d.Skip(16 + 4 + 4)
+		if highest, target := d.Uint32(), d.Uint32(); highest != 5 || target != 5 || d.Err() != nil {
+			t.Errorf("highest slot %d, target %d, want 5", highest, target)
+		}
+	}
+	for range 2 {
+		for _, highest := range []uint32{2, 5, 3, 4} {
+			for slot := uint32(2); slot <= highest; slot++ {
+				send(slot, highest, nfsv4.NFS4_OK)
+			}
+		}
+		in.restart()
+	}
+	send(6, 5, nfsv4.NFS4ERR_BADSLOT)
+	send(5, 6, nfsv4.NFS4ERR_BAD_HIGH_SLOT)
+}

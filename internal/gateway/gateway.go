@@ -139,20 +139,20 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 	if err != nil {
 		return g, vfs.Wrap(op, err)
 	}
-	var shards []uint16
+	var namespaces []uint16
 	for _, fs := range r.GetFileSystems().GetFileSystems() {
 		shard := uint16(fs.Shard)
-		if fs.State != metapb.FileSystemState_FS_ACTIVE || slices.Contains(shards, shard) {
+		if fs.State != metapb.FileSystemState_FS_ACTIVE || slices.Contains(namespaces, shard) {
 			continue
 		}
-		shards = append(shards, shard)
+		namespaces = append(namespaces, shard)
 		if g.members.all[shard] == nil {
 			if err := register(shard); err != nil {
 				return g, vfs.Wrap(op, err)
 			}
 		}
 	}
-	keep, err := keeping(ctx, cfg.Meta, shards)
+	keep, err := keeping(ctx, cfg.Meta, namespaces)
 	if err != nil {
 		return g, vfs.Wrap(op, err)
 	}
@@ -215,7 +215,7 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 	}
 	var store state.StateStore = newClientStore(cfg.Meta, cfg.Name)
 	if keep {
-		g.sessions = newSessionStore(cfg.Meta, cfg.Name, shards, cfg.Logger)
+		g.sessions = newSessionStore(cfg.Meta, cfg.Name, namespaces, cfg.Logger)
 		store = g.sessions
 	}
 	g.nfs, err = nfsserver.New(ctx, nfsserver.Config{
