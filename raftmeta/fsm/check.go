@@ -34,7 +34,9 @@ type checker struct {
 	origins map[uint64]bool
 	queue   map[inoKey]int
 	queued  uint64
-	usage   map[uint32]usage
+	usage   map[usageKey]usage
+	held    map[usageKey]uint64 // reserved bytes
+	ending  map[uint64]bool     // origins whose remains wait for Purge
 	counts  map[string]uint64
 	xattrs  map[inoKey]xattrs
 	cookies map[xattrCookie]bool
@@ -79,7 +81,7 @@ func check(v View, hash hashFunc) (err error) {
 		backs:  map[backKey]uint32{},
 		blocks: map[uint64]*metapb.BlockRecord{}, dying: map[uint64]*metapb.DyingRecord{}, orphans: map[inoKey]int{}, origins: map[uint64]bool{},
 		numbers: map[uint64]uint64{}, ranges: map[uint64]*metapb.RangeRecord{}, leased: map[uint64]uint64{},
-		queue: map[inoKey]int{}, usage: map[uint32]usage{}, counts: map[string]uint64{},
+		queue: map[inoKey]int{}, usage: map[usageKey]usage{}, held: map[usageKey]uint64{}, ending: map[uint64]bool{}, counts: map[string]uint64{},
 		xattrs: map[inoKey]xattrs{}, cookies: map[xattrCookie]bool{},
 	}
 	if state := c.get(keyState); state != nil {
@@ -96,7 +98,7 @@ func check(v View, hash hashFunc) (err error) {
 	}
 	// Kinds are scanned in the order that the checks need.
 	c.clients.checker = c
-	for _, p := range []string{"g/", "n/", "i/", "a/", "d/", "e/", "b/", "x/", "y/", "r/", "l/", "o/", "q/", "u/", "m/", "W/", "w/", "O/", "L/", "z/", "C/", "S/"} {
+	for _, p := range []string{"g/", "n/", "i/", "a/", "d/", "e/", "b/", "x/", "y/", "r/", "l/", "o/", "q/", "v/", "u/", "m/", "W/", "w/", "O/", "L/", "z/", "C/", "S/"} {
 		err := v.Scan([]byte(p), prefixEnd([]byte(p)), func(k, v []byte) bool {
 			c.record(p, bytes.Clone(k), v)
 			return true
@@ -190,12 +192,19 @@ func (c *checker) record(p string, k, v []byte) {
 		if q.Client != 0 {
 			c.clients.purged(q.Client)
 		}
+		if q.OrphansOf != 0 {
+			c.ending[q.OrphansOf] = true
+		}
+	case "v/":
+		c.reservation(u64(0), usageKey{u32(8), u32(12)}, v)
 	case "u/":
 		u, err := decodeUsage(v)
 		must(err)
-		if len(k) == 6 {
-			c.usage[u32(0)] = u
+		id := usageKey{fs: u32(0)}
+		if len(k) > 6 {
+			id.project = u32(4)
 		}
+		c.usage[id] = u
 	case "m/":
 		if len(v) == 8 {
 			c.counts[string(k)] = binary.BigEndian.Uint64(v)
@@ -230,12 +239,19 @@ func (c *checker) dirent(dir inoKey, cookie uint64, d *dirent) {
 		c.fail("%q is at cookie %#x, not in %#x..%#x", d.name, cookie, first, last)
 	}
 	child := inoKey{dir.fs, d.ino}
+	parent := c.inodes[dir]
 	n := c.inodes[child]
 	if n == nil {
 		c.fail("%q in %d names inode %d, which does not exist", d.name, dir.ino, d.ino)
 	}
 	if n.attr.Type != d.typ {
 		c.fail("%q has type %v, its inode %v", d.name, d.typ, n.attr.Type)
+	}
+	if p := n.attr.Project; parent != nil && p != parent.attr.Project {
+		b := c.get(usageKey{dir.fs, p}.append(nil))
+		if u, err := decodeUsage(b); err != nil || p == 0 || u.dir != d.ino {
+			c.fail("%q is of project %d in a directory of project %d, and is not the project's own", d.name, p, parent.attr.Project)
+		}
 	}
 	c.links[child]++
 	c.entries[dir]++
@@ -278,22 +294,13 @@ func (c *checker) extent(k inoKey, e extent) {
 }
 
 func (c *checker) finish() {
-	total := map[uint32]usage{}
 	for k, n := range c.inodes {
 		if n.attr.Used != c.used[k] {
 			c.fail("inode %d uses %d bytes, counts %d", k.ino, c.used[k], n.attr.Used)
 		}
-		u := total[k.fs]
-		u.bytes += n.attr.Used
-		u.inodes++
-		total[k.fs] = u
 		c.inode(k, n)
 	}
-	for fs, want := range total {
-		if c.usage[fs] != want {
-			c.fail("usage of file system %d is %+v, counted %+v", fs, want, c.usage[fs])
-		}
-	}
+	c.quotas()
 	for id, b := range c.blocks {
 		if c.refs[id] != b.Refs || b.Refs == 0 {
 			c.fail("block %#x has %d references, counts %d", id, c.refs[id], b.Refs)

@@ -33,6 +33,20 @@ func TestCheckerFails(t *testing.T) {
 		"queue length": func(r *rig) {
 			_ = r.store.Set(counterKey{what: counterQueueLen}.append(nil), binary.BigEndian.AppendUint64(nil, 1))
 		},
+		"reserved without record": func(r *rig) {
+			b, _ := (&metapb.UsageRecord{Inodes: 2, Reserved: 1}).MarshalVT()
+			_ = r.store.Set(usageKey{fs: 1}.append(nil), b)
+		},
+		"reservation of nobody": func(r *rig) {
+			b, _ := (&metapb.UsageRecord{Inodes: 2, Reserved: 1}).MarshalVT()
+			_ = r.store.Set(usageKey{fs: 1}.append(nil), b)
+			b, _ = (&metapb.ReservationRecord{Bytes: 1}).MarshalVT()
+			_ = r.store.Set(appendReservation(nil, 9, usageKey{fs: 1}), b)
+		},
+		"project usage": func(r *rig) {
+			b, _ := (&metapb.UsageRecord{Inodes: 1, Dir: 2}).MarshalVT()
+			_ = r.store.Set(usageKey{1, 1}.append(nil), b)
+		},
 		"block": func(r *rig) {
 			b, _ := (&metapb.BlockRecord{Refs: 1}).MarshalVT()
 			_ = r.store.Set(appendID(nil, "b/", 1), b)

@@ -40,7 +40,12 @@ func (x *call) commitData(c *metapb.CommitData) (*metapb.Result, error) {
 		}
 		end = e.Offset + uint64(e.Length)
 	}
-	if err := x.recharge(n, used); err != nil {
+	taken, err := x.chargeCommit(n, used, c)
+	if err != nil {
+		return nil, err
+	}
+	limited, err := x.limited(n.attr.Project)
+	if err != nil {
 		return nil, err
 	}
 	n.attr.Size = size
@@ -60,7 +65,9 @@ func (x *call) commitData(c *metapb.CommitData) (*metapb.Result, error) {
 	}
 	x.renew(n)
 	x.setInode(x.fs, n)
-	return &metapb.Result{Of: &metapb.Result_Commit{Commit: &metapb.CommitResult{Attr: toWire(&n.attr), Lease: leaseToWire(n.lease)}}}, nil
+	return &metapb.Result{Of: &metapb.Result_Commit{Commit: &metapb.CommitResult{
+		Attr: toWire(&n.attr), Lease: leaseToWire(n.lease), Taken: taken, Limited: limited,
+	}}}, nil
 }
 
 // recharge counts what changed in n.attr.Used since it was before.

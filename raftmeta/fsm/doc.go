@@ -31,7 +31,8 @@
 // that never did. level.go lists what each level added, and
 // TestLevel1 holds the digests that level 1 must keep. Level 2 added the queue of dying blocks and
 // ReapBlocks, ReturnBlocks, RewriteExtents, ChangePGs, ReplaceStore and the version of the cluster map. Level 3 added
-// Touch, PunchHole, Allocate, CloneRange, extended attributes, the checks of ReplaceStore (levelReplaceChecked), and what
+// Touch, PunchHole, Allocate, CloneRange, extended attributes, projects, limits and reservations, the checks of ReplaceStore
+// (levelReplaceChecked), and what
 // NFS clients have: opens, locks, sessions, replies.
 //
 // A command first passes the exactly-once check (see metapb.Identity), from level 3 on a second one if it belongs to an NFS
@@ -57,7 +58,8 @@
 //	m/map                   the version of the cluster map (shard 0)
 //	n/ fs                   NamespaceRecord
 //	c/ fs                   the next inode number, 8 bytes; never goes back
-//	u/ fs [project]         UsageRecord of the file system, or of one project in it
+//	u/ fs [project]         UsageRecord of the file system, or of one project in it: usage, limits, directory
+//	v/ origin fs project    ReservationRecord: bytes that an origin has reserved within the limits
 //	i/ fs ino               InodeRecord
 //	d/ fs parent cookie     DirentRecord
 //	a/ fs ino name          XattrRecord
@@ -163,6 +165,22 @@
 // extent records, void ones included until they are purged, as they still
 // occupy space; except that truncation to 0 and unlinking give everything back
 // at once. It is exact in this sense after every command.
+//
+// # Projects and limits
+//
+// An inode is of the project of the directory it was made in; project 0 is none. SetProject makes an empty directory the root
+// of a project. Every other inode is of the project of each directory that names it: names do not cross from one project to another
+// (KindXDev), except that a project's directory moves as a whole within the project around it. Usage of a file system and of a
+// project is one record each, changed by the command that changes an inode.
+//
+// A limit refuses what would raise usage above it (KindQuota), and nothing that does not raise it: removal, truncation,
+// purging and rewriting always pass. Bytes count as extents do, before coding.
+//
+// Bytes that a gateway acknowledged and did not commit yet are reserved: ReserveQuota takes them from what the limits leave,
+// CommitData takes what the file grew by from what its origin has reserved, ReleaseQuota and the end of the origin (by Purge)
+// give them back. A reservation counts against the file system and the project, whichever of them has a limit, so that a limit
+// that is set later finds it. What was acknowledged when no limit was known is committed in any case, and may raise usage above
+// a limit that was set meanwhile.
 //
 // # Change values and the write lease
 //

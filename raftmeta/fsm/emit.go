@@ -85,7 +85,10 @@ func (m *Machine) emitRecords(e *emitter) error {
 	}
 	for _, k := range m.usages.dirty {
 		u := m.usages.rows[k].v
-		b, err := (&metapb.UsageRecord{Bytes: u.bytes, Inodes: u.inodes}).MarshalVT()
+		b, err := (&metapb.UsageRecord{
+			Bytes: u.bytes, Inodes: u.inodes, Reserved: u.reserved,
+			LimitBytes: u.limitBytes, LimitInodes: u.limitInodes, Dir: u.dir,
+		}).MarshalVT()
 		if err != nil {
 			return fatal(err)
 		}

@@ -216,6 +216,14 @@ func (x *call) runNamespace(c *metapb.Command) (*metapb.Result, error) {
 		return x.openFile(op.OpenFile)
 	case *metapb.Command_SetLock:
 		return x.setLock(op.SetLock)
+	case *metapb.Command_SetProject:
+		return x.setProject(op.SetProject)
+	case *metapb.Command_SetQuota:
+		return x.setQuota(op.SetQuota)
+	case *metapb.Command_ReserveQuota:
+		return x.reserveQuota(op.ReserveQuota)
+	case *metapb.Command_ReleaseQuota:
+		return x.releaseQuota(op.ReleaseQuota)
 	}
 	return nil, vfs.Errorf(vfs.KindNotSupported, "fsm", "a namespace shard does not have this command")
 }

@@ -25,7 +25,8 @@ func levelOf(c *metapb.Command) uint32 {
 		*metapb.Command_SetXattr, *metapb.Command_RemoveXattr, *metapb.Command_OpenFile, *metapb.Command_CloseFiles,
 		*metapb.Command_SetLock, *metapb.Command_ReleaseClients, *metapb.Command_ReleaseSession, *metapb.Command_PutClient,
 		*metapb.Command_RemoveClient, *metapb.Command_TakeClients, *metapb.Command_ForgetClients, *metapb.Command_PutSession,
-		*metapb.Command_RemoveSession:
+		*metapb.Command_RemoveSession,
+		*metapb.Command_SetProject, *metapb.Command_SetQuota, *metapb.Command_ReserveQuota, *metapb.Command_ReleaseQuota:
 		return levelPOSIX
 	}
 	return 1

@@ -126,9 +126,30 @@ func (h *history) ranges() *metapb.Command {
 	return cloneCmd(h.num("source", 5, 8), 1, h.num("from", 0, 6)*pageSize, ino, epoch, h.num("to", 0, 6)*pageSize, length)
 }
 
+// quota is a command of level 3 about projects and limits, so small that many later commands do not fit them.
+func (h *history) quota() *metapb.Command {
+	project := uint32(h.num("project", 0, 2))
+	switch h.num("quota", 0, 4) {
+	case 0:
+		return &metapb.Command{Op: &metapb.Command_SetProject{SetProject: &metapb.SetProject{Dir: h.num("parent", 1, 4), Project: project}}}
+	case 1:
+		return &metapb.Command{Op: &metapb.Command_SetQuota{SetQuota: &metapb.SetQuota{
+			Project: project, Bytes: h.num("pages", 0, 8) * pageSize, Inodes: h.num("inodes", 0, 2) * 5,
+		}}}
+	case 2:
+		return &metapb.Command{Op: &metapb.Command_ReleaseQuota{ReleaseQuota: &metapb.ReleaseQuota{Project: project, Bytes: h.num("bytes", 0, 5000)}}}
+	}
+	return &metapb.Command{Op: &metapb.Command_ReserveQuota{ReserveQuota: &metapb.ReserveQuota{
+		Project: project, Need: h.num("bytes", 0, 5000), Ahead: h.num("ahead", 0, 1) * 20000, Min: h.num("min", 0, 1) * 100,
+	}}}
+}
+
 func (h *history) op() *metapb.Command {
 	if h.nfs && h.num("nfs", 0, 1) == 0 {
 		return h.nfsOp()
+	}
+	if h.raises && h.num("quota op", 0, 7) == 0 {
+		return h.quota()
 	}
 	switch h.num("op", 0, 18) {
 	case 16, 17:
@@ -156,9 +177,11 @@ func (h *history) op() *metapb.Command {
 	case 9:
 		return &metapb.Command{Op: &metapb.Command_AcquireLease{AcquireLease: &metapb.AcquireLease{Ino: h.ino()}}}
 	case 10, 11:
-		return &metapb.Command{Op: &metapb.Command_CommitData{CommitData: &metapb.CommitData{
-			Ino: h.ino(), Epoch: 1, Extents: h.extents(), Size: 100 * pageSize,
-		}}}
+		c := &metapb.CommitData{Ino: h.ino(), Epoch: 1, Extents: h.extents(), Size: 100 * pageSize}
+		if h.raises {
+			c.Reserved, c.Unlimited = h.num("reserved", 0, 2)*4000, h.num("unlimited", 0, 5) == 0
+		}
+		return &metapb.Command{Op: &metapb.Command_CommitData{CommitData: c}}
 	case 12:
 		return &metapb.Command{Op: &metapb.Command_AllocBlocks{AllocBlocks: &metapb.AllocBlocks{Count: 100}}}
 	case 13:

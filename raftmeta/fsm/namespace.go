@@ -290,7 +290,7 @@ func (x *call) rename(sp *space, c *metapb.Rename) (*metapb.Result, error) {
 	if err := x.mayRename(fd, td, n, old, same); err != nil {
 		return nil, err
 	}
-	if n.attr.Project != td.attr.Project {
+	if fd.attr.Project != td.attr.Project { // of n too, unless it is a project's directory, which keeps its own
 		return nil, vfs.KindXDev.Err(op)
 	}
 	// First the new name, then the old one goes: its cookie is not given to

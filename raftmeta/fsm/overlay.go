@@ -54,7 +54,13 @@ type overlay struct {
 	key   []byte // scratch, valid until the next use
 }
 
-type usage struct{ bytes, inodes uint64 }
+// usage is a UsageRecord.
+type usage struct {
+	bytes, inodes           uint64
+	reserved                uint64
+	limitBytes, limitInodes uint64
+	dir                     uint64
+}
 
 // slotRow is a SlotRecord, its results still encoded.
 type slotRow struct {
@@ -171,7 +177,7 @@ func (o *overlay) get(key []byte) ([]byte, bool, error) {
 // it: those that commands list.
 func ordered(k string) bool {
 	switch k[0] {
-	case 'a', 'e', 'q', 'o', 'h', 'l', 'x', 'y', 'p', 'O', 'L', 'w', 'W':
+	case 'a', 'e', 'q', 'o', 'h', 'l', 'x', 'y', 'p', 'O', 'L', 'w', 'W', 'v':
 		return true
 	}
 	return false
@@ -325,7 +331,7 @@ func (o *overlay) usage(k usageKey) (usage, error) {
 	return u, nil
 }
 
-// charge adds to the usage of the file system and of the project.
+// charge adds to the usage of the file system and of the project, whatever their limits.
 func (o *overlay) charge(fs, project uint32, bytes, inodes int64) error {
 	if bytes == 0 && inodes == 0 {
 		return nil
@@ -353,7 +359,10 @@ func decodeUsage(b []byte) (usage, error) {
 	if err := r.UnmarshalVT(b); err != nil {
 		return usage{}, corrupt("usage: %w", err)
 	}
-	return usage{r.Bytes, r.Inodes}, nil
+	return usage{
+		bytes: r.Bytes, inodes: r.Inodes, reserved: r.Reserved,
+		limitBytes: r.LimitBytes, limitInodes: r.LimitInodes, dir: r.Dir,
+	}, nil
 }
 
 // origin returns the record of a registered origin, else nil.

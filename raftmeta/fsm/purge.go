@@ -196,10 +196,10 @@ func (x *call) someExtents(n *inode, from uint64, limit int) (list []extent, mor
 	return list, more, err
 }
 
-// purgeOrigin removes what a dead origin left: holds on orphans, ranges of
+// purgeOrigin removes what a dead origin left: reservations, holds on orphans, ranges of
 // block ids, slots.
 func (x *call) purgeOrigin(id uint64, budget int) (bool, error) {
-	for _, step := range [...]func(uint64, int) (bool, error){x.purgeHolds, x.purgeRanges, x.purgeSlots} {
+	for _, step := range [...]func(uint64, int) (bool, error){x.purgeReservations, x.purgeHolds, x.purgeRanges, x.purgeSlots} {
 		if done, err := step(id, budget); err != nil || !done {
 			return false, err
 		}

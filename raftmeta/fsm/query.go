@@ -102,7 +102,9 @@ func (r *reader) run(c *Cache, q *metapb.Query) (*metapb.QueryResult, error) {
 	case *metapb.Query_Extents:
 		return r.extents(op.Extents)
 	case *metapb.Query_Statfs:
-		return r.statFS()
+		return r.statFS(op.Statfs)
+	case *metapb.Query_Quotas:
+		return r.quotas(op.Quotas)
 	case *metapb.Query_TestLock:
 		return r.testLock(op.TestLock)
 	case *metapb.Query_FileOpens:
@@ -316,18 +318,6 @@ func (r *reader) readLink(q *metapb.ReadLinkQ) (*metapb.QueryResult, error) {
 		return nil, vfs.KindNotSymlink.Err("readlink")
 	}
 	return &metapb.QueryResult{R: &metapb.QueryResult_ReadLink{ReadLink: &metapb.ReadLinkR{Target: []byte(n.target)}}}, nil
-}
-
-func (r *reader) statFS() (*metapb.QueryResult, error) {
-	b, _, err := r.view.Get(usageKey{fs: r.fs}.append(nil))
-	if err != nil {
-		return nil, err
-	}
-	u, err := decodeUsage(b)
-	if err != nil {
-		return nil, err
-	}
-	return &metapb.QueryResult{R: &metapb.QueryResult_Statfs{Statfs: &metapb.StatFSR{UsedBytes: u.bytes, UsedInodes: u.inodes}}}, nil
 }
 
 func (r *reader) format() (format, error) {

@@ -220,6 +220,7 @@ func showKeys(r *rig, prefix string, answer func(string, ...any)) {
 		'z': func() decodable { return new(metapb.SlotRecord) },
 		'C': func() decodable { return new(metapb.ClientRecord) },
 		'S': func() decodable { return new(metapb.SessionRecord) },
+		'v': func() decodable { return new(metapb.ReservationRecord) },
 	}
 	_ = r.store.Scan([]byte(prefix), prefixEnd([]byte(prefix)), func(k, v []byte) bool {
 		if f := records[k[0]]; f != nil {

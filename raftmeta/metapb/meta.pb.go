@@ -740,6 +740,10 @@ type Command struct {
 	//	*Command_SetLock
 	//	*Command_ReleaseClients
 	//	*Command_ReleaseSession
+	//	*Command_SetProject
+	//	*Command_SetQuota
+	//	*Command_ReserveQuota
+	//	*Command_ReleaseQuota
 	//	*Command_PutFileSystem
 	//	*Command_PutStore
 	//	*Command_PutPool
@@ -1084,6 +1088,42 @@ func (x *Command) GetReleaseSession() *ReleaseSession {
 	return nil
 }
 
+func (x *Command) GetSetProject() *SetProject {
+	if x != nil {
+		if x, ok := x.Op.(*Command_SetProject); ok {
+			return x.SetProject
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetSetQuota() *SetQuota {
+	if x != nil {
+		if x, ok := x.Op.(*Command_SetQuota); ok {
+			return x.SetQuota
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetReserveQuota() *ReserveQuota {
+	if x != nil {
+		if x, ok := x.Op.(*Command_ReserveQuota); ok {
+			return x.ReserveQuota
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetReleaseQuota() *ReleaseQuota {
+	if x != nil {
+		if x, ok := x.Op.(*Command_ReleaseQuota); ok {
+			return x.ReleaseQuota
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetPutFileSystem() *PutFileSystem {
 	if x != nil {
 		if x, ok := x.Op.(*Command_PutFileSystem); ok {
@@ -1337,6 +1377,22 @@ type Command_ReleaseSession struct {
 	ReleaseSession *ReleaseSession `protobuf:"bytes,49,opt,name=release_session,json=releaseSession,proto3,oneof"` // level 3
 }
 
+type Command_SetProject struct {
+	SetProject *SetProject `protobuf:"bytes,40,opt,name=set_project,json=setProject,proto3,oneof"` // level 3
+}
+
+type Command_SetQuota struct {
+	SetQuota *SetQuota `protobuf:"bytes,41,opt,name=set_quota,json=setQuota,proto3,oneof"` // level 3
+}
+
+type Command_ReserveQuota struct {
+	ReserveQuota *ReserveQuota `protobuf:"bytes,42,opt,name=reserve_quota,json=reserveQuota,proto3,oneof"` // level 3
+}
+
+type Command_ReleaseQuota struct {
+	ReleaseQuota *ReleaseQuota `protobuf:"bytes,43,opt,name=release_quota,json=releaseQuota,proto3,oneof"` // level 3
+}
+
 type Command_PutFileSystem struct {
 	// Shard 0.
 	PutFileSystem *PutFileSystem `protobuf:"bytes,50,opt,name=put_file_system,json=putFileSystem,proto3,oneof"`
@@ -1455,6 +1511,14 @@ func (*Command_ReleaseClients) isCommand_Op() {}
 
 func (*Command_ReleaseSession) isCommand_Op() {}
 
+func (*Command_SetProject) isCommand_Op() {}
+
+func (*Command_SetQuota) isCommand_Op() {}
+
+func (*Command_ReserveQuota) isCommand_Op() {}
+
+func (*Command_ReleaseQuota) isCommand_Op() {}
+
 func (*Command_PutFileSystem) isCommand_Op() {}
 
 func (*Command_PutStore) isCommand_Op() {}
@@ -1511,6 +1575,7 @@ type Result struct {
 	//	*Result_ClusterMap
 	//	*Result_Range
 	//	*Result_Xattr
+	//	*Result_Reserve
 	Of            isResult_Of `protobuf_oneof:"of"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1729,6 +1794,15 @@ func (x *Result) GetXattr() *XattrResult {
 	return nil
 }
 
+func (x *Result) GetReserve() *ReserveResult {
+	if x != nil {
+		if x, ok := x.Of.(*Result_Reserve); ok {
+			return x.Reserve
+		}
+	}
+	return nil
+}
+
 type isResult_Of interface {
 	isResult_Of()
 }
@@ -1805,6 +1879,10 @@ type Result_Xattr struct {
 	Xattr *XattrResult `protobuf:"bytes,23,opt,name=xattr,proto3,oneof"` // SetXattr, RemoveXattr
 }
 
+type Result_Reserve struct {
+	Reserve *ReserveResult `protobuf:"bytes,28,opt,name=reserve,proto3,oneof"`
+}
+
 func (*Result_Origin) isResult_Of() {}
 
 func (*Result_Create) isResult_Of() {}
@@ -1840,6 +1918,8 @@ func (*Result_ClusterMap) isResult_Of() {}
 func (*Result_Range) isResult_Of() {}
 
 func (*Result_Xattr) isResult_Of() {}
+
+func (*Result_Reserve) isResult_Of() {}
 
 type Time struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3919,6 +3999,10 @@ type CommitData struct {
 	Mtime         *Time                  `protobuf:"bytes,6,opt,name=mtime,proto3" json:"mtime,omitempty"`     // absent: keep (ctime too)
 	ClearSetidUid uint32                 `protobuf:"varint,7,opt,name=clear_setid_uid,json=clearSetidUid,proto3" json:"clear_setid_uid,omitempty"`
 	ClearSetid    bool                   `protobuf:"varint,8,opt,name=clear_setid,json=clearSetid,proto3" json:"clear_setid,omitempty"` // a non-root write happened: setuid and setgid fall
+	// From level 3: how much of what the file grows by may be taken from what the origin has reserved in the file's project.
+	// The rest has to fit the limits (KindQuota), unless bytes were acknowledged when no limit was known: unlimited.
+	Reserved      uint64 `protobuf:"varint,9,opt,name=reserved,proto3" json:"reserved,omitempty"`
+	Unlimited     bool   `protobuf:"varint,10,opt,name=unlimited,proto3" json:"unlimited,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4005,6 +4089,20 @@ func (x *CommitData) GetClearSetidUid() uint32 {
 func (x *CommitData) GetClearSetid() bool {
 	if x != nil {
 		return x.ClearSetid
+	}
+	return false
+}
+
+func (x *CommitData) GetReserved() uint64 {
+	if x != nil {
+		return x.Reserved
+	}
+	return 0
+}
+
+func (x *CommitData) GetUnlimited() bool {
+	if x != nil {
+		return x.Unlimited
 	}
 	return false
 }
@@ -4113,7 +4211,9 @@ func (x *NewExtent) GetZero() bool {
 type CommitResult struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Attr          *Attr                  `protobuf:"bytes,1,opt,name=attr,proto3" json:"attr,omitempty"`
-	Lease         *Lease                 `protobuf:"bytes,2,opt,name=lease,proto3" json:"lease,omitempty"` // after the command; its range is renewed when half of it is used
+	Lease         *Lease                 `protobuf:"bytes,2,opt,name=lease,proto3" json:"lease,omitempty"`      // after the command; its range is renewed when half of it is used
+	Taken         uint64                 `protobuf:"varint,3,opt,name=taken,proto3" json:"taken,omitempty"`     // of the origin's reservation
+	Limited       bool                   `protobuf:"varint,4,opt,name=limited,proto3" json:"limited,omitempty"` // the file system or the file's project has a limit of bytes
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4160,6 +4260,20 @@ func (x *CommitResult) GetLease() *Lease {
 		return x.Lease
 	}
 	return nil
+}
+
+func (x *CommitResult) GetTaken() uint64 {
+	if x != nil {
+		return x.Taken
+	}
+	return 0
+}
+
+func (x *CommitResult) GetLimited() bool {
+	if x != nil {
+		return x.Limited
+	}
+	return false
 }
 
 // Touch records that inodes were read. A time of access is taken as relatime (mount(8)) does: when it is later than the one
@@ -6024,6 +6138,299 @@ func (x *ReleaseSession) GetSession() []byte {
 	return nil
 }
 
+// SetProject makes an empty directory the root of a project: what is made below it belongs to the project. A project
+// has one directory: KindExists while another one has it. Project 0 ends it: the directory belongs to the project of
+// its parent again. KindNotEmpty unless the directory is empty; KindInvalid for a file system's root; KindPerm but for root.
+type SetProject struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Dir           uint64                 `protobuf:"varint,1,opt,name=dir,proto3" json:"dir,omitempty"`
+	Project       uint32                 `protobuf:"varint,2,opt,name=project,proto3" json:"project,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetProject) Reset() {
+	*x = SetProject{}
+	mi := &file_meta_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetProject) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetProject) ProtoMessage() {}
+
+func (x *SetProject) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetProject.ProtoReflect.Descriptor instead.
+func (*SetProject) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *SetProject) GetDir() uint64 {
+	if x != nil {
+		return x.Dir
+	}
+	return 0
+}
+
+func (x *SetProject) GetProject() uint32 {
+	if x != nil {
+		return x.Project
+	}
+	return 0
+}
+
+// SetQuota sets the limits of the file system (project 0) or of a project, before coding; 0: none. A limit below what is
+// used lets nothing more be added. KindNotFound if there is no such project; KindPerm but for root.
+type SetQuota struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Project       uint32                 `protobuf:"varint,1,opt,name=project,proto3" json:"project,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Inodes        uint64                 `protobuf:"varint,3,opt,name=inodes,proto3" json:"inodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetQuota) Reset() {
+	*x = SetQuota{}
+	mi := &file_meta_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetQuota) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetQuota) ProtoMessage() {}
+
+func (x *SetQuota) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetQuota.ProtoReflect.Descriptor instead.
+func (*SetQuota) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *SetQuota) GetProject() uint32 {
+	if x != nil {
+		return x.Project
+	}
+	return 0
+}
+
+func (x *SetQuota) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *SetQuota) GetInodes() uint64 {
+	if x != nil {
+		return x.Inodes
+	}
+	return 0
+}
+
+// ReserveQuota keeps bytes of what the limits leave for the command's origin, which its CommitData then takes them from. If
+// need fits it is granted and of ahead as much as is at most an eighth of the rest. If not, all that is left is
+// granted, if that is at least min and not nothing, else KindQuota. Nothing is reserved where there is no limit.
+type ReserveQuota struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Project       uint32                 `protobuf:"varint,1,opt,name=project,proto3" json:"project,omitempty"` // of the file; 0: it has none
+	Need          uint64                 `protobuf:"varint,2,opt,name=need,proto3" json:"need,omitempty"`
+	Ahead         uint64                 `protobuf:"varint,3,opt,name=ahead,proto3" json:"ahead,omitempty"`
+	Min           uint64                 `protobuf:"varint,4,opt,name=min,proto3" json:"min,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReserveQuota) Reset() {
+	*x = ReserveQuota{}
+	mi := &file_meta_proto_msgTypes[67]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReserveQuota) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReserveQuota) ProtoMessage() {}
+
+func (x *ReserveQuota) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[67]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReserveQuota.ProtoReflect.Descriptor instead.
+func (*ReserveQuota) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{67}
+}
+
+func (x *ReserveQuota) GetProject() uint32 {
+	if x != nil {
+		return x.Project
+	}
+	return 0
+}
+
+func (x *ReserveQuota) GetNeed() uint64 {
+	if x != nil {
+		return x.Need
+	}
+	return 0
+}
+
+func (x *ReserveQuota) GetAhead() uint64 {
+	if x != nil {
+		return x.Ahead
+	}
+	return 0
+}
+
+func (x *ReserveQuota) GetMin() uint64 {
+	if x != nil {
+		return x.Min
+	}
+	return 0
+}
+
+type ReserveResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Granted       uint64                 `protobuf:"varint,1,opt,name=granted,proto3" json:"granted,omitempty"`
+	Limited       bool                   `protobuf:"varint,2,opt,name=limited,proto3" json:"limited,omitempty"` // the file system or the project has a limit of bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReserveResult) Reset() {
+	*x = ReserveResult{}
+	mi := &file_meta_proto_msgTypes[68]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReserveResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReserveResult) ProtoMessage() {}
+
+func (x *ReserveResult) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[68]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReserveResult.ProtoReflect.Descriptor instead.
+func (*ReserveResult) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{68}
+}
+
+func (x *ReserveResult) GetGranted() uint64 {
+	if x != nil {
+		return x.Granted
+	}
+	return 0
+}
+
+func (x *ReserveResult) GetLimited() bool {
+	if x != nil {
+		return x.Limited
+	}
+	return false
+}
+
+// ReleaseQuota gives back bytes that the origin has reserved: at most what it has.
+type ReleaseQuota struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Project       uint32                 `protobuf:"varint,1,opt,name=project,proto3" json:"project,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseQuota) Reset() {
+	*x = ReleaseQuota{}
+	mi := &file_meta_proto_msgTypes[69]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseQuota) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseQuota) ProtoMessage() {}
+
+func (x *ReleaseQuota) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[69]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseQuota.ProtoReflect.Descriptor instead.
+func (*ReleaseQuota) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{69}
+}
+
+func (x *ReleaseQuota) GetProject() uint32 {
+	if x != nil {
+		return x.Project
+	}
+	return 0
+}
+
+func (x *ReleaseQuota) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
 type FileSystem struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"` // never reused
@@ -6042,7 +6449,7 @@ type FileSystem struct {
 
 func (x *FileSystem) Reset() {
 	*x = FileSystem{}
-	mi := &file_meta_proto_msgTypes[65]
+	mi := &file_meta_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6054,7 +6461,7 @@ func (x *FileSystem) String() string {
 func (*FileSystem) ProtoMessage() {}
 
 func (x *FileSystem) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[65]
+	mi := &file_meta_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6067,7 +6474,7 @@ func (x *FileSystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystem.ProtoReflect.Descriptor instead.
 func (*FileSystem) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{65}
+	return file_meta_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *FileSystem) GetId() uint32 {
@@ -6152,7 +6559,7 @@ type PutFileSystem struct {
 
 func (x *PutFileSystem) Reset() {
 	*x = PutFileSystem{}
-	mi := &file_meta_proto_msgTypes[66]
+	mi := &file_meta_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6164,7 +6571,7 @@ func (x *PutFileSystem) String() string {
 func (*PutFileSystem) ProtoMessage() {}
 
 func (x *PutFileSystem) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[66]
+	mi := &file_meta_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6177,7 +6584,7 @@ func (x *PutFileSystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutFileSystem.ProtoReflect.Descriptor instead.
 func (*PutFileSystem) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{66}
+	return file_meta_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *PutFileSystem) GetFs() *FileSystem {
@@ -6212,7 +6619,7 @@ type Store struct {
 
 func (x *Store) Reset() {
 	*x = Store{}
-	mi := &file_meta_proto_msgTypes[67]
+	mi := &file_meta_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6224,7 +6631,7 @@ func (x *Store) String() string {
 func (*Store) ProtoMessage() {}
 
 func (x *Store) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[67]
+	mi := &file_meta_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6237,7 +6644,7 @@ func (x *Store) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Store.ProtoReflect.Descriptor instead.
 func (*Store) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{67}
+	return file_meta_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *Store) GetId() uint32 {
@@ -6313,7 +6720,7 @@ type PutStore struct {
 
 func (x *PutStore) Reset() {
 	*x = PutStore{}
-	mi := &file_meta_proto_msgTypes[68]
+	mi := &file_meta_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6325,7 +6732,7 @@ func (x *PutStore) String() string {
 func (*PutStore) ProtoMessage() {}
 
 func (x *PutStore) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[68]
+	mi := &file_meta_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6338,7 +6745,7 @@ func (x *PutStore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutStore.ProtoReflect.Descriptor instead.
 func (*PutStore) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{68}
+	return file_meta_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *PutStore) GetStore() *Store {
@@ -6362,7 +6769,7 @@ type Slot struct {
 
 func (x *Slot) Reset() {
 	*x = Slot{}
-	mi := &file_meta_proto_msgTypes[69]
+	mi := &file_meta_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6374,7 +6781,7 @@ func (x *Slot) String() string {
 func (*Slot) ProtoMessage() {}
 
 func (x *Slot) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[69]
+	mi := &file_meta_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6387,7 +6794,7 @@ func (x *Slot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Slot.ProtoReflect.Descriptor instead.
 func (*Slot) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{69}
+	return file_meta_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *Slot) GetStore() uint32 {
@@ -6427,7 +6834,7 @@ type PlacementGroup struct {
 
 func (x *PlacementGroup) Reset() {
 	*x = PlacementGroup{}
-	mi := &file_meta_proto_msgTypes[70]
+	mi := &file_meta_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6439,7 +6846,7 @@ func (x *PlacementGroup) String() string {
 func (*PlacementGroup) ProtoMessage() {}
 
 func (x *PlacementGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[70]
+	mi := &file_meta_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6452,7 +6859,7 @@ func (x *PlacementGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlacementGroup.ProtoReflect.Descriptor instead.
 func (*PlacementGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{70}
+	return file_meta_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *PlacementGroup) GetId() uint32 {
@@ -6505,7 +6912,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_meta_proto_msgTypes[71]
+	mi := &file_meta_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6517,7 +6924,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[71]
+	mi := &file_meta_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6530,7 +6937,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{71}
+	return file_meta_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *Pool) GetId() uint32 {
@@ -6586,7 +6993,7 @@ type PutPool struct {
 
 func (x *PutPool) Reset() {
 	*x = PutPool{}
-	mi := &file_meta_proto_msgTypes[72]
+	mi := &file_meta_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6598,7 +7005,7 @@ func (x *PutPool) String() string {
 func (*PutPool) ProtoMessage() {}
 
 func (x *PutPool) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[72]
+	mi := &file_meta_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6611,7 +7018,7 @@ func (x *PutPool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutPool.ProtoReflect.Descriptor instead.
 func (*PutPool) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{72}
+	return file_meta_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *PutPool) GetPool() *Pool {
@@ -6632,7 +7039,7 @@ type ChangePGs struct {
 
 func (x *ChangePGs) Reset() {
 	*x = ChangePGs{}
-	mi := &file_meta_proto_msgTypes[73]
+	mi := &file_meta_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6644,7 +7051,7 @@ func (x *ChangePGs) String() string {
 func (*ChangePGs) ProtoMessage() {}
 
 func (x *ChangePGs) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[73]
+	mi := &file_meta_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6657,7 +7064,7 @@ func (x *ChangePGs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangePGs.ProtoReflect.Descriptor instead.
 func (*ChangePGs) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{73}
+	return file_meta_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *ChangePGs) GetPool() uint32 {
@@ -6693,7 +7100,7 @@ type PGChange struct {
 
 func (x *PGChange) Reset() {
 	*x = PGChange{}
-	mi := &file_meta_proto_msgTypes[74]
+	mi := &file_meta_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6705,7 +7112,7 @@ func (x *PGChange) String() string {
 func (*PGChange) ProtoMessage() {}
 
 func (x *PGChange) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[74]
+	mi := &file_meta_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6718,7 +7125,7 @@ func (x *PGChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PGChange.ProtoReflect.Descriptor instead.
 func (*PGChange) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{74}
+	return file_meta_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *PGChange) GetExpectEpoch() uint32 {
@@ -6761,7 +7168,7 @@ type ReplaceStore struct {
 
 func (x *ReplaceStore) Reset() {
 	*x = ReplaceStore{}
-	mi := &file_meta_proto_msgTypes[75]
+	mi := &file_meta_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6773,7 +7180,7 @@ func (x *ReplaceStore) String() string {
 func (*ReplaceStore) ProtoMessage() {}
 
 func (x *ReplaceStore) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[75]
+	mi := &file_meta_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6786,7 +7193,7 @@ func (x *ReplaceStore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceStore.ProtoReflect.Descriptor instead.
 func (*ReplaceStore) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{75}
+	return file_meta_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *ReplaceStore) GetOld() uint32 {
@@ -6822,7 +7229,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_meta_proto_msgTypes[76]
+	mi := &file_meta_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6834,7 +7241,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[76]
+	mi := &file_meta_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6847,7 +7254,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{76}
+	return file_meta_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *Key) GetKind() string {
@@ -6880,7 +7287,7 @@ type PutKey struct {
 
 func (x *PutKey) Reset() {
 	*x = PutKey{}
-	mi := &file_meta_proto_msgTypes[77]
+	mi := &file_meta_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6892,7 +7299,7 @@ func (x *PutKey) String() string {
 func (*PutKey) ProtoMessage() {}
 
 func (x *PutKey) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[77]
+	mi := &file_meta_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6905,7 +7312,7 @@ func (x *PutKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutKey.ProtoReflect.Descriptor instead.
 func (*PutKey) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{77}
+	return file_meta_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *PutKey) GetKey() *Key {
@@ -6928,7 +7335,7 @@ type NFSClient struct {
 
 func (x *NFSClient) Reset() {
 	*x = NFSClient{}
-	mi := &file_meta_proto_msgTypes[78]
+	mi := &file_meta_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6940,7 +7347,7 @@ func (x *NFSClient) String() string {
 func (*NFSClient) ProtoMessage() {}
 
 func (x *NFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[78]
+	mi := &file_meta_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6953,7 +7360,7 @@ func (x *NFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClient.ProtoReflect.Descriptor instead.
 func (*NFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{78}
+	return file_meta_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *NFSClient) GetGateway() string {
@@ -6986,7 +7393,7 @@ type PutNFSClient struct {
 
 func (x *PutNFSClient) Reset() {
 	*x = PutNFSClient{}
-	mi := &file_meta_proto_msgTypes[79]
+	mi := &file_meta_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6998,7 +7405,7 @@ func (x *PutNFSClient) String() string {
 func (*PutNFSClient) ProtoMessage() {}
 
 func (x *PutNFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[79]
+	mi := &file_meta_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7011,7 +7418,7 @@ func (x *PutNFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNFSClient.ProtoReflect.Descriptor instead.
 func (*PutNFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{79}
+	return file_meta_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *PutNFSClient) GetClient() *NFSClient {
@@ -7031,7 +7438,7 @@ type RemoveNFSClient struct {
 
 func (x *RemoveNFSClient) Reset() {
 	*x = RemoveNFSClient{}
-	mi := &file_meta_proto_msgTypes[80]
+	mi := &file_meta_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7043,7 +7450,7 @@ func (x *RemoveNFSClient) String() string {
 func (*RemoveNFSClient) ProtoMessage() {}
 
 func (x *RemoveNFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[80]
+	mi := &file_meta_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7056,7 +7463,7 @@ func (x *RemoveNFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNFSClient.ProtoReflect.Descriptor instead.
 func (*RemoveNFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{80}
+	return file_meta_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *RemoveNFSClient) GetGateway() string {
@@ -7093,7 +7500,7 @@ type ClientRecord struct {
 
 func (x *ClientRecord) Reset() {
 	*x = ClientRecord{}
-	mi := &file_meta_proto_msgTypes[81]
+	mi := &file_meta_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7105,7 +7512,7 @@ func (x *ClientRecord) String() string {
 func (*ClientRecord) ProtoMessage() {}
 
 func (x *ClientRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[81]
+	mi := &file_meta_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7118,7 +7525,7 @@ func (x *ClientRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientRecord.ProtoReflect.Descriptor instead.
 func (*ClientRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{81}
+	return file_meta_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *ClientRecord) GetId() uint64 {
@@ -7203,7 +7610,7 @@ type SessionRecord struct {
 
 func (x *SessionRecord) Reset() {
 	*x = SessionRecord{}
-	mi := &file_meta_proto_msgTypes[82]
+	mi := &file_meta_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7215,7 +7622,7 @@ func (x *SessionRecord) String() string {
 func (*SessionRecord) ProtoMessage() {}
 
 func (x *SessionRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[82]
+	mi := &file_meta_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7228,7 +7635,7 @@ func (x *SessionRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRecord.ProtoReflect.Descriptor instead.
 func (*SessionRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{82}
+	return file_meta_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *SessionRecord) GetId() []byte {
@@ -7264,7 +7671,7 @@ type PutClient struct {
 
 func (x *PutClient) Reset() {
 	*x = PutClient{}
-	mi := &file_meta_proto_msgTypes[83]
+	mi := &file_meta_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7276,7 +7683,7 @@ func (x *PutClient) String() string {
 func (*PutClient) ProtoMessage() {}
 
 func (x *PutClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[83]
+	mi := &file_meta_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7289,7 +7696,7 @@ func (x *PutClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutClient.ProtoReflect.Descriptor instead.
 func (*PutClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{83}
+	return file_meta_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *PutClient) GetClient() *ClientRecord {
@@ -7318,7 +7725,7 @@ type ClientsResult struct {
 
 func (x *ClientsResult) Reset() {
 	*x = ClientsResult{}
-	mi := &file_meta_proto_msgTypes[84]
+	mi := &file_meta_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7330,7 +7737,7 @@ func (x *ClientsResult) String() string {
 func (*ClientsResult) ProtoMessage() {}
 
 func (x *ClientsResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[84]
+	mi := &file_meta_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7343,7 +7750,7 @@ func (x *ClientsResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientsResult.ProtoReflect.Descriptor instead.
 func (*ClientsResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{84}
+	return file_meta_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *ClientsResult) GetFirst() uint64 {
@@ -7380,7 +7787,7 @@ type RemoveClient struct {
 
 func (x *RemoveClient) Reset() {
 	*x = RemoveClient{}
-	mi := &file_meta_proto_msgTypes[85]
+	mi := &file_meta_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7392,7 +7799,7 @@ func (x *RemoveClient) String() string {
 func (*RemoveClient) ProtoMessage() {}
 
 func (x *RemoveClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[85]
+	mi := &file_meta_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7405,7 +7812,7 @@ func (x *RemoveClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveClient.ProtoReflect.Descriptor instead.
 func (*RemoveClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{85}
+	return file_meta_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *RemoveClient) GetClient() uint64 {
@@ -7433,7 +7840,7 @@ type TakeClients struct {
 
 func (x *TakeClients) Reset() {
 	*x = TakeClients{}
-	mi := &file_meta_proto_msgTypes[86]
+	mi := &file_meta_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7445,7 +7852,7 @@ func (x *TakeClients) String() string {
 func (*TakeClients) ProtoMessage() {}
 
 func (x *TakeClients) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[86]
+	mi := &file_meta_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7458,7 +7865,7 @@ func (x *TakeClients) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeClients.ProtoReflect.Descriptor instead.
 func (*TakeClients) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{86}
+	return file_meta_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *TakeClients) GetClients() []uint64 {
@@ -7478,7 +7885,7 @@ type ForgetClients struct {
 
 func (x *ForgetClients) Reset() {
 	*x = ForgetClients{}
-	mi := &file_meta_proto_msgTypes[87]
+	mi := &file_meta_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7490,7 +7897,7 @@ func (x *ForgetClients) String() string {
 func (*ForgetClients) ProtoMessage() {}
 
 func (x *ForgetClients) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[87]
+	mi := &file_meta_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7503,7 +7910,7 @@ func (x *ForgetClients) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetClients.ProtoReflect.Descriptor instead.
 func (*ForgetClients) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{87}
+	return file_meta_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *ForgetClients) GetClients() []uint64 {
@@ -7525,7 +7932,7 @@ type PutSession struct {
 
 func (x *PutSession) Reset() {
 	*x = PutSession{}
-	mi := &file_meta_proto_msgTypes[88]
+	mi := &file_meta_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7537,7 +7944,7 @@ func (x *PutSession) String() string {
 func (*PutSession) ProtoMessage() {}
 
 func (x *PutSession) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[88]
+	mi := &file_meta_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7550,7 +7957,7 @@ func (x *PutSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSession.ProtoReflect.Descriptor instead.
 func (*PutSession) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{88}
+	return file_meta_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *PutSession) GetSession() *SessionRecord {
@@ -7577,7 +7984,7 @@ type RemoveSession struct {
 
 func (x *RemoveSession) Reset() {
 	*x = RemoveSession{}
-	mi := &file_meta_proto_msgTypes[89]
+	mi := &file_meta_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7589,7 +7996,7 @@ func (x *RemoveSession) String() string {
 func (*RemoveSession) ProtoMessage() {}
 
 func (x *RemoveSession) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[89]
+	mi := &file_meta_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7602,7 +8009,7 @@ func (x *RemoveSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSession.ProtoReflect.Descriptor instead.
 func (*RemoveSession) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{89}
+	return file_meta_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *RemoveSession) GetSession() []byte {
@@ -7635,6 +8042,7 @@ type Query struct {
 	//	*Query_ClientState
 	//	*Query_SessionSlots
 	//	*Query_FileOpens
+	//	*Query_Quotas
 	//	*Query_FileSystems
 	//	*Query_ClusterMap
 	//	*Query_Keys
@@ -7648,7 +8056,7 @@ type Query struct {
 
 func (x *Query) Reset() {
 	*x = Query{}
-	mi := &file_meta_proto_msgTypes[90]
+	mi := &file_meta_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7660,7 +8068,7 @@ func (x *Query) String() string {
 func (*Query) ProtoMessage() {}
 
 func (x *Query) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[90]
+	mi := &file_meta_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7673,7 +8081,7 @@ func (x *Query) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Query.ProtoReflect.Descriptor instead.
 func (*Query) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{90}
+	return file_meta_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *Query) GetFs() uint32 {
@@ -7841,6 +8249,15 @@ func (x *Query) GetFileOpens() *FileOpensQ {
 	return nil
 }
 
+func (x *Query) GetQuotas() *QuotasQ {
+	if x != nil {
+		if x, ok := x.Q.(*Query_Quotas); ok {
+			return x.Quotas
+		}
+	}
+	return nil
+}
+
 func (x *Query) GetFileSystems() *FileSystemsQ {
 	if x != nil {
 		if x, ok := x.Q.(*Query_FileSystems); ok {
@@ -7963,6 +8380,10 @@ type Query_FileOpens struct {
 	FileOpens *FileOpensQ `protobuf:"bytes,28,opt,name=file_opens,json=fileOpens,proto3,oneof"`
 }
 
+type Query_Quotas struct {
+	Quotas *QuotasQ `protobuf:"bytes,23,opt,name=quotas,proto3,oneof"`
+}
+
 type Query_FileSystems struct {
 	FileSystems *FileSystemsQ `protobuf:"bytes,30,opt,name=file_systems,json=fileSystems,proto3,oneof"`
 }
@@ -8019,6 +8440,8 @@ func (*Query_SessionSlots) isQuery_Q() {}
 
 func (*Query_FileOpens) isQuery_Q() {}
 
+func (*Query_Quotas) isQuery_Q() {}
+
 func (*Query_FileSystems) isQuery_Q() {}
 
 func (*Query_ClusterMap) isQuery_Q() {}
@@ -8042,7 +8465,7 @@ type GetAttrQ struct {
 
 func (x *GetAttrQ) Reset() {
 	*x = GetAttrQ{}
-	mi := &file_meta_proto_msgTypes[91]
+	mi := &file_meta_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8054,7 +8477,7 @@ func (x *GetAttrQ) String() string {
 func (*GetAttrQ) ProtoMessage() {}
 
 func (x *GetAttrQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[91]
+	mi := &file_meta_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8067,7 +8490,7 @@ func (x *GetAttrQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttrQ.ProtoReflect.Descriptor instead.
 func (*GetAttrQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{91}
+	return file_meta_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *GetAttrQ) GetIno() uint64 {
@@ -8101,7 +8524,7 @@ type LookupQ struct {
 
 func (x *LookupQ) Reset() {
 	*x = LookupQ{}
-	mi := &file_meta_proto_msgTypes[92]
+	mi := &file_meta_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8113,7 +8536,7 @@ func (x *LookupQ) String() string {
 func (*LookupQ) ProtoMessage() {}
 
 func (x *LookupQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[92]
+	mi := &file_meta_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8126,7 +8549,7 @@ func (x *LookupQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupQ.ProtoReflect.Descriptor instead.
 func (*LookupQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{92}
+	return file_meta_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *LookupQ) GetDir() uint64 {
@@ -8152,7 +8575,7 @@ type ParentQ struct {
 
 func (x *ParentQ) Reset() {
 	*x = ParentQ{}
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8164,7 +8587,7 @@ func (x *ParentQ) String() string {
 func (*ParentQ) ProtoMessage() {}
 
 func (x *ParentQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8177,7 +8600,7 @@ func (x *ParentQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParentQ.ProtoReflect.Descriptor instead.
 func (*ParentQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{93}
+	return file_meta_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *ParentQ) GetDir() uint64 {
@@ -8200,7 +8623,7 @@ type ReadDirQ struct {
 
 func (x *ReadDirQ) Reset() {
 	*x = ReadDirQ{}
-	mi := &file_meta_proto_msgTypes[94]
+	mi := &file_meta_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8212,7 +8635,7 @@ func (x *ReadDirQ) String() string {
 func (*ReadDirQ) ProtoMessage() {}
 
 func (x *ReadDirQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[94]
+	mi := &file_meta_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8225,7 +8648,7 @@ func (x *ReadDirQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirQ.ProtoReflect.Descriptor instead.
 func (*ReadDirQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{94}
+	return file_meta_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *ReadDirQ) GetDir() uint64 {
@@ -8272,7 +8695,7 @@ type ReadLinkQ struct {
 
 func (x *ReadLinkQ) Reset() {
 	*x = ReadLinkQ{}
-	mi := &file_meta_proto_msgTypes[95]
+	mi := &file_meta_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8284,7 +8707,7 @@ func (x *ReadLinkQ) String() string {
 func (*ReadLinkQ) ProtoMessage() {}
 
 func (x *ReadLinkQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[95]
+	mi := &file_meta_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8297,7 +8720,7 @@ func (x *ReadLinkQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkQ.ProtoReflect.Descriptor instead.
 func (*ReadLinkQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{95}
+	return file_meta_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *ReadLinkQ) GetIno() uint64 {
@@ -8320,7 +8743,7 @@ type ExtentsQ struct {
 
 func (x *ExtentsQ) Reset() {
 	*x = ExtentsQ{}
-	mi := &file_meta_proto_msgTypes[96]
+	mi := &file_meta_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8332,7 +8755,7 @@ func (x *ExtentsQ) String() string {
 func (*ExtentsQ) ProtoMessage() {}
 
 func (x *ExtentsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[96]
+	mi := &file_meta_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8345,7 +8768,7 @@ func (x *ExtentsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsQ.ProtoReflect.Descriptor instead.
 func (*ExtentsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{96}
+	return file_meta_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *ExtentsQ) GetIno() uint64 {
@@ -8376,15 +8799,17 @@ func (x *ExtentsQ) GetMaxExtents() uint32 {
 	return 0
 }
 
+// StatFSQ asks for the totals of a file system, and of the project of an inode in it.
 type StatFSQ struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"` // 0: none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatFSQ) Reset() {
 	*x = StatFSQ{}
-	mi := &file_meta_proto_msgTypes[97]
+	mi := &file_meta_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8396,7 +8821,7 @@ func (x *StatFSQ) String() string {
 func (*StatFSQ) ProtoMessage() {}
 
 func (x *StatFSQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[97]
+	mi := &file_meta_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8409,7 +8834,67 @@ func (x *StatFSQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSQ.ProtoReflect.Descriptor instead.
 func (*StatFSQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{97}
+	return file_meta_proto_rawDescGZIP(), []int{102}
+}
+
+func (x *StatFSQ) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+// QuotasQ lists the projects of a file system by ascending id, with the file system itself as project 0.
+type QuotasQ struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          uint32                 `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`   // the lowest id to list
+	Limit         uint32                 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"` // 0, or more than the limit: the limit (1,000)
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QuotasQ) Reset() {
+	*x = QuotasQ{}
+	mi := &file_meta_proto_msgTypes[103]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QuotasQ) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QuotasQ) ProtoMessage() {}
+
+func (x *QuotasQ) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[103]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QuotasQ.ProtoReflect.Descriptor instead.
+func (*QuotasQ) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{103}
+}
+
+func (x *QuotasQ) GetFrom() uint32 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *QuotasQ) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
 }
 
 type BlockStatesQ struct {
@@ -8421,7 +8906,7 @@ type BlockStatesQ struct {
 
 func (x *BlockStatesQ) Reset() {
 	*x = BlockStatesQ{}
-	mi := &file_meta_proto_msgTypes[98]
+	mi := &file_meta_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8433,7 +8918,7 @@ func (x *BlockStatesQ) String() string {
 func (*BlockStatesQ) ProtoMessage() {}
 
 func (x *BlockStatesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[98]
+	mi := &file_meta_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8446,7 +8931,7 @@ func (x *BlockStatesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesQ.ProtoReflect.Descriptor instead.
 func (*BlockStatesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{98}
+	return file_meta_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *BlockStatesQ) GetIds() []uint64 {
@@ -8470,7 +8955,7 @@ type BlocksQ struct {
 
 func (x *BlocksQ) Reset() {
 	*x = BlocksQ{}
-	mi := &file_meta_proto_msgTypes[99]
+	mi := &file_meta_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8482,7 +8967,7 @@ func (x *BlocksQ) String() string {
 func (*BlocksQ) ProtoMessage() {}
 
 func (x *BlocksQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[99]
+	mi := &file_meta_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8495,7 +8980,7 @@ func (x *BlocksQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksQ.ProtoReflect.Descriptor instead.
 func (*BlocksQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{99}
+	return file_meta_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *BlocksQ) GetAfter() uint64 {
@@ -8537,7 +9022,7 @@ type GetXattrQ struct {
 
 func (x *GetXattrQ) Reset() {
 	*x = GetXattrQ{}
-	mi := &file_meta_proto_msgTypes[100]
+	mi := &file_meta_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8549,7 +9034,7 @@ func (x *GetXattrQ) String() string {
 func (*GetXattrQ) ProtoMessage() {}
 
 func (x *GetXattrQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[100]
+	mi := &file_meta_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8562,7 +9047,7 @@ func (x *GetXattrQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrQ.ProtoReflect.Descriptor instead.
 func (*GetXattrQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{100}
+	return file_meta_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *GetXattrQ) GetIno() uint64 {
@@ -8590,7 +9075,7 @@ type ListXattrsQ struct {
 
 func (x *ListXattrsQ) Reset() {
 	*x = ListXattrsQ{}
-	mi := &file_meta_proto_msgTypes[101]
+	mi := &file_meta_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8602,7 +9087,7 @@ func (x *ListXattrsQ) String() string {
 func (*ListXattrsQ) ProtoMessage() {}
 
 func (x *ListXattrsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[101]
+	mi := &file_meta_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8615,7 +9100,7 @@ func (x *ListXattrsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrsQ.ProtoReflect.Descriptor instead.
 func (*ListXattrsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{101}
+	return file_meta_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *ListXattrsQ) GetIno() uint64 {
@@ -8647,7 +9132,7 @@ type ShardInfoQ struct {
 
 func (x *ShardInfoQ) Reset() {
 	*x = ShardInfoQ{}
-	mi := &file_meta_proto_msgTypes[102]
+	mi := &file_meta_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8659,7 +9144,7 @@ func (x *ShardInfoQ) String() string {
 func (*ShardInfoQ) ProtoMessage() {}
 
 func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[102]
+	mi := &file_meta_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8672,7 +9157,7 @@ func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoQ.ProtoReflect.Descriptor instead.
 func (*ShardInfoQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{102}
+	return file_meta_proto_rawDescGZIP(), []int{108}
 }
 
 type FileSystemsQ struct {
@@ -8683,7 +9168,7 @@ type FileSystemsQ struct {
 
 func (x *FileSystemsQ) Reset() {
 	*x = FileSystemsQ{}
-	mi := &file_meta_proto_msgTypes[103]
+	mi := &file_meta_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8695,7 +9180,7 @@ func (x *FileSystemsQ) String() string {
 func (*FileSystemsQ) ProtoMessage() {}
 
 func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[103]
+	mi := &file_meta_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8708,7 +9193,7 @@ func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsQ.ProtoReflect.Descriptor instead.
 func (*FileSystemsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{103}
+	return file_meta_proto_rawDescGZIP(), []int{109}
 }
 
 // ClusterMapQ asks for the stores and pools. With the version that the caller has, the answer
@@ -8722,7 +9207,7 @@ type ClusterMapQ struct {
 
 func (x *ClusterMapQ) Reset() {
 	*x = ClusterMapQ{}
-	mi := &file_meta_proto_msgTypes[104]
+	mi := &file_meta_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8734,7 +9219,7 @@ func (x *ClusterMapQ) String() string {
 func (*ClusterMapQ) ProtoMessage() {}
 
 func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[104]
+	mi := &file_meta_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8747,7 +9232,7 @@ func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapQ.ProtoReflect.Descriptor instead.
 func (*ClusterMapQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{104}
+	return file_meta_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *ClusterMapQ) GetKnownVersion() uint64 {
@@ -8766,7 +9251,7 @@ type KeysQ struct {
 
 func (x *KeysQ) Reset() {
 	*x = KeysQ{}
-	mi := &file_meta_proto_msgTypes[105]
+	mi := &file_meta_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8778,7 +9263,7 @@ func (x *KeysQ) String() string {
 func (*KeysQ) ProtoMessage() {}
 
 func (x *KeysQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[105]
+	mi := &file_meta_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8791,7 +9276,7 @@ func (x *KeysQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysQ.ProtoReflect.Descriptor instead.
 func (*KeysQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{105}
+	return file_meta_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *KeysQ) GetKind() string {
@@ -8810,7 +9295,7 @@ type NFSClientsQ struct {
 
 func (x *NFSClientsQ) Reset() {
 	*x = NFSClientsQ{}
-	mi := &file_meta_proto_msgTypes[106]
+	mi := &file_meta_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8822,7 +9307,7 @@ func (x *NFSClientsQ) String() string {
 func (*NFSClientsQ) ProtoMessage() {}
 
 func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[106]
+	mi := &file_meta_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8835,7 +9320,7 @@ func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsQ.ProtoReflect.Descriptor instead.
 func (*NFSClientsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{106}
+	return file_meta_proto_rawDescGZIP(), []int{112}
 }
 
 func (x *NFSClientsQ) GetGateway() string {
@@ -8860,7 +9345,7 @@ type TestLockQ struct {
 
 func (x *TestLockQ) Reset() {
 	*x = TestLockQ{}
-	mi := &file_meta_proto_msgTypes[107]
+	mi := &file_meta_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8872,7 +9357,7 @@ func (x *TestLockQ) String() string {
 func (*TestLockQ) ProtoMessage() {}
 
 func (x *TestLockQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[107]
+	mi := &file_meta_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8885,7 +9370,7 @@ func (x *TestLockQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestLockQ.ProtoReflect.Descriptor instead.
 func (*TestLockQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{107}
+	return file_meta_proto_rawDescGZIP(), []int{113}
 }
 
 func (x *TestLockQ) GetIno() uint64 {
@@ -8944,7 +9429,7 @@ type ClientStateQ struct {
 
 func (x *ClientStateQ) Reset() {
 	*x = ClientStateQ{}
-	mi := &file_meta_proto_msgTypes[108]
+	mi := &file_meta_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8956,7 +9441,7 @@ func (x *ClientStateQ) String() string {
 func (*ClientStateQ) ProtoMessage() {}
 
 func (x *ClientStateQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[108]
+	mi := &file_meta_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8969,7 +9454,7 @@ func (x *ClientStateQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientStateQ.ProtoReflect.Descriptor instead.
 func (*ClientStateQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{108}
+	return file_meta_proto_rawDescGZIP(), []int{114}
 }
 
 func (x *ClientStateQ) GetClient() uint64 {
@@ -9011,7 +9496,7 @@ type SessionSlotsQ struct {
 
 func (x *SessionSlotsQ) Reset() {
 	*x = SessionSlotsQ{}
-	mi := &file_meta_proto_msgTypes[109]
+	mi := &file_meta_proto_msgTypes[115]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9023,7 +9508,7 @@ func (x *SessionSlotsQ) String() string {
 func (*SessionSlotsQ) ProtoMessage() {}
 
 func (x *SessionSlotsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[109]
+	mi := &file_meta_proto_msgTypes[115]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9036,7 +9521,7 @@ func (x *SessionSlotsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlotsQ.ProtoReflect.Descriptor instead.
 func (*SessionSlotsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{109}
+	return file_meta_proto_rawDescGZIP(), []int{115}
 }
 
 func (x *SessionSlotsQ) GetSession() []byte {
@@ -9056,7 +9541,7 @@ type FileOpensQ struct {
 
 func (x *FileOpensQ) Reset() {
 	*x = FileOpensQ{}
-	mi := &file_meta_proto_msgTypes[110]
+	mi := &file_meta_proto_msgTypes[116]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9068,7 +9553,7 @@ func (x *FileOpensQ) String() string {
 func (*FileOpensQ) ProtoMessage() {}
 
 func (x *FileOpensQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[110]
+	mi := &file_meta_proto_msgTypes[116]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9081,7 +9566,7 @@ func (x *FileOpensQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileOpensQ.ProtoReflect.Descriptor instead.
 func (*FileOpensQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{110}
+	return file_meta_proto_rawDescGZIP(), []int{116}
 }
 
 func (x *FileOpensQ) GetIno() uint64 {
@@ -9104,7 +9589,7 @@ type ClientsQ struct {
 
 func (x *ClientsQ) Reset() {
 	*x = ClientsQ{}
-	mi := &file_meta_proto_msgTypes[111]
+	mi := &file_meta_proto_msgTypes[117]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9116,7 +9601,7 @@ func (x *ClientsQ) String() string {
 func (*ClientsQ) ProtoMessage() {}
 
 func (x *ClientsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[111]
+	mi := &file_meta_proto_msgTypes[117]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9129,7 +9614,7 @@ func (x *ClientsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientsQ.ProtoReflect.Descriptor instead.
 func (*ClientsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{111}
+	return file_meta_proto_rawDescGZIP(), []int{117}
 }
 
 func (x *ClientsQ) GetGateway() string {
@@ -9171,7 +9656,7 @@ type ClientQ struct {
 
 func (x *ClientQ) Reset() {
 	*x = ClientQ{}
-	mi := &file_meta_proto_msgTypes[112]
+	mi := &file_meta_proto_msgTypes[118]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9183,7 +9668,7 @@ func (x *ClientQ) String() string {
 func (*ClientQ) ProtoMessage() {}
 
 func (x *ClientQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[112]
+	mi := &file_meta_proto_msgTypes[118]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9196,7 +9681,7 @@ func (x *ClientQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientQ.ProtoReflect.Descriptor instead.
 func (*ClientQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{112}
+	return file_meta_proto_rawDescGZIP(), []int{118}
 }
 
 func (x *ClientQ) GetClient() uint64 {
@@ -9238,6 +9723,7 @@ type QueryResult struct {
 	//	*QueryResult_SessionSlots
 	//	*QueryResult_Clients
 	//	*QueryResult_FileOpens
+	//	*QueryResult_Quotas
 	R             isQueryResult_R `protobuf_oneof:"r"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -9245,7 +9731,7 @@ type QueryResult struct {
 
 func (x *QueryResult) Reset() {
 	*x = QueryResult{}
-	mi := &file_meta_proto_msgTypes[113]
+	mi := &file_meta_proto_msgTypes[119]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9257,7 +9743,7 @@ func (x *QueryResult) String() string {
 func (*QueryResult) ProtoMessage() {}
 
 func (x *QueryResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[113]
+	mi := &file_meta_proto_msgTypes[119]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9270,7 +9756,7 @@ func (x *QueryResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryResult.ProtoReflect.Descriptor instead.
 func (*QueryResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{113}
+	return file_meta_proto_rawDescGZIP(), []int{119}
 }
 
 func (x *QueryResult) GetKind() uint32 {
@@ -9465,6 +9951,15 @@ func (x *QueryResult) GetFileOpens() *FileOpensR {
 	return nil
 }
 
+func (x *QueryResult) GetQuotas() *QuotasR {
+	if x != nil {
+		if x, ok := x.R.(*QueryResult_Quotas); ok {
+			return x.Quotas
+		}
+	}
+	return nil
+}
+
 type isQueryResult_R interface {
 	isQueryResult_R()
 }
@@ -9545,6 +10040,10 @@ type QueryResult_FileOpens struct {
 	FileOpens *FileOpensR `protobuf:"bytes,31,opt,name=file_opens,json=fileOpens,proto3,oneof"`
 }
 
+type QueryResult_Quotas struct {
+	Quotas *QuotasR `protobuf:"bytes,24,opt,name=quotas,proto3,oneof"`
+}
+
 func (*QueryResult_Attr) isQueryResult_R() {}
 
 func (*QueryResult_ReadDir) isQueryResult_R() {}
@@ -9583,6 +10082,8 @@ func (*QueryResult_Clients) isQueryResult_R() {}
 
 func (*QueryResult_FileOpens) isQueryResult_R() {}
 
+func (*QueryResult_Quotas) isQueryResult_R() {}
+
 type AttrR struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Attr          *Attr                  `protobuf:"bytes,1,opt,name=attr,proto3" json:"attr,omitempty"`
@@ -9593,7 +10094,7 @@ type AttrR struct {
 
 func (x *AttrR) Reset() {
 	*x = AttrR{}
-	mi := &file_meta_proto_msgTypes[114]
+	mi := &file_meta_proto_msgTypes[120]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9605,7 +10106,7 @@ func (x *AttrR) String() string {
 func (*AttrR) ProtoMessage() {}
 
 func (x *AttrR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[114]
+	mi := &file_meta_proto_msgTypes[120]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9618,7 +10119,7 @@ func (x *AttrR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttrR.ProtoReflect.Descriptor instead.
 func (*AttrR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{114}
+	return file_meta_proto_rawDescGZIP(), []int{120}
 }
 
 func (x *AttrR) GetAttr() *Attr {
@@ -9648,7 +10149,7 @@ type Dirent struct {
 
 func (x *Dirent) Reset() {
 	*x = Dirent{}
-	mi := &file_meta_proto_msgTypes[115]
+	mi := &file_meta_proto_msgTypes[121]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9660,7 +10161,7 @@ func (x *Dirent) String() string {
 func (*Dirent) ProtoMessage() {}
 
 func (x *Dirent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[115]
+	mi := &file_meta_proto_msgTypes[121]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9673,7 +10174,7 @@ func (x *Dirent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dirent.ProtoReflect.Descriptor instead.
 func (*Dirent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{115}
+	return file_meta_proto_rawDescGZIP(), []int{121}
 }
 
 func (x *Dirent) GetCookie() uint64 {
@@ -9722,7 +10223,7 @@ type ReadDirR struct {
 
 func (x *ReadDirR) Reset() {
 	*x = ReadDirR{}
-	mi := &file_meta_proto_msgTypes[116]
+	mi := &file_meta_proto_msgTypes[122]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9734,7 +10235,7 @@ func (x *ReadDirR) String() string {
 func (*ReadDirR) ProtoMessage() {}
 
 func (x *ReadDirR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[116]
+	mi := &file_meta_proto_msgTypes[122]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9747,7 +10248,7 @@ func (x *ReadDirR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirR.ProtoReflect.Descriptor instead.
 func (*ReadDirR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{116}
+	return file_meta_proto_rawDescGZIP(), []int{122}
 }
 
 func (x *ReadDirR) GetEntries() []*Dirent {
@@ -9780,7 +10281,7 @@ type ReadLinkR struct {
 
 func (x *ReadLinkR) Reset() {
 	*x = ReadLinkR{}
-	mi := &file_meta_proto_msgTypes[117]
+	mi := &file_meta_proto_msgTypes[123]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9792,7 +10293,7 @@ func (x *ReadLinkR) String() string {
 func (*ReadLinkR) ProtoMessage() {}
 
 func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[117]
+	mi := &file_meta_proto_msgTypes[123]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9805,7 +10306,7 @@ func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkR.ProtoReflect.Descriptor instead.
 func (*ReadLinkR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{117}
+	return file_meta_proto_rawDescGZIP(), []int{123}
 }
 
 func (x *ReadLinkR) GetTarget() []byte {
@@ -9832,7 +10333,7 @@ type Extent struct {
 
 func (x *Extent) Reset() {
 	*x = Extent{}
-	mi := &file_meta_proto_msgTypes[118]
+	mi := &file_meta_proto_msgTypes[124]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9844,7 +10345,7 @@ func (x *Extent) String() string {
 func (*Extent) ProtoMessage() {}
 
 func (x *Extent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[118]
+	mi := &file_meta_proto_msgTypes[124]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9857,7 +10358,7 @@ func (x *Extent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extent.ProtoReflect.Descriptor instead.
 func (*Extent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{118}
+	return file_meta_proto_rawDescGZIP(), []int{124}
 }
 
 func (x *Extent) GetOffset() uint64 {
@@ -9935,7 +10436,7 @@ type ExtentsR struct {
 
 func (x *ExtentsR) Reset() {
 	*x = ExtentsR{}
-	mi := &file_meta_proto_msgTypes[119]
+	mi := &file_meta_proto_msgTypes[125]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9947,7 +10448,7 @@ func (x *ExtentsR) String() string {
 func (*ExtentsR) ProtoMessage() {}
 
 func (x *ExtentsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[119]
+	mi := &file_meta_proto_msgTypes[125]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9960,7 +10461,7 @@ func (x *ExtentsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsR.ProtoReflect.Descriptor instead.
 func (*ExtentsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{119}
+	return file_meta_proto_rawDescGZIP(), []int{125}
 }
 
 func (x *ExtentsR) GetExtents() []*Extent {
@@ -9995,14 +10496,17 @@ type StatFSR struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	UsedBytes     uint64                 `protobuf:"varint,1,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
 	UsedInodes    uint64                 `protobuf:"varint,2,opt,name=used_inodes,json=usedInodes,proto3" json:"used_inodes,omitempty"`
-	QuotaBytes    uint64                 `protobuf:"varint,3,opt,name=quota_bytes,json=quotaBytes,proto3" json:"quota_bytes,omitempty"`
+	QuotaBytes    uint64                 `protobuf:"varint,3,opt,name=quota_bytes,json=quotaBytes,proto3" json:"quota_bytes,omitempty"`          // 0: none
+	QuotaInodes   uint64                 `protobuf:"varint,4,opt,name=quota_inodes,json=quotaInodes,proto3" json:"quota_inodes,omitempty"`       // 0: none
+	ReservedBytes uint64                 `protobuf:"varint,5,opt,name=reserved_bytes,json=reservedBytes,proto3" json:"reserved_bytes,omitempty"` // for writes that are not committed yet
+	Project       *Quota                 `protobuf:"bytes,6,opt,name=project,proto3" json:"project,omitempty"`                                   // of the inode that was named, if it is of one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatFSR) Reset() {
 	*x = StatFSR{}
-	mi := &file_meta_proto_msgTypes[120]
+	mi := &file_meta_proto_msgTypes[126]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10014,7 +10518,7 @@ func (x *StatFSR) String() string {
 func (*StatFSR) ProtoMessage() {}
 
 func (x *StatFSR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[120]
+	mi := &file_meta_proto_msgTypes[126]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10027,7 +10531,7 @@ func (x *StatFSR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSR.ProtoReflect.Descriptor instead.
 func (*StatFSR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{120}
+	return file_meta_proto_rawDescGZIP(), []int{126}
 }
 
 func (x *StatFSR) GetUsedBytes() uint64 {
@@ -10051,6 +10555,172 @@ func (x *StatFSR) GetQuotaBytes() uint64 {
 	return 0
 }
 
+func (x *StatFSR) GetQuotaInodes() uint64 {
+	if x != nil {
+		return x.QuotaInodes
+	}
+	return 0
+}
+
+func (x *StatFSR) GetReservedBytes() uint64 {
+	if x != nil {
+		return x.ReservedBytes
+	}
+	return 0
+}
+
+func (x *StatFSR) GetProject() *Quota {
+	if x != nil {
+		return x.Project
+	}
+	return nil
+}
+
+// Quota is what a file system (project 0) or a project uses and may use.
+type Quota struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Project       uint32                 `protobuf:"varint,1,opt,name=project,proto3" json:"project,omitempty"`
+	Dir           uint64                 `protobuf:"varint,2,opt,name=dir,proto3" json:"dir,omitempty"` // the project's directory, or what was it
+	UsedBytes     uint64                 `protobuf:"varint,3,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
+	UsedInodes    uint64                 `protobuf:"varint,4,opt,name=used_inodes,json=usedInodes,proto3" json:"used_inodes,omitempty"`
+	ReservedBytes uint64                 `protobuf:"varint,5,opt,name=reserved_bytes,json=reservedBytes,proto3" json:"reserved_bytes,omitempty"`
+	LimitBytes    uint64                 `protobuf:"varint,6,opt,name=limit_bytes,json=limitBytes,proto3" json:"limit_bytes,omitempty"`    // 0: none
+	LimitInodes   uint64                 `protobuf:"varint,7,opt,name=limit_inodes,json=limitInodes,proto3" json:"limit_inodes,omitempty"` // 0: none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Quota) Reset() {
+	*x = Quota{}
+	mi := &file_meta_proto_msgTypes[127]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Quota) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Quota) ProtoMessage() {}
+
+func (x *Quota) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[127]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Quota.ProtoReflect.Descriptor instead.
+func (*Quota) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{127}
+}
+
+func (x *Quota) GetProject() uint32 {
+	if x != nil {
+		return x.Project
+	}
+	return 0
+}
+
+func (x *Quota) GetDir() uint64 {
+	if x != nil {
+		return x.Dir
+	}
+	return 0
+}
+
+func (x *Quota) GetUsedBytes() uint64 {
+	if x != nil {
+		return x.UsedBytes
+	}
+	return 0
+}
+
+func (x *Quota) GetUsedInodes() uint64 {
+	if x != nil {
+		return x.UsedInodes
+	}
+	return 0
+}
+
+func (x *Quota) GetReservedBytes() uint64 {
+	if x != nil {
+		return x.ReservedBytes
+	}
+	return 0
+}
+
+func (x *Quota) GetLimitBytes() uint64 {
+	if x != nil {
+		return x.LimitBytes
+	}
+	return 0
+}
+
+func (x *Quota) GetLimitInodes() uint64 {
+	if x != nil {
+		return x.LimitInodes
+	}
+	return 0
+}
+
+type QuotasR struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Quotas        []*Quota               `protobuf:"bytes,1,rep,name=quotas,proto3" json:"quotas,omitempty"`
+	More          bool                   `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QuotasR) Reset() {
+	*x = QuotasR{}
+	mi := &file_meta_proto_msgTypes[128]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QuotasR) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QuotasR) ProtoMessage() {}
+
+func (x *QuotasR) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[128]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QuotasR.ProtoReflect.Descriptor instead.
+func (*QuotasR) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{128}
+}
+
+func (x *QuotasR) GetQuotas() []*Quota {
+	if x != nil {
+		return x.Quotas
+	}
+	return nil
+}
+
+func (x *QuotasR) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
 type BlockStatesR struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	States []BlockState           `protobuf:"varint,1,rep,packed,name=states,proto3,enum=rackfs.meta.v1.BlockState" json:"states,omitempty"`
@@ -10063,7 +10733,7 @@ type BlockStatesR struct {
 
 func (x *BlockStatesR) Reset() {
 	*x = BlockStatesR{}
-	mi := &file_meta_proto_msgTypes[121]
+	mi := &file_meta_proto_msgTypes[129]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10075,7 +10745,7 @@ func (x *BlockStatesR) String() string {
 func (*BlockStatesR) ProtoMessage() {}
 
 func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[121]
+	mi := &file_meta_proto_msgTypes[129]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10088,7 +10758,7 @@ func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesR.ProtoReflect.Descriptor instead.
 func (*BlockStatesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{121}
+	return file_meta_proto_rawDescGZIP(), []int{129}
 }
 
 func (x *BlockStatesR) GetStates() []BlockState {
@@ -10115,7 +10785,7 @@ type BlocksR struct {
 
 func (x *BlocksR) Reset() {
 	*x = BlocksR{}
-	mi := &file_meta_proto_msgTypes[122]
+	mi := &file_meta_proto_msgTypes[130]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10127,7 +10797,7 @@ func (x *BlocksR) String() string {
 func (*BlocksR) ProtoMessage() {}
 
 func (x *BlocksR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[122]
+	mi := &file_meta_proto_msgTypes[130]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10140,7 +10810,7 @@ func (x *BlocksR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksR.ProtoReflect.Descriptor instead.
 func (*BlocksR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{122}
+	return file_meta_proto_rawDescGZIP(), []int{130}
 }
 
 func (x *BlocksR) GetBlocks() []*BlockInfo {
@@ -10171,7 +10841,7 @@ type BlockInfo struct {
 
 func (x *BlockInfo) Reset() {
 	*x = BlockInfo{}
-	mi := &file_meta_proto_msgTypes[123]
+	mi := &file_meta_proto_msgTypes[131]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10183,7 +10853,7 @@ func (x *BlockInfo) String() string {
 func (*BlockInfo) ProtoMessage() {}
 
 func (x *BlockInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[123]
+	mi := &file_meta_proto_msgTypes[131]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10196,7 +10866,7 @@ func (x *BlockInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockInfo.ProtoReflect.Descriptor instead.
 func (*BlockInfo) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{123}
+	return file_meta_proto_rawDescGZIP(), []int{131}
 }
 
 func (x *BlockInfo) GetId() uint64 {
@@ -10250,7 +10920,7 @@ type GetXattrR struct {
 
 func (x *GetXattrR) Reset() {
 	*x = GetXattrR{}
-	mi := &file_meta_proto_msgTypes[124]
+	mi := &file_meta_proto_msgTypes[132]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10262,7 +10932,7 @@ func (x *GetXattrR) String() string {
 func (*GetXattrR) ProtoMessage() {}
 
 func (x *GetXattrR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[124]
+	mi := &file_meta_proto_msgTypes[132]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10275,7 +10945,7 @@ func (x *GetXattrR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrR.ProtoReflect.Descriptor instead.
 func (*GetXattrR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{124}
+	return file_meta_proto_rawDescGZIP(), []int{132}
 }
 
 func (x *GetXattrR) GetValue() []byte {
@@ -10296,7 +10966,7 @@ type ListXattrsR struct {
 
 func (x *ListXattrsR) Reset() {
 	*x = ListXattrsR{}
-	mi := &file_meta_proto_msgTypes[125]
+	mi := &file_meta_proto_msgTypes[133]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10308,7 +10978,7 @@ func (x *ListXattrsR) String() string {
 func (*ListXattrsR) ProtoMessage() {}
 
 func (x *ListXattrsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[125]
+	mi := &file_meta_proto_msgTypes[133]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10321,7 +10991,7 @@ func (x *ListXattrsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrsR.ProtoReflect.Descriptor instead.
 func (*ListXattrsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{125}
+	return file_meta_proto_rawDescGZIP(), []int{133}
 }
 
 func (x *ListXattrsR) GetNames() [][]byte {
@@ -10365,7 +11035,7 @@ type ShardInfoR struct {
 
 func (x *ShardInfoR) Reset() {
 	*x = ShardInfoR{}
-	mi := &file_meta_proto_msgTypes[126]
+	mi := &file_meta_proto_msgTypes[134]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10377,7 +11047,7 @@ func (x *ShardInfoR) String() string {
 func (*ShardInfoR) ProtoMessage() {}
 
 func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[126]
+	mi := &file_meta_proto_msgTypes[134]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10390,7 +11060,7 @@ func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoR.ProtoReflect.Descriptor instead.
 func (*ShardInfoR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{126}
+	return file_meta_proto_rawDescGZIP(), []int{134}
 }
 
 func (x *ShardInfoR) GetShard() uint32 {
@@ -10472,7 +11142,7 @@ type FileSystemsR struct {
 
 func (x *FileSystemsR) Reset() {
 	*x = FileSystemsR{}
-	mi := &file_meta_proto_msgTypes[127]
+	mi := &file_meta_proto_msgTypes[135]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10484,7 +11154,7 @@ func (x *FileSystemsR) String() string {
 func (*FileSystemsR) ProtoMessage() {}
 
 func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[127]
+	mi := &file_meta_proto_msgTypes[135]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10497,7 +11167,7 @@ func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsR.ProtoReflect.Descriptor instead.
 func (*FileSystemsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{127}
+	return file_meta_proto_rawDescGZIP(), []int{135}
 }
 
 func (x *FileSystemsR) GetFileSystems() []*FileSystem {
@@ -10519,7 +11189,7 @@ type ClusterMapR struct {
 
 func (x *ClusterMapR) Reset() {
 	*x = ClusterMapR{}
-	mi := &file_meta_proto_msgTypes[128]
+	mi := &file_meta_proto_msgTypes[136]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10531,7 +11201,7 @@ func (x *ClusterMapR) String() string {
 func (*ClusterMapR) ProtoMessage() {}
 
 func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[128]
+	mi := &file_meta_proto_msgTypes[136]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10544,7 +11214,7 @@ func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapR.ProtoReflect.Descriptor instead.
 func (*ClusterMapR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{128}
+	return file_meta_proto_rawDescGZIP(), []int{136}
 }
 
 func (x *ClusterMapR) GetStores() []*Store {
@@ -10584,7 +11254,7 @@ type KeysR struct {
 
 func (x *KeysR) Reset() {
 	*x = KeysR{}
-	mi := &file_meta_proto_msgTypes[129]
+	mi := &file_meta_proto_msgTypes[137]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10596,7 +11266,7 @@ func (x *KeysR) String() string {
 func (*KeysR) ProtoMessage() {}
 
 func (x *KeysR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[129]
+	mi := &file_meta_proto_msgTypes[137]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10609,7 +11279,7 @@ func (x *KeysR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysR.ProtoReflect.Descriptor instead.
 func (*KeysR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{129}
+	return file_meta_proto_rawDescGZIP(), []int{137}
 }
 
 func (x *KeysR) GetKeys() []*Key {
@@ -10628,7 +11298,7 @@ type NFSClientsR struct {
 
 func (x *NFSClientsR) Reset() {
 	*x = NFSClientsR{}
-	mi := &file_meta_proto_msgTypes[130]
+	mi := &file_meta_proto_msgTypes[138]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10640,7 +11310,7 @@ func (x *NFSClientsR) String() string {
 func (*NFSClientsR) ProtoMessage() {}
 
 func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[130]
+	mi := &file_meta_proto_msgTypes[138]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10653,7 +11323,7 @@ func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsR.ProtoReflect.Descriptor instead.
 func (*NFSClientsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{130}
+	return file_meta_proto_rawDescGZIP(), []int{138}
 }
 
 func (x *NFSClientsR) GetClients() []*NFSClient {
@@ -10676,7 +11346,7 @@ type ClientStateR struct {
 
 func (x *ClientStateR) Reset() {
 	*x = ClientStateR{}
-	mi := &file_meta_proto_msgTypes[131]
+	mi := &file_meta_proto_msgTypes[139]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10688,7 +11358,7 @@ func (x *ClientStateR) String() string {
 func (*ClientStateR) ProtoMessage() {}
 
 func (x *ClientStateR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[131]
+	mi := &file_meta_proto_msgTypes[139]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10701,7 +11371,7 @@ func (x *ClientStateR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientStateR.ProtoReflect.Descriptor instead.
 func (*ClientStateR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{131}
+	return file_meta_proto_rawDescGZIP(), []int{139}
 }
 
 func (x *ClientStateR) GetOpens() []*ClientOpen {
@@ -10754,7 +11424,7 @@ type ClientLocks struct {
 
 func (x *ClientLocks) Reset() {
 	*x = ClientLocks{}
-	mi := &file_meta_proto_msgTypes[132]
+	mi := &file_meta_proto_msgTypes[140]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10766,7 +11436,7 @@ func (x *ClientLocks) String() string {
 func (*ClientLocks) ProtoMessage() {}
 
 func (x *ClientLocks) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[132]
+	mi := &file_meta_proto_msgTypes[140]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10779,7 +11449,7 @@ func (x *ClientLocks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientLocks.ProtoReflect.Descriptor instead.
 func (*ClientLocks) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{132}
+	return file_meta_proto_rawDescGZIP(), []int{140}
 }
 
 func (x *ClientLocks) GetFs() uint32 {
@@ -10835,7 +11505,7 @@ type LockRange struct {
 
 func (x *LockRange) Reset() {
 	*x = LockRange{}
-	mi := &file_meta_proto_msgTypes[133]
+	mi := &file_meta_proto_msgTypes[141]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10847,7 +11517,7 @@ func (x *LockRange) String() string {
 func (*LockRange) ProtoMessage() {}
 
 func (x *LockRange) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[133]
+	mi := &file_meta_proto_msgTypes[141]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10860,7 +11530,7 @@ func (x *LockRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockRange.ProtoReflect.Descriptor instead.
 func (*LockRange) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{133}
+	return file_meta_proto_rawDescGZIP(), []int{141}
 }
 
 func (x *LockRange) GetFirst() uint64 {
@@ -10893,7 +11563,7 @@ type SessionSlotsR struct {
 
 func (x *SessionSlotsR) Reset() {
 	*x = SessionSlotsR{}
-	mi := &file_meta_proto_msgTypes[134]
+	mi := &file_meta_proto_msgTypes[142]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10905,7 +11575,7 @@ func (x *SessionSlotsR) String() string {
 func (*SessionSlotsR) ProtoMessage() {}
 
 func (x *SessionSlotsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[134]
+	mi := &file_meta_proto_msgTypes[142]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10918,7 +11588,7 @@ func (x *SessionSlotsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlotsR.ProtoReflect.Descriptor instead.
 func (*SessionSlotsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{134}
+	return file_meta_proto_rawDescGZIP(), []int{142}
 }
 
 func (x *SessionSlotsR) GetSlots() []*SessionSlot {
@@ -10938,7 +11608,7 @@ type SessionSlot struct {
 
 func (x *SessionSlot) Reset() {
 	*x = SessionSlot{}
-	mi := &file_meta_proto_msgTypes[135]
+	mi := &file_meta_proto_msgTypes[143]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10950,7 +11620,7 @@ func (x *SessionSlot) String() string {
 func (*SessionSlot) ProtoMessage() {}
 
 func (x *SessionSlot) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[135]
+	mi := &file_meta_proto_msgTypes[143]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10963,7 +11633,7 @@ func (x *SessionSlot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlot.ProtoReflect.Descriptor instead.
 func (*SessionSlot) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{135}
+	return file_meta_proto_rawDescGZIP(), []int{143}
 }
 
 func (x *SessionSlot) GetSlot() uint32 {
@@ -10989,7 +11659,7 @@ type FileOpensR struct {
 
 func (x *FileOpensR) Reset() {
 	*x = FileOpensR{}
-	mi := &file_meta_proto_msgTypes[136]
+	mi := &file_meta_proto_msgTypes[144]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11001,7 +11671,7 @@ func (x *FileOpensR) String() string {
 func (*FileOpensR) ProtoMessage() {}
 
 func (x *FileOpensR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[136]
+	mi := &file_meta_proto_msgTypes[144]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11014,7 +11684,7 @@ func (x *FileOpensR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileOpensR.ProtoReflect.Descriptor instead.
 func (*FileOpensR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{136}
+	return file_meta_proto_rawDescGZIP(), []int{144}
 }
 
 func (x *FileOpensR) GetOpens() []*ClientOpen {
@@ -11034,7 +11704,7 @@ type ClientsR struct {
 
 func (x *ClientsR) Reset() {
 	*x = ClientsR{}
-	mi := &file_meta_proto_msgTypes[137]
+	mi := &file_meta_proto_msgTypes[145]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11046,7 +11716,7 @@ func (x *ClientsR) String() string {
 func (*ClientsR) ProtoMessage() {}
 
 func (x *ClientsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[137]
+	mi := &file_meta_proto_msgTypes[145]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11059,7 +11729,7 @@ func (x *ClientsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientsR.ProtoReflect.Descriptor instead.
 func (*ClientsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{137}
+	return file_meta_proto_rawDescGZIP(), []int{145}
 }
 
 func (x *ClientsR) GetClients() []*ClientSessions {
@@ -11086,7 +11756,7 @@ type ClientSessions struct {
 
 func (x *ClientSessions) Reset() {
 	*x = ClientSessions{}
-	mi := &file_meta_proto_msgTypes[138]
+	mi := &file_meta_proto_msgTypes[146]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11098,7 +11768,7 @@ func (x *ClientSessions) String() string {
 func (*ClientSessions) ProtoMessage() {}
 
 func (x *ClientSessions) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[138]
+	mi := &file_meta_proto_msgTypes[146]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11111,7 +11781,7 @@ func (x *ClientSessions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSessions.ProtoReflect.Descriptor instead.
 func (*ClientSessions) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{138}
+	return file_meta_proto_rawDescGZIP(), []int{146}
 }
 
 func (x *ClientSessions) GetClient() *ClientRecord {
@@ -11152,7 +11822,7 @@ type InodeRecord struct {
 
 func (x *InodeRecord) Reset() {
 	*x = InodeRecord{}
-	mi := &file_meta_proto_msgTypes[139]
+	mi := &file_meta_proto_msgTypes[147]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11164,7 +11834,7 @@ func (x *InodeRecord) String() string {
 func (*InodeRecord) ProtoMessage() {}
 
 func (x *InodeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[139]
+	mi := &file_meta_proto_msgTypes[147]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11177,7 +11847,7 @@ func (x *InodeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InodeRecord.ProtoReflect.Descriptor instead.
 func (*InodeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{139}
+	return file_meta_proto_rawDescGZIP(), []int{147}
 }
 
 func (x *InodeRecord) GetAttr() *Attr {
@@ -11291,7 +11961,7 @@ type Xattrs struct {
 
 func (x *Xattrs) Reset() {
 	*x = Xattrs{}
-	mi := &file_meta_proto_msgTypes[140]
+	mi := &file_meta_proto_msgTypes[148]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11303,7 +11973,7 @@ func (x *Xattrs) String() string {
 func (*Xattrs) ProtoMessage() {}
 
 func (x *Xattrs) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[140]
+	mi := &file_meta_proto_msgTypes[148]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11316,7 +11986,7 @@ func (x *Xattrs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Xattrs.ProtoReflect.Descriptor instead.
 func (*Xattrs) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{140}
+	return file_meta_proto_rawDescGZIP(), []int{148}
 }
 
 func (x *Xattrs) GetCount() uint32 {
@@ -11358,7 +12028,7 @@ type XattrRecord struct {
 
 func (x *XattrRecord) Reset() {
 	*x = XattrRecord{}
-	mi := &file_meta_proto_msgTypes[141]
+	mi := &file_meta_proto_msgTypes[149]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11370,7 +12040,7 @@ func (x *XattrRecord) String() string {
 func (*XattrRecord) ProtoMessage() {}
 
 func (x *XattrRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[141]
+	mi := &file_meta_proto_msgTypes[149]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11383,7 +12053,7 @@ func (x *XattrRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use XattrRecord.ProtoReflect.Descriptor instead.
 func (*XattrRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{141}
+	return file_meta_proto_rawDescGZIP(), []int{149}
 }
 
 func (x *XattrRecord) GetCookie() uint64 {
@@ -11411,7 +12081,7 @@ type Cut struct {
 
 func (x *Cut) Reset() {
 	*x = Cut{}
-	mi := &file_meta_proto_msgTypes[142]
+	mi := &file_meta_proto_msgTypes[150]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11423,7 +12093,7 @@ func (x *Cut) String() string {
 func (*Cut) ProtoMessage() {}
 
 func (x *Cut) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[142]
+	mi := &file_meta_proto_msgTypes[150]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11436,7 +12106,7 @@ func (x *Cut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cut.ProtoReflect.Descriptor instead.
 func (*Cut) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{142}
+	return file_meta_proto_rawDescGZIP(), []int{150}
 }
 
 func (x *Cut) GetGen() uint32 {
@@ -11472,7 +12142,7 @@ type ExtentRecord struct {
 
 func (x *ExtentRecord) Reset() {
 	*x = ExtentRecord{}
-	mi := &file_meta_proto_msgTypes[143]
+	mi := &file_meta_proto_msgTypes[151]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11484,7 +12154,7 @@ func (x *ExtentRecord) String() string {
 func (*ExtentRecord) ProtoMessage() {}
 
 func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[143]
+	mi := &file_meta_proto_msgTypes[151]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11497,7 +12167,7 @@ func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentRecord.ProtoReflect.Descriptor instead.
 func (*ExtentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{143}
+	return file_meta_proto_rawDescGZIP(), []int{151}
 }
 
 func (x *ExtentRecord) GetLength() uint32 {
@@ -11586,7 +12256,7 @@ type BlockRecord struct {
 
 func (x *BlockRecord) Reset() {
 	*x = BlockRecord{}
-	mi := &file_meta_proto_msgTypes[144]
+	mi := &file_meta_proto_msgTypes[152]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11598,7 +12268,7 @@ func (x *BlockRecord) String() string {
 func (*BlockRecord) ProtoMessage() {}
 
 func (x *BlockRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[144]
+	mi := &file_meta_proto_msgTypes[152]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11611,7 +12281,7 @@ func (x *BlockRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockRecord.ProtoReflect.Descriptor instead.
 func (*BlockRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{144}
+	return file_meta_proto_rawDescGZIP(), []int{152}
 }
 
 func (x *BlockRecord) GetFs() uint32 {
@@ -11667,7 +12337,7 @@ type BackReference struct {
 
 func (x *BackReference) Reset() {
 	*x = BackReference{}
-	mi := &file_meta_proto_msgTypes[145]
+	mi := &file_meta_proto_msgTypes[153]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11679,7 +12349,7 @@ func (x *BackReference) String() string {
 func (*BackReference) ProtoMessage() {}
 
 func (x *BackReference) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[145]
+	mi := &file_meta_proto_msgTypes[153]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11692,7 +12362,7 @@ func (x *BackReference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackReference.ProtoReflect.Descriptor instead.
 func (*BackReference) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{145}
+	return file_meta_proto_rawDescGZIP(), []int{153}
 }
 
 func (x *BackReference) GetRefs() uint32 {
@@ -11713,7 +12383,7 @@ type DirentRecord struct {
 
 func (x *DirentRecord) Reset() {
 	*x = DirentRecord{}
-	mi := &file_meta_proto_msgTypes[146]
+	mi := &file_meta_proto_msgTypes[154]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11725,7 +12395,7 @@ func (x *DirentRecord) String() string {
 func (*DirentRecord) ProtoMessage() {}
 
 func (x *DirentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[146]
+	mi := &file_meta_proto_msgTypes[154]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11738,7 +12408,7 @@ func (x *DirentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirentRecord.ProtoReflect.Descriptor instead.
 func (*DirentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{146}
+	return file_meta_proto_rawDescGZIP(), []int{154}
 }
 
 func (x *DirentRecord) GetName() []byte {
@@ -11774,7 +12444,7 @@ type OriginRecord struct {
 
 func (x *OriginRecord) Reset() {
 	*x = OriginRecord{}
-	mi := &file_meta_proto_msgTypes[147]
+	mi := &file_meta_proto_msgTypes[155]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11786,7 +12456,7 @@ func (x *OriginRecord) String() string {
 func (*OriginRecord) ProtoMessage() {}
 
 func (x *OriginRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[147]
+	mi := &file_meta_proto_msgTypes[155]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11799,7 +12469,7 @@ func (x *OriginRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginRecord.ProtoReflect.Descriptor instead.
 func (*OriginRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{147}
+	return file_meta_proto_rawDescGZIP(), []int{155}
 }
 
 func (x *OriginRecord) GetKind() OriginKind {
@@ -11841,7 +12511,7 @@ type SlotRecord struct {
 
 func (x *SlotRecord) Reset() {
 	*x = SlotRecord{}
-	mi := &file_meta_proto_msgTypes[148]
+	mi := &file_meta_proto_msgTypes[156]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11853,7 +12523,7 @@ func (x *SlotRecord) String() string {
 func (*SlotRecord) ProtoMessage() {}
 
 func (x *SlotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[148]
+	mi := &file_meta_proto_msgTypes[156]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11866,7 +12536,7 @@ func (x *SlotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotRecord.ProtoReflect.Descriptor instead.
 func (*SlotRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{148}
+	return file_meta_proto_rawDescGZIP(), []int{156}
 }
 
 func (x *SlotRecord) GetSeq() uint64 {
@@ -11902,7 +12572,7 @@ type SlotResult struct {
 
 func (x *SlotResult) Reset() {
 	*x = SlotResult{}
-	mi := &file_meta_proto_msgTypes[149]
+	mi := &file_meta_proto_msgTypes[157]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11914,7 +12584,7 @@ func (x *SlotResult) String() string {
 func (*SlotResult) ProtoMessage() {}
 
 func (x *SlotResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[149]
+	mi := &file_meta_proto_msgTypes[157]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11927,7 +12597,7 @@ func (x *SlotResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotResult.ProtoReflect.Descriptor instead.
 func (*SlotResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{149}
+	return file_meta_proto_rawDescGZIP(), []int{157}
 }
 
 func (x *SlotResult) GetOpIndex() uint32 {
@@ -11971,7 +12641,7 @@ type OpenRecord struct {
 
 func (x *OpenRecord) Reset() {
 	*x = OpenRecord{}
-	mi := &file_meta_proto_msgTypes[150]
+	mi := &file_meta_proto_msgTypes[158]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11983,7 +12653,7 @@ func (x *OpenRecord) String() string {
 func (*OpenRecord) ProtoMessage() {}
 
 func (x *OpenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[150]
+	mi := &file_meta_proto_msgTypes[158]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11996,7 +12666,7 @@ func (x *OpenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenRecord.ProtoReflect.Descriptor instead.
 func (*OpenRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{150}
+	return file_meta_proto_rawDescGZIP(), []int{158}
 }
 
 func (x *OpenRecord) GetOwner() []byte {
@@ -12039,7 +12709,7 @@ type LockRecord struct {
 
 func (x *LockRecord) Reset() {
 	*x = LockRecord{}
-	mi := &file_meta_proto_msgTypes[151]
+	mi := &file_meta_proto_msgTypes[159]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12051,7 +12721,7 @@ func (x *LockRecord) String() string {
 func (*LockRecord) ProtoMessage() {}
 
 func (x *LockRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[151]
+	mi := &file_meta_proto_msgTypes[159]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12064,7 +12734,7 @@ func (x *LockRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockRecord.ProtoReflect.Descriptor instead.
 func (*LockRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{151}
+	return file_meta_proto_rawDescGZIP(), []int{159}
 }
 
 func (x *LockRecord) GetStateid() []byte {
@@ -12100,7 +12770,7 @@ type KnownClient struct {
 
 func (x *KnownClient) Reset() {
 	*x = KnownClient{}
-	mi := &file_meta_proto_msgTypes[152]
+	mi := &file_meta_proto_msgTypes[160]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12112,7 +12782,7 @@ func (x *KnownClient) String() string {
 func (*KnownClient) ProtoMessage() {}
 
 func (x *KnownClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[152]
+	mi := &file_meta_proto_msgTypes[160]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12125,7 +12795,7 @@ func (x *KnownClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KnownClient.ProtoReflect.Descriptor instead.
 func (*KnownClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{152}
+	return file_meta_proto_rawDescGZIP(), []int{160}
 }
 
 func (x *KnownClient) GetOpens() uint32 {
@@ -12149,17 +12819,22 @@ func (x *KnownClient) GetOwners() uint32 {
 	return 0
 }
 
+// UsageRecord is the value of u/fs and of u/fs/project. All but bytes and inodes is from level 3 on.
 type UsageRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Bytes         uint64                 `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
 	Inodes        uint64                 `protobuf:"varint,2,opt,name=inodes,proto3" json:"inodes,omitempty"`
+	Reserved      uint64                 `protobuf:"varint,3,opt,name=reserved,proto3" json:"reserved,omitempty"`                          // bytes; the sum of v/origin/fs/project, in u/fs of all projects
+	LimitBytes    uint64                 `protobuf:"varint,4,opt,name=limit_bytes,json=limitBytes,proto3" json:"limit_bytes,omitempty"`    // 0: none
+	LimitInodes   uint64                 `protobuf:"varint,5,opt,name=limit_inodes,json=limitInodes,proto3" json:"limit_inodes,omitempty"` // 0: none
+	Dir           uint64                 `protobuf:"varint,6,opt,name=dir,proto3" json:"dir,omitempty"`                                    // the project's directory
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UsageRecord) Reset() {
 	*x = UsageRecord{}
-	mi := &file_meta_proto_msgTypes[153]
+	mi := &file_meta_proto_msgTypes[161]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12171,7 +12846,7 @@ func (x *UsageRecord) String() string {
 func (*UsageRecord) ProtoMessage() {}
 
 func (x *UsageRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[153]
+	mi := &file_meta_proto_msgTypes[161]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12184,7 +12859,7 @@ func (x *UsageRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRecord.ProtoReflect.Descriptor instead.
 func (*UsageRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{153}
+	return file_meta_proto_rawDescGZIP(), []int{161}
 }
 
 func (x *UsageRecord) GetBytes() uint64 {
@@ -12201,6 +12876,79 @@ func (x *UsageRecord) GetInodes() uint64 {
 	return 0
 }
 
+func (x *UsageRecord) GetReserved() uint64 {
+	if x != nil {
+		return x.Reserved
+	}
+	return 0
+}
+
+func (x *UsageRecord) GetLimitBytes() uint64 {
+	if x != nil {
+		return x.LimitBytes
+	}
+	return 0
+}
+
+func (x *UsageRecord) GetLimitInodes() uint64 {
+	if x != nil {
+		return x.LimitInodes
+	}
+	return 0
+}
+
+func (x *UsageRecord) GetDir() uint64 {
+	if x != nil {
+		return x.Dir
+	}
+	return 0
+}
+
+// ReservationRecord is the value of v/origin/fs/project.
+type ReservationRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Bytes         uint64                 `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReservationRecord) Reset() {
+	*x = ReservationRecord{}
+	mi := &file_meta_proto_msgTypes[162]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReservationRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReservationRecord) ProtoMessage() {}
+
+func (x *ReservationRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[162]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReservationRecord.ProtoReflect.Descriptor instead.
+func (*ReservationRecord) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{162}
+}
+
+func (x *ReservationRecord) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
 type RangeRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Origin        uint64                 `protobuf:"varint,1,opt,name=origin,proto3" json:"origin,omitempty"`
@@ -12212,7 +12960,7 @@ type RangeRecord struct {
 
 func (x *RangeRecord) Reset() {
 	*x = RangeRecord{}
-	mi := &file_meta_proto_msgTypes[154]
+	mi := &file_meta_proto_msgTypes[163]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12224,7 +12972,7 @@ func (x *RangeRecord) String() string {
 func (*RangeRecord) ProtoMessage() {}
 
 func (x *RangeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[154]
+	mi := &file_meta_proto_msgTypes[163]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12237,7 +12985,7 @@ func (x *RangeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeRecord.ProtoReflect.Descriptor instead.
 func (*RangeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{154}
+	return file_meta_proto_rawDescGZIP(), []int{163}
 }
 
 func (x *RangeRecord) GetOrigin() uint64 {
@@ -12278,7 +13026,7 @@ type PurgeRecord struct {
 
 func (x *PurgeRecord) Reset() {
 	*x = PurgeRecord{}
-	mi := &file_meta_proto_msgTypes[155]
+	mi := &file_meta_proto_msgTypes[164]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12290,7 +13038,7 @@ func (x *PurgeRecord) String() string {
 func (*PurgeRecord) ProtoMessage() {}
 
 func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[155]
+	mi := &file_meta_proto_msgTypes[164]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12303,7 +13051,7 @@ func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeRecord.ProtoReflect.Descriptor instead.
 func (*PurgeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{155}
+	return file_meta_proto_rawDescGZIP(), []int{164}
 }
 
 func (x *PurgeRecord) GetFs() uint32 {
@@ -12375,7 +13123,7 @@ type DyingRecord struct {
 
 func (x *DyingRecord) Reset() {
 	*x = DyingRecord{}
-	mi := &file_meta_proto_msgTypes[156]
+	mi := &file_meta_proto_msgTypes[165]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12387,7 +13135,7 @@ func (x *DyingRecord) String() string {
 func (*DyingRecord) ProtoMessage() {}
 
 func (x *DyingRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[156]
+	mi := &file_meta_proto_msgTypes[165]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12400,7 +13148,7 @@ func (x *DyingRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DyingRecord.ProtoReflect.Descriptor instead.
 func (*DyingRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{156}
+	return file_meta_proto_rawDescGZIP(), []int{165}
 }
 
 func (x *DyingRecord) GetPg() uint32 {
@@ -12441,7 +13189,7 @@ type NamespaceRecord struct {
 
 func (x *NamespaceRecord) Reset() {
 	*x = NamespaceRecord{}
-	mi := &file_meta_proto_msgTypes[157]
+	mi := &file_meta_proto_msgTypes[166]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12453,7 +13201,7 @@ func (x *NamespaceRecord) String() string {
 func (*NamespaceRecord) ProtoMessage() {}
 
 func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[157]
+	mi := &file_meta_proto_msgTypes[166]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12466,7 +13214,7 @@ func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceRecord.ProtoReflect.Descriptor instead.
 func (*NamespaceRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{157}
+	return file_meta_proto_rawDescGZIP(), []int{166}
 }
 
 func (x *NamespaceRecord) GetHashKey() []byte {
@@ -12494,7 +13242,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_meta_proto_msgTypes[158]
+	mi := &file_meta_proto_msgTypes[167]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12506,7 +13254,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[158]
+	mi := &file_meta_proto_msgTypes[167]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12519,7 +13267,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{158}
+	return file_meta_proto_rawDescGZIP(), []int{167}
 }
 
 func (x *ProposeRequest) GetShard() uint32 {
@@ -12545,7 +13293,7 @@ type ProposeReply struct {
 
 func (x *ProposeReply) Reset() {
 	*x = ProposeReply{}
-	mi := &file_meta_proto_msgTypes[159]
+	mi := &file_meta_proto_msgTypes[168]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12557,7 +13305,7 @@ func (x *ProposeReply) String() string {
 func (*ProposeReply) ProtoMessage() {}
 
 func (x *ProposeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[159]
+	mi := &file_meta_proto_msgTypes[168]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12570,7 +13318,7 @@ func (x *ProposeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeReply.ProtoReflect.Descriptor instead.
 func (*ProposeReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{159}
+	return file_meta_proto_rawDescGZIP(), []int{168}
 }
 
 func (x *ProposeReply) GetResults() []*Result {
@@ -12590,7 +13338,7 @@ type QueryRequest struct {
 
 func (x *QueryRequest) Reset() {
 	*x = QueryRequest{}
-	mi := &file_meta_proto_msgTypes[160]
+	mi := &file_meta_proto_msgTypes[169]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12602,7 +13350,7 @@ func (x *QueryRequest) String() string {
 func (*QueryRequest) ProtoMessage() {}
 
 func (x *QueryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[160]
+	mi := &file_meta_proto_msgTypes[169]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12615,7 +13363,7 @@ func (x *QueryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryRequest.ProtoReflect.Descriptor instead.
 func (*QueryRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{160}
+	return file_meta_proto_rawDescGZIP(), []int{169}
 }
 
 func (x *QueryRequest) GetShard() uint32 {
@@ -12641,7 +13389,7 @@ type QueryReply struct {
 
 func (x *QueryReply) Reset() {
 	*x = QueryReply{}
-	mi := &file_meta_proto_msgTypes[161]
+	mi := &file_meta_proto_msgTypes[170]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12653,7 +13401,7 @@ func (x *QueryReply) String() string {
 func (*QueryReply) ProtoMessage() {}
 
 func (x *QueryReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[161]
+	mi := &file_meta_proto_msgTypes[170]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12666,7 +13414,7 @@ func (x *QueryReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryReply.ProtoReflect.Descriptor instead.
 func (*QueryReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{161}
+	return file_meta_proto_rawDescGZIP(), []int{170}
 }
 
 func (x *QueryReply) GetResults() []*QueryResult {
@@ -12688,7 +13436,7 @@ type TermRequest struct {
 
 func (x *TermRequest) Reset() {
 	*x = TermRequest{}
-	mi := &file_meta_proto_msgTypes[162]
+	mi := &file_meta_proto_msgTypes[171]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12700,7 +13448,7 @@ func (x *TermRequest) String() string {
 func (*TermRequest) ProtoMessage() {}
 
 func (x *TermRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[162]
+	mi := &file_meta_proto_msgTypes[171]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12713,7 +13461,7 @@ func (x *TermRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermRequest.ProtoReflect.Descriptor instead.
 func (*TermRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{162}
+	return file_meta_proto_rawDescGZIP(), []int{171}
 }
 
 func (x *TermRequest) GetShard() uint32 {
@@ -12741,7 +13489,7 @@ type TermReply struct {
 
 func (x *TermReply) Reset() {
 	*x = TermReply{}
-	mi := &file_meta_proto_msgTypes[163]
+	mi := &file_meta_proto_msgTypes[172]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12753,7 +13501,7 @@ func (x *TermReply) String() string {
 func (*TermReply) ProtoMessage() {}
 
 func (x *TermReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[163]
+	mi := &file_meta_proto_msgTypes[172]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12766,7 +13514,7 @@ func (x *TermReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermReply.ProtoReflect.Descriptor instead.
 func (*TermReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{163}
+	return file_meta_proto_rawDescGZIP(), []int{172}
 }
 
 func (x *TermReply) GetTerm() uint64 {
@@ -12801,7 +13549,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_meta_proto_msgTypes[164]
+	mi := &file_meta_proto_msgTypes[173]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12813,7 +13561,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[164]
+	mi := &file_meta_proto_msgTypes[173]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12826,7 +13574,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{164}
+	return file_meta_proto_rawDescGZIP(), []int{173}
 }
 
 func (x *RenewRequest) GetShard() uint32 {
@@ -12853,7 +13601,7 @@ type RenewReply struct {
 
 func (x *RenewReply) Reset() {
 	*x = RenewReply{}
-	mi := &file_meta_proto_msgTypes[165]
+	mi := &file_meta_proto_msgTypes[174]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12865,7 +13613,7 @@ func (x *RenewReply) String() string {
 func (*RenewReply) ProtoMessage() {}
 
 func (x *RenewReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[165]
+	mi := &file_meta_proto_msgTypes[174]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12878,7 +13626,7 @@ func (x *RenewReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewReply.ProtoReflect.Descriptor instead.
 func (*RenewReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{165}
+	return file_meta_proto_rawDescGZIP(), []int{174}
 }
 
 func (x *RenewReply) GetLeaseMilliseconds() uint64 {
@@ -12897,7 +13645,7 @@ type LeaderRequest struct {
 
 func (x *LeaderRequest) Reset() {
 	*x = LeaderRequest{}
-	mi := &file_meta_proto_msgTypes[166]
+	mi := &file_meta_proto_msgTypes[175]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12909,7 +13657,7 @@ func (x *LeaderRequest) String() string {
 func (*LeaderRequest) ProtoMessage() {}
 
 func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[166]
+	mi := &file_meta_proto_msgTypes[175]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12922,7 +13670,7 @@ func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderRequest.ProtoReflect.Descriptor instead.
 func (*LeaderRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{166}
+	return file_meta_proto_rawDescGZIP(), []int{175}
 }
 
 func (x *LeaderRequest) GetShard() uint32 {
@@ -12942,7 +13690,7 @@ type LeaderReply struct {
 
 func (x *LeaderReply) Reset() {
 	*x = LeaderReply{}
-	mi := &file_meta_proto_msgTypes[167]
+	mi := &file_meta_proto_msgTypes[176]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12954,7 +13702,7 @@ func (x *LeaderReply) String() string {
 func (*LeaderReply) ProtoMessage() {}
 
 func (x *LeaderReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[167]
+	mi := &file_meta_proto_msgTypes[176]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12967,7 +13715,7 @@ func (x *LeaderReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderReply.ProtoReflect.Descriptor instead.
 func (*LeaderReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{167}
+	return file_meta_proto_rawDescGZIP(), []int{176}
 }
 
 func (x *LeaderReply) GetLeaderId() string {
@@ -13002,7 +13750,7 @@ type ReplicaReply struct {
 
 func (x *ReplicaReply) Reset() {
 	*x = ReplicaReply{}
-	mi := &file_meta_proto_msgTypes[168]
+	mi := &file_meta_proto_msgTypes[177]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13014,7 +13762,7 @@ func (x *ReplicaReply) String() string {
 func (*ReplicaReply) ProtoMessage() {}
 
 func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[168]
+	mi := &file_meta_proto_msgTypes[177]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13027,7 +13775,7 @@ func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaReply.ProtoReflect.Descriptor instead.
 func (*ReplicaReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{168}
+	return file_meta_proto_rawDescGZIP(), []int{177}
 }
 
 func (x *ReplicaReply) GetId() string {
@@ -13105,7 +13853,7 @@ type MemberRequest struct {
 
 func (x *MemberRequest) Reset() {
 	*x = MemberRequest{}
-	mi := &file_meta_proto_msgTypes[169]
+	mi := &file_meta_proto_msgTypes[178]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13117,7 +13865,7 @@ func (x *MemberRequest) String() string {
 func (*MemberRequest) ProtoMessage() {}
 
 func (x *MemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[169]
+	mi := &file_meta_proto_msgTypes[178]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13130,7 +13878,7 @@ func (x *MemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberRequest.ProtoReflect.Descriptor instead.
 func (*MemberRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{169}
+	return file_meta_proto_rawDescGZIP(), []int{178}
 }
 
 func (x *MemberRequest) GetShard() uint32 {
@@ -13167,7 +13915,7 @@ type MemberReply struct {
 
 func (x *MemberReply) Reset() {
 	*x = MemberReply{}
-	mi := &file_meta_proto_msgTypes[170]
+	mi := &file_meta_proto_msgTypes[179]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13179,7 +13927,7 @@ func (x *MemberReply) String() string {
 func (*MemberReply) ProtoMessage() {}
 
 func (x *MemberReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[170]
+	mi := &file_meta_proto_msgTypes[179]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13192,7 +13940,7 @@ func (x *MemberReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberReply.ProtoReflect.Descriptor instead.
 func (*MemberReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{170}
+	return file_meta_proto_rawDescGZIP(), []int{179}
 }
 
 func (x *MemberReply) GetLeader() string {
@@ -13236,7 +13984,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_meta_proto_msgTypes[171]
+	mi := &file_meta_proto_msgTypes[180]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13248,7 +13996,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[171]
+	mi := &file_meta_proto_msgTypes[180]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13261,7 +14009,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{171}
+	return file_meta_proto_rawDescGZIP(), []int{180}
 }
 
 func (x *Member) GetId() string {
@@ -13305,7 +14053,7 @@ type DifferRequest struct {
 
 func (x *DifferRequest) Reset() {
 	*x = DifferRequest{}
-	mi := &file_meta_proto_msgTypes[172]
+	mi := &file_meta_proto_msgTypes[181]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13317,7 +14065,7 @@ func (x *DifferRequest) String() string {
 func (*DifferRequest) ProtoMessage() {}
 
 func (x *DifferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[172]
+	mi := &file_meta_proto_msgTypes[181]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13330,7 +14078,7 @@ func (x *DifferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferRequest.ProtoReflect.Descriptor instead.
 func (*DifferRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{172}
+	return file_meta_proto_rawDescGZIP(), []int{181}
 }
 
 func (x *DifferRequest) GetShard() uint32 {
@@ -13369,7 +14117,7 @@ type DifferReply struct {
 
 func (x *DifferReply) Reset() {
 	*x = DifferReply{}
-	mi := &file_meta_proto_msgTypes[173]
+	mi := &file_meta_proto_msgTypes[182]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13381,7 +14129,7 @@ func (x *DifferReply) String() string {
 func (*DifferReply) ProtoMessage() {}
 
 func (x *DifferReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[173]
+	mi := &file_meta_proto_msgTypes[182]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13394,7 +14142,7 @@ func (x *DifferReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferReply.ProtoReflect.Descriptor instead.
 func (*DifferReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{173}
+	return file_meta_proto_rawDescGZIP(), []int{182}
 }
 
 // WorkTask is something that a worker does or wants to do. The first five fields name it; the rest is how it stands.
@@ -13419,7 +14167,7 @@ type WorkTask struct {
 
 func (x *WorkTask) Reset() {
 	*x = WorkTask{}
-	mi := &file_meta_proto_msgTypes[174]
+	mi := &file_meta_proto_msgTypes[183]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13431,7 +14179,7 @@ func (x *WorkTask) String() string {
 func (*WorkTask) ProtoMessage() {}
 
 func (x *WorkTask) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[174]
+	mi := &file_meta_proto_msgTypes[183]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13444,7 +14192,7 @@ func (x *WorkTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkTask.ProtoReflect.Descriptor instead.
 func (*WorkTask) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{174}
+	return file_meta_proto_rawDescGZIP(), []int{183}
 }
 
 func (x *WorkTask) GetKind() WorkKind {
@@ -13552,7 +14300,7 @@ type WorkRequest struct {
 
 func (x *WorkRequest) Reset() {
 	*x = WorkRequest{}
-	mi := &file_meta_proto_msgTypes[175]
+	mi := &file_meta_proto_msgTypes[184]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13564,7 +14312,7 @@ func (x *WorkRequest) String() string {
 func (*WorkRequest) ProtoMessage() {}
 
 func (x *WorkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[175]
+	mi := &file_meta_proto_msgTypes[184]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13577,7 +14325,7 @@ func (x *WorkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkRequest.ProtoReflect.Descriptor instead.
 func (*WorkRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{175}
+	return file_meta_proto_rawDescGZIP(), []int{184}
 }
 
 func (x *WorkRequest) GetShard() uint32 {
@@ -13627,7 +14375,7 @@ type WorkReply struct {
 
 func (x *WorkReply) Reset() {
 	*x = WorkReply{}
-	mi := &file_meta_proto_msgTypes[176]
+	mi := &file_meta_proto_msgTypes[185]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13639,7 +14387,7 @@ func (x *WorkReply) String() string {
 func (*WorkReply) ProtoMessage() {}
 
 func (x *WorkReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[176]
+	mi := &file_meta_proto_msgTypes[185]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13652,7 +14400,7 @@ func (x *WorkReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkReply.ProtoReflect.Descriptor instead.
 func (*WorkReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{176}
+	return file_meta_proto_rawDescGZIP(), []int{185}
 }
 
 func (x *WorkReply) GetGrants() []*WorkGrant {
@@ -13686,7 +14434,7 @@ type WorkGrant struct {
 
 func (x *WorkGrant) Reset() {
 	*x = WorkGrant{}
-	mi := &file_meta_proto_msgTypes[177]
+	mi := &file_meta_proto_msgTypes[186]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13698,7 +14446,7 @@ func (x *WorkGrant) String() string {
 func (*WorkGrant) ProtoMessage() {}
 
 func (x *WorkGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[177]
+	mi := &file_meta_proto_msgTypes[186]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13711,7 +14459,7 @@ func (x *WorkGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkGrant.ProtoReflect.Descriptor instead.
 func (*WorkGrant) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{177}
+	return file_meta_proto_rawDescGZIP(), []int{186}
 }
 
 func (x *WorkGrant) GetTask() uint32 {
@@ -13740,7 +14488,7 @@ type WorkPiece struct {
 
 func (x *WorkPiece) Reset() {
 	*x = WorkPiece{}
-	mi := &file_meta_proto_msgTypes[178]
+	mi := &file_meta_proto_msgTypes[187]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13752,7 +14500,7 @@ func (x *WorkPiece) String() string {
 func (*WorkPiece) ProtoMessage() {}
 
 func (x *WorkPiece) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[178]
+	mi := &file_meta_proto_msgTypes[187]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13765,7 +14513,7 @@ func (x *WorkPiece) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkPiece.ProtoReflect.Descriptor instead.
 func (*WorkPiece) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{178}
+	return file_meta_proto_rawDescGZIP(), []int{187}
 }
 
 func (x *WorkPiece) GetFs() uint32 {
@@ -13808,7 +14556,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x06client\x18\x02 \x01(\x04R\x06client\x12\x12\n" +
 	"\x04slot\x18\x03 \x01(\rR\x04slot\x12\x10\n" +
 	"\x03seq\x18\x04 \x01(\x04R\x03seq\x12\x19\n" +
-	"\bop_index\x18\x05 \x01(\rR\aopIndex\"\xe1\x16\n" +
+	"\bop_index\x18\x05 \x01(\rR\aopIndex\"\xe3\x18\n" +
 	"\aCommand\x12(\n" +
 	"\x02id\x18\x01 \x01(\v2\x18.rackfs.meta.v1.IdentityR\x02id\x12(\n" +
 	"\x04call\x18\x06 \x01(\v2\x14.rackfs.meta.v1.CallR\x04call\x12(\n" +
@@ -13849,7 +14597,12 @@ const file_meta_proto_rawDesc = "" +
 	"closeFiles\x124\n" +
 	"\bset_lock\x18/ \x01(\v2\x17.rackfs.meta.v1.SetLockH\x00R\asetLock\x12I\n" +
 	"\x0frelease_clients\x180 \x01(\v2\x1e.rackfs.meta.v1.ReleaseClientsH\x00R\x0ereleaseClients\x12I\n" +
-	"\x0frelease_session\x181 \x01(\v2\x1e.rackfs.meta.v1.ReleaseSessionH\x00R\x0ereleaseSession\x12G\n" +
+	"\x0frelease_session\x181 \x01(\v2\x1e.rackfs.meta.v1.ReleaseSessionH\x00R\x0ereleaseSession\x12=\n" +
+	"\vset_project\x18( \x01(\v2\x1a.rackfs.meta.v1.SetProjectH\x00R\n" +
+	"setProject\x127\n" +
+	"\tset_quota\x18) \x01(\v2\x18.rackfs.meta.v1.SetQuotaH\x00R\bsetQuota\x12C\n" +
+	"\rreserve_quota\x18* \x01(\v2\x1c.rackfs.meta.v1.ReserveQuotaH\x00R\freserveQuota\x12C\n" +
+	"\rrelease_quota\x18+ \x01(\v2\x1c.rackfs.meta.v1.ReleaseQuotaH\x00R\freleaseQuota\x12G\n" +
 	"\x0fput_file_system\x182 \x01(\v2\x1d.rackfs.meta.v1.PutFileSystemH\x00R\rputFileSystem\x127\n" +
 	"\tput_store\x183 \x01(\v2\x18.rackfs.meta.v1.PutStoreH\x00R\bputStore\x124\n" +
 	"\bput_pool\x184 \x01(\v2\x17.rackfs.meta.v1.PutPoolH\x00R\aputPool\x121\n" +
@@ -13868,7 +14621,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x0eremove_session\x18? \x01(\v2\x1d.rackfs.meta.v1.RemoveSessionH\x00R\rremoveSession\x12@\n" +
 	"\ftake_clients\x18@ \x01(\v2\x1b.rackfs.meta.v1.TakeClientsH\x00R\vtakeClients\x12F\n" +
 	"\x0eforget_clients\x18A \x01(\v2\x1d.rackfs.meta.v1.ForgetClientsH\x00R\rforgetClientsB\x04\n" +
-	"\x02op\"\x8a\b\n" +
+	"\x02op\"\xc5\b\n" +
 	"\x06Result\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x126\n" +
@@ -13891,7 +14644,8 @@ const file_meta_proto_rawDesc = "" +
 	"\vcluster_map\x18\x16 \x01(\v2\x1b.rackfs.meta.v1.ClusterMapRH\x00R\n" +
 	"clusterMap\x123\n" +
 	"\x05range\x18\x19 \x01(\v2\x1b.rackfs.meta.v1.RangeResultH\x00R\x05range\x123\n" +
-	"\x05xattr\x18\x17 \x01(\v2\x1b.rackfs.meta.v1.XattrResultH\x00R\x05xattrB\x04\n" +
+	"\x05xattr\x18\x17 \x01(\v2\x1b.rackfs.meta.v1.XattrResultH\x00R\x05xattr\x129\n" +
+	"\areserve\x18\x1c \x01(\v2\x1d.rackfs.meta.v1.ReserveResultH\x00R\areserveB\x04\n" +
 	"\x02of\",\n" +
 	"\x04Time\x12\x10\n" +
 	"\x03sec\x18\x01 \x01(\x12R\x03sec\x12\x12\n" +
@@ -14055,7 +14809,7 @@ const file_meta_proto_rawDesc = "" +
 	"\fReleaseLease\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +
-	"\x06change\x18\x03 \x01(\x04R\x06change\"\x8a\x02\n" +
+	"\x06change\x18\x03 \x01(\x04R\x06change\"\xc4\x02\n" +
 	"\n" +
 	"CommitData\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x14\n" +
@@ -14066,7 +14820,10 @@ const file_meta_proto_rawDesc = "" +
 	"\x05mtime\x18\x06 \x01(\v2\x14.rackfs.meta.v1.TimeR\x05mtime\x12&\n" +
 	"\x0fclear_setid_uid\x18\a \x01(\rR\rclearSetidUid\x12\x1f\n" +
 	"\vclear_setid\x18\b \x01(\bR\n" +
-	"clearSetid\"\xc7\x01\n" +
+	"clearSetid\x12\x1a\n" +
+	"\breserved\x18\t \x01(\x04R\breserved\x12\x1c\n" +
+	"\tunlimited\x18\n" +
+	" \x01(\bR\tunlimited\"\xc7\x01\n" +
 	"\tNewExtent\x12\x16\n" +
 	"\x06offset\x18\x01 \x01(\x04R\x06offset\x12\x16\n" +
 	"\x06length\x18\x02 \x01(\rR\x06length\x12\x16\n" +
@@ -14075,10 +14832,12 @@ const file_meta_proto_rawDesc = "" +
 	"\x02pg\x18\x05 \x01(\rR\x02pg\x12\x1b\n" +
 	"\tprofile_k\x18\x06 \x01(\rR\bprofileK\x12\x1b\n" +
 	"\tprofile_m\x18\a \x01(\rR\bprofileM\x12\x12\n" +
-	"\x04zero\x18\b \x01(\bR\x04zero\"e\n" +
+	"\x04zero\x18\b \x01(\bR\x04zero\"\x95\x01\n" +
 	"\fCommitResult\x12(\n" +
 	"\x04attr\x18\x01 \x01(\v2\x14.rackfs.meta.v1.AttrR\x04attr\x12+\n" +
-	"\x05lease\x18\x02 \x01(\v2\x15.rackfs.meta.v1.LeaseR\x05lease\":\n" +
+	"\x05lease\x18\x02 \x01(\v2\x15.rackfs.meta.v1.LeaseR\x05lease\x12\x14\n" +
+	"\x05taken\x18\x03 \x01(\x04R\x05taken\x12\x18\n" +
+	"\alimited\x18\x04 \x01(\bR\alimited\":\n" +
 	"\x05Touch\x121\n" +
 	"\atouched\x18\x01 \x03(\v2\x17.rackfs.meta.v1.TouchedR\atouched\"G\n" +
 	"\aTouched\x12\x10\n" +
@@ -14220,7 +14979,26 @@ const file_meta_proto_rawDesc = "" +
 	"\aclients\x18\x01 \x03(\x04R\aclients\"B\n" +
 	"\x0eReleaseSession\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\x04R\x06client\x12\x18\n" +
-	"\asession\x18\x02 \x01(\fR\asession\"\xaf\x02\n" +
+	"\asession\x18\x02 \x01(\fR\asession\"8\n" +
+	"\n" +
+	"SetProject\x12\x10\n" +
+	"\x03dir\x18\x01 \x01(\x04R\x03dir\x12\x18\n" +
+	"\aproject\x18\x02 \x01(\rR\aproject\"R\n" +
+	"\bSetQuota\x12\x18\n" +
+	"\aproject\x18\x01 \x01(\rR\aproject\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x16\n" +
+	"\x06inodes\x18\x03 \x01(\x04R\x06inodes\"d\n" +
+	"\fReserveQuota\x12\x18\n" +
+	"\aproject\x18\x01 \x01(\rR\aproject\x12\x12\n" +
+	"\x04need\x18\x02 \x01(\x04R\x04need\x12\x14\n" +
+	"\x05ahead\x18\x03 \x01(\x04R\x05ahead\x12\x10\n" +
+	"\x03min\x18\x04 \x01(\x04R\x03min\"C\n" +
+	"\rReserveResult\x12\x18\n" +
+	"\agranted\x18\x01 \x01(\x04R\agranted\x12\x18\n" +
+	"\alimited\x18\x02 \x01(\bR\alimited\">\n" +
+	"\fReleaseQuota\x12\x18\n" +
+	"\aproject\x18\x01 \x01(\rR\aproject\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\"\xaf\x02\n" +
 	"\n" +
 	"FileSystem\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x12\n" +
@@ -14331,7 +15109,7 @@ const file_meta_proto_rawDesc = "" +
 	"\asession\x18\x01 \x01(\v2\x1d.rackfs.meta.v1.SessionRecordR\asession\x124\n" +
 	"\x06client\x18\x02 \x01(\v2\x1c.rackfs.meta.v1.ClientRecordR\x06client\")\n" +
 	"\rRemoveSession\x12\x18\n" +
-	"\asession\x18\x01 \x01(\fR\asession\"\xc3\n" +
+	"\asession\x18\x01 \x01(\fR\asession\"\xf6\n" +
 	"\n" +
 	"\x05Query\x12\x0e\n" +
 	"\x02fs\x18\x01 \x01(\rR\x02fs\x12(\n" +
@@ -14355,7 +15133,8 @@ const file_meta_proto_rawDesc = "" +
 	"\fclient_state\x18\x1a \x01(\v2\x1c.rackfs.meta.v1.ClientStateQH\x00R\vclientState\x12D\n" +
 	"\rsession_slots\x18\x1b \x01(\v2\x1d.rackfs.meta.v1.SessionSlotsQH\x00R\fsessionSlots\x12;\n" +
 	"\n" +
-	"file_opens\x18\x1c \x01(\v2\x1a.rackfs.meta.v1.FileOpensQH\x00R\tfileOpens\x12A\n" +
+	"file_opens\x18\x1c \x01(\v2\x1a.rackfs.meta.v1.FileOpensQH\x00R\tfileOpens\x121\n" +
+	"\x06quotas\x18\x17 \x01(\v2\x17.rackfs.meta.v1.QuotasQH\x00R\x06quotas\x12A\n" +
 	"\ffile_systems\x18\x1e \x01(\v2\x1c.rackfs.meta.v1.FileSystemsQH\x00R\vfileSystems\x12>\n" +
 	"\vcluster_map\x18\x1f \x01(\v2\x1b.rackfs.meta.v1.ClusterMapQH\x00R\n" +
 	"clusterMap\x12+\n" +
@@ -14388,8 +15167,12 @@ const file_meta_proto_rawDesc = "" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x16\n" +
 	"\x06length\x18\x03 \x01(\x04R\x06length\x12\x1f\n" +
 	"\vmax_extents\x18\x04 \x01(\rR\n" +
-	"maxExtents\"\t\n" +
-	"\aStatFSQ\" \n" +
+	"maxExtents\"\x1b\n" +
+	"\aStatFSQ\x12\x10\n" +
+	"\x03ino\x18\x01 \x01(\x04R\x03ino\"3\n" +
+	"\aQuotasQ\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\rR\x04from\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\rR\x05limit\" \n" +
 	"\fBlockStatesQ\x12\x10\n" +
 	"\x03ids\x18\x01 \x03(\x04R\x03ids\"]\n" +
 	"\aBlocksQ\x12\x14\n" +
@@ -14437,7 +15220,7 @@ const file_meta_proto_rawDesc = "" +
 	"\treleasing\x18\x04 \x01(\bR\treleasing\";\n" +
 	"\aClientQ\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\x04R\x06client\x12\x18\n" +
-	"\asession\x18\x02 \x01(\fR\asession\"\x8c\t\n" +
+	"\asession\x18\x02 \x01(\fR\asession\"\xbf\t\n" +
 	"\vQueryResult\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12+\n" +
@@ -14465,7 +15248,8 @@ const file_meta_proto_rawDesc = "" +
 	"\rsession_slots\x18\x1d \x01(\v2\x1d.rackfs.meta.v1.SessionSlotsRH\x00R\fsessionSlots\x124\n" +
 	"\aclients\x18\x1e \x01(\v2\x18.rackfs.meta.v1.ClientsRH\x00R\aclients\x12;\n" +
 	"\n" +
-	"file_opens\x18\x1f \x01(\v2\x1a.rackfs.meta.v1.FileOpensRH\x00R\tfileOpensB\x03\n" +
+	"file_opens\x18\x1f \x01(\v2\x1a.rackfs.meta.v1.FileOpensRH\x00R\tfileOpens\x121\n" +
+	"\x06quotas\x18\x18 \x01(\v2\x17.rackfs.meta.v1.QuotasRH\x00R\x06quotasB\x03\n" +
 	"\x01r\"^\n" +
 	"\x05AttrR\x12(\n" +
 	"\x04attr\x18\x01 \x01(\v2\x14.rackfs.meta.v1.AttrR\x04attr\x12+\n" +
@@ -14496,14 +15280,31 @@ const file_meta_proto_rawDesc = "" +
 	"\aextents\x18\x01 \x03(\v2\x16.rackfs.meta.v1.ExtentR\aextents\x12\x16\n" +
 	"\x06change\x18\x02 \x01(\x04R\x06change\x12\x12\n" +
 	"\x04size\x18\x03 \x01(\x04R\x04size\x12\x12\n" +
-	"\x04next\x18\x04 \x01(\x04R\x04next\"j\n" +
+	"\x04next\x18\x04 \x01(\x04R\x04next\"\xe5\x01\n" +
 	"\aStatFSR\x12\x1d\n" +
 	"\n" +
 	"used_bytes\x18\x01 \x01(\x04R\tusedBytes\x12\x1f\n" +
 	"\vused_inodes\x18\x02 \x01(\x04R\n" +
 	"usedInodes\x12\x1f\n" +
 	"\vquota_bytes\x18\x03 \x01(\x04R\n" +
-	"quotaBytes\"T\n" +
+	"quotaBytes\x12!\n" +
+	"\fquota_inodes\x18\x04 \x01(\x04R\vquotaInodes\x12%\n" +
+	"\x0ereserved_bytes\x18\x05 \x01(\x04R\rreservedBytes\x12/\n" +
+	"\aproject\x18\x06 \x01(\v2\x15.rackfs.meta.v1.QuotaR\aproject\"\xde\x01\n" +
+	"\x05Quota\x12\x18\n" +
+	"\aproject\x18\x01 \x01(\rR\aproject\x12\x10\n" +
+	"\x03dir\x18\x02 \x01(\x04R\x03dir\x12\x1d\n" +
+	"\n" +
+	"used_bytes\x18\x03 \x01(\x04R\tusedBytes\x12\x1f\n" +
+	"\vused_inodes\x18\x04 \x01(\x04R\n" +
+	"usedInodes\x12%\n" +
+	"\x0ereserved_bytes\x18\x05 \x01(\x04R\rreservedBytes\x12\x1f\n" +
+	"\vlimit_bytes\x18\x06 \x01(\x04R\n" +
+	"limitBytes\x12!\n" +
+	"\flimit_inodes\x18\a \x01(\x04R\vlimitInodes\"L\n" +
+	"\aQuotasR\x12-\n" +
+	"\x06quotas\x18\x01 \x03(\v2\x15.rackfs.meta.v1.QuotaR\x06quotas\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"T\n" +
 	"\fBlockStatesR\x122\n" +
 	"\x06states\x18\x01 \x03(\x0e2\x1a.rackfs.meta.v1.BlockStateR\x06states\x12\x10\n" +
 	"\x03pgs\x18\x02 \x03(\rR\x03pgs\"P\n" +
@@ -14666,10 +15467,17 @@ const file_meta_proto_rawDesc = "" +
 	"\vKnownClient\x12\x14\n" +
 	"\x05opens\x18\x01 \x01(\rR\x05opens\x12\x16\n" +
 	"\x06ranges\x18\x02 \x01(\rR\x06ranges\x12\x16\n" +
-	"\x06owners\x18\x03 \x01(\rR\x06owners\";\n" +
+	"\x06owners\x18\x03 \x01(\rR\x06owners\"\xad\x01\n" +
 	"\vUsageRecord\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12\x16\n" +
-	"\x06inodes\x18\x02 \x01(\x04R\x06inodes\"S\n" +
+	"\x06inodes\x18\x02 \x01(\x04R\x06inodes\x12\x1a\n" +
+	"\breserved\x18\x03 \x01(\x04R\breserved\x12\x1f\n" +
+	"\vlimit_bytes\x18\x04 \x01(\x04R\n" +
+	"limitBytes\x12!\n" +
+	"\flimit_inodes\x18\x05 \x01(\x04R\vlimitInodes\x12\x10\n" +
+	"\x03dir\x18\x06 \x01(\x04R\x03dir\")\n" +
+	"\x11ReservationRecord\x12\x14\n" +
+	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\"S\n" +
 	"\vRangeRecord\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\x04R\x06origin\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\rR\x05count\x12\x16\n" +
@@ -14854,196 +15662,205 @@ func file_meta_proto_rawDescGZIP() []byte {
 }
 
 var file_meta_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 179)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 188)
 var file_meta_proto_goTypes = []any{
-	(OriginKind)(0),         // 0: rackfs.meta.v1.OriginKind
-	(LockType)(0),           // 1: rackfs.meta.v1.LockType
-	(FileSystemState)(0),    // 2: rackfs.meta.v1.FileSystemState
-	(StoreState)(0),         // 3: rackfs.meta.v1.StoreState
-	(PGState)(0),            // 4: rackfs.meta.v1.PGState
-	(ClientState)(0),        // 5: rackfs.meta.v1.ClientState
-	(BlockState)(0),         // 6: rackfs.meta.v1.BlockState
-	(MemberAction)(0),       // 7: rackfs.meta.v1.MemberAction
-	(WorkKind)(0),           // 8: rackfs.meta.v1.WorkKind
-	(*Entry)(nil),           // 9: rackfs.meta.v1.Entry
-	(*Identity)(nil),        // 10: rackfs.meta.v1.Identity
-	(*Call)(nil),            // 11: rackfs.meta.v1.Call
-	(*Command)(nil),         // 12: rackfs.meta.v1.Command
-	(*Result)(nil),          // 13: rackfs.meta.v1.Result
-	(*Time)(nil),            // 14: rackfs.meta.v1.Time
-	(*Cred)(nil),            // 15: rackfs.meta.v1.Cred
-	(*Attr)(nil),            // 16: rackfs.meta.v1.Attr
-	(*AttrSet)(nil),         // 17: rackfs.meta.v1.AttrSet
-	(*DirChange)(nil),       // 18: rackfs.meta.v1.DirChange
-	(*Lease)(nil),           // 19: rackfs.meta.v1.Lease
-	(*RegisterOrigin)(nil),  // 20: rackfs.meta.v1.RegisterOrigin
-	(*OriginResult)(nil),    // 21: rackfs.meta.v1.OriginResult
-	(*ExpireOrigin)(nil),    // 22: rackfs.meta.v1.ExpireOrigin
-	(*RaiseLevel)(nil),      // 23: rackfs.meta.v1.RaiseLevel
-	(*Purge)(nil),           // 24: rackfs.meta.v1.Purge
-	(*PurgeResult)(nil),     // 25: rackfs.meta.v1.PurgeResult
-	(*CreateNamespace)(nil), // 26: rackfs.meta.v1.CreateNamespace
-	(*Create)(nil),          // 27: rackfs.meta.v1.Create
-	(*CreateResult)(nil),    // 28: rackfs.meta.v1.CreateResult
-	(*Link)(nil),            // 29: rackfs.meta.v1.Link
-	(*LinkResult)(nil),      // 30: rackfs.meta.v1.LinkResult
-	(*Remove)(nil),          // 31: rackfs.meta.v1.Remove
-	(*RemoveResult)(nil),    // 32: rackfs.meta.v1.RemoveResult
-	(*Rename)(nil),          // 33: rackfs.meta.v1.Rename
-	(*RenameResult)(nil),    // 34: rackfs.meta.v1.RenameResult
-	(*SetAttr)(nil),         // 35: rackfs.meta.v1.SetAttr
-	(*AttrResult)(nil),      // 36: rackfs.meta.v1.AttrResult
-	(*SetXattr)(nil),        // 37: rackfs.meta.v1.SetXattr
-	(*RemoveXattr)(nil),     // 38: rackfs.meta.v1.RemoveXattr
-	(*XattrResult)(nil),     // 39: rackfs.meta.v1.XattrResult
-	(*AcquireLease)(nil),    // 40: rackfs.meta.v1.AcquireLease
-	(*LeaseResult)(nil),     // 41: rackfs.meta.v1.LeaseResult
-	(*ReleaseLease)(nil),    // 42: rackfs.meta.v1.ReleaseLease
-	(*CommitData)(nil),      // 43: rackfs.meta.v1.CommitData
-	(*NewExtent)(nil),       // 44: rackfs.meta.v1.NewExtent
-	(*CommitResult)(nil),    // 45: rackfs.meta.v1.CommitResult
-	(*Touch)(nil),           // 46: rackfs.meta.v1.Touch
-	(*Touched)(nil),         // 47: rackfs.meta.v1.Touched
-	(*ReleaseOrphan)(nil),   // 48: rackfs.meta.v1.ReleaseOrphan
-	(*AllocBlocks)(nil),     // 49: rackfs.meta.v1.AllocBlocks
-	(*BlocksResult)(nil),    // 50: rackfs.meta.v1.BlocksResult
-	(*ReapBlocks)(nil),      // 51: rackfs.meta.v1.ReapBlocks
-	(*ReapResult)(nil),      // 52: rackfs.meta.v1.ReapResult
-	(*DeadBlock)(nil),       // 53: rackfs.meta.v1.DeadBlock
-	(*ReturnBlocks)(nil),    // 54: rackfs.meta.v1.ReturnBlocks
-	(*RewriteExtents)(nil),  // 55: rackfs.meta.v1.RewriteExtents
-	(*ExtentRewrite)(nil),   // 56: rackfs.meta.v1.ExtentRewrite
-	(*RewriteResult)(nil),   // 57: rackfs.meta.v1.RewriteResult
-	(*PunchHole)(nil),       // 58: rackfs.meta.v1.PunchHole
-	(*Allocate)(nil),        // 59: rackfs.meta.v1.Allocate
-	(*CloneRange)(nil),      // 60: rackfs.meta.v1.CloneRange
-	(*RangeResult)(nil),     // 61: rackfs.meta.v1.RangeResult
-	(*ClientOpen)(nil),      // 62: rackfs.meta.v1.ClientOpen
-	(*ShareDenied)(nil),     // 63: rackfs.meta.v1.ShareDenied
-	(*OpenFile)(nil),        // 64: rackfs.meta.v1.OpenFile
-	(*OpenResult)(nil),      // 65: rackfs.meta.v1.OpenResult
-	(*CloseFiles)(nil),      // 66: rackfs.meta.v1.CloseFiles
-	(*FileClose)(nil),       // 67: rackfs.meta.v1.FileClose
-	(*LockOwner)(nil),       // 68: rackfs.meta.v1.LockOwner
-	(*SetLock)(nil),         // 69: rackfs.meta.v1.SetLock
-	(*LockResult)(nil),      // 70: rackfs.meta.v1.LockResult
-	(*LockDenied)(nil),      // 71: rackfs.meta.v1.LockDenied
-	(*ReleaseClients)(nil),  // 72: rackfs.meta.v1.ReleaseClients
-	(*ReleaseSession)(nil),  // 73: rackfs.meta.v1.ReleaseSession
-	(*FileSystem)(nil),      // 74: rackfs.meta.v1.FileSystem
-	(*PutFileSystem)(nil),   // 75: rackfs.meta.v1.PutFileSystem
-	(*Store)(nil),           // 76: rackfs.meta.v1.Store
-	(*PutStore)(nil),        // 77: rackfs.meta.v1.PutStore
-	(*Slot)(nil),            // 78: rackfs.meta.v1.Slot
-	(*PlacementGroup)(nil),  // 79: rackfs.meta.v1.PlacementGroup
-	(*Pool)(nil),            // 80: rackfs.meta.v1.Pool
-	(*PutPool)(nil),         // 81: rackfs.meta.v1.PutPool
-	(*ChangePGs)(nil),       // 82: rackfs.meta.v1.ChangePGs
-	(*PGChange)(nil),        // 83: rackfs.meta.v1.PGChange
-	(*ReplaceStore)(nil),    // 84: rackfs.meta.v1.ReplaceStore
-	(*Key)(nil),             // 85: rackfs.meta.v1.Key
-	(*PutKey)(nil),          // 86: rackfs.meta.v1.PutKey
-	(*NFSClient)(nil),       // 87: rackfs.meta.v1.NFSClient
-	(*PutNFSClient)(nil),    // 88: rackfs.meta.v1.PutNFSClient
-	(*RemoveNFSClient)(nil), // 89: rackfs.meta.v1.RemoveNFSClient
-	(*ClientRecord)(nil),    // 90: rackfs.meta.v1.ClientRecord
-	(*SessionRecord)(nil),   // 91: rackfs.meta.v1.SessionRecord
-	(*PutClient)(nil),       // 92: rackfs.meta.v1.PutClient
-	(*ClientsResult)(nil),   // 93: rackfs.meta.v1.ClientsResult
-	(*RemoveClient)(nil),    // 94: rackfs.meta.v1.RemoveClient
-	(*TakeClients)(nil),     // 95: rackfs.meta.v1.TakeClients
-	(*ForgetClients)(nil),   // 96: rackfs.meta.v1.ForgetClients
-	(*PutSession)(nil),      // 97: rackfs.meta.v1.PutSession
-	(*RemoveSession)(nil),   // 98: rackfs.meta.v1.RemoveSession
-	(*Query)(nil),           // 99: rackfs.meta.v1.Query
-	(*GetAttrQ)(nil),        // 100: rackfs.meta.v1.GetAttrQ
-	(*LookupQ)(nil),         // 101: rackfs.meta.v1.LookupQ
-	(*ParentQ)(nil),         // 102: rackfs.meta.v1.ParentQ
-	(*ReadDirQ)(nil),        // 103: rackfs.meta.v1.ReadDirQ
-	(*ReadLinkQ)(nil),       // 104: rackfs.meta.v1.ReadLinkQ
-	(*ExtentsQ)(nil),        // 105: rackfs.meta.v1.ExtentsQ
-	(*StatFSQ)(nil),         // 106: rackfs.meta.v1.StatFSQ
-	(*BlockStatesQ)(nil),    // 107: rackfs.meta.v1.BlockStatesQ
-	(*BlocksQ)(nil),         // 108: rackfs.meta.v1.BlocksQ
-	(*GetXattrQ)(nil),       // 109: rackfs.meta.v1.GetXattrQ
-	(*ListXattrsQ)(nil),     // 110: rackfs.meta.v1.ListXattrsQ
-	(*ShardInfoQ)(nil),      // 111: rackfs.meta.v1.ShardInfoQ
-	(*FileSystemsQ)(nil),    // 112: rackfs.meta.v1.FileSystemsQ
-	(*ClusterMapQ)(nil),     // 113: rackfs.meta.v1.ClusterMapQ
-	(*KeysQ)(nil),           // 114: rackfs.meta.v1.KeysQ
-	(*NFSClientsQ)(nil),     // 115: rackfs.meta.v1.NFSClientsQ
-	(*TestLockQ)(nil),       // 116: rackfs.meta.v1.TestLockQ
-	(*ClientStateQ)(nil),    // 117: rackfs.meta.v1.ClientStateQ
-	(*SessionSlotsQ)(nil),   // 118: rackfs.meta.v1.SessionSlotsQ
-	(*FileOpensQ)(nil),      // 119: rackfs.meta.v1.FileOpensQ
-	(*ClientsQ)(nil),        // 120: rackfs.meta.v1.ClientsQ
-	(*ClientQ)(nil),         // 121: rackfs.meta.v1.ClientQ
-	(*QueryResult)(nil),     // 122: rackfs.meta.v1.QueryResult
-	(*AttrR)(nil),           // 123: rackfs.meta.v1.AttrR
-	(*Dirent)(nil),          // 124: rackfs.meta.v1.Dirent
-	(*ReadDirR)(nil),        // 125: rackfs.meta.v1.ReadDirR
-	(*ReadLinkR)(nil),       // 126: rackfs.meta.v1.ReadLinkR
-	(*Extent)(nil),          // 127: rackfs.meta.v1.Extent
-	(*ExtentsR)(nil),        // 128: rackfs.meta.v1.ExtentsR
-	(*StatFSR)(nil),         // 129: rackfs.meta.v1.StatFSR
-	(*BlockStatesR)(nil),    // 130: rackfs.meta.v1.BlockStatesR
-	(*BlocksR)(nil),         // 131: rackfs.meta.v1.BlocksR
-	(*BlockInfo)(nil),       // 132: rackfs.meta.v1.BlockInfo
-	(*GetXattrR)(nil),       // 133: rackfs.meta.v1.GetXattrR
-	(*ListXattrsR)(nil),     // 134: rackfs.meta.v1.ListXattrsR
-	(*ShardInfoR)(nil),      // 135: rackfs.meta.v1.ShardInfoR
-	(*FileSystemsR)(nil),    // 136: rackfs.meta.v1.FileSystemsR
-	(*ClusterMapR)(nil),     // 137: rackfs.meta.v1.ClusterMapR
-	(*KeysR)(nil),           // 138: rackfs.meta.v1.KeysR
-	(*NFSClientsR)(nil),     // 139: rackfs.meta.v1.NFSClientsR
-	(*ClientStateR)(nil),    // 140: rackfs.meta.v1.ClientStateR
-	(*ClientLocks)(nil),     // 141: rackfs.meta.v1.ClientLocks
-	(*LockRange)(nil),       // 142: rackfs.meta.v1.LockRange
-	(*SessionSlotsR)(nil),   // 143: rackfs.meta.v1.SessionSlotsR
-	(*SessionSlot)(nil),     // 144: rackfs.meta.v1.SessionSlot
-	(*FileOpensR)(nil),      // 145: rackfs.meta.v1.FileOpensR
-	(*ClientsR)(nil),        // 146: rackfs.meta.v1.ClientsR
-	(*ClientSessions)(nil),  // 147: rackfs.meta.v1.ClientSessions
-	(*InodeRecord)(nil),     // 148: rackfs.meta.v1.InodeRecord
-	(*Xattrs)(nil),          // 149: rackfs.meta.v1.Xattrs
-	(*XattrRecord)(nil),     // 150: rackfs.meta.v1.XattrRecord
-	(*Cut)(nil),             // 151: rackfs.meta.v1.Cut
-	(*ExtentRecord)(nil),    // 152: rackfs.meta.v1.ExtentRecord
-	(*BlockRecord)(nil),     // 153: rackfs.meta.v1.BlockRecord
-	(*BackReference)(nil),   // 154: rackfs.meta.v1.BackReference
-	(*DirentRecord)(nil),    // 155: rackfs.meta.v1.DirentRecord
-	(*OriginRecord)(nil),    // 156: rackfs.meta.v1.OriginRecord
-	(*SlotRecord)(nil),      // 157: rackfs.meta.v1.SlotRecord
-	(*SlotResult)(nil),      // 158: rackfs.meta.v1.SlotResult
-	(*OpenRecord)(nil),      // 159: rackfs.meta.v1.OpenRecord
-	(*LockRecord)(nil),      // 160: rackfs.meta.v1.LockRecord
-	(*KnownClient)(nil),     // 161: rackfs.meta.v1.KnownClient
-	(*UsageRecord)(nil),     // 162: rackfs.meta.v1.UsageRecord
-	(*RangeRecord)(nil),     // 163: rackfs.meta.v1.RangeRecord
-	(*PurgeRecord)(nil),     // 164: rackfs.meta.v1.PurgeRecord
-	(*DyingRecord)(nil),     // 165: rackfs.meta.v1.DyingRecord
-	(*NamespaceRecord)(nil), // 166: rackfs.meta.v1.NamespaceRecord
-	(*ProposeRequest)(nil),  // 167: rackfs.meta.v1.ProposeRequest
-	(*ProposeReply)(nil),    // 168: rackfs.meta.v1.ProposeReply
-	(*QueryRequest)(nil),    // 169: rackfs.meta.v1.QueryRequest
-	(*QueryReply)(nil),      // 170: rackfs.meta.v1.QueryReply
-	(*TermRequest)(nil),     // 171: rackfs.meta.v1.TermRequest
-	(*TermReply)(nil),       // 172: rackfs.meta.v1.TermReply
-	(*RenewRequest)(nil),    // 173: rackfs.meta.v1.RenewRequest
-	(*RenewReply)(nil),      // 174: rackfs.meta.v1.RenewReply
-	(*LeaderRequest)(nil),   // 175: rackfs.meta.v1.LeaderRequest
-	(*LeaderReply)(nil),     // 176: rackfs.meta.v1.LeaderReply
-	(*ReplicaReply)(nil),    // 177: rackfs.meta.v1.ReplicaReply
-	(*MemberRequest)(nil),   // 178: rackfs.meta.v1.MemberRequest
-	(*MemberReply)(nil),     // 179: rackfs.meta.v1.MemberReply
-	(*Member)(nil),          // 180: rackfs.meta.v1.Member
-	(*DifferRequest)(nil),   // 181: rackfs.meta.v1.DifferRequest
-	(*DifferReply)(nil),     // 182: rackfs.meta.v1.DifferReply
-	(*WorkTask)(nil),        // 183: rackfs.meta.v1.WorkTask
-	(*WorkRequest)(nil),     // 184: rackfs.meta.v1.WorkRequest
-	(*WorkReply)(nil),       // 185: rackfs.meta.v1.WorkReply
-	(*WorkGrant)(nil),       // 186: rackfs.meta.v1.WorkGrant
-	(*WorkPiece)(nil),       // 187: rackfs.meta.v1.WorkPiece
+	(OriginKind)(0),           // 0: rackfs.meta.v1.OriginKind
+	(LockType)(0),             // 1: rackfs.meta.v1.LockType
+	(FileSystemState)(0),      // 2: rackfs.meta.v1.FileSystemState
+	(StoreState)(0),           // 3: rackfs.meta.v1.StoreState
+	(PGState)(0),              // 4: rackfs.meta.v1.PGState
+	(ClientState)(0),          // 5: rackfs.meta.v1.ClientState
+	(BlockState)(0),           // 6: rackfs.meta.v1.BlockState
+	(MemberAction)(0),         // 7: rackfs.meta.v1.MemberAction
+	(WorkKind)(0),             // 8: rackfs.meta.v1.WorkKind
+	(*Entry)(nil),             // 9: rackfs.meta.v1.Entry
+	(*Identity)(nil),          // 10: rackfs.meta.v1.Identity
+	(*Call)(nil),              // 11: rackfs.meta.v1.Call
+	(*Command)(nil),           // 12: rackfs.meta.v1.Command
+	(*Result)(nil),            // 13: rackfs.meta.v1.Result
+	(*Time)(nil),              // 14: rackfs.meta.v1.Time
+	(*Cred)(nil),              // 15: rackfs.meta.v1.Cred
+	(*Attr)(nil),              // 16: rackfs.meta.v1.Attr
+	(*AttrSet)(nil),           // 17: rackfs.meta.v1.AttrSet
+	(*DirChange)(nil),         // 18: rackfs.meta.v1.DirChange
+	(*Lease)(nil),             // 19: rackfs.meta.v1.Lease
+	(*RegisterOrigin)(nil),    // 20: rackfs.meta.v1.RegisterOrigin
+	(*OriginResult)(nil),      // 21: rackfs.meta.v1.OriginResult
+	(*ExpireOrigin)(nil),      // 22: rackfs.meta.v1.ExpireOrigin
+	(*RaiseLevel)(nil),        // 23: rackfs.meta.v1.RaiseLevel
+	(*Purge)(nil),             // 24: rackfs.meta.v1.Purge
+	(*PurgeResult)(nil),       // 25: rackfs.meta.v1.PurgeResult
+	(*CreateNamespace)(nil),   // 26: rackfs.meta.v1.CreateNamespace
+	(*Create)(nil),            // 27: rackfs.meta.v1.Create
+	(*CreateResult)(nil),      // 28: rackfs.meta.v1.CreateResult
+	(*Link)(nil),              // 29: rackfs.meta.v1.Link
+	(*LinkResult)(nil),        // 30: rackfs.meta.v1.LinkResult
+	(*Remove)(nil),            // 31: rackfs.meta.v1.Remove
+	(*RemoveResult)(nil),      // 32: rackfs.meta.v1.RemoveResult
+	(*Rename)(nil),            // 33: rackfs.meta.v1.Rename
+	(*RenameResult)(nil),      // 34: rackfs.meta.v1.RenameResult
+	(*SetAttr)(nil),           // 35: rackfs.meta.v1.SetAttr
+	(*AttrResult)(nil),        // 36: rackfs.meta.v1.AttrResult
+	(*SetXattr)(nil),          // 37: rackfs.meta.v1.SetXattr
+	(*RemoveXattr)(nil),       // 38: rackfs.meta.v1.RemoveXattr
+	(*XattrResult)(nil),       // 39: rackfs.meta.v1.XattrResult
+	(*AcquireLease)(nil),      // 40: rackfs.meta.v1.AcquireLease
+	(*LeaseResult)(nil),       // 41: rackfs.meta.v1.LeaseResult
+	(*ReleaseLease)(nil),      // 42: rackfs.meta.v1.ReleaseLease
+	(*CommitData)(nil),        // 43: rackfs.meta.v1.CommitData
+	(*NewExtent)(nil),         // 44: rackfs.meta.v1.NewExtent
+	(*CommitResult)(nil),      // 45: rackfs.meta.v1.CommitResult
+	(*Touch)(nil),             // 46: rackfs.meta.v1.Touch
+	(*Touched)(nil),           // 47: rackfs.meta.v1.Touched
+	(*ReleaseOrphan)(nil),     // 48: rackfs.meta.v1.ReleaseOrphan
+	(*AllocBlocks)(nil),       // 49: rackfs.meta.v1.AllocBlocks
+	(*BlocksResult)(nil),      // 50: rackfs.meta.v1.BlocksResult
+	(*ReapBlocks)(nil),        // 51: rackfs.meta.v1.ReapBlocks
+	(*ReapResult)(nil),        // 52: rackfs.meta.v1.ReapResult
+	(*DeadBlock)(nil),         // 53: rackfs.meta.v1.DeadBlock
+	(*ReturnBlocks)(nil),      // 54: rackfs.meta.v1.ReturnBlocks
+	(*RewriteExtents)(nil),    // 55: rackfs.meta.v1.RewriteExtents
+	(*ExtentRewrite)(nil),     // 56: rackfs.meta.v1.ExtentRewrite
+	(*RewriteResult)(nil),     // 57: rackfs.meta.v1.RewriteResult
+	(*PunchHole)(nil),         // 58: rackfs.meta.v1.PunchHole
+	(*Allocate)(nil),          // 59: rackfs.meta.v1.Allocate
+	(*CloneRange)(nil),        // 60: rackfs.meta.v1.CloneRange
+	(*RangeResult)(nil),       // 61: rackfs.meta.v1.RangeResult
+	(*ClientOpen)(nil),        // 62: rackfs.meta.v1.ClientOpen
+	(*ShareDenied)(nil),       // 63: rackfs.meta.v1.ShareDenied
+	(*OpenFile)(nil),          // 64: rackfs.meta.v1.OpenFile
+	(*OpenResult)(nil),        // 65: rackfs.meta.v1.OpenResult
+	(*CloseFiles)(nil),        // 66: rackfs.meta.v1.CloseFiles
+	(*FileClose)(nil),         // 67: rackfs.meta.v1.FileClose
+	(*LockOwner)(nil),         // 68: rackfs.meta.v1.LockOwner
+	(*SetLock)(nil),           // 69: rackfs.meta.v1.SetLock
+	(*LockResult)(nil),        // 70: rackfs.meta.v1.LockResult
+	(*LockDenied)(nil),        // 71: rackfs.meta.v1.LockDenied
+	(*ReleaseClients)(nil),    // 72: rackfs.meta.v1.ReleaseClients
+	(*ReleaseSession)(nil),    // 73: rackfs.meta.v1.ReleaseSession
+	(*SetProject)(nil),        // 74: rackfs.meta.v1.SetProject
+	(*SetQuota)(nil),          // 75: rackfs.meta.v1.SetQuota
+	(*ReserveQuota)(nil),      // 76: rackfs.meta.v1.ReserveQuota
+	(*ReserveResult)(nil),     // 77: rackfs.meta.v1.ReserveResult
+	(*ReleaseQuota)(nil),      // 78: rackfs.meta.v1.ReleaseQuota
+	(*FileSystem)(nil),        // 79: rackfs.meta.v1.FileSystem
+	(*PutFileSystem)(nil),     // 80: rackfs.meta.v1.PutFileSystem
+	(*Store)(nil),             // 81: rackfs.meta.v1.Store
+	(*PutStore)(nil),          // 82: rackfs.meta.v1.PutStore
+	(*Slot)(nil),              // 83: rackfs.meta.v1.Slot
+	(*PlacementGroup)(nil),    // 84: rackfs.meta.v1.PlacementGroup
+	(*Pool)(nil),              // 85: rackfs.meta.v1.Pool
+	(*PutPool)(nil),           // 86: rackfs.meta.v1.PutPool
+	(*ChangePGs)(nil),         // 87: rackfs.meta.v1.ChangePGs
+	(*PGChange)(nil),          // 88: rackfs.meta.v1.PGChange
+	(*ReplaceStore)(nil),      // 89: rackfs.meta.v1.ReplaceStore
+	(*Key)(nil),               // 90: rackfs.meta.v1.Key
+	(*PutKey)(nil),            // 91: rackfs.meta.v1.PutKey
+	(*NFSClient)(nil),         // 92: rackfs.meta.v1.NFSClient
+	(*PutNFSClient)(nil),      // 93: rackfs.meta.v1.PutNFSClient
+	(*RemoveNFSClient)(nil),   // 94: rackfs.meta.v1.RemoveNFSClient
+	(*ClientRecord)(nil),      // 95: rackfs.meta.v1.ClientRecord
+	(*SessionRecord)(nil),     // 96: rackfs.meta.v1.SessionRecord
+	(*PutClient)(nil),         // 97: rackfs.meta.v1.PutClient
+	(*ClientsResult)(nil),     // 98: rackfs.meta.v1.ClientsResult
+	(*RemoveClient)(nil),      // 99: rackfs.meta.v1.RemoveClient
+	(*TakeClients)(nil),       // 100: rackfs.meta.v1.TakeClients
+	(*ForgetClients)(nil),     // 101: rackfs.meta.v1.ForgetClients
+	(*PutSession)(nil),        // 102: rackfs.meta.v1.PutSession
+	(*RemoveSession)(nil),     // 103: rackfs.meta.v1.RemoveSession
+	(*Query)(nil),             // 104: rackfs.meta.v1.Query
+	(*GetAttrQ)(nil),          // 105: rackfs.meta.v1.GetAttrQ
+	(*LookupQ)(nil),           // 106: rackfs.meta.v1.LookupQ
+	(*ParentQ)(nil),           // 107: rackfs.meta.v1.ParentQ
+	(*ReadDirQ)(nil),          // 108: rackfs.meta.v1.ReadDirQ
+	(*ReadLinkQ)(nil),         // 109: rackfs.meta.v1.ReadLinkQ
+	(*ExtentsQ)(nil),          // 110: rackfs.meta.v1.ExtentsQ
+	(*StatFSQ)(nil),           // 111: rackfs.meta.v1.StatFSQ
+	(*QuotasQ)(nil),           // 112: rackfs.meta.v1.QuotasQ
+	(*BlockStatesQ)(nil),      // 113: rackfs.meta.v1.BlockStatesQ
+	(*BlocksQ)(nil),           // 114: rackfs.meta.v1.BlocksQ
+	(*GetXattrQ)(nil),         // 115: rackfs.meta.v1.GetXattrQ
+	(*ListXattrsQ)(nil),       // 116: rackfs.meta.v1.ListXattrsQ
+	(*ShardInfoQ)(nil),        // 117: rackfs.meta.v1.ShardInfoQ
+	(*FileSystemsQ)(nil),      // 118: rackfs.meta.v1.FileSystemsQ
+	(*ClusterMapQ)(nil),       // 119: rackfs.meta.v1.ClusterMapQ
+	(*KeysQ)(nil),             // 120: rackfs.meta.v1.KeysQ
+	(*NFSClientsQ)(nil),       // 121: rackfs.meta.v1.NFSClientsQ
+	(*TestLockQ)(nil),         // 122: rackfs.meta.v1.TestLockQ
+	(*ClientStateQ)(nil),      // 123: rackfs.meta.v1.ClientStateQ
+	(*SessionSlotsQ)(nil),     // 124: rackfs.meta.v1.SessionSlotsQ
+	(*FileOpensQ)(nil),        // 125: rackfs.meta.v1.FileOpensQ
+	(*ClientsQ)(nil),          // 126: rackfs.meta.v1.ClientsQ
+	(*ClientQ)(nil),           // 127: rackfs.meta.v1.ClientQ
+	(*QueryResult)(nil),       // 128: rackfs.meta.v1.QueryResult
+	(*AttrR)(nil),             // 129: rackfs.meta.v1.AttrR
+	(*Dirent)(nil),            // 130: rackfs.meta.v1.Dirent
+	(*ReadDirR)(nil),          // 131: rackfs.meta.v1.ReadDirR
+	(*ReadLinkR)(nil),         // 132: rackfs.meta.v1.ReadLinkR
+	(*Extent)(nil),            // 133: rackfs.meta.v1.Extent
+	(*ExtentsR)(nil),          // 134: rackfs.meta.v1.ExtentsR
+	(*StatFSR)(nil),           // 135: rackfs.meta.v1.StatFSR
+	(*Quota)(nil),             // 136: rackfs.meta.v1.Quota
+	(*QuotasR)(nil),           // 137: rackfs.meta.v1.QuotasR
+	(*BlockStatesR)(nil),      // 138: rackfs.meta.v1.BlockStatesR
+	(*BlocksR)(nil),           // 139: rackfs.meta.v1.BlocksR
+	(*BlockInfo)(nil),         // 140: rackfs.meta.v1.BlockInfo
+	(*GetXattrR)(nil),         // 141: rackfs.meta.v1.GetXattrR
+	(*ListXattrsR)(nil),       // 142: rackfs.meta.v1.ListXattrsR
+	(*ShardInfoR)(nil),        // 143: rackfs.meta.v1.ShardInfoR
+	(*FileSystemsR)(nil),      // 144: rackfs.meta.v1.FileSystemsR
+	(*ClusterMapR)(nil),       // 145: rackfs.meta.v1.ClusterMapR
+	(*KeysR)(nil),             // 146: rackfs.meta.v1.KeysR
+	(*NFSClientsR)(nil),       // 147: rackfs.meta.v1.NFSClientsR
+	(*ClientStateR)(nil),      // 148: rackfs.meta.v1.ClientStateR
+	(*ClientLocks)(nil),       // 149: rackfs.meta.v1.ClientLocks
+	(*LockRange)(nil),         // 150: rackfs.meta.v1.LockRange
+	(*SessionSlotsR)(nil),     // 151: rackfs.meta.v1.SessionSlotsR
+	(*SessionSlot)(nil),       // 152: rackfs.meta.v1.SessionSlot
+	(*FileOpensR)(nil),        // 153: rackfs.meta.v1.FileOpensR
+	(*ClientsR)(nil),          // 154: rackfs.meta.v1.ClientsR
+	(*ClientSessions)(nil),    // 155: rackfs.meta.v1.ClientSessions
+	(*InodeRecord)(nil),       // 156: rackfs.meta.v1.InodeRecord
+	(*Xattrs)(nil),            // 157: rackfs.meta.v1.Xattrs
+	(*XattrRecord)(nil),       // 158: rackfs.meta.v1.XattrRecord
+	(*Cut)(nil),               // 159: rackfs.meta.v1.Cut
+	(*ExtentRecord)(nil),      // 160: rackfs.meta.v1.ExtentRecord
+	(*BlockRecord)(nil),       // 161: rackfs.meta.v1.BlockRecord
+	(*BackReference)(nil),     // 162: rackfs.meta.v1.BackReference
+	(*DirentRecord)(nil),      // 163: rackfs.meta.v1.DirentRecord
+	(*OriginRecord)(nil),      // 164: rackfs.meta.v1.OriginRecord
+	(*SlotRecord)(nil),        // 165: rackfs.meta.v1.SlotRecord
+	(*SlotResult)(nil),        // 166: rackfs.meta.v1.SlotResult
+	(*OpenRecord)(nil),        // 167: rackfs.meta.v1.OpenRecord
+	(*LockRecord)(nil),        // 168: rackfs.meta.v1.LockRecord
+	(*KnownClient)(nil),       // 169: rackfs.meta.v1.KnownClient
+	(*UsageRecord)(nil),       // 170: rackfs.meta.v1.UsageRecord
+	(*ReservationRecord)(nil), // 171: rackfs.meta.v1.ReservationRecord
+	(*RangeRecord)(nil),       // 172: rackfs.meta.v1.RangeRecord
+	(*PurgeRecord)(nil),       // 173: rackfs.meta.v1.PurgeRecord
+	(*DyingRecord)(nil),       // 174: rackfs.meta.v1.DyingRecord
+	(*NamespaceRecord)(nil),   // 175: rackfs.meta.v1.NamespaceRecord
+	(*ProposeRequest)(nil),    // 176: rackfs.meta.v1.ProposeRequest
+	(*ProposeReply)(nil),      // 177: rackfs.meta.v1.ProposeReply
+	(*QueryRequest)(nil),      // 178: rackfs.meta.v1.QueryRequest
+	(*QueryReply)(nil),        // 179: rackfs.meta.v1.QueryReply
+	(*TermRequest)(nil),       // 180: rackfs.meta.v1.TermRequest
+	(*TermReply)(nil),         // 181: rackfs.meta.v1.TermReply
+	(*RenewRequest)(nil),      // 182: rackfs.meta.v1.RenewRequest
+	(*RenewReply)(nil),        // 183: rackfs.meta.v1.RenewReply
+	(*LeaderRequest)(nil),     // 184: rackfs.meta.v1.LeaderRequest
+	(*LeaderReply)(nil),       // 185: rackfs.meta.v1.LeaderReply
+	(*ReplicaReply)(nil),      // 186: rackfs.meta.v1.ReplicaReply
+	(*MemberRequest)(nil),     // 187: rackfs.meta.v1.MemberRequest
+	(*MemberReply)(nil),       // 188: rackfs.meta.v1.MemberReply
+	(*Member)(nil),            // 189: rackfs.meta.v1.Member
+	(*DifferRequest)(nil),     // 190: rackfs.meta.v1.DifferRequest
+	(*DifferReply)(nil),       // 191: rackfs.meta.v1.DifferReply
+	(*WorkTask)(nil),          // 192: rackfs.meta.v1.WorkTask
+	(*WorkRequest)(nil),       // 193: rackfs.meta.v1.WorkRequest
+	(*WorkReply)(nil),         // 194: rackfs.meta.v1.WorkReply
+	(*WorkGrant)(nil),         // 195: rackfs.meta.v1.WorkGrant
+	(*WorkPiece)(nil),         // 196: rackfs.meta.v1.WorkPiece
 }
 var file_meta_proto_depIdxs = []int32{
 	12,  // 0: rackfs.meta.v1.Entry.commands:type_name -> rackfs.meta.v1.Command
@@ -15079,193 +15896,202 @@ var file_meta_proto_depIdxs = []int32{
 	69,  // 30: rackfs.meta.v1.Command.set_lock:type_name -> rackfs.meta.v1.SetLock
 	72,  // 31: rackfs.meta.v1.Command.release_clients:type_name -> rackfs.meta.v1.ReleaseClients
 	73,  // 32: rackfs.meta.v1.Command.release_session:type_name -> rackfs.meta.v1.ReleaseSession
-	75,  // 33: rackfs.meta.v1.Command.put_file_system:type_name -> rackfs.meta.v1.PutFileSystem
-	77,  // 34: rackfs.meta.v1.Command.put_store:type_name -> rackfs.meta.v1.PutStore
-	81,  // 35: rackfs.meta.v1.Command.put_pool:type_name -> rackfs.meta.v1.PutPool
-	86,  // 36: rackfs.meta.v1.Command.put_key:type_name -> rackfs.meta.v1.PutKey
-	88,  // 37: rackfs.meta.v1.Command.put_nfs_client:type_name -> rackfs.meta.v1.PutNFSClient
-	89,  // 38: rackfs.meta.v1.Command.remove_nfs_client:type_name -> rackfs.meta.v1.RemoveNFSClient
-	82,  // 39: rackfs.meta.v1.Command.change_pgs:type_name -> rackfs.meta.v1.ChangePGs
-	84,  // 40: rackfs.meta.v1.Command.replace_store:type_name -> rackfs.meta.v1.ReplaceStore
-	46,  // 41: rackfs.meta.v1.Command.touch:type_name -> rackfs.meta.v1.Touch
-	92,  // 42: rackfs.meta.v1.Command.put_client:type_name -> rackfs.meta.v1.PutClient
-	94,  // 43: rackfs.meta.v1.Command.remove_client:type_name -> rackfs.meta.v1.RemoveClient
-	97,  // 44: rackfs.meta.v1.Command.put_session:type_name -> rackfs.meta.v1.PutSession
-	98,  // 45: rackfs.meta.v1.Command.remove_session:type_name -> rackfs.meta.v1.RemoveSession
-	95,  // 46: rackfs.meta.v1.Command.take_clients:type_name -> rackfs.meta.v1.TakeClients
-	96,  // 47: rackfs.meta.v1.Command.forget_clients:type_name -> rackfs.meta.v1.ForgetClients
-	21,  // 48: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
-	28,  // 49: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
-	30,  // 50: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
-	32,  // 51: rackfs.meta.v1.Result.remove:type_name -> rackfs.meta.v1.RemoveResult
-	34,  // 52: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
-	36,  // 53: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
-	41,  // 54: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
-	45,  // 55: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
-	50,  // 56: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
-	25,  // 57: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
-	52,  // 58: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
-	57,  // 59: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
-	65,  // 60: rackfs.meta.v1.Result.open:type_name -> rackfs.meta.v1.OpenResult
-	70,  // 61: rackfs.meta.v1.Result.lock:type_name -> rackfs.meta.v1.LockResult
-	93,  // 62: rackfs.meta.v1.Result.clients:type_name -> rackfs.meta.v1.ClientsResult
-	137, // 63: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	61,  // 64: rackfs.meta.v1.Result.range:type_name -> rackfs.meta.v1.RangeResult
-	39,  // 65: rackfs.meta.v1.Result.xattr:type_name -> rackfs.meta.v1.XattrResult
-	14,  // 66: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
-	14,  // 67: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
-	14,  // 68: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
-	14,  // 69: rackfs.meta.v1.Attr.btime:type_name -> rackfs.meta.v1.Time
-	14,  // 70: rackfs.meta.v1.AttrSet.atime:type_name -> rackfs.meta.v1.Time
-	14,  // 71: rackfs.meta.v1.AttrSet.mtime:type_name -> rackfs.meta.v1.Time
-	14,  // 72: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
-	0,   // 73: rackfs.meta.v1.RegisterOrigin.kind:type_name -> rackfs.meta.v1.OriginKind
-	17,  // 74: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
-	62,  // 75: rackfs.meta.v1.Create.share:type_name -> rackfs.meta.v1.ClientOpen
-	16,  // 76: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
-	18,  // 77: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
-	19,  // 78: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
-	63,  // 79: rackfs.meta.v1.CreateResult.denied:type_name -> rackfs.meta.v1.ShareDenied
-	16,  // 80: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
-	18,  // 81: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
-	62,  // 82: rackfs.meta.v1.Remove.keep_open:type_name -> rackfs.meta.v1.ClientOpen
-	18,  // 83: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
-	62,  // 84: rackfs.meta.v1.Rename.keep_open:type_name -> rackfs.meta.v1.ClientOpen
-	18,  // 85: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
-	18,  // 86: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
-	17,  // 87: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
-	16,  // 88: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 89: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
-	16,  // 90: rackfs.meta.v1.XattrResult.attr:type_name -> rackfs.meta.v1.Attr
-	18,  // 91: rackfs.meta.v1.XattrResult.change:type_name -> rackfs.meta.v1.DirChange
-	16,  // 92: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 93: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
-	44,  // 94: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
-	14,  // 95: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
-	16,  // 96: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 97: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
-	47,  // 98: rackfs.meta.v1.Touch.touched:type_name -> rackfs.meta.v1.Touched
-	14,  // 99: rackfs.meta.v1.Touched.atime:type_name -> rackfs.meta.v1.Time
-	53,  // 100: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
-	56,  // 101: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
-	16,  // 102: rackfs.meta.v1.RangeResult.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 103: rackfs.meta.v1.RangeResult.lease:type_name -> rackfs.meta.v1.Lease
-	62,  // 104: rackfs.meta.v1.OpenFile.share:type_name -> rackfs.meta.v1.ClientOpen
-	16,  // 105: rackfs.meta.v1.OpenResult.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 106: rackfs.meta.v1.OpenResult.lease:type_name -> rackfs.meta.v1.Lease
-	63,  // 107: rackfs.meta.v1.OpenResult.denied:type_name -> rackfs.meta.v1.ShareDenied
-	67,  // 108: rackfs.meta.v1.CloseFiles.files:type_name -> rackfs.meta.v1.FileClose
-	68,  // 109: rackfs.meta.v1.FileClose.locks:type_name -> rackfs.meta.v1.LockOwner
-	1,   // 110: rackfs.meta.v1.SetLock.type:type_name -> rackfs.meta.v1.LockType
-	71,  // 111: rackfs.meta.v1.LockResult.denied:type_name -> rackfs.meta.v1.LockDenied
-	1,   // 112: rackfs.meta.v1.LockDenied.type:type_name -> rackfs.meta.v1.LockType
-	2,   // 113: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
-	14,  // 114: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
-	74,  // 115: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
-	2,   // 116: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
-	3,   // 117: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
-	76,  // 118: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
-	78,  // 119: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
-	4,   // 120: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
-	79,  // 121: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
-	80,  // 122: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
-	83,  // 123: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
-	79,  // 124: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
-	76,  // 125: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
-	85,  // 126: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
-	87,  // 127: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
-	5,   // 128: rackfs.meta.v1.ClientRecord.state:type_name -> rackfs.meta.v1.ClientState
-	90,  // 129: rackfs.meta.v1.PutClient.client:type_name -> rackfs.meta.v1.ClientRecord
-	91,  // 130: rackfs.meta.v1.PutSession.session:type_name -> rackfs.meta.v1.SessionRecord
-	90,  // 131: rackfs.meta.v1.PutSession.client:type_name -> rackfs.meta.v1.ClientRecord
-	15,  // 132: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
-	100, // 133: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
-	101, // 134: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
-	102, // 135: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
-	103, // 136: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
-	104, // 137: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
-	105, // 138: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
-	106, // 139: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
-	107, // 140: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
-	111, // 141: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
-	108, // 142: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
-	109, // 143: rackfs.meta.v1.Query.get_xattr:type_name -> rackfs.meta.v1.GetXattrQ
-	110, // 144: rackfs.meta.v1.Query.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsQ
-	116, // 145: rackfs.meta.v1.Query.test_lock:type_name -> rackfs.meta.v1.TestLockQ
-	117, // 146: rackfs.meta.v1.Query.client_state:type_name -> rackfs.meta.v1.ClientStateQ
-	118, // 147: rackfs.meta.v1.Query.session_slots:type_name -> rackfs.meta.v1.SessionSlotsQ
-	119, // 148: rackfs.meta.v1.Query.file_opens:type_name -> rackfs.meta.v1.FileOpensQ
-	112, // 149: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
-	113, // 150: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
-	114, // 151: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
-	115, // 152: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
-	120, // 153: rackfs.meta.v1.Query.clients:type_name -> rackfs.meta.v1.ClientsQ
-	121, // 154: rackfs.meta.v1.Query.client:type_name -> rackfs.meta.v1.ClientQ
-	1,   // 155: rackfs.meta.v1.TestLockQ.type:type_name -> rackfs.meta.v1.LockType
-	123, // 156: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
-	125, // 157: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
-	126, // 158: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
-	128, // 159: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
-	129, // 160: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
-	130, // 161: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
-	135, // 162: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
-	136, // 163: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
-	137, // 164: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	138, // 165: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
-	139, // 166: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
-	131, // 167: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
-	133, // 168: rackfs.meta.v1.QueryResult.get_xattr:type_name -> rackfs.meta.v1.GetXattrR
-	134, // 169: rackfs.meta.v1.QueryResult.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsR
-	70,  // 170: rackfs.meta.v1.QueryResult.lock:type_name -> rackfs.meta.v1.LockResult
-	140, // 171: rackfs.meta.v1.QueryResult.client_state:type_name -> rackfs.meta.v1.ClientStateR
-	143, // 172: rackfs.meta.v1.QueryResult.session_slots:type_name -> rackfs.meta.v1.SessionSlotsR
-	146, // 173: rackfs.meta.v1.QueryResult.clients:type_name -> rackfs.meta.v1.ClientsR
-	145, // 174: rackfs.meta.v1.QueryResult.file_opens:type_name -> rackfs.meta.v1.FileOpensR
-	16,  // 175: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 176: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
-	16,  // 177: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
-	124, // 178: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
-	16,  // 179: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
-	127, // 180: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
-	6,   // 181: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
-	132, // 182: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
-	74,  // 183: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
-	76,  // 184: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
-	80,  // 185: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
-	85,  // 186: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
-	87,  // 187: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
-	62,  // 188: rackfs.meta.v1.ClientStateR.opens:type_name -> rackfs.meta.v1.ClientOpen
-	141, // 189: rackfs.meta.v1.ClientStateR.locks:type_name -> rackfs.meta.v1.ClientLocks
-	142, // 190: rackfs.meta.v1.ClientLocks.ranges:type_name -> rackfs.meta.v1.LockRange
-	144, // 191: rackfs.meta.v1.SessionSlotsR.slots:type_name -> rackfs.meta.v1.SessionSlot
-	62,  // 192: rackfs.meta.v1.FileOpensR.opens:type_name -> rackfs.meta.v1.ClientOpen
-	147, // 193: rackfs.meta.v1.ClientsR.clients:type_name -> rackfs.meta.v1.ClientSessions
-	90,  // 194: rackfs.meta.v1.ClientSessions.client:type_name -> rackfs.meta.v1.ClientRecord
-	91,  // 195: rackfs.meta.v1.ClientSessions.sessions:type_name -> rackfs.meta.v1.SessionRecord
-	16,  // 196: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 197: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
-	151, // 198: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
-	149, // 199: rackfs.meta.v1.InodeRecord.xattrs:type_name -> rackfs.meta.v1.Xattrs
-	0,   // 200: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
-	158, // 201: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
-	13,  // 202: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
-	14,  // 203: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
-	26,  // 204: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
-	12,  // 205: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
-	13,  // 206: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
-	99,  // 207: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
-	122, // 208: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
-	7,   // 209: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
-	180, // 210: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
-	8,   // 211: rackfs.meta.v1.WorkTask.kind:type_name -> rackfs.meta.v1.WorkKind
-	183, // 212: rackfs.meta.v1.WorkRequest.tasks:type_name -> rackfs.meta.v1.WorkTask
-	186, // 213: rackfs.meta.v1.WorkReply.grants:type_name -> rackfs.meta.v1.WorkGrant
-	187, // 214: rackfs.meta.v1.WorkReply.pieces:type_name -> rackfs.meta.v1.WorkPiece
-	215, // [215:215] is the sub-list for method output_type
-	215, // [215:215] is the sub-list for method input_type
-	215, // [215:215] is the sub-list for extension type_name
-	215, // [215:215] is the sub-list for extension extendee
-	0,   // [0:215] is the sub-list for field type_name
+	74,  // 33: rackfs.meta.v1.Command.set_project:type_name -> rackfs.meta.v1.SetProject
+	75,  // 34: rackfs.meta.v1.Command.set_quota:type_name -> rackfs.meta.v1.SetQuota
+	76,  // 35: rackfs.meta.v1.Command.reserve_quota:type_name -> rackfs.meta.v1.ReserveQuota
+	78,  // 36: rackfs.meta.v1.Command.release_quota:type_name -> rackfs.meta.v1.ReleaseQuota
+	80,  // 37: rackfs.meta.v1.Command.put_file_system:type_name -> rackfs.meta.v1.PutFileSystem
+	82,  // 38: rackfs.meta.v1.Command.put_store:type_name -> rackfs.meta.v1.PutStore
+	86,  // 39: rackfs.meta.v1.Command.put_pool:type_name -> rackfs.meta.v1.PutPool
+	91,  // 40: rackfs.meta.v1.Command.put_key:type_name -> rackfs.meta.v1.PutKey
+	93,  // 41: rackfs.meta.v1.Command.put_nfs_client:type_name -> rackfs.meta.v1.PutNFSClient
+	94,  // 42: rackfs.meta.v1.Command.remove_nfs_client:type_name -> rackfs.meta.v1.RemoveNFSClient
+	87,  // 43: rackfs.meta.v1.Command.change_pgs:type_name -> rackfs.meta.v1.ChangePGs
+	89,  // 44: rackfs.meta.v1.Command.replace_store:type_name -> rackfs.meta.v1.ReplaceStore
+	46,  // 45: rackfs.meta.v1.Command.touch:type_name -> rackfs.meta.v1.Touch
+	97,  // 46: rackfs.meta.v1.Command.put_client:type_name -> rackfs.meta.v1.PutClient
+	99,  // 47: rackfs.meta.v1.Command.remove_client:type_name -> rackfs.meta.v1.RemoveClient
+	102, // 48: rackfs.meta.v1.Command.put_session:type_name -> rackfs.meta.v1.PutSession
+	103, // 49: rackfs.meta.v1.Command.remove_session:type_name -> rackfs.meta.v1.RemoveSession
+	100, // 50: rackfs.meta.v1.Command.take_clients:type_name -> rackfs.meta.v1.TakeClients
+	101, // 51: rackfs.meta.v1.Command.forget_clients:type_name -> rackfs.meta.v1.ForgetClients
+	21,  // 52: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
+	28,  // 53: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
+	30,  // 54: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
+	32,  // 55: rackfs.meta.v1.Result.remove:type_name -> rackfs.meta.v1.RemoveResult
+	34,  // 56: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
+	36,  // 57: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
+	41,  // 58: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
+	45,  // 59: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
+	50,  // 60: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
+	25,  // 61: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
+	52,  // 62: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
+	57,  // 63: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
+	65,  // 64: rackfs.meta.v1.Result.open:type_name -> rackfs.meta.v1.OpenResult
+	70,  // 65: rackfs.meta.v1.Result.lock:type_name -> rackfs.meta.v1.LockResult
+	98,  // 66: rackfs.meta.v1.Result.clients:type_name -> rackfs.meta.v1.ClientsResult
+	145, // 67: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	61,  // 68: rackfs.meta.v1.Result.range:type_name -> rackfs.meta.v1.RangeResult
+	39,  // 69: rackfs.meta.v1.Result.xattr:type_name -> rackfs.meta.v1.XattrResult
+	77,  // 70: rackfs.meta.v1.Result.reserve:type_name -> rackfs.meta.v1.ReserveResult
+	14,  // 71: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
+	14,  // 72: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
+	14,  // 73: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
+	14,  // 74: rackfs.meta.v1.Attr.btime:type_name -> rackfs.meta.v1.Time
+	14,  // 75: rackfs.meta.v1.AttrSet.atime:type_name -> rackfs.meta.v1.Time
+	14,  // 76: rackfs.meta.v1.AttrSet.mtime:type_name -> rackfs.meta.v1.Time
+	14,  // 77: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
+	0,   // 78: rackfs.meta.v1.RegisterOrigin.kind:type_name -> rackfs.meta.v1.OriginKind
+	17,  // 79: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
+	62,  // 80: rackfs.meta.v1.Create.share:type_name -> rackfs.meta.v1.ClientOpen
+	16,  // 81: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
+	18,  // 82: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
+	19,  // 83: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
+	63,  // 84: rackfs.meta.v1.CreateResult.denied:type_name -> rackfs.meta.v1.ShareDenied
+	16,  // 85: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
+	18,  // 86: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
+	62,  // 87: rackfs.meta.v1.Remove.keep_open:type_name -> rackfs.meta.v1.ClientOpen
+	18,  // 88: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
+	62,  // 89: rackfs.meta.v1.Rename.keep_open:type_name -> rackfs.meta.v1.ClientOpen
+	18,  // 90: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
+	18,  // 91: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
+	17,  // 92: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
+	16,  // 93: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 94: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
+	16,  // 95: rackfs.meta.v1.XattrResult.attr:type_name -> rackfs.meta.v1.Attr
+	18,  // 96: rackfs.meta.v1.XattrResult.change:type_name -> rackfs.meta.v1.DirChange
+	16,  // 97: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 98: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
+	44,  // 99: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
+	14,  // 100: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
+	16,  // 101: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 102: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
+	47,  // 103: rackfs.meta.v1.Touch.touched:type_name -> rackfs.meta.v1.Touched
+	14,  // 104: rackfs.meta.v1.Touched.atime:type_name -> rackfs.meta.v1.Time
+	53,  // 105: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
+	56,  // 106: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
+	16,  // 107: rackfs.meta.v1.RangeResult.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 108: rackfs.meta.v1.RangeResult.lease:type_name -> rackfs.meta.v1.Lease
+	62,  // 109: rackfs.meta.v1.OpenFile.share:type_name -> rackfs.meta.v1.ClientOpen
+	16,  // 110: rackfs.meta.v1.OpenResult.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 111: rackfs.meta.v1.OpenResult.lease:type_name -> rackfs.meta.v1.Lease
+	63,  // 112: rackfs.meta.v1.OpenResult.denied:type_name -> rackfs.meta.v1.ShareDenied
+	67,  // 113: rackfs.meta.v1.CloseFiles.files:type_name -> rackfs.meta.v1.FileClose
+	68,  // 114: rackfs.meta.v1.FileClose.locks:type_name -> rackfs.meta.v1.LockOwner
+	1,   // 115: rackfs.meta.v1.SetLock.type:type_name -> rackfs.meta.v1.LockType
+	71,  // 116: rackfs.meta.v1.LockResult.denied:type_name -> rackfs.meta.v1.LockDenied
+	1,   // 117: rackfs.meta.v1.LockDenied.type:type_name -> rackfs.meta.v1.LockType
+	2,   // 118: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
+	14,  // 119: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
+	79,  // 120: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
+	2,   // 121: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
+	3,   // 122: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
+	81,  // 123: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
+	83,  // 124: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
+	4,   // 125: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
+	84,  // 126: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
+	85,  // 127: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
+	88,  // 128: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
+	84,  // 129: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
+	81,  // 130: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
+	90,  // 131: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
+	92,  // 132: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
+	5,   // 133: rackfs.meta.v1.ClientRecord.state:type_name -> rackfs.meta.v1.ClientState
+	95,  // 134: rackfs.meta.v1.PutClient.client:type_name -> rackfs.meta.v1.ClientRecord
+	96,  // 135: rackfs.meta.v1.PutSession.session:type_name -> rackfs.meta.v1.SessionRecord
+	95,  // 136: rackfs.meta.v1.PutSession.client:type_name -> rackfs.meta.v1.ClientRecord
+	15,  // 137: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
+	105, // 138: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
+	106, // 139: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
+	107, // 140: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
+	108, // 141: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
+	109, // 142: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
+	110, // 143: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
+	111, // 144: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
+	113, // 145: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
+	117, // 146: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
+	114, // 147: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
+	115, // 148: rackfs.meta.v1.Query.get_xattr:type_name -> rackfs.meta.v1.GetXattrQ
+	116, // 149: rackfs.meta.v1.Query.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsQ
+	122, // 150: rackfs.meta.v1.Query.test_lock:type_name -> rackfs.meta.v1.TestLockQ
+	123, // 151: rackfs.meta.v1.Query.client_state:type_name -> rackfs.meta.v1.ClientStateQ
+	124, // 152: rackfs.meta.v1.Query.session_slots:type_name -> rackfs.meta.v1.SessionSlotsQ
+	125, // 153: rackfs.meta.v1.Query.file_opens:type_name -> rackfs.meta.v1.FileOpensQ
+	112, // 154: rackfs.meta.v1.Query.quotas:type_name -> rackfs.meta.v1.QuotasQ
+	118, // 155: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
+	119, // 156: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
+	120, // 157: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
+	121, // 158: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
+	126, // 159: rackfs.meta.v1.Query.clients:type_name -> rackfs.meta.v1.ClientsQ
+	127, // 160: rackfs.meta.v1.Query.client:type_name -> rackfs.meta.v1.ClientQ
+	1,   // 161: rackfs.meta.v1.TestLockQ.type:type_name -> rackfs.meta.v1.LockType
+	129, // 162: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
+	131, // 163: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
+	132, // 164: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
+	134, // 165: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
+	135, // 166: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
+	138, // 167: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
+	143, // 168: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
+	144, // 169: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
+	145, // 170: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	146, // 171: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
+	147, // 172: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
+	139, // 173: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
+	141, // 174: rackfs.meta.v1.QueryResult.get_xattr:type_name -> rackfs.meta.v1.GetXattrR
+	142, // 175: rackfs.meta.v1.QueryResult.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsR
+	70,  // 176: rackfs.meta.v1.QueryResult.lock:type_name -> rackfs.meta.v1.LockResult
+	148, // 177: rackfs.meta.v1.QueryResult.client_state:type_name -> rackfs.meta.v1.ClientStateR
+	151, // 178: rackfs.meta.v1.QueryResult.session_slots:type_name -> rackfs.meta.v1.SessionSlotsR
+	154, // 179: rackfs.meta.v1.QueryResult.clients:type_name -> rackfs.meta.v1.ClientsR
+	153, // 180: rackfs.meta.v1.QueryResult.file_opens:type_name -> rackfs.meta.v1.FileOpensR
+	137, // 181: rackfs.meta.v1.QueryResult.quotas:type_name -> rackfs.meta.v1.QuotasR
+	16,  // 182: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 183: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
+	16,  // 184: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
+	130, // 185: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
+	16,  // 186: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
+	133, // 187: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
+	136, // 188: rackfs.meta.v1.StatFSR.project:type_name -> rackfs.meta.v1.Quota
+	136, // 189: rackfs.meta.v1.QuotasR.quotas:type_name -> rackfs.meta.v1.Quota
+	6,   // 190: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
+	140, // 191: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
+	79,  // 192: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
+	81,  // 193: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
+	85,  // 194: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
+	90,  // 195: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
+	92,  // 196: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
+	62,  // 197: rackfs.meta.v1.ClientStateR.opens:type_name -> rackfs.meta.v1.ClientOpen
+	149, // 198: rackfs.meta.v1.ClientStateR.locks:type_name -> rackfs.meta.v1.ClientLocks
+	150, // 199: rackfs.meta.v1.ClientLocks.ranges:type_name -> rackfs.meta.v1.LockRange
+	152, // 200: rackfs.meta.v1.SessionSlotsR.slots:type_name -> rackfs.meta.v1.SessionSlot
+	62,  // 201: rackfs.meta.v1.FileOpensR.opens:type_name -> rackfs.meta.v1.ClientOpen
+	155, // 202: rackfs.meta.v1.ClientsR.clients:type_name -> rackfs.meta.v1.ClientSessions
+	95,  // 203: rackfs.meta.v1.ClientSessions.client:type_name -> rackfs.meta.v1.ClientRecord
+	96,  // 204: rackfs.meta.v1.ClientSessions.sessions:type_name -> rackfs.meta.v1.SessionRecord
+	16,  // 205: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 206: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
+	159, // 207: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
+	157, // 208: rackfs.meta.v1.InodeRecord.xattrs:type_name -> rackfs.meta.v1.Xattrs
+	0,   // 209: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
+	166, // 210: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
+	13,  // 211: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
+	14,  // 212: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
+	26,  // 213: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
+	12,  // 214: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
+	13,  // 215: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
+	104, // 216: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
+	128, // 217: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
+	7,   // 218: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
+	189, // 219: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
+	8,   // 220: rackfs.meta.v1.WorkTask.kind:type_name -> rackfs.meta.v1.WorkKind
+	192, // 221: rackfs.meta.v1.WorkRequest.tasks:type_name -> rackfs.meta.v1.WorkTask
+	195, // 222: rackfs.meta.v1.WorkReply.grants:type_name -> rackfs.meta.v1.WorkGrant
+	196, // 223: rackfs.meta.v1.WorkReply.pieces:type_name -> rackfs.meta.v1.WorkPiece
+	224, // [224:224] is the sub-list for method output_type
+	224, // [224:224] is the sub-list for method input_type
+	224, // [224:224] is the sub-list for extension type_name
+	224, // [224:224] is the sub-list for extension extendee
+	0,   // [0:224] is the sub-list for field type_name
 }
 
 func init() { file_meta_proto_init() }
@@ -15302,6 +16128,10 @@ func file_meta_proto_init() {
 		(*Command_SetLock)(nil),
 		(*Command_ReleaseClients)(nil),
 		(*Command_ReleaseSession)(nil),
+		(*Command_SetProject)(nil),
+		(*Command_SetQuota)(nil),
+		(*Command_ReserveQuota)(nil),
+		(*Command_ReleaseQuota)(nil),
 		(*Command_PutFileSystem)(nil),
 		(*Command_PutStore)(nil),
 		(*Command_PutPool)(nil),
@@ -15337,9 +16167,10 @@ func file_meta_proto_init() {
 		(*Result_ClusterMap)(nil),
 		(*Result_Range)(nil),
 		(*Result_Xattr)(nil),
+		(*Result_Reserve)(nil),
 	}
 	file_meta_proto_msgTypes[8].OneofWrappers = []any{}
-	file_meta_proto_msgTypes[90].OneofWrappers = []any{
+	file_meta_proto_msgTypes[95].OneofWrappers = []any{
 		(*Query_GetAttr)(nil),
 		(*Query_Lookup)(nil),
 		(*Query_Parent)(nil),
@@ -15356,6 +16187,7 @@ func file_meta_proto_init() {
 		(*Query_ClientState)(nil),
 		(*Query_SessionSlots)(nil),
 		(*Query_FileOpens)(nil),
+		(*Query_Quotas)(nil),
 		(*Query_FileSystems)(nil),
 		(*Query_ClusterMap)(nil),
 		(*Query_Keys)(nil),
@@ -15363,7 +16195,7 @@ func file_meta_proto_init() {
 		(*Query_Clients)(nil),
 		(*Query_Client)(nil),
 	}
-	file_meta_proto_msgTypes[113].OneofWrappers = []any{
+	file_meta_proto_msgTypes[119].OneofWrappers = []any{
 		(*QueryResult_Attr)(nil),
 		(*QueryResult_ReadDir)(nil),
 		(*QueryResult_ReadLink)(nil),
@@ -15383,6 +16215,7 @@ func file_meta_proto_init() {
 		(*QueryResult_SessionSlots)(nil),
 		(*QueryResult_Clients)(nil),
 		(*QueryResult_FileOpens)(nil),
+		(*QueryResult_Quotas)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -15390,7 +16223,7 @@ func file_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
 			NumEnums:      9,
-			NumMessages:   179,
+			NumMessages:   188,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,52 @@
+package fsm
+
+import "github.com/rackfs/rackfs/raftmeta/metapb"
+
+// reservation counts what an origin has reserved.
+func (c *checker) reservation(origin uint64, k usageKey, v []byte) {
+	var r metapb.ReservationRecord
+	if err := r.UnmarshalVT(v); err != nil {
+		c.fail("reservation of origin %d: %v", origin, err)
+	}
+	if r.Bytes == 0 {
+		c.fail("origin %d has reserved nothing in %+v", origin, k)
+	}
+	if !c.origins[origin] && !c.ending[origin] {
+		c.fail("origin %d, which is not registered, has %d bytes reserved in %+v", origin, r.Bytes, k)
+	}
+	for _, k := range chargedKeys(k.fs, k.project) {
+		c.held[k] += r.Bytes
+	}
+}
+
+// quotas compares what file systems and projects count with the sums over their inodes and reservations.
+func (c *checker) quotas() {
+	total := map[usageKey]usage{}
+	for k, n := range c.inodes {
+		for _, k := range chargedKeys(k.fs, n.attr.Project) {
+			u := total[k]
+			u.bytes += n.attr.Used
+			u.inodes++
+			total[k] = u
+		}
+	}
+	for k := range c.held {
+		if _, ok := total[k]; !ok {
+			total[k] = usage{}
+		}
+	}
+	for k := range c.usage {
+		if _, ok := total[k]; !ok {
+			total[k] = usage{}
+		}
+	}
+	for k, want := range total {
+		got := c.usage[k]
+		if got.bytes != want.bytes || got.inodes != want.inodes || got.reserved != c.held[k] {
+			c.fail("usage of %+v is %d bytes, %d inodes and %d reserved, counted %+v", k, want.bytes, want.inodes, c.held[k], got)
+		}
+		if c.level < levelPOSIX && (got.reserved != 0 || got.limitBytes != 0 || got.limitInodes != 0 || got.dir != 0) {
+			c.fail("%+v has %+v at level %d", k, got, c.level)
+		}
+	}
+}
