@@ -114,7 +114,8 @@ type Dirent struct {
 	Attr   *Attr
 }
 
-// StatFS are a file system's totals; bytes are before erasure coding.
+// StatFS are the totals of a file system or of a project in it; bytes are before erasure coding. Free is what
+// limits and, of the file system's pool, disks leave.
 type StatFS struct {
 	TotalBytes, FreeBytes, AvailBytes uint64
 	TotalFiles, FreeFiles             uint64

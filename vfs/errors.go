@@ -175,6 +175,16 @@ func (e *Error) Is(target error) bool {
 	return ok && t.Kind == e.Kind && t.Op == "" && t.Text == "" && t.Err == nil
 }
 
+// ShortWrite is the error of a Write that stored only its first N bytes, at least one.
+type ShortWrite struct {
+	N   int
+	Err error // why not more
+}
+
+func (e *ShortWrite) Error() string { return fmt.Sprintf("%d bytes written: %v", e.N, e.Err) }
+
+func (e *ShortWrite) Unwrap() error { return e.Err }
+
 // Errorf makes an Error. A %w verb in format sets its cause.
 func Errorf(k Kind, op, format string, args ...any) *Error {
 	w := fmt.Errorf(format, args...)

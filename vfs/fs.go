@@ -78,8 +78,9 @@ const (
 // FS is one file system. See the package comment for the rules that hold for
 // every method.
 type FS interface {
-	// StatFS returns totals and what is free.
-	StatFS(ctx context.Context) (StatFS, error)
+	// StatFS returns totals, what is used and what is free where an inode is: in its project, as far as that
+	// has limits, else in the file system. For RootIno it is always the file system.
+	StatFS(ctx context.Context, ino Ino) (StatFS, error)
 
 	// GetAttr returns an inode's attributes. KindStale if it does not exist.
 	GetAttr(ctx context.Context, ino Ino) (Attr, error)
@@ -134,7 +135,8 @@ type FS interface {
 
 	// Write stores p at off. p may be reused when it returns. c clears setuid
 	// and setgid bits as POSIX says. It returns how stable the data is, at
-	// least as asked.
+	// least as asked. With a *ShortWrite error a first part was stored, and what is returned beside it is true of that.
+	// Unstable bytes that were accepted are not refused later for want of quota.
 	Write(ctx context.Context, c *Cred, ino Ino, off uint64, p []byte, s Stable) (Stable, Verifier, error)
 
 	// Commit makes earlier Unstable writes of the range durable (n 0: to the

@@ -41,6 +41,13 @@
 // never succeed (fenced), or finds no space in a full pool for FullTimeout, loses its bytes: the inode's verifier changes and
 // the next Write or Commit of it returns the error once.
 //
+// # Quotas
+//
+// Where there is a limit of bytes, for the file system or the file's project, a write is accepted only with a hold on what
+// it may add to the file at most (see allotments), out of what the metadata has reserved for this gateway within the limit. So EDQUOT
+// comes with the write, which then stores a first part, down to a page, and never with the flush or Commit. Before it is
+// given, what is buffered is flushed, so that holds become what they really add.
+//
 // # Folding
 //
 // What flushes left of a chunk in the metadata, or in many pieces, is remembered (Fragment), a bounded number, for package

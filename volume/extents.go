@@ -30,6 +30,9 @@ func (s segment) within(lo, hi uint64) segment {
 	return s
 }
 
+// allocated reports whether the bytes of s count in the file's usage.
+func (s *segment) allocated() bool { return s.block.ID != 0 || s.inline != nil }
+
 // joins reports whether t continues s.
 func (s *segment) joins(t *segment) bool {
 	return s.end == t.off && s.inline == nil && t.inline == nil && s.block == t.block &&
@@ -86,6 +89,32 @@ func (m extentMap) find(off, end uint64, out []segment) (_ []segment, ok bool) {
 		off = hi
 	}
 	return out, true
+}
+
+// mayGrow reports whether a write of [lo, hi), which lies in one page, may add to the bytes that are allocated: unless
+// it lies within what is allocated, and that is all that the page has. (Inline pieces of a page are
+// merged, with zeros between them.)
+func (m extentMap) mayGrow(lo, hi uint64) bool {
+	first := lo - lo%pageSize
+	var few [8]segment
+	list, known := m.find(first, first+pageSize, few[:0])
+	if !known {
+		return true
+	}
+	var run span // of what is allocated
+	for i := range list {
+		s := &list[i]
+		switch {
+		case !s.allocated():
+		case run.end == 0:
+			run = span{s.off, s.end}
+		case run.end == s.off:
+			run.end = s.end
+		default:
+			return true
+		}
+	}
+	return lo < run.off || hi > run.end
 }
 
 // knows reports whether all of the spans is known.

@@ -57,6 +57,8 @@ func (v *Volume) flushChunk(e *inode, ch *chunk, inline bool) {
 		return
 	}
 	ch.flushing, ch.dirty = ps, nil
+	ch.leaving, ch.hold = ch.hold, nil
+	ch.leavingUnlimited, ch.unlimited = ch.unlimited, false
 	v.dirty.flushStarted(int64(ps.buffered()))
 	ok := v.spawn(func() {
 		// If the lease is lost meanwhile the chunk is taken out of the inode, or, if the command is under way,
@@ -69,6 +71,8 @@ func (v *Volume) flushChunk(e *inode, ch *chunk, inline bool) {
 	})
 	if !ok {
 		ch.dirty, ch.flushing = ps, nil
+		ch.hold, ch.leaving = ch.leaving, nil
+		ch.unlimited, ch.leavingUnlimited = ch.leavingUnlimited, false
 		v.dirty.flushStarted(-int64(ps.buffered()))
 	}
 }
@@ -294,9 +298,11 @@ func (v *Volume) quiesce(ctx context.Context, e *inode, op string) error {
 func (v *Volume) commitBatch(e *inode, batch []flushed) {
 	var exts []newExtent
 	end := uint64(0)
+	var may grant
 	for _, f := range batch {
 		exts = append(exts, f.exts...)
 		end = max(end, f.end)
+		may.add(f.ch)
 	}
 	// The last of what is dirty carries the newest value shown.
 	last := len(e.ready) == 0 && len(e.chunks) == len(batch)
@@ -304,9 +310,16 @@ func (v *Volume) commitBatch(e *inode, batch []flushed) {
 		last = last && len(f.ch.dirty) == 0
 	}
 	epoch := e.lease.Epoch
-	err := v.commitExtents(e, epoch, exts, end, last)
+	err := v.commitExtents(e, epoch, exts, end, last, &may)
 	v.settleIDs(exts)
+	taken := may.taken
 	for _, f := range batch {
+		if h := f.ch.leaving; h != nil {
+			part := min(taken, h.bytes)
+			v.quota.settle(h, part)
+			taken -= part
+			f.ch.leaving = nil
+		}
 		if err != nil {
 			v.drop(e, f.ch, err)
 		} else {
@@ -330,7 +343,7 @@ func (v *Volume) commitBatch(e *inode, batch []flushed) {
 
 // commitExtents runs the CommitData command of exts, in halves if it is too
 // large, under the lease of an epoch and no other. e.mu is held, and released meanwhile.
-func (v *Volume) commitExtents(e *inode, epoch uint64, exts []newExtent, end uint64, last bool) error {
+func (v *Volume) commitExtents(e *inode, epoch uint64, exts []newExtent, end uint64, last bool, may *grant) error {
 	if e.dead {
 		return vfs.KindStale.Err("commit")
 	}
@@ -339,7 +352,7 @@ func (v *Volume) commitExtents(e *inode, epoch uint64, exts []newExtent, end uin
 	}
 	cd := &metapb.CommitData{
 		Ino: uint64(e.ino), Epoch: epoch, Size: end, Change: e.commitChange(last),
-		Extents: make([]*metapb.NewExtent, len(exts)),
+		Extents: make([]*metapb.NewExtent, len(exts)), Reserved: may.reserved - may.taken, Unlimited: may.unlimited,
 	}
 	// Blocks of several chunks are ready in any order.
 	slices.SortFunc(exts, func(a, b newExtent) int {
@@ -371,17 +384,19 @@ func (v *Volume) commitExtents(e *inode, epoch uint64, exts []newExtent, end uin
 	e.mu.Lock()
 	if vfs.KindOf(err) == vfs.KindTooMany && len(exts) > 1 {
 		half := len(exts) / 2
-		if err := v.commitExtents(e, epoch, exts[:half], exts[half-1].seg.end, false); err != nil {
+		if err := v.commitExtents(e, epoch, exts[:half], exts[half-1].seg.end, false, may); err != nil {
 			return err
 		}
-		return v.commitExtents(e, epoch, exts[half:], end, last)
+		return v.commitExtents(e, epoch, exts[half:], end, last, may)
 	}
 	if vfs.KindOf(err) == vfs.KindTooMany {
-		return v.resplit(e, epoch, exts[0], end, last)
+		return v.resplit(e, epoch, exts[0], end, last, may)
 	}
 	if err != nil {
 		return err
 	}
+	may.taken += r.GetCommit().GetTaken()
+	v.quota.learn(r.GetCommit().GetAttr().GetProject(), r.GetCommit().GetLimited())
 	if e.lease.Epoch != epoch {
 		return nil // it was lost meanwhile: what is true now is not known by this
 	}
@@ -420,7 +435,7 @@ func (e *inode) commitChange(last bool) uint64 {
 
 // resplit commits one extent that replaces too many others as two blocks, each
 // of which replaces half of them. e.mu is held, and released meanwhile.
-func (v *Volume) resplit(e *inode, epoch uint64, x newExtent, end uint64, last bool) error {
+func (v *Volume) resplit(e *inode, epoch uint64, x newExtent, end uint64, last bool, may *grant) error {
 	n := x.seg.end - x.seg.off
 	if n <= pageSize {
 		return vfs.Errorf(vfs.KindInternal, "commit", "%d bytes are too many for one command", n)
@@ -437,10 +452,10 @@ func (v *Volume) resplit(e *inode, epoch uint64, x newExtent, end uint64, last b
 	if err != nil {
 		return err
 	}
-	if err := v.commitExtents(e, epoch, exts[:1], a.seg.end, false); err != nil {
+	if err := v.commitExtents(e, epoch, exts[:1], a.seg.end, false, may); err != nil {
 		return err
 	}
-	return v.commitExtents(e, epoch, exts[1:], end, last)
+	return v.commitExtents(e, epoch, exts[1:], end, last, may)
 }
 
 // cutLoose reports whether ch, which is being flushed, was taken out of e: its bytes were told lost. e.mu is held.
@@ -453,6 +468,8 @@ func (v *Volume) flushedChunk(e *inode, ch *chunk) {
 	index := ch.flushing[0].off / chunkSize
 	ch.flushing.release(&v.pool)
 	ch.flushing = nil
+	v.quota.settle(ch.leaving, 0)
+	ch.leaving, ch.leavingUnlimited = nil, false
 	v.dirty.flushDone(int64(freed))
 	switch {
 	case loose:

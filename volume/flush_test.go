@@ -593,7 +593,7 @@ func TestAbandonedRemove(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the inode is gone", func() bool {
-		s, err := c.StatFS(ctx)
+		s, err := c.StatFS(ctx, vfs.RootIno)
 		return err == nil && s.UsedFiles == 1
 	})
 }

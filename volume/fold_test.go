@@ -99,7 +99,7 @@ func (r *foldRig) used(t tb, ino vfs.Ino) (file, all uint64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := r.StatFS(ctx)
+	s, err := r.StatFS(ctx, vfs.RootIno)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -183,6 +183,8 @@ func (v *Volume) cutDirty(e *inode, size uint64) {
 	for i, ch := range e.chunks {
 		freed += ch.dirty.cut(&v.pool, size)
 		if len(ch.dirty) == 0 && len(ch.flushing) == 0 {
+			v.quota.settle(ch.hold, 0)
+			ch.hold = nil
 			delete(e.chunks, i)
 		}
 	}

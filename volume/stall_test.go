@@ -29,7 +29,7 @@ func TestQueriesStall(t *testing.T) {
 			return err
 		},
 		"readlink": func(ctx context.Context) error { _, err := c.ReadLink(ctx, f); return err },
-		"statfs":   func(ctx context.Context) error { _, err := c.StatFS(ctx); return err },
+		"statfs":   func(ctx context.Context) error { _, err := c.StatFS(ctx, vfs.RootIno); return err },
 		"read":     func(ctx context.Context) error { _, _, err := c.Read(ctx, f, 0, make([]byte, 1)); return err },
 		"open": func(ctx context.Context) error {
 			_, err := c.Open(ctx, &vfs.Root, f, vfs.OpenRead, false)

@@ -219,6 +219,7 @@ func (v *Volume) evictor() {
 		}
 		for v.evict(v.ctx) {
 		}
+		v.retireQuota(v.ctx)
 	}
 }
 

@@ -101,6 +101,7 @@ type Volume struct {
 	watches   watches
 	dirty     dirtyBytes
 	ids       blockIDs
+	quota     allotments
 	troubles  troubles
 	fullness  fullness
 	fragments fragments
@@ -190,7 +191,7 @@ func detached[T any](ctx context.Context, v *Volume, op string, f func(context.C
 	return val, err
 }
 
-// Shutdown flushes everything, gives the leases back, also those of open files, and unused block ids,
+// Shutdown flushes everything, gives the leases back, also those of open files, unused block ids and reservations,
 // and ends background work. Nobody may use the volume meanwhile.
 // When ctx ends first, what is not flushed is lost, as in a crash, and its
 // error is returned.
@@ -203,6 +204,7 @@ func (v *Volume) Shutdown(ctx context.Context) error {
 		v.tellTouches(ctx)
 		v.releaseAll(ctx)
 	}
+	v.releaseFree(ctx, func(uint32, *allotment) bool { return true })
 	v.ids.close(ctx, v)
 	v.Abandon()
 	return err
@@ -226,6 +228,7 @@ func (v *Volume) Reregistered(origin uint64, incarnation [16]byte) {
 	v.origin.Store(origin)
 	v.incarnation.Store(&incarnation) // all verifiers change
 	v.ids.void()
+	v.quota.void()
 	for _, e := range v.all(func(*inode) bool { return true }) {
 		e.mu.Lock()
 		if e.orphan && !v.cfg.Keep {
@@ -299,31 +302,6 @@ func (v *Volume) query(ctx context.Context, op string, c *vfs.Cred, q *metapb.Qu
 		return nil, errFor(op, err)
 	}
 	return r, nil
-}
-
-// StatFS implements vfs.FS.
-func (v *Volume) StatFS(ctx context.Context) (vfs.StatFS, error) {
-	r, err := v.query(ctx, "statfs", nil, &metapb.Query{Q: &metapb.Query_Statfs{Statfs: &metapb.StatFSQ{}}})
-	if err != nil {
-		return vfs.StatFS{}, err
-	}
-	u := r.GetStatfs()
-	s := vfs.StatFS{UsedBytes: u.GetUsedBytes(), UsedFiles: u.GetUsedInodes()}
-	total, free := uint64(1<<50), uint64(1<<50)-min(s.UsedBytes, 1<<50)
-	if v.cfg.Capacity != nil {
-		total, free = v.cfg.Capacity()
-	}
-	if q := u.GetQuotaBytes(); q != 0 {
-		total = min(total, q)
-		free = min(free, q-min(q, s.UsedBytes))
-	}
-	s.TotalBytes = max(total, s.UsedBytes)
-	s.FreeBytes = min(free, s.TotalBytes-s.UsedBytes)
-	s.AvailBytes = s.FreeBytes
-	// Inodes are only keys: there are as many as one may want.
-	s.FreeFiles = 1 << 40
-	s.TotalFiles = s.FreeFiles + s.UsedFiles
-	return s, nil
 }
 
 // verifier is that of an inode's data that was lost losses times.

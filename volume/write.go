@@ -12,6 +12,12 @@ type chunk struct {
 	dirty    pieces    // take writes
 	flushing pieces    // immutable, older than dirty
 	since    time.Time // of the oldest write in dirty
+
+	hold      *hold // what dirty may add to the file, where there is a limit
+	unlimited bool  // something in dirty was accepted when no limit was known
+	// The same of flushing.
+	leaving          *hold
+	leavingUnlimited bool
 }
 
 // Write implements vfs.FS.
@@ -32,25 +38,33 @@ func (v *Volume) Write(ctx context.Context, c *vfs.Cred, ino vfs.Ino, off uint64
 		return s, v.verifier(e.losses), nil
 	}
 	var w written
+	var short error
 	losses := anyLosses
-	for done := 0; done < len(p); {
+	done := 0
+	for done < len(p) && short == nil {
 		// A write is buffered in parts that each lie in one chunk.
 		n := min(len(p)-done, int(chunkSize-(off+uint64(done))%chunkSize))
-		var err error
-		w, err = v.buffer(ctx, c, e, off+uint64(done), p[done:done+n])
-		if err != nil {
+		now, m, err := v.buffer(ctx, c, e, off+uint64(done), p[done:done+n])
+		if m > 0 {
+			w = now
+			losses = min(losses, w.losses)
+			done += m
+		}
+		switch {
+		case err == nil:
+		case done > 0 && vfs.KindOf(err) == vfs.KindQuota:
+			short = &vfs.ShortWrite{N: done, Err: err}
+		default:
 			return fail(err)
 		}
-		losses = min(losses, w.losses)
-		done += n
 	}
 	if s == vfs.Unstable {
-		return s, v.verifier(losses), nil
+		return s, v.verifier(losses), short
 	}
-	if err := v.sync(ctx, e, span{off, off + uint64(len(p))}, w.seq, losses, op); err != nil {
+	if err := v.sync(ctx, e, span{off, off + uint64(done)}, w.seq, losses, op); err != nil {
 		return fail(err)
 	}
-	return vfs.FileSync, v.verifier(losses), nil
+	return vfs.FileSync, v.verifier(losses), short
 }
 
 // written says where a buffered write stands in its inode's history.
@@ -59,10 +73,11 @@ type written struct{ seq, losses uint64 }
 // anyLosses is for a sync that is not about particular bytes.
 const anyLosses = ^uint64(0)
 
-// buffer puts p, which lies in one chunk, into the dirty pieces.
-func (v *Volume) buffer(ctx context.Context, c *vfs.Cred, e *inode, off uint64, p []byte) (written, error) {
+// buffer puts p, which lies in one chunk, into the dirty pieces. n is how much of it was accepted: less than all only with
+// an error of KindQuota.
+func (v *Volume) buffer(ctx context.Context, c *vfs.Cred, e *inode, off uint64, p []byte) (w written, n int, err error) {
 	const op = "write"
-	fail := func(err error) (written, error) { return written{}, err }
+	fail := func(err error) (written, int, error) { return written{}, 0, err }
 	reserved, err := v.dirty.reserve(ctx, int64(len(p)), v.cfg.StallTimeout, op)
 	if err != nil {
 		return fail(err)
@@ -77,21 +92,38 @@ func (v *Volume) buffer(ctx context.Context, c *vfs.Cred, e *inode, off uint64, 
 		return fail(vfs.Wrap(op, err))
 	}
 	defer e.gate.Release(1)
-	for {
+	var got admission
+	for step := roomAsk; ; {
 		if err := v.ensureLease(ctx, e, op); err != nil {
 			return fail(err)
 		}
 		e.mu.Lock()
-		if e.mayWrite() && !e.dead {
+		if !e.mayWrite() || e.dead {
+			e.mu.Unlock() // lost meanwhile
+			continue
+		}
+		if e.err != nil {
+			err := e.err
+			e.err = nil
+			e.mu.Unlock()
+			return fail(vfs.Wrap(op, err))
+		}
+		if got = v.admit(e, off, len(p), step == roomNone); got.n > 0 {
 			break
 		}
-		e.mu.Unlock() // lost meanwhile
+		e.mu.Unlock()
+		if step == roomNone && !got.unknown {
+			return fail(vfs.Errorf(vfs.KindQuota, op, "inode %d: the limit of its project or file system leaves no room for %d bytes", e.ino, len(p)))
+		}
+		var err error
+		if step, err = v.makeRoom(ctx, e, off, len(p), &got, step); err != nil {
+			return fail(err)
+		}
 	}
 	defer e.mu.Unlock()
-	if e.err != nil {
-		err := e.err
-		e.err = nil
-		return fail(vfs.Wrap(op, err))
+	if got.n < len(p) {
+		err = vfs.Errorf(vfs.KindQuota, op, "inode %d: the limit of its project or file system leaves room for %d of %d bytes", e.ino, got.n, len(p))
+		p = p[:got.n]
 	}
 	now := v.cfg.Now()
 	end := off + uint64(len(p))
@@ -117,13 +149,14 @@ func (v *Volume) buffer(ctx context.Context, c *vfs.Cred, e *inode, off uint64, 
 	if len(ch.dirty) == 0 {
 		ch.since = now
 	}
+	ch.join(&got)
 	// A long file written in order will fill this chunk too.
 	grow := off%chunkSize == 0 && off == before.Size && off > 0 && len(p) >= 64<<10
 	taken = int64(ch.dirty.write(&v.pool, off, p, e.seq, grow))
 	if len(ch.dirty) == 1 && ch.dirty[0].n == chunkSize && len(ch.flushing) == 0 {
 		v.flushChunk(e, ch, false)
 	}
-	return written{e.seq, e.losses}, nil
+	return written{e.seq, e.losses}, len(p), err
 }
 
 // Commit implements vfs.FS.
@@ -247,6 +280,8 @@ func (v *Volume) dropDirty(e *inode, err error) {
 		freed += ch.dirty.buffered()
 		ch.dirty.release(&v.pool)
 		ch.dirty = nil
+		v.quota.settle(ch.hold, 0)
+		ch.hold = nil
 		delete(e.chunks, i)
 	}
 	v.dirty.clean(e)

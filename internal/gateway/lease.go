@@ -170,8 +170,8 @@ func again(op string, err error) error {
 }
 
 // StatFS implements vfs.FS, as do the other methods.
-func (f *leasedFS) StatFS(ctx context.Context) (vfs.StatFS, error) {
-	return read(f, "statfs", func() (vfs.StatFS, error) { return f.fs.StatFS(ctx) })
+func (f *leasedFS) StatFS(ctx context.Context, ino vfs.Ino) (vfs.StatFS, error) {
+	return read(f, "statfs", func() (vfs.StatFS, error) { return f.fs.StatFS(ctx, ino) })
 }
 
 func (f *leasedFS) GetAttr(ctx context.Context, ino vfs.Ino) (vfs.Attr, error) {

@@ -197,7 +197,7 @@ func (fs *FS) release(n *inode) {
 }
 
 // StatFS implements vfs.FS.
-func (fs *FS) StatFS(context.Context) (vfs.StatFS, error) {
+func (fs *FS) StatFS(context.Context, vfs.Ino) (vfs.StatFS, error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	files := uint64(len(fs.inodes))

@@ -22,7 +22,7 @@ func TestAllAttributes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stat, _ := w.fs.StatFS(ctx)
+	stat, _ := w.fs.StatFS(ctx, ino)
 	for _, minor := range []uint32{1, 2} {
 		c := w.connect([]string{"", "one", "two"}[minor], minor)
 		supported := attrsOK(t, last(c.ok(ops(root(), getAttr(0))...)))[0].([]uint32)
@@ -39,7 +39,7 @@ func TestAllAttributes(t *testing.T) {
 			10: uint32(30), 11: uint32(0), 13: uint32(0), 15: true, 16: false, 17: true, 18: true, 19: string(fh), 20: uint64(ino),
 			21: stat.FreeFiles, 22: stat.FreeFiles, 23: stat.TotalFiles, 26: true, 27: uint64(vfs.MaxSize), 28: uint32(vfs.LinkMax), 29: uint32(255),
 			30: uint64(1 << 20), 31: uint64(1 << 20), 33: uint32(0o755), 34: true, 35: uint32(1), 36: "1000", 37: "1000",
-			41: [2]uint32{}, 42: stat.AvailBytes, 43: stat.FreeBytes, 44: stat.TotalBytes, 45: a.Used,
+			38: stat.AvailBytes, 39: stat.AvailBytes, 40: stat.UsedBytes, 41: [2]uint32{}, 42: stat.AvailBytes, 43: stat.FreeBytes, 44: stat.TotalBytes, 45: a.Used,
 			47: at, 50: a.Btime, 51: time.Unix(0, 1), 52: a.Ctime, 53: mt, 55: uint64(ino), 75: got[75],
 		}
 		expect[33] = a.Mode

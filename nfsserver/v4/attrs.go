@@ -128,6 +128,10 @@ func (e *attrEncoder) appendOne(b []byte, attr int, s *attrSource) []byte {
 		return appendID(b, a.UID)
 	case nfsv4.FATTR4_OWNER_GROUP:
 		return appendID(b, a.GID)
+	case nfsv4.FATTR4_QUOTA_AVAIL_HARD, nfsv4.FATTR4_QUOTA_AVAIL_SOFT: // there are no soft limits
+		return xdr.AppendUint64(b, s.stat.AvailBytes)
+	case nfsv4.FATTR4_QUOTA_USED:
+		return xdr.AppendUint64(b, s.stat.UsedBytes)
 	case nfsv4.FATTR4_RAWDEV:
 		return xdr.AppendUint32(xdr.AppendUint32(b, a.Dev.Major), a.Dev.Minor)
 	case nfsv4.FATTR4_SPACE_AVAIL:

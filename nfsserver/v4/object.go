@@ -117,7 +117,7 @@ func (c *compound) source(o *object, want bitmap) (attrSource, status) {
 		s.mounted = o.node.ID
 	}
 	if !want.and(statAttrs).empty() {
-		st, err := o.export.FS.StatFS(c.ctx)
+		st, err := o.export.FS.StatFS(c.ctx, o.ino)
 		if err != nil {
 			return s, statusOf(err, true)
 		}

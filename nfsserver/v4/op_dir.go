@@ -253,7 +253,7 @@ func (l *listing) addEntries(cookie uint64) (eof bool, st status) {
 		nfsv4.FATTR4_RDATTR_ERROR, nfsv4.FATTR4_MOUNTED_ON_FILEID)
 	attrs := !l.want.without(free).empty()
 	if !l.want.and(statAttrs).empty() {
-		stat, err := c.cur.export.FS.StatFS(c.ctx)
+		stat, err := c.cur.export.FS.StatFS(c.ctx, c.cur.ino)
 		if err != nil {
 			return false, statusOf(err, true)
 		}

@@ -2,6 +2,7 @@ package v4
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
@@ -219,7 +220,11 @@ func (c *compound) opWrite() status {
 	defer c.endIO(temporary, vfs.OpenWrite)
 	c.changed()
 	got, verifier, err := c.cur.export.FS.Write(c.ctx, c.fsCred(), c.cur.ino, offset, data, stable)
-	if err != nil {
+	var short *vfs.ShortWrite
+	switch {
+	case errors.As(err, &short):
+		data = data[:short.N] // the client sends the rest again, and is told why not
+	case err != nil:
 		return c.typeStatus(&c.cur, false, statusOf(err, true))
 	}
 	committed := nfsv4.UNSTABLE4

@@ -423,11 +423,11 @@ func testCrashChangesVerifier(e *env) {
 }
 
 func testStatFS(e *env) {
-	before, err := e.fs.StatFS(e.ctx)
+	before, err := e.fs.StatFS(e.ctx, e.dir)
 	e.ok(err)
 	f := e.create(root, "f", 0o600)
 	e.write(f.Ino, 0, pattern(3<<20, 1), vfs.FileSync)
-	after, err := e.fs.StatFS(e.ctx)
+	after, err := e.fs.StatFS(e.ctx, e.dir)
 	e.ok(err)
 	if after.UsedFiles != before.UsedFiles+1 || after.UsedBytes < before.UsedBytes+3<<20 {
 		e.Fatalf("%+v\n%+v", before, after)
@@ -436,7 +436,7 @@ func testStatFS(e *env) {
 		e.Fatalf("%+v", after)
 	}
 	e.remove(e.dir, "f")
-	gone, err := e.fs.StatFS(e.ctx)
+	gone, err := e.fs.StatFS(e.ctx, e.dir)
 	e.ok(err)
 	if gone.UsedFiles != before.UsedFiles || gone.UsedBytes != before.UsedBytes {
 		e.Fatalf("%+v\n%+v", before, gone)

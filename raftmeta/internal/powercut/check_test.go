@@ -62,7 +62,7 @@ func (x *cut) check(root string, allowed []string) (o outcomes, err error) {
 	if o.collected, err = b.collect(); err != nil {
 		return o, err
 	}
-	st, err := g.vol.StatFS(b.ctx)
+	st, err := g.vol.StatFS(b.ctx, vfs.RootIno)
 	if err != nil {
 		return o, err
 	}
