@@ -424,7 +424,7 @@ func (fs *FS) Rename(_ context.Context, c *vfs.Cred, fromDir vfs.Ino, from strin
 	if err := mayRename(c, fd, td, n, old); err != nil {
 		return fail(err)
 	}
-	if n.attr.Project != td.attr.Project {
+	if fd.attr.Project != td.attr.Project { // of n too, unless it is a project's directory
 		return fail(vfs.KindXDev.Err(op))
 	}
 	now := fs.now()

@@ -22,6 +22,11 @@
 // an export's root is the pseudo directory above, never a directory of the
 // file system, so a sub-directory export ends at its root.
 //
+// An export of a directory is only a place to begin by itself: whoever has a handle of a file elsewhere in the file system can
+// use it. A secured export (Project) is closed: a handle used through it must name an inode of its
+// project, as file names never cross the borders of a project. It may lie below the export of the whole file system, for clients
+// that may not use that: they see pseudo directories down to it.
+//
 // Ids of pseudo directories are hashes of their paths, hence the same at every
 // gateway and after every change of the table.
 package export

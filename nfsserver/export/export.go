@@ -47,12 +47,14 @@ func Everyone(access Access, squash Squash) []Rule {
 
 // Export offers a directory of a file system under a path.
 type Export struct {
-	ID    uint32  // unique for all time: handles name it
-	FSID  uint32  // id of the file system, the same in each of its exports
-	Path  string  // "/default", "/research/images"
-	FS    vfs.FS  // what it exports
-	Root  vfs.Ino // its root directory; 0 means vfs.RootIno
-	Rules []Rule
+	ID   uint32  // unique for all time: handles name it
+	FSID uint32  // id of the file system, the same in each of its exports
+	Path string  // "/default", "/research/images"
+	FS   vfs.FS  // what it exports
+	Root vfs.Ino // its root directory; 0 means vfs.RootIno
+	// Project, if not 0, secures the export: handles used through it name inodes of that project, of which Root is the directory.
+	Project uint32
+	Rules   []Rule
 }
 
 // RootIno is the inode of the export's root directory.

@@ -81,6 +81,34 @@ func TestVisibility(t *testing.T) {
 	}
 }
 
+// A secured export below another one is for those who may not use that.
+func TestSecuredBelow(t *testing.T) {
+	tab := table(t,
+		export.Export{ID: 1, Path: "/default", Rules: rules("10.0.0.0/8", export.ReadOnly, export.SquashAll)},
+		export.Export{ID: 2, FSID: 1, Path: "/default/a/team", Root: 9, Project: 3, Rules: export.Everyone(export.ReadWrite, export.SquashRoot)},
+	)
+	top := tab.Root().Lookup("default", public)
+	if top == nil || top.Covered(public) != nil || top.Covered(lab).ID != 1 {
+		t.Fatal("who is in /default")
+	}
+	team := top.Lookup("a", public).Lookup("team", public)
+	if team.Covered(public).ID != 2 || tab.ByExport(2) != team {
+		t.Error("the way to the secured export")
+	}
+	for _, bad := range []export.Export{
+		{ID: 2, FSID: 1, Path: "/default/x", Root: 9, Rules: nil},           // not secured
+		{ID: 2, FSID: 2, Path: "/default/x", Root: 9, Project: 3},           // of another file system
+		{ID: 2, FSID: 1, Path: "/other", Project: 3},                        // of the root
+		{ID: 2, FSID: 1, Path: "/default", Root: 9, Project: 3, Rules: nil}, // the same path
+	} {
+		bad.FS = someFS{}
+		whole := export.Export{ID: 1, FSID: 1, Path: "/default", FS: bad.FS}
+		if _, err := export.NewTable([]export.Export{whole, bad}, time.Time{}); vfs.KindOf(err) != vfs.KindInvalid {
+			t.Errorf("%+v: %v", bad, err)
+		}
+	}
+}
+
 // A listing continues after an id even when the table changed meanwhile.
 func TestIDsAreStable(t *testing.T) {
 	all := export.Everyone(export.ReadOnly, export.SquashAll)

@@ -16,10 +16,12 @@ const RootID = 1
 
 // Node is a directory of the pseudo file system, or the place of an export.
 type Node struct {
-	ID       uint64
-	Name     string
-	Parent   *Node   // the root is its own
-	Export   *Export // not nil: an export's root covers this node, which then has no children
+	ID     uint64
+	Name   string
+	Parent *Node // the root is its own
+	// Export, if not nil, covers this node with its root for the clients that it has a rule for. For others the node is a
+	// directory like any other, with the secured exports below it, if there are some for them.
+	Export   *Export
 	children []*Node // by ID, the order of listings
 	byName   map[string]*Node
 }
@@ -35,7 +37,7 @@ type Table struct {
 
 // NewTable builds the pseudo file system of exports. It refuses paths that are
 // not absolute and clean, nested or equal paths, and ids used twice. made is the
-// time that pseudo directories show.
+// time that pseudo directories show. Only a secured export may lie in another one, of the same file system.
 func NewTable(exports []Export, made time.Time) (*Table, error) {
 	const op = "export.table"
 	root := &Node{ID: RootID, byName: map[string]*Node{}}
@@ -56,6 +58,9 @@ func NewTable(exports []Export, made time.Time) (*Table, error) {
 		}
 		if _, ok := t.byExport[e.ID]; ok {
 			return nil, vfs.Errorf(vfs.KindInvalid, op, "export id %d is used twice", e.ID)
+		}
+		if e.Project != 0 && e.RootIno() == vfs.RootIno {
+			return nil, vfs.Errorf(vfs.KindInvalid, op, "export %q is of project %d and needs the project's directory as its root", e.Path, e.Project)
 		}
 		for _, r := range e.Rules {
 			if !r.Clients.IsValid() || r.Access > ReadWrite || r.Squash > SquashAll {
@@ -91,7 +96,7 @@ func (t *Table) place(e *Export) (*Node, error) {
 		if vfs.CheckName(part, op) != nil {
 			return nil, vfs.Errorf(vfs.KindInvalid, op, "export path %q has a part that cannot be a name", e.Path)
 		}
-		if n.Export != nil {
+		if n.Export != nil && (e.Project == 0 || n.Export.FSID != e.FSID) {
 			return nil, vfs.Errorf(vfs.KindInvalid, op, "export path %q lies in the export %q", e.Path, n.Export.Path)
 		}
 		path += "/" + part
@@ -139,12 +144,17 @@ func (t *Table) FileSystems() map[uint32]vfs.FS {
 	return all
 }
 
+// Covered is the export whose root n is for client, nil if n is a pseudo directory for it.
+func (n *Node) Covered(client netip.Addr) *Export {
+	if n.Export == nil || n.Export.Rule(client) == nil {
+		return nil
+	}
+	return n.Export
+}
+
 // Visible reports whether client may see n.
 func (n *Node) Visible(client netip.Addr) bool {
-	if n.Export != nil {
-		return n.Export.Rule(client) != nil
-	}
-	if n.Parent == n {
+	if n.Covered(client) != nil || n.Parent == n {
 		return true
 	}
 	return slices.ContainsFunc(n.children, func(c *Node) bool { return c.Visible(client) })

@@ -106,6 +106,101 @@ func TestLookupParent(t *testing.T) {
 	c.fails(nfsv4.NFS4ERR_NOENT, ops(root(), lookup("none"))...)
 }
 
+// A secured export is closed: the way in is its root, and no handle names anything outside its project, whoever made it.
+func TestSecuredExport(t *testing.T) {
+	w := newWorld(t)
+	outside := w.mk(vfs.RootIno, "outside", vfs.TypeFile, 0o666, 0)
+	team := w.mk(vfs.RootIno, "team", vfs.TypeDir, 0o777, 0)
+	project := func(ino vfs.Ino, id uint32) {
+		t.Helper()
+		if err := w.fs.SetProject(ino, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	project(team, 5)
+	inside := w.mk(team, "inside", vfs.TypeFile, 0o666, 0)
+	sub := w.mk(team, "sub", vfs.TypeDir, 0o777, 0)
+	nested := w.mk(team, "nested", vfs.TypeDir, 0o777, 0)
+	project(nested, 6)
+	w.mk(nested, "deep", vfs.TypeFile, 0o666, 0)
+
+	whole := exportOf(1, "/default", w.fs, export.ReadWrite, export.SquashNone)
+	secured := exportOf(2, "/default/team", w.fs, export.ReadWrite, export.SquashNone)
+	secured.Root, secured.Project = team, 5
+	elsewhere := prefix("203.0.113.0/24", export.ReadWrite)
+	mine := whole.Rules
+	whole.Rules = elsewhere
+	w.exports.Replace(w.table(whole, secured))
+	c := w.connect("a", 1)
+	up, save := &nfsv4.NfsArgop4_OP_LOOKUPP{}, &nfsv4.NfsArgop4_OP_SAVEFH{}
+	putroot := &nfsv4.NfsArgop4_OP_PUTROOTFH{}
+	get := getAttr(nfsv4.FATTR4_FSID, nfsv4.FATTR4_FILEID)
+	to := func(path ...string) []nfsv4.NfsArgop4 {
+		out := []nfsv4.NfsArgop4{putroot, lookup("default"), lookup("team")}
+		for _, p := range path {
+			out = append(out, lookup(p))
+		}
+		return out
+	}
+	id := func(path ...nfsv4.NfsArgop4) any {
+		return attrsOK(t, last(c.ok(append(path, get)...)))[nfsv4.FATTR4_FILEID]
+	}
+
+	// The way in and out.
+	if id(to()...) != uint64(team) || id(to("inside")...) != uint64(inside) || id(ops(to("sub"), up)...) != uint64(team) {
+		t.Error("the way into the export")
+	}
+	names, _, _ := entries(t, readDirOK(last(c.ok(putroot, lookup("default"), readDir(0, [8]byte{}, 0, 4096, nfsv4.FATTR4_FILEID)))))
+	if !slices.Equal(names, []string{"team"}) {
+		t.Errorf("above the export there is %v", names)
+	}
+	if id(ops(to(), up)...) != id(putroot, lookup("default")) || id(ops(to(), up, up)...) != id(putroot) {
+		t.Error("LOOKUPP from the export's root does not lead to the pseudo file system")
+	}
+	c.fails(nfsv4.NFS4ERR_NOENT, putroot, lookup("default"), lookup("outside"))
+	c.fails(nfsv4.NFS4ERR_ROFS, putroot, lookup("default"), createDir("x", attrs()))
+	c.fails(nfsv4.NFS4ERR_ACCESS, to("nested")...)
+	c.ok(ops(to("sub"), createDir("made", attrs()), get)...)
+
+	// Handles as this cluster makes them, with any inode number.
+	fh := func(export uint32, ino vfs.Ino) nfsv4.NfsArgop4 {
+		return putFH(w.ring.Append(nil, handle.Handle{Kind: handle.Inode, FS: testFS, Export: export, Ino: uint64(ino)}))
+	}
+	belongs := 0
+	for ino := vfs.Ino(1); ino < 20; ino++ {
+		c.fails(nfsv4.NFS4ERR_ACCESS, fh(1, ino)) // also what is inside
+		if a, err := w.fs.GetAttr(t.Context(), ino); err == nil && a.Project == 5 {
+			belongs++
+			c.ok(fh(2, ino), get)
+			continue
+		}
+		c.fails(nfsv4.NFS4ERR_STALE, fh(2, ino))
+	}
+	if belongs != 4 { // team, inside, sub, made
+		t.Errorf("%d inodes are in the project", belongs)
+	}
+
+	// With a rule for the whole export as well the two do not mix.
+	whole.Rules = mine
+	w.exports.Replace(w.table(whole, secured))
+	if id(to("inside")...) != uint64(inside) || id(putroot, lookup("default"), lookup("outside")) != uint64(outside) {
+		t.Error("the whole export")
+	}
+	c.fails(nfsv4.NFS4ERR_XDEV, fh(1, outside), save, fh(2, sub), link("l"))
+	c.fails(nfsv4.NFS4ERR_XDEV, fh(1, vfs.RootIno), save, fh(2, sub), rename("outside", "o"))
+	// And without one for the secured export, its handles are of no use.
+	secured.Rules = elsewhere
+	w.exports.Replace(w.table(whole, secured))
+	c.fails(nfsv4.NFS4ERR_ACCESS, fh(2, inside))
+	c.ok(fh(1, inside), get)
+
+	// A root that is not the project's any more exports nothing.
+	whole.Rules, secured.Rules = elsewhere, mine
+	w.exports.Replace(w.table(whole, secured))
+	project(team, 0)
+	c.fails(nfsv4.NFS4ERR_STALE, to()...)
+}
+
 // The policy in force at each use of a handle decides.
 func TestHandles(t *testing.T) {
 	w := newWorld(t)

@@ -43,7 +43,7 @@ func (o *object) handle() handle.Handle {
 // pseudoObject stands for n, or for the root of the export that covers it.
 func (c *compound) pseudoObject(n *export.Node) object {
 	o := object{node: n, stateid: state.Invalid}
-	if e := n.Export; e != nil {
+	if e := n.Covered(c.from); e != nil {
 		o.export, o.rule, o.ino = e, e.Rule(c.from), e.RootIno()
 	}
 	return o
@@ -66,7 +66,7 @@ func (c *compound) resolve(fh []byte) (object, status) {
 	}
 	if h.Kind == handle.Pseudo {
 		n := c.table.Node(h.Ino)
-		if n == nil || n.Export != nil || !n.Visible(c.from) {
+		if n == nil || n.Covered(c.from) != nil || !n.Visible(c.from) {
 			return object{}, nfsv4.NFS4ERR_STALE
 		}
 		return c.pseudoObject(n), nfsv4.NFS4_OK
@@ -79,7 +79,26 @@ func (c *compound) resolve(fh []byte) (object, status) {
 	if rule == nil {
 		return object{}, nfsv4.NFS4ERR_ACCESS
 	}
-	return object{node: n, export: n.Export, rule: rule, ino: vfs.Ino(h.Ino), stateid: state.Invalid}, nfsv4.NFS4_OK
+	o := object{node: n, export: n.Export, rule: rule, ino: vfs.Ino(h.Ino), stateid: state.Invalid}
+	if st := c.inside(&o, nfsv4.NFS4ERR_STALE); st != nfsv4.NFS4_OK {
+		return object{}, st
+	}
+	return o, nfsv4.NFS4_OK
+}
+
+// inside refuses what does not belong to the project of a secured export. An inode's project does not change
+// while it has a name in it, so it is looked at once, when o comes into the compound.
+func (c *compound) inside(o *object, otherwise status) status {
+	if o.pseudo() || o.export.Project == 0 {
+		return nfsv4.NFS4_OK
+	}
+	if st := c.load(o); st != nfsv4.NFS4_OK {
+		return st
+	}
+	if o.attr.Project != o.export.Project {
+		return otherwise
+	}
+	return nfsv4.NFS4_OK
 }
 
 // load makes o's attributes valid.

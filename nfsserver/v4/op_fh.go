@@ -71,13 +71,15 @@ func (c *compound) lookup(name string) (object, status) {
 		if n == nil {
 			return object{}, nfsv4.NFS4ERR_NOENT
 		}
-		return c.pseudoObject(n), nfsv4.NFS4_OK
+		o := c.pseudoObject(n)
+		return o, c.inside(&o, nfsv4.NFS4ERR_STALE)
 	}
 	a, err := c.cur.export.FS.Lookup(c.ctx, c.fsCred(), c.cur.ino, name)
 	if err != nil {
 		return object{}, c.typeStatus(&c.cur, true, statusOf(err, true))
 	}
-	return c.sibling(&a), nfsv4.NFS4_OK
+	o := c.sibling(&a)
+	return o, c.inside(&o, nfsv4.NFS4ERR_ACCESS) // another project's directory may lie in this one
 }
 
 // opLookupP is LOOKUPP (RFC 8881, 18.14).
@@ -94,7 +96,8 @@ func (c *compound) opLookupP() status {
 func (c *compound) parent() (object, status) {
 	if c.cur.pseudo() || c.cur.ino == c.cur.export.RootIno() {
 		if n := c.cur.node; n.Parent != n {
-			return c.pseudoObject(n.Parent), nfsv4.NFS4_OK
+			o := c.pseudoObject(n.Parent)
+			return o, c.inside(&o, nfsv4.NFS4ERR_STALE)
 		}
 		return object{}, nfsv4.NFS4ERR_NOENT
 	}
@@ -102,7 +105,8 @@ func (c *compound) parent() (object, status) {
 	if err != nil {
 		return object{}, c.typeStatus(&c.cur, true, statusOf(err, true))
 	}
-	return c.sibling(&a), nfsv4.NFS4_OK
+	o := c.sibling(&a)
+	return o, c.inside(&o, nfsv4.NFS4ERR_ACCESS)
 }
 
 // appendFlavors appends SECINFO4resok: AUTH_SYS, and AUTH_NONE, whose callers
