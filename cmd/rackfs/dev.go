@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"os"
 	"time"
 
@@ -18,10 +17,10 @@ const stopTimeout = 30 * time.Second
 
 func newDevCommand() *cobra.Command {
 	var (
-		cfg    devcluster.Config
-		allow  []string
-		level  slog.Level
-		levelS string
+		cfg                           devcluster.Config
+		allow, quotas, projects, dirs []string
+		level                         slog.Level
+		levelS                        string
 	)
 	cmd := &cobra.Command{
 		Use:   "dev --data DIR",
@@ -36,11 +35,32 @@ keeps everything in the data directory. SIGTERM or Ctrl-C stops it.`,
 				return fmt.Errorf("--log-level: %w", err)
 			}
 			for _, s := range allow {
-				p, err := parsePrefix(s)
+				p, err := devcluster.ParseNetwork(s)
 				if err != nil {
 					return fmt.Errorf("--allow %q: %w; write a network such as 10.1.0.0/16, or an address", s, err)
 				}
 				cfg.Allow = append(cfg.Allow, p)
+			}
+			for _, s := range quotas {
+				q, err := devcluster.ParseQuota(s, false)
+				if err != nil {
+					return fmt.Errorf("--quota: %w", err)
+				}
+				cfg.Quotas = append(cfg.Quotas, q)
+			}
+			for _, s := range projects {
+				q, err := devcluster.ParseQuota(s, true)
+				if err != nil {
+					return fmt.Errorf("--project-quota: %w", err)
+				}
+				cfg.Quotas = append(cfg.Quotas, q)
+			}
+			for _, s := range dirs {
+				e, err := devcluster.ParseExport(s)
+				if err != nil {
+					return fmt.Errorf("--export: %w", err)
+				}
+				cfg.Exports = append(cfg.Exports, e)
 			}
 			cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 			return devcluster.Run(cmd.Context(), cfg, cmd.OutOrStdout(), stopTimeout)
@@ -55,6 +75,9 @@ keeps everything in the data directory. SIGTERM or Ctrl-C stops it.`,
 	f.IntVar(&cfg.Gateways, "gateways", 1, "NFS gateways")
 	f.StringVar(&cfg.Profile, "profile", "", "erasure code, data+parity shards; fixed when the data directory is made (default 4+2)")
 	f.StringArrayVar(&allow, "allow", nil, "network that may mount, may be repeated (default: this machine only)")
+	f.StringArrayVar(&quotas, "quota", nil, "limit of a file system, FS=BYTES[,inodes=N], such as default=1TiB; 0 takes it away; kept until it is set anew")
+	f.StringArrayVar(&projects, "project-quota", nil, "limit of a directory, FS:/DIR=BYTES[,inodes=N], such as default:/team=10GiB; makes the directory; may be repeated")
+	f.StringArrayVar(&dirs, "export", nil, "offer a directory by itself, FS:/DIR[=NETWORK,...], to clients that may not mount the whole file system; makes the directory; may be repeated")
 	f.BoolVar(&cfg.RootSquash, "root-squash", false, "treat clients' root as nobody")
 	f.BoolVar(&cfg.NoAtime, "noatime", false, "do not record times of access (default: as relatime, the first read after a change and one a day)")
 	f.DurationVar(&cfg.Lease, "lease", devcluster.DefaultLease, "NFS lease: how long a silent client keeps its locks")
@@ -64,15 +87,4 @@ keeps everything in the data directory. SIGTERM or Ctrl-C stops it.`,
 	f.StringVar(&levelS, "log-level", "warn", "debug, info, warn or error; logs go to standard error")
 	_ = cmd.MarkFlagRequired("data")
 	return cmd
-}
-
-func parsePrefix(s string) (netip.Prefix, error) {
-	if p, err := netip.ParsePrefix(s); err == nil {
-		return p.Masked(), nil
-	}
-	a, err := netip.ParseAddr(s)
-	if err != nil {
-		return netip.Prefix{}, err
-	}
-	return netip.PrefixFrom(a, a.BitLen()), nil
 }

@@ -150,10 +150,14 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err := provision(ctx, c.meta, &c.dir.shape); err != nil {
 		return err
 	}
+	secured, err := c.provisionProjects(ctx)
+	if err != nil {
+		return err
+	}
 	c.gateway, err = gateway.Start(ctx, gateway.Config{
 		Name: gatewayName, Cluster: [16]byte(c.dir.shape.clusterID()), Meta: c.meta,
 		BlockSecurity: func(node string) wire.Security { return wire.Security{Mode: c.cfg.dataMode(), TLS: id.ClientTLS(node)} },
-		Rules:         c.cfg.rules(), Lease: c.cfg.Lease, Release: release(), Capacity: c.capacity,
+		Rules:         c.cfg.rules(), Secured: secured, Lease: c.cfg.Lease, Release: release(), Capacity: c.capacity,
 		ReencodeInterval: c.cfg.reencodeInterval, FoldAge: c.cfg.foldAge, NoAtime: c.cfg.NoAtime, Registerer: c.reg, Logger: c.log,
 	})
 	if err != nil {
@@ -318,6 +322,7 @@ func (c *Cluster) status() status {
 		}
 		s.Stores = append(s.Stores, st)
 	}
+	s.Quotas = c.quotas()
 	for _, e := range c.gateway.Exports() {
 		s.Exports = append(s.Exports, exportStatus{Path: e.Path, FS: e.FSID})
 	}

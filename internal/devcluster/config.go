@@ -48,6 +48,8 @@ type Config struct {
 	Lease   time.Duration // 0: DefaultLease
 	GCGrace time.Duration // how long unused blocks stay; 0: DefaultGCGrace
 	Encrypt bool          // block data between gateway and stores
+	Quotas  []Quota       // limits to set; what is not named keeps its limits
+	Exports []DirExport   // secured exports of directories
 	// CollectInterval is between the passes in which a store deletes what is dead; 0: DefaultCollectInterval.
 	CollectInterval time.Duration
 
@@ -130,12 +132,15 @@ func (c *Config) allowed() []netip.Prefix {
 }
 
 func (c *Config) rules() []export.Rule {
+	return c.rulesFor(c.allowed())
+}
+
+func (c *Config) rulesFor(clients []netip.Prefix) (out []export.Rule) {
 	squash := export.SquashNone
 	if c.RootSquash {
 		squash = export.SquashRoot
 	}
-	var out []export.Rule
-	for _, p := range c.allowed() {
+	for _, p := range clients {
 		out = append(out, export.Rule{Clients: p, Access: export.ReadWrite, Squash: squash, AnonUID: export.AnonID, AnonGID: export.AnonID})
 	}
 	return out

@@ -35,6 +35,8 @@ type status struct {
 	Stores   []storeStatus  `json:"stores"`
 	Exports  []exportStatus `json:"exports"`
 	NFSState any            `json:"nfs_state"`
+	// Quotas are the limits of the file system (project 0) and its projects, and what they use; null while the metadata does not answer.
+	Quotas []quotaStatus `json:"quotas"`
 	// Placement is how stores and groups stand, as the leader sees it; null while there is none.
 	Placement *nodegroup.Status `json:"placement"`
 	// Work is the background work of stores and gateways that runs or waits, as the shards' leaders know it: those tasks that run first.
@@ -62,6 +64,17 @@ type storeStatus struct {
 	ID     uint32         `json:"id"`
 	Info   any            `json:"info"`
 	Upkeep *upkeep.Status `json:"upkeep,omitempty"`
+}
+
+type quotaStatus struct {
+	FS            uint32 `json:"fs"`
+	Project       uint32 `json:"project"`
+	Dir           uint64 `json:"dir,omitempty"` // inode
+	UsedBytes     uint64 `json:"used_bytes"`
+	ReservedBytes uint64 `json:"reserved_bytes"`
+	LimitBytes    uint64 `json:"limit_bytes"` // 0: none
+	UsedInodes    uint64 `json:"used_inodes"`
+	LimitInodes   uint64 `json:"limit_inodes"`
 }
 
 type exportStatus struct {

@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"errors"
+	"hash/fnv"
 	"log/slog"
 	"net"
 	"slices"
@@ -43,6 +45,8 @@ type Config struct {
 	Meta          *raftmeta.Client                // the caller closes it after the gateway
 	BlockSecurity func(node string) wire.Security // of connections to block servers
 	Rules         []export.Rule                   // who may use the exports
+
+	Secured []Secured // exports of directories of projects
 
 	Lease time.Duration // NFS lease, default 30 s
 	// MapInterval is how often the cluster map is asked for, default 1 s.
@@ -178,7 +182,13 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 		shardOf[fs.Id] = shard
 		folding.Volumes = append(folding.Volumes, rewrite.Folded{Volume: v, Shard: shard, FS: fs.Id, Blocks: stored})
 		served := &leasedFS{fs: v, need: []*membership{m, g.members.all[clusterShard]}}
-		g.exports = append(g.exports, export.Export{ID: fs.Id, FSID: fs.Id, Path: exportPath(fs), FS: served, Rules: cfg.Rules})
+		whole := export.Export{ID: fs.Id, FSID: fs.Id, Path: exportPath(fs), FS: served, Rules: cfg.Rules}
+		g.exports = append(g.exports, whole)
+		for i := range cfg.Secured {
+			if s := &cfg.Secured[i]; s.FS == fs.Id {
+				g.exports = append(g.exports, s.export(&whole))
+			}
+		}
 	}
 	g.desks = make(map[uint16]*background.Desk)
 	for _, pl := range places {
@@ -241,6 +251,29 @@ func (g *Gateway) retake(ctx context.Context) error {
 		return err
 	}
 	return g.nfs.Serves(ctx, func(id state.ClientID) bool { return served[id] })
+}
+
+// Secured is an export of a project's directory, for clients that need not be allowed the whole file system.
+type Secured struct {
+	FS      uint32  // file system id
+	Dir     string  // where it is offered, below the file system's own path: "/a/b"
+	Root    vfs.Ino // the project's directory
+	Project uint32
+	Rules   []export.Rule
+}
+
+// export is s beside the export of its file system. Its id is made of the file system and the project, so it is the
+// same at every gateway and start; ids of file systems are below the bit that it has.
+func (s *Secured) export(whole *export.Export) export.Export {
+	const ofProject = 1 << 31
+	h := fnv.New32a()
+	var b [8]byte
+	binary.BigEndian.PutUint32(b[:], s.FS)
+	binary.BigEndian.PutUint32(b[4:], s.Project)
+	h.Write(b[:])
+	return export.Export{
+		ID: h.Sum32() | ofProject, FSID: s.FS, Path: whole.Path + s.Dir, FS: whole.FS, Root: s.Root, Project: s.Project, Rules: s.Rules,
+	}
 }
 
 // exportPath is /NAME in the workspace default, else /WORKSPACE/NAME.
