@@ -63,7 +63,7 @@ func extentOf(e *metapb.Extent) segment {
 	if e.Block != 0 {
 		s.block = Block{ID: e.Block, PG: e.Pg, K: uint8(e.K), M: uint8(e.M), Len: e.BlockLength}
 		s.blockOff = e.BlockOffset
-	} else {
+	} else if s.reserved = e.Reserved; !s.reserved {
 		s.inline = e.Inline
 	}
 	return s
@@ -77,6 +77,9 @@ func validExtent(e *metapb.Extent) bool {
 	}
 	if e.Block != 0 {
 		return e.BlockLength <= chunkSize && uint64(e.BlockOffset)+uint64(e.Length) <= uint64(e.BlockLength)
+	}
+	if e.Reserved {
+		return len(e.Inline) == 0
 	}
 	return len(e.Inline) == int(e.Length)
 }

@@ -13,6 +13,7 @@ const maxOffset = 1 << 63
 type segment struct {
 	off, end uint64
 	inline   []byte // end-off bytes, immutable
+	reserved bool   // a hole for readers, allocated for writers; known only where it was asked for
 	block    Block  // ID 0: not in a block
 	blockOff uint32 // of off in the block
 }
@@ -31,11 +32,11 @@ func (s segment) within(lo, hi uint64) segment {
 }
 
 // allocated reports whether the bytes of s count in the file's usage.
-func (s *segment) allocated() bool { return s.block.ID != 0 || s.inline != nil }
+func (s *segment) allocated() bool { return s.block.ID != 0 || s.inline != nil || s.reserved }
 
 // joins reports whether t continues s.
 func (s *segment) joins(t *segment) bool {
-	return s.end == t.off && s.inline == nil && t.inline == nil && s.block == t.block &&
+	return s.end == t.off && s.inline == nil && t.inline == nil && s.reserved == t.reserved && s.block == t.block &&
 		(s.block.ID == 0 || uint64(s.blockOff)+(s.end-s.off) == uint64(t.blockOff))
 }
 

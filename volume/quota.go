@@ -242,7 +242,7 @@ func (v *Volume) makeRoom(ctx context.Context, e *inode, off uint64, n int, got 
 	}
 	// Also what is known: the metadata has filled holes in pages meanwhile.
 	first := off - off%pageSize
-	if err := v.loadExtents(ctx, e, first, (off-first+uint64(n)+pageSize-1)/pageSize*pageSize); err != nil {
+	if _, err := v.queryExtents(ctx, e, first, (off-first+uint64(n)+pageSize-1)/pageSize*pageSize, true); err != nil {
 		return step, vfs.Wrap(op, err)
 	}
 	v.releaseFree(ctx, func(p uint32, _ *allotment) bool { return p != project })
@@ -414,6 +414,15 @@ func (v *Volume) retireQuota(ctx context.Context) {
 	}
 }
 
+// capacity is that of the pool. Where it is not known it is so much that only used counts.
+func (v *Volume) capacity(used uint64) (total, free uint64) {
+	if v.cfg.Capacity != nil {
+		return v.cfg.Capacity()
+	}
+	const unknown = 1 << 50
+	return unknown, unknown - min(used, unknown)
+}
+
 // StatFS implements vfs.FS.
 func (v *Volume) StatFS(ctx context.Context, ino vfs.Ino) (vfs.StatFS, error) {
 	q := &metapb.StatFSQ{}
@@ -427,13 +436,10 @@ func (v *Volume) StatFS(ctx context.Context, ino vfs.Ino) (vfs.StatFS, error) {
 	u := r.GetStatfs()
 	p := u.GetProject()
 	free, allFree, _ := v.quota.totals(p.GetProject())
-	s := vfs.StatFS{TotalBytes: 1 << 50, UsedFiles: u.GetUsedInodes()}
+	s := vfs.StatFS{UsedFiles: u.GetUsedInodes()}
 	// Reservations that buffered writes hold count as used, those that are free here do not.
 	s.UsedBytes = u.GetUsedBytes() + u.GetReservedBytes() - min(allFree, u.GetReservedBytes())
-	s.FreeBytes = s.TotalBytes - min(s.UsedBytes, s.TotalBytes)
-	if v.cfg.Capacity != nil {
-		s.TotalBytes, s.FreeBytes = v.cfg.Capacity()
-	}
+	s.TotalBytes, s.FreeBytes = v.capacity(s.UsedBytes)
 	// Inodes are only keys: without a limit there are as many as one may want.
 	s.FreeFiles = 1 << 40
 	s.TotalFiles = s.FreeFiles + s.UsedFiles

@@ -258,6 +258,34 @@ func TestQuotaOfMergedPages(t *testing.T) {
 	}
 }
 
+// TestQuotaAllocate: what was allocated can be written at a full quota, and allocating stops at the limit.
+func TestQuotaAllocate(t *testing.T) {
+	r := newQuotaRig(t, volume.Config{})
+	dir := r.project(1)
+	r.limit(1, 1<<20)
+	ino := r.file(dir, "f")
+	r.write(ino, 0, fill(10, 1), vfs.FileSync)
+	alloc := func(n uint64) error { return r.volume().Allocate(ctx, &vfs.Root, ino, 0, n) }
+	want(t, vfs.KindQuota, alloc(2<<20))
+	if err := alloc(1 << 20); err != nil {
+		t.Fatal(err)
+	}
+	other := r.file(dir, "other")
+	if n := r.write(other, 0, fill(1, 1), vfs.Unstable); n != 0 {
+		t.Fatalf("%d bytes beyond the limit", n)
+	}
+	for _, off := range []uint64{0, 5, 12345, 1<<20 - 5000} {
+		if n := r.write(ino, off, fill(5000, 2), vfs.Unstable); n != 5000 {
+			t.Fatalf("%d bytes at %d of an allocated range accepted", n, off)
+		}
+	}
+	r.commit(ino)
+	if q := r.quota(1); q.UsedBytes != 1<<20 {
+		t.Fatalf("%v", q)
+	}
+	r.check()
+}
+
 // TestQuotaOfInodes: a refused create leaves nothing behind.
 func TestQuotaOfInodes(t *testing.T) {
 	r := newQuotaRig(t, volume.Config{})
@@ -390,7 +418,7 @@ func TestQuotaModel(t *testing.T) {
 			if at[n] == 0 {
 				at[n] = r.file(dirs[dir], n)
 			}
-			switch rapid.IntRange(0, 7).Draw(rt, "op") {
+			switch rapid.IntRange(0, 9).Draw(rt, "op") {
 			case 0, 1, 2, 3:
 				off := rapid.IntRange(0, 30000).Draw(rt, "off")
 				if rapid.Bool().Draw(rt, "append") {
@@ -418,6 +446,24 @@ func TestQuotaModel(t *testing.T) {
 				r.remove(dirs[dir], n)
 				delete(at, n)
 				delete(files, n)
+			case 6:
+				off, size := rapid.IntRange(0, 30000).Draw(rt, "off"), rapid.IntRange(1, 20000).Draw(rt, "size")
+				if err := r.volume().Deallocate(ctx, &vfs.Root, at[n], uint64(off), uint64(size)); err != nil {
+					rt.Fatal(err)
+				}
+				if off < len(files[n]) {
+					clear(files[n][off:min(off+size, len(files[n]))])
+				}
+			case 7:
+				off, size := rapid.IntRange(0, 30000).Draw(rt, "off"), rapid.IntRange(1, 20000).Draw(rt, "size")
+				switch err := r.volume().Allocate(ctx, &vfs.Root, at[n], uint64(off), uint64(size)); vfs.KindOf(err) {
+				case vfs.KindOK:
+					files[n] = append(files[n], make([]byte, max(0, off+size-len(files[n])))...)
+				case vfs.KindQuota:
+					refused++
+				default:
+					rt.Fatal(err)
+				}
 			default:
 				check(n)
 			}

@@ -32,17 +32,21 @@ func (v *Volume) Deallocate(ctx context.Context, c *vfs.Cred, ino vfs.Ino, off, 
 func (v *Volume) Allocate(ctx context.Context, c *vfs.Cred, ino vfs.Ino, off, n uint64) error {
 	const op = "allocate"
 	return v.ranged(ctx, ino, off, n, op, func(ctx context.Context, e *inode) error {
-		st, err := v.StatFS(ctx)
+		// What is reserved for writes to come serves this as well.
+		v.releaseFree(ctx, func(uint32, *allotment) bool { return true })
+		st, err := v.StatFS(ctx, ino)
 		if err != nil {
 			return err
 		}
+		_, free := v.capacity(st.UsedBytes)
 		e.mu.Lock()
 		used := e.attr().Used
 		e.mu.Unlock()
-		free := st.AvailBytes
 		// At least this much of the range is in holes, so nothing is begun that cannot be ended.
-		if n > used && n-used > free {
+		if least := n - min(n, used); least > free {
 			return vfs.Errorf(vfs.KindNoSpace, op, "%d bytes, %d are free: remove files or ask for less", n, free)
+		} else if least > st.AvailBytes {
+			return vfs.Errorf(vfs.KindQuota, op, "%d bytes, the limit leaves %d: remove files or ask for less", n, st.AvailBytes)
 		}
 		return v.inPieces(ctx, c, e, off, off+n, op, func(ask rangeAsk) *metapb.Command {
 			return &metapb.Command{Op: &metapb.Command_Allocate{Allocate: &metapb.Allocate{

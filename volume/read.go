@@ -149,7 +149,7 @@ func (v *Volume) lookUnleased(ctx context.Context, e *inode, off uint64, p []byt
 			return pic, true, nil
 		}
 	}
-	x, err := v.queryExtents(ctx, e, off, uint64(len(p)))
+	x, err := v.queryExtents(ctx, e, off, uint64(len(p)), false)
 	if err != nil {
 		return picture{}, false, err
 	}
@@ -183,7 +183,7 @@ func clip(segs []segment, end uint64) []segment {
 // loadExtents makes the extents of [off, off+n) known, unless they change
 // meanwhile: then the caller looks again.
 func (v *Volume) loadExtents(ctx context.Context, e *inode, off, n uint64) error {
-	_, err := v.queryExtents(ctx, e, off, n)
+	_, err := v.queryExtents(ctx, e, off, n, false)
 	return err
 }
 
@@ -196,7 +196,7 @@ type extentsAnswer struct {
 
 // queryExtents asks for at least [off, off+n) at one change value, and keeps
 // the answer if it is still true when it arrives.
-func (v *Volume) queryExtents(ctx context.Context, e *inode, off, n uint64) (extentsAnswer, error) {
+func (v *Volume) queryExtents(ctx context.Context, e *inode, off, n uint64, reserved bool) (extentsAnswer, error) {
 	e.mu.Lock()
 	gen := e.extGen
 	e.mu.Unlock()
@@ -204,7 +204,7 @@ func (v *Volume) queryExtents(ctx context.Context, e *inode, off, n uint64) (ext
 	var ans extentsAnswer
 	for at := off; ; {
 		r, err := v.query(ctx, "read", nil, &metapb.Query{Q: &metapb.Query_Extents{Extents: &metapb.ExtentsQ{
-			Ino: uint64(e.ino), Offset: at, Length: min(want-at+extentsAhead, maxOffset-at), MaxExtents: extentsPerQuery,
+			Ino: uint64(e.ino), Offset: at, Length: min(want-at+extentsAhead, maxOffset-at), MaxExtents: extentsPerQuery, Reserved: reserved,
 		}}})
 		if err != nil {
 			return ans, err

@@ -94,7 +94,7 @@ func (r *reader) extents(q *metapb.ExtentsQ) (*metapb.QueryResult, error) {
 	const perExtent = 64
 	bytes, at := 0, q.Offset
 	err = liveExtents(r.view.Scan, r.fs, n, q.Offset, to, math.MaxInt, func(e extent) (bool, error) {
-		if e.reserved {
+		if e.reserved && !q.Reserved {
 			return true, nil // reads as a hole does
 		}
 		bytes += perExtent + len(e.inline)
@@ -106,7 +106,7 @@ func (r *reader) extents(q *metapb.ExtentsQ) (*metapb.QueryResult, error) {
 		at = e.end
 		res.Extents = append(res.Extents, &metapb.Extent{
 			Offset: e.start, Length: uint32(e.len()), Inline: e.inline,
-			Block: e.block, BlockOffset: e.blockOff, BlockLength: e.blockLen, Pg: e.pg, K: e.k, M: e.m,
+			Block: e.block, BlockOffset: e.blockOff, BlockLength: e.blockLen, Pg: e.pg, K: e.k, M: e.m, Reserved: e.reserved,
 		})
 		return true, nil
 	})

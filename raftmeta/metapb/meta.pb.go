@@ -8737,6 +8737,7 @@ type ExtentsQ struct {
 	Offset        uint64                 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
 	Length        uint64                 `protobuf:"varint,3,opt,name=length,proto3" json:"length,omitempty"` // 0: to the end
 	MaxExtents    uint32                 `protobuf:"varint,4,opt,name=max_extents,json=maxExtents,proto3" json:"max_extents,omitempty"`
+	Reserved      bool                   `protobuf:"varint,5,opt,name=reserved,proto3" json:"reserved,omitempty"` // from level 3: list reserved extents too, which read as holes do and count as used
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -8797,6 +8798,13 @@ func (x *ExtentsQ) GetMaxExtents() uint32 {
 		return x.MaxExtents
 	}
 	return 0
+}
+
+func (x *ExtentsQ) GetReserved() bool {
+	if x != nil {
+		return x.Reserved
+	}
+	return false
 }
 
 // StatFSQ asks for the totals of a file system, and of the project of an inode in it.
@@ -10327,6 +10335,7 @@ type Extent struct {
 	Pg            uint32                 `protobuf:"varint,7,opt,name=pg,proto3" json:"pg,omitempty"`
 	K             uint32                 `protobuf:"varint,8,opt,name=k,proto3" json:"k,omitempty"`
 	M             uint32                 `protobuf:"varint,9,opt,name=m,proto3" json:"m,omitempty"`
+	Reserved      bool                   `protobuf:"varint,10,opt,name=reserved,proto3" json:"reserved,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -10422,6 +10431,13 @@ func (x *Extent) GetM() uint32 {
 		return x.M
 	}
 	return 0
+}
+
+func (x *Extent) GetReserved() bool {
+	if x != nil {
+		return x.Reserved
+	}
+	return false
 }
 
 type ExtentsR struct {
@@ -15161,13 +15177,14 @@ const file_meta_proto_rawDesc = "" +
 	"\x05attrs\x18\x04 \x01(\bR\x05attrs\x12\x1b\n" +
 	"\tmax_bytes\x18\x05 \x01(\rR\bmaxBytes\"\x1d\n" +
 	"\tReadLinkQ\x12\x10\n" +
-	"\x03ino\x18\x01 \x01(\x04R\x03ino\"m\n" +
+	"\x03ino\x18\x01 \x01(\x04R\x03ino\"\x89\x01\n" +
 	"\bExtentsQ\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x16\n" +
 	"\x06length\x18\x03 \x01(\x04R\x06length\x12\x1f\n" +
 	"\vmax_extents\x18\x04 \x01(\rR\n" +
-	"maxExtents\"\x1b\n" +
+	"maxExtents\x12\x1a\n" +
+	"\breserved\x18\x05 \x01(\bR\breserved\"\x1b\n" +
 	"\aStatFSQ\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\"3\n" +
 	"\aQuotasQ\x12\x12\n" +
@@ -15265,7 +15282,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x03eof\x18\x02 \x01(\bR\x03eof\x12&\n" +
 	"\x03dir\x18\x03 \x01(\v2\x14.rackfs.meta.v1.AttrR\x03dir\"#\n" +
 	"\tReadLinkR\x12\x16\n" +
-	"\x06target\x18\x01 \x01(\fR\x06target\"\xd8\x01\n" +
+	"\x06target\x18\x01 \x01(\fR\x06target\"\xf4\x01\n" +
 	"\x06Extent\x12\x16\n" +
 	"\x06offset\x18\x01 \x01(\x04R\x06offset\x12\x16\n" +
 	"\x06length\x18\x02 \x01(\rR\x06length\x12\x16\n" +
@@ -15275,7 +15292,9 @@ const file_meta_proto_rawDesc = "" +
 	"\fblock_length\x18\x06 \x01(\rR\vblockLength\x12\x0e\n" +
 	"\x02pg\x18\a \x01(\rR\x02pg\x12\f\n" +
 	"\x01k\x18\b \x01(\rR\x01k\x12\f\n" +
-	"\x01m\x18\t \x01(\rR\x01m\"|\n" +
+	"\x01m\x18\t \x01(\rR\x01m\x12\x1a\n" +
+	"\breserved\x18\n" +
+	" \x01(\bR\breserved\"|\n" +
 	"\bExtentsR\x120\n" +
 	"\aextents\x18\x01 \x03(\v2\x16.rackfs.meta.v1.ExtentR\aextents\x12\x16\n" +
 	"\x06change\x18\x02 \x01(\x04R\x06change\x12\x12\n" +

@@ -3124,6 +3124,7 @@ func (m *ExtentsQ) CloneVT() *ExtentsQ {
 	r.Offset = m.Offset
 	r.Length = m.Length
 	r.MaxExtents = m.MaxExtents
+	r.Reserved = m.Reserved
 	if len(m.unknownFields) > 0 {
 		r.unknownFields = make([]byte, len(m.unknownFields))
 		copy(r.unknownFields, m.unknownFields)
@@ -3768,6 +3769,7 @@ func (m *Extent) CloneVT() *Extent {
 	r.Pg = m.Pg
 	r.K = m.K
 	r.M = m.M
+	r.Reserved = m.Reserved
 	if rhs := m.Inline; rhs != nil {
 		tmpBytes := make([]byte, len(rhs))
 		copy(tmpBytes, rhs)
@@ -13083,6 +13085,16 @@ func (m *ExtentsQ) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.Reserved {
+		i--
+		if m.Reserved {
+			dAtA[i] = 1
+		} else {
+			dAtA[i] = 0
+		}
+		i--
+		dAtA[i] = 0x28
+	}
 	if m.MaxExtents != 0 {
 		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.MaxExtents))
 		i--
@@ -14605,6 +14617,16 @@ func (m *Extent) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
+	}
+	if m.Reserved {
+		i--
+		if m.Reserved {
+			dAtA[i] = 1
+		} else {
+			dAtA[i] = 0
+		}
+		i--
+		dAtA[i] = 0x50
 	}
 	if m.M != 0 {
 		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.M))
@@ -21668,6 +21690,9 @@ func (m *ExtentsQ) SizeVT() (n int) {
 	if m.MaxExtents != 0 {
 		n += 1 + protohelpers.SizeOfVarint(uint64(m.MaxExtents))
 	}
+	if m.Reserved {
+		n += 2
+	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -22334,6 +22359,9 @@ func (m *Extent) SizeVT() (n int) {
 	}
 	if m.M != 0 {
 		n += 1 + protohelpers.SizeOfVarint(uint64(m.M))
+	}
+	if m.Reserved {
+		n += 2
 	}
 	n += len(m.unknownFields)
 	return n
@@ -42134,6 +42162,26 @@ func (m *ExtentsQ) UnmarshalVT(dAtA []byte) error {
 					break
 				}
 			}
+		case 5:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Reserved", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.Reserved = bool(v != 0)
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -45548,6 +45596,26 @@ func (m *Extent) UnmarshalVT(dAtA []byte) error {
 					break
 				}
 			}
+		case 10:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Reserved", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.Reserved = bool(v != 0)
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])

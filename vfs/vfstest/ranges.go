@@ -64,7 +64,7 @@ func testAllocate(e *env) {
 	}
 	e.seek(f.Ino, 0, 8192, 0)
 	// Not more than there is, however much is asked for.
-	st, err := e.fs.StatFS(e.ctx)
+	st, err := e.fs.StatFS(e.ctx, f.Ino)
 	e.ok(err)
 	e.want(vfs.KindNoSpace, r.Allocate(e.ctx, root, f.Ino, 0, st.AvailBytes+64<<30))
 	e.want(vfs.KindNoSpace, r.Allocate(e.ctx, root, f.Ino, 0, vfs.MaxSize))
