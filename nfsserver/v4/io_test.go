@@ -8,6 +8,7 @@ import (
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
 
+	"github.com/rackfs/rackfs/internal/memfs"
 	"github.com/rackfs/rackfs/vfs"
 )
 
@@ -282,5 +283,42 @@ func TestVersion42(t *testing.T) {
 		&nfsv4.NfsArgop4_OP_READ_PLUS{},
 	} {
 		c.fails(nfsv4.NFS4ERR_NOTSUPP, ops(at("f"), op)...)
+	}
+}
+
+// fullFS stores no more than room bytes of a file.
+type fullFS struct {
+	*memfs.FS
+	room uint64
+}
+
+func (f *fullFS) Write(ctx context.Context, c *vfs.Cred, ino vfs.Ino, off uint64, p []byte, s vfs.Stable) (vfs.Stable, vfs.Verifier, error) {
+	full := vfs.KindQuota.Err("write")
+	if off+uint64(len(p)) <= f.room {
+		return f.FS.Write(ctx, c, ino, off, p, s)
+	}
+	if off >= f.room {
+		return 0, vfs.Verifier{}, full
+	}
+	got, v, err := f.FS.Write(ctx, c, ino, off, p[:f.room-off], s)
+	if err != nil {
+		return got, v, err
+	}
+	return got, v, &vfs.ShortWrite{N: int(f.room - off), Err: full}
+}
+
+// A WRITE of which only a part fits a quota says how much; the rest is refused with DQUOT.
+func TestShortWrite(t *testing.T) {
+	mem := memfs.New(memfs.Options{})
+	w := newWorldOf(t, mem, &fullFS{mem, 1000}, 0)
+	c := w.connect("a", 1)
+	c.ok(ops(root(), open("o", wr, 0, unchecked(), named("f")), closeFile(current))...)
+	res := writeOK(last(c.ok(ops(at("f"), write(anonymous, 600, nfsv4.FILE_SYNC4, pattern(700)))...)))
+	if res.Count != 400 || res.Committed != nfsv4.FILE_SYNC4 {
+		t.Errorf("%+v", res)
+	}
+	c.fails(nfsv4.NFS4ERR_DQUOT, ops(at("f"), write(anonymous, 1000, nfsv4.UNSTABLE4, pattern(300)))...)
+	if a := attrsOK(t, last(c.ok(ops(at("f"), getAttr(nfsv4.FATTR4_SIZE))...))); a[nfsv4.FATTR4_SIZE] != uint64(1000) {
+		t.Errorf("%v", a)
 	}
 }
