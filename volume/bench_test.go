@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 	"github.com/rackfs/rackfs/volume"
 )
@@ -12,8 +13,19 @@ import (
 // without replicas, and blocks are copied in memory.
 
 // BenchmarkWrite1M writes a stream of 1 MiB writes and commits it every 64 MiB.
-func BenchmarkWrite1M(b *testing.B) {
+func BenchmarkWrite1M(b *testing.B) { benchWrite(b, 0) }
+
+// BenchmarkWrite1MLimited does the same where there is a limit, far away.
+func BenchmarkWrite1MLimited(b *testing.B) { benchWrite(b, 1<<50) }
+
+func benchWrite(b *testing.B, limit uint64) {
 	c := newCrashing(b, volume.Config{})
+	if limit > 0 {
+		_, err := c.gw.Apply(ctx, testShard, &metapb.Command{Fs: testFS, Op: &metapb.Command_SetQuota{SetQuota: &metapb.SetQuota{Bytes: limit}}})
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
 	c.blocks.forget = true
 	f := create(b, c, "f")
 	p := fill(1<<20, 1)
