@@ -36,18 +36,19 @@ type Limits struct {
 
 // Config of a Server.
 type Config struct {
-	Cluster [16]byte         // the cluster's id
-	Keys    []handle.Key     // of file handles; the last makes new ones
-	Exports []export.Export  // may be replaced later
-	Store   state.StateStore // what survives a restart
-	Lease   time.Duration    // 30 s
-	Boot    uint32           // differs from that of every earlier start; 0: random
-	Name    string           // of this server, unique in the cluster
-	Release string           // of the software, told to clients
-	Limits  Limits
-	Valid   func(fsid uint32) bool // see v4.Config
-	Clock   func() time.Time       // time.Now
-	Logger  *slog.Logger           // slog.Default()
+	Cluster     [16]byte         // the cluster's id
+	Keys        []handle.Key     // of file handles; the last makes new ones
+	Exports     []export.Export  // may be replaced later
+	Store       state.StateStore // what survives a restart
+	Lease       time.Duration    // 30 s
+	Boot        uint32           // differs from that of every earlier start; 0: random
+	Delegations state.Delegating // which are given, none
+	Name        string           // of this server, unique in the cluster
+	Release     string           // of the software, told to clients
+	Limits      Limits
+	Valid       func(fsid uint32) bool // see v4.Config
+	Clock       func() time.Time       // time.Now
+	Logger      *slog.Logger           // slog.Default()
 
 	// Registerer takes the metrics, nil: none. For several servers in one
 	// process wrap it with a label.
@@ -108,7 +109,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	_, kept := cfg.Store.(state.SessionStore)
 	s := &Server{cfg: cfg, exports: export.NewSet(table)}
 	s.state = state.New(state.Config{
-		Lease: cfg.Lease, Boot: cfg.Boot, Limits: cfg.Limits.State, Recorded: recorded, Kept: kept,
+		Lease: cfg.Lease, Boot: cfg.Boot, Limits: cfg.Limits.State, Recorded: recorded, Kept: kept, Delegations: cfg.Delegations,
 	}, cfg.Clock())
 	m := newMetrics()
 	// Node names repeat from cluster to cluster. A client that mounts two clusters would take

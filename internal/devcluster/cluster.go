@@ -20,6 +20,7 @@ import (
 	"github.com/rackfs/rackfs/internal/pki"
 	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/internal/wire"
+	"github.com/rackfs/rackfs/nfsserver/state"
 	"github.com/rackfs/rackfs/placement"
 	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/vfs"
@@ -154,11 +155,15 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	delegations, err := state.ParseDelegating(c.cfg.Delegations)
+	if err != nil {
+		return err
+	}
 	c.gateway, err = gateway.Start(ctx, gateway.Config{
 		Name: gatewayName, Cluster: [16]byte(c.dir.shape.clusterID()), Meta: c.meta,
 		BlockSecurity: func(node string) wire.Security { return wire.Security{Mode: c.cfg.dataMode(), TLS: id.ClientTLS(node)} },
 		Rules:         c.cfg.rules(), Secured: secured, Lease: c.cfg.Lease, Release: release(), Capacity: c.capacity,
-		ReencodeInterval: c.cfg.reencodeInterval, FoldAge: c.cfg.foldAge, NoAtime: c.cfg.NoAtime, Registerer: c.reg, Logger: c.log,
+		ReencodeInterval: c.cfg.reencodeInterval, FoldAge: c.cfg.foldAge, NoAtime: c.cfg.NoAtime, Delegations: delegations, Registerer: c.reg, Logger: c.log,
 	})
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 
 	"github.com/rackfs/rackfs/background/ledger"
 	"github.com/rackfs/rackfs/nfsserver/export"
+	"github.com/rackfs/rackfs/nfsserver/state"
 	"github.com/rackfs/rackfs/placement"
 	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/vfs"
@@ -40,9 +41,10 @@ type Config struct {
 	Profile     string
 	LogStore    string // raft-wal or raft-boltdb
 
-	Gateways   int            // 0 or 1
-	Allow      []netip.Prefix // who may mount besides this machine
-	RootSquash bool
+	Gateways    int            // 0 or 1
+	Allow       []netip.Prefix // who may mount besides this machine
+	RootSquash  bool
+	Delegations string // which are given to NFS clients: read (default) or none
 	// NoAtime: reading leaves times of access as they are; else they are kept as relatime does.
 	NoAtime bool
 	Lease   time.Duration // 0: DefaultLease
@@ -89,6 +91,9 @@ func (c *Config) check() error {
 	}
 	if c.GCGrace != 0 && (c.GCGrace < time.Second || c.GCGrace > 30*24*time.Hour) {
 		return bad("--gc-grace %v: use 1s to 720h", c.GCGrace)
+	}
+	if _, err := state.ParseDelegating(c.Delegations); err != nil {
+		return err
 	}
 	switch raftmeta.Backend(c.LogStore) {
 	case "", raftmeta.WAL, raftmeta.Bolt:

@@ -57,13 +57,14 @@ type Config struct {
 	ReencodeRate     float64
 	// FoldAge is how long parts of files are not written before what small flushes left of them in the metadata and in many
 	// pieces is put into blocks, default 1 min; FoldRate bounds that, in bytes per second, default 32 MiB.
-	FoldAge    time.Duration
-	NoAtime    bool // reading leaves times of access as they are; else as relatime, see mount(8)
-	FoldRate   float64
-	Release    string                      // of the software
-	Capacity   func() (total, free uint64) // of the pool before coding; nil: unknown
-	Registerer prometheus.Registerer       // nil: no metrics
-	Logger     *slog.Logger                // default slog.Default()
+	FoldAge     time.Duration
+	Delegations state.Delegating // of files to NFS clients
+	NoAtime     bool             // reading leaves times of access as they are; else as relatime, see mount(8)
+	FoldRate    float64
+	Release     string                      // of the software
+	Capacity    func() (total, free uint64) // of the pool before coding; nil: unknown
+	Registerer  prometheus.Registerer       // nil: no metrics
+	Logger      *slog.Logger                // default slog.Default()
 }
 
 // Gateway serves the cluster's file systems over NFS.
@@ -230,7 +231,7 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 	}
 	g.nfs, err = nfsserver.New(ctx, nfsserver.Config{
 		Cluster: cfg.Cluster, Keys: keys, Exports: g.exports, Store: store,
-		Lease: cfg.Lease, Name: cfg.Name, Release: cfg.Release, Logger: cfg.Logger, Registerer: cfg.Registerer,
+		Delegations: cfg.Delegations, Lease: cfg.Lease, Name: cfg.Name, Release: cfg.Release, Logger: cfg.Logger, Registerer: cfg.Registerer,
 		Valid: func(fsid uint32) bool { return g.members.valid(shardOf[fsid]) },
 	})
 	if err != nil {

@@ -71,6 +71,7 @@ func (s *sessionStore) NewClientIDs(ctx context.Context) ([]state.ClientID, erro
 func (s *sessionStore) newest(rec state.ClientRecord) state.ClientRecord {
 	if old, ok := s.known[rec.ClientID]; ok {
 		rec.Reclaimed = rec.Reclaimed || old.Reclaimed
+		rec.Delegated = rec.Delegated || old.Delegated
 		if int32(old.Sequence-rec.Sequence) > 0 {
 			rec.Sequence = old.Sequence
 		}
@@ -233,9 +234,15 @@ func (s *sessionStore) Find(ctx context.Context, id state.SessionID) (state.Clie
 	return cs, nil
 }
 
-// sessionFormat is the first byte of our part of records in shard 0: of a client then 4 bytes of sequence and 1 that is 1 after
-// RECLAIM_COMPLETE; of a session 4 each of sequence, flags, callback program, then two channels of 5 times 4. All big-endian.
+// sessionFormat is the first byte of our part of records in shard 0: of a client then 4 bytes of sequence and 1 of
+// flags; of a session 4 each of sequence, flags, callback program, then two channels of 5 times 4. All big-endian.
 const sessionFormat = 1
+
+// Flags of a client.
+const (
+	flagReclaimed = 1 // RECLAIM_COMPLETE was received
+	flagDelegated = 2 // it had a delegation
+)
 
 const (
 	clientRecordLen  = 1 + 4 + 1
@@ -243,12 +250,14 @@ const (
 )
 
 func pbClient(r *state.ClientRecord) *metapb.ClientRecord {
-	b := binary.BigEndian.AppendUint32([]byte{sessionFormat}, r.Sequence)
+	var flags byte
 	if r.Reclaimed {
-		b = append(b, 1)
-	} else {
-		b = append(b, 0)
+		flags |= flagReclaimed
 	}
+	if r.Delegated {
+		flags |= flagDelegated
+	}
+	b := append(binary.BigEndian.AppendUint32([]byte{sessionFormat}, r.Sequence), flags)
 	return &metapb.ClientRecord{Id: uint64(r.ClientID), Owner: r.Owner, Verifier: r.Verifier[:], Principal: []byte(r.Principal), Confirmed: true, Record: b}
 }
 
@@ -276,7 +285,7 @@ func clientState(c *metapb.ClientSessions) (state.ClientState, error) {
 	}
 	cs := state.ClientState{Client: state.ClientRecord{
 		Owner: r.Owner, Verifier: [8]byte(r.Verifier), Principal: state.Principal(r.Principal), ClientID: state.ClientID(r.Id),
-		Sequence: binary.BigEndian.Uint32(b[1:]), Reclaimed: b[5] == 1,
+		Sequence: binary.BigEndian.Uint32(b[1:]), Reclaimed: b[5]&flagReclaimed != 0, Delegated: b[5]&flagDelegated != 0,
 	}}
 	for _, s := range c.GetSessions() {
 		b := s.GetRecord()

@@ -107,6 +107,10 @@ func (s *State) adoptClient(now time.Time, r *ClientRecord) *client {
 		// The same client of another server: it knows the two as different ids, and this one goes on until its lease ends.
 		c.key = string(r.Owner) + "\x00" + string(r.Principal) + "\x00" + string(appendID(nil, r.ClientID))
 	}
+	if r.Delegated {
+		c.delegs.given = true
+		s.lose(now, c)
+	}
 	s.clients[c.id] = c
 	s.confirmed[c.key] = c
 	return c

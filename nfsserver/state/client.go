@@ -27,6 +27,7 @@ type client struct {
 	sessions map[*session]struct{}
 	opens    map[openKey]*open
 	locks    int // byte ranges
+	delegs   clientDelegations
 
 	mayReclaim  bool // recorded by the previous server instance
 	reclaimDone bool // RECLAIM_COMPLETE was received
@@ -57,10 +58,10 @@ const exchangeIDFlags = nfsv4.EXCHGID4_FLAG_SUPP_MOVED_REFER | nfsv4.EXCHGID4_FL
 
 func (c *client) record() ClientRecord {
 	return ClientRecord{Owner: []byte(c.owner), Verifier: c.verifier, Principal: c.principal, ClientID: c.id,
-		Sequence: c.csSequence, Reclaimed: c.reclaimDone}
+		Sequence: c.csSequence, Reclaimed: c.reclaimDone, Delegated: c.delegs.given}
 }
 
-func (c *client) stateless() bool { return len(c.opens) == 0 }
+func (c *client) stateless() bool { return len(c.opens) == 0 && len(c.delegs.held) == 0 }
 
 // expired reports whether c's lease is over.
 func (s *State) expired(c *client, now time.Time) bool {
@@ -204,6 +205,7 @@ func (s *State) endClient(c *client, eff *Effects) {
 	for _, o := range c.opens {
 		s.endOpen(o, eff, true)
 	}
+	s.endDelegations(c, eff)
 	delete(s.clients, c.id)
 	if s.cfg.Kept { // the id itself is a record
 		s.unforgotten[c.id] = c.record()

@@ -33,14 +33,16 @@ var (
 
 // world is a State with its time, its store and the vfs opens it owes.
 type world struct {
-	t     *testing.T
-	s     *state.State
-	now   time.Time
-	boot  uint32
-	store map[string]state.ClientRecord
-	open  map[string]int // vfs opens by file and flags
-	fail  bool           // the store fails
-	limit state.Limits
+	t       *testing.T
+	s       *state.State
+	now     time.Time
+	boot    uint32
+	store   map[string]state.ClientRecord
+	open    map[string]int // vfs opens by file and flags
+	fail    bool           // the store fails
+	limit   state.Limits
+	deleg   state.Delegating
+	recalls []state.Recall // asked for and not looked at
 }
 
 func newWorld(t *testing.T) *world {
@@ -55,7 +57,7 @@ func (w *world) restart() {
 	recs, _ := w.Clients(context.Background())
 	w.boot++
 	w.open = map[string]int{}
-	w.s = state.New(state.Config{Lease: lease, Boot: w.boot, Recorded: recs, Limits: w.limit}, w.now)
+	w.s = state.New(state.Config{Lease: lease, Boot: w.boot, Recorded: recs, Limits: w.limit, Delegations: w.deleg}, w.now)
 }
 
 func (w *world) PutClient(_ context.Context, r state.ClientRecord) error {
@@ -106,6 +108,7 @@ func (w *world) Unshare(context.Context, state.FileClosing) error {
 }
 
 func (w *world) apply(e state.Effects) error {
+	w.recalls = append(w.recalls, e.Recall...)
 	err := e.Apply(context.Background(), w, w)
 	if err != nil {
 		w.s.Retry(e)

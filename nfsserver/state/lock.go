@@ -249,6 +249,10 @@ func (s *State) FreeStateid(now time.Time, client ClientID, id Stateid) (Effects
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var eff Effects
+	s.tests(client)
+	if s.freeRevoked(client, id) {
+		return s.effects(eff), nfsv4.NFS4_OK
+	}
 	h, st := s.lookup(client, id)
 	if st != nfsv4.NFS4_OK {
 		return s.effects(eff), st

@@ -91,7 +91,13 @@ func (s *State) checkOpen(now time.Time, a *OpenArgs, eff *Effects) (*client, St
 	if own == nil && len(c.opens) >= s.cfg.Limits.OpensPerClient {
 		return nil, nfsv4.NFS4ERR_DELAY
 	}
-	return c, s.shareConflict(now, s.files[a.File], own, a.Access, a.Deny, nfsv4.NFS4ERR_SHARE_DENIED, eff)
+	st := s.shareConflict(now, s.files[a.File], own, a.Access, a.Deny, nfsv4.NFS4ERR_SHARE_DENIED, eff)
+	if st == nfsv4.NFS4_OK && !a.Reclaim && (a.Access&nfsv4.OPEN4_SHARE_ACCESS_WRITE != 0 || a.Deny&nfsv4.OPEN4_SHARE_DENY_READ != 0) {
+		if st = s.breakDelegations(now, c, a.File, eff); a.New {
+			st = nfsv4.NFS4_OK
+		}
+	}
+	return c, st
 }
 
 // ownOpen is the open of the same owner and file, nil if there is none.
@@ -430,6 +436,9 @@ func (s *State) CheckIO(now time.Time, client ClientID, f File, id Stateid, want
 			return IO{Revive: true}, s.effects(eff), nfsv4.NFS4_OK
 		}
 		return IO{}, s.effects(eff), st
+	}
+	if d, ok := h.(*delegation); ok {
+		return s.delegatedIO(d, f, want, eff)
 	}
 	o := h.openState()
 	if o.file.key != f {

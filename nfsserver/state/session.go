@@ -188,6 +188,7 @@ func (s *State) newSession(c *client, a *CreateSessionArgs) *session {
 	s.sessions[ss.id] = ss
 	c.sessions[ss] = struct{}{}
 	if ss.wantBack {
+		c.delegs.pathDown = false // to be seen
 		s.bind(ss, a.Conn)
 	}
 	return ss
@@ -272,6 +273,7 @@ func (s *State) bindConn(ss *session, conn uint64, dir nfsv4.ChannelDirFromClien
 		}
 		ss.unrecorded = ss.unrecorded || s.cfg.Kept && !ss.wantBack
 		ss.wantBack = true
+		ss.client.delegs.pathDown = false // to be seen
 		s.bind(ss, conn)
 		if dir == nfsv4.CDFC4_BACK {
 			return nfsv4.CDFS4_BACK, nfsv4.NFS4_OK
@@ -410,6 +412,7 @@ func (s *State) Sequence(now time.Time, a SequenceArgs) (SequenceResult, Status)
 	sl.digest = a.Digest
 	sl.used, sl.resumed = true, false
 	sl.cached = false
+	s.hear(now, ss.client)
 	call := &Call{
 		Client:    ss.client.id,
 		SessionID: ss.id,
@@ -430,7 +433,7 @@ func (s *State) Sequence(now time.Time, a SequenceArgs) (SequenceResult, Status)
 
 // statusFlags are sr_status_flags.
 func (s *State) statusFlags(ss *session) uint32 {
-	var f uint32
+	f := ss.client.delegationFlags()
 	if ss.wantBack && len(ss.conns) == 0 {
 		f |= nfsv4.SEQ4_STATUS_CB_PATH_DOWN_SESSION
 		for other := range ss.client.sessions {

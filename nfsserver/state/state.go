@@ -36,6 +36,8 @@ type State struct {
 	// an ended client could reclaim after a restart.
 	unforgotten map[ClientID]ClientRecord
 
+	delegs delegations
+
 	// unended are sessions whose removal the store has not confirmed, if it keeps sessions. removals counts what it has
 	// confirmed: what was read from the store before may be what is removed by now.
 	unended  map[SessionID]SessionRecord
@@ -67,6 +69,7 @@ func New(cfg Config, now time.Time) *State {
 		s.waiting[string(r.Owner)] = r
 	}
 	s.grace = len(s.waiting) > 0
+	s.delegs.init()
 	return s
 }
 
@@ -87,6 +90,8 @@ func (c *Config) setDefaults() {
 	or(&l.Slots, 64)
 	or(&l.OpensPerClient, 1<<16)
 	or(&l.LocksPerClient, 1<<16)
+	or(&l.DelegationsPerClient, 1<<14)
+	or(&l.Delegations, 1<<16)
 	or(&l.OwnerBytes, 1024)
 	or32(&l.MaxRequest, 1<<20+64<<10)
 	or32(&l.MaxResponse, 1<<20+64<<10)
@@ -134,6 +139,7 @@ func (s *State) Tick(now time.Time) Effects {
 	if s.grace && !now.Before(s.graceUntil) {
 		s.endGrace()
 	}
+	s.tickDelegations(now, &eff)
 	s.st.Courteous = 0
 	for _, c := range s.clients {
 		if !s.expired(c, now) {
@@ -219,7 +225,7 @@ func (s *State) removedSession(r SessionRecord) {
 func (s *State) recorded(r ClientRecord) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c := s.clients[r.ClientID]; c != nil && (!s.cfg.Kept || r.Reclaimed) {
+	if c := s.clients[r.ClientID]; c != nil && (!s.cfg.Kept || r.Reclaimed) && r.Delegated == c.delegs.given {
 		c.unrecorded = false
 	}
 }

@@ -19,19 +19,20 @@ var (
 	Invalid   = Stateid{Seqid: 0xffffffff}
 )
 
-// stateidHolder is an open or a lock state.
+// stateidHolder is an open, a lock state or a delegation.
 type stateidHolder interface {
 	holder() *stateidState
-	openState() *open // the open that gives access
+	openState() *open // the open that gives access; a delegation has none
 }
 
-// Forms of a stateid, its first byte. Neither is that of a special stateid.
+// Forms of a stateid, its first byte. None is that of a special stateid.
 const (
-	formOpen = 1
-	formLock = 2
+	formOpen       = 1
+	formLock       = 2
+	formDelegation = 3
 )
 
-// stateidState is what opens and lock states have in common.
+// stateidState is what opens, lock states and delegations have in common.
 //
 // The field "other" of a stateid is: its form (1 byte), the server instance that made it (3), a hash of the client id (2), a hash of
 // the owner (2), and the tail (4), which is random or derived from the request that made it. So a stateid of an
@@ -108,6 +109,9 @@ func (s *State) lookup(client ClientID, id Stateid) (stateidHolder, Status) {
 	if st.client.id != client {
 		return nil, nfsv4.NFS4ERR_BAD_STATEID
 	}
+	if d, ok := h.(*delegation); ok && d.revoked {
+		return nil, nfsv4.NFS4ERR_DELEG_REVOKED
+	}
 	// A seqid of 0 means the most recent one; the difference wraps around.
 	switch d := int32(id.Seqid - st.seqid); {
 	case id.Seqid == 0, d == 0:
@@ -130,7 +134,9 @@ func (s *State) whyUnknown(client ClientID, id Stateid) Status {
 		return nfsv4.NFS4ERR_BAD_STATEID
 	case !s.madeHere(id.Other) && !s.cfg.Kept:
 		return nfsv4.NFS4ERR_STALE_STATEID
-	case own, form != formOpen && form != formLock: // the latter never was
+	case s.lostDelegation(client, id):
+		return nfsv4.NFS4ERR_DELEG_REVOKED
+	case own, form < formOpen || form > formDelegation: // the latter never was
 		return nfsv4.NFS4ERR_BAD_STATEID
 	}
 	for c := range s.clients {
@@ -187,6 +193,7 @@ func (s *State) TestStateid(client ClientID, id Stateid) Status {
 	if s.revivable(client, id) {
 		return nfsv4.NFS4_OK
 	}
+	s.tests(client)
 	_, st := s.lookup(client, id)
 	return st
 }

@@ -17,6 +17,7 @@ type ClientRecord struct {
 	// Of a SessionStore.
 	Sequence  uint32 // of the last CREATE_SESSION that succeeded
 	Reclaimed bool   // RECLAIM_COMPLETE was received
+	Delegated bool   // it had a delegation
 }
 
 // SessionRecord is everything that is needed to go on serving a session, but what its slots saw last.

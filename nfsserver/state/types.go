@@ -28,12 +28,14 @@ type Principal string
 
 // Limits bound the state. Zero fields take the defaults.
 type Limits struct {
-	Clients           int // 4096
-	SessionsPerClient int // 16
-	Slots             int // per session, 64
-	OpensPerClient    int // 65536 open states
-	LocksPerClient    int // 65536 ranges
-	OwnerBytes        int // 1024, length of client, open and lock owners (NFS4_OPAQUE_LIMIT)
+	Clients              int // 4096
+	SessionsPerClient    int // 16
+	Slots                int // per session, 64
+	OpensPerClient       int // 65536 open states
+	LocksPerClient       int // 65536 ranges
+	DelegationsPerClient int // 16384
+	Delegations          int // 65536, of all clients
+	OwnerBytes           int // 1024, length of client, open and lock owners (NFS4_OPAQUE_LIMIT)
 
 	MaxRequest        uint32 // bytes of a request, 1 MiB + 64 KiB
 	MaxResponse       uint32 // bytes of a reply, 1 MiB + 64 KiB
@@ -43,13 +45,14 @@ type Limits struct {
 
 // Config of a State.
 type Config struct {
-	Lease    time.Duration // 30 s
-	Courtesy time.Duration // how long an expired client may keep its state, 24 h
-	Boot     uint32        // names this server instance by its low 24 bits; they differ from those of every earlier one
-	Limits   Limits
-	Rand     func(p []byte) // fills p with unguessable bytes; nil: crypto/rand
-	Recorded []ClientRecord // StateStore.Clients at the start: who may reclaim
-	Kept     bool           // the store is a SessionStore: clients and sessions outlive the server
+	Lease       time.Duration // 30 s
+	Courtesy    time.Duration // how long an expired client may keep its state, 24 h
+	Boot        uint32        // names this server instance by its low 24 bits; they differ from those of every earlier one
+	Limits      Limits
+	Rand        func(p []byte) // fills p with unguessable bytes; nil: crypto/rand
+	Recorded    []ClientRecord // StateStore.Clients at the start: who may reclaim
+	Kept        bool           // the store is a SessionStore: clients and sessions outlive the server
+	Delegations Delegating     // DelegateNone
 }
 
 // FileClose is a vfs.Close that is owed.
@@ -86,6 +89,7 @@ type Effects struct {
 	Share    []FileShare
 	Unshare  []FileClosing
 	Close    []FileClose
+	Recall   []Recall // to be started before the answer; nobody waits for them
 
 	state *State // is told what the store has confirmed
 }
@@ -93,7 +97,7 @@ type Effects struct {
 // Empty reports whether there is nothing to do.
 func (e *Effects) Empty() bool {
 	return len(e.Forget) == 0 && len(e.Record) == 0 && len(e.Sessions) == 0 && len(e.Ended) == 0 &&
-		len(e.Share) == 0 && len(e.Unshare) == 0 && len(e.Close) == 0
+		len(e.Share) == 0 && len(e.Unshare) == 0 && len(e.Close) == 0 && len(e.Recall) == 0
 }
 
 // ExchangeIDArgs are the arguments of EXCHANGE_ID.
@@ -177,6 +181,7 @@ type OpenArgs struct {
 	Deny    uint32        // OPEN4_SHARE_DENY_READ | WRITE
 	Held    vfs.OpenFlags // the vfs open that the caller just made; 0 none
 	Reclaim bool          // CLAIM_PREVIOUS
+	New     bool          // the file was made by this OPEN, which must not be refused for delegations: done again, it could fail
 
 	Tail uint32 // see Tail; 0: none
 	Plan *Plan  // of PlanOpen, if a vfs.Keeper keeps the open
@@ -234,5 +239,7 @@ type Stats struct {
 
 	Replays, UncachedReplays, FalseRetries, Misordered uint64
 	Expired, LockConflicts, ShareConflicts             uint64
+	Delegations                                        int    // given now
+	Delegated, Recalls, Revoked                        uint64 // delegations
 	GraceRefusals                                      uint64 // NFS4ERR_GRACE and NFS4ERR_NO_GRACE of OPEN and LOCK
 }

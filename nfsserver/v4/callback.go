@@ -66,6 +66,15 @@ func (b *backchannels) bound(conn *rpc.Conn, id state.SessionID, minor uint32, c
 	}
 }
 
+// setCred has a session called with other credentials from now on (RFC 8881, 18.33).
+func (b *backchannels) setCred(id state.SessionID, cred []byte) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if ss := b.sessions[id]; ss != nil {
+		ss.cred = cred
+	}
+}
+
 func (b *backchannels) connClosed(id uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -87,6 +96,7 @@ func (b *backchannels) prune(exists func(state.SessionID) bool) {
 type way struct {
 	conn    *rpc.Conn
 	session *backSession
+	cred    []byte
 	back    state.Backchannel
 }
 
@@ -108,7 +118,7 @@ func (b *backchannels) ways(list []state.Backchannel) (out []way) {
 		}
 		for _, id := range c.Conns {
 			if conn := b.conns[id]; conn != nil {
-				out = append(out, way{conn, ss, c})
+				out = append(out, way{conn, ss, ss.cred, c})
 			}
 		}
 	}
@@ -208,7 +218,7 @@ func (w *way) send(ctx context.Context, slot *backSlot, seq uint32, op nfsv4.Nfs
 		return nil, err
 	}
 	resp, err := w.conn.Call(ctx, &rpc.Call{
-		Prog: w.back.Program, Vers: 1, Proc: procCBCompound, Cred: w.session.cred, Args: args.Bytes(), MaxReply: callbackReply,
+		Prog: w.back.Program, Vers: 1, Proc: procCBCompound, Cred: w.cred, Args: args.Bytes(), MaxReply: callbackReply,
 	})
 	if err != nil {
 		return nil, err

@@ -84,7 +84,10 @@ func (m *memStore) setFail(err error) {
 	m.fail = err
 }
 
-var cluster = [16]byte{1, 2, 3, 4}
+var (
+	cluster   = [16]byte{1, 2, 3, 4}
+	startTime = time.Unix(1_700_000_000, 0)
+)
 
 const (
 	lease  = 30 * time.Second
@@ -102,20 +105,30 @@ func newWorld(t testing.TB) *world {
 	return newWorldOf(t, fs, fs, 0)
 }
 
+// newDelegatingWorld is newWorld with delegations.
+func newDelegatingWorld(t testing.TB) *world {
+	fs := memfs.New(memfs.Options{})
+	w := newWorldWith(t, fs, fs, v4.Config{State: state.New(state.Config{Lease: lease, Boot: 1, Delegations: state.DelegateRead}, startTime)})
+	t.Cleanup(func() { w.v4.Shutdown(context.Background()) })
+	return w
+}
+
 func newWorldOf(t testing.TB, mem *memfs.FS, fs vfs.FS, maxIO int) *world {
 	return newWorldWith(t, mem, fs, v4.Config{MaxIO: maxIO})
 }
 
 // newWorldWith is newWorldOf a server with the limits of cfg.
 func newWorldWith(t testing.TB, mem *memfs.FS, fs vfs.FS, cfg v4.Config) *world {
-	w := &world{t: t, fs: mem, store: &memStore{}, now: time.Unix(1_700_000_000, 0)}
+	w := &world{t: t, fs: mem, store: &memStore{}, now: startTime}
 	w.exports = export.NewSet(w.table(exportOf(1, "/default", fs, export.ReadWrite, export.SquashNone)))
 	ring, err := handle.NewRing(cluster, []handle.Key{{ID: 1, Secret: [16]byte{42}}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.ring = ring
-	w.state = state.New(state.Config{Lease: lease, Boot: 1}, w.clock())
+	if w.state = cfg.State; w.state == nil {
+		w.state = state.New(state.Config{Lease: lease, Boot: 1}, w.clock())
+	}
 	w.v4 = v4.New(v4.Config{
 		State: w.state, Store: w.store, Exports: w.exports, Ring: ring, Cluster: cluster,
 		Owner: []byte("test"), Scope: []byte("test"), Release: "test", MaxIO: cfg.MaxIO, ReadMemory: cfg.ReadMemory, Now: w.clock, Valid: cfg.Valid,

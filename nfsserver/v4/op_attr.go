@@ -36,6 +36,14 @@ func (c *compound) opSetAttr() status {
 	if st := c.needWritable(&c.cur); st != nfsv4.NFS4_OK {
 		return st
 	}
+	if c.cur.pseudo() {
+		return nfsv4.NFS4ERR_ROFS
+	}
+	end, st := c.changing(&c.cur)
+	if st != nfsv4.NFS4_OK {
+		return st
+	}
+	defer end()
 	opened := false
 	if s.Size != nil {
 		io, st := c.checkIO(&c.cur, id, vfs.OpenWrite)

@@ -184,16 +184,23 @@ func (cs *copies) start(c *compound, job *copying, buf *readBuffer) (state.State
 		return err == nil
 	}
 	src, dst := c.saved.file(), c.cur.file()
+	end, st := c.changing(&c.cur)
+	if st != nfsv4.NFS4_OK {
+		return state.Stateid{}, false
+	}
 	if !open(&c.saved, vfs.OpenRead) {
+		end()
 		return state.Stateid{}, false
 	}
 	if !open(&c.cur, vfs.OpenWrite) {
+		end()
 		c.s.closeFile(c.ctx, src, vfs.OpenRead)
 		return state.Stateid{}, false
 	}
 	closeBoth := func(ctx context.Context) {
 		s.closeFile(ctx, dst, vfs.OpenWrite)
 		s.closeFile(ctx, src, vfs.OpenRead)
+		end()
 	}
 	ctx, cancel := context.WithCancel(cs.ctx)
 	o := &offload{id: state.Stateid{Seqid: 1}, client: c.clientID(), cancel: cancel, done: job.done}

@@ -84,6 +84,11 @@ func (c *compound) opRemove() status {
 	if c.s.cfg.State.InGrace(c.now) {
 		return nfsv4.NFS4ERR_GRACE // the file may be open at a client that will reclaim it
 	}
+	end, st := c.renaming(entry{&c.cur, name})
+	if st != nfsv4.NFS4_OK {
+		return st
+	}
+	defer end()
 	c.changed()
 	ch, err := c.cur.export.FS.Remove(c.ctx, c.fsCred(), c.cur.ino, name, vfs.RemoveAny)
 	if err != nil {
@@ -127,6 +132,11 @@ func (c *compound) opRename() status {
 	if c.s.cfg.State.InGrace(c.now) {
 		return nfsv4.NFS4ERR_GRACE
 	}
+	end, st := c.renaming(entry{&c.saved, from}, entry{&c.cur, to})
+	if st != nfsv4.NFS4_OK {
+		return st
+	}
+	defer end()
 	c.changed()
 	source, target, err := c.cur.export.FS.Rename(c.ctx, c.fsCred(), c.saved.ino, from, c.cur.ino, to)
 	if err != nil {
@@ -161,6 +171,11 @@ func (c *compound) opLink() status {
 	if st := c.pair(); st != nfsv4.NFS4_OK {
 		return st
 	}
+	end, st := c.changing(&c.saved)
+	if st != nfsv4.NFS4_OK {
+		return st
+	}
+	defer end()
 	c.changed()
 	a, ch, err := c.cur.export.FS.Link(c.ctx, c.fsCred(), c.saved.ino, c.cur.ino, name)
 	if err != nil {

@@ -43,7 +43,13 @@ func (c *compound) startIOOf(o *object, id state.Stateid, want vfs.OpenFlags) (t
 	if !io.Special {
 		return false, nfsv4.NFS4_OK
 	}
+	if want&vfs.OpenWrite != 0 {
+		if _, st := c.changing(o); st != nfsv4.NFS4_OK {
+			return false, st
+		}
+	}
 	if _, err := c.vfsOpen(o, want, true, nil); err != nil {
+		c.endSpecial(o, want)
 		return false, c.typeStatus(o, false, statusOf(err, true))
 	}
 	c.s.remember(o.export.FSID, o.export.FS)
@@ -95,6 +101,14 @@ func (c *compound) endIO(temporary bool, f vfs.OpenFlags) { c.endIOOf(&c.cur, te
 func (c *compound) endIOOf(o *object, temporary bool, f vfs.OpenFlags) {
 	if temporary {
 		c.s.closeFile(c.ctx, o.file(), f)
+		c.endSpecial(o, f)
+	}
+}
+
+// endSpecial ends the change that startIO began for a WRITE with a special stateid.
+func (c *compound) endSpecial(o *object, f vfs.OpenFlags) {
+	if f&vfs.OpenWrite != 0 && c.s.cfg.State.Delegates() {
+		c.s.cfg.State.EndChange(o.file())
 	}
 }
 

@@ -24,7 +24,10 @@ type openArgs struct {
 	mask     bitmap // of attrs
 
 	claim nfsv4.OpenClaimType4
-	name  string // of CLAIM_NULL
+	name  string // of CLAIM_NULL and CLAIM_DELEGATE_CUR
+
+	had        nfsv4.OpenDelegationType4 // of CLAIM_PREVIOUS
+	delegation state.Stateid             // of CLAIM_DELEGATE_CUR and CLAIM_DELEG_CUR_FH
 }
 
 // Bits of share_access besides the access itself (RFC 8881, 18.16.1).
@@ -95,13 +98,17 @@ func (c *compound) decodeOpen() (a openArgs, st status) {
 			bad(s)
 		}
 	case nfsv4.CLAIM_PREVIOUS:
-		d.Uint32() // the kind of delegation it had: none was given
+		a.had = nfsv4.OpenDelegationType4(d.Uint32())
 	case nfsv4.CLAIM_FH, nfsv4.CLAIM_DELEG_PREV_FH:
 	case nfsv4.CLAIM_DELEGATE_CUR:
-		d.Skip(16)
-		d.Opaque(d.Len())
+		a.delegation = c.decodeStateid()
+		name, s := c.decodeName()
+		a.name = name
+		if s != nfsv4.NFS4_OK {
+			bad(s)
+		}
 	case nfsv4.CLAIM_DELEG_CUR_FH:
-		d.Skip(16)
+		a.delegation = c.decodeStateid()
 	case nfsv4.CLAIM_DELEGATE_PREV:
 		d.Opaque(d.Len())
 	default:
@@ -134,8 +141,6 @@ func (c *compound) opOpen() status {
 		return st
 	}
 	switch a.claim {
-	case nfsv4.CLAIM_DELEGATE_CUR, nfsv4.CLAIM_DELEG_CUR_FH:
-		return nfsv4.NFS4ERR_BAD_STATEID // no delegation was ever given
 	case nfsv4.CLAIM_DELEGATE_PREV, nfsv4.CLAIM_DELEG_PREV_FH:
 		return nfsv4.NFS4ERR_NOTSUPP
 	}
@@ -152,7 +157,7 @@ func (c *compound) opOpen() status {
 	}
 	var o opened
 	switch {
-	case a.claim != nfsv4.CLAIM_NULL:
+	case a.claim != nfsv4.CLAIM_NULL && a.claim != nfsv4.CLAIM_DELEGATE_CUR:
 		o, st = c.openByHandle(&a, &args)
 	case a.create && !readOnly:
 		o, st = c.openCreate(&a, &args)
@@ -163,9 +168,13 @@ func (c *compound) opOpen() status {
 		return st
 	}
 	// From here on package state owns the vfs open, or asks for its close.
+	returned := c.s.recalls.change()
 	id, eff, st := c.s.cfg.State.Open(c.now, args)
 	if st = c.apply(eff, st); st != nfsv4.NFS4_OK {
 		return st
+	}
+	if args.New && len(eff.Recall) > 0 { // somebody else opened the new file between its creation and now
+		c.s.recalls.await(c.ctx, returned)
 	}
 	c.saved.hasAttr = false
 	c.cur = o.obj
@@ -180,32 +189,14 @@ func (c *compound) opOpen() status {
 	}
 	b = xdr.AppendUint32(b, nfsv4.OPEN4_RESULT_LOCKTYPE_POSIX)
 	b = appendBitmap(b, o.set)
-	c.r.B = appendNoDelegation(b, a.want)
+	c.r.B = c.appendDelegation(b, &a)
 	return nfsv4.NFS4_OK
-}
-
-// appendNoDelegation appends open_delegation4. A client that said what it wants
-// is told why it gets none (RFC 8881, 18.16.3).
-func appendNoDelegation(b []byte, want uint32) []byte {
-	var why nfsv4.WhyNoDelegation4
-	switch want {
-	case nfsv4.OPEN4_SHARE_ACCESS_WANT_NO_PREFERENCE:
-		return xdr.AppendInt32(b, int32(nfsv4.OPEN_DELEGATE_NONE))
-	case nfsv4.OPEN4_SHARE_ACCESS_WANT_NO_DELEG:
-		why = nfsv4.WND4_NOT_WANTED
-	case nfsv4.OPEN4_SHARE_ACCESS_WANT_CANCEL:
-		why = nfsv4.WND4_CANCELLED
-	default:
-		why = nfsv4.WND4_NOT_SUPP_FTYPE
-	}
-	b = xdr.AppendInt32(b, int32(nfsv4.OPEN_DELEGATE_NONE_EXT))
-	return xdr.AppendInt32(b, int32(why))
 }
 
 // openPseudo answers an OPEN in the pseudo file system, where there is nothing
 // but directories.
 func (c *compound) openPseudo(a *openArgs) status {
-	if a.claim != nfsv4.CLAIM_NULL {
+	if a.claim != nfsv4.CLAIM_NULL && a.claim != nfsv4.CLAIM_DELEGATE_CUR {
 		return nfsv4.NFS4ERR_ISDIR
 	}
 	switch found := c.cur.node.Lookup(a.name, c.from) != nil; {
@@ -221,8 +212,7 @@ func (c *compound) openPseudo(a *openArgs) status {
 
 // allowed asks package state before the vfs is touched.
 func (c *compound) allowed(args *state.OpenArgs) status {
-	eff, st := c.s.cfg.State.OpenAllowed(c.now, *args)
-	return c.apply(eff, st)
+	return c.unclaimed(func() (state.Effects, status) { return c.s.cfg.State.OpenAllowed(c.now, *args) })
 }
 
 // openByHandle is an OPEN of the current filehandle itself: CLAIM_FH, CLAIM_PREVIOUS.
@@ -270,6 +260,9 @@ func (c *compound) openObject(o *object, a *openArgs, args *state.OpenArgs) stat
 		}
 	}
 	args.File = o.file()
+	if st := c.claimed(a, o); st != nfsv4.NFS4_OK {
+		return st
+	}
 	if st := c.allowed(args); st != nfsv4.NFS4_OK {
 		return st
 	}
@@ -387,6 +380,7 @@ func (c *compound) openCreate(a *openArgs, args *state.OpenArgs) (opened, status
 	if args.Plan != nil && made.State != (vfs.StateID{}) {
 		args.Plan.Share.State = made.State
 	}
+	args.New = made.New
 	if made.New || a.how == nfsv4.EXCLUSIVE4_1 {
 		o.set = a.mask
 	}
@@ -398,7 +392,13 @@ func (c *compound) openCreate(a *openArgs, args *state.OpenArgs) (opened, status
 	}
 	// Of an existing file only truncation to nothing is asked by OPEN (18.16.3).
 	if size != nil && (made.New && *size > 0 || !made.New && *size == 0 && a.how == nfsv4.UNCHECKED4) {
+		end, st := c.changing(&o.obj)
+		if st != nfsv4.NFS4_OK {
+			c.abandon(args)
+			return opened{}, st
+		}
 		attr, err := c.cur.export.FS.SetAttr(c.ctx, c.fsCred(), o.obj.ino, vfs.SetAttr{Size: size}, ca.Open&vfs.OpenWrite != 0)
+		end()
 		if err != nil {
 			c.abandon(args)
 			return opened{}, statusOf(err, false)
@@ -480,13 +480,4 @@ func (c *compound) newStateid(id state.Stateid, st status) status {
 	c.cur.stateid = id
 	c.r.B = appendStateid(c.r.B, id)
 	return st
-}
-
-// opDelegReturn is DELEGRETURN (RFC 8881, 18.6): nothing to return.
-func (c *compound) opDelegReturn() status {
-	c.decodeStateid()
-	if c.d.Err() != nil {
-		return nfsv4.NFS4ERR_BADXDR
-	}
-	return nfsv4.NFS4ERR_BAD_STATEID
 }

@@ -273,12 +273,15 @@ func (c *compound) opBindConn() status {
 // opBackchannelCtl is BACKCHANNEL_CTL (RFC 8881, 18.33).
 func (c *compound) opBackchannelCtl() status {
 	program := c.d.Uint32()
-	c.decodeSecParms()
+	cred := c.decodeSecParms()
 	if c.d.Err() != nil {
 		return nfsv4.NFS4ERR_BADXDR
 	}
 	eff, st := c.s.cfg.State.BackchannelCtl(c.now, c.call.SessionID, program)
-	return c.apply(eff, st)
+	if st = c.apply(eff, st); st == nfsv4.NFS4_OK {
+		c.s.back.setCred(c.call.SessionID, cred)
+	}
+	return st
 }
 
 // opReclaimComplete is RECLAIM_COMPLETE (RFC 8881, 18.51).

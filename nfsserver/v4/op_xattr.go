@@ -108,6 +108,11 @@ func (c *compound) opSetXattr() status {
 	if st := c.needWritable(&c.cur); st != nfsv4.NFS4_OK {
 		return st
 	}
+	end, st := c.changing(&c.cur)
+	if st != nfsv4.NFS4_OK {
+		return st
+	}
+	defer end()
 	c.changed()
 	ch, err := x.SetXattr(c.ctx, c.fsCred(), c.cur.ino, name, value, how)
 	if err != nil {
@@ -130,6 +135,11 @@ func (c *compound) opRemoveXattr() status {
 	if st := c.needWritable(&c.cur); st != nfsv4.NFS4_OK {
 		return st
 	}
+	end, st := c.changing(&c.cur)
+	if st != nfsv4.NFS4_OK {
+		return st
+	}
+	defer end()
 	c.changed()
 	ch, err := x.RemoveXattr(c.ctx, c.fsCred(), c.cur.ino, name)
 	if err != nil {

@@ -198,7 +198,7 @@ func TestOpenRefuses(t *testing.T) {
 		"writing a program":               {user, ops(root(), open("o", wr, 0, nil, named("exec"))), nfsv4.NFS4ERR_ACCESS},
 		"reading and writing a program":   {user, ops(root(), open("o", rw, 0, nil, named("exec"))), nfsv4.NFS4ERR_ACCESS},
 		"CLAIM_FH with create":            {c, ops(at("file"), open("o", rd, 0, mode(0o644), nil)), nfsv4.NFS4ERR_INVAL},
-		"a delegation by name":            {c, ops(root(), open("o", rd, 0, nil, &nfsv4.OpenClaim4_CLAIM_DELEGATE_CUR{})), nfsv4.NFS4ERR_BAD_STATEID},
+		"a delegation by name":            {c, ops(root(), open("o", rd, 0, nil, &nfsv4.OpenClaim4_CLAIM_DELEGATE_CUR{DelegateCurInfo: nfsv4.OpenClaimDelegateCur4{File: "file"}})), nfsv4.NFS4ERR_BAD_STATEID},
 		"a delegation by handle":          {c, ops(at("file"), open("o", rd, 0, nil, &nfsv4.OpenClaim4_CLAIM_DELEG_CUR_FH{})), nfsv4.NFS4ERR_BAD_STATEID},
 		"a former delegation by name":     {c, ops(root(), open("o", rd, 0, nil, &nfsv4.OpenClaim4_CLAIM_DELEGATE_PREV{})), nfsv4.NFS4ERR_NOTSUPP},
 		"a former delegation by handle":   {c, ops(at("file"), open("o", rd, 0, nil, &nfsv4.OpenClaim4_CLAIM_DELEG_PREV_FH{})), nfsv4.NFS4ERR_NOTSUPP},

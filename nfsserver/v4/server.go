@@ -90,8 +90,9 @@ type Server struct {
 	// open here: closes must reach it after its export was taken away.
 	fileSystems sync.Map // uint64 -> vfs.FS
 
-	back   backchannels
-	copies copies
+	back    backchannels
+	copies  copies
+	recalls recalls
 }
 
 // New returns a server.
@@ -113,6 +114,7 @@ func New(cfg Config) *Server {
 	s.adoptions = semaphore.NewWeighted(maxAdoptions)
 	s.ring.Store(cfg.Ring)
 	s.copies.init()
+	s.recalls.init()
 	s.compounds.New = func() any { return &compound{} }
 	s.buffers.New = func() any {
 		b := &readBuffer{b: make([]byte, cfg.MaxIO)}
@@ -161,14 +163,21 @@ func (s *Server) Tick(ctx context.Context) {
 	s.copies.tick(s)
 }
 
-// Shutdown ends what goes on in the background, asynchronous copies, and waits for it. Their clients hear how far they came.
+// Shutdown ends what goes on in the background, asynchronous copies and recalls of delegations, and waits for it. Their clients hear how far they came.
 // Connections are still there; no request begins after it.
-func (s *Server) Shutdown(ctx context.Context) { s.copies.shutdown(ctx) }
+func (s *Server) Shutdown(ctx context.Context) {
+	s.copies.shutdown(ctx)
+	s.recalls.shutdown()
+}
 
 // apply carries out effects, or hands them back for a later try.
 func (s *Server) apply(ctx context.Context, eff *state.Effects) error {
 	if eff.Empty() {
 		return nil
+	}
+	if len(eff.Recall) > 0 {
+		s.recalls.start(s, eff.Recall)
+		eff.Recall = nil
 	}
 	if err := eff.Apply(ctx, s.cfg.Store, files{s}); err != nil {
 		s.cfg.State.Retry(*eff)

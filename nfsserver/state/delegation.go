@@ -1,0 +1,547 @@
+package state
+
+import (
+	"container/list"
+	"time"
+
+	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
+
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// Delegations of files for reading (RFC 8881, 10.2 and 10.4).
+//
+// A client that has one is told before anything about the file changes that it did not do itself: contents, attributes, names. Until
+// then it opens, reads and closes the file on its own. What would change a file asks first: OPEN for writing or with a deny mode
+// against readers in Open and OpenAllowed, everything else by BeginChange. While others have a delegation it is
+// NFS4ERR_DELAY, and each of them is in Effects.Recall once. A delegation that is not returned within a lease of that, or whose client's lease
+// is over, is revoked: the client is told by SEQUENCE and has to free the stateid; only then it is forgotten.
+//
+// Between BeginChange and EndChange nobody is given the file, so a change cannot pass by a delegation that began after the question. A
+// change of names blocks every grant in its file system, because which file a name stands for may change until it is done.
+//
+// Which files are given: those that nobody has open for writing. A file whose delegation had to be recalled because of a change is not given
+// for a while, twice as long each time: files that are written again and again cost a recall ever more rarely.
+
+// Delegating says which delegations are given.
+type Delegating int
+
+const (
+	DelegateNone Delegating = iota
+	DelegateRead
+)
+
+// ParseDelegating reads a setting; empty is DelegateRead.
+func ParseDelegating(s string) (Delegating, error) {
+	switch s {
+	case "none":
+		return DelegateNone, nil
+	case "", "read":
+		return DelegateRead, nil
+	}
+	return 0, vfs.Errorf(vfs.KindInvalid, "nfs.delegations", "%q is not a way to give delegations: use read or none", s)
+}
+
+const (
+	// calmAfterBreak is how long a file is not given after its first recall; it doubles with each up to maxCalm.
+	calmAfterBreak = 10 * time.Second
+	maxCalm        = time.Hour
+	// maxContended bounds the files whose recalls are remembered.
+	maxContended = 1 << 15
+)
+
+// delegation is one of a file to a client.
+type delegation struct {
+	stateidState // without file
+	key          File
+	handle       []byte // as the client knows the file
+	held         vfs.OpenFlags
+	recalled     time.Time // when, zero: not
+	revoked      bool
+
+	inAll, inClient *list.Element // while not recalled, oldest first
+}
+
+func (d *delegation) openState() *open { return nil }
+
+// delegations are those of all clients.
+type delegations struct {
+	files     map[File]*delegatedFile
+	perFS     map[uint64]int // delegations that are not revoked
+	naming    map[uint64]int // changes of names that go on
+	contended map[File]contention
+	recalled  map[*delegation]struct{} // neither returned nor revoked yet
+	untold    map[*client]struct{}     // those of lostDelegations
+	all       list.List                // of *delegation
+}
+
+// delegatedFile is a file that is given to clients or is being changed.
+type delegatedFile struct {
+	holders  map[*client]*delegation
+	changing int
+}
+
+// contention is how often a file's delegations were recalled for a change, and when it may be given again.
+type contention struct {
+	breaks int
+	until  time.Time
+}
+
+// clientDelegations are those of one client.
+type clientDelegations struct {
+	held     map[File]*delegation
+	revoked  map[*delegation]struct{}
+	order    list.List // of *delegation that are not recalled, oldest first
+	pathDown bool      // the last callback was not answered
+	given    bool      // it ever had one, which the store knows before the client does
+	lost     lostDelegations
+}
+
+// Recall is a CB_RECALL to make.
+type Recall struct {
+	Client  ClientID
+	Stateid Stateid
+	Handle  []byte
+	Until   time.Time // revoked then
+}
+
+// DelegateArgs ask for a delegation with an OPEN.
+type DelegateArgs struct {
+	Client  ClientID
+	File    File
+	Handle  []byte
+	Held    vfs.OpenFlags // the vfs open that the caller just made for it
+	Reclaim bool          // CLAIM_PREVIOUS with a delegation
+}
+
+// Delegates reports whether delegations are given at all.
+func (s *State) Delegates() bool { return s.cfg.Delegations != DelegateNone }
+
+func (d *delegations) init() {
+	d.files = make(map[File]*delegatedFile)
+	d.perFS = make(map[uint64]int)
+	d.naming = make(map[uint64]int)
+	d.contended = make(map[File]contention)
+	d.recalled = make(map[*delegation]struct{})
+	d.untold = make(map[*client]struct{})
+}
+
+func (d *delegations) file(f File) *delegatedFile {
+	fl := d.files[f]
+	if fl == nil {
+		fl = &delegatedFile{}
+		d.files[f] = fl
+	}
+	return fl
+}
+
+// tidy forgets a file that nobody has and nobody changes.
+func (d *delegations) tidy(f File) {
+	if fl := d.files[f]; fl != nil && len(fl.holders) == 0 && fl.changing == 0 {
+		delete(d.files, f)
+	}
+}
+
+// Delegable tells whether Delegate would give a file, as WND4_* why not; ok if it would.
+func (s *State) Delegable(now time.Time, a *DelegateArgs) (why nfsv4.WhyNoDelegation4, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.delegable(now, a)
+}
+
+func (s *State) delegable(now time.Time, a *DelegateArgs) (why nfsv4.WhyNoDelegation4, ok bool) {
+	if !s.Delegates() {
+		return nfsv4.WND4_NOT_SUPP_FTYPE, false
+	}
+	c := s.clients[a.Client]
+	if _, untold := s.delegs.untold[c]; untold || c == nil || c.delegs.pathDown || c.delegs.held[a.File] != nil || len(c.delegs.revoked) > 0 {
+		return nfsv4.WND4_RESOURCE, false
+	}
+	if a.Reclaim != s.grace {
+		return nfsv4.WND4_CONTENTION, false
+	}
+	for o := range s.files[a.File].all() {
+		if o.access&nfsv4.OPEN4_SHARE_ACCESS_WRITE != 0 || o.deny&nfsv4.OPEN4_SHARE_DENY_READ != 0 {
+			return nfsv4.WND4_CONTENTION, false
+		}
+	}
+	if s.delegs.naming[a.File.FS] > 0 {
+		return nfsv4.WND4_CONTENTION, false
+	}
+	if fl := s.delegs.files[a.File]; fl != nil {
+		if fl.changing > 0 {
+			return nfsv4.WND4_CONTENTION, false
+		}
+		for _, d := range fl.holders {
+			if !d.recalled.IsZero() { // somebody waits for it
+				return nfsv4.WND4_CONTENTION, false
+			}
+		}
+	}
+	if ct, was := s.delegs.contended[a.File]; was && now.Before(ct.until) && !a.Reclaim {
+		return nfsv4.WND4_CONTENTION, false
+	}
+	return 0, true
+}
+
+// all are the opens of f, which may be nil.
+func (f *file) all() map[*open]struct{} {
+	if f == nil {
+		return nil
+	}
+	return f.opens
+}
+
+// Delegate gives a file that the client has opened. The caller answers with attributes it asks for afterwards: earlier ones may be
+// older than the delegation. If there are too many, it gives nothing, and the oldest is recalled to make room.
+func (s *State) Delegate(now time.Time, a DelegateArgs) (Stateid, Effects, nfsv4.WhyNoDelegation4, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var eff Effects
+	refuse := func(why nfsv4.WhyNoDelegation4) (Stateid, Effects, nfsv4.WhyNoDelegation4, bool) {
+		if a.Held != 0 {
+			eff.Close = append(eff.Close, FileClose{a.File, a.Held})
+		}
+		return Stateid{}, s.effects(eff), why, false
+	}
+	why, ok := s.delegable(now, &a)
+	if !ok {
+		return refuse(why)
+	}
+	c := s.clients[a.Client]
+	switch {
+	case len(c.delegs.held) >= s.cfg.Limits.DelegationsPerClient:
+		s.recallOldest(now, &c.delegs.order, &eff)
+		return refuse(nfsv4.WND4_RESOURCE)
+	case s.st.Delegations >= s.cfg.Limits.Delegations:
+		s.recallOldest(now, &s.delegs.all, &eff)
+		return refuse(nfsv4.WND4_RESOURCE)
+	}
+	d := &delegation{stateidState: stateidState{client: c, seqid: 1}, key: a.File, handle: a.Handle, held: a.Held}
+	d.other = s.newOther(formDelegation, c, "", 0)
+	s.stateids[d.other] = d
+	if s.cfg.Kept && !c.delegs.given {
+		c.delegs.given, c.unrecorded = true, true
+	}
+	s.mustRecord(c, &eff)
+	fl := s.delegs.file(a.File)
+	if fl.holders == nil {
+		fl.holders = make(map[*client]*delegation)
+	}
+	fl.holders[c] = d
+	if c.delegs.held == nil {
+		c.delegs.held = make(map[File]*delegation)
+	}
+	c.delegs.held[a.File] = d
+	s.delegs.perFS[a.File.FS]++
+	d.inAll, d.inClient = s.delegs.all.PushBack(d), c.delegs.order.PushBack(d)
+	s.st.Delegations++
+	s.st.Delegated++
+	return d.stateid(), s.effects(eff), 0, true
+}
+
+func (s *State) recallOldest(now time.Time, order *list.List, eff *Effects) {
+	if e := order.Front(); e != nil {
+		s.recall(now, e.Value.(*delegation), eff)
+	}
+}
+
+// recall asks for d once.
+func (s *State) recall(now time.Time, d *delegation, eff *Effects) {
+	if !d.recalled.IsZero() {
+		return
+	}
+	d.recalled = now
+	s.delegs.recalled[d] = struct{}{}
+	s.unlist(d)
+	s.st.Recalls++
+	eff.Recall = append(eff.Recall, Recall{
+		Client: d.client.id, Stateid: d.stateid(), Handle: d.handle, Until: now.Add(s.cfg.Lease),
+	})
+}
+
+func (s *State) unlist(d *delegation) {
+	if d.inAll != nil {
+		s.delegs.all.Remove(d.inAll)
+		d.client.delegs.order.Remove(d.inClient)
+		d.inAll, d.inClient = nil, nil
+	}
+}
+
+// giveBack takes d from its client: it binds nobody any more.
+func (s *State) giveBack(d *delegation, eff *Effects) {
+	s.unlist(d)
+	delete(s.delegs.recalled, d)
+	delete(d.client.delegs.held, d.key)
+	if fl := s.delegs.files[d.key]; fl != nil {
+		delete(fl.holders, d.client)
+		s.delegs.tidy(d.key)
+	}
+	if s.delegs.perFS[d.key.FS]--; s.delegs.perFS[d.key.FS] == 0 {
+		delete(s.delegs.perFS, d.key.FS)
+	}
+	s.st.Delegations--
+	if d.held != 0 {
+		eff.Close = append(eff.Close, FileClose{d.key, d.held})
+		d.held = 0
+	}
+}
+
+// revoke takes d from a client that did not return it, and keeps the stateid until the client has freed it (RFC 8881, 10.2.1 and 10.4.6).
+func (s *State) revoke(d *delegation, eff *Effects) {
+	s.giveBack(d, eff)
+	d.revoked = true
+	if d.client.delegs.revoked == nil {
+		d.client.delegs.revoked = make(map[*delegation]struct{})
+	}
+	d.client.delegs.revoked[d] = struct{}{}
+	s.st.Revoked++
+}
+
+// breakDelegations is NFS4ERR_DELAY while clients other than c have f.
+func (s *State) breakDelegations(now time.Time, c *client, f File, eff *Effects) Status {
+	if s.otherLost(now, c) {
+		return nfsv4.NFS4ERR_DELAY
+	}
+	fl := s.delegs.files[f]
+	if fl == nil {
+		return nfsv4.NFS4_OK
+	}
+	others := 0
+	for holder, d := range fl.holders {
+		switch {
+		case holder == c:
+		case s.expired(holder, now) || s.overdue(d, now):
+			s.revoke(d, eff)
+			s.contend(now, f)
+		default:
+			others++
+			if d.recalled.IsZero() {
+				s.contend(now, f)
+			}
+			s.recall(now, d, eff)
+		}
+	}
+	if others > 0 {
+		return nfsv4.NFS4ERR_DELAY
+	}
+	return nfsv4.NFS4_OK
+}
+
+func (s *State) overdue(d *delegation, now time.Time) bool {
+	return !d.recalled.IsZero() && now.Sub(d.recalled) >= s.cfg.Lease
+}
+
+// contend notes that f was taken from a client for a change. Several at once count as one.
+func (s *State) contend(now time.Time, f File) {
+	ct := s.delegs.contended[f]
+	if ct.breaks > 0 && now.Before(ct.until) {
+		return
+	}
+	if ct.breaks == 0 && len(s.delegs.contended) >= maxContended {
+		for old := range s.delegs.contended { // any one
+			delete(s.delegs.contended, old)
+			break
+		}
+	}
+	calm := min(calmAfterBreak<<min(ct.breaks, 16), maxCalm)
+	s.delegs.contended[f] = contention{ct.breaks + 1, now.Add(calm)}
+}
+
+// BeginChange asks whether client may change files, which have been found by their handle. With NFS4_OK the caller makes the change and
+// then calls EndChange.
+func (s *State) BeginChange(now time.Time, client ClientID, files ...File) (Effects, Status) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var eff Effects
+	st := s.mayChange(now, client, files, &eff)
+	if st == nfsv4.NFS4_OK {
+		for _, f := range files {
+			s.delegs.file(f).changing++
+		}
+	}
+	return s.effects(eff), st
+}
+
+func (s *State) mayChange(now time.Time, client ClientID, files []File, eff *Effects) Status {
+	if s.grace { // a delegation of it may be about to be reclaimed
+		return nfsv4.NFS4ERR_GRACE
+	}
+	st := Status(nfsv4.NFS4_OK)
+	for _, f := range files {
+		if s.breakDelegations(now, s.clients[client], f, eff) != nfsv4.NFS4_OK {
+			st = nfsv4.NFS4ERR_DELAY
+		}
+	}
+	return st
+}
+
+// EndChange ends what BeginChange began.
+func (s *State) EndChange(files ...File) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range files {
+		s.delegs.files[f].changing--
+		s.delegs.tidy(f)
+	}
+}
+
+// BeginNaming begins a change of names in a file system. It must be ended by EndNaming. If delegations is true, then some file there is
+// delegated: the caller looks up which files lose or change a name and asks BreakDelegations.
+func (s *State) BeginNaming(fs uint64) (delegations bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.delegs.naming[fs]++
+	return s.delegs.perFS[fs] > 0 || len(s.delegs.untold) > 0
+}
+
+// EndNaming ends what BeginNaming began.
+func (s *State) EndNaming(fs uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.delegs.naming[fs]--; s.delegs.naming[fs] == 0 {
+		delete(s.delegs.naming, fs)
+	}
+}
+
+// BreakDelegations is BeginChange between BeginNaming and EndNaming, which keep the files from being given.
+func (s *State) BreakDelegations(now time.Time, client ClientID, files ...File) (Effects, Status) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var eff Effects
+	st := s.mayChange(now, client, files, &eff)
+	return s.effects(eff), st
+}
+
+// lookupDelegation finds a client's delegation of f by its stateid.
+func (s *State) lookupDelegation(client ClientID, f File, id Stateid) (*delegation, Status) {
+	h, st := s.lookup(client, id)
+	if st != nfsv4.NFS4_OK {
+		return nil, st
+	}
+	d, ok := h.(*delegation)
+	if !ok || d.key != f {
+		return nil, nfsv4.NFS4ERR_BAD_STATEID
+	}
+	return d, nfsv4.NFS4_OK
+}
+
+// CheckDelegation is for OPEN with CLAIM_DELEGATE_CUR and CLAIM_DELEG_CUR_FH: whether a client has a delegation that covers
+// access (RFC 8881, 10.2.1).
+func (s *State) CheckDelegation(client ClientID, f File, id Stateid, access uint32) Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, st := s.lookupDelegation(client, f, id)
+	if st == nfsv4.NFS4_OK && access&nfsv4.OPEN4_SHARE_ACCESS_WRITE != 0 {
+		return nfsv4.NFS4ERR_INVAL
+	}
+	return st
+}
+
+// delegatedIO is CheckIO by a delegation.
+func (s *State) delegatedIO(d *delegation, f File, want vfs.OpenFlags, eff Effects) (IO, Effects, Status) {
+	switch {
+	case d.key != f:
+		return IO{}, s.effects(eff), nfsv4.NFS4ERR_BAD_STATEID
+	case want&vfs.OpenWrite != 0:
+		return IO{}, s.effects(eff), nfsv4.NFS4ERR_OPENMODE
+	}
+	return IO{Access: vfs.OpenRead}, s.effects(eff), nfsv4.NFS4_OK
+}
+
+// ReturnDelegation is DELEGRETURN (RFC 8881, 18.6).
+func (s *State) ReturnDelegation(client ClientID, f File, id Stateid) (Effects, Status) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var eff Effects
+	d, st := s.lookupDelegation(client, f, id)
+	if st == nfsv4.NFS4_OK {
+		s.giveBack(d, &eff)
+		delete(s.stateids, d.other)
+	}
+	return s.effects(eff), st
+}
+
+// Disclaimed revokes a delegation that is recalled and of which its client says that it does not have it: the reply that gave it may
+// be on its way still, so the client has to be told.
+func (s *State) Disclaimed(client ClientID, id Stateid) Effects {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var eff Effects
+	if h, st := s.lookup(client, id); st == nfsv4.NFS4_OK {
+		if d, ok := h.(*delegation); ok && !d.recalled.IsZero() {
+			s.revoke(d, &eff)
+		}
+	}
+	return s.effects(eff)
+}
+
+// CalledBack notes whether a client's last callback was answered. One that cannot be called gets no delegations and is told by
+// SEQ4_STATUS_CB_PATH_DOWN.
+func (s *State) CalledBack(client ClientID, answered bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.clients[client]; c != nil {
+		c.delegs.pathDown = !answered
+	}
+}
+
+// freeRevoked is FREE_STATEID of a revoked delegation; false: id is none.
+func (s *State) freeRevoked(client ClientID, id Stateid) bool {
+	d, ok := s.stateids[id.Other].(*delegation)
+	if !ok {
+		return s.stateids[id.Other] == nil && s.lostDelegation(client, id)
+	}
+	if !d.revoked || d.client.id != client {
+		return false
+	}
+	delete(d.client.delegs.revoked, d)
+	delete(s.stateids, d.other)
+	return true
+}
+
+// endDelegations ends those of a client that goes.
+func (s *State) endDelegations(c *client, eff *Effects) {
+	delete(s.delegs.untold, c)
+	for _, d := range c.delegs.held {
+		s.giveBack(d, eff)
+		delete(s.stateids, d.other)
+	}
+	for d := range c.delegs.revoked {
+		delete(s.stateids, d.other)
+	}
+	c.delegs.revoked = nil
+}
+
+// tickDelegations revokes those that were not returned in time.
+func (s *State) tickDelegations(now time.Time, eff *Effects) {
+	for d := range s.delegs.recalled {
+		if s.overdue(d, now) || s.expired(d.client, now) {
+			s.revoke(d, eff)
+		}
+	}
+	for f, ct := range s.delegs.contended {
+		if now.Sub(ct.until) > maxCalm {
+			delete(s.delegs.contended, f)
+		}
+	}
+}
+
+// delegationFlags are sr_status_flags about delegations.
+func (c *client) delegationFlags() (f uint32) {
+	if c.delegs.pathDown {
+		f |= nfsv4.SEQ4_STATUS_CB_PATH_DOWN
+	}
+	if len(c.delegs.revoked) > 0 || !c.delegs.lost.until.IsZero() {
+		f |= nfsv4.SEQ4_STATUS_RECALLABLE_STATE_REVOKED
+	}
+	return f
+}
+
+// Recalled reports whether a delegation is recalled and neither returned nor revoked yet.
+func (s *State) Recalled(client ClientID, id Stateid) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d, ok := s.stateids[id.Other].(*delegation)
+	return ok && d.client.id == client && !d.revoked && !d.recalled.IsZero()
+}

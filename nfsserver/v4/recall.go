@@ -1,0 +1,199 @@
+package v4
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
+
+	"github.com/rackfs/rackfs/nfsserver/state"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// CB_RECALL (RFC 8881, 20.2). Package state says which delegations are to be returned and takes them from those that do not; here the clients
+// are called, each by a few goroutines at a time, which end with their work or at Shutdown.
+
+const (
+	// recallWorkers is how many recalls of one client are under way at once.
+	recallWorkers = 4
+	// recallWait is how long a request waits for delegations before its client is told to come again. A client that has
+	// nothing to write back returns one at once.
+	recallWait = 150 * time.Millisecond
+	// maxRecallWaiters bounds the requests that wait.
+	maxRecallWaiters = 64
+	// recallDoubt is how long a client may say that it does not know what is recalled: the reply that gave it may arrive
+	// after the recall (RFC 8881, 2.10.6.3).
+	recallDoubt = 2 * time.Second
+)
+
+type recalls struct {
+	ctx    context.Context // ends with stop
+	stop   context.CancelFunc
+	active sync.WaitGroup
+
+	mu      sync.Mutex // guards the fields below
+	clients map[state.ClientID]*recallQueue
+	waiters int
+	changed chan struct{} // closed when delegations ended
+}
+
+// recallQueue is what a client is still to be told.
+type recallQueue struct {
+	list    []state.Recall
+	workers int
+}
+
+func (r *recalls) init() {
+	r.clients = make(map[state.ClientID]*recallQueue)
+	r.changed = make(chan struct{})
+	r.ctx, r.stop = context.WithCancel(context.Background())
+}
+
+// start makes recalls in the background.
+func (r *recalls) start(s *Server, list []state.Recall) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ctx.Err() != nil {
+		return
+	}
+	for _, one := range list {
+		q := r.clients[one.Client]
+		if q == nil {
+			q = &recallQueue{}
+			r.clients[one.Client] = q
+		}
+		q.list = append(q.list, one)
+		if q.workers < recallWorkers {
+			q.workers++
+			r.active.Go(func() { r.work(s, one.Client, q) })
+		}
+	}
+}
+
+func (r *recalls) work(s *Server, client state.ClientID, q *recallQueue) {
+	for {
+		one, ok := r.next(client, q)
+		if !ok {
+			return
+		}
+		s.recall(&one)
+	}
+}
+
+func (r *recalls) next(client state.ClientID, q *recallQueue) (one state.Recall, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(q.list) == 0 || r.ctx.Err() != nil {
+		if q.workers--; q.workers == 0 {
+			delete(r.clients, client)
+		}
+		return one, false
+	}
+	one, q.list = q.list[0], q.list[1:]
+	return one, true
+}
+
+// change is closed when delegations end from now on.
+func (r *recalls) change() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.changed
+}
+
+func (r *recalls) notify() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
+// await waits for a change and reports whether there was one.
+func (r *recalls) await(ctx context.Context, changed <-chan struct{}) bool {
+	r.mu.Lock()
+	if r.waiters >= maxRecallWaiters {
+		r.mu.Unlock()
+		return false
+	}
+	r.waiters++
+	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		r.waiters--
+		r.mu.Unlock()
+	}()
+	t := time.NewTimer(recallWait)
+	defer t.Stop()
+	select {
+	case <-changed:
+		return true
+	case <-t.C:
+	case <-ctx.Done():
+	case <-r.ctx.Done():
+	}
+	return false
+}
+
+func (r *recalls) shutdown() {
+	r.mu.Lock()
+	r.stop()
+	r.mu.Unlock()
+	r.active.Wait()
+}
+
+// recall tells a client to return a delegation, until it has heard it or the delegation has ended.
+func (s *Server) recall(r *state.Recall) {
+	ctx, cancel := context.WithTimeout(s.recalls.ctx, r.Until.Sub(s.cfg.Now()))
+	defer cancel()
+	var doubt time.Time // since when the client says that it does not know it
+	for ctx.Err() == nil && s.cfg.State.Recalled(r.Client, r.Stateid) {
+		st, err := s.recallOnce(ctx, r)
+		switch {
+		case vfs.KindOf(err) == vfs.KindStale || s.recalls.ctx.Err() != nil:
+			return
+		case err != nil:
+			s.cfg.State.CalledBack(r.Client, false)
+			s.cfg.Logger.Info("nfs: a client does not answer the recall of a delegation", "client", r.Client, "err", err)
+		default:
+			s.cfg.State.CalledBack(r.Client, true)
+		}
+		switch st {
+		case nfsv4.NFS4_OK:
+			if err == nil {
+				return
+			}
+		case nfsv4.NFS4ERR_BAD_STATEID, nfsv4.NFS4ERR_BADHANDLE:
+			now := time.Now()
+			if doubt.IsZero() {
+				doubt = now
+			}
+			if now.Sub(doubt) >= recallDoubt {
+				eff := s.cfg.State.Disclaimed(r.Client, r.Stateid)
+				if err := s.apply(ctx, &eff); err != nil {
+					s.cfg.Logger.Warn("nfs: client state could not be stored; will be tried again", "err", err)
+				}
+				s.recalls.notify()
+				return
+			}
+		}
+		select {
+		case <-time.After(callbackPause):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (s *Server) recallOnce(ctx context.Context, r *state.Recall) (status, error) {
+	ctx, cancel := context.WithTimeout(ctx, callbackTimeout)
+	defer cancel()
+	res, err := s.callBack(ctx, r.Client, &nfsv4.NfsCbArgop4_OP_CB_RECALL{Opcbrecall: nfsv4.CbRecall4args{
+		Stateid: r.Stateid, Fh: r.Handle,
+	}})
+	if err != nil {
+		return nfsv4.NFS4_OK, err
+	}
+	if res, ok := res.(*nfsv4.NfsCbResop4_OP_CB_RECALL); ok {
+		return res.Opcbrecall.Status, nil
+	}
+	return nfsv4.NFS4ERR_SERVERFAULT, nil
+}
