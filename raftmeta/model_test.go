@@ -150,7 +150,6 @@ func TestModelOverLeaderChanges(t *testing.T) {
 	}}}); err != nil {
 		t.Fatal(err)
 	}
-	raiseLevel(t, c, 1)
 	d := &disturbed{c: c, left: disturbances, down: -1, did: map[string]int{}}
 	checks := "50"
 	if os.Getenv("RACKFS_TEST_LONG") != "" {
