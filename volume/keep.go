@@ -25,6 +25,7 @@ type shareKey struct {
 type keptShare struct {
 	vfs.Share
 	recorded bool // at the shard, as it is
+	unsure   bool // perhaps, because an answer did not come
 }
 
 func keyOf(s *vfs.Share) shareKey { return shareKey{s.Client, s.State} }
@@ -89,6 +90,15 @@ func (t *table) looseShares(max int) ([]*metapb.ClientOpen, bool) {
 	return out, true
 }
 
+// doubt notes that a share of e may be recorded otherwise than it is.
+func (v *Volume) doubt(e *inode, key shareKey) {
+	v.table.mu.Lock()
+	defer v.table.mu.Unlock()
+	if k := e.shares[key]; k != nil {
+		k.unsure = true
+	}
+}
+
 // maxKeepOpens is how many opens that are not recorded a command brings which may take a file's last name. With more, those
 // of the file it hit are recorded afterwards.
 const maxKeepOpens = 16
@@ -115,7 +125,7 @@ func (v *Volume) looseOf(e *inode) (out []vfs.Share) {
 
 // isRecorded reports whether s is recorded as it is.
 func (k *keptShare) isRecorded(s *vfs.Share) bool {
-	return k != nil && k.recorded && k.Access == s.Access && k.Deny == s.Deny
+	return k != nil && k.recorded && !k.unsure && k.Access == s.Access && k.Deny == s.Deny
 }
 
 // OpenShared implements vfs.Keeper, as do the methods that follow.
@@ -127,7 +137,9 @@ func (v *Volume) OpenShared(ctx context.Context, c *vfs.Cred, ino vfs.Ino, f vfs
 		return detached(ctx, v, "open", func(ctx context.Context) (vfs.Attr, error) {
 			return v.openShared(ctx, c, ino, f, override, &s, true)
 		}, func(vfs.Attr) {
-			_ = v.Unshare(v.ctx, ino, vfs.Closing{Share: s})
+			if old == nil { // else it is an upgrade of what goes on
+				_ = v.Unshare(v.ctx, ino, vfs.Closing{Share: s})
+			}
 			_ = v.Close(v.ctx, ino, f)
 		})
 	}
@@ -157,11 +169,14 @@ func (v *Volume) openShared(ctx context.Context, c *vfs.Cred, ino vfs.Ino, f vfs
 		err = passed(ctx, rms, ino, op)
 	}
 	if err != nil {
-		if old == nil {
+		switch maybe := record && vfs.KindOf(err) != vfs.KindShareDenied; {
+		case old != nil && maybe:
+			v.doubt(e, keyOf(s))
+		case old == nil:
 			v.dropShare(e, keyOf(s))
-		}
-		if record && vfs.KindOf(err) != vfs.KindShareDenied {
-			v.closings.add(v, fileClose(ino, s, nil)) // it may have been recorded
+			if maybe {
+				v.closings.add(v, fileClose(ino, s, nil))
+			}
 		}
 		v.undoOpen(ctx, e, f)
 		return vfs.Attr{}, err
@@ -234,18 +249,18 @@ func (v *Volume) Share(ctx context.Context, ino vfs.Ino, s vfs.Share) error {
 		return v.record(ctx, e, &s)
 	case s.Lasting():
 		return nil
-	case old != nil && old.recorded:
+	case old != nil && (old.recorded || old.unsure):
 		// It needs not to last any more. If the file has no name, this record may be all that keeps it.
-		e.mu.Lock()
-		orphan := e.orphan || e.known && e.meta.Nlink == 0
-		e.mu.Unlock()
-		if orphan {
+		a, err := v.inodeAttr(ctx, e, "share")
+		if err != nil {
+			return err
+		}
+		if a.Nlink == 0 {
 			return v.record(ctx, e, &s)
 		}
-		end := fileClose(ino, &s, nil)
-		if old.Deny == 0 {
-			v.closings.add(v, end)
-		} else if err := v.closings.run(ctx, v, []*metapb.FileClose{end}); err != nil { // somebody may wait for it
+		// Not later: it may be recorded again before that, under the same name.
+		if err := v.closings.run(ctx, v, []*metapb.FileClose{fileClose(ino, &s, nil)}); err != nil {
+			v.doubt(e, keyOf(&s))
 			return err
 		}
 	}
@@ -263,7 +278,7 @@ func (v *Volume) Unshare(ctx context.Context, ino vfs.Ino, c vfs.Closing) error 
 		return nil
 	}
 	named := c.Share.State != (vfs.StateID{})
-	recorded := k != nil && k.recorded || k == nil && named && c.Share.Lasting()
+	recorded := k != nil && (k.recorded || k.unsure) || k == nil && named && c.Share.Lasting()
 	if !recorded && len(c.Locks) == 0 {
 		return nil
 	}

@@ -214,10 +214,8 @@ func (v *Volume) Create(ctx context.Context, c *vfs.Cred, dir vfs.Ino, name stri
 	return detached(ctx, v, op, func(ctx context.Context) (vfs.Created, error) {
 		return v.create(ctx, c, dir, name, a)
 	}, func(made vfs.Created) {
-		if a.Share != nil {
-			end := *a.Share
-			end.State = made.State
-			_ = v.Unshare(v.ctx, made.Attr.Ino, vfs.Closing{Share: end})
+		if a.Share != nil && made.State == a.Share.State { // else it was made before
+			_ = v.Unshare(v.ctx, made.Attr.Ino, vfs.Closing{Share: *a.Share})
 		}
 		if a.Open != 0 {
 			_ = v.Close(v.ctx, made.Attr.Ino, a.Open)
@@ -258,7 +256,7 @@ func (v *Volume) create(ctx context.Context, c *vfs.Cred, dir vfs.Ino, name stri
 	}
 	kept := v.keepCreated(e, share, cr.GetStateid(), &out)
 	undo := func() {
-		if kept != nil {
+		if kept != nil && kept.State == share.State { // else it was made before
 			_ = v.Unshare(v.ctx, e.ino, vfs.Closing{Share: *kept})
 		}
 		if a.Open != 0 {

@@ -214,7 +214,7 @@ func (s *State) Open(now time.Time, a OpenArgs) (Stateid, Effects, Status) {
 // abandon owes the end of what the caller did for an OPEN that is refused.
 func (s *State) abandon(a *OpenArgs, eff *Effects) {
 	switch p := a.Plan; {
-	case p == nil:
+	case p == nil, p.open == nil && s.stateids[p.Share.State] != nil: // the latter is a client's that repeats its request
 	case p.open == nil || s.stateids[p.open.other] != stateidHolder(p.open):
 		eff.Unshare = append(eff.Unshare, FileClosing{a.File, vfs.Closing{Share: p.Share, Now: p.Share.Deny != 0}})
 	default: // it was kept as an upgrade
@@ -252,7 +252,9 @@ func (s *State) openFor(c *client, o *open, a *OpenArgs, eff *Effects) *open {
 		o = s.newOpen(c, openKey{owner: string(a.Owner), file: a.File}, s.newOther(formOpen, c, string(a.Owner), 0))
 		asPlanned = false
 	case p != nil && p.Share.State != o.other:
-		eff.Unshare = append(eff.Unshare, FileClosing{a.File, vfs.Closing{Share: p.Share, Now: p.Share.Deny != 0}})
+		if s.stateids[p.Share.State] == nil { // else it is kept for another open
+			eff.Unshare = append(eff.Unshare, FileClosing{a.File, vfs.Closing{Share: p.Share, Now: p.Share.Deny != 0}})
+		}
 		asPlanned = false
 	case p != nil:
 		asPlanned = p.version == o.version

@@ -276,6 +276,9 @@ func (c *compound) openObject(o *object, a *openArgs, args *state.OpenArgs) stat
 		attr, err = c.vfsOpen(o, openFlags(a.access), args.Reclaim, share)
 		return err
 	})
+	if vfs.KindOf(err) == vfs.KindTooMany { // as the limits of package state
+		return nfsv4.NFS4ERR_DELAY
+	}
 	if err != nil {
 		return c.typeStatus(o, false, statusOf(err, true))
 	}
@@ -371,6 +374,9 @@ func (c *compound) openCreate(a *openArgs, args *state.OpenArgs) (opened, status
 		made, err = c.cur.export.FS.Create(c.ctx, c.fsCred(), c.cur.ino, a.name, ca)
 		return err
 	})
+	if vfs.KindOf(err) == vfs.KindTooMany && ca.Share != nil {
+		return opened{}, nfsv4.NFS4ERR_DELAY
+	}
 	if err != nil {
 		return opened{}, c.createStatus(a.name, statusOf(err, false))
 	}

@@ -231,14 +231,18 @@ func testKeptUnlinked(e *keptEnv) {
 	e.want("write", err, vfs.KindOK)
 	e.open(b, read, vfs.KindOK)
 	e.close(b, shareOf(2, 3, w, 0))
-	for _, name := range []string{"a", "b"} {
+	down := shareOf(1, 4, r|w, 0)
+	c := e.create("c", down)
+	down.Access = r
+	e.want("downgrade", e.FS().Share(e.ctx, c, down), vfs.KindOK)
+	for _, name := range []string{"a", "b", "c"} {
 		_, err := e.FS().Remove(e.ctx, &vfs.Root, vfs.RootIno, name, vfs.RemoveAny)
 		e.want("remove", err, vfs.KindOK)
 	}
 	for range 2 {
 		e.Restart()
 		opens, _, err := e.FS().Resume(e.ctx, 1)
-		if err != nil || len(opens) != 2 {
+		if err != nil || len(opens) != 3 {
 			e.Fatalf("resumed %+v, %v", opens, err)
 		}
 		p := make([]byte, 10)
@@ -248,6 +252,8 @@ func testKeptUnlinked(e *keptEnv) {
 	}
 	e.close(a, write)
 	e.wantGone(a)
+	e.close(c, down)
+	e.wantGone(c)
 	_, err = e.FS().GetAttr(e.ctx, b)
 	e.want("getattr", err, vfs.KindOK)
 	e.Release(2) // its close may not have been written down when the front end died

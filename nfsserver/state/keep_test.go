@@ -1,0 +1,333 @@
+package state_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
+
+	"github.com/rackfs/rackfs/nfsserver/state"
+	"github.com/rackfs/rackfs/vfs"
+	"github.com/rackfs/rackfs/vfs/byterange"
+)
+
+// newKeptWorld is a world whose store keeps sessions and whose files are a vfs.Keeper's, as far as package state can see.
+func newKeptWorld(t *testing.T) *world {
+	w := newWorld(t)
+	w.s = state.New(state.Config{Lease: lease, Boot: 7, Kept: true}, w.now)
+	w.s.AddIDs([]state.ClientID{1, 2, 3, 4})
+	return w
+}
+
+// keptClient is a client that is ready, whose effects are not carried out.
+func (w *world) keptClient(owner string) *peer {
+	w.t.Helper()
+	p := w.peer(owner)
+	r, _, st := w.s.ExchangeID(w.now, state.ExchangeIDArgs{Owner: []byte(owner), Principal: p.who})
+	w.wantStatus("EXCHANGE_ID", st, ok)
+	p.id = r.ClientID
+	made, eff, st := w.s.CreateSession(w.now, state.CreateSessionArgs{ClientID: p.id, Sequence: r.Sequence, Fore: chan4k(4), Principal: p.who})
+	w.wantStatus("CREATE_SESSION", st, ok)
+	if len(eff.Sessions) != 1 || eff.Sessions[0].Session.ID != made.SessionID || eff.Sessions[0].Client.ClientID != p.id {
+		w.t.Fatalf("to be stored: %+v", eff.Sessions)
+	}
+	p.session = made.SessionID
+	_, st = w.s.ReclaimComplete(w.now, p.id, false)
+	w.wantStatus("RECLAIM_COMPLETE", st, ok)
+	return p
+}
+
+// plan begins an OPEN at a Keeper.
+func (p *peer) plan(f state.File, access, deny uint32) state.OpenArgs {
+	p.w.t.Helper()
+	a := p.openArgs(f, access, deny)
+	p.w.wantStatus("PlanOpen", p.w.s.PlanOpen(&a), ok)
+	return a
+}
+
+// An OPEN is planned before its file is opened and recorded. What other OPENs and CLOSEs of its owner do meanwhile makes no
+// record that belongs to nobody and none that says too little.
+func TestPlannedOpens(t *testing.T) {
+	t.Run("two first opens", func(t *testing.T) {
+		w := newKeptWorld(t)
+		a := w.keptClient("a")
+		one, two := a.plan(fileA, read, none), a.plan(fileA, write, none)
+		if one.Plan.Share.State == two.Plan.Share.State {
+			t.Fatal("two plans of a new open have one name")
+		}
+		id, eff, st := w.s.Open(w.now, one)
+		w.wantStatus("OPEN", st, ok)
+		if id.Other != one.Plan.Share.State || len(eff.Share)+len(eff.Unshare) != 0 {
+			t.Fatalf("opened %x, planned %x, %+v", id.Other, one.Plan.Share.State, eff)
+		}
+		second, eff, st := w.s.Open(w.now, two)
+		w.wantStatus("OPEN", st, ok)
+		if second.Other != id.Other || second.Seqid != 2 {
+			t.Errorf("the same owner's open is %v after %v", second, id)
+		}
+		if len(eff.Unshare) != 1 || eff.Unshare[0].Share.State != two.Plan.Share.State {
+			t.Errorf("ended: %+v", eff.Unshare)
+		}
+		if len(eff.Share) != 1 || eff.Share[0].Share.State != id.Other || eff.Share[0].Share.Access != vfs.OpenRead|vfs.OpenWrite {
+			t.Errorf("kept: %+v", eff.Share)
+		}
+	})
+	t.Run("an upgrade", func(t *testing.T) {
+		w := newKeptWorld(t)
+		a := w.keptClient("a")
+		id, _, _ := w.s.Open(w.now, a.plan(fileA, read, none))
+		up := a.plan(fileA, write, write)
+		if s := up.Plan.Share; s.State != id.Other || s.Access != vfs.OpenRead|vfs.OpenWrite || s.Deny != vfs.OpenWrite {
+			t.Fatalf("planned %+v", s)
+		}
+		_, eff, st := w.s.Open(w.now, up)
+		w.wantStatus("OPEN", st, ok)
+		if len(eff.Share)+len(eff.Unshare) != 0 {
+			t.Errorf("after it came as planned: %+v", eff)
+		}
+	})
+	t.Run("an upgrade of what is closed meanwhile", func(t *testing.T) {
+		w := newKeptWorld(t)
+		a := w.keptClient("a")
+		id, _, _ := w.s.Open(w.now, a.plan(fileA, read, none))
+		up := a.plan(fileA, write, none)
+		_, _, st := w.s.Close(w.now, a.id, fileA, id)
+		w.wantStatus("CLOSE", st, ok)
+		now, eff, st := w.s.Open(w.now, up)
+		w.wantStatus("OPEN", st, ok)
+		if now.Other == id.Other {
+			t.Error("the closed stateid is back: its end may still be on its way")
+		}
+		if len(eff.Unshare) != 1 || eff.Unshare[0].Share.State != id.Other || len(eff.Share) != 1 || eff.Share[0].Share.State != now.Other {
+			t.Errorf("kept %+v, ended %+v", eff.Share, eff.Unshare)
+		}
+	})
+	t.Run("an upgrade that is refused", func(t *testing.T) {
+		w := newKeptWorld(t)
+		a, b := w.keptClient("a"), w.keptClient("b")
+		id, _, _ := w.s.Open(w.now, a.plan(fileA, read, none))
+		up := a.plan(fileA, write, none)
+		_, _, st := w.s.Open(w.now, b.plan(fileA, read, write))
+		w.wantStatus("OPEN of another", st, ok)
+		_, eff, st := w.s.Open(w.now, up)
+		w.wantStatus("OPEN", st, nfsv4.NFS4ERR_SHARE_DENIED)
+		if len(eff.Unshare) != 0 || len(eff.Share) != 1 || eff.Share[0].Share.State != id.Other || eff.Share[0].Share.Access != vfs.OpenRead {
+			t.Errorf("kept %+v, ended %+v; want what was before", eff.Share, eff.Unshare)
+		}
+	})
+	t.Run("a downgrade and the end of the client", func(t *testing.T) {
+		w := newKeptWorld(t)
+		a := w.keptClient("a")
+		first, _, _ := w.s.Open(w.now, a.plan(fileA, read, none))
+		id, _, _ := w.s.Open(w.now, a.plan(fileA, both, none))
+		_, eff, st := w.s.OpenDowngrade(w.now, a.id, fileA, id, read, none)
+		w.wantStatus("OPEN_DOWNGRADE", st, ok)
+		if len(eff.Share) != 1 || eff.Share[0].Share.State != first.Other || eff.Share[0].Share.Lasting() {
+			t.Errorf("kept %+v", eff.Share)
+		}
+		w.now = w.now.Add(25 * time.Hour)
+		eff = w.s.Tick(w.now)
+		if len(eff.Forget) != 1 || len(eff.Unshare) != 1 || !eff.Unshare[0].Released {
+			t.Errorf("at the end: %+v", eff)
+		}
+	})
+}
+
+func keptLock(open state.Stateid, owner string) state.LockArgs {
+	return state.LockArgs{File: fileA, Type: wr, Offset: 0, Length: 10, New: true, Stateid: open, Owner: []byte(owner)}
+}
+
+// A LOCK is decided elsewhere; what happens to its open meanwhile leaves no lock that nobody would end.
+func TestPlannedLocks(t *testing.T) {
+	w := newKeptWorld(t)
+	a, b := w.keptClient("a"), w.keptClient("b")
+	begin := func(p *peer, args state.LockArgs, want state.Status) *state.LockPlan {
+		t.Helper()
+		args.Client = p.id
+		plan, st := w.s.BeginLock(w.now, args)
+		w.wantStatus("LOCK", st, want)
+		return plan
+	}
+	open, _, _ := w.s.Open(w.now, a.plan(fileA, both, none))
+	one := begin(a, keptLock(open, "l"), ok)
+	if one.Share != nil || one.Owner != (vfs.LockOwner{Client: uint64(a.id), Owner: "l"}) || one.State.Open != open.Other {
+		t.Errorf("planned %+v", one)
+	}
+	begin(a, keptLock(open, "l"), nfsv4.NFS4ERR_DELAY) // one at a time
+	other := begin(a, keptLock(open, "m"), ok)
+	id, _, _, st := w.s.EndLock(w.now, one, nil, false)
+	w.wantStatus("LOCK", st, ok)
+	if id.Other != one.State.State || id.Seqid != 1 {
+		t.Errorf("locked %v, planned %x", id, one.State.State)
+	}
+	_, denied, _, st := w.s.EndLock(w.now, other, &vfs.LockConflict{Owner: vfs.LockOwner{Client: 99, Owner: "x"}, Range: byterange.Range{First: 5, Last: 6, Write: true}}, false)
+	w.wantStatus("LOCK", st, nfsv4.NFS4ERR_DENIED)
+	if denied == nil || denied.Offset != 5 || denied.Length != 2 || denied.Type != wr || denied.Client != 99 || string(denied.Owner) != "x" {
+		t.Errorf("denied by %+v", denied)
+	}
+
+	// The first lock through an open for reading makes that one to be kept.
+	reader, _, _ := w.s.Open(w.now, b.plan(fileA, read, none))
+	args := keptLock(reader, "r")
+	args.Type = rd
+	plan := begin(b, args, ok)
+	if plan.Share == nil || !plan.Share.Lasting() || plan.Share.State != reader.Other {
+		t.Errorf("to be kept first: %+v", plan.Share)
+	}
+	// No answer: it may have been granted, so CLOSE ends it, at once.
+	_, _, _, st = w.s.EndLock(w.now, plan, nil, true)
+	w.wantStatus("LOCK", st, nfsv4.NFS4ERR_DELAY)
+	_, eff, st := w.s.Close(w.now, b.id, fileA, reader)
+	w.wantStatus("CLOSE", st, ok)
+	if len(eff.Unshare) != 1 || !eff.Unshare[0].Now || len(eff.Unshare[0].Locks) != 1 || eff.Unshare[0].Locks[0].Owner.Owner != "r" {
+		t.Errorf("ended %+v", eff.Unshare)
+	}
+
+	// Closed while it was under way.
+	late := begin(a, keptLock(open, "late"), ok)
+	_, eff, st = w.s.Close(w.now, a.id, fileA, open)
+	w.wantStatus("CLOSE", st, ok)
+	if len(eff.Unshare) != 1 || !eff.Unshare[0].Now || len(eff.Unshare[0].Locks) != 1 || eff.Unshare[0].Locks[0].State != id.Other {
+		t.Errorf("ended %+v", eff.Unshare)
+	}
+	_, _, eff, st = w.s.EndLock(w.now, late, nil, false)
+	w.wantStatus("LOCK", st, nfsv4.NFS4ERR_BAD_STATEID)
+	if len(eff.Unshare) != 1 || !eff.Unshare[0].Now || eff.Unshare[0].Locks[0].Owner.Owner != "late" {
+		t.Errorf("ended %+v", eff.Unshare)
+	}
+
+	// In the way is a client whose lease is over: it ends, and the LOCK begins again.
+	open, _, _ = w.s.Open(w.now, a.plan(fileA, both, none))
+	w.now = w.now.Add(lease + time.Second)
+	a.seq[0] = 0
+	a.renew()
+	plan = begin(a, keptLock(open, "l"), ok)
+	_, denied, eff, st = w.s.EndLock(w.now, plan, &vfs.LockConflict{Owner: vfs.LockOwner{Client: uint64(b.id)}}, false)
+	w.wantStatus("LOCK", st, nfsv4.NFS4ERR_DENIED)
+	if denied != nil || len(eff.Forget) != 1 || eff.Forget[0].ClientID != b.id {
+		t.Errorf("denied by %+v, ended %+v", denied, eff.Forget)
+	}
+}
+
+// A client is taken over whole, once, and not if its end was decided or something was removed while it was read.
+func TestAdopt(t *testing.T) {
+	w := newKeptWorld(t)
+	session := state.SessionRecord{ID: state.SessionID{5}, Client: 9, Sequence: 1, Fore: chan4k(3)}
+	adoption := func(id state.ClientID) state.Adoption {
+		s := session
+		s.Client = id
+		return state.Adoption{
+			ClientState: state.ClientState{
+				Client:   state.ClientRecord{Owner: []byte("x"), Principal: "root", ClientID: id, Sequence: 1, Reclaimed: true},
+				Sessions: []state.SessionRecord{s},
+			},
+			Removals: w.s.Removals(),
+			Slots:    map[state.SessionID][]vfs.SlotSeq{session.ID: {{Slot: 1, Seq: 1<<32 + 10}, {Slot: 1, Seq: 7}, {Slot: 50, Seq: 1}}},
+			Opens:    []state.AdoptedOpen{{FS: 1, HeldOpen: vfs.HeldOpen{Ino: fileA.Ino, Share: vfs.Share{Client: uint64(id), State: vfs.StateID{1, 2}, Owner: []byte("o"), Access: vfs.OpenWrite}}}},
+		}
+	}
+	old := adoption(9)
+	old.Removals--
+	eff, again := w.s.Adopt(w.now, old)
+	if !again || len(eff.Close) != 1 || w.s.Stats().Clients != 0 {
+		t.Fatalf("of something old: %v, %+v", again, eff)
+	}
+	eff, again = w.s.Adopt(w.now, adoption(9))
+	if again || !eff.Empty() || w.s.Stats().Clients != 1 || w.s.Stats().Opens != 1 {
+		t.Fatalf("%v, %+v, %+v", again, eff, w.s.Stats())
+	}
+	eff, _ = w.s.Adopt(w.now, adoption(9))
+	if len(eff.Close) != 1 || w.s.Stats().Opens != 1 {
+		t.Errorf("the second time: %+v", eff)
+	}
+	p := &peer{w: w, owner: "x", who: "root", id: 9, session: session.ID}
+	seq := func(slot, seq uint32, want state.Status) *state.Call {
+		t.Helper()
+		r, st := w.s.Sequence(w.now, state.SequenceArgs{SessionID: p.session, Slot: slot, Sequence: seq, CacheThis: true})
+		w.wantStatus("SEQUENCE", st, want)
+		return r.Call
+	}
+	seq(1, 9, nfsv4.NFS4ERR_SEQ_MISORDERED)
+	call := seq(1, 12, ok) // the answer to 11 left no trace
+	if call.Sequence != 1<<32+12 {
+		t.Errorf("sequence %x", call.Sequence)
+	}
+	w.s.Finish(w.now, call, nil)
+	seq(1, 14, nfsv4.NFS4ERR_SEQ_MISORDERED)
+	if call := seq(2, 1<<31+5, ok); call.Sequence != 1<<31+5 {
+		t.Errorf("sequence of a slot without a trace: %x", call.Sequence)
+	} else {
+		w.s.Finish(w.now, call, nil)
+	}
+	// A seqid that only the client knows is believed, and then counts.
+	id := state.Stateid{Seqid: 5, Other: vfs.StateID{1, 2}}
+	p.io(fileA, id, vfs.OpenWrite, ok)
+	id.Seqid = 4
+	p.io(fileA, id, vfs.OpenWrite, nfsv4.NFS4ERR_OLD_STATEID)
+	a := p.plan(fileA, write, none)
+	if a.Plan.Share.State != id.Other {
+		t.Errorf("the next open of its owner is %x", a.Plan.Share.State)
+	}
+
+	// It ends; while the store does not know that yet, nobody brings it back.
+	w.now = w.now.Add(25 * time.Hour)
+	eff = w.s.Tick(w.now)
+	if len(eff.Forget) != 1 {
+		t.Fatalf("%+v", eff)
+	}
+	w.s.Adopt(w.now, adoption(9))
+	before := adoption(9)
+	if err := eff.Apply(context.Background(), w, noFiles{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, again := w.s.Adopt(w.now, before); !again || w.s.Stats().Clients != 0 {
+		t.Errorf("what was read before the end was adopted: %+v", w.s.Stats())
+	}
+
+	// Others' clients end here without a trace in the store.
+	w.s.Adopt(w.now, adoption(10))
+	mine := w.keptClient("mine")
+	eff = w.s.EndExcept(func(id state.ClientID) bool { return id == mine.id })
+	if len(eff.Forget) != 0 || len(eff.Close) != 1 || w.s.Stats().Clients != 1 {
+		t.Errorf("%+v, %+v", eff, w.s.Stats())
+	}
+}
+
+// noFiles does nothing about files.
+type noFiles struct{}
+
+func (noFiles) CloseFile(context.Context, state.FileClose)       {}
+func (noFiles) Share(context.Context, state.FileShare) error     { return nil }
+func (noFiles) Unshare(context.Context, state.FileClosing) error { return nil }
+
+// An open that a request made before a restart is found when the request comes again, and its seqid does not move.
+func TestRepeatedOpenKeepsItsSeqid(t *testing.T) {
+	w := newKeptWorld(t)
+	a := w.keptClient("a")
+	tail := state.Tail(&vfs.Call{Session: [16]byte{1}, Slot: 2, Seq: 3, Op: 4})
+	args := a.openArgs(fileA, write, none)
+	args.Tail = tail
+	w.wantStatus("PlanOpen", w.s.PlanOpen(&args), ok)
+	made := args.Plan.Share
+
+	w.s = state.New(state.Config{Lease: lease, Boot: 8, Kept: true}, w.now)
+	w.s.Adopt(w.now, state.Adoption{
+		ClientState: state.ClientState{Client: state.ClientRecord{Owner: []byte("a"), Principal: "root", ClientID: a.id, Reclaimed: true}},
+		Opens:       []state.AdoptedOpen{{FS: 1, HeldOpen: vfs.HeldOpen{Ino: fileA.Ino, Share: made}}},
+	})
+	args = a.openArgs(fileA, write, none)
+	args.Tail = tail
+	w.wantStatus("PlanOpen", w.s.PlanOpen(&args), ok)
+	id, _, st := w.s.Open(w.now, args)
+	w.wantStatus("OPEN", st, ok)
+	if id.Other != made.State || id.Seqid != 1 {
+		t.Errorf("opened %v, want %x with seqid 1", id, made.State)
+	}
+	args = a.openArgs(fileA, write, none)
+	args.Tail = tail + 2
+	w.wantStatus("PlanOpen", w.s.PlanOpen(&args), ok)
+	if id, _, _ = w.s.Open(w.now, args); id.Seqid != 2 {
+		t.Errorf("the next open has seqid %d", id.Seqid)
+	}
+}
