@@ -260,12 +260,16 @@ func (x *call) unheld(n *inode) error {
 	return nil
 }
 
-// noFile removes the index entry of a client's file when it has neither opens nor locks of it any more.
-func (x *call) noFile(client, ino uint64) error {
-	for _, prefix := range [][]byte{appendOpens(nil, x.fs, ino, client), appendLocks(nil, x.fs, ino, client)} {
-		keys, _, err := x.firstKeys(prefix, 1)
-		if err != nil || len(keys) > 0 {
-			return err
+// noFile removes the index entry of a client's file when it has neither opens nor locks of it any more; n is what is left of
+// the file, mostly nothing of anybody, which takes no look.
+func (x *call) noFile(client uint64, n *inode) error {
+	ino := uint64(n.attr.Ino)
+	if n.opened() {
+		for _, prefix := range [][]byte{appendOpens(nil, x.fs, ino, client), appendLocks(nil, x.fs, ino, client)} {
+			keys, _, err := x.firstKeys(prefix, 1)
+			if err != nil || len(keys) > 0 {
+				return err
+			}
 		}
 	}
 	x.del(appendClientFile(x.key[:0], client, x.fs, ino))

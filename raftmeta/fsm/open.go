@@ -317,7 +317,7 @@ func (x *call) closeFile(f *metapb.FileClose) error {
 		return nil
 	}
 	x.clients.set(x.entry, f.Client, &k2)
-	if err := x.noFile(f.Client, f.Ino); err != nil {
+	if err := x.noFile(f.Client, n2); err != nil {
 		return err
 	}
 	return x.unheld(n2)
