@@ -3,7 +3,10 @@ package nfsserver_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -406,4 +409,95 @@ func TestSlotsGrowAndShrink(t *testing.T) {
 	}
 	send(6, 5, nfsv4.NFS4ERR_BADSLOT)
 	send(5, 6, nfsv4.NFS4ERR_BAD_HIGH_SLOT)
+}
+
+// Clients work while the server is restarted again and again: everything happens once, locks exclude, and what was closed leaves nothing.
+func TestWorkOverRestarts(t *testing.T) {
+	in := newKeptInstance(t)
+	in.dial("maker").file("shared")
+	var holders, restarts atomic.Int32
+	const workers, enough = 6, 10
+	var wg sync.WaitGroup
+	for w := range workers {
+		c := in.dial(fmt.Sprintf("worker %d", w), func(cfg *nfsclient.Config) { cfg.Patient = true })
+		f := c.open("shared", nfsv4.OPEN4_SHARE_ACCESS_BOTH, 0, nfsv4.NFS4_OK)
+		wg.Go(func() {
+			fail := func(what string, err error) bool {
+				if err != nil {
+					t.Errorf("worker %d: %s: %v", w, what, err)
+				}
+				return err != nil
+			}
+			lock := &nfsclient.Lock{Owner: "l"}
+			for i := 0; restarts.Load() < enough; i++ {
+				name := fmt.Sprintf("%d-%d", w, i)
+				made, err := c.Open(in.ctx, c.root, nfsclient.OpenArgs{Name: name, Create: nfsclient.Guarded, Attr: *attr.Mode(0o600)})
+				if fail("create", err) {
+					return
+				}
+				data := []byte(name)
+				if _, err := c.Write(in.ctx, made, 0, nfsv4.FILE_SYNC4, data); fail("write", err) {
+					return
+				}
+				if fail("rename", c.Rename(in.ctx, c.root, name, c.root, name+"r")) || fail("close", c.CloseFile(in.ctx, made)) {
+					return
+				}
+				reader, err := c.Open(in.ctx, c.root, nfsclient.OpenArgs{Name: name + "r"}) // for both: that is kept, whatever restarts
+				if fail("open", err) {
+					return
+				}
+				for {
+					_, err := c.LockRange(in.ctx, f, lock, nfsv4.WRITE_LT, 0, 10)
+					if err == nil {
+						break
+					}
+					if nfsclient.StatusOf(err) != nfsv4.NFS4ERR_DENIED {
+						fail("lock", err)
+						return
+					}
+					time.Sleep(time.Millisecond)
+				}
+				if n := holders.Add(1); n != 1 {
+					t.Errorf("%d clients hold one lock", n)
+				}
+				holders.Add(-1)
+				if fail("unlock", c.Unlock(in.ctx, f, lock, 0, 10)) || fail("remove", c.Remove(in.ctx, c.root, name+"r")) {
+					return
+				}
+				got := make([]byte, 20)
+				n, _, err := c.Read(in.ctx, reader, 0, got)
+				if fail("read of what is removed", err) {
+					return
+				}
+				if !slices.Equal(got[:n], data) {
+					t.Errorf("read %q of %q", got[:n], data)
+				}
+				if fail("close", c.CloseFile(in.ctx, reader)) {
+					return
+				}
+			}
+			fail("close", c.CloseFile(in.ctx, f))
+		})
+	}
+	done := make(chan struct{})
+	go func() {
+		wg.Wait()
+		close(done)
+	}()
+	for running := true; running; restarts.Add(1) {
+		in.restart()
+		select {
+		case <-done:
+			running = false
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	in.restart()
+	opens, owners := in.kept.Holding()
+	if opens != 1 || owners != 0 {
+		t.Errorf("%d opens and %d lock-owners are kept, want the maker's open", opens, owners)
+	}
+	if st, err := in.kept.StatFS(in.ctx, vfs.RootIno); err != nil || st.UsedFiles != 2 {
+		t.Errorf("%d inodes are left, want the root and the shared file (%v)", st.UsedFiles, err)
+	}
 }

@@ -83,6 +83,13 @@ func (k *Kept) Commands() int {
 	return k.commands
 }
 
+// Holding counts what is kept: opens, and lock-owners.
+func (k *Kept) Holding() (opens, owners int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.shares), len(k.states)
+}
+
 // Restart ends the front end as a crash does: what it had open, and shares that do not last, unless they are of a file without links.
 func (k *Kept) Restart() {
 	k.mu.Lock()
