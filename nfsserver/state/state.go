@@ -176,6 +176,9 @@ func (s *State) endGrace() {
 
 // stopWaiting notes that owner reclaims nothing (more).
 func (s *State) stopWaiting(owner string) {
+	if r, ok := s.waiting[owner]; ok && s.cfg.Kept { // no new record takes the place of this one
+		s.unforgotten[r.ClientID] = r
+	}
 	delete(s.waiting, owner)
 	if s.grace && len(s.waiting) == 0 {
 		s.endGrace()
