@@ -53,6 +53,7 @@ type keptStore struct {
 	clients  map[state.ClientID]state.ClientRecord
 	sessions map[state.SessionID]state.SessionRecord
 	removed  map[state.ClientID]bool
+	failing  error // of PutClient and PutSession
 }
 
 var _ state.SessionStore = (*keptStore)(nil)
@@ -69,7 +70,16 @@ func (k *keptStore) NewClientIDs(context.Context) ([]state.ClientID, error) {
 	return []state.ClientID{k.last - 1, k.last}, nil
 }
 
+func (k *keptStore) fail(err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.failing = err
+}
+
 func (k *keptStore) put(r state.ClientRecord) error {
+	if k.failing != nil {
+		return k.failing
+	}
 	if k.removed[r.ClientID] {
 		return vfs.KindExpired.Err("put client")
 	}

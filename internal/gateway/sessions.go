@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 
@@ -74,6 +75,9 @@ func (s *sessionStore) newest(rec state.ClientRecord) state.ClientRecord {
 		rec.Delegated = rec.Delegated || old.Delegated
 		if int32(old.Sequence-rec.Sequence) > 0 {
 			rec.Sequence = old.Sequence
+		}
+		if old.CopiesVersion > rec.CopiesVersion {
+			rec.Copies, rec.CopiesVersion = old.Copies, old.CopiesVersion
 		}
 	}
 	return rec
@@ -208,6 +212,9 @@ func (s *sessionStore) Retake(ctx context.Context) (map[state.ClientID]bool, err
 	for _, id := range taken {
 		served[state.ClientID(id)] = true
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.known, func(id state.ClientID, _ state.ClientRecord) bool { return !served[id] })
 	return served, nil
 }
 
@@ -230,12 +237,15 @@ func (s *sessionStore) Find(ctx context.Context, id state.SessionID) (state.Clie
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.known[cs.Client.ClientID] = cs.Client
+	if _, ok := s.known[cs.Client.ClientID]; !ok { // else another request found it, and it may have changed since
+		s.known[cs.Client.ClientID] = cs.Client
+	}
 	return cs, nil
 }
 
-// sessionFormat is the first byte of our part of records in shard 0: of a client then 4 bytes of sequence and 1 of
-// flags; of a session 4 each of sequence, flags, callback program, then two channels of 5 times 4. All big-endian.
+// sessionFormat is the first byte of our part of records in shard 0: of a client then 4 bytes of sequence, 1 of flags, and for each
+// copy that it waits for 12 of stateid, 1 with the length of the handle, and the handle; of a session 4 each of sequence, flags, callback
+// program, then two channels of 5 times 4. All big-endian.
 const sessionFormat = 1
 
 // Flags of a client.
@@ -246,6 +256,7 @@ const (
 
 const (
 	clientRecordLen  = 1 + 4 + 1
+	copyRecordLen    = 12 + 1 // and a handle
 	sessionRecordLen = 1 + 3*4 + 2*5*4
 )
 
@@ -258,6 +269,9 @@ func pbClient(r *state.ClientRecord) *metapb.ClientRecord {
 		flags |= flagDelegated
 	}
 	b := append(binary.BigEndian.AppendUint32([]byte{sessionFormat}, r.Sequence), flags)
+	for _, c := range r.Copies {
+		b = append(append(append(b, c.ID[:]...), byte(len(c.Handle))), c.Handle...)
+	}
 	return &metapb.ClientRecord{Id: uint64(r.ClientID), Owner: r.Owner, Verifier: r.Verifier[:], Principal: []byte(r.Principal), Confirmed: true, Record: b}
 }
 
@@ -287,6 +301,14 @@ func clientState(c *metapb.ClientSessions) (state.ClientState, error) {
 		Owner: r.Owner, Verifier: [8]byte(r.Verifier), Principal: state.Principal(r.Principal), ClientID: state.ClientID(r.Id),
 		Sequence: binary.BigEndian.Uint32(b[1:]), Reclaimed: b[5]&flagReclaimed != 0, Delegated: b[5]&flagDelegated != 0,
 	}}
+	for rest := b[clientRecordLen:]; len(rest) > 0; {
+		if len(rest) < copyRecordLen || len(rest)-copyRecordLen < int(rest[copyRecordLen-1]) {
+			return state.ClientState{}, vfs.Errorf(vfs.KindIncompatible, op, "the record of NFS client %d (%q) ends within a copy; this version does not know the format", r.GetId(), r.GetOwner())
+		}
+		end := copyRecordLen + int(rest[copyRecordLen-1])
+		cs.Client.Copies = append(cs.Client.Copies, state.CopyRecord{ID: vfs.StateID(rest[:copyRecordLen-1]), Handle: slices.Clone(rest[copyRecordLen:end])})
+		rest = rest[end:]
+	}
 	for _, s := range c.GetSessions() {
 		b := s.GetRecord()
 		if len(b) < sessionRecordLen || b[0] != sessionFormat || len(s.GetId()) != len(state.SessionID{}) {

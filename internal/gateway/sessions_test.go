@@ -107,6 +107,7 @@ func TestSessionRecords(t *testing.T) {
 		t.Fatalf("client ids %v", all)
 	}
 	rec := state.ClientRecord{Owner: []byte("host \x00"), Verifier: [8]byte{1, 2}, Principal: "sys/0", ClientID: ids[0], Sequence: 3, Reclaimed: true}
+	rec.Copies = []state.CopyRecord{{ID: vfs.StateID{1, 2}, Handle: []byte("handle")}, {ID: vfs.StateID{3}, Handle: []byte{0}}}
 	chans := state.ChannelAttrs{MaxRequest: 1, MaxResponse: 2, MaxCachedResponse: 3, MaxOps: 4, MaxSlots: 5}
 	s1 := state.SessionRecord{ID: state.SessionID{1}, Client: ids[0], Sequence: 2, Flags: 2, Fore: chans, Back: chans, CallbackProgram: 1 << 30}
 	s1.Back.MaxSlots = 1
@@ -115,8 +116,11 @@ func TestSessionRecords(t *testing.T) {
 	first := rec
 	first.Sequence, first.Reclaimed = 2, false
 	must(a.PutSession(ctx, state.SessionPut{Client: first, Session: s1}), vfs.KindOK)
-	must(a.PutClient(ctx, rec), vfs.KindOK)
-	late := first // was made before RECLAIM_COMPLETE and comes after it
+	newest := rec
+	newest.CopiesVersion = 3
+	must(a.PutClient(ctx, newest), vfs.KindOK)
+	late := first // was made before RECLAIM_COMPLETE and two copies, and comes after them
+	late.Copies, late.CopiesVersion = []state.CopyRecord{{ID: vfs.StateID{9}}}, 2
 	late.Sequence = 3
 	must(a.PutSession(ctx, state.SessionPut{Client: late, Session: s2}), vfs.KindOK)
 	want := state.ClientState{Client: rec, Sessions: []state.SessionRecord{s1, s2}}
@@ -201,7 +205,7 @@ func TestKeepingNeedsTheLevel(t *testing.T) {
 }
 
 func FuzzClientState(f *testing.F) {
-	rec := state.ClientRecord{Owner: []byte("o"), ClientID: 5, Sequence: 9}
+	rec := state.ClientRecord{Owner: []byte("o"), ClientID: 5, Sequence: 9, Copies: []state.CopyRecord{{ID: vfs.StateID{1}, Handle: []byte("h")}}}
 	p := pbClient(&rec)
 	f.Add(p.Record, p.Verifier, encodeSession(&state.SessionRecord{ID: state.SessionID{1}, Client: 5}), make([]byte, 16))
 	f.Add([]byte{1}, []byte{}, []byte{1}, []byte{2})
@@ -217,7 +221,7 @@ func FuzzClientState(f *testing.F) {
 			return
 		}
 		back := pbClient(&cs.Client)
-		if !slices.Equal(back.Record[:clientRecordLen-1], record[:clientRecordLen-1]) || !slices.Equal(encodeSession(&cs.Sessions[0]), session[:sessionRecordLen]) {
+		if !slices.Equal(back.Record[:clientRecordLen-1], record[:clientRecordLen-1]) || !slices.Equal(back.Record[clientRecordLen:], record[clientRecordLen:]) || !slices.Equal(encodeSession(&cs.Sessions[0]), session[:sessionRecordLen]) {
 			t.Errorf("%+v is not what it was made from", cs)
 		}
 	})

@@ -243,6 +243,12 @@ func (k *Kept) Share(_ context.Context, ino vfs.Ino, s vfs.Share) error {
 func (k *Kept) Unshare(_ context.Context, ino vfs.Ino, e vfs.Closing) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if e.Released { // what lasts is gone, or another front end's now
+		if key := (shareKey{ino, e.Share.Client, e.Share.State}); k.shares[key] != nil && !k.shares[key].holds {
+			k.unshare(key)
+		}
+		return nil
+	}
 	k.commands++
 	if e.Share.State != (vfs.StateID{}) {
 		k.unshare(shareKey{ino, e.Share.Client, e.Share.State})

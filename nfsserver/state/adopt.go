@@ -111,6 +111,7 @@ func (s *State) adoptClient(now time.Time, r *ClientRecord) *client {
 		c.delegs.given = true
 		s.lose(now, c)
 	}
+	c.adoptCopies(r.Copies)
 	s.clients[c.id] = c
 	s.confirmed[c.key] = c
 	return c
@@ -137,6 +138,7 @@ func (s *State) adoptSession(c *client, r *SessionRecord, slots []vfs.SlotSeq) {
 		conns:    make(map[uint64]struct{}),
 		slots:    make([]slot, min(r.Fore.MaxSlots, maxAdoptedSlots)),
 		sequence: r.Sequence,
+		resumed:  true,
 	}
 	for i := range ss.slots {
 		ss.slots[i].resumed = true

@@ -6,6 +6,17 @@ type Backchannel struct {
 	Program uint32
 	Attrs   ChannelAttrs
 	Conns   []uint64 // rpc.Conn.ID of the connections bound to it, in no order
+	Resumed bool     // what the client's slots saw last is not known
+}
+
+// BackFault notes that the client and this server do not agree about the slots of a session's backchannel. The client is told so by each
+// SEQUENCE, and makes another session (RFC 8881, 18.46.3: SEQ4_STATUS_BACKCHANNEL_FAULT).
+func (s *State) BackFault(id SessionID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if ss := s.sessions[id]; ss != nil {
+		ss.backFault = true
+	}
 }
 
 // Backchannels lists those of a client that have a connection. alive is false if there is no such client.
@@ -17,10 +28,10 @@ func (s *State) Backchannels(id ClientID) (list []Backchannel, alive bool) {
 		return nil, false
 	}
 	for ss := range c.sessions {
-		if len(ss.conns) == 0 {
+		if len(ss.conns) == 0 || ss.backFault {
 			continue
 		}
-		b := Backchannel{Session: ss.id, Program: ss.program, Attrs: ss.back}
+		b := Backchannel{Session: ss.id, Program: ss.program, Attrs: ss.back, Resumed: ss.resumed}
 		for conn := range ss.conns {
 			b.Conns = append(b.Conns, conn)
 		}

@@ -36,6 +36,8 @@ type client struct {
 	adopted bool                     // from the store: it may have stateids that are not known here
 	revived int                      // opens whose owner is not known
 	spent   map[vfs.StateID]struct{} // opens of earlier server instances that were closed here, the last ones
+
+	copies clientCopies
 }
 
 // maxSpent bounds client.spent. What is forgotten of it can be used again as if it were not closed, with the
@@ -58,7 +60,7 @@ const exchangeIDFlags = nfsv4.EXCHGID4_FLAG_SUPP_MOVED_REFER | nfsv4.EXCHGID4_FL
 
 func (c *client) record() ClientRecord {
 	return ClientRecord{Owner: []byte(c.owner), Verifier: c.verifier, Principal: c.principal, ClientID: c.id,
-		Sequence: c.csSequence, Reclaimed: c.reclaimDone, Delegated: c.delegs.given}
+		Sequence: c.csSequence, Reclaimed: c.reclaimDone, Delegated: c.delegs.given, Copies: c.copies.records(), CopiesVersion: c.copies.version}
 }
 
 func (c *client) stateless() bool { return len(c.opens) == 0 && len(c.delegs.held) == 0 }
@@ -293,7 +295,7 @@ func (s *State) mustRecord(c *client, eff *Effects) {
 			eff.Sessions = append(eff.Sessions, SessionPut{c.record(), ss.record()})
 		}
 	}
-	if c.unrecorded {
+	if c.unrecorded || c.copies.stored != c.copies.version {
 		eff.Record = append(eff.Record, c.record())
 	}
 }

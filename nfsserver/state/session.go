@@ -24,6 +24,8 @@ type session struct {
 
 	sequence   uint32 // of the CREATE_SESSION that made it
 	unrecorded bool   // the store that keeps sessions has not confirmed it yet
+	resumed    bool   // another server instance made it: what its backchannel's slots saw last is not known
+	backFault  bool   // its backchannel is of no use any more
 }
 
 func (ss *session) flags() (f uint32) {
@@ -434,6 +436,9 @@ func (s *State) Sequence(now time.Time, a SequenceArgs) (SequenceResult, Status)
 // statusFlags are sr_status_flags.
 func (s *State) statusFlags(ss *session) uint32 {
 	f := ss.client.delegationFlags()
+	if ss.backFault {
+		f |= nfsv4.SEQ4_STATUS_BACKCHANNEL_FAULT
+	}
 	if ss.wantBack && len(ss.conns) == 0 {
 		f |= nfsv4.SEQ4_STATUS_CB_PATH_DOWN_SESSION
 		for other := range ss.client.sessions {

@@ -153,6 +153,7 @@ func (s *State) Tick(now time.Time) Effects {
 			s.st.Courteous++
 		}
 	}
+	s.recordCopies(&eff)
 	eff.Share = append(eff.Share, s.owed.Share...)
 	eff.Unshare = append(eff.Unshare, s.owed.Unshare...)
 	eff.Close = append(eff.Close, s.owed.Close...)
@@ -228,9 +229,14 @@ func (s *State) removedSession(r SessionRecord) {
 func (s *State) recorded(r ClientRecord) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c := s.clients[r.ClientID]; c != nil && (!s.cfg.Kept || r.Reclaimed) && r.Delegated == c.delegs.given {
+	c := s.clients[r.ClientID]
+	if c == nil {
+		return
+	}
+	if (!s.cfg.Kept || r.Reclaimed) && r.Delegated == c.delegs.given {
 		c.unrecorded = false
 	}
+	c.copies.stored = max(c.copies.stored, r.CopiesVersion)
 }
 
 // storedSession notes that the store has stored p.

@@ -18,6 +18,11 @@ type ClientRecord struct {
 	Sequence  uint32 // of the last CREATE_SESSION that succeeded
 	Reclaimed bool   // RECLAIM_COMPLETE was received
 	Delegated bool   // it had a delegation
+
+	// Copies are those that the client waits for. CopiesVersion grows with each change of them and is not kept: of two records that are
+	// stored in any order those with the higher one are the newer.
+	Copies        []CopyRecord
+	CopiesVersion uint64
 }
 
 // SessionRecord is everything that is needed to go on serving a session, but what its slots saw last.

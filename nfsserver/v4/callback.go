@@ -3,6 +3,7 @@ package v4
 import (
 	"bytes"
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -21,6 +22,9 @@ import (
 // A slot carries one call at a time, under a sequence id that is one above that of the last call. When a
 // call is not answered it is not known whether the client saw it: the next one takes the next id, and, if the client says that it is
 // misordered, the one before. So an operation may be carried out twice; those that are sent here are made for that.
+//
+// Of a session that another server instance made it is not known what its backchannel's slots saw last. Each is first asked to take a
+// CB_SEQUENCE alone, with the id 1. If the client does not, SEQUENCE tells it that the backchannel is at fault, and it makes another session.
 
 const (
 	procCBCompound = 1
@@ -51,6 +55,7 @@ type backSlot struct {
 	number uint32
 	seq    uint32 // of the last call that the client answered
 	sent   uint32 // of the last one that was sent; the client may have seen any of those between
+	unsure bool   // seq is not known: another server instance used the slot, or none
 }
 
 // bound remembers the connection of a CREATE_SESSION or BIND_CONN_TO_SESSION, which may carry callbacks from now on.
@@ -113,7 +118,7 @@ func (b *backchannels) ways(list []state.Backchannel) (out []way) {
 			n := max(1, c.Attrs.MaxSlots)
 			ss.free = make(chan *backSlot, n)
 			for i := range n {
-				ss.free <- &backSlot{number: i}
+				ss.free <- &backSlot{number: i, unsure: c.Resumed}
 			}
 		}
 		for _, id := range c.Conns {
@@ -146,6 +151,9 @@ func (s *Server) callBack(ctx context.Context, client state.ClientID, op nfsv4.N
 			if err == nil {
 				return res, nil
 			}
+			if errors.Is(err, errBackFault) {
+				s.cfg.State.BackFault(w.back.Session)
+			}
 			last = err
 			if ctx.Err() != nil {
 				break
@@ -162,6 +170,25 @@ func (s *Server) callBack(ctx context.Context, client state.ClientID, op nfsv4.N
 	}
 }
 
+// errBackFault says that the client and we do not agree about a slot.
+var errBackFault = errors.New("the slot is at another sequence id")
+
+// probe makes the sequence id of a slot that another server instance may have used 1. An answer of that instance's last call that the
+// client has kept has more than one result.
+func (w *way) probe(ctx context.Context, slot *backSlot) error {
+	res, err := w.send(ctx, slot, 1, nil)
+	switch {
+	case err != nil:
+		return err
+	case res.Status == nfsv4.NFS4ERR_DELAY:
+		return vfs.Errorf(vfs.KindUnavailable, "nfs.callback", "the client asks to wait")
+	case res.Status != nfsv4.NFS4_OK || len(res.Resarray) != 1:
+		return vfs.Errorf(vfs.KindUnavailable, "nfs.callback", "a probe, %d results: %s: %w", len(res.Resarray), nfsv4.Nfsstat4_name[res.Status], errBackFault)
+	}
+	slot.seq, slot.sent, slot.unsure = 1, 1, false
+	return nil
+}
+
 // call makes one call.
 func (w *way) call(ctx context.Context, op nfsv4.NfsCbArgop4) (nfsv4.NfsCbResop4, error) {
 	const what = "nfs.callback"
@@ -173,6 +200,11 @@ func (w *way) call(ctx context.Context, op nfsv4.NfsCbArgop4) (nfsv4.NfsCbResop4
 		defer func() { w.session.free <- slot }()
 	case <-ctx.Done():
 		return nil, vfs.Wrap(what, ctx.Err())
+	}
+	if slot.unsure {
+		if err := w.probe(ctx, slot); err != nil {
+			return nil, vfs.Wrap(what, err)
+		}
 	}
 	for seq := slot.sent + 1; ; {
 		res, err := w.send(ctx, slot, seq, op)
@@ -192,6 +224,8 @@ func (w *way) call(ctx context.Context, op nfsv4.NfsCbArgop4) (nfsv4.NfsCbResop4
 		case st == nfsv4.NFS4ERR_SEQ_MISORDERED && seq > slot.seq+1:
 			seq--
 			continue
+		case st == nfsv4.NFS4ERR_SEQ_MISORDERED, st == nfsv4.NFS4ERR_SEQ_FALSE_RETRY, st == nfsv4.NFS4ERR_RETRY_UNCACHED_REP:
+			return nil, vfs.Errorf(vfs.KindUnavailable, what, "CB_SEQUENCE: %s: %w", nfsv4.Nfsstat4_name[st], errBackFault)
 		default: // the slot did not move
 			return nil, vfs.Errorf(vfs.KindUnavailable, what, "CB_SEQUENCE: %s", nfsv4.Nfsstat4_name[st])
 		}
@@ -206,14 +240,17 @@ func (w *way) call(ctx context.Context, op nfsv4.NfsCbArgop4) (nfsv4.NfsCbResop4
 	}
 }
 
+// send sends CB_SEQUENCE with op, nil: alone.
 func (w *way) send(ctx context.Context, slot *backSlot, seq uint32, op nfsv4.NfsCbArgop4) (*nfsv4.CbCompound4res, error) {
 	var args bytes.Buffer
 	c := nfsv4.CbCompound4args{Minorversion: w.session.minor, Argarray: []nfsv4.NfsCbArgop4{
 		&nfsv4.NfsCbArgop4_OP_CB_SEQUENCE{Opcbsequence: nfsv4.CbSequence4args{
 			CsaSessionid: w.back.Session, CsaSequenceid: seq, CsaSlotid: slot.number, CsaHighestSlotid: uint32(cap(w.session.free)) - 1,
 		}},
-		op,
 	}}
+	if op != nil {
+		c.Argarray = append(c.Argarray, op)
+	}
 	if _, err := c.WriteTo(&args); err != nil {
 		return nil, err
 	}

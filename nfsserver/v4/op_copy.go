@@ -20,7 +20,8 @@ import (
 //
 // A copy that goes on in the background has its files open, so CLOSE does not end it. It ends with its client. What it did is lost to its client when
 // this server is killed: clients that must find their state again after that also begin such copies again. Those that outlive this server
-// (state.SessionStore) would wait for ever, so they get short answers.
+// (state.SessionStore) would wait for ever. So the record of such a client names the copy before COPY is answered, and whoever takes the client over
+// calls it with the end NFS4ERR_DELAY (copyowed.go), upon which it sends COPY again.
 
 const (
 	// copySyncBytes and copySyncTime bound what a client waits for.
@@ -152,6 +153,7 @@ type copies struct {
 
 	mu   sync.Mutex // guards the fields below, and done, status, ended of the copies
 	jobs map[[12]byte]*offload
+	told map[state.ClientID]bool // clients that are being told what they are owed
 }
 
 // offload is one of them.
@@ -167,15 +169,12 @@ type offload struct {
 
 func (cs *copies) init() {
 	cs.syncBytes.Store(copySyncBytes)
-	cs.jobs = make(map[[12]byte]*offload)
+	cs.jobs, cs.told = make(map[[12]byte]*offload), make(map[state.ClientID]bool)
 	cs.ctx, cs.stop = context.WithCancel(context.Background())
 }
 
 // start lets job go on in the background with buf, unless too many do.
 func (cs *copies) start(c *compound, job *copying, buf *readBuffer) (state.Stateid, bool) {
-	if c.s.sessions != nil {
-		return state.Stateid{}, false
-	}
 	s, ring, fh := c.s, c.enc.ring, c.cur.handle() // c is used again for another request
 	// Its own opens: the client may close the files.
 	open := func(o *object, f vfs.OpenFlags) bool {
@@ -210,6 +209,13 @@ func (cs *copies) start(c *compound, job *copying, buf *readBuffer) (state.State
 		closeBoth(c.ctx)
 		return state.Stateid{}, false
 	}
+	dstFH := ring.Append(nil, fh)
+	if !s.recordCopy(c.ctx, o, dstFH) {
+		cs.remove(o)
+		cancel()
+		closeBoth(c.ctx)
+		return state.Stateid{}, false
+	}
 	data := c.copyBuffer(buf)
 	go func() {
 		defer cs.active.Done()
@@ -218,10 +224,11 @@ func (cs *copies) start(c *compound, job *copying, buf *readBuffer) (state.State
 		buf.release()
 		closeBoth(ctx)
 		cs.end(o, job.done, statusOf(err, false), s.cfg.Now())
-		if ctx.Err() != nil && cs.ctx.Err() == nil {
-			return // OFFLOAD_CANCEL, or the client is gone
+		if ctx.Err() != nil && cs.ctx.Err() == nil { // OFFLOAD_CANCEL, or the client is gone
+			s.settleCopy(ctx, o.client, o.id)
+			return
 		}
-		s.tellOffload(o.client, ring.Append(nil, fh), o.id, job.done, verifier, err)
+		s.tellOffload(o.client, dstFH, o.id, job.done, verifier, err)
 	}()
 	return o.id, true
 }
@@ -242,6 +249,14 @@ func (cs *copies) add(o *offload) bool {
 	cs.jobs[o.id.Other] = o
 	cs.active.Add(1)
 	return true
+}
+
+// remove takes back an add.
+func (cs *copies) remove(o *offload) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	delete(cs.jobs, o.id.Other)
+	cs.active.Done()
 }
 
 // carryOn copies the rest. What fails for now is tried again.
@@ -302,16 +317,26 @@ func (s *Server) tellOffload(client state.ClientID, fh []byte, id state.Stateid,
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
+	if err := s.callOffload(ctx, client, fh, id, info); err != nil {
+		s.cfg.Logger.Warn("nfs: a client was not told that its copy ended", "client", client, "bytes", done, "err", err)
+		s.cfg.State.OweCopy(client, id.Other)
+		return
+	}
+	s.settleCopy(ctx, client, id)
+}
+
+// callOffload calls a client with the end of a copy until it answers.
+func (s *Server) callOffload(ctx context.Context, client state.ClientID, fh []byte, id state.Stateid, info nfsv4.OffloadInfo4) error {
 	res, err := s.callBack(ctx, client, &nfsv4.NfsCbArgop4_OP_CB_OFFLOAD{Opcboffload: nfsv4.CbOffload4args{
 		CoaFh: fh, CoaStateid: id, CoaOffloadInfo: info,
 	}})
 	if err != nil {
-		s.cfg.Logger.Warn("nfs: a client was not told that its copy ended", "client", client, "bytes", done, "err", err)
-		return
+		return err
 	}
 	if r, ok := res.(*nfsv4.NfsCbResop4_OP_CB_OFFLOAD); ok && r.Opcboffload.CorStatus != nfsv4.NFS4_OK {
 		s.cfg.Logger.Info("nfs: the end of a copy is of no interest to its client", "client", client, "status", r.Opcboffload.CorStatus)
 	}
+	return nil
 }
 
 // find is the copy of a client with a stateid, nil if there is none.
@@ -324,6 +349,7 @@ func (cs *copies) find(client state.ClientID, id state.Stateid) *offload {
 
 // tick forgets copies that ended long ago and stops those of clients that are gone.
 func (cs *copies) tick(s *Server) {
+	cs.tellOwed(s)
 	now := s.cfg.Now()
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
@@ -339,7 +365,9 @@ func (cs *copies) tick(s *Server) {
 }
 
 func (cs *copies) shutdown(ctx context.Context) {
-	cs.stop()
+	cs.mu.Lock()
+	cs.stop() // nothing begins after this
+	cs.mu.Unlock()
 	done := make(chan struct{})
 	go func() {
 		cs.active.Wait()
@@ -363,7 +391,10 @@ func (c *compound) opOffloadStatus() status {
 	defer cs.mu.Unlock()
 	o := cs.find(c.clientID(), id)
 	if o == nil {
-		return nfsv4.NFS4ERR_BAD_STATEID
+		if !c.owed(id) {
+			return nfsv4.NFS4ERR_BAD_STATEID
+		}
+		o = &offload{status: lostCopy, ended: c.now}
 	}
 	c.r.B = xdr.AppendUint64(c.r.B, o.done)
 	if o.ended.IsZero() {
@@ -380,16 +411,27 @@ func (c *compound) opOffloadCancel() status {
 	if c.d.Err() != nil {
 		return nfsv4.NFS4ERR_BADXDR
 	}
-	cs := &c.s.copies
+	found, owed := c.s.copies.forget(c.clientID(), id), c.owed(id)
+	switch {
+	case owed:
+		return c.apply(c.s.cfg.State.EndCopy(c.clientID(), id.Other), nfsv4.NFS4_OK)
+	case !found:
+		return nfsv4.NFS4ERR_BAD_STATEID
+	}
+	return nfsv4.NFS4_OK
+}
+
+// forget cancels a copy of a client, or forgets one that has ended. It reports whether there was one.
+func (cs *copies) forget(client state.ClientID, id state.Stateid) bool {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	o := cs.find(c.clientID(), id)
+	o := cs.find(client, id)
 	if o == nil {
-		return nfsv4.NFS4ERR_BAD_STATEID
+		return false
 	}
 	o.cancel()
 	if !o.ended.IsZero() {
 		delete(cs.jobs, id.Other)
 	}
-	return nfsv4.NFS4_OK
+	return true
 }

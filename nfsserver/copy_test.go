@@ -1,0 +1,374 @@
+package nfsserver_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
+
+	"github.com/rackfs/rackfs/bench/nfsclient"
+	"github.com/rackfs/rackfs/internal/memfs"
+	"github.com/rackfs/rackfs/internal/xdr"
+	"github.com/rackfs/rackfs/nfsserver/rpc"
+	"github.com/rackfs/rackfs/nfsserver/state"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// slowFS is a file system whose reads wait for a gate once it is shut, and then take longer than a client waits for a copy.
+type slowFS struct {
+	*memfs.Kept
+	in *instance
+
+	mu   sync.Mutex
+	gate chan struct{} // nil: reads do not wait
+}
+
+func (s *slowFS) set(gate chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gate = gate
+}
+
+func (s *slowFS) Read(ctx context.Context, ino vfs.Ino, off uint64, p []byte) (int, bool, error) {
+	s.mu.Lock()
+	gate := s.gate
+	s.mu.Unlock()
+	if gate != nil {
+		s.in.advance(3 * time.Second)
+		select {
+		case <-gate:
+		case <-ctx.Done():
+			return 0, false, vfs.Wrap("read", ctx.Err())
+		}
+	}
+	return s.Kept.Read(ctx, ino, off, p)
+}
+
+// offloads is a client's backchannel with one slot, which outlives connections.
+type offloads struct {
+	t testing.TB
+
+	mu  sync.Mutex // guards the fields below
+	seq map[[16]byte]uint32
+	got chan *nfsv4.CbOffload4args
+}
+
+func (o *offloads) ServeRPC(_ context.Context, req *rpc.Request) {
+	d := xdr.NewDecoder(req.Body)
+	var args nfsv4.CbCompound4args
+	if _, err := args.ReadFrom(&d); err != nil {
+		o.t.Errorf("callback: %v", err)
+		req.GarbageArgs()
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	seq := args.Argarray[0].(*nfsv4.NfsCbArgop4_OP_CB_SEQUENCE).Opcbsequence
+	var res nfsv4.CbCompound4res
+	if o.seq[seq.CsaSessionid]++; o.seq[seq.CsaSessionid] != seq.CsaSequenceid {
+		o.seq[seq.CsaSessionid]--
+		res.Status = nfsv4.NFS4ERR_SEQ_MISORDERED
+		res.Resarray = []nfsv4.NfsCbResop4{&nfsv4.NfsCbResop4_OP_CB_SEQUENCE{Opcbsequence: &nfsv4.CbSequence4res_default{CsrStatus: res.Status}}}
+	} else {
+		res.Resarray = []nfsv4.NfsCbResop4{&nfsv4.NfsCbResop4_OP_CB_SEQUENCE{Opcbsequence: &nfsv4.CbSequence4res_NFS4_OK{CsrResok4: nfsv4.CbSequence4resok{
+			CsrSessionid: seq.CsaSessionid, CsrSequenceid: seq.CsaSequenceid, CsrSlotid: seq.CsaSlotid,
+		}}}}
+		for _, op := range args.Argarray[1:] {
+			o.got <- &op.(*nfsv4.NfsCbArgop4_OP_CB_OFFLOAD).Opcboffload
+			res.Resarray = append(res.Resarray, &nfsv4.NfsCbResop4_OP_CB_OFFLOAD{})
+		}
+	}
+	if _, err := res.WriteTo(&req.Reply); err != nil {
+		o.t.Error(err)
+	}
+}
+
+// copier is an instance with a client that can copy, and a source of some MiB.
+type copier struct {
+	*conn
+	fs   *slowFS
+	back *offloads
+	src  *nfsclient.File
+	dst  *nfsclient.File
+	data []byte
+}
+
+func newCopier(t *testing.T) *copier {
+	k := memfs.Keep(memfs.New(memfs.Options{RootMode: 0o777}))
+	x := &copier{fs: &slowFS{Kept: k}, back: &offloads{t: t, seq: map[[16]byte]uint32{}, got: make(chan *nfsv4.CbOffload4args, 10)}}
+	in := &instance{fs: x.fs, kept: k, store: newKeptStore(k)}
+	x.fs.in = in
+	startInstance(t, in)
+	x.conn = in.dial("copier", func(c *nfsclient.Config) { c.Minor, c.Callbacks = 2, x.back })
+	x.src, x.dst, x.data = x.file("src"), x.file("dst"), bytes.Repeat([]byte("0123456789abcde\n"), 3<<16)
+	for at := 0; at < len(x.data); at += 1 << 20 {
+		_, err := x.Write(in.ctx, x.src, uint64(at), nfsv4.FILE_SYNC4, x.data[at:at+1<<20])
+		want(t, "write", err, nfsv4.NFS4_OK)
+	}
+	return x
+}
+
+// copy sends COPY of the whole source, to offset 1 so that nothing can be cloned. id is not zero if it goes on in the background.
+func (x *copier) copy() (id nfsclient.Stateid, n uint64) {
+	x.t.Helper()
+	cp := nfsclient.NewCompound().PutFH(x.src.FH).SaveFH().PutFH(x.dst.FH).Op(nfsv4.OP_COPY)
+	for _, s := range []nfsclient.Stateid{x.src.Stateid, x.dst.Stateid} {
+		cp.Words(s.Seqid).Raw(s.Other[:])
+	}
+	cp.Words(0, 0, 0, 1, 0, uint32(len(x.data)), 1, 0, 0) // offsets, count, consecutive, not synchronous, no other server
+	r, err := x.Do(x.in.ctx, cp)
+	if err == nil {
+		err = r.Skip(nfsv4.OP_PUTFH, nfsv4.OP_SAVEFH, nfsv4.OP_PUTFH, nfsv4.OP_COPY)
+	}
+	want(x.t, "copy", err, nfsv4.NFS4_OK)
+	defer r.Release()
+	d := r.D()
+	if d.Uint32() == 1 {
+		id.Seqid = d.Uint32()
+		copy(id.Other[:], d.Fixed(12))
+	}
+	return id, d.Uint64()
+}
+
+// background starts a copy that goes on in the background for as long as gate is not closed.
+func (x *copier) background() (id nfsclient.Stateid, gate chan struct{}) {
+	x.t.Helper()
+	gate = make(chan struct{}, 1)
+	gate <- struct{}{}
+	x.fs.set(gate)
+	id, _ = x.copy()
+	if id == (nfsclient.Stateid{}) {
+		x.t.Fatal("the copy is not in the background")
+	}
+	return id, gate
+}
+
+// offload sends OFFLOAD_STATUS or OFFLOAD_CANCEL.
+func (x *copier) offload(op nfsv4.NfsOpnum4, id nfsclient.Stateid) (complete []nfsclient.Status, err error) {
+	r, err := x.Do(x.in.ctx, nfsclient.NewCompound().PutFH(x.dst.FH).Op(op).Words(id.Seqid).Raw(id.Other[:]))
+	if err == nil {
+		err = r.Skip(nfsv4.OP_PUTFH, op)
+	}
+	if err != nil || op != nfsv4.OP_OFFLOAD_STATUS {
+		return nil, err
+	}
+	defer r.Release()
+	d := r.D()
+	d.Uint64()
+	for range d.Count(1, 4) {
+		complete = append(complete, nfsclient.Status(d.Uint32()))
+	}
+	return complete, d.Err()
+}
+
+// bind binds the connection to the session's backchannel and has the server see it.
+func (x *copier) bind() {
+	x.t.Helper()
+	r, err := x.Raw(x.in.ctx, nfsclient.NewRaw().BindConn(x.Session(0).ID(), nfsv4.CDFC4_FORE_OR_BOTH))
+	if err == nil {
+		err = r.Next(nfsv4.OP_BIND_CONN_TO_SESSION)
+	}
+	want(x.t, "bind", err, nfsv4.NFS4_OK)
+	r.Release()
+	x.in.srv.Tick(x.in.ctx)
+}
+
+func (x *copier) told() *nfsv4.CbOffload4args {
+	x.t.Helper()
+	select {
+	case got := <-x.back.got:
+		return got
+	case <-x.in.ctx.Done():
+		x.t.Fatal("no CB_OFFLOAD")
+		return nil
+	}
+}
+
+// lost checks that the client is told that a copy is lost.
+func (x *copier) lost(id nfsclient.Stateid) {
+	x.t.Helper()
+	got := x.told()
+	if got.CoaStateid != nfsv4.Stateid4(id) || string(got.CoaFh) != string(x.dst.FH) || got.CoaOffloadInfo.GetCoaStatus() != nfsv4.NFS4ERR_DELAY {
+		x.t.Fatalf("told %+v", got)
+	}
+}
+
+// kill ends the server without a word to its clients, with all that is only in its memory.
+func (x *copier) kill() {
+	x.t.Helper()
+	want(x.t, "serves", x.in.srv.Serves(x.in.ctx, func(state.ClientID) bool { return false }), nfsv4.NFS4_OK)
+	x.in.stop()
+	x.in.kept.Restart()
+	x.fs.set(nil)
+	x.in.start()
+}
+
+// recorded counts copies in the store.
+func (x *copier) recorded() (n int) {
+	k := x.in.store.(*keptStore)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, c := range k.clients {
+		n += len(c.Copies)
+	}
+	return n
+}
+
+func (x *copier) settled() {
+	x.t.Helper()
+	for x.recorded() > 0 {
+		if x.in.ctx.Err() != nil {
+			x.t.Fatal("the copy stays recorded")
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// A copy in the background is recorded before its client hears of it and until the client knows its end. When the server is killed
+// meanwhile, the next one tells the client to begin again.
+func TestCopyIsLostWithItsServer(t *testing.T) {
+	x := newCopier(t)
+	id, _ := x.background()
+	if n := x.recorded(); n != 1 {
+		t.Fatalf("%d copies are recorded", n)
+	}
+	x.kill()
+	complete, err := x.offload(nfsv4.OP_OFFLOAD_STATUS, id)
+	if want(t, "status", err, nfsv4.NFS4_OK); len(complete) != 1 || complete[0] != nfsv4.NFS4ERR_DELAY {
+		t.Fatalf("status %v", complete)
+	}
+	x.bind()
+	x.lost(id)
+	x.settled()
+	_, err = x.offload(nfsv4.OP_OFFLOAD_STATUS, id)
+	want(t, "status of what is settled", err, nfsv4.NFS4ERR_BAD_STATEID)
+
+	// As Linux does: the same COPY again, which now ends.
+	id, gate := x.background()
+	close(gate)
+	got := x.told()
+	ok, is := got.CoaOffloadInfo.(*nfsv4.OffloadInfo4_NFS4_OK)
+	if !is || got.CoaStateid != nfsv4.Stateid4(id) || ok.CoaResok4.WrCount != uint64(len(x.data)) {
+		t.Fatalf("told %+v", got)
+	}
+	x.settled()
+	p := make([]byte, len(x.data)+1)
+	n, _, err := x.fs.Kept.Read(t.Context(), inoOf(t, x.fs, "dst"), 0, p)
+	if err != nil || n != len(p) || !bytes.Equal(p[1:], x.data) {
+		t.Fatalf("%d bytes, %v", n, err)
+	}
+}
+
+// sequenceFlags is where sr_status_flags are in a COMPOUND's reply without a tag.
+const sequenceFlags = 12 + 8 + 16 + 4*4
+
+func inoOf(t *testing.T, fs vfs.FS, name string) vfs.Ino {
+	t.Helper()
+	a, err := fs.Lookup(t.Context(), &vfs.Root, vfs.RootIno, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a.Ino
+}
+
+// What is owed is owed until the client knows it or does not want to, by however many servers.
+func TestLostCopyIsCancelled(t *testing.T) {
+	x := newCopier(t)
+	id, _ := x.background()
+	for range 2 {
+		x.kill()
+		x.in.srv.Tick(x.in.ctx) // nobody is bound
+		if n := x.recorded(); n != 1 {
+			t.Fatalf("%d copies are recorded", n)
+		}
+	}
+	other := x.in.dial("other", func(c *nfsclient.Config) { c.Minor = 2 })
+	stranger := &copier{conn: other, dst: x.dst}
+	_, err := stranger.offload(nfsv4.OP_OFFLOAD_CANCEL, id)
+	want(t, "cancel by another client", err, nfsv4.NFS4ERR_BAD_STATEID)
+	_, err = x.offload(nfsv4.OP_OFFLOAD_CANCEL, id)
+	want(t, "cancel", err, nfsv4.NFS4_OK)
+	_, err = x.offload(nfsv4.OP_OFFLOAD_CANCEL, id)
+	want(t, "cancel what is cancelled", err, nfsv4.NFS4ERR_BAD_STATEID)
+	x.kill()
+	x.bind()
+	if n := x.recorded(); n != 0 || len(x.back.got) > 0 {
+		t.Errorf("%d copies are recorded, told of %d", n, len(x.back.got))
+	}
+}
+
+// A copy that is cancelled while it runs is not recorded any more.
+func TestCancelledCopyIsNotRecorded(t *testing.T) {
+	x := newCopier(t)
+	id, _ := x.background()
+	_, err := x.offload(nfsv4.OP_OFFLOAD_CANCEL, id)
+	want(t, "cancel", err, nfsv4.NFS4_OK)
+	x.settled()
+	x.kill()
+	x.bind()
+	if len(x.back.got) > 0 {
+		t.Error("told of a copy that was cancelled")
+	}
+}
+
+// Without a record there is no copy in the background.
+func TestCopyThatCannotBeRecorded(t *testing.T) {
+	x := newCopier(t)
+	gate := make(chan struct{}, 1)
+	gate <- struct{}{}
+	x.fs.set(gate)
+	k := x.in.store.(*keptStore)
+	k.fail(vfs.KindUnavailable.Err("put client"))
+	id, n := x.copy()
+	if id != (nfsclient.Stateid{}) || n != 1<<20 {
+		t.Fatalf("stateid %v, %d bytes", id, n)
+	}
+	k.fail(nil)
+	x.in.srv.Tick(x.in.ctx)
+	if n := x.recorded(); n != 0 {
+		t.Errorf("%d copies are recorded", n)
+	}
+}
+
+// A former server used the backchannel: its slots are where only the client knows. It is told to make another session, and then
+// is told what it is owed.
+func TestBackchannelThatWasUsed(t *testing.T) {
+	x := newCopier(t)
+	for range 2 {
+		_, gate := x.background()
+		close(gate)
+		x.told()
+	}
+	x.settled()
+	id, _ := x.background()
+	x.kill()
+	x.bind()
+	flags := func() uint32 {
+		r, err := x.Do(x.in.ctx, nfsclient.NewCompound().PutRootFH())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Release()
+		b := r.Body()
+		return binary.BigEndian.Uint32(b[sequenceFlags:])
+	}
+	for flags()&nfsv4.SEQ4_STATUS_BACKCHANNEL_FAULT == 0 {
+		if x.in.ctx.Err() != nil {
+			t.Fatal("the client is not told that the backchannel is at fault")
+		}
+	}
+	if len(x.back.got) > 0 {
+		t.Fatal("a callback was taken for a new one")
+	}
+	want(t, "another session", x.Recover(x.in.ctx), nfsv4.NFS4_OK)
+	x.in.srv.Tick(x.in.ctx)
+	x.lost(id)
+	x.settled()
+	if flags()&nfsv4.SEQ4_STATUS_BACKCHANNEL_FAULT != 0 {
+		t.Error("the new session is at fault")
+	}
+}
