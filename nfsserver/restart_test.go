@@ -14,6 +14,7 @@ import (
 
 	"github.com/rackfs/rackfs/bench/nfsclient"
 	"github.com/rackfs/rackfs/bench/nfsclient/attr"
+	"github.com/rackfs/rackfs/internal/memfs"
 	"github.com/rackfs/rackfs/nfsserver/state"
 	"github.com/rackfs/rackfs/vfs"
 )
@@ -151,6 +152,38 @@ func TestRetransmissionAfterRestart(t *testing.T) {
 				r.Release()
 			}
 		})
+	}
+}
+
+// A mutation that went past several clients whose leases were over goes the same way when it is sent again.
+func TestRetransmissionPastTheDead(t *testing.T) {
+	in := newKeptInstance(t)
+	c := in.dial("c")
+	want(t, "close", c.CloseFile(in.ctx, c.file("x")), nfsv4.NFS4_OK)
+	const dead = 20
+	for i := range dead {
+		d := in.dial(string(rune('A' + i)))
+		d.open("x", nfsv4.OPEN4_SHARE_ACCESS_READ, nfsv4.OPEN4_SHARE_DENY_WRITE, nfsv4.NFS4_OK)
+		d.Disconnect()
+	}
+	in.advance(leaseTime + time.Second)
+	renew(t, c)
+	sl, err := c.Session(0).Slot(in.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := uint64(0)
+	cp := nfsclient.NewCompound().PutFH(c.root).Open(c.ID(), &nfsclient.OpenArgs{Name: "x", Access: nfsv4.OPEN4_SHARE_ACCESS_WRITE,
+		Create: nfsclient.Unchecked, Attr: attr.Set{Size: &size}})
+	cp.CacheThis = true
+	for range 3 {
+		r := resend(t, in, sl, sl.Sequence()+1, cp)
+		want(t, "open", statusErr(r), nfsv4.NFS4_OK)
+		r.Release()
+		in.restart()
+	}
+	if n := in.srv.State(); n.Clients != 1 || n.Opens != 1 {
+		t.Errorf("%d clients, %d opens", n.Clients, n.Opens)
 	}
 }
 
@@ -362,6 +395,54 @@ func TestTakeover(t *testing.T) {
 	}
 	if got := sequence(t, d, nfsclient.SessionID{1, 2, 3}, 0, 1); got != nfsv4.NFS4ERR_BADSESSION {
 		t.Errorf("SEQUENCE of a session that nobody has: %v", got)
+	}
+}
+
+// resuming counts how often what is kept is read, and holds it up until it is read for the second time, or a while.
+type resuming struct {
+	*memfs.Kept
+	times atomic.Int32
+	twice chan struct{}
+}
+
+func (r *resuming) Resume(ctx context.Context, client uint64) ([]vfs.HeldOpen, []vfs.HeldLocks, error) {
+	if r.times.Add(1) == 2 {
+		close(r.twice)
+	}
+	select {
+	case <-r.twice:
+	case <-time.After(200 * time.Millisecond):
+	}
+	return r.Kept.Resume(ctx, client)
+}
+
+// Requests of a client that come at once take it over once.
+func TestTakeoverByManyRequests(t *testing.T) {
+	in := newKeptInstance(t)
+	c := in.dial("c", func(cfg *nfsclient.Config) { cfg.Sessions = 3 })
+	f := c.file("f")
+	in.stop()
+	in.kept.Restart()
+	in.store = &stranger{in.store.(*keptStore)}
+	fs := &resuming{Kept: in.kept, twice: make(chan struct{})}
+	in.fs = fs
+	in.start()
+	errs := make(chan error)
+	for i := range 9 {
+		go func() {
+			r, err := c.Session(i%3).Do(in.ctx, nfsclient.NewCompound().PutFH(f.FH).Write(f.Stateid, 0, nfsv4.FILE_SYNC4, []byte("x")))
+			if err == nil {
+				err = statusErr(r)
+				r.Release()
+			}
+			errs <- err
+		}()
+	}
+	for range 9 {
+		want(t, "write", <-errs, nfsv4.NFS4_OK)
+	}
+	if n := fs.times.Load(); n != 1 {
+		t.Errorf("taken over %d times", n)
 	}
 }
 

@@ -18,12 +18,12 @@ type Call struct {
 	steps atomic.Uint32 // mutations made for it
 }
 
-// CallSteps is how many mutations one operation may make, at most.
-const CallSteps = 16
+// callSteps is more than the mutations that one operation makes: a number that came twice would be answered with the outcome of another one.
+const callSteps = 1 << 16
 
 // Next is the number of the next mutation made for the call: operation and step. The operation makes the same ones in the
 // same order each time.
-func (c *Call) Next() uint32 { return c.Op*CallSteps + (c.steps.Add(1)-1)%CallSteps }
+func (c *Call) Next() uint32 { return c.Op*callSteps + c.steps.Add(1) - 1 }
 
 type callKey struct{}
 

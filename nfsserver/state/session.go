@@ -67,6 +67,7 @@ type Call struct {
 	CacheThis bool
 	Slot      uint32
 	Sequence  uint64 // of the slot, made longer: it does not wrap around
+	Repeated  bool   // an earlier server instance may have had it
 
 	session *session
 	slot    *slot
@@ -412,6 +413,7 @@ func (s *State) Sequence(now time.Time, a SequenceArgs) (SequenceResult, Status)
 	sl.wide += uint64(a.Sequence - sl.sequence)
 	sl.sequence = a.Sequence
 	sl.digest = a.Digest
+	resumed := sl.resumed
 	sl.used, sl.resumed = true, false
 	sl.cached = false
 	s.hear(now, ss.client)
@@ -422,6 +424,7 @@ func (s *State) Sequence(now time.Time, a SequenceArgs) (SequenceResult, Status)
 		CacheThis: a.CacheThis,
 		Slot:      a.Slot,
 		Sequence:  sl.wide,
+		Repeated:  resumed,
 		session:   ss,
 		slot:      sl,
 	}

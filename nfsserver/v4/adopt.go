@@ -2,6 +2,7 @@ package v4
 
 import (
 	"context"
+	"strconv"
 
 	"golang.org/x/sync/errgroup"
 
@@ -74,8 +75,16 @@ func (s *Server) takeOver(ctx context.Context, id state.SessionID) (bool, error)
 	return false, vfs.Errorf(vfs.KindUnavailable, op, "clients end faster than one can be read")
 }
 
-// adopt takes a client over. again: what was read may be old.
+// adopt takes a client over. again: what was read may be old. Requests of a client that come at once share one adoption: a file system that
+// reads what it keeps while the client is served already would take for recorded what has ended since.
 func (s *Server) adopt(ctx context.Context, removals uint64, cs state.ClientState) (again bool, err error) {
+	v, err, _ := s.adopting.Do(strconv.FormatUint(uint64(cs.Client.ClientID), 16), func() (any, error) {
+		return s.adoptOnce(ctx, removals, cs)
+	})
+	return v.(bool), err
+}
+
+func (s *Server) adoptOnce(ctx context.Context, removals uint64, cs state.ClientState) (again bool, err error) {
 	if s.cfg.State.Serves(cs.Client.ClientID) {
 		return false, nil
 	}

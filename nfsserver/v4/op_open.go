@@ -291,10 +291,11 @@ func (c *compound) openObject(o *object, a *openArgs, args *state.OpenArgs) stat
 // maxDenials is how many clients whose lease is over one operation may find in its way.
 const maxDenials = 64
 
-// undenied does open, ending clients whose lease is over and whose opens are in its way. One that is not known here is tried
-// once more: this may be what a client sends again, and then the one in the way was ended the first time.
+// undenied does open, ending clients whose lease is over and whose opens are in its way. This may be what a client sends again, and then
+// those in the way were ended the first time, or had closed: the file system tells the outcomes of the first time again, one by one. So a client that is
+// not known here is tried once more, and so is any if the request may have been another server instance's.
 func (c *compound) undenied(open func() error) error {
-	strangers := 0
+	last := uint64(0)
 	for range maxDenials {
 		err := open()
 		var by *vfs.DeniedBy
@@ -305,12 +306,10 @@ func (c *compound) undenied(open func() error) error {
 		if c.apply(eff, nfsv4.NFS4_OK) != nfsv4.NFS4_OK {
 			return vfs.Errorf(vfs.KindUnavailable, "open", "a client whose lease is over could not be ended")
 		}
-		if !known {
-			strangers++
-		}
-		if !ended && (known || strangers > 1) {
+		if !ended && (by.Client == last || known && !c.call.Repeated) {
 			return err
 		}
+		last = by.Client
 	}
 	return vfs.Errorf(vfs.KindUnavailable, "open", "more than %d clients whose leases are over were in the way", maxDenials)
 }

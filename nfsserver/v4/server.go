@@ -9,6 +9,7 @@ import (
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
 	"golang.org/x/sync/semaphore"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/rackfs/rackfs/nfsserver/export"
 	"github.com/rackfs/rackfs/nfsserver/handle"
@@ -84,7 +85,8 @@ type Server struct {
 
 	sessions  state.SessionStore // Config.Store, if it is one
 	adoptions *semaphore.Weighted
-	idsMu     sync.Mutex // held while client ids are got from sessions
+	adopting  singleflight.Group // by client
+	idsMu     sync.Mutex         // held while client ids are got from sessions
 
 	// fileSystems holds the vfs.FS by id of every file system that ever had an
 	// open here: closes must reach it after its export was taken away.
