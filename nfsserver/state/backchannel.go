@@ -40,6 +40,22 @@ func (s *State) Backchannels(id ClientID) (list []Backchannel, alive bool) {
 	return list, true
 }
 
+// HasBackchannel reports whether a client can be called back, as far as is known: it has a connection for it, and answered last time.
+func (s *State) HasBackchannel(id ClientID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.clients[id]
+	if c == nil || c.delegs.pathDown {
+		return false
+	}
+	for ss := range c.sessions {
+		if len(ss.conns) > 0 && ss.back.MaxOps >= 2 {
+			return true
+		}
+	}
+	return false
+}
+
 // HasSession reports whether a session exists.
 func (s *State) HasSession(id SessionID) bool {
 	s.mu.Lock()

@@ -28,6 +28,7 @@ type client struct {
 	opens    map[openKey]*open
 	locks    int // byte ranges
 	delegs   clientDelegations
+	waiting  int // for locks
 
 	mayReclaim  bool // recorded by the previous server instance
 	reclaimDone bool // RECLAIM_COMPLETE was received
@@ -208,6 +209,7 @@ func (s *State) endClient(c *client, eff *Effects) {
 		s.endOpen(o, eff, true)
 	}
 	s.endDelegations(c, eff)
+	s.endWaiters(c)
 	delete(s.clients, c.id)
 	if s.cfg.Kept { // the id itself is a record
 		s.unforgotten[c.id] = c.record()

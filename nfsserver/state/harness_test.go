@@ -43,6 +43,7 @@ type world struct {
 	limit   state.Limits
 	deleg   state.Delegating
 	recalls []state.Recall // asked for and not looked at
+	names   map[state.ClientID]string
 }
 
 func newWorld(t *testing.T) *world {

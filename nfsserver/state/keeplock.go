@@ -186,6 +186,7 @@ func (s *State) EndUnlock(p *UnlockPlan, failed bool) (Stateid, Status) {
 		return Stateid{}, nfsv4.NFS4ERR_BAD_STATEID
 	}
 	s.countLocks(l.client, l.file.locks.Clear(l, p.First, p.Last))
+	s.unlocked(l.file.key)
 	l.bump()
 	return l.stateid(), nfsv4.NFS4_OK
 }

@@ -41,6 +41,7 @@ func (l *lockState) owner() vfs.LockOwner {
 func (s *State) endLockState(l *lockState) {
 	s.countLocks(l.client, -l.file.locks.Holds(l))
 	l.file.locks.Clear(l, 0, 1<<64-1)
+	s.unlocked(l.file.key)
 	delete(l.file.owners, l.key)
 	delete(l.open.locks, l)
 	delete(s.stateids, l.other)
@@ -52,7 +53,7 @@ func (s *State) countLocks(c *client, n int) {
 }
 
 // lockType decodes a lock type; a blocking request is the same as one that is
-// not, for the client polls (RFC 8881, 9.6).
+// not: the client asks again, see AwaitLock.
 func lockType(t nfsv4.NfsLockType4) (write, ok bool) {
 	switch t {
 	case nfsv4.READ_LT, nfsv4.READW_LT:
@@ -135,6 +136,10 @@ func (s *State) granted(p *LockPlan) {
 		p.open.locks[l] = struct{}{}
 	}
 	s.countLocks(l.client, l.file.locks.Set(l, p.Range.First, p.Range.Last, p.Range.Write))
+	s.forgetWaiter(l.file.key, l.client, l.key.owner)
+	if !p.Range.Write {
+		s.unlocked(l.file.key) // it may have been a write lock
+	}
 	l.bump()
 }
 
@@ -239,6 +244,7 @@ func (s *State) Unlock(now time.Time, client ClientID, f File, id Stateid, offse
 		return Stateid{}, st
 	}
 	s.countLocks(l.client, l.file.locks.Clear(l, first, last))
+	s.unlocked(l.file.key)
 	l.bump()
 	return l.stateid(), nfsv4.NFS4_OK
 }

@@ -37,6 +37,7 @@ type State struct {
 	unforgotten map[ClientID]ClientRecord
 
 	delegs delegations
+	wait   lockWaiters
 
 	// unended are sessions whose removal the store has not confirmed, if it keeps sessions. removals counts what it has
 	// confirmed: what was read from the store before may be what is removed by now.
@@ -70,6 +71,7 @@ func New(cfg Config, now time.Time) *State {
 	}
 	s.grace = len(s.waiting) > 0
 	s.delegs.init()
+	s.wait.init()
 	return s
 }
 

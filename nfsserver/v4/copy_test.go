@@ -175,9 +175,10 @@ type backchannel struct {
 
 	recall   func(nfsv4.CbRecall4args) nfsv4.Nfsstat4 // how CB_RECALL is answered; nil: NFS4_OK
 	recalled chan nfsv4.CbRecall4args
+	notified chan nfsv4.CbNotifyLock4args
 }
 
-// ServeRPC checks the slot as a client does and takes CB_OFFLOAD and CB_RECALL.
+// ServeRPC checks the slot as a client does and takes CB_OFFLOAD, CB_RECALL and CB_NOTIFY_LOCK.
 func (b *backchannel) ServeRPC(_ context.Context, req *rpc.Request) {
 	d := xdr.NewDecoder(req.Body)
 	var args nfsv4.CbCompound4args
@@ -213,6 +214,16 @@ func (b *backchannel) ServeRPC(_ context.Context, req *rpc.Request) {
 		}
 	}
 	b.seqs[seq.CsaSlotid]++
+	if op, is := args.Argarray[1].(*nfsv4.NfsCbArgop4_OP_CB_NOTIFY_LOCK); is {
+		b.notified <- op.OpcbnotifyLock
+		reply(nfsv4.CbCompound4res{Resarray: []nfsv4.NfsCbResop4{
+			&nfsv4.NfsCbResop4_OP_CB_SEQUENCE{Opcbsequence: &nfsv4.CbSequence4res_NFS4_OK{CsrResok4: nfsv4.CbSequence4resok{
+				CsrSessionid: seq.CsaSessionid, CsrSequenceid: seq.CsaSequenceid, CsrSlotid: seq.CsaSlotid,
+			}}},
+			&nfsv4.NfsCbResop4_OP_CB_NOTIFY_LOCK{},
+		}})
+		return
+	}
 	if op, is := args.Argarray[1].(*nfsv4.NfsCbArgop4_OP_CB_RECALL); is {
 		if b.recall != nil {
 			st = b.recall(op.Opcbrecall)
@@ -259,7 +270,7 @@ func (w *world) dialBack(b *backchannel, minor uint32) *client {
 // connectBack is a client with a session and a backchannel of one slot.
 func (w *world) connectBack(owner string) (*client, *backchannel) {
 	w.t.Helper()
-	b := &backchannel{t: w.t, seqs: map[uint32]uint32{}, got: make(chan *nfsv4.CbOffload4args, 10), recalled: make(chan nfsv4.CbRecall4args, 1000)}
+	b := &backchannel{t: w.t, seqs: map[uint32]uint32{}, got: make(chan *nfsv4.CbOffload4args, 10), recalled: make(chan nfsv4.CbRecall4args, 1000), notified: make(chan nfsv4.CbNotifyLock4args, 1000)}
 	c := w.dialBack(b, 2)
 	c.exchangeID(owner)
 	res := c.raw(2, &nfsv4.NfsArgop4_OP_CREATE_SESSION{OpcreateSession: nfsv4.CreateSession4args{

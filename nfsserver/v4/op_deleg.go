@@ -53,7 +53,7 @@ func (c *compound) delegate(a *openArgs) (id state.Stateid, why nfsv4.WhyNoDeleg
 	case a.access != nfsv4.OPEN4_SHARE_ACCESS_READ, a.deny != nfsv4.OPEN4_SHARE_DENY_NONE:
 		return id, nfsv4.WND4_CONTENTION, false // with this very open
 	case a.claim == nfsv4.CLAIM_DELEGATE_CUR, a.claim == nfsv4.CLAIM_DELEG_CUR_FH,
-		a.claim == nfsv4.CLAIM_PREVIOUS && a.had != nfsv4.OPEN_DELEGATE_READ, !c.s.canCallBack(c.clientID()):
+		a.claim == nfsv4.CLAIM_PREVIOUS && a.had != nfsv4.OPEN_DELEGATE_READ, !st.HasBackchannel(c.clientID()):
 		return id, nfsv4.WND4_RESOURCE, false
 	}
 	args := state.DelegateArgs{Client: c.clientID(), File: c.cur.file(), Reclaim: a.claim == nfsv4.CLAIM_PREVIOUS}

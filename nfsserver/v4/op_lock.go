@@ -41,10 +41,27 @@ func (c *compound) opLock() status {
 		return st
 	}
 	a.Client, a.File, a.Tail = c.clientID(), c.cur.file(), c.tail()
-	if k := c.s.keeperOf(c.cur.export.FS); k != nil {
-		return c.keepLock(k, &a)
+	mark := c.r.Mark()
+	st := c.lock(&a)
+	if st == nfsv4.NFS4ERR_DENIED && (a.Type == nfsv4.READW_LT || a.Type == nfsv4.WRITEW_LT) && c.s.cfg.State.HasBackchannel(a.Client) {
+		if c.s.cfg.State.AwaitLock(c.now, a, c.enc.ring.Append(nil, c.cur.handle())) { // it was freed just now
+			c.r.Truncate(mark)
+			c.keepBody = false
+			st = c.lock(&a)
+		}
 	}
-	id, denied, eff, st := c.s.cfg.State.Lock(c.now, a)
+	if st == nfsv4.NFS4_OK {
+		c.s.freed() // it may have been a downgrade
+	}
+	return st
+}
+
+// lock does what opLock has decoded.
+func (c *compound) lock(a *state.LockArgs) status {
+	if k := c.s.keeperOf(c.cur.export.FS); k != nil {
+		return c.keepLock(k, a)
+	}
+	id, denied, eff, st := c.s.cfg.State.Lock(c.now, *a)
 	return c.lockResult(id, denied, c.apply(eff, st))
 }
 
@@ -177,6 +194,7 @@ func (c *compound) opLockU() status {
 		return c.keepUnlock(k, id, offset, length)
 	}
 	got, st := c.s.cfg.State.Unlock(c.now, c.clientID(), c.cur.file(), id, offset, length)
+	c.s.freed()
 	return c.newStateid(got, st)
 }
 
@@ -188,6 +206,7 @@ func (c *compound) keepUnlock(k vfs.Keeper, id state.Stateid, offset, length uin
 	}
 	err := k.Unlock(c.ctx, c.cur.ino, p.Owner, p.First, p.Last)
 	got, st := c.s.cfg.State.EndUnlock(p, err != nil)
+	c.s.freed()
 	if err != nil {
 		return lockStatus(err)
 	}

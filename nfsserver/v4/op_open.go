@@ -187,7 +187,11 @@ func (c *compound) opOpen() status {
 	} else {
 		b = appendChangeInfo(b, o.dir)
 	}
-	b = xdr.AppendUint32(b, nfsv4.OPEN4_RESULT_LOCKTYPE_POSIX)
+	flags := uint32(nfsv4.OPEN4_RESULT_LOCKTYPE_POSIX)
+	if c.s.cfg.State.HasBackchannel(c.clientID()) {
+		flags |= nfsv4.OPEN4_RESULT_MAY_NOTIFY_LOCK
+	}
+	b = xdr.AppendUint32(b, flags)
 	b = appendBitmap(b, o.set)
 	c.r.B = c.appendDelegation(b, &a)
 	return nfsv4.NFS4_OK

@@ -11,11 +11,11 @@ import (
 	"github.com/rackfs/rackfs/vfs"
 )
 
-// CB_RECALL (RFC 8881, 20.2). Package state says which delegations are to be returned and takes them from those that do not; here the clients
+// CB_RECALL and CB_NOTIFY_LOCK (RFC 8881, 20.2 and 20.11). Package state says which delegations are to be returned, takes them from those that do not, and says who waits for a lock; here the clients
 // are called, each by a few goroutines at a time, which end with their work or at Shutdown.
 
 const (
-	// recallWorkers is how many recalls of one client are under way at once.
+	// recallWorkers is how many of these callbacks of one client are under way at once.
 	recallWorkers = 4
 	// recallWait is how long a request waits for delegations before its client is told to come again. A client that has
 	// nothing to write back returns one at once.
@@ -27,71 +27,70 @@ const (
 	recallDoubt = 2 * time.Second
 )
 
+// recalls are the callbacks about delegations and locks that are under way.
 type recalls struct {
 	ctx    context.Context // ends with stop
 	stop   context.CancelFunc
 	active sync.WaitGroup
 
 	mu      sync.Mutex // guards the fields below
-	clients map[state.ClientID]*recallQueue
+	clients map[state.ClientID]*callbackQueue
 	waiters int
 	changed chan struct{} // closed when delegations ended
 }
 
-// recallQueue is what a client is still to be told.
-type recallQueue struct {
-	list    []state.Recall
+// callbackQueue is what a client is still to be told.
+type callbackQueue struct {
+	list    []func()
 	workers int
 }
 
 func (r *recalls) init() {
-	r.clients = make(map[state.ClientID]*recallQueue)
+	r.clients = make(map[state.ClientID]*callbackQueue)
 	r.changed = make(chan struct{})
 	r.ctx, r.stop = context.WithCancel(context.Background())
 }
 
-// start makes recalls in the background.
-func (r *recalls) start(s *Server, list []state.Recall) {
+// tell has a client told something in the background.
+func (r *recalls) tell(client state.ClientID, call func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.ctx.Err() != nil {
 		return
 	}
-	for _, one := range list {
-		q := r.clients[one.Client]
-		if q == nil {
-			q = &recallQueue{}
-			r.clients[one.Client] = q
-		}
-		q.list = append(q.list, one)
-		if q.workers < recallWorkers {
-			q.workers++
-			r.active.Go(func() { r.work(s, one.Client, q) })
-		}
+	q := r.clients[client]
+	if q == nil {
+		q = &callbackQueue{}
+		r.clients[client] = q
+	}
+	q.list = append(q.list, call)
+	if q.workers < recallWorkers {
+		q.workers++
+		r.active.Go(func() { r.work(client, q) })
 	}
 }
 
-func (r *recalls) work(s *Server, client state.ClientID, q *recallQueue) {
+func (r *recalls) work(client state.ClientID, q *callbackQueue) {
 	for {
-		one, ok := r.next(client, q)
+		call, ok := r.next(client, q)
 		if !ok {
 			return
 		}
-		s.recall(&one)
+		call()
 	}
 }
 
-func (r *recalls) next(client state.ClientID, q *recallQueue) (one state.Recall, ok bool) {
+func (r *recalls) next(client state.ClientID, q *callbackQueue) (call func(), ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(q.list) == 0 || r.ctx.Err() != nil {
 		if q.workers--; q.workers == 0 {
 			delete(r.clients, client)
 		}
-		return one, false
+		return nil, false
 	}
-	one, q.list = q.list[0], q.list[1:]
-	return one, true
+	call, q.list = q.list[0], q.list[1:]
+	return call, true
 }
 
 // change is closed when delegations end from now on.
@@ -197,3 +196,25 @@ func (s *Server) recallOnce(ctx context.Context, r *state.Recall) (status, error
 	}
 	return nfsv4.NFS4ERR_SERVERFAULT, nil
 }
+
+// notifyPatience is how long it is tried to tell a client of a lock. It asks by itself, too.
+const notifyPatience = 10 * time.Second
+
+// notifyLocks tells clients that locks they wait for are free.
+func (s *Server) notifyLocks(list []state.NotifyLock) {
+	for _, n := range list {
+		s.recalls.tell(n.Client, func() {
+			ctx, cancel := context.WithTimeout(s.recalls.ctx, notifyPatience)
+			defer cancel()
+			_, err := s.callBack(ctx, n.Client, &nfsv4.NfsCbArgop4_OP_CB_NOTIFY_LOCK{OpcbnotifyLock: nfsv4.CbNotifyLock4args{
+				CnlaFh: n.Handle, CnlaLockOwner: nfsv4.StateOwner4{Clientid: n.Client, Owner: n.Owner},
+			}})
+			if err != nil {
+				s.cfg.Logger.Info("nfs: a client was not told that a lock is free", "client", n.Client, "err", err)
+			}
+		})
+	}
+}
+
+// freed tells those who wait for locks that were freed, after the effects of that were applied.
+func (s *Server) freed() { s.notifyLocks(s.cfg.State.TakeFreed(s.cfg.Now())) }

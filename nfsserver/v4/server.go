@@ -163,9 +163,10 @@ func (s *Server) Tick(ctx context.Context) {
 	}
 	s.back.prune(s.cfg.State.HasSession)
 	s.copies.tick(s)
+	s.notifyLocks(s.cfg.State.TickWaiters(s.cfg.Now()))
 }
 
-// Shutdown ends what goes on in the background, asynchronous copies and recalls of delegations, and waits for it. Their clients hear how far they came.
+// Shutdown ends what goes on in the background, asynchronous copies and callbacks, and waits for it. Their clients hear how far they came.
 // Connections are still there; no request begins after it.
 func (s *Server) Shutdown(ctx context.Context) {
 	s.copies.shutdown(ctx)
@@ -178,13 +179,16 @@ func (s *Server) apply(ctx context.Context, eff *state.Effects) error {
 		return nil
 	}
 	if len(eff.Recall) > 0 {
-		s.recalls.start(s, eff.Recall)
+		for _, r := range eff.Recall {
+			s.recalls.tell(r.Client, func() { s.recall(&r) })
+		}
 		eff.Recall = nil
 	}
 	if err := eff.Apply(ctx, s.cfg.Store, files{s}); err != nil {
 		s.cfg.State.Retry(*eff)
 		return err
 	}
+	s.freed()
 	return nil
 }
 

@@ -111,9 +111,6 @@ func TestContention(t *testing.T) {
 		for _, wait := range []bool{false, true} {
 			t.Run(fmt.Sprintf("counter/%s/wait=%v", kind, wait), func(t *testing.T) {
 				rounds := locks
-				if wait {
-					rounds /= 10
-				}
 				a.sh("echo 0 >" + posix.CounterFile)
 				contend(t, "-for", "count", "-kind", kind, "-n", strconv.Itoa(rounds), "-wait="+strconv.FormatBool(wait))
 				if got := strings.TrimSpace(b.sh("cat " + posix.CounterFile)); got != strconv.Itoa(2*rounds) {

@@ -5,6 +5,7 @@ package kernel
 import (
 	"bytes"
 	"context"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -14,7 +15,11 @@ import (
 	"github.com/rackfs/rackfs/internal/kclient"
 )
 
-const twoClientsDeadline = 2 * time.Minute
+const (
+	twoClientsDeadline = 2 * time.Minute
+	// waitedFor is long enough that a client which asks by itself, after 1 s, 2 s, 4 s, would ask next in seconds.
+	waitedFor = 4 * time.Second
+)
 
 // client is a guest with the export mounted.
 type client struct {
@@ -154,6 +159,33 @@ func TestTwoClients(t *testing.T) {
 				t.Fatalf("second client after the release: %s", s)
 			}
 			waiting.release(t)
+
+			// The lock goes from hand to hand: who waits is told, and does not find it by asking in ever longer intervals.
+			const rounds = 5
+			var worst time.Duration
+			holder, next := a, b
+			held = holder.lock("-kind", kind)
+			if s := held.next(t); s != "held" {
+				t.Fatal(s)
+			}
+			for range rounds {
+				waiting := next.lock("-kind", kind, "-wait")
+				if s := waiting.next(t); s != "waiting" {
+					t.Fatal(s)
+				}
+				time.Sleep(waitedFor)
+				held.release(t)
+				released := time.Now()
+				if s := waiting.next(t); s != "held" {
+					t.Fatal(s)
+				}
+				worst = max(worst, time.Since(released))
+				held, holder, next = waiting, next, holder
+			}
+			held.release(t)
+			if t.Logf("%d times from hand to hand after a wait of %v: %.3f s at worst", rounds, waitedFor, worst.Seconds()); os.Getenv(envServer) == "" && worst > waitedFor/2 {
+				t.Errorf("a waiter is not told that the lock is free")
+			}
 			for i, c := range []client{a, b} { // shared locks are shared between clients
 				l := c.lock("-kind", kind, "-shared")
 				if s := l.next(t); s != "held" {

@@ -1,0 +1,170 @@
+package state
+
+import (
+	"time"
+
+	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
+
+	"github.com/rackfs/rackfs/vfs/byterange"
+)
+
+// Waiters for locks (RFC 8881, 9.6 and 20.11). A client whose blocking LOCK was denied is told by CB_NOTIFY_LOCK when it is worth asking again, so that it
+// need not ask every second; it holds nothing by that, and whoever asks first gets the lock. A Linux client that was promised to be told asks only every 30 s
+// by itself, so nobody is forgotten: what becomes free is seen when it does, and once more by each Tick, which also
+// counts locks as free whose holder's lease is over (the LOCK that follows takes them).
+
+const (
+	// Bounds of those of a file, of a client, and of all. Others ask by themselves.
+	maxFileWaiters   = 256
+	maxClientWaiters = 1024
+	maxLockWaiters   = 1 << 16
+	// waiterLeases is how many leases after its LOCK one is forgotten: the client has asked again by then, or given up.
+	waiterLeases = 4
+)
+
+type lockWaiter struct {
+	client *client
+	owner  string
+	handle []byte
+	want   byterange.Range
+	until  time.Time
+}
+
+// lockWaiters are those of all files, in the order in which they came.
+type lockWaiters struct {
+	files map[File][]*lockWaiter
+	freed map[File]struct{} // where something became free since TakeFreed
+	count int
+}
+
+// NotifyLock is a CB_NOTIFY_LOCK to make.
+type NotifyLock struct {
+	Client ClientID
+	Owner  []byte
+	Handle []byte
+}
+
+func (w *lockWaiters) init() {
+	w.files = make(map[File][]*lockWaiter)
+	w.freed = make(map[File]struct{})
+}
+
+// AwaitLock notes that a was denied and that its client waits. free: nothing that is known here is in the way any more, so it may be tried
+// again at once.
+func (s *State) AwaitLock(now time.Time, a LockArgs, handle []byte) (free bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, f := s.clients[a.Client], s.files[a.File]
+	first, last, ok := byterange.Of(a.Offset, a.Length)
+	write, _ := lockType(a.Type)
+	if c == nil || f == nil || !ok {
+		return false
+	}
+	owner := string(a.Owner)
+	if !a.New {
+		l, st := s.lookupLock(a.Client, a.File, a.Stateid)
+		if st != nfsv4.NFS4_OK {
+			return false
+		}
+		owner = l.key.owner
+	}
+	s.forgetWaiter(a.File, c, owner)
+	w := &lockWaiter{client: c, owner: owner, handle: handle, want: byterange.Range{First: first, Last: last, Write: write}, until: now.Add(waiterLeases * s.cfg.Lease)}
+	if len(s.wait.files[a.File]) < maxFileWaiters && c.waiting < maxClientWaiters && s.wait.count < maxLockWaiters {
+		s.wait.files[a.File] = append(s.wait.files[a.File], w)
+		s.wait.count++
+		c.waiting++
+	}
+	return s.lockFree(now, a.File, w)
+}
+
+// lockFree reports whether only clients whose lease is over are in w's way.
+func (s *State) lockFree(now time.Time, file File, w *lockWaiter) bool {
+	f := s.files[file]
+	if f == nil {
+		return true
+	}
+	free := true
+	f.locks.Conflicts(f.owners[lockOwnerKey{w.client, w.owner}], w.want.First, w.want.Last, w.want.Write, func(l *lockState, _ byterange.Range) bool {
+		free = s.expired(l.client, now)
+		return free
+	})
+	return free
+}
+
+// forgetWaiter forgets that an owner waits for a lock of a file.
+func (s *State) forgetWaiter(file File, c *client, owner string) {
+	if c.waiting > 0 {
+		s.keepWaiters(file, func(w *lockWaiter) bool { return w.client != c || w.owner != owner })
+	}
+}
+
+// keepWaiters drops all waiters of a file but those that keep is true for.
+func (s *State) keepWaiters(file File, keep func(*lockWaiter) bool) {
+	var kept []*lockWaiter
+	for _, w := range s.wait.files[file] {
+		if keep(w) {
+			kept = append(kept, w)
+			continue
+		}
+		s.wait.count--
+		w.client.waiting--
+	}
+	if s.wait.files[file] = kept; len(kept) == 0 {
+		delete(s.wait.files, file)
+	}
+}
+
+// endWaiters forgets those of a client that goes.
+func (s *State) endWaiters(c *client) {
+	for f := range s.wait.files {
+		if c.waiting == 0 {
+			return
+		}
+		s.keepWaiters(f, func(w *lockWaiter) bool { return w.client != c })
+	}
+}
+
+// unlocked notes that less of a file is locked.
+func (s *State) unlocked(f File) {
+	if len(s.wait.files[f]) > 0 {
+		s.wait.freed[f] = struct{}{}
+	}
+}
+
+// TakeFreed returns whom to tell that the lock they wait for is free. The caller has applied the effects of what freed it.
+func (s *State) TakeFreed(now time.Time) []NotifyLock {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []NotifyLock
+	for f := range s.wait.freed {
+		out = s.notifyWaiters(now, f, out)
+	}
+	clear(s.wait.freed)
+	return out
+}
+
+// TickWaiters is TakeFreed of all files.
+func (s *State) TickWaiters(now time.Time) []NotifyLock {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []NotifyLock
+	for f := range s.wait.files {
+		out = s.notifyWaiters(now, f, out)
+	}
+	return out
+}
+
+func (s *State) notifyWaiters(now time.Time, f File, out []NotifyLock) []NotifyLock {
+	s.keepWaiters(f, func(w *lockWaiter) bool {
+		if s.expired(w.client, now) || !now.Before(w.until) {
+			return false
+		}
+		if !s.lockFree(now, f, w) {
+			return true
+		}
+		out = append(out, NotifyLock{Client: w.client.id, Owner: []byte(w.owner), Handle: w.handle})
+		return false
+	})
+	return out
+}
