@@ -49,7 +49,7 @@ func (s *State) HasBackchannel(id ClientID) bool {
 		return false
 	}
 	for ss := range c.sessions {
-		if len(ss.conns) > 0 && ss.back.MaxOps >= 2 {
+		if len(ss.conns) > 0 && !ss.backFault && ss.back.MaxOps >= 2 {
 			return true
 		}
 	}

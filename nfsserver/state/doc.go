@@ -62,6 +62,12 @@
 // A removal is the same as without: a client that ends is first removed from the store, which ends what is kept for it at all
 // files, then its vfs opens are closed. While that is not confirmed nothing is granted to anybody, and nothing of it is adopted.
 //
+// # Delegations
+//
+// Files are given to clients that read them, and recalled before others change them: delegation.go says how, lostdelegation.go what a restart
+// of the server means for it. Effects.Recall and NotifyLock are callbacks for the caller to make; nothing here waits for
+// them, and what they are about is decided by time if they fail.
+//
 // # Grace
 //
 // Without a SessionStore, or for clients that were recorded before there was one:

@@ -18,7 +18,7 @@ type lostDelegations struct {
 }
 
 // lostSettled is how long a client that was told tests no stateid before it is taken to have tested all: it tests one after
-// the other, and calls again after that, so it was not cut off in between.
+// the other, and calls again or answers a callback after that, so it was not cut off in between.
 const lostSettled = time.Second
 
 // lose notes that c, which goes on here, has delegations that are not known here.
@@ -34,7 +34,41 @@ func (s *State) hear(now time.Time, c *client) {
 	case l.until.IsZero():
 	case l.told.IsZero():
 		l.told = now
-	case now.Sub(l.told) >= lostSettled && now.Sub(l.tested) >= lostSettled, !now.Before(l.until):
+	case l.settled(now), !now.Before(l.until):
+		s.found(c)
+	}
+}
+
+func (l *lostDelegations) settled(now time.Time) bool {
+	return !l.told.IsZero() && now.Sub(l.told) >= lostSettled && now.Sub(l.tested) >= lostSettled
+}
+
+// Lost reports whether changes may have to wait for a client that does not know yet that it has lost its delegations.
+func (s *State) Lost() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.delegs.untold) > 0
+}
+
+// Doubtful are the clients that seem to have tested all their stateids. The caller calls them back and, if they answer, says so by
+// Answered: a client that has nothing else to say would call again only to renew its lease.
+func (s *State) Doubtful(now time.Time) []ClientID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []ClientID
+	for c := range s.delegs.untold {
+		if c.delegs.lost.settled(now) {
+			out = append(out, c.id)
+		}
+	}
+	return out
+}
+
+// Answered notes that a client answered a callback that was made at asked.
+func (s *State) Answered(id ClientID, asked time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.clients[id]; c != nil && c.delegs.lost.settled(asked) {
 		s.found(c)
 	}
 }

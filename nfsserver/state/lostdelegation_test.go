@@ -129,6 +129,33 @@ func TestLostDelegations(t *testing.T) {
 	w.wantFlags(w.reader, 0)
 }
 
+// A client that is silent after its tests is asked by a callback.
+func TestLostDelegationsAreAskedFor(t *testing.T) {
+	w := newGoneOn(t)
+	if d := w.s.Doubtful(w.now); len(d) != 0 {
+		t.Errorf("doubtful before it came: %v", d)
+	}
+	w.call(w.reader)
+	w.now = w.now.Add(900 * time.Millisecond)
+	w.s.TestStateid(w.reader, w.lost) // at the time of its call
+	w.call(w.reader)
+	w.s.TestStateid(w.reader, w.lost)
+	asked := w.now
+	w.now = w.now.Add(500 * time.Millisecond)
+	if d := w.s.Doubtful(w.now); len(d) != 0 {
+		t.Errorf("doubtful while it tests: %v", d)
+	}
+	w.now = w.now.Add(500 * time.Millisecond)
+	if d := w.s.Doubtful(w.now); len(d) != 1 || d[0] != w.reader {
+		t.Errorf("doubtful: %v", d)
+	}
+	w.s.Answered(w.reader, asked) // too early
+	w.wantChange(w.writer, fileA, nfsv4.NFS4ERR_DELAY)
+	w.s.Answered(w.reader, w.now)
+	w.wantChange(w.writer, fileA, ok)
+	w.wantFlags(w.reader, 0)
+}
+
 // One that does not come back is waited for for a lease, and told if it comes later.
 func TestLostDelegationsEndWithTheLease(t *testing.T) {
 	w := newGoneOn(t)

@@ -136,8 +136,8 @@ func (s *Server) canCallBack(client state.ClientID) bool {
 	return len(s.back.ways(list)) > 0
 }
 
-// callBack has a client carry out op, and returns its result, whatever its status. It tries until ctx ends, which is KindUnavailable; a
-// client that is gone is KindStale. NFS4ERR_DELAY is tried again too.
+// callBack has a client carry out op, and returns its result, whatever its status. Without an op the answer itself is what counts. It
+// tries until ctx ends, which is KindUnavailable; a client that is gone is KindStale. NFS4ERR_DELAY is tried again too.
 func (s *Server) callBack(ctx context.Context, client state.ClientID, op nfsv4.NfsCbArgop4) (nfsv4.NfsCbResop4, error) {
 	const what = "nfs.callback"
 	var last error
@@ -231,6 +231,8 @@ func (w *way) call(ctx context.Context, op nfsv4.NfsCbArgop4) (nfsv4.NfsCbResop4
 		}
 		slot.seq, slot.sent = seq, seq
 		switch {
+		case op == nil && res.Status == nfsv4.NFS4_OK:
+			return nil, nil
 		case res.Status == nfsv4.NFS4ERR_DELAY:
 			return nil, vfs.Errorf(vfs.KindUnavailable, what, "the client asks to wait")
 		case len(res.Resarray) < 2:

@@ -273,8 +273,16 @@ func (w *world) connectBack(owner string) (*client, *backchannel) {
 	b := &backchannel{t: w.t, seqs: map[uint32]uint32{}, got: make(chan *nfsv4.CbOffload4args, 10), recalled: make(chan nfsv4.CbRecall4args, 1000), notified: make(chan nfsv4.CbNotifyLock4args, 1000)}
 	c := w.dialBack(b, 2)
 	c.exchangeID(owner)
+	c.backSession(1)
+	c.ok(&nfsv4.NfsArgop4_OP_RECLAIM_COMPLETE{})
+	return c, b
+}
+
+// backSession is CREATE_SESSION with a backchannel of one slot.
+func (c *client) backSession(seq uint32) {
+	c.t.Helper()
 	res := c.raw(2, &nfsv4.NfsArgop4_OP_CREATE_SESSION{OpcreateSession: nfsv4.CreateSession4args{
-		CsaClientid: c.id, CsaSequence: 1, CsaFlags: nfsv4.CREATE_SESSION4_FLAG_CONN_BACK_CHAN,
+		CsaClientid: c.id, CsaSequence: seq, CsaFlags: nfsv4.CREATE_SESSION4_FLAG_CONN_BACK_CHAN,
 		CsaForeChanAttrs: nfsv4.ChannelAttrs4{CaMaxrequestsize: 2 << 20, CaMaxresponsesize: 2 << 20, CaMaxoperations: 64, CaMaxrequests: 4},
 		CsaBackChanAttrs: nfsv4.ChannelAttrs4{CaMaxrequestsize: 4096, CaMaxresponsesize: 4096, CaMaxoperations: 2, CaMaxrequests: 1},
 		CsaCbProgram:     callbackProgram,
@@ -282,8 +290,7 @@ func (w *world) connectBack(owner string) (*client, *backchannel) {
 	}})
 	c.want(res, nfsv4.NFS4_OK)
 	c.session = res.Resarray[0].(*nfsv4.NfsResop4_OP_CREATE_SESSION).OpcreateSession.(*nfsv4.CreateSession4res_NFS4_OK).CsrResok4.CsrSessionid
-	c.ok(&nfsv4.NfsArgop4_OP_RECLAIM_COMPLETE{})
-	return c, b
+	c.seq = 0
 }
 
 // gatedFS lets reads pass one by one.

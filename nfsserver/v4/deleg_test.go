@@ -289,6 +289,38 @@ func TestRecallOfTheUnknown(t *testing.T) {
 	h.fails(nfsv4.NFS4ERR_DELEG_REVOKED, putFH(h.fh), delegReturn(h.id))
 }
 
+// A client whose backchannel had calls that this server does not know of is asked for another session, and called over that.
+func TestBackchannelFault(t *testing.T) {
+	w := newDelegatingWorld(t)
+	w.mk(vfs.RootIno, "file", vfs.TypeFile, 0o666, 0)
+	h := w.hold("holder", "file")
+	h.b.mu.Lock()
+	h.b.seqs[0] = 5
+	h.b.mu.Unlock()
+	other := w.connect("other", 2)
+	flags := func() uint32 {
+		res := h.raw(h.minor, h.sequence())
+		h.want(res, nfsv4.NFS4_OK)
+		return res.Resarray[0].(*nfsv4.NfsResop4_OP_SEQUENCE).Opsequence.(*nfsv4.Sequence4res_NFS4_OK).SrResok4.SrStatusFlags
+	}
+	if f := flags(); f != 0 {
+		t.Fatalf("flags %#x", f)
+	}
+	other.fails(nfsv4.NFS4ERR_DELAY, ops(root(), remove("file"))...)
+	for limit := time.Now().Add(time.Minute); flags() != nfsv4.SEQ4_STATUS_BACKCHANNEL_FAULT; {
+		if time.Now().After(limit) {
+			t.Fatal("the client is not told")
+		}
+	}
+	h.b.mu.Lock()
+	h.b.seqs[0] = 0 // of the new session
+	h.b.mu.Unlock()
+	h.backSession(2)
+	h.wantRecall()
+	h.ok(putFH(h.fh), delegReturn(h.id))
+	other.ok(ops(root(), remove("file"))...)
+}
+
 // Callbacks have the credentials that the client asked for last.
 func TestRecallCredentials(t *testing.T) {
 	w := newDelegatingWorld(t)

@@ -1,6 +1,8 @@
 package v4
 
 import (
+	"time"
+
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
 
 	"github.com/rackfs/rackfs/internal/xdr"
@@ -109,10 +111,17 @@ func (c *compound) unclaimed(ask func() (state.Effects, status)) status {
 	for try := 0; ; try++ {
 		returned := c.s.recalls.change()
 		eff, st := ask()
-		waits := len(eff.Recall) > 0 || try > 0
-		if st = c.apply(eff, st); st != nfsv4.NFS4ERR_DELAY || !waits || !c.s.recalls.await(c.ctx, returned) {
+		wait := time.Duration(0)
+		switch {
+		case c.s.cfg.State.Lost():
+			wait = lostWait
+		case len(eff.Recall) > 0 || try > 0:
+			wait = recallWait
+		}
+		if st = c.apply(eff, st); st != nfsv4.NFS4ERR_DELAY || wait == 0 || !c.s.recalls.await(c.ctx, returned, wait) {
 			return st
 		}
+		c.now = c.s.cfg.Now()
 	}
 }
 

@@ -174,7 +174,7 @@ func (c *compound) opOpen() status {
 		return st
 	}
 	if args.New && len(eff.Recall) > 0 { // somebody else opened the new file between its creation and now
-		c.s.recalls.await(c.ctx, returned)
+		c.s.recalls.await(c.ctx, returned, recallWait)
 	}
 	c.saved.hasAttr = false
 	c.cur = o.obj

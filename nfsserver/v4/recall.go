@@ -20,6 +20,8 @@ const (
 	// recallWait is how long a request waits for delegations before its client is told to come again. A client that has
 	// nothing to write back returns one at once.
 	recallWait = 150 * time.Millisecond
+	// lostWait is the same while a client does not know yet that it lost its delegations in a restart of the server.
+	lostWait = 3 * time.Second
 	// maxRecallWaiters bounds the requests that wait.
 	maxRecallWaiters = 64
 	// recallDoubt is how long a client may say that it does not know what is recalled: the reply that gave it may arrive
@@ -108,7 +110,7 @@ func (r *recalls) notify() {
 }
 
 // await waits for a change and reports whether there was one.
-func (r *recalls) await(ctx context.Context, changed <-chan struct{}) bool {
+func (r *recalls) await(ctx context.Context, changed <-chan struct{}, limit time.Duration) bool {
 	r.mu.Lock()
 	if r.waiters >= maxRecallWaiters {
 		r.mu.Unlock()
@@ -121,7 +123,7 @@ func (r *recalls) await(ctx context.Context, changed <-chan struct{}) bool {
 		r.waiters--
 		r.mu.Unlock()
 	}()
-	t := time.NewTimer(recallWait)
+	t := time.NewTimer(limit)
 	defer t.Stop()
 	select {
 	case <-changed:
@@ -197,6 +199,9 @@ func (s *Server) recallOnce(ctx context.Context, r *state.Recall) (status, error
 	return nfsv4.NFS4ERR_SERVERFAULT, nil
 }
 
+// doubtPatience is how long the answer to such a call is waited for: the next tick asks again.
+const doubtPatience = time.Second
+
 // notifyPatience is how long it is tried to tell a client of a lock. It asks by itself, too.
 const notifyPatience = 10 * time.Second
 
@@ -211,6 +216,24 @@ func (s *Server) notifyLocks(list []state.NotifyLock) {
 			}})
 			if err != nil {
 				s.cfg.Logger.Info("nfs: a client was not told that a lock is free", "client", n.Client, "err", err)
+			}
+		})
+	}
+}
+
+// askDoubtful calls back the clients that seem to know by now that they have lost their delegations.
+func (s *Server) askDoubtful() {
+	if s.cfg.State.Lost() {
+		s.recalls.notify() // who waits looks again
+	}
+	for _, id := range s.cfg.State.Doubtful(s.cfg.Now()) {
+		s.recalls.tell(id, func() {
+			ctx, cancel := context.WithTimeout(s.recalls.ctx, doubtPatience)
+			defer cancel()
+			asked := s.cfg.Now()
+			if _, err := s.callBack(ctx, id, nil); err == nil {
+				s.cfg.State.Answered(id, asked)
+				s.recalls.notify()
 			}
 		})
 	}

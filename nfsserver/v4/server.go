@@ -164,6 +164,7 @@ func (s *Server) Tick(ctx context.Context) {
 	s.back.prune(s.cfg.State.HasSession)
 	s.copies.tick(s)
 	s.notifyLocks(s.cfg.State.TickWaiters(s.cfg.Now()))
+	s.askDoubtful()
 }
 
 // Shutdown ends what goes on in the background, asynchronous copies and callbacks, and waits for it. Their clients hear how far they came.
