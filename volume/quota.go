@@ -389,7 +389,7 @@ func (v *Volume) releaseFree(ctx context.Context, match func(project uint32, a *
 	q.mu.Unlock()
 	for _, p := range parts {
 		_, err := v.apply(ctx, "quota.release", nil, &metapb.Command{Op: &metapb.Command_ReleaseQuota{ReleaseQuota: &metapb.ReleaseQuota{Project: p.project, Bytes: p.bytes}}})
-		if err == nil || vfs.KindOf(err) == vfs.KindUnknown || ctx.Err() != nil {
+		if err == nil || vfs.KindOf(err) == vfs.KindUnknown {
 			continue // what may have gone back must not be used; at worst it stays reserved until the origin ends
 		}
 		q.mu.Lock()

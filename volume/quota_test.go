@@ -2,6 +2,7 @@ package volume_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -354,6 +355,40 @@ func TestQuotaGoesBack(t *testing.T) {
 		t.Fatalf("%v", q)
 	}
 	r.start()
+}
+
+// TestQuotaGoesBackLater shows that what one writer wanted to give back when its caller gave up is not forgotten: it would be
+// taken from the limit for as long as the gateway lives.
+func TestQuotaGoesBackLater(t *testing.T) {
+	r := newQuotaRig(t, volume.Config{})
+	a, b := r.project(1), r.project(2)
+	r.limit(1, 1<<30)
+	r.limit(2, page)
+	r.write(r.file(a, "f"), 0, make([]byte, page), vfs.FileSync) // reserves ahead
+	full := r.file(b, "g")
+	ctx, cancel := context.WithCancel(t.Context())
+	given := false
+	r.meta.mu.Lock()
+	r.meta.fail = func(cmd *metapb.Command) error {
+		if cmd.GetReleaseQuota() == nil || given {
+			return nil
+		}
+		given = true
+		cancel()
+		return ctx.Err() // it did not leave
+	}
+	r.meta.mu.Unlock()
+	_, _, _ = r.Write(ctx, &vfs.Root, full, 0, make([]byte, 2*page), vfs.Unstable)
+	if !given {
+		t.Fatal("nothing was to be given back")
+	}
+	if err := r.volume().Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if q := r.quota(1); q.ReservedBytes != 0 {
+		t.Fatalf("%d bytes of project 1 stay reserved", q.ReservedBytes)
+	}
+	r.check()
 }
 
 // TestQuotaOriginEnds: a gateway that registers anew reserves anew.
