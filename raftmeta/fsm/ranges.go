@@ -69,7 +69,12 @@ func (x *call) allocate(c *metapb.Allocate) (*metapb.Result, error) {
 	if total > c.MaxBytes {
 		return nil, vfs.Errorf(vfs.KindNoSpace, op, "%d bytes, %d are free: remove files or ask for less", total, c.MaxBytes)
 	}
-	for _, h := range holes {
+	for i, h := range holes {
+		// Where a void record gives way that is up to recordsToCut more.
+		if i > 0 && x.touched() >= x.opts.limits.ranges {
+			done = h.start
+			break
+		}
 		if err := x.putExtent(n, h); err != nil {
 			return nil, err
 		}

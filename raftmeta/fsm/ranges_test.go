@@ -405,3 +405,47 @@ func TestBoundedRanges(t *testing.T) {
 		t.Errorf("too many commands")
 	}
 }
+
+// TestAllocateOverVoid allocates where each hole ends with a record that a truncation voided, of a block that dies with it.
+func TestAllocateOverVoid(t *testing.T) {
+	r, src, epoch := reservedRig(t)
+	const pages = 2000
+	u := r.ok(&metapb.Command{Op: &metapb.Command_AllocBlocks{AllocBlocks: &metapb.AllocBlocks{Count: pages}}}).GetBlocks()
+	for at := uint64(0); at < pages; at += 500 {
+		var list []*metapb.NewExtent
+		for i := at; i < at+500; i++ {
+			list = append(list, &metapb.NewExtent{Offset: i * pageSize, Length: pageSize, Block: u.First + i, ProfileK: 4, ProfileM: 2})
+		}
+		r.ok(commitCmd(src, epoch, pages*pageSize, list...))
+	}
+	c := createCmd(1, "dst")
+	c.GetCreate().Open = uint32(vfs.OpenWrite)
+	dst := r.ok(c).GetCreate().Attr.Ino
+	for done := uint64(0); done < pages*pageSize; { // to another place, so that each block has a back reference
+		done = r.ok(cloneCmd(src, epoch, done, dst, 1, pageSize+done, pages*pageSize-done)).GetRange().Done - pageSize
+	}
+	size := uint64(0)
+	r.ok(&metapb.Command{Op: &metapb.Command_SetAttr{SetAttr: &metapb.SetAttr{Ino: src, Set: &metapb.AttrSet{Size: &size}, LeaseEpoch: epoch}}})
+	r.drain(1000) // now only the clone's are left
+	r.ok(&metapb.Command{Op: &metapb.Command_SetAttr{SetAttr: &metapb.SetAttr{Ino: dst, Set: &metapb.AttrSet{Size: &size}, LeaseEpoch: 1}}})
+	for at := uint64(0); at < pages; at += 500 {
+		var list []*metapb.NewExtent
+		for i := at; i < at+500; i += 2 {
+			list = append(list, &metapb.NewExtent{Offset: i * pageSize, Length: pageSize, Inline: make([]byte, pageSize)})
+		}
+		r.ok(commitCmd(dst, 1, (pages+1)*pageSize, list...))
+	}
+	r.flush()
+	for done := uint64(0); done < pages*pageSize; {
+		res := r.ok(allocateCmd(dst, 1, done, pages*pageSize-done, 1<<50)).GetRange()
+		if n := len(r.batch); res.Done <= done || n > 2*levelLimits.ranges {
+			t.Fatalf("done %d after %d, %d records", res.Done, done, n)
+		}
+		done = res.Done
+		r.flush()
+	}
+	if a := r.attr(dst).Attr; a.Used != pages*pageSize {
+		t.Fatalf("%d bytes used", a.Used)
+	}
+	r.check()
+}

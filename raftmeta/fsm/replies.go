@@ -93,13 +93,10 @@ func opNumber(c *metapb.Command) uint32 {
 	return 0
 }
 
-// replayed is a stored result as another command of the same call gets it. What the first one's origin has by it,
-// no other origin has.
+// replayed is a stored result as another command of the same call gets it. A lease that the first one got may have been given back
+// since; what else its origin has by it, no other origin has.
 func replayed(v *metapb.SlotResult, origin uint64) *metapb.Result {
 	r := v.Result
-	if v.Origin == origin {
-		return r
-	}
 	switch of := r.Of.(type) {
 	case *metapb.Result_Create:
 		of.Create.Lease = nil
@@ -114,9 +111,9 @@ func replayed(v *metapb.SlotResult, origin uint64) *metapb.Result {
 	case *metapb.Result_Range:
 		of.Range.Lease = nil
 	case *metapb.Result_Remove:
-		of.Remove.Orphan = false
+		of.Remove.Orphan = of.Remove.Orphan && v.Origin == origin
 	case *metapb.Result_Rename:
-		of.Rename.Orphan = false
+		of.Rename.Orphan = of.Rename.Orphan && v.Origin == origin
 	}
 	return r
 }
