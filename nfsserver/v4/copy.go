@@ -29,6 +29,10 @@ type copying struct {
 	done     uint64
 	bytes    uint64 // of done, that were read and written
 	cloner   vfs.Cloner
+
+	wrote    bool         // something since the last commit
+	verifier vfs.Verifier // of that
+	durable  uint64       // of done
 }
 
 func newCopying(src, dst copyEnd, sameFS bool, cred *vfs.Cred, n uint64) *copying {
@@ -68,9 +72,14 @@ func (c *copying) step(ctx context.Context, buf []byte) error {
 		return err
 	}
 	if n > 0 {
-		if _, _, err := c.dst.fs.Write(ctx, &c.cred, c.dst.ino, dst, buf[:n], vfs.Unstable); err != nil {
+		_, v, err := c.dst.fs.Write(ctx, &c.cred, c.dst.ino, dst, buf[:n], vfs.Unstable)
+		if err != nil {
 			return err
 		}
+		if c.wrote && v != c.verifier {
+			return c.lost()
+		}
+		c.wrote, c.verifier = true, v
 		c.done += uint64(n)
 		c.bytes += uint64(n)
 	}
@@ -90,7 +99,22 @@ func (c *copying) run(ctx context.Context, buf []byte, keep func() bool) error {
 	return nil
 }
 
-// commit makes what was copied durable and returns the verifier.
+// commit makes what was copied durable and returns the verifier. It fails if something that was written was lost before, which
+// nobody else would be told: then no more is done than what an earlier commit made durable.
 func (c *copying) commit(ctx context.Context) (vfs.Verifier, error) {
-	return c.dst.fs.Commit(ctx, c.dst.ino, c.dst.off, c.done)
+	v, err := c.dst.fs.Commit(ctx, c.dst.ino, c.dst.off, c.done)
+	switch {
+	case err != nil:
+		return v, err
+	case c.wrote && v != c.verifier:
+		return v, c.lost()
+	}
+	c.wrote, c.durable = false, c.done
+	return v, nil
+}
+
+// lost takes back what is not durable.
+func (c *copying) lost() error {
+	c.wrote, c.done = false, c.durable
+	return vfs.Errorf(vfs.KindUnavailable, "copy", "what was copied to inode %d and not durable was lost: copy it again", c.dst.ino)
 }

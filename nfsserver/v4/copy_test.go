@@ -154,6 +154,58 @@ func TestCopy(t *testing.T) {
 	}
 }
 
+// losingFS loses all that is not durable, once, with a write.
+type losingFS struct {
+	*memfs.FS
+	writes int // before it
+	fail   bool
+}
+
+func (l *losingFS) Write(ctx context.Context, c *vfs.Cred, ino vfs.Ino, off uint64, p []byte, s vfs.Stable) (vfs.Stable, vfs.Verifier, error) {
+	if l.writes--; l.writes == 0 {
+		l.Crash()
+		if l.fail {
+			return 0, vfs.Verifier{}, vfs.Errorf(vfs.KindFenced, "write", "what was buffered was lost")
+		}
+	}
+	return l.FS.Write(ctx, c, ino, off, p, s)
+}
+
+// TestCopyIsLost shows that a COPY does not answer with bytes that were lost before they were durable, whether a write says so or only
+// the verifiers do.
+func TestCopyIsLost(t *testing.T) {
+	for _, fail := range []bool{true, false} {
+		var l *losingFS
+		w, _ := copyWorld(t, func(m *memfs.FS) vfs.FS {
+			if l == nil {
+				l = &losingFS{FS: m, fail: fail}
+			}
+			return l
+		})
+		c := w.connect("a", 2)
+		f, id := c.openIn("default", rw, "src")
+		g, gid := c.openIn("default", rw, "dst")
+		data := pattern(3<<20 + 77)
+		for at := 0; at < len(data); at += 1 << 20 {
+			c.ok(putFH(f), write(id, uint64(at), nfsv4.FILE_SYNC4, data[at:min(at+1<<20, len(data))]))
+		}
+		l.writes = 3
+		const to = 1 // nothing can be cloned
+		done, lost := uint64(0), 0
+		for done < uint64(len(data)) {
+			res := c.do(putFH(f), &nfsv4.NfsArgop4_OP_SAVEFH{}, putFH(g), copyArgs(id, gid, done, to+done, 0, true))
+			if res.Status == nfsv4.NFS4ERR_DELAY {
+				lost++
+				continue
+			}
+			done += copyOK(last(res.Resarray)).CrResponse.WrCount
+		}
+		if got := contentOf(t, l, "dst", len(data)+to)[to:]; !bytes.Equal(got, data) || lost == 0 {
+			t.Errorf("fail %v: told %d times that it was lost; the copy is the source: %v", fail, lost, bytes.Equal(got, data))
+		}
+	}
+}
+
 func offloadStatus(id nfsv4.Stateid4) nfsv4.NfsArgop4 {
 	return &nfsv4.NfsArgop4_OP_OFFLOAD_STATUS{OpoffloadStatus: nfsv4.OffloadStatus4args{OsaStateid: id}}
 }

@@ -105,9 +105,12 @@ func (c *compound) opCopy() status {
 		}
 	}
 	// Short if it is not all; the client asks again.
-	verifier, err := job.commit(c.ctx)
-	if err != nil {
-		return statusOf(err, true)
+	verifier, err2 := job.commit(c.ctx)
+	if k := vfs.KindOf(err); err2 != nil && (k == vfs.KindNoSpace || k == vfs.KindQuota) {
+		err2 = err // what was lost was lost for want of space: it is no use to copy it again
+	}
+	if err2 != nil {
+		return statusOf(err2, true)
 	}
 	c.appendWrite(nil, job.done, nfsv4.FILE_SYNC4, verifier, true)
 	return nfsv4.NFS4_OK
