@@ -287,6 +287,32 @@ func TestQuotaAllocate(t *testing.T) {
 	r.check()
 }
 
+// TestQuotaClone clones into a project as much as its limit leaves, of which the gateway has reserved a part ahead.
+func TestQuotaClone(t *testing.T) {
+	r := newQuotaRig(t, volume.Config{})
+	d := r.project(1)
+	const limit, used = 1 << 20, 16 * page
+	src := r.file(vfs.RootIno, "src")
+	r.write(src, 0, random(limit-used, 1), vfs.FileSync)
+	r.limit(1, limit)
+	r.write(r.file(d, "f"), 0, make([]byte, used), vfs.FileSync)
+	dst := r.file(d, "dst")
+	if q := r.quota(1); q.ReservedBytes == 0 {
+		t.Fatal("nothing is reserved ahead")
+	}
+	if err := r.Clone(ctx, &vfs.Root, src, 0, dst, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	more := r.file(d, "more")
+	if err := r.Clone(ctx, &vfs.Root, src, 0, more, 0, page); vfs.KindOf(err) != vfs.KindQuota {
+		t.Fatalf("beyond the limit: %v", err)
+	}
+	if q := r.quota(1); q.UsedBytes != limit {
+		t.Fatalf("%d bytes used", q.UsedBytes)
+	}
+	r.check()
+}
+
 // TestQuotaOfInodes: a refused create leaves nothing behind.
 func TestQuotaOfInodes(t *testing.T) {
 	r := newQuotaRig(t, volume.Config{})

@@ -103,13 +103,20 @@ func (v *Volume) clone(ctx context.Context, c *vfs.Cred, src vfs.Ino, srcOff uin
 	if err != nil || n == 0 {
 		return err
 	}
-	err = v.inPieces(ctx, c, d, dstOff, dstOff+n, op, func(ask rangeAsk) *metapb.Command {
-		done := ask.at - dstOff
-		return &metapb.Command{Op: &metapb.Command_CloneRange{CloneRange: &metapb.CloneRange{
-			Ino: uint64(dst), LeaseEpoch: ask.epoch, Change: ask.change, Offset: ask.at, Length: n - done,
-			SrcIno: uint64(src), SrcLeaseEpoch: srcEpoch, SrcOffset: srcOff + done,
-		}}}
-	}, func(span, *metapb.RangeResult) { d.ext = nil })
+	pieces := func() error {
+		return v.inPieces(ctx, c, d, dstOff, dstOff+n, op, func(ask rangeAsk) *metapb.Command {
+			done := ask.at - dstOff
+			return &metapb.Command{Op: &metapb.Command_CloneRange{CloneRange: &metapb.CloneRange{
+				Ino: uint64(dst), LeaseEpoch: ask.epoch, Change: ask.change, Offset: ask.at, Length: n - done,
+				SrcIno: uint64(src), SrcLeaseEpoch: srcEpoch, SrcOffset: srcOff + done,
+			}}}
+		}, func(span, *metapb.RangeResult) { d.ext = nil })
+	}
+	if err = pieces(); vfs.KindOf(err) == vfs.KindQuota {
+		// What is reserved here for writes to come serves this as well.
+		v.releaseFree(ctx, func(uint32, *allotment) bool { return true })
+		err = pieces()
+	}
 	if vfs.KindOf(err) == vfs.KindTooMany {
 		// A page in thousands of pieces: it becomes one block soon.
 		v.noteClone(src, srcOff, n)
