@@ -48,7 +48,14 @@ func (q *closings) drain(v *Volume) {
 		case <-time.After(closeDelay):
 		case <-v.ctx.Done():
 		}
-		err := v.retry("close", func() error { return q.flush(v.ctx, v) })
+		err := v.retry("close", func() error {
+			err := q.flush(v.ctx, v)
+			if kindOfCommand(err) == vfs.KindUnknownOrigin {
+				// Opens and locks are the clients', whichever origin ends them: the gateway's next one does.
+				err = vfs.Errorf(vfs.KindUnavailable, "close", "until this gateway is registered anew: %w", err)
+			}
+			return err
+		})
 		q.mu.Lock()
 		if err != nil || len(q.todo) == 0 {
 			if err != nil {

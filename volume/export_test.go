@@ -1,5 +1,7 @@
 package volume
 
+import "github.com/rackfs/rackfs/vfs"
+
 // IDsHeld is how many block ids are held.
 func (v *Volume) IDsHeld() int {
 	v.ids.mu.Lock()
@@ -23,4 +25,16 @@ func (v *Volume) Flushing() int64 {
 	v.dirty.mu.Lock()
 	defer v.dirty.mu.Unlock()
 	return v.dirty.leaving
+}
+
+// Opens is how often an inode is open for reading and for writing.
+func (v *Volume) Opens(ino vfs.Ino) (read, write int) {
+	e := v.find(ino)
+	if e == nil {
+		return 0, 0
+	}
+	defer v.release(e)
+	v.table.mu.Lock()
+	defer v.table.mu.Unlock()
+	return e.opens[openIndex(vfs.OpenRead)], e.opens[openIndex(vfs.OpenWrite)]
 }
