@@ -518,7 +518,7 @@ func TestNobodyVouches(t *testing.T) {
 		}
 	})
 	t.Run("all that name small blocks are lost", func(t *testing.T) {
-		r := newRig(t, rigOptions{stores: 6, k: 4, m: 2, pgs: 1})
+		r := newRig(t, rigOptions{stores: 6, k: 4, m: 2, pgs: 1, level: 2}) // from level 3 on the third is refused
 		r.write(1000)
 		g := newClusterMap(r.cluster()).groups[1]
 		var fresh []*node

@@ -29,7 +29,7 @@ type metadata struct {
 	amend func(shard uint16, q *metapb.Query, r *metapb.QueryResult)
 }
 
-func newMetadata(t testing.TB) *metadata {
+func newMetadata(t testing.TB, newest uint32) *metadata {
 	m := &metadata{shards: map[uint16]*machine{}}
 	for _, id := range []uint16{clusterShard, testShard} {
 		x := &machine{store: fsm.NewMemStore()}
@@ -38,7 +38,7 @@ func newMetadata(t testing.TB) *metadata {
 			t.Fatal(err)
 		}
 		m.shards[id] = x
-		for level := uint32(2); level <= fsm.Level; level++ {
+		for level := uint32(2); level <= newest; level++ {
 			m.must(t, id, &metapb.Command{Op: &metapb.Command_RaiseLevel{RaiseLevel: &metapb.RaiseLevel{Level: level}}})
 		}
 	}

@@ -2,6 +2,7 @@ package upkeep
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -86,13 +87,14 @@ type file struct {
 type rigOptions struct {
 	stores, k, m, pgs int
 	capacity          int64
+	level             uint32 // of the metadata; 0: the newest
 	keeper            func(*Options)
 }
 
 func newRig(t testing.TB, o rigOptions) *rig {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	r := &rig{t: t, ctx: ctx, meta: newMetadata(t), k: o.k, m: o.m, files: map[string]*file{}}
+	r := &rig{t: t, ctx: ctx, meta: newMetadata(t, cmp.Or(o.level, fsm.Level)), k: o.k, m: o.m, files: map[string]*file{}}
 	if o.capacity == 0 {
 		o.capacity = 256 << 20
 	}

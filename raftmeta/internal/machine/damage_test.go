@@ -138,21 +138,29 @@ func survey(t *testing.T, dir string) error {
 // abandons is set for a process in which a store is abandoned.
 const abandons = "RACKFS_TEST_ABANDONS"
 
-// When Pebble gives up, here because its manifest cannot be synced, the replica stops and says why; the process goes on, the host closes, and a
+// When Pebble gives up, here because its manifest cannot be written or the directory of it not be synced, the replica stops and says why; the process goes on, the host closes, and a
 // restart, with a disk that works, finds everything.
 func TestPebbleGivesUp(t *testing.T) {
 	if os.Getenv(abandons) == "" { // Pebble's goroutines stay: in a process of its own
-		cmd := exec.Command(os.Args[0], "-test.run=^TestPebbleGivesUp$", "-test.v")
-		cmd.Env = append(os.Environ(), abandons+"=1")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
+		for _, what := range []string{"manifest", "directory"} {
+			cmd := exec.Command(os.Args[0], "-test.run=^TestPebbleGivesUp$", "-test.v")
+			cmd.Env = append(os.Environ(), abandons+"="+what)
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%s: %v\n%s", what, err, out)
+			}
 		}
 		return
 	}
+	directory := os.Getenv(abandons) == "directory"
 	dir := t.TempDir()
-	var bad atomic.Bool
+	var bad, moved atomic.Bool // moved: the name of the manifest was, and is not synced yet
 	disk := errorfs.Wrap(pebblevfs.Default, errorfs.InjectorFunc(func(op errorfs.Op) error {
-		if bad.Load() && strings.Contains(op.Path, "MANIFEST") && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
+		hit := strings.Contains(op.Path, "MANIFEST") && op.Kind.ReadOrWrite() == errorfs.OpIsWrite
+		if directory {
+			moved.CompareAndSwap(false, bad.Load() && strings.Contains(op.Path, "marker.manifest"))
+			hit = moved.Load() && op.Kind == errorfs.OpFileSync
+		}
+		if bad.Load() && hit {
 			return syscall.EIO
 		}
 		return nil
@@ -162,15 +170,27 @@ func TestPebbleGivesUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	fatal := make(chan error, 8)
-	h, err := Open(Options{
-		Dir: filepath.Join(dir, "state"), Shard: 1, Cluster: []byte("c"), MemTableBytes: 1 << 20, CacheBytes: 1 << 20,
-		OnFatal: func(err error) { fatal <- err }, Logger: quiet, PebbleFS: disk,
-	}, snaps)
-	if err != nil {
-		t.Fatal(err)
+	open := func() *Host {
+		h, err := Open(Options{
+			Dir: filepath.Join(dir, "state"), Shard: 1, Cluster: []byte("c"), MemTableBytes: 1 << 20, CacheBytes: 1 << 20,
+			OnFatal: func(err error) { fatal <- err }, Logger: quiet, PebbleFS: disk,
+		}, snaps)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h
 	}
+	h := open()
 	n := &node{t: t, dir: dir, host: h, snaps: snaps}
 	n.apply(1, 50)
+	if directory { // the first flush after an open makes a manifest, whose name the directory gets
+		if err := h.Close(); err != nil {
+			t.Fatal(err)
+		}
+		h = open()
+		n.host = h
+		n.apply(1, 50)
+	}
 	bad.Store(true)
 	persisted := make(chan error, 1)
 	go func() {

@@ -16,6 +16,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/rackfs/rackfs/internal/vfile"
+	"github.com/rackfs/rackfs/internal/vfile/pebblefs"
 	"github.com/rackfs/rackfs/vfs"
 )
 
@@ -158,7 +159,10 @@ func copyFile(files vfile.FS, from, to string) error {
 // that may hold its mutex.
 func openPebble(dir string, o Options, damaged, fatal func(error)) (*pebble.DB, error) {
 	po := &pebble.Options{
-		FS:                          o.PebbleFS,
+		FS: pebblefs.WithoutPanic(o.PebbleFS, func(err error) {
+			o.Logger.Error("pebble: a directory cannot be synced", "err", err)
+			fatal(vfs.Errorf(vfs.KindIO, "machine.store", "a directory of the state cannot be synced: %w", err))
+		}),
 		DisableWAL:                  true,
 		FormatMajorVersion:          pebbleFormat,
 		Cache:                       o.BlockCache,
