@@ -360,6 +360,50 @@ func TestSessionsAfterRestart(t *testing.T) {
 	want(t, "reclaim complete", statusErr(r), nfsv4.NFS4ERR_COMPLETE_ALREADY)
 }
 
+// A CREATE_SESSION that fails counts, and leaves no trace: the client goes on with the next sequence after a restart, too.
+func TestCreateSessionAfterRestart(t *testing.T) {
+	in := startInstanceWith(t, state.Limits{SessionsPerClient: 2})
+	c := in.dial("c", func(cfg *nfsclient.Config) { cfg.Sessions = 2 })
+	create := func(seq uint32) (nfsclient.SessionID, error) {
+		chans := nfsclient.ChannelAttrs{MaxRequest: 1 << 16, MaxResponse: 1 << 16, MaxCachedResponse: 1 << 10, MaxOps: 16, MaxSlots: 4}
+		r, err := c.Raw(in.ctx, nfsclient.NewRaw().CreateSession(c.ID(), seq, 0, chans, chans, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Release()
+		id, _, _, err := r.CreateSession()
+		return id, err
+	}
+	for seq := uint32(3); seq < 5; seq++ {
+		_, err := create(seq)
+		want(t, "a session too many", err, nfsv4.NFS4ERR_NOSPC)
+	}
+	in.restart()
+	r, err := c.Raw(in.ctx, nfsclient.NewRaw().DestroySession(c.Session(1).ID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Release()
+	_, err = create(1)
+	want(t, "a sequence that was before", err, nfsv4.NFS4ERR_SEQ_MISORDERED)
+	first, err := create(5)
+	want(t, "the next sequence", err, nfsv4.NFS4_OK)
+	in.restart()
+	again, err := create(5)
+	if want(t, "the same again", err, nfsv4.NFS4_OK); again != first {
+		t.Errorf("another session: %x after %x", again, first)
+	}
+	in.restart()
+	_, err = create(4)
+	want(t, "a sequence that was before", err, nfsv4.NFS4ERR_SEQ_MISORDERED)
+}
+
+// startInstanceWith is newKeptInstance with limits.
+func startInstanceWith(t *testing.T, l state.Limits) *instance {
+	k := memfs.Keep(memfs.New(memfs.Options{RootMode: 0o777}))
+	return startInstance(t, &instance{fs: k, kept: k, store: newKeptStore(k), limits: l})
+}
+
 // sequence sends a compound of SEQUENCE alone.
 func sequence(t *testing.T, c *conn, id nfsclient.SessionID, slot, seq uint32) nfsclient.Status {
 	t.Helper()

@@ -33,9 +33,30 @@ type sessionStore struct {
 	shards []uint16 // namespace shards of the file systems that are served
 	log    *slog.Logger
 
-	mu    sync.Mutex // also makes changes of records happen in order
+	order [recordLocks]sync.Mutex // by client: changes of a record happen in order, held while one is stored
+
+	mu    sync.Mutex // guards known
 	known map[state.ClientID]state.ClientRecord
-	spare []state.ClientID // reserved by an earlier incarnation and never given out
+}
+
+// recordLocks is how many clients' records are stored at once, at most.
+const recordLocks = 64
+
+// ordered runs put with the newest of rec, one of a client at a time, and notes it if it is stored.
+func (s *sessionStore) ordered(ctx context.Context, rec state.ClientRecord, put func(context.Context, *state.ClientRecord) error) error {
+	turn := &s.order[uint64(rec.ClientID)%recordLocks]
+	turn.Lock()
+	defer turn.Unlock()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+	defer cancel()
+	rec = s.newest(rec)
+	if err := put(ctx, &rec); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.known[rec.ClientID] = rec
+	return nil
 }
 
 var _ state.SessionStore = (*sessionStore)(nil)
@@ -50,12 +71,6 @@ const clientIDs = 16
 
 // NewClientIDs implements state.SessionStore, as do the other methods.
 func (s *sessionStore) NewClientIDs(ctx context.Context) ([]state.ClientID, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if ids := s.spare; len(ids) > 0 {
-		s.spare = nil
-		return ids, nil
-	}
 	first, err := s.meta.NewNFSClients(ctx, clientIDs)
 	if err != nil {
 		return nil, vfs.Wrap("gateway.client ids", err)
@@ -68,8 +83,9 @@ func (s *sessionStore) NewClientIDs(ctx context.Context) ([]state.ClientID, erro
 }
 
 // newest is rec with what was stored of it since it was made: requests of a client may overtake each other here.
-// s.mu is held.
 func (s *sessionStore) newest(rec state.ClientRecord) state.ClientRecord {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if old, ok := s.known[rec.ClientID]; ok {
 		rec.Reclaimed = rec.Reclaimed || old.Reclaimed
 		rec.Delegated = rec.Delegated || old.Delegated
@@ -84,34 +100,20 @@ func (s *sessionStore) newest(rec state.ClientRecord) state.ClientRecord {
 }
 
 func (s *sessionStore) PutClient(ctx context.Context, rec state.ClientRecord) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
-	defer cancel()
-	rec = s.newest(rec)
-	_, err := s.meta.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_PutClient{PutClient: &metapb.PutClient{Client: pbClient(&rec)}}})
-	if err != nil {
+	return s.ordered(ctx, rec, func(ctx context.Context, rec *state.ClientRecord) error {
+		_, err := s.meta.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_PutClient{PutClient: &metapb.PutClient{Client: pbClient(rec)}}})
 		return vfs.Wrap("gateway.record client", err)
-	}
-	s.known[rec.ClientID] = rec
-	return nil
+	})
 }
 
 func (s *sessionStore) PutSession(ctx context.Context, p state.SessionPut) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
-	defer cancel()
-	rec := s.newest(p.Client)
-	_, err := s.meta.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_PutSession{PutSession: &metapb.PutSession{
-		Client:  pbClient(&rec),
-		Session: &metapb.SessionRecord{Id: p.Session.ID[:], Client: uint64(p.Session.Client), Record: encodeSession(&p.Session)},
-	}}})
-	if err != nil {
+	return s.ordered(ctx, p.Client, func(ctx context.Context, rec *state.ClientRecord) error {
+		_, err := s.meta.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_PutSession{PutSession: &metapb.PutSession{
+			Client:  pbClient(rec),
+			Session: &metapb.SessionRecord{Id: p.Session.ID[:], Client: uint64(p.Session.Client), Record: encodeSession(&p.Session)},
+		}}})
 		return vfs.Wrap("gateway.record session", err)
-	}
-	s.known[rec.ClientID] = rec
-	return nil
+	})
 }
 
 func (s *sessionStore) RemoveClient(ctx context.Context, rec state.ClientRecord) error {
@@ -162,6 +164,11 @@ func (s *sessionStore) Load(ctx context.Context) ([]state.ClientState, error) {
 	if err != nil {
 		return nil, vfs.Wrap(op, err)
 	}
+	// Ids without a record may have been told to a client, and are never given to another: the metadata ends them as it does clients that
+	// nobody takes.
+	list = slices.DeleteFunc(list, func(c *metapb.ClientSessions) bool {
+		return len(c.GetClient().GetOwner()) == 0 && len(c.GetClient().GetRecord()) == 0
+	})
 	ids := make([]uint64, len(list))
 	for i, c := range list {
 		ids[i] = c.GetClient().GetId()
@@ -177,10 +184,6 @@ func (s *sessionStore) Load(ctx context.Context) ([]state.ClientState, error) {
 	for _, c := range list {
 		id := c.GetClient().GetId()
 		if _, ok := slices.BinarySearch(taken, id); !ok {
-			continue
-		}
-		if len(c.Client.Owner) == 0 && len(c.Client.Record) == 0 {
-			s.spare = append(s.spare, state.ClientID(id))
 			continue
 		}
 		cs, err := clientState(c)

@@ -98,6 +98,7 @@ func (s *State) adoptClient(now time.Time, r *ClientRecord) *client {
 		renewed:     now,
 		csSequence:  r.Sequence,
 		csStatus:    nfsv4.NFS4ERR_SEQ_MISORDERED, // unless the session is there
+		csLoose:     true,
 		sessions:    make(map[*session]struct{}),
 		opens:       make(map[openKey]*open),
 		reclaimDone: r.Reclaimed,

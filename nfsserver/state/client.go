@@ -23,6 +23,7 @@ type client struct {
 	csSequence uint32
 	csReply    CreateSessionResult
 	csStatus   Status
+	csLoose    bool // from a store, which does not keep failures: a higher sequence may be known to the client
 
 	sessions map[*session]struct{}
 	opens    map[openKey]*open

@@ -109,7 +109,7 @@ func (s *State) CreateSession(now time.Time, a CreateSessionArgs) (CreateSession
 	}
 	// A channel that could carry nothing is refused before the sequence counts, so that the client may ask again with
 	// the same one.
-	if a.Sequence == c.csSequence+1 && tooSmall(&a) {
+	if (a.Sequence == c.csSequence+1 || c.csLoose && int32(a.Sequence-c.csSequence) > 0) && tooSmall(&a) {
 		return CreateSessionResult{}, s.effects(eff), nfsv4.NFS4ERR_TOOSMALL
 	}
 	// Phase 2: sequence processing.
@@ -120,9 +120,13 @@ func (s *State) CreateSession(now time.Time, a CreateSessionArgs) (CreateSession
 		return c.csReply, s.effects(eff), c.csStatus
 	case c.csSequence + 1:
 	default:
+		if c.csLoose && int32(a.Sequence-c.csSequence) > 0 {
+			break
+		}
 		s.st.Misordered++
 		return CreateSessionResult{}, s.effects(eff), nfsv4.NFS4ERR_SEQ_MISORDERED
 	}
+	c.csLoose = false
 	if old := s.confirmed[c.owner]; old != nil && old != c && old.running > 0 {
 		return CreateSessionResult{}, s.effects(eff), nfsv4.NFS4ERR_DELAY
 	}

@@ -61,7 +61,7 @@ type ClientState struct {
 type SessionStore interface {
 	StateStore
 
-	// NewClientIDs returns ids that nobody had, or that it gave to an earlier instance and nobody ever used.
+	// NewClientIDs returns ids that nobody had: also none that it gave to an earlier instance, which may have told it to a client.
 	NewClientIDs(ctx context.Context) ([]ClientID, error)
 
 	// PutSession stores a session with its client.
