@@ -79,6 +79,9 @@ func (s *State) EndLock(now time.Time, p *LockPlan, inTheWay *vfs.LockConflict, 
 	case inTheWay != nil:
 		denied := s.denied(now, inTheWay, &eff)
 		return Stateid{}, denied, s.effects(eff), nfsv4.NFS4ERR_DENIED
+	case gone && s.clients[p.open.client.id] != p.open.client:
+		// As abandon: the lock ended with the client's record, or is another server's.
+		return Stateid{}, nil, s.effects(eff), nfsv4.NFS4ERR_BAD_STATEID
 	case gone:
 		// It was closed meanwhile: nobody is left who would unlock.
 		eff.Unshare = append(eff.Unshare, FileClosing{p.open.file.key, vfs.Closing{

@@ -211,12 +211,14 @@ func (s *State) Open(now time.Time, a OpenArgs) (Stateid, Effects, Status) {
 	return o.stateid(), s.effects(eff), nfsv4.NFS4_OK
 }
 
-// abandon owes the end of what the caller did for an OPEN that is refused.
+// abandon owes the end of what the caller did for an OPEN that is refused. What was kept for a client that is not here any more is not ended: it
+// ended with the client's record, or it is another server's, which may have told the client that the open was made.
 func (s *State) abandon(a *OpenArgs, eff *Effects) {
+	gone := s.clients[a.Client] == nil
 	switch p := a.Plan; {
 	case p == nil, p.open == nil && s.stateids[p.Share.State] != nil: // the latter is a client's that repeats its request
-	case p.open == nil || s.stateids[p.open.other] != stateidHolder(p.open):
-		eff.Unshare = append(eff.Unshare, FileClosing{a.File, vfs.Closing{Share: p.Share, Now: p.Share.Deny != 0}})
+	case gone, p.open == nil || s.stateids[p.open.other] != stateidHolder(p.open):
+		eff.Unshare = append(eff.Unshare, FileClosing{a.File, vfs.Closing{Share: p.Share, Now: p.Share.Deny != 0, Released: gone}})
 	default: // it was kept as an upgrade
 		p.open.version++
 		eff.Share = append(eff.Share, FileShare{a.File, p.open.share()})

@@ -156,7 +156,11 @@ func (s *State) Tick(now time.Time) Effects {
 		}
 	}
 	s.recordCopies(&eff)
-	eff.Share = append(eff.Share, s.owed.Share...)
+	for _, sh := range s.owed.Share { // as it is now, unless it was closed meanwhile
+		if o, ok := s.stateids[sh.Share.State].(*open); ok && uint64(o.client.id) == sh.Share.Client && o.file.key == sh.File {
+			eff.Share = append(eff.Share, FileShare{sh.File, o.share()})
+		}
+	}
 	eff.Unshare = append(eff.Unshare, s.owed.Unshare...)
 	eff.Close = append(eff.Close, s.owed.Close...)
 	s.owed = Effects{}

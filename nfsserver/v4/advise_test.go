@@ -29,6 +29,12 @@ func (a *advised) Advise(_ context.Context, _ vfs.Ino, off, n uint64, advice vfs
 	return off < 100, nil
 }
 
+func (a *advised) advice() []vfs.Advice {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.got)
+}
+
 func TestAdvice(t *testing.T) {
 	mem := memfs.New(memfs.Options{})
 	fs := &advised{FS: mem}
@@ -48,8 +54,8 @@ func TestAdvice(t *testing.T) {
 	if got := followed(0, 10, sequential|random|willNeed|dontNeed); got != sequential|willNeed|dontNeed {
 		t.Errorf("followed %#x", got)
 	}
-	if want := []vfs.Advice{vfs.AdviseSequential, vfs.AdviseWillNeed, vfs.AdviseDontNeed}; !slices.Equal(fs.got, want) {
-		t.Errorf("advice %v", fs.got)
+	if want := []vfs.Advice{vfs.AdviseSequential, vfs.AdviseWillNeed, vfs.AdviseDontNeed}; !slices.Equal(fs.advice(), want) {
+		t.Errorf("advice %v", fs.advice())
 	}
 	if got := followed(100, 10, willNeed); got != 0 {
 		t.Errorf("followed %#x, which the file system does not", got)
