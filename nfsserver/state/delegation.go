@@ -73,6 +73,7 @@ type delegations struct {
 	recalled  map[*delegation]struct{} // neither returned nor revoked yet
 	untold    map[*client]struct{}     // those of lostDelegations
 	all       list.List                // of *delegation
+	changes   uint64                   // see Changes
 }
 
 // delegatedFile is a file that is given to clients or is being changed.
@@ -110,7 +111,8 @@ type DelegateArgs struct {
 	Client  ClientID
 	File    File
 	Handle  []byte
-	Held    vfs.OpenFlags // the vfs open that the caller just made for it
+	Held    vfs.OpenFlags // a vfs open that the caller made for it, 0: it takes over that of the open when this is closed
+	Changes uint64        // State.Changes before the file's attributes were read
 	Reclaim bool          // CLAIM_PREVIOUS with a delegation
 }
 
@@ -192,11 +194,42 @@ func (f *file) all() map[*open]struct{} {
 	return f.opens
 }
 
-// Delegate gives a file that the client has opened. The caller answers with attributes it asks for afterwards: earlier ones may be
-// older than the delegation. If there are too many, it gives nothing, and the oldest is recalled to make room.
-func (s *State) Delegate(now time.Time, a DelegateArgs) (Stateid, Effects, nfsv4.WhyNoDelegation4, bool) {
+// Delegate gives a file that the client has opened. Unless current is true, the caller answers with attributes it asks for afterwards: those
+// it has may be older than the delegation. If there are too many, it gives nothing, and the oldest is recalled to make room.
+func (s *State) Delegate(now time.Time, a DelegateArgs) (id Stateid, current bool, eff Effects, why nfsv4.WhyNoDelegation4, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	current = a.Changes == s.delegs.changes
+	id, eff, why, ok = s.delegate(now, a)
+	return id, current, eff, why, ok
+}
+
+// Changes counts what may have changed attributes of any file: while it stays the same, what was read of them is true.
+func (s *State) Changes() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.delegs.changes
+}
+
+// shareChanges counts an open with access that begins or ends.
+func (s *State) shareChanges(access uint32) {
+	if access&nfsv4.OPEN4_SHARE_ACCESS_WRITE != 0 {
+		s.delegs.changes++
+	}
+}
+
+// holdByDelegation hands the vfs open of an open that ends to a delegation of the same client, if that needs one: what the client reads
+// by it may have lost its name.
+func (s *State) holdByDelegation(o *open, flags vfs.OpenFlags) bool {
+	d := o.client.delegs.held[o.file.key]
+	if d == nil || d.held != 0 || flags != vfs.OpenRead {
+		return false
+	}
+	d.held = flags
+	return true
+}
+
+func (s *State) delegate(now time.Time, a DelegateArgs) (Stateid, Effects, nfsv4.WhyNoDelegation4, bool) {
 	var eff Effects
 	refuse := func(why nfsv4.WhyNoDelegation4) (Stateid, Effects, nfsv4.WhyNoDelegation4, bool) {
 		if a.Held != 0 {
@@ -359,6 +392,7 @@ func (s *State) BeginChange(now time.Time, client ClientID, files ...File) (Effe
 		for _, f := range files {
 			s.delegs.file(f).changing++
 		}
+		s.delegs.changes++
 	}
 	return s.effects(eff), st
 }
@@ -380,6 +414,7 @@ func (s *State) mayChange(now time.Time, client ClientID, files []File, eff *Eff
 func (s *State) EndChange(files ...File) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.delegs.changes++
 	for _, f := range files {
 		s.delegs.files[f].changing--
 		s.delegs.tidy(f)
@@ -391,6 +426,7 @@ func (s *State) EndChange(files ...File) {
 func (s *State) BeginNaming(fs uint64) (delegations bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.delegs.changes++
 	s.delegs.naming[fs]++
 	return s.delegs.perFS[fs] > 0 || len(s.delegs.untold) > 0
 }
@@ -399,6 +435,7 @@ func (s *State) BeginNaming(fs uint64) (delegations bool) {
 func (s *State) EndNaming(fs uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.delegs.changes++
 	if s.delegs.naming[fs]--; s.delegs.naming[fs] == 0 {
 		delete(s.delegs.naming, fs)
 	}

@@ -27,7 +27,7 @@ func (p *peer) doDelegate(a state.DelegateArgs, why ...nfsv4.WhyNoDelegation4) s
 	p.w.t.Helper()
 	a.Client, a.Handle, a.Held = p.id, []byte{byte(a.File.Ino)}, vfs.OpenRead
 	p.w.open[openName(a.File, a.Held)]++
-	id, eff, got, given := p.w.s.Delegate(p.w.now, a)
+	id, _, eff, got, given := p.w.s.Delegate(p.w.now, a)
 	p.w.must(eff)
 	switch {
 	case len(why) == 0 && !given:
@@ -131,6 +131,43 @@ func TestOwnChangesDoNotRecall(t *testing.T) {
 	a.open(fileA, both, nfsv4.OPEN4_SHARE_DENY_READ, ok)
 	w.wantRecalls()
 	a.io(fileA, id, vfs.OpenRead, ok)
+}
+
+// A delegation goes on with the vfs open of the open that it came with.
+func TestDelegationTakesOverTheOpen(t *testing.T) {
+	w := newDelegatingWorld(t)
+	a, b := w.client("a"), w.client("b")
+	give := func(changes uint64, current bool) state.Stateid {
+		t.Helper()
+		id, now, eff, why, given := w.s.Delegate(w.now, state.DelegateArgs{Client: a.id, File: fileA, Changes: changes})
+		w.must(eff)
+		if !given || now != current {
+			t.Fatalf("given %v (%v), attributes from before still true: %v, want %v", given, why, now, current)
+		}
+		return id
+	}
+	before := w.s.Changes()
+	first, second := a.open(fileA, read, none, ok), a.doOpen(state.OpenArgs{Client: a.id, Owner: []byte("p"), File: fileA, Access: read, Held: vfs.OpenRead}, ok)
+	id := give(before, true)
+	a.close(fileA, first, ok)
+	w.wantOpen(openName(fileA, vfs.OpenRead) + openName(fileA, vfs.OpenRead))
+	a.close(fileA, second, ok)
+	w.wantOpen(openName(fileA, vfs.OpenRead))
+	a.giveBack(fileA, id, ok)
+	w.wantOpen()
+
+	// What may have changed something since the attributes were read.
+	for name, change := range map[string]func(){
+		"a change":     func() { b.change(fileB, ok) },
+		"names":        func() { w.s.BeginNaming(1); w.s.EndNaming(1) },
+		"a write open": func() { b.open(fileB, write, none, ok) },
+		"its end":      func() { b.close(fileB, b.open(fileB, both, none, ok), ok) },
+	} {
+		before := w.s.Changes()
+		change()
+		t.Log(name)
+		a.giveBack(fileA, give(before, false), ok)
+	}
 }
 
 // A file is not given while somebody writes or changes it, nor twice, nor without grounds.

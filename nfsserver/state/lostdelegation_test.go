@@ -42,7 +42,7 @@ func newGoneOn(t *testing.T) *goneOn {
 		}
 	}
 	adopt()
-	id, eff, why, ok := w.s.Delegate(w.now, state.DelegateArgs{Client: w.reader, File: fileA})
+	id, _, eff, why, ok := w.s.Delegate(w.now, state.DelegateArgs{Client: w.reader, File: fileA})
 	if !ok {
 		t.Fatalf("no delegation: %v", why)
 	}
@@ -104,7 +104,7 @@ func TestLostDelegations(t *testing.T) {
 	w.now = w.now.Add(time.Minute / 10)
 	w.wantFlags(w.writer, 0)
 	w.wantFlags(w.reader, nfsv4.SEQ4_STATUS_RECALLABLE_STATE_REVOKED)
-	if _, _, why, given := w.s.Delegate(w.now, state.DelegateArgs{Client: w.reader, File: fileB}); given || why != nfsv4.WND4_RESOURCE {
+	if _, _, _, why, given := w.s.Delegate(w.now, state.DelegateArgs{Client: w.reader, File: fileB}); given || why != nfsv4.WND4_RESOURCE {
 		t.Errorf("a delegation before the lost ones are known: %v", why)
 	}
 	// It tests one after the other, a moment apart.

@@ -197,6 +197,7 @@ func (s *State) Open(now time.Time, a OpenArgs) (Stateid, Effects, Status) {
 	}
 	o.accessSeen |= 1 << a.Access
 	o.denySeen |= 1 << a.Deny
+	s.shareChanges(a.Access)
 	o.setShare(o.access|a.Access, o.deny|a.Deny)
 	if a.Held != 0 {
 		if o.held[a.Held] {
@@ -318,10 +319,11 @@ func (s *State) endOpen(o *open, eff *Effects, released bool) {
 		eff.Unshare = append(eff.Unshare, end)
 	}
 	for flags, held := range o.held {
-		if held {
+		if held && !s.holdByDelegation(o, vfs.OpenFlags(flags)) {
 			eff.Close = append(eff.Close, FileClose{o.file.key, vfs.OpenFlags(flags)})
 		}
 	}
+	s.shareChanges(o.access)
 	if o.key.revived != (vfs.StateID{}) {
 		o.client.revived--
 	}
@@ -349,6 +351,7 @@ func (s *State) OpenDowngrade(now time.Time, client ClientID, f File, id Stateid
 		!unionOfSome(o.accessSeen, access) || !unionOfSome(o.denySeen, deny) {
 		return Stateid{}, s.effects(eff), nfsv4.NFS4ERR_INVAL
 	}
+	s.shareChanges(o.access)
 	o.setShare(access, deny)
 	o.accessSeen = onlyWithin(o.accessSeen, access)
 	o.denySeen = onlyWithin(o.denySeen, deny)

@@ -58,17 +58,12 @@ func (c *compound) delegate(a *openArgs) (id state.Stateid, why nfsv4.WhyNoDeleg
 		a.claim == nfsv4.CLAIM_PREVIOUS && a.had != nfsv4.OPEN_DELEGATE_READ, !st.HasBackchannel(c.clientID()):
 		return id, nfsv4.WND4_RESOURCE, false
 	}
-	args := state.DelegateArgs{Client: c.clientID(), File: c.cur.file(), Reclaim: a.claim == nfsv4.CLAIM_PREVIOUS}
+	args := state.DelegateArgs{Client: c.clientID(), File: c.cur.file(), Reclaim: a.claim == nfsv4.CLAIM_PREVIOUS, Changes: a.changes}
 	if why, ok := st.Delegable(c.now, &args); !ok {
 		return id, why, false
 	}
 	args.Handle = c.enc.ring.Append(nil, c.cur.handle())
-	// An open of its own: the client's ends with CLOSE, and it reads on.
-	if _, err := c.cur.export.FS.Open(c.ctx, &vfs.Root, c.cur.ino, vfs.OpenRead, true); err != nil {
-		return id, nfsv4.WND4_RESOURCE, false
-	}
-	args.Held = vfs.OpenRead
-	id, eff, why, ok := st.Delegate(c.now, args)
+	id, current, eff, why, ok := st.Delegate(c.now, args)
 	if c.apply(eff, nfsv4.NFS4_OK) != nfsv4.NFS4_OK {
 		if ok {
 			eff, _ := st.ReturnDelegation(c.clientID(), args.File, id)
@@ -76,8 +71,9 @@ func (c *compound) delegate(a *openArgs) (id state.Stateid, why nfsv4.WhyNoDeleg
 		}
 		return state.Stateid{}, nfsv4.WND4_RESOURCE, false
 	}
-	// What is known of the file may be older than the delegation.
-	c.changed()
+	if !current { // what is known of the file may be older than the delegation
+		c.changed()
+	}
 	return id, why, ok
 }
 

@@ -28,6 +28,7 @@ type openArgs struct {
 
 	had        nfsv4.OpenDelegationType4 // of CLAIM_PREVIOUS
 	delegation state.Stateid             // of CLAIM_DELEGATE_CUR and CLAIM_DELEG_CUR_FH
+	changes    uint64                    // state.Changes before the file was looked at
 }
 
 // Bits of share_access besides the access itself (RFC 8881, 18.16.1).
@@ -155,6 +156,7 @@ func (c *compound) opOpen() status {
 		Client: c.clientID(), Owner: a.owner, Access: a.access, Deny: a.deny,
 		Reclaim: a.claim == nfsv4.CLAIM_PREVIOUS, Tail: c.tail(),
 	}
+	a.changes = c.s.cfg.State.Changes()
 	var o opened
 	switch {
 	case a.claim != nfsv4.CLAIM_NULL && a.claim != nfsv4.CLAIM_DELEGATE_CUR:
