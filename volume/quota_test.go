@@ -525,6 +525,31 @@ func TestQuotaModel(t *testing.T) {
 				default:
 					rt.Fatal(err)
 				}
+			case 8:
+				_, from := name()
+				src := files[from]
+				if at[from] == 0 || from == n || len(src) == 0 {
+					continue
+				}
+				lo := rapid.IntRange(0, (len(src)-1)/page).Draw(rt, "from") * page
+				to := rapid.IntRange(0, 6).Draw(rt, "to") * page
+				size := len(src) - lo
+				if pages := rapid.IntRange(0, 3).Draw(rt, "pages"); pages > 0 && pages*page < size {
+					size = pages * page
+				}
+				before := r.verifier(at[n])
+				switch err := r.Clone(ctx, &vfs.Root, at[from], uint64(lo), at[n], uint64(to), uint64(size)); vfs.KindOf(err) {
+				case vfs.KindOK:
+					files[n] = append(files[n], make([]byte, max(0, to+size-len(files[n])))...)
+					copy(files[n][to:], src[lo:lo+size])
+				case vfs.KindQuota:
+					refused++
+				default:
+					rt.Fatal(err)
+				}
+				if r.verifier(at[n]) != before {
+					rt.Fatal("a clone lost what was written")
+				}
 			default:
 				check(n)
 			}
