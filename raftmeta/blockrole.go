@@ -16,10 +16,10 @@ import (
 // checkBlockQuery refuses all other queries.
 func checkBlockQuery(node string, q *metapb.Query) error {
 	switch q.Q.(type) {
-	case *metapb.Query_BlockStates, *metapb.Query_ShardInfo, *metapb.Query_ClusterMap:
+	case *metapb.Query_BlockStates, *metapb.Query_ShardInfo, *metapb.Query_ClusterMap, *metapb.Query_Nodes:
 		return nil
 	}
-	return vfs.Errorf(vfs.KindPerm, "raftmeta.query", "block server %s may ask for the states of blocks, the shard and the cluster map only", node)
+	return vfs.Errorf(vfs.KindPerm, "raftmeta.query", "block server %s may ask for the states of blocks, the shard, the cluster map and the nodes only", node)
 }
 
 // checkBlockCommands refuses all other commands, as seen in the state that a linearizable read shows. The state may change until the commands are

@@ -70,7 +70,8 @@ func idempotent(cmd *metapb.Command) bool {
 	case *metapb.Command_RegisterOrigin, *metapb.Command_RaiseLevel, *metapb.Command_Purge,
 		*metapb.Command_ReapBlocks, *metapb.Command_ChangePgs, *metapb.Command_ReplaceStore,
 		*metapb.Command_PutFileSystem, *metapb.Command_PutStore, *metapb.Command_PutPool,
-		*metapb.Command_PutKey:
+		*metapb.Command_PutKey,
+		*metapb.Command_PutNode, *metapb.Command_RemoveNode, *metapb.Command_PutToken, *metapb.Command_JoinNode:
 		return true
 	}
 	return false

@@ -27,6 +27,14 @@ func (x *call) runCluster(c *metapb.Command) (*metapb.Result, error) {
 		return x.changePGs(op.ChangePgs)
 	case *metapb.Command_ReplaceStore:
 		return x.replaceStore(op.ReplaceStore)
+	case *metapb.Command_PutNode:
+		return x.putNode(op.PutNode)
+	case *metapb.Command_RemoveNode:
+		err = x.removeNode(op.RemoveNode)
+	case *metapb.Command_PutToken:
+		err = x.putToken(op.PutToken)
+	case *metapb.Command_JoinNode:
+		return x.joinNode(op.JoinNode)
 	case *metapb.Command_PutFileSystem:
 		err = x.putFileSystem(op.PutFileSystem)
 	case *metapb.Command_PutStore:
@@ -155,6 +163,12 @@ func (x *call) putPool(c *metapb.PutPool) error {
 	}
 	if p.K < 1 || p.K > maxK || p.M > maxM {
 		return vfs.Errorf(vfs.KindInvalid, op, "profile %d+%d", p.K, p.M)
+	}
+	if x.level < levelPOSIX && (p.Domain != "" || p.GroupsPerStore != 0) {
+		return vfs.Errorf(vfs.KindNotSupported, op, "failure domains and groups per store need feature level %d", levelPOSIX)
+	}
+	if err := checkDomain(p, op); err != nil {
+		return err
 	}
 	if len(p.Pgs) > maxPGs {
 		return vfs.Errorf(vfs.KindTooMany, op, "%d placement groups", len(p.Pgs))

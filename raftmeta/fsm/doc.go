@@ -94,6 +94,7 @@
 //	N/ gateway 0 owner      NFSClient: who may reclaim; from level 3 on C/ takes its place
 //	C/ client               ClientRecord
 //	S/ session              SessionRecord
+//	j/n/ name, j/t/ hash    Node, Token
 //	m/next/client           the next client id
 //
 // # Directories

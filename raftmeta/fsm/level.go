@@ -26,7 +26,8 @@ func levelOf(c *metapb.Command) uint32 {
 		*metapb.Command_SetLock, *metapb.Command_ReleaseClients, *metapb.Command_ReleaseSession, *metapb.Command_PutClient,
 		*metapb.Command_RemoveClient, *metapb.Command_TakeClients, *metapb.Command_ForgetClients, *metapb.Command_PutSession,
 		*metapb.Command_RemoveSession,
-		*metapb.Command_SetProject, *metapb.Command_SetQuota, *metapb.Command_ReserveQuota, *metapb.Command_ReleaseQuota:
+		*metapb.Command_SetProject, *metapb.Command_SetQuota, *metapb.Command_ReserveQuota, *metapb.Command_ReleaseQuota,
+		*metapb.Command_PutNode, *metapb.Command_RemoveNode, *metapb.Command_PutToken, *metapb.Command_JoinNode:
 		return levelPOSIX
 	}
 	return 1

@@ -69,6 +69,10 @@ func (r *reader) run(c *Cache, q *metapb.Query) (*metapb.QueryResult, error) {
 		return r.clusterMap(op.ClusterMap)
 	case *metapb.Query_Keys:
 		return r.keys(op.Keys)
+	case *metapb.Query_Nodes:
+		return r.nodes()
+	case *metapb.Query_Tokens:
+		return r.tokens()
 	case *metapb.Query_NfsClients:
 		return r.nfsClients(op.NfsClients)
 	case *metapb.Query_Clients:

@@ -759,6 +759,10 @@ type Command struct {
 	//	*Command_RemoveSession
 	//	*Command_TakeClients
 	//	*Command_ForgetClients
+	//	*Command_PutNode
+	//	*Command_RemoveNode
+	//	*Command_PutToken
+	//	*Command_JoinNode
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1259,6 +1263,42 @@ func (x *Command) GetForgetClients() *ForgetClients {
 	return nil
 }
 
+func (x *Command) GetPutNode() *PutNode {
+	if x != nil {
+		if x, ok := x.Op.(*Command_PutNode); ok {
+			return x.PutNode
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRemoveNode() *RemoveNode {
+	if x != nil {
+		if x, ok := x.Op.(*Command_RemoveNode); ok {
+			return x.RemoveNode
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetPutToken() *PutToken {
+	if x != nil {
+		if x, ok := x.Op.(*Command_PutToken); ok {
+			return x.PutToken
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetJoinNode() *JoinNode {
+	if x != nil {
+		if x, ok := x.Op.(*Command_JoinNode); ok {
+			return x.JoinNode
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -1455,6 +1495,22 @@ type Command_ForgetClients struct {
 	ForgetClients *ForgetClients `protobuf:"bytes,65,opt,name=forget_clients,json=forgetClients,proto3,oneof"` // level 3
 }
 
+type Command_PutNode struct {
+	PutNode *PutNode `protobuf:"bytes,71,opt,name=put_node,json=putNode,proto3,oneof"` // level 3
+}
+
+type Command_RemoveNode struct {
+	RemoveNode *RemoveNode `protobuf:"bytes,72,opt,name=remove_node,json=removeNode,proto3,oneof"` // level 3
+}
+
+type Command_PutToken struct {
+	PutToken *PutToken `protobuf:"bytes,73,opt,name=put_token,json=putToken,proto3,oneof"` // level 3
+}
+
+type Command_JoinNode struct {
+	JoinNode *JoinNode `protobuf:"bytes,74,opt,name=join_node,json=joinNode,proto3,oneof"` // level 3
+}
+
 func (*Command_RegisterOrigin) isCommand_Op() {}
 
 func (*Command_ExpireOrigin) isCommand_Op() {}
@@ -1549,6 +1605,14 @@ func (*Command_TakeClients) isCommand_Op() {}
 
 func (*Command_ForgetClients) isCommand_Op() {}
 
+func (*Command_PutNode) isCommand_Op() {}
+
+func (*Command_RemoveNode) isCommand_Op() {}
+
+func (*Command_PutToken) isCommand_Op() {}
+
+func (*Command_JoinNode) isCommand_Op() {}
+
 // Result answers a Command. kind is a vfs.Kind; on an error nothing else is set
 // and the command changed nothing (but its slot).
 type Result struct {
@@ -1576,6 +1640,7 @@ type Result struct {
 	//	*Result_Range
 	//	*Result_Xattr
 	//	*Result_Reserve
+	//	*Result_Node
 	Of            isResult_Of `protobuf_oneof:"of"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1803,6 +1868,15 @@ func (x *Result) GetReserve() *ReserveResult {
 	return nil
 }
 
+func (x *Result) GetNode() *NodeResult {
+	if x != nil {
+		if x, ok := x.Of.(*Result_Node); ok {
+			return x.Node
+		}
+	}
+	return nil
+}
+
 type isResult_Of interface {
 	isResult_Of()
 }
@@ -1883,6 +1957,10 @@ type Result_Reserve struct {
 	Reserve *ReserveResult `protobuf:"bytes,28,opt,name=reserve,proto3,oneof"`
 }
 
+type Result_Node struct {
+	Node *NodeResult `protobuf:"bytes,40,opt,name=node,proto3,oneof"` // PutNode, JoinNode
+}
+
 func (*Result_Origin) isResult_Of() {}
 
 func (*Result_Create) isResult_Of() {}
@@ -1920,6 +1998,8 @@ func (*Result_Range) isResult_Of() {}
 func (*Result_Xattr) isResult_Of() {}
 
 func (*Result_Reserve) isResult_Of() {}
+
+func (*Result_Node) isResult_Of() {}
 
 type Time struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -6899,15 +6979,19 @@ func (x *PlacementGroup) GetState() PGState {
 
 // Pool is a node group x profile and its placement groups.
 type Pool struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	K             uint32                 `protobuf:"varint,3,opt,name=k,proto3" json:"k,omitempty"`
-	M             uint32                 `protobuf:"varint,4,opt,name=m,proto3" json:"m,omitempty"`
-	Pgs           []*PlacementGroup      `protobuf:"bytes,5,rep,name=pgs,proto3" json:"pgs,omitempty"`                      // by ascending id
-	LastPg        uint32                 `protobuf:"varint,6,opt,name=last_pg,json=lastPg,proto3" json:"last_pg,omitempty"` // from level 2: the highest id of a group that it has had; kept by the state machine
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Id     uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name   string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	K      uint32                 `protobuf:"varint,3,opt,name=k,proto3" json:"k,omitempty"`
+	M      uint32                 `protobuf:"varint,4,opt,name=m,proto3" json:"m,omitempty"`
+	Pgs    []*PlacementGroup      `protobuf:"bytes,5,rep,name=pgs,proto3" json:"pgs,omitempty"`                      // by ascending id
+	LastPg uint32                 `protobuf:"varint,6,opt,name=last_pg,json=lastPg,proto3" json:"last_pg,omitempty"` // from level 2: the highest id of a group that it has had; kept by the state machine
+	// From level 3. No two slots of a group are in one domain: "" or "disk", or "node", "rack", "zone".
+	Domain string `protobuf:"bytes,20,opt,name=domain,proto3" json:"domain,omitempty"`
+	// From level 3. How many groups of the full profile are made for each store that has none; 0: none, the groups are as they were put.
+	GroupsPerStore uint32 `protobuf:"varint,21,opt,name=groups_per_store,json=groupsPerStore,proto3" json:"groups_per_store,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Pool) Reset() {
@@ -6978,6 +7062,20 @@ func (x *Pool) GetPgs() []*PlacementGroup {
 func (x *Pool) GetLastPg() uint32 {
 	if x != nil {
 		return x.LastPg
+	}
+	return 0
+}
+
+func (x *Pool) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *Pool) GetGroupsPerStore() uint32 {
+	if x != nil {
+		return x.GroupsPerStore
 	}
 	return 0
 }
@@ -7217,6 +7315,468 @@ func (x *ReplaceStore) GetExpectMapVersion() uint64 {
 	return 0
 }
 
+// Node is one machine of the cluster, from level 3. Addresses are host:port, "" for a role that it does not have. Raft and everything
+// that trusts a certificate knows a node by its name; the id tells two machines that want the same name.
+type Node struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Id            []byte                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`            // 16 random bytes, made with its data directory
+	Version       uint64                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"` // of this record
+	Roles         []string               `protobuf:"bytes,4,rep,name=roles,proto3" json:"roles,omitempty"`
+	Zone          string                 `protobuf:"bytes,5,opt,name=zone,proto3" json:"zone,omitempty"`
+	Rack          string                 `protobuf:"bytes,6,opt,name=rack,proto3" json:"rack,omitempty"`
+	Group         string                 `protobuf:"bytes,7,opt,name=group,proto3" json:"group,omitempty"`
+	Control       string                 `protobuf:"bytes,10,opt,name=control,proto3" json:"control,omitempty"` // where it is joined and administrated, of a meta node
+	Meta          string                 `protobuf:"bytes,11,opt,name=meta,proto3" json:"meta,omitempty"`
+	Block         string                 `protobuf:"bytes,12,opt,name=block,proto3" json:"block,omitempty"`
+	Nfs           string                 `protobuf:"bytes,13,opt,name=nfs,proto3" json:"nfs,omitempty"`
+	Release       string                 `protobuf:"bytes,20,opt,name=release,proto3" json:"release,omitempty"` // of the software it runs
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Node) Reset() {
+	*x = Node{}
+	mi := &file_meta_proto_msgTypes[81]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Node) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Node) ProtoMessage() {}
+
+func (x *Node) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[81]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Node.ProtoReflect.Descriptor instead.
+func (*Node) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{81}
+}
+
+func (x *Node) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Node) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *Node) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Node) GetRoles() []string {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
+func (x *Node) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
+}
+
+func (x *Node) GetRack() string {
+	if x != nil {
+		return x.Rack
+	}
+	return ""
+}
+
+func (x *Node) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *Node) GetControl() string {
+	if x != nil {
+		return x.Control
+	}
+	return ""
+}
+
+func (x *Node) GetMeta() string {
+	if x != nil {
+		return x.Meta
+	}
+	return ""
+}
+
+func (x *Node) GetBlock() string {
+	if x != nil {
+		return x.Block
+	}
+	return ""
+}
+
+func (x *Node) GetNfs() string {
+	if x != nil {
+		return x.Nfs
+	}
+	return ""
+}
+
+func (x *Node) GetRelease() string {
+	if x != nil {
+		return x.Release
+	}
+	return ""
+}
+
+// PutNode changes a node's record, from the version before (KindChanged if it has another; repeated it changes nothing). Version 1 makes
+// a record: of the first node, the others come by JoinNode. KindExists: the name is another node's, or an address is.
+type PutNode struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          *Node                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutNode) Reset() {
+	*x = PutNode{}
+	mi := &file_meta_proto_msgTypes[82]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutNode) ProtoMessage() {}
+
+func (x *PutNode) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[82]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutNode.ProtoReflect.Descriptor instead.
+func (*PutNode) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{82}
+}
+
+func (x *PutNode) GetNode() *Node {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+// RemoveNode removes the record of the node with this name and id, if there is one.
+type RemoveNode struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Id            []byte                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveNode) Reset() {
+	*x = RemoveNode{}
+	mi := &file_meta_proto_msgTypes[83]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveNode) ProtoMessage() {}
+
+func (x *RemoveNode) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[83]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveNode.ProtoReflect.Descriptor instead.
+func (*RemoveNode) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{83}
+}
+
+func (x *RemoveNode) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RemoveNode) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+// Token lets one node join. Of its secret only the SHA-256 is known. The clock that says whether it has expired is that of who proposes.
+type Token struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Hash          []byte                 `protobuf:"bytes,1,opt,name=hash,proto3" json:"hash,omitempty"`
+	Roles         []string               `protobuf:"bytes,2,rep,name=roles,proto3" json:"roles,omitempty"` // that the node may have
+	Expires       *Time                  `protobuf:"bytes,3,opt,name=expires,proto3" json:"expires,omitempty"`
+	UsedBy        []byte                 `protobuf:"bytes,4,opt,name=used_by,json=usedBy,proto3" json:"used_by,omitempty"` // id of the node that joined with it
+	Name          string                 `protobuf:"bytes,5,opt,name=name,proto3" json:"name,omitempty"`                   // of that node
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Token) Reset() {
+	*x = Token{}
+	mi := &file_meta_proto_msgTypes[84]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Token) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Token) ProtoMessage() {}
+
+func (x *Token) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[84]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Token.ProtoReflect.Descriptor instead.
+func (*Token) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{84}
+}
+
+func (x *Token) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+func (x *Token) GetRoles() []string {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
+func (x *Token) GetExpires() *Time {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
+func (x *Token) GetUsedBy() []byte {
+	if x != nil {
+		return x.UsedBy
+	}
+	return nil
+}
+
+func (x *Token) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// PutToken adds a token and forgets others, which have expired.
+type PutToken struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Token         *Token                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	Forget        [][]byte               `protobuf:"bytes,2,rep,name=forget,proto3" json:"forget,omitempty"` // hashes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutToken) Reset() {
+	*x = PutToken{}
+	mi := &file_meta_proto_msgTypes[85]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutToken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutToken) ProtoMessage() {}
+
+func (x *PutToken) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[85]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutToken.ProtoReflect.Descriptor instead.
+func (*PutToken) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{85}
+}
+
+func (x *PutToken) GetToken() *Token {
+	if x != nil {
+		return x.Token
+	}
+	return nil
+}
+
+func (x *PutToken) GetForget() [][]byte {
+	if x != nil {
+		return x.Forget
+	}
+	return nil
+}
+
+// JoinNode uses a token up and makes the node's record, with version 1. Repeated for the same node it answers its record and changes nothing.
+// KindNotFound: there is no such token; KindAccess: it was used by another node; KindPerm: it does not allow a role;
+// KindExists: name, id or an address is another node's.
+type JoinNode struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Hash          []byte                 `protobuf:"bytes,1,opt,name=hash,proto3" json:"hash,omitempty"`
+	Node          *Node                  `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinNode) Reset() {
+	*x = JoinNode{}
+	mi := &file_meta_proto_msgTypes[86]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinNode) ProtoMessage() {}
+
+func (x *JoinNode) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[86]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinNode.ProtoReflect.Descriptor instead.
+func (*JoinNode) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{86}
+}
+
+func (x *JoinNode) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+func (x *JoinNode) GetNode() *Node {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+type NodeResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          *Node                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeResult) Reset() {
+	*x = NodeResult{}
+	mi := &file_meta_proto_msgTypes[87]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeResult) ProtoMessage() {}
+
+func (x *NodeResult) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[87]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeResult.ProtoReflect.Descriptor instead.
+func (*NodeResult) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{87}
+}
+
+func (x *NodeResult) GetNode() *Node {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
 // Key is a cluster secret (file handle MAC); kind "handle".
 type Key struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -7229,7 +7789,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_meta_proto_msgTypes[81]
+	mi := &file_meta_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7241,7 +7801,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[81]
+	mi := &file_meta_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7254,7 +7814,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{81}
+	return file_meta_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *Key) GetKind() string {
@@ -7287,7 +7847,7 @@ type PutKey struct {
 
 func (x *PutKey) Reset() {
 	*x = PutKey{}
-	mi := &file_meta_proto_msgTypes[82]
+	mi := &file_meta_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7299,7 +7859,7 @@ func (x *PutKey) String() string {
 func (*PutKey) ProtoMessage() {}
 
 func (x *PutKey) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[82]
+	mi := &file_meta_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7312,7 +7872,7 @@ func (x *PutKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutKey.ProtoReflect.Descriptor instead.
 func (*PutKey) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{82}
+	return file_meta_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *PutKey) GetKey() *Key {
@@ -7335,7 +7895,7 @@ type NFSClient struct {
 
 func (x *NFSClient) Reset() {
 	*x = NFSClient{}
-	mi := &file_meta_proto_msgTypes[83]
+	mi := &file_meta_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7347,7 +7907,7 @@ func (x *NFSClient) String() string {
 func (*NFSClient) ProtoMessage() {}
 
 func (x *NFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[83]
+	mi := &file_meta_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7360,7 +7920,7 @@ func (x *NFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClient.ProtoReflect.Descriptor instead.
 func (*NFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{83}
+	return file_meta_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *NFSClient) GetGateway() string {
@@ -7393,7 +7953,7 @@ type PutNFSClient struct {
 
 func (x *PutNFSClient) Reset() {
 	*x = PutNFSClient{}
-	mi := &file_meta_proto_msgTypes[84]
+	mi := &file_meta_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7405,7 +7965,7 @@ func (x *PutNFSClient) String() string {
 func (*PutNFSClient) ProtoMessage() {}
 
 func (x *PutNFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[84]
+	mi := &file_meta_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7418,7 +7978,7 @@ func (x *PutNFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNFSClient.ProtoReflect.Descriptor instead.
 func (*PutNFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{84}
+	return file_meta_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *PutNFSClient) GetClient() *NFSClient {
@@ -7438,7 +7998,7 @@ type RemoveNFSClient struct {
 
 func (x *RemoveNFSClient) Reset() {
 	*x = RemoveNFSClient{}
-	mi := &file_meta_proto_msgTypes[85]
+	mi := &file_meta_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7450,7 +8010,7 @@ func (x *RemoveNFSClient) String() string {
 func (*RemoveNFSClient) ProtoMessage() {}
 
 func (x *RemoveNFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[85]
+	mi := &file_meta_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7463,7 +8023,7 @@ func (x *RemoveNFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNFSClient.ProtoReflect.Descriptor instead.
 func (*RemoveNFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{85}
+	return file_meta_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *RemoveNFSClient) GetGateway() string {
@@ -7500,7 +8060,7 @@ type ClientRecord struct {
 
 func (x *ClientRecord) Reset() {
 	*x = ClientRecord{}
-	mi := &file_meta_proto_msgTypes[86]
+	mi := &file_meta_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7512,7 +8072,7 @@ func (x *ClientRecord) String() string {
 func (*ClientRecord) ProtoMessage() {}
 
 func (x *ClientRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[86]
+	mi := &file_meta_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7525,7 +8085,7 @@ func (x *ClientRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientRecord.ProtoReflect.Descriptor instead.
 func (*ClientRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{86}
+	return file_meta_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *ClientRecord) GetId() uint64 {
@@ -7610,7 +8170,7 @@ type SessionRecord struct {
 
 func (x *SessionRecord) Reset() {
 	*x = SessionRecord{}
-	mi := &file_meta_proto_msgTypes[87]
+	mi := &file_meta_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7622,7 +8182,7 @@ func (x *SessionRecord) String() string {
 func (*SessionRecord) ProtoMessage() {}
 
 func (x *SessionRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[87]
+	mi := &file_meta_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7635,7 +8195,7 @@ func (x *SessionRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRecord.ProtoReflect.Descriptor instead.
 func (*SessionRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{87}
+	return file_meta_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *SessionRecord) GetId() []byte {
@@ -7671,7 +8231,7 @@ type PutClient struct {
 
 func (x *PutClient) Reset() {
 	*x = PutClient{}
-	mi := &file_meta_proto_msgTypes[88]
+	mi := &file_meta_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7683,7 +8243,7 @@ func (x *PutClient) String() string {
 func (*PutClient) ProtoMessage() {}
 
 func (x *PutClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[88]
+	mi := &file_meta_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7696,7 +8256,7 @@ func (x *PutClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutClient.ProtoReflect.Descriptor instead.
 func (*PutClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{88}
+	return file_meta_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *PutClient) GetClient() *ClientRecord {
@@ -7725,7 +8285,7 @@ type ClientsResult struct {
 
 func (x *ClientsResult) Reset() {
 	*x = ClientsResult{}
-	mi := &file_meta_proto_msgTypes[89]
+	mi := &file_meta_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7737,7 +8297,7 @@ func (x *ClientsResult) String() string {
 func (*ClientsResult) ProtoMessage() {}
 
 func (x *ClientsResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[89]
+	mi := &file_meta_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7750,7 +8310,7 @@ func (x *ClientsResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientsResult.ProtoReflect.Descriptor instead.
 func (*ClientsResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{89}
+	return file_meta_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *ClientsResult) GetFirst() uint64 {
@@ -7787,7 +8347,7 @@ type RemoveClient struct {
 
 func (x *RemoveClient) Reset() {
 	*x = RemoveClient{}
-	mi := &file_meta_proto_msgTypes[90]
+	mi := &file_meta_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7799,7 +8359,7 @@ func (x *RemoveClient) String() string {
 func (*RemoveClient) ProtoMessage() {}
 
 func (x *RemoveClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[90]
+	mi := &file_meta_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7812,7 +8372,7 @@ func (x *RemoveClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveClient.ProtoReflect.Descriptor instead.
 func (*RemoveClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{90}
+	return file_meta_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *RemoveClient) GetClient() uint64 {
@@ -7840,7 +8400,7 @@ type TakeClients struct {
 
 func (x *TakeClients) Reset() {
 	*x = TakeClients{}
-	mi := &file_meta_proto_msgTypes[91]
+	mi := &file_meta_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7852,7 +8412,7 @@ func (x *TakeClients) String() string {
 func (*TakeClients) ProtoMessage() {}
 
 func (x *TakeClients) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[91]
+	mi := &file_meta_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7865,7 +8425,7 @@ func (x *TakeClients) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeClients.ProtoReflect.Descriptor instead.
 func (*TakeClients) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{91}
+	return file_meta_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *TakeClients) GetClients() []uint64 {
@@ -7885,7 +8445,7 @@ type ForgetClients struct {
 
 func (x *ForgetClients) Reset() {
 	*x = ForgetClients{}
-	mi := &file_meta_proto_msgTypes[92]
+	mi := &file_meta_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7897,7 +8457,7 @@ func (x *ForgetClients) String() string {
 func (*ForgetClients) ProtoMessage() {}
 
 func (x *ForgetClients) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[92]
+	mi := &file_meta_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7910,7 +8470,7 @@ func (x *ForgetClients) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetClients.ProtoReflect.Descriptor instead.
 func (*ForgetClients) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{92}
+	return file_meta_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *ForgetClients) GetClients() []uint64 {
@@ -7932,7 +8492,7 @@ type PutSession struct {
 
 func (x *PutSession) Reset() {
 	*x = PutSession{}
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7944,7 +8504,7 @@ func (x *PutSession) String() string {
 func (*PutSession) ProtoMessage() {}
 
 func (x *PutSession) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7957,7 +8517,7 @@ func (x *PutSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSession.ProtoReflect.Descriptor instead.
 func (*PutSession) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{93}
+	return file_meta_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *PutSession) GetSession() *SessionRecord {
@@ -7984,7 +8544,7 @@ type RemoveSession struct {
 
 func (x *RemoveSession) Reset() {
 	*x = RemoveSession{}
-	mi := &file_meta_proto_msgTypes[94]
+	mi := &file_meta_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7996,7 +8556,7 @@ func (x *RemoveSession) String() string {
 func (*RemoveSession) ProtoMessage() {}
 
 func (x *RemoveSession) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[94]
+	mi := &file_meta_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8009,7 +8569,7 @@ func (x *RemoveSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSession.ProtoReflect.Descriptor instead.
 func (*RemoveSession) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{94}
+	return file_meta_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *RemoveSession) GetSession() []byte {
@@ -8049,6 +8609,8 @@ type Query struct {
 	//	*Query_NfsClients
 	//	*Query_Clients
 	//	*Query_Client
+	//	*Query_Nodes
+	//	*Query_Tokens
 	Q             isQuery_Q `protobuf_oneof:"q"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -8056,7 +8618,7 @@ type Query struct {
 
 func (x *Query) Reset() {
 	*x = Query{}
-	mi := &file_meta_proto_msgTypes[95]
+	mi := &file_meta_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8068,7 +8630,7 @@ func (x *Query) String() string {
 func (*Query) ProtoMessage() {}
 
 func (x *Query) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[95]
+	mi := &file_meta_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8081,7 +8643,7 @@ func (x *Query) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Query.ProtoReflect.Descriptor instead.
 func (*Query) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{95}
+	return file_meta_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *Query) GetFs() uint32 {
@@ -8312,6 +8874,24 @@ func (x *Query) GetClient() *ClientQ {
 	return nil
 }
 
+func (x *Query) GetNodes() *NodesQ {
+	if x != nil {
+		if x, ok := x.Q.(*Query_Nodes); ok {
+			return x.Nodes
+		}
+	}
+	return nil
+}
+
+func (x *Query) GetTokens() *TokensQ {
+	if x != nil {
+		if x, ok := x.Q.(*Query_Tokens); ok {
+			return x.Tokens
+		}
+	}
+	return nil
+}
+
 type isQuery_Q interface {
 	isQuery_Q()
 }
@@ -8408,6 +8988,14 @@ type Query_Client struct {
 	Client *ClientQ `protobuf:"bytes,35,opt,name=client,proto3,oneof"`
 }
 
+type Query_Nodes struct {
+	Nodes *NodesQ `protobuf:"bytes,40,opt,name=nodes,proto3,oneof"` // level 3
+}
+
+type Query_Tokens struct {
+	Tokens *TokensQ `protobuf:"bytes,41,opt,name=tokens,proto3,oneof"` // level 3
+}
+
 func (*Query_GetAttr) isQuery_Q() {}
 
 func (*Query_Lookup) isQuery_Q() {}
@@ -8454,6 +9042,10 @@ func (*Query_Clients) isQuery_Q() {}
 
 func (*Query_Client) isQuery_Q() {}
 
+func (*Query_Nodes) isQuery_Q() {}
+
+func (*Query_Tokens) isQuery_Q() {}
+
 type GetAttrQ struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
@@ -8465,7 +9057,7 @@ type GetAttrQ struct {
 
 func (x *GetAttrQ) Reset() {
 	*x = GetAttrQ{}
-	mi := &file_meta_proto_msgTypes[96]
+	mi := &file_meta_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8477,7 +9069,7 @@ func (x *GetAttrQ) String() string {
 func (*GetAttrQ) ProtoMessage() {}
 
 func (x *GetAttrQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[96]
+	mi := &file_meta_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8490,7 +9082,7 @@ func (x *GetAttrQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttrQ.ProtoReflect.Descriptor instead.
 func (*GetAttrQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{96}
+	return file_meta_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *GetAttrQ) GetIno() uint64 {
@@ -8524,7 +9116,7 @@ type LookupQ struct {
 
 func (x *LookupQ) Reset() {
 	*x = LookupQ{}
-	mi := &file_meta_proto_msgTypes[97]
+	mi := &file_meta_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8536,7 +9128,7 @@ func (x *LookupQ) String() string {
 func (*LookupQ) ProtoMessage() {}
 
 func (x *LookupQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[97]
+	mi := &file_meta_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8549,7 +9141,7 @@ func (x *LookupQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupQ.ProtoReflect.Descriptor instead.
 func (*LookupQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{97}
+	return file_meta_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *LookupQ) GetDir() uint64 {
@@ -8575,7 +9167,7 @@ type ParentQ struct {
 
 func (x *ParentQ) Reset() {
 	*x = ParentQ{}
-	mi := &file_meta_proto_msgTypes[98]
+	mi := &file_meta_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8587,7 +9179,7 @@ func (x *ParentQ) String() string {
 func (*ParentQ) ProtoMessage() {}
 
 func (x *ParentQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[98]
+	mi := &file_meta_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8600,7 +9192,7 @@ func (x *ParentQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParentQ.ProtoReflect.Descriptor instead.
 func (*ParentQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{98}
+	return file_meta_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *ParentQ) GetDir() uint64 {
@@ -8623,7 +9215,7 @@ type ReadDirQ struct {
 
 func (x *ReadDirQ) Reset() {
 	*x = ReadDirQ{}
-	mi := &file_meta_proto_msgTypes[99]
+	mi := &file_meta_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8635,7 +9227,7 @@ func (x *ReadDirQ) String() string {
 func (*ReadDirQ) ProtoMessage() {}
 
 func (x *ReadDirQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[99]
+	mi := &file_meta_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8648,7 +9240,7 @@ func (x *ReadDirQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirQ.ProtoReflect.Descriptor instead.
 func (*ReadDirQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{99}
+	return file_meta_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *ReadDirQ) GetDir() uint64 {
@@ -8695,7 +9287,7 @@ type ReadLinkQ struct {
 
 func (x *ReadLinkQ) Reset() {
 	*x = ReadLinkQ{}
-	mi := &file_meta_proto_msgTypes[100]
+	mi := &file_meta_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8707,7 +9299,7 @@ func (x *ReadLinkQ) String() string {
 func (*ReadLinkQ) ProtoMessage() {}
 
 func (x *ReadLinkQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[100]
+	mi := &file_meta_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8720,7 +9312,7 @@ func (x *ReadLinkQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkQ.ProtoReflect.Descriptor instead.
 func (*ReadLinkQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{100}
+	return file_meta_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *ReadLinkQ) GetIno() uint64 {
@@ -8744,7 +9336,7 @@ type ExtentsQ struct {
 
 func (x *ExtentsQ) Reset() {
 	*x = ExtentsQ{}
-	mi := &file_meta_proto_msgTypes[101]
+	mi := &file_meta_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8756,7 +9348,7 @@ func (x *ExtentsQ) String() string {
 func (*ExtentsQ) ProtoMessage() {}
 
 func (x *ExtentsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[101]
+	mi := &file_meta_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8769,7 +9361,7 @@ func (x *ExtentsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsQ.ProtoReflect.Descriptor instead.
 func (*ExtentsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{101}
+	return file_meta_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *ExtentsQ) GetIno() uint64 {
@@ -8817,7 +9409,7 @@ type StatFSQ struct {
 
 func (x *StatFSQ) Reset() {
 	*x = StatFSQ{}
-	mi := &file_meta_proto_msgTypes[102]
+	mi := &file_meta_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8829,7 +9421,7 @@ func (x *StatFSQ) String() string {
 func (*StatFSQ) ProtoMessage() {}
 
 func (x *StatFSQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[102]
+	mi := &file_meta_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8842,7 +9434,7 @@ func (x *StatFSQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSQ.ProtoReflect.Descriptor instead.
 func (*StatFSQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{102}
+	return file_meta_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *StatFSQ) GetIno() uint64 {
@@ -8863,7 +9455,7 @@ type QuotasQ struct {
 
 func (x *QuotasQ) Reset() {
 	*x = QuotasQ{}
-	mi := &file_meta_proto_msgTypes[103]
+	mi := &file_meta_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8875,7 +9467,7 @@ func (x *QuotasQ) String() string {
 func (*QuotasQ) ProtoMessage() {}
 
 func (x *QuotasQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[103]
+	mi := &file_meta_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8888,7 +9480,7 @@ func (x *QuotasQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotasQ.ProtoReflect.Descriptor instead.
 func (*QuotasQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{103}
+	return file_meta_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *QuotasQ) GetFrom() uint32 {
@@ -8905,6 +9497,78 @@ func (x *QuotasQ) GetLimit() uint32 {
 	return 0
 }
 
+type NodesQ struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodesQ) Reset() {
+	*x = NodesQ{}
+	mi := &file_meta_proto_msgTypes[111]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodesQ) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodesQ) ProtoMessage() {}
+
+func (x *NodesQ) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[111]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodesQ.ProtoReflect.Descriptor instead.
+func (*NodesQ) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{111}
+}
+
+type TokensQ struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokensQ) Reset() {
+	*x = TokensQ{}
+	mi := &file_meta_proto_msgTypes[112]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokensQ) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokensQ) ProtoMessage() {}
+
+func (x *TokensQ) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[112]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokensQ.ProtoReflect.Descriptor instead.
+func (*TokensQ) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{112}
+}
+
 type BlockStatesQ struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ids           []uint64               `protobuf:"varint,1,rep,packed,name=ids,proto3" json:"ids,omitempty"`
@@ -8914,7 +9578,7 @@ type BlockStatesQ struct {
 
 func (x *BlockStatesQ) Reset() {
 	*x = BlockStatesQ{}
-	mi := &file_meta_proto_msgTypes[104]
+	mi := &file_meta_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8926,7 +9590,7 @@ func (x *BlockStatesQ) String() string {
 func (*BlockStatesQ) ProtoMessage() {}
 
 func (x *BlockStatesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[104]
+	mi := &file_meta_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8939,7 +9603,7 @@ func (x *BlockStatesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesQ.ProtoReflect.Descriptor instead.
 func (*BlockStatesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{104}
+	return file_meta_proto_rawDescGZIP(), []int{113}
 }
 
 func (x *BlockStatesQ) GetIds() []uint64 {
@@ -8963,7 +9627,7 @@ type BlocksQ struct {
 
 func (x *BlocksQ) Reset() {
 	*x = BlocksQ{}
-	mi := &file_meta_proto_msgTypes[105]
+	mi := &file_meta_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8975,7 +9639,7 @@ func (x *BlocksQ) String() string {
 func (*BlocksQ) ProtoMessage() {}
 
 func (x *BlocksQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[105]
+	mi := &file_meta_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8988,7 +9652,7 @@ func (x *BlocksQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksQ.ProtoReflect.Descriptor instead.
 func (*BlocksQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{105}
+	return file_meta_proto_rawDescGZIP(), []int{114}
 }
 
 func (x *BlocksQ) GetAfter() uint64 {
@@ -9030,7 +9694,7 @@ type GetXattrQ struct {
 
 func (x *GetXattrQ) Reset() {
 	*x = GetXattrQ{}
-	mi := &file_meta_proto_msgTypes[106]
+	mi := &file_meta_proto_msgTypes[115]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9042,7 +9706,7 @@ func (x *GetXattrQ) String() string {
 func (*GetXattrQ) ProtoMessage() {}
 
 func (x *GetXattrQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[106]
+	mi := &file_meta_proto_msgTypes[115]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9055,7 +9719,7 @@ func (x *GetXattrQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrQ.ProtoReflect.Descriptor instead.
 func (*GetXattrQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{106}
+	return file_meta_proto_rawDescGZIP(), []int{115}
 }
 
 func (x *GetXattrQ) GetIno() uint64 {
@@ -9083,7 +9747,7 @@ type ListXattrsQ struct {
 
 func (x *ListXattrsQ) Reset() {
 	*x = ListXattrsQ{}
-	mi := &file_meta_proto_msgTypes[107]
+	mi := &file_meta_proto_msgTypes[116]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9095,7 +9759,7 @@ func (x *ListXattrsQ) String() string {
 func (*ListXattrsQ) ProtoMessage() {}
 
 func (x *ListXattrsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[107]
+	mi := &file_meta_proto_msgTypes[116]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9108,7 +9772,7 @@ func (x *ListXattrsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrsQ.ProtoReflect.Descriptor instead.
 func (*ListXattrsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{107}
+	return file_meta_proto_rawDescGZIP(), []int{116}
 }
 
 func (x *ListXattrsQ) GetIno() uint64 {
@@ -9140,7 +9804,7 @@ type ShardInfoQ struct {
 
 func (x *ShardInfoQ) Reset() {
 	*x = ShardInfoQ{}
-	mi := &file_meta_proto_msgTypes[108]
+	mi := &file_meta_proto_msgTypes[117]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9152,7 +9816,7 @@ func (x *ShardInfoQ) String() string {
 func (*ShardInfoQ) ProtoMessage() {}
 
 func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[108]
+	mi := &file_meta_proto_msgTypes[117]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9165,7 +9829,7 @@ func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoQ.ProtoReflect.Descriptor instead.
 func (*ShardInfoQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{108}
+	return file_meta_proto_rawDescGZIP(), []int{117}
 }
 
 type FileSystemsQ struct {
@@ -9176,7 +9840,7 @@ type FileSystemsQ struct {
 
 func (x *FileSystemsQ) Reset() {
 	*x = FileSystemsQ{}
-	mi := &file_meta_proto_msgTypes[109]
+	mi := &file_meta_proto_msgTypes[118]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9188,7 +9852,7 @@ func (x *FileSystemsQ) String() string {
 func (*FileSystemsQ) ProtoMessage() {}
 
 func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[109]
+	mi := &file_meta_proto_msgTypes[118]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9201,7 +9865,7 @@ func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsQ.ProtoReflect.Descriptor instead.
 func (*FileSystemsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{109}
+	return file_meta_proto_rawDescGZIP(), []int{118}
 }
 
 // ClusterMapQ asks for the stores and pools. With the version that the caller has, the answer
@@ -9215,7 +9879,7 @@ type ClusterMapQ struct {
 
 func (x *ClusterMapQ) Reset() {
 	*x = ClusterMapQ{}
-	mi := &file_meta_proto_msgTypes[110]
+	mi := &file_meta_proto_msgTypes[119]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9227,7 +9891,7 @@ func (x *ClusterMapQ) String() string {
 func (*ClusterMapQ) ProtoMessage() {}
 
 func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[110]
+	mi := &file_meta_proto_msgTypes[119]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9240,7 +9904,7 @@ func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapQ.ProtoReflect.Descriptor instead.
 func (*ClusterMapQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{110}
+	return file_meta_proto_rawDescGZIP(), []int{119}
 }
 
 func (x *ClusterMapQ) GetKnownVersion() uint64 {
@@ -9259,7 +9923,7 @@ type KeysQ struct {
 
 func (x *KeysQ) Reset() {
 	*x = KeysQ{}
-	mi := &file_meta_proto_msgTypes[111]
+	mi := &file_meta_proto_msgTypes[120]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9271,7 +9935,7 @@ func (x *KeysQ) String() string {
 func (*KeysQ) ProtoMessage() {}
 
 func (x *KeysQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[111]
+	mi := &file_meta_proto_msgTypes[120]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9284,7 +9948,7 @@ func (x *KeysQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysQ.ProtoReflect.Descriptor instead.
 func (*KeysQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{111}
+	return file_meta_proto_rawDescGZIP(), []int{120}
 }
 
 func (x *KeysQ) GetKind() string {
@@ -9303,7 +9967,7 @@ type NFSClientsQ struct {
 
 func (x *NFSClientsQ) Reset() {
 	*x = NFSClientsQ{}
-	mi := &file_meta_proto_msgTypes[112]
+	mi := &file_meta_proto_msgTypes[121]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9315,7 +9979,7 @@ func (x *NFSClientsQ) String() string {
 func (*NFSClientsQ) ProtoMessage() {}
 
 func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[112]
+	mi := &file_meta_proto_msgTypes[121]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9328,7 +9992,7 @@ func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsQ.ProtoReflect.Descriptor instead.
 func (*NFSClientsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{112}
+	return file_meta_proto_rawDescGZIP(), []int{121}
 }
 
 func (x *NFSClientsQ) GetGateway() string {
@@ -9353,7 +10017,7 @@ type TestLockQ struct {
 
 func (x *TestLockQ) Reset() {
 	*x = TestLockQ{}
-	mi := &file_meta_proto_msgTypes[113]
+	mi := &file_meta_proto_msgTypes[122]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9365,7 +10029,7 @@ func (x *TestLockQ) String() string {
 func (*TestLockQ) ProtoMessage() {}
 
 func (x *TestLockQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[113]
+	mi := &file_meta_proto_msgTypes[122]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9378,7 +10042,7 @@ func (x *TestLockQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestLockQ.ProtoReflect.Descriptor instead.
 func (*TestLockQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{113}
+	return file_meta_proto_rawDescGZIP(), []int{122}
 }
 
 func (x *TestLockQ) GetIno() uint64 {
@@ -9437,7 +10101,7 @@ type ClientStateQ struct {
 
 func (x *ClientStateQ) Reset() {
 	*x = ClientStateQ{}
-	mi := &file_meta_proto_msgTypes[114]
+	mi := &file_meta_proto_msgTypes[123]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9449,7 +10113,7 @@ func (x *ClientStateQ) String() string {
 func (*ClientStateQ) ProtoMessage() {}
 
 func (x *ClientStateQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[114]
+	mi := &file_meta_proto_msgTypes[123]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9462,7 +10126,7 @@ func (x *ClientStateQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientStateQ.ProtoReflect.Descriptor instead.
 func (*ClientStateQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{114}
+	return file_meta_proto_rawDescGZIP(), []int{123}
 }
 
 func (x *ClientStateQ) GetClient() uint64 {
@@ -9504,7 +10168,7 @@ type SessionSlotsQ struct {
 
 func (x *SessionSlotsQ) Reset() {
 	*x = SessionSlotsQ{}
-	mi := &file_meta_proto_msgTypes[115]
+	mi := &file_meta_proto_msgTypes[124]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9516,7 +10180,7 @@ func (x *SessionSlotsQ) String() string {
 func (*SessionSlotsQ) ProtoMessage() {}
 
 func (x *SessionSlotsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[115]
+	mi := &file_meta_proto_msgTypes[124]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9529,7 +10193,7 @@ func (x *SessionSlotsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlotsQ.ProtoReflect.Descriptor instead.
 func (*SessionSlotsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{115}
+	return file_meta_proto_rawDescGZIP(), []int{124}
 }
 
 func (x *SessionSlotsQ) GetSession() []byte {
@@ -9549,7 +10213,7 @@ type FileOpensQ struct {
 
 func (x *FileOpensQ) Reset() {
 	*x = FileOpensQ{}
-	mi := &file_meta_proto_msgTypes[116]
+	mi := &file_meta_proto_msgTypes[125]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9561,7 +10225,7 @@ func (x *FileOpensQ) String() string {
 func (*FileOpensQ) ProtoMessage() {}
 
 func (x *FileOpensQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[116]
+	mi := &file_meta_proto_msgTypes[125]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9574,7 +10238,7 @@ func (x *FileOpensQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileOpensQ.ProtoReflect.Descriptor instead.
 func (*FileOpensQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{116}
+	return file_meta_proto_rawDescGZIP(), []int{125}
 }
 
 func (x *FileOpensQ) GetIno() uint64 {
@@ -9597,7 +10261,7 @@ type ClientsQ struct {
 
 func (x *ClientsQ) Reset() {
 	*x = ClientsQ{}
-	mi := &file_meta_proto_msgTypes[117]
+	mi := &file_meta_proto_msgTypes[126]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9609,7 +10273,7 @@ func (x *ClientsQ) String() string {
 func (*ClientsQ) ProtoMessage() {}
 
 func (x *ClientsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[117]
+	mi := &file_meta_proto_msgTypes[126]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9622,7 +10286,7 @@ func (x *ClientsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientsQ.ProtoReflect.Descriptor instead.
 func (*ClientsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{117}
+	return file_meta_proto_rawDescGZIP(), []int{126}
 }
 
 func (x *ClientsQ) GetGateway() string {
@@ -9664,7 +10328,7 @@ type ClientQ struct {
 
 func (x *ClientQ) Reset() {
 	*x = ClientQ{}
-	mi := &file_meta_proto_msgTypes[118]
+	mi := &file_meta_proto_msgTypes[127]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9676,7 +10340,7 @@ func (x *ClientQ) String() string {
 func (*ClientQ) ProtoMessage() {}
 
 func (x *ClientQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[118]
+	mi := &file_meta_proto_msgTypes[127]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9689,7 +10353,7 @@ func (x *ClientQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientQ.ProtoReflect.Descriptor instead.
 func (*ClientQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{118}
+	return file_meta_proto_rawDescGZIP(), []int{127}
 }
 
 func (x *ClientQ) GetClient() uint64 {
@@ -9732,6 +10396,8 @@ type QueryResult struct {
 	//	*QueryResult_Clients
 	//	*QueryResult_FileOpens
 	//	*QueryResult_Quotas
+	//	*QueryResult_Nodes
+	//	*QueryResult_Tokens
 	R             isQueryResult_R `protobuf_oneof:"r"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -9739,7 +10405,7 @@ type QueryResult struct {
 
 func (x *QueryResult) Reset() {
 	*x = QueryResult{}
-	mi := &file_meta_proto_msgTypes[119]
+	mi := &file_meta_proto_msgTypes[128]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9751,7 +10417,7 @@ func (x *QueryResult) String() string {
 func (*QueryResult) ProtoMessage() {}
 
 func (x *QueryResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[119]
+	mi := &file_meta_proto_msgTypes[128]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9764,7 +10430,7 @@ func (x *QueryResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryResult.ProtoReflect.Descriptor instead.
 func (*QueryResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{119}
+	return file_meta_proto_rawDescGZIP(), []int{128}
 }
 
 func (x *QueryResult) GetKind() uint32 {
@@ -9968,6 +10634,24 @@ func (x *QueryResult) GetQuotas() *QuotasR {
 	return nil
 }
 
+func (x *QueryResult) GetNodes() *NodesR {
+	if x != nil {
+		if x, ok := x.R.(*QueryResult_Nodes); ok {
+			return x.Nodes
+		}
+	}
+	return nil
+}
+
+func (x *QueryResult) GetTokens() *TokensR {
+	if x != nil {
+		if x, ok := x.R.(*QueryResult_Tokens); ok {
+			return x.Tokens
+		}
+	}
+	return nil
+}
+
 type isQueryResult_R interface {
 	isQueryResult_R()
 }
@@ -10052,6 +10736,14 @@ type QueryResult_Quotas struct {
 	Quotas *QuotasR `protobuf:"bytes,24,opt,name=quotas,proto3,oneof"`
 }
 
+type QueryResult_Nodes struct {
+	Nodes *NodesR `protobuf:"bytes,40,opt,name=nodes,proto3,oneof"`
+}
+
+type QueryResult_Tokens struct {
+	Tokens *TokensR `protobuf:"bytes,41,opt,name=tokens,proto3,oneof"`
+}
+
 func (*QueryResult_Attr) isQueryResult_R() {}
 
 func (*QueryResult_ReadDir) isQueryResult_R() {}
@@ -10092,6 +10784,10 @@ func (*QueryResult_FileOpens) isQueryResult_R() {}
 
 func (*QueryResult_Quotas) isQueryResult_R() {}
 
+func (*QueryResult_Nodes) isQueryResult_R() {}
+
+func (*QueryResult_Tokens) isQueryResult_R() {}
+
 type AttrR struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Attr          *Attr                  `protobuf:"bytes,1,opt,name=attr,proto3" json:"attr,omitempty"`
@@ -10102,7 +10798,7 @@ type AttrR struct {
 
 func (x *AttrR) Reset() {
 	*x = AttrR{}
-	mi := &file_meta_proto_msgTypes[120]
+	mi := &file_meta_proto_msgTypes[129]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10114,7 +10810,7 @@ func (x *AttrR) String() string {
 func (*AttrR) ProtoMessage() {}
 
 func (x *AttrR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[120]
+	mi := &file_meta_proto_msgTypes[129]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10127,7 +10823,7 @@ func (x *AttrR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttrR.ProtoReflect.Descriptor instead.
 func (*AttrR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{120}
+	return file_meta_proto_rawDescGZIP(), []int{129}
 }
 
 func (x *AttrR) GetAttr() *Attr {
@@ -10157,7 +10853,7 @@ type Dirent struct {
 
 func (x *Dirent) Reset() {
 	*x = Dirent{}
-	mi := &file_meta_proto_msgTypes[121]
+	mi := &file_meta_proto_msgTypes[130]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10169,7 +10865,7 @@ func (x *Dirent) String() string {
 func (*Dirent) ProtoMessage() {}
 
 func (x *Dirent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[121]
+	mi := &file_meta_proto_msgTypes[130]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10182,7 +10878,7 @@ func (x *Dirent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dirent.ProtoReflect.Descriptor instead.
 func (*Dirent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{121}
+	return file_meta_proto_rawDescGZIP(), []int{130}
 }
 
 func (x *Dirent) GetCookie() uint64 {
@@ -10231,7 +10927,7 @@ type ReadDirR struct {
 
 func (x *ReadDirR) Reset() {
 	*x = ReadDirR{}
-	mi := &file_meta_proto_msgTypes[122]
+	mi := &file_meta_proto_msgTypes[131]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10243,7 +10939,7 @@ func (x *ReadDirR) String() string {
 func (*ReadDirR) ProtoMessage() {}
 
 func (x *ReadDirR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[122]
+	mi := &file_meta_proto_msgTypes[131]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10256,7 +10952,7 @@ func (x *ReadDirR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirR.ProtoReflect.Descriptor instead.
 func (*ReadDirR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{122}
+	return file_meta_proto_rawDescGZIP(), []int{131}
 }
 
 func (x *ReadDirR) GetEntries() []*Dirent {
@@ -10289,7 +10985,7 @@ type ReadLinkR struct {
 
 func (x *ReadLinkR) Reset() {
 	*x = ReadLinkR{}
-	mi := &file_meta_proto_msgTypes[123]
+	mi := &file_meta_proto_msgTypes[132]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10301,7 +10997,7 @@ func (x *ReadLinkR) String() string {
 func (*ReadLinkR) ProtoMessage() {}
 
 func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[123]
+	mi := &file_meta_proto_msgTypes[132]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10314,7 +11010,7 @@ func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkR.ProtoReflect.Descriptor instead.
 func (*ReadLinkR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{123}
+	return file_meta_proto_rawDescGZIP(), []int{132}
 }
 
 func (x *ReadLinkR) GetTarget() []byte {
@@ -10342,7 +11038,7 @@ type Extent struct {
 
 func (x *Extent) Reset() {
 	*x = Extent{}
-	mi := &file_meta_proto_msgTypes[124]
+	mi := &file_meta_proto_msgTypes[133]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10354,7 +11050,7 @@ func (x *Extent) String() string {
 func (*Extent) ProtoMessage() {}
 
 func (x *Extent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[124]
+	mi := &file_meta_proto_msgTypes[133]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10367,7 +11063,7 @@ func (x *Extent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extent.ProtoReflect.Descriptor instead.
 func (*Extent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{124}
+	return file_meta_proto_rawDescGZIP(), []int{133}
 }
 
 func (x *Extent) GetOffset() uint64 {
@@ -10452,7 +11148,7 @@ type ExtentsR struct {
 
 func (x *ExtentsR) Reset() {
 	*x = ExtentsR{}
-	mi := &file_meta_proto_msgTypes[125]
+	mi := &file_meta_proto_msgTypes[134]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10464,7 +11160,7 @@ func (x *ExtentsR) String() string {
 func (*ExtentsR) ProtoMessage() {}
 
 func (x *ExtentsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[125]
+	mi := &file_meta_proto_msgTypes[134]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10477,7 +11173,7 @@ func (x *ExtentsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsR.ProtoReflect.Descriptor instead.
 func (*ExtentsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{125}
+	return file_meta_proto_rawDescGZIP(), []int{134}
 }
 
 func (x *ExtentsR) GetExtents() []*Extent {
@@ -10522,7 +11218,7 @@ type StatFSR struct {
 
 func (x *StatFSR) Reset() {
 	*x = StatFSR{}
-	mi := &file_meta_proto_msgTypes[126]
+	mi := &file_meta_proto_msgTypes[135]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10534,7 +11230,7 @@ func (x *StatFSR) String() string {
 func (*StatFSR) ProtoMessage() {}
 
 func (x *StatFSR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[126]
+	mi := &file_meta_proto_msgTypes[135]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10547,7 +11243,7 @@ func (x *StatFSR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSR.ProtoReflect.Descriptor instead.
 func (*StatFSR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{126}
+	return file_meta_proto_rawDescGZIP(), []int{135}
 }
 
 func (x *StatFSR) GetUsedBytes() uint64 {
@@ -10608,7 +11304,7 @@ type Quota struct {
 
 func (x *Quota) Reset() {
 	*x = Quota{}
-	mi := &file_meta_proto_msgTypes[127]
+	mi := &file_meta_proto_msgTypes[136]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10620,7 +11316,7 @@ func (x *Quota) String() string {
 func (*Quota) ProtoMessage() {}
 
 func (x *Quota) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[127]
+	mi := &file_meta_proto_msgTypes[136]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10633,7 +11329,7 @@ func (x *Quota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Quota.ProtoReflect.Descriptor instead.
 func (*Quota) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{127}
+	return file_meta_proto_rawDescGZIP(), []int{136}
 }
 
 func (x *Quota) GetProject() uint32 {
@@ -10695,7 +11391,7 @@ type QuotasR struct {
 
 func (x *QuotasR) Reset() {
 	*x = QuotasR{}
-	mi := &file_meta_proto_msgTypes[128]
+	mi := &file_meta_proto_msgTypes[137]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10707,7 +11403,7 @@ func (x *QuotasR) String() string {
 func (*QuotasR) ProtoMessage() {}
 
 func (x *QuotasR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[128]
+	mi := &file_meta_proto_msgTypes[137]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10720,7 +11416,7 @@ func (x *QuotasR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotasR.ProtoReflect.Descriptor instead.
 func (*QuotasR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{128}
+	return file_meta_proto_rawDescGZIP(), []int{137}
 }
 
 func (x *QuotasR) GetQuotas() []*Quota {
@@ -10749,7 +11445,7 @@ type BlockStatesR struct {
 
 func (x *BlockStatesR) Reset() {
 	*x = BlockStatesR{}
-	mi := &file_meta_proto_msgTypes[129]
+	mi := &file_meta_proto_msgTypes[138]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10761,7 +11457,7 @@ func (x *BlockStatesR) String() string {
 func (*BlockStatesR) ProtoMessage() {}
 
 func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[129]
+	mi := &file_meta_proto_msgTypes[138]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10774,7 +11470,7 @@ func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesR.ProtoReflect.Descriptor instead.
 func (*BlockStatesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{129}
+	return file_meta_proto_rawDescGZIP(), []int{138}
 }
 
 func (x *BlockStatesR) GetStates() []BlockState {
@@ -10801,7 +11497,7 @@ type BlocksR struct {
 
 func (x *BlocksR) Reset() {
 	*x = BlocksR{}
-	mi := &file_meta_proto_msgTypes[130]
+	mi := &file_meta_proto_msgTypes[139]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10813,7 +11509,7 @@ func (x *BlocksR) String() string {
 func (*BlocksR) ProtoMessage() {}
 
 func (x *BlocksR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[130]
+	mi := &file_meta_proto_msgTypes[139]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10826,7 +11522,7 @@ func (x *BlocksR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksR.ProtoReflect.Descriptor instead.
 func (*BlocksR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{130}
+	return file_meta_proto_rawDescGZIP(), []int{139}
 }
 
 func (x *BlocksR) GetBlocks() []*BlockInfo {
@@ -10857,7 +11553,7 @@ type BlockInfo struct {
 
 func (x *BlockInfo) Reset() {
 	*x = BlockInfo{}
-	mi := &file_meta_proto_msgTypes[131]
+	mi := &file_meta_proto_msgTypes[140]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10869,7 +11565,7 @@ func (x *BlockInfo) String() string {
 func (*BlockInfo) ProtoMessage() {}
 
 func (x *BlockInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[131]
+	mi := &file_meta_proto_msgTypes[140]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10882,7 +11578,7 @@ func (x *BlockInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockInfo.ProtoReflect.Descriptor instead.
 func (*BlockInfo) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{131}
+	return file_meta_proto_rawDescGZIP(), []int{140}
 }
 
 func (x *BlockInfo) GetId() uint64 {
@@ -10936,7 +11632,7 @@ type GetXattrR struct {
 
 func (x *GetXattrR) Reset() {
 	*x = GetXattrR{}
-	mi := &file_meta_proto_msgTypes[132]
+	mi := &file_meta_proto_msgTypes[141]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10948,7 +11644,7 @@ func (x *GetXattrR) String() string {
 func (*GetXattrR) ProtoMessage() {}
 
 func (x *GetXattrR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[132]
+	mi := &file_meta_proto_msgTypes[141]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10961,7 +11657,7 @@ func (x *GetXattrR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrR.ProtoReflect.Descriptor instead.
 func (*GetXattrR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{132}
+	return file_meta_proto_rawDescGZIP(), []int{141}
 }
 
 func (x *GetXattrR) GetValue() []byte {
@@ -10982,7 +11678,7 @@ type ListXattrsR struct {
 
 func (x *ListXattrsR) Reset() {
 	*x = ListXattrsR{}
-	mi := &file_meta_proto_msgTypes[133]
+	mi := &file_meta_proto_msgTypes[142]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10994,7 +11690,7 @@ func (x *ListXattrsR) String() string {
 func (*ListXattrsR) ProtoMessage() {}
 
 func (x *ListXattrsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[133]
+	mi := &file_meta_proto_msgTypes[142]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11007,7 +11703,7 @@ func (x *ListXattrsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrsR.ProtoReflect.Descriptor instead.
 func (*ListXattrsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{133}
+	return file_meta_proto_rawDescGZIP(), []int{142}
 }
 
 func (x *ListXattrsR) GetNames() [][]byte {
@@ -11051,7 +11747,7 @@ type ShardInfoR struct {
 
 func (x *ShardInfoR) Reset() {
 	*x = ShardInfoR{}
-	mi := &file_meta_proto_msgTypes[134]
+	mi := &file_meta_proto_msgTypes[143]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11063,7 +11759,7 @@ func (x *ShardInfoR) String() string {
 func (*ShardInfoR) ProtoMessage() {}
 
 func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[134]
+	mi := &file_meta_proto_msgTypes[143]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11076,7 +11772,7 @@ func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoR.ProtoReflect.Descriptor instead.
 func (*ShardInfoR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{134}
+	return file_meta_proto_rawDescGZIP(), []int{143}
 }
 
 func (x *ShardInfoR) GetShard() uint32 {
@@ -11158,7 +11854,7 @@ type FileSystemsR struct {
 
 func (x *FileSystemsR) Reset() {
 	*x = FileSystemsR{}
-	mi := &file_meta_proto_msgTypes[135]
+	mi := &file_meta_proto_msgTypes[144]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11170,7 +11866,7 @@ func (x *FileSystemsR) String() string {
 func (*FileSystemsR) ProtoMessage() {}
 
 func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[135]
+	mi := &file_meta_proto_msgTypes[144]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11183,7 +11879,7 @@ func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsR.ProtoReflect.Descriptor instead.
 func (*FileSystemsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{135}
+	return file_meta_proto_rawDescGZIP(), []int{144}
 }
 
 func (x *FileSystemsR) GetFileSystems() []*FileSystem {
@@ -11205,7 +11901,7 @@ type ClusterMapR struct {
 
 func (x *ClusterMapR) Reset() {
 	*x = ClusterMapR{}
-	mi := &file_meta_proto_msgTypes[136]
+	mi := &file_meta_proto_msgTypes[145]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11217,7 +11913,7 @@ func (x *ClusterMapR) String() string {
 func (*ClusterMapR) ProtoMessage() {}
 
 func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[136]
+	mi := &file_meta_proto_msgTypes[145]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11230,7 +11926,7 @@ func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapR.ProtoReflect.Descriptor instead.
 func (*ClusterMapR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{136}
+	return file_meta_proto_rawDescGZIP(), []int{145}
 }
 
 func (x *ClusterMapR) GetStores() []*Store {
@@ -11270,7 +11966,7 @@ type KeysR struct {
 
 func (x *KeysR) Reset() {
 	*x = KeysR{}
-	mi := &file_meta_proto_msgTypes[137]
+	mi := &file_meta_proto_msgTypes[146]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11282,7 +11978,7 @@ func (x *KeysR) String() string {
 func (*KeysR) ProtoMessage() {}
 
 func (x *KeysR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[137]
+	mi := &file_meta_proto_msgTypes[146]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11295,12 +11991,100 @@ func (x *KeysR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysR.ProtoReflect.Descriptor instead.
 func (*KeysR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{137}
+	return file_meta_proto_rawDescGZIP(), []int{146}
 }
 
 func (x *KeysR) GetKeys() []*Key {
 	if x != nil {
 		return x.Keys
+	}
+	return nil
+}
+
+type NodesR struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Nodes         []*Node                `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodesR) Reset() {
+	*x = NodesR{}
+	mi := &file_meta_proto_msgTypes[147]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodesR) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodesR) ProtoMessage() {}
+
+func (x *NodesR) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[147]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodesR.ProtoReflect.Descriptor instead.
+func (*NodesR) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{147}
+}
+
+func (x *NodesR) GetNodes() []*Node {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+type TokensR struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tokens        []*Token               `protobuf:"bytes,1,rep,name=tokens,proto3" json:"tokens,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokensR) Reset() {
+	*x = TokensR{}
+	mi := &file_meta_proto_msgTypes[148]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokensR) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokensR) ProtoMessage() {}
+
+func (x *TokensR) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[148]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokensR.ProtoReflect.Descriptor instead.
+func (*TokensR) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{148}
+}
+
+func (x *TokensR) GetTokens() []*Token {
+	if x != nil {
+		return x.Tokens
 	}
 	return nil
 }
@@ -11314,7 +12098,7 @@ type NFSClientsR struct {
 
 func (x *NFSClientsR) Reset() {
 	*x = NFSClientsR{}
-	mi := &file_meta_proto_msgTypes[138]
+	mi := &file_meta_proto_msgTypes[149]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11326,7 +12110,7 @@ func (x *NFSClientsR) String() string {
 func (*NFSClientsR) ProtoMessage() {}
 
 func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[138]
+	mi := &file_meta_proto_msgTypes[149]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11339,7 +12123,7 @@ func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsR.ProtoReflect.Descriptor instead.
 func (*NFSClientsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{138}
+	return file_meta_proto_rawDescGZIP(), []int{149}
 }
 
 func (x *NFSClientsR) GetClients() []*NFSClient {
@@ -11362,7 +12146,7 @@ type ClientStateR struct {
 
 func (x *ClientStateR) Reset() {
 	*x = ClientStateR{}
-	mi := &file_meta_proto_msgTypes[139]
+	mi := &file_meta_proto_msgTypes[150]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11374,7 +12158,7 @@ func (x *ClientStateR) String() string {
 func (*ClientStateR) ProtoMessage() {}
 
 func (x *ClientStateR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[139]
+	mi := &file_meta_proto_msgTypes[150]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11387,7 +12171,7 @@ func (x *ClientStateR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientStateR.ProtoReflect.Descriptor instead.
 func (*ClientStateR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{139}
+	return file_meta_proto_rawDescGZIP(), []int{150}
 }
 
 func (x *ClientStateR) GetOpens() []*ClientOpen {
@@ -11440,7 +12224,7 @@ type ClientLocks struct {
 
 func (x *ClientLocks) Reset() {
 	*x = ClientLocks{}
-	mi := &file_meta_proto_msgTypes[140]
+	mi := &file_meta_proto_msgTypes[151]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11452,7 +12236,7 @@ func (x *ClientLocks) String() string {
 func (*ClientLocks) ProtoMessage() {}
 
 func (x *ClientLocks) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[140]
+	mi := &file_meta_proto_msgTypes[151]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11465,7 +12249,7 @@ func (x *ClientLocks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientLocks.ProtoReflect.Descriptor instead.
 func (*ClientLocks) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{140}
+	return file_meta_proto_rawDescGZIP(), []int{151}
 }
 
 func (x *ClientLocks) GetFs() uint32 {
@@ -11521,7 +12305,7 @@ type LockRange struct {
 
 func (x *LockRange) Reset() {
 	*x = LockRange{}
-	mi := &file_meta_proto_msgTypes[141]
+	mi := &file_meta_proto_msgTypes[152]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11533,7 +12317,7 @@ func (x *LockRange) String() string {
 func (*LockRange) ProtoMessage() {}
 
 func (x *LockRange) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[141]
+	mi := &file_meta_proto_msgTypes[152]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11546,7 +12330,7 @@ func (x *LockRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockRange.ProtoReflect.Descriptor instead.
 func (*LockRange) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{141}
+	return file_meta_proto_rawDescGZIP(), []int{152}
 }
 
 func (x *LockRange) GetFirst() uint64 {
@@ -11579,7 +12363,7 @@ type SessionSlotsR struct {
 
 func (x *SessionSlotsR) Reset() {
 	*x = SessionSlotsR{}
-	mi := &file_meta_proto_msgTypes[142]
+	mi := &file_meta_proto_msgTypes[153]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11591,7 +12375,7 @@ func (x *SessionSlotsR) String() string {
 func (*SessionSlotsR) ProtoMessage() {}
 
 func (x *SessionSlotsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[142]
+	mi := &file_meta_proto_msgTypes[153]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11604,7 +12388,7 @@ func (x *SessionSlotsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlotsR.ProtoReflect.Descriptor instead.
 func (*SessionSlotsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{142}
+	return file_meta_proto_rawDescGZIP(), []int{153}
 }
 
 func (x *SessionSlotsR) GetSlots() []*SessionSlot {
@@ -11624,7 +12408,7 @@ type SessionSlot struct {
 
 func (x *SessionSlot) Reset() {
 	*x = SessionSlot{}
-	mi := &file_meta_proto_msgTypes[143]
+	mi := &file_meta_proto_msgTypes[154]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11636,7 +12420,7 @@ func (x *SessionSlot) String() string {
 func (*SessionSlot) ProtoMessage() {}
 
 func (x *SessionSlot) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[143]
+	mi := &file_meta_proto_msgTypes[154]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11649,7 +12433,7 @@ func (x *SessionSlot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlot.ProtoReflect.Descriptor instead.
 func (*SessionSlot) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{143}
+	return file_meta_proto_rawDescGZIP(), []int{154}
 }
 
 func (x *SessionSlot) GetSlot() uint32 {
@@ -11675,7 +12459,7 @@ type FileOpensR struct {
 
 func (x *FileOpensR) Reset() {
 	*x = FileOpensR{}
-	mi := &file_meta_proto_msgTypes[144]
+	mi := &file_meta_proto_msgTypes[155]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11687,7 +12471,7 @@ func (x *FileOpensR) String() string {
 func (*FileOpensR) ProtoMessage() {}
 
 func (x *FileOpensR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[144]
+	mi := &file_meta_proto_msgTypes[155]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11700,7 +12484,7 @@ func (x *FileOpensR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileOpensR.ProtoReflect.Descriptor instead.
 func (*FileOpensR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{144}
+	return file_meta_proto_rawDescGZIP(), []int{155}
 }
 
 func (x *FileOpensR) GetOpens() []*ClientOpen {
@@ -11720,7 +12504,7 @@ type ClientsR struct {
 
 func (x *ClientsR) Reset() {
 	*x = ClientsR{}
-	mi := &file_meta_proto_msgTypes[145]
+	mi := &file_meta_proto_msgTypes[156]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11732,7 +12516,7 @@ func (x *ClientsR) String() string {
 func (*ClientsR) ProtoMessage() {}
 
 func (x *ClientsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[145]
+	mi := &file_meta_proto_msgTypes[156]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11745,7 +12529,7 @@ func (x *ClientsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientsR.ProtoReflect.Descriptor instead.
 func (*ClientsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{145}
+	return file_meta_proto_rawDescGZIP(), []int{156}
 }
 
 func (x *ClientsR) GetClients() []*ClientSessions {
@@ -11772,7 +12556,7 @@ type ClientSessions struct {
 
 func (x *ClientSessions) Reset() {
 	*x = ClientSessions{}
-	mi := &file_meta_proto_msgTypes[146]
+	mi := &file_meta_proto_msgTypes[157]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11784,7 +12568,7 @@ func (x *ClientSessions) String() string {
 func (*ClientSessions) ProtoMessage() {}
 
 func (x *ClientSessions) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[146]
+	mi := &file_meta_proto_msgTypes[157]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11797,7 +12581,7 @@ func (x *ClientSessions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSessions.ProtoReflect.Descriptor instead.
 func (*ClientSessions) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{146}
+	return file_meta_proto_rawDescGZIP(), []int{157}
 }
 
 func (x *ClientSessions) GetClient() *ClientRecord {
@@ -11838,7 +12622,7 @@ type InodeRecord struct {
 
 func (x *InodeRecord) Reset() {
 	*x = InodeRecord{}
-	mi := &file_meta_proto_msgTypes[147]
+	mi := &file_meta_proto_msgTypes[158]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11850,7 +12634,7 @@ func (x *InodeRecord) String() string {
 func (*InodeRecord) ProtoMessage() {}
 
 func (x *InodeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[147]
+	mi := &file_meta_proto_msgTypes[158]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11863,7 +12647,7 @@ func (x *InodeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InodeRecord.ProtoReflect.Descriptor instead.
 func (*InodeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{147}
+	return file_meta_proto_rawDescGZIP(), []int{158}
 }
 
 func (x *InodeRecord) GetAttr() *Attr {
@@ -11977,7 +12761,7 @@ type Xattrs struct {
 
 func (x *Xattrs) Reset() {
 	*x = Xattrs{}
-	mi := &file_meta_proto_msgTypes[148]
+	mi := &file_meta_proto_msgTypes[159]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11989,7 +12773,7 @@ func (x *Xattrs) String() string {
 func (*Xattrs) ProtoMessage() {}
 
 func (x *Xattrs) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[148]
+	mi := &file_meta_proto_msgTypes[159]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12002,7 +12786,7 @@ func (x *Xattrs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Xattrs.ProtoReflect.Descriptor instead.
 func (*Xattrs) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{148}
+	return file_meta_proto_rawDescGZIP(), []int{159}
 }
 
 func (x *Xattrs) GetCount() uint32 {
@@ -12044,7 +12828,7 @@ type XattrRecord struct {
 
 func (x *XattrRecord) Reset() {
 	*x = XattrRecord{}
-	mi := &file_meta_proto_msgTypes[149]
+	mi := &file_meta_proto_msgTypes[160]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12056,7 +12840,7 @@ func (x *XattrRecord) String() string {
 func (*XattrRecord) ProtoMessage() {}
 
 func (x *XattrRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[149]
+	mi := &file_meta_proto_msgTypes[160]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12069,7 +12853,7 @@ func (x *XattrRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use XattrRecord.ProtoReflect.Descriptor instead.
 func (*XattrRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{149}
+	return file_meta_proto_rawDescGZIP(), []int{160}
 }
 
 func (x *XattrRecord) GetCookie() uint64 {
@@ -12097,7 +12881,7 @@ type Cut struct {
 
 func (x *Cut) Reset() {
 	*x = Cut{}
-	mi := &file_meta_proto_msgTypes[150]
+	mi := &file_meta_proto_msgTypes[161]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12109,7 +12893,7 @@ func (x *Cut) String() string {
 func (*Cut) ProtoMessage() {}
 
 func (x *Cut) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[150]
+	mi := &file_meta_proto_msgTypes[161]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12122,7 +12906,7 @@ func (x *Cut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cut.ProtoReflect.Descriptor instead.
 func (*Cut) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{150}
+	return file_meta_proto_rawDescGZIP(), []int{161}
 }
 
 func (x *Cut) GetGen() uint32 {
@@ -12158,7 +12942,7 @@ type ExtentRecord struct {
 
 func (x *ExtentRecord) Reset() {
 	*x = ExtentRecord{}
-	mi := &file_meta_proto_msgTypes[151]
+	mi := &file_meta_proto_msgTypes[162]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12170,7 +12954,7 @@ func (x *ExtentRecord) String() string {
 func (*ExtentRecord) ProtoMessage() {}
 
 func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[151]
+	mi := &file_meta_proto_msgTypes[162]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12183,7 +12967,7 @@ func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentRecord.ProtoReflect.Descriptor instead.
 func (*ExtentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{151}
+	return file_meta_proto_rawDescGZIP(), []int{162}
 }
 
 func (x *ExtentRecord) GetLength() uint32 {
@@ -12272,7 +13056,7 @@ type BlockRecord struct {
 
 func (x *BlockRecord) Reset() {
 	*x = BlockRecord{}
-	mi := &file_meta_proto_msgTypes[152]
+	mi := &file_meta_proto_msgTypes[163]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12284,7 +13068,7 @@ func (x *BlockRecord) String() string {
 func (*BlockRecord) ProtoMessage() {}
 
 func (x *BlockRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[152]
+	mi := &file_meta_proto_msgTypes[163]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12297,7 +13081,7 @@ func (x *BlockRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockRecord.ProtoReflect.Descriptor instead.
 func (*BlockRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{152}
+	return file_meta_proto_rawDescGZIP(), []int{163}
 }
 
 func (x *BlockRecord) GetFs() uint32 {
@@ -12353,7 +13137,7 @@ type BackReference struct {
 
 func (x *BackReference) Reset() {
 	*x = BackReference{}
-	mi := &file_meta_proto_msgTypes[153]
+	mi := &file_meta_proto_msgTypes[164]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12365,7 +13149,7 @@ func (x *BackReference) String() string {
 func (*BackReference) ProtoMessage() {}
 
 func (x *BackReference) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[153]
+	mi := &file_meta_proto_msgTypes[164]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12378,7 +13162,7 @@ func (x *BackReference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackReference.ProtoReflect.Descriptor instead.
 func (*BackReference) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{153}
+	return file_meta_proto_rawDescGZIP(), []int{164}
 }
 
 func (x *BackReference) GetRefs() uint32 {
@@ -12399,7 +13183,7 @@ type DirentRecord struct {
 
 func (x *DirentRecord) Reset() {
 	*x = DirentRecord{}
-	mi := &file_meta_proto_msgTypes[154]
+	mi := &file_meta_proto_msgTypes[165]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12411,7 +13195,7 @@ func (x *DirentRecord) String() string {
 func (*DirentRecord) ProtoMessage() {}
 
 func (x *DirentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[154]
+	mi := &file_meta_proto_msgTypes[165]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12424,7 +13208,7 @@ func (x *DirentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirentRecord.ProtoReflect.Descriptor instead.
 func (*DirentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{154}
+	return file_meta_proto_rawDescGZIP(), []int{165}
 }
 
 func (x *DirentRecord) GetName() []byte {
@@ -12460,7 +13244,7 @@ type OriginRecord struct {
 
 func (x *OriginRecord) Reset() {
 	*x = OriginRecord{}
-	mi := &file_meta_proto_msgTypes[155]
+	mi := &file_meta_proto_msgTypes[166]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12472,7 +13256,7 @@ func (x *OriginRecord) String() string {
 func (*OriginRecord) ProtoMessage() {}
 
 func (x *OriginRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[155]
+	mi := &file_meta_proto_msgTypes[166]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12485,7 +13269,7 @@ func (x *OriginRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginRecord.ProtoReflect.Descriptor instead.
 func (*OriginRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{155}
+	return file_meta_proto_rawDescGZIP(), []int{166}
 }
 
 func (x *OriginRecord) GetKind() OriginKind {
@@ -12527,7 +13311,7 @@ type SlotRecord struct {
 
 func (x *SlotRecord) Reset() {
 	*x = SlotRecord{}
-	mi := &file_meta_proto_msgTypes[156]
+	mi := &file_meta_proto_msgTypes[167]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12539,7 +13323,7 @@ func (x *SlotRecord) String() string {
 func (*SlotRecord) ProtoMessage() {}
 
 func (x *SlotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[156]
+	mi := &file_meta_proto_msgTypes[167]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12552,7 +13336,7 @@ func (x *SlotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotRecord.ProtoReflect.Descriptor instead.
 func (*SlotRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{156}
+	return file_meta_proto_rawDescGZIP(), []int{167}
 }
 
 func (x *SlotRecord) GetSeq() uint64 {
@@ -12588,7 +13372,7 @@ type SlotResult struct {
 
 func (x *SlotResult) Reset() {
 	*x = SlotResult{}
-	mi := &file_meta_proto_msgTypes[157]
+	mi := &file_meta_proto_msgTypes[168]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12600,7 +13384,7 @@ func (x *SlotResult) String() string {
 func (*SlotResult) ProtoMessage() {}
 
 func (x *SlotResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[157]
+	mi := &file_meta_proto_msgTypes[168]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12613,7 +13397,7 @@ func (x *SlotResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotResult.ProtoReflect.Descriptor instead.
 func (*SlotResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{157}
+	return file_meta_proto_rawDescGZIP(), []int{168}
 }
 
 func (x *SlotResult) GetOpIndex() uint32 {
@@ -12657,7 +13441,7 @@ type OpenRecord struct {
 
 func (x *OpenRecord) Reset() {
 	*x = OpenRecord{}
-	mi := &file_meta_proto_msgTypes[158]
+	mi := &file_meta_proto_msgTypes[169]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12669,7 +13453,7 @@ func (x *OpenRecord) String() string {
 func (*OpenRecord) ProtoMessage() {}
 
 func (x *OpenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[158]
+	mi := &file_meta_proto_msgTypes[169]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12682,7 +13466,7 @@ func (x *OpenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenRecord.ProtoReflect.Descriptor instead.
 func (*OpenRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{158}
+	return file_meta_proto_rawDescGZIP(), []int{169}
 }
 
 func (x *OpenRecord) GetOwner() []byte {
@@ -12725,7 +13509,7 @@ type LockRecord struct {
 
 func (x *LockRecord) Reset() {
 	*x = LockRecord{}
-	mi := &file_meta_proto_msgTypes[159]
+	mi := &file_meta_proto_msgTypes[170]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12737,7 +13521,7 @@ func (x *LockRecord) String() string {
 func (*LockRecord) ProtoMessage() {}
 
 func (x *LockRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[159]
+	mi := &file_meta_proto_msgTypes[170]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12750,7 +13534,7 @@ func (x *LockRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockRecord.ProtoReflect.Descriptor instead.
 func (*LockRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{159}
+	return file_meta_proto_rawDescGZIP(), []int{170}
 }
 
 func (x *LockRecord) GetStateid() []byte {
@@ -12786,7 +13570,7 @@ type KnownClient struct {
 
 func (x *KnownClient) Reset() {
 	*x = KnownClient{}
-	mi := &file_meta_proto_msgTypes[160]
+	mi := &file_meta_proto_msgTypes[171]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12798,7 +13582,7 @@ func (x *KnownClient) String() string {
 func (*KnownClient) ProtoMessage() {}
 
 func (x *KnownClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[160]
+	mi := &file_meta_proto_msgTypes[171]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12811,7 +13595,7 @@ func (x *KnownClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KnownClient.ProtoReflect.Descriptor instead.
 func (*KnownClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{160}
+	return file_meta_proto_rawDescGZIP(), []int{171}
 }
 
 func (x *KnownClient) GetOpens() uint32 {
@@ -12850,7 +13634,7 @@ type UsageRecord struct {
 
 func (x *UsageRecord) Reset() {
 	*x = UsageRecord{}
-	mi := &file_meta_proto_msgTypes[161]
+	mi := &file_meta_proto_msgTypes[172]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12862,7 +13646,7 @@ func (x *UsageRecord) String() string {
 func (*UsageRecord) ProtoMessage() {}
 
 func (x *UsageRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[161]
+	mi := &file_meta_proto_msgTypes[172]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12875,7 +13659,7 @@ func (x *UsageRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRecord.ProtoReflect.Descriptor instead.
 func (*UsageRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{161}
+	return file_meta_proto_rawDescGZIP(), []int{172}
 }
 
 func (x *UsageRecord) GetBytes() uint64 {
@@ -12930,7 +13714,7 @@ type ReservationRecord struct {
 
 func (x *ReservationRecord) Reset() {
 	*x = ReservationRecord{}
-	mi := &file_meta_proto_msgTypes[162]
+	mi := &file_meta_proto_msgTypes[173]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12942,7 +13726,7 @@ func (x *ReservationRecord) String() string {
 func (*ReservationRecord) ProtoMessage() {}
 
 func (x *ReservationRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[162]
+	mi := &file_meta_proto_msgTypes[173]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12955,7 +13739,7 @@ func (x *ReservationRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReservationRecord.ProtoReflect.Descriptor instead.
 func (*ReservationRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{162}
+	return file_meta_proto_rawDescGZIP(), []int{173}
 }
 
 func (x *ReservationRecord) GetBytes() uint64 {
@@ -12976,7 +13760,7 @@ type RangeRecord struct {
 
 func (x *RangeRecord) Reset() {
 	*x = RangeRecord{}
-	mi := &file_meta_proto_msgTypes[163]
+	mi := &file_meta_proto_msgTypes[174]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12988,7 +13772,7 @@ func (x *RangeRecord) String() string {
 func (*RangeRecord) ProtoMessage() {}
 
 func (x *RangeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[163]
+	mi := &file_meta_proto_msgTypes[174]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13001,7 +13785,7 @@ func (x *RangeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeRecord.ProtoReflect.Descriptor instead.
 func (*RangeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{163}
+	return file_meta_proto_rawDescGZIP(), []int{174}
 }
 
 func (x *RangeRecord) GetOrigin() uint64 {
@@ -13042,7 +13826,7 @@ type PurgeRecord struct {
 
 func (x *PurgeRecord) Reset() {
 	*x = PurgeRecord{}
-	mi := &file_meta_proto_msgTypes[164]
+	mi := &file_meta_proto_msgTypes[175]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13054,7 +13838,7 @@ func (x *PurgeRecord) String() string {
 func (*PurgeRecord) ProtoMessage() {}
 
 func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[164]
+	mi := &file_meta_proto_msgTypes[175]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13067,7 +13851,7 @@ func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeRecord.ProtoReflect.Descriptor instead.
 func (*PurgeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{164}
+	return file_meta_proto_rawDescGZIP(), []int{175}
 }
 
 func (x *PurgeRecord) GetFs() uint32 {
@@ -13139,7 +13923,7 @@ type DyingRecord struct {
 
 func (x *DyingRecord) Reset() {
 	*x = DyingRecord{}
-	mi := &file_meta_proto_msgTypes[165]
+	mi := &file_meta_proto_msgTypes[176]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13151,7 +13935,7 @@ func (x *DyingRecord) String() string {
 func (*DyingRecord) ProtoMessage() {}
 
 func (x *DyingRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[165]
+	mi := &file_meta_proto_msgTypes[176]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13164,7 +13948,7 @@ func (x *DyingRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DyingRecord.ProtoReflect.Descriptor instead.
 func (*DyingRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{165}
+	return file_meta_proto_rawDescGZIP(), []int{176}
 }
 
 func (x *DyingRecord) GetPg() uint32 {
@@ -13205,7 +13989,7 @@ type NamespaceRecord struct {
 
 func (x *NamespaceRecord) Reset() {
 	*x = NamespaceRecord{}
-	mi := &file_meta_proto_msgTypes[166]
+	mi := &file_meta_proto_msgTypes[177]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13217,7 +14001,7 @@ func (x *NamespaceRecord) String() string {
 func (*NamespaceRecord) ProtoMessage() {}
 
 func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[166]
+	mi := &file_meta_proto_msgTypes[177]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13230,7 +14014,7 @@ func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceRecord.ProtoReflect.Descriptor instead.
 func (*NamespaceRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{166}
+	return file_meta_proto_rawDescGZIP(), []int{177}
 }
 
 func (x *NamespaceRecord) GetHashKey() []byte {
@@ -13258,7 +14042,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_meta_proto_msgTypes[167]
+	mi := &file_meta_proto_msgTypes[178]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13270,7 +14054,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[167]
+	mi := &file_meta_proto_msgTypes[178]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13283,7 +14067,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{167}
+	return file_meta_proto_rawDescGZIP(), []int{178}
 }
 
 func (x *ProposeRequest) GetShard() uint32 {
@@ -13309,7 +14093,7 @@ type ProposeReply struct {
 
 func (x *ProposeReply) Reset() {
 	*x = ProposeReply{}
-	mi := &file_meta_proto_msgTypes[168]
+	mi := &file_meta_proto_msgTypes[179]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13321,7 +14105,7 @@ func (x *ProposeReply) String() string {
 func (*ProposeReply) ProtoMessage() {}
 
 func (x *ProposeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[168]
+	mi := &file_meta_proto_msgTypes[179]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13334,7 +14118,7 @@ func (x *ProposeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeReply.ProtoReflect.Descriptor instead.
 func (*ProposeReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{168}
+	return file_meta_proto_rawDescGZIP(), []int{179}
 }
 
 func (x *ProposeReply) GetResults() []*Result {
@@ -13354,7 +14138,7 @@ type QueryRequest struct {
 
 func (x *QueryRequest) Reset() {
 	*x = QueryRequest{}
-	mi := &file_meta_proto_msgTypes[169]
+	mi := &file_meta_proto_msgTypes[180]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13366,7 +14150,7 @@ func (x *QueryRequest) String() string {
 func (*QueryRequest) ProtoMessage() {}
 
 func (x *QueryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[169]
+	mi := &file_meta_proto_msgTypes[180]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13379,7 +14163,7 @@ func (x *QueryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryRequest.ProtoReflect.Descriptor instead.
 func (*QueryRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{169}
+	return file_meta_proto_rawDescGZIP(), []int{180}
 }
 
 func (x *QueryRequest) GetShard() uint32 {
@@ -13405,7 +14189,7 @@ type QueryReply struct {
 
 func (x *QueryReply) Reset() {
 	*x = QueryReply{}
-	mi := &file_meta_proto_msgTypes[170]
+	mi := &file_meta_proto_msgTypes[181]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13417,7 +14201,7 @@ func (x *QueryReply) String() string {
 func (*QueryReply) ProtoMessage() {}
 
 func (x *QueryReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[170]
+	mi := &file_meta_proto_msgTypes[181]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13430,7 +14214,7 @@ func (x *QueryReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryReply.ProtoReflect.Descriptor instead.
 func (*QueryReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{170}
+	return file_meta_proto_rawDescGZIP(), []int{181}
 }
 
 func (x *QueryReply) GetResults() []*QueryResult {
@@ -13452,7 +14236,7 @@ type TermRequest struct {
 
 func (x *TermRequest) Reset() {
 	*x = TermRequest{}
-	mi := &file_meta_proto_msgTypes[171]
+	mi := &file_meta_proto_msgTypes[182]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13464,7 +14248,7 @@ func (x *TermRequest) String() string {
 func (*TermRequest) ProtoMessage() {}
 
 func (x *TermRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[171]
+	mi := &file_meta_proto_msgTypes[182]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13477,7 +14261,7 @@ func (x *TermRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermRequest.ProtoReflect.Descriptor instead.
 func (*TermRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{171}
+	return file_meta_proto_rawDescGZIP(), []int{182}
 }
 
 func (x *TermRequest) GetShard() uint32 {
@@ -13505,7 +14289,7 @@ type TermReply struct {
 
 func (x *TermReply) Reset() {
 	*x = TermReply{}
-	mi := &file_meta_proto_msgTypes[172]
+	mi := &file_meta_proto_msgTypes[183]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13517,7 +14301,7 @@ func (x *TermReply) String() string {
 func (*TermReply) ProtoMessage() {}
 
 func (x *TermReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[172]
+	mi := &file_meta_proto_msgTypes[183]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13530,7 +14314,7 @@ func (x *TermReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermReply.ProtoReflect.Descriptor instead.
 func (*TermReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{172}
+	return file_meta_proto_rawDescGZIP(), []int{183}
 }
 
 func (x *TermReply) GetTerm() uint64 {
@@ -13565,7 +14349,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_meta_proto_msgTypes[173]
+	mi := &file_meta_proto_msgTypes[184]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13577,7 +14361,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[173]
+	mi := &file_meta_proto_msgTypes[184]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13590,7 +14374,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{173}
+	return file_meta_proto_rawDescGZIP(), []int{184}
 }
 
 func (x *RenewRequest) GetShard() uint32 {
@@ -13617,7 +14401,7 @@ type RenewReply struct {
 
 func (x *RenewReply) Reset() {
 	*x = RenewReply{}
-	mi := &file_meta_proto_msgTypes[174]
+	mi := &file_meta_proto_msgTypes[185]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13629,7 +14413,7 @@ func (x *RenewReply) String() string {
 func (*RenewReply) ProtoMessage() {}
 
 func (x *RenewReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[174]
+	mi := &file_meta_proto_msgTypes[185]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13642,7 +14426,7 @@ func (x *RenewReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewReply.ProtoReflect.Descriptor instead.
 func (*RenewReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{174}
+	return file_meta_proto_rawDescGZIP(), []int{185}
 }
 
 func (x *RenewReply) GetLeaseMilliseconds() uint64 {
@@ -13661,7 +14445,7 @@ type LeaderRequest struct {
 
 func (x *LeaderRequest) Reset() {
 	*x = LeaderRequest{}
-	mi := &file_meta_proto_msgTypes[175]
+	mi := &file_meta_proto_msgTypes[186]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13673,7 +14457,7 @@ func (x *LeaderRequest) String() string {
 func (*LeaderRequest) ProtoMessage() {}
 
 func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[175]
+	mi := &file_meta_proto_msgTypes[186]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13686,7 +14470,7 @@ func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderRequest.ProtoReflect.Descriptor instead.
 func (*LeaderRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{175}
+	return file_meta_proto_rawDescGZIP(), []int{186}
 }
 
 func (x *LeaderRequest) GetShard() uint32 {
@@ -13706,7 +14490,7 @@ type LeaderReply struct {
 
 func (x *LeaderReply) Reset() {
 	*x = LeaderReply{}
-	mi := &file_meta_proto_msgTypes[176]
+	mi := &file_meta_proto_msgTypes[187]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13718,7 +14502,7 @@ func (x *LeaderReply) String() string {
 func (*LeaderReply) ProtoMessage() {}
 
 func (x *LeaderReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[176]
+	mi := &file_meta_proto_msgTypes[187]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13731,7 +14515,7 @@ func (x *LeaderReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderReply.ProtoReflect.Descriptor instead.
 func (*LeaderReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{176}
+	return file_meta_proto_rawDescGZIP(), []int{187}
 }
 
 func (x *LeaderReply) GetLeaderId() string {
@@ -13766,7 +14550,7 @@ type ReplicaReply struct {
 
 func (x *ReplicaReply) Reset() {
 	*x = ReplicaReply{}
-	mi := &file_meta_proto_msgTypes[177]
+	mi := &file_meta_proto_msgTypes[188]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13778,7 +14562,7 @@ func (x *ReplicaReply) String() string {
 func (*ReplicaReply) ProtoMessage() {}
 
 func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[177]
+	mi := &file_meta_proto_msgTypes[188]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13791,7 +14575,7 @@ func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaReply.ProtoReflect.Descriptor instead.
 func (*ReplicaReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{177}
+	return file_meta_proto_rawDescGZIP(), []int{188}
 }
 
 func (x *ReplicaReply) GetId() string {
@@ -13869,7 +14653,7 @@ type MemberRequest struct {
 
 func (x *MemberRequest) Reset() {
 	*x = MemberRequest{}
-	mi := &file_meta_proto_msgTypes[178]
+	mi := &file_meta_proto_msgTypes[189]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13881,7 +14665,7 @@ func (x *MemberRequest) String() string {
 func (*MemberRequest) ProtoMessage() {}
 
 func (x *MemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[178]
+	mi := &file_meta_proto_msgTypes[189]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13894,7 +14678,7 @@ func (x *MemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberRequest.ProtoReflect.Descriptor instead.
 func (*MemberRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{178}
+	return file_meta_proto_rawDescGZIP(), []int{189}
 }
 
 func (x *MemberRequest) GetShard() uint32 {
@@ -13931,7 +14715,7 @@ type MemberReply struct {
 
 func (x *MemberReply) Reset() {
 	*x = MemberReply{}
-	mi := &file_meta_proto_msgTypes[179]
+	mi := &file_meta_proto_msgTypes[190]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13943,7 +14727,7 @@ func (x *MemberReply) String() string {
 func (*MemberReply) ProtoMessage() {}
 
 func (x *MemberReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[179]
+	mi := &file_meta_proto_msgTypes[190]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13956,7 +14740,7 @@ func (x *MemberReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberReply.ProtoReflect.Descriptor instead.
 func (*MemberReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{179}
+	return file_meta_proto_rawDescGZIP(), []int{190}
 }
 
 func (x *MemberReply) GetLeader() string {
@@ -14000,7 +14784,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_meta_proto_msgTypes[180]
+	mi := &file_meta_proto_msgTypes[191]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14012,7 +14796,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[180]
+	mi := &file_meta_proto_msgTypes[191]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14025,7 +14809,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{180}
+	return file_meta_proto_rawDescGZIP(), []int{191}
 }
 
 func (x *Member) GetId() string {
@@ -14069,7 +14853,7 @@ type DifferRequest struct {
 
 func (x *DifferRequest) Reset() {
 	*x = DifferRequest{}
-	mi := &file_meta_proto_msgTypes[181]
+	mi := &file_meta_proto_msgTypes[192]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14081,7 +14865,7 @@ func (x *DifferRequest) String() string {
 func (*DifferRequest) ProtoMessage() {}
 
 func (x *DifferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[181]
+	mi := &file_meta_proto_msgTypes[192]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14094,7 +14878,7 @@ func (x *DifferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferRequest.ProtoReflect.Descriptor instead.
 func (*DifferRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{181}
+	return file_meta_proto_rawDescGZIP(), []int{192}
 }
 
 func (x *DifferRequest) GetShard() uint32 {
@@ -14133,7 +14917,7 @@ type DifferReply struct {
 
 func (x *DifferReply) Reset() {
 	*x = DifferReply{}
-	mi := &file_meta_proto_msgTypes[182]
+	mi := &file_meta_proto_msgTypes[193]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14145,7 +14929,7 @@ func (x *DifferReply) String() string {
 func (*DifferReply) ProtoMessage() {}
 
 func (x *DifferReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[182]
+	mi := &file_meta_proto_msgTypes[193]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14158,7 +14942,7 @@ func (x *DifferReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferReply.ProtoReflect.Descriptor instead.
 func (*DifferReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{182}
+	return file_meta_proto_rawDescGZIP(), []int{193}
 }
 
 // WorkTask is something that a worker does or wants to do. The first five fields name it; the rest is how it stands.
@@ -14183,7 +14967,7 @@ type WorkTask struct {
 
 func (x *WorkTask) Reset() {
 	*x = WorkTask{}
-	mi := &file_meta_proto_msgTypes[183]
+	mi := &file_meta_proto_msgTypes[194]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14195,7 +14979,7 @@ func (x *WorkTask) String() string {
 func (*WorkTask) ProtoMessage() {}
 
 func (x *WorkTask) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[183]
+	mi := &file_meta_proto_msgTypes[194]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14208,7 +14992,7 @@ func (x *WorkTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkTask.ProtoReflect.Descriptor instead.
 func (*WorkTask) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{183}
+	return file_meta_proto_rawDescGZIP(), []int{194}
 }
 
 func (x *WorkTask) GetKind() WorkKind {
@@ -14316,7 +15100,7 @@ type WorkRequest struct {
 
 func (x *WorkRequest) Reset() {
 	*x = WorkRequest{}
-	mi := &file_meta_proto_msgTypes[184]
+	mi := &file_meta_proto_msgTypes[195]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14328,7 +15112,7 @@ func (x *WorkRequest) String() string {
 func (*WorkRequest) ProtoMessage() {}
 
 func (x *WorkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[184]
+	mi := &file_meta_proto_msgTypes[195]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14341,7 +15125,7 @@ func (x *WorkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkRequest.ProtoReflect.Descriptor instead.
 func (*WorkRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{184}
+	return file_meta_proto_rawDescGZIP(), []int{195}
 }
 
 func (x *WorkRequest) GetShard() uint32 {
@@ -14391,7 +15175,7 @@ type WorkReply struct {
 
 func (x *WorkReply) Reset() {
 	*x = WorkReply{}
-	mi := &file_meta_proto_msgTypes[185]
+	mi := &file_meta_proto_msgTypes[196]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14403,7 +15187,7 @@ func (x *WorkReply) String() string {
 func (*WorkReply) ProtoMessage() {}
 
 func (x *WorkReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[185]
+	mi := &file_meta_proto_msgTypes[196]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14416,7 +15200,7 @@ func (x *WorkReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkReply.ProtoReflect.Descriptor instead.
 func (*WorkReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{185}
+	return file_meta_proto_rawDescGZIP(), []int{196}
 }
 
 func (x *WorkReply) GetGrants() []*WorkGrant {
@@ -14450,7 +15234,7 @@ type WorkGrant struct {
 
 func (x *WorkGrant) Reset() {
 	*x = WorkGrant{}
-	mi := &file_meta_proto_msgTypes[186]
+	mi := &file_meta_proto_msgTypes[197]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14462,7 +15246,7 @@ func (x *WorkGrant) String() string {
 func (*WorkGrant) ProtoMessage() {}
 
 func (x *WorkGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[186]
+	mi := &file_meta_proto_msgTypes[197]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14475,7 +15259,7 @@ func (x *WorkGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkGrant.ProtoReflect.Descriptor instead.
 func (*WorkGrant) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{186}
+	return file_meta_proto_rawDescGZIP(), []int{197}
 }
 
 func (x *WorkGrant) GetTask() uint32 {
@@ -14504,7 +15288,7 @@ type WorkPiece struct {
 
 func (x *WorkPiece) Reset() {
 	*x = WorkPiece{}
-	mi := &file_meta_proto_msgTypes[187]
+	mi := &file_meta_proto_msgTypes[198]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14516,7 +15300,7 @@ func (x *WorkPiece) String() string {
 func (*WorkPiece) ProtoMessage() {}
 
 func (x *WorkPiece) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[187]
+	mi := &file_meta_proto_msgTypes[198]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14529,7 +15313,7 @@ func (x *WorkPiece) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkPiece.ProtoReflect.Descriptor instead.
 func (*WorkPiece) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{187}
+	return file_meta_proto_rawDescGZIP(), []int{198}
 }
 
 func (x *WorkPiece) GetFs() uint32 {
@@ -14572,7 +15356,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x06client\x18\x02 \x01(\x04R\x06client\x12\x12\n" +
 	"\x04slot\x18\x03 \x01(\rR\x04slot\x12\x10\n" +
 	"\x03seq\x18\x04 \x01(\x04R\x03seq\x12\x19\n" +
-	"\bop_index\x18\x05 \x01(\rR\aopIndex\"\xe3\x18\n" +
+	"\bop_index\x18\x05 \x01(\rR\aopIndex\"\xca\x1a\n" +
 	"\aCommand\x12(\n" +
 	"\x02id\x18\x01 \x01(\v2\x18.rackfs.meta.v1.IdentityR\x02id\x12(\n" +
 	"\x04call\x18\x06 \x01(\v2\x14.rackfs.meta.v1.CallR\x04call\x12(\n" +
@@ -14636,8 +15420,13 @@ const file_meta_proto_rawDesc = "" +
 	"putSession\x12F\n" +
 	"\x0eremove_session\x18? \x01(\v2\x1d.rackfs.meta.v1.RemoveSessionH\x00R\rremoveSession\x12@\n" +
 	"\ftake_clients\x18@ \x01(\v2\x1b.rackfs.meta.v1.TakeClientsH\x00R\vtakeClients\x12F\n" +
-	"\x0eforget_clients\x18A \x01(\v2\x1d.rackfs.meta.v1.ForgetClientsH\x00R\rforgetClientsB\x04\n" +
-	"\x02op\"\xc5\b\n" +
+	"\x0eforget_clients\x18A \x01(\v2\x1d.rackfs.meta.v1.ForgetClientsH\x00R\rforgetClients\x124\n" +
+	"\bput_node\x18G \x01(\v2\x17.rackfs.meta.v1.PutNodeH\x00R\aputNode\x12=\n" +
+	"\vremove_node\x18H \x01(\v2\x1a.rackfs.meta.v1.RemoveNodeH\x00R\n" +
+	"removeNode\x127\n" +
+	"\tput_token\x18I \x01(\v2\x18.rackfs.meta.v1.PutTokenH\x00R\bputToken\x127\n" +
+	"\tjoin_node\x18J \x01(\v2\x18.rackfs.meta.v1.JoinNodeH\x00R\bjoinNodeB\x04\n" +
+	"\x02op\"\xf7\b\n" +
 	"\x06Result\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x126\n" +
@@ -14661,7 +15450,8 @@ const file_meta_proto_rawDesc = "" +
 	"clusterMap\x123\n" +
 	"\x05range\x18\x19 \x01(\v2\x1b.rackfs.meta.v1.RangeResultH\x00R\x05range\x123\n" +
 	"\x05xattr\x18\x17 \x01(\v2\x1b.rackfs.meta.v1.XattrResultH\x00R\x05xattr\x129\n" +
-	"\areserve\x18\x1c \x01(\v2\x1d.rackfs.meta.v1.ReserveResultH\x00R\areserveB\x04\n" +
+	"\areserve\x18\x1c \x01(\v2\x1d.rackfs.meta.v1.ReserveResultH\x00R\areserve\x120\n" +
+	"\x04node\x18( \x01(\v2\x1a.rackfs.meta.v1.NodeResultH\x00R\x04nodeB\x04\n" +
 	"\x02of\",\n" +
 	"\x04Time\x12\x10\n" +
 	"\x03sec\x18\x01 \x01(\x12R\x03sec\x12\x12\n" +
@@ -15054,14 +15844,16 @@ const file_meta_proto_rawDesc = "" +
 	"\x05epoch\x18\x02 \x01(\rR\x05epoch\x12*\n" +
 	"\x05slots\x18\x03 \x03(\v2\x14.rackfs.meta.v1.SlotR\x05slots\x12\f\n" +
 	"\x01k\x18\x04 \x01(\rR\x01k\x12-\n" +
-	"\x05state\x18\x05 \x01(\x0e2\x17.rackfs.meta.v1.PGStateR\x05state\"\x91\x01\n" +
+	"\x05state\x18\x05 \x01(\x0e2\x17.rackfs.meta.v1.PGStateR\x05state\"\xd3\x01\n" +
 	"\x04Pool\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\f\n" +
 	"\x01k\x18\x03 \x01(\rR\x01k\x12\f\n" +
 	"\x01m\x18\x04 \x01(\rR\x01m\x120\n" +
 	"\x03pgs\x18\x05 \x03(\v2\x1e.rackfs.meta.v1.PlacementGroupR\x03pgs\x12\x17\n" +
-	"\alast_pg\x18\x06 \x01(\rR\x06lastPg\"3\n" +
+	"\alast_pg\x18\x06 \x01(\rR\x06lastPg\x12\x16\n" +
+	"\x06domain\x18\x14 \x01(\tR\x06domain\x12(\n" +
+	"\x10groups_per_store\x18\x15 \x01(\rR\x0egroupsPerStore\"3\n" +
 	"\aPutPool\x12(\n" +
 	"\x04pool\x18\x01 \x01(\v2\x14.rackfs.meta.v1.PoolR\x04pool\"S\n" +
 	"\tChangePGs\x12\x12\n" +
@@ -15074,7 +15866,42 @@ const file_meta_proto_rawDesc = "" +
 	"\fReplaceStore\x12\x10\n" +
 	"\x03old\x18\x01 \x01(\rR\x03old\x12'\n" +
 	"\x03new\x18\x02 \x01(\v2\x15.rackfs.meta.v1.StoreR\x03new\x12,\n" +
-	"\x12expect_map_version\x18\x03 \x01(\x04R\x10expectMapVersion\"A\n" +
+	"\x12expect_map_version\x18\x03 \x01(\x04R\x10expectMapVersion\"\x88\x02\n" +
+	"\x04Node\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\fR\x02id\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\x12\x14\n" +
+	"\x05roles\x18\x04 \x03(\tR\x05roles\x12\x12\n" +
+	"\x04zone\x18\x05 \x01(\tR\x04zone\x12\x12\n" +
+	"\x04rack\x18\x06 \x01(\tR\x04rack\x12\x14\n" +
+	"\x05group\x18\a \x01(\tR\x05group\x12\x18\n" +
+	"\acontrol\x18\n" +
+	" \x01(\tR\acontrol\x12\x12\n" +
+	"\x04meta\x18\v \x01(\tR\x04meta\x12\x14\n" +
+	"\x05block\x18\f \x01(\tR\x05block\x12\x10\n" +
+	"\x03nfs\x18\r \x01(\tR\x03nfs\x12\x18\n" +
+	"\arelease\x18\x14 \x01(\tR\arelease\"3\n" +
+	"\aPutNode\x12(\n" +
+	"\x04node\x18\x01 \x01(\v2\x14.rackfs.meta.v1.NodeR\x04node\"0\n" +
+	"\n" +
+	"RemoveNode\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\fR\x02id\"\x8e\x01\n" +
+	"\x05Token\x12\x12\n" +
+	"\x04hash\x18\x01 \x01(\fR\x04hash\x12\x14\n" +
+	"\x05roles\x18\x02 \x03(\tR\x05roles\x12.\n" +
+	"\aexpires\x18\x03 \x01(\v2\x14.rackfs.meta.v1.TimeR\aexpires\x12\x17\n" +
+	"\aused_by\x18\x04 \x01(\fR\x06usedBy\x12\x12\n" +
+	"\x04name\x18\x05 \x01(\tR\x04name\"O\n" +
+	"\bPutToken\x12+\n" +
+	"\x05token\x18\x01 \x01(\v2\x15.rackfs.meta.v1.TokenR\x05token\x12\x16\n" +
+	"\x06forget\x18\x02 \x03(\fR\x06forget\"H\n" +
+	"\bJoinNode\x12\x12\n" +
+	"\x04hash\x18\x01 \x01(\fR\x04hash\x12(\n" +
+	"\x04node\x18\x02 \x01(\v2\x14.rackfs.meta.v1.NodeR\x04node\"6\n" +
+	"\n" +
+	"NodeResult\x12(\n" +
+	"\x04node\x18\x01 \x01(\v2\x14.rackfs.meta.v1.NodeR\x04node\"A\n" +
 	"\x03Key\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\rR\x02id\x12\x16\n" +
@@ -15125,8 +15952,7 @@ const file_meta_proto_rawDesc = "" +
 	"\asession\x18\x01 \x01(\v2\x1d.rackfs.meta.v1.SessionRecordR\asession\x124\n" +
 	"\x06client\x18\x02 \x01(\v2\x1c.rackfs.meta.v1.ClientRecordR\x06client\")\n" +
 	"\rRemoveSession\x12\x18\n" +
-	"\asession\x18\x01 \x01(\fR\asession\"\xf6\n" +
-	"\n" +
+	"\asession\x18\x01 \x01(\fR\asession\"\xd9\v\n" +
 	"\x05Query\x12\x0e\n" +
 	"\x02fs\x18\x01 \x01(\rR\x02fs\x12(\n" +
 	"\x04cred\x18\x02 \x01(\v2\x14.rackfs.meta.v1.CredR\x04cred\x125\n" +
@@ -15158,7 +15984,9 @@ const file_meta_proto_rawDesc = "" +
 	"\vnfs_clients\x18! \x01(\v2\x1b.rackfs.meta.v1.NFSClientsQH\x00R\n" +
 	"nfsClients\x124\n" +
 	"\aclients\x18\" \x01(\v2\x18.rackfs.meta.v1.ClientsQH\x00R\aclients\x121\n" +
-	"\x06client\x18# \x01(\v2\x17.rackfs.meta.v1.ClientQH\x00R\x06clientB\x03\n" +
+	"\x06client\x18# \x01(\v2\x17.rackfs.meta.v1.ClientQH\x00R\x06client\x12.\n" +
+	"\x05nodes\x18( \x01(\v2\x16.rackfs.meta.v1.NodesQH\x00R\x05nodes\x121\n" +
+	"\x06tokens\x18) \x01(\v2\x17.rackfs.meta.v1.TokensQH\x00R\x06tokensB\x03\n" +
 	"\x01q\"L\n" +
 	"\bGetAttrQ\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x12\n" +
@@ -15189,7 +16017,9 @@ const file_meta_proto_rawDesc = "" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\"3\n" +
 	"\aQuotasQ\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\rR\x04from\x12\x14\n" +
-	"\x05limit\x18\x02 \x01(\rR\x05limit\" \n" +
+	"\x05limit\x18\x02 \x01(\rR\x05limit\"\b\n" +
+	"\x06NodesQ\"\t\n" +
+	"\aTokensQ\" \n" +
 	"\fBlockStatesQ\x12\x10\n" +
 	"\x03ids\x18\x01 \x03(\x04R\x03ids\"]\n" +
 	"\aBlocksQ\x12\x14\n" +
@@ -15237,7 +16067,8 @@ const file_meta_proto_rawDesc = "" +
 	"\treleasing\x18\x04 \x01(\bR\treleasing\";\n" +
 	"\aClientQ\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\x04R\x06client\x12\x18\n" +
-	"\asession\x18\x02 \x01(\fR\asession\"\xbf\t\n" +
+	"\asession\x18\x02 \x01(\fR\asession\"\xa2\n" +
+	"\n" +
 	"\vQueryResult\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12+\n" +
@@ -15266,7 +16097,9 @@ const file_meta_proto_rawDesc = "" +
 	"\aclients\x18\x1e \x01(\v2\x18.rackfs.meta.v1.ClientsRH\x00R\aclients\x12;\n" +
 	"\n" +
 	"file_opens\x18\x1f \x01(\v2\x1a.rackfs.meta.v1.FileOpensRH\x00R\tfileOpens\x121\n" +
-	"\x06quotas\x18\x18 \x01(\v2\x17.rackfs.meta.v1.QuotasRH\x00R\x06quotasB\x03\n" +
+	"\x06quotas\x18\x18 \x01(\v2\x17.rackfs.meta.v1.QuotasRH\x00R\x06quotas\x12.\n" +
+	"\x05nodes\x18( \x01(\v2\x16.rackfs.meta.v1.NodesRH\x00R\x05nodes\x121\n" +
+	"\x06tokens\x18) \x01(\v2\x17.rackfs.meta.v1.TokensRH\x00R\x06tokensB\x03\n" +
 	"\x01r\"^\n" +
 	"\x05AttrR\x12(\n" +
 	"\x04attr\x18\x01 \x01(\v2\x14.rackfs.meta.v1.AttrR\x04attr\x12+\n" +
@@ -15366,7 +16199,11 @@ const file_meta_proto_rawDesc = "" +
 	"\aversion\x18\x03 \x01(\x04R\aversion\x12\x1c\n" +
 	"\tunchanged\x18\x04 \x01(\bR\tunchanged\"0\n" +
 	"\x05KeysR\x12'\n" +
-	"\x04keys\x18\x01 \x03(\v2\x13.rackfs.meta.v1.KeyR\x04keys\"B\n" +
+	"\x04keys\x18\x01 \x03(\v2\x13.rackfs.meta.v1.KeyR\x04keys\"4\n" +
+	"\x06NodesR\x12*\n" +
+	"\x05nodes\x18\x01 \x03(\v2\x14.rackfs.meta.v1.NodeR\x05nodes\"8\n" +
+	"\aTokensR\x12-\n" +
+	"\x06tokens\x18\x01 \x03(\v2\x15.rackfs.meta.v1.TokenR\x06tokens\"B\n" +
 	"\vNFSClientsR\x123\n" +
 	"\aclients\x18\x01 \x03(\v2\x19.rackfs.meta.v1.NFSClientR\aclients\"\xbb\x01\n" +
 	"\fClientStateR\x120\n" +
@@ -15681,7 +16518,7 @@ func file_meta_proto_rawDescGZIP() []byte {
 }
 
 var file_meta_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 188)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 199)
 var file_meta_proto_goTypes = []any{
 	(OriginKind)(0),           // 0: rackfs.meta.v1.OriginKind
 	(LockType)(0),             // 1: rackfs.meta.v1.LockType
@@ -15773,113 +16610,124 @@ var file_meta_proto_goTypes = []any{
 	(*ChangePGs)(nil),         // 87: rackfs.meta.v1.ChangePGs
 	(*PGChange)(nil),          // 88: rackfs.meta.v1.PGChange
 	(*ReplaceStore)(nil),      // 89: rackfs.meta.v1.ReplaceStore
-	(*Key)(nil),               // 90: rackfs.meta.v1.Key
-	(*PutKey)(nil),            // 91: rackfs.meta.v1.PutKey
-	(*NFSClient)(nil),         // 92: rackfs.meta.v1.NFSClient
-	(*PutNFSClient)(nil),      // 93: rackfs.meta.v1.PutNFSClient
-	(*RemoveNFSClient)(nil),   // 94: rackfs.meta.v1.RemoveNFSClient
-	(*ClientRecord)(nil),      // 95: rackfs.meta.v1.ClientRecord
-	(*SessionRecord)(nil),     // 96: rackfs.meta.v1.SessionRecord
-	(*PutClient)(nil),         // 97: rackfs.meta.v1.PutClient
-	(*ClientsResult)(nil),     // 98: rackfs.meta.v1.ClientsResult
-	(*RemoveClient)(nil),      // 99: rackfs.meta.v1.RemoveClient
-	(*TakeClients)(nil),       // 100: rackfs.meta.v1.TakeClients
-	(*ForgetClients)(nil),     // 101: rackfs.meta.v1.ForgetClients
-	(*PutSession)(nil),        // 102: rackfs.meta.v1.PutSession
-	(*RemoveSession)(nil),     // 103: rackfs.meta.v1.RemoveSession
-	(*Query)(nil),             // 104: rackfs.meta.v1.Query
-	(*GetAttrQ)(nil),          // 105: rackfs.meta.v1.GetAttrQ
-	(*LookupQ)(nil),           // 106: rackfs.meta.v1.LookupQ
-	(*ParentQ)(nil),           // 107: rackfs.meta.v1.ParentQ
-	(*ReadDirQ)(nil),          // 108: rackfs.meta.v1.ReadDirQ
-	(*ReadLinkQ)(nil),         // 109: rackfs.meta.v1.ReadLinkQ
-	(*ExtentsQ)(nil),          // 110: rackfs.meta.v1.ExtentsQ
-	(*StatFSQ)(nil),           // 111: rackfs.meta.v1.StatFSQ
-	(*QuotasQ)(nil),           // 112: rackfs.meta.v1.QuotasQ
-	(*BlockStatesQ)(nil),      // 113: rackfs.meta.v1.BlockStatesQ
-	(*BlocksQ)(nil),           // 114: rackfs.meta.v1.BlocksQ
-	(*GetXattrQ)(nil),         // 115: rackfs.meta.v1.GetXattrQ
-	(*ListXattrsQ)(nil),       // 116: rackfs.meta.v1.ListXattrsQ
-	(*ShardInfoQ)(nil),        // 117: rackfs.meta.v1.ShardInfoQ
-	(*FileSystemsQ)(nil),      // 118: rackfs.meta.v1.FileSystemsQ
-	(*ClusterMapQ)(nil),       // 119: rackfs.meta.v1.ClusterMapQ
-	(*KeysQ)(nil),             // 120: rackfs.meta.v1.KeysQ
-	(*NFSClientsQ)(nil),       // 121: rackfs.meta.v1.NFSClientsQ
-	(*TestLockQ)(nil),         // 122: rackfs.meta.v1.TestLockQ
-	(*ClientStateQ)(nil),      // 123: rackfs.meta.v1.ClientStateQ
-	(*SessionSlotsQ)(nil),     // 124: rackfs.meta.v1.SessionSlotsQ
-	(*FileOpensQ)(nil),        // 125: rackfs.meta.v1.FileOpensQ
-	(*ClientsQ)(nil),          // 126: rackfs.meta.v1.ClientsQ
-	(*ClientQ)(nil),           // 127: rackfs.meta.v1.ClientQ
-	(*QueryResult)(nil),       // 128: rackfs.meta.v1.QueryResult
-	(*AttrR)(nil),             // 129: rackfs.meta.v1.AttrR
-	(*Dirent)(nil),            // 130: rackfs.meta.v1.Dirent
-	(*ReadDirR)(nil),          // 131: rackfs.meta.v1.ReadDirR
-	(*ReadLinkR)(nil),         // 132: rackfs.meta.v1.ReadLinkR
-	(*Extent)(nil),            // 133: rackfs.meta.v1.Extent
-	(*ExtentsR)(nil),          // 134: rackfs.meta.v1.ExtentsR
-	(*StatFSR)(nil),           // 135: rackfs.meta.v1.StatFSR
-	(*Quota)(nil),             // 136: rackfs.meta.v1.Quota
-	(*QuotasR)(nil),           // 137: rackfs.meta.v1.QuotasR
-	(*BlockStatesR)(nil),      // 138: rackfs.meta.v1.BlockStatesR
-	(*BlocksR)(nil),           // 139: rackfs.meta.v1.BlocksR
-	(*BlockInfo)(nil),         // 140: rackfs.meta.v1.BlockInfo
-	(*GetXattrR)(nil),         // 141: rackfs.meta.v1.GetXattrR
-	(*ListXattrsR)(nil),       // 142: rackfs.meta.v1.ListXattrsR
-	(*ShardInfoR)(nil),        // 143: rackfs.meta.v1.ShardInfoR
-	(*FileSystemsR)(nil),      // 144: rackfs.meta.v1.FileSystemsR
-	(*ClusterMapR)(nil),       // 145: rackfs.meta.v1.ClusterMapR
-	(*KeysR)(nil),             // 146: rackfs.meta.v1.KeysR
-	(*NFSClientsR)(nil),       // 147: rackfs.meta.v1.NFSClientsR
-	(*ClientStateR)(nil),      // 148: rackfs.meta.v1.ClientStateR
-	(*ClientLocks)(nil),       // 149: rackfs.meta.v1.ClientLocks
-	(*LockRange)(nil),         // 150: rackfs.meta.v1.LockRange
-	(*SessionSlotsR)(nil),     // 151: rackfs.meta.v1.SessionSlotsR
-	(*SessionSlot)(nil),       // 152: rackfs.meta.v1.SessionSlot
-	(*FileOpensR)(nil),        // 153: rackfs.meta.v1.FileOpensR
-	(*ClientsR)(nil),          // 154: rackfs.meta.v1.ClientsR
-	(*ClientSessions)(nil),    // 155: rackfs.meta.v1.ClientSessions
-	(*InodeRecord)(nil),       // 156: rackfs.meta.v1.InodeRecord
-	(*Xattrs)(nil),            // 157: rackfs.meta.v1.Xattrs
-	(*XattrRecord)(nil),       // 158: rackfs.meta.v1.XattrRecord
-	(*Cut)(nil),               // 159: rackfs.meta.v1.Cut
-	(*ExtentRecord)(nil),      // 160: rackfs.meta.v1.ExtentRecord
-	(*BlockRecord)(nil),       // 161: rackfs.meta.v1.BlockRecord
-	(*BackReference)(nil),     // 162: rackfs.meta.v1.BackReference
-	(*DirentRecord)(nil),      // 163: rackfs.meta.v1.DirentRecord
-	(*OriginRecord)(nil),      // 164: rackfs.meta.v1.OriginRecord
-	(*SlotRecord)(nil),        // 165: rackfs.meta.v1.SlotRecord
-	(*SlotResult)(nil),        // 166: rackfs.meta.v1.SlotResult
-	(*OpenRecord)(nil),        // 167: rackfs.meta.v1.OpenRecord
-	(*LockRecord)(nil),        // 168: rackfs.meta.v1.LockRecord
-	(*KnownClient)(nil),       // 169: rackfs.meta.v1.KnownClient
-	(*UsageRecord)(nil),       // 170: rackfs.meta.v1.UsageRecord
-	(*ReservationRecord)(nil), // 171: rackfs.meta.v1.ReservationRecord
-	(*RangeRecord)(nil),       // 172: rackfs.meta.v1.RangeRecord
-	(*PurgeRecord)(nil),       // 173: rackfs.meta.v1.PurgeRecord
-	(*DyingRecord)(nil),       // 174: rackfs.meta.v1.DyingRecord
-	(*NamespaceRecord)(nil),   // 175: rackfs.meta.v1.NamespaceRecord
-	(*ProposeRequest)(nil),    // 176: rackfs.meta.v1.ProposeRequest
-	(*ProposeReply)(nil),      // 177: rackfs.meta.v1.ProposeReply
-	(*QueryRequest)(nil),      // 178: rackfs.meta.v1.QueryRequest
-	(*QueryReply)(nil),        // 179: rackfs.meta.v1.QueryReply
-	(*TermRequest)(nil),       // 180: rackfs.meta.v1.TermRequest
-	(*TermReply)(nil),         // 181: rackfs.meta.v1.TermReply
-	(*RenewRequest)(nil),      // 182: rackfs.meta.v1.RenewRequest
-	(*RenewReply)(nil),        // 183: rackfs.meta.v1.RenewReply
-	(*LeaderRequest)(nil),     // 184: rackfs.meta.v1.LeaderRequest
-	(*LeaderReply)(nil),       // 185: rackfs.meta.v1.LeaderReply
-	(*ReplicaReply)(nil),      // 186: rackfs.meta.v1.ReplicaReply
-	(*MemberRequest)(nil),     // 187: rackfs.meta.v1.MemberRequest
-	(*MemberReply)(nil),       // 188: rackfs.meta.v1.MemberReply
-	(*Member)(nil),            // 189: rackfs.meta.v1.Member
-	(*DifferRequest)(nil),     // 190: rackfs.meta.v1.DifferRequest
-	(*DifferReply)(nil),       // 191: rackfs.meta.v1.DifferReply
-	(*WorkTask)(nil),          // 192: rackfs.meta.v1.WorkTask
-	(*WorkRequest)(nil),       // 193: rackfs.meta.v1.WorkRequest
-	(*WorkReply)(nil),         // 194: rackfs.meta.v1.WorkReply
-	(*WorkGrant)(nil),         // 195: rackfs.meta.v1.WorkGrant
-	(*WorkPiece)(nil),         // 196: rackfs.meta.v1.WorkPiece
+	(*Node)(nil),              // 90: rackfs.meta.v1.Node
+	(*PutNode)(nil),           // 91: rackfs.meta.v1.PutNode
+	(*RemoveNode)(nil),        // 92: rackfs.meta.v1.RemoveNode
+	(*Token)(nil),             // 93: rackfs.meta.v1.Token
+	(*PutToken)(nil),          // 94: rackfs.meta.v1.PutToken
+	(*JoinNode)(nil),          // 95: rackfs.meta.v1.JoinNode
+	(*NodeResult)(nil),        // 96: rackfs.meta.v1.NodeResult
+	(*Key)(nil),               // 97: rackfs.meta.v1.Key
+	(*PutKey)(nil),            // 98: rackfs.meta.v1.PutKey
+	(*NFSClient)(nil),         // 99: rackfs.meta.v1.NFSClient
+	(*PutNFSClient)(nil),      // 100: rackfs.meta.v1.PutNFSClient
+	(*RemoveNFSClient)(nil),   // 101: rackfs.meta.v1.RemoveNFSClient
+	(*ClientRecord)(nil),      // 102: rackfs.meta.v1.ClientRecord
+	(*SessionRecord)(nil),     // 103: rackfs.meta.v1.SessionRecord
+	(*PutClient)(nil),         // 104: rackfs.meta.v1.PutClient
+	(*ClientsResult)(nil),     // 105: rackfs.meta.v1.ClientsResult
+	(*RemoveClient)(nil),      // 106: rackfs.meta.v1.RemoveClient
+	(*TakeClients)(nil),       // 107: rackfs.meta.v1.TakeClients
+	(*ForgetClients)(nil),     // 108: rackfs.meta.v1.ForgetClients
+	(*PutSession)(nil),        // 109: rackfs.meta.v1.PutSession
+	(*RemoveSession)(nil),     // 110: rackfs.meta.v1.RemoveSession
+	(*Query)(nil),             // 111: rackfs.meta.v1.Query
+	(*GetAttrQ)(nil),          // 112: rackfs.meta.v1.GetAttrQ
+	(*LookupQ)(nil),           // 113: rackfs.meta.v1.LookupQ
+	(*ParentQ)(nil),           // 114: rackfs.meta.v1.ParentQ
+	(*ReadDirQ)(nil),          // 115: rackfs.meta.v1.ReadDirQ
+	(*ReadLinkQ)(nil),         // 116: rackfs.meta.v1.ReadLinkQ
+	(*ExtentsQ)(nil),          // 117: rackfs.meta.v1.ExtentsQ
+	(*StatFSQ)(nil),           // 118: rackfs.meta.v1.StatFSQ
+	(*QuotasQ)(nil),           // 119: rackfs.meta.v1.QuotasQ
+	(*NodesQ)(nil),            // 120: rackfs.meta.v1.NodesQ
+	(*TokensQ)(nil),           // 121: rackfs.meta.v1.TokensQ
+	(*BlockStatesQ)(nil),      // 122: rackfs.meta.v1.BlockStatesQ
+	(*BlocksQ)(nil),           // 123: rackfs.meta.v1.BlocksQ
+	(*GetXattrQ)(nil),         // 124: rackfs.meta.v1.GetXattrQ
+	(*ListXattrsQ)(nil),       // 125: rackfs.meta.v1.ListXattrsQ
+	(*ShardInfoQ)(nil),        // 126: rackfs.meta.v1.ShardInfoQ
+	(*FileSystemsQ)(nil),      // 127: rackfs.meta.v1.FileSystemsQ
+	(*ClusterMapQ)(nil),       // 128: rackfs.meta.v1.ClusterMapQ
+	(*KeysQ)(nil),             // 129: rackfs.meta.v1.KeysQ
+	(*NFSClientsQ)(nil),       // 130: rackfs.meta.v1.NFSClientsQ
+	(*TestLockQ)(nil),         // 131: rackfs.meta.v1.TestLockQ
+	(*ClientStateQ)(nil),      // 132: rackfs.meta.v1.ClientStateQ
+	(*SessionSlotsQ)(nil),     // 133: rackfs.meta.v1.SessionSlotsQ
+	(*FileOpensQ)(nil),        // 134: rackfs.meta.v1.FileOpensQ
+	(*ClientsQ)(nil),          // 135: rackfs.meta.v1.ClientsQ
+	(*ClientQ)(nil),           // 136: rackfs.meta.v1.ClientQ
+	(*QueryResult)(nil),       // 137: rackfs.meta.v1.QueryResult
+	(*AttrR)(nil),             // 138: rackfs.meta.v1.AttrR
+	(*Dirent)(nil),            // 139: rackfs.meta.v1.Dirent
+	(*ReadDirR)(nil),          // 140: rackfs.meta.v1.ReadDirR
+	(*ReadLinkR)(nil),         // 141: rackfs.meta.v1.ReadLinkR
+	(*Extent)(nil),            // 142: rackfs.meta.v1.Extent
+	(*ExtentsR)(nil),          // 143: rackfs.meta.v1.ExtentsR
+	(*StatFSR)(nil),           // 144: rackfs.meta.v1.StatFSR
+	(*Quota)(nil),             // 145: rackfs.meta.v1.Quota
+	(*QuotasR)(nil),           // 146: rackfs.meta.v1.QuotasR
+	(*BlockStatesR)(nil),      // 147: rackfs.meta.v1.BlockStatesR
+	(*BlocksR)(nil),           // 148: rackfs.meta.v1.BlocksR
+	(*BlockInfo)(nil),         // 149: rackfs.meta.v1.BlockInfo
+	(*GetXattrR)(nil),         // 150: rackfs.meta.v1.GetXattrR
+	(*ListXattrsR)(nil),       // 151: rackfs.meta.v1.ListXattrsR
+	(*ShardInfoR)(nil),        // 152: rackfs.meta.v1.ShardInfoR
+	(*FileSystemsR)(nil),      // 153: rackfs.meta.v1.FileSystemsR
+	(*ClusterMapR)(nil),       // 154: rackfs.meta.v1.ClusterMapR
+	(*KeysR)(nil),             // 155: rackfs.meta.v1.KeysR
+	(*NodesR)(nil),            // 156: rackfs.meta.v1.NodesR
+	(*TokensR)(nil),           // 157: rackfs.meta.v1.TokensR
+	(*NFSClientsR)(nil),       // 158: rackfs.meta.v1.NFSClientsR
+	(*ClientStateR)(nil),      // 159: rackfs.meta.v1.ClientStateR
+	(*ClientLocks)(nil),       // 160: rackfs.meta.v1.ClientLocks
+	(*LockRange)(nil),         // 161: rackfs.meta.v1.LockRange
+	(*SessionSlotsR)(nil),     // 162: rackfs.meta.v1.SessionSlotsR
+	(*SessionSlot)(nil),       // 163: rackfs.meta.v1.SessionSlot
+	(*FileOpensR)(nil),        // 164: rackfs.meta.v1.FileOpensR
+	(*ClientsR)(nil),          // 165: rackfs.meta.v1.ClientsR
+	(*ClientSessions)(nil),    // 166: rackfs.meta.v1.ClientSessions
+	(*InodeRecord)(nil),       // 167: rackfs.meta.v1.InodeRecord
+	(*Xattrs)(nil),            // 168: rackfs.meta.v1.Xattrs
+	(*XattrRecord)(nil),       // 169: rackfs.meta.v1.XattrRecord
+	(*Cut)(nil),               // 170: rackfs.meta.v1.Cut
+	(*ExtentRecord)(nil),      // 171: rackfs.meta.v1.ExtentRecord
+	(*BlockRecord)(nil),       // 172: rackfs.meta.v1.BlockRecord
+	(*BackReference)(nil),     // 173: rackfs.meta.v1.BackReference
+	(*DirentRecord)(nil),      // 174: rackfs.meta.v1.DirentRecord
+	(*OriginRecord)(nil),      // 175: rackfs.meta.v1.OriginRecord
+	(*SlotRecord)(nil),        // 176: rackfs.meta.v1.SlotRecord
+	(*SlotResult)(nil),        // 177: rackfs.meta.v1.SlotResult
+	(*OpenRecord)(nil),        // 178: rackfs.meta.v1.OpenRecord
+	(*LockRecord)(nil),        // 179: rackfs.meta.v1.LockRecord
+	(*KnownClient)(nil),       // 180: rackfs.meta.v1.KnownClient
+	(*UsageRecord)(nil),       // 181: rackfs.meta.v1.UsageRecord
+	(*ReservationRecord)(nil), // 182: rackfs.meta.v1.ReservationRecord
+	(*RangeRecord)(nil),       // 183: rackfs.meta.v1.RangeRecord
+	(*PurgeRecord)(nil),       // 184: rackfs.meta.v1.PurgeRecord
+	(*DyingRecord)(nil),       // 185: rackfs.meta.v1.DyingRecord
+	(*NamespaceRecord)(nil),   // 186: rackfs.meta.v1.NamespaceRecord
+	(*ProposeRequest)(nil),    // 187: rackfs.meta.v1.ProposeRequest
+	(*ProposeReply)(nil),      // 188: rackfs.meta.v1.ProposeReply
+	(*QueryRequest)(nil),      // 189: rackfs.meta.v1.QueryRequest
+	(*QueryReply)(nil),        // 190: rackfs.meta.v1.QueryReply
+	(*TermRequest)(nil),       // 191: rackfs.meta.v1.TermRequest
+	(*TermReply)(nil),         // 192: rackfs.meta.v1.TermReply
+	(*RenewRequest)(nil),      // 193: rackfs.meta.v1.RenewRequest
+	(*RenewReply)(nil),        // 194: rackfs.meta.v1.RenewReply
+	(*LeaderRequest)(nil),     // 195: rackfs.meta.v1.LeaderRequest
+	(*LeaderReply)(nil),       // 196: rackfs.meta.v1.LeaderReply
+	(*ReplicaReply)(nil),      // 197: rackfs.meta.v1.ReplicaReply
+	(*MemberRequest)(nil),     // 198: rackfs.meta.v1.MemberRequest
+	(*MemberReply)(nil),       // 199: rackfs.meta.v1.MemberReply
+	(*Member)(nil),            // 200: rackfs.meta.v1.Member
+	(*DifferRequest)(nil),     // 201: rackfs.meta.v1.DifferRequest
+	(*DifferReply)(nil),       // 202: rackfs.meta.v1.DifferReply
+	(*WorkTask)(nil),          // 203: rackfs.meta.v1.WorkTask
+	(*WorkRequest)(nil),       // 204: rackfs.meta.v1.WorkRequest
+	(*WorkReply)(nil),         // 205: rackfs.meta.v1.WorkReply
+	(*WorkGrant)(nil),         // 206: rackfs.meta.v1.WorkGrant
+	(*WorkPiece)(nil),         // 207: rackfs.meta.v1.WorkPiece
 }
 var file_meta_proto_depIdxs = []int32{
 	12,  // 0: rackfs.meta.v1.Entry.commands:type_name -> rackfs.meta.v1.Command
@@ -15922,195 +16770,211 @@ var file_meta_proto_depIdxs = []int32{
 	80,  // 37: rackfs.meta.v1.Command.put_file_system:type_name -> rackfs.meta.v1.PutFileSystem
 	82,  // 38: rackfs.meta.v1.Command.put_store:type_name -> rackfs.meta.v1.PutStore
 	86,  // 39: rackfs.meta.v1.Command.put_pool:type_name -> rackfs.meta.v1.PutPool
-	91,  // 40: rackfs.meta.v1.Command.put_key:type_name -> rackfs.meta.v1.PutKey
-	93,  // 41: rackfs.meta.v1.Command.put_nfs_client:type_name -> rackfs.meta.v1.PutNFSClient
-	94,  // 42: rackfs.meta.v1.Command.remove_nfs_client:type_name -> rackfs.meta.v1.RemoveNFSClient
+	98,  // 40: rackfs.meta.v1.Command.put_key:type_name -> rackfs.meta.v1.PutKey
+	100, // 41: rackfs.meta.v1.Command.put_nfs_client:type_name -> rackfs.meta.v1.PutNFSClient
+	101, // 42: rackfs.meta.v1.Command.remove_nfs_client:type_name -> rackfs.meta.v1.RemoveNFSClient
 	87,  // 43: rackfs.meta.v1.Command.change_pgs:type_name -> rackfs.meta.v1.ChangePGs
 	89,  // 44: rackfs.meta.v1.Command.replace_store:type_name -> rackfs.meta.v1.ReplaceStore
 	46,  // 45: rackfs.meta.v1.Command.touch:type_name -> rackfs.meta.v1.Touch
-	97,  // 46: rackfs.meta.v1.Command.put_client:type_name -> rackfs.meta.v1.PutClient
-	99,  // 47: rackfs.meta.v1.Command.remove_client:type_name -> rackfs.meta.v1.RemoveClient
-	102, // 48: rackfs.meta.v1.Command.put_session:type_name -> rackfs.meta.v1.PutSession
-	103, // 49: rackfs.meta.v1.Command.remove_session:type_name -> rackfs.meta.v1.RemoveSession
-	100, // 50: rackfs.meta.v1.Command.take_clients:type_name -> rackfs.meta.v1.TakeClients
-	101, // 51: rackfs.meta.v1.Command.forget_clients:type_name -> rackfs.meta.v1.ForgetClients
-	21,  // 52: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
-	28,  // 53: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
-	30,  // 54: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
-	32,  // 55: rackfs.meta.v1.Result.remove:type_name -> rackfs.meta.v1.RemoveResult
-	34,  // 56: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
-	36,  // 57: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
-	41,  // 58: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
-	45,  // 59: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
-	50,  // 60: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
-	25,  // 61: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
-	52,  // 62: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
-	57,  // 63: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
-	65,  // 64: rackfs.meta.v1.Result.open:type_name -> rackfs.meta.v1.OpenResult
-	70,  // 65: rackfs.meta.v1.Result.lock:type_name -> rackfs.meta.v1.LockResult
-	98,  // 66: rackfs.meta.v1.Result.clients:type_name -> rackfs.meta.v1.ClientsResult
-	145, // 67: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	61,  // 68: rackfs.meta.v1.Result.range:type_name -> rackfs.meta.v1.RangeResult
-	39,  // 69: rackfs.meta.v1.Result.xattr:type_name -> rackfs.meta.v1.XattrResult
-	77,  // 70: rackfs.meta.v1.Result.reserve:type_name -> rackfs.meta.v1.ReserveResult
-	14,  // 71: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
-	14,  // 72: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
-	14,  // 73: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
-	14,  // 74: rackfs.meta.v1.Attr.btime:type_name -> rackfs.meta.v1.Time
-	14,  // 75: rackfs.meta.v1.AttrSet.atime:type_name -> rackfs.meta.v1.Time
-	14,  // 76: rackfs.meta.v1.AttrSet.mtime:type_name -> rackfs.meta.v1.Time
-	14,  // 77: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
-	0,   // 78: rackfs.meta.v1.RegisterOrigin.kind:type_name -> rackfs.meta.v1.OriginKind
-	17,  // 79: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
-	62,  // 80: rackfs.meta.v1.Create.share:type_name -> rackfs.meta.v1.ClientOpen
-	16,  // 81: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
-	18,  // 82: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
-	19,  // 83: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
-	63,  // 84: rackfs.meta.v1.CreateResult.denied:type_name -> rackfs.meta.v1.ShareDenied
-	16,  // 85: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
-	18,  // 86: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
-	62,  // 87: rackfs.meta.v1.Remove.keep_open:type_name -> rackfs.meta.v1.ClientOpen
-	18,  // 88: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
-	62,  // 89: rackfs.meta.v1.Rename.keep_open:type_name -> rackfs.meta.v1.ClientOpen
-	18,  // 90: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
-	18,  // 91: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
-	17,  // 92: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
-	16,  // 93: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 94: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
-	16,  // 95: rackfs.meta.v1.XattrResult.attr:type_name -> rackfs.meta.v1.Attr
-	18,  // 96: rackfs.meta.v1.XattrResult.change:type_name -> rackfs.meta.v1.DirChange
-	16,  // 97: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 98: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
-	44,  // 99: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
-	14,  // 100: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
-	16,  // 101: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 102: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
-	47,  // 103: rackfs.meta.v1.Touch.touched:type_name -> rackfs.meta.v1.Touched
-	14,  // 104: rackfs.meta.v1.Touched.atime:type_name -> rackfs.meta.v1.Time
-	53,  // 105: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
-	56,  // 106: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
-	16,  // 107: rackfs.meta.v1.RangeResult.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 108: rackfs.meta.v1.RangeResult.lease:type_name -> rackfs.meta.v1.Lease
-	62,  // 109: rackfs.meta.v1.OpenFile.share:type_name -> rackfs.meta.v1.ClientOpen
-	16,  // 110: rackfs.meta.v1.OpenResult.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 111: rackfs.meta.v1.OpenResult.lease:type_name -> rackfs.meta.v1.Lease
-	63,  // 112: rackfs.meta.v1.OpenResult.denied:type_name -> rackfs.meta.v1.ShareDenied
-	67,  // 113: rackfs.meta.v1.CloseFiles.files:type_name -> rackfs.meta.v1.FileClose
-	68,  // 114: rackfs.meta.v1.FileClose.locks:type_name -> rackfs.meta.v1.LockOwner
-	1,   // 115: rackfs.meta.v1.SetLock.type:type_name -> rackfs.meta.v1.LockType
-	71,  // 116: rackfs.meta.v1.LockResult.denied:type_name -> rackfs.meta.v1.LockDenied
-	1,   // 117: rackfs.meta.v1.LockDenied.type:type_name -> rackfs.meta.v1.LockType
-	2,   // 118: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
-	14,  // 119: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
-	79,  // 120: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
-	2,   // 121: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
-	3,   // 122: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
-	81,  // 123: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
-	83,  // 124: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
-	4,   // 125: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
-	84,  // 126: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
-	85,  // 127: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
-	88,  // 128: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
-	84,  // 129: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
-	81,  // 130: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
-	90,  // 131: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
-	92,  // 132: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
-	5,   // 133: rackfs.meta.v1.ClientRecord.state:type_name -> rackfs.meta.v1.ClientState
-	95,  // 134: rackfs.meta.v1.PutClient.client:type_name -> rackfs.meta.v1.ClientRecord
-	96,  // 135: rackfs.meta.v1.PutSession.session:type_name -> rackfs.meta.v1.SessionRecord
-	95,  // 136: rackfs.meta.v1.PutSession.client:type_name -> rackfs.meta.v1.ClientRecord
-	15,  // 137: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
-	105, // 138: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
-	106, // 139: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
-	107, // 140: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
-	108, // 141: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
-	109, // 142: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
-	110, // 143: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
-	111, // 144: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
-	113, // 145: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
-	117, // 146: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
-	114, // 147: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
-	115, // 148: rackfs.meta.v1.Query.get_xattr:type_name -> rackfs.meta.v1.GetXattrQ
-	116, // 149: rackfs.meta.v1.Query.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsQ
-	122, // 150: rackfs.meta.v1.Query.test_lock:type_name -> rackfs.meta.v1.TestLockQ
-	123, // 151: rackfs.meta.v1.Query.client_state:type_name -> rackfs.meta.v1.ClientStateQ
-	124, // 152: rackfs.meta.v1.Query.session_slots:type_name -> rackfs.meta.v1.SessionSlotsQ
-	125, // 153: rackfs.meta.v1.Query.file_opens:type_name -> rackfs.meta.v1.FileOpensQ
-	112, // 154: rackfs.meta.v1.Query.quotas:type_name -> rackfs.meta.v1.QuotasQ
-	118, // 155: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
-	119, // 156: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
-	120, // 157: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
-	121, // 158: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
-	126, // 159: rackfs.meta.v1.Query.clients:type_name -> rackfs.meta.v1.ClientsQ
-	127, // 160: rackfs.meta.v1.Query.client:type_name -> rackfs.meta.v1.ClientQ
-	1,   // 161: rackfs.meta.v1.TestLockQ.type:type_name -> rackfs.meta.v1.LockType
-	129, // 162: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
-	131, // 163: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
-	132, // 164: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
-	134, // 165: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
-	135, // 166: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
-	138, // 167: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
-	143, // 168: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
-	144, // 169: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
-	145, // 170: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	146, // 171: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
-	147, // 172: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
-	139, // 173: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
-	141, // 174: rackfs.meta.v1.QueryResult.get_xattr:type_name -> rackfs.meta.v1.GetXattrR
-	142, // 175: rackfs.meta.v1.QueryResult.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsR
-	70,  // 176: rackfs.meta.v1.QueryResult.lock:type_name -> rackfs.meta.v1.LockResult
-	148, // 177: rackfs.meta.v1.QueryResult.client_state:type_name -> rackfs.meta.v1.ClientStateR
-	151, // 178: rackfs.meta.v1.QueryResult.session_slots:type_name -> rackfs.meta.v1.SessionSlotsR
-	154, // 179: rackfs.meta.v1.QueryResult.clients:type_name -> rackfs.meta.v1.ClientsR
-	153, // 180: rackfs.meta.v1.QueryResult.file_opens:type_name -> rackfs.meta.v1.FileOpensR
-	137, // 181: rackfs.meta.v1.QueryResult.quotas:type_name -> rackfs.meta.v1.QuotasR
-	16,  // 182: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 183: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
-	16,  // 184: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
-	130, // 185: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
-	16,  // 186: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
-	133, // 187: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
-	136, // 188: rackfs.meta.v1.StatFSR.project:type_name -> rackfs.meta.v1.Quota
-	136, // 189: rackfs.meta.v1.QuotasR.quotas:type_name -> rackfs.meta.v1.Quota
-	6,   // 190: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
-	140, // 191: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
-	79,  // 192: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
-	81,  // 193: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
-	85,  // 194: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
-	90,  // 195: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
-	92,  // 196: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
-	62,  // 197: rackfs.meta.v1.ClientStateR.opens:type_name -> rackfs.meta.v1.ClientOpen
-	149, // 198: rackfs.meta.v1.ClientStateR.locks:type_name -> rackfs.meta.v1.ClientLocks
-	150, // 199: rackfs.meta.v1.ClientLocks.ranges:type_name -> rackfs.meta.v1.LockRange
-	152, // 200: rackfs.meta.v1.SessionSlotsR.slots:type_name -> rackfs.meta.v1.SessionSlot
-	62,  // 201: rackfs.meta.v1.FileOpensR.opens:type_name -> rackfs.meta.v1.ClientOpen
-	155, // 202: rackfs.meta.v1.ClientsR.clients:type_name -> rackfs.meta.v1.ClientSessions
-	95,  // 203: rackfs.meta.v1.ClientSessions.client:type_name -> rackfs.meta.v1.ClientRecord
-	96,  // 204: rackfs.meta.v1.ClientSessions.sessions:type_name -> rackfs.meta.v1.SessionRecord
-	16,  // 205: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 206: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
-	159, // 207: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
-	157, // 208: rackfs.meta.v1.InodeRecord.xattrs:type_name -> rackfs.meta.v1.Xattrs
-	0,   // 209: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
-	166, // 210: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
-	13,  // 211: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
-	14,  // 212: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
-	26,  // 213: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
-	12,  // 214: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
-	13,  // 215: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
-	104, // 216: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
-	128, // 217: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
-	7,   // 218: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
-	189, // 219: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
-	8,   // 220: rackfs.meta.v1.WorkTask.kind:type_name -> rackfs.meta.v1.WorkKind
-	192, // 221: rackfs.meta.v1.WorkRequest.tasks:type_name -> rackfs.meta.v1.WorkTask
-	195, // 222: rackfs.meta.v1.WorkReply.grants:type_name -> rackfs.meta.v1.WorkGrant
-	196, // 223: rackfs.meta.v1.WorkReply.pieces:type_name -> rackfs.meta.v1.WorkPiece
-	224, // [224:224] is the sub-list for method output_type
-	224, // [224:224] is the sub-list for method input_type
-	224, // [224:224] is the sub-list for extension type_name
-	224, // [224:224] is the sub-list for extension extendee
-	0,   // [0:224] is the sub-list for field type_name
+	104, // 46: rackfs.meta.v1.Command.put_client:type_name -> rackfs.meta.v1.PutClient
+	106, // 47: rackfs.meta.v1.Command.remove_client:type_name -> rackfs.meta.v1.RemoveClient
+	109, // 48: rackfs.meta.v1.Command.put_session:type_name -> rackfs.meta.v1.PutSession
+	110, // 49: rackfs.meta.v1.Command.remove_session:type_name -> rackfs.meta.v1.RemoveSession
+	107, // 50: rackfs.meta.v1.Command.take_clients:type_name -> rackfs.meta.v1.TakeClients
+	108, // 51: rackfs.meta.v1.Command.forget_clients:type_name -> rackfs.meta.v1.ForgetClients
+	91,  // 52: rackfs.meta.v1.Command.put_node:type_name -> rackfs.meta.v1.PutNode
+	92,  // 53: rackfs.meta.v1.Command.remove_node:type_name -> rackfs.meta.v1.RemoveNode
+	94,  // 54: rackfs.meta.v1.Command.put_token:type_name -> rackfs.meta.v1.PutToken
+	95,  // 55: rackfs.meta.v1.Command.join_node:type_name -> rackfs.meta.v1.JoinNode
+	21,  // 56: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
+	28,  // 57: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
+	30,  // 58: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
+	32,  // 59: rackfs.meta.v1.Result.remove:type_name -> rackfs.meta.v1.RemoveResult
+	34,  // 60: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
+	36,  // 61: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
+	41,  // 62: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
+	45,  // 63: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
+	50,  // 64: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
+	25,  // 65: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
+	52,  // 66: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
+	57,  // 67: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
+	65,  // 68: rackfs.meta.v1.Result.open:type_name -> rackfs.meta.v1.OpenResult
+	70,  // 69: rackfs.meta.v1.Result.lock:type_name -> rackfs.meta.v1.LockResult
+	105, // 70: rackfs.meta.v1.Result.clients:type_name -> rackfs.meta.v1.ClientsResult
+	154, // 71: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	61,  // 72: rackfs.meta.v1.Result.range:type_name -> rackfs.meta.v1.RangeResult
+	39,  // 73: rackfs.meta.v1.Result.xattr:type_name -> rackfs.meta.v1.XattrResult
+	77,  // 74: rackfs.meta.v1.Result.reserve:type_name -> rackfs.meta.v1.ReserveResult
+	96,  // 75: rackfs.meta.v1.Result.node:type_name -> rackfs.meta.v1.NodeResult
+	14,  // 76: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
+	14,  // 77: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
+	14,  // 78: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
+	14,  // 79: rackfs.meta.v1.Attr.btime:type_name -> rackfs.meta.v1.Time
+	14,  // 80: rackfs.meta.v1.AttrSet.atime:type_name -> rackfs.meta.v1.Time
+	14,  // 81: rackfs.meta.v1.AttrSet.mtime:type_name -> rackfs.meta.v1.Time
+	14,  // 82: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
+	0,   // 83: rackfs.meta.v1.RegisterOrigin.kind:type_name -> rackfs.meta.v1.OriginKind
+	17,  // 84: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
+	62,  // 85: rackfs.meta.v1.Create.share:type_name -> rackfs.meta.v1.ClientOpen
+	16,  // 86: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
+	18,  // 87: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
+	19,  // 88: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
+	63,  // 89: rackfs.meta.v1.CreateResult.denied:type_name -> rackfs.meta.v1.ShareDenied
+	16,  // 90: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
+	18,  // 91: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
+	62,  // 92: rackfs.meta.v1.Remove.keep_open:type_name -> rackfs.meta.v1.ClientOpen
+	18,  // 93: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
+	62,  // 94: rackfs.meta.v1.Rename.keep_open:type_name -> rackfs.meta.v1.ClientOpen
+	18,  // 95: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
+	18,  // 96: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
+	17,  // 97: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
+	16,  // 98: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 99: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
+	16,  // 100: rackfs.meta.v1.XattrResult.attr:type_name -> rackfs.meta.v1.Attr
+	18,  // 101: rackfs.meta.v1.XattrResult.change:type_name -> rackfs.meta.v1.DirChange
+	16,  // 102: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 103: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
+	44,  // 104: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
+	14,  // 105: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
+	16,  // 106: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 107: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
+	47,  // 108: rackfs.meta.v1.Touch.touched:type_name -> rackfs.meta.v1.Touched
+	14,  // 109: rackfs.meta.v1.Touched.atime:type_name -> rackfs.meta.v1.Time
+	53,  // 110: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
+	56,  // 111: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
+	16,  // 112: rackfs.meta.v1.RangeResult.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 113: rackfs.meta.v1.RangeResult.lease:type_name -> rackfs.meta.v1.Lease
+	62,  // 114: rackfs.meta.v1.OpenFile.share:type_name -> rackfs.meta.v1.ClientOpen
+	16,  // 115: rackfs.meta.v1.OpenResult.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 116: rackfs.meta.v1.OpenResult.lease:type_name -> rackfs.meta.v1.Lease
+	63,  // 117: rackfs.meta.v1.OpenResult.denied:type_name -> rackfs.meta.v1.ShareDenied
+	67,  // 118: rackfs.meta.v1.CloseFiles.files:type_name -> rackfs.meta.v1.FileClose
+	68,  // 119: rackfs.meta.v1.FileClose.locks:type_name -> rackfs.meta.v1.LockOwner
+	1,   // 120: rackfs.meta.v1.SetLock.type:type_name -> rackfs.meta.v1.LockType
+	71,  // 121: rackfs.meta.v1.LockResult.denied:type_name -> rackfs.meta.v1.LockDenied
+	1,   // 122: rackfs.meta.v1.LockDenied.type:type_name -> rackfs.meta.v1.LockType
+	2,   // 123: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
+	14,  // 124: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
+	79,  // 125: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
+	2,   // 126: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
+	3,   // 127: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
+	81,  // 128: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
+	83,  // 129: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
+	4,   // 130: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
+	84,  // 131: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
+	85,  // 132: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
+	88,  // 133: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
+	84,  // 134: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
+	81,  // 135: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
+	90,  // 136: rackfs.meta.v1.PutNode.node:type_name -> rackfs.meta.v1.Node
+	14,  // 137: rackfs.meta.v1.Token.expires:type_name -> rackfs.meta.v1.Time
+	93,  // 138: rackfs.meta.v1.PutToken.token:type_name -> rackfs.meta.v1.Token
+	90,  // 139: rackfs.meta.v1.JoinNode.node:type_name -> rackfs.meta.v1.Node
+	90,  // 140: rackfs.meta.v1.NodeResult.node:type_name -> rackfs.meta.v1.Node
+	97,  // 141: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
+	99,  // 142: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
+	5,   // 143: rackfs.meta.v1.ClientRecord.state:type_name -> rackfs.meta.v1.ClientState
+	102, // 144: rackfs.meta.v1.PutClient.client:type_name -> rackfs.meta.v1.ClientRecord
+	103, // 145: rackfs.meta.v1.PutSession.session:type_name -> rackfs.meta.v1.SessionRecord
+	102, // 146: rackfs.meta.v1.PutSession.client:type_name -> rackfs.meta.v1.ClientRecord
+	15,  // 147: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
+	112, // 148: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
+	113, // 149: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
+	114, // 150: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
+	115, // 151: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
+	116, // 152: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
+	117, // 153: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
+	118, // 154: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
+	122, // 155: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
+	126, // 156: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
+	123, // 157: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
+	124, // 158: rackfs.meta.v1.Query.get_xattr:type_name -> rackfs.meta.v1.GetXattrQ
+	125, // 159: rackfs.meta.v1.Query.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsQ
+	131, // 160: rackfs.meta.v1.Query.test_lock:type_name -> rackfs.meta.v1.TestLockQ
+	132, // 161: rackfs.meta.v1.Query.client_state:type_name -> rackfs.meta.v1.ClientStateQ
+	133, // 162: rackfs.meta.v1.Query.session_slots:type_name -> rackfs.meta.v1.SessionSlotsQ
+	134, // 163: rackfs.meta.v1.Query.file_opens:type_name -> rackfs.meta.v1.FileOpensQ
+	119, // 164: rackfs.meta.v1.Query.quotas:type_name -> rackfs.meta.v1.QuotasQ
+	127, // 165: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
+	128, // 166: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
+	129, // 167: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
+	130, // 168: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
+	135, // 169: rackfs.meta.v1.Query.clients:type_name -> rackfs.meta.v1.ClientsQ
+	136, // 170: rackfs.meta.v1.Query.client:type_name -> rackfs.meta.v1.ClientQ
+	120, // 171: rackfs.meta.v1.Query.nodes:type_name -> rackfs.meta.v1.NodesQ
+	121, // 172: rackfs.meta.v1.Query.tokens:type_name -> rackfs.meta.v1.TokensQ
+	1,   // 173: rackfs.meta.v1.TestLockQ.type:type_name -> rackfs.meta.v1.LockType
+	138, // 174: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
+	140, // 175: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
+	141, // 176: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
+	143, // 177: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
+	144, // 178: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
+	147, // 179: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
+	152, // 180: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
+	153, // 181: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
+	154, // 182: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	155, // 183: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
+	158, // 184: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
+	148, // 185: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
+	150, // 186: rackfs.meta.v1.QueryResult.get_xattr:type_name -> rackfs.meta.v1.GetXattrR
+	151, // 187: rackfs.meta.v1.QueryResult.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsR
+	70,  // 188: rackfs.meta.v1.QueryResult.lock:type_name -> rackfs.meta.v1.LockResult
+	159, // 189: rackfs.meta.v1.QueryResult.client_state:type_name -> rackfs.meta.v1.ClientStateR
+	162, // 190: rackfs.meta.v1.QueryResult.session_slots:type_name -> rackfs.meta.v1.SessionSlotsR
+	165, // 191: rackfs.meta.v1.QueryResult.clients:type_name -> rackfs.meta.v1.ClientsR
+	164, // 192: rackfs.meta.v1.QueryResult.file_opens:type_name -> rackfs.meta.v1.FileOpensR
+	146, // 193: rackfs.meta.v1.QueryResult.quotas:type_name -> rackfs.meta.v1.QuotasR
+	156, // 194: rackfs.meta.v1.QueryResult.nodes:type_name -> rackfs.meta.v1.NodesR
+	157, // 195: rackfs.meta.v1.QueryResult.tokens:type_name -> rackfs.meta.v1.TokensR
+	16,  // 196: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 197: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
+	16,  // 198: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
+	139, // 199: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
+	16,  // 200: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
+	142, // 201: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
+	145, // 202: rackfs.meta.v1.StatFSR.project:type_name -> rackfs.meta.v1.Quota
+	145, // 203: rackfs.meta.v1.QuotasR.quotas:type_name -> rackfs.meta.v1.Quota
+	6,   // 204: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
+	149, // 205: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
+	79,  // 206: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
+	81,  // 207: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
+	85,  // 208: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
+	97,  // 209: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
+	90,  // 210: rackfs.meta.v1.NodesR.nodes:type_name -> rackfs.meta.v1.Node
+	93,  // 211: rackfs.meta.v1.TokensR.tokens:type_name -> rackfs.meta.v1.Token
+	99,  // 212: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
+	62,  // 213: rackfs.meta.v1.ClientStateR.opens:type_name -> rackfs.meta.v1.ClientOpen
+	160, // 214: rackfs.meta.v1.ClientStateR.locks:type_name -> rackfs.meta.v1.ClientLocks
+	161, // 215: rackfs.meta.v1.ClientLocks.ranges:type_name -> rackfs.meta.v1.LockRange
+	163, // 216: rackfs.meta.v1.SessionSlotsR.slots:type_name -> rackfs.meta.v1.SessionSlot
+	62,  // 217: rackfs.meta.v1.FileOpensR.opens:type_name -> rackfs.meta.v1.ClientOpen
+	166, // 218: rackfs.meta.v1.ClientsR.clients:type_name -> rackfs.meta.v1.ClientSessions
+	102, // 219: rackfs.meta.v1.ClientSessions.client:type_name -> rackfs.meta.v1.ClientRecord
+	103, // 220: rackfs.meta.v1.ClientSessions.sessions:type_name -> rackfs.meta.v1.SessionRecord
+	16,  // 221: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 222: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
+	170, // 223: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
+	168, // 224: rackfs.meta.v1.InodeRecord.xattrs:type_name -> rackfs.meta.v1.Xattrs
+	0,   // 225: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
+	177, // 226: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
+	13,  // 227: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
+	14,  // 228: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
+	26,  // 229: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
+	12,  // 230: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
+	13,  // 231: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
+	111, // 232: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
+	137, // 233: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
+	7,   // 234: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
+	200, // 235: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
+	8,   // 236: rackfs.meta.v1.WorkTask.kind:type_name -> rackfs.meta.v1.WorkKind
+	203, // 237: rackfs.meta.v1.WorkRequest.tasks:type_name -> rackfs.meta.v1.WorkTask
+	206, // 238: rackfs.meta.v1.WorkReply.grants:type_name -> rackfs.meta.v1.WorkGrant
+	207, // 239: rackfs.meta.v1.WorkReply.pieces:type_name -> rackfs.meta.v1.WorkPiece
+	240, // [240:240] is the sub-list for method output_type
+	240, // [240:240] is the sub-list for method input_type
+	240, // [240:240] is the sub-list for extension type_name
+	240, // [240:240] is the sub-list for extension extendee
+	0,   // [0:240] is the sub-list for field type_name
 }
 
 func init() { file_meta_proto_init() }
@@ -16166,6 +17030,10 @@ func file_meta_proto_init() {
 		(*Command_RemoveSession)(nil),
 		(*Command_TakeClients)(nil),
 		(*Command_ForgetClients)(nil),
+		(*Command_PutNode)(nil),
+		(*Command_RemoveNode)(nil),
+		(*Command_PutToken)(nil),
+		(*Command_JoinNode)(nil),
 	}
 	file_meta_proto_msgTypes[4].OneofWrappers = []any{
 		(*Result_Origin)(nil),
@@ -16187,9 +17055,10 @@ func file_meta_proto_init() {
 		(*Result_Range)(nil),
 		(*Result_Xattr)(nil),
 		(*Result_Reserve)(nil),
+		(*Result_Node)(nil),
 	}
 	file_meta_proto_msgTypes[8].OneofWrappers = []any{}
-	file_meta_proto_msgTypes[95].OneofWrappers = []any{
+	file_meta_proto_msgTypes[102].OneofWrappers = []any{
 		(*Query_GetAttr)(nil),
 		(*Query_Lookup)(nil),
 		(*Query_Parent)(nil),
@@ -16213,8 +17082,10 @@ func file_meta_proto_init() {
 		(*Query_NfsClients)(nil),
 		(*Query_Clients)(nil),
 		(*Query_Client)(nil),
+		(*Query_Nodes)(nil),
+		(*Query_Tokens)(nil),
 	}
-	file_meta_proto_msgTypes[119].OneofWrappers = []any{
+	file_meta_proto_msgTypes[128].OneofWrappers = []any{
 		(*QueryResult_Attr)(nil),
 		(*QueryResult_ReadDir)(nil),
 		(*QueryResult_ReadLink)(nil),
@@ -16235,6 +17106,8 @@ func file_meta_proto_init() {
 		(*QueryResult_Clients)(nil),
 		(*QueryResult_FileOpens)(nil),
 		(*QueryResult_Quotas)(nil),
+		(*QueryResult_Nodes)(nil),
+		(*QueryResult_Tokens)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -16242,7 +17115,7 @@ func file_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
 			NumEnums:      9,
-			NumMessages:   188,
+			NumMessages:   199,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
