@@ -58,6 +58,33 @@ func Admit(m *metapb.ClusterMapR, node string, uuid []byte, empty bool, first ui
 	return Admission{ID: last + 1, Replaces: old.Id, Version: m.Version}, nil
 }
 
+// AdmitDisk decides about one of several disks of a node: it has this uuid and is in the place where store was is known to have been last, 0 if
+// there never was one. A new one that is empty is added under the next id, or takes the place of that store as with Admit. Two nodes may
+// be given the same id at once: PutStore refuses the second, which asks again with a new map.
+func AdmitDisk(m *metapb.ClusterMapR, node string, uuid []byte, empty bool, was uint32) (Admission, error) {
+	const op = "admit disk"
+	last := uint32(0)
+	for _, s := range m.GetStores() {
+		if last = max(last, s.Id); bytes.Equal(s.Uuid, uuid) {
+			return Admit(m, node, uuid, empty, s.Id)
+		}
+	}
+	if !empty {
+		return Admission{}, vfs.Errorf(vfs.KindIncompatible, op,
+			"the cluster does not know this disk, and it holds data: it is left untouched; bring back the disk that belongs here, or an empty one")
+	}
+	for _, s := range m.GetStores() {
+		if s.Id != was || s.Node != node || s.State == metapb.StoreState_STORE_LOST {
+			continue
+		}
+		if err := Survives(m, was); err != nil {
+			return Admission{}, vfs.Wrap(op, err)
+		}
+		return Admission{ID: last + 1, Replaces: was}, nil
+	}
+	return Admission{ID: last + 1}, nil
+}
+
 // Survives refuses the loss of stores without which blocks of some group could not be rebuilt from the others.
 // Stores that are only silent count as being there.
 func Survives(m *metapb.ClusterMapR, lost ...uint32) error {

@@ -52,3 +52,38 @@ func TestAdmit(t *testing.T) {
 		}
 	}
 }
+
+func TestAdmitDisk(t *testing.T) {
+	m := &metapb.ClusterMapR{Pools: []*metapb.Pool{{Id: 1, Name: "default", K: 2, M: 1, Pgs: []*metapb.PlacementGroup{{Id: 1, Epoch: 1,
+		Slots: []*metapb.Slot{{Store: 1}, {Store: 3}, {Store: 5}}}}}}}
+	for id := uint32(1); id <= 5; id++ {
+		m.Stores = append(m.Stores, &metapb.Store{Id: id, Uuid: []byte{byte(id)}, Node: name((id + 1) / 2)})
+	}
+	m.Stores[3].State, m.Stores[3].ReplacedBy = metapb.StoreState_STORE_LOST, 5
+	for what, c := range map[string]struct {
+		node  uint32
+		uuid  byte
+		empty bool
+		was   uint32
+		want  Admission
+		kind  vfs.Kind
+		says  string
+	}{
+		"known":                      {1, 2, false, 2, Admission{ID: 2}, 0, ""},
+		"known, in another place":    {1, 2, false, 1, Admission{ID: 2}, 0, ""},
+		"a further disk":             {1, 9, true, 0, Admission{ID: 6}, 0, ""},
+		"a new node":                 {9, 9, true, 0, Admission{ID: 6}, 0, ""},
+		"replaced":                   {1, 9, true, 1, Admission{ID: 6, Replaces: 1}, 0, ""},
+		"its place is taken already": {2, 9, true, 4, Admission{ID: 6}, 0, ""},
+		"somebody else's place":      {2, 9, true, 1, Admission{ID: 6}, 0, ""},
+		"unknown with data":          {1, 9, false, 1, Admission{}, vfs.KindIncompatible, "holds data"},
+		"of another node":            {1, 3, true, 0, Admission{}, vfs.KindIncompatible, "store 3 of node n2"},
+		"given up and back":          {2, 4, false, 4, Admission{}, vfs.KindIncompatible, "replaced by store 5"},
+	} {
+		got, err := AdmitDisk(m, name(c.node), []byte{c.uuid}, c.empty, c.was)
+		got.Record = nil
+		if got != c.want || err != nil && (vfs.KindOf(err) != c.kind || !strings.Contains(err.Error(), c.says)) || (err == nil) != (c.kind == 0) {
+			t.Errorf("%s: %+v %v, want %+v kind %v saying %q", what, got, err, c.want, c.kind, c.says)
+		}
+	}
+}

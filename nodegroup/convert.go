@@ -12,7 +12,7 @@ import (
 
 // poolState is a pool of the cluster map as placement sees it. firstID is above the group ids of all pools.
 func poolState(p *metapb.Pool, firstID uint32) placement.PoolState {
-	out := placement.PoolState{Profile: placement.Profile{K: int(p.K), M: int(p.M)}, NextID: firstID}
+	out := placement.PoolState{Profile: placement.Profile{K: int(p.K), M: int(p.M)}, NextID: firstID, PerStore: int(p.GroupsPerStore)}
 	for _, g := range p.GetPgs() {
 		pg := placement.Group{ID: g.Id, Epoch: g.Epoch, K: int(cmp.Or(g.K, p.K)), Closed: g.State != metapb.PGState_PG_OPEN}
 		for _, s := range g.GetSlots() {
@@ -21,6 +21,22 @@ func poolState(p *metapb.Pool, firstID uint32) placement.PoolState {
 		out.Groups = append(out.Groups, pg)
 	}
 	return out
+}
+
+// domains are a store's failure domain in a pool, and the next wider one. Labels that a node does not have are as one label:
+// who does not say which racks there are has one.
+func domains(p *metapb.Pool, s *metapb.Store) (domain, wider string) {
+	switch p.GetDomain() {
+	case "disk":
+		return "", s.Node
+	case "node":
+		return s.Node, s.Rack
+	case "rack":
+		return "rack " + s.Rack, s.Zone
+	case "zone":
+		return "zone " + s.Zone, ""
+	}
+	return "", ""
 }
 
 // firstFreeID is above every id that a group of any pool has or had.

@@ -32,6 +32,12 @@
 // The time of a probe is that of its begin, by a clock that never runs backward. No state of this is
 // durable: after a change of leaders the hysteresis begins anew.
 //
+// # Growth
+//
+// A pool whose record says how many groups there are per store gets its first groups when its stores are in as many failure domains
+// as the profile has shards, and more for stores that are added. Until then new blocks go to fallback groups: with the same
+// parity and fewer data shards; or writers wait, with no more domains than parity shards.
+//
 // # Removal of fallback groups
 //
 // A closed fallback group goes away when nothing is in it. That is looked for beside the observation of the stores, which never waits for it, and

@@ -312,14 +312,15 @@ func (m *Manager) settled() bool {
 	return true
 }
 
-// storeStates are the stores as placement sees them.
-func (m *Manager) storeStates() []placement.StoreState {
+// storeStates are the stores as placement sees them in a pool.
+func (m *Manager) storeStates(p *metapb.Pool) []placement.StoreState {
 	var out []placement.StoreState
 	for _, s := range m.cmap.GetStores() {
 		st := placement.StoreState{ID: s.Id, Condition: placement.Lost}
 		if h := m.health[s.Id]; h != nil {
 			st.Condition, st.Readable = h.condition(s), h.readable
 		}
+		st.Domain, st.Wider = domains(p, s)
 		out = append(out, st)
 	}
 	return out
@@ -339,7 +340,7 @@ func (m *Manager) plan(ctx context.Context) error {
 				p = m.cmap.Pools[i]
 			}
 		}
-		changes := placement.Plan(poolState(p, firstFreeID(m.cmap)), m.storeStates())
+		changes := placement.Plan(poolState(p, firstFreeID(m.cmap)), m.storeStates(p))
 		for _, c := range commands(p, changes) {
 			if err := m.propose(ctx, c); vfs.KindOf(err) == vfs.KindChanged {
 				return m.refresh(ctx) // somebody was faster; the next step looks at what there is then

@@ -27,7 +27,7 @@ type RetireStatus struct {
 // sight is what the manager knew at one moment. The connections are its own: one may end under a call.
 type sight struct {
 	cmap   *metapb.ClusterMapR
-	states []placement.StoreState
+	states map[uint32][]placement.StoreState // by pool
 	conns  map[string]*conn
 }
 
@@ -35,7 +35,10 @@ type sight struct {
 func (m *Manager) see(known bool) {
 	var s *sight
 	if known {
-		s = &sight{m.cmap, m.storeStates(), maps.Clone(m.conns)}
+		s = &sight{m.cmap, map[uint32][]placement.StoreState{}, maps.Clone(m.conns)}
+		for _, p := range m.cmap.GetPools() {
+			s.states[p.Id] = m.storeStates(p)
+		}
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -88,7 +91,7 @@ func (m *Manager) retireGroups(ctx context.Context) error {
 	}
 	left := map[uint32]candidate{}
 	for _, p := range s.cmap.GetPools() {
-		if r := placement.Assess(poolState(p, 0), s.states); r.Writable == 0 || r.Closed == 0 {
+		if r := placement.Assess(poolState(p, 0), s.states[p.Id]); r.Writable == 0 || r.Closed == 0 {
 			continue // they may be wanted again
 		}
 		for _, g := range p.GetPgs() {

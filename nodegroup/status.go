@@ -64,10 +64,9 @@ func (m *Manager) publish(err error) {
 		}
 		st.Stores = append(st.Stores, x)
 	}
-	states := m.storeStates()
 	for _, p := range m.cmap.GetPools() {
 		ps := poolState(p, 0)
-		r := placement.Assess(ps, states)
+		r := placement.Assess(ps, m.storeStates(p))
 		st.Pools = append(st.Pools, PoolStatus{ID: p.Id, Name: p.Name, Profile: ps.Profile.String(), Report: r, Next: nextLoss(r)})
 	}
 	m.mu.Lock()

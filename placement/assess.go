@@ -53,7 +53,7 @@ func Assess(pool PoolState, stores []StoreState) Report {
 			r.Writable++
 		}
 	}
-	r.Writes = p.writes(r.Writable > 0, len(p.up))
+	r.Writes = p.writes(r.Writable > 0, p.domains())
 	// Whether another full group is left depends on which store is lost: the worst is told.
 	survives := r.Writable > 0 && len(p.up) > 0
 	for _, lost := range p.up {
@@ -69,11 +69,11 @@ func Assess(pool PoolState, stores []StoreState) Report {
 		p.states[lost] = s
 		survives = survives && any
 	}
-	r.AfterNext = p.writes(survives, len(p.up)-1)
+	r.AfterNext = p.writes(survives, p.domains()-1)
 	return r
 }
 
-// writes is the profile of new blocks with n stores that take writes.
+// writes is the profile of new blocks with n domains that take writes.
 func (p *planner) writes(full bool, n int) string {
 	k := p.profile.K
 	if !full {

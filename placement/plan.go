@@ -42,6 +42,9 @@ type StoreState struct {
 	ID        uint32
 	Condition Condition
 	Readable  bool // it answers reads
+	// Domain is its failure domain: no two slots of a group are in one. "": a domain of its own. Wider is the
+	// next wider one, over which the slots of a group are spread as evenly as that goes; "": unknown.
+	Domain, Wider string
 }
 
 // Member is one slot of a Group: ids of stores.
@@ -71,6 +74,8 @@ type PoolState struct {
 	Profile Profile
 	Groups  []Group
 	NextID  uint32 // above the id of every group that was ever made
+	// PerStore is how many groups of the full profile are made for each store that takes writes and is in none; 0: none are made.
+	PerStore int
 }
 
 // Change is one change of a pool's groups: a new group if Expect is 0, else the
@@ -85,17 +90,23 @@ type Change struct {
 //
 //   - A slot on a store that is Out moves to the store that is Up, is not in the
 //     group yet, and has the fewest slots; without such a store it stays.
+//
 //   - While the pool has an open group of the full profile all members of which
 //     are Up, open fallback groups are closed.
+//
 //   - While it has none, groups with the same m and the largest k that the Up stores allow are
 //     opened, those that exist first, each at a new epoch, else new ones; open ones with a smaller k are closed. With fewer
 //     than m+1 stores Up nothing is opened: writers wait.
+//
+//   - While the profile fits, stores that are Up and in no group of the full profile get groups (PoolState.PerStore): those
+//     of a pool that has none yet, and those that were added.
 //
 // A group that cannot take writes now for the state of its members is not closed for that: who
 // writes avoids it, and it is of use again when they are back.
 func Plan(pool PoolState, stores []StoreState) []Change {
 	p := newPlanner(pool, stores)
 	p.move()
+	p.grow(pool.PerStore)
 	p.fallback()
 	return p.changes()
 }
@@ -168,7 +179,7 @@ func (p *planner) move() {
 				continue
 			}
 			r := roleOf(g, j)
-			to := p.spare(g, count[r], count[data+parity-r])
+			to := p.spare(g, j, count[r], count[data+parity-r])
 			if to == 0 {
 				continue
 			}
@@ -180,12 +191,15 @@ func (p *planner) move() {
 	}
 }
 
-// spare is the store that takes a slot of g: of those that are Up and have nothing of
-// g, the one with the fewest slots of the role, then the fewest at all; 0 if there is none.
-func (p *planner) spare(g *Group, same, other map[uint32]int) uint32 {
+// spare is the store that takes slot j of g: of those that are Up, have nothing of g and are in no domain
+// of its other slots, the one with the fewest slots of the role, then the fewest at all; 0 if there is none.
+func (p *planner) spare(g *Group, j int, same, other map[uint32]int) uint32 {
 	best := uint32(0)
 	for _, s := range p.up {
 		if slices.ContainsFunc(g.Members, func(m Member) bool { return m.Store == s || m.Previous == s }) {
+			continue
+		}
+		if p.taken(g, j, s) {
 			continue
 		}
 		if best == 0 || cmp.Or(cmp.Compare(same[s], same[best]), cmp.Compare(other[s], other[best])) < 0 {
@@ -214,7 +228,7 @@ func (p *planner) source(m Member) uint32 {
 func (p *planner) fallback() {
 	best := p.profile.K
 	if !slices.ContainsFunc(p.groups, func(g Group) bool { return g.K == best && !g.Closed && p.writable(&g) }) {
-		best = min(best, len(p.up)-p.profile.M)
+		best = min(best, p.domains()-p.profile.M)
 		if best < 1 {
 			return
 		}
@@ -251,6 +265,10 @@ func (p *planner) make(k int) bool {
 	n := min(fallbackPerStore*len(p.up), maxNewGroups, room)
 	if n < 1 {
 		return false
+	}
+	if p.labelled() {
+		p.spread(k, n)
+		return true
 	}
 	targets := make([]Target, len(p.up))
 	for i, s := range p.up {

@@ -11,7 +11,7 @@ import (
 
 // apply does what the state machine does with a plan, and checks what it checks.
 func apply(pool PoolState, changes []Change) (PoolState, error) {
-	out := PoolState{Profile: pool.Profile, NextID: pool.NextID}
+	out := PoolState{Profile: pool.Profile, NextID: pool.NextID, PerStore: pool.PerStore}
 	byID := map[uint32]int{}
 	for _, g := range pool.Groups {
 		byID[g.ID] = len(out.Groups)

@@ -17,11 +17,13 @@ import (
 
 // ClientOptions configures a Client.
 type ClientOptions struct {
-	Nodes    []string // names of the nodes with voters; any order
-	Resolver Resolver
-	Security func(node string) wire.Security // for a connection to node
-	Clock    func() time.Time                // stamps commands; default time.Now
-	Logger   *slog.Logger                    // default slog.Default()
+	Nodes []string // names of the nodes with voters; any order
+	// NodesFunc, if given, is asked for them instead, for they may change. It never returns none.
+	NodesFunc func() []string
+	Resolver  Resolver
+	Security  func(node string) wire.Security // for a connection to node
+	Clock     func() time.Time                // stamps commands; default time.Now
+	Logger    *slog.Logger                    // default slog.Default()
 
 	Monotonic func() time.Duration // time that only runs forward, by which leases are valid; default: since the machine was booted, with the time it was suspended
 
@@ -73,7 +75,7 @@ var errClientClosed = errors.New("the metadata client was closed")
 
 // NewClient makes a client. It connects when it is first used.
 func NewClient(o ClientOptions) (*Client, error) {
-	if len(o.Nodes) == 0 || o.Resolver == nil || o.Security == nil {
+	if len(o.Nodes) == 0 && o.NodesFunc == nil || o.Resolver == nil || o.Security == nil {
 		return nil, vfs.Errorf(vfs.KindInvalid, "raftmeta.client", "nodes, a resolver and connection security are needed")
 	}
 	if o.Clock == nil {
@@ -89,7 +91,10 @@ func NewClient(o ClientOptions) (*Client, error) {
 	if o.Calls <= 0 {
 		o.Calls = defaultCalls
 	}
-	o.Nodes = slices.Clone(o.Nodes)
+	if o.NodesFunc == nil {
+		nodes := slices.Clone(o.Nodes)
+		o.NodesFunc = func() []string { return nodes }
+	}
 	c := &Client{opt: o, shards: map[uint16]*clientShard{}}
 	c.peers = newPeers(func(ctx context.Context, node string) (net.Conn, error) { return dialNode(ctx, o.Resolver, node) }, o.Security, o.Logger)
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
@@ -126,7 +131,7 @@ func (c *Client) shard(id uint16) *clientShard {
 	defer c.mu.Unlock()
 	s := c.shards[id]
 	if s == nil {
-		s = &clientShard{c: c, id: id, node: rand.IntN(len(c.opt.Nodes))}
+		s = &clientShard{c: c, id: id, node: rand.IntN(1 << 16)}
 		for i := range c.opt.Calls * callSlots {
 			s.slots = append(s.slots, slot{id: uint32(c.opt.Calls*callSlots - 1 - i)})
 		}
@@ -268,7 +273,8 @@ func (s *clientShard) target() string {
 	if s.hint != "" {
 		return s.hint
 	}
-	return s.c.opt.Nodes[s.node%len(s.c.opt.Nodes)]
+	nodes := s.c.opt.NodesFunc()
+	return nodes[s.node%len(nodes)]
 }
 
 // elsewhere chooses another node after asked did not do it; leader is the one it named.
@@ -278,7 +284,7 @@ func (s *clientShard) elsewhere(asked, leader string) {
 	if s.hint != "" && s.hint != asked {
 		return // somebody knows better meanwhile
 	}
-	if leader != "" && leader != asked && slices.Contains(s.c.opt.Nodes, leader) {
+	if leader != "" && leader != asked && slices.Contains(s.c.opt.NodesFunc(), leader) {
 		s.hint = leader
 		return
 	}

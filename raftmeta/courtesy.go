@@ -69,7 +69,7 @@ func (sh *shard) watchClients(ctx context.Context) {
 // releaser is a client by which the leader of shard 0 reaches the other shards.
 func (sh *shard) releaser() (*Client, error) {
 	o := &sh.s.opt
-	nodes := o.Nodes
+	nodes := o.NodesFunc()
 	if len(nodes) == 0 {
 		for _, id := range sh.voters() {
 			nodes = append(nodes, mux.NodeOf(id))

@@ -351,7 +351,8 @@ func (s *Server) askMembers(ctx context.Context, shard uint16, action metapb.Mem
 	ctx, cancel := context.WithTimeout(ctx, memberTimeout)
 	defer cancel()
 	req := &metapb.MemberRequest{Shard: uint32(shard), Action: action, Replica: id}
-	nodes := slices.Clone(s.opt.Nodes)
+	known := s.opt.NodesFunc()
+	nodes := slices.Clone(known)
 	if len(nodes) == 0 {
 		nodes = []string{s.node.Name}
 	}
@@ -375,7 +376,7 @@ func (s *Server) askMembers(ctx context.Context, shard uint16, action metapb.Mem
 			errs = append(errs, fmt.Errorf("%s: %w", nodes[i], err))
 			continue
 		}
-		if errors.As(err, &e) && slices.Contains(s.opt.Nodes, e.Text) && !asked[e.Text] {
+		if errors.As(err, &e) && slices.Contains(known, e.Text) && !asked[e.Text] {
 			nodes = slices.Insert(nodes, i+1, e.Text) // whom it takes for the leader
 		}
 	}

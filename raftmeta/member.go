@@ -197,6 +197,9 @@ func (sh *shard) changeMember(ctx context.Context, action metapb.MemberAction, i
 		if ms[i].Voter {
 			return nil
 		}
+		if err := members.Grow(id, ms, sh.s.opt.Voters); err != nil {
+			return err
+		}
 		if err := sh.caughtUp(ctx, id); err != nil {
 			return err
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"slices"
 	"time"
 
 	pvfs "github.com/cockroachdb/pebble/v2/vfs"
@@ -85,6 +86,11 @@ type Options struct {
 	// Nodes are all nodes with voters. If given, a replica that is lost, damaged or removed is replaced by a new one; see
 	// the package comment. If empty, it stays as it is.
 	Nodes []string
+	// NodesFunc, if given, is asked for them instead, for they may change.
+	NodesFunc func() []string
+	// Voters is up to how many voters a shard gets from nodes that have none; the replicas of further nodes stay non-voters. It is
+	// odd. 0: as many as there are Nodes.
+	Voters int
 
 	Clock      func() time.Time      // stamps commands that the server itself proposes; default time.Now
 	Monotonic  func() time.Duration  // time that only runs forward, by which graces end; default: since the process began
@@ -154,6 +160,10 @@ func (o Options) withDefaults() Options {
 		o.Monotonic = func() time.Duration { return time.Since(began) }
 	}
 	o.files = orOS(o.files)
+	if o.NodesFunc == nil {
+		nodes := slices.Clone(o.Nodes)
+		o.NodesFunc = func() []string { return nodes }
+	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}

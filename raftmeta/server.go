@@ -79,7 +79,7 @@ func Open(o Options) (s *Server, err error) {
 	s.metrics = newMetrics(s)
 	for _, id := range s.node.Shards {
 		sh, err := s.openShard(id)
-		if err != nil && (remedyOf(err) != renewal && !diskFailed(err) || len(o.Nodes) == 0) {
+		if err != nil && (remedyOf(err) != renewal && !diskFailed(err) || len(o.NodesFunc()) == 0) {
 			return s, err
 		}
 		if err != nil {
@@ -99,7 +99,7 @@ func Open(o Options) (s *Server, err error) {
 			o.Logger.Error("raftmeta: the metadata port failed", "err", err)
 		}
 	}()
-	if len(o.Nodes) > 0 {
+	if len(o.NodesFunc()) > 0 {
 		for _, id := range ids {
 			s.keepers.Add(1)
 			go func() {

@@ -95,7 +95,7 @@ func (c *Client) Work(ctx context.Context, shard uint16, r *metapb.WorkRequest) 
 	defer cancel()
 	defer context.AfterFunc(c.ctx, cancel)() // the client was closed
 	s := c.shard(shard)
-	for range c.opt.Nodes {
+	for range c.opt.NodesFunc() {
 		var reply *wire.Reply
 		if reply, err = s.callWithin(ctx, OpWork, enc); err == nil {
 			out := new(metapb.WorkReply)

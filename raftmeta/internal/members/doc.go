@@ -17,6 +17,11 @@
 // of them; with the new one as a fourth it would need three, and a node that fails once more while it
 // is being replaced would stop a shard of which all other nodes are well.
 //
+// # Growing
+//
+// A shard that has fewer voters than are wanted takes in non-voters of nodes that have none, two after another, so that their
+// number is even for a moment only ([Grow]).
+//
 // # Quorum
 //
 // [Check] refuses a step after which fewer than a majority of the voters would be healthy. Healthy

@@ -125,6 +125,32 @@ func Check(s Step, ms []Member) error {
 	return vfs.Errorf(vfs.KindInvalid, op, "unknown step %d", int(s.Action))
 }
 
+// Grow refuses to make replica id a voter if its node has none yet and the shard has wanted voters (0: any number is), or is to have an even
+// number of them for longer than the next one takes: two voters need both, so that they survive less than one does. An odd shard grows
+// when the one after is healthy too. The place of a voter that was lost is never refused.
+func Grow(id string, ms []Member, wanted int) error {
+	const op = "raftmeta.members"
+	if wanted <= 0 || other(ms, id, true) != nil {
+		return nil
+	}
+	voters, next := 0, false
+	for _, m := range ms {
+		switch {
+		case m.Voter:
+			voters++
+		case m.Trouble == "" && node(m.ID) != node(id) && other(ms, m.ID, true) == nil:
+			next = true
+		}
+	}
+	switch {
+	case voters >= wanted:
+		return vfs.Errorf(vfs.KindBusy, op, "%s stands by: the shard has %d voters, as many as it is to have", id, voters)
+	case voters%2 == 1 && !next:
+		return vfs.Errorf(vfs.KindBusy, op, "%s stands by until one more metadata node has caught up: %d voters survive no more than %d do", id, voters+1, voters)
+	}
+	return nil
+}
+
 // Others reports whether the shard serves without the replicas of a node: whether the others are a healthy
 // majority of its voters. Only then is what the node has given up for a new replica.
 func Others(name string, ms []Member) error {

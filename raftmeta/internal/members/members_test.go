@@ -123,6 +123,32 @@ func TestStepsEnd(t *testing.T) {
 	}
 }
 
+func TestGrow(t *testing.T) {
+	for _, c := range []struct {
+		id, conf string
+		wanted   int
+		ok       bool
+	}{
+		{"b.1", "a.1 b.1?", 3, false}, // two would need both
+		{"b.1", "a.1 b.1? c.1?!", 3, false},
+		{"b.1", "a.1 b.1? b.2?", 3, false},
+		{"b.1", "a.1 b.1? a.2?", 3, false},
+		{"b.1", "a.1 b.1? c.1?", 3, true},
+		{"c.1", "a.1 b.1 c.1?", 3, true},
+		{"d.1", "a.1 b.1 c.1 d.1?", 3, false},
+		{"d.1", "a.1 b.1 c.1 d.1?", 5, false},
+		{"d.1", "a.1 b.1 c.1 d.1? e.1?", 5, true},
+		{"d.1", "a.1 b.1 c.1 d.1? e.1?", 3, false},
+		{"c.2", "a.1 b.1 c.2?", 3, true},      // the lost one was removed already
+		{"c.2", "a.1 b.1 c.1! c.2?", 3, true}, // and here not yet
+		{"b.1", "a.1 b.1?", 0, true},
+	} {
+		if err := Grow(c.id, parse(c.conf), c.wanted); (err == nil) != c.ok {
+			t.Errorf("%s in [%s], %d wanted: %v", c.id, c.conf, c.wanted, err)
+		}
+	}
+}
+
 func TestOthers(t *testing.T) {
 	for conf, ok := range map[string]bool{
 		"a.1 b.1 c.1!": true, "a.1 b.1 c.1": true, "a.1 b.1! c.1": false, "c.1": false, "": false,
