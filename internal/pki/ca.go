@@ -66,7 +66,7 @@ func NewCA(cluster string, now time.Time) (*CA, error) {
 		IsCA:                  true,
 		MaxPathLenZero:        true, // it signs nodes, not other authorities
 	}
-	cert, err := sign(tmpl, tmpl, key, key)
+	cert, err := sign(tmpl, tmpl, &key.PublicKey, key)
 	if err != nil {
 		return nil, vfs.Wrap(op, err)
 	}
@@ -146,6 +146,19 @@ func fingerprint(c *x509.Certificate) string {
 // Issue makes a node's identity with a new key. IPs are optional and let
 // programs other than rackfs verify the node by address.
 func (ca *CA) Issue(name string, roles []string, ips []net.IP, now time.Time) (*Identity, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, vfs.Wrap("pki.issue", err)
+	}
+	cert, err := ca.issue(&key.PublicKey, name, roles, ips, now)
+	if err != nil {
+		return nil, err
+	}
+	return &Identity{ca: ca.cert, cert: cert, key: key}, nil
+}
+
+// issue makes a certificate of a key.
+func (ca *CA) issue(key *ecdsa.PublicKey, name string, roles []string, ips []net.IP, now time.Time) (*x509.Certificate, error) {
 	const op = "pki.issue"
 	if err := checkName("node", name); err != nil {
 		return nil, err
@@ -154,10 +167,6 @@ func (ca *CA) Issue(name string, roles []string, ips []net.IP, now time.Time) (*
 		if err := checkName("role", r); err != nil {
 			return nil, err
 		}
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, vfs.Wrap(op, err)
 	}
 	serial, err := newSerial()
 	if err != nil {
@@ -179,15 +188,12 @@ func (ca *CA) Issue(name string, roles []string, ips []net.IP, now time.Time) (*
 		BasicConstraintsValid: true,
 	}
 	cert, err := sign(tmpl, ca.cert, key, ca.key)
-	if err != nil {
-		return nil, vfs.Wrap(op, err)
-	}
-	return &Identity{ca: ca.cert, cert: cert, key: key}, nil
+	return cert, vfs.Wrap(op, err)
 }
 
 // sign makes the certificate tmpl for key.
-func sign(tmpl, parent *x509.Certificate, key, signer *ecdsa.PrivateKey) (*x509.Certificate, error) {
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, parent, key.Public(), signer)
+func sign(tmpl, parent *x509.Certificate, key *ecdsa.PublicKey, signer *ecdsa.PrivateKey) (*x509.Certificate, error) {
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, parent, key, signer)
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,10 @@
 // or not at all; keys have mode 0600 and a key that others can read is refused. The key is written before its certificate:
 // a key without certificate is a creation that did not finish and is replaced.
 //
+// A node that joins makes its key itself and sends a request (NewRequest, CA.Sign); it verifies who answers by the CA's fingerprint (PinnedTLS).
+// A certificate is renewed for the same key, so that one file changes, and a Holder gives the newest one to connections that are made
+// after that.
+//
 // A node's certificate carries its name as common name and as DNS name, so that ordinary host name verification checks it: a
 // client says which node it expects, not which address it dialled. Roles are organizational units. Certificates serve both
 // ends of a connection. Every peer is verified against this CA only, never against the system's.
