@@ -80,7 +80,7 @@ func AdmitDisk(m *metapb.ClusterMapR, node string, uuid []byte, empty bool, was 
 		if err := Survives(m, was); err != nil {
 			return Admission{}, vfs.Wrap(op, err)
 		}
-		return Admission{ID: last + 1, Replaces: was}, nil
+		return Admission{ID: last + 1, Replaces: was, Version: m.Version}, nil
 	}
 	return Admission{ID: last + 1}, nil
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/rackfs/rackfs/placement"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
 )
 
 // Timing is the hysteresis of observation.
@@ -36,6 +37,17 @@ func (s State) String() string {
 
 // MarshalText implements encoding.TextMarshaler.
 func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *State) UnmarshalText(b []byte) error {
+	for x := Unknown; x <= Out; x++ {
+		if x.String() == string(b) {
+			*s = x
+			return nil
+		}
+	}
+	return vfs.Errorf(vfs.KindInvalid, "nodegroup", "state %q of a store", b)
+}
 
 // downProbes in a row must fail before a store is down, however long they took.
 const downProbes = 2

@@ -10,8 +10,8 @@ import (
 )
 
 // What a block server may do at the metadata port. It asks what it needs for deciding by itself which shards to delete or to rebuild:
-// the states of blocks, whose metadata it is that answers, the cluster map. It changes one thing: a slot of a store
-// of its own is not filling any more.
+// the states of blocks, whose metadata it is that answers, the cluster map, the nodes. It changes what is its own: the record of its node, those of its
+// stores but for their state, and that a slot of a store of its own is not filling any more.
 
 // checkBlockQuery refuses all other queries.
 func checkBlockQuery(node string, q *metapb.Query) error {
@@ -26,17 +26,16 @@ func checkBlockQuery(node string, q *metapb.Query) error {
 // applied: the state machine refuses a group of another epoch, and a slot that would begin to fill again.
 func (sh *shard) checkBlockCommands(ctx context.Context, node string, cmds [][]byte) error {
 	const op = "raftmeta.propose"
-	var changes []*metapb.ChangePGs
+	var parsed []*metapb.Command
 	for _, enc := range cmds {
 		var c metapb.Command
 		if err := c.UnmarshalVT(enc); err != nil {
 			return vfs.Errorf(vfs.KindInvalid, op, "malformed command: %w", err)
 		}
-		change, ok := c.Op.(*metapb.Command_ChangePgs)
-		if !ok || sh.id != 0 {
-			return vfs.Errorf(vfs.KindPerm, op, "block server %s may end the filling of its own slots only", node)
+		if sh.id != 0 {
+			return vfs.Errorf(vfs.KindPerm, op, "block server %s may change nothing of a file system", node)
 		}
-		changes = append(changes, change.ChangePgs)
+		parsed = append(parsed, &c)
 	}
 	v, cache, err := sh.read(ctx)
 	if err != nil {
@@ -47,12 +46,45 @@ func (sh *shard) checkBlockCommands(ctx context.Context, node string, cmds [][]b
 	if k := vfs.Kind(r.Kind); k != vfs.KindOK {
 		return vfs.Errorf(k, op, "%s", r.Text)
 	}
-	for _, c := range changes {
-		if err := checkFilled(node, r.GetClusterMap(), c); err != nil {
+	for _, c := range parsed {
+		if err := checkBlockCommand(node, r.GetClusterMap(), c); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// checkBlockCommand refuses what is not a block server's to change.
+func checkBlockCommand(node string, m *metapb.ClusterMapR, c *metapb.Command) error {
+	const op = "raftmeta.propose"
+	record := func(id uint32) *metapb.Store {
+		for _, s := range m.Stores {
+			if s.Id == id {
+				return s
+			}
+		}
+		return nil
+	}
+	switch x := c.Op.(type) {
+	case *metapb.Command_ChangePgs:
+		return checkFilled(node, m, x.ChangePgs)
+	case *metapb.Command_PutNode:
+		if x.PutNode.GetNode().GetName() == node {
+			return nil
+		}
+	case *metapb.Command_PutStore:
+		s := x.PutStore.GetStore()
+		old := record(s.GetId())
+		if s.GetNode() == node && s.GetState() == old.GetState() && (old == nil || old.Node == node) {
+			return nil // a new one is in, which is the zero state
+		}
+	case *metapb.Command_ReplaceStore:
+		r := x.ReplaceStore
+		if record(r.Old).GetNode() == node && r.GetNew().GetNode() == node && r.New.State == metapb.StoreState_STORE_IN {
+			return nil
+		}
+	}
+	return vfs.Errorf(vfs.KindPerm, op, "block server %s may change the records of its own node and stores, and end the filling of its own slots, and nothing else", node)
 }
 
 // checkFilled refuses a change of groups unless all it does is to end the filling of slots of the node's stores.

@@ -39,7 +39,7 @@ func newRootCommand() *cobra.Command {
 		SilenceErrors: true,
 		Version:       version(),
 	}
-	root.AddCommand(newDevCommand())
+	root.AddCommand(newDevCommand(), newNodeCommand(), newClusterCommand())
 	return root
 }
 

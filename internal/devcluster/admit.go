@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/rackfs/rackfs/internal/provision"
 	"github.com/rackfs/rackfs/nodegroup"
 	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
@@ -73,7 +74,7 @@ func (c *Cluster) admitStore(ctx context.Context, meta *raftmeta.Client, n *bloc
 }
 
 func (c *Cluster) tryAdmitStore(ctx context.Context, meta *raftmeta.Client, n *blockNode) error {
-	m, err := clusterMap(ctx, meta) // of now: the one before may have been replaced
+	m, err := provision.ClusterMap(ctx, meta) // of now: the one before may have been replaced
 	if err != nil {
 		return err
 	}
@@ -110,12 +111,4 @@ func (c *Cluster) tryAdmitStore(ctx context.Context, meta *raftmeta.Client, n *b
 		c.log.Warn("a lost block store is replaced by a new one, which is being filled from the others", "node", n.name, "lost", n.Replaces, "store", n.ID)
 	}
 	return nil
-}
-
-func clusterMap(ctx context.Context, meta *raftmeta.Client) (*metapb.ClusterMapR, error) {
-	r, err := meta.Query(ctx, clusterShard, &metapb.Query{Q: &metapb.Query_ClusterMap{ClusterMap: &metapb.ClusterMapQ{}}})
-	if err != nil {
-		return nil, err
-	}
-	return r.GetClusterMap(), nil
 }

@@ -148,7 +148,7 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err := c.admitStores(ctx, c.meta); err != nil {
 		return err
 	}
-	if err := provision(ctx, c.meta, &c.dir.shape); err != nil {
+	if err := provisionAll(ctx, c.meta, &c.dir.shape); err != nil {
 		return err
 	}
 	secured, err := c.provisionProjects(ctx)

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rackfs/rackfs/internal/provision"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 )
@@ -41,7 +42,7 @@ func (c *Cluster) fs() vfs.FS { return c.gateway.Exports()[0].FS }
 
 func (c *Cluster) cmap(t *testing.T) *metapb.ClusterMapR {
 	t.Helper()
-	m, err := clusterMap(t.Context(), c.meta)
+	m, err := provision.ClusterMap(t.Context(), c.meta)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/rackfs/rackfs/internal/gateway"
+	"github.com/rackfs/rackfs/internal/provision"
 	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
@@ -127,7 +128,7 @@ func (c *Cluster) provisionProjects(ctx context.Context) ([]gateway.Secured, err
 	if _, err := c.meta.Register(ctx, namespaceShard, metapb.OriginKind_ORIGIN_ADMIN, "provision", incarnation); err != nil {
 		return nil, err
 	}
-	fs, err := findFS(ctx, c.meta)
+	fs, err := provision.FindFS(ctx, c.meta)
 	if err != nil {
 		return nil, err
 	}

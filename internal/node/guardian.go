@@ -1,0 +1,60 @@
+package node
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/rackfs/rackfs/internal/provision"
+	"github.com/rackfs/rackfs/internal/wire"
+	"github.com/rackfs/rackfs/nodegroup"
+	"github.com/rackfs/rackfs/raftmeta"
+)
+
+// Guardian is the manager of stores and placement groups that goes with a voter; the one of the leader of shard 0 works.
+type Guardian struct {
+	*nodegroup.Manager
+	stop context.CancelFunc
+	done sync.WaitGroup
+}
+
+// GuardianOptions configure a Guardian.
+type GuardianOptions struct {
+	Server      *raftmeta.Server
+	Meta        *raftmeta.Client
+	Security    func(node string) wire.Security // of connections to block servers
+	RetireEvery time.Duration                   // 0: the default
+	Logger      *slog.Logger
+}
+
+// StartGuardian runs it until Close.
+func StartGuardian(ctx context.Context, o GuardianOptions) *Guardian {
+	g := &Guardian{Manager: nodegroup.New(nodegroup.Options{
+		Leads: func() bool { return Leads(o.Server, provision.ClusterShard) }, Meta: o.Meta,
+		Connect: func(node, addr string) nodegroup.Conn {
+			return wire.NewClient(wire.Dialer("tcp", addr), wire.ClientOptions{Security: o.Security(node), Logger: o.Logger})
+		},
+		RetireEvery: o.RetireEvery, Logger: o.Logger,
+	})}
+	run, stop := context.WithCancel(context.WithoutCancel(ctx))
+	g.stop = stop
+	g.done.Go(func() { g.Run(run) })
+	return g
+}
+
+// Leads reports whether a server's replica of a shard leads it and serves.
+func Leads(s *raftmeta.Server, shard uint16) bool {
+	for _, st := range s.Status() {
+		if st.Shard == shard {
+			return st.Serving
+		}
+	}
+	return false
+}
+
+// Close ends it.
+func (g *Guardian) Close() {
+	g.stop()
+	g.done.Wait()
+}

@@ -1,0 +1,35 @@
+package node
+
+// key is one key of the configuration file.
+type key struct {
+	path    string
+	example string // YAML value that --print-config shows
+	set     bool   // it has to be given: --print-config shows it without a comment sign
+	doc     string
+}
+
+// keys are all keys, in the order in which --print-config shows them.
+var keys = []key{
+	{"name", "node-1", true, "Name of this node: a-z, 0-9 and '-', at most 63. It is in the node's certificate and never changes."},
+	{"data", "/var/lib/rackfs", true, "Directory of the node's identity and metadata."},
+	{"roles", "[meta, block, gateway]", true, "What this node does: meta (votes on the metadata), block (stores data on its disks), gateway (serves NFS).\nA cluster has one gateway for now. The token that a node joins with has to allow its roles."},
+	{"advertise", "10.0.0.1", true, "Address or host name under which the other nodes reach this one. Ports are those that it listens on."},
+	{"seeds", "[10.0.0.2:7072]", false, "Control addresses of meta nodes, for a node that was away while all of them moved. Usually not needed:\naddresses are remembered."},
+	{"zone", "eu-1", false, "Where the node is. A placement group spreads over these if the pool's failure domain is zone or rack."},
+	{"rack", "r1", false, ""},
+	{"group", "", false, "Node group, for a later version."},
+	{"meta.listen", ":7071", false, "Address of the metadata port."},
+	{"meta.raft_log", "raft-wal", false, "Log of the metadata: raft-wal or raft-boltdb. Fixed when the node is made."},
+	{"meta.gc_grace", "10m", false, "How long data stays that no file uses any more, 1s to 720h. The same on all meta nodes."},
+	{"control.listen", ":7072", false, "Address at which a meta node lets nodes join and renews certificates."},
+	{"block.listen", ":7073", false, "Address of the block server."},
+	{"block.disks", "[/srv/rackfs/disk1, /srv/rackfs/disk2]", false, "One directory for each disk; required with role block. A directory that does not exist, or is empty, gets a new store\nonce; later it has to be there (see rackfs node --replace-disk)."},
+	{"block.segment", "256MiB", false, "Size of the preallocated files of a new store, 1MiB to 4GiB."},
+	{"nfs.listen", ":2049", false, "Address of the NFS server of a gateway."},
+	{"nfs.allow", "[10.0.0.0/8]", false, "Networks or addresses that may mount, besides this machine."},
+	{"nfs.root_squash", "false", false, "Treat clients' root as nobody."},
+	{"nfs.noatime", "false", false, "Do not record times of access; else as relatime."},
+	{"nfs.lease", "30s", false, "How long a silent client keeps its locks, 1s to 1h."},
+	{"http.listen", "127.0.0.1:7070", false, "Address of /healthz, /status and /metrics; \"\" for none."},
+	{"log.level", "info", false, "debug, info, warn or error; logs go to standard error."},
+}

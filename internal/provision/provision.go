@@ -1,0 +1,120 @@
+// Package provision makes what shard 0 and a namespace shard must hold before a gateway can serve: the key of file handles and the file
+// system `default`. Each step is idempotent, so that a crash in the first start of a cluster is repaired by the second.
+package provision
+
+import (
+	"context"
+	"crypto/rand"
+	"time"
+
+	"github.com/rackfs/rackfs/raftmeta"
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// Fixed ids of every cluster.
+const (
+	ClusterShard   = 0
+	NamespaceShard = 1
+	DefaultPool    = 1
+	DefaultFS      = 1
+	handleKeyID    = 1
+)
+
+// ClusterMap asks for the cluster map.
+func ClusterMap(ctx context.Context, meta *raftmeta.Client) (*metapb.ClusterMapR, error) {
+	r, err := meta.Query(ctx, ClusterShard, &metapb.Query{Q: &metapb.Query_ClusterMap{ClusterMap: &metapb.ClusterMapQ{}}})
+	if err != nil {
+		return nil, err
+	}
+	return r.GetClusterMap(), nil
+}
+
+// Pool puts the first pool of a cluster, unless there is one.
+func Pool(ctx context.Context, meta *raftmeta.Client, pool func() (*metapb.Pool, error)) error {
+	const op = "provision pool"
+	m, err := ClusterMap(ctx, meta)
+	if err != nil {
+		return vfs.Wrap(op, err)
+	}
+	if len(m.GetPools()) > 0 {
+		return nil
+	}
+	p, err := pool()
+	if err != nil {
+		return vfs.Wrap(op, err)
+	}
+	_, err = meta.Apply(ctx, ClusterShard, &metapb.Command{Op: &metapb.Command_PutPool{PutPool: &metapb.PutPool{Pool: p}}})
+	return vfs.Wrap(op, err)
+}
+
+// Key makes the key of file handles. The first one put wins.
+func Key(ctx context.Context, meta *raftmeta.Client) error {
+	secret := make([]byte, 16)
+	rand.Read(secret)
+	_, err := meta.Apply(ctx, ClusterShard, &metapb.Command{Op: &metapb.Command_PutKey{PutKey: &metapb.PutKey{
+		Key: &metapb.Key{Kind: "handle", Id: handleKeyID, Secret: secret},
+	}}})
+	return vfs.Wrap("provision handle key", err)
+}
+
+// FS makes file system `default`: a record that says "creating" with
+// all that is random in it, its namespace, then "active".
+func FS(ctx context.Context, meta *raftmeta.Client) error {
+	return vfs.Wrap("provision file system", makeFS(ctx, meta))
+}
+
+func makeFS(ctx context.Context, meta *raftmeta.Client) error {
+	fs, err := FindFS(ctx, meta)
+	if err != nil {
+		return err
+	}
+	put := func(fs *metapb.FileSystem, expect metapb.FileSystemState) error {
+		_, err := meta.Apply(ctx, ClusterShard, &metapb.Command{Op: &metapb.Command_PutFileSystem{PutFileSystem: &metapb.PutFileSystem{Fs: fs, ExpectState: expect}}})
+		return err
+	}
+	if fs == nil {
+		key := make([]byte, 16)
+		rand.Read(key)
+		now := time.Now()
+		fs = &metapb.FileSystem{
+			Id: DefaultFS, Name: "default", Workspace: "default", Kind: "shared", Shard: NamespaceShard, Pool: DefaultPool,
+			State: metapb.FileSystemState_FS_CREATING, HashKey: key,
+			Created: &metapb.Time{Sec: now.Unix(), Nsec: uint32(now.Nanosecond())},
+		}
+		if err := put(fs, metapb.FileSystemState_FS_UNKNOWN); err != nil {
+			return err
+		}
+	}
+	if fs.State != metapb.FileSystemState_FS_CREATING {
+		return nil
+	}
+	incarnation := make([]byte, 16)
+	rand.Read(incarnation)
+	if _, err := meta.Register(ctx, uint16(fs.Shard), metapb.OriginKind_ORIGIN_ADMIN, "provision", incarnation); err != nil {
+		return err
+	}
+	_, err = meta.Apply(ctx, uint16(fs.Shard), &metapb.Command{Fs: fs.Id, Op: &metapb.Command_CreateNamespace{CreateNamespace: &metapb.CreateNamespace{
+		RootMode: 0o755, HashKey: fs.HashKey,
+	}}})
+	if err != nil {
+		return err
+	}
+	active := fs.CloneVT()
+	active.State = metapb.FileSystemState_FS_ACTIVE
+	return put(active, metapb.FileSystemState_FS_CREATING)
+}
+
+// FindFS is the record of file system `default`, nil if there is none.
+func FindFS(ctx context.Context, meta *raftmeta.Client) (*metapb.FileSystem, error) {
+	r, err := meta.Query(ctx, ClusterShard, &metapb.Query{Q: &metapb.Query_FileSystems{FileSystems: &metapb.FileSystemsQ{}}})
+	if err != nil {
+		return nil, err
+	}
+	for _, fs := range r.GetFileSystems().GetFileSystems() {
+		if fs.Id == DefaultFS {
+			return fs, nil
+		}
+	}
+	return nil, nil
+}
