@@ -1,0 +1,233 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rackfs/rackfs/internal/node"
+)
+
+// patience is how long a test waits for what must happen; it decides only when a hanging test ends.
+const patience = 2 * time.Minute
+
+var binary string
+
+func TestMain(m *testing.M) {
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "rackfs-cluster")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	binary = filepath.Join(dir, "rackfs")
+	build := exec.Command("go", "build", "-o", binary, "github.com/rackfs/rackfs/cmd/rackfs")
+	build.Stderr = os.Stderr
+	if err := build.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "build rackfs:", err)
+		return 1
+	}
+	return m.Run()
+}
+
+// machine is a node and its process.
+type machine struct {
+	t    *testing.T
+	name string
+	dir  string
+	host string // its address
+	base int    // its ports: base + 71, 72, 73; 2049
+	cmd  *exec.Cmd
+	done chan struct{} // closed when cmd has ended
+	log  string
+}
+
+// machines makes the configurations of nodes n1, n2, ... with two disks each.
+func machines(t *testing.T, roles ...string) []*machine {
+	var all []*machine
+	dir := t.TempDir()
+	for i, r := range roles {
+		m := &machine{t: t, name: fmt.Sprintf("n%d", i+1), dir: dir, base: 7000, host: fmt.Sprintf("127.%d.%d.%d", 64+os.Getpid()>>8&63, os.Getpid()&255, i+1)}
+		m.log = filepath.Join(dir, m.name+".log")
+		m.configure(r)
+		all = append(all, m)
+	}
+	t.Cleanup(func() {
+		for _, m := range all {
+			if m.cmd != nil {
+				_ = m.cmd.Process.Kill()
+				<-m.done
+			}
+			if t.Failed() {
+				b, _ := os.ReadFile(m.log)
+				t.Logf("log of %s:\n%s", m.name, b[max(0, len(b)-8000):])
+			}
+		}
+	})
+	return all
+}
+
+func (m *machine) config() string { return filepath.Join(m.dir, m.name+".yaml") }
+
+func (m *machine) configure(roles string) {
+	m.t.Helper()
+	text := fmt.Sprintf(`
+name: %[1]s
+data: %[2]s/%[1]s
+roles: [%[3]s]
+advertise: %[4]s
+meta: {listen: "%[4]s:%[5]d", gc_grace: 10s}
+control: {listen: "%[4]s:%[6]d"}
+http: {listen: ""}
+nfs: {listen: "%[4]s:2049"}
+`, m.name, m.dir, roles, m.host, m.base+71, m.base+72)
+	if strings.Contains(roles, "block") {
+		text += fmt.Sprintf("block:\n  listen: \"%s:%d\"\n  disks: [%[3]s/%[4]s-disk1, %[3]s/%[4]s-disk2]\n  segment: 16MiB\n", m.host, m.base+73, m.dir, m.name)
+	}
+	if err := os.WriteFile(m.config(), []byte(text), 0o600); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// rackfs runs a command to its end.
+func rackfs(t *testing.T, args ...string) (stdout string, err error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, binary, args...)
+	var out, bad bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &bad
+	if err := cmd.Run(); err != nil {
+		return out.String(), fmt.Errorf("rackfs %s: %w: %s", args[0], err, bad.String())
+	}
+	return strings.TrimSpace(out.String()), nil
+}
+
+func (m *machine) must(args ...string) string {
+	m.t.Helper()
+	out, err := rackfs(m.t, append(args, "--config", m.config())...)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return out
+}
+
+// refused is a command that fails, saying all of that.
+func (m *machine) refused(says string, args ...string) {
+	m.t.Helper()
+	_, err := rackfs(m.t, append(args, "--config", m.config())...)
+	if err == nil || !strings.Contains(err.Error(), says) {
+		m.t.Errorf("%s of %s: %v, want a refusal that says %q", strings.Join(args[:2], " "), m.name, err, says)
+	}
+}
+
+// start runs the node until it says that it is ready.
+func (m *machine) start(args ...string) {
+	m.t.Helper()
+	log, err := os.OpenFile(m.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer log.Close()
+	out := filepath.Join(m.dir, m.name+".out")
+	stdout, err := os.Create(out)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer stdout.Close()
+	m.cmd = exec.Command(binary, append([]string{"node", "--config", m.config()}, args...)...)
+	m.cmd.Stdout, m.cmd.Stderr = stdout, log
+	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := m.cmd.Start(); err != nil {
+		m.t.Fatal(err)
+	}
+	done, cmd := make(chan struct{}), m.cmd
+	m.done = done
+	go func() {
+		_ = cmd.Wait()
+		close(done)
+	}()
+	m.await("it is ready", func() (bool, string) {
+		select {
+		case <-done:
+			m.t.Fatalf("%s ended", m.name)
+		default:
+		}
+		b, _ := os.ReadFile(out)
+		return strings.HasPrefix(string(b), "rackfs ready\n"), string(b)
+	})
+}
+
+func (m *machine) kill() {
+	m.t.Helper()
+	if err := m.cmd.Process.Kill(); err != nil {
+		m.t.Fatal(err)
+	}
+	<-m.done
+	m.cmd = nil
+}
+
+// stop asks it to end, and it must do so cleanly.
+func (m *machine) stop() {
+	m.t.Helper()
+	if err := m.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		m.t.Fatal(err)
+	}
+	<-m.done
+	if code := m.cmd.ProcessState.ExitCode(); code != 0 {
+		m.t.Errorf("%s ended with status %d", m.name, code)
+	}
+	m.cmd = nil
+}
+
+// await waits for a condition.
+func (m *machine) await(what string, ok func() (bool, string)) {
+	m.t.Helper()
+	end := time.Now().Add(patience)
+	for {
+		done, seen := ok()
+		if done {
+			return
+		}
+		if time.Now().After(end) {
+			m.t.Fatalf("%s: waited %v until %s: %s", m.name, patience, what, seen)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+func (m *machine) status() *node.Status {
+	m.t.Helper()
+	st := new(node.Status)
+	if err := json.Unmarshal([]byte(m.must("cluster", "status", "--json")), st); err != nil {
+		m.t.Fatal(err)
+	}
+	return st
+}
+
+// healthy waits until the cluster is, with so many voters of each shard, and new blocks get the full profile.
+func (m *machine) healthy(voters int, profile string) *node.Status {
+	m.t.Helper()
+	var st *node.Status
+	m.await("the cluster is healthy", func() (bool, string) {
+		st = m.status()
+		ok := st.Health == "ok" && len(st.Shards) == 2 && st.Placement != nil && len(st.Placement.Pools) == 1 && st.Placement.Pools[0].Writes == profile
+		for _, s := range st.Shards {
+			ok = ok && len(s.Voters) == voters
+		}
+		return ok, fmt.Sprintf("%s %+v", st.Health, st.Shards)
+	})
+	return st
+}
