@@ -124,7 +124,10 @@ func ParseConfig(raw []byte) (*Config, error) {
 
 // emptySection allows a section of which every key is a comment.
 func emptySection(k *koanf.Koanf, path string) bool {
-	return k.Get(path) == nil && slices.ContainsFunc(keys, func(x key) bool { return strings.HasPrefix(x.path, path+".") })
+	if m, ok := k.Get(path).(map[string]any); k.Get(path) != nil && (!ok || len(m) > 0) {
+		return false
+	}
+	return slices.ContainsFunc(keys, func(x key) bool { return strings.HasPrefix(x.path, path+".") })
 }
 
 // reading turns values into what they have to be and keeps the first complaint.
