@@ -69,8 +69,8 @@ func checkBlockCommand(node string, m *metapb.ClusterMapR, c *metapb.Command) er
 	case *metapb.Command_ChangePgs:
 		return checkFilled(node, m, x.ChangePgs)
 	case *metapb.Command_PutNode:
-		if x.PutNode.GetNode().GetName() == node {
-			return nil
+		if n := x.PutNode.GetNode(); n.GetName() == node && n.GetVersion() > 1 {
+			return nil // a record that was removed is not made again by who it was of
 		}
 	case *metapb.Command_PutStore:
 		s := x.PutStore.GetStore()

@@ -67,7 +67,9 @@ func TestBlockServersAtTheMetadataPort(t *testing.T) {
 		}
 	}
 	for _, shard := range []uint16{0, 1} {
-		must(shard, &metapb.Command{Op: &metapb.Command_RaiseLevel{RaiseLevel: &metapb.RaiseLevel{Level: 2}}})
+		for level := range uint32(2) {
+			must(shard, &metapb.Command{Op: &metapb.Command_RaiseLevel{RaiseLevel: &metapb.RaiseLevel{Level: level + 2}}})
+		}
 	}
 	for id := range uint32(4) {
 		must(0, &metapb.Command{Op: &metapb.Command_PutStore{PutStore: &metapb.PutStore{Store: &metapb.Store{
@@ -96,6 +98,8 @@ func TestBlockServersAtTheMetadataPort(t *testing.T) {
 		"states":       {1, &metapb.Query{Q: &metapb.Query_BlockStates{BlockStates: &metapb.BlockStatesQ{Ids: []uint64{1 << 48}}}}, true},
 		"shard":        {1, infoQuery(), true},
 		"map":          {0, &metapb.Query{Q: &metapb.Query_ClusterMap{ClusterMap: &metapb.ClusterMapQ{}}}, true},
+		"nodes":        {0, &metapb.Query{Q: &metapb.Query_Nodes{Nodes: &metapb.NodesQ{}}}, true},
+		"tokens":       {0, &metapb.Query{Q: &metapb.Query_Tokens{Tokens: &metapb.TokensQ{}}}, false},
 		"keys":         {0, &metapb.Query{Q: &metapb.Query_Keys{Keys: &metapb.KeysQ{Kind: "handle"}}}, false},
 		"file systems": {0, &metapb.Query{Q: &metapb.Query_FileSystems{FileSystems: &metapb.FileSystemsQ{}}}, false},
 		"nfs clients":  {0, &metapb.Query{Q: &metapb.Query_NfsClients{NfsClients: &metapb.NFSClientsQ{}}}, false},
@@ -118,7 +122,13 @@ func TestBlockServersAtTheMetadataPort(t *testing.T) {
 		"other data slots":      change(4, &metapb.PlacementGroup{Id: 1, Epoch: 4, K: 1, Slots: []*metapb.Slot{slot(1, 0, false), slot(2, 0, true)}}),
 		"a new group":           change(0, &metapb.PlacementGroup{Id: 2, Epoch: 1, Slots: []*metapb.Slot{slot(1, 0, false), slot(2, 0, false)}}),
 		"removal":               {Op: &metapb.Command_ChangePgs{ChangePgs: &metapb.ChangePGs{Pool: 1, Changes: []*metapb.PGChange{{ExpectEpoch: 4, Pg: group(), Remove: true}}}}},
-		"a store":               {Op: &metapb.Command_PutStore{PutStore: &metapb.PutStore{Store: &metapb.Store{Id: 1, Node: "s1", Uuid: []byte{0}}}}},
+		"another's store":       {Op: &metapb.Command_PutStore{PutStore: &metapb.PutStore{Store: &metapb.Store{Id: 2, Node: "s1", Uuid: []byte{1}}}}},
+		"its store to another":  {Op: &metapb.Command_PutStore{PutStore: &metapb.PutStore{Store: &metapb.Store{Id: 1, Node: "s2", Uuid: []byte{0}}}}},
+		"a store's state":       {Op: &metapb.Command_PutStore{PutStore: &metapb.PutStore{Store: &metapb.Store{Id: 1, Node: "s1", Uuid: []byte{0}, State: metapb.StoreState_STORE_OUT}}}},
+		"another's node":        {Op: &metapb.Command_PutNode{PutNode: &metapb.PutNode{Node: &metapb.Node{Name: "s2", Id: make([]byte, 16), Version: 1, Roles: []string{"meta"}}}}},
+		"a removed record":      {Op: &metapb.Command_PutNode{PutNode: &metapb.PutNode{Node: &metapb.Node{Name: "s1", Id: make([]byte, 16), Version: 1, Roles: []string{"meta"}}}}},
+		"a token":               {Op: &metapb.Command_PutToken{PutToken: &metapb.PutToken{Token: &metapb.Token{}}}},
+		"a join":                {Op: &metapb.Command_JoinNode{JoinNode: &metapb.JoinNode{Hash: make([]byte, 32)}}},
 		"a replacement":         {Op: &metapb.Command_ReplaceStore{ReplaceStore: &metapb.ReplaceStore{Old: 2, New: &metapb.Store{Id: 9, Node: "s1", Uuid: []byte{9}}}}},
 		"an origin":             {Op: &metapb.Command_RegisterOrigin{RegisterOrigin: &metapb.RegisterOrigin{Kind: metapb.OriginKind_ORIGIN_GATEWAY, Name: "s1", Incarnation: make([]byte, 16)}}},
 		"the end of an origin":  {Op: &metapb.Command_ExpireOrigin{ExpireOrigin: &metapb.ExpireOrigin{Origin: 1}}},
@@ -127,6 +137,16 @@ func TestBlockServersAtTheMetadataPort(t *testing.T) {
 	} {
 		cmd.Id = &metapb.Identity{}
 		if _, err := s1.Apply(ctx, 0, cmd); vfs.KindOf(err) != vfs.KindPerm {
+			t.Errorf("change of %s: %v", name, err)
+		}
+	}
+	must(0, &metapb.Command{Op: &metapb.Command_PutNode{PutNode: &metapb.PutNode{Node: &metapb.Node{Name: "s1", Id: make([]byte, 16), Version: 1, Roles: []string{"block"}}}}})
+	for name, cmd := range map[string]*metapb.Command{
+		"its store":      {Op: &metapb.Command_PutStore{PutStore: &metapb.PutStore{Store: &metapb.Store{Id: 1, Node: "s1", Uuid: []byte{0}, Address: "h:1"}}}},
+		"a new store":    {Op: &metapb.Command_PutStore{PutStore: &metapb.PutStore{Store: &metapb.Store{Id: 5, Node: "s1", Uuid: []byte{5}}}}},
+		"its own record": {Op: &metapb.Command_PutNode{PutNode: &metapb.PutNode{Node: &metapb.Node{Name: "s1", Id: make([]byte, 16), Version: 2, Roles: []string{"block"}, Block: "h:1"}}}},
+	} {
+		if _, err := s1.Apply(ctx, 0, cmd); err != nil {
 			t.Errorf("change of %s: %v", name, err)
 		}
 	}

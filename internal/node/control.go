@@ -204,7 +204,8 @@ func (a *authority) join(ctx context.Context, req *joinRequest) (*joinReply, err
 	return reply, nil
 }
 
-func (a *authority) renew(ctx context.Context, name string, req *renewRequest) (*renewReply, error) {
+// renew gives the roles of the node's certificate again, not more.
+func (a *authority) renew(ctx context.Context, name string, roles []string, req *renewRequest) (*renewReply, error) {
 	const op = "renew"
 	if err := a.dir.refresh(ctx, a.meta); err != nil {
 		return nil, err
@@ -213,7 +214,8 @@ func (a *authority) renew(ctx context.Context, name string, req *renewRequest) (
 		if n.Name != name {
 			continue
 		}
-		cert, err := a.ca.Sign(req.CSR, name, n.Roles, nil, a.now())
+		roles = slices.DeleteFunc(slices.Clone(roles), func(r string) bool { return !slices.Contains(n.Roles, r) })
+		cert, err := a.ca.Sign(req.CSR, name, roles, nil, a.now())
 		return &renewReply{Cert: cert}, err
 	}
 	return nil, vfs.Errorf(vfs.KindPerm, op, "node %s is not in the cluster any more", name)
@@ -231,15 +233,15 @@ func serveControl(ln net.Listener, id *pki.Holder, a *authority, local func() an
 		serveJSON(w, r, log, a.join)
 	})
 	mux.HandleFunc("POST "+pathRenew, func(w http.ResponseWriter, r *http.Request) {
-		name, err := caller(r)
+		name, roles, err := caller(r)
 		if err != nil {
 			writeFailure(w, err)
 			return
 		}
-		serveJSON(w, r, log, func(ctx context.Context, req *renewRequest) (*renewReply, error) { return a.renew(ctx, name, req) })
+		serveJSON(w, r, log, func(ctx context.Context, req *renewRequest) (*renewReply, error) { return a.renew(ctx, name, roles, req) })
 	})
 	mux.HandleFunc("GET "+pathLocal, func(w http.ResponseWriter, r *http.Request) {
-		if _, err := caller(r); err != nil {
+		if _, _, err := caller(r); err != nil {
 			writeFailure(w, err)
 			return
 		}
@@ -271,13 +273,12 @@ func (c *controlServer) close() {
 	}
 }
 
-// caller is the node whose certificate came with a request.
-func caller(r *http.Request) (string, error) {
+// caller is the node whose certificate came with a request, and its roles.
+func caller(r *http.Request) (name string, roles []string, err error) {
 	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
-		return "", vfs.Errorf(vfs.KindUnauthorized, "control", "a certificate of this cluster is needed")
+		return "", nil, vfs.Errorf(vfs.KindUnauthorized, "control", "a certificate of this cluster is needed")
 	}
-	name, _, err := pki.Subject(r.TLS.PeerCertificates[0])
-	return name, err
+	return pki.Subject(r.TLS.PeerCertificates[0])
 }
 
 func serveJSON[Req, Reply any](w http.ResponseWriter, r *http.Request, log *slog.Logger, fn func(context.Context, *Req) (*Reply, error)) {

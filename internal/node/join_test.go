@@ -182,17 +182,16 @@ func TestJoin(t *testing.T) {
 	}
 
 	// Renewal, with a certificate that is about to expire.
-	a := n.authority
-	b.renewer.now = func() time.Time { return time.Now() }
-	if b.renewer.due() {
+	r := *b.renewer
+	if r.due() {
 		t.Error("a new certificate is due for renewal")
 	}
-	b.renewer.now = func() time.Time { return time.Now().Add(pki.NodeValidity * 3 / 4) }
-	if !b.renewer.due() {
+	r.now = func() time.Time { return time.Now().Add(pki.NodeValidity * 3 / 4) }
+	if !r.due() {
 		t.Error("a certificate at three quarters of its time is not due")
 	}
 	old := b.id.Identity()
-	if err := b.renewer.renew(ctx); err != nil {
+	if err := r.renew(ctx); err != nil {
 		t.Fatal(err)
 	}
 	saved, err := pki.LoadIdentity(b.dir.files, b.dir.sub(pkiDir))
@@ -200,15 +199,15 @@ func TestJoin(t *testing.T) {
 		t.Errorf("renewed: %v %v", saved, err)
 	}
 	refusal(t, "expired certificate", expiredError(old, time.Now().Add(2*pki.NodeValidity)), vfs.KindUnauthorized, "join anew")
-	for _, r := range n.directory.records() {
-		if r.Name == "n2" {
-			if _, err := n.meta.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_RemoveNode{RemoveNode: &metapb.RemoveNode{Name: r.Name, Id: r.Id}}}); err != nil {
+	for _, x := range n.directory.records() {
+		if x.Name == "n2" {
+			if _, err := n.meta.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_RemoveNode{RemoveNode: &metapb.RemoveNode{Name: x.Name, Id: x.Id}}}); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
-	refusal(t, "renewal of a node that was removed", b.renewer.renew(ctx), vfs.KindUnavailable, "not in the cluster any more")
-	_, err = a.renew(ctx, "n2", &renewRequest{CSR: req.DER})
+	refusal(t, "renewal of a node that was removed", r.renew(ctx), vfs.KindUnavailable, "not in the cluster any more")
+	_, err = n.authority.renew(ctx, "n2", []string{RoleBlock}, &renewRequest{CSR: req.DER})
 	refusal(t, "the same", err, vfs.KindPerm, "not in the cluster any more")
 }
 

@@ -324,7 +324,12 @@ func (n *Node) provision(ctx context.Context) error {
 	return provision.FS(ctx, n.meta)
 }
 
-func (n *Node) record() *metapb.Node { return n.cfg.record(n.dir.state.id(), n.opt.Release) }
+// record is what the node is now. Its roles are those that it may have, whether it is in them now or not.
+func (n *Node) record() *metapb.Node {
+	r := n.cfg.record(n.dir.state.id(), n.opt.Release)
+	r.Roles = n.id.Identity().Roles()
+	return r
+}
 
 // register makes the node's record what the node is now.
 func (n *Node) register(ctx context.Context) error {

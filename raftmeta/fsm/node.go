@@ -36,6 +36,11 @@ func checkNode(n *metapb.Node, op string) error {
 	if err := checkRecordName(op, "name", n.Name); err != nil {
 		return err
 	}
+	for _, a := range []struct{ address, role string }{{n.Control, "meta"}, {n.Meta, "meta"}, {n.Block, "block"}, {n.Nfs, "gateway"}} {
+		if a.address != "" && !slices.Contains(n.Roles, a.role) {
+			return vfs.Errorf(vfs.KindInvalid, op, "node %s has the address %s of a role that it does not have, %s", n.Name, a.address, a.role)
+		}
+	}
 	for _, s := range slices.Concat(n.Roles, []string{n.Zone, n.Rack, n.Group, n.Control, n.Meta, n.Block, n.Nfs, n.Release}) {
 		if len(s) > maxRecordName {
 			return vfs.Errorf(vfs.KindInvalid, op, "a label or an address of %d bytes, at most %d", len(s), maxRecordName)
@@ -116,10 +121,23 @@ func (x *call) putNode(c *metapb.PutNode) (*metapb.Result, error) {
 	case n.Version != old.Version+1: // 0 if there is none
 		return nil, vfs.Errorf(vfs.KindChanged, op, "the record of node %s is at version %d, not %d", n.Name, old.Version, n.Version-1)
 	}
+	if had && !sameRoles(&old, n) {
+		return nil, vfs.Errorf(vfs.KindPerm, op, "node %s has the roles %q, by the token that it joined with: they do not change", n.Name, old.Roles)
+	}
 	if err := x.apart(n, op); err != nil {
 		return nil, err
 	}
 	return nodeResult(n), x.setRecord(appendNode(n.Name), n)
+}
+
+// sameRoles compares without order.
+func sameRoles(a, b *metapb.Node) bool {
+	sorted := func(n *metapb.Node) []string {
+		r := slices.Clone(n.Roles)
+		slices.Sort(r)
+		return slices.Compact(r)
+	}
+	return slices.Equal(sorted(a), sorted(b))
 }
 
 func (x *call) removeNode(c *metapb.RemoveNode) error {

@@ -7450,7 +7450,8 @@ func (x *Node) GetRelease() string {
 }
 
 // PutNode changes a node's record, from the version before (KindChanged if it has another; repeated it changes nothing). Version 1 makes
-// a record: of the first node, the others come by JoinNode. KindExists: the name is another node's, or an address is.
+// a record: of the first node, the others come by JoinNode. Its roles are those of its token and never change (KindPerm): others believe
+// who has a role because of them. KindExists: the name is another node's, or an address is.
 type PutNode struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          *Node                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
