@@ -238,7 +238,9 @@ func serveControl(ln net.Listener, id *pki.Holder, a *authority, local func() an
 			writeFailure(w, err)
 			return
 		}
-		serveJSON(w, r, log, func(ctx context.Context, req *renewRequest) (*renewReply, error) { return a.renew(ctx, name, roles, req) })
+		serveJSON(w, r, log, func(ctx context.Context, req *renewRequest) (*renewReply, error) {
+			return a.renew(ctx, name, roles, req)
+		})
 	})
 	mux.HandleFunc("GET "+pathLocal, func(w http.ResponseWriter, r *http.Request) {
 		if _, _, err := caller(r); err != nil {
