@@ -2,9 +2,6 @@ package devcluster
 
 import (
 	"context"
-	"errors"
-	"os"
-	"path/filepath"
 
 	"github.com/rackfs/rackfs/internal/provision"
 	"github.com/rackfs/rackfs/nodegroup"
@@ -12,34 +9,6 @@ import (
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 )
-
-// emptyStoreDir reports whether the directory of a store of a formed cluster is gone or holds nothing: such a
-// store is lost, and is replaced by a new one. A link that leads nowhere is not that: the disk it leads to is not mounted.
-func emptyStoreDir(dir string) (bool, error) {
-	const op = "open store"
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		if _, err := os.Lstat(dir); err == nil {
-			return false, vfs.Errorf(vfs.KindUnavailable, op, "%s is a link that leads nowhere; is its disk mounted?", dir)
-		}
-		return true, nil
-	}
-	if err != nil {
-		return false, vfs.Errorf(vfs.KindOf(err), op, "%w", err)
-	}
-	for _, e := range entries {
-		switch e.Name() {
-		case "LOCK", "lost+found", "SUPERBLOCK.tmp": // of a store that was not made completely, and of a new file system
-		case "segments":
-			if inside, err := os.ReadDir(filepath.Join(dir, "segments")); err != nil || len(inside) > 0 {
-				return false, err // the store says what is wrong
-			}
-		default:
-			return false, nil
-		}
-	}
-	return true, nil
-}
 
 // admitStores finds out which store of the cluster each node has, makes and
 // records those that take the place of lost ones, and begins to serve them.

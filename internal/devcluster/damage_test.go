@@ -15,6 +15,7 @@ import (
 
 	"github.com/rackfs/rackfs/blockstore"
 	"github.com/rackfs/rackfs/blockstore/segment"
+	"github.com/rackfs/rackfs/internal/node"
 	"github.com/rackfs/rackfs/placement"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
@@ -35,7 +36,7 @@ func (c *Cluster) restartStore(t *testing.T, i int, damage func(dir string) erro
 	c.reg = prometheus.NewRegistry() // a store's collectors can be registered once
 	n := &blockNode{name: old.name, first: old.first}
 	var err error
-	if n.lost, err = emptyStoreDir(dir); err != nil {
+	if n.lost, err = node.EmptyDisk(dir); err != nil {
 		t.Fatal(err)
 	}
 	if !n.lost {

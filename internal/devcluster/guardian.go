@@ -3,23 +3,21 @@ package devcluster
 import (
 	"context"
 	"math"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/rackfs/rackfs/blockstore"
+	"github.com/rackfs/rackfs/internal/node"
 	"github.com/rackfs/rackfs/internal/wire"
 	"github.com/rackfs/rackfs/nodegroup"
 	"github.com/rackfs/rackfs/raftmeta"
 )
 
-// guardian is the manager of stores and placement groups that goes with a voter.
+// guardian is the manager of stores and placement groups that goes with a voter, and its metadata client.
 type guardian struct {
-	*nodegroup.Manager
+	*node.Guardian
 	meta *raftmeta.Client
-	stop context.CancelFunc
-	done sync.WaitGroup
 }
 
 // startGuardians gives every voter that runs its manager; the one of the leader works.
@@ -34,47 +32,25 @@ func (c *Cluster) startGuardians(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		g := &guardian{}
-		g.meta, err = raftmeta.NewClient(raftmeta.ClientOptions{
+		meta, err := raftmeta.NewClient(raftmeta.ClientOptions{
 			Nodes: c.voters.names(), Resolver: &c.voters, Logger: c.log,
 			Security: func(node string) wire.Security { return wire.Security{Mode: wire.ModeTLS, TLS: id.ClientTLS(node)} },
 		})
 		if err != nil {
 			return err
 		}
-		server := v.server
-		connect := func(node, addr string) nodegroup.Conn {
-			return wire.NewClient(wire.Dialer("tcp", addr), wire.ClientOptions{
-				Security: wire.Security{Mode: c.cfg.dataMode(), TLS: id.ClientTLS(node)}, Logger: c.log,
-			})
-		}
-		g.Manager = nodegroup.New(nodegroup.Options{
-			Leads: func() bool { return leads(server, clusterShard) }, Meta: g.meta,
-			Connect: connect, RetireEvery: c.cfg.retireInterval, Logger: c.log.With("node", v.name),
-		})
-		run, stop := context.WithCancel(context.WithoutCancel(ctx))
-		g.stop = stop
-		hinter := nodegroup.NewHinter(nodegroup.HinterOptions{Meta: g.meta, Connect: connect, Logger: c.log.With("node", v.name)})
-		v.hinter.Store(hinter)
-		g.done.Go(func() { g.Run(run) })
-		g.done.Go(func() { hinter.Run(run) })
-		c.guardians = append(c.guardians, g)
+		c.guardians = append(c.guardians, &guardian{meta: meta, Guardian: node.StartGuardian(ctx, node.GuardianOptions{
+			Server: v.server, Meta: meta, RetireEvery: c.cfg.retireInterval, Logger: c.log.With("node", v.name),
+			Security: func(node string) wire.Security {
+				return wire.Security{Mode: c.cfg.dataMode(), TLS: id.ClientTLS(node)}
+			},
+		})})
 	}
 	return nil
 }
 
-func leads(s *raftmeta.Server, shard uint16) bool {
-	for _, st := range s.Status() {
-		if st.Shard == shard {
-			return st.Serving
-		}
-	}
-	return false
-}
-
 func (g *guardian) close() {
-	g.stop()
-	g.done.Wait()
+	g.Close()
 	g.meta.Close()
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/rackfs/rackfs/blockstore/server"
 	"github.com/rackfs/rackfs/blockstore/store"
 	"github.com/rackfs/rackfs/blockstore/upkeep"
+	"github.com/rackfs/rackfs/internal/node"
 	"github.com/rackfs/rackfs/internal/pki"
 	"github.com/rackfs/rackfs/internal/wire"
 	"github.com/rackfs/rackfs/nodegroup"
@@ -63,7 +64,7 @@ func (c *Cluster) openStores(ctx context.Context) error {
 		c.stores[i] = n
 		start.Go(func() {
 			if c.dir.shape.Formed {
-				if n.lost, n.err = emptyStoreDir(c.dir.sub(n.name)); n.err == nil && n.lost {
+				if n.lost, n.err = node.EmptyDisk(c.dir.sub(n.name)); n.err == nil && n.lost {
 					n.err = vfs.Errorf(vfs.KindNotFound, "open store", "%s is gone or empty", c.dir.sub(n.name))
 				}
 			}

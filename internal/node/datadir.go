@@ -88,9 +88,9 @@ type dataDir struct {
 func (d *dataDir) sub(name string) string { return filepath.Join(d.path, name) }
 
 // openDataDir locks the directory of a configuration and reads its state, if it has one.
-func openDataDir(c *Config) (_ *dataDir, err error) {
+func openDataDir(files vfile.FS, c *Config) (_ *dataDir, err error) {
 	const op = "open data directory"
-	d := &dataDir{files: vfile.OS{}, path: c.Data}
+	d := &dataDir{files: files, path: c.Data}
 	if err := vfile.MkdirAllSync(d.files, c.Data); err != nil {
 		return nil, vfs.Errorf(vfs.KindOf(err), op, "%w", err)
 	}

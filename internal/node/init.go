@@ -8,6 +8,7 @@ import (
 
 	"github.com/rackfs/rackfs/internal/pki"
 	"github.com/rackfs/rackfs/internal/provision"
+	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/placement"
 	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/vfs"
@@ -116,6 +117,10 @@ func (l Layout) loss() string {
 
 // Init makes the first node of a new cluster in its data directory. Repeated after a crash it goes on; of a node that is made it refuses.
 func Init(c *Config, o InitOptions, now time.Time) (cluster string, l Layout, err error) {
+	return initOn(vfile.OS{}, c, o, now)
+}
+
+func initOn(files vfile.FS, c *Config, o InitOptions, now time.Time) (cluster string, l Layout, err error) {
 	const op = "cluster init"
 	if !c.Has(RoleMeta) {
 		return "", l, vfs.Errorf(vfs.KindInvalid, op, "the first node needs role meta: add it to roles")
@@ -129,7 +134,7 @@ func Init(c *Config, o InitOptions, now time.Time) (cluster string, l Layout, er
 	if l, err = layout(o, len(c.Disks)); err != nil {
 		return "", l, err
 	}
-	d, err := openDataDir(c)
+	d, err := openDataDir(files, c)
 	if err != nil {
 		return "", l, err
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/rackfs/rackfs/internal/pki"
+	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 )
@@ -27,7 +28,7 @@ func join(ctx context.Context, c *Config, tokenText, release string, now func() 
 	if err != nil {
 		return err
 	}
-	d, err := openDataDir(c)
+	d, err := openDataDir(vfile.OS{}, c)
 	if err != nil {
 		return err
 	}

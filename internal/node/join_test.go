@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/rackfs/rackfs/internal/pki"
+	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 )
@@ -119,7 +120,7 @@ func TestJoin(t *testing.T) {
 		t.Fatal(err)
 	}
 	refusal(t, "joined twice", Join(ctx, second, good, "test"), vfs.KindExists, "already")
-	d, err := openDataDir(second)
+	d, err := openDataDir(vfile.OS{}, second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,7 +220,7 @@ func TestInitIsRepeated(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, lost := range []string{"", pki.NodeCertFile, pki.CACertFile} {
-		d, err := openDataDir(c)
+		d, err := openDataDir(vfile.OS{}, c)
 		if err != nil {
 			t.Fatal(err)
 		}

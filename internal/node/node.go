@@ -110,7 +110,7 @@ func Start(ctx context.Context, c *Config, o Options) (_ *Node, err error) {
 // open checks everything that is this machine's own affair.
 func (n *Node) open() (err error) {
 	const op = "start node"
-	if n.dir, err = openDataDir(n.cfg); err != nil {
+	if n.dir, err = openDataDir(vfile.OS{}, n.cfg); err != nil {
 		return err
 	}
 	if !n.dir.state.Ready {

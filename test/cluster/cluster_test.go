@@ -134,8 +134,21 @@ func TestThreeNodes(t *testing.T) {
 	same(t, n1, "during", during)
 	write(t, c, root, "after", before)
 	same(t, n1, "after", before)
-	n3.start()
+
+	// All at once are gone, and find each other again by what each remembers.
+	for _, m := range []*machine{n1, n2} {
+		m.kill()
+	}
+	for _, m := range []*machine{n1, n2, n3} {
+		m.begin()
+	}
+	for _, m := range []*machine{n1, n2, n3} {
+		m.ready()
+	}
 	n1.healthy(3, "4+2")
+	same(t, n1, "during", during)
+	same(t, n1, "after", before)
+	c.Disconnect()
 	for _, m := range []*machine{n1, n2, n3} {
 		m.stop()
 	}

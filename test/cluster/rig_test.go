@@ -136,13 +136,19 @@ func (m *machine) refused(says string, args ...string) {
 // start runs the node until it says that it is ready.
 func (m *machine) start(args ...string) {
 	m.t.Helper()
+	m.begin(args...)
+	m.ready()
+}
+
+// begin runs the node.
+func (m *machine) begin(args ...string) {
+	m.t.Helper()
 	log, err := os.OpenFile(m.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		m.t.Fatal(err)
 	}
 	defer log.Close()
-	out := filepath.Join(m.dir, m.name+".out")
-	stdout, err := os.Create(out)
+	stdout, err := os.Create(m.out())
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -159,13 +165,20 @@ func (m *machine) start(args ...string) {
 		_ = cmd.Wait()
 		close(done)
 	}()
+}
+
+func (m *machine) out() string { return filepath.Join(m.dir, m.name+".out") }
+
+// ready waits until the node that has begun says so.
+func (m *machine) ready() {
+	m.t.Helper()
 	m.await("it is ready", func() (bool, string) {
 		select {
-		case <-done:
+		case <-m.done:
 			m.t.Fatalf("%s ended", m.name)
 		default:
 		}
-		b, _ := os.ReadFile(out)
+		b, _ := os.ReadFile(m.out())
 		return strings.HasPrefix(string(b), "rackfs ready\n"), string(b)
 	})
 }
