@@ -173,13 +173,17 @@ func (a *authority) join(ctx context.Context, req *joinRequest) (*joinReply, err
 			return nil, vfs.Errorf(vfs.KindAccess, op, "the token expired at %s: ask for a new one with `rackfs cluster token`", time.Unix(t.Expires.Sec, 0).Format(time.RFC3339))
 		}
 	}
+	key, err := pki.RequestKey(req.CSR)
+	if err != nil {
+		return nil, err
+	}
 	// Before anything is changed: what cannot be signed is not let in.
 	cert, err := a.ca.Sign(req.CSR, n.Name, n.Roles, nil, now)
 	if err != nil {
 		return nil, err
 	}
 	n.Version = 1
-	r, err := a.meta.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_JoinNode{JoinNode: &metapb.JoinNode{Hash: hash, Node: n}}})
+	r, err := a.meta.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_JoinNode{JoinNode: &metapb.JoinNode{Hash: hash, Node: n, Key: key}}})
 	if err != nil {
 		return nil, err
 	}

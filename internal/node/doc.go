@@ -28,7 +28,7 @@
 // The node that joins makes a key and an id, connects by TLS to a node whose certificate chain has that fingerprint and the role meta, and sends
 // the secret, its record (name, id, roles, labels, addresses) and a signing request. The meta node checks clock, expiry and roles, and
 // proposes JoinNode, which uses the token up and makes the record, both or none; then it signs a certificate with the name and the roles of the
-// record. An answer that was lost is asked for again with the same token and id. A node with the role meta gets the CA's
+// record. An answer that was lost is asked for again with the same token, id and key, which are durable before the first question. A node with the role meta gets the CA's
 // key in the answer, for every meta node signs.
 //
 // # Names and addresses

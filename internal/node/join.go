@@ -36,11 +36,16 @@ func join(ctx context.Context, c *Config, tokenText, release string, now func() 
 	if d.state.Ready {
 		return vfs.Errorf(vfs.KindExists, op, "%s is that of a node of cluster %s already: start it with `rackfs node --config FILE`", c.Data, d.state.Settings.Cluster)
 	}
-	// The id is durable before the token is used: with another one the answer could not be asked for again.
+	// Id and key are durable before the token is used: with others the answer could not be asked for again.
 	if err := d.save(); err != nil {
 		return err
 	}
-	req, err := pki.NewRequest(c.Name)
+	req, err := pki.LoadRequest(d.files, d.sub(pkiDir), c.Name)
+	if vfs.KindOf(err) == vfs.KindNotFound {
+		if req, err = pki.NewRequest(c.Name); err == nil {
+			err = req.Save(d.files, d.sub(pkiDir))
+		}
+	}
 	if err != nil {
 		return err
 	}

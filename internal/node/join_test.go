@@ -125,13 +125,25 @@ func TestJoin(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.state.Ready = false
-	if err := errors.Join(d.save(), os.RemoveAll(d.sub(pkiDir))); err != nil {
+	if err := errors.Join(d.save(), os.Remove(filepath.Join(d.sub(pkiDir), pki.NodeCertFile))); err != nil {
 		t.Fatal(err)
 	}
 	d.close()
 	if err := Join(ctx, second, good, "test"); err != nil {
 		t.Fatalf("asked again: %v", err)
 	}
+	thief := *second
+	thief.Data = t.TempDir()
+	td, err := openDataDir(vfile.OS{}, &thief)
+	if err != nil {
+		t.Fatal(err)
+	}
+	td.state.ID = d.state.ID
+	if err := td.save(); err != nil {
+		t.Fatal(err)
+	}
+	td.close()
+	refusal(t, "token and id with another key", Join(ctx, &thief, good, "test"), vfs.KindAccess, "used already, by node n2")
 	refusal(t, "used token", Join(ctx, testConfig(t, "n3", RoleBlock), good, "test"), vfs.KindAccess, "used already, by node n2")
 	if _, err := os.Stat(filepath.Join(second.Data, pkiDir, pki.CAKeyFile)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a node without role meta has the CA's key: %v", err)

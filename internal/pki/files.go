@@ -80,17 +80,28 @@ func loadPair(files vfile.FS, certPath, keyPath string) (*x509.Certificate, *ecd
 	if err != nil {
 		return nil, nil, err
 	}
-	der, err := readPEM(files, keyPath, keyBlock, true)
+	key, err := loadKey(files, keyPath)
 	if err != nil {
 		return nil, nil, err
 	}
-	k, err := x509.ParsePKCS8PrivateKey(der)
-	if err != nil {
-		return nil, nil, vfs.Errorf(vfs.KindCorrupt, "", "%s: %w", keyPath, err)
-	}
-	key, ok := k.(*ecdsa.PrivateKey)
-	if pub, isECDSA := cert.PublicKey.(*ecdsa.PublicKey); !ok || !isECDSA || !pub.Equal(key.Public()) {
+	if pub, isECDSA := cert.PublicKey.(*ecdsa.PublicKey); !isECDSA || !pub.Equal(key.Public()) {
 		return nil, nil, vfs.Errorf(vfs.KindInvalid, "", "%s is not the key of %s", keyPath, certPath)
 	}
 	return cert, key, nil
+}
+
+func loadKey(files vfile.FS, path string) (*ecdsa.PrivateKey, error) {
+	der, err := readPEM(files, path, keyBlock, true)
+	if err != nil {
+		return nil, err
+	}
+	k, err := x509.ParsePKCS8PrivateKey(der)
+	if err != nil {
+		return nil, vfs.Errorf(vfs.KindCorrupt, "", "%s: %w", path, err)
+	}
+	key, ok := k.(*ecdsa.PrivateKey)
+	if !ok {
+		return nil, vfs.Errorf(vfs.KindInvalid, "", "%s is not an ECDSA key", path)
+	}
+	return key, nil
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -32,6 +33,41 @@ func NewRequest(name string) (*Request, error) {
 		return nil, vfs.Wrap("pki.request", err)
 	}
 	return request(name, key)
+}
+
+// Save writes the key to dir of files, where no certificate may be: it is to be durable before anybody hears of it.
+func (r *Request) Save(files vfile.FS, dir string) error {
+	const op = "pki.save"
+	if err := vfile.MkdirAllSync(files, dir); err != nil {
+		return vfs.Wrap(op, err)
+	}
+	if err := removeSync(files, dir, NodeCertFile); err != nil {
+		return vfs.Wrap(op, err)
+	}
+	return vfs.Wrap(op, writeKey(files, dir, NodeKeyFile, r.key))
+}
+
+// LoadRequest makes a request of the key that Save wrote. Without one the error is of kind vfs.KindNotFound.
+func LoadRequest(files vfile.FS, dir, name string) (*Request, error) {
+	const op = "pki.load"
+	key, err := loadKey(files, filepath.Join(dir, NodeKeyFile))
+	if err == nil {
+		err = vfile.Adopt(files, dir)
+	}
+	if err != nil {
+		return nil, vfs.Wrap(op, err)
+	}
+	return request(name, key)
+}
+
+// RequestKey is the SHA-256 of the public key in a signing request.
+func RequestKey(der []byte) ([]byte, error) {
+	req, err := x509.ParseCertificateRequest(der)
+	if err != nil {
+		return nil, vfs.Errorf(vfs.KindInvalid, "pki.request", "no certificate signing request: %w", err)
+	}
+	s := sha256.Sum256(req.RawSubjectPublicKeyInfo)
+	return s[:], nil
 }
 
 // Renewal asks for another certificate of the same key: only one file changes then, so that a crash leaves the old or the new one.

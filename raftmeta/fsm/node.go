@@ -159,7 +159,7 @@ func (x *call) putToken(c *metapb.PutToken) error {
 	if t == nil || len(t.Hash) != sha256.Size || len(t.Roles) == 0 || len(t.Roles) > maxNodeRoles || t.Expires == nil {
 		return vfs.Errorf(vfs.KindInvalid, op, "a token has a hash of %d bytes, roles, and a time at which it expires", sha256.Size)
 	}
-	if len(t.UsedBy) > 0 || t.Name != "" {
+	if len(t.UsedBy) > 0 || t.Name != "" || len(t.Key) > 0 {
 		return vfs.Errorf(vfs.KindInvalid, op, "a new token was not used")
 	}
 	if err := checkTime(t.Expires); err != nil {
@@ -197,8 +197,8 @@ func (x *call) joinNode(c *metapb.JoinNode) (*metapb.Result, error) {
 	if err := checkNode(n, op); err != nil {
 		return nil, err
 	}
-	if n.Version != 1 || len(c.Hash) != sha256.Size {
-		return nil, vfs.Errorf(vfs.KindInvalid, op, "a node joins with the hash of its token and version 1 of its record")
+	if n.Version != 1 || len(c.Hash) != sha256.Size || len(c.Key) != sha256.Size {
+		return nil, vfs.Errorf(vfs.KindInvalid, op, "a node joins with the hash of its token, that of its key, and version 1 of its record")
 	}
 	var t metapb.Token
 	had, err := x.getRecord(appendToken(c.Hash), &t)
@@ -220,7 +220,7 @@ func (x *call) joinNode(c *metapb.JoinNode) (*metapb.Result, error) {
 	}
 	same := had && bytes.Equal(old.Id, n.Id)
 	switch used := len(t.UsedBy) > 0; {
-	case used && bytes.Equal(t.UsedBy, n.Id) && t.Name == n.Name && same:
+	case used && bytes.Equal(t.UsedBy, n.Id) && bytes.Equal(t.Key, c.Key) && t.Name == n.Name && same:
 		return nodeResult(&old), nil // the same node asks again: it did not hear the answer
 	case used:
 		return nil, vfs.Errorf(vfs.KindAccess, op, "the token was used already, by node %s: a token is for one node, ask for a new one", t.Name)
@@ -232,7 +232,7 @@ func (x *call) joinNode(c *metapb.JoinNode) (*metapb.Result, error) {
 	if err := x.apart(n, op); err != nil {
 		return nil, err
 	}
-	t.UsedBy, t.Name = n.Id, n.Name
+	t.UsedBy, t.Name, t.Key = n.Id, n.Name, c.Key
 	if err := x.setRecord(appendToken(c.Hash), &t); err != nil {
 		return nil, err
 	}

@@ -7557,6 +7557,7 @@ type Token struct {
 	Expires       *Time                  `protobuf:"bytes,3,opt,name=expires,proto3" json:"expires,omitempty"`
 	UsedBy        []byte                 `protobuf:"bytes,4,opt,name=used_by,json=usedBy,proto3" json:"used_by,omitempty"` // id of the node that joined with it
 	Name          string                 `protobuf:"bytes,5,opt,name=name,proto3" json:"name,omitempty"`                   // of that node
+	Key           []byte                 `protobuf:"bytes,6,opt,name=key,proto3" json:"key,omitempty"`                     // SHA-256 of its public key
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -7626,6 +7627,13 @@ func (x *Token) GetName() string {
 	return ""
 }
 
+func (x *Token) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
 // PutToken adds a token and forgets others, which have expired.
 type PutToken struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -7679,13 +7687,15 @@ func (x *PutToken) GetForget() [][]byte {
 	return nil
 }
 
-// JoinNode uses a token up and makes the node's record, with version 1. Repeated for the same node it answers its record and changes nothing.
+// JoinNode uses a token up and makes the node's record, with version 1. Repeated for the same node with the same key it answers its record and
+// changes nothing: who sees token and id later gets no certificate for a key of his own.
 // KindNotFound: there is no such token; KindAccess: it was used by another node; KindPerm: it does not allow a role;
 // KindExists: name, id or an address is another node's.
 type JoinNode struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Hash          []byte                 `protobuf:"bytes,1,opt,name=hash,proto3" json:"hash,omitempty"`
 	Node          *Node                  `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Key           []byte                 `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"` // SHA-256 of the public key that is to be certified
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -7730,6 +7740,13 @@ func (x *JoinNode) GetHash() []byte {
 func (x *JoinNode) GetNode() *Node {
 	if x != nil {
 		return x.Node
+	}
+	return nil
+}
+
+func (x *JoinNode) GetKey() []byte {
+	if x != nil {
+		return x.Key
 	}
 	return nil
 }
@@ -15887,19 +15904,21 @@ const file_meta_proto_rawDesc = "" +
 	"\n" +
 	"RemoveNode\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\fR\x02id\"\x8e\x01\n" +
+	"\x02id\x18\x02 \x01(\fR\x02id\"\xa0\x01\n" +
 	"\x05Token\x12\x12\n" +
 	"\x04hash\x18\x01 \x01(\fR\x04hash\x12\x14\n" +
 	"\x05roles\x18\x02 \x03(\tR\x05roles\x12.\n" +
 	"\aexpires\x18\x03 \x01(\v2\x14.rackfs.meta.v1.TimeR\aexpires\x12\x17\n" +
 	"\aused_by\x18\x04 \x01(\fR\x06usedBy\x12\x12\n" +
-	"\x04name\x18\x05 \x01(\tR\x04name\"O\n" +
+	"\x04name\x18\x05 \x01(\tR\x04name\x12\x10\n" +
+	"\x03key\x18\x06 \x01(\fR\x03key\"O\n" +
 	"\bPutToken\x12+\n" +
 	"\x05token\x18\x01 \x01(\v2\x15.rackfs.meta.v1.TokenR\x05token\x12\x16\n" +
-	"\x06forget\x18\x02 \x03(\fR\x06forget\"H\n" +
+	"\x06forget\x18\x02 \x03(\fR\x06forget\"Z\n" +
 	"\bJoinNode\x12\x12\n" +
 	"\x04hash\x18\x01 \x01(\fR\x04hash\x12(\n" +
-	"\x04node\x18\x02 \x01(\v2\x14.rackfs.meta.v1.NodeR\x04node\"6\n" +
+	"\x04node\x18\x02 \x01(\v2\x14.rackfs.meta.v1.NodeR\x04node\x12\x10\n" +
+	"\x03key\x18\x03 \x01(\fR\x03key\"6\n" +
 	"\n" +
 	"NodeResult\x12(\n" +
 	"\x04node\x18\x01 \x01(\v2\x14.rackfs.meta.v1.NodeR\x04node\"A\n" +
