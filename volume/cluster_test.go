@@ -102,6 +102,8 @@ type gateway struct {
 	*metadata
 	origin      uint64
 	incarnation [16]byte
+
+	answering func(*metapb.Command) // if set, is called before the answer to a command that was applied; set while none is under way
 }
 
 func (m *metadata) gateway(t testing.TB, name string) *gateway {
@@ -129,6 +131,14 @@ func (g *gateway) again(t testing.TB) {
 }
 
 func (g *gateway) Apply(ctx context.Context, shard uint16, cmd *metapb.Command) (*metapb.Result, error) {
+	r, err := g.applyOne(ctx, cmd)
+	if err == nil && g.answering != nil {
+		g.answering(cmd)
+	}
+	return r, err
+}
+
+func (g *gateway) applyOne(ctx context.Context, cmd *metapb.Command) (*metapb.Result, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, vfs.Wrap("meta", err)
 	}

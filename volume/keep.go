@@ -188,11 +188,11 @@ func (v *Volume) openShared(ctx context.Context, c *vfs.Cred, ino vfs.Ino, f vfs
 func (v *Volume) openRecorded(ctx context.Context, c *vfs.Cred, e *inode, f vfs.OpenFlags, override bool, s *vfs.Share) (vfs.Attr, error) {
 	const op = "open"
 	ask := &metapb.OpenFile{Ino: uint64(e.ino), Flags: uint32(f), Override: override, Share: pbShare(e.ino, s)}
+	if err := e.leasing.Acquire(ctx, 1); err != nil {
+		return vfs.Attr{}, vfs.Wrap(op, err)
+	}
+	defer e.leasing.Release(1)
 	if f&vfs.OpenWrite != 0 {
-		if err := e.leasing.Acquire(ctx, 1); err != nil {
-			return vfs.Attr{}, vfs.Wrap(op, err)
-		}
-		defer e.leasing.Release(1)
 		e.mu.Lock()
 		ask.Lease = !e.leased() || !e.known
 		e.mu.Unlock()
@@ -213,6 +213,10 @@ func (v *Volume) openRecorded(ctx context.Context, c *vfs.Cred, e *inode, f vfs.
 // record records a share of e, whose file is open.
 func (v *Volume) record(ctx context.Context, e *inode, s *vfs.Share) error {
 	const op = "share"
+	if err := e.leasing.Acquire(ctx, 1); err != nil {
+		return vfs.Wrap(op, err)
+	}
+	defer e.leasing.Release(1)
 	_, err := v.applyOpen(ctx, op, nil, &metapb.OpenFile{Ino: uint64(e.ino), Share: pbShare(e.ino, s)})
 	if err == nil {
 		v.setShare(e, s, true)
@@ -258,7 +262,12 @@ func (v *Volume) Share(ctx context.Context, ino vfs.Ino, s vfs.Share) error {
 		if a.Nlink == 0 {
 			return v.record(ctx, e, &s)
 		}
-		// Not later: it may be recorded again before that, under the same name.
+		// Not later: it may be recorded again before that, under the same name; and not while it is, for what is noted here is what
+		// the metadata was told last.
+		if err := e.leasing.Acquire(ctx, 1); err != nil {
+			return vfs.Wrap("share", err)
+		}
+		defer e.leasing.Release(1)
 		if err := v.closings.run(ctx, v, []*metapb.FileClose{fileClose(ino, &s, nil)}); err != nil {
 			v.doubt(e, keyOf(&s))
 			return err

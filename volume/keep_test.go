@@ -1,8 +1,10 @@
 package volume_test
 
 import (
+	"context"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
@@ -124,5 +126,163 @@ func TestCommandsOfOpens(t *testing.T) {
 	opens, _, err := c.volume().Resume(ctx, 1)
 	if err != nil || len(opens) != 0 {
 		t.Errorf("still open: %+v, %v", opens, err)
+	}
+}
+
+// An open that is recorded stays recorded when an upgrade of it fails or is given up: it is still open.
+func TestUpgradeThatFails(t *testing.T) {
+	const both = vfs.OpenRead | vfs.OpenWrite
+	for what, upgrade := range map[string]func(t *testing.T, c *crashing, ino vfs.Ino, s vfs.Share) error{
+		"no answer": func(t *testing.T, c *crashing, ino vfs.Ino, s vfs.Share) error {
+			c.meta.setFail(func(cmd *metapb.Command) error {
+				if cmd.GetOpenFile() != nil {
+					return vfs.KindUnavailable.Err("meta")
+				}
+				return nil
+			})
+			defer c.meta.setFail(nil)
+			_, err := c.volume().OpenShared(t.Context(), &vfs.Root, ino, both, false, s)
+			return err
+		},
+		"given up": func(t *testing.T, c *crashing, ino vfs.Ino, s vfs.Share) error {
+			ctx, cancel := context.WithCancel(t.Context())
+			gone, done := make(chan struct{}), make(chan error)
+			c.meta.setFail(func(cmd *metapb.Command) error {
+				if cmd.GetOpenFile() != nil {
+					cancel()
+					<-gone
+				}
+				return nil
+			})
+			go func() {
+				_, err := c.volume().OpenShared(ctx, &vfs.Root, ino, both, false, s)
+				done <- err
+			}()
+			err := <-done
+			close(gone)
+			c.meta.setFail(nil)
+			return err
+		},
+		"given up by share": func(t *testing.T, c *crashing, ino vfs.Ino, s vfs.Share) error {
+			c.meta.setFail(func(cmd *metapb.Command) error {
+				if cmd.GetOpenFile() != nil {
+					return vfs.KindUnavailable.Err("meta")
+				}
+				return nil
+			})
+			defer c.meta.setFail(nil)
+			return c.volume().Share(t.Context(), ino, s)
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			c := newCrashing(t, volume.Config{Keep: true})
+			s := vfs.Share{Client: 1, State: vfs.StateID{1}, Owner: []byte("o"), Access: vfs.OpenWrite}
+			denier := vfs.Share{Client: 1, State: vfs.StateID{2}, Owner: []byte("p"), Access: both, Deny: both}
+			create := func(name string, s vfs.Share) vfs.Ino {
+				r, err := c.volume().Create(t.Context(), &vfs.Root, vfs.RootIno, name, vfs.CreateArgs{Open: s.Access, Share: &s})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return r.Attr.Ino
+			}
+			ino, other := create("f", s), create("g", denier)
+			more := s
+			more.Access = both
+			if err := upgrade(t, c, ino, more); err == nil {
+				t.Fatal("it was upgraded")
+			}
+			kept := func() vfs.OpenFlags {
+				// An open that is denied has what is queued done first.
+				_, err := c.volume().OpenShared(t.Context(), &vfs.Root, other, vfs.OpenRead, false, vfs.Share{Client: 2, State: vfs.StateID{3}, Access: vfs.OpenRead, Deny: vfs.OpenWrite})
+				if vfs.KindOf(err) != vfs.KindShareDenied {
+					t.Fatal(err)
+				}
+				r, err := c.gw.Query(t.Context(), testShard, &metapb.Query{Fs: testFS, Q: &metapb.Query_ClientState{ClientState: &metapb.ClientStateQ{Client: 1}}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, o := range r.GetClientState().GetOpens() {
+					if vfs.Ino(o.Ino) == ino {
+						return vfs.OpenFlags(o.Access)
+					}
+				}
+				return 0
+			}
+			for range 20 { // what was given up is undone in the background
+				if got := kept(); got&vfs.OpenWrite == 0 {
+					t.Fatalf("kept with access %d after the upgrade failed", got)
+				}
+				time.Sleep(5 * time.Millisecond)
+			}
+			// It is not taken for done either.
+			if _, err := c.volume().OpenShared(t.Context(), &vfs.Root, ino, both, false, more); err != nil {
+				t.Fatal(err)
+			}
+			if got := kept(); got != both {
+				t.Errorf("kept with access %d after the upgrade", got)
+			}
+			if err := c.volume().Unshare(t.Context(), ino, vfs.Closing{Share: more, Now: true}); err != nil {
+				t.Fatal(err)
+			}
+			if got := kept(); got != 0 {
+				t.Errorf("kept with access %d after the end", got)
+			}
+		})
+	}
+}
+
+func (m *metadata) setFail(f func(*metapb.Command) error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.fail = f
+}
+
+// What is noted of an open is what the metadata was told last, also when a downgrade comes while the answer to an upgrade is on its way.
+func TestDowngradeDuringUpgrade(t *testing.T) {
+	const both = vfs.OpenRead | vfs.OpenWrite
+	c := newCrashing(t, volume.Config{Keep: true})
+	s := vfs.Share{Client: 1, State: vfs.StateID{1}, Owner: []byte("o"), Access: both}
+	made, err := c.volume().Create(t.Context(), &vfs.Root, vfs.RootIno, "f", vfs.CreateArgs{Open: both, Share: &s})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ino := made.Attr.Ino
+	less, more := s, s
+	less.Access, more.Deny = vfs.OpenRead, vfs.OpenWrite
+	closed, down := make(chan struct{}), make(chan error, 1)
+	c.gw.mu.Lock()
+	c.gw.applied = func(cmd *metapb.Command, _ *metapb.Result) {
+		if cmd.GetCloseFiles() != nil {
+			close(closed)
+		}
+	}
+	c.gw.mu.Unlock()
+	c.gw.answering = func(cmd *metapb.Command) {
+		if cmd.GetOpenFile().GetShare().GetDeny() == 0 {
+			return
+		}
+		go func() { down <- c.volume().Share(t.Context(), ino, less) }()
+		select {
+		case <-closed:
+		case <-time.After(100 * time.Millisecond): // it waits for the answer
+		}
+	}
+	if _, err := c.volume().OpenShared(t.Context(), &vfs.Root, ino, both, false, more); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-down; err != nil {
+		t.Fatal(err)
+	}
+	c.gw.answering = nil
+	// As package state does when it finds that one overtook the other.
+	if err := c.volume().Share(t.Context(), ino, more); err != nil {
+		t.Fatal(err)
+	}
+	r, err := c.gw.Query(t.Context(), testShard, &metapb.Query{Fs: testFS, Q: &metapb.Query_ClientState{ClientState: &metapb.ClientStateQ{Client: 1}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o := r.GetClientState().GetOpens(); len(o) != 1 || vfs.OpenFlags(o[0].Deny) != vfs.OpenWrite {
+		t.Fatalf("recorded %v", o)
 	}
 }

@@ -28,6 +28,7 @@ func RunKeeper(t *testing.T, fresh func(t *testing.T) Kept) {
 		{"LocksOutliveTheFrontEnd", testKeptLocksResume},
 		{"Shares", testKeptShares},
 		{"SharesOutliveTheFrontEnd", testKeptSharesResume},
+		{"SharesThatComeBack", testKeptSharesAgain},
 		{"Unlinked", testKeptUnlinked},
 		{"Calls", testCalls},
 		{"CallOfCreate", testCallOfCreate},
@@ -221,6 +222,22 @@ func testKeptSharesResume(e *keptEnv) {
 	}
 	e.open(inos[1], shareOf(2, 7, w, 0), vfs.KindOK)
 	e.want("close of what is not open", e.FS().Close(e.ctx, inos[0], lasting[0].Access), vfs.KindInvalid)
+}
+
+// testKeptSharesAgain checks that an open which did not have to last for a while lasts again: its end may still be queued.
+func testKeptSharesAgain(e *keptEnv) {
+	const both = vfs.OpenRead | vfs.OpenWrite
+	s, less, denier := shareOf(1, 1, both, 0), shareOf(1, 1, vfs.OpenRead, 0), shareOf(1, 2, both, both)
+	ino, other := e.create("f", s), e.create("g", denier)
+	e.want("downgrade", e.FS().Share(e.ctx, ino, less), vfs.KindOK)
+	e.open(ino, s, vfs.KindOK)
+	e.open(other, shareOf(2, 3, both, 0), vfs.KindShareDenied) // what is queued is done before it is denied
+	e.Restart()
+	opens, _, err := e.FS().Resume(e.ctx, 1)
+	e.want("resume", err, vfs.KindOK)
+	if i := slices.IndexFunc(opens, func(o vfs.HeldOpen) bool { return o.Ino == ino }); i < 0 || opens[i].Access != both || opens[i].State != s.State {
+		e.Errorf("kept %+v, want %+v", opens, s)
+	}
 }
 
 func testKeptUnlinked(e *keptEnv) {
