@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	contentionDeadline = 20 * time.Minute
-	randomIODeadline   = 60 * time.Minute
+	contentionDeadline = 10 * time.Minute
+	randomIODeadline   = 30 * time.Minute
 )
 
 // TestRandomIO compares what a file system answers to random I/O with a copy in the client's memory.

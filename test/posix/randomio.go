@@ -308,7 +308,11 @@ func (v *randomIO) directRead(f *randomIOFile) error {
 	}
 	defer d.Close()
 	b := aligned(n)
-	v.note(f, "direct read %d at %d", n, off)
+	// Linux does not write mapped pages back before it reads an NFS file past the cache.
+	if err := f.f.Sync(); err != nil {
+		return err
+	}
+	v.note(f, "fsync, direct read %d at %d", n, off)
 	got, err := d.ReadAt(b, int64(off))
 	if err != nil && err != io.EOF {
 		return err
