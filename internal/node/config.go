@@ -44,7 +44,6 @@ type Config struct {
 	Name, Data    string
 	Roles         []string
 	Advertise     string
-	Seeds         []string
 	Zone, Rack    string
 	Group         string
 	MetaListen    string
@@ -97,7 +96,7 @@ func ParseConfig(raw []byte) (*Config, error) {
 	}
 	r := &reading{k: k}
 	c := &Config{
-		Name: r.text("name", ""), Data: r.text("data", ""), Roles: r.list("roles"), Advertise: r.text("advertise", ""), Seeds: r.list("seeds"),
+		Name: r.text("name", ""), Data: r.text("data", ""), Roles: r.list("roles"), Advertise: r.text("advertise", ""),
 		Zone: r.text("zone", ""), Rack: r.text("rack", ""), Group: r.text("group", ""),
 		MetaListen: r.text("meta.listen", ":7071"), RaftLog: r.text("meta.raft_log", string(raftmeta.WAL)), GCGrace: r.duration("meta.gc_grace", raftmeta.DefaultGrace, time.Second, 30*24*time.Hour),
 		ControlListen: r.text("control.listen", ":7072"), BlockListen: r.text("block.listen", ":7073"),
@@ -256,11 +255,6 @@ func (r *reading) check(c *Config) {
 	}
 	if ip := net.ParseIP(c.Advertise); ip != nil && ip.IsUnspecified() {
 		r.bad("advertise", "%s is no address that others can reach", ip)
-	}
-	for i, s := range c.Seeds {
-		if _, _, err := net.SplitHostPort(s); err != nil {
-			r.bad(fmt.Sprintf("seeds[%d]", i), "%q: write host:port", s)
-		}
 	}
 	switch raftmeta.Backend(c.RaftLog) {
 	case raftmeta.WAL, raftmeta.Bolt:

@@ -35,7 +35,7 @@
 //
 // Everything that is trusted is a name: certificates, replicas, stores. Addresses are found by name in the records of shard 0, of which
 // each node keeps a copy (Directory), on disk too, for who cannot reach the cluster before it knows where that is. A node that starts
-// with other addresses than its record has puts them there; `seeds` are asked when all known addresses are old.
+// with other addresses than its record has puts them there.
 //
 // # Order of start
 //

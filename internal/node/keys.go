@@ -14,7 +14,6 @@ var keys = []key{
 	{"data", "/var/lib/rackfs", true, "Directory of the node's identity and metadata."},
 	{"roles", "[meta, block, gateway]", true, "What this node does: meta (votes on the metadata), block (stores data on its disks), gateway (serves NFS).\nA cluster has one gateway for now. The token that a node joins with has to allow its roles."},
 	{"advertise", "10.0.0.1", true, "Address or host name under which the other nodes reach this one. Ports are those that it listens on."},
-	{"seeds", "[10.0.0.2:7072]", false, "Control addresses of meta nodes, for a node that was away while all of them moved. Usually not needed:\naddresses are remembered."},
 	{"zone", "eu-1", false, "Where the node is. A placement group spreads over these if the pool's failure domain is zone or rack."},
 	{"rack", "r1", false, ""},
 	{"group", "", false, "Node group, for a later version."},

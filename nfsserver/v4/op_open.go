@@ -193,6 +193,9 @@ func (c *compound) opOpen() status {
 	if c.s.cfg.State.HasBackchannel(c.clientID()) {
 		flags |= nfsv4.OPEN4_RESULT_MAY_NOTIFY_LOCK
 	}
+	if (a.access&nfsv4.OPEN4_SHARE_ACCESS_WRITE != 0 || a.deny != 0) && c.s.keeperOf(c.cur.export.FS) != nil {
+		flags |= nfsv4.OPEN4_RESULT_PRESERVE_UNLINKED // of such opens there is a record, which keeps the file over a restart too
+	}
 	b = xdr.AppendUint32(b, flags)
 	b = appendBitmap(b, o.set)
 	c.r.B = c.appendDelegation(b, &a)
