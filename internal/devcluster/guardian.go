@@ -39,12 +39,14 @@ func (c *Cluster) startGuardians(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		c.guardians = append(c.guardians, &guardian{meta: meta, Guardian: node.StartGuardian(ctx, node.GuardianOptions{
+		g := &guardian{meta: meta, Guardian: node.StartGuardian(ctx, node.GuardianOptions{
 			Server: v.server, Meta: meta, RetireEvery: c.cfg.retireInterval, Logger: c.log.With("node", v.name),
 			Security: func(node string) wire.Security {
 				return wire.Security{Mode: c.cfg.dataMode(), TLS: id.ClientTLS(node)}
 			},
-		})})
+		})}
+		v.hinter.Store(g.Hinter)
+		c.guardians = append(c.guardians, g)
 	}
 	return nil
 }

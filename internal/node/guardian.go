@@ -12,11 +12,13 @@ import (
 	"github.com/rackfs/rackfs/raftmeta"
 )
 
-// Guardian is the manager of stores and placement groups that goes with a voter; the one of the leader of shard 0 works.
+// Guardian is what goes with a voter: the manager of stores and placement groups (the one of the leader of shard 0 works), and
+// who tells stores of the blocks that died at this voter's shards.
 type Guardian struct {
 	*nodegroup.Manager
-	stop context.CancelFunc
-	done sync.WaitGroup
+	Hinter *nodegroup.Hinter
+	stop   context.CancelFunc
+	done   sync.WaitGroup
 }
 
 // GuardianOptions configure a Guardian.
@@ -30,16 +32,20 @@ type GuardianOptions struct {
 
 // StartGuardian runs it until Close.
 func StartGuardian(ctx context.Context, o GuardianOptions) *Guardian {
-	g := &Guardian{Manager: nodegroup.New(nodegroup.Options{
-		Leads: func() bool { return Leads(o.Server, provision.ClusterShard) }, Meta: o.Meta,
-		Connect: func(node, addr string) nodegroup.Conn {
-			return wire.NewClient(wire.Dialer("tcp", addr), wire.ClientOptions{Security: o.Security(node), Logger: o.Logger})
-		},
-		RetireEvery: o.RetireEvery, Logger: o.Logger,
-	})}
+	connect := func(node, addr string) nodegroup.Conn {
+		return wire.NewClient(wire.Dialer("tcp", addr), wire.ClientOptions{Security: o.Security(node), Logger: o.Logger})
+	}
+	g := &Guardian{
+		Manager: nodegroup.New(nodegroup.Options{
+			Leads: func() bool { return Leads(o.Server, provision.ClusterShard) }, Meta: o.Meta,
+			Connect: connect, RetireEvery: o.RetireEvery, Logger: o.Logger,
+		}),
+		Hinter: nodegroup.NewHinter(nodegroup.HinterOptions{Meta: o.Meta, Connect: connect, Logger: o.Logger}),
+	}
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
 	g.stop = stop
 	g.done.Go(func() { g.Run(run) })
+	g.done.Go(func() { g.Hinter.Run(run) })
 	return g
 }
 

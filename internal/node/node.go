@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -23,6 +24,7 @@ import (
 	"github.com/rackfs/rackfs/internal/provision"
 	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/internal/wire"
+	"github.com/rackfs/rackfs/nodegroup"
 	"github.com/rackfs/rackfs/placement"
 	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
@@ -72,6 +74,7 @@ type Node struct {
 	admin     *adminServer
 	http      *adminServer
 	guardian  *Guardian
+	hinter    atomic.Pointer[nodegroup.Hinter] // of guardian, once it runs
 
 	indexCache  *pebble.Cache
 	disks       []*disk
@@ -191,6 +194,7 @@ func (n *Node) start(ctx context.Context) (err error) {
 	}
 	if n.voter != nil {
 		n.guardian = StartGuardian(ctx, GuardianOptions{Server: n.voter, Meta: n.meta, Security: n.blockSecurity, Logger: n.log})
+		n.hinter.Store(n.guardian.Hinter)
 	}
 	if n.cfg.Has(RoleGateway) {
 		if err := n.startGateway(ctx); err != nil {
@@ -236,6 +240,13 @@ func (n *Node) say(format string, args ...any) {
 	}
 }
 
+// dead passes on which blocks died. Stores find by themselves what dies before the guardian runs.
+func (n *Node) dead(blocks []*metapb.DeadBlock) {
+	if h := n.hinter.Load(); h != nil {
+		h.Dead(blocks)
+	}
+}
+
 // patiently makes a step that others' being away may prevent.
 func (n *Node) patiently(ctx context.Context, what string, step func(context.Context) error) error {
 	for {
@@ -273,7 +284,7 @@ func (n *Node) startVoter() error {
 		Security: wire.Security{Mode: wire.ModeTLS, TLS: n.id.ServerTLS()}, ClientSecurity: n.metaSecurity,
 		Registerer: n.reg, Log: raftmeta.Backend(st.RaftLog),
 		Shards: []uint16{clusterShard, namespaceShard}, NodesFunc: n.metaNodes, Voters: st.Settings.Voters,
-		Grace: n.cfg.GCGrace,
+		Grace: n.cfg.GCGrace, OnDead: n.dead,
 	})
 	if err != nil {
 		return err

@@ -116,6 +116,9 @@ func runChecks(t *testing.T, g *kclient.Running, dir string, args, env []string)
 	type result struct{ verdict, name, detail string }
 	var results []result
 	c := kclient.Program("posix", "run", "-dir", dir, "-scratch", "/run/tmp", "-drop-caches", "-keep")
+	if os.Getenv(envServer) == "" {
+		c.Args = append(c.Args, "-keeps-unlinked")
+	}
 	c.Args = append(c.Args, args...)
 	if s := os.Getenv(envSeed); s != "" {
 		c.Args = append(c.Args, "-seed", s)

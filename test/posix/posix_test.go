@@ -41,7 +41,7 @@ func TestChecksPassLocally(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer os.RemoveAll(dir)
-			out, err := self("run", "-dir", dir, "-scratch", t.TempDir(), "-entries", "3000").CombinedOutput()
+			out, err := self("run", "-dir", dir, "-scratch", t.TempDir(), "-entries", "3000", "-keeps-unlinked").CombinedOutput()
 			t.Logf("%s", out)
 			if err != nil {
 				t.Fatal(err)
