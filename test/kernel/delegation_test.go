@@ -45,7 +45,7 @@ func TestDelegations(t *testing.T) {
 	srv := serverUnderTest(t)
 	n := kclient.NewNet(t)
 	data := dataDir(t)
-	p := srv.start(t, n, data, srv.lease(lease)...)
+	p := srv.start(t, n, data, append(srv.lease(lease), "--delegations", "read")...)
 	boot := func(name, version string) client {
 		g := n.Boot(t, kclient.Guest{Name: name, MemoryMiB: 384})
 		g.Mount(t, srv.mount(n.Addr(), mountpoint, version))
@@ -104,7 +104,7 @@ func TestDelegations(t *testing.T) {
 		a.sh("cat small-4* linked >/dev/null")
 		b.sh("cat small-4* linked >/dev/null")
 		p.Kill(t)
-		p = srv.start(t, n, data, srv.lease(lease)...)
+		p = srv.start(t, n, data, append(srv.lease(lease), "--delegations", "read")...)
 		text := fmt.Sprintf("round %d", round)
 		began = time.Now()
 		a.sh("echo " + text + " >small-40")
