@@ -66,7 +66,7 @@ func TestDamagedVoterIsReplaced(t *testing.T) {
 				says string
 			}
 			places := []place{
-				{"wal/*.wal", 0.5, "entry"}, {"wal/*.wal", 0.02, "entry"}, {"wal/*.wal", 1, "acknowledged entry"},
+				{"wal/*.wal", 0.5, "entry"}, {"wal/*.wal", 0.02, "entry"}, {"wal/*.wal", 1, "entry"},
 				{"stable.db", 0, "stable.db is damaged"}, {"state/CURRENT", 0, "CURRENT"},
 			}
 			if log == Bolt {
