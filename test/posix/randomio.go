@@ -283,8 +283,12 @@ func (v *randomIO) directWrite(f *randomIOFile) error {
 	}
 	defer d.Close()
 	b := aligned(n)
+	// Linux does not write mapped pages of an NFS file back before it reads or writes past the cache.
+	if err := f.f.Sync(); err != nil {
+		return err
+	}
 	copy(b, v.content(n))
-	v.note(f, "direct write %d at %d", n, off)
+	v.note(f, "fsync, direct write %d at %d", n, off)
 	if _, err := d.WriteAt(b, int64(off)); err != nil {
 		return err
 	}
@@ -308,8 +312,7 @@ func (v *randomIO) directRead(f *randomIOFile) error {
 	}
 	defer d.Close()
 	b := aligned(n)
-	// Linux does not write mapped pages back before it reads an NFS file past the cache.
-	if err := f.f.Sync(); err != nil {
+	if err := f.f.Sync(); err != nil { // as in directWrite
 		return err
 	}
 	v.note(f, "fsync, direct read %d at %d", n, off)
