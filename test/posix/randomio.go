@@ -283,7 +283,7 @@ func (v *randomIO) directWrite(f *randomIOFile) error {
 	}
 	defer d.Close()
 	b := aligned(n)
-	// Linux does not write mapped pages of an NFS file back before it reads or writes past the cache.
+	// It is not expected that mapped pages of an NFS file are written back before it is read or written past the cache.
 	if err := f.f.Sync(); err != nil {
 		return err
 	}
