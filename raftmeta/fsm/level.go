@@ -5,8 +5,8 @@ import (
 	"github.com/rackfs/rackfs/vfs"
 )
 
-// Level is the newest feature level this version implements. Level 3 adds what a complete POSIX file system over NFSv4.2 needs.
-const Level = 3
+// Level is the newest feature level this version implements. Level 4 adds what a cluster of many nodes needs.
+const Level = 4
 
 // levelCollect is the level that added what collection, rewriting of extents and changes of placement groups need:
 // dying blocks are queued by number, and the cluster map has a version.
@@ -14,6 +14,9 @@ const levelCollect = 2
 
 // levelPOSIX is the level that added what a complete POSIX file system over NFSv4.2 needs.
 const levelPOSIX = 3
+
+// levelCluster is the level that added what a cluster of many nodes, groups and file systems needs.
+const levelCluster = 4
 
 // levelOf is the level that added a command.
 func levelOf(c *metapb.Command) uint32 {

@@ -12,22 +12,17 @@ import (
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 )
 
-const level1Digests = "testdata/level1-digests.txt"
+const (
+	level1Digests = "testdata/level1-digests.txt"
+	level3Digests = "testdata/level3-digests.txt" // of levels 2 and 3
+)
 
 // TestLevel1 replays scripts and long random histories at level 1 and compares the digests with those that the first
 // release of level 1 computed: what a command does at a level never changes. The file is never written anew.
 //
 // The histories hold commands of later levels too: level 1 refuses them.
 func TestLevel1(t *testing.T) {
-	golden, err := os.ReadFile(level1Digests)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := make(map[string]string)
-	for line := range strings.Lines(string(golden)) {
-		name, digest, _ := strings.Cut(strings.TrimSpace(line), " ")
-		want[name] = digest
-	}
+	want := recordedDigests(t, level1Digests)
 	same := func(name string, r *rig) {
 		t.Helper()
 		if r.m.Level() != 1 {
@@ -37,24 +32,11 @@ func TestLevel1(t *testing.T) {
 			t.Errorf("%s %s\n\twas %q", name, got, want[name])
 		}
 	}
-	scripts, err := filepath.Glob("testdata/scripts/*.txt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range scripts {
-		if filepath.Base(f) >= "level2" && filepath.Base(f) < "level9" {
-			continue
+	eachScript(t, func(name string, r *rig) {
+		if name < "level2" || name >= "level9" {
+			same(name, r)
 		}
-		text, err := os.ReadFile(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		machines := 0
-		scriptMachines(t, string(text), func(r *rig) {
-			machines++
-			same(fmt.Sprintf("%s/%d", filepath.Base(f), machines), r)
-		})
-	}
+	})
 	for seed := range uint64(24) {
 		h := seededHistory(seed)
 		h.begin()
@@ -76,6 +58,59 @@ func TestLevel1(t *testing.T) {
 			z.apply(c.op())
 		}
 		same(fmt.Sprintf("cluster/%d", seed), z)
+	}
+}
+
+// TestLevel3 does the same for the scripts that end at level 2 or 3. A script that is new when there are later levels is not recorded, and
+// one that is recorded is not changed any more.
+func TestLevel3(t *testing.T) {
+	want := recordedDigests(t, level3Digests)
+	seen := 0
+	eachScript(t, func(name string, r *rig) {
+		digest, ok := want[name]
+		if !ok {
+			return
+		}
+		seen++
+		if got := fmt.Sprintf("%d:%x", r.m.Level(), r.m.Digest()); got != digest {
+			t.Errorf("%s %s\n\twas %q", name, got, digest)
+		}
+	})
+	if seen != len(want) {
+		t.Errorf("%d machines of scripts, %d were recorded", seen, len(want))
+	}
+}
+
+// recordedDigests reads lines of a name and a digest.
+func recordedDigests(t *testing.T, path string) map[string]string {
+	golden, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := make(map[string]string)
+	for line := range strings.Lines(string(golden)) {
+		name, digest, _ := strings.Cut(strings.TrimSpace(line), " ")
+		want[name] = digest
+	}
+	return want
+}
+
+// eachScript runs all scripts; visit gets each machine at its end, named FILE/NUMBER.
+func eachScript(t *testing.T, visit func(name string, r *rig)) {
+	scripts, err := filepath.Glob("testdata/scripts/*.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range scripts {
+		text, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		machines := 0
+		scriptMachines(t, string(text), func(r *rig) {
+			machines++
+			visit(fmt.Sprintf("%s/%d", filepath.Base(f), machines), r)
+		})
 	}
 }
 
