@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/rackfs/rackfs/api"
 	"github.com/rackfs/rackfs/blockstore"
 	"github.com/rackfs/rackfs/internal/gateway"
 	"github.com/rackfs/rackfs/internal/pki"
@@ -47,7 +48,8 @@ type Cluster struct {
 	gateway    *gateway.Gateway
 	nfs        net.Listener
 	httpLn     net.Listener
-	http       *httpServer
+	http       *api.Server
+	admin      *api.Server
 
 	serving sync.WaitGroup // NFS accept loop
 	failed  chan error     // why serving ended by itself
@@ -104,6 +106,11 @@ func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	if c.httpLn != nil {
 		c.http = serveHTTP(c.httpLn, c.reg, c.health, c.status, c.log)
 	}
+	socket, err := api.Listen(c.dir.sub(api.SocketName))
+	if err != nil {
+		return nil, err
+	}
+	c.admin = api.Serve(socket, api.New(api.Options{Meta: c.meta, Release: release(), Logger: c.log}), c.log)
 	return c, nil
 }
 
@@ -178,9 +185,7 @@ func (c *Cluster) start(ctx context.Context) error {
 // the rest is as after a crash: nothing acknowledged is lost.
 func (c *Cluster) Close(ctx context.Context) error {
 	var errs []error
-	if c.http != nil {
-		errs = append(errs, c.http.close(ctx))
-	}
+	errs = append(errs, c.http.Close(ctx), c.admin.Close(ctx))
 	for _, ln := range []net.Listener{c.httpLn, c.nfs} {
 		if ln != nil {
 			ln.Close()

@@ -66,6 +66,11 @@ func openDataDir(files vfile.FS, dir string, want shape, defaults shape) (*dataD
 	if err != nil {
 		return nil, err
 	}
+	// It holds keys, and the socket that administrates the cluster.
+	if err := os.Chmod(dir, 0o700); err != nil {
+		lock.Close()
+		return nil, vfs.Errorf(vfs.KindOf(err), op, "%w", err)
+	}
 	d := &dataDir{files: files, path: dir, lock: lock}
 	if err := d.loadShape(want, defaults); err != nil {
 		lock.Close()

@@ -1,31 +1,21 @@
 package devcluster
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"log/slog"
 	"net"
 	"net/http"
-	"sync"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/rackfs/rackfs/api"
 	"github.com/rackfs/rackfs/nodegroup"
 	"github.com/rackfs/rackfs/volume/rewrite"
 
 	"github.com/rackfs/rackfs/background/ledger"
 	"github.com/rackfs/rackfs/blockstore/upkeep"
 )
-
-// httpServer serves health, status and metrics. It changes nothing and tells
-// no secrets; file access over HTTP is not its business.
-type httpServer struct {
-	srv  *http.Server
-	done sync.WaitGroup
-}
 
 // status answers GET /status.
 type status struct {
@@ -89,7 +79,8 @@ type health struct {
 	text    string
 }
 
-func serveHTTP(ln net.Listener, g prometheus.Gatherer, check func() health, snapshot func() status, log *slog.Logger) *httpServer {
+// serveHTTP serves health, status and metrics. That changes nothing and tells no secrets.
+func serveHTTP(ln net.Listener, g prometheus.Gatherer, check func() health, snapshot func() status, log *slog.Logger) *api.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		h := check()
@@ -108,28 +99,5 @@ func serveHTTP(ln net.Listener, g prometheus.Gatherer, check func() health, snap
 		}
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(g, promhttp.HandlerOpts{}))
-	h := &httpServer{srv: &http.Server{
-		Handler:           mux,
-		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       30 * time.Second,
-		WriteTimeout:      60 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-	}}
-	h.done.Go(func() {
-		if err := h.srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
-			log.Error("http: the server failed", "err", err)
-		}
-	})
-	return h
-}
-
-func (h *httpServer) close(ctx context.Context) error {
-	err := h.srv.Shutdown(ctx)
-	if err != nil {
-		h.srv.Close()
-	}
-	h.done.Wait()
-	return err
+	return api.Serve(ln, mux, log)
 }

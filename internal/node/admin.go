@@ -3,16 +3,14 @@ package node
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net"
 	"net/http"
-	"os"
-	"sync"
 	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/rackfs/rackfs/api"
 	"github.com/rackfs/rackfs/vfs"
 )
 
@@ -33,30 +31,11 @@ type TokenReply struct {
 	Expires time.Time `json:"expires"`
 }
 
-// adminServer is the node's administration, or its HTTP port.
-type adminServer struct {
-	srv  *http.Server
-	done sync.WaitGroup
-}
-
-// serveAdmin listens on the unix socket path. Whoever may open the socket is trusted; a socket that is there is one of a process that
-// was killed, for the caller holds the directory's lock.
-func serveAdmin(path string, n *Node) (*adminServer, error) {
-	const op = "admin socket"
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, vfs.Errorf(vfs.KindOf(err), op, "%w", err)
-	}
-	// The directory is for its owner only, so nobody comes in before the mode is set.
-	ln, err := net.Listen("unix", path)
+// serveAdmin serves the node's administration on the unix socket path: whoever may open it is trusted.
+func serveAdmin(path string, n *Node) (*api.Server, error) {
+	ln, err := api.Listen(path)
 	if err != nil {
-		if errors.Is(err, syscall.EINVAL) {
-			return nil, vfs.Errorf(vfs.KindInvalid, op, "%s: the path of a socket has at most 107 bytes: choose a shorter data directory", path)
-		}
-		return nil, vfs.Errorf(vfs.KindOf(err), op, "%w", err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		ln.Close()
-		return nil, vfs.Errorf(vfs.KindOf(err), op, "%w", err)
+		return nil, err
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+pathToken, func(w http.ResponseWriter, r *http.Request) {
@@ -79,21 +58,12 @@ func serveAdmin(path string, n *Node) (*adminServer, error) {
 		defer cancel()
 		writeJSON(w, n.clusterStatus(ctx))
 	})
-	return serveOn(ln, mux, n.log), nil
-}
-
-func serveOn(ln net.Listener, h http.Handler, log *slog.Logger) *adminServer {
-	a := &adminServer{srv: newHTTPServer(h, log)}
-	a.done.Go(func() {
-		if err := a.srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
-			log.Error("http: the server failed", "addr", ln.Addr(), "err", err)
-		}
-	})
-	return a
+	mux.Handle("/api/", api.New(api.Options{Meta: n.meta, Release: n.opt.Release, Logger: n.log}))
+	return api.Serve(ln, mux, n.log), nil
 }
 
 // serveHTTP is the node's port for monitoring.
-func serveHTTP(ln net.Listener, n *Node) *adminServer {
+func serveHTTP(ln net.Listener, n *Node) *api.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
@@ -105,14 +75,7 @@ func serveHTTP(ln net.Listener, n *Node) *adminServer {
 	})
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) { writeJSON(w, n.local()) })
 	mux.Handle("GET /metrics", promhttp.HandlerFor(n.reg, promhttp.HandlerOpts{}))
-	return serveOn(ln, mux, n.log)
-}
-
-func (a *adminServer) close() {
-	if a != nil {
-		a.srv.Close()
-		a.done.Wait()
-	}
+	return api.Serve(ln, mux, n.log)
 }
 
 // adminClient speaks to the node that runs on this machine.

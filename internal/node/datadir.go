@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/rackfs/rackfs/api"
 	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/vfs"
 )
@@ -23,7 +24,7 @@ const (
 	stateFile  = "node.json"
 	disksFile  = "disks.json"
 	lockFile   = "lock"
-	adminFile  = "admin.sock"
+	adminFile  = api.SocketName
 	pkiDir     = "pki"
 	metaDir    = "meta"
 	maxState   = 1 << 20

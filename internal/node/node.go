@@ -19,6 +19,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/rackfs/rackfs/api"
 	"github.com/rackfs/rackfs/internal/gateway"
 	"github.com/rackfs/rackfs/internal/pki"
 	"github.com/rackfs/rackfs/internal/provision"
@@ -71,8 +72,8 @@ type Node struct {
 	meta      *raftmeta.Client
 	authority *authority
 	control   *controlServer
-	admin     *adminServer
-	http      *adminServer
+	admin     *api.Server
+	http      *api.Server
 	guardian  *Guardian
 	hinter    atomic.Pointer[nodegroup.Hinter] // of guardian, once it runs
 
@@ -436,8 +437,8 @@ func (n *Node) Close(ctx context.Context) error {
 	if n.gateway != nil {
 		errs = append(errs, n.gateway.Stop(ctx))
 	}
-	n.http.close()
-	n.admin.close()
+	_ = n.http.Close(ctx)
+	_ = n.admin.Close(ctx)
 	n.control.close()
 	if n.guardian != nil {
 		n.guardian.Close()

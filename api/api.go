@@ -1,0 +1,99 @@
+package api
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"github.com/rackfs/rackfs/raftmeta"
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+const (
+	// prefix of every path.
+	prefix = "/api/v1"
+	// callTimeout bounds a handler that has no timeout of its own.
+	callTimeout = 30 * time.Second
+	// maxBody bounds a request's JSON.
+	maxBody = 1 << 20
+
+	clusterShard = 0
+)
+
+// Options of an API.
+type Options struct {
+	Meta    *raftmeta.Client
+	Release string // of the software
+	Logger  *slog.Logger
+}
+
+// API serves HTTP requests.
+type API struct {
+	opt  Options
+	log  *slog.Logger
+	mux  *http.ServeMux
+	huma huma.API
+}
+
+// New makes an API.
+func New(o Options) *API {
+	a := &API{opt: o, log: o.Logger, mux: http.NewServeMux()}
+	if a.log == nil {
+		a.log = slog.New(slog.DiscardHandler)
+	}
+	cfg := huma.DefaultConfig("rackfs", o.Release)
+	cfg.OpenAPIPath, cfg.DocsPath, cfg.SchemasPath = "/api/openapi", "", "/api/schemas"
+	cfg.CreateHooks = nil // no $schema in answers
+	a.huma = humago.New(a.mux, cfg)
+	a.fileSystems()
+	return a
+}
+
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.mux.ServeHTTP(w, r) }
+
+// Problem is how every refusal is answered.
+type Problem struct {
+	Status int    `json:"status" doc:"HTTP status"`
+	Kind   string `json:"kind" doc:"What kind of error it is; the same names in every release"`
+	Detail string `json:"detail" doc:"What happened, to what, and what to do next"`
+}
+
+func (p *Problem) Error() string             { return p.Detail }
+func (p *Problem) GetStatus() int            { return p.Status }
+func (p *Problem) ContentType(string) string { return "application/problem+json" }
+
+func problem(err error) *Problem {
+	k := vfs.KindOf(err)
+	return &Problem{Status: k.HTTPStatus(), Kind: k.String(), Detail: err.Error()}
+}
+
+// handle registers an operation: METHOD and path below prefix, as "GET /filesystems".
+func handle[I, O any](a *API, route, id, summary string, fn func(context.Context, *I) (*O, error)) {
+	method, path, _ := strings.Cut(route, " ")
+	huma.Register(a.huma, huma.Operation{
+		Method: method, Path: prefix + path, OperationID: id, Summary: summary, MaxBodyBytes: maxBody, DefaultStatus: http.StatusOK,
+	}, func(ctx context.Context, in *I) (*O, error) {
+		ctx, cancel := context.WithTimeout(ctx, callTimeout)
+		defer cancel()
+		out, err := fn(ctx, in)
+		if err != nil {
+			a.log.Warn("api: refused", "operation", id, "err", err)
+			return nil, problem(err)
+		}
+		if method != http.MethodGet {
+			a.log.Info("api: done", "operation", id)
+		}
+		return out, nil
+	})
+}
+
+// cluster asks shard 0.
+func (a *API) cluster(ctx context.Context, q *metapb.Query) (*metapb.QueryResult, error) {
+	return a.opt.Meta.Query(ctx, clusterShard, q)
+}

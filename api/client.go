@@ -1,0 +1,107 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// maxAnswer bounds the JSON of an answer.
+const maxAnswer = 64 << 20
+
+// Client calls an API. It is safe for concurrent use.
+type Client struct {
+	http *http.Client
+	base string
+}
+
+// Dial is a client of the API that is served on the unix socket path; nothing is connected yet.
+func Dial(path string) *Client {
+	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		c, err := d.DialContext(ctx, "unix", path)
+		if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED) {
+			return nil, vfs.Errorf(vfs.KindUnavailable, "", "nobody serves %s: start `rackfs node` or `rackfs dev` on this machine, or name its socket with --socket", path)
+		}
+		return c, err
+	}}
+	return &Client{http: &http.Client{Transport: tr}, base: "http://rackfs"}
+}
+
+// Close closes idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// call sends in, unless it is nil, and decodes the answer into out, unless that is nil.
+func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		raw, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		body = bytes.NewReader(raw)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.base+prefix+path, body)
+	if err != nil {
+		return err
+	}
+	if in != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		var own *vfs.Error
+		if errors.As(err, &own) {
+			return own
+		}
+		return vfs.Errorf(vfs.KindUnavailable, "", "%w", err)
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return vfs.Errorf(vfs.KindUnavailable, "", "%w", err)
+	}
+	if resp.StatusCode/100 != 2 {
+		return refusal(resp.StatusCode, raw)
+	}
+	if out == nil {
+		return nil
+	}
+	if err := json.Unmarshal(raw, out); err != nil {
+		return vfs.Errorf(vfs.KindInvalid, "", "malformed answer: %w", err)
+	}
+	return nil
+}
+
+// refusal is the error that an answer's body holds: a Problem, or what the check against the document found (RFC 9457).
+func refusal(status int, body []byte) error {
+	var p struct {
+		Problem
+		Errors []struct{ Message, Location string } `json:"errors"`
+	}
+	if json.Unmarshal(body, &p) != nil || p.Detail == "" {
+		return vfs.Errorf(vfs.KindUnavailable, "", "the answer is %d %s, without a reason", status, http.StatusText(status))
+	}
+	kind := vfs.KindInvalid
+	for k := vfs.KindPerm; k.HTTPStatus() != 0 && p.Kind != "" && k < 255; k++ {
+		if k.String() == p.Kind {
+			kind = k
+			break
+		}
+	}
+	var b strings.Builder
+	b.WriteString(p.Detail)
+	for _, e := range p.Errors {
+		fmt.Fprintf(&b, "; %s: %s", strings.TrimPrefix(e.Location, "body."), e.Message)
+	}
+	return &vfs.Error{Kind: kind, Text: b.String()}
+}
