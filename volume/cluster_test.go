@@ -103,7 +103,10 @@ type gateway struct {
 	origin      uint64
 	incarnation [16]byte
 
-	answering func(*metapb.Command) // if set, is called before the answer to a command that was applied; set while none is under way
+	// These are set while nothing is under way.
+	asking    func(*metapb.Command) // if set, is called before a command is applied
+	answering func(*metapb.Command) // if set, is called before the answer to a command that was applied
+	told      func(*metapb.Query)   // if set, is called before the answer to a query
 }
 
 func (m *metadata) gateway(t testing.TB, name string) *gateway {
@@ -131,6 +134,9 @@ func (g *gateway) again(t testing.TB) {
 }
 
 func (g *gateway) Apply(ctx context.Context, shard uint16, cmd *metapb.Command) (*metapb.Result, error) {
+	if g.asking != nil {
+		g.asking(cmd)
+	}
 	r, err := g.applyOne(ctx, cmd)
 	if err == nil && g.answering != nil {
 		g.answering(cmd)
@@ -178,6 +184,9 @@ func (g *gateway) Query(ctx context.Context, shard uint16, q *metapb.Query) (*me
 	r := fsm.Query(view, nil, q)
 	if k := vfs.Kind(r.Kind); k != vfs.KindOK {
 		return nil, vfs.Errorf(k, "meta", "%s", r.Text)
+	}
+	if g.told != nil {
+		g.told(q)
 	}
 	return r, nil
 }

@@ -28,6 +28,7 @@ type inode struct {
 	// Fields protected by the table's lock.
 	refs   int                     // users of this entry
 	opens  [2]int                  // by openIndex: for reading, for writing
+	opened uint64                  // table.opened when it came to be open
 	shares map[shareKey]*keptShare // of those opens, what is kept for clients
 	used   time.Time               // when refs fell to 0
 	elem   lruElem

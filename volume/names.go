@@ -281,9 +281,9 @@ func (v *Volume) remove(ctx context.Context, c *vfs.Cred, ask *metapb.Remove) (v
 	const op = "remove"
 	rm := v.removals.begin()
 	defer v.removals.end(rm)
-	open, few := v.table.openInodes(maxKeepInodes)
-	ask.KeepIno, ask.Keep = open, !few
-	ask.KeepOpen = v.keepOpens()
+	ask.KeepOpen = v.keepOpens() // first: what is recorded of an open is then held for this gateway, too
+	open, few, at := v.table.openInodes(maxKeepInodes)
+	ask.KeepIno, ask.Keep, rm.at = open, !few, at
 	r, err := v.apply(ctx, op, c, &metapb.Command{Op: &metapb.Command_Remove{Remove: ask}})
 	if err != nil {
 		return vfs.DirChange{}, err
@@ -313,9 +313,9 @@ func (v *Volume) rename(ctx context.Context, c *vfs.Cred, ask *metapb.Rename) (c
 	const op = "rename"
 	rm := v.removals.begin()
 	defer v.removals.end(rm)
-	open, few := v.table.openInodes(maxKeepInodes)
-	ask.KeepIno, ask.Keep = open, !few
-	ask.KeepOpen = v.keepOpens()
+	ask.KeepOpen = v.keepOpens() // first: what is recorded of an open is then held for this gateway, too
+	open, few, at := v.table.openInodes(maxKeepInodes)
+	ask.KeepIno, ask.Keep, rm.at = open, !few, at
 	r, err := v.apply(ctx, op, c, &metapb.Command{Op: &metapb.Command_Rename{Rename: ask}})
 	if err != nil {
 		return ch, err

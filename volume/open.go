@@ -25,7 +25,8 @@ type removals struct {
 // removal is one command under way.
 type removal struct {
 	done   chan struct{}
-	killed vfs.Ino // what it deleted; 0: nothing. Set before done is closed
+	at     uint64  // when it asked which inodes are open, see table.openInodes
+	killed vfs.Ino // what it deleted, or took the last name of without keeping it for this gateway; 0: nothing. Set before done is closed
 }
 
 // opening is an open of an inode that is not known before it is open. It
@@ -107,6 +108,9 @@ type left struct {
 
 // unlinked takes the result of a command that dropped a link of ino.
 func (v *Volume) unlinked(ctx context.Context, rm *removal, ino uint64, l left, told []*metapb.ClientOpen, op string) {
+	if l.nlink == 0 {
+		v.endTold(ino, told)
+	}
 	switch {
 	case l.nlink > 0:
 		v.changedElsewhere(ctx, ino, op)
@@ -127,22 +131,41 @@ func (v *Volume) unlinked(ctx context.Context, rm *removal, ino uint64, l left, 
 		v.changedElsewhere(ctx, ino, op)
 		if e := v.find(vfs.Ino(ino)); e != nil {
 			defer v.release(e)
-			if v.isOpen(e) {
-				return
+			if v.openSince(e, rm.at) {
+				return // told again, as below
 			}
 		}
 		rm.killed = vfs.Ino(ino)
 	default:
 		if e := v.find(vfs.Ino(ino)); e != nil {
 			defer v.release(e)
-			if v.cfg.Keep && v.isOpen(e) {
+			if v.cfg.Keep && v.openSince(e, rm.at) {
 				return // told again to a client that repeats its request: the file was kept then
 			}
+			// Whoever opened it since did not know that it is about to go, and is told by rm.
 			e.mu.Lock()
 			v.kill(e)
 			e.mu.Unlock()
 		}
 		rm.killed = vfs.Ino(ino)
+	}
+}
+
+// endTold ends what the command that took ino's last name recorded of opens (told) that were closed while it was under way.
+func (v *Volume) endTold(ino uint64, told []*metapb.ClientOpen) {
+	for _, o := range told {
+		if o.Ino != ino {
+			continue
+		}
+		s := vfs.Share{Client: o.Client, State: vfs.StateID(o.Stateid)}
+		if e := v.find(vfs.Ino(ino)); e != nil {
+			k := v.share(e, keyOf(&s))
+			v.release(e)
+			if k != nil {
+				continue
+			}
+		}
+		v.closings.add(v, fileClose(vfs.Ino(ino), &s, nil))
 	}
 }
 

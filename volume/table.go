@@ -16,6 +16,7 @@ type table struct {
 	full   chan struct{}      // wakes the evictor
 	idle   lruElem            // ring of the inodes with refs 0, oldest first
 	open   map[vfs.Ino]*inode // those with opens
+	opened uint64             // how often an inode came to be open
 
 	losses     map[vfs.Ino]uint64 // of inodes that were evicted after losses
 	lossesBase uint64             // what every inode has at least
@@ -146,6 +147,10 @@ func (v *Volume) addOpen(e *inode, f vfs.OpenFlags) {
 	t := &v.table
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if e.opens == [2]int{} {
+		t.opened++
+		e.opened = t.opened
+	}
 	t.open[e.ino] = e
 	e.opens[openIndex(f)]++
 }
@@ -173,18 +178,25 @@ func (v *Volume) isOpen(e *inode) bool {
 	return e.opens != [2]int{}
 }
 
-// openInodes lists the open inodes; nil, false if they are more than max.
-func (t *table) openInodes(max int) ([]uint64, bool) {
+// openSince reports whether e is open here and was so, without a break, at the moment at of openInodes.
+func (v *Volume) openSince(e *inode, at uint64) bool {
+	v.table.mu.Lock()
+	defer v.table.mu.Unlock()
+	return e.opens != [2]int{} && e.opened <= at
+}
+
+// openInodes lists the inodes that are open at the moment at; nil, false if they are more than max.
+func (t *table) openInodes(max int) (list []uint64, few bool, at uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.open) > max {
-		return nil, false
+		return nil, false, t.opened
 	}
 	out := make([]uint64, 0, len(t.open))
 	for ino := range t.open {
 		out = append(out, uint64(ino))
 	}
-	return out, true
+	return out, true, t.opened
 }
 
 // all returns every entry that matches, held; the caller releases them.
