@@ -31,12 +31,12 @@ const (
 	DelegateRead
 )
 
-// ParseDelegating reads a setting; empty is DelegateNone.
+// ParseDelegating reads a setting; empty is DelegateRead.
 func ParseDelegating(s string) (Delegating, error) {
 	switch s {
-	case "", "none":
+	case "none":
 		return DelegateNone, nil
-	case "read":
+	case "", "read":
 		return DelegateRead, nil
 	}
 	return 0, vfs.Errorf(vfs.KindInvalid, "nfs.delegations", "%q is not a way to give delegations: use read or none", s)

@@ -376,7 +376,7 @@ func TestNoDelegations(t *testing.T) {
 	w := newWorld(t)
 	w.client("a").delegate(fileA, nfsv4.WND4_NOT_SUPP_FTYPE)
 	w.wantOpen()
-	for s, want := range map[string]state.Delegating{"": state.DelegateNone, "read": state.DelegateRead, "none": state.DelegateNone} {
+	for s, want := range map[string]state.Delegating{"": state.DelegateRead, "read": state.DelegateRead, "none": state.DelegateNone} {
 		if d, err := state.ParseDelegating(s); err != nil || d != want {
 			t.Errorf("%q: %v, %v", s, d, err)
 		}

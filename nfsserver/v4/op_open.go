@@ -230,9 +230,23 @@ func (c *compound) openByHandle(a *openArgs, args *state.OpenArgs) (opened, stat
 	return o, c.openObject(&o.obj, a, args)
 }
 
+// maxReplaced is how often a file may be replaced between the look at its name and the open before the client is told to come again.
+const maxReplaced = 16
+
 // openByName opens what exists. It creates nothing: OPEN4_NOCREATE, or a
-// read-only export, where O_CREAT of what exists is an open.
+// read-only export, where O_CREAT of what exists is an open. A name that stands for another file by the time of the open is looked at again: it
+// always stood for one.
 func (c *compound) openByName(a *openArgs, args *state.OpenArgs) (opened, status) {
+	for range maxReplaced {
+		if o, st := c.openNamed(a, args); st != nfsv4.NFS4ERR_STALE || o.obj.ino == 0 {
+			return o, st
+		}
+	}
+	return opened{}, nfsv4.NFS4ERR_DELAY
+}
+
+// openNamed is one try. NFS4ERR_STALE with an object: it went after it was found.
+func (c *compound) openNamed(a *openArgs, args *state.OpenArgs) (opened, status) {
 	obj, st := c.lookup(a.name)
 	switch {
 	case st == nfsv4.NFS4ERR_NOENT && a.create:

@@ -3,8 +3,10 @@ package v4_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -354,5 +356,49 @@ func TestExportRemovedWhileOpen(t *testing.T) {
 	w.advance(48 * time.Hour)
 	if n := fs.total(); n != 0 {
 		t.Errorf("%d vfs opens are left", n)
+	}
+}
+
+// replacingFS renames another file over one that was just found, as often as files are left.
+type replacingFS struct {
+	vfs.FS
+	left atomic.Int32
+}
+
+func (r *replacingFS) Lookup(ctx context.Context, c *vfs.Cred, dir vfs.Ino, name string) (vfs.Attr, error) {
+	a, err := r.FS.Lookup(ctx, c, dir, name)
+	if n := r.left.Add(-1); name == "file" && err == nil && n >= 0 {
+		if _, _, err := r.FS.Rename(ctx, &vfs.Root, dir, fmt.Sprint("new", n), dir, name); err != nil {
+			return a, err
+		}
+	}
+	return a, err
+}
+
+// A name that always stands for a file can be opened, however often the file is replaced; NFS4ERR_STALE is no answer to OPEN by name.
+func TestOpenOfWhatIsReplaced(t *testing.T) {
+	for _, n := range []int32{1, 5, 100} {
+		mem := memfs.New(memfs.Options{})
+		fs := &replacingFS{FS: mem}
+		w := newWorldOf(t, mem, fs, 0)
+		w.mk(vfs.RootIno, "file", vfs.TypeFile, 0o666, 0)
+		for i := range n {
+			w.mk(vfs.RootIno, fmt.Sprint("new", i), vfs.TypeFile, 0o666, 0)
+		}
+		c := w.connect("c", 1)
+		fs.left.Store(n)
+		for _, share := range []uint32{rd, wr} {
+			tries := 0
+			for {
+				res := c.do(ops(root(), open("o", share, 0, nil, named("file")), getAttr(nfsv4.FATTR4_SIZE))...)
+				if res.Status == nfsv4.NFS4_OK {
+					break
+				}
+				if tries++; n < 16 {
+					t.Errorf("%d replacements: %s", n, nfsv4.Nfsstat4_name[res.Status])
+				}
+				c.want(res, nfsv4.NFS4ERR_DELAY)
+			}
+		}
 	}
 }
