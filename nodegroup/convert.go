@@ -12,9 +12,12 @@ import (
 
 // poolState is a pool of the cluster map as placement sees it. firstID is above the group ids of all pools.
 func poolState(p *metapb.Pool, firstID uint32) placement.PoolState {
-	out := placement.PoolState{Profile: placement.Profile{K: int(p.K), M: int(p.M)}, NextID: firstID, PerStore: int(p.GroupsPerStore)}
+	// The state machine takes no other names than those of levels.
+	level, _ := placement.ParseLevel(p.GetDomain())
+	out := placement.PoolState{Profile: placement.Profile{K: int(p.K), M: int(p.M)}, Level: level, NextID: firstID, PerStore: int(p.GroupsPerStore)}
 	for _, g := range p.GetPgs() {
 		pg := placement.Group{ID: g.Id, Epoch: g.Epoch, K: int(cmp.Or(g.K, p.K)), Closed: g.State != metapb.PGState_PG_OPEN}
+		pg.Members = make([]placement.Member, 0, len(g.GetSlots()))
 		for _, s := range g.GetSlots() {
 			pg.Members = append(pg.Members, placement.Member{Store: s.Store, Previous: s.Previous, Filling: s.Filling})
 		}
@@ -23,20 +26,16 @@ func poolState(p *metapb.Pool, firstID uint32) placement.PoolState {
 	return out
 }
 
-// domains are a store's failure domain in a pool, and the next wider one. Labels that a node does not have are as one label:
-// who does not say which racks there are has one.
-func domains(p *metapb.Pool, s *metapb.Store) (domain, wider string) {
-	switch p.GetDomain() {
-	case "disk":
-		return "", s.Node
-	case "node":
-		return s.Node, s.Rack
-	case "rack":
-		return "rack " + s.Rack, s.Zone
-	case "zone":
-		return "zone " + s.Zone, ""
+// storeState is a store as placement sees it in a pool, if it is as observed. One that may not hold the pool's data is
+// Out, whatever else: so what it has leaves it.
+func storeState(s *metapb.Store, eligible bool, c placement.Condition, readable bool) placement.StoreState {
+	if !eligible {
+		c = min(c, placement.Out)
 	}
-	return "", ""
+	return placement.StoreState{
+		ID: s.Id, Condition: c, Readable: readable, Weight: s.Capacity,
+		Location: placement.Location{Node: s.Node, Rack: s.Rack, Zone: s.Zone},
+	}
 }
 
 // firstFreeID is above every id that a group of any pool has or had.

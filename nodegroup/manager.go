@@ -316,12 +316,11 @@ func (m *Manager) settled() bool {
 func (m *Manager) storeStates(p *metapb.Pool) []placement.StoreState {
 	var out []placement.StoreState
 	for _, s := range m.cmap.GetStores() {
-		st := placement.StoreState{ID: s.Id, Condition: placement.Lost}
+		c, readable := placement.Lost, false
 		if h := m.health[s.Id]; h != nil {
-			st.Condition, st.Readable = h.condition(s), h.readable
+			c, readable = h.condition(s), h.readable
 		}
-		st.Domain, st.Wider = domains(p, s)
-		out = append(out, st)
+		out = append(out, storeState(s, true, c, readable))
 	}
 	return out
 }

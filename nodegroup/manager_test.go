@@ -130,7 +130,8 @@ func TestNewLeaderWaits(t *testing.T) {
 	}
 }
 
-// Ten minutes of silence give a store up; its slots move, if there is somewhere to move to, and stay moved when it is back.
+// Ten minutes of silence give a store up; its slots move, if there is somewhere to move to. When it is back these stay where they
+// are being filled; it gets its share from groups that are whole.
 func TestGivenUp(t *testing.T) {
 	r := newRig(t, 8, 4, 2, 16)
 	r.pass(time.Second)
@@ -164,8 +165,28 @@ func TestGivenUp(t *testing.T) {
 	}
 	r.start(7)
 	r.pass(5 * time.Second)
-	if n, _ := on(7); n != 0 {
-		t.Fatal("slots moved back")
+	n, filling := on(7)
+	if filling != had || n > 16-had {
+		t.Fatalf("%d slots that left are still filled elsewhere, of %d; it has %d again, and %d groups are whole", filling, had, n, 16-had)
+	}
+	for _, g := range r.pool().Pgs {
+		moving := 0
+		for _, s := range g.Slots {
+			if s.Filling {
+				moving++
+			}
+		}
+		if moving > 1 {
+			t.Fatalf("two slots of a group are being filled: %v", g)
+		}
+	}
+	// It has its share when all is filled.
+	for range 10 {
+		r.filled()
+		r.pass(time.Second)
+	}
+	if n, _ := on(7); n < 10 || n > 14 {
+		t.Fatalf("%d slots of 96 are on one of eight stores", n)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/rackfs/rackfs/blockstore"
 	"github.com/rackfs/rackfs/blockstore/segment"
@@ -263,6 +264,24 @@ func (r *rig) pool() *metapb.Pool {
 		r.t.Fatal(err)
 	}
 	return q.GetClusterMap().Pools[0]
+}
+
+// filled ends all filling, as the stores' upkeep does.
+func (r *rig) filled() {
+	r.t.Helper()
+	c := &metapb.ChangePGs{Pool: 1}
+	for _, g := range r.pool().Pgs {
+		done := g.CloneVT()
+		for _, s := range done.Slots {
+			s.Filling, s.Previous = false, 0
+		}
+		if !proto.Equal(done, g) {
+			c.Changes = append(c.Changes, &metapb.PGChange{ExpectEpoch: g.Epoch, Pg: done})
+		}
+	}
+	if len(c.Changes) > 0 {
+		r.meta.must(r.t, clusterShard, &metapb.Command{Op: &metapb.Command_ChangePgs{ChangePgs: c}})
+	}
 }
 
 // fallback counts the fallback groups by k, open and closed.

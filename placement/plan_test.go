@@ -11,7 +11,7 @@ import (
 
 // apply does what the state machine does with a plan, and checks what it checks.
 func apply(pool PoolState, changes []Change) (PoolState, error) {
-	out := PoolState{Profile: pool.Profile, NextID: pool.NextID, PerStore: pool.PerStore}
+	out := PoolState{Profile: pool.Profile, Level: pool.Level, NextID: pool.NextID, PerStore: pool.PerStore}
 	byID := map[uint32]int{}
 	for _, g := range pool.Groups {
 		byID[g.ID] = len(out.Groups)
@@ -317,8 +317,8 @@ func checkPlan(t *rapid.T, before, after PoolState, stores []StoreState) {
 			if m == om {
 				continue
 			}
-			// Moved: off a store that is out, on to one that is up, and where its shards were is not forgotten.
-			if state[om.Store].Condition != Out || state[m.Store].Condition != Up || !m.Filling || m.Previous != om.Store && m.Previous != om.Previous {
+			// Moved: off a store that is out, or for balance; on to one that is up, and where its shards were is not forgotten.
+			if state[m.Store].Condition != Up || !m.Filling || m.Previous != om.Store && m.Previous != om.Previous {
 				t.Fatalf("group %d slot %d: %+v became %+v", g.ID, j, om, m)
 			}
 			if state[om.Store].Readable && m.Previous != om.Store || om.Previous != 0 && state[om.Previous].Readable && m.Previous != om.Previous {
@@ -348,7 +348,8 @@ func checkPlan(t *rapid.T, before, after PoolState, stores []StoreState) {
 func TestAssess(t *testing.T) {
 	pool := fresh(t, 6, 4, 2, 48)
 	stores := allUp(6)
-	if r := Assess(pool, stores); r != (Report{Groups: 48, Writable: 48, Margin: 2, AtRisk: 48, Writes: "4+2", AfterNext: "3+2"}) {
+	losses := [levels]Loss{{Disk, "1", 0, 1, "3+2"}, {Node, "", 48, -4, ""}, {Rack, "", 48, -4, ""}, {Zone, "", 48, -4, ""}}
+	if r := Assess(pool, stores); r != (Report{Groups: 48, Writable: 48, Margin: 2, AtRisk: 48, Writes: "4+2", AfterNext: "3+2", Losses: losses}) {
 		t.Errorf("healthy: %+v", r)
 	}
 	stores[0] = StoreState{ID: 1, Condition: Down}
