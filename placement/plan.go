@@ -258,12 +258,25 @@ func (p *planner) slotsIn(t *tree, g *Group, j int, l Level, vertex int32) (n in
 	return n
 }
 
-// over is by how many slots g would have too many in zones, racks and nodes if slot j were in s; the widest counts most.
-func (p *planner) over(t *tree, g *Group, j int, s int32) (n int) {
+// uneven is how far g would be from what zones, racks and nodes should have of it if slot j were in s: by how many slots one would have too
+// many, and whether another would be left with too few. The widest counts most.
+func (p *planner) uneven(t *tree, g *Group, j int, s int32) (n int) {
 	for l := Zone; l > p.level; l-- {
 		n *= MaxData + MaxParity
-		if v := t.path[l][s]; v >= 0 {
-			n += max(0, p.slotsIn(t, g, j, l, v)+1-t.nodes[v].cap)
+		v := t.path[l][s]
+		if v < 0 {
+			continue
+		}
+		here := p.slotsIn(t, g, j, l, v)
+		n += max(0, here+1-t.nodes[v].cap)
+		if here < t.nodes[v].low {
+			continue
+		}
+		for _, u := range t.must[l] {
+			if u != v && p.slotsIn(t, g, j, l, u) < t.nodes[u].low {
+				n++
+				break
+			}
 		}
 	}
 	return n
@@ -310,7 +323,7 @@ func (p *planner) move() {
 
 // spare is the store that takes slot j of g, -1 if there is none.
 func (p *planner) spare(up *queue, g *Group, j int) int32 {
-	best, over := int32(-1), 0
+	best, least := int32(-1), 0
 	var aside []int32
 	for s := up.first(0); s >= 0; s = up.first(0) {
 		up.remove(s)
@@ -318,10 +331,10 @@ func (p *planner) spare(up *queue, g *Group, j int) int32 {
 		if !p.free(g, j, s) {
 			continue
 		}
-		if o := p.over(p.fullTree(), g, j, s); best < 0 || o < over {
-			best, over = s, o
+		if u := p.uneven(p.fullTree(), g, j, s); best < 0 || u < least {
+			best, least = s, u
 		}
-		if over == 0 {
+		if least == 0 {
 			break
 		}
 	}

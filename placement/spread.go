@@ -30,7 +30,7 @@ type spreader struct {
 	up   []int     // of each vertex: its domains with a store that is Up
 	load []float64 // of each vertex: slots in it
 	turn []int     // of each vertex: slots that it was given here
-	must [][]int32 // of each vertex: children in which every group should have slots
+	need [][]int32 // of each vertex: children in which every group should have slots
 	used [][]int32 // of each vertex: children in which the group has slots
 	own  []int     // of each vertex: slots of the group in it
 	q    *queue    // the other children by load, a heap for each parent
@@ -40,7 +40,7 @@ type spreader struct {
 
 func newSpreader(p *planner, k int, t *tree) *spreader {
 	n := len(t.nodes)
-	s := &spreader{tree: t, ids: p.stores, up: make([]int, n), load: make([]float64, n), turn: make([]int, n), must: make([][]int32, n),
+	s := &spreader{tree: t, ids: p.stores, up: make([]int, n), load: make([]float64, n), turn: make([]int, n), need: make([][]int32, n),
 		used: make([][]int32, n), own: make([]int, n), slot: make([][]float64, t.width)}
 	for j := range s.slot {
 		s.slot[j] = make([]float64, len(p.stores))
@@ -86,7 +86,7 @@ func newSpreader(p *planner, k int, t *tree) *spreader {
 			s.count(int32(i), 0)
 			s.q.set(int32(i), s.q.key[i], s.q.turn[i])
 			if t.nodes[i].low > 0 {
-				s.must[home[i]] = append(s.must[home[i]], int32(i))
+				s.need[home[i]] = append(s.need[home[i]], int32(i))
 			}
 		}
 	}
@@ -141,7 +141,7 @@ func (s *spreader) child(v int32) int32 {
 			best = kid
 		}
 	}
-	for _, kid := range s.must[v] {
+	for _, kid := range s.need[v] {
 		if s.own[kid] < s.nodes[kid].low {
 			better(kid)
 		}

@@ -70,6 +70,7 @@ type tree struct {
 	// path is, of each store and level above the domains, the vertex that it is in; -1: nothing that counts is there. A domain is
 	// where its first store is: what the records of a node's stores say may differ for a moment.
 	path [levels][]int32
+	must [levels][]int32 // the vertices of a level above the domains in which each group should have slots
 	// weight of each store: its share over the mean share. Loads are compared by it.
 	weight []float64
 	count  int // stores that count
@@ -203,6 +204,11 @@ func (r *tree) divide() {
 			}
 		default:
 			r.divideOver(v)
+		}
+	}
+	for i := range r.nodes {
+		if v := &r.nodes[i]; v.level > r.level && v.level < levels && v.low > 0 {
+			r.must[v.level] = append(r.must[v.level], int32(i))
 		}
 	}
 	for s, n := range r.leaf {
