@@ -354,6 +354,7 @@ func (c *checker) finish() {
 		}
 	}
 	c.clients.finish()
+	c.groups()
 }
 
 // collect checks dying blocks and leased ids.

@@ -48,7 +48,7 @@ func (x *call) runCluster(c *metapb.Command) (*metapb.Result, error) {
 	case *metapb.Command_RemoveNfsClient:
 		err = x.removeNFSClient(op.RemoveNfsClient)
 	default:
-		return x.runClients(c)
+		return x.runGroups(c)
 	}
 	if err != nil {
 		return nil, err
@@ -152,6 +152,9 @@ func (x *call) putStore(c *metapb.PutStore) error {
 			return err
 		}
 	}
+	if err := x.groupOfStore(s, old.Group, op); err != nil {
+		return err
+	}
 	return x.setMapRecord(key, s)
 }
 
@@ -167,6 +170,9 @@ func (x *call) putPool(c *metapb.PutPool) error {
 	if x.level < levelPOSIX && (p.Domain != "" || p.GroupsPerStore != 0) {
 		return vfs.Errorf(vfs.KindNotSupported, op, "failure domains and groups per store need feature level %d", levelPOSIX)
 	}
+	if x.level < levelCluster && p.Group != "" {
+		return vfs.Errorf(vfs.KindNotSupported, op, "pools of groups need feature level %d", levelCluster)
+	}
 	if err := checkDomain(p, op); err != nil {
 		return err
 	}
@@ -181,6 +187,11 @@ func (x *call) putPool(c *metapb.PutPool) error {
 	}
 	if had && (old.K != p.K || old.M != p.M) {
 		return vfs.Errorf(vfs.KindInvalid, op, "the profile of a pool never changes")
+	}
+	if x.level >= levelCluster {
+		if same, err := x.checkPoolOfCluster(&old, p, had, op); err != nil || same {
+			return err
+		}
 	}
 	epochs := make(map[uint32]uint32, len(old.Pgs)) // only looked up, never iterated
 	for _, g := range old.Pgs {

@@ -33,7 +33,7 @@
 // ReapBlocks, ReturnBlocks, RewriteExtents, ChangePGs, ReplaceStore and the version of the cluster map. Level 3 added
 // Touch, PunchHole, Allocate, CloneRange, extended attributes, projects, limits and reservations, the checks of ReplaceStore
 // (levelReplaceChecked), and what
-// NFS clients have: opens, locks, sessions, replies.
+// NFS clients have: opens, locks, sessions, replies. Level 4 added node groups, reserved racks and pools of groups.
 //
 // A command first passes the exactly-once check (see metapb.Identity), from level 3 on a second one if it belongs to an NFS
 // client's call (metapb.Call), then
@@ -95,6 +95,9 @@
 //	C/ client               ClientRecord
 //	S/ session              SessionRecord
 //	j/n/ name, j/t/ hash    Node, Token
+//	j/g/ name, j/r/ rack    NodeGroup, RackReservation
+//	m/next/group            the next id of a node group
+//	m/last/pg               the highest id of a placement group that any pool has had
 //	m/next/client           the next client id
 //
 // # Directories
@@ -153,6 +156,11 @@
 // Stores and pools change by PutStore and PutPool, groups by ChangePGs, a compare-and-swap on their epochs, all
 // or none. From level 2 on m/map grows with every change, so that who polls the map gets it only when it
 // changed; ids of groups and of lost stores are never used again.
+//
+// From level 4 on the map says who may hold a pool's data. Node groups, reservations of racks and the groups of nodes (and so of their
+// stores) and pools are changed by commands of their own, which name the version of the map that they were decided on. What is named exists: a
+// group that has anything is not removed, nor a pool that a file system names. A placement group is never given a store that may not hold its pool's data (the rule
+// is placement.Reservations.Eligible, here call.eligible); one that it had when a rack was reserved stays until its slots are moved.
 //
 // A truncation that would remove more than a few extents only records a cut:
 // extents of older generations that end above its offset are void, for readers

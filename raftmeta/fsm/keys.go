@@ -143,6 +143,8 @@ const (
 	counterMap                     // version of the cluster map
 	counterClient                  // next id of an NFS client (shard 0)
 	counterClients                 // NFS clients that have a record (shard 0), or are known here
+	counterGroup                   // next id of a node group (shard 0)
+	counterPG                      // highest id of a placement group that any pool has had, from level 4 on (shard 0)
 
 	// collectCounters is how many kinds level 2 has: part of what it does.
 	collectCounters = int(counterMap) + 1
@@ -156,7 +158,7 @@ type counterKey struct {
 // first is the value of a counter that was never written.
 func (c counter) first() uint64 {
 	switch c {
-	case counterQueueLen, counterDyingLen, counterMap, counterClients:
+	case counterQueueLen, counterDyingLen, counterMap, counterClients, counterPG:
 		return 0
 	}
 	return 1
@@ -182,6 +184,10 @@ func (k counterKey) append(b []byte) []byte {
 		return append(b, "m/next/client"...)
 	case counterClients:
 		return append(b, "m/clients"...)
+	case counterGroup:
+		return append(b, "m/next/group"...)
+	case counterPG:
+		return append(b, "m/last/pg"...)
 	}
 	return appendFS(b, "c/", k.fs)
 }

@@ -32,6 +32,8 @@ func levelOf(c *metapb.Command) uint32 {
 		*metapb.Command_SetProject, *metapb.Command_SetQuota, *metapb.Command_ReserveQuota, *metapb.Command_ReleaseQuota,
 		*metapb.Command_PutNode, *metapb.Command_RemoveNode, *metapb.Command_PutToken, *metapb.Command_JoinNode:
 		return levelPOSIX
+	case *metapb.Command_PutGroup, *metapb.Command_RemoveGroup, *metapb.Command_ReserveRacks, *metapb.Command_SetNodeGroup, *metapb.Command_RemovePool:
+		return levelCluster
 	}
 	return 1
 }
@@ -54,8 +56,13 @@ func (x *call) raiseLevel(c *metapb.RaiseLevel) (*metapb.Result, error) {
 	switch c.Level {
 	case x.level:
 	case x.level + 1:
-		if c.Level == levelCollect {
+		switch c.Level {
+		case levelCollect:
 			if err := x.beginCollect(); err != nil {
+				return nil, err
+			}
+		case levelCluster:
+			if err := x.beginCluster(); err != nil {
 				return nil, err
 			}
 		}

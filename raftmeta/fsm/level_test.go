@@ -127,6 +127,8 @@ func seededHistory(seed uint64) *history {
 type clusterHistory struct {
 	draw    func(label string, lo, hi int) int
 	present *metapb.ClusterMapR // if set, most changes begin from it
+	// The number of the last version of each node's record that was put.
+	nodes map[string]uint64
 }
 
 func (h *clusterHistory) num(label string, lo, hi int) uint32 { return uint32(h.draw(label, lo, hi)) }
@@ -134,6 +136,9 @@ func (h *clusterHistory) num(label string, lo, hi int) uint32 { return uint32(h.
 func (h *clusterHistory) store() *metapb.Store {
 	s := &metapb.Store{Id: h.num("store", 1, 9), Node: "n", State: metapb.StoreState(h.num("state", 0, 9) / 5)}
 	s.Uuid = []byte{byte(s.Id), byte(h.num("disk", 0, 7) / 7)}
+	if h.present != nil {
+		s.Node, s.Rack = h.node(), h.rack()
+	}
 	return s
 }
 
@@ -173,16 +178,28 @@ func (h *clusterHistory) edit(g *metapb.PlacementGroup) *metapb.PGChange {
 }
 
 func (h *clusterHistory) op() *metapb.Command {
-	switch h.num("op", 0, 9) {
+	if h.present != nil && h.num("of groups", 0, 4) == 0 { // else as when the digests of level 1 were recorded
+		return h.groupOp()
+	}
+	last := 9
+	if h.present != nil {
+		last = 11
+	}
+	switch h.num("op", 0, last) {
 	case 0, 1, 2:
 		return &metapb.Command{Op: &metapb.Command_PutStore{PutStore: &metapb.PutStore{Store: h.store()}}}
 	case 3:
 		p := &metapb.Pool{Id: h.num("pool", 1, 2), Name: "p", K: 2, M: 1}
+		first := uint32(1)
+		if h.present != nil {
+			p.Name, p.Group = "p"+string('0'+rune(p.Id)), h.group("pool group")
+			first += h.num("on top", 0, 3) / 3 * h.present.LastPg
+		}
 		for i := range h.num("groups", 0, 4) {
-			p.Pgs = append(p.Pgs, h.pg(i+1, 3))
+			p.Pgs = append(p.Pgs, h.pg(first+i, 3))
 		}
 		return &metapb.Command{Op: &metapb.Command_PutPool{PutPool: &metapb.PutPool{Pool: p}}}
-	case 4:
+	case 4, 10, 11:
 		c := &metapb.ReplaceStore{Old: h.num("old", 1, 9), New: h.store()}
 		if h.present != nil { // else as when the digests of level 1 were recorded
 			c.New.Id, c.New.State = h.num("new", 5, 20), metapb.StoreState_STORE_IN
@@ -197,7 +214,7 @@ func (h *clusterHistory) op() *metapb.Command {
 		p := h.present.Pools[h.num("pool", 0, len(h.present.Pools)-1)]
 		c.Pool = p.Id
 		if len(p.Pgs) == 0 || h.num("new", 0, 2) == 0 {
-			g := h.pg(p.LastPg+1, 3)
+			g := h.pg(h.present.LastPg+1-h.num("taken id", 0, 5)/5, 3)
 			g.Epoch = 1
 			c.Changes = append(c.Changes, &metapb.PGChange{Pg: g})
 			return &metapb.Command{Op: &metapb.Command_ChangePgs{ChangePgs: c}}
@@ -215,3 +232,46 @@ func (h *clusterHistory) op() *metapb.Command {
 	}
 	return &metapb.Command{Op: &metapb.Command_ChangePgs{ChangePgs: c}}
 }
+
+func (h *clusterHistory) node() string { return []string{"n", "n1", "n2"}[h.num("node", 0, 2)] }
+func (h *clusterHistory) rack() string { return []string{"", "r1", "r2"}[h.num("rack", 0, 2)] }
+func (h *clusterHistory) group(label string) string {
+	return []string{"", "", "g", "h"}[h.num(label, 0, 3)]
+}
+
+// groupOp is a command about nodes and groups.
+func (h *clusterHistory) groupOp() *metapb.Command {
+	expect := h.present.Version - uint64(h.num("expects", 0, 4)/4)
+	switch h.num("group op", 0, 9) {
+	case 0, 1:
+		return &metapb.Command{Op: &metapb.Command_PutGroup{PutGroup: &metapb.PutGroup{Name: h.group("made")}}}
+	case 2:
+		c := &metapb.RemoveGroup{Name: "g", Id: h.num("id", 1, 3)}
+		for _, g := range h.present.Groups {
+			if h.num("present", 0, 2) > 0 {
+				c.Name, c.Id = g.Name, g.Id
+			}
+		}
+		return &metapb.Command{Op: &metapb.Command_RemoveGroup{RemoveGroup: c}}
+	case 3, 4:
+		c := &metapb.ReserveRacks{Group: h.group("for"), Racks: []string{"r1", "r2"}[:h.num("racks", 1, 2)], ExpectMapVersion: expect}
+		return &metapb.Command{Op: &metapb.Command_ReserveRacks{ReserveRacks: c}}
+	case 5, 6:
+		c := &metapb.SetNodeGroup{Group: h.group("into"), Nodes: []string{h.node()}, ExpectMapVersion: expect}
+		return &metapb.Command{Op: &metapb.Command_SetNodeGroup{SetNodeGroup: c}}
+	case 7:
+		return &metapb.Command{Op: &metapb.Command_RemovePool{RemovePool: &metapb.RemovePool{Id: h.num("pool", 1, 2), ExpectMapVersion: expect}}}
+	case 8:
+		name := h.node()
+		return &metapb.Command{Op: &metapb.Command_RemoveNode{RemoveNode: &metapb.RemoveNode{Name: name, Id: nodeID(name)}}}
+	}
+	name := h.node()
+	if h.nodes == nil {
+		h.nodes = map[string]uint64{}
+	}
+	h.nodes[name]++
+	n := &metapb.Node{Name: name, Id: nodeID(name), Roles: []string{"block"}, Group: h.group("of the node"), Version: uint64(h.num("version", 0, 2)/2)*h.nodes[name] + 1}
+	return &metapb.Command{Op: &metapb.Command_PutNode{PutNode: &metapb.PutNode{Node: n}}}
+}
+
+func nodeID(name string) []byte { return []byte((name + "................")[:nodeIDLen]) }

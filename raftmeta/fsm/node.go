@@ -109,6 +109,9 @@ func (x *call) putNode(c *metapb.PutNode) (*metapb.Result, error) {
 	}
 	var old metapb.Node
 	had, err := x.getRecord(appendNode(n.Name), &old)
+	if x.level >= levelCluster && had {
+		n.Group = old.Group
+	}
 	switch {
 	case err != nil:
 		return nil, err
@@ -127,7 +130,21 @@ func (x *call) putNode(c *metapb.PutNode) (*metapb.Result, error) {
 	if err := x.apart(n, op); err != nil {
 		return nil, err
 	}
+	if err := x.groupOfNode(n, op); err != nil {
+		return nil, err
+	}
 	return nodeResult(n), x.setRecord(appendNode(n.Name), n)
+}
+
+// groupOfNode refuses a node of a group that there is not, and makes its stores follow it.
+func (x *call) groupOfNode(n *metapb.Node, op string) error {
+	if x.level < levelCluster {
+		return nil
+	}
+	if err := x.needGroup(op, n.Group); err != nil {
+		return err
+	}
+	return x.storesFollow(n, op)
 }
 
 // sameRoles compares without order.
@@ -230,6 +247,9 @@ func (x *call) joinNode(c *metapb.JoinNode) (*metapb.Result, error) {
 		return nil, vfs.Errorf(vfs.KindExists, op, "node %s has joined already", n.Name)
 	}
 	if err := x.apart(n, op); err != nil {
+		return nil, err
+	}
+	if err := x.groupOfNode(n, op); err != nil {
 		return nil, err
 	}
 	t.UsedBy, t.Name, t.Key = n.Id, n.Name, c.Key

@@ -177,7 +177,7 @@ func (o *overlay) get(key []byte) ([]byte, bool, error) {
 // it: those that commands list.
 func ordered(k string) bool {
 	switch k[0] {
-	case 'a', 'e', 'q', 'o', 'h', 'l', 'x', 'y', 'p', 'O', 'L', 'w', 'W', 'v':
+	case 'a', 'e', 'q', 'o', 'h', 'l', 'x', 'y', 'p', 'O', 'L', 'w', 'W', 'v', 'j', 't', 'f':
 		return true
 	}
 	return false

@@ -139,7 +139,10 @@ func (e *pgEditor) change(c *metapb.PGChange) error {
 		if g.Epoch != 1 {
 			return vfs.Errorf(vfs.KindInvalid, op, "new placement group %d has epoch %d, not 1", g.Id, g.Epoch)
 		}
-		if err := e.checkNew(g); err != nil {
+		if err := e.notePGs(op, g.Id); err != nil {
+			return err
+		}
+		if err := e.checkNew(nil, g); err != nil {
 			return err
 		}
 		e.pool.LastPg = g.Id
@@ -163,7 +166,7 @@ func (e *pgEditor) change(c *metapb.PGChange) error {
 	case raises && g.Epoch != old.Epoch+1:
 		return vfs.Errorf(vfs.KindInvalid, op, "placement group %d: other slots at epoch %d, not %d", g.Id, g.Epoch, old.Epoch+1)
 	case raises:
-		if err := e.checkNew(g); err != nil {
+		if err := e.checkNew(old, g); err != nil {
 			return err
 		}
 	case g.Epoch != old.Epoch:
@@ -202,8 +205,8 @@ func compareSlots(a, b *metapb.PlacementGroup) (raises, restarts bool) {
 	return raises || restarts, restarts && !raises
 }
 
-// checkNew refuses slots that no group should be given.
-func (e *pgEditor) checkNew(g *metapb.PlacementGroup) error {
+// checkNew refuses slots that no group should be given. Stores that old names already, if it is there, are not given anything.
+func (e *pgEditor) checkNew(old, g *metapb.PlacementGroup) error {
 	const op = "pgs.change"
 	if err := checkShape(e.pool, g, op); err != nil {
 		return err
@@ -226,6 +229,12 @@ func (e *pgEditor) checkNew(g *metapb.PlacementGroup) error {
 				return err
 			} else if !ok || t.State == metapb.StoreState_STORE_LOST {
 				return vfs.Errorf(vfs.KindInvalid, op, "placement group %d, slot %d: store %d is unknown or lost", g.Id, i, id)
+			}
+			if id != s.Store {
+				continue
+			}
+			if err := e.mayHold(e.pool, old, g, &t, op); err != nil {
+				return err
 			}
 		}
 	}
@@ -287,6 +296,9 @@ func (x *call) replaceStore(c *metapb.ReplaceStore) (*metapb.Result, error) {
 				return nil, err
 			}
 		}
+	}
+	if err := x.groupOfStore(s, old.Group, op); err != nil {
+		return nil, err
 	}
 	old.State, old.ReplacedBy = metapb.StoreState_STORE_LOST, s.Id
 	if err := x.setMapRecord(oldKey, &old); err != nil {
@@ -373,29 +385,40 @@ func checkPutStore(old, s *metapb.Store, op string) error {
 
 // checkPutPool adds the rules of levelCollect to those of level 1, and notes the highest group id.
 func (x *call) checkPutPool(old, p *metapb.Pool, op string) error {
-	had := make(map[uint32]bool, len(old.Pgs))
+	had := make(map[uint32]*metapb.PlacementGroup, len(old.Pgs)) // only looked up
 	for _, g := range old.Pgs {
-		had[g.Id] = true
+		had[g.Id] = g
 	}
 	last := lastPG(old)
+	var fresh []uint32
 	for _, g := range p.Pgs {
 		if err := checkShape(p, g, op); err != nil {
 			return err
 		}
-		if g.Id <= last && !had[g.Id] {
+		if had[g.Id] == nil {
+			fresh = append(fresh, g.Id)
+		}
+		if g.Id <= last && had[g.Id] == nil {
 			return vfs.Errorf(vfs.KindInvalid, op, "the id of placement group %d was used before", g.Id)
 		}
 		for _, s := range g.Slots {
 			for _, id := range [...]uint32{s.Store, s.Previous} {
 				var t metapb.Store
-				if _, err := x.getRecord(appendID32(nil, "t/", id), &t); err != nil {
+				known, err := x.getRecord(appendID32(nil, "t/", id), &t)
+				if err != nil {
 					return err
-				} else if t.State == metapb.StoreState_STORE_LOST {
+				}
+				if t.State == metapb.StoreState_STORE_LOST {
 					return vfs.Errorf(vfs.KindInvalid, op, "placement group %d names store %d, which is lost", g.Id, id)
+				}
+				if known && id == s.Store {
+					if err := x.mayHold(p, had[g.Id], g, &t, op); err != nil {
+						return err
+					}
 				}
 			}
 		}
 	}
 	p.LastPg = max(last, lastPG(&metapb.Pool{Pgs: p.Pgs}))
-	return nil
+	return x.notePGs(op, fresh...)
 }

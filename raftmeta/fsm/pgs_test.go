@@ -79,18 +79,32 @@ func TestClusterMapRules(t *testing.T) {
 		for _, r := range []*rig{one, batched} {
 			r.register("a", 1)
 			r.raise()
+			r.ok(&metapb.Command{Op: &metapb.Command_PutGroup{PutGroup: &metapb.PutGroup{Name: "g"}}})
+			r.ok(&metapb.Command{Op: &metapb.Command_PutNode{PutNode: &metapb.PutNode{Node: &metapb.Node{Name: "n", Id: nodeID("n"), Roles: []string{"block"}, Version: 1}}}})
+			r.flush()
 		}
 		rules := &mapRules{rt: rt, gone: map[[2]uint32]bool{}, epochs: map[[2]uint32]uint32{}, lost: map[uint32]bool{}}
 		var entry []*metapb.Command
-		for range rapid.IntRange(1, 60).Draw(rt, "commands") {
+		for range rapid.IntRange(1, 90).Draw(rt, "commands") {
 			before := one.clusterMap(0)
 			h.present = before
 			c := one.stamp(h.op())
 			entry = append(entry, c.CloneVT())
 			res := one.one(c)
 			after := one.clusterMap(0)
+			rules.exclusive(before, after)
 			if res.Kind == 0 && after.Version > before.Version {
-				switch c.Op.(type) {
+				switch op := c.Op.(type) {
+				case *metapb.Command_PutGroup:
+					changes["group"]++
+				case *metapb.Command_RemoveGroup:
+					changes["group removed"]++
+				case *metapb.Command_ReserveRacks:
+					changes[map[bool]string{true: "release", false: "reserve"}[op.ReserveRacks.Group == ""]]++
+				case *metapb.Command_SetNodeGroup:
+					changes["node"]++
+				case *metapb.Command_RemovePool:
+					changes["pool removed"]++
 				case *metapb.Command_ChangePgs:
 					changes["change"]++
 				case *metapb.Command_ReplaceStore:
@@ -112,8 +126,12 @@ func TestClusterMapRules(t *testing.T) {
 					changes["refused"]++
 				}
 			}
+			if strings.Contains(res.Text, "may not hold data of pool") {
+				changes["not eligible"]++
+			}
 			b, a := mapText(before), mapText(after)
-			if (after.Version > before.Version) != (a != b) || (res.Kind != 0 && after.Version != before.Version) {
+			// A node without stores is no part of the map, and has to change its version.
+			if (after.Version > before.Version) != (a != b) && (a != b || c.GetSetNodeGroup() == nil) || (res.Kind != 0 && after.Version != before.Version) {
 				rt.Fatalf("%v: version %d, was %d:\n%s\n%s", c, after.Version, before.Version, a, b)
 			}
 			if !one.clusterMap(after.Version).Unchanged {
@@ -130,12 +148,50 @@ func TestClusterMapRules(t *testing.T) {
 			rt.Fatal(d)
 		}
 	})
-	for _, op := range []string{"change", "replace", "refused"} {
+	for _, op := range []string{"change", "replace", "refused", "group", "group removed", "reserve", "release", "node", "not eligible"} {
 		if changes[op] == 0 {
 			t.Errorf("no %s succeeded: the test shows nothing", op)
 		}
 	}
 	t.Log(changes)
+}
+
+// exclusive checks that a change gives no store data that it may not have: what is where it should not be was there before a rack was reserved,
+// or a node or a disk changed its place.
+func (m *mapRules) exclusive(before, after *metapb.ClusterMapR) {
+	reserved := map[string]string{}
+	for _, r := range after.Reservations {
+		reserved[r.Rack] = r.Group
+	}
+	stores := map[uint32]*metapb.Store{}
+	for _, s := range after.Stores {
+		stores[s.Id] = s
+	}
+	had := map[[3]uint32]bool{}
+	for _, p := range before.Pools {
+		for _, g := range p.Pgs {
+			for _, s := range g.Slots {
+				had[[3]uint32{p.Id, g.Id, s.Store}] = true
+			}
+		}
+	}
+	replaced := map[uint32]bool{}
+	for _, s := range after.Stores {
+		replaced[s.ReplacedBy] = true
+	}
+	for _, p := range after.Pools {
+		for _, g := range p.Pgs {
+			for _, s := range g.Slots {
+				t := stores[s.Store]
+				if t == nil || had[[3]uint32{p.Id, g.Id, s.Store}] || replaced[s.Store] {
+					continue
+				}
+				if to := reserved[t.Rack]; t.Group != p.Group || t.Rack != "" && to != "" && to != p.Group {
+					m.rt.Fatalf("group %v of pool %s (%q) was given store %v; reserved are %v", g, p.Name, p.Group, t, reserved)
+				}
+			}
+		}
+	}
 }
 
 // hopeless are the groups of which too few slots have, by themselves or by the store before, all that was written.

@@ -463,7 +463,11 @@ func (r *reader) clusterMap(q *metapb.ClusterMapQ) (*metapb.QueryResult, error) 
 		return nil, err
 	}
 	pools, err := all(r, []byte("p/"), func() *metapb.Pool { return new(metapb.Pool) })
-	return &metapb.QueryResult{R: &metapb.QueryResult_ClusterMap{ClusterMap: &metapb.ClusterMapR{Stores: stores, Pools: pools, Version: version}}}, err
+	if err != nil {
+		return nil, err
+	}
+	m := &metapb.ClusterMapR{Stores: stores, Pools: pools, Version: version}
+	return &metapb.QueryResult{R: &metapb.QueryResult_ClusterMap{ClusterMap: m}}, r.clusterGroups(m)
 }
 
 // count reads a counter.

@@ -763,6 +763,11 @@ type Command struct {
 	//	*Command_RemoveNode
 	//	*Command_PutToken
 	//	*Command_JoinNode
+	//	*Command_PutGroup
+	//	*Command_RemoveGroup
+	//	*Command_ReserveRacks
+	//	*Command_SetNodeGroup
+	//	*Command_RemovePool
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1299,6 +1304,51 @@ func (x *Command) GetJoinNode() *JoinNode {
 	return nil
 }
 
+func (x *Command) GetPutGroup() *PutGroup {
+	if x != nil {
+		if x, ok := x.Op.(*Command_PutGroup); ok {
+			return x.PutGroup
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRemoveGroup() *RemoveGroup {
+	if x != nil {
+		if x, ok := x.Op.(*Command_RemoveGroup); ok {
+			return x.RemoveGroup
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetReserveRacks() *ReserveRacks {
+	if x != nil {
+		if x, ok := x.Op.(*Command_ReserveRacks); ok {
+			return x.ReserveRacks
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetSetNodeGroup() *SetNodeGroup {
+	if x != nil {
+		if x, ok := x.Op.(*Command_SetNodeGroup); ok {
+			return x.SetNodeGroup
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRemovePool() *RemovePool {
+	if x != nil {
+		if x, ok := x.Op.(*Command_RemovePool); ok {
+			return x.RemovePool
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -1511,6 +1561,26 @@ type Command_JoinNode struct {
 	JoinNode *JoinNode `protobuf:"bytes,74,opt,name=join_node,json=joinNode,proto3,oneof"` // level 3
 }
 
+type Command_PutGroup struct {
+	PutGroup *PutGroup `protobuf:"bytes,80,opt,name=put_group,json=putGroup,proto3,oneof"` // level 4
+}
+
+type Command_RemoveGroup struct {
+	RemoveGroup *RemoveGroup `protobuf:"bytes,81,opt,name=remove_group,json=removeGroup,proto3,oneof"` // level 4
+}
+
+type Command_ReserveRacks struct {
+	ReserveRacks *ReserveRacks `protobuf:"bytes,82,opt,name=reserve_racks,json=reserveRacks,proto3,oneof"` // level 4
+}
+
+type Command_SetNodeGroup struct {
+	SetNodeGroup *SetNodeGroup `protobuf:"bytes,83,opt,name=set_node_group,json=setNodeGroup,proto3,oneof"` // level 4
+}
+
+type Command_RemovePool struct {
+	RemovePool *RemovePool `protobuf:"bytes,84,opt,name=remove_pool,json=removePool,proto3,oneof"` // level 4
+}
+
 func (*Command_RegisterOrigin) isCommand_Op() {}
 
 func (*Command_ExpireOrigin) isCommand_Op() {}
@@ -1613,6 +1683,16 @@ func (*Command_PutToken) isCommand_Op() {}
 
 func (*Command_JoinNode) isCommand_Op() {}
 
+func (*Command_PutGroup) isCommand_Op() {}
+
+func (*Command_RemoveGroup) isCommand_Op() {}
+
+func (*Command_ReserveRacks) isCommand_Op() {}
+
+func (*Command_SetNodeGroup) isCommand_Op() {}
+
+func (*Command_RemovePool) isCommand_Op() {}
+
 // Result answers a Command. kind is a vfs.Kind; on an error nothing else is set
 // and the command changed nothing (but its slot).
 type Result struct {
@@ -1641,6 +1721,7 @@ type Result struct {
 	//	*Result_Xattr
 	//	*Result_Reserve
 	//	*Result_Node
+	//	*Result_Group
 	Of            isResult_Of `protobuf_oneof:"of"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1877,6 +1958,15 @@ func (x *Result) GetNode() *NodeResult {
 	return nil
 }
 
+func (x *Result) GetGroup() *GroupResult {
+	if x != nil {
+		if x, ok := x.Of.(*Result_Group); ok {
+			return x.Group
+		}
+	}
+	return nil
+}
+
 type isResult_Of interface {
 	isResult_Of()
 }
@@ -1942,7 +2032,7 @@ type Result_Clients struct {
 }
 
 type Result_ClusterMap struct {
-	ClusterMap *ClusterMapR `protobuf:"bytes,22,opt,name=cluster_map,json=clusterMap,proto3,oneof"` // of ChangePGs and ReplaceStore: the version, and of each pool the groups they changed
+	ClusterMap *ClusterMapR `protobuf:"bytes,22,opt,name=cluster_map,json=clusterMap,proto3,oneof"` // of ChangePGs and ReplaceStore: the version, and of each pool the groups they changed; of ReserveRacks, SetNodeGroup, RemoveGroup, RemovePool: the version
 }
 
 type Result_Range struct {
@@ -1959,6 +2049,10 @@ type Result_Reserve struct {
 
 type Result_Node struct {
 	Node *NodeResult `protobuf:"bytes,40,opt,name=node,proto3,oneof"` // PutNode, JoinNode
+}
+
+type Result_Group struct {
+	Group *GroupResult `protobuf:"bytes,45,opt,name=group,proto3,oneof"` // PutGroup
 }
 
 func (*Result_Origin) isResult_Of() {}
@@ -2000,6 +2094,8 @@ func (*Result_Xattr) isResult_Of() {}
 func (*Result_Reserve) isResult_Of() {}
 
 func (*Result_Node) isResult_Of() {}
+
+func (*Result_Group) isResult_Of() {}
 
 type Time struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -6683,16 +6779,18 @@ func (x *PutFileSystem) GetExpectState() FileSystemState {
 
 // Store is one disk of one node that holds shards.
 type Store struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	Uuid          []byte                 `protobuf:"bytes,2,opt,name=uuid,proto3" json:"uuid,omitempty"` // of its superblock
-	Node          string                 `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
-	Address       string                 `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"` // host:port of its block server
-	Rack          string                 `protobuf:"bytes,5,opt,name=rack,proto3" json:"rack,omitempty"`
-	Zone          string                 `protobuf:"bytes,6,opt,name=zone,proto3" json:"zone,omitempty"`
-	Capacity      uint64                 `protobuf:"varint,7,opt,name=capacity,proto3" json:"capacity,omitempty"`
-	State         StoreState             `protobuf:"varint,8,opt,name=state,proto3,enum=rackfs.meta.v1.StoreState" json:"state,omitempty"`
-	ReplacedBy    uint32                 `protobuf:"varint,9,opt,name=replaced_by,json=replacedBy,proto3" json:"replaced_by,omitempty"` // the id of the store that took the place of a lost one
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Id         uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Uuid       []byte                 `protobuf:"bytes,2,opt,name=uuid,proto3" json:"uuid,omitempty"` // of its superblock
+	Node       string                 `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	Address    string                 `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"` // host:port of its block server
+	Rack       string                 `protobuf:"bytes,5,opt,name=rack,proto3" json:"rack,omitempty"`
+	Zone       string                 `protobuf:"bytes,6,opt,name=zone,proto3" json:"zone,omitempty"`
+	Capacity   uint64                 `protobuf:"varint,7,opt,name=capacity,proto3" json:"capacity,omitempty"`
+	State      StoreState             `protobuf:"varint,8,opt,name=state,proto3,enum=rackfs.meta.v1.StoreState" json:"state,omitempty"`
+	ReplacedBy uint32                 `protobuf:"varint,9,opt,name=replaced_by,json=replacedBy,proto3" json:"replaced_by,omitempty"` // the id of the store that took the place of a lost one
+	// From level 4: the group of its node, "" for the shared part of the cluster. Kept by the state machine, whatever is put.
+	Group         string `protobuf:"bytes,30,opt,name=group,proto3" json:"group,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6788,6 +6886,13 @@ func (x *Store) GetReplacedBy() uint32 {
 		return x.ReplacedBy
 	}
 	return 0
+}
+
+func (x *Store) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
 }
 
 // PutStore adds a store or changes its record; KindExists if the id is another disk's, or of a store that is lost.
@@ -6977,7 +7082,8 @@ func (x *PlacementGroup) GetState() PGState {
 	return PGState_PG_OPEN
 }
 
-// Pool is a node group x profile and its placement groups.
+// Pool is a node group x profile and its placement groups. From level 4 its name, group, profile and domain never change; its name is
+// its own, and no other pool has its group and profile.
 type Pool struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Id     uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -6990,8 +7096,10 @@ type Pool struct {
 	Domain string `protobuf:"bytes,20,opt,name=domain,proto3" json:"domain,omitempty"`
 	// From level 3. How many groups of the full profile are made for each store that has none; 0: none, the groups are as they were put.
 	GroupsPerStore uint32 `protobuf:"varint,21,opt,name=groups_per_store,json=groupsPerStore,proto3" json:"groups_per_store,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// From level 4. Only stores of this node group hold its data, "": those of the shared part of the cluster, without reserved racks.
+	Group         string `protobuf:"bytes,30,opt,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Pool) Reset() {
@@ -7080,8 +7188,16 @@ func (x *Pool) GetGroupsPerStore() uint32 {
 	return 0
 }
 
+func (x *Pool) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
 // PutPool creates or replaces a pool. A placement group's epoch never falls; from level 2, neither
-// k and the number of slots disagree nor is the id of a removed group used again. Later changes are ChangePGs.
+// k and the number of slots disagree nor is the id of a removed group used again. Later changes are ChangePGs: from level 4 a pool that
+// exists keeps all its groups, and put without groups it is only made, not changed (KindExists if it is another).
 type PutPool struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pool          *Pool                  `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
@@ -7126,6 +7242,59 @@ func (x *PutPool) GetPool() *Pool {
 	return nil
 }
 
+// RemovePool removes a pool without placement groups that no file system names (KindBusy if not). Of one that is gone it changes nothing.
+type RemovePool struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Id               uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	ExpectMapVersion uint64                 `protobuf:"varint,2,opt,name=expect_map_version,json=expectMapVersion,proto3" json:"expect_map_version,omitempty"` // KindChanged if the cluster map has another
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *RemovePool) Reset() {
+	*x = RemovePool{}
+	mi := &file_meta_proto_msgTypes[78]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemovePool) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemovePool) ProtoMessage() {}
+
+func (x *RemovePool) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[78]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemovePool.ProtoReflect.Descriptor instead.
+func (*RemovePool) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{78}
+}
+
+func (x *RemovePool) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *RemovePool) GetExpectMapVersion() uint64 {
+	if x != nil {
+		return x.ExpectMapVersion
+	}
+	return 0
+}
+
 // ChangePGs adds, changes and removes placement groups of a pool, all or none.
 type ChangePGs struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -7137,7 +7306,7 @@ type ChangePGs struct {
 
 func (x *ChangePGs) Reset() {
 	*x = ChangePGs{}
-	mi := &file_meta_proto_msgTypes[78]
+	mi := &file_meta_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7149,7 +7318,7 @@ func (x *ChangePGs) String() string {
 func (*ChangePGs) ProtoMessage() {}
 
 func (x *ChangePGs) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[78]
+	mi := &file_meta_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7162,7 +7331,7 @@ func (x *ChangePGs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangePGs.ProtoReflect.Descriptor instead.
 func (*ChangePGs) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{78}
+	return file_meta_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *ChangePGs) GetPool() uint32 {
@@ -7198,7 +7367,7 @@ type PGChange struct {
 
 func (x *PGChange) Reset() {
 	*x = PGChange{}
-	mi := &file_meta_proto_msgTypes[79]
+	mi := &file_meta_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7210,7 +7379,7 @@ func (x *PGChange) String() string {
 func (*PGChange) ProtoMessage() {}
 
 func (x *PGChange) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[79]
+	mi := &file_meta_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7223,7 +7392,7 @@ func (x *PGChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PGChange.ProtoReflect.Descriptor instead.
 func (*PGChange) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{79}
+	return file_meta_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *PGChange) GetExpectEpoch() uint32 {
@@ -7266,7 +7435,7 @@ type ReplaceStore struct {
 
 func (x *ReplaceStore) Reset() {
 	*x = ReplaceStore{}
-	mi := &file_meta_proto_msgTypes[80]
+	mi := &file_meta_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7278,7 +7447,7 @@ func (x *ReplaceStore) String() string {
 func (*ReplaceStore) ProtoMessage() {}
 
 func (x *ReplaceStore) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[80]
+	mi := &file_meta_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7291,7 +7460,7 @@ func (x *ReplaceStore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceStore.ProtoReflect.Descriptor instead.
 func (*ReplaceStore) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{80}
+	return file_meta_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *ReplaceStore) GetOld() uint32 {
@@ -7337,7 +7506,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_meta_proto_msgTypes[81]
+	mi := &file_meta_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7349,7 +7518,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[81]
+	mi := &file_meta_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7362,7 +7531,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{81}
+	return file_meta_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *Node) GetName() string {
@@ -7450,7 +7619,7 @@ func (x *Node) GetRelease() string {
 }
 
 // PutNode changes a node's record, from the version before (KindChanged if it has another; repeated it changes nothing). Version 1 makes
-// a record: of the first node, the others come by JoinNode. Its roles are those of its token and never change (KindPerm): others believe
+// a record: of the first node, the others come by JoinNode. From level 4 the group of a record is changed by SetNodeGroup only, and stays whatever is put. Its roles are those of its token and never change (KindPerm): others believe
 // who has a role because of them. KindExists: the name is another node's, or an address is.
 type PutNode struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -7461,7 +7630,7 @@ type PutNode struct {
 
 func (x *PutNode) Reset() {
 	*x = PutNode{}
-	mi := &file_meta_proto_msgTypes[82]
+	mi := &file_meta_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7473,7 +7642,7 @@ func (x *PutNode) String() string {
 func (*PutNode) ProtoMessage() {}
 
 func (x *PutNode) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[82]
+	mi := &file_meta_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7486,7 +7655,7 @@ func (x *PutNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNode.ProtoReflect.Descriptor instead.
 func (*PutNode) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{82}
+	return file_meta_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *PutNode) GetNode() *Node {
@@ -7507,7 +7676,7 @@ type RemoveNode struct {
 
 func (x *RemoveNode) Reset() {
 	*x = RemoveNode{}
-	mi := &file_meta_proto_msgTypes[83]
+	mi := &file_meta_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7519,7 +7688,7 @@ func (x *RemoveNode) String() string {
 func (*RemoveNode) ProtoMessage() {}
 
 func (x *RemoveNode) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[83]
+	mi := &file_meta_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7532,7 +7701,7 @@ func (x *RemoveNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNode.ProtoReflect.Descriptor instead.
 func (*RemoveNode) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{83}
+	return file_meta_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *RemoveNode) GetName() string {
@@ -7564,7 +7733,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_meta_proto_msgTypes[84]
+	mi := &file_meta_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7576,7 +7745,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[84]
+	mi := &file_meta_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7589,7 +7758,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{84}
+	return file_meta_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *Token) GetHash() []byte {
@@ -7645,7 +7814,7 @@ type PutToken struct {
 
 func (x *PutToken) Reset() {
 	*x = PutToken{}
-	mi := &file_meta_proto_msgTypes[85]
+	mi := &file_meta_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7657,7 +7826,7 @@ func (x *PutToken) String() string {
 func (*PutToken) ProtoMessage() {}
 
 func (x *PutToken) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[85]
+	mi := &file_meta_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7670,7 +7839,7 @@ func (x *PutToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutToken.ProtoReflect.Descriptor instead.
 func (*PutToken) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{85}
+	return file_meta_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *PutToken) GetToken() *Token {
@@ -7702,7 +7871,7 @@ type JoinNode struct {
 
 func (x *JoinNode) Reset() {
 	*x = JoinNode{}
-	mi := &file_meta_proto_msgTypes[86]
+	mi := &file_meta_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7714,7 +7883,7 @@ func (x *JoinNode) String() string {
 func (*JoinNode) ProtoMessage() {}
 
 func (x *JoinNode) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[86]
+	mi := &file_meta_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7727,7 +7896,7 @@ func (x *JoinNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinNode.ProtoReflect.Descriptor instead.
 func (*JoinNode) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{86}
+	return file_meta_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *JoinNode) GetHash() []byte {
@@ -7760,7 +7929,7 @@ type NodeResult struct {
 
 func (x *NodeResult) Reset() {
 	*x = NodeResult{}
-	mi := &file_meta_proto_msgTypes[87]
+	mi := &file_meta_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7772,7 +7941,7 @@ func (x *NodeResult) String() string {
 func (*NodeResult) ProtoMessage() {}
 
 func (x *NodeResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[87]
+	mi := &file_meta_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7785,7 +7954,7 @@ func (x *NodeResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeResult.ProtoReflect.Descriptor instead.
 func (*NodeResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{87}
+	return file_meta_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *NodeResult) GetNode() *Node {
@@ -7793,6 +7962,397 @@ func (x *NodeResult) GetNode() *Node {
 		return x.Node
 	}
 	return nil
+}
+
+// NodeGroup is a set of nodes apart from the shared part of the cluster. What is in it is said by nodes (Node.group), racks (RackReservation)
+// and pools (Pool.group), which name it.
+type NodeGroup struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // a-z, 0-9, '-', '_' and '.', at most 63
+	Id            uint32                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`    // never reused
+	Created       *Time                  `protobuf:"bytes,3,opt,name=created,proto3" json:"created,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeGroup) Reset() {
+	*x = NodeGroup{}
+	mi := &file_meta_proto_msgTypes[89]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeGroup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeGroup) ProtoMessage() {}
+
+func (x *NodeGroup) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[89]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeGroup.ProtoReflect.Descriptor instead.
+func (*NodeGroup) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{89}
+}
+
+func (x *NodeGroup) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *NodeGroup) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *NodeGroup) GetCreated() *Time {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+// RackReservation keeps a rack for a group: its stores hold no other data, and those of nodes that are not of the group hold none.
+type RackReservation struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rack          string                 `protobuf:"bytes,1,opt,name=rack,proto3" json:"rack,omitempty"`
+	Group         string                 `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`
+	Since         *Time                  `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RackReservation) Reset() {
+	*x = RackReservation{}
+	mi := &file_meta_proto_msgTypes[90]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RackReservation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RackReservation) ProtoMessage() {}
+
+func (x *RackReservation) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[90]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RackReservation.ProtoReflect.Descriptor instead.
+func (*RackReservation) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{90}
+}
+
+func (x *RackReservation) GetRack() string {
+	if x != nil {
+		return x.Rack
+	}
+	return ""
+}
+
+func (x *RackReservation) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *RackReservation) GetSince() *Time {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+// PutGroup makes a group, unless there is one of that name.
+type PutGroup struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutGroup) Reset() {
+	*x = PutGroup{}
+	mi := &file_meta_proto_msgTypes[91]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutGroup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutGroup) ProtoMessage() {}
+
+func (x *PutGroup) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[91]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutGroup.ProtoReflect.Descriptor instead.
+func (*PutGroup) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{91}
+}
+
+func (x *PutGroup) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type GroupResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         *NodeGroup             `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupResult) Reset() {
+	*x = GroupResult{}
+	mi := &file_meta_proto_msgTypes[92]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupResult) ProtoMessage() {}
+
+func (x *GroupResult) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[92]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupResult.ProtoReflect.Descriptor instead.
+func (*GroupResult) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{92}
+}
+
+func (x *GroupResult) GetGroup() *NodeGroup {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
+// RemoveGroup removes the group with this name and id, if there is one. KindBusy: nodes, stores, racks or pools are in it.
+type RemoveGroup struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Id            uint32                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveGroup) Reset() {
+	*x = RemoveGroup{}
+	mi := &file_meta_proto_msgTypes[93]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveGroup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveGroup) ProtoMessage() {}
+
+func (x *RemoveGroup) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[93]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveGroup.ProtoReflect.Descriptor instead.
+func (*RemoveGroup) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{93}
+}
+
+func (x *RemoveGroup) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RemoveGroup) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+// ReserveRacks reserves racks for a group, or releases them (group ""), all or none. What is so already stays as it is.
+// KindExists: a rack is reserved for another group; KindNotFound: there is no such group.
+type ReserveRacks struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Racks []string               `protobuf:"bytes,2,rep,name=racks,proto3" json:"racks,omitempty"`
+	// Required: what it was decided on. KindChanged if the cluster map has another version, unless all is as it is to be already: so neither a delayed
+	// duplicate nor a decision about another map takes effect.
+	ExpectMapVersion uint64 `protobuf:"varint,3,opt,name=expect_map_version,json=expectMapVersion,proto3" json:"expect_map_version,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *ReserveRacks) Reset() {
+	*x = ReserveRacks{}
+	mi := &file_meta_proto_msgTypes[94]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReserveRacks) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReserveRacks) ProtoMessage() {}
+
+func (x *ReserveRacks) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[94]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReserveRacks.ProtoReflect.Descriptor instead.
+func (*ReserveRacks) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{94}
+}
+
+func (x *ReserveRacks) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *ReserveRacks) GetRacks() []string {
+	if x != nil {
+		return x.Racks
+	}
+	return nil
+}
+
+func (x *ReserveRacks) GetExpectMapVersion() uint64 {
+	if x != nil {
+		return x.ExpectMapVersion
+	}
+	return 0
+}
+
+// SetNodeGroup puts nodes into a group, or into the shared part of the cluster (""), all or none; their records get the next version.
+// KindNotFound: there is no such group, or node.
+type SetNodeGroup struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Group            string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Nodes            []string               `protobuf:"bytes,2,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	ExpectMapVersion uint64                 `protobuf:"varint,3,opt,name=expect_map_version,json=expectMapVersion,proto3" json:"expect_map_version,omitempty"` // as in ReserveRacks
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *SetNodeGroup) Reset() {
+	*x = SetNodeGroup{}
+	mi := &file_meta_proto_msgTypes[95]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetNodeGroup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetNodeGroup) ProtoMessage() {}
+
+func (x *SetNodeGroup) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[95]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetNodeGroup.ProtoReflect.Descriptor instead.
+func (*SetNodeGroup) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{95}
+}
+
+func (x *SetNodeGroup) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *SetNodeGroup) GetNodes() []string {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *SetNodeGroup) GetExpectMapVersion() uint64 {
+	if x != nil {
+		return x.ExpectMapVersion
+	}
+	return 0
 }
 
 // Key is a cluster secret (file handle MAC); kind "handle".
@@ -7807,7 +8367,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_meta_proto_msgTypes[88]
+	mi := &file_meta_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7819,7 +8379,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[88]
+	mi := &file_meta_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7832,7 +8392,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{88}
+	return file_meta_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *Key) GetKind() string {
@@ -7865,7 +8425,7 @@ type PutKey struct {
 
 func (x *PutKey) Reset() {
 	*x = PutKey{}
-	mi := &file_meta_proto_msgTypes[89]
+	mi := &file_meta_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7877,7 +8437,7 @@ func (x *PutKey) String() string {
 func (*PutKey) ProtoMessage() {}
 
 func (x *PutKey) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[89]
+	mi := &file_meta_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7890,7 +8450,7 @@ func (x *PutKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutKey.ProtoReflect.Descriptor instead.
 func (*PutKey) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{89}
+	return file_meta_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *PutKey) GetKey() *Key {
@@ -7913,7 +8473,7 @@ type NFSClient struct {
 
 func (x *NFSClient) Reset() {
 	*x = NFSClient{}
-	mi := &file_meta_proto_msgTypes[90]
+	mi := &file_meta_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7925,7 +8485,7 @@ func (x *NFSClient) String() string {
 func (*NFSClient) ProtoMessage() {}
 
 func (x *NFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[90]
+	mi := &file_meta_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7938,7 +8498,7 @@ func (x *NFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClient.ProtoReflect.Descriptor instead.
 func (*NFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{90}
+	return file_meta_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *NFSClient) GetGateway() string {
@@ -7971,7 +8531,7 @@ type PutNFSClient struct {
 
 func (x *PutNFSClient) Reset() {
 	*x = PutNFSClient{}
-	mi := &file_meta_proto_msgTypes[91]
+	mi := &file_meta_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7983,7 +8543,7 @@ func (x *PutNFSClient) String() string {
 func (*PutNFSClient) ProtoMessage() {}
 
 func (x *PutNFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[91]
+	mi := &file_meta_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7996,7 +8556,7 @@ func (x *PutNFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNFSClient.ProtoReflect.Descriptor instead.
 func (*PutNFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{91}
+	return file_meta_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *PutNFSClient) GetClient() *NFSClient {
@@ -8016,7 +8576,7 @@ type RemoveNFSClient struct {
 
 func (x *RemoveNFSClient) Reset() {
 	*x = RemoveNFSClient{}
-	mi := &file_meta_proto_msgTypes[92]
+	mi := &file_meta_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8028,7 +8588,7 @@ func (x *RemoveNFSClient) String() string {
 func (*RemoveNFSClient) ProtoMessage() {}
 
 func (x *RemoveNFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[92]
+	mi := &file_meta_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8041,7 +8601,7 @@ func (x *RemoveNFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNFSClient.ProtoReflect.Descriptor instead.
 func (*RemoveNFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{92}
+	return file_meta_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *RemoveNFSClient) GetGateway() string {
@@ -8078,7 +8638,7 @@ type ClientRecord struct {
 
 func (x *ClientRecord) Reset() {
 	*x = ClientRecord{}
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8090,7 +8650,7 @@ func (x *ClientRecord) String() string {
 func (*ClientRecord) ProtoMessage() {}
 
 func (x *ClientRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8103,7 +8663,7 @@ func (x *ClientRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientRecord.ProtoReflect.Descriptor instead.
 func (*ClientRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{93}
+	return file_meta_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *ClientRecord) GetId() uint64 {
@@ -8188,7 +8748,7 @@ type SessionRecord struct {
 
 func (x *SessionRecord) Reset() {
 	*x = SessionRecord{}
-	mi := &file_meta_proto_msgTypes[94]
+	mi := &file_meta_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8200,7 +8760,7 @@ func (x *SessionRecord) String() string {
 func (*SessionRecord) ProtoMessage() {}
 
 func (x *SessionRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[94]
+	mi := &file_meta_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8213,7 +8773,7 @@ func (x *SessionRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRecord.ProtoReflect.Descriptor instead.
 func (*SessionRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{94}
+	return file_meta_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *SessionRecord) GetId() []byte {
@@ -8249,7 +8809,7 @@ type PutClient struct {
 
 func (x *PutClient) Reset() {
 	*x = PutClient{}
-	mi := &file_meta_proto_msgTypes[95]
+	mi := &file_meta_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8261,7 +8821,7 @@ func (x *PutClient) String() string {
 func (*PutClient) ProtoMessage() {}
 
 func (x *PutClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[95]
+	mi := &file_meta_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8274,7 +8834,7 @@ func (x *PutClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutClient.ProtoReflect.Descriptor instead.
 func (*PutClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{95}
+	return file_meta_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *PutClient) GetClient() *ClientRecord {
@@ -8303,7 +8863,7 @@ type ClientsResult struct {
 
 func (x *ClientsResult) Reset() {
 	*x = ClientsResult{}
-	mi := &file_meta_proto_msgTypes[96]
+	mi := &file_meta_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8315,7 +8875,7 @@ func (x *ClientsResult) String() string {
 func (*ClientsResult) ProtoMessage() {}
 
 func (x *ClientsResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[96]
+	mi := &file_meta_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8328,7 +8888,7 @@ func (x *ClientsResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientsResult.ProtoReflect.Descriptor instead.
 func (*ClientsResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{96}
+	return file_meta_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *ClientsResult) GetFirst() uint64 {
@@ -8365,7 +8925,7 @@ type RemoveClient struct {
 
 func (x *RemoveClient) Reset() {
 	*x = RemoveClient{}
-	mi := &file_meta_proto_msgTypes[97]
+	mi := &file_meta_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8377,7 +8937,7 @@ func (x *RemoveClient) String() string {
 func (*RemoveClient) ProtoMessage() {}
 
 func (x *RemoveClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[97]
+	mi := &file_meta_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8390,7 +8950,7 @@ func (x *RemoveClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveClient.ProtoReflect.Descriptor instead.
 func (*RemoveClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{97}
+	return file_meta_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *RemoveClient) GetClient() uint64 {
@@ -8418,7 +8978,7 @@ type TakeClients struct {
 
 func (x *TakeClients) Reset() {
 	*x = TakeClients{}
-	mi := &file_meta_proto_msgTypes[98]
+	mi := &file_meta_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8430,7 +8990,7 @@ func (x *TakeClients) String() string {
 func (*TakeClients) ProtoMessage() {}
 
 func (x *TakeClients) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[98]
+	mi := &file_meta_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8443,7 +9003,7 @@ func (x *TakeClients) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeClients.ProtoReflect.Descriptor instead.
 func (*TakeClients) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{98}
+	return file_meta_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *TakeClients) GetClients() []uint64 {
@@ -8463,7 +9023,7 @@ type ForgetClients struct {
 
 func (x *ForgetClients) Reset() {
 	*x = ForgetClients{}
-	mi := &file_meta_proto_msgTypes[99]
+	mi := &file_meta_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8475,7 +9035,7 @@ func (x *ForgetClients) String() string {
 func (*ForgetClients) ProtoMessage() {}
 
 func (x *ForgetClients) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[99]
+	mi := &file_meta_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8488,7 +9048,7 @@ func (x *ForgetClients) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetClients.ProtoReflect.Descriptor instead.
 func (*ForgetClients) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{99}
+	return file_meta_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *ForgetClients) GetClients() []uint64 {
@@ -8510,7 +9070,7 @@ type PutSession struct {
 
 func (x *PutSession) Reset() {
 	*x = PutSession{}
-	mi := &file_meta_proto_msgTypes[100]
+	mi := &file_meta_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8522,7 +9082,7 @@ func (x *PutSession) String() string {
 func (*PutSession) ProtoMessage() {}
 
 func (x *PutSession) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[100]
+	mi := &file_meta_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8535,7 +9095,7 @@ func (x *PutSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSession.ProtoReflect.Descriptor instead.
 func (*PutSession) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{100}
+	return file_meta_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *PutSession) GetSession() *SessionRecord {
@@ -8562,7 +9122,7 @@ type RemoveSession struct {
 
 func (x *RemoveSession) Reset() {
 	*x = RemoveSession{}
-	mi := &file_meta_proto_msgTypes[101]
+	mi := &file_meta_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8574,7 +9134,7 @@ func (x *RemoveSession) String() string {
 func (*RemoveSession) ProtoMessage() {}
 
 func (x *RemoveSession) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[101]
+	mi := &file_meta_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8587,7 +9147,7 @@ func (x *RemoveSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSession.ProtoReflect.Descriptor instead.
 func (*RemoveSession) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{101}
+	return file_meta_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *RemoveSession) GetSession() []byte {
@@ -8636,7 +9196,7 @@ type Query struct {
 
 func (x *Query) Reset() {
 	*x = Query{}
-	mi := &file_meta_proto_msgTypes[102]
+	mi := &file_meta_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8648,7 +9208,7 @@ func (x *Query) String() string {
 func (*Query) ProtoMessage() {}
 
 func (x *Query) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[102]
+	mi := &file_meta_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8661,7 +9221,7 @@ func (x *Query) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Query.ProtoReflect.Descriptor instead.
 func (*Query) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{102}
+	return file_meta_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *Query) GetFs() uint32 {
@@ -9075,7 +9635,7 @@ type GetAttrQ struct {
 
 func (x *GetAttrQ) Reset() {
 	*x = GetAttrQ{}
-	mi := &file_meta_proto_msgTypes[103]
+	mi := &file_meta_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9087,7 +9647,7 @@ func (x *GetAttrQ) String() string {
 func (*GetAttrQ) ProtoMessage() {}
 
 func (x *GetAttrQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[103]
+	mi := &file_meta_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9100,7 +9660,7 @@ func (x *GetAttrQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttrQ.ProtoReflect.Descriptor instead.
 func (*GetAttrQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{103}
+	return file_meta_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *GetAttrQ) GetIno() uint64 {
@@ -9134,7 +9694,7 @@ type LookupQ struct {
 
 func (x *LookupQ) Reset() {
 	*x = LookupQ{}
-	mi := &file_meta_proto_msgTypes[104]
+	mi := &file_meta_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9146,7 +9706,7 @@ func (x *LookupQ) String() string {
 func (*LookupQ) ProtoMessage() {}
 
 func (x *LookupQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[104]
+	mi := &file_meta_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9159,7 +9719,7 @@ func (x *LookupQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupQ.ProtoReflect.Descriptor instead.
 func (*LookupQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{104}
+	return file_meta_proto_rawDescGZIP(), []int{112}
 }
 
 func (x *LookupQ) GetDir() uint64 {
@@ -9185,7 +9745,7 @@ type ParentQ struct {
 
 func (x *ParentQ) Reset() {
 	*x = ParentQ{}
-	mi := &file_meta_proto_msgTypes[105]
+	mi := &file_meta_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9197,7 +9757,7 @@ func (x *ParentQ) String() string {
 func (*ParentQ) ProtoMessage() {}
 
 func (x *ParentQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[105]
+	mi := &file_meta_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9210,7 +9770,7 @@ func (x *ParentQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParentQ.ProtoReflect.Descriptor instead.
 func (*ParentQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{105}
+	return file_meta_proto_rawDescGZIP(), []int{113}
 }
 
 func (x *ParentQ) GetDir() uint64 {
@@ -9233,7 +9793,7 @@ type ReadDirQ struct {
 
 func (x *ReadDirQ) Reset() {
 	*x = ReadDirQ{}
-	mi := &file_meta_proto_msgTypes[106]
+	mi := &file_meta_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9245,7 +9805,7 @@ func (x *ReadDirQ) String() string {
 func (*ReadDirQ) ProtoMessage() {}
 
 func (x *ReadDirQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[106]
+	mi := &file_meta_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9258,7 +9818,7 @@ func (x *ReadDirQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirQ.ProtoReflect.Descriptor instead.
 func (*ReadDirQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{106}
+	return file_meta_proto_rawDescGZIP(), []int{114}
 }
 
 func (x *ReadDirQ) GetDir() uint64 {
@@ -9305,7 +9865,7 @@ type ReadLinkQ struct {
 
 func (x *ReadLinkQ) Reset() {
 	*x = ReadLinkQ{}
-	mi := &file_meta_proto_msgTypes[107]
+	mi := &file_meta_proto_msgTypes[115]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9317,7 +9877,7 @@ func (x *ReadLinkQ) String() string {
 func (*ReadLinkQ) ProtoMessage() {}
 
 func (x *ReadLinkQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[107]
+	mi := &file_meta_proto_msgTypes[115]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9330,7 +9890,7 @@ func (x *ReadLinkQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkQ.ProtoReflect.Descriptor instead.
 func (*ReadLinkQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{107}
+	return file_meta_proto_rawDescGZIP(), []int{115}
 }
 
 func (x *ReadLinkQ) GetIno() uint64 {
@@ -9354,7 +9914,7 @@ type ExtentsQ struct {
 
 func (x *ExtentsQ) Reset() {
 	*x = ExtentsQ{}
-	mi := &file_meta_proto_msgTypes[108]
+	mi := &file_meta_proto_msgTypes[116]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9366,7 +9926,7 @@ func (x *ExtentsQ) String() string {
 func (*ExtentsQ) ProtoMessage() {}
 
 func (x *ExtentsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[108]
+	mi := &file_meta_proto_msgTypes[116]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9379,7 +9939,7 @@ func (x *ExtentsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsQ.ProtoReflect.Descriptor instead.
 func (*ExtentsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{108}
+	return file_meta_proto_rawDescGZIP(), []int{116}
 }
 
 func (x *ExtentsQ) GetIno() uint64 {
@@ -9427,7 +9987,7 @@ type StatFSQ struct {
 
 func (x *StatFSQ) Reset() {
 	*x = StatFSQ{}
-	mi := &file_meta_proto_msgTypes[109]
+	mi := &file_meta_proto_msgTypes[117]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9439,7 +9999,7 @@ func (x *StatFSQ) String() string {
 func (*StatFSQ) ProtoMessage() {}
 
 func (x *StatFSQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[109]
+	mi := &file_meta_proto_msgTypes[117]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9452,7 +10012,7 @@ func (x *StatFSQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSQ.ProtoReflect.Descriptor instead.
 func (*StatFSQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{109}
+	return file_meta_proto_rawDescGZIP(), []int{117}
 }
 
 func (x *StatFSQ) GetIno() uint64 {
@@ -9473,7 +10033,7 @@ type QuotasQ struct {
 
 func (x *QuotasQ) Reset() {
 	*x = QuotasQ{}
-	mi := &file_meta_proto_msgTypes[110]
+	mi := &file_meta_proto_msgTypes[118]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9485,7 +10045,7 @@ func (x *QuotasQ) String() string {
 func (*QuotasQ) ProtoMessage() {}
 
 func (x *QuotasQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[110]
+	mi := &file_meta_proto_msgTypes[118]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9498,7 +10058,7 @@ func (x *QuotasQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotasQ.ProtoReflect.Descriptor instead.
 func (*QuotasQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{110}
+	return file_meta_proto_rawDescGZIP(), []int{118}
 }
 
 func (x *QuotasQ) GetFrom() uint32 {
@@ -9523,7 +10083,7 @@ type NodesQ struct {
 
 func (x *NodesQ) Reset() {
 	*x = NodesQ{}
-	mi := &file_meta_proto_msgTypes[111]
+	mi := &file_meta_proto_msgTypes[119]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9535,7 +10095,7 @@ func (x *NodesQ) String() string {
 func (*NodesQ) ProtoMessage() {}
 
 func (x *NodesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[111]
+	mi := &file_meta_proto_msgTypes[119]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9548,7 +10108,7 @@ func (x *NodesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesQ.ProtoReflect.Descriptor instead.
 func (*NodesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{111}
+	return file_meta_proto_rawDescGZIP(), []int{119}
 }
 
 type TokensQ struct {
@@ -9559,7 +10119,7 @@ type TokensQ struct {
 
 func (x *TokensQ) Reset() {
 	*x = TokensQ{}
-	mi := &file_meta_proto_msgTypes[112]
+	mi := &file_meta_proto_msgTypes[120]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9571,7 +10131,7 @@ func (x *TokensQ) String() string {
 func (*TokensQ) ProtoMessage() {}
 
 func (x *TokensQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[112]
+	mi := &file_meta_proto_msgTypes[120]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9584,7 +10144,7 @@ func (x *TokensQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensQ.ProtoReflect.Descriptor instead.
 func (*TokensQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{112}
+	return file_meta_proto_rawDescGZIP(), []int{120}
 }
 
 type BlockStatesQ struct {
@@ -9596,7 +10156,7 @@ type BlockStatesQ struct {
 
 func (x *BlockStatesQ) Reset() {
 	*x = BlockStatesQ{}
-	mi := &file_meta_proto_msgTypes[113]
+	mi := &file_meta_proto_msgTypes[121]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9608,7 +10168,7 @@ func (x *BlockStatesQ) String() string {
 func (*BlockStatesQ) ProtoMessage() {}
 
 func (x *BlockStatesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[113]
+	mi := &file_meta_proto_msgTypes[121]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9621,7 +10181,7 @@ func (x *BlockStatesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesQ.ProtoReflect.Descriptor instead.
 func (*BlockStatesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{113}
+	return file_meta_proto_rawDescGZIP(), []int{121}
 }
 
 func (x *BlockStatesQ) GetIds() []uint64 {
@@ -9645,7 +10205,7 @@ type BlocksQ struct {
 
 func (x *BlocksQ) Reset() {
 	*x = BlocksQ{}
-	mi := &file_meta_proto_msgTypes[114]
+	mi := &file_meta_proto_msgTypes[122]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9657,7 +10217,7 @@ func (x *BlocksQ) String() string {
 func (*BlocksQ) ProtoMessage() {}
 
 func (x *BlocksQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[114]
+	mi := &file_meta_proto_msgTypes[122]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9670,7 +10230,7 @@ func (x *BlocksQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksQ.ProtoReflect.Descriptor instead.
 func (*BlocksQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{114}
+	return file_meta_proto_rawDescGZIP(), []int{122}
 }
 
 func (x *BlocksQ) GetAfter() uint64 {
@@ -9712,7 +10272,7 @@ type GetXattrQ struct {
 
 func (x *GetXattrQ) Reset() {
 	*x = GetXattrQ{}
-	mi := &file_meta_proto_msgTypes[115]
+	mi := &file_meta_proto_msgTypes[123]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9724,7 +10284,7 @@ func (x *GetXattrQ) String() string {
 func (*GetXattrQ) ProtoMessage() {}
 
 func (x *GetXattrQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[115]
+	mi := &file_meta_proto_msgTypes[123]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9737,7 +10297,7 @@ func (x *GetXattrQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrQ.ProtoReflect.Descriptor instead.
 func (*GetXattrQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{115}
+	return file_meta_proto_rawDescGZIP(), []int{123}
 }
 
 func (x *GetXattrQ) GetIno() uint64 {
@@ -9765,7 +10325,7 @@ type ListXattrsQ struct {
 
 func (x *ListXattrsQ) Reset() {
 	*x = ListXattrsQ{}
-	mi := &file_meta_proto_msgTypes[116]
+	mi := &file_meta_proto_msgTypes[124]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9777,7 +10337,7 @@ func (x *ListXattrsQ) String() string {
 func (*ListXattrsQ) ProtoMessage() {}
 
 func (x *ListXattrsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[116]
+	mi := &file_meta_proto_msgTypes[124]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9790,7 +10350,7 @@ func (x *ListXattrsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrsQ.ProtoReflect.Descriptor instead.
 func (*ListXattrsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{116}
+	return file_meta_proto_rawDescGZIP(), []int{124}
 }
 
 func (x *ListXattrsQ) GetIno() uint64 {
@@ -9822,7 +10382,7 @@ type ShardInfoQ struct {
 
 func (x *ShardInfoQ) Reset() {
 	*x = ShardInfoQ{}
-	mi := &file_meta_proto_msgTypes[117]
+	mi := &file_meta_proto_msgTypes[125]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9834,7 +10394,7 @@ func (x *ShardInfoQ) String() string {
 func (*ShardInfoQ) ProtoMessage() {}
 
 func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[117]
+	mi := &file_meta_proto_msgTypes[125]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9847,7 +10407,7 @@ func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoQ.ProtoReflect.Descriptor instead.
 func (*ShardInfoQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{117}
+	return file_meta_proto_rawDescGZIP(), []int{125}
 }
 
 type FileSystemsQ struct {
@@ -9858,7 +10418,7 @@ type FileSystemsQ struct {
 
 func (x *FileSystemsQ) Reset() {
 	*x = FileSystemsQ{}
-	mi := &file_meta_proto_msgTypes[118]
+	mi := &file_meta_proto_msgTypes[126]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9870,7 +10430,7 @@ func (x *FileSystemsQ) String() string {
 func (*FileSystemsQ) ProtoMessage() {}
 
 func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[118]
+	mi := &file_meta_proto_msgTypes[126]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9883,7 +10443,7 @@ func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsQ.ProtoReflect.Descriptor instead.
 func (*FileSystemsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{118}
+	return file_meta_proto_rawDescGZIP(), []int{126}
 }
 
 // ClusterMapQ asks for the stores and pools. With the version that the caller has, the answer
@@ -9897,7 +10457,7 @@ type ClusterMapQ struct {
 
 func (x *ClusterMapQ) Reset() {
 	*x = ClusterMapQ{}
-	mi := &file_meta_proto_msgTypes[119]
+	mi := &file_meta_proto_msgTypes[127]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9909,7 +10469,7 @@ func (x *ClusterMapQ) String() string {
 func (*ClusterMapQ) ProtoMessage() {}
 
 func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[119]
+	mi := &file_meta_proto_msgTypes[127]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9922,7 +10482,7 @@ func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapQ.ProtoReflect.Descriptor instead.
 func (*ClusterMapQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{119}
+	return file_meta_proto_rawDescGZIP(), []int{127}
 }
 
 func (x *ClusterMapQ) GetKnownVersion() uint64 {
@@ -9941,7 +10501,7 @@ type KeysQ struct {
 
 func (x *KeysQ) Reset() {
 	*x = KeysQ{}
-	mi := &file_meta_proto_msgTypes[120]
+	mi := &file_meta_proto_msgTypes[128]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9953,7 +10513,7 @@ func (x *KeysQ) String() string {
 func (*KeysQ) ProtoMessage() {}
 
 func (x *KeysQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[120]
+	mi := &file_meta_proto_msgTypes[128]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9966,7 +10526,7 @@ func (x *KeysQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysQ.ProtoReflect.Descriptor instead.
 func (*KeysQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{120}
+	return file_meta_proto_rawDescGZIP(), []int{128}
 }
 
 func (x *KeysQ) GetKind() string {
@@ -9985,7 +10545,7 @@ type NFSClientsQ struct {
 
 func (x *NFSClientsQ) Reset() {
 	*x = NFSClientsQ{}
-	mi := &file_meta_proto_msgTypes[121]
+	mi := &file_meta_proto_msgTypes[129]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9997,7 +10557,7 @@ func (x *NFSClientsQ) String() string {
 func (*NFSClientsQ) ProtoMessage() {}
 
 func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[121]
+	mi := &file_meta_proto_msgTypes[129]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10010,7 +10570,7 @@ func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsQ.ProtoReflect.Descriptor instead.
 func (*NFSClientsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{121}
+	return file_meta_proto_rawDescGZIP(), []int{129}
 }
 
 func (x *NFSClientsQ) GetGateway() string {
@@ -10035,7 +10595,7 @@ type TestLockQ struct {
 
 func (x *TestLockQ) Reset() {
 	*x = TestLockQ{}
-	mi := &file_meta_proto_msgTypes[122]
+	mi := &file_meta_proto_msgTypes[130]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10047,7 +10607,7 @@ func (x *TestLockQ) String() string {
 func (*TestLockQ) ProtoMessage() {}
 
 func (x *TestLockQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[122]
+	mi := &file_meta_proto_msgTypes[130]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10060,7 +10620,7 @@ func (x *TestLockQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestLockQ.ProtoReflect.Descriptor instead.
 func (*TestLockQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{122}
+	return file_meta_proto_rawDescGZIP(), []int{130}
 }
 
 func (x *TestLockQ) GetIno() uint64 {
@@ -10119,7 +10679,7 @@ type ClientStateQ struct {
 
 func (x *ClientStateQ) Reset() {
 	*x = ClientStateQ{}
-	mi := &file_meta_proto_msgTypes[123]
+	mi := &file_meta_proto_msgTypes[131]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10131,7 +10691,7 @@ func (x *ClientStateQ) String() string {
 func (*ClientStateQ) ProtoMessage() {}
 
 func (x *ClientStateQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[123]
+	mi := &file_meta_proto_msgTypes[131]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10144,7 +10704,7 @@ func (x *ClientStateQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientStateQ.ProtoReflect.Descriptor instead.
 func (*ClientStateQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{123}
+	return file_meta_proto_rawDescGZIP(), []int{131}
 }
 
 func (x *ClientStateQ) GetClient() uint64 {
@@ -10186,7 +10746,7 @@ type SessionSlotsQ struct {
 
 func (x *SessionSlotsQ) Reset() {
 	*x = SessionSlotsQ{}
-	mi := &file_meta_proto_msgTypes[124]
+	mi := &file_meta_proto_msgTypes[132]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10198,7 +10758,7 @@ func (x *SessionSlotsQ) String() string {
 func (*SessionSlotsQ) ProtoMessage() {}
 
 func (x *SessionSlotsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[124]
+	mi := &file_meta_proto_msgTypes[132]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10211,7 +10771,7 @@ func (x *SessionSlotsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlotsQ.ProtoReflect.Descriptor instead.
 func (*SessionSlotsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{124}
+	return file_meta_proto_rawDescGZIP(), []int{132}
 }
 
 func (x *SessionSlotsQ) GetSession() []byte {
@@ -10231,7 +10791,7 @@ type FileOpensQ struct {
 
 func (x *FileOpensQ) Reset() {
 	*x = FileOpensQ{}
-	mi := &file_meta_proto_msgTypes[125]
+	mi := &file_meta_proto_msgTypes[133]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10243,7 +10803,7 @@ func (x *FileOpensQ) String() string {
 func (*FileOpensQ) ProtoMessage() {}
 
 func (x *FileOpensQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[125]
+	mi := &file_meta_proto_msgTypes[133]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10256,7 +10816,7 @@ func (x *FileOpensQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileOpensQ.ProtoReflect.Descriptor instead.
 func (*FileOpensQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{125}
+	return file_meta_proto_rawDescGZIP(), []int{133}
 }
 
 func (x *FileOpensQ) GetIno() uint64 {
@@ -10279,7 +10839,7 @@ type ClientsQ struct {
 
 func (x *ClientsQ) Reset() {
 	*x = ClientsQ{}
-	mi := &file_meta_proto_msgTypes[126]
+	mi := &file_meta_proto_msgTypes[134]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10291,7 +10851,7 @@ func (x *ClientsQ) String() string {
 func (*ClientsQ) ProtoMessage() {}
 
 func (x *ClientsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[126]
+	mi := &file_meta_proto_msgTypes[134]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10304,7 +10864,7 @@ func (x *ClientsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientsQ.ProtoReflect.Descriptor instead.
 func (*ClientsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{126}
+	return file_meta_proto_rawDescGZIP(), []int{134}
 }
 
 func (x *ClientsQ) GetGateway() string {
@@ -10346,7 +10906,7 @@ type ClientQ struct {
 
 func (x *ClientQ) Reset() {
 	*x = ClientQ{}
-	mi := &file_meta_proto_msgTypes[127]
+	mi := &file_meta_proto_msgTypes[135]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10358,7 +10918,7 @@ func (x *ClientQ) String() string {
 func (*ClientQ) ProtoMessage() {}
 
 func (x *ClientQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[127]
+	mi := &file_meta_proto_msgTypes[135]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10371,7 +10931,7 @@ func (x *ClientQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientQ.ProtoReflect.Descriptor instead.
 func (*ClientQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{127}
+	return file_meta_proto_rawDescGZIP(), []int{135}
 }
 
 func (x *ClientQ) GetClient() uint64 {
@@ -10423,7 +10983,7 @@ type QueryResult struct {
 
 func (x *QueryResult) Reset() {
 	*x = QueryResult{}
-	mi := &file_meta_proto_msgTypes[128]
+	mi := &file_meta_proto_msgTypes[136]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10435,7 +10995,7 @@ func (x *QueryResult) String() string {
 func (*QueryResult) ProtoMessage() {}
 
 func (x *QueryResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[128]
+	mi := &file_meta_proto_msgTypes[136]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10448,7 +11008,7 @@ func (x *QueryResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryResult.ProtoReflect.Descriptor instead.
 func (*QueryResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{128}
+	return file_meta_proto_rawDescGZIP(), []int{136}
 }
 
 func (x *QueryResult) GetKind() uint32 {
@@ -10816,7 +11376,7 @@ type AttrR struct {
 
 func (x *AttrR) Reset() {
 	*x = AttrR{}
-	mi := &file_meta_proto_msgTypes[129]
+	mi := &file_meta_proto_msgTypes[137]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10828,7 +11388,7 @@ func (x *AttrR) String() string {
 func (*AttrR) ProtoMessage() {}
 
 func (x *AttrR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[129]
+	mi := &file_meta_proto_msgTypes[137]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10841,7 +11401,7 @@ func (x *AttrR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttrR.ProtoReflect.Descriptor instead.
 func (*AttrR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{129}
+	return file_meta_proto_rawDescGZIP(), []int{137}
 }
 
 func (x *AttrR) GetAttr() *Attr {
@@ -10871,7 +11431,7 @@ type Dirent struct {
 
 func (x *Dirent) Reset() {
 	*x = Dirent{}
-	mi := &file_meta_proto_msgTypes[130]
+	mi := &file_meta_proto_msgTypes[138]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10883,7 +11443,7 @@ func (x *Dirent) String() string {
 func (*Dirent) ProtoMessage() {}
 
 func (x *Dirent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[130]
+	mi := &file_meta_proto_msgTypes[138]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10896,7 +11456,7 @@ func (x *Dirent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dirent.ProtoReflect.Descriptor instead.
 func (*Dirent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{130}
+	return file_meta_proto_rawDescGZIP(), []int{138}
 }
 
 func (x *Dirent) GetCookie() uint64 {
@@ -10945,7 +11505,7 @@ type ReadDirR struct {
 
 func (x *ReadDirR) Reset() {
 	*x = ReadDirR{}
-	mi := &file_meta_proto_msgTypes[131]
+	mi := &file_meta_proto_msgTypes[139]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10957,7 +11517,7 @@ func (x *ReadDirR) String() string {
 func (*ReadDirR) ProtoMessage() {}
 
 func (x *ReadDirR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[131]
+	mi := &file_meta_proto_msgTypes[139]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10970,7 +11530,7 @@ func (x *ReadDirR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirR.ProtoReflect.Descriptor instead.
 func (*ReadDirR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{131}
+	return file_meta_proto_rawDescGZIP(), []int{139}
 }
 
 func (x *ReadDirR) GetEntries() []*Dirent {
@@ -11003,7 +11563,7 @@ type ReadLinkR struct {
 
 func (x *ReadLinkR) Reset() {
 	*x = ReadLinkR{}
-	mi := &file_meta_proto_msgTypes[132]
+	mi := &file_meta_proto_msgTypes[140]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11015,7 +11575,7 @@ func (x *ReadLinkR) String() string {
 func (*ReadLinkR) ProtoMessage() {}
 
 func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[132]
+	mi := &file_meta_proto_msgTypes[140]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11028,7 +11588,7 @@ func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkR.ProtoReflect.Descriptor instead.
 func (*ReadLinkR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{132}
+	return file_meta_proto_rawDescGZIP(), []int{140}
 }
 
 func (x *ReadLinkR) GetTarget() []byte {
@@ -11056,7 +11616,7 @@ type Extent struct {
 
 func (x *Extent) Reset() {
 	*x = Extent{}
-	mi := &file_meta_proto_msgTypes[133]
+	mi := &file_meta_proto_msgTypes[141]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11068,7 +11628,7 @@ func (x *Extent) String() string {
 func (*Extent) ProtoMessage() {}
 
 func (x *Extent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[133]
+	mi := &file_meta_proto_msgTypes[141]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11081,7 +11641,7 @@ func (x *Extent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extent.ProtoReflect.Descriptor instead.
 func (*Extent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{133}
+	return file_meta_proto_rawDescGZIP(), []int{141}
 }
 
 func (x *Extent) GetOffset() uint64 {
@@ -11166,7 +11726,7 @@ type ExtentsR struct {
 
 func (x *ExtentsR) Reset() {
 	*x = ExtentsR{}
-	mi := &file_meta_proto_msgTypes[134]
+	mi := &file_meta_proto_msgTypes[142]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11178,7 +11738,7 @@ func (x *ExtentsR) String() string {
 func (*ExtentsR) ProtoMessage() {}
 
 func (x *ExtentsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[134]
+	mi := &file_meta_proto_msgTypes[142]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11191,7 +11751,7 @@ func (x *ExtentsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsR.ProtoReflect.Descriptor instead.
 func (*ExtentsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{134}
+	return file_meta_proto_rawDescGZIP(), []int{142}
 }
 
 func (x *ExtentsR) GetExtents() []*Extent {
@@ -11236,7 +11796,7 @@ type StatFSR struct {
 
 func (x *StatFSR) Reset() {
 	*x = StatFSR{}
-	mi := &file_meta_proto_msgTypes[135]
+	mi := &file_meta_proto_msgTypes[143]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11248,7 +11808,7 @@ func (x *StatFSR) String() string {
 func (*StatFSR) ProtoMessage() {}
 
 func (x *StatFSR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[135]
+	mi := &file_meta_proto_msgTypes[143]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11261,7 +11821,7 @@ func (x *StatFSR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSR.ProtoReflect.Descriptor instead.
 func (*StatFSR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{135}
+	return file_meta_proto_rawDescGZIP(), []int{143}
 }
 
 func (x *StatFSR) GetUsedBytes() uint64 {
@@ -11322,7 +11882,7 @@ type Quota struct {
 
 func (x *Quota) Reset() {
 	*x = Quota{}
-	mi := &file_meta_proto_msgTypes[136]
+	mi := &file_meta_proto_msgTypes[144]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11334,7 +11894,7 @@ func (x *Quota) String() string {
 func (*Quota) ProtoMessage() {}
 
 func (x *Quota) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[136]
+	mi := &file_meta_proto_msgTypes[144]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11347,7 +11907,7 @@ func (x *Quota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Quota.ProtoReflect.Descriptor instead.
 func (*Quota) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{136}
+	return file_meta_proto_rawDescGZIP(), []int{144}
 }
 
 func (x *Quota) GetProject() uint32 {
@@ -11409,7 +11969,7 @@ type QuotasR struct {
 
 func (x *QuotasR) Reset() {
 	*x = QuotasR{}
-	mi := &file_meta_proto_msgTypes[137]
+	mi := &file_meta_proto_msgTypes[145]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11421,7 +11981,7 @@ func (x *QuotasR) String() string {
 func (*QuotasR) ProtoMessage() {}
 
 func (x *QuotasR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[137]
+	mi := &file_meta_proto_msgTypes[145]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11434,7 +11994,7 @@ func (x *QuotasR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotasR.ProtoReflect.Descriptor instead.
 func (*QuotasR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{137}
+	return file_meta_proto_rawDescGZIP(), []int{145}
 }
 
 func (x *QuotasR) GetQuotas() []*Quota {
@@ -11463,7 +12023,7 @@ type BlockStatesR struct {
 
 func (x *BlockStatesR) Reset() {
 	*x = BlockStatesR{}
-	mi := &file_meta_proto_msgTypes[138]
+	mi := &file_meta_proto_msgTypes[146]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11475,7 +12035,7 @@ func (x *BlockStatesR) String() string {
 func (*BlockStatesR) ProtoMessage() {}
 
 func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[138]
+	mi := &file_meta_proto_msgTypes[146]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11488,7 +12048,7 @@ func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesR.ProtoReflect.Descriptor instead.
 func (*BlockStatesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{138}
+	return file_meta_proto_rawDescGZIP(), []int{146}
 }
 
 func (x *BlockStatesR) GetStates() []BlockState {
@@ -11515,7 +12075,7 @@ type BlocksR struct {
 
 func (x *BlocksR) Reset() {
 	*x = BlocksR{}
-	mi := &file_meta_proto_msgTypes[139]
+	mi := &file_meta_proto_msgTypes[147]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11527,7 +12087,7 @@ func (x *BlocksR) String() string {
 func (*BlocksR) ProtoMessage() {}
 
 func (x *BlocksR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[139]
+	mi := &file_meta_proto_msgTypes[147]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11540,7 +12100,7 @@ func (x *BlocksR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksR.ProtoReflect.Descriptor instead.
 func (*BlocksR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{139}
+	return file_meta_proto_rawDescGZIP(), []int{147}
 }
 
 func (x *BlocksR) GetBlocks() []*BlockInfo {
@@ -11571,7 +12131,7 @@ type BlockInfo struct {
 
 func (x *BlockInfo) Reset() {
 	*x = BlockInfo{}
-	mi := &file_meta_proto_msgTypes[140]
+	mi := &file_meta_proto_msgTypes[148]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11583,7 +12143,7 @@ func (x *BlockInfo) String() string {
 func (*BlockInfo) ProtoMessage() {}
 
 func (x *BlockInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[140]
+	mi := &file_meta_proto_msgTypes[148]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11596,7 +12156,7 @@ func (x *BlockInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockInfo.ProtoReflect.Descriptor instead.
 func (*BlockInfo) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{140}
+	return file_meta_proto_rawDescGZIP(), []int{148}
 }
 
 func (x *BlockInfo) GetId() uint64 {
@@ -11650,7 +12210,7 @@ type GetXattrR struct {
 
 func (x *GetXattrR) Reset() {
 	*x = GetXattrR{}
-	mi := &file_meta_proto_msgTypes[141]
+	mi := &file_meta_proto_msgTypes[149]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11662,7 +12222,7 @@ func (x *GetXattrR) String() string {
 func (*GetXattrR) ProtoMessage() {}
 
 func (x *GetXattrR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[141]
+	mi := &file_meta_proto_msgTypes[149]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11675,7 +12235,7 @@ func (x *GetXattrR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrR.ProtoReflect.Descriptor instead.
 func (*GetXattrR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{141}
+	return file_meta_proto_rawDescGZIP(), []int{149}
 }
 
 func (x *GetXattrR) GetValue() []byte {
@@ -11696,7 +12256,7 @@ type ListXattrsR struct {
 
 func (x *ListXattrsR) Reset() {
 	*x = ListXattrsR{}
-	mi := &file_meta_proto_msgTypes[142]
+	mi := &file_meta_proto_msgTypes[150]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11708,7 +12268,7 @@ func (x *ListXattrsR) String() string {
 func (*ListXattrsR) ProtoMessage() {}
 
 func (x *ListXattrsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[142]
+	mi := &file_meta_proto_msgTypes[150]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11721,7 +12281,7 @@ func (x *ListXattrsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrsR.ProtoReflect.Descriptor instead.
 func (*ListXattrsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{142}
+	return file_meta_proto_rawDescGZIP(), []int{150}
 }
 
 func (x *ListXattrsR) GetNames() [][]byte {
@@ -11765,7 +12325,7 @@ type ShardInfoR struct {
 
 func (x *ShardInfoR) Reset() {
 	*x = ShardInfoR{}
-	mi := &file_meta_proto_msgTypes[143]
+	mi := &file_meta_proto_msgTypes[151]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11777,7 +12337,7 @@ func (x *ShardInfoR) String() string {
 func (*ShardInfoR) ProtoMessage() {}
 
 func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[143]
+	mi := &file_meta_proto_msgTypes[151]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11790,7 +12350,7 @@ func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoR.ProtoReflect.Descriptor instead.
 func (*ShardInfoR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{143}
+	return file_meta_proto_rawDescGZIP(), []int{151}
 }
 
 func (x *ShardInfoR) GetShard() uint32 {
@@ -11872,7 +12432,7 @@ type FileSystemsR struct {
 
 func (x *FileSystemsR) Reset() {
 	*x = FileSystemsR{}
-	mi := &file_meta_proto_msgTypes[144]
+	mi := &file_meta_proto_msgTypes[152]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11884,7 +12444,7 @@ func (x *FileSystemsR) String() string {
 func (*FileSystemsR) ProtoMessage() {}
 
 func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[144]
+	mi := &file_meta_proto_msgTypes[152]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11897,7 +12457,7 @@ func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsR.ProtoReflect.Descriptor instead.
 func (*FileSystemsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{144}
+	return file_meta_proto_rawDescGZIP(), []int{152}
 }
 
 func (x *FileSystemsR) GetFileSystems() []*FileSystem {
@@ -11911,15 +12471,18 @@ type ClusterMapR struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Stores        []*Store               `protobuf:"bytes,1,rep,name=stores,proto3" json:"stores,omitempty"`
 	Pools         []*Pool                `protobuf:"bytes,2,rep,name=pools,proto3" json:"pools,omitempty"`
-	Version       uint64                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`     // grows with every change of a store or pool; 0 at level 1, which has no versions
-	Unchanged     bool                   `protobuf:"varint,4,opt,name=unchanged,proto3" json:"unchanged,omitempty"` // since the version the caller has: stores and pools are left out
+	Version       uint64                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`              // grows with every change of a store or pool; 0 at level 1, which has no versions
+	Unchanged     bool                   `protobuf:"varint,4,opt,name=unchanged,proto3" json:"unchanged,omitempty"`          // since the version the caller has: stores and pools are left out
+	Groups        []*NodeGroup           `protobuf:"bytes,20,rep,name=groups,proto3" json:"groups,omitempty"`                // by name
+	Reservations  []*RackReservation     `protobuf:"bytes,21,rep,name=reservations,proto3" json:"reservations,omitempty"`    // by rack
+	LastPg        uint32                 `protobuf:"varint,22,opt,name=last_pg,json=lastPg,proto3" json:"last_pg,omitempty"` // from level 4: the highest id of a placement group that any pool has had
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ClusterMapR) Reset() {
 	*x = ClusterMapR{}
-	mi := &file_meta_proto_msgTypes[145]
+	mi := &file_meta_proto_msgTypes[153]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11931,7 +12494,7 @@ func (x *ClusterMapR) String() string {
 func (*ClusterMapR) ProtoMessage() {}
 
 func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[145]
+	mi := &file_meta_proto_msgTypes[153]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11944,7 +12507,7 @@ func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapR.ProtoReflect.Descriptor instead.
 func (*ClusterMapR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{145}
+	return file_meta_proto_rawDescGZIP(), []int{153}
 }
 
 func (x *ClusterMapR) GetStores() []*Store {
@@ -11975,6 +12538,27 @@ func (x *ClusterMapR) GetUnchanged() bool {
 	return false
 }
 
+func (x *ClusterMapR) GetGroups() []*NodeGroup {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *ClusterMapR) GetReservations() []*RackReservation {
+	if x != nil {
+		return x.Reservations
+	}
+	return nil
+}
+
+func (x *ClusterMapR) GetLastPg() uint32 {
+	if x != nil {
+		return x.LastPg
+	}
+	return 0
+}
+
 type KeysR struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Keys          []*Key                 `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
@@ -11984,7 +12568,7 @@ type KeysR struct {
 
 func (x *KeysR) Reset() {
 	*x = KeysR{}
-	mi := &file_meta_proto_msgTypes[146]
+	mi := &file_meta_proto_msgTypes[154]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11996,7 +12580,7 @@ func (x *KeysR) String() string {
 func (*KeysR) ProtoMessage() {}
 
 func (x *KeysR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[146]
+	mi := &file_meta_proto_msgTypes[154]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12009,7 +12593,7 @@ func (x *KeysR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysR.ProtoReflect.Descriptor instead.
 func (*KeysR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{146}
+	return file_meta_proto_rawDescGZIP(), []int{154}
 }
 
 func (x *KeysR) GetKeys() []*Key {
@@ -12028,7 +12612,7 @@ type NodesR struct {
 
 func (x *NodesR) Reset() {
 	*x = NodesR{}
-	mi := &file_meta_proto_msgTypes[147]
+	mi := &file_meta_proto_msgTypes[155]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12040,7 +12624,7 @@ func (x *NodesR) String() string {
 func (*NodesR) ProtoMessage() {}
 
 func (x *NodesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[147]
+	mi := &file_meta_proto_msgTypes[155]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12053,7 +12637,7 @@ func (x *NodesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesR.ProtoReflect.Descriptor instead.
 func (*NodesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{147}
+	return file_meta_proto_rawDescGZIP(), []int{155}
 }
 
 func (x *NodesR) GetNodes() []*Node {
@@ -12072,7 +12656,7 @@ type TokensR struct {
 
 func (x *TokensR) Reset() {
 	*x = TokensR{}
-	mi := &file_meta_proto_msgTypes[148]
+	mi := &file_meta_proto_msgTypes[156]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12084,7 +12668,7 @@ func (x *TokensR) String() string {
 func (*TokensR) ProtoMessage() {}
 
 func (x *TokensR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[148]
+	mi := &file_meta_proto_msgTypes[156]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12097,7 +12681,7 @@ func (x *TokensR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensR.ProtoReflect.Descriptor instead.
 func (*TokensR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{148}
+	return file_meta_proto_rawDescGZIP(), []int{156}
 }
 
 func (x *TokensR) GetTokens() []*Token {
@@ -12116,7 +12700,7 @@ type NFSClientsR struct {
 
 func (x *NFSClientsR) Reset() {
 	*x = NFSClientsR{}
-	mi := &file_meta_proto_msgTypes[149]
+	mi := &file_meta_proto_msgTypes[157]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12128,7 +12712,7 @@ func (x *NFSClientsR) String() string {
 func (*NFSClientsR) ProtoMessage() {}
 
 func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[149]
+	mi := &file_meta_proto_msgTypes[157]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12141,7 +12725,7 @@ func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsR.ProtoReflect.Descriptor instead.
 func (*NFSClientsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{149}
+	return file_meta_proto_rawDescGZIP(), []int{157}
 }
 
 func (x *NFSClientsR) GetClients() []*NFSClient {
@@ -12164,7 +12748,7 @@ type ClientStateR struct {
 
 func (x *ClientStateR) Reset() {
 	*x = ClientStateR{}
-	mi := &file_meta_proto_msgTypes[150]
+	mi := &file_meta_proto_msgTypes[158]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12176,7 +12760,7 @@ func (x *ClientStateR) String() string {
 func (*ClientStateR) ProtoMessage() {}
 
 func (x *ClientStateR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[150]
+	mi := &file_meta_proto_msgTypes[158]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12189,7 +12773,7 @@ func (x *ClientStateR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientStateR.ProtoReflect.Descriptor instead.
 func (*ClientStateR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{150}
+	return file_meta_proto_rawDescGZIP(), []int{158}
 }
 
 func (x *ClientStateR) GetOpens() []*ClientOpen {
@@ -12242,7 +12826,7 @@ type ClientLocks struct {
 
 func (x *ClientLocks) Reset() {
 	*x = ClientLocks{}
-	mi := &file_meta_proto_msgTypes[151]
+	mi := &file_meta_proto_msgTypes[159]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12254,7 +12838,7 @@ func (x *ClientLocks) String() string {
 func (*ClientLocks) ProtoMessage() {}
 
 func (x *ClientLocks) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[151]
+	mi := &file_meta_proto_msgTypes[159]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12267,7 +12851,7 @@ func (x *ClientLocks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientLocks.ProtoReflect.Descriptor instead.
 func (*ClientLocks) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{151}
+	return file_meta_proto_rawDescGZIP(), []int{159}
 }
 
 func (x *ClientLocks) GetFs() uint32 {
@@ -12323,7 +12907,7 @@ type LockRange struct {
 
 func (x *LockRange) Reset() {
 	*x = LockRange{}
-	mi := &file_meta_proto_msgTypes[152]
+	mi := &file_meta_proto_msgTypes[160]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12335,7 +12919,7 @@ func (x *LockRange) String() string {
 func (*LockRange) ProtoMessage() {}
 
 func (x *LockRange) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[152]
+	mi := &file_meta_proto_msgTypes[160]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12348,7 +12932,7 @@ func (x *LockRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockRange.ProtoReflect.Descriptor instead.
 func (*LockRange) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{152}
+	return file_meta_proto_rawDescGZIP(), []int{160}
 }
 
 func (x *LockRange) GetFirst() uint64 {
@@ -12381,7 +12965,7 @@ type SessionSlotsR struct {
 
 func (x *SessionSlotsR) Reset() {
 	*x = SessionSlotsR{}
-	mi := &file_meta_proto_msgTypes[153]
+	mi := &file_meta_proto_msgTypes[161]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12393,7 +12977,7 @@ func (x *SessionSlotsR) String() string {
 func (*SessionSlotsR) ProtoMessage() {}
 
 func (x *SessionSlotsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[153]
+	mi := &file_meta_proto_msgTypes[161]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12406,7 +12990,7 @@ func (x *SessionSlotsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlotsR.ProtoReflect.Descriptor instead.
 func (*SessionSlotsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{153}
+	return file_meta_proto_rawDescGZIP(), []int{161}
 }
 
 func (x *SessionSlotsR) GetSlots() []*SessionSlot {
@@ -12426,7 +13010,7 @@ type SessionSlot struct {
 
 func (x *SessionSlot) Reset() {
 	*x = SessionSlot{}
-	mi := &file_meta_proto_msgTypes[154]
+	mi := &file_meta_proto_msgTypes[162]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12438,7 +13022,7 @@ func (x *SessionSlot) String() string {
 func (*SessionSlot) ProtoMessage() {}
 
 func (x *SessionSlot) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[154]
+	mi := &file_meta_proto_msgTypes[162]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12451,7 +13035,7 @@ func (x *SessionSlot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlot.ProtoReflect.Descriptor instead.
 func (*SessionSlot) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{154}
+	return file_meta_proto_rawDescGZIP(), []int{162}
 }
 
 func (x *SessionSlot) GetSlot() uint32 {
@@ -12477,7 +13061,7 @@ type FileOpensR struct {
 
 func (x *FileOpensR) Reset() {
 	*x = FileOpensR{}
-	mi := &file_meta_proto_msgTypes[155]
+	mi := &file_meta_proto_msgTypes[163]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12489,7 +13073,7 @@ func (x *FileOpensR) String() string {
 func (*FileOpensR) ProtoMessage() {}
 
 func (x *FileOpensR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[155]
+	mi := &file_meta_proto_msgTypes[163]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12502,7 +13086,7 @@ func (x *FileOpensR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileOpensR.ProtoReflect.Descriptor instead.
 func (*FileOpensR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{155}
+	return file_meta_proto_rawDescGZIP(), []int{163}
 }
 
 func (x *FileOpensR) GetOpens() []*ClientOpen {
@@ -12522,7 +13106,7 @@ type ClientsR struct {
 
 func (x *ClientsR) Reset() {
 	*x = ClientsR{}
-	mi := &file_meta_proto_msgTypes[156]
+	mi := &file_meta_proto_msgTypes[164]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12534,7 +13118,7 @@ func (x *ClientsR) String() string {
 func (*ClientsR) ProtoMessage() {}
 
 func (x *ClientsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[156]
+	mi := &file_meta_proto_msgTypes[164]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12547,7 +13131,7 @@ func (x *ClientsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientsR.ProtoReflect.Descriptor instead.
 func (*ClientsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{156}
+	return file_meta_proto_rawDescGZIP(), []int{164}
 }
 
 func (x *ClientsR) GetClients() []*ClientSessions {
@@ -12574,7 +13158,7 @@ type ClientSessions struct {
 
 func (x *ClientSessions) Reset() {
 	*x = ClientSessions{}
-	mi := &file_meta_proto_msgTypes[157]
+	mi := &file_meta_proto_msgTypes[165]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12586,7 +13170,7 @@ func (x *ClientSessions) String() string {
 func (*ClientSessions) ProtoMessage() {}
 
 func (x *ClientSessions) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[157]
+	mi := &file_meta_proto_msgTypes[165]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12599,7 +13183,7 @@ func (x *ClientSessions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSessions.ProtoReflect.Descriptor instead.
 func (*ClientSessions) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{157}
+	return file_meta_proto_rawDescGZIP(), []int{165}
 }
 
 func (x *ClientSessions) GetClient() *ClientRecord {
@@ -12640,7 +13224,7 @@ type InodeRecord struct {
 
 func (x *InodeRecord) Reset() {
 	*x = InodeRecord{}
-	mi := &file_meta_proto_msgTypes[158]
+	mi := &file_meta_proto_msgTypes[166]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12652,7 +13236,7 @@ func (x *InodeRecord) String() string {
 func (*InodeRecord) ProtoMessage() {}
 
 func (x *InodeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[158]
+	mi := &file_meta_proto_msgTypes[166]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12665,7 +13249,7 @@ func (x *InodeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InodeRecord.ProtoReflect.Descriptor instead.
 func (*InodeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{158}
+	return file_meta_proto_rawDescGZIP(), []int{166}
 }
 
 func (x *InodeRecord) GetAttr() *Attr {
@@ -12779,7 +13363,7 @@ type Xattrs struct {
 
 func (x *Xattrs) Reset() {
 	*x = Xattrs{}
-	mi := &file_meta_proto_msgTypes[159]
+	mi := &file_meta_proto_msgTypes[167]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12791,7 +13375,7 @@ func (x *Xattrs) String() string {
 func (*Xattrs) ProtoMessage() {}
 
 func (x *Xattrs) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[159]
+	mi := &file_meta_proto_msgTypes[167]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12804,7 +13388,7 @@ func (x *Xattrs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Xattrs.ProtoReflect.Descriptor instead.
 func (*Xattrs) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{159}
+	return file_meta_proto_rawDescGZIP(), []int{167}
 }
 
 func (x *Xattrs) GetCount() uint32 {
@@ -12846,7 +13430,7 @@ type XattrRecord struct {
 
 func (x *XattrRecord) Reset() {
 	*x = XattrRecord{}
-	mi := &file_meta_proto_msgTypes[160]
+	mi := &file_meta_proto_msgTypes[168]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12858,7 +13442,7 @@ func (x *XattrRecord) String() string {
 func (*XattrRecord) ProtoMessage() {}
 
 func (x *XattrRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[160]
+	mi := &file_meta_proto_msgTypes[168]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12871,7 +13455,7 @@ func (x *XattrRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use XattrRecord.ProtoReflect.Descriptor instead.
 func (*XattrRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{160}
+	return file_meta_proto_rawDescGZIP(), []int{168}
 }
 
 func (x *XattrRecord) GetCookie() uint64 {
@@ -12899,7 +13483,7 @@ type Cut struct {
 
 func (x *Cut) Reset() {
 	*x = Cut{}
-	mi := &file_meta_proto_msgTypes[161]
+	mi := &file_meta_proto_msgTypes[169]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12911,7 +13495,7 @@ func (x *Cut) String() string {
 func (*Cut) ProtoMessage() {}
 
 func (x *Cut) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[161]
+	mi := &file_meta_proto_msgTypes[169]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12924,7 +13508,7 @@ func (x *Cut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cut.ProtoReflect.Descriptor instead.
 func (*Cut) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{161}
+	return file_meta_proto_rawDescGZIP(), []int{169}
 }
 
 func (x *Cut) GetGen() uint32 {
@@ -12960,7 +13544,7 @@ type ExtentRecord struct {
 
 func (x *ExtentRecord) Reset() {
 	*x = ExtentRecord{}
-	mi := &file_meta_proto_msgTypes[162]
+	mi := &file_meta_proto_msgTypes[170]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12972,7 +13556,7 @@ func (x *ExtentRecord) String() string {
 func (*ExtentRecord) ProtoMessage() {}
 
 func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[162]
+	mi := &file_meta_proto_msgTypes[170]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12985,7 +13569,7 @@ func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentRecord.ProtoReflect.Descriptor instead.
 func (*ExtentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{162}
+	return file_meta_proto_rawDescGZIP(), []int{170}
 }
 
 func (x *ExtentRecord) GetLength() uint32 {
@@ -13074,7 +13658,7 @@ type BlockRecord struct {
 
 func (x *BlockRecord) Reset() {
 	*x = BlockRecord{}
-	mi := &file_meta_proto_msgTypes[163]
+	mi := &file_meta_proto_msgTypes[171]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13086,7 +13670,7 @@ func (x *BlockRecord) String() string {
 func (*BlockRecord) ProtoMessage() {}
 
 func (x *BlockRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[163]
+	mi := &file_meta_proto_msgTypes[171]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13099,7 +13683,7 @@ func (x *BlockRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockRecord.ProtoReflect.Descriptor instead.
 func (*BlockRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{163}
+	return file_meta_proto_rawDescGZIP(), []int{171}
 }
 
 func (x *BlockRecord) GetFs() uint32 {
@@ -13155,7 +13739,7 @@ type BackReference struct {
 
 func (x *BackReference) Reset() {
 	*x = BackReference{}
-	mi := &file_meta_proto_msgTypes[164]
+	mi := &file_meta_proto_msgTypes[172]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13167,7 +13751,7 @@ func (x *BackReference) String() string {
 func (*BackReference) ProtoMessage() {}
 
 func (x *BackReference) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[164]
+	mi := &file_meta_proto_msgTypes[172]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13180,7 +13764,7 @@ func (x *BackReference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackReference.ProtoReflect.Descriptor instead.
 func (*BackReference) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{164}
+	return file_meta_proto_rawDescGZIP(), []int{172}
 }
 
 func (x *BackReference) GetRefs() uint32 {
@@ -13201,7 +13785,7 @@ type DirentRecord struct {
 
 func (x *DirentRecord) Reset() {
 	*x = DirentRecord{}
-	mi := &file_meta_proto_msgTypes[165]
+	mi := &file_meta_proto_msgTypes[173]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13213,7 +13797,7 @@ func (x *DirentRecord) String() string {
 func (*DirentRecord) ProtoMessage() {}
 
 func (x *DirentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[165]
+	mi := &file_meta_proto_msgTypes[173]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13226,7 +13810,7 @@ func (x *DirentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirentRecord.ProtoReflect.Descriptor instead.
 func (*DirentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{165}
+	return file_meta_proto_rawDescGZIP(), []int{173}
 }
 
 func (x *DirentRecord) GetName() []byte {
@@ -13262,7 +13846,7 @@ type OriginRecord struct {
 
 func (x *OriginRecord) Reset() {
 	*x = OriginRecord{}
-	mi := &file_meta_proto_msgTypes[166]
+	mi := &file_meta_proto_msgTypes[174]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13274,7 +13858,7 @@ func (x *OriginRecord) String() string {
 func (*OriginRecord) ProtoMessage() {}
 
 func (x *OriginRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[166]
+	mi := &file_meta_proto_msgTypes[174]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13287,7 +13871,7 @@ func (x *OriginRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginRecord.ProtoReflect.Descriptor instead.
 func (*OriginRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{166}
+	return file_meta_proto_rawDescGZIP(), []int{174}
 }
 
 func (x *OriginRecord) GetKind() OriginKind {
@@ -13329,7 +13913,7 @@ type SlotRecord struct {
 
 func (x *SlotRecord) Reset() {
 	*x = SlotRecord{}
-	mi := &file_meta_proto_msgTypes[167]
+	mi := &file_meta_proto_msgTypes[175]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13341,7 +13925,7 @@ func (x *SlotRecord) String() string {
 func (*SlotRecord) ProtoMessage() {}
 
 func (x *SlotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[167]
+	mi := &file_meta_proto_msgTypes[175]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13354,7 +13938,7 @@ func (x *SlotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotRecord.ProtoReflect.Descriptor instead.
 func (*SlotRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{167}
+	return file_meta_proto_rawDescGZIP(), []int{175}
 }
 
 func (x *SlotRecord) GetSeq() uint64 {
@@ -13390,7 +13974,7 @@ type SlotResult struct {
 
 func (x *SlotResult) Reset() {
 	*x = SlotResult{}
-	mi := &file_meta_proto_msgTypes[168]
+	mi := &file_meta_proto_msgTypes[176]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13402,7 +13986,7 @@ func (x *SlotResult) String() string {
 func (*SlotResult) ProtoMessage() {}
 
 func (x *SlotResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[168]
+	mi := &file_meta_proto_msgTypes[176]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13415,7 +13999,7 @@ func (x *SlotResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotResult.ProtoReflect.Descriptor instead.
 func (*SlotResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{168}
+	return file_meta_proto_rawDescGZIP(), []int{176}
 }
 
 func (x *SlotResult) GetOpIndex() uint32 {
@@ -13459,7 +14043,7 @@ type OpenRecord struct {
 
 func (x *OpenRecord) Reset() {
 	*x = OpenRecord{}
-	mi := &file_meta_proto_msgTypes[169]
+	mi := &file_meta_proto_msgTypes[177]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13471,7 +14055,7 @@ func (x *OpenRecord) String() string {
 func (*OpenRecord) ProtoMessage() {}
 
 func (x *OpenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[169]
+	mi := &file_meta_proto_msgTypes[177]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13484,7 +14068,7 @@ func (x *OpenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenRecord.ProtoReflect.Descriptor instead.
 func (*OpenRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{169}
+	return file_meta_proto_rawDescGZIP(), []int{177}
 }
 
 func (x *OpenRecord) GetOwner() []byte {
@@ -13527,7 +14111,7 @@ type LockRecord struct {
 
 func (x *LockRecord) Reset() {
 	*x = LockRecord{}
-	mi := &file_meta_proto_msgTypes[170]
+	mi := &file_meta_proto_msgTypes[178]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13539,7 +14123,7 @@ func (x *LockRecord) String() string {
 func (*LockRecord) ProtoMessage() {}
 
 func (x *LockRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[170]
+	mi := &file_meta_proto_msgTypes[178]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13552,7 +14136,7 @@ func (x *LockRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockRecord.ProtoReflect.Descriptor instead.
 func (*LockRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{170}
+	return file_meta_proto_rawDescGZIP(), []int{178}
 }
 
 func (x *LockRecord) GetStateid() []byte {
@@ -13588,7 +14172,7 @@ type KnownClient struct {
 
 func (x *KnownClient) Reset() {
 	*x = KnownClient{}
-	mi := &file_meta_proto_msgTypes[171]
+	mi := &file_meta_proto_msgTypes[179]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13600,7 +14184,7 @@ func (x *KnownClient) String() string {
 func (*KnownClient) ProtoMessage() {}
 
 func (x *KnownClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[171]
+	mi := &file_meta_proto_msgTypes[179]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13613,7 +14197,7 @@ func (x *KnownClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KnownClient.ProtoReflect.Descriptor instead.
 func (*KnownClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{171}
+	return file_meta_proto_rawDescGZIP(), []int{179}
 }
 
 func (x *KnownClient) GetOpens() uint32 {
@@ -13652,7 +14236,7 @@ type UsageRecord struct {
 
 func (x *UsageRecord) Reset() {
 	*x = UsageRecord{}
-	mi := &file_meta_proto_msgTypes[172]
+	mi := &file_meta_proto_msgTypes[180]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13664,7 +14248,7 @@ func (x *UsageRecord) String() string {
 func (*UsageRecord) ProtoMessage() {}
 
 func (x *UsageRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[172]
+	mi := &file_meta_proto_msgTypes[180]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13677,7 +14261,7 @@ func (x *UsageRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRecord.ProtoReflect.Descriptor instead.
 func (*UsageRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{172}
+	return file_meta_proto_rawDescGZIP(), []int{180}
 }
 
 func (x *UsageRecord) GetBytes() uint64 {
@@ -13732,7 +14316,7 @@ type ReservationRecord struct {
 
 func (x *ReservationRecord) Reset() {
 	*x = ReservationRecord{}
-	mi := &file_meta_proto_msgTypes[173]
+	mi := &file_meta_proto_msgTypes[181]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13744,7 +14328,7 @@ func (x *ReservationRecord) String() string {
 func (*ReservationRecord) ProtoMessage() {}
 
 func (x *ReservationRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[173]
+	mi := &file_meta_proto_msgTypes[181]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13757,7 +14341,7 @@ func (x *ReservationRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReservationRecord.ProtoReflect.Descriptor instead.
 func (*ReservationRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{173}
+	return file_meta_proto_rawDescGZIP(), []int{181}
 }
 
 func (x *ReservationRecord) GetBytes() uint64 {
@@ -13778,7 +14362,7 @@ type RangeRecord struct {
 
 func (x *RangeRecord) Reset() {
 	*x = RangeRecord{}
-	mi := &file_meta_proto_msgTypes[174]
+	mi := &file_meta_proto_msgTypes[182]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13790,7 +14374,7 @@ func (x *RangeRecord) String() string {
 func (*RangeRecord) ProtoMessage() {}
 
 func (x *RangeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[174]
+	mi := &file_meta_proto_msgTypes[182]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13803,7 +14387,7 @@ func (x *RangeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeRecord.ProtoReflect.Descriptor instead.
 func (*RangeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{174}
+	return file_meta_proto_rawDescGZIP(), []int{182}
 }
 
 func (x *RangeRecord) GetOrigin() uint64 {
@@ -13844,7 +14428,7 @@ type PurgeRecord struct {
 
 func (x *PurgeRecord) Reset() {
 	*x = PurgeRecord{}
-	mi := &file_meta_proto_msgTypes[175]
+	mi := &file_meta_proto_msgTypes[183]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13856,7 +14440,7 @@ func (x *PurgeRecord) String() string {
 func (*PurgeRecord) ProtoMessage() {}
 
 func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[175]
+	mi := &file_meta_proto_msgTypes[183]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13869,7 +14453,7 @@ func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeRecord.ProtoReflect.Descriptor instead.
 func (*PurgeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{175}
+	return file_meta_proto_rawDescGZIP(), []int{183}
 }
 
 func (x *PurgeRecord) GetFs() uint32 {
@@ -13941,7 +14525,7 @@ type DyingRecord struct {
 
 func (x *DyingRecord) Reset() {
 	*x = DyingRecord{}
-	mi := &file_meta_proto_msgTypes[176]
+	mi := &file_meta_proto_msgTypes[184]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13953,7 +14537,7 @@ func (x *DyingRecord) String() string {
 func (*DyingRecord) ProtoMessage() {}
 
 func (x *DyingRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[176]
+	mi := &file_meta_proto_msgTypes[184]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13966,7 +14550,7 @@ func (x *DyingRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DyingRecord.ProtoReflect.Descriptor instead.
 func (*DyingRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{176}
+	return file_meta_proto_rawDescGZIP(), []int{184}
 }
 
 func (x *DyingRecord) GetPg() uint32 {
@@ -14007,7 +14591,7 @@ type NamespaceRecord struct {
 
 func (x *NamespaceRecord) Reset() {
 	*x = NamespaceRecord{}
-	mi := &file_meta_proto_msgTypes[177]
+	mi := &file_meta_proto_msgTypes[185]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14019,7 +14603,7 @@ func (x *NamespaceRecord) String() string {
 func (*NamespaceRecord) ProtoMessage() {}
 
 func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[177]
+	mi := &file_meta_proto_msgTypes[185]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14032,7 +14616,7 @@ func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceRecord.ProtoReflect.Descriptor instead.
 func (*NamespaceRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{177}
+	return file_meta_proto_rawDescGZIP(), []int{185}
 }
 
 func (x *NamespaceRecord) GetHashKey() []byte {
@@ -14060,7 +14644,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_meta_proto_msgTypes[178]
+	mi := &file_meta_proto_msgTypes[186]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14072,7 +14656,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[178]
+	mi := &file_meta_proto_msgTypes[186]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14085,7 +14669,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{178}
+	return file_meta_proto_rawDescGZIP(), []int{186}
 }
 
 func (x *ProposeRequest) GetShard() uint32 {
@@ -14111,7 +14695,7 @@ type ProposeReply struct {
 
 func (x *ProposeReply) Reset() {
 	*x = ProposeReply{}
-	mi := &file_meta_proto_msgTypes[179]
+	mi := &file_meta_proto_msgTypes[187]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14123,7 +14707,7 @@ func (x *ProposeReply) String() string {
 func (*ProposeReply) ProtoMessage() {}
 
 func (x *ProposeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[179]
+	mi := &file_meta_proto_msgTypes[187]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14136,7 +14720,7 @@ func (x *ProposeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeReply.ProtoReflect.Descriptor instead.
 func (*ProposeReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{179}
+	return file_meta_proto_rawDescGZIP(), []int{187}
 }
 
 func (x *ProposeReply) GetResults() []*Result {
@@ -14156,7 +14740,7 @@ type QueryRequest struct {
 
 func (x *QueryRequest) Reset() {
 	*x = QueryRequest{}
-	mi := &file_meta_proto_msgTypes[180]
+	mi := &file_meta_proto_msgTypes[188]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14168,7 +14752,7 @@ func (x *QueryRequest) String() string {
 func (*QueryRequest) ProtoMessage() {}
 
 func (x *QueryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[180]
+	mi := &file_meta_proto_msgTypes[188]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14181,7 +14765,7 @@ func (x *QueryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryRequest.ProtoReflect.Descriptor instead.
 func (*QueryRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{180}
+	return file_meta_proto_rawDescGZIP(), []int{188}
 }
 
 func (x *QueryRequest) GetShard() uint32 {
@@ -14207,7 +14791,7 @@ type QueryReply struct {
 
 func (x *QueryReply) Reset() {
 	*x = QueryReply{}
-	mi := &file_meta_proto_msgTypes[181]
+	mi := &file_meta_proto_msgTypes[189]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14219,7 +14803,7 @@ func (x *QueryReply) String() string {
 func (*QueryReply) ProtoMessage() {}
 
 func (x *QueryReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[181]
+	mi := &file_meta_proto_msgTypes[189]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14232,7 +14816,7 @@ func (x *QueryReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryReply.ProtoReflect.Descriptor instead.
 func (*QueryReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{181}
+	return file_meta_proto_rawDescGZIP(), []int{189}
 }
 
 func (x *QueryReply) GetResults() []*QueryResult {
@@ -14254,7 +14838,7 @@ type TermRequest struct {
 
 func (x *TermRequest) Reset() {
 	*x = TermRequest{}
-	mi := &file_meta_proto_msgTypes[182]
+	mi := &file_meta_proto_msgTypes[190]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14266,7 +14850,7 @@ func (x *TermRequest) String() string {
 func (*TermRequest) ProtoMessage() {}
 
 func (x *TermRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[182]
+	mi := &file_meta_proto_msgTypes[190]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14279,7 +14863,7 @@ func (x *TermRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermRequest.ProtoReflect.Descriptor instead.
 func (*TermRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{182}
+	return file_meta_proto_rawDescGZIP(), []int{190}
 }
 
 func (x *TermRequest) GetShard() uint32 {
@@ -14307,7 +14891,7 @@ type TermReply struct {
 
 func (x *TermReply) Reset() {
 	*x = TermReply{}
-	mi := &file_meta_proto_msgTypes[183]
+	mi := &file_meta_proto_msgTypes[191]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14319,7 +14903,7 @@ func (x *TermReply) String() string {
 func (*TermReply) ProtoMessage() {}
 
 func (x *TermReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[183]
+	mi := &file_meta_proto_msgTypes[191]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14332,7 +14916,7 @@ func (x *TermReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermReply.ProtoReflect.Descriptor instead.
 func (*TermReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{183}
+	return file_meta_proto_rawDescGZIP(), []int{191}
 }
 
 func (x *TermReply) GetTerm() uint64 {
@@ -14367,7 +14951,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_meta_proto_msgTypes[184]
+	mi := &file_meta_proto_msgTypes[192]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14379,7 +14963,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[184]
+	mi := &file_meta_proto_msgTypes[192]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14392,7 +14976,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{184}
+	return file_meta_proto_rawDescGZIP(), []int{192}
 }
 
 func (x *RenewRequest) GetShard() uint32 {
@@ -14419,7 +15003,7 @@ type RenewReply struct {
 
 func (x *RenewReply) Reset() {
 	*x = RenewReply{}
-	mi := &file_meta_proto_msgTypes[185]
+	mi := &file_meta_proto_msgTypes[193]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14431,7 +15015,7 @@ func (x *RenewReply) String() string {
 func (*RenewReply) ProtoMessage() {}
 
 func (x *RenewReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[185]
+	mi := &file_meta_proto_msgTypes[193]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14444,7 +15028,7 @@ func (x *RenewReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewReply.ProtoReflect.Descriptor instead.
 func (*RenewReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{185}
+	return file_meta_proto_rawDescGZIP(), []int{193}
 }
 
 func (x *RenewReply) GetLeaseMilliseconds() uint64 {
@@ -14463,7 +15047,7 @@ type LeaderRequest struct {
 
 func (x *LeaderRequest) Reset() {
 	*x = LeaderRequest{}
-	mi := &file_meta_proto_msgTypes[186]
+	mi := &file_meta_proto_msgTypes[194]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14475,7 +15059,7 @@ func (x *LeaderRequest) String() string {
 func (*LeaderRequest) ProtoMessage() {}
 
 func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[186]
+	mi := &file_meta_proto_msgTypes[194]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14488,7 +15072,7 @@ func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderRequest.ProtoReflect.Descriptor instead.
 func (*LeaderRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{186}
+	return file_meta_proto_rawDescGZIP(), []int{194}
 }
 
 func (x *LeaderRequest) GetShard() uint32 {
@@ -14508,7 +15092,7 @@ type LeaderReply struct {
 
 func (x *LeaderReply) Reset() {
 	*x = LeaderReply{}
-	mi := &file_meta_proto_msgTypes[187]
+	mi := &file_meta_proto_msgTypes[195]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14520,7 +15104,7 @@ func (x *LeaderReply) String() string {
 func (*LeaderReply) ProtoMessage() {}
 
 func (x *LeaderReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[187]
+	mi := &file_meta_proto_msgTypes[195]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14533,7 +15117,7 @@ func (x *LeaderReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderReply.ProtoReflect.Descriptor instead.
 func (*LeaderReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{187}
+	return file_meta_proto_rawDescGZIP(), []int{195}
 }
 
 func (x *LeaderReply) GetLeaderId() string {
@@ -14568,7 +15152,7 @@ type ReplicaReply struct {
 
 func (x *ReplicaReply) Reset() {
 	*x = ReplicaReply{}
-	mi := &file_meta_proto_msgTypes[188]
+	mi := &file_meta_proto_msgTypes[196]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14580,7 +15164,7 @@ func (x *ReplicaReply) String() string {
 func (*ReplicaReply) ProtoMessage() {}
 
 func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[188]
+	mi := &file_meta_proto_msgTypes[196]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14593,7 +15177,7 @@ func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaReply.ProtoReflect.Descriptor instead.
 func (*ReplicaReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{188}
+	return file_meta_proto_rawDescGZIP(), []int{196}
 }
 
 func (x *ReplicaReply) GetId() string {
@@ -14671,7 +15255,7 @@ type MemberRequest struct {
 
 func (x *MemberRequest) Reset() {
 	*x = MemberRequest{}
-	mi := &file_meta_proto_msgTypes[189]
+	mi := &file_meta_proto_msgTypes[197]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14683,7 +15267,7 @@ func (x *MemberRequest) String() string {
 func (*MemberRequest) ProtoMessage() {}
 
 func (x *MemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[189]
+	mi := &file_meta_proto_msgTypes[197]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14696,7 +15280,7 @@ func (x *MemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberRequest.ProtoReflect.Descriptor instead.
 func (*MemberRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{189}
+	return file_meta_proto_rawDescGZIP(), []int{197}
 }
 
 func (x *MemberRequest) GetShard() uint32 {
@@ -14733,7 +15317,7 @@ type MemberReply struct {
 
 func (x *MemberReply) Reset() {
 	*x = MemberReply{}
-	mi := &file_meta_proto_msgTypes[190]
+	mi := &file_meta_proto_msgTypes[198]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14745,7 +15329,7 @@ func (x *MemberReply) String() string {
 func (*MemberReply) ProtoMessage() {}
 
 func (x *MemberReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[190]
+	mi := &file_meta_proto_msgTypes[198]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14758,7 +15342,7 @@ func (x *MemberReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberReply.ProtoReflect.Descriptor instead.
 func (*MemberReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{190}
+	return file_meta_proto_rawDescGZIP(), []int{198}
 }
 
 func (x *MemberReply) GetLeader() string {
@@ -14802,7 +15386,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_meta_proto_msgTypes[191]
+	mi := &file_meta_proto_msgTypes[199]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14814,7 +15398,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[191]
+	mi := &file_meta_proto_msgTypes[199]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14827,7 +15411,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{191}
+	return file_meta_proto_rawDescGZIP(), []int{199}
 }
 
 func (x *Member) GetId() string {
@@ -14871,7 +15455,7 @@ type DifferRequest struct {
 
 func (x *DifferRequest) Reset() {
 	*x = DifferRequest{}
-	mi := &file_meta_proto_msgTypes[192]
+	mi := &file_meta_proto_msgTypes[200]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14883,7 +15467,7 @@ func (x *DifferRequest) String() string {
 func (*DifferRequest) ProtoMessage() {}
 
 func (x *DifferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[192]
+	mi := &file_meta_proto_msgTypes[200]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14896,7 +15480,7 @@ func (x *DifferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferRequest.ProtoReflect.Descriptor instead.
 func (*DifferRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{192}
+	return file_meta_proto_rawDescGZIP(), []int{200}
 }
 
 func (x *DifferRequest) GetShard() uint32 {
@@ -14935,7 +15519,7 @@ type DifferReply struct {
 
 func (x *DifferReply) Reset() {
 	*x = DifferReply{}
-	mi := &file_meta_proto_msgTypes[193]
+	mi := &file_meta_proto_msgTypes[201]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14947,7 +15531,7 @@ func (x *DifferReply) String() string {
 func (*DifferReply) ProtoMessage() {}
 
 func (x *DifferReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[193]
+	mi := &file_meta_proto_msgTypes[201]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14960,7 +15544,7 @@ func (x *DifferReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferReply.ProtoReflect.Descriptor instead.
 func (*DifferReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{193}
+	return file_meta_proto_rawDescGZIP(), []int{201}
 }
 
 // WorkTask is something that a worker does or wants to do. The first five fields name it; the rest is how it stands.
@@ -14985,7 +15569,7 @@ type WorkTask struct {
 
 func (x *WorkTask) Reset() {
 	*x = WorkTask{}
-	mi := &file_meta_proto_msgTypes[194]
+	mi := &file_meta_proto_msgTypes[202]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14997,7 +15581,7 @@ func (x *WorkTask) String() string {
 func (*WorkTask) ProtoMessage() {}
 
 func (x *WorkTask) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[194]
+	mi := &file_meta_proto_msgTypes[202]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15010,7 +15594,7 @@ func (x *WorkTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkTask.ProtoReflect.Descriptor instead.
 func (*WorkTask) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{194}
+	return file_meta_proto_rawDescGZIP(), []int{202}
 }
 
 func (x *WorkTask) GetKind() WorkKind {
@@ -15118,7 +15702,7 @@ type WorkRequest struct {
 
 func (x *WorkRequest) Reset() {
 	*x = WorkRequest{}
-	mi := &file_meta_proto_msgTypes[195]
+	mi := &file_meta_proto_msgTypes[203]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15130,7 +15714,7 @@ func (x *WorkRequest) String() string {
 func (*WorkRequest) ProtoMessage() {}
 
 func (x *WorkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[195]
+	mi := &file_meta_proto_msgTypes[203]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15143,7 +15727,7 @@ func (x *WorkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkRequest.ProtoReflect.Descriptor instead.
 func (*WorkRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{195}
+	return file_meta_proto_rawDescGZIP(), []int{203}
 }
 
 func (x *WorkRequest) GetShard() uint32 {
@@ -15193,7 +15777,7 @@ type WorkReply struct {
 
 func (x *WorkReply) Reset() {
 	*x = WorkReply{}
-	mi := &file_meta_proto_msgTypes[196]
+	mi := &file_meta_proto_msgTypes[204]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15205,7 +15789,7 @@ func (x *WorkReply) String() string {
 func (*WorkReply) ProtoMessage() {}
 
 func (x *WorkReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[196]
+	mi := &file_meta_proto_msgTypes[204]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15218,7 +15802,7 @@ func (x *WorkReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkReply.ProtoReflect.Descriptor instead.
 func (*WorkReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{196}
+	return file_meta_proto_rawDescGZIP(), []int{204}
 }
 
 func (x *WorkReply) GetGrants() []*WorkGrant {
@@ -15252,7 +15836,7 @@ type WorkGrant struct {
 
 func (x *WorkGrant) Reset() {
 	*x = WorkGrant{}
-	mi := &file_meta_proto_msgTypes[197]
+	mi := &file_meta_proto_msgTypes[205]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15264,7 +15848,7 @@ func (x *WorkGrant) String() string {
 func (*WorkGrant) ProtoMessage() {}
 
 func (x *WorkGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[197]
+	mi := &file_meta_proto_msgTypes[205]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15277,7 +15861,7 @@ func (x *WorkGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkGrant.ProtoReflect.Descriptor instead.
 func (*WorkGrant) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{197}
+	return file_meta_proto_rawDescGZIP(), []int{205}
 }
 
 func (x *WorkGrant) GetTask() uint32 {
@@ -15306,7 +15890,7 @@ type WorkPiece struct {
 
 func (x *WorkPiece) Reset() {
 	*x = WorkPiece{}
-	mi := &file_meta_proto_msgTypes[198]
+	mi := &file_meta_proto_msgTypes[206]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15318,7 +15902,7 @@ func (x *WorkPiece) String() string {
 func (*WorkPiece) ProtoMessage() {}
 
 func (x *WorkPiece) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[198]
+	mi := &file_meta_proto_msgTypes[206]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15331,7 +15915,7 @@ func (x *WorkPiece) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkPiece.ProtoReflect.Descriptor instead.
 func (*WorkPiece) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{198}
+	return file_meta_proto_rawDescGZIP(), []int{206}
 }
 
 func (x *WorkPiece) GetFs() uint32 {
@@ -15374,7 +15958,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x06client\x18\x02 \x01(\x04R\x06client\x12\x12\n" +
 	"\x04slot\x18\x03 \x01(\rR\x04slot\x12\x10\n" +
 	"\x03seq\x18\x04 \x01(\x04R\x03seq\x12\x19\n" +
-	"\bop_index\x18\x05 \x01(\rR\aopIndex\"\xca\x1a\n" +
+	"\bop_index\x18\x05 \x01(\rR\aopIndex\"\x8f\x1d\n" +
 	"\aCommand\x12(\n" +
 	"\x02id\x18\x01 \x01(\v2\x18.rackfs.meta.v1.IdentityR\x02id\x12(\n" +
 	"\x04call\x18\x06 \x01(\v2\x14.rackfs.meta.v1.CallR\x04call\x12(\n" +
@@ -15443,8 +16027,14 @@ const file_meta_proto_rawDesc = "" +
 	"\vremove_node\x18H \x01(\v2\x1a.rackfs.meta.v1.RemoveNodeH\x00R\n" +
 	"removeNode\x127\n" +
 	"\tput_token\x18I \x01(\v2\x18.rackfs.meta.v1.PutTokenH\x00R\bputToken\x127\n" +
-	"\tjoin_node\x18J \x01(\v2\x18.rackfs.meta.v1.JoinNodeH\x00R\bjoinNodeB\x04\n" +
-	"\x02op\"\xf7\b\n" +
+	"\tjoin_node\x18J \x01(\v2\x18.rackfs.meta.v1.JoinNodeH\x00R\bjoinNode\x127\n" +
+	"\tput_group\x18P \x01(\v2\x18.rackfs.meta.v1.PutGroupH\x00R\bputGroup\x12@\n" +
+	"\fremove_group\x18Q \x01(\v2\x1b.rackfs.meta.v1.RemoveGroupH\x00R\vremoveGroup\x12C\n" +
+	"\rreserve_racks\x18R \x01(\v2\x1c.rackfs.meta.v1.ReserveRacksH\x00R\freserveRacks\x12D\n" +
+	"\x0eset_node_group\x18S \x01(\v2\x1c.rackfs.meta.v1.SetNodeGroupH\x00R\fsetNodeGroup\x12=\n" +
+	"\vremove_pool\x18T \x01(\v2\x1a.rackfs.meta.v1.RemovePoolH\x00R\n" +
+	"removePoolB\x04\n" +
+	"\x02op\"\xac\t\n" +
 	"\x06Result\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x126\n" +
@@ -15469,7 +16059,8 @@ const file_meta_proto_rawDesc = "" +
 	"\x05range\x18\x19 \x01(\v2\x1b.rackfs.meta.v1.RangeResultH\x00R\x05range\x123\n" +
 	"\x05xattr\x18\x17 \x01(\v2\x1b.rackfs.meta.v1.XattrResultH\x00R\x05xattr\x129\n" +
 	"\areserve\x18\x1c \x01(\v2\x1d.rackfs.meta.v1.ReserveResultH\x00R\areserve\x120\n" +
-	"\x04node\x18( \x01(\v2\x1a.rackfs.meta.v1.NodeResultH\x00R\x04nodeB\x04\n" +
+	"\x04node\x18( \x01(\v2\x1a.rackfs.meta.v1.NodeResultH\x00R\x04node\x123\n" +
+	"\x05group\x18- \x01(\v2\x1b.rackfs.meta.v1.GroupResultH\x00R\x05groupB\x04\n" +
 	"\x02of\",\n" +
 	"\x04Time\x12\x10\n" +
 	"\x03sec\x18\x01 \x01(\x12R\x03sec\x12\x12\n" +
@@ -15839,7 +16430,7 @@ const file_meta_proto_rawDesc = "" +
 	"quotaBytes\"\x7f\n" +
 	"\rPutFileSystem\x12*\n" +
 	"\x02fs\x18\x01 \x01(\v2\x1a.rackfs.meta.v1.FileSystemR\x02fs\x12B\n" +
-	"\fexpect_state\x18\x02 \x01(\x0e2\x1f.rackfs.meta.v1.FileSystemStateR\vexpectState\"\xf0\x01\n" +
+	"\fexpect_state\x18\x02 \x01(\x0e2\x1f.rackfs.meta.v1.FileSystemStateR\vexpectState\"\x86\x02\n" +
 	"\x05Store\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x12\n" +
 	"\x04uuid\x18\x02 \x01(\fR\x04uuid\x12\x12\n" +
@@ -15850,7 +16441,8 @@ const file_meta_proto_rawDesc = "" +
 	"\bcapacity\x18\a \x01(\x04R\bcapacity\x120\n" +
 	"\x05state\x18\b \x01(\x0e2\x1a.rackfs.meta.v1.StoreStateR\x05state\x12\x1f\n" +
 	"\vreplaced_by\x18\t \x01(\rR\n" +
-	"replacedBy\"7\n" +
+	"replacedBy\x12\x14\n" +
+	"\x05group\x18\x1e \x01(\tR\x05group\"7\n" +
 	"\bPutStore\x12+\n" +
 	"\x05store\x18\x01 \x01(\v2\x15.rackfs.meta.v1.StoreR\x05store\"R\n" +
 	"\x04Slot\x12\x14\n" +
@@ -15862,7 +16454,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x05epoch\x18\x02 \x01(\rR\x05epoch\x12*\n" +
 	"\x05slots\x18\x03 \x03(\v2\x14.rackfs.meta.v1.SlotR\x05slots\x12\f\n" +
 	"\x01k\x18\x04 \x01(\rR\x01k\x12-\n" +
-	"\x05state\x18\x05 \x01(\x0e2\x17.rackfs.meta.v1.PGStateR\x05state\"\xd3\x01\n" +
+	"\x05state\x18\x05 \x01(\x0e2\x17.rackfs.meta.v1.PGStateR\x05state\"\xe9\x01\n" +
 	"\x04Pool\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\f\n" +
@@ -15871,9 +16463,14 @@ const file_meta_proto_rawDesc = "" +
 	"\x03pgs\x18\x05 \x03(\v2\x1e.rackfs.meta.v1.PlacementGroupR\x03pgs\x12\x17\n" +
 	"\alast_pg\x18\x06 \x01(\rR\x06lastPg\x12\x16\n" +
 	"\x06domain\x18\x14 \x01(\tR\x06domain\x12(\n" +
-	"\x10groups_per_store\x18\x15 \x01(\rR\x0egroupsPerStore\"3\n" +
+	"\x10groups_per_store\x18\x15 \x01(\rR\x0egroupsPerStore\x12\x14\n" +
+	"\x05group\x18\x1e \x01(\tR\x05group\"3\n" +
 	"\aPutPool\x12(\n" +
-	"\x04pool\x18\x01 \x01(\v2\x14.rackfs.meta.v1.PoolR\x04pool\"S\n" +
+	"\x04pool\x18\x01 \x01(\v2\x14.rackfs.meta.v1.PoolR\x04pool\"J\n" +
+	"\n" +
+	"RemovePool\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\rR\x02id\x12,\n" +
+	"\x12expect_map_version\x18\x02 \x01(\x04R\x10expectMapVersion\"S\n" +
 	"\tChangePGs\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\rR\x04pool\x122\n" +
 	"\achanges\x18\x02 \x03(\v2\x18.rackfs.meta.v1.PGChangeR\achanges\"u\n" +
@@ -15921,7 +16518,30 @@ const file_meta_proto_rawDesc = "" +
 	"\x03key\x18\x03 \x01(\fR\x03key\"6\n" +
 	"\n" +
 	"NodeResult\x12(\n" +
-	"\x04node\x18\x01 \x01(\v2\x14.rackfs.meta.v1.NodeR\x04node\"A\n" +
+	"\x04node\x18\x01 \x01(\v2\x14.rackfs.meta.v1.NodeR\x04node\"_\n" +
+	"\tNodeGroup\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\rR\x02id\x12.\n" +
+	"\acreated\x18\x03 \x01(\v2\x14.rackfs.meta.v1.TimeR\acreated\"g\n" +
+	"\x0fRackReservation\x12\x12\n" +
+	"\x04rack\x18\x01 \x01(\tR\x04rack\x12\x14\n" +
+	"\x05group\x18\x02 \x01(\tR\x05group\x12*\n" +
+	"\x05since\x18\x03 \x01(\v2\x14.rackfs.meta.v1.TimeR\x05since\"\x1e\n" +
+	"\bPutGroup\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\">\n" +
+	"\vGroupResult\x12/\n" +
+	"\x05group\x18\x01 \x01(\v2\x19.rackfs.meta.v1.NodeGroupR\x05group\"1\n" +
+	"\vRemoveGroup\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\rR\x02id\"h\n" +
+	"\fReserveRacks\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
+	"\x05racks\x18\x02 \x03(\tR\x05racks\x12,\n" +
+	"\x12expect_map_version\x18\x03 \x01(\x04R\x10expectMapVersion\"h\n" +
+	"\fSetNodeGroup\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
+	"\x05nodes\x18\x02 \x03(\tR\x05nodes\x12,\n" +
+	"\x12expect_map_version\x18\x03 \x01(\x04R\x10expectMapVersion\"A\n" +
 	"\x03Key\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\rR\x02id\x12\x16\n" +
@@ -16212,12 +16832,15 @@ const file_meta_proto_rawDesc = "" +
 	"\tmax_level\x18\n" +
 	" \x01(\rR\bmaxLevel\"M\n" +
 	"\fFileSystemsR\x12=\n" +
-	"\ffile_systems\x18\x01 \x03(\v2\x1a.rackfs.meta.v1.FileSystemR\vfileSystems\"\xa0\x01\n" +
+	"\ffile_systems\x18\x01 \x03(\v2\x1a.rackfs.meta.v1.FileSystemR\vfileSystems\"\xb1\x02\n" +
 	"\vClusterMapR\x12-\n" +
 	"\x06stores\x18\x01 \x03(\v2\x15.rackfs.meta.v1.StoreR\x06stores\x12*\n" +
 	"\x05pools\x18\x02 \x03(\v2\x14.rackfs.meta.v1.PoolR\x05pools\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\x04R\aversion\x12\x1c\n" +
-	"\tunchanged\x18\x04 \x01(\bR\tunchanged\"0\n" +
+	"\tunchanged\x18\x04 \x01(\bR\tunchanged\x121\n" +
+	"\x06groups\x18\x14 \x03(\v2\x19.rackfs.meta.v1.NodeGroupR\x06groups\x12C\n" +
+	"\freservations\x18\x15 \x03(\v2\x1f.rackfs.meta.v1.RackReservationR\freservations\x12\x17\n" +
+	"\alast_pg\x18\x16 \x01(\rR\x06lastPg\"0\n" +
 	"\x05KeysR\x12'\n" +
 	"\x04keys\x18\x01 \x03(\v2\x13.rackfs.meta.v1.KeyR\x04keys\"4\n" +
 	"\x06NodesR\x12*\n" +
@@ -16538,7 +17161,7 @@ func file_meta_proto_rawDescGZIP() []byte {
 }
 
 var file_meta_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 199)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 207)
 var file_meta_proto_goTypes = []any{
 	(OriginKind)(0),           // 0: rackfs.meta.v1.OriginKind
 	(LockType)(0),             // 1: rackfs.meta.v1.LockType
@@ -16627,127 +17250,135 @@ var file_meta_proto_goTypes = []any{
 	(*PlacementGroup)(nil),    // 84: rackfs.meta.v1.PlacementGroup
 	(*Pool)(nil),              // 85: rackfs.meta.v1.Pool
 	(*PutPool)(nil),           // 86: rackfs.meta.v1.PutPool
-	(*ChangePGs)(nil),         // 87: rackfs.meta.v1.ChangePGs
-	(*PGChange)(nil),          // 88: rackfs.meta.v1.PGChange
-	(*ReplaceStore)(nil),      // 89: rackfs.meta.v1.ReplaceStore
-	(*Node)(nil),              // 90: rackfs.meta.v1.Node
-	(*PutNode)(nil),           // 91: rackfs.meta.v1.PutNode
-	(*RemoveNode)(nil),        // 92: rackfs.meta.v1.RemoveNode
-	(*Token)(nil),             // 93: rackfs.meta.v1.Token
-	(*PutToken)(nil),          // 94: rackfs.meta.v1.PutToken
-	(*JoinNode)(nil),          // 95: rackfs.meta.v1.JoinNode
-	(*NodeResult)(nil),        // 96: rackfs.meta.v1.NodeResult
-	(*Key)(nil),               // 97: rackfs.meta.v1.Key
-	(*PutKey)(nil),            // 98: rackfs.meta.v1.PutKey
-	(*NFSClient)(nil),         // 99: rackfs.meta.v1.NFSClient
-	(*PutNFSClient)(nil),      // 100: rackfs.meta.v1.PutNFSClient
-	(*RemoveNFSClient)(nil),   // 101: rackfs.meta.v1.RemoveNFSClient
-	(*ClientRecord)(nil),      // 102: rackfs.meta.v1.ClientRecord
-	(*SessionRecord)(nil),     // 103: rackfs.meta.v1.SessionRecord
-	(*PutClient)(nil),         // 104: rackfs.meta.v1.PutClient
-	(*ClientsResult)(nil),     // 105: rackfs.meta.v1.ClientsResult
-	(*RemoveClient)(nil),      // 106: rackfs.meta.v1.RemoveClient
-	(*TakeClients)(nil),       // 107: rackfs.meta.v1.TakeClients
-	(*ForgetClients)(nil),     // 108: rackfs.meta.v1.ForgetClients
-	(*PutSession)(nil),        // 109: rackfs.meta.v1.PutSession
-	(*RemoveSession)(nil),     // 110: rackfs.meta.v1.RemoveSession
-	(*Query)(nil),             // 111: rackfs.meta.v1.Query
-	(*GetAttrQ)(nil),          // 112: rackfs.meta.v1.GetAttrQ
-	(*LookupQ)(nil),           // 113: rackfs.meta.v1.LookupQ
-	(*ParentQ)(nil),           // 114: rackfs.meta.v1.ParentQ
-	(*ReadDirQ)(nil),          // 115: rackfs.meta.v1.ReadDirQ
-	(*ReadLinkQ)(nil),         // 116: rackfs.meta.v1.ReadLinkQ
-	(*ExtentsQ)(nil),          // 117: rackfs.meta.v1.ExtentsQ
-	(*StatFSQ)(nil),           // 118: rackfs.meta.v1.StatFSQ
-	(*QuotasQ)(nil),           // 119: rackfs.meta.v1.QuotasQ
-	(*NodesQ)(nil),            // 120: rackfs.meta.v1.NodesQ
-	(*TokensQ)(nil),           // 121: rackfs.meta.v1.TokensQ
-	(*BlockStatesQ)(nil),      // 122: rackfs.meta.v1.BlockStatesQ
-	(*BlocksQ)(nil),           // 123: rackfs.meta.v1.BlocksQ
-	(*GetXattrQ)(nil),         // 124: rackfs.meta.v1.GetXattrQ
-	(*ListXattrsQ)(nil),       // 125: rackfs.meta.v1.ListXattrsQ
-	(*ShardInfoQ)(nil),        // 126: rackfs.meta.v1.ShardInfoQ
-	(*FileSystemsQ)(nil),      // 127: rackfs.meta.v1.FileSystemsQ
-	(*ClusterMapQ)(nil),       // 128: rackfs.meta.v1.ClusterMapQ
-	(*KeysQ)(nil),             // 129: rackfs.meta.v1.KeysQ
-	(*NFSClientsQ)(nil),       // 130: rackfs.meta.v1.NFSClientsQ
-	(*TestLockQ)(nil),         // 131: rackfs.meta.v1.TestLockQ
-	(*ClientStateQ)(nil),      // 132: rackfs.meta.v1.ClientStateQ
-	(*SessionSlotsQ)(nil),     // 133: rackfs.meta.v1.SessionSlotsQ
-	(*FileOpensQ)(nil),        // 134: rackfs.meta.v1.FileOpensQ
-	(*ClientsQ)(nil),          // 135: rackfs.meta.v1.ClientsQ
-	(*ClientQ)(nil),           // 136: rackfs.meta.v1.ClientQ
-	(*QueryResult)(nil),       // 137: rackfs.meta.v1.QueryResult
-	(*AttrR)(nil),             // 138: rackfs.meta.v1.AttrR
-	(*Dirent)(nil),            // 139: rackfs.meta.v1.Dirent
-	(*ReadDirR)(nil),          // 140: rackfs.meta.v1.ReadDirR
-	(*ReadLinkR)(nil),         // 141: rackfs.meta.v1.ReadLinkR
-	(*Extent)(nil),            // 142: rackfs.meta.v1.Extent
-	(*ExtentsR)(nil),          // 143: rackfs.meta.v1.ExtentsR
-	(*StatFSR)(nil),           // 144: rackfs.meta.v1.StatFSR
-	(*Quota)(nil),             // 145: rackfs.meta.v1.Quota
-	(*QuotasR)(nil),           // 146: rackfs.meta.v1.QuotasR
-	(*BlockStatesR)(nil),      // 147: rackfs.meta.v1.BlockStatesR
-	(*BlocksR)(nil),           // 148: rackfs.meta.v1.BlocksR
-	(*BlockInfo)(nil),         // 149: rackfs.meta.v1.BlockInfo
-	(*GetXattrR)(nil),         // 150: rackfs.meta.v1.GetXattrR
-	(*ListXattrsR)(nil),       // 151: rackfs.meta.v1.ListXattrsR
-	(*ShardInfoR)(nil),        // 152: rackfs.meta.v1.ShardInfoR
-	(*FileSystemsR)(nil),      // 153: rackfs.meta.v1.FileSystemsR
-	(*ClusterMapR)(nil),       // 154: rackfs.meta.v1.ClusterMapR
-	(*KeysR)(nil),             // 155: rackfs.meta.v1.KeysR
-	(*NodesR)(nil),            // 156: rackfs.meta.v1.NodesR
-	(*TokensR)(nil),           // 157: rackfs.meta.v1.TokensR
-	(*NFSClientsR)(nil),       // 158: rackfs.meta.v1.NFSClientsR
-	(*ClientStateR)(nil),      // 159: rackfs.meta.v1.ClientStateR
-	(*ClientLocks)(nil),       // 160: rackfs.meta.v1.ClientLocks
-	(*LockRange)(nil),         // 161: rackfs.meta.v1.LockRange
-	(*SessionSlotsR)(nil),     // 162: rackfs.meta.v1.SessionSlotsR
-	(*SessionSlot)(nil),       // 163: rackfs.meta.v1.SessionSlot
-	(*FileOpensR)(nil),        // 164: rackfs.meta.v1.FileOpensR
-	(*ClientsR)(nil),          // 165: rackfs.meta.v1.ClientsR
-	(*ClientSessions)(nil),    // 166: rackfs.meta.v1.ClientSessions
-	(*InodeRecord)(nil),       // 167: rackfs.meta.v1.InodeRecord
-	(*Xattrs)(nil),            // 168: rackfs.meta.v1.Xattrs
-	(*XattrRecord)(nil),       // 169: rackfs.meta.v1.XattrRecord
-	(*Cut)(nil),               // 170: rackfs.meta.v1.Cut
-	(*ExtentRecord)(nil),      // 171: rackfs.meta.v1.ExtentRecord
-	(*BlockRecord)(nil),       // 172: rackfs.meta.v1.BlockRecord
-	(*BackReference)(nil),     // 173: rackfs.meta.v1.BackReference
-	(*DirentRecord)(nil),      // 174: rackfs.meta.v1.DirentRecord
-	(*OriginRecord)(nil),      // 175: rackfs.meta.v1.OriginRecord
-	(*SlotRecord)(nil),        // 176: rackfs.meta.v1.SlotRecord
-	(*SlotResult)(nil),        // 177: rackfs.meta.v1.SlotResult
-	(*OpenRecord)(nil),        // 178: rackfs.meta.v1.OpenRecord
-	(*LockRecord)(nil),        // 179: rackfs.meta.v1.LockRecord
-	(*KnownClient)(nil),       // 180: rackfs.meta.v1.KnownClient
-	(*UsageRecord)(nil),       // 181: rackfs.meta.v1.UsageRecord
-	(*ReservationRecord)(nil), // 182: rackfs.meta.v1.ReservationRecord
-	(*RangeRecord)(nil),       // 183: rackfs.meta.v1.RangeRecord
-	(*PurgeRecord)(nil),       // 184: rackfs.meta.v1.PurgeRecord
-	(*DyingRecord)(nil),       // 185: rackfs.meta.v1.DyingRecord
-	(*NamespaceRecord)(nil),   // 186: rackfs.meta.v1.NamespaceRecord
-	(*ProposeRequest)(nil),    // 187: rackfs.meta.v1.ProposeRequest
-	(*ProposeReply)(nil),      // 188: rackfs.meta.v1.ProposeReply
-	(*QueryRequest)(nil),      // 189: rackfs.meta.v1.QueryRequest
-	(*QueryReply)(nil),        // 190: rackfs.meta.v1.QueryReply
-	(*TermRequest)(nil),       // 191: rackfs.meta.v1.TermRequest
-	(*TermReply)(nil),         // 192: rackfs.meta.v1.TermReply
-	(*RenewRequest)(nil),      // 193: rackfs.meta.v1.RenewRequest
-	(*RenewReply)(nil),        // 194: rackfs.meta.v1.RenewReply
-	(*LeaderRequest)(nil),     // 195: rackfs.meta.v1.LeaderRequest
-	(*LeaderReply)(nil),       // 196: rackfs.meta.v1.LeaderReply
-	(*ReplicaReply)(nil),      // 197: rackfs.meta.v1.ReplicaReply
-	(*MemberRequest)(nil),     // 198: rackfs.meta.v1.MemberRequest
-	(*MemberReply)(nil),       // 199: rackfs.meta.v1.MemberReply
-	(*Member)(nil),            // 200: rackfs.meta.v1.Member
-	(*DifferRequest)(nil),     // 201: rackfs.meta.v1.DifferRequest
-	(*DifferReply)(nil),       // 202: rackfs.meta.v1.DifferReply
-	(*WorkTask)(nil),          // 203: rackfs.meta.v1.WorkTask
-	(*WorkRequest)(nil),       // 204: rackfs.meta.v1.WorkRequest
-	(*WorkReply)(nil),         // 205: rackfs.meta.v1.WorkReply
-	(*WorkGrant)(nil),         // 206: rackfs.meta.v1.WorkGrant
-	(*WorkPiece)(nil),         // 207: rackfs.meta.v1.WorkPiece
+	(*RemovePool)(nil),        // 87: rackfs.meta.v1.RemovePool
+	(*ChangePGs)(nil),         // 88: rackfs.meta.v1.ChangePGs
+	(*PGChange)(nil),          // 89: rackfs.meta.v1.PGChange
+	(*ReplaceStore)(nil),      // 90: rackfs.meta.v1.ReplaceStore
+	(*Node)(nil),              // 91: rackfs.meta.v1.Node
+	(*PutNode)(nil),           // 92: rackfs.meta.v1.PutNode
+	(*RemoveNode)(nil),        // 93: rackfs.meta.v1.RemoveNode
+	(*Token)(nil),             // 94: rackfs.meta.v1.Token
+	(*PutToken)(nil),          // 95: rackfs.meta.v1.PutToken
+	(*JoinNode)(nil),          // 96: rackfs.meta.v1.JoinNode
+	(*NodeResult)(nil),        // 97: rackfs.meta.v1.NodeResult
+	(*NodeGroup)(nil),         // 98: rackfs.meta.v1.NodeGroup
+	(*RackReservation)(nil),   // 99: rackfs.meta.v1.RackReservation
+	(*PutGroup)(nil),          // 100: rackfs.meta.v1.PutGroup
+	(*GroupResult)(nil),       // 101: rackfs.meta.v1.GroupResult
+	(*RemoveGroup)(nil),       // 102: rackfs.meta.v1.RemoveGroup
+	(*ReserveRacks)(nil),      // 103: rackfs.meta.v1.ReserveRacks
+	(*SetNodeGroup)(nil),      // 104: rackfs.meta.v1.SetNodeGroup
+	(*Key)(nil),               // 105: rackfs.meta.v1.Key
+	(*PutKey)(nil),            // 106: rackfs.meta.v1.PutKey
+	(*NFSClient)(nil),         // 107: rackfs.meta.v1.NFSClient
+	(*PutNFSClient)(nil),      // 108: rackfs.meta.v1.PutNFSClient
+	(*RemoveNFSClient)(nil),   // 109: rackfs.meta.v1.RemoveNFSClient
+	(*ClientRecord)(nil),      // 110: rackfs.meta.v1.ClientRecord
+	(*SessionRecord)(nil),     // 111: rackfs.meta.v1.SessionRecord
+	(*PutClient)(nil),         // 112: rackfs.meta.v1.PutClient
+	(*ClientsResult)(nil),     // 113: rackfs.meta.v1.ClientsResult
+	(*RemoveClient)(nil),      // 114: rackfs.meta.v1.RemoveClient
+	(*TakeClients)(nil),       // 115: rackfs.meta.v1.TakeClients
+	(*ForgetClients)(nil),     // 116: rackfs.meta.v1.ForgetClients
+	(*PutSession)(nil),        // 117: rackfs.meta.v1.PutSession
+	(*RemoveSession)(nil),     // 118: rackfs.meta.v1.RemoveSession
+	(*Query)(nil),             // 119: rackfs.meta.v1.Query
+	(*GetAttrQ)(nil),          // 120: rackfs.meta.v1.GetAttrQ
+	(*LookupQ)(nil),           // 121: rackfs.meta.v1.LookupQ
+	(*ParentQ)(nil),           // 122: rackfs.meta.v1.ParentQ
+	(*ReadDirQ)(nil),          // 123: rackfs.meta.v1.ReadDirQ
+	(*ReadLinkQ)(nil),         // 124: rackfs.meta.v1.ReadLinkQ
+	(*ExtentsQ)(nil),          // 125: rackfs.meta.v1.ExtentsQ
+	(*StatFSQ)(nil),           // 126: rackfs.meta.v1.StatFSQ
+	(*QuotasQ)(nil),           // 127: rackfs.meta.v1.QuotasQ
+	(*NodesQ)(nil),            // 128: rackfs.meta.v1.NodesQ
+	(*TokensQ)(nil),           // 129: rackfs.meta.v1.TokensQ
+	(*BlockStatesQ)(nil),      // 130: rackfs.meta.v1.BlockStatesQ
+	(*BlocksQ)(nil),           // 131: rackfs.meta.v1.BlocksQ
+	(*GetXattrQ)(nil),         // 132: rackfs.meta.v1.GetXattrQ
+	(*ListXattrsQ)(nil),       // 133: rackfs.meta.v1.ListXattrsQ
+	(*ShardInfoQ)(nil),        // 134: rackfs.meta.v1.ShardInfoQ
+	(*FileSystemsQ)(nil),      // 135: rackfs.meta.v1.FileSystemsQ
+	(*ClusterMapQ)(nil),       // 136: rackfs.meta.v1.ClusterMapQ
+	(*KeysQ)(nil),             // 137: rackfs.meta.v1.KeysQ
+	(*NFSClientsQ)(nil),       // 138: rackfs.meta.v1.NFSClientsQ
+	(*TestLockQ)(nil),         // 139: rackfs.meta.v1.TestLockQ
+	(*ClientStateQ)(nil),      // 140: rackfs.meta.v1.ClientStateQ
+	(*SessionSlotsQ)(nil),     // 141: rackfs.meta.v1.SessionSlotsQ
+	(*FileOpensQ)(nil),        // 142: rackfs.meta.v1.FileOpensQ
+	(*ClientsQ)(nil),          // 143: rackfs.meta.v1.ClientsQ
+	(*ClientQ)(nil),           // 144: rackfs.meta.v1.ClientQ
+	(*QueryResult)(nil),       // 145: rackfs.meta.v1.QueryResult
+	(*AttrR)(nil),             // 146: rackfs.meta.v1.AttrR
+	(*Dirent)(nil),            // 147: rackfs.meta.v1.Dirent
+	(*ReadDirR)(nil),          // 148: rackfs.meta.v1.ReadDirR
+	(*ReadLinkR)(nil),         // 149: rackfs.meta.v1.ReadLinkR
+	(*Extent)(nil),            // 150: rackfs.meta.v1.Extent
+	(*ExtentsR)(nil),          // 151: rackfs.meta.v1.ExtentsR
+	(*StatFSR)(nil),           // 152: rackfs.meta.v1.StatFSR
+	(*Quota)(nil),             // 153: rackfs.meta.v1.Quota
+	(*QuotasR)(nil),           // 154: rackfs.meta.v1.QuotasR
+	(*BlockStatesR)(nil),      // 155: rackfs.meta.v1.BlockStatesR
+	(*BlocksR)(nil),           // 156: rackfs.meta.v1.BlocksR
+	(*BlockInfo)(nil),         // 157: rackfs.meta.v1.BlockInfo
+	(*GetXattrR)(nil),         // 158: rackfs.meta.v1.GetXattrR
+	(*ListXattrsR)(nil),       // 159: rackfs.meta.v1.ListXattrsR
+	(*ShardInfoR)(nil),        // 160: rackfs.meta.v1.ShardInfoR
+	(*FileSystemsR)(nil),      // 161: rackfs.meta.v1.FileSystemsR
+	(*ClusterMapR)(nil),       // 162: rackfs.meta.v1.ClusterMapR
+	(*KeysR)(nil),             // 163: rackfs.meta.v1.KeysR
+	(*NodesR)(nil),            // 164: rackfs.meta.v1.NodesR
+	(*TokensR)(nil),           // 165: rackfs.meta.v1.TokensR
+	(*NFSClientsR)(nil),       // 166: rackfs.meta.v1.NFSClientsR
+	(*ClientStateR)(nil),      // 167: rackfs.meta.v1.ClientStateR
+	(*ClientLocks)(nil),       // 168: rackfs.meta.v1.ClientLocks
+	(*LockRange)(nil),         // 169: rackfs.meta.v1.LockRange
+	(*SessionSlotsR)(nil),     // 170: rackfs.meta.v1.SessionSlotsR
+	(*SessionSlot)(nil),       // 171: rackfs.meta.v1.SessionSlot
+	(*FileOpensR)(nil),        // 172: rackfs.meta.v1.FileOpensR
+	(*ClientsR)(nil),          // 173: rackfs.meta.v1.ClientsR
+	(*ClientSessions)(nil),    // 174: rackfs.meta.v1.ClientSessions
+	(*InodeRecord)(nil),       // 175: rackfs.meta.v1.InodeRecord
+	(*Xattrs)(nil),            // 176: rackfs.meta.v1.Xattrs
+	(*XattrRecord)(nil),       // 177: rackfs.meta.v1.XattrRecord
+	(*Cut)(nil),               // 178: rackfs.meta.v1.Cut
+	(*ExtentRecord)(nil),      // 179: rackfs.meta.v1.ExtentRecord
+	(*BlockRecord)(nil),       // 180: rackfs.meta.v1.BlockRecord
+	(*BackReference)(nil),     // 181: rackfs.meta.v1.BackReference
+	(*DirentRecord)(nil),      // 182: rackfs.meta.v1.DirentRecord
+	(*OriginRecord)(nil),      // 183: rackfs.meta.v1.OriginRecord
+	(*SlotRecord)(nil),        // 184: rackfs.meta.v1.SlotRecord
+	(*SlotResult)(nil),        // 185: rackfs.meta.v1.SlotResult
+	(*OpenRecord)(nil),        // 186: rackfs.meta.v1.OpenRecord
+	(*LockRecord)(nil),        // 187: rackfs.meta.v1.LockRecord
+	(*KnownClient)(nil),       // 188: rackfs.meta.v1.KnownClient
+	(*UsageRecord)(nil),       // 189: rackfs.meta.v1.UsageRecord
+	(*ReservationRecord)(nil), // 190: rackfs.meta.v1.ReservationRecord
+	(*RangeRecord)(nil),       // 191: rackfs.meta.v1.RangeRecord
+	(*PurgeRecord)(nil),       // 192: rackfs.meta.v1.PurgeRecord
+	(*DyingRecord)(nil),       // 193: rackfs.meta.v1.DyingRecord
+	(*NamespaceRecord)(nil),   // 194: rackfs.meta.v1.NamespaceRecord
+	(*ProposeRequest)(nil),    // 195: rackfs.meta.v1.ProposeRequest
+	(*ProposeReply)(nil),      // 196: rackfs.meta.v1.ProposeReply
+	(*QueryRequest)(nil),      // 197: rackfs.meta.v1.QueryRequest
+	(*QueryReply)(nil),        // 198: rackfs.meta.v1.QueryReply
+	(*TermRequest)(nil),       // 199: rackfs.meta.v1.TermRequest
+	(*TermReply)(nil),         // 200: rackfs.meta.v1.TermReply
+	(*RenewRequest)(nil),      // 201: rackfs.meta.v1.RenewRequest
+	(*RenewReply)(nil),        // 202: rackfs.meta.v1.RenewReply
+	(*LeaderRequest)(nil),     // 203: rackfs.meta.v1.LeaderRequest
+	(*LeaderReply)(nil),       // 204: rackfs.meta.v1.LeaderReply
+	(*ReplicaReply)(nil),      // 205: rackfs.meta.v1.ReplicaReply
+	(*MemberRequest)(nil),     // 206: rackfs.meta.v1.MemberRequest
+	(*MemberReply)(nil),       // 207: rackfs.meta.v1.MemberReply
+	(*Member)(nil),            // 208: rackfs.meta.v1.Member
+	(*DifferRequest)(nil),     // 209: rackfs.meta.v1.DifferRequest
+	(*DifferReply)(nil),       // 210: rackfs.meta.v1.DifferReply
+	(*WorkTask)(nil),          // 211: rackfs.meta.v1.WorkTask
+	(*WorkRequest)(nil),       // 212: rackfs.meta.v1.WorkRequest
+	(*WorkReply)(nil),         // 213: rackfs.meta.v1.WorkReply
+	(*WorkGrant)(nil),         // 214: rackfs.meta.v1.WorkGrant
+	(*WorkPiece)(nil),         // 215: rackfs.meta.v1.WorkPiece
 }
 var file_meta_proto_depIdxs = []int32{
 	12,  // 0: rackfs.meta.v1.Entry.commands:type_name -> rackfs.meta.v1.Command
@@ -16790,211 +17421,222 @@ var file_meta_proto_depIdxs = []int32{
 	80,  // 37: rackfs.meta.v1.Command.put_file_system:type_name -> rackfs.meta.v1.PutFileSystem
 	82,  // 38: rackfs.meta.v1.Command.put_store:type_name -> rackfs.meta.v1.PutStore
 	86,  // 39: rackfs.meta.v1.Command.put_pool:type_name -> rackfs.meta.v1.PutPool
-	98,  // 40: rackfs.meta.v1.Command.put_key:type_name -> rackfs.meta.v1.PutKey
-	100, // 41: rackfs.meta.v1.Command.put_nfs_client:type_name -> rackfs.meta.v1.PutNFSClient
-	101, // 42: rackfs.meta.v1.Command.remove_nfs_client:type_name -> rackfs.meta.v1.RemoveNFSClient
-	87,  // 43: rackfs.meta.v1.Command.change_pgs:type_name -> rackfs.meta.v1.ChangePGs
-	89,  // 44: rackfs.meta.v1.Command.replace_store:type_name -> rackfs.meta.v1.ReplaceStore
+	106, // 40: rackfs.meta.v1.Command.put_key:type_name -> rackfs.meta.v1.PutKey
+	108, // 41: rackfs.meta.v1.Command.put_nfs_client:type_name -> rackfs.meta.v1.PutNFSClient
+	109, // 42: rackfs.meta.v1.Command.remove_nfs_client:type_name -> rackfs.meta.v1.RemoveNFSClient
+	88,  // 43: rackfs.meta.v1.Command.change_pgs:type_name -> rackfs.meta.v1.ChangePGs
+	90,  // 44: rackfs.meta.v1.Command.replace_store:type_name -> rackfs.meta.v1.ReplaceStore
 	46,  // 45: rackfs.meta.v1.Command.touch:type_name -> rackfs.meta.v1.Touch
-	104, // 46: rackfs.meta.v1.Command.put_client:type_name -> rackfs.meta.v1.PutClient
-	106, // 47: rackfs.meta.v1.Command.remove_client:type_name -> rackfs.meta.v1.RemoveClient
-	109, // 48: rackfs.meta.v1.Command.put_session:type_name -> rackfs.meta.v1.PutSession
-	110, // 49: rackfs.meta.v1.Command.remove_session:type_name -> rackfs.meta.v1.RemoveSession
-	107, // 50: rackfs.meta.v1.Command.take_clients:type_name -> rackfs.meta.v1.TakeClients
-	108, // 51: rackfs.meta.v1.Command.forget_clients:type_name -> rackfs.meta.v1.ForgetClients
-	91,  // 52: rackfs.meta.v1.Command.put_node:type_name -> rackfs.meta.v1.PutNode
-	92,  // 53: rackfs.meta.v1.Command.remove_node:type_name -> rackfs.meta.v1.RemoveNode
-	94,  // 54: rackfs.meta.v1.Command.put_token:type_name -> rackfs.meta.v1.PutToken
-	95,  // 55: rackfs.meta.v1.Command.join_node:type_name -> rackfs.meta.v1.JoinNode
-	21,  // 56: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
-	28,  // 57: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
-	30,  // 58: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
-	32,  // 59: rackfs.meta.v1.Result.remove:type_name -> rackfs.meta.v1.RemoveResult
-	34,  // 60: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
-	36,  // 61: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
-	41,  // 62: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
-	45,  // 63: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
-	50,  // 64: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
-	25,  // 65: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
-	52,  // 66: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
-	57,  // 67: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
-	65,  // 68: rackfs.meta.v1.Result.open:type_name -> rackfs.meta.v1.OpenResult
-	70,  // 69: rackfs.meta.v1.Result.lock:type_name -> rackfs.meta.v1.LockResult
-	105, // 70: rackfs.meta.v1.Result.clients:type_name -> rackfs.meta.v1.ClientsResult
-	154, // 71: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	61,  // 72: rackfs.meta.v1.Result.range:type_name -> rackfs.meta.v1.RangeResult
-	39,  // 73: rackfs.meta.v1.Result.xattr:type_name -> rackfs.meta.v1.XattrResult
-	77,  // 74: rackfs.meta.v1.Result.reserve:type_name -> rackfs.meta.v1.ReserveResult
-	96,  // 75: rackfs.meta.v1.Result.node:type_name -> rackfs.meta.v1.NodeResult
-	14,  // 76: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
-	14,  // 77: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
-	14,  // 78: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
-	14,  // 79: rackfs.meta.v1.Attr.btime:type_name -> rackfs.meta.v1.Time
-	14,  // 80: rackfs.meta.v1.AttrSet.atime:type_name -> rackfs.meta.v1.Time
-	14,  // 81: rackfs.meta.v1.AttrSet.mtime:type_name -> rackfs.meta.v1.Time
-	14,  // 82: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
-	0,   // 83: rackfs.meta.v1.RegisterOrigin.kind:type_name -> rackfs.meta.v1.OriginKind
-	17,  // 84: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
-	62,  // 85: rackfs.meta.v1.Create.share:type_name -> rackfs.meta.v1.ClientOpen
-	16,  // 86: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
-	18,  // 87: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
-	19,  // 88: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
-	63,  // 89: rackfs.meta.v1.CreateResult.denied:type_name -> rackfs.meta.v1.ShareDenied
-	16,  // 90: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
-	18,  // 91: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
-	62,  // 92: rackfs.meta.v1.Remove.keep_open:type_name -> rackfs.meta.v1.ClientOpen
-	18,  // 93: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
-	62,  // 94: rackfs.meta.v1.Rename.keep_open:type_name -> rackfs.meta.v1.ClientOpen
-	18,  // 95: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
-	18,  // 96: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
-	17,  // 97: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
-	16,  // 98: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 99: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
-	16,  // 100: rackfs.meta.v1.XattrResult.attr:type_name -> rackfs.meta.v1.Attr
-	18,  // 101: rackfs.meta.v1.XattrResult.change:type_name -> rackfs.meta.v1.DirChange
-	16,  // 102: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 103: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
-	44,  // 104: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
-	14,  // 105: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
-	16,  // 106: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 107: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
-	47,  // 108: rackfs.meta.v1.Touch.touched:type_name -> rackfs.meta.v1.Touched
-	14,  // 109: rackfs.meta.v1.Touched.atime:type_name -> rackfs.meta.v1.Time
-	53,  // 110: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
-	56,  // 111: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
-	16,  // 112: rackfs.meta.v1.RangeResult.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 113: rackfs.meta.v1.RangeResult.lease:type_name -> rackfs.meta.v1.Lease
-	62,  // 114: rackfs.meta.v1.OpenFile.share:type_name -> rackfs.meta.v1.ClientOpen
-	16,  // 115: rackfs.meta.v1.OpenResult.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 116: rackfs.meta.v1.OpenResult.lease:type_name -> rackfs.meta.v1.Lease
-	63,  // 117: rackfs.meta.v1.OpenResult.denied:type_name -> rackfs.meta.v1.ShareDenied
-	67,  // 118: rackfs.meta.v1.CloseFiles.files:type_name -> rackfs.meta.v1.FileClose
-	68,  // 119: rackfs.meta.v1.FileClose.locks:type_name -> rackfs.meta.v1.LockOwner
-	1,   // 120: rackfs.meta.v1.SetLock.type:type_name -> rackfs.meta.v1.LockType
-	71,  // 121: rackfs.meta.v1.LockResult.denied:type_name -> rackfs.meta.v1.LockDenied
-	1,   // 122: rackfs.meta.v1.LockDenied.type:type_name -> rackfs.meta.v1.LockType
-	2,   // 123: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
-	14,  // 124: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
-	79,  // 125: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
-	2,   // 126: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
-	3,   // 127: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
-	81,  // 128: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
-	83,  // 129: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
-	4,   // 130: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
-	84,  // 131: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
-	85,  // 132: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
-	88,  // 133: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
-	84,  // 134: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
-	81,  // 135: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
-	90,  // 136: rackfs.meta.v1.PutNode.node:type_name -> rackfs.meta.v1.Node
-	14,  // 137: rackfs.meta.v1.Token.expires:type_name -> rackfs.meta.v1.Time
-	93,  // 138: rackfs.meta.v1.PutToken.token:type_name -> rackfs.meta.v1.Token
-	90,  // 139: rackfs.meta.v1.JoinNode.node:type_name -> rackfs.meta.v1.Node
-	90,  // 140: rackfs.meta.v1.NodeResult.node:type_name -> rackfs.meta.v1.Node
-	97,  // 141: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
-	99,  // 142: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
-	5,   // 143: rackfs.meta.v1.ClientRecord.state:type_name -> rackfs.meta.v1.ClientState
-	102, // 144: rackfs.meta.v1.PutClient.client:type_name -> rackfs.meta.v1.ClientRecord
-	103, // 145: rackfs.meta.v1.PutSession.session:type_name -> rackfs.meta.v1.SessionRecord
-	102, // 146: rackfs.meta.v1.PutSession.client:type_name -> rackfs.meta.v1.ClientRecord
-	15,  // 147: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
-	112, // 148: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
-	113, // 149: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
-	114, // 150: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
-	115, // 151: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
-	116, // 152: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
-	117, // 153: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
-	118, // 154: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
-	122, // 155: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
-	126, // 156: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
-	123, // 157: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
-	124, // 158: rackfs.meta.v1.Query.get_xattr:type_name -> rackfs.meta.v1.GetXattrQ
-	125, // 159: rackfs.meta.v1.Query.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsQ
-	131, // 160: rackfs.meta.v1.Query.test_lock:type_name -> rackfs.meta.v1.TestLockQ
-	132, // 161: rackfs.meta.v1.Query.client_state:type_name -> rackfs.meta.v1.ClientStateQ
-	133, // 162: rackfs.meta.v1.Query.session_slots:type_name -> rackfs.meta.v1.SessionSlotsQ
-	134, // 163: rackfs.meta.v1.Query.file_opens:type_name -> rackfs.meta.v1.FileOpensQ
-	119, // 164: rackfs.meta.v1.Query.quotas:type_name -> rackfs.meta.v1.QuotasQ
-	127, // 165: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
-	128, // 166: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
-	129, // 167: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
-	130, // 168: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
-	135, // 169: rackfs.meta.v1.Query.clients:type_name -> rackfs.meta.v1.ClientsQ
-	136, // 170: rackfs.meta.v1.Query.client:type_name -> rackfs.meta.v1.ClientQ
-	120, // 171: rackfs.meta.v1.Query.nodes:type_name -> rackfs.meta.v1.NodesQ
-	121, // 172: rackfs.meta.v1.Query.tokens:type_name -> rackfs.meta.v1.TokensQ
-	1,   // 173: rackfs.meta.v1.TestLockQ.type:type_name -> rackfs.meta.v1.LockType
-	138, // 174: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
-	140, // 175: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
-	141, // 176: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
-	143, // 177: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
-	144, // 178: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
-	147, // 179: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
-	152, // 180: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
-	153, // 181: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
-	154, // 182: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	155, // 183: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
-	158, // 184: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
-	148, // 185: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
-	150, // 186: rackfs.meta.v1.QueryResult.get_xattr:type_name -> rackfs.meta.v1.GetXattrR
-	151, // 187: rackfs.meta.v1.QueryResult.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsR
-	70,  // 188: rackfs.meta.v1.QueryResult.lock:type_name -> rackfs.meta.v1.LockResult
-	159, // 189: rackfs.meta.v1.QueryResult.client_state:type_name -> rackfs.meta.v1.ClientStateR
-	162, // 190: rackfs.meta.v1.QueryResult.session_slots:type_name -> rackfs.meta.v1.SessionSlotsR
-	165, // 191: rackfs.meta.v1.QueryResult.clients:type_name -> rackfs.meta.v1.ClientsR
-	164, // 192: rackfs.meta.v1.QueryResult.file_opens:type_name -> rackfs.meta.v1.FileOpensR
-	146, // 193: rackfs.meta.v1.QueryResult.quotas:type_name -> rackfs.meta.v1.QuotasR
-	156, // 194: rackfs.meta.v1.QueryResult.nodes:type_name -> rackfs.meta.v1.NodesR
-	157, // 195: rackfs.meta.v1.QueryResult.tokens:type_name -> rackfs.meta.v1.TokensR
-	16,  // 196: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 197: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
-	16,  // 198: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
-	139, // 199: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
-	16,  // 200: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
-	142, // 201: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
-	145, // 202: rackfs.meta.v1.StatFSR.project:type_name -> rackfs.meta.v1.Quota
-	145, // 203: rackfs.meta.v1.QuotasR.quotas:type_name -> rackfs.meta.v1.Quota
-	6,   // 204: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
-	149, // 205: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
-	79,  // 206: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
-	81,  // 207: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
-	85,  // 208: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
-	97,  // 209: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
-	90,  // 210: rackfs.meta.v1.NodesR.nodes:type_name -> rackfs.meta.v1.Node
-	93,  // 211: rackfs.meta.v1.TokensR.tokens:type_name -> rackfs.meta.v1.Token
-	99,  // 212: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
-	62,  // 213: rackfs.meta.v1.ClientStateR.opens:type_name -> rackfs.meta.v1.ClientOpen
-	160, // 214: rackfs.meta.v1.ClientStateR.locks:type_name -> rackfs.meta.v1.ClientLocks
-	161, // 215: rackfs.meta.v1.ClientLocks.ranges:type_name -> rackfs.meta.v1.LockRange
-	163, // 216: rackfs.meta.v1.SessionSlotsR.slots:type_name -> rackfs.meta.v1.SessionSlot
-	62,  // 217: rackfs.meta.v1.FileOpensR.opens:type_name -> rackfs.meta.v1.ClientOpen
-	166, // 218: rackfs.meta.v1.ClientsR.clients:type_name -> rackfs.meta.v1.ClientSessions
-	102, // 219: rackfs.meta.v1.ClientSessions.client:type_name -> rackfs.meta.v1.ClientRecord
-	103, // 220: rackfs.meta.v1.ClientSessions.sessions:type_name -> rackfs.meta.v1.SessionRecord
-	16,  // 221: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 222: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
-	170, // 223: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
-	168, // 224: rackfs.meta.v1.InodeRecord.xattrs:type_name -> rackfs.meta.v1.Xattrs
-	0,   // 225: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
-	177, // 226: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
-	13,  // 227: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
-	14,  // 228: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
-	26,  // 229: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
-	12,  // 230: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
-	13,  // 231: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
-	111, // 232: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
-	137, // 233: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
-	7,   // 234: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
-	200, // 235: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
-	8,   // 236: rackfs.meta.v1.WorkTask.kind:type_name -> rackfs.meta.v1.WorkKind
-	203, // 237: rackfs.meta.v1.WorkRequest.tasks:type_name -> rackfs.meta.v1.WorkTask
-	206, // 238: rackfs.meta.v1.WorkReply.grants:type_name -> rackfs.meta.v1.WorkGrant
-	207, // 239: rackfs.meta.v1.WorkReply.pieces:type_name -> rackfs.meta.v1.WorkPiece
-	240, // [240:240] is the sub-list for method output_type
-	240, // [240:240] is the sub-list for method input_type
-	240, // [240:240] is the sub-list for extension type_name
-	240, // [240:240] is the sub-list for extension extendee
-	0,   // [0:240] is the sub-list for field type_name
+	112, // 46: rackfs.meta.v1.Command.put_client:type_name -> rackfs.meta.v1.PutClient
+	114, // 47: rackfs.meta.v1.Command.remove_client:type_name -> rackfs.meta.v1.RemoveClient
+	117, // 48: rackfs.meta.v1.Command.put_session:type_name -> rackfs.meta.v1.PutSession
+	118, // 49: rackfs.meta.v1.Command.remove_session:type_name -> rackfs.meta.v1.RemoveSession
+	115, // 50: rackfs.meta.v1.Command.take_clients:type_name -> rackfs.meta.v1.TakeClients
+	116, // 51: rackfs.meta.v1.Command.forget_clients:type_name -> rackfs.meta.v1.ForgetClients
+	92,  // 52: rackfs.meta.v1.Command.put_node:type_name -> rackfs.meta.v1.PutNode
+	93,  // 53: rackfs.meta.v1.Command.remove_node:type_name -> rackfs.meta.v1.RemoveNode
+	95,  // 54: rackfs.meta.v1.Command.put_token:type_name -> rackfs.meta.v1.PutToken
+	96,  // 55: rackfs.meta.v1.Command.join_node:type_name -> rackfs.meta.v1.JoinNode
+	100, // 56: rackfs.meta.v1.Command.put_group:type_name -> rackfs.meta.v1.PutGroup
+	102, // 57: rackfs.meta.v1.Command.remove_group:type_name -> rackfs.meta.v1.RemoveGroup
+	103, // 58: rackfs.meta.v1.Command.reserve_racks:type_name -> rackfs.meta.v1.ReserveRacks
+	104, // 59: rackfs.meta.v1.Command.set_node_group:type_name -> rackfs.meta.v1.SetNodeGroup
+	87,  // 60: rackfs.meta.v1.Command.remove_pool:type_name -> rackfs.meta.v1.RemovePool
+	21,  // 61: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
+	28,  // 62: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
+	30,  // 63: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
+	32,  // 64: rackfs.meta.v1.Result.remove:type_name -> rackfs.meta.v1.RemoveResult
+	34,  // 65: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
+	36,  // 66: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
+	41,  // 67: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
+	45,  // 68: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
+	50,  // 69: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
+	25,  // 70: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
+	52,  // 71: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
+	57,  // 72: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
+	65,  // 73: rackfs.meta.v1.Result.open:type_name -> rackfs.meta.v1.OpenResult
+	70,  // 74: rackfs.meta.v1.Result.lock:type_name -> rackfs.meta.v1.LockResult
+	113, // 75: rackfs.meta.v1.Result.clients:type_name -> rackfs.meta.v1.ClientsResult
+	162, // 76: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	61,  // 77: rackfs.meta.v1.Result.range:type_name -> rackfs.meta.v1.RangeResult
+	39,  // 78: rackfs.meta.v1.Result.xattr:type_name -> rackfs.meta.v1.XattrResult
+	77,  // 79: rackfs.meta.v1.Result.reserve:type_name -> rackfs.meta.v1.ReserveResult
+	97,  // 80: rackfs.meta.v1.Result.node:type_name -> rackfs.meta.v1.NodeResult
+	101, // 81: rackfs.meta.v1.Result.group:type_name -> rackfs.meta.v1.GroupResult
+	14,  // 82: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
+	14,  // 83: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
+	14,  // 84: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
+	14,  // 85: rackfs.meta.v1.Attr.btime:type_name -> rackfs.meta.v1.Time
+	14,  // 86: rackfs.meta.v1.AttrSet.atime:type_name -> rackfs.meta.v1.Time
+	14,  // 87: rackfs.meta.v1.AttrSet.mtime:type_name -> rackfs.meta.v1.Time
+	14,  // 88: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
+	0,   // 89: rackfs.meta.v1.RegisterOrigin.kind:type_name -> rackfs.meta.v1.OriginKind
+	17,  // 90: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
+	62,  // 91: rackfs.meta.v1.Create.share:type_name -> rackfs.meta.v1.ClientOpen
+	16,  // 92: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
+	18,  // 93: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
+	19,  // 94: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
+	63,  // 95: rackfs.meta.v1.CreateResult.denied:type_name -> rackfs.meta.v1.ShareDenied
+	16,  // 96: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
+	18,  // 97: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
+	62,  // 98: rackfs.meta.v1.Remove.keep_open:type_name -> rackfs.meta.v1.ClientOpen
+	18,  // 99: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
+	62,  // 100: rackfs.meta.v1.Rename.keep_open:type_name -> rackfs.meta.v1.ClientOpen
+	18,  // 101: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
+	18,  // 102: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
+	17,  // 103: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
+	16,  // 104: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 105: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
+	16,  // 106: rackfs.meta.v1.XattrResult.attr:type_name -> rackfs.meta.v1.Attr
+	18,  // 107: rackfs.meta.v1.XattrResult.change:type_name -> rackfs.meta.v1.DirChange
+	16,  // 108: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 109: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
+	44,  // 110: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
+	14,  // 111: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
+	16,  // 112: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 113: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
+	47,  // 114: rackfs.meta.v1.Touch.touched:type_name -> rackfs.meta.v1.Touched
+	14,  // 115: rackfs.meta.v1.Touched.atime:type_name -> rackfs.meta.v1.Time
+	53,  // 116: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
+	56,  // 117: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
+	16,  // 118: rackfs.meta.v1.RangeResult.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 119: rackfs.meta.v1.RangeResult.lease:type_name -> rackfs.meta.v1.Lease
+	62,  // 120: rackfs.meta.v1.OpenFile.share:type_name -> rackfs.meta.v1.ClientOpen
+	16,  // 121: rackfs.meta.v1.OpenResult.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 122: rackfs.meta.v1.OpenResult.lease:type_name -> rackfs.meta.v1.Lease
+	63,  // 123: rackfs.meta.v1.OpenResult.denied:type_name -> rackfs.meta.v1.ShareDenied
+	67,  // 124: rackfs.meta.v1.CloseFiles.files:type_name -> rackfs.meta.v1.FileClose
+	68,  // 125: rackfs.meta.v1.FileClose.locks:type_name -> rackfs.meta.v1.LockOwner
+	1,   // 126: rackfs.meta.v1.SetLock.type:type_name -> rackfs.meta.v1.LockType
+	71,  // 127: rackfs.meta.v1.LockResult.denied:type_name -> rackfs.meta.v1.LockDenied
+	1,   // 128: rackfs.meta.v1.LockDenied.type:type_name -> rackfs.meta.v1.LockType
+	2,   // 129: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
+	14,  // 130: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
+	79,  // 131: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
+	2,   // 132: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
+	3,   // 133: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
+	81,  // 134: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
+	83,  // 135: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
+	4,   // 136: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
+	84,  // 137: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
+	85,  // 138: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
+	89,  // 139: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
+	84,  // 140: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
+	81,  // 141: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
+	91,  // 142: rackfs.meta.v1.PutNode.node:type_name -> rackfs.meta.v1.Node
+	14,  // 143: rackfs.meta.v1.Token.expires:type_name -> rackfs.meta.v1.Time
+	94,  // 144: rackfs.meta.v1.PutToken.token:type_name -> rackfs.meta.v1.Token
+	91,  // 145: rackfs.meta.v1.JoinNode.node:type_name -> rackfs.meta.v1.Node
+	91,  // 146: rackfs.meta.v1.NodeResult.node:type_name -> rackfs.meta.v1.Node
+	14,  // 147: rackfs.meta.v1.NodeGroup.created:type_name -> rackfs.meta.v1.Time
+	14,  // 148: rackfs.meta.v1.RackReservation.since:type_name -> rackfs.meta.v1.Time
+	98,  // 149: rackfs.meta.v1.GroupResult.group:type_name -> rackfs.meta.v1.NodeGroup
+	105, // 150: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
+	107, // 151: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
+	5,   // 152: rackfs.meta.v1.ClientRecord.state:type_name -> rackfs.meta.v1.ClientState
+	110, // 153: rackfs.meta.v1.PutClient.client:type_name -> rackfs.meta.v1.ClientRecord
+	111, // 154: rackfs.meta.v1.PutSession.session:type_name -> rackfs.meta.v1.SessionRecord
+	110, // 155: rackfs.meta.v1.PutSession.client:type_name -> rackfs.meta.v1.ClientRecord
+	15,  // 156: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
+	120, // 157: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
+	121, // 158: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
+	122, // 159: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
+	123, // 160: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
+	124, // 161: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
+	125, // 162: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
+	126, // 163: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
+	130, // 164: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
+	134, // 165: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
+	131, // 166: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
+	132, // 167: rackfs.meta.v1.Query.get_xattr:type_name -> rackfs.meta.v1.GetXattrQ
+	133, // 168: rackfs.meta.v1.Query.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsQ
+	139, // 169: rackfs.meta.v1.Query.test_lock:type_name -> rackfs.meta.v1.TestLockQ
+	140, // 170: rackfs.meta.v1.Query.client_state:type_name -> rackfs.meta.v1.ClientStateQ
+	141, // 171: rackfs.meta.v1.Query.session_slots:type_name -> rackfs.meta.v1.SessionSlotsQ
+	142, // 172: rackfs.meta.v1.Query.file_opens:type_name -> rackfs.meta.v1.FileOpensQ
+	127, // 173: rackfs.meta.v1.Query.quotas:type_name -> rackfs.meta.v1.QuotasQ
+	135, // 174: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
+	136, // 175: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
+	137, // 176: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
+	138, // 177: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
+	143, // 178: rackfs.meta.v1.Query.clients:type_name -> rackfs.meta.v1.ClientsQ
+	144, // 179: rackfs.meta.v1.Query.client:type_name -> rackfs.meta.v1.ClientQ
+	128, // 180: rackfs.meta.v1.Query.nodes:type_name -> rackfs.meta.v1.NodesQ
+	129, // 181: rackfs.meta.v1.Query.tokens:type_name -> rackfs.meta.v1.TokensQ
+	1,   // 182: rackfs.meta.v1.TestLockQ.type:type_name -> rackfs.meta.v1.LockType
+	146, // 183: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
+	148, // 184: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
+	149, // 185: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
+	151, // 186: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
+	152, // 187: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
+	155, // 188: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
+	160, // 189: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
+	161, // 190: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
+	162, // 191: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	163, // 192: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
+	166, // 193: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
+	156, // 194: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
+	158, // 195: rackfs.meta.v1.QueryResult.get_xattr:type_name -> rackfs.meta.v1.GetXattrR
+	159, // 196: rackfs.meta.v1.QueryResult.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsR
+	70,  // 197: rackfs.meta.v1.QueryResult.lock:type_name -> rackfs.meta.v1.LockResult
+	167, // 198: rackfs.meta.v1.QueryResult.client_state:type_name -> rackfs.meta.v1.ClientStateR
+	170, // 199: rackfs.meta.v1.QueryResult.session_slots:type_name -> rackfs.meta.v1.SessionSlotsR
+	173, // 200: rackfs.meta.v1.QueryResult.clients:type_name -> rackfs.meta.v1.ClientsR
+	172, // 201: rackfs.meta.v1.QueryResult.file_opens:type_name -> rackfs.meta.v1.FileOpensR
+	154, // 202: rackfs.meta.v1.QueryResult.quotas:type_name -> rackfs.meta.v1.QuotasR
+	164, // 203: rackfs.meta.v1.QueryResult.nodes:type_name -> rackfs.meta.v1.NodesR
+	165, // 204: rackfs.meta.v1.QueryResult.tokens:type_name -> rackfs.meta.v1.TokensR
+	16,  // 205: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 206: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
+	16,  // 207: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
+	147, // 208: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
+	16,  // 209: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
+	150, // 210: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
+	153, // 211: rackfs.meta.v1.StatFSR.project:type_name -> rackfs.meta.v1.Quota
+	153, // 212: rackfs.meta.v1.QuotasR.quotas:type_name -> rackfs.meta.v1.Quota
+	6,   // 213: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
+	157, // 214: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
+	79,  // 215: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
+	81,  // 216: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
+	85,  // 217: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
+	98,  // 218: rackfs.meta.v1.ClusterMapR.groups:type_name -> rackfs.meta.v1.NodeGroup
+	99,  // 219: rackfs.meta.v1.ClusterMapR.reservations:type_name -> rackfs.meta.v1.RackReservation
+	105, // 220: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
+	91,  // 221: rackfs.meta.v1.NodesR.nodes:type_name -> rackfs.meta.v1.Node
+	94,  // 222: rackfs.meta.v1.TokensR.tokens:type_name -> rackfs.meta.v1.Token
+	107, // 223: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
+	62,  // 224: rackfs.meta.v1.ClientStateR.opens:type_name -> rackfs.meta.v1.ClientOpen
+	168, // 225: rackfs.meta.v1.ClientStateR.locks:type_name -> rackfs.meta.v1.ClientLocks
+	169, // 226: rackfs.meta.v1.ClientLocks.ranges:type_name -> rackfs.meta.v1.LockRange
+	171, // 227: rackfs.meta.v1.SessionSlotsR.slots:type_name -> rackfs.meta.v1.SessionSlot
+	62,  // 228: rackfs.meta.v1.FileOpensR.opens:type_name -> rackfs.meta.v1.ClientOpen
+	174, // 229: rackfs.meta.v1.ClientsR.clients:type_name -> rackfs.meta.v1.ClientSessions
+	110, // 230: rackfs.meta.v1.ClientSessions.client:type_name -> rackfs.meta.v1.ClientRecord
+	111, // 231: rackfs.meta.v1.ClientSessions.sessions:type_name -> rackfs.meta.v1.SessionRecord
+	16,  // 232: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 233: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
+	178, // 234: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
+	176, // 235: rackfs.meta.v1.InodeRecord.xattrs:type_name -> rackfs.meta.v1.Xattrs
+	0,   // 236: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
+	185, // 237: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
+	13,  // 238: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
+	14,  // 239: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
+	26,  // 240: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
+	12,  // 241: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
+	13,  // 242: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
+	119, // 243: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
+	145, // 244: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
+	7,   // 245: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
+	208, // 246: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
+	8,   // 247: rackfs.meta.v1.WorkTask.kind:type_name -> rackfs.meta.v1.WorkKind
+	211, // 248: rackfs.meta.v1.WorkRequest.tasks:type_name -> rackfs.meta.v1.WorkTask
+	214, // 249: rackfs.meta.v1.WorkReply.grants:type_name -> rackfs.meta.v1.WorkGrant
+	215, // 250: rackfs.meta.v1.WorkReply.pieces:type_name -> rackfs.meta.v1.WorkPiece
+	251, // [251:251] is the sub-list for method output_type
+	251, // [251:251] is the sub-list for method input_type
+	251, // [251:251] is the sub-list for extension type_name
+	251, // [251:251] is the sub-list for extension extendee
+	0,   // [0:251] is the sub-list for field type_name
 }
 
 func init() { file_meta_proto_init() }
@@ -17054,6 +17696,11 @@ func file_meta_proto_init() {
 		(*Command_RemoveNode)(nil),
 		(*Command_PutToken)(nil),
 		(*Command_JoinNode)(nil),
+		(*Command_PutGroup)(nil),
+		(*Command_RemoveGroup)(nil),
+		(*Command_ReserveRacks)(nil),
+		(*Command_SetNodeGroup)(nil),
+		(*Command_RemovePool)(nil),
 	}
 	file_meta_proto_msgTypes[4].OneofWrappers = []any{
 		(*Result_Origin)(nil),
@@ -17076,9 +17723,10 @@ func file_meta_proto_init() {
 		(*Result_Xattr)(nil),
 		(*Result_Reserve)(nil),
 		(*Result_Node)(nil),
+		(*Result_Group)(nil),
 	}
 	file_meta_proto_msgTypes[8].OneofWrappers = []any{}
-	file_meta_proto_msgTypes[102].OneofWrappers = []any{
+	file_meta_proto_msgTypes[110].OneofWrappers = []any{
 		(*Query_GetAttr)(nil),
 		(*Query_Lookup)(nil),
 		(*Query_Parent)(nil),
@@ -17105,7 +17753,7 @@ func file_meta_proto_init() {
 		(*Query_Nodes)(nil),
 		(*Query_Tokens)(nil),
 	}
-	file_meta_proto_msgTypes[128].OneofWrappers = []any{
+	file_meta_proto_msgTypes[136].OneofWrappers = []any{
 		(*QueryResult_Attr)(nil),
 		(*QueryResult_ReadDir)(nil),
 		(*QueryResult_ReadLink)(nil),
@@ -17135,7 +17783,7 @@ func file_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
 			NumEnums:      9,
-			NumMessages:   199,
+			NumMessages:   207,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
