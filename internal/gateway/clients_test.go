@@ -15,7 +15,7 @@ import (
 // shard0 is the real state machine of shard 0 on a store in memory, and one
 // registered origin's client of it.
 type shard0 struct {
-	t      *testing.T
+	t      testing.TB
 	store  *fsm.MemStore
 	fsm    *fsm.Machine
 	index  uint64
@@ -23,7 +23,7 @@ type shard0 struct {
 	origin uint64
 }
 
-func newShard0(t *testing.T) *shard0 {
+func newShard0(t testing.TB) *shard0 {
 	s := &shard0{t: t, store: fsm.NewMemStore()}
 	var err error
 	if s.fsm, err = fsm.Open(s.store, fsm.Options{Cluster: []byte("0123456789abcdef")}); err != nil {

@@ -27,7 +27,7 @@ import (
 
 // rig is block servers on real sockets and a cluster map that the test changes.
 type rig struct {
-	t      *testing.T
+	t      testing.TB
 	stores map[uint32]*store.Store
 	srv    map[uint32]*wire.Server
 	asked  atomic.Int32
@@ -42,7 +42,7 @@ type rig struct {
 
 const testPool = 1
 
-func newRig(t *testing.T, stores int) *rig {
+func newRig(t testing.TB, stores int) *rig {
 	r := &rig{t: t, stores: map[uint32]*store.Store{}, srv: map[uint32]*wire.Server{}, dialled: map[string]int{}, raw: &metapb.ClusterMapR{Version: 1}}
 	for i := range stores {
 		id := uint32(i + 1)

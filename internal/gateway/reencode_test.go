@@ -18,7 +18,7 @@ import (
 
 // shardOne is the state machine of a namespace shard without replication, and one file system and gateway on it.
 type shardOne struct {
-	t      *testing.T
+	t      testing.TB
 	mu     sync.Mutex
 	store  *fsm.MemStore
 	m      *fsm.Machine
@@ -30,7 +30,7 @@ type shardOne struct {
 	leased, returned []uint64 // units of block ids
 }
 
-func newShardOne(t *testing.T) *shardOne {
+func newShardOne(t testing.TB) *shardOne {
 	s := &shardOne{t: t, store: fsm.NewMemStore()}
 	var err error
 	if s.m, err = fsm.Open(s.store, fsm.Options{Shard: 1, Cluster: []byte("test cluster id.")}); err != nil {
