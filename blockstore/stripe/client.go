@@ -28,6 +28,9 @@ type Client struct {
 	latency [2]latency // of fetches up to smallFetch bytes, and longer ones
 	puts    [2]latency // of shards likewise, divided by how many were under way to the target
 	load    load
+
+	attempts sync.Pool // *attempt
+	readers  sync.Pool // *reader
 }
 
 // trouble is a target that failed.

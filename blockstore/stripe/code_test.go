@@ -82,7 +82,7 @@ func TestCodeIsTheDocumentedOne(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			shards, scratch, err := cl.encode(s, data)
+			shards, scratch, err := cl.encode(s, data, nil)
 			if err != nil {
 				t.Fatal(err)
 			}

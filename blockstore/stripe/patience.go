@@ -1,12 +1,10 @@
 package stripe
 
 import (
-	"context"
 	"sync"
 	"time"
 
 	"github.com/rackfs/rackfs/placement"
-	"github.com/rackfs/rackfs/vfs"
 )
 
 // load counts the shards that are on their way to each target. How long one takes grows with it.
@@ -103,59 +101,4 @@ func same(a, b *placement.PG) bool {
 		}
 	}
 	return true
-}
-
-// waitingFor is the targets of an attempt that did not answer yet.
-type waitingFor struct {
-	began time.Time
-
-	mu      sync.Mutex
-	targets map[placement.Target]int // how many shards were on their way to it, this one included
-}
-
-// answered removes a target and returns how many shards were on their way to it.
-func (w *waitingFor) answered(t placement.Target) int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	n := w.targets[t]
-	delete(w.targets, t)
-	return max(n, 1)
-}
-
-// left removes all that did not answer.
-func (w *waitingFor) left() map[placement.Target]int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	left := w.targets
-	w.targets = nil
-	return left
-}
-
-// watch ends an attempt whose targets do not all answer in time. Those count as failed; and the
-// time they had counts as one of an answer, so that when all are slow patience grows until one comes.
-func (c *Client) watch(ctx context.Context, cancel context.CancelCauseFunc, w *waitingFor, shardLen int, patience time.Duration, ended <-chan struct{}) {
-	if patience >= c.o.AttemptTimeout {
-		return
-	}
-	t := time.NewTimer(patience)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-		return
-	case <-ended:
-		return
-	}
-	left := w.left()
-	if len(left) == 0 || ctx.Err() != nil {
-		return
-	}
-	var err error
-	for target, depth := range left {
-		c.putLatency(shardLen).add(patience / time.Duration(depth))
-		err = vfs.Errorf(vfs.KindUnavailable, "stripe.put", "%v did not acknowledge a shard within %v, much longer than usual", target, patience)
-		c.failed(target, err)
-	}
-	c.o.Metrics.WritesSlow.Inc()
-	cancel(err)
 }

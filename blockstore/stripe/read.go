@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/rackfs/rackfs/blockstore"
@@ -31,15 +30,10 @@ func (c *Client) Read(ctx context.Context, m Map, b Block, off int, p []byte) er
 	if err != nil {
 		return err
 	}
-	rctx, cancel := context.WithCancel(ctx)
-	r := &reader{c: c, m: m, pg: pg, block: b, shape: s, ctx: rctx,
-		parts: make(map[part]*fetch), state: make([]shardState, s.K+s.M)}
+	r := c.reader(ctx, m, pg, b, s)
+	defer r.release()
 	err = r.read(off, p)
-	cancel()
-	r.wg.Wait() // nothing refers to p or to a buffer any more
-	for _, buf := range r.bufs {
-		buf.Release()
-	}
+	r.end()
 	if err != nil {
 		if ctx.Err() != nil {
 			return ended(ctx, op)
@@ -61,35 +55,6 @@ func (r *reader) reportMissing() {
 	}
 }
 
-// reader is one Read.
-type reader struct {
-	c     *Client
-	m     Map
-	pg    *placement.PG
-	block Block
-	shape blockstore.Shape
-	ctx   context.Context
-	wg    sync.WaitGroup // all fetches and those who wait for them
-
-	mu    sync.Mutex // guards the following
-	parts map[part]*fetch
-	bufs  []*wire.Buf
-	state []shardState
-}
-
-// part is a range of a shard.
-type part struct{ shard, from, to int }
-
-func (p part) len() int { return p.to - p.from }
-
-// fetch is a part on its way. buf holds it once done is closed and err is nil.
-type fetch struct {
-	buf    []byte
-	cancel context.CancelFunc
-	done   chan struct{}
-	err    error
-}
-
 // shardState is what a Read learnt of a shard.
 type shardState struct {
 	outcome outcome
@@ -107,79 +72,89 @@ const (
 	unreachable // no answer, or none that says anything about the shard
 )
 
-// read gets all parts of the range, each in a goroutine of its own but the last.
+// read gets all parts of the range.
 func (r *reader) read(off int, p []byte) error {
-	type want struct {
-		part part
-		dst  []byte
-	}
-	var wants []want
 	for l := r.shape.ShardLen; len(p) > 0; {
 		in := off % l
 		n := min(l-in, len(p))
-		wants = append(wants, want{part{off / l, in, in + n}, p[:n:n]})
+		r.wants = append(r.wants, want{part: part{off / l, in, in + n}, dst: p[:n:n]})
 		off, p = off+n, p[n:]
 	}
 	// All are on their way before the first can find that it needs the others.
-	for _, w := range wants {
+	wait := r.c.o.FetchTimeout
+	for i := range r.wants {
+		w := &r.wants[i]
 		if !r.c.avoids(r.pg.Slots[w.part.shard].Target) {
-			r.fetch(w.part, w.dst)
+			w.direct = r.fetch(w.part, w.dst)
 		}
+		wait = min(wait, r.c.hedgeAfter(w.part.len()))
 	}
-	errs := make(chan error, len(wants))
-	for i, w := range wants {
-		if i == len(wants)-1 {
-			errs <- r.get(w.part, w.dst)
+	r.timer.Reset(wait)
+	for late := false; !late; {
+		all, failed := r.arrived()
+		if all {
+			return nil
+		}
+		if failed {
 			break
 		}
+		select {
+		case <-r.wake:
+		case <-r.timer.C:
+			late = true
+		case <-r.ctx.Done():
+			return r.ctx.Err()
+		}
+	}
+	// Something is missing or slow: from here on each part has a goroutine that gets it in other ways, too.
+	results := make(chan error, len(r.wants))
+	for i := range r.wants {
 		r.wg.Add(1)
 		go func() {
 			defer r.wg.Done()
-			errs <- r.get(w.part, w.dst)
+			results <- r.get(&r.wants[i])
 		}()
 	}
-	for range wants {
-		if err := <-errs; err != nil {
-			return err
-		}
-	}
-	return nil
+	return r.oversee(results, len(r.wants))
 }
 
-// get makes dst hold a part of a data shard: as its target has it, or rebuilt.
-func (r *reader) get(pt part, dst []byte) error {
-	r.mu.Lock()
-	direct := r.parts[pt]
-	r.mu.Unlock()
+// get makes w.dst hold a part of a data shard: as its target has it, or rebuilt.
+func (r *reader) get(w *want) error {
+	pt, dst, direct := w.part, w.dst, w.direct
 	if direct == nil { // its target is avoided: the others are asked first
 		if err := r.rebuild(pt, dst); err == nil {
 			return nil
 		}
 		direct = r.fetch(pt, dst)
-		<-direct.done
+		<-r.done(direct)
 		if direct.err == nil {
 			return nil
 		}
 		return r.verdict(direct.err)
 	}
-	hedge := time.NewTimer(r.c.hedgeAfter(pt.len()))
+	done := r.done(direct)
+	hedge := time.NewTimer(r.c.hedgeAfter(pt.len()) - time.Since(r.began))
 	defer hedge.Stop()
 	select {
-	case <-direct.done:
+	case <-done:
+	case <-hedge.C:
+	}
+	select {
+	case <-done: // perhaps since long
 		if direct.err == nil {
 			return nil
 		}
-		if r.ctx.Err() != nil {
+		if r.over() {
 			return direct.err
 		}
 		if err := r.rebuild(pt, dst); err != nil {
 			return r.verdict(direct.err)
 		}
 		return nil
-	case <-hedge.C:
+	default:
 	}
 	if r.shape.M == 0 {
-		<-direct.done
+		<-done
 		if direct.err != nil {
 			return r.verdict(direct.err)
 		}
@@ -195,7 +170,7 @@ func (r *reader) get(pt part, dst []byte) error {
 		rebuilt <- r.rebuild(pt, side)
 	}()
 	select {
-	case <-direct.done:
+	case <-done:
 		if direct.err == nil {
 			return nil
 		}
@@ -204,13 +179,13 @@ func (r *reader) get(pt part, dst []byte) error {
 		}
 	case err := <-rebuilt:
 		if err != nil {
-			if <-direct.done; direct.err != nil {
+			if <-done; direct.err != nil {
 				return r.verdict(direct.err)
 			}
 			return nil
 		}
-		direct.cancel()
-		if <-direct.done; direct.err == nil {
+		direct.ctx.end(context.Canceled, nil)
+		if <-done; direct.err == nil {
 			return nil
 		}
 		r.c.o.Metrics.HedgesWon.Inc()
@@ -219,49 +194,14 @@ func (r *reader) get(pt part, dst []byte) error {
 	return nil
 }
 
-// buffer returns n bytes that live as long as the Read.
-func (r *reader) buffer(n int) []byte {
-	b := wire.GetBuf(n)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.bufs = append(r.bufs, b)
-	return b.B
-}
-
-// fetch starts to get a part into into, which may be nil, or returns the fetch of it that was started before.
-func (r *reader) fetch(pt part, into []byte) *fetch {
-	r.mu.Lock()
-	if f := r.parts[pt]; f != nil {
-		r.mu.Unlock()
-		return f
-	}
-	ctx, cancel := context.WithTimeout(r.ctx, r.c.o.FetchTimeout)
-	f := &fetch{cancel: cancel, done: make(chan struct{})}
-	r.parts[pt] = f
-	if into == nil {
-		b := wire.GetBuf(pt.len())
-		r.bufs = append(r.bufs, b)
-		into = b.B
-	}
-	f.buf = into
-	r.wg.Add(1)
-	r.mu.Unlock()
-	go func() {
-		defer r.wg.Done()
-		defer cancel()
-		defer close(f.done)
-		f.err = r.ask(ctx, pt, f.buf)
-	}()
-	return f
-}
-
 // ask gets a part from the slot's target or, while the slot moves, its previous one.
-func (r *reader) ask(ctx context.Context, pt part, into []byte) error {
+func (r *reader) ask(f *fetch) error {
+	pt := f.part
 	slot := &r.pg.Slots[pt.shard]
 	start := time.Now()
-	out, err := r.askTarget(ctx, slot.Target, pt, into)
-	if err != nil && slot.Previous != nil && ctx.Err() == nil {
-		prev, perr := r.askTarget(ctx, *slot.Previous, pt, into)
+	out, err := r.askTarget(&f.ctx, slot.Target, pt, f.buf, &f.meta)
+	if err != nil && slot.Previous != nil && f.ctx.Err() == nil {
+		prev, perr := r.askTarget(&f.ctx, *slot.Previous, pt, f.buf, &f.meta)
 		switch {
 		case perr == nil:
 			out, err = good, nil
@@ -283,14 +223,13 @@ func (r *reader) ask(ctx context.Context, pt part, into []byte) error {
 	return err
 }
 
-func (r *reader) askTarget(ctx context.Context, t placement.Target, pt part, into []byte) (outcome, error) {
+func (r *reader) askTarget(ctx context.Context, t placement.Target, pt part, into []byte, meta *[32]byte) (outcome, error) {
 	caller, err := r.m.Caller(t.Node)
 	if err == nil {
 		req := blockstore.GetRequest{
 			Disk: t.Disk, Key: blockstore.Key{PG: r.pg.ID, Block: r.block.ID, Shard: uint8(pt.shard)},
 			Offset: uint32(pt.from), Length: uint32(pt.len()),
 		}
-		var meta [32]byte
 		var reply *wire.Reply
 		reply, err = caller.Call(ctx, blockstore.OpGet, req.Append(meta[:0]), nil, into)
 		if err == nil {
@@ -317,7 +256,7 @@ func (r *reader) askTarget(ctx context.Context, t placement.Target, pt part, int
 		r.c.o.OnBad(BadShard{Block: r.block, Shard: pt.shard, Target: t, Err: err})
 		return bad, err
 	}
-	if r.ctx.Err() != nil || ctx.Err() == context.Canceled {
+	if r.over() || ctx.Err() == context.Canceled {
 		return unknown, err // given up, which says nothing about the target
 	}
 	r.c.failed(t, err)
@@ -345,7 +284,7 @@ func (r *reader) rebuild(pt part, out []byte) error {
 		r.wg.Add(1)
 		go func() {
 			defer r.wg.Done()
-			<-f.done
+			<-r.done(f)
 			if f.err != nil {
 				i = -1 - i
 			}
@@ -404,7 +343,7 @@ func (r *reader) sources(pt part) []int {
 			continue
 		}
 		switch {
-		case r.parts[part{i, pt.from, pt.to}] != nil:
+		case r.find(part{i, pt.from, pt.to}) != nil:
 			first = append(first, i)
 		case !r.c.avoids(r.pg.Slots[i].Target):
 			second = append(second, i)
@@ -417,7 +356,7 @@ func (r *reader) sources(pt part) []int {
 
 // verdict is the error of a read that found too few shards.
 func (r *reader) verdict(cause error) error {
-	if r.ctx.Err() != nil {
+	if r.over() {
 		return cause
 	}
 	r.mu.Lock()

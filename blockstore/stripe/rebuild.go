@@ -21,16 +21,13 @@ func (c *Client) Rebuild(ctx context.Context, m Map, b Block, i int, out []byte)
 	if !s.Stored(i) || len(out) != s.ShardLen {
 		return vfs.Errorf(vfs.KindInvalid, op, "%d bytes for shard %d of a block of %d bytes in %v", len(out), i, b.Len, pg.Profile())
 	}
-	rctx, cancel := context.WithCancel(ctx)
-	r := &reader{c: c, m: m, pg: pg, block: b, shape: s, ctx: rctx,
-		parts: make(map[part]*fetch), state: make([]shardState, s.K+s.M)}
+	r := c.reader(ctx, m, pg, b, s)
+	defer r.release()
 	r.state[i] = shardState{gone, vfs.Errorf(vfs.KindNotFound, op, "it is what is being rebuilt")}
-	err = r.remake(part{i, 0, s.ShardLen}, out)
-	cancel()
-	r.wg.Wait()
-	for _, buf := range r.bufs {
-		buf.Release()
-	}
+	result := make(chan error, 1)
+	r.wg.Go(func() { result <- r.remake(part{i, 0, s.ShardLen}, out) })
+	err = r.oversee(result, 1)
+	r.end()
 	if err != nil {
 		if ctx.Err() != nil {
 			return ended(ctx, op)
@@ -44,7 +41,7 @@ func (c *Client) Rebuild(ctx context.Context, m Map, b Block, i int, out []byte)
 func (r *reader) remake(pt part, out []byte) error {
 	if prev := r.pg.Slots[pt.shard].Previous; prev != nil {
 		ctx, cancel := context.WithTimeout(r.ctx, r.c.o.FetchTimeout)
-		_, err := r.askTarget(ctx, *prev, pt, out)
+		_, err := r.askTarget(ctx, *prev, pt, out, new([32]byte))
 		cancel()
 		if err == nil {
 			return nil

@@ -2,9 +2,7 @@ package stripe
 
 import (
 	"context"
-	"errors"
-	"net"
-	"sync"
+	"slices"
 	"time"
 
 	"github.com/rackfs/rackfs/blockstore"
@@ -66,80 +64,24 @@ func (c *Client) writeTo(ctx context.Context, m Map, pg *placement.PG, w *Write,
 	if err != nil {
 		return err
 	}
-	shards, scratch, err := c.encode(s, w.Data)
+	a := c.attempt()
+	defer a.release()
+	var scratch *wire.Buf
+	a.shards, scratch, err = c.encode(s, w.Data, a.shards)
 	defer scratch.Release()
 	if err != nil {
 		return err
 	}
-	timed, stop := context.WithTimeout(ctx, c.o.AttemptTimeout)
-	defer stop()
-	cctx, cancel := context.WithCancelCause(timed)
-	defer cancel(nil)
-	var wg, watch sync.WaitGroup
-	waiting := &waitingFor{began: time.Now(), targets: map[placement.Target]int{}}
-	for i := range shards {
-		if s.Stored(i) {
-			waiting.targets[pg.Slots[i].Target] = c.load.begin(pg.Slots[i].Target)
-		}
-	}
-	ended := make(chan struct{})
-	watch.Go(func() { c.watch(cctx, cancel, waiting, s.ShardLen, patience, ended) })
-	for i := range shards {
-		if !s.Stored(i) {
-			continue
-		}
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			t := pg.Slots[i].Target
-			err := c.put(cctx, m, t, pg, i, s, w, shards[i])
-			depth := waiting.answered(t)
-			c.load.end(t)
-			switch {
-			case err == nil:
-				c.putLatency(s.ShardLen).add(time.Since(waiting.began) / time.Duration(depth))
-				c.worked(t)
-				return
-			case cctx.Err() != nil && timed.Err() == nil:
-				return // cancelled because another failed before
-			case ctx.Err() == nil && vfs.KindOf(err) != vfs.KindFenced && vfs.KindOf(err) != vfs.KindExists && vfs.KindOf(err) != vfs.KindInvalid:
-				c.failed(t, err)
-			}
-			cancel(vfs.Errorf(vfs.KindOf(err), "stripe.put", "shard %d on %v: %w", i, t, err))
-		}()
-	}
-	wg.Wait()
-	close(ended)
-	watch.Wait()
-	if timed.Err() != nil {
-		return vfs.Errorf(vfs.KindUnavailable, "stripe.put", "pg %d: %w", pg.ID, timed.Err())
-	}
-	return context.Cause(cctx)
+	a.begin(ctx, m, pg, w, s)
+	return a.run(patience)
 }
 
-var errNoCaller = errors.New("no way to the node")
-
-func (c *Client) put(ctx context.Context, m Map, t placement.Target, pg *placement.PG, i int, s blockstore.Shape, w *Write, shard []byte) error {
-	caller, err := m.Caller(t.Node)
-	if err != nil {
-		return errors.Join(errNoCaller, err)
-	}
-	r := blockstore.PutRequest{
-		Disk: t.Disk, Key: blockstore.Key{PG: pg.ID, Block: w.Block, Shard: uint8(i)}, Epoch: pg.Epoch,
-		K: uint8(s.K), M: uint8(s.M), BlockLen: uint32(s.BlockLen), Owner: w.Owner,
-	}
-	var meta [64]byte
-	reply, err := caller.Call(ctx, blockstore.OpPut, r.Append(meta[:0]), net.Buffers{shard}, nil)
-	reply.Release()
-	return err
-}
-
-// encode returns the k+m shards of a block. Data shards lie in data, the last
+// encode returns the k+m shards of a block, in the space of shards if that is enough. Data shards lie in data, the last
 // one perhaps in scratch, parity in scratch, zero shards in c.zeros.
-func (c *Client) encode(s blockstore.Shape, data []byte) (shards [][]byte, scratch *wire.Buf, err error) {
+func (c *Client) encode(s blockstore.Shape, data []byte, shards [][]byte) (_ [][]byte, scratch *wire.Buf, err error) {
 	enc, err := c.encoder(placement.Profile{K: s.K, M: s.M})
 	if err != nil {
-		return nil, nil, err
+		return shards, nil, err
 	}
 	n := s.M * s.ShardLen
 	padded := cap(data) >= s.PaddedLen()
@@ -147,7 +89,7 @@ func (c *Client) encode(s blockstore.Shape, data []byte) (shards [][]byte, scrat
 		n += s.ShardLen
 	}
 	scratch = wire.GetBuf(n)
-	shards = make([][]byte, s.K+s.M)
+	shards = slices.Grow(shards[:0], s.K+s.M)[:s.K+s.M]
 	for i := range s.M {
 		shards[s.K+i] = scratch.B[i*s.ShardLen:][:s.ShardLen:s.ShardLen]
 	}
@@ -169,7 +111,7 @@ func (c *Client) encode(s blockstore.Shape, data []byte) (shards [][]byte, scrat
 	}
 	if s.M > 0 {
 		if err := enc.Encode(shards); err != nil {
-			return nil, scratch, vfs.Errorf(vfs.KindInternal, "stripe.encode", "%w", err)
+			return shards, scratch, vfs.Errorf(vfs.KindInternal, "stripe.encode", "%w", err)
 		}
 	}
 	return shards, scratch, nil

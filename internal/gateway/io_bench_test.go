@@ -166,6 +166,7 @@ type ioBench struct {
 	conn net.Conn
 
 	session nfsclient.SessionID
+	slot    uint32 // taken from the client that opened the file
 	seq     uint32
 	reply   []byte
 }
@@ -217,12 +218,13 @@ func newIOBench(b *testing.B, r *rig, cfg volume.Config) *ioBench {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { x.conn.Close() })
-	x.session = x.nfs.Session(0).ID()
+	slot, err := x.nfs.Session(0).Slot(b.Context())
+	if err != nil {
+		b.Fatal(err)
+	}
+	x.session, x.slot, x.seq = x.nfs.Session(0).ID(), slot.ID(), slot.Sequence()
 	return x
 }
-
-// ioSlot is the slot of the prepared requests, which the client that opened the file does not come to.
-const ioSlot = 63
 
 // request is a prepared record, and where in it the offset of a READ or WRITE is.
 type request struct {
@@ -244,7 +246,7 @@ func (x *ioBench) prepare(cp *nfsclient.Compound, tail int, data []byte) *reques
 	}
 	b = append(b, x.session[:]...)
 	seq := len(b)
-	for _, w := range []uint32{0, ioSlot, ioSlot, 0} {
+	for _, w := range []uint32{0, x.slot, x.slot, 0} {
 		b = xdr.AppendUint32(b, w)
 	}
 	b = append(b, ops...)

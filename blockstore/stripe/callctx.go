@@ -1,0 +1,72 @@
+package stripe
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// callCtx is the context of calls that one goroutine, the overseer, watches: the overseer ends it when its own context ends, when
+// the time is over, or when the answers are of no use any more. It costs no timer and no goroutine and is used again after the
+// calls with it have returned, so a Caller must not keep it. It carries no values.
+type callCtx struct {
+	done     chan struct{}
+	deadline time.Time // told to who is called; the overseer acts on it
+
+	mu    sync.Mutex // guards the following
+	err   error
+	cause error
+}
+
+var _ context.Context = (*callCtx)(nil)
+
+// begin makes c a context that has not ended. Nobody may be using it. d bounds it, besides the deadline of parent.
+func (c *callCtx) begin(parent context.Context, d time.Duration) {
+	if c.done == nil || c.err != nil {
+		c.done = make(chan struct{})
+	}
+	c.err, c.cause = nil, nil
+	c.deadline = time.Now().Add(d)
+	if p, ok := parent.Deadline(); ok && p.Before(c.deadline) {
+		c.deadline = p
+	}
+}
+
+// end ends c with an error of package context, because of cause, if that is not nil. Only the first end counts.
+func (c *callCtx) end(err, cause error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil {
+		c.err, c.cause = err, cause
+		close(c.done)
+	}
+}
+
+// ended is what end was called with.
+func (c *callCtx) ended() (err, cause error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err, c.cause
+}
+
+// Deadline implements context.Context.
+func (c *callCtx) Deadline() (time.Time, bool) { return c.deadline, true }
+
+// Done implements context.Context.
+func (c *callCtx) Done() <-chan struct{} { return c.done }
+
+// Err implements context.Context.
+func (c *callCtx) Err() error {
+	err, _ := c.ended()
+	return err
+}
+
+// Value implements context.Context.
+func (c *callCtx) Value(any) any { return nil }
+
+// stoppedTimer is a timer for reuse by Reset and Stop.
+func stoppedTimer() *time.Timer {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return t
+}
