@@ -38,9 +38,9 @@ func storeState(s *metapb.Store, eligible bool, c placement.Condition, readable 
 	}
 }
 
-// firstFreeID is above every id that a group of any pool has or had.
+// firstFreeID is above every id that a placement group of any pool has or had.
 func firstFreeID(m *metapb.ClusterMapR) uint32 {
-	last := uint32(0)
+	last := m.GetLastPg()
 	for _, p := range m.GetPools() {
 		last = max(last, p.LastPg)
 		for _, g := range p.GetPgs() {

@@ -315,12 +315,13 @@ func (m *Manager) settled() bool {
 // storeStates are the stores as placement sees them in a pool.
 func (m *Manager) storeStates(p *metapb.Pool) []placement.StoreState {
 	var out []placement.StoreState
+	reserved := Reservations(m.cmap)
 	for _, s := range m.cmap.GetStores() {
 		c, readable := placement.Lost, false
 		if h := m.health[s.Id]; h != nil {
 			c, readable = h.condition(s), h.readable
 		}
-		out = append(out, storeState(s, true, c, readable))
+		out = append(out, storeState(s, eligible(reserved, p, s), c, readable))
 	}
 	return out
 }

@@ -35,7 +35,11 @@ type PoolStatus struct {
 	ID      uint32 `json:"id"`
 	Name    string `json:"name"`
 	Profile string `json:"profile"`
+	Group   string `json:"group"` // of nodes that hold its data; "": the shared part of the cluster
 	placement.Report
+	// Slots on stores that may not hold the pool's data: those that are being filled elsewhere from there, and those that have nowhere to go.
+	Leaving int `json:"leaving"`
+	Waiting int `json:"waiting"`
 	// Next is what losing one more store would cost, for people.
 	Next string `json:"next_loss"`
 }
@@ -64,10 +68,21 @@ func (m *Manager) publish(err error) {
 		}
 		st.Stores = append(st.Stores, x)
 	}
+	misplaced := Exclusive(m.cmap)
 	for _, p := range m.cmap.GetPools() {
 		ps := poolState(p, 0)
 		r := placement.Assess(ps, m.storeStates(p))
-		st.Pools = append(st.Pools, PoolStatus{ID: p.Id, Name: p.Name, Profile: ps.Profile.String(), Report: r, Next: nextLoss(r)})
+		out := PoolStatus{ID: p.Id, Name: p.Name, Profile: ps.Profile.String(), Group: p.Group, Report: r, Next: nextLoss(r)}
+		for _, x := range misplaced {
+			switch {
+			case x.Pool != p.Id:
+			case x.Place == Leaving:
+				out.Leaving++
+			default:
+				out.Waiting++
+			}
+		}
+		st.Pools = append(st.Pools, out)
 	}
 	m.mu.Lock()
 	m.status = st

@@ -108,11 +108,12 @@ type Change struct {
 //     than m+1 stores Up nothing is opened: writers wait.
 //
 // A group that cannot take writes now for the state of its members is not closed for that: who
-// writes avoids it, and it is of use again when they are back.
+// writes avoids it, and it is of use again when they are back. One is that has a slot which could not leave a store that is Out, see shut.
 func Plan(pool PoolState, stores []StoreState) []Change {
 	p := newPlanner(pool, stores)
 	p.move()
 	p.grow(pool.PerStore)
+	p.shut()
 	p.rebalance()
 	had := len(p.groups)
 	p.fallback()

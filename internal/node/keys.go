@@ -16,7 +16,7 @@ var keys = []key{
 	{"advertise", "10.0.0.1", true, "Address or host name under which the other nodes reach this one. Ports are those that it listens on."},
 	{"zone", "eu-1", false, "Where the node is. A placement group spreads over these if the pool's failure domain is zone or rack."},
 	{"rack", "r1", false, ""},
-	{"group", "", false, "Node group, for a later version."},
+	{"group", "", false, "Node group that the node joins with; it has to exist. Later it is changed with rackfs group add and remove."},
 	{"meta.listen", ":7071", false, "Address of the metadata port."},
 	{"meta.raft_log", "raft-wal", false, "Log of the metadata: raft-wal or raft-boltdb. Fixed when the node is made."},
 	{"meta.gc_grace", "10m", false, "How long data stays that no file uses any more, 1s to 720h. The same on all meta nodes."},

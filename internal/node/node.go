@@ -314,6 +314,11 @@ func (n *Node) provision(ctx context.Context) error {
 	}
 	rec := n.record()
 	rec.Version = 1
+	if rec.Group != "" {
+		if _, err := n.meta.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_PutGroup{PutGroup: &metapb.PutGroup{Name: rec.Group}}}); err != nil {
+			return err
+		}
+	}
 	_, err := n.meta.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_PutNode{PutNode: &metapb.PutNode{Node: rec}}})
 	if err != nil && vfs.KindOf(err) != vfs.KindChanged { // it is there, perhaps with other addresses
 		return err
@@ -357,6 +362,10 @@ func (n *Node) register(ctx context.Context) error {
 			continue
 		}
 		rec.Version = old.Version
+		if rec.Group != old.Group {
+			n.log.Info("the node's group is what the cluster says, not what its configuration says", "group", old.Group, "configured", rec.Group)
+			rec.Group = old.Group
+		}
 		if sameRecord(old, rec) {
 			return nil
 		}
