@@ -31,6 +31,9 @@ func Admit(m *metapb.ClusterMapR, node string, uuid []byte, empty bool, first ui
 		switch {
 		case bytes.Equal(s.Uuid, uuid):
 			switch {
+			case s.Gone || s.State == metapb.StoreState_STORE_LOST && s.ReplacedBy == 0:
+				return Admission{}, vfs.Errorf(vfs.KindIncompatible, op,
+					"this disk was store %d of node %s, which was removed from the cluster: what it holds is out of date; empty it to use it", s.Id, s.Node)
 			case s.State == metapb.StoreState_STORE_LOST:
 				return Admission{}, vfs.Errorf(vfs.KindIncompatible, op,
 					"this disk was store %d, which was given up and replaced by store %d: what it holds is out of date; remove it to begin with an empty one", s.Id, s.ReplacedBy)
@@ -38,7 +41,7 @@ func Admit(m *metapb.ClusterMapR, node string, uuid []byte, empty bool, first ui
 				return Admission{}, vfs.Errorf(vfs.KindIncompatible, op, "this disk is store %d of node %s, not of %s: put it back there", s.Id, s.Node, node)
 			}
 			return Admission{ID: s.Id, Record: s}, nil
-		case s.Node == node && s.State != metapb.StoreState_STORE_LOST:
+		case s.Node == node && s.State != metapb.StoreState_STORE_LOST && !s.Gone:
 			old = s
 		}
 	}

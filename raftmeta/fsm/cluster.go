@@ -35,6 +35,12 @@ func (x *call) runCluster(c *metapb.Command) (*metapb.Result, error) {
 		err = x.putToken(op.PutToken)
 	case *metapb.Command_JoinNode:
 		return x.joinNode(op.JoinNode)
+	case *metapb.Command_SetNodeState:
+		return x.setNodeState(op.SetNodeState)
+	case *metapb.Command_RetireNode:
+		return x.retireNode(c, op.RetireNode)
+	case *metapb.Command_RetireStores:
+		err = x.retireStores(op.RetireStores)
 	case *metapb.Command_PutFileSystem:
 		err = x.putFileSystem(op.PutFileSystem)
 	case *metapb.Command_PutStore:
@@ -134,7 +140,7 @@ func (x *call) putFileSystem(c *metapb.PutFileSystem) error {
 
 func (x *call) putStore(c *metapb.PutStore) error {
 	const op = "store.put"
-	s := c.Store
+	s := c.Store.CloneVT()
 	if err := checkStore(s, op); err != nil {
 		return err
 	}
@@ -153,6 +159,9 @@ func (x *call) putStore(c *metapb.PutStore) error {
 		}
 	}
 	if err := x.groupOfStore(s, old.Group, op); err != nil {
+		return err
+	}
+	if err := x.storeOfNode(&old, s, op); err != nil {
 		return err
 	}
 	return x.setMapRecord(key, s)

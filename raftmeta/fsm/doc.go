@@ -98,6 +98,7 @@
 //	j/g/ name, j/r/ rack    NodeGroup, RackReservation
 //	m/next/group            the next id of a node group
 //	m/last/pg               the highest id of a placement group that any pool has had
+//	j/x/ id                 RetiredNode: a node that was removed
 //	m/next/client           the next client id
 //
 // # Directories

@@ -32,7 +32,8 @@ func levelOf(c *metapb.Command) uint32 {
 		*metapb.Command_SetProject, *metapb.Command_SetQuota, *metapb.Command_ReserveQuota, *metapb.Command_ReleaseQuota,
 		*metapb.Command_PutNode, *metapb.Command_RemoveNode, *metapb.Command_PutToken, *metapb.Command_JoinNode:
 		return levelPOSIX
-	case *metapb.Command_PutGroup, *metapb.Command_RemoveGroup, *metapb.Command_ReserveRacks, *metapb.Command_SetNodeGroup, *metapb.Command_RemovePool:
+	case *metapb.Command_PutGroup, *metapb.Command_RemoveGroup, *metapb.Command_ReserveRacks, *metapb.Command_SetNodeGroup, *metapb.Command_RemovePool,
+		*metapb.Command_SetNodeState, *metapb.Command_RetireNode, *metapb.Command_RetireStores:
 		return levelCluster
 	}
 	return 1

@@ -109,16 +109,21 @@ func (x *call) putNode(c *metapb.PutNode) (*metapb.Result, error) {
 	}
 	var old metapb.Node
 	had, err := x.getRecord(appendNode(n.Name), &old)
+	if err != nil {
+		return nil, err
+	}
+	if had && !bytes.Equal(old.Id, n.Id) {
+		return nil, vfs.Errorf(vfs.KindExists, op, "there is another node called %s: choose another name, or remove that node first", n.Name)
+	}
+	if n, err = x.ofLevel(n, &old, op); err != nil {
+		return nil, err
+	}
 	if x.level >= levelCluster && had {
 		n.Group = old.Group
 	}
 	switch {
-	case err != nil:
-		return nil, err
 	case had && proto.Equal(&old, n):
 		return nodeResult(n), nil // a repeated command
-	case had && !bytes.Equal(old.Id, n.Id):
-		return nil, vfs.Errorf(vfs.KindExists, op, "there is another node called %s: choose another name, or remove that node first", n.Name)
 	case !had && n.Version != 1:
 		return nil, vfs.Errorf(vfs.KindNotFound, op, "node %s is not in the cluster, or was removed from it", n.Name)
 	case n.Version != old.Version+1: // 0 if there is none
@@ -126,6 +131,9 @@ func (x *call) putNode(c *metapb.PutNode) (*metapb.Result, error) {
 	}
 	if had && !sameRoles(&old, n) {
 		return nil, vfs.Errorf(vfs.KindPerm, op, "node %s has the roles %q, by the token that it joined with: they do not change", n.Name, old.Roles)
+	}
+	if err := x.notRetired(n, op); err != nil {
+		return nil, err
 	}
 	if err := x.apart(n, op); err != nil {
 		return nil, err
@@ -246,11 +254,23 @@ func (x *call) joinNode(c *metapb.JoinNode) (*metapb.Result, error) {
 	case same:
 		return nil, vfs.Errorf(vfs.KindExists, op, "node %s has joined already", n.Name)
 	}
+	if err := x.notRetired(n, op); err != nil {
+		return nil, err
+	}
+	if err := x.noneLeft(n.Name, op); err != nil {
+		return nil, err
+	}
 	if err := x.apart(n, op); err != nil {
 		return nil, err
 	}
 	if err := x.groupOfNode(n, op); err != nil {
 		return nil, err
+	}
+	if n, err = x.ofLevel(n, nil, op); err != nil {
+		return nil, err
+	}
+	if x.level >= levelCluster {
+		n.Key = c.Key
 	}
 	t.UsedBy, t.Name, t.Key = n.Id, n.Name, c.Key
 	if err := x.setRecord(appendToken(c.Hash), &t); err != nil {

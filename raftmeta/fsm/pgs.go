@@ -243,7 +243,7 @@ func (e *pgEditor) checkNew(old, g *metapb.PlacementGroup) error {
 
 func (x *call) replaceStore(c *metapb.ReplaceStore) (*metapb.Result, error) {
 	const op = "store.replace"
-	s := c.New
+	s := c.New.CloneVT()
 	if err := checkStore(s, op); err != nil {
 		return nil, err
 	}
@@ -298,6 +298,12 @@ func (x *call) replaceStore(c *metapb.ReplaceStore) (*metapb.Result, error) {
 		}
 	}
 	if err := x.groupOfStore(s, old.Group, op); err != nil {
+		return nil, err
+	}
+	if old.Gone {
+		return nil, vfs.Errorf(vfs.KindPerm, op, "store %d was of node %s, which was removed", c.Old, old.Node)
+	}
+	if err := x.storeOfNode(&old, s, op); err != nil {
 		return nil, err
 	}
 	old.State, old.ReplacedBy = metapb.StoreState_STORE_LOST, s.Id
@@ -373,6 +379,8 @@ func checkStore(s *metapb.Store, op string) error {
 // checkPutStore adds the rules of levelCollect to those of level 1.
 func checkPutStore(old, s *metapb.Store, op string) error {
 	switch {
+	case old.State == metapb.StoreState_STORE_LOST && old.ReplacedBy == 0:
+		return vfs.Errorf(vfs.KindExists, op, "store %d was of node %s, which was removed: its id is never used again", s.Id, old.Node)
 	case old.State == metapb.StoreState_STORE_LOST && !proto.Equal(old, s):
 		return vfs.Errorf(vfs.KindExists, op, "store %d was lost and replaced by store %d: its id is never used again", s.Id, old.ReplacedBy)
 	case old.State == metapb.StoreState_STORE_LOST:

@@ -73,6 +73,8 @@ func (r *reader) run(c *Cache, q *metapb.Query) (*metapb.QueryResult, error) {
 		return r.nodes()
 	case *metapb.Query_Tokens:
 		return r.tokens()
+	case *metapb.Query_RetiredNodes:
+		return r.retiredNodes()
 	case *metapb.Query_NfsClients:
 		return r.nfsClients(op.NfsClients)
 	case *metapb.Query_Clients:

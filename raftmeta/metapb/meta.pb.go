@@ -186,7 +186,7 @@ type StoreState int32
 const (
 	StoreState_STORE_IN   StoreState = 0 // takes its share
 	StoreState_STORE_OUT  StoreState = 1 // takes no new blocks, what it has is moved elsewhere
-	StoreState_STORE_LOST StoreState = 2 // replaced, by ReplaceStore only; its id is never used again
+	StoreState_STORE_LOST StoreState = 2 // replaced, by ReplaceStore, or, from level 4, its node was removed; its id is never used again
 )
 
 // Enum value maps for StoreState.
@@ -276,6 +276,52 @@ func (PGState) EnumDescriptor() ([]byte, []int) {
 	return file_meta_proto_rawDescGZIP(), []int{4}
 }
 
+type NodeState int32
+
+const (
+	NodeState_NODE_IN       NodeState = 0
+	NodeState_NODE_DRAINING NodeState = 1 // its stores are out, and it is to have no voter
+)
+
+// Enum value maps for NodeState.
+var (
+	NodeState_name = map[int32]string{
+		0: "NODE_IN",
+		1: "NODE_DRAINING",
+	}
+	NodeState_value = map[string]int32{
+		"NODE_IN":       0,
+		"NODE_DRAINING": 1,
+	}
+)
+
+func (x NodeState) Enum() *NodeState {
+	p := new(NodeState)
+	*p = x
+	return p
+}
+
+func (x NodeState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (NodeState) Descriptor() protoreflect.EnumDescriptor {
+	return file_meta_proto_enumTypes[5].Descriptor()
+}
+
+func (NodeState) Type() protoreflect.EnumType {
+	return &file_meta_proto_enumTypes[5]
+}
+
+func (x NodeState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use NodeState.Descriptor instead.
+func (NodeState) EnumDescriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{5}
+}
+
 type ClientState int32
 
 const (
@@ -307,11 +353,11 @@ func (x ClientState) String() string {
 }
 
 func (ClientState) Descriptor() protoreflect.EnumDescriptor {
-	return file_meta_proto_enumTypes[5].Descriptor()
+	return file_meta_proto_enumTypes[6].Descriptor()
 }
 
 func (ClientState) Type() protoreflect.EnumType {
-	return &file_meta_proto_enumTypes[5]
+	return &file_meta_proto_enumTypes[6]
 }
 
 func (x ClientState) Number() protoreflect.EnumNumber {
@@ -320,7 +366,7 @@ func (x ClientState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ClientState.Descriptor instead.
 func (ClientState) EnumDescriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{5}
+	return file_meta_proto_rawDescGZIP(), []int{6}
 }
 
 type BlockState int32
@@ -359,11 +405,11 @@ func (x BlockState) String() string {
 }
 
 func (BlockState) Descriptor() protoreflect.EnumDescriptor {
-	return file_meta_proto_enumTypes[6].Descriptor()
+	return file_meta_proto_enumTypes[7].Descriptor()
 }
 
 func (BlockState) Type() protoreflect.EnumType {
-	return &file_meta_proto_enumTypes[6]
+	return &file_meta_proto_enumTypes[7]
 }
 
 func (x BlockState) Number() protoreflect.EnumNumber {
@@ -372,7 +418,7 @@ func (x BlockState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use BlockState.Descriptor instead.
 func (BlockState) EnumDescriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{6}
+	return file_meta_proto_rawDescGZIP(), []int{7}
 }
 
 type MemberAction int32
@@ -411,11 +457,11 @@ func (x MemberAction) String() string {
 }
 
 func (MemberAction) Descriptor() protoreflect.EnumDescriptor {
-	return file_meta_proto_enumTypes[7].Descriptor()
+	return file_meta_proto_enumTypes[8].Descriptor()
 }
 
 func (MemberAction) Type() protoreflect.EnumType {
-	return &file_meta_proto_enumTypes[7]
+	return &file_meta_proto_enumTypes[8]
 }
 
 func (x MemberAction) Number() protoreflect.EnumNumber {
@@ -424,7 +470,7 @@ func (x MemberAction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use MemberAction.Descriptor instead.
 func (MemberAction) EnumDescriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{7}
+	return file_meta_proto_rawDescGZIP(), []int{8}
 }
 
 // WorkKind is a kind of background work. The first four are asked for at shard 0, the others at the namespace's shard.
@@ -473,11 +519,11 @@ func (x WorkKind) String() string {
 }
 
 func (WorkKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_meta_proto_enumTypes[8].Descriptor()
+	return file_meta_proto_enumTypes[9].Descriptor()
 }
 
 func (WorkKind) Type() protoreflect.EnumType {
-	return &file_meta_proto_enumTypes[8]
+	return &file_meta_proto_enumTypes[9]
 }
 
 func (x WorkKind) Number() protoreflect.EnumNumber {
@@ -486,7 +532,7 @@ func (x WorkKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WorkKind.Descriptor instead.
 func (WorkKind) EnumDescriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{8}
+	return file_meta_proto_rawDescGZIP(), []int{9}
 }
 
 // Entry is the body of one Raft log entry: callers' commands, in order. Each
@@ -768,6 +814,9 @@ type Command struct {
 	//	*Command_ReserveRacks
 	//	*Command_SetNodeGroup
 	//	*Command_RemovePool
+	//	*Command_SetNodeState
+	//	*Command_RetireNode
+	//	*Command_RetireStores
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1349,6 +1398,33 @@ func (x *Command) GetRemovePool() *RemovePool {
 	return nil
 }
 
+func (x *Command) GetSetNodeState() *SetNodeState {
+	if x != nil {
+		if x, ok := x.Op.(*Command_SetNodeState); ok {
+			return x.SetNodeState
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRetireNode() *RetireNode {
+	if x != nil {
+		if x, ok := x.Op.(*Command_RetireNode); ok {
+			return x.RetireNode
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRetireStores() *RetireStores {
+	if x != nil {
+		if x, ok := x.Op.(*Command_RetireStores); ok {
+			return x.RetireStores
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -1581,6 +1657,18 @@ type Command_RemovePool struct {
 	RemovePool *RemovePool `protobuf:"bytes,84,opt,name=remove_pool,json=removePool,proto3,oneof"` // level 4
 }
 
+type Command_SetNodeState struct {
+	SetNodeState *SetNodeState `protobuf:"bytes,90,opt,name=set_node_state,json=setNodeState,proto3,oneof"` // level 4
+}
+
+type Command_RetireNode struct {
+	RetireNode *RetireNode `protobuf:"bytes,91,opt,name=retire_node,json=retireNode,proto3,oneof"` // level 4
+}
+
+type Command_RetireStores struct {
+	RetireStores *RetireStores `protobuf:"bytes,92,opt,name=retire_stores,json=retireStores,proto3,oneof"` // level 4
+}
+
 func (*Command_RegisterOrigin) isCommand_Op() {}
 
 func (*Command_ExpireOrigin) isCommand_Op() {}
@@ -1692,6 +1780,12 @@ func (*Command_ReserveRacks) isCommand_Op() {}
 func (*Command_SetNodeGroup) isCommand_Op() {}
 
 func (*Command_RemovePool) isCommand_Op() {}
+
+func (*Command_SetNodeState) isCommand_Op() {}
+
+func (*Command_RetireNode) isCommand_Op() {}
+
+func (*Command_RetireStores) isCommand_Op() {}
 
 // Result answers a Command. kind is a vfs.Kind; on an error nothing else is set
 // and the command changed nothing (but its slot).
@@ -6788,9 +6882,10 @@ type Store struct {
 	Zone       string                 `protobuf:"bytes,6,opt,name=zone,proto3" json:"zone,omitempty"`
 	Capacity   uint64                 `protobuf:"varint,7,opt,name=capacity,proto3" json:"capacity,omitempty"`
 	State      StoreState             `protobuf:"varint,8,opt,name=state,proto3,enum=rackfs.meta.v1.StoreState" json:"state,omitempty"`
-	ReplacedBy uint32                 `protobuf:"varint,9,opt,name=replaced_by,json=replacedBy,proto3" json:"replaced_by,omitempty"` // the id of the store that took the place of a lost one
+	ReplacedBy uint32                 `protobuf:"varint,9,opt,name=replaced_by,json=replacedBy,proto3" json:"replaced_by,omitempty"` // the id of the store that took the place of a lost one; 0: its node was removed
 	// From level 4: the group of its node, "" for the shared part of the cluster. Kept by the state machine, whatever is put.
 	Group         string `protobuf:"bytes,30,opt,name=group,proto3" json:"group,omitempty"`
+	Gone          bool   `protobuf:"varint,35,opt,name=gone,proto3" json:"gone,omitempty"` // from level 4: its node was removed, and slots still name it. It is out, and is not asked
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6893,6 +6988,13 @@ func (x *Store) GetGroup() string {
 		return x.Group
 	}
 	return ""
+}
+
+func (x *Store) GetGone() bool {
+	if x != nil {
+		return x.Gone
+	}
+	return false
 }
 
 // PutStore adds a store or changes its record; KindExists if the id is another disk's, or of a store that is lost.
@@ -7487,19 +7589,23 @@ func (x *ReplaceStore) GetExpectMapVersion() uint64 {
 // Node is one machine of the cluster, from level 3. Addresses are host:port, "" for a role that it does not have. Raft and everything
 // that trusts a certificate knows a node by its name; the id tells two machines that want the same name.
 type Node struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Id            []byte                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`            // 16 random bytes, made with its data directory
-	Version       uint64                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"` // of this record
-	Roles         []string               `protobuf:"bytes,4,rep,name=roles,proto3" json:"roles,omitempty"`
-	Zone          string                 `protobuf:"bytes,5,opt,name=zone,proto3" json:"zone,omitempty"`
-	Rack          string                 `protobuf:"bytes,6,opt,name=rack,proto3" json:"rack,omitempty"`
-	Group         string                 `protobuf:"bytes,7,opt,name=group,proto3" json:"group,omitempty"`
-	Control       string                 `protobuf:"bytes,10,opt,name=control,proto3" json:"control,omitempty"` // where it is joined and administrated, of a meta node
-	Meta          string                 `protobuf:"bytes,11,opt,name=meta,proto3" json:"meta,omitempty"`
-	Block         string                 `protobuf:"bytes,12,opt,name=block,proto3" json:"block,omitempty"`
-	Nfs           string                 `protobuf:"bytes,13,opt,name=nfs,proto3" json:"nfs,omitempty"`
-	Release       string                 `protobuf:"bytes,20,opt,name=release,proto3" json:"release,omitempty"` // of the software it runs
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Name    string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Id      []byte                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`            // 16 random bytes, made with its data directory
+	Version uint64                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"` // of this record
+	Roles   []string               `protobuf:"bytes,4,rep,name=roles,proto3" json:"roles,omitempty"`
+	Zone    string                 `protobuf:"bytes,5,opt,name=zone,proto3" json:"zone,omitempty"`
+	Rack    string                 `protobuf:"bytes,6,opt,name=rack,proto3" json:"rack,omitempty"`
+	Group   string                 `protobuf:"bytes,7,opt,name=group,proto3" json:"group,omitempty"`
+	Control string                 `protobuf:"bytes,10,opt,name=control,proto3" json:"control,omitempty"` // where it is joined and administrated, of a meta node
+	Meta    string                 `protobuf:"bytes,11,opt,name=meta,proto3" json:"meta,omitempty"`
+	Block   string                 `protobuf:"bytes,12,opt,name=block,proto3" json:"block,omitempty"`
+	Nfs     string                 `protobuf:"bytes,13,opt,name=nfs,proto3" json:"nfs,omitempty"`
+	Release string                 `protobuf:"bytes,20,opt,name=release,proto3" json:"release,omitempty"` // of the software it runs
+	// From level 4. The state is changed by SetNodeState only: PutNode keeps it. The key is that of JoinNode, or, of a node that joined before
+	// that level, of its next PutNode, and does not change.
+	State         NodeState `protobuf:"varint,35,opt,name=state,proto3,enum=rackfs.meta.v1.NodeState" json:"state,omitempty"`
+	Key           []byte    `protobuf:"bytes,36,opt,name=key,proto3" json:"key,omitempty"` // SHA-256 of its public key
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -7616,6 +7722,20 @@ func (x *Node) GetRelease() string {
 		return x.Release
 	}
 	return ""
+}
+
+func (x *Node) GetState() NodeState {
+	if x != nil {
+		return x.State
+	}
+	return NodeState_NODE_IN
+}
+
+func (x *Node) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
 }
 
 // PutNode changes a node's record, from the version before (KindChanged if it has another; repeated it changes nothing). Version 1 makes
@@ -7964,6 +8084,270 @@ func (x *NodeResult) GetNode() *Node {
 	return nil
 }
 
+// SetNodeState makes a node draining, and its stores out; or in again, and its stores too. Repeated it changes nothing.
+// KindNotFound: there is no such node; KindChanged: its record has another version, or the node another id.
+type SetNodeState struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Id            []byte                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	State         NodeState              `protobuf:"varint,3,opt,name=state,proto3,enum=rackfs.meta.v1.NodeState" json:"state,omitempty"`
+	Version       uint64                 `protobuf:"varint,4,opt,name=version,proto3" json:"version,omitempty"` // of the record that it was decided on; the change raises it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetNodeState) Reset() {
+	*x = SetNodeState{}
+	mi := &file_meta_proto_msgTypes[89]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetNodeState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetNodeState) ProtoMessage() {}
+
+func (x *SetNodeState) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[89]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetNodeState.ProtoReflect.Descriptor instead.
+func (*SetNodeState) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{89}
+}
+
+func (x *SetNodeState) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SetNodeState) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *SetNodeState) GetState() NodeState {
+	if x != nil {
+		return x.State
+	}
+	return NodeState_NODE_IN
+}
+
+func (x *SetNodeState) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+// RetireNode removes a node for good: its record goes, its certificate is refused from then on, its stores are lost. Repeated it
+// changes nothing. KindBusy: it is not draining, or slots still name its stores; with lost that is allowed: its stores are gone until
+// no slot names them, and RetireStores makes them lost. KindInvalid: without them blocks of some group could not be rebuilt; with
+// force that is allowed.
+type RetireNode struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Id            []byte                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Lost          bool                   `protobuf:"varint,3,opt,name=lost,proto3" json:"lost,omitempty"`
+	Force         bool                   `protobuf:"varint,4,opt,name=force,proto3" json:"force,omitempty"`
+	Forget        [][]byte               `protobuf:"bytes,5,rep,name=forget,proto3" json:"forget,omitempty"` // ids of nodes that were removed, whose certificates have expired
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetireNode) Reset() {
+	*x = RetireNode{}
+	mi := &file_meta_proto_msgTypes[90]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetireNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetireNode) ProtoMessage() {}
+
+func (x *RetireNode) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[90]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetireNode.ProtoReflect.Descriptor instead.
+func (*RetireNode) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{90}
+}
+
+func (x *RetireNode) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RetireNode) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *RetireNode) GetLost() bool {
+	if x != nil {
+		return x.Lost
+	}
+	return false
+}
+
+func (x *RetireNode) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+func (x *RetireNode) GetForget() [][]byte {
+	if x != nil {
+		return x.Forget
+	}
+	return nil
+}
+
+// RetiredNode is a node that was removed.
+type RetiredNode struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Id            []byte                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Key           []byte                 `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`         // SHA-256 of its public key; empty: not known, any certificate of the name but that of a node that has it now
+	Removed       *Time                  `protobuf:"bytes,4,opt,name=removed,proto3" json:"removed,omitempty"` // for people
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetiredNode) Reset() {
+	*x = RetiredNode{}
+	mi := &file_meta_proto_msgTypes[91]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetiredNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetiredNode) ProtoMessage() {}
+
+func (x *RetiredNode) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[91]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetiredNode.ProtoReflect.Descriptor instead.
+func (*RetiredNode) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{91}
+}
+
+func (x *RetiredNode) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RetiredNode) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *RetiredNode) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *RetiredNode) GetRemoved() *Time {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
+}
+
+// RetireStores makes stores that are gone lost. KindBusy: a slot names one.
+type RetireStores struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ids           []uint32               `protobuf:"varint,1,rep,packed,name=ids,proto3" json:"ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetireStores) Reset() {
+	*x = RetireStores{}
+	mi := &file_meta_proto_msgTypes[92]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetireStores) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetireStores) ProtoMessage() {}
+
+func (x *RetireStores) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[92]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetireStores.ProtoReflect.Descriptor instead.
+func (*RetireStores) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{92}
+}
+
+func (x *RetireStores) GetIds() []uint32 {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
 // NodeGroup is a set of nodes apart from the shared part of the cluster. What is in it is said by nodes (Node.group), racks (RackReservation)
 // and pools (Pool.group), which name it.
 type NodeGroup struct {
@@ -7977,7 +8361,7 @@ type NodeGroup struct {
 
 func (x *NodeGroup) Reset() {
 	*x = NodeGroup{}
-	mi := &file_meta_proto_msgTypes[89]
+	mi := &file_meta_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7989,7 +8373,7 @@ func (x *NodeGroup) String() string {
 func (*NodeGroup) ProtoMessage() {}
 
 func (x *NodeGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[89]
+	mi := &file_meta_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8002,7 +8386,7 @@ func (x *NodeGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeGroup.ProtoReflect.Descriptor instead.
 func (*NodeGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{89}
+	return file_meta_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *NodeGroup) GetName() string {
@@ -8038,7 +8422,7 @@ type RackReservation struct {
 
 func (x *RackReservation) Reset() {
 	*x = RackReservation{}
-	mi := &file_meta_proto_msgTypes[90]
+	mi := &file_meta_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8050,7 +8434,7 @@ func (x *RackReservation) String() string {
 func (*RackReservation) ProtoMessage() {}
 
 func (x *RackReservation) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[90]
+	mi := &file_meta_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8063,7 +8447,7 @@ func (x *RackReservation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RackReservation.ProtoReflect.Descriptor instead.
 func (*RackReservation) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{90}
+	return file_meta_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *RackReservation) GetRack() string {
@@ -8097,7 +8481,7 @@ type PutGroup struct {
 
 func (x *PutGroup) Reset() {
 	*x = PutGroup{}
-	mi := &file_meta_proto_msgTypes[91]
+	mi := &file_meta_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8109,7 +8493,7 @@ func (x *PutGroup) String() string {
 func (*PutGroup) ProtoMessage() {}
 
 func (x *PutGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[91]
+	mi := &file_meta_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8122,7 +8506,7 @@ func (x *PutGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutGroup.ProtoReflect.Descriptor instead.
 func (*PutGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{91}
+	return file_meta_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *PutGroup) GetName() string {
@@ -8141,7 +8525,7 @@ type GroupResult struct {
 
 func (x *GroupResult) Reset() {
 	*x = GroupResult{}
-	mi := &file_meta_proto_msgTypes[92]
+	mi := &file_meta_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8153,7 +8537,7 @@ func (x *GroupResult) String() string {
 func (*GroupResult) ProtoMessage() {}
 
 func (x *GroupResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[92]
+	mi := &file_meta_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8166,7 +8550,7 @@ func (x *GroupResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupResult.ProtoReflect.Descriptor instead.
 func (*GroupResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{92}
+	return file_meta_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *GroupResult) GetGroup() *NodeGroup {
@@ -8187,7 +8571,7 @@ type RemoveGroup struct {
 
 func (x *RemoveGroup) Reset() {
 	*x = RemoveGroup{}
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8199,7 +8583,7 @@ func (x *RemoveGroup) String() string {
 func (*RemoveGroup) ProtoMessage() {}
 
 func (x *RemoveGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8212,7 +8596,7 @@ func (x *RemoveGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveGroup.ProtoReflect.Descriptor instead.
 func (*RemoveGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{93}
+	return file_meta_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *RemoveGroup) GetName() string {
@@ -8244,7 +8628,7 @@ type ReserveRacks struct {
 
 func (x *ReserveRacks) Reset() {
 	*x = ReserveRacks{}
-	mi := &file_meta_proto_msgTypes[94]
+	mi := &file_meta_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8256,7 +8640,7 @@ func (x *ReserveRacks) String() string {
 func (*ReserveRacks) ProtoMessage() {}
 
 func (x *ReserveRacks) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[94]
+	mi := &file_meta_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8269,7 +8653,7 @@ func (x *ReserveRacks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReserveRacks.ProtoReflect.Descriptor instead.
 func (*ReserveRacks) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{94}
+	return file_meta_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *ReserveRacks) GetGroup() string {
@@ -8306,7 +8690,7 @@ type SetNodeGroup struct {
 
 func (x *SetNodeGroup) Reset() {
 	*x = SetNodeGroup{}
-	mi := &file_meta_proto_msgTypes[95]
+	mi := &file_meta_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8318,7 +8702,7 @@ func (x *SetNodeGroup) String() string {
 func (*SetNodeGroup) ProtoMessage() {}
 
 func (x *SetNodeGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[95]
+	mi := &file_meta_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8331,7 +8715,7 @@ func (x *SetNodeGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeGroup.ProtoReflect.Descriptor instead.
 func (*SetNodeGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{95}
+	return file_meta_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *SetNodeGroup) GetGroup() string {
@@ -8367,7 +8751,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_meta_proto_msgTypes[96]
+	mi := &file_meta_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8379,7 +8763,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[96]
+	mi := &file_meta_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8392,7 +8776,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{96}
+	return file_meta_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *Key) GetKind() string {
@@ -8425,7 +8809,7 @@ type PutKey struct {
 
 func (x *PutKey) Reset() {
 	*x = PutKey{}
-	mi := &file_meta_proto_msgTypes[97]
+	mi := &file_meta_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8437,7 +8821,7 @@ func (x *PutKey) String() string {
 func (*PutKey) ProtoMessage() {}
 
 func (x *PutKey) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[97]
+	mi := &file_meta_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8450,7 +8834,7 @@ func (x *PutKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutKey.ProtoReflect.Descriptor instead.
 func (*PutKey) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{97}
+	return file_meta_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *PutKey) GetKey() *Key {
@@ -8473,7 +8857,7 @@ type NFSClient struct {
 
 func (x *NFSClient) Reset() {
 	*x = NFSClient{}
-	mi := &file_meta_proto_msgTypes[98]
+	mi := &file_meta_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8485,7 +8869,7 @@ func (x *NFSClient) String() string {
 func (*NFSClient) ProtoMessage() {}
 
 func (x *NFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[98]
+	mi := &file_meta_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8498,7 +8882,7 @@ func (x *NFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClient.ProtoReflect.Descriptor instead.
 func (*NFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{98}
+	return file_meta_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *NFSClient) GetGateway() string {
@@ -8531,7 +8915,7 @@ type PutNFSClient struct {
 
 func (x *PutNFSClient) Reset() {
 	*x = PutNFSClient{}
-	mi := &file_meta_proto_msgTypes[99]
+	mi := &file_meta_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8543,7 +8927,7 @@ func (x *PutNFSClient) String() string {
 func (*PutNFSClient) ProtoMessage() {}
 
 func (x *PutNFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[99]
+	mi := &file_meta_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8556,7 +8940,7 @@ func (x *PutNFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNFSClient.ProtoReflect.Descriptor instead.
 func (*PutNFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{99}
+	return file_meta_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *PutNFSClient) GetClient() *NFSClient {
@@ -8576,7 +8960,7 @@ type RemoveNFSClient struct {
 
 func (x *RemoveNFSClient) Reset() {
 	*x = RemoveNFSClient{}
-	mi := &file_meta_proto_msgTypes[100]
+	mi := &file_meta_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8588,7 +8972,7 @@ func (x *RemoveNFSClient) String() string {
 func (*RemoveNFSClient) ProtoMessage() {}
 
 func (x *RemoveNFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[100]
+	mi := &file_meta_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8601,7 +8985,7 @@ func (x *RemoveNFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNFSClient.ProtoReflect.Descriptor instead.
 func (*RemoveNFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{100}
+	return file_meta_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *RemoveNFSClient) GetGateway() string {
@@ -8638,7 +9022,7 @@ type ClientRecord struct {
 
 func (x *ClientRecord) Reset() {
 	*x = ClientRecord{}
-	mi := &file_meta_proto_msgTypes[101]
+	mi := &file_meta_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8650,7 +9034,7 @@ func (x *ClientRecord) String() string {
 func (*ClientRecord) ProtoMessage() {}
 
 func (x *ClientRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[101]
+	mi := &file_meta_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8663,7 +9047,7 @@ func (x *ClientRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientRecord.ProtoReflect.Descriptor instead.
 func (*ClientRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{101}
+	return file_meta_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *ClientRecord) GetId() uint64 {
@@ -8748,7 +9132,7 @@ type SessionRecord struct {
 
 func (x *SessionRecord) Reset() {
 	*x = SessionRecord{}
-	mi := &file_meta_proto_msgTypes[102]
+	mi := &file_meta_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8760,7 +9144,7 @@ func (x *SessionRecord) String() string {
 func (*SessionRecord) ProtoMessage() {}
 
 func (x *SessionRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[102]
+	mi := &file_meta_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8773,7 +9157,7 @@ func (x *SessionRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRecord.ProtoReflect.Descriptor instead.
 func (*SessionRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{102}
+	return file_meta_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *SessionRecord) GetId() []byte {
@@ -8809,7 +9193,7 @@ type PutClient struct {
 
 func (x *PutClient) Reset() {
 	*x = PutClient{}
-	mi := &file_meta_proto_msgTypes[103]
+	mi := &file_meta_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8821,7 +9205,7 @@ func (x *PutClient) String() string {
 func (*PutClient) ProtoMessage() {}
 
 func (x *PutClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[103]
+	mi := &file_meta_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8834,7 +9218,7 @@ func (x *PutClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutClient.ProtoReflect.Descriptor instead.
 func (*PutClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{103}
+	return file_meta_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *PutClient) GetClient() *ClientRecord {
@@ -8863,7 +9247,7 @@ type ClientsResult struct {
 
 func (x *ClientsResult) Reset() {
 	*x = ClientsResult{}
-	mi := &file_meta_proto_msgTypes[104]
+	mi := &file_meta_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8875,7 +9259,7 @@ func (x *ClientsResult) String() string {
 func (*ClientsResult) ProtoMessage() {}
 
 func (x *ClientsResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[104]
+	mi := &file_meta_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8888,7 +9272,7 @@ func (x *ClientsResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientsResult.ProtoReflect.Descriptor instead.
 func (*ClientsResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{104}
+	return file_meta_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *ClientsResult) GetFirst() uint64 {
@@ -8925,7 +9309,7 @@ type RemoveClient struct {
 
 func (x *RemoveClient) Reset() {
 	*x = RemoveClient{}
-	mi := &file_meta_proto_msgTypes[105]
+	mi := &file_meta_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8937,7 +9321,7 @@ func (x *RemoveClient) String() string {
 func (*RemoveClient) ProtoMessage() {}
 
 func (x *RemoveClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[105]
+	mi := &file_meta_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8950,7 +9334,7 @@ func (x *RemoveClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveClient.ProtoReflect.Descriptor instead.
 func (*RemoveClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{105}
+	return file_meta_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *RemoveClient) GetClient() uint64 {
@@ -8978,7 +9362,7 @@ type TakeClients struct {
 
 func (x *TakeClients) Reset() {
 	*x = TakeClients{}
-	mi := &file_meta_proto_msgTypes[106]
+	mi := &file_meta_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8990,7 +9374,7 @@ func (x *TakeClients) String() string {
 func (*TakeClients) ProtoMessage() {}
 
 func (x *TakeClients) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[106]
+	mi := &file_meta_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9003,7 +9387,7 @@ func (x *TakeClients) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeClients.ProtoReflect.Descriptor instead.
 func (*TakeClients) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{106}
+	return file_meta_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *TakeClients) GetClients() []uint64 {
@@ -9023,7 +9407,7 @@ type ForgetClients struct {
 
 func (x *ForgetClients) Reset() {
 	*x = ForgetClients{}
-	mi := &file_meta_proto_msgTypes[107]
+	mi := &file_meta_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9035,7 +9419,7 @@ func (x *ForgetClients) String() string {
 func (*ForgetClients) ProtoMessage() {}
 
 func (x *ForgetClients) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[107]
+	mi := &file_meta_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9048,7 +9432,7 @@ func (x *ForgetClients) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetClients.ProtoReflect.Descriptor instead.
 func (*ForgetClients) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{107}
+	return file_meta_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *ForgetClients) GetClients() []uint64 {
@@ -9070,7 +9454,7 @@ type PutSession struct {
 
 func (x *PutSession) Reset() {
 	*x = PutSession{}
-	mi := &file_meta_proto_msgTypes[108]
+	mi := &file_meta_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9082,7 +9466,7 @@ func (x *PutSession) String() string {
 func (*PutSession) ProtoMessage() {}
 
 func (x *PutSession) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[108]
+	mi := &file_meta_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9095,7 +9479,7 @@ func (x *PutSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSession.ProtoReflect.Descriptor instead.
 func (*PutSession) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{108}
+	return file_meta_proto_rawDescGZIP(), []int{112}
 }
 
 func (x *PutSession) GetSession() *SessionRecord {
@@ -9122,7 +9506,7 @@ type RemoveSession struct {
 
 func (x *RemoveSession) Reset() {
 	*x = RemoveSession{}
-	mi := &file_meta_proto_msgTypes[109]
+	mi := &file_meta_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9134,7 +9518,7 @@ func (x *RemoveSession) String() string {
 func (*RemoveSession) ProtoMessage() {}
 
 func (x *RemoveSession) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[109]
+	mi := &file_meta_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9147,7 +9531,7 @@ func (x *RemoveSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSession.ProtoReflect.Descriptor instead.
 func (*RemoveSession) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{109}
+	return file_meta_proto_rawDescGZIP(), []int{113}
 }
 
 func (x *RemoveSession) GetSession() []byte {
@@ -9189,6 +9573,7 @@ type Query struct {
 	//	*Query_Client
 	//	*Query_Nodes
 	//	*Query_Tokens
+	//	*Query_RetiredNodes
 	Q             isQuery_Q `protobuf_oneof:"q"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -9196,7 +9581,7 @@ type Query struct {
 
 func (x *Query) Reset() {
 	*x = Query{}
-	mi := &file_meta_proto_msgTypes[110]
+	mi := &file_meta_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9208,7 +9593,7 @@ func (x *Query) String() string {
 func (*Query) ProtoMessage() {}
 
 func (x *Query) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[110]
+	mi := &file_meta_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9221,7 +9606,7 @@ func (x *Query) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Query.ProtoReflect.Descriptor instead.
 func (*Query) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{110}
+	return file_meta_proto_rawDescGZIP(), []int{114}
 }
 
 func (x *Query) GetFs() uint32 {
@@ -9470,6 +9855,15 @@ func (x *Query) GetTokens() *TokensQ {
 	return nil
 }
 
+func (x *Query) GetRetiredNodes() *RetiredNodesQ {
+	if x != nil {
+		if x, ok := x.Q.(*Query_RetiredNodes); ok {
+			return x.RetiredNodes
+		}
+	}
+	return nil
+}
+
 type isQuery_Q interface {
 	isQuery_Q()
 }
@@ -9574,6 +9968,10 @@ type Query_Tokens struct {
 	Tokens *TokensQ `protobuf:"bytes,41,opt,name=tokens,proto3,oneof"` // level 3
 }
 
+type Query_RetiredNodes struct {
+	RetiredNodes *RetiredNodesQ `protobuf:"bytes,56,opt,name=retired_nodes,json=retiredNodes,proto3,oneof"`
+}
+
 func (*Query_GetAttr) isQuery_Q() {}
 
 func (*Query_Lookup) isQuery_Q() {}
@@ -9624,6 +10022,8 @@ func (*Query_Nodes) isQuery_Q() {}
 
 func (*Query_Tokens) isQuery_Q() {}
 
+func (*Query_RetiredNodes) isQuery_Q() {}
+
 type GetAttrQ struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
@@ -9635,7 +10035,7 @@ type GetAttrQ struct {
 
 func (x *GetAttrQ) Reset() {
 	*x = GetAttrQ{}
-	mi := &file_meta_proto_msgTypes[111]
+	mi := &file_meta_proto_msgTypes[115]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9647,7 +10047,7 @@ func (x *GetAttrQ) String() string {
 func (*GetAttrQ) ProtoMessage() {}
 
 func (x *GetAttrQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[111]
+	mi := &file_meta_proto_msgTypes[115]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9660,7 +10060,7 @@ func (x *GetAttrQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttrQ.ProtoReflect.Descriptor instead.
 func (*GetAttrQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{111}
+	return file_meta_proto_rawDescGZIP(), []int{115}
 }
 
 func (x *GetAttrQ) GetIno() uint64 {
@@ -9694,7 +10094,7 @@ type LookupQ struct {
 
 func (x *LookupQ) Reset() {
 	*x = LookupQ{}
-	mi := &file_meta_proto_msgTypes[112]
+	mi := &file_meta_proto_msgTypes[116]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9706,7 +10106,7 @@ func (x *LookupQ) String() string {
 func (*LookupQ) ProtoMessage() {}
 
 func (x *LookupQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[112]
+	mi := &file_meta_proto_msgTypes[116]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9719,7 +10119,7 @@ func (x *LookupQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupQ.ProtoReflect.Descriptor instead.
 func (*LookupQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{112}
+	return file_meta_proto_rawDescGZIP(), []int{116}
 }
 
 func (x *LookupQ) GetDir() uint64 {
@@ -9745,7 +10145,7 @@ type ParentQ struct {
 
 func (x *ParentQ) Reset() {
 	*x = ParentQ{}
-	mi := &file_meta_proto_msgTypes[113]
+	mi := &file_meta_proto_msgTypes[117]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9757,7 +10157,7 @@ func (x *ParentQ) String() string {
 func (*ParentQ) ProtoMessage() {}
 
 func (x *ParentQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[113]
+	mi := &file_meta_proto_msgTypes[117]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9770,7 +10170,7 @@ func (x *ParentQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParentQ.ProtoReflect.Descriptor instead.
 func (*ParentQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{113}
+	return file_meta_proto_rawDescGZIP(), []int{117}
 }
 
 func (x *ParentQ) GetDir() uint64 {
@@ -9793,7 +10193,7 @@ type ReadDirQ struct {
 
 func (x *ReadDirQ) Reset() {
 	*x = ReadDirQ{}
-	mi := &file_meta_proto_msgTypes[114]
+	mi := &file_meta_proto_msgTypes[118]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9805,7 +10205,7 @@ func (x *ReadDirQ) String() string {
 func (*ReadDirQ) ProtoMessage() {}
 
 func (x *ReadDirQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[114]
+	mi := &file_meta_proto_msgTypes[118]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9818,7 +10218,7 @@ func (x *ReadDirQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirQ.ProtoReflect.Descriptor instead.
 func (*ReadDirQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{114}
+	return file_meta_proto_rawDescGZIP(), []int{118}
 }
 
 func (x *ReadDirQ) GetDir() uint64 {
@@ -9865,7 +10265,7 @@ type ReadLinkQ struct {
 
 func (x *ReadLinkQ) Reset() {
 	*x = ReadLinkQ{}
-	mi := &file_meta_proto_msgTypes[115]
+	mi := &file_meta_proto_msgTypes[119]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9877,7 +10277,7 @@ func (x *ReadLinkQ) String() string {
 func (*ReadLinkQ) ProtoMessage() {}
 
 func (x *ReadLinkQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[115]
+	mi := &file_meta_proto_msgTypes[119]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9890,7 +10290,7 @@ func (x *ReadLinkQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkQ.ProtoReflect.Descriptor instead.
 func (*ReadLinkQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{115}
+	return file_meta_proto_rawDescGZIP(), []int{119}
 }
 
 func (x *ReadLinkQ) GetIno() uint64 {
@@ -9914,7 +10314,7 @@ type ExtentsQ struct {
 
 func (x *ExtentsQ) Reset() {
 	*x = ExtentsQ{}
-	mi := &file_meta_proto_msgTypes[116]
+	mi := &file_meta_proto_msgTypes[120]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9926,7 +10326,7 @@ func (x *ExtentsQ) String() string {
 func (*ExtentsQ) ProtoMessage() {}
 
 func (x *ExtentsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[116]
+	mi := &file_meta_proto_msgTypes[120]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9939,7 +10339,7 @@ func (x *ExtentsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsQ.ProtoReflect.Descriptor instead.
 func (*ExtentsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{116}
+	return file_meta_proto_rawDescGZIP(), []int{120}
 }
 
 func (x *ExtentsQ) GetIno() uint64 {
@@ -9987,7 +10387,7 @@ type StatFSQ struct {
 
 func (x *StatFSQ) Reset() {
 	*x = StatFSQ{}
-	mi := &file_meta_proto_msgTypes[117]
+	mi := &file_meta_proto_msgTypes[121]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9999,7 +10399,7 @@ func (x *StatFSQ) String() string {
 func (*StatFSQ) ProtoMessage() {}
 
 func (x *StatFSQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[117]
+	mi := &file_meta_proto_msgTypes[121]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10012,7 +10412,7 @@ func (x *StatFSQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSQ.ProtoReflect.Descriptor instead.
 func (*StatFSQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{117}
+	return file_meta_proto_rawDescGZIP(), []int{121}
 }
 
 func (x *StatFSQ) GetIno() uint64 {
@@ -10033,7 +10433,7 @@ type QuotasQ struct {
 
 func (x *QuotasQ) Reset() {
 	*x = QuotasQ{}
-	mi := &file_meta_proto_msgTypes[118]
+	mi := &file_meta_proto_msgTypes[122]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10045,7 +10445,7 @@ func (x *QuotasQ) String() string {
 func (*QuotasQ) ProtoMessage() {}
 
 func (x *QuotasQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[118]
+	mi := &file_meta_proto_msgTypes[122]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10058,7 +10458,7 @@ func (x *QuotasQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotasQ.ProtoReflect.Descriptor instead.
 func (*QuotasQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{118}
+	return file_meta_proto_rawDescGZIP(), []int{122}
 }
 
 func (x *QuotasQ) GetFrom() uint32 {
@@ -10083,7 +10483,7 @@ type NodesQ struct {
 
 func (x *NodesQ) Reset() {
 	*x = NodesQ{}
-	mi := &file_meta_proto_msgTypes[119]
+	mi := &file_meta_proto_msgTypes[123]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10095,7 +10495,7 @@ func (x *NodesQ) String() string {
 func (*NodesQ) ProtoMessage() {}
 
 func (x *NodesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[119]
+	mi := &file_meta_proto_msgTypes[123]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10108,7 +10508,7 @@ func (x *NodesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesQ.ProtoReflect.Descriptor instead.
 func (*NodesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{119}
+	return file_meta_proto_rawDescGZIP(), []int{123}
 }
 
 type TokensQ struct {
@@ -10119,7 +10519,7 @@ type TokensQ struct {
 
 func (x *TokensQ) Reset() {
 	*x = TokensQ{}
-	mi := &file_meta_proto_msgTypes[120]
+	mi := &file_meta_proto_msgTypes[124]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10131,7 +10531,7 @@ func (x *TokensQ) String() string {
 func (*TokensQ) ProtoMessage() {}
 
 func (x *TokensQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[120]
+	mi := &file_meta_proto_msgTypes[124]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10144,7 +10544,43 @@ func (x *TokensQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensQ.ProtoReflect.Descriptor instead.
 func (*TokensQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{120}
+	return file_meta_proto_rawDescGZIP(), []int{124}
+}
+
+type RetiredNodesQ struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetiredNodesQ) Reset() {
+	*x = RetiredNodesQ{}
+	mi := &file_meta_proto_msgTypes[125]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetiredNodesQ) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetiredNodesQ) ProtoMessage() {}
+
+func (x *RetiredNodesQ) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[125]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetiredNodesQ.ProtoReflect.Descriptor instead.
+func (*RetiredNodesQ) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{125}
 }
 
 type BlockStatesQ struct {
@@ -10156,7 +10592,7 @@ type BlockStatesQ struct {
 
 func (x *BlockStatesQ) Reset() {
 	*x = BlockStatesQ{}
-	mi := &file_meta_proto_msgTypes[121]
+	mi := &file_meta_proto_msgTypes[126]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10168,7 +10604,7 @@ func (x *BlockStatesQ) String() string {
 func (*BlockStatesQ) ProtoMessage() {}
 
 func (x *BlockStatesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[121]
+	mi := &file_meta_proto_msgTypes[126]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10181,7 +10617,7 @@ func (x *BlockStatesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesQ.ProtoReflect.Descriptor instead.
 func (*BlockStatesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{121}
+	return file_meta_proto_rawDescGZIP(), []int{126}
 }
 
 func (x *BlockStatesQ) GetIds() []uint64 {
@@ -10205,7 +10641,7 @@ type BlocksQ struct {
 
 func (x *BlocksQ) Reset() {
 	*x = BlocksQ{}
-	mi := &file_meta_proto_msgTypes[122]
+	mi := &file_meta_proto_msgTypes[127]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10217,7 +10653,7 @@ func (x *BlocksQ) String() string {
 func (*BlocksQ) ProtoMessage() {}
 
 func (x *BlocksQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[122]
+	mi := &file_meta_proto_msgTypes[127]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10230,7 +10666,7 @@ func (x *BlocksQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksQ.ProtoReflect.Descriptor instead.
 func (*BlocksQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{122}
+	return file_meta_proto_rawDescGZIP(), []int{127}
 }
 
 func (x *BlocksQ) GetAfter() uint64 {
@@ -10272,7 +10708,7 @@ type GetXattrQ struct {
 
 func (x *GetXattrQ) Reset() {
 	*x = GetXattrQ{}
-	mi := &file_meta_proto_msgTypes[123]
+	mi := &file_meta_proto_msgTypes[128]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10284,7 +10720,7 @@ func (x *GetXattrQ) String() string {
 func (*GetXattrQ) ProtoMessage() {}
 
 func (x *GetXattrQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[123]
+	mi := &file_meta_proto_msgTypes[128]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10297,7 +10733,7 @@ func (x *GetXattrQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrQ.ProtoReflect.Descriptor instead.
 func (*GetXattrQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{123}
+	return file_meta_proto_rawDescGZIP(), []int{128}
 }
 
 func (x *GetXattrQ) GetIno() uint64 {
@@ -10325,7 +10761,7 @@ type ListXattrsQ struct {
 
 func (x *ListXattrsQ) Reset() {
 	*x = ListXattrsQ{}
-	mi := &file_meta_proto_msgTypes[124]
+	mi := &file_meta_proto_msgTypes[129]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10337,7 +10773,7 @@ func (x *ListXattrsQ) String() string {
 func (*ListXattrsQ) ProtoMessage() {}
 
 func (x *ListXattrsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[124]
+	mi := &file_meta_proto_msgTypes[129]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10350,7 +10786,7 @@ func (x *ListXattrsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrsQ.ProtoReflect.Descriptor instead.
 func (*ListXattrsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{124}
+	return file_meta_proto_rawDescGZIP(), []int{129}
 }
 
 func (x *ListXattrsQ) GetIno() uint64 {
@@ -10382,7 +10818,7 @@ type ShardInfoQ struct {
 
 func (x *ShardInfoQ) Reset() {
 	*x = ShardInfoQ{}
-	mi := &file_meta_proto_msgTypes[125]
+	mi := &file_meta_proto_msgTypes[130]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10394,7 +10830,7 @@ func (x *ShardInfoQ) String() string {
 func (*ShardInfoQ) ProtoMessage() {}
 
 func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[125]
+	mi := &file_meta_proto_msgTypes[130]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10407,7 +10843,7 @@ func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoQ.ProtoReflect.Descriptor instead.
 func (*ShardInfoQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{125}
+	return file_meta_proto_rawDescGZIP(), []int{130}
 }
 
 type FileSystemsQ struct {
@@ -10418,7 +10854,7 @@ type FileSystemsQ struct {
 
 func (x *FileSystemsQ) Reset() {
 	*x = FileSystemsQ{}
-	mi := &file_meta_proto_msgTypes[126]
+	mi := &file_meta_proto_msgTypes[131]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10430,7 +10866,7 @@ func (x *FileSystemsQ) String() string {
 func (*FileSystemsQ) ProtoMessage() {}
 
 func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[126]
+	mi := &file_meta_proto_msgTypes[131]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10443,7 +10879,7 @@ func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsQ.ProtoReflect.Descriptor instead.
 func (*FileSystemsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{126}
+	return file_meta_proto_rawDescGZIP(), []int{131}
 }
 
 // ClusterMapQ asks for the stores and pools. With the version that the caller has, the answer
@@ -10457,7 +10893,7 @@ type ClusterMapQ struct {
 
 func (x *ClusterMapQ) Reset() {
 	*x = ClusterMapQ{}
-	mi := &file_meta_proto_msgTypes[127]
+	mi := &file_meta_proto_msgTypes[132]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10469,7 +10905,7 @@ func (x *ClusterMapQ) String() string {
 func (*ClusterMapQ) ProtoMessage() {}
 
 func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[127]
+	mi := &file_meta_proto_msgTypes[132]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10482,7 +10918,7 @@ func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapQ.ProtoReflect.Descriptor instead.
 func (*ClusterMapQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{127}
+	return file_meta_proto_rawDescGZIP(), []int{132}
 }
 
 func (x *ClusterMapQ) GetKnownVersion() uint64 {
@@ -10501,7 +10937,7 @@ type KeysQ struct {
 
 func (x *KeysQ) Reset() {
 	*x = KeysQ{}
-	mi := &file_meta_proto_msgTypes[128]
+	mi := &file_meta_proto_msgTypes[133]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10513,7 +10949,7 @@ func (x *KeysQ) String() string {
 func (*KeysQ) ProtoMessage() {}
 
 func (x *KeysQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[128]
+	mi := &file_meta_proto_msgTypes[133]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10526,7 +10962,7 @@ func (x *KeysQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysQ.ProtoReflect.Descriptor instead.
 func (*KeysQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{128}
+	return file_meta_proto_rawDescGZIP(), []int{133}
 }
 
 func (x *KeysQ) GetKind() string {
@@ -10545,7 +10981,7 @@ type NFSClientsQ struct {
 
 func (x *NFSClientsQ) Reset() {
 	*x = NFSClientsQ{}
-	mi := &file_meta_proto_msgTypes[129]
+	mi := &file_meta_proto_msgTypes[134]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10557,7 +10993,7 @@ func (x *NFSClientsQ) String() string {
 func (*NFSClientsQ) ProtoMessage() {}
 
 func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[129]
+	mi := &file_meta_proto_msgTypes[134]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10570,7 +11006,7 @@ func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsQ.ProtoReflect.Descriptor instead.
 func (*NFSClientsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{129}
+	return file_meta_proto_rawDescGZIP(), []int{134}
 }
 
 func (x *NFSClientsQ) GetGateway() string {
@@ -10595,7 +11031,7 @@ type TestLockQ struct {
 
 func (x *TestLockQ) Reset() {
 	*x = TestLockQ{}
-	mi := &file_meta_proto_msgTypes[130]
+	mi := &file_meta_proto_msgTypes[135]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10607,7 +11043,7 @@ func (x *TestLockQ) String() string {
 func (*TestLockQ) ProtoMessage() {}
 
 func (x *TestLockQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[130]
+	mi := &file_meta_proto_msgTypes[135]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10620,7 +11056,7 @@ func (x *TestLockQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestLockQ.ProtoReflect.Descriptor instead.
 func (*TestLockQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{130}
+	return file_meta_proto_rawDescGZIP(), []int{135}
 }
 
 func (x *TestLockQ) GetIno() uint64 {
@@ -10679,7 +11115,7 @@ type ClientStateQ struct {
 
 func (x *ClientStateQ) Reset() {
 	*x = ClientStateQ{}
-	mi := &file_meta_proto_msgTypes[131]
+	mi := &file_meta_proto_msgTypes[136]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10691,7 +11127,7 @@ func (x *ClientStateQ) String() string {
 func (*ClientStateQ) ProtoMessage() {}
 
 func (x *ClientStateQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[131]
+	mi := &file_meta_proto_msgTypes[136]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10704,7 +11140,7 @@ func (x *ClientStateQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientStateQ.ProtoReflect.Descriptor instead.
 func (*ClientStateQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{131}
+	return file_meta_proto_rawDescGZIP(), []int{136}
 }
 
 func (x *ClientStateQ) GetClient() uint64 {
@@ -10746,7 +11182,7 @@ type SessionSlotsQ struct {
 
 func (x *SessionSlotsQ) Reset() {
 	*x = SessionSlotsQ{}
-	mi := &file_meta_proto_msgTypes[132]
+	mi := &file_meta_proto_msgTypes[137]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10758,7 +11194,7 @@ func (x *SessionSlotsQ) String() string {
 func (*SessionSlotsQ) ProtoMessage() {}
 
 func (x *SessionSlotsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[132]
+	mi := &file_meta_proto_msgTypes[137]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10771,7 +11207,7 @@ func (x *SessionSlotsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlotsQ.ProtoReflect.Descriptor instead.
 func (*SessionSlotsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{132}
+	return file_meta_proto_rawDescGZIP(), []int{137}
 }
 
 func (x *SessionSlotsQ) GetSession() []byte {
@@ -10791,7 +11227,7 @@ type FileOpensQ struct {
 
 func (x *FileOpensQ) Reset() {
 	*x = FileOpensQ{}
-	mi := &file_meta_proto_msgTypes[133]
+	mi := &file_meta_proto_msgTypes[138]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10803,7 +11239,7 @@ func (x *FileOpensQ) String() string {
 func (*FileOpensQ) ProtoMessage() {}
 
 func (x *FileOpensQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[133]
+	mi := &file_meta_proto_msgTypes[138]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10816,7 +11252,7 @@ func (x *FileOpensQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileOpensQ.ProtoReflect.Descriptor instead.
 func (*FileOpensQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{133}
+	return file_meta_proto_rawDescGZIP(), []int{138}
 }
 
 func (x *FileOpensQ) GetIno() uint64 {
@@ -10839,7 +11275,7 @@ type ClientsQ struct {
 
 func (x *ClientsQ) Reset() {
 	*x = ClientsQ{}
-	mi := &file_meta_proto_msgTypes[134]
+	mi := &file_meta_proto_msgTypes[139]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10851,7 +11287,7 @@ func (x *ClientsQ) String() string {
 func (*ClientsQ) ProtoMessage() {}
 
 func (x *ClientsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[134]
+	mi := &file_meta_proto_msgTypes[139]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10864,7 +11300,7 @@ func (x *ClientsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientsQ.ProtoReflect.Descriptor instead.
 func (*ClientsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{134}
+	return file_meta_proto_rawDescGZIP(), []int{139}
 }
 
 func (x *ClientsQ) GetGateway() string {
@@ -10906,7 +11342,7 @@ type ClientQ struct {
 
 func (x *ClientQ) Reset() {
 	*x = ClientQ{}
-	mi := &file_meta_proto_msgTypes[135]
+	mi := &file_meta_proto_msgTypes[140]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10918,7 +11354,7 @@ func (x *ClientQ) String() string {
 func (*ClientQ) ProtoMessage() {}
 
 func (x *ClientQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[135]
+	mi := &file_meta_proto_msgTypes[140]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10931,7 +11367,7 @@ func (x *ClientQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientQ.ProtoReflect.Descriptor instead.
 func (*ClientQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{135}
+	return file_meta_proto_rawDescGZIP(), []int{140}
 }
 
 func (x *ClientQ) GetClient() uint64 {
@@ -10976,6 +11412,7 @@ type QueryResult struct {
 	//	*QueryResult_Quotas
 	//	*QueryResult_Nodes
 	//	*QueryResult_Tokens
+	//	*QueryResult_RetiredNodes
 	R             isQueryResult_R `protobuf_oneof:"r"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -10983,7 +11420,7 @@ type QueryResult struct {
 
 func (x *QueryResult) Reset() {
 	*x = QueryResult{}
-	mi := &file_meta_proto_msgTypes[136]
+	mi := &file_meta_proto_msgTypes[141]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10995,7 +11432,7 @@ func (x *QueryResult) String() string {
 func (*QueryResult) ProtoMessage() {}
 
 func (x *QueryResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[136]
+	mi := &file_meta_proto_msgTypes[141]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11008,7 +11445,7 @@ func (x *QueryResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryResult.ProtoReflect.Descriptor instead.
 func (*QueryResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{136}
+	return file_meta_proto_rawDescGZIP(), []int{141}
 }
 
 func (x *QueryResult) GetKind() uint32 {
@@ -11230,6 +11667,15 @@ func (x *QueryResult) GetTokens() *TokensR {
 	return nil
 }
 
+func (x *QueryResult) GetRetiredNodes() *RetiredNodesR {
+	if x != nil {
+		if x, ok := x.R.(*QueryResult_RetiredNodes); ok {
+			return x.RetiredNodes
+		}
+	}
+	return nil
+}
+
 type isQueryResult_R interface {
 	isQueryResult_R()
 }
@@ -11322,6 +11768,10 @@ type QueryResult_Tokens struct {
 	Tokens *TokensR `protobuf:"bytes,41,opt,name=tokens,proto3,oneof"`
 }
 
+type QueryResult_RetiredNodes struct {
+	RetiredNodes *RetiredNodesR `protobuf:"bytes,56,opt,name=retired_nodes,json=retiredNodes,proto3,oneof"`
+}
+
 func (*QueryResult_Attr) isQueryResult_R() {}
 
 func (*QueryResult_ReadDir) isQueryResult_R() {}
@@ -11366,6 +11816,8 @@ func (*QueryResult_Nodes) isQueryResult_R() {}
 
 func (*QueryResult_Tokens) isQueryResult_R() {}
 
+func (*QueryResult_RetiredNodes) isQueryResult_R() {}
+
 type AttrR struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Attr          *Attr                  `protobuf:"bytes,1,opt,name=attr,proto3" json:"attr,omitempty"`
@@ -11376,7 +11828,7 @@ type AttrR struct {
 
 func (x *AttrR) Reset() {
 	*x = AttrR{}
-	mi := &file_meta_proto_msgTypes[137]
+	mi := &file_meta_proto_msgTypes[142]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11388,7 +11840,7 @@ func (x *AttrR) String() string {
 func (*AttrR) ProtoMessage() {}
 
 func (x *AttrR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[137]
+	mi := &file_meta_proto_msgTypes[142]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11401,7 +11853,7 @@ func (x *AttrR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttrR.ProtoReflect.Descriptor instead.
 func (*AttrR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{137}
+	return file_meta_proto_rawDescGZIP(), []int{142}
 }
 
 func (x *AttrR) GetAttr() *Attr {
@@ -11431,7 +11883,7 @@ type Dirent struct {
 
 func (x *Dirent) Reset() {
 	*x = Dirent{}
-	mi := &file_meta_proto_msgTypes[138]
+	mi := &file_meta_proto_msgTypes[143]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11443,7 +11895,7 @@ func (x *Dirent) String() string {
 func (*Dirent) ProtoMessage() {}
 
 func (x *Dirent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[138]
+	mi := &file_meta_proto_msgTypes[143]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11456,7 +11908,7 @@ func (x *Dirent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dirent.ProtoReflect.Descriptor instead.
 func (*Dirent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{138}
+	return file_meta_proto_rawDescGZIP(), []int{143}
 }
 
 func (x *Dirent) GetCookie() uint64 {
@@ -11505,7 +11957,7 @@ type ReadDirR struct {
 
 func (x *ReadDirR) Reset() {
 	*x = ReadDirR{}
-	mi := &file_meta_proto_msgTypes[139]
+	mi := &file_meta_proto_msgTypes[144]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11517,7 +11969,7 @@ func (x *ReadDirR) String() string {
 func (*ReadDirR) ProtoMessage() {}
 
 func (x *ReadDirR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[139]
+	mi := &file_meta_proto_msgTypes[144]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11530,7 +11982,7 @@ func (x *ReadDirR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirR.ProtoReflect.Descriptor instead.
 func (*ReadDirR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{139}
+	return file_meta_proto_rawDescGZIP(), []int{144}
 }
 
 func (x *ReadDirR) GetEntries() []*Dirent {
@@ -11563,7 +12015,7 @@ type ReadLinkR struct {
 
 func (x *ReadLinkR) Reset() {
 	*x = ReadLinkR{}
-	mi := &file_meta_proto_msgTypes[140]
+	mi := &file_meta_proto_msgTypes[145]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11575,7 +12027,7 @@ func (x *ReadLinkR) String() string {
 func (*ReadLinkR) ProtoMessage() {}
 
 func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[140]
+	mi := &file_meta_proto_msgTypes[145]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11588,7 +12040,7 @@ func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkR.ProtoReflect.Descriptor instead.
 func (*ReadLinkR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{140}
+	return file_meta_proto_rawDescGZIP(), []int{145}
 }
 
 func (x *ReadLinkR) GetTarget() []byte {
@@ -11616,7 +12068,7 @@ type Extent struct {
 
 func (x *Extent) Reset() {
 	*x = Extent{}
-	mi := &file_meta_proto_msgTypes[141]
+	mi := &file_meta_proto_msgTypes[146]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11628,7 +12080,7 @@ func (x *Extent) String() string {
 func (*Extent) ProtoMessage() {}
 
 func (x *Extent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[141]
+	mi := &file_meta_proto_msgTypes[146]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11641,7 +12093,7 @@ func (x *Extent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extent.ProtoReflect.Descriptor instead.
 func (*Extent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{141}
+	return file_meta_proto_rawDescGZIP(), []int{146}
 }
 
 func (x *Extent) GetOffset() uint64 {
@@ -11726,7 +12178,7 @@ type ExtentsR struct {
 
 func (x *ExtentsR) Reset() {
 	*x = ExtentsR{}
-	mi := &file_meta_proto_msgTypes[142]
+	mi := &file_meta_proto_msgTypes[147]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11738,7 +12190,7 @@ func (x *ExtentsR) String() string {
 func (*ExtentsR) ProtoMessage() {}
 
 func (x *ExtentsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[142]
+	mi := &file_meta_proto_msgTypes[147]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11751,7 +12203,7 @@ func (x *ExtentsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsR.ProtoReflect.Descriptor instead.
 func (*ExtentsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{142}
+	return file_meta_proto_rawDescGZIP(), []int{147}
 }
 
 func (x *ExtentsR) GetExtents() []*Extent {
@@ -11796,7 +12248,7 @@ type StatFSR struct {
 
 func (x *StatFSR) Reset() {
 	*x = StatFSR{}
-	mi := &file_meta_proto_msgTypes[143]
+	mi := &file_meta_proto_msgTypes[148]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11808,7 +12260,7 @@ func (x *StatFSR) String() string {
 func (*StatFSR) ProtoMessage() {}
 
 func (x *StatFSR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[143]
+	mi := &file_meta_proto_msgTypes[148]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11821,7 +12273,7 @@ func (x *StatFSR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSR.ProtoReflect.Descriptor instead.
 func (*StatFSR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{143}
+	return file_meta_proto_rawDescGZIP(), []int{148}
 }
 
 func (x *StatFSR) GetUsedBytes() uint64 {
@@ -11882,7 +12334,7 @@ type Quota struct {
 
 func (x *Quota) Reset() {
 	*x = Quota{}
-	mi := &file_meta_proto_msgTypes[144]
+	mi := &file_meta_proto_msgTypes[149]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11894,7 +12346,7 @@ func (x *Quota) String() string {
 func (*Quota) ProtoMessage() {}
 
 func (x *Quota) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[144]
+	mi := &file_meta_proto_msgTypes[149]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11907,7 +12359,7 @@ func (x *Quota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Quota.ProtoReflect.Descriptor instead.
 func (*Quota) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{144}
+	return file_meta_proto_rawDescGZIP(), []int{149}
 }
 
 func (x *Quota) GetProject() uint32 {
@@ -11969,7 +12421,7 @@ type QuotasR struct {
 
 func (x *QuotasR) Reset() {
 	*x = QuotasR{}
-	mi := &file_meta_proto_msgTypes[145]
+	mi := &file_meta_proto_msgTypes[150]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11981,7 +12433,7 @@ func (x *QuotasR) String() string {
 func (*QuotasR) ProtoMessage() {}
 
 func (x *QuotasR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[145]
+	mi := &file_meta_proto_msgTypes[150]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11994,7 +12446,7 @@ func (x *QuotasR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotasR.ProtoReflect.Descriptor instead.
 func (*QuotasR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{145}
+	return file_meta_proto_rawDescGZIP(), []int{150}
 }
 
 func (x *QuotasR) GetQuotas() []*Quota {
@@ -12023,7 +12475,7 @@ type BlockStatesR struct {
 
 func (x *BlockStatesR) Reset() {
 	*x = BlockStatesR{}
-	mi := &file_meta_proto_msgTypes[146]
+	mi := &file_meta_proto_msgTypes[151]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12035,7 +12487,7 @@ func (x *BlockStatesR) String() string {
 func (*BlockStatesR) ProtoMessage() {}
 
 func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[146]
+	mi := &file_meta_proto_msgTypes[151]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12048,7 +12500,7 @@ func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesR.ProtoReflect.Descriptor instead.
 func (*BlockStatesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{146}
+	return file_meta_proto_rawDescGZIP(), []int{151}
 }
 
 func (x *BlockStatesR) GetStates() []BlockState {
@@ -12075,7 +12527,7 @@ type BlocksR struct {
 
 func (x *BlocksR) Reset() {
 	*x = BlocksR{}
-	mi := &file_meta_proto_msgTypes[147]
+	mi := &file_meta_proto_msgTypes[152]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12087,7 +12539,7 @@ func (x *BlocksR) String() string {
 func (*BlocksR) ProtoMessage() {}
 
 func (x *BlocksR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[147]
+	mi := &file_meta_proto_msgTypes[152]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12100,7 +12552,7 @@ func (x *BlocksR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksR.ProtoReflect.Descriptor instead.
 func (*BlocksR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{147}
+	return file_meta_proto_rawDescGZIP(), []int{152}
 }
 
 func (x *BlocksR) GetBlocks() []*BlockInfo {
@@ -12131,7 +12583,7 @@ type BlockInfo struct {
 
 func (x *BlockInfo) Reset() {
 	*x = BlockInfo{}
-	mi := &file_meta_proto_msgTypes[148]
+	mi := &file_meta_proto_msgTypes[153]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12143,7 +12595,7 @@ func (x *BlockInfo) String() string {
 func (*BlockInfo) ProtoMessage() {}
 
 func (x *BlockInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[148]
+	mi := &file_meta_proto_msgTypes[153]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12156,7 +12608,7 @@ func (x *BlockInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockInfo.ProtoReflect.Descriptor instead.
 func (*BlockInfo) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{148}
+	return file_meta_proto_rawDescGZIP(), []int{153}
 }
 
 func (x *BlockInfo) GetId() uint64 {
@@ -12210,7 +12662,7 @@ type GetXattrR struct {
 
 func (x *GetXattrR) Reset() {
 	*x = GetXattrR{}
-	mi := &file_meta_proto_msgTypes[149]
+	mi := &file_meta_proto_msgTypes[154]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12222,7 +12674,7 @@ func (x *GetXattrR) String() string {
 func (*GetXattrR) ProtoMessage() {}
 
 func (x *GetXattrR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[149]
+	mi := &file_meta_proto_msgTypes[154]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12235,7 +12687,7 @@ func (x *GetXattrR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrR.ProtoReflect.Descriptor instead.
 func (*GetXattrR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{149}
+	return file_meta_proto_rawDescGZIP(), []int{154}
 }
 
 func (x *GetXattrR) GetValue() []byte {
@@ -12256,7 +12708,7 @@ type ListXattrsR struct {
 
 func (x *ListXattrsR) Reset() {
 	*x = ListXattrsR{}
-	mi := &file_meta_proto_msgTypes[150]
+	mi := &file_meta_proto_msgTypes[155]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12268,7 +12720,7 @@ func (x *ListXattrsR) String() string {
 func (*ListXattrsR) ProtoMessage() {}
 
 func (x *ListXattrsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[150]
+	mi := &file_meta_proto_msgTypes[155]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12281,7 +12733,7 @@ func (x *ListXattrsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrsR.ProtoReflect.Descriptor instead.
 func (*ListXattrsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{150}
+	return file_meta_proto_rawDescGZIP(), []int{155}
 }
 
 func (x *ListXattrsR) GetNames() [][]byte {
@@ -12325,7 +12777,7 @@ type ShardInfoR struct {
 
 func (x *ShardInfoR) Reset() {
 	*x = ShardInfoR{}
-	mi := &file_meta_proto_msgTypes[151]
+	mi := &file_meta_proto_msgTypes[156]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12337,7 +12789,7 @@ func (x *ShardInfoR) String() string {
 func (*ShardInfoR) ProtoMessage() {}
 
 func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[151]
+	mi := &file_meta_proto_msgTypes[156]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12350,7 +12802,7 @@ func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoR.ProtoReflect.Descriptor instead.
 func (*ShardInfoR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{151}
+	return file_meta_proto_rawDescGZIP(), []int{156}
 }
 
 func (x *ShardInfoR) GetShard() uint32 {
@@ -12432,7 +12884,7 @@ type FileSystemsR struct {
 
 func (x *FileSystemsR) Reset() {
 	*x = FileSystemsR{}
-	mi := &file_meta_proto_msgTypes[152]
+	mi := &file_meta_proto_msgTypes[157]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12444,7 +12896,7 @@ func (x *FileSystemsR) String() string {
 func (*FileSystemsR) ProtoMessage() {}
 
 func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[152]
+	mi := &file_meta_proto_msgTypes[157]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12457,7 +12909,7 @@ func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsR.ProtoReflect.Descriptor instead.
 func (*FileSystemsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{152}
+	return file_meta_proto_rawDescGZIP(), []int{157}
 }
 
 func (x *FileSystemsR) GetFileSystems() []*FileSystem {
@@ -12482,7 +12934,7 @@ type ClusterMapR struct {
 
 func (x *ClusterMapR) Reset() {
 	*x = ClusterMapR{}
-	mi := &file_meta_proto_msgTypes[153]
+	mi := &file_meta_proto_msgTypes[158]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12494,7 +12946,7 @@ func (x *ClusterMapR) String() string {
 func (*ClusterMapR) ProtoMessage() {}
 
 func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[153]
+	mi := &file_meta_proto_msgTypes[158]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12507,7 +12959,7 @@ func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapR.ProtoReflect.Descriptor instead.
 func (*ClusterMapR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{153}
+	return file_meta_proto_rawDescGZIP(), []int{158}
 }
 
 func (x *ClusterMapR) GetStores() []*Store {
@@ -12568,7 +13020,7 @@ type KeysR struct {
 
 func (x *KeysR) Reset() {
 	*x = KeysR{}
-	mi := &file_meta_proto_msgTypes[154]
+	mi := &file_meta_proto_msgTypes[159]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12580,7 +13032,7 @@ func (x *KeysR) String() string {
 func (*KeysR) ProtoMessage() {}
 
 func (x *KeysR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[154]
+	mi := &file_meta_proto_msgTypes[159]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12593,7 +13045,7 @@ func (x *KeysR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysR.ProtoReflect.Descriptor instead.
 func (*KeysR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{154}
+	return file_meta_proto_rawDescGZIP(), []int{159}
 }
 
 func (x *KeysR) GetKeys() []*Key {
@@ -12612,7 +13064,7 @@ type NodesR struct {
 
 func (x *NodesR) Reset() {
 	*x = NodesR{}
-	mi := &file_meta_proto_msgTypes[155]
+	mi := &file_meta_proto_msgTypes[160]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12624,7 +13076,7 @@ func (x *NodesR) String() string {
 func (*NodesR) ProtoMessage() {}
 
 func (x *NodesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[155]
+	mi := &file_meta_proto_msgTypes[160]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12637,7 +13089,7 @@ func (x *NodesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesR.ProtoReflect.Descriptor instead.
 func (*NodesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{155}
+	return file_meta_proto_rawDescGZIP(), []int{160}
 }
 
 func (x *NodesR) GetNodes() []*Node {
@@ -12656,7 +13108,7 @@ type TokensR struct {
 
 func (x *TokensR) Reset() {
 	*x = TokensR{}
-	mi := &file_meta_proto_msgTypes[156]
+	mi := &file_meta_proto_msgTypes[161]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12668,7 +13120,7 @@ func (x *TokensR) String() string {
 func (*TokensR) ProtoMessage() {}
 
 func (x *TokensR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[156]
+	mi := &file_meta_proto_msgTypes[161]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12681,12 +13133,56 @@ func (x *TokensR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensR.ProtoReflect.Descriptor instead.
 func (*TokensR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{156}
+	return file_meta_proto_rawDescGZIP(), []int{161}
 }
 
 func (x *TokensR) GetTokens() []*Token {
 	if x != nil {
 		return x.Tokens
+	}
+	return nil
+}
+
+type RetiredNodesR struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Nodes         []*RetiredNode         `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetiredNodesR) Reset() {
+	*x = RetiredNodesR{}
+	mi := &file_meta_proto_msgTypes[162]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetiredNodesR) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetiredNodesR) ProtoMessage() {}
+
+func (x *RetiredNodesR) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[162]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetiredNodesR.ProtoReflect.Descriptor instead.
+func (*RetiredNodesR) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{162}
+}
+
+func (x *RetiredNodesR) GetNodes() []*RetiredNode {
+	if x != nil {
+		return x.Nodes
 	}
 	return nil
 }
@@ -12700,7 +13196,7 @@ type NFSClientsR struct {
 
 func (x *NFSClientsR) Reset() {
 	*x = NFSClientsR{}
-	mi := &file_meta_proto_msgTypes[157]
+	mi := &file_meta_proto_msgTypes[163]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12712,7 +13208,7 @@ func (x *NFSClientsR) String() string {
 func (*NFSClientsR) ProtoMessage() {}
 
 func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[157]
+	mi := &file_meta_proto_msgTypes[163]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12725,7 +13221,7 @@ func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsR.ProtoReflect.Descriptor instead.
 func (*NFSClientsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{157}
+	return file_meta_proto_rawDescGZIP(), []int{163}
 }
 
 func (x *NFSClientsR) GetClients() []*NFSClient {
@@ -12748,7 +13244,7 @@ type ClientStateR struct {
 
 func (x *ClientStateR) Reset() {
 	*x = ClientStateR{}
-	mi := &file_meta_proto_msgTypes[158]
+	mi := &file_meta_proto_msgTypes[164]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12760,7 +13256,7 @@ func (x *ClientStateR) String() string {
 func (*ClientStateR) ProtoMessage() {}
 
 func (x *ClientStateR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[158]
+	mi := &file_meta_proto_msgTypes[164]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12773,7 +13269,7 @@ func (x *ClientStateR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientStateR.ProtoReflect.Descriptor instead.
 func (*ClientStateR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{158}
+	return file_meta_proto_rawDescGZIP(), []int{164}
 }
 
 func (x *ClientStateR) GetOpens() []*ClientOpen {
@@ -12826,7 +13322,7 @@ type ClientLocks struct {
 
 func (x *ClientLocks) Reset() {
 	*x = ClientLocks{}
-	mi := &file_meta_proto_msgTypes[159]
+	mi := &file_meta_proto_msgTypes[165]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12838,7 +13334,7 @@ func (x *ClientLocks) String() string {
 func (*ClientLocks) ProtoMessage() {}
 
 func (x *ClientLocks) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[159]
+	mi := &file_meta_proto_msgTypes[165]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12851,7 +13347,7 @@ func (x *ClientLocks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientLocks.ProtoReflect.Descriptor instead.
 func (*ClientLocks) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{159}
+	return file_meta_proto_rawDescGZIP(), []int{165}
 }
 
 func (x *ClientLocks) GetFs() uint32 {
@@ -12907,7 +13403,7 @@ type LockRange struct {
 
 func (x *LockRange) Reset() {
 	*x = LockRange{}
-	mi := &file_meta_proto_msgTypes[160]
+	mi := &file_meta_proto_msgTypes[166]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12919,7 +13415,7 @@ func (x *LockRange) String() string {
 func (*LockRange) ProtoMessage() {}
 
 func (x *LockRange) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[160]
+	mi := &file_meta_proto_msgTypes[166]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12932,7 +13428,7 @@ func (x *LockRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockRange.ProtoReflect.Descriptor instead.
 func (*LockRange) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{160}
+	return file_meta_proto_rawDescGZIP(), []int{166}
 }
 
 func (x *LockRange) GetFirst() uint64 {
@@ -12965,7 +13461,7 @@ type SessionSlotsR struct {
 
 func (x *SessionSlotsR) Reset() {
 	*x = SessionSlotsR{}
-	mi := &file_meta_proto_msgTypes[161]
+	mi := &file_meta_proto_msgTypes[167]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12977,7 +13473,7 @@ func (x *SessionSlotsR) String() string {
 func (*SessionSlotsR) ProtoMessage() {}
 
 func (x *SessionSlotsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[161]
+	mi := &file_meta_proto_msgTypes[167]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12990,7 +13486,7 @@ func (x *SessionSlotsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlotsR.ProtoReflect.Descriptor instead.
 func (*SessionSlotsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{161}
+	return file_meta_proto_rawDescGZIP(), []int{167}
 }
 
 func (x *SessionSlotsR) GetSlots() []*SessionSlot {
@@ -13010,7 +13506,7 @@ type SessionSlot struct {
 
 func (x *SessionSlot) Reset() {
 	*x = SessionSlot{}
-	mi := &file_meta_proto_msgTypes[162]
+	mi := &file_meta_proto_msgTypes[168]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13022,7 +13518,7 @@ func (x *SessionSlot) String() string {
 func (*SessionSlot) ProtoMessage() {}
 
 func (x *SessionSlot) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[162]
+	mi := &file_meta_proto_msgTypes[168]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13035,7 +13531,7 @@ func (x *SessionSlot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlot.ProtoReflect.Descriptor instead.
 func (*SessionSlot) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{162}
+	return file_meta_proto_rawDescGZIP(), []int{168}
 }
 
 func (x *SessionSlot) GetSlot() uint32 {
@@ -13061,7 +13557,7 @@ type FileOpensR struct {
 
 func (x *FileOpensR) Reset() {
 	*x = FileOpensR{}
-	mi := &file_meta_proto_msgTypes[163]
+	mi := &file_meta_proto_msgTypes[169]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13073,7 +13569,7 @@ func (x *FileOpensR) String() string {
 func (*FileOpensR) ProtoMessage() {}
 
 func (x *FileOpensR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[163]
+	mi := &file_meta_proto_msgTypes[169]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13086,7 +13582,7 @@ func (x *FileOpensR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileOpensR.ProtoReflect.Descriptor instead.
 func (*FileOpensR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{163}
+	return file_meta_proto_rawDescGZIP(), []int{169}
 }
 
 func (x *FileOpensR) GetOpens() []*ClientOpen {
@@ -13106,7 +13602,7 @@ type ClientsR struct {
 
 func (x *ClientsR) Reset() {
 	*x = ClientsR{}
-	mi := &file_meta_proto_msgTypes[164]
+	mi := &file_meta_proto_msgTypes[170]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13118,7 +13614,7 @@ func (x *ClientsR) String() string {
 func (*ClientsR) ProtoMessage() {}
 
 func (x *ClientsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[164]
+	mi := &file_meta_proto_msgTypes[170]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13131,7 +13627,7 @@ func (x *ClientsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientsR.ProtoReflect.Descriptor instead.
 func (*ClientsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{164}
+	return file_meta_proto_rawDescGZIP(), []int{170}
 }
 
 func (x *ClientsR) GetClients() []*ClientSessions {
@@ -13158,7 +13654,7 @@ type ClientSessions struct {
 
 func (x *ClientSessions) Reset() {
 	*x = ClientSessions{}
-	mi := &file_meta_proto_msgTypes[165]
+	mi := &file_meta_proto_msgTypes[171]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13170,7 +13666,7 @@ func (x *ClientSessions) String() string {
 func (*ClientSessions) ProtoMessage() {}
 
 func (x *ClientSessions) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[165]
+	mi := &file_meta_proto_msgTypes[171]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13183,7 +13679,7 @@ func (x *ClientSessions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSessions.ProtoReflect.Descriptor instead.
 func (*ClientSessions) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{165}
+	return file_meta_proto_rawDescGZIP(), []int{171}
 }
 
 func (x *ClientSessions) GetClient() *ClientRecord {
@@ -13224,7 +13720,7 @@ type InodeRecord struct {
 
 func (x *InodeRecord) Reset() {
 	*x = InodeRecord{}
-	mi := &file_meta_proto_msgTypes[166]
+	mi := &file_meta_proto_msgTypes[172]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13236,7 +13732,7 @@ func (x *InodeRecord) String() string {
 func (*InodeRecord) ProtoMessage() {}
 
 func (x *InodeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[166]
+	mi := &file_meta_proto_msgTypes[172]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13249,7 +13745,7 @@ func (x *InodeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InodeRecord.ProtoReflect.Descriptor instead.
 func (*InodeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{166}
+	return file_meta_proto_rawDescGZIP(), []int{172}
 }
 
 func (x *InodeRecord) GetAttr() *Attr {
@@ -13363,7 +13859,7 @@ type Xattrs struct {
 
 func (x *Xattrs) Reset() {
 	*x = Xattrs{}
-	mi := &file_meta_proto_msgTypes[167]
+	mi := &file_meta_proto_msgTypes[173]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13375,7 +13871,7 @@ func (x *Xattrs) String() string {
 func (*Xattrs) ProtoMessage() {}
 
 func (x *Xattrs) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[167]
+	mi := &file_meta_proto_msgTypes[173]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13388,7 +13884,7 @@ func (x *Xattrs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Xattrs.ProtoReflect.Descriptor instead.
 func (*Xattrs) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{167}
+	return file_meta_proto_rawDescGZIP(), []int{173}
 }
 
 func (x *Xattrs) GetCount() uint32 {
@@ -13430,7 +13926,7 @@ type XattrRecord struct {
 
 func (x *XattrRecord) Reset() {
 	*x = XattrRecord{}
-	mi := &file_meta_proto_msgTypes[168]
+	mi := &file_meta_proto_msgTypes[174]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13442,7 +13938,7 @@ func (x *XattrRecord) String() string {
 func (*XattrRecord) ProtoMessage() {}
 
 func (x *XattrRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[168]
+	mi := &file_meta_proto_msgTypes[174]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13455,7 +13951,7 @@ func (x *XattrRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use XattrRecord.ProtoReflect.Descriptor instead.
 func (*XattrRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{168}
+	return file_meta_proto_rawDescGZIP(), []int{174}
 }
 
 func (x *XattrRecord) GetCookie() uint64 {
@@ -13483,7 +13979,7 @@ type Cut struct {
 
 func (x *Cut) Reset() {
 	*x = Cut{}
-	mi := &file_meta_proto_msgTypes[169]
+	mi := &file_meta_proto_msgTypes[175]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13495,7 +13991,7 @@ func (x *Cut) String() string {
 func (*Cut) ProtoMessage() {}
 
 func (x *Cut) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[169]
+	mi := &file_meta_proto_msgTypes[175]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13508,7 +14004,7 @@ func (x *Cut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cut.ProtoReflect.Descriptor instead.
 func (*Cut) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{169}
+	return file_meta_proto_rawDescGZIP(), []int{175}
 }
 
 func (x *Cut) GetGen() uint32 {
@@ -13544,7 +14040,7 @@ type ExtentRecord struct {
 
 func (x *ExtentRecord) Reset() {
 	*x = ExtentRecord{}
-	mi := &file_meta_proto_msgTypes[170]
+	mi := &file_meta_proto_msgTypes[176]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13556,7 +14052,7 @@ func (x *ExtentRecord) String() string {
 func (*ExtentRecord) ProtoMessage() {}
 
 func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[170]
+	mi := &file_meta_proto_msgTypes[176]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13569,7 +14065,7 @@ func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentRecord.ProtoReflect.Descriptor instead.
 func (*ExtentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{170}
+	return file_meta_proto_rawDescGZIP(), []int{176}
 }
 
 func (x *ExtentRecord) GetLength() uint32 {
@@ -13658,7 +14154,7 @@ type BlockRecord struct {
 
 func (x *BlockRecord) Reset() {
 	*x = BlockRecord{}
-	mi := &file_meta_proto_msgTypes[171]
+	mi := &file_meta_proto_msgTypes[177]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13670,7 +14166,7 @@ func (x *BlockRecord) String() string {
 func (*BlockRecord) ProtoMessage() {}
 
 func (x *BlockRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[171]
+	mi := &file_meta_proto_msgTypes[177]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13683,7 +14179,7 @@ func (x *BlockRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockRecord.ProtoReflect.Descriptor instead.
 func (*BlockRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{171}
+	return file_meta_proto_rawDescGZIP(), []int{177}
 }
 
 func (x *BlockRecord) GetFs() uint32 {
@@ -13739,7 +14235,7 @@ type BackReference struct {
 
 func (x *BackReference) Reset() {
 	*x = BackReference{}
-	mi := &file_meta_proto_msgTypes[172]
+	mi := &file_meta_proto_msgTypes[178]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13751,7 +14247,7 @@ func (x *BackReference) String() string {
 func (*BackReference) ProtoMessage() {}
 
 func (x *BackReference) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[172]
+	mi := &file_meta_proto_msgTypes[178]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13764,7 +14260,7 @@ func (x *BackReference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackReference.ProtoReflect.Descriptor instead.
 func (*BackReference) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{172}
+	return file_meta_proto_rawDescGZIP(), []int{178}
 }
 
 func (x *BackReference) GetRefs() uint32 {
@@ -13785,7 +14281,7 @@ type DirentRecord struct {
 
 func (x *DirentRecord) Reset() {
 	*x = DirentRecord{}
-	mi := &file_meta_proto_msgTypes[173]
+	mi := &file_meta_proto_msgTypes[179]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13797,7 +14293,7 @@ func (x *DirentRecord) String() string {
 func (*DirentRecord) ProtoMessage() {}
 
 func (x *DirentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[173]
+	mi := &file_meta_proto_msgTypes[179]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13810,7 +14306,7 @@ func (x *DirentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirentRecord.ProtoReflect.Descriptor instead.
 func (*DirentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{173}
+	return file_meta_proto_rawDescGZIP(), []int{179}
 }
 
 func (x *DirentRecord) GetName() []byte {
@@ -13846,7 +14342,7 @@ type OriginRecord struct {
 
 func (x *OriginRecord) Reset() {
 	*x = OriginRecord{}
-	mi := &file_meta_proto_msgTypes[174]
+	mi := &file_meta_proto_msgTypes[180]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13858,7 +14354,7 @@ func (x *OriginRecord) String() string {
 func (*OriginRecord) ProtoMessage() {}
 
 func (x *OriginRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[174]
+	mi := &file_meta_proto_msgTypes[180]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13871,7 +14367,7 @@ func (x *OriginRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginRecord.ProtoReflect.Descriptor instead.
 func (*OriginRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{174}
+	return file_meta_proto_rawDescGZIP(), []int{180}
 }
 
 func (x *OriginRecord) GetKind() OriginKind {
@@ -13913,7 +14409,7 @@ type SlotRecord struct {
 
 func (x *SlotRecord) Reset() {
 	*x = SlotRecord{}
-	mi := &file_meta_proto_msgTypes[175]
+	mi := &file_meta_proto_msgTypes[181]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13925,7 +14421,7 @@ func (x *SlotRecord) String() string {
 func (*SlotRecord) ProtoMessage() {}
 
 func (x *SlotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[175]
+	mi := &file_meta_proto_msgTypes[181]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13938,7 +14434,7 @@ func (x *SlotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotRecord.ProtoReflect.Descriptor instead.
 func (*SlotRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{175}
+	return file_meta_proto_rawDescGZIP(), []int{181}
 }
 
 func (x *SlotRecord) GetSeq() uint64 {
@@ -13974,7 +14470,7 @@ type SlotResult struct {
 
 func (x *SlotResult) Reset() {
 	*x = SlotResult{}
-	mi := &file_meta_proto_msgTypes[176]
+	mi := &file_meta_proto_msgTypes[182]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13986,7 +14482,7 @@ func (x *SlotResult) String() string {
 func (*SlotResult) ProtoMessage() {}
 
 func (x *SlotResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[176]
+	mi := &file_meta_proto_msgTypes[182]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13999,7 +14495,7 @@ func (x *SlotResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotResult.ProtoReflect.Descriptor instead.
 func (*SlotResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{176}
+	return file_meta_proto_rawDescGZIP(), []int{182}
 }
 
 func (x *SlotResult) GetOpIndex() uint32 {
@@ -14043,7 +14539,7 @@ type OpenRecord struct {
 
 func (x *OpenRecord) Reset() {
 	*x = OpenRecord{}
-	mi := &file_meta_proto_msgTypes[177]
+	mi := &file_meta_proto_msgTypes[183]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14055,7 +14551,7 @@ func (x *OpenRecord) String() string {
 func (*OpenRecord) ProtoMessage() {}
 
 func (x *OpenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[177]
+	mi := &file_meta_proto_msgTypes[183]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14068,7 +14564,7 @@ func (x *OpenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenRecord.ProtoReflect.Descriptor instead.
 func (*OpenRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{177}
+	return file_meta_proto_rawDescGZIP(), []int{183}
 }
 
 func (x *OpenRecord) GetOwner() []byte {
@@ -14111,7 +14607,7 @@ type LockRecord struct {
 
 func (x *LockRecord) Reset() {
 	*x = LockRecord{}
-	mi := &file_meta_proto_msgTypes[178]
+	mi := &file_meta_proto_msgTypes[184]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14123,7 +14619,7 @@ func (x *LockRecord) String() string {
 func (*LockRecord) ProtoMessage() {}
 
 func (x *LockRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[178]
+	mi := &file_meta_proto_msgTypes[184]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14136,7 +14632,7 @@ func (x *LockRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockRecord.ProtoReflect.Descriptor instead.
 func (*LockRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{178}
+	return file_meta_proto_rawDescGZIP(), []int{184}
 }
 
 func (x *LockRecord) GetStateid() []byte {
@@ -14172,7 +14668,7 @@ type KnownClient struct {
 
 func (x *KnownClient) Reset() {
 	*x = KnownClient{}
-	mi := &file_meta_proto_msgTypes[179]
+	mi := &file_meta_proto_msgTypes[185]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14184,7 +14680,7 @@ func (x *KnownClient) String() string {
 func (*KnownClient) ProtoMessage() {}
 
 func (x *KnownClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[179]
+	mi := &file_meta_proto_msgTypes[185]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14197,7 +14693,7 @@ func (x *KnownClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KnownClient.ProtoReflect.Descriptor instead.
 func (*KnownClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{179}
+	return file_meta_proto_rawDescGZIP(), []int{185}
 }
 
 func (x *KnownClient) GetOpens() uint32 {
@@ -14236,7 +14732,7 @@ type UsageRecord struct {
 
 func (x *UsageRecord) Reset() {
 	*x = UsageRecord{}
-	mi := &file_meta_proto_msgTypes[180]
+	mi := &file_meta_proto_msgTypes[186]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14248,7 +14744,7 @@ func (x *UsageRecord) String() string {
 func (*UsageRecord) ProtoMessage() {}
 
 func (x *UsageRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[180]
+	mi := &file_meta_proto_msgTypes[186]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14261,7 +14757,7 @@ func (x *UsageRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRecord.ProtoReflect.Descriptor instead.
 func (*UsageRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{180}
+	return file_meta_proto_rawDescGZIP(), []int{186}
 }
 
 func (x *UsageRecord) GetBytes() uint64 {
@@ -14316,7 +14812,7 @@ type ReservationRecord struct {
 
 func (x *ReservationRecord) Reset() {
 	*x = ReservationRecord{}
-	mi := &file_meta_proto_msgTypes[181]
+	mi := &file_meta_proto_msgTypes[187]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14328,7 +14824,7 @@ func (x *ReservationRecord) String() string {
 func (*ReservationRecord) ProtoMessage() {}
 
 func (x *ReservationRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[181]
+	mi := &file_meta_proto_msgTypes[187]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14341,7 +14837,7 @@ func (x *ReservationRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReservationRecord.ProtoReflect.Descriptor instead.
 func (*ReservationRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{181}
+	return file_meta_proto_rawDescGZIP(), []int{187}
 }
 
 func (x *ReservationRecord) GetBytes() uint64 {
@@ -14362,7 +14858,7 @@ type RangeRecord struct {
 
 func (x *RangeRecord) Reset() {
 	*x = RangeRecord{}
-	mi := &file_meta_proto_msgTypes[182]
+	mi := &file_meta_proto_msgTypes[188]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14374,7 +14870,7 @@ func (x *RangeRecord) String() string {
 func (*RangeRecord) ProtoMessage() {}
 
 func (x *RangeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[182]
+	mi := &file_meta_proto_msgTypes[188]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14387,7 +14883,7 @@ func (x *RangeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeRecord.ProtoReflect.Descriptor instead.
 func (*RangeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{182}
+	return file_meta_proto_rawDescGZIP(), []int{188}
 }
 
 func (x *RangeRecord) GetOrigin() uint64 {
@@ -14428,7 +14924,7 @@ type PurgeRecord struct {
 
 func (x *PurgeRecord) Reset() {
 	*x = PurgeRecord{}
-	mi := &file_meta_proto_msgTypes[183]
+	mi := &file_meta_proto_msgTypes[189]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14440,7 +14936,7 @@ func (x *PurgeRecord) String() string {
 func (*PurgeRecord) ProtoMessage() {}
 
 func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[183]
+	mi := &file_meta_proto_msgTypes[189]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14453,7 +14949,7 @@ func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeRecord.ProtoReflect.Descriptor instead.
 func (*PurgeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{183}
+	return file_meta_proto_rawDescGZIP(), []int{189}
 }
 
 func (x *PurgeRecord) GetFs() uint32 {
@@ -14525,7 +15021,7 @@ type DyingRecord struct {
 
 func (x *DyingRecord) Reset() {
 	*x = DyingRecord{}
-	mi := &file_meta_proto_msgTypes[184]
+	mi := &file_meta_proto_msgTypes[190]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14537,7 +15033,7 @@ func (x *DyingRecord) String() string {
 func (*DyingRecord) ProtoMessage() {}
 
 func (x *DyingRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[184]
+	mi := &file_meta_proto_msgTypes[190]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14550,7 +15046,7 @@ func (x *DyingRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DyingRecord.ProtoReflect.Descriptor instead.
 func (*DyingRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{184}
+	return file_meta_proto_rawDescGZIP(), []int{190}
 }
 
 func (x *DyingRecord) GetPg() uint32 {
@@ -14591,7 +15087,7 @@ type NamespaceRecord struct {
 
 func (x *NamespaceRecord) Reset() {
 	*x = NamespaceRecord{}
-	mi := &file_meta_proto_msgTypes[185]
+	mi := &file_meta_proto_msgTypes[191]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14603,7 +15099,7 @@ func (x *NamespaceRecord) String() string {
 func (*NamespaceRecord) ProtoMessage() {}
 
 func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[185]
+	mi := &file_meta_proto_msgTypes[191]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14616,7 +15112,7 @@ func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceRecord.ProtoReflect.Descriptor instead.
 func (*NamespaceRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{185}
+	return file_meta_proto_rawDescGZIP(), []int{191}
 }
 
 func (x *NamespaceRecord) GetHashKey() []byte {
@@ -14644,7 +15140,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_meta_proto_msgTypes[186]
+	mi := &file_meta_proto_msgTypes[192]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14656,7 +15152,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[186]
+	mi := &file_meta_proto_msgTypes[192]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14669,7 +15165,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{186}
+	return file_meta_proto_rawDescGZIP(), []int{192}
 }
 
 func (x *ProposeRequest) GetShard() uint32 {
@@ -14695,7 +15191,7 @@ type ProposeReply struct {
 
 func (x *ProposeReply) Reset() {
 	*x = ProposeReply{}
-	mi := &file_meta_proto_msgTypes[187]
+	mi := &file_meta_proto_msgTypes[193]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14707,7 +15203,7 @@ func (x *ProposeReply) String() string {
 func (*ProposeReply) ProtoMessage() {}
 
 func (x *ProposeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[187]
+	mi := &file_meta_proto_msgTypes[193]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14720,7 +15216,7 @@ func (x *ProposeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeReply.ProtoReflect.Descriptor instead.
 func (*ProposeReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{187}
+	return file_meta_proto_rawDescGZIP(), []int{193}
 }
 
 func (x *ProposeReply) GetResults() []*Result {
@@ -14740,7 +15236,7 @@ type QueryRequest struct {
 
 func (x *QueryRequest) Reset() {
 	*x = QueryRequest{}
-	mi := &file_meta_proto_msgTypes[188]
+	mi := &file_meta_proto_msgTypes[194]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14752,7 +15248,7 @@ func (x *QueryRequest) String() string {
 func (*QueryRequest) ProtoMessage() {}
 
 func (x *QueryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[188]
+	mi := &file_meta_proto_msgTypes[194]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14765,7 +15261,7 @@ func (x *QueryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryRequest.ProtoReflect.Descriptor instead.
 func (*QueryRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{188}
+	return file_meta_proto_rawDescGZIP(), []int{194}
 }
 
 func (x *QueryRequest) GetShard() uint32 {
@@ -14791,7 +15287,7 @@ type QueryReply struct {
 
 func (x *QueryReply) Reset() {
 	*x = QueryReply{}
-	mi := &file_meta_proto_msgTypes[189]
+	mi := &file_meta_proto_msgTypes[195]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14803,7 +15299,7 @@ func (x *QueryReply) String() string {
 func (*QueryReply) ProtoMessage() {}
 
 func (x *QueryReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[189]
+	mi := &file_meta_proto_msgTypes[195]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14816,7 +15312,7 @@ func (x *QueryReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryReply.ProtoReflect.Descriptor instead.
 func (*QueryReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{189}
+	return file_meta_proto_rawDescGZIP(), []int{195}
 }
 
 func (x *QueryReply) GetResults() []*QueryResult {
@@ -14838,7 +15334,7 @@ type TermRequest struct {
 
 func (x *TermRequest) Reset() {
 	*x = TermRequest{}
-	mi := &file_meta_proto_msgTypes[190]
+	mi := &file_meta_proto_msgTypes[196]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14850,7 +15346,7 @@ func (x *TermRequest) String() string {
 func (*TermRequest) ProtoMessage() {}
 
 func (x *TermRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[190]
+	mi := &file_meta_proto_msgTypes[196]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14863,7 +15359,7 @@ func (x *TermRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermRequest.ProtoReflect.Descriptor instead.
 func (*TermRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{190}
+	return file_meta_proto_rawDescGZIP(), []int{196}
 }
 
 func (x *TermRequest) GetShard() uint32 {
@@ -14891,7 +15387,7 @@ type TermReply struct {
 
 func (x *TermReply) Reset() {
 	*x = TermReply{}
-	mi := &file_meta_proto_msgTypes[191]
+	mi := &file_meta_proto_msgTypes[197]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14903,7 +15399,7 @@ func (x *TermReply) String() string {
 func (*TermReply) ProtoMessage() {}
 
 func (x *TermReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[191]
+	mi := &file_meta_proto_msgTypes[197]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14916,7 +15412,7 @@ func (x *TermReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermReply.ProtoReflect.Descriptor instead.
 func (*TermReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{191}
+	return file_meta_proto_rawDescGZIP(), []int{197}
 }
 
 func (x *TermReply) GetTerm() uint64 {
@@ -14951,7 +15447,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_meta_proto_msgTypes[192]
+	mi := &file_meta_proto_msgTypes[198]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14963,7 +15459,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[192]
+	mi := &file_meta_proto_msgTypes[198]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14976,7 +15472,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{192}
+	return file_meta_proto_rawDescGZIP(), []int{198}
 }
 
 func (x *RenewRequest) GetShard() uint32 {
@@ -15003,7 +15499,7 @@ type RenewReply struct {
 
 func (x *RenewReply) Reset() {
 	*x = RenewReply{}
-	mi := &file_meta_proto_msgTypes[193]
+	mi := &file_meta_proto_msgTypes[199]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15015,7 +15511,7 @@ func (x *RenewReply) String() string {
 func (*RenewReply) ProtoMessage() {}
 
 func (x *RenewReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[193]
+	mi := &file_meta_proto_msgTypes[199]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15028,7 +15524,7 @@ func (x *RenewReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewReply.ProtoReflect.Descriptor instead.
 func (*RenewReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{193}
+	return file_meta_proto_rawDescGZIP(), []int{199}
 }
 
 func (x *RenewReply) GetLeaseMilliseconds() uint64 {
@@ -15047,7 +15543,7 @@ type LeaderRequest struct {
 
 func (x *LeaderRequest) Reset() {
 	*x = LeaderRequest{}
-	mi := &file_meta_proto_msgTypes[194]
+	mi := &file_meta_proto_msgTypes[200]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15059,7 +15555,7 @@ func (x *LeaderRequest) String() string {
 func (*LeaderRequest) ProtoMessage() {}
 
 func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[194]
+	mi := &file_meta_proto_msgTypes[200]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15072,7 +15568,7 @@ func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderRequest.ProtoReflect.Descriptor instead.
 func (*LeaderRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{194}
+	return file_meta_proto_rawDescGZIP(), []int{200}
 }
 
 func (x *LeaderRequest) GetShard() uint32 {
@@ -15092,7 +15588,7 @@ type LeaderReply struct {
 
 func (x *LeaderReply) Reset() {
 	*x = LeaderReply{}
-	mi := &file_meta_proto_msgTypes[195]
+	mi := &file_meta_proto_msgTypes[201]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15104,7 +15600,7 @@ func (x *LeaderReply) String() string {
 func (*LeaderReply) ProtoMessage() {}
 
 func (x *LeaderReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[195]
+	mi := &file_meta_proto_msgTypes[201]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15117,7 +15613,7 @@ func (x *LeaderReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderReply.ProtoReflect.Descriptor instead.
 func (*LeaderReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{195}
+	return file_meta_proto_rawDescGZIP(), []int{201}
 }
 
 func (x *LeaderReply) GetLeaderId() string {
@@ -15152,7 +15648,7 @@ type ReplicaReply struct {
 
 func (x *ReplicaReply) Reset() {
 	*x = ReplicaReply{}
-	mi := &file_meta_proto_msgTypes[196]
+	mi := &file_meta_proto_msgTypes[202]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15164,7 +15660,7 @@ func (x *ReplicaReply) String() string {
 func (*ReplicaReply) ProtoMessage() {}
 
 func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[196]
+	mi := &file_meta_proto_msgTypes[202]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15177,7 +15673,7 @@ func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaReply.ProtoReflect.Descriptor instead.
 func (*ReplicaReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{196}
+	return file_meta_proto_rawDescGZIP(), []int{202}
 }
 
 func (x *ReplicaReply) GetId() string {
@@ -15255,7 +15751,7 @@ type MemberRequest struct {
 
 func (x *MemberRequest) Reset() {
 	*x = MemberRequest{}
-	mi := &file_meta_proto_msgTypes[197]
+	mi := &file_meta_proto_msgTypes[203]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15267,7 +15763,7 @@ func (x *MemberRequest) String() string {
 func (*MemberRequest) ProtoMessage() {}
 
 func (x *MemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[197]
+	mi := &file_meta_proto_msgTypes[203]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15280,7 +15776,7 @@ func (x *MemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberRequest.ProtoReflect.Descriptor instead.
 func (*MemberRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{197}
+	return file_meta_proto_rawDescGZIP(), []int{203}
 }
 
 func (x *MemberRequest) GetShard() uint32 {
@@ -15317,7 +15813,7 @@ type MemberReply struct {
 
 func (x *MemberReply) Reset() {
 	*x = MemberReply{}
-	mi := &file_meta_proto_msgTypes[198]
+	mi := &file_meta_proto_msgTypes[204]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15329,7 +15825,7 @@ func (x *MemberReply) String() string {
 func (*MemberReply) ProtoMessage() {}
 
 func (x *MemberReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[198]
+	mi := &file_meta_proto_msgTypes[204]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15342,7 +15838,7 @@ func (x *MemberReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberReply.ProtoReflect.Descriptor instead.
 func (*MemberReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{198}
+	return file_meta_proto_rawDescGZIP(), []int{204}
 }
 
 func (x *MemberReply) GetLeader() string {
@@ -15386,7 +15882,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_meta_proto_msgTypes[199]
+	mi := &file_meta_proto_msgTypes[205]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15398,7 +15894,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[199]
+	mi := &file_meta_proto_msgTypes[205]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15411,7 +15907,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{199}
+	return file_meta_proto_rawDescGZIP(), []int{205}
 }
 
 func (x *Member) GetId() string {
@@ -15442,6 +15938,179 @@ func (x *Member) GetTrouble() string {
 	return ""
 }
 
+// LevelRequest asks a shard's leader for the feature level, and to raise it first if raise_to is not 0.
+type LevelRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	RaiseTo       uint32                 `protobuf:"varint,2,opt,name=raise_to,json=raiseTo,proto3" json:"raise_to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LevelRequest) Reset() {
+	*x = LevelRequest{}
+	mi := &file_meta_proto_msgTypes[206]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LevelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LevelRequest) ProtoMessage() {}
+
+func (x *LevelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[206]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LevelRequest.ProtoReflect.Descriptor instead.
+func (*LevelRequest) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{206}
+}
+
+func (x *LevelRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *LevelRequest) GetRaiseTo() uint32 {
+	if x != nil {
+		return x.RaiseTo
+	}
+	return 0
+}
+
+type LevelReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Leader        string                 `protobuf:"bytes,1,opt,name=leader,proto3" json:"leader,omitempty"`
+	Level         uint32                 `protobuf:"varint,2,opt,name=level,proto3" json:"level,omitempty"`
+	Voters        []*VoterLevel          `protobuf:"bytes,3,rep,name=voters,proto3" json:"voters,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LevelReply) Reset() {
+	*x = LevelReply{}
+	mi := &file_meta_proto_msgTypes[207]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LevelReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LevelReply) ProtoMessage() {}
+
+func (x *LevelReply) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[207]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LevelReply.ProtoReflect.Descriptor instead.
+func (*LevelReply) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{207}
+}
+
+func (x *LevelReply) GetLeader() string {
+	if x != nil {
+		return x.Leader
+	}
+	return ""
+}
+
+func (x *LevelReply) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
+func (x *LevelReply) GetVoters() []*VoterLevel {
+	if x != nil {
+		return x.Voters
+	}
+	return nil
+}
+
+type VoterLevel struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	MaxLevel      uint32                 `protobuf:"varint,2,opt,name=max_level,json=maxLevel,proto3" json:"max_level,omitempty"` // that it can apply; 0: it did not answer
+	Trouble       string                 `protobuf:"bytes,3,opt,name=trouble,proto3" json:"trouble,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VoterLevel) Reset() {
+	*x = VoterLevel{}
+	mi := &file_meta_proto_msgTypes[208]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VoterLevel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VoterLevel) ProtoMessage() {}
+
+func (x *VoterLevel) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[208]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VoterLevel.ProtoReflect.Descriptor instead.
+func (*VoterLevel) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{208}
+}
+
+func (x *VoterLevel) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *VoterLevel) GetMaxLevel() uint32 {
+	if x != nil {
+		return x.MaxLevel
+	}
+	return 0
+}
+
+func (x *VoterLevel) GetTrouble() string {
+	if x != nil {
+		return x.Trouble
+	}
+	return ""
+}
+
 // DifferRequest tells a replica that the state of a majority differs from its own.
 type DifferRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -15455,7 +16124,7 @@ type DifferRequest struct {
 
 func (x *DifferRequest) Reset() {
 	*x = DifferRequest{}
-	mi := &file_meta_proto_msgTypes[200]
+	mi := &file_meta_proto_msgTypes[209]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15467,7 +16136,7 @@ func (x *DifferRequest) String() string {
 func (*DifferRequest) ProtoMessage() {}
 
 func (x *DifferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[200]
+	mi := &file_meta_proto_msgTypes[209]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15480,7 +16149,7 @@ func (x *DifferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferRequest.ProtoReflect.Descriptor instead.
 func (*DifferRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{200}
+	return file_meta_proto_rawDescGZIP(), []int{209}
 }
 
 func (x *DifferRequest) GetShard() uint32 {
@@ -15519,7 +16188,7 @@ type DifferReply struct {
 
 func (x *DifferReply) Reset() {
 	*x = DifferReply{}
-	mi := &file_meta_proto_msgTypes[201]
+	mi := &file_meta_proto_msgTypes[210]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15531,7 +16200,7 @@ func (x *DifferReply) String() string {
 func (*DifferReply) ProtoMessage() {}
 
 func (x *DifferReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[201]
+	mi := &file_meta_proto_msgTypes[210]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15544,7 +16213,7 @@ func (x *DifferReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferReply.ProtoReflect.Descriptor instead.
 func (*DifferReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{201}
+	return file_meta_proto_rawDescGZIP(), []int{210}
 }
 
 // WorkTask is something that a worker does or wants to do. The first five fields name it; the rest is how it stands.
@@ -15569,7 +16238,7 @@ type WorkTask struct {
 
 func (x *WorkTask) Reset() {
 	*x = WorkTask{}
-	mi := &file_meta_proto_msgTypes[202]
+	mi := &file_meta_proto_msgTypes[211]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15581,7 +16250,7 @@ func (x *WorkTask) String() string {
 func (*WorkTask) ProtoMessage() {}
 
 func (x *WorkTask) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[202]
+	mi := &file_meta_proto_msgTypes[211]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15594,7 +16263,7 @@ func (x *WorkTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkTask.ProtoReflect.Descriptor instead.
 func (*WorkTask) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{202}
+	return file_meta_proto_rawDescGZIP(), []int{211}
 }
 
 func (x *WorkTask) GetKind() WorkKind {
@@ -15702,7 +16371,7 @@ type WorkRequest struct {
 
 func (x *WorkRequest) Reset() {
 	*x = WorkRequest{}
-	mi := &file_meta_proto_msgTypes[203]
+	mi := &file_meta_proto_msgTypes[212]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15714,7 +16383,7 @@ func (x *WorkRequest) String() string {
 func (*WorkRequest) ProtoMessage() {}
 
 func (x *WorkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[203]
+	mi := &file_meta_proto_msgTypes[212]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15727,7 +16396,7 @@ func (x *WorkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkRequest.ProtoReflect.Descriptor instead.
 func (*WorkRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{203}
+	return file_meta_proto_rawDescGZIP(), []int{212}
 }
 
 func (x *WorkRequest) GetShard() uint32 {
@@ -15777,7 +16446,7 @@ type WorkReply struct {
 
 func (x *WorkReply) Reset() {
 	*x = WorkReply{}
-	mi := &file_meta_proto_msgTypes[204]
+	mi := &file_meta_proto_msgTypes[213]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15789,7 +16458,7 @@ func (x *WorkReply) String() string {
 func (*WorkReply) ProtoMessage() {}
 
 func (x *WorkReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[204]
+	mi := &file_meta_proto_msgTypes[213]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15802,7 +16471,7 @@ func (x *WorkReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkReply.ProtoReflect.Descriptor instead.
 func (*WorkReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{204}
+	return file_meta_proto_rawDescGZIP(), []int{213}
 }
 
 func (x *WorkReply) GetGrants() []*WorkGrant {
@@ -15836,7 +16505,7 @@ type WorkGrant struct {
 
 func (x *WorkGrant) Reset() {
 	*x = WorkGrant{}
-	mi := &file_meta_proto_msgTypes[205]
+	mi := &file_meta_proto_msgTypes[214]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15848,7 +16517,7 @@ func (x *WorkGrant) String() string {
 func (*WorkGrant) ProtoMessage() {}
 
 func (x *WorkGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[205]
+	mi := &file_meta_proto_msgTypes[214]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15861,7 +16530,7 @@ func (x *WorkGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkGrant.ProtoReflect.Descriptor instead.
 func (*WorkGrant) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{205}
+	return file_meta_proto_rawDescGZIP(), []int{214}
 }
 
 func (x *WorkGrant) GetTask() uint32 {
@@ -15890,7 +16559,7 @@ type WorkPiece struct {
 
 func (x *WorkPiece) Reset() {
 	*x = WorkPiece{}
-	mi := &file_meta_proto_msgTypes[206]
+	mi := &file_meta_proto_msgTypes[215]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15902,7 +16571,7 @@ func (x *WorkPiece) String() string {
 func (*WorkPiece) ProtoMessage() {}
 
 func (x *WorkPiece) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[206]
+	mi := &file_meta_proto_msgTypes[215]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15915,7 +16584,7 @@ func (x *WorkPiece) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkPiece.ProtoReflect.Descriptor instead.
 func (*WorkPiece) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{206}
+	return file_meta_proto_rawDescGZIP(), []int{215}
 }
 
 func (x *WorkPiece) GetFs() uint32 {
@@ -15958,7 +16627,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x06client\x18\x02 \x01(\x04R\x06client\x12\x12\n" +
 	"\x04slot\x18\x03 \x01(\rR\x04slot\x12\x10\n" +
 	"\x03seq\x18\x04 \x01(\x04R\x03seq\x12\x19\n" +
-	"\bop_index\x18\x05 \x01(\rR\aopIndex\"\x8f\x1d\n" +
+	"\bop_index\x18\x05 \x01(\rR\aopIndex\"\xd9\x1e\n" +
 	"\aCommand\x12(\n" +
 	"\x02id\x18\x01 \x01(\v2\x18.rackfs.meta.v1.IdentityR\x02id\x12(\n" +
 	"\x04call\x18\x06 \x01(\v2\x14.rackfs.meta.v1.CallR\x04call\x12(\n" +
@@ -16033,7 +16702,11 @@ const file_meta_proto_rawDesc = "" +
 	"\rreserve_racks\x18R \x01(\v2\x1c.rackfs.meta.v1.ReserveRacksH\x00R\freserveRacks\x12D\n" +
 	"\x0eset_node_group\x18S \x01(\v2\x1c.rackfs.meta.v1.SetNodeGroupH\x00R\fsetNodeGroup\x12=\n" +
 	"\vremove_pool\x18T \x01(\v2\x1a.rackfs.meta.v1.RemovePoolH\x00R\n" +
-	"removePoolB\x04\n" +
+	"removePool\x12D\n" +
+	"\x0eset_node_state\x18Z \x01(\v2\x1c.rackfs.meta.v1.SetNodeStateH\x00R\fsetNodeState\x12=\n" +
+	"\vretire_node\x18[ \x01(\v2\x1a.rackfs.meta.v1.RetireNodeH\x00R\n" +
+	"retireNode\x12C\n" +
+	"\rretire_stores\x18\\ \x01(\v2\x1c.rackfs.meta.v1.RetireStoresH\x00R\fretireStoresB\x04\n" +
 	"\x02op\"\xac\t\n" +
 	"\x06Result\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
@@ -16430,7 +17103,7 @@ const file_meta_proto_rawDesc = "" +
 	"quotaBytes\"\x7f\n" +
 	"\rPutFileSystem\x12*\n" +
 	"\x02fs\x18\x01 \x01(\v2\x1a.rackfs.meta.v1.FileSystemR\x02fs\x12B\n" +
-	"\fexpect_state\x18\x02 \x01(\x0e2\x1f.rackfs.meta.v1.FileSystemStateR\vexpectState\"\x86\x02\n" +
+	"\fexpect_state\x18\x02 \x01(\x0e2\x1f.rackfs.meta.v1.FileSystemStateR\vexpectState\"\x9a\x02\n" +
 	"\x05Store\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x12\n" +
 	"\x04uuid\x18\x02 \x01(\fR\x04uuid\x12\x12\n" +
@@ -16442,7 +17115,8 @@ const file_meta_proto_rawDesc = "" +
 	"\x05state\x18\b \x01(\x0e2\x1a.rackfs.meta.v1.StoreStateR\x05state\x12\x1f\n" +
 	"\vreplaced_by\x18\t \x01(\rR\n" +
 	"replacedBy\x12\x14\n" +
-	"\x05group\x18\x1e \x01(\tR\x05group\"7\n" +
+	"\x05group\x18\x1e \x01(\tR\x05group\x12\x12\n" +
+	"\x04gone\x18# \x01(\bR\x04gone\"7\n" +
 	"\bPutStore\x12+\n" +
 	"\x05store\x18\x01 \x01(\v2\x15.rackfs.meta.v1.StoreR\x05store\"R\n" +
 	"\x04Slot\x12\x14\n" +
@@ -16481,7 +17155,7 @@ const file_meta_proto_rawDesc = "" +
 	"\fReplaceStore\x12\x10\n" +
 	"\x03old\x18\x01 \x01(\rR\x03old\x12'\n" +
 	"\x03new\x18\x02 \x01(\v2\x15.rackfs.meta.v1.StoreR\x03new\x12,\n" +
-	"\x12expect_map_version\x18\x03 \x01(\x04R\x10expectMapVersion\"\x88\x02\n" +
+	"\x12expect_map_version\x18\x03 \x01(\x04R\x10expectMapVersion\"\xcb\x02\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12\x18\n" +
@@ -16495,7 +17169,9 @@ const file_meta_proto_rawDesc = "" +
 	"\x04meta\x18\v \x01(\tR\x04meta\x12\x14\n" +
 	"\x05block\x18\f \x01(\tR\x05block\x12\x10\n" +
 	"\x03nfs\x18\r \x01(\tR\x03nfs\x12\x18\n" +
-	"\arelease\x18\x14 \x01(\tR\arelease\"3\n" +
+	"\arelease\x18\x14 \x01(\tR\arelease\x12/\n" +
+	"\x05state\x18# \x01(\x0e2\x19.rackfs.meta.v1.NodeStateR\x05state\x12\x10\n" +
+	"\x03key\x18$ \x01(\fR\x03key\"3\n" +
 	"\aPutNode\x12(\n" +
 	"\x04node\x18\x01 \x01(\v2\x14.rackfs.meta.v1.NodeR\x04node\"0\n" +
 	"\n" +
@@ -16518,7 +17194,26 @@ const file_meta_proto_rawDesc = "" +
 	"\x03key\x18\x03 \x01(\fR\x03key\"6\n" +
 	"\n" +
 	"NodeResult\x12(\n" +
-	"\x04node\x18\x01 \x01(\v2\x14.rackfs.meta.v1.NodeR\x04node\"_\n" +
+	"\x04node\x18\x01 \x01(\v2\x14.rackfs.meta.v1.NodeR\x04node\"}\n" +
+	"\fSetNodeState\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\fR\x02id\x12/\n" +
+	"\x05state\x18\x03 \x01(\x0e2\x19.rackfs.meta.v1.NodeStateR\x05state\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\x04R\aversion\"r\n" +
+	"\n" +
+	"RetireNode\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\fR\x02id\x12\x12\n" +
+	"\x04lost\x18\x03 \x01(\bR\x04lost\x12\x14\n" +
+	"\x05force\x18\x04 \x01(\bR\x05force\x12\x16\n" +
+	"\x06forget\x18\x05 \x03(\fR\x06forget\"s\n" +
+	"\vRetiredNode\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\fR\x02id\x12\x10\n" +
+	"\x03key\x18\x03 \x01(\fR\x03key\x12.\n" +
+	"\aremoved\x18\x04 \x01(\v2\x14.rackfs.meta.v1.TimeR\aremoved\" \n" +
+	"\fRetireStores\x12\x10\n" +
+	"\x03ids\x18\x01 \x03(\rR\x03ids\"_\n" +
 	"\tNodeGroup\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\rR\x02id\x12.\n" +
@@ -16592,7 +17287,7 @@ const file_meta_proto_rawDesc = "" +
 	"\asession\x18\x01 \x01(\v2\x1d.rackfs.meta.v1.SessionRecordR\asession\x124\n" +
 	"\x06client\x18\x02 \x01(\v2\x1c.rackfs.meta.v1.ClientRecordR\x06client\")\n" +
 	"\rRemoveSession\x12\x18\n" +
-	"\asession\x18\x01 \x01(\fR\asession\"\xd9\v\n" +
+	"\asession\x18\x01 \x01(\fR\asession\"\x9f\f\n" +
 	"\x05Query\x12\x0e\n" +
 	"\x02fs\x18\x01 \x01(\rR\x02fs\x12(\n" +
 	"\x04cred\x18\x02 \x01(\v2\x14.rackfs.meta.v1.CredR\x04cred\x125\n" +
@@ -16626,7 +17321,8 @@ const file_meta_proto_rawDesc = "" +
 	"\aclients\x18\" \x01(\v2\x18.rackfs.meta.v1.ClientsQH\x00R\aclients\x121\n" +
 	"\x06client\x18# \x01(\v2\x17.rackfs.meta.v1.ClientQH\x00R\x06client\x12.\n" +
 	"\x05nodes\x18( \x01(\v2\x16.rackfs.meta.v1.NodesQH\x00R\x05nodes\x121\n" +
-	"\x06tokens\x18) \x01(\v2\x17.rackfs.meta.v1.TokensQH\x00R\x06tokensB\x03\n" +
+	"\x06tokens\x18) \x01(\v2\x17.rackfs.meta.v1.TokensQH\x00R\x06tokens\x12D\n" +
+	"\rretired_nodes\x188 \x01(\v2\x1d.rackfs.meta.v1.RetiredNodesQH\x00R\fretiredNodesB\x03\n" +
 	"\x01q\"L\n" +
 	"\bGetAttrQ\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x12\n" +
@@ -16659,7 +17355,8 @@ const file_meta_proto_rawDesc = "" +
 	"\x04from\x18\x01 \x01(\rR\x04from\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\rR\x05limit\"\b\n" +
 	"\x06NodesQ\"\t\n" +
-	"\aTokensQ\" \n" +
+	"\aTokensQ\"\x0f\n" +
+	"\rRetiredNodesQ\" \n" +
 	"\fBlockStatesQ\x12\x10\n" +
 	"\x03ids\x18\x01 \x03(\x04R\x03ids\"]\n" +
 	"\aBlocksQ\x12\x14\n" +
@@ -16707,7 +17404,7 @@ const file_meta_proto_rawDesc = "" +
 	"\treleasing\x18\x04 \x01(\bR\treleasing\";\n" +
 	"\aClientQ\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\x04R\x06client\x12\x18\n" +
-	"\asession\x18\x02 \x01(\fR\asession\"\xa2\n" +
+	"\asession\x18\x02 \x01(\fR\asession\"\xe8\n" +
 	"\n" +
 	"\vQueryResult\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
@@ -16739,7 +17436,8 @@ const file_meta_proto_rawDesc = "" +
 	"file_opens\x18\x1f \x01(\v2\x1a.rackfs.meta.v1.FileOpensRH\x00R\tfileOpens\x121\n" +
 	"\x06quotas\x18\x18 \x01(\v2\x17.rackfs.meta.v1.QuotasRH\x00R\x06quotas\x12.\n" +
 	"\x05nodes\x18( \x01(\v2\x16.rackfs.meta.v1.NodesRH\x00R\x05nodes\x121\n" +
-	"\x06tokens\x18) \x01(\v2\x17.rackfs.meta.v1.TokensRH\x00R\x06tokensB\x03\n" +
+	"\x06tokens\x18) \x01(\v2\x17.rackfs.meta.v1.TokensRH\x00R\x06tokens\x12D\n" +
+	"\rretired_nodes\x188 \x01(\v2\x1d.rackfs.meta.v1.RetiredNodesRH\x00R\fretiredNodesB\x03\n" +
 	"\x01r\"^\n" +
 	"\x05AttrR\x12(\n" +
 	"\x04attr\x18\x01 \x01(\v2\x14.rackfs.meta.v1.AttrR\x04attr\x12+\n" +
@@ -16847,6 +17545,8 @@ const file_meta_proto_rawDesc = "" +
 	"\x05nodes\x18\x01 \x03(\v2\x14.rackfs.meta.v1.NodeR\x05nodes\"8\n" +
 	"\aTokensR\x12-\n" +
 	"\x06tokens\x18\x01 \x03(\v2\x15.rackfs.meta.v1.TokenR\x06tokens\"B\n" +
+	"\rRetiredNodesR\x121\n" +
+	"\x05nodes\x18\x01 \x03(\v2\x1b.rackfs.meta.v1.RetiredNodeR\x05nodes\"B\n" +
 	"\vNFSClientsR\x123\n" +
 	"\aclients\x18\x01 \x03(\v2\x19.rackfs.meta.v1.NFSClientR\aclients\"\xbb\x01\n" +
 	"\fClientStateR\x120\n" +
@@ -17051,7 +17751,20 @@ const file_meta_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05voter\x18\x02 \x01(\bR\x05voter\x12\x14\n" +
 	"\x05match\x18\x03 \x01(\x04R\x05match\x12\x18\n" +
-	"\atrouble\x18\x04 \x01(\tR\atrouble\"m\n" +
+	"\atrouble\x18\x04 \x01(\tR\atrouble\"?\n" +
+	"\fLevelRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x19\n" +
+	"\braise_to\x18\x02 \x01(\rR\araiseTo\"n\n" +
+	"\n" +
+	"LevelReply\x12\x16\n" +
+	"\x06leader\x18\x01 \x01(\tR\x06leader\x12\x14\n" +
+	"\x05level\x18\x02 \x01(\rR\x05level\x122\n" +
+	"\x06voters\x18\x03 \x03(\v2\x1a.rackfs.meta.v1.VoterLevelR\x06voters\"S\n" +
+	"\n" +
+	"VoterLevel\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
+	"\tmax_level\x18\x02 \x01(\rR\bmaxLevel\x12\x18\n" +
+	"\atrouble\x18\x03 \x01(\tR\atrouble\"m\n" +
 	"\rDifferRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x18\n" +
 	"\areplica\x18\x02 \x01(\tR\areplica\x12\x14\n" +
@@ -17121,7 +17834,10 @@ const file_meta_proto_rawDesc = "" +
 	"STORE_LOST\x10\x02*%\n" +
 	"\aPGState\x12\v\n" +
 	"\aPG_OPEN\x10\x00\x12\r\n" +
-	"\tPG_CLOSED\x10\x01*6\n" +
+	"\tPG_CLOSED\x10\x01*+\n" +
+	"\tNodeState\x12\v\n" +
+	"\aNODE_IN\x10\x00\x12\x11\n" +
+	"\rNODE_DRAINING\x10\x01*6\n" +
 	"\vClientState\x12\x11\n" +
 	"\rCLIENT_ACTIVE\x10\x00\x12\x14\n" +
 	"\x10CLIENT_RELEASING\x10\x01*O\n" +
@@ -17160,483 +17876,503 @@ func file_meta_proto_rawDescGZIP() []byte {
 	return file_meta_proto_rawDescData
 }
 
-var file_meta_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 207)
+var file_meta_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 216)
 var file_meta_proto_goTypes = []any{
 	(OriginKind)(0),           // 0: rackfs.meta.v1.OriginKind
 	(LockType)(0),             // 1: rackfs.meta.v1.LockType
 	(FileSystemState)(0),      // 2: rackfs.meta.v1.FileSystemState
 	(StoreState)(0),           // 3: rackfs.meta.v1.StoreState
 	(PGState)(0),              // 4: rackfs.meta.v1.PGState
-	(ClientState)(0),          // 5: rackfs.meta.v1.ClientState
-	(BlockState)(0),           // 6: rackfs.meta.v1.BlockState
-	(MemberAction)(0),         // 7: rackfs.meta.v1.MemberAction
-	(WorkKind)(0),             // 8: rackfs.meta.v1.WorkKind
-	(*Entry)(nil),             // 9: rackfs.meta.v1.Entry
-	(*Identity)(nil),          // 10: rackfs.meta.v1.Identity
-	(*Call)(nil),              // 11: rackfs.meta.v1.Call
-	(*Command)(nil),           // 12: rackfs.meta.v1.Command
-	(*Result)(nil),            // 13: rackfs.meta.v1.Result
-	(*Time)(nil),              // 14: rackfs.meta.v1.Time
-	(*Cred)(nil),              // 15: rackfs.meta.v1.Cred
-	(*Attr)(nil),              // 16: rackfs.meta.v1.Attr
-	(*AttrSet)(nil),           // 17: rackfs.meta.v1.AttrSet
-	(*DirChange)(nil),         // 18: rackfs.meta.v1.DirChange
-	(*Lease)(nil),             // 19: rackfs.meta.v1.Lease
-	(*RegisterOrigin)(nil),    // 20: rackfs.meta.v1.RegisterOrigin
-	(*OriginResult)(nil),      // 21: rackfs.meta.v1.OriginResult
-	(*ExpireOrigin)(nil),      // 22: rackfs.meta.v1.ExpireOrigin
-	(*RaiseLevel)(nil),        // 23: rackfs.meta.v1.RaiseLevel
-	(*Purge)(nil),             // 24: rackfs.meta.v1.Purge
-	(*PurgeResult)(nil),       // 25: rackfs.meta.v1.PurgeResult
-	(*CreateNamespace)(nil),   // 26: rackfs.meta.v1.CreateNamespace
-	(*Create)(nil),            // 27: rackfs.meta.v1.Create
-	(*CreateResult)(nil),      // 28: rackfs.meta.v1.CreateResult
-	(*Link)(nil),              // 29: rackfs.meta.v1.Link
-	(*LinkResult)(nil),        // 30: rackfs.meta.v1.LinkResult
-	(*Remove)(nil),            // 31: rackfs.meta.v1.Remove
-	(*RemoveResult)(nil),      // 32: rackfs.meta.v1.RemoveResult
-	(*Rename)(nil),            // 33: rackfs.meta.v1.Rename
-	(*RenameResult)(nil),      // 34: rackfs.meta.v1.RenameResult
-	(*SetAttr)(nil),           // 35: rackfs.meta.v1.SetAttr
-	(*AttrResult)(nil),        // 36: rackfs.meta.v1.AttrResult
-	(*SetXattr)(nil),          // 37: rackfs.meta.v1.SetXattr
-	(*RemoveXattr)(nil),       // 38: rackfs.meta.v1.RemoveXattr
-	(*XattrResult)(nil),       // 39: rackfs.meta.v1.XattrResult
-	(*AcquireLease)(nil),      // 40: rackfs.meta.v1.AcquireLease
-	(*LeaseResult)(nil),       // 41: rackfs.meta.v1.LeaseResult
-	(*ReleaseLease)(nil),      // 42: rackfs.meta.v1.ReleaseLease
-	(*CommitData)(nil),        // 43: rackfs.meta.v1.CommitData
-	(*NewExtent)(nil),         // 44: rackfs.meta.v1.NewExtent
-	(*CommitResult)(nil),      // 45: rackfs.meta.v1.CommitResult
-	(*Touch)(nil),             // 46: rackfs.meta.v1.Touch
-	(*Touched)(nil),           // 47: rackfs.meta.v1.Touched
-	(*ReleaseOrphan)(nil),     // 48: rackfs.meta.v1.ReleaseOrphan
-	(*AllocBlocks)(nil),       // 49: rackfs.meta.v1.AllocBlocks
-	(*BlocksResult)(nil),      // 50: rackfs.meta.v1.BlocksResult
-	(*ReapBlocks)(nil),        // 51: rackfs.meta.v1.ReapBlocks
-	(*ReapResult)(nil),        // 52: rackfs.meta.v1.ReapResult
-	(*DeadBlock)(nil),         // 53: rackfs.meta.v1.DeadBlock
-	(*ReturnBlocks)(nil),      // 54: rackfs.meta.v1.ReturnBlocks
-	(*RewriteExtents)(nil),    // 55: rackfs.meta.v1.RewriteExtents
-	(*ExtentRewrite)(nil),     // 56: rackfs.meta.v1.ExtentRewrite
-	(*RewriteResult)(nil),     // 57: rackfs.meta.v1.RewriteResult
-	(*PunchHole)(nil),         // 58: rackfs.meta.v1.PunchHole
-	(*Allocate)(nil),          // 59: rackfs.meta.v1.Allocate
-	(*CloneRange)(nil),        // 60: rackfs.meta.v1.CloneRange
-	(*RangeResult)(nil),       // 61: rackfs.meta.v1.RangeResult
-	(*ClientOpen)(nil),        // 62: rackfs.meta.v1.ClientOpen
-	(*ShareDenied)(nil),       // 63: rackfs.meta.v1.ShareDenied
-	(*OpenFile)(nil),          // 64: rackfs.meta.v1.OpenFile
-	(*OpenResult)(nil),        // 65: rackfs.meta.v1.OpenResult
-	(*CloseFiles)(nil),        // 66: rackfs.meta.v1.CloseFiles
-	(*FileClose)(nil),         // 67: rackfs.meta.v1.FileClose
-	(*LockOwner)(nil),         // 68: rackfs.meta.v1.LockOwner
-	(*SetLock)(nil),           // 69: rackfs.meta.v1.SetLock
-	(*LockResult)(nil),        // 70: rackfs.meta.v1.LockResult
-	(*LockDenied)(nil),        // 71: rackfs.meta.v1.LockDenied
-	(*ReleaseClients)(nil),    // 72: rackfs.meta.v1.ReleaseClients
-	(*ReleaseSession)(nil),    // 73: rackfs.meta.v1.ReleaseSession
-	(*SetProject)(nil),        // 74: rackfs.meta.v1.SetProject
-	(*SetQuota)(nil),          // 75: rackfs.meta.v1.SetQuota
-	(*ReserveQuota)(nil),      // 76: rackfs.meta.v1.ReserveQuota
-	(*ReserveResult)(nil),     // 77: rackfs.meta.v1.ReserveResult
-	(*ReleaseQuota)(nil),      // 78: rackfs.meta.v1.ReleaseQuota
-	(*FileSystem)(nil),        // 79: rackfs.meta.v1.FileSystem
-	(*PutFileSystem)(nil),     // 80: rackfs.meta.v1.PutFileSystem
-	(*Store)(nil),             // 81: rackfs.meta.v1.Store
-	(*PutStore)(nil),          // 82: rackfs.meta.v1.PutStore
-	(*Slot)(nil),              // 83: rackfs.meta.v1.Slot
-	(*PlacementGroup)(nil),    // 84: rackfs.meta.v1.PlacementGroup
-	(*Pool)(nil),              // 85: rackfs.meta.v1.Pool
-	(*PutPool)(nil),           // 86: rackfs.meta.v1.PutPool
-	(*RemovePool)(nil),        // 87: rackfs.meta.v1.RemovePool
-	(*ChangePGs)(nil),         // 88: rackfs.meta.v1.ChangePGs
-	(*PGChange)(nil),          // 89: rackfs.meta.v1.PGChange
-	(*ReplaceStore)(nil),      // 90: rackfs.meta.v1.ReplaceStore
-	(*Node)(nil),              // 91: rackfs.meta.v1.Node
-	(*PutNode)(nil),           // 92: rackfs.meta.v1.PutNode
-	(*RemoveNode)(nil),        // 93: rackfs.meta.v1.RemoveNode
-	(*Token)(nil),             // 94: rackfs.meta.v1.Token
-	(*PutToken)(nil),          // 95: rackfs.meta.v1.PutToken
-	(*JoinNode)(nil),          // 96: rackfs.meta.v1.JoinNode
-	(*NodeResult)(nil),        // 97: rackfs.meta.v1.NodeResult
-	(*NodeGroup)(nil),         // 98: rackfs.meta.v1.NodeGroup
-	(*RackReservation)(nil),   // 99: rackfs.meta.v1.RackReservation
-	(*PutGroup)(nil),          // 100: rackfs.meta.v1.PutGroup
-	(*GroupResult)(nil),       // 101: rackfs.meta.v1.GroupResult
-	(*RemoveGroup)(nil),       // 102: rackfs.meta.v1.RemoveGroup
-	(*ReserveRacks)(nil),      // 103: rackfs.meta.v1.ReserveRacks
-	(*SetNodeGroup)(nil),      // 104: rackfs.meta.v1.SetNodeGroup
-	(*Key)(nil),               // 105: rackfs.meta.v1.Key
-	(*PutKey)(nil),            // 106: rackfs.meta.v1.PutKey
-	(*NFSClient)(nil),         // 107: rackfs.meta.v1.NFSClient
-	(*PutNFSClient)(nil),      // 108: rackfs.meta.v1.PutNFSClient
-	(*RemoveNFSClient)(nil),   // 109: rackfs.meta.v1.RemoveNFSClient
-	(*ClientRecord)(nil),      // 110: rackfs.meta.v1.ClientRecord
-	(*SessionRecord)(nil),     // 111: rackfs.meta.v1.SessionRecord
-	(*PutClient)(nil),         // 112: rackfs.meta.v1.PutClient
-	(*ClientsResult)(nil),     // 113: rackfs.meta.v1.ClientsResult
-	(*RemoveClient)(nil),      // 114: rackfs.meta.v1.RemoveClient
-	(*TakeClients)(nil),       // 115: rackfs.meta.v1.TakeClients
-	(*ForgetClients)(nil),     // 116: rackfs.meta.v1.ForgetClients
-	(*PutSession)(nil),        // 117: rackfs.meta.v1.PutSession
-	(*RemoveSession)(nil),     // 118: rackfs.meta.v1.RemoveSession
-	(*Query)(nil),             // 119: rackfs.meta.v1.Query
-	(*GetAttrQ)(nil),          // 120: rackfs.meta.v1.GetAttrQ
-	(*LookupQ)(nil),           // 121: rackfs.meta.v1.LookupQ
-	(*ParentQ)(nil),           // 122: rackfs.meta.v1.ParentQ
-	(*ReadDirQ)(nil),          // 123: rackfs.meta.v1.ReadDirQ
-	(*ReadLinkQ)(nil),         // 124: rackfs.meta.v1.ReadLinkQ
-	(*ExtentsQ)(nil),          // 125: rackfs.meta.v1.ExtentsQ
-	(*StatFSQ)(nil),           // 126: rackfs.meta.v1.StatFSQ
-	(*QuotasQ)(nil),           // 127: rackfs.meta.v1.QuotasQ
-	(*NodesQ)(nil),            // 128: rackfs.meta.v1.NodesQ
-	(*TokensQ)(nil),           // 129: rackfs.meta.v1.TokensQ
-	(*BlockStatesQ)(nil),      // 130: rackfs.meta.v1.BlockStatesQ
-	(*BlocksQ)(nil),           // 131: rackfs.meta.v1.BlocksQ
-	(*GetXattrQ)(nil),         // 132: rackfs.meta.v1.GetXattrQ
-	(*ListXattrsQ)(nil),       // 133: rackfs.meta.v1.ListXattrsQ
-	(*ShardInfoQ)(nil),        // 134: rackfs.meta.v1.ShardInfoQ
-	(*FileSystemsQ)(nil),      // 135: rackfs.meta.v1.FileSystemsQ
-	(*ClusterMapQ)(nil),       // 136: rackfs.meta.v1.ClusterMapQ
-	(*KeysQ)(nil),             // 137: rackfs.meta.v1.KeysQ
-	(*NFSClientsQ)(nil),       // 138: rackfs.meta.v1.NFSClientsQ
-	(*TestLockQ)(nil),         // 139: rackfs.meta.v1.TestLockQ
-	(*ClientStateQ)(nil),      // 140: rackfs.meta.v1.ClientStateQ
-	(*SessionSlotsQ)(nil),     // 141: rackfs.meta.v1.SessionSlotsQ
-	(*FileOpensQ)(nil),        // 142: rackfs.meta.v1.FileOpensQ
-	(*ClientsQ)(nil),          // 143: rackfs.meta.v1.ClientsQ
-	(*ClientQ)(nil),           // 144: rackfs.meta.v1.ClientQ
-	(*QueryResult)(nil),       // 145: rackfs.meta.v1.QueryResult
-	(*AttrR)(nil),             // 146: rackfs.meta.v1.AttrR
-	(*Dirent)(nil),            // 147: rackfs.meta.v1.Dirent
-	(*ReadDirR)(nil),          // 148: rackfs.meta.v1.ReadDirR
-	(*ReadLinkR)(nil),         // 149: rackfs.meta.v1.ReadLinkR
-	(*Extent)(nil),            // 150: rackfs.meta.v1.Extent
-	(*ExtentsR)(nil),          // 151: rackfs.meta.v1.ExtentsR
-	(*StatFSR)(nil),           // 152: rackfs.meta.v1.StatFSR
-	(*Quota)(nil),             // 153: rackfs.meta.v1.Quota
-	(*QuotasR)(nil),           // 154: rackfs.meta.v1.QuotasR
-	(*BlockStatesR)(nil),      // 155: rackfs.meta.v1.BlockStatesR
-	(*BlocksR)(nil),           // 156: rackfs.meta.v1.BlocksR
-	(*BlockInfo)(nil),         // 157: rackfs.meta.v1.BlockInfo
-	(*GetXattrR)(nil),         // 158: rackfs.meta.v1.GetXattrR
-	(*ListXattrsR)(nil),       // 159: rackfs.meta.v1.ListXattrsR
-	(*ShardInfoR)(nil),        // 160: rackfs.meta.v1.ShardInfoR
-	(*FileSystemsR)(nil),      // 161: rackfs.meta.v1.FileSystemsR
-	(*ClusterMapR)(nil),       // 162: rackfs.meta.v1.ClusterMapR
-	(*KeysR)(nil),             // 163: rackfs.meta.v1.KeysR
-	(*NodesR)(nil),            // 164: rackfs.meta.v1.NodesR
-	(*TokensR)(nil),           // 165: rackfs.meta.v1.TokensR
-	(*NFSClientsR)(nil),       // 166: rackfs.meta.v1.NFSClientsR
-	(*ClientStateR)(nil),      // 167: rackfs.meta.v1.ClientStateR
-	(*ClientLocks)(nil),       // 168: rackfs.meta.v1.ClientLocks
-	(*LockRange)(nil),         // 169: rackfs.meta.v1.LockRange
-	(*SessionSlotsR)(nil),     // 170: rackfs.meta.v1.SessionSlotsR
-	(*SessionSlot)(nil),       // 171: rackfs.meta.v1.SessionSlot
-	(*FileOpensR)(nil),        // 172: rackfs.meta.v1.FileOpensR
-	(*ClientsR)(nil),          // 173: rackfs.meta.v1.ClientsR
-	(*ClientSessions)(nil),    // 174: rackfs.meta.v1.ClientSessions
-	(*InodeRecord)(nil),       // 175: rackfs.meta.v1.InodeRecord
-	(*Xattrs)(nil),            // 176: rackfs.meta.v1.Xattrs
-	(*XattrRecord)(nil),       // 177: rackfs.meta.v1.XattrRecord
-	(*Cut)(nil),               // 178: rackfs.meta.v1.Cut
-	(*ExtentRecord)(nil),      // 179: rackfs.meta.v1.ExtentRecord
-	(*BlockRecord)(nil),       // 180: rackfs.meta.v1.BlockRecord
-	(*BackReference)(nil),     // 181: rackfs.meta.v1.BackReference
-	(*DirentRecord)(nil),      // 182: rackfs.meta.v1.DirentRecord
-	(*OriginRecord)(nil),      // 183: rackfs.meta.v1.OriginRecord
-	(*SlotRecord)(nil),        // 184: rackfs.meta.v1.SlotRecord
-	(*SlotResult)(nil),        // 185: rackfs.meta.v1.SlotResult
-	(*OpenRecord)(nil),        // 186: rackfs.meta.v1.OpenRecord
-	(*LockRecord)(nil),        // 187: rackfs.meta.v1.LockRecord
-	(*KnownClient)(nil),       // 188: rackfs.meta.v1.KnownClient
-	(*UsageRecord)(nil),       // 189: rackfs.meta.v1.UsageRecord
-	(*ReservationRecord)(nil), // 190: rackfs.meta.v1.ReservationRecord
-	(*RangeRecord)(nil),       // 191: rackfs.meta.v1.RangeRecord
-	(*PurgeRecord)(nil),       // 192: rackfs.meta.v1.PurgeRecord
-	(*DyingRecord)(nil),       // 193: rackfs.meta.v1.DyingRecord
-	(*NamespaceRecord)(nil),   // 194: rackfs.meta.v1.NamespaceRecord
-	(*ProposeRequest)(nil),    // 195: rackfs.meta.v1.ProposeRequest
-	(*ProposeReply)(nil),      // 196: rackfs.meta.v1.ProposeReply
-	(*QueryRequest)(nil),      // 197: rackfs.meta.v1.QueryRequest
-	(*QueryReply)(nil),        // 198: rackfs.meta.v1.QueryReply
-	(*TermRequest)(nil),       // 199: rackfs.meta.v1.TermRequest
-	(*TermReply)(nil),         // 200: rackfs.meta.v1.TermReply
-	(*RenewRequest)(nil),      // 201: rackfs.meta.v1.RenewRequest
-	(*RenewReply)(nil),        // 202: rackfs.meta.v1.RenewReply
-	(*LeaderRequest)(nil),     // 203: rackfs.meta.v1.LeaderRequest
-	(*LeaderReply)(nil),       // 204: rackfs.meta.v1.LeaderReply
-	(*ReplicaReply)(nil),      // 205: rackfs.meta.v1.ReplicaReply
-	(*MemberRequest)(nil),     // 206: rackfs.meta.v1.MemberRequest
-	(*MemberReply)(nil),       // 207: rackfs.meta.v1.MemberReply
-	(*Member)(nil),            // 208: rackfs.meta.v1.Member
-	(*DifferRequest)(nil),     // 209: rackfs.meta.v1.DifferRequest
-	(*DifferReply)(nil),       // 210: rackfs.meta.v1.DifferReply
-	(*WorkTask)(nil),          // 211: rackfs.meta.v1.WorkTask
-	(*WorkRequest)(nil),       // 212: rackfs.meta.v1.WorkRequest
-	(*WorkReply)(nil),         // 213: rackfs.meta.v1.WorkReply
-	(*WorkGrant)(nil),         // 214: rackfs.meta.v1.WorkGrant
-	(*WorkPiece)(nil),         // 215: rackfs.meta.v1.WorkPiece
+	(NodeState)(0),            // 5: rackfs.meta.v1.NodeState
+	(ClientState)(0),          // 6: rackfs.meta.v1.ClientState
+	(BlockState)(0),           // 7: rackfs.meta.v1.BlockState
+	(MemberAction)(0),         // 8: rackfs.meta.v1.MemberAction
+	(WorkKind)(0),             // 9: rackfs.meta.v1.WorkKind
+	(*Entry)(nil),             // 10: rackfs.meta.v1.Entry
+	(*Identity)(nil),          // 11: rackfs.meta.v1.Identity
+	(*Call)(nil),              // 12: rackfs.meta.v1.Call
+	(*Command)(nil),           // 13: rackfs.meta.v1.Command
+	(*Result)(nil),            // 14: rackfs.meta.v1.Result
+	(*Time)(nil),              // 15: rackfs.meta.v1.Time
+	(*Cred)(nil),              // 16: rackfs.meta.v1.Cred
+	(*Attr)(nil),              // 17: rackfs.meta.v1.Attr
+	(*AttrSet)(nil),           // 18: rackfs.meta.v1.AttrSet
+	(*DirChange)(nil),         // 19: rackfs.meta.v1.DirChange
+	(*Lease)(nil),             // 20: rackfs.meta.v1.Lease
+	(*RegisterOrigin)(nil),    // 21: rackfs.meta.v1.RegisterOrigin
+	(*OriginResult)(nil),      // 22: rackfs.meta.v1.OriginResult
+	(*ExpireOrigin)(nil),      // 23: rackfs.meta.v1.ExpireOrigin
+	(*RaiseLevel)(nil),        // 24: rackfs.meta.v1.RaiseLevel
+	(*Purge)(nil),             // 25: rackfs.meta.v1.Purge
+	(*PurgeResult)(nil),       // 26: rackfs.meta.v1.PurgeResult
+	(*CreateNamespace)(nil),   // 27: rackfs.meta.v1.CreateNamespace
+	(*Create)(nil),            // 28: rackfs.meta.v1.Create
+	(*CreateResult)(nil),      // 29: rackfs.meta.v1.CreateResult
+	(*Link)(nil),              // 30: rackfs.meta.v1.Link
+	(*LinkResult)(nil),        // 31: rackfs.meta.v1.LinkResult
+	(*Remove)(nil),            // 32: rackfs.meta.v1.Remove
+	(*RemoveResult)(nil),      // 33: rackfs.meta.v1.RemoveResult
+	(*Rename)(nil),            // 34: rackfs.meta.v1.Rename
+	(*RenameResult)(nil),      // 35: rackfs.meta.v1.RenameResult
+	(*SetAttr)(nil),           // 36: rackfs.meta.v1.SetAttr
+	(*AttrResult)(nil),        // 37: rackfs.meta.v1.AttrResult
+	(*SetXattr)(nil),          // 38: rackfs.meta.v1.SetXattr
+	(*RemoveXattr)(nil),       // 39: rackfs.meta.v1.RemoveXattr
+	(*XattrResult)(nil),       // 40: rackfs.meta.v1.XattrResult
+	(*AcquireLease)(nil),      // 41: rackfs.meta.v1.AcquireLease
+	(*LeaseResult)(nil),       // 42: rackfs.meta.v1.LeaseResult
+	(*ReleaseLease)(nil),      // 43: rackfs.meta.v1.ReleaseLease
+	(*CommitData)(nil),        // 44: rackfs.meta.v1.CommitData
+	(*NewExtent)(nil),         // 45: rackfs.meta.v1.NewExtent
+	(*CommitResult)(nil),      // 46: rackfs.meta.v1.CommitResult
+	(*Touch)(nil),             // 47: rackfs.meta.v1.Touch
+	(*Touched)(nil),           // 48: rackfs.meta.v1.Touched
+	(*ReleaseOrphan)(nil),     // 49: rackfs.meta.v1.ReleaseOrphan
+	(*AllocBlocks)(nil),       // 50: rackfs.meta.v1.AllocBlocks
+	(*BlocksResult)(nil),      // 51: rackfs.meta.v1.BlocksResult
+	(*ReapBlocks)(nil),        // 52: rackfs.meta.v1.ReapBlocks
+	(*ReapResult)(nil),        // 53: rackfs.meta.v1.ReapResult
+	(*DeadBlock)(nil),         // 54: rackfs.meta.v1.DeadBlock
+	(*ReturnBlocks)(nil),      // 55: rackfs.meta.v1.ReturnBlocks
+	(*RewriteExtents)(nil),    // 56: rackfs.meta.v1.RewriteExtents
+	(*ExtentRewrite)(nil),     // 57: rackfs.meta.v1.ExtentRewrite
+	(*RewriteResult)(nil),     // 58: rackfs.meta.v1.RewriteResult
+	(*PunchHole)(nil),         // 59: rackfs.meta.v1.PunchHole
+	(*Allocate)(nil),          // 60: rackfs.meta.v1.Allocate
+	(*CloneRange)(nil),        // 61: rackfs.meta.v1.CloneRange
+	(*RangeResult)(nil),       // 62: rackfs.meta.v1.RangeResult
+	(*ClientOpen)(nil),        // 63: rackfs.meta.v1.ClientOpen
+	(*ShareDenied)(nil),       // 64: rackfs.meta.v1.ShareDenied
+	(*OpenFile)(nil),          // 65: rackfs.meta.v1.OpenFile
+	(*OpenResult)(nil),        // 66: rackfs.meta.v1.OpenResult
+	(*CloseFiles)(nil),        // 67: rackfs.meta.v1.CloseFiles
+	(*FileClose)(nil),         // 68: rackfs.meta.v1.FileClose
+	(*LockOwner)(nil),         // 69: rackfs.meta.v1.LockOwner
+	(*SetLock)(nil),           // 70: rackfs.meta.v1.SetLock
+	(*LockResult)(nil),        // 71: rackfs.meta.v1.LockResult
+	(*LockDenied)(nil),        // 72: rackfs.meta.v1.LockDenied
+	(*ReleaseClients)(nil),    // 73: rackfs.meta.v1.ReleaseClients
+	(*ReleaseSession)(nil),    // 74: rackfs.meta.v1.ReleaseSession
+	(*SetProject)(nil),        // 75: rackfs.meta.v1.SetProject
+	(*SetQuota)(nil),          // 76: rackfs.meta.v1.SetQuota
+	(*ReserveQuota)(nil),      // 77: rackfs.meta.v1.ReserveQuota
+	(*ReserveResult)(nil),     // 78: rackfs.meta.v1.ReserveResult
+	(*ReleaseQuota)(nil),      // 79: rackfs.meta.v1.ReleaseQuota
+	(*FileSystem)(nil),        // 80: rackfs.meta.v1.FileSystem
+	(*PutFileSystem)(nil),     // 81: rackfs.meta.v1.PutFileSystem
+	(*Store)(nil),             // 82: rackfs.meta.v1.Store
+	(*PutStore)(nil),          // 83: rackfs.meta.v1.PutStore
+	(*Slot)(nil),              // 84: rackfs.meta.v1.Slot
+	(*PlacementGroup)(nil),    // 85: rackfs.meta.v1.PlacementGroup
+	(*Pool)(nil),              // 86: rackfs.meta.v1.Pool
+	(*PutPool)(nil),           // 87: rackfs.meta.v1.PutPool
+	(*RemovePool)(nil),        // 88: rackfs.meta.v1.RemovePool
+	(*ChangePGs)(nil),         // 89: rackfs.meta.v1.ChangePGs
+	(*PGChange)(nil),          // 90: rackfs.meta.v1.PGChange
+	(*ReplaceStore)(nil),      // 91: rackfs.meta.v1.ReplaceStore
+	(*Node)(nil),              // 92: rackfs.meta.v1.Node
+	(*PutNode)(nil),           // 93: rackfs.meta.v1.PutNode
+	(*RemoveNode)(nil),        // 94: rackfs.meta.v1.RemoveNode
+	(*Token)(nil),             // 95: rackfs.meta.v1.Token
+	(*PutToken)(nil),          // 96: rackfs.meta.v1.PutToken
+	(*JoinNode)(nil),          // 97: rackfs.meta.v1.JoinNode
+	(*NodeResult)(nil),        // 98: rackfs.meta.v1.NodeResult
+	(*SetNodeState)(nil),      // 99: rackfs.meta.v1.SetNodeState
+	(*RetireNode)(nil),        // 100: rackfs.meta.v1.RetireNode
+	(*RetiredNode)(nil),       // 101: rackfs.meta.v1.RetiredNode
+	(*RetireStores)(nil),      // 102: rackfs.meta.v1.RetireStores
+	(*NodeGroup)(nil),         // 103: rackfs.meta.v1.NodeGroup
+	(*RackReservation)(nil),   // 104: rackfs.meta.v1.RackReservation
+	(*PutGroup)(nil),          // 105: rackfs.meta.v1.PutGroup
+	(*GroupResult)(nil),       // 106: rackfs.meta.v1.GroupResult
+	(*RemoveGroup)(nil),       // 107: rackfs.meta.v1.RemoveGroup
+	(*ReserveRacks)(nil),      // 108: rackfs.meta.v1.ReserveRacks
+	(*SetNodeGroup)(nil),      // 109: rackfs.meta.v1.SetNodeGroup
+	(*Key)(nil),               // 110: rackfs.meta.v1.Key
+	(*PutKey)(nil),            // 111: rackfs.meta.v1.PutKey
+	(*NFSClient)(nil),         // 112: rackfs.meta.v1.NFSClient
+	(*PutNFSClient)(nil),      // 113: rackfs.meta.v1.PutNFSClient
+	(*RemoveNFSClient)(nil),   // 114: rackfs.meta.v1.RemoveNFSClient
+	(*ClientRecord)(nil),      // 115: rackfs.meta.v1.ClientRecord
+	(*SessionRecord)(nil),     // 116: rackfs.meta.v1.SessionRecord
+	(*PutClient)(nil),         // 117: rackfs.meta.v1.PutClient
+	(*ClientsResult)(nil),     // 118: rackfs.meta.v1.ClientsResult
+	(*RemoveClient)(nil),      // 119: rackfs.meta.v1.RemoveClient
+	(*TakeClients)(nil),       // 120: rackfs.meta.v1.TakeClients
+	(*ForgetClients)(nil),     // 121: rackfs.meta.v1.ForgetClients
+	(*PutSession)(nil),        // 122: rackfs.meta.v1.PutSession
+	(*RemoveSession)(nil),     // 123: rackfs.meta.v1.RemoveSession
+	(*Query)(nil),             // 124: rackfs.meta.v1.Query
+	(*GetAttrQ)(nil),          // 125: rackfs.meta.v1.GetAttrQ
+	(*LookupQ)(nil),           // 126: rackfs.meta.v1.LookupQ
+	(*ParentQ)(nil),           // 127: rackfs.meta.v1.ParentQ
+	(*ReadDirQ)(nil),          // 128: rackfs.meta.v1.ReadDirQ
+	(*ReadLinkQ)(nil),         // 129: rackfs.meta.v1.ReadLinkQ
+	(*ExtentsQ)(nil),          // 130: rackfs.meta.v1.ExtentsQ
+	(*StatFSQ)(nil),           // 131: rackfs.meta.v1.StatFSQ
+	(*QuotasQ)(nil),           // 132: rackfs.meta.v1.QuotasQ
+	(*NodesQ)(nil),            // 133: rackfs.meta.v1.NodesQ
+	(*TokensQ)(nil),           // 134: rackfs.meta.v1.TokensQ
+	(*RetiredNodesQ)(nil),     // 135: rackfs.meta.v1.RetiredNodesQ
+	(*BlockStatesQ)(nil),      // 136: rackfs.meta.v1.BlockStatesQ
+	(*BlocksQ)(nil),           // 137: rackfs.meta.v1.BlocksQ
+	(*GetXattrQ)(nil),         // 138: rackfs.meta.v1.GetXattrQ
+	(*ListXattrsQ)(nil),       // 139: rackfs.meta.v1.ListXattrsQ
+	(*ShardInfoQ)(nil),        // 140: rackfs.meta.v1.ShardInfoQ
+	(*FileSystemsQ)(nil),      // 141: rackfs.meta.v1.FileSystemsQ
+	(*ClusterMapQ)(nil),       // 142: rackfs.meta.v1.ClusterMapQ
+	(*KeysQ)(nil),             // 143: rackfs.meta.v1.KeysQ
+	(*NFSClientsQ)(nil),       // 144: rackfs.meta.v1.NFSClientsQ
+	(*TestLockQ)(nil),         // 145: rackfs.meta.v1.TestLockQ
+	(*ClientStateQ)(nil),      // 146: rackfs.meta.v1.ClientStateQ
+	(*SessionSlotsQ)(nil),     // 147: rackfs.meta.v1.SessionSlotsQ
+	(*FileOpensQ)(nil),        // 148: rackfs.meta.v1.FileOpensQ
+	(*ClientsQ)(nil),          // 149: rackfs.meta.v1.ClientsQ
+	(*ClientQ)(nil),           // 150: rackfs.meta.v1.ClientQ
+	(*QueryResult)(nil),       // 151: rackfs.meta.v1.QueryResult
+	(*AttrR)(nil),             // 152: rackfs.meta.v1.AttrR
+	(*Dirent)(nil),            // 153: rackfs.meta.v1.Dirent
+	(*ReadDirR)(nil),          // 154: rackfs.meta.v1.ReadDirR
+	(*ReadLinkR)(nil),         // 155: rackfs.meta.v1.ReadLinkR
+	(*Extent)(nil),            // 156: rackfs.meta.v1.Extent
+	(*ExtentsR)(nil),          // 157: rackfs.meta.v1.ExtentsR
+	(*StatFSR)(nil),           // 158: rackfs.meta.v1.StatFSR
+	(*Quota)(nil),             // 159: rackfs.meta.v1.Quota
+	(*QuotasR)(nil),           // 160: rackfs.meta.v1.QuotasR
+	(*BlockStatesR)(nil),      // 161: rackfs.meta.v1.BlockStatesR
+	(*BlocksR)(nil),           // 162: rackfs.meta.v1.BlocksR
+	(*BlockInfo)(nil),         // 163: rackfs.meta.v1.BlockInfo
+	(*GetXattrR)(nil),         // 164: rackfs.meta.v1.GetXattrR
+	(*ListXattrsR)(nil),       // 165: rackfs.meta.v1.ListXattrsR
+	(*ShardInfoR)(nil),        // 166: rackfs.meta.v1.ShardInfoR
+	(*FileSystemsR)(nil),      // 167: rackfs.meta.v1.FileSystemsR
+	(*ClusterMapR)(nil),       // 168: rackfs.meta.v1.ClusterMapR
+	(*KeysR)(nil),             // 169: rackfs.meta.v1.KeysR
+	(*NodesR)(nil),            // 170: rackfs.meta.v1.NodesR
+	(*TokensR)(nil),           // 171: rackfs.meta.v1.TokensR
+	(*RetiredNodesR)(nil),     // 172: rackfs.meta.v1.RetiredNodesR
+	(*NFSClientsR)(nil),       // 173: rackfs.meta.v1.NFSClientsR
+	(*ClientStateR)(nil),      // 174: rackfs.meta.v1.ClientStateR
+	(*ClientLocks)(nil),       // 175: rackfs.meta.v1.ClientLocks
+	(*LockRange)(nil),         // 176: rackfs.meta.v1.LockRange
+	(*SessionSlotsR)(nil),     // 177: rackfs.meta.v1.SessionSlotsR
+	(*SessionSlot)(nil),       // 178: rackfs.meta.v1.SessionSlot
+	(*FileOpensR)(nil),        // 179: rackfs.meta.v1.FileOpensR
+	(*ClientsR)(nil),          // 180: rackfs.meta.v1.ClientsR
+	(*ClientSessions)(nil),    // 181: rackfs.meta.v1.ClientSessions
+	(*InodeRecord)(nil),       // 182: rackfs.meta.v1.InodeRecord
+	(*Xattrs)(nil),            // 183: rackfs.meta.v1.Xattrs
+	(*XattrRecord)(nil),       // 184: rackfs.meta.v1.XattrRecord
+	(*Cut)(nil),               // 185: rackfs.meta.v1.Cut
+	(*ExtentRecord)(nil),      // 186: rackfs.meta.v1.ExtentRecord
+	(*BlockRecord)(nil),       // 187: rackfs.meta.v1.BlockRecord
+	(*BackReference)(nil),     // 188: rackfs.meta.v1.BackReference
+	(*DirentRecord)(nil),      // 189: rackfs.meta.v1.DirentRecord
+	(*OriginRecord)(nil),      // 190: rackfs.meta.v1.OriginRecord
+	(*SlotRecord)(nil),        // 191: rackfs.meta.v1.SlotRecord
+	(*SlotResult)(nil),        // 192: rackfs.meta.v1.SlotResult
+	(*OpenRecord)(nil),        // 193: rackfs.meta.v1.OpenRecord
+	(*LockRecord)(nil),        // 194: rackfs.meta.v1.LockRecord
+	(*KnownClient)(nil),       // 195: rackfs.meta.v1.KnownClient
+	(*UsageRecord)(nil),       // 196: rackfs.meta.v1.UsageRecord
+	(*ReservationRecord)(nil), // 197: rackfs.meta.v1.ReservationRecord
+	(*RangeRecord)(nil),       // 198: rackfs.meta.v1.RangeRecord
+	(*PurgeRecord)(nil),       // 199: rackfs.meta.v1.PurgeRecord
+	(*DyingRecord)(nil),       // 200: rackfs.meta.v1.DyingRecord
+	(*NamespaceRecord)(nil),   // 201: rackfs.meta.v1.NamespaceRecord
+	(*ProposeRequest)(nil),    // 202: rackfs.meta.v1.ProposeRequest
+	(*ProposeReply)(nil),      // 203: rackfs.meta.v1.ProposeReply
+	(*QueryRequest)(nil),      // 204: rackfs.meta.v1.QueryRequest
+	(*QueryReply)(nil),        // 205: rackfs.meta.v1.QueryReply
+	(*TermRequest)(nil),       // 206: rackfs.meta.v1.TermRequest
+	(*TermReply)(nil),         // 207: rackfs.meta.v1.TermReply
+	(*RenewRequest)(nil),      // 208: rackfs.meta.v1.RenewRequest
+	(*RenewReply)(nil),        // 209: rackfs.meta.v1.RenewReply
+	(*LeaderRequest)(nil),     // 210: rackfs.meta.v1.LeaderRequest
+	(*LeaderReply)(nil),       // 211: rackfs.meta.v1.LeaderReply
+	(*ReplicaReply)(nil),      // 212: rackfs.meta.v1.ReplicaReply
+	(*MemberRequest)(nil),     // 213: rackfs.meta.v1.MemberRequest
+	(*MemberReply)(nil),       // 214: rackfs.meta.v1.MemberReply
+	(*Member)(nil),            // 215: rackfs.meta.v1.Member
+	(*LevelRequest)(nil),      // 216: rackfs.meta.v1.LevelRequest
+	(*LevelReply)(nil),        // 217: rackfs.meta.v1.LevelReply
+	(*VoterLevel)(nil),        // 218: rackfs.meta.v1.VoterLevel
+	(*DifferRequest)(nil),     // 219: rackfs.meta.v1.DifferRequest
+	(*DifferReply)(nil),       // 220: rackfs.meta.v1.DifferReply
+	(*WorkTask)(nil),          // 221: rackfs.meta.v1.WorkTask
+	(*WorkRequest)(nil),       // 222: rackfs.meta.v1.WorkRequest
+	(*WorkReply)(nil),         // 223: rackfs.meta.v1.WorkReply
+	(*WorkGrant)(nil),         // 224: rackfs.meta.v1.WorkGrant
+	(*WorkPiece)(nil),         // 225: rackfs.meta.v1.WorkPiece
 }
 var file_meta_proto_depIdxs = []int32{
-	12,  // 0: rackfs.meta.v1.Entry.commands:type_name -> rackfs.meta.v1.Command
-	10,  // 1: rackfs.meta.v1.Command.id:type_name -> rackfs.meta.v1.Identity
-	11,  // 2: rackfs.meta.v1.Command.call:type_name -> rackfs.meta.v1.Call
-	14,  // 3: rackfs.meta.v1.Command.time:type_name -> rackfs.meta.v1.Time
-	15,  // 4: rackfs.meta.v1.Command.cred:type_name -> rackfs.meta.v1.Cred
-	20,  // 5: rackfs.meta.v1.Command.register_origin:type_name -> rackfs.meta.v1.RegisterOrigin
-	22,  // 6: rackfs.meta.v1.Command.expire_origin:type_name -> rackfs.meta.v1.ExpireOrigin
-	23,  // 7: rackfs.meta.v1.Command.raise_level:type_name -> rackfs.meta.v1.RaiseLevel
-	24,  // 8: rackfs.meta.v1.Command.purge:type_name -> rackfs.meta.v1.Purge
-	26,  // 9: rackfs.meta.v1.Command.create_namespace:type_name -> rackfs.meta.v1.CreateNamespace
-	27,  // 10: rackfs.meta.v1.Command.create:type_name -> rackfs.meta.v1.Create
-	29,  // 11: rackfs.meta.v1.Command.link:type_name -> rackfs.meta.v1.Link
-	31,  // 12: rackfs.meta.v1.Command.remove:type_name -> rackfs.meta.v1.Remove
-	33,  // 13: rackfs.meta.v1.Command.rename:type_name -> rackfs.meta.v1.Rename
-	35,  // 14: rackfs.meta.v1.Command.set_attr:type_name -> rackfs.meta.v1.SetAttr
-	40,  // 15: rackfs.meta.v1.Command.acquire_lease:type_name -> rackfs.meta.v1.AcquireLease
-	42,  // 16: rackfs.meta.v1.Command.release_lease:type_name -> rackfs.meta.v1.ReleaseLease
-	43,  // 17: rackfs.meta.v1.Command.commit_data:type_name -> rackfs.meta.v1.CommitData
-	48,  // 18: rackfs.meta.v1.Command.release_orphan:type_name -> rackfs.meta.v1.ReleaseOrphan
-	49,  // 19: rackfs.meta.v1.Command.alloc_blocks:type_name -> rackfs.meta.v1.AllocBlocks
-	51,  // 20: rackfs.meta.v1.Command.reap_blocks:type_name -> rackfs.meta.v1.ReapBlocks
-	54,  // 21: rackfs.meta.v1.Command.return_blocks:type_name -> rackfs.meta.v1.ReturnBlocks
-	55,  // 22: rackfs.meta.v1.Command.rewrite_extents:type_name -> rackfs.meta.v1.RewriteExtents
-	58,  // 23: rackfs.meta.v1.Command.punch_hole:type_name -> rackfs.meta.v1.PunchHole
-	59,  // 24: rackfs.meta.v1.Command.allocate:type_name -> rackfs.meta.v1.Allocate
-	60,  // 25: rackfs.meta.v1.Command.clone_range:type_name -> rackfs.meta.v1.CloneRange
-	37,  // 26: rackfs.meta.v1.Command.set_xattr:type_name -> rackfs.meta.v1.SetXattr
-	38,  // 27: rackfs.meta.v1.Command.remove_xattr:type_name -> rackfs.meta.v1.RemoveXattr
-	64,  // 28: rackfs.meta.v1.Command.open_file:type_name -> rackfs.meta.v1.OpenFile
-	66,  // 29: rackfs.meta.v1.Command.close_files:type_name -> rackfs.meta.v1.CloseFiles
-	69,  // 30: rackfs.meta.v1.Command.set_lock:type_name -> rackfs.meta.v1.SetLock
-	72,  // 31: rackfs.meta.v1.Command.release_clients:type_name -> rackfs.meta.v1.ReleaseClients
-	73,  // 32: rackfs.meta.v1.Command.release_session:type_name -> rackfs.meta.v1.ReleaseSession
-	74,  // 33: rackfs.meta.v1.Command.set_project:type_name -> rackfs.meta.v1.SetProject
-	75,  // 34: rackfs.meta.v1.Command.set_quota:type_name -> rackfs.meta.v1.SetQuota
-	76,  // 35: rackfs.meta.v1.Command.reserve_quota:type_name -> rackfs.meta.v1.ReserveQuota
-	78,  // 36: rackfs.meta.v1.Command.release_quota:type_name -> rackfs.meta.v1.ReleaseQuota
-	80,  // 37: rackfs.meta.v1.Command.put_file_system:type_name -> rackfs.meta.v1.PutFileSystem
-	82,  // 38: rackfs.meta.v1.Command.put_store:type_name -> rackfs.meta.v1.PutStore
-	86,  // 39: rackfs.meta.v1.Command.put_pool:type_name -> rackfs.meta.v1.PutPool
-	106, // 40: rackfs.meta.v1.Command.put_key:type_name -> rackfs.meta.v1.PutKey
-	108, // 41: rackfs.meta.v1.Command.put_nfs_client:type_name -> rackfs.meta.v1.PutNFSClient
-	109, // 42: rackfs.meta.v1.Command.remove_nfs_client:type_name -> rackfs.meta.v1.RemoveNFSClient
-	88,  // 43: rackfs.meta.v1.Command.change_pgs:type_name -> rackfs.meta.v1.ChangePGs
-	90,  // 44: rackfs.meta.v1.Command.replace_store:type_name -> rackfs.meta.v1.ReplaceStore
-	46,  // 45: rackfs.meta.v1.Command.touch:type_name -> rackfs.meta.v1.Touch
-	112, // 46: rackfs.meta.v1.Command.put_client:type_name -> rackfs.meta.v1.PutClient
-	114, // 47: rackfs.meta.v1.Command.remove_client:type_name -> rackfs.meta.v1.RemoveClient
-	117, // 48: rackfs.meta.v1.Command.put_session:type_name -> rackfs.meta.v1.PutSession
-	118, // 49: rackfs.meta.v1.Command.remove_session:type_name -> rackfs.meta.v1.RemoveSession
-	115, // 50: rackfs.meta.v1.Command.take_clients:type_name -> rackfs.meta.v1.TakeClients
-	116, // 51: rackfs.meta.v1.Command.forget_clients:type_name -> rackfs.meta.v1.ForgetClients
-	92,  // 52: rackfs.meta.v1.Command.put_node:type_name -> rackfs.meta.v1.PutNode
-	93,  // 53: rackfs.meta.v1.Command.remove_node:type_name -> rackfs.meta.v1.RemoveNode
-	95,  // 54: rackfs.meta.v1.Command.put_token:type_name -> rackfs.meta.v1.PutToken
-	96,  // 55: rackfs.meta.v1.Command.join_node:type_name -> rackfs.meta.v1.JoinNode
-	100, // 56: rackfs.meta.v1.Command.put_group:type_name -> rackfs.meta.v1.PutGroup
-	102, // 57: rackfs.meta.v1.Command.remove_group:type_name -> rackfs.meta.v1.RemoveGroup
-	103, // 58: rackfs.meta.v1.Command.reserve_racks:type_name -> rackfs.meta.v1.ReserveRacks
-	104, // 59: rackfs.meta.v1.Command.set_node_group:type_name -> rackfs.meta.v1.SetNodeGroup
-	87,  // 60: rackfs.meta.v1.Command.remove_pool:type_name -> rackfs.meta.v1.RemovePool
-	21,  // 61: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
-	28,  // 62: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
-	30,  // 63: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
-	32,  // 64: rackfs.meta.v1.Result.remove:type_name -> rackfs.meta.v1.RemoveResult
-	34,  // 65: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
-	36,  // 66: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
-	41,  // 67: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
-	45,  // 68: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
-	50,  // 69: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
-	25,  // 70: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
-	52,  // 71: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
-	57,  // 72: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
-	65,  // 73: rackfs.meta.v1.Result.open:type_name -> rackfs.meta.v1.OpenResult
-	70,  // 74: rackfs.meta.v1.Result.lock:type_name -> rackfs.meta.v1.LockResult
-	113, // 75: rackfs.meta.v1.Result.clients:type_name -> rackfs.meta.v1.ClientsResult
-	162, // 76: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	61,  // 77: rackfs.meta.v1.Result.range:type_name -> rackfs.meta.v1.RangeResult
-	39,  // 78: rackfs.meta.v1.Result.xattr:type_name -> rackfs.meta.v1.XattrResult
-	77,  // 79: rackfs.meta.v1.Result.reserve:type_name -> rackfs.meta.v1.ReserveResult
-	97,  // 80: rackfs.meta.v1.Result.node:type_name -> rackfs.meta.v1.NodeResult
-	101, // 81: rackfs.meta.v1.Result.group:type_name -> rackfs.meta.v1.GroupResult
-	14,  // 82: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
-	14,  // 83: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
-	14,  // 84: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
-	14,  // 85: rackfs.meta.v1.Attr.btime:type_name -> rackfs.meta.v1.Time
-	14,  // 86: rackfs.meta.v1.AttrSet.atime:type_name -> rackfs.meta.v1.Time
-	14,  // 87: rackfs.meta.v1.AttrSet.mtime:type_name -> rackfs.meta.v1.Time
-	14,  // 88: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
-	0,   // 89: rackfs.meta.v1.RegisterOrigin.kind:type_name -> rackfs.meta.v1.OriginKind
-	17,  // 90: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
-	62,  // 91: rackfs.meta.v1.Create.share:type_name -> rackfs.meta.v1.ClientOpen
-	16,  // 92: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
-	18,  // 93: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
-	19,  // 94: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
-	63,  // 95: rackfs.meta.v1.CreateResult.denied:type_name -> rackfs.meta.v1.ShareDenied
-	16,  // 96: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
-	18,  // 97: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
-	62,  // 98: rackfs.meta.v1.Remove.keep_open:type_name -> rackfs.meta.v1.ClientOpen
-	18,  // 99: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
-	62,  // 100: rackfs.meta.v1.Rename.keep_open:type_name -> rackfs.meta.v1.ClientOpen
-	18,  // 101: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
-	18,  // 102: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
-	17,  // 103: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
-	16,  // 104: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 105: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
-	16,  // 106: rackfs.meta.v1.XattrResult.attr:type_name -> rackfs.meta.v1.Attr
-	18,  // 107: rackfs.meta.v1.XattrResult.change:type_name -> rackfs.meta.v1.DirChange
-	16,  // 108: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 109: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
-	44,  // 110: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
-	14,  // 111: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
-	16,  // 112: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 113: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
-	47,  // 114: rackfs.meta.v1.Touch.touched:type_name -> rackfs.meta.v1.Touched
-	14,  // 115: rackfs.meta.v1.Touched.atime:type_name -> rackfs.meta.v1.Time
-	53,  // 116: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
-	56,  // 117: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
-	16,  // 118: rackfs.meta.v1.RangeResult.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 119: rackfs.meta.v1.RangeResult.lease:type_name -> rackfs.meta.v1.Lease
-	62,  // 120: rackfs.meta.v1.OpenFile.share:type_name -> rackfs.meta.v1.ClientOpen
-	16,  // 121: rackfs.meta.v1.OpenResult.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 122: rackfs.meta.v1.OpenResult.lease:type_name -> rackfs.meta.v1.Lease
-	63,  // 123: rackfs.meta.v1.OpenResult.denied:type_name -> rackfs.meta.v1.ShareDenied
-	67,  // 124: rackfs.meta.v1.CloseFiles.files:type_name -> rackfs.meta.v1.FileClose
-	68,  // 125: rackfs.meta.v1.FileClose.locks:type_name -> rackfs.meta.v1.LockOwner
-	1,   // 126: rackfs.meta.v1.SetLock.type:type_name -> rackfs.meta.v1.LockType
-	71,  // 127: rackfs.meta.v1.LockResult.denied:type_name -> rackfs.meta.v1.LockDenied
-	1,   // 128: rackfs.meta.v1.LockDenied.type:type_name -> rackfs.meta.v1.LockType
-	2,   // 129: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
-	14,  // 130: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
-	79,  // 131: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
-	2,   // 132: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
-	3,   // 133: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
-	81,  // 134: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
-	83,  // 135: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
-	4,   // 136: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
-	84,  // 137: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
-	85,  // 138: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
-	89,  // 139: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
-	84,  // 140: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
-	81,  // 141: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
-	91,  // 142: rackfs.meta.v1.PutNode.node:type_name -> rackfs.meta.v1.Node
-	14,  // 143: rackfs.meta.v1.Token.expires:type_name -> rackfs.meta.v1.Time
-	94,  // 144: rackfs.meta.v1.PutToken.token:type_name -> rackfs.meta.v1.Token
-	91,  // 145: rackfs.meta.v1.JoinNode.node:type_name -> rackfs.meta.v1.Node
-	91,  // 146: rackfs.meta.v1.NodeResult.node:type_name -> rackfs.meta.v1.Node
-	14,  // 147: rackfs.meta.v1.NodeGroup.created:type_name -> rackfs.meta.v1.Time
-	14,  // 148: rackfs.meta.v1.RackReservation.since:type_name -> rackfs.meta.v1.Time
-	98,  // 149: rackfs.meta.v1.GroupResult.group:type_name -> rackfs.meta.v1.NodeGroup
-	105, // 150: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
-	107, // 151: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
-	5,   // 152: rackfs.meta.v1.ClientRecord.state:type_name -> rackfs.meta.v1.ClientState
-	110, // 153: rackfs.meta.v1.PutClient.client:type_name -> rackfs.meta.v1.ClientRecord
-	111, // 154: rackfs.meta.v1.PutSession.session:type_name -> rackfs.meta.v1.SessionRecord
-	110, // 155: rackfs.meta.v1.PutSession.client:type_name -> rackfs.meta.v1.ClientRecord
-	15,  // 156: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
-	120, // 157: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
-	121, // 158: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
-	122, // 159: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
-	123, // 160: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
-	124, // 161: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
-	125, // 162: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
-	126, // 163: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
-	130, // 164: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
-	134, // 165: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
-	131, // 166: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
-	132, // 167: rackfs.meta.v1.Query.get_xattr:type_name -> rackfs.meta.v1.GetXattrQ
-	133, // 168: rackfs.meta.v1.Query.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsQ
-	139, // 169: rackfs.meta.v1.Query.test_lock:type_name -> rackfs.meta.v1.TestLockQ
-	140, // 170: rackfs.meta.v1.Query.client_state:type_name -> rackfs.meta.v1.ClientStateQ
-	141, // 171: rackfs.meta.v1.Query.session_slots:type_name -> rackfs.meta.v1.SessionSlotsQ
-	142, // 172: rackfs.meta.v1.Query.file_opens:type_name -> rackfs.meta.v1.FileOpensQ
-	127, // 173: rackfs.meta.v1.Query.quotas:type_name -> rackfs.meta.v1.QuotasQ
-	135, // 174: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
-	136, // 175: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
-	137, // 176: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
-	138, // 177: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
-	143, // 178: rackfs.meta.v1.Query.clients:type_name -> rackfs.meta.v1.ClientsQ
-	144, // 179: rackfs.meta.v1.Query.client:type_name -> rackfs.meta.v1.ClientQ
-	128, // 180: rackfs.meta.v1.Query.nodes:type_name -> rackfs.meta.v1.NodesQ
-	129, // 181: rackfs.meta.v1.Query.tokens:type_name -> rackfs.meta.v1.TokensQ
-	1,   // 182: rackfs.meta.v1.TestLockQ.type:type_name -> rackfs.meta.v1.LockType
-	146, // 183: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
-	148, // 184: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
-	149, // 185: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
-	151, // 186: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
-	152, // 187: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
-	155, // 188: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
-	160, // 189: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
-	161, // 190: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
-	162, // 191: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	163, // 192: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
-	166, // 193: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
-	156, // 194: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
-	158, // 195: rackfs.meta.v1.QueryResult.get_xattr:type_name -> rackfs.meta.v1.GetXattrR
-	159, // 196: rackfs.meta.v1.QueryResult.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsR
-	70,  // 197: rackfs.meta.v1.QueryResult.lock:type_name -> rackfs.meta.v1.LockResult
-	167, // 198: rackfs.meta.v1.QueryResult.client_state:type_name -> rackfs.meta.v1.ClientStateR
-	170, // 199: rackfs.meta.v1.QueryResult.session_slots:type_name -> rackfs.meta.v1.SessionSlotsR
-	173, // 200: rackfs.meta.v1.QueryResult.clients:type_name -> rackfs.meta.v1.ClientsR
-	172, // 201: rackfs.meta.v1.QueryResult.file_opens:type_name -> rackfs.meta.v1.FileOpensR
-	154, // 202: rackfs.meta.v1.QueryResult.quotas:type_name -> rackfs.meta.v1.QuotasR
-	164, // 203: rackfs.meta.v1.QueryResult.nodes:type_name -> rackfs.meta.v1.NodesR
-	165, // 204: rackfs.meta.v1.QueryResult.tokens:type_name -> rackfs.meta.v1.TokensR
-	16,  // 205: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 206: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
-	16,  // 207: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
-	147, // 208: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
-	16,  // 209: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
-	150, // 210: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
-	153, // 211: rackfs.meta.v1.StatFSR.project:type_name -> rackfs.meta.v1.Quota
-	153, // 212: rackfs.meta.v1.QuotasR.quotas:type_name -> rackfs.meta.v1.Quota
-	6,   // 213: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
-	157, // 214: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
-	79,  // 215: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
-	81,  // 216: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
-	85,  // 217: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
-	98,  // 218: rackfs.meta.v1.ClusterMapR.groups:type_name -> rackfs.meta.v1.NodeGroup
-	99,  // 219: rackfs.meta.v1.ClusterMapR.reservations:type_name -> rackfs.meta.v1.RackReservation
-	105, // 220: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
-	91,  // 221: rackfs.meta.v1.NodesR.nodes:type_name -> rackfs.meta.v1.Node
-	94,  // 222: rackfs.meta.v1.TokensR.tokens:type_name -> rackfs.meta.v1.Token
-	107, // 223: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
-	62,  // 224: rackfs.meta.v1.ClientStateR.opens:type_name -> rackfs.meta.v1.ClientOpen
-	168, // 225: rackfs.meta.v1.ClientStateR.locks:type_name -> rackfs.meta.v1.ClientLocks
-	169, // 226: rackfs.meta.v1.ClientLocks.ranges:type_name -> rackfs.meta.v1.LockRange
-	171, // 227: rackfs.meta.v1.SessionSlotsR.slots:type_name -> rackfs.meta.v1.SessionSlot
-	62,  // 228: rackfs.meta.v1.FileOpensR.opens:type_name -> rackfs.meta.v1.ClientOpen
-	174, // 229: rackfs.meta.v1.ClientsR.clients:type_name -> rackfs.meta.v1.ClientSessions
-	110, // 230: rackfs.meta.v1.ClientSessions.client:type_name -> rackfs.meta.v1.ClientRecord
-	111, // 231: rackfs.meta.v1.ClientSessions.sessions:type_name -> rackfs.meta.v1.SessionRecord
-	16,  // 232: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 233: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
-	178, // 234: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
-	176, // 235: rackfs.meta.v1.InodeRecord.xattrs:type_name -> rackfs.meta.v1.Xattrs
-	0,   // 236: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
-	185, // 237: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
-	13,  // 238: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
-	14,  // 239: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
-	26,  // 240: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
-	12,  // 241: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
-	13,  // 242: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
-	119, // 243: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
-	145, // 244: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
-	7,   // 245: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
-	208, // 246: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
-	8,   // 247: rackfs.meta.v1.WorkTask.kind:type_name -> rackfs.meta.v1.WorkKind
-	211, // 248: rackfs.meta.v1.WorkRequest.tasks:type_name -> rackfs.meta.v1.WorkTask
-	214, // 249: rackfs.meta.v1.WorkReply.grants:type_name -> rackfs.meta.v1.WorkGrant
-	215, // 250: rackfs.meta.v1.WorkReply.pieces:type_name -> rackfs.meta.v1.WorkPiece
-	251, // [251:251] is the sub-list for method output_type
-	251, // [251:251] is the sub-list for method input_type
-	251, // [251:251] is the sub-list for extension type_name
-	251, // [251:251] is the sub-list for extension extendee
-	0,   // [0:251] is the sub-list for field type_name
+	13,  // 0: rackfs.meta.v1.Entry.commands:type_name -> rackfs.meta.v1.Command
+	11,  // 1: rackfs.meta.v1.Command.id:type_name -> rackfs.meta.v1.Identity
+	12,  // 2: rackfs.meta.v1.Command.call:type_name -> rackfs.meta.v1.Call
+	15,  // 3: rackfs.meta.v1.Command.time:type_name -> rackfs.meta.v1.Time
+	16,  // 4: rackfs.meta.v1.Command.cred:type_name -> rackfs.meta.v1.Cred
+	21,  // 5: rackfs.meta.v1.Command.register_origin:type_name -> rackfs.meta.v1.RegisterOrigin
+	23,  // 6: rackfs.meta.v1.Command.expire_origin:type_name -> rackfs.meta.v1.ExpireOrigin
+	24,  // 7: rackfs.meta.v1.Command.raise_level:type_name -> rackfs.meta.v1.RaiseLevel
+	25,  // 8: rackfs.meta.v1.Command.purge:type_name -> rackfs.meta.v1.Purge
+	27,  // 9: rackfs.meta.v1.Command.create_namespace:type_name -> rackfs.meta.v1.CreateNamespace
+	28,  // 10: rackfs.meta.v1.Command.create:type_name -> rackfs.meta.v1.Create
+	30,  // 11: rackfs.meta.v1.Command.link:type_name -> rackfs.meta.v1.Link
+	32,  // 12: rackfs.meta.v1.Command.remove:type_name -> rackfs.meta.v1.Remove
+	34,  // 13: rackfs.meta.v1.Command.rename:type_name -> rackfs.meta.v1.Rename
+	36,  // 14: rackfs.meta.v1.Command.set_attr:type_name -> rackfs.meta.v1.SetAttr
+	41,  // 15: rackfs.meta.v1.Command.acquire_lease:type_name -> rackfs.meta.v1.AcquireLease
+	43,  // 16: rackfs.meta.v1.Command.release_lease:type_name -> rackfs.meta.v1.ReleaseLease
+	44,  // 17: rackfs.meta.v1.Command.commit_data:type_name -> rackfs.meta.v1.CommitData
+	49,  // 18: rackfs.meta.v1.Command.release_orphan:type_name -> rackfs.meta.v1.ReleaseOrphan
+	50,  // 19: rackfs.meta.v1.Command.alloc_blocks:type_name -> rackfs.meta.v1.AllocBlocks
+	52,  // 20: rackfs.meta.v1.Command.reap_blocks:type_name -> rackfs.meta.v1.ReapBlocks
+	55,  // 21: rackfs.meta.v1.Command.return_blocks:type_name -> rackfs.meta.v1.ReturnBlocks
+	56,  // 22: rackfs.meta.v1.Command.rewrite_extents:type_name -> rackfs.meta.v1.RewriteExtents
+	59,  // 23: rackfs.meta.v1.Command.punch_hole:type_name -> rackfs.meta.v1.PunchHole
+	60,  // 24: rackfs.meta.v1.Command.allocate:type_name -> rackfs.meta.v1.Allocate
+	61,  // 25: rackfs.meta.v1.Command.clone_range:type_name -> rackfs.meta.v1.CloneRange
+	38,  // 26: rackfs.meta.v1.Command.set_xattr:type_name -> rackfs.meta.v1.SetXattr
+	39,  // 27: rackfs.meta.v1.Command.remove_xattr:type_name -> rackfs.meta.v1.RemoveXattr
+	65,  // 28: rackfs.meta.v1.Command.open_file:type_name -> rackfs.meta.v1.OpenFile
+	67,  // 29: rackfs.meta.v1.Command.close_files:type_name -> rackfs.meta.v1.CloseFiles
+	70,  // 30: rackfs.meta.v1.Command.set_lock:type_name -> rackfs.meta.v1.SetLock
+	73,  // 31: rackfs.meta.v1.Command.release_clients:type_name -> rackfs.meta.v1.ReleaseClients
+	74,  // 32: rackfs.meta.v1.Command.release_session:type_name -> rackfs.meta.v1.ReleaseSession
+	75,  // 33: rackfs.meta.v1.Command.set_project:type_name -> rackfs.meta.v1.SetProject
+	76,  // 34: rackfs.meta.v1.Command.set_quota:type_name -> rackfs.meta.v1.SetQuota
+	77,  // 35: rackfs.meta.v1.Command.reserve_quota:type_name -> rackfs.meta.v1.ReserveQuota
+	79,  // 36: rackfs.meta.v1.Command.release_quota:type_name -> rackfs.meta.v1.ReleaseQuota
+	81,  // 37: rackfs.meta.v1.Command.put_file_system:type_name -> rackfs.meta.v1.PutFileSystem
+	83,  // 38: rackfs.meta.v1.Command.put_store:type_name -> rackfs.meta.v1.PutStore
+	87,  // 39: rackfs.meta.v1.Command.put_pool:type_name -> rackfs.meta.v1.PutPool
+	111, // 40: rackfs.meta.v1.Command.put_key:type_name -> rackfs.meta.v1.PutKey
+	113, // 41: rackfs.meta.v1.Command.put_nfs_client:type_name -> rackfs.meta.v1.PutNFSClient
+	114, // 42: rackfs.meta.v1.Command.remove_nfs_client:type_name -> rackfs.meta.v1.RemoveNFSClient
+	89,  // 43: rackfs.meta.v1.Command.change_pgs:type_name -> rackfs.meta.v1.ChangePGs
+	91,  // 44: rackfs.meta.v1.Command.replace_store:type_name -> rackfs.meta.v1.ReplaceStore
+	47,  // 45: rackfs.meta.v1.Command.touch:type_name -> rackfs.meta.v1.Touch
+	117, // 46: rackfs.meta.v1.Command.put_client:type_name -> rackfs.meta.v1.PutClient
+	119, // 47: rackfs.meta.v1.Command.remove_client:type_name -> rackfs.meta.v1.RemoveClient
+	122, // 48: rackfs.meta.v1.Command.put_session:type_name -> rackfs.meta.v1.PutSession
+	123, // 49: rackfs.meta.v1.Command.remove_session:type_name -> rackfs.meta.v1.RemoveSession
+	120, // 50: rackfs.meta.v1.Command.take_clients:type_name -> rackfs.meta.v1.TakeClients
+	121, // 51: rackfs.meta.v1.Command.forget_clients:type_name -> rackfs.meta.v1.ForgetClients
+	93,  // 52: rackfs.meta.v1.Command.put_node:type_name -> rackfs.meta.v1.PutNode
+	94,  // 53: rackfs.meta.v1.Command.remove_node:type_name -> rackfs.meta.v1.RemoveNode
+	96,  // 54: rackfs.meta.v1.Command.put_token:type_name -> rackfs.meta.v1.PutToken
+	97,  // 55: rackfs.meta.v1.Command.join_node:type_name -> rackfs.meta.v1.JoinNode
+	105, // 56: rackfs.meta.v1.Command.put_group:type_name -> rackfs.meta.v1.PutGroup
+	107, // 57: rackfs.meta.v1.Command.remove_group:type_name -> rackfs.meta.v1.RemoveGroup
+	108, // 58: rackfs.meta.v1.Command.reserve_racks:type_name -> rackfs.meta.v1.ReserveRacks
+	109, // 59: rackfs.meta.v1.Command.set_node_group:type_name -> rackfs.meta.v1.SetNodeGroup
+	88,  // 60: rackfs.meta.v1.Command.remove_pool:type_name -> rackfs.meta.v1.RemovePool
+	99,  // 61: rackfs.meta.v1.Command.set_node_state:type_name -> rackfs.meta.v1.SetNodeState
+	100, // 62: rackfs.meta.v1.Command.retire_node:type_name -> rackfs.meta.v1.RetireNode
+	102, // 63: rackfs.meta.v1.Command.retire_stores:type_name -> rackfs.meta.v1.RetireStores
+	22,  // 64: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
+	29,  // 65: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
+	31,  // 66: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
+	33,  // 67: rackfs.meta.v1.Result.remove:type_name -> rackfs.meta.v1.RemoveResult
+	35,  // 68: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
+	37,  // 69: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
+	42,  // 70: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
+	46,  // 71: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
+	51,  // 72: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
+	26,  // 73: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
+	53,  // 74: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
+	58,  // 75: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
+	66,  // 76: rackfs.meta.v1.Result.open:type_name -> rackfs.meta.v1.OpenResult
+	71,  // 77: rackfs.meta.v1.Result.lock:type_name -> rackfs.meta.v1.LockResult
+	118, // 78: rackfs.meta.v1.Result.clients:type_name -> rackfs.meta.v1.ClientsResult
+	168, // 79: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	62,  // 80: rackfs.meta.v1.Result.range:type_name -> rackfs.meta.v1.RangeResult
+	40,  // 81: rackfs.meta.v1.Result.xattr:type_name -> rackfs.meta.v1.XattrResult
+	78,  // 82: rackfs.meta.v1.Result.reserve:type_name -> rackfs.meta.v1.ReserveResult
+	98,  // 83: rackfs.meta.v1.Result.node:type_name -> rackfs.meta.v1.NodeResult
+	106, // 84: rackfs.meta.v1.Result.group:type_name -> rackfs.meta.v1.GroupResult
+	15,  // 85: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
+	15,  // 86: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
+	15,  // 87: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
+	15,  // 88: rackfs.meta.v1.Attr.btime:type_name -> rackfs.meta.v1.Time
+	15,  // 89: rackfs.meta.v1.AttrSet.atime:type_name -> rackfs.meta.v1.Time
+	15,  // 90: rackfs.meta.v1.AttrSet.mtime:type_name -> rackfs.meta.v1.Time
+	15,  // 91: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
+	0,   // 92: rackfs.meta.v1.RegisterOrigin.kind:type_name -> rackfs.meta.v1.OriginKind
+	18,  // 93: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
+	63,  // 94: rackfs.meta.v1.Create.share:type_name -> rackfs.meta.v1.ClientOpen
+	17,  // 95: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 96: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
+	20,  // 97: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
+	64,  // 98: rackfs.meta.v1.CreateResult.denied:type_name -> rackfs.meta.v1.ShareDenied
+	17,  // 99: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 100: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
+	63,  // 101: rackfs.meta.v1.Remove.keep_open:type_name -> rackfs.meta.v1.ClientOpen
+	19,  // 102: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
+	63,  // 103: rackfs.meta.v1.Rename.keep_open:type_name -> rackfs.meta.v1.ClientOpen
+	19,  // 104: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
+	19,  // 105: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
+	18,  // 106: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
+	17,  // 107: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
+	20,  // 108: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
+	17,  // 109: rackfs.meta.v1.XattrResult.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 110: rackfs.meta.v1.XattrResult.change:type_name -> rackfs.meta.v1.DirChange
+	17,  // 111: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
+	20,  // 112: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
+	45,  // 113: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
+	15,  // 114: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
+	17,  // 115: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
+	20,  // 116: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
+	48,  // 117: rackfs.meta.v1.Touch.touched:type_name -> rackfs.meta.v1.Touched
+	15,  // 118: rackfs.meta.v1.Touched.atime:type_name -> rackfs.meta.v1.Time
+	54,  // 119: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
+	57,  // 120: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
+	17,  // 121: rackfs.meta.v1.RangeResult.attr:type_name -> rackfs.meta.v1.Attr
+	20,  // 122: rackfs.meta.v1.RangeResult.lease:type_name -> rackfs.meta.v1.Lease
+	63,  // 123: rackfs.meta.v1.OpenFile.share:type_name -> rackfs.meta.v1.ClientOpen
+	17,  // 124: rackfs.meta.v1.OpenResult.attr:type_name -> rackfs.meta.v1.Attr
+	20,  // 125: rackfs.meta.v1.OpenResult.lease:type_name -> rackfs.meta.v1.Lease
+	64,  // 126: rackfs.meta.v1.OpenResult.denied:type_name -> rackfs.meta.v1.ShareDenied
+	68,  // 127: rackfs.meta.v1.CloseFiles.files:type_name -> rackfs.meta.v1.FileClose
+	69,  // 128: rackfs.meta.v1.FileClose.locks:type_name -> rackfs.meta.v1.LockOwner
+	1,   // 129: rackfs.meta.v1.SetLock.type:type_name -> rackfs.meta.v1.LockType
+	72,  // 130: rackfs.meta.v1.LockResult.denied:type_name -> rackfs.meta.v1.LockDenied
+	1,   // 131: rackfs.meta.v1.LockDenied.type:type_name -> rackfs.meta.v1.LockType
+	2,   // 132: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
+	15,  // 133: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
+	80,  // 134: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
+	2,   // 135: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
+	3,   // 136: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
+	82,  // 137: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
+	84,  // 138: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
+	4,   // 139: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
+	85,  // 140: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
+	86,  // 141: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
+	90,  // 142: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
+	85,  // 143: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
+	82,  // 144: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
+	5,   // 145: rackfs.meta.v1.Node.state:type_name -> rackfs.meta.v1.NodeState
+	92,  // 146: rackfs.meta.v1.PutNode.node:type_name -> rackfs.meta.v1.Node
+	15,  // 147: rackfs.meta.v1.Token.expires:type_name -> rackfs.meta.v1.Time
+	95,  // 148: rackfs.meta.v1.PutToken.token:type_name -> rackfs.meta.v1.Token
+	92,  // 149: rackfs.meta.v1.JoinNode.node:type_name -> rackfs.meta.v1.Node
+	92,  // 150: rackfs.meta.v1.NodeResult.node:type_name -> rackfs.meta.v1.Node
+	5,   // 151: rackfs.meta.v1.SetNodeState.state:type_name -> rackfs.meta.v1.NodeState
+	15,  // 152: rackfs.meta.v1.RetiredNode.removed:type_name -> rackfs.meta.v1.Time
+	15,  // 153: rackfs.meta.v1.NodeGroup.created:type_name -> rackfs.meta.v1.Time
+	15,  // 154: rackfs.meta.v1.RackReservation.since:type_name -> rackfs.meta.v1.Time
+	103, // 155: rackfs.meta.v1.GroupResult.group:type_name -> rackfs.meta.v1.NodeGroup
+	110, // 156: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
+	112, // 157: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
+	6,   // 158: rackfs.meta.v1.ClientRecord.state:type_name -> rackfs.meta.v1.ClientState
+	115, // 159: rackfs.meta.v1.PutClient.client:type_name -> rackfs.meta.v1.ClientRecord
+	116, // 160: rackfs.meta.v1.PutSession.session:type_name -> rackfs.meta.v1.SessionRecord
+	115, // 161: rackfs.meta.v1.PutSession.client:type_name -> rackfs.meta.v1.ClientRecord
+	16,  // 162: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
+	125, // 163: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
+	126, // 164: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
+	127, // 165: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
+	128, // 166: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
+	129, // 167: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
+	130, // 168: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
+	131, // 169: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
+	136, // 170: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
+	140, // 171: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
+	137, // 172: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
+	138, // 173: rackfs.meta.v1.Query.get_xattr:type_name -> rackfs.meta.v1.GetXattrQ
+	139, // 174: rackfs.meta.v1.Query.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsQ
+	145, // 175: rackfs.meta.v1.Query.test_lock:type_name -> rackfs.meta.v1.TestLockQ
+	146, // 176: rackfs.meta.v1.Query.client_state:type_name -> rackfs.meta.v1.ClientStateQ
+	147, // 177: rackfs.meta.v1.Query.session_slots:type_name -> rackfs.meta.v1.SessionSlotsQ
+	148, // 178: rackfs.meta.v1.Query.file_opens:type_name -> rackfs.meta.v1.FileOpensQ
+	132, // 179: rackfs.meta.v1.Query.quotas:type_name -> rackfs.meta.v1.QuotasQ
+	141, // 180: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
+	142, // 181: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
+	143, // 182: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
+	144, // 183: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
+	149, // 184: rackfs.meta.v1.Query.clients:type_name -> rackfs.meta.v1.ClientsQ
+	150, // 185: rackfs.meta.v1.Query.client:type_name -> rackfs.meta.v1.ClientQ
+	133, // 186: rackfs.meta.v1.Query.nodes:type_name -> rackfs.meta.v1.NodesQ
+	134, // 187: rackfs.meta.v1.Query.tokens:type_name -> rackfs.meta.v1.TokensQ
+	135, // 188: rackfs.meta.v1.Query.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesQ
+	1,   // 189: rackfs.meta.v1.TestLockQ.type:type_name -> rackfs.meta.v1.LockType
+	152, // 190: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
+	154, // 191: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
+	155, // 192: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
+	157, // 193: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
+	158, // 194: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
+	161, // 195: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
+	166, // 196: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
+	167, // 197: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
+	168, // 198: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	169, // 199: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
+	173, // 200: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
+	162, // 201: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
+	164, // 202: rackfs.meta.v1.QueryResult.get_xattr:type_name -> rackfs.meta.v1.GetXattrR
+	165, // 203: rackfs.meta.v1.QueryResult.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsR
+	71,  // 204: rackfs.meta.v1.QueryResult.lock:type_name -> rackfs.meta.v1.LockResult
+	174, // 205: rackfs.meta.v1.QueryResult.client_state:type_name -> rackfs.meta.v1.ClientStateR
+	177, // 206: rackfs.meta.v1.QueryResult.session_slots:type_name -> rackfs.meta.v1.SessionSlotsR
+	180, // 207: rackfs.meta.v1.QueryResult.clients:type_name -> rackfs.meta.v1.ClientsR
+	179, // 208: rackfs.meta.v1.QueryResult.file_opens:type_name -> rackfs.meta.v1.FileOpensR
+	160, // 209: rackfs.meta.v1.QueryResult.quotas:type_name -> rackfs.meta.v1.QuotasR
+	170, // 210: rackfs.meta.v1.QueryResult.nodes:type_name -> rackfs.meta.v1.NodesR
+	171, // 211: rackfs.meta.v1.QueryResult.tokens:type_name -> rackfs.meta.v1.TokensR
+	172, // 212: rackfs.meta.v1.QueryResult.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesR
+	17,  // 213: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
+	20,  // 214: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
+	17,  // 215: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
+	153, // 216: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
+	17,  // 217: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
+	156, // 218: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
+	159, // 219: rackfs.meta.v1.StatFSR.project:type_name -> rackfs.meta.v1.Quota
+	159, // 220: rackfs.meta.v1.QuotasR.quotas:type_name -> rackfs.meta.v1.Quota
+	7,   // 221: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
+	163, // 222: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
+	80,  // 223: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
+	82,  // 224: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
+	86,  // 225: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
+	103, // 226: rackfs.meta.v1.ClusterMapR.groups:type_name -> rackfs.meta.v1.NodeGroup
+	104, // 227: rackfs.meta.v1.ClusterMapR.reservations:type_name -> rackfs.meta.v1.RackReservation
+	110, // 228: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
+	92,  // 229: rackfs.meta.v1.NodesR.nodes:type_name -> rackfs.meta.v1.Node
+	95,  // 230: rackfs.meta.v1.TokensR.tokens:type_name -> rackfs.meta.v1.Token
+	101, // 231: rackfs.meta.v1.RetiredNodesR.nodes:type_name -> rackfs.meta.v1.RetiredNode
+	112, // 232: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
+	63,  // 233: rackfs.meta.v1.ClientStateR.opens:type_name -> rackfs.meta.v1.ClientOpen
+	175, // 234: rackfs.meta.v1.ClientStateR.locks:type_name -> rackfs.meta.v1.ClientLocks
+	176, // 235: rackfs.meta.v1.ClientLocks.ranges:type_name -> rackfs.meta.v1.LockRange
+	178, // 236: rackfs.meta.v1.SessionSlotsR.slots:type_name -> rackfs.meta.v1.SessionSlot
+	63,  // 237: rackfs.meta.v1.FileOpensR.opens:type_name -> rackfs.meta.v1.ClientOpen
+	181, // 238: rackfs.meta.v1.ClientsR.clients:type_name -> rackfs.meta.v1.ClientSessions
+	115, // 239: rackfs.meta.v1.ClientSessions.client:type_name -> rackfs.meta.v1.ClientRecord
+	116, // 240: rackfs.meta.v1.ClientSessions.sessions:type_name -> rackfs.meta.v1.SessionRecord
+	17,  // 241: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
+	20,  // 242: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
+	185, // 243: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
+	183, // 244: rackfs.meta.v1.InodeRecord.xattrs:type_name -> rackfs.meta.v1.Xattrs
+	0,   // 245: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
+	192, // 246: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
+	14,  // 247: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
+	15,  // 248: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
+	27,  // 249: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
+	13,  // 250: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
+	14,  // 251: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
+	124, // 252: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
+	151, // 253: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
+	8,   // 254: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
+	215, // 255: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
+	218, // 256: rackfs.meta.v1.LevelReply.voters:type_name -> rackfs.meta.v1.VoterLevel
+	9,   // 257: rackfs.meta.v1.WorkTask.kind:type_name -> rackfs.meta.v1.WorkKind
+	221, // 258: rackfs.meta.v1.WorkRequest.tasks:type_name -> rackfs.meta.v1.WorkTask
+	224, // 259: rackfs.meta.v1.WorkReply.grants:type_name -> rackfs.meta.v1.WorkGrant
+	225, // 260: rackfs.meta.v1.WorkReply.pieces:type_name -> rackfs.meta.v1.WorkPiece
+	261, // [261:261] is the sub-list for method output_type
+	261, // [261:261] is the sub-list for method input_type
+	261, // [261:261] is the sub-list for extension type_name
+	261, // [261:261] is the sub-list for extension extendee
+	0,   // [0:261] is the sub-list for field type_name
 }
 
 func init() { file_meta_proto_init() }
@@ -17701,6 +18437,9 @@ func file_meta_proto_init() {
 		(*Command_ReserveRacks)(nil),
 		(*Command_SetNodeGroup)(nil),
 		(*Command_RemovePool)(nil),
+		(*Command_SetNodeState)(nil),
+		(*Command_RetireNode)(nil),
+		(*Command_RetireStores)(nil),
 	}
 	file_meta_proto_msgTypes[4].OneofWrappers = []any{
 		(*Result_Origin)(nil),
@@ -17726,7 +18465,7 @@ func file_meta_proto_init() {
 		(*Result_Group)(nil),
 	}
 	file_meta_proto_msgTypes[8].OneofWrappers = []any{}
-	file_meta_proto_msgTypes[110].OneofWrappers = []any{
+	file_meta_proto_msgTypes[114].OneofWrappers = []any{
 		(*Query_GetAttr)(nil),
 		(*Query_Lookup)(nil),
 		(*Query_Parent)(nil),
@@ -17752,8 +18491,9 @@ func file_meta_proto_init() {
 		(*Query_Client)(nil),
 		(*Query_Nodes)(nil),
 		(*Query_Tokens)(nil),
+		(*Query_RetiredNodes)(nil),
 	}
-	file_meta_proto_msgTypes[136].OneofWrappers = []any{
+	file_meta_proto_msgTypes[141].OneofWrappers = []any{
 		(*QueryResult_Attr)(nil),
 		(*QueryResult_ReadDir)(nil),
 		(*QueryResult_ReadLink)(nil),
@@ -17776,14 +18516,15 @@ func file_meta_proto_init() {
 		(*QueryResult_Quotas)(nil),
 		(*QueryResult_Nodes)(nil),
 		(*QueryResult_Tokens)(nil),
+		(*QueryResult_RetiredNodes)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
-			NumEnums:      9,
-			NumMessages:   207,
+			NumEnums:      10,
+			NumMessages:   216,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
