@@ -99,6 +99,7 @@ func (sh *shard) background(ctx context.Context, l *leadership) {
 	}
 	wg.Go(func() { sh.watchLeases(ctx, l.leases) })
 	wg.Go(func() { sh.keepRaising(ctx) })
+	wg.Go(func() { sh.keepLeaving(ctx) })
 	if sh.id == 0 {
 		wg.Go(func() { sh.watchClients(ctx) })
 	} else {

@@ -134,7 +134,12 @@ func (k *keeper) step(ctx context.Context) (again bool, doing string, err error)
 	if err != nil {
 		return false, waitingForLeader, err
 	}
-	ms := membersOf(report)
+	ms := membersOf(report, nil)
+	if !slices.ContainsFunc(ms, func(m members.Member) bool { return mux.NodeOf(m.ID) == s.node.Name }) {
+		if fates, err := s.fates(ctx); err == nil && fates[s.node.Name] != Stays {
+			return false, "this node leaves: it has no replica of the shard any more", nil
+		}
+	}
 	if broken != nil {
 		return k.replace(sh, ms)
 	}
@@ -220,7 +225,7 @@ func (k *keeper) maySpare(ctx context.Context, broken error) bool {
 		return false
 	}
 	report, err := k.s.askMembers(ctx, k.id, metapb.MemberAction_MEMBER_REPORT, "")
-	return err == nil && members.Others(k.s.node.Name, membersOf(report)) == nil
+	return err == nil && members.Others(k.s.node.Name, membersOf(report, nil)) == nil
 }
 
 // tried notes an attempt and makes the next one wait, the longer the more there were.
@@ -346,11 +351,17 @@ type Member struct {
 	Trouble string // why it is not healthy; "" if it is
 }
 
-// askMembers makes one call to the leader of a shard, whichever node that is.
+// askMembers asks the leader of a shard for its members, or to change them.
 func (s *Server) askMembers(ctx context.Context, shard uint16, action metapb.MemberAction, id string) (*metapb.MemberReply, error) {
+	reply := new(metapb.MemberReply)
+	err := s.askLeader(ctx, shard, OpMember, &metapb.MemberRequest{Shard: uint32(shard), Action: action, Replica: id}, reply)
+	return reply, err
+}
+
+// askLeader makes one call to the leader of a shard, whichever node that is.
+func (s *Server) askLeader(ctx context.Context, shard uint16, op wire.Op, req, reply message) error {
 	ctx, cancel := context.WithTimeout(ctx, memberTimeout)
 	defer cancel()
-	req := &metapb.MemberRequest{Shard: uint32(shard), Action: action, Replica: id}
 	known := s.opt.NodesFunc()
 	nodes := slices.Clone(known)
 	if len(nodes) == 0 {
@@ -363,15 +374,14 @@ func (s *Server) askMembers(ctx context.Context, shard uint16, action metapb.Mem
 			continue
 		}
 		asked[nodes[i]] = true
-		reply := new(metapb.MemberReply)
-		err := s.peers.call(ctx, nodes[i], OpMember, req, reply)
+		err := s.peers.call(ctx, nodes[i], op, req, reply)
 		if err == nil {
-			return reply, nil
+			return nil
 		}
 		var e *vfs.Error
 		if vfs.KindOf(err) != vfs.KindNotLeader {
 			if wire.Answered(err) {
-				return nil, err // the leader's answer
+				return err // the leader's answer
 			}
 			errs = append(errs, fmt.Errorf("%s: %w", nodes[i], err))
 			continue
@@ -381,7 +391,7 @@ func (s *Server) askMembers(ctx context.Context, shard uint16, action metapb.Mem
 		}
 	}
 	if len(errs) == 0 {
-		return nil, vfs.Errorf(vfs.KindUnavailable, "raftmeta.member", "no node leads shard %d", shard)
+		return vfs.Errorf(vfs.KindUnavailable, "raftmeta.member", "no node leads shard %d", shard)
 	}
-	return nil, vfs.Errorf(vfs.KindUnavailable, "raftmeta.member", "no node leads shard %d: %w", shard, errors.Join(errs...))
+	return vfs.Errorf(vfs.KindUnavailable, "raftmeta.member", "no node leads shard %d: %w", shard, errors.Join(errs...))
 }

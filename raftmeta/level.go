@@ -2,7 +2,9 @@ package raftmeta
 
 import (
 	"context"
+	"math"
 
+	"github.com/rackfs/rackfs/internal/wire"
 	"github.com/rackfs/rackfs/raftmeta/fsm"
 	"github.com/rackfs/rackfs/raftmeta/internal/mux"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
@@ -50,6 +52,73 @@ func (sh *shard) raise(ctx context.Context, level uint32) error {
 	}
 	sh.log.Info("raftmeta: feature level raised", "level", level)
 	return nil
+}
+
+// Level is how a shard stands with its feature level.
+type Level struct {
+	Shard  uint16
+	Leader string // replica
+	Level  uint32
+	Voters []VoterLevel
+}
+
+// VoterLevel is what a voter can apply.
+type VoterLevel struct {
+	ID      string
+	Max     uint32 // 0: it does not answer
+	Trouble string // why
+}
+
+// Newest is the newest level that all voters can apply; 0 if one does not answer.
+func (l *Level) Newest() uint32 {
+	newest := uint32(math.MaxUint32)
+	for _, v := range l.Voters {
+		newest = min(newest, v.Max)
+	}
+	if len(l.Voters) == 0 {
+		return 0
+	}
+	return newest
+}
+
+// ShardLevel asks the leader of a shard, whichever node that is, after it raised the level to raiseTo (0: leaves it); see RaiseLevel.
+func (s *Server) ShardLevel(ctx context.Context, shard uint16, raiseTo uint32) (*Level, error) {
+	r := new(metapb.LevelReply)
+	if err := s.askLeader(ctx, shard, OpLevel, &metapb.LevelRequest{Shard: uint32(shard), RaiseTo: raiseTo}, r); err != nil {
+		return nil, err
+	}
+	l := &Level{Shard: shard, Leader: r.Leader, Level: r.Level}
+	for _, v := range r.Voters {
+		l.Voters = append(l.Voters, VoterLevel{ID: v.Id, Max: v.MaxLevel, Trouble: v.Trouble})
+	}
+	return l, nil
+}
+
+func (s *Server) serveLevel(ctx context.Context, call *wire.Call) error {
+	var req metapb.LevelRequest
+	if err := req.UnmarshalVT(call.Meta); err != nil {
+		return vfs.Errorf(vfs.KindInvalid, "raftmeta.level", "%w", err)
+	}
+	sh, _, err := s.leading(req.Shard)
+	if err != nil {
+		return err
+	}
+	if req.RaiseTo > 0 {
+		if err := sh.raise(ctx, req.RaiseTo); err != nil {
+			return err
+		}
+	}
+	reply := &metapb.LevelReply{Leader: sh.info.ID, Level: sh.host.Status().Level}
+	for _, id := range sh.voters() {
+		v := &metapb.VoterLevel{Id: id}
+		if can, err := sh.maxLevel(ctx, id); err != nil {
+			v.Trouble = err.Error()
+		} else {
+			v.MaxLevel = can
+		}
+		reply.Voters = append(reply.Voters, v)
+	}
+	return answer(call, reply)
 }
 
 // keepRaising raises a leader's shard to Options.Level as soon as all voters can, until ctx ends. One that is away, or of an older

@@ -114,10 +114,10 @@ func (sh *shard) survey(ctx context.Context) *metapb.MemberReply {
 	return reply
 }
 
-func membersOf(r *metapb.MemberReply) []members.Member {
+func membersOf(r *metapb.MemberReply, fates map[string]Fate) []members.Member {
 	var ms []members.Member
 	for _, m := range r.Members {
-		ms = append(ms, members.Member{ID: m.Id, Voter: m.Voter, Trouble: m.Trouble})
+		ms = append(ms, members.Member{ID: m.Id, Voter: m.Voter, Trouble: m.Trouble, Fate: fates[mux.NodeOf(m.Id)]})
 	}
 	return ms
 }
@@ -169,8 +169,13 @@ func (sh *shard) changeMember(ctx context.Context, action metapb.MemberAction, i
 	if _, _, err := sh.barrier(ctx); err != nil {
 		return sh.changeError(err)
 	}
-	now := sh.survey(ctx)
-	ms := membersOf(now)
+	fates, err := sh.s.fates(ctx)
+	if err != nil && action == memberLeaves {
+		return err
+	} else if err != nil {
+		fates = sh.s.lastFates() // a lost replica is replaced though shard 0 stands still
+	}
+	ms := membersOf(sh.survey(ctx), fates)
 	i := slices.IndexFunc(ms, func(m members.Member) bool { return m.ID == id })
 	address := raft.ServerAddress(id)
 	var change func() raft.IndexFuture
@@ -218,6 +223,12 @@ func (sh *shard) changeMember(ctx context.Context, action metapb.MemberAction, i
 			if err := sh.caughtUp(ctx, members.Successor(id, ms)); err != nil {
 				return err
 			}
+		}
+		change = func() raft.IndexFuture { return sh.raft.RemoveServer(raft.ServerID(id), 0, 0) }
+	case memberLeaves:
+		// Decided anew, for the shard may have changed while another change was waited for.
+		if step, err := members.Leave(sh.info.ID, ms, sh.s.opt.Voters); step != (members.Step{Action: members.Remove, Replica: id}) {
+			return err
 		}
 		change = func() raft.IndexFuture { return sh.raft.RemoveServer(raft.ServerID(id), 0, 0) }
 	default:

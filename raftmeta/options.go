@@ -31,6 +31,7 @@ const (
 	OpMember                     // MemberRequest -> MemberReply: who votes; of the leader
 	OpDiffer                     // DifferRequest -> DifferReply: the state of most voters is another
 	OpWork                       // WorkRequest -> WorkReply: what a worker may do in the background; of the leader
+	OpLevel                      // LevelRequest -> LevelReply: the feature level, and raising it; of the leader
 )
 
 // Backend names a log store.
@@ -91,6 +92,9 @@ type Options struct {
 	// Voters is up to how many voters a shard gets from nodes that have none; the replicas of further nodes stay non-voters. It is
 	// odd. 0: as many as there are Nodes.
 	Voters int
+	// Fates, if given, says which nodes leave or are gone, as a linearizable read of shard 0 has it; nodes that are not named stay. The leaders take
+	// the votes away from them; see package members.
+	Fates func(context.Context) (map[string]Fate, error)
 
 	Clock      func() time.Time      // stamps commands that the server itself proposes; default time.Now
 	Monotonic  func() time.Duration  // time that only runs forward, by which graces end; default: since the process began

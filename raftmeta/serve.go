@@ -41,7 +41,7 @@ func trusted(p wire.Peer) bool {
 // is in blockrole.go: everything that is in the metadata can be read with OpQuery, the keys of file handles among it.
 func mayCall(p wire.Peer, op wire.Op) bool {
 	switch op {
-	case OpTerm, OpReplica, OpMember, OpDiffer: // between voters
+	case OpTerm, OpReplica, OpMember, OpDiffer, OpLevel: // between voters
 		return p.HasRole(mux.RoleMeta)
 	case OpRenew:
 		return p.HasRole(RoleGateway) || p.HasRole(RoleAdmin)
@@ -79,6 +79,8 @@ func (s *Server) serve(ctx context.Context, call *wire.Call) error {
 		return s.serveDiffer(call)
 	case OpWork:
 		return s.serveWork(call)
+	case OpLevel:
+		return s.serveLevel(ctx, call)
 	}
 	return vfs.Errorf(vfs.KindNotSupported, "raftmeta.serve", "operation %d", call.Op)
 }

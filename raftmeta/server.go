@@ -37,6 +37,7 @@ type Server struct {
 	shards  map[uint16]*shard
 	broken  map[uint16]error  // why there is no replica of a shard that should be here
 	keeping map[uint16]string // what a keeper does or waits for; "" or absent: nothing
+	fated   map[string]Fate   // what was heard last of nodes that leave
 
 	sequence atomic.Uint64 // of term requests
 }

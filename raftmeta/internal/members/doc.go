@@ -22,6 +22,12 @@
 // A shard that has fewer voters than are wanted takes in non-voters of nodes that have none, two after another, so that their
 // number is even for a moment only ([Grow]).
 //
+// # Leaving
+//
+// A node that is drained gives its votes away: a non-voter of another node becomes a voter, then the leader removes the voter of
+// the one that leaves ([Leave]), which never lowers how many failures the shard survives. The voter of a node that was removed for good is removed first, as that of a
+// replica that is replaced: the rest has to be a healthy majority anyway. Without a non-voter to take its place the shard is left with one voter less.
+//
 // # Quorum
 //
 // [Check] refuses a step after which fewer than a majority of the voters would be healthy. Healthy

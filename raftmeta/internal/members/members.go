@@ -11,6 +11,7 @@ type Member struct {
 	ID      string // NODE.RANDOM
 	Voter   bool
 	Trouble string // why it is not healthy; "" if it is
+	Fate    Fate   // of its node
 }
 
 // Action is one step.
@@ -23,11 +24,12 @@ const (
 	Promote                  // become a voter
 	Remove                   // remove another replica of the node
 	Superseded               // it must not join: a new replica has to
+	Transfer                 // hand the leadership over to it
 )
 
 // String implements fmt.Stringer.
 func (a Action) String() string {
-	return [...]string{"nothing", "join", "become a voter", "remove the lost replica", "superseded"}[a]
+	return [...]string{"nothing", "join", "become a voter", "remove the lost replica", "superseded", "hand over the leadership"}[a]
 }
 
 // Step is what a replica asks the leader for.
@@ -127,22 +129,30 @@ func Check(s Step, ms []Member) error {
 
 // Grow refuses to make replica id a voter if its node has none yet and the shard has wanted voters (0: any number is), or is to have an even
 // number of them for longer than the next one takes: two voters need both, so that they survive less than one does. An odd shard grows
-// when the one after is healthy too. The place of a voter that was lost is never refused.
+// when the one after is healthy too. The place of a voter that was lost is never refused. Voters whose nodes leave are not counted: one that takes
+// the place of such a one comes at once. A node that leaves itself gets no vote.
 func Grow(id string, ms []Member, wanted int) error {
 	const op = "raftmeta.members"
+	if me := find(ms, id); me != nil && me.Fate != Stays {
+		return vfs.Errorf(vfs.KindBusy, op, "%s stands by: its node is leaving", id)
+	}
 	if wanted <= 0 || other(ms, id, true) != nil {
 		return nil
 	}
-	voters, next := 0, false
+	voters, leaving, next := 0, 0, false
 	for _, m := range ms {
 		switch {
+		case m.Voter && m.Fate != Stays:
+			leaving++
 		case m.Voter:
 			voters++
-		case m.Trouble == "" && node(m.ID) != node(id) && other(ms, m.ID, true) == nil:
+		case m.Trouble == "" && m.Fate == Stays && node(m.ID) != node(id) && other(ms, m.ID, true) == nil:
 			next = true
 		}
 	}
 	switch {
+	case leaving > 0 && voters < wanted:
+		return nil
 	case voters >= wanted:
 		return vfs.Errorf(vfs.KindBusy, op, "%s stands by: the shard has %d voters, as many as it is to have", id, voters)
 	case voters%2 == 1 && !next:

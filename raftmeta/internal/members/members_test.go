@@ -7,11 +7,17 @@ import (
 	"github.com/rackfs/rackfs/vfs"
 )
 
-// parse reads a configuration: "a.1" is a voter, "a.2?" a non-voter; a trailing ! means trouble.
+// parse reads a configuration: "a.1" is a voter, "a.2?" a non-voter; a trailing ! means trouble, - that its node leaves, x that it is gone.
 func parse(s string) []Member {
 	var ms []Member
 	for _, f := range strings.Fields(s) {
 		m := Member{Voter: true}
+		if strings.HasSuffix(f, "-") {
+			f, m.Fate = strings.TrimSuffix(f, "-"), Leaves
+		}
+		if strings.HasSuffix(f, "x") {
+			f, m.Fate = strings.TrimSuffix(f, "x"), Gone
+		}
 		if strings.HasSuffix(f, "!") {
 			f, m.Trouble = strings.TrimSuffix(f, "!"), "does not answer"
 		}
@@ -142,6 +148,12 @@ func TestGrow(t *testing.T) {
 		{"c.2", "a.1 b.1 c.2?", 3, true},      // the lost one was removed already
 		{"c.2", "a.1 b.1 c.1! c.2?", 3, true}, // and here not yet
 		{"b.1", "a.1 b.1?", 0, true},
+		{"d.1", "a.1 b.1 c.1- d.1?", 3, true},
+		{"d.1", "a.1 b.1- c.1- d.1?", 3, true},
+		{"d.1", "a.1 b.1 c.1!x d.1?", 3, true},
+		{"d.1", "a.1 b.1 e.1 c.1- d.1?", 3, false},
+		{"c.1", "a.1 b.1 c.1?-", 3, false},
+		{"b.1", "a.1 b.1? c.1?-", 3, false}, // the next one is no help
 	} {
 		if err := Grow(c.id, parse(c.conf), c.wanted); (err == nil) != c.ok {
 			t.Errorf("%s in [%s], %d wanted: %v", c.id, c.conf, c.wanted, err)
