@@ -10,6 +10,8 @@
 // A certificate is renewed for the same key, so that one file changes, and a Holder gives the newest one to connections that are made
 // after that.
 //
+// A node that was removed is refused by its key (Holder.Revoke), in new connections and in those that there are.
+//
 // A node's certificate carries its name as common name and as DNS name, so that ordinary host name verification checks it: a
 // client says which node it expects, not which address it dialled. Roles are organizational units. Certificates serve both
 // ends of a connection. Every peer is verified against this CA only, never against the system's.

@@ -169,7 +169,10 @@ func SaveCAKey(files vfile.FS, dir string, key []byte) error {
 }
 
 // Holder is a node's identity while the node runs: configurations made from it use the newest certificate.
-type Holder struct{ id atomic.Pointer[Identity] }
+type Holder struct {
+	id      atomic.Pointer[Identity]
+	revoked atomic.Pointer[revoked]
+}
 
 // NewHolder holds id.
 func NewHolder(id *Identity) *Holder {
@@ -192,6 +195,7 @@ func (h *Holder) config() *tls.Config {
 	}
 	return &tls.Config{
 		MinVersion:           tls.VersionTLS13,
+		VerifyConnection:     h.verify,
 		GetCertificate:       func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return own(), nil },
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return own(), nil },
 	}

@@ -25,6 +25,8 @@ type transport struct {
 	out   guard
 	peer  Peer
 	hello hello // the peer's
+	// verify says whether the peer is still accepted; nil: always.
+	verify func() error
 }
 
 const (
@@ -147,6 +149,9 @@ func (s Security) run(ctx context.Context, nc net.Conn, server bool, mine hello)
 	}
 	if err := t.greet(tc, server, mine); err != nil {
 		return nil, err
+	}
+	if cfg.VerifyConnection != nil {
+		t.verify = func() error { return cfg.VerifyConnection(cs) }
 	}
 	if s.Mode == ModeMAC {
 		t.nc, t.tls = nc, false

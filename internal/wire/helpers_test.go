@@ -73,7 +73,9 @@ type harness struct {
 func start(t testing.TB, mode Mode, h Handler, o ServerOptions) *harness {
 	t.Helper()
 	sec := securities(t)[mode]
-	o.Security = sec[0]
+	if o.Security.Mode == 0 {
+		o.Security = sec[0]
+	}
 	if o.Logger == nil {
 		o.Logger = quiet()
 	}

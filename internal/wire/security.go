@@ -34,7 +34,8 @@ type Security struct {
 	Mode Mode
 	// TLS is the side's configuration in ModeTLS and ModeMAC, as package
 	// pki builds it: own certificate, the cluster's CA, and, for a client, the
-	// node name it expects. Versions, ALPN and tickets are set by this package.
+	// node name it expects. Versions, ALPN and tickets are set by this package. A server asks VerifyConnection at each request again: a peer
+	// that is not accepted any more is cut off.
 	TLS *tls.Config
 	// Self is what this side claims to be in ModeInsecure.
 	Self Peer

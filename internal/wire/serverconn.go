@@ -156,6 +156,11 @@ func (c *serverConn) request(h *header) error {
 		return protocolErrorf("request id %d after %d", h.id, c.lastID)
 	}
 	c.lastID = h.id
+	if c.t.verify != nil {
+		if err := c.t.verify(); err != nil { // removed since it connected
+			return protocolErrorf("%v", err)
+		}
+	}
 	select {
 	case c.slots <- struct{}{}:
 	case <-c.ctx.Done():

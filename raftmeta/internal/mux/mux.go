@@ -210,7 +210,27 @@ func serverTLS(nc net.Conn, s wire.Security) (net.Conn, *wire.Peer, error) {
 		return nil, nil, err
 	}
 	peer, err := tlsPeer(tc)
+	if cfg.VerifyConnection != nil {
+		cs := tc.ConnectionState()
+		return &verified{tc, func() error { return cfg.VerifyConnection(cs) }}, peer, err
+	}
 	return tc, peer, err
+}
+
+// verified is a stream whose peer is asked for at each message: one that was removed since it connected is cut off.
+type verified struct {
+	net.Conn
+	ok func() error
+}
+
+// Read implements net.Conn.
+func (v *verified) Read(b []byte) (int, error) {
+	n, err := v.Conn.Read(b)
+	if refused := v.ok(); refused != nil {
+		v.Conn.Close()
+		return 0, refused
+	}
+	return n, err
 }
 
 func clientTLS(ctx context.Context, nc net.Conn, s wire.Security) (net.Conn, error) {
