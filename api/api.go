@@ -29,6 +29,7 @@ const (
 // Options of an API.
 type Options struct {
 	Meta    *raftmeta.Client
+	Cluster Cluster
 	Release string // of the software
 	Logger  *slog.Logger
 }
@@ -52,6 +53,8 @@ func New(o Options) *API {
 	cfg.CreateHooks = nil // no $schema in answers
 	a.huma = humago.New(a.mux, cfg)
 	a.fileSystems()
+	a.clusters()
+	a.nodes()
 	return a
 }
 

@@ -57,6 +57,8 @@ type health struct {
 	state    State
 	since    time.Time
 	readable bool
+	used     int64 // bytes, as it said last
+	capacity int64
 	err      error // of the last failed probe
 	errAt    time.Time
 
@@ -71,6 +73,8 @@ type observation struct {
 	at       time.Time // when it began
 	answered bool
 	writable bool
+	used     int64
+	capacity int64
 	err      error // why it is not writable
 }
 
@@ -79,6 +83,7 @@ func (h *health) observe(t Timing, o observation, now time.Time) {
 	h.readable = o.answered
 	if o.answered {
 		h.silent = time.Time{}
+		h.used, h.capacity = o.used, o.capacity
 	} else if h.silent.IsZero() {
 		h.silent = o.at
 	}

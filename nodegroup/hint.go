@@ -163,7 +163,7 @@ func (h *Hinter) tell(ctx context.Context, blocks []*metapb.DeadBlock) {
 		switch {
 		case len(k) == 0:
 			continue
-		case c == nil || avoided || s.State == metapb.StoreState_STORE_LOST:
+		case c == nil || avoided || s.State == metapb.StoreState_STORE_LOST || s.Gone:
 			h.count(0, len(k))
 			continue
 		}
@@ -220,7 +220,7 @@ func (h *Hinter) refresh(ctx context.Context) error {
 func connections(old map[string]*conn, stores []*metapb.Store, connect func(node, addr string) Conn) map[string]*conn {
 	out := map[string]*conn{}
 	for _, s := range stores {
-		if s.State == metapb.StoreState_STORE_LOST || out[s.Node] != nil {
+		if s.State == metapb.StoreState_STORE_LOST || s.Gone || out[s.Node] != nil {
 			continue
 		}
 		if c := old[s.Node]; c != nil && c.addr == s.Address {

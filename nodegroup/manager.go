@@ -73,6 +73,7 @@ type Manager struct {
 	health map[uint32]*health
 	conns  map[string]*conn
 	failed string // the last error of planning that was logged
+	moving map[uint32]movement
 
 	mu       sync.Mutex // guards the following
 	status   Status
@@ -164,6 +165,7 @@ func (m *Manager) reset() {
 		c.Close()
 	}
 	m.cmap, m.health, m.conns, m.failed = nil, map[uint32]*health{}, map[string]*conn{}, ""
+	m.moving = map[uint32]movement{}
 	m.mu.Lock()
 	m.status, m.retiring, m.sight = Status{}, RetireStatus{}, nil
 	m.mu.Unlock()
@@ -178,7 +180,9 @@ func (m *Manager) step(ctx context.Context) {
 	}
 	m.probe(ctx)
 	if err == nil && m.settled() && ctx.Err() == nil {
-		err = m.plan(ctx)
+		if err = m.plan(ctx); err == nil {
+			err = m.retireStores(ctx)
+		}
 	}
 	m.see(err == nil && m.settled())
 	m.complain(ctx, err)
@@ -227,7 +231,7 @@ func (m *Manager) probe(ctx context.Context) {
 	seen := map[uint32]bool{}
 	var list []*metapb.Store
 	for _, s := range m.cmap.GetStores() {
-		if s.State == metapb.StoreState_STORE_LOST {
+		if s.State == metapb.StoreState_STORE_LOST || s.Gone {
 			continue
 		}
 		seen[s.Id] = true
@@ -293,6 +297,7 @@ func (m *Manager) probeOne(ctx context.Context, c Conn, s *metapb.Store) observa
 		return o
 	}
 	o.answered, o.writable = true, info.Writable && !info.Full
+	o.used, o.capacity = int64(info.Used), int64(info.Capacity)
 	switch {
 	case !info.Writable:
 		o.err = vfs.Errorf(vfs.KindIO, "nodegroup.probe", "store %d of %s takes no writes: check its disk and restart it", s.Id, s.Node)
@@ -320,6 +325,8 @@ func (m *Manager) storeStates(p *metapb.Pool) []placement.StoreState {
 		c, readable := placement.Lost, false
 		if h := m.health[s.Id]; h != nil {
 			c, readable = h.condition(s), h.readable
+		} else if s.Gone {
+			c = placement.Out
 		}
 		out = append(out, storeState(s, eligible(reserved, p, s), c, readable))
 	}

@@ -28,6 +28,11 @@ type StoreStatus struct {
 	Readable  bool      `json:"readable"`
 	LastErr   string    `json:"last_error,omitempty"`
 	LastErrAt time.Time `json:"last_error_at,omitzero"`
+	Slots     int       `json:"slots"` // that name it, or move away from it
+	Used      int64     `json:"used"`  // bytes, as it said last
+	Capacity  int64     `json:"capacity"`
+	Gone      bool      `json:"gone,omitempty"`   // its node was removed
+	Moving    *Moving   `json:"moving,omitempty"` // of a store that is out
 }
 
 // PoolStatus is how a pool stands.
@@ -59,7 +64,7 @@ func (m *Manager) publish(err error) {
 		st.Err = err.Error()
 	}
 	for _, s := range m.cmap.GetStores() {
-		x := StoreStatus{ID: s.Id, Node: s.Node, Record: s.State.String()}
+		x := StoreStatus{ID: s.Id, Node: s.Node, Record: s.State.String(), Gone: s.Gone}
 		if h := m.health[s.Id]; h != nil {
 			x.State, x.Since, x.Readable, x.LastErrAt = h.state, h.since, h.readable, h.errAt
 			if h.err != nil {
@@ -69,6 +74,7 @@ func (m *Manager) publish(err error) {
 		st.Stores = append(st.Stores, x)
 	}
 	misplaced := Exclusive(m.cmap)
+	m.follow(&st)
 	for _, p := range m.cmap.GetPools() {
 		ps := poolState(p, 0)
 		r := placement.Assess(ps, m.storeStates(p))

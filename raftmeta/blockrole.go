@@ -16,7 +16,7 @@ import (
 // checkBlockQuery refuses all other queries.
 func checkBlockQuery(node string, q *metapb.Query) error {
 	switch q.Q.(type) {
-	case *metapb.Query_BlockStates, *metapb.Query_ShardInfo, *metapb.Query_ClusterMap, *metapb.Query_Nodes:
+	case *metapb.Query_BlockStates, *metapb.Query_ShardInfo, *metapb.Query_ClusterMap, *metapb.Query_Nodes, *metapb.Query_RetiredNodes:
 		return nil
 	}
 	return vfs.Errorf(vfs.KindPerm, "raftmeta.query", "block server %s may ask for the states of blocks, the shard, the cluster map and the nodes only", node)

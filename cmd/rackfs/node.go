@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"os"
@@ -47,7 +46,7 @@ Ctrl-C stops it.`,
 	configFlag(cmd, &path)
 	cmd.Flags().BoolVar(&print, "print-config", false, "print a configuration file that documents every key, and end")
 	cmd.Flags().StringArrayVar(&replace, "replace-disk", nil, "directory of block.disks whose store is lost: make a new one in its place; may be repeated")
-	cmd.AddCommand(newNodeJoinCommand(), newNodeListCommand())
+	cmd.AddCommand(newNodeJoinCommand(), newNodeListCommand(), newNodeShowCommand(), newNodeDrainCommand(), newNodeUndrainCommand(), newNodeRemoveCommand())
 	return cmd
 }
 
@@ -75,34 +74,6 @@ same token.`,
 	configFlag(cmd, &path)
 	cmd.Flags().StringVar(&token, "token", "", "what `rackfs cluster token` printed (required)")
 	_ = cmd.MarkFlagRequired("token")
-	return cmd
-}
-
-func newNodeListCommand() *cobra.Command {
-	var path string
-	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "List the nodes of the cluster of the node that runs on this machine",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := node.LoadConfig(path)
-			if err != nil {
-				return err
-			}
-			st, err := node.ClusterStatus(cmd.Context(), c)
-			if err != nil {
-				return err
-			}
-			return st.WriteNodes(cmd.OutOrStdout())
-		},
-	}
-	configFlag(cmd, &path)
-	return cmd
-}
-
-func newClusterCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "cluster", Short: "Begin and look after a cluster"}
-	cmd.AddCommand(newClusterInitCommand(), newClusterTokenCommand(), newClusterStatusCommand())
 	return cmd
 }
 
@@ -138,67 +109,5 @@ join with tokens. Metadata gets more voters as meta nodes join.`,
 	f.StringVar(&o.Domain, "domain", "", "failure domain of the pool, disk or node; never changes (default: node if there are enough)")
 	f.IntVar(&o.Voters, "voters", node.DefaultVoters, "metadata voters that the cluster gets as meta nodes join, an odd number")
 	f.BoolVar(&o.Encrypt, "encrypt", false, "encrypt block data between nodes (it is always authenticated); never changes")
-	return cmd
-}
-
-func newClusterTokenCommand() *cobra.Command {
-	var (
-		path  string
-		roles []string
-		ttl   time.Duration
-	)
-	cmd := &cobra.Command{
-		Use:   "token",
-		Short: "Print a token with which one node can join",
-		Long:  `Print a token with which one node can join, once, until it expires. It is as good as a key: whoever has it first joins.`,
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := node.LoadConfig(path)
-			if err != nil {
-				return err
-			}
-			t, err := node.NewToken(cmd.Context(), c, roles, ttl)
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(cmd.ErrOrStderr(), "for one node with roles among %v, until %s\n", roles, t.Expires.Format(time.RFC3339))
-			fmt.Fprintln(cmd.OutOrStdout(), t.Token)
-			return nil
-		},
-	}
-	configFlag(cmd, &path)
-	cmd.Flags().StringSliceVar(&roles, "roles", []string{node.RoleMeta, node.RoleBlock}, "roles that the node may have")
-	cmd.Flags().DurationVar(&ttl, "ttl", node.DefaultTokenTTL, "how long the token can be used")
-	return cmd
-}
-
-func newClusterStatusCommand() *cobra.Command {
-	var (
-		path string
-		raw  bool
-	)
-	cmd := &cobra.Command{
-		Use:   "status",
-		Short: "Show nodes, metadata voters, pools and stores",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := node.LoadConfig(path)
-			if err != nil {
-				return err
-			}
-			st, err := node.ClusterStatus(cmd.Context(), c)
-			if err != nil {
-				return err
-			}
-			if raw {
-				enc := json.NewEncoder(cmd.OutOrStdout())
-				enc.SetIndent("", "  ")
-				return enc.Encode(st)
-			}
-			return st.Write(cmd.OutOrStdout())
-		},
-	}
-	configFlag(cmd, &path)
-	cmd.Flags().BoolVar(&raw, "json", false, "as JSON")
 	return cmd
 }

@@ -141,6 +141,13 @@ func (n *blockNode) unserve() error {
 	return err
 }
 
+// address is where it serves, or did last.
+func (n *blockNode) address() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.addr
+}
+
 // serves reports whether the node answers.
 func (n *blockNode) serves() bool {
 	n.mu.Lock()

@@ -47,6 +47,8 @@ type joinReply struct {
 	CAKey    []byte   `json:"ca_key,omitempty"` // for meta nodes
 	Settings Settings `json:"settings"`
 	Peers    []peer   `json:"peers"`
+	// Removed are the nodes that were removed from the cluster.
+	Removed []pki.Revocation `json:"removed,omitempty"`
 }
 
 type renewRequest struct {
@@ -204,6 +206,7 @@ func (a *authority) join(ctx context.Context, req *joinRequest) (*joinReply, err
 	for _, x := range a.dir.records() {
 		reply.Peers = append(reply.Peers, peerOf(x))
 	}
+	reply.Removed = a.dir.revocations()
 	a.log.Info("a node joined", "node", n.Name, "roles", n.Roles)
 	return reply, nil
 }
@@ -217,6 +220,11 @@ func (a *authority) renew(ctx context.Context, name string, roles []string, req 
 	for _, n := range a.dir.records() {
 		if n.Name != name {
 			continue
+		}
+		if key, err := pki.RequestKey(req.CSR); err != nil {
+			return nil, err
+		} else if len(n.Key) > 0 && !bytes.Equal(key, n.Key) {
+			return nil, vfs.Errorf(vfs.KindPerm, op, "node %s joined with another key: a certificate is renewed for the same one", name)
 		}
 		roles = slices.DeleteFunc(slices.Clone(roles), func(r string) bool { return !slices.Contains(n.Roles, r) })
 		cert, err := a.ca.Sign(req.CSR, name, roles, nil, a.now())
@@ -237,7 +245,7 @@ func serveControl(ln net.Listener, id *pki.Holder, a *authority, local func() an
 		serveJSON(w, r, log, a.join)
 	})
 	mux.HandleFunc("POST "+pathRenew, func(w http.ResponseWriter, r *http.Request) {
-		name, roles, err := caller(r)
+		name, roles, err := caller(r, id)
 		if err != nil {
 			writeFailure(w, err)
 			return
@@ -247,14 +255,22 @@ func serveControl(ln net.Listener, id *pki.Holder, a *authority, local func() an
 		})
 	})
 	mux.HandleFunc("GET "+pathLocal, func(w http.ResponseWriter, r *http.Request) {
-		if _, _, err := caller(r); err != nil {
+		if _, _, err := caller(r, id); err != nil {
 			writeFailure(w, err)
 			return
 		}
 		writeJSON(w, local())
 	})
+	mux.HandleFunc("GET "+pathStanding, func(w http.ResponseWriter, r *http.Request) {
+		if _, _, err := caller(r, id); err != nil {
+			writeFailure(w, err)
+			return
+		}
+		writeJSON(w, struct{}{})
+	})
 	cfg := id.ServerTLS()
-	cfg.ClientAuth = tls.VerifyClientCertIfGiven
+	// A node that was removed is told so by the handlers (caller), which a refused handshake could not.
+	cfg.ClientAuth, cfg.VerifyConnection = tls.VerifyClientCertIfGiven, nil
 	c := &controlServer{srv: newHTTPServer(mux, log)}
 	c.srv.TLSConfig = cfg
 	c.done.Go(func() {
@@ -280,11 +296,15 @@ func (c *controlServer) close() {
 }
 
 // caller is the node whose certificate came with a request, and its roles.
-func caller(r *http.Request) (name string, roles []string, err error) {
+func caller(r *http.Request, id *pki.Holder) (name string, roles []string, err error) {
 	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
 		return "", nil, vfs.Errorf(vfs.KindUnauthorized, "control", "a certificate of this cluster is needed")
 	}
-	return pki.Subject(r.TLS.PeerCertificates[0])
+	cert := r.TLS.PeerCertificates[0]
+	if err := id.Refused(cert); err != nil {
+		return "", nil, err
+	}
+	return pki.Subject(cert)
 }
 
 func serveJSON[Req, Reply any](w http.ResponseWriter, r *http.Request, log *slog.Logger, fn func(context.Context, *Req) (*Reply, error)) {

@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/rackfs/rackfs/internal/pki"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 )
@@ -38,21 +39,27 @@ func peerOf(n *metapb.Node) peer {
 
 // directory is what this node knows of the others' addresses.
 type directory struct {
-	dir *dataDir
-	log *slog.Logger
+	dir    *dataDir
+	log    *slog.Logger
+	revoke func([]pki.Revocation) // is told who was removed
 
 	mu    sync.Mutex
 	self  peer
 	nodes []*metapb.Node // as shard 0 has them; nil: not known in this process yet
 	peers []peer         // by name, with self as it is now
+	gone  []pki.Revocation
 }
 
-func openDirectory(d *dataDir, self peer, log *slog.Logger) (*directory, error) {
-	x := &directory{dir: d, log: log, self: self}
+func openDirectory(d *dataDir, self peer, revoke func([]pki.Revocation), log *slog.Logger) (*directory, error) {
+	x := &directory{dir: d, log: log, self: self, revoke: revoke}
 	if _, err := d.loadJSON(nodesFile, &x.peers); err != nil {
 		return nil, err
 	}
 	x.peers = withSelf(x.peers, self)
+	if _, err := d.loadJSON(removedFile, &x.gone); err != nil {
+		return nil, err
+	}
+	revoke(x.gone)
 	return x, nil
 }
 
@@ -120,6 +127,34 @@ func (x *directory) learn(nodes []*metapb.Node) {
 	}
 }
 
+// learnRemoved takes whom shard 0 says to be removed. It is in force at once, and kept on disk.
+func (x *directory) learnRemoved(gone []pki.Revocation) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if sameRevocations(x.gone, gone) {
+		return
+	}
+	x.gone = gone
+	x.revoke(gone)
+	if err := x.dir.saveJSON(removedFile, gone); err != nil {
+		x.log.Warn("who was removed is not remembered over a restart", "err", err)
+	}
+}
+
+// revocations are the nodes that were removed.
+func (x *directory) revocations() []pki.Revocation {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.gone
+}
+
+// removed reports whether a node with this id was.
+func (x *directory) removed(id string) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return slices.ContainsFunc(x.gone, func(r pki.Revocation) bool { return r.ID == id })
+}
+
 // querier is the metadata client.
 type querier interface {
 	Query(ctx context.Context, shard uint16, q *metapb.Query) (*metapb.QueryResult, error)
@@ -127,18 +162,23 @@ type querier interface {
 
 // refresh asks shard 0.
 func (x *directory) refresh(ctx context.Context, meta querier) error {
+	gone, err := retired(ctx, meta)
+	if err != nil {
+		return err
+	}
 	r, err := meta.Query(ctx, clusterShard, &metapb.Query{Q: &metapb.Query_Nodes{Nodes: &metapb.NodesQ{}}})
 	if err != nil {
 		return err
 	}
+	x.learnRemoved(revocations(gone, r.GetNodes().GetNodes()))
 	if nodes := r.GetNodes().GetNodes(); len(nodes) > 0 {
 		x.learn(nodes)
 	}
 	return nil
 }
 
-// run keeps the directory new until ctx ends.
-func (x *directory) run(ctx context.Context, meta querier) {
+// run keeps the directory new until ctx ends, and tells seen how each look went.
+func (x *directory) run(ctx context.Context, meta querier, seen func(context.Context, error)) {
 	tick := time.NewTicker(directoryInterval)
 	defer tick.Stop()
 	for {
@@ -153,5 +193,6 @@ func (x *directory) run(ctx context.Context, meta querier) {
 		if err != nil {
 			x.log.Debug("nodes", "err", err)
 		}
+		seen(ctx, err)
 	}
 }

@@ -98,6 +98,11 @@ func (d *dataDir) joined(c *Config, req *pki.Request, ca []byte, reply *joinRepl
 	if err := d.saveJSON(nodesFile, reply.Peers); err != nil {
 		return err
 	}
+	if len(reply.Removed) > 0 {
+		if err := d.saveJSON(removedFile, reply.Removed); err != nil {
+			return err
+		}
+	}
 	d.state.Settings, d.state.Ready = reply.Settings, true
 	return d.save()
 }

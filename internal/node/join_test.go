@@ -78,15 +78,15 @@ func TestJoin(t *testing.T) {
 	n := startNode(t, first)
 	ask := func(ttl time.Duration, roles ...string) string {
 		t.Helper()
-		r, err := NewToken(ctx, first, roles, ttl)
+		r, err := admin{n}.NewToken(ctx, roles, ttl)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return r.Token
 	}
-	_, err := NewToken(ctx, first, []string{"king"}, time.Hour)
+	_, err := admin{n}.NewToken(ctx, []string{"king"}, time.Hour)
 	refusal(t, "unknown role", err, vfs.KindInvalid, "king")
-	_, err = NewToken(ctx, first, []string{RoleBlock}, 0)
+	_, err = admin{n}.NewToken(ctx, []string{RoleBlock}, 0)
 	refusal(t, "no time", err, vfs.KindInvalid, "--ttl")
 
 	good := ask(time.Hour, RoleBlock, RoleMeta)
@@ -306,7 +306,7 @@ func TestSecrets(t *testing.T) {
 			t.Errorf("%q: %v %v, want mode %#o", path, st, err, mode)
 		}
 	}
-	r, err := NewToken(t.Context(), c, []string{RoleBlock}, time.Hour)
+	r, err := admin{n}.NewToken(t.Context(), []string{RoleBlock}, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -144,7 +145,7 @@ func (n *Node) open() (err error) {
 			return vfs.Errorf(vfs.KindInvalid, op, "%s: %w: choose another address", l.path, err)
 		}
 	}
-	n.directory, err = openDirectory(n.dir, n.cfg.peer(n.dir.state.id()), n.log)
+	n.directory, err = openDirectory(n.dir, n.cfg.peer(n.dir.state.id()), n.id.Revoke, n.log)
 	n.renewer = &renewer{dir: n.dir, id: n.id, peers: n.directory, now: time.Now}
 	return err
 }
@@ -182,7 +183,7 @@ func (n *Node) start(ctx context.Context) (err error) {
 	if err := n.patiently(ctx, "record this node", n.register); err != nil {
 		return err
 	}
-	n.background.Go(func() { n.directory.run(run, n.meta) })
+	n.background.Go(func() { n.directory.run(run, n.meta, n.watchStanding) })
 	n.background.Go(func() { n.keepCertificate(run) })
 	if n.cfg.Has(RoleBlock) {
 		n.indexCache = pebble.NewCache(indexCacheBytes)
@@ -260,7 +261,7 @@ func (n *Node) patiently(ctx context.Context, what string, step func(context.Con
 			return nil
 		case ctx.Err() != nil:
 			return vfs.Wrap(what, context.Cause(ctx))
-		case !late && k != vfs.KindUnavailable && k != vfs.KindUnknown && k != vfs.KindNotLeader && k != vfs.KindChanged:
+		case k == vfs.KindPerm || !late && k != vfs.KindUnavailable && k != vfs.KindUnknown && k != vfs.KindNotLeader && k != vfs.KindChanged:
 			return vfs.Wrap(what, err)
 		}
 		n.say("waiting to %s: %v", what, err)
@@ -284,7 +285,7 @@ func (n *Node) startVoter() error {
 		Dir: dir, Listener: n.listeners[listenMeta], Resolver: n.directory, Logger: n.log,
 		Security: wire.Security{Mode: wire.ModeTLS, TLS: n.id.ServerTLS()}, ClientSecurity: n.metaSecurity,
 		Registerer: n.reg, Log: raftmeta.Backend(st.RaftLog),
-		Shards: []uint16{clusterShard, namespaceShard}, NodesFunc: n.metaNodes, Voters: st.Settings.Voters,
+		Shards: []uint16{clusterShard, namespaceShard}, NodesFunc: n.metaNodes, Voters: st.Settings.Voters, Fates: n.fates,
 		Grace: n.cfg.GCGrace, OnDead: n.dead,
 	})
 	if err != nil {
@@ -313,7 +314,7 @@ func (n *Node) provision(ctx context.Context) error {
 		}
 	}
 	rec := n.record()
-	rec.Version = 1
+	rec.Version, rec.Key = 1, n.id.Identity().Key()
 	if rec.Group != "" {
 		if _, err := n.meta.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_PutGroup{PutGroup: &metapb.PutGroup{Name: rec.Group}}}); err != nil {
 			return err
@@ -350,10 +351,20 @@ func (n *Node) record() *metapb.Node {
 
 // register makes the node's record what the node is now.
 func (n *Node) register(ctx context.Context) error {
-	if err := n.directory.refresh(ctx, n.meta); err != nil {
+	look, cancel := context.WithTimeout(ctx, statusTimeout)
+	err := n.directory.refresh(look, n.meta)
+	cancel()
+	if err != nil {
+		if removed := n.standing(ctx); removed != nil {
+			return removed
+		}
 		if vfs.KindOf(err) == vfs.KindPerm || vfs.KindOf(err) == vfs.KindUnauthorized {
 			return vfs.Errorf(vfs.KindUnavailable, "nodes", "%w", err)
 		}
+		return err
+	}
+	level, err := n.level(ctx)
+	if err != nil {
 		return err
 	}
 	rec := n.record()
@@ -361,7 +372,13 @@ func (n *Node) register(ctx context.Context) error {
 		if old.Name != rec.Name {
 			continue
 		}
-		rec.Version = old.Version
+		if !bytes.Equal(old.Id, rec.Id) {
+			return removedError(rec.Name) // and the name was given to another one
+		}
+		rec.Version, rec.State, rec.Key = old.Version, old.State, old.Key
+		if len(old.Key) == 0 && level >= levelCluster {
+			rec.Key = n.id.Identity().Key()
+		}
 		if rec.Group != old.Group {
 			n.log.Info("the node's group is what the cluster says, not what its configuration says", "group", old.Group, "configured", rec.Group)
 			rec.Group = old.Group
@@ -376,7 +393,16 @@ func (n *Node) register(ctx context.Context) error {
 		}
 		return n.directory.refresh(ctx, n.meta)
 	}
-	return vfs.Errorf(vfs.KindPerm, "nodes", "node %s is not in the cluster any more: it was removed; to bring the machine back, empty its data directory and join anew", rec.Name)
+	return removedError(rec.Name)
+}
+
+// levelCluster is the feature level of shard 0 from which records of nodes have states and keys.
+const levelCluster = 4
+
+// level is the feature level of shard 0.
+func (n *Node) level(ctx context.Context) (uint32, error) {
+	r, err := n.meta.Query(ctx, clusterShard, &metapb.Query{Q: &metapb.Query_ShardInfo{ShardInfo: &metapb.ShardInfoQ{}}})
+	return r.GetShardInfo().GetLevel(), err
 }
 
 // sameRecord compares without roles' order.

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/rackfs/rackfs/internal/node"
+	"github.com/rackfs/rackfs/api"
 )
 
 // patience is how long a test waits for what must happen; it decides only when a hanging test ends.
@@ -221,9 +221,9 @@ func (m *machine) await(what string, ok func() (bool, string)) {
 	}
 }
 
-func (m *machine) status() *node.Status {
+func (m *machine) status() *api.ClusterStatus {
 	m.t.Helper()
-	st := new(node.Status)
+	st := new(api.ClusterStatus)
 	if err := json.Unmarshal([]byte(m.must("cluster", "status", "--json")), st); err != nil {
 		m.t.Fatal(err)
 	}
@@ -231,9 +231,9 @@ func (m *machine) status() *node.Status {
 }
 
 // healthy waits until the cluster is, with so many voters of each shard, and new blocks get the full profile.
-func (m *machine) healthy(voters int, profile string) *node.Status {
+func (m *machine) healthy(voters int, profile string) *api.ClusterStatus {
 	m.t.Helper()
-	var st *node.Status
+	var st *api.ClusterStatus
 	m.await("the cluster is healthy", func() (bool, string) {
 		st = m.status()
 		ok := st.Health == "ok" && len(st.Shards) == 2 && st.Placement != nil && len(st.Placement.Pools) == 1 && st.Placement.Pools[0].Writes == profile
