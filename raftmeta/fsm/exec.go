@@ -3,6 +3,7 @@ package fsm
 import (
 	"errors"
 	"math"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -63,7 +64,7 @@ func (m *Machine) exec(c *metapb.Command) (*metapb.Result, error) {
 			if r, err := s.find(id.OpIndex); r != nil || err != nil {
 				return r, err
 			}
-			if s.count >= maxSlotResults {
+			if len(s.ops) >= maxSlotResults {
 				return refusal(vfs.Errorf(vfs.KindTooMany, "fsm", "more than %d commands under one seq", maxSlotResults)), nil
 			}
 		}
@@ -261,9 +262,10 @@ func decodeSlot(b []byte) (*slotRow, error) {
 	if err := r.UnmarshalVT(b); err != nil {
 		return nil, corrupt("slot: %w", err)
 	}
-	s := &slotRow{seq: r.Seq, client: r.Client, count: len(r.Results), enc: append([]byte(nil), b...)}
+	s := &slotRow{seq: r.Seq, client: r.Client, enc: append([]byte(nil), b...)}
 	for _, v := range r.Results {
 		s.last = max(s.last, v.OpIndex)
+		s.ops = append(s.ops, v.OpIndex)
 	}
 	return s, nil
 }
@@ -277,24 +279,48 @@ func (s *slotRow) find(op uint32) (*metapb.Result, error) {
 	return v.Result, nil
 }
 
-// stored returns what is stored for an op, nil if nothing is.
+// stored returns what is stored for an op, nil if nothing is. Commands of one seq come in any order, so mostly nothing is although
+// op is not above last: nothing is decoded to find that out.
 func (s *slotRow) stored(op uint32) (*metapb.SlotResult, error) {
-	if s.count == 0 || op > s.last {
+	if op > s.last {
 		return nil, nil
 	}
-	var r metapb.SlotRecord
-	if err := r.UnmarshalVT(s.enc); err != nil {
-		return nil, corrupt("slot: %w", err)
+	before := slices.Index(s.ops, op)
+	if before < 0 {
+		return nil, nil
 	}
-	for _, v := range r.Results {
-		if v.OpIndex == op {
-			if v.Result == nil {
-				v.Result = &metapb.Result{}
-			}
-			return v, nil
+	for b := s.enc; len(b) > 0; {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return nil, corrupt("slot: %w", protowire.ParseError(n))
 		}
+		b = b[n:]
+		if n = protowire.ConsumeFieldValue(num, typ, b); n < 0 {
+			return nil, corrupt("slot: %w", protowire.ParseError(n))
+		}
+		value := b[:n]
+		b = b[n:]
+		if num != slotResults || typ != protowire.BytesType {
+			continue
+		}
+		if before > 0 {
+			before--
+			continue
+		}
+		result, _ := protowire.ConsumeBytes(value)
+		v := new(metapb.SlotResult)
+		if err := v.UnmarshalVT(result); err != nil {
+			return nil, corrupt("slot: %w", err)
+		}
+		if v.OpIndex != op {
+			return nil, corrupt("slot: the result of op %d is that of %d", op, v.OpIndex)
+		}
+		if v.Result == nil {
+			v.Result = &metapb.Result{}
+		}
+		return v, nil
 	}
-	return nil, nil
+	return nil, corrupt("slot: the result of op %d is missing", op)
 }
 
 // with is s (nil: a new seq) with the result of one more command. Of a refusal
@@ -310,9 +336,11 @@ func (s *slotRow) with(id *metapb.Identity, r *metapb.Result) (*slotRow, error) 
 // add is s with v; the new row of a seq, if s is nil, is of that client, if any.
 func (s *slotRow) add(seq, client uint64, v *metapb.SlotResult) (*slotRow, error) {
 	size := v.SizeVT()
-	n := &slotRow{seq: seq, client: client, last: v.OpIndex, count: 1}
+	n := &slotRow{seq: seq, client: client, last: v.OpIndex}
 	const head = 3*(2+binaryMaxVarint) + 1
 	if s == nil {
+		n.one[0] = v.OpIndex
+		n.ops = n.one[:]
 		n.enc = make([]byte, 0, head+size)
 		if seq != 0 {
 			n.enc = protowire.AppendVarint(protowire.AppendTag(n.enc, 1, protowire.VarintType), seq)
@@ -321,10 +349,19 @@ func (s *slotRow) add(seq, client uint64, v *metapb.SlotResult) (*slotRow, error
 			n.enc = protowire.AppendVarint(protowire.AppendTag(n.enc, 20, protowire.VarintType), client)
 		}
 	} else {
-		n.last, n.count = max(s.last, v.OpIndex), s.count+1
-		n.enc = append(make([]byte, 0, len(s.enc)+head+size), s.enc...)
+		n.last = max(s.last, v.OpIndex)
+		n.enc, n.ops = s.enc, s.ops
+		if s.extended { // the space behind them is another row's
+			n.enc, n.ops = slices.Clip(n.enc), slices.Clip(n.ops)
+		}
+		s.extended = true
+		if cap(n.enc)-len(n.enc) < head+size {
+			// With room for as much again: a seq with many commands is not copied for each.
+			n.enc = append(make([]byte, 0, 2*len(n.enc)+head+size), n.enc...)
+		}
+		n.ops = append(n.ops, v.OpIndex)
 	}
-	n.enc = protowire.AppendVarint(protowire.AppendTag(n.enc, 2, protowire.BytesType), uint64(size))
+	n.enc = protowire.AppendVarint(protowire.AppendTag(n.enc, slotResults, protowire.BytesType), uint64(size))
 	at := len(n.enc)
 	n.enc = n.enc[:at+size]
 	if _, err := v.MarshalToSizedBufferVT(n.enc[at:]); err != nil {
@@ -333,7 +370,10 @@ func (s *slotRow) add(seq, client uint64, v *metapb.SlotResult) (*slotRow, error
 	return n, nil
 }
 
-const binaryMaxVarint = 10
+const (
+	binaryMaxVarint = 10
+	slotResults     = 2 // field of a SlotRecord
+)
 
 // clampInt is v as an int that does not overflow.
 func clampInt(v uint64) int64 { return int64(min(v, math.MaxInt64)) }

@@ -65,10 +65,13 @@ type usage struct {
 // slotRow is a SlotRecord, its results still encoded.
 type slotRow struct {
 	seq    uint64
-	client uint64 // of calls
-	last   uint32 // the highest op index among the results
-	count  int
-	enc    []byte // the record
+	client uint64   // of calls
+	last   uint32   // the highest op index among the results
+	ops    []uint32 // the op indexes of the results, in their order
+	enc    []byte   // the record
+
+	one      [1]uint32 // ops of a row of one result
+	extended bool      // another row has the space behind ops and enc
 }
 
 func newOverlay(v View, c *Cache) overlay {

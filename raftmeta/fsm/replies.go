@@ -55,7 +55,7 @@ func (m *Machine) called(c *metapb.Command) (*metapb.Result, error) {
 			default:
 				return replayed(v, c.Id.GetOrigin()), nil
 			}
-			if row.count >= maxSlotResults {
+			if len(row.ops) >= maxSlotResults {
 				return refusal(vfs.Errorf(vfs.KindTooMany, op, "more than %d commands under one seq", maxSlotResults)), nil
 			}
 		}
