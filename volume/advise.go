@@ -22,7 +22,7 @@ func (v *Volume) Advise(ctx context.Context, ino vfs.Ino, off, n uint64, a vfs.A
 		e.expect(off)
 	case vfs.AdviseWillNeed:
 		var one [1]byte // looking at a byte makes the extents known, far ahead
-		if _, err := v.look(ctx, e, off, one[:]); err != nil {
+		if _, err := v.look(ctx, e, off, one[:], nil); err != nil {
 			return false, vfs.Wrap(op, err)
 		}
 		for _, s := range e.blocksIn(off, min(end, off+windowMax)) {

@@ -96,7 +96,15 @@ func (v *Volume) GetAttr(ctx context.Context, ino vfs.Ino) (vfs.Attr, error) {
 }
 
 func (v *Volume) queryAttr(ctx context.Context, op string, ino vfs.Ino) (vfs.Attr, error) {
-	r, err := v.query(ctx, op, nil, &metapb.Query{Q: &metapb.Query_GetAttr{GetAttr: &metapb.GetAttrQ{Ino: uint64(ino)}}})
+	var m struct { // one piece of memory: it is the most frequent query
+		query metapb.Query
+		of    metapb.Query_GetAttr
+		ask   metapb.GetAttrQ
+	}
+	m.ask.Ino = uint64(ino)
+	m.of.GetAttr = &m.ask
+	m.query.Q = &m.of
+	r, err := v.query(ctx, op, nil, &m.query)
 	if err != nil {
 		return vfs.Attr{}, err
 	}

@@ -35,8 +35,9 @@ func (v *Volume) Read(ctx context.Context, ino vfs.Ino, off uint64, p []byte) (i
 	const op = "read"
 	e := v.acquire(ino)
 	defer v.release(e)
+	var few [4]segment // mostly enough, and then nothing is allocated
 	for try := 1; ; try++ {
-		pic, err := v.look(ctx, e, off, p)
+		pic, err := v.look(ctx, e, off, p, few[:0])
 		if err != nil {
 			return 0, false, vfs.Wrap(op, err)
 		}
@@ -60,8 +61,8 @@ func (v *Volume) Read(ctx context.Context, ino vfs.Ino, off uint64, p []byte) (i
 	}
 }
 
-// look takes a picture of [off, off+len(p)) and copies what is dirty to p.
-func (v *Volume) look(ctx context.Context, e *inode, off uint64, p []byte) (picture, error) {
+// look takes a picture of [off, off+len(p)), whose gaps may be in the space behind few, and copies what is dirty to p.
+func (v *Volume) look(ctx context.Context, e *inode, off uint64, p []byte, few []segment) (picture, error) {
 	for {
 		e.mu.Lock()
 		if e.dead {
@@ -74,7 +75,7 @@ func (v *Volume) look(ctx context.Context, e *inode, off uint64, p []byte) (pict
 				_, err := v.fileAttr(ctx, e, "read")
 				return picture{}, err
 			}
-			pic, ok := e.lookLeased(off, p)
+			pic, ok := e.lookLeased(off, p, few)
 			e.mu.Unlock()
 			if ok {
 				return pic, nil
@@ -85,7 +86,7 @@ func (v *Volume) look(ctx context.Context, e *inode, off uint64, p []byte) (pict
 			continue
 		}
 		e.mu.Unlock()
-		pic, ok, err := v.lookUnleased(ctx, e, off, p)
+		pic, ok, err := v.lookUnleased(ctx, e, off, p, few)
 		if ok || err != nil {
 			return pic, err
 		}
@@ -103,7 +104,7 @@ func newPicture(size, off uint64, p []byte) picture {
 
 // lookLeased is look with the write lease. ok is false if extents must be
 // loaded first. e.mu is held.
-func (e *inode) lookLeased(off uint64, p []byte) (pic picture, ok bool) {
+func (e *inode) lookLeased(off uint64, p []byte, few []segment) (pic picture, ok bool) {
 	a := e.attr()
 	pic = newPicture(a.Size, off, p)
 	pic.change = a.Change
@@ -120,6 +121,7 @@ func (e *inode) lookLeased(off uint64, p []byte) (pic picture, ok bool) {
 	if !e.ext.knows(gaps) {
 		return pic, false
 	}
+	pic.gaps = few
 	for _, g := range gaps {
 		pic.gaps, _ = e.ext.find(g.off, g.end, pic.gaps)
 	}
@@ -132,10 +134,10 @@ func (e *inode) lookLeased(off uint64, p []byte) (pic picture, ok bool) {
 
 // lookUnleased is look for a file that others may change: the metadata is asked
 // whether what is known of it still holds.
-func (v *Volume) lookUnleased(ctx context.Context, e *inode, off uint64, p []byte) (picture, bool, error) {
+func (v *Volume) lookUnleased(ctx context.Context, e *inode, off uint64, p []byte, few []segment) (picture, bool, error) {
 	end := min(off, maxOffset-uint64(len(p))) + uint64(len(p))
 	e.mu.Lock()
-	segs, cached := e.ext.find(off, end, nil)
+	segs, cached := e.ext.find(off, end, few)
 	at := e.extChange
 	e.mu.Unlock()
 	if cached && off < end {
@@ -158,7 +160,7 @@ func (v *Volume) lookUnleased(ctx context.Context, e *inode, off uint64, p []byt
 	if pic.n == 0 {
 		return pic, true, nil
 	}
-	gaps, ok := x.segs.find(off, off+uint64(pic.n), nil)
+	gaps, ok := x.segs.find(off, off+uint64(pic.n), few)
 	if !ok {
 		return picture{}, false, vfs.Errorf(vfs.KindInternal, "read", "the extents of inode %d are incomplete", e.ino)
 	}
@@ -260,35 +262,46 @@ func (v *Volume) queryExtents(ctx context.Context, e *inode, off, n uint64, rese
 
 // fill reads the segments into p, which begins at offset off.
 func (v *Volume) fill(ctx context.Context, e *inode, segs []segment, off uint64, p []byte) error {
-	var parts []segment
-	for _, s := range segs {
+	stored, last := 0, 0
+	for i := range segs {
+		s := &segs[i]
 		dst := p[s.off-off : s.end-off]
 		switch {
 		case s.block.ID != 0:
-			parts = append(parts, s)
+			stored++
+			last = i
 		case s.inline != nil:
 			copy(dst, s.inline)
 		default:
 			clear(dst)
 		}
 	}
-	if len(parts) == 0 {
+	switch stored {
+	case 0:
 		return nil
+	case 1:
+		s := &segs[last]
+		return v.cache.read(ctx, s.block, s.blockOff, p[s.off-off:s.end-off], e.sequential(off))
 	}
-	seq := e.sequential(off)
-	read := func(s *segment) error {
-		return v.cache.read(ctx, s.block, s.blockOff, p[s.off-off:s.end-off], seq)
+	parts := make([]segment, 0, stored)
+	for i := range segs {
+		if segs[i].block.ID != 0 {
+			parts = append(parts, segs[i])
+		}
 	}
-	if len(parts) == 1 {
-		return read(&parts[0])
-	}
+	return v.readParts(ctx, parts, off, p, e.sequential(off))
+}
+
+// readParts reads segments of several blocks into p, which begins at offset off, several at a time.
+func (v *Volume) readParts(ctx context.Context, parts []segment, off uint64, p []byte, seq bool) error {
 	var wg sync.WaitGroup
 	errs := make([]error, len(parts))
 	slots := make(chan struct{}, readParallel)
 	for i := range parts {
 		slots <- struct{}{}
 		wg.Go(func() {
-			errs[i] = read(&parts[i])
+			s := &parts[i]
+			errs[i] = v.cache.read(ctx, s.block, s.blockOff, p[s.off-off:s.end-off], seq)
 			<-slots
 		})
 	}

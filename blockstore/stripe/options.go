@@ -28,7 +28,8 @@ const (
 	DefaultPatienceAlone = 3 * time.Second
 )
 
-// Caller makes calls to one node. *wire.Client is one.
+// Caller makes calls to one node. *wire.Client is one. It uses neither its context nor its arguments after it returned: they are
+// used again.
 type Caller interface {
 	Call(ctx context.Context, op wire.Op, meta []byte, payload net.Buffers, into []byte) (*wire.Reply, error)
 }

@@ -189,7 +189,9 @@ func (r *reader) stop(err error) {
 		r.stopped = err
 	}
 	for _, f := range r.fetches {
-		f.ctx.end(err, nil)
+		if !f.ended { // else its context is as good as new
+			f.ctx.end(err, nil)
+		}
 	}
 }
 

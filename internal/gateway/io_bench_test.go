@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -154,6 +155,10 @@ func storesProcess(b *testing.B, mode wire.Mode) *rig {
 	}
 	b.Cleanup(r.live.close)
 	r.blocks = &blocks{client: stripe.New(stripe.Options{Probed: true, Logger: slog.New(slog.DiscardHandler)}), cmap: r.live, pool: testPool}
+	ctx, stop := context.WithCancel(context.Background())
+	var prober sync.WaitGroup
+	prober.Go(func() { r.live.run(ctx, defaultMapInterval, r.blocks.client) })
+	b.Cleanup(func() { stop(); prober.Wait() })
 	return r
 }
 

@@ -234,12 +234,12 @@ func (c *compound) opWrite() status {
 	defer c.endIO(temporary, vfs.OpenWrite)
 	c.changed()
 	got, verifier, err := c.cur.export.FS.Write(c.ctx, c.fsCred(), c.cur.ino, offset, data, stable)
-	var short *vfs.ShortWrite
-	switch {
-	case errors.As(err, &short):
-		data = data[:short.N] // the client sends the rest again, and is told why not
-	case err != nil:
-		return c.typeStatus(&c.cur, false, statusOf(err, true))
+	if err != nil {
+		n, short := shortWrite(err)
+		if !short {
+			return c.typeStatus(&c.cur, false, statusOf(err, true))
+		}
+		data = data[:n] // the client sends the rest again, and is told why not
 	}
 	committed := nfsv4.UNSTABLE4
 	switch got {
@@ -253,6 +253,15 @@ func (c *compound) opWrite() status {
 	c.r.B = append(b, verifier[:]...)
 	c.observe(0, len(data))
 	return nfsv4.NFS4_OK
+}
+
+// shortWrite reports whether err is that of a write of only n bytes.
+func shortWrite(err error) (n int, ok bool) {
+	var short *vfs.ShortWrite
+	if !errors.As(err, &short) {
+		return 0, false
+	}
+	return short.N, true
 }
 
 // opCommit is COMMIT (RFC 8881, 18.3).
