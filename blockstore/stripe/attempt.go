@@ -98,7 +98,7 @@ func (a *attempt) run(patience time.Duration) error {
 	for _, p := range a.puts {
 		go p.run()
 	}
-	timeout := time.Until(a.ctx.deadline)
+	timeout := time.Until(a.ctx.until)
 	patient := patience >= timeout
 	a.timer.Reset(min(patience, timeout))
 	cancelled := a.parent.Done()
@@ -116,7 +116,7 @@ func (a *attempt) run(patience time.Duration) error {
 			}
 			patient = true
 			a.cutShort(patience)
-			a.timer.Reset(time.Until(a.ctx.deadline))
+			a.timer.Reset(time.Until(a.ctx.until))
 		}
 	}
 	a.timer.Stop()

@@ -11,7 +11,8 @@ import (
 // calls with it have returned, so a Caller must not keep it. It carries no values.
 type callCtx struct {
 	done     chan struct{}
-	deadline time.Time // told to who is called; the overseer acts on it
+	until    time.Time // the overseer ends it then
+	deadline time.Time // told to who is called: until, or that of the overseer's context, which ends by itself
 
 	mu    sync.Mutex // guards the following
 	err   error
@@ -20,13 +21,15 @@ type callCtx struct {
 
 var _ context.Context = (*callCtx)(nil)
 
-// begin makes c a context that has not ended. Nobody may be using it. d bounds it, besides the deadline of parent.
+// begin makes c a context that has not ended. Nobody may be using it. d bounds it, besides the end of parent. That two ends are told apart
+// matters: who is slower than d failed, who is slower than a caller can wait did not.
 func (c *callCtx) begin(parent context.Context, d time.Duration) {
 	if c.done == nil || c.err != nil {
 		c.done = make(chan struct{})
 	}
 	c.err, c.cause = nil, nil
-	c.deadline = time.Now().Add(d)
+	c.until = time.Now().Add(d)
+	c.deadline = c.until
 	if p, ok := parent.Deadline(); ok && p.Before(c.deadline) {
 		c.deadline = p
 	}

@@ -223,10 +223,10 @@ func (r *reader) expire(now time.Time) (next time.Time) {
 	for _, f := range r.fetches {
 		switch {
 		case f.ended:
-		case !now.Before(f.ctx.deadline):
+		case !now.Before(f.ctx.until):
 			f.ctx.end(context.DeadlineExceeded, nil)
-		case f.ctx.deadline.Before(next):
-			next = f.ctx.deadline
+		case f.ctx.until.Before(next):
+			next = f.ctx.until
 		}
 	}
 	return next

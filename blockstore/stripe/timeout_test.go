@@ -97,6 +97,43 @@ func TestCallsEnd(t *testing.T) {
 	}
 }
 
+// A caller whose own time is over is told so, and the targets are not to blame.
+func TestCallersDeadline(t *testing.T) {
+	c := newCluster(t, 6, 4, 2, 1, Options{HedgeMin: 1, HedgeMax: 1, BackoffMin: time.Hour, BackoffMax: time.Hour, AttemptTimeout: time.Hour, PatienceAlone: time.Hour})
+	data := randomBytes(1, 256<<10, 0)
+	write := func(ctx context.Context, id uint64) error {
+		_, err := c.client.Write(ctx, c, &Write{Pool: pool, Block: id, Data: bytes.Clone(data)})
+		return err
+	}
+	if err := write(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		c.slot(1, i).setFault(func(ctx context.Context, _ wire.Op, _ blockstore.Key) error {
+			<-ctx.Done()
+			return vfs.Errorf(vfs.KindUnknown, "call", "%w", ctx.Err())
+		})
+	}
+	for name, call := range map[string]func(ctx context.Context) error{
+		"write": func(ctx context.Context) error { return write(ctx, 2) },
+		"read": func(ctx context.Context) error {
+			return c.client.Read(ctx, c, Block{1, 1, uint32(len(data))}, 0, make([]byte, len(data)))
+		},
+		"rebuild": func(ctx context.Context) error {
+			return c.client.Rebuild(ctx, c, Block{1, 1, uint32(len(data))}, 5, make([]byte, 64<<10))
+		},
+	} {
+		for range 20 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+			err := call(ctx)
+			cancel()
+			if !errors.Is(err, context.DeadlineExceeded) || vfs.KindOf(err) != vfs.KindUnavailable || len(c.client.avoided) > 0 {
+				t.Fatalf("%s: %v; avoided: %v", name, err, c.client.avoided)
+			}
+		}
+	}
+}
+
 // No call is told a later deadline than its caller has.
 func TestDeadlineTravels(t *testing.T) {
 	c := newCluster(t, 6, 4, 2, 1, Options{})
