@@ -72,7 +72,8 @@ type Manager struct {
 	cmap   *metapb.ClusterMapR
 	health map[uint32]*health
 	conns  map[string]*conn
-	failed string // the last error of planning that was logged
+	views  map[uint32]*poolView // by pool
+	failed string               // the last error of planning that was logged
 	moving map[uint32]movement
 
 	mu       sync.Mutex // guards the following
@@ -164,7 +165,7 @@ func (m *Manager) reset() {
 	for _, c := range m.conns {
 		c.Close()
 	}
-	m.cmap, m.health, m.conns, m.failed = nil, map[uint32]*health{}, map[string]*conn{}, ""
+	m.cmap, m.health, m.conns, m.views, m.failed = nil, map[uint32]*health{}, map[string]*conn{}, map[uint32]*poolView{}, ""
 	m.moving = map[uint32]movement{}
 	m.mu.Lock()
 	m.status, m.retiring, m.sight = Status{}, RetireStatus{}, nil
@@ -333,6 +334,25 @@ func (m *Manager) storeStates(p *metapb.Pool) []placement.StoreState {
 	return out
 }
 
+// poolView is what follows from a pool and its stores. Of large pools that takes a while to find out, and mostly nothing has changed.
+type poolView struct {
+	version uint64 // of the map
+	states  []placement.StoreState
+	atRest  bool // its plan is empty
+	report  *placement.Report
+}
+
+// view is that of a pool of the map as it is now.
+func (m *Manager) view(p *metapb.Pool) *poolView {
+	states := m.storeStates(p)
+	v := m.views[p.Id]
+	if v == nil || v.version == 0 || v.version != m.cmap.Version || !slices.Equal(v.states, states) {
+		v = &poolView{version: m.cmap.Version, states: states} // at version 0 maps have none
+		m.views[p.Id] = v
+	}
+	return v
+}
+
 // plan proposes what the pools need.
 func (m *Manager) plan(ctx context.Context) error {
 	changed := false
@@ -347,7 +367,12 @@ func (m *Manager) plan(ctx context.Context) error {
 				p = m.cmap.Pools[i]
 			}
 		}
-		changes := placement.Plan(poolState(p, firstFreeID(m.cmap)), m.storeStates(p))
+		v := m.view(p)
+		if v.atRest {
+			continue
+		}
+		changes := placement.Plan(poolState(p, firstFreeID(m.cmap)), v.states)
+		v.atRest = len(changes) == 0
 		for _, c := range commands(p, changes) {
 			if err := m.propose(ctx, c); vfs.KindOf(err) == vfs.KindChanged {
 				return m.refresh(ctx) // somebody was faster; the next step looks at what there is then

@@ -37,7 +37,7 @@ func (m *Manager) see(known bool) {
 	if known {
 		s = &sight{m.cmap, map[uint32][]placement.StoreState{}, maps.Clone(m.conns)}
 		for _, p := range m.cmap.GetPools() {
-			s.states[p.Id] = m.storeStates(p)
+			s.states[p.Id] = m.view(p).states
 		}
 	}
 	m.mu.Lock()

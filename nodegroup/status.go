@@ -76,9 +76,13 @@ func (m *Manager) publish(err error) {
 	misplaced := Exclusive(m.cmap)
 	m.follow(&st)
 	for _, p := range m.cmap.GetPools() {
-		ps := poolState(p, 0)
-		r := placement.Assess(ps, m.storeStates(p))
-		out := PoolStatus{ID: p.Id, Name: p.Name, Profile: ps.Profile.String(), Group: p.Group, Report: r, Next: nextLoss(r)}
+		v := m.view(p)
+		if v.report == nil {
+			r := placement.Assess(poolState(p, 0), v.states)
+			v.report = &r
+		}
+		profile := placement.Profile{K: int(p.K), M: int(p.M)}
+		out := PoolStatus{ID: p.Id, Name: p.Name, Profile: profile.String(), Group: p.Group, Report: *v.report, Next: nextLoss(*v.report)}
 		for _, x := range misplaced {
 			switch {
 			case x.Pool != p.Id:
