@@ -100,13 +100,24 @@ func TestAddingStoresMovesTheirShare(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				filling := map[uint32]int{}
 				moves(pool, next, func(_, now *Group, j int) {
+					if filling[now.Members[j].Store]++; filling[now.Members[j].Store] > maxFillingPerStore {
+						t.Fatalf("more than %d slots of a store are filled at once", maxFillingPerStore)
+					}
 					if old[now.Members[j].Store] {
 						between++
 					}
 				})
 				pool = next
 				filled += fill(pool)
+			}
+			// New groups hold nothing: if new stores had more of them than others, they would have less of all data.
+			newer := PoolState{Profile: pool.Profile, Groups: pool.Groups[6*len(stores):]}
+			for s, n := range slotsOf(newer) {
+				if most := 3 + 2*float64(6*len(newer.Groups))*float64(more[s-1].Weight)/total; !old[s] && float64(n) > most {
+					t.Errorf("store %d, which is new, has %d slots of the %d groups that are", s, n, len(newer.Groups))
+				}
 			}
 			most, least := fullness(pool, more)
 			t.Logf("%d slots moved, the share is %.1f; %d between stores that were there; between %.3f and %.3f of the mean", filled, minimum, between, least, most)
@@ -283,5 +294,31 @@ func TestCanStop(t *testing.T) {
 	}
 	if s := r.Losses[Rack].String(); s != "without rack r0: everything can be read, and one more lost store would lose data; new blocks would be 4+2" {
 		t.Error(s)
+	}
+}
+
+// Groups with a member that does not answer are not moved for balance: they have lost enough.
+func TestBalanceWaitsForMembers(t *testing.T) {
+	stores := racks(1, 12, 1)
+	pool, _ := settle(t, PoolState{Profile: Profile{K: 4, M: 2}, Level: Node, PerStore: 6}, stores)
+	stores[0].Condition, stores[0].Readable = Down, false
+	stores = inRack(stores, 0, "new", 1, 1<<40)
+	for range 100 {
+		next, err := apply(pool, Plan(pool, stores))
+		if err != nil {
+			t.Fatal(err)
+		}
+		moves(pool, next, func(old, _ *Group, j int) {
+			for _, m := range old.Members {
+				if m.Store == 1 {
+					t.Fatalf("slot %d of %+v moves, and store 1 does not answer", j, old)
+				}
+			}
+		})
+		pool = next
+		fill(pool)
+	}
+	if n := slotsOf(pool)[13]; n < 12 {
+		t.Errorf("the new store has %d slots of the groups that are whole", n)
 	}
 }

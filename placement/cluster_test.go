@@ -150,6 +150,15 @@ func moves(before, after PoolState, f func(old, now *Group, slot int)) {
 func TestDomainsStayDistinct(t *testing.T) {
 	histories(t, func(t *rapid.T, c *cluster, stores []StoreState, before, after PoolState) {
 		checkDomains(t, after, stores)
+		// Nor does a slot move to where another one is still read from.
+		p := newPlanner(after, stores)
+		moves(before, after, func(_, now *Group, j int) {
+			for i, m := range now.Members {
+				if i != j && m.Previous != 0 && p.together(m.Previous, p.at(now.Members[j].Store)) {
+					t.Fatalf("slot %d of %+v moves to the domain that slot %d is filled from", j, now, i)
+				}
+			}
+		})
 	})
 }
 

@@ -375,6 +375,18 @@ func TestAssess(t *testing.T) {
 	if r := Assess(pool, stores); r.Margin != 2 {
 		t.Errorf("filling from a store that serves: %+v", r)
 	}
+	// Blocks that were written since are in the new store only, older ones in the one before: the loss of either counts.
+	pool.Groups[0].Members = []Member{{Store: 7, Previous: 6, Filling: true}, {Store: 1}, {Store: 2}, {Store: 3}, {Store: 4}, {Store: 5}}
+	for _, lost := range []uint32{6, 7} {
+		a := newAssessment(pool, stores)
+		if c := a.costs(Disk)[lost-1]; c.margin != 1 {
+			t.Errorf("the loss of store %d leaves a margin of %d", lost, c.margin)
+		}
+	}
+	// A lost disk is no lost node while the node has another.
+	if r := Assess(PoolState{Profile: Profile{K: 4, M: 2}, Level: Node}, racks(1, 6, 2)); r.Losses[Disk].Writes != "4+2" || r.Losses[Node].Writes != "3+2" {
+		t.Errorf("six nodes of two disks: %+v", r.Losses)
+	}
 	// With eight stores most losses leave a full group.
 	if r := Assess(fresh(t, 8, 4, 2, 64), allUp(8)); r.Writes != "4+2" || r.AfterNext != "4+2" {
 		t.Errorf("eight stores: %+v", r)
