@@ -36,7 +36,10 @@
 //
 // A pool whose record says how many groups there are per store gets its first groups when its stores are in as many failure domains
 // as the profile has shards, and more for stores that are added. Until then new blocks go to fallback groups: with the same
-// parity and fewer data shards; or writers wait, with no more domains than parity shards.
+// parity and fewer data shards; or writers wait, with no more domains than parity shards. Slots of older groups move on to stores that are
+// added, or wanted again, until all have what their capacity asks for: a few at a time, and none while something is amiss in its group (placement.Plan).
+//
+// What stores can be stopped (CanStop) is answered by the leader, from what it observes.
 //
 // # Removal of fallback groups
 //

@@ -47,6 +47,7 @@ type Change struct {
 	What    string  `json:"what"`
 	Plans   int     `json:"plans"` // one after the other, each filled before the next
 	Slots   int     `json:"slots_moved"`
+	Left    int     `json:"slots_left"` // on stores that go, for there is no other that may have them
 	Bytes   float64 `json:"bytes_moved"`
 	Minimum float64 `json:"bytes_minimum"` // what stores that go have, or the share of those that come
 	Ratio   float64 `json:"over_minimum"`
@@ -326,6 +327,13 @@ func changes(ctx context.Context, c *Config, w *world) ([]Change, error) {
 			return nil, err
 		}
 		ch.What, ch.Minimum, ch.Balance = what, minimum, after.balance()
+		for i := range after.pool.Groups {
+			for _, m := range after.pool.Groups[i].Members {
+				if !there(&after.stores[m.Store-1]) {
+					ch.Left++
+				}
+			}
+		}
 		if minimum > 0 {
 			ch.Ratio = ch.Bytes / minimum
 		}

@@ -39,7 +39,7 @@ func TestRun(t *testing.T) {
 		t.Fatalf("changes %+v", r.Changes)
 	}
 	for _, c := range r.Changes {
-		if c.Ratio > 1.15 || c.Ratio < 0.8 || c.Plans < 1 || c.Balance.Max > 1.2 {
+		if c.Ratio > 1.15 || c.Ratio < 0.8 || c.Plans < 1 || c.Balance.Max > 1.2 || c.Left > 0 {
 			t.Errorf("%+v", c)
 		}
 	}
@@ -110,6 +110,18 @@ func TestScatterWidth(t *testing.T) {
 	a, b := run(t, few), run(t, many)
 	if a.Repairs[0].Time <= b.Repairs[0].Time || a.Scatter.Mean >= b.Scatter.Mean || a.Sets >= b.Sets || a.Loss.Burst.Probability >= b.Loss.Burst.Probability {
 		t.Errorf("one group per store: %+v %+v %v\n16: %+v %+v %v", a.Scatter, a.Repairs[0], a.Loss.Burst, b.Scatter, b.Repairs[0], b.Loss.Burst)
+	}
+}
+
+// What has nowhere to go stays, and is counted: a rack of two is drained, and the other has five nodes for six shards.
+func TestNowhereToGo(t *testing.T) {
+	c := small()
+	c.Disks, c.DisksPerNode, c.NodesPerRack, c.Large = 40, 4, 5, 0
+	for _, x := range run(t, c).Changes {
+		// A group has three slots in the rack, of which two find a node.
+		if want := map[bool]int{true: 8 * 40}[x.What == "a rack is drained"]; x.Left != want {
+			t.Errorf("%s: %d slots are left, want %d", x.What, x.Left, want)
+		}
 	}
 }
 

@@ -17,9 +17,9 @@ func (r *Report) Write(out io.Writer) error {
 	line("scatter width", "a disk shares groups with %.1f others, at least %d", r.Scatter.Mean, r.Scatter.Min)
 	line("balance", "%s", r.Balance)
 	fmt.Fprintln(w)
-	fmt.Fprintln(w, "CHANGE\tMOVED\tMINIMUM\tRATIO\tSLOTS\tPLANS\tPLANNING\tBALANCE AFTER")
+	fmt.Fprintln(w, "CHANGE\tMOVED\tMINIMUM\tRATIO\tSLOTS\tLEFT\tPLANS\tPLANNING\tBALANCE AFTER")
 	for _, x := range r.Changes {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%.3f\t%d\t%d\t%.2f s\t%s\n", x.What, size(x.Bytes), size(x.Minimum), x.Ratio, x.Slots, x.Plans, x.Seconds, x.Balance)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%.3f\t%d\t%d\t%d\t%.2f s\t%s\n", x.What, size(x.Bytes), size(x.Minimum), x.Ratio, x.Slots, x.Left, x.Plans, x.Seconds, x.Balance)
 	}
 	fmt.Fprintln(w)
 	fmt.Fprintf(w, "REPAIR AT %s/s OF A DISK\tREBUILT\tSLOTS\tDISKS AT WORK\tBUSIEST DISK\tTIME\n", size(float64(c.Bandwidth)))
