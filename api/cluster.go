@@ -168,6 +168,7 @@ func (a *API) clusters() {
 	handle(a, "GET /cluster/level", "get-level", "Feature levels", func(ctx context.Context, _ *struct{}) (*levelsOutput, error) {
 		return &levelsOutput{a.levels(ctx)}, nil
 	})
+	handle(a, "GET /cluster/can-stop", "can-stop", "What stopping nodes for a while would mean", a.canStop)
 	handle(a, "POST /cluster/level", "raise-level", "Raise the feature level; it is never lowered", a.raiseLevels)
 }
 

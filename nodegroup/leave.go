@@ -126,3 +126,30 @@ func (m *Manager) retireStores(ctx context.Context) error {
 	return vfs.Wrap("nodegroup.retire", err)
 }
 
+// StopOf says of each pool what it would be while some stores are stopped, from what a leader's Status said of them: whoever has
+// both can ask.
+func StopOf(m *metapb.ClusterMapR, seen []StoreStatus, stop map[uint32]bool) map[uint32]placement.Stop {
+	how := make(map[uint32]StoreStatus, len(seen))
+	for _, s := range seen {
+		how[s.ID] = s
+	}
+	reserved := Reservations(m)
+	out := map[uint32]placement.Stop{}
+	for _, p := range m.GetPools() {
+		var states []placement.StoreState
+		for _, s := range m.GetStores() {
+			x, c := how[s.Id], placement.Down
+			switch {
+			case s.State == metapb.StoreState_STORE_LOST:
+				c = placement.Lost
+			case s.State == metapb.StoreState_STORE_OUT || x.State == Out:
+				c = placement.Out
+			case x.State == Up:
+				c = placement.Up
+			}
+			states = append(states, storeState(s, eligible(reserved, p, s), c, x.Readable))
+		}
+		out[p.Id] = placement.CanStop(p.Name, poolState(p, 0), states, func(id uint32) bool { return stop[id] })
+	}
+	return out
+}

@@ -19,7 +19,7 @@ const watchEvery = 2 * time.Second
 
 func newClusterCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "cluster", Short: "Begin and look after a cluster"}
-	cmd.AddCommand(newClusterInitCommand(), newClusterTokenCommand(), newClusterStatusCommand(), newClusterVotersCommand(), newClusterLevelCommand())
+	cmd.AddCommand(newClusterInitCommand(), newClusterTokenCommand(), newClusterStatusCommand(), newClusterVotersCommand(), newClusterLevelCommand(), newClusterCanStopCommand())
 	return cmd
 }
 
@@ -232,4 +232,38 @@ func writeLevels(out io.Writer, l *api.Levels) error {
 			fmt.Fprintf(w, "%d\t%d\t%d\t%s\n", s.Shard, s.Level, s.CanBe, cmp.Or(s.Err, strings.Join(voters, ", ")))
 		}
 	})
+}
+
+func newClusterCanStopCommand() *cobra.Command {
+	var (
+		to  connection
+		raw bool
+	)
+	cmd := &cobra.Command{
+		Use:   "can-stop NODE|RACK...",
+		Short: "Say whether nodes, or all of racks, can be stopped for a while",
+		Long: `Say whether nodes, or all nodes of racks, can be stopped for a while, together: whether
+meanwhile all could be read, new data written with the full profile, and the metadata changed. The exit code is 0 if so, else 1.`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return to.run(func(c *api.Client) error {
+				s, err := c.CanStop(cmd.Context(), args...)
+				if err != nil {
+					return err
+				}
+				if raw {
+					err = printJSON(cmd.OutOrStdout(), s)
+				} else {
+					_, err = io.WriteString(cmd.OutOrStdout(), s.Text())
+				}
+				if err == nil && !s.OK {
+					return errNo
+				}
+				return err
+			})
+		},
+	}
+	to.flags(cmd)
+	cmd.Flags().BoolVar(&raw, "json", false, "as JSON")
+	return cmd
 }

@@ -15,6 +15,9 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// errNo ends a command with code 1 whose output has the answer.
+var errNo = errors.New("no")
+
 func main() {
 	// The first signal asks for a clean stop; a second one, once the context
 	// is released, kills as usual.
@@ -24,7 +27,7 @@ func main() {
 		stop()
 	}()
 	if err := newRootCommand().ExecuteContext(ctx); err != nil {
-		if !errors.Is(err, context.Canceled) {
+		if !errors.Is(err, context.Canceled) && !errors.Is(err, errNo) {
 			fmt.Fprintln(os.Stderr, "rackfs:", err)
 		}
 		os.Exit(1)

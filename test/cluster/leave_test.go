@@ -69,6 +69,21 @@ func TestNodesLeave(t *testing.T) {
 	n1.refused("no record of a node n9", "node", "drain", "n9")
 	n1.refused("nothing was changed", "node", "remove", "n2")
 
+	stops := func(code bool, says []string, names ...string) {
+		t.Helper()
+		out, err := rackfs(t, append([]string{"cluster", "can-stop", "--config", n1.config()}, names...)...)
+		if (err == nil) != code {
+			t.Errorf("can-stop %v: %v, want %v: %s", names, err, code, out)
+		}
+		for _, s := range says {
+			if !strings.Contains(out, s) {
+				t.Errorf("can-stop %v does not say %q: %s", names, s, out)
+			}
+		}
+	}
+	stops(false, []string{"new blocks would be 1+1", "2 of 3 would be, and 2 are needed", "no: n2"}, "n2")
+	stops(false, []string{"could not be read", "1 of 3 would be, and 2 are needed: it would stand still", "no: n2, n3"}, "n2", "n3")
+
 	// Drained: all that n2 has goes to n4, while all of it is read.
 	join(n4)
 	n1.must("node", "drain", "n2")
