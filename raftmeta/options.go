@@ -74,6 +74,7 @@ var LAN = Timing{Heartbeat: time.Second, LeaderLease: 500 * time.Millisecond, Co
 // Options configures a Server.
 type Options struct {
 	Dir      string       // made by Format
+	Cluster  []byte       // the cluster that Dir has to be of; nil: any
 	Listener net.Listener // the metadata port; the Server closes it
 	Resolver Resolver
 

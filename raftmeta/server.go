@@ -63,6 +63,9 @@ func Open(o Options) (s *Server, err error) {
 	if s.node, err = replica.OpenNode(o.files, o.Dir); err != nil {
 		return s, err
 	}
+	if o.Cluster != nil && string(o.Cluster) != string(s.node.Cluster) {
+		return s, vfs.Errorf(vfs.KindIncompatible, op, "%s holds metadata of cluster %x, not of this one, %x: put its own back; it is left untouched", o.Dir, s.node.Cluster, o.Cluster)
+	}
 	ids := slices.Clone(s.node.Shards)
 	for _, id := range o.Shards {
 		if !slices.Contains(ids, id) {

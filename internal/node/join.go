@@ -179,11 +179,19 @@ func (r *renewer) call(ctx context.Context, p peer, method, path string, req, re
 	return exchange(ctx, &http.Client{Transport: tr}, method, "https://"+p.Control+path, req, reply)
 }
 
-// expiredError says what to do about a certificate that cannot be renewed any more.
-func expiredError(id *pki.Identity, now time.Time) error {
-	if now.Before(id.NotAfter()) {
-		return nil
+// clockSlack is how far a clock may be behind before that is said to be the reason why no certificate is valid.
+const clockSlack = 24 * time.Hour
+
+// validity refuses a certificate that cannot be renewed any more, and a clock by which it, and those of the others, are of the future.
+func validity(id *pki.Identity, now time.Time) error {
+	const op = "certificate"
+	switch {
+	case now.Add(clockSlack).Before(id.Issued()):
+		return vfs.Errorf(vfs.KindUnauthorized, op, "this node's certificate was issued at %s, and the clock here says %s: set the clock (NTP), and start again",
+			id.Issued().Format(time.RFC3339), now.Format(time.RFC3339))
+	case !now.Before(id.NotAfter()):
+		return vfs.Errorf(vfs.KindUnauthorized, op, "this node's certificate expired at %s, and the clock here says %s: if the clock is right, the node has to join anew",
+			id.NotAfter().Format(time.RFC3339), now.Format(time.RFC3339))
 	}
-	return vfs.Errorf(vfs.KindUnauthorized, "certificate", "this node's certificate expired at %s, and the clock here says %s: if the clock is right, the node has to join anew",
-		id.NotAfter().Format(time.RFC3339), now.Format(time.RFC3339))
+	return nil
 }

@@ -211,7 +211,7 @@ func TestJoin(t *testing.T) {
 	if err != nil || !saved.NotAfter().Equal(b.id.Identity().NotAfter()) || b.id.Identity() == old || saved.Name() != "n2" || strings.Join(saved.Roles(), " ") != RoleBlock {
 		t.Errorf("renewed: %v %v", saved, err)
 	}
-	refusal(t, "expired certificate", expiredError(old, time.Now().Add(2*pki.NodeValidity)), vfs.KindUnauthorized, "join anew")
+	refusal(t, "expired certificate", validity(old, time.Now().Add(2*pki.NodeValidity)), vfs.KindUnauthorized, "join anew")
 	for _, x := range n.directory.records() {
 		if x.Name == "n2" {
 			if _, err := n.meta.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_RemoveNode{RemoveNode: &metapb.RemoveNode{Name: x.Name, Id: x.Id}}}); err != nil {

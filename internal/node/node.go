@@ -134,7 +134,7 @@ func (n *Node) open() (err error) {
 		}
 	}
 	if n.dir.state.First == nil || n.dir.state.First.Provisioned {
-		if err := expiredError(id, time.Now()); err != nil {
+		if err := validity(id, time.Now()); err != nil {
 			return err
 		}
 	}
@@ -282,7 +282,7 @@ func (n *Node) startVoter() error {
 		}
 	}
 	voter, err := raftmeta.Open(raftmeta.Options{
-		Dir: dir, Listener: n.listeners[listenMeta], Resolver: n.directory, Logger: n.log,
+		Dir: dir, Cluster: st.Settings.ID(), Listener: n.listeners[listenMeta], Resolver: n.directory, Logger: n.log,
 		Security: wire.Security{Mode: wire.ModeTLS, TLS: n.id.ServerTLS()}, ClientSecurity: n.metaSecurity,
 		Registerer: n.reg, Log: raftmeta.Backend(st.RaftLog),
 		Shards: []uint16{clusterShard, namespaceShard}, NodesFunc: n.metaNodes, Voters: st.Settings.Voters, Fates: n.fates,
