@@ -8,6 +8,7 @@
 //	lock         flock'ed by the process
 //	pki/         ca.crt, node.crt, node.key; ca.key on meta nodes only, mode 0600
 //	nodes.json   the other nodes and their addresses as they were known last
+//	removed.json nodes that were removed, whose certificates are refused
 //	disks.json   which store each disk's directory holds
 //	meta/        the replicas of a meta node
 //	admin.sock   the node's administration, mode 0600: who may open it is root here, or the user that runs the node
@@ -36,6 +37,12 @@
 // Everything that is trusted is a name: certificates, replicas, stores. Addresses are found by name in the records of shard 0, of which
 // each node keeps a copy (Directory), on disk too, for who cannot reach the cluster before it knows where that is. A node that starts
 // with other addresses than its record has puts them there.
+//
+// # Leaving
+//
+// A node is drained and removed by commands of the API (api/nodes.go); decision 0041. Each node learns with the directory who was removed, and from then on
+// every TLS configuration of it refuses their keys (pki.Holder.Revoke). The control port lets them in and tells them, on /v1/standing, what a refused
+// handshake cannot: a node that does not reach the metadata, at its start or later, asks there, and ends if it was removed.
 //
 // # Order of start
 //
