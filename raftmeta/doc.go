@@ -44,6 +44,11 @@
 // address. Ids are made by Format with the directory, and Bootstrap names those that form a new shard.
 // A replica whose id is not in a shard's configuration takes no part in its votes.
 //
+// # Nodes that leave
+//
+// Options.Fates says which nodes are drained or removed. The leader takes their votes away, one at a time, after, or before, a node that stands by got one (package
+// members). Who leaves has no replica in the end and makes no new one.
+//
 // # A lost voter
 //
 // A replica is lost when its directory is gone, when it or the log is damaged, when its state differs from that of most voters, or when it

@@ -95,16 +95,17 @@ func TestBlockServersAtTheMetadataPort(t *testing.T) {
 		q     *metapb.Query
 		may   bool
 	}{
-		"states":       {1, &metapb.Query{Q: &metapb.Query_BlockStates{BlockStates: &metapb.BlockStatesQ{Ids: []uint64{1 << 48}}}}, true},
-		"shard":        {1, infoQuery(), true},
-		"map":          {0, &metapb.Query{Q: &metapb.Query_ClusterMap{ClusterMap: &metapb.ClusterMapQ{}}}, true},
-		"nodes":        {0, &metapb.Query{Q: &metapb.Query_Nodes{Nodes: &metapb.NodesQ{}}}, true},
-		"tokens":       {0, &metapb.Query{Q: &metapb.Query_Tokens{Tokens: &metapb.TokensQ{}}}, false},
-		"keys":         {0, &metapb.Query{Q: &metapb.Query_Keys{Keys: &metapb.KeysQ{Kind: "handle"}}}, false},
-		"file systems": {0, &metapb.Query{Q: &metapb.Query_FileSystems{FileSystems: &metapb.FileSystemsQ{}}}, false},
-		"nfs clients":  {0, &metapb.Query{Q: &metapb.Query_NfsClients{NfsClients: &metapb.NFSClientsQ{}}}, false},
-		"a name":       {1, lookupQuery("x"), false},
-		"nothing":      {1, &metapb.Query{}, false},
+		"states":        {1, &metapb.Query{Q: &metapb.Query_BlockStates{BlockStates: &metapb.BlockStatesQ{Ids: []uint64{1 << 48}}}}, true},
+		"shard":         {1, infoQuery(), true},
+		"map":           {0, &metapb.Query{Q: &metapb.Query_ClusterMap{ClusterMap: &metapb.ClusterMapQ{}}}, true},
+		"nodes":         {0, &metapb.Query{Q: &metapb.Query_Nodes{Nodes: &metapb.NodesQ{}}}, true},
+		"removed nodes": {0, &metapb.Query{Q: &metapb.Query_RetiredNodes{RetiredNodes: &metapb.RetiredNodesQ{}}}, true},
+		"tokens":        {0, &metapb.Query{Q: &metapb.Query_Tokens{Tokens: &metapb.TokensQ{}}}, false},
+		"keys":          {0, &metapb.Query{Q: &metapb.Query_Keys{Keys: &metapb.KeysQ{Kind: "handle"}}}, false},
+		"file systems":  {0, &metapb.Query{Q: &metapb.Query_FileSystems{FileSystems: &metapb.FileSystemsQ{}}}, false},
+		"nfs clients":   {0, &metapb.Query{Q: &metapb.Query_NfsClients{NfsClients: &metapb.NFSClientsQ{}}}, false},
+		"a name":        {1, lookupQuery("x"), false},
+		"nothing":       {1, &metapb.Query{}, false},
 	} {
 		if _, err := s1.Query(ctx, q.shard, q.q); q.may && err != nil || !q.may && vfs.KindOf(err) != vfs.KindPerm {
 			t.Errorf("query of %s: %v", name, err)
@@ -127,6 +128,8 @@ func TestBlockServersAtTheMetadataPort(t *testing.T) {
 		"a store's state":       {Op: &metapb.Command_PutStore{PutStore: &metapb.PutStore{Store: &metapb.Store{Id: 1, Node: "s1", Uuid: []byte{0}, State: metapb.StoreState_STORE_OUT}}}},
 		"another's node":        {Op: &metapb.Command_PutNode{PutNode: &metapb.PutNode{Node: &metapb.Node{Name: "s2", Id: make([]byte, 16), Version: 1, Roles: []string{"meta"}}}}},
 		"a removed record":      {Op: &metapb.Command_PutNode{PutNode: &metapb.PutNode{Node: &metapb.Node{Name: "s1", Id: make([]byte, 16), Version: 1, Roles: []string{"meta"}}}}},
+		"a node's state":        {Op: &metapb.Command_SetNodeState{SetNodeState: &metapb.SetNodeState{Name: "s1", Id: make([]byte, 16), Version: 1}}},
+		"a node's removal":      {Op: &metapb.Command_RetireNode{RetireNode: &metapb.RetireNode{Name: "s2", Id: make([]byte, 16), Lost: true}}},
 		"a token":               {Op: &metapb.Command_PutToken{PutToken: &metapb.PutToken{Token: &metapb.Token{}}}},
 		"a join":                {Op: &metapb.Command_JoinNode{JoinNode: &metapb.JoinNode{Hash: make([]byte, 32)}}},
 		"a replacement":         {Op: &metapb.Command_ReplaceStore{ReplaceStore: &metapb.ReplaceStore{Old: 2, New: &metapb.Store{Id: 9, Node: "s1", Uuid: []byte{9}}}}},

@@ -104,9 +104,24 @@ func (n *Node) standing(ctx context.Context) error {
 	return nil
 }
 
+// keyed puts the hash of the node's key into its record, if it joined before records had one.
+func (n *Node) keyed(ctx context.Context) {
+	for _, r := range n.directory.records() {
+		if r.Name == n.cfg.Name && len(r.Key) == 0 {
+			ask, cancel := context.WithTimeout(ctx, attemptTimeout)
+			err := n.register(ask)
+			cancel()
+			if err != nil {
+				n.log.Debug("the node's record has no key", "err", err)
+			}
+		}
+	}
+}
+
 // watchStanding ends the node when it learns that it was removed.
 func (n *Node) watchStanding(ctx context.Context, err error) {
 	if err == nil {
+		n.keyed(ctx)
 		if id := hex.EncodeToString(n.dir.state.id()); n.directory.removed(id) {
 			err = removedError(n.cfg.Name)
 		}

@@ -71,7 +71,7 @@ func TestNodesLeave(t *testing.T) {
 
 	stops := func(code bool, says []string, names ...string) {
 		t.Helper()
-		out, err := rackfs(t, append([]string{"cluster", "can-stop", "--config", n1.config()}, names...)...)
+		out, err := n1.run(append([]string{"cluster", "can-stop"}, names...)...)
 		if (err == nil) != code {
 			t.Errorf("can-stop %v: %v, want %v: %s", names, err, code, out)
 		}
@@ -118,7 +118,7 @@ func TestNodesLeave(t *testing.T) {
 	n1.refused("n3 is not lost: its store", "node", "remove", "n3", "--lost", "--yes")
 	n3.kill()
 	n1.await("n3 can be given up", func() (bool, string) {
-		_, err := rackfs(t, "node", "remove", "n3", "--lost", "--yes", "--config", n1.config())
+		_, err := n1.run("node", "remove", "n3", "--lost", "--yes")
 		return err == nil, fmt.Sprint(err)
 	})
 	same(t, n1, "before", data)

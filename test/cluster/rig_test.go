@@ -101,12 +101,12 @@ nfs: {listen: "%[4]s:2049"}
 	}
 }
 
-// rackfs runs a command to its end.
-func rackfs(t *testing.T, args ...string) (stdout string, err error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+// run runs a command on the node's machine to its end.
+func (m *machine) run(args ...string) (stdout string, err error) {
+	m.t.Helper()
+	ctx, cancel := context.WithTimeout(m.t.Context(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, binary, args...)
+	cmd := exec.CommandContext(ctx, binary, append(args, "--config", m.config())...)
 	var out, bad bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &bad
 	if err := cmd.Run(); err != nil {
@@ -117,7 +117,7 @@ func rackfs(t *testing.T, args ...string) (stdout string, err error) {
 
 func (m *machine) must(args ...string) string {
 	m.t.Helper()
-	out, err := rackfs(m.t, append(args, "--config", m.config())...)
+	out, err := m.run(args...)
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -127,7 +127,7 @@ func (m *machine) must(args ...string) string {
 // refused is a command that fails, saying all of that.
 func (m *machine) refused(says string, args ...string) {
 	m.t.Helper()
-	_, err := rackfs(m.t, append(args, "--config", m.config())...)
+	_, err := m.run(args...)
 	if err == nil || !strings.Contains(err.Error(), says) {
 		m.t.Errorf("%s of %s: %v, want a refusal that says %q", strings.Join(args[:2], " "), m.name, err, says)
 	}
