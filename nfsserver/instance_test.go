@@ -35,6 +35,7 @@ type instance struct {
 	kept   *memfs.Kept // fs, if it keeps opens and locks; the store then keeps sessions
 	store  state.StateStore
 	limits state.Limits
+	deleg  state.Delegating
 	srv    *nfsserver.Server
 	served chan error
 	addr   string
@@ -80,7 +81,7 @@ func (in *instance) start() {
 	in.t.Helper()
 	srv, err := nfsserver.New(in.ctx, nfsserver.Config{
 		Cluster: [16]byte{1}, Keys: []handle.Key{{ID: 1, Secret: [16]byte{7}}}, Store: in.store, Name: "protocol",
-		Lease: leaseTime, Clock: in.clock, Limits: nfsserver.Limits{State: in.limits}, Logger: slog.New(slog.DiscardHandler),
+		Lease: leaseTime, Clock: in.clock, Delegations: in.deleg, Limits: nfsserver.Limits{State: in.limits}, Logger: slog.New(slog.DiscardHandler),
 		Exports: []export.Export{{ID: 1, FSID: 1, Path: "/default", FS: in.fs, Rules: export.Everyone(export.ReadWrite, export.SquashNone)}},
 	})
 	if err != nil {

@@ -161,6 +161,8 @@ type OpenArgs struct {
 	Create   CreateMode
 	Verifier [8]byte
 	Attr     attr.Set
+
+	Delegated Stateid // of a delegation: CLAIM_DELEG_CUR_FH, without a Name
 }
 
 // Open opens, with the given client id in the open-owner.
@@ -195,12 +197,17 @@ func (c *Compound) Open(client uint64, a *OpenArgs) *Compound {
 		return c.Words(uint32(nfsv4.CLAIM_NULL)).str(a.Name)
 	case a.Reclaim:
 		return c.Words(uint32(nfsv4.CLAIM_PREVIOUS), uint32(nfsv4.OPEN_DELEGATE_NONE))
+	case a.Delegated != Stateid{}:
+		return c.Words(uint32(nfsv4.CLAIM_DELEG_CUR_FH)).stateid(a.Delegated)
 	}
 	return c.Words(uint32(nfsv4.CLAIM_FH))
 }
 
 // Close closes an open.
 func (c *Compound) Close(id Stateid) *Compound { return c.Op(nfsv4.OP_CLOSE).Words(0).stateid(id) }
+
+// DelegReturn returns a delegation.
+func (c *Compound) DelegReturn(id Stateid) *Compound { return c.Op(nfsv4.OP_DELEGRETURN).stateid(id) }
 
 // OpenDowngrade reduces an open.
 func (c *Compound) OpenDowngrade(id Stateid, access, deny uint32) *Compound {

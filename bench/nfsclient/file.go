@@ -87,6 +87,8 @@ type File struct {
 	FH      FH
 	Stateid Stateid
 	Attr    attr.Attr // after the OPEN
+
+	Delegation Delegation
 }
 
 // Open opens, and creates if a says so. dir is the directory of a.Name, or the
@@ -106,6 +108,7 @@ func (c *Client) Open(ctx context.Context, dir FH, a OpenArgs) (*File, error) {
 	if f.Stateid, _, err = r.Open(); err != nil {
 		return nil, err
 	}
+	f.Delegation = r.Delegation()
 	if f.FH, err = r.FH(); err != nil {
 		return nil, err
 	}

@@ -56,6 +56,8 @@ type Reply struct {
 	body   []byte
 	d      xdr.Decoder
 	resp   rpc.Response
+
+	delegation Delegation // of the last Open
 }
 
 func newReply(resp rpc.Response) (*Reply, error) {
@@ -175,7 +177,13 @@ func (r *Reply) ChangeInfo() ChangeInfo {
 	return ChangeInfo{r.d.Bool(), r.d.Uint64(), r.d.Uint64()}
 }
 
-// Open reads the result of OPEN.
+// Delegation is what OPEN gave besides the open.
+type Delegation struct {
+	Type    nfsv4.OpenDelegationType4 // OPEN_DELEGATE_NONE, READ or WRITE
+	Stateid Stateid
+}
+
+// Open reads the result of OPEN. Delegation tells what else it gave.
 func (r *Reply) Open() (Stateid, ChangeInfo, error) {
 	if err := r.Next(nfsv4.OP_OPEN); err != nil {
 		return Stateid{}, ChangeInfo{}, err
@@ -184,18 +192,33 @@ func (r *Reply) Open() (Stateid, ChangeInfo, error) {
 	ci := r.ChangeInfo()
 	r.d.Uint32() // rflags
 	attr.DecodeBitmap(&r.d)
+	r.delegation = Delegation{}
 	switch t := nfsv4.OpenDelegationType4(r.d.Int32()); t {
 	case nfsv4.OPEN_DELEGATE_NONE:
+	case nfsv4.OPEN_DELEGATE_READ, nfsv4.OPEN_DELEGATE_WRITE:
+		r.delegation = Delegation{t, r.Stateid()}
+		r.d.Bool() // recall
+		if t == nfsv4.OPEN_DELEGATE_WRITE {
+			r.d.Int32() // limitby, and what follows is 8 bytes either way
+			r.d.Uint64()
+		}
+		for range 3 { // nfsace4
+			r.d.Uint32()
+		}
+		r.d.Opaque(r.d.Len())
 	case nfsv4.OPEN_DELEGATE_NONE_EXT:
 		switch nfsv4.WhyNoDelegation4(r.d.Int32()) {
 		case nfsv4.WND4_CONTENTION, nfsv4.WND4_RESOURCE:
 			r.d.Bool()
 		}
 	default:
-		r.d.Fail(fmt.Errorf("delegation of type %v, none was asked for", t))
+		r.d.Fail(fmt.Errorf("delegation of type %v", t))
 	}
 	return id, ci, r.d.Err()
 }
+
+// Delegation is that of the last Open.
+func (r *Reply) Delegation() Delegation { return r.delegation }
 
 // Read reads the result of READ; the data is valid until Release.
 func (r *Reply) Read() (p []byte, eof bool, err error) {

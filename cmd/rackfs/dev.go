@@ -80,7 +80,7 @@ keeps everything in the data directory. SIGTERM or Ctrl-C stops it.`,
 	f.StringArrayVar(&dirs, "export", nil, "offer a directory by itself, FS:/DIR[=NETWORK,...], to clients that may not mount the whole file system; makes the directory; may be repeated")
 	f.BoolVar(&cfg.RootSquash, "root-squash", false, "treat clients' root as nobody")
 	f.BoolVar(&cfg.NoAtime, "noatime", false, "do not record times of access (default: as relatime, the first read after a change and one a day)")
-	f.StringVar(&cfg.Delegations, "delegations", "read", "files given to clients to open and cache on their own until somebody changes them: read or none")
+	f.StringVar(&cfg.Delegations, "delegations", "read", "files given to clients to open and cache on their own until somebody is in conflict with that: read, write (for reading and writing) or none")
 	f.DurationVar(&cfg.Lease, "lease", devcluster.DefaultLease, "NFS lease: how long a silent client keeps its locks")
 	f.DurationVar(&cfg.GCGrace, "gc-grace", devcluster.DefaultGCGrace, "how long data that no file uses any more stays on the block stores")
 	f.BoolVar(&cfg.Encrypt, "encrypt", false, "encrypt block data between gateway and stores (it is always authenticated)")

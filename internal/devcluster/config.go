@@ -44,7 +44,7 @@ type Config struct {
 	Gateways    int            // 0 or 1
 	Allow       []netip.Prefix // who may mount besides this machine
 	RootSquash  bool
-	Delegations string // which are given to NFS clients: read (default) or none
+	Delegations string // which are given to NFS clients: read (default), write or none
 	// NoAtime: reading leaves times of access as they are; else they are kept as relatime does.
 	NoAtime bool
 	Lease   time.Duration // 0: DefaultLease

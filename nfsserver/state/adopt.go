@@ -163,6 +163,10 @@ const maxAdoptedSlots = 1024
 
 func (s *State) adoptOpen(c *client, a *AdoptedOpen, eff *Effects) {
 	file := File{a.FS, a.Ino}
+	if a.State[0] == formDelegation {
+		s.adoptDelegation(c, a, eff)
+		return
+	}
 	key := openKey{owner: string(a.Owner), file: file}
 	if len(a.Owner) == 0 {
 		key.revived = a.State

@@ -9,7 +9,7 @@ import (
 	"github.com/rackfs/rackfs/vfs"
 )
 
-// Delegations of files for reading (RFC 8881, 10.2 and 10.4).
+// Delegations of files (RFC 8881, 10.2 and 10.4). What is particular to those for writing is in writedelegation.go.
 //
 // A client that has one is told before anything about the file changes that it did not do itself: contents, attributes, names. Until
 // then it opens, reads and closes the file on its own. What would change a file asks first: OPEN for writing or with a deny mode
@@ -27,8 +27,9 @@ import (
 type Delegating int
 
 const (
-	DelegateNone Delegating = iota
-	DelegateRead
+	DelegateNone  Delegating = iota
+	DelegateRead             // for reading
+	DelegateWrite            // for reading, and for writing
 )
 
 // ParseDelegating reads a setting; empty is DelegateRead.
@@ -38,17 +39,11 @@ func ParseDelegating(s string) (Delegating, error) {
 		return DelegateNone, nil
 	case "", "read":
 		return DelegateRead, nil
+	case "write":
+		return DelegateWrite, nil
 	}
-	return 0, vfs.Errorf(vfs.KindInvalid, "nfs.delegations", "%q is not a way to give delegations: use read or none", s)
+	return 0, vfs.Errorf(vfs.KindInvalid, "nfs.delegations", "%q is not a way to give delegations: use read, write or none", s)
 }
-
-const (
-	// calmAfterBreak is how long a file is not given after its first recall; it doubles with each up to maxCalm.
-	calmAfterBreak = 10 * time.Second
-	maxCalm        = time.Hour
-	// maxContended bounds the files whose recalls are remembered.
-	maxContended = 1 << 15
-)
 
 // delegation is one of a file to a client.
 type delegation struct {
@@ -58,6 +53,7 @@ type delegation struct {
 	held         vfs.OpenFlags
 	recalled     time.Time // when, zero: not
 	revoked      bool
+	write        *writeDelegation // nil: for reading
 
 	inAll, inClient *list.Element // while not recalled, oldest first
 }
@@ -69,6 +65,7 @@ type delegations struct {
 	files     map[File]*delegatedFile
 	perFS     map[uint64]int // delegations that are not revoked
 	naming    map[uint64]int // changes of names that go on
+	creating  map[uint64]int // OPENs that may make a file and are not known yet
 	contended map[File]contention
 	recalled  map[*delegation]struct{} // neither returned nor revoked yet
 	untold    map[*client]struct{}     // those of lostDelegations
@@ -82,12 +79,6 @@ type delegatedFile struct {
 	changing int
 }
 
-// contention is how often a file's delegations were recalled for a change, and when it may be given again.
-type contention struct {
-	breaks int
-	until  time.Time
-}
-
 // clientDelegations are those of one client.
 type clientDelegations struct {
 	held     map[File]*delegation
@@ -98,14 +89,6 @@ type clientDelegations struct {
 	lost     lostDelegations
 }
 
-// Recall is a CB_RECALL to make.
-type Recall struct {
-	Client  ClientID
-	Stateid Stateid
-	Handle  []byte
-	Until   time.Time // revoked then
-}
-
 // DelegateArgs ask for a delegation with an OPEN.
 type DelegateArgs struct {
 	Client  ClientID
@@ -114,15 +97,25 @@ type DelegateArgs struct {
 	Held    vfs.OpenFlags // a vfs open that the caller made for it, 0: it takes over that of the open when this is closed
 	Changes uint64        // State.Changes before the file's attributes were read
 	Reclaim bool          // CLAIM_PREVIOUS with a delegation
+	Write   bool          // for writing: the open is for both
+	Kept    bool          // by a vfs.Keeper, if it is for writing
+	Tail    uint32        // see Tail; 0: none
 }
 
-// Delegates reports whether delegations are given at all.
-func (s *State) Delegates() bool { return s.cfg.Delegations != DelegateNone }
+// Delegates reports whether there may be delegations at all.
+func (s *State) Delegates() bool { return s.cfg.Delegations != DelegateNone || s.inherited.Load() }
+
+// DelegatesWrite reports whether files are given for writing.
+func (s *State) DelegatesWrite() bool { return s.cfg.Delegations == DelegateWrite }
+
+// WritesDelegated reports whether some may be given for writing.
+func (s *State) WritesDelegated() bool { return s.DelegatesWrite() || s.inherited.Load() }
 
 func (d *delegations) init() {
 	d.files = make(map[File]*delegatedFile)
 	d.perFS = make(map[uint64]int)
 	d.naming = make(map[uint64]int)
+	d.creating = make(map[uint64]int)
 	d.contended = make(map[File]contention)
 	d.recalled = make(map[*delegation]struct{})
 	d.untold = make(map[*client]struct{})
@@ -152,22 +145,32 @@ func (s *State) Delegable(now time.Time, a *DelegateArgs) (why nfsv4.WhyNoDelega
 }
 
 func (s *State) delegable(now time.Time, a *DelegateArgs) (why nfsv4.WhyNoDelegation4, ok bool) {
-	if !s.Delegates() {
+	switch {
+	case s.cfg.Delegations == DelegateNone:
 		return nfsv4.WND4_NOT_SUPP_FTYPE, false
+	case a.Write && s.cfg.Delegations != DelegateWrite:
+		return nfsv4.WND4_WRITE_DELEG_NOT_SUPP_FTYPE, false
 	}
 	c := s.clients[a.Client]
-	if _, untold := s.delegs.untold[c]; untold || c == nil || c.delegs.pathDown || c.delegs.held[a.File] != nil || len(c.delegs.revoked) > 0 {
+	if _, untold := s.delegs.untold[c]; untold || c == nil || c.delegs.pathDown || len(c.delegs.revoked) > 0 {
 		return nfsv4.WND4_RESOURCE, false
+	}
+	if d := c.delegs.held[a.File]; d != nil {
+		// Done again after a restart, the OPEN that it came with gets it again.
+		return nfsv4.WND4_RESOURCE, d.given(a)
 	}
 	if a.Reclaim != s.grace {
 		return nfsv4.WND4_CONTENTION, false
 	}
 	for o := range s.files[a.File].all() {
-		if o.access&nfsv4.OPEN4_SHARE_ACCESS_WRITE != 0 || o.deny&nfsv4.OPEN4_SHARE_DENY_READ != 0 {
+		if a.Write && (o.client != c || o.deny != 0) {
+			return nfsv4.WND4_CONTENTION, false
+		}
+		if !a.Write && (o.access&nfsv4.OPEN4_SHARE_ACCESS_WRITE != 0 || o.deny&nfsv4.OPEN4_SHARE_DENY_READ != 0) {
 			return nfsv4.WND4_CONTENTION, false
 		}
 	}
-	if s.delegs.naming[a.File.FS] > 0 {
+	if s.delegs.naming[a.File.FS] > 0 || a.Write && s.delegs.creating[a.File.FS] > 0 {
 		return nfsv4.WND4_CONTENTION, false
 	}
 	if fl := s.delegs.files[a.File]; fl != nil {
@@ -175,7 +178,7 @@ func (s *State) delegable(now time.Time, a *DelegateArgs) (why nfsv4.WhyNoDelega
 			return nfsv4.WND4_CONTENTION, false
 		}
 		for _, d := range fl.holders {
-			if !d.recalled.IsZero() { // somebody waits for it
+			if a.Write || d.write != nil || !d.recalled.IsZero() { // the latter: somebody waits for it
 				return nfsv4.WND4_CONTENTION, false
 			}
 		}
@@ -222,7 +225,7 @@ func (s *State) shareChanges(access uint32) {
 // by it may have lost its name.
 func (s *State) holdByDelegation(o *open, flags vfs.OpenFlags) bool {
 	d := o.client.delegs.held[o.file.key]
-	if d == nil || d.held != 0 || flags != vfs.OpenRead {
+	if d == nil || d.held != 0 || flags != d.access() {
 		return false
 	}
 	d.held = flags
@@ -242,6 +245,10 @@ func (s *State) delegate(now time.Time, a DelegateArgs) (Stateid, Effects, nfsv4
 		return refuse(why)
 	}
 	c := s.clients[a.Client]
+	if d := c.delegs.held[a.File]; d != nil {
+		_, eff, _, _ := refuse(0) // it holds the file already
+		return d.stateid(), eff, 0, true
+	}
 	switch {
 	case len(c.delegs.held) >= s.cfg.Limits.DelegationsPerClient:
 		s.recallOldest(now, &c.delegs.order, &eff)
@@ -251,13 +258,29 @@ func (s *State) delegate(now time.Time, a DelegateArgs) (Stateid, Effects, nfsv4
 		return refuse(nfsv4.WND4_RESOURCE)
 	}
 	d := &delegation{stateidState: stateidState{client: c, seqid: 1}, key: a.File, handle: a.Handle, held: a.Held}
-	d.other = s.newOther(formDelegation, c, "", 0)
-	s.stateids[d.other] = d
-	if s.cfg.Kept && !c.delegs.given {
-		c.delegs.given, c.unrecorded = true, true
+	if a.Write {
+		d.write = &writeDelegation{kept: a.Kept}
+		d.other = s.newOther(formDelegation, c, "", a.Tail)
+		if a.Kept {
+			eff.Share = append(eff.Share, FileShare{a.File, d.share()})
+		}
+	} else {
+		d.other = s.newOther(formDelegation, c, "", 0)
+		if s.cfg.Kept && !c.delegs.given { // those for writing are kept
+			c.delegs.given, c.unrecorded = true, true
+		}
 	}
 	s.mustRecord(c, &eff)
-	fl := s.delegs.file(a.File)
+	s.enter(d)
+	s.st.Delegated++
+	return d.stateid(), s.effects(eff), 0, true
+}
+
+// enter makes a delegation known.
+func (s *State) enter(d *delegation) {
+	c := d.client
+	s.stateids[d.other] = d
+	fl := s.delegs.file(d.key)
 	if fl.holders == nil {
 		fl.holders = make(map[*client]*delegation)
 	}
@@ -265,32 +288,10 @@ func (s *State) delegate(now time.Time, a DelegateArgs) (Stateid, Effects, nfsv4
 	if c.delegs.held == nil {
 		c.delegs.held = make(map[File]*delegation)
 	}
-	c.delegs.held[a.File] = d
-	s.delegs.perFS[a.File.FS]++
+	c.delegs.held[d.key] = d
+	s.delegs.perFS[d.key.FS]++
 	d.inAll, d.inClient = s.delegs.all.PushBack(d), c.delegs.order.PushBack(d)
 	s.st.Delegations++
-	s.st.Delegated++
-	return d.stateid(), s.effects(eff), 0, true
-}
-
-func (s *State) recallOldest(now time.Time, order *list.List, eff *Effects) {
-	if e := order.Front(); e != nil {
-		s.recall(now, e.Value.(*delegation), eff)
-	}
-}
-
-// recall asks for d once.
-func (s *State) recall(now time.Time, d *delegation, eff *Effects) {
-	if !d.recalled.IsZero() {
-		return
-	}
-	d.recalled = now
-	s.delegs.recalled[d] = struct{}{}
-	s.unlist(d)
-	s.st.Recalls++
-	eff.Recall = append(eff.Recall, Recall{
-		Client: d.client.id, Stateid: d.stateid(), Handle: d.handle, Until: now.Add(s.cfg.Lease),
-	})
 }
 
 func (s *State) unlist(d *delegation) {
@@ -301,8 +302,8 @@ func (s *State) unlist(d *delegation) {
 	}
 }
 
-// giveBack takes d from its client: it binds nobody any more.
-func (s *State) giveBack(d *delegation, eff *Effects) {
+// giveBack takes d from its client: it binds nobody any more. released: the client's end takes with it what is kept.
+func (s *State) giveBack(d *delegation, eff *Effects, released bool) {
 	s.unlist(d)
 	delete(s.delegs.recalled, d)
 	delete(d.client.delegs.held, d.key)
@@ -314,6 +315,9 @@ func (s *State) giveBack(d *delegation, eff *Effects) {
 		delete(s.delegs.perFS, d.key.FS)
 	}
 	s.st.Delegations--
+	if d.write != nil && d.write.kept {
+		eff.Unshare = append(eff.Unshare, FileClosing{d.key, vfs.Closing{Share: d.share(), Now: true, Released: released}})
+	}
 	if d.held != 0 {
 		eff.Close = append(eff.Close, FileClose{d.key, d.held})
 		d.held = 0
@@ -322,132 +326,13 @@ func (s *State) giveBack(d *delegation, eff *Effects) {
 
 // revoke takes d from a client that did not return it, and keeps the stateid until the client has freed it (RFC 8881, 10.2.1 and 10.4.6).
 func (s *State) revoke(d *delegation, eff *Effects) {
-	s.giveBack(d, eff)
+	s.giveBack(d, eff, false)
 	d.revoked = true
 	if d.client.delegs.revoked == nil {
 		d.client.delegs.revoked = make(map[*delegation]struct{})
 	}
 	d.client.delegs.revoked[d] = struct{}{}
 	s.st.Revoked++
-}
-
-// breakDelegations is NFS4ERR_DELAY while clients other than c have f.
-func (s *State) breakDelegations(now time.Time, c *client, f File, eff *Effects) Status {
-	if s.otherLost(now, c) {
-		return nfsv4.NFS4ERR_DELAY
-	}
-	fl := s.delegs.files[f]
-	if fl == nil {
-		return nfsv4.NFS4_OK
-	}
-	others := 0
-	for holder, d := range fl.holders {
-		switch {
-		case holder == c:
-		case s.expired(holder, now) || s.overdue(d, now):
-			s.revoke(d, eff)
-			s.contend(now, f)
-		default:
-			others++
-			if d.recalled.IsZero() {
-				s.contend(now, f)
-			}
-			s.recall(now, d, eff)
-		}
-	}
-	if others > 0 {
-		return nfsv4.NFS4ERR_DELAY
-	}
-	return nfsv4.NFS4_OK
-}
-
-func (s *State) overdue(d *delegation, now time.Time) bool {
-	return !d.recalled.IsZero() && now.Sub(d.recalled) >= s.cfg.Lease
-}
-
-// contend notes that f was taken from a client for a change. Several at once count as one.
-func (s *State) contend(now time.Time, f File) {
-	ct := s.delegs.contended[f]
-	if ct.breaks > 0 && now.Before(ct.until) {
-		return
-	}
-	if ct.breaks == 0 && len(s.delegs.contended) >= maxContended {
-		for old := range s.delegs.contended { // any one
-			delete(s.delegs.contended, old)
-			break
-		}
-	}
-	calm := min(calmAfterBreak<<min(ct.breaks, 16), maxCalm)
-	s.delegs.contended[f] = contention{ct.breaks + 1, now.Add(calm)}
-}
-
-// BeginChange asks whether client may change files, which have been found by their handle. With NFS4_OK the caller makes the change and
-// then calls EndChange.
-func (s *State) BeginChange(now time.Time, client ClientID, files ...File) (Effects, Status) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var eff Effects
-	st := s.mayChange(now, client, files, &eff)
-	if st == nfsv4.NFS4_OK {
-		for _, f := range files {
-			s.delegs.file(f).changing++
-		}
-		s.delegs.changes++
-	}
-	return s.effects(eff), st
-}
-
-func (s *State) mayChange(now time.Time, client ClientID, files []File, eff *Effects) Status {
-	if s.grace { // a delegation of it may be about to be reclaimed
-		return nfsv4.NFS4ERR_GRACE
-	}
-	st := Status(nfsv4.NFS4_OK)
-	for _, f := range files {
-		if s.breakDelegations(now, s.clients[client], f, eff) != nfsv4.NFS4_OK {
-			st = nfsv4.NFS4ERR_DELAY
-		}
-	}
-	return st
-}
-
-// EndChange ends what BeginChange began.
-func (s *State) EndChange(files ...File) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.delegs.changes++
-	for _, f := range files {
-		s.delegs.files[f].changing--
-		s.delegs.tidy(f)
-	}
-}
-
-// BeginNaming begins a change of names in a file system. It must be ended by EndNaming. If delegations is true, then some file there is
-// delegated: the caller looks up which files lose or change a name and asks BreakDelegations.
-func (s *State) BeginNaming(fs uint64) (delegations bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.delegs.changes++
-	s.delegs.naming[fs]++
-	return s.delegs.perFS[fs] > 0 || len(s.delegs.untold) > 0
-}
-
-// EndNaming ends what BeginNaming began.
-func (s *State) EndNaming(fs uint64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.delegs.changes++
-	if s.delegs.naming[fs]--; s.delegs.naming[fs] == 0 {
-		delete(s.delegs.naming, fs)
-	}
-}
-
-// BreakDelegations is BeginChange between BeginNaming and EndNaming, which keep the files from being given.
-func (s *State) BreakDelegations(now time.Time, client ClientID, files ...File) (Effects, Status) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var eff Effects
-	st := s.mayChange(now, client, files, &eff)
-	return s.effects(eff), st
 }
 
 // lookupDelegation finds a client's delegation of f by its stateid.
@@ -468,8 +353,8 @@ func (s *State) lookupDelegation(client ClientID, f File, id Stateid) (*delegati
 func (s *State) CheckDelegation(client ClientID, f File, id Stateid, access uint32) Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, st := s.lookupDelegation(client, f, id)
-	if st == nfsv4.NFS4_OK && access&nfsv4.OPEN4_SHARE_ACCESS_WRITE != 0 {
+	d, st := s.lookupDelegation(client, f, id)
+	if st == nfsv4.NFS4_OK && flagsOf(access)&^d.access() != 0 {
 		return nfsv4.NFS4ERR_INVAL
 	}
 	return st
@@ -480,10 +365,10 @@ func (s *State) delegatedIO(d *delegation, f File, want vfs.OpenFlags, eff Effec
 	switch {
 	case d.key != f:
 		return IO{}, s.effects(eff), nfsv4.NFS4ERR_BAD_STATEID
-	case want&vfs.OpenWrite != 0:
+	case want&^d.access() != 0:
 		return IO{}, s.effects(eff), nfsv4.NFS4ERR_OPENMODE
 	}
-	return IO{Access: vfs.OpenRead}, s.effects(eff), nfsv4.NFS4_OK
+	return IO{Access: d.access()}, s.effects(eff), nfsv4.NFS4_OK
 }
 
 // ReturnDelegation is DELEGRETURN (RFC 8881, 18.6).
@@ -493,24 +378,10 @@ func (s *State) ReturnDelegation(client ClientID, f File, id Stateid) (Effects, 
 	var eff Effects
 	d, st := s.lookupDelegation(client, f, id)
 	if st == nfsv4.NFS4_OK {
-		s.giveBack(d, &eff)
+		s.giveBack(d, &eff, false)
 		delete(s.stateids, d.other)
 	}
 	return s.effects(eff), st
-}
-
-// Disclaimed revokes a delegation that is recalled and of which its client says that it does not have it: the reply that gave it may
-// be on its way still, so the client has to be told.
-func (s *State) Disclaimed(client ClientID, id Stateid) Effects {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var eff Effects
-	if h, st := s.lookup(client, id); st == nfsv4.NFS4_OK {
-		if d, ok := h.(*delegation); ok && !d.recalled.IsZero() {
-			s.revoke(d, &eff)
-		}
-	}
-	return s.effects(eff)
 }
 
 // CalledBack notes whether a client's last callback was answered. One that cannot be called gets no delegations and is told by
@@ -541,27 +412,13 @@ func (s *State) freeRevoked(client ClientID, id Stateid) bool {
 func (s *State) endDelegations(c *client, eff *Effects) {
 	delete(s.delegs.untold, c)
 	for _, d := range c.delegs.held {
-		s.giveBack(d, eff)
+		s.giveBack(d, eff, true)
 		delete(s.stateids, d.other)
 	}
 	for d := range c.delegs.revoked {
 		delete(s.stateids, d.other)
 	}
 	c.delegs.revoked = nil
-}
-
-// tickDelegations revokes those that were not returned in time.
-func (s *State) tickDelegations(now time.Time, eff *Effects) {
-	for d := range s.delegs.recalled {
-		if s.overdue(d, now) || s.expired(d.client, now) {
-			s.revoke(d, eff)
-		}
-	}
-	for f, ct := range s.delegs.contended {
-		if now.Sub(ct.until) > maxCalm {
-			delete(s.delegs.contended, f)
-		}
-	}
 }
 
 // delegationFlags are sr_status_flags about delegations.
@@ -573,12 +430,4 @@ func (c *client) delegationFlags() (f uint32) {
 		f |= nfsv4.SEQ4_STATUS_RECALLABLE_STATE_REVOKED
 	}
 	return f
-}
-
-// Recalled reports whether a delegation is recalled and neither returned nor revoked yet.
-func (s *State) Recalled(client ClientID, id Stateid) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	d, ok := s.stateids[id.Other].(*delegation)
-	return ok && d.client.id == client && !d.revoked && !d.recalled.IsZero()
 }

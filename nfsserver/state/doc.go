@@ -45,6 +45,8 @@
 //	opens for writing or with deny    the Keeper, in the step that opens the file
 //	opens for reading with locks      likewise, before the first lock
 //	other opens for reading           memory; the stateid tells what is needed to open the file again (Revive)
+//	delegations for writing           the Keeper, like an open, before they are given
+//	delegations for reading           memory, see lostdelegation.go
 //	byte-range locks                  the Keeper, which decides about them; a copy here for counting
 //	outcomes of mutations             the vfs, by vfs.Call: client, session, slot, sequence, operation
 //	replies                           memory, as without a SessionStore
@@ -65,7 +67,7 @@
 // # Delegations
 //
 // Files are given to clients that read them, and recalled before others change them: delegation.go says how, lostdelegation.go what a restart
-// of the server means for it. Effects.Recall and NotifyLock are callbacks for the caller to make; nothing here waits for
+// of the server means for it. writedelegation.go is about those that clients write. Effects.Recall and NotifyLock are callbacks for the caller to make; nothing here waits for
 // them, and what they are about is decided by time if they fail.
 //
 // # Grace

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Delegations are memory, unlike opens and locks: a client that goes on after the server was restarted, or at another server, has lost its
+// Delegations for reading are memory, unlike opens and locks: a client that goes on after the server was restarted, or at another server, has lost its
 // own and does not know it. What is recorded is that it ever had one. Such a client is told by
 // SEQ4_STATUS_RECALLABLE_STATE_REVOKED, upon which it tests its stateids, and any of a delegation is NFS4ERR_DELEG_REVOKED. Until it has done so,
 // nobody else may change what could have been given to it, which is everything: NFS4ERR_DELAY, for a lease at most.

@@ -92,8 +92,12 @@ func (s *State) checkOpen(now time.Time, a *OpenArgs, eff *Effects) (*client, St
 		return nil, nfsv4.NFS4ERR_DELAY
 	}
 	st := s.shareConflict(now, s.files[a.File], own, a.Access, a.Deny, nfsv4.NFS4ERR_SHARE_DENIED, eff)
-	if st == nfsv4.NFS4_OK && !a.Reclaim && (a.Access&nfsv4.OPEN4_SHARE_ACCESS_WRITE != 0 || a.Deny&nfsv4.OPEN4_SHARE_DENY_READ != 0) {
-		if st = s.breakDelegations(now, c, a.File, eff); a.New {
+	if st == nfsv4.NFS4_OK && !a.Reclaim {
+		what := conflictRead
+		if a.Access&nfsv4.OPEN4_SHARE_ACCESS_WRITE != 0 || a.Deny&nfsv4.OPEN4_SHARE_DENY_READ != 0 {
+			what = conflictChange
+		}
+		if st = s.breakDelegations(now, c, a.File, what, eff); a.New {
 			st = nfsv4.NFS4_OK
 		}
 	}
@@ -355,7 +359,7 @@ func (s *State) OpenDowngrade(now time.Time, client ClientID, f File, id Stateid
 	o.setShare(access, deny)
 	o.accessSeen = onlyWithin(o.accessSeen, access)
 	o.denySeen = onlyWithin(o.denySeen, deny)
-	o.releaseSurplus(&eff)
+	s.releaseSurplus(o, &eff)
 	o.bump()
 	if o.kept {
 		o.version++
@@ -387,7 +391,7 @@ func onlyWithin(seen uint8, v uint32) uint8 {
 
 // releaseSurplus closes vfs opens that have more access than o, as far as the
 // others cover what is left. An open for both that is the only one stays.
-func (o *open) releaseSurplus(eff *Effects) {
+func (s *State) releaseSurplus(o *open, eff *Effects) {
 	want := flagsOf(o.access)
 	var covered vfs.OpenFlags
 	for flags, held := range o.held {
@@ -401,7 +405,9 @@ func (o *open) releaseSurplus(eff *Effects) {
 	for flags, held := range o.held {
 		if held && vfs.OpenFlags(flags)&^want != 0 {
 			o.held[flags] = false
-			eff.Close = append(eff.Close, FileClose{o.file.key, vfs.OpenFlags(flags)})
+			if !s.holdByDelegation(o, vfs.OpenFlags(flags)) {
+				eff.Close = append(eff.Close, FileClose{o.file.key, vfs.OpenFlags(flags)})
+			}
 		}
 	}
 }

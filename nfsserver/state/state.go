@@ -3,6 +3,7 @@ package state
 import (
 	"crypto/rand"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rackfs/rackfs/vfs"
@@ -36,8 +37,9 @@ type State struct {
 	// an ended client could reclaim after a restart.
 	unforgotten map[ClientID]ClientRecord
 
-	delegs delegations
-	wait   lockWaiters
+	delegs    delegations
+	inherited atomic.Bool // delegations of an earlier server instance were adopted. Not protected by mu
+	wait      lockWaiters
 
 	// unended are sessions whose removal the store has not confirmed, if it keeps sessions. removals counts what it has
 	// confirmed: what was read from the store before may be what is removed by now.

@@ -165,12 +165,19 @@ func attrsOK(t testing.TB, r nfsv4.NfsResop4) map[int]any {
 
 // attrKinds are the XDR types of attributes by number, from RFC 8881, 5 and
 // RFC 7862, 12: b bool, i 32 bit, h 64 bit, s string, m bitmap, f fsid, t time,
-// d device.
+// d device, o open_arguments.
 var attrKinds = map[int]byte{
 	0: 'm', 1: 'i', 2: 'i', 3: 'h', 4: 'h', 5: 'b', 6: 'b', 7: 'b', 8: 'f', 9: 'b', 10: 'i', 11: 'i',
 	13: 'i', 15: 'b', 16: 'b', 17: 'b', 18: 'b', 19: 's', 20: 'h', 21: 'h', 22: 'h', 23: 'h', 26: 'b', 27: 'h',
 	28: 'i', 29: 'i', 30: 'h', 31: 'h', 33: 'i', 34: 'b', 35: 'i', 36: 's', 37: 's', 38: 'h', 39: 'h', 40: 'h', 41: 'd', 42: 'h',
-	43: 'h', 44: 'h', 45: 'h', 47: 't', 50: 't', 51: 't', 52: 't', 53: 't', 55: 'h', 75: 'm', 77: 'i', 79: 'i', 82: 'b',
+	43: 'h', 44: 'h', 45: 'h', 47: 't', 50: 't', 51: 't', 52: 't', 53: 't', 55: 'h', 75: 'm', 77: 'i', 79: 'i', 82: 'b', 86: 'o',
+}
+
+func decodeBits(d *xdr.Decoder) (m []uint32) {
+	for range d.Count(8, 4) {
+		m = append(m, d.Uint32())
+	}
+	return m
 }
 
 func decodeAttrs(t testing.TB, f nfsv4.Fattr4) map[int]any {
@@ -191,11 +198,13 @@ func decodeAttrs(t testing.TB, f nfsv4.Fattr4) map[int]any {
 		case 's':
 			out[a] = d.String(1024)
 		case 'm':
-			var m []uint32
-			for range d.Count(8, 4) {
-				m = append(m, d.Uint32())
+			out[a] = decodeBits(&d)
+		case 'o':
+			var o [5][]uint32
+			for i := range o {
+				o[i] = decodeBits(&d)
 			}
-			out[a] = m
+			out[a] = o
 		case 'f':
 			out[a] = [2]uint64{d.Uint64(), d.Uint64()}
 		case 't':

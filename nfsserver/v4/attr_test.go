@@ -41,6 +41,7 @@ func TestAllAttributes(t *testing.T) {
 			30: uint64(1 << 20), 31: uint64(1 << 20), 33: uint32(0o755), 34: true, 35: uint32(1), 36: "1000", 37: "1000",
 			38: stat.AvailBytes, 39: stat.AvailBytes, 40: stat.UsedBytes, 41: [2]uint32{}, 42: stat.AvailBytes, 43: stat.FreeBytes, 44: stat.TotalBytes, 45: a.Used,
 			47: at, 50: a.Btime, 51: time.Unix(0, 1), 52: a.Ctime, 53: mt, 55: uint64(ino), 75: got[75],
+			86: [5][]uint32{{0b1110}, {0b1111}, {0b111000}, {0b110111}, {0b1111}},
 		}
 		expect[33] = a.Mode
 		expect[8] = got[8] // compared where it matters, in TestPseudoFileSystem

@@ -35,6 +35,19 @@ type attrEncoder struct {
 	maxWrite     uint64
 }
 
+// openArguments is open_arguments4 (RFC 9754): which arguments of OPEN are understood, each enumeration's values as bits. A client that says what
+// it wants is answered; one that wants to be told later when it could have it is not told.
+var openArguments = [...]bitmap{
+	bits4(int(nfsv4.OPEN4_SHARE_ACCESS_READ), int(nfsv4.OPEN4_SHARE_ACCESS_WRITE), int(nfsv4.OPEN4_SHARE_ACCESS_BOTH)),
+	bits4(int(nfsv4.OPEN4_SHARE_DENY_NONE), int(nfsv4.OPEN4_SHARE_DENY_READ), int(nfsv4.OPEN4_SHARE_DENY_WRITE), int(nfsv4.OPEN4_SHARE_DENY_BOTH)),
+	bits4(nfsv4.OPEN4_SHARE_ACCESS_WANT_ANY_DELEG>>wantShift, nfsv4.OPEN4_SHARE_ACCESS_WANT_NO_DELEG>>wantShift, nfsv4.OPEN4_SHARE_ACCESS_WANT_CANCEL>>wantShift),
+	bits4(int(nfsv4.CLAIM_NULL), int(nfsv4.CLAIM_PREVIOUS), int(nfsv4.CLAIM_DELEGATE_CUR), int(nfsv4.CLAIM_FH), int(nfsv4.CLAIM_DELEG_CUR_FH)),
+	bits4(int(nfsv4.UNCHECKED4), int(nfsv4.GUARDED4), int(nfsv4.EXCLUSIVE4), int(nfsv4.EXCLUSIVE4_1)),
+}
+
+// wantShift is where the wants of share_access begin.
+const wantShift = 8
+
 // nfsType is nfs_ftype4 of a vfs type.
 func nfsType(t vfs.Type) nfsv4.NfsFtype4 {
 	switch t {
@@ -90,6 +103,11 @@ func (e *attrEncoder) appendOne(b []byte, attr int, s *attrSource) []byte {
 		return xdr.AppendBool(b, false)
 	case attrXattrSupport:
 		return xdr.AppendBool(b, s.xattrs)
+	case attrOpenArguments:
+		for _, m := range openArguments {
+			b = appendBitmap(b, m)
+		}
+		return b
 	case nfsv4.FATTR4_UNIQUE_HANDLES:
 		// A file has one handle per export and per MAC key.
 		return xdr.AppendBool(b, false)

@@ -11,8 +11,13 @@ import (
 // bitmap is bitmap4 as far as this server knows attributes: bits 0 to 95.
 type bitmap [3]uint32
 
-// attrXattrSupport is xattr_support of RFC 8276.
-const attrXattrSupport = 82
+// Attributes that the generated types predate.
+const (
+	attrXattrSupport    = 82 // xattr_support of RFC 8276
+	attrTimeDelegAccess = 84 // time_deleg_access of RFC 9754, as the two that follow
+	attrTimeDelegModify = 85 // time_deleg_modify
+	attrOpenArguments   = 86 // open_arguments
+)
 
 // maxBitmapWords bounds bitmaps on the wire. Clients may send words beyond
 // those we know; they are read and, if set, count as unsupported attributes.
@@ -109,7 +114,7 @@ var (
 		nfsv4.FATTR4_RAWDEV, nfsv4.FATTR4_SPACE_AVAIL, nfsv4.FATTR4_SPACE_FREE,
 		nfsv4.FATTR4_SPACE_TOTAL, nfsv4.FATTR4_SPACE_USED, nfsv4.FATTR4_TIME_ACCESS, nfsv4.FATTR4_TIME_ACCESS_SET,
 		nfsv4.FATTR4_TIME_CREATE, nfsv4.FATTR4_TIME_DELTA, nfsv4.FATTR4_TIME_METADATA, nfsv4.FATTR4_TIME_MODIFY,
-		nfsv4.FATTR4_TIME_MODIFY_SET, nfsv4.FATTR4_MOUNTED_ON_FILEID, nfsv4.FATTR4_SUPPATTR_EXCLCREAT)
+		nfsv4.FATTR4_TIME_MODIFY_SET, nfsv4.FATTR4_MOUNTED_ON_FILEID, nfsv4.FATTR4_SUPPATTR_EXCLCREAT, attrOpenArguments)
 
 	// supported42 adds those of minor version 2.
 	supported42 = supported41.or(bits4(nfsv4.FATTR4_CLONE_BLKSIZE, nfsv4.FATTR4_CHANGE_ATTR_TYPE, attrXattrSupport))

@@ -228,6 +228,9 @@ type backchannel struct {
 	recall   func(nfsv4.CbRecall4args) nfsv4.Nfsstat4 // how CB_RECALL is answered; nil: NFS4_OK
 	recalled chan nfsv4.CbRecall4args
 	notified chan nfsv4.CbNotifyLock4args
+
+	getattr func(nfsv4.CbGetattr4args) nfsv4.CbGetattr4res // how CB_GETATTR is answered; nil: NFS4ERR_BADHANDLE
+	asked   int                                            // how often
 }
 
 // ServeRPC checks the slot as a client does and takes CB_OFFLOAD, CB_RECALL and CB_NOTIFY_LOCK.
@@ -273,6 +276,20 @@ func (b *backchannel) ServeRPC(_ context.Context, req *rpc.Request) {
 				CsrSessionid: seq.CsaSessionid, CsrSequenceid: seq.CsaSequenceid, CsrSlotid: seq.CsaSlotid,
 			}}},
 			&nfsv4.NfsCbResop4_OP_CB_NOTIFY_LOCK{},
+		}})
+		return
+	}
+	if op, is := args.Argarray[1].(*nfsv4.NfsCbArgop4_OP_CB_GETATTR); is {
+		b.asked++
+		var res nfsv4.CbGetattr4res = &nfsv4.CbGetattr4res_default{Status: nfsv4.NFS4ERR_BADHANDLE}
+		if b.getattr != nil {
+			res = b.getattr(op.Opcbgetattr)
+		}
+		reply(nfsv4.CbCompound4res{Status: res.GetStatus(), Resarray: []nfsv4.NfsCbResop4{
+			&nfsv4.NfsCbResop4_OP_CB_SEQUENCE{Opcbsequence: &nfsv4.CbSequence4res_NFS4_OK{CsrResok4: nfsv4.CbSequence4resok{
+				CsrSessionid: seq.CsaSessionid, CsrSequenceid: seq.CsaSequenceid, CsrSlotid: seq.CsaSlotid,
+			}}},
+			&nfsv4.NfsCbResop4_OP_CB_GETATTR{Opcbgetattr: res},
 		}})
 		return
 	}

@@ -46,10 +46,10 @@
 // Names of extended attributes are bytes, too. Listing them needs read permission, as the values do: a listing by handle would
 // otherwise tell them to everybody.
 //
-// A COPY that takes long goes on in the background if its client allows it (op_copy.go); its end is the only reason to call
-// a client back (callback.go).
+// A COPY that takes long goes on in the background if its client allows it (op_copy.go). Clients are called back (callback.go) about its end, about
+// delegations (recall.go, cbgetattr.go) and locks.
 //
-// Delegations, layouts, named attributes, ACLs and labels are not offered.
+// Delegations of directories, layouts, named attributes, ACLs and labels are not offered.
 // Abilities that only some file systems have (ALLOCATE, DEALLOCATE, COPY, CLONE,
 // holes for SEEK, extended attributes) are optional interfaces of a vfs.FS: see
 // op_v42.go.

@@ -105,10 +105,12 @@ func newWorld(t testing.TB) *world {
 	return newWorldOf(t, fs, fs, 0)
 }
 
-// newDelegatingWorld is newWorld with delegations.
-func newDelegatingWorld(t testing.TB) *world {
+// newDelegatingWorld is newWorld with delegations for reading.
+func newDelegatingWorld(t testing.TB) *world { return newWorldThatDelegates(t, state.DelegateRead) }
+
+func newWorldThatDelegates(t testing.TB, d state.Delegating) *world {
 	fs := memfs.New(memfs.Options{})
-	w := newWorldWith(t, fs, fs, v4.Config{State: state.New(state.Config{Lease: lease, Boot: 1, Delegations: state.DelegateRead}, startTime)})
+	w := newWorldWith(t, fs, fs, v4.Config{State: state.New(state.Config{Lease: lease, Boot: 1, Delegations: d}, startTime)})
 	t.Cleanup(func() { w.v4.Shutdown(context.Background()) })
 	return w
 }

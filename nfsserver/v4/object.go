@@ -124,6 +124,11 @@ func (c *compound) changed() { c.cur.hasAttr, c.saved.hasAttr = false, false }
 
 // source is where the attributes want of o come from. o's own are loaded.
 func (c *compound) source(o *object, want bitmap) (attrSource, status) {
+	if !want.and(heldAttrs).empty() {
+		if _, st := c.askHolder(o); st != nfsv4.NFS4_OK {
+			return attrSource{}, st
+		}
+	}
 	if st := c.load(o); st != nfsv4.NFS4_OK {
 		return attrSource{}, st
 	}

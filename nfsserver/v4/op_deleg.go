@@ -15,14 +15,26 @@ import (
 // everyone is whom nfsace4 of a delegation names. It permits nothing without ACCESS: clients ask by themselves.
 const everyone = "EVERYONE@"
 
+// limitBlock is the size in bytes of the blocks of nfs_space_limit4, of which there are none.
+const limitBlock = 4096
+
 // appendDelegation appends open_delegation4 for the file that was just opened, the current one. A client that said what it wants
 // is told why it gets nothing (RFC 8881, 18.16.3).
 func (c *compound) appendDelegation(b []byte, a *openArgs) []byte {
-	id, why, ok := c.delegate(a)
+	id, write, why, ok := c.delegate(a)
 	if ok {
-		b = xdr.AppendInt32(b, int32(nfsv4.OPEN_DELEGATE_READ))
+		kind := nfsv4.OPEN_DELEGATE_READ
+		if write {
+			kind = nfsv4.OPEN_DELEGATE_WRITE
+		}
+		b = xdr.AppendInt32(b, int32(kind))
 		b = appendStateid(b, id)
 		b = xdr.AppendBool(b, false) // not recalled
+		if write {
+			// Space is not set aside: what is written is sent at close at the latest, and the application hears if there is no room.
+			b = xdr.AppendInt32(b, int32(nfsv4.NFS_LIMIT_BLOCKS))
+			b = xdr.AppendUint32(xdr.AppendUint32(b, 0), limitBlock)
+		}
 		b = xdr.AppendUint32(b, nfsv4.ACE4_ACCESS_ALLOWED_ACE_TYPE)
 		b = xdr.AppendUint32(xdr.AppendUint32(b, 0), 0) // flags, mask
 		return xdr.AppendString(b, everyone)
@@ -38,29 +50,57 @@ func (c *compound) appendDelegation(b []byte, a *openArgs) []byte {
 	return b
 }
 
-// delegate gives the current file to the client that opened it, or tells why not.
-func (c *compound) delegate(a *openArgs) (id state.Stateid, why nfsv4.WhyNoDelegation4, ok bool) {
+// delegationKind tells which kind of delegation an OPEN may be given, or why none. One for writing is given only with an open for both,
+// since whoever has it may read, too.
+func (c *compound) delegationKind(a *openArgs) (write bool, why nfsv4.WhyNoDelegation4, ok bool) {
+	st := c.s.cfg.State
 	switch a.want {
 	case nfsv4.OPEN4_SHARE_ACCESS_WANT_NO_DELEG:
-		return id, nfsv4.WND4_NOT_WANTED, false
+		return false, nfsv4.WND4_NOT_WANTED, false
 	case nfsv4.OPEN4_SHARE_ACCESS_WANT_CANCEL:
-		return id, nfsv4.WND4_CANCELLED, false
+		return false, nfsv4.WND4_CANCELLED, false
 	case nfsv4.OPEN4_SHARE_ACCESS_WANT_WRITE_DELEG:
-		return id, nfsv4.WND4_WRITE_DELEG_NOT_SUPP_FTYPE, false
+		if !st.DelegatesWrite() {
+			return false, nfsv4.WND4_WRITE_DELEG_NOT_SUPP_FTYPE, false
+		}
 	}
-	st := c.s.cfg.State
 	switch {
 	case !st.Delegates():
-		return id, nfsv4.WND4_NOT_SUPP_FTYPE, false
-	case a.access != nfsv4.OPEN4_SHARE_ACCESS_READ, a.deny != nfsv4.OPEN4_SHARE_DENY_NONE:
-		return id, nfsv4.WND4_CONTENTION, false // with this very open
-	case a.claim == nfsv4.CLAIM_DELEGATE_CUR, a.claim == nfsv4.CLAIM_DELEG_CUR_FH,
-		a.claim == nfsv4.CLAIM_PREVIOUS && a.had != nfsv4.OPEN_DELEGATE_READ, !st.HasBackchannel(c.clientID()):
-		return id, nfsv4.WND4_RESOURCE, false
+		return false, nfsv4.WND4_NOT_SUPP_FTYPE, false
+	case a.deny != nfsv4.OPEN4_SHARE_DENY_NONE:
+		return false, nfsv4.WND4_CONTENTION, false // with this very open
+	case a.claim == nfsv4.CLAIM_DELEGATE_CUR, a.claim == nfsv4.CLAIM_DELEG_CUR_FH, !st.HasBackchannel(c.clientID()):
+		return false, nfsv4.WND4_RESOURCE, false
+	case a.claim == nfsv4.CLAIM_PREVIOUS:
+		return a.had == nfsv4.OPEN_DELEGATE_WRITE, nfsv4.WND4_RESOURCE, a.had == nfsv4.OPEN_DELEGATE_WRITE || a.had == nfsv4.OPEN_DELEGATE_READ
+	case a.want == nfsv4.OPEN4_SHARE_ACCESS_WANT_WRITE_DELEG && a.access != nfsv4.OPEN4_SHARE_ACCESS_BOTH:
+		return false, nfsv4.WND4_RESOURCE, false
+	case a.access == nfsv4.OPEN4_SHARE_ACCESS_READ:
+		return false, 0, true
+	case a.access == nfsv4.OPEN4_SHARE_ACCESS_BOTH && a.want != nfsv4.OPEN4_SHARE_ACCESS_WANT_READ_DELEG && st.DelegatesWrite():
+		return true, 0, true
 	}
-	args := state.DelegateArgs{Client: c.clientID(), File: c.cur.file(), Reclaim: a.claim == nfsv4.CLAIM_PREVIOUS, Changes: a.changes}
+	return false, nfsv4.WND4_CONTENTION, false
+}
+
+// delegate gives the current file to the client that opened it, or tells why not.
+func (c *compound) delegate(a *openArgs) (id state.Stateid, write bool, why nfsv4.WhyNoDelegation4, ok bool) {
+	st := c.s.cfg.State
+	if write, why, ok = c.delegationKind(a); !ok {
+		return id, write, why, false
+	}
+	args := state.DelegateArgs{
+		Client: c.clientID(), File: c.cur.file(), Reclaim: a.claim == nfsv4.CLAIM_PREVIOUS, Changes: a.changes,
+		Write: write, Kept: write && c.s.keeperOf(c.cur.export.FS) != nil, Tail: c.tail(),
+	}
 	if why, ok := st.Delegable(c.now, &args); !ok {
-		return id, why, false
+		return id, write, why, false
+	}
+	if args.Reclaim && write && a.access != nfsv4.OPEN4_SHARE_ACCESS_BOTH { // the open will not do for the delegation
+		if _, err := c.vfsOpen(&c.cur, vfs.OpenRead|vfs.OpenWrite, true, nil); err != nil {
+			return id, write, nfsv4.WND4_RESOURCE, false
+		}
+		args.Held = vfs.OpenRead | vfs.OpenWrite
 	}
 	args.Handle = c.enc.ring.Append(nil, c.cur.handle())
 	id, current, eff, why, ok := st.Delegate(c.now, args)
@@ -69,12 +109,15 @@ func (c *compound) delegate(a *openArgs) (id state.Stateid, why nfsv4.WhyNoDeleg
 			eff, _ := st.ReturnDelegation(c.clientID(), args.File, id)
 			_ = c.apply(eff, nfsv4.NFS4_OK) // what cannot be done now is done later
 		}
-		return state.Stateid{}, nfsv4.WND4_RESOURCE, false
+		return state.Stateid{}, write, nfsv4.WND4_RESOURCE, false
 	}
 	if !current { // what is known of the file may be older than the delegation
 		c.changed()
 	}
-	return id, why, ok
+	if ok && write && c.load(&c.cur) == nfsv4.NFS4_OK {
+		st.Seen(c.clientID(), id, c.cur.attr.Change)
+	}
+	return id, write, why, ok
 }
 
 // claimed checks an OPEN by a delegation that the client has: of the object o (RFC 8881, 10.2.1).
@@ -137,6 +180,20 @@ func (c *compound) changing(objects ...*object) (end func(), st status) {
 		return nothing, st
 	}
 	return func() { s.EndChange(files...) }, nfsv4.NFS4_OK
+}
+
+// reading begins a look at the content or the locks of an object without an open that package state knows of. With NFS4_OK the caller calls
+// end after it.
+func (c *compound) reading(o *object) (end func(), st status) {
+	s := c.s.cfg.State
+	if !s.WritesDelegated() {
+		return nothing, nfsv4.NFS4_OK
+	}
+	f := o.file()
+	if st := c.unclaimed(func() (state.Effects, status) { return s.BeginRead(c.now, c.clientID(), f) }); st != nfsv4.NFS4_OK {
+		return nothing, st
+	}
+	return func() { s.EndChange(f) }, nfsv4.NFS4_OK
 }
 
 // entry is a name in a directory.

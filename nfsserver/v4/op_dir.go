@@ -211,8 +211,10 @@ type listing struct {
 	room     int // bytes left of maxcount or of the reply
 	dirRoom  int // bytes left of dircount; dirCount says whether it binds
 	dirCount bool
-	n        int  // entries added
-	full     bool // an entry did not fit
+	n        int    // entries added
+	full     bool   // an entry did not fit
+	asked    int    // clients that have an entry for writing
+	st       status // of one that did not answer
 }
 
 // opReadDir is READDIR (RFC 8881, 18.23).
@@ -281,6 +283,9 @@ func (l *listing) addEntries(cookie uint64) (eof bool, st status) {
 		}
 		for i := range page.Entries {
 			if !l.addEntry(&page.Entries[i], attrs) {
+				if l.n == 0 {
+					return false, l.st
+				}
 				return false, nfsv4.NFS4_OK
 			}
 			cookie = page.Entries[i].Cookie
@@ -306,8 +311,37 @@ func (l *listing) addEntry(e *vfs.Dirent, attrs bool) bool {
 		}
 	}
 	o := object{node: l.c.cur.node, export: l.c.cur.export, ino: e.Ino}
+	if e.Attr != nil && !want.and(heldAttrs).empty() {
+		if a = l.current(&o, a); a == nil {
+			return false
+		}
+	}
 	l.src.attr, l.src.handle, l.src.mounted = a, o.handle(), uint64(e.Ino)
 	return l.add(e.Cookie, e.Name, want)
+}
+
+// current are the attributes of an entry, a unless another client may have changed them by a delegation. nil: the page ends before it.
+func (l *listing) current(o *object, a *vfs.Attr) *vfs.Attr {
+	if l.asked >= maxAsked {
+		return nil
+	}
+	o.attr, o.hasAttr = *a, true
+	asked, st := l.c.askHolder(o)
+	if !asked && st == nfsv4.NFS4_OK {
+		return a
+	}
+	l.asked++
+	if st == nfsv4.NFS4_OK {
+		st = l.c.load(o)
+	}
+	switch st {
+	case nfsv4.NFS4_OK:
+		return &o.attr
+	case nfsv4.NFS4ERR_STALE: // as it was when it was listed
+		return a
+	}
+	l.st = st
+	return nil
 }
 
 // pageSize estimates how many entries will fit, from the size of the attributes

@@ -27,33 +27,41 @@ type readBuffer struct {
 }
 
 // startIO decides whether a stateid allows want on the current filehandle. With
-// a special stateid it opens the file for the caller, who must call endIO.
-func (c *compound) startIO(id state.Stateid, want vfs.OpenFlags) (temporary bool, st status) {
+// a special stateid it opens the file for the caller, who calls end after the transfer.
+func (c *compound) startIO(id state.Stateid, want vfs.OpenFlags) (end func(), st status) {
 	return c.startIOOf(&c.cur, id, want)
 }
 
-func (c *compound) startIOOf(o *object, id state.Stateid, want vfs.OpenFlags) (temporary bool, st status) {
+func (c *compound) startIOOf(o *object, id state.Stateid, want vfs.OpenFlags) (end func(), st status) {
 	if o.pseudo() {
-		return false, nfsv4.NFS4ERR_ISDIR
+		return nil, nfsv4.NFS4ERR_ISDIR
 	}
 	io, st := c.checkIO(o, id, want)
 	if st != nfsv4.NFS4_OK {
-		return false, st
+		return nil, st
 	}
 	if !io.Special {
-		return false, nfsv4.NFS4_OK
+		return nothing, nfsv4.NFS4_OK
 	}
+	var settled func() // ends what keeps the file from being delegated
 	if want&vfs.OpenWrite != 0 {
-		if _, st := c.changing(o); st != nfsv4.NFS4_OK {
-			return false, st
-		}
+		settled, st = c.changing(o)
+	} else {
+		settled, st = c.reading(o)
+	}
+	if st != nfsv4.NFS4_OK {
+		return nil, st
 	}
 	if _, err := c.vfsOpen(o, want, true, nil); err != nil {
-		c.endSpecial(o, want)
-		return false, c.typeStatus(o, false, statusOf(err, true))
+		settled()
+		return nil, c.typeStatus(o, false, statusOf(err, true))
 	}
 	c.s.remember(o.export.FSID, o.export.FS)
-	return true, nfsv4.NFS4_OK
+	f := o.file()
+	return func() {
+		c.s.closeFile(c.ctx, f, want)
+		settled()
+	}, nfsv4.NFS4_OK
 }
 
 // checkIO asks package state about a stateid, and opens the file again if it is that of an open which an earlier server
@@ -83,6 +91,11 @@ func (c *compound) reviveIf(id state.Stateid) status {
 
 // revive opens o for reading as id once was, with the permission that the caller has now.
 func (c *compound) revive(o *object, id state.Stateid) status {
+	end, st := c.reading(o) // somebody may have got it for writing since, because nothing told that it is open
+	if st != nfsv4.NFS4_OK {
+		return st
+	}
+	defer end()
 	share := state.ReviveShare(c.clientID(), id)
 	if _, err := c.vfsOpen(o, vfs.OpenRead, true, &share); err != nil {
 		return c.typeStatus(o, false, statusOf(err, true))
@@ -93,23 +106,6 @@ func (c *compound) revive(o *object, id state.Stateid) status {
 		return nfsv4.NFS4_OK // another request was faster, or it will be seen that it is not there
 	}
 	return st
-}
-
-// endIO undoes startIO.
-func (c *compound) endIO(temporary bool, f vfs.OpenFlags) { c.endIOOf(&c.cur, temporary, f) }
-
-func (c *compound) endIOOf(o *object, temporary bool, f vfs.OpenFlags) {
-	if temporary {
-		c.s.closeFile(c.ctx, o.file(), f)
-		c.endSpecial(o, f)
-	}
-}
-
-// endSpecial ends the change that startIO began for a WRITE with a special stateid.
-func (c *compound) endSpecial(o *object, f vfs.OpenFlags) {
-	if f&vfs.OpenWrite != 0 && c.s.cfg.State.Delegates() {
-		c.s.cfg.State.EndChange(o.file())
-	}
 }
 
 // opRead is READ (RFC 8881, 18.22).
@@ -123,11 +119,11 @@ func (c *compound) opRead() status {
 	if st := c.tooBig(8 + count + xdr.Pad(count)); st != nfsv4.NFS4_OK {
 		return st
 	}
-	temporary, st := c.startIO(id, vfs.OpenRead)
+	end, st := c.startIO(id, vfs.OpenRead)
 	if st != nfsv4.NFS4_OK {
 		return st
 	}
-	defer c.endIO(temporary, vfs.OpenRead)
+	defer end()
 	if offset > vfs.MaxSize {
 		c.r.B = xdr.AppendUint32(xdr.AppendBool(c.r.B, true), 0)
 		return nfsv4.NFS4_OK
@@ -227,11 +223,11 @@ func (c *compound) opWrite() status {
 	if offset > vfs.MaxSize || uint64(len(data)) > vfs.MaxSize-offset {
 		return nfsv4.NFS4ERR_FBIG
 	}
-	temporary, st := c.startIO(id, vfs.OpenWrite)
+	end, st := c.startIO(id, vfs.OpenWrite)
 	if st != nfsv4.NFS4_OK {
 		return st
 	}
-	defer c.endIO(temporary, vfs.OpenWrite)
+	defer end()
 	c.changed()
 	got, verifier, err := c.cur.export.FS.Write(c.ctx, c.fsCred(), c.cur.ino, offset, data, stable)
 	if err != nil {

@@ -144,6 +144,15 @@ func (c *compound) opLockT() status {
 	if st := c.lockable(); st != nfsv4.NFS4_OK {
 		return st
 	}
+	begin := c.reading
+	if t == nfsv4.WRITE_LT || t == nfsv4.WRITEW_LT {
+		begin = func(o *object) (func(), status) { return c.changing(o) }
+	}
+	end, st := begin(&c.cur) // whoever has the file may have locks on it of which nobody was told
+	if st != nfsv4.NFS4_OK {
+		return st
+	}
+	defer end()
 	if k := c.s.keeperOf(c.cur.export.FS); k != nil {
 		return c.keepTestLock(k, owner, t, offset, length)
 	}

@@ -3,6 +3,7 @@ package v4
 import (
 	"context"
 	"errors"
+	"sync"
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
 
@@ -37,6 +38,10 @@ const (
 	wantMask     = nfsv4.OPEN4_SHARE_ACCESS_WANT_DELEG_MASK
 	wantWhenMask = nfsv4.OPEN4_SHARE_ACCESS_WANT_SIGNAL_DELEG_WHEN_RESRC_AVAIL |
 		nfsv4.OPEN4_SHARE_ACCESS_WANT_PUSH_DELEG_WHEN_UNCONTENDED
+
+	// wantTimes is OPEN4_SHARE_ACCESS_WANT_DELEG_TIMESTAMPS (RFC 9754, 5): with the delegation the client would keep the times, too. It is given
+	// one without.
+	wantTimes = 1 << 20
 )
 
 func openFlags(access uint32) (f vfs.OpenFlags) {
@@ -119,7 +124,7 @@ func (c *compound) decodeOpen() (a openArgs, st status) {
 		return a, nfsv4.NFS4ERR_BADXDR
 	}
 	switch {
-	case share&^(accessMask|wantMask|wantWhenMask) != 0, a.access == 0, a.want > nfsv4.OPEN4_SHARE_ACCESS_WANT_CANCEL,
+	case share&^(accessMask|wantMask|wantWhenMask|wantTimes) != 0, a.access == 0, a.want > nfsv4.OPEN4_SHARE_ACCESS_WANT_CANCEL,
 		a.deny > nfsv4.OPEN4_SHARE_DENY_BOTH:
 		bad(nfsv4.NFS4ERR_INVAL)
 	case a.create && a.claim != nfsv4.CLAIM_NULL:
@@ -157,6 +162,13 @@ func (c *compound) opOpen() status {
 		Reclaim: a.claim == nfsv4.CLAIM_PREVIOUS, Tail: c.tail(),
 	}
 	a.changes = c.s.cfg.State.Changes()
+	made := nothing // ends BeginCreate, once the file is known
+	if a.create && !readOnly && c.s.cfg.State.DelegatesWrite() {
+		fs := c.cur.file().FS
+		c.s.cfg.State.BeginCreate(fs)
+		made = sync.OnceFunc(func() { c.s.cfg.State.EndCreate(fs) })
+	}
+	defer made()
 	var o opened
 	switch {
 	case a.claim != nfsv4.CLAIM_NULL && a.claim != nfsv4.CLAIM_DELEGATE_CUR:
@@ -172,6 +184,7 @@ func (c *compound) opOpen() status {
 	// From here on package state owns the vfs open, or asks for its close.
 	returned := c.s.recalls.change()
 	id, eff, st := c.s.cfg.State.Open(c.now, args)
+	made()
 	if st = c.apply(eff, st); st != nfsv4.NFS4_OK {
 		return st
 	}
@@ -475,7 +488,7 @@ func (c *compound) opOpenDowngrade() status {
 	if c.cur.pseudo() {
 		return nfsv4.NFS4ERR_BAD_STATEID
 	}
-	access &^= wantMask | wantWhenMask
+	access &^= wantMask | wantWhenMask | wantTimes
 	if access == 0 || access > nfsv4.OPEN4_SHARE_ACCESS_BOTH || deny > nfsv4.OPEN4_SHARE_DENY_BOTH {
 		return nfsv4.NFS4ERR_INVAL
 	}

@@ -55,11 +55,11 @@ func (c *compound) onRange(do func(a vfs.Allocator, offset, length uint64) error
 	if !ok {
 		return nfsv4.NFS4ERR_NOTSUPP
 	}
-	temporary, st := c.startIO(id, vfs.OpenWrite)
+	end, st := c.startIO(id, vfs.OpenWrite)
 	if st != nfsv4.NFS4_OK {
 		return st
 	}
-	defer c.endIO(temporary, vfs.OpenWrite)
+	defer end()
 	c.changed()
 	if err := do(a, offset, length); err != nil {
 		return c.typeStatus(&c.cur, false, statusOf(err, true))
@@ -84,11 +84,11 @@ func (c *compound) opSeek() status {
 	default:
 		return nfsv4.NFS4ERR_UNION_NOTSUPP
 	}
-	temporary, st := c.startIO(id, vfs.OpenRead)
+	end, st := c.startIO(id, vfs.OpenRead)
 	if st != nfsv4.NFS4_OK {
 		return st
 	}
-	defer c.endIO(temporary, vfs.OpenRead)
+	defer end()
 	res, st := c.seek(offset, find)
 	if st != nfsv4.NFS4_OK {
 		return st
@@ -161,18 +161,17 @@ func (c *compound) startPair(src, dst state.Stateid) (end func(), st status) {
 			return nil, nfsv4.NFS4ERR_WRONG_TYPE
 		}
 	}
-	temporary, st := c.startIOOf(&c.saved, src, vfs.OpenRead)
+	endSrc, st := c.startIOOf(&c.saved, src, vfs.OpenRead)
 	if st != nfsv4.NFS4_OK {
 		return nil, st
 	}
-	endSrc := func() { c.endIOOf(&c.saved, temporary, vfs.OpenRead) }
-	also, st := c.startIO(dst, vfs.OpenWrite)
+	endDst, st := c.startIO(dst, vfs.OpenWrite)
 	if st != nfsv4.NFS4_OK {
 		endSrc()
 		return nil, st
 	}
 	return func() {
-		c.endIO(also, vfs.OpenWrite)
+		endDst()
 		endSrc()
 	}, nfsv4.NFS4_OK
 }

@@ -36,11 +36,11 @@ func (c *compound) opIOAdvise() status {
 	if c.d.Err() != nil {
 		return nfsv4.NFS4ERR_BADXDR
 	}
-	temporary, st := c.startIO(id, vfs.OpenRead)
+	end, st := c.startIO(id, vfs.OpenRead)
 	if st != nfsv4.NFS4_OK {
 		return st
 	}
-	defer c.endIO(temporary, vfs.OpenRead)
+	defer end()
 	var followed bitmap
 	if x, ok := c.cur.export.FS.(vfs.Advisor); ok {
 		for _, a := range advices {
