@@ -72,6 +72,9 @@ func (o *offloads) ServeRPC(_ context.Context, req *rpc.Request) {
 	if o.seq[seq.CsaSessionid]++; o.seq[seq.CsaSessionid] != seq.CsaSequenceid {
 		o.seq[seq.CsaSessionid]--
 		res.Status = nfsv4.NFS4ERR_SEQ_MISORDERED
+		if seq.CsaSequenceid == o.seq[seq.CsaSessionid] {
+			res.Status = nfsv4.NFS4ERR_RETRY_UNCACHED_REP // as Linux says
+		}
 		res.Resarray = []nfsv4.NfsCbResop4{&nfsv4.NfsCbResop4_OP_CB_SEQUENCE{Opcbsequence: &nfsv4.CbSequence4res_default{CsrStatus: res.Status}}}
 	} else {
 		res.Resarray = []nfsv4.NfsCbResop4{&nfsv4.NfsCbResop4_OP_CB_SEQUENCE{Opcbsequence: &nfsv4.CbSequence4res_NFS4_OK{CsrResok4: nfsv4.CbSequence4resok{
@@ -334,8 +337,7 @@ func TestCopyThatCannotBeRecorded(t *testing.T) {
 	}
 }
 
-// A former server used the backchannel: its slots are where only the client knows. It is told to make another session, and then
-// is told what it is owed.
+// A former server used the backchannel a few times: where its slots are is found, and the client is told what it is owed.
 func TestBackchannelThatWasUsed(t *testing.T) {
 	x := newCopier(t)
 	for range 2 {
@@ -345,6 +347,20 @@ func TestBackchannelThatWasUsed(t *testing.T) {
 	}
 	x.settled()
 	id, _ := x.background()
+	x.kill()
+	x.bind()
+	x.lost(id)
+	x.settled()
+}
+
+// A former server used the backchannel very often: its slots are where only the client knows. It is told to make another session, and then
+// is told what it is owed.
+func TestBackchannelThatWasUsedOften(t *testing.T) {
+	x := newCopier(t)
+	id, _ := x.background()
+	x.back.mu.Lock()
+	x.back.seq[x.Session(0).ID()] = 5000
+	x.back.mu.Unlock()
 	x.kill()
 	x.bind()
 	flags := func() uint32 {

@@ -103,6 +103,7 @@ func (s *State) adoptClient(now time.Time, r *ClientRecord) *client {
 		opens:       make(map[openKey]*open),
 		reclaimDone: r.Reclaimed,
 		adopted:     true,
+		quiet:       true,
 	}
 	if s.confirmed[c.key] != nil {
 		// The same client of another server: it knows the two as different ids, and this one goes on until its lease ends.

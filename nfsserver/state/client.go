@@ -36,6 +36,7 @@ type client struct {
 	unrecorded  bool // the store has not confirmed the record of that yet
 
 	adopted bool                     // from the store: it may have stateids that are not known here
+	quiet   bool                     // and it was not heard of yet
 	revived int                      // opens whose owner is not known
 	spent   map[vfs.StateID]struct{} // opens of earlier server instances that were closed here, the last ones
 

@@ -46,9 +46,11 @@ func (s *State) recall(now time.Time, d *delegation, eff *Effects) {
 	s.delegs.recalled[d] = struct{}{}
 	s.unlist(d)
 	s.st.Recalls++
-	eff.Recall = append(eff.Recall, Recall{
-		Client: d.client.id, Stateid: d.stateid(), Handle: d.handle, Until: now.Add(s.cfg.Lease),
-	})
+	until := now.Add(s.cfg.Lease)
+	if d.client.quiet { // its time begins when it is back, see hear; should it not come, its lease ends
+		until = until.Add(s.cfg.Lease)
+	}
+	eff.Recall = append(eff.Recall, Recall{Client: d.client.id, Stateid: d.stateid(), Handle: d.handle, Until: until})
 }
 
 // conflict is what somebody is about to do with a file.

@@ -29,6 +29,14 @@ func (s *State) lose(now time.Time, c *client) {
 
 // hear notes a SEQUENCE of c, whose reply has the status flags of now.
 func (s *State) hear(now time.Time, c *client) {
+	if c.quiet {
+		c.quiet = false
+		for d := range s.delegs.recalled {
+			if d.client == c {
+				d.recalled = now
+			}
+		}
+	}
 	l := &c.delegs.lost
 	switch {
 	case l.until.IsZero():
@@ -43,10 +51,16 @@ func (l *lostDelegations) settled(now time.Time) bool {
 	return !l.told.IsZero() && now.Sub(l.told) >= lostSettled && now.Sub(l.tested) >= lostSettled
 }
 
-// Lost reports whether changes may have to wait for a client that does not know yet that it has lost its delegations.
+// Lost reports whether others may have to wait for a client that was not heard of since the server was restarted, or does not know yet that it
+// has lost its delegations for reading.
 func (s *State) Lost() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for d := range s.delegs.recalled {
+		if d.client.quiet {
+			return true
+		}
+	}
 	return len(s.delegs.untold) > 0
 }
 

@@ -292,3 +292,58 @@ func TestWriteDelegationIsKept(t *testing.T) {
 		t.Errorf("the end of the client: %+v", eff)
 	}
 }
+
+// A client that comes back after a restart of the server when its delegation has been asked for has a lease from then on to return it.
+func TestRecallOfQuietClient(t *testing.T) {
+	now := newWorld(t).now
+	held := state.AdoptedOpen{FS: fileA.FS, HeldOpen: vfs.HeldOpen{Ino: fileA.Ino, Share: vfs.Share{
+		Client: 5, State: vfs.StateID{3, 0, 0, 1}, Owner: []byte("handle"), Access: vfsBoth,
+	}}}
+	session := state.SessionID{1}
+	s := state.New(state.Config{Lease: lease, Boot: 2, Kept: true, Delegations: state.DelegateWrite}, now)
+	for _, id := range []state.ClientID{5, 6} {
+		a := state.Adoption{ClientState: state.ClientState{Client: state.ClientRecord{Owner: []byte{byte(id)}, ClientID: id, Reclaimed: true}}}
+		if id == 5 {
+			a.Opens = []state.AdoptedOpen{held}
+			a.Sessions = []state.SessionRecord{{ID: session, Client: id, Sequence: 1, Fore: state.ChannelAttrs{MaxSlots: 1, MaxRequest: 4096, MaxResponse: 4096, MaxOps: 8}}}
+		}
+		if _, again := s.Adopt(now, a); again {
+			t.Fatal("not adopted")
+		}
+	}
+	look := func(want state.Status) state.Effects {
+		t.Helper()
+		eff, st := s.BeginRead(now, 6, fileA)
+		if st != want {
+			t.Fatalf("%v, want %v", nfsv4.Nfsstat4_name[st], nfsv4.Nfsstat4_name[want])
+		}
+		return eff
+	}
+	if r := look(nfsv4.NFS4ERR_DELAY).Recall; len(r) != 1 || !r[0].Until.Equal(now.Add(2*lease)) {
+		t.Fatalf("recall %+v", r)
+	}
+	now = now.Add(lease - 1)
+	look(nfsv4.NFS4ERR_DELAY)
+	if !s.Lost() {
+		t.Error("nobody waits for it")
+	}
+	renew := func(seq uint32) {
+		t.Helper()
+		res, st := s.Sequence(now, state.SequenceArgs{SessionID: session, Sequence: seq, Digest: uint64(seq)})
+		if st != ok {
+			t.Fatal(st)
+		}
+		s.Finish(now, res.Call, nil)
+	}
+	renew(1)
+	if s.Lost() {
+		t.Error("it is here")
+	}
+	now = now.Add(lease - 1)
+	renew(2)
+	look(nfsv4.NFS4ERR_DELAY)
+	now = now.Add(1)
+	if eff := look(ok); len(eff.Unshare) != 1 {
+		t.Errorf("revoked with %+v", eff)
+	}
+}

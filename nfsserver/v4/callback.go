@@ -24,7 +24,8 @@ import (
 // misordered, the one before. So an operation may be carried out twice; those that are sent here are made for that.
 //
 // Of a session that another server instance made it is not known what its backchannel's slots saw last. Each is first asked to take a
-// CB_SEQUENCE alone, with the id 1. If the client does not, SEQUENCE tells it that the backchannel is at fault, and it makes another session.
+// CB_SEQUENCE alone, with the id 1, then 2, and so on. A client that takes none of many is told by SEQUENCE that the backchannel is at fault, and
+// makes another session. That alone would do; but one that has nothing to say calls only to renew its lease, and what waits for it would wait for that.
 
 const (
 	procCBCompound = 1
@@ -35,6 +36,8 @@ const (
 	callbackPause = 200 * time.Millisecond
 	// callbackReply bounds the results of a callback, in bytes.
 	callbackReply = 16 << 10
+	// maxProbes is how many sequence ids are tried of a slot that another server instance may have used.
+	maxProbes = 1024
 )
 
 // backchannels are those of all clients.
@@ -173,20 +176,30 @@ func (s *Server) callBack(ctx context.Context, client state.ClientID, op nfsv4.N
 // errBackFault says that the client and we do not agree about a slot.
 var errBackFault = errors.New("the slot is at another sequence id")
 
-// probe makes the sequence id of a slot that another server instance may have used 1. An answer of that instance's last call that the
-// client has kept has more than one result.
+// probe finds the sequence id of a slot that another server instance may have used: one above that of its last call. What the client has kept of
+// that call's answer, for this it takes the call with the id before, has more than one result.
 func (w *way) probe(ctx context.Context, slot *backSlot) error {
-	res, err := w.send(ctx, slot, 1, nil)
-	switch {
-	case err != nil:
-		return err
-	case res.Status == nfsv4.NFS4ERR_DELAY:
-		return vfs.Errorf(vfs.KindUnavailable, "nfs.callback", "the client asks to wait")
-	case res.Status != nfsv4.NFS4_OK || len(res.Resarray) != 1:
-		return vfs.Errorf(vfs.KindUnavailable, "nfs.callback", "a probe, %d results: %s: %w", len(res.Resarray), nfsv4.Nfsstat4_name[res.Status], errBackFault)
+	const what = "nfs.callback"
+	for seq := slot.sent + 1; seq <= maxProbes; seq++ {
+		res, err := w.send(ctx, slot, seq, nil)
+		if err != nil {
+			return err // whether the client saw it is not known, and does not matter: the same id is tried again
+		}
+		switch res.Status {
+		case nfsv4.NFS4ERR_DELAY:
+			return vfs.Errorf(vfs.KindUnavailable, what, "the client asks to wait")
+		case nfsv4.NFS4_OK:
+			if len(res.Resarray) == 1 {
+				slot.seq, slot.sent, slot.unsure = seq, seq, false
+				return nil
+			}
+		case nfsv4.NFS4ERR_SEQ_MISORDERED, nfsv4.NFS4ERR_SEQ_FALSE_RETRY, nfsv4.NFS4ERR_RETRY_UNCACHED_REP:
+		default:
+			return vfs.Errorf(vfs.KindUnavailable, what, "a probe: %s: %w", nfsv4.Nfsstat4_name[res.Status], errBackFault)
+		}
+		slot.sent = seq
 	}
-	slot.seq, slot.sent, slot.unsure = 1, 1, false
-	return nil
+	return vfs.Errorf(vfs.KindUnavailable, what, "none of %d sequence ids is taken: %w", maxProbes, errBackFault)
 }
 
 // call makes one call.

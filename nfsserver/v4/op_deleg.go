@@ -147,17 +147,18 @@ func (c *compound) opDelegReturn() status {
 // unclaimed asks package state for something that other clients' delegations may be in the way of. While these are being recalled it waits for a moment,
 // because a client that is told to come again takes its time.
 func (c *compound) unclaimed(ask func() (state.Effects, status)) status {
+	began := time.Now()
 	for try := 0; ; try++ {
 		returned := c.s.recalls.change()
 		eff, st := ask()
 		wait := time.Duration(0)
 		switch {
 		case c.s.cfg.State.Lost():
-			wait = lostWait
+			wait = lostWait - time.Since(began)
 		case len(eff.Recall) > 0 || try > 0:
 			wait = recallWait
 		}
-		if st = c.apply(eff, st); st != nfsv4.NFS4ERR_DELAY || wait == 0 || !c.s.recalls.await(c.ctx, returned, wait) {
+		if st = c.apply(eff, st); st != nfsv4.NFS4ERR_DELAY || wait <= 0 || !c.s.recalls.await(c.ctx, returned, wait) {
 			return st
 		}
 		c.now = c.s.cfg.Now()

@@ -20,7 +20,7 @@ const (
 	// recallWait is how long a request waits for delegations before its client is told to come again. A client that has
 	// nothing to write back returns one at once.
 	recallWait = 150 * time.Millisecond
-	// lostWait is the same while a client does not know yet that it lost its delegations in a restart of the server.
+	// lostWait is the same while a client was not heard of since a restart of the server, or does not know yet what it lost in that.
 	lostWait = 3 * time.Second
 	// maxRecallWaiters bounds the requests that wait.
 	maxRecallWaiters = 64

@@ -22,7 +22,7 @@ func TestWriteDelegations(t *testing.T) {
 	t.Parallel()
 	const (
 		files = 50
-		lease = 10 * time.Second
+		lease = 30 * time.Second // of which a client that says nothing learns late that the server was restarted
 	)
 	srv := serverUnderTest(t)
 	n := kclient.NewNet(t)
@@ -94,16 +94,22 @@ func TestWriteDelegations(t *testing.T) {
 	}
 
 	// A lock that a took on its own is in b's way after the server was killed and knows nothing but what it kept.
-	a.sh(": >lock")
-	for round := range 3 {
-		held := a.lock()
+	for round := range 2 {
+		name := fmt.Sprint("lock-", round)
+		file := []string{"-file", mountpoint + "/" + name}
+		a.sh("exec 3<>" + name) // whatever comes next needs no OPEN
+		before := a.opens()
+		held := a.lock(file...)
 		if s := held.next(t); s != "held" {
 			t.Fatal(s)
+		}
+		if n := a.opens() - before; n != 0 {
+			t.Fatalf("round %d: a does not have the file: %d OPENs", round, n)
 		}
 		p.Kill(t)
 		p = srv.start(t, n, data, args...)
 		began := time.Now()
-		if s := b.lock().next(t); s == "held" {
+		if s := b.lock(file...).next(t); s == "held" {
 			t.Fatalf("round %d: the lock is held twice", round)
 		}
 		t.Logf("refused after a restart of the server: %.1f s (lease %v)", time.Since(began).Seconds(), lease)
@@ -112,13 +118,12 @@ func TestWriteDelegations(t *testing.T) {
 			t.Errorf("%q, want %q", got, want)
 		}
 		held.release(t)
-		mine := b.lock("-wait")
+		mine := b.lock(append(file, "-wait")...)
 		for s := mine.next(t); s != "held"; s = mine.next(t) {
 			if s != "waiting" {
 				t.Fatalf("round %d: a free lock: %s", round, s)
 			}
 		}
 		mine.release(t)
-		b.sh(": >lock") // the next round begins with nobody's file
 	}
 }
