@@ -106,6 +106,7 @@ type WriteHolder struct {
 	Client  ClientID
 	Stateid Stateid
 	Handle  []byte
+	Down    bool // it cannot be called: its last callback was not answered
 }
 
 // BeginGetAttr tells whether a client other than the asking one has f for writing: that one is asked for the attributes. Then nobody is
@@ -125,7 +126,7 @@ func (s *State) BeginGetAttr(now time.Time, client ClientID, f File) (h WriteHol
 			s.contend(now, f)
 		default:
 			fl.changing++
-			return WriteHolder{holder.id, d.stateid(), d.handle}, s.effects(eff), true
+			return WriteHolder{holder.id, d.stateid(), d.handle, holder.delegs.pathDown}, s.effects(eff), true
 		}
 	}
 	return h, s.effects(eff), false

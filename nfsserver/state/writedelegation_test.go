@@ -186,6 +186,12 @@ func TestAttributesOfDelegatedFile(t *testing.T) {
 	if _, _, has := w.s.BeginGetAttr(w.now, b.id, fileB); has {
 		t.Error("a file that nobody has")
 	}
+	_, id = a.giveWriting()
+	w.s.CalledBack(a.id, false)
+	if h := ask(); !h.Down {
+		t.Error("it is to be called though it does not answer")
+	}
+	w.s.EndChange(fileA)
 
 	// One whose lease is over is not asked.
 	w = newWritingWorld(t)

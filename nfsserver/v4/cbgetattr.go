@@ -41,8 +41,12 @@ func (c *compound) askHolder(o *object) (asked bool, st status) {
 		return false, st
 	}
 	o.hasAttr = false // it may have told us something since
-	change, size, err := c.s.getAttrOf(c.ctx, h)
-	if err != nil {
+	var change, size uint64
+	var err error
+	if !h.Down {
+		change, size, err = c.s.getAttrOf(c.ctx, h)
+	}
+	if h.Down || err != nil {
 		return true, c.unclaimed(func() (state.Effects, status) { return s.RecallForRead(c.now, c.clientID(), f) })
 	}
 	if modified, held := s.Told(h, change); !held || !modified {
