@@ -98,6 +98,6 @@
 //
 // Remove and Rename name the files open here, which the metadata then keeps for
 // this gateway until the last Close. An Open that finds removals under way which
-// did not know about it waits for them before it says the file is open. An open that is recorded keeps its file by itself, whatever
+// did not know about it waits for them before it says the file is open, and fails if one of them took the last name and the file is not kept for it. An open that is recorded keeps its file by itself, whatever
 // becomes of the gateway; those that are not yet are when their file loses its last name.
 package volume
