@@ -41,6 +41,8 @@ func (x *call) runCluster(c *metapb.Command) (*metapb.Result, error) {
 		return x.retireNode(c, op.RetireNode)
 	case *metapb.Command_RetireStores:
 		err = x.retireStores(op.RetireStores)
+	case *metapb.Command_AllowDeletion:
+		err = x.allowDeletion(op.AllowDeletion)
 	case *metapb.Command_PutFileSystem:
 		err = x.putFileSystem(op.PutFileSystem)
 	case *metapb.Command_PutStore:

@@ -98,6 +98,8 @@ func idempotent(c *metapb.Command) bool {
 		*metapb.Command_PutGroup, *metapb.Command_RemoveGroup, *metapb.Command_ReserveRacks, *metapb.Command_SetNodeGroup, *metapb.Command_RemovePool,
 		*metapb.Command_SetNodeState, *metapb.Command_RetireNode, *metapb.Command_RetireStores:
 		return true
+	case *metapb.Command_AllowDeletion:
+		return true
 	case *metapb.Command_RemoveClient:
 		return op.RemoveClient.GetOrigin() != 0
 	}

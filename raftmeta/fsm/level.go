@@ -35,6 +35,8 @@ func levelOf(c *metapb.Command) uint32 {
 	case *metapb.Command_PutGroup, *metapb.Command_RemoveGroup, *metapb.Command_ReserveRacks, *metapb.Command_SetNodeGroup, *metapb.Command_RemovePool,
 		*metapb.Command_SetNodeState, *metapb.Command_RetireNode, *metapb.Command_RetireStores:
 		return levelCluster
+	case *metapb.Command_AllowDeletion:
+		return levelCluster
 	}
 	return 1
 }

@@ -63,6 +63,8 @@ func (r *reader) run(c *Cache, q *metapb.Query) (*metapb.QueryResult, error) {
 		return r.blockStates(op.BlockStates)
 	case *metapb.Query_Blocks:
 		return r.blocks(op.Blocks)
+	case *metapb.Query_LiveBlocks:
+		return r.liveBlocks(op.LiveBlocks)
 	case *metapb.Query_FileSystems:
 		return r.fileSystems()
 	case *metapb.Query_ClusterMap:
@@ -365,7 +367,16 @@ func (r *reader) shardInfo() (*metapb.QueryResult, error) {
 			return nil, err
 		}
 	}
-	return &metapb.QueryResult{R: &metapb.QueryResult_ShardInfo{ShardInfo: info}}, nil
+	switch {
+	case level < levelCluster:
+	case f.shard == 0:
+		info.DeletionIncarnation, err = r.deletionAllowed()
+	default:
+		var unit uint64
+		unit, err = r.count(counterKey{what: counterUnit})
+		info.NextBlock = uint64(f.shard)<<blockShardShift | unit<<blockUnitShift
+	}
+	return &metapb.QueryResult{R: &metapb.QueryResult_ShardInfo{ShardInfo: info}}, err
 }
 
 // blockStates says of each id whether a store may delete what it has of it.
