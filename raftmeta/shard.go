@@ -29,6 +29,8 @@ const (
 	// transportTimeout bounds one message to a follower; that it lives is decided by heartbeats.
 	transportTimeout = 10 * time.Second
 	transportPool    = 3
+
+	snapshotDir = "snapshots" // in a replica's directory
 )
 
 // shard is the replica of one shard and what makes it serve while it leads.
@@ -56,12 +58,13 @@ type shard struct {
 
 	target   atomic.Uint64 // the leader's commit index as the keeper heard it last
 	changing chan struct{} // holds a token while the shard's members are changed
+	copying  chan struct{} // holds a token while there is a copy of the state that is streamed
 }
 
 func (s *Server) openShard(id uint16) (_ *shard, err error) {
 	const op = "raftmeta.open"
 	o := s.opt
-	sh := &shard{s: s, id: id, log: o.Logger.With("shard", id), opened: make(chan struct{}), changing: make(chan struct{}, 1)}
+	sh := &shard{s: s, id: id, log: o.Logger.With("shard", id), opened: make(chan struct{}), changing: make(chan struct{}, 1), copying: make(chan struct{}, 1)}
 	sh.ctx, sh.cancel = context.WithCancel(context.Background())
 	defer func() {
 		close(sh.opened)
@@ -74,6 +77,9 @@ func (s *Server) openShard(id uint16) (_ *shard, err error) {
 		return nil, vfs.Wrap(op, err)
 	}
 	dir := s.node.ShardDir(id)
+	if err := o.files.RemoveAll(filepath.Join(dir, copyDir)); err != nil { // of a process that was killed
+		return nil, vfs.Wrap(op, err)
+	}
 	hlog := raftlog.New(sh.log, slog.LevelInfo)
 	sh.logs, err = replica.OpenLogs(dir, sh.info, replica.LogOptions{
 		Backend: o.Log, WALSegmentBytes: o.WALSegmentBytes, Files: o.files, Logger: hlog.Named("log"),
@@ -82,7 +88,7 @@ func (s *Server) openShard(id uint16) (_ *shard, err error) {
 	if err != nil {
 		return nil, err
 	}
-	snaps, err := snapstore.Open(o.files, filepath.Join(dir, "snapshots"), o.RetainSnapshots, sh.log)
+	snaps, err := snapstore.Open(o.files, filepath.Join(dir, snapshotDir), o.RetainSnapshots, sh.log)
 	if err != nil {
 		return nil, err
 	}

@@ -103,21 +103,24 @@ func (p *pending) Persist(sink raft.SnapshotSink) error {
 	if !ok {
 		return fmt.Errorf("snapshot store of type %T", sink)
 	}
+	return s.Checkpoint(p.applied, p.h.Checkpoint)
+}
+
+// Checkpoint makes the new directory dir a copy of the state, by hard links. The state is that of now, or newer: entries are applied meanwhile.
+func (h *Host) Checkpoint(dir string) error {
 	// Not held since Snapshot: Raft's main loop, which this waits for in between,
 	// may itself be waiting for a restore.
-	p.h.gen.RLock()
-	defer p.h.gen.RUnlock()
-	db := p.h.db
+	h.gen.RLock()
+	defer h.gen.RUnlock()
+	db := h.db
 	if db == nil {
 		return ErrStopped
 	}
-	return s.Checkpoint(p.applied, func(dir string) error {
-		return p.h.unlessBroken(0, func() error {
-			if err := db.Flush(); err != nil {
-				return err
-			}
-			return db.Checkpoint(dir)
-		})
+	return h.unlessBroken(0, func() error {
+		if err := db.Flush(); err != nil {
+			return err
+		}
+		return db.Checkpoint(dir)
 	})
 }
 

@@ -14,7 +14,8 @@
 //	per file: u16 n, name | u64 size | content | u32 CRC32C of name, size and content
 //
 // big-endian, and the receiver's sink unpacks it while it arrives, so both ends
-// hold the same thing. Its size is known beforehand, as Raft demands.
+// hold the same thing. Its size is known beforehand, as Raft demands. A backup of the metadata has the same stream, of a checkpoint that is no
+// snapshot (OpenCheckpoint, Unpack).
 //
 // # Applied
 //

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/hashicorp/raft"
+	"github.com/rackfs/rackfs/internal/vfile"
 )
 
 // Sink takes one snapshot: either Checkpoint is called, by this replica's own
@@ -41,23 +42,33 @@ func (s *Sink) Checkpoint(applied uint64, make func(dir string) error) error {
 	if err := make(dir); err != nil {
 		return err
 	}
-	names, err := s.store.files.List(dir)
+	list, err := filesIn(s.store.files, dir)
 	if err != nil {
 		return err
 	}
+	s.rec.Files, s.rec.Applied = list, applied
+	return nil
+}
+
+// filesIn lists the files of a checkpoint, by name.
+func filesIn(files vfile.FS, dir string) ([]File, error) {
+	names, err := files.List(dir)
+	if err != nil {
+		return nil, err
+	}
+	var list []File
 	for _, name := range names {
-		fi, err := s.store.files.Stat(filepath.Join(dir, name))
+		fi, err := files.Stat(filepath.Join(dir, name))
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if !fi.Mode().IsRegular() {
-			return fmt.Errorf("checkpoint contains %s, which is not a file", name)
+			return nil, fmt.Errorf("checkpoint contains %s, which is not a file", name)
 		}
-		s.rec.Files = append(s.rec.Files, File{name, fi.Size()})
+		list = append(list, File{name, fi.Size()})
 	}
-	slices.SortFunc(s.rec.Files, func(a, b File) int { return cmp.Compare(a.Name, b.Name) })
-	s.rec.Applied = applied
-	return nil
+	slices.SortFunc(list, func(a, b File) int { return cmp.Compare(a.Name, b.Name) })
+	return list, nil
 }
 
 // Write takes the next bytes of a stream.

@@ -199,7 +199,7 @@ func (s *Store) reader(id string) (*Reader, error) {
 		return nil, vfs.Wrap("snapstore.open", err)
 	}
 	s.open[id]++
-	return &Reader{Record: rec, store: s, id: id, dir: filepath.Join(dir, dbDir)}, nil
+	return &Reader{Record: rec, files: s.files, store: s, id: id, dir: filepath.Join(dir, dbDir)}, nil
 }
 
 func (s *Store) release(id string) {

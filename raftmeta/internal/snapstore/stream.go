@@ -41,7 +41,8 @@ func streamSize(files []File) int64 {
 // snapshot's own replica uses Dir instead. The snapshot is not removed before Close.
 type Reader struct {
 	Record Record
-	store  *Store
+	files  vfile.FS
+	store  *Store // nil: of OpenCheckpoint
 	id     string
 	dir    string
 	closed bool
@@ -53,6 +54,23 @@ type Reader struct {
 	sum  hash.Hash32 // of the current file
 	next int         // index of the next file
 	head bool        // header was given out
+}
+
+// OpenCheckpoint opens a checkpoint that is no snapshot of a Store, as it was made in dir, and tells how long its stream is. applied is a
+// lower bound of the state's applied index.
+func OpenCheckpoint(files vfile.FS, dir string, applied uint64) (*Reader, int64, error) {
+	list, err := filesIn(files, dir)
+	if err != nil {
+		return nil, 0, vfs.Wrap("snapstore.open", err)
+	}
+	return &Reader{Record: Record{Applied: applied, Files: list}, files: files, dir: dir}, streamSize(list), nil
+}
+
+// Unpack writes the files of a stream to the new directory dir, durably but for its own name, and returns what the stream says of the
+// state's applied index.
+func Unpack(files vfile.FS, src io.Reader, dir string) (applied uint64, err error) {
+	applied, _, err = unpack(files, src, dir)
+	return applied, err
 }
 
 // Dir is the checkpoint's directory: files to link or copy, not to change.
@@ -105,7 +123,7 @@ func (r *Reader) advance() error {
 	}
 	fi := r.Record.Files[r.next]
 	r.next++
-	f, err := r.store.files.Open(filepath.Join(r.dir, fi.Name))
+	f, err := r.files.Open(filepath.Join(r.dir, fi.Name))
 	if err != nil {
 		return err
 	}
@@ -127,7 +145,9 @@ func (r *Reader) Close() error {
 	if r.f != nil {
 		err = r.f.Close()
 	}
-	r.store.release(r.id)
+	if r.store != nil {
+		r.store.release(r.id)
+	}
 	return err
 }
 
