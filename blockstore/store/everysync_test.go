@@ -18,8 +18,9 @@ import (
 
 // held is what stores acknowledged: the first blocks in one, and that another one exists.
 type held struct {
-	blocks uint64
-	second bool
+	blocks  uint64
+	second  bool
+	adopted uint64 // incarnation of the metadata of the second one
 }
 
 // lifeOptions are those of a store in a directory of a directory that a process made which died before it synced it.
@@ -97,6 +98,10 @@ func life(d *crashtest.Disk[held]) error {
 		return err
 	}
 	d.Ack(func(h *held) { h.second = true })
+	if err := s.Adopt(7); err != nil {
+		return err
+	}
+	d.Ack(func(h *held) { h.adopted = 7 })
 	return s.Close()
 }
 
@@ -109,8 +114,12 @@ func checkLife(left *vfile.Mem, h held) (err error) {
 		if err != nil {
 			return err
 		}
+		is := s.Info().MetadataIncarnation
 		if err := s.Close(); err != nil {
 			return err
+		}
+		if is < h.adopted {
+			return fmt.Errorf("the store is of incarnation %d, it had adopted %d", is, h.adopted)
 		}
 	}
 	s, err := Open(ctx, lifeOptions(left, "s"))
@@ -168,6 +177,8 @@ func TestEverySync(t *testing.T) {
 		{Call: "store.Store.open > MkdirAllSync: dir t", Nothing: "as for s"},
 		{Call: "store.Store.create: dir t"},
 		{Call: "store.Store.adopt: dir t"},
+		{Call: "store.Store.Adopt > WriteFileAtomic: file"},
+		{Call: "store.Store.Adopt > WriteFileAtomic: dir t"},
 		{Call: "store.Store.syncGroup: file"},
 		{Call: "store.Store.replay: file"},
 		{Call: "store.Store.switchIndex: dir s", Nothing: "an index of which a part is removed is made anew without the mark too"},

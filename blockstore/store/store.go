@@ -38,6 +38,8 @@ type Store struct {
 	background sync.WaitGroup // compactor, which the syncer outlives
 	calls      sync.WaitGroup // calls under way; Add under mu and not after closed
 
+	adopting sync.Mutex // one Adopt at a time
+
 	mu      sync.Mutex // guards all below, and the fields of segments that say so
 	wake    sync.Cond  // of mu: pending or drain changed
 	closed  bool       // no new calls

@@ -97,6 +97,9 @@ func (k *Keeper) Collect(ctx context.Context) (c Collected, err error) {
 	if err == nil {
 		err = k.own(m)
 	}
+	if err == nil {
+		err = k.accept(ctx)
+	}
 	if err != nil {
 		return c, err
 	}

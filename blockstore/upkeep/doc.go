@@ -11,6 +11,9 @@
 // incarnation must be those of the store's superblock. The incarnation only rises, so equal values around the answer are the
 // answer's own. An error, a shard that does not answer, another incarnation, older or newer: nothing is deleted.
 //
+// The superblock's incarnation changes in one way only: shard 0, of this cluster, is of a later incarnation, and says that an operator allowed
+// deletion for that very one (accept, asked for with the map and at the begin of each pass). Until then the store serves, takes writes and repairs.
+//
 // # Collector
 //
 // A pass walks all PGs, page by page: first the page is listed, then its blocks are asked for, then it is decided. Shard i of a block, found here in

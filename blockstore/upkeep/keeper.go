@@ -42,6 +42,7 @@ type Store interface {
 	Put(ctx context.Context, p *store.Put) error
 	Delete(ctx context.Context, keys []segment.Key) (int, error)
 	Fence(ctx context.Context, epochs []segment.Epoch) error
+	Adopt(incarnation uint64) error
 }
 
 // Options configures a Keeper. Store, ID, Meta and Dial have no default.
@@ -125,8 +126,9 @@ type Keeper struct {
 	groups map[uint32]*GroupStatus
 	heard  time.Time // when the map was read last
 
-	suspects *queue // shards to check and rebuild
-	hints    *queue // blocks that may be dead
+	suspects *queue        // shards to check and rebuild
+	hints    *queue        // blocks that may be dead
+	accepted chan struct{} // the store has accepted another incarnation of the metadata
 
 	cancel context.CancelFunc // of the loops; nil before Start
 	wg     sync.WaitGroup
@@ -144,7 +146,7 @@ func New(o Options) (*Keeper, error) {
 		o: o, log: o.Logger, limit: newLimiter(o.BytesPerSecond),
 		peers:  newPeers(o.Dial),
 		marked: map[uint32]struct{}{}, again: map[uint32]struct{}{}, silent: map[uint16]time.Time{}, groups: map[uint32]*GroupStatus{},
-		suspects: newQueue(), hints: newQueue(),
+		suspects: newQueue(), hints: newQueue(), accepted: make(chan struct{}, 1),
 	}
 	if o.Leader != nil {
 		d := background.Options{Leader: o.Leader, Shard: clusterShard, Part: fmt.Sprintf("store %d", o.ID), Logger: o.Logger}
@@ -212,6 +214,8 @@ func (k *Keeper) watch(ctx context.Context) {
 	for {
 		if _, err := k.refresh(ctx); err != nil && ctx.Err() == nil {
 			k.log.Debug("upkeep: the cluster map cannot be read", "err", err)
+		} else if err := k.accept(ctx); err != nil && ctx.Err() == nil {
+			k.log.Debug("upkeep: whether deletion is allowed is not known", "err", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -255,6 +259,8 @@ func (k *Keeper) collector(ctx context.Context) {
 			return
 		case <-k.hints.wake:
 			_, err = k.CollectHinted(ctx)
+		case <-k.accepted:
+			_, err = k.Collect(ctx)
 		case <-t.C:
 			_, err = k.Collect(ctx)
 		}

@@ -52,7 +52,11 @@ func (c *Cluster) tryAdmitStore(ctx context.Context, meta *raftmeta.Client, n *b
 		if _, err := nodegroup.Admit(m, n.name, nil, true, n.first); err != nil {
 			return err
 		}
-		if n.store, err = c.openStore(ctx, n, true); err != nil {
+		incarnation, err := provision.Incarnation(ctx, meta)
+		if err != nil {
+			return err
+		}
+		if n.store, err = c.openStore(ctx, n, true, incarnation); err != nil {
 			n.store = nil
 			return err
 		}

@@ -69,7 +69,7 @@ func (c *Cluster) openStores(ctx context.Context) error {
 				}
 			}
 			if n.err == nil {
-				n.store, n.err = c.openStore(ctx, n, !c.dir.shape.Formed)
+				n.store, n.err = c.openStore(ctx, n, !c.dir.shape.Formed, raftmeta.FirstIncarnation)
 			}
 		})
 	}
@@ -91,15 +91,15 @@ func (c *Cluster) openStores(ctx context.Context) error {
 	return nil
 }
 
-// openStore opens a node's store, or makes it.
-func (c *Cluster) openStore(ctx context.Context, n *blockNode, create bool) (*store.Store, error) {
+// openStore opens a node's store, or makes it for an incarnation of the metadata.
+func (c *Cluster) openStore(ctx context.Context, n *blockNode, create bool, incarnation uint64) (*store.Store, error) {
 	var err error
 	if n.identity, err = c.ca.Issue(n.name, []string{blockstore.RoleBlock}, nil, time.Now()); err != nil {
 		return nil, err
 	}
 	return store.Open(ctx, store.Options{
 		Dir: c.dir.sub(n.name), Cluster: segment.ID(c.dir.shape.clusterID()), Create: create,
-		MetadataIncarnation: raftmeta.FirstIncarnation,
+		MetadataIncarnation: incarnation,
 		SegmentSize:         segmentBytes, IndexCache: c.indexCache, Logger: c.log.With("node", n.name),
 		OnBad:   n.bad,
 		Metrics: store.NewMetrics(c.reg, prometheus.Labels{"node": n.name}),

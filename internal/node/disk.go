@@ -19,7 +19,6 @@ import (
 	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/internal/wire"
 	"github.com/rackfs/rackfs/nodegroup"
-	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 )
@@ -113,9 +112,19 @@ func (n *Node) openDisk(ctx context.Context, d *disk) error {
 			return vfs.Errorf(vfs.KindOf(err), "open disk", "%w", err)
 		}
 	}
+	var incarnation uint64
+	if empty {
+		err := n.patiently(ctx, "make a store in "+d.path, func(ctx context.Context) (err error) {
+			incarnation, err = provision.Incarnation(ctx, n.meta)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
 	d.store, err = store.Open(ctx, store.Options{
 		Dir: d.path, Cluster: segment.ID(n.dir.state.Settings.ID()), Create: empty,
-		MetadataIncarnation: raftmeta.FirstIncarnation, SegmentSize: n.cfg.Segment, IndexCache: n.indexCache, Logger: n.log.With("disk", d.path),
+		MetadataIncarnation: incarnation, SegmentSize: n.cfg.Segment, IndexCache: n.indexCache, Logger: n.log.With("disk", d.path),
 		OnBad:   d.bad,
 		Metrics: store.NewMetrics(n.reg, prometheus.Labels{"node": n.cfg.Name, "disk": d.path}),
 	})

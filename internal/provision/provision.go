@@ -30,6 +30,12 @@ func ClusterMap(ctx context.Context, meta *raftmeta.Client) (*metapb.ClusterMapR
 	return r.GetClusterMap(), nil
 }
 
+// Incarnation asks for that of the metadata, which a new store is stamped with.
+func Incarnation(ctx context.Context, meta *raftmeta.Client) (uint64, error) {
+	r, err := meta.Query(ctx, ClusterShard, &metapb.Query{Q: &metapb.Query_ShardInfo{ShardInfo: &metapb.ShardInfoQ{}}})
+	return r.GetShardInfo().GetIncarnation(), err
+}
+
 // Pool puts the first pool of a cluster, unless there is one.
 func Pool(ctx context.Context, meta *raftmeta.Client, pool func() (*metapb.Pool, error)) error {
 	const op = "provision pool"
