@@ -16,6 +16,7 @@ import (
 	"github.com/rackfs/rackfs/blockstore"
 	"github.com/rackfs/rackfs/blockstore/segment"
 	"github.com/rackfs/rackfs/internal/node"
+	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/placement"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
@@ -40,7 +41,7 @@ func (c *Cluster) restartStore(t *testing.T, i int, damage func(dir string) erro
 		t.Fatal(err)
 	}
 	if !n.lost {
-		if n.store, err = c.openStore(t.Context(), n, false); err != nil {
+		if n.store, err = c.openStore(t.Context(), n, false, raftmeta.FirstIncarnation); err != nil {
 			t.Fatal(err)
 		}
 	}
