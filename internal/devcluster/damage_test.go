@@ -16,8 +16,8 @@ import (
 	"github.com/rackfs/rackfs/blockstore"
 	"github.com/rackfs/rackfs/blockstore/segment"
 	"github.com/rackfs/rackfs/internal/node"
-	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/placement"
+	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 )
