@@ -1,8 +1,10 @@
 package fsm
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/rackfs/rackfs/raftmeta/metapb"
@@ -20,6 +22,24 @@ func (r *rig) check() {
 	if err := check(r.store, hash); err != nil {
 		r.t.Fatalf("invariant: %v", err)
 	}
+	whole, parts := found(r, hash, 0), found(r, hash, 1+r.store.Len()/7)
+	if !slices.Equal(whole, parts) {
+		r.t.Fatalf("looked at as a whole the state has %q, in parts %q", whole, parts)
+	}
+}
+
+// found is what a check finds that keeps so many records at once.
+func found(r *rig, hash hashFunc, records int) (out []string) {
+	r.t.Helper()
+	rep, err := checkParts(context.Background(), r.store, hash, CheckOptions{Most: 1000, Records: records})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, v := range rep.Violations {
+		out = append(out, v.Error())
+	}
+	slices.Sort(out)
+	return out
 }
 
 // TestCheckerFails shows that the checker sees what it looks for.
@@ -99,6 +119,13 @@ func TestCheckerFails(t *testing.T) {
 			}()
 			if rec.failed == "" {
 				t.Fatal("not seen")
+			}
+			r.t = t
+			whole := found(r, nameHash, 0)
+			for records := 1; records < 8; records++ {
+				if parts := found(r, nameHash, records); len(whole) == 0 || !slices.Equal(whole, parts) {
+					t.Fatalf("looked at as a whole the state has %q, in parts of %d records %q", whole, records, parts)
+				}
 			}
 		})
 	}

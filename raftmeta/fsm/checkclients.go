@@ -13,8 +13,7 @@ type clientChecker struct {
 	*checker
 	purging map[uint64]bool
 	known   map[uint64]*knownClient
-	count   map[uint64]*knownClient // as counted
-	last    uint64                  // of the interval of released clients that was seen last
+	until   uint64 // the end of the interval of released clients that was seen last
 	opens   map[inoKey][]openRow
 	locks   map[inoKey][]*lockRow
 	files   map[clientFile]bool
@@ -42,7 +41,7 @@ func (c *clientChecker) record(p string, k, v []byte) {
 		c.fail("key %q at level %d", k, c.level)
 	}
 	if c.known == nil {
-		c.known, c.count = map[uint64]*knownClient{}, map[uint64]*knownClient{}
+		c.known = map[uint64]*knownClient{}
 		c.opens, c.locks = map[inoKey][]openRow{}, map[inoKey][]*lockRow{}
 		c.files, c.ids = map[clientFile]bool{}, map[uint64]*metapb.ClientRecord{}
 	}
@@ -55,20 +54,29 @@ func (c *clientChecker) record(p string, k, v []byte) {
 	}
 	switch p {
 	case "W/":
-		first := binary.BigEndian.Uint64(v)
-		if first == 0 || first > u64(0) || c.last != 0 && first <= c.last+1 {
-			c.fail("released clients %d to %d, after %d", first, u64(0), c.last)
+		if !c.first() {
+			break
 		}
-		c.last = u64(0)
+		first := binary.BigEndian.Uint64(v)
+		if first == 0 || first > u64(0) || c.until != 0 && first <= c.until+1 {
+			c.fail("released clients %d to %d, after %d", first, u64(0), c.until)
+		}
+		c.until = u64(0)
 	case "w/":
 		c.knownKey(k, v)
 	case "O/":
+		if !c.mine(file(0)) {
+			break
+		}
 		o, err := decodeOpen(k, v)
 		must(err)
 		c.opens[file(0)] = append(c.opens[file(0)], *o)
 		c.counted(o.client).opens++
 		c.has(o.client, file(0))
 	case "L/":
+		if !c.mine(file(0)) {
+			break
+		}
 		l, err := decodeLocks(k, v)
 		must(err)
 		c.locks[file(0)] = append(c.locks[file(0)], l)
@@ -77,6 +85,9 @@ func (c *clientChecker) record(p string, k, v []byte) {
 		n.ranges += uint32(len(l.ranges))
 		c.has(l.client, file(0))
 	case "z/":
+		if !c.first() {
+			break
+		}
 		s, err := decodeSlot(v)
 		must(err)
 		if c.get(appendClientSession(nil, s.client, sessionID(k[2:]))) == nil {
@@ -128,8 +139,10 @@ func (c *clientChecker) knownKey(k, v []byte) {
 		}
 		c.known[id] = r
 	case clientFileLen:
-		c.files[clientFile{id, inoKey{binary.BigEndian.Uint32(k[knownLen:]), tail64(k)}}] = false
-		c.owned(id)
+		if f := (inoKey{binary.BigEndian.Uint32(k[knownLen:]), tail64(k)}); c.mine(f) {
+			c.files[clientFile{id, f}] = false
+			c.owned(id)
+		}
 	case clientSessionLen:
 		c.owned(id)
 	default:
@@ -163,40 +176,52 @@ func (c *clientChecker) has(client uint64, k inoKey) {
 }
 
 func (c *clientChecker) finish() {
-	if n := c.counts["m/clients"]; c.shard != 0 && n != uint64(len(c.known)) || c.shard == 0 && n != uint64(len(c.ids)) {
-		c.fail("%d clients are known, %d have records, counted %d", len(c.known), len(c.ids), n)
+	if c.first() {
+		c.try(func() {
+			if n := c.counts["m/clients"]; c.shard != 0 && n != uint64(len(c.known)) || c.shard == 0 && n != uint64(len(c.ids)) {
+				c.fail("%d clients are known, %d have records, counted %d", len(c.known), len(c.ids), n)
+			}
+			if c.listed != 0 {
+				c.fail("clients list %d sessions too many", c.listed)
+			}
+		})
 	}
-	if c.listed != 0 {
-		c.fail("clients list %d sessions too many", c.listed)
-	}
-	for id, k := range c.known {
-		if n := c.count[id]; n == nil && *k != (knownClient{}) || n != nil && *n != *k {
-			c.fail("client %d has %+v, counts %+v", id, n, *k)
+	if c.last() {
+		for id, k := range c.known {
+			c.try(func() {
+				if n := c.count[id]; n == nil && *k != (knownClient{}) || n != nil && *n != *k {
+					c.fail("client %d has %+v, counts %+v", id, n, *k)
+				}
+			})
 		}
 	}
 	for f, used := range c.files {
-		if !used {
-			c.fail("client %d has an index of inode %d and nothing else", f.client, f.file.ino)
-		}
+		c.try(func() {
+			if !used {
+				c.fail("client %d has an index of inode %d and nothing else", f.client, f.file.ino)
+			}
+		})
 	}
 	for k, n := range c.inodes {
-		deniers := 0
-		for _, o := range c.opens[k] {
-			if o.rec.Deny != 0 {
-				deniers++
+		c.try(func() {
+			deniers := 0
+			for _, o := range c.opens[k] {
+				if o.rec.Deny != 0 {
+					deniers++
+				}
 			}
-		}
-		if int(n.opens) != len(c.opens[k]) || int(n.deniers) != deniers || int(n.locks) != len(c.locks[k]) {
-			c.fail("inode %d has %d opens, %d with deny, %d lock-owners, counts %d, %d, %d", k.ino, len(c.opens[k]), deniers, len(c.locks[k]), n.opens, n.deniers, n.locks)
-		}
+			if int(n.opens) != len(c.opens[k]) || int(n.deniers) != deniers || int(n.locks) != len(c.locks[k]) {
+				c.fail("inode %d has %d opens, %d with deny, %d lock-owners, counts %d, %d, %d", k.ino, len(c.opens[k]), deniers, len(c.locks[k]), n.opens, n.deniers, n.locks)
+			}
+		})
 	}
-	c.noConflicts()
+	c.try(c.noConflicts)
 }
 
 // noConflicts fails if two living clients have what one of them denies the other.
 func (c *clientChecker) noConflicts() {
 	for k, opens := range c.opens {
-		if c.inodes[k].attr.Nlink == 0 {
+		if n := c.inodes[k]; n == nil || n.attr.Nlink == 0 {
 			continue // its last link may have brought opens that were granted without the shard
 		}
 		for i, a := range opens {

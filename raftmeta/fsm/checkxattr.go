@@ -38,17 +38,21 @@ func (c *checker) xattr(k inoKey, name string, a *metapb.XattrRecord) {
 // checkXattrs compares what inodes count with what there is. What deleted ones left is in the queue.
 func (c *checker) checkXattrs() {
 	for k, n := range c.inodes {
-		has := c.xattrs[k]
-		if n.xattrs.XattrTotals != has.XattrTotals || n.xattrs.lastCookie < has.lastCookie {
-			c.fail("inode %d has extended attributes %+v, counts %+v", k.ino, has, n.xattrs)
-		}
-		if n.xattrs != (xattrs{}) && vfs.CheckXattr(&vfs.Root, &n.attr, vfs.AccessRead, "fsm.check") != nil {
-			c.fail("inode %d, a %s, has extended attributes", k.ino, n.attr.Type)
-		}
+		c.try(func() {
+			has := c.xattrs[k]
+			if n.xattrs.XattrTotals != has.XattrTotals || n.xattrs.lastCookie < has.lastCookie {
+				c.fail("inode %d has extended attributes %+v, counts %+v", k.ino, has, n.xattrs)
+			}
+			if n.xattrs != (xattrs{}) && vfs.CheckXattr(&vfs.Root, &n.attr, vfs.AccessRead, "fsm.check") != nil {
+				c.fail("inode %d, a %s, has extended attributes", k.ino, n.attr.Type)
+			}
+		})
 	}
 	for k := range c.xattrs {
-		if c.inodes[k] == nil && c.queue[k] == 0 {
-			c.fail("extended attributes of inode %d, which does not exist and is not in the queue", k.ino)
-		}
+		c.try(func() {
+			if c.inodes[k] == nil && c.queue[k] == 0 {
+				c.fail("extended attributes of inode %d, which does not exist and is not in the queue", k.ino)
+			}
+		})
 	}
 }
