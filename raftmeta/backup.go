@@ -35,11 +35,16 @@ type State struct {
 	Identity       // Applied is a lower bound: entries go on being applied while the copy is made
 	Bytes    int64 // of the stream
 	r        *snapstore.Reader
+	dir      string
+	opt      machine.Options
 	close    func() error
 }
 
 // Read implements io.Reader with the stream.
 func (s *State) Read(p []byte) (int, error) { return s.r.Read(p) }
+
+// Inspect opens the copy for reading.
+func (s *State) Inspect(read func(fsm.View) error) error { return machine.Inspect(s.dir, s.opt, read) }
 
 // Close removes the copy.
 func (s *State) Close() error { return errors.Join(s.r.Close(), s.close()) }
@@ -61,7 +66,7 @@ func (s *Server) OpenState(ctx context.Context, shard uint16, applied uint64) (*
 		return nil, vfs.Errorf(vfs.KindBusy, op, "another backup of shard %d is being made on node %s: try again when it is done: %w", shard, s.node.Name, context.Cause(ctx))
 	}
 	dir := filepath.Join(s.node.ShardDir(shard), copyDir)
-	st := &State{close: func() error {
+	st := &State{dir: dir, opt: machine.Options{Shard: shard, Cluster: s.node.Cluster, Logger: sh.log, Files: s.opt.files, PebbleFS: s.opt.pebbleFS}, close: func() error {
 		err := s.opt.files.RemoveAll(dir)
 		<-sh.copying
 		return err

@@ -12,8 +12,25 @@ import (
 
 // Edit opens the checkpoint in dir, which belongs to no replica, has edit change it, and makes the new directory to a checkpoint of what it is
 // then, durable but for its own name. What is left in dir is of no use.
-func Edit(dir, to string, o Options, edit func(fsm.Store) error) (err error) {
-	const op = "machine.edit"
+func Edit(dir, to string, o Options, edit func(fsm.Store) error) error {
+	return vfs.Wrap("machine.edit", withCheckpoint(dir, o, func(db *pebble.DB) error {
+		if err := edit(edited{live{db}}); err != nil {
+			return err
+		}
+		if err := db.Flush(); err != nil {
+			return err
+		}
+		return db.Checkpoint(to)
+	}))
+}
+
+// Inspect opens the checkpoint in dir, which belongs to no replica, for reading.
+func Inspect(dir string, o Options, read func(fsm.View) error) error {
+	o.readOnly = true
+	return vfs.Wrap("machine.inspect", withCheckpoint(dir, o, func(db *pebble.DB) error { return read(live{db}) }))
+}
+
+func withCheckpoint(dir string, o Options, fn func(*pebble.DB) error) error {
 	if o.MemTableBytes <= 0 {
 		o.MemTableBytes = DefaultMemTableBytes
 	}
@@ -32,24 +49,16 @@ func Edit(dir, to string, o Options, edit func(fsm.Store) error) (err error) {
 	}
 	db, err := openPebble(dir, o, note, note)
 	if err != nil {
-		return vfs.Wrap(op, err)
+		return err
 	}
-	err = noPanic(func() error {
-		if err := edit(edited{live{db}}); err != nil {
-			return err
-		}
-		if err := db.Flush(); err != nil {
-			return err
-		}
-		return db.Checkpoint(to)
-	})
-	err = errors.Join(classify(err), noPanic(db.Close))
+	err = classify(noPanic(func() error { return fn(db) }))
+	err = errors.Join(err, noPanic(db.Close))
 	select {
 	case said := <-failed:
 		err = errors.Join(said, err)
 	default:
 	}
-	return vfs.Wrap(op, err)
+	return err
 }
 
 // edited is a store whose writes are seen at once.

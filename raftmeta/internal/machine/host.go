@@ -32,6 +32,8 @@ type Options struct {
 
 	Files    vfile.FS // nil: the operating system's
 	PebbleFS pvfs.FS  // the same files as Pebble sees them; nil: the operating system's
+
+	readOnly bool // of Inspect
 }
 
 // ErrStopped is the cause of what fails because the state machine stopped.

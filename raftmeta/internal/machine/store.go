@@ -164,6 +164,7 @@ func openPebble(dir string, o Options, damaged, fatal func(error)) (*pebble.DB, 
 			fatal(vfs.Errorf(vfs.KindIO, "machine.store", "a directory of the state cannot be synced: %w", err))
 		}),
 		DisableWAL:                  true,
+		ReadOnly:                    o.readOnly,
 		FormatMajorVersion:          pebbleFormat,
 		Cache:                       o.BlockCache,
 		MemTableSize:                uint64(o.MemTableBytes),
