@@ -31,7 +31,9 @@ type Options struct {
 	Meta    *raftmeta.Client
 	Cluster Cluster
 	Release string // of the software
-	Logger  *slog.Logger
+	// Maintenance is nil where there is no voter.
+	Maintenance Maintenance
+	Logger      *slog.Logger
 }
 
 // API serves HTTP requests.
@@ -55,6 +57,7 @@ func New(o Options) *API {
 	a.fileSystems()
 	a.clusters()
 	a.nodes()
+	a.maintenance()
 	return a
 }
 

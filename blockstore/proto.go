@@ -21,6 +21,7 @@ const (
 	OpReport wire.Op = 0x0108 // meta DiskRequest, payload keys of shards that a reader found bad or missing; the reply is empty
 	OpHint   wire.Op = 0x0109 // meta DiskRequest, payload keys (shard 0) of blocks that may be dead; the reply is empty
 	OpUpkeep wire.Op = 0x010a // meta DiskRequest; reply: payload the state of the disk's background work, JSON
+	OpGroups wire.Op = 0x010b // meta GroupsRequest; reply: meta ListReply, payload ids of placement groups, u32 each
 )
 
 // Roles that a peer's certificate carries.
@@ -228,6 +229,37 @@ func (r *ListReply) Decode(p []byte) error {
 	}
 	r.More = p[0] == 1
 	return nil
+}
+
+// GroupsRequest is the meta of OpGroups: version u8, 3 B zero, disk u32, groups after u32.
+type GroupsRequest struct{ Disk, After uint32 }
+
+const groupsRequestLen = 12
+
+// Append encodes the request.
+func (r *GroupsRequest) Append(p []byte) []byte {
+	return le.AppendUint32(le.AppendUint32(append(p, protocolVersion, 0, 0, 0), r.Disk), r.After)
+}
+
+// Decode reads what Append wrote.
+func (r *GroupsRequest) Decode(p []byte) error {
+	if len(p) != groupsRequestLen || p[0] != protocolVersion {
+		return errMessage("groups request")
+	}
+	r.Disk, r.After = le.Uint32(p[4:]), le.Uint32(p[8:])
+	return nil
+}
+
+// DecodeGroups reads the payload of OpGroups' reply.
+func DecodeGroups(p []byte) ([]uint32, error) {
+	if len(p)%4 != 0 {
+		return nil, errMessage("list of placement groups")
+	}
+	out := make([]uint32, len(p)/4)
+	for i := range out {
+		out[i] = le.Uint32(p[4*i:])
+	}
+	return out, nil
 }
 
 // DiskRequest is the meta of requests that name nothing but a disk: version u8, 3 B zero, disk u32.

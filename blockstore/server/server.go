@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"encoding/binary"
 	"log/slog"
 	"slices"
 
@@ -77,6 +78,8 @@ func operationOf(op wire.Op) (operation, bool) {
 		return operation{"report", repairers, (*Server).report}, true
 	case blockstore.OpHint:
 		return operation{"hint", inquirers[1:2], (*Server).hint}, true
+	case blockstore.OpGroups:
+		return operation{"groups", inquirers, (*Server).groups}, true
 	case blockstore.OpUpkeep:
 		return operation{"upkeep", inquirers, (*Server).upkeep}, true
 	}
@@ -185,6 +188,27 @@ func (s *Server) list(ctx context.Context, call *wire.Call) error {
 	for _, e := range entries {
 		info := infoOf(e)
 		payload = info.Append(payload)
+	}
+	reply := blockstore.ListReply{More: more}
+	return call.Reply(reply.Append(nil), payload)
+}
+
+func (s *Server) groups(ctx context.Context, call *wire.Call) error {
+	var r blockstore.GroupsRequest
+	if err := r.Decode(call.Meta); err != nil {
+		return err
+	}
+	st, err := s.store(r.Disk)
+	if err != nil {
+		return err
+	}
+	ids, more, err := st.Groups(ctx, r.After)
+	if err != nil {
+		return err
+	}
+	payload := make([]byte, 0, 4*len(ids))
+	for _, id := range ids {
+		payload = binary.LittleEndian.AppendUint32(payload, id)
 	}
 	reply := blockstore.ListReply{More: more}
 	return call.Reply(reply.Append(nil), payload)

@@ -195,6 +195,31 @@ func (s *Store) Stat(ctx context.Context, k segment.Key) (Entry, segment.Owner, 
 	return Entry{Key: k, Length: rec.Length, Epoch: rec.Epoch, BlockLen: rec.BlockLen, K: rec.K, M: rec.M}, rec.Owner, nil
 }
 
+// Groups lists the placement groups above after of which the store has shards, ascending, at most MaxListEntries.
+func (s *Store) Groups(ctx context.Context, after uint32) (groups []uint32, more bool, err error) {
+	const op = "store.groups"
+	if err := s.enter(op); err != nil {
+		return nil, false, err
+	}
+	defer s.leave()
+	for after < 1<<32-1 {
+		found := uint32(0)
+		err := s.each(ctx, shardKey(segment.Key{PG: after + 1}), []byte{prefixShard + 1}, func(key, _ []byte) (bool, error) {
+			k, err := decodeKey(prefixShard, key)
+			found = k.PG
+			return false, err
+		})
+		if err != nil || found == 0 {
+			return groups, false, err
+		}
+		if len(groups) == MaxListEntries {
+			return groups, true, nil
+		}
+		groups, after = append(groups, found), found
+	}
+	return groups, false, nil
+}
+
 // List returns the shards of a PG in order of block and shard, those behind
 // after if it is not nil, at most limit of them. more says that there are further ones.
 // Shards that are marked bad are not among them.

@@ -17,7 +17,8 @@ import (
 // guardian is the manager of stores and placement groups that goes with a voter, and its metadata client.
 type guardian struct {
 	*node.Guardian
-	meta *raftmeta.Client
+	meta        *raftmeta.Client
+	maintenance *node.Maintenance
 }
 
 // startGuardians gives every voter that runs its manager; the one of the leader works.
@@ -39,17 +40,18 @@ func (c *Cluster) startGuardians(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		security := func(node string) wire.Security { return wire.Security{Mode: c.cfg.dataMode(), TLS: id.ClientTLS(node)} }
 		g := &guardian{meta: meta, Guardian: node.StartGuardian(ctx, node.GuardianOptions{
-			Server: v.server, Meta: meta, RetireEvery: c.cfg.retireInterval, Logger: c.log.With("node", v.name),
-			Security: func(node string) wire.Security {
-				return wire.Security{Mode: c.cfg.dataMode(), TLS: id.ClientTLS(node)}
-			},
-		})}
+			Server: v.server, Meta: meta, RetireEvery: c.cfg.retireInterval, Logger: c.log.With("node", v.name), Security: security,
+		}), maintenance: &node.Maintenance{Server: v.server, Meta: meta, Security: security, Grace: c.cfg.GCGrace, Release: release(), Logger: c.log}}
 		v.hinter.Store(g.Hinter)
 		c.guardians = append(c.guardians, g)
 	}
 	return nil
 }
+
+// Maintenance is what one of the voters that run does for an operator.
+func (c *Cluster) Maintenance() *node.Maintenance { return c.guardians[0].maintenance }
 
 func (g *guardian) close() {
 	g.Close()

@@ -22,7 +22,7 @@ const (
 	// jumpEpochs is for placement groups: each move of a slot raises the epoch by 1. There is room for 4,095.
 	jumpEpochs = 1 << 20
 	// jumpGroups is for ids of placement groups.
-	jumpGroups = 1 << 13
+	jumpGroups = 1 << 12
 )
 
 // renewBatch is how many commands an entry of Renew has.
