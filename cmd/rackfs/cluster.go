@@ -19,7 +19,8 @@ const watchEvery = 2 * time.Second
 
 func newClusterCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "cluster", Short: "Begin and look after a cluster"}
-	cmd.AddCommand(newClusterInitCommand(), newClusterTokenCommand(), newClusterStatusCommand(), newClusterVotersCommand(), newClusterLevelCommand(), newClusterCanStopCommand())
+	cmd.AddCommand(newClusterInitCommand(), newClusterTokenCommand(), newClusterStatusCommand(), newClusterVotersCommand(), newClusterLevelCommand(), newClusterCanStopCommand(),
+		newClusterCheckCommand(), newClusterBackupCommand(), newClusterRestoreCommand(), newClusterAllowDeletionCommand())
 	return cmd
 }
 

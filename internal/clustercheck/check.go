@@ -99,7 +99,7 @@ func (c *checker) run(ctx context.Context) error {
 		}
 	}
 	c.report.Metadata = c.infos[clusterShard].Incarnation
-	c.report.Deletion = "on"
+	c.report.Deletion = DeletionOn
 	for _, shard := range c.o.Shards {
 		if i := c.infos[shard]; i.Incarnation != c.report.Metadata || string(i.Cluster) != string(c.cluster) {
 			c.r().add(Error, KindState, "shard %d is of incarnation %d of cluster %x, shard 0 of %d of %x", shard, i.Incarnation, i.Cluster, c.report.Metadata, c.cluster)

@@ -298,7 +298,7 @@ func (c *checker) neverGiven(ctx context.Context, shard uint16, s strayShard) er
 // orphan tells of a shard of a dead block, and whose it was.
 func (c *checker) orphan(ctx context.Context, s strayShard) {
 	severity, then := Notice, "the collector removes it"
-	if c.report.Deletion != "on" {
+	if c.report.Deletion != DeletionOn {
 		severity, then = Error, "it stays until deletion is allowed"
 	}
 	if !c.report.kept(severity, KindOrphan) {

@@ -31,6 +31,12 @@ const (
 	KindUnknown     = "unknown"     // a shard of a block that the metadata never gave out
 )
 
+// Values of Report.Deletion.
+const (
+	DeletionOn      = "on"
+	DeletionStopped = "stopped"
+)
+
 // Finding is one thing that is not as it should be.
 type Finding struct {
 	Severity Severity `json:"severity" enum:"error,notice"`
@@ -49,6 +55,7 @@ type Report struct {
 	Shards    uint64         `json:"shards" doc:"Shards that stores listed"`
 	Orphans   Orphans        `json:"orphans" doc:"What stores have of blocks that no file has"`
 	Deletion  string         `json:"deletion" enum:"on,stopped" doc:"stopped: the metadata was restored from a backup, and nothing is deleted until an operator allows it"`
+	Stopped   int            `json:"stopped" doc:"Errors that are only that deletion is stopped: of kinds deletion and orphan"`
 	Metadata  uint64         `json:"incarnation" doc:"Incarnation of the metadata; a restore raises it"`
 	TookNanos time.Duration  `json:"took_ns"`
 
@@ -72,6 +79,9 @@ func (r *Report) add(s Severity, kind, format string, args ...any) {
 	r.Counts[kind]++
 	if s == Error {
 		r.Errors++
+		if kind == KindDeletion || kind == KindOrphan {
+			r.Stopped++
+		}
 	} else {
 		r.Notices++
 	}

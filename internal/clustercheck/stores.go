@@ -54,7 +54,7 @@ func (c *checker) connect(ctx context.Context) {
 		}
 	}
 	for incarnation, ids := range stopped {
-		c.report.Deletion = "stopped"
+		c.report.Deletion = DeletionStopped
 		c.r().add(Error, KindDeletion, "the metadata is of incarnation %d, stores %v of %d: they delete nothing until `rackfs cluster allow-deletion`", c.report.Metadata, ids, incarnation)
 	}
 }

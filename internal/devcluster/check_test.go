@@ -172,6 +172,23 @@ func TestClusterCheck(t *testing.T) {
 	expect("it serves again")
 }
 
+// liveBlocks are the ids of all live blocks.
+func (c *Cluster) liveBlocks(t *testing.T) (ids []uint64) {
+	t.Helper()
+	for after := uint64(0); ; {
+		r, err := c.meta.Query(t.Context(), namespaceShard, &metapb.Query{Q: &metapb.Query_LiveBlocks{LiveBlocks: &metapb.LiveBlocksQ{After: after}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range r.GetBlocks().Blocks {
+			ids = append(ids, b.Id)
+		}
+		if after = r.GetBlocks().Next; after == 0 {
+			return ids
+		}
+	}
+}
+
 // anyBlock is a block of 4 data shards and its group.
 func (c *Cluster) anyBlock(t *testing.T) (block uint64, pg uint32) {
 	t.Helper()

@@ -1,0 +1,213 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/rackfs/rackfs/api"
+	"github.com/rackfs/rackfs/internal/backup"
+	"github.com/rackfs/rackfs/internal/clustercheck"
+	"github.com/rackfs/rackfs/internal/devcluster"
+	"github.com/rackfs/rackfs/internal/node"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+func newClusterCheckCommand() *cobra.Command {
+	var (
+		to  connection
+		raw bool
+	)
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Verify every invariant of the running cluster",
+		Long: `Verify every invariant of the running cluster: the state of each metadata
+shard, that all voters have the same, placement, the stores, and that stores have
+exactly what files need. Ends with an error if something is wrong. What each
+line means is in docs/operations.md.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return to.run(func(c *api.Client) error {
+				r, err := runCheck(cmd.Context(), c, cmd.ErrOrStderr())
+				if err != nil {
+					return err
+				}
+				if raw {
+					err = printJSON(cmd.OutOrStdout(), r)
+				} else {
+					writeReport(cmd.OutOrStdout(), r)
+				}
+				if err == nil && r.Errors > 0 {
+					err = vfs.Errorf(vfs.KindCorrupt, "check", "%d errors", r.Errors)
+				}
+				return err
+			})
+		},
+	}
+	to.flags(cmd)
+	cmd.Flags().BoolVar(&raw, "json", false, "as JSON")
+	return cmd
+}
+
+// runCheck checks the cluster and tells progress on out.
+func runCheck(ctx context.Context, c *api.Client, out io.Writer) (*api.Report, error) {
+	return c.Check(ctx, func(p api.Progress) {
+		switch {
+		case p.Total > 0:
+			fmt.Fprintf(out, "%s: %d%%\n", p.Step, 100*p.Done/p.Total)
+		case p.Done > 0:
+			fmt.Fprintf(out, "%s: %d\n", p.Step, p.Done)
+		default:
+			fmt.Fprintln(out, p.Step)
+		}
+	})
+}
+
+func writeReport(w io.Writer, r *api.Report) {
+	told := map[string]int{}
+	for _, f := range r.Findings {
+		told[f.Kind]++
+		fmt.Fprintf(w, "%-6s  %-11s  %s\n", f.Severity, f.Kind, f.Text)
+	}
+	for kind, n := range r.Counts {
+		if more := n - told[kind]; more > 0 {
+			fmt.Fprintf(w, "        %-11s  %d more\n", kind, more)
+		}
+	}
+	fmt.Fprintf(w, "%d errors, %d notices; %d inodes, %d blocks, %d shards looked at in %v\n", r.Errors, r.Notices, r.Inodes, r.Blocks, r.Shards, r.TookNanos.Round(time.Millisecond))
+	if o := r.Orphans; o.Shards > 0 {
+		fmt.Fprintf(w, "orphaned: %d blocks that no file has, %d shards, %d bytes\n", o.Blocks, o.Shards, o.Bytes)
+	}
+	if r.Deletion != clustercheck.DeletionOn {
+		fmt.Fprintf(w, "deletion is stopped: the metadata (incarnation %d) was restored from a backup\n", r.Metadata)
+	}
+}
+
+func newClusterBackupCommand() *cobra.Command {
+	var to connection
+	cmd := &cobra.Command{
+		Use:   "backup FILE",
+		Short: "Write a backup of the metadata to a file",
+		Long: `Write a backup of the metadata of all shards to a file, while the cluster goes
+on. It is verified before it gets its name. Keys are in it: keep it as you keep
+those. It needs the data in the block stores, and is good for as long as they have
+what it names (meta.gc_grace).`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return to.run(func(c *api.Client) error {
+				head, shards, err := backup.Save(args[0], func(w io.Writer) error { return c.Backup(cmd.Context(), w) })
+				if err != nil {
+					return err
+				}
+				var bytes int64
+				for _, s := range shards {
+					bytes += s.Bytes
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "%s: cluster %s, incarnation %d, %d shards, %d bytes\nfiles that are changed or deleted from now on are whole if it is restored until %s (meta.gc_grace)\n",
+					args[0], head.Cluster, head.Incarnation, len(shards), bytes, head.GoodUntil.Local().Format(time.RFC3339))
+				return nil
+			})
+		},
+	}
+	to.flags(cmd)
+	return cmd
+}
+
+func newClusterRestoreCommand() *cobra.Command {
+	var config, data string
+	cmd := &cobra.Command{
+		Use:   "restore FILE (--config FILE | --data DIR)",
+		Short: "Form the metadata anew from a backup, on a node that does not run",
+		Long: `Form the metadata of the cluster anew from a backup. No node of the cluster may
+run, and the directory of this one's metadata (meta in its data directory) has to
+be gone or empty. Block stores keep their disks; they delete nothing until
+"rackfs cluster allow-deletion". NFS clients have to mount again.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f, err := os.Open(args[0])
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+			var r node.Restored
+			next := "start rackfs dev on " + data
+			if data != "" {
+				r.Restored, err = devcluster.Restore(data, f, log)
+			} else {
+				var c *node.Config
+				if c, err = node.LoadConfig(config); err != nil {
+					return err
+				}
+				r, err = node.Restore(c, f, log)
+				next = "start this node: rackfs node --config " + config
+			}
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "restored: the metadata of %s, incarnation %d is now %d\n", r.Began.Local().Format(time.RFC3339), r.Incarnation, r.Now)
+			if len(r.Others) > 0 {
+				fmt.Fprintf(cmd.OutOrStdout(), "before anything else: on %s, which must not run, remove the directory meta in the data directory: what is in it is the cluster before\n", strings.Join(r.Others, ", "))
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s, then all others; look with `rackfs cluster check`; then `rackfs cluster allow-deletion`\n", next)
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&config, "config", defaultConfig, "configuration file of this node")
+	cmd.Flags().StringVar(&data, "data", "", "data directory of `rackfs dev`, instead of --config")
+	return cmd
+}
+
+func newClusterAllowDeletionCommand() *cobra.Command {
+	var (
+		to           connection
+		yes, despite bool
+	)
+	cmd := &cobra.Command{
+		Use:   "allow-deletion",
+		Short: "After a restore: let block stores delete what the metadata does not know",
+		Long: `After a restore block stores delete nothing, for what the restored metadata does
+not know may be what you miss. This checks the cluster, shows what is orphaned and,
+if nothing else is wrong, lets the stores delete it. There is no way back.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return to.run(func(c *api.Client) error {
+				r, err := runCheck(cmd.Context(), c, cmd.ErrOrStderr())
+				if err != nil {
+					return err
+				}
+				out := cmd.OutOrStdout()
+				writeReport(out, r)
+				if r.Deletion == clustercheck.DeletionOn {
+					fmt.Fprintln(out, "all stores delete what the metadata does not know: there is nothing to allow")
+					return nil
+				}
+				if other := r.Errors - r.Stopped; other > 0 && !despite {
+					return vfs.Errorf(vfs.KindCorrupt, "allow-deletion", "%d errors besides what is orphaned: what they miss may be among it; put them right first, or say --despite-errors", other)
+				}
+				if !yes {
+					fmt.Fprintf(out, "Delete %d blocks (%d bytes) that the restored metadata does not know, for ever? Type yes: ", r.Orphans.Blocks, r.Orphans.Bytes)
+					if line, _ := bufio.NewReader(cmd.InOrStdin()).ReadString('\n'); strings.TrimSpace(line) != "yes" {
+						return vfs.Errorf(vfs.KindCanceled, "allow-deletion", "nothing was changed")
+					}
+				}
+				if err := c.AllowDeletion(cmd.Context(), r.Metadata); err != nil {
+					return err
+				}
+				fmt.Fprintln(out, "allowed: stores begin to delete within some seconds, those that are away when they are back")
+				return nil
+			})
+		},
+	}
+	to.flags(cmd)
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	cmd.Flags().BoolVar(&despite, "despite-errors", false, "also if the check finds errors besides what is orphaned")
+	return cmd
+}
