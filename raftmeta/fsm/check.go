@@ -452,7 +452,9 @@ func (c *checker) finish() {
 		})
 	}
 	c.clients.finish()
-	c.groups()
+	if c.first() {
+		c.try(c.groups)
+	}
 }
 
 // collect checks dying blocks and leased ids.

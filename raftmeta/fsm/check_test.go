@@ -22,6 +22,9 @@ func (r *rig) check() {
 	if err := check(r.store, hash); err != nil {
 		r.t.Fatalf("invariant: %v", err)
 	}
+	if r.index%8 != 0 {
+		return // it takes three times as long
+	}
 	whole, parts := found(r, hash, 0), found(r, hash, 1+r.store.Len()/7)
 	if !slices.Equal(whole, parts) {
 		r.t.Fatalf("looked at as a whole the state has %q, in parts %q", whole, parts)

@@ -21,7 +21,7 @@ const (
 	jumpIDs = 1 << 32
 	// jumpEpochs is for placement groups: each move of a slot raises the epoch by 1. There is room for 4,095.
 	jumpEpochs = 1 << 20
-	// jumpGroups is for ids of placement groups.
+	// jumpGroups is for ids of placement groups and of node groups.
 	jumpGroups = 1 << 12
 )
 
@@ -192,6 +192,10 @@ func (n *renewer) namespace() {
 func (n *renewer) cluster(r *Renewal) {
 	if n.level >= levelCollect {
 		n.jump(counterKey{what: counterMap}, jumpIDs, math.MaxInt64)
+	}
+	if n.level >= levelCluster {
+		n.jump(counterKey{what: counterPG}, jumpGroups, math.MaxUint32)
+		n.jump(counterKey{what: counterGroup}, jumpGroups, math.MaxUint32)
 	}
 	n.jump(counterKey{what: counterClient}, jumpIDs, maxClientID)
 	n.drop("j/t/") // a token that was used since would be a new one again
