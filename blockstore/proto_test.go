@@ -31,6 +31,7 @@ func TestMessages(t *testing.T) {
 		}),
 		"listed": rapid.Map(rapid.Bool(), func(b bool) message { return &ListReply{b} }),
 		"disk":   rapid.Map(rapid.Uint32(), func(d uint32) message { return &DiskRequest{d} }),
+		"groups": rapid.Map(rapid.Make[GroupsRequest](), func(m GroupsRequest) message { return &m }),
 		"info":   rapid.Map(rapid.Make[InfoReply](), func(m InfoReply) message { return &m }),
 	}
 	for name, gen := range gens {
@@ -50,7 +51,7 @@ func TestMessages(t *testing.T) {
 			})
 		})
 	}
-	for _, m := range []message{&PutRequest{}, &GetRequest{}, &ListRequest{}, &DiskRequest{}} {
+	for _, m := range []message{&PutRequest{}, &GetRequest{}, &ListRequest{}, &DiskRequest{}, &GroupsRequest{}} {
 		p := m.Append(nil)
 		p[0] = 2
 		if err := m.Decode(p); vfs.KindOf(err) != vfs.KindInvalid {

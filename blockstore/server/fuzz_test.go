@@ -59,6 +59,7 @@ func FuzzCall(f *testing.F) {
 	f.Add(uint16(blockstore.OpStat), req(&blockstore.GetRequest{Disk: 1, Key: kept}), []byte(nil))
 	f.Add(uint16(blockstore.OpList), req(&blockstore.ListRequest{Disk: 1, PG: 7, Limit: 10}), []byte(nil))
 	f.Add(uint16(blockstore.OpList), req(&blockstore.ListRequest{Disk: 1, PG: 7, Limit: 1<<32 - 1, After: &kept}), []byte(nil))
+	f.Add(uint16(blockstore.OpGroups), req(&blockstore.GroupsRequest{Disk: 1, After: 6}), []byte(nil))
 	f.Add(uint16(blockstore.OpDelete), req(&blockstore.DiskRequest{Disk: 1}), segment.AppendKeys(nil, []segment.Key{kept}))
 	f.Add(uint16(blockstore.OpFence), req(&blockstore.DiskRequest{Disk: 1}), segment.AppendEpochs(nil, []segment.Epoch{{PG: 1, Epoch: 2}}))
 	f.Add(uint16(blockstore.OpFence), req(&blockstore.DiskRequest{Disk: 2}), []byte("short"))

@@ -302,12 +302,13 @@ func TestServerRefuses(t *testing.T) {
 		"stat":   {blockstore.OpStat, get.Append(nil), nil},
 		"list":   {blockstore.OpList, list.Append(nil), nil},
 		"info":   {blockstore.OpInfo, disk.Append(nil), nil},
+		"groups": {blockstore.OpGroups, (&blockstore.GroupsRequest{}).Append(nil), nil},
 		"fence":  {blockstore.OpFence, disk.Append(nil), fence},
 		"delete": {blockstore.OpDelete, disk.Append(nil), del},
 	}
-	order := []string{"put", "get", "stat", "list", "info", "fence", "delete"}
+	order := []string{"put", "get", "stat", "list", "info", "groups", "fence", "delete"}
 	for _, c := range []struct{ role, may string }{
-		{"gateway", "put get stat list info"}, {"meta", "stat list info fence"}, {"block", "stat list info"}, {"local", ""},
+		{"gateway", "put get stat list info groups"}, {"meta", "stat list info groups fence"}, {"block", "stat list info groups"}, {"local", ""},
 	} {
 		w := dial(c.role)
 		for _, name := range order {

@@ -37,9 +37,6 @@ type Options struct {
 	Shards   []uint16 // all that the cluster has
 	Connect  func(node, address string) Conn
 
-	// Eligible says whether a store may hold data of a pool, by a map; nil: all may.
-	Eligible func(m *metapb.ClusterMapR) func(*metapb.Pool, *metapb.Store) bool
-
 	Blocks   int              // live blocks whose inventory is taken at once
 	Records  int              // records of a state that are kept in memory at once
 	Progress func(p Progress) // nil: nobody is told
@@ -111,17 +108,10 @@ func (c *checker) run(ctx context.Context) error {
 	if err := c.readMap(ctx); err != nil {
 		return err
 	}
-	Placement(c.cmap, c.eligible(), c.r())
+	Placement(c.cmap, c.r())
 	c.o.Progress(Progress{Step: "stores"})
 	c.connect(ctx)
 	return c.inventory(ctx)
-}
-
-func (c *checker) eligible() func(*metapb.Pool, *metapb.Store) bool {
-	if c.o.Eligible == nil {
-		return nil
-	}
-	return c.o.Eligible(c.cmap)
 }
 
 // shard checks the state of one shard.

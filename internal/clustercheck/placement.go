@@ -2,12 +2,14 @@ package clustercheck
 
 import (
 	"cmp"
+	"fmt"
 
+	"github.com/rackfs/rackfs/nodegroup"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 )
 
-// Placement checks a cluster map by itself. eligible says whether a store may hold data of a pool; nil: all may.
-func Placement(m *metapb.ClusterMapR, eligible func(*metapb.Pool, *metapb.Store) bool, r *Report) {
+// Placement checks a cluster map by itself.
+func Placement(m *metapb.ClusterMapR, r *Report) {
 	stores := map[uint32]*metapb.Store{}
 	disks := map[string]uint32{}
 	for _, s := range m.GetStores() {
@@ -27,13 +29,20 @@ func Placement(m *metapb.ClusterMapR, eligible func(*metapb.Pool, *metapb.Store)
 			if g.Id > p.LastPg && p.LastPg != 0 {
 				r.add(Error, KindPlacement, "placement group %d is above the last one that pool %s is said to have had, %d", g.Id, p.Name, p.LastPg)
 			}
-			group(p, g, stores, eligible, r)
+			group(p, g, stores, r)
 		}
+	}
+	for _, x := range nodegroup.Exclusive(m) {
+		severity := Error
+		if x.Place == nodegroup.Leaving {
+			severity = Notice // the slot is on its way
+		}
+		r.add(severity, KindReservation, "%v", x)
 	}
 }
 
 // group checks one placement group.
-func group(p *metapb.Pool, g *metapb.PlacementGroup, stores map[uint32]*metapb.Store, eligible func(*metapb.Pool, *metapb.Store) bool, r *Report) {
+func group(p *metapb.Pool, g *metapb.PlacementGroup, stores map[uint32]*metapb.Store, r *Report) {
 	if want := int(cmp.Or(g.K, p.K) + p.M); len(g.Slots) != want {
 		r.add(Error, KindPlacement, "placement group %d of pool %s has %d slots, not %d", g.Id, p.Name, len(g.Slots), want)
 	}
@@ -56,10 +65,6 @@ func group(p *metapb.Pool, g *metapb.PlacementGroup, stores map[uint32]*metapb.S
 		if s.Filling {
 			r.add(Notice, KindMoving, "slot %d of placement group %d is being filled on store %d", i, g.Id, s.Store)
 		}
-		if eligible != nil && !eligible(p, st) {
-			r.add(Error, KindReservation, "slot %d of placement group %d is on store %d of node %s, which may not hold data of pool %s: it moves when there is somewhere to go",
-				i, g.Id, s.Store, st.Node, p.Name)
-		}
 		d := domain(p, st)
 		if j, had := where[d.key]; had {
 			r.add(Error, KindPlacement, "slots %d and %d of placement group %d are in one failure domain, %s", j, i, g.Id, d.text)
@@ -80,5 +85,5 @@ func domain(p *metapb.Pool, s *metapb.Store) failureDomain {
 	case "zone":
 		return failureDomain{s.Zone, "zone " + cmp.Or(s.Zone, "(none)")}
 	}
-	return failureDomain{string(s.Uuid), "the disk of store " + s.Node}
+	return failureDomain{string(s.Uuid), fmt.Sprintf("the disk of store %d", s.Id)}
 }

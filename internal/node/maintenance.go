@@ -10,9 +10,7 @@ import (
 	"github.com/rackfs/rackfs/internal/clustercheck"
 	"github.com/rackfs/rackfs/internal/provision"
 	"github.com/rackfs/rackfs/internal/wire"
-	"github.com/rackfs/rackfs/placement"
 	"github.com/rackfs/rackfs/raftmeta"
-	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 )
 
@@ -43,20 +41,10 @@ func (m *Maintenance) Backup(ctx context.Context, out io.Writer) error {
 func (m *Maintenance) Check(ctx context.Context, progress func(clustercheck.Progress)) (*clustercheck.Report, error) {
 	return clustercheck.Run(ctx, clustercheck.Options{
 		Meta: m.Meta, Replicas: m.Server, Shards: m.shards(), Progress: progress,
-		Eligible: eligible,
 		Connect: func(node, address string) clustercheck.Conn {
 			return wire.NewClient(wire.Dialer("tcp", address), wire.ClientOptions{Security: m.Security(node), Logger: m.Logger})
 		},
 	})
-}
-
-// eligible is the rule of package placement for a map.
-func eligible(m *metapb.ClusterMapR) func(*metapb.Pool, *metapb.Store) bool {
-	reserved := placement.Reservations{}
-	for _, r := range m.GetReservations() {
-		reserved[r.Rack] = r.Group
-	}
-	return func(p *metapb.Pool, s *metapb.Store) bool { return reserved.Eligible(p.Group, s.Group, s.Rack) }
 }
 
 // maintenance is what a node offers of it: as long as it has no voter, a reason.
