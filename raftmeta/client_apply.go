@@ -71,6 +71,7 @@ func idempotent(cmd *metapb.Command) bool {
 		*metapb.Command_ReapBlocks, *metapb.Command_ChangePgs, *metapb.Command_ReplaceStore,
 		*metapb.Command_PutFileSystem, *metapb.Command_PutStore, *metapb.Command_PutPool,
 		*metapb.Command_PutKey,
+		*metapb.Command_AllowDeletion,
 		*metapb.Command_PutNode, *metapb.Command_RemoveNode, *metapb.Command_PutToken, *metapb.Command_JoinNode,
 		*metapb.Command_PutGroup, *metapb.Command_RemoveGroup, *metapb.Command_ReserveRacks, *metapb.Command_SetNodeGroup, *metapb.Command_RemovePool,
 		*metapb.Command_SetNodeState, *metapb.Command_RetireNode, *metapb.Command_RetireStores:

@@ -53,6 +53,7 @@ type keeper struct {
 	doing    string        // in the last look,
 	looks    int           // and for how many in a row
 	silent   int           // looks in a row in which the voter had no leader
+	asked    int           // looks until the others are asked for their incarnation
 }
 
 func (k *keeper) run(ctx context.Context) {
@@ -101,6 +102,9 @@ func (k *keeper) step(ctx context.Context) (again bool, doing string, err error)
 	s.mu.RLock()
 	sh, broken := s.shards[k.id], s.broken[k.id]
 	s.mu.RUnlock()
+	if sh != nil && sh.failure() == nil {
+		k.outlived(ctx, sh)
+	}
 	if sh != nil {
 		if broken = sh.failure(); broken == nil && sh.settled() {
 			sh.target.Store(0)

@@ -245,8 +245,9 @@ func (s *Server) serveLeader(call *wire.Call) error {
 	}
 	if call.Op == OpInfo {
 		st := sh.host.Status()
+		incarnation, _ := sh.incarnation() // 0 before the first entry
 		return answer(call, &metapb.ShardInfoR{
-			Shard: req.Shard, Level: st.Level, Applied: st.State, Digest: st.Digest, Cluster: s.node.Cluster, MaxLevel: s.opt.MaxLevel,
+			Shard: req.Shard, Incarnation: incarnation, Level: st.Level, Applied: st.State, Digest: st.Digest, Cluster: s.node.Cluster, MaxLevel: s.opt.MaxLevel,
 		})
 	}
 	_, id := sh.raft.LeaderWithID()

@@ -146,7 +146,7 @@ be gone or empty. Block stores keep their disks; they delete nothing until
 				if c, err = node.LoadConfig(config); err != nil {
 					return err
 				}
-				r, err = node.Restore(c, f, log)
+				r, err = node.Restore(cmd.Context(), c, f, log)
 				next = "start this node: rackfs node --config " + config
 			}
 			if err != nil {
@@ -154,7 +154,7 @@ be gone or empty. Block stores keep their disks; they delete nothing until
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "restored: the metadata of %s, incarnation %d is now %d\n", r.Began.Local().Format(time.RFC3339), r.Incarnation, r.Now)
 			if len(r.Others) > 0 {
-				fmt.Fprintf(cmd.OutOrStdout(), "before anything else: on %s, which must not run, remove the directory meta in the data directory: what is in it is the cluster before\n", strings.Join(r.Others, ", "))
+				fmt.Fprintf(cmd.OutOrStdout(), "start none of %s before this node serves: what is in their metadata is the cluster before, and they take this one's over when they see it\n", strings.Join(r.Others, ", "))
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s, then all others; look with `rackfs cluster check`; then `rackfs cluster allow-deletion`\n", next)
 			return nil

@@ -154,6 +154,57 @@ func TestBackupAndRestore(t *testing.T) {
 	}
 }
 
+// Voters whose directories of before the restore were left see that the metadata was restored, and join it.
+func TestVotersOfBefore(t *testing.T) {
+	c := newCluster(t, 3)
+	c.form()
+	c.raise()
+	gw := c.gateway("gw")
+	ctx := c.ctx()
+	_, err := gw.Apply(ctx, 1, create("before", 0))
+	c.must(err)
+	var file bytes.Buffer
+	_, _, err = Write(ctx, c.options(gw, 0), &file)
+	c.must(err)
+	_, err = gw.Apply(ctx, 1, create("after", 0))
+	c.must(err)
+	c.close()
+	c.must(os.RemoveAll(c.path(0)))
+	restored, err := Restore(RestoreOptions{Targets: []Target{{c.path(0), c.names[0]}}, Cluster: clusterID, Log: raftmeta.WAL, Now: time.Now(), Logger: quiet}, bytes.NewReader(file.Bytes()))
+	c.must(err)
+	for i := range 3 {
+		c.start(i)
+	}
+	for _, shard := range shards {
+		c.eventually("all to be voters of what was restored", func() bool {
+			voters := map[string]int{}
+			for _, s := range c.servers {
+				for _, st := range s.Status() {
+					if st.Shard == shard && st.Member == raftmeta.Voter && st.Err == "" {
+						voters[fmt.Sprint(st.Voters)]++
+					}
+				}
+			}
+			for _, n := range voters {
+				return n == 3
+			}
+			return false
+		})
+		i, err := info(ctx, c.client(), shard)
+		c.must(err)
+		if i.Incarnation != restored.Now {
+			t.Fatalf("shard %d is of incarnation %d, restored was %d", shard, i.Incarnation, restored.Now)
+		}
+	}
+	cl := c.client()
+	if ok, err := has(ctx, cl, "before"); !ok {
+		t.Fatal(err)
+	}
+	if ok, err := has(ctx, cl, "after"); ok || err != nil {
+		t.Fatalf("a file that came after the backup: %v, %v", ok, err)
+	}
+}
+
 // between calls a function after the first copy was made.
 type between struct {
 	Source

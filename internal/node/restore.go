@@ -1,12 +1,14 @@
 package node
 
 import (
+	"context"
 	"log/slog"
+	"net/http"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/rackfs/rackfs/internal/backup"
+	"github.com/rackfs/rackfs/internal/pki"
 	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/vfs"
@@ -15,13 +17,13 @@ import (
 // Restored is what Restore made.
 type Restored struct {
 	backup.Restored
-	Others []string // the other meta nodes, whose metadata has to go before they start
+	Others []string // the other meta nodes, whose metadata is that of the cluster before
 }
 
-// Restore forms the metadata of the cluster that this node belongs to anew from a backup, with this node as its only voter. The node must not run,
-// and its metadata be gone; its identity, certificates and disks stay. The cluster's other meta nodes join again with directories of metadata
-// that are empty.
-func Restore(c *Config, file *os.File, log *slog.Logger) (Restored, error) {
+// Restore forms the metadata of the cluster that this node belongs to anew from a backup, with this node as its only voter. Neither this node nor
+// another meta node may run, and this node's metadata be gone; its identity, certificates and disks stay. The cluster's other meta nodes join
+// again when they start.
+func Restore(ctx context.Context, c *Config, file *os.File, log *slog.Logger) (Restored, error) {
 	const op = "restore"
 	d, err := openDataDir(vfile.OS{}, c)
 	if err != nil {
@@ -34,23 +36,39 @@ func Restore(c *Config, file *os.File, log *slog.Logger) (Restored, error) {
 	case !c.Has(RoleMeta):
 		return Restored{}, vfs.Errorf(vfs.KindInvalid, op, "node %s does not have the role meta", c.Name)
 	}
-	r, err := backup.Restore(backup.RestoreOptions{
+	var out Restored
+	if out.Others, err = othersStopped(ctx, d, c, log); err != nil {
+		return Restored{}, vfs.Wrap(op, err)
+	}
+	out.Restored, err = backup.Restore(backup.RestoreOptions{
 		Targets: []backup.Target{{Dir: d.sub(metaDir), Node: c.Name}}, Cluster: d.state.Settings.ID(), Log: raftmeta.Backend(d.state.RaftLog),
 		Files: d.files, Now: time.Now(), Logger: log,
 	}, file)
+	return out, err
+}
+
+// othersStopped lists the other meta nodes that this one knows, and refuses if one of them runs.
+func othersStopped(ctx context.Context, d *dataDir, c *Config, log *slog.Logger) ([]string, error) {
+	id, err := pki.LoadIdentity(d.files, d.sub(pkiDir))
 	if err != nil {
-		return Restored{}, err
+		return nil, err
 	}
-	out := Restored{Restored: r}
-	var peers []peer
-	if _, err := d.loadJSON(nodesFile, &peers); err != nil {
-		return out, err
+	x, err := openDirectory(d, c.peer(d.state.id()), log)
+	if err != nil {
+		return nil, err
 	}
-	for _, p := range peers {
-		if p.Meta != "" && p.Name != c.Name {
-			out.Others = append(out.Others, p.Name)
+	r := &renewer{dir: d, id: pki.NewHolder(id), peers: x, now: time.Now}
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	var others []string
+	for _, p := range x.controls() {
+		if p.Name == c.Name {
+			continue
 		}
+		if err := r.call(ctx, p, http.MethodGet, pathLocal, nil, new(Local)); err == nil {
+			return nil, vfs.Errorf(vfs.KindBusy, "", "node %s runs: stop rackfs on all nodes first; if its metadata is whole, this node gets a copy of it when it starts, without a backup", p.Name)
+		}
+		others = append(others, p.Name)
 	}
-	slices.Sort(out.Others)
-	return out, nil
+	return others, nil
 }
