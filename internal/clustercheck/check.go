@@ -27,7 +27,7 @@ type Replicas interface {
 // Defaults of Options.
 const (
 	DefaultBlocks  = 1 << 20 // 32 MiB
-	DefaultRecords = 1 << 20 // half a gigabyte
+	DefaultRecords = 1 << 20 // 240 MiB
 )
 
 // Options of a check. Those of the first group are required.

@@ -103,6 +103,7 @@ func TestRestore(t *testing.T) {
 	if r.Deletion != clustercheck.DeletionStopped || r.Errors != r.Stopped || r.Orphans.Blocks != uint64(len(orphans)) || r.Counts[clustercheck.KindDeletion] != 1 {
 		t.Fatalf("%d orphans: %+v%s", len(orphans), r, told(r))
 	}
+	t.Logf("checked %d inodes, %d blocks and %d shards in %v", r.Inodes, r.Blocks, r.Shards, r.TookNanos)
 	for _, f := range r.Findings {
 		if f.Kind == clustercheck.KindOrphan {
 			var store, shard int

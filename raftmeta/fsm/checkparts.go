@@ -10,7 +10,7 @@ import (
 	"github.com/rackfs/rackfs/vfs"
 )
 
-// DefaultCheckRecords is how many records a check keeps at once by default: about half a gigabyte of memory.
+// DefaultCheckRecords is how many records a check keeps at once by default: about 240 MiB of memory.
 const DefaultCheckRecords = 1 << 20
 
 // CheckOptions bound a check of a state.

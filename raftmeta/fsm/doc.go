@@ -56,6 +56,7 @@
 //	m/queue                   the length of the purge queue,
 //	m/dying                   the length of the queue of dying blocks;
 //	m/map                   the version of the cluster map (shard 0)
+//	m/deletion              the incarnation for which deletion was allowed, 8 bytes (shard 0)
 //	n/ fs                   NamespaceRecord
 //	c/ fs                   the next inode number, 8 bytes; never goes back
 //	u/ fs [project]         UsageRecord of the file system, or of one project in it: usage, limits, directory
@@ -224,6 +225,12 @@
 // released id is never known again: W/ holds the released ids, as intervals, of which there are about as many as living clients, because every
 // id that PutClient gave is released in the end. The end of a client is a sequence of steps that may be repeated: RemoveClient (shard 0: in release),
 // ReleaseClients (every namespace shard), ForgetClients (shard 0). Only when all shards have released it may somebody else be given what it had.
+//
+// # Restored states
+//
+// A state that was restored from a backup goes on as a new incarnation of the metadata (Renew): counters jump beyond all that may have been
+// given out since, epochs of placement groups rise, origins and NFS clients end, file handles get a new key. Block stores belong to the former
+// incarnation and delete nothing until AllowDeletion says that they may.
 //
 // # Reading
 //
