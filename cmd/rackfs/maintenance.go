@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -192,11 +191,8 @@ if nothing else is wrong, lets the stores delete it. There is no way back.`,
 				if other := r.Errors - r.Stopped; other > 0 && !despite {
 					return vfs.Errorf(vfs.KindCorrupt, "allow-deletion", "%d errors besides what is orphaned: what they miss may be among it; put them right first, or say --despite-errors", other)
 				}
-				if !yes {
-					fmt.Fprintf(out, "Delete %d blocks (%d bytes) that the restored metadata does not know, for ever? Type yes: ", r.Orphans.Blocks, r.Orphans.Bytes)
-					if line, _ := bufio.NewReader(cmd.InOrStdin()).ReadString('\n'); strings.TrimSpace(line) != "yes" {
-						return vfs.Errorf(vfs.KindCanceled, "allow-deletion", "nothing was changed")
-					}
+				if err := confirm(cmd, yes, "Delete %d blocks (%d bytes) that the restored metadata does not know, for ever?", r.Orphans.Blocks, r.Orphans.Bytes); err != nil {
+					return err
 				}
 				if err := c.AllowDeletion(cmd.Context(), r.Metadata); err != nil {
 					return err

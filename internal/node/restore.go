@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/rackfs/rackfs/api"
 	"github.com/rackfs/rackfs/internal/backup"
 	"github.com/rackfs/rackfs/internal/pki"
 	"github.com/rackfs/rackfs/internal/vfile"
@@ -53,7 +54,7 @@ func othersStopped(ctx context.Context, d *dataDir, c *Config, log *slog.Logger)
 	if err != nil {
 		return nil, err
 	}
-	x, err := openDirectory(d, c.peer(d.state.id()), log)
+	x, err := openDirectory(d, c.peer(d.state.id()), func([]pki.Revocation) {}, log)
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +66,7 @@ func othersStopped(ctx context.Context, d *dataDir, c *Config, log *slog.Logger)
 		if p.Name == c.Name {
 			continue
 		}
-		if err := r.call(ctx, p, http.MethodGet, pathLocal, nil, new(Local)); err == nil {
+		if err := r.call(ctx, p, http.MethodGet, pathLocal, nil, new(api.Local)); err == nil {
 			return nil, vfs.Errorf(vfs.KindBusy, "", "node %s runs: stop rackfs on all nodes first; if its metadata is whole, this node gets a copy of it when it starts, without a backup", p.Name)
 		}
 		others = append(others, p.Name)
