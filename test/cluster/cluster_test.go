@@ -93,7 +93,7 @@ func TestThreeNodes(t *testing.T) {
 	n1.refused("belongs to no cluster", "node")
 	n1.must("cluster", "init", "--profile", "4+2", "--nodes", "3")
 	n1.refused("already", "cluster", "init")
-	n1.refused("does not run here", "cluster", "token")
+	n1.refused("start `rackfs node`", "cluster", "token")
 	n1.start()
 	n1.refused("in use by another process", "node")
 	if st := n1.status(); !strings.Contains(st.Health, "writers wait") && st.Health != "ok" {
