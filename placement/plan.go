@@ -236,13 +236,17 @@ func (p *planner) together(a uint32, b int32) bool {
 }
 
 // free reports whether slot j of g may be in store s: the group has nothing in it, and no other slot in its domain.
-func (p *planner) free(g *Group, j int, s int32) bool {
+func (p *planner) free(g *Group, j int, s int32) bool { return p.roomFor(g, j, s, false) }
+
+// roomFor is free; with lost, what other slots are moved away from does not take up its domain. That is for a slot whose shards are nowhere: it
+// would have to wait for those moves, which end when all members of the group answer, that is, never before it has a new store.
+func (p *planner) roomFor(g *Group, j int, s int32, lost bool) bool {
 	id := p.stores[s].ID
 	for i, m := range g.Members {
 		if m.Store == id || m.Previous == id {
 			return false
 		}
-		if i != j && (p.together(m.Store, s) || m.Previous != 0 && p.together(m.Previous, s)) {
+		if i != j && (p.together(m.Store, s) || !lost && m.Previous != 0 && p.together(m.Previous, s)) {
 			return false
 		}
 	}
@@ -307,7 +311,10 @@ func (p *planner) move() {
 				}
 			}
 			c := classOf(p.groups[i].K, j)
-			to := p.spare(up[c], &p.groups[i], j)
+			to := p.spare(up[c], &p.groups[i], j, false)
+			if to < 0 && !p.readable(m.Store) && (m.Previous == 0 || !p.readable(m.Previous)) {
+				to = p.spare(up[c], &p.groups[i], j, true)
+			}
 			if to < 0 {
 				continue
 			}
@@ -323,13 +330,13 @@ func (p *planner) move() {
 }
 
 // spare is the store that takes slot j of g, -1 if there is none.
-func (p *planner) spare(up *queue, g *Group, j int) int32 {
+func (p *planner) spare(up *queue, g *Group, j int, lost bool) int32 {
 	best, least := int32(-1), 0
 	var aside []int32
 	for s := up.first(0); s >= 0; s = up.first(0) {
 		up.remove(s)
 		aside = append(aside, s)
-		if !p.free(g, j, s) {
+		if !p.roomFor(g, j, s, lost) {
 			continue
 		}
 		if u := p.uneven(p.fullTree(), g, j, s); best < 0 || u < least {

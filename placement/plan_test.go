@@ -392,3 +392,29 @@ func TestAssess(t *testing.T) {
 		t.Errorf("eight stores: %+v", r)
 	}
 }
+
+// A slot was on its way from n1 to n5 when n3, which has another slot of the group, was lost, and there is no further node. The move ends when all members
+// answer, so the lost slot cannot wait for it: it goes to n1, to another disk than the one that the move is from.
+func TestLossDuringAMove(t *testing.T) {
+	at := func(id uint32, node string, c Condition) StoreState {
+		return StoreState{ID: id, Condition: c, Readable: c == Up, Weight: 1, Location: Location{Node: node}}
+	}
+	pool := PoolState{Profile: Profile{K: 2, M: 1}, Level: Node, NextID: 2, Groups: []Group{{ID: 1, Epoch: 3, K: 2, Members: []Member{
+		{Store: 7}, {Store: 9, Previous: 1, Filling: true}, {Store: 5}}}}}
+	stores := []StoreState{at(1, "n1", Up), at(2, "n1", Up), at(5, "n3", Out), at(7, "n4", Up), at(9, "n5", Up)}
+	moved := func(stores []StoreState) *Member {
+		for _, c := range Plan(pool, stores) {
+			if c.Group.ID == 1 && c.Group.Members[2].Store != 5 {
+				return &c.Group.Members[2]
+			}
+		}
+		return nil
+	}
+	if m := moved(stores); m == nil || m.Store != 2 {
+		t.Errorf("the lost slot: %+v, want store 2", m)
+	}
+	stores[2].Readable = true // it is only to be emptied: then it waits, for with n1 two shards would be lost
+	if m := moved(stores); m != nil {
+		t.Errorf("the slot of a store that is there: %+v, want it to wait", m)
+	}
+}
