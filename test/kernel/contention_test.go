@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	contentionDeadline = 10 * time.Minute
+	contentionDeadline = 30 * time.Minute
 	randomIODeadline   = 30 * time.Minute
 )
 
