@@ -50,8 +50,10 @@ func (l Loss) String() string {
 		s += fmt.Sprintf("blocks of %d groups could not be read", l.Unreadable)
 	case l.Margin == 0:
 		s += "everything can be read, and one more lost store would lose data"
+	case l.Margin == 1:
+		s += "everything can be read, and any one more store may be lost"
 	default:
-		s += fmt.Sprintf("everything can be read, and so it can with any %d more lost stores", l.Margin)
+		s += fmt.Sprintf("everything can be read, and any %d more stores may be lost", l.Margin)
 	}
 	if l.Writes == "" {
 		return s + "; writers would wait"

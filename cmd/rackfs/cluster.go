@@ -122,6 +122,11 @@ func writeStatus(out io.Writer, s *api.ClusterStatus) error {
 	}
 	for _, p := range s.Placement.Pools {
 		fmt.Fprintf(out, "pool %s: profile %s, %d groups, new blocks are %s; if one more store is lost, %s\n", p.Name, p.Profile, p.Groups, cmp.Or(p.Writes, "waiting"), p.Next)
+		for _, l := range p.Losses {
+			if l.Name != "" { // else there are no names of that level, and so there is one of it
+				fmt.Fprintf(out, "  %v\n", l)
+			}
+		}
 	}
 	fmt.Fprintln(out)
 	return table(out, func(w io.Writer) {
