@@ -46,6 +46,10 @@ const (
 	maxDisks  = 50_000
 	maxTrials = 1_000_000
 	maxYears  = 1_000_000
+	// maxCapacity of a disk, and maxDetect, keep times and sums far from overflow.
+	maxCapacity = 1 << 50
+	maxDetect   = 365 * 24 * time.Hour
+	maxTakes    = 100 * maxDetect
 )
 
 func (c *Config) validate() error {
@@ -59,8 +63,10 @@ func (c *Config) validate() error {
 		return bad("%d groups per store: 1 to 1024", c.PerStore)
 	case c.PerStore*c.Disks > placement.MaxGroups:
 		return bad("%d groups for each of %d disks are %d, and a pool has at most %d: choose at most %d per store", c.PerStore, c.Disks, c.PerStore*c.Disks, placement.MaxGroups, placement.MaxGroups/c.Disks)
-	case c.Capacity < 1 || c.Bandwidth < 1 || c.Detect < 0:
-		return bad("capacity and repair bandwidth are more than nothing")
+	case c.Capacity < 1 || c.Capacity > maxCapacity || c.Bandwidth < 1:
+		return bad("a disk has 1 byte to %d TiB, and some bandwidth for repair", maxCapacity>>40)
+	case c.Detect < 0 || c.Detect > maxDetect:
+		return bad("a store is given up after %v: choose nothing to a year", c.Detect)
 	case !share(c.Large) || !share(c.Fill) || !share(c.Burst):
 		return bad("large, fill and burst are shares, 0 to 1")
 	case !(c.DiskAFR >= 0 && c.DiskAFR <= 10 && c.NodeAFR >= 0 && c.NodeAFR <= 10):
@@ -69,6 +75,11 @@ func (c *Config) validate() error {
 		return bad("%d trials and %g years: at most %d and %d", c.Trials, c.Years, maxTrials, maxYears)
 	}
 	return c.Profile.Validate()
+}
+
+// takes is how long a disk reads and writes for repair.
+func (c *Config) takes(bytes float64) time.Duration {
+	return time.Duration(min(bytes/float64(c.Bandwidth)*float64(time.Second), float64(maxTakes)))
 }
 
 func share(x float64) bool { return x >= 0 && x <= 1 }

@@ -14,6 +14,8 @@ const (
 	year = 365.25 * 24 * float64(time.Hour)
 	// expectedLosses is how many the Markov chain expects in the Monte Carlo simulation, by the rates that it is run with.
 	expectedLosses = 50
+	// maxEvents bounds the losses of disks and nodes that are drawn; fewer years are simulated if there were more.
+	maxEvents = 500_000
 	// blocks of 4 MiB are the pieces that would have a set of stores each, if every block had its own.
 	blockBytes = 4 << 20
 )
@@ -70,7 +72,7 @@ func chain(n, m int, fail float64, repair func(i int) float64) float64 {
 
 func loss(ctx context.Context, c *Config, w *world, r []Repair) (l Loss, err error) {
 	disk, node := r[0].Time, r[1].Time
-	slot := time.Duration(w.bytes / float64(c.Bandwidth) * float64(time.Second))
+	slot := c.takes(w.bytes)
 	l.Urgent = min(c.Detect+slot, disk)
 	l.First = disk
 	if rate := c.DiskAFR + c.NodeAFR; rate > 0 {
@@ -114,7 +116,12 @@ func monteCarlo(ctx context.Context, c *Config, w *world, l *Loss, disk, node ti
 			high = mid
 		}
 	}
-	m.Factor, m.Expected = high, c.perYear(l, high)*groups*c.Years
+	m.Factor = high
+	have := placement.Members(locations(w.stores))
+	if events := (float64(len(w.stores))*c.DiskAFR + float64(have[placement.Node])*c.NodeAFR) * m.Factor; events*m.Years > maxEvents {
+		m.Years = maxEvents / events
+	}
+	m.Expected = c.perYear(l, high) * groups * m.Years
 
 	of := make([][]int32, len(w.stores)+1) // groups of each store
 	for i := range w.pool.Groups {
@@ -158,7 +165,7 @@ func monteCarlo(ctx context.Context, c *Config, w *world, l *Loss, disk, node ti
 		if m.Failures%1024 == 0 && ctx.Err() != nil {
 			return m, vfs.Wrap("sim", ctx.Err())
 		}
-		if now += rng.ExpFloat64() / (disks + whole); now > c.Years*year {
+		if now += rng.ExpFloat64() / (disks + whole); now > m.Years*year {
 			return m, nil
 		}
 		if rng.Float64()*(disks+whole) < disks {
@@ -220,7 +227,9 @@ func burst(ctx context.Context, c *Config, w *world) (b Burst, err error) {
 	}
 	p := tooMany(len(w.stores), b.Disks, c.Profile)
 	data := w.bytes * float64(len(w.pool.Groups)*c.Profile.K)
-	b.EveryBlock = -math.Expm1(data / blockBytes * math.Log1p(-p))
+	if data > 0 {
+		b.EveryBlock = -math.Expm1(data / blockBytes * math.Log1p(-p))
+	}
 	b.Disjoint = -math.Expm1(float64(len(w.stores)/c.Profile.Width()) * math.Log1p(-p))
 	return b, nil
 }

@@ -196,10 +196,7 @@ func Run(ctx context.Context, c Config) (*Report, error) {
 	}
 	r := &Report{Config: c}
 	w := &world{stores: c.stores()}
-	var at []placement.Location
-	for _, s := range w.stores {
-		at = append(at, s.Location)
-	}
+	at := locations(w.stores)
 	have := placement.Members(at)
 	r.Nodes, r.Racks, r.Zones = have[placement.Node], have[placement.Rack], have[placement.Zone]
 	var err error
@@ -239,6 +236,14 @@ func Run(ctx context.Context, c Config) (*Report, error) {
 	}
 	r.Seconds.All = time.Since(start).Seconds()
 	return r, nil
+}
+
+func locations(stores []placement.StoreState) []placement.Location {
+	at := make([]placement.Location, len(stores))
+	for i := range stores {
+		at[i] = stores[i].Location
+	}
+	return at
 }
 
 // sets counts the distinct sets of stores, and with how many others each store is in some.
@@ -417,7 +422,7 @@ func repairs(c *Config, w *world) []Repair {
 				r.Disks++
 			}
 		}
-		r.Time = c.Detect + time.Duration(r.Busiest/float64(c.Bandwidth)*float64(time.Second))
+		r.Time = c.Detect + c.takes(r.Busiest)
 		out = append(out, r)
 	}
 	return out

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"encoding/json"
+	"io"
 	"math"
 	"reflect"
 	"testing"
@@ -113,6 +114,38 @@ func TestScatterWidth(t *testing.T) {
 	}
 }
 
+// At the edges of what is accepted every number can be printed, and it ends.
+func TestEdges(t *testing.T) {
+	for i, f := range []func(*Config){
+		func(c *Config) { c.Fill, c.Burst = 0, 1 },
+		func(c *Config) { c.DiskAFR = 0 },
+		func(c *Config) { c.DiskAFR, c.NodeAFR, c.Years = 10, 10, maxYears },
+		func(c *Config) { c.Bandwidth, c.Capacity, c.Detect = 1, maxCapacity, maxDetect },
+		func(c *Config) { c.Disks, c.PerStore, c.Profile = 1, 1, placement.Profile{K: 1} },
+		func(c *Config) { c.Trials, c.Years, c.Burst = 0, 0, 0 },
+		func(c *Config) { c.Profile = placement.Profile{K: 2, M: 8} },
+	} {
+		c := small()
+		c.Disks = 60
+		f(&c)
+		r, err := Run(t.Context(), c)
+		if err != nil {
+			t.Fatalf("%d: %v", i, err)
+		}
+		if _, err := json.Marshal(r); err != nil {
+			t.Errorf("%d: %v", i, err)
+		}
+		if err := r.Write(io.Discard); err != nil {
+			t.Error(err)
+		}
+		for _, x := range r.Repairs {
+			if x.Time < c.Detect {
+				t.Errorf("%d: %+v", i, x)
+			}
+		}
+	}
+}
+
 // What has nowhere to go stays, and is counted: a rack of two is drained, and the other has five nodes for six shards.
 func TestNowhereToGo(t *testing.T) {
 	c := small()
@@ -138,6 +171,7 @@ func TestRefusals(t *testing.T) {
 		func(c *Config) { c.Bandwidth = 0 },
 		func(c *Config) { c.Years = math.Inf(1) },
 		func(c *Config) { c.Detect = -time.Second },
+		func(c *Config) { c.Capacity = maxCapacity + 1 },
 		func(c *Config) { c.Profile = placement.Profile{K: 40, M: 2} },
 		func(c *Config) { c.Profile = placement.Profile{K: 16, M: 8}; c.Disks = 20 },
 		func(c *Config) { c.Level = "row" },
