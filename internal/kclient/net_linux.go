@@ -18,21 +18,29 @@ import (
 )
 
 const (
-	hostAddress  = "10.77.0.1"
-	prefixBits   = 24
-	bridgeName   = "br0"
-	firstGuest   = 10  // last byte of the first guest's address
-	firstFixed   = 100 // last bytes that a test chooses itself (Guest.Host)
-	lastFixed    = 250
-	killDeadline = 20 * time.Second // for the kernel to bury a process that got SIGKILL
+	hostAddress = "10.77.0.1"
+	prefixBits  = 24
+	bridgeName  = "br0"
+	// bridgeAddress is given, for a bridge without takes that of a port, and another one when that port goes.
+	bridgeAddress = "02:00:0a:4d:00:01"
+	firstGuest    = 10  // last byte of the first guest's address
+	firstFixed    = 100 // last bytes that a test chooses itself (Guest.Host)
+	lastFixed     = 250
+	killDeadline  = 20 * time.Second // for the kernel to bury a process that got SIGKILL
 )
 
 // Net is a network of the test's own: an anonymous namespace with a bridge. It ends with the test.
 type Net struct {
-	ns *os.File // the namespace; it lives as long as this or a process in it
+	namespace
 
 	mu     sync.Mutex
 	guests int // addresses handed out; protected by mu
+	racks  int // racks and hosts made; protected by mu
+}
+
+// namespace is an anonymous network namespace.
+type namespace struct {
+	ns *os.File // it lives as long as this or a process in it
 }
 
 // NewNet makes a network whose host side is Addr.
@@ -46,7 +54,8 @@ func NewNet(t testing.TB) *Net {
 	return n
 }
 
-func newNet() (*Net, error) {
+// newNamespace makes one in which nothing is up.
+func newNamespace() (namespace, error) {
 	type result struct {
 		ns  *os.File
 		err error
@@ -63,17 +72,22 @@ func newNet() (*Net, error) {
 		made <- result{ns, err}
 	}()
 	r := <-made
-	if r.err != nil {
-		return nil, r.err
+	return namespace{r.ns}, r.err
+}
+
+func newNet() (*Net, error) {
+	ns, err := newNamespace()
+	if err != nil {
+		return nil, err
 	}
-	n := &Net{ns: r.ns}
-	err := n.Do(func() error {
+	n := &Net{namespace: ns}
+	err = n.Do(func() error {
 		if err := setCongestionControl(); err != nil {
 			return err
 		}
 		return ipBatch(
 			"link set lo up",
-			"link add "+bridgeName+" type bridge forward_delay 0",
+			"link add "+bridgeName+" address "+bridgeAddress+" type bridge forward_delay 0",
 			fmt.Sprintf("addr add %s/%d dev %s", hostAddress, prefixBits, bridgeName),
 			"link set "+bridgeName+" up")
 	})
@@ -101,7 +115,7 @@ func (n *Net) Addr() string { return hostAddress }
 
 // Do calls f on a thread that is inside the network, for sockets of the test itself: a socket keeps the namespace it was
 // made in. Everything f does must stay in its goroutine; dial numeric addresses only.
-func (n *Net) Do(f func() error) error {
+func (n *namespace) Do(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // and never unlocked, as in newNet
@@ -115,8 +129,14 @@ func (n *Net) Do(f func() error) error {
 }
 
 // ipBatch runs iproute2 commands in the caller's namespace.
-func ipBatch(lines ...string) error {
+func ipBatch(lines ...string) error { return ipBatchWith(nil, lines...) }
+
+// ipBatchWith runs commands that may name another namespace, peerNamespace.
+func ipBatchWith(peer *os.File, lines ...string) error {
 	cmd := exec.Command("ip", "-batch", "-")
+	if peer != nil {
+		cmd.ExtraFiles = []*os.File{peer}
+	}
 	cmd.Stdin = strings.NewReader(strings.Join(lines, "\n") + "\n")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("ip: %w: %s", err, bytes.TrimSpace(out))
@@ -127,7 +147,7 @@ func ipBatch(lines ...string) error {
 // spawn starts cmd inside the network and returns a channel that is closed when the process has ended (cmd.ProcessState
 // is set then). The thread that started it waits for it, which makes the parent death signal that of this process: it is
 // sent when the starting *thread* ends.
-func (n *Net) spawn(cmd *exec.Cmd) (<-chan struct{}, error) {
+func (n *namespace) spawn(cmd *exec.Cmd) (<-chan struct{}, error) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
@@ -167,7 +187,7 @@ type Proc struct {
 }
 
 // Start runs a process of the host inside the network, its output in the test's log. It is killed at the end of the test.
-func (n *Net) Start(t testing.TB, p Process) *Proc {
+func (n *namespace) Start(t testing.TB, p Process) *Proc {
 	t.Helper()
 	name := p.Name
 	if name == "" {
