@@ -153,6 +153,26 @@ func checkFiles(t *testing.T, cl *Client, shard uint16, acked []string) {
 	}
 }
 
+// A server that is about to go gives its leadership away, and keeps it where nobody else votes.
+func TestHandOver(t *testing.T) {
+	c := newCluster(t, 3, []uint16{1}, nil)
+	for old := c.leader(1); ; { // an attempt may fail, and then nothing happened
+		c.server(old).HandOver()
+		if c.leader(1) != old {
+			break
+		}
+		if t.Context().Err() != nil {
+			t.Fatal("leadership is not given away")
+		}
+	}
+	alone := newCluster(t, 1, []uint16{1}, nil)
+	before := alone.server(alone.leader(1)).Status()[0].Term
+	alone.server(0).HandOver()
+	if now := alone.server(alone.leader(1)).Status()[0].Term; now != before {
+		t.Errorf("term %d, was %d", now, before)
+	}
+}
+
 // Creates go on while the leader is stopped and started again and again: each takes effect once.
 func TestExactlyOnceOverLeaderChanges(t *testing.T) {
 	c := newCluster(t, 3, []uint16{1}, nil)

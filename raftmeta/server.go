@@ -194,6 +194,23 @@ func (s *Server) TransferLeadership(shard uint16, node string) error {
 	return vfs.Errorf(vfs.KindNotFound, op, "shard %d has no voter on node %s", shard, node)
 }
 
+// HandOver gives the leadership of all shards that this server leads to other voters, where there are some, so that nobody has to find out by
+// an election that it ended. It is for a server that is about to be closed while the others go on; what fails is left to that election.
+func (s *Server) HandOver() {
+	var wg sync.WaitGroup
+	for _, sh := range s.all() {
+		if sh.raft == nil || sh.raft.State() != raft.Leader || len(sh.voters()) < 2 {
+			continue
+		}
+		wg.Go(func() {
+			if err := sh.raft.LeadershipTransfer().Error(); err != nil {
+				s.opt.Logger.Info("raftmeta: leadership is not handed over", "shard", sh.id, "err", err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
 // Close stops the server: commands in progress are answered, leadership is given up,
 // and everything is closed. What was acknowledged is durable before and after.
 func (s *Server) Close() error {
