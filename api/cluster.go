@@ -54,6 +54,7 @@ type NodeStatus struct {
 	State   string   `json:"state" doc:"ok, or what is wrong"`
 	Life    string   `json:"life,omitempty" doc:"in, draining or drained"`
 	Release string   `json:"release,omitempty"`
+	Gossip  string   `json:"gossip,omitempty" doc:"What the node that was asked hears of it by gossip: alive or dead; empty if nothing"`
 	Local   *Local   `json:"local,omitempty" doc:"What it says itself: of meta nodes, and of the one that was asked"`
 }
 

@@ -76,6 +76,8 @@ type Manager struct {
 	failed string               // the last error of planning that was logged
 	moving map[uint32]movement
 
+	hinted chan struct{} // stores are to be looked at now
+
 	mu       sync.Mutex // guards the following
 	status   Status
 	retiring RetireStatus
@@ -106,7 +108,7 @@ func New(o Options) *Manager {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	m := &Manager{o: o}
+	m := &Manager{o: o, hinted: make(chan struct{}, 1)}
 	m.reset()
 	return m
 }
@@ -156,7 +158,17 @@ func (m *Manager) lead(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 		case <-tick.C:
+		case <-m.hinted:
 		}
+	}
+}
+
+// Hint makes the leader look at all stores now and not at its next turn: somebody heard that a node died or is back. It never waits. What is thought
+// of a store is decided by probes alone.
+func (m *Manager) Hint() {
+	select {
+	case m.hinted <- struct{}{}:
+	default:
 	}
 }
 

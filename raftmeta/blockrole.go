@@ -10,16 +10,23 @@ import (
 )
 
 // What a block server may do at the metadata port. It asks what it needs for deciding by itself which shards to delete or to rebuild:
-// the states of blocks, whose metadata it is that answers, the cluster map, the nodes. It changes what is its own: the record of its node, those of its
+// the states of blocks, whose metadata it is that answers, the cluster map, the nodes, the keys with which nodes gossip. It changes what is its own: the record of its node, those of its
 // stores but for their state, and that a slot of a store of its own is not filling any more.
+
+// gossipKind is the kind of the keys that all nodes have.
+const gossipKind = "gossip"
 
 // checkBlockQuery refuses all other queries.
 func checkBlockQuery(node string, q *metapb.Query) error {
 	switch q.Q.(type) {
 	case *metapb.Query_BlockStates, *metapb.Query_ShardInfo, *metapb.Query_ClusterMap, *metapb.Query_Nodes, *metapb.Query_RetiredNodes:
 		return nil
+	case *metapb.Query_Keys:
+		if q.GetKeys().GetKind() == gossipKind {
+			return nil
+		}
 	}
-	return vfs.Errorf(vfs.KindPerm, "raftmeta.query", "block server %s may ask for the states of blocks, the shard, the cluster map and the nodes only", node)
+	return vfs.Errorf(vfs.KindPerm, "raftmeta.query", "block server %s may ask for the states of blocks, the shard, the cluster map, the nodes and the keys of gossip only", node)
 }
 
 // checkBlockCommands refuses all other commands, as seen in the state that a linearizable read shows. The state may change until the commands are

@@ -102,6 +102,8 @@ func TestBlockServersAtTheMetadataPort(t *testing.T) {
 		"removed nodes": {0, &metapb.Query{Q: &metapb.Query_RetiredNodes{RetiredNodes: &metapb.RetiredNodesQ{}}}, true},
 		"tokens":        {0, &metapb.Query{Q: &metapb.Query_Tokens{Tokens: &metapb.TokensQ{}}}, false},
 		"keys":          {0, &metapb.Query{Q: &metapb.Query_Keys{Keys: &metapb.KeysQ{Kind: "handle"}}}, false},
+		"gossip keys":   {0, &metapb.Query{Q: &metapb.Query_Keys{Keys: &metapb.KeysQ{Kind: "gossip"}}}, true},
+		"all keys":      {0, &metapb.Query{Q: &metapb.Query_Keys{Keys: &metapb.KeysQ{}}}, false},
 		"file systems":  {0, &metapb.Query{Q: &metapb.Query_FileSystems{FileSystems: &metapb.FileSystemsQ{}}}, false},
 		"nfs clients":   {0, &metapb.Query{Q: &metapb.Query_NfsClients{NfsClients: &metapb.NFSClientsQ{}}}, false},
 		"a name":        {1, lookupQuery("x"), false},

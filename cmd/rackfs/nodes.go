@@ -40,9 +40,9 @@ func newNodeListCommand() *cobra.Command {
 // writeNodes prints the nodes as a table.
 func writeNodes(out io.Writer, all []api.NodeStatus) error {
 	return table(out, func(w io.Writer) {
-		fmt.Fprintln(w, "NODE\tROLES\tADDRESS\tZONE\tRACK\tLIFE\tSTATE")
+		fmt.Fprintln(w, "NODE\tROLES\tADDRESS\tZONE\tRACK\tGOSSIP\tLIFE\tSTATE")
 		for _, n := range all {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", n.Name, strings.Join(n.Roles, ","), n.Address, cmp.Or(n.Zone, "-"), cmp.Or(n.Rack, "-"), cmp.Or(n.Life, "-"), n.State)
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", n.Name, strings.Join(n.Roles, ","), n.Address, cmp.Or(n.Zone, "-"), cmp.Or(n.Rack, "-"), cmp.Or(n.Gossip, "-"), cmp.Or(n.Life, "-"), n.State)
 		}
 	})
 }

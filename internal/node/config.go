@@ -18,8 +18,11 @@ import (
 	"github.com/knadh/koanf/v2"
 
 	"github.com/rackfs/rackfs/blockstore/store"
+	"github.com/rackfs/rackfs/blockstore/upkeep"
 	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/nfsserver/export"
+	"github.com/rackfs/rackfs/nodegroup"
+	"github.com/rackfs/rackfs/nodegroup/gossip"
 	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/vfs"
 )
@@ -37,6 +40,9 @@ const (
 	maxConfigBytes = 1 << 20
 	maxSegment     = 4 << 30
 	maxDisks       = 64
+
+	minProbeEvery = 50 * time.Millisecond
+	maxTiming     = 30 * 24 * time.Hour
 )
 
 // Config of a node. See --print-config for what each value means.
@@ -53,12 +59,19 @@ type Config struct {
 	BlockListen   string
 	Disks         []string
 	Segment       int64
+	MapEvery      time.Duration
+	RetryAfter    time.Duration
 	NFSListen     string
 	Allow         []netip.Prefix
 	RootSquash    bool
 	NoAtime       bool
 	Lease         time.Duration
 	HTTPListen    string
+	GossipListen  string
+	GossipEvery   time.Duration
+	GossipRejoin  time.Duration
+	Timing        nodegroup.Timing
+	ProbeEvery    time.Duration
 	LogLevel      slog.Level
 }
 
@@ -101,8 +114,19 @@ func ParseConfig(raw []byte) (*Config, error) {
 		MetaListen: r.text("meta.listen", ":7071"), RaftLog: r.text("meta.raft_log", string(raftmeta.WAL)), GCGrace: r.duration("meta.gc_grace", raftmeta.DefaultGrace, time.Second, 30*24*time.Hour),
 		ControlListen: r.text("control.listen", ":7072"), BlockListen: r.text("block.listen", ":7073"),
 		Disks: r.list("block.disks"), Segment: r.size("block.segment", store.DefaultSegmentSize, store.MinSegmentSize, maxSegment),
+		MapEvery: r.duration("block.map_every", upkeep.DefaultMapInterval, minProbeEvery, time.Hour), RetryAfter: r.duration("block.retry_after", upkeep.DefaultRetry, minProbeEvery, time.Hour),
 		NFSListen: r.text("nfs.listen", ":2049"), RootSquash: r.flag("nfs.root_squash"), NoAtime: r.flag("nfs.noatime"),
 		Lease: r.duration("nfs.lease", 30*time.Second, time.Second, time.Hour), HTTPListen: r.text("http.listen", "127.0.0.1:7070"),
+		GossipListen: r.text("gossip.listen", ":7074"), GossipEvery: r.duration("gossip.probe_every", gossip.DefaultProbeEvery, minProbeEvery, time.Minute),
+		GossipRejoin: r.duration("gossip.rejoin_every", gossip.DefaultRejoinEvery, minProbeEvery, time.Hour),
+		ProbeEvery:   r.duration("health.probe_every", nodegroup.DefaultProbeEvery, minProbeEvery, time.Minute),
+	}
+	def := nodegroup.DefaultTiming
+	c.Timing = nodegroup.Timing{
+		FailAfter:    r.duration("health.fail_after", def.FailAfter, minProbeEvery, maxTiming),
+		SuspectAfter: r.duration("health.suspect_after", def.SuspectAfter, minProbeEvery, maxTiming),
+		OutAfter:     r.duration("health.out_after", def.OutAfter, minProbeEvery, maxTiming),
+		UpAfter:      r.duration("health.up_after", def.UpAfter, minProbeEvery, maxTiming),
 	}
 	for i, s := range r.list("nfs.allow") {
 		p, err := parsePrefix(s)
@@ -299,6 +323,9 @@ func (r *reading) check(c *Config) {
 			r.bad(path, "the data directory is in it")
 		}
 	}
+	if t := c.Timing; t.FailAfter > t.SuspectAfter || t.SuspectAfter > t.OutAfter {
+		r.bad("health", "fail_after %v, suspect_after %v, out_after %v: none may be longer than the next", t.FailAfter, t.SuspectAfter, t.OutAfter)
+	}
 	for _, s := range []struct{ path, v string }{{"zone", c.Zone}, {"rack", c.Rack}, {"group", c.Group}} {
 		if len(s.v) > 63 || strings.ContainsAny(s.v, "/ \t\n") {
 			r.bad(s.path, "%q: use up to 63 characters without spaces and '/'", s.v)
@@ -328,6 +355,9 @@ func (c *Config) listens() []listen {
 	}
 	if c.Has(RoleGateway) {
 		out = append(out, listen{"nfs.listen", c.NFSListen, true})
+	}
+	if c.GossipListen != "" {
+		out = append(out, listen{"gossip.listen", c.GossipListen, true})
 	}
 	if c.HTTPListen != "" {
 		out = append(out, listen{"http.listen", c.HTTPListen, false})

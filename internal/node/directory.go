@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/hex"
 	"log/slog"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/rackfs/rackfs/internal/pki"
+	"github.com/rackfs/rackfs/nodegroup/gossip"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 )
@@ -42,6 +44,9 @@ type directory struct {
 	dir    *dataDir
 	log    *slog.Logger
 	revoke func([]pki.Revocation) // is told who was removed
+	// hint is what gossip says of a node that is alive.
+	hint  func(name string) (gossip.Member, bool)
+	again chan struct{} // the records are to be asked for now
 
 	mu    sync.Mutex
 	self  peer
@@ -50,8 +55,8 @@ type directory struct {
 	gone  []pki.Revocation
 }
 
-func openDirectory(d *dataDir, self peer, revoke func([]pki.Revocation), log *slog.Logger) (*directory, error) {
-	x := &directory{dir: d, log: log, self: self, revoke: revoke}
+func openDirectory(d *dataDir, self peer, revoke func([]pki.Revocation), hint func(string) (gossip.Member, bool), log *slog.Logger) (*directory, error) {
+	x := &directory{dir: d, log: log, self: self, revoke: revoke, hint: hint, again: make(chan struct{}, 1)}
 	if _, err := d.loadJSON(nodesFile, &x.peers); err != nil {
 		return nil, err
 	}
@@ -71,8 +76,12 @@ func withSelf(peers []peer, self peer) []peer {
 	return out
 }
 
-// Resolve implements raftmeta.Resolver.
+// Resolve implements raftmeta.Resolver. What a node that is alive says itself is newer than any record; whether it is that node is seen by its
+// certificate.
 func (x *directory) Resolve(_ context.Context, node string) (string, error) {
+	if m, ok := x.hint(node); ok && m.Ports.Meta != 0 {
+		return m.Address(m.Ports.Meta), nil
+	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for _, p := range x.peers {
@@ -101,6 +110,30 @@ func (x *directory) controls() []peer {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return slices.DeleteFunc(slices.Clone(x.peers), func(p peer) bool { return p.Control == "" })
+}
+
+// all are the nodes with their addresses.
+func (x *directory) all() []peer {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return slices.Clone(x.peers)
+}
+
+// host is where a node is, whatever its roles.
+func (p peer) host() string {
+	host, _, err := net.SplitHostPort(cmp.Or(p.Control, p.Block, p.NFS, p.Meta))
+	if err != nil {
+		return ""
+	}
+	return host
+}
+
+// lookAgain asks for the records soon.
+func (x *directory) lookAgain() {
+	select {
+	case x.again <- struct{}{}:
+	default:
+	}
 }
 
 // records are the nodes as shard 0 had them last; nil before it was asked.
@@ -186,6 +219,7 @@ func (x *directory) run(ctx context.Context, meta querier, seen func(context.Con
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		case <-x.again:
 		}
 		ask, cancel := context.WithTimeout(ctx, 5*time.Second)
 		err := x.refresh(ask, meta)

@@ -27,6 +27,8 @@ type GuardianOptions struct {
 	Meta        *raftmeta.Client
 	Security    func(node string) wire.Security // of connections to block servers
 	RetireEvery time.Duration                   // 0: the default
+	Timing      nodegroup.Timing                // zero: the default
+	ProbeEvery  time.Duration                   // 0: the default
 	Logger      *slog.Logger
 }
 
@@ -38,7 +40,7 @@ func StartGuardian(ctx context.Context, o GuardianOptions) *Guardian {
 	g := &Guardian{
 		Manager: nodegroup.New(nodegroup.Options{
 			Leads: func() bool { return Leads(o.Server, provision.ClusterShard) }, Meta: o.Meta,
-			Connect: connect, RetireEvery: o.RetireEvery, Logger: o.Logger,
+			Connect: connect, RetireEvery: o.RetireEvery, Timing: o.Timing, ProbeEvery: o.ProbeEvery, Logger: o.Logger,
 		}),
 		Hinter: nodegroup.NewHinter(nodegroup.HinterOptions{Meta: o.Meta, Connect: connect, Logger: o.Logger}),
 	}

@@ -34,6 +34,7 @@ roles: [%[3]s]
 advertise: %[4]s
 meta: {listen: "%[4]s:7071"}
 control: {listen: "%[4]s:7072"}
+gossip: {listen: "%[4]s:7074"}
 block: {listen: "%[4]s:7073", segment: 1MiB, disks: [%[5]s]}
 http: {listen: "%[4]s:7070"}
 nfs: {listen: "%[4]s:2049"}

@@ -27,6 +27,7 @@ import (
 	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/internal/wire"
 	"github.com/rackfs/rackfs/nodegroup"
+	"github.com/rackfs/rackfs/nodegroup/gossip"
 	"github.com/rackfs/rackfs/placement"
 	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
@@ -48,6 +49,7 @@ const (
 	listenBlock   = "block.listen"
 	listenNFS     = "nfs.listen"
 	listenHTTP    = "http.listen"
+	listenGossip  = "gossip.listen"
 )
 
 // Options of a run that are not configuration.
@@ -77,6 +79,8 @@ type Node struct {
 	http      *api.Server
 	guardian  *Guardian
 	hinter    atomic.Pointer[nodegroup.Hinter] // of guardian, once it runs
+	guarding  atomic.Pointer[Guardian]         // guardian, once it runs
+	gossip    atomic.Pointer[gossip.Gossip]    // while it runs
 
 	indexCache  *pebble.Cache
 	disks       []*disk
@@ -85,6 +89,8 @@ type Node struct {
 
 	stop       context.CancelFunc
 	background sync.WaitGroup
+	quiet      context.CancelFunc // ends gossip
+	gossiping  sync.WaitGroup
 	serving    sync.WaitGroup
 	failed     chan error // why serving ended by itself
 
@@ -140,12 +146,15 @@ func (n *Node) open() (err error) {
 	}
 	n.id = pki.NewHolder(id)
 	for _, l := range n.cfg.listens() {
+		if l.path == listenGossip {
+			continue // it listens itself
+		}
 		if n.listeners[l.path], err = net.Listen("tcp", l.addr); err != nil {
 			delete(n.listeners, l.path)
 			return vfs.Errorf(vfs.KindInvalid, op, "%s: %w: choose another address", l.path, err)
 		}
 	}
-	n.directory, err = openDirectory(n.dir, n.cfg.peer(n.dir.state.id()), n.id.Revoke, n.log)
+	n.directory, err = openDirectory(n.dir, n.cfg.peer(n.dir.state.id()), n.id.Revoke, n.hint, n.log)
 	n.renewer = &renewer{dir: n.dir, id: n.id, peers: n.directory, now: time.Now}
 	return err
 }
@@ -164,6 +173,11 @@ func (n *Node) start(ctx context.Context) (err error) {
 	}
 	if ln := n.listeners[listenHTTP]; ln != nil {
 		n.http = serveHTTP(ln, n)
+	}
+	if n.cfg.GossipListen != "" {
+		talk, quiet := context.WithCancel(run)
+		n.quiet = quiet
+		n.gossiping.Go(func() { n.gossips(talk) })
 	}
 	if n.cfg.Has(RoleMeta) {
 		if err := n.startVoter(); err != nil {
@@ -195,8 +209,9 @@ func (n *Node) start(ctx context.Context) (err error) {
 		}
 	}
 	if n.voter != nil {
-		n.guardian = StartGuardian(ctx, GuardianOptions{Server: n.voter, Meta: n.meta, Security: n.blockSecurity, Logger: n.log})
+		n.guardian = StartGuardian(ctx, GuardianOptions{Server: n.voter, Meta: n.meta, Security: n.blockSecurity, Timing: n.cfg.Timing, ProbeEvery: n.cfg.ProbeEvery, Logger: n.log})
 		n.hinter.Store(n.guardian.Hinter)
+		n.guarding.Store(n.guardian)
 	}
 	if n.cfg.Has(RoleGateway) {
 		if err := n.startGateway(ctx); err != nil {
@@ -466,6 +481,13 @@ func (n *Node) keepCertificate(ctx context.Context) {
 // Close stops the node in reverse order of its start. When ctx ends first, the rest is as after a crash: nothing acknowledged is lost.
 func (n *Node) Close(ctx context.Context) error {
 	var errs []error
+	if n.voter != nil {
+		n.voter.HandOver()
+	}
+	if n.quiet != nil {
+		n.quiet() // first, for then others know that it is no crash
+	}
+	n.gossiping.Wait()
 	if ln := n.listeners[listenNFS]; ln != nil {
 		ln.Close()
 	}

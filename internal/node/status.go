@@ -116,12 +116,13 @@ func (n *Node) clusterStatus(ctx context.Context) *api.ClusterStatus {
 			st.Placement = l.Placement
 		}
 	}
+	heard := n.gossipView()
 	none, raisable := st.Summaries(answers)
 	lacks = append(lacks, none...)
 	more, trouble, slots := api.Troubles(st.Placement)
 	lacks = append(lacks, more...)
 	for _, r := range n.directory.records() {
-		x := api.NodeStatus{Name: r.Name, Roles: r.Roles, Zone: r.Zone, Rack: r.Rack, Group: r.Group, Release: r.Release, Local: answers[r.Name], State: "ok", Life: life(r, st.Placement != nil, slots),
+		x := api.NodeStatus{Name: r.Name, Roles: r.Roles, Zone: r.Zone, Rack: r.Rack, Group: r.Group, Release: r.Release, Local: answers[r.Name], State: "ok", Gossip: string(heard[r.Name].State), Life: life(r, st.Placement != nil, slots),
 			Address: cmp.Or(r.Meta, r.Block, r.Nfs)}
 		problems := trouble[r.Name]
 		if f := failures[r.Name]; f != "" {

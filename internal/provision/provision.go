@@ -3,8 +3,10 @@
 package provision
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
+	"slices"
 	"time"
 
 	"github.com/rackfs/rackfs/raftmeta"
@@ -19,6 +21,12 @@ const (
 	DefaultPool    = 1
 	DefaultFS      = 1
 	handleKeyID    = 1
+	gossipKeyID    = 1
+
+	// GossipKind is the kind of the keys of gossip.
+	GossipKind = "gossip"
+	// gossipKeyBytes makes it AES-256.
+	gossipKeyBytes = 32
 )
 
 // ClusterMap asks for the cluster map.
@@ -62,6 +70,32 @@ func Key(ctx context.Context, meta *raftmeta.Client) error {
 		Key: &metapb.Key{Kind: "handle", Id: handleKeyID, Secret: secret},
 	}}})
 	return vfs.Wrap("provision handle key", err)
+}
+
+// GossipKeys are the keys of gossip, the newest first; none if there is none yet.
+func GossipKeys(ctx context.Context, meta *raftmeta.Client) ([][]byte, error) {
+	const op = "gossip keys"
+	r, err := meta.Query(ctx, ClusterShard, &metapb.Query{Q: &metapb.Query_Keys{Keys: &metapb.KeysQ{Kind: GossipKind}}})
+	if err != nil {
+		return nil, vfs.Wrap(op, err)
+	}
+	keys := r.GetKeys().GetKeys()
+	slices.SortFunc(keys, func(a, b *metapb.Key) int { return cmp.Compare(b.Id, a.Id) })
+	var out [][]byte
+	for _, k := range keys {
+		out = append(out, k.Secret)
+	}
+	return out, nil
+}
+
+// GossipKey makes the first key of gossip. The first one put wins.
+func GossipKey(ctx context.Context, meta *raftmeta.Client) error {
+	secret := make([]byte, gossipKeyBytes)
+	rand.Read(secret)
+	_, err := meta.Apply(ctx, ClusterShard, &metapb.Command{Op: &metapb.Command_PutKey{PutKey: &metapb.PutKey{
+		Key: &metapb.Key{Kind: GossipKind, Id: gossipKeyID, Secret: secret},
+	}}})
+	return vfs.Wrap("provision gossip key", err)
 }
 
 // FS makes file system `default`: a record that says "creating" with
