@@ -1,3 +1,5 @@
+//go:build linux
+
 package cluster
 
 import (
@@ -126,7 +128,7 @@ func TestThreeNodes(t *testing.T) {
 	same(t, n1, "during", during)
 
 	n2.base = 7100
-	n2.configure("meta, block")
+	n2.configure()
 	n2.start()
 	n1.healthy(3, "4+2")
 	n3.kill()

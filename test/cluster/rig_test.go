@@ -1,3 +1,5 @@
+//go:build linux
+
 package cluster
 
 import (
@@ -14,6 +16,8 @@ import (
 	"time"
 
 	"github.com/rackfs/rackfs/api"
+	"github.com/rackfs/rackfs/internal/kclient"
+	"github.com/rackfs/rackfs/test/journal"
 )
 
 // patience is how long a test waits for what must happen; it decides only when a hanging test ends.
@@ -22,10 +26,13 @@ const patience = 2 * time.Minute
 var binary string
 
 func TestMain(m *testing.M) {
-	os.Exit(run(m))
+	kclient.Main(suite{m}, kclient.Programs{"journal": journal.Main})
 }
 
-func run(m *testing.M) int {
+// suite builds the binary once, before the tests.
+type suite struct{ m *testing.M }
+
+func (s suite) Run() int {
 	dir, err := os.MkdirTemp("", "rackfs-cluster")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -39,7 +46,7 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "build rackfs:", err)
 		return 1
 	}
-	return m.Run()
+	return s.m.Run()
 }
 
 // machine is a node and its process.
@@ -50,8 +57,17 @@ type machine struct {
 	host string // its address
 	base int    // its ports: base + 71, 72, 73; 2049
 	cmd  *exec.Cmd
-	done chan struct{} // closed when cmd has ended
+	done <-chan struct{} // closed when cmd has ended
 	log  string
+	at   *kclient.Host // where it runs; nil: on this machine
+	conf configuration
+}
+
+// configuration is what differs between nodes.
+type configuration struct {
+	roles, rack string
+	disks       int
+	more        string // sections of YAML
 }
 
 // machines makes the configurations of nodes n1, n2, ... with two disks each.
@@ -59,30 +75,44 @@ func machines(t *testing.T, roles ...string) []*machine {
 	var all []*machine
 	dir := t.TempDir()
 	for i, r := range roles {
-		m := &machine{t: t, name: fmt.Sprintf("n%d", i+1), dir: dir, base: 7000, host: fmt.Sprintf("127.%d.%d.%d", 64+os.Getpid()>>8&63, os.Getpid()&255, i+1)}
-		m.log = filepath.Join(dir, m.name+".log")
-		m.configure(r)
+		m := &machine{conf: configuration{roles: r, disks: 2}, t: t, name: fmt.Sprintf("n%d", i+1), dir: dir, base: 7000, host: fmt.Sprintf("127.%d.%d.%d", 64+os.Getpid()>>8&63, os.Getpid()&255, i+1)}
+		m.log = filepath.Join(t.ArtifactDir(), m.name+".log")
+		m.configure()
 		all = append(all, m)
 	}
-	t.Cleanup(func() {
-		for _, m := range all {
-			if m.cmd != nil {
-				_ = m.cmd.Process.Kill()
-				<-m.done
-			}
-			if t.Failed() {
-				b, _ := os.ReadFile(m.log)
-				t.Logf("log of %s:\n%s", m.name, b[max(0, len(b)-8000):])
+	t.Cleanup(func() { end(t, all) })
+	return all
+}
+
+// end ends what still runs. If the test failed it shows what nodes said last; all of it, and what each did, is in their logs, which
+// `go test -artifacts` keeps.
+func end(t *testing.T, all []*machine) {
+	for _, m := range all {
+		if t.Failed() {
+			b, _ := os.ReadFile(m.log)
+			t.Logf("log of %s:\n%s", m.name, b[max(0, len(b)-8000):])
+		}
+		if m.cmd == nil {
+			continue
+		}
+		if t.Failed() {
+			_ = m.cmd.Process.Signal(syscall.SIGCONT)
+			_ = m.cmd.Process.Signal(syscall.SIGQUIT) // prints all goroutines
+			select {
+			case <-m.done:
+			case <-time.After(10 * time.Second):
 			}
 		}
-	})
-	return all
+		_ = m.cmd.Process.Kill()
+		<-m.done
+	}
 }
 
 func (m *machine) config() string { return filepath.Join(m.dir, m.name+".yaml") }
 
-func (m *machine) configure(roles string) {
+func (m *machine) configure() {
 	m.t.Helper()
+	c := m.conf
 	text := fmt.Sprintf(`
 name: %[1]s
 data: %[2]s/%[1]s
@@ -90,11 +120,17 @@ roles: [%[3]s]
 advertise: %[4]s
 meta: {listen: "%[4]s:%[5]d", gc_grace: 10s}
 control: {listen: "%[4]s:%[6]d"}
+gossip: {listen: "%[4]s:7074"}
 http: {listen: ""}
-nfs: {listen: "%[4]s:2049"}
-`, m.name, m.dir, roles, m.host, m.base+71, m.base+72)
-	if strings.Contains(roles, "block") {
-		text += fmt.Sprintf("block:\n  listen: \"%s:%d\"\n  disks: [%[3]s/%[4]s-disk1, %[3]s/%[4]s-disk2]\n  segment: 16MiB\n", m.host, m.base+73, m.dir, m.name)
+nfs: {listen: "%[4]s:2049", allow: [%[4]s/8]}
+rack: "%[7]s"
+%[8]s
+`, m.name, m.dir, c.roles, m.host, m.base+71, m.base+72, c.rack, c.more)
+	if strings.Contains(c.roles, "block") {
+		text += fmt.Sprintf("block:\n  listen: \"%s:%d\"\n  segment: 16MiB\n  map_every: 1s\n  retry_after: 3s\n  disks:\n", m.host, m.base+73)
+		for i := range c.disks {
+			text += fmt.Sprintf("    - %s/%s-disk%d\n", m.dir, m.name, i+1)
+		}
 	}
 	if err := os.WriteFile(m.config(), []byte(text), 0o600); err != nil {
 		m.t.Fatal(err)
@@ -109,7 +145,11 @@ func (m *machine) run(args ...string) (stdout string, err error) {
 	cmd := exec.CommandContext(ctx, binary, append(args, "--config", m.config())...)
 	var out, bad bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &bad
-	if err := cmd.Run(); err != nil {
+	start := cmd.Run
+	if m.at != nil {
+		start = func() error { return m.at.Run(cmd) }
+	}
+	if err := start(); err != nil {
 		return out.String(), fmt.Errorf("rackfs %s: %w: %s", args[0], err, bad.String())
 	}
 	return strings.TrimSpace(out.String()), nil
@@ -155,6 +195,12 @@ func (m *machine) begin(args ...string) {
 	defer stdout.Close()
 	m.cmd = exec.Command(binary, append([]string{"node", "--config", m.config()}, args...)...)
 	m.cmd.Stdout, m.cmd.Stderr = stdout, log
+	if m.at != nil {
+		if m.done, err = m.at.Spawn(m.cmd); err != nil {
+			m.t.Fatal(err)
+		}
+		return
+	}
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := m.cmd.Start(); err != nil {
 		m.t.Fatal(err)
@@ -181,6 +227,14 @@ func (m *machine) ready() {
 		b, _ := os.ReadFile(m.out())
 		return strings.HasPrefix(string(b), "rackfs ready\n"), string(b)
 	})
+}
+
+// signal sends a signal to the process.
+func (m *machine) signal(s syscall.Signal) {
+	m.t.Helper()
+	if err := m.cmd.Process.Signal(s); err != nil {
+		m.t.Fatalf("%v to %s: %v", s, m.name, err)
+	}
 }
 
 func (m *machine) kill() {
