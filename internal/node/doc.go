@@ -9,6 +9,7 @@
 //	pki/         ca.crt, node.crt, node.key; ca.key on meta nodes only, mode 0600
 //	nodes.json   the other nodes and their addresses as they were known last
 //	removed.json nodes that were removed, whose certificates are refused
+//	gossip.json  the keys of gossip
 //	disks.json   which store each disk's directory holds
 //	meta/        the replicas of a meta node
 //	admin.sock   the node's administration, mode 0600: who may open it is root here, or the user that runs the node

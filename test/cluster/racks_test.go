@@ -3,7 +3,6 @@
 package cluster
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -13,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -235,19 +233,4 @@ func (c *cluster) client(ctx context.Context) (*nfsclient.Client, nfsclient.FH, 
 	}
 	root, _, err := x.Walk(ctx, "/default")
 	return x, root, err
-}
-
-// each does something to many nodes at once.
-func each(ms []*machine, do func(*machine)) {
-	var wg sync.WaitGroup
-	for _, m := range ms {
-		wg.Go(func() { do(m) })
-	}
-	wg.Wait()
-}
-
-// logged counts the lines of a node's log that contain a text.
-func (m *machine) logged(text string) int {
-	b, _ := os.ReadFile(m.log)
-	return bytes.Count(b, []byte(text))
 }
