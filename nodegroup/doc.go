@@ -29,6 +29,8 @@
 // other groups after ProbeEvery + FailAfter and a command. A record that says STORE_OUT (an operator's) counts as out at once, STORE_LOST is never probed.
 // Another store behind the address of the one that was recorded (its uuid differs) counts as silence.
 //
+// A hint (Manager.Hint, from gossip) makes the next probe be now. It says nothing by itself.
+//
 // The time of a probe is that of its begin, by a clock that never runs backward. No state of this is
 // durable: after a change of leaders the hysteresis begins anew.
 //

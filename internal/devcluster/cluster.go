@@ -110,7 +110,7 @@ func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	if err != nil {
 		return nil, err
 	}
-	c.admin = api.Serve(socket, api.New(api.Options{Meta: c.meta, Cluster: admin{c}, Maintenance: c.Maintenance(), Release: release(), Logger: c.log}), c.log)
+	c.admin = api.Serve(socket, api.Profiles(api.New(api.Options{Meta: c.meta, Cluster: admin{c}, Maintenance: c.Maintenance(), Release: release(), Logger: c.log})), c.log)
 	return c, nil
 }
 

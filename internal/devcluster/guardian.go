@@ -2,10 +2,8 @@ package devcluster
 
 import (
 	"context"
-	"math"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/rackfs/rackfs/blockstore"
 	"github.com/rackfs/rackfs/internal/node"
@@ -23,7 +21,7 @@ type guardian struct {
 
 // startGuardians gives every voter that runs its manager; the one of the leader works.
 func (c *Cluster) startGuardians(ctx context.Context) error {
-	c.registerPlacement()
+	c.reg.MustRegister(nodegroup.NewCollector(c.placement))
 	for i := range c.voters.all {
 		v := &c.voters.all[i]
 		if v.server == nil {
@@ -56,26 +54,6 @@ func (c *Cluster) Maintenance() *node.Maintenance { return c.guardians[0].mainte
 func (g *guardian) close() {
 	g.Close()
 	g.meta.Close()
-}
-
-// registerPlacement makes gauges of what the leader's manager knows of the pool.
-func (c *Cluster) registerPlacement() {
-	for _, g := range []struct {
-		name, help string
-		value      func(*nodegroup.PoolStatus) int
-	}{
-		{"margin", "How many more stores may be lost without losing data; negative: some data cannot be read.", func(p *nodegroup.PoolStatus) int { return p.Margin }},
-		{"filling_slots", "Slots of placement groups that are being filled.", func(p *nodegroup.PoolStatus) int { return p.Filling }},
-		{"fallback_groups", "Placement groups with fewer data shards than the profile.", func(p *nodegroup.PoolStatus) int { return p.Fallback }},
-		{"writable_groups", "Placement groups of the full profile that take new blocks.", func(p *nodegroup.PoolStatus) int { return p.Writable }},
-	} {
-		c.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "rackfs_placement_" + g.name, Help: g.help}, func() float64 {
-			if st := c.placement(); st != nil && len(st.Pools) > 0 {
-				return float64(g.value(&st.Pools[0]))
-			}
-			return math.NaN() // no leader has looked yet
-		}))
-	}
 }
 
 // placement is what the leader's manager knows; nil while there is none.

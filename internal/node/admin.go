@@ -19,7 +19,7 @@ func serveAdmin(path string, n *Node) (*api.Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return api.Serve(ln, api.New(api.Options{Meta: n.meta, Cluster: admin{n}, Maintenance: maintenance{n}, Release: n.opt.Release, Logger: n.log}), n.log), nil
+	return api.Serve(ln, api.Profiles(api.New(api.Options{Meta: n.meta, Cluster: admin{n}, Maintenance: maintenance{n}, Release: n.opt.Release, Logger: n.log})), n.log), nil
 }
 
 // admin is what the API asks the node for.

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/rackfs/rackfs/internal/provision"
 	"github.com/rackfs/rackfs/nodegroup/gossip"
 	"github.com/rackfs/rackfs/vfs"
@@ -170,4 +172,21 @@ func (n *Node) gossipView() map[string]gossip.Seen {
 		}
 	}
 	return out
+}
+
+// registerGossip makes gauges of what this node hears.
+func (n *Node) registerGossip() {
+	for _, state := range []gossip.State{gossip.Alive, gossip.Dead} {
+		n.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "rackfs_gossip_nodes", Help: "Nodes by what this node hears of them, itself among them.", ConstLabels: prometheus.Labels{"state": string(state)},
+		}, func() float64 {
+			count := 0
+			for _, s := range n.gossipView() {
+				if s.State == state {
+					count++
+				}
+			}
+			return float64(count)
+		}))
+	}
 }

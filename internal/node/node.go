@@ -104,6 +104,7 @@ func Start(ctx context.Context, c *Config, o Options) (_ *Node, err error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	n := &Node{cfg: c, opt: o, log: o.Logger.With("node", c.Name), reg: prometheus.NewRegistry(), listeners: map[string]net.Listener{}, failed: make(chan error, 4)}
+	n.registerGossip()
 	n.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	defer func() {
 		if err != nil {
@@ -212,6 +213,10 @@ func (n *Node) start(ctx context.Context) (err error) {
 		n.guardian = StartGuardian(ctx, GuardianOptions{Server: n.voter, Meta: n.meta, Security: n.blockSecurity, Timing: n.cfg.Timing, ProbeEvery: n.cfg.ProbeEvery, Logger: n.log})
 		n.hinter.Store(n.guardian.Hinter)
 		n.guarding.Store(n.guardian)
+		n.reg.MustRegister(nodegroup.NewCollector(func() *nodegroup.Status {
+			st := n.guardian.Status()
+			return &st
+		}))
 	}
 	if n.cfg.Has(RoleGateway) {
 		if err := n.startGateway(ctx); err != nil {
