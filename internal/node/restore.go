@@ -11,6 +11,7 @@ import (
 	"github.com/rackfs/rackfs/internal/backup"
 	"github.com/rackfs/rackfs/internal/pki"
 	"github.com/rackfs/rackfs/internal/vfile"
+	"github.com/rackfs/rackfs/nodegroup/gossip"
 	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/vfs"
 )
@@ -54,7 +55,7 @@ func othersStopped(ctx context.Context, d *dataDir, c *Config, log *slog.Logger)
 	if err != nil {
 		return nil, err
 	}
-	x, err := openDirectory(d, c.peer(d.state.id()), func([]pki.Revocation) {}, log)
+	x, err := openDirectory(d, c.peer(d.state.id()), func([]pki.Revocation) {}, func(string) (gossip.Member, bool) { return gossip.Member{}, false }, log)
 	if err != nil {
 		return nil, err
 	}
