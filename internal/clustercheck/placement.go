@@ -56,7 +56,10 @@ func group(p *metapb.Pool, g *metapb.PlacementGroup, stores map[uint32]*metapb.S
 		if st.State == metapb.StoreState_STORE_LOST {
 			r.add(Error, KindPlacement, "slot %d of placement group %d is on store %d, which was given up as lost", i, g.Id, s.Store)
 		}
-		if st.State == metapb.StoreState_STORE_OUT {
+		switch {
+		case st.Gone:
+			r.add(Notice, KindMoving, "slot %d of placement group %d is on store %d, whose node %s was removed: it is rebuilt where there is room", i, g.Id, s.Store, st.Node)
+		case st.State == metapb.StoreState_STORE_OUT:
 			r.add(Notice, KindMoving, "slot %d of placement group %d is on store %d, which is out: it moves when there is somewhere to go", i, g.Id, s.Store)
 		}
 		if s.Previous != 0 && stores[s.Previous] == nil {

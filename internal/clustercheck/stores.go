@@ -36,7 +36,7 @@ type storeConn struct {
 func (c *checker) connect(ctx context.Context) {
 	nodes := map[string]Conn{}
 	for _, s := range c.cmap.GetStores() {
-		if s.State == metapb.StoreState_STORE_LOST {
+		if s.State == metapb.StoreState_STORE_LOST || s.Gone {
 			continue
 		}
 		k := s.Node + "\x00" + s.Address
