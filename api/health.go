@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/rackfs/rackfs/nodegroup"
+	"github.com/rackfs/rackfs/raftmeta/metapb"
 )
 
 // Troubles is what is wrong with pools and, by node, with stores, and how many slots name each node's stores.
@@ -36,6 +37,17 @@ func Troubles(p *nodegroup.Status) (lacks []string, nodes map[string][]string, s
 		}
 	}
 	return lacks, nodes, slots
+}
+
+// LifeOf is what becomes of a node, given how many slots name each node's stores, if that is known.
+func LifeOf(n *metapb.Node, known bool, slots map[string]int) string {
+	switch {
+	case n.State != metapb.NodeState_NODE_DRAINING:
+		return LifeIn
+	case !known || slots[n.Name] > 0:
+		return LifeDraining
+	}
+	return LifeDrained
 }
 
 // Suffers notes a node's problems, and says what the cluster lacks by that.

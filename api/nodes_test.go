@@ -9,6 +9,7 @@ import (
 
 	"github.com/rackfs/rackfs/nodegroup"
 	"github.com/rackfs/rackfs/raftmeta"
+	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 )
 
@@ -189,5 +190,22 @@ func TestConclude(t *testing.T) {
 	})
 	if len(lacks) != 2 || !strings.Contains(lacks[0], "removed node c") || !strings.Contains(lacks[1], "writers wait") || len(nodes["a"]) != 0 || len(nodes["b"]) != 1 || slots["a"] != 2 || slots["c"] != 0 {
 		t.Errorf("%v %v %v", lacks, nodes, slots)
+	}
+}
+
+func TestLife(t *testing.T) {
+	n := &metapb.Node{Name: "a"}
+	if l := LifeOf(n, true, map[string]int{"a": 1}); l != LifeIn {
+		t.Error(l)
+	}
+	n.State = metapb.NodeState_NODE_DRAINING
+	for _, c := range []struct {
+		known bool
+		slots int
+		want  string
+	}{{true, 1, LifeDraining}, {true, 0, LifeDrained}, {false, 0, LifeDraining}} {
+		if l := LifeOf(n, c.known, map[string]int{"a": c.slots, "b": 7}); l != c.want {
+			t.Errorf("%+v: %s", c, l)
+		}
 	}
 }

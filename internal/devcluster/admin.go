@@ -6,6 +6,7 @@ import (
 
 	"github.com/rackfs/rackfs/api"
 	"github.com/rackfs/rackfs/raftmeta"
+	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 )
 
@@ -49,13 +50,22 @@ func (a admin) Level(ctx context.Context, shard uint16, raiseTo uint32) (*raftme
 }
 
 // Status implements api.Cluster.
-func (a admin) Status(context.Context) (*api.ClusterStatus, error) {
+func (a admin) Status(ctx context.Context) (*api.ClusterStatus, error) {
 	c := a.c
 	st := &api.ClusterStatus{Cluster: c.dir.shape.Cluster, Placement: c.placement()}
 	answers := map[string]*api.Local{}
-	lacks, trouble, _ := api.Troubles(st.Placement)
+	lacks, trouble, slots := api.Troubles(st.Placement)
+	records := map[string]*metapb.Node{} // of roles that have one
+	if r, err := c.meta.Query(ctx, clusterShard, &metapb.Query{Q: &metapb.Query_Nodes{Nodes: &metapb.NodesQ{}}}); err == nil {
+		for _, n := range r.GetNodes().GetNodes() {
+			records[n.Name] = n
+		}
+	}
 	add := func(n api.NodeStatus, problems ...string) {
 		n.Release = release()
+		if r := records[n.Name]; r != nil {
+			n.Zone, n.Rack, n.Group, n.Life = r.Zone, r.Rack, r.Group, api.LifeOf(r, st.Placement != nil, slots)
+		}
 		lacks = append(lacks, n.Suffers(append(problems, trouble[n.Name]...))...)
 		st.Nodes = append(st.Nodes, n)
 	}

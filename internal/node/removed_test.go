@@ -28,23 +28,6 @@ func TestFates(t *testing.T) {
 	}
 }
 
-func TestLife(t *testing.T) {
-	n := &metapb.Node{Name: "a"}
-	if l := life(n, true, map[string]int{"a": 1}); l != api.LifeIn {
-		t.Error(l)
-	}
-	n.State = metapb.NodeState_NODE_DRAINING
-	for _, c := range []struct {
-		known bool
-		slots int
-		want  string
-	}{{true, 1, api.LifeDraining}, {true, 0, api.LifeDrained}, {false, 0, api.LifeDraining}} {
-		if l := life(n, c.known, map[string]int{"a": c.slots, "b": 7}); l != c.want {
-			t.Errorf("%+v: %s", c, l)
-		}
-	}
-}
-
 // A node is drained and removed; it ends, is refused, and is told why; its machine joins anew, under its name, without what it held.
 func TestRemovedNodeIsRefused(t *testing.T) {
 	ctx := t.Context()

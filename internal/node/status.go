@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/rackfs/rackfs/api"
-	"github.com/rackfs/rackfs/raftmeta/metapb"
 )
 
 // statusTimeout bounds the wait for another node's status.
@@ -122,7 +121,7 @@ func (n *Node) clusterStatus(ctx context.Context) *api.ClusterStatus {
 	more, trouble, slots := api.Troubles(st.Placement)
 	lacks = append(lacks, more...)
 	for _, r := range n.directory.records() {
-		x := api.NodeStatus{Name: r.Name, Roles: r.Roles, Zone: r.Zone, Rack: r.Rack, Group: r.Group, Release: r.Release, Local: answers[r.Name], State: "ok", Gossip: string(heard[r.Name].State), Life: life(r, st.Placement != nil, slots),
+		x := api.NodeStatus{Name: r.Name, Roles: r.Roles, Zone: r.Zone, Rack: r.Rack, Group: r.Group, Release: r.Release, Local: answers[r.Name], State: "ok", Gossip: string(heard[r.Name].State), Life: api.LifeOf(r, st.Placement != nil, slots),
 			Address: cmp.Or(r.Meta, r.Block, r.Nfs)}
 		problems := trouble[r.Name]
 		if f := failures[r.Name]; f != "" {
@@ -148,15 +147,4 @@ func (n *Node) clusterStatus(ctx context.Context) *api.ClusterStatus {
 	}
 	st.Conclude(lacks, raisable)
 	return st
-}
-
-// life is what becomes of a node, given how many slots name its stores, if that is known.
-func life(n *metapb.Node, known bool, slots map[string]int) string {
-	switch {
-	case n.State != metapb.NodeState_NODE_DRAINING:
-		return api.LifeIn
-	case !known || slots[n.Name] > 0:
-		return api.LifeDraining
-	}
-	return api.LifeDrained
 }
