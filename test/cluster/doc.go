@@ -1,4 +1,16 @@
 // Package cluster tests clusters of real `rackfs node` processes: begun, joined, used, killed and restarted by the commands that an operator
-// has, with files read and written through NFS. Every node has an address of its own in 127/8, so that ports are the usual ones and clusters of
-// several test processes do not meet.
+// has, with files read and written through NFS.
+//
+// Some tests run three nodes or so on this machine, each with an address of its own in 127/8, so that ports are the usual ones and clusters of
+// several test processes do not meet. The others (newCluster) run nine nodes in three racks, each node on a host of a network of racks
+// (internal/kclient): hosts are network namespaces, so any host, rack or direction between two hosts is cut without touching anything of this machine. They need root, and
+// skip with the reason where they cannot run, or fail with CI=true.
+//
+// # Storm
+//
+// While nodes are killed, paused, cut off and restarted, four NFS clients write, read back, rename and remove files (storm). A call that fails is a failure of the test, and so is a
+// byte that is not what was acknowledged: while it runs, and at the end, when clients that have nothing of it read everything. How long nothing was answered and how long the longest call took
+// is reported, and decides nothing: every test waits for conditions. RACKFS_TEST_LONG=1 has larger numbers, and a client in a real kernel.
+//
+// `go test -artifacts` keeps the logs of all nodes; of a failed test they end with the stacks of all goroutines.
 package cluster
