@@ -8,7 +8,9 @@ import (
 )
 
 func TestProfiles(t *testing.T) {
-	h := Profiles(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write([]byte("next " + r.Method + " " + r.URL.Path)) }))
+	h := Profiles(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = w.Write([]byte("next " + r.Method + " " + r.URL.Path))
+	}))
 	for _, c := range []struct{ method, path, says string }{
 		{"GET", "/debug/pprof/goroutine?debug=1", "goroutine profile: total"},
 		{"GET", "/debug/pprof/heap?debug=1", "heap profile:"},

@@ -4,7 +4,6 @@ import (
 	"context"
 	"time"
 
-
 	"github.com/rackfs/rackfs/blockstore"
 	"github.com/rackfs/rackfs/internal/node"
 	"github.com/rackfs/rackfs/internal/wire"
