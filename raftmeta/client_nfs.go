@@ -8,8 +8,12 @@ import (
 	"github.com/rackfs/rackfs/vfs"
 )
 
-// releaseBatch bounds the clients that one command releases.
-const releaseBatch = 64
+const (
+	// releaseBatch bounds the clients that one command releases.
+	releaseBatch = 64
+	// firstNamespace is the namespace shard that every cluster has.
+	firstNamespace = 1
+)
 
 // NewNFSClients makes n records of NFS clients that this client's origin serves, and returns the first of their ids, which
 // follow one another and were never given before.
@@ -100,7 +104,7 @@ func (c *Client) finishRelease(ctx context.Context, ids []uint64) error {
 	if err != nil {
 		return err
 	}
-	shards := map[uint16]bool{}
+	shards := map[uint16]bool{firstNamespace: true} // where clients are known though no file system is left there
 	for _, f := range r.GetFileSystems().GetFileSystems() {
 		shards[uint16(f.Shard)] = true
 	}

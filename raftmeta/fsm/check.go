@@ -45,6 +45,10 @@ type checker struct {
 	xattrs  map[inoKey]xattrs
 	cookies map[xattrCookie]bool
 
+	// deleted are the file systems that were deleted here, and whether something of them waits for Purge.
+	deleted map[uint32]bool
+	ended   map[uint32]int // their items in the queue
+
 	clients clientChecker
 }
 
@@ -104,7 +108,7 @@ func (c *checker) scan(ctx context.Context, looked func() error) (err error) {
 	}
 	// Kinds are scanned in the order that the checks need.
 	c.clients.checker = c
-	for _, p := range []string{"g/", "n/", "i/", "a/", "d/", "b/", "e/", "x/", "y/", "r/", "l/", "o/", "q/", "v/", "u/", "m/", "W/", "w/", "O/", "L/", "z/", "C/", "S/"} {
+	for _, p := range []string{"D/", "g/", "n/", "c/", "i/", "a/", "d/", "b/", "e/", "x/", "y/", "r/", "l/", "o/", "q/", "v/", "u/", "m/", "W/", "w/", "O/", "L/", "z/", "C/", "S/"} {
 		var ended error
 		err := c.view.Scan([]byte(p), prefixEnd([]byte(p)), func(k, v []byte) bool {
 			c.try(func() { c.record(p, bytes.Clone(k), v) })
@@ -171,6 +175,14 @@ func (c *checker) record(p string, k, v []byte) {
 		}
 	}
 	switch p {
+	case "n/", "i/", "c/", "a/", "d/", "e/", "o/", "u/", "O/", "L/":
+		c.mayBeLeft(u32(0), k)
+	case "v/":
+		c.mayBeLeft(u32(8), k)
+	}
+	switch p {
+	case "D/":
+		c.deletedSpace(u32(0), v)
 	case "g/":
 		c.origins[u64(0)] = true
 	case "n/":
@@ -237,7 +249,7 @@ func (c *checker) record(p string, k, v []byte) {
 		}
 		c.leased[u64(8)] = u64(0)
 	case "o/":
-		if !c.mine(inoKey{u32(0), u64(4)}) {
+		if c.deleted[u32(0)] || !c.mine(inoKey{u32(0), u64(4)}) {
 			break
 		}
 		c.orphans[inoKey{u32(0), u64(4)}]++
@@ -253,6 +265,9 @@ func (c *checker) record(p string, k, v []byte) {
 		}
 		if q.Dying {
 			c.unsaid = &q
+		}
+		if q.Namespace {
+			c.ended[q.Fs]++
 		}
 		if q.Client != 0 {
 			c.clients.purged(q.Client)
@@ -282,6 +297,9 @@ func (c *checker) record(p string, k, v []byte) {
 }
 
 func (c *checker) dirent(dir inoKey, cookie uint64, d *dirent) {
+	if c.deleted[dir.fs] {
+		return
+	}
 	if c.mine(dir) {
 		c.try(func() { c.slot(dir, cookie, d) })
 	}
@@ -351,7 +369,7 @@ func (c *checker) extent(k inoKey, e extent) {
 		c.try(func() { c.reference(k, e) })
 	}
 	n := c.inodes[k]
-	if n == nil {
+	if n == nil || c.deleted[k.fs] {
 		return // of a deleted inode, or of another part
 	}
 	if n.charged(e.gen) {
@@ -395,6 +413,7 @@ func (c *checker) reference(k inoKey, e extent) {
 }
 
 func (c *checker) finish() {
+	c.deletedSpaces()
 	for k, n := range c.inodes {
 		c.try(func() {
 			if n.attr.Used != c.used[k] {

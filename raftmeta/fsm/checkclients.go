@@ -70,8 +70,11 @@ func (c *clientChecker) record(p string, k, v []byte) {
 		}
 		o, err := decodeOpen(k, v)
 		must(err)
-		c.opens[file(0)] = append(c.opens[file(0)], *o)
 		c.counted(o.client).opens++
+		if c.deleted[file(0).fs] {
+			break
+		}
+		c.opens[file(0)] = append(c.opens[file(0)], *o)
 		c.has(o.client, file(0))
 	case "L/":
 		if !c.mine(file(0)) {
@@ -79,10 +82,13 @@ func (c *clientChecker) record(p string, k, v []byte) {
 		}
 		l, err := decodeLocks(k, v)
 		must(err)
-		c.locks[file(0)] = append(c.locks[file(0)], l)
 		n := c.counted(l.client)
 		n.owners++
 		n.ranges += uint32(len(l.ranges))
+		if c.deleted[file(0).fs] {
+			break
+		}
+		c.locks[file(0)] = append(c.locks[file(0)], l)
 		c.has(l.client, file(0))
 	case "z/":
 		if !c.first() {
@@ -139,9 +145,12 @@ func (c *clientChecker) knownKey(k, v []byte) {
 		}
 		c.known[id] = r
 	case clientFileLen:
-		if f := (inoKey{binary.BigEndian.Uint32(k[knownLen:]), tail64(k)}); c.mine(f) {
-			c.files[clientFile{id, f}] = false
+		f := inoKey{binary.BigEndian.Uint32(k[knownLen:]), tail64(k)}
+		if c.mayBeLeft(f.fs, k); c.mine(f) {
 			c.owned(id)
+			if !c.deleted[f.fs] {
+				c.files[clientFile{id, f}] = false
+			}
 		}
 	case clientSessionLen:
 		c.owned(id)

@@ -138,6 +138,6 @@ func newChecker(v View, hash hashFunc, s *shared, p part) *checker {
 		blocks: map[uint64]*metapb.BlockRecord{}, dying: map[uint64]*metapb.DyingRecord{}, orphans: map[inoKey]int{}, origins: map[uint64]bool{},
 		numbers: map[uint64]uint64{}, ranges: map[uint64]*metapb.RangeRecord{}, leased: map[uint64]uint64{},
 		queue: map[inoKey]int{}, ending: map[uint64]bool{}, counts: map[string]uint64{},
-		xattrs: map[inoKey]xattrs{}, cookies: map[xattrCookie]bool{},
+		xattrs: map[inoKey]xattrs{}, cookies: map[xattrCookie]bool{}, deleted: map[uint32]bool{}, ended: map[uint32]int{},
 	}
 }

@@ -14,6 +14,9 @@ func (c *checker) reservation(origin uint64, k usageKey, v []byte) {
 	if !c.origins[origin] && !c.ending[origin] {
 		c.fail("origin %d, which is not registered, has %d bytes reserved in %+v", origin, r.Bytes, k)
 	}
+	if c.deleted[k.fs] {
+		return
+	}
 	for _, k := range chargedKeys(k.fs, k.project) {
 		c.held[k] += r.Bytes
 	}
@@ -43,6 +46,9 @@ func (c *checker) quotas() {
 		}
 	}
 	for k, want := range c.total {
+		if c.deleted[k.fs] {
+			continue
+		}
 		c.try(func() {
 			got := c.usage[k]
 			if got.bytes != want.bytes || got.inodes != want.inodes || got.reserved != c.held[k] {

@@ -12,6 +12,9 @@ type xattrCookie struct {
 }
 
 func (c *checker) xattr(k inoKey, name string, a *metapb.XattrRecord) {
+	if c.deleted[k.fs] {
+		return
+	}
 	if err := vfs.CheckXattrName(name, "fsm.check"); err != nil {
 		c.fail("inode %d: extended attribute: %v", k.ino, err)
 	}

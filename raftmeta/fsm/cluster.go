@@ -4,8 +4,6 @@ import (
 	"encoding/binary"
 	"strings"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 )
@@ -45,6 +43,8 @@ func (x *call) runCluster(c *metapb.Command) (*metapb.Result, error) {
 		err = x.allowDeletion(op.AllowDeletion)
 	case *metapb.Command_PutFileSystem:
 		err = x.putFileSystem(op.PutFileSystem)
+	case *metapb.Command_RemoveFileSystem:
+		err = x.removeFileSystem(op.RemoveFileSystem)
 	case *metapb.Command_PutStore:
 		err = x.putStore(op.PutStore)
 	case *metapb.Command_PutPool:
@@ -86,58 +86,6 @@ func (o *overlay) getRecord(key []byte, r interface{ UnmarshalVT([]byte) error }
 
 func appendID32(b []byte, prefix string, id uint32) []byte {
 	return binary.BigEndian.AppendUint32(append(b, prefix...), id)
-}
-
-// named reports whether a file system in this state holds its name.
-func named(s metapb.FileSystemState) bool { return s != metapb.FileSystemState_FS_PURGING }
-
-func (x *call) putFileSystem(c *metapb.PutFileSystem) error {
-	const op = "filesystem.put"
-	f := c.Fs
-	if f == nil || f.Id == 0 || f.Shard == 0 || f.Shard > 0xffff {
-		return vfs.Errorf(vfs.KindInvalid, op, "a file system has an id and a name-space shard")
-	}
-	if f.State <= metapb.FileSystemState_FS_UNKNOWN || f.State > metapb.FileSystemState_FS_PURGING {
-		return vfs.Errorf(vfs.KindInvalid, op, "state %d", int32(f.State))
-	}
-	if len(f.HashKey) != hashKeyLen {
-		return vfs.Errorf(vfs.KindInvalid, op, "a hash key has %d bytes, not %d", hashKeyLen, len(f.HashKey))
-	}
-	if err := checkRecordName(op, "name", f.Name); err != nil {
-		return err
-	}
-	if err := checkRecordName(op, "workspace", f.Workspace); err != nil {
-		return err
-	}
-	key := appendID32(nil, "f/", f.Id)
-	var old metapb.FileSystem
-	had, err := x.getRecord(key, &old)
-	if err != nil {
-		return err
-	}
-	switch {
-	case had && proto.Equal(&old, f):
-		return nil // a repeated command
-	case had && c.ExpectState == metapb.FileSystemState_FS_UNKNOWN:
-		return vfs.Errorf(vfs.KindExists, op, "file system %d", f.Id)
-	case old.State != c.ExpectState: // FS_UNKNOWN if there is none
-		return vfs.Errorf(vfs.KindChanged, op, "file system %d is in state %d, not %d", f.Id, int32(old.State), int32(c.ExpectState))
-	case had && (old.Shard != f.Shard || string(old.HashKey) != string(f.HashKey) || old.Kind != f.Kind):
-		return vfs.Errorf(vfs.KindInvalid, op, "shard, kind and hash key of a file system never change")
-	}
-	if had && named(old.State) {
-		x.del(appendNamed(nil, "F/", old.Workspace, []byte(old.Name)))
-	}
-	if named(f.State) {
-		name := appendNamed(nil, "F/", f.Workspace, []byte(f.Name))
-		if _, taken, err := x.get(name); err != nil {
-			return err
-		} else if taken {
-			return vfs.Errorf(vfs.KindExists, op, "the name is taken in this workspace")
-		}
-		x.set(name, binary.BigEndian.AppendUint32(nil, f.Id))
-	}
-	return x.setRecord(key, f)
 }
 
 func (x *call) putStore(c *metapb.PutStore) error {

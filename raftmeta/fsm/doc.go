@@ -33,7 +33,8 @@
 // ReapBlocks, ReturnBlocks, RewriteExtents, ChangePGs, ReplaceStore and the version of the cluster map. Level 3 added
 // Touch, PunchHole, Allocate, CloneRange, extended attributes, projects, limits and reservations, the checks of ReplaceStore
 // (levelReplaceChecked), and what
-// NFS clients have: opens, locks, sessions, replies. Level 4 added node groups, reserved racks and pools of groups.
+// NFS clients have: opens, locks, sessions, replies. Level 4 added node groups, reserved racks and pools of groups, and file systems that
+// change by version and end: DeleteNamespace, LimitNamespace, RemoveFileSystem.
 //
 // A command first passes the exactly-once check (see metapb.Identity), from level 3 on a second one if it belongs to an NFS
 // client's call (metapb.Call), then
@@ -58,6 +59,7 @@
 //	m/map                   the version of the cluster map (shard 0)
 //	m/deletion              the incarnation for which deletion was allowed, 8 bytes (shard 0)
 //	n/ fs                   NamespaceRecord
+//	D/ fs                   DeletedNamespace: instead of n/, for ever
 //	c/ fs                   the next inode number, 8 bytes; never goes back
 //	u/ fs [project]         UsageRecord of the file system, or of one project in it: usage, limits, directory
 //	v/ origin fs project    ReservationRecord: bytes that an origin has reserved within the limits
@@ -88,6 +90,8 @@
 //
 // and on shard 0
 //
+//	m/next/fs               the next file system id, from level 4
+//	m/fs                    the version of the list of file systems, from level 4
 //	f/ id                   FileSystem
 //	F/ workspace 0 name     its id, 4 bytes
 //	t/ id, p/ id            Store, Pool
@@ -192,6 +196,13 @@
 // give them back. A reservation counts against the file system and the project, whichever of them has a limit, so that a limit
 // that is set later finds it. What was acknowledged when no limit was known is committed in any case, and may raise usage above
 // a limit that was set meanwhile.
+//
+// # File systems
+//
+// A file system's record is at shard 0, its name space here. DeleteNamespace takes away n/, without which no command and no query finds
+// anything of the file system, and puts D/ in its place, so that no late CreateNamespace makes it again. What it had is removed by Purge, kind
+// after kind (purgespace.go): first opens, locks and holds, which have indexes by client and origin, then extents, whose blocks die, then
+// the rest. Meanwhile its records contradict each other, and are not looked at; those of clients, origins and blocks do not.
 //
 // # Change values and the write lease
 //

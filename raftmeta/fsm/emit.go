@@ -85,9 +85,13 @@ func (m *Machine) emitRecords(e *emitter) error {
 	}
 	for _, k := range m.usages.dirty {
 		u := m.usages.rows[k].v
+		if u.gone {
+			e.del(k.append(key[:0]))
+			continue
+		}
 		b, err := (&metapb.UsageRecord{
 			Bytes: u.bytes, Inodes: u.inodes, Reserved: u.reserved,
-			LimitBytes: u.limitBytes, LimitInodes: u.limitInodes, Dir: u.dir,
+			LimitBytes: u.limitBytes, LimitInodes: u.limitInodes, Dir: u.dir, LimitsVersion: u.limitsVersion,
 		}).MarshalVT()
 		if err != nil {
 			return fatal(err)
@@ -95,7 +99,12 @@ func (m *Machine) emitRecords(e *emitter) error {
 		e.set(k.append(key[:0]), b)
 	}
 	for _, k := range m.counts.dirty {
-		e.set(k.append(key[:0]), binary.BigEndian.AppendUint64(nil, m.counts.rows[k].v))
+		n := m.counts.rows[k].v
+		if k.what == counterIno && n == 0 { // removed with its file system
+			e.del(k.append(key[:0]))
+			continue
+		}
+		e.set(k.append(key[:0]), binary.BigEndian.AppendUint64(nil, n))
 	}
 	for _, k := range m.origins.dirty {
 		key = appendID(key[:0], "g/", k)
@@ -111,7 +120,11 @@ func (m *Machine) emitRecords(e *emitter) error {
 		e.set(key, b)
 	}
 	for _, k := range m.spaces.dirty {
-		e.set(appendFS(key[:0], "n/", k), m.spaces.rows[k].v.enc)
+		if sp := m.spaces.rows[k].v; sp != nil {
+			e.set(appendFS(key[:0], "n/", k), sp.enc)
+		} else {
+			e.del(appendFS(key[:0], "n/", k))
+		}
 	}
 	for _, k := range m.calls.dirty {
 		key = appendCall(key[:0], k)

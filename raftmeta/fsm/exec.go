@@ -96,7 +96,8 @@ func idempotent(c *metapb.Command) bool {
 		*metapb.Command_ReleaseClients, *metapb.Command_ReleaseSession, *metapb.Command_ForgetClients,
 		*metapb.Command_PutNode, *metapb.Command_RemoveNode, *metapb.Command_PutToken, *metapb.Command_JoinNode,
 		*metapb.Command_PutGroup, *metapb.Command_RemoveGroup, *metapb.Command_ReserveRacks, *metapb.Command_SetNodeGroup, *metapb.Command_RemovePool,
-		*metapb.Command_SetNodeState, *metapb.Command_RetireNode, *metapb.Command_RetireStores:
+		*metapb.Command_SetNodeState, *metapb.Command_RetireNode, *metapb.Command_RetireStores,
+		*metapb.Command_RemoveFileSystem, *metapb.Command_DeleteNamespace, *metapb.Command_LimitNamespace:
 		return true
 	case *metapb.Command_AllowDeletion:
 		return true
@@ -165,6 +166,8 @@ func (x *call) runNamespace(c *metapb.Command) (*metapb.Result, error) {
 	switch op := c.Op.(type) {
 	case *metapb.Command_CreateNamespace:
 		return x.createNamespace(op.CreateNamespace)
+	case *metapb.Command_DeleteNamespace:
+		return x.deleteNamespace()
 	case *metapb.Command_AllocBlocks:
 		return x.allocBlocks(op.AllocBlocks)
 	case *metapb.Command_ReapBlocks:
@@ -222,6 +225,8 @@ func (x *call) runNamespace(c *metapb.Command) (*metapb.Result, error) {
 		return x.openFile(op.OpenFile)
 	case *metapb.Command_SetLock:
 		return x.setLock(op.SetLock)
+	case *metapb.Command_LimitNamespace:
+		return x.limitNamespace(op.LimitNamespace)
 	case *metapb.Command_SetProject:
 		return x.setProject(op.SetProject)
 	case *metapb.Command_SetQuota:

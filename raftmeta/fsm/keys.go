@@ -145,6 +145,8 @@ const (
 	counterClients                 // NFS clients that have a record (shard 0), or are known here
 	counterGroup                   // next id of a node group (shard 0)
 	counterPG                      // highest id of a placement group that any pool has had, from level 4 on (shard 0)
+	counterFS                      // lowest file system id that was never given (shard 0); 0: above the highest there is
+	counterFSMap                   // version of the list of file systems (shard 0)
 
 	// collectCounters is how many kinds level 2 has: part of what it does.
 	collectCounters = int(counterMap) + 1
@@ -158,7 +160,7 @@ type counterKey struct {
 // first is the value of a counter that was never written.
 func (c counter) first() uint64 {
 	switch c {
-	case counterQueueLen, counterDyingLen, counterMap, counterClients, counterPG:
+	case counterQueueLen, counterDyingLen, counterMap, counterClients, counterPG, counterFS, counterFSMap:
 		return 0
 	}
 	return 1
@@ -188,6 +190,10 @@ func (k counterKey) append(b []byte) []byte {
 		return append(b, "m/next/group"...)
 	case counterPG:
 		return append(b, "m/last/pg"...)
+	case counterFS:
+		return append(b, "m/next/fs"...)
+	case counterFSMap:
+		return append(b, "m/fs"...)
 	}
 	return appendFS(b, "c/", k.fs)
 }

@@ -33,7 +33,8 @@ func levelOf(c *metapb.Command) uint32 {
 		*metapb.Command_PutNode, *metapb.Command_RemoveNode, *metapb.Command_PutToken, *metapb.Command_JoinNode:
 		return levelPOSIX
 	case *metapb.Command_PutGroup, *metapb.Command_RemoveGroup, *metapb.Command_ReserveRacks, *metapb.Command_SetNodeGroup, *metapb.Command_RemovePool,
-		*metapb.Command_SetNodeState, *metapb.Command_RetireNode, *metapb.Command_RetireStores:
+		*metapb.Command_SetNodeState, *metapb.Command_RetireNode, *metapb.Command_RetireStores,
+		*metapb.Command_RemoveFileSystem, *metapb.Command_DeleteNamespace, *metapb.Command_LimitNamespace:
 		return levelCluster
 	case *metapb.Command_AllowDeletion:
 		return levelCluster

@@ -19,6 +19,7 @@ type history struct {
 	draw   func(label string, lo, hi int) int
 	raises bool // feature levels are raised on the way
 	nfs    bool // from level 3 on, with NFS clients
+	ends   bool // the file system is deleted on the way
 	cmds   []*metapb.Command
 	seqs   map[slotKey]uint64
 	pieces []*metapb.NewExtent // that some commit wrote, or was refused to write
@@ -145,6 +146,18 @@ func (h *history) quota() *metapb.Command {
 }
 
 func (h *history) op() *metapb.Command {
+	if h.ends && len(h.cmds) > 40 {
+		switch h.num("end", 0, 15) {
+		case 0:
+			return &metapb.Command{Op: &metapb.Command_DeleteNamespace{DeleteNamespace: &metapb.DeleteNamespace{}}}
+		case 1, 2, 3:
+			return &metapb.Command{Op: &metapb.Command_Purge{Purge: &metapb.Purge{MaxKeys: uint32(h.num("keys", 1, 30))}}}
+		case 4:
+			return &metapb.Command{Op: &metapb.Command_LimitNamespace{LimitNamespace: &metapb.LimitNamespace{Version: h.num("version", 1, 9), Bytes: h.num("pages", 0, 8) * pageSize}}}
+		case 5:
+			return &metapb.Command{Op: &metapb.Command_CreateNamespace{CreateNamespace: testNamespace()}}
+		}
+	}
 	if h.nfs && h.num("nfs", 0, 1) == 0 {
 		return h.nfsOp()
 	}
@@ -282,6 +295,7 @@ func (h *history) play(t *testing.T, o Options, cut, flushed, reopened func() bo
 func TestMetamorphic(t *testing.T) {
 	t.Run("levels", func(t *testing.T) { metamorphic(t, func(h *history) { h.raises = true }) })
 	t.Run("nfs", func(t *testing.T) { metamorphic(t, func(h *history) { h.raises, h.nfs = true, true }) })
+	t.Run("deleted", func(t *testing.T) { metamorphic(t, func(h *history) { h.raises, h.nfs, h.ends = true, true, true }) })
 }
 
 func metamorphic(t *testing.T, set func(*history)) {

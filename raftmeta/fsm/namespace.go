@@ -31,6 +31,13 @@ func (x *call) createNamespace(c *metapb.CreateNamespace) (*metapb.Result, error
 		}
 		return &metapb.Result{}, nil
 	}
+	if x.level >= levelCluster {
+		if _, gone, err := x.get(appendFS(nil, "D/", x.fs)); err != nil {
+			return nil, err
+		} else if gone {
+			return nil, vfs.Errorf(vfs.KindExists, op, "file system %d was here and was deleted", x.fs)
+		}
+	}
 	if sp, err = decodeSpace(enc); err != nil {
 		return nil, err
 	}

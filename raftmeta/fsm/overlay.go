@@ -46,7 +46,7 @@ type overlay struct {
 	usages  table[usageKey, usage]
 	counts  table[counterKey, uint64]
 	origins table[uint64, *metapb.OriginRecord] // nil: not registered
-	spaces  table[uint32, *space]
+	spaces  table[uint32, *space]               // nil: deleted
 	calls   table[callKey, *slotRow]
 	clients table[uint64, *knownClient] // nil: not known
 
@@ -60,6 +60,8 @@ type usage struct {
 	reserved                uint64
 	limitBytes, limitInodes uint64
 	dir                     uint64
+	limitsVersion           uint64
+	gone                    bool // the record was removed, with its file system
 }
 
 // slotRow is a SlotRecord, its results still encoded.
@@ -180,7 +182,7 @@ func (o *overlay) get(key []byte) ([]byte, bool, error) {
 // it: those that commands list.
 func ordered(k string) bool {
 	switch k[0] {
-	case 'a', 'e', 'q', 'o', 'h', 'l', 'x', 'y', 'p', 'O', 'L', 'w', 'W', 'v', 'j', 't', 'f':
+	case 'a', 'e', 'q', 'o', 'h', 'l', 'x', 'y', 'p', 'O', 'L', 'w', 'W', 'v', 'j', 't', 'f', 'F':
 		return true
 	}
 	return false
@@ -364,7 +366,7 @@ func decodeUsage(b []byte) (usage, error) {
 	}
 	return usage{
 		bytes: r.Bytes, inodes: r.Inodes, reserved: r.Reserved,
-		limitBytes: r.LimitBytes, limitInodes: r.LimitInodes, dir: r.Dir,
+		limitBytes: r.LimitBytes, limitInodes: r.LimitInodes, dir: r.Dir, limitsVersion: r.LimitsVersion,
 	}, nil
 }
 

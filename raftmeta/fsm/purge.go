@@ -95,6 +95,9 @@ func (x *call) purgeItem(item *metapb.PurgeRecord, budget int) (done bool, err e
 	if item.Client != 0 {
 		return x.purgeClient(item.Client, budget)
 	}
+	if item.Namespace {
+		return x.purgeNamespace(item, budget)
+	}
 	sub := *x
 	sub.fs = item.Fs
 	n, err := x.inode(item.Fs, item.Ino)

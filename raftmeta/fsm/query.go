@@ -66,7 +66,7 @@ func (r *reader) run(c *Cache, q *metapb.Query) (*metapb.QueryResult, error) {
 	case *metapb.Query_LiveBlocks:
 		return r.liveBlocks(op.LiveBlocks)
 	case *metapb.Query_FileSystems:
-		return r.fileSystems()
+		return r.fileSystems(op.FileSystems)
 	case *metapb.Query_ClusterMap:
 		return r.clusterMap(op.ClusterMap)
 	case *metapb.Query_Keys:
@@ -87,6 +87,8 @@ func (r *reader) run(c *Cache, q *metapb.Query) (*metapb.QueryResult, error) {
 		return r.clientState(op.ClientState)
 	case *metapb.Query_SessionSlots:
 		return r.sessionSlots(op.SessionSlots)
+	case *metapb.Query_Namespace:
+		return r.namespace()
 	}
 	sp, err := r.space()
 	if err != nil {
@@ -456,11 +458,6 @@ func all[T interface{ UnmarshalVT([]byte) error }](r *reader, prefix []byte, fre
 		err = corrupt("record below %q: %w", prefix, inner)
 	}
 	return list, err
-}
-
-func (r *reader) fileSystems() (*metapb.QueryResult, error) {
-	list, err := all(r, []byte("f/"), func() *metapb.FileSystem { return new(metapb.FileSystem) })
-	return &metapb.QueryResult{R: &metapb.QueryResult_FileSystems{FileSystems: &metapb.FileSystemsR{FileSystems: list}}}, err
 }
 
 func (r *reader) clusterMap(q *metapb.ClusterMapQ) (*metapb.QueryResult, error) {

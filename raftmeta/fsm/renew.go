@@ -21,7 +21,7 @@ const (
 	jumpIDs = 1 << 32
 	// jumpEpochs is for placement groups: each move of a slot raises the epoch by 1. There is room for 4,095.
 	jumpEpochs = 1 << 20
-	// jumpGroups is for ids of placement groups and of node groups.
+	// jumpGroups is for ids of placement groups, node groups and file systems.
 	jumpGroups = 1 << 12
 )
 
@@ -196,6 +196,8 @@ func (n *renewer) cluster(r *Renewal) {
 	if n.level >= levelCluster {
 		n.jump(counterKey{what: counterPG}, jumpGroups, math.MaxUint32)
 		n.jump(counterKey{what: counterGroup}, jumpGroups, math.MaxUint32)
+		n.jump(counterKey{what: counterFS}, jumpGroups, math.MaxUint32)
+		n.jump(counterKey{what: counterFSMap}, jumpIDs, math.MaxInt64)
 	}
 	n.jump(counterKey{what: counterClient}, jumpIDs, maxClientID)
 	n.drop("j/t/") // a token that was used since would be a new one again
@@ -205,7 +207,14 @@ func (n *renewer) cluster(r *Renewal) {
 	n.each("p/", n.pool)
 	n.each("f/", func(k, v []byte) {
 		var f metapb.FileSystem
-		if n.err = f.UnmarshalVT(v); n.err != nil || f.State != metapb.FileSystemState_FS_ACTIVE {
+		if n.err = f.UnmarshalVT(v); n.err != nil {
+			return
+		}
+		if n.level >= levelCluster { // limits of a version that was lost give way to those of the record
+			f.Version += jumpIDs
+			n.record(k, &f)
+		}
+		if f.State != metapb.FileSystemState_FS_ACTIVE {
 			return
 		}
 		for _, id := range r.Namespaces[uint16(f.Shard)] {

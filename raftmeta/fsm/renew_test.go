@@ -106,8 +106,10 @@ func TestRenewCluster(t *testing.T) {
 	r.ok(&metapb.Command{Op: &metapb.Command_PutPool{PutPool: &metapb.PutPool{Pool: &metapb.Pool{Id: 1, Name: "p", K: 2, M: 1, Pgs: []*metapb.PlacementGroup{{Id: 1, Epoch: 4, Slots: slots}}}}}})
 	r.ok(&metapb.Command{Op: &metapb.Command_PutKey{PutKey: &metapb.PutKey{Key: &metapb.Key{Kind: "handle", Id: 1, Secret: []byte("old")}}}})
 	r.ok(&metapb.Command{Op: &metapb.Command_PutToken{PutToken: &metapb.PutToken{Token: &metapb.Token{Hash: make([]byte, 32), Roles: []string{"meta"}, Expires: &metapb.Time{Sec: 9}}}}})
-	for id, state := range map[uint32]metapb.FileSystemState{1: metapb.FileSystemState_FS_ACTIVE, 2: metapb.FileSystemState_FS_ACTIVE} {
-		fs := &metapb.FileSystem{Id: id, Name: fmt.Sprint(id), Workspace: "default", Shard: 1, Pool: 1, State: state, HashKey: []byte("0123456789abcdef")}
+	for id := uint32(1); id <= 2; id++ {
+		fs := &metapb.FileSystem{
+			Id: id, Name: fmt.Sprint(id), Workspace: "default", Kind: "shared", Shard: 1, Pool: 1, State: metapb.FileSystemState_FS_ACTIVE, HashKey: []byte("0123456789abcdef"),
+		}
 		r.ok(&metapb.Command{Op: &metapb.Command_PutFileSystem{PutFileSystem: &metapb.PutFileSystem{Fs: fs}}})
 	}
 	client := r.ok(&metapb.Command{Op: &metapb.Command_PutClient{PutClient: &metapb.PutClient{Count: 3}}}).GetClients().First
@@ -136,8 +138,14 @@ func TestRenewCluster(t *testing.T) {
 		t.Fatalf("clients %v", n)
 	}
 	states := map[uint32]metapb.FileSystemState{}
-	for _, f := range r.query(&metapb.Query{Q: &metapb.Query_FileSystems{FileSystems: &metapb.FileSystemsQ{}}}).GetFileSystems().FileSystems {
-		states[f.Id] = f.State
+	list := r.query(&metapb.Query{Q: &metapb.Query_FileSystems{FileSystems: &metapb.FileSystemsQ{}}}).GetFileSystems()
+	for _, f := range list.FileSystems {
+		if states[f.Id] = f.State; f.Version < 1000 {
+			t.Fatalf("%v has a version that the namespace may have seen", f)
+		}
+	}
+	if list.NextId < 1000 || list.Version < 1000 {
+		t.Fatalf("the next file system is %d, of list %d", list.NextId, list.Version)
 	}
 	if states[1] != metapb.FileSystemState_FS_ACTIVE || states[2] != metapb.FileSystemState_FS_CREATING {
 		t.Fatalf("file systems %v: the second one has no namespace", states)

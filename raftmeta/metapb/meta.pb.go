@@ -126,14 +126,15 @@ func (LockType) EnumDescriptor() ([]byte, []int) {
 	return file_meta_proto_rawDescGZIP(), []int{1}
 }
 
+// A file system is made, and ends, in steps that are driven from its state: see package filesystem.
 type FileSystemState int32
 
 const (
 	FileSystemState_FS_UNKNOWN  FileSystemState = 0
-	FileSystemState_FS_CREATING FileSystemState = 1
+	FileSystemState_FS_CREATING FileSystemState = 1 // its namespace may not be there yet
 	FileSystemState_FS_ACTIVE   FileSystemState = 2
-	FileSystemState_FS_DELETED  FileSystemState = 3
-	FileSystemState_FS_PURGING  FileSystemState = 4
+	FileSystemState_FS_DELETED  FileSystemState = 3 // nobody serves it; it has its name and all its data, and may become active again
+	FileSystemState_FS_PURGING  FileSystemState = 4 // its namespace is being deleted, or will be; it has no name any more. Then the record goes
 )
 
 // Enum value maps for FileSystemState.
@@ -594,7 +595,7 @@ func (x *Entry) GetCommands() []*Command {
 // stored result is answered again; a lower seq: KindSuperseded; an origin that
 // is not registered (any more): KindUnknownOrigin. A higher seq forgets the
 // slot's older results. origin 0 is allowed only for commands that are idempotent
-// by themselves (RegisterOrigin, ExpireOrigin, RaiseLevel, Purge, CreateNamespace, ReapBlocks, ChangePGs, ReplaceStore,
+// by themselves (RegisterOrigin, ExpireOrigin, RaiseLevel, Purge, CreateNamespace, DeleteNamespace, LimitNamespace, RemoveFileSystem, ReapBlocks, ChangePGs, ReplaceStore,
 // PutX but for PutNFSClient, PutClient and PutSession, ReleaseClients, ReleaseSession, ForgetClients, and
 // RemoveClient with an expected origin).
 type Identity struct {
@@ -814,10 +815,13 @@ type Command struct {
 	//	*Command_ReserveRacks
 	//	*Command_SetNodeGroup
 	//	*Command_RemovePool
+	//	*Command_RemoveFileSystem
 	//	*Command_SetNodeState
 	//	*Command_RetireNode
 	//	*Command_RetireStores
 	//	*Command_AllowDeletion
+	//	*Command_DeleteNamespace
+	//	*Command_LimitNamespace
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1399,6 +1403,15 @@ func (x *Command) GetRemovePool() *RemovePool {
 	return nil
 }
 
+func (x *Command) GetRemoveFileSystem() *RemoveFileSystem {
+	if x != nil {
+		if x, ok := x.Op.(*Command_RemoveFileSystem); ok {
+			return x.RemoveFileSystem
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetSetNodeState() *SetNodeState {
 	if x != nil {
 		if x, ok := x.Op.(*Command_SetNodeState); ok {
@@ -1430,6 +1443,24 @@ func (x *Command) GetAllowDeletion() *AllowDeletion {
 	if x != nil {
 		if x, ok := x.Op.(*Command_AllowDeletion); ok {
 			return x.AllowDeletion
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetDeleteNamespace() *DeleteNamespace {
+	if x != nil {
+		if x, ok := x.Op.(*Command_DeleteNamespace); ok {
+			return x.DeleteNamespace
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetLimitNamespace() *LimitNamespace {
+	if x != nil {
+		if x, ok := x.Op.(*Command_LimitNamespace); ok {
+			return x.LimitNamespace
 		}
 	}
 	return nil
@@ -1667,6 +1698,10 @@ type Command_RemovePool struct {
 	RemovePool *RemovePool `protobuf:"bytes,84,opt,name=remove_pool,json=removePool,proto3,oneof"` // level 4
 }
 
+type Command_RemoveFileSystem struct {
+	RemoveFileSystem *RemoveFileSystem `protobuf:"bytes,85,opt,name=remove_file_system,json=removeFileSystem,proto3,oneof"` // level 4
+}
+
 type Command_SetNodeState struct {
 	SetNodeState *SetNodeState `protobuf:"bytes,90,opt,name=set_node_state,json=setNodeState,proto3,oneof"` // level 4
 }
@@ -1681,6 +1716,15 @@ type Command_RetireStores struct {
 
 type Command_AllowDeletion struct {
 	AllowDeletion *AllowDeletion `protobuf:"bytes,95,opt,name=allow_deletion,json=allowDeletion,proto3,oneof"` // level 4
+}
+
+type Command_DeleteNamespace struct {
+	// Namespace shards.
+	DeleteNamespace *DeleteNamespace `protobuf:"bytes,86,opt,name=delete_namespace,json=deleteNamespace,proto3,oneof"` // level 4
+}
+
+type Command_LimitNamespace struct {
+	LimitNamespace *LimitNamespace `protobuf:"bytes,87,opt,name=limit_namespace,json=limitNamespace,proto3,oneof"` // level 4
 }
 
 func (*Command_RegisterOrigin) isCommand_Op() {}
@@ -1795,6 +1839,8 @@ func (*Command_SetNodeGroup) isCommand_Op() {}
 
 func (*Command_RemovePool) isCommand_Op() {}
 
+func (*Command_RemoveFileSystem) isCommand_Op() {}
+
 func (*Command_SetNodeState) isCommand_Op() {}
 
 func (*Command_RetireNode) isCommand_Op() {}
@@ -1802,6 +1848,10 @@ func (*Command_RetireNode) isCommand_Op() {}
 func (*Command_RetireStores) isCommand_Op() {}
 
 func (*Command_AllowDeletion) isCommand_Op() {}
+
+func (*Command_DeleteNamespace) isCommand_Op() {}
+
+func (*Command_LimitNamespace) isCommand_Op() {}
 
 // Result answers a Command. kind is a vfs.Kind; on an error nothing else is set
 // and the command changed nothing (but its slot).
@@ -3097,6 +3147,107 @@ func (x *CreateNamespace) GetHashKey() []byte {
 	return nil
 }
 
+// DeleteNamespace ends file system Command.fs on this shard, whether it is there or not, for ever: from this command on every other command
+// and query about it is refused with KindStale, CreateNamespace with KindExists. The purge queue removes what it had, in pieces; its blocks
+// die. NamespaceQ tells when that is done. Idempotent. Nothing brings the file system back: see FileSystemState.
+type DeleteNamespace struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteNamespace) Reset() {
+	*x = DeleteNamespace{}
+	mi := &file_meta_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteNamespace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteNamespace) ProtoMessage() {}
+
+func (x *DeleteNamespace) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteNamespace.ProtoReflect.Descriptor instead.
+func (*DeleteNamespace) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{18}
+}
+
+// LimitNamespace sets the limits of file system Command.fs to those of version of its record in shard 0; 0: none. One that comes after that
+// of the same or a newer version changes nothing.
+type LimitNamespace struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Inodes        uint64                 `protobuf:"varint,3,opt,name=inodes,proto3" json:"inodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LimitNamespace) Reset() {
+	*x = LimitNamespace{}
+	mi := &file_meta_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LimitNamespace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LimitNamespace) ProtoMessage() {}
+
+func (x *LimitNamespace) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LimitNamespace.ProtoReflect.Descriptor instead.
+func (*LimitNamespace) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *LimitNamespace) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *LimitNamespace) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *LimitNamespace) GetInodes() uint64 {
+	if x != nil {
+		return x.Inodes
+	}
+	return 0
+}
+
 // Create makes an inode of any type and its entry, or opens what exists
 // (regular files, exclusive UNCHECKED or the same verifier).
 type Create struct {
@@ -3119,7 +3270,7 @@ type Create struct {
 
 func (x *Create) Reset() {
 	*x = Create{}
-	mi := &file_meta_proto_msgTypes[18]
+	mi := &file_meta_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3131,7 +3282,7 @@ func (x *Create) String() string {
 func (*Create) ProtoMessage() {}
 
 func (x *Create) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[18]
+	mi := &file_meta_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3144,7 +3295,7 @@ func (x *Create) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Create.ProtoReflect.Descriptor instead.
 func (*Create) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{18}
+	return file_meta_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Create) GetParent() uint64 {
@@ -3245,7 +3396,7 @@ type CreateResult struct {
 
 func (x *CreateResult) Reset() {
 	*x = CreateResult{}
-	mi := &file_meta_proto_msgTypes[19]
+	mi := &file_meta_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3257,7 +3408,7 @@ func (x *CreateResult) String() string {
 func (*CreateResult) ProtoMessage() {}
 
 func (x *CreateResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[19]
+	mi := &file_meta_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3270,7 +3421,7 @@ func (x *CreateResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateResult.ProtoReflect.Descriptor instead.
 func (*CreateResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{19}
+	return file_meta_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CreateResult) GetAttr() *Attr {
@@ -3326,7 +3477,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_meta_proto_msgTypes[20]
+	mi := &file_meta_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3338,7 +3489,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[20]
+	mi := &file_meta_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3351,7 +3502,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{20}
+	return file_meta_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Link) GetIno() uint64 {
@@ -3385,7 +3536,7 @@ type LinkResult struct {
 
 func (x *LinkResult) Reset() {
 	*x = LinkResult{}
-	mi := &file_meta_proto_msgTypes[21]
+	mi := &file_meta_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3397,7 +3548,7 @@ func (x *LinkResult) String() string {
 func (*LinkResult) ProtoMessage() {}
 
 func (x *LinkResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[21]
+	mi := &file_meta_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3410,7 +3561,7 @@ func (x *LinkResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkResult.ProtoReflect.Descriptor instead.
 func (*LinkResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{21}
+	return file_meta_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *LinkResult) GetAttr() *Attr {
@@ -3448,7 +3599,7 @@ type Remove struct {
 
 func (x *Remove) Reset() {
 	*x = Remove{}
-	mi := &file_meta_proto_msgTypes[22]
+	mi := &file_meta_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3460,7 +3611,7 @@ func (x *Remove) String() string {
 func (*Remove) ProtoMessage() {}
 
 func (x *Remove) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[22]
+	mi := &file_meta_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3473,7 +3624,7 @@ func (x *Remove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Remove.ProtoReflect.Descriptor instead.
 func (*Remove) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{22}
+	return file_meta_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Remove) GetParent() uint64 {
@@ -3531,7 +3682,7 @@ type RemoveResult struct {
 
 func (x *RemoveResult) Reset() {
 	*x = RemoveResult{}
-	mi := &file_meta_proto_msgTypes[23]
+	mi := &file_meta_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3543,7 +3694,7 @@ func (x *RemoveResult) String() string {
 func (*RemoveResult) ProtoMessage() {}
 
 func (x *RemoveResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[23]
+	mi := &file_meta_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3556,7 +3707,7 @@ func (x *RemoveResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResult.ProtoReflect.Descriptor instead.
 func (*RemoveResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{23}
+	return file_meta_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RemoveResult) GetDir() *DirChange {
@@ -3610,7 +3761,7 @@ type Rename struct {
 
 func (x *Rename) Reset() {
 	*x = Rename{}
-	mi := &file_meta_proto_msgTypes[24]
+	mi := &file_meta_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3622,7 +3773,7 @@ func (x *Rename) String() string {
 func (*Rename) ProtoMessage() {}
 
 func (x *Rename) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[24]
+	mi := &file_meta_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3635,7 +3786,7 @@ func (x *Rename) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rename.ProtoReflect.Descriptor instead.
 func (*Rename) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{24}
+	return file_meta_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Rename) GetFromParent() uint64 {
@@ -3702,7 +3853,7 @@ type RenameResult struct {
 
 func (x *RenameResult) Reset() {
 	*x = RenameResult{}
-	mi := &file_meta_proto_msgTypes[25]
+	mi := &file_meta_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3714,7 +3865,7 @@ func (x *RenameResult) String() string {
 func (*RenameResult) ProtoMessage() {}
 
 func (x *RenameResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[25]
+	mi := &file_meta_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3727,7 +3878,7 @@ func (x *RenameResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenameResult.ProtoReflect.Descriptor instead.
 func (*RenameResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{25}
+	return file_meta_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RenameResult) GetFrom() *DirChange {
@@ -3795,7 +3946,7 @@ type SetAttr struct {
 
 func (x *SetAttr) Reset() {
 	*x = SetAttr{}
-	mi := &file_meta_proto_msgTypes[26]
+	mi := &file_meta_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3807,7 +3958,7 @@ func (x *SetAttr) String() string {
 func (*SetAttr) ProtoMessage() {}
 
 func (x *SetAttr) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[26]
+	mi := &file_meta_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3820,7 +3971,7 @@ func (x *SetAttr) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetAttr.ProtoReflect.Descriptor instead.
 func (*SetAttr) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{26}
+	return file_meta_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SetAttr) GetIno() uint64 {
@@ -3868,7 +4019,7 @@ type AttrResult struct {
 
 func (x *AttrResult) Reset() {
 	*x = AttrResult{}
-	mi := &file_meta_proto_msgTypes[27]
+	mi := &file_meta_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3880,7 +4031,7 @@ func (x *AttrResult) String() string {
 func (*AttrResult) ProtoMessage() {}
 
 func (x *AttrResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[27]
+	mi := &file_meta_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3893,7 +4044,7 @@ func (x *AttrResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttrResult.ProtoReflect.Descriptor instead.
 func (*AttrResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{27}
+	return file_meta_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AttrResult) GetAttr() *Attr {
@@ -3927,7 +4078,7 @@ type SetXattr struct {
 
 func (x *SetXattr) Reset() {
 	*x = SetXattr{}
-	mi := &file_meta_proto_msgTypes[28]
+	mi := &file_meta_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3939,7 +4090,7 @@ func (x *SetXattr) String() string {
 func (*SetXattr) ProtoMessage() {}
 
 func (x *SetXattr) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[28]
+	mi := &file_meta_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3952,7 +4103,7 @@ func (x *SetXattr) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetXattr.ProtoReflect.Descriptor instead.
 func (*SetXattr) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{28}
+	return file_meta_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SetXattr) GetIno() uint64 {
@@ -3993,7 +4144,7 @@ type RemoveXattr struct {
 
 func (x *RemoveXattr) Reset() {
 	*x = RemoveXattr{}
-	mi := &file_meta_proto_msgTypes[29]
+	mi := &file_meta_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4005,7 +4156,7 @@ func (x *RemoveXattr) String() string {
 func (*RemoveXattr) ProtoMessage() {}
 
 func (x *RemoveXattr) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[29]
+	mi := &file_meta_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4018,7 +4169,7 @@ func (x *RemoveXattr) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveXattr.ProtoReflect.Descriptor instead.
 func (*RemoveXattr) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{29}
+	return file_meta_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RemoveXattr) GetIno() uint64 {
@@ -4045,7 +4196,7 @@ type XattrResult struct {
 
 func (x *XattrResult) Reset() {
 	*x = XattrResult{}
-	mi := &file_meta_proto_msgTypes[30]
+	mi := &file_meta_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4057,7 +4208,7 @@ func (x *XattrResult) String() string {
 func (*XattrResult) ProtoMessage() {}
 
 func (x *XattrResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[30]
+	mi := &file_meta_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4070,7 +4221,7 @@ func (x *XattrResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use XattrResult.ProtoReflect.Descriptor instead.
 func (*XattrResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{30}
+	return file_meta_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *XattrResult) GetAttr() *Attr {
@@ -4102,7 +4253,7 @@ type AcquireLease struct {
 
 func (x *AcquireLease) Reset() {
 	*x = AcquireLease{}
-	mi := &file_meta_proto_msgTypes[31]
+	mi := &file_meta_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4114,7 +4265,7 @@ func (x *AcquireLease) String() string {
 func (*AcquireLease) ProtoMessage() {}
 
 func (x *AcquireLease) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[31]
+	mi := &file_meta_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4127,7 +4278,7 @@ func (x *AcquireLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireLease.ProtoReflect.Descriptor instead.
 func (*AcquireLease) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{31}
+	return file_meta_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AcquireLease) GetIno() uint64 {
@@ -4168,7 +4319,7 @@ type LeaseResult struct {
 
 func (x *LeaseResult) Reset() {
 	*x = LeaseResult{}
-	mi := &file_meta_proto_msgTypes[32]
+	mi := &file_meta_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4180,7 +4331,7 @@ func (x *LeaseResult) String() string {
 func (*LeaseResult) ProtoMessage() {}
 
 func (x *LeaseResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[32]
+	mi := &file_meta_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4193,7 +4344,7 @@ func (x *LeaseResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseResult.ProtoReflect.Descriptor instead.
 func (*LeaseResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{32}
+	return file_meta_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *LeaseResult) GetAttr() *Attr {
@@ -4222,7 +4373,7 @@ type ReleaseLease struct {
 
 func (x *ReleaseLease) Reset() {
 	*x = ReleaseLease{}
-	mi := &file_meta_proto_msgTypes[33]
+	mi := &file_meta_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4234,7 +4385,7 @@ func (x *ReleaseLease) String() string {
 func (*ReleaseLease) ProtoMessage() {}
 
 func (x *ReleaseLease) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[33]
+	mi := &file_meta_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4247,7 +4398,7 @@ func (x *ReleaseLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseLease.ProtoReflect.Descriptor instead.
 func (*ReleaseLease) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{33}
+	return file_meta_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ReleaseLease) GetIno() uint64 {
@@ -4295,7 +4446,7 @@ type CommitData struct {
 
 func (x *CommitData) Reset() {
 	*x = CommitData{}
-	mi := &file_meta_proto_msgTypes[34]
+	mi := &file_meta_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4307,7 +4458,7 @@ func (x *CommitData) String() string {
 func (*CommitData) ProtoMessage() {}
 
 func (x *CommitData) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[34]
+	mi := &file_meta_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4320,7 +4471,7 @@ func (x *CommitData) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitData.ProtoReflect.Descriptor instead.
 func (*CommitData) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{34}
+	return file_meta_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CommitData) GetIno() uint64 {
@@ -4410,7 +4561,7 @@ type NewExtent struct {
 
 func (x *NewExtent) Reset() {
 	*x = NewExtent{}
-	mi := &file_meta_proto_msgTypes[35]
+	mi := &file_meta_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4422,7 +4573,7 @@ func (x *NewExtent) String() string {
 func (*NewExtent) ProtoMessage() {}
 
 func (x *NewExtent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[35]
+	mi := &file_meta_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4435,7 +4586,7 @@ func (x *NewExtent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NewExtent.ProtoReflect.Descriptor instead.
 func (*NewExtent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{35}
+	return file_meta_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *NewExtent) GetOffset() uint64 {
@@ -4506,7 +4657,7 @@ type CommitResult struct {
 
 func (x *CommitResult) Reset() {
 	*x = CommitResult{}
-	mi := &file_meta_proto_msgTypes[36]
+	mi := &file_meta_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4518,7 +4669,7 @@ func (x *CommitResult) String() string {
 func (*CommitResult) ProtoMessage() {}
 
 func (x *CommitResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[36]
+	mi := &file_meta_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4531,7 +4682,7 @@ func (x *CommitResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitResult.ProtoReflect.Descriptor instead.
 func (*CommitResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{36}
+	return file_meta_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CommitResult) GetAttr() *Attr {
@@ -4574,7 +4725,7 @@ type Touch struct {
 
 func (x *Touch) Reset() {
 	*x = Touch{}
-	mi := &file_meta_proto_msgTypes[37]
+	mi := &file_meta_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4586,7 +4737,7 @@ func (x *Touch) String() string {
 func (*Touch) ProtoMessage() {}
 
 func (x *Touch) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[37]
+	mi := &file_meta_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4599,7 +4750,7 @@ func (x *Touch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Touch.ProtoReflect.Descriptor instead.
 func (*Touch) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{37}
+	return file_meta_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Touch) GetTouched() []*Touched {
@@ -4619,7 +4770,7 @@ type Touched struct {
 
 func (x *Touched) Reset() {
 	*x = Touched{}
-	mi := &file_meta_proto_msgTypes[38]
+	mi := &file_meta_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4631,7 +4782,7 @@ func (x *Touched) String() string {
 func (*Touched) ProtoMessage() {}
 
 func (x *Touched) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[38]
+	mi := &file_meta_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4644,7 +4795,7 @@ func (x *Touched) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Touched.ProtoReflect.Descriptor instead.
 func (*Touched) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{38}
+	return file_meta_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Touched) GetIno() uint64 {
@@ -4672,7 +4823,7 @@ type ReleaseOrphan struct {
 
 func (x *ReleaseOrphan) Reset() {
 	*x = ReleaseOrphan{}
-	mi := &file_meta_proto_msgTypes[39]
+	mi := &file_meta_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4684,7 +4835,7 @@ func (x *ReleaseOrphan) String() string {
 func (*ReleaseOrphan) ProtoMessage() {}
 
 func (x *ReleaseOrphan) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[39]
+	mi := &file_meta_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4697,7 +4848,7 @@ func (x *ReleaseOrphan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseOrphan.ProtoReflect.Descriptor instead.
 func (*ReleaseOrphan) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{39}
+	return file_meta_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ReleaseOrphan) GetIno() uint64 {
@@ -4718,7 +4869,7 @@ type AllocBlocks struct {
 
 func (x *AllocBlocks) Reset() {
 	*x = AllocBlocks{}
-	mi := &file_meta_proto_msgTypes[40]
+	mi := &file_meta_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4730,7 +4881,7 @@ func (x *AllocBlocks) String() string {
 func (*AllocBlocks) ProtoMessage() {}
 
 func (x *AllocBlocks) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[40]
+	mi := &file_meta_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4743,7 +4894,7 @@ func (x *AllocBlocks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllocBlocks.ProtoReflect.Descriptor instead.
 func (*AllocBlocks) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{40}
+	return file_meta_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *AllocBlocks) GetCount() uint32 {
@@ -4763,7 +4914,7 @@ type BlocksResult struct {
 
 func (x *BlocksResult) Reset() {
 	*x = BlocksResult{}
-	mi := &file_meta_proto_msgTypes[41]
+	mi := &file_meta_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4775,7 +4926,7 @@ func (x *BlocksResult) String() string {
 func (*BlocksResult) ProtoMessage() {}
 
 func (x *BlocksResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[41]
+	mi := &file_meta_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4788,7 +4939,7 @@ func (x *BlocksResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksResult.ProtoReflect.Descriptor instead.
 func (*BlocksResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{41}
+	return file_meta_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *BlocksResult) GetFirst() uint64 {
@@ -4821,7 +4972,7 @@ type ReapBlocks struct {
 
 func (x *ReapBlocks) Reset() {
 	*x = ReapBlocks{}
-	mi := &file_meta_proto_msgTypes[42]
+	mi := &file_meta_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4833,7 +4984,7 @@ func (x *ReapBlocks) String() string {
 func (*ReapBlocks) ProtoMessage() {}
 
 func (x *ReapBlocks) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[42]
+	mi := &file_meta_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4846,7 +4997,7 @@ func (x *ReapBlocks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReapBlocks.ProtoReflect.Descriptor instead.
 func (*ReapBlocks) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{42}
+	return file_meta_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ReapBlocks) GetThrough() uint64 {
@@ -4873,7 +5024,7 @@ type ReapResult struct {
 
 func (x *ReapResult) Reset() {
 	*x = ReapResult{}
-	mi := &file_meta_proto_msgTypes[43]
+	mi := &file_meta_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4885,7 +5036,7 @@ func (x *ReapResult) String() string {
 func (*ReapResult) ProtoMessage() {}
 
 func (x *ReapResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[43]
+	mi := &file_meta_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4898,7 +5049,7 @@ func (x *ReapResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReapResult.ProtoReflect.Descriptor instead.
 func (*ReapResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{43}
+	return file_meta_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ReapResult) GetBlocks() []*DeadBlock {
@@ -4925,7 +5076,7 @@ type DeadBlock struct {
 
 func (x *DeadBlock) Reset() {
 	*x = DeadBlock{}
-	mi := &file_meta_proto_msgTypes[44]
+	mi := &file_meta_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4937,7 +5088,7 @@ func (x *DeadBlock) String() string {
 func (*DeadBlock) ProtoMessage() {}
 
 func (x *DeadBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[44]
+	mi := &file_meta_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4950,7 +5101,7 @@ func (x *DeadBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadBlock.ProtoReflect.Descriptor instead.
 func (*DeadBlock) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{44}
+	return file_meta_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *DeadBlock) GetId() uint64 {
@@ -4980,7 +5131,7 @@ type ReturnBlocks struct {
 
 func (x *ReturnBlocks) Reset() {
 	*x = ReturnBlocks{}
-	mi := &file_meta_proto_msgTypes[45]
+	mi := &file_meta_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4992,7 +5143,7 @@ func (x *ReturnBlocks) String() string {
 func (*ReturnBlocks) ProtoMessage() {}
 
 func (x *ReturnBlocks) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[45]
+	mi := &file_meta_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5005,7 +5156,7 @@ func (x *ReturnBlocks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReturnBlocks.ProtoReflect.Descriptor instead.
 func (*ReturnBlocks) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{45}
+	return file_meta_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ReturnBlocks) GetFirst() []uint64 {
@@ -5033,7 +5184,7 @@ type RewriteExtents struct {
 
 func (x *RewriteExtents) Reset() {
 	*x = RewriteExtents{}
-	mi := &file_meta_proto_msgTypes[46]
+	mi := &file_meta_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5045,7 +5196,7 @@ func (x *RewriteExtents) String() string {
 func (*RewriteExtents) ProtoMessage() {}
 
 func (x *RewriteExtents) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[46]
+	mi := &file_meta_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5058,7 +5209,7 @@ func (x *RewriteExtents) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RewriteExtents.ProtoReflect.Descriptor instead.
 func (*RewriteExtents) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{46}
+	return file_meta_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RewriteExtents) GetIno() uint64 {
@@ -5096,7 +5247,7 @@ type ExtentRewrite struct {
 
 func (x *ExtentRewrite) Reset() {
 	*x = ExtentRewrite{}
-	mi := &file_meta_proto_msgTypes[47]
+	mi := &file_meta_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5108,7 +5259,7 @@ func (x *ExtentRewrite) String() string {
 func (*ExtentRewrite) ProtoMessage() {}
 
 func (x *ExtentRewrite) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[47]
+	mi := &file_meta_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5121,7 +5272,7 @@ func (x *ExtentRewrite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentRewrite.ProtoReflect.Descriptor instead.
 func (*ExtentRewrite) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{47}
+	return file_meta_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ExtentRewrite) GetOffset() uint64 {
@@ -5211,7 +5362,7 @@ type RewriteResult struct {
 
 func (x *RewriteResult) Reset() {
 	*x = RewriteResult{}
-	mi := &file_meta_proto_msgTypes[48]
+	mi := &file_meta_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5223,7 +5374,7 @@ func (x *RewriteResult) String() string {
 func (*RewriteResult) ProtoMessage() {}
 
 func (x *RewriteResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[48]
+	mi := &file_meta_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5236,7 +5387,7 @@ func (x *RewriteResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RewriteResult.ProtoReflect.Descriptor instead.
 func (*RewriteResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{48}
+	return file_meta_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *RewriteResult) GetBytes() uint64 {
@@ -5269,7 +5420,7 @@ type PunchHole struct {
 
 func (x *PunchHole) Reset() {
 	*x = PunchHole{}
-	mi := &file_meta_proto_msgTypes[49]
+	mi := &file_meta_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5281,7 +5432,7 @@ func (x *PunchHole) String() string {
 func (*PunchHole) ProtoMessage() {}
 
 func (x *PunchHole) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[49]
+	mi := &file_meta_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5294,7 +5445,7 @@ func (x *PunchHole) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PunchHole.ProtoReflect.Descriptor instead.
 func (*PunchHole) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{49}
+	return file_meta_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *PunchHole) GetIno() uint64 {
@@ -5349,7 +5500,7 @@ type Allocate struct {
 
 func (x *Allocate) Reset() {
 	*x = Allocate{}
-	mi := &file_meta_proto_msgTypes[50]
+	mi := &file_meta_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5361,7 +5512,7 @@ func (x *Allocate) String() string {
 func (*Allocate) ProtoMessage() {}
 
 func (x *Allocate) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[50]
+	mi := &file_meta_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5374,7 +5525,7 @@ func (x *Allocate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Allocate.ProtoReflect.Descriptor instead.
 func (*Allocate) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{50}
+	return file_meta_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Allocate) GetIno() uint64 {
@@ -5440,7 +5591,7 @@ type CloneRange struct {
 
 func (x *CloneRange) Reset() {
 	*x = CloneRange{}
-	mi := &file_meta_proto_msgTypes[51]
+	mi := &file_meta_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5452,7 +5603,7 @@ func (x *CloneRange) String() string {
 func (*CloneRange) ProtoMessage() {}
 
 func (x *CloneRange) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[51]
+	mi := &file_meta_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5465,7 +5616,7 @@ func (x *CloneRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloneRange.ProtoReflect.Descriptor instead.
 func (*CloneRange) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{51}
+	return file_meta_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *CloneRange) GetIno() uint64 {
@@ -5536,7 +5687,7 @@ type RangeResult struct {
 
 func (x *RangeResult) Reset() {
 	*x = RangeResult{}
-	mi := &file_meta_proto_msgTypes[52]
+	mi := &file_meta_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5548,7 +5699,7 @@ func (x *RangeResult) String() string {
 func (*RangeResult) ProtoMessage() {}
 
 func (x *RangeResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[52]
+	mi := &file_meta_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5561,7 +5712,7 @@ func (x *RangeResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeResult.ProtoReflect.Descriptor instead.
 func (*RangeResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{52}
+	return file_meta_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *RangeResult) GetAttr() *Attr {
@@ -5610,7 +5761,7 @@ type ClientOpen struct {
 
 func (x *ClientOpen) Reset() {
 	*x = ClientOpen{}
-	mi := &file_meta_proto_msgTypes[53]
+	mi := &file_meta_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5622,7 +5773,7 @@ func (x *ClientOpen) String() string {
 func (*ClientOpen) ProtoMessage() {}
 
 func (x *ClientOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[53]
+	mi := &file_meta_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5635,7 +5786,7 @@ func (x *ClientOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientOpen.ProtoReflect.Descriptor instead.
 func (*ClientOpen) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{53}
+	return file_meta_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ClientOpen) GetClient() uint64 {
@@ -5707,7 +5858,7 @@ type ShareDenied struct {
 
 func (x *ShareDenied) Reset() {
 	*x = ShareDenied{}
-	mi := &file_meta_proto_msgTypes[54]
+	mi := &file_meta_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5719,7 +5870,7 @@ func (x *ShareDenied) String() string {
 func (*ShareDenied) ProtoMessage() {}
 
 func (x *ShareDenied) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[54]
+	mi := &file_meta_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5732,7 +5883,7 @@ func (x *ShareDenied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShareDenied.ProtoReflect.Descriptor instead.
 func (*ShareDenied) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{54}
+	return file_meta_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ShareDenied) GetClient() uint64 {
@@ -5780,7 +5931,7 @@ type OpenFile struct {
 
 func (x *OpenFile) Reset() {
 	*x = OpenFile{}
-	mi := &file_meta_proto_msgTypes[55]
+	mi := &file_meta_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5792,7 +5943,7 @@ func (x *OpenFile) String() string {
 func (*OpenFile) ProtoMessage() {}
 
 func (x *OpenFile) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[55]
+	mi := &file_meta_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5805,7 +5956,7 @@ func (x *OpenFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenFile.ProtoReflect.Descriptor instead.
 func (*OpenFile) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{55}
+	return file_meta_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *OpenFile) GetIno() uint64 {
@@ -5862,7 +6013,7 @@ type OpenResult struct {
 
 func (x *OpenResult) Reset() {
 	*x = OpenResult{}
-	mi := &file_meta_proto_msgTypes[56]
+	mi := &file_meta_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5874,7 +6025,7 @@ func (x *OpenResult) String() string {
 func (*OpenResult) ProtoMessage() {}
 
 func (x *OpenResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[56]
+	mi := &file_meta_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5887,7 +6038,7 @@ func (x *OpenResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenResult.ProtoReflect.Descriptor instead.
 func (*OpenResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{56}
+	return file_meta_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *OpenResult) GetAttr() *Attr {
@@ -5929,7 +6080,7 @@ type CloseFiles struct {
 
 func (x *CloseFiles) Reset() {
 	*x = CloseFiles{}
-	mi := &file_meta_proto_msgTypes[57]
+	mi := &file_meta_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5941,7 +6092,7 @@ func (x *CloseFiles) String() string {
 func (*CloseFiles) ProtoMessage() {}
 
 func (x *CloseFiles) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[57]
+	mi := &file_meta_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5954,7 +6105,7 @@ func (x *CloseFiles) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseFiles.ProtoReflect.Descriptor instead.
 func (*CloseFiles) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{57}
+	return file_meta_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *CloseFiles) GetFiles() []*FileClose {
@@ -5977,7 +6128,7 @@ type FileClose struct {
 
 func (x *FileClose) Reset() {
 	*x = FileClose{}
-	mi := &file_meta_proto_msgTypes[58]
+	mi := &file_meta_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5989,7 +6140,7 @@ func (x *FileClose) String() string {
 func (*FileClose) ProtoMessage() {}
 
 func (x *FileClose) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[58]
+	mi := &file_meta_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6002,7 +6153,7 @@ func (x *FileClose) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileClose.ProtoReflect.Descriptor instead.
 func (*FileClose) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{58}
+	return file_meta_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *FileClose) GetIno() uint64 {
@@ -6050,7 +6201,7 @@ type LockOwner struct {
 
 func (x *LockOwner) Reset() {
 	*x = LockOwner{}
-	mi := &file_meta_proto_msgTypes[59]
+	mi := &file_meta_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6062,7 +6213,7 @@ func (x *LockOwner) String() string {
 func (*LockOwner) ProtoMessage() {}
 
 func (x *LockOwner) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[59]
+	mi := &file_meta_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6075,7 +6226,7 @@ func (x *LockOwner) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockOwner.ProtoReflect.Descriptor instead.
 func (*LockOwner) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{59}
+	return file_meta_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *LockOwner) GetOwner() []byte {
@@ -6112,7 +6263,7 @@ type SetLock struct {
 
 func (x *SetLock) Reset() {
 	*x = SetLock{}
-	mi := &file_meta_proto_msgTypes[60]
+	mi := &file_meta_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6124,7 +6275,7 @@ func (x *SetLock) String() string {
 func (*SetLock) ProtoMessage() {}
 
 func (x *SetLock) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[60]
+	mi := &file_meta_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6137,7 +6288,7 @@ func (x *SetLock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLock.ProtoReflect.Descriptor instead.
 func (*SetLock) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{60}
+	return file_meta_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *SetLock) GetIno() uint64 {
@@ -6206,7 +6357,7 @@ type LockResult struct {
 
 func (x *LockResult) Reset() {
 	*x = LockResult{}
-	mi := &file_meta_proto_msgTypes[61]
+	mi := &file_meta_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6218,7 +6369,7 @@ func (x *LockResult) String() string {
 func (*LockResult) ProtoMessage() {}
 
 func (x *LockResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[61]
+	mi := &file_meta_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6231,7 +6382,7 @@ func (x *LockResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockResult.ProtoReflect.Descriptor instead.
 func (*LockResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{61}
+	return file_meta_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *LockResult) GetDenied() *LockDenied {
@@ -6261,7 +6412,7 @@ type LockDenied struct {
 
 func (x *LockDenied) Reset() {
 	*x = LockDenied{}
-	mi := &file_meta_proto_msgTypes[62]
+	mi := &file_meta_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6273,7 +6424,7 @@ func (x *LockDenied) String() string {
 func (*LockDenied) ProtoMessage() {}
 
 func (x *LockDenied) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[62]
+	mi := &file_meta_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6286,7 +6437,7 @@ func (x *LockDenied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockDenied.ProtoReflect.Descriptor instead.
 func (*LockDenied) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{62}
+	return file_meta_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *LockDenied) GetClient() uint64 {
@@ -6336,7 +6487,7 @@ type ReleaseClients struct {
 
 func (x *ReleaseClients) Reset() {
 	*x = ReleaseClients{}
-	mi := &file_meta_proto_msgTypes[63]
+	mi := &file_meta_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6348,7 +6499,7 @@ func (x *ReleaseClients) String() string {
 func (*ReleaseClients) ProtoMessage() {}
 
 func (x *ReleaseClients) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[63]
+	mi := &file_meta_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6361,7 +6512,7 @@ func (x *ReleaseClients) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseClients.ProtoReflect.Descriptor instead.
 func (*ReleaseClients) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{63}
+	return file_meta_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ReleaseClients) GetClients() []uint64 {
@@ -6382,7 +6533,7 @@ type ReleaseSession struct {
 
 func (x *ReleaseSession) Reset() {
 	*x = ReleaseSession{}
-	mi := &file_meta_proto_msgTypes[64]
+	mi := &file_meta_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6394,7 +6545,7 @@ func (x *ReleaseSession) String() string {
 func (*ReleaseSession) ProtoMessage() {}
 
 func (x *ReleaseSession) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[64]
+	mi := &file_meta_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6407,7 +6558,7 @@ func (x *ReleaseSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseSession.ProtoReflect.Descriptor instead.
 func (*ReleaseSession) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{64}
+	return file_meta_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ReleaseSession) GetClient() uint64 {
@@ -6437,7 +6588,7 @@ type SetProject struct {
 
 func (x *SetProject) Reset() {
 	*x = SetProject{}
-	mi := &file_meta_proto_msgTypes[65]
+	mi := &file_meta_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6449,7 +6600,7 @@ func (x *SetProject) String() string {
 func (*SetProject) ProtoMessage() {}
 
 func (x *SetProject) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[65]
+	mi := &file_meta_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6462,7 +6613,7 @@ func (x *SetProject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetProject.ProtoReflect.Descriptor instead.
 func (*SetProject) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{65}
+	return file_meta_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *SetProject) GetDir() uint64 {
@@ -6492,7 +6643,7 @@ type SetQuota struct {
 
 func (x *SetQuota) Reset() {
 	*x = SetQuota{}
-	mi := &file_meta_proto_msgTypes[66]
+	mi := &file_meta_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6504,7 +6655,7 @@ func (x *SetQuota) String() string {
 func (*SetQuota) ProtoMessage() {}
 
 func (x *SetQuota) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[66]
+	mi := &file_meta_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6517,7 +6668,7 @@ func (x *SetQuota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetQuota.ProtoReflect.Descriptor instead.
 func (*SetQuota) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{66}
+	return file_meta_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *SetQuota) GetProject() uint32 {
@@ -6556,7 +6707,7 @@ type ReserveQuota struct {
 
 func (x *ReserveQuota) Reset() {
 	*x = ReserveQuota{}
-	mi := &file_meta_proto_msgTypes[67]
+	mi := &file_meta_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6568,7 +6719,7 @@ func (x *ReserveQuota) String() string {
 func (*ReserveQuota) ProtoMessage() {}
 
 func (x *ReserveQuota) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[67]
+	mi := &file_meta_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6581,7 +6732,7 @@ func (x *ReserveQuota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReserveQuota.ProtoReflect.Descriptor instead.
 func (*ReserveQuota) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{67}
+	return file_meta_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ReserveQuota) GetProject() uint32 {
@@ -6622,7 +6773,7 @@ type ReserveResult struct {
 
 func (x *ReserveResult) Reset() {
 	*x = ReserveResult{}
-	mi := &file_meta_proto_msgTypes[68]
+	mi := &file_meta_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6634,7 +6785,7 @@ func (x *ReserveResult) String() string {
 func (*ReserveResult) ProtoMessage() {}
 
 func (x *ReserveResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[68]
+	mi := &file_meta_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6647,7 +6798,7 @@ func (x *ReserveResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReserveResult.ProtoReflect.Descriptor instead.
 func (*ReserveResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{68}
+	return file_meta_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *ReserveResult) GetGranted() uint64 {
@@ -6675,7 +6826,7 @@ type ReleaseQuota struct {
 
 func (x *ReleaseQuota) Reset() {
 	*x = ReleaseQuota{}
-	mi := &file_meta_proto_msgTypes[69]
+	mi := &file_meta_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6687,7 +6838,7 @@ func (x *ReleaseQuota) String() string {
 func (*ReleaseQuota) ProtoMessage() {}
 
 func (x *ReleaseQuota) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[69]
+	mi := &file_meta_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6700,7 +6851,7 @@ func (x *ReleaseQuota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseQuota.ProtoReflect.Descriptor instead.
 func (*ReleaseQuota) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{69}
+	return file_meta_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ReleaseQuota) GetProject() uint32 {
@@ -6718,24 +6869,35 @@ func (x *ReleaseQuota) GetBytes() uint64 {
 }
 
 type FileSystem struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"` // never reused
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Workspace     string                 `protobuf:"bytes,3,opt,name=workspace,proto3" json:"workspace,omitempty"` // "default"
-	Kind          string                 `protobuf:"bytes,4,opt,name=kind,proto3" json:"kind,omitempty"`           // shared, group, local
-	Shard         uint32                 `protobuf:"varint,5,opt,name=shard,proto3" json:"shard,omitempty"`        // its namespace shard
-	Pool          uint32                 `protobuf:"varint,6,opt,name=pool,proto3" json:"pool,omitempty"`
-	State         FileSystemState        `protobuf:"varint,7,opt,name=state,proto3,enum=rackfs.meta.v1.FileSystemState" json:"state,omitempty"`
-	HashKey       []byte                 `protobuf:"bytes,8,opt,name=hash_key,json=hashKey,proto3" json:"hash_key,omitempty"`
-	Created       *Time                  `protobuf:"bytes,9,opt,name=created,proto3" json:"created,omitempty"`
-	QuotaBytes    uint64                 `protobuf:"varint,10,opt,name=quota_bytes,json=quotaBytes,proto3" json:"quota_bytes,omitempty"` // 0: none
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Id         uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"` // never reused
+	Name       string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Workspace  string                 `protobuf:"bytes,3,opt,name=workspace,proto3" json:"workspace,omitempty"` // "default"
+	Kind       string                 `protobuf:"bytes,4,opt,name=kind,proto3" json:"kind,omitempty"`           // shared, group, local
+	Shard      uint32                 `protobuf:"varint,5,opt,name=shard,proto3" json:"shard,omitempty"`        // its namespace shard
+	Pool       uint32                 `protobuf:"varint,6,opt,name=pool,proto3" json:"pool,omitempty"`
+	State      FileSystemState        `protobuf:"varint,7,opt,name=state,proto3,enum=rackfs.meta.v1.FileSystemState" json:"state,omitempty"`
+	HashKey    []byte                 `protobuf:"bytes,8,opt,name=hash_key,json=hashKey,proto3" json:"hash_key,omitempty"`
+	Created    *Time                  `protobuf:"bytes,9,opt,name=created,proto3" json:"created,omitempty"`
+	QuotaBytes uint64                 `protobuf:"varint,10,opt,name=quota_bytes,json=quotaBytes,proto3" json:"quota_bytes,omitempty"` // 0: none; what is wanted, the namespace's own is set from it
+	// All below is from level 4.
+	Version     uint64   `protobuf:"varint,20,opt,name=version,proto3" json:"version,omitempty"`                            // of this record, from 1; kept by the state machine
+	Group       string   `protobuf:"bytes,21,opt,name=group,proto3" json:"group,omitempty"`                                 // whose gateways serve it, of kinds group and local
+	Allow       []string `protobuf:"bytes,22,rep,name=allow,proto3" json:"allow,omitempty"`                                 // networks that may mount; none: those that the gateways allow
+	QuotaInodes uint64   `protobuf:"varint,23,opt,name=quota_inodes,json=quotaInodes,proto3" json:"quota_inodes,omitempty"` // 0: none
+	// Of state deleted: when that was, by the clock of who proposed it, when it may end, by that clock, and how long it is to stay in any case.
+	Deleted       *Time  `protobuf:"bytes,24,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	PurgeAfter    *Time  `protobuf:"bytes,25,opt,name=purge_after,json=purgeAfter,proto3" json:"purge_after,omitempty"`
+	KeepSeconds   uint64 `protobuf:"varint,26,opt,name=keep_seconds,json=keepSeconds,proto3" json:"keep_seconds,omitempty"`
+	WaitedSeconds uint64 `protobuf:"varint,27,opt,name=waited_seconds,json=waitedSeconds,proto3" json:"waited_seconds,omitempty"` // how much of keep_seconds the leaders of shard 0 have seen pass, each by its monotonic clock
+	ReadOnly      bool   `protobuf:"varint,28,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`                // gateways let nobody write
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *FileSystem) Reset() {
 	*x = FileSystem{}
-	mi := &file_meta_proto_msgTypes[70]
+	mi := &file_meta_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6747,7 +6909,7 @@ func (x *FileSystem) String() string {
 func (*FileSystem) ProtoMessage() {}
 
 func (x *FileSystem) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[70]
+	mi := &file_meta_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6760,7 +6922,7 @@ func (x *FileSystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystem.ProtoReflect.Descriptor instead.
 func (*FileSystem) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{70}
+	return file_meta_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *FileSystem) GetId() uint32 {
@@ -6833,19 +6995,88 @@ func (x *FileSystem) GetQuotaBytes() uint64 {
 	return 0
 }
 
-// PutFileSystem creates or replaces a record; expect_version 0 creates
-// (KindExists if id or (workspace, name) is taken).
+func (x *FileSystem) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *FileSystem) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *FileSystem) GetAllow() []string {
+	if x != nil {
+		return x.Allow
+	}
+	return nil
+}
+
+func (x *FileSystem) GetQuotaInodes() uint64 {
+	if x != nil {
+		return x.QuotaInodes
+	}
+	return 0
+}
+
+func (x *FileSystem) GetDeleted() *Time {
+	if x != nil {
+		return x.Deleted
+	}
+	return nil
+}
+
+func (x *FileSystem) GetPurgeAfter() *Time {
+	if x != nil {
+		return x.PurgeAfter
+	}
+	return nil
+}
+
+func (x *FileSystem) GetKeepSeconds() uint64 {
+	if x != nil {
+		return x.KeepSeconds
+	}
+	return 0
+}
+
+func (x *FileSystem) GetWaitedSeconds() uint64 {
+	if x != nil {
+		return x.WaitedSeconds
+	}
+	return 0
+}
+
+func (x *FileSystem) GetReadOnly() bool {
+	if x != nil {
+		return x.ReadOnly
+	}
+	return false
+}
+
+// PutFileSystem creates or replaces a record. KindExists if id or (workspace, name) is taken; KindChanged if it is in another state than
+// expected. From level 4 also:
+//   - a new one has the lowest id that no file system had (else KindChanged);
+//   - a change of one that is not being created names the version that it changes (KindChanged), so that a late one does no harm;
+//   - states change from creating to active or purging, from active to deleted, from deleted to active or purging, and not otherwise;
+//   - id, kind, group, pool, shard, hash key and workspace never change;
+//   - no file system of the workspace "default" has the name of another workspace: their paths would lie in each other.
 type PutFileSystem struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Fs            *FileSystem            `protobuf:"bytes,1,opt,name=fs,proto3" json:"fs,omitempty"`
 	ExpectState   FileSystemState        `protobuf:"varint,2,opt,name=expect_state,json=expectState,proto3,enum=rackfs.meta.v1.FileSystemState" json:"expect_state,omitempty"` // FS_UNKNOWN: must not exist
+	ExpectVersion uint64                 `protobuf:"varint,3,opt,name=expect_version,json=expectVersion,proto3" json:"expect_version,omitempty"`                               // level 4
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PutFileSystem) Reset() {
 	*x = PutFileSystem{}
-	mi := &file_meta_proto_msgTypes[71]
+	mi := &file_meta_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6857,7 +7088,7 @@ func (x *PutFileSystem) String() string {
 func (*PutFileSystem) ProtoMessage() {}
 
 func (x *PutFileSystem) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[71]
+	mi := &file_meta_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6870,7 +7101,7 @@ func (x *PutFileSystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutFileSystem.ProtoReflect.Descriptor instead.
 func (*PutFileSystem) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{71}
+	return file_meta_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *PutFileSystem) GetFs() *FileSystem {
@@ -6885,6 +7116,59 @@ func (x *PutFileSystem) GetExpectState() FileSystemState {
 		return x.ExpectState
 	}
 	return FileSystemState_FS_UNKNOWN
+}
+
+func (x *PutFileSystem) GetExpectVersion() uint64 {
+	if x != nil {
+		return x.ExpectVersion
+	}
+	return 0
+}
+
+// RemoveFileSystem removes the record of one that is being purged; the caller has seen that its namespace has nothing left. Its id is never
+// used again. Idempotent; KindChanged if it is in another state.
+type RemoveFileSystem struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveFileSystem) Reset() {
+	*x = RemoveFileSystem{}
+	mi := &file_meta_proto_msgTypes[74]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveFileSystem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveFileSystem) ProtoMessage() {}
+
+func (x *RemoveFileSystem) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[74]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveFileSystem.ProtoReflect.Descriptor instead.
+func (*RemoveFileSystem) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{74}
+}
+
+func (x *RemoveFileSystem) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
 }
 
 // Store is one disk of one node that holds shards.
@@ -6908,7 +7192,7 @@ type Store struct {
 
 func (x *Store) Reset() {
 	*x = Store{}
-	mi := &file_meta_proto_msgTypes[72]
+	mi := &file_meta_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6920,7 +7204,7 @@ func (x *Store) String() string {
 func (*Store) ProtoMessage() {}
 
 func (x *Store) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[72]
+	mi := &file_meta_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6933,7 +7217,7 @@ func (x *Store) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Store.ProtoReflect.Descriptor instead.
 func (*Store) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{72}
+	return file_meta_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *Store) GetId() uint32 {
@@ -7023,7 +7307,7 @@ type PutStore struct {
 
 func (x *PutStore) Reset() {
 	*x = PutStore{}
-	mi := &file_meta_proto_msgTypes[73]
+	mi := &file_meta_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7035,7 +7319,7 @@ func (x *PutStore) String() string {
 func (*PutStore) ProtoMessage() {}
 
 func (x *PutStore) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[73]
+	mi := &file_meta_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7048,7 +7332,7 @@ func (x *PutStore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutStore.ProtoReflect.Descriptor instead.
 func (*PutStore) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{73}
+	return file_meta_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *PutStore) GetStore() *Store {
@@ -7072,7 +7356,7 @@ type Slot struct {
 
 func (x *Slot) Reset() {
 	*x = Slot{}
-	mi := &file_meta_proto_msgTypes[74]
+	mi := &file_meta_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7084,7 +7368,7 @@ func (x *Slot) String() string {
 func (*Slot) ProtoMessage() {}
 
 func (x *Slot) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[74]
+	mi := &file_meta_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7097,7 +7381,7 @@ func (x *Slot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Slot.ProtoReflect.Descriptor instead.
 func (*Slot) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{74}
+	return file_meta_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *Slot) GetStore() uint32 {
@@ -7137,7 +7421,7 @@ type PlacementGroup struct {
 
 func (x *PlacementGroup) Reset() {
 	*x = PlacementGroup{}
-	mi := &file_meta_proto_msgTypes[75]
+	mi := &file_meta_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7149,7 +7433,7 @@ func (x *PlacementGroup) String() string {
 func (*PlacementGroup) ProtoMessage() {}
 
 func (x *PlacementGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[75]
+	mi := &file_meta_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7162,7 +7446,7 @@ func (x *PlacementGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlacementGroup.ProtoReflect.Descriptor instead.
 func (*PlacementGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{75}
+	return file_meta_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *PlacementGroup) GetId() uint32 {
@@ -7222,7 +7506,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_meta_proto_msgTypes[76]
+	mi := &file_meta_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7234,7 +7518,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[76]
+	mi := &file_meta_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7247,7 +7531,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{76}
+	return file_meta_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *Pool) GetId() uint32 {
@@ -7325,7 +7609,7 @@ type PutPool struct {
 
 func (x *PutPool) Reset() {
 	*x = PutPool{}
-	mi := &file_meta_proto_msgTypes[77]
+	mi := &file_meta_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7337,7 +7621,7 @@ func (x *PutPool) String() string {
 func (*PutPool) ProtoMessage() {}
 
 func (x *PutPool) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[77]
+	mi := &file_meta_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7350,7 +7634,7 @@ func (x *PutPool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutPool.ProtoReflect.Descriptor instead.
 func (*PutPool) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{77}
+	return file_meta_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *PutPool) GetPool() *Pool {
@@ -7371,7 +7655,7 @@ type RemovePool struct {
 
 func (x *RemovePool) Reset() {
 	*x = RemovePool{}
-	mi := &file_meta_proto_msgTypes[78]
+	mi := &file_meta_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7383,7 +7667,7 @@ func (x *RemovePool) String() string {
 func (*RemovePool) ProtoMessage() {}
 
 func (x *RemovePool) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[78]
+	mi := &file_meta_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7396,7 +7680,7 @@ func (x *RemovePool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePool.ProtoReflect.Descriptor instead.
 func (*RemovePool) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{78}
+	return file_meta_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *RemovePool) GetId() uint32 {
@@ -7424,7 +7708,7 @@ type ChangePGs struct {
 
 func (x *ChangePGs) Reset() {
 	*x = ChangePGs{}
-	mi := &file_meta_proto_msgTypes[79]
+	mi := &file_meta_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7436,7 +7720,7 @@ func (x *ChangePGs) String() string {
 func (*ChangePGs) ProtoMessage() {}
 
 func (x *ChangePGs) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[79]
+	mi := &file_meta_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7449,7 +7733,7 @@ func (x *ChangePGs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangePGs.ProtoReflect.Descriptor instead.
 func (*ChangePGs) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{79}
+	return file_meta_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *ChangePGs) GetPool() uint32 {
@@ -7485,7 +7769,7 @@ type PGChange struct {
 
 func (x *PGChange) Reset() {
 	*x = PGChange{}
-	mi := &file_meta_proto_msgTypes[80]
+	mi := &file_meta_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7497,7 +7781,7 @@ func (x *PGChange) String() string {
 func (*PGChange) ProtoMessage() {}
 
 func (x *PGChange) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[80]
+	mi := &file_meta_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7510,7 +7794,7 @@ func (x *PGChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PGChange.ProtoReflect.Descriptor instead.
 func (*PGChange) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{80}
+	return file_meta_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *PGChange) GetExpectEpoch() uint32 {
@@ -7553,7 +7837,7 @@ type ReplaceStore struct {
 
 func (x *ReplaceStore) Reset() {
 	*x = ReplaceStore{}
-	mi := &file_meta_proto_msgTypes[81]
+	mi := &file_meta_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7565,7 +7849,7 @@ func (x *ReplaceStore) String() string {
 func (*ReplaceStore) ProtoMessage() {}
 
 func (x *ReplaceStore) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[81]
+	mi := &file_meta_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7578,7 +7862,7 @@ func (x *ReplaceStore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceStore.ProtoReflect.Descriptor instead.
 func (*ReplaceStore) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{81}
+	return file_meta_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *ReplaceStore) GetOld() uint32 {
@@ -7628,7 +7912,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_meta_proto_msgTypes[82]
+	mi := &file_meta_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7640,7 +7924,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[82]
+	mi := &file_meta_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7653,7 +7937,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{82}
+	return file_meta_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *Node) GetName() string {
@@ -7766,7 +8050,7 @@ type PutNode struct {
 
 func (x *PutNode) Reset() {
 	*x = PutNode{}
-	mi := &file_meta_proto_msgTypes[83]
+	mi := &file_meta_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7778,7 +8062,7 @@ func (x *PutNode) String() string {
 func (*PutNode) ProtoMessage() {}
 
 func (x *PutNode) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[83]
+	mi := &file_meta_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7791,7 +8075,7 @@ func (x *PutNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNode.ProtoReflect.Descriptor instead.
 func (*PutNode) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{83}
+	return file_meta_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *PutNode) GetNode() *Node {
@@ -7812,7 +8096,7 @@ type RemoveNode struct {
 
 func (x *RemoveNode) Reset() {
 	*x = RemoveNode{}
-	mi := &file_meta_proto_msgTypes[84]
+	mi := &file_meta_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7824,7 +8108,7 @@ func (x *RemoveNode) String() string {
 func (*RemoveNode) ProtoMessage() {}
 
 func (x *RemoveNode) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[84]
+	mi := &file_meta_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7837,7 +8121,7 @@ func (x *RemoveNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNode.ProtoReflect.Descriptor instead.
 func (*RemoveNode) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{84}
+	return file_meta_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *RemoveNode) GetName() string {
@@ -7869,7 +8153,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_meta_proto_msgTypes[85]
+	mi := &file_meta_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7881,7 +8165,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[85]
+	mi := &file_meta_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7894,7 +8178,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{85}
+	return file_meta_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *Token) GetHash() []byte {
@@ -7950,7 +8234,7 @@ type PutToken struct {
 
 func (x *PutToken) Reset() {
 	*x = PutToken{}
-	mi := &file_meta_proto_msgTypes[86]
+	mi := &file_meta_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7962,7 +8246,7 @@ func (x *PutToken) String() string {
 func (*PutToken) ProtoMessage() {}
 
 func (x *PutToken) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[86]
+	mi := &file_meta_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7975,7 +8259,7 @@ func (x *PutToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutToken.ProtoReflect.Descriptor instead.
 func (*PutToken) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{86}
+	return file_meta_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *PutToken) GetToken() *Token {
@@ -8007,7 +8291,7 @@ type JoinNode struct {
 
 func (x *JoinNode) Reset() {
 	*x = JoinNode{}
-	mi := &file_meta_proto_msgTypes[87]
+	mi := &file_meta_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8019,7 +8303,7 @@ func (x *JoinNode) String() string {
 func (*JoinNode) ProtoMessage() {}
 
 func (x *JoinNode) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[87]
+	mi := &file_meta_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8032,7 +8316,7 @@ func (x *JoinNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinNode.ProtoReflect.Descriptor instead.
 func (*JoinNode) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{87}
+	return file_meta_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *JoinNode) GetHash() []byte {
@@ -8065,7 +8349,7 @@ type NodeResult struct {
 
 func (x *NodeResult) Reset() {
 	*x = NodeResult{}
-	mi := &file_meta_proto_msgTypes[88]
+	mi := &file_meta_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8077,7 +8361,7 @@ func (x *NodeResult) String() string {
 func (*NodeResult) ProtoMessage() {}
 
 func (x *NodeResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[88]
+	mi := &file_meta_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8090,7 +8374,7 @@ func (x *NodeResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeResult.ProtoReflect.Descriptor instead.
 func (*NodeResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{88}
+	return file_meta_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *NodeResult) GetNode() *Node {
@@ -8114,7 +8398,7 @@ type SetNodeState struct {
 
 func (x *SetNodeState) Reset() {
 	*x = SetNodeState{}
-	mi := &file_meta_proto_msgTypes[89]
+	mi := &file_meta_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8126,7 +8410,7 @@ func (x *SetNodeState) String() string {
 func (*SetNodeState) ProtoMessage() {}
 
 func (x *SetNodeState) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[89]
+	mi := &file_meta_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8139,7 +8423,7 @@ func (x *SetNodeState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeState.ProtoReflect.Descriptor instead.
 func (*SetNodeState) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{89}
+	return file_meta_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *SetNodeState) GetName() string {
@@ -8187,7 +8471,7 @@ type RetireNode struct {
 
 func (x *RetireNode) Reset() {
 	*x = RetireNode{}
-	mi := &file_meta_proto_msgTypes[90]
+	mi := &file_meta_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8199,7 +8483,7 @@ func (x *RetireNode) String() string {
 func (*RetireNode) ProtoMessage() {}
 
 func (x *RetireNode) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[90]
+	mi := &file_meta_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8212,7 +8496,7 @@ func (x *RetireNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireNode.ProtoReflect.Descriptor instead.
 func (*RetireNode) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{90}
+	return file_meta_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *RetireNode) GetName() string {
@@ -8263,7 +8547,7 @@ type RetiredNode struct {
 
 func (x *RetiredNode) Reset() {
 	*x = RetiredNode{}
-	mi := &file_meta_proto_msgTypes[91]
+	mi := &file_meta_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8275,7 +8559,7 @@ func (x *RetiredNode) String() string {
 func (*RetiredNode) ProtoMessage() {}
 
 func (x *RetiredNode) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[91]
+	mi := &file_meta_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8288,7 +8572,7 @@ func (x *RetiredNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetiredNode.ProtoReflect.Descriptor instead.
 func (*RetiredNode) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{91}
+	return file_meta_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *RetiredNode) GetName() string {
@@ -8329,7 +8613,7 @@ type RetireStores struct {
 
 func (x *RetireStores) Reset() {
 	*x = RetireStores{}
-	mi := &file_meta_proto_msgTypes[92]
+	mi := &file_meta_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8341,7 +8625,7 @@ func (x *RetireStores) String() string {
 func (*RetireStores) ProtoMessage() {}
 
 func (x *RetireStores) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[92]
+	mi := &file_meta_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8354,7 +8638,7 @@ func (x *RetireStores) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireStores.ProtoReflect.Descriptor instead.
 func (*RetireStores) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{92}
+	return file_meta_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *RetireStores) GetIds() []uint32 {
@@ -8377,7 +8661,7 @@ type NodeGroup struct {
 
 func (x *NodeGroup) Reset() {
 	*x = NodeGroup{}
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8389,7 +8673,7 @@ func (x *NodeGroup) String() string {
 func (*NodeGroup) ProtoMessage() {}
 
 func (x *NodeGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8402,7 +8686,7 @@ func (x *NodeGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeGroup.ProtoReflect.Descriptor instead.
 func (*NodeGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{93}
+	return file_meta_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *NodeGroup) GetName() string {
@@ -8438,7 +8722,7 @@ type RackReservation struct {
 
 func (x *RackReservation) Reset() {
 	*x = RackReservation{}
-	mi := &file_meta_proto_msgTypes[94]
+	mi := &file_meta_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8450,7 +8734,7 @@ func (x *RackReservation) String() string {
 func (*RackReservation) ProtoMessage() {}
 
 func (x *RackReservation) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[94]
+	mi := &file_meta_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8463,7 +8747,7 @@ func (x *RackReservation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RackReservation.ProtoReflect.Descriptor instead.
 func (*RackReservation) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{94}
+	return file_meta_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *RackReservation) GetRack() string {
@@ -8497,7 +8781,7 @@ type PutGroup struct {
 
 func (x *PutGroup) Reset() {
 	*x = PutGroup{}
-	mi := &file_meta_proto_msgTypes[95]
+	mi := &file_meta_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8509,7 +8793,7 @@ func (x *PutGroup) String() string {
 func (*PutGroup) ProtoMessage() {}
 
 func (x *PutGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[95]
+	mi := &file_meta_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8522,7 +8806,7 @@ func (x *PutGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutGroup.ProtoReflect.Descriptor instead.
 func (*PutGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{95}
+	return file_meta_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *PutGroup) GetName() string {
@@ -8541,7 +8825,7 @@ type GroupResult struct {
 
 func (x *GroupResult) Reset() {
 	*x = GroupResult{}
-	mi := &file_meta_proto_msgTypes[96]
+	mi := &file_meta_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8553,7 +8837,7 @@ func (x *GroupResult) String() string {
 func (*GroupResult) ProtoMessage() {}
 
 func (x *GroupResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[96]
+	mi := &file_meta_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8566,7 +8850,7 @@ func (x *GroupResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupResult.ProtoReflect.Descriptor instead.
 func (*GroupResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{96}
+	return file_meta_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *GroupResult) GetGroup() *NodeGroup {
@@ -8587,7 +8871,7 @@ type RemoveGroup struct {
 
 func (x *RemoveGroup) Reset() {
 	*x = RemoveGroup{}
-	mi := &file_meta_proto_msgTypes[97]
+	mi := &file_meta_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8599,7 +8883,7 @@ func (x *RemoveGroup) String() string {
 func (*RemoveGroup) ProtoMessage() {}
 
 func (x *RemoveGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[97]
+	mi := &file_meta_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8612,7 +8896,7 @@ func (x *RemoveGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveGroup.ProtoReflect.Descriptor instead.
 func (*RemoveGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{97}
+	return file_meta_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *RemoveGroup) GetName() string {
@@ -8644,7 +8928,7 @@ type ReserveRacks struct {
 
 func (x *ReserveRacks) Reset() {
 	*x = ReserveRacks{}
-	mi := &file_meta_proto_msgTypes[98]
+	mi := &file_meta_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8656,7 +8940,7 @@ func (x *ReserveRacks) String() string {
 func (*ReserveRacks) ProtoMessage() {}
 
 func (x *ReserveRacks) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[98]
+	mi := &file_meta_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8669,7 +8953,7 @@ func (x *ReserveRacks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReserveRacks.ProtoReflect.Descriptor instead.
 func (*ReserveRacks) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{98}
+	return file_meta_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *ReserveRacks) GetGroup() string {
@@ -8706,7 +8990,7 @@ type SetNodeGroup struct {
 
 func (x *SetNodeGroup) Reset() {
 	*x = SetNodeGroup{}
-	mi := &file_meta_proto_msgTypes[99]
+	mi := &file_meta_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8718,7 +9002,7 @@ func (x *SetNodeGroup) String() string {
 func (*SetNodeGroup) ProtoMessage() {}
 
 func (x *SetNodeGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[99]
+	mi := &file_meta_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8731,7 +9015,7 @@ func (x *SetNodeGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeGroup.ProtoReflect.Descriptor instead.
 func (*SetNodeGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{99}
+	return file_meta_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *SetNodeGroup) GetGroup() string {
@@ -8766,7 +9050,7 @@ type AllowDeletion struct {
 
 func (x *AllowDeletion) Reset() {
 	*x = AllowDeletion{}
-	mi := &file_meta_proto_msgTypes[100]
+	mi := &file_meta_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8778,7 +9062,7 @@ func (x *AllowDeletion) String() string {
 func (*AllowDeletion) ProtoMessage() {}
 
 func (x *AllowDeletion) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[100]
+	mi := &file_meta_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8791,7 +9075,7 @@ func (x *AllowDeletion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllowDeletion.ProtoReflect.Descriptor instead.
 func (*AllowDeletion) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{100}
+	return file_meta_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *AllowDeletion) GetIncarnation() uint64 {
@@ -8813,7 +9097,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_meta_proto_msgTypes[101]
+	mi := &file_meta_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8825,7 +9109,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[101]
+	mi := &file_meta_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8838,7 +9122,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{101}
+	return file_meta_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *Key) GetKind() string {
@@ -8871,7 +9155,7 @@ type PutKey struct {
 
 func (x *PutKey) Reset() {
 	*x = PutKey{}
-	mi := &file_meta_proto_msgTypes[102]
+	mi := &file_meta_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8883,7 +9167,7 @@ func (x *PutKey) String() string {
 func (*PutKey) ProtoMessage() {}
 
 func (x *PutKey) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[102]
+	mi := &file_meta_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8896,7 +9180,7 @@ func (x *PutKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutKey.ProtoReflect.Descriptor instead.
 func (*PutKey) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{102}
+	return file_meta_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *PutKey) GetKey() *Key {
@@ -8919,7 +9203,7 @@ type NFSClient struct {
 
 func (x *NFSClient) Reset() {
 	*x = NFSClient{}
-	mi := &file_meta_proto_msgTypes[103]
+	mi := &file_meta_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8931,7 +9215,7 @@ func (x *NFSClient) String() string {
 func (*NFSClient) ProtoMessage() {}
 
 func (x *NFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[103]
+	mi := &file_meta_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8944,7 +9228,7 @@ func (x *NFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClient.ProtoReflect.Descriptor instead.
 func (*NFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{103}
+	return file_meta_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *NFSClient) GetGateway() string {
@@ -8977,7 +9261,7 @@ type PutNFSClient struct {
 
 func (x *PutNFSClient) Reset() {
 	*x = PutNFSClient{}
-	mi := &file_meta_proto_msgTypes[104]
+	mi := &file_meta_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8989,7 +9273,7 @@ func (x *PutNFSClient) String() string {
 func (*PutNFSClient) ProtoMessage() {}
 
 func (x *PutNFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[104]
+	mi := &file_meta_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9002,7 +9286,7 @@ func (x *PutNFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNFSClient.ProtoReflect.Descriptor instead.
 func (*PutNFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{104}
+	return file_meta_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *PutNFSClient) GetClient() *NFSClient {
@@ -9022,7 +9306,7 @@ type RemoveNFSClient struct {
 
 func (x *RemoveNFSClient) Reset() {
 	*x = RemoveNFSClient{}
-	mi := &file_meta_proto_msgTypes[105]
+	mi := &file_meta_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9034,7 +9318,7 @@ func (x *RemoveNFSClient) String() string {
 func (*RemoveNFSClient) ProtoMessage() {}
 
 func (x *RemoveNFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[105]
+	mi := &file_meta_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9047,7 +9331,7 @@ func (x *RemoveNFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNFSClient.ProtoReflect.Descriptor instead.
 func (*RemoveNFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{105}
+	return file_meta_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *RemoveNFSClient) GetGateway() string {
@@ -9084,7 +9368,7 @@ type ClientRecord struct {
 
 func (x *ClientRecord) Reset() {
 	*x = ClientRecord{}
-	mi := &file_meta_proto_msgTypes[106]
+	mi := &file_meta_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9096,7 +9380,7 @@ func (x *ClientRecord) String() string {
 func (*ClientRecord) ProtoMessage() {}
 
 func (x *ClientRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[106]
+	mi := &file_meta_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9109,7 +9393,7 @@ func (x *ClientRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientRecord.ProtoReflect.Descriptor instead.
 func (*ClientRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{106}
+	return file_meta_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *ClientRecord) GetId() uint64 {
@@ -9194,7 +9478,7 @@ type SessionRecord struct {
 
 func (x *SessionRecord) Reset() {
 	*x = SessionRecord{}
-	mi := &file_meta_proto_msgTypes[107]
+	mi := &file_meta_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9206,7 +9490,7 @@ func (x *SessionRecord) String() string {
 func (*SessionRecord) ProtoMessage() {}
 
 func (x *SessionRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[107]
+	mi := &file_meta_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9219,7 +9503,7 @@ func (x *SessionRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRecord.ProtoReflect.Descriptor instead.
 func (*SessionRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{107}
+	return file_meta_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *SessionRecord) GetId() []byte {
@@ -9255,7 +9539,7 @@ type PutClient struct {
 
 func (x *PutClient) Reset() {
 	*x = PutClient{}
-	mi := &file_meta_proto_msgTypes[108]
+	mi := &file_meta_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9267,7 +9551,7 @@ func (x *PutClient) String() string {
 func (*PutClient) ProtoMessage() {}
 
 func (x *PutClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[108]
+	mi := &file_meta_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9280,7 +9564,7 @@ func (x *PutClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutClient.ProtoReflect.Descriptor instead.
 func (*PutClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{108}
+	return file_meta_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *PutClient) GetClient() *ClientRecord {
@@ -9309,7 +9593,7 @@ type ClientsResult struct {
 
 func (x *ClientsResult) Reset() {
 	*x = ClientsResult{}
-	mi := &file_meta_proto_msgTypes[109]
+	mi := &file_meta_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9321,7 +9605,7 @@ func (x *ClientsResult) String() string {
 func (*ClientsResult) ProtoMessage() {}
 
 func (x *ClientsResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[109]
+	mi := &file_meta_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9334,7 +9618,7 @@ func (x *ClientsResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientsResult.ProtoReflect.Descriptor instead.
 func (*ClientsResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{109}
+	return file_meta_proto_rawDescGZIP(), []int{112}
 }
 
 func (x *ClientsResult) GetFirst() uint64 {
@@ -9371,7 +9655,7 @@ type RemoveClient struct {
 
 func (x *RemoveClient) Reset() {
 	*x = RemoveClient{}
-	mi := &file_meta_proto_msgTypes[110]
+	mi := &file_meta_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9383,7 +9667,7 @@ func (x *RemoveClient) String() string {
 func (*RemoveClient) ProtoMessage() {}
 
 func (x *RemoveClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[110]
+	mi := &file_meta_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9396,7 +9680,7 @@ func (x *RemoveClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveClient.ProtoReflect.Descriptor instead.
 func (*RemoveClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{110}
+	return file_meta_proto_rawDescGZIP(), []int{113}
 }
 
 func (x *RemoveClient) GetClient() uint64 {
@@ -9424,7 +9708,7 @@ type TakeClients struct {
 
 func (x *TakeClients) Reset() {
 	*x = TakeClients{}
-	mi := &file_meta_proto_msgTypes[111]
+	mi := &file_meta_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9436,7 +9720,7 @@ func (x *TakeClients) String() string {
 func (*TakeClients) ProtoMessage() {}
 
 func (x *TakeClients) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[111]
+	mi := &file_meta_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9449,7 +9733,7 @@ func (x *TakeClients) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeClients.ProtoReflect.Descriptor instead.
 func (*TakeClients) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{111}
+	return file_meta_proto_rawDescGZIP(), []int{114}
 }
 
 func (x *TakeClients) GetClients() []uint64 {
@@ -9469,7 +9753,7 @@ type ForgetClients struct {
 
 func (x *ForgetClients) Reset() {
 	*x = ForgetClients{}
-	mi := &file_meta_proto_msgTypes[112]
+	mi := &file_meta_proto_msgTypes[115]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9481,7 +9765,7 @@ func (x *ForgetClients) String() string {
 func (*ForgetClients) ProtoMessage() {}
 
 func (x *ForgetClients) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[112]
+	mi := &file_meta_proto_msgTypes[115]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9494,7 +9778,7 @@ func (x *ForgetClients) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetClients.ProtoReflect.Descriptor instead.
 func (*ForgetClients) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{112}
+	return file_meta_proto_rawDescGZIP(), []int{115}
 }
 
 func (x *ForgetClients) GetClients() []uint64 {
@@ -9516,7 +9800,7 @@ type PutSession struct {
 
 func (x *PutSession) Reset() {
 	*x = PutSession{}
-	mi := &file_meta_proto_msgTypes[113]
+	mi := &file_meta_proto_msgTypes[116]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9528,7 +9812,7 @@ func (x *PutSession) String() string {
 func (*PutSession) ProtoMessage() {}
 
 func (x *PutSession) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[113]
+	mi := &file_meta_proto_msgTypes[116]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9541,7 +9825,7 @@ func (x *PutSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSession.ProtoReflect.Descriptor instead.
 func (*PutSession) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{113}
+	return file_meta_proto_rawDescGZIP(), []int{116}
 }
 
 func (x *PutSession) GetSession() *SessionRecord {
@@ -9568,7 +9852,7 @@ type RemoveSession struct {
 
 func (x *RemoveSession) Reset() {
 	*x = RemoveSession{}
-	mi := &file_meta_proto_msgTypes[114]
+	mi := &file_meta_proto_msgTypes[117]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9580,7 +9864,7 @@ func (x *RemoveSession) String() string {
 func (*RemoveSession) ProtoMessage() {}
 
 func (x *RemoveSession) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[114]
+	mi := &file_meta_proto_msgTypes[117]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9593,7 +9877,7 @@ func (x *RemoveSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSession.ProtoReflect.Descriptor instead.
 func (*RemoveSession) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{114}
+	return file_meta_proto_rawDescGZIP(), []int{117}
 }
 
 func (x *RemoveSession) GetSession() []byte {
@@ -9635,6 +9919,7 @@ type Query struct {
 	//	*Query_Client
 	//	*Query_Nodes
 	//	*Query_Tokens
+	//	*Query_Namespace
 	//	*Query_RetiredNodes
 	//	*Query_LiveBlocks
 	Q             isQuery_Q `protobuf_oneof:"q"`
@@ -9644,7 +9929,7 @@ type Query struct {
 
 func (x *Query) Reset() {
 	*x = Query{}
-	mi := &file_meta_proto_msgTypes[115]
+	mi := &file_meta_proto_msgTypes[118]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9656,7 +9941,7 @@ func (x *Query) String() string {
 func (*Query) ProtoMessage() {}
 
 func (x *Query) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[115]
+	mi := &file_meta_proto_msgTypes[118]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9669,7 +9954,7 @@ func (x *Query) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Query.ProtoReflect.Descriptor instead.
 func (*Query) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{115}
+	return file_meta_proto_rawDescGZIP(), []int{118}
 }
 
 func (x *Query) GetFs() uint32 {
@@ -9918,6 +10203,15 @@ func (x *Query) GetTokens() *TokensQ {
 	return nil
 }
 
+func (x *Query) GetNamespace() *NamespaceQ {
+	if x != nil {
+		if x, ok := x.Q.(*Query_Namespace); ok {
+			return x.Namespace
+		}
+	}
+	return nil
+}
+
 func (x *Query) GetRetiredNodes() *RetiredNodesQ {
 	if x != nil {
 		if x, ok := x.Q.(*Query_RetiredNodes); ok {
@@ -10040,6 +10334,10 @@ type Query_Tokens struct {
 	Tokens *TokensQ `protobuf:"bytes,41,opt,name=tokens,proto3,oneof"` // level 3
 }
 
+type Query_Namespace struct {
+	Namespace *NamespaceQ `protobuf:"bytes,53,opt,name=namespace,proto3,oneof"` // level 4
+}
+
 type Query_RetiredNodes struct {
 	RetiredNodes *RetiredNodesQ `protobuf:"bytes,56,opt,name=retired_nodes,json=retiredNodes,proto3,oneof"`
 }
@@ -10098,6 +10396,8 @@ func (*Query_Nodes) isQuery_Q() {}
 
 func (*Query_Tokens) isQuery_Q() {}
 
+func (*Query_Namespace) isQuery_Q() {}
+
 func (*Query_RetiredNodes) isQuery_Q() {}
 
 func (*Query_LiveBlocks) isQuery_Q() {}
@@ -10113,7 +10413,7 @@ type GetAttrQ struct {
 
 func (x *GetAttrQ) Reset() {
 	*x = GetAttrQ{}
-	mi := &file_meta_proto_msgTypes[116]
+	mi := &file_meta_proto_msgTypes[119]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10125,7 +10425,7 @@ func (x *GetAttrQ) String() string {
 func (*GetAttrQ) ProtoMessage() {}
 
 func (x *GetAttrQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[116]
+	mi := &file_meta_proto_msgTypes[119]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10138,7 +10438,7 @@ func (x *GetAttrQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttrQ.ProtoReflect.Descriptor instead.
 func (*GetAttrQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{116}
+	return file_meta_proto_rawDescGZIP(), []int{119}
 }
 
 func (x *GetAttrQ) GetIno() uint64 {
@@ -10172,7 +10472,7 @@ type LookupQ struct {
 
 func (x *LookupQ) Reset() {
 	*x = LookupQ{}
-	mi := &file_meta_proto_msgTypes[117]
+	mi := &file_meta_proto_msgTypes[120]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10184,7 +10484,7 @@ func (x *LookupQ) String() string {
 func (*LookupQ) ProtoMessage() {}
 
 func (x *LookupQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[117]
+	mi := &file_meta_proto_msgTypes[120]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10197,7 +10497,7 @@ func (x *LookupQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupQ.ProtoReflect.Descriptor instead.
 func (*LookupQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{117}
+	return file_meta_proto_rawDescGZIP(), []int{120}
 }
 
 func (x *LookupQ) GetDir() uint64 {
@@ -10223,7 +10523,7 @@ type ParentQ struct {
 
 func (x *ParentQ) Reset() {
 	*x = ParentQ{}
-	mi := &file_meta_proto_msgTypes[118]
+	mi := &file_meta_proto_msgTypes[121]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10235,7 +10535,7 @@ func (x *ParentQ) String() string {
 func (*ParentQ) ProtoMessage() {}
 
 func (x *ParentQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[118]
+	mi := &file_meta_proto_msgTypes[121]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10248,7 +10548,7 @@ func (x *ParentQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParentQ.ProtoReflect.Descriptor instead.
 func (*ParentQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{118}
+	return file_meta_proto_rawDescGZIP(), []int{121}
 }
 
 func (x *ParentQ) GetDir() uint64 {
@@ -10271,7 +10571,7 @@ type ReadDirQ struct {
 
 func (x *ReadDirQ) Reset() {
 	*x = ReadDirQ{}
-	mi := &file_meta_proto_msgTypes[119]
+	mi := &file_meta_proto_msgTypes[122]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10283,7 +10583,7 @@ func (x *ReadDirQ) String() string {
 func (*ReadDirQ) ProtoMessage() {}
 
 func (x *ReadDirQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[119]
+	mi := &file_meta_proto_msgTypes[122]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10296,7 +10596,7 @@ func (x *ReadDirQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirQ.ProtoReflect.Descriptor instead.
 func (*ReadDirQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{119}
+	return file_meta_proto_rawDescGZIP(), []int{122}
 }
 
 func (x *ReadDirQ) GetDir() uint64 {
@@ -10343,7 +10643,7 @@ type ReadLinkQ struct {
 
 func (x *ReadLinkQ) Reset() {
 	*x = ReadLinkQ{}
-	mi := &file_meta_proto_msgTypes[120]
+	mi := &file_meta_proto_msgTypes[123]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10355,7 +10655,7 @@ func (x *ReadLinkQ) String() string {
 func (*ReadLinkQ) ProtoMessage() {}
 
 func (x *ReadLinkQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[120]
+	mi := &file_meta_proto_msgTypes[123]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10368,7 +10668,7 @@ func (x *ReadLinkQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkQ.ProtoReflect.Descriptor instead.
 func (*ReadLinkQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{120}
+	return file_meta_proto_rawDescGZIP(), []int{123}
 }
 
 func (x *ReadLinkQ) GetIno() uint64 {
@@ -10392,7 +10692,7 @@ type ExtentsQ struct {
 
 func (x *ExtentsQ) Reset() {
 	*x = ExtentsQ{}
-	mi := &file_meta_proto_msgTypes[121]
+	mi := &file_meta_proto_msgTypes[124]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10404,7 +10704,7 @@ func (x *ExtentsQ) String() string {
 func (*ExtentsQ) ProtoMessage() {}
 
 func (x *ExtentsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[121]
+	mi := &file_meta_proto_msgTypes[124]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10417,7 +10717,7 @@ func (x *ExtentsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsQ.ProtoReflect.Descriptor instead.
 func (*ExtentsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{121}
+	return file_meta_proto_rawDescGZIP(), []int{124}
 }
 
 func (x *ExtentsQ) GetIno() uint64 {
@@ -10465,7 +10765,7 @@ type StatFSQ struct {
 
 func (x *StatFSQ) Reset() {
 	*x = StatFSQ{}
-	mi := &file_meta_proto_msgTypes[122]
+	mi := &file_meta_proto_msgTypes[125]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10477,7 +10777,7 @@ func (x *StatFSQ) String() string {
 func (*StatFSQ) ProtoMessage() {}
 
 func (x *StatFSQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[122]
+	mi := &file_meta_proto_msgTypes[125]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10490,7 +10790,7 @@ func (x *StatFSQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSQ.ProtoReflect.Descriptor instead.
 func (*StatFSQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{122}
+	return file_meta_proto_rawDescGZIP(), []int{125}
 }
 
 func (x *StatFSQ) GetIno() uint64 {
@@ -10511,7 +10811,7 @@ type QuotasQ struct {
 
 func (x *QuotasQ) Reset() {
 	*x = QuotasQ{}
-	mi := &file_meta_proto_msgTypes[123]
+	mi := &file_meta_proto_msgTypes[126]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10523,7 +10823,7 @@ func (x *QuotasQ) String() string {
 func (*QuotasQ) ProtoMessage() {}
 
 func (x *QuotasQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[123]
+	mi := &file_meta_proto_msgTypes[126]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10536,7 +10836,7 @@ func (x *QuotasQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotasQ.ProtoReflect.Descriptor instead.
 func (*QuotasQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{123}
+	return file_meta_proto_rawDescGZIP(), []int{126}
 }
 
 func (x *QuotasQ) GetFrom() uint32 {
@@ -10561,7 +10861,7 @@ type NodesQ struct {
 
 func (x *NodesQ) Reset() {
 	*x = NodesQ{}
-	mi := &file_meta_proto_msgTypes[124]
+	mi := &file_meta_proto_msgTypes[127]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10573,7 +10873,7 @@ func (x *NodesQ) String() string {
 func (*NodesQ) ProtoMessage() {}
 
 func (x *NodesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[124]
+	mi := &file_meta_proto_msgTypes[127]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10586,7 +10886,7 @@ func (x *NodesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesQ.ProtoReflect.Descriptor instead.
 func (*NodesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{124}
+	return file_meta_proto_rawDescGZIP(), []int{127}
 }
 
 type TokensQ struct {
@@ -10597,7 +10897,7 @@ type TokensQ struct {
 
 func (x *TokensQ) Reset() {
 	*x = TokensQ{}
-	mi := &file_meta_proto_msgTypes[125]
+	mi := &file_meta_proto_msgTypes[128]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10609,7 +10909,7 @@ func (x *TokensQ) String() string {
 func (*TokensQ) ProtoMessage() {}
 
 func (x *TokensQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[125]
+	mi := &file_meta_proto_msgTypes[128]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10622,7 +10922,7 @@ func (x *TokensQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensQ.ProtoReflect.Descriptor instead.
 func (*TokensQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{125}
+	return file_meta_proto_rawDescGZIP(), []int{128}
 }
 
 type RetiredNodesQ struct {
@@ -10633,7 +10933,7 @@ type RetiredNodesQ struct {
 
 func (x *RetiredNodesQ) Reset() {
 	*x = RetiredNodesQ{}
-	mi := &file_meta_proto_msgTypes[126]
+	mi := &file_meta_proto_msgTypes[129]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10645,7 +10945,7 @@ func (x *RetiredNodesQ) String() string {
 func (*RetiredNodesQ) ProtoMessage() {}
 
 func (x *RetiredNodesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[126]
+	mi := &file_meta_proto_msgTypes[129]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10658,7 +10958,7 @@ func (x *RetiredNodesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetiredNodesQ.ProtoReflect.Descriptor instead.
 func (*RetiredNodesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{126}
+	return file_meta_proto_rawDescGZIP(), []int{129}
 }
 
 type BlockStatesQ struct {
@@ -10670,7 +10970,7 @@ type BlockStatesQ struct {
 
 func (x *BlockStatesQ) Reset() {
 	*x = BlockStatesQ{}
-	mi := &file_meta_proto_msgTypes[127]
+	mi := &file_meta_proto_msgTypes[130]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10682,7 +10982,7 @@ func (x *BlockStatesQ) String() string {
 func (*BlockStatesQ) ProtoMessage() {}
 
 func (x *BlockStatesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[127]
+	mi := &file_meta_proto_msgTypes[130]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10695,7 +10995,7 @@ func (x *BlockStatesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesQ.ProtoReflect.Descriptor instead.
 func (*BlockStatesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{127}
+	return file_meta_proto_rawDescGZIP(), []int{130}
 }
 
 func (x *BlockStatesQ) GetIds() []uint64 {
@@ -10719,7 +11019,7 @@ type BlocksQ struct {
 
 func (x *BlocksQ) Reset() {
 	*x = BlocksQ{}
-	mi := &file_meta_proto_msgTypes[128]
+	mi := &file_meta_proto_msgTypes[131]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10731,7 +11031,7 @@ func (x *BlocksQ) String() string {
 func (*BlocksQ) ProtoMessage() {}
 
 func (x *BlocksQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[128]
+	mi := &file_meta_proto_msgTypes[131]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10744,7 +11044,7 @@ func (x *BlocksQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksQ.ProtoReflect.Descriptor instead.
 func (*BlocksQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{128}
+	return file_meta_proto_rawDescGZIP(), []int{131}
 }
 
 func (x *BlocksQ) GetAfter() uint64 {
@@ -10787,7 +11087,7 @@ type LiveBlocksQ struct {
 
 func (x *LiveBlocksQ) Reset() {
 	*x = LiveBlocksQ{}
-	mi := &file_meta_proto_msgTypes[129]
+	mi := &file_meta_proto_msgTypes[132]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10799,7 +11099,7 @@ func (x *LiveBlocksQ) String() string {
 func (*LiveBlocksQ) ProtoMessage() {}
 
 func (x *LiveBlocksQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[129]
+	mi := &file_meta_proto_msgTypes[132]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10812,7 +11112,7 @@ func (x *LiveBlocksQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LiveBlocksQ.ProtoReflect.Descriptor instead.
 func (*LiveBlocksQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{129}
+	return file_meta_proto_rawDescGZIP(), []int{132}
 }
 
 func (x *LiveBlocksQ) GetAfter() uint64 {
@@ -10840,7 +11140,7 @@ type GetXattrQ struct {
 
 func (x *GetXattrQ) Reset() {
 	*x = GetXattrQ{}
-	mi := &file_meta_proto_msgTypes[130]
+	mi := &file_meta_proto_msgTypes[133]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10852,7 +11152,7 @@ func (x *GetXattrQ) String() string {
 func (*GetXattrQ) ProtoMessage() {}
 
 func (x *GetXattrQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[130]
+	mi := &file_meta_proto_msgTypes[133]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10865,7 +11165,7 @@ func (x *GetXattrQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrQ.ProtoReflect.Descriptor instead.
 func (*GetXattrQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{130}
+	return file_meta_proto_rawDescGZIP(), []int{133}
 }
 
 func (x *GetXattrQ) GetIno() uint64 {
@@ -10893,7 +11193,7 @@ type ListXattrsQ struct {
 
 func (x *ListXattrsQ) Reset() {
 	*x = ListXattrsQ{}
-	mi := &file_meta_proto_msgTypes[131]
+	mi := &file_meta_proto_msgTypes[134]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10905,7 +11205,7 @@ func (x *ListXattrsQ) String() string {
 func (*ListXattrsQ) ProtoMessage() {}
 
 func (x *ListXattrsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[131]
+	mi := &file_meta_proto_msgTypes[134]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10918,7 +11218,7 @@ func (x *ListXattrsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrsQ.ProtoReflect.Descriptor instead.
 func (*ListXattrsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{131}
+	return file_meta_proto_rawDescGZIP(), []int{134}
 }
 
 func (x *ListXattrsQ) GetIno() uint64 {
@@ -10950,7 +11250,7 @@ type ShardInfoQ struct {
 
 func (x *ShardInfoQ) Reset() {
 	*x = ShardInfoQ{}
-	mi := &file_meta_proto_msgTypes[132]
+	mi := &file_meta_proto_msgTypes[135]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10962,7 +11262,7 @@ func (x *ShardInfoQ) String() string {
 func (*ShardInfoQ) ProtoMessage() {}
 
 func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[132]
+	mi := &file_meta_proto_msgTypes[135]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10975,18 +11275,20 @@ func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoQ.ProtoReflect.Descriptor instead.
 func (*ShardInfoQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{132}
+	return file_meta_proto_rawDescGZIP(), []int{135}
 }
 
+// FileSystemsQ lists the file systems. With the version that the caller has, the answer to an unchanged list is only that. 0: none.
 type FileSystemsQ struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	KnownVersion  uint64                 `protobuf:"varint,1,opt,name=known_version,json=knownVersion,proto3" json:"known_version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *FileSystemsQ) Reset() {
 	*x = FileSystemsQ{}
-	mi := &file_meta_proto_msgTypes[133]
+	mi := &file_meta_proto_msgTypes[136]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10998,7 +11300,7 @@ func (x *FileSystemsQ) String() string {
 func (*FileSystemsQ) ProtoMessage() {}
 
 func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[133]
+	mi := &file_meta_proto_msgTypes[136]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11011,7 +11313,51 @@ func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsQ.ProtoReflect.Descriptor instead.
 func (*FileSystemsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{133}
+	return file_meta_proto_rawDescGZIP(), []int{136}
+}
+
+func (x *FileSystemsQ) GetKnownVersion() uint64 {
+	if x != nil {
+		return x.KnownVersion
+	}
+	return 0
+}
+
+// NamespaceQ asks how Query.fs stands on this shard.
+type NamespaceQ struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NamespaceQ) Reset() {
+	*x = NamespaceQ{}
+	mi := &file_meta_proto_msgTypes[137]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NamespaceQ) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NamespaceQ) ProtoMessage() {}
+
+func (x *NamespaceQ) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[137]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NamespaceQ.ProtoReflect.Descriptor instead.
+func (*NamespaceQ) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{137}
 }
 
 // ClusterMapQ asks for the stores and pools. With the version that the caller has, the answer
@@ -11025,7 +11371,7 @@ type ClusterMapQ struct {
 
 func (x *ClusterMapQ) Reset() {
 	*x = ClusterMapQ{}
-	mi := &file_meta_proto_msgTypes[134]
+	mi := &file_meta_proto_msgTypes[138]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11037,7 +11383,7 @@ func (x *ClusterMapQ) String() string {
 func (*ClusterMapQ) ProtoMessage() {}
 
 func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[134]
+	mi := &file_meta_proto_msgTypes[138]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11050,7 +11396,7 @@ func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapQ.ProtoReflect.Descriptor instead.
 func (*ClusterMapQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{134}
+	return file_meta_proto_rawDescGZIP(), []int{138}
 }
 
 func (x *ClusterMapQ) GetKnownVersion() uint64 {
@@ -11069,7 +11415,7 @@ type KeysQ struct {
 
 func (x *KeysQ) Reset() {
 	*x = KeysQ{}
-	mi := &file_meta_proto_msgTypes[135]
+	mi := &file_meta_proto_msgTypes[139]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11081,7 +11427,7 @@ func (x *KeysQ) String() string {
 func (*KeysQ) ProtoMessage() {}
 
 func (x *KeysQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[135]
+	mi := &file_meta_proto_msgTypes[139]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11094,7 +11440,7 @@ func (x *KeysQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysQ.ProtoReflect.Descriptor instead.
 func (*KeysQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{135}
+	return file_meta_proto_rawDescGZIP(), []int{139}
 }
 
 func (x *KeysQ) GetKind() string {
@@ -11113,7 +11459,7 @@ type NFSClientsQ struct {
 
 func (x *NFSClientsQ) Reset() {
 	*x = NFSClientsQ{}
-	mi := &file_meta_proto_msgTypes[136]
+	mi := &file_meta_proto_msgTypes[140]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11125,7 +11471,7 @@ func (x *NFSClientsQ) String() string {
 func (*NFSClientsQ) ProtoMessage() {}
 
 func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[136]
+	mi := &file_meta_proto_msgTypes[140]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11138,7 +11484,7 @@ func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsQ.ProtoReflect.Descriptor instead.
 func (*NFSClientsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{136}
+	return file_meta_proto_rawDescGZIP(), []int{140}
 }
 
 func (x *NFSClientsQ) GetGateway() string {
@@ -11163,7 +11509,7 @@ type TestLockQ struct {
 
 func (x *TestLockQ) Reset() {
 	*x = TestLockQ{}
-	mi := &file_meta_proto_msgTypes[137]
+	mi := &file_meta_proto_msgTypes[141]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11175,7 +11521,7 @@ func (x *TestLockQ) String() string {
 func (*TestLockQ) ProtoMessage() {}
 
 func (x *TestLockQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[137]
+	mi := &file_meta_proto_msgTypes[141]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11188,7 +11534,7 @@ func (x *TestLockQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestLockQ.ProtoReflect.Descriptor instead.
 func (*TestLockQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{137}
+	return file_meta_proto_rawDescGZIP(), []int{141}
 }
 
 func (x *TestLockQ) GetIno() uint64 {
@@ -11247,7 +11593,7 @@ type ClientStateQ struct {
 
 func (x *ClientStateQ) Reset() {
 	*x = ClientStateQ{}
-	mi := &file_meta_proto_msgTypes[138]
+	mi := &file_meta_proto_msgTypes[142]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11259,7 +11605,7 @@ func (x *ClientStateQ) String() string {
 func (*ClientStateQ) ProtoMessage() {}
 
 func (x *ClientStateQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[138]
+	mi := &file_meta_proto_msgTypes[142]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11272,7 +11618,7 @@ func (x *ClientStateQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientStateQ.ProtoReflect.Descriptor instead.
 func (*ClientStateQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{138}
+	return file_meta_proto_rawDescGZIP(), []int{142}
 }
 
 func (x *ClientStateQ) GetClient() uint64 {
@@ -11314,7 +11660,7 @@ type SessionSlotsQ struct {
 
 func (x *SessionSlotsQ) Reset() {
 	*x = SessionSlotsQ{}
-	mi := &file_meta_proto_msgTypes[139]
+	mi := &file_meta_proto_msgTypes[143]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11326,7 +11672,7 @@ func (x *SessionSlotsQ) String() string {
 func (*SessionSlotsQ) ProtoMessage() {}
 
 func (x *SessionSlotsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[139]
+	mi := &file_meta_proto_msgTypes[143]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11339,7 +11685,7 @@ func (x *SessionSlotsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlotsQ.ProtoReflect.Descriptor instead.
 func (*SessionSlotsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{139}
+	return file_meta_proto_rawDescGZIP(), []int{143}
 }
 
 func (x *SessionSlotsQ) GetSession() []byte {
@@ -11359,7 +11705,7 @@ type FileOpensQ struct {
 
 func (x *FileOpensQ) Reset() {
 	*x = FileOpensQ{}
-	mi := &file_meta_proto_msgTypes[140]
+	mi := &file_meta_proto_msgTypes[144]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11371,7 +11717,7 @@ func (x *FileOpensQ) String() string {
 func (*FileOpensQ) ProtoMessage() {}
 
 func (x *FileOpensQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[140]
+	mi := &file_meta_proto_msgTypes[144]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11384,7 +11730,7 @@ func (x *FileOpensQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileOpensQ.ProtoReflect.Descriptor instead.
 func (*FileOpensQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{140}
+	return file_meta_proto_rawDescGZIP(), []int{144}
 }
 
 func (x *FileOpensQ) GetIno() uint64 {
@@ -11407,7 +11753,7 @@ type ClientsQ struct {
 
 func (x *ClientsQ) Reset() {
 	*x = ClientsQ{}
-	mi := &file_meta_proto_msgTypes[141]
+	mi := &file_meta_proto_msgTypes[145]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11419,7 +11765,7 @@ func (x *ClientsQ) String() string {
 func (*ClientsQ) ProtoMessage() {}
 
 func (x *ClientsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[141]
+	mi := &file_meta_proto_msgTypes[145]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11432,7 +11778,7 @@ func (x *ClientsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientsQ.ProtoReflect.Descriptor instead.
 func (*ClientsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{141}
+	return file_meta_proto_rawDescGZIP(), []int{145}
 }
 
 func (x *ClientsQ) GetGateway() string {
@@ -11474,7 +11820,7 @@ type ClientQ struct {
 
 func (x *ClientQ) Reset() {
 	*x = ClientQ{}
-	mi := &file_meta_proto_msgTypes[142]
+	mi := &file_meta_proto_msgTypes[146]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11486,7 +11832,7 @@ func (x *ClientQ) String() string {
 func (*ClientQ) ProtoMessage() {}
 
 func (x *ClientQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[142]
+	mi := &file_meta_proto_msgTypes[146]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11499,7 +11845,7 @@ func (x *ClientQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientQ.ProtoReflect.Descriptor instead.
 func (*ClientQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{142}
+	return file_meta_proto_rawDescGZIP(), []int{146}
 }
 
 func (x *ClientQ) GetClient() uint64 {
@@ -11544,6 +11890,7 @@ type QueryResult struct {
 	//	*QueryResult_Quotas
 	//	*QueryResult_Nodes
 	//	*QueryResult_Tokens
+	//	*QueryResult_Namespace
 	//	*QueryResult_RetiredNodes
 	R             isQueryResult_R `protobuf_oneof:"r"`
 	unknownFields protoimpl.UnknownFields
@@ -11552,7 +11899,7 @@ type QueryResult struct {
 
 func (x *QueryResult) Reset() {
 	*x = QueryResult{}
-	mi := &file_meta_proto_msgTypes[143]
+	mi := &file_meta_proto_msgTypes[147]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11564,7 +11911,7 @@ func (x *QueryResult) String() string {
 func (*QueryResult) ProtoMessage() {}
 
 func (x *QueryResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[143]
+	mi := &file_meta_proto_msgTypes[147]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11577,7 +11924,7 @@ func (x *QueryResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryResult.ProtoReflect.Descriptor instead.
 func (*QueryResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{143}
+	return file_meta_proto_rawDescGZIP(), []int{147}
 }
 
 func (x *QueryResult) GetKind() uint32 {
@@ -11799,6 +12146,15 @@ func (x *QueryResult) GetTokens() *TokensR {
 	return nil
 }
 
+func (x *QueryResult) GetNamespace() *NamespaceR {
+	if x != nil {
+		if x, ok := x.R.(*QueryResult_Namespace); ok {
+			return x.Namespace
+		}
+	}
+	return nil
+}
+
 func (x *QueryResult) GetRetiredNodes() *RetiredNodesR {
 	if x != nil {
 		if x, ok := x.R.(*QueryResult_RetiredNodes); ok {
@@ -11900,6 +12256,10 @@ type QueryResult_Tokens struct {
 	Tokens *TokensR `protobuf:"bytes,41,opt,name=tokens,proto3,oneof"`
 }
 
+type QueryResult_Namespace struct {
+	Namespace *NamespaceR `protobuf:"bytes,53,opt,name=namespace,proto3,oneof"`
+}
+
 type QueryResult_RetiredNodes struct {
 	RetiredNodes *RetiredNodesR `protobuf:"bytes,56,opt,name=retired_nodes,json=retiredNodes,proto3,oneof"`
 }
@@ -11948,6 +12308,8 @@ func (*QueryResult_Nodes) isQueryResult_R() {}
 
 func (*QueryResult_Tokens) isQueryResult_R() {}
 
+func (*QueryResult_Namespace) isQueryResult_R() {}
+
 func (*QueryResult_RetiredNodes) isQueryResult_R() {}
 
 type AttrR struct {
@@ -11960,7 +12322,7 @@ type AttrR struct {
 
 func (x *AttrR) Reset() {
 	*x = AttrR{}
-	mi := &file_meta_proto_msgTypes[144]
+	mi := &file_meta_proto_msgTypes[148]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11972,7 +12334,7 @@ func (x *AttrR) String() string {
 func (*AttrR) ProtoMessage() {}
 
 func (x *AttrR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[144]
+	mi := &file_meta_proto_msgTypes[148]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11985,7 +12347,7 @@ func (x *AttrR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttrR.ProtoReflect.Descriptor instead.
 func (*AttrR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{144}
+	return file_meta_proto_rawDescGZIP(), []int{148}
 }
 
 func (x *AttrR) GetAttr() *Attr {
@@ -12015,7 +12377,7 @@ type Dirent struct {
 
 func (x *Dirent) Reset() {
 	*x = Dirent{}
-	mi := &file_meta_proto_msgTypes[145]
+	mi := &file_meta_proto_msgTypes[149]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12027,7 +12389,7 @@ func (x *Dirent) String() string {
 func (*Dirent) ProtoMessage() {}
 
 func (x *Dirent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[145]
+	mi := &file_meta_proto_msgTypes[149]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12040,7 +12402,7 @@ func (x *Dirent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dirent.ProtoReflect.Descriptor instead.
 func (*Dirent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{145}
+	return file_meta_proto_rawDescGZIP(), []int{149}
 }
 
 func (x *Dirent) GetCookie() uint64 {
@@ -12089,7 +12451,7 @@ type ReadDirR struct {
 
 func (x *ReadDirR) Reset() {
 	*x = ReadDirR{}
-	mi := &file_meta_proto_msgTypes[146]
+	mi := &file_meta_proto_msgTypes[150]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12101,7 +12463,7 @@ func (x *ReadDirR) String() string {
 func (*ReadDirR) ProtoMessage() {}
 
 func (x *ReadDirR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[146]
+	mi := &file_meta_proto_msgTypes[150]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12114,7 +12476,7 @@ func (x *ReadDirR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirR.ProtoReflect.Descriptor instead.
 func (*ReadDirR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{146}
+	return file_meta_proto_rawDescGZIP(), []int{150}
 }
 
 func (x *ReadDirR) GetEntries() []*Dirent {
@@ -12147,7 +12509,7 @@ type ReadLinkR struct {
 
 func (x *ReadLinkR) Reset() {
 	*x = ReadLinkR{}
-	mi := &file_meta_proto_msgTypes[147]
+	mi := &file_meta_proto_msgTypes[151]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12159,7 +12521,7 @@ func (x *ReadLinkR) String() string {
 func (*ReadLinkR) ProtoMessage() {}
 
 func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[147]
+	mi := &file_meta_proto_msgTypes[151]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12172,7 +12534,7 @@ func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkR.ProtoReflect.Descriptor instead.
 func (*ReadLinkR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{147}
+	return file_meta_proto_rawDescGZIP(), []int{151}
 }
 
 func (x *ReadLinkR) GetTarget() []byte {
@@ -12200,7 +12562,7 @@ type Extent struct {
 
 func (x *Extent) Reset() {
 	*x = Extent{}
-	mi := &file_meta_proto_msgTypes[148]
+	mi := &file_meta_proto_msgTypes[152]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12212,7 +12574,7 @@ func (x *Extent) String() string {
 func (*Extent) ProtoMessage() {}
 
 func (x *Extent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[148]
+	mi := &file_meta_proto_msgTypes[152]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12225,7 +12587,7 @@ func (x *Extent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extent.ProtoReflect.Descriptor instead.
 func (*Extent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{148}
+	return file_meta_proto_rawDescGZIP(), []int{152}
 }
 
 func (x *Extent) GetOffset() uint64 {
@@ -12310,7 +12672,7 @@ type ExtentsR struct {
 
 func (x *ExtentsR) Reset() {
 	*x = ExtentsR{}
-	mi := &file_meta_proto_msgTypes[149]
+	mi := &file_meta_proto_msgTypes[153]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12322,7 +12684,7 @@ func (x *ExtentsR) String() string {
 func (*ExtentsR) ProtoMessage() {}
 
 func (x *ExtentsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[149]
+	mi := &file_meta_proto_msgTypes[153]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12335,7 +12697,7 @@ func (x *ExtentsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsR.ProtoReflect.Descriptor instead.
 func (*ExtentsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{149}
+	return file_meta_proto_rawDescGZIP(), []int{153}
 }
 
 func (x *ExtentsR) GetExtents() []*Extent {
@@ -12380,7 +12742,7 @@ type StatFSR struct {
 
 func (x *StatFSR) Reset() {
 	*x = StatFSR{}
-	mi := &file_meta_proto_msgTypes[150]
+	mi := &file_meta_proto_msgTypes[154]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12392,7 +12754,7 @@ func (x *StatFSR) String() string {
 func (*StatFSR) ProtoMessage() {}
 
 func (x *StatFSR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[150]
+	mi := &file_meta_proto_msgTypes[154]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12405,7 +12767,7 @@ func (x *StatFSR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSR.ProtoReflect.Descriptor instead.
 func (*StatFSR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{150}
+	return file_meta_proto_rawDescGZIP(), []int{154}
 }
 
 func (x *StatFSR) GetUsedBytes() uint64 {
@@ -12466,7 +12828,7 @@ type Quota struct {
 
 func (x *Quota) Reset() {
 	*x = Quota{}
-	mi := &file_meta_proto_msgTypes[151]
+	mi := &file_meta_proto_msgTypes[155]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12478,7 +12840,7 @@ func (x *Quota) String() string {
 func (*Quota) ProtoMessage() {}
 
 func (x *Quota) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[151]
+	mi := &file_meta_proto_msgTypes[155]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12491,7 +12853,7 @@ func (x *Quota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Quota.ProtoReflect.Descriptor instead.
 func (*Quota) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{151}
+	return file_meta_proto_rawDescGZIP(), []int{155}
 }
 
 func (x *Quota) GetProject() uint32 {
@@ -12553,7 +12915,7 @@ type QuotasR struct {
 
 func (x *QuotasR) Reset() {
 	*x = QuotasR{}
-	mi := &file_meta_proto_msgTypes[152]
+	mi := &file_meta_proto_msgTypes[156]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12565,7 +12927,7 @@ func (x *QuotasR) String() string {
 func (*QuotasR) ProtoMessage() {}
 
 func (x *QuotasR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[152]
+	mi := &file_meta_proto_msgTypes[156]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12578,7 +12940,7 @@ func (x *QuotasR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotasR.ProtoReflect.Descriptor instead.
 func (*QuotasR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{152}
+	return file_meta_proto_rawDescGZIP(), []int{156}
 }
 
 func (x *QuotasR) GetQuotas() []*Quota {
@@ -12607,7 +12969,7 @@ type BlockStatesR struct {
 
 func (x *BlockStatesR) Reset() {
 	*x = BlockStatesR{}
-	mi := &file_meta_proto_msgTypes[153]
+	mi := &file_meta_proto_msgTypes[157]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12619,7 +12981,7 @@ func (x *BlockStatesR) String() string {
 func (*BlockStatesR) ProtoMessage() {}
 
 func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[153]
+	mi := &file_meta_proto_msgTypes[157]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12632,7 +12994,7 @@ func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesR.ProtoReflect.Descriptor instead.
 func (*BlockStatesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{153}
+	return file_meta_proto_rawDescGZIP(), []int{157}
 }
 
 func (x *BlockStatesR) GetStates() []BlockState {
@@ -12659,7 +13021,7 @@ type BlocksR struct {
 
 func (x *BlocksR) Reset() {
 	*x = BlocksR{}
-	mi := &file_meta_proto_msgTypes[154]
+	mi := &file_meta_proto_msgTypes[158]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12671,7 +13033,7 @@ func (x *BlocksR) String() string {
 func (*BlocksR) ProtoMessage() {}
 
 func (x *BlocksR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[154]
+	mi := &file_meta_proto_msgTypes[158]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12684,7 +13046,7 @@ func (x *BlocksR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksR.ProtoReflect.Descriptor instead.
 func (*BlocksR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{154}
+	return file_meta_proto_rawDescGZIP(), []int{158}
 }
 
 func (x *BlocksR) GetBlocks() []*BlockInfo {
@@ -12715,7 +13077,7 @@ type BlockInfo struct {
 
 func (x *BlockInfo) Reset() {
 	*x = BlockInfo{}
-	mi := &file_meta_proto_msgTypes[155]
+	mi := &file_meta_proto_msgTypes[159]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12727,7 +13089,7 @@ func (x *BlockInfo) String() string {
 func (*BlockInfo) ProtoMessage() {}
 
 func (x *BlockInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[155]
+	mi := &file_meta_proto_msgTypes[159]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12740,7 +13102,7 @@ func (x *BlockInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockInfo.ProtoReflect.Descriptor instead.
 func (*BlockInfo) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{155}
+	return file_meta_proto_rawDescGZIP(), []int{159}
 }
 
 func (x *BlockInfo) GetId() uint64 {
@@ -12794,7 +13156,7 @@ type GetXattrR struct {
 
 func (x *GetXattrR) Reset() {
 	*x = GetXattrR{}
-	mi := &file_meta_proto_msgTypes[156]
+	mi := &file_meta_proto_msgTypes[160]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12806,7 +13168,7 @@ func (x *GetXattrR) String() string {
 func (*GetXattrR) ProtoMessage() {}
 
 func (x *GetXattrR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[156]
+	mi := &file_meta_proto_msgTypes[160]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12819,7 +13181,7 @@ func (x *GetXattrR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrR.ProtoReflect.Descriptor instead.
 func (*GetXattrR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{156}
+	return file_meta_proto_rawDescGZIP(), []int{160}
 }
 
 func (x *GetXattrR) GetValue() []byte {
@@ -12840,7 +13202,7 @@ type ListXattrsR struct {
 
 func (x *ListXattrsR) Reset() {
 	*x = ListXattrsR{}
-	mi := &file_meta_proto_msgTypes[157]
+	mi := &file_meta_proto_msgTypes[161]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12852,7 +13214,7 @@ func (x *ListXattrsR) String() string {
 func (*ListXattrsR) ProtoMessage() {}
 
 func (x *ListXattrsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[157]
+	mi := &file_meta_proto_msgTypes[161]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12865,7 +13227,7 @@ func (x *ListXattrsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrsR.ProtoReflect.Descriptor instead.
 func (*ListXattrsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{157}
+	return file_meta_proto_rawDescGZIP(), []int{161}
 }
 
 func (x *ListXattrsR) GetNames() [][]byte {
@@ -12911,7 +13273,7 @@ type ShardInfoR struct {
 
 func (x *ShardInfoR) Reset() {
 	*x = ShardInfoR{}
-	mi := &file_meta_proto_msgTypes[158]
+	mi := &file_meta_proto_msgTypes[162]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12923,7 +13285,7 @@ func (x *ShardInfoR) String() string {
 func (*ShardInfoR) ProtoMessage() {}
 
 func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[158]
+	mi := &file_meta_proto_msgTypes[162]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12936,7 +13298,7 @@ func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoR.ProtoReflect.Descriptor instead.
 func (*ShardInfoR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{158}
+	return file_meta_proto_rawDescGZIP(), []int{162}
 }
 
 func (x *ShardInfoR) GetShard() uint32 {
@@ -13026,13 +13388,16 @@ func (x *ShardInfoR) GetNextBlock() uint64 {
 type FileSystemsR struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	FileSystems   []*FileSystem          `protobuf:"bytes,1,rep,name=file_systems,json=fileSystems,proto3" json:"file_systems,omitempty"`
+	Version       uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`             // grows with every change of one; 0 below level 4
+	Unchanged     bool                   `protobuf:"varint,3,opt,name=unchanged,proto3" json:"unchanged,omitempty"`         // since the version that the caller has: the file systems are left out
+	NextId        uint32                 `protobuf:"varint,4,opt,name=next_id,json=nextId,proto3" json:"next_id,omitempty"` // that a new one has to have, with a version
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *FileSystemsR) Reset() {
 	*x = FileSystemsR{}
-	mi := &file_meta_proto_msgTypes[159]
+	mi := &file_meta_proto_msgTypes[163]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13044,7 +13409,7 @@ func (x *FileSystemsR) String() string {
 func (*FileSystemsR) ProtoMessage() {}
 
 func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[159]
+	mi := &file_meta_proto_msgTypes[163]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13057,7 +13422,7 @@ func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsR.ProtoReflect.Descriptor instead.
 func (*FileSystemsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{159}
+	return file_meta_proto_rawDescGZIP(), []int{163}
 }
 
 func (x *FileSystemsR) GetFileSystems() []*FileSystem {
@@ -13065,6 +13430,127 @@ func (x *FileSystemsR) GetFileSystems() []*FileSystem {
 		return x.FileSystems
 	}
 	return nil
+}
+
+func (x *FileSystemsR) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *FileSystemsR) GetUnchanged() bool {
+	if x != nil {
+		return x.Unchanged
+	}
+	return false
+}
+
+func (x *FileSystemsR) GetNextId() uint32 {
+	if x != nil {
+		return x.NextId
+	}
+	return 0
+}
+
+type NamespaceR struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Exists        bool                   `protobuf:"varint,1,opt,name=exists,proto3" json:"exists,omitempty"`
+	Deleted       bool                   `protobuf:"varint,2,opt,name=deleted,proto3" json:"deleted,omitempty"`                                  // by DeleteNamespace
+	Purging       bool                   `protobuf:"varint,3,opt,name=purging,proto3" json:"purging,omitempty"`                                  // something of it is left
+	LimitsVersion uint64                 `protobuf:"varint,4,opt,name=limits_version,json=limitsVersion,proto3" json:"limits_version,omitempty"` // of the record in shard 0 that its limits are from; 0: they were set by SetQuota, or never
+	UsedBytes     uint64                 `protobuf:"varint,5,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
+	UsedInodes    uint64                 `protobuf:"varint,6,opt,name=used_inodes,json=usedInodes,proto3" json:"used_inodes,omitempty"`
+	LimitBytes    uint64                 `protobuf:"varint,7,opt,name=limit_bytes,json=limitBytes,proto3" json:"limit_bytes,omitempty"`
+	LimitInodes   uint64                 `protobuf:"varint,8,opt,name=limit_inodes,json=limitInodes,proto3" json:"limit_inodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NamespaceR) Reset() {
+	*x = NamespaceR{}
+	mi := &file_meta_proto_msgTypes[164]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NamespaceR) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NamespaceR) ProtoMessage() {}
+
+func (x *NamespaceR) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[164]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NamespaceR.ProtoReflect.Descriptor instead.
+func (*NamespaceR) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{164}
+}
+
+func (x *NamespaceR) GetExists() bool {
+	if x != nil {
+		return x.Exists
+	}
+	return false
+}
+
+func (x *NamespaceR) GetDeleted() bool {
+	if x != nil {
+		return x.Deleted
+	}
+	return false
+}
+
+func (x *NamespaceR) GetPurging() bool {
+	if x != nil {
+		return x.Purging
+	}
+	return false
+}
+
+func (x *NamespaceR) GetLimitsVersion() uint64 {
+	if x != nil {
+		return x.LimitsVersion
+	}
+	return 0
+}
+
+func (x *NamespaceR) GetUsedBytes() uint64 {
+	if x != nil {
+		return x.UsedBytes
+	}
+	return 0
+}
+
+func (x *NamespaceR) GetUsedInodes() uint64 {
+	if x != nil {
+		return x.UsedInodes
+	}
+	return 0
+}
+
+func (x *NamespaceR) GetLimitBytes() uint64 {
+	if x != nil {
+		return x.LimitBytes
+	}
+	return 0
+}
+
+func (x *NamespaceR) GetLimitInodes() uint64 {
+	if x != nil {
+		return x.LimitInodes
+	}
+	return 0
 }
 
 type ClusterMapR struct {
@@ -13082,7 +13568,7 @@ type ClusterMapR struct {
 
 func (x *ClusterMapR) Reset() {
 	*x = ClusterMapR{}
-	mi := &file_meta_proto_msgTypes[160]
+	mi := &file_meta_proto_msgTypes[165]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13094,7 +13580,7 @@ func (x *ClusterMapR) String() string {
 func (*ClusterMapR) ProtoMessage() {}
 
 func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[160]
+	mi := &file_meta_proto_msgTypes[165]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13107,7 +13593,7 @@ func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapR.ProtoReflect.Descriptor instead.
 func (*ClusterMapR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{160}
+	return file_meta_proto_rawDescGZIP(), []int{165}
 }
 
 func (x *ClusterMapR) GetStores() []*Store {
@@ -13168,7 +13654,7 @@ type KeysR struct {
 
 func (x *KeysR) Reset() {
 	*x = KeysR{}
-	mi := &file_meta_proto_msgTypes[161]
+	mi := &file_meta_proto_msgTypes[166]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13180,7 +13666,7 @@ func (x *KeysR) String() string {
 func (*KeysR) ProtoMessage() {}
 
 func (x *KeysR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[161]
+	mi := &file_meta_proto_msgTypes[166]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13193,7 +13679,7 @@ func (x *KeysR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysR.ProtoReflect.Descriptor instead.
 func (*KeysR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{161}
+	return file_meta_proto_rawDescGZIP(), []int{166}
 }
 
 func (x *KeysR) GetKeys() []*Key {
@@ -13212,7 +13698,7 @@ type NodesR struct {
 
 func (x *NodesR) Reset() {
 	*x = NodesR{}
-	mi := &file_meta_proto_msgTypes[162]
+	mi := &file_meta_proto_msgTypes[167]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13224,7 +13710,7 @@ func (x *NodesR) String() string {
 func (*NodesR) ProtoMessage() {}
 
 func (x *NodesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[162]
+	mi := &file_meta_proto_msgTypes[167]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13237,7 +13723,7 @@ func (x *NodesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesR.ProtoReflect.Descriptor instead.
 func (*NodesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{162}
+	return file_meta_proto_rawDescGZIP(), []int{167}
 }
 
 func (x *NodesR) GetNodes() []*Node {
@@ -13256,7 +13742,7 @@ type TokensR struct {
 
 func (x *TokensR) Reset() {
 	*x = TokensR{}
-	mi := &file_meta_proto_msgTypes[163]
+	mi := &file_meta_proto_msgTypes[168]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13268,7 +13754,7 @@ func (x *TokensR) String() string {
 func (*TokensR) ProtoMessage() {}
 
 func (x *TokensR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[163]
+	mi := &file_meta_proto_msgTypes[168]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13281,7 +13767,7 @@ func (x *TokensR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensR.ProtoReflect.Descriptor instead.
 func (*TokensR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{163}
+	return file_meta_proto_rawDescGZIP(), []int{168}
 }
 
 func (x *TokensR) GetTokens() []*Token {
@@ -13300,7 +13786,7 @@ type RetiredNodesR struct {
 
 func (x *RetiredNodesR) Reset() {
 	*x = RetiredNodesR{}
-	mi := &file_meta_proto_msgTypes[164]
+	mi := &file_meta_proto_msgTypes[169]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13312,7 +13798,7 @@ func (x *RetiredNodesR) String() string {
 func (*RetiredNodesR) ProtoMessage() {}
 
 func (x *RetiredNodesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[164]
+	mi := &file_meta_proto_msgTypes[169]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13325,7 +13811,7 @@ func (x *RetiredNodesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetiredNodesR.ProtoReflect.Descriptor instead.
 func (*RetiredNodesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{164}
+	return file_meta_proto_rawDescGZIP(), []int{169}
 }
 
 func (x *RetiredNodesR) GetNodes() []*RetiredNode {
@@ -13344,7 +13830,7 @@ type NFSClientsR struct {
 
 func (x *NFSClientsR) Reset() {
 	*x = NFSClientsR{}
-	mi := &file_meta_proto_msgTypes[165]
+	mi := &file_meta_proto_msgTypes[170]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13356,7 +13842,7 @@ func (x *NFSClientsR) String() string {
 func (*NFSClientsR) ProtoMessage() {}
 
 func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[165]
+	mi := &file_meta_proto_msgTypes[170]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13369,7 +13855,7 @@ func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsR.ProtoReflect.Descriptor instead.
 func (*NFSClientsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{165}
+	return file_meta_proto_rawDescGZIP(), []int{170}
 }
 
 func (x *NFSClientsR) GetClients() []*NFSClient {
@@ -13392,7 +13878,7 @@ type ClientStateR struct {
 
 func (x *ClientStateR) Reset() {
 	*x = ClientStateR{}
-	mi := &file_meta_proto_msgTypes[166]
+	mi := &file_meta_proto_msgTypes[171]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13404,7 +13890,7 @@ func (x *ClientStateR) String() string {
 func (*ClientStateR) ProtoMessage() {}
 
 func (x *ClientStateR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[166]
+	mi := &file_meta_proto_msgTypes[171]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13417,7 +13903,7 @@ func (x *ClientStateR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientStateR.ProtoReflect.Descriptor instead.
 func (*ClientStateR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{166}
+	return file_meta_proto_rawDescGZIP(), []int{171}
 }
 
 func (x *ClientStateR) GetOpens() []*ClientOpen {
@@ -13470,7 +13956,7 @@ type ClientLocks struct {
 
 func (x *ClientLocks) Reset() {
 	*x = ClientLocks{}
-	mi := &file_meta_proto_msgTypes[167]
+	mi := &file_meta_proto_msgTypes[172]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13482,7 +13968,7 @@ func (x *ClientLocks) String() string {
 func (*ClientLocks) ProtoMessage() {}
 
 func (x *ClientLocks) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[167]
+	mi := &file_meta_proto_msgTypes[172]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13495,7 +13981,7 @@ func (x *ClientLocks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientLocks.ProtoReflect.Descriptor instead.
 func (*ClientLocks) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{167}
+	return file_meta_proto_rawDescGZIP(), []int{172}
 }
 
 func (x *ClientLocks) GetFs() uint32 {
@@ -13551,7 +14037,7 @@ type LockRange struct {
 
 func (x *LockRange) Reset() {
 	*x = LockRange{}
-	mi := &file_meta_proto_msgTypes[168]
+	mi := &file_meta_proto_msgTypes[173]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13563,7 +14049,7 @@ func (x *LockRange) String() string {
 func (*LockRange) ProtoMessage() {}
 
 func (x *LockRange) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[168]
+	mi := &file_meta_proto_msgTypes[173]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13576,7 +14062,7 @@ func (x *LockRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockRange.ProtoReflect.Descriptor instead.
 func (*LockRange) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{168}
+	return file_meta_proto_rawDescGZIP(), []int{173}
 }
 
 func (x *LockRange) GetFirst() uint64 {
@@ -13609,7 +14095,7 @@ type SessionSlotsR struct {
 
 func (x *SessionSlotsR) Reset() {
 	*x = SessionSlotsR{}
-	mi := &file_meta_proto_msgTypes[169]
+	mi := &file_meta_proto_msgTypes[174]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13621,7 +14107,7 @@ func (x *SessionSlotsR) String() string {
 func (*SessionSlotsR) ProtoMessage() {}
 
 func (x *SessionSlotsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[169]
+	mi := &file_meta_proto_msgTypes[174]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13634,7 +14120,7 @@ func (x *SessionSlotsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlotsR.ProtoReflect.Descriptor instead.
 func (*SessionSlotsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{169}
+	return file_meta_proto_rawDescGZIP(), []int{174}
 }
 
 func (x *SessionSlotsR) GetSlots() []*SessionSlot {
@@ -13654,7 +14140,7 @@ type SessionSlot struct {
 
 func (x *SessionSlot) Reset() {
 	*x = SessionSlot{}
-	mi := &file_meta_proto_msgTypes[170]
+	mi := &file_meta_proto_msgTypes[175]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13666,7 +14152,7 @@ func (x *SessionSlot) String() string {
 func (*SessionSlot) ProtoMessage() {}
 
 func (x *SessionSlot) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[170]
+	mi := &file_meta_proto_msgTypes[175]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13679,7 +14165,7 @@ func (x *SessionSlot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlot.ProtoReflect.Descriptor instead.
 func (*SessionSlot) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{170}
+	return file_meta_proto_rawDescGZIP(), []int{175}
 }
 
 func (x *SessionSlot) GetSlot() uint32 {
@@ -13705,7 +14191,7 @@ type FileOpensR struct {
 
 func (x *FileOpensR) Reset() {
 	*x = FileOpensR{}
-	mi := &file_meta_proto_msgTypes[171]
+	mi := &file_meta_proto_msgTypes[176]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13717,7 +14203,7 @@ func (x *FileOpensR) String() string {
 func (*FileOpensR) ProtoMessage() {}
 
 func (x *FileOpensR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[171]
+	mi := &file_meta_proto_msgTypes[176]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13730,7 +14216,7 @@ func (x *FileOpensR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileOpensR.ProtoReflect.Descriptor instead.
 func (*FileOpensR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{171}
+	return file_meta_proto_rawDescGZIP(), []int{176}
 }
 
 func (x *FileOpensR) GetOpens() []*ClientOpen {
@@ -13750,7 +14236,7 @@ type ClientsR struct {
 
 func (x *ClientsR) Reset() {
 	*x = ClientsR{}
-	mi := &file_meta_proto_msgTypes[172]
+	mi := &file_meta_proto_msgTypes[177]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13762,7 +14248,7 @@ func (x *ClientsR) String() string {
 func (*ClientsR) ProtoMessage() {}
 
 func (x *ClientsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[172]
+	mi := &file_meta_proto_msgTypes[177]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13775,7 +14261,7 @@ func (x *ClientsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientsR.ProtoReflect.Descriptor instead.
 func (*ClientsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{172}
+	return file_meta_proto_rawDescGZIP(), []int{177}
 }
 
 func (x *ClientsR) GetClients() []*ClientSessions {
@@ -13802,7 +14288,7 @@ type ClientSessions struct {
 
 func (x *ClientSessions) Reset() {
 	*x = ClientSessions{}
-	mi := &file_meta_proto_msgTypes[173]
+	mi := &file_meta_proto_msgTypes[178]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13814,7 +14300,7 @@ func (x *ClientSessions) String() string {
 func (*ClientSessions) ProtoMessage() {}
 
 func (x *ClientSessions) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[173]
+	mi := &file_meta_proto_msgTypes[178]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13827,7 +14313,7 @@ func (x *ClientSessions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSessions.ProtoReflect.Descriptor instead.
 func (*ClientSessions) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{173}
+	return file_meta_proto_rawDescGZIP(), []int{178}
 }
 
 func (x *ClientSessions) GetClient() *ClientRecord {
@@ -13868,7 +14354,7 @@ type InodeRecord struct {
 
 func (x *InodeRecord) Reset() {
 	*x = InodeRecord{}
-	mi := &file_meta_proto_msgTypes[174]
+	mi := &file_meta_proto_msgTypes[179]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13880,7 +14366,7 @@ func (x *InodeRecord) String() string {
 func (*InodeRecord) ProtoMessage() {}
 
 func (x *InodeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[174]
+	mi := &file_meta_proto_msgTypes[179]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13893,7 +14379,7 @@ func (x *InodeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InodeRecord.ProtoReflect.Descriptor instead.
 func (*InodeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{174}
+	return file_meta_proto_rawDescGZIP(), []int{179}
 }
 
 func (x *InodeRecord) GetAttr() *Attr {
@@ -14007,7 +14493,7 @@ type Xattrs struct {
 
 func (x *Xattrs) Reset() {
 	*x = Xattrs{}
-	mi := &file_meta_proto_msgTypes[175]
+	mi := &file_meta_proto_msgTypes[180]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14019,7 +14505,7 @@ func (x *Xattrs) String() string {
 func (*Xattrs) ProtoMessage() {}
 
 func (x *Xattrs) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[175]
+	mi := &file_meta_proto_msgTypes[180]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14032,7 +14518,7 @@ func (x *Xattrs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Xattrs.ProtoReflect.Descriptor instead.
 func (*Xattrs) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{175}
+	return file_meta_proto_rawDescGZIP(), []int{180}
 }
 
 func (x *Xattrs) GetCount() uint32 {
@@ -14074,7 +14560,7 @@ type XattrRecord struct {
 
 func (x *XattrRecord) Reset() {
 	*x = XattrRecord{}
-	mi := &file_meta_proto_msgTypes[176]
+	mi := &file_meta_proto_msgTypes[181]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14086,7 +14572,7 @@ func (x *XattrRecord) String() string {
 func (*XattrRecord) ProtoMessage() {}
 
 func (x *XattrRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[176]
+	mi := &file_meta_proto_msgTypes[181]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14099,7 +14585,7 @@ func (x *XattrRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use XattrRecord.ProtoReflect.Descriptor instead.
 func (*XattrRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{176}
+	return file_meta_proto_rawDescGZIP(), []int{181}
 }
 
 func (x *XattrRecord) GetCookie() uint64 {
@@ -14127,7 +14613,7 @@ type Cut struct {
 
 func (x *Cut) Reset() {
 	*x = Cut{}
-	mi := &file_meta_proto_msgTypes[177]
+	mi := &file_meta_proto_msgTypes[182]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14139,7 +14625,7 @@ func (x *Cut) String() string {
 func (*Cut) ProtoMessage() {}
 
 func (x *Cut) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[177]
+	mi := &file_meta_proto_msgTypes[182]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14152,7 +14638,7 @@ func (x *Cut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cut.ProtoReflect.Descriptor instead.
 func (*Cut) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{177}
+	return file_meta_proto_rawDescGZIP(), []int{182}
 }
 
 func (x *Cut) GetGen() uint32 {
@@ -14188,7 +14674,7 @@ type ExtentRecord struct {
 
 func (x *ExtentRecord) Reset() {
 	*x = ExtentRecord{}
-	mi := &file_meta_proto_msgTypes[178]
+	mi := &file_meta_proto_msgTypes[183]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14200,7 +14686,7 @@ func (x *ExtentRecord) String() string {
 func (*ExtentRecord) ProtoMessage() {}
 
 func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[178]
+	mi := &file_meta_proto_msgTypes[183]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14213,7 +14699,7 @@ func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentRecord.ProtoReflect.Descriptor instead.
 func (*ExtentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{178}
+	return file_meta_proto_rawDescGZIP(), []int{183}
 }
 
 func (x *ExtentRecord) GetLength() uint32 {
@@ -14302,7 +14788,7 @@ type BlockRecord struct {
 
 func (x *BlockRecord) Reset() {
 	*x = BlockRecord{}
-	mi := &file_meta_proto_msgTypes[179]
+	mi := &file_meta_proto_msgTypes[184]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14314,7 +14800,7 @@ func (x *BlockRecord) String() string {
 func (*BlockRecord) ProtoMessage() {}
 
 func (x *BlockRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[179]
+	mi := &file_meta_proto_msgTypes[184]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14327,7 +14813,7 @@ func (x *BlockRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockRecord.ProtoReflect.Descriptor instead.
 func (*BlockRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{179}
+	return file_meta_proto_rawDescGZIP(), []int{184}
 }
 
 func (x *BlockRecord) GetFs() uint32 {
@@ -14383,7 +14869,7 @@ type BackReference struct {
 
 func (x *BackReference) Reset() {
 	*x = BackReference{}
-	mi := &file_meta_proto_msgTypes[180]
+	mi := &file_meta_proto_msgTypes[185]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14395,7 +14881,7 @@ func (x *BackReference) String() string {
 func (*BackReference) ProtoMessage() {}
 
 func (x *BackReference) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[180]
+	mi := &file_meta_proto_msgTypes[185]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14408,7 +14894,7 @@ func (x *BackReference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackReference.ProtoReflect.Descriptor instead.
 func (*BackReference) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{180}
+	return file_meta_proto_rawDescGZIP(), []int{185}
 }
 
 func (x *BackReference) GetRefs() uint32 {
@@ -14429,7 +14915,7 @@ type DirentRecord struct {
 
 func (x *DirentRecord) Reset() {
 	*x = DirentRecord{}
-	mi := &file_meta_proto_msgTypes[181]
+	mi := &file_meta_proto_msgTypes[186]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14441,7 +14927,7 @@ func (x *DirentRecord) String() string {
 func (*DirentRecord) ProtoMessage() {}
 
 func (x *DirentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[181]
+	mi := &file_meta_proto_msgTypes[186]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14454,7 +14940,7 @@ func (x *DirentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirentRecord.ProtoReflect.Descriptor instead.
 func (*DirentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{181}
+	return file_meta_proto_rawDescGZIP(), []int{186}
 }
 
 func (x *DirentRecord) GetName() []byte {
@@ -14490,7 +14976,7 @@ type OriginRecord struct {
 
 func (x *OriginRecord) Reset() {
 	*x = OriginRecord{}
-	mi := &file_meta_proto_msgTypes[182]
+	mi := &file_meta_proto_msgTypes[187]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14502,7 +14988,7 @@ func (x *OriginRecord) String() string {
 func (*OriginRecord) ProtoMessage() {}
 
 func (x *OriginRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[182]
+	mi := &file_meta_proto_msgTypes[187]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14515,7 +15001,7 @@ func (x *OriginRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginRecord.ProtoReflect.Descriptor instead.
 func (*OriginRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{182}
+	return file_meta_proto_rawDescGZIP(), []int{187}
 }
 
 func (x *OriginRecord) GetKind() OriginKind {
@@ -14557,7 +15043,7 @@ type SlotRecord struct {
 
 func (x *SlotRecord) Reset() {
 	*x = SlotRecord{}
-	mi := &file_meta_proto_msgTypes[183]
+	mi := &file_meta_proto_msgTypes[188]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14569,7 +15055,7 @@ func (x *SlotRecord) String() string {
 func (*SlotRecord) ProtoMessage() {}
 
 func (x *SlotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[183]
+	mi := &file_meta_proto_msgTypes[188]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14582,7 +15068,7 @@ func (x *SlotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotRecord.ProtoReflect.Descriptor instead.
 func (*SlotRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{183}
+	return file_meta_proto_rawDescGZIP(), []int{188}
 }
 
 func (x *SlotRecord) GetSeq() uint64 {
@@ -14618,7 +15104,7 @@ type SlotResult struct {
 
 func (x *SlotResult) Reset() {
 	*x = SlotResult{}
-	mi := &file_meta_proto_msgTypes[184]
+	mi := &file_meta_proto_msgTypes[189]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14630,7 +15116,7 @@ func (x *SlotResult) String() string {
 func (*SlotResult) ProtoMessage() {}
 
 func (x *SlotResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[184]
+	mi := &file_meta_proto_msgTypes[189]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14643,7 +15129,7 @@ func (x *SlotResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotResult.ProtoReflect.Descriptor instead.
 func (*SlotResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{184}
+	return file_meta_proto_rawDescGZIP(), []int{189}
 }
 
 func (x *SlotResult) GetOpIndex() uint32 {
@@ -14687,7 +15173,7 @@ type OpenRecord struct {
 
 func (x *OpenRecord) Reset() {
 	*x = OpenRecord{}
-	mi := &file_meta_proto_msgTypes[185]
+	mi := &file_meta_proto_msgTypes[190]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14699,7 +15185,7 @@ func (x *OpenRecord) String() string {
 func (*OpenRecord) ProtoMessage() {}
 
 func (x *OpenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[185]
+	mi := &file_meta_proto_msgTypes[190]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14712,7 +15198,7 @@ func (x *OpenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenRecord.ProtoReflect.Descriptor instead.
 func (*OpenRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{185}
+	return file_meta_proto_rawDescGZIP(), []int{190}
 }
 
 func (x *OpenRecord) GetOwner() []byte {
@@ -14755,7 +15241,7 @@ type LockRecord struct {
 
 func (x *LockRecord) Reset() {
 	*x = LockRecord{}
-	mi := &file_meta_proto_msgTypes[186]
+	mi := &file_meta_proto_msgTypes[191]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14767,7 +15253,7 @@ func (x *LockRecord) String() string {
 func (*LockRecord) ProtoMessage() {}
 
 func (x *LockRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[186]
+	mi := &file_meta_proto_msgTypes[191]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14780,7 +15266,7 @@ func (x *LockRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockRecord.ProtoReflect.Descriptor instead.
 func (*LockRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{186}
+	return file_meta_proto_rawDescGZIP(), []int{191}
 }
 
 func (x *LockRecord) GetStateid() []byte {
@@ -14816,7 +15302,7 @@ type KnownClient struct {
 
 func (x *KnownClient) Reset() {
 	*x = KnownClient{}
-	mi := &file_meta_proto_msgTypes[187]
+	mi := &file_meta_proto_msgTypes[192]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14828,7 +15314,7 @@ func (x *KnownClient) String() string {
 func (*KnownClient) ProtoMessage() {}
 
 func (x *KnownClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[187]
+	mi := &file_meta_proto_msgTypes[192]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14841,7 +15327,7 @@ func (x *KnownClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KnownClient.ProtoReflect.Descriptor instead.
 func (*KnownClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{187}
+	return file_meta_proto_rawDescGZIP(), []int{192}
 }
 
 func (x *KnownClient) GetOpens() uint32 {
@@ -14870,17 +15356,18 @@ type UsageRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Bytes         uint64                 `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
 	Inodes        uint64                 `protobuf:"varint,2,opt,name=inodes,proto3" json:"inodes,omitempty"`
-	Reserved      uint64                 `protobuf:"varint,3,opt,name=reserved,proto3" json:"reserved,omitempty"`                          // bytes; the sum of v/origin/fs/project, in u/fs of all projects
-	LimitBytes    uint64                 `protobuf:"varint,4,opt,name=limit_bytes,json=limitBytes,proto3" json:"limit_bytes,omitempty"`    // 0: none
-	LimitInodes   uint64                 `protobuf:"varint,5,opt,name=limit_inodes,json=limitInodes,proto3" json:"limit_inodes,omitempty"` // 0: none
-	Dir           uint64                 `protobuf:"varint,6,opt,name=dir,proto3" json:"dir,omitempty"`                                    // the project's directory
+	Reserved      uint64                 `protobuf:"varint,3,opt,name=reserved,proto3" json:"reserved,omitempty"`                                 // bytes; the sum of v/origin/fs/project, in u/fs of all projects
+	LimitBytes    uint64                 `protobuf:"varint,4,opt,name=limit_bytes,json=limitBytes,proto3" json:"limit_bytes,omitempty"`           // 0: none
+	LimitInodes   uint64                 `protobuf:"varint,5,opt,name=limit_inodes,json=limitInodes,proto3" json:"limit_inodes,omitempty"`        // 0: none
+	Dir           uint64                 `protobuf:"varint,6,opt,name=dir,proto3" json:"dir,omitempty"`                                           // the project's directory
+	LimitsVersion uint64                 `protobuf:"varint,20,opt,name=limits_version,json=limitsVersion,proto3" json:"limits_version,omitempty"` // from level 4, of the whole file system: see LimitNamespace
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UsageRecord) Reset() {
 	*x = UsageRecord{}
-	mi := &file_meta_proto_msgTypes[188]
+	mi := &file_meta_proto_msgTypes[193]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14892,7 +15379,7 @@ func (x *UsageRecord) String() string {
 func (*UsageRecord) ProtoMessage() {}
 
 func (x *UsageRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[188]
+	mi := &file_meta_proto_msgTypes[193]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14905,7 +15392,7 @@ func (x *UsageRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRecord.ProtoReflect.Descriptor instead.
 func (*UsageRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{188}
+	return file_meta_proto_rawDescGZIP(), []int{193}
 }
 
 func (x *UsageRecord) GetBytes() uint64 {
@@ -14950,6 +15437,13 @@ func (x *UsageRecord) GetDir() uint64 {
 	return 0
 }
 
+func (x *UsageRecord) GetLimitsVersion() uint64 {
+	if x != nil {
+		return x.LimitsVersion
+	}
+	return 0
+}
+
 // ReservationRecord is the value of v/origin/fs/project.
 type ReservationRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -14960,7 +15454,7 @@ type ReservationRecord struct {
 
 func (x *ReservationRecord) Reset() {
 	*x = ReservationRecord{}
-	mi := &file_meta_proto_msgTypes[189]
+	mi := &file_meta_proto_msgTypes[194]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14972,7 +15466,7 @@ func (x *ReservationRecord) String() string {
 func (*ReservationRecord) ProtoMessage() {}
 
 func (x *ReservationRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[189]
+	mi := &file_meta_proto_msgTypes[194]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14985,7 +15479,7 @@ func (x *ReservationRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReservationRecord.ProtoReflect.Descriptor instead.
 func (*ReservationRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{189}
+	return file_meta_proto_rawDescGZIP(), []int{194}
 }
 
 func (x *ReservationRecord) GetBytes() uint64 {
@@ -15006,7 +15500,7 @@ type RangeRecord struct {
 
 func (x *RangeRecord) Reset() {
 	*x = RangeRecord{}
-	mi := &file_meta_proto_msgTypes[190]
+	mi := &file_meta_proto_msgTypes[195]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15018,7 +15512,7 @@ func (x *RangeRecord) String() string {
 func (*RangeRecord) ProtoMessage() {}
 
 func (x *RangeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[190]
+	mi := &file_meta_proto_msgTypes[195]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15031,7 +15525,7 @@ func (x *RangeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeRecord.ProtoReflect.Descriptor instead.
 func (*RangeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{190}
+	return file_meta_proto_rawDescGZIP(), []int{195}
 }
 
 func (x *RangeRecord) GetOrigin() uint64 {
@@ -15066,13 +15560,16 @@ type PurgeRecord struct {
 	Deleted       bool                   `protobuf:"varint,6,opt,name=deleted,proto3" json:"deleted,omitempty"`                      // the pass began when the inode was gone already
 	Dying         bool                   `protobuf:"varint,7,opt,name=dying,proto3" json:"dying,omitempty"`                          // or: dying blocks above from that have no number yet, those of level 1
 	Client        uint64                 `protobuf:"varint,20,opt,name=client,proto3" json:"client,omitempty"`                       // or: what a released client had
+	Namespace     bool                   `protobuf:"varint,21,opt,name=namespace,proto3" json:"namespace,omitempty"`                 // or: what a deleted file system had, from level 4:
+	Step          uint32                 `protobuf:"varint,22,opt,name=step,proto3" json:"step,omitempty"`                           // what is being removed,
+	After         []byte                 `protobuf:"bytes,23,opt,name=after,proto3" json:"after,omitempty"`                          // up to this key
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PurgeRecord) Reset() {
 	*x = PurgeRecord{}
-	mi := &file_meta_proto_msgTypes[191]
+	mi := &file_meta_proto_msgTypes[196]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15084,7 +15581,7 @@ func (x *PurgeRecord) String() string {
 func (*PurgeRecord) ProtoMessage() {}
 
 func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[191]
+	mi := &file_meta_proto_msgTypes[196]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15097,7 +15594,7 @@ func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeRecord.ProtoReflect.Descriptor instead.
 func (*PurgeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{191}
+	return file_meta_proto_rawDescGZIP(), []int{196}
 }
 
 func (x *PurgeRecord) GetFs() uint32 {
@@ -15156,6 +15653,72 @@ func (x *PurgeRecord) GetClient() uint64 {
 	return 0
 }
 
+func (x *PurgeRecord) GetNamespace() bool {
+	if x != nil {
+		return x.Namespace
+	}
+	return false
+}
+
+func (x *PurgeRecord) GetStep() uint32 {
+	if x != nil {
+		return x.Step
+	}
+	return 0
+}
+
+func (x *PurgeRecord) GetAfter() []byte {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+// DeletedNamespace is the value of D/fs, which stays for ever.
+type DeletedNamespace struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Purging       bool                   `protobuf:"varint,1,opt,name=purging,proto3" json:"purging,omitempty"` // an item of the purge queue is about it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeletedNamespace) Reset() {
+	*x = DeletedNamespace{}
+	mi := &file_meta_proto_msgTypes[197]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeletedNamespace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeletedNamespace) ProtoMessage() {}
+
+func (x *DeletedNamespace) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[197]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeletedNamespace.ProtoReflect.Descriptor instead.
+func (*DeletedNamespace) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{197}
+}
+
+func (x *DeletedNamespace) GetPurging() bool {
+	if x != nil {
+		return x.Purging
+	}
+	return false
+}
+
 // DyingRecord is a block without references, waiting for its grace to end.
 type DyingRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -15169,7 +15732,7 @@ type DyingRecord struct {
 
 func (x *DyingRecord) Reset() {
 	*x = DyingRecord{}
-	mi := &file_meta_proto_msgTypes[192]
+	mi := &file_meta_proto_msgTypes[198]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15181,7 +15744,7 @@ func (x *DyingRecord) String() string {
 func (*DyingRecord) ProtoMessage() {}
 
 func (x *DyingRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[192]
+	mi := &file_meta_proto_msgTypes[198]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15194,7 +15757,7 @@ func (x *DyingRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DyingRecord.ProtoReflect.Descriptor instead.
 func (*DyingRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{192}
+	return file_meta_proto_rawDescGZIP(), []int{198}
 }
 
 func (x *DyingRecord) GetPg() uint32 {
@@ -15235,7 +15798,7 @@ type NamespaceRecord struct {
 
 func (x *NamespaceRecord) Reset() {
 	*x = NamespaceRecord{}
-	mi := &file_meta_proto_msgTypes[193]
+	mi := &file_meta_proto_msgTypes[199]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15247,7 +15810,7 @@ func (x *NamespaceRecord) String() string {
 func (*NamespaceRecord) ProtoMessage() {}
 
 func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[193]
+	mi := &file_meta_proto_msgTypes[199]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15260,7 +15823,7 @@ func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceRecord.ProtoReflect.Descriptor instead.
 func (*NamespaceRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{193}
+	return file_meta_proto_rawDescGZIP(), []int{199}
 }
 
 func (x *NamespaceRecord) GetHashKey() []byte {
@@ -15288,7 +15851,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_meta_proto_msgTypes[194]
+	mi := &file_meta_proto_msgTypes[200]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15300,7 +15863,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[194]
+	mi := &file_meta_proto_msgTypes[200]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15313,7 +15876,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{194}
+	return file_meta_proto_rawDescGZIP(), []int{200}
 }
 
 func (x *ProposeRequest) GetShard() uint32 {
@@ -15339,7 +15902,7 @@ type ProposeReply struct {
 
 func (x *ProposeReply) Reset() {
 	*x = ProposeReply{}
-	mi := &file_meta_proto_msgTypes[195]
+	mi := &file_meta_proto_msgTypes[201]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15351,7 +15914,7 @@ func (x *ProposeReply) String() string {
 func (*ProposeReply) ProtoMessage() {}
 
 func (x *ProposeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[195]
+	mi := &file_meta_proto_msgTypes[201]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15364,7 +15927,7 @@ func (x *ProposeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeReply.ProtoReflect.Descriptor instead.
 func (*ProposeReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{195}
+	return file_meta_proto_rawDescGZIP(), []int{201}
 }
 
 func (x *ProposeReply) GetResults() []*Result {
@@ -15384,7 +15947,7 @@ type QueryRequest struct {
 
 func (x *QueryRequest) Reset() {
 	*x = QueryRequest{}
-	mi := &file_meta_proto_msgTypes[196]
+	mi := &file_meta_proto_msgTypes[202]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15396,7 +15959,7 @@ func (x *QueryRequest) String() string {
 func (*QueryRequest) ProtoMessage() {}
 
 func (x *QueryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[196]
+	mi := &file_meta_proto_msgTypes[202]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15409,7 +15972,7 @@ func (x *QueryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryRequest.ProtoReflect.Descriptor instead.
 func (*QueryRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{196}
+	return file_meta_proto_rawDescGZIP(), []int{202}
 }
 
 func (x *QueryRequest) GetShard() uint32 {
@@ -15435,7 +15998,7 @@ type QueryReply struct {
 
 func (x *QueryReply) Reset() {
 	*x = QueryReply{}
-	mi := &file_meta_proto_msgTypes[197]
+	mi := &file_meta_proto_msgTypes[203]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15447,7 +16010,7 @@ func (x *QueryReply) String() string {
 func (*QueryReply) ProtoMessage() {}
 
 func (x *QueryReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[197]
+	mi := &file_meta_proto_msgTypes[203]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15460,7 +16023,7 @@ func (x *QueryReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryReply.ProtoReflect.Descriptor instead.
 func (*QueryReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{197}
+	return file_meta_proto_rawDescGZIP(), []int{203}
 }
 
 func (x *QueryReply) GetResults() []*QueryResult {
@@ -15482,7 +16045,7 @@ type TermRequest struct {
 
 func (x *TermRequest) Reset() {
 	*x = TermRequest{}
-	mi := &file_meta_proto_msgTypes[198]
+	mi := &file_meta_proto_msgTypes[204]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15494,7 +16057,7 @@ func (x *TermRequest) String() string {
 func (*TermRequest) ProtoMessage() {}
 
 func (x *TermRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[198]
+	mi := &file_meta_proto_msgTypes[204]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15507,7 +16070,7 @@ func (x *TermRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermRequest.ProtoReflect.Descriptor instead.
 func (*TermRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{198}
+	return file_meta_proto_rawDescGZIP(), []int{204}
 }
 
 func (x *TermRequest) GetShard() uint32 {
@@ -15535,7 +16098,7 @@ type TermReply struct {
 
 func (x *TermReply) Reset() {
 	*x = TermReply{}
-	mi := &file_meta_proto_msgTypes[199]
+	mi := &file_meta_proto_msgTypes[205]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15547,7 +16110,7 @@ func (x *TermReply) String() string {
 func (*TermReply) ProtoMessage() {}
 
 func (x *TermReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[199]
+	mi := &file_meta_proto_msgTypes[205]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15560,7 +16123,7 @@ func (x *TermReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermReply.ProtoReflect.Descriptor instead.
 func (*TermReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{199}
+	return file_meta_proto_rawDescGZIP(), []int{205}
 }
 
 func (x *TermReply) GetTerm() uint64 {
@@ -15595,7 +16158,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_meta_proto_msgTypes[200]
+	mi := &file_meta_proto_msgTypes[206]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15607,7 +16170,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[200]
+	mi := &file_meta_proto_msgTypes[206]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15620,7 +16183,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{200}
+	return file_meta_proto_rawDescGZIP(), []int{206}
 }
 
 func (x *RenewRequest) GetShard() uint32 {
@@ -15647,7 +16210,7 @@ type RenewReply struct {
 
 func (x *RenewReply) Reset() {
 	*x = RenewReply{}
-	mi := &file_meta_proto_msgTypes[201]
+	mi := &file_meta_proto_msgTypes[207]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15659,7 +16222,7 @@ func (x *RenewReply) String() string {
 func (*RenewReply) ProtoMessage() {}
 
 func (x *RenewReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[201]
+	mi := &file_meta_proto_msgTypes[207]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15672,7 +16235,7 @@ func (x *RenewReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewReply.ProtoReflect.Descriptor instead.
 func (*RenewReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{201}
+	return file_meta_proto_rawDescGZIP(), []int{207}
 }
 
 func (x *RenewReply) GetLeaseMilliseconds() uint64 {
@@ -15691,7 +16254,7 @@ type LeaderRequest struct {
 
 func (x *LeaderRequest) Reset() {
 	*x = LeaderRequest{}
-	mi := &file_meta_proto_msgTypes[202]
+	mi := &file_meta_proto_msgTypes[208]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15703,7 +16266,7 @@ func (x *LeaderRequest) String() string {
 func (*LeaderRequest) ProtoMessage() {}
 
 func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[202]
+	mi := &file_meta_proto_msgTypes[208]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15716,7 +16279,7 @@ func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderRequest.ProtoReflect.Descriptor instead.
 func (*LeaderRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{202}
+	return file_meta_proto_rawDescGZIP(), []int{208}
 }
 
 func (x *LeaderRequest) GetShard() uint32 {
@@ -15736,7 +16299,7 @@ type LeaderReply struct {
 
 func (x *LeaderReply) Reset() {
 	*x = LeaderReply{}
-	mi := &file_meta_proto_msgTypes[203]
+	mi := &file_meta_proto_msgTypes[209]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15748,7 +16311,7 @@ func (x *LeaderReply) String() string {
 func (*LeaderReply) ProtoMessage() {}
 
 func (x *LeaderReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[203]
+	mi := &file_meta_proto_msgTypes[209]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15761,7 +16324,7 @@ func (x *LeaderReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderReply.ProtoReflect.Descriptor instead.
 func (*LeaderReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{203}
+	return file_meta_proto_rawDescGZIP(), []int{209}
 }
 
 func (x *LeaderReply) GetLeaderId() string {
@@ -15796,7 +16359,7 @@ type ReplicaReply struct {
 
 func (x *ReplicaReply) Reset() {
 	*x = ReplicaReply{}
-	mi := &file_meta_proto_msgTypes[204]
+	mi := &file_meta_proto_msgTypes[210]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15808,7 +16371,7 @@ func (x *ReplicaReply) String() string {
 func (*ReplicaReply) ProtoMessage() {}
 
 func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[204]
+	mi := &file_meta_proto_msgTypes[210]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15821,7 +16384,7 @@ func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaReply.ProtoReflect.Descriptor instead.
 func (*ReplicaReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{204}
+	return file_meta_proto_rawDescGZIP(), []int{210}
 }
 
 func (x *ReplicaReply) GetId() string {
@@ -15899,7 +16462,7 @@ type MemberRequest struct {
 
 func (x *MemberRequest) Reset() {
 	*x = MemberRequest{}
-	mi := &file_meta_proto_msgTypes[205]
+	mi := &file_meta_proto_msgTypes[211]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15911,7 +16474,7 @@ func (x *MemberRequest) String() string {
 func (*MemberRequest) ProtoMessage() {}
 
 func (x *MemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[205]
+	mi := &file_meta_proto_msgTypes[211]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15924,7 +16487,7 @@ func (x *MemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberRequest.ProtoReflect.Descriptor instead.
 func (*MemberRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{205}
+	return file_meta_proto_rawDescGZIP(), []int{211}
 }
 
 func (x *MemberRequest) GetShard() uint32 {
@@ -15961,7 +16524,7 @@ type MemberReply struct {
 
 func (x *MemberReply) Reset() {
 	*x = MemberReply{}
-	mi := &file_meta_proto_msgTypes[206]
+	mi := &file_meta_proto_msgTypes[212]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15973,7 +16536,7 @@ func (x *MemberReply) String() string {
 func (*MemberReply) ProtoMessage() {}
 
 func (x *MemberReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[206]
+	mi := &file_meta_proto_msgTypes[212]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15986,7 +16549,7 @@ func (x *MemberReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberReply.ProtoReflect.Descriptor instead.
 func (*MemberReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{206}
+	return file_meta_proto_rawDescGZIP(), []int{212}
 }
 
 func (x *MemberReply) GetLeader() string {
@@ -16030,7 +16593,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_meta_proto_msgTypes[207]
+	mi := &file_meta_proto_msgTypes[213]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16042,7 +16605,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[207]
+	mi := &file_meta_proto_msgTypes[213]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16055,7 +16618,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{207}
+	return file_meta_proto_rawDescGZIP(), []int{213}
 }
 
 func (x *Member) GetId() string {
@@ -16097,7 +16660,7 @@ type LevelRequest struct {
 
 func (x *LevelRequest) Reset() {
 	*x = LevelRequest{}
-	mi := &file_meta_proto_msgTypes[208]
+	mi := &file_meta_proto_msgTypes[214]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16109,7 +16672,7 @@ func (x *LevelRequest) String() string {
 func (*LevelRequest) ProtoMessage() {}
 
 func (x *LevelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[208]
+	mi := &file_meta_proto_msgTypes[214]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16122,7 +16685,7 @@ func (x *LevelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LevelRequest.ProtoReflect.Descriptor instead.
 func (*LevelRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{208}
+	return file_meta_proto_rawDescGZIP(), []int{214}
 }
 
 func (x *LevelRequest) GetShard() uint32 {
@@ -16150,7 +16713,7 @@ type LevelReply struct {
 
 func (x *LevelReply) Reset() {
 	*x = LevelReply{}
-	mi := &file_meta_proto_msgTypes[209]
+	mi := &file_meta_proto_msgTypes[215]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16162,7 +16725,7 @@ func (x *LevelReply) String() string {
 func (*LevelReply) ProtoMessage() {}
 
 func (x *LevelReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[209]
+	mi := &file_meta_proto_msgTypes[215]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16175,7 +16738,7 @@ func (x *LevelReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LevelReply.ProtoReflect.Descriptor instead.
 func (*LevelReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{209}
+	return file_meta_proto_rawDescGZIP(), []int{215}
 }
 
 func (x *LevelReply) GetLeader() string {
@@ -16210,7 +16773,7 @@ type VoterLevel struct {
 
 func (x *VoterLevel) Reset() {
 	*x = VoterLevel{}
-	mi := &file_meta_proto_msgTypes[210]
+	mi := &file_meta_proto_msgTypes[216]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16222,7 +16785,7 @@ func (x *VoterLevel) String() string {
 func (*VoterLevel) ProtoMessage() {}
 
 func (x *VoterLevel) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[210]
+	mi := &file_meta_proto_msgTypes[216]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16235,7 +16798,7 @@ func (x *VoterLevel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VoterLevel.ProtoReflect.Descriptor instead.
 func (*VoterLevel) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{210}
+	return file_meta_proto_rawDescGZIP(), []int{216}
 }
 
 func (x *VoterLevel) GetId() string {
@@ -16272,7 +16835,7 @@ type DifferRequest struct {
 
 func (x *DifferRequest) Reset() {
 	*x = DifferRequest{}
-	mi := &file_meta_proto_msgTypes[211]
+	mi := &file_meta_proto_msgTypes[217]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16284,7 +16847,7 @@ func (x *DifferRequest) String() string {
 func (*DifferRequest) ProtoMessage() {}
 
 func (x *DifferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[211]
+	mi := &file_meta_proto_msgTypes[217]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16297,7 +16860,7 @@ func (x *DifferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferRequest.ProtoReflect.Descriptor instead.
 func (*DifferRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{211}
+	return file_meta_proto_rawDescGZIP(), []int{217}
 }
 
 func (x *DifferRequest) GetShard() uint32 {
@@ -16336,7 +16899,7 @@ type DifferReply struct {
 
 func (x *DifferReply) Reset() {
 	*x = DifferReply{}
-	mi := &file_meta_proto_msgTypes[212]
+	mi := &file_meta_proto_msgTypes[218]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16348,7 +16911,7 @@ func (x *DifferReply) String() string {
 func (*DifferReply) ProtoMessage() {}
 
 func (x *DifferReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[212]
+	mi := &file_meta_proto_msgTypes[218]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16361,7 +16924,7 @@ func (x *DifferReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferReply.ProtoReflect.Descriptor instead.
 func (*DifferReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{212}
+	return file_meta_proto_rawDescGZIP(), []int{218}
 }
 
 // WorkTask is something that a worker does or wants to do. The first five fields name it; the rest is how it stands.
@@ -16386,7 +16949,7 @@ type WorkTask struct {
 
 func (x *WorkTask) Reset() {
 	*x = WorkTask{}
-	mi := &file_meta_proto_msgTypes[213]
+	mi := &file_meta_proto_msgTypes[219]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16398,7 +16961,7 @@ func (x *WorkTask) String() string {
 func (*WorkTask) ProtoMessage() {}
 
 func (x *WorkTask) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[213]
+	mi := &file_meta_proto_msgTypes[219]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16411,7 +16974,7 @@ func (x *WorkTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkTask.ProtoReflect.Descriptor instead.
 func (*WorkTask) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{213}
+	return file_meta_proto_rawDescGZIP(), []int{219}
 }
 
 func (x *WorkTask) GetKind() WorkKind {
@@ -16519,7 +17082,7 @@ type WorkRequest struct {
 
 func (x *WorkRequest) Reset() {
 	*x = WorkRequest{}
-	mi := &file_meta_proto_msgTypes[214]
+	mi := &file_meta_proto_msgTypes[220]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16531,7 +17094,7 @@ func (x *WorkRequest) String() string {
 func (*WorkRequest) ProtoMessage() {}
 
 func (x *WorkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[214]
+	mi := &file_meta_proto_msgTypes[220]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16544,7 +17107,7 @@ func (x *WorkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkRequest.ProtoReflect.Descriptor instead.
 func (*WorkRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{214}
+	return file_meta_proto_rawDescGZIP(), []int{220}
 }
 
 func (x *WorkRequest) GetShard() uint32 {
@@ -16594,7 +17157,7 @@ type WorkReply struct {
 
 func (x *WorkReply) Reset() {
 	*x = WorkReply{}
-	mi := &file_meta_proto_msgTypes[215]
+	mi := &file_meta_proto_msgTypes[221]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16606,7 +17169,7 @@ func (x *WorkReply) String() string {
 func (*WorkReply) ProtoMessage() {}
 
 func (x *WorkReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[215]
+	mi := &file_meta_proto_msgTypes[221]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16619,7 +17182,7 @@ func (x *WorkReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkReply.ProtoReflect.Descriptor instead.
 func (*WorkReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{215}
+	return file_meta_proto_rawDescGZIP(), []int{221}
 }
 
 func (x *WorkReply) GetGrants() []*WorkGrant {
@@ -16653,7 +17216,7 @@ type WorkGrant struct {
 
 func (x *WorkGrant) Reset() {
 	*x = WorkGrant{}
-	mi := &file_meta_proto_msgTypes[216]
+	mi := &file_meta_proto_msgTypes[222]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16665,7 +17228,7 @@ func (x *WorkGrant) String() string {
 func (*WorkGrant) ProtoMessage() {}
 
 func (x *WorkGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[216]
+	mi := &file_meta_proto_msgTypes[222]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16678,7 +17241,7 @@ func (x *WorkGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkGrant.ProtoReflect.Descriptor instead.
 func (*WorkGrant) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{216}
+	return file_meta_proto_rawDescGZIP(), []int{222}
 }
 
 func (x *WorkGrant) GetTask() uint32 {
@@ -16707,7 +17270,7 @@ type WorkPiece struct {
 
 func (x *WorkPiece) Reset() {
 	*x = WorkPiece{}
-	mi := &file_meta_proto_msgTypes[217]
+	mi := &file_meta_proto_msgTypes[223]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16719,7 +17282,7 @@ func (x *WorkPiece) String() string {
 func (*WorkPiece) ProtoMessage() {}
 
 func (x *WorkPiece) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[217]
+	mi := &file_meta_proto_msgTypes[223]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16732,7 +17295,7 @@ func (x *WorkPiece) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkPiece.ProtoReflect.Descriptor instead.
 func (*WorkPiece) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{217}
+	return file_meta_proto_rawDescGZIP(), []int{223}
 }
 
 func (x *WorkPiece) GetFs() uint32 {
@@ -16775,7 +17338,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x06client\x18\x02 \x01(\x04R\x06client\x12\x12\n" +
 	"\x04slot\x18\x03 \x01(\rR\x04slot\x12\x10\n" +
 	"\x03seq\x18\x04 \x01(\x04R\x03seq\x12\x19\n" +
-	"\bop_index\x18\x05 \x01(\rR\aopIndex\"\xa1\x1f\n" +
+	"\bop_index\x18\x05 \x01(\rR\aopIndex\"\x8c!\n" +
 	"\aCommand\x12(\n" +
 	"\x02id\x18\x01 \x01(\v2\x18.rackfs.meta.v1.IdentityR\x02id\x12(\n" +
 	"\x04call\x18\x06 \x01(\v2\x14.rackfs.meta.v1.CallR\x04call\x12(\n" +
@@ -16850,12 +17413,15 @@ const file_meta_proto_rawDesc = "" +
 	"\rreserve_racks\x18R \x01(\v2\x1c.rackfs.meta.v1.ReserveRacksH\x00R\freserveRacks\x12D\n" +
 	"\x0eset_node_group\x18S \x01(\v2\x1c.rackfs.meta.v1.SetNodeGroupH\x00R\fsetNodeGroup\x12=\n" +
 	"\vremove_pool\x18T \x01(\v2\x1a.rackfs.meta.v1.RemovePoolH\x00R\n" +
-	"removePool\x12D\n" +
+	"removePool\x12P\n" +
+	"\x12remove_file_system\x18U \x01(\v2 .rackfs.meta.v1.RemoveFileSystemH\x00R\x10removeFileSystem\x12D\n" +
 	"\x0eset_node_state\x18Z \x01(\v2\x1c.rackfs.meta.v1.SetNodeStateH\x00R\fsetNodeState\x12=\n" +
 	"\vretire_node\x18[ \x01(\v2\x1a.rackfs.meta.v1.RetireNodeH\x00R\n" +
 	"retireNode\x12C\n" +
 	"\rretire_stores\x18\\ \x01(\v2\x1c.rackfs.meta.v1.RetireStoresH\x00R\fretireStores\x12F\n" +
-	"\x0eallow_deletion\x18_ \x01(\v2\x1d.rackfs.meta.v1.AllowDeletionH\x00R\rallowDeletionB\x04\n" +
+	"\x0eallow_deletion\x18_ \x01(\v2\x1d.rackfs.meta.v1.AllowDeletionH\x00R\rallowDeletion\x12L\n" +
+	"\x10delete_namespace\x18V \x01(\v2\x1f.rackfs.meta.v1.DeleteNamespaceH\x00R\x0fdeleteNamespace\x12I\n" +
+	"\x0flimit_namespace\x18W \x01(\v2\x1e.rackfs.meta.v1.LimitNamespaceH\x00R\x0elimitNamespaceB\x04\n" +
 	"\x02op\"\xac\t\n" +
 	"\x06Result\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
@@ -16952,7 +17518,12 @@ const file_meta_proto_rawDesc = "" +
 	"\troot_mode\x18\x01 \x01(\rR\brootMode\x12\x19\n" +
 	"\broot_uid\x18\x02 \x01(\rR\arootUid\x12\x19\n" +
 	"\broot_gid\x18\x03 \x01(\rR\arootGid\x12\x19\n" +
-	"\bhash_key\x18\x04 \x01(\fR\ahashKey\"\xe8\x02\n" +
+	"\bhash_key\x18\x04 \x01(\fR\ahashKey\"\x11\n" +
+	"\x0fDeleteNamespace\"X\n" +
+	"\x0eLimitNamespace\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x16\n" +
+	"\x06inodes\x18\x03 \x01(\x04R\x06inodes\"\xe8\x02\n" +
 	"\x06Create\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\x04R\x06parent\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\fR\x04name\x12\x12\n" +
@@ -17235,7 +17806,7 @@ const file_meta_proto_rawDesc = "" +
 	"\alimited\x18\x02 \x01(\bR\alimited\">\n" +
 	"\fReleaseQuota\x12\x18\n" +
 	"\aproject\x18\x01 \x01(\rR\aproject\x12\x14\n" +
-	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\"\xaf\x02\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\"\xe6\x04\n" +
 	"\n" +
 	"FileSystem\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x12\n" +
@@ -17249,10 +17820,23 @@ const file_meta_proto_rawDesc = "" +
 	"\acreated\x18\t \x01(\v2\x14.rackfs.meta.v1.TimeR\acreated\x12\x1f\n" +
 	"\vquota_bytes\x18\n" +
 	" \x01(\x04R\n" +
-	"quotaBytes\"\x7f\n" +
+	"quotaBytes\x12\x18\n" +
+	"\aversion\x18\x14 \x01(\x04R\aversion\x12\x14\n" +
+	"\x05group\x18\x15 \x01(\tR\x05group\x12\x14\n" +
+	"\x05allow\x18\x16 \x03(\tR\x05allow\x12!\n" +
+	"\fquota_inodes\x18\x17 \x01(\x04R\vquotaInodes\x12.\n" +
+	"\adeleted\x18\x18 \x01(\v2\x14.rackfs.meta.v1.TimeR\adeleted\x125\n" +
+	"\vpurge_after\x18\x19 \x01(\v2\x14.rackfs.meta.v1.TimeR\n" +
+	"purgeAfter\x12!\n" +
+	"\fkeep_seconds\x18\x1a \x01(\x04R\vkeepSeconds\x12%\n" +
+	"\x0ewaited_seconds\x18\x1b \x01(\x04R\rwaitedSeconds\x12\x1b\n" +
+	"\tread_only\x18\x1c \x01(\bR\breadOnly\"\xa6\x01\n" +
 	"\rPutFileSystem\x12*\n" +
 	"\x02fs\x18\x01 \x01(\v2\x1a.rackfs.meta.v1.FileSystemR\x02fs\x12B\n" +
-	"\fexpect_state\x18\x02 \x01(\x0e2\x1f.rackfs.meta.v1.FileSystemStateR\vexpectState\"\x9a\x02\n" +
+	"\fexpect_state\x18\x02 \x01(\x0e2\x1f.rackfs.meta.v1.FileSystemStateR\vexpectState\x12%\n" +
+	"\x0eexpect_version\x18\x03 \x01(\x04R\rexpectVersion\"\"\n" +
+	"\x10RemoveFileSystem\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\rR\x02id\"\x9a\x02\n" +
 	"\x05Store\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x12\n" +
 	"\x04uuid\x18\x02 \x01(\fR\x04uuid\x12\x12\n" +
@@ -17438,7 +18022,7 @@ const file_meta_proto_rawDesc = "" +
 	"\asession\x18\x01 \x01(\v2\x1d.rackfs.meta.v1.SessionRecordR\asession\x124\n" +
 	"\x06client\x18\x02 \x01(\v2\x1c.rackfs.meta.v1.ClientRecordR\x06client\")\n" +
 	"\rRemoveSession\x12\x18\n" +
-	"\asession\x18\x01 \x01(\fR\asession\"\xdf\f\n" +
+	"\asession\x18\x01 \x01(\fR\asession\"\x9b\r\n" +
 	"\x05Query\x12\x0e\n" +
 	"\x02fs\x18\x01 \x01(\rR\x02fs\x12(\n" +
 	"\x04cred\x18\x02 \x01(\v2\x14.rackfs.meta.v1.CredR\x04cred\x125\n" +
@@ -17472,7 +18056,8 @@ const file_meta_proto_rawDesc = "" +
 	"\aclients\x18\" \x01(\v2\x18.rackfs.meta.v1.ClientsQH\x00R\aclients\x121\n" +
 	"\x06client\x18# \x01(\v2\x17.rackfs.meta.v1.ClientQH\x00R\x06client\x12.\n" +
 	"\x05nodes\x18( \x01(\v2\x16.rackfs.meta.v1.NodesQH\x00R\x05nodes\x121\n" +
-	"\x06tokens\x18) \x01(\v2\x17.rackfs.meta.v1.TokensQH\x00R\x06tokens\x12D\n" +
+	"\x06tokens\x18) \x01(\v2\x17.rackfs.meta.v1.TokensQH\x00R\x06tokens\x12:\n" +
+	"\tnamespace\x185 \x01(\v2\x1a.rackfs.meta.v1.NamespaceQH\x00R\tnamespace\x12D\n" +
 	"\rretired_nodes\x188 \x01(\v2\x1d.rackfs.meta.v1.RetiredNodesQH\x00R\fretiredNodes\x12>\n" +
 	"\vlive_blocks\x18; \x01(\v2\x1b.rackfs.meta.v1.LiveBlocksQH\x00R\n" +
 	"liveBlocksB\x03\n" +
@@ -17528,8 +18113,11 @@ const file_meta_proto_rawDesc = "" +
 	"\x06cookie\x18\x02 \x01(\x04R\x06cookie\x12\x1b\n" +
 	"\tmax_bytes\x18\x03 \x01(\rR\bmaxBytes\"\f\n" +
 	"\n" +
-	"ShardInfoQ\"\x0e\n" +
-	"\fFileSystemsQ\"2\n" +
+	"ShardInfoQ\"3\n" +
+	"\fFileSystemsQ\x12#\n" +
+	"\rknown_version\x18\x01 \x01(\x04R\fknownVersion\"\f\n" +
+	"\n" +
+	"NamespaceQ\"2\n" +
 	"\vClusterMapQ\x12#\n" +
 	"\rknown_version\x18\x01 \x01(\x04R\fknownVersion\"\x1b\n" +
 	"\x05KeysQ\x12\x12\n" +
@@ -17560,8 +18148,7 @@ const file_meta_proto_rawDesc = "" +
 	"\treleasing\x18\x04 \x01(\bR\treleasing\";\n" +
 	"\aClientQ\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\x04R\x06client\x12\x18\n" +
-	"\asession\x18\x02 \x01(\fR\asession\"\xe8\n" +
-	"\n" +
+	"\asession\x18\x02 \x01(\fR\asession\"\xa4\v\n" +
 	"\vQueryResult\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12+\n" +
@@ -17592,7 +18179,8 @@ const file_meta_proto_rawDesc = "" +
 	"file_opens\x18\x1f \x01(\v2\x1a.rackfs.meta.v1.FileOpensRH\x00R\tfileOpens\x121\n" +
 	"\x06quotas\x18\x18 \x01(\v2\x17.rackfs.meta.v1.QuotasRH\x00R\x06quotas\x12.\n" +
 	"\x05nodes\x18( \x01(\v2\x16.rackfs.meta.v1.NodesRH\x00R\x05nodes\x121\n" +
-	"\x06tokens\x18) \x01(\v2\x17.rackfs.meta.v1.TokensRH\x00R\x06tokens\x12D\n" +
+	"\x06tokens\x18) \x01(\v2\x17.rackfs.meta.v1.TokensRH\x00R\x06tokens\x12:\n" +
+	"\tnamespace\x185 \x01(\v2\x1a.rackfs.meta.v1.NamespaceRH\x00R\tnamespace\x12D\n" +
 	"\rretired_nodes\x188 \x01(\v2\x1d.rackfs.meta.v1.RetiredNodesRH\x00R\fretiredNodesB\x03\n" +
 	"\x01r\"^\n" +
 	"\x05AttrR\x12(\n" +
@@ -17687,9 +18275,25 @@ const file_meta_proto_rawDesc = "" +
 	" \x01(\rR\bmaxLevel\x121\n" +
 	"\x14deletion_incarnation\x18; \x01(\x04R\x13deletionIncarnation\x12\x1d\n" +
 	"\n" +
-	"next_block\x18< \x01(\x04R\tnextBlock\"M\n" +
+	"next_block\x18< \x01(\x04R\tnextBlock\"\x9e\x01\n" +
 	"\fFileSystemsR\x12=\n" +
-	"\ffile_systems\x18\x01 \x03(\v2\x1a.rackfs.meta.v1.FileSystemR\vfileSystems\"\xb1\x02\n" +
+	"\ffile_systems\x18\x01 \x03(\v2\x1a.rackfs.meta.v1.FileSystemR\vfileSystems\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x1c\n" +
+	"\tunchanged\x18\x03 \x01(\bR\tunchanged\x12\x17\n" +
+	"\anext_id\x18\x04 \x01(\rR\x06nextId\"\x83\x02\n" +
+	"\n" +
+	"NamespaceR\x12\x16\n" +
+	"\x06exists\x18\x01 \x01(\bR\x06exists\x12\x18\n" +
+	"\adeleted\x18\x02 \x01(\bR\adeleted\x12\x18\n" +
+	"\apurging\x18\x03 \x01(\bR\apurging\x12%\n" +
+	"\x0elimits_version\x18\x04 \x01(\x04R\rlimitsVersion\x12\x1d\n" +
+	"\n" +
+	"used_bytes\x18\x05 \x01(\x04R\tusedBytes\x12\x1f\n" +
+	"\vused_inodes\x18\x06 \x01(\x04R\n" +
+	"usedInodes\x12\x1f\n" +
+	"\vlimit_bytes\x18\a \x01(\x04R\n" +
+	"limitBytes\x12!\n" +
+	"\flimit_inodes\x18\b \x01(\x04R\vlimitInodes\"\xb1\x02\n" +
 	"\vClusterMapR\x12-\n" +
 	"\x06stores\x18\x01 \x03(\v2\x15.rackfs.meta.v1.StoreR\x06stores\x12*\n" +
 	"\x05pools\x18\x02 \x03(\v2\x14.rackfs.meta.v1.PoolR\x05pools\x12\x18\n" +
@@ -17825,7 +18429,7 @@ const file_meta_proto_rawDesc = "" +
 	"\vKnownClient\x12\x14\n" +
 	"\x05opens\x18\x01 \x01(\rR\x05opens\x12\x16\n" +
 	"\x06ranges\x18\x02 \x01(\rR\x06ranges\x12\x16\n" +
-	"\x06owners\x18\x03 \x01(\rR\x06owners\"\xad\x01\n" +
+	"\x06owners\x18\x03 \x01(\rR\x06owners\"\xd4\x01\n" +
 	"\vUsageRecord\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12\x16\n" +
 	"\x06inodes\x18\x02 \x01(\x04R\x06inodes\x12\x1a\n" +
@@ -17833,13 +18437,14 @@ const file_meta_proto_rawDesc = "" +
 	"\vlimit_bytes\x18\x04 \x01(\x04R\n" +
 	"limitBytes\x12!\n" +
 	"\flimit_inodes\x18\x05 \x01(\x04R\vlimitInodes\x12\x10\n" +
-	"\x03dir\x18\x06 \x01(\x04R\x03dir\")\n" +
+	"\x03dir\x18\x06 \x01(\x04R\x03dir\x12%\n" +
+	"\x0elimits_version\x18\x14 \x01(\x04R\rlimitsVersion\")\n" +
 	"\x11ReservationRecord\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\"S\n" +
 	"\vRangeRecord\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\x04R\x06origin\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\rR\x05count\x12\x16\n" +
-	"\x06reaped\x18\x03 \x01(\fR\x06reaped\"\xc5\x01\n" +
+	"\x06reaped\x18\x03 \x01(\fR\x06reaped\"\x8d\x02\n" +
 	"\vPurgeRecord\x12\x0e\n" +
 	"\x02fs\x18\x01 \x01(\rR\x02fs\x12\x10\n" +
 	"\x03ino\x18\x02 \x01(\x04R\x03ino\x12\x1d\n" +
@@ -17849,7 +18454,12 @@ const file_meta_proto_rawDesc = "" +
 	"\bpass_gen\x18\x05 \x01(\rR\apassGen\x12\x18\n" +
 	"\adeleted\x18\x06 \x01(\bR\adeleted\x12\x14\n" +
 	"\x05dying\x18\a \x01(\bR\x05dying\x12\x16\n" +
-	"\x06client\x18\x14 \x01(\x04R\x06client\"s\n" +
+	"\x06client\x18\x14 \x01(\x04R\x06client\x12\x1c\n" +
+	"\tnamespace\x18\x15 \x01(\bR\tnamespace\x12\x12\n" +
+	"\x04step\x18\x16 \x01(\rR\x04step\x12\x14\n" +
+	"\x05after\x18\x17 \x01(\fR\x05after\",\n" +
+	"\x10DeletedNamespace\x12\x18\n" +
+	"\apurging\x18\x01 \x01(\bR\apurging\"s\n" +
 	"\vDyingRecord\x12\x0e\n" +
 	"\x02pg\x18\x01 \x01(\rR\x02pg\x12\x16\n" +
 	"\x06length\x18\x02 \x01(\rR\x06length\x12*\n" +
@@ -18036,7 +18646,7 @@ func file_meta_proto_rawDescGZIP() []byte {
 }
 
 var file_meta_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 218)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 224)
 var file_meta_proto_goTypes = []any{
 	(OriginKind)(0),           // 0: rackfs.meta.v1.OriginKind
 	(LockType)(0),             // 1: rackfs.meta.v1.LockType
@@ -18066,206 +18676,212 @@ var file_meta_proto_goTypes = []any{
 	(*Purge)(nil),             // 25: rackfs.meta.v1.Purge
 	(*PurgeResult)(nil),       // 26: rackfs.meta.v1.PurgeResult
 	(*CreateNamespace)(nil),   // 27: rackfs.meta.v1.CreateNamespace
-	(*Create)(nil),            // 28: rackfs.meta.v1.Create
-	(*CreateResult)(nil),      // 29: rackfs.meta.v1.CreateResult
-	(*Link)(nil),              // 30: rackfs.meta.v1.Link
-	(*LinkResult)(nil),        // 31: rackfs.meta.v1.LinkResult
-	(*Remove)(nil),            // 32: rackfs.meta.v1.Remove
-	(*RemoveResult)(nil),      // 33: rackfs.meta.v1.RemoveResult
-	(*Rename)(nil),            // 34: rackfs.meta.v1.Rename
-	(*RenameResult)(nil),      // 35: rackfs.meta.v1.RenameResult
-	(*SetAttr)(nil),           // 36: rackfs.meta.v1.SetAttr
-	(*AttrResult)(nil),        // 37: rackfs.meta.v1.AttrResult
-	(*SetXattr)(nil),          // 38: rackfs.meta.v1.SetXattr
-	(*RemoveXattr)(nil),       // 39: rackfs.meta.v1.RemoveXattr
-	(*XattrResult)(nil),       // 40: rackfs.meta.v1.XattrResult
-	(*AcquireLease)(nil),      // 41: rackfs.meta.v1.AcquireLease
-	(*LeaseResult)(nil),       // 42: rackfs.meta.v1.LeaseResult
-	(*ReleaseLease)(nil),      // 43: rackfs.meta.v1.ReleaseLease
-	(*CommitData)(nil),        // 44: rackfs.meta.v1.CommitData
-	(*NewExtent)(nil),         // 45: rackfs.meta.v1.NewExtent
-	(*CommitResult)(nil),      // 46: rackfs.meta.v1.CommitResult
-	(*Touch)(nil),             // 47: rackfs.meta.v1.Touch
-	(*Touched)(nil),           // 48: rackfs.meta.v1.Touched
-	(*ReleaseOrphan)(nil),     // 49: rackfs.meta.v1.ReleaseOrphan
-	(*AllocBlocks)(nil),       // 50: rackfs.meta.v1.AllocBlocks
-	(*BlocksResult)(nil),      // 51: rackfs.meta.v1.BlocksResult
-	(*ReapBlocks)(nil),        // 52: rackfs.meta.v1.ReapBlocks
-	(*ReapResult)(nil),        // 53: rackfs.meta.v1.ReapResult
-	(*DeadBlock)(nil),         // 54: rackfs.meta.v1.DeadBlock
-	(*ReturnBlocks)(nil),      // 55: rackfs.meta.v1.ReturnBlocks
-	(*RewriteExtents)(nil),    // 56: rackfs.meta.v1.RewriteExtents
-	(*ExtentRewrite)(nil),     // 57: rackfs.meta.v1.ExtentRewrite
-	(*RewriteResult)(nil),     // 58: rackfs.meta.v1.RewriteResult
-	(*PunchHole)(nil),         // 59: rackfs.meta.v1.PunchHole
-	(*Allocate)(nil),          // 60: rackfs.meta.v1.Allocate
-	(*CloneRange)(nil),        // 61: rackfs.meta.v1.CloneRange
-	(*RangeResult)(nil),       // 62: rackfs.meta.v1.RangeResult
-	(*ClientOpen)(nil),        // 63: rackfs.meta.v1.ClientOpen
-	(*ShareDenied)(nil),       // 64: rackfs.meta.v1.ShareDenied
-	(*OpenFile)(nil),          // 65: rackfs.meta.v1.OpenFile
-	(*OpenResult)(nil),        // 66: rackfs.meta.v1.OpenResult
-	(*CloseFiles)(nil),        // 67: rackfs.meta.v1.CloseFiles
-	(*FileClose)(nil),         // 68: rackfs.meta.v1.FileClose
-	(*LockOwner)(nil),         // 69: rackfs.meta.v1.LockOwner
-	(*SetLock)(nil),           // 70: rackfs.meta.v1.SetLock
-	(*LockResult)(nil),        // 71: rackfs.meta.v1.LockResult
-	(*LockDenied)(nil),        // 72: rackfs.meta.v1.LockDenied
-	(*ReleaseClients)(nil),    // 73: rackfs.meta.v1.ReleaseClients
-	(*ReleaseSession)(nil),    // 74: rackfs.meta.v1.ReleaseSession
-	(*SetProject)(nil),        // 75: rackfs.meta.v1.SetProject
-	(*SetQuota)(nil),          // 76: rackfs.meta.v1.SetQuota
-	(*ReserveQuota)(nil),      // 77: rackfs.meta.v1.ReserveQuota
-	(*ReserveResult)(nil),     // 78: rackfs.meta.v1.ReserveResult
-	(*ReleaseQuota)(nil),      // 79: rackfs.meta.v1.ReleaseQuota
-	(*FileSystem)(nil),        // 80: rackfs.meta.v1.FileSystem
-	(*PutFileSystem)(nil),     // 81: rackfs.meta.v1.PutFileSystem
-	(*Store)(nil),             // 82: rackfs.meta.v1.Store
-	(*PutStore)(nil),          // 83: rackfs.meta.v1.PutStore
-	(*Slot)(nil),              // 84: rackfs.meta.v1.Slot
-	(*PlacementGroup)(nil),    // 85: rackfs.meta.v1.PlacementGroup
-	(*Pool)(nil),              // 86: rackfs.meta.v1.Pool
-	(*PutPool)(nil),           // 87: rackfs.meta.v1.PutPool
-	(*RemovePool)(nil),        // 88: rackfs.meta.v1.RemovePool
-	(*ChangePGs)(nil),         // 89: rackfs.meta.v1.ChangePGs
-	(*PGChange)(nil),          // 90: rackfs.meta.v1.PGChange
-	(*ReplaceStore)(nil),      // 91: rackfs.meta.v1.ReplaceStore
-	(*Node)(nil),              // 92: rackfs.meta.v1.Node
-	(*PutNode)(nil),           // 93: rackfs.meta.v1.PutNode
-	(*RemoveNode)(nil),        // 94: rackfs.meta.v1.RemoveNode
-	(*Token)(nil),             // 95: rackfs.meta.v1.Token
-	(*PutToken)(nil),          // 96: rackfs.meta.v1.PutToken
-	(*JoinNode)(nil),          // 97: rackfs.meta.v1.JoinNode
-	(*NodeResult)(nil),        // 98: rackfs.meta.v1.NodeResult
-	(*SetNodeState)(nil),      // 99: rackfs.meta.v1.SetNodeState
-	(*RetireNode)(nil),        // 100: rackfs.meta.v1.RetireNode
-	(*RetiredNode)(nil),       // 101: rackfs.meta.v1.RetiredNode
-	(*RetireStores)(nil),      // 102: rackfs.meta.v1.RetireStores
-	(*NodeGroup)(nil),         // 103: rackfs.meta.v1.NodeGroup
-	(*RackReservation)(nil),   // 104: rackfs.meta.v1.RackReservation
-	(*PutGroup)(nil),          // 105: rackfs.meta.v1.PutGroup
-	(*GroupResult)(nil),       // 106: rackfs.meta.v1.GroupResult
-	(*RemoveGroup)(nil),       // 107: rackfs.meta.v1.RemoveGroup
-	(*ReserveRacks)(nil),      // 108: rackfs.meta.v1.ReserveRacks
-	(*SetNodeGroup)(nil),      // 109: rackfs.meta.v1.SetNodeGroup
-	(*AllowDeletion)(nil),     // 110: rackfs.meta.v1.AllowDeletion
-	(*Key)(nil),               // 111: rackfs.meta.v1.Key
-	(*PutKey)(nil),            // 112: rackfs.meta.v1.PutKey
-	(*NFSClient)(nil),         // 113: rackfs.meta.v1.NFSClient
-	(*PutNFSClient)(nil),      // 114: rackfs.meta.v1.PutNFSClient
-	(*RemoveNFSClient)(nil),   // 115: rackfs.meta.v1.RemoveNFSClient
-	(*ClientRecord)(nil),      // 116: rackfs.meta.v1.ClientRecord
-	(*SessionRecord)(nil),     // 117: rackfs.meta.v1.SessionRecord
-	(*PutClient)(nil),         // 118: rackfs.meta.v1.PutClient
-	(*ClientsResult)(nil),     // 119: rackfs.meta.v1.ClientsResult
-	(*RemoveClient)(nil),      // 120: rackfs.meta.v1.RemoveClient
-	(*TakeClients)(nil),       // 121: rackfs.meta.v1.TakeClients
-	(*ForgetClients)(nil),     // 122: rackfs.meta.v1.ForgetClients
-	(*PutSession)(nil),        // 123: rackfs.meta.v1.PutSession
-	(*RemoveSession)(nil),     // 124: rackfs.meta.v1.RemoveSession
-	(*Query)(nil),             // 125: rackfs.meta.v1.Query
-	(*GetAttrQ)(nil),          // 126: rackfs.meta.v1.GetAttrQ
-	(*LookupQ)(nil),           // 127: rackfs.meta.v1.LookupQ
-	(*ParentQ)(nil),           // 128: rackfs.meta.v1.ParentQ
-	(*ReadDirQ)(nil),          // 129: rackfs.meta.v1.ReadDirQ
-	(*ReadLinkQ)(nil),         // 130: rackfs.meta.v1.ReadLinkQ
-	(*ExtentsQ)(nil),          // 131: rackfs.meta.v1.ExtentsQ
-	(*StatFSQ)(nil),           // 132: rackfs.meta.v1.StatFSQ
-	(*QuotasQ)(nil),           // 133: rackfs.meta.v1.QuotasQ
-	(*NodesQ)(nil),            // 134: rackfs.meta.v1.NodesQ
-	(*TokensQ)(nil),           // 135: rackfs.meta.v1.TokensQ
-	(*RetiredNodesQ)(nil),     // 136: rackfs.meta.v1.RetiredNodesQ
-	(*BlockStatesQ)(nil),      // 137: rackfs.meta.v1.BlockStatesQ
-	(*BlocksQ)(nil),           // 138: rackfs.meta.v1.BlocksQ
-	(*LiveBlocksQ)(nil),       // 139: rackfs.meta.v1.LiveBlocksQ
-	(*GetXattrQ)(nil),         // 140: rackfs.meta.v1.GetXattrQ
-	(*ListXattrsQ)(nil),       // 141: rackfs.meta.v1.ListXattrsQ
-	(*ShardInfoQ)(nil),        // 142: rackfs.meta.v1.ShardInfoQ
-	(*FileSystemsQ)(nil),      // 143: rackfs.meta.v1.FileSystemsQ
-	(*ClusterMapQ)(nil),       // 144: rackfs.meta.v1.ClusterMapQ
-	(*KeysQ)(nil),             // 145: rackfs.meta.v1.KeysQ
-	(*NFSClientsQ)(nil),       // 146: rackfs.meta.v1.NFSClientsQ
-	(*TestLockQ)(nil),         // 147: rackfs.meta.v1.TestLockQ
-	(*ClientStateQ)(nil),      // 148: rackfs.meta.v1.ClientStateQ
-	(*SessionSlotsQ)(nil),     // 149: rackfs.meta.v1.SessionSlotsQ
-	(*FileOpensQ)(nil),        // 150: rackfs.meta.v1.FileOpensQ
-	(*ClientsQ)(nil),          // 151: rackfs.meta.v1.ClientsQ
-	(*ClientQ)(nil),           // 152: rackfs.meta.v1.ClientQ
-	(*QueryResult)(nil),       // 153: rackfs.meta.v1.QueryResult
-	(*AttrR)(nil),             // 154: rackfs.meta.v1.AttrR
-	(*Dirent)(nil),            // 155: rackfs.meta.v1.Dirent
-	(*ReadDirR)(nil),          // 156: rackfs.meta.v1.ReadDirR
-	(*ReadLinkR)(nil),         // 157: rackfs.meta.v1.ReadLinkR
-	(*Extent)(nil),            // 158: rackfs.meta.v1.Extent
-	(*ExtentsR)(nil),          // 159: rackfs.meta.v1.ExtentsR
-	(*StatFSR)(nil),           // 160: rackfs.meta.v1.StatFSR
-	(*Quota)(nil),             // 161: rackfs.meta.v1.Quota
-	(*QuotasR)(nil),           // 162: rackfs.meta.v1.QuotasR
-	(*BlockStatesR)(nil),      // 163: rackfs.meta.v1.BlockStatesR
-	(*BlocksR)(nil),           // 164: rackfs.meta.v1.BlocksR
-	(*BlockInfo)(nil),         // 165: rackfs.meta.v1.BlockInfo
-	(*GetXattrR)(nil),         // 166: rackfs.meta.v1.GetXattrR
-	(*ListXattrsR)(nil),       // 167: rackfs.meta.v1.ListXattrsR
-	(*ShardInfoR)(nil),        // 168: rackfs.meta.v1.ShardInfoR
-	(*FileSystemsR)(nil),      // 169: rackfs.meta.v1.FileSystemsR
-	(*ClusterMapR)(nil),       // 170: rackfs.meta.v1.ClusterMapR
-	(*KeysR)(nil),             // 171: rackfs.meta.v1.KeysR
-	(*NodesR)(nil),            // 172: rackfs.meta.v1.NodesR
-	(*TokensR)(nil),           // 173: rackfs.meta.v1.TokensR
-	(*RetiredNodesR)(nil),     // 174: rackfs.meta.v1.RetiredNodesR
-	(*NFSClientsR)(nil),       // 175: rackfs.meta.v1.NFSClientsR
-	(*ClientStateR)(nil),      // 176: rackfs.meta.v1.ClientStateR
-	(*ClientLocks)(nil),       // 177: rackfs.meta.v1.ClientLocks
-	(*LockRange)(nil),         // 178: rackfs.meta.v1.LockRange
-	(*SessionSlotsR)(nil),     // 179: rackfs.meta.v1.SessionSlotsR
-	(*SessionSlot)(nil),       // 180: rackfs.meta.v1.SessionSlot
-	(*FileOpensR)(nil),        // 181: rackfs.meta.v1.FileOpensR
-	(*ClientsR)(nil),          // 182: rackfs.meta.v1.ClientsR
-	(*ClientSessions)(nil),    // 183: rackfs.meta.v1.ClientSessions
-	(*InodeRecord)(nil),       // 184: rackfs.meta.v1.InodeRecord
-	(*Xattrs)(nil),            // 185: rackfs.meta.v1.Xattrs
-	(*XattrRecord)(nil),       // 186: rackfs.meta.v1.XattrRecord
-	(*Cut)(nil),               // 187: rackfs.meta.v1.Cut
-	(*ExtentRecord)(nil),      // 188: rackfs.meta.v1.ExtentRecord
-	(*BlockRecord)(nil),       // 189: rackfs.meta.v1.BlockRecord
-	(*BackReference)(nil),     // 190: rackfs.meta.v1.BackReference
-	(*DirentRecord)(nil),      // 191: rackfs.meta.v1.DirentRecord
-	(*OriginRecord)(nil),      // 192: rackfs.meta.v1.OriginRecord
-	(*SlotRecord)(nil),        // 193: rackfs.meta.v1.SlotRecord
-	(*SlotResult)(nil),        // 194: rackfs.meta.v1.SlotResult
-	(*OpenRecord)(nil),        // 195: rackfs.meta.v1.OpenRecord
-	(*LockRecord)(nil),        // 196: rackfs.meta.v1.LockRecord
-	(*KnownClient)(nil),       // 197: rackfs.meta.v1.KnownClient
-	(*UsageRecord)(nil),       // 198: rackfs.meta.v1.UsageRecord
-	(*ReservationRecord)(nil), // 199: rackfs.meta.v1.ReservationRecord
-	(*RangeRecord)(nil),       // 200: rackfs.meta.v1.RangeRecord
-	(*PurgeRecord)(nil),       // 201: rackfs.meta.v1.PurgeRecord
-	(*DyingRecord)(nil),       // 202: rackfs.meta.v1.DyingRecord
-	(*NamespaceRecord)(nil),   // 203: rackfs.meta.v1.NamespaceRecord
-	(*ProposeRequest)(nil),    // 204: rackfs.meta.v1.ProposeRequest
-	(*ProposeReply)(nil),      // 205: rackfs.meta.v1.ProposeReply
-	(*QueryRequest)(nil),      // 206: rackfs.meta.v1.QueryRequest
-	(*QueryReply)(nil),        // 207: rackfs.meta.v1.QueryReply
-	(*TermRequest)(nil),       // 208: rackfs.meta.v1.TermRequest
-	(*TermReply)(nil),         // 209: rackfs.meta.v1.TermReply
-	(*RenewRequest)(nil),      // 210: rackfs.meta.v1.RenewRequest
-	(*RenewReply)(nil),        // 211: rackfs.meta.v1.RenewReply
-	(*LeaderRequest)(nil),     // 212: rackfs.meta.v1.LeaderRequest
-	(*LeaderReply)(nil),       // 213: rackfs.meta.v1.LeaderReply
-	(*ReplicaReply)(nil),      // 214: rackfs.meta.v1.ReplicaReply
-	(*MemberRequest)(nil),     // 215: rackfs.meta.v1.MemberRequest
-	(*MemberReply)(nil),       // 216: rackfs.meta.v1.MemberReply
-	(*Member)(nil),            // 217: rackfs.meta.v1.Member
-	(*LevelRequest)(nil),      // 218: rackfs.meta.v1.LevelRequest
-	(*LevelReply)(nil),        // 219: rackfs.meta.v1.LevelReply
-	(*VoterLevel)(nil),        // 220: rackfs.meta.v1.VoterLevel
-	(*DifferRequest)(nil),     // 221: rackfs.meta.v1.DifferRequest
-	(*DifferReply)(nil),       // 222: rackfs.meta.v1.DifferReply
-	(*WorkTask)(nil),          // 223: rackfs.meta.v1.WorkTask
-	(*WorkRequest)(nil),       // 224: rackfs.meta.v1.WorkRequest
-	(*WorkReply)(nil),         // 225: rackfs.meta.v1.WorkReply
-	(*WorkGrant)(nil),         // 226: rackfs.meta.v1.WorkGrant
-	(*WorkPiece)(nil),         // 227: rackfs.meta.v1.WorkPiece
+	(*DeleteNamespace)(nil),   // 28: rackfs.meta.v1.DeleteNamespace
+	(*LimitNamespace)(nil),    // 29: rackfs.meta.v1.LimitNamespace
+	(*Create)(nil),            // 30: rackfs.meta.v1.Create
+	(*CreateResult)(nil),      // 31: rackfs.meta.v1.CreateResult
+	(*Link)(nil),              // 32: rackfs.meta.v1.Link
+	(*LinkResult)(nil),        // 33: rackfs.meta.v1.LinkResult
+	(*Remove)(nil),            // 34: rackfs.meta.v1.Remove
+	(*RemoveResult)(nil),      // 35: rackfs.meta.v1.RemoveResult
+	(*Rename)(nil),            // 36: rackfs.meta.v1.Rename
+	(*RenameResult)(nil),      // 37: rackfs.meta.v1.RenameResult
+	(*SetAttr)(nil),           // 38: rackfs.meta.v1.SetAttr
+	(*AttrResult)(nil),        // 39: rackfs.meta.v1.AttrResult
+	(*SetXattr)(nil),          // 40: rackfs.meta.v1.SetXattr
+	(*RemoveXattr)(nil),       // 41: rackfs.meta.v1.RemoveXattr
+	(*XattrResult)(nil),       // 42: rackfs.meta.v1.XattrResult
+	(*AcquireLease)(nil),      // 43: rackfs.meta.v1.AcquireLease
+	(*LeaseResult)(nil),       // 44: rackfs.meta.v1.LeaseResult
+	(*ReleaseLease)(nil),      // 45: rackfs.meta.v1.ReleaseLease
+	(*CommitData)(nil),        // 46: rackfs.meta.v1.CommitData
+	(*NewExtent)(nil),         // 47: rackfs.meta.v1.NewExtent
+	(*CommitResult)(nil),      // 48: rackfs.meta.v1.CommitResult
+	(*Touch)(nil),             // 49: rackfs.meta.v1.Touch
+	(*Touched)(nil),           // 50: rackfs.meta.v1.Touched
+	(*ReleaseOrphan)(nil),     // 51: rackfs.meta.v1.ReleaseOrphan
+	(*AllocBlocks)(nil),       // 52: rackfs.meta.v1.AllocBlocks
+	(*BlocksResult)(nil),      // 53: rackfs.meta.v1.BlocksResult
+	(*ReapBlocks)(nil),        // 54: rackfs.meta.v1.ReapBlocks
+	(*ReapResult)(nil),        // 55: rackfs.meta.v1.ReapResult
+	(*DeadBlock)(nil),         // 56: rackfs.meta.v1.DeadBlock
+	(*ReturnBlocks)(nil),      // 57: rackfs.meta.v1.ReturnBlocks
+	(*RewriteExtents)(nil),    // 58: rackfs.meta.v1.RewriteExtents
+	(*ExtentRewrite)(nil),     // 59: rackfs.meta.v1.ExtentRewrite
+	(*RewriteResult)(nil),     // 60: rackfs.meta.v1.RewriteResult
+	(*PunchHole)(nil),         // 61: rackfs.meta.v1.PunchHole
+	(*Allocate)(nil),          // 62: rackfs.meta.v1.Allocate
+	(*CloneRange)(nil),        // 63: rackfs.meta.v1.CloneRange
+	(*RangeResult)(nil),       // 64: rackfs.meta.v1.RangeResult
+	(*ClientOpen)(nil),        // 65: rackfs.meta.v1.ClientOpen
+	(*ShareDenied)(nil),       // 66: rackfs.meta.v1.ShareDenied
+	(*OpenFile)(nil),          // 67: rackfs.meta.v1.OpenFile
+	(*OpenResult)(nil),        // 68: rackfs.meta.v1.OpenResult
+	(*CloseFiles)(nil),        // 69: rackfs.meta.v1.CloseFiles
+	(*FileClose)(nil),         // 70: rackfs.meta.v1.FileClose
+	(*LockOwner)(nil),         // 71: rackfs.meta.v1.LockOwner
+	(*SetLock)(nil),           // 72: rackfs.meta.v1.SetLock
+	(*LockResult)(nil),        // 73: rackfs.meta.v1.LockResult
+	(*LockDenied)(nil),        // 74: rackfs.meta.v1.LockDenied
+	(*ReleaseClients)(nil),    // 75: rackfs.meta.v1.ReleaseClients
+	(*ReleaseSession)(nil),    // 76: rackfs.meta.v1.ReleaseSession
+	(*SetProject)(nil),        // 77: rackfs.meta.v1.SetProject
+	(*SetQuota)(nil),          // 78: rackfs.meta.v1.SetQuota
+	(*ReserveQuota)(nil),      // 79: rackfs.meta.v1.ReserveQuota
+	(*ReserveResult)(nil),     // 80: rackfs.meta.v1.ReserveResult
+	(*ReleaseQuota)(nil),      // 81: rackfs.meta.v1.ReleaseQuota
+	(*FileSystem)(nil),        // 82: rackfs.meta.v1.FileSystem
+	(*PutFileSystem)(nil),     // 83: rackfs.meta.v1.PutFileSystem
+	(*RemoveFileSystem)(nil),  // 84: rackfs.meta.v1.RemoveFileSystem
+	(*Store)(nil),             // 85: rackfs.meta.v1.Store
+	(*PutStore)(nil),          // 86: rackfs.meta.v1.PutStore
+	(*Slot)(nil),              // 87: rackfs.meta.v1.Slot
+	(*PlacementGroup)(nil),    // 88: rackfs.meta.v1.PlacementGroup
+	(*Pool)(nil),              // 89: rackfs.meta.v1.Pool
+	(*PutPool)(nil),           // 90: rackfs.meta.v1.PutPool
+	(*RemovePool)(nil),        // 91: rackfs.meta.v1.RemovePool
+	(*ChangePGs)(nil),         // 92: rackfs.meta.v1.ChangePGs
+	(*PGChange)(nil),          // 93: rackfs.meta.v1.PGChange
+	(*ReplaceStore)(nil),      // 94: rackfs.meta.v1.ReplaceStore
+	(*Node)(nil),              // 95: rackfs.meta.v1.Node
+	(*PutNode)(nil),           // 96: rackfs.meta.v1.PutNode
+	(*RemoveNode)(nil),        // 97: rackfs.meta.v1.RemoveNode
+	(*Token)(nil),             // 98: rackfs.meta.v1.Token
+	(*PutToken)(nil),          // 99: rackfs.meta.v1.PutToken
+	(*JoinNode)(nil),          // 100: rackfs.meta.v1.JoinNode
+	(*NodeResult)(nil),        // 101: rackfs.meta.v1.NodeResult
+	(*SetNodeState)(nil),      // 102: rackfs.meta.v1.SetNodeState
+	(*RetireNode)(nil),        // 103: rackfs.meta.v1.RetireNode
+	(*RetiredNode)(nil),       // 104: rackfs.meta.v1.RetiredNode
+	(*RetireStores)(nil),      // 105: rackfs.meta.v1.RetireStores
+	(*NodeGroup)(nil),         // 106: rackfs.meta.v1.NodeGroup
+	(*RackReservation)(nil),   // 107: rackfs.meta.v1.RackReservation
+	(*PutGroup)(nil),          // 108: rackfs.meta.v1.PutGroup
+	(*GroupResult)(nil),       // 109: rackfs.meta.v1.GroupResult
+	(*RemoveGroup)(nil),       // 110: rackfs.meta.v1.RemoveGroup
+	(*ReserveRacks)(nil),      // 111: rackfs.meta.v1.ReserveRacks
+	(*SetNodeGroup)(nil),      // 112: rackfs.meta.v1.SetNodeGroup
+	(*AllowDeletion)(nil),     // 113: rackfs.meta.v1.AllowDeletion
+	(*Key)(nil),               // 114: rackfs.meta.v1.Key
+	(*PutKey)(nil),            // 115: rackfs.meta.v1.PutKey
+	(*NFSClient)(nil),         // 116: rackfs.meta.v1.NFSClient
+	(*PutNFSClient)(nil),      // 117: rackfs.meta.v1.PutNFSClient
+	(*RemoveNFSClient)(nil),   // 118: rackfs.meta.v1.RemoveNFSClient
+	(*ClientRecord)(nil),      // 119: rackfs.meta.v1.ClientRecord
+	(*SessionRecord)(nil),     // 120: rackfs.meta.v1.SessionRecord
+	(*PutClient)(nil),         // 121: rackfs.meta.v1.PutClient
+	(*ClientsResult)(nil),     // 122: rackfs.meta.v1.ClientsResult
+	(*RemoveClient)(nil),      // 123: rackfs.meta.v1.RemoveClient
+	(*TakeClients)(nil),       // 124: rackfs.meta.v1.TakeClients
+	(*ForgetClients)(nil),     // 125: rackfs.meta.v1.ForgetClients
+	(*PutSession)(nil),        // 126: rackfs.meta.v1.PutSession
+	(*RemoveSession)(nil),     // 127: rackfs.meta.v1.RemoveSession
+	(*Query)(nil),             // 128: rackfs.meta.v1.Query
+	(*GetAttrQ)(nil),          // 129: rackfs.meta.v1.GetAttrQ
+	(*LookupQ)(nil),           // 130: rackfs.meta.v1.LookupQ
+	(*ParentQ)(nil),           // 131: rackfs.meta.v1.ParentQ
+	(*ReadDirQ)(nil),          // 132: rackfs.meta.v1.ReadDirQ
+	(*ReadLinkQ)(nil),         // 133: rackfs.meta.v1.ReadLinkQ
+	(*ExtentsQ)(nil),          // 134: rackfs.meta.v1.ExtentsQ
+	(*StatFSQ)(nil),           // 135: rackfs.meta.v1.StatFSQ
+	(*QuotasQ)(nil),           // 136: rackfs.meta.v1.QuotasQ
+	(*NodesQ)(nil),            // 137: rackfs.meta.v1.NodesQ
+	(*TokensQ)(nil),           // 138: rackfs.meta.v1.TokensQ
+	(*RetiredNodesQ)(nil),     // 139: rackfs.meta.v1.RetiredNodesQ
+	(*BlockStatesQ)(nil),      // 140: rackfs.meta.v1.BlockStatesQ
+	(*BlocksQ)(nil),           // 141: rackfs.meta.v1.BlocksQ
+	(*LiveBlocksQ)(nil),       // 142: rackfs.meta.v1.LiveBlocksQ
+	(*GetXattrQ)(nil),         // 143: rackfs.meta.v1.GetXattrQ
+	(*ListXattrsQ)(nil),       // 144: rackfs.meta.v1.ListXattrsQ
+	(*ShardInfoQ)(nil),        // 145: rackfs.meta.v1.ShardInfoQ
+	(*FileSystemsQ)(nil),      // 146: rackfs.meta.v1.FileSystemsQ
+	(*NamespaceQ)(nil),        // 147: rackfs.meta.v1.NamespaceQ
+	(*ClusterMapQ)(nil),       // 148: rackfs.meta.v1.ClusterMapQ
+	(*KeysQ)(nil),             // 149: rackfs.meta.v1.KeysQ
+	(*NFSClientsQ)(nil),       // 150: rackfs.meta.v1.NFSClientsQ
+	(*TestLockQ)(nil),         // 151: rackfs.meta.v1.TestLockQ
+	(*ClientStateQ)(nil),      // 152: rackfs.meta.v1.ClientStateQ
+	(*SessionSlotsQ)(nil),     // 153: rackfs.meta.v1.SessionSlotsQ
+	(*FileOpensQ)(nil),        // 154: rackfs.meta.v1.FileOpensQ
+	(*ClientsQ)(nil),          // 155: rackfs.meta.v1.ClientsQ
+	(*ClientQ)(nil),           // 156: rackfs.meta.v1.ClientQ
+	(*QueryResult)(nil),       // 157: rackfs.meta.v1.QueryResult
+	(*AttrR)(nil),             // 158: rackfs.meta.v1.AttrR
+	(*Dirent)(nil),            // 159: rackfs.meta.v1.Dirent
+	(*ReadDirR)(nil),          // 160: rackfs.meta.v1.ReadDirR
+	(*ReadLinkR)(nil),         // 161: rackfs.meta.v1.ReadLinkR
+	(*Extent)(nil),            // 162: rackfs.meta.v1.Extent
+	(*ExtentsR)(nil),          // 163: rackfs.meta.v1.ExtentsR
+	(*StatFSR)(nil),           // 164: rackfs.meta.v1.StatFSR
+	(*Quota)(nil),             // 165: rackfs.meta.v1.Quota
+	(*QuotasR)(nil),           // 166: rackfs.meta.v1.QuotasR
+	(*BlockStatesR)(nil),      // 167: rackfs.meta.v1.BlockStatesR
+	(*BlocksR)(nil),           // 168: rackfs.meta.v1.BlocksR
+	(*BlockInfo)(nil),         // 169: rackfs.meta.v1.BlockInfo
+	(*GetXattrR)(nil),         // 170: rackfs.meta.v1.GetXattrR
+	(*ListXattrsR)(nil),       // 171: rackfs.meta.v1.ListXattrsR
+	(*ShardInfoR)(nil),        // 172: rackfs.meta.v1.ShardInfoR
+	(*FileSystemsR)(nil),      // 173: rackfs.meta.v1.FileSystemsR
+	(*NamespaceR)(nil),        // 174: rackfs.meta.v1.NamespaceR
+	(*ClusterMapR)(nil),       // 175: rackfs.meta.v1.ClusterMapR
+	(*KeysR)(nil),             // 176: rackfs.meta.v1.KeysR
+	(*NodesR)(nil),            // 177: rackfs.meta.v1.NodesR
+	(*TokensR)(nil),           // 178: rackfs.meta.v1.TokensR
+	(*RetiredNodesR)(nil),     // 179: rackfs.meta.v1.RetiredNodesR
+	(*NFSClientsR)(nil),       // 180: rackfs.meta.v1.NFSClientsR
+	(*ClientStateR)(nil),      // 181: rackfs.meta.v1.ClientStateR
+	(*ClientLocks)(nil),       // 182: rackfs.meta.v1.ClientLocks
+	(*LockRange)(nil),         // 183: rackfs.meta.v1.LockRange
+	(*SessionSlotsR)(nil),     // 184: rackfs.meta.v1.SessionSlotsR
+	(*SessionSlot)(nil),       // 185: rackfs.meta.v1.SessionSlot
+	(*FileOpensR)(nil),        // 186: rackfs.meta.v1.FileOpensR
+	(*ClientsR)(nil),          // 187: rackfs.meta.v1.ClientsR
+	(*ClientSessions)(nil),    // 188: rackfs.meta.v1.ClientSessions
+	(*InodeRecord)(nil),       // 189: rackfs.meta.v1.InodeRecord
+	(*Xattrs)(nil),            // 190: rackfs.meta.v1.Xattrs
+	(*XattrRecord)(nil),       // 191: rackfs.meta.v1.XattrRecord
+	(*Cut)(nil),               // 192: rackfs.meta.v1.Cut
+	(*ExtentRecord)(nil),      // 193: rackfs.meta.v1.ExtentRecord
+	(*BlockRecord)(nil),       // 194: rackfs.meta.v1.BlockRecord
+	(*BackReference)(nil),     // 195: rackfs.meta.v1.BackReference
+	(*DirentRecord)(nil),      // 196: rackfs.meta.v1.DirentRecord
+	(*OriginRecord)(nil),      // 197: rackfs.meta.v1.OriginRecord
+	(*SlotRecord)(nil),        // 198: rackfs.meta.v1.SlotRecord
+	(*SlotResult)(nil),        // 199: rackfs.meta.v1.SlotResult
+	(*OpenRecord)(nil),        // 200: rackfs.meta.v1.OpenRecord
+	(*LockRecord)(nil),        // 201: rackfs.meta.v1.LockRecord
+	(*KnownClient)(nil),       // 202: rackfs.meta.v1.KnownClient
+	(*UsageRecord)(nil),       // 203: rackfs.meta.v1.UsageRecord
+	(*ReservationRecord)(nil), // 204: rackfs.meta.v1.ReservationRecord
+	(*RangeRecord)(nil),       // 205: rackfs.meta.v1.RangeRecord
+	(*PurgeRecord)(nil),       // 206: rackfs.meta.v1.PurgeRecord
+	(*DeletedNamespace)(nil),  // 207: rackfs.meta.v1.DeletedNamespace
+	(*DyingRecord)(nil),       // 208: rackfs.meta.v1.DyingRecord
+	(*NamespaceRecord)(nil),   // 209: rackfs.meta.v1.NamespaceRecord
+	(*ProposeRequest)(nil),    // 210: rackfs.meta.v1.ProposeRequest
+	(*ProposeReply)(nil),      // 211: rackfs.meta.v1.ProposeReply
+	(*QueryRequest)(nil),      // 212: rackfs.meta.v1.QueryRequest
+	(*QueryReply)(nil),        // 213: rackfs.meta.v1.QueryReply
+	(*TermRequest)(nil),       // 214: rackfs.meta.v1.TermRequest
+	(*TermReply)(nil),         // 215: rackfs.meta.v1.TermReply
+	(*RenewRequest)(nil),      // 216: rackfs.meta.v1.RenewRequest
+	(*RenewReply)(nil),        // 217: rackfs.meta.v1.RenewReply
+	(*LeaderRequest)(nil),     // 218: rackfs.meta.v1.LeaderRequest
+	(*LeaderReply)(nil),       // 219: rackfs.meta.v1.LeaderReply
+	(*ReplicaReply)(nil),      // 220: rackfs.meta.v1.ReplicaReply
+	(*MemberRequest)(nil),     // 221: rackfs.meta.v1.MemberRequest
+	(*MemberReply)(nil),       // 222: rackfs.meta.v1.MemberReply
+	(*Member)(nil),            // 223: rackfs.meta.v1.Member
+	(*LevelRequest)(nil),      // 224: rackfs.meta.v1.LevelRequest
+	(*LevelReply)(nil),        // 225: rackfs.meta.v1.LevelReply
+	(*VoterLevel)(nil),        // 226: rackfs.meta.v1.VoterLevel
+	(*DifferRequest)(nil),     // 227: rackfs.meta.v1.DifferRequest
+	(*DifferReply)(nil),       // 228: rackfs.meta.v1.DifferReply
+	(*WorkTask)(nil),          // 229: rackfs.meta.v1.WorkTask
+	(*WorkRequest)(nil),       // 230: rackfs.meta.v1.WorkRequest
+	(*WorkReply)(nil),         // 231: rackfs.meta.v1.WorkReply
+	(*WorkGrant)(nil),         // 232: rackfs.meta.v1.WorkGrant
+	(*WorkPiece)(nil),         // 233: rackfs.meta.v1.WorkPiece
 }
 var file_meta_proto_depIdxs = []int32{
 	13,  // 0: rackfs.meta.v1.Entry.commands:type_name -> rackfs.meta.v1.Command
@@ -18278,264 +18894,271 @@ var file_meta_proto_depIdxs = []int32{
 	24,  // 7: rackfs.meta.v1.Command.raise_level:type_name -> rackfs.meta.v1.RaiseLevel
 	25,  // 8: rackfs.meta.v1.Command.purge:type_name -> rackfs.meta.v1.Purge
 	27,  // 9: rackfs.meta.v1.Command.create_namespace:type_name -> rackfs.meta.v1.CreateNamespace
-	28,  // 10: rackfs.meta.v1.Command.create:type_name -> rackfs.meta.v1.Create
-	30,  // 11: rackfs.meta.v1.Command.link:type_name -> rackfs.meta.v1.Link
-	32,  // 12: rackfs.meta.v1.Command.remove:type_name -> rackfs.meta.v1.Remove
-	34,  // 13: rackfs.meta.v1.Command.rename:type_name -> rackfs.meta.v1.Rename
-	36,  // 14: rackfs.meta.v1.Command.set_attr:type_name -> rackfs.meta.v1.SetAttr
-	41,  // 15: rackfs.meta.v1.Command.acquire_lease:type_name -> rackfs.meta.v1.AcquireLease
-	43,  // 16: rackfs.meta.v1.Command.release_lease:type_name -> rackfs.meta.v1.ReleaseLease
-	44,  // 17: rackfs.meta.v1.Command.commit_data:type_name -> rackfs.meta.v1.CommitData
-	49,  // 18: rackfs.meta.v1.Command.release_orphan:type_name -> rackfs.meta.v1.ReleaseOrphan
-	50,  // 19: rackfs.meta.v1.Command.alloc_blocks:type_name -> rackfs.meta.v1.AllocBlocks
-	52,  // 20: rackfs.meta.v1.Command.reap_blocks:type_name -> rackfs.meta.v1.ReapBlocks
-	55,  // 21: rackfs.meta.v1.Command.return_blocks:type_name -> rackfs.meta.v1.ReturnBlocks
-	56,  // 22: rackfs.meta.v1.Command.rewrite_extents:type_name -> rackfs.meta.v1.RewriteExtents
-	59,  // 23: rackfs.meta.v1.Command.punch_hole:type_name -> rackfs.meta.v1.PunchHole
-	60,  // 24: rackfs.meta.v1.Command.allocate:type_name -> rackfs.meta.v1.Allocate
-	61,  // 25: rackfs.meta.v1.Command.clone_range:type_name -> rackfs.meta.v1.CloneRange
-	38,  // 26: rackfs.meta.v1.Command.set_xattr:type_name -> rackfs.meta.v1.SetXattr
-	39,  // 27: rackfs.meta.v1.Command.remove_xattr:type_name -> rackfs.meta.v1.RemoveXattr
-	65,  // 28: rackfs.meta.v1.Command.open_file:type_name -> rackfs.meta.v1.OpenFile
-	67,  // 29: rackfs.meta.v1.Command.close_files:type_name -> rackfs.meta.v1.CloseFiles
-	70,  // 30: rackfs.meta.v1.Command.set_lock:type_name -> rackfs.meta.v1.SetLock
-	73,  // 31: rackfs.meta.v1.Command.release_clients:type_name -> rackfs.meta.v1.ReleaseClients
-	74,  // 32: rackfs.meta.v1.Command.release_session:type_name -> rackfs.meta.v1.ReleaseSession
-	75,  // 33: rackfs.meta.v1.Command.set_project:type_name -> rackfs.meta.v1.SetProject
-	76,  // 34: rackfs.meta.v1.Command.set_quota:type_name -> rackfs.meta.v1.SetQuota
-	77,  // 35: rackfs.meta.v1.Command.reserve_quota:type_name -> rackfs.meta.v1.ReserveQuota
-	79,  // 36: rackfs.meta.v1.Command.release_quota:type_name -> rackfs.meta.v1.ReleaseQuota
-	81,  // 37: rackfs.meta.v1.Command.put_file_system:type_name -> rackfs.meta.v1.PutFileSystem
-	83,  // 38: rackfs.meta.v1.Command.put_store:type_name -> rackfs.meta.v1.PutStore
-	87,  // 39: rackfs.meta.v1.Command.put_pool:type_name -> rackfs.meta.v1.PutPool
-	112, // 40: rackfs.meta.v1.Command.put_key:type_name -> rackfs.meta.v1.PutKey
-	114, // 41: rackfs.meta.v1.Command.put_nfs_client:type_name -> rackfs.meta.v1.PutNFSClient
-	115, // 42: rackfs.meta.v1.Command.remove_nfs_client:type_name -> rackfs.meta.v1.RemoveNFSClient
-	89,  // 43: rackfs.meta.v1.Command.change_pgs:type_name -> rackfs.meta.v1.ChangePGs
-	91,  // 44: rackfs.meta.v1.Command.replace_store:type_name -> rackfs.meta.v1.ReplaceStore
-	47,  // 45: rackfs.meta.v1.Command.touch:type_name -> rackfs.meta.v1.Touch
-	118, // 46: rackfs.meta.v1.Command.put_client:type_name -> rackfs.meta.v1.PutClient
-	120, // 47: rackfs.meta.v1.Command.remove_client:type_name -> rackfs.meta.v1.RemoveClient
-	123, // 48: rackfs.meta.v1.Command.put_session:type_name -> rackfs.meta.v1.PutSession
-	124, // 49: rackfs.meta.v1.Command.remove_session:type_name -> rackfs.meta.v1.RemoveSession
-	121, // 50: rackfs.meta.v1.Command.take_clients:type_name -> rackfs.meta.v1.TakeClients
-	122, // 51: rackfs.meta.v1.Command.forget_clients:type_name -> rackfs.meta.v1.ForgetClients
-	93,  // 52: rackfs.meta.v1.Command.put_node:type_name -> rackfs.meta.v1.PutNode
-	94,  // 53: rackfs.meta.v1.Command.remove_node:type_name -> rackfs.meta.v1.RemoveNode
-	96,  // 54: rackfs.meta.v1.Command.put_token:type_name -> rackfs.meta.v1.PutToken
-	97,  // 55: rackfs.meta.v1.Command.join_node:type_name -> rackfs.meta.v1.JoinNode
-	105, // 56: rackfs.meta.v1.Command.put_group:type_name -> rackfs.meta.v1.PutGroup
-	107, // 57: rackfs.meta.v1.Command.remove_group:type_name -> rackfs.meta.v1.RemoveGroup
-	108, // 58: rackfs.meta.v1.Command.reserve_racks:type_name -> rackfs.meta.v1.ReserveRacks
-	109, // 59: rackfs.meta.v1.Command.set_node_group:type_name -> rackfs.meta.v1.SetNodeGroup
-	88,  // 60: rackfs.meta.v1.Command.remove_pool:type_name -> rackfs.meta.v1.RemovePool
-	99,  // 61: rackfs.meta.v1.Command.set_node_state:type_name -> rackfs.meta.v1.SetNodeState
-	100, // 62: rackfs.meta.v1.Command.retire_node:type_name -> rackfs.meta.v1.RetireNode
-	102, // 63: rackfs.meta.v1.Command.retire_stores:type_name -> rackfs.meta.v1.RetireStores
-	110, // 64: rackfs.meta.v1.Command.allow_deletion:type_name -> rackfs.meta.v1.AllowDeletion
-	22,  // 65: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
-	29,  // 66: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
-	31,  // 67: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
-	33,  // 68: rackfs.meta.v1.Result.remove:type_name -> rackfs.meta.v1.RemoveResult
-	35,  // 69: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
-	37,  // 70: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
-	42,  // 71: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
-	46,  // 72: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
-	51,  // 73: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
-	26,  // 74: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
-	53,  // 75: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
-	58,  // 76: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
-	66,  // 77: rackfs.meta.v1.Result.open:type_name -> rackfs.meta.v1.OpenResult
-	71,  // 78: rackfs.meta.v1.Result.lock:type_name -> rackfs.meta.v1.LockResult
-	119, // 79: rackfs.meta.v1.Result.clients:type_name -> rackfs.meta.v1.ClientsResult
-	170, // 80: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	62,  // 81: rackfs.meta.v1.Result.range:type_name -> rackfs.meta.v1.RangeResult
-	40,  // 82: rackfs.meta.v1.Result.xattr:type_name -> rackfs.meta.v1.XattrResult
-	78,  // 83: rackfs.meta.v1.Result.reserve:type_name -> rackfs.meta.v1.ReserveResult
-	98,  // 84: rackfs.meta.v1.Result.node:type_name -> rackfs.meta.v1.NodeResult
-	106, // 85: rackfs.meta.v1.Result.group:type_name -> rackfs.meta.v1.GroupResult
-	15,  // 86: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
-	15,  // 87: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
-	15,  // 88: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
-	15,  // 89: rackfs.meta.v1.Attr.btime:type_name -> rackfs.meta.v1.Time
-	15,  // 90: rackfs.meta.v1.AttrSet.atime:type_name -> rackfs.meta.v1.Time
-	15,  // 91: rackfs.meta.v1.AttrSet.mtime:type_name -> rackfs.meta.v1.Time
-	15,  // 92: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
-	0,   // 93: rackfs.meta.v1.RegisterOrigin.kind:type_name -> rackfs.meta.v1.OriginKind
-	18,  // 94: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
-	63,  // 95: rackfs.meta.v1.Create.share:type_name -> rackfs.meta.v1.ClientOpen
-	17,  // 96: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 97: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
-	20,  // 98: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
-	64,  // 99: rackfs.meta.v1.CreateResult.denied:type_name -> rackfs.meta.v1.ShareDenied
-	17,  // 100: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 101: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
-	63,  // 102: rackfs.meta.v1.Remove.keep_open:type_name -> rackfs.meta.v1.ClientOpen
-	19,  // 103: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
-	63,  // 104: rackfs.meta.v1.Rename.keep_open:type_name -> rackfs.meta.v1.ClientOpen
-	19,  // 105: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
-	19,  // 106: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
-	18,  // 107: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
-	17,  // 108: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
-	20,  // 109: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
-	17,  // 110: rackfs.meta.v1.XattrResult.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 111: rackfs.meta.v1.XattrResult.change:type_name -> rackfs.meta.v1.DirChange
-	17,  // 112: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
-	20,  // 113: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
-	45,  // 114: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
-	15,  // 115: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
-	17,  // 116: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
-	20,  // 117: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
-	48,  // 118: rackfs.meta.v1.Touch.touched:type_name -> rackfs.meta.v1.Touched
-	15,  // 119: rackfs.meta.v1.Touched.atime:type_name -> rackfs.meta.v1.Time
-	54,  // 120: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
-	57,  // 121: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
-	17,  // 122: rackfs.meta.v1.RangeResult.attr:type_name -> rackfs.meta.v1.Attr
-	20,  // 123: rackfs.meta.v1.RangeResult.lease:type_name -> rackfs.meta.v1.Lease
-	63,  // 124: rackfs.meta.v1.OpenFile.share:type_name -> rackfs.meta.v1.ClientOpen
-	17,  // 125: rackfs.meta.v1.OpenResult.attr:type_name -> rackfs.meta.v1.Attr
-	20,  // 126: rackfs.meta.v1.OpenResult.lease:type_name -> rackfs.meta.v1.Lease
-	64,  // 127: rackfs.meta.v1.OpenResult.denied:type_name -> rackfs.meta.v1.ShareDenied
-	68,  // 128: rackfs.meta.v1.CloseFiles.files:type_name -> rackfs.meta.v1.FileClose
-	69,  // 129: rackfs.meta.v1.FileClose.locks:type_name -> rackfs.meta.v1.LockOwner
-	1,   // 130: rackfs.meta.v1.SetLock.type:type_name -> rackfs.meta.v1.LockType
-	72,  // 131: rackfs.meta.v1.LockResult.denied:type_name -> rackfs.meta.v1.LockDenied
-	1,   // 132: rackfs.meta.v1.LockDenied.type:type_name -> rackfs.meta.v1.LockType
-	2,   // 133: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
-	15,  // 134: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
-	80,  // 135: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
-	2,   // 136: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
-	3,   // 137: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
-	82,  // 138: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
-	84,  // 139: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
-	4,   // 140: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
-	85,  // 141: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
-	86,  // 142: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
-	90,  // 143: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
-	85,  // 144: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
-	82,  // 145: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
-	5,   // 146: rackfs.meta.v1.Node.state:type_name -> rackfs.meta.v1.NodeState
-	92,  // 147: rackfs.meta.v1.PutNode.node:type_name -> rackfs.meta.v1.Node
-	15,  // 148: rackfs.meta.v1.Token.expires:type_name -> rackfs.meta.v1.Time
-	95,  // 149: rackfs.meta.v1.PutToken.token:type_name -> rackfs.meta.v1.Token
-	92,  // 150: rackfs.meta.v1.JoinNode.node:type_name -> rackfs.meta.v1.Node
-	92,  // 151: rackfs.meta.v1.NodeResult.node:type_name -> rackfs.meta.v1.Node
-	5,   // 152: rackfs.meta.v1.SetNodeState.state:type_name -> rackfs.meta.v1.NodeState
-	15,  // 153: rackfs.meta.v1.RetiredNode.removed:type_name -> rackfs.meta.v1.Time
-	15,  // 154: rackfs.meta.v1.NodeGroup.created:type_name -> rackfs.meta.v1.Time
-	15,  // 155: rackfs.meta.v1.RackReservation.since:type_name -> rackfs.meta.v1.Time
-	103, // 156: rackfs.meta.v1.GroupResult.group:type_name -> rackfs.meta.v1.NodeGroup
-	111, // 157: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
-	113, // 158: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
-	6,   // 159: rackfs.meta.v1.ClientRecord.state:type_name -> rackfs.meta.v1.ClientState
-	116, // 160: rackfs.meta.v1.PutClient.client:type_name -> rackfs.meta.v1.ClientRecord
-	117, // 161: rackfs.meta.v1.PutSession.session:type_name -> rackfs.meta.v1.SessionRecord
-	116, // 162: rackfs.meta.v1.PutSession.client:type_name -> rackfs.meta.v1.ClientRecord
-	16,  // 163: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
-	126, // 164: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
-	127, // 165: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
-	128, // 166: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
-	129, // 167: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
-	130, // 168: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
-	131, // 169: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
-	132, // 170: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
-	137, // 171: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
-	142, // 172: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
-	138, // 173: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
-	140, // 174: rackfs.meta.v1.Query.get_xattr:type_name -> rackfs.meta.v1.GetXattrQ
-	141, // 175: rackfs.meta.v1.Query.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsQ
-	147, // 176: rackfs.meta.v1.Query.test_lock:type_name -> rackfs.meta.v1.TestLockQ
-	148, // 177: rackfs.meta.v1.Query.client_state:type_name -> rackfs.meta.v1.ClientStateQ
-	149, // 178: rackfs.meta.v1.Query.session_slots:type_name -> rackfs.meta.v1.SessionSlotsQ
-	150, // 179: rackfs.meta.v1.Query.file_opens:type_name -> rackfs.meta.v1.FileOpensQ
-	133, // 180: rackfs.meta.v1.Query.quotas:type_name -> rackfs.meta.v1.QuotasQ
-	143, // 181: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
-	144, // 182: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
-	145, // 183: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
-	146, // 184: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
-	151, // 185: rackfs.meta.v1.Query.clients:type_name -> rackfs.meta.v1.ClientsQ
-	152, // 186: rackfs.meta.v1.Query.client:type_name -> rackfs.meta.v1.ClientQ
-	134, // 187: rackfs.meta.v1.Query.nodes:type_name -> rackfs.meta.v1.NodesQ
-	135, // 188: rackfs.meta.v1.Query.tokens:type_name -> rackfs.meta.v1.TokensQ
-	136, // 189: rackfs.meta.v1.Query.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesQ
-	139, // 190: rackfs.meta.v1.Query.live_blocks:type_name -> rackfs.meta.v1.LiveBlocksQ
-	1,   // 191: rackfs.meta.v1.TestLockQ.type:type_name -> rackfs.meta.v1.LockType
-	154, // 192: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
-	156, // 193: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
-	157, // 194: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
-	159, // 195: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
-	160, // 196: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
-	163, // 197: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
-	168, // 198: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
-	169, // 199: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
-	170, // 200: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	171, // 201: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
-	175, // 202: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
-	164, // 203: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
-	166, // 204: rackfs.meta.v1.QueryResult.get_xattr:type_name -> rackfs.meta.v1.GetXattrR
-	167, // 205: rackfs.meta.v1.QueryResult.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsR
-	71,  // 206: rackfs.meta.v1.QueryResult.lock:type_name -> rackfs.meta.v1.LockResult
-	176, // 207: rackfs.meta.v1.QueryResult.client_state:type_name -> rackfs.meta.v1.ClientStateR
-	179, // 208: rackfs.meta.v1.QueryResult.session_slots:type_name -> rackfs.meta.v1.SessionSlotsR
-	182, // 209: rackfs.meta.v1.QueryResult.clients:type_name -> rackfs.meta.v1.ClientsR
-	181, // 210: rackfs.meta.v1.QueryResult.file_opens:type_name -> rackfs.meta.v1.FileOpensR
-	162, // 211: rackfs.meta.v1.QueryResult.quotas:type_name -> rackfs.meta.v1.QuotasR
-	172, // 212: rackfs.meta.v1.QueryResult.nodes:type_name -> rackfs.meta.v1.NodesR
-	173, // 213: rackfs.meta.v1.QueryResult.tokens:type_name -> rackfs.meta.v1.TokensR
-	174, // 214: rackfs.meta.v1.QueryResult.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesR
-	17,  // 215: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
-	20,  // 216: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
-	17,  // 217: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
-	155, // 218: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
-	17,  // 219: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
-	158, // 220: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
-	161, // 221: rackfs.meta.v1.StatFSR.project:type_name -> rackfs.meta.v1.Quota
-	161, // 222: rackfs.meta.v1.QuotasR.quotas:type_name -> rackfs.meta.v1.Quota
-	7,   // 223: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
-	165, // 224: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
-	80,  // 225: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
-	82,  // 226: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
-	86,  // 227: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
-	103, // 228: rackfs.meta.v1.ClusterMapR.groups:type_name -> rackfs.meta.v1.NodeGroup
-	104, // 229: rackfs.meta.v1.ClusterMapR.reservations:type_name -> rackfs.meta.v1.RackReservation
-	111, // 230: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
-	92,  // 231: rackfs.meta.v1.NodesR.nodes:type_name -> rackfs.meta.v1.Node
-	95,  // 232: rackfs.meta.v1.TokensR.tokens:type_name -> rackfs.meta.v1.Token
-	101, // 233: rackfs.meta.v1.RetiredNodesR.nodes:type_name -> rackfs.meta.v1.RetiredNode
-	113, // 234: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
-	63,  // 235: rackfs.meta.v1.ClientStateR.opens:type_name -> rackfs.meta.v1.ClientOpen
-	177, // 236: rackfs.meta.v1.ClientStateR.locks:type_name -> rackfs.meta.v1.ClientLocks
-	178, // 237: rackfs.meta.v1.ClientLocks.ranges:type_name -> rackfs.meta.v1.LockRange
-	180, // 238: rackfs.meta.v1.SessionSlotsR.slots:type_name -> rackfs.meta.v1.SessionSlot
-	63,  // 239: rackfs.meta.v1.FileOpensR.opens:type_name -> rackfs.meta.v1.ClientOpen
-	183, // 240: rackfs.meta.v1.ClientsR.clients:type_name -> rackfs.meta.v1.ClientSessions
-	116, // 241: rackfs.meta.v1.ClientSessions.client:type_name -> rackfs.meta.v1.ClientRecord
-	117, // 242: rackfs.meta.v1.ClientSessions.sessions:type_name -> rackfs.meta.v1.SessionRecord
-	17,  // 243: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
-	20,  // 244: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
-	187, // 245: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
-	185, // 246: rackfs.meta.v1.InodeRecord.xattrs:type_name -> rackfs.meta.v1.Xattrs
-	0,   // 247: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
-	194, // 248: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
-	14,  // 249: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
-	15,  // 250: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
-	27,  // 251: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
-	13,  // 252: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
-	14,  // 253: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
-	125, // 254: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
-	153, // 255: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
-	8,   // 256: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
-	217, // 257: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
-	220, // 258: rackfs.meta.v1.LevelReply.voters:type_name -> rackfs.meta.v1.VoterLevel
-	9,   // 259: rackfs.meta.v1.WorkTask.kind:type_name -> rackfs.meta.v1.WorkKind
-	223, // 260: rackfs.meta.v1.WorkRequest.tasks:type_name -> rackfs.meta.v1.WorkTask
-	226, // 261: rackfs.meta.v1.WorkReply.grants:type_name -> rackfs.meta.v1.WorkGrant
-	227, // 262: rackfs.meta.v1.WorkReply.pieces:type_name -> rackfs.meta.v1.WorkPiece
-	263, // [263:263] is the sub-list for method output_type
-	263, // [263:263] is the sub-list for method input_type
-	263, // [263:263] is the sub-list for extension type_name
-	263, // [263:263] is the sub-list for extension extendee
-	0,   // [0:263] is the sub-list for field type_name
+	30,  // 10: rackfs.meta.v1.Command.create:type_name -> rackfs.meta.v1.Create
+	32,  // 11: rackfs.meta.v1.Command.link:type_name -> rackfs.meta.v1.Link
+	34,  // 12: rackfs.meta.v1.Command.remove:type_name -> rackfs.meta.v1.Remove
+	36,  // 13: rackfs.meta.v1.Command.rename:type_name -> rackfs.meta.v1.Rename
+	38,  // 14: rackfs.meta.v1.Command.set_attr:type_name -> rackfs.meta.v1.SetAttr
+	43,  // 15: rackfs.meta.v1.Command.acquire_lease:type_name -> rackfs.meta.v1.AcquireLease
+	45,  // 16: rackfs.meta.v1.Command.release_lease:type_name -> rackfs.meta.v1.ReleaseLease
+	46,  // 17: rackfs.meta.v1.Command.commit_data:type_name -> rackfs.meta.v1.CommitData
+	51,  // 18: rackfs.meta.v1.Command.release_orphan:type_name -> rackfs.meta.v1.ReleaseOrphan
+	52,  // 19: rackfs.meta.v1.Command.alloc_blocks:type_name -> rackfs.meta.v1.AllocBlocks
+	54,  // 20: rackfs.meta.v1.Command.reap_blocks:type_name -> rackfs.meta.v1.ReapBlocks
+	57,  // 21: rackfs.meta.v1.Command.return_blocks:type_name -> rackfs.meta.v1.ReturnBlocks
+	58,  // 22: rackfs.meta.v1.Command.rewrite_extents:type_name -> rackfs.meta.v1.RewriteExtents
+	61,  // 23: rackfs.meta.v1.Command.punch_hole:type_name -> rackfs.meta.v1.PunchHole
+	62,  // 24: rackfs.meta.v1.Command.allocate:type_name -> rackfs.meta.v1.Allocate
+	63,  // 25: rackfs.meta.v1.Command.clone_range:type_name -> rackfs.meta.v1.CloneRange
+	40,  // 26: rackfs.meta.v1.Command.set_xattr:type_name -> rackfs.meta.v1.SetXattr
+	41,  // 27: rackfs.meta.v1.Command.remove_xattr:type_name -> rackfs.meta.v1.RemoveXattr
+	67,  // 28: rackfs.meta.v1.Command.open_file:type_name -> rackfs.meta.v1.OpenFile
+	69,  // 29: rackfs.meta.v1.Command.close_files:type_name -> rackfs.meta.v1.CloseFiles
+	72,  // 30: rackfs.meta.v1.Command.set_lock:type_name -> rackfs.meta.v1.SetLock
+	75,  // 31: rackfs.meta.v1.Command.release_clients:type_name -> rackfs.meta.v1.ReleaseClients
+	76,  // 32: rackfs.meta.v1.Command.release_session:type_name -> rackfs.meta.v1.ReleaseSession
+	77,  // 33: rackfs.meta.v1.Command.set_project:type_name -> rackfs.meta.v1.SetProject
+	78,  // 34: rackfs.meta.v1.Command.set_quota:type_name -> rackfs.meta.v1.SetQuota
+	79,  // 35: rackfs.meta.v1.Command.reserve_quota:type_name -> rackfs.meta.v1.ReserveQuota
+	81,  // 36: rackfs.meta.v1.Command.release_quota:type_name -> rackfs.meta.v1.ReleaseQuota
+	83,  // 37: rackfs.meta.v1.Command.put_file_system:type_name -> rackfs.meta.v1.PutFileSystem
+	86,  // 38: rackfs.meta.v1.Command.put_store:type_name -> rackfs.meta.v1.PutStore
+	90,  // 39: rackfs.meta.v1.Command.put_pool:type_name -> rackfs.meta.v1.PutPool
+	115, // 40: rackfs.meta.v1.Command.put_key:type_name -> rackfs.meta.v1.PutKey
+	117, // 41: rackfs.meta.v1.Command.put_nfs_client:type_name -> rackfs.meta.v1.PutNFSClient
+	118, // 42: rackfs.meta.v1.Command.remove_nfs_client:type_name -> rackfs.meta.v1.RemoveNFSClient
+	92,  // 43: rackfs.meta.v1.Command.change_pgs:type_name -> rackfs.meta.v1.ChangePGs
+	94,  // 44: rackfs.meta.v1.Command.replace_store:type_name -> rackfs.meta.v1.ReplaceStore
+	49,  // 45: rackfs.meta.v1.Command.touch:type_name -> rackfs.meta.v1.Touch
+	121, // 46: rackfs.meta.v1.Command.put_client:type_name -> rackfs.meta.v1.PutClient
+	123, // 47: rackfs.meta.v1.Command.remove_client:type_name -> rackfs.meta.v1.RemoveClient
+	126, // 48: rackfs.meta.v1.Command.put_session:type_name -> rackfs.meta.v1.PutSession
+	127, // 49: rackfs.meta.v1.Command.remove_session:type_name -> rackfs.meta.v1.RemoveSession
+	124, // 50: rackfs.meta.v1.Command.take_clients:type_name -> rackfs.meta.v1.TakeClients
+	125, // 51: rackfs.meta.v1.Command.forget_clients:type_name -> rackfs.meta.v1.ForgetClients
+	96,  // 52: rackfs.meta.v1.Command.put_node:type_name -> rackfs.meta.v1.PutNode
+	97,  // 53: rackfs.meta.v1.Command.remove_node:type_name -> rackfs.meta.v1.RemoveNode
+	99,  // 54: rackfs.meta.v1.Command.put_token:type_name -> rackfs.meta.v1.PutToken
+	100, // 55: rackfs.meta.v1.Command.join_node:type_name -> rackfs.meta.v1.JoinNode
+	108, // 56: rackfs.meta.v1.Command.put_group:type_name -> rackfs.meta.v1.PutGroup
+	110, // 57: rackfs.meta.v1.Command.remove_group:type_name -> rackfs.meta.v1.RemoveGroup
+	111, // 58: rackfs.meta.v1.Command.reserve_racks:type_name -> rackfs.meta.v1.ReserveRacks
+	112, // 59: rackfs.meta.v1.Command.set_node_group:type_name -> rackfs.meta.v1.SetNodeGroup
+	91,  // 60: rackfs.meta.v1.Command.remove_pool:type_name -> rackfs.meta.v1.RemovePool
+	84,  // 61: rackfs.meta.v1.Command.remove_file_system:type_name -> rackfs.meta.v1.RemoveFileSystem
+	102, // 62: rackfs.meta.v1.Command.set_node_state:type_name -> rackfs.meta.v1.SetNodeState
+	103, // 63: rackfs.meta.v1.Command.retire_node:type_name -> rackfs.meta.v1.RetireNode
+	105, // 64: rackfs.meta.v1.Command.retire_stores:type_name -> rackfs.meta.v1.RetireStores
+	113, // 65: rackfs.meta.v1.Command.allow_deletion:type_name -> rackfs.meta.v1.AllowDeletion
+	28,  // 66: rackfs.meta.v1.Command.delete_namespace:type_name -> rackfs.meta.v1.DeleteNamespace
+	29,  // 67: rackfs.meta.v1.Command.limit_namespace:type_name -> rackfs.meta.v1.LimitNamespace
+	22,  // 68: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
+	31,  // 69: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
+	33,  // 70: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
+	35,  // 71: rackfs.meta.v1.Result.remove:type_name -> rackfs.meta.v1.RemoveResult
+	37,  // 72: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
+	39,  // 73: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
+	44,  // 74: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
+	48,  // 75: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
+	53,  // 76: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
+	26,  // 77: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
+	55,  // 78: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
+	60,  // 79: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
+	68,  // 80: rackfs.meta.v1.Result.open:type_name -> rackfs.meta.v1.OpenResult
+	73,  // 81: rackfs.meta.v1.Result.lock:type_name -> rackfs.meta.v1.LockResult
+	122, // 82: rackfs.meta.v1.Result.clients:type_name -> rackfs.meta.v1.ClientsResult
+	175, // 83: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	64,  // 84: rackfs.meta.v1.Result.range:type_name -> rackfs.meta.v1.RangeResult
+	42,  // 85: rackfs.meta.v1.Result.xattr:type_name -> rackfs.meta.v1.XattrResult
+	80,  // 86: rackfs.meta.v1.Result.reserve:type_name -> rackfs.meta.v1.ReserveResult
+	101, // 87: rackfs.meta.v1.Result.node:type_name -> rackfs.meta.v1.NodeResult
+	109, // 88: rackfs.meta.v1.Result.group:type_name -> rackfs.meta.v1.GroupResult
+	15,  // 89: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
+	15,  // 90: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
+	15,  // 91: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
+	15,  // 92: rackfs.meta.v1.Attr.btime:type_name -> rackfs.meta.v1.Time
+	15,  // 93: rackfs.meta.v1.AttrSet.atime:type_name -> rackfs.meta.v1.Time
+	15,  // 94: rackfs.meta.v1.AttrSet.mtime:type_name -> rackfs.meta.v1.Time
+	15,  // 95: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
+	0,   // 96: rackfs.meta.v1.RegisterOrigin.kind:type_name -> rackfs.meta.v1.OriginKind
+	18,  // 97: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
+	65,  // 98: rackfs.meta.v1.Create.share:type_name -> rackfs.meta.v1.ClientOpen
+	17,  // 99: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 100: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
+	20,  // 101: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
+	66,  // 102: rackfs.meta.v1.CreateResult.denied:type_name -> rackfs.meta.v1.ShareDenied
+	17,  // 103: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 104: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
+	65,  // 105: rackfs.meta.v1.Remove.keep_open:type_name -> rackfs.meta.v1.ClientOpen
+	19,  // 106: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
+	65,  // 107: rackfs.meta.v1.Rename.keep_open:type_name -> rackfs.meta.v1.ClientOpen
+	19,  // 108: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
+	19,  // 109: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
+	18,  // 110: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
+	17,  // 111: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
+	20,  // 112: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
+	17,  // 113: rackfs.meta.v1.XattrResult.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 114: rackfs.meta.v1.XattrResult.change:type_name -> rackfs.meta.v1.DirChange
+	17,  // 115: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
+	20,  // 116: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
+	47,  // 117: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
+	15,  // 118: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
+	17,  // 119: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
+	20,  // 120: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
+	50,  // 121: rackfs.meta.v1.Touch.touched:type_name -> rackfs.meta.v1.Touched
+	15,  // 122: rackfs.meta.v1.Touched.atime:type_name -> rackfs.meta.v1.Time
+	56,  // 123: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
+	59,  // 124: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
+	17,  // 125: rackfs.meta.v1.RangeResult.attr:type_name -> rackfs.meta.v1.Attr
+	20,  // 126: rackfs.meta.v1.RangeResult.lease:type_name -> rackfs.meta.v1.Lease
+	65,  // 127: rackfs.meta.v1.OpenFile.share:type_name -> rackfs.meta.v1.ClientOpen
+	17,  // 128: rackfs.meta.v1.OpenResult.attr:type_name -> rackfs.meta.v1.Attr
+	20,  // 129: rackfs.meta.v1.OpenResult.lease:type_name -> rackfs.meta.v1.Lease
+	66,  // 130: rackfs.meta.v1.OpenResult.denied:type_name -> rackfs.meta.v1.ShareDenied
+	70,  // 131: rackfs.meta.v1.CloseFiles.files:type_name -> rackfs.meta.v1.FileClose
+	71,  // 132: rackfs.meta.v1.FileClose.locks:type_name -> rackfs.meta.v1.LockOwner
+	1,   // 133: rackfs.meta.v1.SetLock.type:type_name -> rackfs.meta.v1.LockType
+	74,  // 134: rackfs.meta.v1.LockResult.denied:type_name -> rackfs.meta.v1.LockDenied
+	1,   // 135: rackfs.meta.v1.LockDenied.type:type_name -> rackfs.meta.v1.LockType
+	2,   // 136: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
+	15,  // 137: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
+	15,  // 138: rackfs.meta.v1.FileSystem.deleted:type_name -> rackfs.meta.v1.Time
+	15,  // 139: rackfs.meta.v1.FileSystem.purge_after:type_name -> rackfs.meta.v1.Time
+	82,  // 140: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
+	2,   // 141: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
+	3,   // 142: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
+	85,  // 143: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
+	87,  // 144: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
+	4,   // 145: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
+	88,  // 146: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
+	89,  // 147: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
+	93,  // 148: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
+	88,  // 149: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
+	85,  // 150: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
+	5,   // 151: rackfs.meta.v1.Node.state:type_name -> rackfs.meta.v1.NodeState
+	95,  // 152: rackfs.meta.v1.PutNode.node:type_name -> rackfs.meta.v1.Node
+	15,  // 153: rackfs.meta.v1.Token.expires:type_name -> rackfs.meta.v1.Time
+	98,  // 154: rackfs.meta.v1.PutToken.token:type_name -> rackfs.meta.v1.Token
+	95,  // 155: rackfs.meta.v1.JoinNode.node:type_name -> rackfs.meta.v1.Node
+	95,  // 156: rackfs.meta.v1.NodeResult.node:type_name -> rackfs.meta.v1.Node
+	5,   // 157: rackfs.meta.v1.SetNodeState.state:type_name -> rackfs.meta.v1.NodeState
+	15,  // 158: rackfs.meta.v1.RetiredNode.removed:type_name -> rackfs.meta.v1.Time
+	15,  // 159: rackfs.meta.v1.NodeGroup.created:type_name -> rackfs.meta.v1.Time
+	15,  // 160: rackfs.meta.v1.RackReservation.since:type_name -> rackfs.meta.v1.Time
+	106, // 161: rackfs.meta.v1.GroupResult.group:type_name -> rackfs.meta.v1.NodeGroup
+	114, // 162: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
+	116, // 163: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
+	6,   // 164: rackfs.meta.v1.ClientRecord.state:type_name -> rackfs.meta.v1.ClientState
+	119, // 165: rackfs.meta.v1.PutClient.client:type_name -> rackfs.meta.v1.ClientRecord
+	120, // 166: rackfs.meta.v1.PutSession.session:type_name -> rackfs.meta.v1.SessionRecord
+	119, // 167: rackfs.meta.v1.PutSession.client:type_name -> rackfs.meta.v1.ClientRecord
+	16,  // 168: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
+	129, // 169: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
+	130, // 170: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
+	131, // 171: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
+	132, // 172: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
+	133, // 173: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
+	134, // 174: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
+	135, // 175: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
+	140, // 176: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
+	145, // 177: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
+	141, // 178: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
+	143, // 179: rackfs.meta.v1.Query.get_xattr:type_name -> rackfs.meta.v1.GetXattrQ
+	144, // 180: rackfs.meta.v1.Query.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsQ
+	151, // 181: rackfs.meta.v1.Query.test_lock:type_name -> rackfs.meta.v1.TestLockQ
+	152, // 182: rackfs.meta.v1.Query.client_state:type_name -> rackfs.meta.v1.ClientStateQ
+	153, // 183: rackfs.meta.v1.Query.session_slots:type_name -> rackfs.meta.v1.SessionSlotsQ
+	154, // 184: rackfs.meta.v1.Query.file_opens:type_name -> rackfs.meta.v1.FileOpensQ
+	136, // 185: rackfs.meta.v1.Query.quotas:type_name -> rackfs.meta.v1.QuotasQ
+	146, // 186: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
+	148, // 187: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
+	149, // 188: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
+	150, // 189: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
+	155, // 190: rackfs.meta.v1.Query.clients:type_name -> rackfs.meta.v1.ClientsQ
+	156, // 191: rackfs.meta.v1.Query.client:type_name -> rackfs.meta.v1.ClientQ
+	137, // 192: rackfs.meta.v1.Query.nodes:type_name -> rackfs.meta.v1.NodesQ
+	138, // 193: rackfs.meta.v1.Query.tokens:type_name -> rackfs.meta.v1.TokensQ
+	147, // 194: rackfs.meta.v1.Query.namespace:type_name -> rackfs.meta.v1.NamespaceQ
+	139, // 195: rackfs.meta.v1.Query.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesQ
+	142, // 196: rackfs.meta.v1.Query.live_blocks:type_name -> rackfs.meta.v1.LiveBlocksQ
+	1,   // 197: rackfs.meta.v1.TestLockQ.type:type_name -> rackfs.meta.v1.LockType
+	158, // 198: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
+	160, // 199: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
+	161, // 200: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
+	163, // 201: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
+	164, // 202: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
+	167, // 203: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
+	172, // 204: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
+	173, // 205: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
+	175, // 206: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	176, // 207: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
+	180, // 208: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
+	168, // 209: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
+	170, // 210: rackfs.meta.v1.QueryResult.get_xattr:type_name -> rackfs.meta.v1.GetXattrR
+	171, // 211: rackfs.meta.v1.QueryResult.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsR
+	73,  // 212: rackfs.meta.v1.QueryResult.lock:type_name -> rackfs.meta.v1.LockResult
+	181, // 213: rackfs.meta.v1.QueryResult.client_state:type_name -> rackfs.meta.v1.ClientStateR
+	184, // 214: rackfs.meta.v1.QueryResult.session_slots:type_name -> rackfs.meta.v1.SessionSlotsR
+	187, // 215: rackfs.meta.v1.QueryResult.clients:type_name -> rackfs.meta.v1.ClientsR
+	186, // 216: rackfs.meta.v1.QueryResult.file_opens:type_name -> rackfs.meta.v1.FileOpensR
+	166, // 217: rackfs.meta.v1.QueryResult.quotas:type_name -> rackfs.meta.v1.QuotasR
+	177, // 218: rackfs.meta.v1.QueryResult.nodes:type_name -> rackfs.meta.v1.NodesR
+	178, // 219: rackfs.meta.v1.QueryResult.tokens:type_name -> rackfs.meta.v1.TokensR
+	174, // 220: rackfs.meta.v1.QueryResult.namespace:type_name -> rackfs.meta.v1.NamespaceR
+	179, // 221: rackfs.meta.v1.QueryResult.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesR
+	17,  // 222: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
+	20,  // 223: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
+	17,  // 224: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
+	159, // 225: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
+	17,  // 226: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
+	162, // 227: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
+	165, // 228: rackfs.meta.v1.StatFSR.project:type_name -> rackfs.meta.v1.Quota
+	165, // 229: rackfs.meta.v1.QuotasR.quotas:type_name -> rackfs.meta.v1.Quota
+	7,   // 230: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
+	169, // 231: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
+	82,  // 232: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
+	85,  // 233: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
+	89,  // 234: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
+	106, // 235: rackfs.meta.v1.ClusterMapR.groups:type_name -> rackfs.meta.v1.NodeGroup
+	107, // 236: rackfs.meta.v1.ClusterMapR.reservations:type_name -> rackfs.meta.v1.RackReservation
+	114, // 237: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
+	95,  // 238: rackfs.meta.v1.NodesR.nodes:type_name -> rackfs.meta.v1.Node
+	98,  // 239: rackfs.meta.v1.TokensR.tokens:type_name -> rackfs.meta.v1.Token
+	104, // 240: rackfs.meta.v1.RetiredNodesR.nodes:type_name -> rackfs.meta.v1.RetiredNode
+	116, // 241: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
+	65,  // 242: rackfs.meta.v1.ClientStateR.opens:type_name -> rackfs.meta.v1.ClientOpen
+	182, // 243: rackfs.meta.v1.ClientStateR.locks:type_name -> rackfs.meta.v1.ClientLocks
+	183, // 244: rackfs.meta.v1.ClientLocks.ranges:type_name -> rackfs.meta.v1.LockRange
+	185, // 245: rackfs.meta.v1.SessionSlotsR.slots:type_name -> rackfs.meta.v1.SessionSlot
+	65,  // 246: rackfs.meta.v1.FileOpensR.opens:type_name -> rackfs.meta.v1.ClientOpen
+	188, // 247: rackfs.meta.v1.ClientsR.clients:type_name -> rackfs.meta.v1.ClientSessions
+	119, // 248: rackfs.meta.v1.ClientSessions.client:type_name -> rackfs.meta.v1.ClientRecord
+	120, // 249: rackfs.meta.v1.ClientSessions.sessions:type_name -> rackfs.meta.v1.SessionRecord
+	17,  // 250: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
+	20,  // 251: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
+	192, // 252: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
+	190, // 253: rackfs.meta.v1.InodeRecord.xattrs:type_name -> rackfs.meta.v1.Xattrs
+	0,   // 254: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
+	199, // 255: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
+	14,  // 256: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
+	15,  // 257: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
+	27,  // 258: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
+	13,  // 259: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
+	14,  // 260: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
+	128, // 261: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
+	157, // 262: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
+	8,   // 263: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
+	223, // 264: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
+	226, // 265: rackfs.meta.v1.LevelReply.voters:type_name -> rackfs.meta.v1.VoterLevel
+	9,   // 266: rackfs.meta.v1.WorkTask.kind:type_name -> rackfs.meta.v1.WorkKind
+	229, // 267: rackfs.meta.v1.WorkRequest.tasks:type_name -> rackfs.meta.v1.WorkTask
+	232, // 268: rackfs.meta.v1.WorkReply.grants:type_name -> rackfs.meta.v1.WorkGrant
+	233, // 269: rackfs.meta.v1.WorkReply.pieces:type_name -> rackfs.meta.v1.WorkPiece
+	270, // [270:270] is the sub-list for method output_type
+	270, // [270:270] is the sub-list for method input_type
+	270, // [270:270] is the sub-list for extension type_name
+	270, // [270:270] is the sub-list for extension extendee
+	0,   // [0:270] is the sub-list for field type_name
 }
 
 func init() { file_meta_proto_init() }
@@ -18600,10 +19223,13 @@ func file_meta_proto_init() {
 		(*Command_ReserveRacks)(nil),
 		(*Command_SetNodeGroup)(nil),
 		(*Command_RemovePool)(nil),
+		(*Command_RemoveFileSystem)(nil),
 		(*Command_SetNodeState)(nil),
 		(*Command_RetireNode)(nil),
 		(*Command_RetireStores)(nil),
 		(*Command_AllowDeletion)(nil),
+		(*Command_DeleteNamespace)(nil),
+		(*Command_LimitNamespace)(nil),
 	}
 	file_meta_proto_msgTypes[4].OneofWrappers = []any{
 		(*Result_Origin)(nil),
@@ -18629,7 +19255,7 @@ func file_meta_proto_init() {
 		(*Result_Group)(nil),
 	}
 	file_meta_proto_msgTypes[8].OneofWrappers = []any{}
-	file_meta_proto_msgTypes[115].OneofWrappers = []any{
+	file_meta_proto_msgTypes[118].OneofWrappers = []any{
 		(*Query_GetAttr)(nil),
 		(*Query_Lookup)(nil),
 		(*Query_Parent)(nil),
@@ -18655,10 +19281,11 @@ func file_meta_proto_init() {
 		(*Query_Client)(nil),
 		(*Query_Nodes)(nil),
 		(*Query_Tokens)(nil),
+		(*Query_Namespace)(nil),
 		(*Query_RetiredNodes)(nil),
 		(*Query_LiveBlocks)(nil),
 	}
-	file_meta_proto_msgTypes[143].OneofWrappers = []any{
+	file_meta_proto_msgTypes[147].OneofWrappers = []any{
 		(*QueryResult_Attr)(nil),
 		(*QueryResult_ReadDir)(nil),
 		(*QueryResult_ReadLink)(nil),
@@ -18681,6 +19308,7 @@ func file_meta_proto_init() {
 		(*QueryResult_Quotas)(nil),
 		(*QueryResult_Nodes)(nil),
 		(*QueryResult_Tokens)(nil),
+		(*QueryResult_Namespace)(nil),
 		(*QueryResult_RetiredNodes)(nil),
 	}
 	type x struct{}
@@ -18689,7 +19317,7 @@ func file_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
 			NumEnums:      10,
-			NumMessages:   218,
+			NumMessages:   224,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
