@@ -33,6 +33,23 @@ func (p Profile) String() string { return fmt.Sprintf("%d+%d", p.K, p.M) }
 // Width is the number of slots, and of failure domains a pool needs at least.
 func (p Profile) Width() int { return p.K + p.M }
 
+// ProfileFor is the profile of a pool with n failure domains, if nobody says another.
+func ProfileFor(n int) Profile {
+	switch {
+	case n >= 6:
+		return Profile{K: 4, M: 2}
+	case n == 5:
+		return Profile{K: 3, M: 2}
+	case n == 4:
+		return Profile{K: 2, M: 2}
+	case n == 3:
+		return Profile{K: 2, M: 1}
+	case n == 2:
+		return Profile{K: 1, M: 1}
+	}
+	return Profile{K: 1, M: 0}
+}
+
 // ParseProfile reads "K+M", such as "4+2".
 func ParseProfile(s string) (Profile, error) {
 	ks, ms, ok := strings.Cut(s, "+")

@@ -76,7 +76,7 @@ func layout(o InitOptions, disks int) (Layout, error) {
 		}
 		if n := have[l.Domain]; n < p.Width() {
 			return bad("profile %v needs %d failure domains, one for each of %d data and %d parity shards, and %d node(s) with %d disk(s) each are %d of --domain %s: "+
-				"say with --nodes how many nodes like this one there will be, or choose a smaller profile, such as %v", p, p.Width(), p.K, p.M, nodes, disks, n, l.Domain, profileFor(n))
+				"say with --nodes how many nodes like this one there will be, or choose a smaller profile, such as %v", p, p.Width(), p.K, p.M, nodes, disks, n, l.Domain, placement.ProfileFor(n))
 		}
 		return l, nil
 	}
@@ -86,25 +86,8 @@ func layout(o InitOptions, disks int) (Layout, error) {
 			l.Domain = "node"
 		}
 	}
-	l.Profile = profileFor(have[l.Domain])
+	l.Profile = placement.ProfileFor(have[l.Domain])
 	return l, nil
-}
-
-// profileFor is the profile of a pool with n failure domains.
-func profileFor(n int) placement.Profile {
-	switch {
-	case n >= 6:
-		return placement.Profile{K: 4, M: 2}
-	case n == 5:
-		return placement.Profile{K: 3, M: 2}
-	case n == 4:
-		return placement.Profile{K: 2, M: 2}
-	case n == 3:
-		return placement.Profile{K: 2, M: 1}
-	case n == 2:
-		return placement.Profile{K: 1, M: 1}
-	}
-	return placement.Profile{K: 1, M: 0}
 }
 
 // loss says what a layout survives.
