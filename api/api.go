@@ -33,7 +33,9 @@ type Options struct {
 	Release string // of the software
 	// Maintenance is nil where there is no voter.
 	Maintenance Maintenance
-	Logger      *slog.Logger
+	// Gateways, if set, are addresses of gateways that shard 0 does not know of: those of `rackfs dev`.
+	Gateways func() []string
+	Logger   *slog.Logger
 }
 
 // API serves HTTP requests.

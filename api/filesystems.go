@@ -3,9 +3,13 @@ package api
 import (
 	"context"
 	"net/http"
-	"strings"
+	"net/url"
+	"slices"
+	"strconv"
 	"time"
 
+	"github.com/rackfs/rackfs/internal/filesystem"
+	"github.com/rackfs/rackfs/placement"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 )
 
@@ -15,9 +19,29 @@ type FileSystem struct {
 	Name      string    `json:"name"`
 	Workspace string    `json:"workspace"`
 	Kind      string    `json:"kind" enum:"shared,group,local"`
+	Group     string    `json:"group,omitempty" doc:"Node group whose nodes hold the data and whose gateways serve it, of kinds group and local"`
 	State     string    `json:"state" enum:"creating,active,deleted,purging"`
+	Path      string    `json:"path" doc:"Under which gateways export it"`
 	Pool      uint32    `json:"pool" doc:"Id of the pool that holds its data; 0 for kind local"`
+	Profile   string    `json:"profile,omitempty" doc:"Data and parity shards of its blocks"`
 	Created   time.Time `json:"created"`
+	FileSystemSettings
+	// Of a deleted one.
+	Deleted    time.Time `json:"deleted,omitzero"`
+	PurgeAfter time.Time `json:"purge_after,omitzero" doc:"Until then it can be brought back; after that it ends when the cluster has watched it for as long as it was to be kept"`
+	// Of one that was asked for by name and is active.
+	UsedBytes  uint64 `json:"used_bytes,omitempty" doc:"Before coding"`
+	UsedInodes uint64 `json:"used_inodes,omitempty"`
+	// Of one that was asked for by name.
+	Gateways []string `json:"gateways,omitempty" doc:"Addresses, host:port, of the NFS servers that export it when it is active"`
+}
+
+// FileSystemSettings are what can be changed of a file system.
+type FileSystemSettings struct {
+	QuotaBytes  uint64   `json:"quota_bytes,omitempty" doc:"Before coding; 0: no limit"`
+	QuotaInodes uint64   `json:"quota_inodes,omitempty" doc:"0: no limit"`
+	Allow       []string `json:"allow,omitempty" doc:"Networks that may mount; none: those that the gateways allow"`
+	ReadOnly    bool     `json:"read_only,omitempty"`
 }
 
 // FileSystems is the answer to a list.
@@ -25,30 +49,232 @@ type FileSystems struct {
 	FileSystems []FileSystem `json:"file_systems"`
 }
 
+// NewFileSystem says what a file system is to be.
+type NewFileSystem struct {
+	Name      string `json:"name"`
+	Workspace string `json:"workspace,omitempty" doc:"Default: default"`
+	Kind      string `json:"kind,omitempty" doc:"shared, group or local; default: shared"`
+	Group     string `json:"group,omitempty" doc:"Node group, of kinds group and local"`
+	Profile   string `json:"profile,omitempty" doc:"Such as 4+2; default: that of the group's first pool"`
+	Domain    string `json:"domain,omitempty" doc:"Failure domain of a new pool: disk, node, rack or zone; default: the widest that there are enough of"`
+	FileSystemSettings
+}
+
+// FileSystemChange says what is to be another of a file system; what is absent stays.
+type FileSystemChange struct {
+	QuotaBytes  *uint64   `json:"quota_bytes,omitempty"`
+	QuotaInodes *uint64   `json:"quota_inodes,omitempty"`
+	Allow       *[]string `json:"allow,omitempty"`
+	ReadOnly    *bool     `json:"read_only,omitempty"`
+}
+
 type fileSystemsOutput struct{ Body FileSystems }
+
+type fileSystemOutput struct{ Body FileSystem }
+
+type fileSystemInput struct {
+	Workspace string `path:"workspace"`
+	Name      string `path:"name"`
+}
 
 func (a *API) fileSystems() {
 	handle(a, "GET /filesystems", "list-filesystems", "List the file systems", a.listFileSystems)
+	handle(a, "POST /filesystems", "create-filesystem", "Create a file system", a.createFileSystem)
+	const one = "/filesystems/{workspace}/{name}"
+	handle(a, "GET "+one, "show-filesystem", "Show a file system and what it uses", a.showFileSystem)
+	handle(a, "PATCH "+one, "change-filesystem", "Change limits and access of a file system", a.changeFileSystem)
+	handle(a, "DELETE "+one, "delete-filesystem", "Stop serving a file system, and end it after a while", a.deleteFileSystem)
+	handle(a, "POST "+one+"/undelete", "undelete-filesystem", "Bring a deleted file system back", a.undeleteFileSystem)
 }
 
 func (a *API) listFileSystems(ctx context.Context, _ *struct{}) (*fileSystemsOutput, error) {
-	r, err := a.cluster(ctx, &metapb.Query{Q: &metapb.Query_FileSystems{FileSystems: &metapb.FileSystemsQ{}}})
+	list, err := filesystem.List(ctx, a.opt.Meta)
+	if err != nil {
+		return nil, err
+	}
+	profiles, err := a.profiles(ctx)
 	if err != nil {
 		return nil, err
 	}
 	out := &fileSystemsOutput{Body: FileSystems{FileSystems: []FileSystem{}}}
-	for _, fs := range r.GetFileSystems().GetFileSystems() {
-		out.Body.FileSystems = append(out.Body.FileSystems, FileSystem{
-			ID: fs.Id, Name: fs.Name, Workspace: fs.Workspace, Kind: fs.Kind, Pool: fs.Pool,
-			State:   strings.ToLower(strings.TrimPrefix(fs.State.String(), "FS_")),
-			Created: time.Unix(fs.GetCreated().GetSec(), int64(fs.GetCreated().GetNsec())).UTC(),
-		})
+	for _, fs := range list.GetFileSystems() {
+		out.Body.FileSystems = append(out.Body.FileSystems, fileSystemOf(fs, profiles))
 	}
 	return out, nil
+}
+
+// profiles are those of the pools, by id.
+func (a *API) profiles(ctx context.Context) (map[uint32]string, error) {
+	r, err := a.cluster(ctx, &metapb.Query{Q: &metapb.Query_ClusterMap{ClusterMap: &metapb.ClusterMapQ{}}})
+	if err != nil {
+		return nil, err
+	}
+	out := map[uint32]string{}
+	for _, p := range r.GetClusterMap().GetPools() {
+		out[p.Id] = placement.Profile{K: int(p.K), M: int(p.M)}.String()
+	}
+	return out, nil
+}
+
+func fileSystemOf(fs *metapb.FileSystem, profiles map[uint32]string) FileSystem {
+	out := FileSystem{
+		ID: fs.Id, Name: fs.Name, Workspace: fs.Workspace, Kind: fs.Kind, Group: fs.Group, Pool: fs.Pool, Profile: profiles[fs.Pool],
+		State: filesystem.StateName(fs.State), Path: filesystem.Path(fs), Created: instant(fs.Created),
+		FileSystemSettings: FileSystemSettings{QuotaBytes: fs.QuotaBytes, QuotaInodes: fs.QuotaInodes, Allow: fs.Allow, ReadOnly: fs.ReadOnly},
+	}
+	if fs.Deleted != nil {
+		out.Deleted, out.PurgeAfter = instant(fs.Deleted), instant(fs.PurgeAfter)
+	}
+	return out
+}
+
+func instant(t *metapb.Time) time.Time {
+	return time.Unix(t.GetSec(), int64(t.GetNsec())).UTC()
+}
+
+// fileSystem is the answer about one file system, with what it uses.
+func (a *API) fileSystem(ctx context.Context, fs *metapb.FileSystem) (*fileSystemOutput, error) {
+	profiles, err := a.profiles(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := &fileSystemOutput{Body: fileSystemOf(fs, profiles)}
+	use, err := filesystem.Usage(ctx, a.opt.Meta, fs)
+	if err != nil {
+		return nil, err
+	}
+	out.Body.UsedBytes, out.Body.UsedInodes = use.GetUsedBytes(), use.GetUsedInodes()
+	if out.Body.Gateways, err = a.gateways(ctx, fs.Group); err != nil {
+		return nil, err
+	}
+	if fs.Version == 0 { // limits that were set without a record of them
+		out.Body.QuotaBytes, out.Body.QuotaInodes = use.GetLimitBytes(), use.GetLimitInodes()
+	}
+	return out, nil
+}
+
+// gateways are the addresses of the gateways in a node group.
+func (a *API) gateways(ctx context.Context, group string) (out []string, err error) {
+	if a.opt.Gateways != nil && group == "" {
+		out = a.opt.Gateways()
+	}
+	r, err := a.cluster(ctx, &metapb.Query{Q: &metapb.Query_Nodes{Nodes: &metapb.NodesQ{}}})
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range r.GetNodes().GetNodes() {
+		if n.Nfs != "" && n.Group == group && slices.Contains(n.Roles, "gateway") {
+			out = append(out, n.Nfs)
+		}
+	}
+	return out, nil
+}
+
+func (a *API) createFileSystem(ctx context.Context, in *struct{ Body NewFileSystem }) (*fileSystemOutput, error) {
+	b := &in.Body
+	fs, err := filesystem.Create(ctx, a.opt.Meta, filesystem.ClusterPools{Meta: a.opt.Meta}, filesystem.Request{
+		Name: b.Name, Workspace: b.Workspace, Kind: b.Kind, Group: b.Group, Profile: b.Profile, Domain: b.Domain,
+		Settings: filesystem.Settings{QuotaBytes: b.QuotaBytes, QuotaInodes: b.QuotaInodes, Allow: b.Allow, ReadOnly: b.ReadOnly},
+	}, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	return a.fileSystem(ctx, fs)
+}
+
+func (a *API) showFileSystem(ctx context.Context, in *fileSystemInput) (*fileSystemOutput, error) {
+	fs, err := filesystem.Find(ctx, a.opt.Meta, in.Workspace, in.Name)
+	if err != nil {
+		return nil, err
+	}
+	return a.fileSystem(ctx, fs)
+}
+
+func (a *API) changeFileSystem(ctx context.Context, in *struct {
+	Workspace string `path:"workspace"`
+	Name      string `path:"name"`
+	Body      FileSystemChange
+}) (*fileSystemOutput, error) {
+	fs, err := filesystem.Change(ctx, a.opt.Meta, in.Workspace, in.Name, func(s *filesystem.Settings) error {
+		set(&s.QuotaBytes, in.Body.QuotaBytes)
+		set(&s.QuotaInodes, in.Body.QuotaInodes)
+		set(&s.Allow, in.Body.Allow)
+		set(&s.ReadOnly, in.Body.ReadOnly)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return a.fileSystem(ctx, fs)
+}
+
+func set[T any](to *T, from *T) {
+	if from != nil {
+		*to = *from
+	}
+}
+
+func (a *API) deleteFileSystem(ctx context.Context, in *struct {
+	Workspace   string `path:"workspace"`
+	Name        string `path:"name"`
+	KeepSeconds uint64 `query:"keep_seconds" default:"604800" maximum:"315360000" doc:"For how long it can be brought back"`
+}) (*fileSystemOutput, error) {
+	fs, err := filesystem.Delete(ctx, a.opt.Meta, in.Workspace, in.Name, time.Duration(in.KeepSeconds)*time.Second, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	return &fileSystemOutput{Body: fileSystemOf(fs, nil)}, nil
+}
+
+func (a *API) undeleteFileSystem(ctx context.Context, in *fileSystemInput) (*fileSystemOutput, error) {
+	fs, err := filesystem.Undelete(ctx, a.opt.Meta, in.Workspace, in.Name)
+	if err != nil {
+		return nil, err
+	}
+	return a.fileSystem(ctx, fs)
 }
 
 // FileSystems lists the file systems.
 func (c *Client) FileSystems(ctx context.Context) ([]FileSystem, error) {
 	var out FileSystems
-	return out.FileSystems, c.call(ctx, http.MethodGet, "/filesystems", nil, &out)
+	err := c.call(ctx, http.MethodGet, "/filesystems", nil, &out)
+	return out.FileSystems, err
+}
+
+func fileSystemPath(workspace, name string) string {
+	if workspace == "" {
+		workspace = filesystem.DefaultWorkspace
+	}
+	return "/filesystems/" + url.PathEscape(workspace) + "/" + url.PathEscape(name)
+}
+
+// CreateFileSystem creates one.
+func (c *Client) CreateFileSystem(ctx context.Context, n NewFileSystem) (out FileSystem, err error) {
+	err = c.call(ctx, http.MethodPost, "/filesystems", n, &out)
+	return out, err
+}
+
+// FileSystem shows one.
+func (c *Client) FileSystem(ctx context.Context, workspace, name string) (out FileSystem, err error) {
+	err = c.call(ctx, http.MethodGet, fileSystemPath(workspace, name), nil, &out)
+	return out, err
+}
+
+// ChangeFileSystem changes one.
+func (c *Client) ChangeFileSystem(ctx context.Context, workspace, name string, ch FileSystemChange) (out FileSystem, err error) {
+	err = c.call(ctx, http.MethodPatch, fileSystemPath(workspace, name), ch, &out)
+	return out, err
+}
+
+// DeleteFileSystem deletes one; it can be brought back for as long as keep.
+func (c *Client) DeleteFileSystem(ctx context.Context, workspace, name string, keep time.Duration) (out FileSystem, err error) {
+	seconds := strconv.FormatInt(int64((keep+time.Second-1)/time.Second), 10)
+	err = c.call(ctx, http.MethodDelete, fileSystemPath(workspace, name)+"?keep_seconds="+seconds, nil, &out)
+	return out, err
+}
+
+// UndeleteFileSystem brings a deleted one back.
+func (c *Client) UndeleteFileSystem(ctx context.Context, workspace, name string) (out FileSystem, err error) {
+	err = c.call(ctx, http.MethodPost, fileSystemPath(workspace, name)+"/undelete", nil, &out)
+	return out, err
 }

@@ -41,12 +41,11 @@ func (r *foldRig) later(d time.Duration) { r.ahead.Add(int64(d)) }
 func (r *foldRig) folder(age time.Duration) *rewrite.Rewriter { return r.folderTo(age, r.blocks) }
 
 func (r *foldRig) folderTo(age time.Duration, to volume.Blocks) *rewrite.Rewriter {
+	volumes := []rewrite.Folded{{Volume: r.volume(), Shard: testShard, FS: testFS, Blocks: to}}
 	return rewrite.New(rewrite.Config{
 		Name: "fold", Meta: r.gw, BytesPerSecond: math.MaxInt64, Interval: time.Millisecond, IdleMax: time.Millisecond,
 		Logger: slog.New(slog.DiscardHandler),
-		Source: &rewrite.Folding{Age: age, Logger: slog.New(slog.DiscardHandler), Volumes: []rewrite.Folded{{
-			Volume: r.volume(), Shard: testShard, FS: testFS, Blocks: to,
-		}}},
+		Source: &rewrite.Folding{Age: age, Logger: slog.New(slog.DiscardHandler), Volumes: func() []rewrite.Folded { return volumes }},
 	})
 }
 

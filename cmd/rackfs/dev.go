@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/rackfs/rackfs/internal/devcluster"
+	"github.com/rackfs/rackfs/internal/filesystem"
 )
 
 // stopTimeout bounds a clean stop; what is not done then is as after a crash,
@@ -35,7 +36,7 @@ keeps everything in the data directory. SIGTERM or Ctrl-C stops it.`,
 				return fmt.Errorf("--log-level: %w", err)
 			}
 			for _, s := range allow {
-				p, err := devcluster.ParseNetwork(s)
+				p, err := filesystem.ParseNetwork(s)
 				if err != nil {
 					return fmt.Errorf("--allow %q: %w; write a network such as 10.1.0.0/16, or an address", s, err)
 				}

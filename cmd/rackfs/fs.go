@@ -3,17 +3,101 @@ package main
 import (
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/rackfs/rackfs/api"
+	"github.com/rackfs/rackfs/internal/filesystem"
 )
 
 func newFSCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "fs", Short: "Look after file systems"}
-	cmd.AddCommand(newFSListCommand())
+	cmd.AddCommand(newFSListCommand(), newFSCreateCommand(), newFSShowCommand(), newFSSetCommand(), newFSDeleteCommand(), newFSUndeleteCommand())
 	return cmd
+}
+
+// fsTarget are the flags of commands about one file system.
+type fsTarget struct {
+	connection
+	workspace string
+	raw       bool
+}
+
+func (t *fsTarget) flags(cmd *cobra.Command) {
+	t.connection.flags(cmd)
+	cmd.Flags().StringVar(&t.workspace, "workspace", filesystem.DefaultWorkspace, "workspace of the file system")
+	cmd.Flags().BoolVar(&t.raw, "json", false, "print JSON")
+}
+
+// print shows a file system.
+func (t *fsTarget) print(w io.Writer, fs api.FileSystem) error {
+	if t.raw {
+		return printJSON(w, fs)
+	}
+	return table(w, func(w io.Writer) {
+		row := func(name, format string, args ...any) { fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
+		row("name", "%s", fs.Name)
+		row("workspace", "%s", fs.Workspace)
+		if fs.Group != "" {
+			row("kind", "%s, of node group %s", fs.Kind, fs.Group)
+		} else {
+			row("kind", "%s", fs.Kind)
+		}
+		row("state", "%s", fs.State)
+		if !fs.Deleted.IsZero() {
+			row("kept until", "%s, and until the cluster has watched it that long", fs.PurgeAfter.Format(time.RFC3339))
+		}
+		row("path", "%s", fs.Path)
+		if len(fs.Gateways) > 0 {
+			row("gateways", "%s", strings.Join(fs.Gateways, ", "))
+		}
+		row("profile", "%s (pool %d)", fs.Profile, fs.Pool)
+		row("used", "%s, %d inodes", formatBytes(fs.UsedBytes), fs.UsedInodes)
+		row("quota", "%s", quotaText(fs.FileSystemSettings))
+		row("may mount", "%s", allowText(fs.Allow))
+		if fs.ReadOnly {
+			row("read only", "yes")
+		}
+		row("created", "%s", fs.Created.Format(time.RFC3339))
+	})
+}
+
+func quotaText(s api.FileSystemSettings) string {
+	var parts []string
+	if s.QuotaBytes != 0 {
+		parts = append(parts, formatBytes(s.QuotaBytes))
+	}
+	if s.QuotaInodes != 0 {
+		parts = append(parts, strconv.FormatUint(s.QuotaInodes, 10)+" inodes")
+	}
+	if len(parts) == 0 {
+		return "none"
+	}
+	return strings.Join(parts, ", ")
+}
+
+func allowText(networks []string) string {
+	if len(networks) == 0 {
+		return "as the gateways allow"
+	}
+	return strings.Join(networks, ", ")
+}
+
+// formatBytes is n with the largest binary unit that divides it, or rounded to a tenth of one.
+func formatBytes(n uint64) string {
+	units := []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"}
+	i, whole := 0, n
+	for whole >= 1024 && i+1 < len(units) {
+		whole /= 1024
+		i++
+	}
+	if shift := uint(10 * i); n == whole<<shift {
+		return fmt.Sprintf("%d %s", whole, units[i])
+	}
+	return fmt.Sprintf("%.1f %s", float64(n)/float64(uint64(1)<<uint(10*i)), units[i])
 }
 
 func newFSListCommand() *cobra.Command {
@@ -33,15 +117,223 @@ func newFSListCommand() *cobra.Command {
 					return printJSON(cmd.OutOrStdout(), all)
 				}
 				return table(cmd.OutOrStdout(), func(w io.Writer) {
-					fmt.Fprintln(w, "NAME\tWORKSPACE\tKIND\tSTATE\tCREATED")
+					fmt.Fprintln(w, "NAME\tWORKSPACE\tKIND\tGROUP\tSTATE\tPROFILE\tQUOTA\tPATH\tCREATED")
 					for _, fs := range all {
-						fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", fs.Name, fs.Workspace, fs.Kind, fs.State, fs.Created.Format(time.DateTime))
+						state := fs.State
+						if !fs.Deleted.IsZero() {
+							state += " until " + fs.PurgeAfter.Format(time.DateTime)
+						}
+						fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", fs.Name, fs.Workspace, fs.Kind, dash(fs.Group), state, fs.Profile,
+							quotaText(fs.FileSystemSettings), fs.Path, fs.Created.Format(time.DateTime))
 					}
 				})
 			})
 		},
 	}
 	to.flags(cmd)
-	cmd.Flags().BoolVar(&raw, "json", false, "as JSON")
+	cmd.Flags().BoolVar(&raw, "json", false, "print JSON")
+	return cmd
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func newFSCreateCommand() *cobra.Command {
+	var (
+		to    fsTarget
+		n     api.NewFileSystem
+		quota string
+	)
+	cmd := &cobra.Command{
+		Use: "create NAME", Short: "Create a file system", Args: cobra.ExactArgs(1),
+		Long: `Create a file system. It is served as soon as the command has ended, under /NAME
+in the workspace "default", else under /WORKSPACE/NAME.
+
+Kinds: shared (any workload of the workspace, on the shared nodes), group (data
+only on the nodes of a node group, served by the gateways of that group).`,
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			n.Name, n.Workspace = args[0], to.workspace
+			if n.QuotaBytes, err = filesystem.ParseBytes(quota); err != nil {
+				return err
+			}
+			return to.run(func(c *api.Client) error {
+				fs, err := c.CreateFileSystem(cmd.Context(), n)
+				if err != nil {
+					return err
+				}
+				return to.print(cmd.OutOrStdout(), fs)
+			})
+		},
+	}
+	to.flags(cmd)
+	f := cmd.Flags()
+	f.StringVar(&n.Kind, "kind", filesystem.Shared, "shared, group or local")
+	f.StringVar(&n.Group, "group", "", "node group, of kinds group and local")
+	f.StringVar(&n.Profile, "profile", "", "erasure code, data+parity shards, such as 4+2 (default: that of the first pool)")
+	f.StringVar(&n.Domain, "domain", "", "failure domain, if a pool has to be made: disk, node, rack or zone (default: the widest that there are enough of)")
+	f.StringVar(&quota, "quota", "0", "limit of bytes, such as 1TiB; 0 is none")
+	f.Uint64Var(&n.QuotaInodes, "inodes", 0, "limit of inodes; 0 is none")
+	f.StringSliceVar(&n.Allow, "allow", nil, "networks that may mount (default: those that the gateways allow)")
+	f.BoolVar(&n.ReadOnly, "read-only", false, "let nobody write")
+	return cmd
+}
+
+func newFSShowCommand() *cobra.Command {
+	var to fsTarget
+	cmd := &cobra.Command{
+		Use: "show NAME", Short: "Show a file system and what it uses", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return to.run(func(c *api.Client) error {
+				fs, err := c.FileSystem(cmd.Context(), to.workspace, args[0])
+				if err != nil {
+					return err
+				}
+				return to.print(cmd.OutOrStdout(), fs)
+			})
+		},
+	}
+	to.flags(cmd)
+	return cmd
+}
+
+func newFSSetCommand() *cobra.Command {
+	var (
+		to       fsTarget
+		quota    string
+		inodes   uint64
+		allow    []string
+		readOnly bool
+	)
+	cmd := &cobra.Command{
+		Use: "set NAME", Short: "Change limits and access of a file system", Args: cobra.ExactArgs(1),
+		Long: `Change limits and access of a file system. What is not named stays. A limit below
+what is used lets nothing more be added. Gateways apply changes of access within
+a second or two, also to clients that have it mounted.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var ch api.FileSystemChange
+			f := cmd.Flags()
+			if f.Changed("quota") {
+				n, err := filesystem.ParseBytes(quota)
+				if err != nil {
+					return err
+				}
+				ch.QuotaBytes = &n
+			}
+			if f.Changed("inodes") {
+				ch.QuotaInodes = &inodes
+			}
+			if f.Changed("allow") {
+				if len(allow) == 1 && allow[0] == "" {
+					allow = []string{}
+				}
+				ch.Allow = &allow
+			}
+			if f.Changed("read-only") {
+				ch.ReadOnly = &readOnly
+			}
+			return to.run(func(c *api.Client) error {
+				fs, err := c.ChangeFileSystem(cmd.Context(), to.workspace, args[0], ch)
+				if err != nil {
+					return err
+				}
+				return to.print(cmd.OutOrStdout(), fs)
+			})
+		},
+	}
+	to.flags(cmd)
+	f := cmd.Flags()
+	f.StringVar(&quota, "quota", "", "limit of bytes, such as 1TiB; 0 is none")
+	f.Uint64Var(&inodes, "inodes", 0, "limit of inodes; 0 is none")
+	f.StringSliceVar(&allow, "allow", nil, "networks that may mount, separated by commas; empty: those that the gateways allow")
+	f.BoolVar(&readOnly, "read-only", false, "let nobody write")
+	cmd.MarkFlagsOneRequired("quota", "inodes", "allow", "read-only")
+	return cmd
+}
+
+func newFSDeleteCommand() *cobra.Command {
+	var (
+		to   fsTarget
+		keep time.Duration
+		days string
+		yes  bool
+	)
+	cmd := &cobra.Command{
+		Use: "delete NAME", Short: "Stop serving a file system, and end it after a while", Args: cobra.ExactArgs(1),
+		Long: `Stop serving a file system. Clients that have it mounted get "stale file handle".
+Until --keep is over "fs undelete" brings it back as it was; then its data is
+destroyed. Its name is free only then. Repeated for a deleted file system the
+command sets anew how long it is kept: --keep 0s ends it now.`,
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if keep, err = parseKeep(days); err != nil {
+				return err
+			}
+			return to.run(func(c *api.Client) error {
+				fs, err := c.FileSystem(cmd.Context(), to.workspace, args[0])
+				if err != nil {
+					return err
+				}
+				until := "It can be brought back for " + days + "; then its data is destroyed."
+				if keep == 0 {
+					until = "Its data is destroyed at once. There is no way back."
+				}
+				if err := confirm(cmd, yes, "File system %s (%s) holds %s in %d inodes and will not be served any more. %s", fs.Name, fs.Path, formatBytes(fs.UsedBytes), fs.UsedInodes, until); err != nil {
+					return err
+				}
+				if fs, err = c.DeleteFileSystem(cmd.Context(), to.workspace, args[0], keep); err != nil {
+					return err
+				}
+				if to.raw {
+					return printJSON(cmd.OutOrStdout(), fs)
+				}
+				switch {
+				case fs.State == "deleted" && keep > 0:
+					fmt.Fprintf(cmd.OutOrStdout(), "%s is deleted; until %s `rackfs fs undelete %s` brings it back\n", fs.Name, fs.PurgeAfter.Format(time.RFC3339), fs.Name)
+				default:
+					fmt.Fprintf(cmd.OutOrStdout(), "%s is deleted and its data is being destroyed\n", fs.Name)
+				}
+				return nil
+			})
+		},
+	}
+	to.flags(cmd)
+	f := cmd.Flags()
+	f.StringVar(&days, "keep", "7d", "how long it can be brought back: 7d, 12h, 0s")
+	f.BoolVar(&yes, "yes", false, "do not ask")
+	return cmd
+}
+
+// parseKeep reads a duration that may be a number of days.
+func parseKeep(s string) (time.Duration, error) {
+	if n, ok := strings.CutSuffix(s, "d"); ok {
+		if days, err := strconv.ParseUint(n, 10, 16); err == nil {
+			return time.Duration(days) * 24 * time.Hour, nil
+		}
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil || d < 0 {
+		return 0, fmt.Errorf("--keep %q: write 7d, 12h or 0s", s)
+	}
+	return d, nil
+}
+
+func newFSUndeleteCommand() *cobra.Command {
+	var to fsTarget
+	cmd := &cobra.Command{
+		Use: "undelete NAME", Short: "Bring a deleted file system back", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return to.run(func(c *api.Client) error {
+				fs, err := c.UndeleteFileSystem(cmd.Context(), to.workspace, args[0])
+				if err != nil {
+					return err
+				}
+				return to.print(cmd.OutOrStdout(), fs)
+			})
+		},
+	}
+	to.flags(cmd)
 	return cmd
 }

@@ -42,7 +42,7 @@ func newRootCommand() *cobra.Command {
 		SilenceErrors: true,
 		Version:       version(),
 	}
-	root.AddCommand(newDevCommand(), newNodeCommand(), newClusterCommand(), newFSCommand(), newSimCommand())
+	root.AddCommand(newDevCommand(), newNodeCommand(), newClusterCommand(), newFSCommand(), newMountCommand(), newSimCommand())
 	return root
 }
 

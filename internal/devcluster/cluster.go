@@ -110,7 +110,9 @@ func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	if err != nil {
 		return nil, err
 	}
-	c.admin = api.Serve(socket, api.Profiles(api.New(api.Options{Meta: c.meta, Cluster: admin{c}, Maintenance: c.Maintenance(), Release: release(), Logger: c.log})), c.log)
+	c.admin = api.Serve(socket, api.Profiles(api.New(api.Options{
+		Meta: c.meta, Cluster: admin{c}, Maintenance: c.Maintenance(), Release: release(), Gateways: func() []string { return []string{c.NFSAddr()} }, Logger: c.log,
+	})), c.log)
 	return c, nil
 }
 
@@ -169,7 +171,7 @@ func (c *Cluster) start(ctx context.Context) error {
 	c.gateway, err = gateway.Start(ctx, gateway.Config{
 		Name: gatewayName, Cluster: [16]byte(c.dir.shape.clusterID()), Meta: c.meta,
 		BlockSecurity: func(node string) wire.Security { return wire.Security{Mode: c.cfg.dataMode(), TLS: id.ClientTLS(node)} },
-		Rules:         c.cfg.rules(), Secured: secured, Lease: c.cfg.Lease, Release: release(), Capacity: c.capacity,
+		Rules:         c.cfg.rules(), Secured: secured, Lease: c.cfg.Lease, Release: release(), Raw: c.raw,
 		ReencodeInterval: c.cfg.reencodeInterval, FoldAge: c.cfg.foldAge, NoAtime: c.cfg.NoAtime, Delegations: delegations, Registerer: c.reg, Logger: c.log,
 	})
 	if err != nil {
@@ -228,29 +230,21 @@ func (c *Cluster) HTTPAddr() string {
 	return c.httpLn.Addr().String()
 }
 
-// capacity is that of the pool, before coding: what its stores hold together,
-// limited by the fullest, for the placement groups are spread evenly. Stores that share a disk
-// share its free space.
-func (c *Cluster) capacity() (total, free uint64) {
-	profile, err := placement.ParseProfile(c.dir.shape.Profile)
-	if err != nil {
-		return 0, 0
-	}
-	var used, left int64
-	left = -1
+// raw is what all stores hold together and how much room they have, limited by the fullest, for the placement groups are spread evenly.
+// Stores that share a disk share its free space: one directory, one disk.
+func (c *Cluster) raw([]uint32) (used, free uint64) {
+	left := int64(-1)
 	for _, s := range c.stores {
 		if s.store == nil {
 			continue
 		}
 		info := s.store.Info()
-		used += info.Used
+		used += uint64(info.Used)
 		if room := max(info.Capacity-info.Used, 0); left < 0 || room < left {
 			left = room
 		}
 	}
-	left = max(left, 0) // one directory, one disk: not once per store
-	data := func(raw int64) uint64 { return uint64(raw) * uint64(profile.K) / uint64(profile.Width()) }
-	return data(used + left), data(left)
+	return used, uint64(max(left, 0))
 }
 
 // health says whether the cluster serves, and what it lacks.

@@ -3,14 +3,13 @@ package devcluster
 import (
 	"context"
 	"crypto/rand"
-	"math/bits"
 	"net/netip"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/rackfs/rackfs/internal/filesystem"
 	"github.com/rackfs/rackfs/internal/gateway"
-	"github.com/rackfs/rackfs/internal/provision"
 	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
@@ -59,7 +58,7 @@ func ParseQuota(s string, dir bool) (q Quota, err error) {
 		}
 	}
 	size, inodes, more := strings.Cut(limits, ",")
-	if q.Limits.Bytes, err = parseBytes(size); err != nil {
+	if q.Limits.Bytes, err = filesystem.ParseBytes(size); err != nil {
 		return q, err
 	}
 	if more {
@@ -81,40 +80,13 @@ func ParseExport(s string) (e DirExport, err error) {
 		return e, nil
 	}
 	for n := range strings.SplitSeq(networks, ",") {
-		p, err := ParseNetwork(n)
+		p, err := filesystem.ParseNetwork(n)
 		if err != nil {
 			return e, vfs.Errorf(vfs.KindInvalid, "export", "%q: %w; write a network such as 10.1.0.0/16, or an address", n, err)
 		}
 		e.Clients = append(e.Clients, p)
 	}
 	return e, nil
-}
-
-// ParseNetwork reads a network or an address.
-func ParseNetwork(s string) (netip.Prefix, error) {
-	if p, err := netip.ParsePrefix(s); err == nil {
-		return p.Masked(), nil
-	}
-	a, err := netip.ParseAddr(s)
-	if err != nil {
-		return netip.Prefix{}, err
-	}
-	return netip.PrefixFrom(a, a.BitLen()), nil
-}
-
-// parseBytes reads a number of bytes with a binary unit.
-func parseBytes(s string) (uint64, error) {
-	number, shift := s, 0
-	for i, unit := range []string{"KiB", "MiB", "GiB", "TiB", "PiB"} {
-		if n, ok := strings.CutSuffix(s, unit); ok {
-			number, shift = n, 10*(i+1)
-		}
-	}
-	n, err := strconv.ParseUint(number, 10, 62)
-	if err != nil || bits.Len64(n)+shift > 62 {
-		return 0, vfs.Errorf(vfs.KindInvalid, "quota", "%q is no number of bytes: write 500MiB, 10GiB or 1TiB; 0 is no limit", s)
-	}
-	return n << shift, nil
 }
 
 // provisionProjects makes the directories that have limits or exports, their projects, and sets the limits. It is repeated at
@@ -128,19 +100,20 @@ func (c *Cluster) provisionProjects(ctx context.Context) ([]gateway.Secured, err
 	if _, err := c.meta.Register(ctx, namespaceShard, metapb.OriginKind_ORIGIN_ADMIN, "provision", incarnation); err != nil {
 		return nil, err
 	}
-	fs, err := provision.FindFS(ctx, c.meta)
-	if err != nil {
-		return nil, err
-	}
-	known := func(name string) error {
-		if fs == nil || name != fs.Name {
-			return vfs.Errorf(vfs.KindNotFound, "rackfs dev", "there is no file system %q; this cluster has %q", name, fs.GetName())
-		}
-		return nil
-	}
 	for _, q := range c.cfg.Quotas {
-		if err := known(q.FS); err != nil {
-			return nil, err
+		fs, err := filesystem.Find(ctx, c.meta, "", q.FS)
+		if err != nil {
+			return nil, vfs.Wrap("rackfs dev", err)
+		}
+		if q.Dir == "" && fs.Version > 0 {
+			_, err := filesystem.Change(ctx, c.meta, fs.Workspace, fs.Name, func(s *filesystem.Settings) error {
+				s.QuotaBytes, s.QuotaInodes = q.Limits.Bytes, q.Limits.Inodes
+				return nil
+			})
+			if err != nil {
+				return nil, err
+			}
+			continue
 		}
 		var d projectDir
 		if q.Dir != "" {
@@ -154,8 +127,9 @@ func (c *Cluster) provisionProjects(ctx context.Context) ([]gateway.Secured, err
 	}
 	var out []gateway.Secured
 	for _, e := range c.cfg.Exports {
-		if err := known(e.FS); err != nil {
-			return nil, err
+		fs, err := filesystem.Find(ctx, c.meta, "", e.FS)
+		if err != nil {
+			return nil, vfs.Wrap("rackfs dev", err)
 		}
 		d, err := c.projectDir(ctx, fs, e.Dir)
 		if err != nil {
@@ -233,15 +207,24 @@ const quotasTimeout = 2 * time.Second
 func (c *Cluster) quotas() (out []quotaStatus) {
 	ctx, cancel := context.WithTimeout(context.Background(), quotasTimeout)
 	defer cancel()
-	list, err := c.meta.Quotas(ctx, namespaceShard, defaultFS)
+	all, err := filesystem.List(ctx, c.meta)
 	if err != nil {
 		return nil
 	}
-	for _, q := range list {
-		out = append(out, quotaStatus{
-			FS: defaultFS, Project: q.Project, Dir: q.Dir, UsedBytes: q.UsedBytes, ReservedBytes: q.ReservedBytes, LimitBytes: q.LimitBytes,
-			UsedInodes: q.UsedInodes, LimitInodes: q.LimitInodes,
-		})
+	for _, fs := range all.GetFileSystems() {
+		if fs.State != metapb.FileSystemState_FS_ACTIVE {
+			continue
+		}
+		list, err := c.meta.Quotas(ctx, uint16(fs.Shard), fs.Id)
+		if err != nil {
+			return nil
+		}
+		for _, q := range list {
+			out = append(out, quotaStatus{
+				FS: fs.Id, Project: q.Project, Dir: q.Dir, UsedBytes: q.UsedBytes, ReservedBytes: q.ReservedBytes, LimitBytes: q.LimitBytes,
+				UsedInodes: q.UsedInodes, LimitInodes: q.LimitInodes,
+			})
+		}
 	}
 	return out
 }

@@ -12,6 +12,13 @@
 // directory). Then it reads the cluster map, handle keys and file systems from
 // shard 0, opens volumes, and serves.
 //
+// # File systems
+//
+// The list of file systems is asked for every second, by version. The gateway serves those that are active and of its node's group, or shared if
+// that is in none. A new one gets a volume and an export. Of one that is not to be served any more the export goes first, so that
+// clients get NFS4ERR_STALE, then calls under way end, then the volume flushes what it has buffered. The NFS server goes on to know it by the same
+// vfs.FS (leasedFS), so that opens and locks end in order; if it is served again it has a new volume behind it, with a verifier of its own.
+//
 // # Leases
 //
 // Each registration is a lease that the metadata client renews. While one that a file system needs is not valid, others

@@ -18,6 +18,7 @@ import (
 	"github.com/rackfs/rackfs/background"
 	"github.com/rackfs/rackfs/background/ledger"
 	"github.com/rackfs/rackfs/blockstore/stripe"
+	"github.com/rackfs/rackfs/internal/filesystem"
 	"github.com/rackfs/rackfs/internal/wire"
 	"github.com/rackfs/rackfs/nfsserver"
 	"github.com/rackfs/rackfs/nfsserver/export"
@@ -26,7 +27,6 @@ import (
 	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
-	"github.com/rackfs/rackfs/volume"
 	"github.com/rackfs/rackfs/volume/rewrite"
 )
 
@@ -35,6 +35,8 @@ const (
 	defaultFoldRate = 32 << 20 // bytes per second
 	// foldInterval is how often it is looked for something to fold.
 	foldInterval = 5 * time.Second
+	// firstNamespace is the namespace shard that every cluster has.
+	firstNamespace = 1
 )
 
 // Config of a Gateway. All fields but the last group are required.
@@ -46,7 +48,11 @@ type Config struct {
 	BlockSecurity func(node string) wire.Security // of connections to block servers
 	Rules         []export.Rule                   // who may use the exports
 
-	Secured []Secured // exports of directories of projects
+	// Group is the node group that the gateway is in now, "" the shared part of the cluster; nil: always that. It serves the group's file
+	// systems, in the shared part the shared ones.
+	Group   func() string
+	Rack    func() string // that the gateway's node is in, "" or nil: not known
+	Secured []Secured     // exports of directories of projects
 
 	Lease time.Duration // NFS lease, default 30 s
 	// MapInterval is how often the cluster map is asked for, default 1 s.
@@ -61,10 +67,11 @@ type Config struct {
 	Delegations state.Delegating // of files to NFS clients
 	NoAtime     bool             // reading leaves times of access as they are; else as relatime, see mount(8)
 	FoldRate    float64
-	Release     string                      // of the software
-	Capacity    func() (total, free uint64) // of the pool before coding; nil: unknown
-	Registerer  prometheus.Registerer       // nil: no metrics
-	Logger      *slog.Logger                // default slog.Default()
+	Release     string // of the software
+	// Raw is what stores hold together and how much room they have, in bytes of shards; nil: as the stores say, each of its own disk.
+	Raw        func(stores []uint32) (used, free uint64)
+	Registerer prometheus.Registerer // nil: no metrics
+	Logger     *slog.Logger          // default slog.Default()
 }
 
 // Gateway serves the cluster's file systems over NFS.
@@ -74,10 +81,12 @@ type Gateway struct {
 	// reporter tells stores of their bad shards; nil before the map is known.
 	reporter *stripe.Reporter
 	members  memberships
-	volumes  []*volume.Volume
-	exports  []export.Export
+	stripes  *stripe.Client
+	files    *fileSet // nil while it is not known which there are
 	nfs      *nfsserver.Server
 	sessions *sessionStore // nil below feature level 3
+
+	room capacities
 
 	reencoder, folder *rewrite.Rewriter
 	desks             map[uint16]*background.Desk // by namespace shard
@@ -91,6 +100,9 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 	const op = "gateway.start"
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
+	}
+	if cfg.Group == nil {
+		cfg.Group = func() string { return "" }
 	}
 	cfg.MapInterval = cmp.Or(cfg.MapInterval, defaultMapInterval)
 	cfg.ReencodeInterval = cmp.Or(cfg.ReencodeInterval, defaultReencodeInterval)
@@ -129,7 +141,7 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 	}
 	g.cmap, err = newLiveMap(ctx, g.clusterMap, func(node, addr string) *wire.Client {
 		return wire.NewClient(wire.Dialer("tcp", addr), wire.ClientOptions{Security: cfg.BlockSecurity(node), Logger: cfg.Logger})
-	}, cfg.Logger)
+	}, cfg.Logger, newTraffic(cfg.Name, cfg.Rack, cfg.Registerer))
 	if err != nil {
 		return g, vfs.Wrap(op, err)
 	}
@@ -138,80 +150,52 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 		g.reporter.Report(b)
 		cfg.Logger.Warn("damaged or missing shard served by reconstruction, its store is told", "block", b.Block.ID, "pg", b.Block.PG, "shard", b.Shard, "target", b.Target, "err", b.Err)
 	}})
+	g.stripes = client
 	g.background.Go(func() { g.cmap.run(bg, cfg.MapInterval, client) })
 
-	r, err := cfg.Meta.Query(ctx, clusterShard, &metapb.Query{Q: &metapb.Query_FileSystems{FileSystems: &metapb.FileSystemsQ{}}})
+	g.background.Go(func() { g.watchCapacity(bg) })
+
+	list, err := filesystem.List(ctx, cfg.Meta)
 	if err != nil {
 		return g, vfs.Wrap(op, err)
 	}
-	var namespaces []uint16
-	for _, fs := range r.GetFileSystems().GetFileSystems() {
-		shard := uint16(fs.Shard)
-		if fs.State != metapb.FileSystemState_FS_ACTIVE || slices.Contains(namespaces, shard) {
-			continue
+	// The first namespace shard is used in any case: a file system may be made in it at any time.
+	namespaces := []uint16{firstNamespace}
+	for _, fs := range list.GetFileSystems() {
+		if shard := uint16(fs.Shard); fs.State == metapb.FileSystemState_FS_ACTIVE && !slices.Contains(namespaces, shard) {
+			namespaces = append(namespaces, shard)
 		}
-		namespaces = append(namespaces, shard)
-		if g.members.all[shard] == nil {
-			if err := register(shard); err != nil {
-				return g, vfs.Wrap(op, err)
-			}
+	}
+	for _, shard := range namespaces {
+		if err := register(shard); err != nil {
+			return g, vfs.Wrap(op, err)
 		}
 	}
 	keep, err := keeping(ctx, cfg.Meta, namespaces)
 	if err != nil {
 		return g, vfs.Wrap(op, err)
 	}
-	var places []place
-	shardOf := map[uint32]uint16{0: clusterShard} // by fsid
-	folding := &rewrite.Folding{Age: cfg.FoldAge, Logger: cfg.Logger}
-	for _, fs := range r.GetFileSystems().GetFileSystems() {
-		if fs.State != metapb.FileSystemState_FS_ACTIVE {
-			continue
-		}
-		shard := uint16(fs.Shard)
-		m := g.members.all[shard]
-		if p := (place{shard: shard, pool: fs.Pool}); !slices.Contains(places, p) {
-			places = append(places, p)
-		}
-		stored := &blocks{client: client, cmap: g.cmap, pool: fs.Pool}
-		v := volume.New(volume.Config{
-			FS: fs.Id, Shard: shard, Meta: cfg.Meta, Blocks: stored,
-			Incarnation: incarnation, Keep: keep, Capacity: cfg.Capacity, NoAtime: cfg.NoAtime, Logger: cfg.Logger,
-		})
-		g.volumes = append(g.volumes, v)
-		m.volumes = append(m.volumes, v)
-		shardOf[fs.Id] = shard
-		folding.Volumes = append(folding.Volumes, rewrite.Folded{Volume: v, Shard: shard, FS: fs.Id, Blocks: stored})
-		served := &leasedFS{fs: v, need: []*membership{m, g.members.all[clusterShard]}}
-		whole := export.Export{ID: fs.Id, FSID: fs.Id, Path: exportPath(fs), FS: served, Rules: cfg.Rules}
-		g.exports = append(g.exports, whole)
-		for i := range cfg.Secured {
-			if s := &cfg.Secured[i]; s.FS == fs.Id {
-				g.exports = append(g.exports, s.export(&whole))
-			}
-		}
-	}
+	g.files = &fileSet{g: g, keep: keep, all: map[uint32]*served{}, version: list.GetVersion()}
+	g.files.update(ctx, list.GetFileSystems())
+	folding := &rewrite.Folding{Age: cfg.FoldAge, Volumes: g.files.folded, Logger: cfg.Logger}
 	g.desks = make(map[uint16]*background.Desk)
-	for _, pl := range places {
-		if g.desks[pl.shard] != nil {
-			continue
-		}
+	for _, shard := range namespaces {
 		o := background.Options{
-			Leader: cfg.Meta, Shard: pl.shard, Logger: cfg.Logger,
-			Pieces: func(list []*metapb.WorkPiece) { folding.Found(pl.shard, list) },
-			Room:   func() int { return folding.Room(pl.shard) },
+			Leader: cfg.Meta, Shard: shard, Logger: cfg.Logger,
+			Pieces: func(list []*metapb.WorkPiece) { folding.Found(shard, list) },
+			Room:   func() int { return folding.Room(shard) },
 		}
 		// Without a leader there is no metadata to rewrite.
 		o.Patience[ledger.Rewrite] = background.Forever
 		d := background.New(o)
-		g.desks[pl.shard] = d
+		g.desks[shard] = d
 		g.background.Go(func() { d.Run(bg) })
 	}
 	desk := func(shard uint16) *background.Desk { return g.desks[shard] }
 	g.reencoder = rewrite.New(rewrite.Config{
 		Name: "reencode", Meta: cfg.Meta, BytesPerSecond: cfg.ReencodeRate, Interval: cfg.ReencodeInterval, IdleMax: reencodeIdleMax,
 		Source: &reencoding{
-			cmap: g.cmap, places: places,
+			cmap: g.cmap, places: g.files.places,
 			blocks: func(pool uint32) *blocks { return &blocks{client: client, cmap: g.cmap, pool: pool} },
 		},
 		Desk: desk, Registerer: cfg.Registerer, Logger: cfg.Logger,
@@ -230,9 +214,9 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 		store = g.sessions
 	}
 	g.nfs, err = nfsserver.New(ctx, nfsserver.Config{
-		Cluster: cfg.Cluster, Keys: keys, Exports: g.exports, Store: store,
+		Cluster: cfg.Cluster, Keys: keys, Exports: g.files.exports, Store: store,
 		Delegations: cfg.Delegations, Lease: cfg.Lease, Name: cfg.Name, Release: cfg.Release, Logger: cfg.Logger, Registerer: cfg.Registerer,
-		Valid: func(fsid uint32) bool { return g.members.valid(shardOf[fsid]) },
+		Valid: func(fsid uint32) bool { return g.members.valid(g.files.shardOf(fsid)) },
 	})
 	if err != nil {
 		return g, vfs.Wrap(op, err)
@@ -241,6 +225,7 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 		g.members.all[clusterShard].retake = g.retake
 	}
 	g.members.watch()
+	g.files.begin(bg, cfg.MapInterval)
 	return g, nil
 }
 
@@ -277,14 +262,6 @@ func (s *Secured) export(whole *export.Export) export.Export {
 	}
 }
 
-// exportPath is /NAME in the workspace default, else /WORKSPACE/NAME.
-func exportPath(fs *metapb.FileSystem) string {
-	if fs.Workspace == "" || fs.Workspace == "default" {
-		return "/" + fs.Name
-	}
-	return "/" + fs.Workspace + "/" + fs.Name
-}
-
 // clusterMap asks for the cluster map, unless it is still the version that is known.
 func (g *Gateway) clusterMap(ctx context.Context, known uint64) (*metapb.ClusterMapR, error) {
 	r, err := g.cfg.Meta.Query(ctx, clusterShard, &metapb.Query{Q: &metapb.Query_ClusterMap{ClusterMap: &metapb.ClusterMapQ{KnownVersion: known}}})
@@ -317,8 +294,12 @@ func (g *Gateway) handleKeys(ctx context.Context) ([]handle.Key, error) {
 // Serve answers NFS clients on ln until Stop; then it returns nil.
 func (g *Gateway) Serve(ln net.Listener) error { return g.nfs.Serve(ln) }
 
-// Exports are what it serves.
-func (g *Gateway) Exports() []export.Export { return g.exports }
+// Exports are what it serves now.
+func (g *Gateway) Exports() []export.Export {
+	g.files.mu.Lock()
+	defer g.files.mu.Unlock()
+	return g.files.exports
+}
 
 // NFSState are the gauges of NFS client state.
 func (g *Gateway) NFSState() state.Stats { return g.nfs.State() }
@@ -331,9 +312,10 @@ func (g *Gateway) Rewriting() map[string]rewrite.Stats {
 // Stop ends the gateway cleanly. When ctx ends first the rest is as after a
 // crash: nothing acknowledged is lost.
 func (g *Gateway) Stop(ctx context.Context) error {
+	g.files.end()
 	err := g.nfs.Shutdown(ctx)
-	for _, v := range g.volumes {
-		err = errors.Join(err, v.Shutdown(ctx))
+	for _, sv := range g.files.volumes() {
+		err = errors.Join(err, sv.volume.Shutdown(ctx))
 	}
 	g.close()
 	return err
@@ -352,8 +334,11 @@ func (g *Gateway) close() {
 
 // abandon ends what a failed start has begun.
 func (g *Gateway) abandon() {
-	for _, v := range g.volumes {
-		v.Abandon()
+	if g.files != nil {
+		g.files.end()
+		for _, sv := range g.files.volumes() {
+			sv.volume.Abandon()
+		}
 	}
 	g.close()
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,8 +25,10 @@ type membership struct {
 	name  string
 	log   *slog.Logger
 
-	lease   atomic.Pointer[raftmeta.Lease] // nil: none, nothing is served
-	volumes []*volume.Volume               // of this shard; set before watch begins
+	lease atomic.Pointer[raftmeta.Lease] // nil: none, nothing is served
+
+	mu      sync.Mutex // guards volumes
+	volumes []*volume.Volume
 
 	// retake, if not nil, goes on with what the former origin had, before anything is served.
 	retake func(context.Context) error
@@ -36,6 +39,19 @@ type memberships struct {
 	all    map[uint16]*membership // fixed before watch
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+}
+
+// add makes v one of the volumes that are told when the origin has changed.
+func (m *membership) add(v *volume.Volume) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.volumes = append(m.volumes, v)
+}
+
+func (m *membership) remove(v *volume.Volume) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.volumes = slices.DeleteFunc(m.volumes, func(x *volume.Volume) bool { return x == v })
 }
 
 func (m *membership) valid() bool {
@@ -77,9 +93,11 @@ func (m *membership) watch(ctx context.Context) {
 		if l == nil {
 			return
 		}
+		m.mu.Lock()
 		for _, v := range m.volumes {
 			v.Reregistered(l.Origin(), inc)
 		}
+		m.mu.Unlock()
 		if !m.retaken(ctx) {
 			return
 		}
@@ -131,9 +149,51 @@ func (m *membership) again(ctx context.Context) (*raftmeta.Lease, [16]byte) {
 // leasedFS serves a file system while the gateway's leases are valid. While they are not, others may
 // already have been given what this gateway thinks it holds, so everything is to be tried again later. What was
 // only read is not answered either if the leases ran out meanwhile: it may be old. What was changed was changed.
+//
+// It outlives the volume behind it: a file system that is not served any more is stale, and may be served again.
 type leasedFS struct {
-	fs   vfs.FS
-	need []*membership
+	need  []*membership
+	keeps bool
+
+	closing atomic.Bool // calls that come now are refused; those under way end
+	// mu is held for reading by every call, so that the volume is not closed under one.
+	mu sync.RWMutex
+	fs vfs.FS // nil: not served. Guarded by mu
+}
+
+// enter begins a call; leave ends it.
+func (f *leasedFS) enter(op string) (vfs.FS, error) {
+	if f.closing.Load() {
+		return nil, vfs.Errorf(vfs.KindStale, op, "the file system is not served here any more")
+	}
+	f.mu.RLock()
+	if f.fs == nil {
+		f.mu.RUnlock()
+		return nil, vfs.Errorf(vfs.KindStale, op, "the file system is not served here any more")
+	}
+	if err := f.check(op); err != nil {
+		f.mu.RUnlock()
+		return nil, err
+	}
+	return f.fs, nil
+}
+
+func (f *leasedFS) leave() { f.mu.RUnlock() }
+
+// open has the file system served by fs.
+func (f *leasedFS) open(fs vfs.FS) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.fs = fs
+	f.closing.Store(false)
+}
+
+// close refuses calls from now on and waits for those under way.
+func (f *leasedFS) close() {
+	f.closing.Store(true)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.fs = nil
 }
 
 func (f *leasedFS) check(op string) error {
@@ -146,12 +206,14 @@ func (f *leasedFS) check(op string) error {
 }
 
 // read runs something that only reads.
-func read[T any](f *leasedFS, op string, do func() (T, error)) (T, error) {
+func read[T any](f *leasedFS, op string, do func(vfs.FS) (T, error)) (T, error) {
 	var none T
-	if err := f.check(op); err != nil {
+	fs, err := f.enter(op)
+	if err != nil {
 		return none, err
 	}
-	t, err := do()
+	defer f.leave()
+	t, err := do(fs)
 	if err == nil {
 		err = f.check(op)
 	}
@@ -171,32 +233,32 @@ func again(op string, err error) error {
 
 // StatFS implements vfs.FS, as do the other methods.
 func (f *leasedFS) StatFS(ctx context.Context, ino vfs.Ino) (vfs.StatFS, error) {
-	return read(f, "statfs", func() (vfs.StatFS, error) { return f.fs.StatFS(ctx, ino) })
+	return read(f, "statfs", func(fs vfs.FS) (vfs.StatFS, error) { return fs.StatFS(ctx, ino) })
 }
 
 func (f *leasedFS) GetAttr(ctx context.Context, ino vfs.Ino) (vfs.Attr, error) {
-	return read(f, "getattr", func() (vfs.Attr, error) { return f.fs.GetAttr(ctx, ino) })
+	return read(f, "getattr", func(fs vfs.FS) (vfs.Attr, error) { return fs.GetAttr(ctx, ino) })
 }
 
 func (f *leasedFS) Lookup(ctx context.Context, c *vfs.Cred, dir vfs.Ino, name string) (vfs.Attr, error) {
-	return read(f, "lookup", func() (vfs.Attr, error) { return f.fs.Lookup(ctx, c, dir, name) })
+	return read(f, "lookup", func(fs vfs.FS) (vfs.Attr, error) { return fs.Lookup(ctx, c, dir, name) })
 }
 
 func (f *leasedFS) Parent(ctx context.Context, c *vfs.Cred, dir vfs.Ino) (vfs.Attr, error) {
-	return read(f, "parent", func() (vfs.Attr, error) { return f.fs.Parent(ctx, c, dir) })
+	return read(f, "parent", func(fs vfs.FS) (vfs.Attr, error) { return fs.Parent(ctx, c, dir) })
 }
 
 func (f *leasedFS) ReadDir(ctx context.Context, c *vfs.Cred, dir vfs.Ino, cookie uint64, maxEntries int, attrs bool) (vfs.DirPage, error) {
-	return read(f, "readdir", func() (vfs.DirPage, error) { return f.fs.ReadDir(ctx, c, dir, cookie, maxEntries, attrs) })
+	return read(f, "readdir", func(fs vfs.FS) (vfs.DirPage, error) { return fs.ReadDir(ctx, c, dir, cookie, maxEntries, attrs) })
 }
 
 func (f *leasedFS) ReadLink(ctx context.Context, ino vfs.Ino) (string, error) {
-	return read(f, "readlink", func() (string, error) { return f.fs.ReadLink(ctx, ino) })
+	return read(f, "readlink", func(fs vfs.FS) (string, error) { return fs.ReadLink(ctx, ino) })
 }
 
 func (f *leasedFS) Read(ctx context.Context, ino vfs.Ino, off uint64, p []byte) (n int, eof bool, err error) {
-	n, err = read(f, "read", func() (n int, err error) {
-		n, eof, err = f.fs.Read(ctx, ino, off, p)
+	n, err = read(f, "read", func(fs vfs.FS) (n int, err error) {
+		n, eof, err = fs.Read(ctx, ino, off, p)
 		return n, err
 	})
 	return n, eof && err == nil, err
@@ -204,86 +266,109 @@ func (f *leasedFS) Read(ctx context.Context, ino vfs.Ino, off uint64, p []byte) 
 
 func (f *leasedFS) SetAttr(ctx context.Context, c *vfs.Cred, ino vfs.Ino, s vfs.SetAttr, opened bool) (vfs.Attr, error) {
 	const op = "setattr"
-	if err := f.check(op); err != nil {
+	fs, err := f.enter(op)
+	if err != nil {
 		return vfs.Attr{}, err
 	}
-	a, err := f.fs.SetAttr(ctx, c, ino, s, opened)
+	defer f.leave()
+	a, err := fs.SetAttr(ctx, c, ino, s, opened)
 	return a, again(op, err)
 }
 
 func (f *leasedFS) Create(ctx context.Context, c *vfs.Cred, dir vfs.Ino, name string, a vfs.CreateArgs) (vfs.Created, error) {
 	const op = "create"
-	if err := f.check(op); err != nil {
+	fs, err := f.enter(op)
+	if err != nil {
 		return vfs.Created{}, err
 	}
-	r, err := f.fs.Create(ctx, c, dir, name, a)
+	defer f.leave()
+	r, err := fs.Create(ctx, c, dir, name, a)
 	return r, again(op, err)
 }
 
 func (f *leasedFS) MakeNode(ctx context.Context, c *vfs.Cred, dir vfs.Ino, name string, a vfs.NodeArgs) (vfs.Created, error) {
 	const op = "mknod"
-	if err := f.check(op); err != nil {
+	fs, err := f.enter(op)
+	if err != nil {
 		return vfs.Created{}, err
 	}
-	r, err := f.fs.MakeNode(ctx, c, dir, name, a)
+	defer f.leave()
+	r, err := fs.MakeNode(ctx, c, dir, name, a)
 	return r, again(op, err)
 }
 
 func (f *leasedFS) Link(ctx context.Context, c *vfs.Cred, ino, dir vfs.Ino, name string) (vfs.Attr, vfs.DirChange, error) {
 	const op = "link"
-	if err := f.check(op); err != nil {
+	fs, err := f.enter(op)
+	if err != nil {
 		return vfs.Attr{}, vfs.DirChange{}, err
 	}
-	a, d, err := f.fs.Link(ctx, c, ino, dir, name)
+	defer f.leave()
+	a, d, err := fs.Link(ctx, c, ino, dir, name)
 	return a, d, again(op, err)
 }
 
 func (f *leasedFS) Remove(ctx context.Context, c *vfs.Cred, dir vfs.Ino, name string, what vfs.RemoveKind) (vfs.DirChange, error) {
 	const op = "remove"
-	if err := f.check(op); err != nil {
+	fs, err := f.enter(op)
+	if err != nil {
 		return vfs.DirChange{}, err
 	}
-	d, err := f.fs.Remove(ctx, c, dir, name, what)
+	defer f.leave()
+	d, err := fs.Remove(ctx, c, dir, name, what)
 	return d, again(op, err)
 }
 
 func (f *leasedFS) Rename(ctx context.Context, c *vfs.Cred, fromDir vfs.Ino, from string, toDir vfs.Ino, to string) (vfs.DirChange, vfs.DirChange, error) {
 	const op = "rename"
-	if err := f.check(op); err != nil {
+	fs, err := f.enter(op)
+	if err != nil {
 		return vfs.DirChange{}, vfs.DirChange{}, err
 	}
-	a, b, err := f.fs.Rename(ctx, c, fromDir, from, toDir, to)
+	defer f.leave()
+	a, b, err := fs.Rename(ctx, c, fromDir, from, toDir, to)
 	return a, b, again(op, err)
 }
 
 func (f *leasedFS) Open(ctx context.Context, c *vfs.Cred, ino vfs.Ino, fl vfs.OpenFlags, override bool) (vfs.Attr, error) {
 	const op = "open"
-	if err := f.check(op); err != nil {
+	fs, err := f.enter(op)
+	if err != nil {
 		return vfs.Attr{}, err
 	}
-	a, err := f.fs.Open(ctx, c, ino, fl, override)
+	defer f.leave()
+	a, err := fs.Open(ctx, c, ino, fl, override)
 	return a, again(op, err)
 }
 
-// Close always passes: it only ends what is in memory.
+// Close always passes: it only ends what is in memory. Of a file system that is not served there is nothing.
 func (f *leasedFS) Close(ctx context.Context, ino vfs.Ino, fl vfs.OpenFlags) error {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if f.fs == nil {
+		return nil
+	}
 	return f.fs.Close(ctx, ino, fl)
 }
 
 func (f *leasedFS) Write(ctx context.Context, c *vfs.Cred, ino vfs.Ino, off uint64, p []byte, s vfs.Stable) (vfs.Stable, vfs.Verifier, error) {
 	const op = "write"
-	if err := f.check(op); err != nil {
+	fs, err := f.enter(op)
+	if err != nil {
 		return 0, vfs.Verifier{}, err
 	}
-	got, v, err := f.fs.Write(ctx, c, ino, off, p, s)
+	defer f.leave()
+	got, v, err := fs.Write(ctx, c, ino, off, p, s)
 	return got, v, again(op, err)
 }
 
 func (f *leasedFS) Commit(ctx context.Context, ino vfs.Ino, off, n uint64) (vfs.Verifier, error) {
 	const op = "commit"
-	if err := f.check(op); err != nil {
+	fs, err := f.enter(op)
+	if err != nil {
 		return vfs.Verifier{}, err
 	}
-	v, err := f.fs.Commit(ctx, ino, off, n)
+	defer f.leave()
+	v, err := fs.Commit(ctx, ino, off, n)
 	return v, again(op, err)
 }

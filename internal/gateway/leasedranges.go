@@ -12,13 +12,18 @@ var (
 	_ vfs.Cloner    = (*leasedFS)(nil)
 )
 
-// optional is the file system's side of an optional interface.
-func optional[T any](f *leasedFS, op string) (T, error) {
-	x, ok := f.fs.(T)
+// optional is the file system's side of an optional interface; without an error the caller leaves f.
+func optional[T any](f *leasedFS, op string) (x T, err error) {
+	fs, err := f.enter(op)
+	if err != nil {
+		return x, err
+	}
+	x, ok := fs.(T)
 	if !ok {
+		f.leave()
 		return x, vfs.KindNotSupported.Err(op)
 	}
-	return x, f.check(op)
+	return x, nil
 }
 
 // Allocate implements vfs.Allocator.
@@ -28,6 +33,7 @@ func (f *leasedFS) Allocate(ctx context.Context, c *vfs.Cred, ino vfs.Ino, off, 
 	if err != nil {
 		return err
 	}
+	defer f.leave()
 	return again(op, x.Allocate(ctx, c, ino, off, n))
 }
 
@@ -38,17 +44,19 @@ func (f *leasedFS) Deallocate(ctx context.Context, c *vfs.Cred, ino vfs.Ino, off
 	if err != nil {
 		return err
 	}
+	defer f.leave()
 	return again(op, x.Deallocate(ctx, c, ino, off, n))
 }
 
 // Seek implements vfs.Seeker.
 func (f *leasedFS) Seek(ctx context.Context, ino vfs.Ino, off uint64, what vfs.SeekFor) (vfs.SeekResult, error) {
 	const op = "seek"
-	x, err := optional[vfs.Seeker](f, op)
-	if err != nil {
-		return vfs.SeekResult{}, err
-	}
-	return read(f, op, func() (vfs.SeekResult, error) { return x.Seek(ctx, ino, off, what) })
+	return read(f, op, func(fs vfs.FS) (vfs.SeekResult, error) {
+		if x, ok := fs.(vfs.Seeker); ok {
+			return x.Seek(ctx, ino, off, what)
+		}
+		return vfs.SeekResult{}, vfs.KindNotSupported.Err(op)
+	})
 }
 
 // Clone implements vfs.Cloner.
@@ -58,5 +66,6 @@ func (f *leasedFS) Clone(ctx context.Context, c *vfs.Cred, src vfs.Ino, srcOff u
 	if err != nil {
 		return err
 	}
+	defer f.leave()
 	return again(op, x.Clone(ctx, c, src, srcOff, dst, dstOff, n))
 }

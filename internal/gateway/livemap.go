@@ -33,6 +33,7 @@ type liveMap struct {
 	ask     func(ctx context.Context, known uint64) (*metapb.ClusterMapR, error)
 	connect func(node, addr string) *wire.Client
 	log     *slog.Logger
+	traffic *traffic // nil: not counted
 
 	mu      sync.Mutex // guards the following, and the refs of snapshots and nodes
 	current *snapshot
@@ -68,9 +69,12 @@ type node struct {
 	refs   int // snapshots
 }
 
-// newLiveMap reads the map once.
-func newLiveMap(ctx context.Context, ask func(context.Context, uint64) (*metapb.ClusterMapR, error), connect func(node, addr string) *wire.Client, log *slog.Logger) (*liveMap, error) {
+// newLiveMap reads the map once. What is measured counts the bytes of calls.
+func newLiveMap(ctx context.Context, ask func(context.Context, uint64) (*metapb.ClusterMapR, error), connect func(node, addr string) *wire.Client, log *slog.Logger, measured ...*traffic) (*liveMap, error) {
 	l := &liveMap{ask: ask, connect: connect, log: log}
+	for _, t := range measured {
+		l.traffic = t
+	}
 	if err := l.refresh(ctx); err != nil {
 		return nil, err
 	}
@@ -244,6 +248,7 @@ func (l *liveMap) build(raw *metapb.ClusterMapR, old *snapshot) (*snapshot, erro
 		}
 		callers[name] = s.nodes[name].client
 	}
+	l.traffic.callers(raw, callers)
 	var err error
 	if s.Static, err = stripe.NewStatic(groups(raw), callers); err != nil {
 		for name, n := range s.nodes {

@@ -27,7 +27,7 @@ const (
 type reencoding struct {
 	cmap   *liveMap
 	blocks func(pool uint32) *blocks
-	places []place
+	places func() []place
 }
 
 // place is a namespace shard and a pool that its file systems write to.
@@ -63,7 +63,7 @@ func closedFallback(p *metapb.Pool) (ids []uint32) {
 
 // Pass implements rewrite.Source.
 func (r *reencoding) Pass(ctx context.Context, m *rewrite.Mover) error {
-	for _, pl := range r.places {
+	for _, pl := range r.places() {
 		s := r.cmap.acquire()
 		var pool *metapb.Pool
 		for _, p := range s.raw.GetPools() {

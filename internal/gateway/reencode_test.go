@@ -178,7 +178,7 @@ func (f *files) check() (ks []uint32) {
 
 func reencode(f *files, r *rig) (*reencoding, *rewrite.Rewriter) {
 	f.leased, f.returned = nil, nil
-	s := &reencoding{cmap: r.live, blocks: func(uint32) *blocks { return r.blocks }, places: []place{{shard: 1, pool: testPool}}}
+	s := &reencoding{cmap: r.live, blocks: func(uint32) *blocks { return r.blocks }, places: func() []place { return []place{{shard: 1, pool: testPool}} }}
 	return s, rewrite.New(rewrite.Config{
 		Name: "reencode", Source: s, Meta: f, BytesPerSecond: 1 << 30, Interval: time.Millisecond, Logger: slog.New(slog.DiscardHandler),
 	})

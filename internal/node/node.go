@@ -425,6 +425,16 @@ func (n *Node) level(ctx context.Context) (uint32, error) {
 	return r.GetShardInfo().GetLevel(), err
 }
 
+// group is the node group that shard 0 says this node is in.
+func (n *Node) group() string {
+	for _, r := range n.directory.records() {
+		if r.Name == n.cfg.Name {
+			return r.Group
+		}
+	}
+	return ""
+}
+
 // sameRecord compares without roles' order.
 func sameRecord(a, b *metapb.Node) bool {
 	x, y := a.CloneVT(), b.CloneVT()
@@ -446,7 +456,7 @@ func (n *Node) startGateway(ctx context.Context) error {
 	err := n.patiently(ctx, "start the gateway", func(try context.Context) (err error) {
 		g, err = gateway.Start(try, gateway.Config{
 			Name: n.cfg.Name, Cluster: [16]byte(n.dir.state.Settings.ID()), Meta: n.meta, BlockSecurity: n.blockSecurity,
-			Rules: n.cfg.rules(), Lease: n.cfg.Lease, Release: n.opt.Release, NoAtime: n.cfg.NoAtime, Registerer: n.reg, Logger: n.log,
+			Group: n.group, Rack: func() string { return n.cfg.Rack }, Rules: n.cfg.rules(), Lease: n.cfg.Lease, Release: n.opt.Release, NoAtime: n.cfg.NoAtime, Registerer: n.reg, Logger: n.log,
 		})
 		return err
 	})

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/rackfs/rackfs/internal/filesystem"
 	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
@@ -98,63 +99,7 @@ func GossipKey(ctx context.Context, meta *raftmeta.Client) error {
 	return vfs.Wrap("provision gossip key", err)
 }
 
-// FS makes file system `default`: a record that says "creating" with
-// all that is random in it, its namespace, then "active".
+// FS makes the file system `default`, unless the cluster has or had one.
 func FS(ctx context.Context, meta *raftmeta.Client) error {
-	return vfs.Wrap("provision file system", makeFS(ctx, meta))
-}
-
-func makeFS(ctx context.Context, meta *raftmeta.Client) error {
-	fs, err := FindFS(ctx, meta)
-	if err != nil {
-		return err
-	}
-	put := func(fs *metapb.FileSystem, expect metapb.FileSystemState) error {
-		_, err := meta.Apply(ctx, ClusterShard, &metapb.Command{Op: &metapb.Command_PutFileSystem{PutFileSystem: &metapb.PutFileSystem{Fs: fs, ExpectState: expect}}})
-		return err
-	}
-	if fs == nil {
-		key := make([]byte, 16)
-		rand.Read(key)
-		now := time.Now()
-		fs = &metapb.FileSystem{
-			Id: DefaultFS, Name: "default", Workspace: "default", Kind: "shared", Shard: NamespaceShard, Pool: DefaultPool,
-			State: metapb.FileSystemState_FS_CREATING, HashKey: key,
-			Created: &metapb.Time{Sec: now.Unix(), Nsec: uint32(now.Nanosecond())},
-		}
-		if err := put(fs, metapb.FileSystemState_FS_UNKNOWN); err != nil {
-			return err
-		}
-	}
-	if fs.State != metapb.FileSystemState_FS_CREATING {
-		return nil
-	}
-	incarnation := make([]byte, 16)
-	rand.Read(incarnation)
-	if _, err := meta.Register(ctx, uint16(fs.Shard), metapb.OriginKind_ORIGIN_ADMIN, "provision", incarnation); err != nil {
-		return err
-	}
-	_, err = meta.Apply(ctx, uint16(fs.Shard), &metapb.Command{Fs: fs.Id, Op: &metapb.Command_CreateNamespace{CreateNamespace: &metapb.CreateNamespace{
-		RootMode: 0o755, HashKey: fs.HashKey,
-	}}})
-	if err != nil {
-		return err
-	}
-	active := fs.CloneVT()
-	active.State = metapb.FileSystemState_FS_ACTIVE
-	return put(active, metapb.FileSystemState_FS_CREATING)
-}
-
-// FindFS is the record of file system `default`, nil if there is none.
-func FindFS(ctx context.Context, meta *raftmeta.Client) (*metapb.FileSystem, error) {
-	r, err := meta.Query(ctx, ClusterShard, &metapb.Query{Q: &metapb.Query_FileSystems{FileSystems: &metapb.FileSystemsQ{}}})
-	if err != nil {
-		return nil, err
-	}
-	for _, fs := range r.GetFileSystems().GetFileSystems() {
-		if fs.Id == DefaultFS {
-			return fs, nil
-		}
-	}
-	return nil, nil
+	return vfs.Wrap("provision file system", filesystem.CreateFirst(ctx, meta, "default", DefaultPool, time.Now()))
 }

@@ -364,7 +364,9 @@ func (c *cluster) gateway(name string, attempt time.Duration) *gateway {
 	// Files are folded all the time, also what is written just then.
 	g.fold = rewrite.New(rewrite.Config{
 		Name: "fold", Meta: cl, BytesPerSecond: foldRate, Interval: heartbeat / 4, IdleMax: heartbeat / 4, Logger: slog.New(slog.DiscardHandler),
-		Source: &rewrite.Folding{Age: heartbeat / 8, Logger: slog.New(slog.DiscardHandler), Volumes: []rewrite.Folded{{Volume: g.vol, Shard: testShard, FS: testFS, Blocks: blks}}},
+		Source: &rewrite.Folding{Age: heartbeat / 8, Logger: slog.New(slog.DiscardHandler), Volumes: func() []rewrite.Folded {
+			return []rewrite.Folded{{Volume: g.vol, Shard: testShard, FS: testFS, Blocks: blks}}
+		}},
 	})
 	folding, stop := context.WithCancel(context.Background())
 	g.stop = stop

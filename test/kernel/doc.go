@@ -3,6 +3,7 @@
 //
 //   - TestPosix: the checks of test/posix, and a source tree copied, compared after a remount, for vers=4.1 and 4.2.
 //   - TestTwoClients: locks and close-to-open consistency between two machines.
+//   - TestFileSystems: file systems are created, deleted, brought back and made read-only under a mount.
 //   - TestRandomIO: random reads, writes, truncations, mappings, holes, clones and copies against a copy in memory.
 //   - TestContention: two machines count under a lock, append, and race for names; a lock outlives a short absence.
 //   - TestServerKilled: the server dies by SIGKILL under a writer of test/journal; everything acknowledged is there.

@@ -20,7 +20,7 @@ const (
 
 // Folding is the source of what small flushes left behind.
 type Folding struct {
-	Volumes []Folded
+	Volumes func() []Folded
 	Age     time.Duration // for which a chunk was not written
 	Logger  *slog.Logger
 }
@@ -37,7 +37,7 @@ var _ Source = (*Folding)(nil)
 
 // Pending implements Source.
 func (f *Folding) Pending() string {
-	for _, v := range f.Volumes {
+	for _, v := range f.Volumes() {
 		if v.Volume.FragmentCount() > 0 {
 			return "fragments"
 		}
@@ -47,7 +47,7 @@ func (f *Folding) Pending() string {
 
 // Pass implements Source.
 func (f *Folding) Pass(ctx context.Context, m *Mover) error {
-	for _, v := range f.Volumes {
+	for _, v := range f.Volumes() {
 		due := v.Volume.TakeFragments(f.Age, foldBatch)
 		if len(due) == 0 {
 			continue
@@ -92,7 +92,7 @@ func (f *Folding) volume(ctx context.Context, m *Mover, v *Folded) error {
 // Found remembers chunks that the leader of a shard found, to be folded as if this gateway had left them in pieces a while ago.
 func (f *Folding) Found(shard uint16, list []*metapb.WorkPiece) {
 	for _, p := range list {
-		for _, v := range f.Volumes {
+		for _, v := range f.Volumes() {
 			if v.Shard == shard && v.FS == p.Fs {
 				v.Volume.AddFragment(vfs.Ino(p.Ino), p.Offset, f.Age)
 			}
@@ -103,7 +103,7 @@ func (f *Folding) Found(shard uint16, list []*metapb.WorkPiece) {
 // Room is how many more chunks of a shard's file systems can be remembered, as far as a leader should care.
 func (f *Folding) Room(shard uint16) int {
 	room := foldBatch
-	for _, v := range f.Volumes {
+	for _, v := range f.Volumes() {
 		if v.Shard == shard {
 			room -= v.Volume.FragmentCount()
 		}
