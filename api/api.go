@@ -60,6 +60,7 @@ func New(o Options) *API {
 	a.clusters()
 	a.nodes()
 	a.maintenance()
+	a.groups()
 	return a
 }
 

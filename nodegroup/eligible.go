@@ -103,3 +103,8 @@ func Exclusive(m *metapb.ClusterMapR) (out []Misplaced) {
 	})
 	return out
 }
+
+// ProfileOf is a pool's profile.
+func ProfileOf(p *metapb.Pool) placement.Profile {
+	return placement.Profile{K: int(p.GetK()), M: int(p.GetM())}
+}

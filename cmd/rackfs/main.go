@@ -42,7 +42,7 @@ func newRootCommand() *cobra.Command {
 		SilenceErrors: true,
 		Version:       version(),
 	}
-	root.AddCommand(newDevCommand(), newNodeCommand(), newClusterCommand(), newFSCommand(), newMountCommand(), newSimCommand())
+	root.AddCommand(newDevCommand(), newNodeCommand(), newClusterCommand(), newFSCommand(), newGroupCommand(), newMountCommand(), newSimCommand())
 	return root
 }
 

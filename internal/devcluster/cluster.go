@@ -157,6 +157,9 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err := c.admitStores(ctx, c.meta); err != nil {
 		return err
 	}
+	if err := c.recordNodes(ctx, c.meta); err != nil {
+		return err
+	}
 	if err := provisionAll(ctx, c.meta, &c.dir.shape); err != nil {
 		return err
 	}

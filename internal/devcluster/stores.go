@@ -180,7 +180,7 @@ func (n *blockNode) record() *metapb.Store {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return &metapb.Store{
-		Id: n.ID, Node: n.name, Address: n.addr, Rack: "dev", Zone: "dev",
+		Id: n.ID, Node: n.name, Address: n.addr, Rack: rackOf(n.name), Zone: devZone,
 		Uuid: info.Store[:], Capacity: uint64(info.Capacity),
 		State: n.Record.GetState(), // an operator's; a new store is in
 	}

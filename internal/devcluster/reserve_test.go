@@ -1,0 +1,226 @@
+package devcluster
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/rackfs/rackfs/api"
+	"github.com/rackfs/rackfs/blockstore/segment"
+	"github.com/rackfs/rackfs/blockstore/store"
+	"github.com/rackfs/rackfs/nodegroup"
+	"github.com/rackfs/rackfs/placement"
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// shardsOf counts the shards that the stores in some racks have of a pool's placement groups.
+func (c *Cluster) shardsOf(t *testing.T, pool uint32, in func(rack string) bool) (n int) {
+	t.Helper()
+	for _, p := range c.cmap(t).Pools {
+		if p.Id != pool {
+			continue
+		}
+		for _, s := range c.stores {
+			if !in(rackOf(s.name)) {
+				continue
+			}
+			for _, g := range p.Pgs {
+				list, more, err := s.store.List(t.Context(), g.Id, nil, 1000)
+				if err != nil || more {
+					t.Fatal(err, more)
+				}
+				n += len(list)
+			}
+		}
+	}
+	return n
+}
+
+// atRest is "" when nothing is where it may not be, and all shards are where they should be and nowhere else.
+func (c *Cluster) atRest(t *testing.T) string {
+	if x := nodegroup.Exclusive(c.cmap(t)); len(x) > 0 {
+		return fmt.Sprintf("%d slots, such as %v; %s", len(x), x[0], c.unfinished())
+	}
+	return c.astray(t, false)
+}
+
+// Racks with shared data are reserved for a group: all of it leaves them, and stays as it is; what the group's file system writes is on them
+// and nowhere else; who still has the map of before can write nothing there. A node that is taken from the group by force keeps what has nowhere
+// to go, which is read, and is sent nothing more: new data is narrower, until the node is back.
+func TestReservedRacks(t *testing.T) {
+	cfg := quick(t)
+	cfg.BlockStores, cfg.Profile = 7, "2+1"
+	c := startQuick(t, cfg)
+	defer func() { c.mustStop(t) }()
+	admin := api.Dial(c.dir.sub(api.SocketName))
+	defer admin.Close()
+	ctx := t.Context()
+	for i := range 12 {
+		writeFile(t, c.fs(), fmt.Sprint("shared-", i), fileContent(i))
+	}
+	racks := []string{"rack-5", "rack-6", "rack-7"}
+	reserved := func(rack string) bool { return slices.Contains(racks, rack) }
+	other := func(rack string) bool { return !reserved(rack) }
+	if c.shardsOf(t, defaultPool, reserved) == 0 {
+		t.Fatal("no shared data on the racks: the test shows nothing")
+	}
+	before := c.cmap(t)
+
+	if _, err := admin.CreateGroup(ctx, "gpu"); err != nil {
+		t.Fatal(err)
+	}
+	// Two racks are not enough for 2+1, and five cannot be spared.
+	_, err := admin.ReserveRacks(ctx, "gpu", append(slices.Clone(racks), "rack-3", "rack-4"), false)
+	if vfs.KindOf(err) != vfs.KindBusy || !strings.Contains(err.Error(), "2 disks instead of 7, and 2+1 needs 3") {
+		t.Fatalf("five of seven racks: %v", err)
+	}
+	if _, err := admin.ReserveRacks(ctx, "gpu", []string{"rack-77"}, false); vfs.KindOf(err) != vfs.KindNotFound || !strings.Contains(err.Error(), "rack-1, rack-2") {
+		t.Fatalf("a rack without nodes: %v", err)
+	}
+	change, err := admin.ReserveRacks(ctx, "gpu", racks, false)
+	if err != nil || len(change.Effects) != 1 || change.Effects[0].After != 4 || len(change.Notes) != 3 {
+		t.Fatalf("%+v, %v", change, err)
+	}
+	if _, err := admin.AddNodes(ctx, "gpu", []string{"store-5", "store-6", "store-7"}, false); err != nil {
+		t.Fatal(err)
+	}
+	await(t, func() string { return c.atRest(t) })
+	if n := c.shardsOf(t, defaultPool, reserved); n > 0 {
+		t.Fatalf("%d shards of shared data on reserved racks", n)
+	}
+	for i := range 12 {
+		checkFile(t, c.fs(), fmt.Sprint("shared-", i), fileContent(i))
+	}
+	c.refusesOldMap(t, before, reserved)
+
+	// A file system of the group.
+	pool, exists, err := nodegroup.NewPool(c.cmap(t), "gpu", placement.Profile{K: 2, M: 1})
+	if err != nil || exists {
+		t.Fatal(pool, exists, err)
+	}
+	c.put(t, clusterShard, &metapb.Command{Op: &metapb.Command_PutPool{PutPool: &metapb.PutPool{Pool: pool}}})
+	await(t, func() string {
+		p := c.cmap(t).Pools[1]
+		return map[bool]string{true: "the pool has no placement groups"}[len(p.Pgs) == 0]
+	})
+	c.makeFS(t, 2, pool.Id)
+	c.mustStop(t) // the gateway serves the file systems that there are when it starts
+	c = startQuick(t, cfg)
+	fs := c.gateway.Exports()[1].FS
+	for i := range 8 {
+		writeFile(t, fs, fmt.Sprint("gpu-", i), fileContent(i))
+		writeFile(t, c.fs(), fmt.Sprint("more-", i), fileContent(i+3))
+	}
+	await(t, func() string { return c.atRest(t) })
+	if here, there := c.shardsOf(t, pool.Id, reserved), c.shardsOf(t, pool.Id, other); here == 0 || there != 0 {
+		t.Fatalf("%d shards of the group on its racks, %d elsewhere", here, there)
+	}
+	if n := c.shardsOf(t, defaultPool, reserved); n > 0 {
+		t.Fatalf("%d shards of shared data on reserved racks", n)
+	}
+	for i := range 8 {
+		checkFile(t, fs, fmt.Sprint("gpu-", i), fileContent(i))
+		checkFile(t, c.fs(), fmt.Sprint("more-", i), fileContent(i+3))
+	}
+	g, err := admin.Group(ctx, "gpu")
+	if err != nil || len(g.Nodes) != 3 || !g.Nodes[0].Usable || len(g.Racks) != 3 || g.Racks[0].Leaving+g.Racks[0].Waiting != 0 || len(g.Pools) != 1 || g.Pools[0].Groups == 0 {
+		t.Fatalf("%+v, %v", g, err)
+	}
+	if err := admin.DeleteGroup(ctx, "gpu"); vfs.KindOf(err) != vfs.KindBusy || !strings.Contains(err.Error(), "nodes store-5, store-6, store-7; reserved racks rack-5, rack-6, rack-7; pools gpu-2+1") {
+		t.Fatal(err)
+	}
+	// A node cannot leave that the group's pool needs.
+	if _, err := admin.RemoveNodes(ctx, "gpu", []string{"store-5"}, false); vfs.KindOf(err) != vfs.KindBusy || !strings.Contains(err.Error(), "and 2+1 needs 3") {
+		t.Fatal(err)
+	}
+	if _, err := admin.RemoveNodes(ctx, "gpu", []string{"store-5"}, true); err != nil {
+		t.Fatal(err)
+	}
+	await(t, func() string { return c.placed(t, nodegroup.Waiting) })
+	on5 := func() int { return c.shardsOf(t, pool.Id, func(rack string) bool { return rack == "rack-5" }) }
+	held, files := 0, 0
+	await(t, func() string { // the gateway learns of it
+		held = on5()
+		files++
+		writeFile(t, fs, fmt.Sprint("narrow-", files), fileContent(2))
+		return map[bool]string{true: "what is written goes to store 5"}[on5() > held]
+	})
+	if held == 0 {
+		t.Fatal("store 5 has nothing of the group: the test shows nothing")
+	}
+	if n := c.shardsOf(t, pool.Id, other); n > 0 {
+		t.Fatalf("%d shards of the group elsewhere", n)
+	}
+	for i := range 8 {
+		checkFile(t, fs, fmt.Sprint("gpu-", i), fileContent(i))
+	}
+	if _, err := admin.AddNodes(ctx, "gpu", []string{"store-5"}, false); err != nil {
+		t.Fatal(err)
+	}
+	await(t, func() string { return c.atRest(t) })
+	await(t, func() string {
+		held = on5()
+		files++
+		writeFile(t, fs, fmt.Sprint("wide-", files), fileContent(2))
+		return map[bool]string{true: "nothing that is written goes to store 5"}[on5() <= held]
+	})
+	checkFile(t, fs, "narrow-1", fileContent(2))
+	checkFile(t, fs, fmt.Sprint("wide-", files), fileContent(2))
+}
+
+// placed is "" when all slots that are where they may not be are in one state, and there are some.
+func (c *Cluster) placed(t *testing.T, want nodegroup.Place) string {
+	all := nodegroup.Exclusive(c.cmap(t))
+	for _, x := range all {
+		if x.Place != want {
+			return x.String()
+		}
+	}
+	return map[bool]string{true: "every slot is where it may be"}[len(all) == 0]
+}
+
+func (c *Cluster) put(t *testing.T, shard uint16, cmd *metapb.Command) {
+	t.Helper()
+	if _, err := c.meta.Apply(t.Context(), shard, cmd); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// makeFS makes a file system in a pool.
+func (c *Cluster) makeFS(t *testing.T, id, pool uint32) {
+	t.Helper()
+	key := []byte("0123456789abcdef")
+	fs := &metapb.FileSystem{Id: id, Name: fmt.Sprint("fs", id), Workspace: "default", Kind: "group", Shard: namespaceShard, Pool: pool,
+		State: metapb.FileSystemState_FS_ACTIVE, HashKey: key}
+	if _, err := c.meta.Register(t.Context(), namespaceShard, metapb.OriginKind_ORIGIN_ADMIN, "test", key); err != nil {
+		t.Fatal(err)
+	}
+	c.put(t, namespaceShard, &metapb.Command{Fs: id, Op: &metapb.Command_CreateNamespace{CreateNamespace: &metapb.CreateNamespace{RootMode: 0o777, HashKey: key}}})
+	c.put(t, clusterShard, &metapb.Command{Op: &metapb.Command_PutFileSystem{PutFileSystem: &metapb.PutFileSystem{Fs: fs}}})
+}
+
+// refusesOldMap checks that the stores in some racks take no shard of a group that left them from who has the map of before.
+func (c *Cluster) refusesOldMap(t *testing.T, before *metapb.ClusterMapR, in func(rack string) bool) {
+	t.Helper()
+	tried := 0
+	for _, g := range before.Pools[0].Pgs {
+		for i, slot := range g.Slots {
+			n := c.stores[slot.Store-1]
+			if !in(rackOf(n.name)) {
+				continue
+			}
+			tried++
+			err := n.store.Put(t.Context(), &store.Put{
+				Key: segment.Key{PG: g.Id, Block: 1<<48 | 1<<40, Shard: uint8(i)}, Epoch: g.Epoch, K: 2, M: 1, BlockLen: 64 << 10, Data: make([]byte, 32<<10),
+			})
+			if vfs.KindOf(err) != vfs.KindFenced {
+				t.Fatalf("store %d took a shard of placement group %d at epoch %d: %v", slot.Store, g.Id, g.Epoch, err)
+			}
+		}
+	}
+	if tried == 0 {
+		t.Fatal("nothing was tried")
+	}
+}
