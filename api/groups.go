@@ -267,11 +267,36 @@ func (a *API) deleteGroup(ctx context.Context, in *groupInput) (*struct{}, error
 		return nil, err
 	}
 	i := slices.IndexFunc(m.Groups, func(g *metapb.NodeGroup) bool { return g.Name == in.Name })
+	if err := a.retirePools(ctx, in.Name); err != nil {
+		return nil, err
+	}
 	_, err = a.opt.Meta.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_RemoveGroup{RemoveGroup: &metapb.RemoveGroup{Name: in.Name, Id: m.Groups[i].Id}}})
 	if vfs.KindOf(err) == vfs.KindBusy {
-		err = vfs.Errorf(vfs.KindBusy, "delete group", "%w: delete its file systems, take its nodes out (rackfs group remove) and release its racks (rackfs group release) first", err)
+		err = vfs.Errorf(vfs.KindBusy, "delete group", "%w: delete its file systems, take its nodes out (rackfs group remove), release its racks (rackfs group release), and wait for pools that are being removed", err)
 	}
 	return nil, err
+}
+
+// retirePools has the pools of a group removed, which no file system may have any more, if it has neither nodes nor racks.
+func (a *API) retirePools(ctx context.Context, group string) error {
+	for left := true; left; {
+		left = false
+		err := a.decide(ctx, func(m *metapb.ClusterMapR, nodes []*metapb.Node) (*metapb.Command, error) {
+			if slices.ContainsFunc(nodes, func(n *metapb.Node) bool { return n.Group == group }) ||
+				slices.ContainsFunc(m.GetReservations(), func(r *metapb.RackReservation) bool { return r.Group == group }) {
+				return nil, nil
+			}
+			i := slices.IndexFunc(m.GetPools(), func(p *metapb.Pool) bool { return p.Group == group && !p.Retiring })
+			if left = i >= 0; !left {
+				return nil, nil
+			}
+			return &metapb.Command{Op: &metapb.Command_RemovePool{RemovePool: &metapb.RemovePool{Id: m.Pools[i].Id, ExpectMapVersion: m.Version}}}, nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (a *API) reserveRacks(ctx context.Context, in *racksInput) (*changeOutput, error) {

@@ -53,6 +53,15 @@
 // steps, no block can get into the group without a new epoch, for which the removal is refused. A group of which
 // not all steps succeeded stays, and its members take no writes of its epoch any more: so whoever opens it again raises that.
 //
+// All groups of a pool that is to be removed (Pool.retiring) are closed and go in the same way, at last the pool.
+//
+// # Node groups
+//
+// A store may hold a pool's data if placement.Reservations.Eligible says so. One that may not is out for that pool, however well it is: its
+// slots move to others, as those of a drained store do. A placement group with a slot that has nowhere to go is closed, so nothing more is written there.
+// The state machine never gives a placement group such a store, so a plan that was made before a rack was reserved is refused. Who has an
+// older map is refused by epochs, once a slot has moved: its new store has every member acknowledge the new one before it calls itself filled.
+//
 // What rebuilds shards of slots that are being filled is package upkeep on the stores; what rewrites the blocks of
 // fallback groups is the gateway.
 package nodegroup

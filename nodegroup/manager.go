@@ -379,6 +379,13 @@ func (m *Manager) plan(ctx context.Context) error {
 				p = m.cmap.Pools[i]
 			}
 		}
+		if p.Retiring {
+			if err := m.retirePool(ctx, p); err != nil {
+				return err
+			}
+			changed = true
+			continue
+		}
 		v := m.view(p)
 		if v.atRest {
 			continue

@@ -65,6 +65,9 @@ func Effects(m, next *metapb.ClusterMapR) (out []Effect) {
 		then[s.Id] = s
 	}
 	for _, p := range m.GetPools() {
+		if p.Retiring {
+			continue
+		}
 		level, _ := placement.ParseLevel(p.GetDomain())
 		profile := placement.Profile{K: int(p.K), M: int(p.M)}
 		e := Effect{Pool: p.Name, Group: p.Group, Profile: profile.String(), Domain: level.String()}
@@ -153,6 +156,9 @@ func NewPool(m *metapb.ClusterMapR, group string, profile placement.Profile) (p 
 	names := map[string]bool{}
 	for _, o := range m.GetPools() {
 		if o.Group == group && int(o.K) == profile.K && int(o.M) == profile.M {
+			if o.Retiring {
+				return nil, false, vfs.Errorf(vfs.KindUnavailable, op, "pool %s is being removed, %d placement groups are left: try again in a minute", o.Name, len(o.Pgs))
+			}
 			return o, true, nil
 		}
 		last = max(last, o.Id)

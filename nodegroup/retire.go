@@ -91,11 +91,11 @@ func (m *Manager) retireGroups(ctx context.Context) error {
 	}
 	left := map[uint32]candidate{}
 	for _, p := range s.cmap.GetPools() {
-		if r := placement.Assess(poolState(p, 0), s.states[p.Id]); r.Writable == 0 || r.Closed == 0 {
+		if r := placement.Assess(poolState(p, 0), s.states[p.Id]); !p.Retiring && (r.Writable == 0 || r.Closed == 0) {
 			continue // they may be wanted again
 		}
 		for _, g := range p.GetPgs() {
-			if g.K != 0 && g.State == metapb.PGState_PG_CLOSED && len(left) < retireMax && s.fenceEmpty(ctx, g) {
+			if (g.K != 0 || p.Retiring) && g.State == metapb.PGState_PG_CLOSED && len(left) < retireMax && s.fenceEmpty(ctx, g) {
 				left[g.Id] = candidate{p.Id, g}
 			}
 		}
@@ -132,6 +132,38 @@ func (m *Manager) retireGroups(ctx context.Context) error {
 		m.retiring.Removed++
 		m.mu.Unlock()
 		m.o.Logger.Info("an empty placement group was removed", "pool", c.pool, "pg", id, "k", c.group.K)
+	}
+	return nil
+}
+
+// retirePool closes the groups of a pool that no file system has any more, so that they are removed as empty fallback groups
+// are, and removes the pool when they are gone.
+func (m *Manager) retirePool(ctx context.Context, p *metapb.Pool) error {
+	if len(p.Pgs) == 0 {
+		ctx, cancel := context.WithTimeout(ctx, metaTimeout)
+		defer cancel()
+		_, err := m.o.Meta.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_RemovePool{RemovePool: &metapb.RemovePool{Id: p.Id, ExpectMapVersion: m.cmap.Version}}})
+		if err == nil {
+			m.o.Logger.Info("a pool that no file system has any more was removed", "pool", p.Id, "name", p.Name, "group", p.Group)
+		}
+		if vfs.KindOf(err) == vfs.KindChanged {
+			err = nil // the next step looks at what there is then
+		}
+		return vfs.Wrap("nodegroup.retire", err)
+	}
+	c := &metapb.ChangePGs{Pool: p.Id}
+	for _, g := range p.Pgs {
+		if g.State == metapb.PGState_PG_OPEN && len(c.Changes) < maxChanges {
+			g = g.CloneVT()
+			g.State = metapb.PGState_PG_CLOSED
+			c.Changes = append(c.Changes, &metapb.PGChange{ExpectEpoch: g.Epoch, Pg: g})
+		}
+	}
+	if len(c.Changes) == 0 {
+		return nil
+	}
+	if err := m.propose(ctx, c); err != nil && vfs.KindOf(err) != vfs.KindChanged {
+		return err
 	}
 	return nil
 }

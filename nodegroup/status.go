@@ -76,6 +76,9 @@ func (m *Manager) publish(err error) {
 	misplaced := Exclusive(m.cmap)
 	m.follow(&st)
 	for _, p := range m.cmap.GetPools() {
+		if p.Retiring {
+			continue // nobody writes to it
+		}
 		v := m.view(p)
 		if v.report == nil {
 			r := placement.Assess(poolState(p, 0), v.states)

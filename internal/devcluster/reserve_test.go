@@ -96,14 +96,16 @@ func TestReservedRacks(t *testing.T) {
 	c.refusesOldMap(t, before, reserved)
 
 	// A file system of the group.
-	pool, exists, err := nodegroup.NewPool(c.cmap(t), "gpu", placement.Profile{K: 2, M: 1})
-	if err != nil || exists {
-		t.Fatal(pool, exists, err)
-	}
-	c.put(t, clusterShard, &metapb.Command{Op: &metapb.Command_PutPool{PutPool: &metapb.PutPool{Pool: pool}}})
+	pool := c.newPool(t, placement.Profile{K: 2, M: 1})
+	// Another pool is not used, and goes with its placement groups.
+	unused := c.newPool(t, placement.Profile{K: 1, M: 1})
 	await(t, func() string {
-		p := c.cmap(t).Pools[1]
-		return map[bool]string{true: "the pool has no placement groups"}[len(p.Pgs) == 0]
+		m := c.cmap(t)
+		_, err := c.meta.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_RemovePool{RemovePool: &metapb.RemovePool{Id: unused.Id, ExpectMapVersion: m.Version}}})
+		if err != nil {
+			return err.Error()
+		}
+		return map[bool]string{true: "the pool is still there"}[len(c.cmap(t).Pools) > 2]
 	})
 	c.makeFS(t, 2, pool.Id)
 	c.mustStop(t) // the gateway serves the file systems that there are when it starts
@@ -188,11 +190,27 @@ func (c *Cluster) put(t *testing.T, shard uint16, cmd *metapb.Command) {
 	}
 }
 
+// newPool makes a pool of group gpu, and waits for its placement groups.
+func (c *Cluster) newPool(t *testing.T, profile placement.Profile) *metapb.Pool {
+	t.Helper()
+	pool, exists, err := nodegroup.NewPool(c.cmap(t), "gpu", profile)
+	if err != nil || exists {
+		t.Fatal(pool, exists, err)
+	}
+	c.put(t, clusterShard, &metapb.Command{Op: &metapb.Command_PutPool{PutPool: &metapb.PutPool{Pool: pool}}})
+	await(t, func() string {
+		m := c.cmap(t)
+		p := m.Pools[len(m.Pools)-1]
+		return map[bool]string{true: "the pool has no placement groups"}[p.Id != pool.Id || len(p.Pgs) == 0]
+	})
+	return pool
+}
+
 // makeFS makes a file system in a pool.
 func (c *Cluster) makeFS(t *testing.T, id, pool uint32) {
 	t.Helper()
 	key := []byte("0123456789abcdef")
-	fs := &metapb.FileSystem{Id: id, Name: fmt.Sprint("fs", id), Workspace: "default", Kind: "group", Shard: namespaceShard, Pool: pool,
+	fs := &metapb.FileSystem{Id: id, Name: fmt.Sprint("fs", id), Workspace: "default", Kind: "group", Group: "gpu", Shard: namespaceShard, Pool: pool,
 		State: metapb.FileSystemState_FS_ACTIVE, HashKey: key}
 	if _, err := c.meta.Register(t.Context(), namespaceShard, metapb.OriginKind_ORIGIN_ADMIN, "test", key); err != nil {
 		t.Fatal(err)

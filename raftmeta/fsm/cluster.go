@@ -129,7 +129,7 @@ func (x *call) putPool(c *metapb.PutPool) error {
 	if x.level < levelPOSIX && (p.Domain != "" || p.GroupsPerStore != 0) {
 		return vfs.Errorf(vfs.KindNotSupported, op, "failure domains and groups per store need feature level %d", levelPOSIX)
 	}
-	if x.level < levelCluster && p.Group != "" {
+	if x.level < levelCluster && (p.Group != "" || p.Retiring) {
 		return vfs.Errorf(vfs.KindNotSupported, op, "pools of groups need feature level %d", levelCluster)
 	}
 	if err := checkDomain(p, op); err != nil {

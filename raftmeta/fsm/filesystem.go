@@ -151,12 +151,18 @@ func (x *call) checkNewFileSystem(f *metapb.FileSystem, op string) error {
 	if f.State != metapb.FileSystemState_FS_CREATING && f.State != metapb.FileSystemState_FS_ACTIVE {
 		return vfs.Errorf(vfs.KindInvalid, op, "a new file system is not deleted")
 	}
+	if err := x.needGroup(op, f.Group); err != nil {
+		return err
+	}
 	if f.Kind != "local" {
 		var p metapb.Pool
 		if ok, err := x.getRecord(appendID32(nil, "p/", f.Pool), &p); err != nil {
 			return err
 		} else if !ok || p.Group != f.Group {
 			return vfs.Errorf(vfs.KindNotFound, op, "there is no pool %d of group %q", f.Pool, f.Group)
+		}
+		if p.Retiring {
+			return vfs.Errorf(vfs.KindBusy, op, "pool %s is being removed: try again when it is gone", p.Name)
 		}
 	}
 	x.setCount(counterKey{what: counterFS}, next+1)

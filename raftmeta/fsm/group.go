@@ -176,7 +176,18 @@ func (x *call) inGroup(name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	tell("pools", collect(pools, func(p *metapb.Pool) string { return p.Name }))
+	tell("pools", collect(pools, func(p *metapb.Pool) string {
+		if p.Retiring {
+			return fmt.Sprintf("%s (being removed, %d placement groups are left)", p.Name, len(p.Pgs))
+		}
+		return p.Name
+	}))
+	// Those with a pool are counted with it.
+	systems, err := records(x, "f/", func(f *metapb.FileSystem) bool { return f.Group == name && f.Pool == 0 })
+	if err != nil {
+		return "", err
+	}
+	tell("file systems", collect(systems, func(f *metapb.FileSystem) string { return f.Workspace + "/" + f.Name }))
 	return strings.Join(parts, "; "), nil
 }
 
@@ -392,7 +403,7 @@ func (x *call) mayHold(p *metapb.Pool, old, g *metapb.PlacementGroup, s *metapb.
 
 // checkPoolOfCluster adds the rules of levelCluster to those of PutPool. same: the pool is there already, and nothing is to be done.
 func (x *call) checkPoolOfCluster(old, p *metapb.Pool, had bool, op string) (same bool, err error) {
-	if had {
+	if p.Retiring = old.Retiring; had {
 		switch {
 		case old.Name != p.Name || old.Group != p.Group || old.Domain != p.Domain:
 			return false, vfs.Errorf(vfs.KindExists, op, "pool %d is %q of group %q with domain %q: name, group and domain of a pool never change", p.Id, old.Name, old.Group, old.Domain)
@@ -458,11 +469,11 @@ func (x *call) removePool(c *metapb.RemovePool) (*metapb.Result, error) {
 	} else if !had {
 		return x.changedMap() // a repeated command
 	}
+	if p.Retiring && len(p.Pgs) > 0 {
+		return x.changedMap() // a repeated command
+	}
 	if err := x.decidedOn(op, c.ExpectMapVersion); err != nil {
 		return nil, err
-	}
-	if len(p.Pgs) > 0 {
-		return nil, vfs.Errorf(vfs.KindBusy, op, "pool %s has %d placement groups: they go when nothing is in them", p.Name, len(p.Pgs))
 	}
 	users, err := records(x, "f/", func(f *metapb.FileSystem) bool { return f.Pool == c.Id })
 	if err != nil {
@@ -471,7 +482,14 @@ func (x *call) removePool(c *metapb.RemovePool) (*metapb.Result, error) {
 	if len(users) > 0 {
 		return nil, vfs.Errorf(vfs.KindBusy, op, "pool %s is that of %d file systems, such as %s/%s: delete them first", p.Name, len(users), users[0].Workspace, users[0].Name)
 	}
-	return x.delMapRecord(key)
+	if len(p.Pgs) == 0 {
+		return x.delMapRecord(key)
+	}
+	p.Retiring = true
+	if err := x.setMapRecord(key, &p); err != nil {
+		return nil, err
+	}
+	return x.changedMap()
 }
 
 // beginCluster makes the state of shard 0 that of levelCluster. Until now a node's group meant nothing, so nothing is to move for what is

@@ -211,6 +211,9 @@ func (e *pgEditor) checkNew(old, g *metapb.PlacementGroup) error {
 	if err := checkShape(e.pool, g, op); err != nil {
 		return err
 	}
+	if e.pool.Retiring && old == nil {
+		return vfs.Errorf(vfs.KindChanged, op, "pool %s is being removed: it gets no more placement groups", e.pool.Name)
+	}
 	used := make(map[uint32]bool, len(g.Slots))
 	for i, s := range g.Slots {
 		if used[s.Store] {

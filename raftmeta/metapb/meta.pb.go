@@ -7499,7 +7499,9 @@ type Pool struct {
 	// From level 3. How many groups of the full profile are made for each store that has none; 0: none, the groups are as they were put.
 	GroupsPerStore uint32 `protobuf:"varint,21,opt,name=groups_per_store,json=groupsPerStore,proto3" json:"groups_per_store,omitempty"`
 	// From level 4. Only stores of this node group hold its data, "": those of the shared part of the cluster, without reserved racks.
-	Group         string `protobuf:"bytes,30,opt,name=group,proto3" json:"group,omitempty"`
+	Group string `protobuf:"bytes,30,opt,name=group,proto3" json:"group,omitempty"`
+	// From level 4: no file system may be made in it, its groups are closed, and go when nothing is in them. It stays so.
+	Retiring      bool `protobuf:"varint,31,opt,name=retiring,proto3" json:"retiring,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -7597,6 +7599,13 @@ func (x *Pool) GetGroup() string {
 	return ""
 }
 
+func (x *Pool) GetRetiring() bool {
+	if x != nil {
+		return x.Retiring
+	}
+	return false
+}
+
 // PutPool creates or replaces a pool. A placement group's epoch never falls; from level 2, neither
 // k and the number of slots disagree nor is the id of a removed group used again. Later changes are ChangePGs: from level 4 a pool that
 // exists keeps all its groups, and put without groups it is only made, not changed (KindExists if it is another).
@@ -7644,7 +7653,8 @@ func (x *PutPool) GetPool() *Pool {
 	return nil
 }
 
-// RemovePool removes a pool without placement groups that no file system names (KindBusy if not). Of one that is gone it changes nothing.
+// RemovePool removes a pool that no file system names (KindBusy if one does): at once if it has no placement groups, else it is retiring from then on, and
+// to be removed when they are gone. Of one that is gone it changes nothing.
 type RemovePool struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	Id               uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -17861,7 +17871,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x05epoch\x18\x02 \x01(\rR\x05epoch\x12*\n" +
 	"\x05slots\x18\x03 \x03(\v2\x14.rackfs.meta.v1.SlotR\x05slots\x12\f\n" +
 	"\x01k\x18\x04 \x01(\rR\x01k\x12-\n" +
-	"\x05state\x18\x05 \x01(\x0e2\x17.rackfs.meta.v1.PGStateR\x05state\"\xe9\x01\n" +
+	"\x05state\x18\x05 \x01(\x0e2\x17.rackfs.meta.v1.PGStateR\x05state\"\x85\x02\n" +
 	"\x04Pool\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\f\n" +
@@ -17871,7 +17881,8 @@ const file_meta_proto_rawDesc = "" +
 	"\alast_pg\x18\x06 \x01(\rR\x06lastPg\x12\x16\n" +
 	"\x06domain\x18\x14 \x01(\tR\x06domain\x12(\n" +
 	"\x10groups_per_store\x18\x15 \x01(\rR\x0egroupsPerStore\x12\x14\n" +
-	"\x05group\x18\x1e \x01(\tR\x05group\"3\n" +
+	"\x05group\x18\x1e \x01(\tR\x05group\x12\x1a\n" +
+	"\bretiring\x18\x1f \x01(\bR\bretiring\"3\n" +
 	"\aPutPool\x12(\n" +
 	"\x04pool\x18\x01 \x01(\v2\x14.rackfs.meta.v1.PoolR\x04pool\"J\n" +
 	"\n" +

@@ -2604,6 +2604,7 @@ func (m *Pool) CloneVT() *Pool {
 	r.Domain = m.Domain
 	r.GroupsPerStore = m.GroupsPerStore
 	r.Group = m.Group
+	r.Retiring = m.Retiring
 	if rhs := m.Pgs; rhs != nil {
 		tmpContainer := make([]*PlacementGroup, len(rhs))
 		for k, v := range rhs {
@@ -12967,6 +12968,18 @@ func (m *Pool) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
+	}
+	if m.Retiring {
+		i--
+		if m.Retiring {
+			dAtA[i] = 1
+		} else {
+			dAtA[i] = 0
+		}
+		i--
+		dAtA[i] = 0x1
+		i--
+		dAtA[i] = 0xf8
 	}
 	if len(m.Group) > 0 {
 		i -= len(m.Group)
@@ -24965,6 +24978,9 @@ func (m *Pool) SizeVT() (n int) {
 	l = len(m.Group)
 	if l > 0 {
 		n += 2 + l + protohelpers.SizeOfVarint(uint64(l))
+	}
+	if m.Retiring {
+		n += 3
 	}
 	n += len(m.unknownFields)
 	return n
@@ -44380,6 +44396,26 @@ func (m *Pool) UnmarshalVT(dAtA []byte) error {
 			}
 			m.Group = string(dAtA[iNdEx:postIndex])
 			iNdEx = postIndex
+		case 31:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Retiring", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.Retiring = bool(v != 0)
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
