@@ -203,6 +203,12 @@ func (h *clusterHistory) op() *metapb.Command {
 		c := &metapb.ReplaceStore{Old: h.num("old", 1, 9), New: h.store()}
 		if h.present != nil { // else as when the digests of level 1 were recorded
 			c.New.Id, c.New.State = h.num("new", 5, 20), metapb.StoreState_STORE_IN
+			for _, p := range h.present.Pools { // one that is needed, if there is
+				if n := len(p.Pgs); n > 0 && h.num("of a group", 0, 2) > 0 {
+					slots := p.Pgs[h.num("group", 0, n-1)].Slots
+					c.Old = slots[h.num("slot", 0, len(slots)-1)].Store
+				}
+			}
 			c.ExpectMapVersion = uint64(h.num("expects", 0, 2)/2) * (h.present.Version + uint64(h.num("newer", 0, 3)/3))
 		}
 		return &metapb.Command{Op: &metapb.Command_ReplaceStore{ReplaceStore: c}}
