@@ -172,7 +172,7 @@ func (c *Cluster) start(ctx context.Context) error {
 		return err
 	}
 	c.gateway, err = gateway.Start(ctx, gateway.Config{
-		Name: gatewayName, Cluster: [16]byte(c.dir.shape.clusterID()), Meta: c.meta,
+		Name: gatewayName, Group: c.cfg.gatewayGroup, Cluster: [16]byte(c.dir.shape.clusterID()), Meta: c.meta,
 		BlockSecurity: func(node string) wire.Security { return wire.Security{Mode: c.cfg.dataMode(), TLS: id.ClientTLS(node)} },
 		Rules:         c.cfg.rules(), Secured: secured, Lease: c.cfg.Lease, Release: release(), Raw: c.raw,
 		ReencodeInterval: c.cfg.reencodeInterval, FoldAge: c.cfg.foldAge, NoAtime: c.cfg.NoAtime, Delegations: delegations, Registerer: c.reg, Logger: c.log,

@@ -57,6 +57,7 @@ type Config struct {
 
 	Logger *slog.Logger // nil: none
 
+	gatewayGroup     func() string // the node group of the gateway; nil: none
 	maxLevel         uint32        // of the metadata; 0: the newest
 	metaLease        time.Duration // of the gateway; 0: the default
 	retireInterval   time.Duration // between looks for groups to remove; 0: the default

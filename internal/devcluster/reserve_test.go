@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/rackfs/rackfs/api"
@@ -52,8 +53,23 @@ func (c *Cluster) atRest(t *testing.T) string {
 func TestReservedRacks(t *testing.T) {
 	cfg := quick(t)
 	cfg.BlockStores, cfg.Profile = 7, "2+1"
+	var group atomic.Value // of the gateway
+	group.Store("")
+	cfg.gatewayGroup = func() string { return group.Load().(string) }
 	c := startQuick(t, cfg)
-	defer func() { c.mustStop(t) }()
+	defer c.mustStop(t)
+	// serve has the gateway serve the file system of a group.
+	serve := func(of string, id uint32) vfs.FS {
+		t.Helper()
+		group.Store(of)
+		await(t, func() string {
+			if e := c.gateway.Exports(); len(e) == 1 && e[0].FSID == id {
+				return ""
+			}
+			return fmt.Sprintf("file system %d is not served", id)
+		})
+		return c.fs()
+	}
 	admin := api.Dial(c.dir.sub(api.SocketName))
 	defer admin.Close()
 	ctx := t.Context()
@@ -107,13 +123,15 @@ func TestReservedRacks(t *testing.T) {
 		}
 		return map[bool]string{true: "the pool is still there"}[len(c.cmap(t).Pools) > 2]
 	})
-	c.makeFS(t, 2, pool.Id)
-	c.mustStop(t) // the gateway serves the file systems that there are when it starts
-	c = startQuick(t, cfg)
-	fs := c.gateway.Exports()[1].FS
+	if f, err := admin.CreateFileSystem(ctx, api.NewFileSystem{Name: "gpu", Kind: "group", Group: "gpu", Profile: "2+1"}); err != nil || f.ID != 2 {
+		t.Fatal(f, err)
+	}
+	for i := range 8 {
+		writeFile(t, c.fs(), fmt.Sprint("more-", i), fileContent(i+3))
+	}
+	fs := serve("gpu", 2)
 	for i := range 8 {
 		writeFile(t, fs, fmt.Sprint("gpu-", i), fileContent(i))
-		writeFile(t, c.fs(), fmt.Sprint("more-", i), fileContent(i+3))
 	}
 	await(t, func() string { return c.atRest(t) })
 	if here, there := c.shardsOf(t, pool.Id, reserved), c.shardsOf(t, pool.Id, other); here == 0 || there != 0 {
@@ -122,9 +140,13 @@ func TestReservedRacks(t *testing.T) {
 	if n := c.shardsOf(t, defaultPool, reserved); n > 0 {
 		t.Fatalf("%d shards of shared data on reserved racks", n)
 	}
+	shared := serve("", defaultFS)
+	for i := range 8 {
+		checkFile(t, shared, fmt.Sprint("more-", i), fileContent(i+3))
+	}
+	fs = serve("gpu", 2)
 	for i := range 8 {
 		checkFile(t, fs, fmt.Sprint("gpu-", i), fileContent(i))
-		checkFile(t, c.fs(), fmt.Sprint("more-", i), fileContent(i+3))
 	}
 	g, err := admin.Group(ctx, "gpu")
 	if err != nil || len(g.Nodes) != 3 || !g.Nodes[0].Usable || len(g.Racks) != 3 || g.Racks[0].Leaving+g.Racks[0].Waiting != 0 || len(g.Pools) != 1 || g.Pools[0].Groups == 0 {
@@ -204,19 +226,6 @@ func (c *Cluster) newPool(t *testing.T, profile placement.Profile) *metapb.Pool 
 		return map[bool]string{true: "the pool has no placement groups"}[p.Id != pool.Id || len(p.Pgs) == 0]
 	})
 	return pool
-}
-
-// makeFS makes a file system in a pool.
-func (c *Cluster) makeFS(t *testing.T, id, pool uint32) {
-	t.Helper()
-	key := []byte("0123456789abcdef")
-	fs := &metapb.FileSystem{Id: id, Name: fmt.Sprint("fs", id), Workspace: "default", Kind: "group", Group: "gpu", Shard: namespaceShard, Pool: pool,
-		State: metapb.FileSystemState_FS_ACTIVE, HashKey: key}
-	if _, err := c.meta.Register(t.Context(), namespaceShard, metapb.OriginKind_ORIGIN_ADMIN, "test", key); err != nil {
-		t.Fatal(err)
-	}
-	c.put(t, namespaceShard, &metapb.Command{Fs: id, Op: &metapb.Command_CreateNamespace{CreateNamespace: &metapb.CreateNamespace{RootMode: 0o777, HashKey: key}}})
-	c.put(t, clusterShard, &metapb.Command{Op: &metapb.Command_PutFileSystem{PutFileSystem: &metapb.PutFileSystem{Fs: fs}}})
 }
 
 // refusesOldMap checks that the stores in some racks take no shard of a group that left them from who has the map of before.
