@@ -38,32 +38,32 @@ func TestFileSystems(t *testing.T) {
 	c := client{t, g}
 	until := func(script string) {
 		t.Helper()
-		c.sh("cd /; for i in $(seq 600); do " + script + " && exit 0; sleep 0.1; done; exit 1")
+		g.MustRun(t, twoClientsDeadline, kclient.Command("sh", "-c", "for i in $(seq 600); do "+script+" && exit 0; sleep 0.1; done; exit 1"))
 	}
-	until("ls " + freshMount + "/lab | grep -q scratch")
+	until("ls " + freshMount + "/lab 2>/dev/null | grep -q scratch")
 	srv.export = "/lab/scratch"
 	g.Mount(t, srv.mount(n.Addr(), mountpoint, "4.2"))
 	if got := strings.Fields(c.sh("df -B1 --output=size . | tail -1")); len(got) != 1 || got[0] != "1073741824" {
 		t.Errorf("df says %v, the quota is 1 GiB", got)
 	}
-	c.sh("mkdir d && for i in 1 2 3; do dd if=/dev/urandom of=d/f$i bs=1M count=3 2>/dev/null; done && sync && cat d/* | md5sum >/tmp/sums && cp -r d " + freshMount + "/default/")
+	c.sh("mkdir d && for i in 1 2 3; do dd if=/dev/urandom of=d/f$i bs=1M count=3 2>/dev/null; done && sync && cat d/* | md5sum >/run/sums && cp -r d " + freshMount + "/default/")
 
 	if _, err := admin.DeleteFileSystem(ctx, "lab", "scratch", time.Hour); err != nil {
 		t.Fatal(err)
 	}
-	until("echo 3 >/proc/sys/vm/drop_caches; ! LC_ALL=C ls " + mountpoint + "/d 2>/tmp/why && grep -q 'Stale file handle' /tmp/why")
-	c.sh("cd /; cat " + freshMount + "/default/d/* | md5sum | diff - /tmp/sums") // the other one is served as before
+	until("echo 3 >/proc/sys/vm/drop_caches; ! LC_ALL=C ls " + mountpoint + "/d >/dev/null 2>/run/why && grep -q 'Stale file handle' /run/why")
+	until("cat " + freshMount + "/default/d/* | md5sum | diff - /run/sums") // the other one is served as before
 	until("! ls " + freshMount + "/lab 2>/dev/null | grep -q scratch")
 
 	if _, err := admin.UndeleteFileSystem(ctx, "lab", "scratch"); err != nil {
 		t.Fatal(err)
 	}
 	until("ls " + mountpoint + "/d >/dev/null 2>&1")
-	c.sh("cat d/* | md5sum | diff - /tmp/sums && echo more >d/more && sync")
+	c.sh("cat d/* | md5sum | diff - /run/sums && echo more >d/more && sync")
 	readOnly := true
 	if _, err := admin.ChangeFileSystem(ctx, "lab", "scratch", api.FileSystemChange{ReadOnly: &readOnly}); err != nil {
 		t.Fatal(err)
 	}
-	until("! LC_ALL=C touch " + mountpoint + "/d/no 2>/tmp/why && grep -q 'Read-only' /tmp/why")
+	until("! LC_ALL=C touch " + mountpoint + "/d/no 2>/run/why && grep -q 'Read-only' /run/why")
 	c.sh("cat d/more")
 }
