@@ -231,8 +231,6 @@ func TestOrderOfShards(t *testing.T) {
 		_, err := gw.Apply(ctx, 0, &metapb.Command{Op: &metapb.Command_PutStore{PutStore: &metapb.PutStore{Store: &metapb.Store{Id: id, Node: "n", Uuid: []byte{byte(id)}}}}})
 		c.must(err)
 	}
-	_, err := gw.Apply(ctx, 0, &metapb.Command{Op: &metapb.Command_PutPool{PutPool: &metapb.PutPool{Pool: &metapb.Pool{Id: 1, Name: "p", K: 2, M: 1}}}})
-	c.must(err)
 	o := c.options(gw, 0)
 	o.Source = &between{o.Source, func() {
 		pg := &metapb.PlacementGroup{Id: 1, Epoch: 1, Slots: []*metapb.Slot{{Store: 1}, {Store: 2}, {Store: 3}}}
@@ -249,7 +247,7 @@ func TestOrderOfShards(t *testing.T) {
 		c.must(err)
 	}}
 	var file bytes.Buffer
-	_, _, err = Write(ctx, o, &file)
+	_, _, err := Write(ctx, o, &file)
 	c.must(err)
 	c.close()
 
