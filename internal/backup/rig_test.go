@@ -173,7 +173,9 @@ func (c *cluster) gateway(name string) *raftmeta.Client {
 	c.t.Helper()
 	cl := c.client()
 	c.must(provision.Key(c.ctx(), cl))
-	c.must(provision.Pool(c.ctx(), cl, func() (*metapb.Pool, error) { return &metapb.Pool{Id: provision.DefaultPool, Name: "p", K: 2, M: 1}, nil }))
+	c.must(provision.Pool(c.ctx(), cl, func() (*metapb.Pool, error) {
+		return &metapb.Pool{Id: provision.DefaultPool, Name: "p", K: 2, M: 1}, nil
+	}))
 	c.must(provision.FS(c.ctx(), cl))
 	_, err := cl.Register(c.ctx(), 1, metapb.OriginKind_ORIGIN_GATEWAY, name, fmt.Appendf(nil, "%016x", time.Now().UnixNano()))
 	c.must(err)
