@@ -74,6 +74,9 @@ func TestRefusals(t *testing.T) {
 		"too big":     {put("fine", map[string]string{"size": strings.Repeat("x", maxBody+1)}), vfs.KindInvalid, "large"},
 		"no such":     {c.call(t.Context(), http.MethodGet, "/nothing", nil, nil), vfs.KindUnavailable, "404"},
 	} {
+		if strings.Count(x.err.Error(), x.kind.String()) > 1 {
+			t.Errorf("%s: says its kind twice: %v", what, x.err)
+		}
 		if vfs.KindOf(x.err) != x.kind || !strings.Contains(x.err.Error(), x.says) {
 			t.Errorf("%s: %v, want %v saying %q", what, x.err, x.kind, x.says)
 		}

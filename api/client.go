@@ -99,7 +99,7 @@ func refusal(status int, body []byte) error {
 		}
 	}
 	var b strings.Builder
-	b.WriteString(p.Detail)
+	b.WriteString(strings.TrimSuffix(p.Detail, ": "+kind.String())) // vfs.Error adds it again
 	for _, e := range p.Errors {
 		fmt.Fprintf(&b, "; %s: %s", strings.TrimPrefix(e.Location, "body."), e.Message)
 	}
