@@ -63,7 +63,6 @@ func nfsCluster(t *testing.T, opt func(*Options)) *cluster {
 		o.CheckInterval = 5 * time.Millisecond
 		opt(o)
 	})
-	raiseLevel(t, c, 0)
 	raiseLevel(t, c, 1)
 	c.gateway(1, "maker")
 	admin := c.client()
@@ -73,6 +72,7 @@ func nfsCluster(t *testing.T, opt func(*Options)) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
+	raiseLevel(t, c, 0) // after it: from level 4 on ids are given in order
 	return c
 }
 
