@@ -5,8 +5,8 @@ import (
 	"github.com/rackfs/rackfs/vfs"
 )
 
-// Level is the newest feature level this version implements. Level 4 adds what a cluster of many nodes needs.
-const Level = 4
+// Level is the newest feature level this version implements. Level 5 adds what accounts, options of exports and local volumes need.
+const Level = 5
 
 // levelCollect is the level that added what collection, rewriting of extents and changes of placement groups need:
 // dying blocks are queued by number, and the cluster map has a version.
@@ -17,6 +17,9 @@ const levelPOSIX = 3
 
 // levelCluster is the level that added what a cluster of many nodes, groups and file systems needs.
 const levelCluster = 4
+
+// levelService is the level that added what accounts, options of exports, local volumes and jobs need.
+const levelService = 5
 
 // levelOf is the level that added a command.
 func levelOf(c *metapb.Command) uint32 {
