@@ -5,9 +5,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"text/tabwriter"
 
-	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/rackfs/rackfs/api"
 	"github.com/rackfs/rackfs/internal/node"
@@ -26,8 +25,7 @@ const (
 type connection struct{ socket, config string }
 
 // flags adds the flags that choose it.
-func (c *connection) flags(cmd *cobra.Command) {
-	f := cmd.Flags()
+func (c *connection) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.socket, "socket", "", "socket of the API: DIR/admin.sock of a data directory (default $"+socketEnv+", else that of --config, else data/admin.sock)")
 	f.StringVar(&c.config, "config", "", "configuration file of the node that runs on this machine (default "+defaultConfig+" if there is one)")
 }
@@ -66,11 +64,4 @@ func printJSON(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
 	return enc.Encode(v)
-}
-
-// table prints rows for people; cells are separated by tabs.
-func table(w io.Writer, rows func(io.Writer)) error {
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	rows(tw)
-	return tw.Flush()
 }

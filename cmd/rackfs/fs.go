@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/rackfs/rackfs/api"
 	"github.com/rackfs/rackfs/internal/filesystem"
@@ -19,24 +20,13 @@ func newFSCommand() *cobra.Command {
 	return cmd
 }
 
-// fsTarget are the flags of commands about one file system.
-type fsTarget struct {
-	connection
-	workspace string
-	raw       bool
+// workspaceFlag is of commands about one file system.
+func workspaceFlag(f *pflag.FlagSet, workspace *string) {
+	f.StringVar(workspace, "workspace", filesystem.DefaultWorkspace, "workspace of the file system")
 }
 
-func (t *fsTarget) flags(cmd *cobra.Command) {
-	t.connection.flags(cmd)
-	cmd.Flags().StringVar(&t.workspace, "workspace", filesystem.DefaultWorkspace, "workspace of the file system")
-	cmd.Flags().BoolVar(&t.raw, "json", false, "print JSON")
-}
-
-// print shows a file system.
-func (t *fsTarget) print(w io.Writer, fs api.FileSystem) error {
-	if t.raw {
-		return printJSON(w, fs)
-	}
+// writeFS shows a file system.
+func writeFS(w io.Writer, fs api.FileSystem) error {
 	return table(w, func(w io.Writer) {
 		row := func(name, format string, args ...any) { fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
 		row("name", "%s", fs.Name)
@@ -101,125 +91,94 @@ func formatBytes(n uint64) string {
 }
 
 func newFSListCommand() *cobra.Command {
-	var (
-		to  connection
-		raw bool
-	)
-	cmd := &cobra.Command{
-		Use: "list", Short: "List the file systems of the cluster", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return to.run(func(c *api.Client) error {
-				all, err := c.FileSystems(cmd.Context())
-				if err != nil {
-					return err
-				}
-				if raw {
-					return printJSON(cmd.OutOrStdout(), all)
-				}
-				return table(cmd.OutOrStdout(), func(w io.Writer) {
-					fmt.Fprintln(w, "NAME\tWORKSPACE\tKIND\tGROUP\tSTATE\tPROFILE\tQUOTA\tPATH\tCREATED")
-					for _, fs := range all {
-						state := fs.State
-						if !fs.Deleted.IsZero() {
-							state += " until " + fs.PurgeAfter.Format(time.DateTime)
-						}
-						fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", fs.Name, fs.Workspace, fs.Kind, dash(fs.Group), state, fs.Profile,
-							quotaText(fs.FileSystemSettings), fs.Path, fs.Created.Format(time.DateTime))
-					}
-				})
-			})
+	return action[[]api.FileSystem]{
+		use: "list", short: "List the file systems of the cluster",
+		call: func(cmd *cobra.Command, c *api.Client, _ []string) ([]api.FileSystem, error) {
+			return c.FileSystems(cmd.Context())
 		},
-	}
-	to.flags(cmd)
-	cmd.Flags().BoolVar(&raw, "json", false, "print JSON")
-	return cmd
-}
-
-func dash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
+		print: listing("NAME\tWORKSPACE\tKIND\tGROUP\tSTATE\tPROFILE\tQUOTA\tPATH\tCREATED", func(fs api.FileSystem) []any {
+			state := fs.State
+			if !fs.Deleted.IsZero() {
+				state += " until " + fs.PurgeAfter.Format(time.DateTime)
+			}
+			return []any{fs.Name, fs.Workspace, fs.Kind, fs.Group, state, fs.Profile, quotaText(fs.FileSystemSettings), fs.Path, fs.Created.Format(time.DateTime)}
+		}),
+	}.command()
 }
 
 func newFSCreateCommand() *cobra.Command {
 	var (
-		to    fsTarget
 		n     api.NewFileSystem
 		quota string
 	)
-	cmd := &cobra.Command{
-		Use: "create NAME", Short: "Create a file system", Args: cobra.ExactArgs(1),
-		Long: `Create a file system. It is served as soon as the command has ended, under /NAME
+	return action[api.FileSystem]{
+		use: "create NAME", short: "Create a file system", args: cobra.ExactArgs(1),
+		long: `Create a file system. It is served as soon as the command has ended, under /NAME
 in the workspace "default", else under /WORKSPACE/NAME.
 
 Kinds: shared (any workload of the workspace, on the shared nodes), group (data
 only on the nodes of a node group, served by the gateways of that group).`,
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			n.Name, n.Workspace = args[0], to.workspace
-			if n.QuotaBytes, err = filesystem.ParseBytes(quota); err != nil {
-				return err
-			}
-			return to.run(func(c *api.Client) error {
-				fs, err := c.CreateFileSystem(cmd.Context(), n)
-				if err != nil {
-					return err
-				}
-				return to.print(cmd.OutOrStdout(), fs)
-			})
+		flags: func(f *pflag.FlagSet) {
+			workspaceFlag(f, &n.Workspace)
+			f.StringVar(&n.Kind, "kind", filesystem.Shared, "shared, group or local")
+			f.StringVar(&n.Group, "group", "", "node group, of kinds group and local")
+			f.StringVar(&n.Profile, "profile", "", "erasure code, data+parity shards, such as 4+2 (default: that of the first pool)")
+			f.StringVar(&n.Domain, "domain", "", "failure domain, if a pool has to be made: disk, node, rack or zone (default: the widest that there are enough of)")
+			f.StringVar(&quota, "quota", "0", "limit of bytes, such as 1TiB; 0 is none")
+			f.Uint64Var(&n.QuotaInodes, "inodes", 0, "limit of inodes; 0 is none")
+			f.StringSliceVar(&n.Allow, "allow", nil, "networks that may mount (default: those that the gateways allow)")
+			f.BoolVar(&n.ReadOnly, "read-only", false, "let nobody write")
 		},
-	}
-	to.flags(cmd)
-	f := cmd.Flags()
-	f.StringVar(&n.Kind, "kind", filesystem.Shared, "shared, group or local")
-	f.StringVar(&n.Group, "group", "", "node group, of kinds group and local")
-	f.StringVar(&n.Profile, "profile", "", "erasure code, data+parity shards, such as 4+2 (default: that of the first pool)")
-	f.StringVar(&n.Domain, "domain", "", "failure domain, if a pool has to be made: disk, node, rack or zone (default: the widest that there are enough of)")
-	f.StringVar(&quota, "quota", "0", "limit of bytes, such as 1TiB; 0 is none")
-	f.Uint64Var(&n.QuotaInodes, "inodes", 0, "limit of inodes; 0 is none")
-	f.StringSliceVar(&n.Allow, "allow", nil, "networks that may mount (default: those that the gateways allow)")
-	f.BoolVar(&n.ReadOnly, "read-only", false, "let nobody write")
-	return cmd
+		call: func(cmd *cobra.Command, c *api.Client, args []string) (fs api.FileSystem, err error) {
+			n.Name = args[0]
+			if n.QuotaBytes, err = filesystem.ParseBytes(quota); err != nil {
+				return fs, err
+			}
+			return c.CreateFileSystem(cmd.Context(), n)
+		},
+		print: writeFS,
+	}.command()
 }
 
 func newFSShowCommand() *cobra.Command {
-	var to fsTarget
-	cmd := &cobra.Command{
-		Use: "show NAME", Short: "Show a file system and what it uses", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return to.run(func(c *api.Client) error {
-				fs, err := c.FileSystem(cmd.Context(), to.workspace, args[0])
-				if err != nil {
-					return err
-				}
-				return to.print(cmd.OutOrStdout(), fs)
-			})
+	var workspace string
+	return action[api.FileSystem]{
+		use: "show NAME", short: "Show a file system and what it uses", args: cobra.ExactArgs(1),
+		flags: func(f *pflag.FlagSet) { workspaceFlag(f, &workspace) },
+		call: func(cmd *cobra.Command, c *api.Client, args []string) (api.FileSystem, error) {
+			return c.FileSystem(cmd.Context(), workspace, args[0])
 		},
-	}
-	to.flags(cmd)
-	return cmd
+		print: writeFS,
+	}.command()
 }
 
 func newFSSetCommand() *cobra.Command {
 	var (
-		to       fsTarget
-		quota    string
-		inodes   uint64
-		allow    []string
-		readOnly bool
+		workspace string
+		quota     string
+		inodes    uint64
+		allow     []string
+		readOnly  bool
 	)
-	cmd := &cobra.Command{
-		Use: "set NAME", Short: "Change limits and access of a file system", Args: cobra.ExactArgs(1),
-		Long: `Change limits and access of a file system. What is not named stays. A limit below
+	cmd := action[api.FileSystem]{
+		use: "set NAME", short: "Change limits and access of a file system", args: cobra.ExactArgs(1),
+		long: `Change limits and access of a file system. What is not named stays. A limit below
 what is used lets nothing more be added. Gateways apply changes of access within
 a second or two, also to clients that have it mounted.`,
-		RunE: func(cmd *cobra.Command, args []string) error {
+		flags: func(f *pflag.FlagSet) {
+			workspaceFlag(f, &workspace)
+			f.StringVar(&quota, "quota", "", "limit of bytes, such as 1TiB; 0 is none")
+			f.Uint64Var(&inodes, "inodes", 0, "limit of inodes; 0 is none")
+			f.StringSliceVar(&allow, "allow", nil, "networks that may mount, separated by commas; empty: those that the gateways allow")
+			f.BoolVar(&readOnly, "read-only", false, "let nobody write")
+		},
+		call: func(cmd *cobra.Command, c *api.Client, args []string) (api.FileSystem, error) {
 			var ch api.FileSystemChange
 			f := cmd.Flags()
 			if f.Changed("quota") {
 				n, err := filesystem.ParseBytes(quota)
 				if err != nil {
-					return err
+					return api.FileSystem{}, err
 				}
 				ch.QuotaBytes = &n
 			}
@@ -235,75 +194,53 @@ a second or two, also to clients that have it mounted.`,
 			if f.Changed("read-only") {
 				ch.ReadOnly = &readOnly
 			}
-			return to.run(func(c *api.Client) error {
-				fs, err := c.ChangeFileSystem(cmd.Context(), to.workspace, args[0], ch)
-				if err != nil {
-					return err
-				}
-				return to.print(cmd.OutOrStdout(), fs)
-			})
+			return c.ChangeFileSystem(cmd.Context(), workspace, args[0], ch)
 		},
-	}
-	to.flags(cmd)
-	f := cmd.Flags()
-	f.StringVar(&quota, "quota", "", "limit of bytes, such as 1TiB; 0 is none")
-	f.Uint64Var(&inodes, "inodes", 0, "limit of inodes; 0 is none")
-	f.StringSliceVar(&allow, "allow", nil, "networks that may mount, separated by commas; empty: those that the gateways allow")
-	f.BoolVar(&readOnly, "read-only", false, "let nobody write")
+		print: writeFS,
+	}.command()
 	cmd.MarkFlagsOneRequired("quota", "inodes", "allow", "read-only")
 	return cmd
 }
 
 func newFSDeleteCommand() *cobra.Command {
 	var (
-		to   fsTarget
-		keep time.Duration
-		days string
-		yes  bool
+		workspace, days string
+		keep            time.Duration
 	)
-	cmd := &cobra.Command{
-		Use: "delete NAME", Short: "Stop serving a file system, and end it after a while", Args: cobra.ExactArgs(1),
-		Long: `Stop serving a file system. Clients that have it mounted get "stale file handle".
+	return action[api.FileSystem]{
+		use: "delete NAME", short: "Stop serving a file system, and end it after a while", args: cobra.ExactArgs(1),
+		long: `Stop serving a file system. Clients that have it mounted get "stale file handle".
 Until --keep is over "fs undelete" brings it back as it was; then its data is
 destroyed. Its name is free only then. Repeated for a deleted file system the
 command sets anew how long it is kept: --keep 0s ends it now.`,
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			if keep, err = parseKeep(days); err != nil {
-				return err
-			}
-			return to.run(func(c *api.Client) error {
-				fs, err := c.FileSystem(cmd.Context(), to.workspace, args[0])
-				if err != nil {
-					return err
-				}
-				until := "It can be brought back for " + days + "; then its data is destroyed."
-				if keep == 0 {
-					until = "Its data is destroyed at once. There is no way back."
-				}
-				if err := confirm(cmd, yes, "File system %s (%s) holds %s in %d inodes and will not be served any more. %s", fs.Name, fs.Path, formatBytes(fs.UsedBytes), fs.UsedInodes, until); err != nil {
-					return err
-				}
-				if fs, err = c.DeleteFileSystem(cmd.Context(), to.workspace, args[0], keep); err != nil {
-					return err
-				}
-				if to.raw {
-					return printJSON(cmd.OutOrStdout(), fs)
-				}
-				switch {
-				case fs.State == "deleted" && keep > 0:
-					fmt.Fprintf(cmd.OutOrStdout(), "%s is deleted; until %s `rackfs fs undelete %s` brings it back\n", fs.Name, fs.PurgeAfter.Format(time.RFC3339), fs.Name)
-				default:
-					fmt.Fprintf(cmd.OutOrStdout(), "%s is deleted and its data is being destroyed\n", fs.Name)
-				}
-				return nil
-			})
+		flags: func(f *pflag.FlagSet) {
+			workspaceFlag(f, &workspace)
+			f.StringVar(&days, "keep", "7d", "how long it can be brought back: 7d, 12h, 0s")
 		},
-	}
-	to.flags(cmd)
-	f := cmd.Flags()
-	f.StringVar(&days, "keep", "7d", "how long it can be brought back: 7d, 12h, 0s")
-	f.BoolVar(&yes, "yes", false, "do not ask")
-	return cmd
+		sure: func(cmd *cobra.Command, c *api.Client, args []string) (_ string, err error) {
+			if keep, err = parseKeep(days); err != nil {
+				return "", err
+			}
+			fs, err := c.FileSystem(cmd.Context(), workspace, args[0])
+			if err != nil {
+				return "", err
+			}
+			until := "It can be brought back for " + days + "; then its data is destroyed."
+			if keep == 0 {
+				until = "Its data is destroyed at once. There is no way back."
+			}
+			return fmt.Sprintf("File system %s (%s) holds %s in %d inodes and will not be served any more. %s", fs.Name, fs.Path, formatBytes(fs.UsedBytes), fs.UsedInodes, until), nil
+		},
+		call: func(cmd *cobra.Command, c *api.Client, args []string) (api.FileSystem, error) {
+			return c.DeleteFileSystem(cmd.Context(), workspace, args[0], keep)
+		},
+		print: func(w io.Writer, fs api.FileSystem) error {
+			if fs.State == "deleted" && keep > 0 {
+				return say(w, "%s is deleted; until %s `rackfs fs undelete %s` brings it back", fs.Name, fs.PurgeAfter.Format(time.RFC3339), fs.Name)
+			}
+			return say(w, "%s is deleted and its data is being destroyed", fs.Name)
+		},
+	}.command()
 }
 
 // parseKeep reads a duration that may be a number of days.
@@ -321,19 +258,13 @@ func parseKeep(s string) (time.Duration, error) {
 }
 
 func newFSUndeleteCommand() *cobra.Command {
-	var to fsTarget
-	cmd := &cobra.Command{
-		Use: "undelete NAME", Short: "Bring a deleted file system back", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return to.run(func(c *api.Client) error {
-				fs, err := c.UndeleteFileSystem(cmd.Context(), to.workspace, args[0])
-				if err != nil {
-					return err
-				}
-				return to.print(cmd.OutOrStdout(), fs)
-			})
+	var workspace string
+	return action[api.FileSystem]{
+		use: "undelete NAME", short: "Bring a deleted file system back", args: cobra.ExactArgs(1),
+		flags: func(f *pflag.FlagSet) { workspaceFlag(f, &workspace) },
+		call: func(cmd *cobra.Command, c *api.Client, args []string) (api.FileSystem, error) {
+			return c.UndeleteFileSystem(cmd.Context(), workspace, args[0])
 		},
-	}
-	to.flags(cmd)
-	return cmd
+		print: writeFS,
+	}.command()
 }

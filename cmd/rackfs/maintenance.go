@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/rackfs/rackfs/api"
 	"github.com/rackfs/rackfs/internal/backup"
@@ -20,39 +21,23 @@ import (
 )
 
 func newClusterCheckCommand() *cobra.Command {
-	var (
-		to  connection
-		raw bool
-	)
-	cmd := &cobra.Command{
-		Use:   "check",
-		Short: "Verify every invariant of the running cluster",
-		Long: `Verify every invariant of the running cluster: the state of each metadata
+	return action[*api.Report]{
+		use: "check", short: "Verify every invariant of the running cluster",
+		long: `Verify every invariant of the running cluster: the state of each metadata
 shard, that all voters have the same, placement, the stores, and that stores have
 exactly what files need. Ends with an error if something is wrong. What each
 line means is in docs/operations.md.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return to.run(func(c *api.Client) error {
-				r, err := runCheck(cmd.Context(), c, cmd.ErrOrStderr())
-				if err != nil {
-					return err
-				}
-				if raw {
-					err = printJSON(cmd.OutOrStdout(), r)
-				} else {
-					writeReport(cmd.OutOrStdout(), r)
-				}
-				if err == nil && r.Errors > 0 {
-					err = vfs.Errorf(vfs.KindCorrupt, "check", "%d errors", r.Errors)
-				}
-				return err
-			})
+		call: func(cmd *cobra.Command, c *api.Client, _ []string) (*api.Report, error) {
+			return runCheck(cmd.Context(), c, cmd.ErrOrStderr())
 		},
-	}
-	to.flags(cmd)
-	cmd.Flags().BoolVar(&raw, "json", false, "as JSON")
-	return cmd
+		print: writeReport,
+		verdict: func(r *api.Report) error {
+			if r.Errors > 0 {
+				return vfs.Errorf(vfs.KindCorrupt, "check", "%d errors", r.Errors)
+			}
+			return nil
+		},
+	}.command()
 }
 
 // runCheck checks the cluster and tells progress on out.
@@ -69,7 +54,7 @@ func runCheck(ctx context.Context, c *api.Client, out io.Writer) (*api.Report, e
 	})
 }
 
-func writeReport(w io.Writer, r *api.Report) {
+func writeReport(w io.Writer, r *api.Report) error {
 	told := map[string]int{}
 	for _, f := range r.Findings {
 		told[f.Kind]++
@@ -87,36 +72,42 @@ func writeReport(w io.Writer, r *api.Report) {
 	if r.Deletion != clustercheck.DeletionOn {
 		fmt.Fprintf(w, "deletion is stopped: the metadata (incarnation %d) was restored from a backup\n", r.Metadata)
 	}
+	return nil
+}
+
+// saved is a backup that was written to a file.
+type saved struct {
+	File        string    `json:"file"`
+	Cluster     string    `json:"cluster"`
+	Incarnation uint64    `json:"incarnation"`
+	Shards      int       `json:"shards"`
+	Bytes       int64     `json:"bytes"`
+	GoodUntil   time.Time `json:"good_until"`
 }
 
 func newClusterBackupCommand() *cobra.Command {
-	var to connection
-	cmd := &cobra.Command{
-		Use:   "backup FILE",
-		Short: "Write a backup of the metadata to a file",
-		Long: `Write a backup of the metadata of all shards to a file, while the cluster goes
+	return action[*saved]{
+		use: "backup FILE", short: "Write a backup of the metadata to a file", args: cobra.ExactArgs(1),
+		long: `Write a backup of the metadata of all shards to a file, while the cluster goes
 on. It is verified before it gets its name. Keys are in it: keep it as you keep
 those. It needs the data in the block stores, and is good for as long as they have
 what it names (meta.gc_grace).`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return to.run(func(c *api.Client) error {
-				head, shards, err := backup.Save(args[0], func(w io.Writer) error { return c.Backup(cmd.Context(), w) })
-				if err != nil {
-					return err
-				}
-				var bytes int64
-				for _, s := range shards {
-					bytes += s.Bytes
-				}
-				fmt.Fprintf(cmd.OutOrStdout(), "%s: cluster %s, incarnation %d, %d shards, %d bytes\nfiles that are changed or deleted from now on are whole if it is restored until %s (meta.gc_grace)\n",
-					args[0], head.Cluster, head.Incarnation, len(shards), bytes, head.GoodUntil.Local().Format(time.RFC3339))
-				return nil
-			})
+		call: func(cmd *cobra.Command, c *api.Client, args []string) (*saved, error) {
+			head, shards, err := backup.Save(args[0], func(w io.Writer) error { return c.Backup(cmd.Context(), w) })
+			if err != nil {
+				return nil, err
+			}
+			s := &saved{File: args[0], Cluster: head.Cluster, Incarnation: head.Incarnation, Shards: len(shards), GoodUntil: head.GoodUntil}
+			for _, x := range shards {
+				s.Bytes += x.Bytes
+			}
+			return s, nil
 		},
-	}
-	to.flags(cmd)
-	return cmd
+		print: func(w io.Writer, s *saved) error {
+			return say(w, "%s: cluster %s, incarnation %d, %d shards, %d bytes\nfiles that are changed or deleted from now on are whole if it is restored until %s (meta.gc_grace)",
+				s.File, s.Cluster, s.Incarnation, s.Shards, s.Bytes, s.GoodUntil.Local().Format(time.RFC3339))
+		},
+	}.command()
 }
 
 func newClusterRestoreCommand() *cobra.Command {
@@ -166,44 +157,42 @@ be gone or empty. Block stores keep their disks; they delete nothing until
 
 func newClusterAllowDeletionCommand() *cobra.Command {
 	var (
-		to           connection
-		yes, despite bool
+		despite bool
+		report  *api.Report // that was asked about
 	)
-	cmd := &cobra.Command{
-		Use:   "allow-deletion",
-		Short: "After a restore: let block stores delete what the metadata does not know",
-		Long: `After a restore block stores delete nothing, for what the restored metadata does
+	return action[*api.Report]{
+		use: "allow-deletion", short: "After a restore: let block stores delete what the metadata does not know",
+		long: `After a restore block stores delete nothing, for what the restored metadata does
 not know may be what you miss. This checks the cluster, shows what is orphaned and,
 if nothing else is wrong, lets the stores delete it. There is no way back.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return to.run(func(c *api.Client) error {
-				r, err := runCheck(cmd.Context(), c, cmd.ErrOrStderr())
-				if err != nil {
-					return err
-				}
-				out := cmd.OutOrStdout()
-				writeReport(out, r)
-				if r.Deletion == clustercheck.DeletionOn {
-					fmt.Fprintln(out, "all stores delete what the metadata does not know: there is nothing to allow")
-					return nil
-				}
-				if other := r.Errors - r.Stopped; other > 0 && !despite {
-					return vfs.Errorf(vfs.KindCorrupt, "allow-deletion", "%d errors besides what is orphaned: what they miss may be among it; put them right first, or say --despite-errors", other)
-				}
-				if err := confirm(cmd, yes, "Delete %d blocks (%d bytes) that the restored metadata does not know, for ever?", r.Orphans.Blocks, r.Orphans.Bytes); err != nil {
-					return err
-				}
-				if err := c.AllowDeletion(cmd.Context(), r.Metadata); err != nil {
-					return err
-				}
-				fmt.Fprintln(out, "allowed: stores begin to delete within some seconds, those that are away when they are back")
-				return nil
-			})
+		flags: func(f *pflag.FlagSet) {
+			f.BoolVar(&despite, "despite-errors", false, "also if the check finds errors besides what is orphaned")
 		},
-	}
-	to.flags(cmd)
-	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
-	cmd.Flags().BoolVar(&despite, "despite-errors", false, "also if the check finds errors besides what is orphaned")
-	return cmd
+		sure: func(cmd *cobra.Command, c *api.Client, _ []string) (string, error) {
+			r, err := runCheck(cmd.Context(), c, cmd.ErrOrStderr())
+			if err != nil {
+				return "", err
+			}
+			report = r
+			if err := writeReport(cmd.ErrOrStderr(), r); err != nil || r.Deletion == clustercheck.DeletionOn {
+				return "", err
+			}
+			if other := r.Errors - r.Stopped; other > 0 && !despite {
+				return "", vfs.Errorf(vfs.KindCorrupt, "allow-deletion", "%d errors besides what is orphaned: what they miss may be among it; put them right first, or say --despite-errors", other)
+			}
+			return fmt.Sprintf("Delete %d blocks (%d bytes) that the restored metadata does not know, for ever?", r.Orphans.Blocks, r.Orphans.Bytes), nil
+		},
+		call: func(cmd *cobra.Command, c *api.Client, _ []string) (*api.Report, error) {
+			if report.Deletion == clustercheck.DeletionOn {
+				return report, nil
+			}
+			return report, c.AllowDeletion(cmd.Context(), report.Metadata)
+		},
+		print: func(w io.Writer, r *api.Report) error {
+			if r.Deletion == clustercheck.DeletionOn {
+				return say(w, "all stores delete what the metadata does not know: there is nothing to allow")
+			}
+			return say(w, "allowed: stores begin to delete within some seconds, those that are away when they are back")
+		},
+	}.command()
 }

@@ -56,7 +56,7 @@ needs root and mount.nfs; --print shows the command instead of running it.`,
 			})
 		},
 	}
-	to.flags(cmd)
+	to.flags(cmd.Flags())
 	cmd.Flags().StringVar(&workspace, "workspace", "", "workspace of the file system (default: default)")
 	cmd.Flags().BoolVar(&only, "print", false, "print the mount command and do nothing")
 	return cmd

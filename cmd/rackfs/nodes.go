@@ -8,74 +8,39 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/rackfs/rackfs/api"
 )
 
 func newNodeListCommand() *cobra.Command {
-	var (
-		to  connection
-		raw bool
-	)
-	cmd := &cobra.Command{
-		Use: "list", Short: "List the nodes of the cluster", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return to.run(func(c *api.Client) error {
-				all, err := c.Nodes(cmd.Context())
-				if err != nil {
-					return err
-				}
-				if raw {
-					return printJSON(cmd.OutOrStdout(), all)
-				}
-				return writeNodes(cmd.OutOrStdout(), all)
-			})
+	return action[[]api.NodeStatus]{
+		use: "list", short: "List the nodes of the cluster",
+		call: func(cmd *cobra.Command, c *api.Client, _ []string) ([]api.NodeStatus, error) {
+			return c.Nodes(cmd.Context())
 		},
-	}
-	to.flags(cmd)
-	cmd.Flags().BoolVar(&raw, "json", false, "as JSON")
-	return cmd
+		print: writeNodes,
+	}.command()
 }
 
 // writeNodes prints the nodes as a table.
 func writeNodes(out io.Writer, all []api.NodeStatus) error {
-	return table(out, func(w io.Writer) {
-		fmt.Fprintln(w, "NODE\tROLES\tADDRESS\tZONE\tRACK\tGOSSIP\tLIFE\tSTATE")
-		for _, n := range all {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", n.Name, strings.Join(n.Roles, ","), n.Address, cmp.Or(n.Zone, "-"), cmp.Or(n.Rack, "-"), cmp.Or(n.Gossip, "-"), cmp.Or(n.Life, "-"), n.State)
-		}
-	})
+	return listing("NODE\tROLES\tADDRESS\tZONE\tRACK\tGROUP\tGOSSIP\tLIFE\tSTATE", func(n api.NodeStatus) []any {
+		return []any{n.Name, strings.Join(n.Roles, ","), n.Address, n.Zone, n.Rack, n.Group, n.Gossip, n.Life, n.State}
+	})(out, all)
 }
 
 func newNodeShowCommand() *cobra.Command {
-	var (
-		to         connection
-		raw, watch bool
-	)
-	cmd := &cobra.Command{
-		Use: "show NAME", Short: "Show all about one node, and how far it is drained", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return to.run(func(c *api.Client) error {
-				return repeat(cmd.Context(), watch, func() error {
-					n, err := c.Node(cmd.Context(), args[0])
-					if err != nil {
-						return err
-					}
-					return writeNode(cmd.OutOrStdout(), n, raw)
-				})
-			})
+	return action[*api.NodeDetail]{
+		use: "show NAME", short: "Show all about one node, and how far it is drained", args: cobra.ExactArgs(1), watch: true,
+		call: func(cmd *cobra.Command, c *api.Client, args []string) (*api.NodeDetail, error) {
+			return c.Node(cmd.Context(), args[0])
 		},
-	}
-	to.flags(cmd)
-	cmd.Flags().BoolVar(&raw, "json", false, "as JSON")
-	cmd.Flags().BoolVar(&watch, "watch", false, "again and again, until Ctrl-C")
-	return cmd
+		print: writeNode,
+	}.command()
 }
 
-func writeNode(out io.Writer, n *api.NodeDetail, raw bool) error {
-	if raw {
-		return printJSON(out, n)
-	}
+func writeNode(out io.Writer, n *api.NodeDetail) error {
 	fmt.Fprintf(out, "node     %s, id %s, release %s\nroles    %s\nplace    zone %s, rack %s\nlife     %s\nstate    %s\n", n.Name, cmp.Or(n.ID, "-"), cmp.Or(n.Release, "-"),
 		strings.Join(n.Roles, ", "), cmp.Or(n.Zone, "-"), cmp.Or(n.Rack, "-"), cmp.Or(n.Life, "-"), n.State)
 	for _, v := range n.Votes {
@@ -102,99 +67,72 @@ func writeNode(out io.Writer, n *api.NodeDetail, raw bool) error {
 		}
 	}
 	fmt.Fprintln(out)
-	return table(out, func(w io.Writer) {
-		fmt.Fprintln(w, "STORE\tRECORD\tSTATE\tSLOTS\tUSED\tCAPACITY")
-		for _, s := range n.Stores {
-			fmt.Fprintf(w, "%d\t%s\t%s\t%d\t%.1f GiB\t%.1f GiB\n", s.ID, s.Record, s.State, s.Slots, float64(s.Used)/(1<<30), float64(s.Capacity)/(1<<30))
-		}
-	})
+	return listing("STORE\tRECORD\tSTATE\tSLOTS\tUSED\tCAPACITY", func(s api.NodeStore) []any {
+		return []any{s.ID, s.Record, s.State, s.Slots, gib(s.Used), gib(s.Capacity)}
+	})(out, n.Stores)
 }
 
+// gib is a size in GiB.
+func gib[N int64 | uint64](bytes N) string { return fmt.Sprintf("%.1f GiB", float64(bytes)/(1<<30)) }
+
 func newNodeDrainCommand() *cobra.Command {
-	var (
-		to    connection
-		force bool
-	)
-	cmd := &cobra.Command{
-		Use:   "drain NAME",
-		Short: "Move away what a node has: its data, and its votes",
-		Long: `Move away what a node has: its stores take no new data, what they hold is copied to
+	var force bool
+	return action[*api.NodeDetail]{
+		use: "drain NAME", short: "Move away what a node has: its data, and its votes", args: cobra.ExactArgs(1),
+		long: `Move away what a node has: its stores take no new data, what they hold is copied to
 others, and another node that stands by takes over its vote on the metadata. Nothing is less redundant while that
 goes on. "rackfs node show NAME" says how far it is; "undrain" ends it; "remove" comes after it.`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return to.run(func(c *api.Client) error {
-				n, err := c.DrainNode(cmd.Context(), args[0], force)
-				if err != nil {
-					return err
-				}
-				fmt.Fprintf(cmd.OutOrStdout(), "node %s is %s: %d slots to move; `rackfs node show %s --watch` shows how far it is\n", n.Name, n.Life, n.SlotsLeft, n.Name)
-				return nil
-			})
+		flags: func(f *pflag.FlagSet) {
+			f.BoolVar(&force, "force", false, "even if a pool cannot keep its profile without the node")
 		},
-	}
-	to.flags(cmd)
-	cmd.Flags().BoolVar(&force, "force", false, "even if a pool cannot keep its profile without the node")
-	return cmd
+		call: func(cmd *cobra.Command, c *api.Client, args []string) (*api.NodeDetail, error) {
+			return c.DrainNode(cmd.Context(), args[0], force)
+		},
+		print: func(w io.Writer, n *api.NodeDetail) error {
+			return say(w, "node %s is %s: %d slots to move; `rackfs node show %s --watch` shows how far it is", n.Name, n.Life, n.SlotsLeft, n.Name)
+		},
+	}.command()
 }
 
 func newNodeUndrainCommand() *cobra.Command {
-	var to connection
-	cmd := &cobra.Command{
-		Use: "undrain NAME", Short: "Let a node that is drained take its share again", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return to.run(func(c *api.Client) error {
-				n, err := c.UndrainNode(cmd.Context(), args[0])
-				if err != nil {
-					return err
-				}
-				fmt.Fprintf(cmd.OutOrStdout(), "node %s is %s\n", n.Name, n.Life)
-				return nil
-			})
+	return action[*api.NodeDetail]{
+		use: "undrain NAME", short: "Let a node that is drained take its share again", args: cobra.ExactArgs(1),
+		call: func(cmd *cobra.Command, c *api.Client, args []string) (*api.NodeDetail, error) {
+			return c.UndrainNode(cmd.Context(), args[0])
 		},
-	}
-	to.flags(cmd)
-	return cmd
+		print: func(w io.Writer, n *api.NodeDetail) error { return say(w, "node %s is %s", n.Name, n.Life) },
+	}.command()
 }
 
 func newNodeRemoveCommand() *cobra.Command {
-	var (
-		to  connection
-		r   api.RemoveRequest
-		yes bool
-	)
-	cmd := &cobra.Command{
-		Use:   "remove NAME",
-		Short: "Remove a drained node, or one that is lost, for good",
-		Long: `Remove a node for good: its certificate is refused from then on, and its machine comes
+	var r api.RemoveRequest
+	return action[*api.NodeDetail]{
+		use: "remove NAME", short: "Remove a drained node, or one that is lost, for good", args: cobra.ExactArgs(1),
+		long: `Remove a node for good: its certificate is refused from then on, and its machine comes
 back only as a new node. It has to be drained. With --lost it is one whose machine is gone: what it had is rebuilt
-from the others, and a node that stands by takes over its vote.`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return to.run(func(c *api.Client) error {
-				n, err := c.Node(cmd.Context(), args[0])
-				if err != nil {
-					return err
-				}
-				what := fmt.Sprintf("remove node %s (%s) for good: its certificate is refused from then on", n.Name, strings.Join(n.Roles, ", "))
-				if r.Lost {
-					what += fmt.Sprintf("; what its %d store(s) held, %d slots, is rebuilt from the others", len(n.Stores), n.SlotsLeft)
-				}
-				if err := confirm(cmd, yes, "%s", what); err != nil {
-					return err
-				}
-				if err := c.RemoveNode(cmd.Context(), args[0], r); err != nil {
-					return err
-				}
-				fmt.Fprintf(cmd.OutOrStdout(), "node %s was removed\n", n.Name)
-				return nil
-			})
+from the others, and a node that stands by takes over its vote. --json prints the node as it was.`,
+		flags: func(f *pflag.FlagSet) {
+			f.BoolVar(&r.Lost, "lost", false, "the machine is gone")
+			f.BoolVar(&r.Force, "force", false, "even if the metadata gets fewer voters by that or, with --lost, data is lost")
 		},
-	}
-	to.flags(cmd)
-	f := cmd.Flags()
-	f.BoolVar(&r.Lost, "lost", false, "the machine is gone")
-	f.BoolVar(&r.Force, "force", false, "even if the metadata gets fewer voters by that or, with --lost, data is lost")
-	f.BoolVar(&yes, "yes", false, "do not ask")
-	return cmd
+		sure: func(cmd *cobra.Command, c *api.Client, args []string) (string, error) {
+			n, err := c.Node(cmd.Context(), args[0])
+			if err != nil {
+				return "", err
+			}
+			what := fmt.Sprintf("remove node %s (%s) for good: its certificate is refused from then on", n.Name, strings.Join(n.Roles, ", "))
+			if r.Lost {
+				what += fmt.Sprintf("; what its %d store(s) held, %d slots, is rebuilt from the others", len(n.Stores), n.SlotsLeft)
+			}
+			return what, nil
+		},
+		call: func(cmd *cobra.Command, c *api.Client, args []string) (*api.NodeDetail, error) {
+			n, err := c.Node(cmd.Context(), args[0])
+			if err != nil {
+				return nil, err
+			}
+			return n, c.RemoveNode(cmd.Context(), args[0], r)
+		},
+		print: func(w io.Writer, n *api.NodeDetail) error { return say(w, "node %s was removed", n.Name) },
+	}.command()
 }
