@@ -14,10 +14,11 @@ import (
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 )
 
-// still is a cluster that puts nothing right by itself for as long as a test lasts.
+// still is a cluster that puts nothing right by itself: its stores neither delete nor repair (the first survey of a group begins when
+// it likes, and would rebuild what a test deletes), its gateway does not rewrite.
 func still(t *testing.T) Config {
 	cfg := quick(t)
-	cfg.GCGrace, cfg.CollectInterval, cfg.retryInterval = time.Hour, time.Hour, time.Hour
+	cfg.noUpkeep, cfg.GCGrace, cfg.reencodeInterval = true, time.Hour, time.Hour
 	return cfg
 }
 

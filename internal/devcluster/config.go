@@ -68,6 +68,7 @@ type Config struct {
 	pieceAge         time.Duration // after which the leader hands out what nobody folded; 0: the default
 	work             ledger.Limits // of background work; zero: the defaults
 	foldAge          time.Duration // after the last write of what is folded; 0: the default
+	noUpkeep         bool          // stores delete and repair nothing by themselves
 }
 
 var defaultShape = shape{Voters: 3, BlockStores: 6, Profile: "4+2", LogStore: string(raftmeta.WAL)}

@@ -22,6 +22,9 @@ const (
 
 // startUpkeep begins the background work of all stores that run.
 func (c *Cluster) startUpkeep() error {
+	if c.cfg.noUpkeep {
+		return nil
+	}
 	for _, n := range c.stores {
 		if n.store == nil {
 			continue
