@@ -97,7 +97,7 @@ func startSized(t testing.TB, capacities []int64, k, m, pgs int, mode wire.Mode,
 	c.Static, err = NewStatic(map[uint32][]placement.PG{pool: groups}, callers)
 	must(err)
 	o.Logger = quiet()
-	c.client = New(o)
+	c.client = New(unhurried(o))
 	t.Cleanup(func() {
 		for _, w := range c.wires {
 			w.Close()

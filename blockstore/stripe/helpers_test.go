@@ -106,6 +106,19 @@ type cluster struct {
 
 const pool = 1
 
+// unhurried gives a test the durations that it does not set. On a machine that is slow none of them may decide what happens.
+func unhurried(o Options) Options {
+	for _, d := range []*time.Duration{&o.PatienceMin, &o.PatienceAlone, &o.AttemptTimeout, &o.FetchTimeout} {
+		if *d == 0 {
+			*d = time.Hour
+		}
+	}
+	if o.ProbeTimeout == 0 {
+		o.ProbeTimeout = time.Minute
+	}
+	return o
+}
+
 // newCluster has n nodes and pgs groups of profile k+m.
 func newCluster(t interface{ Fatal(...any) }, n, k, m, pgs int, o Options) *cluster {
 	c := &cluster{nodes: map[string]*memNode{}}
@@ -129,7 +142,7 @@ func newCluster(t interface{ Fatal(...any) }, n, k, m, pgs int, o Options) *clus
 		c.bad = append(c.bad, b)
 	}
 	o.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
-	c.client = New(o)
+	c.client = New(unhurried(o))
 	return c
 }
 
@@ -154,7 +167,7 @@ func randomBytes(seed uint64, n, capacity int) []byte {
 }
 
 func background(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }

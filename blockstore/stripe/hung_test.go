@@ -3,6 +3,8 @@ package stripe
 import (
 	"bytes"
 	"context"
+	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,6 +22,20 @@ type hung struct {
 	*realCluster
 	proxy  *faultproxy.Proxy
 	target placement.Target
+	tried  atomic.Int32 // shards that were sent to node 0
+}
+
+// counted is the way to node 0.
+type counted struct {
+	Caller
+	h *hung
+}
+
+func (c counted) Call(ctx context.Context, op wire.Op, meta []byte, payload net.Buffers, into []byte) (*wire.Reply, error) {
+	if op == blockstore.OpPut {
+		c.h.tried.Add(1)
+	}
+	return c.Caller.Call(ctx, op, meta, payload, into)
 }
 
 func startHung(t testing.TB, n, pgs int, o Options) *hung {
@@ -40,7 +56,8 @@ func startHung(t testing.TB, n, pgs int, o Options) *hung {
 		Security: wire.Security{Mode: wire.ModeInsecure, Self: wire.Peer{Name: "gw", Roles: []string{blockstore.RoleGateway}}}, Logger: quiet(),
 	})
 	t.Cleanup(func() { w.Close() })
-	callers["n0"] = w
+	h := &hung{realCluster: c, proxy: p, target: targets[0]}
+	callers["n0"] = counted{w, h}
 	groups, err := placement.Static(targets, 4, 2, pgs)
 	if err != nil {
 		t.Fatal(err)
@@ -48,7 +65,7 @@ func startHung(t testing.TB, n, pgs int, o Options) *hung {
 	if c.Static, err = NewStatic(map[uint32][]placement.PG{pool: groups}, callers); err != nil {
 		t.Fatal(err)
 	}
-	return &hung{realCluster: c, proxy: p, target: targets[0]}
+	return h
 }
 
 func counter(t testing.TB, c prometheus.Counter) float64 {
@@ -62,6 +79,21 @@ func counter(t testing.TB, c prometheus.Counter) float64 {
 
 func (h *hung) hold(on bool) { h.proxy.Set(faultproxy.Conditions{Hold: on}, faultproxy.Both...) }
 
+// mustWrite writes a block as a gateway does: one that fails because others are slow is tried again when they have answered.
+func (h *hung) mustWrite(ctx context.Context, t *testing.T, id uint64) *placement.PG {
+	t.Helper()
+	for {
+		pg, err := h.write(ctx, id)
+		if err == nil {
+			return pg
+		}
+		if vfs.KindOf(err) != vfs.KindUnavailable || ctx.Err() != nil {
+			t.Fatal(err)
+		}
+		h.client.Probe(ctx, h)
+	}
+}
+
 func (h *hung) write(ctx context.Context, id uint64) (*placement.PG, error) {
 	return h.client.Write(ctx, h, &Write{Pool: pool, Block: id, Data: randomBytes(id, 256<<10, 0)})
 }
@@ -70,24 +102,25 @@ func (h *hung) write(ctx context.Context, id uint64) (*placement.PG, error) {
 // longer than the test may run: the block goes to a group without it, whole, and so do all later ones until it answers.
 func TestHungStore(t *testing.T) {
 	ctx := background(t)
-	h := startHung(t, 8, 16, Options{AttemptTimeout: time.Hour, BackoffMin: 1, BackoffMax: 1, Probed: true, ProbeTimeout: 100 * time.Millisecond})
+	h := startHung(t, 8, 16, Options{PatienceMin: 500 * time.Millisecond, PatienceAlone: 500 * time.Millisecond, BackoffMin: 1, BackoffMax: 1, Probed: true, ProbeTimeout: 100 * time.Millisecond})
 	for id := range uint64(20) {
-		if _, err := h.write(ctx, id); err != nil {
-			t.Fatal(err)
-		}
+		h.mustWrite(ctx, t, id)
 	}
+	for h.client.avoidsWrite(h.target) { // the machine was slow
+		h.client.Probe(ctx, h)
+	}
+	h.tried.Store(0)
 	h.hold(true)
 	written := map[uint64]*placement.PG{}
 	for id := uint64(100); id < 150; id++ {
-		pg, err := h.write(ctx, id)
-		if err != nil {
-			t.Fatal(err)
-		}
-		written[id] = pg
+		written[id] = h.mustWrite(ctx, t, id)
 	}
 	// It is not tried again by writes, and probes see that it does not answer.
-	if n := counter(t, h.client.o.Metrics.WritesSlow); n != 1 {
+	if n := h.tried.Load(); n != 1 {
 		t.Fatalf("%v attempts met the store that hangs, want one", n)
+	}
+	if counter(t, h.client.o.Metrics.WritesSlow) == 0 {
+		t.Fatal("no attempt counts as cut short")
 	}
 	h.client.Probe(ctx, h)
 	if !h.client.avoidsWrite(h.target) {
@@ -117,9 +150,10 @@ func TestHungStore(t *testing.T) {
 // groups without it soon.
 func TestHungStoreInEveryGroup(t *testing.T) {
 	ctx := background(t)
-	h := startHung(t, 6, 8, Options{AttemptTimeout: time.Hour, PatienceAlone: time.Second, Probed: true})
-	if _, err := h.write(ctx, 1); err != nil {
-		t.Fatal(err)
+	h := startHung(t, 6, 8, Options{PatienceMin: time.Second, PatienceAlone: time.Second, Probed: true, ProbeTimeout: time.Second})
+	h.mustWrite(ctx, t, 1)
+	for h.client.avoidsWrite(h.target) { // the machine was slow
+		h.client.Probe(ctx, h)
 	}
 	h.hold(true)
 	_, err := h.write(ctx, 2)
@@ -132,7 +166,8 @@ func TestHungStoreInEveryGroup(t *testing.T) {
 // Patience follows the time that shards take and the number under way. Attempts that are cut short make it grow until it is all
 // the time there is; and the last attempt has that anyway.
 func TestPatience(t *testing.T) {
-	c := newCluster(t, 8, 4, 2, 16, Options{})
+	defaults := Options{AttemptTimeout: DefaultAttemptTimeout, PatienceMin: DefaultPatienceMin, PatienceAlone: DefaultPatienceAlone}
+	c := newCluster(t, 8, 4, 2, 16, defaults)
 	w := &Write{Pool: pool, Data: make([]byte, 1<<20)}
 	pgs := c.Writable(pool)
 	patience := func(tried ...pgEpoch) time.Duration { return c.client.patience(pgs, pgs[0], w, tried) }
@@ -167,7 +202,7 @@ func TestPatience(t *testing.T) {
 		}
 		c.client.puts[1].add(patience())
 	}
-	six := newCluster(t, 6, 4, 2, 8, Options{})
+	six := newCluster(t, 6, 4, 2, 8, defaults)
 	all := six.Writable(pool)
 	if d := six.client.patience(all, all[0], w, nil); d != DefaultPatienceAlone {
 		t.Fatalf("%v though all groups have the same stores", d)
@@ -177,10 +212,10 @@ func TestPatience(t *testing.T) {
 // BenchmarkHungStore says how long the longest of 50 writes takes of which the first ones meet a store that stops answering: with a
 // bound that follows the latencies, and with that of an attempt alone.
 func BenchmarkHungStore(b *testing.B) {
-	for name, least := range map[string]time.Duration{"adaptive": 0, "attempt": DefaultAttemptTimeout} {
+	for name, least := range map[string]time.Duration{"adaptive": DefaultPatienceMin, "attempt": DefaultAttemptTimeout} {
 		b.Run(name, func(b *testing.B) {
 			for range b.N {
-				h := startHung(b, 8, 16, Options{PatienceMin: least, Probed: true})
+				h := startHung(b, 8, 16, Options{AttemptTimeout: DefaultAttemptTimeout, PatienceMin: least, PatienceAlone: DefaultPatienceAlone, Probed: true})
 				longest := time.Duration(0)
 				for id := range uint64(70) {
 					if id == 20 {
