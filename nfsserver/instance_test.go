@@ -24,7 +24,7 @@ const (
 	leaseTime = 30 * time.Second
 
 	// patience is how long a test waits for what must happen.
-	patience = time.Minute
+	patience = 5 * time.Minute
 )
 
 // instance is a server over a memfs and a state store that outlive it.

@@ -97,7 +97,7 @@ func TestFullStore(t *testing.T) {
 	if _, err := s.Delete(t.Context(), keys); err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(30 * time.Second); s.Info().Full; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(5 * time.Minute); s.Info().Full; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("everything was deleted: %+v", s.Info())
 		}
@@ -354,7 +354,7 @@ func TestStopsWithLeadership(t *testing.T) {
 	wg.Go(func() { r.m.Run(ctx) })
 	await := func(leading bool) {
 		t.Helper()
-		for end := time.Now().Add(30 * time.Second); r.m.Status().Leading != leading; time.Sleep(time.Millisecond) {
+		for end := time.Now().Add(5 * time.Minute); r.m.Status().Leading != leading; time.Sleep(time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatalf("leading is not %v", leading)
 			}
@@ -454,7 +454,7 @@ func TestObservationDoesNotWaitForTheScan(t *testing.T) {
 	// It hangs now.
 	await := func(what string, done func() bool) {
 		t.Helper()
-		for end := time.Now().Add(30 * time.Second); !done(); time.Sleep(time.Millisecond) {
+		for end := time.Now().Add(5 * time.Minute); !done(); time.Sleep(time.Millisecond) {
 			if time.Now().After(end) {
 				close(hold)
 				t.Fatalf("%s: %+v", what, r.m.Status())

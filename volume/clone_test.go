@@ -58,7 +58,7 @@ func TestCloneAmongRewriters(t *testing.T) {
 	src := rand.New(rand.NewPCG(7, 7))
 	grow := func(p []byte, n int) []byte { return append(p, make([]byte, max(0, n-len(p)))...) }
 	clones := 0
-	limit := time.Now().Add(2 * time.Minute)
+	limit := time.Now().Add(5 * time.Minute)
 	for step := 0; (step < 1500 || f.Stats().Blocks < 10) && time.Now().Before(limit); step++ {
 		i := src.IntN(count)
 		x := &files[i]

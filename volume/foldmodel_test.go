@@ -37,7 +37,7 @@ func TestFoldAmongWriters(t *testing.T) {
 	still := create(t, r, "still")
 	frozen := random(size, 77)
 	r.append(t, still, 0, frozen, 4000)
-	limit := time.Now().Add(2 * time.Minute)
+	limit := time.Now().Add(5 * time.Minute)
 	enough := func() bool {
 		s := f.Stats()
 		return s.Blocks >= 50 && s.RefusedParts >= 10 || time.Now().After(limit)

@@ -68,7 +68,7 @@ func FuzzCall(f *testing.F) {
 		if len(meta) > 1<<10 || len(payload) > 1<<16 {
 			return
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 		defer cancel()
 		r, err := cl.Call(ctx, wire.Op(op), meta, [][]byte{payload}, nil)
 		switch {

@@ -26,7 +26,7 @@ const (
 func call(t testing.TB, c Conn, op wire.Op, disk uint32, keys []segment.Key) {
 	t.Helper()
 	req := blockstore.DiskRequest{Disk: disk}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	r, err := c.Call(ctx, op, req.Append(nil), net.Buffers{segment.AppendKeys(nil, keys)}, nil)
 	if err != nil {
@@ -55,7 +55,7 @@ func try(c Conn, op wire.Op, disk uint32, key segment.Key, epoch uint32) error {
 			payload = net.Buffers{segment.AppendKeys(nil, []segment.Key{key})}
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	r, err := c.Call(ctx, op, meta, payload, nil)
 	r.Release()

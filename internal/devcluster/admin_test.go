@@ -20,7 +20,7 @@ func TestAdministration(t *testing.T) {
 	defer c.Close()
 	ctx := t.Context()
 	var st *api.ClusterStatus
-	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) { // until the leader has looked at its stores
+	for end := time.Now().Add(5 * time.Minute); ; time.Sleep(50 * time.Millisecond) { // until the leader has looked at its stores
 		var err error
 		if st, err = c.Status(ctx); err != nil {
 			t.Fatal(err)

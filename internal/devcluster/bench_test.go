@@ -29,7 +29,7 @@ func startCluster(t testing.TB, dir string) *devcluster.Cluster {
 
 func stopCluster(t testing.TB, c *devcluster.Cluster) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	if err := c.Close(ctx); err != nil {
 		t.Errorf("stop: %v", err)

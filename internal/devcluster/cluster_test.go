@@ -213,7 +213,7 @@ func healthz(t *testing.T, c *devcluster.Cluster) string {
 // awaitHealth waits until /healthz does not speak of part any more.
 func awaitHealth(t *testing.T, c *devcluster.Cluster, part string) {
 	t.Helper()
-	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(5 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		text := healthz(t, c)
 		if !strings.Contains(text, part) {
 			return

@@ -77,7 +77,7 @@ func (c *child) kill() {
 // After kill -9 of everything clients go on: sessions, locks and opens are those from before, at once, a request that is sent
 // again has the outcome of the first, and a file without a name is there until its last close.
 func TestGoesOnAfterKill(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	c := &child{t: t, dir: filepath.Join(t.TempDir(), "data")}
 	c.start()

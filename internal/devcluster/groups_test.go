@@ -52,7 +52,7 @@ func (c *Cluster) cmap(t *testing.T) *metapb.ClusterMapR {
 // await waits until what is "".
 func await(t *testing.T, what func() string) {
 	t.Helper()
-	for end := time.Now().Add(3 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(5 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		w := what()
 		if w == "" {
 			return

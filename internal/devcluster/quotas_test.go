@@ -70,7 +70,7 @@ func TestQuotas(t *testing.T) {
 			t.Fatal(err)
 		}
 		return c, func() {
-			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 			defer cancel()
 			if err := c.Close(ctx); err != nil {
 				t.Errorf("stop: %v", err)

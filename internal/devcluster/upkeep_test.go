@@ -92,7 +92,7 @@ func TestSpaceOfDeletedFiles(t *testing.T) {
 	}
 	stop := func(c *Cluster) {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 		defer cancel()
 		if err := c.Close(ctx); err != nil {
 			t.Fatal(err)
@@ -269,7 +269,7 @@ func TestDamageIsRepaired(t *testing.T) {
 	}
 	stop := func() {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 		defer cancel()
 		if err := c.Close(ctx); err != nil {
 			t.Fatal(err)

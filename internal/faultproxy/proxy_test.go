@@ -17,7 +17,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = 30 * time.Second
+const patience = 5 * time.Minute
 
 // pair is a connection through a proxy, and the proxy.
 type pair struct {

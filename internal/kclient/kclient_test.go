@@ -20,7 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const testDeadline = 2 * time.Minute
+const testDeadline = 5 * time.Minute
 
 func TestMain(m *testing.M) {
 	Main(leakChecked{m}, Programs{

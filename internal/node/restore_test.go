@@ -54,7 +54,7 @@ func TestRestore(t *testing.T) {
 	})
 	await := func(what string, cond func() bool) {
 		t.Helper()
-		for end := time.Now().Add(2 * time.Minute); !cond(); time.Sleep(20 * time.Millisecond) {
+		for end := time.Now().Add(5 * time.Minute); !cond(); time.Sleep(20 * time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatalf("waited for %s", what)
 			}

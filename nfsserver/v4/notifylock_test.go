@@ -49,7 +49,7 @@ func TestNotifyLock(t *testing.T) {
 		if !bytes.Equal(n.CnlaFh, fh) || n.CnlaLockOwner.Clientid != waiter.id || string(n.CnlaLockOwner.Owner) != "patient" {
 			t.Errorf("told %+v", n)
 		}
-	case <-time.After(time.Minute):
+	case <-time.After(5 * time.Minute):
 		t.Fatal("no CB_NOTIFY_LOCK")
 	}
 	waiter.ok(putFH(fh), lockFirst(nfsv4.WRITEW_LT, yours.Stateid, "patient"))
@@ -63,7 +63,7 @@ func TestNotifyLock(t *testing.T) {
 	w.advance(lease/2 + time.Second)
 	select {
 	case <-b2.notified:
-	case <-time.After(time.Minute):
+	case <-time.After(5 * time.Minute):
 		t.Fatal("no CB_NOTIFY_LOCK")
 	}
 	other.ok(putFH(fh), lockFirst(nfsv4.READW_LT, theirs.Stateid, "reader"))

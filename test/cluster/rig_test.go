@@ -21,7 +21,7 @@ import (
 )
 
 // patience is how long a test waits for what must happen; it decides only when a hanging test ends.
-const patience = 2 * time.Minute
+const patience = 5 * time.Minute
 
 var binary string
 

@@ -36,7 +36,7 @@ const (
 	testFS    = 7
 
 	// patience is how long a test waits for what must happen; it decides only when a hanging test ends.
-	patience = 2 * time.Minute
+	patience = 5 * time.Minute
 	// The voters' heartbeat. Pauses are measured in it.
 	heartbeat = 200 * time.Millisecond
 	// How long a gateway waits for one voter before it asks another. One that is hasty soon finds

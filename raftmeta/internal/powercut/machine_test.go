@@ -44,7 +44,7 @@ const (
 	// raftTimeout is the heartbeat of a voter that is alone: how long it takes to elect itself.
 	raftTimeout = 10 * time.Millisecond
 	// patience is when a hanging test ends.
-	patience = time.Minute
+	patience = 5 * time.Minute
 )
 
 var (

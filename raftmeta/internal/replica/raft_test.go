@@ -108,7 +108,7 @@ func TestRaftEndsAlone(t *testing.T) {
 				if vfs.KindOf(err) != c.kind {
 					t.Errorf("reported: %v", err)
 				}
-			case <-time.After(time.Minute):
+			case <-time.After(5 * time.Minute):
 				t.Fatal("nobody was told")
 			}
 			if err := r.Shutdown().Error(); err != nil {
