@@ -2,9 +2,11 @@ package nfsserver_test
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -87,9 +89,15 @@ func (in *instance) start() {
 	if err != nil {
 		in.t.Fatal(err)
 	}
-	ln, err := net.Listen("tcp", in.addr)
-	if err != nil {
-		in.t.Fatal(err)
+	var ln net.Listener
+	for { // while it was closed its port may have become somebody's own, for a connection
+		if ln, err = net.Listen("tcp", in.addr); err == nil {
+			break
+		}
+		if !errors.Is(err, syscall.EADDRINUSE) || in.ctx.Err() != nil {
+			in.t.Fatal(err)
+		}
+		time.Sleep(time.Millisecond)
 	}
 	in.srv, in.addr, in.served = srv, ln.Addr().String(), make(chan error, 1)
 	go func() { in.served <- srv.Serve(ln) }()

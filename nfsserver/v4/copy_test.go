@@ -5,6 +5,7 @@ import (
 	"context"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -157,12 +158,12 @@ func TestCopy(t *testing.T) {
 // losingFS loses all that is not durable, once, with a write.
 type losingFS struct {
 	*memfs.FS
-	writes int // before it
+	writes atomic.Int32 // before it
 	fail   bool
 }
 
 func (l *losingFS) Write(ctx context.Context, c *vfs.Cred, ino vfs.Ino, off uint64, p []byte, s vfs.Stable) (vfs.Stable, vfs.Verifier, error) {
-	if l.writes--; l.writes == 0 {
+	if l.writes.Add(-1) == 0 {
 		l.Crash()
 		if l.fail {
 			return 0, vfs.Verifier{}, vfs.Errorf(vfs.KindFenced, "write", "what was buffered was lost")
@@ -189,7 +190,7 @@ func TestCopyIsLost(t *testing.T) {
 		for at := 0; at < len(data); at += 1 << 20 {
 			c.ok(putFH(f), write(id, uint64(at), nfsv4.FILE_SYNC4, data[at:min(at+1<<20, len(data))]))
 		}
-		l.writes = 3
+		l.writes.Store(3)
 		const to = 1 // nothing can be cloned
 		done, lost := uint64(0), 0
 		for done < uint64(len(data)) {
