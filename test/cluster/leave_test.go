@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/rackfs/rackfs/api"
+	"github.com/rackfs/rackfs/nodegroup"
 )
 
 func (m *machine) node(name string) *api.NodeDetail {
@@ -73,15 +74,15 @@ func TestNodesLeave(t *testing.T) {
 
 	stops := func(code bool, says []string, names ...string) {
 		t.Helper()
-		out, err := n1.run(append([]string{"cluster", "can-stop"}, names...)...)
-		if (err == nil) != code {
-			t.Errorf("can-stop %v: %v, want %v: %s", names, err, code, out)
-		}
-		for _, s := range says {
-			if !strings.Contains(out, s) {
-				t.Errorf("can-stop %v does not say %q: %s", names, s, out)
+		// On a slow machine a store may just have missed a probe.
+		n1.await(fmt.Sprintf("can-stop %v is %v and says %q", names, code, says), func() (bool, string) {
+			out, err := n1.run(append([]string{"cluster", "can-stop"}, names...)...)
+			ok := (err == nil) == code
+			for _, s := range says {
+				ok = ok && strings.Contains(out, s)
 			}
-		}
+			return ok, fmt.Sprintf("%v: %s", err, out)
+		})
 	}
 	stops(false, []string{"new blocks would be 1+1", "2 of 3 would be, and 2 are needed", "no: n2"}, "n2")
 	stops(false, []string{"could not be read", "1 of 3 would be, and 2 are needed: it would stand still", "no: n2, n3"}, "n2", "n3")
@@ -93,7 +94,7 @@ func TestNodesLeave(t *testing.T) {
 	n1.await("n2 is drained", func() (bool, string) {
 		same(t, n1, "before", data)
 		d := n1.node("n2")
-		if st := n1.status(); st.Placement != nil {
+		if st := n1.status(); st.Placement != nil && !slices.ContainsFunc(st.Placement.Stores, func(s nodegroup.StoreStatus) bool { return !s.Readable }) {
 			for _, p := range st.Placement.Pools {
 				if p.Margin < 1 {
 					t.Errorf("a drain of a healthy node made the pool less redundant: %+v", p)
