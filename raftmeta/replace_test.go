@@ -174,7 +174,7 @@ func TestRemovedVoterComesBack(t *testing.T) {
 		if after.Serving && after.Term == before.Term {
 			break
 		}
-		if try == 3 {
+		if try == 20 {
 			t.Fatalf("the leader is disturbed: before %+v, after %+v", before, after)
 		}
 		leader = c.leader(1)

@@ -138,7 +138,7 @@ func TestXattrHoldsWrites(t *testing.T) {
 		select {
 		case a := <-got:
 			seen = append(seen, a)
-		case <-time.After(time.Second): // it asks the metadata, which waits for this
+		case <-time.After(time.Minute): // it asks the metadata, which waits for this
 		}
 		return nil
 	}
