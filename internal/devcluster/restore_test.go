@@ -99,8 +99,9 @@ func TestRestore(t *testing.T) {
 		}
 	}
 
-	r := c.check(t)
-	if r.Deletion != clustercheck.DeletionStopped || r.Errors != r.Stopped || r.Orphans.Blocks != uint64(len(orphans)) || r.Counts[clustercheck.KindDeletion] != 1 {
+	// When a store was slow, attempts that were given up left shards of more blocks, or of the same in other groups.
+	r, now := c.check(t), live()
+	if r.Deletion != clustercheck.DeletionStopped || r.Errors != r.Stopped || r.Orphans.Blocks < uint64(len(orphans)) || r.Counts[clustercheck.KindDeletion] != 1 {
 		t.Fatalf("%d orphans: %+v%s", len(orphans), r, told(r))
 	}
 	t.Logf("checked %d inodes, %d blocks and %d shards in %v", r.Inodes, r.Blocks, r.Shards, r.TookNanos)
@@ -108,7 +109,7 @@ func TestRestore(t *testing.T) {
 		if f.Kind == clustercheck.KindOrphan {
 			var store, shard int
 			var block uint64
-			if _, err := fmt.Sscanf(f.Text, "store %d has shard %d of block %v", &store, &shard, &block); err != nil || !orphans[block] {
+			if _, err := fmt.Sscanf(f.Text, "store %d has shard %d of block %v", &store, &shard, &block); err != nil || now[block] {
 				t.Fatalf("%s: %v", f.Text, err)
 			}
 		}
@@ -135,8 +136,8 @@ func TestRestore(t *testing.T) {
 	if err := client.AllowDeletion(t.Context(), r.Metadata-1); vfs.KindOf(err) != vfs.KindChanged {
 		t.Fatalf("allowed for another incarnation: %v", err)
 	}
-	if r := c.check(t); r.Orphans.Blocks != uint64(len(orphans)) {
-		t.Fatalf("orphans %+v, want %d", r.Orphans, len(orphans))
+	if r := c.check(t); r.Orphans.Blocks < uint64(len(orphans)) {
+		t.Fatalf("orphans %+v, want %d blocks", r.Orphans, len(orphans))
 	}
 
 	if err := client.AllowDeletion(t.Context(), r.Metadata); err != nil {
