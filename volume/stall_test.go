@@ -44,7 +44,7 @@ func TestQueriesStall(t *testing.T) {
 		})
 	}
 	speak()
-	if _, err := c.Lookup(ctx, &vfs.Root, vfs.RootIno, "f"); err != nil {
+	if err := asked(func() error { _, err := c.Lookup(ctx, &vfs.Root, vfs.RootIno, "f"); return err }); err != nil {
 		t.Fatal(err)
 	}
 }

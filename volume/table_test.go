@@ -50,7 +50,7 @@ func TestTableIsBounded(t *testing.T) {
 // TestCommitDoesNotWaitForLaterWrites: what is written after a Commit began
 // may stay dirty.
 func TestCommitDoesNotWaitForLaterWrites(t *testing.T) {
-	c := newCrashing(t, volume.Config{StallTimeout: 200 * time.Millisecond})
+	c := newCrashing(t, volume.Config{StallTimeout: time.Minute})
 	f := create(t, c, "f")
 	var calls atomic.Int32
 	v := c.volume()
