@@ -94,7 +94,7 @@ type Change struct {
 //
 //   - A slot on a store that is Out moves to a store that is Up and in no domain of the group's other slots: of those where the
 //     group has no more slots in one zone, rack or node than it should, the one with the fewest for its weight. Without such a
-//     store it stays.
+//     store it goes back where it was moving from, if it is on a store that does not answer, or it stays.
 //
 //   - While the profile fits, groups are made until there are PoolState.PerStore for each store that is Up or Down.
 //
@@ -315,6 +315,10 @@ func (p *planner) move() {
 			if to < 0 && !p.readable(m.Store) && (m.Previous == 0 || !p.readable(m.Previous)) {
 				to = p.spare(up[c], &p.groups[i], j, true)
 			}
+			from := p.source(m)
+			if to < 0 && p.mayReturn(&p.groups[i], j) {
+				to, from = p.at(m.Previous), m.Store
+			}
 			if to < 0 {
 				continue
 			}
@@ -323,10 +327,26 @@ func (p *planner) move() {
 				up[c].set(to, l.asReceiver(to, c), turn(p.stores[to].ID, l.all[to]))
 			}
 			g := p.edit(i)
-			g.Members[j] = Member{Store: p.stores[to].ID, Previous: p.source(m), Filling: true}
+			g.Members[j] = Member{Store: p.stores[to].ID, Previous: from, Filling: true}
 			p.raise(i)
 		}
 	}
+}
+
+// mayReturn reports whether slot j of g, whose store does not answer before it was filled, can be where it was before. What was
+// written since then is rebuilt there.
+func (p *planner) mayReturn(g *Group, j int) bool {
+	m := g.Members[j]
+	if !m.Filling || m.Previous == 0 || p.condition(m.Previous) != Up || p.readable(m.Store) {
+		return false
+	}
+	s := p.at(m.Previous)
+	for i, o := range g.Members {
+		if i != j && (o.Store == m.Previous || o.Previous == m.Previous || p.together(o.Store, s) || o.Previous != 0 && p.together(o.Previous, s)) {
+			return false
+		}
+	}
+	return true
 }
 
 // spare is the store that takes slot j of g, -1 if there is none.

@@ -324,7 +324,7 @@ func checkPlan(t *rapid.T, before, after PoolState, stores []StoreState) {
 			if state[m.Store].Condition != Up || !m.Filling || m.Previous != om.Store && m.Previous != om.Previous {
 				t.Fatalf("group %d slot %d: %+v became %+v", g.ID, j, om, m)
 			}
-			if state[om.Store].Readable && m.Previous != om.Store || om.Previous != 0 && state[om.Previous].Readable && m.Previous != om.Previous {
+			if state[om.Store].Readable && m.Previous != om.Store || om.Previous != 0 && state[om.Previous].Readable && m.Previous != om.Previous && m.Store != om.Previous {
 				t.Fatalf("group %d slot %d: %+v became %+v, which forgets shards that can be read", g.ID, j, om, m)
 			}
 		}
@@ -416,5 +416,44 @@ func TestLossDuringAMove(t *testing.T) {
 	stores[2].Readable = true // it is only to be emptied: then it waits, for with n1 two shards would be lost
 	if m := moved(stores); m != nil {
 		t.Errorf("the slot of a store that is there: %+v, want it to wait", m)
+	}
+}
+
+// A slot was on its way from n1 to n4, which is the only other node, when n4 was given up: it goes back. Were n4 still there, it would be filled there first.
+func TestMoveGoesBack(t *testing.T) {
+	at := func(id uint32, node string, c Condition) StoreState {
+		return StoreState{ID: id, Condition: c, Readable: c == Up, Weight: 1, Location: Location{Node: node}}
+	}
+	group := func(m Member, closed bool) PoolState {
+		return PoolState{Profile: Profile{K: 2, M: 1}, Level: Node, NextID: 2, Groups: []Group{{ID: 1, Epoch: 3, K: 2, Closed: closed, Members: []Member{{Store: 2}, m, {Store: 3}}}}}
+	}
+	stores := []StoreState{at(1, "n1", Up), at(2, "n2", Up), at(3, "n3", Up), at(4, "n4", Out)}
+	for _, closed := range []bool{false, true} {
+		pool := group(Member{Store: 4, Previous: 1, Filling: true}, closed)
+		changes := Plan(pool, stores)
+		if want := (Member{Store: 1, Previous: 4, Filling: true}); len(changes) == 0 || changes[0].Group.ID != 1 || changes[0].Group.Epoch != 4 || changes[0].Group.Members[1] != want {
+			t.Fatalf("%+v, want slot 1 to be %+v", changes, want)
+		}
+		after, err := apply(pool, changes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again := Plan(after, stores); len(again) != 0 {
+			t.Fatalf("then %+v", again)
+		}
+	}
+	pool := group(Member{Store: 4, Previous: 1, Filling: true}, true)
+	for what, change := range map[string]func(s []StoreState){
+		"what it came from is given up, too":  func(s []StoreState) { s[0].Condition = Out },
+		"it is only to be emptied":            func(s []StoreState) { s[3].Readable = true },
+		"what it came from is another's node": func(s []StoreState) { s[0].Node = "n2" },
+	} {
+		s := slices.Clone(stores)
+		change(s)
+		for _, c := range Plan(pool, s) {
+			if c.Group.ID == 1 && c.Group.Members[1] != pool.Groups[0].Members[1] {
+				t.Errorf("%s: slot 1 becomes %+v", what, c.Group.Members[1])
+			}
+		}
 	}
 }
