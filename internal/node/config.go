@@ -21,6 +21,7 @@ import (
 	"github.com/rackfs/rackfs/blockstore/upkeep"
 	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/nfsserver/export"
+	nfsstate "github.com/rackfs/rackfs/nfsserver/state"
 	"github.com/rackfs/rackfs/nodegroup"
 	"github.com/rackfs/rackfs/nodegroup/gossip"
 	"github.com/rackfs/rackfs/raftmeta"
@@ -65,6 +66,7 @@ type Config struct {
 	Allow         []netip.Prefix
 	RootSquash    bool
 	NoAtime       bool
+	Delegations   nfsstate.Delegating // of files to NFS clients
 	Lease         time.Duration
 	HTTPListen    string
 	GossipListen  string
@@ -134,6 +136,10 @@ func ParseConfig(raw []byte) (*Config, error) {
 			r.bad(fmt.Sprintf("nfs.allow[%d]", i), "%q is neither a network such as 10.1.0.0/16 nor an address", s)
 		}
 		c.Allow = append(c.Allow, p)
+	}
+	var err error
+	if c.Delegations, err = nfsstate.ParseDelegating(r.text("nfs.delegations", "")); err != nil {
+		r.bad("nfs.delegations", "%q: use read, write or none", k.Get("nfs.delegations"))
 	}
 	if err := c.LogLevel.UnmarshalText([]byte(r.text("log.level", "info"))); err != nil {
 		r.bad("log.level", "%q: use debug, info, warn or error", k.Get("log.level"))

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	nfsstate "github.com/rackfs/rackfs/nfsserver/state"
 	"github.com/rackfs/rackfs/vfs"
 )
 
@@ -20,7 +21,8 @@ func TestExample(t *testing.T) {
 	all := Example()
 	if c, err := ParseConfig([]byte(strings.Replace(all, "roles: [meta, block, gateway]", "roles: [meta]", 1))); err != nil {
 		t.Errorf("as printed: %v", err)
-	} else if c.GCGrace.Minutes() != 10 || c.MetaListen != ":7071" || c.HTTPListen != "127.0.0.1:7070" {
+	} else if c.GCGrace.Minutes() != 10 || c.MetaListen != ":7071" || c.HTTPListen != "127.0.0.1:7070" ||
+		c.Delegations != nfsstate.DelegateRead {
 		t.Errorf("defaults: %+v", c)
 	}
 	var set []string
@@ -75,6 +77,7 @@ func TestConfigRefusals(t *testing.T) {
 		{"/srv/d2", "d2", "block.disks[1]: \"d2\": write an absolute path"},
 		{"/srv/d2", "/srv", "are not apart"},
 		{"[/srv/d1, /srv/d2]", "[/srv/n1/..]", "the data directory is in it"},
+		{"block: {", "nfs: {delegations: all}\nblock: {", "nfs.delegations: \"all\": use read, write or none"},
 		{"block: {", "block: {segment: 3MiB, ", "block.segment: \"3MiB\": use a power of two"},
 		{"block: {", "block: {segment: 1TiB, ", "block.segment"},
 		{"block: {", "block: {listen: ':7071', ", "block.listen: port 7071 is that of meta.listen"},
