@@ -36,7 +36,7 @@ func (h *history) readOnly() *metapb.ClientOpen {
 
 // nfsOp is a command that names NFS clients.
 func (h *history) nfsOp() *metapb.Command {
-	switch h.num("nfs op", 0, 13) {
+	switch h.num("nfs op", 0, 14) {
 	case 0, 1:
 		return &metapb.Command{Op: &metapb.Command_Create{Create: &metapb.Create{
 			Parent: h.num("parent", 1, 4), Name: h.name(), Type: uint32(vfs.TypeFile), Open: uint32(h.num("open", 0, 3)), Share: h.share(),
@@ -65,6 +65,11 @@ func (h *history) nfsOp() *metapb.Command {
 	case 11:
 		c := h.client()
 		return &metapb.Command{Op: &metapb.Command_ReleaseSession{ReleaseSession: &metapb.ReleaseSession{Client: c, Session: h.session(c)}}}
+	case 13:
+		c := h.client()
+		return &metapb.Command{Op: &metapb.Command_ReleaseSlots{ReleaseSlots: &metapb.ReleaseSlots{
+			Client: c, Session: h.session(c), First: uint32(h.num("first", 0, 3)), BelowSeq: h.num("below", 0, 30),
+		}}}
 	case 12:
 		return &metapb.Command{Op: &metapb.Command_Remove{Remove: &metapb.Remove{
 			Parent: 1, Name: []byte{byte('D' + h.num("last", 0, 3))}, Keep: h.num("keep", 0, 1) == 1, KeepOpen: []*metapb.ClientOpen{h.readOnly(), h.readOnly()},

@@ -180,6 +180,8 @@ func (x *call) runNamespace(c *metapb.Command) (*metapb.Result, error) {
 		return x.releaseClients(op.ReleaseClients)
 	case *metapb.Command_ReleaseSession:
 		return x.releaseSession(op.ReleaseSession)
+	case *metapb.Command_ReleaseSlots:
+		return x.releaseSlots(op.ReleaseSlots)
 	}
 	sp, err := x.space(c.Fs)
 	if err != nil {

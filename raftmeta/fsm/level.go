@@ -41,6 +41,8 @@ func levelOf(c *metapb.Command) uint32 {
 		return levelCluster
 	case *metapb.Command_AllowDeletion:
 		return levelCluster
+	case *metapb.Command_ReleaseSlots:
+		return levelService
 	}
 	return 1
 }

@@ -528,6 +528,8 @@ func FuzzEntry(f *testing.F) {
 	} {
 		f.Add(encodeEntry(f, raiseCmd(2), raiseCmd(3), rapidSeed.stamp(c), rapidSeed.stamp(c.CloneVT())))
 	}
+	release := &metapb.Command{Op: &metapb.Command_ReleaseSlots{ReleaseSlots: &metapb.ReleaseSlots{Client: 7, Session: []byte("session-00000001"), BelowSeq: 9}}}
+	f.Add(encodeEntry(f, raiseCmd(2), raiseCmd(3), rapidSeed.stamp(share), raiseCmd(4), raiseCmd(5), rapidSeed.stamp(release)))
 	f.Fuzz(func(t *testing.T, entry []byte) {
 		r := newNamespaceRig(t, Options{limits: tiny})
 		file := createCmd(1, "file")

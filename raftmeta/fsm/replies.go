@@ -166,9 +166,49 @@ func (x *call) releaseSession(c *metapb.ReleaseSession) (*metapb.Result, error) 
 	return &metapb.Result{}, nil
 }
 
+// releaseSlots forgets the replies of a session's last slots.
+func (x *call) releaseSlots(c *metapb.ReleaseSlots) (*metapb.Result, error) {
+	const op = "slots.release"
+	if len(c.Session) != sessionLen {
+		return nil, vfs.Errorf(vfs.KindInvalid, op, "session of %d bytes", len(c.Session))
+	}
+	slots, err := x.callSlots(sessionID(c.Session), maxCallSlots)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range slots {
+		if n < c.First {
+			continue
+		}
+		k := callKey{sessionID(c.Session), n}
+		row, err := x.call(k)
+		switch {
+		case err != nil:
+			return nil, err
+		case row == nil || row.seq >= c.BelowSeq:
+		case row.client != c.Client:
+			return nil, vfs.Errorf(vfs.KindInvalid, op, "the session is of client %d, not %d", row.client, c.Client)
+		default:
+			x.calls.set(x.entry, k, nil)
+		}
+	}
+	return &metapb.Result{}, nil
+}
+
 // purgeCalls removes up to limit slots of a session; done says that none is left. See purgeSlots.
 func (x *call) purgeCalls(s sessionID, limit int) (done bool, err error) {
-	var slots []uint32
+	slots, err := x.callSlots(s, limit)
+	if err != nil {
+		return false, err
+	}
+	for _, n := range slots[:min(limit, len(slots))] {
+		x.calls.set(x.entry, callKey{s, n}, nil)
+	}
+	return len(slots) <= limit, nil
+}
+
+// callSlots are the slots of a session that something is stored of, in order: all if they are at most limit, else more than limit.
+func (x *call) callSlots(s sessionID, limit int) (slots []uint32, err error) {
 	for k, r := range x.calls.rows {
 		if k.session == s && r.v != nil {
 			slots = append(slots, k.slot)
@@ -185,12 +225,8 @@ func (x *call) purgeCalls(s sessionID, limit int) (done bool, err error) {
 		return seen <= limit
 	})
 	if err != nil {
-		return false, fatal(err)
+		return nil, fatal(err)
 	}
 	slices.Sort(slots)
-	slots = slices.Compact(slots)
-	for _, n := range slots[:min(limit, len(slots))] {
-		x.calls.set(x.entry, callKey{s, n}, nil)
-	}
-	return len(slots) <= limit, nil
+	return slices.Compact(slots), nil
 }

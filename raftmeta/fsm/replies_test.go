@@ -37,9 +37,12 @@ func TestCallsHappenOnce(t *testing.T) {
 		h.cmds = h.cmds[:0]
 		for range num("commands", 10, 60) {
 			c := h.nfsOp()
-			if idempotent(c) || c.GetCloseFiles() != nil {
+			if idempotent(c) || c.GetCloseFiles() != nil || c.GetReleaseSlots() != nil {
 				both(c)
 				for k, s := range slots {
+					if r := c.GetReleaseSlots(); r != nil && string(r.Session) == string(k.session[:]) && r.First <= k.slot && s.seq < r.BelowSeq {
+						s.last = nil // nor what it has acknowledged
+					}
 					if r := c.GetReleaseSession(); r != nil && string(r.Session) == string(k.session[:]) {
 						s.last = nil // a client does not send again what a session is over for
 					}

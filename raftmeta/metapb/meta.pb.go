@@ -822,6 +822,7 @@ type Command struct {
 	//	*Command_AllowDeletion
 	//	*Command_DeleteNamespace
 	//	*Command_LimitNamespace
+	//	*Command_ReleaseSlots
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1466,6 +1467,15 @@ func (x *Command) GetLimitNamespace() *LimitNamespace {
 	return nil
 }
 
+func (x *Command) GetReleaseSlots() *ReleaseSlots {
+	if x != nil {
+		if x, ok := x.Op.(*Command_ReleaseSlots); ok {
+			return x.ReleaseSlots
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -1727,6 +1737,10 @@ type Command_LimitNamespace struct {
 	LimitNamespace *LimitNamespace `protobuf:"bytes,87,opt,name=limit_namespace,json=limitNamespace,proto3,oneof"` // level 4
 }
 
+type Command_ReleaseSlots struct {
+	ReleaseSlots *ReleaseSlots `protobuf:"bytes,105,opt,name=release_slots,json=releaseSlots,proto3,oneof"` // level 5
+}
+
 func (*Command_RegisterOrigin) isCommand_Op() {}
 
 func (*Command_ExpireOrigin) isCommand_Op() {}
@@ -1852,6 +1866,8 @@ func (*Command_AllowDeletion) isCommand_Op() {}
 func (*Command_DeleteNamespace) isCommand_Op() {}
 
 func (*Command_LimitNamespace) isCommand_Op() {}
+
+func (*Command_ReleaseSlots) isCommand_Op() {}
 
 // Result answers a Command. kind is a vfs.Kind; on an error nothing else is set
 // and the command changed nothing (but its slot).
@@ -6575,6 +6591,77 @@ func (x *ReleaseSession) GetSession() []byte {
 	return nil
 }
 
+// ReleaseSlots forgets the replies of a session's slots from first on, but those of seqs of below_seq and above: of requests that came after the
+// client was told that the slots are gone and got them back. From level 5. It needs an origin, because one that was delayed until the next origin serves
+// the client must not be carried out.
+type ReleaseSlots struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        uint64                 `protobuf:"varint,1,opt,name=client,proto3" json:"client,omitempty"`
+	Session       []byte                 `protobuf:"bytes,2,opt,name=session,proto3" json:"session,omitempty"`
+	First         uint32                 `protobuf:"varint,3,opt,name=first,proto3" json:"first,omitempty"`
+	BelowSeq      uint64                 `protobuf:"varint,4,opt,name=below_seq,json=belowSeq,proto3" json:"below_seq,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseSlots) Reset() {
+	*x = ReleaseSlots{}
+	mi := &file_meta_proto_msgTypes[67]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseSlots) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseSlots) ProtoMessage() {}
+
+func (x *ReleaseSlots) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[67]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseSlots.ProtoReflect.Descriptor instead.
+func (*ReleaseSlots) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{67}
+}
+
+func (x *ReleaseSlots) GetClient() uint64 {
+	if x != nil {
+		return x.Client
+	}
+	return 0
+}
+
+func (x *ReleaseSlots) GetSession() []byte {
+	if x != nil {
+		return x.Session
+	}
+	return nil
+}
+
+func (x *ReleaseSlots) GetFirst() uint32 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *ReleaseSlots) GetBelowSeq() uint64 {
+	if x != nil {
+		return x.BelowSeq
+	}
+	return 0
+}
+
 // SetProject makes an empty directory the root of a project: what is made below it belongs to the project. A project
 // has one directory: KindExists while another one has it. Project 0 ends it: the directory belongs to the project of
 // its parent again. KindNotEmpty unless the directory is empty; KindInvalid for a file system's root; KindPerm but for root.
@@ -6588,7 +6675,7 @@ type SetProject struct {
 
 func (x *SetProject) Reset() {
 	*x = SetProject{}
-	mi := &file_meta_proto_msgTypes[67]
+	mi := &file_meta_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6600,7 +6687,7 @@ func (x *SetProject) String() string {
 func (*SetProject) ProtoMessage() {}
 
 func (x *SetProject) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[67]
+	mi := &file_meta_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6613,7 +6700,7 @@ func (x *SetProject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetProject.ProtoReflect.Descriptor instead.
 func (*SetProject) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{67}
+	return file_meta_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *SetProject) GetDir() uint64 {
@@ -6643,7 +6730,7 @@ type SetQuota struct {
 
 func (x *SetQuota) Reset() {
 	*x = SetQuota{}
-	mi := &file_meta_proto_msgTypes[68]
+	mi := &file_meta_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6655,7 +6742,7 @@ func (x *SetQuota) String() string {
 func (*SetQuota) ProtoMessage() {}
 
 func (x *SetQuota) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[68]
+	mi := &file_meta_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6668,7 +6755,7 @@ func (x *SetQuota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetQuota.ProtoReflect.Descriptor instead.
 func (*SetQuota) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{68}
+	return file_meta_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *SetQuota) GetProject() uint32 {
@@ -6707,7 +6794,7 @@ type ReserveQuota struct {
 
 func (x *ReserveQuota) Reset() {
 	*x = ReserveQuota{}
-	mi := &file_meta_proto_msgTypes[69]
+	mi := &file_meta_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6719,7 +6806,7 @@ func (x *ReserveQuota) String() string {
 func (*ReserveQuota) ProtoMessage() {}
 
 func (x *ReserveQuota) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[69]
+	mi := &file_meta_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6732,7 +6819,7 @@ func (x *ReserveQuota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReserveQuota.ProtoReflect.Descriptor instead.
 func (*ReserveQuota) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{69}
+	return file_meta_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *ReserveQuota) GetProject() uint32 {
@@ -6773,7 +6860,7 @@ type ReserveResult struct {
 
 func (x *ReserveResult) Reset() {
 	*x = ReserveResult{}
-	mi := &file_meta_proto_msgTypes[70]
+	mi := &file_meta_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6785,7 +6872,7 @@ func (x *ReserveResult) String() string {
 func (*ReserveResult) ProtoMessage() {}
 
 func (x *ReserveResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[70]
+	mi := &file_meta_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6798,7 +6885,7 @@ func (x *ReserveResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReserveResult.ProtoReflect.Descriptor instead.
 func (*ReserveResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{70}
+	return file_meta_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ReserveResult) GetGranted() uint64 {
@@ -6826,7 +6913,7 @@ type ReleaseQuota struct {
 
 func (x *ReleaseQuota) Reset() {
 	*x = ReleaseQuota{}
-	mi := &file_meta_proto_msgTypes[71]
+	mi := &file_meta_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6838,7 +6925,7 @@ func (x *ReleaseQuota) String() string {
 func (*ReleaseQuota) ProtoMessage() {}
 
 func (x *ReleaseQuota) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[71]
+	mi := &file_meta_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6851,7 +6938,7 @@ func (x *ReleaseQuota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseQuota.ProtoReflect.Descriptor instead.
 func (*ReleaseQuota) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{71}
+	return file_meta_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ReleaseQuota) GetProject() uint32 {
@@ -6897,7 +6984,7 @@ type FileSystem struct {
 
 func (x *FileSystem) Reset() {
 	*x = FileSystem{}
-	mi := &file_meta_proto_msgTypes[72]
+	mi := &file_meta_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6909,7 +6996,7 @@ func (x *FileSystem) String() string {
 func (*FileSystem) ProtoMessage() {}
 
 func (x *FileSystem) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[72]
+	mi := &file_meta_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6922,7 +7009,7 @@ func (x *FileSystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystem.ProtoReflect.Descriptor instead.
 func (*FileSystem) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{72}
+	return file_meta_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *FileSystem) GetId() uint32 {
@@ -7076,7 +7163,7 @@ type PutFileSystem struct {
 
 func (x *PutFileSystem) Reset() {
 	*x = PutFileSystem{}
-	mi := &file_meta_proto_msgTypes[73]
+	mi := &file_meta_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7088,7 +7175,7 @@ func (x *PutFileSystem) String() string {
 func (*PutFileSystem) ProtoMessage() {}
 
 func (x *PutFileSystem) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[73]
+	mi := &file_meta_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7101,7 +7188,7 @@ func (x *PutFileSystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutFileSystem.ProtoReflect.Descriptor instead.
 func (*PutFileSystem) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{73}
+	return file_meta_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *PutFileSystem) GetFs() *FileSystem {
@@ -7136,7 +7223,7 @@ type RemoveFileSystem struct {
 
 func (x *RemoveFileSystem) Reset() {
 	*x = RemoveFileSystem{}
-	mi := &file_meta_proto_msgTypes[74]
+	mi := &file_meta_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7148,7 +7235,7 @@ func (x *RemoveFileSystem) String() string {
 func (*RemoveFileSystem) ProtoMessage() {}
 
 func (x *RemoveFileSystem) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[74]
+	mi := &file_meta_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7161,7 +7248,7 @@ func (x *RemoveFileSystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveFileSystem.ProtoReflect.Descriptor instead.
 func (*RemoveFileSystem) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{74}
+	return file_meta_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *RemoveFileSystem) GetId() uint32 {
@@ -7192,7 +7279,7 @@ type Store struct {
 
 func (x *Store) Reset() {
 	*x = Store{}
-	mi := &file_meta_proto_msgTypes[75]
+	mi := &file_meta_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7204,7 +7291,7 @@ func (x *Store) String() string {
 func (*Store) ProtoMessage() {}
 
 func (x *Store) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[75]
+	mi := &file_meta_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7217,7 +7304,7 @@ func (x *Store) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Store.ProtoReflect.Descriptor instead.
 func (*Store) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{75}
+	return file_meta_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *Store) GetId() uint32 {
@@ -7307,7 +7394,7 @@ type PutStore struct {
 
 func (x *PutStore) Reset() {
 	*x = PutStore{}
-	mi := &file_meta_proto_msgTypes[76]
+	mi := &file_meta_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7319,7 +7406,7 @@ func (x *PutStore) String() string {
 func (*PutStore) ProtoMessage() {}
 
 func (x *PutStore) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[76]
+	mi := &file_meta_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7332,7 +7419,7 @@ func (x *PutStore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutStore.ProtoReflect.Descriptor instead.
 func (*PutStore) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{76}
+	return file_meta_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *PutStore) GetStore() *Store {
@@ -7356,7 +7443,7 @@ type Slot struct {
 
 func (x *Slot) Reset() {
 	*x = Slot{}
-	mi := &file_meta_proto_msgTypes[77]
+	mi := &file_meta_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7368,7 +7455,7 @@ func (x *Slot) String() string {
 func (*Slot) ProtoMessage() {}
 
 func (x *Slot) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[77]
+	mi := &file_meta_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7381,7 +7468,7 @@ func (x *Slot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Slot.ProtoReflect.Descriptor instead.
 func (*Slot) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{77}
+	return file_meta_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *Slot) GetStore() uint32 {
@@ -7421,7 +7508,7 @@ type PlacementGroup struct {
 
 func (x *PlacementGroup) Reset() {
 	*x = PlacementGroup{}
-	mi := &file_meta_proto_msgTypes[78]
+	mi := &file_meta_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7433,7 +7520,7 @@ func (x *PlacementGroup) String() string {
 func (*PlacementGroup) ProtoMessage() {}
 
 func (x *PlacementGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[78]
+	mi := &file_meta_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7446,7 +7533,7 @@ func (x *PlacementGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlacementGroup.ProtoReflect.Descriptor instead.
 func (*PlacementGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{78}
+	return file_meta_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *PlacementGroup) GetId() uint32 {
@@ -7508,7 +7595,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_meta_proto_msgTypes[79]
+	mi := &file_meta_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7520,7 +7607,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[79]
+	mi := &file_meta_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7533,7 +7620,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{79}
+	return file_meta_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *Pool) GetId() uint32 {
@@ -7618,7 +7705,7 @@ type PutPool struct {
 
 func (x *PutPool) Reset() {
 	*x = PutPool{}
-	mi := &file_meta_proto_msgTypes[80]
+	mi := &file_meta_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7630,7 +7717,7 @@ func (x *PutPool) String() string {
 func (*PutPool) ProtoMessage() {}
 
 func (x *PutPool) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[80]
+	mi := &file_meta_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7643,7 +7730,7 @@ func (x *PutPool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutPool.ProtoReflect.Descriptor instead.
 func (*PutPool) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{80}
+	return file_meta_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *PutPool) GetPool() *Pool {
@@ -7665,7 +7752,7 @@ type RemovePool struct {
 
 func (x *RemovePool) Reset() {
 	*x = RemovePool{}
-	mi := &file_meta_proto_msgTypes[81]
+	mi := &file_meta_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7677,7 +7764,7 @@ func (x *RemovePool) String() string {
 func (*RemovePool) ProtoMessage() {}
 
 func (x *RemovePool) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[81]
+	mi := &file_meta_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7690,7 +7777,7 @@ func (x *RemovePool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePool.ProtoReflect.Descriptor instead.
 func (*RemovePool) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{81}
+	return file_meta_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *RemovePool) GetId() uint32 {
@@ -7718,7 +7805,7 @@ type ChangePGs struct {
 
 func (x *ChangePGs) Reset() {
 	*x = ChangePGs{}
-	mi := &file_meta_proto_msgTypes[82]
+	mi := &file_meta_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7730,7 +7817,7 @@ func (x *ChangePGs) String() string {
 func (*ChangePGs) ProtoMessage() {}
 
 func (x *ChangePGs) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[82]
+	mi := &file_meta_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7743,7 +7830,7 @@ func (x *ChangePGs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangePGs.ProtoReflect.Descriptor instead.
 func (*ChangePGs) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{82}
+	return file_meta_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *ChangePGs) GetPool() uint32 {
@@ -7779,7 +7866,7 @@ type PGChange struct {
 
 func (x *PGChange) Reset() {
 	*x = PGChange{}
-	mi := &file_meta_proto_msgTypes[83]
+	mi := &file_meta_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7791,7 +7878,7 @@ func (x *PGChange) String() string {
 func (*PGChange) ProtoMessage() {}
 
 func (x *PGChange) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[83]
+	mi := &file_meta_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7804,7 +7891,7 @@ func (x *PGChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PGChange.ProtoReflect.Descriptor instead.
 func (*PGChange) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{83}
+	return file_meta_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *PGChange) GetExpectEpoch() uint32 {
@@ -7847,7 +7934,7 @@ type ReplaceStore struct {
 
 func (x *ReplaceStore) Reset() {
 	*x = ReplaceStore{}
-	mi := &file_meta_proto_msgTypes[84]
+	mi := &file_meta_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7859,7 +7946,7 @@ func (x *ReplaceStore) String() string {
 func (*ReplaceStore) ProtoMessage() {}
 
 func (x *ReplaceStore) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[84]
+	mi := &file_meta_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7872,7 +7959,7 @@ func (x *ReplaceStore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceStore.ProtoReflect.Descriptor instead.
 func (*ReplaceStore) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{84}
+	return file_meta_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *ReplaceStore) GetOld() uint32 {
@@ -7922,7 +8009,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_meta_proto_msgTypes[85]
+	mi := &file_meta_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7934,7 +8021,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[85]
+	mi := &file_meta_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7947,7 +8034,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{85}
+	return file_meta_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *Node) GetName() string {
@@ -8060,7 +8147,7 @@ type PutNode struct {
 
 func (x *PutNode) Reset() {
 	*x = PutNode{}
-	mi := &file_meta_proto_msgTypes[86]
+	mi := &file_meta_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8072,7 +8159,7 @@ func (x *PutNode) String() string {
 func (*PutNode) ProtoMessage() {}
 
 func (x *PutNode) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[86]
+	mi := &file_meta_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8085,7 +8172,7 @@ func (x *PutNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNode.ProtoReflect.Descriptor instead.
 func (*PutNode) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{86}
+	return file_meta_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *PutNode) GetNode() *Node {
@@ -8106,7 +8193,7 @@ type RemoveNode struct {
 
 func (x *RemoveNode) Reset() {
 	*x = RemoveNode{}
-	mi := &file_meta_proto_msgTypes[87]
+	mi := &file_meta_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8118,7 +8205,7 @@ func (x *RemoveNode) String() string {
 func (*RemoveNode) ProtoMessage() {}
 
 func (x *RemoveNode) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[87]
+	mi := &file_meta_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8131,7 +8218,7 @@ func (x *RemoveNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNode.ProtoReflect.Descriptor instead.
 func (*RemoveNode) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{87}
+	return file_meta_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *RemoveNode) GetName() string {
@@ -8163,7 +8250,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_meta_proto_msgTypes[88]
+	mi := &file_meta_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8175,7 +8262,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[88]
+	mi := &file_meta_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8188,7 +8275,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{88}
+	return file_meta_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *Token) GetHash() []byte {
@@ -8244,7 +8331,7 @@ type PutToken struct {
 
 func (x *PutToken) Reset() {
 	*x = PutToken{}
-	mi := &file_meta_proto_msgTypes[89]
+	mi := &file_meta_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8256,7 +8343,7 @@ func (x *PutToken) String() string {
 func (*PutToken) ProtoMessage() {}
 
 func (x *PutToken) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[89]
+	mi := &file_meta_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8269,7 +8356,7 @@ func (x *PutToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutToken.ProtoReflect.Descriptor instead.
 func (*PutToken) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{89}
+	return file_meta_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *PutToken) GetToken() *Token {
@@ -8301,7 +8388,7 @@ type JoinNode struct {
 
 func (x *JoinNode) Reset() {
 	*x = JoinNode{}
-	mi := &file_meta_proto_msgTypes[90]
+	mi := &file_meta_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8313,7 +8400,7 @@ func (x *JoinNode) String() string {
 func (*JoinNode) ProtoMessage() {}
 
 func (x *JoinNode) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[90]
+	mi := &file_meta_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8326,7 +8413,7 @@ func (x *JoinNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinNode.ProtoReflect.Descriptor instead.
 func (*JoinNode) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{90}
+	return file_meta_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *JoinNode) GetHash() []byte {
@@ -8359,7 +8446,7 @@ type NodeResult struct {
 
 func (x *NodeResult) Reset() {
 	*x = NodeResult{}
-	mi := &file_meta_proto_msgTypes[91]
+	mi := &file_meta_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8371,7 +8458,7 @@ func (x *NodeResult) String() string {
 func (*NodeResult) ProtoMessage() {}
 
 func (x *NodeResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[91]
+	mi := &file_meta_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8384,7 +8471,7 @@ func (x *NodeResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeResult.ProtoReflect.Descriptor instead.
 func (*NodeResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{91}
+	return file_meta_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *NodeResult) GetNode() *Node {
@@ -8408,7 +8495,7 @@ type SetNodeState struct {
 
 func (x *SetNodeState) Reset() {
 	*x = SetNodeState{}
-	mi := &file_meta_proto_msgTypes[92]
+	mi := &file_meta_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8420,7 +8507,7 @@ func (x *SetNodeState) String() string {
 func (*SetNodeState) ProtoMessage() {}
 
 func (x *SetNodeState) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[92]
+	mi := &file_meta_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8433,7 +8520,7 @@ func (x *SetNodeState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeState.ProtoReflect.Descriptor instead.
 func (*SetNodeState) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{92}
+	return file_meta_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *SetNodeState) GetName() string {
@@ -8481,7 +8568,7 @@ type RetireNode struct {
 
 func (x *RetireNode) Reset() {
 	*x = RetireNode{}
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8493,7 +8580,7 @@ func (x *RetireNode) String() string {
 func (*RetireNode) ProtoMessage() {}
 
 func (x *RetireNode) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8506,7 +8593,7 @@ func (x *RetireNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireNode.ProtoReflect.Descriptor instead.
 func (*RetireNode) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{93}
+	return file_meta_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *RetireNode) GetName() string {
@@ -8557,7 +8644,7 @@ type RetiredNode struct {
 
 func (x *RetiredNode) Reset() {
 	*x = RetiredNode{}
-	mi := &file_meta_proto_msgTypes[94]
+	mi := &file_meta_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8569,7 +8656,7 @@ func (x *RetiredNode) String() string {
 func (*RetiredNode) ProtoMessage() {}
 
 func (x *RetiredNode) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[94]
+	mi := &file_meta_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8582,7 +8669,7 @@ func (x *RetiredNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetiredNode.ProtoReflect.Descriptor instead.
 func (*RetiredNode) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{94}
+	return file_meta_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *RetiredNode) GetName() string {
@@ -8623,7 +8710,7 @@ type RetireStores struct {
 
 func (x *RetireStores) Reset() {
 	*x = RetireStores{}
-	mi := &file_meta_proto_msgTypes[95]
+	mi := &file_meta_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8635,7 +8722,7 @@ func (x *RetireStores) String() string {
 func (*RetireStores) ProtoMessage() {}
 
 func (x *RetireStores) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[95]
+	mi := &file_meta_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8648,7 +8735,7 @@ func (x *RetireStores) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireStores.ProtoReflect.Descriptor instead.
 func (*RetireStores) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{95}
+	return file_meta_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *RetireStores) GetIds() []uint32 {
@@ -8671,7 +8758,7 @@ type NodeGroup struct {
 
 func (x *NodeGroup) Reset() {
 	*x = NodeGroup{}
-	mi := &file_meta_proto_msgTypes[96]
+	mi := &file_meta_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8683,7 +8770,7 @@ func (x *NodeGroup) String() string {
 func (*NodeGroup) ProtoMessage() {}
 
 func (x *NodeGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[96]
+	mi := &file_meta_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8696,7 +8783,7 @@ func (x *NodeGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeGroup.ProtoReflect.Descriptor instead.
 func (*NodeGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{96}
+	return file_meta_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *NodeGroup) GetName() string {
@@ -8732,7 +8819,7 @@ type RackReservation struct {
 
 func (x *RackReservation) Reset() {
 	*x = RackReservation{}
-	mi := &file_meta_proto_msgTypes[97]
+	mi := &file_meta_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8744,7 +8831,7 @@ func (x *RackReservation) String() string {
 func (*RackReservation) ProtoMessage() {}
 
 func (x *RackReservation) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[97]
+	mi := &file_meta_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8757,7 +8844,7 @@ func (x *RackReservation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RackReservation.ProtoReflect.Descriptor instead.
 func (*RackReservation) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{97}
+	return file_meta_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *RackReservation) GetRack() string {
@@ -8791,7 +8878,7 @@ type PutGroup struct {
 
 func (x *PutGroup) Reset() {
 	*x = PutGroup{}
-	mi := &file_meta_proto_msgTypes[98]
+	mi := &file_meta_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8803,7 +8890,7 @@ func (x *PutGroup) String() string {
 func (*PutGroup) ProtoMessage() {}
 
 func (x *PutGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[98]
+	mi := &file_meta_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8816,7 +8903,7 @@ func (x *PutGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutGroup.ProtoReflect.Descriptor instead.
 func (*PutGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{98}
+	return file_meta_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *PutGroup) GetName() string {
@@ -8835,7 +8922,7 @@ type GroupResult struct {
 
 func (x *GroupResult) Reset() {
 	*x = GroupResult{}
-	mi := &file_meta_proto_msgTypes[99]
+	mi := &file_meta_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8847,7 +8934,7 @@ func (x *GroupResult) String() string {
 func (*GroupResult) ProtoMessage() {}
 
 func (x *GroupResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[99]
+	mi := &file_meta_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8860,7 +8947,7 @@ func (x *GroupResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupResult.ProtoReflect.Descriptor instead.
 func (*GroupResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{99}
+	return file_meta_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *GroupResult) GetGroup() *NodeGroup {
@@ -8881,7 +8968,7 @@ type RemoveGroup struct {
 
 func (x *RemoveGroup) Reset() {
 	*x = RemoveGroup{}
-	mi := &file_meta_proto_msgTypes[100]
+	mi := &file_meta_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8893,7 +8980,7 @@ func (x *RemoveGroup) String() string {
 func (*RemoveGroup) ProtoMessage() {}
 
 func (x *RemoveGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[100]
+	mi := &file_meta_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8906,7 +8993,7 @@ func (x *RemoveGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveGroup.ProtoReflect.Descriptor instead.
 func (*RemoveGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{100}
+	return file_meta_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *RemoveGroup) GetName() string {
@@ -8938,7 +9025,7 @@ type ReserveRacks struct {
 
 func (x *ReserveRacks) Reset() {
 	*x = ReserveRacks{}
-	mi := &file_meta_proto_msgTypes[101]
+	mi := &file_meta_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8950,7 +9037,7 @@ func (x *ReserveRacks) String() string {
 func (*ReserveRacks) ProtoMessage() {}
 
 func (x *ReserveRacks) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[101]
+	mi := &file_meta_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8963,7 +9050,7 @@ func (x *ReserveRacks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReserveRacks.ProtoReflect.Descriptor instead.
 func (*ReserveRacks) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{101}
+	return file_meta_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *ReserveRacks) GetGroup() string {
@@ -9000,7 +9087,7 @@ type SetNodeGroup struct {
 
 func (x *SetNodeGroup) Reset() {
 	*x = SetNodeGroup{}
-	mi := &file_meta_proto_msgTypes[102]
+	mi := &file_meta_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9012,7 +9099,7 @@ func (x *SetNodeGroup) String() string {
 func (*SetNodeGroup) ProtoMessage() {}
 
 func (x *SetNodeGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[102]
+	mi := &file_meta_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9025,7 +9112,7 @@ func (x *SetNodeGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeGroup.ProtoReflect.Descriptor instead.
 func (*SetNodeGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{102}
+	return file_meta_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *SetNodeGroup) GetGroup() string {
@@ -9060,7 +9147,7 @@ type AllowDeletion struct {
 
 func (x *AllowDeletion) Reset() {
 	*x = AllowDeletion{}
-	mi := &file_meta_proto_msgTypes[103]
+	mi := &file_meta_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9072,7 +9159,7 @@ func (x *AllowDeletion) String() string {
 func (*AllowDeletion) ProtoMessage() {}
 
 func (x *AllowDeletion) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[103]
+	mi := &file_meta_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9085,7 +9172,7 @@ func (x *AllowDeletion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllowDeletion.ProtoReflect.Descriptor instead.
 func (*AllowDeletion) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{103}
+	return file_meta_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *AllowDeletion) GetIncarnation() uint64 {
@@ -9107,7 +9194,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_meta_proto_msgTypes[104]
+	mi := &file_meta_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9119,7 +9206,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[104]
+	mi := &file_meta_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9132,7 +9219,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{104}
+	return file_meta_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *Key) GetKind() string {
@@ -9165,7 +9252,7 @@ type PutKey struct {
 
 func (x *PutKey) Reset() {
 	*x = PutKey{}
-	mi := &file_meta_proto_msgTypes[105]
+	mi := &file_meta_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9177,7 +9264,7 @@ func (x *PutKey) String() string {
 func (*PutKey) ProtoMessage() {}
 
 func (x *PutKey) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[105]
+	mi := &file_meta_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9190,7 +9277,7 @@ func (x *PutKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutKey.ProtoReflect.Descriptor instead.
 func (*PutKey) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{105}
+	return file_meta_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *PutKey) GetKey() *Key {
@@ -9213,7 +9300,7 @@ type NFSClient struct {
 
 func (x *NFSClient) Reset() {
 	*x = NFSClient{}
-	mi := &file_meta_proto_msgTypes[106]
+	mi := &file_meta_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9225,7 +9312,7 @@ func (x *NFSClient) String() string {
 func (*NFSClient) ProtoMessage() {}
 
 func (x *NFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[106]
+	mi := &file_meta_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9238,7 +9325,7 @@ func (x *NFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClient.ProtoReflect.Descriptor instead.
 func (*NFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{106}
+	return file_meta_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *NFSClient) GetGateway() string {
@@ -9271,7 +9358,7 @@ type PutNFSClient struct {
 
 func (x *PutNFSClient) Reset() {
 	*x = PutNFSClient{}
-	mi := &file_meta_proto_msgTypes[107]
+	mi := &file_meta_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9283,7 +9370,7 @@ func (x *PutNFSClient) String() string {
 func (*PutNFSClient) ProtoMessage() {}
 
 func (x *PutNFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[107]
+	mi := &file_meta_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9296,7 +9383,7 @@ func (x *PutNFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNFSClient.ProtoReflect.Descriptor instead.
 func (*PutNFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{107}
+	return file_meta_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *PutNFSClient) GetClient() *NFSClient {
@@ -9316,7 +9403,7 @@ type RemoveNFSClient struct {
 
 func (x *RemoveNFSClient) Reset() {
 	*x = RemoveNFSClient{}
-	mi := &file_meta_proto_msgTypes[108]
+	mi := &file_meta_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9328,7 +9415,7 @@ func (x *RemoveNFSClient) String() string {
 func (*RemoveNFSClient) ProtoMessage() {}
 
 func (x *RemoveNFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[108]
+	mi := &file_meta_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9341,7 +9428,7 @@ func (x *RemoveNFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNFSClient.ProtoReflect.Descriptor instead.
 func (*RemoveNFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{108}
+	return file_meta_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *RemoveNFSClient) GetGateway() string {
@@ -9378,7 +9465,7 @@ type ClientRecord struct {
 
 func (x *ClientRecord) Reset() {
 	*x = ClientRecord{}
-	mi := &file_meta_proto_msgTypes[109]
+	mi := &file_meta_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9390,7 +9477,7 @@ func (x *ClientRecord) String() string {
 func (*ClientRecord) ProtoMessage() {}
 
 func (x *ClientRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[109]
+	mi := &file_meta_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9403,7 +9490,7 @@ func (x *ClientRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientRecord.ProtoReflect.Descriptor instead.
 func (*ClientRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{109}
+	return file_meta_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *ClientRecord) GetId() uint64 {
@@ -9488,7 +9575,7 @@ type SessionRecord struct {
 
 func (x *SessionRecord) Reset() {
 	*x = SessionRecord{}
-	mi := &file_meta_proto_msgTypes[110]
+	mi := &file_meta_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9500,7 +9587,7 @@ func (x *SessionRecord) String() string {
 func (*SessionRecord) ProtoMessage() {}
 
 func (x *SessionRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[110]
+	mi := &file_meta_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9513,7 +9600,7 @@ func (x *SessionRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRecord.ProtoReflect.Descriptor instead.
 func (*SessionRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{110}
+	return file_meta_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *SessionRecord) GetId() []byte {
@@ -9549,7 +9636,7 @@ type PutClient struct {
 
 func (x *PutClient) Reset() {
 	*x = PutClient{}
-	mi := &file_meta_proto_msgTypes[111]
+	mi := &file_meta_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9561,7 +9648,7 @@ func (x *PutClient) String() string {
 func (*PutClient) ProtoMessage() {}
 
 func (x *PutClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[111]
+	mi := &file_meta_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9574,7 +9661,7 @@ func (x *PutClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutClient.ProtoReflect.Descriptor instead.
 func (*PutClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{111}
+	return file_meta_proto_rawDescGZIP(), []int{112}
 }
 
 func (x *PutClient) GetClient() *ClientRecord {
@@ -9603,7 +9690,7 @@ type ClientsResult struct {
 
 func (x *ClientsResult) Reset() {
 	*x = ClientsResult{}
-	mi := &file_meta_proto_msgTypes[112]
+	mi := &file_meta_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9615,7 +9702,7 @@ func (x *ClientsResult) String() string {
 func (*ClientsResult) ProtoMessage() {}
 
 func (x *ClientsResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[112]
+	mi := &file_meta_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9628,7 +9715,7 @@ func (x *ClientsResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientsResult.ProtoReflect.Descriptor instead.
 func (*ClientsResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{112}
+	return file_meta_proto_rawDescGZIP(), []int{113}
 }
 
 func (x *ClientsResult) GetFirst() uint64 {
@@ -9665,7 +9752,7 @@ type RemoveClient struct {
 
 func (x *RemoveClient) Reset() {
 	*x = RemoveClient{}
-	mi := &file_meta_proto_msgTypes[113]
+	mi := &file_meta_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9677,7 +9764,7 @@ func (x *RemoveClient) String() string {
 func (*RemoveClient) ProtoMessage() {}
 
 func (x *RemoveClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[113]
+	mi := &file_meta_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9690,7 +9777,7 @@ func (x *RemoveClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveClient.ProtoReflect.Descriptor instead.
 func (*RemoveClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{113}
+	return file_meta_proto_rawDescGZIP(), []int{114}
 }
 
 func (x *RemoveClient) GetClient() uint64 {
@@ -9718,7 +9805,7 @@ type TakeClients struct {
 
 func (x *TakeClients) Reset() {
 	*x = TakeClients{}
-	mi := &file_meta_proto_msgTypes[114]
+	mi := &file_meta_proto_msgTypes[115]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9730,7 +9817,7 @@ func (x *TakeClients) String() string {
 func (*TakeClients) ProtoMessage() {}
 
 func (x *TakeClients) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[114]
+	mi := &file_meta_proto_msgTypes[115]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9743,7 +9830,7 @@ func (x *TakeClients) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeClients.ProtoReflect.Descriptor instead.
 func (*TakeClients) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{114}
+	return file_meta_proto_rawDescGZIP(), []int{115}
 }
 
 func (x *TakeClients) GetClients() []uint64 {
@@ -9763,7 +9850,7 @@ type ForgetClients struct {
 
 func (x *ForgetClients) Reset() {
 	*x = ForgetClients{}
-	mi := &file_meta_proto_msgTypes[115]
+	mi := &file_meta_proto_msgTypes[116]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9775,7 +9862,7 @@ func (x *ForgetClients) String() string {
 func (*ForgetClients) ProtoMessage() {}
 
 func (x *ForgetClients) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[115]
+	mi := &file_meta_proto_msgTypes[116]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9788,7 +9875,7 @@ func (x *ForgetClients) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetClients.ProtoReflect.Descriptor instead.
 func (*ForgetClients) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{115}
+	return file_meta_proto_rawDescGZIP(), []int{116}
 }
 
 func (x *ForgetClients) GetClients() []uint64 {
@@ -9810,7 +9897,7 @@ type PutSession struct {
 
 func (x *PutSession) Reset() {
 	*x = PutSession{}
-	mi := &file_meta_proto_msgTypes[116]
+	mi := &file_meta_proto_msgTypes[117]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9822,7 +9909,7 @@ func (x *PutSession) String() string {
 func (*PutSession) ProtoMessage() {}
 
 func (x *PutSession) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[116]
+	mi := &file_meta_proto_msgTypes[117]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9835,7 +9922,7 @@ func (x *PutSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSession.ProtoReflect.Descriptor instead.
 func (*PutSession) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{116}
+	return file_meta_proto_rawDescGZIP(), []int{117}
 }
 
 func (x *PutSession) GetSession() *SessionRecord {
@@ -9862,7 +9949,7 @@ type RemoveSession struct {
 
 func (x *RemoveSession) Reset() {
 	*x = RemoveSession{}
-	mi := &file_meta_proto_msgTypes[117]
+	mi := &file_meta_proto_msgTypes[118]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9874,7 +9961,7 @@ func (x *RemoveSession) String() string {
 func (*RemoveSession) ProtoMessage() {}
 
 func (x *RemoveSession) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[117]
+	mi := &file_meta_proto_msgTypes[118]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9887,7 +9974,7 @@ func (x *RemoveSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSession.ProtoReflect.Descriptor instead.
 func (*RemoveSession) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{117}
+	return file_meta_proto_rawDescGZIP(), []int{118}
 }
 
 func (x *RemoveSession) GetSession() []byte {
@@ -9939,7 +10026,7 @@ type Query struct {
 
 func (x *Query) Reset() {
 	*x = Query{}
-	mi := &file_meta_proto_msgTypes[118]
+	mi := &file_meta_proto_msgTypes[119]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9951,7 +10038,7 @@ func (x *Query) String() string {
 func (*Query) ProtoMessage() {}
 
 func (x *Query) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[118]
+	mi := &file_meta_proto_msgTypes[119]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9964,7 +10051,7 @@ func (x *Query) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Query.ProtoReflect.Descriptor instead.
 func (*Query) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{118}
+	return file_meta_proto_rawDescGZIP(), []int{119}
 }
 
 func (x *Query) GetFs() uint32 {
@@ -10423,7 +10510,7 @@ type GetAttrQ struct {
 
 func (x *GetAttrQ) Reset() {
 	*x = GetAttrQ{}
-	mi := &file_meta_proto_msgTypes[119]
+	mi := &file_meta_proto_msgTypes[120]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10435,7 +10522,7 @@ func (x *GetAttrQ) String() string {
 func (*GetAttrQ) ProtoMessage() {}
 
 func (x *GetAttrQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[119]
+	mi := &file_meta_proto_msgTypes[120]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10448,7 +10535,7 @@ func (x *GetAttrQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttrQ.ProtoReflect.Descriptor instead.
 func (*GetAttrQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{119}
+	return file_meta_proto_rawDescGZIP(), []int{120}
 }
 
 func (x *GetAttrQ) GetIno() uint64 {
@@ -10482,7 +10569,7 @@ type LookupQ struct {
 
 func (x *LookupQ) Reset() {
 	*x = LookupQ{}
-	mi := &file_meta_proto_msgTypes[120]
+	mi := &file_meta_proto_msgTypes[121]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10494,7 +10581,7 @@ func (x *LookupQ) String() string {
 func (*LookupQ) ProtoMessage() {}
 
 func (x *LookupQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[120]
+	mi := &file_meta_proto_msgTypes[121]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10507,7 +10594,7 @@ func (x *LookupQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupQ.ProtoReflect.Descriptor instead.
 func (*LookupQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{120}
+	return file_meta_proto_rawDescGZIP(), []int{121}
 }
 
 func (x *LookupQ) GetDir() uint64 {
@@ -10533,7 +10620,7 @@ type ParentQ struct {
 
 func (x *ParentQ) Reset() {
 	*x = ParentQ{}
-	mi := &file_meta_proto_msgTypes[121]
+	mi := &file_meta_proto_msgTypes[122]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10545,7 +10632,7 @@ func (x *ParentQ) String() string {
 func (*ParentQ) ProtoMessage() {}
 
 func (x *ParentQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[121]
+	mi := &file_meta_proto_msgTypes[122]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10558,7 +10645,7 @@ func (x *ParentQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParentQ.ProtoReflect.Descriptor instead.
 func (*ParentQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{121}
+	return file_meta_proto_rawDescGZIP(), []int{122}
 }
 
 func (x *ParentQ) GetDir() uint64 {
@@ -10581,7 +10668,7 @@ type ReadDirQ struct {
 
 func (x *ReadDirQ) Reset() {
 	*x = ReadDirQ{}
-	mi := &file_meta_proto_msgTypes[122]
+	mi := &file_meta_proto_msgTypes[123]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10593,7 +10680,7 @@ func (x *ReadDirQ) String() string {
 func (*ReadDirQ) ProtoMessage() {}
 
 func (x *ReadDirQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[122]
+	mi := &file_meta_proto_msgTypes[123]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10606,7 +10693,7 @@ func (x *ReadDirQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirQ.ProtoReflect.Descriptor instead.
 func (*ReadDirQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{122}
+	return file_meta_proto_rawDescGZIP(), []int{123}
 }
 
 func (x *ReadDirQ) GetDir() uint64 {
@@ -10653,7 +10740,7 @@ type ReadLinkQ struct {
 
 func (x *ReadLinkQ) Reset() {
 	*x = ReadLinkQ{}
-	mi := &file_meta_proto_msgTypes[123]
+	mi := &file_meta_proto_msgTypes[124]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10665,7 +10752,7 @@ func (x *ReadLinkQ) String() string {
 func (*ReadLinkQ) ProtoMessage() {}
 
 func (x *ReadLinkQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[123]
+	mi := &file_meta_proto_msgTypes[124]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10678,7 +10765,7 @@ func (x *ReadLinkQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkQ.ProtoReflect.Descriptor instead.
 func (*ReadLinkQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{123}
+	return file_meta_proto_rawDescGZIP(), []int{124}
 }
 
 func (x *ReadLinkQ) GetIno() uint64 {
@@ -10702,7 +10789,7 @@ type ExtentsQ struct {
 
 func (x *ExtentsQ) Reset() {
 	*x = ExtentsQ{}
-	mi := &file_meta_proto_msgTypes[124]
+	mi := &file_meta_proto_msgTypes[125]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10714,7 +10801,7 @@ func (x *ExtentsQ) String() string {
 func (*ExtentsQ) ProtoMessage() {}
 
 func (x *ExtentsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[124]
+	mi := &file_meta_proto_msgTypes[125]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10727,7 +10814,7 @@ func (x *ExtentsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsQ.ProtoReflect.Descriptor instead.
 func (*ExtentsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{124}
+	return file_meta_proto_rawDescGZIP(), []int{125}
 }
 
 func (x *ExtentsQ) GetIno() uint64 {
@@ -10775,7 +10862,7 @@ type StatFSQ struct {
 
 func (x *StatFSQ) Reset() {
 	*x = StatFSQ{}
-	mi := &file_meta_proto_msgTypes[125]
+	mi := &file_meta_proto_msgTypes[126]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10787,7 +10874,7 @@ func (x *StatFSQ) String() string {
 func (*StatFSQ) ProtoMessage() {}
 
 func (x *StatFSQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[125]
+	mi := &file_meta_proto_msgTypes[126]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10800,7 +10887,7 @@ func (x *StatFSQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSQ.ProtoReflect.Descriptor instead.
 func (*StatFSQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{125}
+	return file_meta_proto_rawDescGZIP(), []int{126}
 }
 
 func (x *StatFSQ) GetIno() uint64 {
@@ -10821,7 +10908,7 @@ type QuotasQ struct {
 
 func (x *QuotasQ) Reset() {
 	*x = QuotasQ{}
-	mi := &file_meta_proto_msgTypes[126]
+	mi := &file_meta_proto_msgTypes[127]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10833,7 +10920,7 @@ func (x *QuotasQ) String() string {
 func (*QuotasQ) ProtoMessage() {}
 
 func (x *QuotasQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[126]
+	mi := &file_meta_proto_msgTypes[127]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10846,7 +10933,7 @@ func (x *QuotasQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotasQ.ProtoReflect.Descriptor instead.
 func (*QuotasQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{126}
+	return file_meta_proto_rawDescGZIP(), []int{127}
 }
 
 func (x *QuotasQ) GetFrom() uint32 {
@@ -10871,7 +10958,7 @@ type NodesQ struct {
 
 func (x *NodesQ) Reset() {
 	*x = NodesQ{}
-	mi := &file_meta_proto_msgTypes[127]
+	mi := &file_meta_proto_msgTypes[128]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10883,7 +10970,7 @@ func (x *NodesQ) String() string {
 func (*NodesQ) ProtoMessage() {}
 
 func (x *NodesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[127]
+	mi := &file_meta_proto_msgTypes[128]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10896,7 +10983,7 @@ func (x *NodesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesQ.ProtoReflect.Descriptor instead.
 func (*NodesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{127}
+	return file_meta_proto_rawDescGZIP(), []int{128}
 }
 
 type TokensQ struct {
@@ -10907,7 +10994,7 @@ type TokensQ struct {
 
 func (x *TokensQ) Reset() {
 	*x = TokensQ{}
-	mi := &file_meta_proto_msgTypes[128]
+	mi := &file_meta_proto_msgTypes[129]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10919,7 +11006,7 @@ func (x *TokensQ) String() string {
 func (*TokensQ) ProtoMessage() {}
 
 func (x *TokensQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[128]
+	mi := &file_meta_proto_msgTypes[129]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10932,7 +11019,7 @@ func (x *TokensQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensQ.ProtoReflect.Descriptor instead.
 func (*TokensQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{128}
+	return file_meta_proto_rawDescGZIP(), []int{129}
 }
 
 type RetiredNodesQ struct {
@@ -10943,7 +11030,7 @@ type RetiredNodesQ struct {
 
 func (x *RetiredNodesQ) Reset() {
 	*x = RetiredNodesQ{}
-	mi := &file_meta_proto_msgTypes[129]
+	mi := &file_meta_proto_msgTypes[130]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10955,7 +11042,7 @@ func (x *RetiredNodesQ) String() string {
 func (*RetiredNodesQ) ProtoMessage() {}
 
 func (x *RetiredNodesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[129]
+	mi := &file_meta_proto_msgTypes[130]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10968,7 +11055,7 @@ func (x *RetiredNodesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetiredNodesQ.ProtoReflect.Descriptor instead.
 func (*RetiredNodesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{129}
+	return file_meta_proto_rawDescGZIP(), []int{130}
 }
 
 type BlockStatesQ struct {
@@ -10980,7 +11067,7 @@ type BlockStatesQ struct {
 
 func (x *BlockStatesQ) Reset() {
 	*x = BlockStatesQ{}
-	mi := &file_meta_proto_msgTypes[130]
+	mi := &file_meta_proto_msgTypes[131]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10992,7 +11079,7 @@ func (x *BlockStatesQ) String() string {
 func (*BlockStatesQ) ProtoMessage() {}
 
 func (x *BlockStatesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[130]
+	mi := &file_meta_proto_msgTypes[131]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11005,7 +11092,7 @@ func (x *BlockStatesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesQ.ProtoReflect.Descriptor instead.
 func (*BlockStatesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{130}
+	return file_meta_proto_rawDescGZIP(), []int{131}
 }
 
 func (x *BlockStatesQ) GetIds() []uint64 {
@@ -11029,7 +11116,7 @@ type BlocksQ struct {
 
 func (x *BlocksQ) Reset() {
 	*x = BlocksQ{}
-	mi := &file_meta_proto_msgTypes[131]
+	mi := &file_meta_proto_msgTypes[132]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11041,7 +11128,7 @@ func (x *BlocksQ) String() string {
 func (*BlocksQ) ProtoMessage() {}
 
 func (x *BlocksQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[131]
+	mi := &file_meta_proto_msgTypes[132]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11054,7 +11141,7 @@ func (x *BlocksQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksQ.ProtoReflect.Descriptor instead.
 func (*BlocksQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{131}
+	return file_meta_proto_rawDescGZIP(), []int{132}
 }
 
 func (x *BlocksQ) GetAfter() uint64 {
@@ -11097,7 +11184,7 @@ type LiveBlocksQ struct {
 
 func (x *LiveBlocksQ) Reset() {
 	*x = LiveBlocksQ{}
-	mi := &file_meta_proto_msgTypes[132]
+	mi := &file_meta_proto_msgTypes[133]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11109,7 +11196,7 @@ func (x *LiveBlocksQ) String() string {
 func (*LiveBlocksQ) ProtoMessage() {}
 
 func (x *LiveBlocksQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[132]
+	mi := &file_meta_proto_msgTypes[133]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11122,7 +11209,7 @@ func (x *LiveBlocksQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LiveBlocksQ.ProtoReflect.Descriptor instead.
 func (*LiveBlocksQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{132}
+	return file_meta_proto_rawDescGZIP(), []int{133}
 }
 
 func (x *LiveBlocksQ) GetAfter() uint64 {
@@ -11150,7 +11237,7 @@ type GetXattrQ struct {
 
 func (x *GetXattrQ) Reset() {
 	*x = GetXattrQ{}
-	mi := &file_meta_proto_msgTypes[133]
+	mi := &file_meta_proto_msgTypes[134]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11162,7 +11249,7 @@ func (x *GetXattrQ) String() string {
 func (*GetXattrQ) ProtoMessage() {}
 
 func (x *GetXattrQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[133]
+	mi := &file_meta_proto_msgTypes[134]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11175,7 +11262,7 @@ func (x *GetXattrQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrQ.ProtoReflect.Descriptor instead.
 func (*GetXattrQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{133}
+	return file_meta_proto_rawDescGZIP(), []int{134}
 }
 
 func (x *GetXattrQ) GetIno() uint64 {
@@ -11203,7 +11290,7 @@ type ListXattrsQ struct {
 
 func (x *ListXattrsQ) Reset() {
 	*x = ListXattrsQ{}
-	mi := &file_meta_proto_msgTypes[134]
+	mi := &file_meta_proto_msgTypes[135]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11215,7 +11302,7 @@ func (x *ListXattrsQ) String() string {
 func (*ListXattrsQ) ProtoMessage() {}
 
 func (x *ListXattrsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[134]
+	mi := &file_meta_proto_msgTypes[135]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11228,7 +11315,7 @@ func (x *ListXattrsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrsQ.ProtoReflect.Descriptor instead.
 func (*ListXattrsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{134}
+	return file_meta_proto_rawDescGZIP(), []int{135}
 }
 
 func (x *ListXattrsQ) GetIno() uint64 {
@@ -11260,7 +11347,7 @@ type ShardInfoQ struct {
 
 func (x *ShardInfoQ) Reset() {
 	*x = ShardInfoQ{}
-	mi := &file_meta_proto_msgTypes[135]
+	mi := &file_meta_proto_msgTypes[136]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11272,7 +11359,7 @@ func (x *ShardInfoQ) String() string {
 func (*ShardInfoQ) ProtoMessage() {}
 
 func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[135]
+	mi := &file_meta_proto_msgTypes[136]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11285,7 +11372,7 @@ func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoQ.ProtoReflect.Descriptor instead.
 func (*ShardInfoQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{135}
+	return file_meta_proto_rawDescGZIP(), []int{136}
 }
 
 // FileSystemsQ lists the file systems. With the version that the caller has, the answer to an unchanged list is only that. 0: none.
@@ -11298,7 +11385,7 @@ type FileSystemsQ struct {
 
 func (x *FileSystemsQ) Reset() {
 	*x = FileSystemsQ{}
-	mi := &file_meta_proto_msgTypes[136]
+	mi := &file_meta_proto_msgTypes[137]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11310,7 +11397,7 @@ func (x *FileSystemsQ) String() string {
 func (*FileSystemsQ) ProtoMessage() {}
 
 func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[136]
+	mi := &file_meta_proto_msgTypes[137]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11323,7 +11410,7 @@ func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsQ.ProtoReflect.Descriptor instead.
 func (*FileSystemsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{136}
+	return file_meta_proto_rawDescGZIP(), []int{137}
 }
 
 func (x *FileSystemsQ) GetKnownVersion() uint64 {
@@ -11342,7 +11429,7 @@ type NamespaceQ struct {
 
 func (x *NamespaceQ) Reset() {
 	*x = NamespaceQ{}
-	mi := &file_meta_proto_msgTypes[137]
+	mi := &file_meta_proto_msgTypes[138]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11354,7 +11441,7 @@ func (x *NamespaceQ) String() string {
 func (*NamespaceQ) ProtoMessage() {}
 
 func (x *NamespaceQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[137]
+	mi := &file_meta_proto_msgTypes[138]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11367,7 +11454,7 @@ func (x *NamespaceQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceQ.ProtoReflect.Descriptor instead.
 func (*NamespaceQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{137}
+	return file_meta_proto_rawDescGZIP(), []int{138}
 }
 
 // ClusterMapQ asks for the stores and pools. With the version that the caller has, the answer
@@ -11381,7 +11468,7 @@ type ClusterMapQ struct {
 
 func (x *ClusterMapQ) Reset() {
 	*x = ClusterMapQ{}
-	mi := &file_meta_proto_msgTypes[138]
+	mi := &file_meta_proto_msgTypes[139]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11393,7 +11480,7 @@ func (x *ClusterMapQ) String() string {
 func (*ClusterMapQ) ProtoMessage() {}
 
 func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[138]
+	mi := &file_meta_proto_msgTypes[139]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11406,7 +11493,7 @@ func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapQ.ProtoReflect.Descriptor instead.
 func (*ClusterMapQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{138}
+	return file_meta_proto_rawDescGZIP(), []int{139}
 }
 
 func (x *ClusterMapQ) GetKnownVersion() uint64 {
@@ -11425,7 +11512,7 @@ type KeysQ struct {
 
 func (x *KeysQ) Reset() {
 	*x = KeysQ{}
-	mi := &file_meta_proto_msgTypes[139]
+	mi := &file_meta_proto_msgTypes[140]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11437,7 +11524,7 @@ func (x *KeysQ) String() string {
 func (*KeysQ) ProtoMessage() {}
 
 func (x *KeysQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[139]
+	mi := &file_meta_proto_msgTypes[140]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11450,7 +11537,7 @@ func (x *KeysQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysQ.ProtoReflect.Descriptor instead.
 func (*KeysQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{139}
+	return file_meta_proto_rawDescGZIP(), []int{140}
 }
 
 func (x *KeysQ) GetKind() string {
@@ -11469,7 +11556,7 @@ type NFSClientsQ struct {
 
 func (x *NFSClientsQ) Reset() {
 	*x = NFSClientsQ{}
-	mi := &file_meta_proto_msgTypes[140]
+	mi := &file_meta_proto_msgTypes[141]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11481,7 +11568,7 @@ func (x *NFSClientsQ) String() string {
 func (*NFSClientsQ) ProtoMessage() {}
 
 func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[140]
+	mi := &file_meta_proto_msgTypes[141]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11494,7 +11581,7 @@ func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsQ.ProtoReflect.Descriptor instead.
 func (*NFSClientsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{140}
+	return file_meta_proto_rawDescGZIP(), []int{141}
 }
 
 func (x *NFSClientsQ) GetGateway() string {
@@ -11519,7 +11606,7 @@ type TestLockQ struct {
 
 func (x *TestLockQ) Reset() {
 	*x = TestLockQ{}
-	mi := &file_meta_proto_msgTypes[141]
+	mi := &file_meta_proto_msgTypes[142]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11531,7 +11618,7 @@ func (x *TestLockQ) String() string {
 func (*TestLockQ) ProtoMessage() {}
 
 func (x *TestLockQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[141]
+	mi := &file_meta_proto_msgTypes[142]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11544,7 +11631,7 @@ func (x *TestLockQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestLockQ.ProtoReflect.Descriptor instead.
 func (*TestLockQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{141}
+	return file_meta_proto_rawDescGZIP(), []int{142}
 }
 
 func (x *TestLockQ) GetIno() uint64 {
@@ -11603,7 +11690,7 @@ type ClientStateQ struct {
 
 func (x *ClientStateQ) Reset() {
 	*x = ClientStateQ{}
-	mi := &file_meta_proto_msgTypes[142]
+	mi := &file_meta_proto_msgTypes[143]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11615,7 +11702,7 @@ func (x *ClientStateQ) String() string {
 func (*ClientStateQ) ProtoMessage() {}
 
 func (x *ClientStateQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[142]
+	mi := &file_meta_proto_msgTypes[143]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11628,7 +11715,7 @@ func (x *ClientStateQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientStateQ.ProtoReflect.Descriptor instead.
 func (*ClientStateQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{142}
+	return file_meta_proto_rawDescGZIP(), []int{143}
 }
 
 func (x *ClientStateQ) GetClient() uint64 {
@@ -11670,7 +11757,7 @@ type SessionSlotsQ struct {
 
 func (x *SessionSlotsQ) Reset() {
 	*x = SessionSlotsQ{}
-	mi := &file_meta_proto_msgTypes[143]
+	mi := &file_meta_proto_msgTypes[144]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11682,7 +11769,7 @@ func (x *SessionSlotsQ) String() string {
 func (*SessionSlotsQ) ProtoMessage() {}
 
 func (x *SessionSlotsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[143]
+	mi := &file_meta_proto_msgTypes[144]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11695,7 +11782,7 @@ func (x *SessionSlotsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlotsQ.ProtoReflect.Descriptor instead.
 func (*SessionSlotsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{143}
+	return file_meta_proto_rawDescGZIP(), []int{144}
 }
 
 func (x *SessionSlotsQ) GetSession() []byte {
@@ -11715,7 +11802,7 @@ type FileOpensQ struct {
 
 func (x *FileOpensQ) Reset() {
 	*x = FileOpensQ{}
-	mi := &file_meta_proto_msgTypes[144]
+	mi := &file_meta_proto_msgTypes[145]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11727,7 +11814,7 @@ func (x *FileOpensQ) String() string {
 func (*FileOpensQ) ProtoMessage() {}
 
 func (x *FileOpensQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[144]
+	mi := &file_meta_proto_msgTypes[145]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11740,7 +11827,7 @@ func (x *FileOpensQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileOpensQ.ProtoReflect.Descriptor instead.
 func (*FileOpensQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{144}
+	return file_meta_proto_rawDescGZIP(), []int{145}
 }
 
 func (x *FileOpensQ) GetIno() uint64 {
@@ -11763,7 +11850,7 @@ type ClientsQ struct {
 
 func (x *ClientsQ) Reset() {
 	*x = ClientsQ{}
-	mi := &file_meta_proto_msgTypes[145]
+	mi := &file_meta_proto_msgTypes[146]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11775,7 +11862,7 @@ func (x *ClientsQ) String() string {
 func (*ClientsQ) ProtoMessage() {}
 
 func (x *ClientsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[145]
+	mi := &file_meta_proto_msgTypes[146]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11788,7 +11875,7 @@ func (x *ClientsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientsQ.ProtoReflect.Descriptor instead.
 func (*ClientsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{145}
+	return file_meta_proto_rawDescGZIP(), []int{146}
 }
 
 func (x *ClientsQ) GetGateway() string {
@@ -11830,7 +11917,7 @@ type ClientQ struct {
 
 func (x *ClientQ) Reset() {
 	*x = ClientQ{}
-	mi := &file_meta_proto_msgTypes[146]
+	mi := &file_meta_proto_msgTypes[147]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11842,7 +11929,7 @@ func (x *ClientQ) String() string {
 func (*ClientQ) ProtoMessage() {}
 
 func (x *ClientQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[146]
+	mi := &file_meta_proto_msgTypes[147]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11855,7 +11942,7 @@ func (x *ClientQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientQ.ProtoReflect.Descriptor instead.
 func (*ClientQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{146}
+	return file_meta_proto_rawDescGZIP(), []int{147}
 }
 
 func (x *ClientQ) GetClient() uint64 {
@@ -11909,7 +11996,7 @@ type QueryResult struct {
 
 func (x *QueryResult) Reset() {
 	*x = QueryResult{}
-	mi := &file_meta_proto_msgTypes[147]
+	mi := &file_meta_proto_msgTypes[148]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11921,7 +12008,7 @@ func (x *QueryResult) String() string {
 func (*QueryResult) ProtoMessage() {}
 
 func (x *QueryResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[147]
+	mi := &file_meta_proto_msgTypes[148]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11934,7 +12021,7 @@ func (x *QueryResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryResult.ProtoReflect.Descriptor instead.
 func (*QueryResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{147}
+	return file_meta_proto_rawDescGZIP(), []int{148}
 }
 
 func (x *QueryResult) GetKind() uint32 {
@@ -12332,7 +12419,7 @@ type AttrR struct {
 
 func (x *AttrR) Reset() {
 	*x = AttrR{}
-	mi := &file_meta_proto_msgTypes[148]
+	mi := &file_meta_proto_msgTypes[149]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12344,7 +12431,7 @@ func (x *AttrR) String() string {
 func (*AttrR) ProtoMessage() {}
 
 func (x *AttrR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[148]
+	mi := &file_meta_proto_msgTypes[149]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12357,7 +12444,7 @@ func (x *AttrR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttrR.ProtoReflect.Descriptor instead.
 func (*AttrR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{148}
+	return file_meta_proto_rawDescGZIP(), []int{149}
 }
 
 func (x *AttrR) GetAttr() *Attr {
@@ -12387,7 +12474,7 @@ type Dirent struct {
 
 func (x *Dirent) Reset() {
 	*x = Dirent{}
-	mi := &file_meta_proto_msgTypes[149]
+	mi := &file_meta_proto_msgTypes[150]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12399,7 +12486,7 @@ func (x *Dirent) String() string {
 func (*Dirent) ProtoMessage() {}
 
 func (x *Dirent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[149]
+	mi := &file_meta_proto_msgTypes[150]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12412,7 +12499,7 @@ func (x *Dirent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dirent.ProtoReflect.Descriptor instead.
 func (*Dirent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{149}
+	return file_meta_proto_rawDescGZIP(), []int{150}
 }
 
 func (x *Dirent) GetCookie() uint64 {
@@ -12461,7 +12548,7 @@ type ReadDirR struct {
 
 func (x *ReadDirR) Reset() {
 	*x = ReadDirR{}
-	mi := &file_meta_proto_msgTypes[150]
+	mi := &file_meta_proto_msgTypes[151]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12473,7 +12560,7 @@ func (x *ReadDirR) String() string {
 func (*ReadDirR) ProtoMessage() {}
 
 func (x *ReadDirR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[150]
+	mi := &file_meta_proto_msgTypes[151]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12486,7 +12573,7 @@ func (x *ReadDirR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirR.ProtoReflect.Descriptor instead.
 func (*ReadDirR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{150}
+	return file_meta_proto_rawDescGZIP(), []int{151}
 }
 
 func (x *ReadDirR) GetEntries() []*Dirent {
@@ -12519,7 +12606,7 @@ type ReadLinkR struct {
 
 func (x *ReadLinkR) Reset() {
 	*x = ReadLinkR{}
-	mi := &file_meta_proto_msgTypes[151]
+	mi := &file_meta_proto_msgTypes[152]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12531,7 +12618,7 @@ func (x *ReadLinkR) String() string {
 func (*ReadLinkR) ProtoMessage() {}
 
 func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[151]
+	mi := &file_meta_proto_msgTypes[152]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12544,7 +12631,7 @@ func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkR.ProtoReflect.Descriptor instead.
 func (*ReadLinkR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{151}
+	return file_meta_proto_rawDescGZIP(), []int{152}
 }
 
 func (x *ReadLinkR) GetTarget() []byte {
@@ -12572,7 +12659,7 @@ type Extent struct {
 
 func (x *Extent) Reset() {
 	*x = Extent{}
-	mi := &file_meta_proto_msgTypes[152]
+	mi := &file_meta_proto_msgTypes[153]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12584,7 +12671,7 @@ func (x *Extent) String() string {
 func (*Extent) ProtoMessage() {}
 
 func (x *Extent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[152]
+	mi := &file_meta_proto_msgTypes[153]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12597,7 +12684,7 @@ func (x *Extent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extent.ProtoReflect.Descriptor instead.
 func (*Extent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{152}
+	return file_meta_proto_rawDescGZIP(), []int{153}
 }
 
 func (x *Extent) GetOffset() uint64 {
@@ -12682,7 +12769,7 @@ type ExtentsR struct {
 
 func (x *ExtentsR) Reset() {
 	*x = ExtentsR{}
-	mi := &file_meta_proto_msgTypes[153]
+	mi := &file_meta_proto_msgTypes[154]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12694,7 +12781,7 @@ func (x *ExtentsR) String() string {
 func (*ExtentsR) ProtoMessage() {}
 
 func (x *ExtentsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[153]
+	mi := &file_meta_proto_msgTypes[154]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12707,7 +12794,7 @@ func (x *ExtentsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsR.ProtoReflect.Descriptor instead.
 func (*ExtentsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{153}
+	return file_meta_proto_rawDescGZIP(), []int{154}
 }
 
 func (x *ExtentsR) GetExtents() []*Extent {
@@ -12752,7 +12839,7 @@ type StatFSR struct {
 
 func (x *StatFSR) Reset() {
 	*x = StatFSR{}
-	mi := &file_meta_proto_msgTypes[154]
+	mi := &file_meta_proto_msgTypes[155]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12764,7 +12851,7 @@ func (x *StatFSR) String() string {
 func (*StatFSR) ProtoMessage() {}
 
 func (x *StatFSR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[154]
+	mi := &file_meta_proto_msgTypes[155]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12777,7 +12864,7 @@ func (x *StatFSR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSR.ProtoReflect.Descriptor instead.
 func (*StatFSR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{154}
+	return file_meta_proto_rawDescGZIP(), []int{155}
 }
 
 func (x *StatFSR) GetUsedBytes() uint64 {
@@ -12838,7 +12925,7 @@ type Quota struct {
 
 func (x *Quota) Reset() {
 	*x = Quota{}
-	mi := &file_meta_proto_msgTypes[155]
+	mi := &file_meta_proto_msgTypes[156]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12850,7 +12937,7 @@ func (x *Quota) String() string {
 func (*Quota) ProtoMessage() {}
 
 func (x *Quota) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[155]
+	mi := &file_meta_proto_msgTypes[156]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12863,7 +12950,7 @@ func (x *Quota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Quota.ProtoReflect.Descriptor instead.
 func (*Quota) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{155}
+	return file_meta_proto_rawDescGZIP(), []int{156}
 }
 
 func (x *Quota) GetProject() uint32 {
@@ -12925,7 +13012,7 @@ type QuotasR struct {
 
 func (x *QuotasR) Reset() {
 	*x = QuotasR{}
-	mi := &file_meta_proto_msgTypes[156]
+	mi := &file_meta_proto_msgTypes[157]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12937,7 +13024,7 @@ func (x *QuotasR) String() string {
 func (*QuotasR) ProtoMessage() {}
 
 func (x *QuotasR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[156]
+	mi := &file_meta_proto_msgTypes[157]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12950,7 +13037,7 @@ func (x *QuotasR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotasR.ProtoReflect.Descriptor instead.
 func (*QuotasR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{156}
+	return file_meta_proto_rawDescGZIP(), []int{157}
 }
 
 func (x *QuotasR) GetQuotas() []*Quota {
@@ -12979,7 +13066,7 @@ type BlockStatesR struct {
 
 func (x *BlockStatesR) Reset() {
 	*x = BlockStatesR{}
-	mi := &file_meta_proto_msgTypes[157]
+	mi := &file_meta_proto_msgTypes[158]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12991,7 +13078,7 @@ func (x *BlockStatesR) String() string {
 func (*BlockStatesR) ProtoMessage() {}
 
 func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[157]
+	mi := &file_meta_proto_msgTypes[158]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13004,7 +13091,7 @@ func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesR.ProtoReflect.Descriptor instead.
 func (*BlockStatesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{157}
+	return file_meta_proto_rawDescGZIP(), []int{158}
 }
 
 func (x *BlockStatesR) GetStates() []BlockState {
@@ -13031,7 +13118,7 @@ type BlocksR struct {
 
 func (x *BlocksR) Reset() {
 	*x = BlocksR{}
-	mi := &file_meta_proto_msgTypes[158]
+	mi := &file_meta_proto_msgTypes[159]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13043,7 +13130,7 @@ func (x *BlocksR) String() string {
 func (*BlocksR) ProtoMessage() {}
 
 func (x *BlocksR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[158]
+	mi := &file_meta_proto_msgTypes[159]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13056,7 +13143,7 @@ func (x *BlocksR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksR.ProtoReflect.Descriptor instead.
 func (*BlocksR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{158}
+	return file_meta_proto_rawDescGZIP(), []int{159}
 }
 
 func (x *BlocksR) GetBlocks() []*BlockInfo {
@@ -13087,7 +13174,7 @@ type BlockInfo struct {
 
 func (x *BlockInfo) Reset() {
 	*x = BlockInfo{}
-	mi := &file_meta_proto_msgTypes[159]
+	mi := &file_meta_proto_msgTypes[160]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13099,7 +13186,7 @@ func (x *BlockInfo) String() string {
 func (*BlockInfo) ProtoMessage() {}
 
 func (x *BlockInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[159]
+	mi := &file_meta_proto_msgTypes[160]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13112,7 +13199,7 @@ func (x *BlockInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockInfo.ProtoReflect.Descriptor instead.
 func (*BlockInfo) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{159}
+	return file_meta_proto_rawDescGZIP(), []int{160}
 }
 
 func (x *BlockInfo) GetId() uint64 {
@@ -13166,7 +13253,7 @@ type GetXattrR struct {
 
 func (x *GetXattrR) Reset() {
 	*x = GetXattrR{}
-	mi := &file_meta_proto_msgTypes[160]
+	mi := &file_meta_proto_msgTypes[161]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13178,7 +13265,7 @@ func (x *GetXattrR) String() string {
 func (*GetXattrR) ProtoMessage() {}
 
 func (x *GetXattrR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[160]
+	mi := &file_meta_proto_msgTypes[161]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13191,7 +13278,7 @@ func (x *GetXattrR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrR.ProtoReflect.Descriptor instead.
 func (*GetXattrR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{160}
+	return file_meta_proto_rawDescGZIP(), []int{161}
 }
 
 func (x *GetXattrR) GetValue() []byte {
@@ -13212,7 +13299,7 @@ type ListXattrsR struct {
 
 func (x *ListXattrsR) Reset() {
 	*x = ListXattrsR{}
-	mi := &file_meta_proto_msgTypes[161]
+	mi := &file_meta_proto_msgTypes[162]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13224,7 +13311,7 @@ func (x *ListXattrsR) String() string {
 func (*ListXattrsR) ProtoMessage() {}
 
 func (x *ListXattrsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[161]
+	mi := &file_meta_proto_msgTypes[162]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13237,7 +13324,7 @@ func (x *ListXattrsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrsR.ProtoReflect.Descriptor instead.
 func (*ListXattrsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{161}
+	return file_meta_proto_rawDescGZIP(), []int{162}
 }
 
 func (x *ListXattrsR) GetNames() [][]byte {
@@ -13283,7 +13370,7 @@ type ShardInfoR struct {
 
 func (x *ShardInfoR) Reset() {
 	*x = ShardInfoR{}
-	mi := &file_meta_proto_msgTypes[162]
+	mi := &file_meta_proto_msgTypes[163]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13295,7 +13382,7 @@ func (x *ShardInfoR) String() string {
 func (*ShardInfoR) ProtoMessage() {}
 
 func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[162]
+	mi := &file_meta_proto_msgTypes[163]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13308,7 +13395,7 @@ func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoR.ProtoReflect.Descriptor instead.
 func (*ShardInfoR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{162}
+	return file_meta_proto_rawDescGZIP(), []int{163}
 }
 
 func (x *ShardInfoR) GetShard() uint32 {
@@ -13407,7 +13494,7 @@ type FileSystemsR struct {
 
 func (x *FileSystemsR) Reset() {
 	*x = FileSystemsR{}
-	mi := &file_meta_proto_msgTypes[163]
+	mi := &file_meta_proto_msgTypes[164]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13419,7 +13506,7 @@ func (x *FileSystemsR) String() string {
 func (*FileSystemsR) ProtoMessage() {}
 
 func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[163]
+	mi := &file_meta_proto_msgTypes[164]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13432,7 +13519,7 @@ func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsR.ProtoReflect.Descriptor instead.
 func (*FileSystemsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{163}
+	return file_meta_proto_rawDescGZIP(), []int{164}
 }
 
 func (x *FileSystemsR) GetFileSystems() []*FileSystem {
@@ -13479,7 +13566,7 @@ type NamespaceR struct {
 
 func (x *NamespaceR) Reset() {
 	*x = NamespaceR{}
-	mi := &file_meta_proto_msgTypes[164]
+	mi := &file_meta_proto_msgTypes[165]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13491,7 +13578,7 @@ func (x *NamespaceR) String() string {
 func (*NamespaceR) ProtoMessage() {}
 
 func (x *NamespaceR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[164]
+	mi := &file_meta_proto_msgTypes[165]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13504,7 +13591,7 @@ func (x *NamespaceR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceR.ProtoReflect.Descriptor instead.
 func (*NamespaceR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{164}
+	return file_meta_proto_rawDescGZIP(), []int{165}
 }
 
 func (x *NamespaceR) GetExists() bool {
@@ -13578,7 +13665,7 @@ type ClusterMapR struct {
 
 func (x *ClusterMapR) Reset() {
 	*x = ClusterMapR{}
-	mi := &file_meta_proto_msgTypes[165]
+	mi := &file_meta_proto_msgTypes[166]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13590,7 +13677,7 @@ func (x *ClusterMapR) String() string {
 func (*ClusterMapR) ProtoMessage() {}
 
 func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[165]
+	mi := &file_meta_proto_msgTypes[166]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13603,7 +13690,7 @@ func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapR.ProtoReflect.Descriptor instead.
 func (*ClusterMapR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{165}
+	return file_meta_proto_rawDescGZIP(), []int{166}
 }
 
 func (x *ClusterMapR) GetStores() []*Store {
@@ -13664,7 +13751,7 @@ type KeysR struct {
 
 func (x *KeysR) Reset() {
 	*x = KeysR{}
-	mi := &file_meta_proto_msgTypes[166]
+	mi := &file_meta_proto_msgTypes[167]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13676,7 +13763,7 @@ func (x *KeysR) String() string {
 func (*KeysR) ProtoMessage() {}
 
 func (x *KeysR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[166]
+	mi := &file_meta_proto_msgTypes[167]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13689,7 +13776,7 @@ func (x *KeysR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysR.ProtoReflect.Descriptor instead.
 func (*KeysR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{166}
+	return file_meta_proto_rawDescGZIP(), []int{167}
 }
 
 func (x *KeysR) GetKeys() []*Key {
@@ -13708,7 +13795,7 @@ type NodesR struct {
 
 func (x *NodesR) Reset() {
 	*x = NodesR{}
-	mi := &file_meta_proto_msgTypes[167]
+	mi := &file_meta_proto_msgTypes[168]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13720,7 +13807,7 @@ func (x *NodesR) String() string {
 func (*NodesR) ProtoMessage() {}
 
 func (x *NodesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[167]
+	mi := &file_meta_proto_msgTypes[168]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13733,7 +13820,7 @@ func (x *NodesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesR.ProtoReflect.Descriptor instead.
 func (*NodesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{167}
+	return file_meta_proto_rawDescGZIP(), []int{168}
 }
 
 func (x *NodesR) GetNodes() []*Node {
@@ -13752,7 +13839,7 @@ type TokensR struct {
 
 func (x *TokensR) Reset() {
 	*x = TokensR{}
-	mi := &file_meta_proto_msgTypes[168]
+	mi := &file_meta_proto_msgTypes[169]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13764,7 +13851,7 @@ func (x *TokensR) String() string {
 func (*TokensR) ProtoMessage() {}
 
 func (x *TokensR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[168]
+	mi := &file_meta_proto_msgTypes[169]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13777,7 +13864,7 @@ func (x *TokensR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensR.ProtoReflect.Descriptor instead.
 func (*TokensR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{168}
+	return file_meta_proto_rawDescGZIP(), []int{169}
 }
 
 func (x *TokensR) GetTokens() []*Token {
@@ -13796,7 +13883,7 @@ type RetiredNodesR struct {
 
 func (x *RetiredNodesR) Reset() {
 	*x = RetiredNodesR{}
-	mi := &file_meta_proto_msgTypes[169]
+	mi := &file_meta_proto_msgTypes[170]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13808,7 +13895,7 @@ func (x *RetiredNodesR) String() string {
 func (*RetiredNodesR) ProtoMessage() {}
 
 func (x *RetiredNodesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[169]
+	mi := &file_meta_proto_msgTypes[170]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13821,7 +13908,7 @@ func (x *RetiredNodesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetiredNodesR.ProtoReflect.Descriptor instead.
 func (*RetiredNodesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{169}
+	return file_meta_proto_rawDescGZIP(), []int{170}
 }
 
 func (x *RetiredNodesR) GetNodes() []*RetiredNode {
@@ -13840,7 +13927,7 @@ type NFSClientsR struct {
 
 func (x *NFSClientsR) Reset() {
 	*x = NFSClientsR{}
-	mi := &file_meta_proto_msgTypes[170]
+	mi := &file_meta_proto_msgTypes[171]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13852,7 +13939,7 @@ func (x *NFSClientsR) String() string {
 func (*NFSClientsR) ProtoMessage() {}
 
 func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[170]
+	mi := &file_meta_proto_msgTypes[171]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13865,7 +13952,7 @@ func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsR.ProtoReflect.Descriptor instead.
 func (*NFSClientsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{170}
+	return file_meta_proto_rawDescGZIP(), []int{171}
 }
 
 func (x *NFSClientsR) GetClients() []*NFSClient {
@@ -13888,7 +13975,7 @@ type ClientStateR struct {
 
 func (x *ClientStateR) Reset() {
 	*x = ClientStateR{}
-	mi := &file_meta_proto_msgTypes[171]
+	mi := &file_meta_proto_msgTypes[172]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13900,7 +13987,7 @@ func (x *ClientStateR) String() string {
 func (*ClientStateR) ProtoMessage() {}
 
 func (x *ClientStateR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[171]
+	mi := &file_meta_proto_msgTypes[172]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13913,7 +14000,7 @@ func (x *ClientStateR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientStateR.ProtoReflect.Descriptor instead.
 func (*ClientStateR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{171}
+	return file_meta_proto_rawDescGZIP(), []int{172}
 }
 
 func (x *ClientStateR) GetOpens() []*ClientOpen {
@@ -13966,7 +14053,7 @@ type ClientLocks struct {
 
 func (x *ClientLocks) Reset() {
 	*x = ClientLocks{}
-	mi := &file_meta_proto_msgTypes[172]
+	mi := &file_meta_proto_msgTypes[173]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13978,7 +14065,7 @@ func (x *ClientLocks) String() string {
 func (*ClientLocks) ProtoMessage() {}
 
 func (x *ClientLocks) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[172]
+	mi := &file_meta_proto_msgTypes[173]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13991,7 +14078,7 @@ func (x *ClientLocks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientLocks.ProtoReflect.Descriptor instead.
 func (*ClientLocks) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{172}
+	return file_meta_proto_rawDescGZIP(), []int{173}
 }
 
 func (x *ClientLocks) GetFs() uint32 {
@@ -14047,7 +14134,7 @@ type LockRange struct {
 
 func (x *LockRange) Reset() {
 	*x = LockRange{}
-	mi := &file_meta_proto_msgTypes[173]
+	mi := &file_meta_proto_msgTypes[174]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14059,7 +14146,7 @@ func (x *LockRange) String() string {
 func (*LockRange) ProtoMessage() {}
 
 func (x *LockRange) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[173]
+	mi := &file_meta_proto_msgTypes[174]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14072,7 +14159,7 @@ func (x *LockRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockRange.ProtoReflect.Descriptor instead.
 func (*LockRange) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{173}
+	return file_meta_proto_rawDescGZIP(), []int{174}
 }
 
 func (x *LockRange) GetFirst() uint64 {
@@ -14105,7 +14192,7 @@ type SessionSlotsR struct {
 
 func (x *SessionSlotsR) Reset() {
 	*x = SessionSlotsR{}
-	mi := &file_meta_proto_msgTypes[174]
+	mi := &file_meta_proto_msgTypes[175]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14117,7 +14204,7 @@ func (x *SessionSlotsR) String() string {
 func (*SessionSlotsR) ProtoMessage() {}
 
 func (x *SessionSlotsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[174]
+	mi := &file_meta_proto_msgTypes[175]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14130,7 +14217,7 @@ func (x *SessionSlotsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlotsR.ProtoReflect.Descriptor instead.
 func (*SessionSlotsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{174}
+	return file_meta_proto_rawDescGZIP(), []int{175}
 }
 
 func (x *SessionSlotsR) GetSlots() []*SessionSlot {
@@ -14150,7 +14237,7 @@ type SessionSlot struct {
 
 func (x *SessionSlot) Reset() {
 	*x = SessionSlot{}
-	mi := &file_meta_proto_msgTypes[175]
+	mi := &file_meta_proto_msgTypes[176]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14162,7 +14249,7 @@ func (x *SessionSlot) String() string {
 func (*SessionSlot) ProtoMessage() {}
 
 func (x *SessionSlot) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[175]
+	mi := &file_meta_proto_msgTypes[176]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14175,7 +14262,7 @@ func (x *SessionSlot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlot.ProtoReflect.Descriptor instead.
 func (*SessionSlot) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{175}
+	return file_meta_proto_rawDescGZIP(), []int{176}
 }
 
 func (x *SessionSlot) GetSlot() uint32 {
@@ -14201,7 +14288,7 @@ type FileOpensR struct {
 
 func (x *FileOpensR) Reset() {
 	*x = FileOpensR{}
-	mi := &file_meta_proto_msgTypes[176]
+	mi := &file_meta_proto_msgTypes[177]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14213,7 +14300,7 @@ func (x *FileOpensR) String() string {
 func (*FileOpensR) ProtoMessage() {}
 
 func (x *FileOpensR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[176]
+	mi := &file_meta_proto_msgTypes[177]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14226,7 +14313,7 @@ func (x *FileOpensR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileOpensR.ProtoReflect.Descriptor instead.
 func (*FileOpensR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{176}
+	return file_meta_proto_rawDescGZIP(), []int{177}
 }
 
 func (x *FileOpensR) GetOpens() []*ClientOpen {
@@ -14246,7 +14333,7 @@ type ClientsR struct {
 
 func (x *ClientsR) Reset() {
 	*x = ClientsR{}
-	mi := &file_meta_proto_msgTypes[177]
+	mi := &file_meta_proto_msgTypes[178]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14258,7 +14345,7 @@ func (x *ClientsR) String() string {
 func (*ClientsR) ProtoMessage() {}
 
 func (x *ClientsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[177]
+	mi := &file_meta_proto_msgTypes[178]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14271,7 +14358,7 @@ func (x *ClientsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientsR.ProtoReflect.Descriptor instead.
 func (*ClientsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{177}
+	return file_meta_proto_rawDescGZIP(), []int{178}
 }
 
 func (x *ClientsR) GetClients() []*ClientSessions {
@@ -14298,7 +14385,7 @@ type ClientSessions struct {
 
 func (x *ClientSessions) Reset() {
 	*x = ClientSessions{}
-	mi := &file_meta_proto_msgTypes[178]
+	mi := &file_meta_proto_msgTypes[179]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14310,7 +14397,7 @@ func (x *ClientSessions) String() string {
 func (*ClientSessions) ProtoMessage() {}
 
 func (x *ClientSessions) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[178]
+	mi := &file_meta_proto_msgTypes[179]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14323,7 +14410,7 @@ func (x *ClientSessions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSessions.ProtoReflect.Descriptor instead.
 func (*ClientSessions) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{178}
+	return file_meta_proto_rawDescGZIP(), []int{179}
 }
 
 func (x *ClientSessions) GetClient() *ClientRecord {
@@ -14364,7 +14451,7 @@ type InodeRecord struct {
 
 func (x *InodeRecord) Reset() {
 	*x = InodeRecord{}
-	mi := &file_meta_proto_msgTypes[179]
+	mi := &file_meta_proto_msgTypes[180]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14376,7 +14463,7 @@ func (x *InodeRecord) String() string {
 func (*InodeRecord) ProtoMessage() {}
 
 func (x *InodeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[179]
+	mi := &file_meta_proto_msgTypes[180]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14389,7 +14476,7 @@ func (x *InodeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InodeRecord.ProtoReflect.Descriptor instead.
 func (*InodeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{179}
+	return file_meta_proto_rawDescGZIP(), []int{180}
 }
 
 func (x *InodeRecord) GetAttr() *Attr {
@@ -14503,7 +14590,7 @@ type Xattrs struct {
 
 func (x *Xattrs) Reset() {
 	*x = Xattrs{}
-	mi := &file_meta_proto_msgTypes[180]
+	mi := &file_meta_proto_msgTypes[181]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14515,7 +14602,7 @@ func (x *Xattrs) String() string {
 func (*Xattrs) ProtoMessage() {}
 
 func (x *Xattrs) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[180]
+	mi := &file_meta_proto_msgTypes[181]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14528,7 +14615,7 @@ func (x *Xattrs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Xattrs.ProtoReflect.Descriptor instead.
 func (*Xattrs) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{180}
+	return file_meta_proto_rawDescGZIP(), []int{181}
 }
 
 func (x *Xattrs) GetCount() uint32 {
@@ -14570,7 +14657,7 @@ type XattrRecord struct {
 
 func (x *XattrRecord) Reset() {
 	*x = XattrRecord{}
-	mi := &file_meta_proto_msgTypes[181]
+	mi := &file_meta_proto_msgTypes[182]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14582,7 +14669,7 @@ func (x *XattrRecord) String() string {
 func (*XattrRecord) ProtoMessage() {}
 
 func (x *XattrRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[181]
+	mi := &file_meta_proto_msgTypes[182]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14595,7 +14682,7 @@ func (x *XattrRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use XattrRecord.ProtoReflect.Descriptor instead.
 func (*XattrRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{181}
+	return file_meta_proto_rawDescGZIP(), []int{182}
 }
 
 func (x *XattrRecord) GetCookie() uint64 {
@@ -14623,7 +14710,7 @@ type Cut struct {
 
 func (x *Cut) Reset() {
 	*x = Cut{}
-	mi := &file_meta_proto_msgTypes[182]
+	mi := &file_meta_proto_msgTypes[183]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14635,7 +14722,7 @@ func (x *Cut) String() string {
 func (*Cut) ProtoMessage() {}
 
 func (x *Cut) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[182]
+	mi := &file_meta_proto_msgTypes[183]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14648,7 +14735,7 @@ func (x *Cut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cut.ProtoReflect.Descriptor instead.
 func (*Cut) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{182}
+	return file_meta_proto_rawDescGZIP(), []int{183}
 }
 
 func (x *Cut) GetGen() uint32 {
@@ -14684,7 +14771,7 @@ type ExtentRecord struct {
 
 func (x *ExtentRecord) Reset() {
 	*x = ExtentRecord{}
-	mi := &file_meta_proto_msgTypes[183]
+	mi := &file_meta_proto_msgTypes[184]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14696,7 +14783,7 @@ func (x *ExtentRecord) String() string {
 func (*ExtentRecord) ProtoMessage() {}
 
 func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[183]
+	mi := &file_meta_proto_msgTypes[184]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14709,7 +14796,7 @@ func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentRecord.ProtoReflect.Descriptor instead.
 func (*ExtentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{183}
+	return file_meta_proto_rawDescGZIP(), []int{184}
 }
 
 func (x *ExtentRecord) GetLength() uint32 {
@@ -14798,7 +14885,7 @@ type BlockRecord struct {
 
 func (x *BlockRecord) Reset() {
 	*x = BlockRecord{}
-	mi := &file_meta_proto_msgTypes[184]
+	mi := &file_meta_proto_msgTypes[185]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14810,7 +14897,7 @@ func (x *BlockRecord) String() string {
 func (*BlockRecord) ProtoMessage() {}
 
 func (x *BlockRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[184]
+	mi := &file_meta_proto_msgTypes[185]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14823,7 +14910,7 @@ func (x *BlockRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockRecord.ProtoReflect.Descriptor instead.
 func (*BlockRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{184}
+	return file_meta_proto_rawDescGZIP(), []int{185}
 }
 
 func (x *BlockRecord) GetFs() uint32 {
@@ -14879,7 +14966,7 @@ type BackReference struct {
 
 func (x *BackReference) Reset() {
 	*x = BackReference{}
-	mi := &file_meta_proto_msgTypes[185]
+	mi := &file_meta_proto_msgTypes[186]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14891,7 +14978,7 @@ func (x *BackReference) String() string {
 func (*BackReference) ProtoMessage() {}
 
 func (x *BackReference) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[185]
+	mi := &file_meta_proto_msgTypes[186]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14904,7 +14991,7 @@ func (x *BackReference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackReference.ProtoReflect.Descriptor instead.
 func (*BackReference) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{185}
+	return file_meta_proto_rawDescGZIP(), []int{186}
 }
 
 func (x *BackReference) GetRefs() uint32 {
@@ -14925,7 +15012,7 @@ type DirentRecord struct {
 
 func (x *DirentRecord) Reset() {
 	*x = DirentRecord{}
-	mi := &file_meta_proto_msgTypes[186]
+	mi := &file_meta_proto_msgTypes[187]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14937,7 +15024,7 @@ func (x *DirentRecord) String() string {
 func (*DirentRecord) ProtoMessage() {}
 
 func (x *DirentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[186]
+	mi := &file_meta_proto_msgTypes[187]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14950,7 +15037,7 @@ func (x *DirentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirentRecord.ProtoReflect.Descriptor instead.
 func (*DirentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{186}
+	return file_meta_proto_rawDescGZIP(), []int{187}
 }
 
 func (x *DirentRecord) GetName() []byte {
@@ -14986,7 +15073,7 @@ type OriginRecord struct {
 
 func (x *OriginRecord) Reset() {
 	*x = OriginRecord{}
-	mi := &file_meta_proto_msgTypes[187]
+	mi := &file_meta_proto_msgTypes[188]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14998,7 +15085,7 @@ func (x *OriginRecord) String() string {
 func (*OriginRecord) ProtoMessage() {}
 
 func (x *OriginRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[187]
+	mi := &file_meta_proto_msgTypes[188]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15011,7 +15098,7 @@ func (x *OriginRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginRecord.ProtoReflect.Descriptor instead.
 func (*OriginRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{187}
+	return file_meta_proto_rawDescGZIP(), []int{188}
 }
 
 func (x *OriginRecord) GetKind() OriginKind {
@@ -15053,7 +15140,7 @@ type SlotRecord struct {
 
 func (x *SlotRecord) Reset() {
 	*x = SlotRecord{}
-	mi := &file_meta_proto_msgTypes[188]
+	mi := &file_meta_proto_msgTypes[189]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15065,7 +15152,7 @@ func (x *SlotRecord) String() string {
 func (*SlotRecord) ProtoMessage() {}
 
 func (x *SlotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[188]
+	mi := &file_meta_proto_msgTypes[189]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15078,7 +15165,7 @@ func (x *SlotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotRecord.ProtoReflect.Descriptor instead.
 func (*SlotRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{188}
+	return file_meta_proto_rawDescGZIP(), []int{189}
 }
 
 func (x *SlotRecord) GetSeq() uint64 {
@@ -15114,7 +15201,7 @@ type SlotResult struct {
 
 func (x *SlotResult) Reset() {
 	*x = SlotResult{}
-	mi := &file_meta_proto_msgTypes[189]
+	mi := &file_meta_proto_msgTypes[190]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15126,7 +15213,7 @@ func (x *SlotResult) String() string {
 func (*SlotResult) ProtoMessage() {}
 
 func (x *SlotResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[189]
+	mi := &file_meta_proto_msgTypes[190]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15139,7 +15226,7 @@ func (x *SlotResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotResult.ProtoReflect.Descriptor instead.
 func (*SlotResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{189}
+	return file_meta_proto_rawDescGZIP(), []int{190}
 }
 
 func (x *SlotResult) GetOpIndex() uint32 {
@@ -15183,7 +15270,7 @@ type OpenRecord struct {
 
 func (x *OpenRecord) Reset() {
 	*x = OpenRecord{}
-	mi := &file_meta_proto_msgTypes[190]
+	mi := &file_meta_proto_msgTypes[191]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15195,7 +15282,7 @@ func (x *OpenRecord) String() string {
 func (*OpenRecord) ProtoMessage() {}
 
 func (x *OpenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[190]
+	mi := &file_meta_proto_msgTypes[191]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15208,7 +15295,7 @@ func (x *OpenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenRecord.ProtoReflect.Descriptor instead.
 func (*OpenRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{190}
+	return file_meta_proto_rawDescGZIP(), []int{191}
 }
 
 func (x *OpenRecord) GetOwner() []byte {
@@ -15251,7 +15338,7 @@ type LockRecord struct {
 
 func (x *LockRecord) Reset() {
 	*x = LockRecord{}
-	mi := &file_meta_proto_msgTypes[191]
+	mi := &file_meta_proto_msgTypes[192]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15263,7 +15350,7 @@ func (x *LockRecord) String() string {
 func (*LockRecord) ProtoMessage() {}
 
 func (x *LockRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[191]
+	mi := &file_meta_proto_msgTypes[192]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15276,7 +15363,7 @@ func (x *LockRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockRecord.ProtoReflect.Descriptor instead.
 func (*LockRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{191}
+	return file_meta_proto_rawDescGZIP(), []int{192}
 }
 
 func (x *LockRecord) GetStateid() []byte {
@@ -15312,7 +15399,7 @@ type KnownClient struct {
 
 func (x *KnownClient) Reset() {
 	*x = KnownClient{}
-	mi := &file_meta_proto_msgTypes[192]
+	mi := &file_meta_proto_msgTypes[193]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15324,7 +15411,7 @@ func (x *KnownClient) String() string {
 func (*KnownClient) ProtoMessage() {}
 
 func (x *KnownClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[192]
+	mi := &file_meta_proto_msgTypes[193]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15337,7 +15424,7 @@ func (x *KnownClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KnownClient.ProtoReflect.Descriptor instead.
 func (*KnownClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{192}
+	return file_meta_proto_rawDescGZIP(), []int{193}
 }
 
 func (x *KnownClient) GetOpens() uint32 {
@@ -15377,7 +15464,7 @@ type UsageRecord struct {
 
 func (x *UsageRecord) Reset() {
 	*x = UsageRecord{}
-	mi := &file_meta_proto_msgTypes[193]
+	mi := &file_meta_proto_msgTypes[194]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15389,7 +15476,7 @@ func (x *UsageRecord) String() string {
 func (*UsageRecord) ProtoMessage() {}
 
 func (x *UsageRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[193]
+	mi := &file_meta_proto_msgTypes[194]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15402,7 +15489,7 @@ func (x *UsageRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRecord.ProtoReflect.Descriptor instead.
 func (*UsageRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{193}
+	return file_meta_proto_rawDescGZIP(), []int{194}
 }
 
 func (x *UsageRecord) GetBytes() uint64 {
@@ -15464,7 +15551,7 @@ type ReservationRecord struct {
 
 func (x *ReservationRecord) Reset() {
 	*x = ReservationRecord{}
-	mi := &file_meta_proto_msgTypes[194]
+	mi := &file_meta_proto_msgTypes[195]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15476,7 +15563,7 @@ func (x *ReservationRecord) String() string {
 func (*ReservationRecord) ProtoMessage() {}
 
 func (x *ReservationRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[194]
+	mi := &file_meta_proto_msgTypes[195]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15489,7 +15576,7 @@ func (x *ReservationRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReservationRecord.ProtoReflect.Descriptor instead.
 func (*ReservationRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{194}
+	return file_meta_proto_rawDescGZIP(), []int{195}
 }
 
 func (x *ReservationRecord) GetBytes() uint64 {
@@ -15510,7 +15597,7 @@ type RangeRecord struct {
 
 func (x *RangeRecord) Reset() {
 	*x = RangeRecord{}
-	mi := &file_meta_proto_msgTypes[195]
+	mi := &file_meta_proto_msgTypes[196]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15522,7 +15609,7 @@ func (x *RangeRecord) String() string {
 func (*RangeRecord) ProtoMessage() {}
 
 func (x *RangeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[195]
+	mi := &file_meta_proto_msgTypes[196]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15535,7 +15622,7 @@ func (x *RangeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeRecord.ProtoReflect.Descriptor instead.
 func (*RangeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{195}
+	return file_meta_proto_rawDescGZIP(), []int{196}
 }
 
 func (x *RangeRecord) GetOrigin() uint64 {
@@ -15579,7 +15666,7 @@ type PurgeRecord struct {
 
 func (x *PurgeRecord) Reset() {
 	*x = PurgeRecord{}
-	mi := &file_meta_proto_msgTypes[196]
+	mi := &file_meta_proto_msgTypes[197]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15591,7 +15678,7 @@ func (x *PurgeRecord) String() string {
 func (*PurgeRecord) ProtoMessage() {}
 
 func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[196]
+	mi := &file_meta_proto_msgTypes[197]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15604,7 +15691,7 @@ func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeRecord.ProtoReflect.Descriptor instead.
 func (*PurgeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{196}
+	return file_meta_proto_rawDescGZIP(), []int{197}
 }
 
 func (x *PurgeRecord) GetFs() uint32 {
@@ -15694,7 +15781,7 @@ type DeletedNamespace struct {
 
 func (x *DeletedNamespace) Reset() {
 	*x = DeletedNamespace{}
-	mi := &file_meta_proto_msgTypes[197]
+	mi := &file_meta_proto_msgTypes[198]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15706,7 +15793,7 @@ func (x *DeletedNamespace) String() string {
 func (*DeletedNamespace) ProtoMessage() {}
 
 func (x *DeletedNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[197]
+	mi := &file_meta_proto_msgTypes[198]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15719,7 +15806,7 @@ func (x *DeletedNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletedNamespace.ProtoReflect.Descriptor instead.
 func (*DeletedNamespace) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{197}
+	return file_meta_proto_rawDescGZIP(), []int{198}
 }
 
 func (x *DeletedNamespace) GetPurging() bool {
@@ -15742,7 +15829,7 @@ type DyingRecord struct {
 
 func (x *DyingRecord) Reset() {
 	*x = DyingRecord{}
-	mi := &file_meta_proto_msgTypes[198]
+	mi := &file_meta_proto_msgTypes[199]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15754,7 +15841,7 @@ func (x *DyingRecord) String() string {
 func (*DyingRecord) ProtoMessage() {}
 
 func (x *DyingRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[198]
+	mi := &file_meta_proto_msgTypes[199]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15767,7 +15854,7 @@ func (x *DyingRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DyingRecord.ProtoReflect.Descriptor instead.
 func (*DyingRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{198}
+	return file_meta_proto_rawDescGZIP(), []int{199}
 }
 
 func (x *DyingRecord) GetPg() uint32 {
@@ -15808,7 +15895,7 @@ type NamespaceRecord struct {
 
 func (x *NamespaceRecord) Reset() {
 	*x = NamespaceRecord{}
-	mi := &file_meta_proto_msgTypes[199]
+	mi := &file_meta_proto_msgTypes[200]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15820,7 +15907,7 @@ func (x *NamespaceRecord) String() string {
 func (*NamespaceRecord) ProtoMessage() {}
 
 func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[199]
+	mi := &file_meta_proto_msgTypes[200]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15833,7 +15920,7 @@ func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceRecord.ProtoReflect.Descriptor instead.
 func (*NamespaceRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{199}
+	return file_meta_proto_rawDescGZIP(), []int{200}
 }
 
 func (x *NamespaceRecord) GetHashKey() []byte {
@@ -15861,7 +15948,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_meta_proto_msgTypes[200]
+	mi := &file_meta_proto_msgTypes[201]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15873,7 +15960,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[200]
+	mi := &file_meta_proto_msgTypes[201]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15886,7 +15973,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{200}
+	return file_meta_proto_rawDescGZIP(), []int{201}
 }
 
 func (x *ProposeRequest) GetShard() uint32 {
@@ -15912,7 +15999,7 @@ type ProposeReply struct {
 
 func (x *ProposeReply) Reset() {
 	*x = ProposeReply{}
-	mi := &file_meta_proto_msgTypes[201]
+	mi := &file_meta_proto_msgTypes[202]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15924,7 +16011,7 @@ func (x *ProposeReply) String() string {
 func (*ProposeReply) ProtoMessage() {}
 
 func (x *ProposeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[201]
+	mi := &file_meta_proto_msgTypes[202]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15937,7 +16024,7 @@ func (x *ProposeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeReply.ProtoReflect.Descriptor instead.
 func (*ProposeReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{201}
+	return file_meta_proto_rawDescGZIP(), []int{202}
 }
 
 func (x *ProposeReply) GetResults() []*Result {
@@ -15957,7 +16044,7 @@ type QueryRequest struct {
 
 func (x *QueryRequest) Reset() {
 	*x = QueryRequest{}
-	mi := &file_meta_proto_msgTypes[202]
+	mi := &file_meta_proto_msgTypes[203]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15969,7 +16056,7 @@ func (x *QueryRequest) String() string {
 func (*QueryRequest) ProtoMessage() {}
 
 func (x *QueryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[202]
+	mi := &file_meta_proto_msgTypes[203]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15982,7 +16069,7 @@ func (x *QueryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryRequest.ProtoReflect.Descriptor instead.
 func (*QueryRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{202}
+	return file_meta_proto_rawDescGZIP(), []int{203}
 }
 
 func (x *QueryRequest) GetShard() uint32 {
@@ -16008,7 +16095,7 @@ type QueryReply struct {
 
 func (x *QueryReply) Reset() {
 	*x = QueryReply{}
-	mi := &file_meta_proto_msgTypes[203]
+	mi := &file_meta_proto_msgTypes[204]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16020,7 +16107,7 @@ func (x *QueryReply) String() string {
 func (*QueryReply) ProtoMessage() {}
 
 func (x *QueryReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[203]
+	mi := &file_meta_proto_msgTypes[204]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16033,7 +16120,7 @@ func (x *QueryReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryReply.ProtoReflect.Descriptor instead.
 func (*QueryReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{203}
+	return file_meta_proto_rawDescGZIP(), []int{204}
 }
 
 func (x *QueryReply) GetResults() []*QueryResult {
@@ -16055,7 +16142,7 @@ type TermRequest struct {
 
 func (x *TermRequest) Reset() {
 	*x = TermRequest{}
-	mi := &file_meta_proto_msgTypes[204]
+	mi := &file_meta_proto_msgTypes[205]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16067,7 +16154,7 @@ func (x *TermRequest) String() string {
 func (*TermRequest) ProtoMessage() {}
 
 func (x *TermRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[204]
+	mi := &file_meta_proto_msgTypes[205]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16080,7 +16167,7 @@ func (x *TermRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermRequest.ProtoReflect.Descriptor instead.
 func (*TermRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{204}
+	return file_meta_proto_rawDescGZIP(), []int{205}
 }
 
 func (x *TermRequest) GetShard() uint32 {
@@ -16108,7 +16195,7 @@ type TermReply struct {
 
 func (x *TermReply) Reset() {
 	*x = TermReply{}
-	mi := &file_meta_proto_msgTypes[205]
+	mi := &file_meta_proto_msgTypes[206]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16120,7 +16207,7 @@ func (x *TermReply) String() string {
 func (*TermReply) ProtoMessage() {}
 
 func (x *TermReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[205]
+	mi := &file_meta_proto_msgTypes[206]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16133,7 +16220,7 @@ func (x *TermReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermReply.ProtoReflect.Descriptor instead.
 func (*TermReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{205}
+	return file_meta_proto_rawDescGZIP(), []int{206}
 }
 
 func (x *TermReply) GetTerm() uint64 {
@@ -16168,7 +16255,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_meta_proto_msgTypes[206]
+	mi := &file_meta_proto_msgTypes[207]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16180,7 +16267,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[206]
+	mi := &file_meta_proto_msgTypes[207]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16193,7 +16280,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{206}
+	return file_meta_proto_rawDescGZIP(), []int{207}
 }
 
 func (x *RenewRequest) GetShard() uint32 {
@@ -16220,7 +16307,7 @@ type RenewReply struct {
 
 func (x *RenewReply) Reset() {
 	*x = RenewReply{}
-	mi := &file_meta_proto_msgTypes[207]
+	mi := &file_meta_proto_msgTypes[208]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16232,7 +16319,7 @@ func (x *RenewReply) String() string {
 func (*RenewReply) ProtoMessage() {}
 
 func (x *RenewReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[207]
+	mi := &file_meta_proto_msgTypes[208]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16245,7 +16332,7 @@ func (x *RenewReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewReply.ProtoReflect.Descriptor instead.
 func (*RenewReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{207}
+	return file_meta_proto_rawDescGZIP(), []int{208}
 }
 
 func (x *RenewReply) GetLeaseMilliseconds() uint64 {
@@ -16264,7 +16351,7 @@ type LeaderRequest struct {
 
 func (x *LeaderRequest) Reset() {
 	*x = LeaderRequest{}
-	mi := &file_meta_proto_msgTypes[208]
+	mi := &file_meta_proto_msgTypes[209]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16276,7 +16363,7 @@ func (x *LeaderRequest) String() string {
 func (*LeaderRequest) ProtoMessage() {}
 
 func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[208]
+	mi := &file_meta_proto_msgTypes[209]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16289,7 +16376,7 @@ func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderRequest.ProtoReflect.Descriptor instead.
 func (*LeaderRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{208}
+	return file_meta_proto_rawDescGZIP(), []int{209}
 }
 
 func (x *LeaderRequest) GetShard() uint32 {
@@ -16309,7 +16396,7 @@ type LeaderReply struct {
 
 func (x *LeaderReply) Reset() {
 	*x = LeaderReply{}
-	mi := &file_meta_proto_msgTypes[209]
+	mi := &file_meta_proto_msgTypes[210]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16321,7 +16408,7 @@ func (x *LeaderReply) String() string {
 func (*LeaderReply) ProtoMessage() {}
 
 func (x *LeaderReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[209]
+	mi := &file_meta_proto_msgTypes[210]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16334,7 +16421,7 @@ func (x *LeaderReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderReply.ProtoReflect.Descriptor instead.
 func (*LeaderReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{209}
+	return file_meta_proto_rawDescGZIP(), []int{210}
 }
 
 func (x *LeaderReply) GetLeaderId() string {
@@ -16369,7 +16456,7 @@ type ReplicaReply struct {
 
 func (x *ReplicaReply) Reset() {
 	*x = ReplicaReply{}
-	mi := &file_meta_proto_msgTypes[210]
+	mi := &file_meta_proto_msgTypes[211]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16381,7 +16468,7 @@ func (x *ReplicaReply) String() string {
 func (*ReplicaReply) ProtoMessage() {}
 
 func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[210]
+	mi := &file_meta_proto_msgTypes[211]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16394,7 +16481,7 @@ func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaReply.ProtoReflect.Descriptor instead.
 func (*ReplicaReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{210}
+	return file_meta_proto_rawDescGZIP(), []int{211}
 }
 
 func (x *ReplicaReply) GetId() string {
@@ -16472,7 +16559,7 @@ type MemberRequest struct {
 
 func (x *MemberRequest) Reset() {
 	*x = MemberRequest{}
-	mi := &file_meta_proto_msgTypes[211]
+	mi := &file_meta_proto_msgTypes[212]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16484,7 +16571,7 @@ func (x *MemberRequest) String() string {
 func (*MemberRequest) ProtoMessage() {}
 
 func (x *MemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[211]
+	mi := &file_meta_proto_msgTypes[212]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16497,7 +16584,7 @@ func (x *MemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberRequest.ProtoReflect.Descriptor instead.
 func (*MemberRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{211}
+	return file_meta_proto_rawDescGZIP(), []int{212}
 }
 
 func (x *MemberRequest) GetShard() uint32 {
@@ -16534,7 +16621,7 @@ type MemberReply struct {
 
 func (x *MemberReply) Reset() {
 	*x = MemberReply{}
-	mi := &file_meta_proto_msgTypes[212]
+	mi := &file_meta_proto_msgTypes[213]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16546,7 +16633,7 @@ func (x *MemberReply) String() string {
 func (*MemberReply) ProtoMessage() {}
 
 func (x *MemberReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[212]
+	mi := &file_meta_proto_msgTypes[213]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16559,7 +16646,7 @@ func (x *MemberReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberReply.ProtoReflect.Descriptor instead.
 func (*MemberReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{212}
+	return file_meta_proto_rawDescGZIP(), []int{213}
 }
 
 func (x *MemberReply) GetLeader() string {
@@ -16603,7 +16690,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_meta_proto_msgTypes[213]
+	mi := &file_meta_proto_msgTypes[214]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16615,7 +16702,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[213]
+	mi := &file_meta_proto_msgTypes[214]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16628,7 +16715,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{213}
+	return file_meta_proto_rawDescGZIP(), []int{214}
 }
 
 func (x *Member) GetId() string {
@@ -16670,7 +16757,7 @@ type LevelRequest struct {
 
 func (x *LevelRequest) Reset() {
 	*x = LevelRequest{}
-	mi := &file_meta_proto_msgTypes[214]
+	mi := &file_meta_proto_msgTypes[215]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16682,7 +16769,7 @@ func (x *LevelRequest) String() string {
 func (*LevelRequest) ProtoMessage() {}
 
 func (x *LevelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[214]
+	mi := &file_meta_proto_msgTypes[215]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16695,7 +16782,7 @@ func (x *LevelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LevelRequest.ProtoReflect.Descriptor instead.
 func (*LevelRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{214}
+	return file_meta_proto_rawDescGZIP(), []int{215}
 }
 
 func (x *LevelRequest) GetShard() uint32 {
@@ -16723,7 +16810,7 @@ type LevelReply struct {
 
 func (x *LevelReply) Reset() {
 	*x = LevelReply{}
-	mi := &file_meta_proto_msgTypes[215]
+	mi := &file_meta_proto_msgTypes[216]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16735,7 +16822,7 @@ func (x *LevelReply) String() string {
 func (*LevelReply) ProtoMessage() {}
 
 func (x *LevelReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[215]
+	mi := &file_meta_proto_msgTypes[216]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16748,7 +16835,7 @@ func (x *LevelReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LevelReply.ProtoReflect.Descriptor instead.
 func (*LevelReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{215}
+	return file_meta_proto_rawDescGZIP(), []int{216}
 }
 
 func (x *LevelReply) GetLeader() string {
@@ -16783,7 +16870,7 @@ type VoterLevel struct {
 
 func (x *VoterLevel) Reset() {
 	*x = VoterLevel{}
-	mi := &file_meta_proto_msgTypes[216]
+	mi := &file_meta_proto_msgTypes[217]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16795,7 +16882,7 @@ func (x *VoterLevel) String() string {
 func (*VoterLevel) ProtoMessage() {}
 
 func (x *VoterLevel) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[216]
+	mi := &file_meta_proto_msgTypes[217]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16808,7 +16895,7 @@ func (x *VoterLevel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VoterLevel.ProtoReflect.Descriptor instead.
 func (*VoterLevel) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{216}
+	return file_meta_proto_rawDescGZIP(), []int{217}
 }
 
 func (x *VoterLevel) GetId() string {
@@ -16845,7 +16932,7 @@ type DifferRequest struct {
 
 func (x *DifferRequest) Reset() {
 	*x = DifferRequest{}
-	mi := &file_meta_proto_msgTypes[217]
+	mi := &file_meta_proto_msgTypes[218]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16857,7 +16944,7 @@ func (x *DifferRequest) String() string {
 func (*DifferRequest) ProtoMessage() {}
 
 func (x *DifferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[217]
+	mi := &file_meta_proto_msgTypes[218]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16870,7 +16957,7 @@ func (x *DifferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferRequest.ProtoReflect.Descriptor instead.
 func (*DifferRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{217}
+	return file_meta_proto_rawDescGZIP(), []int{218}
 }
 
 func (x *DifferRequest) GetShard() uint32 {
@@ -16909,7 +16996,7 @@ type DifferReply struct {
 
 func (x *DifferReply) Reset() {
 	*x = DifferReply{}
-	mi := &file_meta_proto_msgTypes[218]
+	mi := &file_meta_proto_msgTypes[219]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16921,7 +17008,7 @@ func (x *DifferReply) String() string {
 func (*DifferReply) ProtoMessage() {}
 
 func (x *DifferReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[218]
+	mi := &file_meta_proto_msgTypes[219]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16934,7 +17021,7 @@ func (x *DifferReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferReply.ProtoReflect.Descriptor instead.
 func (*DifferReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{218}
+	return file_meta_proto_rawDescGZIP(), []int{219}
 }
 
 // WorkTask is something that a worker does or wants to do. The first five fields name it; the rest is how it stands.
@@ -16959,7 +17046,7 @@ type WorkTask struct {
 
 func (x *WorkTask) Reset() {
 	*x = WorkTask{}
-	mi := &file_meta_proto_msgTypes[219]
+	mi := &file_meta_proto_msgTypes[220]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16971,7 +17058,7 @@ func (x *WorkTask) String() string {
 func (*WorkTask) ProtoMessage() {}
 
 func (x *WorkTask) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[219]
+	mi := &file_meta_proto_msgTypes[220]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16984,7 +17071,7 @@ func (x *WorkTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkTask.ProtoReflect.Descriptor instead.
 func (*WorkTask) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{219}
+	return file_meta_proto_rawDescGZIP(), []int{220}
 }
 
 func (x *WorkTask) GetKind() WorkKind {
@@ -17092,7 +17179,7 @@ type WorkRequest struct {
 
 func (x *WorkRequest) Reset() {
 	*x = WorkRequest{}
-	mi := &file_meta_proto_msgTypes[220]
+	mi := &file_meta_proto_msgTypes[221]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17104,7 +17191,7 @@ func (x *WorkRequest) String() string {
 func (*WorkRequest) ProtoMessage() {}
 
 func (x *WorkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[220]
+	mi := &file_meta_proto_msgTypes[221]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17117,7 +17204,7 @@ func (x *WorkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkRequest.ProtoReflect.Descriptor instead.
 func (*WorkRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{220}
+	return file_meta_proto_rawDescGZIP(), []int{221}
 }
 
 func (x *WorkRequest) GetShard() uint32 {
@@ -17167,7 +17254,7 @@ type WorkReply struct {
 
 func (x *WorkReply) Reset() {
 	*x = WorkReply{}
-	mi := &file_meta_proto_msgTypes[221]
+	mi := &file_meta_proto_msgTypes[222]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17179,7 +17266,7 @@ func (x *WorkReply) String() string {
 func (*WorkReply) ProtoMessage() {}
 
 func (x *WorkReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[221]
+	mi := &file_meta_proto_msgTypes[222]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17192,7 +17279,7 @@ func (x *WorkReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkReply.ProtoReflect.Descriptor instead.
 func (*WorkReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{221}
+	return file_meta_proto_rawDescGZIP(), []int{222}
 }
 
 func (x *WorkReply) GetGrants() []*WorkGrant {
@@ -17226,7 +17313,7 @@ type WorkGrant struct {
 
 func (x *WorkGrant) Reset() {
 	*x = WorkGrant{}
-	mi := &file_meta_proto_msgTypes[222]
+	mi := &file_meta_proto_msgTypes[223]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17238,7 +17325,7 @@ func (x *WorkGrant) String() string {
 func (*WorkGrant) ProtoMessage() {}
 
 func (x *WorkGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[222]
+	mi := &file_meta_proto_msgTypes[223]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17251,7 +17338,7 @@ func (x *WorkGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkGrant.ProtoReflect.Descriptor instead.
 func (*WorkGrant) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{222}
+	return file_meta_proto_rawDescGZIP(), []int{223}
 }
 
 func (x *WorkGrant) GetTask() uint32 {
@@ -17280,7 +17367,7 @@ type WorkPiece struct {
 
 func (x *WorkPiece) Reset() {
 	*x = WorkPiece{}
-	mi := &file_meta_proto_msgTypes[223]
+	mi := &file_meta_proto_msgTypes[224]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17292,7 +17379,7 @@ func (x *WorkPiece) String() string {
 func (*WorkPiece) ProtoMessage() {}
 
 func (x *WorkPiece) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[223]
+	mi := &file_meta_proto_msgTypes[224]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17305,7 +17392,7 @@ func (x *WorkPiece) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkPiece.ProtoReflect.Descriptor instead.
 func (*WorkPiece) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{223}
+	return file_meta_proto_rawDescGZIP(), []int{224}
 }
 
 func (x *WorkPiece) GetFs() uint32 {
@@ -17348,7 +17435,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x06client\x18\x02 \x01(\x04R\x06client\x12\x12\n" +
 	"\x04slot\x18\x03 \x01(\rR\x04slot\x12\x10\n" +
 	"\x03seq\x18\x04 \x01(\x04R\x03seq\x12\x19\n" +
-	"\bop_index\x18\x05 \x01(\rR\aopIndex\"\x8c!\n" +
+	"\bop_index\x18\x05 \x01(\rR\aopIndex\"\xd1!\n" +
 	"\aCommand\x12(\n" +
 	"\x02id\x18\x01 \x01(\v2\x18.rackfs.meta.v1.IdentityR\x02id\x12(\n" +
 	"\x04call\x18\x06 \x01(\v2\x14.rackfs.meta.v1.CallR\x04call\x12(\n" +
@@ -17431,7 +17518,8 @@ const file_meta_proto_rawDesc = "" +
 	"\rretire_stores\x18\\ \x01(\v2\x1c.rackfs.meta.v1.RetireStoresH\x00R\fretireStores\x12F\n" +
 	"\x0eallow_deletion\x18_ \x01(\v2\x1d.rackfs.meta.v1.AllowDeletionH\x00R\rallowDeletion\x12L\n" +
 	"\x10delete_namespace\x18V \x01(\v2\x1f.rackfs.meta.v1.DeleteNamespaceH\x00R\x0fdeleteNamespace\x12I\n" +
-	"\x0flimit_namespace\x18W \x01(\v2\x1e.rackfs.meta.v1.LimitNamespaceH\x00R\x0elimitNamespaceB\x04\n" +
+	"\x0flimit_namespace\x18W \x01(\v2\x1e.rackfs.meta.v1.LimitNamespaceH\x00R\x0elimitNamespace\x12C\n" +
+	"\rrelease_slots\x18i \x01(\v2\x1c.rackfs.meta.v1.ReleaseSlotsH\x00R\freleaseSlotsB\x04\n" +
 	"\x02op\"\xac\t\n" +
 	"\x06Result\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
@@ -17797,7 +17885,12 @@ const file_meta_proto_rawDesc = "" +
 	"\aclients\x18\x01 \x03(\x04R\aclients\"B\n" +
 	"\x0eReleaseSession\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\x04R\x06client\x12\x18\n" +
-	"\asession\x18\x02 \x01(\fR\asession\"8\n" +
+	"\asession\x18\x02 \x01(\fR\asession\"s\n" +
+	"\fReleaseSlots\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\x04R\x06client\x12\x18\n" +
+	"\asession\x18\x02 \x01(\fR\asession\x12\x14\n" +
+	"\x05first\x18\x03 \x01(\rR\x05first\x12\x1b\n" +
+	"\tbelow_seq\x18\x04 \x01(\x04R\bbelowSeq\"8\n" +
 	"\n" +
 	"SetProject\x12\x10\n" +
 	"\x03dir\x18\x01 \x01(\x04R\x03dir\x12\x18\n" +
@@ -18657,7 +18750,7 @@ func file_meta_proto_rawDescGZIP() []byte {
 }
 
 var file_meta_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 224)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 225)
 var file_meta_proto_goTypes = []any{
 	(OriginKind)(0),           // 0: rackfs.meta.v1.OriginKind
 	(LockType)(0),             // 1: rackfs.meta.v1.LockType
@@ -18736,163 +18829,164 @@ var file_meta_proto_goTypes = []any{
 	(*LockDenied)(nil),        // 74: rackfs.meta.v1.LockDenied
 	(*ReleaseClients)(nil),    // 75: rackfs.meta.v1.ReleaseClients
 	(*ReleaseSession)(nil),    // 76: rackfs.meta.v1.ReleaseSession
-	(*SetProject)(nil),        // 77: rackfs.meta.v1.SetProject
-	(*SetQuota)(nil),          // 78: rackfs.meta.v1.SetQuota
-	(*ReserveQuota)(nil),      // 79: rackfs.meta.v1.ReserveQuota
-	(*ReserveResult)(nil),     // 80: rackfs.meta.v1.ReserveResult
-	(*ReleaseQuota)(nil),      // 81: rackfs.meta.v1.ReleaseQuota
-	(*FileSystem)(nil),        // 82: rackfs.meta.v1.FileSystem
-	(*PutFileSystem)(nil),     // 83: rackfs.meta.v1.PutFileSystem
-	(*RemoveFileSystem)(nil),  // 84: rackfs.meta.v1.RemoveFileSystem
-	(*Store)(nil),             // 85: rackfs.meta.v1.Store
-	(*PutStore)(nil),          // 86: rackfs.meta.v1.PutStore
-	(*Slot)(nil),              // 87: rackfs.meta.v1.Slot
-	(*PlacementGroup)(nil),    // 88: rackfs.meta.v1.PlacementGroup
-	(*Pool)(nil),              // 89: rackfs.meta.v1.Pool
-	(*PutPool)(nil),           // 90: rackfs.meta.v1.PutPool
-	(*RemovePool)(nil),        // 91: rackfs.meta.v1.RemovePool
-	(*ChangePGs)(nil),         // 92: rackfs.meta.v1.ChangePGs
-	(*PGChange)(nil),          // 93: rackfs.meta.v1.PGChange
-	(*ReplaceStore)(nil),      // 94: rackfs.meta.v1.ReplaceStore
-	(*Node)(nil),              // 95: rackfs.meta.v1.Node
-	(*PutNode)(nil),           // 96: rackfs.meta.v1.PutNode
-	(*RemoveNode)(nil),        // 97: rackfs.meta.v1.RemoveNode
-	(*Token)(nil),             // 98: rackfs.meta.v1.Token
-	(*PutToken)(nil),          // 99: rackfs.meta.v1.PutToken
-	(*JoinNode)(nil),          // 100: rackfs.meta.v1.JoinNode
-	(*NodeResult)(nil),        // 101: rackfs.meta.v1.NodeResult
-	(*SetNodeState)(nil),      // 102: rackfs.meta.v1.SetNodeState
-	(*RetireNode)(nil),        // 103: rackfs.meta.v1.RetireNode
-	(*RetiredNode)(nil),       // 104: rackfs.meta.v1.RetiredNode
-	(*RetireStores)(nil),      // 105: rackfs.meta.v1.RetireStores
-	(*NodeGroup)(nil),         // 106: rackfs.meta.v1.NodeGroup
-	(*RackReservation)(nil),   // 107: rackfs.meta.v1.RackReservation
-	(*PutGroup)(nil),          // 108: rackfs.meta.v1.PutGroup
-	(*GroupResult)(nil),       // 109: rackfs.meta.v1.GroupResult
-	(*RemoveGroup)(nil),       // 110: rackfs.meta.v1.RemoveGroup
-	(*ReserveRacks)(nil),      // 111: rackfs.meta.v1.ReserveRacks
-	(*SetNodeGroup)(nil),      // 112: rackfs.meta.v1.SetNodeGroup
-	(*AllowDeletion)(nil),     // 113: rackfs.meta.v1.AllowDeletion
-	(*Key)(nil),               // 114: rackfs.meta.v1.Key
-	(*PutKey)(nil),            // 115: rackfs.meta.v1.PutKey
-	(*NFSClient)(nil),         // 116: rackfs.meta.v1.NFSClient
-	(*PutNFSClient)(nil),      // 117: rackfs.meta.v1.PutNFSClient
-	(*RemoveNFSClient)(nil),   // 118: rackfs.meta.v1.RemoveNFSClient
-	(*ClientRecord)(nil),      // 119: rackfs.meta.v1.ClientRecord
-	(*SessionRecord)(nil),     // 120: rackfs.meta.v1.SessionRecord
-	(*PutClient)(nil),         // 121: rackfs.meta.v1.PutClient
-	(*ClientsResult)(nil),     // 122: rackfs.meta.v1.ClientsResult
-	(*RemoveClient)(nil),      // 123: rackfs.meta.v1.RemoveClient
-	(*TakeClients)(nil),       // 124: rackfs.meta.v1.TakeClients
-	(*ForgetClients)(nil),     // 125: rackfs.meta.v1.ForgetClients
-	(*PutSession)(nil),        // 126: rackfs.meta.v1.PutSession
-	(*RemoveSession)(nil),     // 127: rackfs.meta.v1.RemoveSession
-	(*Query)(nil),             // 128: rackfs.meta.v1.Query
-	(*GetAttrQ)(nil),          // 129: rackfs.meta.v1.GetAttrQ
-	(*LookupQ)(nil),           // 130: rackfs.meta.v1.LookupQ
-	(*ParentQ)(nil),           // 131: rackfs.meta.v1.ParentQ
-	(*ReadDirQ)(nil),          // 132: rackfs.meta.v1.ReadDirQ
-	(*ReadLinkQ)(nil),         // 133: rackfs.meta.v1.ReadLinkQ
-	(*ExtentsQ)(nil),          // 134: rackfs.meta.v1.ExtentsQ
-	(*StatFSQ)(nil),           // 135: rackfs.meta.v1.StatFSQ
-	(*QuotasQ)(nil),           // 136: rackfs.meta.v1.QuotasQ
-	(*NodesQ)(nil),            // 137: rackfs.meta.v1.NodesQ
-	(*TokensQ)(nil),           // 138: rackfs.meta.v1.TokensQ
-	(*RetiredNodesQ)(nil),     // 139: rackfs.meta.v1.RetiredNodesQ
-	(*BlockStatesQ)(nil),      // 140: rackfs.meta.v1.BlockStatesQ
-	(*BlocksQ)(nil),           // 141: rackfs.meta.v1.BlocksQ
-	(*LiveBlocksQ)(nil),       // 142: rackfs.meta.v1.LiveBlocksQ
-	(*GetXattrQ)(nil),         // 143: rackfs.meta.v1.GetXattrQ
-	(*ListXattrsQ)(nil),       // 144: rackfs.meta.v1.ListXattrsQ
-	(*ShardInfoQ)(nil),        // 145: rackfs.meta.v1.ShardInfoQ
-	(*FileSystemsQ)(nil),      // 146: rackfs.meta.v1.FileSystemsQ
-	(*NamespaceQ)(nil),        // 147: rackfs.meta.v1.NamespaceQ
-	(*ClusterMapQ)(nil),       // 148: rackfs.meta.v1.ClusterMapQ
-	(*KeysQ)(nil),             // 149: rackfs.meta.v1.KeysQ
-	(*NFSClientsQ)(nil),       // 150: rackfs.meta.v1.NFSClientsQ
-	(*TestLockQ)(nil),         // 151: rackfs.meta.v1.TestLockQ
-	(*ClientStateQ)(nil),      // 152: rackfs.meta.v1.ClientStateQ
-	(*SessionSlotsQ)(nil),     // 153: rackfs.meta.v1.SessionSlotsQ
-	(*FileOpensQ)(nil),        // 154: rackfs.meta.v1.FileOpensQ
-	(*ClientsQ)(nil),          // 155: rackfs.meta.v1.ClientsQ
-	(*ClientQ)(nil),           // 156: rackfs.meta.v1.ClientQ
-	(*QueryResult)(nil),       // 157: rackfs.meta.v1.QueryResult
-	(*AttrR)(nil),             // 158: rackfs.meta.v1.AttrR
-	(*Dirent)(nil),            // 159: rackfs.meta.v1.Dirent
-	(*ReadDirR)(nil),          // 160: rackfs.meta.v1.ReadDirR
-	(*ReadLinkR)(nil),         // 161: rackfs.meta.v1.ReadLinkR
-	(*Extent)(nil),            // 162: rackfs.meta.v1.Extent
-	(*ExtentsR)(nil),          // 163: rackfs.meta.v1.ExtentsR
-	(*StatFSR)(nil),           // 164: rackfs.meta.v1.StatFSR
-	(*Quota)(nil),             // 165: rackfs.meta.v1.Quota
-	(*QuotasR)(nil),           // 166: rackfs.meta.v1.QuotasR
-	(*BlockStatesR)(nil),      // 167: rackfs.meta.v1.BlockStatesR
-	(*BlocksR)(nil),           // 168: rackfs.meta.v1.BlocksR
-	(*BlockInfo)(nil),         // 169: rackfs.meta.v1.BlockInfo
-	(*GetXattrR)(nil),         // 170: rackfs.meta.v1.GetXattrR
-	(*ListXattrsR)(nil),       // 171: rackfs.meta.v1.ListXattrsR
-	(*ShardInfoR)(nil),        // 172: rackfs.meta.v1.ShardInfoR
-	(*FileSystemsR)(nil),      // 173: rackfs.meta.v1.FileSystemsR
-	(*NamespaceR)(nil),        // 174: rackfs.meta.v1.NamespaceR
-	(*ClusterMapR)(nil),       // 175: rackfs.meta.v1.ClusterMapR
-	(*KeysR)(nil),             // 176: rackfs.meta.v1.KeysR
-	(*NodesR)(nil),            // 177: rackfs.meta.v1.NodesR
-	(*TokensR)(nil),           // 178: rackfs.meta.v1.TokensR
-	(*RetiredNodesR)(nil),     // 179: rackfs.meta.v1.RetiredNodesR
-	(*NFSClientsR)(nil),       // 180: rackfs.meta.v1.NFSClientsR
-	(*ClientStateR)(nil),      // 181: rackfs.meta.v1.ClientStateR
-	(*ClientLocks)(nil),       // 182: rackfs.meta.v1.ClientLocks
-	(*LockRange)(nil),         // 183: rackfs.meta.v1.LockRange
-	(*SessionSlotsR)(nil),     // 184: rackfs.meta.v1.SessionSlotsR
-	(*SessionSlot)(nil),       // 185: rackfs.meta.v1.SessionSlot
-	(*FileOpensR)(nil),        // 186: rackfs.meta.v1.FileOpensR
-	(*ClientsR)(nil),          // 187: rackfs.meta.v1.ClientsR
-	(*ClientSessions)(nil),    // 188: rackfs.meta.v1.ClientSessions
-	(*InodeRecord)(nil),       // 189: rackfs.meta.v1.InodeRecord
-	(*Xattrs)(nil),            // 190: rackfs.meta.v1.Xattrs
-	(*XattrRecord)(nil),       // 191: rackfs.meta.v1.XattrRecord
-	(*Cut)(nil),               // 192: rackfs.meta.v1.Cut
-	(*ExtentRecord)(nil),      // 193: rackfs.meta.v1.ExtentRecord
-	(*BlockRecord)(nil),       // 194: rackfs.meta.v1.BlockRecord
-	(*BackReference)(nil),     // 195: rackfs.meta.v1.BackReference
-	(*DirentRecord)(nil),      // 196: rackfs.meta.v1.DirentRecord
-	(*OriginRecord)(nil),      // 197: rackfs.meta.v1.OriginRecord
-	(*SlotRecord)(nil),        // 198: rackfs.meta.v1.SlotRecord
-	(*SlotResult)(nil),        // 199: rackfs.meta.v1.SlotResult
-	(*OpenRecord)(nil),        // 200: rackfs.meta.v1.OpenRecord
-	(*LockRecord)(nil),        // 201: rackfs.meta.v1.LockRecord
-	(*KnownClient)(nil),       // 202: rackfs.meta.v1.KnownClient
-	(*UsageRecord)(nil),       // 203: rackfs.meta.v1.UsageRecord
-	(*ReservationRecord)(nil), // 204: rackfs.meta.v1.ReservationRecord
-	(*RangeRecord)(nil),       // 205: rackfs.meta.v1.RangeRecord
-	(*PurgeRecord)(nil),       // 206: rackfs.meta.v1.PurgeRecord
-	(*DeletedNamespace)(nil),  // 207: rackfs.meta.v1.DeletedNamespace
-	(*DyingRecord)(nil),       // 208: rackfs.meta.v1.DyingRecord
-	(*NamespaceRecord)(nil),   // 209: rackfs.meta.v1.NamespaceRecord
-	(*ProposeRequest)(nil),    // 210: rackfs.meta.v1.ProposeRequest
-	(*ProposeReply)(nil),      // 211: rackfs.meta.v1.ProposeReply
-	(*QueryRequest)(nil),      // 212: rackfs.meta.v1.QueryRequest
-	(*QueryReply)(nil),        // 213: rackfs.meta.v1.QueryReply
-	(*TermRequest)(nil),       // 214: rackfs.meta.v1.TermRequest
-	(*TermReply)(nil),         // 215: rackfs.meta.v1.TermReply
-	(*RenewRequest)(nil),      // 216: rackfs.meta.v1.RenewRequest
-	(*RenewReply)(nil),        // 217: rackfs.meta.v1.RenewReply
-	(*LeaderRequest)(nil),     // 218: rackfs.meta.v1.LeaderRequest
-	(*LeaderReply)(nil),       // 219: rackfs.meta.v1.LeaderReply
-	(*ReplicaReply)(nil),      // 220: rackfs.meta.v1.ReplicaReply
-	(*MemberRequest)(nil),     // 221: rackfs.meta.v1.MemberRequest
-	(*MemberReply)(nil),       // 222: rackfs.meta.v1.MemberReply
-	(*Member)(nil),            // 223: rackfs.meta.v1.Member
-	(*LevelRequest)(nil),      // 224: rackfs.meta.v1.LevelRequest
-	(*LevelReply)(nil),        // 225: rackfs.meta.v1.LevelReply
-	(*VoterLevel)(nil),        // 226: rackfs.meta.v1.VoterLevel
-	(*DifferRequest)(nil),     // 227: rackfs.meta.v1.DifferRequest
-	(*DifferReply)(nil),       // 228: rackfs.meta.v1.DifferReply
-	(*WorkTask)(nil),          // 229: rackfs.meta.v1.WorkTask
-	(*WorkRequest)(nil),       // 230: rackfs.meta.v1.WorkRequest
-	(*WorkReply)(nil),         // 231: rackfs.meta.v1.WorkReply
-	(*WorkGrant)(nil),         // 232: rackfs.meta.v1.WorkGrant
-	(*WorkPiece)(nil),         // 233: rackfs.meta.v1.WorkPiece
+	(*ReleaseSlots)(nil),      // 77: rackfs.meta.v1.ReleaseSlots
+	(*SetProject)(nil),        // 78: rackfs.meta.v1.SetProject
+	(*SetQuota)(nil),          // 79: rackfs.meta.v1.SetQuota
+	(*ReserveQuota)(nil),      // 80: rackfs.meta.v1.ReserveQuota
+	(*ReserveResult)(nil),     // 81: rackfs.meta.v1.ReserveResult
+	(*ReleaseQuota)(nil),      // 82: rackfs.meta.v1.ReleaseQuota
+	(*FileSystem)(nil),        // 83: rackfs.meta.v1.FileSystem
+	(*PutFileSystem)(nil),     // 84: rackfs.meta.v1.PutFileSystem
+	(*RemoveFileSystem)(nil),  // 85: rackfs.meta.v1.RemoveFileSystem
+	(*Store)(nil),             // 86: rackfs.meta.v1.Store
+	(*PutStore)(nil),          // 87: rackfs.meta.v1.PutStore
+	(*Slot)(nil),              // 88: rackfs.meta.v1.Slot
+	(*PlacementGroup)(nil),    // 89: rackfs.meta.v1.PlacementGroup
+	(*Pool)(nil),              // 90: rackfs.meta.v1.Pool
+	(*PutPool)(nil),           // 91: rackfs.meta.v1.PutPool
+	(*RemovePool)(nil),        // 92: rackfs.meta.v1.RemovePool
+	(*ChangePGs)(nil),         // 93: rackfs.meta.v1.ChangePGs
+	(*PGChange)(nil),          // 94: rackfs.meta.v1.PGChange
+	(*ReplaceStore)(nil),      // 95: rackfs.meta.v1.ReplaceStore
+	(*Node)(nil),              // 96: rackfs.meta.v1.Node
+	(*PutNode)(nil),           // 97: rackfs.meta.v1.PutNode
+	(*RemoveNode)(nil),        // 98: rackfs.meta.v1.RemoveNode
+	(*Token)(nil),             // 99: rackfs.meta.v1.Token
+	(*PutToken)(nil),          // 100: rackfs.meta.v1.PutToken
+	(*JoinNode)(nil),          // 101: rackfs.meta.v1.JoinNode
+	(*NodeResult)(nil),        // 102: rackfs.meta.v1.NodeResult
+	(*SetNodeState)(nil),      // 103: rackfs.meta.v1.SetNodeState
+	(*RetireNode)(nil),        // 104: rackfs.meta.v1.RetireNode
+	(*RetiredNode)(nil),       // 105: rackfs.meta.v1.RetiredNode
+	(*RetireStores)(nil),      // 106: rackfs.meta.v1.RetireStores
+	(*NodeGroup)(nil),         // 107: rackfs.meta.v1.NodeGroup
+	(*RackReservation)(nil),   // 108: rackfs.meta.v1.RackReservation
+	(*PutGroup)(nil),          // 109: rackfs.meta.v1.PutGroup
+	(*GroupResult)(nil),       // 110: rackfs.meta.v1.GroupResult
+	(*RemoveGroup)(nil),       // 111: rackfs.meta.v1.RemoveGroup
+	(*ReserveRacks)(nil),      // 112: rackfs.meta.v1.ReserveRacks
+	(*SetNodeGroup)(nil),      // 113: rackfs.meta.v1.SetNodeGroup
+	(*AllowDeletion)(nil),     // 114: rackfs.meta.v1.AllowDeletion
+	(*Key)(nil),               // 115: rackfs.meta.v1.Key
+	(*PutKey)(nil),            // 116: rackfs.meta.v1.PutKey
+	(*NFSClient)(nil),         // 117: rackfs.meta.v1.NFSClient
+	(*PutNFSClient)(nil),      // 118: rackfs.meta.v1.PutNFSClient
+	(*RemoveNFSClient)(nil),   // 119: rackfs.meta.v1.RemoveNFSClient
+	(*ClientRecord)(nil),      // 120: rackfs.meta.v1.ClientRecord
+	(*SessionRecord)(nil),     // 121: rackfs.meta.v1.SessionRecord
+	(*PutClient)(nil),         // 122: rackfs.meta.v1.PutClient
+	(*ClientsResult)(nil),     // 123: rackfs.meta.v1.ClientsResult
+	(*RemoveClient)(nil),      // 124: rackfs.meta.v1.RemoveClient
+	(*TakeClients)(nil),       // 125: rackfs.meta.v1.TakeClients
+	(*ForgetClients)(nil),     // 126: rackfs.meta.v1.ForgetClients
+	(*PutSession)(nil),        // 127: rackfs.meta.v1.PutSession
+	(*RemoveSession)(nil),     // 128: rackfs.meta.v1.RemoveSession
+	(*Query)(nil),             // 129: rackfs.meta.v1.Query
+	(*GetAttrQ)(nil),          // 130: rackfs.meta.v1.GetAttrQ
+	(*LookupQ)(nil),           // 131: rackfs.meta.v1.LookupQ
+	(*ParentQ)(nil),           // 132: rackfs.meta.v1.ParentQ
+	(*ReadDirQ)(nil),          // 133: rackfs.meta.v1.ReadDirQ
+	(*ReadLinkQ)(nil),         // 134: rackfs.meta.v1.ReadLinkQ
+	(*ExtentsQ)(nil),          // 135: rackfs.meta.v1.ExtentsQ
+	(*StatFSQ)(nil),           // 136: rackfs.meta.v1.StatFSQ
+	(*QuotasQ)(nil),           // 137: rackfs.meta.v1.QuotasQ
+	(*NodesQ)(nil),            // 138: rackfs.meta.v1.NodesQ
+	(*TokensQ)(nil),           // 139: rackfs.meta.v1.TokensQ
+	(*RetiredNodesQ)(nil),     // 140: rackfs.meta.v1.RetiredNodesQ
+	(*BlockStatesQ)(nil),      // 141: rackfs.meta.v1.BlockStatesQ
+	(*BlocksQ)(nil),           // 142: rackfs.meta.v1.BlocksQ
+	(*LiveBlocksQ)(nil),       // 143: rackfs.meta.v1.LiveBlocksQ
+	(*GetXattrQ)(nil),         // 144: rackfs.meta.v1.GetXattrQ
+	(*ListXattrsQ)(nil),       // 145: rackfs.meta.v1.ListXattrsQ
+	(*ShardInfoQ)(nil),        // 146: rackfs.meta.v1.ShardInfoQ
+	(*FileSystemsQ)(nil),      // 147: rackfs.meta.v1.FileSystemsQ
+	(*NamespaceQ)(nil),        // 148: rackfs.meta.v1.NamespaceQ
+	(*ClusterMapQ)(nil),       // 149: rackfs.meta.v1.ClusterMapQ
+	(*KeysQ)(nil),             // 150: rackfs.meta.v1.KeysQ
+	(*NFSClientsQ)(nil),       // 151: rackfs.meta.v1.NFSClientsQ
+	(*TestLockQ)(nil),         // 152: rackfs.meta.v1.TestLockQ
+	(*ClientStateQ)(nil),      // 153: rackfs.meta.v1.ClientStateQ
+	(*SessionSlotsQ)(nil),     // 154: rackfs.meta.v1.SessionSlotsQ
+	(*FileOpensQ)(nil),        // 155: rackfs.meta.v1.FileOpensQ
+	(*ClientsQ)(nil),          // 156: rackfs.meta.v1.ClientsQ
+	(*ClientQ)(nil),           // 157: rackfs.meta.v1.ClientQ
+	(*QueryResult)(nil),       // 158: rackfs.meta.v1.QueryResult
+	(*AttrR)(nil),             // 159: rackfs.meta.v1.AttrR
+	(*Dirent)(nil),            // 160: rackfs.meta.v1.Dirent
+	(*ReadDirR)(nil),          // 161: rackfs.meta.v1.ReadDirR
+	(*ReadLinkR)(nil),         // 162: rackfs.meta.v1.ReadLinkR
+	(*Extent)(nil),            // 163: rackfs.meta.v1.Extent
+	(*ExtentsR)(nil),          // 164: rackfs.meta.v1.ExtentsR
+	(*StatFSR)(nil),           // 165: rackfs.meta.v1.StatFSR
+	(*Quota)(nil),             // 166: rackfs.meta.v1.Quota
+	(*QuotasR)(nil),           // 167: rackfs.meta.v1.QuotasR
+	(*BlockStatesR)(nil),      // 168: rackfs.meta.v1.BlockStatesR
+	(*BlocksR)(nil),           // 169: rackfs.meta.v1.BlocksR
+	(*BlockInfo)(nil),         // 170: rackfs.meta.v1.BlockInfo
+	(*GetXattrR)(nil),         // 171: rackfs.meta.v1.GetXattrR
+	(*ListXattrsR)(nil),       // 172: rackfs.meta.v1.ListXattrsR
+	(*ShardInfoR)(nil),        // 173: rackfs.meta.v1.ShardInfoR
+	(*FileSystemsR)(nil),      // 174: rackfs.meta.v1.FileSystemsR
+	(*NamespaceR)(nil),        // 175: rackfs.meta.v1.NamespaceR
+	(*ClusterMapR)(nil),       // 176: rackfs.meta.v1.ClusterMapR
+	(*KeysR)(nil),             // 177: rackfs.meta.v1.KeysR
+	(*NodesR)(nil),            // 178: rackfs.meta.v1.NodesR
+	(*TokensR)(nil),           // 179: rackfs.meta.v1.TokensR
+	(*RetiredNodesR)(nil),     // 180: rackfs.meta.v1.RetiredNodesR
+	(*NFSClientsR)(nil),       // 181: rackfs.meta.v1.NFSClientsR
+	(*ClientStateR)(nil),      // 182: rackfs.meta.v1.ClientStateR
+	(*ClientLocks)(nil),       // 183: rackfs.meta.v1.ClientLocks
+	(*LockRange)(nil),         // 184: rackfs.meta.v1.LockRange
+	(*SessionSlotsR)(nil),     // 185: rackfs.meta.v1.SessionSlotsR
+	(*SessionSlot)(nil),       // 186: rackfs.meta.v1.SessionSlot
+	(*FileOpensR)(nil),        // 187: rackfs.meta.v1.FileOpensR
+	(*ClientsR)(nil),          // 188: rackfs.meta.v1.ClientsR
+	(*ClientSessions)(nil),    // 189: rackfs.meta.v1.ClientSessions
+	(*InodeRecord)(nil),       // 190: rackfs.meta.v1.InodeRecord
+	(*Xattrs)(nil),            // 191: rackfs.meta.v1.Xattrs
+	(*XattrRecord)(nil),       // 192: rackfs.meta.v1.XattrRecord
+	(*Cut)(nil),               // 193: rackfs.meta.v1.Cut
+	(*ExtentRecord)(nil),      // 194: rackfs.meta.v1.ExtentRecord
+	(*BlockRecord)(nil),       // 195: rackfs.meta.v1.BlockRecord
+	(*BackReference)(nil),     // 196: rackfs.meta.v1.BackReference
+	(*DirentRecord)(nil),      // 197: rackfs.meta.v1.DirentRecord
+	(*OriginRecord)(nil),      // 198: rackfs.meta.v1.OriginRecord
+	(*SlotRecord)(nil),        // 199: rackfs.meta.v1.SlotRecord
+	(*SlotResult)(nil),        // 200: rackfs.meta.v1.SlotResult
+	(*OpenRecord)(nil),        // 201: rackfs.meta.v1.OpenRecord
+	(*LockRecord)(nil),        // 202: rackfs.meta.v1.LockRecord
+	(*KnownClient)(nil),       // 203: rackfs.meta.v1.KnownClient
+	(*UsageRecord)(nil),       // 204: rackfs.meta.v1.UsageRecord
+	(*ReservationRecord)(nil), // 205: rackfs.meta.v1.ReservationRecord
+	(*RangeRecord)(nil),       // 206: rackfs.meta.v1.RangeRecord
+	(*PurgeRecord)(nil),       // 207: rackfs.meta.v1.PurgeRecord
+	(*DeletedNamespace)(nil),  // 208: rackfs.meta.v1.DeletedNamespace
+	(*DyingRecord)(nil),       // 209: rackfs.meta.v1.DyingRecord
+	(*NamespaceRecord)(nil),   // 210: rackfs.meta.v1.NamespaceRecord
+	(*ProposeRequest)(nil),    // 211: rackfs.meta.v1.ProposeRequest
+	(*ProposeReply)(nil),      // 212: rackfs.meta.v1.ProposeReply
+	(*QueryRequest)(nil),      // 213: rackfs.meta.v1.QueryRequest
+	(*QueryReply)(nil),        // 214: rackfs.meta.v1.QueryReply
+	(*TermRequest)(nil),       // 215: rackfs.meta.v1.TermRequest
+	(*TermReply)(nil),         // 216: rackfs.meta.v1.TermReply
+	(*RenewRequest)(nil),      // 217: rackfs.meta.v1.RenewRequest
+	(*RenewReply)(nil),        // 218: rackfs.meta.v1.RenewReply
+	(*LeaderRequest)(nil),     // 219: rackfs.meta.v1.LeaderRequest
+	(*LeaderReply)(nil),       // 220: rackfs.meta.v1.LeaderReply
+	(*ReplicaReply)(nil),      // 221: rackfs.meta.v1.ReplicaReply
+	(*MemberRequest)(nil),     // 222: rackfs.meta.v1.MemberRequest
+	(*MemberReply)(nil),       // 223: rackfs.meta.v1.MemberReply
+	(*Member)(nil),            // 224: rackfs.meta.v1.Member
+	(*LevelRequest)(nil),      // 225: rackfs.meta.v1.LevelRequest
+	(*LevelReply)(nil),        // 226: rackfs.meta.v1.LevelReply
+	(*VoterLevel)(nil),        // 227: rackfs.meta.v1.VoterLevel
+	(*DifferRequest)(nil),     // 228: rackfs.meta.v1.DifferRequest
+	(*DifferReply)(nil),       // 229: rackfs.meta.v1.DifferReply
+	(*WorkTask)(nil),          // 230: rackfs.meta.v1.WorkTask
+	(*WorkRequest)(nil),       // 231: rackfs.meta.v1.WorkRequest
+	(*WorkReply)(nil),         // 232: rackfs.meta.v1.WorkReply
+	(*WorkGrant)(nil),         // 233: rackfs.meta.v1.WorkGrant
+	(*WorkPiece)(nil),         // 234: rackfs.meta.v1.WorkPiece
 }
 var file_meta_proto_depIdxs = []int32{
 	13,  // 0: rackfs.meta.v1.Entry.commands:type_name -> rackfs.meta.v1.Command
@@ -18928,248 +19022,249 @@ var file_meta_proto_depIdxs = []int32{
 	72,  // 30: rackfs.meta.v1.Command.set_lock:type_name -> rackfs.meta.v1.SetLock
 	75,  // 31: rackfs.meta.v1.Command.release_clients:type_name -> rackfs.meta.v1.ReleaseClients
 	76,  // 32: rackfs.meta.v1.Command.release_session:type_name -> rackfs.meta.v1.ReleaseSession
-	77,  // 33: rackfs.meta.v1.Command.set_project:type_name -> rackfs.meta.v1.SetProject
-	78,  // 34: rackfs.meta.v1.Command.set_quota:type_name -> rackfs.meta.v1.SetQuota
-	79,  // 35: rackfs.meta.v1.Command.reserve_quota:type_name -> rackfs.meta.v1.ReserveQuota
-	81,  // 36: rackfs.meta.v1.Command.release_quota:type_name -> rackfs.meta.v1.ReleaseQuota
-	83,  // 37: rackfs.meta.v1.Command.put_file_system:type_name -> rackfs.meta.v1.PutFileSystem
-	86,  // 38: rackfs.meta.v1.Command.put_store:type_name -> rackfs.meta.v1.PutStore
-	90,  // 39: rackfs.meta.v1.Command.put_pool:type_name -> rackfs.meta.v1.PutPool
-	115, // 40: rackfs.meta.v1.Command.put_key:type_name -> rackfs.meta.v1.PutKey
-	117, // 41: rackfs.meta.v1.Command.put_nfs_client:type_name -> rackfs.meta.v1.PutNFSClient
-	118, // 42: rackfs.meta.v1.Command.remove_nfs_client:type_name -> rackfs.meta.v1.RemoveNFSClient
-	92,  // 43: rackfs.meta.v1.Command.change_pgs:type_name -> rackfs.meta.v1.ChangePGs
-	94,  // 44: rackfs.meta.v1.Command.replace_store:type_name -> rackfs.meta.v1.ReplaceStore
+	78,  // 33: rackfs.meta.v1.Command.set_project:type_name -> rackfs.meta.v1.SetProject
+	79,  // 34: rackfs.meta.v1.Command.set_quota:type_name -> rackfs.meta.v1.SetQuota
+	80,  // 35: rackfs.meta.v1.Command.reserve_quota:type_name -> rackfs.meta.v1.ReserveQuota
+	82,  // 36: rackfs.meta.v1.Command.release_quota:type_name -> rackfs.meta.v1.ReleaseQuota
+	84,  // 37: rackfs.meta.v1.Command.put_file_system:type_name -> rackfs.meta.v1.PutFileSystem
+	87,  // 38: rackfs.meta.v1.Command.put_store:type_name -> rackfs.meta.v1.PutStore
+	91,  // 39: rackfs.meta.v1.Command.put_pool:type_name -> rackfs.meta.v1.PutPool
+	116, // 40: rackfs.meta.v1.Command.put_key:type_name -> rackfs.meta.v1.PutKey
+	118, // 41: rackfs.meta.v1.Command.put_nfs_client:type_name -> rackfs.meta.v1.PutNFSClient
+	119, // 42: rackfs.meta.v1.Command.remove_nfs_client:type_name -> rackfs.meta.v1.RemoveNFSClient
+	93,  // 43: rackfs.meta.v1.Command.change_pgs:type_name -> rackfs.meta.v1.ChangePGs
+	95,  // 44: rackfs.meta.v1.Command.replace_store:type_name -> rackfs.meta.v1.ReplaceStore
 	49,  // 45: rackfs.meta.v1.Command.touch:type_name -> rackfs.meta.v1.Touch
-	121, // 46: rackfs.meta.v1.Command.put_client:type_name -> rackfs.meta.v1.PutClient
-	123, // 47: rackfs.meta.v1.Command.remove_client:type_name -> rackfs.meta.v1.RemoveClient
-	126, // 48: rackfs.meta.v1.Command.put_session:type_name -> rackfs.meta.v1.PutSession
-	127, // 49: rackfs.meta.v1.Command.remove_session:type_name -> rackfs.meta.v1.RemoveSession
-	124, // 50: rackfs.meta.v1.Command.take_clients:type_name -> rackfs.meta.v1.TakeClients
-	125, // 51: rackfs.meta.v1.Command.forget_clients:type_name -> rackfs.meta.v1.ForgetClients
-	96,  // 52: rackfs.meta.v1.Command.put_node:type_name -> rackfs.meta.v1.PutNode
-	97,  // 53: rackfs.meta.v1.Command.remove_node:type_name -> rackfs.meta.v1.RemoveNode
-	99,  // 54: rackfs.meta.v1.Command.put_token:type_name -> rackfs.meta.v1.PutToken
-	100, // 55: rackfs.meta.v1.Command.join_node:type_name -> rackfs.meta.v1.JoinNode
-	108, // 56: rackfs.meta.v1.Command.put_group:type_name -> rackfs.meta.v1.PutGroup
-	110, // 57: rackfs.meta.v1.Command.remove_group:type_name -> rackfs.meta.v1.RemoveGroup
-	111, // 58: rackfs.meta.v1.Command.reserve_racks:type_name -> rackfs.meta.v1.ReserveRacks
-	112, // 59: rackfs.meta.v1.Command.set_node_group:type_name -> rackfs.meta.v1.SetNodeGroup
-	91,  // 60: rackfs.meta.v1.Command.remove_pool:type_name -> rackfs.meta.v1.RemovePool
-	84,  // 61: rackfs.meta.v1.Command.remove_file_system:type_name -> rackfs.meta.v1.RemoveFileSystem
-	102, // 62: rackfs.meta.v1.Command.set_node_state:type_name -> rackfs.meta.v1.SetNodeState
-	103, // 63: rackfs.meta.v1.Command.retire_node:type_name -> rackfs.meta.v1.RetireNode
-	105, // 64: rackfs.meta.v1.Command.retire_stores:type_name -> rackfs.meta.v1.RetireStores
-	113, // 65: rackfs.meta.v1.Command.allow_deletion:type_name -> rackfs.meta.v1.AllowDeletion
+	122, // 46: rackfs.meta.v1.Command.put_client:type_name -> rackfs.meta.v1.PutClient
+	124, // 47: rackfs.meta.v1.Command.remove_client:type_name -> rackfs.meta.v1.RemoveClient
+	127, // 48: rackfs.meta.v1.Command.put_session:type_name -> rackfs.meta.v1.PutSession
+	128, // 49: rackfs.meta.v1.Command.remove_session:type_name -> rackfs.meta.v1.RemoveSession
+	125, // 50: rackfs.meta.v1.Command.take_clients:type_name -> rackfs.meta.v1.TakeClients
+	126, // 51: rackfs.meta.v1.Command.forget_clients:type_name -> rackfs.meta.v1.ForgetClients
+	97,  // 52: rackfs.meta.v1.Command.put_node:type_name -> rackfs.meta.v1.PutNode
+	98,  // 53: rackfs.meta.v1.Command.remove_node:type_name -> rackfs.meta.v1.RemoveNode
+	100, // 54: rackfs.meta.v1.Command.put_token:type_name -> rackfs.meta.v1.PutToken
+	101, // 55: rackfs.meta.v1.Command.join_node:type_name -> rackfs.meta.v1.JoinNode
+	109, // 56: rackfs.meta.v1.Command.put_group:type_name -> rackfs.meta.v1.PutGroup
+	111, // 57: rackfs.meta.v1.Command.remove_group:type_name -> rackfs.meta.v1.RemoveGroup
+	112, // 58: rackfs.meta.v1.Command.reserve_racks:type_name -> rackfs.meta.v1.ReserveRacks
+	113, // 59: rackfs.meta.v1.Command.set_node_group:type_name -> rackfs.meta.v1.SetNodeGroup
+	92,  // 60: rackfs.meta.v1.Command.remove_pool:type_name -> rackfs.meta.v1.RemovePool
+	85,  // 61: rackfs.meta.v1.Command.remove_file_system:type_name -> rackfs.meta.v1.RemoveFileSystem
+	103, // 62: rackfs.meta.v1.Command.set_node_state:type_name -> rackfs.meta.v1.SetNodeState
+	104, // 63: rackfs.meta.v1.Command.retire_node:type_name -> rackfs.meta.v1.RetireNode
+	106, // 64: rackfs.meta.v1.Command.retire_stores:type_name -> rackfs.meta.v1.RetireStores
+	114, // 65: rackfs.meta.v1.Command.allow_deletion:type_name -> rackfs.meta.v1.AllowDeletion
 	28,  // 66: rackfs.meta.v1.Command.delete_namespace:type_name -> rackfs.meta.v1.DeleteNamespace
 	29,  // 67: rackfs.meta.v1.Command.limit_namespace:type_name -> rackfs.meta.v1.LimitNamespace
-	22,  // 68: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
-	31,  // 69: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
-	33,  // 70: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
-	35,  // 71: rackfs.meta.v1.Result.remove:type_name -> rackfs.meta.v1.RemoveResult
-	37,  // 72: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
-	39,  // 73: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
-	44,  // 74: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
-	48,  // 75: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
-	53,  // 76: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
-	26,  // 77: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
-	55,  // 78: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
-	60,  // 79: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
-	68,  // 80: rackfs.meta.v1.Result.open:type_name -> rackfs.meta.v1.OpenResult
-	73,  // 81: rackfs.meta.v1.Result.lock:type_name -> rackfs.meta.v1.LockResult
-	122, // 82: rackfs.meta.v1.Result.clients:type_name -> rackfs.meta.v1.ClientsResult
-	175, // 83: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	64,  // 84: rackfs.meta.v1.Result.range:type_name -> rackfs.meta.v1.RangeResult
-	42,  // 85: rackfs.meta.v1.Result.xattr:type_name -> rackfs.meta.v1.XattrResult
-	80,  // 86: rackfs.meta.v1.Result.reserve:type_name -> rackfs.meta.v1.ReserveResult
-	101, // 87: rackfs.meta.v1.Result.node:type_name -> rackfs.meta.v1.NodeResult
-	109, // 88: rackfs.meta.v1.Result.group:type_name -> rackfs.meta.v1.GroupResult
-	15,  // 89: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
-	15,  // 90: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
-	15,  // 91: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
-	15,  // 92: rackfs.meta.v1.Attr.btime:type_name -> rackfs.meta.v1.Time
-	15,  // 93: rackfs.meta.v1.AttrSet.atime:type_name -> rackfs.meta.v1.Time
-	15,  // 94: rackfs.meta.v1.AttrSet.mtime:type_name -> rackfs.meta.v1.Time
-	15,  // 95: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
-	0,   // 96: rackfs.meta.v1.RegisterOrigin.kind:type_name -> rackfs.meta.v1.OriginKind
-	18,  // 97: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
-	65,  // 98: rackfs.meta.v1.Create.share:type_name -> rackfs.meta.v1.ClientOpen
-	17,  // 99: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 100: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
-	20,  // 101: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
-	66,  // 102: rackfs.meta.v1.CreateResult.denied:type_name -> rackfs.meta.v1.ShareDenied
-	17,  // 103: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 104: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
-	65,  // 105: rackfs.meta.v1.Remove.keep_open:type_name -> rackfs.meta.v1.ClientOpen
-	19,  // 106: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
-	65,  // 107: rackfs.meta.v1.Rename.keep_open:type_name -> rackfs.meta.v1.ClientOpen
-	19,  // 108: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
-	19,  // 109: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
-	18,  // 110: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
-	17,  // 111: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
-	20,  // 112: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
-	17,  // 113: rackfs.meta.v1.XattrResult.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 114: rackfs.meta.v1.XattrResult.change:type_name -> rackfs.meta.v1.DirChange
-	17,  // 115: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
-	20,  // 116: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
-	47,  // 117: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
-	15,  // 118: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
-	17,  // 119: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
-	20,  // 120: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
-	50,  // 121: rackfs.meta.v1.Touch.touched:type_name -> rackfs.meta.v1.Touched
-	15,  // 122: rackfs.meta.v1.Touched.atime:type_name -> rackfs.meta.v1.Time
-	56,  // 123: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
-	59,  // 124: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
-	17,  // 125: rackfs.meta.v1.RangeResult.attr:type_name -> rackfs.meta.v1.Attr
-	20,  // 126: rackfs.meta.v1.RangeResult.lease:type_name -> rackfs.meta.v1.Lease
-	65,  // 127: rackfs.meta.v1.OpenFile.share:type_name -> rackfs.meta.v1.ClientOpen
-	17,  // 128: rackfs.meta.v1.OpenResult.attr:type_name -> rackfs.meta.v1.Attr
-	20,  // 129: rackfs.meta.v1.OpenResult.lease:type_name -> rackfs.meta.v1.Lease
-	66,  // 130: rackfs.meta.v1.OpenResult.denied:type_name -> rackfs.meta.v1.ShareDenied
-	70,  // 131: rackfs.meta.v1.CloseFiles.files:type_name -> rackfs.meta.v1.FileClose
-	71,  // 132: rackfs.meta.v1.FileClose.locks:type_name -> rackfs.meta.v1.LockOwner
-	1,   // 133: rackfs.meta.v1.SetLock.type:type_name -> rackfs.meta.v1.LockType
-	74,  // 134: rackfs.meta.v1.LockResult.denied:type_name -> rackfs.meta.v1.LockDenied
-	1,   // 135: rackfs.meta.v1.LockDenied.type:type_name -> rackfs.meta.v1.LockType
-	2,   // 136: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
-	15,  // 137: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
-	15,  // 138: rackfs.meta.v1.FileSystem.deleted:type_name -> rackfs.meta.v1.Time
-	15,  // 139: rackfs.meta.v1.FileSystem.purge_after:type_name -> rackfs.meta.v1.Time
-	82,  // 140: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
-	2,   // 141: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
-	3,   // 142: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
-	85,  // 143: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
-	87,  // 144: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
-	4,   // 145: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
-	88,  // 146: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
-	89,  // 147: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
-	93,  // 148: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
-	88,  // 149: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
-	85,  // 150: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
-	5,   // 151: rackfs.meta.v1.Node.state:type_name -> rackfs.meta.v1.NodeState
-	95,  // 152: rackfs.meta.v1.PutNode.node:type_name -> rackfs.meta.v1.Node
-	15,  // 153: rackfs.meta.v1.Token.expires:type_name -> rackfs.meta.v1.Time
-	98,  // 154: rackfs.meta.v1.PutToken.token:type_name -> rackfs.meta.v1.Token
-	95,  // 155: rackfs.meta.v1.JoinNode.node:type_name -> rackfs.meta.v1.Node
-	95,  // 156: rackfs.meta.v1.NodeResult.node:type_name -> rackfs.meta.v1.Node
-	5,   // 157: rackfs.meta.v1.SetNodeState.state:type_name -> rackfs.meta.v1.NodeState
-	15,  // 158: rackfs.meta.v1.RetiredNode.removed:type_name -> rackfs.meta.v1.Time
-	15,  // 159: rackfs.meta.v1.NodeGroup.created:type_name -> rackfs.meta.v1.Time
-	15,  // 160: rackfs.meta.v1.RackReservation.since:type_name -> rackfs.meta.v1.Time
-	106, // 161: rackfs.meta.v1.GroupResult.group:type_name -> rackfs.meta.v1.NodeGroup
-	114, // 162: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
-	116, // 163: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
-	6,   // 164: rackfs.meta.v1.ClientRecord.state:type_name -> rackfs.meta.v1.ClientState
-	119, // 165: rackfs.meta.v1.PutClient.client:type_name -> rackfs.meta.v1.ClientRecord
-	120, // 166: rackfs.meta.v1.PutSession.session:type_name -> rackfs.meta.v1.SessionRecord
-	119, // 167: rackfs.meta.v1.PutSession.client:type_name -> rackfs.meta.v1.ClientRecord
-	16,  // 168: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
-	129, // 169: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
-	130, // 170: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
-	131, // 171: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
-	132, // 172: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
-	133, // 173: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
-	134, // 174: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
-	135, // 175: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
-	140, // 176: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
-	145, // 177: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
-	141, // 178: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
-	143, // 179: rackfs.meta.v1.Query.get_xattr:type_name -> rackfs.meta.v1.GetXattrQ
-	144, // 180: rackfs.meta.v1.Query.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsQ
-	151, // 181: rackfs.meta.v1.Query.test_lock:type_name -> rackfs.meta.v1.TestLockQ
-	152, // 182: rackfs.meta.v1.Query.client_state:type_name -> rackfs.meta.v1.ClientStateQ
-	153, // 183: rackfs.meta.v1.Query.session_slots:type_name -> rackfs.meta.v1.SessionSlotsQ
-	154, // 184: rackfs.meta.v1.Query.file_opens:type_name -> rackfs.meta.v1.FileOpensQ
-	136, // 185: rackfs.meta.v1.Query.quotas:type_name -> rackfs.meta.v1.QuotasQ
-	146, // 186: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
-	148, // 187: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
-	149, // 188: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
-	150, // 189: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
-	155, // 190: rackfs.meta.v1.Query.clients:type_name -> rackfs.meta.v1.ClientsQ
-	156, // 191: rackfs.meta.v1.Query.client:type_name -> rackfs.meta.v1.ClientQ
-	137, // 192: rackfs.meta.v1.Query.nodes:type_name -> rackfs.meta.v1.NodesQ
-	138, // 193: rackfs.meta.v1.Query.tokens:type_name -> rackfs.meta.v1.TokensQ
-	147, // 194: rackfs.meta.v1.Query.namespace:type_name -> rackfs.meta.v1.NamespaceQ
-	139, // 195: rackfs.meta.v1.Query.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesQ
-	142, // 196: rackfs.meta.v1.Query.live_blocks:type_name -> rackfs.meta.v1.LiveBlocksQ
-	1,   // 197: rackfs.meta.v1.TestLockQ.type:type_name -> rackfs.meta.v1.LockType
-	158, // 198: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
-	160, // 199: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
-	161, // 200: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
-	163, // 201: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
-	164, // 202: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
-	167, // 203: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
-	172, // 204: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
-	173, // 205: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
-	175, // 206: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	176, // 207: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
-	180, // 208: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
-	168, // 209: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
-	170, // 210: rackfs.meta.v1.QueryResult.get_xattr:type_name -> rackfs.meta.v1.GetXattrR
-	171, // 211: rackfs.meta.v1.QueryResult.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsR
-	73,  // 212: rackfs.meta.v1.QueryResult.lock:type_name -> rackfs.meta.v1.LockResult
-	181, // 213: rackfs.meta.v1.QueryResult.client_state:type_name -> rackfs.meta.v1.ClientStateR
-	184, // 214: rackfs.meta.v1.QueryResult.session_slots:type_name -> rackfs.meta.v1.SessionSlotsR
-	187, // 215: rackfs.meta.v1.QueryResult.clients:type_name -> rackfs.meta.v1.ClientsR
-	186, // 216: rackfs.meta.v1.QueryResult.file_opens:type_name -> rackfs.meta.v1.FileOpensR
-	166, // 217: rackfs.meta.v1.QueryResult.quotas:type_name -> rackfs.meta.v1.QuotasR
-	177, // 218: rackfs.meta.v1.QueryResult.nodes:type_name -> rackfs.meta.v1.NodesR
-	178, // 219: rackfs.meta.v1.QueryResult.tokens:type_name -> rackfs.meta.v1.TokensR
-	174, // 220: rackfs.meta.v1.QueryResult.namespace:type_name -> rackfs.meta.v1.NamespaceR
-	179, // 221: rackfs.meta.v1.QueryResult.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesR
-	17,  // 222: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
-	20,  // 223: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
-	17,  // 224: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
-	159, // 225: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
-	17,  // 226: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
-	162, // 227: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
-	165, // 228: rackfs.meta.v1.StatFSR.project:type_name -> rackfs.meta.v1.Quota
-	165, // 229: rackfs.meta.v1.QuotasR.quotas:type_name -> rackfs.meta.v1.Quota
-	7,   // 230: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
-	169, // 231: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
-	82,  // 232: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
-	85,  // 233: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
-	89,  // 234: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
-	106, // 235: rackfs.meta.v1.ClusterMapR.groups:type_name -> rackfs.meta.v1.NodeGroup
-	107, // 236: rackfs.meta.v1.ClusterMapR.reservations:type_name -> rackfs.meta.v1.RackReservation
-	114, // 237: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
-	95,  // 238: rackfs.meta.v1.NodesR.nodes:type_name -> rackfs.meta.v1.Node
-	98,  // 239: rackfs.meta.v1.TokensR.tokens:type_name -> rackfs.meta.v1.Token
-	104, // 240: rackfs.meta.v1.RetiredNodesR.nodes:type_name -> rackfs.meta.v1.RetiredNode
-	116, // 241: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
-	65,  // 242: rackfs.meta.v1.ClientStateR.opens:type_name -> rackfs.meta.v1.ClientOpen
-	182, // 243: rackfs.meta.v1.ClientStateR.locks:type_name -> rackfs.meta.v1.ClientLocks
-	183, // 244: rackfs.meta.v1.ClientLocks.ranges:type_name -> rackfs.meta.v1.LockRange
-	185, // 245: rackfs.meta.v1.SessionSlotsR.slots:type_name -> rackfs.meta.v1.SessionSlot
-	65,  // 246: rackfs.meta.v1.FileOpensR.opens:type_name -> rackfs.meta.v1.ClientOpen
-	188, // 247: rackfs.meta.v1.ClientsR.clients:type_name -> rackfs.meta.v1.ClientSessions
-	119, // 248: rackfs.meta.v1.ClientSessions.client:type_name -> rackfs.meta.v1.ClientRecord
-	120, // 249: rackfs.meta.v1.ClientSessions.sessions:type_name -> rackfs.meta.v1.SessionRecord
-	17,  // 250: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
-	20,  // 251: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
-	192, // 252: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
-	190, // 253: rackfs.meta.v1.InodeRecord.xattrs:type_name -> rackfs.meta.v1.Xattrs
-	0,   // 254: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
-	199, // 255: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
-	14,  // 256: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
-	15,  // 257: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
-	27,  // 258: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
-	13,  // 259: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
-	14,  // 260: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
-	128, // 261: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
-	157, // 262: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
-	8,   // 263: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
-	223, // 264: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
-	226, // 265: rackfs.meta.v1.LevelReply.voters:type_name -> rackfs.meta.v1.VoterLevel
-	9,   // 266: rackfs.meta.v1.WorkTask.kind:type_name -> rackfs.meta.v1.WorkKind
-	229, // 267: rackfs.meta.v1.WorkRequest.tasks:type_name -> rackfs.meta.v1.WorkTask
-	232, // 268: rackfs.meta.v1.WorkReply.grants:type_name -> rackfs.meta.v1.WorkGrant
-	233, // 269: rackfs.meta.v1.WorkReply.pieces:type_name -> rackfs.meta.v1.WorkPiece
-	270, // [270:270] is the sub-list for method output_type
-	270, // [270:270] is the sub-list for method input_type
-	270, // [270:270] is the sub-list for extension type_name
-	270, // [270:270] is the sub-list for extension extendee
-	0,   // [0:270] is the sub-list for field type_name
+	77,  // 68: rackfs.meta.v1.Command.release_slots:type_name -> rackfs.meta.v1.ReleaseSlots
+	22,  // 69: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
+	31,  // 70: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
+	33,  // 71: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
+	35,  // 72: rackfs.meta.v1.Result.remove:type_name -> rackfs.meta.v1.RemoveResult
+	37,  // 73: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
+	39,  // 74: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
+	44,  // 75: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
+	48,  // 76: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
+	53,  // 77: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
+	26,  // 78: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
+	55,  // 79: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
+	60,  // 80: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
+	68,  // 81: rackfs.meta.v1.Result.open:type_name -> rackfs.meta.v1.OpenResult
+	73,  // 82: rackfs.meta.v1.Result.lock:type_name -> rackfs.meta.v1.LockResult
+	123, // 83: rackfs.meta.v1.Result.clients:type_name -> rackfs.meta.v1.ClientsResult
+	176, // 84: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	64,  // 85: rackfs.meta.v1.Result.range:type_name -> rackfs.meta.v1.RangeResult
+	42,  // 86: rackfs.meta.v1.Result.xattr:type_name -> rackfs.meta.v1.XattrResult
+	81,  // 87: rackfs.meta.v1.Result.reserve:type_name -> rackfs.meta.v1.ReserveResult
+	102, // 88: rackfs.meta.v1.Result.node:type_name -> rackfs.meta.v1.NodeResult
+	110, // 89: rackfs.meta.v1.Result.group:type_name -> rackfs.meta.v1.GroupResult
+	15,  // 90: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
+	15,  // 91: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
+	15,  // 92: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
+	15,  // 93: rackfs.meta.v1.Attr.btime:type_name -> rackfs.meta.v1.Time
+	15,  // 94: rackfs.meta.v1.AttrSet.atime:type_name -> rackfs.meta.v1.Time
+	15,  // 95: rackfs.meta.v1.AttrSet.mtime:type_name -> rackfs.meta.v1.Time
+	15,  // 96: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
+	0,   // 97: rackfs.meta.v1.RegisterOrigin.kind:type_name -> rackfs.meta.v1.OriginKind
+	18,  // 98: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
+	65,  // 99: rackfs.meta.v1.Create.share:type_name -> rackfs.meta.v1.ClientOpen
+	17,  // 100: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 101: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
+	20,  // 102: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
+	66,  // 103: rackfs.meta.v1.CreateResult.denied:type_name -> rackfs.meta.v1.ShareDenied
+	17,  // 104: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 105: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
+	65,  // 106: rackfs.meta.v1.Remove.keep_open:type_name -> rackfs.meta.v1.ClientOpen
+	19,  // 107: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
+	65,  // 108: rackfs.meta.v1.Rename.keep_open:type_name -> rackfs.meta.v1.ClientOpen
+	19,  // 109: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
+	19,  // 110: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
+	18,  // 111: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
+	17,  // 112: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
+	20,  // 113: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
+	17,  // 114: rackfs.meta.v1.XattrResult.attr:type_name -> rackfs.meta.v1.Attr
+	19,  // 115: rackfs.meta.v1.XattrResult.change:type_name -> rackfs.meta.v1.DirChange
+	17,  // 116: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
+	20,  // 117: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
+	47,  // 118: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
+	15,  // 119: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
+	17,  // 120: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
+	20,  // 121: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
+	50,  // 122: rackfs.meta.v1.Touch.touched:type_name -> rackfs.meta.v1.Touched
+	15,  // 123: rackfs.meta.v1.Touched.atime:type_name -> rackfs.meta.v1.Time
+	56,  // 124: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
+	59,  // 125: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
+	17,  // 126: rackfs.meta.v1.RangeResult.attr:type_name -> rackfs.meta.v1.Attr
+	20,  // 127: rackfs.meta.v1.RangeResult.lease:type_name -> rackfs.meta.v1.Lease
+	65,  // 128: rackfs.meta.v1.OpenFile.share:type_name -> rackfs.meta.v1.ClientOpen
+	17,  // 129: rackfs.meta.v1.OpenResult.attr:type_name -> rackfs.meta.v1.Attr
+	20,  // 130: rackfs.meta.v1.OpenResult.lease:type_name -> rackfs.meta.v1.Lease
+	66,  // 131: rackfs.meta.v1.OpenResult.denied:type_name -> rackfs.meta.v1.ShareDenied
+	70,  // 132: rackfs.meta.v1.CloseFiles.files:type_name -> rackfs.meta.v1.FileClose
+	71,  // 133: rackfs.meta.v1.FileClose.locks:type_name -> rackfs.meta.v1.LockOwner
+	1,   // 134: rackfs.meta.v1.SetLock.type:type_name -> rackfs.meta.v1.LockType
+	74,  // 135: rackfs.meta.v1.LockResult.denied:type_name -> rackfs.meta.v1.LockDenied
+	1,   // 136: rackfs.meta.v1.LockDenied.type:type_name -> rackfs.meta.v1.LockType
+	2,   // 137: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
+	15,  // 138: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
+	15,  // 139: rackfs.meta.v1.FileSystem.deleted:type_name -> rackfs.meta.v1.Time
+	15,  // 140: rackfs.meta.v1.FileSystem.purge_after:type_name -> rackfs.meta.v1.Time
+	83,  // 141: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
+	2,   // 142: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
+	3,   // 143: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
+	86,  // 144: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
+	88,  // 145: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
+	4,   // 146: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
+	89,  // 147: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
+	90,  // 148: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
+	94,  // 149: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
+	89,  // 150: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
+	86,  // 151: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
+	5,   // 152: rackfs.meta.v1.Node.state:type_name -> rackfs.meta.v1.NodeState
+	96,  // 153: rackfs.meta.v1.PutNode.node:type_name -> rackfs.meta.v1.Node
+	15,  // 154: rackfs.meta.v1.Token.expires:type_name -> rackfs.meta.v1.Time
+	99,  // 155: rackfs.meta.v1.PutToken.token:type_name -> rackfs.meta.v1.Token
+	96,  // 156: rackfs.meta.v1.JoinNode.node:type_name -> rackfs.meta.v1.Node
+	96,  // 157: rackfs.meta.v1.NodeResult.node:type_name -> rackfs.meta.v1.Node
+	5,   // 158: rackfs.meta.v1.SetNodeState.state:type_name -> rackfs.meta.v1.NodeState
+	15,  // 159: rackfs.meta.v1.RetiredNode.removed:type_name -> rackfs.meta.v1.Time
+	15,  // 160: rackfs.meta.v1.NodeGroup.created:type_name -> rackfs.meta.v1.Time
+	15,  // 161: rackfs.meta.v1.RackReservation.since:type_name -> rackfs.meta.v1.Time
+	107, // 162: rackfs.meta.v1.GroupResult.group:type_name -> rackfs.meta.v1.NodeGroup
+	115, // 163: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
+	117, // 164: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
+	6,   // 165: rackfs.meta.v1.ClientRecord.state:type_name -> rackfs.meta.v1.ClientState
+	120, // 166: rackfs.meta.v1.PutClient.client:type_name -> rackfs.meta.v1.ClientRecord
+	121, // 167: rackfs.meta.v1.PutSession.session:type_name -> rackfs.meta.v1.SessionRecord
+	120, // 168: rackfs.meta.v1.PutSession.client:type_name -> rackfs.meta.v1.ClientRecord
+	16,  // 169: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
+	130, // 170: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
+	131, // 171: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
+	132, // 172: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
+	133, // 173: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
+	134, // 174: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
+	135, // 175: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
+	136, // 176: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
+	141, // 177: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
+	146, // 178: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
+	142, // 179: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
+	144, // 180: rackfs.meta.v1.Query.get_xattr:type_name -> rackfs.meta.v1.GetXattrQ
+	145, // 181: rackfs.meta.v1.Query.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsQ
+	152, // 182: rackfs.meta.v1.Query.test_lock:type_name -> rackfs.meta.v1.TestLockQ
+	153, // 183: rackfs.meta.v1.Query.client_state:type_name -> rackfs.meta.v1.ClientStateQ
+	154, // 184: rackfs.meta.v1.Query.session_slots:type_name -> rackfs.meta.v1.SessionSlotsQ
+	155, // 185: rackfs.meta.v1.Query.file_opens:type_name -> rackfs.meta.v1.FileOpensQ
+	137, // 186: rackfs.meta.v1.Query.quotas:type_name -> rackfs.meta.v1.QuotasQ
+	147, // 187: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
+	149, // 188: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
+	150, // 189: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
+	151, // 190: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
+	156, // 191: rackfs.meta.v1.Query.clients:type_name -> rackfs.meta.v1.ClientsQ
+	157, // 192: rackfs.meta.v1.Query.client:type_name -> rackfs.meta.v1.ClientQ
+	138, // 193: rackfs.meta.v1.Query.nodes:type_name -> rackfs.meta.v1.NodesQ
+	139, // 194: rackfs.meta.v1.Query.tokens:type_name -> rackfs.meta.v1.TokensQ
+	148, // 195: rackfs.meta.v1.Query.namespace:type_name -> rackfs.meta.v1.NamespaceQ
+	140, // 196: rackfs.meta.v1.Query.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesQ
+	143, // 197: rackfs.meta.v1.Query.live_blocks:type_name -> rackfs.meta.v1.LiveBlocksQ
+	1,   // 198: rackfs.meta.v1.TestLockQ.type:type_name -> rackfs.meta.v1.LockType
+	159, // 199: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
+	161, // 200: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
+	162, // 201: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
+	164, // 202: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
+	165, // 203: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
+	168, // 204: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
+	173, // 205: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
+	174, // 206: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
+	176, // 207: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	177, // 208: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
+	181, // 209: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
+	169, // 210: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
+	171, // 211: rackfs.meta.v1.QueryResult.get_xattr:type_name -> rackfs.meta.v1.GetXattrR
+	172, // 212: rackfs.meta.v1.QueryResult.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsR
+	73,  // 213: rackfs.meta.v1.QueryResult.lock:type_name -> rackfs.meta.v1.LockResult
+	182, // 214: rackfs.meta.v1.QueryResult.client_state:type_name -> rackfs.meta.v1.ClientStateR
+	185, // 215: rackfs.meta.v1.QueryResult.session_slots:type_name -> rackfs.meta.v1.SessionSlotsR
+	188, // 216: rackfs.meta.v1.QueryResult.clients:type_name -> rackfs.meta.v1.ClientsR
+	187, // 217: rackfs.meta.v1.QueryResult.file_opens:type_name -> rackfs.meta.v1.FileOpensR
+	167, // 218: rackfs.meta.v1.QueryResult.quotas:type_name -> rackfs.meta.v1.QuotasR
+	178, // 219: rackfs.meta.v1.QueryResult.nodes:type_name -> rackfs.meta.v1.NodesR
+	179, // 220: rackfs.meta.v1.QueryResult.tokens:type_name -> rackfs.meta.v1.TokensR
+	175, // 221: rackfs.meta.v1.QueryResult.namespace:type_name -> rackfs.meta.v1.NamespaceR
+	180, // 222: rackfs.meta.v1.QueryResult.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesR
+	17,  // 223: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
+	20,  // 224: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
+	17,  // 225: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
+	160, // 226: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
+	17,  // 227: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
+	163, // 228: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
+	166, // 229: rackfs.meta.v1.StatFSR.project:type_name -> rackfs.meta.v1.Quota
+	166, // 230: rackfs.meta.v1.QuotasR.quotas:type_name -> rackfs.meta.v1.Quota
+	7,   // 231: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
+	170, // 232: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
+	83,  // 233: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
+	86,  // 234: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
+	90,  // 235: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
+	107, // 236: rackfs.meta.v1.ClusterMapR.groups:type_name -> rackfs.meta.v1.NodeGroup
+	108, // 237: rackfs.meta.v1.ClusterMapR.reservations:type_name -> rackfs.meta.v1.RackReservation
+	115, // 238: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
+	96,  // 239: rackfs.meta.v1.NodesR.nodes:type_name -> rackfs.meta.v1.Node
+	99,  // 240: rackfs.meta.v1.TokensR.tokens:type_name -> rackfs.meta.v1.Token
+	105, // 241: rackfs.meta.v1.RetiredNodesR.nodes:type_name -> rackfs.meta.v1.RetiredNode
+	117, // 242: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
+	65,  // 243: rackfs.meta.v1.ClientStateR.opens:type_name -> rackfs.meta.v1.ClientOpen
+	183, // 244: rackfs.meta.v1.ClientStateR.locks:type_name -> rackfs.meta.v1.ClientLocks
+	184, // 245: rackfs.meta.v1.ClientLocks.ranges:type_name -> rackfs.meta.v1.LockRange
+	186, // 246: rackfs.meta.v1.SessionSlotsR.slots:type_name -> rackfs.meta.v1.SessionSlot
+	65,  // 247: rackfs.meta.v1.FileOpensR.opens:type_name -> rackfs.meta.v1.ClientOpen
+	189, // 248: rackfs.meta.v1.ClientsR.clients:type_name -> rackfs.meta.v1.ClientSessions
+	120, // 249: rackfs.meta.v1.ClientSessions.client:type_name -> rackfs.meta.v1.ClientRecord
+	121, // 250: rackfs.meta.v1.ClientSessions.sessions:type_name -> rackfs.meta.v1.SessionRecord
+	17,  // 251: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
+	20,  // 252: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
+	193, // 253: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
+	191, // 254: rackfs.meta.v1.InodeRecord.xattrs:type_name -> rackfs.meta.v1.Xattrs
+	0,   // 255: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
+	200, // 256: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
+	14,  // 257: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
+	15,  // 258: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
+	27,  // 259: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
+	13,  // 260: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
+	14,  // 261: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
+	129, // 262: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
+	158, // 263: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
+	8,   // 264: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
+	224, // 265: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
+	227, // 266: rackfs.meta.v1.LevelReply.voters:type_name -> rackfs.meta.v1.VoterLevel
+	9,   // 267: rackfs.meta.v1.WorkTask.kind:type_name -> rackfs.meta.v1.WorkKind
+	230, // 268: rackfs.meta.v1.WorkRequest.tasks:type_name -> rackfs.meta.v1.WorkTask
+	233, // 269: rackfs.meta.v1.WorkReply.grants:type_name -> rackfs.meta.v1.WorkGrant
+	234, // 270: rackfs.meta.v1.WorkReply.pieces:type_name -> rackfs.meta.v1.WorkPiece
+	271, // [271:271] is the sub-list for method output_type
+	271, // [271:271] is the sub-list for method input_type
+	271, // [271:271] is the sub-list for extension type_name
+	271, // [271:271] is the sub-list for extension extendee
+	0,   // [0:271] is the sub-list for field type_name
 }
 
 func init() { file_meta_proto_init() }
@@ -19241,6 +19336,7 @@ func file_meta_proto_init() {
 		(*Command_AllowDeletion)(nil),
 		(*Command_DeleteNamespace)(nil),
 		(*Command_LimitNamespace)(nil),
+		(*Command_ReleaseSlots)(nil),
 	}
 	file_meta_proto_msgTypes[4].OneofWrappers = []any{
 		(*Result_Origin)(nil),
@@ -19266,7 +19362,7 @@ func file_meta_proto_init() {
 		(*Result_Group)(nil),
 	}
 	file_meta_proto_msgTypes[8].OneofWrappers = []any{}
-	file_meta_proto_msgTypes[118].OneofWrappers = []any{
+	file_meta_proto_msgTypes[119].OneofWrappers = []any{
 		(*Query_GetAttr)(nil),
 		(*Query_Lookup)(nil),
 		(*Query_Parent)(nil),
@@ -19296,7 +19392,7 @@ func file_meta_proto_init() {
 		(*Query_RetiredNodes)(nil),
 		(*Query_LiveBlocks)(nil),
 	}
-	file_meta_proto_msgTypes[147].OneofWrappers = []any{
+	file_meta_proto_msgTypes[148].OneofWrappers = []any{
 		(*QueryResult_Attr)(nil),
 		(*QueryResult_ReadDir)(nil),
 		(*QueryResult_ReadLink)(nil),
@@ -19328,7 +19424,7 @@ func file_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
 			NumEnums:      10,
-			NumMessages:   224,
+			NumMessages:   225,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
