@@ -48,12 +48,13 @@ func (m *memStore) Clients(context.Context) (out []state.ClientRecord, err error
 type keptStore struct {
 	fs *memfs.Kept
 
-	mu       sync.Mutex
-	last     state.ClientID
-	clients  map[state.ClientID]state.ClientRecord
-	sessions map[state.SessionID]state.SessionRecord
-	removed  map[state.ClientID]bool
-	failing  error // of PutClient and PutSession
+	mu         sync.Mutex
+	last       state.ClientID
+	clients    map[state.ClientID]state.ClientRecord
+	sessions   map[state.SessionID]state.SessionRecord
+	removed    map[state.ClientID]bool
+	failing    error // of PutClient and PutSession
+	unreleased error // of ReleaseSlots
 }
 
 var _ state.SessionStore = (*keptStore)(nil)
@@ -74,6 +75,13 @@ func (k *keptStore) fail(err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.failing = err
+}
+
+// release lets ReleaseSlots fail.
+func (k *keptStore) release(err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.unreleased = err
 }
 
 func (k *keptStore) put(r state.ClientRecord) error {
@@ -113,14 +121,27 @@ func (k *keptStore) Clients(context.Context) ([]state.ClientRecord, error) { ret
 func (k *keptStore) PutSession(_ context.Context, p state.SessionPut) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if err := k.put(p.Client); err != nil {
+		return err
+	}
 	k.sessions[p.Session.ID] = p.Session
-	return k.put(p.Client)
+	return nil
 }
 
 func (k *keptStore) RemoveSession(_ context.Context, r state.SessionRecord) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	delete(k.sessions, r.ID)
+	return nil
+}
+
+func (k *keptStore) ReleaseSlots(_ context.Context, g state.SlotsGone) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.unreleased != nil {
+		return k.unreleased
+	}
+	k.fs.ReleaseSlots(g.Session, g.First, g.Below)
 	return nil
 }
 

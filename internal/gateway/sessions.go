@@ -35,8 +35,9 @@ type sessionStore struct {
 
 	order [recordLocks]sync.Mutex // by client: changes of a record happen in order, held while one is stored
 
-	mu    sync.Mutex // guards known
-	known map[state.ClientID]state.ClientRecord
+	mu       sync.Mutex // guards known and versions
+	known    map[state.ClientID]state.ClientRecord
+	versions map[state.ClientID]map[state.SessionID]uint64 // state.SessionRecord.Version of what was stored last
 }
 
 // recordLocks is how many clients' records are stored at once, at most.
@@ -63,7 +64,7 @@ var _ state.SessionStore = (*sessionStore)(nil)
 
 func newSessionStore(meta nfsMeta, gateway string, shards []uint16, log *slog.Logger) *sessionStore {
 	return &sessionStore{legacy: newClientStore(meta, gateway), meta: meta, name: gateway, shards: shards, log: log,
-		known: make(map[state.ClientID]state.ClientRecord)}
+		known: make(map[state.ClientID]state.ClientRecord), versions: make(map[state.ClientID]map[state.SessionID]uint64)}
 }
 
 // clientIDs is how many ids are reserved at once.
@@ -108,12 +109,45 @@ func (s *sessionStore) PutClient(ctx context.Context, rec state.ClientRecord) er
 
 func (s *sessionStore) PutSession(ctx context.Context, p state.SessionPut) error {
 	return s.ordered(ctx, p.Client, func(ctx context.Context, rec *state.ClientRecord) error {
+		if s.storedVersion(&p.Session) > p.Session.Version { // what overtook it says more
+			return nil
+		}
 		_, err := s.meta.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_PutSession{PutSession: &metapb.PutSession{
 			Client:  pbClient(rec),
 			Session: &metapb.SessionRecord{Id: p.Session.ID[:], Client: uint64(p.Session.Client), Record: encodeSession(&p.Session)},
 		}}})
-		return vfs.Wrap("gateway.record session", err)
+		if err != nil {
+			return vfs.Wrap("gateway.record session", err)
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.versions[p.Session.Client] == nil {
+			s.versions[p.Session.Client] = make(map[state.SessionID]uint64)
+		}
+		s.versions[p.Session.Client][p.Session.ID] = p.Session.Version
+		return nil
 	})
+}
+
+func (s *sessionStore) storedVersion(r *state.SessionRecord) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.versions[r.Client][r.ID]
+}
+
+// ReleaseSlots is repeated until all shards have done it.
+func (s *sessionStore) ReleaseSlots(ctx context.Context, g state.SlotsGone) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+	defer cancel()
+	for _, shard := range s.shards {
+		_, err := s.meta.Apply(ctx, shard, &metapb.Command{Op: &metapb.Command_ReleaseSlots{ReleaseSlots: &metapb.ReleaseSlots{
+			Client: uint64(g.Client), Session: g.Session[:], First: g.First, BelowSeq: g.Below,
+		}}})
+		if err != nil {
+			return vfs.Wrap("gateway.release slots", err)
+		}
+	}
+	return nil
 }
 
 func (s *sessionStore) RemoveClient(ctx context.Context, rec state.ClientRecord) error {
@@ -129,6 +163,7 @@ func (s *sessionStore) RemoveClient(ctx context.Context, rec state.ClientRecord)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.known, rec.ClientID)
+	delete(s.versions, rec.ClientID)
 	return nil
 }
 
@@ -143,6 +178,9 @@ func (s *sessionStore) RemoveSession(ctx context.Context, rec state.SessionRecor
 	default:
 		return vfs.Wrap("gateway.end session", err)
 	}
+	s.mu.Lock()
+	delete(s.versions[rec.Client], rec.ID)
+	s.mu.Unlock()
 	for _, shard := range s.shards {
 		_, err := s.meta.Apply(ctx, shard, &metapb.Command{Op: &metapb.Command_ReleaseSession{ReleaseSession: &metapb.ReleaseSession{
 			Client: uint64(rec.Client), Session: rec.ID[:],
@@ -218,6 +256,7 @@ func (s *sessionStore) Retake(ctx context.Context) (map[state.ClientID]bool, err
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	maps.DeleteFunc(s.known, func(id state.ClientID, _ state.ClientRecord) bool { return !served[id] })
+	maps.DeleteFunc(s.versions, func(id state.ClientID, _ map[state.SessionID]uint64) bool { return !served[id] })
 	return served, nil
 }
 
@@ -248,7 +287,7 @@ func (s *sessionStore) Find(ctx context.Context, id state.SessionID) (state.Clie
 
 // sessionFormat is the first byte of our part of records in shard 0: of a client then 4 bytes of sequence, 1 of flags, and for each
 // copy that it waits for 12 of stateid, 1 with the length of the handle, and the handle; of a session 4 each of sequence, flags, callback
-// program, then two channels of 5 times 4. All big-endian.
+// program, then two channels of 5 times 4, and, if it is not always that of the first channel, 4 with the number of slots. All big-endian.
 const sessionFormat = 1
 
 // Flags of a client.
@@ -290,6 +329,9 @@ func encodeSession(r *state.SessionRecord) []byte {
 	for _, c := range []*state.ChannelAttrs{&r.Fore, &r.Back} {
 		put(c.MaxRequest, c.MaxResponse, c.MaxCachedResponse, c.MaxOps, c.MaxSlots)
 	}
+	if r.Slots != 0 {
+		put(r.Slots)
+	}
 	return b
 }
 
@@ -325,6 +367,9 @@ func clientState(c *metapb.ClientSessions) (state.ClientState, error) {
 		rec := state.SessionRecord{ID: state.SessionID(s.Id), Client: cs.Client.ClientID, Sequence: next(), Flags: next(), CallbackProgram: next()}
 		for _, c := range []*state.ChannelAttrs{&rec.Fore, &rec.Back} {
 			*c = state.ChannelAttrs{MaxRequest: next(), MaxResponse: next(), MaxCachedResponse: next(), MaxOps: next(), MaxSlots: next()}
+		}
+		if len(b) >= at+4 {
+			rec.Slots = next()
 		}
 		cs.Sessions = append(cs.Sessions, rec)
 	}

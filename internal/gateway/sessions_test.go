@@ -123,6 +123,12 @@ func TestSessionRecords(t *testing.T) {
 	late.Copies, late.CopiesVersion = []state.CopyRecord{{ID: vfs.StateID{9}}}, 2
 	late.Sequence = 3
 	must(a.PutSession(ctx, state.SessionPut{Client: late, Session: s2}), vfs.KindOK)
+	grown := s2 // what is older comes after it
+	grown.Slots, grown.Version = 9, 5
+	must(a.PutSession(ctx, state.SessionPut{Client: rec, Session: grown}), vfs.KindOK)
+	s2.Slots, s2.Version = 7, 4
+	must(a.PutSession(ctx, state.SessionPut{Client: rec, Session: s2}), vfs.KindOK)
+	s2.Slots, s2.Version = 9, 0
 	want := state.ClientState{Client: rec, Sessions: []state.SessionRecord{s1, s2}}
 
 	b := newStore(meta.gateway("gateway-2", 1), "gateway-2")

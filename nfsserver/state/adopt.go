@@ -138,29 +138,16 @@ func (s *State) adoptSession(c *client, r *SessionRecord, slots []vfs.SlotSeq) {
 		program:  r.CallbackProgram,
 		wantBack: r.Flags&nfsv4.CREATE_SESSION4_FLAG_CONN_BACK_CHAN != 0,
 		conns:    make(map[uint64]struct{}),
-		slots:    make([]slot, min(r.Fore.MaxSlots, maxAdoptedSlots)),
 		sequence: r.Sequence,
 		resumed:  true,
 	}
-	for i := range ss.slots {
-		ss.slots[i].resumed = true
-	}
-	for _, q := range slots {
-		if q.Slot < uint32(len(ss.slots)) {
-			if sl := &ss.slots[q.Slot]; !sl.used || q.Seq > sl.wide {
-				sl.used, sl.wide, sl.sequence = true, q.Seq, uint32(q.Seq)
-			}
-		}
-	}
+	s.adoptSlots(ss, r, slots)
 	s.sessions[ss.id] = ss
 	c.sessions[ss] = struct{}{}
 	if ss.sequence == c.csSequence {
 		c.csReply, c.csStatus = ss.reply(), nfsv4.NFS4_OK
 	}
 }
-
-// maxAdoptedSlots bounds what a record can make us allocate, whatever the limits were where it was written.
-const maxAdoptedSlots = 1024
 
 func (s *State) adoptOpen(c *client, a *AdoptedOpen, eff *Effects) {
 	file := File{a.FS, a.Ino}

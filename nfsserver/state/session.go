@@ -4,9 +4,6 @@ import (
 	"time"
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
-	"github.com/cespare/xxhash/v2"
-
-	"github.com/rackfs/rackfs/internal/xdr"
 )
 
 // session is a session with its fore channel's slots.
@@ -18,12 +15,13 @@ type session struct {
 	program  uint32 // of callbacks
 	wantBack bool   // the client asked for a backchannel
 	conns    map[uint64]struct{}
-	slots    []slot
 	running  int
 	ended    bool
+	slotTable
 
 	sequence   uint32 // of the CREATE_SESSION that made it
-	unrecorded bool   // the store that keeps sessions has not confirmed it yet
+	version    uint64 // of what the store is to keep of it, see SessionRecord
+	unrecorded bool   // the store that keeps sessions has not confirmed that version yet
 	resumed    bool   // another server instance made it: what its backchannel's slots saw last is not known
 	backFault  bool   // its backchannel is of no use any more
 }
@@ -38,39 +36,18 @@ func (ss *session) flags() (f uint32) {
 // record is what the store keeps of ss.
 func (ss *session) record() SessionRecord {
 	return SessionRecord{ID: ss.id, Client: ss.client.id, Sequence: ss.sequence, Flags: ss.flags(), Fore: ss.fore, Back: ss.back,
-		CallbackProgram: ss.program}
+		CallbackProgram: ss.program, Slots: ss.recorded(), Version: ss.version}
+}
+
+// changed notes that what the store keeps of ss is old.
+func (s *State) changed(ss *session) {
+	s.versions++
+	ss.version, ss.unrecorded = s.versions, s.cfg.Kept
 }
 
 // reply is the answer to its CREATE_SESSION.
 func (ss *session) reply() CreateSessionResult {
 	return CreateSessionResult{SessionID: ss.id, Sequence: ss.sequence, Flags: ss.flags(), Fore: ss.fore, Back: ss.back}
-}
-
-// slot is one entry of the reply cache (RFC 8881, 2.10.6.1).
-type slot struct {
-	sequence uint32
-	digest   uint64
-	wide     uint64 // sequence without wrapping around
-	call     *Call  // in progress
-	used     bool   // sequence was accepted once
-	resumed  bool   // the last request was another server instance's: sequence is the lowest that it may have had, if used, else that is not known
-	cached   bool   // reply holds the reply
-	shared   bool   // somebody else reads reply
-	reply    []byte
-}
-
-// Call is a request in progress on a slot.
-type Call struct {
-	Client    ClientID
-	SessionID SessionID
-	Fore      ChannelAttrs // limits of the session: REQ_TOO_BIG, REP_TOO_BIG, REP_TOO_BIG_TO_CACHE, TOO_MANY_OPS
-	CacheThis bool
-	Slot      uint32
-	Sequence  uint64 // of the slot, made longer: it does not wrap around
-	Repeated  bool   // an earlier server instance may have had it
-
-	session *session
-	slot    *slot
 }
 
 // Limits of what a session can work with: the RPC header with AUTH_SYS or the
@@ -126,6 +103,10 @@ func (s *State) CreateSession(now time.Time, a CreateSessionArgs) (CreateSession
 		s.st.Misordered++
 		return CreateSessionResult{}, s.effects(eff), nfsv4.NFS4ERR_SEQ_MISORDERED
 	}
+	slots := s.grant(now, c, &a, &eff)
+	if slots == 0 {
+		return CreateSessionResult{}, s.effects(eff), nfsv4.NFS4ERR_DELAY
+	}
 	c.csLoose = false
 	if old := s.confirmed[c.owner]; old != nil && old != c && old.running > 0 {
 		return CreateSessionResult{}, s.effects(eff), nfsv4.NFS4ERR_DELAY
@@ -141,7 +122,7 @@ func (s *State) CreateSession(now time.Time, a CreateSessionArgs) (CreateSession
 	if !c.confirmed {
 		s.confirm(c, &eff)
 	}
-	ss := s.newSession(c, &a)
+	ss := s.newSession(c, &a, slots)
 	c.csReply = ss.reply()
 	s.mustRecord(c, &eff)
 	return c.csReply, s.effects(eff), nfsv4.NFS4_OK
@@ -165,27 +146,27 @@ func tooSmall(a *CreateSessionArgs) bool {
 		back && (b.MaxRequest < minCallback || b.MaxResponse < minCallback || b.MaxOps < 2 || b.MaxSlots < 1)
 }
 
-func (s *State) newSession(c *client, a *CreateSessionArgs) *session {
+func (s *State) newSession(c *client, a *CreateSessionArgs, slots int) *session {
 	l := &s.cfg.Limits
 	ss := &session{
 		client: c,
 		fore: ChannelAttrs{
 			MaxRequest:        min(a.Fore.MaxRequest, l.MaxRequest),
 			MaxResponse:       min(a.Fore.MaxResponse, l.MaxResponse),
-			MaxCachedResponse: min(a.Fore.MaxCachedResponse, l.MaxCachedResponse),
+			MaxCachedResponse: s.cachedResponse(a),
 			MaxOps:            min(a.Fore.MaxOps, l.MaxOps),
-			MaxSlots:          min(a.Fore.MaxSlots, uint32(l.Slots)),
+			MaxSlots:          uint32(slots),
 		},
 		back:     a.Back,
 		program:  a.CallbackProgram,
 		wantBack: a.Flags&nfsv4.CREATE_SESSION4_FLAG_CONN_BACK_CHAN != 0,
 		conns:    make(map[uint64]struct{}),
 
-		sequence:   a.Sequence,
-		unrecorded: s.cfg.Kept,
+		sequence: a.Sequence,
 	}
+	s.changed(ss)
 	ss.back.MaxSlots = min(ss.back.MaxSlots, maxBackSlots)
-	ss.slots = make([]slot, ss.fore.MaxSlots)
+	s.makeSlots(ss, slots)
 	for {
 		s.cfg.Rand(ss.id[:])
 		if _, taken := s.sessions[ss.id]; !taken {
@@ -205,10 +186,7 @@ func (s *State) newSession(c *client, a *CreateSessionArgs) *session {
 // end without a trace.
 func (s *State) endSession(ss *session) {
 	ss.ended = true
-	for i := range ss.slots {
-		s.st.CachedBytes -= int64(cap(ss.slots[i].reply))
-	}
-	ss.slots = nil
+	s.endSlots(ss)
 	for conn := range ss.conns {
 		s.unbind(ss, conn)
 	}
@@ -278,8 +256,10 @@ func (s *State) bindConn(ss *session, conn uint64, dir nfsv4.ChannelDirFromClien
 			}
 			return 0, nfsv4.NFS4ERR_DELAY
 		}
-		ss.unrecorded = ss.unrecorded || s.cfg.Kept && !ss.wantBack
-		ss.wantBack = true
+		if !ss.wantBack {
+			ss.wantBack = true
+			s.changed(ss)
+		}
 		ss.client.delegs.pathDown = false // to be seen
 		s.bind(ss, conn)
 		if dir == nfsv4.CDFC4_BACK {
@@ -326,159 +306,8 @@ func (s *State) BackchannelCtl(now time.Time, id SessionID, program uint32) (Eff
 	}
 	if ss.program != program {
 		ss.program = program
-		ss.unrecorded = s.cfg.Kept
+		s.changed(ss)
 	}
 	s.mustRecord(ss.client, &eff)
 	return s.effects(eff), nfsv4.NFS4_OK
-}
-
-const (
-	// digestBytes of a request go into its digest: all of it but the bulk of a
-	// WRITE.
-	digestBytes = 4 << 10
-
-	// sequenceBytes are those of an encoded SEQUENCE with its operation number.
-	sequenceBytes = 4 + 16 + 4 + 4 + 4 + 4
-)
-
-// Digest is a SequenceArgs.Digest of encoded COMPOUND arguments and the
-// caller's uid: what a retry has in common with its original. It is the same in
-// every process.
-//
-// SEQUENCE itself does not count: a Linux client that sends a request again on
-// a new connection encodes it again, with the highest slot it uses by then.
-// Taking that for another request would make the client execute it twice.
-func Digest(body []byte, uid uint32) uint64 {
-	d := xdr.NewDecoder(body)
-	d.Opaque(len(body)) // tag
-	d.Skip(4 + 4 + sequenceBytes)
-	if d.Err() == nil {
-		body = d.Rest()
-	}
-	h := xxhash.Sum64(body[:min(len(body), digestBytes)])
-	h = (h ^ uint64(len(body))) * 0x9e3779b97f4a7c15
-	h = (h ^ uint64(uid)) * 0x9e3779b97f4a7c15
-	return h | 1 // 0 means unknown
-}
-
-// Sequence is SEQUENCE (RFC 8881, 18.46). A new request gets a Call, which must
-// be ended by Finish.
-func (s *State) Sequence(now time.Time, a SequenceArgs) (SequenceResult, Status) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	ss := s.sessions[a.SessionID]
-	switch {
-	case ss == nil:
-		return SequenceResult{}, nfsv4.NFS4ERR_BADSESSION
-	case a.Slot >= uint32(len(ss.slots)):
-		return SequenceResult{}, nfsv4.NFS4ERR_BADSLOT
-	case a.HighestSlot >= uint32(len(ss.slots)):
-		return SequenceResult{}, nfsv4.NFS4ERR_BAD_HIGH_SLOT
-	case a.CacheThis && ss.fore.MaxCachedResponse < minResponse: // not even SEQUENCE alone
-		return SequenceResult{}, nfsv4.NFS4ERR_REP_TOO_BIG_TO_CACHE
-	}
-	sl := &ss.slots[a.Slot]
-	highest := uint32(len(ss.slots)) - 1
-	res := SequenceResult{HighestSlot: highest, TargetHighestSlot: highest, StatusFlags: s.statusFlags(ss)}
-	switch {
-	case sl.resumed && (!sl.used || int32(a.Sequence-sl.sequence) >= 0):
-		// Whoever accepted it before may have answered what left no trace. If it was a mutation that was done, the vfs
-		// tells its outcome again.
-	case a.Sequence == sl.sequence+1:
-		if sl.call != nil { // the client gave up on a call that still runs
-			s.st.Misordered++
-			return SequenceResult{}, nfsv4.NFS4ERR_SEQ_MISORDERED
-		}
-	case a.Sequence == sl.sequence:
-		switch {
-		case !sl.used:
-			s.st.Misordered++
-			return SequenceResult{}, nfsv4.NFS4ERR_SEQ_MISORDERED
-		case sl.call != nil: // also for a probe of an interrupted client, which is no retry
-			return SequenceResult{}, nfsv4.NFS4ERR_DELAY
-		case a.Digest != sl.digest && a.Digest != 0 && sl.digest != 0:
-			s.st.FalseRetries++
-			return SequenceResult{}, nfsv4.NFS4ERR_SEQ_FALSE_RETRY
-		}
-		ss.client.renewed = now
-		s.st.Replays++
-		if sl.cached {
-			res.Replay = sl.reply
-			sl.shared = true // the next reply gets a new buffer
-			return res, nfsv4.NFS4_OK
-		}
-		s.st.UncachedReplays++
-		res.Uncached = !a.Single
-		return res, nfsv4.NFS4_OK
-	default:
-		s.st.Misordered++
-		return SequenceResult{}, nfsv4.NFS4ERR_SEQ_MISORDERED
-	}
-	sl.wide += uint64(a.Sequence - sl.sequence)
-	sl.sequence = a.Sequence
-	sl.digest = a.Digest
-	resumed := sl.resumed
-	sl.used, sl.resumed = true, false
-	sl.cached = false
-	s.hear(now, ss.client)
-	call := &Call{
-		Client:    ss.client.id,
-		SessionID: ss.id,
-		Fore:      ss.fore,
-		CacheThis: a.CacheThis,
-		Slot:      a.Slot,
-		Sequence:  sl.wide,
-		Repeated:  resumed,
-		session:   ss,
-		slot:      sl,
-	}
-	sl.call = call
-	ss.running++
-	ss.client.running++
-	ss.client.renewed = now
-	res.Call = call
-	return res, nfsv4.NFS4_OK
-}
-
-// statusFlags are sr_status_flags.
-func (s *State) statusFlags(ss *session) uint32 {
-	f := ss.client.delegationFlags()
-	if ss.backFault {
-		f |= nfsv4.SEQ4_STATUS_BACKCHANNEL_FAULT
-	}
-	if ss.wantBack && len(ss.conns) == 0 {
-		f |= nfsv4.SEQ4_STATUS_CB_PATH_DOWN_SESSION
-		for other := range ss.client.sessions {
-			if len(other.conns) > 0 {
-				return f
-			}
-		}
-		f |= nfsv4.SEQ4_STATUS_CB_PATH_DOWN
-	}
-	return f
-}
-
-// Finish ends a call. reply is the whole COMPOUND result, which is copied, if
-// CacheThis, else nil. A reply over Fore.MaxCachedResponse is not kept: the
-// caller has answered NFS4ERR_REP_TOO_BIG_TO_CACHE instead. Exactly once per Call.
-func (s *State) Finish(now time.Time, c *Call, reply []byte) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	ss, sl := c.session, c.slot
-	ss.running--
-	ss.client.running--
-	ss.client.renewed = now
-	sl.call = nil
-	if ss.ended {
-		return
-	}
-	if len(reply) > 0 && c.CacheThis && uint64(len(reply)) <= uint64(ss.fore.MaxCachedResponse) {
-		before := cap(sl.reply)
-		if sl.shared {
-			sl.reply, sl.shared = nil, false
-		}
-		sl.reply = append(sl.reply[:0], reply...)
-		sl.cached = true
-		s.st.CachedBytes += int64(cap(sl.reply) - before)
-	}
 }

@@ -24,7 +24,10 @@ type State struct {
 	stateids    map[vfs.StateID]stateidHolder
 	bound       map[uint64]map[*session]struct{} // backchannels by connection
 	nextClient  uint32
-	ids         []ClientID // of the store, not given to anybody yet
+	versions    uint64                // the last of session.version
+	resizing    map[*session]struct{} // session.next is to be recorded, or slots are to be released
+	pressed     bool                  // slots are asked back
+	ids         []ClientID            // of the store, not given to anybody yet
 
 	// Grace: until when, and the recorded clients that have not sent
 	// RECLAIM_COMPLETE yet, by owner.
@@ -62,6 +65,7 @@ func New(cfg Config, now time.Time) *State {
 		sessions:    make(map[SessionID]*session),
 		files:       make(map[File]*file),
 		stateids:    make(map[vfs.StateID]stateidHolder),
+		resizing:    make(map[*session]struct{}),
 		bound:       make(map[uint64]map[*session]struct{}),
 		waiting:     make(map[string]ClientRecord),
 		unforgotten: make(map[ClientID]ClientRecord),
@@ -92,6 +96,11 @@ func (c *Config) setDefaults() {
 	or(&l.Clients, 4096)
 	or(&l.SessionsPerClient, 16)
 	or(&l.Slots, 64)
+	or(&l.MaxSlots, 256)
+	l.MaxSlots = min(max(l.Slots, l.MaxSlots), maxSlots)
+	if l.ReplyCache <= 0 {
+		l.ReplyCache = 256 << 20
+	}
 	or(&l.OpensPerClient, 1<<16)
 	or(&l.LocksPerClient, 1<<16)
 	or(&l.DelegationsPerClient, 1<<14)
@@ -158,6 +167,7 @@ func (s *State) Tick(now time.Time) Effects {
 		}
 	}
 	s.recordCopies(&eff)
+	s.tickSlots(&eff)
 	for _, sh := range s.owed.Share { // as it is now, unless it was closed meanwhile
 		if o, ok := s.stateids[sh.Share.State].(*open); ok && uint64(o.client.id) == sh.Share.Client && o.file.key == sh.File {
 			eff.Share = append(eff.Share, FileShare{sh.File, o.share()})
@@ -247,11 +257,22 @@ func (s *State) recorded(r ClientRecord) {
 	c.copies.stored = max(c.copies.stored, r.CopiesVersion)
 }
 
+// releasedSlots notes that the store has forgotten what it had of g.
+func (s *State) releasedSlots(g SlotsGone) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if ss := s.sessions[g.Session]; ss != nil && ss.era<<32 == g.Below {
+		ss.unreleased = false
+		s.stillResizing(ss)
+	}
+}
+
 // storedSession notes that the store has stored p.
 func (s *State) storedSession(p SessionPut) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if ss := s.sessions[p.Session.ID]; ss != nil {
+	if ss := s.sessions[p.Session.ID]; ss != nil && ss.version == p.Session.Version {
 		ss.unrecorded = false
+		s.settle(ss)
 	}
 }

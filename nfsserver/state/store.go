@@ -33,6 +33,11 @@ type SessionRecord struct {
 	Flags           uint32 // csr_flags
 	Fore, Back      ChannelAttrs
 	CallbackProgram uint32
+	Slots           uint32 // that it has now; 0: always as Fore says
+
+	// Version grows with each change and is not kept: of two records of a session that are stored in any order those with the higher
+	// one are the newer.
+	Version uint64
 }
 
 // StateStore keeps client records durably. Methods return when the change is durable.
@@ -70,6 +75,10 @@ type SessionStore interface {
 	// RemoveSession removes a session. Removing what is not there is no error.
 	RemoveSession(ctx context.Context, rec SessionRecord) error
 
+	// ReleaseSlots forgets what is kept of requests that a session's client has the answers of, so that their slots can begin anew.
+	// KindNotSupported: not yet; it will be asked again.
+	ReleaseSlots(ctx context.Context, g SlotsGone) error
+
 	// Load returns the clients that this server served before.
 	Load(ctx context.Context) ([]ClientState, error)
 
@@ -102,6 +111,18 @@ func (e *Effects) Apply(ctx context.Context, store StateStore, files Files) erro
 		},
 		func() error {
 			return each(&e.Ended, "nfs.end session", func(r SessionRecord) error { return sessions.RemoveSession(ctx, r) }, e.state.removedSession)
+		},
+		func() error {
+			return each(&e.Slots, "nfs.release slots", func(g SlotsGone) error {
+				err := sessions.ReleaseSlots(ctx, g)
+				if vfs.KindOf(err) == vfs.KindNotSupported {
+					return nil // Tick asks again
+				}
+				if err == nil {
+					e.state.releasedSlots(g)
+				}
+				return err
+			}, nil)
 		},
 		func() error {
 			return each(&e.Share, "nfs.share", func(f FileShare) error { return files.Share(ctx, f) }, nil)

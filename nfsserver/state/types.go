@@ -30,7 +30,8 @@ type Principal string
 type Limits struct {
 	Clients              int // 4096
 	SessionsPerClient    int // 16
-	Slots                int // per session, 64
+	Slots                int // that a session begins with at most, 64
+	MaxSlots             int // to which it grows, 256
 	OpensPerClient       int // 65536 open states
 	LocksPerClient       int // 65536 ranges
 	DelegationsPerClient int // 16384
@@ -40,6 +41,7 @@ type Limits struct {
 	MaxRequest        uint32 // bytes of a request, 1 MiB + 64 KiB
 	MaxResponse       uint32 // bytes of a reply, 1 MiB + 64 KiB
 	MaxCachedResponse uint32 // bytes of a cached reply, 8 KiB
+	ReplyCache        int64  // bytes of the slots of all sessions, each with room for the largest reply that it may have to keep, 256 MiB
 	MaxOps            uint32 // operations of a COMPOUND, 128
 }
 
@@ -79,6 +81,15 @@ type SessionPut struct {
 	Session SessionRecord
 }
 
+// SlotsGone are slots of a session that its client has given up, from First on. What the store has of them goes, but for what
+// is of sequences of Below and above.
+type SlotsGone struct {
+	Session SessionID
+	Client  ClientID
+	First   uint32
+	Below   uint64
+}
+
 // Effects are what the caller must do before it answers; see the package
 // comment.
 type Effects struct {
@@ -86,6 +97,7 @@ type Effects struct {
 	Record   []ClientRecord
 	Sessions []SessionPut
 	Ended    []SessionRecord
+	Slots    []SlotsGone
 	Share    []FileShare
 	Unshare  []FileClosing
 	Close    []FileClose
@@ -97,7 +109,7 @@ type Effects struct {
 // Empty reports whether there is nothing to do.
 func (e *Effects) Empty() bool {
 	return len(e.Forget) == 0 && len(e.Record) == 0 && len(e.Sessions) == 0 && len(e.Ended) == 0 &&
-		len(e.Share) == 0 && len(e.Unshare) == 0 && len(e.Close) == 0 && len(e.Recall) == 0
+		len(e.Slots) == 0 && len(e.Share) == 0 && len(e.Unshare) == 0 && len(e.Close) == 0 && len(e.Recall) == 0
 }
 
 // ExchangeIDArgs are the arguments of EXCHANGE_ID.
@@ -167,9 +179,11 @@ type SequenceResult struct {
 	// with success, the next operation with NFS4ERR_RETRY_UNCACHED_REP.
 	Uncached bool
 
+	// Of a retry. A new request has those of State.Slots, when it is answered.
 	HighestSlot       uint32
 	TargetHighestSlot uint32
-	StatusFlags       uint32
+
+	StatusFlags uint32
 }
 
 // OpenArgs are the arguments of OPEN as far as this package needs them.
@@ -235,11 +249,14 @@ type IO struct {
 type Stats struct {
 	Clients, Courteous, Sessions, Opens, Locks int
 	CachedBytes                                int64
+	SlotBytes                                  int64 // set aside for slots, of Limits.ReplyCache
+	Slots, SlotsAsked                          int   // of sessions, and how many of them are asked back
 	Grace                                      bool
 
 	Replays, UncachedReplays, FalseRetries, Misordered uint64
 	Expired, LockConflicts, ShareConflicts             uint64
 	Delegations                                        int    // given now
 	Delegated, Recalls, Revoked                        uint64 // delegations
+	SlotsGrown, SlotsFreed, SessionsRefused            uint64 // slots; CREATE_SESSION for which there was no memory
 	GraceRefusals                                      uint64 // NFS4ERR_GRACE and NFS4ERR_NO_GRACE of OPEN and LOCK
 }

@@ -20,7 +20,7 @@ func TestWrapAround(t *testing.T) {
 	if st != nfsv4.NFS4_OK {
 		t.Fatal(st)
 	}
-	slot := &s.sessions[ss.SessionID].slots[0]
+	slot := s.sessions[ss.SessionID].slots[0]
 	slot.sequence, slot.used = ^uint32(0), true
 	r, st := s.Sequence(now, SequenceArgs{SessionID: ss.SessionID, Sequence: 0})
 	if st != nfsv4.NFS4_OK || r.Call == nil {

@@ -45,6 +45,7 @@ type compound struct {
 
 	call     *state.Call // of SEQUENCE, nil without a session
 	opCall   *vfs.Call   // of the running operation, if it may change something
+	slotsAt  int         // of sr_highest_slotid and sr_target_highest_slotid in the reply
 	uncached bool        // SEQUENCE found a retry whose reply was not kept
 
 	cur, saved object
@@ -106,6 +107,9 @@ func (c *compound) run() {
 	xdr.PutUint32(c.r.B, countAt, uint32(c.index))
 
 	if c.call != nil {
+		highest, target := c.s.cfg.State.Slots(c.call)
+		xdr.PutUint32(c.r.B, c.slotsAt, highest)
+		xdr.PutUint32(c.r.B, c.slotsAt+4, target)
 		var cached []byte
 		if c.call.CacheThis {
 			c.scratch = c.r.AppendTo(c.scratch[:0], start)

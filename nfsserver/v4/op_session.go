@@ -49,6 +49,7 @@ func (c *compound) opSequence() status {
 	b := append(c.r.B, a.SessionID[:]...)
 	b = xdr.AppendUint32(b, a.Sequence)
 	b = xdr.AppendUint32(b, a.Slot)
+	c.slotsAt = len(b)
 	b = xdr.AppendUint32(b, res.HighestSlot)
 	b = xdr.AppendUint32(b, res.TargetHighestSlot)
 	c.r.B = xdr.AppendUint32(b, res.StatusFlags)
