@@ -111,6 +111,13 @@ func (m *metrics) register(r prometheus.Registerer, t *rpc.Server, st *state.Sta
 		counter("rackfs_nfs_recalls_total", "Delegations recalled.", func() float64 { return float64(st.Stats().Recalls) }),
 		counter("rackfs_nfs_revoked_total", "Delegations taken from clients that did not return them.", func() float64 { return float64(st.Stats().Revoked) }),
 		gauge("rackfs_nfs_reply_cache_bytes", "Cached replies.", func() float64 { return float64(st.Stats().CachedBytes) }),
+		gauge("rackfs_nfs_slots", "Slots of sessions.", func() float64 { return float64(st.Stats().Slots) }),
+		gauge("rackfs_nfs_slots_asked", "Slots that clients are asked to give back.", func() float64 { return float64(st.Stats().SlotsAsked) }),
+		gauge("rackfs_nfs_slot_bytes", "Memory set aside for slots and the replies that each may have to keep.", func() float64 { return float64(st.Stats().SlotBytes) }),
+		gauge("rackfs_nfs_slot_limit_bytes", "What of that there may be.", func() float64 { return float64(st.Limits().ReplyCache) }),
+		counter("rackfs_nfs_slots_grown_total", "Slots that sessions got because they used all they had.", func() float64 { return float64(st.Stats().SlotsGrown) }),
+		counter("rackfs_nfs_slots_freed_total", "Slots that clients gave back.", func() float64 { return float64(st.Stats().SlotsFreed) }),
+		counter("rackfs_nfs_sessions_refused_total", "New sessions that had to wait for memory.", func() float64 { return float64(st.Stats().SessionsRefused) }),
 		counter("rackfs_nfs_replays_total", "Retries answered from the reply cache.", func() float64 { return float64(st.Stats().Replays) }),
 		counter("rackfs_nfs_expired_total", "Clients whose state was taken away.", func() float64 { return float64(st.Stats().Expired) }),
 	} {

@@ -21,7 +21,7 @@ func newDevCommand() *cobra.Command {
 		cfg                           devcluster.Config
 		allow, quotas, projects, dirs []string
 		level                         slog.Level
-		levelS                        string
+		levelS, replyCache            string
 	)
 	cmd := &cobra.Command{
 		Use:   "dev --data DIR",
@@ -41,6 +41,13 @@ keeps everything in the data directory. SIGTERM or Ctrl-C stops it.`,
 					return fmt.Errorf("--allow %q: %w; write a network such as 10.1.0.0/16, or an address", s, err)
 				}
 				cfg.Allow = append(cfg.Allow, p)
+			}
+			if replyCache != "" {
+				n, err := filesystem.ParseBytes(replyCache)
+				if err != nil {
+					return fmt.Errorf("--reply-cache: %w", err)
+				}
+				cfg.ReplyCache = n
 			}
 			for _, s := range quotas {
 				q, err := devcluster.ParseQuota(s, false)
@@ -82,6 +89,7 @@ keeps everything in the data directory. SIGTERM or Ctrl-C stops it.`,
 	f.BoolVar(&cfg.RootSquash, "root-squash", false, "treat clients' root as nobody")
 	f.BoolVar(&cfg.NoAtime, "noatime", false, "do not record times of access (default: as relatime, the first read after a change and one a day)")
 	f.StringVar(&cfg.Delegations, "delegations", "read", "files given to clients to open and cache on their own until somebody is in conflict with that: read, write (for reading and writing) or none")
+	f.StringVar(&replyCache, "reply-cache", "", "memory for the replies that NFS clients may ask for again, of all clients together (default 256MiB)")
 	f.DurationVar(&cfg.Lease, "lease", devcluster.DefaultLease, "NFS lease: how long a silent client keeps its locks")
 	f.DurationVar(&cfg.GCGrace, "gc-grace", devcluster.DefaultGCGrace, "how long data that no file uses any more stays on the block stores")
 	f.BoolVar(&cfg.Encrypt, "encrypt", false, "encrypt block data between gateway and stores (it is always authenticated)")

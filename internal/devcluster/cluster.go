@@ -175,7 +175,7 @@ func (c *Cluster) start(ctx context.Context) error {
 		Name: gatewayName, Group: c.cfg.gatewayGroup, Cluster: [16]byte(c.dir.shape.clusterID()), Meta: c.meta,
 		BlockSecurity: func(node string) wire.Security { return wire.Security{Mode: c.cfg.dataMode(), TLS: id.ClientTLS(node)} },
 		Rules:         c.cfg.rules(), Secured: secured, Lease: c.cfg.Lease, Release: release(), Raw: c.raw,
-		ReencodeInterval: c.cfg.reencodeInterval, FoldAge: c.cfg.foldAge, NoAtime: c.cfg.NoAtime, Delegations: delegations, Registerer: c.reg, Logger: c.log,
+		ReencodeInterval: c.cfg.reencodeInterval, FoldAge: c.cfg.foldAge, NoAtime: c.cfg.NoAtime, Delegations: delegations, ReplyCache: int64(c.cfg.ReplyCache), Registerer: c.reg, Logger: c.log,
 	})
 	if err != nil {
 		return err

@@ -45,6 +45,7 @@ type Config struct {
 	Allow       []netip.Prefix // who may mount besides this machine
 	RootSquash  bool
 	Delegations string // which are given to NFS clients: read (default), write or none
+	ReplyCache  uint64 // bytes of the slots of all NFS sessions; 0: the default
 	// NoAtime: reading leaves times of access as they are; else they are kept as relatime does.
 	NoAtime bool
 	Lease   time.Duration // 0: DefaultLease
@@ -96,6 +97,9 @@ func (c *Config) check() error {
 	}
 	if _, err := state.ParseDelegating(c.Delegations); err != nil {
 		return err
+	}
+	if c.ReplyCache != 0 && (c.ReplyCache < state.MinReplyCache || c.ReplyCache > state.MaxReplyCache) {
+		return bad("--reply-cache of %d bytes: use %d MiB to %d GiB", c.ReplyCache, state.MinReplyCache>>20, state.MaxReplyCache>>30)
 	}
 	switch raftmeta.Backend(c.LogStore) {
 	case "", raftmeta.WAL, raftmeta.Bolt:

@@ -65,6 +65,7 @@ type Config struct {
 	// pieces is put into blocks, default 1 min; FoldRate bounds that, in bytes per second, default 32 MiB.
 	FoldAge     time.Duration
 	Delegations state.Delegating // of files to NFS clients
+	ReplyCache  int64            // bytes of the slots of all NFS sessions, 0: the default of package state
 	NoAtime     bool             // reading leaves times of access as they are; else as relatime, see mount(8)
 	FoldRate    float64
 	Release     string // of the software
@@ -215,7 +216,8 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 	}
 	g.nfs, err = nfsserver.New(ctx, nfsserver.Config{
 		Cluster: cfg.Cluster, Keys: keys, Exports: g.files.exports, Store: store,
-		Delegations: cfg.Delegations, Lease: cfg.Lease, Name: cfg.Name, Release: cfg.Release, Logger: cfg.Logger, Registerer: cfg.Registerer,
+		Delegations: cfg.Delegations, Limits: nfsserver.Limits{State: state.Limits{ReplyCache: cfg.ReplyCache}},
+		Lease: cfg.Lease, Name: cfg.Name, Release: cfg.Release, Logger: cfg.Logger, Registerer: cfg.Registerer,
 		Valid: func(fsid uint32) bool { return g.members.valid(g.files.shardOf(fsid)) },
 	})
 	if err != nil {

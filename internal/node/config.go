@@ -67,6 +67,7 @@ type Config struct {
 	RootSquash    bool
 	NoAtime       bool
 	Delegations   nfsstate.Delegating // of files to NFS clients
+	ReplyCache    int64               // bytes of the slots of all NFS sessions
 	Lease         time.Duration
 	HTTPListen    string
 	GossipListen  string
@@ -118,7 +119,8 @@ func ParseConfig(raw []byte) (*Config, error) {
 		Disks: r.list("block.disks"), Segment: r.size("block.segment", store.DefaultSegmentSize, store.MinSegmentSize, maxSegment),
 		MapEvery: r.duration("block.map_every", upkeep.DefaultMapInterval, minProbeEvery, time.Hour), RetryAfter: r.duration("block.retry_after", upkeep.DefaultRetry, minProbeEvery, time.Hour),
 		NFSListen: r.text("nfs.listen", ":2049"), RootSquash: r.flag("nfs.root_squash"), NoAtime: r.flag("nfs.noatime"),
-		Lease: r.duration("nfs.lease", 30*time.Second, time.Second, time.Hour), HTTPListen: r.text("http.listen", "127.0.0.1:7070"),
+		ReplyCache: r.size("nfs.reply_cache", nfsstate.DefaultReplyCache, nfsstate.MinReplyCache, nfsstate.MaxReplyCache),
+		Lease:      r.duration("nfs.lease", 30*time.Second, time.Second, time.Hour), HTTPListen: r.text("http.listen", "127.0.0.1:7070"),
 		GossipListen: r.text("gossip.listen", ":7074"), GossipEvery: r.duration("gossip.probe_every", gossip.DefaultProbeEvery, minProbeEvery, time.Minute),
 		GossipRejoin: r.duration("gossip.rejoin_every", gossip.DefaultRejoinEvery, minProbeEvery, time.Hour),
 		ProbeEvery:   r.duration("health.probe_every", nodegroup.DefaultProbeEvery, minProbeEvery, time.Minute),

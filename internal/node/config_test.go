@@ -22,7 +22,7 @@ func TestExample(t *testing.T) {
 	if c, err := ParseConfig([]byte(strings.Replace(all, "roles: [meta, block, gateway]", "roles: [meta]", 1))); err != nil {
 		t.Errorf("as printed: %v", err)
 	} else if c.GCGrace.Minutes() != 10 || c.MetaListen != ":7071" || c.HTTPListen != "127.0.0.1:7070" ||
-		c.Delegations != nfsstate.DelegateRead {
+		c.Delegations != nfsstate.DelegateRead || c.ReplyCache != 256<<20 {
 		t.Errorf("defaults: %+v", c)
 	}
 	var set []string
@@ -78,6 +78,7 @@ func TestConfigRefusals(t *testing.T) {
 		{"/srv/d2", "/srv", "are not apart"},
 		{"[/srv/d1, /srv/d2]", "[/srv/n1/..]", "the data directory is in it"},
 		{"block: {", "nfs: {delegations: all}\nblock: {", "nfs.delegations: \"all\": use read, write or none"},
+		{"block: {", "nfs: {reply_cache: 512KiB}\nblock: {", "nfs.reply_cache: \"512KiB\": use a power of two from 1MiB"},
 		{"block: {", "block: {segment: 3MiB, ", "block.segment: \"3MiB\": use a power of two"},
 		{"block: {", "block: {segment: 1TiB, ", "block.segment"},
 		{"block: {", "block: {listen: ':7071', ", "block.listen: port 7071 is that of meta.listen"},

@@ -31,6 +31,7 @@ var keys = []key{
 	{"nfs.root_squash", "false", false, "Treat clients' root as nobody."},
 	{"nfs.noatime", "false", false, "Do not record times of access; else as relatime."},
 	{"nfs.delegations", "read", false, "Files given to clients to open and cache on their own until somebody is in conflict with that: read,\nwrite (for reading and writing) or none."},
+	{"nfs.reply_cache", "256MiB", false, "Memory for the replies that clients may ask for again, of all clients together, 1MiB to 64GiB. When it is short, clients are asked to\nhave fewer requests in progress at once, and new ones may have few."},
 	{"nfs.lease", "30s", false, "How long a silent client keeps its locks, 1s to 1h."},
 	{"http.listen", "127.0.0.1:7070", false, "Address of /healthz, /status and /metrics; \"\" for none."},
 	{"gossip.listen", ":7074", false, "Address at which nodes tell each other who is alive, TCP and UDP; the same port on all nodes. \"\" for not taking part."},

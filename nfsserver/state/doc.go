@@ -42,6 +42,7 @@
 // server, as if nothing had happened. There is no grace and no reclaim. What is where:
 //
 //	client ids, clients, sessions     the SessionStore, from CREATE_SESSION on. Ids come from there (AddIDs)
+//	how many slots a session has      the SessionStore, before the client is told
 //	opens for writing or with deny    the Keeper, in the step that opens the file
 //	opens for reading with locks      likewise, before the first lock
 //	other opens for reading           memory; the stateid tells what is needed to open the file again (Revive)
@@ -63,6 +64,10 @@
 //
 // A removal is the same as without: a client that ends is first removed from the store, which ends what is kept for it at all
 // files, then its vfs opens are closed. While that is not confirmed nothing is granted to anybody, and nothing of it is adopted.
+//
+// # Slots
+//
+// Package slots says how many slots sessions have, slottable.go how it comes to that.
 //
 // # Delegations
 //

@@ -99,7 +99,7 @@ func (c *Config) setDefaults() {
 	or(&l.MaxSlots, 256)
 	l.MaxSlots = min(max(l.Slots, l.MaxSlots), maxSlots)
 	if l.ReplyCache <= 0 {
-		l.ReplyCache = 256 << 20
+		l.ReplyCache = DefaultReplyCache
 	}
 	or(&l.OpensPerClient, 1<<16)
 	or(&l.LocksPerClient, 1<<16)
@@ -123,6 +123,9 @@ func (c *Config) setDefaults() {
 
 // Lease is the lease time.
 func (s *State) Lease() time.Duration { return s.cfg.Lease }
+
+// Limits are those of the configuration, with their defaults.
+func (s *State) Limits() Limits { return s.cfg.Limits }
 
 // InGrace reports whether the server waits for reclaims. REMOVE and RENAME
 // are refused meanwhile, for they could destroy what is about to be reclaimed.

@@ -45,6 +45,13 @@ type Limits struct {
 	MaxOps            uint32 // operations of a COMPOUND, 128
 }
 
+// Bounds of Limits.ReplyCache that make sense, and its default.
+const (
+	DefaultReplyCache = 256 << 20
+	MinReplyCache     = 1 << 20
+	MaxReplyCache     = 64 << 30
+)
+
 // Config of a State.
 type Config struct {
 	Lease       time.Duration // 30 s
