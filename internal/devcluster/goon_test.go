@@ -24,13 +24,13 @@ import (
 // childDir names, to a child of the test, the data directory to serve.
 const childDir = "RACKFS_TEST_CHILD_DIR"
 
-// TestChild is no test: it is the process that TestGoesOnAfterKill kills.
+// TestChild is no test: it is the process that tests kill.
 func TestChild(t *testing.T) {
 	dir := os.Getenv(childDir)
 	if dir == "" {
-		t.Skip("only as a child of TestGoesOnAfterKill")
+		t.Skip("only as a child of another test")
 	}
-	c, err := devcluster.Start(t.Context(), devcluster.Config{DataDir: dir, NFSAddr: "127.0.0.1:0", BlockStores: 3, Profile: "2+1"})
+	c, err := devcluster.Start(t.Context(), devcluster.Config{DataDir: dir, NFSAddr: "127.0.0.1:0", BlockStores: 3, Profile: "2+1", ReplyCache: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
