@@ -69,6 +69,7 @@ type delegations struct {
 	contended map[File]contention
 	recalled  map[*delegation]struct{} // neither returned nor revoked yet
 	untold    map[*client]struct{}     // those of lostDelegations
+	unheard   map[*client]struct{}     // those of clientDelegations.unheard
 	all       list.List                // of *delegation
 	changes   uint64                   // see Changes
 }
@@ -84,7 +85,9 @@ type clientDelegations struct {
 	held     map[File]*delegation
 	revoked  map[*delegation]struct{}
 	order    list.List // of *delegation that are not recalled, oldest first
-	pathDown bool      // the last callback was not answered
+	pathDown bool      // the last callback was not answered, and no backchannel was bound since
+	unheard  time.Time // when that was seen first: since then none was answered. Zero: the last one was
+	failed   time.Time // when it was seen last
 	given    bool      // it ever had one, which the store knows before the client does
 	lost     lostDelegations
 }
@@ -119,6 +122,7 @@ func (d *delegations) init() {
 	d.contended = make(map[File]contention)
 	d.recalled = make(map[*delegation]struct{})
 	d.untold = make(map[*client]struct{})
+	d.unheard = make(map[*client]struct{})
 }
 
 func (d *delegations) file(f File) *delegatedFile {
@@ -385,13 +389,49 @@ func (s *State) ReturnDelegation(client ClientID, f File, id Stateid) (Effects, 
 }
 
 // CalledBack notes whether a client's last callback was answered. One that cannot be called gets no delegations and is told by
-// SEQ4_STATUS_CB_PATH_DOWN.
-func (s *State) CalledBack(client ClientID, answered bool) {
+// SEQ4_STATUS_CB_PATH_DOWN. If that lasts for a lease, see overdue.
+func (s *State) CalledBack(now time.Time, client ClientID, answered bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c := s.clients[client]; c != nil {
-		c.delegs.pathDown = !answered
+	c := s.clients[client]
+	switch {
+	case c == nil:
+	case answered:
+		s.heard(c)
+		c.delegs.pathDown = false
+	default:
+		if c.delegs.unheard.IsZero() {
+			c.delegs.unheard = now
+			s.delegs.unheard[c] = struct{}{}
+		}
+		c.delegs.pathDown, c.delegs.failed = true, now
 	}
+}
+
+// heard forgets that a client could not be called.
+func (s *State) heard(c *client) {
+	c.delegs.unheard = time.Time{}
+	delete(s.delegs.unheard, c)
+}
+
+// Unheard reports whether a client has not answered the callbacks of some time.
+func (s *State) Unheard(client ClientID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.clients[client]
+	return c != nil && !c.delegs.unheard.IsZero()
+}
+
+// Rebound are the clients that could not be called, and bound a backchannel since. The caller tries it, and calls CalledBack.
+func (s *State) Rebound() (out []ClientID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.delegs.unheard {
+		if !c.delegs.pathDown {
+			out = append(out, c.id)
+		}
+	}
+	return out
 }
 
 // freeRevoked is FREE_STATEID of a revoked delegation; false: id is none.
@@ -411,6 +451,7 @@ func (s *State) freeRevoked(client ClientID, id Stateid) bool {
 // endDelegations ends those of a client that goes.
 func (s *State) endDelegations(c *client, eff *Effects) {
 	delete(s.delegs.untold, c)
+	delete(s.delegs.unheard, c)
 	for _, d := range c.delegs.held {
 		s.giveBack(d, eff, true)
 		delete(s.stateids, d.other)

@@ -191,12 +191,12 @@ func TestDelegationIsRefused(t *testing.T) {
 	a.delegate(fileA, nfsv4.WND4_CONTENTION)
 	w.s.EndNaming(fileA.FS)
 
-	w.s.CalledBack(a.id, false)
+	w.s.CalledBack(w.now, a.id, false)
 	a.delegate(fileA, nfsv4.WND4_RESOURCE)
 	if f := a.flags(); f != nfsv4.SEQ4_STATUS_CB_PATH_DOWN {
 		t.Errorf("flags %#x", f)
 	}
-	w.s.CalledBack(a.id, true)
+	w.s.CalledBack(w.now, a.id, true)
 	if f := a.flags(); f != 0 {
 		t.Errorf("flags %#x", f)
 	}
@@ -248,6 +248,88 @@ func TestDelegationIsRevoked(t *testing.T) {
 	}
 	w.wantStatus("TEST_STATEID", w.s.TestStateid(a.id, id), nfsv4.NFS4ERR_BAD_STATEID)
 	a.delegate(fileB)
+}
+
+// A client that cannot be called keeps others waiting for one lease, not for one at each file, if it does not bind another backchannel meanwhile that works.
+func TestHolderThatCannotBeCalled(t *testing.T) {
+	w := newDelegatingWorld(t)
+	a, b := w.client("a"), w.client("b")
+	files := make([]state.File, 6)
+	ids := make([]state.Stateid, len(files))
+	for i := range files {
+		files[i] = state.File{FS: 1, Ino: vfs.Ino(100 + i)}
+		ids[i] = a.delegate(files[i])
+	}
+	pass := func(d time.Duration) {
+		w.now = w.now.Add(d)
+		a.renew()
+		b.renew()
+		w.tick()
+	}
+	wantRebound := func(want int) {
+		t.Helper()
+		if got := w.s.Rebound(); len(got) != want {
+			t.Errorf("%d clients are to be tried", len(got))
+		}
+	}
+	b.change(files[0], nfsv4.NFS4ERR_DELAY)
+	w.wantRecalls(ids[0])
+	w.s.CalledBack(w.now, a.id, false)
+	if !w.s.Unheard(a.id) || w.s.Unheard(b.id) {
+		t.Error("who is not heard")
+	}
+	pass(lease / 2)
+	w.s.CalledBack(w.now, a.id, false)
+	b.change(files[0], nfsv4.NFS4ERR_DELAY)
+	w.now = w.now.Add(time.Second)
+	b.change(files[1], nfsv4.NFS4ERR_DELAY)
+	w.wantRecalls(ids[1])
+	pass(lease / 2)
+	b.change(files[0], ok)
+	b.change(files[1], nfsv4.NFS4ERR_DELAY) // it was not tried yet
+	w.s.CalledBack(w.now, a.id, false)
+	b.change(files[1], ok)
+	w.now = w.now.Add(time.Second)
+	b.change(files[2], nfsv4.NFS4ERR_DELAY)
+	w.wantRecalls(ids[2])
+	pass(0)
+	b.change(files[2], nfsv4.NFS4ERR_DELAY)
+	w.s.CalledBack(w.now, a.id, false)
+	pass(0)
+	b.change(files[2], ok)
+	a.io(files[3], ids[3], vfs.OpenRead, ok) // what nobody wants it keeps
+
+	// A new backchannel is tried, and until then the client has as much time as others.
+	wantRebound(0)
+	bind := func() {
+		_, eff, st := w.s.BindConn(w.now, a.session, 1, nfsv4.CDFC4_FORE_OR_BOTH)
+		w.must(eff)
+		w.wantStatus("BIND_CONN_TO_SESSION", st, ok)
+	}
+	bind()
+	w.now = w.now.Add(time.Second)
+	wantRebound(1)
+	b.change(files[3], nfsv4.NFS4ERR_DELAY)
+	w.wantRecalls(ids[3])
+	pass(time.Second)
+	b.change(files[3], nfsv4.NFS4ERR_DELAY)
+	w.s.CalledBack(w.now, a.id, false) // it does not work
+	wantRebound(0)
+	b.change(files[3], ok)
+	bind()
+	w.s.CalledBack(w.now, a.id, true)
+	wantRebound(0)
+	b.change(files[4], nfsv4.NFS4ERR_DELAY)
+	w.wantRecalls(ids[4])
+	w.s.CalledBack(w.now, a.id, false)
+	pass(lease / 2)
+	b.change(files[4], nfsv4.NFS4ERR_DELAY) // a lease, as the first time
+	a.giveBack(files[4], ids[4], ok)
+	b.change(files[4], ok)
+	w.now = w.now.Add(25 * time.Hour)
+	b.renew()
+	w.tick()
+	wantRebound(0)
 }
 
 // A client whose lease is over keeps nobody waiting, but keeps its opens.

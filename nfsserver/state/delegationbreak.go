@@ -91,8 +91,16 @@ func (s *State) breakDelegations(now time.Time, c *client, f File, what conflict
 	return nfsv4.NFS4_OK
 }
 
+// overdue reports whether d was recalled and may be revoked: a lease after that (RFC 8881, 10.4.6). A client that cannot be called, although it is alive, does not keep
+// others waiting for a lease at each file: when it was told so for a lease (SEQ4_STATUS_CB_PATH_DOWN), in which it could have bound
+// a backchannel or returned what it has, each of its delegations is revoked when the attempt to recall it has failed.
 func (s *State) overdue(d *delegation, now time.Time) bool {
-	return !d.recalled.IsZero() && now.Sub(d.recalled) >= s.cfg.Lease
+	if d.recalled.IsZero() {
+		return false
+	}
+	c := &d.client.delegs
+	return now.Sub(d.recalled) >= s.cfg.Lease ||
+		c.pathDown && !c.failed.Before(d.recalled) && now.Sub(c.unheard) >= s.cfg.Lease
 }
 
 // contend notes that f was taken from a client for a change. Several at once count as one.

@@ -31,6 +31,8 @@ func (s *State) lose(now time.Time, c *client) {
 func (s *State) hear(now time.Time, c *client) {
 	if c.quiet {
 		c.quiet = false
+		s.heard(c)
+		c.delegs.pathDown = false // its time begins when it is back
 		for d := range s.delegs.recalled {
 			if d.client == c {
 				d.recalled = now

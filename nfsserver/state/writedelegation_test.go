@@ -187,7 +187,7 @@ func TestAttributesOfDelegatedFile(t *testing.T) {
 		t.Error("a file that nobody has")
 	}
 	_, id = a.giveWriting()
-	w.s.CalledBack(a.id, false)
+	w.s.CalledBack(w.now, a.id, false)
 	if h := ask(); !h.Down {
 		t.Error("it is to be called though it does not answer")
 	}

@@ -267,6 +267,39 @@ func TestDelegationIsRevoked(t *testing.T) {
 	h.fails(nfsv4.NFS4ERR_STALE, putFH(h.fh), getAttr(nfsv4.FATTR4_SIZE)) // nothing keeps it
 }
 
+// A client that is alive and cannot be called keeps others waiting for one lease, not for one at each file.
+func TestHolderThatCannotBeCalled(t *testing.T) {
+	w := newDelegatingWorld(t)
+	for _, name := range []string{"file", "other"} {
+		w.mk(vfs.RootIno, name, vfs.TypeFile, 0o666, 0)
+	}
+	h := w.hold("holder", "file")
+	h.take("other")
+	h.ok(&nfsv4.NfsArgop4_OP_BACKCHANNEL_CTL{OpbackchannelCtl: nfsv4.BackchannelCtl4args{
+		BcaCbProgram: callbackProgram + 1, // which it does not serve
+		BcaSecParms:  []nfsv4.CallbackSecParms4{&nfsv4.CallbackSecParms4_AUTH_NONE{}},
+	}})
+	other := w.connect("other", 2)
+	w.state.CalledBack(w.clock(), h.client.id, false) // as after the first time
+	for range 2 {
+		w.advance(lease / 2)
+		h.ok()
+		other.ok()
+	}
+	for _, name := range []string{"file", "other"} { // while no time passes
+		for limit := time.Now().Add(5 * time.Minute); ; {
+			res := other.do(ops(root(), remove(name))...)
+			if res.Status == nfsv4.NFS4_OK {
+				break
+			}
+			if other.want(res, nfsv4.NFS4ERR_DELAY); time.Now().After(limit) {
+				t.Fatal(name, "is waited for")
+			}
+		}
+	}
+	h.fails(nfsv4.NFS4ERR_DELEG_REVOKED, putFH(h.fh), delegReturn(h.id))
+}
+
 // A client that does not know what it is asked for does not keep others waiting for a lease.
 func TestRecallOfTheUnknown(t *testing.T) {
 	w := newDelegatingWorld(t)

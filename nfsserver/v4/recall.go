@@ -22,6 +22,8 @@ const (
 	recallWait = 150 * time.Millisecond
 	// lostWait is the same while a client was not heard of since a restart of the server, or does not know yet what it lost in that.
 	lostWait = 3 * time.Second
+	// unheardPatience is how long the answer to a recall is waited for before the next try, of a client that did not answer the last one.
+	unheardPatience = time.Second
 	// maxRecallWaiters bounds the requests that wait.
 	maxRecallWaiters = 64
 	// recallDoubt is how long a client may say that it does not know what is recalled: the reply that gave it may arrive
@@ -153,10 +155,10 @@ func (s *Server) recall(r *state.Recall) {
 		case vfs.KindOf(err) == vfs.KindStale || s.recalls.ctx.Err() != nil:
 			return
 		case err != nil:
-			s.cfg.State.CalledBack(r.Client, false)
+			s.cfg.State.CalledBack(s.cfg.Now(), r.Client, false)
 			s.cfg.Logger.Info("nfs: a client does not answer the recall of a delegation", "client", r.Client, "err", err)
 		default:
-			s.cfg.State.CalledBack(r.Client, true)
+			s.cfg.State.CalledBack(s.cfg.Now(), r.Client, true)
 		}
 		switch st {
 		case nfsv4.NFS4_OK:
@@ -185,7 +187,11 @@ func (s *Server) recall(r *state.Recall) {
 }
 
 func (s *Server) recallOnce(ctx context.Context, r *state.Recall) (status, error) {
-	ctx, cancel := context.WithTimeout(ctx, callbackTimeout)
+	limit := callbackTimeout
+	if s.cfg.State.Unheard(r.Client) {
+		limit = unheardPatience // others may wait only for this to fail
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	res, err := s.callBack(ctx, r.Client, &nfsv4.NfsCbArgop4_OP_CB_RECALL{Opcbrecall: nfsv4.CbRecall4args{
 		Stateid: r.Stateid, Fh: r.Handle,
@@ -234,6 +240,20 @@ func (s *Server) askDoubtful() {
 			if _, err := s.callBack(ctx, id, nil); err == nil {
 				s.cfg.State.Answered(id, asked)
 				s.recalls.notify()
+			}
+		})
+	}
+}
+
+// tryRebound tries backchannels that were bound after callbacks had failed.
+func (s *Server) tryRebound() {
+	for _, id := range s.cfg.State.Rebound() {
+		s.recalls.tell(id, func() {
+			ctx, cancel := context.WithTimeout(s.recalls.ctx, unheardPatience)
+			defer cancel()
+			_, err := s.callBack(ctx, id, nil)
+			if s.recalls.ctx.Err() == nil {
+				s.cfg.State.CalledBack(s.cfg.Now(), id, err == nil)
 			}
 		})
 	}

@@ -165,6 +165,7 @@ func (s *Server) Tick(ctx context.Context) {
 	s.copies.tick(s)
 	s.notifyLocks(s.cfg.State.TickWaiters(s.cfg.Now()))
 	s.askDoubtful()
+	s.tryRebound()
 }
 
 // Shutdown ends what goes on in the background, asynchronous copies and callbacks, and waits for it. Their clients hear how far they came.
