@@ -42,6 +42,7 @@ const CloneAlign = 4096
 // Cloner copies ranges without copying bytes.
 type Cloner interface {
 	// Clone makes [dstOff, dstOff+n) of dst what [srcOff, srcOff+n) of src is; n 0: to the end of src. See CheckClone.
+	// It does all or nothing, whatever crashes. KindXDev: it is more than can be done so; cloning less at a time, or copying, may succeed.
 	Clone(ctx context.Context, c *Cred, src Ino, srcOff uint64, dst Ino, dstOff, n uint64) error
 }
 

@@ -56,7 +56,7 @@ func (v *Volume) Allocate(ctx context.Context, c *vfs.Cred, ino vfs.Ino, off, n 
 	})
 }
 
-// Clone implements vfs.Cloner. The destination grows piece by piece in ascending order; a piece is some hundred blocks.
+// Clone implements vfs.Cloner. Below feature level 5 a clone of more than some hundred blocks grows piece by piece in ascending order.
 func (v *Volume) Clone(ctx context.Context, c *vfs.Cred, src vfs.Ino, srcOff uint64, dst vfs.Ino, dstOff, n uint64) error {
 	const op = "clone"
 	_, err := detached(ctx, v, op, func(ctx context.Context) (struct{}, error) {
@@ -108,7 +108,7 @@ func (v *Volume) clone(ctx context.Context, c *vfs.Cred, src vfs.Ino, srcOff uin
 			done := ask.at - dstOff
 			return &metapb.Command{Op: &metapb.Command_CloneRange{CloneRange: &metapb.CloneRange{
 				Ino: uint64(dst), LeaseEpoch: ask.epoch, Change: ask.change, Offset: ask.at, Length: n - done,
-				SrcIno: uint64(src), SrcLeaseEpoch: srcEpoch, SrcOffset: srcOff + done,
+				SrcIno: uint64(src), SrcLeaseEpoch: srcEpoch, SrcOffset: srcOff + done, Whole: true,
 			}}}
 		}, func(span, *metapb.RangeResult) { d.ext = nil })
 	}

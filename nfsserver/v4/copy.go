@@ -7,7 +7,7 @@ import (
 )
 
 const (
-	// copyClone is how much is cloned at a time, copyBytes how much at most is read and written, so that a copy can be
+	// copyClone is how much is cloned at a time at most, copyBytes how much at most is read and written, so that a copy can be
 	// stopped and its progress told.
 	copyClone = 1 << 30
 	copyBytes = 1 << 20
@@ -29,6 +29,7 @@ type copying struct {
 	done     uint64
 	bytes    uint64 // of done, that were read and written
 	cloner   vfs.Cloner
+	piece    uint64 // how much is cloned at a time
 
 	wrote    bool         // something since the last commit
 	verifier vfs.Verifier // of that
@@ -36,7 +37,7 @@ type copying struct {
 }
 
 func newCopying(src, dst copyEnd, sameFS bool, cred *vfs.Cred, n uint64) *copying {
-	c := &copying{src: src, dst: dst, cred: *cred, n: n}
+	c := &copying{src: src, dst: dst, cred: *cred, n: n, piece: copyClone}
 	if sameFS && (src.off-dst.off)%vfs.CloneAlign == 0 {
 		c.cloner, _ = dst.fs.(vfs.Cloner)
 	}
@@ -52,10 +53,15 @@ func (c *copying) step(ctx context.Context, buf []byte) error {
 		case into != 0:
 			left = min(left, vfs.CloneAlign-into)
 		case left >= vfs.CloneAlign:
-			whole := min(left&^(vfs.CloneAlign-1), copyClone)
+			whole := min(left&^(vfs.CloneAlign-1), c.piece)
 			err := c.cloner.Clone(ctx, &c.cred, c.src.ino, src, c.dst.ino, dst, whole)
-			if err == nil {
+			switch {
+			case err == nil:
 				c.done += whole
+				c.piece = min(2*c.piece, copyClone)
+				return nil
+			case vfs.KindOf(err) == vfs.KindXDev && whole > vfs.CloneAlign: // too much at once; a copy may be done in parts
+				c.piece = max(whole/4&^(vfs.CloneAlign-1), vfs.CloneAlign)
 				return nil
 			}
 			// The source is shorter by now, or cannot be cloned: reading tells.

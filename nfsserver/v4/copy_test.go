@@ -67,6 +67,59 @@ func (c *client) openIn(path string, access uint32, name string) ([]byte, nfsv4.
 	return fhOf(last(res)), openOK(res[len(res)-2]).Stateid
 }
 
+// fewAtOnce clones no more than this many bytes at once.
+type fewAtOnce struct {
+	*memfs.FS
+	most   uint64
+	cloned atomic.Int64 // bytes
+	asked  atomic.Int64
+}
+
+func (f *fewAtOnce) Clone(ctx context.Context, c *vfs.Cred, src vfs.Ino, srcOff uint64, dst vfs.Ino, dstOff, n uint64) error {
+	f.asked.Add(1)
+	if n == 0 || n > f.most {
+		return vfs.Errorf(vfs.KindXDev, "clone", "too much")
+	}
+	f.cloned.Add(int64(n))
+	return f.FS.Clone(ctx, c, src, srcOff, dst, dstOff, n)
+}
+
+// A clone that is too large to be done as a whole is refused; a copy of the same shares it in parts.
+func TestCopyOfWhatIsTooMuchToClone(t *testing.T) {
+	var few *fewAtOnce
+	w, _ := copyWorld(t, func(m *memfs.FS) vfs.FS {
+		if few == nil {
+			few = &fewAtOnce{FS: m}
+		}
+		return few
+	})
+	c := w.connect("a", 2)
+	f, id := c.openIn("default", rw, "src")
+	g, gid := c.openIn("default", rw, "dst")
+	data := pattern(3 << 20)
+	for at := 0; at < len(data); at += 1 << 20 {
+		c.ok(putFH(f), write(id, uint64(at), nfsv4.UNSTABLE4, data[at:at+1<<20]))
+	}
+	clone := &nfsv4.NfsArgop4_OP_CLONE{Opclone: nfsv4.Clone4args{ClSrcStateid: id, ClDstStateid: gid}}
+	for _, most := range []uint64{1 << 20, 100 << 10, 0} {
+		few.most = most
+		few.cloned.Store(0)
+		few.asked.Store(0)
+		c.fails(nfsv4.NFS4ERR_XDEV, putFH(f), &nfsv4.NfsArgop4_OP_SAVEFH{}, putFH(g), clone)
+		c.ok(putFH(f), &nfsv4.NfsArgop4_OP_SAVEFH{}, putFH(g), copyArgs(id, gid, 0, 0, uint64(len(data)), true))
+		if !bytes.Equal(contentOf(t, w.fs, "dst", 4<<20), data) {
+			t.Fatal("the copy differs")
+		}
+		if n := few.cloned.Load(); most > 0 && n != int64(len(data)) || few.asked.Load() > 100 {
+			t.Errorf("%d at once: %d bytes were cloned, %d times asked", most, n, few.asked.Load())
+		}
+		size := uint64(0)
+		if _, err := w.fs.SetAttr(t.Context(), &vfs.Root, lookupIno(t, w.fs, "dst"), vfs.SetAttr{Size: &size}, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestCopy(t *testing.T) {
 	w, other := copyWorld(t, plainFS)
 	w.mk(vfs.RootIno, "d", vfs.TypeDir, 0o755, 0)

@@ -59,16 +59,23 @@ func (x *call) cloneRange(c *metapb.CloneRange) (*metapb.Result, error) {
 	n = n.clone()
 	used := n.attr.Used
 	end := c.Offset + c.Length
-	old, end, err := x.wholePages(n, c.Offset, end, max(1, x.opts.limits.ranges/2/recordsToCut))
+	budget, whole := x.opts.limits.ranges, c.Whole && x.level >= levelService
+	if whole {
+		budget = x.opts.limits.keys - x.opts.limits.keys/16 // the rest is for what every command writes
+	}
+	old, end, err := x.wholePages(n, c.Offset, end, max(1, budget/2/recordsToCut))
 	if err != nil {
 		return nil, err
 	}
-	limit := max(1, (x.opts.limits.ranges-recordsToCut*len(old))/recordsToShare)
+	limit := max(1, (budget-recordsToCut*len(old))/recordsToShare)
 	list, srcEnd, err := x.wholePages(src, c.SrcOffset, c.SrcOffset+(end-c.Offset), limit)
 	if err != nil {
 		return nil, err
 	}
 	end = c.Offset + (srcEnd - c.SrcOffset)
+	if whole && end != c.Offset+c.Length {
+		return nil, tooMuchToClone(c)
+	}
 	for i := range old {
 		if e := &old[i]; e.start < end {
 			if err := x.cutOut(n, e, c.Offset, end); err != nil {
@@ -91,10 +98,17 @@ func (x *call) cloneRange(c *metapb.CloneRange) (*metapb.Result, error) {
 		}
 	}
 	if x.touched() > x.opts.limits.keys {
+		if whole {
+			return nil, tooMuchToClone(c)
+		}
 		return nil, vfs.Errorf(vfs.KindTooMany, op, "more than %d records in one page of a file", x.opts.limits.keys)
 	}
 	n.attr.Size = max(n.attr.Size, end)
 	return x.rangeChanged(n, used, end, c.LeaseEpoch, c.Change, op)
+}
+
+func tooMuchToClone(c *metapb.CloneRange) error {
+	return vfs.Errorf(vfs.KindXDev, "data.clone", "%d bytes are in too many pieces to be cloned at once: clone less at a time, or copy", c.Length)
 }
 
 // Records that are written to take an extent away (two pieces of it, its block, and that in two queues, or a

@@ -137,7 +137,7 @@
 // folding or collection knows of it. It may be as long as 1 GiB, longer than any block; reserved_end bounds where one may be, so that
 // who looks for the extents of a range looks further only in such files.
 //
-// PunchHole, Allocate and CloneRange do as much as about 1,000 records allow and answer how far they came.
+// PunchHole, Allocate and CloneRange do as much as about 1,000 records allow and answer how far they came; from level 5 CloneRange does all or nothing if it is asked to.
 //
 // # The end of a block
 //

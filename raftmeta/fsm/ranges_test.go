@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/cespare/xxhash/v2"
+	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
 	"github.com/rackfs/rackfs/raftmeta/metapb"
@@ -134,8 +135,18 @@ func (d *dataModel) clone() {
 	if at+n > uint64(d.maxLen) {
 		d.rt.Skip("too long")
 	}
+	whole := rapid.Bool().Draw(d.rt, "whole") && d.m.Level() >= levelService
 	for done := uint64(0); done < n; {
-		res := d.one(cloneCmd(src, s.lease.epoch, from+done, ino, f.lease.epoch, at+done, n-done))
+		cmd := cloneCmd(src, s.lease.epoch, from+done, ino, f.lease.epoch, at+done, n-done)
+		cmd.GetCloneRange().Whole = whole
+		res := d.one(cmd)
+		switch {
+		case !whole:
+		case vfs.Kind(res.Kind) == vfs.KindXDev: // nothing was done, as the next look at the file shows
+			return
+		case vfs.Kind(res.Kind) == vfs.KindOK && res.GetRange().Done != at+n:
+			d.rt.Fatalf("a part of a clone: to %d of %d", res.GetRange().Done, at+n)
+		}
 		if vfs.Kind(res.Kind) == vfs.KindTooMany {
 			return // one page in too many pieces, for the limits here
 		}
@@ -372,6 +383,33 @@ func TestBoundedRanges(t *testing.T) {
 		r.check()
 		return commands
 	}
+	// As a whole: into a hole, and over what is there. What is refused changes nothing.
+	whole := func(n uint64) *metapb.Result {
+		cmd := cloneCmd(ino, epoch, 0, dst, 1, 0, n*blockMax)
+		cmd.GetCloneRange().Whole = true
+		before := r.attr(dst).Attr
+		res := r.one(cmd)
+		if len(r.batch) > levelLimits.keys {
+			t.Fatalf("%d blocks: %d records", n, len(r.batch))
+		}
+		r.flush()
+		if after := r.attr(dst).Attr; vfs.Kind(res.Kind) == vfs.KindXDev && !proto.Equal(before, after) {
+			t.Fatalf("%d blocks are refused, and %v is %v", n, before, after)
+		}
+		return res
+	}
+	for _, c := range []struct {
+		blocks uint64
+		want   vfs.Kind
+	}{{blocks, vfs.KindXDev}, {1300, vfs.KindXDev}, {1200, vfs.KindOK}, {1200, vfs.KindXDev}, {300, vfs.KindOK}} {
+		res := whole(c.blocks)
+		if vfs.Kind(res.Kind) != c.want || c.want == vfs.KindOK && res.GetRange().Done != c.blocks*blockMax {
+			t.Fatalf("%d blocks: %v", c.blocks, res)
+		}
+	}
+	r.check()
+	r.ok(&metapb.Command{Op: &metapb.Command_SetAttr{SetAttr: &metapb.SetAttr{Ino: dst, Set: &metapb.AttrSet{Size: proto.Uint64(0)}, LeaseEpoch: 1}}})
+	r.flush()
 	clones := run(func(done uint64) *metapb.Command {
 		return cloneCmd(ino, epoch, done, dst, 1, done, blocks*blockMax-done)
 	})

@@ -5601,6 +5601,7 @@ type CloneRange struct {
 	SrcIno        uint64                 `protobuf:"varint,6,opt,name=src_ino,json=srcIno,proto3" json:"src_ino,omitempty"`
 	SrcLeaseEpoch uint64                 `protobuf:"varint,7,opt,name=src_lease_epoch,json=srcLeaseEpoch,proto3" json:"src_lease_epoch,omitempty"`
 	SrcOffset     uint64                 `protobuf:"varint,8,opt,name=src_offset,json=srcOffset,proto3" json:"src_offset,omitempty"`
+	Whole         bool                   `protobuf:"varint,41,opt,name=whole,proto3" json:"whole,omitempty"` // from level 5: all or nothing. KindXDev if it is more than a command may write; before, it has no meaning
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5689,6 +5690,13 @@ func (x *CloneRange) GetSrcOffset() uint64 {
 		return x.SrcOffset
 	}
 	return 0
+}
+
+func (x *CloneRange) GetWhole() bool {
+	if x != nil {
+		return x.Whole
+	}
+	return false
 }
 
 type RangeResult struct {
@@ -17803,7 +17811,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x06change\x18\x03 \x01(\x04R\x06change\x12\x16\n" +
 	"\x06offset\x18\x04 \x01(\x04R\x06offset\x12\x16\n" +
 	"\x06length\x18\x05 \x01(\x04R\x06length\x12\x1b\n" +
-	"\tmax_bytes\x18\x06 \x01(\x04R\bmaxBytes\"\xe7\x01\n" +
+	"\tmax_bytes\x18\x06 \x01(\x04R\bmaxBytes\"\xfd\x01\n" +
 	"\n" +
 	"CloneRange\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x1f\n" +
@@ -17815,7 +17823,8 @@ const file_meta_proto_rawDesc = "" +
 	"\asrc_ino\x18\x06 \x01(\x04R\x06srcIno\x12&\n" +
 	"\x0fsrc_lease_epoch\x18\a \x01(\x04R\rsrcLeaseEpoch\x12\x1d\n" +
 	"\n" +
-	"src_offset\x18\b \x01(\x04R\tsrcOffset\"\x8e\x01\n" +
+	"src_offset\x18\b \x01(\x04R\tsrcOffset\x12\x14\n" +
+	"\x05whole\x18) \x01(\bR\x05whole\"\x8e\x01\n" +
 	"\vRangeResult\x12(\n" +
 	"\x04attr\x18\x01 \x01(\v2\x14.rackfs.meta.v1.AttrR\x04attr\x12+\n" +
 	"\x05lease\x18\x02 \x01(\v2\x15.rackfs.meta.v1.LeaseR\x05lease\x12\x12\n" +

@@ -1991,6 +1991,7 @@ func (m *CloneRange) CloneVT() *CloneRange {
 	r.SrcIno = m.SrcIno
 	r.SrcLeaseEpoch = m.SrcLeaseEpoch
 	r.SrcOffset = m.SrcOffset
+	r.Whole = m.Whole
 	if len(m.unknownFields) > 0 {
 		r.unknownFields = make([]byte, len(m.unknownFields))
 		copy(r.unknownFields, m.unknownFields)
@@ -11382,6 +11383,18 @@ func (m *CloneRange) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
+	}
+	if m.Whole {
+		i--
+		if m.Whole {
+			dAtA[i] = 1
+		} else {
+			dAtA[i] = 0
+		}
+		i--
+		dAtA[i] = 0x2
+		i--
+		dAtA[i] = 0xc8
 	}
 	if m.SrcOffset != 0 {
 		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.SrcOffset))
@@ -24429,6 +24442,9 @@ func (m *CloneRange) SizeVT() (n int) {
 	}
 	if m.SrcOffset != 0 {
 		n += 1 + protohelpers.SizeOfVarint(uint64(m.SrcOffset))
+	}
+	if m.Whole {
+		n += 3
 	}
 	n += len(m.unknownFields)
 	return n
@@ -40296,6 +40312,26 @@ func (m *CloneRange) UnmarshalVT(dAtA []byte) error {
 					break
 				}
 			}
+		case 41:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Whole", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.Whole = bool(v != 0)
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
