@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync/atomic"
 	"testing"
 
@@ -307,4 +308,26 @@ func TestReadDirOfVanishedEntries(t *testing.T) {
 	if names, errs := list(nfsv4.FATTR4_SIZE, nfsv4.FATTR4_RDATTR_ERROR); len(names) != 5 || errs != 4 {
 		t.Errorf("with rdattr_error: %v, %d errors", names, errs)
 	}
+}
+
+// A file has at most vfs.LinkMax links, which PATHCONF tells as maxlink; removing one makes room for another.
+func TestLinkLimit(t *testing.T) {
+	w := newWorld(t)
+	c := w.connect("a", 2)
+	f := w.mk(vfs.RootIno, "f", vfs.TypeFile, 0o644, 0)
+	d := w.mk(vfs.RootIno, "d", vfs.TypeDir, 0o755, 0)
+	for i := range vfs.LinkMax - 1 {
+		if _, _, err := w.fs.Link(t.Context(), &vfs.Root, f, d, strconv.Itoa(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a := attrsOK(t, last(c.ok(ops(at("f"), getAttr(nfsv4.FATTR4_MAXLINK, nfsv4.FATTR4_NUMLINKS))...)))
+	if a[nfsv4.FATTR4_MAXLINK] != uint32(vfs.LinkMax) || a[nfsv4.FATTR4_NUMLINKS] != uint32(vfs.LinkMax) {
+		t.Errorf("%v", a)
+	}
+	more := ops(at("f"), &nfsv4.NfsArgop4_OP_SAVEFH{}, root(), link("one more"))
+	c.fails(nfsv4.NFS4ERR_MLINK, more...)
+	c.ok(ops(at("d"), remove("7"))...)
+	c.ok(more...)
+	c.fails(nfsv4.NFS4ERR_MLINK, ops(at("f"), &nfsv4.NfsArgop4_OP_SAVEFH{}, root(), link("two more"))...)
 }

@@ -18,6 +18,22 @@
 //	contend  count, append, create, rename or replace in a directory in which others do the same
 //	random-io  read, write, truncate, map, punch, allocate, clone and copy at random, compare every byte with a copy in memory
 //
+// Where the rules are that programs rely on, and a local disk keeps:
+//
+//	times: mtime, ctime, atime, relatime        times-of-changes, times-of-directories, time-of-access, utimes, utimes-rules, times-64-bit
+//	setuid and setgid bits, setgid and sticky   setuid-is-cleared, setgid-directory, sticky-directory, chmod-bits, chmod-chown-rules, owner-of-new-files
+//	permissions                                 read-write-execute, directory-permissions, xattr-permissions
+//	limits of names, paths, symlinks, sizes     long-names, odd-names, deep-path, path-max, symlink-limits, sparse-8-eib, sparse-5gib
+//	special files, statfs                       special-files, statfs
+//	mmap, ETXTBSY                               mmap, mapped-by-two, text-busy
+//	files that are removed while they are open  unlink-open-file, rename-over-open-file, rename-parent-of-open-file
+//	listing while names change                  listing-during-changes, remove-while-listing, large-directory
+//	locks, exclusive creation                   fcntl-*, flock-*, create-exclusive, create-flags
+//	ranges                                      allocate, fallocate, punch-hole, seek-data-hole, clone, clone-range, copy-range*
+//
+// What a mount cannot show, or only in hours, is tested at the server: 65,000 links (nfsserver/v4: TestLinkLimit), EDQUOT and ENOSPC (test/kernel: TestQuota;
+// nfsserver/v4: TestRanges; blockstore/stripe: TestFullStores), protocol rules (nfsserver/state, nfsserver/v4, nfsserver).
+//
 // Everything runs as root, as the permission checks take other identities, each in a thread of its own. Every check
 // gets an empty directory, which run removes afterwards unless -keep says otherwise. A check is a function of its seed, which is
 // printed; nothing is decided by how long something takes.
