@@ -28,6 +28,7 @@ type Client struct {
 	latency [2]latency // of fetches up to smallFetch bytes, and longer ones
 	puts    [2]latency // of shards likewise, divided by how many were under way to the target
 	load    load
+	pulls   pulls
 
 	attempts sync.Pool // *attempt
 	readers  sync.Pool // *reader
@@ -45,7 +46,7 @@ func New(o Options) *Client {
 	return &Client{
 		o: o.withDefaults(), zeros: make([]byte, blockstore.MinShard),
 		encoders: make(map[placement.Profile]reedsolomon.Encoder), avoided: make(map[placement.Target]*trouble),
-		load: load{n: make(map[placement.Target]int)},
+		load: load{n: make(map[placement.Target]int)}, pulls: pulls{m: make(map[placement.Target]*pull)},
 	}
 }
 
@@ -129,6 +130,16 @@ func (c *Client) avoids(t placement.Target) bool {
 func (c *Client) avoidsWrite(t placement.Target) bool {
 	if !c.o.Probed {
 		return c.avoids(t)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.avoided[t] != nil
+}
+
+// troubled reports whether t failed and did not work since, and takes no try.
+func (c *Client) troubled(t placement.Target) bool {
+	if !c.anyAvoided.Load() {
+		return false
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -241,6 +252,7 @@ func (c *Client) forget(t placement.Target) {
 
 // Retain forgets the targets that known denies: stores that were replaced do not come back. It is for whoever follows the map.
 func (c *Client) Retain(known func(placement.Target) bool) {
+	c.pulls.retain(known)
 	if !c.anyAvoided.Load() {
 		return
 	}

@@ -29,6 +29,13 @@
 // there first is used. A slot that is being moved is read at its new, then at its previous target. A slot that is
 // being filled may lack a shard of a block that exists: for the reader that is an erasure like any other.
 //
+// # Near and far
+//
+// Where the Map says how far nodes are (Located), a read that needs all data shards, and any of a block that has only one, takes a parity shard in the place of a
+// data shard that is farther away: that costs no shard more, only the computation. What is made good is made of near shards first, too. Near is weighed
+// against slow: each target counts as the time of its last fetches, times those under way, times a weight of its distance, and the far target
+// stays the better one when the near one is busy or slow by more than that. A read of a part of one of several data shards has no choice.
+//
 // # Errors of Read
 //
 //	KindNotFound     more shards are not there than the code can make good: the block was deleted. Fetch the

@@ -117,7 +117,7 @@ type Metrics struct {
 	Writes, WriteBytes, WriteRetries, WritesFailed prometheus.Counter
 	WritesSlow                                     prometheus.Counter
 	Reads, ReadBytes                               prometheus.Counter
-	Rebuilds, Hedges, HedgesWon, BadShards         prometheus.Counter
+	Rebuilds, Hedges, HedgesWon, BadShards, Nearer prometheus.Counter
 }
 
 // NewMetrics makes the collectors and registers them unless r is nil.
@@ -139,6 +139,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		Rebuilds:     counter("rebuilds_total", "Parts of shards rebuilt for a reader."),
 		Hedges:       counter("hedges_total", "Rebuilds begun because a shard was slow."),
 		HedgesWon:    counter("hedges_won_total", "Those that were ready before the shard."),
+		Nearer:       counter("nearer_total", "Parts of data shards computed with a parity shard on a nearer node instead of fetched from a farther one."),
 		BadShards:    counter("bad_shards_total", "Damaged shards met by reads."),
 	}
 	if r != nil {

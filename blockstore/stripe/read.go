@@ -2,6 +2,7 @@ package stripe
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -80,11 +81,12 @@ func (r *reader) read(off int, p []byte) error {
 		r.wants = append(r.wants, want{part: part{off / l, in, in + n}, dst: p[:n:n]})
 		off, p = off+n, p[n:]
 	}
+	r.nearer()
 	// All are on their way before the first can find that it needs the others.
 	wait := r.c.o.FetchTimeout
 	for i := range r.wants {
 		w := &r.wants[i]
-		if !r.c.avoids(r.pg.Slots[w.part.shard].Target) {
+		if !w.computed && !r.c.avoids(r.pg.Slots[w.part.shard].Target) {
 			w.direct = r.fetch(w.part, w.dst)
 		}
 		wait = min(wait, r.c.hedgeAfter(w.part.len()))
@@ -121,6 +123,9 @@ func (r *reader) read(off int, p []byte) error {
 // get makes w.dst hold a part of a data shard: as its target has it, or rebuilt.
 func (r *reader) get(w *want) error {
 	pt, dst, direct := w.part, w.dst, w.direct
+	if w.computed {
+		return r.compute(pt, dst)
+	}
 	if direct == nil { // its target is avoided: the others are asked first
 		if err := r.rebuild(pt, dst); err == nil {
 			return nil
@@ -160,24 +165,43 @@ func (r *reader) get(w *want) error {
 		}
 		return nil
 	}
-	// The rebuilt part goes beside dst, which the direct answer may still be written to.
 	r.c.o.Metrics.Hedges.Inc()
 	side := r.buffer(pt.len())
-	rebuilt := make(chan error, 1)
+	err := r.first(dst, direct, side, r.aside(func() error { return r.rebuild(pt, side) }))
+	if err == errSide {
+		r.c.o.Metrics.HedgesWon.Inc()
+		return nil
+	}
+	return err
+}
+
+// errSide says that what was computed was there first.
+var errSide = errors.New("computed")
+
+// aside runs f beside the caller.
+func (r *reader) aside(f func() error) <-chan error {
+	result := make(chan error, 1)
 	r.wg.Add(1)
 	go func() {
 		defer r.wg.Done()
-		rebuilt <- r.rebuild(pt, side)
+		result <- f()
 	}()
+	return result
+}
+
+// first makes dst hold what is there first: what direct, which may be written to dst at any time, gets from the part's own target, or what is
+// computed, beside it, into side. In the latter case it returns errSide.
+func (r *reader) first(dst []byte, direct *fetch, side []byte, computed <-chan error) error {
+	done := r.done(direct)
 	select {
 	case <-done:
 		if direct.err == nil {
 			return nil
 		}
-		if err := <-rebuilt; err != nil {
+		if err := <-computed; err != nil {
 			return r.verdict(direct.err)
 		}
-	case err := <-rebuilt:
+	case err := <-computed:
 		if err != nil {
 			if <-done; direct.err != nil {
 				return r.verdict(direct.err)
@@ -188,9 +212,34 @@ func (r *reader) get(w *want) error {
 		if <-done; direct.err == nil {
 			return nil
 		}
-		r.c.o.Metrics.HedgesWon.Inc()
 	}
 	copy(dst, side)
+	return errSide
+}
+
+// compute makes dst hold a part made of nearer shards, or fetched from its own target if that fails or takes long.
+func (r *reader) compute(pt part, dst []byte) error {
+	side := r.buffer(pt.len())
+	computed := r.aside(func() error { return r.combine(pt, side) })
+	hedge := time.NewTimer(r.c.hedgeAfter(pt.len()) - time.Since(r.began))
+	defer hedge.Stop()
+	select {
+	case err := <-computed:
+		if err == nil {
+			r.c.o.Metrics.Nearer.Inc()
+			copy(dst, side)
+			return nil
+		}
+		direct := r.fetch(pt, dst)
+		if <-r.done(direct); direct.err != nil {
+			return r.verdict(direct.err)
+		}
+		return nil
+	case <-hedge.C:
+	}
+	if err := r.first(dst, r.fetch(pt, dst), side, computed); err != errSide {
+		return err
+	}
 	return nil
 }
 
@@ -231,7 +280,10 @@ func (r *reader) askTarget(ctx context.Context, t placement.Target, pt part, int
 			Offset: uint32(pt.from), Length: uint32(pt.len()),
 		}
 		var reply *wire.Reply
+		r.c.pulls.begin(t)
+		began := time.Now()
 		reply, err = caller.Call(ctx, blockstore.OpGet, req.Append(meta[:0]), nil, into)
+		r.c.pulls.end(t, len(into), time.Since(began), err == nil)
 		if err == nil {
 			defer reply.Release()
 			if len(reply.Payload) != len(into) {
@@ -263,8 +315,17 @@ func (r *reader) askTarget(ctx context.Context, t placement.Target, pt part, int
 	return unreachable, err
 }
 
-// rebuild computes a part of a shard from the same part of others into out.
+// rebuild computes a part of a shard, which its target does not deliver, from the same part of others into out.
 func (r *reader) rebuild(pt part, out []byte) error {
+	err := r.combine(pt, out)
+	if err == nil {
+		r.c.o.Metrics.Rebuilds.Inc()
+	}
+	return err
+}
+
+// combine computes a part of a shard from the same part of others into out.
+func (r *reader) combine(pt part, out []byte) error {
 	s := r.shape
 	if s.M == 0 {
 		return vfs.Errorf(vfs.KindUnavailable, "stripe.rebuild", "profile %d+0 has no parity", s.K)
@@ -327,13 +388,12 @@ func (r *reader) rebuild(pt part, out []byte) error {
 	if err := enc.ReconstructSome(got, required); err != nil {
 		return vfs.Errorf(vfs.KindInternal, "stripe.rebuild", "%w", err)
 	}
-	r.c.o.Metrics.Rebuilds.Inc()
 	return nil
 }
 
 // sources lists the stored shards other than pt's in the order in which to ask
 // for the same part of them: those that are on their way anyway, then those of
-// targets that work, then the rest. What is known to fail is left out.
+// targets that work, near ones with little to do first, then the rest. What is known to fail is left out.
 func (r *reader) sources(pt part) []int {
 	var first, second, third []int
 	r.mu.Lock()
@@ -351,6 +411,7 @@ func (r *reader) sources(pt part) []int {
 			third = append(third, i)
 		}
 	}
+	r.byCost(second, pt.len())
 	return append(append(first, second...), third...)
 }
 

@@ -47,6 +47,8 @@ type want struct {
 	part   part
 	dst    []byte
 	direct *fetch // from the part's own target; nil if that is avoided
+	// computed says that it is made from nearer shards, which are on their way.
+	computed bool
 }
 
 // fetch is a part on its way. buf holds it once it has ended and err is nil.

@@ -50,9 +50,10 @@ type Config struct {
 
 	// Group is the node group that the gateway is in now, "" the shared part of the cluster; nil: always that. It serves the group's file
 	// systems, in the shared part the shared ones.
-	Group   func() string
-	Rack    func() string // that the gateway's node is in, "" or nil: not known
-	Secured []Secured     // exports of directories of projects
+	Group func() string
+	// Zone and Rack are those of the gateway's node, "" or nil: not known. Stores of its own node, rack and zone are read first where there is a choice.
+	Zone, Rack func() string
+	Secured    []Secured // exports of directories of projects
 
 	Lease time.Duration // NFS lease, default 30 s
 	// MapInterval is how often the cluster map is asked for, default 1 s.
@@ -142,7 +143,7 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 	}
 	g.cmap, err = newLiveMap(ctx, g.clusterMap, func(node, addr string) *wire.Client {
 		return wire.NewClient(wire.Dialer("tcp", addr), wire.ClientOptions{Security: cfg.BlockSecurity(node), Logger: cfg.Logger})
-	}, cfg.Logger, newTraffic(cfg.Name, cfg.Rack, cfg.Registerer))
+	}, cfg.Logger, newTraffic(cfg.Name, cfg.Zone, cfg.Rack, cfg.Registerer))
 	if err != nil {
 		return g, vfs.Wrap(op, err)
 	}

@@ -46,6 +46,7 @@ type snapshot struct {
 	*stripe.Static
 	raw   *metapb.ClusterMapR
 	nodes map[string]*node
+	far   map[string]stripe.Distance
 	refs  int // calls, and one while it is current
 }
 
@@ -53,6 +54,16 @@ type snapshot struct {
 func (s *snapshot) has(pg uint32) bool {
 	_, ok := s.PG(pg)
 	return ok
+}
+
+var _ stripe.Located = (*snapshot)(nil)
+
+// Distance implements stripe.Located.
+func (s *snapshot) Distance(node string) stripe.Distance {
+	if d, ok := s.far[node]; ok {
+		return d
+	}
+	return stripe.Elsewhere
 }
 
 // known reports whether a target is a store of the map that was not replaced, or stands for one that the map does not tell of.
@@ -248,7 +259,7 @@ func (l *liveMap) build(raw *metapb.ClusterMapR, old *snapshot) (*snapshot, erro
 		}
 		callers[name] = s.nodes[name].client
 	}
-	l.traffic.callers(raw, callers)
+	s.far = l.traffic.callers(raw, callers)
 	var err error
 	if s.Static, err = stripe.NewStatic(groups(raw), callers); err != nil {
 		for name, n := range s.nodes {

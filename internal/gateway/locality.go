@@ -11,33 +11,21 @@ import (
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 )
 
-// distance says how far from this gateway a store is.
-type distance uint8
-
-const (
-	sameNode distance = iota
-	sameRack
-	elsewhere
-	distances
-)
-
-func (d distance) String() string { return [...]string{"node", "rack", "cluster"}[d] }
-
 // traffic counts the bytes of shards between this gateway and stores, by how far those are.
 type traffic struct {
-	node string
-	rack func() string // "": not known
+	node       string
+	zone, rack func() string // "": not known
 
-	read, written [distances]prometheus.Counter
+	read, written [stripe.Distances]prometheus.Counter
 }
 
-func newTraffic(node string, rack func() string, r prometheus.Registerer) *traffic {
-	t := &traffic{node: node, rack: rack}
+func newTraffic(node string, zone, rack func() string, r prometheus.Registerer) *traffic {
+	t := &traffic{node: node, zone: zone, rack: rack}
 	bytes := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "rackfs_gateway_shard_bytes_total",
-		Help: "Bytes of shards that this gateway read from stores or wrote to them, by where those are: on its own node, in its rack, elsewhere in the cluster.",
+		Help: "Bytes of shards that this gateway read from stores or wrote to them, by where those are: on its own node, in its rack, in its zone, elsewhere in the cluster.",
 	}, []string{"direction", "where"})
-	for d := range distances {
+	for d := range stripe.Distances {
 		t.read[d] = bytes.WithLabelValues("read", d.String())
 		t.written[d] = bytes.WithLabelValues("written", d.String())
 	}
@@ -47,19 +35,18 @@ func newTraffic(node string, rack func() string, r prometheus.Registerer) *traff
 	return t
 }
 
-// of is how far a node is whose stores are in a rack.
-func (t *traffic) of(s *metapb.Store) distance {
-	own := ""
-	if t.rack != nil {
-		own = t.rack()
-	}
-	switch {
+// of is how far the node of a store is.
+func (t *traffic) of(s *metapb.Store) stripe.Distance {
+	same := func(own func() string, its string) bool { return own != nil && its != "" && own() == its }
+	switch zone := same(t.zone, s.Zone); {
 	case s.Node == t.node:
-		return sameNode
-	case own != "" && s.Rack == own:
-		return sameRack
+		return stripe.SameNode
+	case same(t.rack, s.Rack) && (zone || s.Zone == "" || t.zone == nil || t.zone() == ""):
+		return stripe.SameRack
+	case zone:
+		return stripe.SameZone
 	}
-	return elsewhere
+	return stripe.Elsewhere
 }
 
 // counted is the way to a node whose bytes are counted.
@@ -82,16 +69,18 @@ func (c *counted) Call(ctx context.Context, op wire.Op, meta []byte, payload net
 	return r, err
 }
 
-// callers makes the callers of a map's nodes count, if t is not nil.
-func (t *traffic) callers(raw *metapb.ClusterMapR, all map[string]stripe.Caller) {
+// callers makes the callers of a map's nodes count, and says how far those are. Of a nil t all are elsewhere, and nothing is counted.
+func (t *traffic) callers(raw *metapb.ClusterMapR, all map[string]stripe.Caller) map[string]stripe.Distance {
 	if t == nil {
-		return
+		return nil
 	}
-	done := map[string]bool{}
+	far := map[string]stripe.Distance{}
 	for _, s := range raw.GetStores() {
-		if c := all[s.Node]; c != nil && !done[s.Node] && s.State != metapb.StoreState_STORE_LOST {
-			d := t.of(s)
-			all[s.Node], done[s.Node] = &counted{c, t.read[d], t.written[d]}, true
+		if _, done := far[s.Node]; done || all[s.Node] == nil || s.State == metapb.StoreState_STORE_LOST {
+			continue
 		}
+		d := t.of(s)
+		all[s.Node], far[s.Node] = &counted{all[s.Node], t.read[d], t.written[d]}, d
 	}
+	return far
 }

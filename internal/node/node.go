@@ -456,7 +456,10 @@ func (n *Node) startGateway(ctx context.Context) error {
 	err := n.patiently(ctx, "start the gateway", func(try context.Context) (err error) {
 		g, err = gateway.Start(try, gateway.Config{
 			Name: n.cfg.Name, Cluster: [16]byte(n.dir.state.Settings.ID()), Meta: n.meta, BlockSecurity: n.blockSecurity,
-			Group: n.group, Rack: func() string { return n.cfg.Rack }, Rules: n.cfg.rules(), Lease: n.cfg.Lease, Release: n.opt.Release, NoAtime: n.cfg.NoAtime, Delegations: n.cfg.Delegations, ReplyCache: n.cfg.ReplyCache, Registerer: n.reg, Logger: n.log,
+			Group: n.group, Zone: func() string { return n.cfg.Zone }, Rack: func() string { return n.cfg.Rack },
+			Rules: n.cfg.rules(), Lease: n.cfg.Lease, Release: n.opt.Release, NoAtime: n.cfg.NoAtime,
+			Delegations: n.cfg.Delegations, ReplyCache: n.cfg.ReplyCache,
+			Registerer: n.reg, Logger: n.log,
 		})
 		return err
 	})
