@@ -12,7 +12,7 @@ import (
 // version and names a disk of the node; see the message types.
 const (
 	OpPut    wire.Op = 0x0101 // meta PutRequest, payload the shard; the reply is empty
-	OpGet    wire.Op = 0x0102 // meta GetRequest; reply: payload the bytes
+	OpGet    wire.Op = 0x0102 // meta GetRequest; reply: payload the bytes, meta of a background request StatReply
 	OpStat   wire.Op = 0x0103 // meta GetRequest; reply: meta StatReply
 	OpList   wire.Op = 0x0104 // meta ListRequest; reply: meta ListReply, payload entries
 	OpDelete wire.Op = 0x0105 // meta DiskRequest, payload keys; reply: meta count
@@ -79,20 +79,28 @@ func (r *PutRequest) Decode(p []byte) error {
 	return nil
 }
 
-// GetRequest is the meta of OpGet and OpStat: version u8, shard u8, zero u16, disk u32, pg u32, offset u32,
-// block u64, length u32.
+// GetRequest is the meta of OpGet and OpStat: version u8, shard u8, flags u8, zero u8, disk u32, pg u32, offset u32,
+// block u64, length u32. Flag 1 says that the read is background work. Older servers do not look at flags.
 type GetRequest struct {
 	Disk   uint32
 	Key    Key
 	Offset uint32
 	Length uint32
+	// Background reads wait for what clients leave of the disk's budget.
+	Background bool
 }
+
+const getBackground = 1
 
 const getRequestLen = 28
 
 // Append encodes the request.
 func (r *GetRequest) Append(p []byte) []byte {
-	p = append(p, protocolVersion, r.Key.Shard, 0, 0)
+	var flags byte
+	if r.Background {
+		flags = getBackground
+	}
+	p = append(p, protocolVersion, r.Key.Shard, flags, 0)
 	p = le.AppendUint32(p, r.Disk)
 	p = le.AppendUint32(p, r.Key.PG)
 	p = le.AppendUint32(p, r.Offset)
@@ -107,7 +115,7 @@ func (r *GetRequest) Decode(p []byte) error {
 	}
 	*r = GetRequest{
 		Disk: le.Uint32(p[4:]), Key: Key{PG: le.Uint32(p[8:]), Block: le.Uint64(p[16:]), Shard: p[1]},
-		Offset: le.Uint32(p[12:]), Length: le.Uint32(p[24:]),
+		Offset: le.Uint32(p[12:]), Length: le.Uint32(p[24:]), Background: p[2]&getBackground != 0,
 	}
 	return nil
 }

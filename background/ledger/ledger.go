@@ -68,7 +68,7 @@ func Default() Limits {
 	return Limits{
 		Classes: [Classes]ClassLimits{
 			Survey:  {Tasks: 16},
-			Repair:  {Tasks: 16, BytesPerSecond: 1 << 30}, // read; of 4+2, 256 MiB/s rebuilt
+			Repair:  {Tasks: 64}, // as fast as the disks' own limits allow
 			Scrub:   {Tasks: MaxWorkers, BytesPerSecond: 4 << 30},
 			Rewrite: {Tasks: 8, BytesPerSecond: 256 << 20},
 		},

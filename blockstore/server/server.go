@@ -127,6 +127,9 @@ func (s *Server) put(ctx context.Context, call *wire.Call) error {
 	if err != nil {
 		return err
 	}
+	b := st.Budget()
+	b.Begin(len(call.Payload))
+	defer b.End()
 	return st.Put(ctx, &store.Put{Key: r.Key, Epoch: r.Epoch, K: r.K, M: r.M, BlockLen: r.BlockLen, Owner: r.Owner, Data: call.Payload})
 }
 
@@ -142,12 +145,26 @@ func (s *Server) get(ctx context.Context, call *wire.Call) error {
 	if err := s.admit(ctx, call, blockstore.RoleGateway, r.Disk, r.Key.PG, 0); err != nil {
 		return err
 	}
+	// More than a shard can have is refused, and is not to be paid for.
+	if b, n := st.Budget(), int(min(r.Length, blockstore.MaxBlock)); !r.Background {
+		b.Begin(n)
+		defer b.End()
+	} else if err := b.WaitN(ctx, n); err != nil {
+		return err
+	}
 	data, err := st.Get(ctx, r.Key, int(r.Offset), int(r.Length))
 	if err != nil {
 		return err
 	}
 	defer data.Release()
-	return call.Reply(nil, data.Bytes)
+	if !r.Background {
+		return call.Reply(nil, data.Bytes)
+	}
+	x := data.Record
+	reply := blockstore.StatReply{Owner: x.Owner, Shard: blockstore.ShardInfo{
+		Block: x.Block, Shard: x.Shard, K: x.K, M: x.M, Length: x.Length, Epoch: x.Epoch, BlockLen: x.BlockLen,
+	}}
+	return call.Reply(reply.Append(nil), data.Bytes)
 }
 
 func infoOf(e store.Entry) blockstore.ShardInfo {

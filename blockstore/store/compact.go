@@ -296,8 +296,11 @@ func (s *Store) flushIndex(ctx context.Context) error {
 	return vfs.Errorf(vfs.KindIO, "store.flush", "index: %w", err)
 }
 
-// pace holds compaction to its rate after n bytes that took since start.
+// pace holds compaction to its rate after n bytes that took since start, and to what clients leave: n were read and n written.
 func (s *Store) pace(ctx context.Context, n int, start time.Time) {
+	if s.o.Budget.WaitN(ctx, 2*n) != nil {
+		return
+	}
 	if s.o.CompactBytesPerSecond < 0 {
 		return
 	}

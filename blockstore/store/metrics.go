@@ -1,6 +1,10 @@
 package store
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/rackfs/rackfs/blockstore/budget"
+)
 
 // Metrics are the collectors of one store.
 type Metrics struct {
@@ -23,6 +27,25 @@ type Metrics struct {
 	IndexRebuilding        prometheus.Gauge // 1 while one is, and the store serves
 	WriteFailed            prometheus.Gauge // 1 while the store refuses writes
 	ReadOnly               prometheus.Gauge // 1 if that is because it was opened on what cannot be written
+
+	register func(prometheus.Collector) // those of what is made later
+	labels   prometheus.Labels
+}
+
+// budget shows a budget.
+func (m *Metrics) budget(b *budget.Budget) {
+	if b == nil || m.register == nil {
+		return
+	}
+	opts := func(name, help string) prometheus.Opts {
+		return prometheus.Opts{Name: "rackfs_store_" + name, Help: help, ConstLabels: m.labels}
+	}
+	m.register(prometheus.NewGaugeFunc(prometheus.GaugeOpts(opts("budget_bytes_per_second", "What clients and background work may move together.")),
+		func() float64 { return float64(b.Limit()) }))
+	m.register(prometheus.NewCounterFunc(prometheus.CounterOpts(opts("background_bytes_total", "Bytes moved by background work within the budget: repair, moves, scrub, compaction, new indexes.")),
+		func() float64 { n, _ := b.Totals(); return float64(n) }))
+	m.register(prometheus.NewCounterFunc(prometheus.CounterOpts(opts("client_bytes_total", "Bytes of shards that clients asked to read or write.")),
+		func() float64 { _, n := b.Totals(); return float64(n) }))
 }
 
 // NewMetrics makes the collectors, with labels on each of them, and registers
@@ -64,7 +87,9 @@ func NewMetrics(r prometheus.Registerer, labels prometheus.Labels) *Metrics {
 		WriteFailed:     gauge("write_failed", "1 while writes are refused, after a failed one or because the file system is read-only."),
 		ReadOnly:        gauge("read_only", "1 if the store was opened on a file system that is read-only."),
 	}
+	m.labels = labels
 	if r != nil {
+		m.register = func(c prometheus.Collector) { r.MustRegister(c) }
 		r.MustRegister(m.Puts, m.Gets, m.Deletes, m.PutBytes, m.GetBytes, m.Refused, m.BadShards, m.Syncs, m.SyncSeconds,
 			m.GroupSize, m.Segments, m.LostSegments, m.FreeSegments, m.LiveBytes, m.DeadBytes, m.BadNow, m.Recycled, m.CompactedBytes, m.Replayed, m.ReplayedTorn, m.IndexRebuilds, m.IndexRebuilding, m.WriteFailed, m.ReadOnly)
 	}

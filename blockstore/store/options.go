@@ -5,6 +5,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	pvfs "github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/rackfs/rackfs/blockstore/budget"
 	"github.com/rackfs/rackfs/blockstore/segment"
 	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/vfs"
@@ -69,6 +70,10 @@ type Options struct {
 
 	// manifestBytes is how large the list of the index's tables may get before another one is begun; 0: as Pebble has it.
 	manifestBytes int64
+
+	// Budget holds compaction, while no write needs space, and the making of a new index to what clients leave of the disk. Whoever serves the store
+	// and has its shards repaired uses it too; nil: there is no limit.
+	Budget *budget.Budget
 
 	FS      vfile.FS
 	IndexFS pvfs.FS

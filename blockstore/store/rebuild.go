@@ -2,9 +2,11 @@ package store
 
 import (
 	"context"
+	"io"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/rackfs/rackfs/blockstore/budget"
 	"github.com/rackfs/rackfs/blockstore/segment"
 	"github.com/rackfs/rackfs/vfs"
 )
@@ -107,6 +109,8 @@ type builder struct {
 	ix    *index
 	files map[uint32]*counts
 	pos   position // up to which the log is in it
+	// hurry: writes wait for the rest of the log.
+	hurry bool
 }
 
 // counts are those of a seg.
@@ -125,6 +129,27 @@ func (s *Store) newBuilder() (*builder, error) {
 
 func (b *builder) newBatch() *pebble.Batch { return b.ix.db.NewIndexedBatch() }
 func (b *builder) marked() int             { return 0 }
+
+func (b *builder) reader(ctx context.Context, g *seg) io.ReaderAt {
+	if b.hurry {
+		return g.f
+	}
+	return &paced{ctx, g.f, b.s.o.Budget}
+}
+
+// paced reads what clients leave time for.
+type paced struct {
+	ctx    context.Context
+	f      io.ReaderAt
+	budget *budget.Budget
+}
+
+// ReadAt implements io.ReaderAt.
+func (p *paced) ReadAt(b []byte, off int64) (int, error) {
+	// That the context ended is for who reads to see: to a scan, an error here is a page that cannot be read.
+	_ = p.budget.WaitN(p.ctx, len(b))
+	return p.f.ReadAt(b, off)
+}
 
 // enterEpoch does nothing: the epochs that the store knows, which it has from the log, are entered at the end.
 func (b *builder) enterEpoch(*change, uint32, uint32) error { return nil }
@@ -200,6 +225,7 @@ func (s *Store) build(ctx context.Context, b *builder) error {
 		return err
 	}
 	defer resume()
+	b.hurry = true
 	s.mu.Lock()
 	limit := s.position()
 	s.mu.Unlock()

@@ -14,6 +14,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	pvfs "github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+	"github.com/rackfs/rackfs/blockstore/budget"
 	"github.com/rackfs/rackfs/blockstore/segment"
 	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/vfs"
@@ -113,6 +114,27 @@ func TestRebuiltOnlineIsTheSame(t *testing.T) {
 	}
 	if now := s.Info(); now != info {
 		t.Fatalf("%+v, want %+v", info, now)
+	}
+	mustClose(t, s)
+}
+
+// The making of a new index is within the disk's budget, but for the end, when writes wait for it.
+func TestRebuildIsPaidFor(t *testing.T) {
+	o := manual()
+	o.Budget = budget.New(1 << 50)
+	s := mustOpen(t, o)
+	m := newModel()
+	for i := range uint64(60) {
+		if err := m.put(s, key(1, 6*i+5, 0), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rebuildNow(t, s)
+	if moved, _ := o.Budget.Totals(); moved < uint64(s.Info().Used) {
+		t.Errorf("%d bytes are paid for, %d had to be read", moved, s.Info().Used)
+	}
+	if err := m.check(s); err != nil {
+		t.Fatal(err)
 	}
 	mustClose(t, s)
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"syscall"
 
@@ -279,6 +280,8 @@ type ledger interface {
 	commit(c *change, pos position) error
 	marked() int // how many shards are marked bad
 	enterEpoch(c *change, pg, epoch uint32) error
+	// reader reads a segment.
+	reader(ctx context.Context, g *seg) io.ReaderAt
 }
 
 // inUse is the index of the store, while it is opened.
@@ -286,6 +289,8 @@ type inUse struct{ *Store }
 
 func (u inUse) newBatch() *pebble.Batch { return u.ix.db.NewIndexedBatch() }
 func (u inUse) marked() int             { return u.bad }
+
+func (u inUse) reader(_ context.Context, g *seg) io.ReaderAt { return g.f }
 
 // end is behind every record.
 var end = position{incarnation: 1<<64 - 1}
@@ -307,7 +312,7 @@ func (s *Store) replaySegment(ctx context.Context, to ledger, g *seg, h *segment
 		return err
 	}
 	reached := false
-	res, err := segment.Scan(ctx, g.f, h, from, func(r segment.Record, data []byte) error {
+	res, err := segment.Scan(ctx, to.reader(ctx, g), h, from, func(r segment.Record, data []byte) error {
 		if h.Incarnation == limit.incarnation && r.Offset >= limit.offset {
 			reached = true
 			return errEnough

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/rackfs/rackfs/blockstore/budget"
 	"github.com/rackfs/rackfs/blockstore/segment"
 	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/vfs"
@@ -131,6 +132,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.m.budget(o.Budget)
 	s.wg.Add(2)
 	s.background.Add(1)
 	go s.syncer()
@@ -351,6 +353,9 @@ type Info struct {
 	Rebuilding          bool   // its index is being made anew
 	Failure             string // why it is not writable, if the disk failed or is read-only
 }
+
+// Budget is that of the disk; nil: there is no limit.
+func (s *Store) Budget() *budget.Budget { return s.o.Budget }
 
 // Info returns what the store is and how full.
 func (s *Store) Info() Info {

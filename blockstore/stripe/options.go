@@ -77,6 +77,9 @@ type Options struct {
 	Probed       bool
 	ProbeTimeout time.Duration
 
+	// Background says that reads are background work: stores let clients go first.
+	Background bool
+
 	// OnBad is told of damaged and missing shards. It must not block.
 	OnBad   func(BadShard)
 	Logger  *slog.Logger

@@ -277,7 +277,7 @@ func (r *reader) askTarget(ctx context.Context, t placement.Target, pt part, int
 	if err == nil {
 		req := blockstore.GetRequest{
 			Disk: t.Disk, Key: blockstore.Key{PG: r.pg.ID, Block: r.block.ID, Shard: uint8(pt.shard)},
-			Offset: uint32(pt.from), Length: uint32(pt.len()),
+			Offset: uint32(pt.from), Length: uint32(pt.len()), Background: r.c.o.Background,
 		}
 		var reply *wire.Reply
 		r.c.pulls.begin(t)
@@ -293,6 +293,7 @@ func (r *reader) askTarget(ctx context.Context, t placement.Target, pt part, int
 					copy(into, reply.Payload)
 				}
 				r.c.worked(t)
+				r.learn(reply.Meta)
 				return good, nil
 			}
 		}

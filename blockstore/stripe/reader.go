@@ -35,6 +35,7 @@ type reader struct {
 	stopped error      // why no fetch is of use any more
 	bufs    []*wire.Buf
 	state   []shardState
+	owner   blockstore.Owner // as a background read tells it
 }
 
 // part is a range of a shard.
@@ -97,6 +98,7 @@ func (r *reader) release() {
 	default:
 	}
 	r.ctx, r.m, r.pg, r.stopped = nil, nil, nil, nil
+	r.owner = blockstore.Owner{}
 	for _, f := range r.fetches {
 		f.buf, f.err, f.done = nil, nil, nil
 	}

@@ -3,38 +3,64 @@ package stripe
 import (
 	"context"
 
+	"github.com/rackfs/rackfs/blockstore"
 	"github.com/rackfs/rackfs/vfs"
 )
 
 // Rebuild makes out, of the length of the block's shards, hold shard i of a block that slot i's target has lost: from
-// the slot's previous target, or computed from any others. The kinds of errors are those of Read.
-func (c *Client) Rebuild(ctx context.Context, m Map, b Block, i int, out []byte) error {
-	const op = "stripe.rebuild"
-	pg, ok := m.PG(b.PG)
-	if !ok {
-		return vfs.Errorf(vfs.KindUnavailable, op, "placement group %d is not in the map", b.PG)
-	}
-	s, err := shapeIn(pg, int(b.Len))
+// the slot's previous target, or computed from any others. The kinds of errors are those of Read. The owner is what records of
+// the block's other shards say, with Options.Background and stores that tell it; else it is zero.
+func (c *Client) Rebuild(ctx context.Context, m Map, b Block, i int, out []byte) (blockstore.Owner, error) {
+	r, err := c.rebuilder(ctx, m, b, i, out)
 	if err != nil {
-		return err
+		return blockstore.Owner{}, err
 	}
-	if !s.Stored(i) || len(out) != s.ShardLen {
-		return vfs.Errorf(vfs.KindInvalid, op, "%d bytes for shard %d of a block of %d bytes in %v", len(out), i, b.Len, pg.Profile())
-	}
-	r := c.reader(ctx, m, pg, b, s)
 	defer r.release()
-	r.state[i] = shardState{gone, vfs.Errorf(vfs.KindNotFound, op, "it is what is being rebuilt")}
 	result := make(chan error, 1)
-	r.wg.Go(func() { result <- r.remake(part{i, 0, s.ShardLen}, out) })
+	r.wg.Go(func() { result <- r.remake(part{i, 0, r.shape.ShardLen}, out) })
 	err = r.oversee(result, 1)
 	r.end()
 	if err != nil {
 		if ctx.Err() != nil {
-			return ended(ctx, op)
+			return blockstore.Owner{}, ended(ctx, opRebuild)
 		}
-		return vfs.Wrap(op, err)
+		return blockstore.Owner{}, vfs.Wrap(opRebuild, err)
 	}
-	return nil
+	return r.owner, nil
+}
+
+const opRebuild = "stripe.rebuild"
+
+// rebuilder is a reader that knows shard i to be gone.
+func (c *Client) rebuilder(ctx context.Context, m Map, b Block, i int, out []byte) (*reader, error) {
+	const op = opRebuild
+	pg, ok := m.PG(b.PG)
+	if !ok {
+		return nil, vfs.Errorf(vfs.KindUnavailable, op, "placement group %d is not in the map", b.PG)
+	}
+	s, err := shapeIn(pg, int(b.Len))
+	if err != nil {
+		return nil, err
+	}
+	if !s.Stored(i) || len(out) != s.ShardLen {
+		return nil, vfs.Errorf(vfs.KindInvalid, op, "%d bytes for shard %d of a block of %d bytes in %v", len(out), i, b.Len, pg.Profile())
+	}
+	r := c.reader(ctx, m, pg, b, s)
+	r.state[i] = shardState{gone, vfs.Errorf(vfs.KindNotFound, op, "it is what is being rebuilt")}
+	return r, nil
+}
+
+// learn takes over what the answer to a background read says.
+func (r *reader) learn(meta []byte) {
+	if !r.c.o.Background || len(meta) == 0 {
+		return
+	}
+	var s blockstore.StatReply
+	if s.Decode(meta) == nil && s.Shard.Block == r.block.ID {
+		r.mu.Lock()
+		r.owner = s.Owner
+		r.mu.Unlock()
+	}
 }
 
 // remake gets the whole of a shard from elsewhere than its target.

@@ -45,9 +45,12 @@ func TestCallsEnd(t *testing.T) {
 			}
 			b := Block{1, 1, uint32(len(data))}
 			for name, call := range map[string]func(ctx context.Context) error{
-				"write":   func(ctx context.Context) error { return write(ctx, 2) },
-				"read":    func(ctx context.Context) error { return c.client.Read(ctx, c, b, 0, make([]byte, len(data))) },
-				"rebuild": func(ctx context.Context) error { return c.client.Rebuild(ctx, c, b, 5, make([]byte, 64<<10)) },
+				"write": func(ctx context.Context) error { return write(ctx, 2) },
+				"read":  func(ctx context.Context) error { return c.client.Read(ctx, c, b, 0, make([]byte, len(data))) },
+				"rebuild": func(ctx context.Context) error {
+					_, err := c.client.Rebuild(ctx, c, b, 5, make([]byte, 64<<10))
+					return err
+				},
 			} {
 				ctx, cancel := context.WithCancel(t.Context())
 				var begun, ended atomic.Int32
@@ -120,7 +123,8 @@ func TestCallersDeadline(t *testing.T) {
 			return c.client.Read(ctx, c, Block{1, 1, uint32(len(data))}, 0, make([]byte, len(data)))
 		},
 		"rebuild": func(ctx context.Context) error {
-			return c.client.Rebuild(ctx, c, Block{1, 1, uint32(len(data))}, 5, make([]byte, 64<<10))
+			_, err := c.client.Rebuild(ctx, c, Block{1, 1, uint32(len(data))}, 5, make([]byte, 64<<10))
+			return err
 		},
 	} {
 		for range 20 {

@@ -80,8 +80,8 @@
 //
 // # When
 //
-// Groups are surveyed when the Keeper starts, when the map changes their epoch or slots, periodically, and again after Options.Retry when
-// their last survey was not complete. The collector makes a pass per Options.CollectInterval and looks at hinted blocks at once. The
+// Groups are surveyed when the Keeper starts, when the map changes their epoch or slots, periodically, and again when
+// their last survey was not complete: a second later, and each time that it is not, in a row, after twice as long, up to Options.Retry. The collector makes a pass per Options.CollectInterval and looks at hinted blocks at once. The
 // scrub makes a pass per Options.ScrubPeriod.
 //
 // # Permission
@@ -96,7 +96,11 @@
 // # Bounds
 //
 // One PG is surveyed at a time; a list is read by pages of listPage entries, candidates are asked for by askBatch. At most
-// Options.Workers blocks are rebuilt at once, in one shard's memory each, plus as many as a reconstruction needs. Options.BytesPerSecond
-// limits the bytes read for repair. Queues of hints and reports are bounded; what does not fit is dropped, for the next pass
+// Options.Workers blocks are rebuilt at once, and inFlight bytes of shards are read and written for that, or one block's.
+//
+// What a disk moves for repair is within the disk's own budget (package budget): what is read, at the stores that it is read from, for reads
+// of this package say that they are background work; what is written, here. So a lost disk is rebuilt as fast as the disks together
+// can do it beside their clients, whoever and how many rebuild, and no disk is overloaded by being a survivor of many groups. The scrub is within the budget, too.
+// Queues of hints and reports are bounded; what does not fit is dropped, for the next pass
 // finds it.
 package upkeep

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/rackfs/rackfs/background"
 	"github.com/rackfs/rackfs/blockstore/segment"
@@ -247,6 +248,7 @@ func (k *Keeper) conclude(ctx context.Context, j *job) error {
 	case ctx.Err() != nil:
 		return vfs.Wrap("upkeep.heal", ctx.Err())
 	case j.err == nil && j.damaged == 0 && j.survey.complete():
+		k.whole(j.g.pg.Id)
 		if j.g.unfinished(j.slot) {
 			if j.err = k.filled(ctx, j.g, j.slot); j.err == nil {
 				k.log.Info("upkeep: slot filled", "store", k.o.ID, "pg", j.g.pg.Id, "slot", j.slot, "epoch", j.g.pg.Epoch)
@@ -354,11 +356,17 @@ func (k *Keeper) repairLevel(ctx context.Context, v view, j *job, level int, p *
 	var mu sync.Mutex // guards j.tried and j.damaged
 	workers, wctx := errgroup.WithContext(p.Context())
 	workers.SetLimit(k.o.Workers)
+	room := semaphore.NewWeighted(inFlight)
 	_, err := k.scan(wctx, v, j.g, j.slot, nil, func(l lack) error {
 		if min(l.spare, j.g.m) != level {
 			return nil
 		}
+		size := int64(min(l.shape.ShardLen*(l.shape.Data+1), inFlight))
+		if err := room.Acquire(wctx, size); err != nil {
+			return err
+		}
 		workers.Go(func() error {
+			defer room.Release(size)
 			n, err := k.rebuild(wctx, v, j.g, j.slot, l, false, p)
 			if wctx.Err() != nil {
 				return wctx.Err()

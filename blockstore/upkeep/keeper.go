@@ -10,6 +10,7 @@ import (
 
 	"github.com/rackfs/rackfs/background"
 	"github.com/rackfs/rackfs/background/ledger"
+	"github.com/rackfs/rackfs/blockstore/budget"
 	"github.com/rackfs/rackfs/blockstore/segment"
 	"github.com/rackfs/rackfs/blockstore/server"
 	"github.com/rackfs/rackfs/blockstore/store"
@@ -24,10 +25,21 @@ const (
 	DefaultRetry           = time.Minute
 	DefaultMapInterval     = 10 * time.Second
 	DefaultScrubPeriod     = 14 * 24 * time.Hour
-	DefaultWorkers         = 4
-	DefaultBytesPerSecond  = 256 << 20 // of 4+2, 64 MiB/s rebuilt: 1 TB in four and a half hours
+	DefaultWorkers         = 16
 	// DefaultPatience is how long surveys and repair wait for metadata that does not answer before they go on by themselves.
 	DefaultPatience = background.DefaultPatience
+)
+
+const (
+	// inFlight bounds the bytes of shards that are read and written for rebuilds at once.
+	inFlight = 16 << 20
+	// retrySoon is how long after an incomplete survey the next one is made; each further one in a row waits twice as long, up to Options.Retry.
+	// What is pending is live or dead in a moment, mostly.
+	retrySoon = time.Second
+	// Reads for repair wait their turn at other stores. They are given up, and made good by more reads, late: when a peer is gone, not when it is busy.
+	repairFetch    = time.Minute
+	repairHedgeMin = 5 * time.Second
+	repairHedgeMax = 20 * time.Second
 )
 
 // queueMax bounds each of the queues of reports and hints.
@@ -60,8 +72,9 @@ type Options struct {
 	Scrub           Scrub         // nil: there is none
 	ScrubPeriod     time.Duration // of a pass over all shards
 
-	Workers        int   // blocks rebuilt at once
-	BytesPerSecond int64 // read for repair; < 0: no limit
+	Workers int // blocks rebuilt at once
+	// Budget is the disk's, as the store and its server have it: repair and the scrub take what clients leave. Nil: there is no limit.
+	Budget *budget.Budget
 
 	// Leader lets surveys, repair and scrub begin; nil: they need no permission.
 	Leader   background.Leader
@@ -89,9 +102,6 @@ func (o Options) withDefaults() Options {
 	if o.Workers <= 0 {
 		o.Workers = DefaultWorkers
 	}
-	if o.BytesPerSecond == 0 {
-		o.BytesPerSecond = DefaultBytesPerSecond
-	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
@@ -109,7 +119,6 @@ type Keeper struct {
 	stripe *stripe.Client
 	// reporter tells other stores of shards of theirs that a repair found bad.
 	reporter *stripe.Reporter
-	limit    *limiter
 	desk     *background.Desk // nil: nobody is asked
 
 	cmap       atomic.Pointer[clusterMap]
@@ -120,7 +129,7 @@ type Keeper struct {
 
 	mu     sync.Mutex           // guards the following
 	marked map[uint32]struct{}  // groups to survey
-	again  map[uint32]struct{}  // groups to survey after Retry
+	again  map[uint32]again     // groups to survey later
 	silent map[uint16]time.Time // shards that are not asked before then
 	status status               // what StatusJSON shows
 	groups map[uint32]*GroupStatus
@@ -143,9 +152,9 @@ func New(o Options) (*Keeper, error) {
 	}
 	o = o.withDefaults()
 	k := &Keeper{
-		o: o, log: o.Logger, limit: newLimiter(o.BytesPerSecond),
+		o: o, log: o.Logger,
 		peers:  newPeers(o.Dial),
-		marked: map[uint32]struct{}{}, again: map[uint32]struct{}{}, silent: map[uint16]time.Time{}, groups: map[uint32]*GroupStatus{},
+		marked: map[uint32]struct{}{}, again: map[uint32]again{}, silent: map[uint16]time.Time{}, groups: map[uint32]*GroupStatus{},
 		suspects: newQueue(), hints: newQueue(), accepted: make(chan struct{}, 1),
 	}
 	if o.Leader != nil {
@@ -154,7 +163,10 @@ func New(o Options) (*Keeper, error) {
 		k.desk = background.New(d)
 	}
 	k.reporter = stripe.NewReporter(newest{k}, o.Logger)
-	k.stripe = stripe.New(stripe.Options{Logger: o.Logger, OnBad: k.reporter.Report})
+	k.stripe = stripe.New(stripe.Options{
+		Logger: o.Logger, OnBad: k.reporter.Report, Background: true,
+		FetchTimeout: repairFetch, HedgeMin: repairHedgeMin, HedgeMax: repairHedgeMax,
+	})
 	return k, nil
 }
 
@@ -227,8 +239,9 @@ func (k *Keeper) watch(ctx context.Context) {
 
 // healer surveys and repairs what is marked.
 func (k *Keeper) healer(ctx context.Context) {
-	retry, check := time.NewTicker(k.o.Retry), time.NewTicker(k.o.CheckInterval)
+	retry, soon, check := time.NewTicker(k.o.Retry), time.NewTicker(min(retrySoon, k.o.Retry)), time.NewTicker(k.o.CheckInterval)
 	defer retry.Stop()
+	defer soon.Stop()
 	defer check.Stop()
 	last := ""
 	for {
@@ -237,7 +250,11 @@ func (k *Keeper) healer(ctx context.Context) {
 			return
 		case <-k.suspects.wake:
 		case <-retry.C:
-			k.repeat()
+			k.suspects.restore()
+		case <-soon.C:
+			if !k.repeat(time.Now()) {
+				continue
+			}
 		case <-check.C:
 			k.markAll()
 		}
@@ -288,21 +305,38 @@ func (k *Keeper) markAll() {
 	}
 }
 
-// repeat marks what was put off.
-func (k *Keeper) repeat() {
+// again is a group that was not complete.
+type again struct {
+	tries int // in a row
+	at    time.Time
+}
+
+// repeat marks what was put off until now, and reports whether there is any.
+func (k *Keeper) repeat(now time.Time) (some bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for pg := range k.again {
-		k.marked[pg] = struct{}{}
+	for pg, a := range k.again {
+		if !a.at.IsZero() && !now.Before(a.at) {
+			k.marked[pg] = struct{}{}
+			some = true
+			k.again[pg] = again{tries: a.tries} // remembered until it is complete
+		}
 	}
-	clear(k.again)
-	k.suspects.restore()
+	return some
 }
 
 func (k *Keeper) putOff(pg uint32) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.again[pg] = struct{}{}
+	a := k.again[pg]
+	k.again[pg] = again{tries: a.tries + 1, at: time.Now().Add(min(retrySoon<<min(a.tries, 16), k.o.Retry))}
+}
+
+// whole forgets that a group was put off.
+func (k *Keeper) whole(pg uint32) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.again, pg)
 }
 
 // Report implements server.Upkeep: shards that may be bad or missing are checked.

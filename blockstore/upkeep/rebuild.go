@@ -26,22 +26,24 @@ func (k *Keeper) rebuild(ctx context.Context, v view, g *group, slot int, l lack
 			return 0, nil
 		}
 	}
-	read := l.shape.ShardLen * l.shape.Data
-	if err := k.limit.WaitN(ctx, read); err != nil {
+	// What is read is paid for at the disks that it is read from.
+	if err := k.o.Budget.WaitN(ctx, l.shape.ShardLen); err != nil {
 		return 0, err
 	}
-	if err := p.WaitN(ctx, read); err != nil {
-		return 0, err
-	}
-	owner, err := k.owner(ctx, v, g, l)
-	if err != nil {
+	if err := p.WaitN(ctx, l.shape.ShardLen*l.shape.Data); err != nil {
 		return 0, err
 	}
 	buf := wire.GetBuf(l.shape.ShardLen)
 	defer buf.Release()
 	b := stripe.Block{PG: g.pg.Id, ID: l.block, Len: uint32(l.shape.BlockLen)}
-	if err := k.stripe.Rebuild(ctx, v, b, slot, buf.B); err != nil {
+	owner, err := k.stripe.Rebuild(ctx, v, b, slot, buf.B)
+	if err != nil {
 		return 0, err
+	}
+	if owner.FS == 0 { // of a store that does not tell
+		if owner, err = k.owner(ctx, v, g, l); err != nil {
+			return 0, err
+		}
 	}
 	err = k.o.Store.Put(ctx, &store.Put{
 		Key: key, Epoch: g.pg.Epoch, K: uint8(g.k), M: uint8(g.m), BlockLen: b.Len, Owner: owner, Data: buf.B,

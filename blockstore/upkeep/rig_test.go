@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/rackfs/rackfs/blockstore"
+	"github.com/rackfs/rackfs/blockstore/budget"
 	"github.com/rackfs/rackfs/blockstore/segment"
 	"github.com/rackfs/rackfs/blockstore/server"
 	"github.com/rackfs/rackfs/blockstore/store"
@@ -86,6 +87,7 @@ type file struct {
 
 type rigOptions struct {
 	stores, k, m, pgs int
+	budget            int64 // of each disk; 0: none
 	capacity          int64
 	level             uint32 // of the metadata; 0: the newest
 	keeper            func(*Options)
@@ -103,6 +105,9 @@ func newRig(t testing.TB, o rigOptions) *rig {
 		n := &node{r: r, id: uint32(i + 1), name: fmt.Sprintf("n%d", i+1), done: make(chan error, 1)}
 		r.nodes = append(r.nodes, n)
 		n.fresh(o.capacity)
+		if o.budget != 0 {
+			n.o.Budget, n.o.CompactPercent = budget.New(o.budget), -1 // compaction is paid for, too
+		}
 		n.open(o.keeper)
 		targets = append(targets, placement.Target{Node: n.name, Disk: n.id})
 	}
@@ -159,7 +164,7 @@ func (n *node) open(change func(*Options)) {
 		t.Fatal(err)
 	}
 	o := Options{
-		Store: n.store, ID: n.id, Meta: n.r.meta, Logger: quiet(), BytesPerSecond: -1,
+		Store: n.store, ID: n.id, Meta: n.r.meta, Logger: quiet(), Budget: n.store.Budget(),
 		Dial: func(node, address string) Conn { return dialAs(n.name, blockstore.RoleBlock, address) },
 	}
 	if change != nil {
@@ -446,7 +451,8 @@ func (r *rig) collect() (c Collected) {
 
 func (n *node) heal() Status {
 	n.r.t.Helper()
-	n.keeper.repeat()
+	n.keeper.repeat(time.Now().Add(time.Hour))
+	n.keeper.suspects.restore()
 	n.keeper.markAll()
 	if err := n.keeper.Heal(n.r.ctx); err != nil {
 		n.r.t.Fatal(err)

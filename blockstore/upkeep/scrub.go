@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/rackfs/rackfs/background"
+	"github.com/rackfs/rackfs/blockstore/budget"
 	"github.com/rackfs/rackfs/blockstore/segment"
 	"github.com/rackfs/rackfs/blockstore/store"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
@@ -23,10 +24,11 @@ type Limiter interface {
 // scrubSpare orders scrubs among each other only: nothing is known to be missing.
 const scrubSpare = 1
 
-// permitted is the scrub's own rate, and within it that of its permit.
+// permitted is the scrub's own rate, within it that of its permit, and what clients leave of the disk.
 type permitted struct {
-	own *limiter
-	p   *background.Permit
+	own  *limiter
+	p    *background.Permit
+	disk *budget.Budget
 }
 
 // WaitN implements Limiter.
@@ -35,7 +37,10 @@ func (l permitted) WaitN(ctx context.Context, n int) error {
 		return err
 	}
 	l.p.Did(0, uint64(n))
-	return l.p.WaitN(ctx, n)
+	if err := l.p.WaitN(ctx, n); err != nil {
+		return err
+	}
+	return l.disk.WaitN(ctx, n)
 }
 
 // Scrub checks all shards of the store behind after, or all if it is nil, in the order of keys, at the rate that limit
@@ -95,7 +100,7 @@ func (k *Keeper) scrub(ctx context.Context, after *segment.Key) (next *segment.K
 	st := ScrubStatus{Began: time.Now()}
 	k.noteScrub(st)
 	rate := max(int64(float64(k.o.Store.Info().Used)/k.o.ScrubPeriod.Seconds()), minScrubRate)
-	next, shards, bytes, err := k.o.Scrub(p.Context(), after, permitted{newLimiter(rate), p}, func(key segment.Key) {
+	next, shards, bytes, err := k.o.Scrub(p.Context(), after, permitted{newLimiter(rate), p, k.o.Budget}, func(key segment.Key) {
 		st.Bad++
 		k.Report([]segment.Key{key})
 	})

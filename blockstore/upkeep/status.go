@@ -211,6 +211,7 @@ func (k *Keeper) forget(pg uint32) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	delete(k.groups, pg)
+	delete(k.again, pg)
 	k.gauge()
 }
 
@@ -223,6 +224,7 @@ func (k *Keeper) keepOnly(m *clusterMap) {
 	for pg := range k.groups {
 		if gone(pg) {
 			delete(k.groups, pg)
+			delete(k.again, pg)
 		}
 	}
 	for key := range k.status.damages {

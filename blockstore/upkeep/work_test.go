@@ -24,7 +24,7 @@ func (f leaderFunc) Work(_ context.Context, _ uint16, r *metapb.WorkRequest) (*m
 func (n *node) asking(l background.Leader, patience time.Duration) *Keeper {
 	n.r.t.Helper()
 	k, err := New(Options{
-		Store: n.store, ID: n.id, Meta: n.r.meta, Logger: quiet(), BytesPerSecond: -1, Leader: l, Patience: patience,
+		Store: n.store, ID: n.id, Meta: n.r.meta, Logger: quiet(), Leader: l, Patience: patience,
 		Dial:  func(_, address string) Conn { return dialAs(n.name, blockstore.RoleBlock, address) },
 		Retry: 10 * time.Millisecond, MapInterval: 10 * time.Millisecond,
 	})

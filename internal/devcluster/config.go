@@ -67,6 +67,7 @@ type Config struct {
 	scrubPeriod      time.Duration // of a pass over a store's shards; 0: the default
 	reencodeInterval time.Duration // between looks for blocks to re-encode; 0: the default
 	pieceAge         time.Duration // after which the leader hands out what nobody folded; 0: the default
+	budget           int64         // bytes per second of each store, of clients and background work; 0: the default
 	work             ledger.Limits // of background work; zero: the defaults
 	foldAge          time.Duration // after the last write of what is folded; 0: the default
 	noUpkeep         bool          // stores delete and repair nothing by themselves

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/rackfs/rackfs/blockstore"
+	"github.com/rackfs/rackfs/blockstore/budget"
 	"github.com/rackfs/rackfs/blockstore/segment"
 	"github.com/rackfs/rackfs/blockstore/server"
 	"github.com/rackfs/rackfs/blockstore/store"
@@ -102,6 +103,7 @@ func (c *Cluster) openStore(ctx context.Context, n *blockNode, create bool, inca
 		MetadataIncarnation: incarnation,
 		SegmentSize:         segmentBytes, IndexCache: c.indexCache, Logger: c.log.With("node", n.name),
 		OnBad:   n.bad,
+		Budget:  budget.New(c.cfg.budget),
 		Metrics: store.NewMetrics(c.reg, prometheus.Labels{"node": n.name}),
 	})
 }

@@ -56,7 +56,7 @@ func (c *Cluster) startKeeper(n *blockNode) error {
 		},
 		Scrub: upkeep.ScrubOf(n.store), CollectInterval: c.cfg.CollectInterval,
 		Retry: cmp.Or(c.cfg.retryInterval, defaultRetryInterval), MapInterval: cmp.Or(c.cfg.mapInterval, defaultMapInterval),
-		ScrubPeriod: c.cfg.scrubPeriod, Leader: n.meta,
+		ScrubPeriod: c.cfg.scrubPeriod, Budget: n.store.Budget(), Leader: n.meta,
 		Logger: c.log.With("node", n.name), Metrics: upkeep.NewMetrics(c.reg, prometheus.Labels{"node": n.name}),
 	})
 	if err != nil {

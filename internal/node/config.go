@@ -17,6 +17,7 @@ import (
 	"github.com/knadh/koanf/providers/rawbytes"
 	"github.com/knadh/koanf/v2"
 
+	"github.com/rackfs/rackfs/blockstore/budget"
 	"github.com/rackfs/rackfs/blockstore/store"
 	"github.com/rackfs/rackfs/blockstore/upkeep"
 	"github.com/rackfs/rackfs/internal/vfile"
@@ -41,6 +42,8 @@ const (
 	maxConfigBytes = 1 << 20
 	maxSegment     = 4 << 30
 	maxDisks       = 64
+	minBudget      = 1 << 20
+	maxBudget      = 64 << 30
 
 	minProbeEvery = 50 * time.Millisecond
 	maxTiming     = 30 * 24 * time.Hour
@@ -62,6 +65,7 @@ type Config struct {
 	Segment       int64
 	MapEvery      time.Duration
 	RetryAfter    time.Duration
+	Budget        int64 // bytes per second of each disk
 	NFSListen     string
 	Allow         []netip.Prefix
 	RootSquash    bool
@@ -118,6 +122,7 @@ func ParseConfig(raw []byte) (*Config, error) {
 		ControlListen: r.text("control.listen", ":7072"), BlockListen: r.text("block.listen", ":7073"),
 		Disks: r.list("block.disks"), Segment: r.size("block.segment", store.DefaultSegmentSize, store.MinSegmentSize, maxSegment),
 		MapEvery: r.duration("block.map_every", upkeep.DefaultMapInterval, minProbeEvery, time.Hour), RetryAfter: r.duration("block.retry_after", upkeep.DefaultRetry, minProbeEvery, time.Hour),
+		Budget:    r.size("block.budget", budget.Default, minBudget, maxBudget),
 		NFSListen: r.text("nfs.listen", ":2049"), RootSquash: r.flag("nfs.root_squash"), NoAtime: r.flag("nfs.noatime"),
 		ReplyCache: r.size("nfs.reply_cache", nfsstate.DefaultReplyCache, nfsstate.MinReplyCache, nfsstate.MaxReplyCache),
 		Lease:      r.duration("nfs.lease", 30*time.Second, time.Second, time.Hour), HTTPListen: r.text("http.listen", "127.0.0.1:7070"),

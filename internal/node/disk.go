@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/rackfs/rackfs/blockstore/budget"
 	"github.com/rackfs/rackfs/blockstore/segment"
 	"github.com/rackfs/rackfs/blockstore/server"
 	"github.com/rackfs/rackfs/blockstore/store"
@@ -126,6 +127,7 @@ func (n *Node) openDisk(ctx context.Context, d *disk) error {
 		Dir: d.path, Cluster: segment.ID(n.dir.state.Settings.ID()), Create: empty,
 		MetadataIncarnation: incarnation, SegmentSize: n.cfg.Segment, IndexCache: n.indexCache, Logger: n.log.With("disk", d.path),
 		OnBad:   d.bad,
+		Budget:  budget.New(n.cfg.Budget),
 		Metrics: store.NewMetrics(n.reg, prometheus.Labels{"node": n.cfg.Name, "disk": d.path}),
 	})
 	return err
@@ -227,7 +229,7 @@ func (n *Node) startKeeper(d *disk) error {
 		Dial: func(node, address string) upkeep.Conn {
 			return wire.NewClient(wire.Dialer("tcp", address), wire.ClientOptions{Security: n.blockSecurity(node), Logger: n.log})
 		},
-		Scrub: upkeep.ScrubOf(d.store), MapInterval: n.cfg.MapEvery, Retry: n.cfg.RetryAfter, Leader: n.meta, Logger: n.log.With("disk", d.path), Metrics: upkeep.NewMetrics(n.reg, prometheus.Labels{"node": n.cfg.Name, "disk": d.path}),
+		Scrub: upkeep.ScrubOf(d.store), Budget: d.store.Budget(), MapInterval: n.cfg.MapEvery, Retry: n.cfg.RetryAfter, Leader: n.meta, Logger: n.log.With("disk", d.path), Metrics: upkeep.NewMetrics(n.reg, prometheus.Labels{"node": n.cfg.Name, "disk": d.path}),
 	})
 	if err != nil {
 		return err

@@ -39,6 +39,12 @@ type cluster struct {
 // configuration of every node.
 func newCluster(t *testing.T, racks, perRack int, more string) *cluster {
 	t.Helper()
+	return newClusterOf(t, racks, perRack, configuration{disks: 1, more: more})
+}
+
+// newClusterOf is newCluster with what else is in the configuration of every node.
+func newClusterOf(t *testing.T, racks, perRack int, conf configuration) *cluster {
+	t.Helper()
 	kclient.RequireNet(t)
 	began := time.Now()
 	c := &cluster{t: t, net: kclient.NewNet(t)}
@@ -55,8 +61,8 @@ func newCluster(t *testing.T, racks, perRack int, more string) *cluster {
 				roles = "block, gateway"
 			}
 			h := rack.NewHost(t)
-			m := &machine{t: t, name: fmt.Sprintf("n%d", len(c.all)+1), dir: dir, host: h.Addr(), base: 7000, at: h,
-				conf: configuration{roles: roles, rack: fmt.Sprintf("r%d", r+1), disks: 1, more: more}}
+			conf.roles, conf.rack, conf.http = roles, fmt.Sprintf("r%d", r+1), h.Addr()+":7070"
+			m := &machine{t: t, name: fmt.Sprintf("n%d", len(c.all)+1), dir: dir, host: h.Addr(), base: 7000, at: h, conf: conf}
 			m.log = filepath.Join(t.ArtifactDir(), m.name+".log")
 			m.configure()
 			c.all = append(c.all, m)

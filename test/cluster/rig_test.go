@@ -68,6 +68,8 @@ type configuration struct {
 	roles, rack string
 	disks       int
 	more        string // sections of YAML
+	block       string // lines of YAML of the section block
+	http        string // address for monitoring; "" for none
 }
 
 // machines makes the configurations of nodes n1, n2, ... with two disks each.
@@ -121,13 +123,13 @@ advertise: %[4]s
 meta: {listen: "%[4]s:%[5]d", gc_grace: 10s}
 control: {listen: "%[4]s:%[6]d"}
 gossip: {listen: "%[4]s:7074"}
-http: {listen: ""}
+http: {listen: "%[9]s"}
 nfs: {listen: "%[4]s:2049", allow: [%[4]s/8]}
 rack: "%[7]s"
 %[8]s
-`, m.name, m.dir, c.roles, m.host, m.base+71, m.base+72, c.rack, c.more)
+`, m.name, m.dir, c.roles, m.host, m.base+71, m.base+72, c.rack, c.more, c.http)
 	if strings.Contains(c.roles, "block") {
-		text += fmt.Sprintf("block:\n  listen: \"%s:%d\"\n  segment: 16MiB\n  map_every: 1s\n  retry_after: 3s\n  disks:\n", m.host, m.base+73)
+		text += fmt.Sprintf("block:\n  listen: \"%s:%d\"\n  segment: 16MiB\n  map_every: 1s\n  retry_after: 3s\n%s  disks:\n", m.host, m.base+73, c.block)
 		for i := range c.disks {
 			text += fmt.Sprintf("    - %s/%s-disk%d\n", m.dir, m.name, i+1)
 		}

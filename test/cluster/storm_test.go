@@ -41,7 +41,8 @@ type storm struct {
 	last    time.Time     // of the last completion
 	stall   time.Duration // the longest time without a completion
 	slowest call          // the longest one
-	seconds []int         // completions in each second
+	took    []time.Duration
+	seconds []int // completions in each second
 	written int64
 	workers []*worker
 }
@@ -122,7 +123,8 @@ func (w *worker) completed(what string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stall = max(s.stall, now.Sub(s.last))
-	if d := now.Sub(w.asked); d > s.slowest.took {
+	d := now.Sub(w.asked)
+	if s.took = append(s.took, d); d > s.slowest.took {
 		s.slowest = call{what, d}
 	}
 	s.last, w.asked = now, now
@@ -160,14 +162,20 @@ func (s *storm) goesOn(n int) {
 func (s *storm) mark() stalls {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	m := stalls{max(s.stall, time.Since(s.last)), s.slowest}
-	s.stall, s.slowest = 0, call{}
+	slices.Sort(s.took)
+	m := stalls{none: max(s.stall, time.Since(s.last)), one: s.slowest, calls: len(s.took)}
+	if n := len(s.took); n > 0 {
+		m.p50, m.p99 = s.took[n/2], s.took[n*99/100]
+	}
+	s.stall, s.slowest, s.took = 0, call{}, nil
 	return m
 }
 
 type stalls struct {
-	none time.Duration
-	one  call
+	none     time.Duration
+	one      call
+	calls    int
+	p50, p99 time.Duration // of calls
 }
 
 type call struct {
@@ -176,7 +184,8 @@ type call struct {
 }
 
 func (x stalls) String() string {
-	return fmt.Sprintf("nothing answered for %v, longest call %v (%s)", x.none.Round(time.Millisecond), x.one.took.Round(time.Millisecond), x.one.what)
+	return fmt.Sprintf("nothing answered for %v, longest of %d calls %v (%s), p50 %v, p99 %v", x.none.Round(time.Millisecond), x.calls, x.one.took.Round(time.Millisecond), x.one.what,
+		x.p50.Round(100*time.Microsecond), x.p99.Round(100*time.Microsecond))
 }
 
 // end stops the workers after the call each is in.
