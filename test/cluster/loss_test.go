@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/rackfs/rackfs/api"
 	"github.com/rackfs/rackfs/nodegroup"
 )
 
@@ -63,20 +62,3 @@ func (c *cluster) victims() (a, b *machine) {
 }
 
 func votes(m *machine) bool { return strings.Contains(m.conf.roles, "meta") }
-
-// used is the bytes of shards on a node's disks.
-func (m *machine) used() (n int64) {
-	m.sees("it knows its disks", func(st *api.ClusterStatus) string {
-		n = 0
-		for _, x := range st.Nodes {
-			if x.Name == m.name && x.Local != nil {
-				for _, d := range x.Local.Disks {
-					n += d.Info.Used
-				}
-				return ""
-			}
-		}
-		return "it does not describe itself"
-	})
-	return n
-}
