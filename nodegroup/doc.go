@@ -19,7 +19,8 @@
 //
 //	unknown  a new leader has not heard of it yet; nothing is planned until no store is unknown
 //	up       takes writes, and has room for them
-//	down     two probes in a row and FailAfter without that. Groups that name it are not counted on for writes
+//	down     two probes in a row and FailAfter without that. Groups that name it are not counted on for writes. One that is not answered
+//	         in FailAfter is followed by a second beside it
 //	suspect  the same for SuspectAfter
 //	out      silent for OutAfter: its slots move to other stores, if there are any. A store that answers but takes no writes, or is full,
 //	         is never given up by itself: it still serves what it has

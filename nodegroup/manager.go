@@ -259,7 +259,7 @@ func (m *Manager) probe(ctx context.Context) {
 			delete(m.health, id)
 		}
 	}
-	out := make([]observation, len(list))
+	out := make([][]observation, len(list))
 	slots := make(chan struct{}, probeParallel)
 	var wg sync.WaitGroup
 	for i, s := range list {
@@ -267,7 +267,7 @@ func (m *Manager) probe(ctx context.Context) {
 		c := m.conns[s.Node]
 		wg.Go(func() {
 			defer func() { <-slots }()
-			out[i] = m.probeOne(ctx, c, s)
+			out[i] = m.probeStore(ctx, c, s)
 		})
 	}
 	wg.Wait()
@@ -278,7 +278,9 @@ func (m *Manager) probe(ctx context.Context) {
 	for i, s := range list {
 		h := m.health[s.Id]
 		before := h.state
-		h.observe(m.o.Timing, out[i], now)
+		for _, o := range out[i] {
+			h.observe(m.o.Timing, o, now)
+		}
 		if h.state != before && (before != Unknown || h.state != Up) {
 			level := slog.LevelWarn
 			if h.state == Up {
@@ -289,10 +291,45 @@ func (m *Manager) probe(ctx context.Context) {
 	}
 }
 
-func (m *Manager) probeOne(ctx context.Context, c Conn, s *metapb.Store) observation {
-	o := observation{at: m.o.Now()}
+// probeStore probes a store. If there is no answer after FailAfter it does so once more beside that, so that a store whose machine is off the
+// network is down after ProbeTimeout and not after two of them. Whichever is answered counts; if none is, both do.
+func (m *Manager) probeStore(ctx context.Context, c Conn, s *metapb.Store) []observation {
 	ctx, cancel := context.WithTimeout(ctx, m.o.ProbeTimeout)
 	defer cancel()
+	results := make(chan observation, 2)
+	var probes sync.WaitGroup
+	defer probes.Wait()
+	begin := func() {
+		at := m.o.Now()
+		probes.Go(func() { results <- m.probeOne(ctx, c, s, at) })
+	}
+	begin()
+	again := time.NewTimer(m.o.Timing.FailAfter)
+	defer again.Stop()
+	var first observation
+	select {
+	case first = <-results:
+		return []observation{first}
+	case <-again.C:
+		begin()
+		first = <-results
+	}
+	if first.answered {
+		cancel()
+		return []observation{first}
+	}
+	second := <-results
+	if second.answered {
+		return []observation{second}
+	}
+	if second.at.Before(first.at) {
+		first, second = second, first
+	}
+	return []observation{first, second}
+}
+
+func (m *Manager) probeOne(ctx context.Context, c Conn, s *metapb.Store, at time.Time) observation {
+	o := observation{at: at}
 	req := blockstore.DiskRequest{Disk: s.Id}
 	reply, err := c.Call(ctx, blockstore.OpInfo, req.Append(nil), nil, nil)
 	if err != nil {

@@ -326,7 +326,7 @@ func (s *clientShard) callWithin(ctx context.Context, op wire.Op, req []byte) (*
 	if err != nil {
 		return nil, err
 	}
-	r, err := cl.Call(ctx, op, req, nil, nil)
+	r, err := s.attempt(ctx, cl, node, op, req)
 	if err == nil {
 		s.leads(node)
 		return r, nil
