@@ -248,7 +248,7 @@ func (x *call) removeFileSystem(c *metapb.RemoveFileSystem) error {
 		return err
 	}
 	x.del(key)
-	return nil
+	return x.endGroup(old.Group)
 }
 
 func (r *reader) fileSystems(q *metapb.FileSystemsQ) (*metapb.QueryResult, error) {

@@ -68,10 +68,14 @@ func (x *call) needGroup(op, name string) error {
 	if name == "" {
 		return nil
 	}
-	if _, had, err := x.get(appendGroup(name)); err != nil {
+	var g metapb.NodeGroup
+	if had, err := x.getRecord(appendGroup(name), &g); err != nil {
 		return err
 	} else if !had {
 		return vfs.Errorf(vfs.KindNotFound, op, "there is no group %.80q: make it with `rackfs group create`", name)
+	}
+	if g.Retiring {
+		return vfs.Errorf(vfs.KindBusy, op, "group %s is being deleted: wait until it is gone, then make it anew with `rackfs group create`", name)
 	}
 	return nil
 }
@@ -89,6 +93,8 @@ func (x *call) runGroups(c *metapb.Command) (*metapb.Result, error) {
 		return x.setNodeGroup(op.SetNodeGroup)
 	case *metapb.Command_RemovePool:
 		return x.removePool(op.RemovePool)
+	case *metapb.Command_RetireGroup:
+		return x.retireGroup(op.RetireGroup)
 	}
 	return x.runClients(c)
 }
@@ -145,12 +151,8 @@ func (x *call) removeGroup(c *metapb.RemoveGroup) (*metapb.Result, error) {
 func (x *call) inGroup(name string) (string, error) {
 	var parts []string
 	tell := func(what string, names []string) {
-		const told = 5
-		if n := len(names); n > 0 {
-			if n > told {
-				names = append(names[:told:told], fmt.Sprintf("%d more", n-told))
-			}
-			parts = append(parts, what+" "+strings.Join(names, ", "))
+		if len(names) > 0 {
+			parts = append(parts, what+" "+strings.Join(few(names), ", "))
 		}
 	}
 	nodes, err := records(x, nodePrefix, func(n *metapb.Node) bool { return n.Group == name })
@@ -189,6 +191,15 @@ func (x *call) inGroup(name string) (string, error) {
 	}
 	tell("file systems", collect(systems, func(f *metapb.FileSystem) string { return f.Workspace + "/" + f.Name }))
 	return strings.Join(parts, "; "), nil
+}
+
+// few is the first of a list of names, and how many more there are.
+func few(names []string) []string {
+	const told = 5
+	if n := len(names); n > told {
+		return append(names[:told:told], fmt.Sprintf("%d more", n-told))
+	}
+	return names
 }
 
 func collect[T any](list []T, name func(T) string) (names []string) {
@@ -483,7 +494,13 @@ func (x *call) removePool(c *metapb.RemovePool) (*metapb.Result, error) {
 		return nil, vfs.Errorf(vfs.KindBusy, op, "pool %s is that of %d file systems, such as %s/%s: delete them first", p.Name, len(users), users[0].Workspace, users[0].Name)
 	}
 	if len(p.Pgs) == 0 {
-		return x.delMapRecord(key)
+		if _, err := x.delMapRecord(key); err != nil {
+			return nil, err
+		}
+		if err := x.endGroup(p.Group); err != nil {
+			return nil, err
+		}
+		return x.changedMap()
 	}
 	p.Retiring = true
 	if err := x.setMapRecord(key, &p); err != nil {

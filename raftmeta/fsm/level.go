@@ -41,7 +41,7 @@ func levelOf(c *metapb.Command) uint32 {
 		return levelCluster
 	case *metapb.Command_AllowDeletion:
 		return levelCluster
-	case *metapb.Command_ReleaseSlots:
+	case *metapb.Command_ReleaseSlots, *metapb.Command_RetireGroup:
 		return levelService
 	}
 	return 1

@@ -97,6 +97,22 @@ func (x *call) apart(n *metapb.Node, op string) error {
 	return nil
 }
 
+// oneZone refuses a node whose rack other nodes say to be in another zone: a rack's name is one rack's. Nodes that name no zone do not say.
+func (x *call) oneZone(n *metapb.Node, op string) error {
+	if x.level < levelService || n.Rack == "" || n.Zone == "" {
+		return nil
+	}
+	others, err := records(x, nodePrefix, func(o *metapb.Node) bool {
+		return o.Name != n.Name && o.Rack == n.Rack && o.Zone != "" && o.Zone != n.Zone
+	})
+	if err != nil || len(others) == 0 {
+		return err
+	}
+	o := others[0]
+	return vfs.Errorf(vfs.KindExists, op, "rack %s is in zone %s, as node %s says, and node %s says zone %s: the name of a rack is one rack's in the whole cluster, such as %s-%s; "+
+		"if the rack has moved, take `zone` out of the configuration of its nodes first", n.Rack, o.Zone, o.Name, n.Name, n.Zone, n.Zone, n.Rack)
+}
+
 func nodeResult(n *metapb.Node) *metapb.Result {
 	return &metapb.Result{Of: &metapb.Result_Node{Node: &metapb.NodeResult{Node: n}}}
 }
@@ -137,6 +153,11 @@ func (x *call) putNode(c *metapb.PutNode) (*metapb.Result, error) {
 	}
 	if err := x.apart(n, op); err != nil {
 		return nil, err
+	}
+	if had && (old.Rack != n.Rack || old.Zone != n.Zone) { // else it is as it was let in
+		if err := x.oneZone(n, op); err != nil {
+			return nil, err
+		}
 	}
 	if err := x.groupOfNode(n, op); err != nil {
 		return nil, err
@@ -261,6 +282,9 @@ func (x *call) joinNode(c *metapb.JoinNode) (*metapb.Result, error) {
 		return nil, err
 	}
 	if err := x.apart(n, op); err != nil {
+		return nil, err
+	}
+	if err := x.oneZone(n, op); err != nil {
 		return nil, err
 	}
 	if err := x.groupOfNode(n, op); err != nil {

@@ -331,6 +331,9 @@ func (x *call) retireStores(c *metapb.RetireStores) error {
 		if err := x.setStore(&s); err != nil {
 			return err
 		}
+		if err := x.endGroup(s.Group); err != nil {
+			return err
+		}
 	}
 	return nil
 }
