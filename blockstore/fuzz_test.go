@@ -17,13 +17,13 @@ func FuzzMessages(f *testing.F) {
 		&GetRequest{Disk: 1, Key: k, Offset: 4096, Length: 16384},
 		&StatReply{Shard: info, Owner: Owner{FS: 1, Ino: 42}},
 		&ListRequest{Disk: 1, PG: 7, Limit: 100}, &ListRequest{Disk: 1, PG: 7, After: &k},
-		&ListReply{true}, &DiskRequest{2}, &InfoReply{Capacity: 1 << 40, Used: 1, Writable: true, Full: true},
+		&ListReply{true}, &DiskRequest{2}, &InfoReply{Capacity: 1 << 40, Used: 1, Writable: true, Full: true}, &RoomReply{Capacity: 1 << 40, Used: 1, Shared: 2},
 	} {
 		f.Add(m.Append(nil))
 	}
 	f.Add(info.Append(info.Append(nil)))
 	f.Fuzz(func(t *testing.T, p []byte) {
-		for _, m := range []message{&PutRequest{}, &GetRequest{}, &StatReply{}, &ListRequest{}, &ListReply{}, &DiskRequest{}, &InfoReply{}} {
+		for _, m := range []message{&PutRequest{}, &GetRequest{}, &StatReply{}, &ListRequest{}, &ListReply{}, &DiskRequest{}, &InfoReply{}, &RoomReply{}} {
 			if err := m.Decode(p); err != nil {
 				if vfs.KindOf(err) != vfs.KindInvalid {
 					t.Fatalf("%T: %v", m, err)

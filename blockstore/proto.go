@@ -21,6 +21,7 @@ const (
 	OpReport wire.Op = 0x0108 // meta DiskRequest, payload keys of shards that a reader found bad or missing; the reply is empty
 	OpHint   wire.Op = 0x0109 // meta DiskRequest, payload keys (shard 0) of blocks that may be dead; the reply is empty
 	OpUpkeep wire.Op = 0x010a // meta DiskRequest; reply: payload the state of the disk's background work, JSON
+	OpRoom   wire.Op = 0x010c // meta DiskRequest; reply: meta RoomReply. Servers of releases before it do not have it
 	OpGroups wire.Op = 0x010b // meta GroupsRequest; reply: meta ListReply, payload ids of placement groups, u32 each
 )
 
@@ -317,6 +318,31 @@ func (r *InfoReply) Decode(p []byte) error {
 		Store: segment.ID(p[:16]), Cluster: segment.ID(p[16:32]), MetadataIncarnation: le.Uint64(p[32:]),
 		Capacity: le.Uint64(p[40:]), Used: le.Uint64(p[48:]), Writable: p[56] == 1, Full: p[57] == 1,
 	}
+	return nil
+}
+
+// RoomReply is the meta of OpRoom's reply: device 16 B, capacity u64, used u64, shared u64.
+type RoomReply struct {
+	Device   [16]byte // names the file system that the store is on; zero: not known
+	Capacity uint64   // as in InfoReply, bytes
+	Used     uint64
+	Shared   uint64 // of Capacity: what is free on the device, which all stores on it can take
+}
+
+const roomReplyLen = 40
+
+// Append encodes the reply.
+func (r *RoomReply) Append(p []byte) []byte {
+	p = append(p, r.Device[:]...)
+	return le.AppendUint64(le.AppendUint64(le.AppendUint64(p, r.Capacity), r.Used), r.Shared)
+}
+
+// Decode reads what Append wrote.
+func (r *RoomReply) Decode(p []byte) error {
+	if len(p) != roomReplyLen {
+		return errMessage("room reply")
+	}
+	*r = RoomReply{Device: [16]byte(p[:16]), Capacity: le.Uint64(p[16:]), Used: le.Uint64(p[24:]), Shared: le.Uint64(p[32:])}
 	return nil
 }
 

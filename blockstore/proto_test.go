@@ -32,6 +32,7 @@ func TestMessages(t *testing.T) {
 		"listed": rapid.Map(rapid.Bool(), func(b bool) message { return &ListReply{b} }),
 		"disk":   rapid.Map(rapid.Uint32(), func(d uint32) message { return &DiskRequest{d} }),
 		"groups": rapid.Map(rapid.Make[GroupsRequest](), func(m GroupsRequest) message { return &m }),
+		"room":   rapid.Map(rapid.Make[RoomReply](), func(m RoomReply) message { return &m }),
 		"info":   rapid.Map(rapid.Make[InfoReply](), func(m InfoReply) message { return &m }),
 	}
 	for name, gen := range gens {

@@ -74,6 +74,8 @@ func operationOf(op wire.Op) (operation, bool) {
 		return operation{"fence", inquirers[1:], (*Server).fence}, true
 	case blockstore.OpInfo:
 		return operation{"info", inquirers, (*Server).info}, true
+	case blockstore.OpRoom:
+		return operation{"room", inquirers, (*Server).room}, true
 	case blockstore.OpReport:
 		return operation{"report", repairers, (*Server).report}, true
 	case blockstore.OpHint:
@@ -279,5 +281,19 @@ func (s *Server) info(_ context.Context, call *wire.Call) error {
 		Store: i.Store, Cluster: i.Cluster, MetadataIncarnation: i.MetadataIncarnation,
 		Capacity: uint64(i.Capacity), Used: uint64(i.Used), Writable: i.Writable, Full: i.Full,
 	}
+	return call.Reply(reply.Append(nil))
+}
+
+func (s *Server) room(_ context.Context, call *wire.Call) error {
+	var r blockstore.DiskRequest
+	if err := r.Decode(call.Meta); err != nil {
+		return err
+	}
+	st, err := s.store(r.Disk)
+	if err != nil {
+		return err
+	}
+	i := st.Info()
+	reply := blockstore.RoomReply{Device: i.Device, Capacity: uint64(i.Capacity), Used: uint64(i.Used), Shared: uint64(i.Shared)}
 	return call.Reply(reply.Append(nil))
 }

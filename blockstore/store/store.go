@@ -17,11 +17,12 @@ import (
 
 // Store is an open store. Its methods may be called concurrently.
 type Store struct {
-	o     Options
-	fs    vfile.FS
-	log   *slog.Logger
-	m     *Metrics
-	super superblock
+	o      Options
+	fs     vfile.FS
+	log    *slog.Logger
+	m      *Metrics
+	super  superblock
+	device vfile.Device // zero: not known
 	// readOnly is why nothing can be written since the store was opened; nil if it can, or could then.
 	readOnly error
 	lock     io.Closer
@@ -167,6 +168,9 @@ func open(ctx context.Context, o Options, readOnly error) (*Store, error) {
 		s.cancel()
 		s.release()
 		return nil, err
+	}
+	if d, err := s.fs.Device(o.Dir); err == nil { // else it counts as one of its own
+		s.device = d
 	}
 	return s, nil
 }
@@ -339,19 +343,21 @@ func (s *Store) release() error {
 type Info struct {
 	Store, Cluster      segment.ID
 	MetadataIncarnation uint64
-	Capacity            int64  // bytes that segments can take in total, without the reserve
-	Used                int64  // bytes of live records
-	Dead                int64  // bytes of records in segments in use that are not live
-	Segments            int    // segment files
-	Free                int    // those of them that are free
-	Lost                int    // those without an intact header
-	Bad                 int    // shards marked bad
-	Compacting          bool   // segments are being emptied
-	Writable            bool   // writes are accepted
-	Full                bool   // Puts find no room, see Store.full; deletions and epochs do
-	ReadOnly            bool   // since it was opened: its file system is
-	Rebuilding          bool   // its index is being made anew
-	Failure             string // why it is not writable, if the disk failed or is read-only
+	Capacity            int64        // bytes that segments can take in total, without the reserve
+	Used                int64        // bytes of live records
+	Shared              int64        // of Capacity: what is free on the device, and not this store's alone
+	Device              vfile.Device // that the store is on; zero: not known
+	Dead                int64        // bytes of records in segments in use that are not live
+	Segments            int          // segment files
+	Free                int          // those of them that are free
+	Lost                int          // those without an intact header
+	Bad                 int          // shards marked bad
+	Compacting          bool         // segments are being emptied
+	Writable            bool         // writes are accepted
+	Full                bool         // Puts find no room, see Store.full; deletions and epochs do
+	ReadOnly            bool         // since it was opened: its file system is
+	Rebuilding          bool         // its index is being made anew
+	Failure             string       // why it is not writable, if the disk failed or is read-only
 }
 
 // Budget is that of the disk; nil: there is no limit.
@@ -362,16 +368,18 @@ func (s *Store) Info() Info {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	total := int64(len(s.segs)) * s.o.SegmentSize
-	capacity := s.o.Capacity
+	capacity, shared := s.o.Capacity, int64(0)
 	if capacity == 0 {
 		capacity = total
 		if free, err := s.fs.Free(s.o.Dir); err == nil {
-			capacity += max(int64(free)-s.o.ReserveBytes, 0)
+			shared = max(int64(free)-s.o.ReserveBytes, 0)
+			capacity += shared
 		}
 	}
+	capacity = max(capacity-reservePuts*s.o.SegmentSize, 0)
 	i := Info{
 		Store: s.super.store, Cluster: s.super.cluster, MetadataIncarnation: s.super.incarnation,
-		Capacity: max(capacity-reservePuts*s.o.SegmentSize, 0), Used: s.liveTotal, Dead: s.dead(),
+		Capacity: capacity, Shared: min(shared, capacity), Device: s.device, Used: s.liveTotal, Dead: s.dead(),
 		Segments: len(s.segs), Free: len(s.spares), Lost: s.lostCount(), Bad: s.bad,
 		Compacting: s.compacting.running, Writable: s.failed == nil && !s.closed, Full: s.failed == nil && s.full(),
 		ReadOnly: s.readOnly != nil, Rebuilding: s.rebuilding,

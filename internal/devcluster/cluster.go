@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -233,21 +234,17 @@ func (c *Cluster) HTTPAddr() string {
 	return c.httpLn.Addr().String()
 }
 
-// raw is what all stores hold together and how much room they have, limited by the fullest, for the placement groups are spread evenly.
-// Stores that share a disk share its free space: one directory, one disk.
-func (c *Cluster) raw([]uint32) (used, free uint64) {
-	left := int64(-1)
+// raw is what stores hold together, and how much they can.
+func (c *Cluster) raw(stores []uint32) (used, capacity uint64) {
+	var list []blockstore.RoomReply
 	for _, s := range c.stores {
-		if s.store == nil {
+		if s.store == nil || !slices.Contains(stores, s.ID) {
 			continue
 		}
-		info := s.store.Info()
-		used += uint64(info.Used)
-		if room := max(info.Capacity-info.Used, 0); left < 0 || room < left {
-			left = room
-		}
+		i := s.store.Info()
+		list = append(list, blockstore.RoomReply{Device: i.Device, Capacity: uint64(i.Capacity), Used: uint64(i.Used), Shared: uint64(i.Shared)})
 	}
-	return used, uint64(max(left, 0))
+	return blockstore.Together(list)
 }
 
 // health says whether the cluster serves, and what it lacks.

@@ -6,7 +6,9 @@ import (
 	"time"
 
 	"github.com/rackfs/rackfs/blockstore"
+	"github.com/rackfs/rackfs/internal/wire"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
 )
 
 const (
@@ -20,11 +22,8 @@ const (
 // capacities is what stores said last of their room.
 type capacities struct {
 	mu     sync.Mutex // guards stores
-	stores map[uint32]room
+	stores map[uint32]blockstore.RoomReply
 }
-
-// room is of one store, in bytes.
-type room struct{ used, free uint64 }
 
 // watchCapacity asks the stores now and then until ctx ends.
 func (g *Gateway) watchCapacity(ctx context.Context) {
@@ -58,43 +57,58 @@ func (g *Gateway) askCapacity(ctx context.Context) {
 			defer func() { <-slots }()
 			ctx, cancel := context.WithTimeout(ctx, capacityTimeout)
 			defer cancel()
-			req := blockstore.DiskRequest{Disk: st.Id}
-			reply, err := s.nodes[st.Node].client.Call(ctx, blockstore.OpInfo, req.Append(nil), nil, nil)
+			r, err := roomOf(ctx, s.nodes[st.Node].client, st.Id)
 			if err != nil {
-				return
-			}
-			defer reply.Release()
-			var info blockstore.InfoReply
-			if info.Decode(reply.Meta) != nil {
 				return
 			}
 			g.room.mu.Lock()
 			defer g.room.mu.Unlock()
 			if g.room.stores == nil {
-				g.room.stores = map[uint32]room{}
+				g.room.stores = map[uint32]blockstore.RoomReply{}
 			}
-			g.room.stores[st.Id] = room{used: info.Used, free: info.Capacity - min(info.Used, info.Capacity)}
+			g.room.stores[st.Id] = r
 		})
 	}
 	wg.Wait()
 }
 
-// rawOf is what stores said last, together.
-func (c *capacities) rawOf(stores []uint32) (used, free uint64) {
+// roomOf asks a store for its room. One whose server is of an older release does not say what it shares.
+func roomOf(ctx context.Context, c *wire.Client, store uint32) (r blockstore.RoomReply, err error) {
+	req := blockstore.DiskRequest{Disk: store}
+	reply, err := c.Call(ctx, blockstore.OpRoom, req.Append(nil), nil, nil)
+	if err == nil {
+		defer reply.Release()
+		return r, r.Decode(reply.Meta)
+	}
+	if vfs.KindOf(err) != vfs.KindNotSupported {
+		return r, err
+	}
+	reply, err = c.Call(ctx, blockstore.OpInfo, req.Append(nil), nil, nil)
+	if err != nil {
+		return r, err
+	}
+	defer reply.Release()
+	var info blockstore.InfoReply
+	err = info.Decode(reply.Meta)
+	return blockstore.RoomReply{Capacity: info.Capacity, Used: info.Used}, err
+}
+
+// rawOf is what stores hold together, and how much they can, as they said last.
+func (c *capacities) rawOf(stores []uint32) (used, capacity uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	var list []blockstore.RoomReply
 	for _, id := range stores {
-		used += c.stores[id].used
-		free += c.stores[id].free
+		list = append(list, c.stores[id])
 	}
-	return used, free
+	return blockstore.Together(list)
 }
 
 // unknownCapacity is said of a pool of whose stores nothing is known yet: so much that only what is used counts.
 const unknownCapacity = 1 << 50
 
-// capacity is that of a pool before coding: the room on the stores that its open groups are on, by the profile. It is shared with the other
-// pools on these stores.
+// capacity is that of a pool before coding: the room on the stores that its open groups are on, by the profile. What is free on a device that several of
+// them are on counts once. It is shared with the other pools on these stores.
 func (g *Gateway) capacity(pool uint32) (total, free uint64) {
 	s := g.cmap.acquire()
 	defer g.cmap.release(s)
@@ -116,12 +130,12 @@ func (g *Gateway) capacity(pool uint32) (total, free uint64) {
 		if raw == nil {
 			raw = g.room.rawOf
 		}
-		used, left := raw(stores)
-		if used+left == 0 {
+		used, all := raw(stores)
+		if all == 0 {
 			break
 		}
 		data := func(n uint64) uint64 { return n / uint64(p.K+p.M) * uint64(p.K) }
-		return data(used + left), data(left)
+		return data(all), data(all - min(used, all))
 	}
 	return unknownCapacity, unknownCapacity
 }

@@ -70,8 +70,8 @@ type Config struct {
 	NoAtime     bool             // reading leaves times of access as they are; else as relatime, see mount(8)
 	FoldRate    float64
 	Release     string // of the software
-	// Raw is what stores hold together and how much room they have, in bytes of shards; nil: as the stores say, each of its own disk.
-	Raw        func(stores []uint32) (used, free uint64)
+	// Raw is what stores hold together and how much they can, in bytes of shards; nil: they are asked now and then.
+	Raw        func(stores []uint32) (used, capacity uint64)
 	Registerer prometheus.Registerer // nil: no metrics
 	Logger     *slog.Logger          // default slog.Default()
 }

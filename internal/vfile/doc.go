@@ -71,7 +71,12 @@ type FS interface {
 	LockRead(name string) (io.Closer, error)
 	// Free is the number of bytes that can still be allocated under dir.
 	Free(dir string) (uint64, error)
+	// Device says what the files below dir are on: directories with the same one share what is free.
+	Device(dir string) (Device, error)
 }
+
+// Device names a file system of some machine. It is the same for all processes of a machine, for as long as that runs.
+type Device [16]byte
 
 // File is an open file. All methods may be called concurrently.
 type File interface {

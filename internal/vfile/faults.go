@@ -195,6 +195,9 @@ func (f *Faults) Free(dir string) (n uint64, err error) {
 	return n, err
 }
 
+// Device implements FS.
+func (f *Faults) Device(dir string) (Device, error) { return f.fs.Device(dir) }
+
 type faultyFile struct {
 	in   File
 	f    *Faults

@@ -1,6 +1,7 @@
 package vfile
 
 import (
+	"crypto/rand"
 	"fmt"
 	"io"
 	"io/fs"
@@ -33,6 +34,7 @@ type memDisk struct {
 	locks    map[string]bool
 	capacity int64 // bytes that may be allocated; <0 is no limit
 	used     int64
+	device   Device // fixed
 }
 
 // memNode is a directory or a file. Both are held twice: as processes see them, and as they were last synced.
@@ -66,6 +68,7 @@ func newFile() *memNode {
 func NewMem(capacity int64) *Mem {
 	m := &Mem{memDisk: &memDisk{root: newDir(), locks: make(map[string]bool), capacity: capacity}}
 	m.root.synced = true
+	rand.Read(m.device[:])
 	return m
 }
 
@@ -391,6 +394,9 @@ func (m *Mem) OpenRead(name string) (File, error) { return m.Open(name) }
 
 // LockRead implements FS.
 func (m *Mem) LockRead(name string) (io.Closer, error) { return m.Lock(name) }
+
+// Device implements FS.
+func (m *Mem) Device(string) (Device, error) { return m.device, nil }
 
 // Free implements FS.
 func (m *Mem) Free(string) (uint64, error) {

@@ -1,6 +1,7 @@
 package vfile
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -106,6 +107,24 @@ func (OS) Free(dir string) (uint64, error) {
 		return 0, fmt.Errorf("statfs %s: %w", dir, err)
 	}
 	return st.Bavail * uint64(st.Bsize), nil
+}
+
+// bootID is a file with an id of this run of the machine, which containers on it have too.
+const bootID = "/proc/sys/kernel/random/boot_id"
+
+// Device implements FS.
+func (OS) Device(dir string) (d Device, err error) {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return d, fmt.Errorf("stat %s: %w", dir, err)
+	}
+	boot, err := os.ReadFile(bootID)
+	if err != nil {
+		return d, fmt.Errorf("which machine %s is on: %w", dir, err)
+	}
+	h := sha256.New()
+	fmt.Fprintf(h, "%s %x", boot, st.Dev)
+	return Device(h.Sum(nil)), nil
 }
 
 type osFile struct{ f *os.File }

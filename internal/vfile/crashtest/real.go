@@ -177,6 +177,8 @@ func (r *Real) Lock(name string) (io.Closer, error)   { return vfile.OS{}.Lock(n
 func (r *Real) LockRead(name string) (io.Closer, error) {
 	return vfile.OS{}.LockRead(name)
 }
+func (r *Real) Device(dir string) (vfile.Device, error) { return vfile.OS{}.Device(dir) }
+
 func (r *Real) Free(dir string) (uint64, error) { return vfile.OS{}.Free(dir) }
 func (r *Real) SyncDir(dir string) error        { return r.disk.SyncDir(dir) }
 func (r *Real) Link(o, n string) error          { return r.both(func(f vfile.FS) error { return f.Link(o, n) }) }

@@ -1,0 +1,22 @@
+package blockstore
+
+// Together is what stores hold, and how much they can hold, all of them: what is free on a device counts once, however many stores are on it.
+func Together(stores []RoomReply) (used, capacity uint64) {
+	shared := map[[16]byte]uint64{}
+	for _, s := range stores {
+		used += s.Used
+		if s.Device == ([16]byte{}) {
+			capacity += s.Capacity
+			continue
+		}
+		// They were asked one after the other, while others wrote: the least is what was there last.
+		capacity += s.Capacity - min(s.Shared, s.Capacity)
+		if free, ok := shared[s.Device]; !ok || s.Shared < free {
+			shared[s.Device] = s.Shared
+		}
+	}
+	for _, free := range shared {
+		capacity += free
+	}
+	return used, max(capacity, used)
+}
