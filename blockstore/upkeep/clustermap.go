@@ -144,6 +144,7 @@ func (k *Keeper) refresh(ctx context.Context) (*clusterMap, error) {
 	k.cmap.Store(m)
 	k.keepOnly(m)
 	k.stripe.Retain(m.known)
+	k.notice(old, m)
 	for id, g := range m.groups {
 		if g.slotOf(k.o.ID) >= 0 && (old == nil || !g.equal(old.groups[id])) {
 			k.mark(id)

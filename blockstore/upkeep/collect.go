@@ -108,34 +108,40 @@ func (k *Keeper) Collect(ctx context.Context) (c Collected, err error) {
 		if m.groups[id] == nil && id > gapMax {
 			continue
 		}
-		var after *segment.Key
-		for {
-			if err := ctx.Err(); err != nil {
-				return c, vfs.Wrap("upkeep.collect", err)
-			}
-			entries, more, err := k.o.Store.List(ctx, id, after, collectPage)
-			if err != nil {
-				return c, err
-			}
-			if len(entries) == 0 {
-				break
-			}
-			d, answered, err := k.sweep(ctx, entries)
-			c.add(d)
-			if err != nil {
-				return c, err
-			}
-			if answered != nil {
-				failed = answered
-			}
-			if !more {
-				break
-			}
-			last := entries[len(entries)-1].Key
-			after = &last
+		d, answered, err := k.collectGroup(ctx, id)
+		c.add(d)
+		if err != nil {
+			return c, err
+		}
+		if answered != nil {
+			failed = answered
 		}
 	}
 	return c, failed
+}
+
+// collectGroup is a pass over the store's shards of one placement group. answered is why the metadata did not answer for some.
+func (k *Keeper) collectGroup(ctx context.Context, id uint32) (c Collected, answered, err error) {
+	var after *segment.Key
+	for {
+		if err := ctx.Err(); err != nil {
+			return c, answered, vfs.Wrap("upkeep.collect", err)
+		}
+		entries, more, err := k.o.Store.List(ctx, id, after, collectPage)
+		if err != nil || len(entries) == 0 {
+			return c, answered, err
+		}
+		d, unanswered, err := k.sweep(ctx, entries)
+		c.add(d)
+		if unanswered != nil {
+			answered = unanswered
+		}
+		if err != nil || !more {
+			return c, answered, err
+		}
+		last := entries[len(entries)-1].Key
+		after = &last
+	}
 }
 
 // CollectHinted looks at the blocks of hints.

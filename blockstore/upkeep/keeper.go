@@ -130,6 +130,7 @@ type Keeper struct {
 	mu     sync.Mutex           // guards the following
 	marked map[uint32]struct{}  // groups to survey
 	again  map[uint32]again     // groups to survey later
+	left   map[uint32]struct{}  // groups that this store is no member of any more, and has not emptied; see left.go
 	silent map[uint16]time.Time // shards that are not asked before then
 	status status               // what StatusJSON shows
 	groups map[uint32]*GroupStatus
@@ -154,7 +155,7 @@ func New(o Options) (*Keeper, error) {
 	k := &Keeper{
 		o: o, log: o.Logger,
 		peers:  newPeers(o.Dial),
-		marked: map[uint32]struct{}{}, again: map[uint32]again{}, silent: map[uint16]time.Time{}, groups: map[uint32]*GroupStatus{},
+		marked: map[uint32]struct{}{}, again: map[uint32]again{}, left: map[uint32]struct{}{}, silent: map[uint16]time.Time{}, groups: map[uint32]*GroupStatus{},
 		suspects: newQueue(), hints: newQueue(), accepted: make(chan struct{}, 1),
 	}
 	if o.Leader != nil {
@@ -266,8 +267,9 @@ func (k *Keeper) healer(ctx context.Context) {
 
 // collector deletes what is dead.
 func (k *Keeper) collector(ctx context.Context) {
-	t := time.NewTicker(k.o.CollectInterval)
+	t, retry := time.NewTicker(k.o.CollectInterval), time.NewTicker(k.o.Retry)
 	defer t.Stop()
+	defer retry.Stop()
 	last := ""
 	for {
 		var err error
@@ -276,6 +278,8 @@ func (k *Keeper) collector(ctx context.Context) {
 			return
 		case <-k.hints.wake:
 			_, err = k.CollectHinted(ctx)
+		case <-retry.C:
+			_, err = k.collectLeft(ctx)
 		case <-k.accepted:
 			_, err = k.Collect(ctx)
 		case <-t.C:
