@@ -77,6 +77,9 @@ func (p *Problem) Error() string             { return p.Detail }
 func (p *Problem) GetStatus() int            { return p.Status }
 func (p *Problem) ContentType(string) string { return "application/problem+json" }
 
+// words is what err says without its kind, for a text that goes on and ends with it.
+func words(err error) string { return strings.TrimSuffix(err.Error(), ": "+vfs.KindOf(err).String()) }
+
 func problem(err error) *Problem {
 	k := vfs.KindOf(err)
 	return &Problem{Status: k.HTTPStatus(), Kind: k.String(), Detail: err.Error()}

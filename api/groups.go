@@ -25,6 +25,8 @@ type Group struct {
 	Nodes   []GroupNode `json:"nodes"`
 	Racks   []GroupRack `json:"racks" doc:"Reserved for the group"`
 	Pools   []GroupPool `json:"pools"`
+	// Deleting is a group that goes with the last of its pools; each goes when nothing is in it.
+	Deleting bool `json:"deleting,omitempty" doc:"It is being deleted: it goes with the last of its pools"`
 }
 
 // GroupNode is a node of a group.
@@ -79,19 +81,20 @@ type (
 		Name string `path:"name" maxLength:"63"`
 		Body struct {
 			Racks []string `json:"racks" minItems:"1" maxItems:"256"`
-			Force bool     `json:"force,omitempty" doc:"Also if a pool cannot keep its profile, or no node is in a rack"`
+			Force bool     `json:"force,omitempty" doc:"Also if a pool cannot keep its profile or would have no room, or no node is in a rack"`
 		}
 	}
 	releaseInput struct {
 		Body struct {
 			Racks []string `json:"racks" minItems:"1" maxItems:"256"`
+			Force bool     `json:"force,omitempty" doc:"Also if a pool cannot keep its profile or would have no room, or would have no room"`
 		}
 	}
 	nodesInput struct {
 		Name string `path:"name" maxLength:"63"`
 		Body struct {
 			Nodes []string `json:"nodes" minItems:"1" maxItems:"256"`
-			Force bool     `json:"force,omitempty" doc:"Also if a pool cannot keep its profile, or a node's rack is reserved for another group"`
+			Force bool     `json:"force,omitempty" doc:"Also if a pool cannot keep its profile or would have no room, or a node's rack is reserved for another group"`
 		}
 	}
 )
@@ -100,7 +103,7 @@ func (a *API) groups() {
 	handle(a, "GET /groups", "list-groups", "List the node groups", a.listGroups)
 	handle(a, "GET /groups/{name}", "get-group", "Show a node group", a.getGroup)
 	handle(a, "PUT /groups/{name}", "create-group", "Make a node group", a.createGroup)
-	handle(a, "DELETE /groups/{name}", "delete-group", "Delete a node group that is empty", a.deleteGroup)
+	handle(a, "DELETE /groups/{name}", "delete-group", "Delete a node group without nodes, racks and file systems; it is gone when its pools are", a.deleteGroup)
 	handle(a, "POST /groups/{name}/racks", "reserve-racks", "Reserve racks for a group", a.reserveRacks)
 	handle(a, "POST /racks/release", "release-racks", "Release reserved racks", a.releaseRacks)
 	handle(a, "POST /groups/{name}/nodes", "add-nodes", "Put nodes into a group", a.addNodes)
@@ -158,7 +161,7 @@ func describe(m *metapb.ClusterMapR, nodes []*metapb.Node) []Group {
 	}
 	out := []Group{}
 	for _, g := range m.GetGroups() {
-		d := Group{Name: g.Name, ID: g.Id, Created: timeOf(g.Created), Nodes: []GroupNode{}, Racks: []GroupRack{}, Pools: []GroupPool{}}
+		d := Group{Name: g.Name, ID: g.Id, Created: timeOf(g.Created), Deleting: g.Retiring, Nodes: []GroupNode{}, Racks: []GroupRack{}, Pools: []GroupPool{}}
 		for _, n := range nodes {
 			if n.Group != g.Name {
 				continue
@@ -259,50 +262,30 @@ func (a *API) createGroup(ctx context.Context, in *groupInput) (*groupOutput, er
 }
 
 func (a *API) deleteGroup(ctx context.Context, in *groupInput) (*struct{}, error) {
+	const op = "delete group"
 	m, err := a.clusterMap(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := hasGroup("delete group", m, in.Name); err != nil {
+	if err := hasGroup(op, m, in.Name); err != nil {
 		return nil, err
 	}
 	i := slices.IndexFunc(m.Groups, func(g *metapb.NodeGroup) bool { return g.Name == in.Name })
-	if err := a.retirePools(ctx, in.Name); err != nil {
-		return nil, err
-	}
-	_, err = a.opt.Meta.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_RemoveGroup{RemoveGroup: &metapb.RemoveGroup{Name: in.Name, Id: m.Groups[i].Id}}})
+	err = a.apply(ctx, &metapb.Command{Op: &metapb.Command_RetireGroup{RetireGroup: &metapb.RetireGroup{Name: in.Name, Id: m.Groups[i].Id}}})
 	if vfs.KindOf(err) == vfs.KindBusy {
-		err = vfs.Errorf(vfs.KindBusy, "delete group", "%w: delete its file systems, take its nodes out (rackfs group remove), release its racks (rackfs group release), and wait for pools that are being removed", err)
+		err = vfs.Errorf(vfs.KindBusy, op, "%s: end its file systems (rackfs fs delete --keep 0s), take its nodes out (rackfs group remove) and release its racks (rackfs group release) first", words(err))
 	}
 	return nil, err
 }
 
-// retirePools has the pools of a group removed, which no file system may have any more, if it has neither nodes nor racks.
-func (a *API) retirePools(ctx context.Context, group string) error {
-	for left := true; left; {
-		left = false
-		err := a.decide(ctx, func(m *metapb.ClusterMapR, nodes []*metapb.Node) (*metapb.Command, error) {
-			if slices.ContainsFunc(nodes, func(n *metapb.Node) bool { return n.Group == group }) ||
-				slices.ContainsFunc(m.GetReservations(), func(r *metapb.RackReservation) bool { return r.Group == group }) {
-				return nil, nil
-			}
-			i := slices.IndexFunc(m.GetPools(), func(p *metapb.Pool) bool { return p.Group == group && !p.Retiring })
-			if left = i >= 0; !left {
-				return nil, nil
-			}
-			return &metapb.Command{Op: &metapb.Command_RemovePool{RemovePool: &metapb.RemovePool{Id: m.Pools[i].Id, ExpectMapVersion: m.Version}}}, nil
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func (a *API) reserveRacks(ctx context.Context, in *racksInput) (*changeOutput, error) {
 	const op = "reserve racks"
+	seen, err := a.seen(ctx)
+	if err != nil {
+		return nil, err
+	}
 	out := &changeOutput{}
-	err := a.decide(ctx, func(m *metapb.ClusterMapR, nodes []*metapb.Node) (*metapb.Command, error) {
+	err = a.decide(ctx, func(m *metapb.ClusterMapR, nodes []*metapb.Node) (*metapb.Command, error) {
 		out.Body = GroupChange{Effects: []nodegroup.Effect{}, Notes: []string{}}
 		if err := hasGroup(op, m, in.Name); err != nil {
 			return nil, err
@@ -326,8 +309,7 @@ func (a *API) reserveRacks(ctx context.Context, in *racksInput) (*changeOutput, 
 					"; put them into it with `rackfs group add "+in.Name+" NODE...`")
 			}
 		}
-		out.Body.Effects = append(out.Body.Effects, nodegroup.Effects(m, nodegroup.Reserve(m, in.Name, in.Body.Racks))...)
-		if err := nodegroup.Allow(op, out.Body.Effects); err != nil && !in.Body.Force {
+		if err := judge(op, m, nodegroup.Reserve(m, in.Name, in.Body.Racks), seen, in.Body.Force, &out.Body); err != nil {
 			return nil, err
 		}
 		return &metapb.Command{Op: &metapb.Command_ReserveRacks{ReserveRacks: &metapb.ReserveRacks{
@@ -362,8 +344,12 @@ func knownRack(op string, nodes []*metapb.Node, rack string, force bool) error {
 
 func (a *API) releaseRacks(ctx context.Context, in *releaseInput) (*changeOutput, error) {
 	const op = "release racks"
+	seen, err := a.seen(ctx)
+	if err != nil {
+		return nil, err
+	}
 	out := &changeOutput{}
-	err := a.decide(ctx, func(m *metapb.ClusterMapR, nodes []*metapb.Node) (*metapb.Command, error) {
+	err = a.decide(ctx, func(m *metapb.ClusterMapR, nodes []*metapb.Node) (*metapb.Command, error) {
 		out.Body = GroupChange{Effects: []nodegroup.Effect{}, Notes: []string{}}
 		reserved := nodegroup.Reservations(m)
 		for _, rack := range in.Body.Racks {
@@ -381,7 +367,9 @@ func (a *API) releaseRacks(ctx context.Context, in *releaseInput) (*changeOutput
 				out.Body.Notes = append(out.Body.Notes, "nodes in rack "+rack+" stay in group "+g+": "+strings.Join(theirs, ", "))
 			}
 		}
-		out.Body.Effects = append(out.Body.Effects, nodegroup.Effects(m, nodegroup.Reserve(m, "", in.Body.Racks))...)
+		if err := judge(op, m, nodegroup.Reserve(m, "", in.Body.Racks), seen, in.Body.Force, &out.Body); err != nil {
+			return nil, err
+		}
 		return &metapb.Command{Op: &metapb.Command_ReserveRacks{ReserveRacks: &metapb.ReserveRacks{Racks: in.Body.Racks, ExpectMapVersion: m.Version}}}, nil
 	})
 	if err != nil {
@@ -427,8 +415,12 @@ func (a *API) removeNodes(ctx context.Context, in *nodesInput) (*changeOutput, e
 
 // regroup puts nodes into a group, or into the shared part of the cluster; check looks at each.
 func (a *API) regroup(ctx context.Context, op, group string, in *nodesInput, check func(*metapb.ClusterMapR, *metapb.Node) (note string, err error)) (*changeOutput, error) {
+	seen, err := a.seen(ctx)
+	if err != nil {
+		return nil, err
+	}
 	out := &changeOutput{}
-	err := a.decide(ctx, func(m *metapb.ClusterMapR, nodes []*metapb.Node) (*metapb.Command, error) {
+	err = a.decide(ctx, func(m *metapb.ClusterMapR, nodes []*metapb.Node) (*metapb.Command, error) {
 		out.Body = GroupChange{Effects: []nodegroup.Effect{}, Notes: []string{}}
 		for _, name := range in.Body.Nodes {
 			i := slices.IndexFunc(nodes, func(n *metapb.Node) bool { return n.Name == name })
@@ -442,9 +434,16 @@ func (a *API) regroup(ctx context.Context, op, group string, in *nodesInput, che
 			if note != "" {
 				out.Body.Notes = append(out.Body.Notes, note)
 			}
+			nodes[i] = nodes[i].CloneVT() // as it would be
+			nodes[i].Group = group
+			if slices.Contains(nodes[i].Roles, "gateway") {
+				if err := nodegroup.OneGateway(op, nodes, name, group); err != nil {
+					return nil, err
+				}
+				out.Body.Notes = append(out.Body.Notes, gatewayNote(nodes[i]))
+			}
 		}
-		out.Body.Effects = append(out.Body.Effects, nodegroup.Effects(m, nodegroup.Regroup(m, group, in.Body.Nodes))...)
-		if err := nodegroup.Allow(op, out.Body.Effects); err != nil && !in.Body.Force {
+		if err := judge(op, m, nodegroup.Regroup(m, group, in.Body.Nodes), seen, in.Body.Force, &out.Body); err != nil {
 			return nil, err
 		}
 		return &metapb.Command{Op: &metapb.Command_SetNodeGroup{SetNodeGroup: &metapb.SetNodeGroup{
@@ -454,6 +453,14 @@ func (a *API) regroup(ctx context.Context, op, group string, in *nodesInput, che
 		return nil, err
 	}
 	return out, nil
+}
+
+// gatewayNote says what a gateway that is put into another group serves from then on.
+func gatewayNote(n *metapb.Node) string {
+	if n.Group == "" {
+		return "node " + n.Name + " is a gateway: from now on it serves the shared file systems and no others"
+	}
+	return "node " + n.Name + " is a gateway: from now on it serves the file systems of group " + n.Group + " and no others"
 }
 
 func profileOf(p *metapb.Pool) string {
@@ -478,7 +485,7 @@ func (c *Client) CreateGroup(ctx context.Context, name string) (*Group, error) {
 	return out, c.call(ctx, http.MethodPut, "/groups/"+url.PathEscape(name), nil, out)
 }
 
-// DeleteGroup deletes a node group.
+// DeleteGroup deletes a node group. It is gone when nothing is in its pools any more; nobody has to ask again for that.
 func (c *Client) DeleteGroup(ctx context.Context, name string) error {
 	return c.call(ctx, http.MethodDelete, "/groups/"+url.PathEscape(name), nil, nil)
 }
@@ -490,9 +497,9 @@ func (c *Client) ReserveRacks(ctx context.Context, group string, racks []string,
 }
 
 // ReleaseRacks releases reserved racks.
-func (c *Client) ReleaseRacks(ctx context.Context, racks []string) (*GroupChange, error) {
+func (c *Client) ReleaseRacks(ctx context.Context, racks []string, force bool) (*GroupChange, error) {
 	out := new(GroupChange)
-	return out, c.call(ctx, http.MethodPost, "/racks/release", map[string]any{"racks": racks}, out)
+	return out, c.call(ctx, http.MethodPost, "/racks/release", map[string]any{"racks": racks, "force": force}, out)
 }
 
 // AddNodes puts nodes into a group.

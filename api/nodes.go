@@ -190,17 +190,31 @@ func (a *API) drain(ctx context.Context, name string, force bool) (*nodeOutput, 
 	if err != nil {
 		return nil, err
 	}
-	if err := nodegroup.CanDrain(m, name); err != nil && !force {
-		return nil, vfs.Errorf(vfs.KindOf(err), "", "%w; --force drains it all the same: what has nowhere to go stays, until there is", err)
+	err = nodegroup.CanDrain(m, name)
+	if err == nil && !force {
+		err = a.roomWithout(ctx, m, name)
+	}
+	if err != nil && !force {
+		return nil, vfs.Errorf(vfs.KindOf(err), "", "%s; --force drains it all the same: what has nowhere to go stays, until there is", words(err))
 	}
 	return a.setState(ctx, name, metapb.NodeState_NODE_DRAINING)
+}
+
+// roomWithout refuses to drain a node whose data has no room elsewhere.
+func (a *API) roomWithout(ctx context.Context, m *metapb.ClusterMapR, name string) error {
+	seen, err := a.seen(ctx)
+	if err != nil {
+		return err
+	}
+	effects := slices.DeleteFunc(nodegroup.Effects(m, nodegroup.Drained(m, []string{name}), seen), func(e nodegroup.Effect) bool { return e.Roomy })
+	return nodegroup.Allow("node.drain", effects)
 }
 
 // apply makes a change of shard 0.
 func (a *API) apply(ctx context.Context, cmd *metapb.Command) error {
 	_, err := a.opt.Meta.Apply(ctx, clusterShard, cmd)
 	if vfs.KindOf(err) == vfs.KindNotSupported {
-		return vfs.Errorf(vfs.KindNotSupported, "", "%w: raise the feature level with `rackfs cluster upgrade-level` once all voters run this release", err)
+		return vfs.Errorf(vfs.KindNotSupported, "", "%s: raise the feature level with `rackfs cluster upgrade-level` once all voters run this release", words(err))
 	}
 	return err
 }

@@ -154,7 +154,7 @@ func TestReservedRacks(t *testing.T) {
 			case 0, 1:
 				g, rack := rapid.SampledFrom(groups).Draw(rt, "for"), rackName(num("rack", 0, racks-1))
 				m := c.cmap()
-				effects := Effects(m, Reserve(m, g, []string{rack}))
+				effects := Effects(m, Reserve(m, g, []string{rack}), Seen{})
 				if Allow("", effects) != nil && num("force", 0, 1) == 0 {
 					counts["refused"]++
 					break
@@ -294,22 +294,57 @@ func TestEffects(t *testing.T) {
 	for id := uint32(1); id <= 4; id++ {
 		m.Stores = append(m.Stores, &metapb.Store{Id: id, Node: name(id), Rack: "r" + string('0'+rune(id)), Zone: "z"})
 	}
-	effects := Effects(m, Reserve(m, "g", []string{"r1"}))
+	effects := Effects(m, Reserve(m, "g", []string{"r1"}), Seen{})
 	if len(effects) != 1 || effects[0].Before != 4 || effects[0].After != 3 || effects[0].Slots != 1 || Allow("", effects) != nil {
 		t.Errorf("%+v", effects)
 	}
-	if e := Effects(m, Reserve(m, "g", []string{"r9"})); len(e) != 0 {
+	if e := Effects(m, Reserve(m, "g", []string{"r9"}), Seen{}); len(e) != 0 {
 		t.Errorf("an empty rack: %+v", e)
 	}
-	err := Allow("reserve", Effects(m, Reserve(m, "g", []string{"r1", "r2"})))
+	err := Allow("reserve", Effects(m, Reserve(m, "g", []string{"r1", "r2"}), Seen{}))
 	if vfs.KindOf(err) != vfs.KindBusy || !strings.Contains(err.Error(), "loses 2 stores, of which 2 slots move to others; 2 nodes instead of 4, and 2+1 needs 3: slots without another node to go to stay where they are, and new blocks would be 1+1") {
 		t.Error(err)
 	}
-	if err := Allow("", Effects(m, Reserve(m, "g", []string{"r1", "r2", "r3"}))); !strings.Contains(err.Error(), "writers would wait") {
+	if err := Allow("", Effects(m, Reserve(m, "g", []string{"r1", "r2", "r3"}), Seen{})); !strings.Contains(err.Error(), "writers would wait") {
 		t.Error(err)
 	}
-	if err := Allow("", Effects(m, Regroup(m, "g", []string{"n1", "n2"}))); !strings.Contains(err.Error(), "2 nodes instead of 4") {
+	if err := Allow("", Effects(m, Regroup(m, "g", []string{"n1", "n2"}), Seen{})); !strings.Contains(err.Error(), "2 nodes instead of 4") {
 		t.Error(err)
+	}
+	// Room: what the stores hold has to fit into what the others can take, one shard of each block on a node.
+	seen := Seen{Stores: []StoreStatus{{ID: 1, Used: 50 << 30, Capacity: 100 << 30}, {ID: 2, Used: 50 << 30, Capacity: 100 << 30}, {ID: 3, Used: 50 << 30, Capacity: 100 << 30}, {ID: 4, Used: 50 << 30, Capacity: 100 << 30}}}
+	effects = Effects(m, Reserve(m, "g", []string{"r1"}), seen)
+	if len(effects) != 1 || effects[0].Data != 200<<30 || effects[0].Room != 300<<30/100*90 || Allow("", effects) != nil {
+		t.Errorf("%+v", effects)
+	}
+	seen.Stores[2].Used = 120 << 30
+	if err := Allow("", Effects(m, Reserve(m, "g", []string{"r1"}), seen)); err != nil {
+		t.Errorf("just as much as fits: %v", err)
+	}
+	seen.Stores[2].Used = 150 << 30
+	if err := Allow("", Effects(m, Reserve(m, "g", []string{"r1"}), seen)); vfs.KindOf(err) != vfs.KindBusy ||
+		!strings.Contains(err.Error(), "300.0 GiB of shards would have to fit into 270.0 GiB, 90% of what the 3 nodes can take: 30.0 GiB too much") {
+		t.Error(err)
+	}
+	// Small nodes limit the large ones, and what stores share counts once.
+	seen.Stores[2].Used, seen.Stores[3].Used, seen.Stores[3].Capacity = 50<<30, 5<<30, 10<<30
+	if e := Effects(m, Reserve(m, "g", []string{"r1"}), seen); e[0].Room != 30<<30/100*90 || e[0].Roomy {
+		t.Errorf("%+v", e)
+	}
+	m.Stores = append(m.Stores, &metapb.Store{Id: 5, Node: name(4), Rack: "r4", Zone: "z"})
+	seen.Stores[3] = StoreStatus{ID: 4, Capacity: 60 << 30, Shared: 60 << 30, Device: strings.Repeat("ab", 16)}
+	seen.Stores = append(seen.Stores, StoreStatus{ID: 5, Capacity: 60 << 30, Shared: 60 << 30, Device: strings.Repeat("ab", 16)})
+	if e := Effects(m, Reserve(m, "g", []string{"r1"}), seen); e[0].Room != 180<<30/100*90 || !e[0].Roomy {
+		t.Errorf("%+v", e)
+	}
+	m.Stores = m.Stores[:4]
+	// What no file system keeps data in is nobody's concern.
+	if err := Allow("", Effects(m, Reserve(m, "g", []string{"r1", "r2", "r3"}), Seen{Idle: func(uint32) bool { return true }})); err != nil {
+		t.Error(err)
+	}
+	// A drain is the same arithmetic.
+	if e := Effects(m, Drained(m, []string{"n1"}), seen); len(e) != 1 || e[0].After != 3 || e[0].Slots != 1 || !e[0].Roomy {
+		t.Errorf("%+v", e)
 	}
 	// A node of the group in the reserved rack: the group gains what the shared part loses.
 	own := Reserve(Regroup(m, "g", []string{"n1"}), "g", []string{"r1"})

@@ -3,6 +3,7 @@ package nodegroup
 import (
 	"time"
 
+	"github.com/rackfs/rackfs/blockstore"
 	"github.com/rackfs/rackfs/placement"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
@@ -59,7 +60,9 @@ type health struct {
 	readable bool
 	used     int64 // bytes, as it said last
 	capacity int64
-	err      error // of the last failed probe
+	room     blockstore.RoomReply // as it said last
+	asked    time.Time            // when it was asked for that; zero: never
+	err      error                // of the last failed probe
 	errAt    time.Time
 
 	good   time.Time // since when every probe succeeded; zero: the last one failed
@@ -75,7 +78,8 @@ type observation struct {
 	writable bool
 	used     int64
 	capacity int64
-	err      error // why it is not writable
+	room     *blockstore.RoomReply // nil: it was not asked, or did not say
+	err      error                 // why it is not writable
 }
 
 // observe takes a probe that ended at now.

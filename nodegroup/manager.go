@@ -34,6 +34,8 @@ const (
 	maxChanges = 512
 	// probeParallel bounds the probes under way.
 	probeParallel = 64
+	// roomEvery is how often a store is asked what of its room it shares with others.
+	roomEvery = 10 * time.Second
 )
 
 // Meta is the metadata client.
@@ -265,9 +267,13 @@ func (m *Manager) probe(ctx context.Context) {
 	for i, s := range list {
 		slots <- struct{}{}
 		c := m.conns[s.Node]
+		due := m.o.Now().Sub(m.health[s.Id].asked) >= roomEvery
 		wg.Go(func() {
 			defer func() { <-slots }()
 			out[i] = m.probeStore(ctx, c, s)
+			if last := &out[i][len(out[i])-1]; due && last.answered {
+				last.room = m.askRoom(ctx, c, s.Id)
+			}
 		})
 	}
 	wg.Wait()
@@ -280,6 +286,9 @@ func (m *Manager) probe(ctx context.Context) {
 		before := h.state
 		for _, o := range out[i] {
 			h.observe(m.o.Timing, o, now)
+			if o.room != nil {
+				h.room, h.asked = *o.room, now
+			}
 		}
 		if h.state != before && (before != Unknown || h.state != Up) {
 			level := slog.LevelWarn
@@ -355,6 +364,23 @@ func (m *Manager) probeOne(ctx context.Context, c Conn, s *metapb.Store, at time
 		o.err = vfs.Errorf(vfs.KindNoSpace, "nodegroup.probe", "store %d of %s is full: delete data or add stores", s.Id, s.Node)
 	}
 	return o
+}
+
+// askRoom asks a store what of its room it shares; nil: it does not say, as one of an older release.
+func (m *Manager) askRoom(ctx context.Context, c Conn, store uint32) *blockstore.RoomReply {
+	ctx, cancel := context.WithTimeout(ctx, m.o.ProbeTimeout)
+	defer cancel()
+	req := blockstore.DiskRequest{Disk: store}
+	reply, err := c.Call(ctx, blockstore.OpRoom, req.Append(nil), nil, nil)
+	if err != nil {
+		return nil
+	}
+	defer reply.Release()
+	r := new(blockstore.RoomReply)
+	if r.Decode(reply.Meta) != nil {
+		return nil
+	}
+	return r
 }
 
 // settled reports whether there is an opinion about every store.

@@ -42,104 +42,17 @@ func Regroup(m *metapb.ClusterMapR, group string, nodes []string) *metapb.Cluste
 	return next
 }
 
-// Effect is what a change of who may hold a pool's data means for the pool.
-type Effect struct {
-	Pool    string `json:"pool"`
-	Group   string `json:"group" doc:"Empty: the shared part of the cluster"`
-	Profile string `json:"profile"`
-	Domain  string `json:"domain" doc:"Level of its failure domains"`
-	Before  int    `json:"domains_before" doc:"Failure domains with stores that may hold its data"`
-	After   int    `json:"domains_after"`
-	Stores  int    `json:"stores_left" doc:"Stores that may not hold its data any more"`
-	Slots   int    `json:"slots" doc:"Slots of placement groups that move off them"`
-	Fits    bool   `json:"fits" doc:"Whether the profile still fits, if it did"`
-	Text    string `json:"text"`
-}
-
-// Effects says what a change from m to next means for the pools that it takes stores from or gives some. Stores that are out or lost do not
-// count.
-func Effects(m, next *metapb.ClusterMapR) (out []Effect) {
-	was, will := Reservations(m), Reservations(next)
-	then := make(map[uint32]*metapb.Store, len(next.GetStores()))
-	for _, s := range next.GetStores() {
-		then[s.Id] = s
-	}
-	for _, p := range m.GetPools() {
-		if p.Retiring {
-			continue
+// Drained is m as it would be with nodes drained.
+func Drained(m *metapb.ClusterMapR, nodes []string) *metapb.ClusterMapR {
+	next := &metapb.ClusterMapR{Pools: m.GetPools(), Groups: m.GetGroups(), Reservations: m.GetReservations(), Version: m.GetVersion(), LastPg: m.GetLastPg()}
+	for _, s := range m.GetStores() {
+		if slices.Contains(nodes, s.Node) && s.State == metapb.StoreState_STORE_IN {
+			s = s.CloneVT()
+			s.State = metapb.StoreState_STORE_OUT
 		}
-		level, _ := placement.ParseLevel(p.GetDomain())
-		profile := placement.Profile{K: int(p.K), M: int(p.M)}
-		e := Effect{Pool: p.Name, Group: p.Group, Profile: profile.String(), Domain: level.String()}
-		e.Before = placement.Members(Locations(m, p.Group))[level]
-		e.After = placement.Members(Locations(next, p.Group))[level]
-		gone, gained := map[uint32]bool{}, 0
-		for _, s := range m.GetStores() {
-			if s.State == metapb.StoreState_STORE_LOST {
-				continue
-			}
-			switch before, after := eligible(was, p, s), eligible(will, p, then[s.Id]); {
-			case before && !after:
-				gone[s.Id] = true
-			case after && !before:
-				gained++
-			}
-		}
-		e.Stores = len(gone)
-		if e.Stores == 0 && gained == 0 {
-			continue
-		}
-		for _, g := range p.GetPgs() {
-			for _, s := range g.GetSlots() {
-				if gone[s.Store] {
-					e.Slots++
-				}
-			}
-		}
-		e.Fits = e.After >= profile.Width() || e.After >= e.Before || len(p.GetPgs()) == 0
-		e.Text = effectText(&e, profile, gained)
-		out = append(out, e)
+		next.Stores = append(next.Stores, s)
 	}
-	return out
-}
-
-func effectText(e *Effect, profile placement.Profile, gained int) string {
-	of := "the shared part of the cluster"
-	if e.Group != "" {
-		of = "group " + e.Group
-	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "pool %s (%v of %s, one shard per %s): ", e.Pool, profile, of, e.Domain)
-	switch {
-	case e.Stores == 0:
-		fmt.Fprintf(&b, "gains %d stores", gained)
-	default:
-		fmt.Fprintf(&b, "loses %d stores, of which %d slots move to others", e.Stores, e.Slots)
-	}
-	fmt.Fprintf(&b, "; %d %ss instead of %d", e.After, e.Domain, e.Before)
-	if !e.Fits {
-		fmt.Fprintf(&b, ", and %v needs %d", profile, profile.Width())
-		if k := e.After - profile.M; k >= 1 {
-			fmt.Fprintf(&b, ": slots without another %s to go to stay where they are, and new blocks would be %v", e.Domain, placement.Profile{K: k, M: profile.M})
-		} else {
-			fmt.Fprintf(&b, ": what cannot move stays where it is, and writers would wait")
-		}
-	}
-	return b.String()
-}
-
-// Allow refuses a change after which a pool could not keep its profile.
-func Allow(op string, effects []Effect) error {
-	var texts []string
-	for _, e := range effects {
-		if !e.Fits {
-			texts = append(texts, e.Text)
-		}
-	}
-	if len(texts) == 0 {
-		return nil
-	}
-	return vfs.Errorf(vfs.KindBusy, op, "%s: add stores elsewhere first, name fewer, or say --force and have new data in narrower groups until there are enough", strings.Join(texts, "; "))
+	return next
 }
 
 // NewPool is the pool of a group ("": the shared part of the cluster) with this profile, and whether it is there already; else it is to be

@@ -1,9 +1,11 @@
 package nodegroup
 
 import (
+	"encoding/hex"
 	"fmt"
 	"time"
 
+	"github.com/rackfs/rackfs/blockstore"
 	"github.com/rackfs/rackfs/placement"
 )
 
@@ -31,8 +33,19 @@ type StoreStatus struct {
 	Slots     int       `json:"slots"` // that name it, or move away from it
 	Used      int64     `json:"used"`  // bytes, as it said last
 	Capacity  int64     `json:"capacity"`
+	Device    string    `json:"device,omitempty"` // names the file system that it is on
+	Shared    int64     `json:"shared,omitempty"` // of Capacity: what is free there, which all stores on it can take
 	Gone      bool      `json:"gone,omitempty"`   // its node was removed
 	Moving    *Moving   `json:"moving,omitempty"` // of a store that is out
+}
+
+// room is what a store said of its room.
+func (s *StoreStatus) room() blockstore.RoomReply {
+	r := blockstore.RoomReply{Capacity: uint64(max(s.Capacity, 0)), Used: uint64(max(s.Used, 0)), Shared: uint64(max(s.Shared, 0))}
+	if b, err := hex.DecodeString(s.Device); err == nil && len(b) == len(r.Device) {
+		copy(r.Device[:], b)
+	}
+	return r
 }
 
 // PoolStatus is how a pool stands.
@@ -69,6 +82,9 @@ func (m *Manager) publish(err error) {
 			x.State, x.Since, x.Readable, x.LastErrAt = h.state, h.since, h.readable, h.errAt
 			if h.err != nil {
 				x.LastErr = h.err.Error()
+			}
+			if h.room.Device != ([16]byte{}) {
+				x.Device, x.Shared = hex.EncodeToString(h.room.Device[:]), int64(h.room.Shared)
 			}
 		}
 		st.Stores = append(st.Stores, x)

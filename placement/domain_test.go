@@ -9,7 +9,7 @@ import (
 func checkDomains(t interface{ Fatalf(string, ...any) }, pool PoolState, stores []StoreState) {
 	domain := map[uint32]string{}
 	for _, s := range stores {
-		if domain[s.ID] = s.at(pool.Level); pool.Level == Disk {
+		if domain[s.ID] = s.At(pool.Level); pool.Level == Disk {
 			domain[s.ID] = fmt.Sprint("own ", s.ID)
 		}
 	}

@@ -49,8 +49,8 @@ type Location struct {
 	Node, Rack, Zone string
 }
 
-// at is the name of the domain of some level that a store is in; only disks have none of their own.
-func (l Location) at(level Level) string {
+// At is the name of the domain of some level that a store is in; only disks have none of their own.
+func (l Location) At(level Level) string {
 	return [...]string{"", l.Node, l.Rack, l.Zone}[level]
 }
 
@@ -110,7 +110,7 @@ func Members(stores []Location) (have [levels]int) {
 	for l := Node; l < levels; l++ {
 		names := make([]string, len(stores))
 		for i, s := range stores {
-			names[i] = s.at(l)
+			names[i] = s.At(l)
 		}
 		slices.Sort(names)
 		have[l] = len(slices.Compact(names))

@@ -30,7 +30,7 @@ func newTopology(level Level, stores []StoreState) *topology {
 				t.label[l][i] = int32(i)
 				continue
 			}
-			name := stores[i].at(l)
+			name := stores[i].At(l)
 			n, ok := known[name]
 			if !ok {
 				n = int32(len(t.names[l]))
@@ -157,7 +157,7 @@ func newTree(t *topology, stores []StoreState, width int, counts func(i int) boo
 func wider(s *StoreState, l Level) string {
 	name := s.Zone
 	for x := Rack; x >= l; x-- {
-		name += "\x00" + s.at(x)
+		name += "\x00" + s.At(x)
 	}
 	return string(rune('0'+l)) + name
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/rackfs/rackfs/api"
+	"github.com/rackfs/rackfs/vfs"
 )
 
 func newGroupCommand() *cobra.Command {
@@ -19,16 +20,16 @@ its nodes, and its nodes hold no other data. A rack that is reserved for a group
 	cmd.AddCommand(newGroupListCommand(), newGroupShowCommand(), newGroupCreateCommand(), newGroupDeleteCommand(),
 		groupChange("reserve NAME RACK...", "Reserve racks for a group: what else is there moves away", 2, func(ctx context.Context, c *api.Client, args []string, force bool) (*api.GroupChange, error) {
 			return c.ReserveRacks(ctx, args[0], args[1:], force)
-		}, "also if a pool cannot keep its profile without the rack (what cannot move stays, and new data goes to narrower groups), or no node is in the rack"),
-		groupChange("release RACK...", "Release reserved racks", 1, func(ctx context.Context, c *api.Client, args []string, _ bool) (*api.GroupChange, error) {
-			return c.ReleaseRacks(ctx, args)
-		}, ""),
+		}, "also if a pool cannot keep its profile, or has no room, without the rack (what cannot move stays, and new data goes to narrower groups), or no node is in the rack"),
+		groupChange("release RACK...", "Release reserved racks", 1, func(ctx context.Context, c *api.Client, args []string, force bool) (*api.GroupChange, error) {
+			return c.ReleaseRacks(ctx, args, force)
+		}, "also if a pool cannot keep its profile, or would have no room, without the racks"),
 		groupChange("add NAME NODE...", "Put nodes into a group: what they hold of the shared part moves away", 2, func(ctx context.Context, c *api.Client, args []string, force bool) (*api.GroupChange, error) {
 			return c.AddNodes(ctx, args[0], args[1:], force)
-		}, "also if a pool cannot keep its profile without the nodes, or a node's rack is reserved for another group"),
+		}, "also if a pool cannot keep its profile, or has no room, without the nodes, or a node's rack is reserved for another group"),
 		groupChange("remove NAME NODE...", "Put nodes of a group back into the shared part of the cluster", 2, func(ctx context.Context, c *api.Client, args []string, force bool) (*api.GroupChange, error) {
 			return c.RemoveNodes(ctx, args[0], args[1:], force)
-		}, "also if a pool of the group cannot keep its profile without the nodes"))
+		}, "also if a pool of the group cannot keep its profile, or has no room, without the nodes"))
 	return cmd
 }
 
@@ -75,25 +76,66 @@ func newGroupCreateCommand() *cobra.Command {
 	}.command()
 }
 
+// groupPoll is how often a command that waits for the end of a group looks.
+const groupPoll = time.Second
+
 func newGroupDeleteCommand() *cobra.Command {
+	var leave bool
 	return action[struct{}]{
-		use: "delete NAME", short: "Delete a group without nodes, racks and pools", args: cobra.ExactArgs(1),
+		use: "delete NAME", short: "Delete a group without nodes, racks and file systems, and wait until it is gone", args: cobra.ExactArgs(1),
+		long: `Delete a group that has neither nodes nor racks nor file systems (whose data may still be being destroyed). It is gone when
+nothing is in its pools any more; the command waits for that. The cluster goes on with it also if the command is interrupted.`,
+		flags: func(f *pflag.FlagSet) { f.BoolVar(&leave, "no-wait", false, "do not wait until it is gone") },
 		call: func(cmd *cobra.Command, c *api.Client, args []string) (struct{}, error) {
-			return struct{}{}, c.DeleteGroup(cmd.Context(), args[0])
+			err := c.DeleteGroup(cmd.Context(), args[0])
+			if err != nil || leave {
+				return struct{}{}, err
+			}
+			return struct{}{}, awaitGone(cmd.Context(), c, args[0], cmd.ErrOrStderr())
 		},
 	}.command()
 }
 
-// groupChange is a command that changes racks or nodes of a group; it has --force if forced says what that does.
+// awaitGone waits until a group that is being deleted is gone, and says on out what it waits for.
+func awaitGone(ctx context.Context, c *api.Client, name string, out io.Writer) error {
+	for told := ""; ; {
+		g, err := c.Group(ctx, name)
+		if vfs.KindOf(err) == vfs.KindNotFound || err == nil && !g.Deleting { // or somebody has made a new one
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if text := waits(g); text != told {
+			told = text
+			fmt.Fprintln(out, text)
+		}
+		select {
+		case <-time.After(groupPoll):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// waits says what a group that is being deleted waits for.
+func waits(g *api.Group) string {
+	var pools []string
+	for _, p := range g.Pools {
+		pools = append(pools, fmt.Sprintf("pool %s, %d placement groups", p.Name, p.Groups))
+	}
+	if len(pools) == 0 {
+		return fmt.Sprintf("group %s goes when the stores of its last nodes are given up", g.Name)
+	}
+	return fmt.Sprintf("group %s goes when nothing is in its pools any more: %s", g.Name, strings.Join(pools, "; "))
+}
+
+// groupChange is a command that changes racks or nodes of a group; forced says what --force does.
 func groupChange(use, short string, atLeast int, change func(context.Context, *api.Client, []string, bool) (*api.GroupChange, error), forced string) *cobra.Command {
 	var force bool
 	return action[*api.GroupChange]{
 		use: use, short: short, args: cobra.MinimumNArgs(atLeast),
-		flags: func(f *pflag.FlagSet) {
-			if forced != "" {
-				f.BoolVar(&force, "force", false, forced)
-			}
-		},
+		flags: func(f *pflag.FlagSet) { f.BoolVar(&force, "force", false, forced) },
 		call: func(cmd *cobra.Command, c *api.Client, args []string) (*api.GroupChange, error) {
 			return change(cmd.Context(), c, args, force)
 		},
@@ -111,6 +153,9 @@ func groupChange(use, short string, atLeast int, change func(context.Context, *a
 
 func showGroup(out io.Writer, g *api.Group) error {
 	fmt.Fprintf(out, "group %s, made %s\n", g.Name, g.Created.Format(time.DateTime))
+	if g.Deleting {
+		fmt.Fprintln(out, waits(g))
+	}
 	return table(out, func(w io.Writer) {
 		fmt.Fprintln(w, "\nNODE\tRACK\tSTORES\tCAPACITY\tNOTE")
 		for _, n := range g.Nodes {

@@ -152,7 +152,7 @@ func TestReservedRacks(t *testing.T) {
 	if err != nil || len(g.Nodes) != 3 || !g.Nodes[0].Usable || len(g.Racks) != 3 || g.Racks[0].Leaving+g.Racks[0].Waiting != 0 || len(g.Pools) != 1 || g.Pools[0].Groups == 0 {
 		t.Fatalf("%+v, %v", g, err)
 	}
-	if err := admin.DeleteGroup(ctx, "gpu"); vfs.KindOf(err) != vfs.KindBusy || !strings.Contains(err.Error(), "nodes store-5, store-6, store-7; reserved racks rack-5, rack-6, rack-7; pools gpu-2+1") {
+	if err := admin.DeleteGroup(ctx, "gpu"); vfs.KindOf(err) != vfs.KindBusy || !strings.Contains(err.Error(), "nodes store-5, store-6, store-7; reserved racks rack-5, rack-6, rack-7; file systems default/gpu") {
 		t.Fatal(err)
 	}
 	// A node cannot leave that the group's pool needs.
@@ -192,6 +192,32 @@ func TestReservedRacks(t *testing.T) {
 	})
 	checkFile(t, fs, "narrow-1", fileContent(2))
 	checkFile(t, fs, fmt.Sprint("wide-", files), fileContent(2))
+
+	// The group is deleted while the data of its file system is being destroyed, and goes by itself when that is done.
+	if _, err := admin.DeleteFileSystem(ctx, "", "gpu", 0); err != nil {
+		t.Fatal(err)
+	}
+	await(t, func() string { // until the leader has seen that nobody can want it back
+		_, err := admin.RemoveNodes(ctx, "gpu", []string{"store-5", "store-6", "store-7"}, false)
+		if err == nil {
+			_, err = admin.ReleaseRacks(ctx, racks, false)
+		}
+		if err == nil {
+			err = admin.DeleteGroup(ctx, "gpu")
+		}
+		return map[bool]string{true: fmt.Sprint(err)}[err != nil]
+	})
+	if err := admin.DeleteGroup(ctx, "gpu"); err != nil && vfs.KindOf(err) != vfs.KindNotFound {
+		t.Errorf("a repeated deletion: %v", err)
+	}
+	await(t, func() string {
+		g, err := admin.Group(ctx, "gpu")
+		return map[bool]string{true: fmt.Sprintf("the group is still there: %+v, %v", g, err)}[vfs.KindOf(err) != vfs.KindNotFound]
+	})
+	if pools := c.cmap(t).Pools; len(pools) != 1 {
+		t.Errorf("%d pools", len(pools))
+	}
+	await(t, func() string { return c.atRest(t) })
 }
 
 // placed is "" when all slots that are where they may not be are in one state, and there are some.

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/rackfs/rackfs/internal/pki"
+	"github.com/rackfs/rackfs/nodegroup"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 )
@@ -105,11 +106,6 @@ func (a *authority) newToken(ctx context.Context, roles []string, ttl time.Durat
 	if err := a.dir.refresh(ctx, a.meta); err != nil {
 		return nil, time.Time{}, err
 	}
-	if slices.Contains(roles, RoleGateway) {
-		if err := oneGateway(a.dir.records(), ""); err != nil {
-			return nil, time.Time{}, err
-		}
-	}
 	var control []string
 	for _, p := range a.dir.controls() {
 		control = append(control, p.Control)
@@ -132,16 +128,6 @@ func (a *authority) newToken(ctx context.Context, roles []string, ttl time.Durat
 
 func (a *authority) fingerprint() string { return a.ca.Fingerprint() }
 
-// oneGateway refuses a gateway beside another one.
-func oneGateway(nodes []*metapb.Node, self string) error {
-	for _, n := range nodes {
-		if n.Name != self && slices.Contains(n.Roles, RoleGateway) {
-			return vfs.Errorf(vfs.KindExists, "gateway", "node %s is the gateway of this cluster: a second one has to wait for a later version, for leases are not recalled between gateways yet; leave the role out", n.Name)
-		}
-	}
-	return nil
-}
-
 func (a *authority) join(ctx context.Context, req *joinRequest) (*joinReply, error) {
 	const op = "join"
 	n := req.Node
@@ -161,7 +147,7 @@ func (a *authority) join(ctx context.Context, req *joinRequest) (*joinReply, err
 		return nil, err
 	}
 	if slices.Contains(n.Roles, RoleGateway) {
-		if err := oneGateway(a.dir.records(), n.Name); err != nil {
+		if err := nodegroup.OneGateway(op, a.dir.records(), n.Name, n.Group); err != nil {
 			return nil, err
 		}
 	}

@@ -50,8 +50,9 @@
 // Listen on everything; voters; wait for a leader; provision (first node); record of this node; disks: open, admit, record, serve; gateway;
 // guardian. A node that cannot do a step for others are away waits and says for what; what is wrong with itself ends it.
 //
-// # One gateway
+// # One gateway of a node group
 //
-// Leases are not recalled between gateways yet, so a cluster has one. A token or a join with the role gateway is refused while another node
-// has it, and so is the start of a second one; of two that came at once the one whose name sorts first serves.
+// Leases are not recalled between gateways yet, so a file system has one: each node group, and the shared part of the cluster, has one
+// (nodegroup.OneGateway). A join with the role gateway is refused while another node of the group has it, and so are the start of a second one and
+// a move of nodes between groups; of two that came at once the one whose name sorts first serves.
 package node

@@ -12,7 +12,7 @@ type key struct {
 var keys = []key{
 	{"name", "node-1", true, "Name of this node: a-z, 0-9 and '-', at most 63. It is in the node's certificate and never changes."},
 	{"data", "/var/lib/rackfs", true, "Directory of the node's identity and metadata."},
-	{"roles", "[meta, block, gateway]", true, "What this node does: meta (votes on the metadata), block (stores data on its disks), gateway (serves NFS).\nA cluster has one gateway for now. The token that a node joins with has to allow its roles."},
+	{"roles", "[meta, block, gateway]", true, "What this node does: meta (votes on the metadata), block (stores data on its disks), gateway (serves NFS).\nA node group, and the shared part of the cluster, has one gateway for now. The token that a node joins with has to allow its roles."},
 	{"advertise", "10.0.0.1", true, "Address or host name under which the other nodes reach this one. Ports are those that it listens on."},
 	{"zone", "eu-1", false, "Where the node is. A placement group spreads over these if the pool's failure domain is zone or rack."},
 	{"rack", "r1", false, ""},

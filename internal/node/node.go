@@ -447,7 +447,7 @@ func (n *Node) startGateway(ctx context.Context) error {
 	// Of two that came at once the one whose name sorts first serves.
 	for _, o := range n.directory.records() {
 		if o.Name < n.cfg.Name {
-			if err := oneGateway([]*metapb.Node{o}, n.cfg.Name); err != nil {
+			if err := nodegroup.OneGateway("gateway", []*metapb.Node{o}, n.cfg.Name, n.group()); err != nil {
 				return err
 			}
 		}
