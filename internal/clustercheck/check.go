@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/rackfs/rackfs/nodegroup"
 	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
@@ -105,7 +106,7 @@ func (c *checker) run(ctx context.Context) error {
 	if err := c.fileSystems(ctx, namespaces); err != nil {
 		return err
 	}
-	if err := c.readMap(ctx); err != nil {
+	if err := c.closed(ctx); err != nil {
 		return err
 	}
 	Placement(c.cmap, c.r())
@@ -175,6 +176,32 @@ func (c *checker) readMap(ctx context.Context) error {
 		c.cmap = r.GetClusterMap()
 	}
 	return err
+}
+
+const (
+	// closeTimeout is how long the leader may take to close placement groups after a rack was reserved or a node moved, and closePoll how often
+	// it is looked whether it has.
+	closeTimeout = 5 * time.Second
+	closePoll    = 100 * time.Millisecond
+)
+
+// closed reads the map and, if placement groups take new blocks on stores that may not hold them, again until the leader has closed them: from a
+// reservation to its next look they do.
+func (c *checker) closed(ctx context.Context) error {
+	exposed := func(x nodegroup.Misplaced) bool { return x.Place == nodegroup.Exposed }
+	for end := time.Now().Add(closeTimeout); ; {
+		if err := c.readMap(ctx); err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(nodegroup.Exclusive(c.cmap), exposed) || time.Now().After(end) {
+			return nil
+		}
+		select {
+		case <-time.After(closePoll):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // fileSystems compares the records of shard 0 with the namespaces that there were before. One that ended or began since is neither.

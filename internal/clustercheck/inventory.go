@@ -183,6 +183,10 @@ func (c *checker) lists(ctx context.Context, after, through uint64, visit func(s
 
 // span checks the ids in (after, through], of which live are those that files have.
 func (c *checker) span(ctx context.Context, shard uint16, after, through uint64, live []liveBlock) error {
+	// Newer than the blocks: their placement groups are in it.
+	if err := c.readMap(ctx); err != nil {
+		return err
+	}
 	groups := c.groups()
 	var strays []strayShard
 	var err error

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/rackfs/rackfs/nodegroup"
+	"github.com/rackfs/rackfs/placement"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 )
 
@@ -32,12 +33,36 @@ func Placement(m *metapb.ClusterMapR, r *Report) {
 			group(p, g, stores, r)
 		}
 	}
+	misplaced(m, r)
+}
+
+// misplaced tells of slots on stores that may not hold their pool's data. Those that move, and those that can and wait for their turn, are what
+// the cluster is about to put right.
+func misplaced(m *metapb.ClusterMapR, r *Report) {
+	pools := map[uint32]*metapb.Pool{}
+	for _, p := range m.GetPools() {
+		pools[p.Id] = p
+	}
 	for _, x := range nodegroup.Exclusive(m) {
-		severity := Error
-		if x.Place == nodegroup.Leaving {
-			severity = Notice // the slot is on its way
+		p := pools[x.Pool]
+		level, err := placement.ParseLevel(p.GetDomain())
+		if err != nil {
+			r.add(Error, KindPlacement, "pool %s: %v", p.Name, err)
+			continue
 		}
-		r.add(severity, KindReservation, "%v", x)
+		have, need := placement.Members(nodegroup.Locations(m, p.Group))[level], int(p.K+p.M)
+		switch {
+		case x.Place == nodegroup.Leaving:
+			r.add(Notice, KindReservation, "%v", x)
+		case x.Place == nodegroup.Waiting && p.Retiring:
+			r.add(Notice, KindReservation, "%v: the pool is being removed", x)
+		case x.Place == nodegroup.Waiting && have >= need:
+			r.add(Notice, KindReservation, "%v: it moves when it is its turn", x)
+		case x.Place == nodegroup.Waiting:
+			r.add(Error, KindReservation, "%v: it has nowhere to go, for pool %s has %d domains of level %s and needs %d", x, p.Name, have, level, need)
+		default:
+			r.add(Error, KindReservation, "%v, and takes new blocks there", x)
+		}
 	}
 }
 

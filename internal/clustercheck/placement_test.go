@@ -63,6 +63,19 @@ func TestPlacement(t *testing.T) {
 		"reserved afterwards": {func(m *metapb.ClusterMapR) {
 			m.Reservations = append(m.Reservations, &metapb.RackReservation{Rack: "r2", Group: "g"})
 		}, Finding{Error, KindReservation, "slot 1 of placement group 2 is exposed on store 2"}},
+		"waits for its turn": {func(m *metapb.ClusterMapR) {
+			m.Pools[0].Domain = "node"
+			m.Reservations = append(m.Reservations, &metapb.RackReservation{Rack: "r2", Group: "g"})
+			for _, g := range m.Pools[0].Pgs {
+				g.State = metapb.PGState_PG_CLOSED
+			}
+		}, Finding{Notice, KindReservation, "slot 1 of placement group 2 is waiting on store 2, which may not hold it: it moves when it is its turn"}},
+		"nowhere to go": {func(m *metapb.ClusterMapR) {
+			m.Reservations = append(m.Reservations, &metapb.RackReservation{Rack: "r2", Group: "g"})
+			for _, g := range m.Pools[0].Pgs {
+				g.State = metapb.PGState_PG_CLOSED
+			}
+		}, Finding{Error, KindReservation, "slot 1 of placement group 2 is waiting on store 2, which may not hold it: it has nowhere to go, for pool shared has 2 domains of level rack and needs 3"}},
 		"leaving": {func(m *metapb.ClusterMapR) { s := first(m).Slots[0]; s.Previous, s.Filling = 7, true }, Finding{Notice, KindReservation, "is leaving on store 7"}},
 		"filling": {func(m *metapb.ClusterMapR) { first(m).Slots[1].Filling = true }, Finding{Notice, KindMoving, "slot 1 of placement group 1 is being filled on store 2"}},
 		"out":     {func(m *metapb.ClusterMapR) { m.Stores[5].State = metapb.StoreState_STORE_OUT }, Finding{Notice, KindMoving, "slot 2 of placement group 2 is on store 6, which is out"}},
