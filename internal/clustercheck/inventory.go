@@ -264,7 +264,7 @@ func (c *checker) strays(ctx context.Context, shard uint16, strays []strayShard)
 		kept := b.States[i] == metapb.BlockState_BLOCK_LIVE || b.States[i] == metapb.BlockState_BLOCK_DYING
 		switch {
 		case kept && b.Pgs[i] != s.key.PG:
-			c.r().add(Notice, KindMisplaced, "store %d has shard %d of block %#x in placement group %d, the block is in %d: an abandoned attempt to write it, which the collector removes",
+			c.r().add(Notice, KindAbandoned, "store %d has shard %d of block %#x in placement group %d, the block is in %d: an abandoned attempt to write it, which the collector removes",
 				s.store, s.key.Shard, s.key.Block, s.key.PG, b.Pgs[i])
 		case b.States[i] != metapb.BlockState_BLOCK_DEAD:
 			// Dying, or leased: a gateway may still commit it, or did since.

@@ -27,6 +27,7 @@ const (
 	KindMissing     = "missing"     // a shard of a live block is not where it should be
 	KindLost        = "lost"        // fewer shards of a live block than it takes to read it
 	KindMisplaced   = "misplaced"   // a shard of a live block is somewhere else too
+	KindAbandoned   = "abandoned"   // a shard of a live block that is in another placement group: of an attempt to write it that was given up
 	KindOrphan      = "orphan"      // a shard of a block that no file has
 	KindUnknown     = "unknown"     // a shard of a block that the metadata never gave out
 )
