@@ -35,6 +35,7 @@ func (p *planner) rebalance() {
 			}
 		}
 	}
+	r.evenOut()
 	// A change of a new group may make another one possible, so it ends when a whole pass finds none.
 	for r.budget > 0 && r.useful() {
 		if !r.pass() {
