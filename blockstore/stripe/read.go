@@ -133,6 +133,9 @@ func (r *reader) get(w *want) error {
 		direct = r.fetch(pt, dst)
 		<-r.done(direct)
 		if direct.err == nil {
+			if &direct.buf[0] != &dst[0] { // another part is rebuilt from this one, and asked for it first
+				copy(dst, direct.buf)
+			}
 			return nil
 		}
 		return r.verdict(direct.err)

@@ -411,3 +411,26 @@ func TestStaticRefuses(t *testing.T) {
 		}
 	}
 }
+
+// Of a read of two shards one cannot be read, and the target of the other is avoided, although it answers: the first is rebuilt from the
+// second, which arrives all the same. In whichever order that is, all bytes are there.
+func TestReadOfAvoidedShard(t *testing.T) {
+	c := newCluster(t, 3, 2, 1, 1, Options{BackoffMin: time.Hour, BackoffMax: time.Hour, HedgeMin: time.Minute, HedgeMax: time.Minute})
+	ctx := background(t)
+	data := randomBytes(1, 128<<10, 0)
+	if _, err := c.client.Write(ctx, c, &Write{Pool: pool, Block: 1, Data: data}); err != nil {
+		t.Fatal(err)
+	}
+	c.slot(1, 0).setFault(func(context.Context, wire.Op, blockstore.Key) error { return vfs.KindNotFound.Err("test") })
+	pg, _ := c.PG(1)
+	for range 500 {
+		c.client.failed(pg.Slots[1].Target, vfs.KindUnavailable.Err("test"))
+		p := make([]byte, len(data))
+		if err := c.client.Read(ctx, c, Block{1, 1, uint32(len(data))}, 0, p); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(p, data) {
+			t.Fatal("other bytes than were written")
+		}
+	}
+}
