@@ -2,6 +2,7 @@ package volume
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"github.com/rackfs/rackfs/raftmeta/metapb"
@@ -36,21 +37,31 @@ func (v *Volume) Read(ctx context.Context, ino vfs.Ino, off uint64, p []byte) (i
 	e := v.acquire(ino)
 	defer v.release(e)
 	var few [4]segment // mostly enough, and then nothing is allocated
+	var failed error   // of the first try, if it may be that of old extents,
+	var had []uint64   // and the blocks that those named
 	for try := 1; ; try++ {
 		pic, err := v.look(ctx, e, off, p, few[:0])
 		if err != nil {
 			return 0, false, vfs.Wrap(op, err)
 		}
+		if failed != nil && slices.Equal(had, blocksOf(pic.gaps)) {
+			return 0, false, vfs.Wrap(op, failed)
+		}
+		failed = nil
 		err = v.fill(ctx, e, pic.gaps, off, p[:pic.n])
 		if err == nil {
 			v.readAhead(e, off, off+uint64(pic.n))
 			v.wasRead(e, pic.change)
 			return pic.n, pic.eof, nil
 		}
-		if vfs.KindOf(err) != vfs.KindNotFound {
+		switch k := vfs.KindOf(err); {
+		case k == vfs.KindNotFound: // the block was collected: these extents are old
+		case try == 1 && (k == vfs.KindUnavailable || k == vfs.KindCorrupt) && ctx.Err() == nil:
+			// They may be, if the store that would say so as well does not answer.
+			failed, had = err, blocksOf(pic.gaps)
+		default:
 			return 0, false, vfs.Wrap(op, err)
 		}
-		// The block was collected: these extents are old.
 		e.mu.Lock()
 		e.ext = nil
 		e.extChanged(span{0, maxOffset})
@@ -59,6 +70,14 @@ func (v *Volume) Read(ctx context.Context, ino vfs.Ino, off uint64, p []byte) (i
 			return 0, false, vfs.Errorf(vfs.KindIO, op, "inode %d names blocks that are gone: %w", e.ino, err)
 		}
 	}
+}
+
+// blocksOf are the ids of the blocks that segments are in.
+func blocksOf(segs []segment) (ids []uint64) {
+	for i := range segs {
+		ids = append(ids, segs[i].block.ID)
+	}
+	return ids
 }
 
 // look takes a picture of [off, off+len(p)), whose gaps may be in the space behind few, and copies what is dirty to p.

@@ -2,14 +2,20 @@ package volume_test
 
 import (
 	"bytes"
+	"context"
+	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
+	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 	"github.com/rackfs/rackfs/volume"
+	"github.com/rackfs/rackfs/volume/rewrite"
 )
 
 // bigFile is a file of n bytes that differ, durable, at a gateway that has
@@ -216,4 +222,67 @@ func TestCrashes(t *testing.T) {
 			},
 		})
 	})
+}
+
+// mover is a rewrite.Source that moves every extent of a file to a new block.
+type mover struct {
+	c *crashing
+	t *testing.T
+	f vfs.Ino
+}
+
+func (m mover) Pending() string { return "" }
+
+func (m mover) Pass(ctx context.Context, to *rewrite.Mover) error {
+	list, _ := m.c.meta.extents(m.t, m.f)
+	for _, e := range list {
+		if _, err := to.Move(ctx, rewrite.File{Shard: testShard, FS: testFS, Ino: uint64(m.f), Blocks: m.c.blocks}, []*metapb.Extent{e}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// TestOldExtentsOfDeadStores: a file's blocks were rewritten and the old ones collected, but of the stores that had them one is dead, so nobody
+// says that they are gone. Who has the old extents asks for new ones, with and without the write lease.
+func TestOldExtentsOfDeadStores(t *testing.T) {
+	for _, leased := range []bool{false, true} {
+		c := newCrashing(t, volume.Config{})
+		f, data := bigFile(t, c, 5<<20)
+		if leased {
+			if _, err := c.Open(ctx, &vfs.Root, f, vfs.OpenRead|vfs.OpenWrite, false); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for off := 0; off < len(data); off += 1 << 20 { // its extents are cached
+			read(t, c, f, uint64(off), 10)
+		}
+		old := map[uint64]bool{}
+		list, _ := c.meta.extents(t, f)
+		for _, e := range list {
+			old[e.Block] = true
+		}
+		pass(t, rewrite.New(rewrite.Config{
+			Name: "test", Meta: c.gw, BytesPerSecond: math.MaxInt64, Interval: time.Hour, IdleMax: time.Hour, Logger: slog.New(slog.DiscardHandler), Source: mover{c, t, f},
+		}))
+		if list, _ = c.meta.extents(t, f); len(list) == 0 || old[list[0].Block] {
+			t.Fatalf("nothing was moved: %v", list)
+		}
+		asked := 0
+		c.blocks.setFailRead(func(id uint64) error {
+			if old[id] {
+				asked++
+				return vfs.KindUnavailable.Err("blocks")
+			}
+			return nil
+		})
+		p := make([]byte, len(data))
+		n, _, err := c.Read(ctx, f, 0, p)
+		if err != nil || !bytes.Equal(p[:n], data) {
+			t.Fatalf("leased %v: %d bytes, %v", leased, n, err)
+		}
+		if asked == 0 {
+			t.Fatalf("leased %v: no old extent was cached: the test shows nothing", leased)
+		}
+	}
 }
