@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
@@ -19,14 +20,31 @@ import (
 type gatedFS struct {
 	*memfs.Kept
 	arrived chan struct{}
-	open    chan struct{}
+
+	mu   sync.Mutex
+	gate chan struct{} // closed: open
+}
+
+func (g *gatedFS) now() chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.gate
+}
+
+// pass lets those that wait go on.
+func (g *gatedFS) pass() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	close(g.gate)
+	g.gate = make(chan struct{})
 }
 
 func (g *gatedFS) Remove(ctx context.Context, c *vfs.Cred, dir vfs.Ino, name string, what vfs.RemoveKind) (vfs.DirChange, error) {
 	if strings.HasPrefix(name, "wait") {
+		gate := g.now()
 		g.arrived <- struct{}{}
 		select {
-		case <-g.open:
+		case <-gate:
 		case <-ctx.Done():
 		}
 	}
@@ -42,7 +60,7 @@ const (
 
 // newSlotted is an instance with few slots and a client.
 func newSlotted(t *testing.T) (*instance, *gatedFS, *conn) {
-	g := &gatedFS{Kept: memfs.Keep(memfs.New(memfs.Options{RootMode: 0o777})), arrived: make(chan struct{}, 64), open: make(chan struct{})}
+	g := &gatedFS{Kept: memfs.Keep(memfs.New(memfs.Options{RootMode: 0o777})), arrived: make(chan struct{}, 64), gate: make(chan struct{})}
 	in := startInstance(t, &instance{fs: g, kept: g.Kept, store: newKeptStore(g.Kept),
 		limits: state.Limits{Slots: 8, MaxSlots: 16, MaxCachedResponse: slotReply, ReplyCache: 80 * slotCost, SessionsPerClient: 64}})
 	return in, g, in.dial("client", func(cfg *nfsclient.Config) { cfg.Slots = 1 })
@@ -151,12 +169,11 @@ func (b *bare) saturate(g *gatedFS, n uint32) heard {
 		<-g.arrived
 	}
 	b.c.in.srv.Tick(b.c.in.ctx)
-	close(g.open)
+	g.pass()
 	first := <-answers
 	for range n - 1 {
 		b.want("one of many answers", <-answers, first)
 	}
-	g.open = make(chan struct{})
 	return first
 }
 
@@ -232,8 +249,9 @@ func TestSlotsComeAndGo(t *testing.T) {
 	c.file("x")
 	slow := make(chan heard)
 	b.seq[14]++
+	seq := b.seq[14]
 	go func() {
-		h, err := b.send(14, b.seq[14], 15, remove("wait"))
+		h, err := b.send(14, seq, 15, remove("wait"))
 		if err != nil {
 			t.Error(err)
 		}
@@ -251,8 +269,7 @@ func TestSlotsComeAndGo(t *testing.T) {
 	b.want("... and has not seen the answer on this one", b.ask(2, low, nil), heard{okay, 15, low})
 	b.want("it says that it does not, and lies", b.ask(0, low, nil), heard{okay, 15, low})
 	in.srv.Tick(in.ctx)
-	close(g.open)
-	g.open = make(chan struct{})
+	g.pass()
 	b.want("the request that was in progress", <-slow, heard{noEnt, 15, low})
 
 	// It agrees. While that is not recorded the slots are there, but not for something new.
