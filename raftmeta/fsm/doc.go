@@ -226,7 +226,8 @@
 //     gateway's memory until the last link of the file goes (Remove.keep_open).
 //   - byte-range locks (package vfs/byterange), one record for a lock-owner and file. A lock that is denied is an answer, not an error: nothing changed.
 //   - the results of the operations of its calls, the newest seq of each slot. A call that is sent again through any gateway
-//     gets them. Refusals and denials are kept too: a gateway that tries again by itself uses another op_index.
+//     gets them. Refusals and denials are kept too: a gateway that tries again by itself uses another op_index. From level 5 a
+//     session's last slots can be given up (ReleaseSlots); seqs of slots that come back are above all of before.
 //
 // A file without links stays as long as an origin holds it (o/) or a client has an open or a lock-owner of it. The inode counts
 // its records, so an unlink, or a lock on a file that nobody has locked, looks nothing up.
