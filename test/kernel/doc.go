@@ -5,7 +5,7 @@
 //   - TestTwoClients: locks and close-to-open consistency between two machines.
 //   - TestFileSystems: file systems are created, deleted, brought back and made read-only under a mount.
 //   - TestRandomIO: random reads, writes, truncations, mappings, holes, clones and copies against a copy in memory.
-//   - TestSlots: sessions get more slots and give them back.
+//   - TestSlots (long): sessions get more slots and give them back.
 //   - TestContention: two machines count under a lock, append, and race for names; a lock outlives a short absence.
 //   - TestServerKilled: the server dies by SIGKILL under a writer of test/journal; everything acknowledged is there.
 //   - TestPowerCut: the server's machine loses power under that writer, with everything that was not on its disk.

@@ -29,6 +29,9 @@ func TestSlots(t *testing.T) {
 	if os.Getenv(envServer) != "" {
 		t.Skip("the other server has no such metrics")
 	}
+	if !long() {
+		t.Skip("only with RACKFS_TEST_LONG=1; internal/devcluster has TestSlotsAfterKill, without the kernel's client")
+	}
 	kclient.Require(t)
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*slotsDeadline)
