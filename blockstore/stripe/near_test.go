@@ -178,3 +178,16 @@ func TestNearShardsMakeGood(t *testing.T) {
 		t.Errorf("asked: %s", got)
 	}
 }
+
+// A far shard is to be made of two near ones, of which one is lost. That one is made of the far one, which is fetched itself, too: in whichever
+// order that is, all bytes are there.
+func TestLostNearShard(t *testing.T) {
+	const size = 128 << 10
+	l := newLocated(t, 2, 1, map[int]Distance{1: SameRack, 2: SameRack})
+	data := randomBytes(3, size, size)
+	b := l.write(t, 3, data)
+	l.slot(b.PG, 1).setFault(func(context.Context, wire.Op, blockstore.Key) error { return vfs.KindNotFound.Err("get") })
+	for range 500 {
+		l.reads(t, b, data, 0, size)
+	}
+}

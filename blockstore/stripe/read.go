@@ -133,9 +133,7 @@ func (r *reader) get(w *want) error {
 		direct = r.fetch(pt, dst)
 		<-r.done(direct)
 		if direct.err == nil {
-			if &direct.buf[0] != &dst[0] { // another part is rebuilt from this one, and asked for it first
-				copy(dst, direct.buf)
-			}
+			direct.land(dst)
 			return nil
 		}
 		return r.verdict(direct.err)
@@ -199,6 +197,7 @@ func (r *reader) first(dst []byte, direct *fetch, side []byte, computed <-chan e
 	select {
 	case <-done:
 		if direct.err == nil {
+			direct.land(dst)
 			return nil
 		}
 		if err := <-computed; err != nil {
@@ -209,7 +208,11 @@ func (r *reader) first(dst []byte, direct *fetch, side []byte, computed <-chan e
 			if <-done; direct.err != nil {
 				return r.verdict(direct.err)
 			}
+			direct.land(dst)
 			return nil
+		}
+		if !direct.lands(dst) { // another part is rebuilt from it
+			break
 		}
 		direct.ctx.end(context.Canceled, nil)
 		if <-done; direct.err == nil {
@@ -237,6 +240,7 @@ func (r *reader) compute(pt part, dst []byte) error {
 		if <-r.done(direct); direct.err != nil {
 			return r.verdict(direct.err)
 		}
+		direct.land(dst)
 		return nil
 	case <-hedge.C:
 	}

@@ -138,6 +138,16 @@ func (r *reader) fetch(pt part, into []byte) *fetch {
 	return f
 }
 
+// lands reports whether what arrives is written to dst. It is not if another part is made of this one, and was first to ask for it.
+func (f *fetch) lands(dst []byte) bool { return &f.buf[0] == &dst[0] }
+
+// land puts what has arrived into dst.
+func (f *fetch) land(dst []byte) {
+	if !f.lands(dst) {
+		copy(dst, f.buf)
+	}
+}
+
 // find is the fetch of a part; nil if there is none. r.mu is held.
 func (r *reader) find(pt part) *fetch {
 	for _, f := range r.fetches {
