@@ -156,11 +156,13 @@ func (s *State) adoptOpen(c *client, a *AdoptedOpen, eff *Effects) {
 		return
 	}
 	key := openKey{owner: string(a.Owner), file: file}
-	if len(a.Owner) == 0 {
-		key.revived = a.State
+	if len(a.Owner) == 0 || c.opens[key] != nil {
+		// A second record of one open-owner: one of the two is of an OPEN that was never answered, or closed and not yet removed. Nothing
+		// tells which, so both are there. The one that the client does not know goes when it has closed the other, opened the file again,
+		// which finds it, and closed that; or with the client.
+		key = openKey{revived: a.State, file: file}
 	}
-	if c.opens[key] != nil || s.stateids[a.State] != nil || a.Access == 0 {
-		// A second record of one open-owner: of an OPEN that was never answered, or closed and not yet removed.
+	if s.stateids[a.State] != nil || a.Access == 0 {
 		eff.Unshare = append(eff.Unshare, FileClosing{file, vfs.Closing{Share: a.Share, Now: a.Deny != 0}})
 		eff.Close = append(eff.Close, FileClose{file, a.Access})
 		return

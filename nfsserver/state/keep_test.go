@@ -294,6 +294,73 @@ func TestAdopt(t *testing.T) {
 	}
 }
 
+// A file that was closed and opened again right before the end of a gateway has two records of one open-owner, and nothing tells which of
+// them the client closed. Whichever of them comes first, the client's I/O goes on; and in the end nothing is left of either.
+func TestAdoptTwoOpensOfAnOwner(t *testing.T) {
+	for _, live := range []int{0, 1} {
+		w := newKeptWorld(t)
+		session := state.SessionRecord{ID: state.SessionID{5}, Client: 9, Sequence: 1, Fore: chan4k(3)}
+		p := &peer{w: w, owner: "x", who: "root", id: 9, session: session.ID}
+		a := state.Adoption{
+			ClientState: state.ClientState{
+				Client:   state.ClientRecord{Owner: []byte("x"), Principal: "root", ClientID: 9, Sequence: 1, Reclaimed: true},
+				Sessions: []state.SessionRecord{session},
+			},
+			Removals: w.s.Removals(),
+		}
+		plan := w.keptClient("mine").plan(fileB, write, none) // as the earlier instance made its stateids
+		ids := make([]state.Stateid, 2)
+		for i := range ids {
+			ids[i].Other = plan.Plan.Share.State
+			ids[i].Other[1], ids[i].Other[11] = 77, byte(i)
+			a.Opens = append(a.Opens, state.AdoptedOpen{FS: fileA.FS, HeldOpen: vfs.HeldOpen{Ino: fileA.Ino,
+				Share: vfs.Share{Client: 9, State: ids[i].Other, Owner: plan.Owner, Access: vfs.OpenWrite}}})
+		}
+		if eff, again := w.s.Adopt(w.now, a); again || !eff.Empty() || w.s.Stats().Opens != 2 {
+			t.Fatalf("%v, %+v, %+v", again, eff, w.s.Stats())
+		}
+		p.io(fileA, ids[live], vfs.OpenWrite, ok)
+		_, _, st := w.s.Close(w.now, p.id, fileA, ids[live])
+		w.wantStatus("CLOSE", st, ok)
+		p.io(fileA, ids[live], vfs.OpenWrite, nfsv4.NFS4ERR_BAD_STATEID)
+		next := p.plan(fileA, write, none)
+		if next.Plan.Share.State != ids[1-live].Other {
+			t.Errorf("the next open of the owner is %x", next.Plan.Share.State)
+		}
+		id, _, st := w.s.Open(w.now, next)
+		w.wantStatus("OPEN", st, ok)
+		_, _, st = w.s.Close(w.now, p.id, fileA, id)
+		w.wantStatus("CLOSE", st, ok)
+		if n := w.s.Stats().Opens; n != 0 {
+			t.Errorf("%d opens are left", n)
+		}
+	}
+}
+
+// An open for writing always has a record. So a WRITE by a stateid of an earlier instance that has none is told that the stateid is bad, and
+// TEST_STATEID says the same: a client that got NFS4ERR_OPENMODE and a good stateid repeated the WRITE for ever.
+func TestWriteByAnOpenWithoutARecord(t *testing.T) {
+	w := newKeptWorld(t)
+	p := &peer{w: w, owner: "x", who: "root", id: 9, session: state.SessionID{5}}
+	w.s.Adopt(w.now, state.Adoption{
+		ClientState: state.ClientState{
+			Client:   state.ClientRecord{Owner: []byte("x"), Principal: "root", ClientID: 9, Sequence: 1, Reclaimed: true},
+			Sessions: []state.SessionRecord{{ID: state.SessionID{5}, Client: 9, Sequence: 1, Fore: chan4k(3)}},
+		},
+		Removals: w.s.Removals(),
+	})
+	id := state.Stateid{Seqid: 1, Other: p.plan(fileB, write, none).Plan.Share.State}
+	id.Other[1] = 77
+	if st := w.s.TestStateid(p.id, id); st != ok {
+		t.Fatalf("a stateid that may be of an open for reading: %v", st)
+	}
+	p.io(fileA, id, vfs.OpenWrite, nfsv4.NFS4ERR_BAD_STATEID)
+	if st := w.s.TestStateid(p.id, id); st != nfsv4.NFS4ERR_BAD_STATEID {
+		t.Errorf("TEST_STATEID after it was refused: %v", st)
+	}
+	p.io(fileA, id, vfs.OpenRead, nfsv4.NFS4ERR_BAD_STATEID)
+}
+
 // noFiles does nothing about files.
 type noFiles struct{}
 

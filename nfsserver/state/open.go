@@ -446,6 +446,12 @@ func (s *State) CheckIO(now time.Time, client ClientID, f File, id Stateid, want
 	h, st := s.lookup(client, id)
 	if st != nfsv4.NFS4_OK {
 		if s.revivable(client, id) {
+			if want&vfs.OpenWrite != 0 {
+				// There is a record of each open for writing, but not of this. The client is told so for good: were the open made again for
+				// reading, the answer would be NFS4ERR_OPENMODE, and a client that tests the stateid then would come again for ever.
+				s.clients[client].spend(id.Other)
+				return IO{}, s.effects(eff), nfsv4.NFS4ERR_BAD_STATEID
+			}
 			return IO{Revive: true}, s.effects(eff), nfsv4.NFS4_OK
 		}
 		return IO{}, s.effects(eff), st
