@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -28,9 +29,14 @@ func (l *located) Distance(node string) Distance {
 	return Elsewhere
 }
 
+// patientReads take nobody for slow.
+var patientReads = Options{HedgeMin: time.Hour, HedgeMax: time.Hour, FetchTimeout: time.Hour}
+
 // newLocated has one group, of which these slots are near.
 func newLocated(t *testing.T, k, m int, near map[int]Distance) *located {
-	l := &located{newCluster(t, k+m, k, m, 1, Options{Metrics: NewMetrics(prometheus.NewRegistry())}), map[string]Distance{}}
+	o := patientReads
+	o.Metrics = NewMetrics(prometheus.NewRegistry())
+	l := &located{newCluster(t, k+m, k, m, 1, o), map[string]Distance{}}
 	for i, d := range near {
 		l.near[l.Writable(pool)[0].Slots[i].Target.Node] = d
 	}
@@ -150,6 +156,7 @@ func TestNearIsWeighed(t *testing.T) {
 	}
 	t.Run("hung", func(t *testing.T) {
 		l, b, _ := begin(t)
+		l.client.o.HedgeMin, l.client.o.HedgeMax = time.Millisecond, time.Millisecond
 		l.slot(b.PG, 4).setFault(func(ctx context.Context, _ wire.Op, _ blockstore.Key) error {
 			<-ctx.Done()
 			return vfs.Wrap("get", ctx.Err())
@@ -189,5 +196,32 @@ func TestLostNearShard(t *testing.T) {
 	l.slot(b.PG, 1).setFault(func(context.Context, wire.Op, blockstore.Key) error { return vfs.KindNotFound.Err("get") })
 	for range 500 {
 		l.reads(t, b, data, 0, size)
+	}
+}
+
+// What repair reads it reads of survivors that have least to do.
+func TestRebuildReadsIdleTargets(t *testing.T) {
+	const size = 1 << 20
+	for busy := range 5 {
+		c := newCluster(t, 6, 4, 2, 1, patientReads)
+		data := randomBytes(4, size, size)
+		pg, err := c.client.Write(background(t), c, &Write{Pool: pool, Block: 5, Data: data})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 5 {
+			c.client.pulls.begin(pg.Slots[busy].Target)
+		}
+		if _, err := c.client.Rebuild(background(t), c, Block{PG: pg.ID, ID: 5, Len: size}, 5, make([]byte, size/4)); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 5 {
+			x := c.slot(pg.ID, i)
+			x.mu.Lock()
+			if x.gets > 0 == (i == busy) {
+				t.Errorf("slot %d was asked %d times, slot %d is busy", i, x.gets, busy)
+			}
+			x.mu.Unlock()
+		}
 	}
 }

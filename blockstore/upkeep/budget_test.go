@@ -18,7 +18,7 @@ func TestRepairIsPaidFor(t *testing.T) {
 		r.write([]int{5000, 70 << 10, 500 << 10}[i%3])
 	}
 	n := r.nodes[2]
-	var read, written uint64
+	var read, written, put, clients uint64
 	g := newClusterMap(r.cluster())
 	for _, f := range r.files {
 		slot := g.groups[f.b.PG].slotOf(n.id)
@@ -26,6 +26,7 @@ func TestRepairIsPaidFor(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		put += uint64(shape.ShardLen * (shape.Data + shape.M))
 		if !shape.Stored(slot) {
 			continue
 		}
@@ -46,9 +47,14 @@ func TestRepairIsPaidFor(t *testing.T) {
 	}
 	before := make([]uint64, len(r.nodes))
 	for i, x := range r.nodes {
-		if before[i], _ = x.store.Budget().Totals(); before[i] != 0 {
+		var n uint64
+		if before[i], n = x.store.Budget().Totals(); before[i] != 0 {
 			t.Fatalf("writing moved %d bytes in the background", before[i])
 		}
+		clients += n
+	}
+	if clients != put {
+		t.Errorf("clients wrote %d bytes of shards, %d count as theirs", put, clients)
 	}
 	if st := n.heal(); st.Missing != 0 || st.RebuiltBytes != written {
 		t.Fatalf("%+v, want %d bytes rebuilt", st, written)
