@@ -7,15 +7,103 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/rackfs/rackfs/api"
 	"github.com/rackfs/rackfs/internal/kclient"
 	"github.com/rackfs/rackfs/nodegroup"
 )
+
+// kernelWriter is a client in a real kernel that writes with a journal. A call that fails ends it, and the test.
+type kernelWriter struct {
+	t       *testing.T
+	g       *kclient.Running
+	file    string // the journal
+	task    *kclient.Task
+	answers chan string
+	watch   *growth
+}
+
+// kernelWriter boots a kernel and mounts through the gateway.
+func (c *cluster) kernelWriter() *kernelWriter {
+	t := c.t
+	t.Helper()
+	dir := t.TempDir()
+	g := c.net.Boot(t, kclient.Guest{Name: "client", Writable: []string{dir}})
+	g.Mount(t, kclient.NFS(c.gateway().host, 2049, "/default", "/mnt/a", "4.2"))
+	g.MustRun(t, patience, kclient.Command("mkdir", "/mnt/a/w"))
+	w := &kernelWriter{t: t, g: g, file: filepath.Join(dir, "journal"), answers: make(chan string, 64)}
+	lines, in := io.Pipe()
+	cmd := kclient.Program("journal", "write", "-dir", "/mnt/a/w", "-journal", w.file, "-seed", fmt.Sprint(time.Now().UnixNano()))
+	cmd.Stdout = in
+	w.task = g.Start(t, cmd)
+	go func() {
+		for s := bufio.NewScanner(lines); s.Scan(); {
+			w.answers <- s.Text()
+		}
+	}()
+	w.watch = watchGrowth(w.file)
+	t.Cleanup(func() {
+		w.watch.end()
+		in.Close()
+	})
+	return w
+}
+
+// say tells the writer something and waits for its answer, if one is wanted.
+func (w *kernelWriter) say(line, want string) string {
+	t := w.t
+	t.Helper()
+	if _, err := fmt.Fprintln(w.task, line); err != nil {
+		t.Fatal(err)
+	}
+	if want == "" {
+		return ""
+	}
+	select {
+	case a := <-w.answers:
+		if !strings.HasPrefix(a, want) {
+			t.Fatalf("the writer answers %q to %q", a, line)
+		}
+		return a
+	case <-w.task.Ended():
+		t.Fatal("the writer ended")
+	case <-time.After(2 * patience):
+		t.Fatalf("the writer does not answer %q", line)
+	}
+	return ""
+}
+
+// during makes something happen between two times of n acknowledgements, and reports how long there was none.
+func (w *kernelWriter) during(what string, n int, fault func()) {
+	w.t.Helper()
+	alarm := fmt.Sprintf("alarm %d", n)
+	w.say("resume", "")
+	w.say(alarm, "alarm")
+	before := w.watch.mark()
+	fault()
+	w.say(alarm, "alarm")
+	w.t.Logf("%s: nothing acknowledged for %v (before: %v)", what, w.watch.mark().Round(10*time.Millisecond), before.Round(10*time.Millisecond))
+}
+
+// verify pauses the writer and reads all that was acknowledged, with nothing in the kernel's caches.
+func (w *kernelWriter) verify() {
+	t := w.t
+	t.Helper()
+	t.Log(w.say("pause", "paused"))
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	defer cancel()
+	code, err := w.g.Run(ctx, t, kclient.Program("journal", "verify", "-dir", "/mnt/a/w", "-journal", w.file, "-drop-caches"))
+	if err != nil || code != 0 {
+		t.Errorf("what was acknowledged is not there: status %d, %v", code, err)
+	}
+}
 
 // A client in a real kernel writes with a journal while two nodes are killed, and while each node is restarted: no call fails, and all that was acknowledged
 // is what a mount shows that has nothing in its caches.
@@ -25,57 +113,10 @@ func TestKernelClient(t *testing.T) {
 	}
 	kclient.Require(t)
 	c := newCluster(t, 3, 3, "health: {suspect_after: 3s, out_after: 6s}")
-	dir := t.TempDir()
-	g := c.net.Boot(t, kclient.Guest{Name: "client", Writable: []string{dir}})
-	g.Mount(t, kclient.NFS(c.gateway().host, 2049, "/default", "/mnt/a", "4.2"))
-	g.MustRun(t, patience, kclient.Command("mkdir", "/mnt/a/w"))
-	file := filepath.Join(dir, "journal")
-	lines, in := io.Pipe()
-	defer in.Close()
-	cmd := kclient.Program("journal", "write", "-dir", "/mnt/a/w", "-journal", file, "-seed", fmt.Sprint(time.Now().UnixNano()))
-	cmd.Stdout = in
-	task := g.Start(t, cmd)
-	answers := make(chan string, 64)
-	go func() {
-		for s := bufio.NewScanner(lines); s.Scan(); {
-			answers <- s.Text()
-		}
-	}()
-	say := func(line, want string) string {
-		t.Helper()
-		if _, err := fmt.Fprintln(task, line); err != nil {
-			t.Fatal(err)
-		}
-		if want == "" {
-			return ""
-		}
-		select {
-		case a := <-answers:
-			if !strings.HasPrefix(a, want) {
-				t.Fatalf("the writer answers %q to %q", a, line)
-			}
-			return a
-		case <-task.Ended():
-			t.Fatal("the writer ended")
-		case <-time.After(2 * patience):
-			t.Fatalf("the writer does not answer %q", line)
-		}
-		return ""
-	}
-	watch := watchGrowth(file)
-	defer watch.end()
-	during := func(what string, fault func()) {
-		t.Helper()
-		say("resume", "")
-		say("alarm 200", "alarm")
-		watch.mark()
-		fault()
-		say("alarm 200", "alarm")
-		t.Logf("%s: nothing acknowledged for %v", what, watch.mark().Round(10*time.Millisecond))
-	}
+	w := c.kernelWriter()
 	i, j := c.victims()
 	by := c.other(i, j)
-	during(i.name+" and "+j.name+" killed", func() {
+	w.during(i.name+" and "+j.name+" killed", 200, func() {
 		i.kill()
 		j.kill()
 		by.stores(nodegroup.Out, i, j)
@@ -85,19 +126,65 @@ func TestKernelClient(t *testing.T) {
 	j.start()
 	c.healthy()
 	for _, m := range c.all {
-		during(m.name+" restarted", func() {
+		w.during(m.name+" restarted", 200, func() {
 			m.stop()
 			m.start()
 			c.healthy()
 		})
 	}
-	t.Log(say("pause", "paused"))
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
-	defer cancel()
-	code, err := g.Run(ctx, t, kclient.Program("journal", "verify", "-dir", "/mnt/a/w", "-journal", file, "-drop-caches"))
-	if err != nil || code != 0 {
-		t.Errorf("what was acknowledged is not there: status %d, %v", code, err)
+	w.verify()
+}
+
+// A node is drained until nothing is on it, and stopped, while a client in a real kernel writes and reads. Then others are stopped, as many as the cluster
+// says can be, and what it said is so: no call fails, writes go on, and all can be read without them.
+func TestKernelClientDrains(t *testing.T) {
+	kclient.Require(t)
+	c := newCluster(t, 3, 3, "")
+	w := c.kernelWriter()
+	n := short(t, 100, 1000)
+	blocks := slices.DeleteFunc(slices.Clone(c.all), func(m *machine) bool { return m.conf.roles != "block" })
+	rand.Shuffle(len(blocks), func(i, j int) { blocks[i], blocks[j] = blocks[j], blocks[i] })
+	by := c.all[0]
+	drained, rest := blocks[0], blocks[1:]
+	w.during(drained.name+" drained", n, func() {
+		by.must("node", "drain", drained.name)
+		by.await(drained.name+" is drained", func() (bool, string) {
+			d := by.node(drained.name)
+			return d.Life == api.LifeDrained && len(d.Waits) == 0, fmt.Sprintf("%s %v, %d slots", d.Life, d.Waits, d.SlotsLeft)
+		})
+	})
+	canStop := func(names ...*machine) (bool, string) {
+		args := []string{"cluster", "can-stop"}
+		for _, m := range names {
+			args = append(args, m.name)
+		}
+		out, err := by.run(args...)
+		return err == nil, out
 	}
+	if ok, why := canStop(drained); !ok {
+		t.Errorf("a drained node cannot be stopped: %s", why)
+	}
+	w.during(drained.name+" stopped", n, drained.stop)
+	stopped := rest[:1]
+	by.await(rest[0].name+" can be stopped", func() (bool, string) { return canStop(stopped...) }) // moves for balance may go on a while
+	for _, m := range rest[1:] {
+		if ok, why := canStop(append(stopped, m)...); !ok {
+			t.Logf("with %d stopped, %s cannot be, too: %s", len(stopped), m.name, why)
+			break
+		}
+		stopped = append(stopped, m)
+	}
+	for _, m := range stopped {
+		w.during(m.name+" stopped", n, m.stop)
+	}
+	w.verify()
+	for _, m := range stopped {
+		m.begin()
+	}
+	for _, m := range stopped {
+		m.ready()
+	}
+	w.during("back", n, func() {})
 }
 
 // growth measures how long a file does not grow.
