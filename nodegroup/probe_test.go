@@ -18,12 +18,17 @@ import (
 type silentConn struct {
 	calls   atomic.Int32
 	answers func(call int32) bool
+	second  func() // if set, is called when a second call has begun
 }
 
 func (c *silentConn) Close() {}
 
 func (c *silentConn) Call(ctx context.Context, _ wire.Op, _ []byte, _ net.Buffers, _ []byte) (*wire.Reply, error) {
-	if !c.answers(c.calls.Add(1)) {
+	n := c.calls.Add(1)
+	if n == 2 && c.second != nil {
+		c.second()
+	}
+	if !c.answers(n) {
 		<-ctx.Done()
 		return nil, vfs.Wrap("test", ctx.Err())
 	}
@@ -48,16 +53,18 @@ func TestSilentStore(t *testing.T) {
 			timing := DefaultTiming
 			timing.FailAfter = time.Millisecond
 			o := Options{Timing: timing, ProbeTimeout: time.Hour}
-			if c.want == Down {
-				o.ProbeTimeout = 50 * time.Millisecond // both end with it
-			}
 			if c.calls == 1 {
 				o.Timing.FailAfter = time.Hour
 			}
 			m := New(o)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
 			conn := &silentConn{answers: c.answers}
+			if c.want == Down {
+				conn.second = cancel // the time of both is over
+			}
 			var h health
-			for _, x := range m.probeStore(t.Context(), conn, &metapb.Store{Id: 1, Uuid: uuid[:]}) {
+			for _, x := range m.probeStore(ctx, conn, &metapb.Store{Id: 1, Uuid: uuid[:]}) {
 				h.observe(timing, x, m.o.Now())
 			}
 			if h.state != c.want || conn.calls.Load() != c.calls {

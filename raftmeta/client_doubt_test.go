@@ -2,6 +2,7 @@ package raftmeta
 
 import (
 	"context"
+	"slices"
 	"sync/atomic"
 	"testing"
 
@@ -36,8 +37,8 @@ func doubtful(t *testing.T) (c *cluster, cl *Client, proxies []*faultproxy.Proxy
 func TestSilentLeader(t *testing.T) {
 	c, cl, proxies := doubtful(t)
 	ctx := testContext(t)
-	old := c.leader(1)
-	proxies[old].Set(faultproxy.Conditions{Hold: true})
+	old := slices.Index(c.names, cl.shard(1).target())
+	proxies[old].Set(faultproxy.Conditions{Hold: true}, faultproxy.ToTarget, faultproxy.FromTarget)
 	done := make(chan error, 2)
 	go func() {
 		_, err := cl.Apply(ctx, 1, createCmd("f"))
@@ -47,7 +48,9 @@ func TestSilentLeader(t *testing.T) {
 		_, err := cl.Query(ctx, 1, lookupQuery("nothing"))
 		done <- err
 	}()
-	c.stop(old)
+	for c.leader(1) == old { // an attempt may fail
+		c.server(old).HandOver()
+	}
 	for range 2 {
 		select {
 		case <-done: // a query finds nothing; what counts is the answer

@@ -61,26 +61,41 @@ func (c *cluster) fill(mib int) {
 	}
 }
 
-// metric is the sum over these nodes of a metric whose name and labels begin so. A node that does not answer has none.
-func (c *cluster) metric(prefix string, of ...*machine) (sum float64) {
+// metrics are those of a node, summed up over their labels.
+func (m *machine) metrics() map[string]float64 {
+	m.t.Helper()
+	var all map[string]float64
+	m.await("it tells its metrics", func() (bool, string) {
+		var err error
+		all, err = m.scrape()
+		return err == nil, fmt.Sprint(err)
+	})
+	return all
+}
+
+func (m *machine) scrape() (map[string]float64, error) {
 	client := http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
-		DialContext:       func(ctx context.Context, _, addr string) (net.Conn, error) { return c.net.Dial(ctx, addr) },
-	}, Timeout: 5 * time.Second}
-	for _, m := range of {
-		r, err := client.Get("http://" + m.conf.http + "/metrics")
-		if err != nil {
-			continue
-		}
-		for lines := bufio.NewScanner(io.LimitReader(r.Body, 16<<20)); lines.Scan(); {
-			if line := lines.Text(); strings.HasPrefix(line, prefix) {
-				v, _ := strconv.ParseFloat(line[strings.LastIndexByte(line, ' ')+1:], 64)
-				sum += v
-			}
-		}
-		r.Body.Close()
+		DialContext:       func(ctx context.Context, _, addr string) (net.Conn, error) { return m.at.Dial(ctx, addr) },
+	}, Timeout: patience}
+	r, err := client.Get("http://" + m.conf.http + "/metrics")
+	if err != nil {
+		return nil, err
 	}
-	return sum
+	defer r.Body.Close()
+	all := map[string]float64{}
+	lines := bufio.NewScanner(io.LimitReader(r.Body, 16<<20))
+	for lines.Scan() {
+		name, value, _ := strings.Cut(lines.Text(), " ")
+		if i := strings.LastIndexByte(value, ' '); i >= 0 {
+			value = value[i+1:] // labels may have spaces
+		}
+		name, _, _ = strings.Cut(name, "{")
+		if v, err := strconv.ParseFloat(value, 64); err == nil {
+			all[name] += v
+		}
+	}
+	return all, lines.Err()
 }
 
 // repairs measures what disks move in the background, and clients, from its making on.
@@ -101,13 +116,16 @@ func (c *cluster) measureRepairs(of ...*machine) *repairs {
 	return r
 }
 
-func (r *repairs) now() moved {
-	return moved{
-		rebuilt:    r.c.metric("rackfs_upkeep_rebuilt_bytes_total", r.of...),
-		background: r.c.metric("rackfs_store_background_bytes_total", r.of...),
-		clients:    r.c.metric("rackfs_store_client_bytes_total", r.of...),
-		budgets:    r.c.metric("rackfs_store_budget_bytes_per_second", r.of...),
+func (r *repairs) now() (x moved) {
+	r.c.t.Helper()
+	for _, m := range r.of {
+		all := m.metrics()
+		x.rebuilt += all["rackfs_upkeep_rebuilt_bytes_total"]
+		x.background += all["rackfs_store_background_bytes_total"]
+		x.clients += all["rackfs_store_client_bytes_total"]
+		x.budgets += all["rackfs_store_budget_bytes_per_second"]
 	}
+	return x
 }
 
 // report says how much was rebuilt, and which part that is of what the disks' budgets leave beside clients. More than the budgets is an error.
