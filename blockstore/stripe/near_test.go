@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -223,5 +224,46 @@ func TestRebuildReadsIdleTargets(t *testing.T) {
 			}
 			x.mu.Unlock()
 		}
+	}
+}
+
+// Two data shards are made of near parity shards, one of which fails or hangs, so that each may be made from the other or come from its own target. In whichever
+// order that is, all bytes are there.
+func TestNearShardsFail(t *testing.T) {
+	const size = 1 << 20
+	data := randomBytes(6, size, size)
+	for name, fault := range map[string]func(ctx context.Context) error{
+		"fails": func(context.Context) error { return vfs.KindNotFound.Err("get") },
+		"hangs": func(ctx context.Context) error {
+			<-ctx.Done()
+			return vfs.Wrap("get", ctx.Err())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLocated(t, 4, 2, map[int]Distance{4: SameNode, 5: SameNode})
+			l.client.o.HedgeMin, l.client.o.HedgeMax = time.Microsecond, time.Microsecond
+			b := l.write(t, 8, data)
+			var n atomic.Int32
+			for slot := range 6 {
+				l.slot(b.PG, slot).setFault(func(ctx context.Context, _ wire.Op, k blockstore.Key) error {
+					if int(k.Shard) == 4 {
+						return fault(ctx)
+					}
+					time.Sleep(time.Duration(n.Add(1)%7) * 20 * time.Microsecond) // any order
+					return nil
+				})
+			}
+			for range 200 {
+				l.client.pulls = pulls{m: map[placement.Target]*pull{}} // near ones are tried again
+				l.client.forget(l.Writable(pool)[0].Slots[4].Target)
+				p := make([]byte, size)
+				if err := l.client.Read(background(t), l, b, 0, p); err != nil {
+					t.Fatal(err)
+				}
+				if !bytes.Equal(p, data) {
+					t.Fatal("other bytes than were written")
+				}
+			}
+		})
 	}
 }
