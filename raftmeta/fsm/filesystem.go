@@ -45,6 +45,9 @@ func (x *call) putFileSystem(c *metapb.PutFileSystem) error {
 		f.PurgeAfter != nil || f.KeepSeconds != 0 || f.WaitedSeconds != 0 || f.ReadOnly) {
 		return vfs.Errorf(vfs.KindNotSupported, op, "groups, networks and deletion of file systems need feature level %d", levelCluster)
 	}
+	if x.level < levelService && hasExportOptions(f) {
+		return vfs.Errorf(vfs.KindNotSupported, op, "squash, groups and secure exports of file systems need feature level %d", levelService)
+	}
 	key := appendID32(nil, "f/", f.Id)
 	var old metapb.FileSystem
 	had, err := x.getRecord(key, &old)
@@ -196,7 +199,10 @@ func checkFileSystem(f *metapb.FileSystem, op string) error {
 	if err := checkTime(f.Deleted); err != nil {
 		return err
 	}
-	return checkTime(f.PurgeAfter)
+	if err := checkTime(f.PurgeAfter); err != nil {
+		return err
+	}
+	return checkExportOptions(f, op)
 }
 
 func checkFileSystemChange(old, f *metapb.FileSystem, expect uint64, op string) error {

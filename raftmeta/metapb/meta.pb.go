@@ -182,6 +182,59 @@ func (FileSystemState) EnumDescriptor() ([]byte, []int) {
 	return file_meta_proto_rawDescGZIP(), []int{2}
 }
 
+// Whose identity gateways replace by the anonymous one.
+type Squash int32
+
+const (
+	Squash_SQUASH_DEFAULT Squash = 0 // as the gateways are configured
+	Squash_SQUASH_NONE    Squash = 1
+	Squash_SQUASH_ROOT    Squash = 2
+	Squash_SQUASH_ALL     Squash = 3
+)
+
+// Enum value maps for Squash.
+var (
+	Squash_name = map[int32]string{
+		0: "SQUASH_DEFAULT",
+		1: "SQUASH_NONE",
+		2: "SQUASH_ROOT",
+		3: "SQUASH_ALL",
+	}
+	Squash_value = map[string]int32{
+		"SQUASH_DEFAULT": 0,
+		"SQUASH_NONE":    1,
+		"SQUASH_ROOT":    2,
+		"SQUASH_ALL":     3,
+	}
+)
+
+func (x Squash) Enum() *Squash {
+	p := new(Squash)
+	*p = x
+	return p
+}
+
+func (x Squash) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Squash) Descriptor() protoreflect.EnumDescriptor {
+	return file_meta_proto_enumTypes[3].Descriptor()
+}
+
+func (Squash) Type() protoreflect.EnumType {
+	return &file_meta_proto_enumTypes[3]
+}
+
+func (x Squash) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Squash.Descriptor instead.
+func (Squash) EnumDescriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{3}
+}
+
 type StoreState int32
 
 const (
@@ -215,11 +268,11 @@ func (x StoreState) String() string {
 }
 
 func (StoreState) Descriptor() protoreflect.EnumDescriptor {
-	return file_meta_proto_enumTypes[3].Descriptor()
+	return file_meta_proto_enumTypes[4].Descriptor()
 }
 
 func (StoreState) Type() protoreflect.EnumType {
-	return &file_meta_proto_enumTypes[3]
+	return &file_meta_proto_enumTypes[4]
 }
 
 func (x StoreState) Number() protoreflect.EnumNumber {
@@ -228,7 +281,7 @@ func (x StoreState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StoreState.Descriptor instead.
 func (StoreState) EnumDescriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{3}
+	return file_meta_proto_rawDescGZIP(), []int{4}
 }
 
 type PGState int32
@@ -261,11 +314,11 @@ func (x PGState) String() string {
 }
 
 func (PGState) Descriptor() protoreflect.EnumDescriptor {
-	return file_meta_proto_enumTypes[4].Descriptor()
+	return file_meta_proto_enumTypes[5].Descriptor()
 }
 
 func (PGState) Type() protoreflect.EnumType {
-	return &file_meta_proto_enumTypes[4]
+	return &file_meta_proto_enumTypes[5]
 }
 
 func (x PGState) Number() protoreflect.EnumNumber {
@@ -274,7 +327,7 @@ func (x PGState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PGState.Descriptor instead.
 func (PGState) EnumDescriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{4}
+	return file_meta_proto_rawDescGZIP(), []int{5}
 }
 
 type NodeState int32
@@ -307,11 +360,11 @@ func (x NodeState) String() string {
 }
 
 func (NodeState) Descriptor() protoreflect.EnumDescriptor {
-	return file_meta_proto_enumTypes[5].Descriptor()
+	return file_meta_proto_enumTypes[6].Descriptor()
 }
 
 func (NodeState) Type() protoreflect.EnumType {
-	return &file_meta_proto_enumTypes[5]
+	return &file_meta_proto_enumTypes[6]
 }
 
 func (x NodeState) Number() protoreflect.EnumNumber {
@@ -320,7 +373,7 @@ func (x NodeState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use NodeState.Descriptor instead.
 func (NodeState) EnumDescriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{5}
+	return file_meta_proto_rawDescGZIP(), []int{6}
 }
 
 type ClientState int32
@@ -354,11 +407,11 @@ func (x ClientState) String() string {
 }
 
 func (ClientState) Descriptor() protoreflect.EnumDescriptor {
-	return file_meta_proto_enumTypes[6].Descriptor()
+	return file_meta_proto_enumTypes[7].Descriptor()
 }
 
 func (ClientState) Type() protoreflect.EnumType {
-	return &file_meta_proto_enumTypes[6]
+	return &file_meta_proto_enumTypes[7]
 }
 
 func (x ClientState) Number() protoreflect.EnumNumber {
@@ -367,7 +420,7 @@ func (x ClientState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ClientState.Descriptor instead.
 func (ClientState) EnumDescriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{6}
+	return file_meta_proto_rawDescGZIP(), []int{7}
 }
 
 type BlockState int32
@@ -406,11 +459,11 @@ func (x BlockState) String() string {
 }
 
 func (BlockState) Descriptor() protoreflect.EnumDescriptor {
-	return file_meta_proto_enumTypes[7].Descriptor()
+	return file_meta_proto_enumTypes[8].Descriptor()
 }
 
 func (BlockState) Type() protoreflect.EnumType {
-	return &file_meta_proto_enumTypes[7]
+	return &file_meta_proto_enumTypes[8]
 }
 
 func (x BlockState) Number() protoreflect.EnumNumber {
@@ -419,7 +472,7 @@ func (x BlockState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use BlockState.Descriptor instead.
 func (BlockState) EnumDescriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{7}
+	return file_meta_proto_rawDescGZIP(), []int{8}
 }
 
 type MemberAction int32
@@ -458,11 +511,11 @@ func (x MemberAction) String() string {
 }
 
 func (MemberAction) Descriptor() protoreflect.EnumDescriptor {
-	return file_meta_proto_enumTypes[8].Descriptor()
+	return file_meta_proto_enumTypes[9].Descriptor()
 }
 
 func (MemberAction) Type() protoreflect.EnumType {
-	return &file_meta_proto_enumTypes[8]
+	return &file_meta_proto_enumTypes[9]
 }
 
 func (x MemberAction) Number() protoreflect.EnumNumber {
@@ -471,7 +524,7 @@ func (x MemberAction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use MemberAction.Descriptor instead.
 func (MemberAction) EnumDescriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{8}
+	return file_meta_proto_rawDescGZIP(), []int{9}
 }
 
 // WorkKind is a kind of background work. The first four are asked for at shard 0, the others at the namespace's shard.
@@ -520,11 +573,11 @@ func (x WorkKind) String() string {
 }
 
 func (WorkKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_meta_proto_enumTypes[9].Descriptor()
+	return file_meta_proto_enumTypes[10].Descriptor()
 }
 
 func (WorkKind) Type() protoreflect.EnumType {
-	return &file_meta_proto_enumTypes[9]
+	return &file_meta_proto_enumTypes[10]
 }
 
 func (x WorkKind) Number() protoreflect.EnumNumber {
@@ -533,7 +586,7 @@ func (x WorkKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WorkKind.Descriptor instead.
 func (WorkKind) EnumDescriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{9}
+	return file_meta_proto_rawDescGZIP(), []int{10}
 }
 
 // Entry is the body of one Raft log entry: callers' commands, in order. Each
@@ -7002,6 +7055,12 @@ type FileSystem struct {
 	KeepSeconds   uint64 `protobuf:"varint,26,opt,name=keep_seconds,json=keepSeconds,proto3" json:"keep_seconds,omitempty"`
 	WaitedSeconds uint64 `protobuf:"varint,27,opt,name=waited_seconds,json=waitedSeconds,proto3" json:"waited_seconds,omitempty"` // how much of keep_seconds the leaders of shard 0 have seen pass, each by its monotonic clock
 	ReadOnly      bool   `protobuf:"varint,28,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`                // gateways let nobody write
+	// From level 5.
+	Squash        Squash          `protobuf:"varint,35,opt,name=squash,proto3,enum=rackfs.meta.v1.Squash" json:"squash,omitempty"`
+	AnonUid       uint32          `protobuf:"varint,36,opt,name=anon_uid,json=anonUid,proto3" json:"anon_uid,omitempty"` // the anonymous user and group; 0: 65534
+	AnonGid       uint32          `protobuf:"varint,37,opt,name=anon_gid,json=anonGid,proto3" json:"anon_gid,omitempty"`
+	Groups        []uint32        `protobuf:"varint,38,rep,packed,name=groups,proto3" json:"groups,omitempty"` // whose members may use it, by what callers say they are; none: anybody. Ascending
+	Exports       []*SecureExport `protobuf:"bytes,39,rep,name=exports,proto3" json:"exports,omitempty"`       // by path, each path, directory and project once
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -7169,6 +7228,119 @@ func (x *FileSystem) GetReadOnly() bool {
 	return false
 }
 
+func (x *FileSystem) GetSquash() Squash {
+	if x != nil {
+		return x.Squash
+	}
+	return Squash_SQUASH_DEFAULT
+}
+
+func (x *FileSystem) GetAnonUid() uint32 {
+	if x != nil {
+		return x.AnonUid
+	}
+	return 0
+}
+
+func (x *FileSystem) GetAnonGid() uint32 {
+	if x != nil {
+		return x.AnonGid
+	}
+	return 0
+}
+
+func (x *FileSystem) GetGroups() []uint32 {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *FileSystem) GetExports() []*SecureExport {
+	if x != nil {
+		return x.Exports
+	}
+	return nil
+}
+
+// SecureExport offers the directory of a project by itself, to clients that need not be allowed the whole file system. Whoever uses it
+// reaches nothing but the project. Squash and groups are the file system's.
+type SecureExport struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"` // below the file system's own: "/a/b". Where the directory was when it was exported
+	Dir           uint64                 `protobuf:"varint,2,opt,name=dir,proto3" json:"dir,omitempty"`
+	Project       uint32                 `protobuf:"varint,3,opt,name=project,proto3" json:"project,omitempty"`
+	Allow         []string               `protobuf:"bytes,4,rep,name=allow,proto3" json:"allow,omitempty"` // networks that may mount it; none: those of the file system
+	ReadOnly      bool                   `protobuf:"varint,5,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SecureExport) Reset() {
+	*x = SecureExport{}
+	mi := &file_meta_proto_msgTypes[74]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SecureExport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SecureExport) ProtoMessage() {}
+
+func (x *SecureExport) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[74]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SecureExport.ProtoReflect.Descriptor instead.
+func (*SecureExport) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{74}
+}
+
+func (x *SecureExport) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *SecureExport) GetDir() uint64 {
+	if x != nil {
+		return x.Dir
+	}
+	return 0
+}
+
+func (x *SecureExport) GetProject() uint32 {
+	if x != nil {
+		return x.Project
+	}
+	return 0
+}
+
+func (x *SecureExport) GetAllow() []string {
+	if x != nil {
+		return x.Allow
+	}
+	return nil
+}
+
+func (x *SecureExport) GetReadOnly() bool {
+	if x != nil {
+		return x.ReadOnly
+	}
+	return false
+}
+
 // PutFileSystem creates or replaces a record. KindExists if id or (workspace, name) is taken; KindChanged if it is in another state than
 // expected. From level 4 also:
 //   - a new one has the lowest id that no file system had (else KindChanged);
@@ -7187,7 +7359,7 @@ type PutFileSystem struct {
 
 func (x *PutFileSystem) Reset() {
 	*x = PutFileSystem{}
-	mi := &file_meta_proto_msgTypes[74]
+	mi := &file_meta_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7199,7 +7371,7 @@ func (x *PutFileSystem) String() string {
 func (*PutFileSystem) ProtoMessage() {}
 
 func (x *PutFileSystem) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[74]
+	mi := &file_meta_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7212,7 +7384,7 @@ func (x *PutFileSystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutFileSystem.ProtoReflect.Descriptor instead.
 func (*PutFileSystem) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{74}
+	return file_meta_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *PutFileSystem) GetFs() *FileSystem {
@@ -7247,7 +7419,7 @@ type RemoveFileSystem struct {
 
 func (x *RemoveFileSystem) Reset() {
 	*x = RemoveFileSystem{}
-	mi := &file_meta_proto_msgTypes[75]
+	mi := &file_meta_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7259,7 +7431,7 @@ func (x *RemoveFileSystem) String() string {
 func (*RemoveFileSystem) ProtoMessage() {}
 
 func (x *RemoveFileSystem) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[75]
+	mi := &file_meta_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7272,7 +7444,7 @@ func (x *RemoveFileSystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveFileSystem.ProtoReflect.Descriptor instead.
 func (*RemoveFileSystem) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{75}
+	return file_meta_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *RemoveFileSystem) GetId() uint32 {
@@ -7303,7 +7475,7 @@ type Store struct {
 
 func (x *Store) Reset() {
 	*x = Store{}
-	mi := &file_meta_proto_msgTypes[76]
+	mi := &file_meta_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7315,7 +7487,7 @@ func (x *Store) String() string {
 func (*Store) ProtoMessage() {}
 
 func (x *Store) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[76]
+	mi := &file_meta_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7328,7 +7500,7 @@ func (x *Store) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Store.ProtoReflect.Descriptor instead.
 func (*Store) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{76}
+	return file_meta_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *Store) GetId() uint32 {
@@ -7418,7 +7590,7 @@ type PutStore struct {
 
 func (x *PutStore) Reset() {
 	*x = PutStore{}
-	mi := &file_meta_proto_msgTypes[77]
+	mi := &file_meta_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7430,7 +7602,7 @@ func (x *PutStore) String() string {
 func (*PutStore) ProtoMessage() {}
 
 func (x *PutStore) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[77]
+	mi := &file_meta_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7443,7 +7615,7 @@ func (x *PutStore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutStore.ProtoReflect.Descriptor instead.
 func (*PutStore) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{77}
+	return file_meta_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *PutStore) GetStore() *Store {
@@ -7467,7 +7639,7 @@ type Slot struct {
 
 func (x *Slot) Reset() {
 	*x = Slot{}
-	mi := &file_meta_proto_msgTypes[78]
+	mi := &file_meta_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7479,7 +7651,7 @@ func (x *Slot) String() string {
 func (*Slot) ProtoMessage() {}
 
 func (x *Slot) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[78]
+	mi := &file_meta_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7492,7 +7664,7 @@ func (x *Slot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Slot.ProtoReflect.Descriptor instead.
 func (*Slot) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{78}
+	return file_meta_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *Slot) GetStore() uint32 {
@@ -7532,7 +7704,7 @@ type PlacementGroup struct {
 
 func (x *PlacementGroup) Reset() {
 	*x = PlacementGroup{}
-	mi := &file_meta_proto_msgTypes[79]
+	mi := &file_meta_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7544,7 +7716,7 @@ func (x *PlacementGroup) String() string {
 func (*PlacementGroup) ProtoMessage() {}
 
 func (x *PlacementGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[79]
+	mi := &file_meta_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7557,7 +7729,7 @@ func (x *PlacementGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlacementGroup.ProtoReflect.Descriptor instead.
 func (*PlacementGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{79}
+	return file_meta_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *PlacementGroup) GetId() uint32 {
@@ -7619,7 +7791,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_meta_proto_msgTypes[80]
+	mi := &file_meta_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7631,7 +7803,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[80]
+	mi := &file_meta_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7644,7 +7816,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{80}
+	return file_meta_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *Pool) GetId() uint32 {
@@ -7729,7 +7901,7 @@ type PutPool struct {
 
 func (x *PutPool) Reset() {
 	*x = PutPool{}
-	mi := &file_meta_proto_msgTypes[81]
+	mi := &file_meta_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7741,7 +7913,7 @@ func (x *PutPool) String() string {
 func (*PutPool) ProtoMessage() {}
 
 func (x *PutPool) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[81]
+	mi := &file_meta_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7754,7 +7926,7 @@ func (x *PutPool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutPool.ProtoReflect.Descriptor instead.
 func (*PutPool) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{81}
+	return file_meta_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *PutPool) GetPool() *Pool {
@@ -7776,7 +7948,7 @@ type RemovePool struct {
 
 func (x *RemovePool) Reset() {
 	*x = RemovePool{}
-	mi := &file_meta_proto_msgTypes[82]
+	mi := &file_meta_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7788,7 +7960,7 @@ func (x *RemovePool) String() string {
 func (*RemovePool) ProtoMessage() {}
 
 func (x *RemovePool) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[82]
+	mi := &file_meta_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7801,7 +7973,7 @@ func (x *RemovePool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePool.ProtoReflect.Descriptor instead.
 func (*RemovePool) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{82}
+	return file_meta_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *RemovePool) GetId() uint32 {
@@ -7829,7 +8001,7 @@ type ChangePGs struct {
 
 func (x *ChangePGs) Reset() {
 	*x = ChangePGs{}
-	mi := &file_meta_proto_msgTypes[83]
+	mi := &file_meta_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7841,7 +8013,7 @@ func (x *ChangePGs) String() string {
 func (*ChangePGs) ProtoMessage() {}
 
 func (x *ChangePGs) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[83]
+	mi := &file_meta_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7854,7 +8026,7 @@ func (x *ChangePGs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangePGs.ProtoReflect.Descriptor instead.
 func (*ChangePGs) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{83}
+	return file_meta_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *ChangePGs) GetPool() uint32 {
@@ -7890,7 +8062,7 @@ type PGChange struct {
 
 func (x *PGChange) Reset() {
 	*x = PGChange{}
-	mi := &file_meta_proto_msgTypes[84]
+	mi := &file_meta_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7902,7 +8074,7 @@ func (x *PGChange) String() string {
 func (*PGChange) ProtoMessage() {}
 
 func (x *PGChange) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[84]
+	mi := &file_meta_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7915,7 +8087,7 @@ func (x *PGChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PGChange.ProtoReflect.Descriptor instead.
 func (*PGChange) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{84}
+	return file_meta_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *PGChange) GetExpectEpoch() uint32 {
@@ -7958,7 +8130,7 @@ type ReplaceStore struct {
 
 func (x *ReplaceStore) Reset() {
 	*x = ReplaceStore{}
-	mi := &file_meta_proto_msgTypes[85]
+	mi := &file_meta_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7970,7 +8142,7 @@ func (x *ReplaceStore) String() string {
 func (*ReplaceStore) ProtoMessage() {}
 
 func (x *ReplaceStore) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[85]
+	mi := &file_meta_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7983,7 +8155,7 @@ func (x *ReplaceStore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceStore.ProtoReflect.Descriptor instead.
 func (*ReplaceStore) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{85}
+	return file_meta_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *ReplaceStore) GetOld() uint32 {
@@ -8033,7 +8205,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_meta_proto_msgTypes[86]
+	mi := &file_meta_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8045,7 +8217,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[86]
+	mi := &file_meta_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8058,7 +8230,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{86}
+	return file_meta_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *Node) GetName() string {
@@ -8171,7 +8343,7 @@ type PutNode struct {
 
 func (x *PutNode) Reset() {
 	*x = PutNode{}
-	mi := &file_meta_proto_msgTypes[87]
+	mi := &file_meta_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8183,7 +8355,7 @@ func (x *PutNode) String() string {
 func (*PutNode) ProtoMessage() {}
 
 func (x *PutNode) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[87]
+	mi := &file_meta_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8196,7 +8368,7 @@ func (x *PutNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNode.ProtoReflect.Descriptor instead.
 func (*PutNode) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{87}
+	return file_meta_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *PutNode) GetNode() *Node {
@@ -8217,7 +8389,7 @@ type RemoveNode struct {
 
 func (x *RemoveNode) Reset() {
 	*x = RemoveNode{}
-	mi := &file_meta_proto_msgTypes[88]
+	mi := &file_meta_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8229,7 +8401,7 @@ func (x *RemoveNode) String() string {
 func (*RemoveNode) ProtoMessage() {}
 
 func (x *RemoveNode) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[88]
+	mi := &file_meta_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8242,7 +8414,7 @@ func (x *RemoveNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNode.ProtoReflect.Descriptor instead.
 func (*RemoveNode) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{88}
+	return file_meta_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *RemoveNode) GetName() string {
@@ -8274,7 +8446,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_meta_proto_msgTypes[89]
+	mi := &file_meta_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8286,7 +8458,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[89]
+	mi := &file_meta_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8299,7 +8471,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{89}
+	return file_meta_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *Token) GetHash() []byte {
@@ -8355,7 +8527,7 @@ type PutToken struct {
 
 func (x *PutToken) Reset() {
 	*x = PutToken{}
-	mi := &file_meta_proto_msgTypes[90]
+	mi := &file_meta_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8367,7 +8539,7 @@ func (x *PutToken) String() string {
 func (*PutToken) ProtoMessage() {}
 
 func (x *PutToken) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[90]
+	mi := &file_meta_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8380,7 +8552,7 @@ func (x *PutToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutToken.ProtoReflect.Descriptor instead.
 func (*PutToken) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{90}
+	return file_meta_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *PutToken) GetToken() *Token {
@@ -8412,7 +8584,7 @@ type JoinNode struct {
 
 func (x *JoinNode) Reset() {
 	*x = JoinNode{}
-	mi := &file_meta_proto_msgTypes[91]
+	mi := &file_meta_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8424,7 +8596,7 @@ func (x *JoinNode) String() string {
 func (*JoinNode) ProtoMessage() {}
 
 func (x *JoinNode) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[91]
+	mi := &file_meta_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8437,7 +8609,7 @@ func (x *JoinNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinNode.ProtoReflect.Descriptor instead.
 func (*JoinNode) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{91}
+	return file_meta_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *JoinNode) GetHash() []byte {
@@ -8470,7 +8642,7 @@ type NodeResult struct {
 
 func (x *NodeResult) Reset() {
 	*x = NodeResult{}
-	mi := &file_meta_proto_msgTypes[92]
+	mi := &file_meta_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8482,7 +8654,7 @@ func (x *NodeResult) String() string {
 func (*NodeResult) ProtoMessage() {}
 
 func (x *NodeResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[92]
+	mi := &file_meta_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8495,7 +8667,7 @@ func (x *NodeResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeResult.ProtoReflect.Descriptor instead.
 func (*NodeResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{92}
+	return file_meta_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *NodeResult) GetNode() *Node {
@@ -8519,7 +8691,7 @@ type SetNodeState struct {
 
 func (x *SetNodeState) Reset() {
 	*x = SetNodeState{}
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8531,7 +8703,7 @@ func (x *SetNodeState) String() string {
 func (*SetNodeState) ProtoMessage() {}
 
 func (x *SetNodeState) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8544,7 +8716,7 @@ func (x *SetNodeState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeState.ProtoReflect.Descriptor instead.
 func (*SetNodeState) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{93}
+	return file_meta_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *SetNodeState) GetName() string {
@@ -8592,7 +8764,7 @@ type RetireNode struct {
 
 func (x *RetireNode) Reset() {
 	*x = RetireNode{}
-	mi := &file_meta_proto_msgTypes[94]
+	mi := &file_meta_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8604,7 +8776,7 @@ func (x *RetireNode) String() string {
 func (*RetireNode) ProtoMessage() {}
 
 func (x *RetireNode) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[94]
+	mi := &file_meta_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8617,7 +8789,7 @@ func (x *RetireNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireNode.ProtoReflect.Descriptor instead.
 func (*RetireNode) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{94}
+	return file_meta_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *RetireNode) GetName() string {
@@ -8668,7 +8840,7 @@ type RetiredNode struct {
 
 func (x *RetiredNode) Reset() {
 	*x = RetiredNode{}
-	mi := &file_meta_proto_msgTypes[95]
+	mi := &file_meta_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8680,7 +8852,7 @@ func (x *RetiredNode) String() string {
 func (*RetiredNode) ProtoMessage() {}
 
 func (x *RetiredNode) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[95]
+	mi := &file_meta_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8693,7 +8865,7 @@ func (x *RetiredNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetiredNode.ProtoReflect.Descriptor instead.
 func (*RetiredNode) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{95}
+	return file_meta_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *RetiredNode) GetName() string {
@@ -8734,7 +8906,7 @@ type RetireStores struct {
 
 func (x *RetireStores) Reset() {
 	*x = RetireStores{}
-	mi := &file_meta_proto_msgTypes[96]
+	mi := &file_meta_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8746,7 +8918,7 @@ func (x *RetireStores) String() string {
 func (*RetireStores) ProtoMessage() {}
 
 func (x *RetireStores) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[96]
+	mi := &file_meta_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8759,7 +8931,7 @@ func (x *RetireStores) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireStores.ProtoReflect.Descriptor instead.
 func (*RetireStores) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{96}
+	return file_meta_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *RetireStores) GetIds() []uint32 {
@@ -8783,7 +8955,7 @@ type NodeGroup struct {
 
 func (x *NodeGroup) Reset() {
 	*x = NodeGroup{}
-	mi := &file_meta_proto_msgTypes[97]
+	mi := &file_meta_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8795,7 +8967,7 @@ func (x *NodeGroup) String() string {
 func (*NodeGroup) ProtoMessage() {}
 
 func (x *NodeGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[97]
+	mi := &file_meta_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8808,7 +8980,7 @@ func (x *NodeGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeGroup.ProtoReflect.Descriptor instead.
 func (*NodeGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{97}
+	return file_meta_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *NodeGroup) GetName() string {
@@ -8851,7 +9023,7 @@ type RackReservation struct {
 
 func (x *RackReservation) Reset() {
 	*x = RackReservation{}
-	mi := &file_meta_proto_msgTypes[98]
+	mi := &file_meta_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8863,7 +9035,7 @@ func (x *RackReservation) String() string {
 func (*RackReservation) ProtoMessage() {}
 
 func (x *RackReservation) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[98]
+	mi := &file_meta_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8876,7 +9048,7 @@ func (x *RackReservation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RackReservation.ProtoReflect.Descriptor instead.
 func (*RackReservation) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{98}
+	return file_meta_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *RackReservation) GetRack() string {
@@ -8910,7 +9082,7 @@ type PutGroup struct {
 
 func (x *PutGroup) Reset() {
 	*x = PutGroup{}
-	mi := &file_meta_proto_msgTypes[99]
+	mi := &file_meta_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8922,7 +9094,7 @@ func (x *PutGroup) String() string {
 func (*PutGroup) ProtoMessage() {}
 
 func (x *PutGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[99]
+	mi := &file_meta_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8935,7 +9107,7 @@ func (x *PutGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutGroup.ProtoReflect.Descriptor instead.
 func (*PutGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{99}
+	return file_meta_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *PutGroup) GetName() string {
@@ -8954,7 +9126,7 @@ type GroupResult struct {
 
 func (x *GroupResult) Reset() {
 	*x = GroupResult{}
-	mi := &file_meta_proto_msgTypes[100]
+	mi := &file_meta_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8966,7 +9138,7 @@ func (x *GroupResult) String() string {
 func (*GroupResult) ProtoMessage() {}
 
 func (x *GroupResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[100]
+	mi := &file_meta_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8979,7 +9151,7 @@ func (x *GroupResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupResult.ProtoReflect.Descriptor instead.
 func (*GroupResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{100}
+	return file_meta_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *GroupResult) GetGroup() *NodeGroup {
@@ -9000,7 +9172,7 @@ type RemoveGroup struct {
 
 func (x *RemoveGroup) Reset() {
 	*x = RemoveGroup{}
-	mi := &file_meta_proto_msgTypes[101]
+	mi := &file_meta_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9012,7 +9184,7 @@ func (x *RemoveGroup) String() string {
 func (*RemoveGroup) ProtoMessage() {}
 
 func (x *RemoveGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[101]
+	mi := &file_meta_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9025,7 +9197,7 @@ func (x *RemoveGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveGroup.ProtoReflect.Descriptor instead.
 func (*RemoveGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{101}
+	return file_meta_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *RemoveGroup) GetName() string {
@@ -9054,7 +9226,7 @@ type RetireGroup struct {
 
 func (x *RetireGroup) Reset() {
 	*x = RetireGroup{}
-	mi := &file_meta_proto_msgTypes[102]
+	mi := &file_meta_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9066,7 +9238,7 @@ func (x *RetireGroup) String() string {
 func (*RetireGroup) ProtoMessage() {}
 
 func (x *RetireGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[102]
+	mi := &file_meta_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9079,7 +9251,7 @@ func (x *RetireGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireGroup.ProtoReflect.Descriptor instead.
 func (*RetireGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{102}
+	return file_meta_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *RetireGroup) GetName() string {
@@ -9111,7 +9283,7 @@ type ReserveRacks struct {
 
 func (x *ReserveRacks) Reset() {
 	*x = ReserveRacks{}
-	mi := &file_meta_proto_msgTypes[103]
+	mi := &file_meta_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9123,7 +9295,7 @@ func (x *ReserveRacks) String() string {
 func (*ReserveRacks) ProtoMessage() {}
 
 func (x *ReserveRacks) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[103]
+	mi := &file_meta_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9136,7 +9308,7 @@ func (x *ReserveRacks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReserveRacks.ProtoReflect.Descriptor instead.
 func (*ReserveRacks) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{103}
+	return file_meta_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *ReserveRacks) GetGroup() string {
@@ -9173,7 +9345,7 @@ type SetNodeGroup struct {
 
 func (x *SetNodeGroup) Reset() {
 	*x = SetNodeGroup{}
-	mi := &file_meta_proto_msgTypes[104]
+	mi := &file_meta_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9185,7 +9357,7 @@ func (x *SetNodeGroup) String() string {
 func (*SetNodeGroup) ProtoMessage() {}
 
 func (x *SetNodeGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[104]
+	mi := &file_meta_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9198,7 +9370,7 @@ func (x *SetNodeGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeGroup.ProtoReflect.Descriptor instead.
 func (*SetNodeGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{104}
+	return file_meta_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *SetNodeGroup) GetGroup() string {
@@ -9233,7 +9405,7 @@ type AllowDeletion struct {
 
 func (x *AllowDeletion) Reset() {
 	*x = AllowDeletion{}
-	mi := &file_meta_proto_msgTypes[105]
+	mi := &file_meta_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9245,7 +9417,7 @@ func (x *AllowDeletion) String() string {
 func (*AllowDeletion) ProtoMessage() {}
 
 func (x *AllowDeletion) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[105]
+	mi := &file_meta_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9258,7 +9430,7 @@ func (x *AllowDeletion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllowDeletion.ProtoReflect.Descriptor instead.
 func (*AllowDeletion) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{105}
+	return file_meta_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *AllowDeletion) GetIncarnation() uint64 {
@@ -9280,7 +9452,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_meta_proto_msgTypes[106]
+	mi := &file_meta_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9292,7 +9464,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[106]
+	mi := &file_meta_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9305,7 +9477,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{106}
+	return file_meta_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *Key) GetKind() string {
@@ -9338,7 +9510,7 @@ type PutKey struct {
 
 func (x *PutKey) Reset() {
 	*x = PutKey{}
-	mi := &file_meta_proto_msgTypes[107]
+	mi := &file_meta_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9350,7 +9522,7 @@ func (x *PutKey) String() string {
 func (*PutKey) ProtoMessage() {}
 
 func (x *PutKey) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[107]
+	mi := &file_meta_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9363,7 +9535,7 @@ func (x *PutKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutKey.ProtoReflect.Descriptor instead.
 func (*PutKey) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{107}
+	return file_meta_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *PutKey) GetKey() *Key {
@@ -9386,7 +9558,7 @@ type NFSClient struct {
 
 func (x *NFSClient) Reset() {
 	*x = NFSClient{}
-	mi := &file_meta_proto_msgTypes[108]
+	mi := &file_meta_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9398,7 +9570,7 @@ func (x *NFSClient) String() string {
 func (*NFSClient) ProtoMessage() {}
 
 func (x *NFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[108]
+	mi := &file_meta_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9411,7 +9583,7 @@ func (x *NFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClient.ProtoReflect.Descriptor instead.
 func (*NFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{108}
+	return file_meta_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *NFSClient) GetGateway() string {
@@ -9444,7 +9616,7 @@ type PutNFSClient struct {
 
 func (x *PutNFSClient) Reset() {
 	*x = PutNFSClient{}
-	mi := &file_meta_proto_msgTypes[109]
+	mi := &file_meta_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9456,7 +9628,7 @@ func (x *PutNFSClient) String() string {
 func (*PutNFSClient) ProtoMessage() {}
 
 func (x *PutNFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[109]
+	mi := &file_meta_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9469,7 +9641,7 @@ func (x *PutNFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNFSClient.ProtoReflect.Descriptor instead.
 func (*PutNFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{109}
+	return file_meta_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *PutNFSClient) GetClient() *NFSClient {
@@ -9489,7 +9661,7 @@ type RemoveNFSClient struct {
 
 func (x *RemoveNFSClient) Reset() {
 	*x = RemoveNFSClient{}
-	mi := &file_meta_proto_msgTypes[110]
+	mi := &file_meta_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9501,7 +9673,7 @@ func (x *RemoveNFSClient) String() string {
 func (*RemoveNFSClient) ProtoMessage() {}
 
 func (x *RemoveNFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[110]
+	mi := &file_meta_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9514,7 +9686,7 @@ func (x *RemoveNFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNFSClient.ProtoReflect.Descriptor instead.
 func (*RemoveNFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{110}
+	return file_meta_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *RemoveNFSClient) GetGateway() string {
@@ -9551,7 +9723,7 @@ type ClientRecord struct {
 
 func (x *ClientRecord) Reset() {
 	*x = ClientRecord{}
-	mi := &file_meta_proto_msgTypes[111]
+	mi := &file_meta_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9563,7 +9735,7 @@ func (x *ClientRecord) String() string {
 func (*ClientRecord) ProtoMessage() {}
 
 func (x *ClientRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[111]
+	mi := &file_meta_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9576,7 +9748,7 @@ func (x *ClientRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientRecord.ProtoReflect.Descriptor instead.
 func (*ClientRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{111}
+	return file_meta_proto_rawDescGZIP(), []int{112}
 }
 
 func (x *ClientRecord) GetId() uint64 {
@@ -9661,7 +9833,7 @@ type SessionRecord struct {
 
 func (x *SessionRecord) Reset() {
 	*x = SessionRecord{}
-	mi := &file_meta_proto_msgTypes[112]
+	mi := &file_meta_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9673,7 +9845,7 @@ func (x *SessionRecord) String() string {
 func (*SessionRecord) ProtoMessage() {}
 
 func (x *SessionRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[112]
+	mi := &file_meta_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9686,7 +9858,7 @@ func (x *SessionRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRecord.ProtoReflect.Descriptor instead.
 func (*SessionRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{112}
+	return file_meta_proto_rawDescGZIP(), []int{113}
 }
 
 func (x *SessionRecord) GetId() []byte {
@@ -9722,7 +9894,7 @@ type PutClient struct {
 
 func (x *PutClient) Reset() {
 	*x = PutClient{}
-	mi := &file_meta_proto_msgTypes[113]
+	mi := &file_meta_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9734,7 +9906,7 @@ func (x *PutClient) String() string {
 func (*PutClient) ProtoMessage() {}
 
 func (x *PutClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[113]
+	mi := &file_meta_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9747,7 +9919,7 @@ func (x *PutClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutClient.ProtoReflect.Descriptor instead.
 func (*PutClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{113}
+	return file_meta_proto_rawDescGZIP(), []int{114}
 }
 
 func (x *PutClient) GetClient() *ClientRecord {
@@ -9776,7 +9948,7 @@ type ClientsResult struct {
 
 func (x *ClientsResult) Reset() {
 	*x = ClientsResult{}
-	mi := &file_meta_proto_msgTypes[114]
+	mi := &file_meta_proto_msgTypes[115]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9788,7 +9960,7 @@ func (x *ClientsResult) String() string {
 func (*ClientsResult) ProtoMessage() {}
 
 func (x *ClientsResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[114]
+	mi := &file_meta_proto_msgTypes[115]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9801,7 +9973,7 @@ func (x *ClientsResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientsResult.ProtoReflect.Descriptor instead.
 func (*ClientsResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{114}
+	return file_meta_proto_rawDescGZIP(), []int{115}
 }
 
 func (x *ClientsResult) GetFirst() uint64 {
@@ -9838,7 +10010,7 @@ type RemoveClient struct {
 
 func (x *RemoveClient) Reset() {
 	*x = RemoveClient{}
-	mi := &file_meta_proto_msgTypes[115]
+	mi := &file_meta_proto_msgTypes[116]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9850,7 +10022,7 @@ func (x *RemoveClient) String() string {
 func (*RemoveClient) ProtoMessage() {}
 
 func (x *RemoveClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[115]
+	mi := &file_meta_proto_msgTypes[116]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9863,7 +10035,7 @@ func (x *RemoveClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveClient.ProtoReflect.Descriptor instead.
 func (*RemoveClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{115}
+	return file_meta_proto_rawDescGZIP(), []int{116}
 }
 
 func (x *RemoveClient) GetClient() uint64 {
@@ -9891,7 +10063,7 @@ type TakeClients struct {
 
 func (x *TakeClients) Reset() {
 	*x = TakeClients{}
-	mi := &file_meta_proto_msgTypes[116]
+	mi := &file_meta_proto_msgTypes[117]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9903,7 +10075,7 @@ func (x *TakeClients) String() string {
 func (*TakeClients) ProtoMessage() {}
 
 func (x *TakeClients) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[116]
+	mi := &file_meta_proto_msgTypes[117]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9916,7 +10088,7 @@ func (x *TakeClients) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeClients.ProtoReflect.Descriptor instead.
 func (*TakeClients) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{116}
+	return file_meta_proto_rawDescGZIP(), []int{117}
 }
 
 func (x *TakeClients) GetClients() []uint64 {
@@ -9936,7 +10108,7 @@ type ForgetClients struct {
 
 func (x *ForgetClients) Reset() {
 	*x = ForgetClients{}
-	mi := &file_meta_proto_msgTypes[117]
+	mi := &file_meta_proto_msgTypes[118]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9948,7 +10120,7 @@ func (x *ForgetClients) String() string {
 func (*ForgetClients) ProtoMessage() {}
 
 func (x *ForgetClients) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[117]
+	mi := &file_meta_proto_msgTypes[118]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9961,7 +10133,7 @@ func (x *ForgetClients) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetClients.ProtoReflect.Descriptor instead.
 func (*ForgetClients) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{117}
+	return file_meta_proto_rawDescGZIP(), []int{118}
 }
 
 func (x *ForgetClients) GetClients() []uint64 {
@@ -9983,7 +10155,7 @@ type PutSession struct {
 
 func (x *PutSession) Reset() {
 	*x = PutSession{}
-	mi := &file_meta_proto_msgTypes[118]
+	mi := &file_meta_proto_msgTypes[119]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9995,7 +10167,7 @@ func (x *PutSession) String() string {
 func (*PutSession) ProtoMessage() {}
 
 func (x *PutSession) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[118]
+	mi := &file_meta_proto_msgTypes[119]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10008,7 +10180,7 @@ func (x *PutSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSession.ProtoReflect.Descriptor instead.
 func (*PutSession) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{118}
+	return file_meta_proto_rawDescGZIP(), []int{119}
 }
 
 func (x *PutSession) GetSession() *SessionRecord {
@@ -10035,7 +10207,7 @@ type RemoveSession struct {
 
 func (x *RemoveSession) Reset() {
 	*x = RemoveSession{}
-	mi := &file_meta_proto_msgTypes[119]
+	mi := &file_meta_proto_msgTypes[120]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10047,7 +10219,7 @@ func (x *RemoveSession) String() string {
 func (*RemoveSession) ProtoMessage() {}
 
 func (x *RemoveSession) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[119]
+	mi := &file_meta_proto_msgTypes[120]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10060,7 +10232,7 @@ func (x *RemoveSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSession.ProtoReflect.Descriptor instead.
 func (*RemoveSession) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{119}
+	return file_meta_proto_rawDescGZIP(), []int{120}
 }
 
 func (x *RemoveSession) GetSession() []byte {
@@ -10112,7 +10284,7 @@ type Query struct {
 
 func (x *Query) Reset() {
 	*x = Query{}
-	mi := &file_meta_proto_msgTypes[120]
+	mi := &file_meta_proto_msgTypes[121]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10124,7 +10296,7 @@ func (x *Query) String() string {
 func (*Query) ProtoMessage() {}
 
 func (x *Query) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[120]
+	mi := &file_meta_proto_msgTypes[121]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10137,7 +10309,7 @@ func (x *Query) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Query.ProtoReflect.Descriptor instead.
 func (*Query) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{120}
+	return file_meta_proto_rawDescGZIP(), []int{121}
 }
 
 func (x *Query) GetFs() uint32 {
@@ -10596,7 +10768,7 @@ type GetAttrQ struct {
 
 func (x *GetAttrQ) Reset() {
 	*x = GetAttrQ{}
-	mi := &file_meta_proto_msgTypes[121]
+	mi := &file_meta_proto_msgTypes[122]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10608,7 +10780,7 @@ func (x *GetAttrQ) String() string {
 func (*GetAttrQ) ProtoMessage() {}
 
 func (x *GetAttrQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[121]
+	mi := &file_meta_proto_msgTypes[122]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10621,7 +10793,7 @@ func (x *GetAttrQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttrQ.ProtoReflect.Descriptor instead.
 func (*GetAttrQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{121}
+	return file_meta_proto_rawDescGZIP(), []int{122}
 }
 
 func (x *GetAttrQ) GetIno() uint64 {
@@ -10655,7 +10827,7 @@ type LookupQ struct {
 
 func (x *LookupQ) Reset() {
 	*x = LookupQ{}
-	mi := &file_meta_proto_msgTypes[122]
+	mi := &file_meta_proto_msgTypes[123]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10667,7 +10839,7 @@ func (x *LookupQ) String() string {
 func (*LookupQ) ProtoMessage() {}
 
 func (x *LookupQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[122]
+	mi := &file_meta_proto_msgTypes[123]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10680,7 +10852,7 @@ func (x *LookupQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupQ.ProtoReflect.Descriptor instead.
 func (*LookupQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{122}
+	return file_meta_proto_rawDescGZIP(), []int{123}
 }
 
 func (x *LookupQ) GetDir() uint64 {
@@ -10706,7 +10878,7 @@ type ParentQ struct {
 
 func (x *ParentQ) Reset() {
 	*x = ParentQ{}
-	mi := &file_meta_proto_msgTypes[123]
+	mi := &file_meta_proto_msgTypes[124]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10718,7 +10890,7 @@ func (x *ParentQ) String() string {
 func (*ParentQ) ProtoMessage() {}
 
 func (x *ParentQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[123]
+	mi := &file_meta_proto_msgTypes[124]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10731,7 +10903,7 @@ func (x *ParentQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParentQ.ProtoReflect.Descriptor instead.
 func (*ParentQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{123}
+	return file_meta_proto_rawDescGZIP(), []int{124}
 }
 
 func (x *ParentQ) GetDir() uint64 {
@@ -10754,7 +10926,7 @@ type ReadDirQ struct {
 
 func (x *ReadDirQ) Reset() {
 	*x = ReadDirQ{}
-	mi := &file_meta_proto_msgTypes[124]
+	mi := &file_meta_proto_msgTypes[125]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10766,7 +10938,7 @@ func (x *ReadDirQ) String() string {
 func (*ReadDirQ) ProtoMessage() {}
 
 func (x *ReadDirQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[124]
+	mi := &file_meta_proto_msgTypes[125]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10779,7 +10951,7 @@ func (x *ReadDirQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirQ.ProtoReflect.Descriptor instead.
 func (*ReadDirQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{124}
+	return file_meta_proto_rawDescGZIP(), []int{125}
 }
 
 func (x *ReadDirQ) GetDir() uint64 {
@@ -10826,7 +10998,7 @@ type ReadLinkQ struct {
 
 func (x *ReadLinkQ) Reset() {
 	*x = ReadLinkQ{}
-	mi := &file_meta_proto_msgTypes[125]
+	mi := &file_meta_proto_msgTypes[126]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10838,7 +11010,7 @@ func (x *ReadLinkQ) String() string {
 func (*ReadLinkQ) ProtoMessage() {}
 
 func (x *ReadLinkQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[125]
+	mi := &file_meta_proto_msgTypes[126]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10851,7 +11023,7 @@ func (x *ReadLinkQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkQ.ProtoReflect.Descriptor instead.
 func (*ReadLinkQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{125}
+	return file_meta_proto_rawDescGZIP(), []int{126}
 }
 
 func (x *ReadLinkQ) GetIno() uint64 {
@@ -10875,7 +11047,7 @@ type ExtentsQ struct {
 
 func (x *ExtentsQ) Reset() {
 	*x = ExtentsQ{}
-	mi := &file_meta_proto_msgTypes[126]
+	mi := &file_meta_proto_msgTypes[127]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10887,7 +11059,7 @@ func (x *ExtentsQ) String() string {
 func (*ExtentsQ) ProtoMessage() {}
 
 func (x *ExtentsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[126]
+	mi := &file_meta_proto_msgTypes[127]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10900,7 +11072,7 @@ func (x *ExtentsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsQ.ProtoReflect.Descriptor instead.
 func (*ExtentsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{126}
+	return file_meta_proto_rawDescGZIP(), []int{127}
 }
 
 func (x *ExtentsQ) GetIno() uint64 {
@@ -10948,7 +11120,7 @@ type StatFSQ struct {
 
 func (x *StatFSQ) Reset() {
 	*x = StatFSQ{}
-	mi := &file_meta_proto_msgTypes[127]
+	mi := &file_meta_proto_msgTypes[128]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10960,7 +11132,7 @@ func (x *StatFSQ) String() string {
 func (*StatFSQ) ProtoMessage() {}
 
 func (x *StatFSQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[127]
+	mi := &file_meta_proto_msgTypes[128]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10973,7 +11145,7 @@ func (x *StatFSQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSQ.ProtoReflect.Descriptor instead.
 func (*StatFSQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{127}
+	return file_meta_proto_rawDescGZIP(), []int{128}
 }
 
 func (x *StatFSQ) GetIno() uint64 {
@@ -10994,7 +11166,7 @@ type QuotasQ struct {
 
 func (x *QuotasQ) Reset() {
 	*x = QuotasQ{}
-	mi := &file_meta_proto_msgTypes[128]
+	mi := &file_meta_proto_msgTypes[129]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11006,7 +11178,7 @@ func (x *QuotasQ) String() string {
 func (*QuotasQ) ProtoMessage() {}
 
 func (x *QuotasQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[128]
+	mi := &file_meta_proto_msgTypes[129]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11019,7 +11191,7 @@ func (x *QuotasQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotasQ.ProtoReflect.Descriptor instead.
 func (*QuotasQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{128}
+	return file_meta_proto_rawDescGZIP(), []int{129}
 }
 
 func (x *QuotasQ) GetFrom() uint32 {
@@ -11044,7 +11216,7 @@ type NodesQ struct {
 
 func (x *NodesQ) Reset() {
 	*x = NodesQ{}
-	mi := &file_meta_proto_msgTypes[129]
+	mi := &file_meta_proto_msgTypes[130]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11056,7 +11228,7 @@ func (x *NodesQ) String() string {
 func (*NodesQ) ProtoMessage() {}
 
 func (x *NodesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[129]
+	mi := &file_meta_proto_msgTypes[130]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11069,7 +11241,7 @@ func (x *NodesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesQ.ProtoReflect.Descriptor instead.
 func (*NodesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{129}
+	return file_meta_proto_rawDescGZIP(), []int{130}
 }
 
 type TokensQ struct {
@@ -11080,7 +11252,7 @@ type TokensQ struct {
 
 func (x *TokensQ) Reset() {
 	*x = TokensQ{}
-	mi := &file_meta_proto_msgTypes[130]
+	mi := &file_meta_proto_msgTypes[131]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11092,7 +11264,7 @@ func (x *TokensQ) String() string {
 func (*TokensQ) ProtoMessage() {}
 
 func (x *TokensQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[130]
+	mi := &file_meta_proto_msgTypes[131]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11105,7 +11277,7 @@ func (x *TokensQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensQ.ProtoReflect.Descriptor instead.
 func (*TokensQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{130}
+	return file_meta_proto_rawDescGZIP(), []int{131}
 }
 
 type RetiredNodesQ struct {
@@ -11116,7 +11288,7 @@ type RetiredNodesQ struct {
 
 func (x *RetiredNodesQ) Reset() {
 	*x = RetiredNodesQ{}
-	mi := &file_meta_proto_msgTypes[131]
+	mi := &file_meta_proto_msgTypes[132]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11128,7 +11300,7 @@ func (x *RetiredNodesQ) String() string {
 func (*RetiredNodesQ) ProtoMessage() {}
 
 func (x *RetiredNodesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[131]
+	mi := &file_meta_proto_msgTypes[132]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11141,7 +11313,7 @@ func (x *RetiredNodesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetiredNodesQ.ProtoReflect.Descriptor instead.
 func (*RetiredNodesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{131}
+	return file_meta_proto_rawDescGZIP(), []int{132}
 }
 
 type BlockStatesQ struct {
@@ -11153,7 +11325,7 @@ type BlockStatesQ struct {
 
 func (x *BlockStatesQ) Reset() {
 	*x = BlockStatesQ{}
-	mi := &file_meta_proto_msgTypes[132]
+	mi := &file_meta_proto_msgTypes[133]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11165,7 +11337,7 @@ func (x *BlockStatesQ) String() string {
 func (*BlockStatesQ) ProtoMessage() {}
 
 func (x *BlockStatesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[132]
+	mi := &file_meta_proto_msgTypes[133]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11178,7 +11350,7 @@ func (x *BlockStatesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesQ.ProtoReflect.Descriptor instead.
 func (*BlockStatesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{132}
+	return file_meta_proto_rawDescGZIP(), []int{133}
 }
 
 func (x *BlockStatesQ) GetIds() []uint64 {
@@ -11202,7 +11374,7 @@ type BlocksQ struct {
 
 func (x *BlocksQ) Reset() {
 	*x = BlocksQ{}
-	mi := &file_meta_proto_msgTypes[133]
+	mi := &file_meta_proto_msgTypes[134]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11214,7 +11386,7 @@ func (x *BlocksQ) String() string {
 func (*BlocksQ) ProtoMessage() {}
 
 func (x *BlocksQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[133]
+	mi := &file_meta_proto_msgTypes[134]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11227,7 +11399,7 @@ func (x *BlocksQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksQ.ProtoReflect.Descriptor instead.
 func (*BlocksQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{133}
+	return file_meta_proto_rawDescGZIP(), []int{134}
 }
 
 func (x *BlocksQ) GetAfter() uint64 {
@@ -11270,7 +11442,7 @@ type LiveBlocksQ struct {
 
 func (x *LiveBlocksQ) Reset() {
 	*x = LiveBlocksQ{}
-	mi := &file_meta_proto_msgTypes[134]
+	mi := &file_meta_proto_msgTypes[135]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11282,7 +11454,7 @@ func (x *LiveBlocksQ) String() string {
 func (*LiveBlocksQ) ProtoMessage() {}
 
 func (x *LiveBlocksQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[134]
+	mi := &file_meta_proto_msgTypes[135]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11295,7 +11467,7 @@ func (x *LiveBlocksQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LiveBlocksQ.ProtoReflect.Descriptor instead.
 func (*LiveBlocksQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{134}
+	return file_meta_proto_rawDescGZIP(), []int{135}
 }
 
 func (x *LiveBlocksQ) GetAfter() uint64 {
@@ -11323,7 +11495,7 @@ type GetXattrQ struct {
 
 func (x *GetXattrQ) Reset() {
 	*x = GetXattrQ{}
-	mi := &file_meta_proto_msgTypes[135]
+	mi := &file_meta_proto_msgTypes[136]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11335,7 +11507,7 @@ func (x *GetXattrQ) String() string {
 func (*GetXattrQ) ProtoMessage() {}
 
 func (x *GetXattrQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[135]
+	mi := &file_meta_proto_msgTypes[136]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11348,7 +11520,7 @@ func (x *GetXattrQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrQ.ProtoReflect.Descriptor instead.
 func (*GetXattrQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{135}
+	return file_meta_proto_rawDescGZIP(), []int{136}
 }
 
 func (x *GetXattrQ) GetIno() uint64 {
@@ -11376,7 +11548,7 @@ type ListXattrsQ struct {
 
 func (x *ListXattrsQ) Reset() {
 	*x = ListXattrsQ{}
-	mi := &file_meta_proto_msgTypes[136]
+	mi := &file_meta_proto_msgTypes[137]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11388,7 +11560,7 @@ func (x *ListXattrsQ) String() string {
 func (*ListXattrsQ) ProtoMessage() {}
 
 func (x *ListXattrsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[136]
+	mi := &file_meta_proto_msgTypes[137]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11401,7 +11573,7 @@ func (x *ListXattrsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrsQ.ProtoReflect.Descriptor instead.
 func (*ListXattrsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{136}
+	return file_meta_proto_rawDescGZIP(), []int{137}
 }
 
 func (x *ListXattrsQ) GetIno() uint64 {
@@ -11433,7 +11605,7 @@ type ShardInfoQ struct {
 
 func (x *ShardInfoQ) Reset() {
 	*x = ShardInfoQ{}
-	mi := &file_meta_proto_msgTypes[137]
+	mi := &file_meta_proto_msgTypes[138]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11445,7 +11617,7 @@ func (x *ShardInfoQ) String() string {
 func (*ShardInfoQ) ProtoMessage() {}
 
 func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[137]
+	mi := &file_meta_proto_msgTypes[138]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11458,7 +11630,7 @@ func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoQ.ProtoReflect.Descriptor instead.
 func (*ShardInfoQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{137}
+	return file_meta_proto_rawDescGZIP(), []int{138}
 }
 
 // FileSystemsQ lists the file systems. With the version that the caller has, the answer to an unchanged list is only that. 0: none.
@@ -11471,7 +11643,7 @@ type FileSystemsQ struct {
 
 func (x *FileSystemsQ) Reset() {
 	*x = FileSystemsQ{}
-	mi := &file_meta_proto_msgTypes[138]
+	mi := &file_meta_proto_msgTypes[139]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11483,7 +11655,7 @@ func (x *FileSystemsQ) String() string {
 func (*FileSystemsQ) ProtoMessage() {}
 
 func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[138]
+	mi := &file_meta_proto_msgTypes[139]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11496,7 +11668,7 @@ func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsQ.ProtoReflect.Descriptor instead.
 func (*FileSystemsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{138}
+	return file_meta_proto_rawDescGZIP(), []int{139}
 }
 
 func (x *FileSystemsQ) GetKnownVersion() uint64 {
@@ -11515,7 +11687,7 @@ type NamespaceQ struct {
 
 func (x *NamespaceQ) Reset() {
 	*x = NamespaceQ{}
-	mi := &file_meta_proto_msgTypes[139]
+	mi := &file_meta_proto_msgTypes[140]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11527,7 +11699,7 @@ func (x *NamespaceQ) String() string {
 func (*NamespaceQ) ProtoMessage() {}
 
 func (x *NamespaceQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[139]
+	mi := &file_meta_proto_msgTypes[140]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11540,7 +11712,7 @@ func (x *NamespaceQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceQ.ProtoReflect.Descriptor instead.
 func (*NamespaceQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{139}
+	return file_meta_proto_rawDescGZIP(), []int{140}
 }
 
 // ClusterMapQ asks for the stores and pools. With the version that the caller has, the answer
@@ -11554,7 +11726,7 @@ type ClusterMapQ struct {
 
 func (x *ClusterMapQ) Reset() {
 	*x = ClusterMapQ{}
-	mi := &file_meta_proto_msgTypes[140]
+	mi := &file_meta_proto_msgTypes[141]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11566,7 +11738,7 @@ func (x *ClusterMapQ) String() string {
 func (*ClusterMapQ) ProtoMessage() {}
 
 func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[140]
+	mi := &file_meta_proto_msgTypes[141]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11579,7 +11751,7 @@ func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapQ.ProtoReflect.Descriptor instead.
 func (*ClusterMapQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{140}
+	return file_meta_proto_rawDescGZIP(), []int{141}
 }
 
 func (x *ClusterMapQ) GetKnownVersion() uint64 {
@@ -11598,7 +11770,7 @@ type KeysQ struct {
 
 func (x *KeysQ) Reset() {
 	*x = KeysQ{}
-	mi := &file_meta_proto_msgTypes[141]
+	mi := &file_meta_proto_msgTypes[142]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11610,7 +11782,7 @@ func (x *KeysQ) String() string {
 func (*KeysQ) ProtoMessage() {}
 
 func (x *KeysQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[141]
+	mi := &file_meta_proto_msgTypes[142]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11623,7 +11795,7 @@ func (x *KeysQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysQ.ProtoReflect.Descriptor instead.
 func (*KeysQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{141}
+	return file_meta_proto_rawDescGZIP(), []int{142}
 }
 
 func (x *KeysQ) GetKind() string {
@@ -11642,7 +11814,7 @@ type NFSClientsQ struct {
 
 func (x *NFSClientsQ) Reset() {
 	*x = NFSClientsQ{}
-	mi := &file_meta_proto_msgTypes[142]
+	mi := &file_meta_proto_msgTypes[143]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11654,7 +11826,7 @@ func (x *NFSClientsQ) String() string {
 func (*NFSClientsQ) ProtoMessage() {}
 
 func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[142]
+	mi := &file_meta_proto_msgTypes[143]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11667,7 +11839,7 @@ func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsQ.ProtoReflect.Descriptor instead.
 func (*NFSClientsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{142}
+	return file_meta_proto_rawDescGZIP(), []int{143}
 }
 
 func (x *NFSClientsQ) GetGateway() string {
@@ -11692,7 +11864,7 @@ type TestLockQ struct {
 
 func (x *TestLockQ) Reset() {
 	*x = TestLockQ{}
-	mi := &file_meta_proto_msgTypes[143]
+	mi := &file_meta_proto_msgTypes[144]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11704,7 +11876,7 @@ func (x *TestLockQ) String() string {
 func (*TestLockQ) ProtoMessage() {}
 
 func (x *TestLockQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[143]
+	mi := &file_meta_proto_msgTypes[144]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11717,7 +11889,7 @@ func (x *TestLockQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestLockQ.ProtoReflect.Descriptor instead.
 func (*TestLockQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{143}
+	return file_meta_proto_rawDescGZIP(), []int{144}
 }
 
 func (x *TestLockQ) GetIno() uint64 {
@@ -11776,7 +11948,7 @@ type ClientStateQ struct {
 
 func (x *ClientStateQ) Reset() {
 	*x = ClientStateQ{}
-	mi := &file_meta_proto_msgTypes[144]
+	mi := &file_meta_proto_msgTypes[145]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11788,7 +11960,7 @@ func (x *ClientStateQ) String() string {
 func (*ClientStateQ) ProtoMessage() {}
 
 func (x *ClientStateQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[144]
+	mi := &file_meta_proto_msgTypes[145]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11801,7 +11973,7 @@ func (x *ClientStateQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientStateQ.ProtoReflect.Descriptor instead.
 func (*ClientStateQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{144}
+	return file_meta_proto_rawDescGZIP(), []int{145}
 }
 
 func (x *ClientStateQ) GetClient() uint64 {
@@ -11843,7 +12015,7 @@ type SessionSlotsQ struct {
 
 func (x *SessionSlotsQ) Reset() {
 	*x = SessionSlotsQ{}
-	mi := &file_meta_proto_msgTypes[145]
+	mi := &file_meta_proto_msgTypes[146]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11855,7 +12027,7 @@ func (x *SessionSlotsQ) String() string {
 func (*SessionSlotsQ) ProtoMessage() {}
 
 func (x *SessionSlotsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[145]
+	mi := &file_meta_proto_msgTypes[146]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11868,7 +12040,7 @@ func (x *SessionSlotsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlotsQ.ProtoReflect.Descriptor instead.
 func (*SessionSlotsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{145}
+	return file_meta_proto_rawDescGZIP(), []int{146}
 }
 
 func (x *SessionSlotsQ) GetSession() []byte {
@@ -11888,7 +12060,7 @@ type FileOpensQ struct {
 
 func (x *FileOpensQ) Reset() {
 	*x = FileOpensQ{}
-	mi := &file_meta_proto_msgTypes[146]
+	mi := &file_meta_proto_msgTypes[147]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11900,7 +12072,7 @@ func (x *FileOpensQ) String() string {
 func (*FileOpensQ) ProtoMessage() {}
 
 func (x *FileOpensQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[146]
+	mi := &file_meta_proto_msgTypes[147]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11913,7 +12085,7 @@ func (x *FileOpensQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileOpensQ.ProtoReflect.Descriptor instead.
 func (*FileOpensQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{146}
+	return file_meta_proto_rawDescGZIP(), []int{147}
 }
 
 func (x *FileOpensQ) GetIno() uint64 {
@@ -11936,7 +12108,7 @@ type ClientsQ struct {
 
 func (x *ClientsQ) Reset() {
 	*x = ClientsQ{}
-	mi := &file_meta_proto_msgTypes[147]
+	mi := &file_meta_proto_msgTypes[148]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11948,7 +12120,7 @@ func (x *ClientsQ) String() string {
 func (*ClientsQ) ProtoMessage() {}
 
 func (x *ClientsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[147]
+	mi := &file_meta_proto_msgTypes[148]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11961,7 +12133,7 @@ func (x *ClientsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientsQ.ProtoReflect.Descriptor instead.
 func (*ClientsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{147}
+	return file_meta_proto_rawDescGZIP(), []int{148}
 }
 
 func (x *ClientsQ) GetGateway() string {
@@ -12003,7 +12175,7 @@ type ClientQ struct {
 
 func (x *ClientQ) Reset() {
 	*x = ClientQ{}
-	mi := &file_meta_proto_msgTypes[148]
+	mi := &file_meta_proto_msgTypes[149]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12015,7 +12187,7 @@ func (x *ClientQ) String() string {
 func (*ClientQ) ProtoMessage() {}
 
 func (x *ClientQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[148]
+	mi := &file_meta_proto_msgTypes[149]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12028,7 +12200,7 @@ func (x *ClientQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientQ.ProtoReflect.Descriptor instead.
 func (*ClientQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{148}
+	return file_meta_proto_rawDescGZIP(), []int{149}
 }
 
 func (x *ClientQ) GetClient() uint64 {
@@ -12082,7 +12254,7 @@ type QueryResult struct {
 
 func (x *QueryResult) Reset() {
 	*x = QueryResult{}
-	mi := &file_meta_proto_msgTypes[149]
+	mi := &file_meta_proto_msgTypes[150]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12094,7 +12266,7 @@ func (x *QueryResult) String() string {
 func (*QueryResult) ProtoMessage() {}
 
 func (x *QueryResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[149]
+	mi := &file_meta_proto_msgTypes[150]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12107,7 +12279,7 @@ func (x *QueryResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryResult.ProtoReflect.Descriptor instead.
 func (*QueryResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{149}
+	return file_meta_proto_rawDescGZIP(), []int{150}
 }
 
 func (x *QueryResult) GetKind() uint32 {
@@ -12505,7 +12677,7 @@ type AttrR struct {
 
 func (x *AttrR) Reset() {
 	*x = AttrR{}
-	mi := &file_meta_proto_msgTypes[150]
+	mi := &file_meta_proto_msgTypes[151]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12517,7 +12689,7 @@ func (x *AttrR) String() string {
 func (*AttrR) ProtoMessage() {}
 
 func (x *AttrR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[150]
+	mi := &file_meta_proto_msgTypes[151]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12530,7 +12702,7 @@ func (x *AttrR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttrR.ProtoReflect.Descriptor instead.
 func (*AttrR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{150}
+	return file_meta_proto_rawDescGZIP(), []int{151}
 }
 
 func (x *AttrR) GetAttr() *Attr {
@@ -12560,7 +12732,7 @@ type Dirent struct {
 
 func (x *Dirent) Reset() {
 	*x = Dirent{}
-	mi := &file_meta_proto_msgTypes[151]
+	mi := &file_meta_proto_msgTypes[152]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12572,7 +12744,7 @@ func (x *Dirent) String() string {
 func (*Dirent) ProtoMessage() {}
 
 func (x *Dirent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[151]
+	mi := &file_meta_proto_msgTypes[152]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12585,7 +12757,7 @@ func (x *Dirent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dirent.ProtoReflect.Descriptor instead.
 func (*Dirent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{151}
+	return file_meta_proto_rawDescGZIP(), []int{152}
 }
 
 func (x *Dirent) GetCookie() uint64 {
@@ -12634,7 +12806,7 @@ type ReadDirR struct {
 
 func (x *ReadDirR) Reset() {
 	*x = ReadDirR{}
-	mi := &file_meta_proto_msgTypes[152]
+	mi := &file_meta_proto_msgTypes[153]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12646,7 +12818,7 @@ func (x *ReadDirR) String() string {
 func (*ReadDirR) ProtoMessage() {}
 
 func (x *ReadDirR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[152]
+	mi := &file_meta_proto_msgTypes[153]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12659,7 +12831,7 @@ func (x *ReadDirR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirR.ProtoReflect.Descriptor instead.
 func (*ReadDirR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{152}
+	return file_meta_proto_rawDescGZIP(), []int{153}
 }
 
 func (x *ReadDirR) GetEntries() []*Dirent {
@@ -12692,7 +12864,7 @@ type ReadLinkR struct {
 
 func (x *ReadLinkR) Reset() {
 	*x = ReadLinkR{}
-	mi := &file_meta_proto_msgTypes[153]
+	mi := &file_meta_proto_msgTypes[154]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12704,7 +12876,7 @@ func (x *ReadLinkR) String() string {
 func (*ReadLinkR) ProtoMessage() {}
 
 func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[153]
+	mi := &file_meta_proto_msgTypes[154]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12717,7 +12889,7 @@ func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkR.ProtoReflect.Descriptor instead.
 func (*ReadLinkR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{153}
+	return file_meta_proto_rawDescGZIP(), []int{154}
 }
 
 func (x *ReadLinkR) GetTarget() []byte {
@@ -12745,7 +12917,7 @@ type Extent struct {
 
 func (x *Extent) Reset() {
 	*x = Extent{}
-	mi := &file_meta_proto_msgTypes[154]
+	mi := &file_meta_proto_msgTypes[155]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12757,7 +12929,7 @@ func (x *Extent) String() string {
 func (*Extent) ProtoMessage() {}
 
 func (x *Extent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[154]
+	mi := &file_meta_proto_msgTypes[155]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12770,7 +12942,7 @@ func (x *Extent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extent.ProtoReflect.Descriptor instead.
 func (*Extent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{154}
+	return file_meta_proto_rawDescGZIP(), []int{155}
 }
 
 func (x *Extent) GetOffset() uint64 {
@@ -12855,7 +13027,7 @@ type ExtentsR struct {
 
 func (x *ExtentsR) Reset() {
 	*x = ExtentsR{}
-	mi := &file_meta_proto_msgTypes[155]
+	mi := &file_meta_proto_msgTypes[156]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12867,7 +13039,7 @@ func (x *ExtentsR) String() string {
 func (*ExtentsR) ProtoMessage() {}
 
 func (x *ExtentsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[155]
+	mi := &file_meta_proto_msgTypes[156]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12880,7 +13052,7 @@ func (x *ExtentsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsR.ProtoReflect.Descriptor instead.
 func (*ExtentsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{155}
+	return file_meta_proto_rawDescGZIP(), []int{156}
 }
 
 func (x *ExtentsR) GetExtents() []*Extent {
@@ -12925,7 +13097,7 @@ type StatFSR struct {
 
 func (x *StatFSR) Reset() {
 	*x = StatFSR{}
-	mi := &file_meta_proto_msgTypes[156]
+	mi := &file_meta_proto_msgTypes[157]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12937,7 +13109,7 @@ func (x *StatFSR) String() string {
 func (*StatFSR) ProtoMessage() {}
 
 func (x *StatFSR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[156]
+	mi := &file_meta_proto_msgTypes[157]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12950,7 +13122,7 @@ func (x *StatFSR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSR.ProtoReflect.Descriptor instead.
 func (*StatFSR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{156}
+	return file_meta_proto_rawDescGZIP(), []int{157}
 }
 
 func (x *StatFSR) GetUsedBytes() uint64 {
@@ -13011,7 +13183,7 @@ type Quota struct {
 
 func (x *Quota) Reset() {
 	*x = Quota{}
-	mi := &file_meta_proto_msgTypes[157]
+	mi := &file_meta_proto_msgTypes[158]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13023,7 +13195,7 @@ func (x *Quota) String() string {
 func (*Quota) ProtoMessage() {}
 
 func (x *Quota) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[157]
+	mi := &file_meta_proto_msgTypes[158]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13036,7 +13208,7 @@ func (x *Quota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Quota.ProtoReflect.Descriptor instead.
 func (*Quota) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{157}
+	return file_meta_proto_rawDescGZIP(), []int{158}
 }
 
 func (x *Quota) GetProject() uint32 {
@@ -13098,7 +13270,7 @@ type QuotasR struct {
 
 func (x *QuotasR) Reset() {
 	*x = QuotasR{}
-	mi := &file_meta_proto_msgTypes[158]
+	mi := &file_meta_proto_msgTypes[159]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13110,7 +13282,7 @@ func (x *QuotasR) String() string {
 func (*QuotasR) ProtoMessage() {}
 
 func (x *QuotasR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[158]
+	mi := &file_meta_proto_msgTypes[159]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13123,7 +13295,7 @@ func (x *QuotasR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotasR.ProtoReflect.Descriptor instead.
 func (*QuotasR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{158}
+	return file_meta_proto_rawDescGZIP(), []int{159}
 }
 
 func (x *QuotasR) GetQuotas() []*Quota {
@@ -13152,7 +13324,7 @@ type BlockStatesR struct {
 
 func (x *BlockStatesR) Reset() {
 	*x = BlockStatesR{}
-	mi := &file_meta_proto_msgTypes[159]
+	mi := &file_meta_proto_msgTypes[160]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13164,7 +13336,7 @@ func (x *BlockStatesR) String() string {
 func (*BlockStatesR) ProtoMessage() {}
 
 func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[159]
+	mi := &file_meta_proto_msgTypes[160]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13177,7 +13349,7 @@ func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesR.ProtoReflect.Descriptor instead.
 func (*BlockStatesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{159}
+	return file_meta_proto_rawDescGZIP(), []int{160}
 }
 
 func (x *BlockStatesR) GetStates() []BlockState {
@@ -13204,7 +13376,7 @@ type BlocksR struct {
 
 func (x *BlocksR) Reset() {
 	*x = BlocksR{}
-	mi := &file_meta_proto_msgTypes[160]
+	mi := &file_meta_proto_msgTypes[161]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13216,7 +13388,7 @@ func (x *BlocksR) String() string {
 func (*BlocksR) ProtoMessage() {}
 
 func (x *BlocksR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[160]
+	mi := &file_meta_proto_msgTypes[161]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13229,7 +13401,7 @@ func (x *BlocksR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksR.ProtoReflect.Descriptor instead.
 func (*BlocksR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{160}
+	return file_meta_proto_rawDescGZIP(), []int{161}
 }
 
 func (x *BlocksR) GetBlocks() []*BlockInfo {
@@ -13260,7 +13432,7 @@ type BlockInfo struct {
 
 func (x *BlockInfo) Reset() {
 	*x = BlockInfo{}
-	mi := &file_meta_proto_msgTypes[161]
+	mi := &file_meta_proto_msgTypes[162]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13272,7 +13444,7 @@ func (x *BlockInfo) String() string {
 func (*BlockInfo) ProtoMessage() {}
 
 func (x *BlockInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[161]
+	mi := &file_meta_proto_msgTypes[162]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13285,7 +13457,7 @@ func (x *BlockInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockInfo.ProtoReflect.Descriptor instead.
 func (*BlockInfo) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{161}
+	return file_meta_proto_rawDescGZIP(), []int{162}
 }
 
 func (x *BlockInfo) GetId() uint64 {
@@ -13339,7 +13511,7 @@ type GetXattrR struct {
 
 func (x *GetXattrR) Reset() {
 	*x = GetXattrR{}
-	mi := &file_meta_proto_msgTypes[162]
+	mi := &file_meta_proto_msgTypes[163]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13351,7 +13523,7 @@ func (x *GetXattrR) String() string {
 func (*GetXattrR) ProtoMessage() {}
 
 func (x *GetXattrR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[162]
+	mi := &file_meta_proto_msgTypes[163]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13364,7 +13536,7 @@ func (x *GetXattrR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrR.ProtoReflect.Descriptor instead.
 func (*GetXattrR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{162}
+	return file_meta_proto_rawDescGZIP(), []int{163}
 }
 
 func (x *GetXattrR) GetValue() []byte {
@@ -13385,7 +13557,7 @@ type ListXattrsR struct {
 
 func (x *ListXattrsR) Reset() {
 	*x = ListXattrsR{}
-	mi := &file_meta_proto_msgTypes[163]
+	mi := &file_meta_proto_msgTypes[164]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13397,7 +13569,7 @@ func (x *ListXattrsR) String() string {
 func (*ListXattrsR) ProtoMessage() {}
 
 func (x *ListXattrsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[163]
+	mi := &file_meta_proto_msgTypes[164]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13410,7 +13582,7 @@ func (x *ListXattrsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrsR.ProtoReflect.Descriptor instead.
 func (*ListXattrsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{163}
+	return file_meta_proto_rawDescGZIP(), []int{164}
 }
 
 func (x *ListXattrsR) GetNames() [][]byte {
@@ -13456,7 +13628,7 @@ type ShardInfoR struct {
 
 func (x *ShardInfoR) Reset() {
 	*x = ShardInfoR{}
-	mi := &file_meta_proto_msgTypes[164]
+	mi := &file_meta_proto_msgTypes[165]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13468,7 +13640,7 @@ func (x *ShardInfoR) String() string {
 func (*ShardInfoR) ProtoMessage() {}
 
 func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[164]
+	mi := &file_meta_proto_msgTypes[165]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13481,7 +13653,7 @@ func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoR.ProtoReflect.Descriptor instead.
 func (*ShardInfoR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{164}
+	return file_meta_proto_rawDescGZIP(), []int{165}
 }
 
 func (x *ShardInfoR) GetShard() uint32 {
@@ -13580,7 +13752,7 @@ type FileSystemsR struct {
 
 func (x *FileSystemsR) Reset() {
 	*x = FileSystemsR{}
-	mi := &file_meta_proto_msgTypes[165]
+	mi := &file_meta_proto_msgTypes[166]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13592,7 +13764,7 @@ func (x *FileSystemsR) String() string {
 func (*FileSystemsR) ProtoMessage() {}
 
 func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[165]
+	mi := &file_meta_proto_msgTypes[166]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13605,7 +13777,7 @@ func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsR.ProtoReflect.Descriptor instead.
 func (*FileSystemsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{165}
+	return file_meta_proto_rawDescGZIP(), []int{166}
 }
 
 func (x *FileSystemsR) GetFileSystems() []*FileSystem {
@@ -13652,7 +13824,7 @@ type NamespaceR struct {
 
 func (x *NamespaceR) Reset() {
 	*x = NamespaceR{}
-	mi := &file_meta_proto_msgTypes[166]
+	mi := &file_meta_proto_msgTypes[167]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13664,7 +13836,7 @@ func (x *NamespaceR) String() string {
 func (*NamespaceR) ProtoMessage() {}
 
 func (x *NamespaceR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[166]
+	mi := &file_meta_proto_msgTypes[167]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13677,7 +13849,7 @@ func (x *NamespaceR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceR.ProtoReflect.Descriptor instead.
 func (*NamespaceR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{166}
+	return file_meta_proto_rawDescGZIP(), []int{167}
 }
 
 func (x *NamespaceR) GetExists() bool {
@@ -13751,7 +13923,7 @@ type ClusterMapR struct {
 
 func (x *ClusterMapR) Reset() {
 	*x = ClusterMapR{}
-	mi := &file_meta_proto_msgTypes[167]
+	mi := &file_meta_proto_msgTypes[168]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13763,7 +13935,7 @@ func (x *ClusterMapR) String() string {
 func (*ClusterMapR) ProtoMessage() {}
 
 func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[167]
+	mi := &file_meta_proto_msgTypes[168]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13776,7 +13948,7 @@ func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapR.ProtoReflect.Descriptor instead.
 func (*ClusterMapR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{167}
+	return file_meta_proto_rawDescGZIP(), []int{168}
 }
 
 func (x *ClusterMapR) GetStores() []*Store {
@@ -13837,7 +14009,7 @@ type KeysR struct {
 
 func (x *KeysR) Reset() {
 	*x = KeysR{}
-	mi := &file_meta_proto_msgTypes[168]
+	mi := &file_meta_proto_msgTypes[169]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13849,7 +14021,7 @@ func (x *KeysR) String() string {
 func (*KeysR) ProtoMessage() {}
 
 func (x *KeysR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[168]
+	mi := &file_meta_proto_msgTypes[169]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13862,7 +14034,7 @@ func (x *KeysR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysR.ProtoReflect.Descriptor instead.
 func (*KeysR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{168}
+	return file_meta_proto_rawDescGZIP(), []int{169}
 }
 
 func (x *KeysR) GetKeys() []*Key {
@@ -13881,7 +14053,7 @@ type NodesR struct {
 
 func (x *NodesR) Reset() {
 	*x = NodesR{}
-	mi := &file_meta_proto_msgTypes[169]
+	mi := &file_meta_proto_msgTypes[170]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13893,7 +14065,7 @@ func (x *NodesR) String() string {
 func (*NodesR) ProtoMessage() {}
 
 func (x *NodesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[169]
+	mi := &file_meta_proto_msgTypes[170]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13906,7 +14078,7 @@ func (x *NodesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesR.ProtoReflect.Descriptor instead.
 func (*NodesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{169}
+	return file_meta_proto_rawDescGZIP(), []int{170}
 }
 
 func (x *NodesR) GetNodes() []*Node {
@@ -13925,7 +14097,7 @@ type TokensR struct {
 
 func (x *TokensR) Reset() {
 	*x = TokensR{}
-	mi := &file_meta_proto_msgTypes[170]
+	mi := &file_meta_proto_msgTypes[171]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13937,7 +14109,7 @@ func (x *TokensR) String() string {
 func (*TokensR) ProtoMessage() {}
 
 func (x *TokensR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[170]
+	mi := &file_meta_proto_msgTypes[171]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13950,7 +14122,7 @@ func (x *TokensR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensR.ProtoReflect.Descriptor instead.
 func (*TokensR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{170}
+	return file_meta_proto_rawDescGZIP(), []int{171}
 }
 
 func (x *TokensR) GetTokens() []*Token {
@@ -13969,7 +14141,7 @@ type RetiredNodesR struct {
 
 func (x *RetiredNodesR) Reset() {
 	*x = RetiredNodesR{}
-	mi := &file_meta_proto_msgTypes[171]
+	mi := &file_meta_proto_msgTypes[172]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13981,7 +14153,7 @@ func (x *RetiredNodesR) String() string {
 func (*RetiredNodesR) ProtoMessage() {}
 
 func (x *RetiredNodesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[171]
+	mi := &file_meta_proto_msgTypes[172]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13994,7 +14166,7 @@ func (x *RetiredNodesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetiredNodesR.ProtoReflect.Descriptor instead.
 func (*RetiredNodesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{171}
+	return file_meta_proto_rawDescGZIP(), []int{172}
 }
 
 func (x *RetiredNodesR) GetNodes() []*RetiredNode {
@@ -14013,7 +14185,7 @@ type NFSClientsR struct {
 
 func (x *NFSClientsR) Reset() {
 	*x = NFSClientsR{}
-	mi := &file_meta_proto_msgTypes[172]
+	mi := &file_meta_proto_msgTypes[173]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14025,7 +14197,7 @@ func (x *NFSClientsR) String() string {
 func (*NFSClientsR) ProtoMessage() {}
 
 func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[172]
+	mi := &file_meta_proto_msgTypes[173]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14038,7 +14210,7 @@ func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsR.ProtoReflect.Descriptor instead.
 func (*NFSClientsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{172}
+	return file_meta_proto_rawDescGZIP(), []int{173}
 }
 
 func (x *NFSClientsR) GetClients() []*NFSClient {
@@ -14061,7 +14233,7 @@ type ClientStateR struct {
 
 func (x *ClientStateR) Reset() {
 	*x = ClientStateR{}
-	mi := &file_meta_proto_msgTypes[173]
+	mi := &file_meta_proto_msgTypes[174]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14073,7 +14245,7 @@ func (x *ClientStateR) String() string {
 func (*ClientStateR) ProtoMessage() {}
 
 func (x *ClientStateR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[173]
+	mi := &file_meta_proto_msgTypes[174]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14086,7 +14258,7 @@ func (x *ClientStateR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientStateR.ProtoReflect.Descriptor instead.
 func (*ClientStateR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{173}
+	return file_meta_proto_rawDescGZIP(), []int{174}
 }
 
 func (x *ClientStateR) GetOpens() []*ClientOpen {
@@ -14139,7 +14311,7 @@ type ClientLocks struct {
 
 func (x *ClientLocks) Reset() {
 	*x = ClientLocks{}
-	mi := &file_meta_proto_msgTypes[174]
+	mi := &file_meta_proto_msgTypes[175]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14151,7 +14323,7 @@ func (x *ClientLocks) String() string {
 func (*ClientLocks) ProtoMessage() {}
 
 func (x *ClientLocks) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[174]
+	mi := &file_meta_proto_msgTypes[175]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14164,7 +14336,7 @@ func (x *ClientLocks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientLocks.ProtoReflect.Descriptor instead.
 func (*ClientLocks) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{174}
+	return file_meta_proto_rawDescGZIP(), []int{175}
 }
 
 func (x *ClientLocks) GetFs() uint32 {
@@ -14220,7 +14392,7 @@ type LockRange struct {
 
 func (x *LockRange) Reset() {
 	*x = LockRange{}
-	mi := &file_meta_proto_msgTypes[175]
+	mi := &file_meta_proto_msgTypes[176]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14232,7 +14404,7 @@ func (x *LockRange) String() string {
 func (*LockRange) ProtoMessage() {}
 
 func (x *LockRange) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[175]
+	mi := &file_meta_proto_msgTypes[176]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14245,7 +14417,7 @@ func (x *LockRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockRange.ProtoReflect.Descriptor instead.
 func (*LockRange) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{175}
+	return file_meta_proto_rawDescGZIP(), []int{176}
 }
 
 func (x *LockRange) GetFirst() uint64 {
@@ -14278,7 +14450,7 @@ type SessionSlotsR struct {
 
 func (x *SessionSlotsR) Reset() {
 	*x = SessionSlotsR{}
-	mi := &file_meta_proto_msgTypes[176]
+	mi := &file_meta_proto_msgTypes[177]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14290,7 +14462,7 @@ func (x *SessionSlotsR) String() string {
 func (*SessionSlotsR) ProtoMessage() {}
 
 func (x *SessionSlotsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[176]
+	mi := &file_meta_proto_msgTypes[177]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14303,7 +14475,7 @@ func (x *SessionSlotsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlotsR.ProtoReflect.Descriptor instead.
 func (*SessionSlotsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{176}
+	return file_meta_proto_rawDescGZIP(), []int{177}
 }
 
 func (x *SessionSlotsR) GetSlots() []*SessionSlot {
@@ -14323,7 +14495,7 @@ type SessionSlot struct {
 
 func (x *SessionSlot) Reset() {
 	*x = SessionSlot{}
-	mi := &file_meta_proto_msgTypes[177]
+	mi := &file_meta_proto_msgTypes[178]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14335,7 +14507,7 @@ func (x *SessionSlot) String() string {
 func (*SessionSlot) ProtoMessage() {}
 
 func (x *SessionSlot) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[177]
+	mi := &file_meta_proto_msgTypes[178]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14348,7 +14520,7 @@ func (x *SessionSlot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlot.ProtoReflect.Descriptor instead.
 func (*SessionSlot) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{177}
+	return file_meta_proto_rawDescGZIP(), []int{178}
 }
 
 func (x *SessionSlot) GetSlot() uint32 {
@@ -14374,7 +14546,7 @@ type FileOpensR struct {
 
 func (x *FileOpensR) Reset() {
 	*x = FileOpensR{}
-	mi := &file_meta_proto_msgTypes[178]
+	mi := &file_meta_proto_msgTypes[179]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14386,7 +14558,7 @@ func (x *FileOpensR) String() string {
 func (*FileOpensR) ProtoMessage() {}
 
 func (x *FileOpensR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[178]
+	mi := &file_meta_proto_msgTypes[179]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14399,7 +14571,7 @@ func (x *FileOpensR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileOpensR.ProtoReflect.Descriptor instead.
 func (*FileOpensR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{178}
+	return file_meta_proto_rawDescGZIP(), []int{179}
 }
 
 func (x *FileOpensR) GetOpens() []*ClientOpen {
@@ -14419,7 +14591,7 @@ type ClientsR struct {
 
 func (x *ClientsR) Reset() {
 	*x = ClientsR{}
-	mi := &file_meta_proto_msgTypes[179]
+	mi := &file_meta_proto_msgTypes[180]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14431,7 +14603,7 @@ func (x *ClientsR) String() string {
 func (*ClientsR) ProtoMessage() {}
 
 func (x *ClientsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[179]
+	mi := &file_meta_proto_msgTypes[180]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14444,7 +14616,7 @@ func (x *ClientsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientsR.ProtoReflect.Descriptor instead.
 func (*ClientsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{179}
+	return file_meta_proto_rawDescGZIP(), []int{180}
 }
 
 func (x *ClientsR) GetClients() []*ClientSessions {
@@ -14471,7 +14643,7 @@ type ClientSessions struct {
 
 func (x *ClientSessions) Reset() {
 	*x = ClientSessions{}
-	mi := &file_meta_proto_msgTypes[180]
+	mi := &file_meta_proto_msgTypes[181]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14483,7 +14655,7 @@ func (x *ClientSessions) String() string {
 func (*ClientSessions) ProtoMessage() {}
 
 func (x *ClientSessions) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[180]
+	mi := &file_meta_proto_msgTypes[181]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14496,7 +14668,7 @@ func (x *ClientSessions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSessions.ProtoReflect.Descriptor instead.
 func (*ClientSessions) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{180}
+	return file_meta_proto_rawDescGZIP(), []int{181}
 }
 
 func (x *ClientSessions) GetClient() *ClientRecord {
@@ -14537,7 +14709,7 @@ type InodeRecord struct {
 
 func (x *InodeRecord) Reset() {
 	*x = InodeRecord{}
-	mi := &file_meta_proto_msgTypes[181]
+	mi := &file_meta_proto_msgTypes[182]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14549,7 +14721,7 @@ func (x *InodeRecord) String() string {
 func (*InodeRecord) ProtoMessage() {}
 
 func (x *InodeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[181]
+	mi := &file_meta_proto_msgTypes[182]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14562,7 +14734,7 @@ func (x *InodeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InodeRecord.ProtoReflect.Descriptor instead.
 func (*InodeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{181}
+	return file_meta_proto_rawDescGZIP(), []int{182}
 }
 
 func (x *InodeRecord) GetAttr() *Attr {
@@ -14676,7 +14848,7 @@ type Xattrs struct {
 
 func (x *Xattrs) Reset() {
 	*x = Xattrs{}
-	mi := &file_meta_proto_msgTypes[182]
+	mi := &file_meta_proto_msgTypes[183]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14688,7 +14860,7 @@ func (x *Xattrs) String() string {
 func (*Xattrs) ProtoMessage() {}
 
 func (x *Xattrs) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[182]
+	mi := &file_meta_proto_msgTypes[183]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14701,7 +14873,7 @@ func (x *Xattrs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Xattrs.ProtoReflect.Descriptor instead.
 func (*Xattrs) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{182}
+	return file_meta_proto_rawDescGZIP(), []int{183}
 }
 
 func (x *Xattrs) GetCount() uint32 {
@@ -14743,7 +14915,7 @@ type XattrRecord struct {
 
 func (x *XattrRecord) Reset() {
 	*x = XattrRecord{}
-	mi := &file_meta_proto_msgTypes[183]
+	mi := &file_meta_proto_msgTypes[184]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14755,7 +14927,7 @@ func (x *XattrRecord) String() string {
 func (*XattrRecord) ProtoMessage() {}
 
 func (x *XattrRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[183]
+	mi := &file_meta_proto_msgTypes[184]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14768,7 +14940,7 @@ func (x *XattrRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use XattrRecord.ProtoReflect.Descriptor instead.
 func (*XattrRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{183}
+	return file_meta_proto_rawDescGZIP(), []int{184}
 }
 
 func (x *XattrRecord) GetCookie() uint64 {
@@ -14796,7 +14968,7 @@ type Cut struct {
 
 func (x *Cut) Reset() {
 	*x = Cut{}
-	mi := &file_meta_proto_msgTypes[184]
+	mi := &file_meta_proto_msgTypes[185]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14808,7 +14980,7 @@ func (x *Cut) String() string {
 func (*Cut) ProtoMessage() {}
 
 func (x *Cut) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[184]
+	mi := &file_meta_proto_msgTypes[185]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14821,7 +14993,7 @@ func (x *Cut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cut.ProtoReflect.Descriptor instead.
 func (*Cut) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{184}
+	return file_meta_proto_rawDescGZIP(), []int{185}
 }
 
 func (x *Cut) GetGen() uint32 {
@@ -14857,7 +15029,7 @@ type ExtentRecord struct {
 
 func (x *ExtentRecord) Reset() {
 	*x = ExtentRecord{}
-	mi := &file_meta_proto_msgTypes[185]
+	mi := &file_meta_proto_msgTypes[186]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14869,7 +15041,7 @@ func (x *ExtentRecord) String() string {
 func (*ExtentRecord) ProtoMessage() {}
 
 func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[185]
+	mi := &file_meta_proto_msgTypes[186]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14882,7 +15054,7 @@ func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentRecord.ProtoReflect.Descriptor instead.
 func (*ExtentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{185}
+	return file_meta_proto_rawDescGZIP(), []int{186}
 }
 
 func (x *ExtentRecord) GetLength() uint32 {
@@ -14971,7 +15143,7 @@ type BlockRecord struct {
 
 func (x *BlockRecord) Reset() {
 	*x = BlockRecord{}
-	mi := &file_meta_proto_msgTypes[186]
+	mi := &file_meta_proto_msgTypes[187]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14983,7 +15155,7 @@ func (x *BlockRecord) String() string {
 func (*BlockRecord) ProtoMessage() {}
 
 func (x *BlockRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[186]
+	mi := &file_meta_proto_msgTypes[187]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14996,7 +15168,7 @@ func (x *BlockRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockRecord.ProtoReflect.Descriptor instead.
 func (*BlockRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{186}
+	return file_meta_proto_rawDescGZIP(), []int{187}
 }
 
 func (x *BlockRecord) GetFs() uint32 {
@@ -15052,7 +15224,7 @@ type BackReference struct {
 
 func (x *BackReference) Reset() {
 	*x = BackReference{}
-	mi := &file_meta_proto_msgTypes[187]
+	mi := &file_meta_proto_msgTypes[188]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15064,7 +15236,7 @@ func (x *BackReference) String() string {
 func (*BackReference) ProtoMessage() {}
 
 func (x *BackReference) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[187]
+	mi := &file_meta_proto_msgTypes[188]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15077,7 +15249,7 @@ func (x *BackReference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackReference.ProtoReflect.Descriptor instead.
 func (*BackReference) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{187}
+	return file_meta_proto_rawDescGZIP(), []int{188}
 }
 
 func (x *BackReference) GetRefs() uint32 {
@@ -15098,7 +15270,7 @@ type DirentRecord struct {
 
 func (x *DirentRecord) Reset() {
 	*x = DirentRecord{}
-	mi := &file_meta_proto_msgTypes[188]
+	mi := &file_meta_proto_msgTypes[189]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15110,7 +15282,7 @@ func (x *DirentRecord) String() string {
 func (*DirentRecord) ProtoMessage() {}
 
 func (x *DirentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[188]
+	mi := &file_meta_proto_msgTypes[189]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15123,7 +15295,7 @@ func (x *DirentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirentRecord.ProtoReflect.Descriptor instead.
 func (*DirentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{188}
+	return file_meta_proto_rawDescGZIP(), []int{189}
 }
 
 func (x *DirentRecord) GetName() []byte {
@@ -15159,7 +15331,7 @@ type OriginRecord struct {
 
 func (x *OriginRecord) Reset() {
 	*x = OriginRecord{}
-	mi := &file_meta_proto_msgTypes[189]
+	mi := &file_meta_proto_msgTypes[190]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15171,7 +15343,7 @@ func (x *OriginRecord) String() string {
 func (*OriginRecord) ProtoMessage() {}
 
 func (x *OriginRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[189]
+	mi := &file_meta_proto_msgTypes[190]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15184,7 +15356,7 @@ func (x *OriginRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginRecord.ProtoReflect.Descriptor instead.
 func (*OriginRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{189}
+	return file_meta_proto_rawDescGZIP(), []int{190}
 }
 
 func (x *OriginRecord) GetKind() OriginKind {
@@ -15226,7 +15398,7 @@ type SlotRecord struct {
 
 func (x *SlotRecord) Reset() {
 	*x = SlotRecord{}
-	mi := &file_meta_proto_msgTypes[190]
+	mi := &file_meta_proto_msgTypes[191]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15238,7 +15410,7 @@ func (x *SlotRecord) String() string {
 func (*SlotRecord) ProtoMessage() {}
 
 func (x *SlotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[190]
+	mi := &file_meta_proto_msgTypes[191]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15251,7 +15423,7 @@ func (x *SlotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotRecord.ProtoReflect.Descriptor instead.
 func (*SlotRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{190}
+	return file_meta_proto_rawDescGZIP(), []int{191}
 }
 
 func (x *SlotRecord) GetSeq() uint64 {
@@ -15287,7 +15459,7 @@ type SlotResult struct {
 
 func (x *SlotResult) Reset() {
 	*x = SlotResult{}
-	mi := &file_meta_proto_msgTypes[191]
+	mi := &file_meta_proto_msgTypes[192]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15299,7 +15471,7 @@ func (x *SlotResult) String() string {
 func (*SlotResult) ProtoMessage() {}
 
 func (x *SlotResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[191]
+	mi := &file_meta_proto_msgTypes[192]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15312,7 +15484,7 @@ func (x *SlotResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotResult.ProtoReflect.Descriptor instead.
 func (*SlotResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{191}
+	return file_meta_proto_rawDescGZIP(), []int{192}
 }
 
 func (x *SlotResult) GetOpIndex() uint32 {
@@ -15356,7 +15528,7 @@ type OpenRecord struct {
 
 func (x *OpenRecord) Reset() {
 	*x = OpenRecord{}
-	mi := &file_meta_proto_msgTypes[192]
+	mi := &file_meta_proto_msgTypes[193]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15368,7 +15540,7 @@ func (x *OpenRecord) String() string {
 func (*OpenRecord) ProtoMessage() {}
 
 func (x *OpenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[192]
+	mi := &file_meta_proto_msgTypes[193]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15381,7 +15553,7 @@ func (x *OpenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenRecord.ProtoReflect.Descriptor instead.
 func (*OpenRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{192}
+	return file_meta_proto_rawDescGZIP(), []int{193}
 }
 
 func (x *OpenRecord) GetOwner() []byte {
@@ -15424,7 +15596,7 @@ type LockRecord struct {
 
 func (x *LockRecord) Reset() {
 	*x = LockRecord{}
-	mi := &file_meta_proto_msgTypes[193]
+	mi := &file_meta_proto_msgTypes[194]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15436,7 +15608,7 @@ func (x *LockRecord) String() string {
 func (*LockRecord) ProtoMessage() {}
 
 func (x *LockRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[193]
+	mi := &file_meta_proto_msgTypes[194]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15449,7 +15621,7 @@ func (x *LockRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockRecord.ProtoReflect.Descriptor instead.
 func (*LockRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{193}
+	return file_meta_proto_rawDescGZIP(), []int{194}
 }
 
 func (x *LockRecord) GetStateid() []byte {
@@ -15485,7 +15657,7 @@ type KnownClient struct {
 
 func (x *KnownClient) Reset() {
 	*x = KnownClient{}
-	mi := &file_meta_proto_msgTypes[194]
+	mi := &file_meta_proto_msgTypes[195]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15497,7 +15669,7 @@ func (x *KnownClient) String() string {
 func (*KnownClient) ProtoMessage() {}
 
 func (x *KnownClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[194]
+	mi := &file_meta_proto_msgTypes[195]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15510,7 +15682,7 @@ func (x *KnownClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KnownClient.ProtoReflect.Descriptor instead.
 func (*KnownClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{194}
+	return file_meta_proto_rawDescGZIP(), []int{195}
 }
 
 func (x *KnownClient) GetOpens() uint32 {
@@ -15550,7 +15722,7 @@ type UsageRecord struct {
 
 func (x *UsageRecord) Reset() {
 	*x = UsageRecord{}
-	mi := &file_meta_proto_msgTypes[195]
+	mi := &file_meta_proto_msgTypes[196]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15562,7 +15734,7 @@ func (x *UsageRecord) String() string {
 func (*UsageRecord) ProtoMessage() {}
 
 func (x *UsageRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[195]
+	mi := &file_meta_proto_msgTypes[196]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15575,7 +15747,7 @@ func (x *UsageRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRecord.ProtoReflect.Descriptor instead.
 func (*UsageRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{195}
+	return file_meta_proto_rawDescGZIP(), []int{196}
 }
 
 func (x *UsageRecord) GetBytes() uint64 {
@@ -15637,7 +15809,7 @@ type ReservationRecord struct {
 
 func (x *ReservationRecord) Reset() {
 	*x = ReservationRecord{}
-	mi := &file_meta_proto_msgTypes[196]
+	mi := &file_meta_proto_msgTypes[197]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15649,7 +15821,7 @@ func (x *ReservationRecord) String() string {
 func (*ReservationRecord) ProtoMessage() {}
 
 func (x *ReservationRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[196]
+	mi := &file_meta_proto_msgTypes[197]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15662,7 +15834,7 @@ func (x *ReservationRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReservationRecord.ProtoReflect.Descriptor instead.
 func (*ReservationRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{196}
+	return file_meta_proto_rawDescGZIP(), []int{197}
 }
 
 func (x *ReservationRecord) GetBytes() uint64 {
@@ -15683,7 +15855,7 @@ type RangeRecord struct {
 
 func (x *RangeRecord) Reset() {
 	*x = RangeRecord{}
-	mi := &file_meta_proto_msgTypes[197]
+	mi := &file_meta_proto_msgTypes[198]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15695,7 +15867,7 @@ func (x *RangeRecord) String() string {
 func (*RangeRecord) ProtoMessage() {}
 
 func (x *RangeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[197]
+	mi := &file_meta_proto_msgTypes[198]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15708,7 +15880,7 @@ func (x *RangeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeRecord.ProtoReflect.Descriptor instead.
 func (*RangeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{197}
+	return file_meta_proto_rawDescGZIP(), []int{198}
 }
 
 func (x *RangeRecord) GetOrigin() uint64 {
@@ -15752,7 +15924,7 @@ type PurgeRecord struct {
 
 func (x *PurgeRecord) Reset() {
 	*x = PurgeRecord{}
-	mi := &file_meta_proto_msgTypes[198]
+	mi := &file_meta_proto_msgTypes[199]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15764,7 +15936,7 @@ func (x *PurgeRecord) String() string {
 func (*PurgeRecord) ProtoMessage() {}
 
 func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[198]
+	mi := &file_meta_proto_msgTypes[199]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15777,7 +15949,7 @@ func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeRecord.ProtoReflect.Descriptor instead.
 func (*PurgeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{198}
+	return file_meta_proto_rawDescGZIP(), []int{199}
 }
 
 func (x *PurgeRecord) GetFs() uint32 {
@@ -15867,7 +16039,7 @@ type DeletedNamespace struct {
 
 func (x *DeletedNamespace) Reset() {
 	*x = DeletedNamespace{}
-	mi := &file_meta_proto_msgTypes[199]
+	mi := &file_meta_proto_msgTypes[200]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15879,7 +16051,7 @@ func (x *DeletedNamespace) String() string {
 func (*DeletedNamespace) ProtoMessage() {}
 
 func (x *DeletedNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[199]
+	mi := &file_meta_proto_msgTypes[200]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15892,7 +16064,7 @@ func (x *DeletedNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletedNamespace.ProtoReflect.Descriptor instead.
 func (*DeletedNamespace) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{199}
+	return file_meta_proto_rawDescGZIP(), []int{200}
 }
 
 func (x *DeletedNamespace) GetPurging() bool {
@@ -15915,7 +16087,7 @@ type DyingRecord struct {
 
 func (x *DyingRecord) Reset() {
 	*x = DyingRecord{}
-	mi := &file_meta_proto_msgTypes[200]
+	mi := &file_meta_proto_msgTypes[201]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15927,7 +16099,7 @@ func (x *DyingRecord) String() string {
 func (*DyingRecord) ProtoMessage() {}
 
 func (x *DyingRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[200]
+	mi := &file_meta_proto_msgTypes[201]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15940,7 +16112,7 @@ func (x *DyingRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DyingRecord.ProtoReflect.Descriptor instead.
 func (*DyingRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{200}
+	return file_meta_proto_rawDescGZIP(), []int{201}
 }
 
 func (x *DyingRecord) GetPg() uint32 {
@@ -15981,7 +16153,7 @@ type NamespaceRecord struct {
 
 func (x *NamespaceRecord) Reset() {
 	*x = NamespaceRecord{}
-	mi := &file_meta_proto_msgTypes[201]
+	mi := &file_meta_proto_msgTypes[202]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15993,7 +16165,7 @@ func (x *NamespaceRecord) String() string {
 func (*NamespaceRecord) ProtoMessage() {}
 
 func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[201]
+	mi := &file_meta_proto_msgTypes[202]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16006,7 +16178,7 @@ func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceRecord.ProtoReflect.Descriptor instead.
 func (*NamespaceRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{201}
+	return file_meta_proto_rawDescGZIP(), []int{202}
 }
 
 func (x *NamespaceRecord) GetHashKey() []byte {
@@ -16034,7 +16206,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_meta_proto_msgTypes[202]
+	mi := &file_meta_proto_msgTypes[203]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16046,7 +16218,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[202]
+	mi := &file_meta_proto_msgTypes[203]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16059,7 +16231,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{202}
+	return file_meta_proto_rawDescGZIP(), []int{203}
 }
 
 func (x *ProposeRequest) GetShard() uint32 {
@@ -16085,7 +16257,7 @@ type ProposeReply struct {
 
 func (x *ProposeReply) Reset() {
 	*x = ProposeReply{}
-	mi := &file_meta_proto_msgTypes[203]
+	mi := &file_meta_proto_msgTypes[204]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16097,7 +16269,7 @@ func (x *ProposeReply) String() string {
 func (*ProposeReply) ProtoMessage() {}
 
 func (x *ProposeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[203]
+	mi := &file_meta_proto_msgTypes[204]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16110,7 +16282,7 @@ func (x *ProposeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeReply.ProtoReflect.Descriptor instead.
 func (*ProposeReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{203}
+	return file_meta_proto_rawDescGZIP(), []int{204}
 }
 
 func (x *ProposeReply) GetResults() []*Result {
@@ -16130,7 +16302,7 @@ type QueryRequest struct {
 
 func (x *QueryRequest) Reset() {
 	*x = QueryRequest{}
-	mi := &file_meta_proto_msgTypes[204]
+	mi := &file_meta_proto_msgTypes[205]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16142,7 +16314,7 @@ func (x *QueryRequest) String() string {
 func (*QueryRequest) ProtoMessage() {}
 
 func (x *QueryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[204]
+	mi := &file_meta_proto_msgTypes[205]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16155,7 +16327,7 @@ func (x *QueryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryRequest.ProtoReflect.Descriptor instead.
 func (*QueryRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{204}
+	return file_meta_proto_rawDescGZIP(), []int{205}
 }
 
 func (x *QueryRequest) GetShard() uint32 {
@@ -16181,7 +16353,7 @@ type QueryReply struct {
 
 func (x *QueryReply) Reset() {
 	*x = QueryReply{}
-	mi := &file_meta_proto_msgTypes[205]
+	mi := &file_meta_proto_msgTypes[206]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16193,7 +16365,7 @@ func (x *QueryReply) String() string {
 func (*QueryReply) ProtoMessage() {}
 
 func (x *QueryReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[205]
+	mi := &file_meta_proto_msgTypes[206]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16206,7 +16378,7 @@ func (x *QueryReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryReply.ProtoReflect.Descriptor instead.
 func (*QueryReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{205}
+	return file_meta_proto_rawDescGZIP(), []int{206}
 }
 
 func (x *QueryReply) GetResults() []*QueryResult {
@@ -16228,7 +16400,7 @@ type TermRequest struct {
 
 func (x *TermRequest) Reset() {
 	*x = TermRequest{}
-	mi := &file_meta_proto_msgTypes[206]
+	mi := &file_meta_proto_msgTypes[207]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16240,7 +16412,7 @@ func (x *TermRequest) String() string {
 func (*TermRequest) ProtoMessage() {}
 
 func (x *TermRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[206]
+	mi := &file_meta_proto_msgTypes[207]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16253,7 +16425,7 @@ func (x *TermRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermRequest.ProtoReflect.Descriptor instead.
 func (*TermRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{206}
+	return file_meta_proto_rawDescGZIP(), []int{207}
 }
 
 func (x *TermRequest) GetShard() uint32 {
@@ -16281,7 +16453,7 @@ type TermReply struct {
 
 func (x *TermReply) Reset() {
 	*x = TermReply{}
-	mi := &file_meta_proto_msgTypes[207]
+	mi := &file_meta_proto_msgTypes[208]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16293,7 +16465,7 @@ func (x *TermReply) String() string {
 func (*TermReply) ProtoMessage() {}
 
 func (x *TermReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[207]
+	mi := &file_meta_proto_msgTypes[208]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16306,7 +16478,7 @@ func (x *TermReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermReply.ProtoReflect.Descriptor instead.
 func (*TermReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{207}
+	return file_meta_proto_rawDescGZIP(), []int{208}
 }
 
 func (x *TermReply) GetTerm() uint64 {
@@ -16341,7 +16513,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_meta_proto_msgTypes[208]
+	mi := &file_meta_proto_msgTypes[209]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16353,7 +16525,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[208]
+	mi := &file_meta_proto_msgTypes[209]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16366,7 +16538,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{208}
+	return file_meta_proto_rawDescGZIP(), []int{209}
 }
 
 func (x *RenewRequest) GetShard() uint32 {
@@ -16393,7 +16565,7 @@ type RenewReply struct {
 
 func (x *RenewReply) Reset() {
 	*x = RenewReply{}
-	mi := &file_meta_proto_msgTypes[209]
+	mi := &file_meta_proto_msgTypes[210]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16405,7 +16577,7 @@ func (x *RenewReply) String() string {
 func (*RenewReply) ProtoMessage() {}
 
 func (x *RenewReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[209]
+	mi := &file_meta_proto_msgTypes[210]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16418,7 +16590,7 @@ func (x *RenewReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewReply.ProtoReflect.Descriptor instead.
 func (*RenewReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{209}
+	return file_meta_proto_rawDescGZIP(), []int{210}
 }
 
 func (x *RenewReply) GetLeaseMilliseconds() uint64 {
@@ -16437,7 +16609,7 @@ type LeaderRequest struct {
 
 func (x *LeaderRequest) Reset() {
 	*x = LeaderRequest{}
-	mi := &file_meta_proto_msgTypes[210]
+	mi := &file_meta_proto_msgTypes[211]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16449,7 +16621,7 @@ func (x *LeaderRequest) String() string {
 func (*LeaderRequest) ProtoMessage() {}
 
 func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[210]
+	mi := &file_meta_proto_msgTypes[211]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16462,7 +16634,7 @@ func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderRequest.ProtoReflect.Descriptor instead.
 func (*LeaderRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{210}
+	return file_meta_proto_rawDescGZIP(), []int{211}
 }
 
 func (x *LeaderRequest) GetShard() uint32 {
@@ -16482,7 +16654,7 @@ type LeaderReply struct {
 
 func (x *LeaderReply) Reset() {
 	*x = LeaderReply{}
-	mi := &file_meta_proto_msgTypes[211]
+	mi := &file_meta_proto_msgTypes[212]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16494,7 +16666,7 @@ func (x *LeaderReply) String() string {
 func (*LeaderReply) ProtoMessage() {}
 
 func (x *LeaderReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[211]
+	mi := &file_meta_proto_msgTypes[212]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16507,7 +16679,7 @@ func (x *LeaderReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderReply.ProtoReflect.Descriptor instead.
 func (*LeaderReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{211}
+	return file_meta_proto_rawDescGZIP(), []int{212}
 }
 
 func (x *LeaderReply) GetLeaderId() string {
@@ -16542,7 +16714,7 @@ type ReplicaReply struct {
 
 func (x *ReplicaReply) Reset() {
 	*x = ReplicaReply{}
-	mi := &file_meta_proto_msgTypes[212]
+	mi := &file_meta_proto_msgTypes[213]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16554,7 +16726,7 @@ func (x *ReplicaReply) String() string {
 func (*ReplicaReply) ProtoMessage() {}
 
 func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[212]
+	mi := &file_meta_proto_msgTypes[213]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16567,7 +16739,7 @@ func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaReply.ProtoReflect.Descriptor instead.
 func (*ReplicaReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{212}
+	return file_meta_proto_rawDescGZIP(), []int{213}
 }
 
 func (x *ReplicaReply) GetId() string {
@@ -16645,7 +16817,7 @@ type MemberRequest struct {
 
 func (x *MemberRequest) Reset() {
 	*x = MemberRequest{}
-	mi := &file_meta_proto_msgTypes[213]
+	mi := &file_meta_proto_msgTypes[214]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16657,7 +16829,7 @@ func (x *MemberRequest) String() string {
 func (*MemberRequest) ProtoMessage() {}
 
 func (x *MemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[213]
+	mi := &file_meta_proto_msgTypes[214]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16670,7 +16842,7 @@ func (x *MemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberRequest.ProtoReflect.Descriptor instead.
 func (*MemberRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{213}
+	return file_meta_proto_rawDescGZIP(), []int{214}
 }
 
 func (x *MemberRequest) GetShard() uint32 {
@@ -16707,7 +16879,7 @@ type MemberReply struct {
 
 func (x *MemberReply) Reset() {
 	*x = MemberReply{}
-	mi := &file_meta_proto_msgTypes[214]
+	mi := &file_meta_proto_msgTypes[215]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16719,7 +16891,7 @@ func (x *MemberReply) String() string {
 func (*MemberReply) ProtoMessage() {}
 
 func (x *MemberReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[214]
+	mi := &file_meta_proto_msgTypes[215]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16732,7 +16904,7 @@ func (x *MemberReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberReply.ProtoReflect.Descriptor instead.
 func (*MemberReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{214}
+	return file_meta_proto_rawDescGZIP(), []int{215}
 }
 
 func (x *MemberReply) GetLeader() string {
@@ -16776,7 +16948,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_meta_proto_msgTypes[215]
+	mi := &file_meta_proto_msgTypes[216]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16788,7 +16960,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[215]
+	mi := &file_meta_proto_msgTypes[216]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16801,7 +16973,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{215}
+	return file_meta_proto_rawDescGZIP(), []int{216}
 }
 
 func (x *Member) GetId() string {
@@ -16843,7 +17015,7 @@ type LevelRequest struct {
 
 func (x *LevelRequest) Reset() {
 	*x = LevelRequest{}
-	mi := &file_meta_proto_msgTypes[216]
+	mi := &file_meta_proto_msgTypes[217]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16855,7 +17027,7 @@ func (x *LevelRequest) String() string {
 func (*LevelRequest) ProtoMessage() {}
 
 func (x *LevelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[216]
+	mi := &file_meta_proto_msgTypes[217]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16868,7 +17040,7 @@ func (x *LevelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LevelRequest.ProtoReflect.Descriptor instead.
 func (*LevelRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{216}
+	return file_meta_proto_rawDescGZIP(), []int{217}
 }
 
 func (x *LevelRequest) GetShard() uint32 {
@@ -16896,7 +17068,7 @@ type LevelReply struct {
 
 func (x *LevelReply) Reset() {
 	*x = LevelReply{}
-	mi := &file_meta_proto_msgTypes[217]
+	mi := &file_meta_proto_msgTypes[218]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16908,7 +17080,7 @@ func (x *LevelReply) String() string {
 func (*LevelReply) ProtoMessage() {}
 
 func (x *LevelReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[217]
+	mi := &file_meta_proto_msgTypes[218]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16921,7 +17093,7 @@ func (x *LevelReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LevelReply.ProtoReflect.Descriptor instead.
 func (*LevelReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{217}
+	return file_meta_proto_rawDescGZIP(), []int{218}
 }
 
 func (x *LevelReply) GetLeader() string {
@@ -16956,7 +17128,7 @@ type VoterLevel struct {
 
 func (x *VoterLevel) Reset() {
 	*x = VoterLevel{}
-	mi := &file_meta_proto_msgTypes[218]
+	mi := &file_meta_proto_msgTypes[219]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16968,7 +17140,7 @@ func (x *VoterLevel) String() string {
 func (*VoterLevel) ProtoMessage() {}
 
 func (x *VoterLevel) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[218]
+	mi := &file_meta_proto_msgTypes[219]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16981,7 +17153,7 @@ func (x *VoterLevel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VoterLevel.ProtoReflect.Descriptor instead.
 func (*VoterLevel) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{218}
+	return file_meta_proto_rawDescGZIP(), []int{219}
 }
 
 func (x *VoterLevel) GetId() string {
@@ -17018,7 +17190,7 @@ type DifferRequest struct {
 
 func (x *DifferRequest) Reset() {
 	*x = DifferRequest{}
-	mi := &file_meta_proto_msgTypes[219]
+	mi := &file_meta_proto_msgTypes[220]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17030,7 +17202,7 @@ func (x *DifferRequest) String() string {
 func (*DifferRequest) ProtoMessage() {}
 
 func (x *DifferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[219]
+	mi := &file_meta_proto_msgTypes[220]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17043,7 +17215,7 @@ func (x *DifferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferRequest.ProtoReflect.Descriptor instead.
 func (*DifferRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{219}
+	return file_meta_proto_rawDescGZIP(), []int{220}
 }
 
 func (x *DifferRequest) GetShard() uint32 {
@@ -17082,7 +17254,7 @@ type DifferReply struct {
 
 func (x *DifferReply) Reset() {
 	*x = DifferReply{}
-	mi := &file_meta_proto_msgTypes[220]
+	mi := &file_meta_proto_msgTypes[221]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17094,7 +17266,7 @@ func (x *DifferReply) String() string {
 func (*DifferReply) ProtoMessage() {}
 
 func (x *DifferReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[220]
+	mi := &file_meta_proto_msgTypes[221]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17107,7 +17279,7 @@ func (x *DifferReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferReply.ProtoReflect.Descriptor instead.
 func (*DifferReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{220}
+	return file_meta_proto_rawDescGZIP(), []int{221}
 }
 
 // WorkTask is something that a worker does or wants to do. The first five fields name it; the rest is how it stands.
@@ -17132,7 +17304,7 @@ type WorkTask struct {
 
 func (x *WorkTask) Reset() {
 	*x = WorkTask{}
-	mi := &file_meta_proto_msgTypes[221]
+	mi := &file_meta_proto_msgTypes[222]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17144,7 +17316,7 @@ func (x *WorkTask) String() string {
 func (*WorkTask) ProtoMessage() {}
 
 func (x *WorkTask) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[221]
+	mi := &file_meta_proto_msgTypes[222]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17157,7 +17329,7 @@ func (x *WorkTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkTask.ProtoReflect.Descriptor instead.
 func (*WorkTask) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{221}
+	return file_meta_proto_rawDescGZIP(), []int{222}
 }
 
 func (x *WorkTask) GetKind() WorkKind {
@@ -17265,7 +17437,7 @@ type WorkRequest struct {
 
 func (x *WorkRequest) Reset() {
 	*x = WorkRequest{}
-	mi := &file_meta_proto_msgTypes[222]
+	mi := &file_meta_proto_msgTypes[223]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17277,7 +17449,7 @@ func (x *WorkRequest) String() string {
 func (*WorkRequest) ProtoMessage() {}
 
 func (x *WorkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[222]
+	mi := &file_meta_proto_msgTypes[223]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17290,7 +17462,7 @@ func (x *WorkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkRequest.ProtoReflect.Descriptor instead.
 func (*WorkRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{222}
+	return file_meta_proto_rawDescGZIP(), []int{223}
 }
 
 func (x *WorkRequest) GetShard() uint32 {
@@ -17340,7 +17512,7 @@ type WorkReply struct {
 
 func (x *WorkReply) Reset() {
 	*x = WorkReply{}
-	mi := &file_meta_proto_msgTypes[223]
+	mi := &file_meta_proto_msgTypes[224]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17352,7 +17524,7 @@ func (x *WorkReply) String() string {
 func (*WorkReply) ProtoMessage() {}
 
 func (x *WorkReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[223]
+	mi := &file_meta_proto_msgTypes[224]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17365,7 +17537,7 @@ func (x *WorkReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkReply.ProtoReflect.Descriptor instead.
 func (*WorkReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{223}
+	return file_meta_proto_rawDescGZIP(), []int{224}
 }
 
 func (x *WorkReply) GetGrants() []*WorkGrant {
@@ -17399,7 +17571,7 @@ type WorkGrant struct {
 
 func (x *WorkGrant) Reset() {
 	*x = WorkGrant{}
-	mi := &file_meta_proto_msgTypes[224]
+	mi := &file_meta_proto_msgTypes[225]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17411,7 +17583,7 @@ func (x *WorkGrant) String() string {
 func (*WorkGrant) ProtoMessage() {}
 
 func (x *WorkGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[224]
+	mi := &file_meta_proto_msgTypes[225]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17424,7 +17596,7 @@ func (x *WorkGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkGrant.ProtoReflect.Descriptor instead.
 func (*WorkGrant) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{224}
+	return file_meta_proto_rawDescGZIP(), []int{225}
 }
 
 func (x *WorkGrant) GetTask() uint32 {
@@ -17453,7 +17625,7 @@ type WorkPiece struct {
 
 func (x *WorkPiece) Reset() {
 	*x = WorkPiece{}
-	mi := &file_meta_proto_msgTypes[225]
+	mi := &file_meta_proto_msgTypes[226]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17465,7 +17637,7 @@ func (x *WorkPiece) String() string {
 func (*WorkPiece) ProtoMessage() {}
 
 func (x *WorkPiece) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[225]
+	mi := &file_meta_proto_msgTypes[226]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17478,7 +17650,7 @@ func (x *WorkPiece) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkPiece.ProtoReflect.Descriptor instead.
 func (*WorkPiece) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{225}
+	return file_meta_proto_rawDescGZIP(), []int{226}
 }
 
 func (x *WorkPiece) GetFs() uint32 {
@@ -17997,7 +18169,7 @@ const file_meta_proto_rawDesc = "" +
 	"\alimited\x18\x02 \x01(\bR\alimited\">\n" +
 	"\fReleaseQuota\x12\x18\n" +
 	"\aproject\x18\x01 \x01(\rR\aproject\x12\x14\n" +
-	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\"\xe6\x04\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\"\x9c\x06\n" +
 	"\n" +
 	"FileSystem\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x12\n" +
@@ -18021,7 +18193,18 @@ const file_meta_proto_rawDesc = "" +
 	"purgeAfter\x12!\n" +
 	"\fkeep_seconds\x18\x1a \x01(\x04R\vkeepSeconds\x12%\n" +
 	"\x0ewaited_seconds\x18\x1b \x01(\x04R\rwaitedSeconds\x12\x1b\n" +
-	"\tread_only\x18\x1c \x01(\bR\breadOnly\"\xa6\x01\n" +
+	"\tread_only\x18\x1c \x01(\bR\breadOnly\x12.\n" +
+	"\x06squash\x18# \x01(\x0e2\x16.rackfs.meta.v1.SquashR\x06squash\x12\x19\n" +
+	"\banon_uid\x18$ \x01(\rR\aanonUid\x12\x19\n" +
+	"\banon_gid\x18% \x01(\rR\aanonGid\x12\x16\n" +
+	"\x06groups\x18& \x03(\rR\x06groups\x126\n" +
+	"\aexports\x18' \x03(\v2\x1c.rackfs.meta.v1.SecureExportR\aexports\"\x81\x01\n" +
+	"\fSecureExport\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x10\n" +
+	"\x03dir\x18\x02 \x01(\x04R\x03dir\x12\x18\n" +
+	"\aproject\x18\x03 \x01(\rR\aproject\x12\x14\n" +
+	"\x05allow\x18\x04 \x03(\tR\x05allow\x12\x1b\n" +
+	"\tread_only\x18\x05 \x01(\bR\breadOnly\"\xa6\x01\n" +
 	"\rPutFileSystem\x12*\n" +
 	"\x02fs\x18\x01 \x01(\v2\x1a.rackfs.meta.v1.FileSystemR\x02fs\x12B\n" +
 	"\fexpect_state\x18\x02 \x01(\x0e2\x1f.rackfs.meta.v1.FileSystemStateR\vexpectState\x12%\n" +
@@ -18790,7 +18973,13 @@ const file_meta_proto_rawDesc = "" +
 	"\n" +
 	"FS_DELETED\x10\x03\x12\x0e\n" +
 	"\n" +
-	"FS_PURGING\x10\x04*9\n" +
+	"FS_PURGING\x10\x04*N\n" +
+	"\x06Squash\x12\x12\n" +
+	"\x0eSQUASH_DEFAULT\x10\x00\x12\x0f\n" +
+	"\vSQUASH_NONE\x10\x01\x12\x0f\n" +
+	"\vSQUASH_ROOT\x10\x02\x12\x0e\n" +
+	"\n" +
+	"SQUASH_ALL\x10\x03*9\n" +
 	"\n" +
 	"StoreState\x12\f\n" +
 	"\bSTORE_IN\x10\x00\x12\r\n" +
@@ -18841,524 +19030,528 @@ func file_meta_proto_rawDescGZIP() []byte {
 	return file_meta_proto_rawDescData
 }
 
-var file_meta_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 226)
+var file_meta_proto_enumTypes = make([]protoimpl.EnumInfo, 11)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 227)
 var file_meta_proto_goTypes = []any{
 	(OriginKind)(0),           // 0: rackfs.meta.v1.OriginKind
 	(LockType)(0),             // 1: rackfs.meta.v1.LockType
 	(FileSystemState)(0),      // 2: rackfs.meta.v1.FileSystemState
-	(StoreState)(0),           // 3: rackfs.meta.v1.StoreState
-	(PGState)(0),              // 4: rackfs.meta.v1.PGState
-	(NodeState)(0),            // 5: rackfs.meta.v1.NodeState
-	(ClientState)(0),          // 6: rackfs.meta.v1.ClientState
-	(BlockState)(0),           // 7: rackfs.meta.v1.BlockState
-	(MemberAction)(0),         // 8: rackfs.meta.v1.MemberAction
-	(WorkKind)(0),             // 9: rackfs.meta.v1.WorkKind
-	(*Entry)(nil),             // 10: rackfs.meta.v1.Entry
-	(*Identity)(nil),          // 11: rackfs.meta.v1.Identity
-	(*Call)(nil),              // 12: rackfs.meta.v1.Call
-	(*Command)(nil),           // 13: rackfs.meta.v1.Command
-	(*Result)(nil),            // 14: rackfs.meta.v1.Result
-	(*Time)(nil),              // 15: rackfs.meta.v1.Time
-	(*Cred)(nil),              // 16: rackfs.meta.v1.Cred
-	(*Attr)(nil),              // 17: rackfs.meta.v1.Attr
-	(*AttrSet)(nil),           // 18: rackfs.meta.v1.AttrSet
-	(*DirChange)(nil),         // 19: rackfs.meta.v1.DirChange
-	(*Lease)(nil),             // 20: rackfs.meta.v1.Lease
-	(*RegisterOrigin)(nil),    // 21: rackfs.meta.v1.RegisterOrigin
-	(*OriginResult)(nil),      // 22: rackfs.meta.v1.OriginResult
-	(*ExpireOrigin)(nil),      // 23: rackfs.meta.v1.ExpireOrigin
-	(*RaiseLevel)(nil),        // 24: rackfs.meta.v1.RaiseLevel
-	(*Purge)(nil),             // 25: rackfs.meta.v1.Purge
-	(*PurgeResult)(nil),       // 26: rackfs.meta.v1.PurgeResult
-	(*CreateNamespace)(nil),   // 27: rackfs.meta.v1.CreateNamespace
-	(*DeleteNamespace)(nil),   // 28: rackfs.meta.v1.DeleteNamespace
-	(*LimitNamespace)(nil),    // 29: rackfs.meta.v1.LimitNamespace
-	(*Create)(nil),            // 30: rackfs.meta.v1.Create
-	(*CreateResult)(nil),      // 31: rackfs.meta.v1.CreateResult
-	(*Link)(nil),              // 32: rackfs.meta.v1.Link
-	(*LinkResult)(nil),        // 33: rackfs.meta.v1.LinkResult
-	(*Remove)(nil),            // 34: rackfs.meta.v1.Remove
-	(*RemoveResult)(nil),      // 35: rackfs.meta.v1.RemoveResult
-	(*Rename)(nil),            // 36: rackfs.meta.v1.Rename
-	(*RenameResult)(nil),      // 37: rackfs.meta.v1.RenameResult
-	(*SetAttr)(nil),           // 38: rackfs.meta.v1.SetAttr
-	(*AttrResult)(nil),        // 39: rackfs.meta.v1.AttrResult
-	(*SetXattr)(nil),          // 40: rackfs.meta.v1.SetXattr
-	(*RemoveXattr)(nil),       // 41: rackfs.meta.v1.RemoveXattr
-	(*XattrResult)(nil),       // 42: rackfs.meta.v1.XattrResult
-	(*AcquireLease)(nil),      // 43: rackfs.meta.v1.AcquireLease
-	(*LeaseResult)(nil),       // 44: rackfs.meta.v1.LeaseResult
-	(*ReleaseLease)(nil),      // 45: rackfs.meta.v1.ReleaseLease
-	(*CommitData)(nil),        // 46: rackfs.meta.v1.CommitData
-	(*NewExtent)(nil),         // 47: rackfs.meta.v1.NewExtent
-	(*CommitResult)(nil),      // 48: rackfs.meta.v1.CommitResult
-	(*Touch)(nil),             // 49: rackfs.meta.v1.Touch
-	(*Touched)(nil),           // 50: rackfs.meta.v1.Touched
-	(*ReleaseOrphan)(nil),     // 51: rackfs.meta.v1.ReleaseOrphan
-	(*AllocBlocks)(nil),       // 52: rackfs.meta.v1.AllocBlocks
-	(*BlocksResult)(nil),      // 53: rackfs.meta.v1.BlocksResult
-	(*ReapBlocks)(nil),        // 54: rackfs.meta.v1.ReapBlocks
-	(*ReapResult)(nil),        // 55: rackfs.meta.v1.ReapResult
-	(*DeadBlock)(nil),         // 56: rackfs.meta.v1.DeadBlock
-	(*ReturnBlocks)(nil),      // 57: rackfs.meta.v1.ReturnBlocks
-	(*RewriteExtents)(nil),    // 58: rackfs.meta.v1.RewriteExtents
-	(*ExtentRewrite)(nil),     // 59: rackfs.meta.v1.ExtentRewrite
-	(*RewriteResult)(nil),     // 60: rackfs.meta.v1.RewriteResult
-	(*PunchHole)(nil),         // 61: rackfs.meta.v1.PunchHole
-	(*Allocate)(nil),          // 62: rackfs.meta.v1.Allocate
-	(*CloneRange)(nil),        // 63: rackfs.meta.v1.CloneRange
-	(*RangeResult)(nil),       // 64: rackfs.meta.v1.RangeResult
-	(*ClientOpen)(nil),        // 65: rackfs.meta.v1.ClientOpen
-	(*ShareDenied)(nil),       // 66: rackfs.meta.v1.ShareDenied
-	(*OpenFile)(nil),          // 67: rackfs.meta.v1.OpenFile
-	(*OpenResult)(nil),        // 68: rackfs.meta.v1.OpenResult
-	(*CloseFiles)(nil),        // 69: rackfs.meta.v1.CloseFiles
-	(*FileClose)(nil),         // 70: rackfs.meta.v1.FileClose
-	(*LockOwner)(nil),         // 71: rackfs.meta.v1.LockOwner
-	(*SetLock)(nil),           // 72: rackfs.meta.v1.SetLock
-	(*LockResult)(nil),        // 73: rackfs.meta.v1.LockResult
-	(*LockDenied)(nil),        // 74: rackfs.meta.v1.LockDenied
-	(*ReleaseClients)(nil),    // 75: rackfs.meta.v1.ReleaseClients
-	(*ReleaseSession)(nil),    // 76: rackfs.meta.v1.ReleaseSession
-	(*ReleaseSlots)(nil),      // 77: rackfs.meta.v1.ReleaseSlots
-	(*SetProject)(nil),        // 78: rackfs.meta.v1.SetProject
-	(*SetQuota)(nil),          // 79: rackfs.meta.v1.SetQuota
-	(*ReserveQuota)(nil),      // 80: rackfs.meta.v1.ReserveQuota
-	(*ReserveResult)(nil),     // 81: rackfs.meta.v1.ReserveResult
-	(*ReleaseQuota)(nil),      // 82: rackfs.meta.v1.ReleaseQuota
-	(*FileSystem)(nil),        // 83: rackfs.meta.v1.FileSystem
-	(*PutFileSystem)(nil),     // 84: rackfs.meta.v1.PutFileSystem
-	(*RemoveFileSystem)(nil),  // 85: rackfs.meta.v1.RemoveFileSystem
-	(*Store)(nil),             // 86: rackfs.meta.v1.Store
-	(*PutStore)(nil),          // 87: rackfs.meta.v1.PutStore
-	(*Slot)(nil),              // 88: rackfs.meta.v1.Slot
-	(*PlacementGroup)(nil),    // 89: rackfs.meta.v1.PlacementGroup
-	(*Pool)(nil),              // 90: rackfs.meta.v1.Pool
-	(*PutPool)(nil),           // 91: rackfs.meta.v1.PutPool
-	(*RemovePool)(nil),        // 92: rackfs.meta.v1.RemovePool
-	(*ChangePGs)(nil),         // 93: rackfs.meta.v1.ChangePGs
-	(*PGChange)(nil),          // 94: rackfs.meta.v1.PGChange
-	(*ReplaceStore)(nil),      // 95: rackfs.meta.v1.ReplaceStore
-	(*Node)(nil),              // 96: rackfs.meta.v1.Node
-	(*PutNode)(nil),           // 97: rackfs.meta.v1.PutNode
-	(*RemoveNode)(nil),        // 98: rackfs.meta.v1.RemoveNode
-	(*Token)(nil),             // 99: rackfs.meta.v1.Token
-	(*PutToken)(nil),          // 100: rackfs.meta.v1.PutToken
-	(*JoinNode)(nil),          // 101: rackfs.meta.v1.JoinNode
-	(*NodeResult)(nil),        // 102: rackfs.meta.v1.NodeResult
-	(*SetNodeState)(nil),      // 103: rackfs.meta.v1.SetNodeState
-	(*RetireNode)(nil),        // 104: rackfs.meta.v1.RetireNode
-	(*RetiredNode)(nil),       // 105: rackfs.meta.v1.RetiredNode
-	(*RetireStores)(nil),      // 106: rackfs.meta.v1.RetireStores
-	(*NodeGroup)(nil),         // 107: rackfs.meta.v1.NodeGroup
-	(*RackReservation)(nil),   // 108: rackfs.meta.v1.RackReservation
-	(*PutGroup)(nil),          // 109: rackfs.meta.v1.PutGroup
-	(*GroupResult)(nil),       // 110: rackfs.meta.v1.GroupResult
-	(*RemoveGroup)(nil),       // 111: rackfs.meta.v1.RemoveGroup
-	(*RetireGroup)(nil),       // 112: rackfs.meta.v1.RetireGroup
-	(*ReserveRacks)(nil),      // 113: rackfs.meta.v1.ReserveRacks
-	(*SetNodeGroup)(nil),      // 114: rackfs.meta.v1.SetNodeGroup
-	(*AllowDeletion)(nil),     // 115: rackfs.meta.v1.AllowDeletion
-	(*Key)(nil),               // 116: rackfs.meta.v1.Key
-	(*PutKey)(nil),            // 117: rackfs.meta.v1.PutKey
-	(*NFSClient)(nil),         // 118: rackfs.meta.v1.NFSClient
-	(*PutNFSClient)(nil),      // 119: rackfs.meta.v1.PutNFSClient
-	(*RemoveNFSClient)(nil),   // 120: rackfs.meta.v1.RemoveNFSClient
-	(*ClientRecord)(nil),      // 121: rackfs.meta.v1.ClientRecord
-	(*SessionRecord)(nil),     // 122: rackfs.meta.v1.SessionRecord
-	(*PutClient)(nil),         // 123: rackfs.meta.v1.PutClient
-	(*ClientsResult)(nil),     // 124: rackfs.meta.v1.ClientsResult
-	(*RemoveClient)(nil),      // 125: rackfs.meta.v1.RemoveClient
-	(*TakeClients)(nil),       // 126: rackfs.meta.v1.TakeClients
-	(*ForgetClients)(nil),     // 127: rackfs.meta.v1.ForgetClients
-	(*PutSession)(nil),        // 128: rackfs.meta.v1.PutSession
-	(*RemoveSession)(nil),     // 129: rackfs.meta.v1.RemoveSession
-	(*Query)(nil),             // 130: rackfs.meta.v1.Query
-	(*GetAttrQ)(nil),          // 131: rackfs.meta.v1.GetAttrQ
-	(*LookupQ)(nil),           // 132: rackfs.meta.v1.LookupQ
-	(*ParentQ)(nil),           // 133: rackfs.meta.v1.ParentQ
-	(*ReadDirQ)(nil),          // 134: rackfs.meta.v1.ReadDirQ
-	(*ReadLinkQ)(nil),         // 135: rackfs.meta.v1.ReadLinkQ
-	(*ExtentsQ)(nil),          // 136: rackfs.meta.v1.ExtentsQ
-	(*StatFSQ)(nil),           // 137: rackfs.meta.v1.StatFSQ
-	(*QuotasQ)(nil),           // 138: rackfs.meta.v1.QuotasQ
-	(*NodesQ)(nil),            // 139: rackfs.meta.v1.NodesQ
-	(*TokensQ)(nil),           // 140: rackfs.meta.v1.TokensQ
-	(*RetiredNodesQ)(nil),     // 141: rackfs.meta.v1.RetiredNodesQ
-	(*BlockStatesQ)(nil),      // 142: rackfs.meta.v1.BlockStatesQ
-	(*BlocksQ)(nil),           // 143: rackfs.meta.v1.BlocksQ
-	(*LiveBlocksQ)(nil),       // 144: rackfs.meta.v1.LiveBlocksQ
-	(*GetXattrQ)(nil),         // 145: rackfs.meta.v1.GetXattrQ
-	(*ListXattrsQ)(nil),       // 146: rackfs.meta.v1.ListXattrsQ
-	(*ShardInfoQ)(nil),        // 147: rackfs.meta.v1.ShardInfoQ
-	(*FileSystemsQ)(nil),      // 148: rackfs.meta.v1.FileSystemsQ
-	(*NamespaceQ)(nil),        // 149: rackfs.meta.v1.NamespaceQ
-	(*ClusterMapQ)(nil),       // 150: rackfs.meta.v1.ClusterMapQ
-	(*KeysQ)(nil),             // 151: rackfs.meta.v1.KeysQ
-	(*NFSClientsQ)(nil),       // 152: rackfs.meta.v1.NFSClientsQ
-	(*TestLockQ)(nil),         // 153: rackfs.meta.v1.TestLockQ
-	(*ClientStateQ)(nil),      // 154: rackfs.meta.v1.ClientStateQ
-	(*SessionSlotsQ)(nil),     // 155: rackfs.meta.v1.SessionSlotsQ
-	(*FileOpensQ)(nil),        // 156: rackfs.meta.v1.FileOpensQ
-	(*ClientsQ)(nil),          // 157: rackfs.meta.v1.ClientsQ
-	(*ClientQ)(nil),           // 158: rackfs.meta.v1.ClientQ
-	(*QueryResult)(nil),       // 159: rackfs.meta.v1.QueryResult
-	(*AttrR)(nil),             // 160: rackfs.meta.v1.AttrR
-	(*Dirent)(nil),            // 161: rackfs.meta.v1.Dirent
-	(*ReadDirR)(nil),          // 162: rackfs.meta.v1.ReadDirR
-	(*ReadLinkR)(nil),         // 163: rackfs.meta.v1.ReadLinkR
-	(*Extent)(nil),            // 164: rackfs.meta.v1.Extent
-	(*ExtentsR)(nil),          // 165: rackfs.meta.v1.ExtentsR
-	(*StatFSR)(nil),           // 166: rackfs.meta.v1.StatFSR
-	(*Quota)(nil),             // 167: rackfs.meta.v1.Quota
-	(*QuotasR)(nil),           // 168: rackfs.meta.v1.QuotasR
-	(*BlockStatesR)(nil),      // 169: rackfs.meta.v1.BlockStatesR
-	(*BlocksR)(nil),           // 170: rackfs.meta.v1.BlocksR
-	(*BlockInfo)(nil),         // 171: rackfs.meta.v1.BlockInfo
-	(*GetXattrR)(nil),         // 172: rackfs.meta.v1.GetXattrR
-	(*ListXattrsR)(nil),       // 173: rackfs.meta.v1.ListXattrsR
-	(*ShardInfoR)(nil),        // 174: rackfs.meta.v1.ShardInfoR
-	(*FileSystemsR)(nil),      // 175: rackfs.meta.v1.FileSystemsR
-	(*NamespaceR)(nil),        // 176: rackfs.meta.v1.NamespaceR
-	(*ClusterMapR)(nil),       // 177: rackfs.meta.v1.ClusterMapR
-	(*KeysR)(nil),             // 178: rackfs.meta.v1.KeysR
-	(*NodesR)(nil),            // 179: rackfs.meta.v1.NodesR
-	(*TokensR)(nil),           // 180: rackfs.meta.v1.TokensR
-	(*RetiredNodesR)(nil),     // 181: rackfs.meta.v1.RetiredNodesR
-	(*NFSClientsR)(nil),       // 182: rackfs.meta.v1.NFSClientsR
-	(*ClientStateR)(nil),      // 183: rackfs.meta.v1.ClientStateR
-	(*ClientLocks)(nil),       // 184: rackfs.meta.v1.ClientLocks
-	(*LockRange)(nil),         // 185: rackfs.meta.v1.LockRange
-	(*SessionSlotsR)(nil),     // 186: rackfs.meta.v1.SessionSlotsR
-	(*SessionSlot)(nil),       // 187: rackfs.meta.v1.SessionSlot
-	(*FileOpensR)(nil),        // 188: rackfs.meta.v1.FileOpensR
-	(*ClientsR)(nil),          // 189: rackfs.meta.v1.ClientsR
-	(*ClientSessions)(nil),    // 190: rackfs.meta.v1.ClientSessions
-	(*InodeRecord)(nil),       // 191: rackfs.meta.v1.InodeRecord
-	(*Xattrs)(nil),            // 192: rackfs.meta.v1.Xattrs
-	(*XattrRecord)(nil),       // 193: rackfs.meta.v1.XattrRecord
-	(*Cut)(nil),               // 194: rackfs.meta.v1.Cut
-	(*ExtentRecord)(nil),      // 195: rackfs.meta.v1.ExtentRecord
-	(*BlockRecord)(nil),       // 196: rackfs.meta.v1.BlockRecord
-	(*BackReference)(nil),     // 197: rackfs.meta.v1.BackReference
-	(*DirentRecord)(nil),      // 198: rackfs.meta.v1.DirentRecord
-	(*OriginRecord)(nil),      // 199: rackfs.meta.v1.OriginRecord
-	(*SlotRecord)(nil),        // 200: rackfs.meta.v1.SlotRecord
-	(*SlotResult)(nil),        // 201: rackfs.meta.v1.SlotResult
-	(*OpenRecord)(nil),        // 202: rackfs.meta.v1.OpenRecord
-	(*LockRecord)(nil),        // 203: rackfs.meta.v1.LockRecord
-	(*KnownClient)(nil),       // 204: rackfs.meta.v1.KnownClient
-	(*UsageRecord)(nil),       // 205: rackfs.meta.v1.UsageRecord
-	(*ReservationRecord)(nil), // 206: rackfs.meta.v1.ReservationRecord
-	(*RangeRecord)(nil),       // 207: rackfs.meta.v1.RangeRecord
-	(*PurgeRecord)(nil),       // 208: rackfs.meta.v1.PurgeRecord
-	(*DeletedNamespace)(nil),  // 209: rackfs.meta.v1.DeletedNamespace
-	(*DyingRecord)(nil),       // 210: rackfs.meta.v1.DyingRecord
-	(*NamespaceRecord)(nil),   // 211: rackfs.meta.v1.NamespaceRecord
-	(*ProposeRequest)(nil),    // 212: rackfs.meta.v1.ProposeRequest
-	(*ProposeReply)(nil),      // 213: rackfs.meta.v1.ProposeReply
-	(*QueryRequest)(nil),      // 214: rackfs.meta.v1.QueryRequest
-	(*QueryReply)(nil),        // 215: rackfs.meta.v1.QueryReply
-	(*TermRequest)(nil),       // 216: rackfs.meta.v1.TermRequest
-	(*TermReply)(nil),         // 217: rackfs.meta.v1.TermReply
-	(*RenewRequest)(nil),      // 218: rackfs.meta.v1.RenewRequest
-	(*RenewReply)(nil),        // 219: rackfs.meta.v1.RenewReply
-	(*LeaderRequest)(nil),     // 220: rackfs.meta.v1.LeaderRequest
-	(*LeaderReply)(nil),       // 221: rackfs.meta.v1.LeaderReply
-	(*ReplicaReply)(nil),      // 222: rackfs.meta.v1.ReplicaReply
-	(*MemberRequest)(nil),     // 223: rackfs.meta.v1.MemberRequest
-	(*MemberReply)(nil),       // 224: rackfs.meta.v1.MemberReply
-	(*Member)(nil),            // 225: rackfs.meta.v1.Member
-	(*LevelRequest)(nil),      // 226: rackfs.meta.v1.LevelRequest
-	(*LevelReply)(nil),        // 227: rackfs.meta.v1.LevelReply
-	(*VoterLevel)(nil),        // 228: rackfs.meta.v1.VoterLevel
-	(*DifferRequest)(nil),     // 229: rackfs.meta.v1.DifferRequest
-	(*DifferReply)(nil),       // 230: rackfs.meta.v1.DifferReply
-	(*WorkTask)(nil),          // 231: rackfs.meta.v1.WorkTask
-	(*WorkRequest)(nil),       // 232: rackfs.meta.v1.WorkRequest
-	(*WorkReply)(nil),         // 233: rackfs.meta.v1.WorkReply
-	(*WorkGrant)(nil),         // 234: rackfs.meta.v1.WorkGrant
-	(*WorkPiece)(nil),         // 235: rackfs.meta.v1.WorkPiece
+	(Squash)(0),               // 3: rackfs.meta.v1.Squash
+	(StoreState)(0),           // 4: rackfs.meta.v1.StoreState
+	(PGState)(0),              // 5: rackfs.meta.v1.PGState
+	(NodeState)(0),            // 6: rackfs.meta.v1.NodeState
+	(ClientState)(0),          // 7: rackfs.meta.v1.ClientState
+	(BlockState)(0),           // 8: rackfs.meta.v1.BlockState
+	(MemberAction)(0),         // 9: rackfs.meta.v1.MemberAction
+	(WorkKind)(0),             // 10: rackfs.meta.v1.WorkKind
+	(*Entry)(nil),             // 11: rackfs.meta.v1.Entry
+	(*Identity)(nil),          // 12: rackfs.meta.v1.Identity
+	(*Call)(nil),              // 13: rackfs.meta.v1.Call
+	(*Command)(nil),           // 14: rackfs.meta.v1.Command
+	(*Result)(nil),            // 15: rackfs.meta.v1.Result
+	(*Time)(nil),              // 16: rackfs.meta.v1.Time
+	(*Cred)(nil),              // 17: rackfs.meta.v1.Cred
+	(*Attr)(nil),              // 18: rackfs.meta.v1.Attr
+	(*AttrSet)(nil),           // 19: rackfs.meta.v1.AttrSet
+	(*DirChange)(nil),         // 20: rackfs.meta.v1.DirChange
+	(*Lease)(nil),             // 21: rackfs.meta.v1.Lease
+	(*RegisterOrigin)(nil),    // 22: rackfs.meta.v1.RegisterOrigin
+	(*OriginResult)(nil),      // 23: rackfs.meta.v1.OriginResult
+	(*ExpireOrigin)(nil),      // 24: rackfs.meta.v1.ExpireOrigin
+	(*RaiseLevel)(nil),        // 25: rackfs.meta.v1.RaiseLevel
+	(*Purge)(nil),             // 26: rackfs.meta.v1.Purge
+	(*PurgeResult)(nil),       // 27: rackfs.meta.v1.PurgeResult
+	(*CreateNamespace)(nil),   // 28: rackfs.meta.v1.CreateNamespace
+	(*DeleteNamespace)(nil),   // 29: rackfs.meta.v1.DeleteNamespace
+	(*LimitNamespace)(nil),    // 30: rackfs.meta.v1.LimitNamespace
+	(*Create)(nil),            // 31: rackfs.meta.v1.Create
+	(*CreateResult)(nil),      // 32: rackfs.meta.v1.CreateResult
+	(*Link)(nil),              // 33: rackfs.meta.v1.Link
+	(*LinkResult)(nil),        // 34: rackfs.meta.v1.LinkResult
+	(*Remove)(nil),            // 35: rackfs.meta.v1.Remove
+	(*RemoveResult)(nil),      // 36: rackfs.meta.v1.RemoveResult
+	(*Rename)(nil),            // 37: rackfs.meta.v1.Rename
+	(*RenameResult)(nil),      // 38: rackfs.meta.v1.RenameResult
+	(*SetAttr)(nil),           // 39: rackfs.meta.v1.SetAttr
+	(*AttrResult)(nil),        // 40: rackfs.meta.v1.AttrResult
+	(*SetXattr)(nil),          // 41: rackfs.meta.v1.SetXattr
+	(*RemoveXattr)(nil),       // 42: rackfs.meta.v1.RemoveXattr
+	(*XattrResult)(nil),       // 43: rackfs.meta.v1.XattrResult
+	(*AcquireLease)(nil),      // 44: rackfs.meta.v1.AcquireLease
+	(*LeaseResult)(nil),       // 45: rackfs.meta.v1.LeaseResult
+	(*ReleaseLease)(nil),      // 46: rackfs.meta.v1.ReleaseLease
+	(*CommitData)(nil),        // 47: rackfs.meta.v1.CommitData
+	(*NewExtent)(nil),         // 48: rackfs.meta.v1.NewExtent
+	(*CommitResult)(nil),      // 49: rackfs.meta.v1.CommitResult
+	(*Touch)(nil),             // 50: rackfs.meta.v1.Touch
+	(*Touched)(nil),           // 51: rackfs.meta.v1.Touched
+	(*ReleaseOrphan)(nil),     // 52: rackfs.meta.v1.ReleaseOrphan
+	(*AllocBlocks)(nil),       // 53: rackfs.meta.v1.AllocBlocks
+	(*BlocksResult)(nil),      // 54: rackfs.meta.v1.BlocksResult
+	(*ReapBlocks)(nil),        // 55: rackfs.meta.v1.ReapBlocks
+	(*ReapResult)(nil),        // 56: rackfs.meta.v1.ReapResult
+	(*DeadBlock)(nil),         // 57: rackfs.meta.v1.DeadBlock
+	(*ReturnBlocks)(nil),      // 58: rackfs.meta.v1.ReturnBlocks
+	(*RewriteExtents)(nil),    // 59: rackfs.meta.v1.RewriteExtents
+	(*ExtentRewrite)(nil),     // 60: rackfs.meta.v1.ExtentRewrite
+	(*RewriteResult)(nil),     // 61: rackfs.meta.v1.RewriteResult
+	(*PunchHole)(nil),         // 62: rackfs.meta.v1.PunchHole
+	(*Allocate)(nil),          // 63: rackfs.meta.v1.Allocate
+	(*CloneRange)(nil),        // 64: rackfs.meta.v1.CloneRange
+	(*RangeResult)(nil),       // 65: rackfs.meta.v1.RangeResult
+	(*ClientOpen)(nil),        // 66: rackfs.meta.v1.ClientOpen
+	(*ShareDenied)(nil),       // 67: rackfs.meta.v1.ShareDenied
+	(*OpenFile)(nil),          // 68: rackfs.meta.v1.OpenFile
+	(*OpenResult)(nil),        // 69: rackfs.meta.v1.OpenResult
+	(*CloseFiles)(nil),        // 70: rackfs.meta.v1.CloseFiles
+	(*FileClose)(nil),         // 71: rackfs.meta.v1.FileClose
+	(*LockOwner)(nil),         // 72: rackfs.meta.v1.LockOwner
+	(*SetLock)(nil),           // 73: rackfs.meta.v1.SetLock
+	(*LockResult)(nil),        // 74: rackfs.meta.v1.LockResult
+	(*LockDenied)(nil),        // 75: rackfs.meta.v1.LockDenied
+	(*ReleaseClients)(nil),    // 76: rackfs.meta.v1.ReleaseClients
+	(*ReleaseSession)(nil),    // 77: rackfs.meta.v1.ReleaseSession
+	(*ReleaseSlots)(nil),      // 78: rackfs.meta.v1.ReleaseSlots
+	(*SetProject)(nil),        // 79: rackfs.meta.v1.SetProject
+	(*SetQuota)(nil),          // 80: rackfs.meta.v1.SetQuota
+	(*ReserveQuota)(nil),      // 81: rackfs.meta.v1.ReserveQuota
+	(*ReserveResult)(nil),     // 82: rackfs.meta.v1.ReserveResult
+	(*ReleaseQuota)(nil),      // 83: rackfs.meta.v1.ReleaseQuota
+	(*FileSystem)(nil),        // 84: rackfs.meta.v1.FileSystem
+	(*SecureExport)(nil),      // 85: rackfs.meta.v1.SecureExport
+	(*PutFileSystem)(nil),     // 86: rackfs.meta.v1.PutFileSystem
+	(*RemoveFileSystem)(nil),  // 87: rackfs.meta.v1.RemoveFileSystem
+	(*Store)(nil),             // 88: rackfs.meta.v1.Store
+	(*PutStore)(nil),          // 89: rackfs.meta.v1.PutStore
+	(*Slot)(nil),              // 90: rackfs.meta.v1.Slot
+	(*PlacementGroup)(nil),    // 91: rackfs.meta.v1.PlacementGroup
+	(*Pool)(nil),              // 92: rackfs.meta.v1.Pool
+	(*PutPool)(nil),           // 93: rackfs.meta.v1.PutPool
+	(*RemovePool)(nil),        // 94: rackfs.meta.v1.RemovePool
+	(*ChangePGs)(nil),         // 95: rackfs.meta.v1.ChangePGs
+	(*PGChange)(nil),          // 96: rackfs.meta.v1.PGChange
+	(*ReplaceStore)(nil),      // 97: rackfs.meta.v1.ReplaceStore
+	(*Node)(nil),              // 98: rackfs.meta.v1.Node
+	(*PutNode)(nil),           // 99: rackfs.meta.v1.PutNode
+	(*RemoveNode)(nil),        // 100: rackfs.meta.v1.RemoveNode
+	(*Token)(nil),             // 101: rackfs.meta.v1.Token
+	(*PutToken)(nil),          // 102: rackfs.meta.v1.PutToken
+	(*JoinNode)(nil),          // 103: rackfs.meta.v1.JoinNode
+	(*NodeResult)(nil),        // 104: rackfs.meta.v1.NodeResult
+	(*SetNodeState)(nil),      // 105: rackfs.meta.v1.SetNodeState
+	(*RetireNode)(nil),        // 106: rackfs.meta.v1.RetireNode
+	(*RetiredNode)(nil),       // 107: rackfs.meta.v1.RetiredNode
+	(*RetireStores)(nil),      // 108: rackfs.meta.v1.RetireStores
+	(*NodeGroup)(nil),         // 109: rackfs.meta.v1.NodeGroup
+	(*RackReservation)(nil),   // 110: rackfs.meta.v1.RackReservation
+	(*PutGroup)(nil),          // 111: rackfs.meta.v1.PutGroup
+	(*GroupResult)(nil),       // 112: rackfs.meta.v1.GroupResult
+	(*RemoveGroup)(nil),       // 113: rackfs.meta.v1.RemoveGroup
+	(*RetireGroup)(nil),       // 114: rackfs.meta.v1.RetireGroup
+	(*ReserveRacks)(nil),      // 115: rackfs.meta.v1.ReserveRacks
+	(*SetNodeGroup)(nil),      // 116: rackfs.meta.v1.SetNodeGroup
+	(*AllowDeletion)(nil),     // 117: rackfs.meta.v1.AllowDeletion
+	(*Key)(nil),               // 118: rackfs.meta.v1.Key
+	(*PutKey)(nil),            // 119: rackfs.meta.v1.PutKey
+	(*NFSClient)(nil),         // 120: rackfs.meta.v1.NFSClient
+	(*PutNFSClient)(nil),      // 121: rackfs.meta.v1.PutNFSClient
+	(*RemoveNFSClient)(nil),   // 122: rackfs.meta.v1.RemoveNFSClient
+	(*ClientRecord)(nil),      // 123: rackfs.meta.v1.ClientRecord
+	(*SessionRecord)(nil),     // 124: rackfs.meta.v1.SessionRecord
+	(*PutClient)(nil),         // 125: rackfs.meta.v1.PutClient
+	(*ClientsResult)(nil),     // 126: rackfs.meta.v1.ClientsResult
+	(*RemoveClient)(nil),      // 127: rackfs.meta.v1.RemoveClient
+	(*TakeClients)(nil),       // 128: rackfs.meta.v1.TakeClients
+	(*ForgetClients)(nil),     // 129: rackfs.meta.v1.ForgetClients
+	(*PutSession)(nil),        // 130: rackfs.meta.v1.PutSession
+	(*RemoveSession)(nil),     // 131: rackfs.meta.v1.RemoveSession
+	(*Query)(nil),             // 132: rackfs.meta.v1.Query
+	(*GetAttrQ)(nil),          // 133: rackfs.meta.v1.GetAttrQ
+	(*LookupQ)(nil),           // 134: rackfs.meta.v1.LookupQ
+	(*ParentQ)(nil),           // 135: rackfs.meta.v1.ParentQ
+	(*ReadDirQ)(nil),          // 136: rackfs.meta.v1.ReadDirQ
+	(*ReadLinkQ)(nil),         // 137: rackfs.meta.v1.ReadLinkQ
+	(*ExtentsQ)(nil),          // 138: rackfs.meta.v1.ExtentsQ
+	(*StatFSQ)(nil),           // 139: rackfs.meta.v1.StatFSQ
+	(*QuotasQ)(nil),           // 140: rackfs.meta.v1.QuotasQ
+	(*NodesQ)(nil),            // 141: rackfs.meta.v1.NodesQ
+	(*TokensQ)(nil),           // 142: rackfs.meta.v1.TokensQ
+	(*RetiredNodesQ)(nil),     // 143: rackfs.meta.v1.RetiredNodesQ
+	(*BlockStatesQ)(nil),      // 144: rackfs.meta.v1.BlockStatesQ
+	(*BlocksQ)(nil),           // 145: rackfs.meta.v1.BlocksQ
+	(*LiveBlocksQ)(nil),       // 146: rackfs.meta.v1.LiveBlocksQ
+	(*GetXattrQ)(nil),         // 147: rackfs.meta.v1.GetXattrQ
+	(*ListXattrsQ)(nil),       // 148: rackfs.meta.v1.ListXattrsQ
+	(*ShardInfoQ)(nil),        // 149: rackfs.meta.v1.ShardInfoQ
+	(*FileSystemsQ)(nil),      // 150: rackfs.meta.v1.FileSystemsQ
+	(*NamespaceQ)(nil),        // 151: rackfs.meta.v1.NamespaceQ
+	(*ClusterMapQ)(nil),       // 152: rackfs.meta.v1.ClusterMapQ
+	(*KeysQ)(nil),             // 153: rackfs.meta.v1.KeysQ
+	(*NFSClientsQ)(nil),       // 154: rackfs.meta.v1.NFSClientsQ
+	(*TestLockQ)(nil),         // 155: rackfs.meta.v1.TestLockQ
+	(*ClientStateQ)(nil),      // 156: rackfs.meta.v1.ClientStateQ
+	(*SessionSlotsQ)(nil),     // 157: rackfs.meta.v1.SessionSlotsQ
+	(*FileOpensQ)(nil),        // 158: rackfs.meta.v1.FileOpensQ
+	(*ClientsQ)(nil),          // 159: rackfs.meta.v1.ClientsQ
+	(*ClientQ)(nil),           // 160: rackfs.meta.v1.ClientQ
+	(*QueryResult)(nil),       // 161: rackfs.meta.v1.QueryResult
+	(*AttrR)(nil),             // 162: rackfs.meta.v1.AttrR
+	(*Dirent)(nil),            // 163: rackfs.meta.v1.Dirent
+	(*ReadDirR)(nil),          // 164: rackfs.meta.v1.ReadDirR
+	(*ReadLinkR)(nil),         // 165: rackfs.meta.v1.ReadLinkR
+	(*Extent)(nil),            // 166: rackfs.meta.v1.Extent
+	(*ExtentsR)(nil),          // 167: rackfs.meta.v1.ExtentsR
+	(*StatFSR)(nil),           // 168: rackfs.meta.v1.StatFSR
+	(*Quota)(nil),             // 169: rackfs.meta.v1.Quota
+	(*QuotasR)(nil),           // 170: rackfs.meta.v1.QuotasR
+	(*BlockStatesR)(nil),      // 171: rackfs.meta.v1.BlockStatesR
+	(*BlocksR)(nil),           // 172: rackfs.meta.v1.BlocksR
+	(*BlockInfo)(nil),         // 173: rackfs.meta.v1.BlockInfo
+	(*GetXattrR)(nil),         // 174: rackfs.meta.v1.GetXattrR
+	(*ListXattrsR)(nil),       // 175: rackfs.meta.v1.ListXattrsR
+	(*ShardInfoR)(nil),        // 176: rackfs.meta.v1.ShardInfoR
+	(*FileSystemsR)(nil),      // 177: rackfs.meta.v1.FileSystemsR
+	(*NamespaceR)(nil),        // 178: rackfs.meta.v1.NamespaceR
+	(*ClusterMapR)(nil),       // 179: rackfs.meta.v1.ClusterMapR
+	(*KeysR)(nil),             // 180: rackfs.meta.v1.KeysR
+	(*NodesR)(nil),            // 181: rackfs.meta.v1.NodesR
+	(*TokensR)(nil),           // 182: rackfs.meta.v1.TokensR
+	(*RetiredNodesR)(nil),     // 183: rackfs.meta.v1.RetiredNodesR
+	(*NFSClientsR)(nil),       // 184: rackfs.meta.v1.NFSClientsR
+	(*ClientStateR)(nil),      // 185: rackfs.meta.v1.ClientStateR
+	(*ClientLocks)(nil),       // 186: rackfs.meta.v1.ClientLocks
+	(*LockRange)(nil),         // 187: rackfs.meta.v1.LockRange
+	(*SessionSlotsR)(nil),     // 188: rackfs.meta.v1.SessionSlotsR
+	(*SessionSlot)(nil),       // 189: rackfs.meta.v1.SessionSlot
+	(*FileOpensR)(nil),        // 190: rackfs.meta.v1.FileOpensR
+	(*ClientsR)(nil),          // 191: rackfs.meta.v1.ClientsR
+	(*ClientSessions)(nil),    // 192: rackfs.meta.v1.ClientSessions
+	(*InodeRecord)(nil),       // 193: rackfs.meta.v1.InodeRecord
+	(*Xattrs)(nil),            // 194: rackfs.meta.v1.Xattrs
+	(*XattrRecord)(nil),       // 195: rackfs.meta.v1.XattrRecord
+	(*Cut)(nil),               // 196: rackfs.meta.v1.Cut
+	(*ExtentRecord)(nil),      // 197: rackfs.meta.v1.ExtentRecord
+	(*BlockRecord)(nil),       // 198: rackfs.meta.v1.BlockRecord
+	(*BackReference)(nil),     // 199: rackfs.meta.v1.BackReference
+	(*DirentRecord)(nil),      // 200: rackfs.meta.v1.DirentRecord
+	(*OriginRecord)(nil),      // 201: rackfs.meta.v1.OriginRecord
+	(*SlotRecord)(nil),        // 202: rackfs.meta.v1.SlotRecord
+	(*SlotResult)(nil),        // 203: rackfs.meta.v1.SlotResult
+	(*OpenRecord)(nil),        // 204: rackfs.meta.v1.OpenRecord
+	(*LockRecord)(nil),        // 205: rackfs.meta.v1.LockRecord
+	(*KnownClient)(nil),       // 206: rackfs.meta.v1.KnownClient
+	(*UsageRecord)(nil),       // 207: rackfs.meta.v1.UsageRecord
+	(*ReservationRecord)(nil), // 208: rackfs.meta.v1.ReservationRecord
+	(*RangeRecord)(nil),       // 209: rackfs.meta.v1.RangeRecord
+	(*PurgeRecord)(nil),       // 210: rackfs.meta.v1.PurgeRecord
+	(*DeletedNamespace)(nil),  // 211: rackfs.meta.v1.DeletedNamespace
+	(*DyingRecord)(nil),       // 212: rackfs.meta.v1.DyingRecord
+	(*NamespaceRecord)(nil),   // 213: rackfs.meta.v1.NamespaceRecord
+	(*ProposeRequest)(nil),    // 214: rackfs.meta.v1.ProposeRequest
+	(*ProposeReply)(nil),      // 215: rackfs.meta.v1.ProposeReply
+	(*QueryRequest)(nil),      // 216: rackfs.meta.v1.QueryRequest
+	(*QueryReply)(nil),        // 217: rackfs.meta.v1.QueryReply
+	(*TermRequest)(nil),       // 218: rackfs.meta.v1.TermRequest
+	(*TermReply)(nil),         // 219: rackfs.meta.v1.TermReply
+	(*RenewRequest)(nil),      // 220: rackfs.meta.v1.RenewRequest
+	(*RenewReply)(nil),        // 221: rackfs.meta.v1.RenewReply
+	(*LeaderRequest)(nil),     // 222: rackfs.meta.v1.LeaderRequest
+	(*LeaderReply)(nil),       // 223: rackfs.meta.v1.LeaderReply
+	(*ReplicaReply)(nil),      // 224: rackfs.meta.v1.ReplicaReply
+	(*MemberRequest)(nil),     // 225: rackfs.meta.v1.MemberRequest
+	(*MemberReply)(nil),       // 226: rackfs.meta.v1.MemberReply
+	(*Member)(nil),            // 227: rackfs.meta.v1.Member
+	(*LevelRequest)(nil),      // 228: rackfs.meta.v1.LevelRequest
+	(*LevelReply)(nil),        // 229: rackfs.meta.v1.LevelReply
+	(*VoterLevel)(nil),        // 230: rackfs.meta.v1.VoterLevel
+	(*DifferRequest)(nil),     // 231: rackfs.meta.v1.DifferRequest
+	(*DifferReply)(nil),       // 232: rackfs.meta.v1.DifferReply
+	(*WorkTask)(nil),          // 233: rackfs.meta.v1.WorkTask
+	(*WorkRequest)(nil),       // 234: rackfs.meta.v1.WorkRequest
+	(*WorkReply)(nil),         // 235: rackfs.meta.v1.WorkReply
+	(*WorkGrant)(nil),         // 236: rackfs.meta.v1.WorkGrant
+	(*WorkPiece)(nil),         // 237: rackfs.meta.v1.WorkPiece
 }
 var file_meta_proto_depIdxs = []int32{
-	13,  // 0: rackfs.meta.v1.Entry.commands:type_name -> rackfs.meta.v1.Command
-	11,  // 1: rackfs.meta.v1.Command.id:type_name -> rackfs.meta.v1.Identity
-	12,  // 2: rackfs.meta.v1.Command.call:type_name -> rackfs.meta.v1.Call
-	15,  // 3: rackfs.meta.v1.Command.time:type_name -> rackfs.meta.v1.Time
-	16,  // 4: rackfs.meta.v1.Command.cred:type_name -> rackfs.meta.v1.Cred
-	21,  // 5: rackfs.meta.v1.Command.register_origin:type_name -> rackfs.meta.v1.RegisterOrigin
-	23,  // 6: rackfs.meta.v1.Command.expire_origin:type_name -> rackfs.meta.v1.ExpireOrigin
-	24,  // 7: rackfs.meta.v1.Command.raise_level:type_name -> rackfs.meta.v1.RaiseLevel
-	25,  // 8: rackfs.meta.v1.Command.purge:type_name -> rackfs.meta.v1.Purge
-	27,  // 9: rackfs.meta.v1.Command.create_namespace:type_name -> rackfs.meta.v1.CreateNamespace
-	30,  // 10: rackfs.meta.v1.Command.create:type_name -> rackfs.meta.v1.Create
-	32,  // 11: rackfs.meta.v1.Command.link:type_name -> rackfs.meta.v1.Link
-	34,  // 12: rackfs.meta.v1.Command.remove:type_name -> rackfs.meta.v1.Remove
-	36,  // 13: rackfs.meta.v1.Command.rename:type_name -> rackfs.meta.v1.Rename
-	38,  // 14: rackfs.meta.v1.Command.set_attr:type_name -> rackfs.meta.v1.SetAttr
-	43,  // 15: rackfs.meta.v1.Command.acquire_lease:type_name -> rackfs.meta.v1.AcquireLease
-	45,  // 16: rackfs.meta.v1.Command.release_lease:type_name -> rackfs.meta.v1.ReleaseLease
-	46,  // 17: rackfs.meta.v1.Command.commit_data:type_name -> rackfs.meta.v1.CommitData
-	51,  // 18: rackfs.meta.v1.Command.release_orphan:type_name -> rackfs.meta.v1.ReleaseOrphan
-	52,  // 19: rackfs.meta.v1.Command.alloc_blocks:type_name -> rackfs.meta.v1.AllocBlocks
-	54,  // 20: rackfs.meta.v1.Command.reap_blocks:type_name -> rackfs.meta.v1.ReapBlocks
-	57,  // 21: rackfs.meta.v1.Command.return_blocks:type_name -> rackfs.meta.v1.ReturnBlocks
-	58,  // 22: rackfs.meta.v1.Command.rewrite_extents:type_name -> rackfs.meta.v1.RewriteExtents
-	61,  // 23: rackfs.meta.v1.Command.punch_hole:type_name -> rackfs.meta.v1.PunchHole
-	62,  // 24: rackfs.meta.v1.Command.allocate:type_name -> rackfs.meta.v1.Allocate
-	63,  // 25: rackfs.meta.v1.Command.clone_range:type_name -> rackfs.meta.v1.CloneRange
-	40,  // 26: rackfs.meta.v1.Command.set_xattr:type_name -> rackfs.meta.v1.SetXattr
-	41,  // 27: rackfs.meta.v1.Command.remove_xattr:type_name -> rackfs.meta.v1.RemoveXattr
-	67,  // 28: rackfs.meta.v1.Command.open_file:type_name -> rackfs.meta.v1.OpenFile
-	69,  // 29: rackfs.meta.v1.Command.close_files:type_name -> rackfs.meta.v1.CloseFiles
-	72,  // 30: rackfs.meta.v1.Command.set_lock:type_name -> rackfs.meta.v1.SetLock
-	75,  // 31: rackfs.meta.v1.Command.release_clients:type_name -> rackfs.meta.v1.ReleaseClients
-	76,  // 32: rackfs.meta.v1.Command.release_session:type_name -> rackfs.meta.v1.ReleaseSession
-	78,  // 33: rackfs.meta.v1.Command.set_project:type_name -> rackfs.meta.v1.SetProject
-	79,  // 34: rackfs.meta.v1.Command.set_quota:type_name -> rackfs.meta.v1.SetQuota
-	80,  // 35: rackfs.meta.v1.Command.reserve_quota:type_name -> rackfs.meta.v1.ReserveQuota
-	82,  // 36: rackfs.meta.v1.Command.release_quota:type_name -> rackfs.meta.v1.ReleaseQuota
-	84,  // 37: rackfs.meta.v1.Command.put_file_system:type_name -> rackfs.meta.v1.PutFileSystem
-	87,  // 38: rackfs.meta.v1.Command.put_store:type_name -> rackfs.meta.v1.PutStore
-	91,  // 39: rackfs.meta.v1.Command.put_pool:type_name -> rackfs.meta.v1.PutPool
-	117, // 40: rackfs.meta.v1.Command.put_key:type_name -> rackfs.meta.v1.PutKey
-	119, // 41: rackfs.meta.v1.Command.put_nfs_client:type_name -> rackfs.meta.v1.PutNFSClient
-	120, // 42: rackfs.meta.v1.Command.remove_nfs_client:type_name -> rackfs.meta.v1.RemoveNFSClient
-	93,  // 43: rackfs.meta.v1.Command.change_pgs:type_name -> rackfs.meta.v1.ChangePGs
-	95,  // 44: rackfs.meta.v1.Command.replace_store:type_name -> rackfs.meta.v1.ReplaceStore
-	49,  // 45: rackfs.meta.v1.Command.touch:type_name -> rackfs.meta.v1.Touch
-	123, // 46: rackfs.meta.v1.Command.put_client:type_name -> rackfs.meta.v1.PutClient
-	125, // 47: rackfs.meta.v1.Command.remove_client:type_name -> rackfs.meta.v1.RemoveClient
-	128, // 48: rackfs.meta.v1.Command.put_session:type_name -> rackfs.meta.v1.PutSession
-	129, // 49: rackfs.meta.v1.Command.remove_session:type_name -> rackfs.meta.v1.RemoveSession
-	126, // 50: rackfs.meta.v1.Command.take_clients:type_name -> rackfs.meta.v1.TakeClients
-	127, // 51: rackfs.meta.v1.Command.forget_clients:type_name -> rackfs.meta.v1.ForgetClients
-	97,  // 52: rackfs.meta.v1.Command.put_node:type_name -> rackfs.meta.v1.PutNode
-	98,  // 53: rackfs.meta.v1.Command.remove_node:type_name -> rackfs.meta.v1.RemoveNode
-	100, // 54: rackfs.meta.v1.Command.put_token:type_name -> rackfs.meta.v1.PutToken
-	101, // 55: rackfs.meta.v1.Command.join_node:type_name -> rackfs.meta.v1.JoinNode
-	109, // 56: rackfs.meta.v1.Command.put_group:type_name -> rackfs.meta.v1.PutGroup
-	111, // 57: rackfs.meta.v1.Command.remove_group:type_name -> rackfs.meta.v1.RemoveGroup
-	113, // 58: rackfs.meta.v1.Command.reserve_racks:type_name -> rackfs.meta.v1.ReserveRacks
-	114, // 59: rackfs.meta.v1.Command.set_node_group:type_name -> rackfs.meta.v1.SetNodeGroup
-	92,  // 60: rackfs.meta.v1.Command.remove_pool:type_name -> rackfs.meta.v1.RemovePool
-	85,  // 61: rackfs.meta.v1.Command.remove_file_system:type_name -> rackfs.meta.v1.RemoveFileSystem
-	103, // 62: rackfs.meta.v1.Command.set_node_state:type_name -> rackfs.meta.v1.SetNodeState
-	104, // 63: rackfs.meta.v1.Command.retire_node:type_name -> rackfs.meta.v1.RetireNode
-	106, // 64: rackfs.meta.v1.Command.retire_stores:type_name -> rackfs.meta.v1.RetireStores
-	115, // 65: rackfs.meta.v1.Command.allow_deletion:type_name -> rackfs.meta.v1.AllowDeletion
-	112, // 66: rackfs.meta.v1.Command.retire_group:type_name -> rackfs.meta.v1.RetireGroup
-	28,  // 67: rackfs.meta.v1.Command.delete_namespace:type_name -> rackfs.meta.v1.DeleteNamespace
-	29,  // 68: rackfs.meta.v1.Command.limit_namespace:type_name -> rackfs.meta.v1.LimitNamespace
-	77,  // 69: rackfs.meta.v1.Command.release_slots:type_name -> rackfs.meta.v1.ReleaseSlots
-	22,  // 70: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
-	31,  // 71: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
-	33,  // 72: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
-	35,  // 73: rackfs.meta.v1.Result.remove:type_name -> rackfs.meta.v1.RemoveResult
-	37,  // 74: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
-	39,  // 75: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
-	44,  // 76: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
-	48,  // 77: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
-	53,  // 78: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
-	26,  // 79: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
-	55,  // 80: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
-	60,  // 81: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
-	68,  // 82: rackfs.meta.v1.Result.open:type_name -> rackfs.meta.v1.OpenResult
-	73,  // 83: rackfs.meta.v1.Result.lock:type_name -> rackfs.meta.v1.LockResult
-	124, // 84: rackfs.meta.v1.Result.clients:type_name -> rackfs.meta.v1.ClientsResult
-	177, // 85: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	64,  // 86: rackfs.meta.v1.Result.range:type_name -> rackfs.meta.v1.RangeResult
-	42,  // 87: rackfs.meta.v1.Result.xattr:type_name -> rackfs.meta.v1.XattrResult
-	81,  // 88: rackfs.meta.v1.Result.reserve:type_name -> rackfs.meta.v1.ReserveResult
-	102, // 89: rackfs.meta.v1.Result.node:type_name -> rackfs.meta.v1.NodeResult
-	110, // 90: rackfs.meta.v1.Result.group:type_name -> rackfs.meta.v1.GroupResult
-	15,  // 91: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
-	15,  // 92: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
-	15,  // 93: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
-	15,  // 94: rackfs.meta.v1.Attr.btime:type_name -> rackfs.meta.v1.Time
-	15,  // 95: rackfs.meta.v1.AttrSet.atime:type_name -> rackfs.meta.v1.Time
-	15,  // 96: rackfs.meta.v1.AttrSet.mtime:type_name -> rackfs.meta.v1.Time
-	15,  // 97: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
+	14,  // 0: rackfs.meta.v1.Entry.commands:type_name -> rackfs.meta.v1.Command
+	12,  // 1: rackfs.meta.v1.Command.id:type_name -> rackfs.meta.v1.Identity
+	13,  // 2: rackfs.meta.v1.Command.call:type_name -> rackfs.meta.v1.Call
+	16,  // 3: rackfs.meta.v1.Command.time:type_name -> rackfs.meta.v1.Time
+	17,  // 4: rackfs.meta.v1.Command.cred:type_name -> rackfs.meta.v1.Cred
+	22,  // 5: rackfs.meta.v1.Command.register_origin:type_name -> rackfs.meta.v1.RegisterOrigin
+	24,  // 6: rackfs.meta.v1.Command.expire_origin:type_name -> rackfs.meta.v1.ExpireOrigin
+	25,  // 7: rackfs.meta.v1.Command.raise_level:type_name -> rackfs.meta.v1.RaiseLevel
+	26,  // 8: rackfs.meta.v1.Command.purge:type_name -> rackfs.meta.v1.Purge
+	28,  // 9: rackfs.meta.v1.Command.create_namespace:type_name -> rackfs.meta.v1.CreateNamespace
+	31,  // 10: rackfs.meta.v1.Command.create:type_name -> rackfs.meta.v1.Create
+	33,  // 11: rackfs.meta.v1.Command.link:type_name -> rackfs.meta.v1.Link
+	35,  // 12: rackfs.meta.v1.Command.remove:type_name -> rackfs.meta.v1.Remove
+	37,  // 13: rackfs.meta.v1.Command.rename:type_name -> rackfs.meta.v1.Rename
+	39,  // 14: rackfs.meta.v1.Command.set_attr:type_name -> rackfs.meta.v1.SetAttr
+	44,  // 15: rackfs.meta.v1.Command.acquire_lease:type_name -> rackfs.meta.v1.AcquireLease
+	46,  // 16: rackfs.meta.v1.Command.release_lease:type_name -> rackfs.meta.v1.ReleaseLease
+	47,  // 17: rackfs.meta.v1.Command.commit_data:type_name -> rackfs.meta.v1.CommitData
+	52,  // 18: rackfs.meta.v1.Command.release_orphan:type_name -> rackfs.meta.v1.ReleaseOrphan
+	53,  // 19: rackfs.meta.v1.Command.alloc_blocks:type_name -> rackfs.meta.v1.AllocBlocks
+	55,  // 20: rackfs.meta.v1.Command.reap_blocks:type_name -> rackfs.meta.v1.ReapBlocks
+	58,  // 21: rackfs.meta.v1.Command.return_blocks:type_name -> rackfs.meta.v1.ReturnBlocks
+	59,  // 22: rackfs.meta.v1.Command.rewrite_extents:type_name -> rackfs.meta.v1.RewriteExtents
+	62,  // 23: rackfs.meta.v1.Command.punch_hole:type_name -> rackfs.meta.v1.PunchHole
+	63,  // 24: rackfs.meta.v1.Command.allocate:type_name -> rackfs.meta.v1.Allocate
+	64,  // 25: rackfs.meta.v1.Command.clone_range:type_name -> rackfs.meta.v1.CloneRange
+	41,  // 26: rackfs.meta.v1.Command.set_xattr:type_name -> rackfs.meta.v1.SetXattr
+	42,  // 27: rackfs.meta.v1.Command.remove_xattr:type_name -> rackfs.meta.v1.RemoveXattr
+	68,  // 28: rackfs.meta.v1.Command.open_file:type_name -> rackfs.meta.v1.OpenFile
+	70,  // 29: rackfs.meta.v1.Command.close_files:type_name -> rackfs.meta.v1.CloseFiles
+	73,  // 30: rackfs.meta.v1.Command.set_lock:type_name -> rackfs.meta.v1.SetLock
+	76,  // 31: rackfs.meta.v1.Command.release_clients:type_name -> rackfs.meta.v1.ReleaseClients
+	77,  // 32: rackfs.meta.v1.Command.release_session:type_name -> rackfs.meta.v1.ReleaseSession
+	79,  // 33: rackfs.meta.v1.Command.set_project:type_name -> rackfs.meta.v1.SetProject
+	80,  // 34: rackfs.meta.v1.Command.set_quota:type_name -> rackfs.meta.v1.SetQuota
+	81,  // 35: rackfs.meta.v1.Command.reserve_quota:type_name -> rackfs.meta.v1.ReserveQuota
+	83,  // 36: rackfs.meta.v1.Command.release_quota:type_name -> rackfs.meta.v1.ReleaseQuota
+	86,  // 37: rackfs.meta.v1.Command.put_file_system:type_name -> rackfs.meta.v1.PutFileSystem
+	89,  // 38: rackfs.meta.v1.Command.put_store:type_name -> rackfs.meta.v1.PutStore
+	93,  // 39: rackfs.meta.v1.Command.put_pool:type_name -> rackfs.meta.v1.PutPool
+	119, // 40: rackfs.meta.v1.Command.put_key:type_name -> rackfs.meta.v1.PutKey
+	121, // 41: rackfs.meta.v1.Command.put_nfs_client:type_name -> rackfs.meta.v1.PutNFSClient
+	122, // 42: rackfs.meta.v1.Command.remove_nfs_client:type_name -> rackfs.meta.v1.RemoveNFSClient
+	95,  // 43: rackfs.meta.v1.Command.change_pgs:type_name -> rackfs.meta.v1.ChangePGs
+	97,  // 44: rackfs.meta.v1.Command.replace_store:type_name -> rackfs.meta.v1.ReplaceStore
+	50,  // 45: rackfs.meta.v1.Command.touch:type_name -> rackfs.meta.v1.Touch
+	125, // 46: rackfs.meta.v1.Command.put_client:type_name -> rackfs.meta.v1.PutClient
+	127, // 47: rackfs.meta.v1.Command.remove_client:type_name -> rackfs.meta.v1.RemoveClient
+	130, // 48: rackfs.meta.v1.Command.put_session:type_name -> rackfs.meta.v1.PutSession
+	131, // 49: rackfs.meta.v1.Command.remove_session:type_name -> rackfs.meta.v1.RemoveSession
+	128, // 50: rackfs.meta.v1.Command.take_clients:type_name -> rackfs.meta.v1.TakeClients
+	129, // 51: rackfs.meta.v1.Command.forget_clients:type_name -> rackfs.meta.v1.ForgetClients
+	99,  // 52: rackfs.meta.v1.Command.put_node:type_name -> rackfs.meta.v1.PutNode
+	100, // 53: rackfs.meta.v1.Command.remove_node:type_name -> rackfs.meta.v1.RemoveNode
+	102, // 54: rackfs.meta.v1.Command.put_token:type_name -> rackfs.meta.v1.PutToken
+	103, // 55: rackfs.meta.v1.Command.join_node:type_name -> rackfs.meta.v1.JoinNode
+	111, // 56: rackfs.meta.v1.Command.put_group:type_name -> rackfs.meta.v1.PutGroup
+	113, // 57: rackfs.meta.v1.Command.remove_group:type_name -> rackfs.meta.v1.RemoveGroup
+	115, // 58: rackfs.meta.v1.Command.reserve_racks:type_name -> rackfs.meta.v1.ReserveRacks
+	116, // 59: rackfs.meta.v1.Command.set_node_group:type_name -> rackfs.meta.v1.SetNodeGroup
+	94,  // 60: rackfs.meta.v1.Command.remove_pool:type_name -> rackfs.meta.v1.RemovePool
+	87,  // 61: rackfs.meta.v1.Command.remove_file_system:type_name -> rackfs.meta.v1.RemoveFileSystem
+	105, // 62: rackfs.meta.v1.Command.set_node_state:type_name -> rackfs.meta.v1.SetNodeState
+	106, // 63: rackfs.meta.v1.Command.retire_node:type_name -> rackfs.meta.v1.RetireNode
+	108, // 64: rackfs.meta.v1.Command.retire_stores:type_name -> rackfs.meta.v1.RetireStores
+	117, // 65: rackfs.meta.v1.Command.allow_deletion:type_name -> rackfs.meta.v1.AllowDeletion
+	114, // 66: rackfs.meta.v1.Command.retire_group:type_name -> rackfs.meta.v1.RetireGroup
+	29,  // 67: rackfs.meta.v1.Command.delete_namespace:type_name -> rackfs.meta.v1.DeleteNamespace
+	30,  // 68: rackfs.meta.v1.Command.limit_namespace:type_name -> rackfs.meta.v1.LimitNamespace
+	78,  // 69: rackfs.meta.v1.Command.release_slots:type_name -> rackfs.meta.v1.ReleaseSlots
+	23,  // 70: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
+	32,  // 71: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
+	34,  // 72: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
+	36,  // 73: rackfs.meta.v1.Result.remove:type_name -> rackfs.meta.v1.RemoveResult
+	38,  // 74: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
+	40,  // 75: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
+	45,  // 76: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
+	49,  // 77: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
+	54,  // 78: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
+	27,  // 79: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
+	56,  // 80: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
+	61,  // 81: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
+	69,  // 82: rackfs.meta.v1.Result.open:type_name -> rackfs.meta.v1.OpenResult
+	74,  // 83: rackfs.meta.v1.Result.lock:type_name -> rackfs.meta.v1.LockResult
+	126, // 84: rackfs.meta.v1.Result.clients:type_name -> rackfs.meta.v1.ClientsResult
+	179, // 85: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	65,  // 86: rackfs.meta.v1.Result.range:type_name -> rackfs.meta.v1.RangeResult
+	43,  // 87: rackfs.meta.v1.Result.xattr:type_name -> rackfs.meta.v1.XattrResult
+	82,  // 88: rackfs.meta.v1.Result.reserve:type_name -> rackfs.meta.v1.ReserveResult
+	104, // 89: rackfs.meta.v1.Result.node:type_name -> rackfs.meta.v1.NodeResult
+	112, // 90: rackfs.meta.v1.Result.group:type_name -> rackfs.meta.v1.GroupResult
+	16,  // 91: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
+	16,  // 92: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
+	16,  // 93: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
+	16,  // 94: rackfs.meta.v1.Attr.btime:type_name -> rackfs.meta.v1.Time
+	16,  // 95: rackfs.meta.v1.AttrSet.atime:type_name -> rackfs.meta.v1.Time
+	16,  // 96: rackfs.meta.v1.AttrSet.mtime:type_name -> rackfs.meta.v1.Time
+	16,  // 97: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
 	0,   // 98: rackfs.meta.v1.RegisterOrigin.kind:type_name -> rackfs.meta.v1.OriginKind
-	18,  // 99: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
-	65,  // 100: rackfs.meta.v1.Create.share:type_name -> rackfs.meta.v1.ClientOpen
-	17,  // 101: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 102: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
-	20,  // 103: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
-	66,  // 104: rackfs.meta.v1.CreateResult.denied:type_name -> rackfs.meta.v1.ShareDenied
-	17,  // 105: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 106: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
-	65,  // 107: rackfs.meta.v1.Remove.keep_open:type_name -> rackfs.meta.v1.ClientOpen
-	19,  // 108: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
-	65,  // 109: rackfs.meta.v1.Rename.keep_open:type_name -> rackfs.meta.v1.ClientOpen
-	19,  // 110: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
-	19,  // 111: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
-	18,  // 112: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
-	17,  // 113: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
-	20,  // 114: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
-	17,  // 115: rackfs.meta.v1.XattrResult.attr:type_name -> rackfs.meta.v1.Attr
-	19,  // 116: rackfs.meta.v1.XattrResult.change:type_name -> rackfs.meta.v1.DirChange
-	17,  // 117: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
-	20,  // 118: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
-	47,  // 119: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
-	15,  // 120: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
-	17,  // 121: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
-	20,  // 122: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
-	50,  // 123: rackfs.meta.v1.Touch.touched:type_name -> rackfs.meta.v1.Touched
-	15,  // 124: rackfs.meta.v1.Touched.atime:type_name -> rackfs.meta.v1.Time
-	56,  // 125: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
-	59,  // 126: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
-	17,  // 127: rackfs.meta.v1.RangeResult.attr:type_name -> rackfs.meta.v1.Attr
-	20,  // 128: rackfs.meta.v1.RangeResult.lease:type_name -> rackfs.meta.v1.Lease
-	65,  // 129: rackfs.meta.v1.OpenFile.share:type_name -> rackfs.meta.v1.ClientOpen
-	17,  // 130: rackfs.meta.v1.OpenResult.attr:type_name -> rackfs.meta.v1.Attr
-	20,  // 131: rackfs.meta.v1.OpenResult.lease:type_name -> rackfs.meta.v1.Lease
-	66,  // 132: rackfs.meta.v1.OpenResult.denied:type_name -> rackfs.meta.v1.ShareDenied
-	70,  // 133: rackfs.meta.v1.CloseFiles.files:type_name -> rackfs.meta.v1.FileClose
-	71,  // 134: rackfs.meta.v1.FileClose.locks:type_name -> rackfs.meta.v1.LockOwner
+	19,  // 99: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
+	66,  // 100: rackfs.meta.v1.Create.share:type_name -> rackfs.meta.v1.ClientOpen
+	18,  // 101: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
+	20,  // 102: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
+	21,  // 103: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
+	67,  // 104: rackfs.meta.v1.CreateResult.denied:type_name -> rackfs.meta.v1.ShareDenied
+	18,  // 105: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
+	20,  // 106: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
+	66,  // 107: rackfs.meta.v1.Remove.keep_open:type_name -> rackfs.meta.v1.ClientOpen
+	20,  // 108: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
+	66,  // 109: rackfs.meta.v1.Rename.keep_open:type_name -> rackfs.meta.v1.ClientOpen
+	20,  // 110: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
+	20,  // 111: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
+	19,  // 112: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
+	18,  // 113: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
+	21,  // 114: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
+	18,  // 115: rackfs.meta.v1.XattrResult.attr:type_name -> rackfs.meta.v1.Attr
+	20,  // 116: rackfs.meta.v1.XattrResult.change:type_name -> rackfs.meta.v1.DirChange
+	18,  // 117: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
+	21,  // 118: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
+	48,  // 119: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
+	16,  // 120: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
+	18,  // 121: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
+	21,  // 122: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
+	51,  // 123: rackfs.meta.v1.Touch.touched:type_name -> rackfs.meta.v1.Touched
+	16,  // 124: rackfs.meta.v1.Touched.atime:type_name -> rackfs.meta.v1.Time
+	57,  // 125: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
+	60,  // 126: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
+	18,  // 127: rackfs.meta.v1.RangeResult.attr:type_name -> rackfs.meta.v1.Attr
+	21,  // 128: rackfs.meta.v1.RangeResult.lease:type_name -> rackfs.meta.v1.Lease
+	66,  // 129: rackfs.meta.v1.OpenFile.share:type_name -> rackfs.meta.v1.ClientOpen
+	18,  // 130: rackfs.meta.v1.OpenResult.attr:type_name -> rackfs.meta.v1.Attr
+	21,  // 131: rackfs.meta.v1.OpenResult.lease:type_name -> rackfs.meta.v1.Lease
+	67,  // 132: rackfs.meta.v1.OpenResult.denied:type_name -> rackfs.meta.v1.ShareDenied
+	71,  // 133: rackfs.meta.v1.CloseFiles.files:type_name -> rackfs.meta.v1.FileClose
+	72,  // 134: rackfs.meta.v1.FileClose.locks:type_name -> rackfs.meta.v1.LockOwner
 	1,   // 135: rackfs.meta.v1.SetLock.type:type_name -> rackfs.meta.v1.LockType
-	74,  // 136: rackfs.meta.v1.LockResult.denied:type_name -> rackfs.meta.v1.LockDenied
+	75,  // 136: rackfs.meta.v1.LockResult.denied:type_name -> rackfs.meta.v1.LockDenied
 	1,   // 137: rackfs.meta.v1.LockDenied.type:type_name -> rackfs.meta.v1.LockType
 	2,   // 138: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
-	15,  // 139: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
-	15,  // 140: rackfs.meta.v1.FileSystem.deleted:type_name -> rackfs.meta.v1.Time
-	15,  // 141: rackfs.meta.v1.FileSystem.purge_after:type_name -> rackfs.meta.v1.Time
-	83,  // 142: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
-	2,   // 143: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
-	3,   // 144: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
-	86,  // 145: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
-	88,  // 146: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
-	4,   // 147: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
-	89,  // 148: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
-	90,  // 149: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
-	94,  // 150: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
-	89,  // 151: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
-	86,  // 152: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
-	5,   // 153: rackfs.meta.v1.Node.state:type_name -> rackfs.meta.v1.NodeState
-	96,  // 154: rackfs.meta.v1.PutNode.node:type_name -> rackfs.meta.v1.Node
-	15,  // 155: rackfs.meta.v1.Token.expires:type_name -> rackfs.meta.v1.Time
-	99,  // 156: rackfs.meta.v1.PutToken.token:type_name -> rackfs.meta.v1.Token
-	96,  // 157: rackfs.meta.v1.JoinNode.node:type_name -> rackfs.meta.v1.Node
-	96,  // 158: rackfs.meta.v1.NodeResult.node:type_name -> rackfs.meta.v1.Node
-	5,   // 159: rackfs.meta.v1.SetNodeState.state:type_name -> rackfs.meta.v1.NodeState
-	15,  // 160: rackfs.meta.v1.RetiredNode.removed:type_name -> rackfs.meta.v1.Time
-	15,  // 161: rackfs.meta.v1.NodeGroup.created:type_name -> rackfs.meta.v1.Time
-	15,  // 162: rackfs.meta.v1.RackReservation.since:type_name -> rackfs.meta.v1.Time
-	107, // 163: rackfs.meta.v1.GroupResult.group:type_name -> rackfs.meta.v1.NodeGroup
-	116, // 164: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
-	118, // 165: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
-	6,   // 166: rackfs.meta.v1.ClientRecord.state:type_name -> rackfs.meta.v1.ClientState
-	121, // 167: rackfs.meta.v1.PutClient.client:type_name -> rackfs.meta.v1.ClientRecord
-	122, // 168: rackfs.meta.v1.PutSession.session:type_name -> rackfs.meta.v1.SessionRecord
-	121, // 169: rackfs.meta.v1.PutSession.client:type_name -> rackfs.meta.v1.ClientRecord
-	16,  // 170: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
-	131, // 171: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
-	132, // 172: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
-	133, // 173: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
-	134, // 174: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
-	135, // 175: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
-	136, // 176: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
-	137, // 177: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
-	142, // 178: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
-	147, // 179: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
-	143, // 180: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
-	145, // 181: rackfs.meta.v1.Query.get_xattr:type_name -> rackfs.meta.v1.GetXattrQ
-	146, // 182: rackfs.meta.v1.Query.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsQ
-	153, // 183: rackfs.meta.v1.Query.test_lock:type_name -> rackfs.meta.v1.TestLockQ
-	154, // 184: rackfs.meta.v1.Query.client_state:type_name -> rackfs.meta.v1.ClientStateQ
-	155, // 185: rackfs.meta.v1.Query.session_slots:type_name -> rackfs.meta.v1.SessionSlotsQ
-	156, // 186: rackfs.meta.v1.Query.file_opens:type_name -> rackfs.meta.v1.FileOpensQ
-	138, // 187: rackfs.meta.v1.Query.quotas:type_name -> rackfs.meta.v1.QuotasQ
-	148, // 188: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
-	150, // 189: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
-	151, // 190: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
-	152, // 191: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
-	157, // 192: rackfs.meta.v1.Query.clients:type_name -> rackfs.meta.v1.ClientsQ
-	158, // 193: rackfs.meta.v1.Query.client:type_name -> rackfs.meta.v1.ClientQ
-	139, // 194: rackfs.meta.v1.Query.nodes:type_name -> rackfs.meta.v1.NodesQ
-	140, // 195: rackfs.meta.v1.Query.tokens:type_name -> rackfs.meta.v1.TokensQ
-	149, // 196: rackfs.meta.v1.Query.namespace:type_name -> rackfs.meta.v1.NamespaceQ
-	141, // 197: rackfs.meta.v1.Query.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesQ
-	144, // 198: rackfs.meta.v1.Query.live_blocks:type_name -> rackfs.meta.v1.LiveBlocksQ
-	1,   // 199: rackfs.meta.v1.TestLockQ.type:type_name -> rackfs.meta.v1.LockType
-	160, // 200: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
-	162, // 201: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
-	163, // 202: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
-	165, // 203: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
-	166, // 204: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
-	169, // 205: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
-	174, // 206: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
-	175, // 207: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
-	177, // 208: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	178, // 209: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
-	182, // 210: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
-	170, // 211: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
-	172, // 212: rackfs.meta.v1.QueryResult.get_xattr:type_name -> rackfs.meta.v1.GetXattrR
-	173, // 213: rackfs.meta.v1.QueryResult.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsR
-	73,  // 214: rackfs.meta.v1.QueryResult.lock:type_name -> rackfs.meta.v1.LockResult
-	183, // 215: rackfs.meta.v1.QueryResult.client_state:type_name -> rackfs.meta.v1.ClientStateR
-	186, // 216: rackfs.meta.v1.QueryResult.session_slots:type_name -> rackfs.meta.v1.SessionSlotsR
-	189, // 217: rackfs.meta.v1.QueryResult.clients:type_name -> rackfs.meta.v1.ClientsR
-	188, // 218: rackfs.meta.v1.QueryResult.file_opens:type_name -> rackfs.meta.v1.FileOpensR
-	168, // 219: rackfs.meta.v1.QueryResult.quotas:type_name -> rackfs.meta.v1.QuotasR
-	179, // 220: rackfs.meta.v1.QueryResult.nodes:type_name -> rackfs.meta.v1.NodesR
-	180, // 221: rackfs.meta.v1.QueryResult.tokens:type_name -> rackfs.meta.v1.TokensR
-	176, // 222: rackfs.meta.v1.QueryResult.namespace:type_name -> rackfs.meta.v1.NamespaceR
-	181, // 223: rackfs.meta.v1.QueryResult.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesR
-	17,  // 224: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
-	20,  // 225: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
-	17,  // 226: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
-	161, // 227: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
-	17,  // 228: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
-	164, // 229: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
-	167, // 230: rackfs.meta.v1.StatFSR.project:type_name -> rackfs.meta.v1.Quota
-	167, // 231: rackfs.meta.v1.QuotasR.quotas:type_name -> rackfs.meta.v1.Quota
-	7,   // 232: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
-	171, // 233: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
-	83,  // 234: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
-	86,  // 235: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
-	90,  // 236: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
-	107, // 237: rackfs.meta.v1.ClusterMapR.groups:type_name -> rackfs.meta.v1.NodeGroup
-	108, // 238: rackfs.meta.v1.ClusterMapR.reservations:type_name -> rackfs.meta.v1.RackReservation
-	116, // 239: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
-	96,  // 240: rackfs.meta.v1.NodesR.nodes:type_name -> rackfs.meta.v1.Node
-	99,  // 241: rackfs.meta.v1.TokensR.tokens:type_name -> rackfs.meta.v1.Token
-	105, // 242: rackfs.meta.v1.RetiredNodesR.nodes:type_name -> rackfs.meta.v1.RetiredNode
-	118, // 243: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
-	65,  // 244: rackfs.meta.v1.ClientStateR.opens:type_name -> rackfs.meta.v1.ClientOpen
-	184, // 245: rackfs.meta.v1.ClientStateR.locks:type_name -> rackfs.meta.v1.ClientLocks
-	185, // 246: rackfs.meta.v1.ClientLocks.ranges:type_name -> rackfs.meta.v1.LockRange
-	187, // 247: rackfs.meta.v1.SessionSlotsR.slots:type_name -> rackfs.meta.v1.SessionSlot
-	65,  // 248: rackfs.meta.v1.FileOpensR.opens:type_name -> rackfs.meta.v1.ClientOpen
-	190, // 249: rackfs.meta.v1.ClientsR.clients:type_name -> rackfs.meta.v1.ClientSessions
-	121, // 250: rackfs.meta.v1.ClientSessions.client:type_name -> rackfs.meta.v1.ClientRecord
-	122, // 251: rackfs.meta.v1.ClientSessions.sessions:type_name -> rackfs.meta.v1.SessionRecord
-	17,  // 252: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
-	20,  // 253: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
-	194, // 254: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
-	192, // 255: rackfs.meta.v1.InodeRecord.xattrs:type_name -> rackfs.meta.v1.Xattrs
-	0,   // 256: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
-	201, // 257: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
-	14,  // 258: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
-	15,  // 259: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
-	27,  // 260: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
-	13,  // 261: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
-	14,  // 262: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
-	130, // 263: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
-	159, // 264: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
-	8,   // 265: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
-	225, // 266: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
-	228, // 267: rackfs.meta.v1.LevelReply.voters:type_name -> rackfs.meta.v1.VoterLevel
-	9,   // 268: rackfs.meta.v1.WorkTask.kind:type_name -> rackfs.meta.v1.WorkKind
-	231, // 269: rackfs.meta.v1.WorkRequest.tasks:type_name -> rackfs.meta.v1.WorkTask
-	234, // 270: rackfs.meta.v1.WorkReply.grants:type_name -> rackfs.meta.v1.WorkGrant
-	235, // 271: rackfs.meta.v1.WorkReply.pieces:type_name -> rackfs.meta.v1.WorkPiece
-	272, // [272:272] is the sub-list for method output_type
-	272, // [272:272] is the sub-list for method input_type
-	272, // [272:272] is the sub-list for extension type_name
-	272, // [272:272] is the sub-list for extension extendee
-	0,   // [0:272] is the sub-list for field type_name
+	16,  // 139: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
+	16,  // 140: rackfs.meta.v1.FileSystem.deleted:type_name -> rackfs.meta.v1.Time
+	16,  // 141: rackfs.meta.v1.FileSystem.purge_after:type_name -> rackfs.meta.v1.Time
+	3,   // 142: rackfs.meta.v1.FileSystem.squash:type_name -> rackfs.meta.v1.Squash
+	85,  // 143: rackfs.meta.v1.FileSystem.exports:type_name -> rackfs.meta.v1.SecureExport
+	84,  // 144: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
+	2,   // 145: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
+	4,   // 146: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
+	88,  // 147: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
+	90,  // 148: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
+	5,   // 149: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
+	91,  // 150: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
+	92,  // 151: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
+	96,  // 152: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
+	91,  // 153: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
+	88,  // 154: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
+	6,   // 155: rackfs.meta.v1.Node.state:type_name -> rackfs.meta.v1.NodeState
+	98,  // 156: rackfs.meta.v1.PutNode.node:type_name -> rackfs.meta.v1.Node
+	16,  // 157: rackfs.meta.v1.Token.expires:type_name -> rackfs.meta.v1.Time
+	101, // 158: rackfs.meta.v1.PutToken.token:type_name -> rackfs.meta.v1.Token
+	98,  // 159: rackfs.meta.v1.JoinNode.node:type_name -> rackfs.meta.v1.Node
+	98,  // 160: rackfs.meta.v1.NodeResult.node:type_name -> rackfs.meta.v1.Node
+	6,   // 161: rackfs.meta.v1.SetNodeState.state:type_name -> rackfs.meta.v1.NodeState
+	16,  // 162: rackfs.meta.v1.RetiredNode.removed:type_name -> rackfs.meta.v1.Time
+	16,  // 163: rackfs.meta.v1.NodeGroup.created:type_name -> rackfs.meta.v1.Time
+	16,  // 164: rackfs.meta.v1.RackReservation.since:type_name -> rackfs.meta.v1.Time
+	109, // 165: rackfs.meta.v1.GroupResult.group:type_name -> rackfs.meta.v1.NodeGroup
+	118, // 166: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
+	120, // 167: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
+	7,   // 168: rackfs.meta.v1.ClientRecord.state:type_name -> rackfs.meta.v1.ClientState
+	123, // 169: rackfs.meta.v1.PutClient.client:type_name -> rackfs.meta.v1.ClientRecord
+	124, // 170: rackfs.meta.v1.PutSession.session:type_name -> rackfs.meta.v1.SessionRecord
+	123, // 171: rackfs.meta.v1.PutSession.client:type_name -> rackfs.meta.v1.ClientRecord
+	17,  // 172: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
+	133, // 173: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
+	134, // 174: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
+	135, // 175: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
+	136, // 176: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
+	137, // 177: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
+	138, // 178: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
+	139, // 179: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
+	144, // 180: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
+	149, // 181: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
+	145, // 182: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
+	147, // 183: rackfs.meta.v1.Query.get_xattr:type_name -> rackfs.meta.v1.GetXattrQ
+	148, // 184: rackfs.meta.v1.Query.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsQ
+	155, // 185: rackfs.meta.v1.Query.test_lock:type_name -> rackfs.meta.v1.TestLockQ
+	156, // 186: rackfs.meta.v1.Query.client_state:type_name -> rackfs.meta.v1.ClientStateQ
+	157, // 187: rackfs.meta.v1.Query.session_slots:type_name -> rackfs.meta.v1.SessionSlotsQ
+	158, // 188: rackfs.meta.v1.Query.file_opens:type_name -> rackfs.meta.v1.FileOpensQ
+	140, // 189: rackfs.meta.v1.Query.quotas:type_name -> rackfs.meta.v1.QuotasQ
+	150, // 190: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
+	152, // 191: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
+	153, // 192: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
+	154, // 193: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
+	159, // 194: rackfs.meta.v1.Query.clients:type_name -> rackfs.meta.v1.ClientsQ
+	160, // 195: rackfs.meta.v1.Query.client:type_name -> rackfs.meta.v1.ClientQ
+	141, // 196: rackfs.meta.v1.Query.nodes:type_name -> rackfs.meta.v1.NodesQ
+	142, // 197: rackfs.meta.v1.Query.tokens:type_name -> rackfs.meta.v1.TokensQ
+	151, // 198: rackfs.meta.v1.Query.namespace:type_name -> rackfs.meta.v1.NamespaceQ
+	143, // 199: rackfs.meta.v1.Query.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesQ
+	146, // 200: rackfs.meta.v1.Query.live_blocks:type_name -> rackfs.meta.v1.LiveBlocksQ
+	1,   // 201: rackfs.meta.v1.TestLockQ.type:type_name -> rackfs.meta.v1.LockType
+	162, // 202: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
+	164, // 203: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
+	165, // 204: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
+	167, // 205: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
+	168, // 206: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
+	171, // 207: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
+	176, // 208: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
+	177, // 209: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
+	179, // 210: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	180, // 211: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
+	184, // 212: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
+	172, // 213: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
+	174, // 214: rackfs.meta.v1.QueryResult.get_xattr:type_name -> rackfs.meta.v1.GetXattrR
+	175, // 215: rackfs.meta.v1.QueryResult.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsR
+	74,  // 216: rackfs.meta.v1.QueryResult.lock:type_name -> rackfs.meta.v1.LockResult
+	185, // 217: rackfs.meta.v1.QueryResult.client_state:type_name -> rackfs.meta.v1.ClientStateR
+	188, // 218: rackfs.meta.v1.QueryResult.session_slots:type_name -> rackfs.meta.v1.SessionSlotsR
+	191, // 219: rackfs.meta.v1.QueryResult.clients:type_name -> rackfs.meta.v1.ClientsR
+	190, // 220: rackfs.meta.v1.QueryResult.file_opens:type_name -> rackfs.meta.v1.FileOpensR
+	170, // 221: rackfs.meta.v1.QueryResult.quotas:type_name -> rackfs.meta.v1.QuotasR
+	181, // 222: rackfs.meta.v1.QueryResult.nodes:type_name -> rackfs.meta.v1.NodesR
+	182, // 223: rackfs.meta.v1.QueryResult.tokens:type_name -> rackfs.meta.v1.TokensR
+	178, // 224: rackfs.meta.v1.QueryResult.namespace:type_name -> rackfs.meta.v1.NamespaceR
+	183, // 225: rackfs.meta.v1.QueryResult.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesR
+	18,  // 226: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
+	21,  // 227: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
+	18,  // 228: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
+	163, // 229: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
+	18,  // 230: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
+	166, // 231: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
+	169, // 232: rackfs.meta.v1.StatFSR.project:type_name -> rackfs.meta.v1.Quota
+	169, // 233: rackfs.meta.v1.QuotasR.quotas:type_name -> rackfs.meta.v1.Quota
+	8,   // 234: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
+	173, // 235: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
+	84,  // 236: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
+	88,  // 237: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
+	92,  // 238: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
+	109, // 239: rackfs.meta.v1.ClusterMapR.groups:type_name -> rackfs.meta.v1.NodeGroup
+	110, // 240: rackfs.meta.v1.ClusterMapR.reservations:type_name -> rackfs.meta.v1.RackReservation
+	118, // 241: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
+	98,  // 242: rackfs.meta.v1.NodesR.nodes:type_name -> rackfs.meta.v1.Node
+	101, // 243: rackfs.meta.v1.TokensR.tokens:type_name -> rackfs.meta.v1.Token
+	107, // 244: rackfs.meta.v1.RetiredNodesR.nodes:type_name -> rackfs.meta.v1.RetiredNode
+	120, // 245: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
+	66,  // 246: rackfs.meta.v1.ClientStateR.opens:type_name -> rackfs.meta.v1.ClientOpen
+	186, // 247: rackfs.meta.v1.ClientStateR.locks:type_name -> rackfs.meta.v1.ClientLocks
+	187, // 248: rackfs.meta.v1.ClientLocks.ranges:type_name -> rackfs.meta.v1.LockRange
+	189, // 249: rackfs.meta.v1.SessionSlotsR.slots:type_name -> rackfs.meta.v1.SessionSlot
+	66,  // 250: rackfs.meta.v1.FileOpensR.opens:type_name -> rackfs.meta.v1.ClientOpen
+	192, // 251: rackfs.meta.v1.ClientsR.clients:type_name -> rackfs.meta.v1.ClientSessions
+	123, // 252: rackfs.meta.v1.ClientSessions.client:type_name -> rackfs.meta.v1.ClientRecord
+	124, // 253: rackfs.meta.v1.ClientSessions.sessions:type_name -> rackfs.meta.v1.SessionRecord
+	18,  // 254: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
+	21,  // 255: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
+	196, // 256: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
+	194, // 257: rackfs.meta.v1.InodeRecord.xattrs:type_name -> rackfs.meta.v1.Xattrs
+	0,   // 258: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
+	203, // 259: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
+	15,  // 260: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
+	16,  // 261: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
+	28,  // 262: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
+	14,  // 263: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
+	15,  // 264: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
+	132, // 265: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
+	161, // 266: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
+	9,   // 267: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
+	227, // 268: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
+	230, // 269: rackfs.meta.v1.LevelReply.voters:type_name -> rackfs.meta.v1.VoterLevel
+	10,  // 270: rackfs.meta.v1.WorkTask.kind:type_name -> rackfs.meta.v1.WorkKind
+	233, // 271: rackfs.meta.v1.WorkRequest.tasks:type_name -> rackfs.meta.v1.WorkTask
+	236, // 272: rackfs.meta.v1.WorkReply.grants:type_name -> rackfs.meta.v1.WorkGrant
+	237, // 273: rackfs.meta.v1.WorkReply.pieces:type_name -> rackfs.meta.v1.WorkPiece
+	274, // [274:274] is the sub-list for method output_type
+	274, // [274:274] is the sub-list for method input_type
+	274, // [274:274] is the sub-list for extension type_name
+	274, // [274:274] is the sub-list for extension extendee
+	0,   // [0:274] is the sub-list for field type_name
 }
 
 func init() { file_meta_proto_init() }
@@ -19457,7 +19650,7 @@ func file_meta_proto_init() {
 		(*Result_Group)(nil),
 	}
 	file_meta_proto_msgTypes[8].OneofWrappers = []any{}
-	file_meta_proto_msgTypes[120].OneofWrappers = []any{
+	file_meta_proto_msgTypes[121].OneofWrappers = []any{
 		(*Query_GetAttr)(nil),
 		(*Query_Lookup)(nil),
 		(*Query_Parent)(nil),
@@ -19487,7 +19680,7 @@ func file_meta_proto_init() {
 		(*Query_RetiredNodes)(nil),
 		(*Query_LiveBlocks)(nil),
 	}
-	file_meta_proto_msgTypes[149].OneofWrappers = []any{
+	file_meta_proto_msgTypes[150].OneofWrappers = []any{
 		(*QueryResult_Attr)(nil),
 		(*QueryResult_ReadDir)(nil),
 		(*QueryResult_ReadLink)(nil),
@@ -19518,8 +19711,8 @@ func file_meta_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
-			NumEnums:      10,
-			NumMessages:   226,
+			NumEnums:      11,
+			NumMessages:   227,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
