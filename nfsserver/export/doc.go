@@ -13,6 +13,10 @@
 // client's address decides. No rule: the export does not exist for that client,
 // neither in listings nor by handle.
 //
+// An export may name groups. Then only callers who say, in their AUTH_SYS credentials, that they are in one of them may use it. This is as
+// strong as AUTH_SYS is: it keeps users of machines with an honest root apart, not machines. Root itself, whom a client's kernel
+// mounts as, may look up names and attributes where it is squashed, and everything where it is not.
+//
 // The policy is applied to every use of a handle, not when it is handed out:
 // taking a client off an export ends its access at the next request.
 //

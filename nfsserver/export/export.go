@@ -2,6 +2,7 @@ package export
 
 import (
 	"net/netip"
+	"slices"
 	"sync/atomic"
 
 	"github.com/rackfs/rackfs/vfs"
@@ -55,6 +56,10 @@ type Export struct {
 	// Project, if not 0, secures the export: handles used through it name inodes of that project, of which Root is the directory.
 	Project uint32
 	Rules   []Rule
+	// Within, if not empty, limits all rules: clients outside of these prefixes have none.
+	Within []netip.Prefix
+	// Groups, if not empty, are those whose members may use the export; see Admits. Ascending.
+	Groups []uint32
 }
 
 // RootIno is the inode of the export's root directory.
@@ -68,6 +73,9 @@ func (e *Export) RootIno() vfs.Ino {
 // Rule is the first rule for a client, nil if there is none.
 func (e *Export) Rule(client netip.Addr) *Rule {
 	client = client.Unmap()
+	if len(e.Within) > 0 && !slices.ContainsFunc(e.Within, func(p netip.Prefix) bool { return p.Contains(client) }) {
+		return nil
+	}
 	for i := range e.Rules {
 		if e.Rules[i].Clients.Contains(client) {
 			return &e.Rules[i]
@@ -106,6 +114,34 @@ func (r *Rule) Cred(c *vfs.Cred) vfs.Cred {
 		}
 	}
 	return out
+}
+
+// Admission is what an export with Groups lets a caller do.
+type Admission uint8
+
+const (
+	Refused  Admission = iota
+	Mounting           // look at attributes and names, as the user who mounts has to
+	Admitted
+)
+
+// Admits says whether a caller under rule r may use the export. c is who it says it is, before squashing: a member by its group or any of
+// the further ones that it names (AUTH_SYS carries 16). Root may mount, also where it is squashed; where it is not, it is everybody's superior and admitted.
+func (e *Export) Admits(r *Rule, c *vfs.Cred) Admission {
+	switch {
+	case len(e.Groups) == 0, c.UID == 0 && r.Squash == SquashNone:
+		return Admitted
+	case e.member(c.GID) || slices.ContainsFunc(c.Groups, e.member):
+		return Admitted
+	case c.UID == 0:
+		return Mounting
+	}
+	return Refused
+}
+
+func (e *Export) member(gid uint32) bool {
+	_, ok := slices.BinarySearch(e.Groups, gid)
+	return ok
 }
 
 // Set is the current table. It is safe for concurrent use.

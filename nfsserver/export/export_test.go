@@ -216,3 +216,51 @@ func TestReplace(t *testing.T) {
 		t.Fatal("the new table is not current")
 	}
 }
+
+// Within limits whatever the rules say, also of secured exports and in what clients see.
+func TestWithin(t *testing.T) {
+	inside := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+	everyone := export.Everyone(export.ReadWrite, export.SquashRoot)
+	tab := table(t,
+		export.Export{ID: 1, Path: "/team/a", Rules: everyone, Within: inside},
+		export.Export{ID: 2, FSID: 1, Path: "/team/a/sub", Root: 9, Project: 3, Rules: everyone, Within: inside},
+		export.Export{ID: 3, Path: "/open", Rules: everyone},
+	)
+	if got := names(tab.Root().Children(0, public)); !slices.Equal(got, []string{"open"}) {
+		t.Errorf("outside one sees %v", got)
+	}
+	if tab.ByExport(1).Export.Rule(public) != nil || tab.ByExport(2).Export.Rule(public) != nil {
+		t.Error("a rule beyond the limit")
+	}
+	mapped := netip.AddrFrom16(lab.As16())
+	if tab.Root().Lookup("team", lab) == nil || tab.ByExport(1).Export.Rule(mapped) == nil {
+		t.Error("no rule within the limit")
+	}
+}
+
+func TestAdmits(t *testing.T) {
+	none, squashed := export.Rule{Squash: export.SquashNone}, export.Rule{Squash: export.SquashRoot}
+	e := export.Export{Groups: []uint32{5, 70, 900}}
+	for _, c := range []struct {
+		what string
+		e    *export.Export
+		r    *export.Rule
+		cred vfs.Cred
+		want export.Admission
+	}{
+		{"no groups", &export.Export{}, &squashed, vfs.Cred{UID: 1, GID: 1}, export.Admitted},
+		{"by its group", &e, &squashed, vfs.Cred{UID: 1, GID: 70}, export.Admitted},
+		{"by another group", &e, &squashed, vfs.Cred{UID: 1, GID: 1, Groups: []uint32{2, 900}}, export.Admitted},
+		{"no member", &e, &none, vfs.Cred{UID: 5, GID: 6, Groups: []uint32{4, 71}}, export.Refused},
+		{"root of the group 0", &e, &squashed, vfs.Cred{Groups: []uint32{1}}, export.Mounting},
+		{"root in a group", &e, &squashed, vfs.Cred{Groups: []uint32{5}}, export.Admitted},
+		{"root as itself", &e, &none, vfs.Cred{}, export.Admitted},
+	} {
+		if got := c.e.Admits(c.r, &c.cred); got != c.want {
+			t.Errorf("%s: %d, want %d", c.what, got, c.want)
+		}
+	}
+	if _, err := export.NewTable([]export.Export{{ID: 1, FSID: 1, Path: "/a", FS: someFS{}, Groups: []uint32{2, 1}}}, time.Time{}); vfs.KindOf(err) != vfs.KindInvalid {
+		t.Errorf("groups out of order: %v", err)
+	}
+}

@@ -67,6 +67,9 @@ func NewTable(exports []Export, made time.Time) (*Table, error) {
 				return nil, vfs.Errorf(vfs.KindInvalid, op, "export %q has a rule with an invalid prefix, access or squash", e.Path)
 			}
 		}
+		if !slices.IsSorted(e.Groups) {
+			return nil, vfs.Errorf(vfs.KindInvalid, op, "export %q has groups that are not ascending", e.Path)
+		}
 		n, err := t.place(e)
 		if err != nil {
 			return nil, err

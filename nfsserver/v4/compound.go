@@ -238,12 +238,35 @@ func (c *compound) admit(def *opDef) status {
 	if def.flags&needsFH != 0 && !c.cur.set() {
 		return nfsv4.NFS4ERR_NOFILEHANDLE
 	}
+	if st := c.admitted(def); st != nfsv4.NFS4_OK {
+		return st
+	}
 	if !c.mayAnswer(def) {
 		return nfsv4.NFS4ERR_DELAY
 	}
 	if def.flags&changes != 0 {
 		if st := c.tooBig(def.room); st != nfsv4.NFS4_OK {
 			return st
+		}
+	}
+	return nfsv4.NFS4_OK
+}
+
+// admitted refuses callers that are not in the groups of the exports whose files an operation uses.
+func (c *compound) admitted(def *opDef) status {
+	if def.flags&needsFH == 0 || def.flags&returning != 0 {
+		return nfsv4.NFS4_OK
+	}
+	least := export.Admitted
+	if def.flags&mounting != 0 {
+		least = export.Mounting
+	}
+	for _, o := range []*object{&c.cur, &c.saved} {
+		if o == &c.saved && (def.flags&both == 0 || !o.set()) {
+			break
+		}
+		if !o.pseudo() && o.export.Admits(o.rule, &c.req.Cred) < least {
+			return nfsv4.NFS4ERR_ACCESS
 		}
 	}
 	return nfsv4.NFS4_OK

@@ -201,6 +201,57 @@ func TestSecuredExport(t *testing.T) {
 	c.fails(nfsv4.NFS4ERR_STALE, to()...)
 }
 
+// An export with groups is for their members. Root mounts it, and has no more of it where it is squashed.
+func TestGroups(t *testing.T) {
+	w := newWorld(t)
+	w.mk(vfs.RootIno, "f", vfs.TypeFile, 0o666, 0)
+	e := exportOf(1, "/default", w.fs, export.ReadWrite, export.SquashRoot)
+	e.Groups = []uint32{70, 900}
+	w.exports.Replace(w.table(e))
+	c := w.connect("a", 1)
+	get := getAttr(nfsv4.FATTR4_TYPE)
+	all := &nfsv4.NfsArgop4_OP_ACCESS{Opaccess: nfsv4.Access4args{Access: 0x3f}}
+	granted := func(c *client) uint32 {
+		t.Helper()
+		res := last(c.ok(ops(at("f"), all)...)).(*nfsv4.NfsResop4_OP_ACCESS)
+		return res.Opaccess.(*nfsv4.Access4res_NFS4_OK).Resok4.Access
+	}
+	content := ops(at("f"), read(anonymous, 0, 10))
+
+	for _, member := range []*client{c.as(7, 70), c.as(7, 1, 2, 900)} {
+		member.ok(content...)
+		member.ok(ops(at("f"), write(anonymous, 0, nfsv4.FILE_SYNC4, []byte("x")))...)
+		if granted(member) == 0 {
+			t.Error("a member may do nothing")
+		}
+	}
+	stranger := c.as(7, 1, 2, 3)
+	stranger.ok(ops(root())...)
+	stranger.fails(nfsv4.NFS4ERR_ACCESS, ops(root(), get)...)
+	stranger.fails(nfsv4.NFS4ERR_ACCESS, at("f")...)
+	stranger.fails(nfsv4.NFS4ERR_ACCESS, putFH(c.as(7, 70).handleOf("f")), read(anonymous, 0, 10))
+	stranger.fails(nfsv4.NFS4ERR_ACCESS, ops(root(), createDir("x", attrs()))...)
+
+	mounter := c.as(0, 0)
+	mounter.ok(ops(at("f"), get)...)
+	if granted(mounter) != 0 {
+		t.Errorf("squashed root may do %#x", granted(mounter))
+	}
+	mounter.fails(nfsv4.NFS4ERR_ACCESS, content...)
+	mounter.fails(nfsv4.NFS4ERR_ACCESS, ops(root(), readDir(0, [8]byte{}, 0, 4096, nfsv4.FATTR4_FILEID))...)
+
+	// What comes from the saved filehandle counts as well.
+	plain := exportOf(2, "/other", w.fs, export.ReadWrite, export.SquashNone)
+	w.exports.Replace(w.table(e, plain))
+	save := &nfsv4.NfsArgop4_OP_SAVEFH{}
+	stranger.fails(nfsv4.NFS4ERR_ACCESS, putFH(c.as(7, 70).handleOf("f")), save, &nfsv4.NfsArgop4_OP_PUTROOTFH{}, lookup("other"), link("l"))
+
+	// The change holds at once.
+	e.Groups = nil
+	w.exports.Replace(w.table(e))
+	stranger.ok(content...)
+}
+
 // The policy in force at each use of a handle decides.
 func TestHandles(t *testing.T) {
 	w := newWorld(t)

@@ -4,6 +4,7 @@ import (
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
 
 	"github.com/rackfs/rackfs/internal/xdr"
+	"github.com/rackfs/rackfs/nfsserver/export"
 	"github.com/rackfs/rackfs/nfsserver/handle"
 	"github.com/rackfs/rackfs/nfsserver/rpc"
 	"github.com/rackfs/rackfs/nfsserver/state"
@@ -209,5 +210,8 @@ func (c *compound) access(o *object) (supported, granted uint32) {
 		granted |= nfsv4.ACCESS4_READ
 	}
 	s, g := c.xattrAccess(o, writable)
+	if o.export.Admits(o.rule, &c.req.Cred) < export.Admitted {
+		granted, g = granted&nfsv4.ACCESS4_LOOKUP, 0
+	}
 	return supported | s, granted | g
 }
