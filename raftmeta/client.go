@@ -159,19 +159,26 @@ func (c *Client) register(ctx context.Context, shard uint16, reg *metapb.Registe
 	s := c.shard(shard)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.origin != origin { // sequence numbers belong to an origin
-		s.origin, s.generation = origin, s.generation+1
-		for i := range s.slots {
-			s.slots[i] = slot{id: s.slots[i].id, generation: s.generation}
-		}
+	if s.origin != origin {
+		s.become(origin)
 	}
 	return origin, nil
+}
+
+// become makes an origin that of the commands from now on; sequence numbers belong to an origin. s.mu is held.
+func (s *clientShard) become(origin uint64) {
+	s.origin, s.generation = origin, s.generation+1
+	for i := range s.slots {
+		s.slots[i] = slot{id: s.slots[i].id, generation: s.generation}
+	}
 }
 
 // clientShard is what the client knows of one shard, and its queues.
 type clientShard struct {
 	c  *Client
 	id uint16
+
+	admin sync.Mutex // held while EnsureRegistered registers: a second incarnation would end the first
 
 	mu         sync.Mutex
 	node       int    // index into Nodes: who is asked next

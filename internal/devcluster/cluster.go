@@ -164,8 +164,7 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err := provisionAll(ctx, c.meta, &c.dir.shape); err != nil {
 		return err
 	}
-	secured, err := c.provisionProjects(ctx)
-	if err != nil {
+	if err := c.provisionProjects(ctx); err != nil {
 		return err
 	}
 	delegations, err := state.ParseDelegating(c.cfg.Delegations)
@@ -175,7 +174,7 @@ func (c *Cluster) start(ctx context.Context) error {
 	c.gateway, err = gateway.Start(ctx, gateway.Config{
 		Name: gatewayName, Group: c.cfg.gatewayGroup, Cluster: [16]byte(c.dir.shape.clusterID()), Meta: c.meta,
 		BlockSecurity: func(node string) wire.Security { return wire.Security{Mode: c.cfg.dataMode(), TLS: id.ClientTLS(node)} },
-		Rules:         c.cfg.rules(), Secured: secured, Lease: c.cfg.Lease, Release: release(), Raw: c.raw,
+		Rules:         c.cfg.rules(), Lease: c.cfg.Lease, Release: release(), Raw: c.raw,
 		ReencodeInterval: c.cfg.reencodeInterval, FoldAge: c.cfg.foldAge, NoAtime: c.cfg.NoAtime, Delegations: delegations, ReplyCache: int64(c.cfg.ReplyCache), Registerer: c.reg, Logger: c.log,
 	})
 	if err != nil {

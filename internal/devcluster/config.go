@@ -143,16 +143,12 @@ func (c *Config) allowed() []netip.Prefix {
 	return append(out, c.Allow...)
 }
 
-func (c *Config) rules() []export.Rule {
-	return c.rulesFor(c.allowed())
-}
-
-func (c *Config) rulesFor(clients []netip.Prefix) (out []export.Rule) {
+func (c *Config) rules() (out []export.Rule) {
 	squash := export.SquashNone
 	if c.RootSquash {
 		squash = export.SquashRoot
 	}
-	for _, p := range clients {
+	for _, p := range c.allowed() {
 		out = append(out, export.Rule{Clients: p, Access: export.ReadWrite, Squash: squash, AnonUID: export.AnonID, AnonGID: export.AnonID})
 	}
 	return out

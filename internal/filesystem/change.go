@@ -43,8 +43,8 @@ func Create(ctx context.Context, meta Meta, pools Pools, r Request, now time.Tim
 	fs := &metapb.FileSystem{
 		Name: r.Name, Workspace: r.Workspace, Kind: r.Kind, Group: r.Group, Shard: namespaceShard, Pool: pool,
 		State: metapb.FileSystemState_FS_CREATING, HashKey: key, Created: stamp(now),
-		QuotaBytes: r.QuotaBytes, QuotaInodes: r.QuotaInodes, Allow: r.Allow, ReadOnly: r.ReadOnly,
 	}
+	r.Settings.put(fs)
 	for try := 1; ; try++ {
 		fs.Id = nextID(list)
 		err := put(ctx, meta, fs, metapb.FileSystemState_FS_UNKNOWN, 0)
@@ -117,7 +117,7 @@ func Change(ctx context.Context, meta Meta, workspace, name string, edit func(*S
 		if fs.State != metapb.FileSystemState_FS_ACTIVE {
 			return wrongState(fs, op, "active")
 		}
-		s := Settings{QuotaBytes: fs.QuotaBytes, QuotaInodes: fs.QuotaInodes, Allow: fs.Allow, ReadOnly: fs.ReadOnly}
+		s := settingsOf(fs)
 		if fs.Version == 0 { // limits were set without a record of them
 			ns, err := namespace(ctx, meta, fs)
 			if err != nil {
@@ -131,7 +131,7 @@ func Change(ctx context.Context, meta Meta, workspace, name string, edit func(*S
 		if err := s.check(op); err != nil {
 			return err
 		}
-		fs.QuotaBytes, fs.QuotaInodes, fs.Allow, fs.ReadOnly = s.QuotaBytes, s.QuotaInodes, s.Allow, s.ReadOnly
+		s.put(fs)
 		return nil
 	})
 	if err != nil {

@@ -61,6 +61,24 @@ type Settings struct {
 	QuotaBytes, QuotaInodes uint64 // 0: no limit
 	Allow                   []string
 	ReadOnly                bool
+
+	Squash           Squash
+	AnonUID, AnonGID uint32   // who a squashed caller is; 0: 65534
+	Groups           []uint32 // whose members may use it; none: anybody
+}
+
+// settingsOf are those of a record.
+func settingsOf(fs *metapb.FileSystem) Settings {
+	return Settings{
+		QuotaBytes: fs.QuotaBytes, QuotaInodes: fs.QuotaInodes, Allow: fs.Allow, ReadOnly: fs.ReadOnly,
+		Squash: squashOf(fs.Squash), AnonUID: fs.AnonUid, AnonGID: fs.AnonGid, Groups: fs.Groups,
+	}
+}
+
+// put writes them into a record.
+func (s *Settings) put(fs *metapb.FileSystem) {
+	fs.QuotaBytes, fs.QuotaInodes, fs.Allow, fs.ReadOnly = s.QuotaBytes, s.QuotaInodes, s.Allow, s.ReadOnly
+	fs.Squash, fs.AnonUid, fs.AnonGid, fs.Groups = squashes[s.Squash], s.AnonUID, s.AnonGID, s.Groups
 }
 
 // goodName is what a file system or a workspace may be called: it is a part of a path that people type.
@@ -99,20 +117,28 @@ func (s *Settings) check(op string) error {
 	if s.QuotaBytes > maxLimit || s.QuotaInodes > maxLimit {
 		return vfs.Errorf(vfs.KindInvalid, op, "a limit is at most %d; 0 is none", uint64(maxLimit))
 	}
-	if len(s.Allow) > maxAllow {
-		return vfs.Errorf(vfs.KindTooMany, op, "%d networks, at most %d", len(s.Allow), maxAllow)
+	var err error
+	if s.Allow, err = networks(s.Allow, op); err != nil {
+		return err
 	}
-	out := make([]string, 0, len(s.Allow))
-	for _, n := range s.Allow {
+	return s.checkExport(op)
+}
+
+// networks are those that are named, as records have them.
+func networks(list []string, op string) ([]string, error) {
+	if len(list) > maxAllow {
+		return nil, vfs.Errorf(vfs.KindTooMany, op, "%d networks, at most %d", len(list), maxAllow)
+	}
+	out := make([]string, 0, len(list))
+	for _, n := range list {
 		p, err := ParseNetwork(n)
 		if err != nil {
-			return vfs.Errorf(vfs.KindInvalid, op, "%q is no network: write 10.1.0.0/16, or an address", n)
+			return nil, vfs.Errorf(vfs.KindInvalid, op, "%q is no network: write 10.1.0.0/16, or an address", n)
 		}
 		out = append(out, p.String())
 	}
 	slices.Sort(out)
-	s.Allow = slices.Compact(out)
-	return nil
+	return slices.Compact(out), nil
 }
 
 // ParseNetwork reads a network or an address.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -145,13 +144,7 @@ func (s *fileSet) publish() {
 	slices.SortFunc(list, func(a, b *served) int { return cmp.Compare(a.rec.Id, b.rec.Id) })
 	var exports []export.Export
 	for _, sv := range list {
-		whole := export.Export{ID: sv.rec.Id, FSID: sv.rec.Id, Path: filesystem.Path(sv.rec), FS: sv.fs, Rules: s.rules(sv.rec)}
-		exports = append(exports, whole)
-		for i := range s.g.cfg.Secured {
-			if c := &s.g.cfg.Secured[i]; c.FS == sv.rec.Id {
-				exports = append(exports, c.export(&whole))
-			}
-		}
+		exports = append(exports, exportsOf(sv.rec, sv.fs, s.g.cfg.Rules)...)
 	}
 	s.exports = exports
 	shards := make(map[uint32]uint16, len(s.all))
@@ -165,30 +158,6 @@ func (s *fileSet) publish() {
 	if err := s.g.nfs.SetExports(exports); err != nil {
 		s.g.cfg.Logger.Error("gateway: the file systems cannot be exported together; those before stay exported", "err", err)
 	}
-}
-
-// rules are who may use a file system: whoever this gateway allows, or the networks of its record, as the gateway's first rule says what they may.
-func (s *fileSet) rules(fs *metapb.FileSystem) []export.Rule {
-	rules := slices.Clone(s.g.cfg.Rules)
-	if len(fs.Allow) > 0 {
-		like := export.Rule{Access: export.ReadWrite, AnonUID: export.AnonID, AnonGID: export.AnonID}
-		if len(rules) > 0 {
-			like = rules[0]
-		}
-		rules = nil
-		for _, n := range fs.Allow {
-			if p, err := netip.ParsePrefix(n); err == nil { // the state machine has looked at it
-				like.Clients = p
-				rules = append(rules, like)
-			}
-		}
-	}
-	if fs.ReadOnly {
-		for i := range rules {
-			rules[i].Access = export.ReadOnly
-		}
-	}
-	return rules
 }
 
 // follow keeps what is served the newest list until ctx ends.

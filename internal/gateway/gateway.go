@@ -4,9 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"encoding/binary"
 	"errors"
-	"hash/fnv"
 	"log/slog"
 	"net"
 	"slices"
@@ -53,7 +51,6 @@ type Config struct {
 	Group func() string
 	// Zone and Rack are those of the gateway's node, "" or nil: not known. Stores of its own node, rack and zone are read first where there is a choice.
 	Zone, Rack func() string
-	Secured    []Secured // exports of directories of projects
 
 	Lease time.Duration // NFS lease, default 30 s
 	// MapInterval is how often the cluster map is asked for, default 1 s.
@@ -240,29 +237,6 @@ func (g *Gateway) retake(ctx context.Context) error {
 		return err
 	}
 	return g.nfs.Serves(ctx, func(id state.ClientID) bool { return served[id] })
-}
-
-// Secured is an export of a project's directory, for clients that need not be allowed the whole file system.
-type Secured struct {
-	FS      uint32  // file system id
-	Dir     string  // where it is offered, below the file system's own path: "/a/b"
-	Root    vfs.Ino // the project's directory
-	Project uint32
-	Rules   []export.Rule
-}
-
-// export is s beside the export of its file system. Its id is made of the file system and the project, so it is the
-// same at every gateway and start; ids of file systems are below the bit that it has.
-func (s *Secured) export(whole *export.Export) export.Export {
-	const ofProject = 1 << 31
-	h := fnv.New32a()
-	var b [8]byte
-	binary.BigEndian.PutUint32(b[:], s.FS)
-	binary.BigEndian.PutUint32(b[4:], s.Project)
-	h.Write(b[:])
-	return export.Export{
-		ID: h.Sum32() | ofProject, FSID: s.FS, Path: whole.Path + s.Dir, FS: whole.FS, Root: s.Root, Project: s.Project, Rules: s.Rules,
-	}
 }
 
 // clusterMap asks for the cluster map, unless it is still the version that is known.
