@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -17,6 +18,7 @@ import (
 	"github.com/rackfs/rackfs/nfsserver/handle"
 	"github.com/rackfs/rackfs/nfsserver/rpc"
 	"github.com/rackfs/rackfs/nfsserver/state"
+	"github.com/rackfs/rackfs/nfsserver/v3ro"
 	"github.com/rackfs/rackfs/nfsserver/v4"
 	"github.com/rackfs/rackfs/vfs"
 )
@@ -62,6 +64,7 @@ type Server struct {
 	state   *state.State
 	v4      *v4.Server
 	rpc     *rpc.Server
+	v3      *v3ro.Server
 
 	// stop ends the ticker, which done waits for.
 	stop context.CancelFunc
@@ -132,6 +135,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		Logger: cfg.Logger,
 	})
 	s.rpc.Register(v4.Program, v4.Version, v4.Version, s.v4)
+	s.v3 = v3ro.New(v3ro.Config{Exports: s.exports, Ring: s.v4.Ring, Cluster: cfg.Cluster, Logger: cfg.Logger})
 	if cfg.Registerer != nil {
 		if err := m.register(cfg.Registerer, s.rpc, s.state); err != nil {
 			return nil, vfs.Errorf(vfs.KindInvalid, op, "metrics: %w", err)
@@ -174,11 +178,14 @@ func (s *Server) Serves(ctx context.Context, served func(state.ClientID) bool) e
 // called for several listeners.
 func (s *Server) Serve(ln net.Listener) error { return s.rpc.Serve(ln) }
 
+// ServeV3 is Serve for the read-only NFSv3 of package v3ro.
+func (s *Server) ServeV3(ln net.Listener) error { return s.v3.Serve(ln) }
+
 // Shutdown stops accepting and reading, lets running calls finish and be
 // answered until ctx ends, and waits for everything the server started.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.v4.Shutdown(ctx)
-	err := s.rpc.Shutdown(ctx)
+	err := errors.Join(s.v3.Shutdown(ctx), s.rpc.Shutdown(ctx))
 	s.stop()
 	s.done.Wait()
 	return err

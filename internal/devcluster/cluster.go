@@ -47,13 +47,13 @@ type Cluster struct {
 	guardians  []*guardian
 	meta       *raftmeta.Client
 	gateway    *gateway.Gateway
-	nfs        net.Listener
+	nfs, nfs3  net.Listener // nfs3 is nil without NFSv3
 	httpLn     net.Listener
 	http       *api.Server
 	admin      *api.Server
 
-	serving sync.WaitGroup // NFS accept loop
-	failed  chan error     // why serving ended by itself
+	serving sync.WaitGroup // NFS accept loops
+	failed  chan error     // why serving ended by itself; room for each loop
 }
 
 // Start brings a cluster up in cfg.DataDir, making it if need be, and returns
@@ -74,7 +74,7 @@ func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	if cfg.CollectInterval == 0 {
 		cfg.CollectInterval = DefaultCollectInterval
 	}
-	c := &Cluster{cfg: cfg, log: cfg.Logger, reg: prometheus.NewRegistry(), failed: make(chan error, 1)}
+	c := &Cluster{cfg: cfg, log: cfg.Logger, reg: prometheus.NewRegistry(), failed: make(chan error, 2)}
 	c.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	defer func() {
 		if err != nil {
@@ -87,6 +87,11 @@ func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	// cheapest to find out.
 	if c.nfs, err = net.Listen("tcp", cfg.NFSAddr); err != nil {
 		return nil, vfs.Errorf(vfs.KindInvalid, "listen for NFS", "choose another address with --nfs: %w", err)
+	}
+	if cfg.NFS3Addr != "" {
+		if c.nfs3, err = net.Listen("tcp", cfg.NFS3Addr); err != nil {
+			return nil, vfs.Errorf(vfs.KindInvalid, "listen for NFSv3", "choose another address with --nfs3: %w", err)
+		}
 	}
 	if cfg.HTTPAddr != "" {
 		if c.httpLn, err = net.Listen("tcp", cfg.HTTPAddr); err != nil {
@@ -104,6 +109,13 @@ func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 			c.failed <- vfs.Wrap("serve NFS", err)
 		}
 	})
+	if c.nfs3 != nil {
+		c.serving.Go(func() {
+			if err := c.gateway.ServeV3(c.nfs3); err != nil {
+				c.failed <- vfs.Wrap("serve NFSv3", err)
+			}
+		})
+	}
 	if c.httpLn != nil {
 		c.http = serveHTTP(c.httpLn, c.reg, c.health, c.status, c.log)
 	}
@@ -191,7 +203,7 @@ func (c *Cluster) start(ctx context.Context) error {
 func (c *Cluster) Close(ctx context.Context) error {
 	var errs []error
 	errs = append(errs, c.http.Close(ctx), c.admin.Close(ctx))
-	for _, ln := range []net.Listener{c.httpLn, c.nfs} {
+	for _, ln := range []net.Listener{c.httpLn, c.nfs, c.nfs3} {
 		if ln != nil {
 			ln.Close()
 		}
@@ -224,6 +236,14 @@ func (c *Cluster) Close(ctx context.Context) error {
 
 // NFSAddr is where NFS is served.
 func (c *Cluster) NFSAddr() string { return c.nfs.Addr().String() }
+
+// NFS3Addr is where the read-only NFSv3 is served, "" if nowhere.
+func (c *Cluster) NFS3Addr() string {
+	if c.nfs3 == nil {
+		return ""
+	}
+	return c.nfs3.Addr().String()
+}
 
 // HTTPAddr is where HTTP is served, "" if nowhere.
 func (c *Cluster) HTTPAddr() string {

@@ -32,6 +32,7 @@ const (
 type Config struct {
 	DataDir  string
 	NFSAddr  string // host:port; port 0: any
+	NFS3Addr string // of the read-only NFSv3, "" for none
 	HTTPAddr string // "" for none
 
 	// The shape; zero means what the directory has, or the default for a new
@@ -123,6 +124,9 @@ func (c *Config) check() error {
 	}
 	if _, _, err := net.SplitHostPort(c.NFSAddr); err != nil {
 		return bad("--nfs %q: %w; write host:port", c.NFSAddr, err)
+	}
+	if _, _, err := net.SplitHostPort(c.NFS3Addr); c.NFS3Addr != "" && err != nil {
+		return bad("--nfs3 %q: %w; write host:port", c.NFS3Addr, err)
 	}
 	return nil
 }

@@ -271,6 +271,9 @@ func (g *Gateway) handleKeys(ctx context.Context) ([]handle.Key, error) {
 // Serve answers NFS clients on ln until Stop; then it returns nil.
 func (g *Gateway) Serve(ln net.Listener) error { return g.nfs.Serve(ln) }
 
+// ServeV3 is Serve for the read-only NFSv3.
+func (g *Gateway) ServeV3(ln net.Listener) error { return g.nfs.ServeV3(ln) }
+
 // Exports are what it serves now.
 func (g *Gateway) Exports() []export.Export {
 	g.files.mu.Lock()

@@ -67,6 +67,7 @@ type Config struct {
 	RetryAfter    time.Duration
 	Budget        int64 // bytes per second of each disk
 	NFSListen     string
+	NFS3Listen    string // of the read-only NFSv3, "": none
 	Allow         []netip.Prefix
 	RootSquash    bool
 	NoAtime       bool
@@ -123,7 +124,7 @@ func ParseConfig(raw []byte) (*Config, error) {
 		Disks: r.list("block.disks"), Segment: r.size("block.segment", store.DefaultSegmentSize, store.MinSegmentSize, maxSegment),
 		MapEvery: r.duration("block.map_every", upkeep.DefaultMapInterval, minProbeEvery, time.Hour), RetryAfter: r.duration("block.retry_after", upkeep.DefaultRetry, minProbeEvery, time.Hour),
 		Budget:    r.size("block.budget", budget.Default, minBudget, maxBudget),
-		NFSListen: r.text("nfs.listen", ":2049"), RootSquash: r.flag("nfs.root_squash"), NoAtime: r.flag("nfs.noatime"),
+		NFSListen: r.text("nfs.listen", ":2049"), NFS3Listen: r.text("nfs.v3_listen", ""), RootSquash: r.flag("nfs.root_squash"), NoAtime: r.flag("nfs.noatime"),
 		ReplyCache: r.size("nfs.reply_cache", nfsstate.DefaultReplyCache, nfsstate.MinReplyCache, nfsstate.MaxReplyCache),
 		Lease:      r.duration("nfs.lease", 30*time.Second, time.Second, time.Hour), HTTPListen: r.text("http.listen", "127.0.0.1:7070"),
 		GossipListen: r.text("gossip.listen", ":7074"), GossipEvery: r.duration("gossip.probe_every", gossip.DefaultProbeEvery, minProbeEvery, time.Minute),
@@ -368,6 +369,9 @@ func (c *Config) listens() []listen {
 	}
 	if c.Has(RoleGateway) {
 		out = append(out, listen{"nfs.listen", c.NFSListen, true})
+		if c.NFS3Listen != "" {
+			out = append(out, listen{"nfs.v3_listen", c.NFS3Listen, false})
+		}
 	}
 	if c.GossipListen != "" {
 		out = append(out, listen{"gossip.listen", c.GossipListen, true})

@@ -28,6 +28,7 @@ var keys = []key{
 	{"block.retry_after", "1m", false, "When it tries again what was not complete, because others were away, 50ms to 1h."},
 	{"block.budget", "128MiB", false, "What may be read and written of each disk per second by clients and background work (repair, moves, scrub, compaction) together,\n1MiB to 64GiB, a power of two. Clients are never held up; background work takes what they leave, but at least an eighth."},
 	{"nfs.listen", ":2049", false, "Address of the NFS server of a gateway."},
+	{"nfs.v3_listen", "\"\"", false, "Address of a read-only NFSv3 server, on which everybody is nobody; \"\" for none. Mount with vers=3,ro,nolock,proto=tcp,port=P,mountport=P."},
 	{"nfs.allow", "[10.0.0.0/8]", false, "Networks or addresses that may mount, besides this machine."},
 	{"nfs.root_squash", "false", false, "Treat clients' root as nobody."},
 	{"nfs.noatime", "false", false, "Do not record times of access; else as relatime."},

@@ -48,6 +48,7 @@ const (
 	listenControl = "control.listen"
 	listenBlock   = "block.listen"
 	listenNFS     = "nfs.listen"
+	listenNFS3    = "nfs.v3_listen"
 	listenHTTP    = "http.listen"
 	listenGossip  = "gossip.listen"
 )
@@ -473,6 +474,13 @@ func (n *Node) startGateway(ctx context.Context) error {
 			n.failed <- vfs.Wrap("serve NFS", err)
 		}
 	})
+	if ln := n.listeners[listenNFS3]; ln != nil {
+		n.serving.Go(func() {
+			if err := g.ServeV3(ln); err != nil {
+				n.failed <- vfs.Wrap("serve NFSv3", err)
+			}
+		})
+	}
 	return nil
 }
 
@@ -506,8 +514,10 @@ func (n *Node) Close(ctx context.Context) error {
 		n.quiet() // first, for then others know that it is no crash
 	}
 	n.gossiping.Wait()
-	if ln := n.listeners[listenNFS]; ln != nil {
-		ln.Close()
+	for _, path := range []string{listenNFS, listenNFS3} {
+		if ln := n.listeners[path]; ln != nil {
+			ln.Close()
+		}
 	}
 	if n.gateway != nil {
 		errs = append(errs, n.gateway.Stop(ctx))

@@ -132,6 +132,9 @@ func New(cfg Config) *Server {
 // SetRing replaces the key ring of file handles for requests that begin from now on.
 func (s *Server) SetRing(r *handle.Ring) { s.ring.Store(r) }
 
+// Ring is the key ring of file handles in use.
+func (s *Server) Ring() *handle.Ring { return s.ring.Load() }
+
 // ServeRPC implements rpc.Program.
 func (s *Server) ServeRPC(ctx context.Context, req *rpc.Request) {
 	switch req.Proc {
