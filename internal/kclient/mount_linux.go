@@ -21,6 +21,16 @@ func NFS(server string, port int, export, target, version string, options ...str
 	return Mount{Type: "nfs4", Source: server + ":" + export, Target: target, Data: strings.Join(data, ",")}
 }
 
+// NFS3 is a hard mount of a read-only NFSv3 server that has the MOUNT protocol on the same port, and no locks. The mount itself may be
+// written to, so that it is the server that refuses; set Flags for another one.
+func NFS3(server string, port int, export, target string, options ...string) Mount {
+	data := append([]string{
+		"vers=3", "nolock", "proto=tcp", "mountproto=tcp", "mountvers=3", "hard", "sec=sys",
+		fmt.Sprintf("port=%d", port), fmt.Sprintf("mountport=%d", port), "addr=" + server, "mountaddr=" + server,
+	}, options...)
+	return Mount{Type: "nfs", Source: server + ":" + export, Target: target, Data: strings.Join(data, ",")}
+}
+
 func (m Mount) mount() error {
 	if err := os.MkdirAll(m.Target, 0o755); err != nil {
 		return err
