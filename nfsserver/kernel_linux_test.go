@@ -166,7 +166,7 @@ func fillTree(t *testing.T, mem *memfs.FS, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range 600 {
+	for i := range 300 {
 		file(many.Attr.Ino, fmt.Sprintf("%d-%s", i, strings.Repeat("x", i%100)), 0o644, nil)
 	}
 	data := make([]byte, 5<<20+123)
