@@ -57,6 +57,7 @@ func New(o Options) *API {
 	cfg.CreateHooks = nil // no $schema in answers
 	a.huma = humago.New(a.mux, cfg)
 	a.fileSystems()
+	a.exports()
 	a.clusters()
 	a.nodes()
 	a.maintenance()

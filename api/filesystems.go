@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"time"
 
@@ -33,7 +32,8 @@ type FileSystem struct {
 	UsedBytes  uint64 `json:"used_bytes,omitempty" doc:"Before coding"`
 	UsedInodes uint64 `json:"used_inodes,omitempty"`
 	// Of one that was asked for by name.
-	Gateways []string `json:"gateways,omitempty" doc:"Addresses, host:port, of the NFS servers that export it when it is active"`
+	Gateways []string  `json:"gateways,omitempty" doc:"Addresses, host:port, of the NFS servers that export it when it is active, from near to far"`
+	Servers  []Gateway `json:"servers,omitempty" doc:"The same servers, with where they are"`
 }
 
 // FileSystemSettings are what can be changed of a file system.
@@ -42,6 +42,24 @@ type FileSystemSettings struct {
 	QuotaInodes uint64   `json:"quota_inodes,omitempty" doc:"0: no limit"`
 	Allow       []string `json:"allow,omitempty" doc:"Networks that may mount; none: those that the gateways allow"`
 	ReadOnly    bool     `json:"read_only,omitempty"`
+	Squash      string   `json:"squash,omitempty" enum:"none,root,all,default" doc:"Whose identity becomes the anonymous one; absent or default: as the gateways are configured"`
+	AnonUID     uint32   `json:"anon_uid,omitempty" doc:"The anonymous user; 0: 65534, or as the gateways are configured"`
+	AnonGID     uint32   `json:"anon_gid,omitempty"`
+	Groups      []uint32 `json:"groups,omitempty" doc:"Whose members may use it, as callers say in their AUTH_SYS credentials; none: anybody"`
+}
+
+func (s *FileSystemSettings) settings() filesystem.Settings {
+	return filesystem.Settings{
+		QuotaBytes: s.QuotaBytes, QuotaInodes: s.QuotaInodes, Allow: s.Allow, ReadOnly: s.ReadOnly,
+		Squash: filesystem.Squash(s.Squash), AnonUID: s.AnonUID, AnonGID: s.AnonGID, Groups: s.Groups,
+	}
+}
+
+func settingsOf(s filesystem.Settings) FileSystemSettings {
+	return FileSystemSettings{
+		QuotaBytes: s.QuotaBytes, QuotaInodes: s.QuotaInodes, Allow: s.Allow, ReadOnly: s.ReadOnly,
+		Squash: string(s.Squash), AnonUID: s.AnonUID, AnonGID: s.AnonGID, Groups: s.Groups,
+	}
 }
 
 // FileSystems is the answer to a list.
@@ -66,6 +84,10 @@ type FileSystemChange struct {
 	QuotaInodes *uint64   `json:"quota_inodes,omitempty"`
 	Allow       *[]string `json:"allow,omitempty"`
 	ReadOnly    *bool     `json:"read_only,omitempty"`
+	Squash      *string   `json:"squash,omitempty" enum:"none,root,all,default"`
+	AnonUID     *uint32   `json:"anon_uid,omitempty"`
+	AnonGID     *uint32   `json:"anon_gid,omitempty"`
+	Groups      *[]uint32 `json:"groups,omitempty"`
 }
 
 type fileSystemsOutput struct{ Body FileSystems }
@@ -120,7 +142,7 @@ func fileSystemOf(fs *metapb.FileSystem, profiles map[uint32]string) FileSystem 
 	out := FileSystem{
 		ID: fs.Id, Name: fs.Name, Workspace: fs.Workspace, Kind: fs.Kind, Group: fs.Group, Pool: fs.Pool, Profile: profiles[fs.Pool],
 		State: filesystem.StateName(fs.State), Path: filesystem.Path(fs), Created: instant(fs.Created),
-		FileSystemSettings: FileSystemSettings{QuotaBytes: fs.QuotaBytes, QuotaInodes: fs.QuotaInodes, Allow: fs.Allow, ReadOnly: fs.ReadOnly},
+		FileSystemSettings: settingsOf(filesystem.SettingsOf(fs)),
 	}
 	if fs.Deleted != nil {
 		out.Deleted, out.PurgeAfter = instant(fs.Deleted), instant(fs.PurgeAfter)
@@ -144,28 +166,14 @@ func (a *API) fileSystem(ctx context.Context, fs *metapb.FileSystem) (*fileSyste
 		return nil, err
 	}
 	out.Body.UsedBytes, out.Body.UsedInodes = use.GetUsedBytes(), use.GetUsedInodes()
-	if out.Body.Gateways, err = a.gateways(ctx, fs.Group); err != nil {
+	if out.Body.Servers, err = a.nearest(ctx, fs.Group); err != nil {
 		return nil, err
+	}
+	for _, g := range out.Body.Servers {
+		out.Body.Gateways = append(out.Body.Gateways, g.Address)
 	}
 	if fs.Version == 0 { // limits that were set without a record of them
 		out.Body.QuotaBytes, out.Body.QuotaInodes = use.GetLimitBytes(), use.GetLimitInodes()
-	}
-	return out, nil
-}
-
-// gateways are the addresses of the gateways in a node group.
-func (a *API) gateways(ctx context.Context, group string) (out []string, err error) {
-	if a.opt.Gateways != nil && group == "" {
-		out = a.opt.Gateways()
-	}
-	r, err := a.cluster(ctx, &metapb.Query{Q: &metapb.Query_Nodes{Nodes: &metapb.NodesQ{}}})
-	if err != nil {
-		return nil, err
-	}
-	for _, n := range r.GetNodes().GetNodes() {
-		if n.Nfs != "" && n.Group == group && slices.Contains(n.Roles, "gateway") {
-			out = append(out, n.Nfs)
-		}
 	}
 	return out, nil
 }
@@ -174,7 +182,7 @@ func (a *API) createFileSystem(ctx context.Context, in *struct{ Body NewFileSyst
 	b := &in.Body
 	fs, err := filesystem.Create(ctx, a.opt.Meta, filesystem.ClusterPools{Meta: a.opt.Meta}, filesystem.Request{
 		Name: b.Name, Workspace: b.Workspace, Kind: b.Kind, Group: b.Group, Profile: b.Profile, Domain: b.Domain,
-		Settings: filesystem.Settings{QuotaBytes: b.QuotaBytes, QuotaInodes: b.QuotaInodes, Allow: b.Allow, ReadOnly: b.ReadOnly},
+		Settings: b.settings(),
 	}, time.Now())
 	if err != nil {
 		return nil, err
@@ -200,6 +208,12 @@ func (a *API) changeFileSystem(ctx context.Context, in *struct {
 		set(&s.QuotaInodes, in.Body.QuotaInodes)
 		set(&s.Allow, in.Body.Allow)
 		set(&s.ReadOnly, in.Body.ReadOnly)
+		if in.Body.Squash != nil {
+			s.Squash = filesystem.Squash(*in.Body.Squash)
+		}
+		set(&s.AnonUID, in.Body.AnonUID)
+		set(&s.AnonGID, in.Body.AnonGID)
+		set(&s.Groups, in.Body.Groups)
 		return nil
 	})
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 
 func newFSCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "fs", Short: "Look after file systems"}
-	cmd.AddCommand(newFSListCommand(), newFSCreateCommand(), newFSShowCommand(), newFSSetCommand(), newFSDeleteCommand(), newFSUndeleteCommand())
+	cmd.AddCommand(newFSListCommand(), newFSCreateCommand(), newFSShowCommand(), newFSSetCommand(), newFSDeleteCommand(), newFSUndeleteCommand(), newFSExportCommand(), newFSQuotaCommand())
 	return cmd
 }
 
@@ -51,8 +51,29 @@ func writeFS(w io.Writer, fs api.FileSystem) error {
 		if fs.ReadOnly {
 			row("read only", "yes")
 		}
+		if text := squashText(fs.FileSystemSettings); text != "" {
+			row("squash", "%s", text)
+		}
+		if len(fs.Groups) > 0 {
+			row("groups", "%s", strings.Trim(fmt.Sprint(fs.Groups), "[]"))
+		}
 		row("created", "%s", fs.Created.Format(time.RFC3339))
 	})
+}
+
+// squashText is who becomes whom, "" if that is for the gateways to say.
+func squashText(s api.FileSystemSettings) string {
+	text := s.Squash
+	if text == "" && s.AnonUID|s.AnonGID != 0 {
+		text = "as the gateways do"
+	}
+	if s.AnonUID != 0 {
+		text += fmt.Sprintf(", to user %d", s.AnonUID)
+	}
+	if s.AnonGID != 0 {
+		text += fmt.Sprintf(", to group %d", s.AnonGID)
+	}
+	return text
 }
 
 func quotaText(s api.FileSystemSettings) string {
@@ -128,6 +149,8 @@ only on the nodes of a node group, served by the gateways of that group).`,
 			f.Uint64Var(&n.QuotaInodes, "inodes", 0, "limit of inodes; 0 is none")
 			f.StringSliceVar(&n.Allow, "allow", nil, "networks that may mount (default: those that the gateways allow)")
 			f.BoolVar(&n.ReadOnly, "read-only", false, "let nobody write")
+			squashFlags(f, &n.Squash, &n.AnonUID, &n.AnonGID)
+			f.Var((*gids)(&n.Groups), "groups", groupsUsage)
 		},
 		call: func(cmd *cobra.Command, c *api.Client, args []string) (fs api.FileSystem, err error) {
 			n.Name = args[0]
@@ -159,6 +182,9 @@ func newFSSetCommand() *cobra.Command {
 		inodes    uint64
 		allow     []string
 		readOnly  bool
+		squash    string
+		uid, gid  uint32
+		groups    gids
 	)
 	cmd := action[api.FileSystem]{
 		use: "set NAME", short: "Change limits and access of a file system", args: cobra.ExactArgs(1),
@@ -171,6 +197,8 @@ a second or two, also to clients that have it mounted.`,
 			f.Uint64Var(&inodes, "inodes", 0, "limit of inodes; 0 is none")
 			f.StringSliceVar(&allow, "allow", nil, "networks that may mount, separated by commas; empty: those that the gateways allow")
 			f.BoolVar(&readOnly, "read-only", false, "let nobody write")
+			squashFlags(f, &squash, &uid, &gid)
+			f.Var(&groups, "groups", groupsUsage)
 		},
 		call: func(cmd *cobra.Command, c *api.Client, args []string) (api.FileSystem, error) {
 			var ch api.FileSystemChange
@@ -194,12 +222,60 @@ a second or two, also to clients that have it mounted.`,
 			if f.Changed("read-only") {
 				ch.ReadOnly = &readOnly
 			}
+			if f.Changed("squash") {
+				ch.Squash = &squash
+			}
+			if f.Changed("anon-uid") {
+				ch.AnonUID = &uid
+			}
+			if f.Changed("anon-gid") {
+				ch.AnonGID = &gid
+			}
+			if f.Changed("groups") {
+				ch.Groups = (*[]uint32)(&groups)
+			}
 			return c.ChangeFileSystem(cmd.Context(), workspace, args[0], ch)
 		},
 		print: writeFS,
 	}.command()
-	cmd.MarkFlagsOneRequired("quota", "inodes", "allow", "read-only")
+	cmd.MarkFlagsOneRequired("quota", "inodes", "allow", "read-only", "squash", "anon-uid", "anon-gid", "groups")
 	return cmd
+}
+
+const groupsUsage = "groups whose members may use it, as gids separated by commas; empty: anybody. Callers say themselves what they are in"
+
+// squashFlags say who becomes the anonymous user.
+func squashFlags(f *pflag.FlagSet, squash *string, uid, gid *uint32) {
+	f.StringVar(squash, "squash", "", "whose identity becomes the anonymous one: none, root, all, or default (as the gateways are configured)")
+	f.Uint32Var(uid, "anon-uid", 0, "the anonymous user; 0: 65534")
+	f.Uint32Var(gid, "anon-gid", 0, "the anonymous group; 0: 65534")
+}
+
+// gids is a flag of numbers separated by commas.
+type gids []uint32
+
+// String implements pflag.Value.
+func (g *gids) String() string {
+	return strings.ReplaceAll(strings.Trim(fmt.Sprint([]uint32(*g)), "[]"), " ", ",")
+}
+
+// Type implements pflag.Value.
+func (g *gids) Type() string { return "gids" }
+
+// Set implements pflag.Value. The last value counts, so that an empty one takes all away.
+func (g *gids) Set(s string) error {
+	*g = gids{}
+	for part := range strings.SplitSeq(s, ",") {
+		if part == "" && s == "" {
+			return nil
+		}
+		n, err := strconv.ParseUint(part, 10, 32)
+		if err != nil {
+			return fmt.Errorf("%q is no gid", part)
+		}
+		*g = append(*g, uint32(n))
+	}
+	return nil
 }
 
 func newFSDeleteCommand() *cobra.Command {

@@ -2,110 +2,165 @@ package main
 
 import (
 	"fmt"
-	"math/rand/v2"
-	"net"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path"
-	"slices"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/rackfs/rackfs/api"
+	"github.com/rackfs/rackfs/internal/filesystem"
+	"github.com/rackfs/rackfs/internal/mount"
 	"github.com/rackfs/rackfs/vfs"
 )
 
 func newMountCommand() *cobra.Command {
 	var (
-		to        connection
-		workspace string
-		only      bool
+		to                   connection
+		workspace            string
+		only, fstab, systemd bool
+		req                  mount.Request
 	)
 	cmd := &cobra.Command{
-		Use: "mount FS[:/DIRECTORY] DIRECTORY", Short: "Mount a file system on this machine", Args: cobra.ExactArgs(2),
-		Long: `Mount a file system, or a directory of it, on this machine with the kernel's NFS
-client, from a gateway that exports it: one on this machine if there is one. It
-needs root and mount.nfs; --print shows the command instead of running it.`,
+		Use: "mount NAME[:/FROM] AS", Short: "Mount a file system on this machine", Args: cobra.ExactArgs(2),
+		Long: `Mount a file system, or a directory FROM of it, on the directory AS of this
+machine, which is made if it does not exist. The server is the nearest gateway
+that exports it: on this machine, in its rack, in its zone, anywhere.
+
+It needs root, mount.nfs and NFSv4 in the kernel, and says what is missing.
+--print shows the command, or what --fstab and --systemd would write, and
+changes nothing. --fstab adds a line to /etc/fstab, --systemd writes a unit, for
+the boots to come; neither mounts now.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return to.run(func(c *api.Client) error {
-				name, from, _ := strings.Cut(args[0], ":")
-				fs, err := c.FileSystem(cmd.Context(), workspace, name)
+				host := mount.ThisHost()
+				m, err := planMount(cmd, c, &host, workspace, args[0], args[1], req)
 				if err != nil {
 					return err
 				}
-				own, err := ownAddresses()
-				if err != nil {
-					return err
+				w := cmd.OutOrStdout()
+				switch {
+				case only && fstab:
+					_, err = fmt.Fprint(w, m.FSTab())
+				case only && systemd:
+					name, text := m.Unit()
+					_, err = fmt.Fprintf(w, "# /etc/systemd/system/%s\n%s", name, text)
+				case only:
+					err = say(w, "%s", m.String())
+				case fstab:
+					err = putFSTab(cmd, &host, &m)
+				case systemd:
+					err = putUnit(cmd, &host, &m)
+				default:
+					err = mountNow(cmd, &host, &m)
 				}
-				line, err := mountCommand(fs, from, args[1], own)
-				if err != nil {
-					return err
-				}
-				if only {
-					_, err := fmt.Fprintln(cmd.OutOrStdout(), strings.Join(line, " "))
-					return err
-				}
-				x := exec.CommandContext(cmd.Context(), line[0], line[1:]...)
-				x.Stdin, x.Stdout, x.Stderr = os.Stdin, cmd.OutOrStdout(), cmd.ErrOrStderr()
-				if err := x.Run(); err != nil {
-					return fmt.Errorf("%s: %w", strings.Join(line, " "), err)
-				}
-				return nil
+				return err
 			})
 		},
 	}
-	to.flags(cmd.Flags())
-	cmd.Flags().StringVar(&workspace, "workspace", "", "workspace of the file system (default: default)")
-	cmd.Flags().BoolVar(&only, "print", false, "print the mount command and do nothing")
+	f := cmd.Flags()
+	to.flags(f)
+	f.StringVar(&workspace, "workspace", "", "workspace of the file system (default: default)")
+	f.BoolVar(&req.ReadOnly, "read-only", false, "mount it read-only")
+	f.StringSliceVar(&req.Options, "options", nil, "further options of mount, such as noatime; they win over those that are chosen")
+	f.BoolVar(&only, "print", false, "print what would be done and do nothing")
+	f.BoolVar(&fstab, "fstab", false, "add it to /etc/fstab")
+	f.BoolVar(&systemd, "systemd", false, "write a systemd mount unit")
+	cmd.MarkFlagsMutuallyExclusive("fstab", "systemd")
 	return cmd
 }
 
-// ownAddresses are those of this machine.
-func ownAddresses() (out []netip.Addr, err error) {
-	list, err := net.InterfaceAddrs()
-	for _, a := range list {
-		if p, err := netip.ParsePrefix(a.String()); err == nil {
-			out = append(out, p.Addr())
-		}
+// planMount plans the mount of NAME[:/FROM] on a directory of this machine.
+func planMount(cmd *cobra.Command, c *api.Client, host *mount.Host, workspace, what, as string, req mount.Request) (m mount.Mount, err error) {
+	name, from, found := strings.Cut(what, ":")
+	fs, err := c.FileSystem(cmd.Context(), workspace, name)
+	if err != nil {
+		return m, err
 	}
-	return out, err
+	if from, err = mountFrom(fs, from, found); err != nil {
+		return m, err
+	}
+	if from != "" {
+		d, err := c.FindDirectory(cmd.Context(), workspace, name, from)
+		if err != nil {
+			return m, fmt.Errorf("there is nothing to mount: %w", err)
+		}
+		req.Path = d.Mount
+	} else {
+		req.Path = fs.Path
+	}
+	if req.Own, err = mount.Addresses(); err != nil {
+		return m, err
+	}
+	for _, s := range fs.Servers {
+		req.Servers = append(req.Servers, mount.Server{Address: s.Address, Near: s.Near})
+	}
+	if req.Target, err = filepath.Abs(as); err != nil {
+		return m, err
+	}
+	req.ReadOnly = req.ReadOnly || fs.ReadOnly
+	req.Kernel = host.Kernel
+	return mount.Plan(req)
 }
 
-// mountCommand is the command that mounts a directory of fs on a machine with these addresses.
-func mountCommand(fs api.FileSystem, from, as string, own []netip.Addr) ([]string, error) {
+// mountFrom is the directory of a file system that is to be mounted, "" for the whole, unless it cannot be.
+func mountFrom(fs api.FileSystem, from string, found bool) (string, error) {
+	const op = "mount"
 	if fs.State != "active" {
-		return nil, vfs.Errorf(vfs.KindInvalid, "mount", "file system %s is %s and is not exported", fs.Name, fs.State)
+		return "", vfs.Errorf(vfs.KindInvalid, op, "file system %s is %s and is not exported", fs.Name, fs.State)
 	}
-	if len(fs.Gateways) == 0 {
+	if found && !strings.HasPrefix(from, "/") {
+		return "", vfs.Errorf(vfs.KindInvalid, op, "%q: write NAME:/DIRECTORY", fs.Name+":"+from)
+	}
+	if from = path.Clean("/" + from); from == "/" {
+		from = ""
+	}
+	if fs.Kind == filesystem.Local && from != "" {
+		return "", vfs.Errorf(vfs.KindNotSupported, op, "%s is of kind local, one volume on each node of group %s, and is mounted whole: `rackfs mount %s AS`", fs.Name, fs.Group, fs.Name)
+	}
+	if len(fs.Servers) == 0 {
 		where := "the shared part of the cluster"
 		if fs.Group != "" {
 			where = "node group " + fs.Group
 		}
-		return nil, vfs.Errorf(vfs.KindUnavailable, "mount", "no gateway exports %s: %s has no node with the role gateway", fs.Name, where)
+		return "", vfs.Errorf(vfs.KindUnavailable, op, "no gateway exports %s: %s has no node with the role gateway", fs.Name, where)
 	}
-	if from != "" && !strings.HasPrefix(from, "/") {
-		return nil, vfs.Errorf(vfs.KindInvalid, "mount", "%q: write FS:/DIRECTORY", from)
-	}
-	address := fs.Gateways[rand.IntN(len(fs.Gateways))]
-	for _, a := range fs.Gateways {
-		if at, err := netip.ParseAddrPort(a); err == nil && (at.Addr().IsUnspecified() || slices.Contains(own, at.Addr())) {
-			address = a
-		}
-	}
-	host, port, err := net.SplitHostPort(address)
+	return from, nil
+}
+
+func putFSTab(cmd *cobra.Command, host *mount.Host, m *mount.Mount) error {
+	added, err := host.WriteFSTab(m)
 	if err != nil {
-		return nil, vfs.Errorf(vfs.KindInvalid, "mount", "address %q of a gateway: %w", address, err)
+		return err
 	}
-	if ip, err := netip.ParseAddr(host); err == nil && ip.IsUnspecified() { // it listens on all, this machine's own among them
-		host = "127.0.0.1"
-		if ip.Is6() {
-			host = "::1"
-		}
+	if !added {
+		return say(cmd.OutOrStdout(), "/etc/fstab has it already")
 	}
-	if strings.Contains(host, ":") {
-		host = "[" + host + "]"
+	return say(cmd.OutOrStdout(), "added to /etc/fstab; `mount %s` mounts it now", m.Target)
+}
+
+func putUnit(cmd *cobra.Command, host *mount.Host, m *mount.Mount) error {
+	name, err := host.WriteUnit(m)
+	if err != nil {
+		return err
 	}
-	return []string{"mount", "-t", "nfs", "-o", "vers=4.2,proto=tcp,port=" + port + ",hard", host + ":" + path.Join(fs.Path, path.Clean("/"+from)), as}, nil
+	return say(cmd.OutOrStdout(), "written to /etc/systemd/system; `systemctl daemon-reload && systemctl enable --now '%s'` mounts it now and at each boot", name)
+}
+
+func mountNow(cmd *cobra.Command, host *mount.Host, m *mount.Mount) error {
+	if err := host.Check(); err != nil {
+		return err
+	}
+	if err := host.MakeTarget(m); err != nil {
+		return err
+	}
+	line := m.Command()
+	x := exec.CommandContext(cmd.Context(), line[0], line[1:]...)
+	x.Stdin, x.Stdout, x.Stderr = os.Stdin, cmd.OutOrStdout(), cmd.ErrOrStderr()
+	if err := x.Run(); err != nil {
+		return fmt.Errorf("%s: %w", m, err)
+	}
+	return nil
 }

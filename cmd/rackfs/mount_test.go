@@ -1,41 +1,51 @@
 package main
 
 import (
-	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/rackfs/rackfs/api"
 )
 
-func TestMountCommand(t *testing.T) {
-	own := []netip.Addr{netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("fd00::2")}
-	fs := func(gateways ...string) api.FileSystem {
-		return api.FileSystem{Name: "images", Path: "/research/images", State: "active", Gateways: gateways}
-	}
-	deleted := fs("10.0.0.1:2049")
-	deleted.State = "deleted"
-	for _, x := range []struct {
-		fs         api.FileSystem
-		from, want string
-	}{
-		{fs("10.0.0.1:2049"), "", "mount -t nfs -o vers=4.2,proto=tcp,port=2049,hard 10.0.0.1:/research/images /mnt"},
-		{fs("10.0.0.1:2049", "10.0.0.2:2050", "10.0.0.3:2049"), "/a/b/", "mount -t nfs -o vers=4.2,proto=tcp,port=2050,hard 10.0.0.2:/research/images/a/b /mnt"},
-		{fs("[fd00::2]:2049"), "/../../x", "mount -t nfs -o vers=4.2,proto=tcp,port=2049,hard [fd00::2]:/research/images/x /mnt"},
-		{fs("0.0.0.0:2049"), "", "mount -t nfs -o vers=4.2,proto=tcp,port=2049,hard 127.0.0.1:/research/images /mnt"},
-		{fs("nas.example:2049"), "/", "mount -t nfs -o vers=4.2,proto=tcp,port=2049,hard nas.example:/research/images /mnt"},
-		{fs(), "", "no gateway exports images"},
-		{deleted, "", "is deleted and is not exported"},
-		{fs("10.0.0.1:2049"), "a", "write FS:/DIRECTORY"},
-		{fs("10.0.0.1"), "", "missing port"},
-	} {
-		line, err := mountCommand(x.fs, x.from, "/mnt", own)
-		got := strings.Join(line, " ")
-		if err != nil {
-			got = err.Error()
+func TestMountFrom(t *testing.T) {
+	fs := func(change func(*api.FileSystem)) api.FileSystem {
+		fs := api.FileSystem{Name: "images", State: "active", Kind: "shared", Servers: []api.Gateway{{Address: "10.0.0.1:2049"}}}
+		if change != nil {
+			change(&fs)
 		}
-		if err == nil && got != x.want || err != nil && !strings.Contains(got, x.want) {
-			t.Errorf("%v %q: %s, want %s", x.fs.Gateways, x.from, got, x.want)
+		return fs
+	}
+	local := func(fs *api.FileSystem) { fs.Kind, fs.Group = "local", "gpu" }
+	for _, x := range []struct {
+		fs      api.FileSystem
+		from    string
+		found   bool
+		want    string
+		refused string
+	}{
+		{fs(nil), "", false, "", ""},
+		{fs(nil), "/", true, "", ""},
+		{fs(nil), "/a/b/", true, "/a/b", ""},
+		{fs(nil), "/../../x", true, "/x", ""},
+		{fs(nil), "a", true, "", "write NAME:/DIRECTORY"},
+		{fs(nil), "", true, "", "write NAME:/DIRECTORY"},
+		{fs(local), "/", true, "", ""},
+		{fs(local), "/a", true, "", "one volume on each node of group gpu, and is mounted whole"},
+		{fs(func(fs *api.FileSystem) { fs.Servers = nil }), "", false, "", "no gateway exports images"},
+		{fs(func(fs *api.FileSystem) { fs.State = "deleted" }), "", false, "", "is deleted and is not exported"},
+	} {
+		got, err := mountFrom(x.fs, x.from, x.found)
+		if x.refused == "" && (err != nil || got != x.want) || x.refused != "" && (err == nil || !strings.Contains(err.Error(), x.refused)) {
+			t.Errorf("%s %q: %q, %v, want %q, %q", x.fs.Kind, x.from, got, err, x.want, x.refused)
+		}
+	}
+}
+
+func TestGIDs(t *testing.T) {
+	var g gids
+	for s, want := range map[string]string{"": "", "5": "5", "5,1000,70": "5,1000,70", "4294967295": "4294967295", "x": "!", "1,": "!", "-1": "!", "4294967296": "!"} {
+		if err := g.Set(s); err != nil && want != "!" || err == nil && g.String() != want {
+			t.Errorf("%q: %s, %v", s, g.String(), err)
 		}
 	}
 }

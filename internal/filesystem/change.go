@@ -117,7 +117,7 @@ func Change(ctx context.Context, meta Meta, workspace, name string, edit func(*S
 		if fs.State != metapb.FileSystemState_FS_ACTIVE {
 			return wrongState(fs, op, "active")
 		}
-		s := settingsOf(fs)
+		s := SettingsOf(fs)
 		if fs.Version == 0 { // limits were set without a record of them
 			ns, err := namespace(ctx, meta, fs)
 			if err != nil {

@@ -67,8 +67,8 @@ type Settings struct {
 	Groups           []uint32 // whose members may use it; none: anybody
 }
 
-// settingsOf are those of a record.
-func settingsOf(fs *metapb.FileSystem) Settings {
+// SettingsOf are those of a record.
+func SettingsOf(fs *metapb.FileSystem) Settings {
 	return Settings{
 		QuotaBytes: fs.QuotaBytes, QuotaInodes: fs.QuotaInodes, Allow: fs.Allow, ReadOnly: fs.ReadOnly,
 		Squash: squashOf(fs.Squash), AnonUID: fs.AnonUid, AnonGID: fs.AnonGid, Groups: fs.Groups,
