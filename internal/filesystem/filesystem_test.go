@@ -34,7 +34,10 @@ type writer struct{ s *fsm.MemStore }
 func (w *writer) Set(k, v []byte) error { return w.s.Set(k, v) }
 func (w *writer) Delete(k []byte) error { return w.s.Delete(k) }
 
-func newCluster(t testing.TB) *cluster {
+func newCluster(t testing.TB) *cluster { return clusterAt(t, fsm.Level) }
+
+// clusterAt is a cluster at a feature level.
+func clusterAt(t testing.TB, level uint32) *cluster {
 	c := &cluster{t: t}
 	for i := range c.shards {
 		s := &c.shards[i]
@@ -45,7 +48,7 @@ func newCluster(t testing.TB) *cluster {
 			t.Fatal(err)
 		}
 		s.m = m
-		for l := uint32(2); l <= fsm.Level; l++ {
+		for l := uint32(2); l <= level; l++ {
 			c.must(uint16(i), &metapb.Command{Op: &metapb.Command_RaiseLevel{RaiseLevel: &metapb.RaiseLevel{Level: l}}})
 		}
 	}
