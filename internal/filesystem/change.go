@@ -258,6 +258,9 @@ func update(ctx context.Context, meta Meta, workspace, name, op string, edit fun
 }
 
 func put(ctx context.Context, meta Meta, fs *metapb.FileSystem, state metapb.FileSystemState, version uint64) error {
+	if err := mayHave(ctx, meta, fs); err != nil {
+		return err
+	}
 	_, err := meta.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_PutFileSystem{PutFileSystem: &metapb.PutFileSystem{
 		Fs: fs, ExpectState: state, ExpectVersion: version,
 	}}})

@@ -54,6 +54,25 @@ func (s *Settings) checkExport(op string) error {
 	return nil
 }
 
+// exportLevel is the feature level whose records have what is below.
+const exportLevel = 5
+
+// mayHave refuses what the feature level of shard 0 does not have, before it is proposed: a voter of an earlier release would not know that it does not
+// know it, and would differ from the others.
+func mayHave(ctx context.Context, meta Meta, fs *metapb.FileSystem) error {
+	if fs.Squash == 0 && fs.AnonUid == 0 && fs.AnonGid == 0 && len(fs.Groups) == 0 && len(fs.Exports) == 0 {
+		return nil
+	}
+	r, err := meta.Query(ctx, clusterShard, &metapb.Query{Q: &metapb.Query_ShardInfo{ShardInfo: &metapb.ShardInfoQ{}}})
+	if err != nil {
+		return err
+	}
+	if level := r.GetShardInfo().GetLevel(); level < exportLevel {
+		return vfs.Errorf(vfs.KindNotSupported, "file system", "squash, groups and secure exports need feature level %d, and the cluster is at %d: `rackfs cluster upgrade-level` raises it once all voters run this release", exportLevel, level)
+	}
+	return nil
+}
+
 // NewExport says which directory is to be exported by itself, and to whom.
 type NewExport struct {
 	Path     string   // "/a/b"
@@ -79,6 +98,9 @@ func CreateExport(ctx context.Context, meta Files, who, workspace, name string, 
 		return nil, vfs.Errorf(vfs.KindNotSupported, op, "%s is of kind local, and such a file system is mounted whole", fs.Name)
 	case len(fs.Exports) >= maxExports:
 		return nil, vfs.Errorf(vfs.KindTooMany, op, "%s has %d secure exports already, the most that there can be", fs.Name, len(fs.Exports))
+	}
+	if err := mayHave(ctx, meta, &metapb.FileSystem{Exports: []*metapb.SecureExport{{}}}); err != nil {
+		return nil, err // before a directory is made
 	}
 	p, err := MakeProject(ctx, meta, who, fs, n.Path)
 	if err != nil {
