@@ -12,15 +12,15 @@
 //
 //	client ── rpc ── program ──────────────── engine (one of a few) ──────────── go-nfs
 //	                 decode the arguments,     the call, encoded anew, over a      MNT, GETATTR, LOOKUP, ACCESS, READLINK,
-//	                 find the handle's file,   pipe; the reply comes back          READ, FSSTAT, FSINFO, PATHCONF
+//	                 find the handle's file,   pipe; the reply comes back          FSSTAT, FSINFO, PATHCONF
 //	                 check export, groups,
 //	                 project, permission       view: the answers that the program has found, as a billy.Filesystem
 //
 // An engine serves one call at a time, with a handler of its own, so that go-nfs's calls back meet the right request. What go-nfs
 // cannot say is written over in its replies, whose layout is fixed: attributes (fsid, bytes used, three different times, mode bits above 0777), the
-// sizes of FSINFO, the links of PATHCONF. Errors are answered by the program, because go-nfs has only some, and listings
-// (READDIR, READDIRPLUS) too, because its interface wants a directory whole, sorted by name: here a page of the vfs becomes a reply, with the
-// vfs's cookies, which are stable.
+// sizes of FSINFO, the links of PATHCONF. The program answers by itself: errors, because go-nfs has only some; listings
+// (READDIR, READDIRPLUS), because its interface wants a directory whole, sorted by name, where here a page of the vfs becomes a reply, with the
+// vfs's cookies, which are stable; and READ, whose data it copies four times.
 //
 // # Rules
 //

@@ -18,8 +18,8 @@ const (
 	lastFragment = 1 << 31
 	// replyHeader is the length of the header of go-nfs's replies: xid, REPLY, MSG_ACCEPTED, an empty verifier, accept_stat.
 	replyHeader = 24
-	// readOverhead is what the results of READ have besides the data, at most.
-	readOverhead = 4 + 4 + fattrSize + 4 + 4 + 4 + 4
+	// maxResults bounds the results of a call in bytes: of READLINK they are the longest.
+	maxResults = 8 << 10
 )
 
 // engine is a server of go-nfs behind a pipe. It works at one call at a time.
@@ -54,14 +54,13 @@ func (e *engine) close() {
 	e.served.Wait()
 }
 
-// call has go-nfs answer a call about the view and reads the results into *buf, which grows. The arguments are well formed.
-func (e *engine) call(ctx context.Context, v *view, prog, proc uint32, args []byte, buf *[]byte) ([]byte, error) {
+// call has go-nfs answer a call about the view. The arguments are well formed.
+func (e *engine) call(ctx context.Context, v *view, prog, proc uint32, args []byte) ([]byte, error) {
 	const op = "nfs3.call"
-	v.ctx = ctx
 	e.h.view = v
 	defer func() { e.h.view = nil }()
 	stop := context.AfterFunc(ctx, func() { _ = e.host.Close() })
-	results, err := e.exchange(prog, proc, args, buf)
+	results, err := e.exchange(prog, proc, args)
 	if !stop() || err != nil {
 		e.broken = true
 		if err == nil {
@@ -72,7 +71,7 @@ func (e *engine) call(ctx context.Context, v *view, prog, proc uint32, args []by
 	return results, nil
 }
 
-func (e *engine) exchange(prog, proc uint32, args []byte, buf *[]byte) ([]byte, error) {
+func (e *engine) exchange(prog, proc uint32, args []byte) ([]byte, error) {
 	const xid = 1
 	b := xdr.AppendUint32(e.out[:0], 0)
 	for _, word := range []uint32{xid, 0, 2, prog, version, proc, 0, 0, 0, 0} { // CALL, RPC version 2, AUTH_NONE twice
@@ -89,13 +88,10 @@ func (e *engine) exchange(prog, proc uint32, args []byte, buf *[]byte) ([]byte, 
 		return nil, err
 	}
 	size := int(binary.BigEndian.Uint32(head[:])&^lastFragment) - replyHeader
-	if size < 4 || size > maxRead+readOverhead || binary.BigEndian.Uint32(head[4:]) != xid || binary.BigEndian.Uint32(head[len(head)-4:]) != 0 {
+	if size < 4 || size > maxResults || binary.BigEndian.Uint32(head[4:]) != xid || binary.BigEndian.Uint32(head[len(head)-4:]) != 0 {
 		return nil, vfs.Errorf(vfs.KindInternal, "nfs3.reply", "%d bytes, header %x", size, head)
 	}
-	if cap(*buf) < size {
-		*buf = make([]byte, size)
-	}
-	results := (*buf)[:size]
+	results := make([]byte, size)
 	_, err := io.ReadFull(e.host, results)
 	return results, err
 }

@@ -22,7 +22,7 @@ var cluster = [16]byte{1, 2, 3}
 
 // world is a server over the reference file system.
 type world struct {
-	t       *testing.T
+	t       testing.TB
 	fs      *memfs.FS
 	ring    *handle.Ring
 	exports *export.Set
@@ -31,7 +31,7 @@ type world struct {
 	stop    func()
 }
 
-func newRing(t *testing.T, cluster [16]byte) *handle.Ring {
+func newRing(t testing.TB, cluster [16]byte) *handle.Ring {
 	t.Helper()
 	r, err := handle.NewRing(cluster, []handle.Key{{ID: 1, Secret: [16]byte{7}}})
 	if err != nil {
@@ -54,7 +54,7 @@ func (w *world) whole(fs vfs.FS) export.Export {
 	return export.Export{ID: 1, FSID: 1, Path: "/default", FS: fs, Rules: export.Everyone(export.ReadWrite, export.SquashNone)}
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	w := &world{t: t, fs: memfs.New(memfs.Options{RootMode: 0o755})}
 	w.exports = export.NewSet(w.table(w.whole(w.fs)))
 	w.ring = newRing(t, cluster)
@@ -112,7 +112,7 @@ func (w *world) write(ino vfs.Ino, p []byte) {
 
 // client makes calls on one connection.
 type client struct {
-	t    *testing.T
+	t    testing.TB
 	conn *rpc.Conn
 	cred []byte
 }

@@ -41,9 +41,8 @@ func (c *call) mount(path string) status {
 	if err != nil {
 		return statusOf(err)
 	}
-	v := view{fs: c.export.FS, object: c.attr, handle: c.handleOf(c.attr.Ino)}
-	var buf []byte
-	results, err := e.call(c.ctx, &v, mountProgram, procMount, xdr.AppendString(nil, "/dir"), &buf)
+	v := view{object: c.attr, handle: c.handleOf(c.attr.Ino)}
+	results, err := e.call(c.ctx, &v, mountProgram, procMount, xdr.AppendString(nil, "/dir"))
 	c.s.putEngine(e)
 	if err != nil {
 		return c.broken(err)

@@ -28,8 +28,7 @@ const (
 	maxRead    = 1 << 20
 	maxWrite   = 64 << 10
 	maxListing = 64 << 10
-	// readMemory bounds the bytes of READ that are being read, or wait to be taken by their clients. go-nfs holds up to three
-	// more copies of one for each engine that is busy.
+	// readMemory bounds the bytes of READ that are being read, or wait to be taken by their clients.
 	readMemory = 64 << 20
 	// engines bounds the calls that go-nfs works at.
 	engines = 32
@@ -63,7 +62,7 @@ func New(cfg Config) *Server {
 	for range engines {
 		s.engines <- nil
 	}
-	s.buffers.New = func() any { b := make([]byte, maxRead+readOverhead); return &b }
+	s.buffers.New = func() any { b := make([]byte, maxRead); return &b }
 	s.rpc = rpc.NewServer(rpc.Config{
 		Limits: rpc.Limits{MaxRecord: maxRecord, Workers: workers, MaxConns: maxConns, Memory: recordMemory},
 		Accept: s.accept, Logger: cfg.Logger,

@@ -2,7 +2,6 @@ package v3ro
 
 import (
 	"context"
-	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -26,15 +25,11 @@ const (
 // view is what go-nfs sees of the file system during one call: an object and, of LOOKUP, an entry in it, both found already. It is a
 // billy.Filesystem that can be read only.
 type view struct {
-	ctx    context.Context // of the call
-	fs     vfs.FS
 	object vfs.Attr
 	child  *vfs.Attr
 	handle []byte // of the child, or of the object in MNT
 	target string // of a symbolic link
 	stat   vfs.StatFS
-
-	err error // why a READ failed
 }
 
 // handler is the nfs.Handler of an engine.
@@ -91,10 +86,9 @@ func (v *view) Stat(path string) (os.FileInfo, error) { return v.Lstat(path) }
 
 func (v *view) Readlink(string) (string, error) { return v.target, nil }
 
-func (v *view) Open(string) (billy.File, error) { return &reader{v: v}, nil }
+// What would change something, list or read; it is never asked for.
 
-// What would change something, or list; it is never asked for.
-
+func (v *view) Open(string) (billy.File, error)                       { return nil, billy.ErrNotSupported }
 func (v *view) OpenFile(string, int, os.FileMode) (billy.File, error) { return nil, billy.ErrReadOnly }
 func (v *view) Create(string) (billy.File, error)                     { return nil, billy.ErrReadOnly }
 func (v *view) Rename(string, string) error                           { return billy.ErrReadOnly }
@@ -104,34 +98,6 @@ func (v *view) MkdirAll(string, os.FileMode) error                    { return b
 func (v *view) Symlink(string, string) error                          { return billy.ErrReadOnly }
 func (v *view) ReadDir(string) ([]os.FileInfo, error)                 { return nil, billy.ErrNotSupported }
 func (v *view) Chroot(string) (billy.Filesystem, error)               { return nil, billy.ErrNotSupported }
-
-// reader is the object of a READ.
-type reader struct {
-	billy.File // nothing else is asked for
-	v          *view
-}
-
-// ReadAt runs in a goroutine of go-nfs, where nobody would recover.
-func (r *reader) ReadAt(p []byte, off int64) (n int, err error) {
-	defer func() {
-		if x := recover(); x != nil {
-			n, err = 0, vfs.Errorf(vfs.KindInternal, "nfs3.read", "panic: %v", x)
-		}
-		if err != nil && err != io.EOF {
-			r.v.err = err
-		}
-	}()
-	n, eof, err := r.v.fs.Read(r.v.ctx, r.v.object.Ino, uint64(off), p)
-	if err == nil && n < len(p) {
-		err = io.ErrUnexpectedEOF
-		if eof {
-			err = io.EOF
-		}
-	}
-	return n, err
-}
-
-func (r *reader) Close() error { return nil }
 
 // info are attributes as go-nfs takes them. Of what it makes of them only the type and the file id stay.
 type info struct{ a *vfs.Attr }
