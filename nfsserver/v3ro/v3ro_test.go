@@ -205,7 +205,7 @@ func TestSquash(t *testing.T) {
 func TestListing(t *testing.T) {
 	w := newWorld(t)
 	dir := w.mk(vfs.RootIno, "dir", vfs.TypeDir, 0o755, 0)
-	const files = 2000
+	const files = 800
 	for i := range files {
 		w.mk(dir, fmt.Sprintf("file-%04d", i), vfs.TypeFile, 0o644, 0)
 	}
