@@ -13,7 +13,9 @@ import (
 	"github.com/rackfs/rackfs/bench/nfsclient"
 	"github.com/rackfs/rackfs/bench/nfsclient/attr"
 	"github.com/rackfs/rackfs/internal/filesystem"
+	"github.com/rackfs/rackfs/internal/xdr"
 	"github.com/rackfs/rackfs/nfsserver/handle"
+	"github.com/rackfs/rackfs/nfsserver/rpc"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 )
@@ -32,7 +34,7 @@ type exporting struct {
 func newExporting(t *testing.T) *exporting {
 	ctx, cancel := context.WithTimeout(t.Context(), hangs)
 	t.Cleanup(cancel)
-	c, err := Start(ctx, Config{DataDir: filepath.Join(t.TempDir(), "data"), NFSAddr: "127.0.0.1:0", Voters: 1, BlockStores: 3, Profile: "2+1"})
+	c, err := Start(ctx, Config{DataDir: filepath.Join(t.TempDir(), "data"), NFSAddr: "127.0.0.1:0", NFS3Addr: "127.0.0.1:0", Voters: 1, BlockStores: 3, Profile: "2+1"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -335,6 +337,32 @@ func TestExportOptions(t *testing.T) {
 	becomes("read-only", member, "NFS4ERR_ROFS")
 	x.change(func(s *filesystem.Settings) { s.ReadOnly, s.Groups = false, nil })
 	becomes("as before", user, "1000")
+
+	// The read-only NFSv3 beside it offers the same exports by the same handles, under the same rules.
+	mounted := func() (status uint32, fh string) {
+		t.Helper()
+		nc, err := net.Dial("tcp", x.c.NFS3Addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn := rpc.NewClientConn(nc, rpc.ClientConfig{})
+		defer conn.Close()
+		r, err := conn.Call(x.ctx, &rpc.Call{Prog: 100005, Vers: 3, Proc: 1, Cred: rpc.AuthSysCred("v3", &vfs.Cred{UID: 1000}), Args: xdr.AppendString(nil, "/default"), MaxReply: 1024})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Release()
+		d := xdr.NewDecoder(r.Body)
+		return d.Uint32(), string(d.Opaque(64))
+	}
+	if st, fh := mounted(); st != 0 || nfsclient.FH(fh) != top {
+		t.Errorf("MNT: status %d, handle %x, by NFSv4 it is %x", st, fh, top)
+	}
+	x.change(func(s *filesystem.Settings) { s.Groups = []uint32{50} })
+	becomes("a user in no group again", user, "NFS4ERR_ACCESS")
+	if st, _ := mounted(); st != 13 {
+		t.Errorf("MNT by a user in no group: status %d", st)
+	}
 }
 
 func ptr[T any](v T) *T { return &v }
