@@ -105,12 +105,14 @@ type env struct {
 	ctx context.Context
 	fs  vfs.FS
 	dir vfs.Ino
+
+	bounds Bounds
 }
 
 func newEnv(t *testing.T, fs vfs.FS) *env {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	t.Cleanup(cancel)
-	e := &env{T: t, ctx: ctx, fs: fs}
+	e := &env{T: t, ctx: ctx, fs: fs, bounds: boundsOf(fs)}
 	e.dir = e.mkdirIn(vfs.RootIno, fmt.Sprintf("%s-%d", t.Name()[len("Test"):], time.Now().UnixNano()), 0o777)
 	return e
 }

@@ -1,0 +1,168 @@
+package localssd
+
+import (
+	"context"
+	"errors"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rackfs/rackfs/vfs"
+)
+
+var (
+	_ vfs.Allocator = (*FS)(nil)
+	_ vfs.Seeker    = (*FS)(nil)
+	_ vfs.Cloner    = (*FS)(nil)
+)
+
+// Allocate implements vfs.Allocator.
+func (fs *FS) Allocate(_ context.Context, c *vfs.Cred, ino vfs.Ino, off, n uint64) error {
+	const op = "allocate"
+	f, err := fs.getFile(ino, op)
+	if err != nil {
+		return err
+	}
+	defer fs.put(f)
+	if err := checkRange(off, n, op); err != nil {
+		return err
+	}
+	// File systems take what there is before they say that it is not enough.
+	a, err := fs.attr(f, op)
+	if err != nil {
+		return err
+	}
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(fs.rootFD, &st); err != nil {
+		return fail(op, err)
+	}
+	if free := st.Bavail * uint64(st.Bsize); n > free+a.Used {
+		return vfs.Errorf(vfs.KindNoSpace, op, "%d bytes, %d are free", n, free)
+	}
+	return fs.change(c, f, op, func(fd int) error { return unix.Fallocate(fd, 0, int64(off), int64(n)) })
+}
+
+// Deallocate implements vfs.Allocator.
+func (fs *FS) Deallocate(_ context.Context, c *vfs.Cred, ino vfs.Ino, off, n uint64) error {
+	const op = "deallocate"
+	f, err := fs.getFile(ino, op)
+	if err != nil {
+		return err
+	}
+	defer fs.put(f)
+	if err := checkRange(off, n, op); err != nil {
+		return err
+	}
+	return fs.change(c, f, op, func(fd int) error {
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			return err
+		}
+		// Ends beyond the largest file of this file system are refused, though there is nothing to free.
+		if n := min(off+n, uint64(st.Size)); n > off {
+			return unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(off), int64(n-off))
+		}
+		return nil
+	})
+}
+
+func checkRange(off, n uint64, op string) error {
+	if n == 0 {
+		return vfs.Errorf(vfs.KindInvalid, op, "no bytes")
+	}
+	return vfs.CheckEnd(off, n, op)
+}
+
+// change does something to the content of a file as c, and makes it durable. What a write would change of the attributes changes, also where the
+// kernel sees no reason.
+func (fs *FS) change(c *vfs.Cred, f *node, op string, do func(fd int) error) error {
+	fd, err := f.writer()
+	if err != nil {
+		return fail(op, err)
+	}
+	f.names.Lock()
+	defer f.names.Unlock()
+	if err := fs.identity.as(c, 0, func() error { return do(fd) }); err != nil {
+		return fail(op, err)
+	}
+	defer f.pending.Add(1)
+	st, err := statxOf(f.fd, "")
+	if err != nil {
+		return fail(op, err)
+	}
+	a := attrOf(f.ino, &st, 0)
+	if mode := vfs.ModeAfterWrite(c, &a); mode != a.Mode {
+		if err := unix.Fchmod(fd, mode); err != nil {
+			return fail(op, err)
+		}
+	}
+	if err := fs.setTimes(f.fd, &vfs.SetAttr{MtimeSet: vfs.TimeServer}); err != nil {
+		return fail(op, err)
+	}
+	return fs.sync(f, op)
+}
+
+// Seek implements vfs.Seeker.
+func (fs *FS) Seek(_ context.Context, ino vfs.Ino, off uint64, what vfs.SeekFor) (vfs.SeekResult, error) {
+	const op = "seek"
+	f, err := fs.getFile(ino, op)
+	if err != nil {
+		return vfs.SeekResult{}, err
+	}
+	defer fs.put(f)
+	fd, err := f.reader()
+	if err != nil {
+		return vfs.SeekResult{}, fail(op, err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return vfs.SeekResult{}, fail(op, err)
+	}
+	res := vfs.SeekResult{Offset: uint64(st.Size), Size: uint64(st.Size)}
+	if off >= res.Size {
+		return res, nil
+	}
+	whence := unix.SEEK_DATA
+	if what == vfs.SeekHole {
+		whence = unix.SEEK_HOLE
+	}
+	// The descriptor's position, which others move too, is of no use to anybody.
+	at, err := unix.Seek(fd, int64(off), whence)
+	if errors.Is(err, unix.ENXIO) {
+		return res, nil
+	}
+	if err != nil {
+		return vfs.SeekResult{}, fail(op, err)
+	}
+	res.Offset = min(uint64(at), res.Size)
+	return res, nil
+}
+
+// Clone implements vfs.Cloner: the file system shares the range if it can (btrfs, xfs), else KindNotSupported.
+func (fs *FS) Clone(_ context.Context, c *vfs.Cred, src vfs.Ino, srcOff uint64, dst vfs.Ino, dstOff, n uint64) error {
+	const op = "clone"
+	s, err := fs.getFile(src, op)
+	if err != nil {
+		return err
+	}
+	defer fs.put(s)
+	d, err := fs.getFile(dst, op)
+	if err != nil {
+		return err
+	}
+	defer fs.put(d)
+	a, err := fs.attr(s, op)
+	if err != nil {
+		return err
+	}
+	n, err = vfs.CheckClone(src, srcOff, a.Size, dst, dstOff, n, op)
+	if err != nil || n == 0 {
+		return err
+	}
+	from, err := s.reader()
+	if err != nil {
+		return fail(op, err)
+	}
+	return fs.change(c, d, op, func(fd int) error {
+		return unix.IoctlFileCloneRange(fd, &unix.FileCloneRange{Src_fd: int64(from), Src_offset: srcOff, Src_length: n, Dest_offset: dstOff})
+	})
+}

@@ -1,0 +1,171 @@
+package localssd
+
+import (
+	"context"
+	"errors"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// Remove implements vfs.FS, as do the methods that follow.
+func (fs *FS) Remove(_ context.Context, c *vfs.Cred, dir vfs.Ino, name string, what vfs.RemoveKind) (vfs.DirChange, error) {
+	const op = "remove"
+	none := vfs.DirChange{}
+	d, err := fs.getDir(dir, op)
+	if err != nil {
+		return none, err
+	}
+	defer fs.put(d)
+	if err := vfs.CheckName(name, op); err != nil {
+		return none, err
+	}
+	ch, err := fs.remove(c, d, name, what, op)
+	if err == nil {
+		err = fs.sync(d, op)
+	}
+	return ch, err
+}
+
+func (fs *FS) remove(c *vfs.Cred, d *node, name string, what vfs.RemoveKind, op string) (vfs.DirChange, error) {
+	none := vfs.DirChange{}
+	d.names.Lock()
+	defer d.names.Unlock()
+	before, err := fs.attr(d, op)
+	if err != nil {
+		return none, err
+	}
+	victim, err := fs.target(c, d, name, op)
+	if err != nil {
+		return none, err
+	}
+	defer fs.put(victim)
+	flags := 0
+	if what == vfs.RemoveDir || what == vfs.RemoveAny && victim.typ == vfs.TypeDir {
+		flags = unix.AT_REMOVEDIR
+	}
+	err = fs.identity.as(c, 0, func() error { return unix.Unlinkat(d.fd, name, flags) })
+	if errors.Is(err, unix.EEXIST) { // of rmdir, on some file systems
+		err = unix.ENOTEMPTY
+	}
+	if err != nil {
+		return none, fail(op, err)
+	}
+	d.pending.Add(1)
+	fs.lostName(victim)
+	after, err := fs.attr(d, op)
+	return vfs.DirChange{Before: before.Change, After: after.Change}, err
+}
+
+// target is the node of a name that c changes. Who may not search the directory does not hear what is in it.
+func (fs *FS) target(c *vfs.Cred, d *node, name, op string) (*node, error) {
+	n, err := fs.child(c, d, name, op)
+	if vfs.KindOf(err) == vfs.KindAccess && errors.Is(err, unix.EXDEV) {
+		return nil, vfs.Errorf(vfs.KindBusy, op, "another file system is mounted there")
+	}
+	return n, err
+}
+
+// lostName notes that an inode has a name less.
+func (fs *FS) lostName(n *node) {
+	n.pending.Add(1)
+	if st, err := statxOf(n.fd, ""); err == nil && (st.Nlink == 0 || n.typ == vfs.TypeDir) {
+		fs.nodes.gone(n)
+	}
+}
+
+func (fs *FS) Rename(_ context.Context, c *vfs.Cred, fromDir vfs.Ino, from string, toDir vfs.Ino, to string) (fromChange, toChange vfs.DirChange, err error) {
+	const op = "rename"
+	none := vfs.DirChange{}
+	fail2 := func(err error) (vfs.DirChange, vfs.DirChange, error) { return none, none, err }
+	fd, err := fs.getDir(fromDir, op)
+	if err != nil {
+		return fail2(err)
+	}
+	defer fs.put(fd)
+	td, err := fs.getDir(toDir, op)
+	if err != nil {
+		return fail2(err)
+	}
+	defer fs.put(td)
+	for _, name := range []string{from, to} {
+		if err := vfs.CheckName(name, op); err != nil {
+			return fail2(err)
+		}
+	}
+	if fromChange, toChange, err = fs.rename(c, fd, from, td, to, op); err == nil {
+		err = fs.sync(fd, op)
+	}
+	if err == nil && td != fd {
+		err = fs.sync(td, op)
+	}
+	return fromChange, toChange, err
+}
+
+func (fs *FS) rename(c *vfs.Cred, fd *node, from string, td *node, to, op string) (fromChange, toChange vfs.DirChange, err error) {
+	none := vfs.DirChange{}
+	fail2 := func(err error) (vfs.DirChange, vfs.DirChange, error) { return none, none, err }
+	unlock := lockBoth(fd, td)
+	defer unlock()
+	fromBefore, err := fs.attr(fd, op)
+	if err != nil {
+		return fail2(err)
+	}
+	toBefore, err := fs.attr(td, op)
+	if err != nil {
+		return fail2(err)
+	}
+	moved, err := fs.target(c, fd, from, op)
+	if err != nil {
+		return fail2(err)
+	}
+	defer fs.put(moved)
+	over, err := fs.target(c, td, to, op)
+	if err == nil {
+		defer fs.put(over)
+	} else if vfs.KindOf(err) != vfs.KindNotFound {
+		return fail2(err)
+	}
+	err = fs.identity.as(c, 0, func() error { return unix.Renameat(fd.fd, from, td.fd, to) })
+	switch {
+	case errors.Is(err, unix.EXDEV): // another project of a project quota
+		return fail2(vfs.KindXDev.Err(op))
+	case errors.Is(err, unix.EEXIST):
+		return fail2(vfs.KindNotEmpty.Err(op))
+	case err != nil:
+		return fail2(fail(op, err))
+	}
+	if moved == over {
+		// Two names of one file: nothing happened.
+		return vfs.DirChange{Before: fromBefore.Change, After: fromBefore.Change}, vfs.DirChange{Before: toBefore.Change, After: toBefore.Change}, nil
+	}
+	fd.pending.Add(1)
+	moved.pending.Add(1)
+	if over != nil {
+		fs.lostName(over)
+	}
+	if td != fd {
+		td.pending.Add(1)
+	}
+	fromAfter, err := fs.attr(fd, op)
+	if err != nil {
+		return fail2(err)
+	}
+	toAfter, err := fs.attr(td, op)
+	return vfs.DirChange{Before: fromBefore.Change, After: fromAfter.Change}, vfs.DirChange{Before: toBefore.Change, After: toAfter.Change}, err
+}
+
+// lockBoth locks the names of two directories, which may be one, in the order of their inodes.
+func lockBoth(a, b *node) (unlock func()) {
+	if a == b {
+		a.names.Lock()
+		return a.names.Unlock
+	}
+	if a.ino > b.ino {
+		a, b = b, a
+	}
+	a.names.Lock()
+	b.names.Lock()
+	return func() { b.names.Unlock(); a.names.Unlock() }
+}

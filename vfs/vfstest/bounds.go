@@ -1,0 +1,36 @@
+package vfstest
+
+import "github.com/rackfs/rackfs/vfs"
+
+// Bounds are those of an implementation that stands on a file system of the operating system: narrower than what package vfs
+// allows. Zero fields are the latter's.
+type Bounds struct {
+	MaxSize     uint64 // bytes of a file
+	XattrName   int    // bytes of the name of an extended attribute
+	XattrValue  int    // bytes of its value
+	NoBtime     bool   // birth times cannot be set
+	NoClone     bool   // Clone is KindNotSupported
+	ReadIsData  bool   // what was allocated and read is data for Seek, though nobody wrote it
+	DirSize     bool   // directories have sizes
+	SharedSpace bool   // others use the space that StatFS tells of
+}
+
+// Bounded is an implementation that has such bounds.
+type Bounded interface{ Bounds() Bounds }
+
+func boundsOf(fs vfs.FS) Bounds {
+	var b Bounds
+	if x, ok := fs.(Bounded); ok {
+		b = x.Bounds()
+	}
+	if b.MaxSize == 0 {
+		b.MaxSize = vfs.MaxSize
+	}
+	if b.XattrName == 0 {
+		b.XattrName = vfs.XattrNameMax
+	}
+	if b.XattrValue == 0 {
+		b.XattrValue = vfs.XattrValueMax
+	}
+	return b
+}
