@@ -12,14 +12,14 @@ import (
 // Lookup implements vfs.FS, as do the methods that follow.
 func (fs *FS) Lookup(_ context.Context, c *vfs.Cred, dir vfs.Ino, name string) (vfs.Attr, error) {
 	const op = "lookup"
+	if err := vfs.CheckName(name, op); err != nil {
+		return vfs.Attr{}, err
+	}
 	d, err := fs.getDir(dir, op)
 	if err != nil {
 		return vfs.Attr{}, err
 	}
 	defer fs.put(d)
-	if err := vfs.CheckName(name, op); err != nil {
-		return vfs.Attr{}, err
-	}
 	n, err := fs.child(c, d, name, op)
 	if err != nil {
 		return vfs.Attr{}, err
@@ -140,14 +140,14 @@ func (fs *FS) wanted(c *vfs.Cred, d *vfs.Attr, t vfs.Type, s *vfs.SetAttr, op st
 
 func (fs *FS) Create(_ context.Context, c *vfs.Cred, dir vfs.Ino, name string, a vfs.CreateArgs) (vfs.Created, error) {
 	const op = "create"
+	if err := vfs.CheckName(name, op); err != nil {
+		return vfs.Created{}, err
+	}
 	d, err := fs.getDir(dir, op)
 	if err != nil {
 		return vfs.Created{}, err
 	}
 	defer fs.put(d)
-	if err := vfs.CheckName(name, op); err != nil {
-		return vfs.Created{}, err
-	}
 	made, n, err := fs.create(c, d, name, &a, op)
 	if n == nil {
 		return made, err
@@ -306,12 +306,11 @@ func (fs *FS) createOld(c *vfs.Cred, d *node, before *vfs.Attr, name string, a *
 
 func (fs *FS) MakeNode(_ context.Context, c *vfs.Cred, dir vfs.Ino, name string, a vfs.NodeArgs) (vfs.Created, error) {
 	const op = "mknod"
-	d, err := fs.getDir(dir, op)
-	if err != nil {
+	if err := vfs.CheckName(name, op); err != nil {
 		return vfs.Created{}, err
 	}
-	defer fs.put(d)
-	if err := vfs.CheckName(name, op); err != nil {
+	kind, err := kindOfNode(c, a.Type, op)
+	if err != nil {
 		return vfs.Created{}, err
 	}
 	if a.Type == vfs.TypeSymlink {
@@ -322,7 +321,12 @@ func (fs *FS) MakeNode(_ context.Context, c *vfs.Cred, dir vfs.Ino, name string,
 			return vfs.Created{}, vfs.KindNameTooLong.Err(op)
 		}
 	}
-	made, n, err := fs.makeNode(c, d, name, &a, op)
+	d, err := fs.getDir(dir, op)
+	if err != nil {
+		return vfs.Created{}, err
+	}
+	defer fs.put(d)
+	made, n, err := fs.makeNode(c, d, name, kind, &a, op)
 	if err != nil {
 		return vfs.Created{}, err
 	}
@@ -333,8 +337,29 @@ func (fs *FS) MakeNode(_ context.Context, c *vfs.Cred, dir vfs.Ino, name string,
 	return made, fs.sync(n, op)
 }
 
+// kindOfNode is what mknod(2) calls a type, if c may make one.
+func kindOfNode(c *vfs.Cred, t vfs.Type, op string) (uint32, error) {
+	switch t {
+	case vfs.TypeDir, vfs.TypeSymlink:
+		return 0, nil
+	case vfs.TypeFIFO:
+		return unix.S_IFIFO, nil
+	case vfs.TypeSocket:
+		return unix.S_IFSOCK, nil
+	case vfs.TypeBlock, vfs.TypeChar:
+		if !c.IsRoot() {
+			return 0, vfs.KindPerm.Err(op)
+		}
+		if t == vfs.TypeBlock {
+			return unix.S_IFBLK, nil
+		}
+		return unix.S_IFCHR, nil
+	}
+	return 0, vfs.Errorf(vfs.KindWrongType, op, "type %s", t)
+}
+
 // makeNode makes an entry, which the caller syncs when the directory is unlocked, and puts back.
-func (fs *FS) makeNode(c *vfs.Cred, d *node, name string, a *vfs.NodeArgs, op string) (vfs.Created, *node, error) {
+func (fs *FS) makeNode(c *vfs.Cred, d *node, name string, kind uint32, a *vfs.NodeArgs, op string) (vfs.Created, *node, error) {
 	d.names.Lock()
 	defer d.names.Unlock()
 	before, err := fs.attr(d, op)
@@ -343,13 +368,6 @@ func (fs *FS) makeNode(c *vfs.Cred, d *node, name string, a *vfs.NodeArgs, op st
 	}
 	if a.Type == vfs.TypeSymlink {
 		a.Attr.Mode = nil
-	}
-	kinds := map[vfs.Type]uint32{
-		vfs.TypeDir: 0, vfs.TypeSymlink: 0, vfs.TypeFIFO: unix.S_IFIFO, vfs.TypeSocket: unix.S_IFSOCK, vfs.TypeBlock: unix.S_IFBLK, vfs.TypeChar: unix.S_IFCHR,
-	}
-	kind, ok := kinds[a.Type]
-	if !ok {
-		return vfs.Created{}, nil, vfs.Errorf(vfs.KindWrongType, op, "type %s", a.Type)
 	}
 	want, refused := fs.wanted(c, &before, a.Type, &a.Attr, op)
 	err = fs.identity.as(c, 0, func() error {
@@ -396,22 +414,22 @@ func (fs *FS) makeNode(c *vfs.Cred, d *node, name string, a *vfs.NodeArgs, op st
 func (fs *FS) Link(_ context.Context, c *vfs.Cred, ino, dir vfs.Ino, name string) (vfs.Attr, vfs.DirChange, error) {
 	const op = "link"
 	none := vfs.DirChange{}
+	if err := vfs.CheckName(name, op); err != nil {
+		return vfs.Attr{}, none, err
+	}
 	n, err := fs.get(ino, op)
 	if err != nil {
 		return vfs.Attr{}, none, err
 	}
 	defer fs.put(n)
+	if n.typ == vfs.TypeDir {
+		return vfs.Attr{}, none, vfs.KindIsDir.Err(op)
+	}
 	d, err := fs.getDir(dir, op)
 	if err != nil {
 		return vfs.Attr{}, none, err
 	}
 	defer fs.put(d)
-	if err := vfs.CheckName(name, op); err != nil {
-		return vfs.Attr{}, none, err
-	}
-	if n.typ == vfs.TypeDir {
-		return vfs.Attr{}, none, vfs.KindIsDir.Err(op)
-	}
 	a, ch, err := fs.link(c, n, d, name, op)
 	if err == nil {
 		err = fs.sync(d, op)

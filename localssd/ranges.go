@@ -18,14 +18,14 @@ var (
 // Allocate implements vfs.Allocator.
 func (fs *FS) Allocate(_ context.Context, c *vfs.Cred, ino vfs.Ino, off, n uint64) error {
 	const op = "allocate"
+	if err := checkRange(off, n, op); err != nil {
+		return err
+	}
 	f, err := fs.getFile(ino, op)
 	if err != nil {
 		return err
 	}
 	defer fs.put(f)
-	if err := checkRange(off, n, op); err != nil {
-		return err
-	}
 	// File systems take what there is before they say that it is not enough.
 	a, err := fs.attr(f, op)
 	if err != nil {
@@ -44,14 +44,14 @@ func (fs *FS) Allocate(_ context.Context, c *vfs.Cred, ino vfs.Ino, off, n uint6
 // Deallocate implements vfs.Allocator.
 func (fs *FS) Deallocate(_ context.Context, c *vfs.Cred, ino vfs.Ino, off, n uint64) error {
 	const op = "deallocate"
+	if err := checkRange(off, n, op); err != nil {
+		return err
+	}
 	f, err := fs.getFile(ino, op)
 	if err != nil {
 		return err
 	}
 	defer fs.put(f)
-	if err := checkRange(off, n, op); err != nil {
-		return err
-	}
 	return fs.change(c, f, op, func(fd int) error {
 		var st unix.Stat_t
 		if err := unix.Fstat(fd, &st); err != nil {

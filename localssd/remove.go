@@ -13,14 +13,14 @@ import (
 func (fs *FS) Remove(_ context.Context, c *vfs.Cred, dir vfs.Ino, name string, what vfs.RemoveKind) (vfs.DirChange, error) {
 	const op = "remove"
 	none := vfs.DirChange{}
+	if err := vfs.CheckName(name, op); err != nil {
+		return none, err
+	}
 	d, err := fs.getDir(dir, op)
 	if err != nil {
 		return none, err
 	}
 	defer fs.put(d)
-	if err := vfs.CheckName(name, op); err != nil {
-		return none, err
-	}
 	ch, err := fs.remove(c, d, name, what, op)
 	if err == nil {
 		err = fs.sync(d, op)
@@ -79,6 +79,11 @@ func (fs *FS) Rename(_ context.Context, c *vfs.Cred, fromDir vfs.Ino, from strin
 	const op = "rename"
 	none := vfs.DirChange{}
 	fail2 := func(err error) (vfs.DirChange, vfs.DirChange, error) { return none, none, err }
+	for _, name := range []string{from, to} {
+		if err := vfs.CheckName(name, op); err != nil {
+			return fail2(err)
+		}
+	}
 	fd, err := fs.getDir(fromDir, op)
 	if err != nil {
 		return fail2(err)
@@ -89,11 +94,6 @@ func (fs *FS) Rename(_ context.Context, c *vfs.Cred, fromDir vfs.Ino, from strin
 		return fail2(err)
 	}
 	defer fs.put(td)
-	for _, name := range []string{from, to} {
-		if err := vfs.CheckName(name, op); err != nil {
-			return fail2(err)
-		}
-	}
 	if fromChange, toChange, err = fs.rename(c, fd, from, td, to, op); err == nil {
 		err = fs.sync(fd, op)
 	}
@@ -117,6 +117,11 @@ func (fs *FS) rename(c *vfs.Cred, fd *node, from string, td *node, to, op string
 		return fail2(err)
 	}
 	moved, err := fs.target(c, fd, from, op)
+	if vfs.KindOf(err) == vfs.KindNotFound { // who may not use the other directory hears that first
+		if err := fs.identity.as(c, 0, func() error { return unix.Faccessat2(td.fd, "", unix.X_OK, unix.AT_EACCESS|unix.AT_EMPTY_PATH) }); err != nil {
+			return fail2(fail(op, err))
+		}
+	}
 	if err != nil {
 		return fail2(err)
 	}

@@ -11,6 +11,7 @@ type Bounds struct {
 	NoBtime     bool   // birth times cannot be set
 	NoClone     bool   // Clone is KindNotSupported
 	ReadIsData  bool   // what was allocated and read is data for Seek, though nobody wrote it
+	LinuxLinks  bool   // the mode of a symlink cannot be changed, and to read one moves its time of access
 	DirSize     bool   // directories have sizes
 	SharedSpace bool   // others use the space that StatFS tells of
 }

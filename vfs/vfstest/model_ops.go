@@ -81,6 +81,7 @@ func (m *model) parent(t *rapid.T) {
 
 func (m *model) readlink(t *rapid.T) {
 	n := m.node(t, "inode")
+	n.read = n.read || boundsOf(m.impl).LinuxLinks
 	x, err := m.ref.ReadLink(m.ctx, n.ref)
 	y, err2 := m.impl.ReadLink(m.ctx, n.impl)
 	if !sameError(t, err, err2) && x != y {
@@ -155,6 +156,9 @@ func (m *model) truncate(t *rapid.T) {
 
 func (m *model) set(t *rapid.T, n *node, s vfs.SetAttr) {
 	c, opened := drawCred.Draw(t, "cred"), rapid.Bool().Draw(t, "opened")
+	if n.refA.Type == vfs.TypeSymlink && boundsOf(m.impl).LinuxLinks {
+		s.Mode = nil
+	}
 	x, err := m.ref.SetAttr(m.ctx, c, n.ref, s, opened)
 	y, err2 := m.impl.SetAttr(m.ctx, c, n.impl, s, opened)
 	if !sameError(t, err, err2) {
