@@ -30,6 +30,7 @@ const (
 	RoleGateway = "gateway"
 	RoleAdmin   = "admin"
 	RoleBlock   = "block"
+	RoleLocal   = "local"
 )
 
 // trusted reports whether a peer may read and change everything that the metadata is.
@@ -37,8 +38,8 @@ func trusted(p wire.Peer) bool {
 	return p.HasRole(mux.RoleMeta) || p.HasRole(RoleGateway) || p.HasRole(RoleAdmin)
 }
 
-// mayCall reports whether a peer with these roles may call op. A block server may ask and propose only what
-// is in blockrole.go: everything that is in the metadata can be read with OpQuery, the keys of file handles among it.
+// mayCall reports whether a peer with these roles may call op. A block server and a node with local volumes may ask and propose only what
+// is in blockrole.go and localrole.go: everything that is in the metadata can be read with OpQuery, the keys of file handles among it.
 func mayCall(p wire.Peer, op wire.Op) bool {
 	switch op {
 	case OpTerm, OpReplica, OpMember, OpDiffer, OpLevel: // between voters
@@ -50,7 +51,7 @@ func mayCall(p wire.Peer, op wire.Op) bool {
 	case OpWork:
 		return p.HasRole(RoleGateway) || p.HasRole(RoleBlock)
 	case OpPropose, OpQuery, OpLeader:
-		return trusted(p) || p.HasRole(RoleBlock)
+		return trusted(p) || p.HasRole(RoleBlock) || p.HasRole(RoleLocal)
 	}
 	return true // serve refuses what it does not know
 }
@@ -148,6 +149,11 @@ func (s *Server) servePropose(ctx context.Context, call *wire.Call) error {
 		}
 	}
 	if !trusted(call.Peer) {
+		if err := checkCommandsOf(call.Peer, sh.id, cmds); err != nil {
+			return err
+		}
+	}
+	if !trusted(call.Peer) && call.Peer.HasRole(RoleBlock) {
 		if err := sh.checkBlockCommands(ctx, call.Peer.Name, cmds); vfs.KindOf(err) == vfs.KindChanged {
 			// It is the commands' result, as it would be the state machine's: the caller is not to try the same again.
 			reply := &metapb.ProposeReply{}
@@ -190,7 +196,7 @@ func (s *Server) serveQuery(ctx context.Context, call *wire.Call) error {
 			return vfs.Errorf(vfs.KindInvalid, "raftmeta.query", "malformed query: %w", err)
 		}
 		if !trusted(call.Peer) {
-			if err := checkBlockQuery(call.Peer.Name, qs[i]); err != nil {
+			if err := checkQuery(call.Peer, qs[i]); err != nil {
 				return err
 			}
 		}

@@ -36,12 +36,12 @@ func checkNode(n *metapb.Node, op string) error {
 	if err := checkRecordName(op, "name", n.Name); err != nil {
 		return err
 	}
-	for _, a := range []struct{ address, role string }{{n.Control, "meta"}, {n.Meta, "meta"}, {n.Block, "block"}, {n.Nfs, "gateway"}} {
+	for _, a := range []struct{ address, role string }{{n.Control, "meta"}, {n.Meta, "meta"}, {n.Block, "block"}, {n.Nfs, "gateway"}, {n.Local, roleLocal}} {
 		if a.address != "" && !slices.Contains(n.Roles, a.role) {
 			return vfs.Errorf(vfs.KindInvalid, op, "node %s has the address %s of a role that it does not have, %s", n.Name, a.address, a.role)
 		}
 	}
-	for _, s := range slices.Concat(n.Roles, []string{n.Zone, n.Rack, n.Group, n.Control, n.Meta, n.Block, n.Nfs, n.Release}) {
+	for _, s := range slices.Concat(n.Roles, []string{n.Zone, n.Rack, n.Group, n.Control, n.Meta, n.Block, n.Nfs, n.Local, n.Release}) {
 		if len(s) > maxRecordName {
 			return vfs.Errorf(vfs.KindInvalid, op, "a label or an address of %d bytes, at most %d", len(s), maxRecordName)
 		}
@@ -51,7 +51,7 @@ func checkNode(n *metapb.Node, op string) error {
 
 // addressesOf are where a node serves; each is its own.
 func addressesOf(n *metapb.Node) []string {
-	return slices.DeleteFunc([]string{n.Control, n.Meta, n.Block, n.Nfs}, func(s string) bool { return s == "" })
+	return slices.DeleteFunc([]string{n.Control, n.Meta, n.Block, n.Nfs, n.Local}, func(s string) bool { return s == "" })
 }
 
 // apart refuses a node that has the id or an address of another one.

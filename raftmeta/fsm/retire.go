@@ -21,6 +21,11 @@ func appendRetired(id []byte) []byte { return append([]byte(retiredPrefix), id..
 // ofLevel is n with what the level knows, as the record old (nil: none) allows: the state is not the node's to change, and its key never changes.
 func (x *call) ofLevel(n, old *metapb.Node, op string) (*metapb.Node, error) {
 	n = n.CloneVT()
+	if x.level < levelService {
+		n.Local, n.LocalVolumes = "", nil
+	} else if err := checkLocal(n, op); err != nil {
+		return nil, err
+	}
 	if x.level < levelCluster {
 		n.State, n.Key = metapb.NodeState_NODE_IN, nil
 		return n, nil
