@@ -372,8 +372,10 @@ func (fs *FS) makeNode(c *vfs.Cred, d *node, name string, kind uint32, a *vfs.No
 	want, refused := fs.wanted(c, &before, a.Type, &a.Attr, op)
 	err = fs.identity.as(c, 0, func() error {
 		switch {
+		case unix.Faccessat2(d.fd, "", unix.X_OK, unix.AT_EACCESS|unix.AT_EMPTY_PATH) != nil:
+			return unix.EACCES // before anybody hears what is there
 		case refused != nil:
-			return unix.Faccessat2(d.fd, "", unix.W_OK|unix.X_OK, unix.AT_EACCESS|unix.AT_EMPTY_PATH)
+			return unix.Faccessat2(d.fd, "", unix.W_OK, unix.AT_EACCESS|unix.AT_EMPTY_PATH)
 		case a.Type == vfs.TypeDir:
 			return unix.Mkdirat(d.fd, name, want.Mode)
 		case a.Type == vfs.TypeSymlink:

@@ -91,6 +91,9 @@ func (fs *FS) Rename(_ context.Context, c *vfs.Cred, fromDir vfs.Ino, from strin
 	defer fs.put(fd)
 	td, err := fs.getDir(toDir, op)
 	if err != nil {
+		if err := fs.identity.as(c, 0, func() error { return unix.Faccessat2(fd.fd, "", unix.X_OK, unix.AT_EACCESS|unix.AT_EMPTY_PATH) }); err != nil {
+			return fail2(fail(op, err))
+		}
 		return fail2(err)
 	}
 	defer fs.put(td)

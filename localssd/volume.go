@@ -30,7 +30,8 @@ const (
 
 // Options of a volume.
 type Options struct {
-	Descriptors int // inodes not in use whose descriptors stay open, DefaultDescriptors
+	RootMode    uint32 // of the root of a new volume, 0755
+	Descriptors int    // inodes not in use whose descriptors stay open, DefaultDescriptors
 	Logger      *slog.Logger
 }
 
@@ -89,7 +90,10 @@ func Open(dir string, o Options) (_ *FS, err error) {
 	if err := unix.Flock(int(fs.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return nil, vfs.Errorf(vfs.KindBusy, opOpen, "%s is served by another process: stop that first", dir)
 	}
-	if err := fs.identify(dir); err != nil {
+	if o.RootMode == 0 {
+		o.RootMode = 0o755
+	}
+	if err := fs.identify(dir, o.RootMode); err != nil {
 		return nil, err
 	}
 	if err := fs.openRoot(); err != nil {
@@ -101,13 +105,16 @@ func Open(dir string, o Options) (_ *FS, err error) {
 }
 
 // identify reads or makes VOLUME and data.
-func (fs *FS) identify(dir string) error {
+func (fs *FS) identify(dir string, rootMode uint32) error {
 	path := filepath.Join(dir, volumeFile)
 	raw, err := readSmall(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		if err := os.Mkdir(fs.data, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		if err := os.Mkdir(fs.data, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 			return vfs.Errorf(vfs.KindOf(err), opOpen, "%w", err)
+		}
+		if err := unix.Chmod(fs.data, rootMode); err != nil {
+			return fail(opOpen, err)
 		}
 		rand.Read(fs.id[:])
 		raw, err = json.Marshal(record{Magic: volumeMagic, Format: volumeFormat, ID: fs.id[:]})
@@ -200,9 +207,20 @@ func (fs *FS) Stop() error {
 	return err
 }
 
-// SetRootMode sets owner and mode of the root directory as they are to be when the volume is made.
-func (fs *FS) SetRootMode(mode uint32) error {
-	return fail(opOpen, unix.Fchmod(fs.rootFD, mode))
+// Health says why the volume cannot be used as it should be, nil if it can.
+func (fs *FS) Health() error {
+	var st unix.Stat_t
+	var sf unix.Statfs_t
+	if err := errors.Join(unix.Fstat(fs.rootFD, &st), unix.Fstatfs(fs.rootFD, &sf)); err != nil {
+		return fail("health", err)
+	}
+	switch {
+	case st.Nlink == 0:
+		return vfs.Errorf(vfs.KindIO, "health", "the directory %s was removed", fs.data)
+	case sf.Flags&unix.ST_RDONLY != 0:
+		return vfs.Errorf(vfs.KindReadOnly, "health", "the file system of %s is mounted read-only: look for disk errors in the kernel's log", fs.data)
+	}
+	return nil
 }
 
 func (fs *FS) verifier() vfs.Verifier {

@@ -13,7 +13,7 @@ import (
 func volume(t testing.TB, dir string) *localssd.FS {
 	t.Helper()
 	needRoot(t)
-	fs, err := localssd.Open(dir, localssd.Options{})
+	fs, err := localssd.Open(dir, localssd.Options{RootMode: 0o777})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -22,9 +22,6 @@ func volume(t testing.TB, dir string) *localssd.FS {
 			t.Error(err)
 		}
 	})
-	if err := fs.SetRootMode(0o777); err != nil {
-		t.Fatal(err)
-	}
 	return fs
 }
 
