@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 GO    ?= go
 DATA  ?= data
+# A node with a local volume, which acts as its users and so needs root.
+LOCAL ?= $(if $(filter 0,$(shell id -u)),--local 127.0.0.1:2050)
 
 # How long each fuzz target runs.
 FUZZTIME ?= 3s
@@ -13,7 +15,7 @@ build:
 
 # A whole cluster in one process, ready to mount. DATA=DIR chooses where it lives.
 run: build
-	bin/rackfs dev --data $(DATA)
+	bin/rackfs dev --data $(DATA) $(LOCAL)
 
 # Installs what the tests need beyond Go (Debian, as root); does nothing when it is there.
 setup:

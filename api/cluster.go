@@ -56,6 +56,8 @@ type NodeStatus struct {
 	Release string   `json:"release,omitempty"`
 	Gossip  string   `json:"gossip,omitempty" doc:"What the node that was asked hears of it by gossip: alive or dead; empty if nothing"`
 	Local   *Local   `json:"local,omitempty" doc:"What it says itself: of meta nodes, and of the one that was asked"`
+
+	LocalVolumes []LocalVolume `json:"local_volumes,omitempty" doc:"Its parts of file systems of kind local: unreplicated, and lost with the node"`
 }
 
 // Local is a node as it sees itself.

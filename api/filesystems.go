@@ -34,6 +34,9 @@ type FileSystem struct {
 	// Of one that was asked for by name.
 	Gateways []string  `json:"gateways,omitempty" doc:"Addresses, host:port, of the NFS servers that export it when it is active, from near to far"`
 	Servers  []Gateway `json:"servers,omitempty" doc:"The same servers, with where they are"`
+	// Of kind local.
+	Unreplicated string        `json:"unreplicated,omitempty" doc:"Of kind local: what that means"`
+	Nodes        []LocalVolume `json:"nodes,omitempty" doc:"Of kind local, asked for by name: the nodes that have it, each with files of its own"`
 }
 
 // FileSystemSettings are what can be changed of a file system.
@@ -144,6 +147,9 @@ func fileSystemOf(fs *metapb.FileSystem, profiles map[uint32]string) FileSystem 
 		State: filesystem.StateName(fs.State), Path: filesystem.Path(fs), Created: instant(fs.Created),
 		FileSystemSettings: settingsOf(filesystem.SettingsOf(fs)),
 	}
+	if fs.Kind == filesystem.Local {
+		out.Unreplicated = filesystem.Unreplicated
+	}
 	if fs.Deleted != nil {
 		out.Deleted, out.PurgeAfter = instant(fs.Deleted), instant(fs.PurgeAfter)
 	}
@@ -166,6 +172,14 @@ func (a *API) fileSystem(ctx context.Context, fs *metapb.FileSystem) (*fileSyste
 		return nil, err
 	}
 	out.Body.UsedBytes, out.Body.UsedInodes = use.GetUsedBytes(), use.GetUsedInodes()
+	if fs.Kind == filesystem.Local {
+		nodes, err := a.cluster(ctx, &metapb.Query{Q: &metapb.Query_Nodes{Nodes: &metapb.NodesQ{}}})
+		if err != nil {
+			return nil, err
+		}
+		out.Body.Nodes = LocalVolumes([]*metapb.FileSystem{fs}, nodes.GetNodes().GetNodes())
+		return out, nil
+	}
 	if out.Body.Servers, err = a.nearest(ctx, fs.Group); err != nil {
 		return nil, err
 	}

@@ -69,6 +69,11 @@ func writeStatus(out io.Writer, s *api.ClusterStatus) error {
 	for _, sh := range s.Shards {
 		fmt.Fprintf(out, "metadata shard %d: leader %s, voters %s, feature level %d\n", sh.Shard, sh.Leader, strings.Join(sh.Voters, " "), sh.Level)
 	}
+	for _, n := range s.Nodes {
+		for _, v := range n.LocalVolumes {
+			fmt.Fprintf(out, "local volume %s on %s: %s; unreplicated, lost with the node\n", v.FS, n.Name, localText(v))
+		}
+	}
 	if s.Placement == nil {
 		return nil
 	}

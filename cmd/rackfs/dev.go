@@ -79,6 +79,7 @@ keeps everything in the data directory. SIGTERM or Ctrl-C stops it.`,
 	f.StringVar(&cfg.NFSAddr, "nfs", "127.0.0.1:2049", "address the NFS server listens on")
 	f.StringVar(&cfg.NFS3Addr, "nfs3", "", "address of a read-only NFSv3 server, on which everybody is nobody; empty: none")
 	f.StringVar(&cfg.HTTPAddr, "http", "127.0.0.1:7070", "address of /healthz, /status and /metrics; empty: none")
+	f.StringVar(&cfg.LocalListen, "local", "", "address of a node with local volumes, such as 127.0.0.1:2050; makes a group \"local\" and a file system \"scratch\" of kind local; needs root (default: none)")
 	f.IntVar(&cfg.Voters, "meta", 0, "metadata voters, an odd number; fixed when the data directory is made (default 3)")
 	f.IntVar(&cfg.BlockStores, "block-stores", 0, "block stores; fixed when the data directory is made (default 6)")
 	f.IntVar(&cfg.Gateways, "gateways", 1, "NFS gateways")

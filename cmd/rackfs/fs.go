@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strconv"
@@ -44,10 +45,18 @@ func writeFS(w io.Writer, fs api.FileSystem) error {
 		if len(fs.Gateways) > 0 {
 			row("gateways", "%s", strings.Join(fs.Gateways, ", "))
 		}
-		row("profile", "%s (pool %d)", fs.Profile, fs.Pool)
-		row("used", "%s, %d inodes", formatBytes(fs.UsedBytes), fs.UsedInodes)
-		row("quota", "%s", quotaText(fs.FileSystemSettings))
-		row("may mount", "%s", allowText(fs.Allow))
+		if fs.Kind == filesystem.Local {
+			row("copies", "%s", fs.Unreplicated)
+			row("may mount", "workloads of the node itself, and only the whole of it")
+			for _, n := range fs.Nodes {
+				row("on "+n.Node, "%s", localText(n))
+			}
+		} else {
+			row("profile", "%s (pool %d)", fs.Profile, fs.Pool)
+			row("used", "%s, %d inodes", formatBytes(fs.UsedBytes), fs.UsedInodes)
+			row("quota", "%s", quotaText(fs.FileSystemSettings))
+			row("may mount", "%s", allowText(fs.Allow))
+		}
 		if fs.ReadOnly {
 			row("read only", "yes")
 		}
@@ -74,6 +83,15 @@ func squashText(s api.FileSystemSettings) string {
 		text += fmt.Sprintf(", to group %d", s.AnonGID)
 	}
 	return text
+}
+
+// localText is one node's part of a file system of kind local.
+func localText(v api.LocalVolume) string {
+	s := fmt.Sprintf("%s free of %s, at %s", formatBytes(v.FreeBytes), formatBytes(v.TotalBytes), cmp.Or(v.Address, "no address"))
+	if v.Problem != "" {
+		s += ": " + v.Problem
+	}
+	return s
 }
 
 func quotaText(s api.FileSystemSettings) string {
@@ -122,7 +140,11 @@ func newFSListCommand() *cobra.Command {
 			if !fs.Deleted.IsZero() {
 				state += " until " + fs.PurgeAfter.Format(time.DateTime)
 			}
-			return []any{fs.Name, fs.Workspace, fs.Kind, fs.Group, state, fs.Profile, quotaText(fs.FileSystemSettings), fs.Path, fs.Created.Format(time.DateTime)}
+			profile := fs.Profile
+			if fs.Kind == filesystem.Local {
+				profile = "unreplicated"
+			}
+			return []any{fs.Name, fs.Workspace, fs.Kind, fs.Group, state, profile, quotaText(fs.FileSystemSettings), fs.Path, fs.Created.Format(time.DateTime)}
 		}),
 	}.command()
 }
@@ -138,7 +160,9 @@ func newFSCreateCommand() *cobra.Command {
 in the workspace "default", else under /WORKSPACE/NAME.
 
 Kinds: shared (any workload of the workspace, on the shared nodes), group (data
-only on the nodes of a node group, served by the gateways of that group).`,
+only on the nodes of a node group, served by the gateways of that group), local
+(one volume on the disk of each node of a group that has the role local, for
+workloads of that node only; unreplicated, and lost with the node).`,
 		flags: func(f *pflag.FlagSet) {
 			workspaceFlag(f, &n.Workspace)
 			f.StringVar(&n.Kind, "kind", filesystem.Shared, "shared, group or local")

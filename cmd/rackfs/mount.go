@@ -1,11 +1,15 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -94,8 +98,8 @@ func planMount(cmd *cobra.Command, c *api.Client, host *mount.Host, workspace, w
 	if req.Own, err = mount.Addresses(); err != nil {
 		return m, err
 	}
-	for _, s := range fs.Servers {
-		req.Servers = append(req.Servers, mount.Server{Address: s.Address, Near: s.Near})
+	if req.Servers, err = servers(fs, req.Own); err != nil {
+		return m, err
 	}
 	if req.Target, err = filepath.Abs(as); err != nil {
 		return m, err
@@ -117,17 +121,52 @@ func mountFrom(fs api.FileSystem, from string, found bool) (string, error) {
 	if from = path.Clean("/" + from); from == "/" {
 		from = ""
 	}
-	if fs.Kind == filesystem.Local && from != "" {
-		return "", vfs.Errorf(vfs.KindNotSupported, op, "%s is of kind local, one volume on each node of group %s, and is mounted whole: `rackfs mount %s AS`", fs.Name, fs.Group, fs.Name)
+	if err := filesystem.MountFrom(fs.Kind, fs.Name, from); err != nil {
+		return "", err
+	}
+	return from, nil
+}
+
+// servers are those that export a file system to a machine with these addresses: of kind local only the machine's own.
+func servers(fs api.FileSystem, own []netip.Addr) (out []mount.Server, err error) {
+	const op = "mount"
+	if fs.Kind == filesystem.Local {
+		var nodes []string
+		for _, n := range fs.Nodes {
+			nodes = append(nodes, n.Node)
+			if isOwn(n.Address, own) {
+				return []mount.Server{{Address: n.Address, Near: "node"}}, nil
+			}
+		}
+		return nil, vfs.Errorf(vfs.KindInvalid, op, "%s is of kind local (%s): it is mounted on the node that has it, one of %s, and this machine is none of them", fs.Name, filesystem.Unreplicated, cmp.Or(strings.Join(nodes, ", "), "none yet"))
 	}
 	if len(fs.Servers) == 0 {
 		where := "the shared part of the cluster"
 		if fs.Group != "" {
 			where = "node group " + fs.Group
 		}
-		return "", vfs.Errorf(vfs.KindUnavailable, op, "no gateway exports %s: %s has no node with the role gateway", fs.Name, where)
+		return nil, vfs.Errorf(vfs.KindUnavailable, op, "no gateway exports %s: %s has no node with the role gateway", fs.Name, where)
 	}
-	return from, nil
+	for _, s := range fs.Servers {
+		out = append(out, mount.Server{Address: s.Address, Near: s.Near})
+	}
+	return out, nil
+}
+
+// isOwn reports whether host:port is of a machine with these addresses. A host may be a name.
+func isOwn(address string, own []netip.Addr) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	found, err := net.LookupHost(host) // an address is found as itself
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(found, func(s string) bool {
+		a, err := netip.ParseAddr(s)
+		return err == nil && (a.IsLoopback() || slices.Contains(own, a.Unmap()))
+	})
 }
 
 func putFSTab(cmd *cobra.Command, host *mount.Host, m *mount.Mount) error {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/rackfs/rackfs/internal/filesystem"
 	"github.com/rackfs/rackfs/nodegroup"
 	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
@@ -220,6 +221,9 @@ func (c *checker) fileSystems(ctx context.Context, namespaces map[uint32]uint16)
 	known := map[uint32]bool{}
 	for _, f := range r.GetFileSystems().GetFileSystems() {
 		known[f.Id] = true
+		if f.Kind == filesystem.Local { // its nodes have it, the metadata only its record
+			continue
+		}
 		if !pools[f.Pool] {
 			c.r().add(Error, KindFileSystem, "file system %s is in pool %d, which does not exist", f.Name, f.Pool)
 		}

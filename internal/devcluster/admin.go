@@ -2,9 +2,12 @@ package devcluster
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/rackfs/rackfs/api"
+	"github.com/rackfs/rackfs/internal/filesystem"
 	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
@@ -61,6 +64,10 @@ func (a admin) Status(ctx context.Context) (*api.ClusterStatus, error) {
 			records[n.Name] = n
 		}
 	}
+	var locals []api.LocalVolume
+	if list, err := filesystem.List(ctx, c.meta); err == nil {
+		locals = api.LocalVolumes(list.GetFileSystems(), slices.Collect(maps.Values(records)))
+	}
 	add := func(n api.NodeStatus, problems ...string) {
 		n.Release = release()
 		if r := records[n.Name]; r != nil {
@@ -96,6 +103,11 @@ func (a admin) Status(ctx context.Context) (*api.ClusterStatus, error) {
 		add(n)
 	}
 	add(api.NodeStatus{Name: gatewayName, Roles: []string{"gateway"}, Address: c.nfs.Addr().String()})
+	if c.localLn != nil {
+		n := api.NodeStatus{Name: localNodeName, Roles: []string{"local"}, Address: c.localLn.Addr().String()}
+		problems := n.LocalOf(locals, false)
+		add(n, problems...)
+	}
 	none, raisable := st.Summaries(answers)
 	st.Conclude(append(none, lacks...), raisable)
 	return st, nil

@@ -19,6 +19,7 @@ import (
 	"github.com/rackfs/rackfs/api"
 	"github.com/rackfs/rackfs/blockstore"
 	"github.com/rackfs/rackfs/internal/gateway"
+	"github.com/rackfs/rackfs/internal/localnode"
 	"github.com/rackfs/rackfs/internal/pki"
 	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/internal/wire"
@@ -51,6 +52,11 @@ type Cluster struct {
 	httpLn     net.Listener
 	http       *api.Server
 	admin      *api.Server
+
+	localLn   net.Listener      // nil: no local volumes
+	local     *localnode.Server // nil: none
+	stopLocal context.CancelFunc
+	reporting sync.WaitGroup // of local volumes
 
 	serving sync.WaitGroup // NFS accept loops
 	failed  chan error     // why serving ended by itself; room for each loop
@@ -97,6 +103,9 @@ func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 		if c.httpLn, err = net.Listen("tcp", cfg.HTTPAddr); err != nil {
 			return nil, vfs.Errorf(vfs.KindInvalid, "listen for HTTP", "choose another address with --http, or --http '' for none: %w", err)
 		}
+	}
+	if err := c.listenLocal(); err != nil {
+		return nil, err
 	}
 	if c.dir, err = openDataDir(vfile.OS{}, cfg.DataDir, cfg.shape(), defaultShape); err != nil {
 		return nil, err
@@ -195,7 +204,10 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err := c.startUpkeep(); err != nil {
 		return err
 	}
-	return c.startGuardians(ctx)
+	if err := c.startGuardians(ctx); err != nil {
+		return err
+	}
+	return c.startLocal(ctx)
 }
 
 // Close stops the cluster in reverse order of its start. When ctx ends first,
@@ -208,6 +220,7 @@ func (c *Cluster) Close(ctx context.Context) error {
 			ln.Close()
 		}
 	}
+	errs = append(errs, c.endLocal(ctx))
 	if c.gateway != nil {
 		errs = append(errs, c.gateway.Stop(ctx))
 	}

@@ -145,7 +145,7 @@ func (c *Cluster) quotas() (out []quotaStatus) {
 		return nil
 	}
 	for _, fs := range all.GetFileSystems() {
-		if fs.State != metapb.FileSystemState_FS_ACTIVE {
+		if fs.State != metapb.FileSystemState_FS_ACTIVE || fs.Kind == filesystem.Local {
 			continue
 		}
 		list, err := c.meta.Quotas(ctx, uint16(fs.Shard), fs.Id)

@@ -61,6 +61,12 @@ func (c *Cluster) announce(out io.Writer) {
 			fmt.Fprintf(out, "  read only  mount -t nfs -o vers=3,ro,nolock,proto=tcp,port=%s,mountport=%s %s:%s /mnt/rackfs\n", port, port, target, c.gateway.Exports()[0].Path)
 		}
 	}
+	if c.local != nil {
+		host, port, _ := net.SplitHostPort(c.localLn.Addr().String())
+		for _, v := range c.local.Volumes() {
+			fmt.Fprintf(out, "  mount      mount -t nfs -o vers=4.2,proto=tcp,port=%s %s:%s /mnt/scratch   (local: unreplicated, for this machine only)\n", port, host, v.Path)
+		}
+	}
 	fmt.Fprintf(out, "  may mount  %s\n", describe(c.cfg.allowed()))
 	if c.http != nil {
 		fmt.Fprintf(out, "  status     http://%s/status, /metrics, /healthz\n", c.HTTPAddr())

@@ -34,9 +34,14 @@ func Create(ctx context.Context, meta Meta, pools Pools, r Request, now time.Tim
 	if old := find(list, r.Workspace, r.Name); old != nil {
 		return nil, vfs.Errorf(vfs.KindExists, op, "%s", taken(old))
 	}
-	pool, err := pools.Pool(ctx, &r)
+	var pool uint32
+	if r.Kind == Local {
+		err = needLocalNode(ctx, meta, r.Group, op)
+	} else if pool, err = pools.Pool(ctx, &r); err != nil {
+		err = vfs.Wrap(op, err)
+	}
 	if err != nil {
-		return nil, vfs.Wrap(op, err)
+		return nil, err
 	}
 	key := make([]byte, 16)
 	rand.Read(key)
@@ -118,7 +123,7 @@ func Change(ctx context.Context, meta Meta, workspace, name string, edit func(*S
 			return wrongState(fs, op, "active")
 		}
 		s := SettingsOf(fs)
-		if fs.Version == 0 { // limits were set without a record of them
+		if fs.Version == 0 && fs.Kind != Local { // limits were set without a record of them
 			ns, err := namespace(ctx, meta, fs)
 			if err != nil {
 				return err
@@ -130,6 +135,11 @@ func Change(ctx context.Context, meta Meta, workspace, name string, edit func(*S
 		}
 		if err := s.check(op); err != nil {
 			return err
+		}
+		if fs.Kind == Local {
+			if err := s.checkLocal(op); err != nil {
+				return err
+			}
 		}
 		s.put(fs)
 		return nil
@@ -172,7 +182,9 @@ func Undelete(ctx context.Context, meta Meta, workspace, name string) (*metapb.F
 		if fs.State != metapb.FileSystemState_FS_DELETED {
 			return wrongState(fs, op, "deleted")
 		}
-		if ns, err := namespace(ctx, meta, fs); err != nil {
+		if ns, err := namespace(ctx, meta, fs); fs.Kind == Local {
+			// The nodes still have their directories.
+		} else if err != nil {
 			return err
 		} else if ns.GetDeleted() { // by a metadata that was restored since
 			return vfs.Errorf(vfs.KindInvalid, op, "the data of file system %s is gone already", fs.Name)

@@ -170,7 +170,7 @@ func (r *Reconciler) look(ctx context.Context, fs *metapb.FileSystem) error {
 		r.version = 0 // it is active soon
 		return step(ctx, r.o.Meta, fs)
 	case metapb.FileSystemState_FS_ACTIVE:
-		if fs.Version == 0 {
+		if fs.Version == 0 || fs.Kind == Local {
 			break
 		}
 		ns, err := namespace(ctx, r.o.Meta, fs)

@@ -101,7 +101,9 @@ func (r *Request) check(op string) error {
 			return vfs.Errorf(vfs.KindInvalid, op, "kind group needs the node group whose nodes hold the data: --group NAME")
 		}
 	case Local:
-		return vfs.Errorf(vfs.KindNotSupported, op, "kind local needs the local role, which this release does not have: use --kind group for data that stays on some nodes")
+		if err := r.checkLocal(op); err != nil {
+			return err
+		}
 	default:
 		return vfs.Errorf(vfs.KindInvalid, op, "kind %q: use shared, group or local", r.Kind)
 	}

@@ -30,6 +30,9 @@ func namespaceCommand(ctx context.Context, meta Meta, fs *metapb.FileSystem, cmd
 // finish makes what a file system that is being created lacks, and has it served.
 func finish(ctx context.Context, meta Meta, fs *metapb.FileSystem) error {
 	const op = "create namespace"
+	if fs.Kind == Local {
+		return activate(ctx, meta, fs)
+	}
 	err := namespaceCommand(ctx, meta, fs, &metapb.Command{Op: &metapb.Command_CreateNamespace{CreateNamespace: &metapb.CreateNamespace{
 		RootMode: 0o755, HashKey: fs.HashKey,
 	}}})
@@ -48,9 +51,14 @@ func finish(ctx context.Context, meta Meta, fs *metapb.FileSystem) error {
 	if err := limit(ctx, meta, fs); err != nil {
 		return err
 	}
+	return activate(ctx, meta, fs)
+}
+
+// activate has a file system served that lacks nothing any more.
+func activate(ctx context.Context, meta Meta, fs *metapb.FileSystem) error {
 	active := fs.CloneVT()
 	active.State = metapb.FileSystemState_FS_ACTIVE
-	err = put(ctx, meta, active, metapb.FileSystemState_FS_CREATING, 0)
+	err := put(ctx, meta, active, metapb.FileSystemState_FS_CREATING, 0)
 	if vfs.KindOf(err) == vfs.KindChanged {
 		return nil // somebody else did it, or it is being purged
 	}
@@ -63,7 +71,7 @@ func limit(ctx context.Context, meta Meta, fs *metapb.FileSystem) error {
 	if fs.State == metapb.FileSystemState_FS_CREATING && version == 0 && fs.QuotaBytes|fs.QuotaInodes != 0 {
 		version = 1 // of a record that was just made
 	}
-	if version == 0 {
+	if version == 0 || fs.Kind == Local {
 		return nil
 	}
 	return vfs.Wrap("limit file system", namespaceCommand(ctx, meta, fs, &metapb.Command{Op: &metapb.Command_LimitNamespace{LimitNamespace: &metapb.LimitNamespace{
@@ -74,6 +82,9 @@ func limit(ctx context.Context, meta Meta, fs *metapb.FileSystem) error {
 // purge has a namespace deleted, and removes the record when nothing is left of it.
 func purge(ctx context.Context, meta Meta, fs *metapb.FileSystem) (done bool, err error) {
 	const op = "purge file system"
+	if fs.Kind == Local {
+		return removeRecord(ctx, meta, fs, op) // what nodes have of it is theirs to clean up
+	}
 	if err := namespaceCommand(ctx, meta, fs, &metapb.Command{Op: &metapb.Command_DeleteNamespace{DeleteNamespace: &metapb.DeleteNamespace{}}}); err != nil {
 		return false, vfs.Wrap(op, err)
 	}
@@ -84,6 +95,10 @@ func purge(ctx context.Context, meta Meta, fs *metapb.FileSystem) (done bool, er
 	if !ns.GetDeleted() || ns.GetPurging() {
 		return false, nil
 	}
+	return removeRecord(ctx, meta, fs, op)
+}
+
+func removeRecord(ctx context.Context, meta Meta, fs *metapb.FileSystem, op string) (done bool, err error) {
 	_, err = meta.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_RemoveFileSystem{RemoveFileSystem: &metapb.RemoveFileSystem{Id: fs.Id}}})
 	return err == nil, vfs.Wrap(op, err)
 }
@@ -96,5 +111,8 @@ func namespace(ctx context.Context, meta Meta, fs *metapb.FileSystem) (*metapb.N
 
 // Usage is what a file system uses, and the limits that are in force.
 func Usage(ctx context.Context, meta Meta, fs *metapb.FileSystem) (*metapb.NamespaceR, error) {
+	if fs.Kind == Local {
+		return nil, nil // Places tells what its nodes say
+	}
 	return namespace(ctx, meta, fs)
 }

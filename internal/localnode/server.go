@@ -39,9 +39,9 @@ type Config struct {
 	Node    string   // name of the node
 	Cluster [16]byte // id of the cluster
 
-	Clients    []netip.Prefix               // networks of the node's workloads, besides its own addresses
-	Own        func() ([]netip.Addr, error) // the node's addresses; nil: those of its interfaces
-	Group      func() string                // node group that the node is in
+	Clients    []netip.Prefix                   // networks of the node's workloads, besides its own addresses
+	Own        func() ([]netip.Addr, error)     // the node's addresses; nil: those of its interfaces
+	Group      func() (name string, known bool) // node group that the node is in, if it is known by now
 	List       func(ctx context.Context, known uint64) (*metapb.FileSystemsR, error)
 	Interval   time.Duration // between looks at the list and the addresses, 1 s
 	Squash     export.Squash // of root
@@ -220,20 +220,31 @@ func (s *Server) Refresh(ctx context.Context) error {
 	if s.cfg.List == nil {
 		return nil
 	}
-	group := s.cfg.Group()
+	group, known := s.cfg.Group()
+	if !known {
+		return nil
+	}
 	s.mu.Lock()
-	known := s.version
+	version := s.version
 	if group != s.group {
-		known = 0
+		version = 0
 	}
 	s.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
-	list, err := s.cfg.List(ctx, known)
+	list, err := s.cfg.List(ctx, version)
 	if err != nil || list.GetUnchanged() {
 		return err
 	}
 	return s.serve(list, group)
+}
+
+// ListFrom asks the metadata for the list.
+func ListFrom(meta filesystem.Meta) func(ctx context.Context, known uint64) (*metapb.FileSystemsR, error) {
+	return func(ctx context.Context, known uint64) (*metapb.FileSystemsR, error) {
+		r, err := meta.Query(ctx, 0, &metapb.Query{Q: &metapb.Query_FileSystems{FileSystems: &metapb.FileSystemsQ{KnownVersion: known}}})
+		return r.GetFileSystems(), err
+	}
 }
 
 // readdress exports again if the node's addresses changed, and opens volumes that could not be opened.

@@ -34,9 +34,10 @@ const (
 	RoleMeta    = "meta"
 	RoleBlock   = "block"
 	RoleGateway = "gateway"
+	RoleLocal   = "local"
 )
 
-var allRoles = []string{RoleMeta, RoleBlock, RoleGateway}
+var allRoles = []string{RoleMeta, RoleBlock, RoleGateway, RoleLocal}
 
 const (
 	maxConfigBytes = 1 << 20
@@ -74,6 +75,9 @@ type Config struct {
 	Delegations   nfsstate.Delegating // of files to NFS clients
 	ReplyCache    int64               // bytes of the slots of all NFS sessions
 	Lease         time.Duration
+	LocalDir      string
+	LocalListen   string
+	LocalClients  []netip.Prefix
 	HTTPListen    string
 	GossipListen  string
 	GossipEvery   time.Duration
@@ -127,6 +131,7 @@ func ParseConfig(raw []byte) (*Config, error) {
 		NFSListen: r.text("nfs.listen", ":2049"), NFS3Listen: r.text("nfs.v3_listen", ""), RootSquash: r.flag("nfs.root_squash"), NoAtime: r.flag("nfs.noatime"),
 		ReplyCache: r.size("nfs.reply_cache", nfsstate.DefaultReplyCache, nfsstate.MinReplyCache, nfsstate.MaxReplyCache),
 		Lease:      r.duration("nfs.lease", 30*time.Second, time.Second, time.Hour), HTTPListen: r.text("http.listen", "127.0.0.1:7070"),
+		LocalDir: r.text("local.dir", ""), LocalListen: r.text("local.listen", ":2050"),
 		GossipListen: r.text("gossip.listen", ":7074"), GossipEvery: r.duration("gossip.probe_every", gossip.DefaultProbeEvery, minProbeEvery, time.Minute),
 		GossipRejoin: r.duration("gossip.rejoin_every", gossip.DefaultRejoinEvery, minProbeEvery, time.Hour),
 		ProbeEvery:   r.duration("health.probe_every", nodegroup.DefaultProbeEvery, minProbeEvery, time.Minute),
@@ -138,13 +143,7 @@ func ParseConfig(raw []byte) (*Config, error) {
 		OutAfter:     r.duration("health.out_after", def.OutAfter, minProbeEvery, maxTiming),
 		UpAfter:      r.duration("health.up_after", def.UpAfter, minProbeEvery, maxTiming),
 	}
-	for i, s := range r.list("nfs.allow") {
-		p, err := parsePrefix(s)
-		if err != nil {
-			r.bad(fmt.Sprintf("nfs.allow[%d]", i), "%q is neither a network such as 10.1.0.0/16 nor an address", s)
-		}
-		c.Allow = append(c.Allow, p)
-	}
+	c.Allow, c.LocalClients = r.networks("nfs.allow"), r.networks("local.clients")
 	var err error
 	if c.Delegations, err = nfsstate.ParseDelegating(r.text("nfs.delegations", "")); err != nil {
 		r.bad("nfs.delegations", "%q: use read, write or none", k.Get("nfs.delegations"))
@@ -212,6 +211,17 @@ func (r *reading) list(path string) []string {
 		r.bad(path, "a list is expected, such as [%v]", v)
 		return nil
 	}
+}
+
+func (r *reading) networks(path string) (out []netip.Prefix) {
+	for i, s := range r.list(path) {
+		p, err := parsePrefix(s)
+		if err != nil {
+			r.bad(fmt.Sprintf("%s[%d]", path, i), "%q is neither a network such as 10.1.0.0/16 nor an address", s)
+		}
+		out = append(out, p)
+	}
+	return out
 }
 
 func (r *reading) flag(path string) bool {
@@ -337,12 +347,39 @@ func (r *reading) check(c *Config) {
 			r.bad(path, "the data directory is in it")
 		}
 	}
+	r.checkLocal(c)
 	if t := c.Timing; t.FailAfter > t.SuspectAfter || t.SuspectAfter > t.OutAfter {
 		r.bad("health", "fail_after %v, suspect_after %v, out_after %v: none may be longer than the next", t.FailAfter, t.SuspectAfter, t.OutAfter)
 	}
 	for _, s := range []struct{ path, v string }{{"zone", c.Zone}, {"rack", c.Rack}, {"group", c.Group}} {
 		if len(s.v) > 63 || strings.ContainsAny(s.v, "/ \t\n") {
 			r.bad(s.path, "%q: use up to 63 characters without spaces and '/'", s.v)
+		}
+	}
+}
+
+func (r *reading) checkLocal(c *Config) {
+	if !c.Has(RoleLocal) {
+		if c.LocalDir != "" {
+			r.bad("local.dir", "this node does not have the role local: add it to roles, or leave the directory out")
+		}
+		return
+	}
+	switch {
+	case c.LocalDir == "":
+		r.bad("local.dir", "is required with role local: a directory on the disk that workloads of this node use")
+		return
+	case !filepath.IsAbs(c.LocalDir):
+		r.bad("local.dir", "%q: write an absolute path", c.LocalDir)
+	}
+	c.LocalDir = filepath.Clean(c.LocalDir)
+	for i, d := range append([]string{c.Data}, c.Disks...) {
+		if within(c.LocalDir, d) || within(d, c.LocalDir) {
+			what := "the data directory"
+			if i > 0 {
+				what = fmt.Sprintf("block.disks[%d]", i-1)
+			}
+			r.bad("local.dir", "%s and %s are not apart", c.LocalDir, what)
 		}
 	}
 }
@@ -372,6 +409,9 @@ func (c *Config) listens() []listen {
 		if c.NFS3Listen != "" {
 			out = append(out, listen{"nfs.v3_listen", c.NFS3Listen, false})
 		}
+	}
+	if c.Has(RoleLocal) {
+		out = append(out, listen{"local.listen", c.LocalListen, true})
 	}
 	if c.GossipListen != "" {
 		out = append(out, listen{"gossip.listen", c.GossipListen, true})

@@ -12,7 +12,7 @@ type key struct {
 var keys = []key{
 	{"name", "node-1", true, "Name of this node: a-z, 0-9 and '-', at most 63. It is in the node's certificate and never changes."},
 	{"data", "/var/lib/rackfs", true, "Directory of the node's identity and metadata."},
-	{"roles", "[meta, block, gateway]", true, "What this node does: meta (votes on the metadata), block (stores data on its disks), gateway (serves NFS).\nA node group, and the shared part of the cluster, has one gateway for now. The token that a node joins with has to allow its roles."},
+	{"roles", "[meta, block, gateway]", true, "What this node does: meta (votes on the metadata), block (stores data on its disks), gateway (serves NFS),\nlocal (serves a directory of its own disk to its own workloads).\nA node group, and the shared part of the cluster, has one gateway for now. The token that a node joins with has to allow its roles."},
 	{"advertise", "10.0.0.1", true, "Address or host name under which the other nodes reach this one. Ports are those that it listens on."},
 	{"zone", "eu-1", false, "Where the node is. A placement group spreads over these if the pool's failure domain is zone or rack."},
 	{"rack", "r1", false, ""},
@@ -35,6 +35,9 @@ var keys = []key{
 	{"nfs.delegations", "read", false, "Files given to clients to open and cache on their own until somebody is in conflict with that: read,\nwrite (for reading and writing) or none."},
 	{"nfs.reply_cache", "256MiB", false, "Memory for the replies that clients may ask for again, of all clients together, 1MiB to 64GiB. When it is short, clients are asked to\nhave fewer requests in progress at once, and new ones may have few."},
 	{"nfs.lease", "30s", false, "How long a silent client keeps its locks, 1s to 1h."},
+	{"local.dir", "/var/lib/rackfs-local", false, "Directory of a node with the role local, on ext4, xfs or btrfs: this node's volumes of file systems of kind local.\nThey are on this machine only, and lost with it."},
+	{"local.listen", ":2050", false, "Address of the NFS server of local volumes. Only this machine and local.clients may mount them."},
+	{"local.clients", "[10.244.3.0/24]", false, "Networks of this machine's workloads, such as its pods."},
 	{"http.listen", "127.0.0.1:7070", false, "Address of /healthz, /status and /metrics; \"\" for none."},
 	{"gossip.listen", ":7074", false, "Address at which nodes tell each other who is alive, TCP and UDP; the same port on all nodes. \"\" for not taking part."},
 	{"gossip.probe_every", "1s", false, "How often a node probes one other by gossip, 50ms to 1m."},

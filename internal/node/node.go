@@ -22,6 +22,7 @@ import (
 
 	"github.com/rackfs/rackfs/api"
 	"github.com/rackfs/rackfs/internal/gateway"
+	"github.com/rackfs/rackfs/internal/localnode"
 	"github.com/rackfs/rackfs/internal/pki"
 	"github.com/rackfs/rackfs/internal/provision"
 	"github.com/rackfs/rackfs/internal/vfile"
@@ -51,6 +52,7 @@ const (
 	listenNFS3    = "nfs.v3_listen"
 	listenHTTP    = "http.listen"
 	listenGossip  = "gossip.listen"
+	listenLocal   = "local.listen"
 )
 
 // Options of a run that are not configuration.
@@ -83,10 +85,11 @@ type Node struct {
 	guarding  atomic.Pointer[Guardian]         // guardian, once it runs
 	gossip    atomic.Pointer[gossip.Gossip]    // while it runs
 
-	indexCache  *pebble.Cache
-	disks       []*disk
-	blockServer *wire.Server
-	gateway     *gateway.Gateway
+	indexCache   *pebble.Cache
+	disks        []*disk
+	blockServer  *wire.Server
+	gateway      *gateway.Gateway
+	localVolumes *localnode.Server // nil: none
 
 	stop       context.CancelFunc
 	background sync.WaitGroup
@@ -186,6 +189,11 @@ func (n *Node) start(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	if n.cfg.Has(RoleLocal) {
+		if err := n.startLocal(ctx); err != nil {
+			return err
+		}
+	}
 	n.say("waiting for the metadata")
 	if f := n.dir.state.First; f != nil && !f.Provisioned {
 		if err := n.patiently(ctx, "make the cluster's first records", n.provision); err != nil {
@@ -201,6 +209,11 @@ func (n *Node) start(ctx context.Context) (err error) {
 	}
 	n.background.Go(func() { n.directory.run(run, n.meta, n.watchStanding) })
 	n.background.Go(func() { n.keepCertificate(run) })
+	if n.localVolumes != nil {
+		n.background.Go(func() {
+			n.localVolumes.Report(run, n.meta, n.ownRecord, func(ctx context.Context) error { return n.directory.refresh(ctx, n.meta) })
+		})
+	}
 	if n.cfg.Has(RoleBlock) {
 		n.indexCache = pebble.NewCache(indexCacheBytes)
 		if err := n.openDisks(ctx); err != nil {
@@ -396,7 +409,10 @@ func (n *Node) register(ctx context.Context) error {
 		if !bytes.Equal(old.Id, rec.Id) {
 			return removedError(rec.Name) // and the name was given to another one
 		}
-		rec.Version, rec.State, rec.Key = old.Version, old.State, old.Key
+		rec.Version, rec.State, rec.Key, rec.LocalVolumes = old.Version, old.State, old.Key, old.LocalVolumes
+		if level < levelService {
+			rec.Local = ""
+		}
 		if len(old.Key) == 0 && level >= levelCluster {
 			rec.Key = n.id.Identity().Key()
 		}
@@ -419,6 +435,9 @@ func (n *Node) register(ctx context.Context) error {
 
 // levelCluster is the feature level of shard 0 from which records of nodes have states and keys.
 const levelCluster = 4
+
+// levelService is the one from which they say what local volumes a node has.
+const levelService = 5
 
 // level is the feature level of shard 0.
 func (n *Node) level(ctx context.Context) (uint32, error) {
@@ -514,10 +533,13 @@ func (n *Node) Close(ctx context.Context) error {
 		n.quiet() // first, for then others know that it is no crash
 	}
 	n.gossiping.Wait()
-	for _, path := range []string{listenNFS, listenNFS3} {
+	for _, path := range []string{listenNFS, listenNFS3, listenLocal} {
 		if ln := n.listeners[path]; ln != nil {
 			ln.Close()
 		}
+	}
+	if n.localVolumes != nil {
+		errs = append(errs, n.localVolumes.Stop(ctx))
 	}
 	if n.gateway != nil {
 		errs = append(errs, n.gateway.Stop(ctx))

@@ -5,11 +5,14 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/rackfs/rackfs/api"
+	"github.com/rackfs/rackfs/internal/filesystem"
+	"github.com/rackfs/rackfs/nodegroup/gossip"
 )
 
 // statusTimeout bounds the wait for another node's status.
@@ -42,6 +45,11 @@ func (n *Node) local() *api.Local {
 	if n.gateway != nil {
 		for _, e := range n.gateway.Exports() {
 			l.Exports = append(l.Exports, e.Path)
+		}
+	}
+	if n.localVolumes != nil {
+		for _, v := range n.localVolumes.Volumes() {
+			l.Exports = append(l.Exports, v.Path)
 		}
 	}
 	if n.guardian != nil {
@@ -116,14 +124,18 @@ func (n *Node) clusterStatus(ctx context.Context) *api.ClusterStatus {
 		}
 	}
 	heard := n.gossipView()
+	var locals []api.LocalVolume
+	if list, err := filesystem.List(ask, n.meta); err == nil {
+		locals = api.LocalVolumes(list.GetFileSystems(), n.directory.records())
+	}
 	none, raisable := st.Summaries(answers)
 	lacks = append(lacks, none...)
 	more, trouble, slots := api.Troubles(st.Placement)
 	lacks = append(lacks, more...)
 	for _, r := range n.directory.records() {
 		x := api.NodeStatus{Name: r.Name, Roles: r.Roles, Zone: r.Zone, Rack: r.Rack, Group: r.Group, Release: r.Release, Local: answers[r.Name], State: "ok", Gossip: string(heard[r.Name].State), Life: api.LifeOf(r, st.Placement != nil, slots),
-			Address: cmp.Or(r.Meta, r.Block, r.Nfs)}
-		problems := trouble[r.Name]
+			Address: cmp.Or(r.Meta, r.Block, r.Nfs, r.Local)}
+		problems := append(slices.Clone(trouble[r.Name]), x.LocalOf(locals, heard[r.Name].State == gossip.Dead)...)
 		if f := failures[r.Name]; f != "" {
 			problems = append([]string{"does not answer: " + f}, problems...)
 		}

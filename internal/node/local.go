@@ -1,0 +1,52 @@
+package node
+
+import (
+	"context"
+
+	"github.com/rackfs/rackfs/internal/localnode"
+	"github.com/rackfs/rackfs/nfsserver/export"
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// startLocal serves the volumes that this node served last. It needs nobody else.
+func (n *Node) startLocal(ctx context.Context) (err error) {
+	squash := export.SquashNone
+	if n.cfg.RootSquash {
+		squash = export.SquashRoot
+	}
+	n.localVolumes, err = localnode.Start(ctx, localnode.Config{
+		Dir: n.cfg.LocalDir, Node: n.cfg.Name, Cluster: [16]byte(n.dir.state.Settings.ID()), Clients: n.cfg.LocalClients,
+		Group: n.knownGroup, List: localnode.ListFrom(n.meta), Squash: squash, Lease: n.cfg.Lease, Release: n.opt.Release, Logger: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	ln := n.listeners[listenLocal]
+	n.serving.Go(func() {
+		if err := n.localVolumes.Serve(ln); err != nil {
+			n.failed <- vfs.Wrap("serve local volumes", err)
+		}
+	})
+	return nil
+}
+
+// knownGroup is the node group that shard 0 says this node is in, if this process has heard it.
+func (n *Node) knownGroup() (string, bool) {
+	for _, r := range n.directory.records() {
+		if r.Name == n.cfg.Name {
+			return r.Group, true
+		}
+	}
+	return "", false
+}
+
+// ownRecord is this node's record, nil if it is not known or is of a cluster older than local volumes.
+func (n *Node) ownRecord(context.Context) (*metapb.Node, error) {
+	for _, r := range n.directory.records() {
+		if r.Name == n.cfg.Name && r.Local != "" {
+			return r, nil
+		}
+	}
+	return nil, nil
+}
