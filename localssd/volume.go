@@ -195,7 +195,7 @@ func (fs *FS) openRoot() (err error) {
 	return unix.Close(fd)
 }
 
-// Stop ends the volume. Nobody uses it any more.
+// Stop ends the volume. Nobody uses it any more. A second time does nothing.
 func (fs *FS) Stop() error {
 	err := fs.nodes.close()
 	if fs.rootFD >= 0 {
@@ -204,6 +204,7 @@ func (fs *FS) Stop() error {
 	if fs.lock != nil {
 		err = errors.Join(err, fs.lock.Close())
 	}
+	fs.rootFD, fs.lock = -1, nil
 	return err
 }
 
