@@ -186,17 +186,7 @@ func (fs *FS) create(c *vfs.Cred, d *node, name string, a *vfs.CreateArgs, op st
 func (fs *FS) createNew(c *vfs.Cred, d *node, before *vfs.Attr, name string, a *vfs.CreateArgs, op string) (vfs.Created, *node, error) {
 	want, refused := fs.wanted(c, before, vfs.TypeFile, &a.Attr, op)
 	if refused != nil {
-		// What exists is found, and what may not be made is refused, before that.
-		if _, _, err := handleAt(d.fd, name); err == nil {
-			return vfs.Created{}, nil, vfs.KindExists.Err(op)
-		}
-		err := fs.identity.as(c, 0, func() error {
-			return unix.Faccessat2(d.fd, "", unix.W_OK|unix.X_OK, unix.AT_EACCESS|unix.AT_EMPTY_PATH)
-		})
-		if err != nil {
-			return vfs.Created{}, nil, fail(op, err)
-		}
-		return vfs.Created{}, nil, refused
+		return vfs.Created{}, nil, fs.refusal(c, d, name, refused, op)
 	}
 	how := unix.OpenHow{
 		Flags: unix.O_RDWR | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC, Mode: uint64(want.Mode),
@@ -234,6 +224,24 @@ func (fs *FS) createNew(c *vfs.Cred, d *node, before *vfs.Attr, name string, a *
 		fs.nodes.opened(n)
 	}
 	return res, n, nil
+}
+
+// refusal is why c may not make name in d, with attributes that are refused: whoever may not search d hears that first, then that there is such a name,
+// then who may not change d.
+func (fs *FS) refusal(c *vfs.Cred, d *node, name string, refused error, op string) error {
+	may := func(mode uint32) error {
+		return fs.identity.as(c, 0, func() error { return unix.Faccessat2(d.fd, "", mode, unix.AT_EACCESS|unix.AT_EMPTY_PATH) })
+	}
+	if err := may(unix.X_OK); err != nil {
+		return fail(op, err)
+	}
+	if _, _, err := handleAt(d.fd, name); err == nil {
+		return vfs.KindExists.Err(op)
+	}
+	if err := may(unix.W_OK); err != nil {
+		return fail(op, err)
+	}
+	return refused
 }
 
 // created is the answer to the making of n in d.
@@ -370,28 +378,19 @@ func (fs *FS) makeNode(c *vfs.Cred, d *node, name string, kind uint32, a *vfs.No
 		a.Attr.Mode = nil
 	}
 	want, refused := fs.wanted(c, &before, a.Type, &a.Attr, op)
+	if refused != nil {
+		return vfs.Created{}, nil, fs.refusal(c, d, name, refused, op)
+	}
 	err = fs.identity.as(c, 0, func() error {
-		switch {
-		case unix.Faccessat2(d.fd, "", unix.X_OK, unix.AT_EACCESS|unix.AT_EMPTY_PATH) != nil:
-			return unix.EACCES // before anybody hears what is there
-		case refused != nil:
-			return unix.Faccessat2(d.fd, "", unix.W_OK, unix.AT_EACCESS|unix.AT_EMPTY_PATH)
-		case a.Type == vfs.TypeDir:
+		switch a.Type {
+		case vfs.TypeDir:
 			return unix.Mkdirat(d.fd, name, want.Mode)
-		case a.Type == vfs.TypeSymlink:
+		case vfs.TypeSymlink:
 			return unix.Symlinkat(a.Target, d.fd, name)
 		default:
 			return unix.Mknodat(d.fd, name, kind|want.Mode, int(unix.Mkdev(a.Dev.Major, a.Dev.Minor)))
 		}
 	})
-	if err == nil {
-		err = refused
-	}
-	if refused != nil {
-		if _, _, err := handleAt(d.fd, name); err == nil {
-			return vfs.Created{}, nil, vfs.KindExists.Err(op)
-		}
-	}
 	if err != nil {
 		return vfs.Created{}, nil, fail(op, err)
 	}

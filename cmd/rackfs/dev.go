@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"time"
 
@@ -20,6 +21,7 @@ func newDevCommand() *cobra.Command {
 	var (
 		cfg                           devcluster.Config
 		allow, quotas, projects, dirs []string
+		localClients                  []string
 		level                         slog.Level
 		levelS, replyCache            string
 	)
@@ -35,12 +37,12 @@ keeps everything in the data directory. SIGTERM or Ctrl-C stops it.`,
 			if err := level.UnmarshalText([]byte(levelS)); err != nil {
 				return fmt.Errorf("--log-level: %w", err)
 			}
-			for _, s := range allow {
-				p, err := filesystem.ParseNetwork(s)
-				if err != nil {
-					return fmt.Errorf("--allow %q: %w; write a network such as 10.1.0.0/16, or an address", s, err)
-				}
-				cfg.Allow = append(cfg.Allow, p)
+			var err error
+			if cfg.Allow, err = networks("--allow", allow); err != nil {
+				return err
+			}
+			if cfg.LocalClients, err = networks("--local-clients", localClients); err != nil {
+				return err
 			}
 			if replyCache != "" {
 				n, err := filesystem.ParseBytes(replyCache)
@@ -80,6 +82,7 @@ keeps everything in the data directory. SIGTERM or Ctrl-C stops it.`,
 	f.StringVar(&cfg.NFS3Addr, "nfs3", "", "address of a read-only NFSv3 server, on which everybody is nobody; empty: none")
 	f.StringVar(&cfg.HTTPAddr, "http", "127.0.0.1:7070", "address of /healthz, /status and /metrics; empty: none")
 	f.StringVar(&cfg.LocalListen, "local", "", "address of a node with local volumes, such as 127.0.0.1:2050; makes a group \"local\" and a file system \"scratch\" of kind local; needs root (default: none)")
+	f.StringArrayVar(&localClients, "local-clients", nil, "network of workloads that may mount local volumes, may be repeated (default: this machine only)")
 	f.IntVar(&cfg.Voters, "meta", 0, "metadata voters, an odd number; fixed when the data directory is made (default 3)")
 	f.IntVar(&cfg.BlockStores, "block-stores", 0, "block stores; fixed when the data directory is made (default 6)")
 	f.IntVar(&cfg.Gateways, "gateways", 1, "NFS gateways")
@@ -99,4 +102,16 @@ keeps everything in the data directory. SIGTERM or Ctrl-C stops it.`,
 	f.StringVar(&levelS, "log-level", "warn", "debug, info, warn or error; logs go to standard error")
 	_ = cmd.MarkFlagRequired("data")
 	return cmd
+}
+
+// networks are those that a flag names.
+func networks(flag string, list []string) (out []netip.Prefix, err error) {
+	for _, s := range list {
+		p, err := filesystem.ParseNetwork(s)
+		if err != nil {
+			return nil, fmt.Errorf("%s %q: %w; write a network such as 10.1.0.0/16, or an address", flag, s, err)
+		}
+		out = append(out, p)
+	}
+	return out, nil
 }

@@ -35,7 +35,8 @@ type Config struct {
 	NFS3Addr string // of the read-only NFSv3, "" for none
 	HTTPAddr string // "" for none
 
-	LocalListen string // host:port of local volumes; "": there are none
+	LocalListen  string         // host:port of local volumes; "": there are none
+	LocalClients []netip.Prefix // networks of workloads that may mount them besides this machine
 
 	// The shape; zero means what the directory has, or the default for a new
 	// one (3 voters, 6 stores, 4+2, raft-wal).

@@ -10,6 +10,7 @@ import (
 
 	"github.com/rackfs/rackfs/internal/filesystem"
 	"github.com/rackfs/rackfs/internal/localnode"
+	"github.com/rackfs/rackfs/nfsserver/export"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 )
@@ -45,15 +46,19 @@ func (c *Cluster) startLocal(ctx context.Context) (err error) {
 	} else if err != nil {
 		return err
 	}
+	squash := export.SquashNone
+	if c.cfg.RootSquash {
+		squash = export.SquashRoot
+	}
 	c.local, err = localnode.Start(ctx, localnode.Config{
-		Dir: c.dir.sub(localNodeName), Node: localNodeName, Cluster: [16]byte(c.dir.shape.clusterID()),
+		Dir: c.dir.sub(localNodeName), Node: localNodeName, Cluster: [16]byte(c.dir.shape.clusterID()), Clients: c.cfg.LocalClients,
 		Group: func() (string, bool) {
 			ctx, cancel := context.WithTimeout(context.Background(), quotasTimeout)
 			defer cancel()
 			n, err := c.localRecord(ctx)
 			return n.GetGroup(), err == nil && n != nil
 		},
-		List: localnode.ListFrom(c.meta), Lease: c.cfg.Lease, Release: release(), Logger: c.log,
+		List: localnode.ListFrom(c.meta), Squash: squash, Lease: c.cfg.Lease, Release: release(), Logger: c.log,
 	})
 	if err != nil {
 		return err

@@ -79,6 +79,9 @@ func TestPosix(t *testing.T) {
 				checks := "/v" + version + "/checks"
 				g.MustRun(t, time.Minute, kclient.Command("mkdir", mountpoint+checks))
 				var also []string
+				if os.Getenv(envServer) == "" {
+					also = append(also, "-keeps-unlinked")
+				}
 				for i := range fillMounts {
 					m := srv.mount(n.Addr(), fmt.Sprint(mountpoint, i), version, "nosharecache")
 					g.Mount(t, m)
@@ -116,9 +119,6 @@ func runChecks(t *testing.T, g *kclient.Running, dir string, args, env []string)
 	type result struct{ verdict, name, detail string }
 	var results []result
 	c := kclient.Program("posix", "run", "-dir", dir, "-scratch", "/run/tmp", "-drop-caches", "-keep")
-	if os.Getenv(envServer) == "" {
-		c.Args = append(c.Args, "-keeps-unlinked")
-	}
 	c.Args = append(c.Args, args...)
 	if s := os.Getenv(envSeed); s != "" {
 		c.Args = append(c.Args, "-seed", s)
