@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -38,7 +39,8 @@ gossip: {listen: "%[4]s:7074"}
 block: {listen: "%[4]s:7073", segment: 1MiB, disks: [%[5]s]}
 http: {listen: "%[4]s:7070"}
 nfs: {listen: "%[4]s:2049"}
-`, name, dir, strings.Join(roles, ", "), host, map[bool]string{true: dir + "/disk"}[strings.Contains(strings.Join(roles, " "), RoleBlock)]))
+local: {listen: "%[4]s:2050"%[6]s}
+`, name, dir, strings.Join(roles, ", "), host, map[bool]string{true: dir + "/disk"}[slices.Contains(roles, RoleBlock)], map[bool]string{true: ", dir: " + dir + "/local"}[slices.Contains(roles, RoleLocal)]))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -36,7 +36,9 @@ func TestLocal(t *testing.T) {
 	mount := kclient.NFS(n.Addr(), localPort, localExport, mountpoint, "4.2")
 	g.Mount(t, mount)
 	g.MustRun(t, time.Minute, kclient.Command("mkdir", mountpoint+"/checks"))
-	t.Run("checks", func(t *testing.T) { runChecks(t, g, mountpoint+"/checks", nil, nil) })
+	t.Run("checks", func(t *testing.T) {
+		runChecks(t, g, mountpoint+"/checks", []string{"-local-limits", "-entries", "1000"}, nil)
+	})
 
 	t.Run("outside", func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)

@@ -36,7 +36,9 @@ type Options struct {
 	Also       []string // Dir again, through other mounts of the same export
 	// KeepsUnlinked: the mount leaves no placeholder for a file that was unlinked while it was open.
 	KeepsUnlinked bool
-	Keep          bool // leave the checks' directories behind: removing them costs as much as making them
+	// LocalLimits: sizes of files and attributes are limited by a local file system at the server.
+	LocalLimits bool
+	Keep        bool // leave the checks' directories behind: removing them costs as much as making them
 }
 
 // T is what a check works with. Its methods that report a failure end the check.
@@ -263,6 +265,7 @@ func mainRun(args []string) error {
 	f.StringVar(&o.Filter, "run", "", "regular expression on the names of the checks")
 	f.BoolVar(&o.DropCaches, "drop-caches", false, "drop the kernel's caches before reading back")
 	f.Uint64Var(&o.Seed, "seed", 0, "seed of random operations; 0 takes one from the clock")
+	f.BoolVar(&o.LocalLimits, "local-limits", false, "the server's limits are those of a local file system")
 	f.BoolVar(&o.KeepsUnlinked, "keeps-unlinked", false, "a file that is unlinked while it is open leaves no placeholder")
 	f.BoolVar(&o.Keep, "keep", false, "leave the checks' directories behind")
 	f.Func("also", "the same directory through another mount of the same export, to fill the large directory faster; may be repeated", func(s string) error {

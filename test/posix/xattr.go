@@ -179,7 +179,7 @@ func xattrs(t *T) {
 func xattrLimits(t *T) {
 	p := t.Make("f", "x")
 	t.needXattrs(p)
-	if !t.onNFS() {
+	if !t.onNFS() || t.opt.LocalLimits {
 		t.Skipf("local file systems have other limits")
 	}
 	largest := pattern(make([]byte, 64<<10), 0, 5)
