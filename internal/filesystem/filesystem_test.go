@@ -364,7 +364,11 @@ func TestRequests(t *testing.T) {
 		"workspace":          {Name: "x", Workspace: "a/b"},
 		"leave --group out":  {Name: "x", Group: "g"},
 		"--group NAME":       {Name: "x", Kind: Group},
-		"local role":         {Name: "x", Kind: Local, Group: "g"},
+		"has the role local": {Name: "x", Kind: Local, Group: "g"},
+		"have the disks":     {Name: "x", Kind: Local},
+		"neither profile":    {Name: "x", Kind: Local, Group: "g", Profile: "2+1"},
+		"local.clients":      {Name: "x", Kind: Local, Group: "g", Settings: Settings{Allow: []string{"10.0.0.0/8"}}},
+		"no limits of its":   {Name: "x", Kind: Local, Group: "g", Settings: Settings{QuotaBytes: 1}},
 		"use shared":         {Name: "x", Kind: "odd"},
 		"11 ":                {Name: "x", Profile: "8+3"},
 		"no group ghosts":    {Name: "x", Kind: Group, Group: "ghosts"},
@@ -392,4 +396,63 @@ func TestRequests(t *testing.T) {
 			t.Errorf("%q", s)
 		}
 	}
+}
+
+// A file system of kind local has no namespace, and goes through its life without one.
+func TestLocal(t *testing.T) {
+	c := newCluster(t)
+	ctx := context.Background()
+	c.must(0, &metapb.Command{Op: &metapb.Command_PutGroup{PutGroup: &metapb.PutGroup{Name: "g"}}})
+	node := &metapb.Node{Name: "n", Id: []byte("0123456789abcdef"), Version: 1, Roles: []string{"local"}, Group: "g", Local: "n:2050",
+		LocalVolumes: []*metapb.LocalVolume{{Fs: 1, Total: 100, Free: 10, At: &metapb.Time{Sec: 5}}}}
+	c.must(0, &metapb.Command{Op: &metapb.Command_PutNode{PutNode: &metapb.PutNode{Node: node}}})
+	fs, err := Create(ctx, c, nil, Request{Name: "scratch", Kind: Local, Group: "g"}, time.Unix(1000, 0))
+	if err != nil || fs.State != metapb.FileSystemState_FS_ACTIVE || fs.Pool != 0 {
+		t.Fatalf("%+v, %v", fs, err)
+	}
+	root := &metapb.Query{Fs: fs.Id, Q: &metapb.Query_GetAttr{GetAttr: &metapb.GetAttrQ{Ino: uint64(vfs.RootIno)}}}
+	if _, err := c.Query(ctx, namespaceShard, root); vfs.KindOf(err) != vfs.KindStale {
+		t.Errorf("it has a namespace: %v", err)
+	}
+	if use, err := Usage(ctx, c, fs); err != nil || use != nil {
+		t.Errorf("usage %+v, %v", use, err)
+	}
+	places := Places(fs, []*metapb.Node{node, {Name: "m", Group: "g", Roles: []string{"block"}}, {Name: "o", Group: "h", Roles: []string{"local"}}})
+	if len(places) != 1 || places[0].Node != "n" || places[0].Address != "n:2050" || places[0].Volume.GetFree() != 10 {
+		t.Errorf("places %+v", places)
+	}
+	if _, err := Change(ctx, c, "", "scratch", func(s *Settings) error { s.Allow = []string{"10.0.0.0/8"}; return nil }); vfs.KindOf(err) != vfs.KindInvalid {
+		t.Errorf("networks: %v", err)
+	}
+	if fs, err = Change(ctx, c, "", "scratch", func(s *Settings) error { s.ReadOnly = true; return nil }); err != nil || !fs.ReadOnly {
+		t.Errorf("read-only: %v", err)
+	}
+	for from, ok := range map[string]bool{"": true, "/": true, "/a": false, "a": false} {
+		if err := MountFrom(Local, "scratch", from); (err == nil) != ok {
+			t.Errorf("mount from %q: %v", from, err)
+		}
+		if err := MountFrom(Shared, "default", from); err != nil {
+			t.Errorf("mount of a shared one from %q: %v", from, err)
+		}
+	}
+	if HasAPI(Local, "scratch") == nil || HasAPI(Group, "g") != nil {
+		t.Error("the storage API is offered for local volumes, or not for others")
+	}
+	if _, err := Delete(ctx, c, "", "scratch", time.Hour, time.Unix(1000, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Undelete(ctx, c, "", "scratch"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Delete(ctx, c, "", "scratch", 0, time.Unix(1000, 0)); err != nil {
+		t.Fatal(err)
+	}
+	r := New(Options{Meta: c, Leads: func() bool { return true }, Now: func() time.Time { return time.Unix(2000, 0) }})
+	for range 3 {
+		r.Pass(ctx)
+	}
+	if got := c.names(); got != "" {
+		t.Errorf("left: %s", got)
+	}
+	c.check()
 }

@@ -360,9 +360,6 @@ func (r *reading) check(c *Config) {
 
 func (r *reading) checkLocal(c *Config) {
 	if !c.Has(RoleLocal) {
-		if c.LocalDir != "" {
-			r.bad("local.dir", "this node does not have the role local: add it to roles, or leave the directory out")
-		}
 		return
 	}
 	switch {

@@ -23,6 +23,7 @@ const (
 // test/posix, goes on over a kill of the server with files open and locked, and from elsewhere it is refused.
 func TestLocal(t *testing.T) {
 	kclient.Require(t)
+	t.Parallel()
 	srv := serverUnderTest(t)
 	if srv.ready != "rackfs ready" {
 		t.Skip("another server has no local volumes")
@@ -37,7 +38,7 @@ func TestLocal(t *testing.T) {
 	g.Mount(t, mount)
 	g.MustRun(t, time.Minute, kclient.Command("mkdir", mountpoint+"/checks"))
 	t.Run("checks", func(t *testing.T) {
-		runChecks(t, g, mountpoint+"/checks", []string{"-local-limits", "-entries", "1000"}, nil)
+		runChecks(t, g, mountpoint+"/checks", []string{"-local-limits", "-entries", "500"}, nil)
 	})
 
 	t.Run("outside", func(t *testing.T) {
@@ -53,6 +54,7 @@ func TestLocal(t *testing.T) {
 		outside.Mount(t, srv.mount(n.Addr(), freshMount, "4.2"))
 	})
 
+	whole := t // the server of this part is that of the next one
 	t.Run("killed", func(t *testing.T) {
 		c := client{t, g}
 		c.sh("touch lock && mkdir d && echo moved >d/f && mv d e")
@@ -72,7 +74,7 @@ func TestLocal(t *testing.T) {
 			t.Fatal(line)
 		}
 		p.Kill(t)
-		p = srv.start(t, n, data, args...)
+		p = srv.start(whole, n, data, args...)
 		if _, err := task.Write([]byte("go\n")); err != nil {
 			t.Fatal(err)
 		}

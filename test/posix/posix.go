@@ -36,7 +36,7 @@ type Options struct {
 	Also       []string // Dir again, through other mounts of the same export
 	// KeepsUnlinked: the mount leaves no placeholder for a file that was unlinked while it was open.
 	KeepsUnlinked bool
-	// LocalLimits: sizes of files and attributes are limited by a local file system at the server.
+	// LocalLimits: sizes of files and attributes, and whether files can be cloned, are those of a local file system at the server.
 	LocalLimits bool
 	Keep        bool // leave the checks' directories behind: removing them costs as much as making them
 }
