@@ -32,6 +32,8 @@ func (s *Settings) checkLocal(op string) error {
 	switch {
 	case s.QuotaBytes != 0 || s.QuotaInodes != 0:
 		return vfs.Errorf(vfs.KindInvalid, op, "kind local has no limits of its own: set quotas of the file system that the nodes' directories (local.dir) are on, and leave --quota out")
+	case s.Squash != "" || s.AnonUID|s.AnonGID != 0 || len(s.Groups) != 0:
+		return vfs.Errorf(vfs.KindInvalid, op, "users of kind local are those of the node: whether its root is nobody is set on each node by nfs.root_squash; leave squash and groups out")
 	case len(s.Allow) != 0:
 		return vfs.Errorf(vfs.KindInvalid, op, "kind local is mounted by workloads of the node that has it and by nobody else; their networks are set on each node by local.clients: leave --allow out")
 	}
