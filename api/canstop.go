@@ -79,6 +79,9 @@ func (a *API) canStop(ctx context.Context, in *canStopInput) (*canStopOutput, er
 		if slices.Contains(nodes, n.Name) && slices.Contains(n.Roles, "gateway") {
 			out.Notes = append(out.Notes, fmt.Sprintf("node %s serves NFS: who has mounted from it waits until it is back", n.Name))
 		}
+		if slices.Contains(nodes, n.Name) && len(n.LocalVolumes) > 0 {
+			out.Notes = append(out.Notes, fmt.Sprintf("node %s has %d local volumes: its workloads wait until it is back, and if it does not come back the files in them are lost", n.Name, len(n.LocalVolumes)))
+		}
 	}
 	return &canStopOutput{out}, nil
 }
