@@ -80,19 +80,6 @@ func (fs *FS) attr(n *node, op string) (vfs.Attr, error) {
 	return a, nil
 }
 
-// listed are the attributes of name in the directory fd, of which ino is the inode.
-func (fs *FS) listed(fd int, name string, ino vfs.Ino, op string) (vfs.Attr, error) {
-	if n := fs.nodes.use(ino); n != nil {
-		defer fs.put(n)
-		return fs.attr(n, op)
-	}
-	st, err := statxOf(fd, name)
-	if err != nil {
-		return vfs.Attr{}, fail(op, err)
-	}
-	return attrOf(ino, &st, settled(nanos(st.Ctime), fs.nodes.floor.Load())), nil
-}
-
 // GetAttr implements vfs.FS, as do the methods that follow.
 func (fs *FS) GetAttr(_ context.Context, ino vfs.Ino) (vfs.Attr, error) {
 	const op = "getattr"

@@ -22,7 +22,7 @@ func fail(op string, err error) error {
 	k := vfs.KindOf(no)
 	switch no {
 	case unix.EXDEV: // openat2 met a mount point; rename and link say it themselves
-		return vfs.Errorf(vfs.KindAccess, op, "another file system is mounted here; it is not part of this volume")
+		return &vfs.Error{Kind: vfs.KindAccess, Op: op, Text: "another file system is mounted here; it is not part of this volume", Err: no}
 	case unix.ENODATA:
 		k = vfs.KindNoAttr
 	case unix.ETXTBSY:

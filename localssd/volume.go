@@ -67,7 +67,7 @@ var _ vfs.FS = (*FS)(nil)
 // Open opens the volume in dir, which is made if it is not there.
 func Open(dir string, o Options) (_ *FS, err error) {
 	if o.Descriptors == 0 {
-		o.Descriptors = DefaultDescriptors
+		o.Descriptors = descriptors()
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -102,6 +102,15 @@ func Open(dir string, o Options) (_ *FS, err error) {
 	rand.Read(fs.boot[:])
 	fs.nodes.init(fs, o.Descriptors)
 	return fs, fs.mark(fs.rootFD, nil)
+}
+
+// descriptors is DefaultDescriptors, or less where this process may not have that many: an inode in use has up to three.
+func descriptors() int {
+	var lim unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &lim) != nil {
+		return DefaultDescriptors
+	}
+	return max(int(min(lim.Cur/8, DefaultDescriptors)), 1)
 }
 
 // identify reads or makes VOLUME and data.
