@@ -346,5 +346,7 @@ func (k *Kept) Slots(_ context.Context, session [16]byte) (out []vfs.SlotSeq, er
 func (k *Kept) ReleaseSlots(session [16]byte, first uint32, below uint64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	maps.DeleteFunc(k.calls, func(key slotKey, c *keptCalls) bool { return key.session == session && key.slot >= first && c.seq < below })
+	maps.DeleteFunc(k.calls, func(key slotKey, c *keptCalls) bool {
+		return key.session == session && key.slot >= first && c.seq < below
+	})
 }
