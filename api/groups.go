@@ -94,7 +94,7 @@ type (
 		Name string `path:"name" maxLength:"63"`
 		Body struct {
 			Nodes []string `json:"nodes" minItems:"1" maxItems:"256"`
-			Force bool     `json:"force,omitempty" doc:"Also if a pool cannot keep its profile or would have no room, or a node's rack is reserved for another group"`
+			Force bool     `json:"force,omitempty" doc:"Also if a pool cannot keep its profile or would have no room, a node is in another group, or its rack is reserved for one"`
 		}
 	}
 )
@@ -384,8 +384,8 @@ func (a *API) addNodes(ctx context.Context, in *nodesInput) (*changeOutput, erro
 		if err := hasGroup(op, m, in.Name); err != nil {
 			return "", err
 		}
-		if n.Group != "" && n.Group != in.Name {
-			return "", vfs.Errorf(vfs.KindExists, op, "node %s is in group %s: take it out first (rackfs group remove %s %s)", n.Name, n.Group, n.Group, n.Name)
+		if n.Group != "" && n.Group != in.Name && !in.Body.Force {
+			return "", vfs.Errorf(vfs.KindExists, op, "node %s is in group %s: take it out first (rackfs group remove %s %s), or say --force to move it from there", n.Name, n.Group, n.Group, n.Name)
 		}
 		if to := nodegroup.Reservations(m)[n.Rack]; n.Rack != "" && to != "" && to != in.Name {
 			if !in.Body.Force {

@@ -73,7 +73,7 @@ func idempotent(cmd *metapb.Command) bool {
 		*metapb.Command_PutKey,
 		*metapb.Command_AllowDeletion,
 		*metapb.Command_PutNode, *metapb.Command_RemoveNode, *metapb.Command_PutToken, *metapb.Command_JoinNode,
-		*metapb.Command_PutGroup, *metapb.Command_RemoveGroup, *metapb.Command_ReserveRacks, *metapb.Command_SetNodeGroup, *metapb.Command_RemovePool,
+		*metapb.Command_PutGroup, *metapb.Command_RemoveGroup, *metapb.Command_ReserveRacks, *metapb.Command_SetNodeGroup, *metapb.Command_RemovePool, *metapb.Command_RetireGroup,
 		*metapb.Command_SetNodeState, *metapb.Command_RetireNode, *metapb.Command_RetireStores,
 		*metapb.Command_CreateNamespace, *metapb.Command_DeleteNamespace, *metapb.Command_LimitNamespace, *metapb.Command_RemoveFileSystem:
 		return true

@@ -26,7 +26,7 @@ its nodes, and its nodes hold no other data. A rack that is reserved for a group
 		}, "also if a pool cannot keep its profile, or would have no room, without the racks"),
 		groupChange("add NAME NODE...", "Put nodes into a group: what they hold of the shared part moves away", 2, func(ctx context.Context, c *api.Client, args []string, force bool) (*api.GroupChange, error) {
 			return c.AddNodes(ctx, args[0], args[1:], force)
-		}, "also if a pool cannot keep its profile, or has no room, without the nodes, or a node's rack is reserved for another group"),
+		}, "also if a pool cannot keep its profile, or has no room, without the nodes, a node is in another group, or its rack is reserved for one"),
 		groupChange("remove NAME NODE...", "Put nodes of a group back into the shared part of the cluster", 2, func(ctx context.Context, c *api.Client, args []string, force bool) (*api.GroupChange, error) {
 			return c.RemoveNodes(ctx, args[0], args[1:], force)
 		}, "also if a pool of the group cannot keep its profile, or has no room, without the nodes"))

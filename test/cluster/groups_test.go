@@ -60,6 +60,7 @@ func TestReservedRack(t *testing.T) {
 	s.settled("n9 joins the group")
 	s.asks.must("group", "create", "db")
 	s.asks.refused("rack r4 is reserved for group gpu: release it first", "group", "reserve", "db", "r4")
+	s.asks.must("group", "delete", "db")
 	s.asks.must("group", "remove", "gpu", "n9")
 	s.write("models", 2)
 	s.settled("n9 leaves it")
