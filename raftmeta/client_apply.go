@@ -77,6 +77,9 @@ func idempotent(cmd *metapb.Command) bool {
 		*metapb.Command_SetNodeState, *metapb.Command_RetireNode, *metapb.Command_RetireStores,
 		*metapb.Command_CreateNamespace, *metapb.Command_DeleteNamespace, *metapb.Command_LimitNamespace, *metapb.Command_RemoveFileSystem:
 		return true
+	case *metapb.Command_PutWorkspace, *metapb.Command_RemoveWorkspace, *metapb.Command_PutAccessToken, *metapb.Command_RemoveAccessToken,
+		*metapb.Command_PutJob, *metapb.Command_TakeJob, *metapb.Command_PutUpload, *metapb.Command_RemoveUpload, *metapb.Command_MakeStaging:
+		return true
 	}
 	return false
 }

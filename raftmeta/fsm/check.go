@@ -550,6 +550,15 @@ func (c *checker) inode(k inoKey, n *inode) {
 		c.fail("inode %d has %d bytes, reserved ones up to %d", k.ino, n.attr.Size, n.reservedEnd)
 	}
 	want := c.links[k]
+	if project, hidden := stagingProject(k.ino); hidden {
+		if !n.isDir() || n.attr.Project != project || want != 0 || c.level < levelService {
+			c.fail("hidden inode %d at level %d: %+v with %d names", k.ino, c.level, n.attr, want)
+		}
+		if n.entries != c.entries[k] || n.attr.Nlink != 2+c.subdirs[k] {
+			c.fail("hidden directory %d has %d entries, counts %d", k.ino, c.entries[k], n.entries)
+		}
+		return
+	}
 	if n.isDir() {
 		if n.entries != c.entries[k] {
 			c.fail("directory %d has %d entries, counts %d", k.ino, c.entries[k], n.entries)

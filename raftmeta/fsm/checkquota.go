@@ -25,6 +25,9 @@ func (c *checker) reservation(origin uint64, k usageKey, v []byte) {
 // quotas adds the inodes of this part up, and, in the last one, compares what file systems and projects count with the sums.
 func (c *checker) quotas() {
 	for k, n := range c.inodes {
+		if _, hidden := stagingProject(k.ino); hidden {
+			continue // it is not charged
+		}
 		for _, k := range chargedKeys(k.fs, n.attr.Project) {
 			u := c.total[k]
 			u.bytes += n.attr.Used

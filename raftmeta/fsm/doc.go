@@ -34,7 +34,8 @@
 // Touch, PunchHole, Allocate, CloneRange, extended attributes, projects, limits and reservations, the checks of ReplaceStore
 // (levelReplaceChecked), and what
 // NFS clients have: opens, locks, sessions, replies. Level 4 added node groups, reserved racks and pools of groups, and file systems that
-// change by version and end: DeleteNamespace, LimitNamespace, RemoveFileSystem.
+// change by version and end: DeleteNamespace, LimitNamespace, RemoveFileSystem. Level 5 added workspaces, access tokens, jobs, uploads and hidden
+// directories.
 //
 // A command first passes the exactly-once check (see metapb.Identity), from level 3 on a second one if it belongs to an NFS
 // client's call (metapb.Call), then
@@ -57,6 +58,7 @@
 //	m/queue                   the length of the purge queue,
 //	m/dying                   the length of the queue of dying blocks;
 //	m/map                   the version of the cluster map (shard 0)
+//	m/next/job              the next id of a job (shard 0)
 //	m/deletion              the incarnation for which deletion was allowed, 8 bytes (shard 0)
 //	n/ fs                   NamespaceRecord
 //	D/ fs                   DeletedNamespace: instead of n/, for ever
@@ -101,6 +103,8 @@
 //	S/ session              SessionRecord
 //	j/n/ name, j/t/ hash    Node, Token
 //	j/g/ name, j/r/ rack    NodeGroup, RackReservation
+//	j/w/ name, j/a/ hash    Workspace, AccessToken
+//	j/j/ id, j/u/ id        Job, Upload; ids are 8 and 16 bytes
 //	m/next/group            the next id of a node group
 //	m/last/pg               the highest id of a placement group that any pool has had
 //	j/x/ id                 RetiredNode: a node that was removed

@@ -99,6 +99,9 @@ func idempotent(c *metapb.Command) bool {
 		*metapb.Command_SetNodeState, *metapb.Command_RetireNode, *metapb.Command_RetireStores,
 		*metapb.Command_RemoveFileSystem, *metapb.Command_DeleteNamespace, *metapb.Command_LimitNamespace:
 		return true
+	case *metapb.Command_PutWorkspace, *metapb.Command_RemoveWorkspace, *metapb.Command_PutAccessToken, *metapb.Command_RemoveAccessToken,
+		*metapb.Command_PutJob, *metapb.Command_TakeJob, *metapb.Command_PutUpload, *metapb.Command_RemoveUpload, *metapb.Command_MakeStaging:
+		return true
 	case *metapb.Command_AllowDeletion:
 		return true
 	case *metapb.Command_RemoveClient:
@@ -229,6 +232,8 @@ func (x *call) runNamespace(c *metapb.Command) (*metapb.Result, error) {
 		return x.setLock(op.SetLock)
 	case *metapb.Command_LimitNamespace:
 		return x.limitNamespace(op.LimitNamespace)
+	case *metapb.Command_MakeStaging:
+		return x.makeStaging(op.MakeStaging)
 	case *metapb.Command_SetProject:
 		return x.setProject(op.SetProject)
 	case *metapb.Command_SetQuota:

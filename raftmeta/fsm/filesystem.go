@@ -157,6 +157,9 @@ func (x *call) checkNewFileSystem(f *metapb.FileSystem, op string) error {
 	if err := x.needGroup(op, f.Group); err != nil {
 		return err
 	}
+	if err := x.needWorkspace(f, op); err != nil {
+		return err
+	}
 	if f.Kind != "local" {
 		var p metapb.Pool
 		if ok, err := x.getRecord(appendID32(nil, "p/", f.Pool), &p); err != nil {
@@ -267,6 +270,9 @@ func (r *reader) fileSystems(q *metapb.FileSystemsQ) (*metapb.QueryResult, error
 		res.Unchanged = true
 	} else {
 		res.FileSystems, err = all(r, []byte("f/"), func() *metapb.FileSystem { return new(metapb.FileSystem) })
+		if err == nil {
+			res.Workspaces, err = all(r, []byte(workspacePrefix), func() *metapb.Workspace { return new(metapb.Workspace) })
+		}
 	}
 	if err != nil {
 		return nil, err

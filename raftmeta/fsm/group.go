@@ -96,7 +96,7 @@ func (x *call) runGroups(c *metapb.Command) (*metapb.Result, error) {
 	case *metapb.Command_RetireGroup:
 		return x.retireGroup(op.RetireGroup)
 	}
-	return x.runClients(c)
+	return x.runService(c)
 }
 
 func (x *call) putGroup(c *metapb.PutGroup) (*metapb.Result, error) {

@@ -147,6 +147,7 @@ const (
 	counterPG                      // highest id of a placement group that any pool has had, from level 4 on (shard 0)
 	counterFS                      // lowest file system id that was never given (shard 0); 0: above the highest there is
 	counterFSMap                   // version of the list of file systems (shard 0)
+	counterJob                     // next id of a job (shard 0)
 
 	// collectCounters is how many kinds level 2 has: part of what it does.
 	collectCounters = int(counterMap) + 1
@@ -194,6 +195,8 @@ func (k counterKey) append(b []byte) []byte {
 		return append(b, "m/next/fs"...)
 	case counterFSMap:
 		return append(b, "m/fs"...)
+	case counterJob:
+		return append(b, "m/next/job"...)
 	}
 	return appendFS(b, "c/", k.fs)
 }

@@ -43,6 +43,9 @@ func levelOf(c *metapb.Command) uint32 {
 		return levelCluster
 	case *metapb.Command_ReleaseSlots, *metapb.Command_RetireGroup:
 		return levelService
+	case *metapb.Command_PutWorkspace, *metapb.Command_RemoveWorkspace, *metapb.Command_PutAccessToken, *metapb.Command_RemoveAccessToken,
+		*metapb.Command_PutJob, *metapb.Command_TakeJob, *metapb.Command_PutUpload, *metapb.Command_RemoveUpload, *metapb.Command_MakeStaging:
+		return levelService
 	}
 	return 1
 }
@@ -72,6 +75,10 @@ func (x *call) raiseLevel(c *metapb.RaiseLevel) (*metapb.Result, error) {
 			}
 		case levelCluster:
 			if err := x.beginCluster(); err != nil {
+				return nil, err
+			}
+		case levelService:
+			if err := x.beginService(); err != nil {
 				return nil, err
 			}
 		}

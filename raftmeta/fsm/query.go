@@ -89,6 +89,16 @@ func (r *reader) run(c *Cache, q *metapb.Query) (*metapb.QueryResult, error) {
 		return r.sessionSlots(op.SessionSlots)
 	case *metapb.Query_Namespace:
 		return r.namespace()
+	case *metapb.Query_Workspaces:
+		return r.workspaces()
+	case *metapb.Query_AccessTokens:
+		return r.accessTokens(op.AccessTokens)
+	case *metapb.Query_Jobs:
+		return r.jobs(op.Jobs)
+	case *metapb.Query_Uploads:
+		return r.uploads(op.Uploads)
+	case *metapb.Query_Origins:
+		return r.origins()
 	}
 	sp, err := r.space()
 	if err != nil {

@@ -376,6 +376,67 @@ func (NodeState) EnumDescriptor() ([]byte, []int) {
 	return file_meta_proto_rawDescGZIP(), []int{6}
 }
 
+// Job is a piece of work that outlives who asked for it, from level 5: a gateway takes it and writes down how it goes on; if that gateway ends,
+// another one takes it.
+type JobState int32
+
+const (
+	JobState_JOB_UNKNOWN JobState = 0
+	JobState_JOB_QUEUED  JobState = 1
+	JobState_JOB_RUNNING JobState = 2
+	// It is over:
+	JobState_JOB_DONE     JobState = 3
+	JobState_JOB_FAILED   JobState = 4
+	JobState_JOB_CANCELED JobState = 5
+)
+
+// Enum value maps for JobState.
+var (
+	JobState_name = map[int32]string{
+		0: "JOB_UNKNOWN",
+		1: "JOB_QUEUED",
+		2: "JOB_RUNNING",
+		3: "JOB_DONE",
+		4: "JOB_FAILED",
+		5: "JOB_CANCELED",
+	}
+	JobState_value = map[string]int32{
+		"JOB_UNKNOWN":  0,
+		"JOB_QUEUED":   1,
+		"JOB_RUNNING":  2,
+		"JOB_DONE":     3,
+		"JOB_FAILED":   4,
+		"JOB_CANCELED": 5,
+	}
+)
+
+func (x JobState) Enum() *JobState {
+	p := new(JobState)
+	*p = x
+	return p
+}
+
+func (x JobState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (JobState) Descriptor() protoreflect.EnumDescriptor {
+	return file_meta_proto_enumTypes[7].Descriptor()
+}
+
+func (JobState) Type() protoreflect.EnumType {
+	return &file_meta_proto_enumTypes[7]
+}
+
+func (x JobState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use JobState.Descriptor instead.
+func (JobState) EnumDescriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{7}
+}
+
 type ClientState int32
 
 const (
@@ -407,11 +468,11 @@ func (x ClientState) String() string {
 }
 
 func (ClientState) Descriptor() protoreflect.EnumDescriptor {
-	return file_meta_proto_enumTypes[7].Descriptor()
+	return file_meta_proto_enumTypes[8].Descriptor()
 }
 
 func (ClientState) Type() protoreflect.EnumType {
-	return &file_meta_proto_enumTypes[7]
+	return &file_meta_proto_enumTypes[8]
 }
 
 func (x ClientState) Number() protoreflect.EnumNumber {
@@ -420,7 +481,7 @@ func (x ClientState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ClientState.Descriptor instead.
 func (ClientState) EnumDescriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{7}
+	return file_meta_proto_rawDescGZIP(), []int{8}
 }
 
 type BlockState int32
@@ -459,11 +520,11 @@ func (x BlockState) String() string {
 }
 
 func (BlockState) Descriptor() protoreflect.EnumDescriptor {
-	return file_meta_proto_enumTypes[8].Descriptor()
+	return file_meta_proto_enumTypes[9].Descriptor()
 }
 
 func (BlockState) Type() protoreflect.EnumType {
-	return &file_meta_proto_enumTypes[8]
+	return &file_meta_proto_enumTypes[9]
 }
 
 func (x BlockState) Number() protoreflect.EnumNumber {
@@ -472,7 +533,7 @@ func (x BlockState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use BlockState.Descriptor instead.
 func (BlockState) EnumDescriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{8}
+	return file_meta_proto_rawDescGZIP(), []int{9}
 }
 
 type MemberAction int32
@@ -511,11 +572,11 @@ func (x MemberAction) String() string {
 }
 
 func (MemberAction) Descriptor() protoreflect.EnumDescriptor {
-	return file_meta_proto_enumTypes[9].Descriptor()
+	return file_meta_proto_enumTypes[10].Descriptor()
 }
 
 func (MemberAction) Type() protoreflect.EnumType {
-	return &file_meta_proto_enumTypes[9]
+	return &file_meta_proto_enumTypes[10]
 }
 
 func (x MemberAction) Number() protoreflect.EnumNumber {
@@ -524,7 +585,7 @@ func (x MemberAction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use MemberAction.Descriptor instead.
 func (MemberAction) EnumDescriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{9}
+	return file_meta_proto_rawDescGZIP(), []int{10}
 }
 
 // WorkKind is a kind of background work. The first four are asked for at shard 0, the others at the namespace's shard.
@@ -573,11 +634,11 @@ func (x WorkKind) String() string {
 }
 
 func (WorkKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_meta_proto_enumTypes[10].Descriptor()
+	return file_meta_proto_enumTypes[11].Descriptor()
 }
 
 func (WorkKind) Type() protoreflect.EnumType {
-	return &file_meta_proto_enumTypes[10]
+	return &file_meta_proto_enumTypes[11]
 }
 
 func (x WorkKind) Number() protoreflect.EnumNumber {
@@ -586,7 +647,7 @@ func (x WorkKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WorkKind.Descriptor instead.
 func (WorkKind) EnumDescriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{10}
+	return file_meta_proto_rawDescGZIP(), []int{11}
 }
 
 // Entry is the body of one Raft log entry: callers' commands, in order. Each
@@ -649,7 +710,7 @@ func (x *Entry) GetCommands() []*Command {
 // is not registered (any more): KindUnknownOrigin. A higher seq forgets the
 // slot's older results. origin 0 is allowed only for commands that are idempotent
 // by themselves (RegisterOrigin, ExpireOrigin, RaiseLevel, Purge, CreateNamespace, DeleteNamespace, LimitNamespace, RemoveFileSystem, ReapBlocks, ChangePGs, ReplaceStore,
-// PutX but for PutNFSClient, PutClient and PutSession, ReleaseClients, ReleaseSession, ForgetClients, and
+// PutX but for PutNFSClient, PutClient and PutSession, RemoveWorkspace, RemoveAccessToken, TakeJob, RemoveUpload, MakeStaging, ReleaseClients, ReleaseSession, ForgetClients, and
 // RemoveClient with an expected origin).
 type Identity struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -877,6 +938,15 @@ type Command struct {
 	//	*Command_DeleteNamespace
 	//	*Command_LimitNamespace
 	//	*Command_ReleaseSlots
+	//	*Command_PutWorkspace
+	//	*Command_RemoveWorkspace
+	//	*Command_PutAccessToken
+	//	*Command_RemoveAccessToken
+	//	*Command_PutJob
+	//	*Command_TakeJob
+	//	*Command_PutUpload
+	//	*Command_RemoveUpload
+	//	*Command_MakeStaging
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1539,6 +1609,87 @@ func (x *Command) GetReleaseSlots() *ReleaseSlots {
 	return nil
 }
 
+func (x *Command) GetPutWorkspace() *PutWorkspace {
+	if x != nil {
+		if x, ok := x.Op.(*Command_PutWorkspace); ok {
+			return x.PutWorkspace
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRemoveWorkspace() *RemoveWorkspace {
+	if x != nil {
+		if x, ok := x.Op.(*Command_RemoveWorkspace); ok {
+			return x.RemoveWorkspace
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetPutAccessToken() *PutAccessToken {
+	if x != nil {
+		if x, ok := x.Op.(*Command_PutAccessToken); ok {
+			return x.PutAccessToken
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRemoveAccessToken() *RemoveAccessToken {
+	if x != nil {
+		if x, ok := x.Op.(*Command_RemoveAccessToken); ok {
+			return x.RemoveAccessToken
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetPutJob() *PutJob {
+	if x != nil {
+		if x, ok := x.Op.(*Command_PutJob); ok {
+			return x.PutJob
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetTakeJob() *TakeJob {
+	if x != nil {
+		if x, ok := x.Op.(*Command_TakeJob); ok {
+			return x.TakeJob
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetPutUpload() *PutUpload {
+	if x != nil {
+		if x, ok := x.Op.(*Command_PutUpload); ok {
+			return x.PutUpload
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRemoveUpload() *RemoveUpload {
+	if x != nil {
+		if x, ok := x.Op.(*Command_RemoveUpload); ok {
+			return x.RemoveUpload
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetMakeStaging() *MakeStaging {
+	if x != nil {
+		if x, ok := x.Op.(*Command_MakeStaging); ok {
+			return x.MakeStaging
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -1808,6 +1959,44 @@ type Command_ReleaseSlots struct {
 	ReleaseSlots *ReleaseSlots `protobuf:"bytes,105,opt,name=release_slots,json=releaseSlots,proto3,oneof"` // level 5
 }
 
+type Command_PutWorkspace struct {
+	// Accounts, jobs and uploads, level 5. Shard 0.
+	PutWorkspace *PutWorkspace `protobuf:"bytes,130,opt,name=put_workspace,json=putWorkspace,proto3,oneof"`
+}
+
+type Command_RemoveWorkspace struct {
+	RemoveWorkspace *RemoveWorkspace `protobuf:"bytes,131,opt,name=remove_workspace,json=removeWorkspace,proto3,oneof"`
+}
+
+type Command_PutAccessToken struct {
+	PutAccessToken *PutAccessToken `protobuf:"bytes,132,opt,name=put_access_token,json=putAccessToken,proto3,oneof"`
+}
+
+type Command_RemoveAccessToken struct {
+	RemoveAccessToken *RemoveAccessToken `protobuf:"bytes,133,opt,name=remove_access_token,json=removeAccessToken,proto3,oneof"`
+}
+
+type Command_PutJob struct {
+	PutJob *PutJob `protobuf:"bytes,134,opt,name=put_job,json=putJob,proto3,oneof"`
+}
+
+type Command_TakeJob struct {
+	TakeJob *TakeJob `protobuf:"bytes,135,opt,name=take_job,json=takeJob,proto3,oneof"`
+}
+
+type Command_PutUpload struct {
+	PutUpload *PutUpload `protobuf:"bytes,137,opt,name=put_upload,json=putUpload,proto3,oneof"`
+}
+
+type Command_RemoveUpload struct {
+	RemoveUpload *RemoveUpload `protobuf:"bytes,138,opt,name=remove_upload,json=removeUpload,proto3,oneof"`
+}
+
+type Command_MakeStaging struct {
+	// Namespace shards, level 5.
+	MakeStaging *MakeStaging `protobuf:"bytes,139,opt,name=make_staging,json=makeStaging,proto3,oneof"`
+}
+
 func (*Command_RegisterOrigin) isCommand_Op() {}
 
 func (*Command_ExpireOrigin) isCommand_Op() {}
@@ -1938,6 +2127,24 @@ func (*Command_LimitNamespace) isCommand_Op() {}
 
 func (*Command_ReleaseSlots) isCommand_Op() {}
 
+func (*Command_PutWorkspace) isCommand_Op() {}
+
+func (*Command_RemoveWorkspace) isCommand_Op() {}
+
+func (*Command_PutAccessToken) isCommand_Op() {}
+
+func (*Command_RemoveAccessToken) isCommand_Op() {}
+
+func (*Command_PutJob) isCommand_Op() {}
+
+func (*Command_TakeJob) isCommand_Op() {}
+
+func (*Command_PutUpload) isCommand_Op() {}
+
+func (*Command_RemoveUpload) isCommand_Op() {}
+
+func (*Command_MakeStaging) isCommand_Op() {}
+
 // Result answers a Command. kind is a vfs.Kind; on an error nothing else is set
 // and the command changed nothing (but its slot).
 type Result struct {
@@ -1967,6 +2174,8 @@ type Result struct {
 	//	*Result_Reserve
 	//	*Result_Node
 	//	*Result_Group
+	//	*Result_Workspace
+	//	*Result_Job
 	Of            isResult_Of `protobuf_oneof:"of"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2212,6 +2421,24 @@ func (x *Result) GetGroup() *GroupResult {
 	return nil
 }
 
+func (x *Result) GetWorkspace() *WorkspaceResult {
+	if x != nil {
+		if x, ok := x.Of.(*Result_Workspace); ok {
+			return x.Workspace
+		}
+	}
+	return nil
+}
+
+func (x *Result) GetJob() *JobResult {
+	if x != nil {
+		if x, ok := x.Of.(*Result_Job); ok {
+			return x.Job
+		}
+	}
+	return nil
+}
+
 type isResult_Of interface {
 	isResult_Of()
 }
@@ -2300,6 +2527,14 @@ type Result_Group struct {
 	Group *GroupResult `protobuf:"bytes,45,opt,name=group,proto3,oneof"` // PutGroup
 }
 
+type Result_Workspace struct {
+	Workspace *WorkspaceResult `protobuf:"bytes,70,opt,name=workspace,proto3,oneof"` // PutWorkspace
+}
+
+type Result_Job struct {
+	Job *JobResult `protobuf:"bytes,71,opt,name=job,proto3,oneof"` // PutJob, TakeJob
+}
+
 func (*Result_Origin) isResult_Of() {}
 
 func (*Result_Create) isResult_Of() {}
@@ -2341,6 +2576,10 @@ func (*Result_Reserve) isResult_Of() {}
 func (*Result_Node) isResult_Of() {}
 
 func (*Result_Group) isResult_Of() {}
+
+func (*Result_Workspace) isResult_Of() {}
+
+func (*Result_Job) isResult_Of() {}
 
 type Time struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -9534,6 +9773,1247 @@ func (x *AllowDeletion) GetIncarnation() uint64 {
 	return 0
 }
 
+// Workspace is a set of file systems with those who use them, from level 5. There always is one called "default".
+type Workspace struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Version       uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"` // of this record, from 1; kept by the state machine
+	Created       *Time                  `protobuf:"bytes,3,opt,name=created,proto3" json:"created,omitempty"`
+	Networks      []string               `protobuf:"bytes,4,rep,name=networks,proto3" json:"networks,omitempty"` // of its clients; none: any. What a client of another address may mount is none of its file systems
+	Off           []string               `protobuf:"bytes,5,rep,name=off,proto3" json:"off,omitempty"`           // features that an operator has switched off
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Workspace) Reset() {
+	*x = Workspace{}
+	mi := &file_meta_proto_msgTypes[108]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Workspace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Workspace) ProtoMessage() {}
+
+func (x *Workspace) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[108]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Workspace.ProtoReflect.Descriptor instead.
+func (*Workspace) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{108}
+}
+
+func (x *Workspace) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Workspace) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Workspace) GetCreated() *Time {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+func (x *Workspace) GetNetworks() []string {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+func (x *Workspace) GetOff() []string {
+	if x != nil {
+		return x.Off
+	}
+	return nil
+}
+
+// PutWorkspace makes a workspace, or changes it from the version before (KindChanged if it has another; repeated it changes nothing). KindExists: the
+// name is that of a file system of the workspace "default", whose path would be that of the workspace.
+type PutWorkspace struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Workspace     *Workspace             `protobuf:"bytes,1,opt,name=workspace,proto3" json:"workspace,omitempty"`
+	ExpectVersion uint64                 `protobuf:"varint,2,opt,name=expect_version,json=expectVersion,proto3" json:"expect_version,omitempty"` // 0: must not exist
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutWorkspace) Reset() {
+	*x = PutWorkspace{}
+	mi := &file_meta_proto_msgTypes[109]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutWorkspace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutWorkspace) ProtoMessage() {}
+
+func (x *PutWorkspace) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[109]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutWorkspace.ProtoReflect.Descriptor instead.
+func (*PutWorkspace) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{109}
+}
+
+func (x *PutWorkspace) GetWorkspace() *Workspace {
+	if x != nil {
+		return x.Workspace
+	}
+	return nil
+}
+
+func (x *PutWorkspace) GetExpectVersion() uint64 {
+	if x != nil {
+		return x.ExpectVersion
+	}
+	return 0
+}
+
+type WorkspaceResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Workspace     *Workspace             `protobuf:"bytes,1,opt,name=workspace,proto3" json:"workspace,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WorkspaceResult) Reset() {
+	*x = WorkspaceResult{}
+	mi := &file_meta_proto_msgTypes[110]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WorkspaceResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WorkspaceResult) ProtoMessage() {}
+
+func (x *WorkspaceResult) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[110]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WorkspaceResult.ProtoReflect.Descriptor instead.
+func (*WorkspaceResult) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{110}
+}
+
+func (x *WorkspaceResult) GetWorkspace() *Workspace {
+	if x != nil {
+		return x.Workspace
+	}
+	return nil
+}
+
+// RemoveWorkspace removes one that has no file systems (KindBusy), with what tokens may do in it. Idempotent.
+type RemoveWorkspace struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveWorkspace) Reset() {
+	*x = RemoveWorkspace{}
+	mi := &file_meta_proto_msgTypes[111]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveWorkspace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveWorkspace) ProtoMessage() {}
+
+func (x *RemoveWorkspace) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[111]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveWorkspace.ProtoReflect.Descriptor instead.
+func (*RemoveWorkspace) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{111}
+}
+
+func (x *RemoveWorkspace) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// AccessToken lets its bearer use the HTTP API, from level 5. Of the secret, 256 random bits, only the SHA-256 is known. The clock that says
+// whether it has expired is that of who is asked.
+type AccessToken struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`     // 16 hex digits
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"` // for people, each its own
+	Hash          []byte                 `protobuf:"bytes,3,opt,name=hash,proto3" json:"hash,omitempty"`
+	Role          string                 `protobuf:"bytes,4,opt,name=role,proto3" json:"role,omitempty"`     // admin, editor or viewer
+	Scopes        []*AccessScope         `protobuf:"bytes,5,rep,name=scopes,proto3" json:"scopes,omitempty"` // none: the whole cluster
+	Uid           uint32                 `protobuf:"varint,6,opt,name=uid,proto3" json:"uid,omitempty"`      // as whom it acts in file systems
+	Gid           uint32                 `protobuf:"varint,7,opt,name=gid,proto3" json:"gid,omitempty"`
+	Created       *Time                  `protobuf:"bytes,8,opt,name=created,proto3" json:"created,omitempty"`
+	Expires       *Time                  `protobuf:"bytes,9,opt,name=expires,proto3" json:"expires,omitempty"` // absent: never
+	CreatedBy     string                 `protobuf:"bytes,10,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AccessToken) Reset() {
+	*x = AccessToken{}
+	mi := &file_meta_proto_msgTypes[112]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AccessToken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AccessToken) ProtoMessage() {}
+
+func (x *AccessToken) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[112]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AccessToken.ProtoReflect.Descriptor instead.
+func (*AccessToken) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{112}
+}
+
+func (x *AccessToken) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *AccessToken) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AccessToken) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+func (x *AccessToken) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *AccessToken) GetScopes() []*AccessScope {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
+}
+
+func (x *AccessToken) GetUid() uint32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *AccessToken) GetGid() uint32 {
+	if x != nil {
+		return x.Gid
+	}
+	return 0
+}
+
+func (x *AccessToken) GetCreated() *Time {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+func (x *AccessToken) GetExpires() *Time {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
+func (x *AccessToken) GetCreatedBy() string {
+	if x != nil {
+		return x.CreatedBy
+	}
+	return ""
+}
+
+// AccessScope is where a token is good. An empty file system is all of the workspace's.
+type AccessScope struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Workspace     string                 `protobuf:"bytes,1,opt,name=workspace,proto3" json:"workspace,omitempty"`
+	FileSystem    string                 `protobuf:"bytes,2,opt,name=file_system,json=fileSystem,proto3" json:"file_system,omitempty"`
+	Path          []byte                 `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"` // what is at and below it: "/a/b"; empty: all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AccessScope) Reset() {
+	*x = AccessScope{}
+	mi := &file_meta_proto_msgTypes[113]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AccessScope) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AccessScope) ProtoMessage() {}
+
+func (x *AccessScope) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[113]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AccessScope.ProtoReflect.Descriptor instead.
+func (*AccessScope) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{113}
+}
+
+func (x *AccessScope) GetWorkspace() string {
+	if x != nil {
+		return x.Workspace
+	}
+	return ""
+}
+
+func (x *AccessScope) GetFileSystem() string {
+	if x != nil {
+		return x.FileSystem
+	}
+	return ""
+}
+
+func (x *AccessScope) GetPath() []byte {
+	if x != nil {
+		return x.Path
+	}
+	return nil
+}
+
+// PutAccessToken adds a token; there is no change of one. KindExists: the name is another's. Repeated it changes nothing.
+type PutAccessToken struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Token         *AccessToken           `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutAccessToken) Reset() {
+	*x = PutAccessToken{}
+	mi := &file_meta_proto_msgTypes[114]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutAccessToken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutAccessToken) ProtoMessage() {}
+
+func (x *PutAccessToken) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[114]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutAccessToken.ProtoReflect.Descriptor instead.
+func (*PutAccessToken) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{114}
+}
+
+func (x *PutAccessToken) GetToken() *AccessToken {
+	if x != nil {
+		return x.Token
+	}
+	return nil
+}
+
+// RemoveAccessToken ends a token. Idempotent.
+type RemoveAccessToken struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveAccessToken) Reset() {
+	*x = RemoveAccessToken{}
+	mi := &file_meta_proto_msgTypes[115]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveAccessToken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveAccessToken) ProtoMessage() {}
+
+func (x *RemoveAccessToken) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[115]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveAccessToken.ProtoReflect.Descriptor instead.
+func (*RemoveAccessToken) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{115}
+}
+
+func (x *RemoveAccessToken) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type Job struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`           // never reused; given by the state machine
+	Version       uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"` // kept by the state machine
+	Nonce         []byte                 `protobuf:"bytes,3,opt,name=nonce,proto3" json:"nonce,omitempty"`      // 16 random bytes: a command that makes a job, repeated, makes one
+	Kind          string                 `protobuf:"bytes,4,opt,name=kind,proto3" json:"kind,omitempty"`
+	State         JobState               `protobuf:"varint,5,opt,name=state,proto3,enum=rackfs.meta.v1.JobState" json:"state,omitempty"`
+	Workspace     string                 `protobuf:"bytes,6,opt,name=workspace,proto3" json:"workspace,omitempty"`
+	Fs            uint32                 `protobuf:"varint,7,opt,name=fs,proto3" json:"fs,omitempty"`
+	FileSystem    string                 `protobuf:"bytes,8,opt,name=file_system,json=fileSystem,proto3" json:"file_system,omitempty"`
+	Path          []byte                 `protobuf:"bytes,9,opt,name=path,proto3" json:"path,omitempty"`                       // what it is about
+	Token         string                 `protobuf:"bytes,10,opt,name=token,proto3" json:"token,omitempty"`                    // id of who asked; empty: the operator
+	AskedBy       string                 `protobuf:"bytes,11,opt,name=asked_by,json=askedBy,proto3" json:"asked_by,omitempty"` // for people
+	Uid           uint32                 `protobuf:"varint,12,opt,name=uid,proto3" json:"uid,omitempty"`
+	Gid           uint32                 `protobuf:"varint,13,opt,name=gid,proto3" json:"gid,omitempty"`
+	Spec          []byte                 `protobuf:"bytes,14,opt,name=spec,proto3" json:"spec,omitempty"`             // the kind's own: what is to be done; no secrets
+	Checkpoint    []byte                 `protobuf:"bytes,15,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"` // the kind's own: from where to go on
+	ItemsDone     uint64                 `protobuf:"varint,16,opt,name=items_done,json=itemsDone,proto3" json:"items_done,omitempty"`
+	ItemsTotal    uint64                 `protobuf:"varint,17,opt,name=items_total,json=itemsTotal,proto3" json:"items_total,omitempty"` // 0: not known, as bytes_total
+	BytesDone     uint64                 `protobuf:"varint,18,opt,name=bytes_done,json=bytesDone,proto3" json:"bytes_done,omitempty"`
+	BytesTotal    uint64                 `protobuf:"varint,19,opt,name=bytes_total,json=bytesTotal,proto3" json:"bytes_total,omitempty"`
+	ItemsFailed   uint64                 `protobuf:"varint,20,opt,name=items_failed,json=itemsFailed,proto3" json:"items_failed,omitempty"`
+	Note          string                 `protobuf:"bytes,21,opt,name=note,proto3" json:"note,omitempty"`      // what it is at
+	Error         string                 `protobuf:"bytes,22,opt,name=error,proto3" json:"error,omitempty"`    // why it failed, or the first thing that did
+	Cancel        bool                   `protobuf:"varint,23,opt,name=cancel,proto3" json:"cancel,omitempty"` // it is to end
+	Created       *Time                  `protobuf:"bytes,24,opt,name=created,proto3" json:"created,omitempty"`
+	Started       *Time                  `protobuf:"bytes,25,opt,name=started,proto3" json:"started,omitempty"`
+	Finished      *Time                  `protobuf:"bytes,26,opt,name=finished,proto3" json:"finished,omitempty"`
+	Runner        string                 `protobuf:"bytes,27,opt,name=runner,proto3" json:"runner,omitempty"`                                  // gateway that has it
+	RunnerOrigin  uint64                 `protobuf:"varint,28,opt,name=runner_origin,json=runnerOrigin,proto3" json:"runner_origin,omitempty"` // and its origin at shard 0: when that has ended, others may take the job
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Job) Reset() {
+	*x = Job{}
+	mi := &file_meta_proto_msgTypes[116]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Job) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Job) ProtoMessage() {}
+
+func (x *Job) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[116]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Job.ProtoReflect.Descriptor instead.
+func (*Job) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{116}
+}
+
+func (x *Job) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Job) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Job) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
+func (x *Job) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Job) GetState() JobState {
+	if x != nil {
+		return x.State
+	}
+	return JobState_JOB_UNKNOWN
+}
+
+func (x *Job) GetWorkspace() string {
+	if x != nil {
+		return x.Workspace
+	}
+	return ""
+}
+
+func (x *Job) GetFs() uint32 {
+	if x != nil {
+		return x.Fs
+	}
+	return 0
+}
+
+func (x *Job) GetFileSystem() string {
+	if x != nil {
+		return x.FileSystem
+	}
+	return ""
+}
+
+func (x *Job) GetPath() []byte {
+	if x != nil {
+		return x.Path
+	}
+	return nil
+}
+
+func (x *Job) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *Job) GetAskedBy() string {
+	if x != nil {
+		return x.AskedBy
+	}
+	return ""
+}
+
+func (x *Job) GetUid() uint32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *Job) GetGid() uint32 {
+	if x != nil {
+		return x.Gid
+	}
+	return 0
+}
+
+func (x *Job) GetSpec() []byte {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *Job) GetCheckpoint() []byte {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return nil
+}
+
+func (x *Job) GetItemsDone() uint64 {
+	if x != nil {
+		return x.ItemsDone
+	}
+	return 0
+}
+
+func (x *Job) GetItemsTotal() uint64 {
+	if x != nil {
+		return x.ItemsTotal
+	}
+	return 0
+}
+
+func (x *Job) GetBytesDone() uint64 {
+	if x != nil {
+		return x.BytesDone
+	}
+	return 0
+}
+
+func (x *Job) GetBytesTotal() uint64 {
+	if x != nil {
+		return x.BytesTotal
+	}
+	return 0
+}
+
+func (x *Job) GetItemsFailed() uint64 {
+	if x != nil {
+		return x.ItemsFailed
+	}
+	return 0
+}
+
+func (x *Job) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+func (x *Job) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *Job) GetCancel() bool {
+	if x != nil {
+		return x.Cancel
+	}
+	return false
+}
+
+func (x *Job) GetCreated() *Time {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+func (x *Job) GetStarted() *Time {
+	if x != nil {
+		return x.Started
+	}
+	return nil
+}
+
+func (x *Job) GetFinished() *Time {
+	if x != nil {
+		return x.Finished
+	}
+	return nil
+}
+
+func (x *Job) GetRunner() string {
+	if x != nil {
+		return x.Runner
+	}
+	return ""
+}
+
+func (x *Job) GetRunnerOrigin() uint64 {
+	if x != nil {
+		return x.RunnerOrigin
+	}
+	return 0
+}
+
+// PutJob makes a job (version 0), or changes the one that has this version (KindChanged if it has another or is over; repeated it changes nothing).
+// Who runs it is changed by TakeJob only. Of jobs that are over the newest 1,000 are kept.
+type PutJob struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Job           *Job                   `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutJob) Reset() {
+	*x = PutJob{}
+	mi := &file_meta_proto_msgTypes[117]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutJob) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutJob) ProtoMessage() {}
+
+func (x *PutJob) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[117]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutJob.ProtoReflect.Descriptor instead.
+func (*PutJob) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{117}
+}
+
+func (x *PutJob) GetJob() *Job {
+	if x != nil {
+		return x.Job
+	}
+	return nil
+}
+
+// TakeJob makes origin, which must be registered, the runner of a job that has this version and is queued, or whose runner has ended (KindBusy).
+type TakeJob struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Version       uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	Runner        string                 `protobuf:"bytes,3,opt,name=runner,proto3" json:"runner,omitempty"`
+	Origin        uint64                 `protobuf:"varint,4,opt,name=origin,proto3" json:"origin,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TakeJob) Reset() {
+	*x = TakeJob{}
+	mi := &file_meta_proto_msgTypes[118]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TakeJob) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TakeJob) ProtoMessage() {}
+
+func (x *TakeJob) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[118]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TakeJob.ProtoReflect.Descriptor instead.
+func (*TakeJob) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{118}
+}
+
+func (x *TakeJob) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *TakeJob) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *TakeJob) GetRunner() string {
+	if x != nil {
+		return x.Runner
+	}
+	return ""
+}
+
+func (x *TakeJob) GetOrigin() uint64 {
+	if x != nil {
+		return x.Origin
+	}
+	return 0
+}
+
+type JobResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Job           *Job                   `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JobResult) Reset() {
+	*x = JobResult{}
+	mi := &file_meta_proto_msgTypes[119]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JobResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JobResult) ProtoMessage() {}
+
+func (x *JobResult) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[119]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JobResult.ProtoReflect.Descriptor instead.
+func (*JobResult) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{119}
+}
+
+func (x *JobResult) GetJob() *Job {
+	if x != nil {
+		return x.Job
+	}
+	return nil
+}
+
+// Upload is a file that is being sent in pieces, from level 5. What has come is in a hidden directory (MakeStaging) under the name "u-" and the id in hex.
+type Upload struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`            // 16 random bytes
+	Version       uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"` // kept by the state machine
+	Workspace     string                 `protobuf:"bytes,3,opt,name=workspace,proto3" json:"workspace,omitempty"`
+	Fs            uint32                 `protobuf:"varint,4,opt,name=fs,proto3" json:"fs,omitempty"`
+	FileSystem    string                 `protobuf:"bytes,5,opt,name=file_system,json=fileSystem,proto3" json:"file_system,omitempty"`
+	Path          []byte                 `protobuf:"bytes,6,opt,name=path,proto3" json:"path,omitempty"` // where it comes when it is complete
+	Length        uint64                 `protobuf:"varint,7,opt,name=length,proto3" json:"length,omitempty"`
+	Offset        uint64                 `protobuf:"varint,8,opt,name=offset,proto3" json:"offset,omitempty"` // so much has come and is durable
+	Done          bool                   `protobuf:"varint,9,opt,name=done,proto3" json:"done,omitempty"`     // it is where it belongs
+	Token         string                 `protobuf:"bytes,10,opt,name=token,proto3" json:"token,omitempty"`   // id of whose it is; empty: the operator's
+	Uid           uint32                 `protobuf:"varint,11,opt,name=uid,proto3" json:"uid,omitempty"`
+	Gid           uint32                 `protobuf:"varint,12,opt,name=gid,proto3" json:"gid,omitempty"`
+	Staging       uint64                 `protobuf:"varint,13,opt,name=staging,proto3" json:"staging,omitempty"`                           // inode of the hidden directory
+	DigestState   []byte                 `protobuf:"bytes,14,opt,name=digest_state,json=digestState,proto3" json:"digest_state,omitempty"` // of the SHA-256 of what has come
+	Digest        []byte                 `protobuf:"bytes,15,opt,name=digest,proto3" json:"digest,omitempty"`                              // that it has to have; empty: any
+	Metadata      string                 `protobuf:"bytes,16,opt,name=metadata,proto3" json:"metadata,omitempty"`                          // as it was sent
+	Created       *Time                  `protobuf:"bytes,17,opt,name=created,proto3" json:"created,omitempty"`
+	Expires       *Time                  `protobuf:"bytes,18,opt,name=expires,proto3" json:"expires,omitempty"`
+	Mode          uint32                 `protobuf:"varint,19,opt,name=mode,proto3" json:"mode,omitempty"`
+	Exclusive     bool                   `protobuf:"varint,20,opt,name=exclusive,proto3" json:"exclusive,omitempty"` // it is an error if there is something at path
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Upload) Reset() {
+	*x = Upload{}
+	mi := &file_meta_proto_msgTypes[120]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Upload) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Upload) ProtoMessage() {}
+
+func (x *Upload) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[120]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Upload.ProtoReflect.Descriptor instead.
+func (*Upload) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{120}
+}
+
+func (x *Upload) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *Upload) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Upload) GetWorkspace() string {
+	if x != nil {
+		return x.Workspace
+	}
+	return ""
+}
+
+func (x *Upload) GetFs() uint32 {
+	if x != nil {
+		return x.Fs
+	}
+	return 0
+}
+
+func (x *Upload) GetFileSystem() string {
+	if x != nil {
+		return x.FileSystem
+	}
+	return ""
+}
+
+func (x *Upload) GetPath() []byte {
+	if x != nil {
+		return x.Path
+	}
+	return nil
+}
+
+func (x *Upload) GetLength() uint64 {
+	if x != nil {
+		return x.Length
+	}
+	return 0
+}
+
+func (x *Upload) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *Upload) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+func (x *Upload) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *Upload) GetUid() uint32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *Upload) GetGid() uint32 {
+	if x != nil {
+		return x.Gid
+	}
+	return 0
+}
+
+func (x *Upload) GetStaging() uint64 {
+	if x != nil {
+		return x.Staging
+	}
+	return 0
+}
+
+func (x *Upload) GetDigestState() []byte {
+	if x != nil {
+		return x.DigestState
+	}
+	return nil
+}
+
+func (x *Upload) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *Upload) GetMetadata() string {
+	if x != nil {
+		return x.Metadata
+	}
+	return ""
+}
+
+func (x *Upload) GetCreated() *Time {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+func (x *Upload) GetExpires() *Time {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
+func (x *Upload) GetMode() uint32 {
+	if x != nil {
+		return x.Mode
+	}
+	return 0
+}
+
+func (x *Upload) GetExclusive() bool {
+	if x != nil {
+		return x.Exclusive
+	}
+	return false
+}
+
+// PutUpload makes an upload (version 0), or changes the one that has this version (KindChanged; repeated it changes nothing). KindTooMany: there are 10,000.
+type PutUpload struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Upload        *Upload                `protobuf:"bytes,1,opt,name=upload,proto3" json:"upload,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutUpload) Reset() {
+	*x = PutUpload{}
+	mi := &file_meta_proto_msgTypes[121]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutUpload) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutUpload) ProtoMessage() {}
+
+func (x *PutUpload) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[121]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutUpload.ProtoReflect.Descriptor instead.
+func (*PutUpload) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{121}
+}
+
+func (x *PutUpload) GetUpload() *Upload {
+	if x != nil {
+		return x.Upload
+	}
+	return nil
+}
+
+// RemoveUpload ends one. Idempotent.
+type RemoveUpload struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveUpload) Reset() {
+	*x = RemoveUpload{}
+	mi := &file_meta_proto_msgTypes[122]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveUpload) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveUpload) ProtoMessage() {}
+
+func (x *RemoveUpload) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[122]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveUpload.ProtoReflect.Descriptor instead.
+func (*RemoveUpload) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{122}
+}
+
+func (x *RemoveUpload) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+// MakeStaging makes the hidden directory of a project (0: of the file system), if there is none, and answers its attributes (AttrResult). It has no name
+// in any directory, its inode number is 2^62 plus the project, and it is not charged; what is in it is an ordinary file otherwise. KindNotFound: there is no such project.
+type MakeStaging struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Project       uint32                 `protobuf:"varint,1,opt,name=project,proto3" json:"project,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MakeStaging) Reset() {
+	*x = MakeStaging{}
+	mi := &file_meta_proto_msgTypes[123]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MakeStaging) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MakeStaging) ProtoMessage() {}
+
+func (x *MakeStaging) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[123]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MakeStaging.ProtoReflect.Descriptor instead.
+func (*MakeStaging) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{123}
+}
+
+func (x *MakeStaging) GetProject() uint32 {
+	if x != nil {
+		return x.Project
+	}
+	return 0
+}
+
 // Key is a cluster secret (file handle MAC); kind "handle".
 type Key struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -9546,7 +11026,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_meta_proto_msgTypes[108]
+	mi := &file_meta_proto_msgTypes[124]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9558,7 +11038,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[108]
+	mi := &file_meta_proto_msgTypes[124]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9571,7 +11051,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{108}
+	return file_meta_proto_rawDescGZIP(), []int{124}
 }
 
 func (x *Key) GetKind() string {
@@ -9604,7 +11084,7 @@ type PutKey struct {
 
 func (x *PutKey) Reset() {
 	*x = PutKey{}
-	mi := &file_meta_proto_msgTypes[109]
+	mi := &file_meta_proto_msgTypes[125]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9616,7 +11096,7 @@ func (x *PutKey) String() string {
 func (*PutKey) ProtoMessage() {}
 
 func (x *PutKey) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[109]
+	mi := &file_meta_proto_msgTypes[125]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9629,7 +11109,7 @@ func (x *PutKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutKey.ProtoReflect.Descriptor instead.
 func (*PutKey) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{109}
+	return file_meta_proto_rawDescGZIP(), []int{125}
 }
 
 func (x *PutKey) GetKey() *Key {
@@ -9652,7 +11132,7 @@ type NFSClient struct {
 
 func (x *NFSClient) Reset() {
 	*x = NFSClient{}
-	mi := &file_meta_proto_msgTypes[110]
+	mi := &file_meta_proto_msgTypes[126]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9664,7 +11144,7 @@ func (x *NFSClient) String() string {
 func (*NFSClient) ProtoMessage() {}
 
 func (x *NFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[110]
+	mi := &file_meta_proto_msgTypes[126]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9677,7 +11157,7 @@ func (x *NFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClient.ProtoReflect.Descriptor instead.
 func (*NFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{110}
+	return file_meta_proto_rawDescGZIP(), []int{126}
 }
 
 func (x *NFSClient) GetGateway() string {
@@ -9710,7 +11190,7 @@ type PutNFSClient struct {
 
 func (x *PutNFSClient) Reset() {
 	*x = PutNFSClient{}
-	mi := &file_meta_proto_msgTypes[111]
+	mi := &file_meta_proto_msgTypes[127]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9722,7 +11202,7 @@ func (x *PutNFSClient) String() string {
 func (*PutNFSClient) ProtoMessage() {}
 
 func (x *PutNFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[111]
+	mi := &file_meta_proto_msgTypes[127]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9735,7 +11215,7 @@ func (x *PutNFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNFSClient.ProtoReflect.Descriptor instead.
 func (*PutNFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{111}
+	return file_meta_proto_rawDescGZIP(), []int{127}
 }
 
 func (x *PutNFSClient) GetClient() *NFSClient {
@@ -9755,7 +11235,7 @@ type RemoveNFSClient struct {
 
 func (x *RemoveNFSClient) Reset() {
 	*x = RemoveNFSClient{}
-	mi := &file_meta_proto_msgTypes[112]
+	mi := &file_meta_proto_msgTypes[128]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9767,7 +11247,7 @@ func (x *RemoveNFSClient) String() string {
 func (*RemoveNFSClient) ProtoMessage() {}
 
 func (x *RemoveNFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[112]
+	mi := &file_meta_proto_msgTypes[128]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9780,7 +11260,7 @@ func (x *RemoveNFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNFSClient.ProtoReflect.Descriptor instead.
 func (*RemoveNFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{112}
+	return file_meta_proto_rawDescGZIP(), []int{128}
 }
 
 func (x *RemoveNFSClient) GetGateway() string {
@@ -9817,7 +11297,7 @@ type ClientRecord struct {
 
 func (x *ClientRecord) Reset() {
 	*x = ClientRecord{}
-	mi := &file_meta_proto_msgTypes[113]
+	mi := &file_meta_proto_msgTypes[129]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9829,7 +11309,7 @@ func (x *ClientRecord) String() string {
 func (*ClientRecord) ProtoMessage() {}
 
 func (x *ClientRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[113]
+	mi := &file_meta_proto_msgTypes[129]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9842,7 +11322,7 @@ func (x *ClientRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientRecord.ProtoReflect.Descriptor instead.
 func (*ClientRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{113}
+	return file_meta_proto_rawDescGZIP(), []int{129}
 }
 
 func (x *ClientRecord) GetId() uint64 {
@@ -9927,7 +11407,7 @@ type SessionRecord struct {
 
 func (x *SessionRecord) Reset() {
 	*x = SessionRecord{}
-	mi := &file_meta_proto_msgTypes[114]
+	mi := &file_meta_proto_msgTypes[130]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9939,7 +11419,7 @@ func (x *SessionRecord) String() string {
 func (*SessionRecord) ProtoMessage() {}
 
 func (x *SessionRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[114]
+	mi := &file_meta_proto_msgTypes[130]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9952,7 +11432,7 @@ func (x *SessionRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRecord.ProtoReflect.Descriptor instead.
 func (*SessionRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{114}
+	return file_meta_proto_rawDescGZIP(), []int{130}
 }
 
 func (x *SessionRecord) GetId() []byte {
@@ -9988,7 +11468,7 @@ type PutClient struct {
 
 func (x *PutClient) Reset() {
 	*x = PutClient{}
-	mi := &file_meta_proto_msgTypes[115]
+	mi := &file_meta_proto_msgTypes[131]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10000,7 +11480,7 @@ func (x *PutClient) String() string {
 func (*PutClient) ProtoMessage() {}
 
 func (x *PutClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[115]
+	mi := &file_meta_proto_msgTypes[131]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10013,7 +11493,7 @@ func (x *PutClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutClient.ProtoReflect.Descriptor instead.
 func (*PutClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{115}
+	return file_meta_proto_rawDescGZIP(), []int{131}
 }
 
 func (x *PutClient) GetClient() *ClientRecord {
@@ -10042,7 +11522,7 @@ type ClientsResult struct {
 
 func (x *ClientsResult) Reset() {
 	*x = ClientsResult{}
-	mi := &file_meta_proto_msgTypes[116]
+	mi := &file_meta_proto_msgTypes[132]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10054,7 +11534,7 @@ func (x *ClientsResult) String() string {
 func (*ClientsResult) ProtoMessage() {}
 
 func (x *ClientsResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[116]
+	mi := &file_meta_proto_msgTypes[132]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10067,7 +11547,7 @@ func (x *ClientsResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientsResult.ProtoReflect.Descriptor instead.
 func (*ClientsResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{116}
+	return file_meta_proto_rawDescGZIP(), []int{132}
 }
 
 func (x *ClientsResult) GetFirst() uint64 {
@@ -10104,7 +11584,7 @@ type RemoveClient struct {
 
 func (x *RemoveClient) Reset() {
 	*x = RemoveClient{}
-	mi := &file_meta_proto_msgTypes[117]
+	mi := &file_meta_proto_msgTypes[133]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10116,7 +11596,7 @@ func (x *RemoveClient) String() string {
 func (*RemoveClient) ProtoMessage() {}
 
 func (x *RemoveClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[117]
+	mi := &file_meta_proto_msgTypes[133]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10129,7 +11609,7 @@ func (x *RemoveClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveClient.ProtoReflect.Descriptor instead.
 func (*RemoveClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{117}
+	return file_meta_proto_rawDescGZIP(), []int{133}
 }
 
 func (x *RemoveClient) GetClient() uint64 {
@@ -10157,7 +11637,7 @@ type TakeClients struct {
 
 func (x *TakeClients) Reset() {
 	*x = TakeClients{}
-	mi := &file_meta_proto_msgTypes[118]
+	mi := &file_meta_proto_msgTypes[134]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10169,7 +11649,7 @@ func (x *TakeClients) String() string {
 func (*TakeClients) ProtoMessage() {}
 
 func (x *TakeClients) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[118]
+	mi := &file_meta_proto_msgTypes[134]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10182,7 +11662,7 @@ func (x *TakeClients) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeClients.ProtoReflect.Descriptor instead.
 func (*TakeClients) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{118}
+	return file_meta_proto_rawDescGZIP(), []int{134}
 }
 
 func (x *TakeClients) GetClients() []uint64 {
@@ -10202,7 +11682,7 @@ type ForgetClients struct {
 
 func (x *ForgetClients) Reset() {
 	*x = ForgetClients{}
-	mi := &file_meta_proto_msgTypes[119]
+	mi := &file_meta_proto_msgTypes[135]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10214,7 +11694,7 @@ func (x *ForgetClients) String() string {
 func (*ForgetClients) ProtoMessage() {}
 
 func (x *ForgetClients) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[119]
+	mi := &file_meta_proto_msgTypes[135]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10227,7 +11707,7 @@ func (x *ForgetClients) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetClients.ProtoReflect.Descriptor instead.
 func (*ForgetClients) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{119}
+	return file_meta_proto_rawDescGZIP(), []int{135}
 }
 
 func (x *ForgetClients) GetClients() []uint64 {
@@ -10249,7 +11729,7 @@ type PutSession struct {
 
 func (x *PutSession) Reset() {
 	*x = PutSession{}
-	mi := &file_meta_proto_msgTypes[120]
+	mi := &file_meta_proto_msgTypes[136]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10261,7 +11741,7 @@ func (x *PutSession) String() string {
 func (*PutSession) ProtoMessage() {}
 
 func (x *PutSession) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[120]
+	mi := &file_meta_proto_msgTypes[136]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10274,7 +11754,7 @@ func (x *PutSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSession.ProtoReflect.Descriptor instead.
 func (*PutSession) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{120}
+	return file_meta_proto_rawDescGZIP(), []int{136}
 }
 
 func (x *PutSession) GetSession() *SessionRecord {
@@ -10301,7 +11781,7 @@ type RemoveSession struct {
 
 func (x *RemoveSession) Reset() {
 	*x = RemoveSession{}
-	mi := &file_meta_proto_msgTypes[121]
+	mi := &file_meta_proto_msgTypes[137]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10313,7 +11793,7 @@ func (x *RemoveSession) String() string {
 func (*RemoveSession) ProtoMessage() {}
 
 func (x *RemoveSession) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[121]
+	mi := &file_meta_proto_msgTypes[137]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10326,7 +11806,7 @@ func (x *RemoveSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSession.ProtoReflect.Descriptor instead.
 func (*RemoveSession) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{121}
+	return file_meta_proto_rawDescGZIP(), []int{137}
 }
 
 func (x *RemoveSession) GetSession() []byte {
@@ -10371,6 +11851,11 @@ type Query struct {
 	//	*Query_Namespace
 	//	*Query_RetiredNodes
 	//	*Query_LiveBlocks
+	//	*Query_Workspaces
+	//	*Query_AccessTokens
+	//	*Query_Jobs
+	//	*Query_Uploads
+	//	*Query_Origins
 	Q             isQuery_Q `protobuf_oneof:"q"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -10378,7 +11863,7 @@ type Query struct {
 
 func (x *Query) Reset() {
 	*x = Query{}
-	mi := &file_meta_proto_msgTypes[122]
+	mi := &file_meta_proto_msgTypes[138]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10390,7 +11875,7 @@ func (x *Query) String() string {
 func (*Query) ProtoMessage() {}
 
 func (x *Query) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[122]
+	mi := &file_meta_proto_msgTypes[138]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10403,7 +11888,7 @@ func (x *Query) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Query.ProtoReflect.Descriptor instead.
 func (*Query) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{122}
+	return file_meta_proto_rawDescGZIP(), []int{138}
 }
 
 func (x *Query) GetFs() uint32 {
@@ -10679,6 +12164,51 @@ func (x *Query) GetLiveBlocks() *LiveBlocksQ {
 	return nil
 }
 
+func (x *Query) GetWorkspaces() *WorkspacesQ {
+	if x != nil {
+		if x, ok := x.Q.(*Query_Workspaces); ok {
+			return x.Workspaces
+		}
+	}
+	return nil
+}
+
+func (x *Query) GetAccessTokens() *AccessTokensQ {
+	if x != nil {
+		if x, ok := x.Q.(*Query_AccessTokens); ok {
+			return x.AccessTokens
+		}
+	}
+	return nil
+}
+
+func (x *Query) GetJobs() *JobsQ {
+	if x != nil {
+		if x, ok := x.Q.(*Query_Jobs); ok {
+			return x.Jobs
+		}
+	}
+	return nil
+}
+
+func (x *Query) GetUploads() *UploadsQ {
+	if x != nil {
+		if x, ok := x.Q.(*Query_Uploads); ok {
+			return x.Uploads
+		}
+	}
+	return nil
+}
+
+func (x *Query) GetOrigins() *OriginsQ {
+	if x != nil {
+		if x, ok := x.Q.(*Query_Origins); ok {
+			return x.Origins
+		}
+	}
+	return nil
+}
+
 type isQuery_Q interface {
 	isQuery_Q()
 }
@@ -10795,6 +12325,27 @@ type Query_LiveBlocks struct {
 	LiveBlocks *LiveBlocksQ `protobuf:"bytes,59,opt,name=live_blocks,json=liveBlocks,proto3,oneof"`
 }
 
+type Query_Workspaces struct {
+	// Level 5.
+	Workspaces *WorkspacesQ `protobuf:"bytes,80,opt,name=workspaces,proto3,oneof"`
+}
+
+type Query_AccessTokens struct {
+	AccessTokens *AccessTokensQ `protobuf:"bytes,81,opt,name=access_tokens,json=accessTokens,proto3,oneof"`
+}
+
+type Query_Jobs struct {
+	Jobs *JobsQ `protobuf:"bytes,82,opt,name=jobs,proto3,oneof"`
+}
+
+type Query_Uploads struct {
+	Uploads *UploadsQ `protobuf:"bytes,83,opt,name=uploads,proto3,oneof"`
+}
+
+type Query_Origins struct {
+	Origins *OriginsQ `protobuf:"bytes,84,opt,name=origins,proto3,oneof"`
+}
+
 func (*Query_GetAttr) isQuery_Q() {}
 
 func (*Query_Lookup) isQuery_Q() {}
@@ -10851,6 +12402,264 @@ func (*Query_RetiredNodes) isQuery_Q() {}
 
 func (*Query_LiveBlocks) isQuery_Q() {}
 
+func (*Query_Workspaces) isQuery_Q() {}
+
+func (*Query_AccessTokens) isQuery_Q() {}
+
+func (*Query_Jobs) isQuery_Q() {}
+
+func (*Query_Uploads) isQuery_Q() {}
+
+func (*Query_Origins) isQuery_Q() {}
+
+type WorkspacesQ struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WorkspacesQ) Reset() {
+	*x = WorkspacesQ{}
+	mi := &file_meta_proto_msgTypes[139]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WorkspacesQ) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WorkspacesQ) ProtoMessage() {}
+
+func (x *WorkspacesQ) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[139]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WorkspacesQ.ProtoReflect.Descriptor instead.
+func (*WorkspacesQ) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{139}
+}
+
+// AccessTokensQ asks for the token with a hash, if that is given: KindNotFound. Else for all.
+type AccessTokensQ struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Hash          []byte                 `protobuf:"bytes,1,opt,name=hash,proto3" json:"hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AccessTokensQ) Reset() {
+	*x = AccessTokensQ{}
+	mi := &file_meta_proto_msgTypes[140]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AccessTokensQ) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AccessTokensQ) ProtoMessage() {}
+
+func (x *AccessTokensQ) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[140]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AccessTokensQ.ProtoReflect.Descriptor instead.
+func (*AccessTokensQ) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{140}
+}
+
+func (x *AccessTokensQ) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+// JobsQ lists jobs, newest first, page by page; or asks for one: KindNotFound.
+type JobsQ struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Active        bool                   `protobuf:"varint,2,opt,name=active,proto3" json:"active,omitempty"` // those that are not over
+	Before        uint64                 `protobuf:"varint,3,opt,name=before,proto3" json:"before,omitempty"` // ids below this one; 0: all
+	Limit         uint32                 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`   // 0, or more than the limit: the limit (1,000)
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JobsQ) Reset() {
+	*x = JobsQ{}
+	mi := &file_meta_proto_msgTypes[141]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JobsQ) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JobsQ) ProtoMessage() {}
+
+func (x *JobsQ) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[141]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JobsQ.ProtoReflect.Descriptor instead.
+func (*JobsQ) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{141}
+}
+
+func (x *JobsQ) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *JobsQ) GetActive() bool {
+	if x != nil {
+		return x.Active
+	}
+	return false
+}
+
+func (x *JobsQ) GetBefore() uint64 {
+	if x != nil {
+		return x.Before
+	}
+	return 0
+}
+
+func (x *JobsQ) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+// UploadsQ lists uploads by id, page by page; or asks for one: KindNotFound.
+type UploadsQ struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	After         []byte                 `protobuf:"bytes,2,opt,name=after,proto3" json:"after,omitempty"`
+	Limit         uint32                 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"` // 0, or more than the limit: the limit (1,000)
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UploadsQ) Reset() {
+	*x = UploadsQ{}
+	mi := &file_meta_proto_msgTypes[142]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UploadsQ) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UploadsQ) ProtoMessage() {}
+
+func (x *UploadsQ) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[142]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UploadsQ.ProtoReflect.Descriptor instead.
+func (*UploadsQ) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{142}
+}
+
+func (x *UploadsQ) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *UploadsQ) GetAfter() []byte {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+func (x *UploadsQ) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+// OriginsQ lists the ids of the shard's registered origins.
+type OriginsQ struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OriginsQ) Reset() {
+	*x = OriginsQ{}
+	mi := &file_meta_proto_msgTypes[143]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OriginsQ) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OriginsQ) ProtoMessage() {}
+
+func (x *OriginsQ) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[143]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OriginsQ.ProtoReflect.Descriptor instead.
+func (*OriginsQ) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{143}
+}
+
 type GetAttrQ struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
@@ -10862,7 +12671,7 @@ type GetAttrQ struct {
 
 func (x *GetAttrQ) Reset() {
 	*x = GetAttrQ{}
-	mi := &file_meta_proto_msgTypes[123]
+	mi := &file_meta_proto_msgTypes[144]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10874,7 +12683,7 @@ func (x *GetAttrQ) String() string {
 func (*GetAttrQ) ProtoMessage() {}
 
 func (x *GetAttrQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[123]
+	mi := &file_meta_proto_msgTypes[144]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10887,7 +12696,7 @@ func (x *GetAttrQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttrQ.ProtoReflect.Descriptor instead.
 func (*GetAttrQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{123}
+	return file_meta_proto_rawDescGZIP(), []int{144}
 }
 
 func (x *GetAttrQ) GetIno() uint64 {
@@ -10921,7 +12730,7 @@ type LookupQ struct {
 
 func (x *LookupQ) Reset() {
 	*x = LookupQ{}
-	mi := &file_meta_proto_msgTypes[124]
+	mi := &file_meta_proto_msgTypes[145]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10933,7 +12742,7 @@ func (x *LookupQ) String() string {
 func (*LookupQ) ProtoMessage() {}
 
 func (x *LookupQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[124]
+	mi := &file_meta_proto_msgTypes[145]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10946,7 +12755,7 @@ func (x *LookupQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupQ.ProtoReflect.Descriptor instead.
 func (*LookupQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{124}
+	return file_meta_proto_rawDescGZIP(), []int{145}
 }
 
 func (x *LookupQ) GetDir() uint64 {
@@ -10972,7 +12781,7 @@ type ParentQ struct {
 
 func (x *ParentQ) Reset() {
 	*x = ParentQ{}
-	mi := &file_meta_proto_msgTypes[125]
+	mi := &file_meta_proto_msgTypes[146]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10984,7 +12793,7 @@ func (x *ParentQ) String() string {
 func (*ParentQ) ProtoMessage() {}
 
 func (x *ParentQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[125]
+	mi := &file_meta_proto_msgTypes[146]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10997,7 +12806,7 @@ func (x *ParentQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParentQ.ProtoReflect.Descriptor instead.
 func (*ParentQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{125}
+	return file_meta_proto_rawDescGZIP(), []int{146}
 }
 
 func (x *ParentQ) GetDir() uint64 {
@@ -11020,7 +12829,7 @@ type ReadDirQ struct {
 
 func (x *ReadDirQ) Reset() {
 	*x = ReadDirQ{}
-	mi := &file_meta_proto_msgTypes[126]
+	mi := &file_meta_proto_msgTypes[147]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11032,7 +12841,7 @@ func (x *ReadDirQ) String() string {
 func (*ReadDirQ) ProtoMessage() {}
 
 func (x *ReadDirQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[126]
+	mi := &file_meta_proto_msgTypes[147]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11045,7 +12854,7 @@ func (x *ReadDirQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirQ.ProtoReflect.Descriptor instead.
 func (*ReadDirQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{126}
+	return file_meta_proto_rawDescGZIP(), []int{147}
 }
 
 func (x *ReadDirQ) GetDir() uint64 {
@@ -11092,7 +12901,7 @@ type ReadLinkQ struct {
 
 func (x *ReadLinkQ) Reset() {
 	*x = ReadLinkQ{}
-	mi := &file_meta_proto_msgTypes[127]
+	mi := &file_meta_proto_msgTypes[148]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11104,7 +12913,7 @@ func (x *ReadLinkQ) String() string {
 func (*ReadLinkQ) ProtoMessage() {}
 
 func (x *ReadLinkQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[127]
+	mi := &file_meta_proto_msgTypes[148]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11117,7 +12926,7 @@ func (x *ReadLinkQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkQ.ProtoReflect.Descriptor instead.
 func (*ReadLinkQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{127}
+	return file_meta_proto_rawDescGZIP(), []int{148}
 }
 
 func (x *ReadLinkQ) GetIno() uint64 {
@@ -11141,7 +12950,7 @@ type ExtentsQ struct {
 
 func (x *ExtentsQ) Reset() {
 	*x = ExtentsQ{}
-	mi := &file_meta_proto_msgTypes[128]
+	mi := &file_meta_proto_msgTypes[149]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11153,7 +12962,7 @@ func (x *ExtentsQ) String() string {
 func (*ExtentsQ) ProtoMessage() {}
 
 func (x *ExtentsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[128]
+	mi := &file_meta_proto_msgTypes[149]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11166,7 +12975,7 @@ func (x *ExtentsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsQ.ProtoReflect.Descriptor instead.
 func (*ExtentsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{128}
+	return file_meta_proto_rawDescGZIP(), []int{149}
 }
 
 func (x *ExtentsQ) GetIno() uint64 {
@@ -11214,7 +13023,7 @@ type StatFSQ struct {
 
 func (x *StatFSQ) Reset() {
 	*x = StatFSQ{}
-	mi := &file_meta_proto_msgTypes[129]
+	mi := &file_meta_proto_msgTypes[150]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11226,7 +13035,7 @@ func (x *StatFSQ) String() string {
 func (*StatFSQ) ProtoMessage() {}
 
 func (x *StatFSQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[129]
+	mi := &file_meta_proto_msgTypes[150]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11239,7 +13048,7 @@ func (x *StatFSQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSQ.ProtoReflect.Descriptor instead.
 func (*StatFSQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{129}
+	return file_meta_proto_rawDescGZIP(), []int{150}
 }
 
 func (x *StatFSQ) GetIno() uint64 {
@@ -11260,7 +13069,7 @@ type QuotasQ struct {
 
 func (x *QuotasQ) Reset() {
 	*x = QuotasQ{}
-	mi := &file_meta_proto_msgTypes[130]
+	mi := &file_meta_proto_msgTypes[151]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11272,7 +13081,7 @@ func (x *QuotasQ) String() string {
 func (*QuotasQ) ProtoMessage() {}
 
 func (x *QuotasQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[130]
+	mi := &file_meta_proto_msgTypes[151]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11285,7 +13094,7 @@ func (x *QuotasQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotasQ.ProtoReflect.Descriptor instead.
 func (*QuotasQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{130}
+	return file_meta_proto_rawDescGZIP(), []int{151}
 }
 
 func (x *QuotasQ) GetFrom() uint32 {
@@ -11310,7 +13119,7 @@ type NodesQ struct {
 
 func (x *NodesQ) Reset() {
 	*x = NodesQ{}
-	mi := &file_meta_proto_msgTypes[131]
+	mi := &file_meta_proto_msgTypes[152]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11322,7 +13131,7 @@ func (x *NodesQ) String() string {
 func (*NodesQ) ProtoMessage() {}
 
 func (x *NodesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[131]
+	mi := &file_meta_proto_msgTypes[152]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11335,7 +13144,7 @@ func (x *NodesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesQ.ProtoReflect.Descriptor instead.
 func (*NodesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{131}
+	return file_meta_proto_rawDescGZIP(), []int{152}
 }
 
 type TokensQ struct {
@@ -11346,7 +13155,7 @@ type TokensQ struct {
 
 func (x *TokensQ) Reset() {
 	*x = TokensQ{}
-	mi := &file_meta_proto_msgTypes[132]
+	mi := &file_meta_proto_msgTypes[153]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11358,7 +13167,7 @@ func (x *TokensQ) String() string {
 func (*TokensQ) ProtoMessage() {}
 
 func (x *TokensQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[132]
+	mi := &file_meta_proto_msgTypes[153]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11371,7 +13180,7 @@ func (x *TokensQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensQ.ProtoReflect.Descriptor instead.
 func (*TokensQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{132}
+	return file_meta_proto_rawDescGZIP(), []int{153}
 }
 
 type RetiredNodesQ struct {
@@ -11382,7 +13191,7 @@ type RetiredNodesQ struct {
 
 func (x *RetiredNodesQ) Reset() {
 	*x = RetiredNodesQ{}
-	mi := &file_meta_proto_msgTypes[133]
+	mi := &file_meta_proto_msgTypes[154]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11394,7 +13203,7 @@ func (x *RetiredNodesQ) String() string {
 func (*RetiredNodesQ) ProtoMessage() {}
 
 func (x *RetiredNodesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[133]
+	mi := &file_meta_proto_msgTypes[154]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11407,7 +13216,7 @@ func (x *RetiredNodesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetiredNodesQ.ProtoReflect.Descriptor instead.
 func (*RetiredNodesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{133}
+	return file_meta_proto_rawDescGZIP(), []int{154}
 }
 
 type BlockStatesQ struct {
@@ -11419,7 +13228,7 @@ type BlockStatesQ struct {
 
 func (x *BlockStatesQ) Reset() {
 	*x = BlockStatesQ{}
-	mi := &file_meta_proto_msgTypes[134]
+	mi := &file_meta_proto_msgTypes[155]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11431,7 +13240,7 @@ func (x *BlockStatesQ) String() string {
 func (*BlockStatesQ) ProtoMessage() {}
 
 func (x *BlockStatesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[134]
+	mi := &file_meta_proto_msgTypes[155]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11444,7 +13253,7 @@ func (x *BlockStatesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesQ.ProtoReflect.Descriptor instead.
 func (*BlockStatesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{134}
+	return file_meta_proto_rawDescGZIP(), []int{155}
 }
 
 func (x *BlockStatesQ) GetIds() []uint64 {
@@ -11468,7 +13277,7 @@ type BlocksQ struct {
 
 func (x *BlocksQ) Reset() {
 	*x = BlocksQ{}
-	mi := &file_meta_proto_msgTypes[135]
+	mi := &file_meta_proto_msgTypes[156]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11480,7 +13289,7 @@ func (x *BlocksQ) String() string {
 func (*BlocksQ) ProtoMessage() {}
 
 func (x *BlocksQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[135]
+	mi := &file_meta_proto_msgTypes[156]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11493,7 +13302,7 @@ func (x *BlocksQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksQ.ProtoReflect.Descriptor instead.
 func (*BlocksQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{135}
+	return file_meta_proto_rawDescGZIP(), []int{156}
 }
 
 func (x *BlocksQ) GetAfter() uint64 {
@@ -11536,7 +13345,7 @@ type LiveBlocksQ struct {
 
 func (x *LiveBlocksQ) Reset() {
 	*x = LiveBlocksQ{}
-	mi := &file_meta_proto_msgTypes[136]
+	mi := &file_meta_proto_msgTypes[157]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11548,7 +13357,7 @@ func (x *LiveBlocksQ) String() string {
 func (*LiveBlocksQ) ProtoMessage() {}
 
 func (x *LiveBlocksQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[136]
+	mi := &file_meta_proto_msgTypes[157]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11561,7 +13370,7 @@ func (x *LiveBlocksQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LiveBlocksQ.ProtoReflect.Descriptor instead.
 func (*LiveBlocksQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{136}
+	return file_meta_proto_rawDescGZIP(), []int{157}
 }
 
 func (x *LiveBlocksQ) GetAfter() uint64 {
@@ -11589,7 +13398,7 @@ type GetXattrQ struct {
 
 func (x *GetXattrQ) Reset() {
 	*x = GetXattrQ{}
-	mi := &file_meta_proto_msgTypes[137]
+	mi := &file_meta_proto_msgTypes[158]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11601,7 +13410,7 @@ func (x *GetXattrQ) String() string {
 func (*GetXattrQ) ProtoMessage() {}
 
 func (x *GetXattrQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[137]
+	mi := &file_meta_proto_msgTypes[158]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11614,7 +13423,7 @@ func (x *GetXattrQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrQ.ProtoReflect.Descriptor instead.
 func (*GetXattrQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{137}
+	return file_meta_proto_rawDescGZIP(), []int{158}
 }
 
 func (x *GetXattrQ) GetIno() uint64 {
@@ -11642,7 +13451,7 @@ type ListXattrsQ struct {
 
 func (x *ListXattrsQ) Reset() {
 	*x = ListXattrsQ{}
-	mi := &file_meta_proto_msgTypes[138]
+	mi := &file_meta_proto_msgTypes[159]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11654,7 +13463,7 @@ func (x *ListXattrsQ) String() string {
 func (*ListXattrsQ) ProtoMessage() {}
 
 func (x *ListXattrsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[138]
+	mi := &file_meta_proto_msgTypes[159]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11667,7 +13476,7 @@ func (x *ListXattrsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrsQ.ProtoReflect.Descriptor instead.
 func (*ListXattrsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{138}
+	return file_meta_proto_rawDescGZIP(), []int{159}
 }
 
 func (x *ListXattrsQ) GetIno() uint64 {
@@ -11699,7 +13508,7 @@ type ShardInfoQ struct {
 
 func (x *ShardInfoQ) Reset() {
 	*x = ShardInfoQ{}
-	mi := &file_meta_proto_msgTypes[139]
+	mi := &file_meta_proto_msgTypes[160]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11711,7 +13520,7 @@ func (x *ShardInfoQ) String() string {
 func (*ShardInfoQ) ProtoMessage() {}
 
 func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[139]
+	mi := &file_meta_proto_msgTypes[160]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11724,7 +13533,7 @@ func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoQ.ProtoReflect.Descriptor instead.
 func (*ShardInfoQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{139}
+	return file_meta_proto_rawDescGZIP(), []int{160}
 }
 
 // FileSystemsQ lists the file systems. With the version that the caller has, the answer to an unchanged list is only that. 0: none.
@@ -11737,7 +13546,7 @@ type FileSystemsQ struct {
 
 func (x *FileSystemsQ) Reset() {
 	*x = FileSystemsQ{}
-	mi := &file_meta_proto_msgTypes[140]
+	mi := &file_meta_proto_msgTypes[161]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11749,7 +13558,7 @@ func (x *FileSystemsQ) String() string {
 func (*FileSystemsQ) ProtoMessage() {}
 
 func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[140]
+	mi := &file_meta_proto_msgTypes[161]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11762,7 +13571,7 @@ func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsQ.ProtoReflect.Descriptor instead.
 func (*FileSystemsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{140}
+	return file_meta_proto_rawDescGZIP(), []int{161}
 }
 
 func (x *FileSystemsQ) GetKnownVersion() uint64 {
@@ -11781,7 +13590,7 @@ type NamespaceQ struct {
 
 func (x *NamespaceQ) Reset() {
 	*x = NamespaceQ{}
-	mi := &file_meta_proto_msgTypes[141]
+	mi := &file_meta_proto_msgTypes[162]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11793,7 +13602,7 @@ func (x *NamespaceQ) String() string {
 func (*NamespaceQ) ProtoMessage() {}
 
 func (x *NamespaceQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[141]
+	mi := &file_meta_proto_msgTypes[162]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11806,7 +13615,7 @@ func (x *NamespaceQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceQ.ProtoReflect.Descriptor instead.
 func (*NamespaceQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{141}
+	return file_meta_proto_rawDescGZIP(), []int{162}
 }
 
 // ClusterMapQ asks for the stores and pools. With the version that the caller has, the answer
@@ -11820,7 +13629,7 @@ type ClusterMapQ struct {
 
 func (x *ClusterMapQ) Reset() {
 	*x = ClusterMapQ{}
-	mi := &file_meta_proto_msgTypes[142]
+	mi := &file_meta_proto_msgTypes[163]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11832,7 +13641,7 @@ func (x *ClusterMapQ) String() string {
 func (*ClusterMapQ) ProtoMessage() {}
 
 func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[142]
+	mi := &file_meta_proto_msgTypes[163]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11845,7 +13654,7 @@ func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapQ.ProtoReflect.Descriptor instead.
 func (*ClusterMapQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{142}
+	return file_meta_proto_rawDescGZIP(), []int{163}
 }
 
 func (x *ClusterMapQ) GetKnownVersion() uint64 {
@@ -11864,7 +13673,7 @@ type KeysQ struct {
 
 func (x *KeysQ) Reset() {
 	*x = KeysQ{}
-	mi := &file_meta_proto_msgTypes[143]
+	mi := &file_meta_proto_msgTypes[164]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11876,7 +13685,7 @@ func (x *KeysQ) String() string {
 func (*KeysQ) ProtoMessage() {}
 
 func (x *KeysQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[143]
+	mi := &file_meta_proto_msgTypes[164]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11889,7 +13698,7 @@ func (x *KeysQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysQ.ProtoReflect.Descriptor instead.
 func (*KeysQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{143}
+	return file_meta_proto_rawDescGZIP(), []int{164}
 }
 
 func (x *KeysQ) GetKind() string {
@@ -11908,7 +13717,7 @@ type NFSClientsQ struct {
 
 func (x *NFSClientsQ) Reset() {
 	*x = NFSClientsQ{}
-	mi := &file_meta_proto_msgTypes[144]
+	mi := &file_meta_proto_msgTypes[165]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11920,7 +13729,7 @@ func (x *NFSClientsQ) String() string {
 func (*NFSClientsQ) ProtoMessage() {}
 
 func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[144]
+	mi := &file_meta_proto_msgTypes[165]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11933,7 +13742,7 @@ func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsQ.ProtoReflect.Descriptor instead.
 func (*NFSClientsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{144}
+	return file_meta_proto_rawDescGZIP(), []int{165}
 }
 
 func (x *NFSClientsQ) GetGateway() string {
@@ -11958,7 +13767,7 @@ type TestLockQ struct {
 
 func (x *TestLockQ) Reset() {
 	*x = TestLockQ{}
-	mi := &file_meta_proto_msgTypes[145]
+	mi := &file_meta_proto_msgTypes[166]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11970,7 +13779,7 @@ func (x *TestLockQ) String() string {
 func (*TestLockQ) ProtoMessage() {}
 
 func (x *TestLockQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[145]
+	mi := &file_meta_proto_msgTypes[166]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11983,7 +13792,7 @@ func (x *TestLockQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestLockQ.ProtoReflect.Descriptor instead.
 func (*TestLockQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{145}
+	return file_meta_proto_rawDescGZIP(), []int{166}
 }
 
 func (x *TestLockQ) GetIno() uint64 {
@@ -12042,7 +13851,7 @@ type ClientStateQ struct {
 
 func (x *ClientStateQ) Reset() {
 	*x = ClientStateQ{}
-	mi := &file_meta_proto_msgTypes[146]
+	mi := &file_meta_proto_msgTypes[167]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12054,7 +13863,7 @@ func (x *ClientStateQ) String() string {
 func (*ClientStateQ) ProtoMessage() {}
 
 func (x *ClientStateQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[146]
+	mi := &file_meta_proto_msgTypes[167]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12067,7 +13876,7 @@ func (x *ClientStateQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientStateQ.ProtoReflect.Descriptor instead.
 func (*ClientStateQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{146}
+	return file_meta_proto_rawDescGZIP(), []int{167}
 }
 
 func (x *ClientStateQ) GetClient() uint64 {
@@ -12109,7 +13918,7 @@ type SessionSlotsQ struct {
 
 func (x *SessionSlotsQ) Reset() {
 	*x = SessionSlotsQ{}
-	mi := &file_meta_proto_msgTypes[147]
+	mi := &file_meta_proto_msgTypes[168]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12121,7 +13930,7 @@ func (x *SessionSlotsQ) String() string {
 func (*SessionSlotsQ) ProtoMessage() {}
 
 func (x *SessionSlotsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[147]
+	mi := &file_meta_proto_msgTypes[168]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12134,7 +13943,7 @@ func (x *SessionSlotsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlotsQ.ProtoReflect.Descriptor instead.
 func (*SessionSlotsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{147}
+	return file_meta_proto_rawDescGZIP(), []int{168}
 }
 
 func (x *SessionSlotsQ) GetSession() []byte {
@@ -12154,7 +13963,7 @@ type FileOpensQ struct {
 
 func (x *FileOpensQ) Reset() {
 	*x = FileOpensQ{}
-	mi := &file_meta_proto_msgTypes[148]
+	mi := &file_meta_proto_msgTypes[169]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12166,7 +13975,7 @@ func (x *FileOpensQ) String() string {
 func (*FileOpensQ) ProtoMessage() {}
 
 func (x *FileOpensQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[148]
+	mi := &file_meta_proto_msgTypes[169]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12179,7 +13988,7 @@ func (x *FileOpensQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileOpensQ.ProtoReflect.Descriptor instead.
 func (*FileOpensQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{148}
+	return file_meta_proto_rawDescGZIP(), []int{169}
 }
 
 func (x *FileOpensQ) GetIno() uint64 {
@@ -12202,7 +14011,7 @@ type ClientsQ struct {
 
 func (x *ClientsQ) Reset() {
 	*x = ClientsQ{}
-	mi := &file_meta_proto_msgTypes[149]
+	mi := &file_meta_proto_msgTypes[170]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12214,7 +14023,7 @@ func (x *ClientsQ) String() string {
 func (*ClientsQ) ProtoMessage() {}
 
 func (x *ClientsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[149]
+	mi := &file_meta_proto_msgTypes[170]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12227,7 +14036,7 @@ func (x *ClientsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientsQ.ProtoReflect.Descriptor instead.
 func (*ClientsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{149}
+	return file_meta_proto_rawDescGZIP(), []int{170}
 }
 
 func (x *ClientsQ) GetGateway() string {
@@ -12269,7 +14078,7 @@ type ClientQ struct {
 
 func (x *ClientQ) Reset() {
 	*x = ClientQ{}
-	mi := &file_meta_proto_msgTypes[150]
+	mi := &file_meta_proto_msgTypes[171]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12281,7 +14090,7 @@ func (x *ClientQ) String() string {
 func (*ClientQ) ProtoMessage() {}
 
 func (x *ClientQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[150]
+	mi := &file_meta_proto_msgTypes[171]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12294,7 +14103,7 @@ func (x *ClientQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientQ.ProtoReflect.Descriptor instead.
 func (*ClientQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{150}
+	return file_meta_proto_rawDescGZIP(), []int{171}
 }
 
 func (x *ClientQ) GetClient() uint64 {
@@ -12341,6 +14150,11 @@ type QueryResult struct {
 	//	*QueryResult_Tokens
 	//	*QueryResult_Namespace
 	//	*QueryResult_RetiredNodes
+	//	*QueryResult_Workspaces
+	//	*QueryResult_AccessTokens
+	//	*QueryResult_Jobs
+	//	*QueryResult_Uploads
+	//	*QueryResult_Origins
 	R             isQueryResult_R `protobuf_oneof:"r"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -12348,7 +14162,7 @@ type QueryResult struct {
 
 func (x *QueryResult) Reset() {
 	*x = QueryResult{}
-	mi := &file_meta_proto_msgTypes[151]
+	mi := &file_meta_proto_msgTypes[172]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12360,7 +14174,7 @@ func (x *QueryResult) String() string {
 func (*QueryResult) ProtoMessage() {}
 
 func (x *QueryResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[151]
+	mi := &file_meta_proto_msgTypes[172]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12373,7 +14187,7 @@ func (x *QueryResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryResult.ProtoReflect.Descriptor instead.
 func (*QueryResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{151}
+	return file_meta_proto_rawDescGZIP(), []int{172}
 }
 
 func (x *QueryResult) GetKind() uint32 {
@@ -12613,6 +14427,51 @@ func (x *QueryResult) GetRetiredNodes() *RetiredNodesR {
 	return nil
 }
 
+func (x *QueryResult) GetWorkspaces() *WorkspacesR {
+	if x != nil {
+		if x, ok := x.R.(*QueryResult_Workspaces); ok {
+			return x.Workspaces
+		}
+	}
+	return nil
+}
+
+func (x *QueryResult) GetAccessTokens() *AccessTokensR {
+	if x != nil {
+		if x, ok := x.R.(*QueryResult_AccessTokens); ok {
+			return x.AccessTokens
+		}
+	}
+	return nil
+}
+
+func (x *QueryResult) GetJobs() *JobsR {
+	if x != nil {
+		if x, ok := x.R.(*QueryResult_Jobs); ok {
+			return x.Jobs
+		}
+	}
+	return nil
+}
+
+func (x *QueryResult) GetUploads() *UploadsR {
+	if x != nil {
+		if x, ok := x.R.(*QueryResult_Uploads); ok {
+			return x.Uploads
+		}
+	}
+	return nil
+}
+
+func (x *QueryResult) GetOrigins() *OriginsR {
+	if x != nil {
+		if x, ok := x.R.(*QueryResult_Origins); ok {
+			return x.Origins
+		}
+	}
+	return nil
+}
+
 type isQueryResult_R interface {
 	isQueryResult_R()
 }
@@ -12713,6 +14572,26 @@ type QueryResult_RetiredNodes struct {
 	RetiredNodes *RetiredNodesR `protobuf:"bytes,56,opt,name=retired_nodes,json=retiredNodes,proto3,oneof"`
 }
 
+type QueryResult_Workspaces struct {
+	Workspaces *WorkspacesR `protobuf:"bytes,80,opt,name=workspaces,proto3,oneof"`
+}
+
+type QueryResult_AccessTokens struct {
+	AccessTokens *AccessTokensR `protobuf:"bytes,81,opt,name=access_tokens,json=accessTokens,proto3,oneof"`
+}
+
+type QueryResult_Jobs struct {
+	Jobs *JobsR `protobuf:"bytes,82,opt,name=jobs,proto3,oneof"`
+}
+
+type QueryResult_Uploads struct {
+	Uploads *UploadsR `protobuf:"bytes,83,opt,name=uploads,proto3,oneof"`
+}
+
+type QueryResult_Origins struct {
+	Origins *OriginsR `protobuf:"bytes,84,opt,name=origins,proto3,oneof"`
+}
+
 func (*QueryResult_Attr) isQueryResult_R() {}
 
 func (*QueryResult_ReadDir) isQueryResult_R() {}
@@ -12761,6 +14640,252 @@ func (*QueryResult_Namespace) isQueryResult_R() {}
 
 func (*QueryResult_RetiredNodes) isQueryResult_R() {}
 
+func (*QueryResult_Workspaces) isQueryResult_R() {}
+
+func (*QueryResult_AccessTokens) isQueryResult_R() {}
+
+func (*QueryResult_Jobs) isQueryResult_R() {}
+
+func (*QueryResult_Uploads) isQueryResult_R() {}
+
+func (*QueryResult_Origins) isQueryResult_R() {}
+
+type WorkspacesR struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Workspaces    []*Workspace           `protobuf:"bytes,1,rep,name=workspaces,proto3" json:"workspaces,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WorkspacesR) Reset() {
+	*x = WorkspacesR{}
+	mi := &file_meta_proto_msgTypes[173]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WorkspacesR) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WorkspacesR) ProtoMessage() {}
+
+func (x *WorkspacesR) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[173]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WorkspacesR.ProtoReflect.Descriptor instead.
+func (*WorkspacesR) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{173}
+}
+
+func (x *WorkspacesR) GetWorkspaces() []*Workspace {
+	if x != nil {
+		return x.Workspaces
+	}
+	return nil
+}
+
+type AccessTokensR struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tokens        []*AccessToken         `protobuf:"bytes,1,rep,name=tokens,proto3" json:"tokens,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AccessTokensR) Reset() {
+	*x = AccessTokensR{}
+	mi := &file_meta_proto_msgTypes[174]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AccessTokensR) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AccessTokensR) ProtoMessage() {}
+
+func (x *AccessTokensR) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[174]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AccessTokensR.ProtoReflect.Descriptor instead.
+func (*AccessTokensR) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{174}
+}
+
+func (x *AccessTokensR) GetTokens() []*AccessToken {
+	if x != nil {
+		return x.Tokens
+	}
+	return nil
+}
+
+type JobsR struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Jobs          []*Job                 `protobuf:"bytes,1,rep,name=jobs,proto3" json:"jobs,omitempty"`
+	Next          uint64                 `protobuf:"varint,2,opt,name=next,proto3" json:"next,omitempty"` // 0: complete; else ask again for what comes before this id
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JobsR) Reset() {
+	*x = JobsR{}
+	mi := &file_meta_proto_msgTypes[175]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JobsR) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JobsR) ProtoMessage() {}
+
+func (x *JobsR) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[175]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JobsR.ProtoReflect.Descriptor instead.
+func (*JobsR) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{175}
+}
+
+func (x *JobsR) GetJobs() []*Job {
+	if x != nil {
+		return x.Jobs
+	}
+	return nil
+}
+
+func (x *JobsR) GetNext() uint64 {
+	if x != nil {
+		return x.Next
+	}
+	return 0
+}
+
+type UploadsR struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uploads       []*Upload              `protobuf:"bytes,1,rep,name=uploads,proto3" json:"uploads,omitempty"`
+	Next          []byte                 `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"` // empty: complete; else ask again for what comes after this id
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UploadsR) Reset() {
+	*x = UploadsR{}
+	mi := &file_meta_proto_msgTypes[176]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UploadsR) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UploadsR) ProtoMessage() {}
+
+func (x *UploadsR) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[176]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UploadsR.ProtoReflect.Descriptor instead.
+func (*UploadsR) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{176}
+}
+
+func (x *UploadsR) GetUploads() []*Upload {
+	if x != nil {
+		return x.Uploads
+	}
+	return nil
+}
+
+func (x *UploadsR) GetNext() []byte {
+	if x != nil {
+		return x.Next
+	}
+	return nil
+}
+
+type OriginsR struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Origins       []uint64               `protobuf:"varint,1,rep,packed,name=origins,proto3" json:"origins,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OriginsR) Reset() {
+	*x = OriginsR{}
+	mi := &file_meta_proto_msgTypes[177]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OriginsR) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OriginsR) ProtoMessage() {}
+
+func (x *OriginsR) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[177]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OriginsR.ProtoReflect.Descriptor instead.
+func (*OriginsR) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{177}
+}
+
+func (x *OriginsR) GetOrigins() []uint64 {
+	if x != nil {
+		return x.Origins
+	}
+	return nil
+}
+
 type AttrR struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Attr          *Attr                  `protobuf:"bytes,1,opt,name=attr,proto3" json:"attr,omitempty"`
@@ -12771,7 +14896,7 @@ type AttrR struct {
 
 func (x *AttrR) Reset() {
 	*x = AttrR{}
-	mi := &file_meta_proto_msgTypes[152]
+	mi := &file_meta_proto_msgTypes[178]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12783,7 +14908,7 @@ func (x *AttrR) String() string {
 func (*AttrR) ProtoMessage() {}
 
 func (x *AttrR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[152]
+	mi := &file_meta_proto_msgTypes[178]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12796,7 +14921,7 @@ func (x *AttrR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttrR.ProtoReflect.Descriptor instead.
 func (*AttrR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{152}
+	return file_meta_proto_rawDescGZIP(), []int{178}
 }
 
 func (x *AttrR) GetAttr() *Attr {
@@ -12826,7 +14951,7 @@ type Dirent struct {
 
 func (x *Dirent) Reset() {
 	*x = Dirent{}
-	mi := &file_meta_proto_msgTypes[153]
+	mi := &file_meta_proto_msgTypes[179]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12838,7 +14963,7 @@ func (x *Dirent) String() string {
 func (*Dirent) ProtoMessage() {}
 
 func (x *Dirent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[153]
+	mi := &file_meta_proto_msgTypes[179]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12851,7 +14976,7 @@ func (x *Dirent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dirent.ProtoReflect.Descriptor instead.
 func (*Dirent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{153}
+	return file_meta_proto_rawDescGZIP(), []int{179}
 }
 
 func (x *Dirent) GetCookie() uint64 {
@@ -12900,7 +15025,7 @@ type ReadDirR struct {
 
 func (x *ReadDirR) Reset() {
 	*x = ReadDirR{}
-	mi := &file_meta_proto_msgTypes[154]
+	mi := &file_meta_proto_msgTypes[180]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12912,7 +15037,7 @@ func (x *ReadDirR) String() string {
 func (*ReadDirR) ProtoMessage() {}
 
 func (x *ReadDirR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[154]
+	mi := &file_meta_proto_msgTypes[180]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12925,7 +15050,7 @@ func (x *ReadDirR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirR.ProtoReflect.Descriptor instead.
 func (*ReadDirR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{154}
+	return file_meta_proto_rawDescGZIP(), []int{180}
 }
 
 func (x *ReadDirR) GetEntries() []*Dirent {
@@ -12958,7 +15083,7 @@ type ReadLinkR struct {
 
 func (x *ReadLinkR) Reset() {
 	*x = ReadLinkR{}
-	mi := &file_meta_proto_msgTypes[155]
+	mi := &file_meta_proto_msgTypes[181]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12970,7 +15095,7 @@ func (x *ReadLinkR) String() string {
 func (*ReadLinkR) ProtoMessage() {}
 
 func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[155]
+	mi := &file_meta_proto_msgTypes[181]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12983,7 +15108,7 @@ func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkR.ProtoReflect.Descriptor instead.
 func (*ReadLinkR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{155}
+	return file_meta_proto_rawDescGZIP(), []int{181}
 }
 
 func (x *ReadLinkR) GetTarget() []byte {
@@ -13011,7 +15136,7 @@ type Extent struct {
 
 func (x *Extent) Reset() {
 	*x = Extent{}
-	mi := &file_meta_proto_msgTypes[156]
+	mi := &file_meta_proto_msgTypes[182]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13023,7 +15148,7 @@ func (x *Extent) String() string {
 func (*Extent) ProtoMessage() {}
 
 func (x *Extent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[156]
+	mi := &file_meta_proto_msgTypes[182]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13036,7 +15161,7 @@ func (x *Extent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extent.ProtoReflect.Descriptor instead.
 func (*Extent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{156}
+	return file_meta_proto_rawDescGZIP(), []int{182}
 }
 
 func (x *Extent) GetOffset() uint64 {
@@ -13121,7 +15246,7 @@ type ExtentsR struct {
 
 func (x *ExtentsR) Reset() {
 	*x = ExtentsR{}
-	mi := &file_meta_proto_msgTypes[157]
+	mi := &file_meta_proto_msgTypes[183]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13133,7 +15258,7 @@ func (x *ExtentsR) String() string {
 func (*ExtentsR) ProtoMessage() {}
 
 func (x *ExtentsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[157]
+	mi := &file_meta_proto_msgTypes[183]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13146,7 +15271,7 @@ func (x *ExtentsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsR.ProtoReflect.Descriptor instead.
 func (*ExtentsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{157}
+	return file_meta_proto_rawDescGZIP(), []int{183}
 }
 
 func (x *ExtentsR) GetExtents() []*Extent {
@@ -13191,7 +15316,7 @@ type StatFSR struct {
 
 func (x *StatFSR) Reset() {
 	*x = StatFSR{}
-	mi := &file_meta_proto_msgTypes[158]
+	mi := &file_meta_proto_msgTypes[184]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13203,7 +15328,7 @@ func (x *StatFSR) String() string {
 func (*StatFSR) ProtoMessage() {}
 
 func (x *StatFSR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[158]
+	mi := &file_meta_proto_msgTypes[184]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13216,7 +15341,7 @@ func (x *StatFSR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSR.ProtoReflect.Descriptor instead.
 func (*StatFSR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{158}
+	return file_meta_proto_rawDescGZIP(), []int{184}
 }
 
 func (x *StatFSR) GetUsedBytes() uint64 {
@@ -13277,7 +15402,7 @@ type Quota struct {
 
 func (x *Quota) Reset() {
 	*x = Quota{}
-	mi := &file_meta_proto_msgTypes[159]
+	mi := &file_meta_proto_msgTypes[185]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13289,7 +15414,7 @@ func (x *Quota) String() string {
 func (*Quota) ProtoMessage() {}
 
 func (x *Quota) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[159]
+	mi := &file_meta_proto_msgTypes[185]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13302,7 +15427,7 @@ func (x *Quota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Quota.ProtoReflect.Descriptor instead.
 func (*Quota) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{159}
+	return file_meta_proto_rawDescGZIP(), []int{185}
 }
 
 func (x *Quota) GetProject() uint32 {
@@ -13364,7 +15489,7 @@ type QuotasR struct {
 
 func (x *QuotasR) Reset() {
 	*x = QuotasR{}
-	mi := &file_meta_proto_msgTypes[160]
+	mi := &file_meta_proto_msgTypes[186]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13376,7 +15501,7 @@ func (x *QuotasR) String() string {
 func (*QuotasR) ProtoMessage() {}
 
 func (x *QuotasR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[160]
+	mi := &file_meta_proto_msgTypes[186]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13389,7 +15514,7 @@ func (x *QuotasR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotasR.ProtoReflect.Descriptor instead.
 func (*QuotasR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{160}
+	return file_meta_proto_rawDescGZIP(), []int{186}
 }
 
 func (x *QuotasR) GetQuotas() []*Quota {
@@ -13418,7 +15543,7 @@ type BlockStatesR struct {
 
 func (x *BlockStatesR) Reset() {
 	*x = BlockStatesR{}
-	mi := &file_meta_proto_msgTypes[161]
+	mi := &file_meta_proto_msgTypes[187]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13430,7 +15555,7 @@ func (x *BlockStatesR) String() string {
 func (*BlockStatesR) ProtoMessage() {}
 
 func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[161]
+	mi := &file_meta_proto_msgTypes[187]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13443,7 +15568,7 @@ func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesR.ProtoReflect.Descriptor instead.
 func (*BlockStatesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{161}
+	return file_meta_proto_rawDescGZIP(), []int{187}
 }
 
 func (x *BlockStatesR) GetStates() []BlockState {
@@ -13470,7 +15595,7 @@ type BlocksR struct {
 
 func (x *BlocksR) Reset() {
 	*x = BlocksR{}
-	mi := &file_meta_proto_msgTypes[162]
+	mi := &file_meta_proto_msgTypes[188]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13482,7 +15607,7 @@ func (x *BlocksR) String() string {
 func (*BlocksR) ProtoMessage() {}
 
 func (x *BlocksR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[162]
+	mi := &file_meta_proto_msgTypes[188]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13495,7 +15620,7 @@ func (x *BlocksR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksR.ProtoReflect.Descriptor instead.
 func (*BlocksR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{162}
+	return file_meta_proto_rawDescGZIP(), []int{188}
 }
 
 func (x *BlocksR) GetBlocks() []*BlockInfo {
@@ -13526,7 +15651,7 @@ type BlockInfo struct {
 
 func (x *BlockInfo) Reset() {
 	*x = BlockInfo{}
-	mi := &file_meta_proto_msgTypes[163]
+	mi := &file_meta_proto_msgTypes[189]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13538,7 +15663,7 @@ func (x *BlockInfo) String() string {
 func (*BlockInfo) ProtoMessage() {}
 
 func (x *BlockInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[163]
+	mi := &file_meta_proto_msgTypes[189]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13551,7 +15676,7 @@ func (x *BlockInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockInfo.ProtoReflect.Descriptor instead.
 func (*BlockInfo) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{163}
+	return file_meta_proto_rawDescGZIP(), []int{189}
 }
 
 func (x *BlockInfo) GetId() uint64 {
@@ -13605,7 +15730,7 @@ type GetXattrR struct {
 
 func (x *GetXattrR) Reset() {
 	*x = GetXattrR{}
-	mi := &file_meta_proto_msgTypes[164]
+	mi := &file_meta_proto_msgTypes[190]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13617,7 +15742,7 @@ func (x *GetXattrR) String() string {
 func (*GetXattrR) ProtoMessage() {}
 
 func (x *GetXattrR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[164]
+	mi := &file_meta_proto_msgTypes[190]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13630,7 +15755,7 @@ func (x *GetXattrR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrR.ProtoReflect.Descriptor instead.
 func (*GetXattrR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{164}
+	return file_meta_proto_rawDescGZIP(), []int{190}
 }
 
 func (x *GetXattrR) GetValue() []byte {
@@ -13651,7 +15776,7 @@ type ListXattrsR struct {
 
 func (x *ListXattrsR) Reset() {
 	*x = ListXattrsR{}
-	mi := &file_meta_proto_msgTypes[165]
+	mi := &file_meta_proto_msgTypes[191]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13663,7 +15788,7 @@ func (x *ListXattrsR) String() string {
 func (*ListXattrsR) ProtoMessage() {}
 
 func (x *ListXattrsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[165]
+	mi := &file_meta_proto_msgTypes[191]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13676,7 +15801,7 @@ func (x *ListXattrsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrsR.ProtoReflect.Descriptor instead.
 func (*ListXattrsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{165}
+	return file_meta_proto_rawDescGZIP(), []int{191}
 }
 
 func (x *ListXattrsR) GetNames() [][]byte {
@@ -13722,7 +15847,7 @@ type ShardInfoR struct {
 
 func (x *ShardInfoR) Reset() {
 	*x = ShardInfoR{}
-	mi := &file_meta_proto_msgTypes[166]
+	mi := &file_meta_proto_msgTypes[192]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13734,7 +15859,7 @@ func (x *ShardInfoR) String() string {
 func (*ShardInfoR) ProtoMessage() {}
 
 func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[166]
+	mi := &file_meta_proto_msgTypes[192]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13747,7 +15872,7 @@ func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoR.ProtoReflect.Descriptor instead.
 func (*ShardInfoR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{166}
+	return file_meta_proto_rawDescGZIP(), []int{192}
 }
 
 func (x *ShardInfoR) GetShard() uint32 {
@@ -13840,13 +15965,14 @@ type FileSystemsR struct {
 	Version       uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`             // grows with every change of one; 0 below level 4
 	Unchanged     bool                   `protobuf:"varint,3,opt,name=unchanged,proto3" json:"unchanged,omitempty"`         // since the version that the caller has: the file systems are left out
 	NextId        uint32                 `protobuf:"varint,4,opt,name=next_id,json=nextId,proto3" json:"next_id,omitempty"` // that a new one has to have, with a version
+	Workspaces    []*Workspace           `protobuf:"bytes,40,rep,name=workspaces,proto3" json:"workspaces,omitempty"`       // from level 5; a change of one raises the version too
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *FileSystemsR) Reset() {
 	*x = FileSystemsR{}
-	mi := &file_meta_proto_msgTypes[167]
+	mi := &file_meta_proto_msgTypes[193]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13858,7 +15984,7 @@ func (x *FileSystemsR) String() string {
 func (*FileSystemsR) ProtoMessage() {}
 
 func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[167]
+	mi := &file_meta_proto_msgTypes[193]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13871,7 +15997,7 @@ func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsR.ProtoReflect.Descriptor instead.
 func (*FileSystemsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{167}
+	return file_meta_proto_rawDescGZIP(), []int{193}
 }
 
 func (x *FileSystemsR) GetFileSystems() []*FileSystem {
@@ -13902,6 +16028,13 @@ func (x *FileSystemsR) GetNextId() uint32 {
 	return 0
 }
 
+func (x *FileSystemsR) GetWorkspaces() []*Workspace {
+	if x != nil {
+		return x.Workspaces
+	}
+	return nil
+}
+
 type NamespaceR struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Exists        bool                   `protobuf:"varint,1,opt,name=exists,proto3" json:"exists,omitempty"`
@@ -13918,7 +16051,7 @@ type NamespaceR struct {
 
 func (x *NamespaceR) Reset() {
 	*x = NamespaceR{}
-	mi := &file_meta_proto_msgTypes[168]
+	mi := &file_meta_proto_msgTypes[194]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13930,7 +16063,7 @@ func (x *NamespaceR) String() string {
 func (*NamespaceR) ProtoMessage() {}
 
 func (x *NamespaceR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[168]
+	mi := &file_meta_proto_msgTypes[194]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13943,7 +16076,7 @@ func (x *NamespaceR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceR.ProtoReflect.Descriptor instead.
 func (*NamespaceR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{168}
+	return file_meta_proto_rawDescGZIP(), []int{194}
 }
 
 func (x *NamespaceR) GetExists() bool {
@@ -14017,7 +16150,7 @@ type ClusterMapR struct {
 
 func (x *ClusterMapR) Reset() {
 	*x = ClusterMapR{}
-	mi := &file_meta_proto_msgTypes[169]
+	mi := &file_meta_proto_msgTypes[195]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14029,7 +16162,7 @@ func (x *ClusterMapR) String() string {
 func (*ClusterMapR) ProtoMessage() {}
 
 func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[169]
+	mi := &file_meta_proto_msgTypes[195]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14042,7 +16175,7 @@ func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapR.ProtoReflect.Descriptor instead.
 func (*ClusterMapR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{169}
+	return file_meta_proto_rawDescGZIP(), []int{195}
 }
 
 func (x *ClusterMapR) GetStores() []*Store {
@@ -14103,7 +16236,7 @@ type KeysR struct {
 
 func (x *KeysR) Reset() {
 	*x = KeysR{}
-	mi := &file_meta_proto_msgTypes[170]
+	mi := &file_meta_proto_msgTypes[196]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14115,7 +16248,7 @@ func (x *KeysR) String() string {
 func (*KeysR) ProtoMessage() {}
 
 func (x *KeysR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[170]
+	mi := &file_meta_proto_msgTypes[196]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14128,7 +16261,7 @@ func (x *KeysR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysR.ProtoReflect.Descriptor instead.
 func (*KeysR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{170}
+	return file_meta_proto_rawDescGZIP(), []int{196}
 }
 
 func (x *KeysR) GetKeys() []*Key {
@@ -14147,7 +16280,7 @@ type NodesR struct {
 
 func (x *NodesR) Reset() {
 	*x = NodesR{}
-	mi := &file_meta_proto_msgTypes[171]
+	mi := &file_meta_proto_msgTypes[197]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14159,7 +16292,7 @@ func (x *NodesR) String() string {
 func (*NodesR) ProtoMessage() {}
 
 func (x *NodesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[171]
+	mi := &file_meta_proto_msgTypes[197]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14172,7 +16305,7 @@ func (x *NodesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesR.ProtoReflect.Descriptor instead.
 func (*NodesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{171}
+	return file_meta_proto_rawDescGZIP(), []int{197}
 }
 
 func (x *NodesR) GetNodes() []*Node {
@@ -14191,7 +16324,7 @@ type TokensR struct {
 
 func (x *TokensR) Reset() {
 	*x = TokensR{}
-	mi := &file_meta_proto_msgTypes[172]
+	mi := &file_meta_proto_msgTypes[198]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14203,7 +16336,7 @@ func (x *TokensR) String() string {
 func (*TokensR) ProtoMessage() {}
 
 func (x *TokensR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[172]
+	mi := &file_meta_proto_msgTypes[198]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14216,7 +16349,7 @@ func (x *TokensR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensR.ProtoReflect.Descriptor instead.
 func (*TokensR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{172}
+	return file_meta_proto_rawDescGZIP(), []int{198}
 }
 
 func (x *TokensR) GetTokens() []*Token {
@@ -14235,7 +16368,7 @@ type RetiredNodesR struct {
 
 func (x *RetiredNodesR) Reset() {
 	*x = RetiredNodesR{}
-	mi := &file_meta_proto_msgTypes[173]
+	mi := &file_meta_proto_msgTypes[199]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14247,7 +16380,7 @@ func (x *RetiredNodesR) String() string {
 func (*RetiredNodesR) ProtoMessage() {}
 
 func (x *RetiredNodesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[173]
+	mi := &file_meta_proto_msgTypes[199]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14260,7 +16393,7 @@ func (x *RetiredNodesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetiredNodesR.ProtoReflect.Descriptor instead.
 func (*RetiredNodesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{173}
+	return file_meta_proto_rawDescGZIP(), []int{199}
 }
 
 func (x *RetiredNodesR) GetNodes() []*RetiredNode {
@@ -14279,7 +16412,7 @@ type NFSClientsR struct {
 
 func (x *NFSClientsR) Reset() {
 	*x = NFSClientsR{}
-	mi := &file_meta_proto_msgTypes[174]
+	mi := &file_meta_proto_msgTypes[200]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14291,7 +16424,7 @@ func (x *NFSClientsR) String() string {
 func (*NFSClientsR) ProtoMessage() {}
 
 func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[174]
+	mi := &file_meta_proto_msgTypes[200]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14304,7 +16437,7 @@ func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsR.ProtoReflect.Descriptor instead.
 func (*NFSClientsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{174}
+	return file_meta_proto_rawDescGZIP(), []int{200}
 }
 
 func (x *NFSClientsR) GetClients() []*NFSClient {
@@ -14327,7 +16460,7 @@ type ClientStateR struct {
 
 func (x *ClientStateR) Reset() {
 	*x = ClientStateR{}
-	mi := &file_meta_proto_msgTypes[175]
+	mi := &file_meta_proto_msgTypes[201]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14339,7 +16472,7 @@ func (x *ClientStateR) String() string {
 func (*ClientStateR) ProtoMessage() {}
 
 func (x *ClientStateR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[175]
+	mi := &file_meta_proto_msgTypes[201]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14352,7 +16485,7 @@ func (x *ClientStateR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientStateR.ProtoReflect.Descriptor instead.
 func (*ClientStateR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{175}
+	return file_meta_proto_rawDescGZIP(), []int{201}
 }
 
 func (x *ClientStateR) GetOpens() []*ClientOpen {
@@ -14405,7 +16538,7 @@ type ClientLocks struct {
 
 func (x *ClientLocks) Reset() {
 	*x = ClientLocks{}
-	mi := &file_meta_proto_msgTypes[176]
+	mi := &file_meta_proto_msgTypes[202]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14417,7 +16550,7 @@ func (x *ClientLocks) String() string {
 func (*ClientLocks) ProtoMessage() {}
 
 func (x *ClientLocks) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[176]
+	mi := &file_meta_proto_msgTypes[202]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14430,7 +16563,7 @@ func (x *ClientLocks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientLocks.ProtoReflect.Descriptor instead.
 func (*ClientLocks) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{176}
+	return file_meta_proto_rawDescGZIP(), []int{202}
 }
 
 func (x *ClientLocks) GetFs() uint32 {
@@ -14486,7 +16619,7 @@ type LockRange struct {
 
 func (x *LockRange) Reset() {
 	*x = LockRange{}
-	mi := &file_meta_proto_msgTypes[177]
+	mi := &file_meta_proto_msgTypes[203]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14498,7 +16631,7 @@ func (x *LockRange) String() string {
 func (*LockRange) ProtoMessage() {}
 
 func (x *LockRange) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[177]
+	mi := &file_meta_proto_msgTypes[203]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14511,7 +16644,7 @@ func (x *LockRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockRange.ProtoReflect.Descriptor instead.
 func (*LockRange) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{177}
+	return file_meta_proto_rawDescGZIP(), []int{203}
 }
 
 func (x *LockRange) GetFirst() uint64 {
@@ -14544,7 +16677,7 @@ type SessionSlotsR struct {
 
 func (x *SessionSlotsR) Reset() {
 	*x = SessionSlotsR{}
-	mi := &file_meta_proto_msgTypes[178]
+	mi := &file_meta_proto_msgTypes[204]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14556,7 +16689,7 @@ func (x *SessionSlotsR) String() string {
 func (*SessionSlotsR) ProtoMessage() {}
 
 func (x *SessionSlotsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[178]
+	mi := &file_meta_proto_msgTypes[204]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14569,7 +16702,7 @@ func (x *SessionSlotsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlotsR.ProtoReflect.Descriptor instead.
 func (*SessionSlotsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{178}
+	return file_meta_proto_rawDescGZIP(), []int{204}
 }
 
 func (x *SessionSlotsR) GetSlots() []*SessionSlot {
@@ -14589,7 +16722,7 @@ type SessionSlot struct {
 
 func (x *SessionSlot) Reset() {
 	*x = SessionSlot{}
-	mi := &file_meta_proto_msgTypes[179]
+	mi := &file_meta_proto_msgTypes[205]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14601,7 +16734,7 @@ func (x *SessionSlot) String() string {
 func (*SessionSlot) ProtoMessage() {}
 
 func (x *SessionSlot) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[179]
+	mi := &file_meta_proto_msgTypes[205]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14614,7 +16747,7 @@ func (x *SessionSlot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlot.ProtoReflect.Descriptor instead.
 func (*SessionSlot) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{179}
+	return file_meta_proto_rawDescGZIP(), []int{205}
 }
 
 func (x *SessionSlot) GetSlot() uint32 {
@@ -14640,7 +16773,7 @@ type FileOpensR struct {
 
 func (x *FileOpensR) Reset() {
 	*x = FileOpensR{}
-	mi := &file_meta_proto_msgTypes[180]
+	mi := &file_meta_proto_msgTypes[206]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14652,7 +16785,7 @@ func (x *FileOpensR) String() string {
 func (*FileOpensR) ProtoMessage() {}
 
 func (x *FileOpensR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[180]
+	mi := &file_meta_proto_msgTypes[206]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14665,7 +16798,7 @@ func (x *FileOpensR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileOpensR.ProtoReflect.Descriptor instead.
 func (*FileOpensR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{180}
+	return file_meta_proto_rawDescGZIP(), []int{206}
 }
 
 func (x *FileOpensR) GetOpens() []*ClientOpen {
@@ -14685,7 +16818,7 @@ type ClientsR struct {
 
 func (x *ClientsR) Reset() {
 	*x = ClientsR{}
-	mi := &file_meta_proto_msgTypes[181]
+	mi := &file_meta_proto_msgTypes[207]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14697,7 +16830,7 @@ func (x *ClientsR) String() string {
 func (*ClientsR) ProtoMessage() {}
 
 func (x *ClientsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[181]
+	mi := &file_meta_proto_msgTypes[207]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14710,7 +16843,7 @@ func (x *ClientsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientsR.ProtoReflect.Descriptor instead.
 func (*ClientsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{181}
+	return file_meta_proto_rawDescGZIP(), []int{207}
 }
 
 func (x *ClientsR) GetClients() []*ClientSessions {
@@ -14737,7 +16870,7 @@ type ClientSessions struct {
 
 func (x *ClientSessions) Reset() {
 	*x = ClientSessions{}
-	mi := &file_meta_proto_msgTypes[182]
+	mi := &file_meta_proto_msgTypes[208]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14749,7 +16882,7 @@ func (x *ClientSessions) String() string {
 func (*ClientSessions) ProtoMessage() {}
 
 func (x *ClientSessions) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[182]
+	mi := &file_meta_proto_msgTypes[208]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14762,7 +16895,7 @@ func (x *ClientSessions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSessions.ProtoReflect.Descriptor instead.
 func (*ClientSessions) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{182}
+	return file_meta_proto_rawDescGZIP(), []int{208}
 }
 
 func (x *ClientSessions) GetClient() *ClientRecord {
@@ -14803,7 +16936,7 @@ type InodeRecord struct {
 
 func (x *InodeRecord) Reset() {
 	*x = InodeRecord{}
-	mi := &file_meta_proto_msgTypes[183]
+	mi := &file_meta_proto_msgTypes[209]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14815,7 +16948,7 @@ func (x *InodeRecord) String() string {
 func (*InodeRecord) ProtoMessage() {}
 
 func (x *InodeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[183]
+	mi := &file_meta_proto_msgTypes[209]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14828,7 +16961,7 @@ func (x *InodeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InodeRecord.ProtoReflect.Descriptor instead.
 func (*InodeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{183}
+	return file_meta_proto_rawDescGZIP(), []int{209}
 }
 
 func (x *InodeRecord) GetAttr() *Attr {
@@ -14942,7 +17075,7 @@ type Xattrs struct {
 
 func (x *Xattrs) Reset() {
 	*x = Xattrs{}
-	mi := &file_meta_proto_msgTypes[184]
+	mi := &file_meta_proto_msgTypes[210]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14954,7 +17087,7 @@ func (x *Xattrs) String() string {
 func (*Xattrs) ProtoMessage() {}
 
 func (x *Xattrs) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[184]
+	mi := &file_meta_proto_msgTypes[210]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14967,7 +17100,7 @@ func (x *Xattrs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Xattrs.ProtoReflect.Descriptor instead.
 func (*Xattrs) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{184}
+	return file_meta_proto_rawDescGZIP(), []int{210}
 }
 
 func (x *Xattrs) GetCount() uint32 {
@@ -15009,7 +17142,7 @@ type XattrRecord struct {
 
 func (x *XattrRecord) Reset() {
 	*x = XattrRecord{}
-	mi := &file_meta_proto_msgTypes[185]
+	mi := &file_meta_proto_msgTypes[211]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15021,7 +17154,7 @@ func (x *XattrRecord) String() string {
 func (*XattrRecord) ProtoMessage() {}
 
 func (x *XattrRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[185]
+	mi := &file_meta_proto_msgTypes[211]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15034,7 +17167,7 @@ func (x *XattrRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use XattrRecord.ProtoReflect.Descriptor instead.
 func (*XattrRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{185}
+	return file_meta_proto_rawDescGZIP(), []int{211}
 }
 
 func (x *XattrRecord) GetCookie() uint64 {
@@ -15062,7 +17195,7 @@ type Cut struct {
 
 func (x *Cut) Reset() {
 	*x = Cut{}
-	mi := &file_meta_proto_msgTypes[186]
+	mi := &file_meta_proto_msgTypes[212]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15074,7 +17207,7 @@ func (x *Cut) String() string {
 func (*Cut) ProtoMessage() {}
 
 func (x *Cut) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[186]
+	mi := &file_meta_proto_msgTypes[212]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15087,7 +17220,7 @@ func (x *Cut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cut.ProtoReflect.Descriptor instead.
 func (*Cut) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{186}
+	return file_meta_proto_rawDescGZIP(), []int{212}
 }
 
 func (x *Cut) GetGen() uint32 {
@@ -15123,7 +17256,7 @@ type ExtentRecord struct {
 
 func (x *ExtentRecord) Reset() {
 	*x = ExtentRecord{}
-	mi := &file_meta_proto_msgTypes[187]
+	mi := &file_meta_proto_msgTypes[213]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15135,7 +17268,7 @@ func (x *ExtentRecord) String() string {
 func (*ExtentRecord) ProtoMessage() {}
 
 func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[187]
+	mi := &file_meta_proto_msgTypes[213]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15148,7 +17281,7 @@ func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentRecord.ProtoReflect.Descriptor instead.
 func (*ExtentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{187}
+	return file_meta_proto_rawDescGZIP(), []int{213}
 }
 
 func (x *ExtentRecord) GetLength() uint32 {
@@ -15237,7 +17370,7 @@ type BlockRecord struct {
 
 func (x *BlockRecord) Reset() {
 	*x = BlockRecord{}
-	mi := &file_meta_proto_msgTypes[188]
+	mi := &file_meta_proto_msgTypes[214]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15249,7 +17382,7 @@ func (x *BlockRecord) String() string {
 func (*BlockRecord) ProtoMessage() {}
 
 func (x *BlockRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[188]
+	mi := &file_meta_proto_msgTypes[214]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15262,7 +17395,7 @@ func (x *BlockRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockRecord.ProtoReflect.Descriptor instead.
 func (*BlockRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{188}
+	return file_meta_proto_rawDescGZIP(), []int{214}
 }
 
 func (x *BlockRecord) GetFs() uint32 {
@@ -15318,7 +17451,7 @@ type BackReference struct {
 
 func (x *BackReference) Reset() {
 	*x = BackReference{}
-	mi := &file_meta_proto_msgTypes[189]
+	mi := &file_meta_proto_msgTypes[215]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15330,7 +17463,7 @@ func (x *BackReference) String() string {
 func (*BackReference) ProtoMessage() {}
 
 func (x *BackReference) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[189]
+	mi := &file_meta_proto_msgTypes[215]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15343,7 +17476,7 @@ func (x *BackReference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackReference.ProtoReflect.Descriptor instead.
 func (*BackReference) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{189}
+	return file_meta_proto_rawDescGZIP(), []int{215}
 }
 
 func (x *BackReference) GetRefs() uint32 {
@@ -15364,7 +17497,7 @@ type DirentRecord struct {
 
 func (x *DirentRecord) Reset() {
 	*x = DirentRecord{}
-	mi := &file_meta_proto_msgTypes[190]
+	mi := &file_meta_proto_msgTypes[216]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15376,7 +17509,7 @@ func (x *DirentRecord) String() string {
 func (*DirentRecord) ProtoMessage() {}
 
 func (x *DirentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[190]
+	mi := &file_meta_proto_msgTypes[216]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15389,7 +17522,7 @@ func (x *DirentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirentRecord.ProtoReflect.Descriptor instead.
 func (*DirentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{190}
+	return file_meta_proto_rawDescGZIP(), []int{216}
 }
 
 func (x *DirentRecord) GetName() []byte {
@@ -15425,7 +17558,7 @@ type OriginRecord struct {
 
 func (x *OriginRecord) Reset() {
 	*x = OriginRecord{}
-	mi := &file_meta_proto_msgTypes[191]
+	mi := &file_meta_proto_msgTypes[217]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15437,7 +17570,7 @@ func (x *OriginRecord) String() string {
 func (*OriginRecord) ProtoMessage() {}
 
 func (x *OriginRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[191]
+	mi := &file_meta_proto_msgTypes[217]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15450,7 +17583,7 @@ func (x *OriginRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginRecord.ProtoReflect.Descriptor instead.
 func (*OriginRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{191}
+	return file_meta_proto_rawDescGZIP(), []int{217}
 }
 
 func (x *OriginRecord) GetKind() OriginKind {
@@ -15492,7 +17625,7 @@ type SlotRecord struct {
 
 func (x *SlotRecord) Reset() {
 	*x = SlotRecord{}
-	mi := &file_meta_proto_msgTypes[192]
+	mi := &file_meta_proto_msgTypes[218]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15504,7 +17637,7 @@ func (x *SlotRecord) String() string {
 func (*SlotRecord) ProtoMessage() {}
 
 func (x *SlotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[192]
+	mi := &file_meta_proto_msgTypes[218]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15517,7 +17650,7 @@ func (x *SlotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotRecord.ProtoReflect.Descriptor instead.
 func (*SlotRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{192}
+	return file_meta_proto_rawDescGZIP(), []int{218}
 }
 
 func (x *SlotRecord) GetSeq() uint64 {
@@ -15553,7 +17686,7 @@ type SlotResult struct {
 
 func (x *SlotResult) Reset() {
 	*x = SlotResult{}
-	mi := &file_meta_proto_msgTypes[193]
+	mi := &file_meta_proto_msgTypes[219]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15565,7 +17698,7 @@ func (x *SlotResult) String() string {
 func (*SlotResult) ProtoMessage() {}
 
 func (x *SlotResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[193]
+	mi := &file_meta_proto_msgTypes[219]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15578,7 +17711,7 @@ func (x *SlotResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotResult.ProtoReflect.Descriptor instead.
 func (*SlotResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{193}
+	return file_meta_proto_rawDescGZIP(), []int{219}
 }
 
 func (x *SlotResult) GetOpIndex() uint32 {
@@ -15622,7 +17755,7 @@ type OpenRecord struct {
 
 func (x *OpenRecord) Reset() {
 	*x = OpenRecord{}
-	mi := &file_meta_proto_msgTypes[194]
+	mi := &file_meta_proto_msgTypes[220]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15634,7 +17767,7 @@ func (x *OpenRecord) String() string {
 func (*OpenRecord) ProtoMessage() {}
 
 func (x *OpenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[194]
+	mi := &file_meta_proto_msgTypes[220]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15647,7 +17780,7 @@ func (x *OpenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenRecord.ProtoReflect.Descriptor instead.
 func (*OpenRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{194}
+	return file_meta_proto_rawDescGZIP(), []int{220}
 }
 
 func (x *OpenRecord) GetOwner() []byte {
@@ -15690,7 +17823,7 @@ type LockRecord struct {
 
 func (x *LockRecord) Reset() {
 	*x = LockRecord{}
-	mi := &file_meta_proto_msgTypes[195]
+	mi := &file_meta_proto_msgTypes[221]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15702,7 +17835,7 @@ func (x *LockRecord) String() string {
 func (*LockRecord) ProtoMessage() {}
 
 func (x *LockRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[195]
+	mi := &file_meta_proto_msgTypes[221]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15715,7 +17848,7 @@ func (x *LockRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockRecord.ProtoReflect.Descriptor instead.
 func (*LockRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{195}
+	return file_meta_proto_rawDescGZIP(), []int{221}
 }
 
 func (x *LockRecord) GetStateid() []byte {
@@ -15751,7 +17884,7 @@ type KnownClient struct {
 
 func (x *KnownClient) Reset() {
 	*x = KnownClient{}
-	mi := &file_meta_proto_msgTypes[196]
+	mi := &file_meta_proto_msgTypes[222]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15763,7 +17896,7 @@ func (x *KnownClient) String() string {
 func (*KnownClient) ProtoMessage() {}
 
 func (x *KnownClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[196]
+	mi := &file_meta_proto_msgTypes[222]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15776,7 +17909,7 @@ func (x *KnownClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KnownClient.ProtoReflect.Descriptor instead.
 func (*KnownClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{196}
+	return file_meta_proto_rawDescGZIP(), []int{222}
 }
 
 func (x *KnownClient) GetOpens() uint32 {
@@ -15816,7 +17949,7 @@ type UsageRecord struct {
 
 func (x *UsageRecord) Reset() {
 	*x = UsageRecord{}
-	mi := &file_meta_proto_msgTypes[197]
+	mi := &file_meta_proto_msgTypes[223]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15828,7 +17961,7 @@ func (x *UsageRecord) String() string {
 func (*UsageRecord) ProtoMessage() {}
 
 func (x *UsageRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[197]
+	mi := &file_meta_proto_msgTypes[223]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15841,7 +17974,7 @@ func (x *UsageRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRecord.ProtoReflect.Descriptor instead.
 func (*UsageRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{197}
+	return file_meta_proto_rawDescGZIP(), []int{223}
 }
 
 func (x *UsageRecord) GetBytes() uint64 {
@@ -15903,7 +18036,7 @@ type ReservationRecord struct {
 
 func (x *ReservationRecord) Reset() {
 	*x = ReservationRecord{}
-	mi := &file_meta_proto_msgTypes[198]
+	mi := &file_meta_proto_msgTypes[224]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15915,7 +18048,7 @@ func (x *ReservationRecord) String() string {
 func (*ReservationRecord) ProtoMessage() {}
 
 func (x *ReservationRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[198]
+	mi := &file_meta_proto_msgTypes[224]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15928,7 +18061,7 @@ func (x *ReservationRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReservationRecord.ProtoReflect.Descriptor instead.
 func (*ReservationRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{198}
+	return file_meta_proto_rawDescGZIP(), []int{224}
 }
 
 func (x *ReservationRecord) GetBytes() uint64 {
@@ -15949,7 +18082,7 @@ type RangeRecord struct {
 
 func (x *RangeRecord) Reset() {
 	*x = RangeRecord{}
-	mi := &file_meta_proto_msgTypes[199]
+	mi := &file_meta_proto_msgTypes[225]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15961,7 +18094,7 @@ func (x *RangeRecord) String() string {
 func (*RangeRecord) ProtoMessage() {}
 
 func (x *RangeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[199]
+	mi := &file_meta_proto_msgTypes[225]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15974,7 +18107,7 @@ func (x *RangeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeRecord.ProtoReflect.Descriptor instead.
 func (*RangeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{199}
+	return file_meta_proto_rawDescGZIP(), []int{225}
 }
 
 func (x *RangeRecord) GetOrigin() uint64 {
@@ -16018,7 +18151,7 @@ type PurgeRecord struct {
 
 func (x *PurgeRecord) Reset() {
 	*x = PurgeRecord{}
-	mi := &file_meta_proto_msgTypes[200]
+	mi := &file_meta_proto_msgTypes[226]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16030,7 +18163,7 @@ func (x *PurgeRecord) String() string {
 func (*PurgeRecord) ProtoMessage() {}
 
 func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[200]
+	mi := &file_meta_proto_msgTypes[226]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16043,7 +18176,7 @@ func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeRecord.ProtoReflect.Descriptor instead.
 func (*PurgeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{200}
+	return file_meta_proto_rawDescGZIP(), []int{226}
 }
 
 func (x *PurgeRecord) GetFs() uint32 {
@@ -16133,7 +18266,7 @@ type DeletedNamespace struct {
 
 func (x *DeletedNamespace) Reset() {
 	*x = DeletedNamespace{}
-	mi := &file_meta_proto_msgTypes[201]
+	mi := &file_meta_proto_msgTypes[227]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16145,7 +18278,7 @@ func (x *DeletedNamespace) String() string {
 func (*DeletedNamespace) ProtoMessage() {}
 
 func (x *DeletedNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[201]
+	mi := &file_meta_proto_msgTypes[227]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16158,7 +18291,7 @@ func (x *DeletedNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletedNamespace.ProtoReflect.Descriptor instead.
 func (*DeletedNamespace) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{201}
+	return file_meta_proto_rawDescGZIP(), []int{227}
 }
 
 func (x *DeletedNamespace) GetPurging() bool {
@@ -16181,7 +18314,7 @@ type DyingRecord struct {
 
 func (x *DyingRecord) Reset() {
 	*x = DyingRecord{}
-	mi := &file_meta_proto_msgTypes[202]
+	mi := &file_meta_proto_msgTypes[228]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16193,7 +18326,7 @@ func (x *DyingRecord) String() string {
 func (*DyingRecord) ProtoMessage() {}
 
 func (x *DyingRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[202]
+	mi := &file_meta_proto_msgTypes[228]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16206,7 +18339,7 @@ func (x *DyingRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DyingRecord.ProtoReflect.Descriptor instead.
 func (*DyingRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{202}
+	return file_meta_proto_rawDescGZIP(), []int{228}
 }
 
 func (x *DyingRecord) GetPg() uint32 {
@@ -16247,7 +18380,7 @@ type NamespaceRecord struct {
 
 func (x *NamespaceRecord) Reset() {
 	*x = NamespaceRecord{}
-	mi := &file_meta_proto_msgTypes[203]
+	mi := &file_meta_proto_msgTypes[229]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16259,7 +18392,7 @@ func (x *NamespaceRecord) String() string {
 func (*NamespaceRecord) ProtoMessage() {}
 
 func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[203]
+	mi := &file_meta_proto_msgTypes[229]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16272,7 +18405,7 @@ func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceRecord.ProtoReflect.Descriptor instead.
 func (*NamespaceRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{203}
+	return file_meta_proto_rawDescGZIP(), []int{229}
 }
 
 func (x *NamespaceRecord) GetHashKey() []byte {
@@ -16300,7 +18433,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_meta_proto_msgTypes[204]
+	mi := &file_meta_proto_msgTypes[230]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16312,7 +18445,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[204]
+	mi := &file_meta_proto_msgTypes[230]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16325,7 +18458,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{204}
+	return file_meta_proto_rawDescGZIP(), []int{230}
 }
 
 func (x *ProposeRequest) GetShard() uint32 {
@@ -16351,7 +18484,7 @@ type ProposeReply struct {
 
 func (x *ProposeReply) Reset() {
 	*x = ProposeReply{}
-	mi := &file_meta_proto_msgTypes[205]
+	mi := &file_meta_proto_msgTypes[231]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16363,7 +18496,7 @@ func (x *ProposeReply) String() string {
 func (*ProposeReply) ProtoMessage() {}
 
 func (x *ProposeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[205]
+	mi := &file_meta_proto_msgTypes[231]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16376,7 +18509,7 @@ func (x *ProposeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeReply.ProtoReflect.Descriptor instead.
 func (*ProposeReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{205}
+	return file_meta_proto_rawDescGZIP(), []int{231}
 }
 
 func (x *ProposeReply) GetResults() []*Result {
@@ -16396,7 +18529,7 @@ type QueryRequest struct {
 
 func (x *QueryRequest) Reset() {
 	*x = QueryRequest{}
-	mi := &file_meta_proto_msgTypes[206]
+	mi := &file_meta_proto_msgTypes[232]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16408,7 +18541,7 @@ func (x *QueryRequest) String() string {
 func (*QueryRequest) ProtoMessage() {}
 
 func (x *QueryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[206]
+	mi := &file_meta_proto_msgTypes[232]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16421,7 +18554,7 @@ func (x *QueryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryRequest.ProtoReflect.Descriptor instead.
 func (*QueryRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{206}
+	return file_meta_proto_rawDescGZIP(), []int{232}
 }
 
 func (x *QueryRequest) GetShard() uint32 {
@@ -16447,7 +18580,7 @@ type QueryReply struct {
 
 func (x *QueryReply) Reset() {
 	*x = QueryReply{}
-	mi := &file_meta_proto_msgTypes[207]
+	mi := &file_meta_proto_msgTypes[233]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16459,7 +18592,7 @@ func (x *QueryReply) String() string {
 func (*QueryReply) ProtoMessage() {}
 
 func (x *QueryReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[207]
+	mi := &file_meta_proto_msgTypes[233]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16472,7 +18605,7 @@ func (x *QueryReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryReply.ProtoReflect.Descriptor instead.
 func (*QueryReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{207}
+	return file_meta_proto_rawDescGZIP(), []int{233}
 }
 
 func (x *QueryReply) GetResults() []*QueryResult {
@@ -16494,7 +18627,7 @@ type TermRequest struct {
 
 func (x *TermRequest) Reset() {
 	*x = TermRequest{}
-	mi := &file_meta_proto_msgTypes[208]
+	mi := &file_meta_proto_msgTypes[234]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16506,7 +18639,7 @@ func (x *TermRequest) String() string {
 func (*TermRequest) ProtoMessage() {}
 
 func (x *TermRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[208]
+	mi := &file_meta_proto_msgTypes[234]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16519,7 +18652,7 @@ func (x *TermRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermRequest.ProtoReflect.Descriptor instead.
 func (*TermRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{208}
+	return file_meta_proto_rawDescGZIP(), []int{234}
 }
 
 func (x *TermRequest) GetShard() uint32 {
@@ -16547,7 +18680,7 @@ type TermReply struct {
 
 func (x *TermReply) Reset() {
 	*x = TermReply{}
-	mi := &file_meta_proto_msgTypes[209]
+	mi := &file_meta_proto_msgTypes[235]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16559,7 +18692,7 @@ func (x *TermReply) String() string {
 func (*TermReply) ProtoMessage() {}
 
 func (x *TermReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[209]
+	mi := &file_meta_proto_msgTypes[235]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16572,7 +18705,7 @@ func (x *TermReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermReply.ProtoReflect.Descriptor instead.
 func (*TermReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{209}
+	return file_meta_proto_rawDescGZIP(), []int{235}
 }
 
 func (x *TermReply) GetTerm() uint64 {
@@ -16607,7 +18740,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_meta_proto_msgTypes[210]
+	mi := &file_meta_proto_msgTypes[236]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16619,7 +18752,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[210]
+	mi := &file_meta_proto_msgTypes[236]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16632,7 +18765,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{210}
+	return file_meta_proto_rawDescGZIP(), []int{236}
 }
 
 func (x *RenewRequest) GetShard() uint32 {
@@ -16659,7 +18792,7 @@ type RenewReply struct {
 
 func (x *RenewReply) Reset() {
 	*x = RenewReply{}
-	mi := &file_meta_proto_msgTypes[211]
+	mi := &file_meta_proto_msgTypes[237]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16671,7 +18804,7 @@ func (x *RenewReply) String() string {
 func (*RenewReply) ProtoMessage() {}
 
 func (x *RenewReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[211]
+	mi := &file_meta_proto_msgTypes[237]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16684,7 +18817,7 @@ func (x *RenewReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewReply.ProtoReflect.Descriptor instead.
 func (*RenewReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{211}
+	return file_meta_proto_rawDescGZIP(), []int{237}
 }
 
 func (x *RenewReply) GetLeaseMilliseconds() uint64 {
@@ -16703,7 +18836,7 @@ type LeaderRequest struct {
 
 func (x *LeaderRequest) Reset() {
 	*x = LeaderRequest{}
-	mi := &file_meta_proto_msgTypes[212]
+	mi := &file_meta_proto_msgTypes[238]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16715,7 +18848,7 @@ func (x *LeaderRequest) String() string {
 func (*LeaderRequest) ProtoMessage() {}
 
 func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[212]
+	mi := &file_meta_proto_msgTypes[238]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16728,7 +18861,7 @@ func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderRequest.ProtoReflect.Descriptor instead.
 func (*LeaderRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{212}
+	return file_meta_proto_rawDescGZIP(), []int{238}
 }
 
 func (x *LeaderRequest) GetShard() uint32 {
@@ -16748,7 +18881,7 @@ type LeaderReply struct {
 
 func (x *LeaderReply) Reset() {
 	*x = LeaderReply{}
-	mi := &file_meta_proto_msgTypes[213]
+	mi := &file_meta_proto_msgTypes[239]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16760,7 +18893,7 @@ func (x *LeaderReply) String() string {
 func (*LeaderReply) ProtoMessage() {}
 
 func (x *LeaderReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[213]
+	mi := &file_meta_proto_msgTypes[239]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16773,7 +18906,7 @@ func (x *LeaderReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderReply.ProtoReflect.Descriptor instead.
 func (*LeaderReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{213}
+	return file_meta_proto_rawDescGZIP(), []int{239}
 }
 
 func (x *LeaderReply) GetLeaderId() string {
@@ -16808,7 +18941,7 @@ type ReplicaReply struct {
 
 func (x *ReplicaReply) Reset() {
 	*x = ReplicaReply{}
-	mi := &file_meta_proto_msgTypes[214]
+	mi := &file_meta_proto_msgTypes[240]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16820,7 +18953,7 @@ func (x *ReplicaReply) String() string {
 func (*ReplicaReply) ProtoMessage() {}
 
 func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[214]
+	mi := &file_meta_proto_msgTypes[240]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16833,7 +18966,7 @@ func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaReply.ProtoReflect.Descriptor instead.
 func (*ReplicaReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{214}
+	return file_meta_proto_rawDescGZIP(), []int{240}
 }
 
 func (x *ReplicaReply) GetId() string {
@@ -16911,7 +19044,7 @@ type MemberRequest struct {
 
 func (x *MemberRequest) Reset() {
 	*x = MemberRequest{}
-	mi := &file_meta_proto_msgTypes[215]
+	mi := &file_meta_proto_msgTypes[241]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16923,7 +19056,7 @@ func (x *MemberRequest) String() string {
 func (*MemberRequest) ProtoMessage() {}
 
 func (x *MemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[215]
+	mi := &file_meta_proto_msgTypes[241]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16936,7 +19069,7 @@ func (x *MemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberRequest.ProtoReflect.Descriptor instead.
 func (*MemberRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{215}
+	return file_meta_proto_rawDescGZIP(), []int{241}
 }
 
 func (x *MemberRequest) GetShard() uint32 {
@@ -16973,7 +19106,7 @@ type MemberReply struct {
 
 func (x *MemberReply) Reset() {
 	*x = MemberReply{}
-	mi := &file_meta_proto_msgTypes[216]
+	mi := &file_meta_proto_msgTypes[242]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16985,7 +19118,7 @@ func (x *MemberReply) String() string {
 func (*MemberReply) ProtoMessage() {}
 
 func (x *MemberReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[216]
+	mi := &file_meta_proto_msgTypes[242]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16998,7 +19131,7 @@ func (x *MemberReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberReply.ProtoReflect.Descriptor instead.
 func (*MemberReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{216}
+	return file_meta_proto_rawDescGZIP(), []int{242}
 }
 
 func (x *MemberReply) GetLeader() string {
@@ -17042,7 +19175,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_meta_proto_msgTypes[217]
+	mi := &file_meta_proto_msgTypes[243]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17054,7 +19187,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[217]
+	mi := &file_meta_proto_msgTypes[243]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17067,7 +19200,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{217}
+	return file_meta_proto_rawDescGZIP(), []int{243}
 }
 
 func (x *Member) GetId() string {
@@ -17109,7 +19242,7 @@ type LevelRequest struct {
 
 func (x *LevelRequest) Reset() {
 	*x = LevelRequest{}
-	mi := &file_meta_proto_msgTypes[218]
+	mi := &file_meta_proto_msgTypes[244]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17121,7 +19254,7 @@ func (x *LevelRequest) String() string {
 func (*LevelRequest) ProtoMessage() {}
 
 func (x *LevelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[218]
+	mi := &file_meta_proto_msgTypes[244]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17134,7 +19267,7 @@ func (x *LevelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LevelRequest.ProtoReflect.Descriptor instead.
 func (*LevelRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{218}
+	return file_meta_proto_rawDescGZIP(), []int{244}
 }
 
 func (x *LevelRequest) GetShard() uint32 {
@@ -17162,7 +19295,7 @@ type LevelReply struct {
 
 func (x *LevelReply) Reset() {
 	*x = LevelReply{}
-	mi := &file_meta_proto_msgTypes[219]
+	mi := &file_meta_proto_msgTypes[245]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17174,7 +19307,7 @@ func (x *LevelReply) String() string {
 func (*LevelReply) ProtoMessage() {}
 
 func (x *LevelReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[219]
+	mi := &file_meta_proto_msgTypes[245]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17187,7 +19320,7 @@ func (x *LevelReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LevelReply.ProtoReflect.Descriptor instead.
 func (*LevelReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{219}
+	return file_meta_proto_rawDescGZIP(), []int{245}
 }
 
 func (x *LevelReply) GetLeader() string {
@@ -17222,7 +19355,7 @@ type VoterLevel struct {
 
 func (x *VoterLevel) Reset() {
 	*x = VoterLevel{}
-	mi := &file_meta_proto_msgTypes[220]
+	mi := &file_meta_proto_msgTypes[246]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17234,7 +19367,7 @@ func (x *VoterLevel) String() string {
 func (*VoterLevel) ProtoMessage() {}
 
 func (x *VoterLevel) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[220]
+	mi := &file_meta_proto_msgTypes[246]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17247,7 +19380,7 @@ func (x *VoterLevel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VoterLevel.ProtoReflect.Descriptor instead.
 func (*VoterLevel) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{220}
+	return file_meta_proto_rawDescGZIP(), []int{246}
 }
 
 func (x *VoterLevel) GetId() string {
@@ -17284,7 +19417,7 @@ type DifferRequest struct {
 
 func (x *DifferRequest) Reset() {
 	*x = DifferRequest{}
-	mi := &file_meta_proto_msgTypes[221]
+	mi := &file_meta_proto_msgTypes[247]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17296,7 +19429,7 @@ func (x *DifferRequest) String() string {
 func (*DifferRequest) ProtoMessage() {}
 
 func (x *DifferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[221]
+	mi := &file_meta_proto_msgTypes[247]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17309,7 +19442,7 @@ func (x *DifferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferRequest.ProtoReflect.Descriptor instead.
 func (*DifferRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{221}
+	return file_meta_proto_rawDescGZIP(), []int{247}
 }
 
 func (x *DifferRequest) GetShard() uint32 {
@@ -17348,7 +19481,7 @@ type DifferReply struct {
 
 func (x *DifferReply) Reset() {
 	*x = DifferReply{}
-	mi := &file_meta_proto_msgTypes[222]
+	mi := &file_meta_proto_msgTypes[248]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17360,7 +19493,7 @@ func (x *DifferReply) String() string {
 func (*DifferReply) ProtoMessage() {}
 
 func (x *DifferReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[222]
+	mi := &file_meta_proto_msgTypes[248]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17373,7 +19506,7 @@ func (x *DifferReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferReply.ProtoReflect.Descriptor instead.
 func (*DifferReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{222}
+	return file_meta_proto_rawDescGZIP(), []int{248}
 }
 
 // WorkTask is something that a worker does or wants to do. The first five fields name it; the rest is how it stands.
@@ -17398,7 +19531,7 @@ type WorkTask struct {
 
 func (x *WorkTask) Reset() {
 	*x = WorkTask{}
-	mi := &file_meta_proto_msgTypes[223]
+	mi := &file_meta_proto_msgTypes[249]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17410,7 +19543,7 @@ func (x *WorkTask) String() string {
 func (*WorkTask) ProtoMessage() {}
 
 func (x *WorkTask) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[223]
+	mi := &file_meta_proto_msgTypes[249]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17423,7 +19556,7 @@ func (x *WorkTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkTask.ProtoReflect.Descriptor instead.
 func (*WorkTask) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{223}
+	return file_meta_proto_rawDescGZIP(), []int{249}
 }
 
 func (x *WorkTask) GetKind() WorkKind {
@@ -17531,7 +19664,7 @@ type WorkRequest struct {
 
 func (x *WorkRequest) Reset() {
 	*x = WorkRequest{}
-	mi := &file_meta_proto_msgTypes[224]
+	mi := &file_meta_proto_msgTypes[250]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17543,7 +19676,7 @@ func (x *WorkRequest) String() string {
 func (*WorkRequest) ProtoMessage() {}
 
 func (x *WorkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[224]
+	mi := &file_meta_proto_msgTypes[250]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17556,7 +19689,7 @@ func (x *WorkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkRequest.ProtoReflect.Descriptor instead.
 func (*WorkRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{224}
+	return file_meta_proto_rawDescGZIP(), []int{250}
 }
 
 func (x *WorkRequest) GetShard() uint32 {
@@ -17606,7 +19739,7 @@ type WorkReply struct {
 
 func (x *WorkReply) Reset() {
 	*x = WorkReply{}
-	mi := &file_meta_proto_msgTypes[225]
+	mi := &file_meta_proto_msgTypes[251]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17618,7 +19751,7 @@ func (x *WorkReply) String() string {
 func (*WorkReply) ProtoMessage() {}
 
 func (x *WorkReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[225]
+	mi := &file_meta_proto_msgTypes[251]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17631,7 +19764,7 @@ func (x *WorkReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkReply.ProtoReflect.Descriptor instead.
 func (*WorkReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{225}
+	return file_meta_proto_rawDescGZIP(), []int{251}
 }
 
 func (x *WorkReply) GetGrants() []*WorkGrant {
@@ -17665,7 +19798,7 @@ type WorkGrant struct {
 
 func (x *WorkGrant) Reset() {
 	*x = WorkGrant{}
-	mi := &file_meta_proto_msgTypes[226]
+	mi := &file_meta_proto_msgTypes[252]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17677,7 +19810,7 @@ func (x *WorkGrant) String() string {
 func (*WorkGrant) ProtoMessage() {}
 
 func (x *WorkGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[226]
+	mi := &file_meta_proto_msgTypes[252]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17690,7 +19823,7 @@ func (x *WorkGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkGrant.ProtoReflect.Descriptor instead.
 func (*WorkGrant) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{226}
+	return file_meta_proto_rawDescGZIP(), []int{252}
 }
 
 func (x *WorkGrant) GetTask() uint32 {
@@ -17719,7 +19852,7 @@ type WorkPiece struct {
 
 func (x *WorkPiece) Reset() {
 	*x = WorkPiece{}
-	mi := &file_meta_proto_msgTypes[227]
+	mi := &file_meta_proto_msgTypes[253]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17731,7 +19864,7 @@ func (x *WorkPiece) String() string {
 func (*WorkPiece) ProtoMessage() {}
 
 func (x *WorkPiece) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[227]
+	mi := &file_meta_proto_msgTypes[253]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17744,7 +19877,7 @@ func (x *WorkPiece) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkPiece.ProtoReflect.Descriptor instead.
 func (*WorkPiece) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{227}
+	return file_meta_proto_rawDescGZIP(), []int{253}
 }
 
 func (x *WorkPiece) GetFs() uint32 {
@@ -17787,7 +19920,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x06client\x18\x02 \x01(\x04R\x06client\x12\x12\n" +
 	"\x04slot\x18\x03 \x01(\rR\x04slot\x12\x10\n" +
 	"\x03seq\x18\x04 \x01(\x04R\x03seq\x12\x19\n" +
-	"\bop_index\x18\x05 \x01(\rR\aopIndex\"\x93\"\n" +
+	"\bop_index\x18\x05 \x01(\rR\aopIndex\"\xfc&\n" +
 	"\aCommand\x12(\n" +
 	"\x02id\x18\x01 \x01(\v2\x18.rackfs.meta.v1.IdentityR\x02id\x12(\n" +
 	"\x04call\x18\x06 \x01(\v2\x14.rackfs.meta.v1.CallR\x04call\x12(\n" +
@@ -17872,8 +20005,19 @@ const file_meta_proto_rawDesc = "" +
 	"\fretire_group\x18n \x01(\v2\x1b.rackfs.meta.v1.RetireGroupH\x00R\vretireGroup\x12L\n" +
 	"\x10delete_namespace\x18V \x01(\v2\x1f.rackfs.meta.v1.DeleteNamespaceH\x00R\x0fdeleteNamespace\x12I\n" +
 	"\x0flimit_namespace\x18W \x01(\v2\x1e.rackfs.meta.v1.LimitNamespaceH\x00R\x0elimitNamespace\x12C\n" +
-	"\rrelease_slots\x18i \x01(\v2\x1c.rackfs.meta.v1.ReleaseSlotsH\x00R\freleaseSlotsB\x04\n" +
-	"\x02op\"\xac\t\n" +
+	"\rrelease_slots\x18i \x01(\v2\x1c.rackfs.meta.v1.ReleaseSlotsH\x00R\freleaseSlots\x12D\n" +
+	"\rput_workspace\x18\x82\x01 \x01(\v2\x1c.rackfs.meta.v1.PutWorkspaceH\x00R\fputWorkspace\x12M\n" +
+	"\x10remove_workspace\x18\x83\x01 \x01(\v2\x1f.rackfs.meta.v1.RemoveWorkspaceH\x00R\x0fremoveWorkspace\x12K\n" +
+	"\x10put_access_token\x18\x84\x01 \x01(\v2\x1e.rackfs.meta.v1.PutAccessTokenH\x00R\x0eputAccessToken\x12T\n" +
+	"\x13remove_access_token\x18\x85\x01 \x01(\v2!.rackfs.meta.v1.RemoveAccessTokenH\x00R\x11removeAccessToken\x122\n" +
+	"\aput_job\x18\x86\x01 \x01(\v2\x16.rackfs.meta.v1.PutJobH\x00R\x06putJob\x125\n" +
+	"\btake_job\x18\x87\x01 \x01(\v2\x17.rackfs.meta.v1.TakeJobH\x00R\atakeJob\x12;\n" +
+	"\n" +
+	"put_upload\x18\x89\x01 \x01(\v2\x19.rackfs.meta.v1.PutUploadH\x00R\tputUpload\x12D\n" +
+	"\rremove_upload\x18\x8a\x01 \x01(\v2\x1c.rackfs.meta.v1.RemoveUploadH\x00R\fremoveUpload\x12A\n" +
+	"\fmake_staging\x18\x8b\x01 \x01(\v2\x1b.rackfs.meta.v1.MakeStagingH\x00R\vmakeStagingB\x04\n" +
+	"\x02op\"\x9c\n" +
+	"\n" +
 	"\x06Result\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x126\n" +
@@ -17899,7 +20043,9 @@ const file_meta_proto_rawDesc = "" +
 	"\x05xattr\x18\x17 \x01(\v2\x1b.rackfs.meta.v1.XattrResultH\x00R\x05xattr\x129\n" +
 	"\areserve\x18\x1c \x01(\v2\x1d.rackfs.meta.v1.ReserveResultH\x00R\areserve\x120\n" +
 	"\x04node\x18( \x01(\v2\x1a.rackfs.meta.v1.NodeResultH\x00R\x04node\x123\n" +
-	"\x05group\x18- \x01(\v2\x1b.rackfs.meta.v1.GroupResultH\x00R\x05groupB\x04\n" +
+	"\x05group\x18- \x01(\v2\x1b.rackfs.meta.v1.GroupResultH\x00R\x05group\x12?\n" +
+	"\tworkspace\x18F \x01(\v2\x1f.rackfs.meta.v1.WorkspaceResultH\x00R\tworkspace\x12-\n" +
+	"\x03job\x18G \x01(\v2\x19.rackfs.meta.v1.JobResultH\x00R\x03jobB\x04\n" +
 	"\x02of\",\n" +
 	"\x04Time\x12\x10\n" +
 	"\x03sec\x18\x01 \x01(\x12R\x03sec\x12\x12\n" +
@@ -18452,7 +20598,117 @@ const file_meta_proto_rawDesc = "" +
 	"\x05nodes\x18\x02 \x03(\tR\x05nodes\x12,\n" +
 	"\x12expect_map_version\x18\x03 \x01(\x04R\x10expectMapVersion\"1\n" +
 	"\rAllowDeletion\x12 \n" +
-	"\vincarnation\x18\x01 \x01(\x04R\vincarnation\"A\n" +
+	"\vincarnation\x18\x01 \x01(\x04R\vincarnation\"\x97\x01\n" +
+	"\tWorkspace\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12.\n" +
+	"\acreated\x18\x03 \x01(\v2\x14.rackfs.meta.v1.TimeR\acreated\x12\x1a\n" +
+	"\bnetworks\x18\x04 \x03(\tR\bnetworks\x12\x10\n" +
+	"\x03off\x18\x05 \x03(\tR\x03off\"n\n" +
+	"\fPutWorkspace\x127\n" +
+	"\tworkspace\x18\x01 \x01(\v2\x19.rackfs.meta.v1.WorkspaceR\tworkspace\x12%\n" +
+	"\x0eexpect_version\x18\x02 \x01(\x04R\rexpectVersion\"J\n" +
+	"\x0fWorkspaceResult\x127\n" +
+	"\tworkspace\x18\x01 \x01(\v2\x19.rackfs.meta.v1.WorkspaceR\tworkspace\"%\n" +
+	"\x0fRemoveWorkspace\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\xb1\x02\n" +
+	"\vAccessToken\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04hash\x18\x03 \x01(\fR\x04hash\x12\x12\n" +
+	"\x04role\x18\x04 \x01(\tR\x04role\x123\n" +
+	"\x06scopes\x18\x05 \x03(\v2\x1b.rackfs.meta.v1.AccessScopeR\x06scopes\x12\x10\n" +
+	"\x03uid\x18\x06 \x01(\rR\x03uid\x12\x10\n" +
+	"\x03gid\x18\a \x01(\rR\x03gid\x12.\n" +
+	"\acreated\x18\b \x01(\v2\x14.rackfs.meta.v1.TimeR\acreated\x12.\n" +
+	"\aexpires\x18\t \x01(\v2\x14.rackfs.meta.v1.TimeR\aexpires\x12\x1d\n" +
+	"\n" +
+	"created_by\x18\n" +
+	" \x01(\tR\tcreatedBy\"`\n" +
+	"\vAccessScope\x12\x1c\n" +
+	"\tworkspace\x18\x01 \x01(\tR\tworkspace\x12\x1f\n" +
+	"\vfile_system\x18\x02 \x01(\tR\n" +
+	"fileSystem\x12\x12\n" +
+	"\x04path\x18\x03 \x01(\fR\x04path\"C\n" +
+	"\x0ePutAccessToken\x121\n" +
+	"\x05token\x18\x01 \x01(\v2\x1b.rackfs.meta.v1.AccessTokenR\x05token\"#\n" +
+	"\x11RemoveAccessToken\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\xa9\x06\n" +
+	"\x03Job\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x14\n" +
+	"\x05nonce\x18\x03 \x01(\fR\x05nonce\x12\x12\n" +
+	"\x04kind\x18\x04 \x01(\tR\x04kind\x12.\n" +
+	"\x05state\x18\x05 \x01(\x0e2\x18.rackfs.meta.v1.JobStateR\x05state\x12\x1c\n" +
+	"\tworkspace\x18\x06 \x01(\tR\tworkspace\x12\x0e\n" +
+	"\x02fs\x18\a \x01(\rR\x02fs\x12\x1f\n" +
+	"\vfile_system\x18\b \x01(\tR\n" +
+	"fileSystem\x12\x12\n" +
+	"\x04path\x18\t \x01(\fR\x04path\x12\x14\n" +
+	"\x05token\x18\n" +
+	" \x01(\tR\x05token\x12\x19\n" +
+	"\basked_by\x18\v \x01(\tR\aaskedBy\x12\x10\n" +
+	"\x03uid\x18\f \x01(\rR\x03uid\x12\x10\n" +
+	"\x03gid\x18\r \x01(\rR\x03gid\x12\x12\n" +
+	"\x04spec\x18\x0e \x01(\fR\x04spec\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18\x0f \x01(\fR\n" +
+	"checkpoint\x12\x1d\n" +
+	"\n" +
+	"items_done\x18\x10 \x01(\x04R\titemsDone\x12\x1f\n" +
+	"\vitems_total\x18\x11 \x01(\x04R\n" +
+	"itemsTotal\x12\x1d\n" +
+	"\n" +
+	"bytes_done\x18\x12 \x01(\x04R\tbytesDone\x12\x1f\n" +
+	"\vbytes_total\x18\x13 \x01(\x04R\n" +
+	"bytesTotal\x12!\n" +
+	"\fitems_failed\x18\x14 \x01(\x04R\vitemsFailed\x12\x12\n" +
+	"\x04note\x18\x15 \x01(\tR\x04note\x12\x14\n" +
+	"\x05error\x18\x16 \x01(\tR\x05error\x12\x16\n" +
+	"\x06cancel\x18\x17 \x01(\bR\x06cancel\x12.\n" +
+	"\acreated\x18\x18 \x01(\v2\x14.rackfs.meta.v1.TimeR\acreated\x12.\n" +
+	"\astarted\x18\x19 \x01(\v2\x14.rackfs.meta.v1.TimeR\astarted\x120\n" +
+	"\bfinished\x18\x1a \x01(\v2\x14.rackfs.meta.v1.TimeR\bfinished\x12\x16\n" +
+	"\x06runner\x18\x1b \x01(\tR\x06runner\x12#\n" +
+	"\rrunner_origin\x18\x1c \x01(\x04R\frunnerOrigin\"/\n" +
+	"\x06PutJob\x12%\n" +
+	"\x03job\x18\x01 \x01(\v2\x13.rackfs.meta.v1.JobR\x03job\"c\n" +
+	"\aTakeJob\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x16\n" +
+	"\x06runner\x18\x03 \x01(\tR\x06runner\x12\x16\n" +
+	"\x06origin\x18\x04 \x01(\x04R\x06origin\"2\n" +
+	"\tJobResult\x12%\n" +
+	"\x03job\x18\x01 \x01(\v2\x13.rackfs.meta.v1.JobR\x03job\"\x96\x04\n" +
+	"\x06Upload\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x1c\n" +
+	"\tworkspace\x18\x03 \x01(\tR\tworkspace\x12\x0e\n" +
+	"\x02fs\x18\x04 \x01(\rR\x02fs\x12\x1f\n" +
+	"\vfile_system\x18\x05 \x01(\tR\n" +
+	"fileSystem\x12\x12\n" +
+	"\x04path\x18\x06 \x01(\fR\x04path\x12\x16\n" +
+	"\x06length\x18\a \x01(\x04R\x06length\x12\x16\n" +
+	"\x06offset\x18\b \x01(\x04R\x06offset\x12\x12\n" +
+	"\x04done\x18\t \x01(\bR\x04done\x12\x14\n" +
+	"\x05token\x18\n" +
+	" \x01(\tR\x05token\x12\x10\n" +
+	"\x03uid\x18\v \x01(\rR\x03uid\x12\x10\n" +
+	"\x03gid\x18\f \x01(\rR\x03gid\x12\x18\n" +
+	"\astaging\x18\r \x01(\x04R\astaging\x12!\n" +
+	"\fdigest_state\x18\x0e \x01(\fR\vdigestState\x12\x16\n" +
+	"\x06digest\x18\x0f \x01(\fR\x06digest\x12\x1a\n" +
+	"\bmetadata\x18\x10 \x01(\tR\bmetadata\x12.\n" +
+	"\acreated\x18\x11 \x01(\v2\x14.rackfs.meta.v1.TimeR\acreated\x12.\n" +
+	"\aexpires\x18\x12 \x01(\v2\x14.rackfs.meta.v1.TimeR\aexpires\x12\x12\n" +
+	"\x04mode\x18\x13 \x01(\rR\x04mode\x12\x1c\n" +
+	"\texclusive\x18\x14 \x01(\bR\texclusive\";\n" +
+	"\tPutUpload\x12.\n" +
+	"\x06upload\x18\x01 \x01(\v2\x16.rackfs.meta.v1.UploadR\x06upload\"\x1e\n" +
+	"\fRemoveUpload\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\"'\n" +
+	"\vMakeStaging\x12\x18\n" +
+	"\aproject\x18\x01 \x01(\rR\aproject\"A\n" +
 	"\x03Key\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\rR\x02id\x12\x16\n" +
@@ -18503,7 +20759,7 @@ const file_meta_proto_rawDesc = "" +
 	"\asession\x18\x01 \x01(\v2\x1d.rackfs.meta.v1.SessionRecordR\asession\x124\n" +
 	"\x06client\x18\x02 \x01(\v2\x1c.rackfs.meta.v1.ClientRecordR\x06client\")\n" +
 	"\rRemoveSession\x12\x18\n" +
-	"\asession\x18\x01 \x01(\fR\asession\"\x9b\r\n" +
+	"\asession\x18\x01 \x01(\fR\asession\"\xb9\x0f\n" +
 	"\x05Query\x12\x0e\n" +
 	"\x02fs\x18\x01 \x01(\rR\x02fs\x12(\n" +
 	"\x04cred\x18\x02 \x01(\v2\x14.rackfs.meta.v1.CredR\x04cred\x125\n" +
@@ -18541,8 +20797,29 @@ const file_meta_proto_rawDesc = "" +
 	"\tnamespace\x185 \x01(\v2\x1a.rackfs.meta.v1.NamespaceQH\x00R\tnamespace\x12D\n" +
 	"\rretired_nodes\x188 \x01(\v2\x1d.rackfs.meta.v1.RetiredNodesQH\x00R\fretiredNodes\x12>\n" +
 	"\vlive_blocks\x18; \x01(\v2\x1b.rackfs.meta.v1.LiveBlocksQH\x00R\n" +
-	"liveBlocksB\x03\n" +
-	"\x01q\"L\n" +
+	"liveBlocks\x12=\n" +
+	"\n" +
+	"workspaces\x18P \x01(\v2\x1b.rackfs.meta.v1.WorkspacesQH\x00R\n" +
+	"workspaces\x12D\n" +
+	"\raccess_tokens\x18Q \x01(\v2\x1d.rackfs.meta.v1.AccessTokensQH\x00R\faccessTokens\x12+\n" +
+	"\x04jobs\x18R \x01(\v2\x15.rackfs.meta.v1.JobsQH\x00R\x04jobs\x124\n" +
+	"\auploads\x18S \x01(\v2\x18.rackfs.meta.v1.UploadsQH\x00R\auploads\x124\n" +
+	"\aorigins\x18T \x01(\v2\x18.rackfs.meta.v1.OriginsQH\x00R\aoriginsB\x03\n" +
+	"\x01q\"\r\n" +
+	"\vWorkspacesQ\"#\n" +
+	"\rAccessTokensQ\x12\x12\n" +
+	"\x04hash\x18\x01 \x01(\fR\x04hash\"]\n" +
+	"\x05JobsQ\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x16\n" +
+	"\x06active\x18\x02 \x01(\bR\x06active\x12\x16\n" +
+	"\x06before\x18\x03 \x01(\x04R\x06before\x12\x14\n" +
+	"\x05limit\x18\x04 \x01(\rR\x05limit\"F\n" +
+	"\bUploadsQ\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x14\n" +
+	"\x05after\x18\x02 \x01(\fR\x05after\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\"\n" +
+	"\n" +
+	"\bOriginsQ\"L\n" +
 	"\bGetAttrQ\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x12\n" +
 	"\x04open\x18\x02 \x01(\rR\x04open\x12\x1a\n" +
@@ -18629,7 +20906,7 @@ const file_meta_proto_rawDesc = "" +
 	"\treleasing\x18\x04 \x01(\bR\treleasing\";\n" +
 	"\aClientQ\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\x04R\x06client\x12\x18\n" +
-	"\asession\x18\x02 \x01(\fR\asession\"\xa4\v\n" +
+	"\asession\x18\x02 \x01(\fR\asession\"\xc2\r\n" +
 	"\vQueryResult\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12+\n" +
@@ -18662,8 +20939,29 @@ const file_meta_proto_rawDesc = "" +
 	"\x05nodes\x18( \x01(\v2\x16.rackfs.meta.v1.NodesRH\x00R\x05nodes\x121\n" +
 	"\x06tokens\x18) \x01(\v2\x17.rackfs.meta.v1.TokensRH\x00R\x06tokens\x12:\n" +
 	"\tnamespace\x185 \x01(\v2\x1a.rackfs.meta.v1.NamespaceRH\x00R\tnamespace\x12D\n" +
-	"\rretired_nodes\x188 \x01(\v2\x1d.rackfs.meta.v1.RetiredNodesRH\x00R\fretiredNodesB\x03\n" +
-	"\x01r\"^\n" +
+	"\rretired_nodes\x188 \x01(\v2\x1d.rackfs.meta.v1.RetiredNodesRH\x00R\fretiredNodes\x12=\n" +
+	"\n" +
+	"workspaces\x18P \x01(\v2\x1b.rackfs.meta.v1.WorkspacesRH\x00R\n" +
+	"workspaces\x12D\n" +
+	"\raccess_tokens\x18Q \x01(\v2\x1d.rackfs.meta.v1.AccessTokensRH\x00R\faccessTokens\x12+\n" +
+	"\x04jobs\x18R \x01(\v2\x15.rackfs.meta.v1.JobsRH\x00R\x04jobs\x124\n" +
+	"\auploads\x18S \x01(\v2\x18.rackfs.meta.v1.UploadsRH\x00R\auploads\x124\n" +
+	"\aorigins\x18T \x01(\v2\x18.rackfs.meta.v1.OriginsRH\x00R\aoriginsB\x03\n" +
+	"\x01r\"H\n" +
+	"\vWorkspacesR\x129\n" +
+	"\n" +
+	"workspaces\x18\x01 \x03(\v2\x19.rackfs.meta.v1.WorkspaceR\n" +
+	"workspaces\"D\n" +
+	"\rAccessTokensR\x123\n" +
+	"\x06tokens\x18\x01 \x03(\v2\x1b.rackfs.meta.v1.AccessTokenR\x06tokens\"D\n" +
+	"\x05JobsR\x12'\n" +
+	"\x04jobs\x18\x01 \x03(\v2\x13.rackfs.meta.v1.JobR\x04jobs\x12\x12\n" +
+	"\x04next\x18\x02 \x01(\x04R\x04next\"P\n" +
+	"\bUploadsR\x120\n" +
+	"\auploads\x18\x01 \x03(\v2\x16.rackfs.meta.v1.UploadR\auploads\x12\x12\n" +
+	"\x04next\x18\x02 \x01(\fR\x04next\"$\n" +
+	"\bOriginsR\x12\x18\n" +
+	"\aorigins\x18\x01 \x03(\x04R\aorigins\"^\n" +
 	"\x05AttrR\x12(\n" +
 	"\x04attr\x18\x01 \x01(\v2\x14.rackfs.meta.v1.AttrR\x04attr\x12+\n" +
 	"\x05lease\x18\x02 \x01(\v2\x15.rackfs.meta.v1.LeaseR\x05lease\"\x84\x01\n" +
@@ -18756,12 +21054,15 @@ const file_meta_proto_rawDesc = "" +
 	" \x01(\rR\bmaxLevel\x121\n" +
 	"\x14deletion_incarnation\x18; \x01(\x04R\x13deletionIncarnation\x12\x1d\n" +
 	"\n" +
-	"next_block\x18< \x01(\x04R\tnextBlock\"\x9e\x01\n" +
+	"next_block\x18< \x01(\x04R\tnextBlock\"\xd9\x01\n" +
 	"\fFileSystemsR\x12=\n" +
 	"\ffile_systems\x18\x01 \x03(\v2\x1a.rackfs.meta.v1.FileSystemR\vfileSystems\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x1c\n" +
 	"\tunchanged\x18\x03 \x01(\bR\tunchanged\x12\x17\n" +
-	"\anext_id\x18\x04 \x01(\rR\x06nextId\"\x83\x02\n" +
+	"\anext_id\x18\x04 \x01(\rR\x06nextId\x129\n" +
+	"\n" +
+	"workspaces\x18( \x03(\v2\x19.rackfs.meta.v1.WorkspaceR\n" +
+	"workspaces\"\x83\x02\n" +
 	"\n" +
 	"NamespaceR\x12\x16\n" +
 	"\x06exists\x18\x01 \x01(\bR\x06exists\x12\x18\n" +
@@ -19093,7 +21394,16 @@ const file_meta_proto_rawDesc = "" +
 	"\tPG_CLOSED\x10\x01*+\n" +
 	"\tNodeState\x12\v\n" +
 	"\aNODE_IN\x10\x00\x12\x11\n" +
-	"\rNODE_DRAINING\x10\x01*6\n" +
+	"\rNODE_DRAINING\x10\x01*l\n" +
+	"\bJobState\x12\x0f\n" +
+	"\vJOB_UNKNOWN\x10\x00\x12\x0e\n" +
+	"\n" +
+	"JOB_QUEUED\x10\x01\x12\x0f\n" +
+	"\vJOB_RUNNING\x10\x02\x12\f\n" +
+	"\bJOB_DONE\x10\x03\x12\x0e\n" +
+	"\n" +
+	"JOB_FAILED\x10\x04\x12\x10\n" +
+	"\fJOB_CANCELED\x10\x05*6\n" +
 	"\vClientState\x12\x11\n" +
 	"\rCLIENT_ACTIVE\x10\x00\x12\x14\n" +
 	"\x10CLIENT_RELEASING\x10\x01*O\n" +
@@ -19132,8 +21442,8 @@ func file_meta_proto_rawDescGZIP() []byte {
 	return file_meta_proto_rawDescData
 }
 
-var file_meta_proto_enumTypes = make([]protoimpl.EnumInfo, 11)
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 228)
+var file_meta_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 254)
 var file_meta_proto_goTypes = []any{
 	(OriginKind)(0),           // 0: rackfs.meta.v1.OriginKind
 	(LockType)(0),             // 1: rackfs.meta.v1.LockType
@@ -19142,521 +21452,590 @@ var file_meta_proto_goTypes = []any{
 	(StoreState)(0),           // 4: rackfs.meta.v1.StoreState
 	(PGState)(0),              // 5: rackfs.meta.v1.PGState
 	(NodeState)(0),            // 6: rackfs.meta.v1.NodeState
-	(ClientState)(0),          // 7: rackfs.meta.v1.ClientState
-	(BlockState)(0),           // 8: rackfs.meta.v1.BlockState
-	(MemberAction)(0),         // 9: rackfs.meta.v1.MemberAction
-	(WorkKind)(0),             // 10: rackfs.meta.v1.WorkKind
-	(*Entry)(nil),             // 11: rackfs.meta.v1.Entry
-	(*Identity)(nil),          // 12: rackfs.meta.v1.Identity
-	(*Call)(nil),              // 13: rackfs.meta.v1.Call
-	(*Command)(nil),           // 14: rackfs.meta.v1.Command
-	(*Result)(nil),            // 15: rackfs.meta.v1.Result
-	(*Time)(nil),              // 16: rackfs.meta.v1.Time
-	(*Cred)(nil),              // 17: rackfs.meta.v1.Cred
-	(*Attr)(nil),              // 18: rackfs.meta.v1.Attr
-	(*AttrSet)(nil),           // 19: rackfs.meta.v1.AttrSet
-	(*DirChange)(nil),         // 20: rackfs.meta.v1.DirChange
-	(*Lease)(nil),             // 21: rackfs.meta.v1.Lease
-	(*RegisterOrigin)(nil),    // 22: rackfs.meta.v1.RegisterOrigin
-	(*OriginResult)(nil),      // 23: rackfs.meta.v1.OriginResult
-	(*ExpireOrigin)(nil),      // 24: rackfs.meta.v1.ExpireOrigin
-	(*RaiseLevel)(nil),        // 25: rackfs.meta.v1.RaiseLevel
-	(*Purge)(nil),             // 26: rackfs.meta.v1.Purge
-	(*PurgeResult)(nil),       // 27: rackfs.meta.v1.PurgeResult
-	(*CreateNamespace)(nil),   // 28: rackfs.meta.v1.CreateNamespace
-	(*DeleteNamespace)(nil),   // 29: rackfs.meta.v1.DeleteNamespace
-	(*LimitNamespace)(nil),    // 30: rackfs.meta.v1.LimitNamespace
-	(*Create)(nil),            // 31: rackfs.meta.v1.Create
-	(*CreateResult)(nil),      // 32: rackfs.meta.v1.CreateResult
-	(*Link)(nil),              // 33: rackfs.meta.v1.Link
-	(*LinkResult)(nil),        // 34: rackfs.meta.v1.LinkResult
-	(*Remove)(nil),            // 35: rackfs.meta.v1.Remove
-	(*RemoveResult)(nil),      // 36: rackfs.meta.v1.RemoveResult
-	(*Rename)(nil),            // 37: rackfs.meta.v1.Rename
-	(*RenameResult)(nil),      // 38: rackfs.meta.v1.RenameResult
-	(*SetAttr)(nil),           // 39: rackfs.meta.v1.SetAttr
-	(*AttrResult)(nil),        // 40: rackfs.meta.v1.AttrResult
-	(*SetXattr)(nil),          // 41: rackfs.meta.v1.SetXattr
-	(*RemoveXattr)(nil),       // 42: rackfs.meta.v1.RemoveXattr
-	(*XattrResult)(nil),       // 43: rackfs.meta.v1.XattrResult
-	(*AcquireLease)(nil),      // 44: rackfs.meta.v1.AcquireLease
-	(*LeaseResult)(nil),       // 45: rackfs.meta.v1.LeaseResult
-	(*ReleaseLease)(nil),      // 46: rackfs.meta.v1.ReleaseLease
-	(*CommitData)(nil),        // 47: rackfs.meta.v1.CommitData
-	(*NewExtent)(nil),         // 48: rackfs.meta.v1.NewExtent
-	(*CommitResult)(nil),      // 49: rackfs.meta.v1.CommitResult
-	(*Touch)(nil),             // 50: rackfs.meta.v1.Touch
-	(*Touched)(nil),           // 51: rackfs.meta.v1.Touched
-	(*ReleaseOrphan)(nil),     // 52: rackfs.meta.v1.ReleaseOrphan
-	(*AllocBlocks)(nil),       // 53: rackfs.meta.v1.AllocBlocks
-	(*BlocksResult)(nil),      // 54: rackfs.meta.v1.BlocksResult
-	(*ReapBlocks)(nil),        // 55: rackfs.meta.v1.ReapBlocks
-	(*ReapResult)(nil),        // 56: rackfs.meta.v1.ReapResult
-	(*DeadBlock)(nil),         // 57: rackfs.meta.v1.DeadBlock
-	(*ReturnBlocks)(nil),      // 58: rackfs.meta.v1.ReturnBlocks
-	(*RewriteExtents)(nil),    // 59: rackfs.meta.v1.RewriteExtents
-	(*ExtentRewrite)(nil),     // 60: rackfs.meta.v1.ExtentRewrite
-	(*RewriteResult)(nil),     // 61: rackfs.meta.v1.RewriteResult
-	(*PunchHole)(nil),         // 62: rackfs.meta.v1.PunchHole
-	(*Allocate)(nil),          // 63: rackfs.meta.v1.Allocate
-	(*CloneRange)(nil),        // 64: rackfs.meta.v1.CloneRange
-	(*RangeResult)(nil),       // 65: rackfs.meta.v1.RangeResult
-	(*ClientOpen)(nil),        // 66: rackfs.meta.v1.ClientOpen
-	(*ShareDenied)(nil),       // 67: rackfs.meta.v1.ShareDenied
-	(*OpenFile)(nil),          // 68: rackfs.meta.v1.OpenFile
-	(*OpenResult)(nil),        // 69: rackfs.meta.v1.OpenResult
-	(*CloseFiles)(nil),        // 70: rackfs.meta.v1.CloseFiles
-	(*FileClose)(nil),         // 71: rackfs.meta.v1.FileClose
-	(*LockOwner)(nil),         // 72: rackfs.meta.v1.LockOwner
-	(*SetLock)(nil),           // 73: rackfs.meta.v1.SetLock
-	(*LockResult)(nil),        // 74: rackfs.meta.v1.LockResult
-	(*LockDenied)(nil),        // 75: rackfs.meta.v1.LockDenied
-	(*ReleaseClients)(nil),    // 76: rackfs.meta.v1.ReleaseClients
-	(*ReleaseSession)(nil),    // 77: rackfs.meta.v1.ReleaseSession
-	(*ReleaseSlots)(nil),      // 78: rackfs.meta.v1.ReleaseSlots
-	(*SetProject)(nil),        // 79: rackfs.meta.v1.SetProject
-	(*SetQuota)(nil),          // 80: rackfs.meta.v1.SetQuota
-	(*ReserveQuota)(nil),      // 81: rackfs.meta.v1.ReserveQuota
-	(*ReserveResult)(nil),     // 82: rackfs.meta.v1.ReserveResult
-	(*ReleaseQuota)(nil),      // 83: rackfs.meta.v1.ReleaseQuota
-	(*FileSystem)(nil),        // 84: rackfs.meta.v1.FileSystem
-	(*SecureExport)(nil),      // 85: rackfs.meta.v1.SecureExport
-	(*PutFileSystem)(nil),     // 86: rackfs.meta.v1.PutFileSystem
-	(*RemoveFileSystem)(nil),  // 87: rackfs.meta.v1.RemoveFileSystem
-	(*Store)(nil),             // 88: rackfs.meta.v1.Store
-	(*PutStore)(nil),          // 89: rackfs.meta.v1.PutStore
-	(*Slot)(nil),              // 90: rackfs.meta.v1.Slot
-	(*PlacementGroup)(nil),    // 91: rackfs.meta.v1.PlacementGroup
-	(*Pool)(nil),              // 92: rackfs.meta.v1.Pool
-	(*PutPool)(nil),           // 93: rackfs.meta.v1.PutPool
-	(*RemovePool)(nil),        // 94: rackfs.meta.v1.RemovePool
-	(*ChangePGs)(nil),         // 95: rackfs.meta.v1.ChangePGs
-	(*PGChange)(nil),          // 96: rackfs.meta.v1.PGChange
-	(*ReplaceStore)(nil),      // 97: rackfs.meta.v1.ReplaceStore
-	(*Node)(nil),              // 98: rackfs.meta.v1.Node
-	(*LocalVolume)(nil),       // 99: rackfs.meta.v1.LocalVolume
-	(*PutNode)(nil),           // 100: rackfs.meta.v1.PutNode
-	(*RemoveNode)(nil),        // 101: rackfs.meta.v1.RemoveNode
-	(*Token)(nil),             // 102: rackfs.meta.v1.Token
-	(*PutToken)(nil),          // 103: rackfs.meta.v1.PutToken
-	(*JoinNode)(nil),          // 104: rackfs.meta.v1.JoinNode
-	(*NodeResult)(nil),        // 105: rackfs.meta.v1.NodeResult
-	(*SetNodeState)(nil),      // 106: rackfs.meta.v1.SetNodeState
-	(*RetireNode)(nil),        // 107: rackfs.meta.v1.RetireNode
-	(*RetiredNode)(nil),       // 108: rackfs.meta.v1.RetiredNode
-	(*RetireStores)(nil),      // 109: rackfs.meta.v1.RetireStores
-	(*NodeGroup)(nil),         // 110: rackfs.meta.v1.NodeGroup
-	(*RackReservation)(nil),   // 111: rackfs.meta.v1.RackReservation
-	(*PutGroup)(nil),          // 112: rackfs.meta.v1.PutGroup
-	(*GroupResult)(nil),       // 113: rackfs.meta.v1.GroupResult
-	(*RemoveGroup)(nil),       // 114: rackfs.meta.v1.RemoveGroup
-	(*RetireGroup)(nil),       // 115: rackfs.meta.v1.RetireGroup
-	(*ReserveRacks)(nil),      // 116: rackfs.meta.v1.ReserveRacks
-	(*SetNodeGroup)(nil),      // 117: rackfs.meta.v1.SetNodeGroup
-	(*AllowDeletion)(nil),     // 118: rackfs.meta.v1.AllowDeletion
-	(*Key)(nil),               // 119: rackfs.meta.v1.Key
-	(*PutKey)(nil),            // 120: rackfs.meta.v1.PutKey
-	(*NFSClient)(nil),         // 121: rackfs.meta.v1.NFSClient
-	(*PutNFSClient)(nil),      // 122: rackfs.meta.v1.PutNFSClient
-	(*RemoveNFSClient)(nil),   // 123: rackfs.meta.v1.RemoveNFSClient
-	(*ClientRecord)(nil),      // 124: rackfs.meta.v1.ClientRecord
-	(*SessionRecord)(nil),     // 125: rackfs.meta.v1.SessionRecord
-	(*PutClient)(nil),         // 126: rackfs.meta.v1.PutClient
-	(*ClientsResult)(nil),     // 127: rackfs.meta.v1.ClientsResult
-	(*RemoveClient)(nil),      // 128: rackfs.meta.v1.RemoveClient
-	(*TakeClients)(nil),       // 129: rackfs.meta.v1.TakeClients
-	(*ForgetClients)(nil),     // 130: rackfs.meta.v1.ForgetClients
-	(*PutSession)(nil),        // 131: rackfs.meta.v1.PutSession
-	(*RemoveSession)(nil),     // 132: rackfs.meta.v1.RemoveSession
-	(*Query)(nil),             // 133: rackfs.meta.v1.Query
-	(*GetAttrQ)(nil),          // 134: rackfs.meta.v1.GetAttrQ
-	(*LookupQ)(nil),           // 135: rackfs.meta.v1.LookupQ
-	(*ParentQ)(nil),           // 136: rackfs.meta.v1.ParentQ
-	(*ReadDirQ)(nil),          // 137: rackfs.meta.v1.ReadDirQ
-	(*ReadLinkQ)(nil),         // 138: rackfs.meta.v1.ReadLinkQ
-	(*ExtentsQ)(nil),          // 139: rackfs.meta.v1.ExtentsQ
-	(*StatFSQ)(nil),           // 140: rackfs.meta.v1.StatFSQ
-	(*QuotasQ)(nil),           // 141: rackfs.meta.v1.QuotasQ
-	(*NodesQ)(nil),            // 142: rackfs.meta.v1.NodesQ
-	(*TokensQ)(nil),           // 143: rackfs.meta.v1.TokensQ
-	(*RetiredNodesQ)(nil),     // 144: rackfs.meta.v1.RetiredNodesQ
-	(*BlockStatesQ)(nil),      // 145: rackfs.meta.v1.BlockStatesQ
-	(*BlocksQ)(nil),           // 146: rackfs.meta.v1.BlocksQ
-	(*LiveBlocksQ)(nil),       // 147: rackfs.meta.v1.LiveBlocksQ
-	(*GetXattrQ)(nil),         // 148: rackfs.meta.v1.GetXattrQ
-	(*ListXattrsQ)(nil),       // 149: rackfs.meta.v1.ListXattrsQ
-	(*ShardInfoQ)(nil),        // 150: rackfs.meta.v1.ShardInfoQ
-	(*FileSystemsQ)(nil),      // 151: rackfs.meta.v1.FileSystemsQ
-	(*NamespaceQ)(nil),        // 152: rackfs.meta.v1.NamespaceQ
-	(*ClusterMapQ)(nil),       // 153: rackfs.meta.v1.ClusterMapQ
-	(*KeysQ)(nil),             // 154: rackfs.meta.v1.KeysQ
-	(*NFSClientsQ)(nil),       // 155: rackfs.meta.v1.NFSClientsQ
-	(*TestLockQ)(nil),         // 156: rackfs.meta.v1.TestLockQ
-	(*ClientStateQ)(nil),      // 157: rackfs.meta.v1.ClientStateQ
-	(*SessionSlotsQ)(nil),     // 158: rackfs.meta.v1.SessionSlotsQ
-	(*FileOpensQ)(nil),        // 159: rackfs.meta.v1.FileOpensQ
-	(*ClientsQ)(nil),          // 160: rackfs.meta.v1.ClientsQ
-	(*ClientQ)(nil),           // 161: rackfs.meta.v1.ClientQ
-	(*QueryResult)(nil),       // 162: rackfs.meta.v1.QueryResult
-	(*AttrR)(nil),             // 163: rackfs.meta.v1.AttrR
-	(*Dirent)(nil),            // 164: rackfs.meta.v1.Dirent
-	(*ReadDirR)(nil),          // 165: rackfs.meta.v1.ReadDirR
-	(*ReadLinkR)(nil),         // 166: rackfs.meta.v1.ReadLinkR
-	(*Extent)(nil),            // 167: rackfs.meta.v1.Extent
-	(*ExtentsR)(nil),          // 168: rackfs.meta.v1.ExtentsR
-	(*StatFSR)(nil),           // 169: rackfs.meta.v1.StatFSR
-	(*Quota)(nil),             // 170: rackfs.meta.v1.Quota
-	(*QuotasR)(nil),           // 171: rackfs.meta.v1.QuotasR
-	(*BlockStatesR)(nil),      // 172: rackfs.meta.v1.BlockStatesR
-	(*BlocksR)(nil),           // 173: rackfs.meta.v1.BlocksR
-	(*BlockInfo)(nil),         // 174: rackfs.meta.v1.BlockInfo
-	(*GetXattrR)(nil),         // 175: rackfs.meta.v1.GetXattrR
-	(*ListXattrsR)(nil),       // 176: rackfs.meta.v1.ListXattrsR
-	(*ShardInfoR)(nil),        // 177: rackfs.meta.v1.ShardInfoR
-	(*FileSystemsR)(nil),      // 178: rackfs.meta.v1.FileSystemsR
-	(*NamespaceR)(nil),        // 179: rackfs.meta.v1.NamespaceR
-	(*ClusterMapR)(nil),       // 180: rackfs.meta.v1.ClusterMapR
-	(*KeysR)(nil),             // 181: rackfs.meta.v1.KeysR
-	(*NodesR)(nil),            // 182: rackfs.meta.v1.NodesR
-	(*TokensR)(nil),           // 183: rackfs.meta.v1.TokensR
-	(*RetiredNodesR)(nil),     // 184: rackfs.meta.v1.RetiredNodesR
-	(*NFSClientsR)(nil),       // 185: rackfs.meta.v1.NFSClientsR
-	(*ClientStateR)(nil),      // 186: rackfs.meta.v1.ClientStateR
-	(*ClientLocks)(nil),       // 187: rackfs.meta.v1.ClientLocks
-	(*LockRange)(nil),         // 188: rackfs.meta.v1.LockRange
-	(*SessionSlotsR)(nil),     // 189: rackfs.meta.v1.SessionSlotsR
-	(*SessionSlot)(nil),       // 190: rackfs.meta.v1.SessionSlot
-	(*FileOpensR)(nil),        // 191: rackfs.meta.v1.FileOpensR
-	(*ClientsR)(nil),          // 192: rackfs.meta.v1.ClientsR
-	(*ClientSessions)(nil),    // 193: rackfs.meta.v1.ClientSessions
-	(*InodeRecord)(nil),       // 194: rackfs.meta.v1.InodeRecord
-	(*Xattrs)(nil),            // 195: rackfs.meta.v1.Xattrs
-	(*XattrRecord)(nil),       // 196: rackfs.meta.v1.XattrRecord
-	(*Cut)(nil),               // 197: rackfs.meta.v1.Cut
-	(*ExtentRecord)(nil),      // 198: rackfs.meta.v1.ExtentRecord
-	(*BlockRecord)(nil),       // 199: rackfs.meta.v1.BlockRecord
-	(*BackReference)(nil),     // 200: rackfs.meta.v1.BackReference
-	(*DirentRecord)(nil),      // 201: rackfs.meta.v1.DirentRecord
-	(*OriginRecord)(nil),      // 202: rackfs.meta.v1.OriginRecord
-	(*SlotRecord)(nil),        // 203: rackfs.meta.v1.SlotRecord
-	(*SlotResult)(nil),        // 204: rackfs.meta.v1.SlotResult
-	(*OpenRecord)(nil),        // 205: rackfs.meta.v1.OpenRecord
-	(*LockRecord)(nil),        // 206: rackfs.meta.v1.LockRecord
-	(*KnownClient)(nil),       // 207: rackfs.meta.v1.KnownClient
-	(*UsageRecord)(nil),       // 208: rackfs.meta.v1.UsageRecord
-	(*ReservationRecord)(nil), // 209: rackfs.meta.v1.ReservationRecord
-	(*RangeRecord)(nil),       // 210: rackfs.meta.v1.RangeRecord
-	(*PurgeRecord)(nil),       // 211: rackfs.meta.v1.PurgeRecord
-	(*DeletedNamespace)(nil),  // 212: rackfs.meta.v1.DeletedNamespace
-	(*DyingRecord)(nil),       // 213: rackfs.meta.v1.DyingRecord
-	(*NamespaceRecord)(nil),   // 214: rackfs.meta.v1.NamespaceRecord
-	(*ProposeRequest)(nil),    // 215: rackfs.meta.v1.ProposeRequest
-	(*ProposeReply)(nil),      // 216: rackfs.meta.v1.ProposeReply
-	(*QueryRequest)(nil),      // 217: rackfs.meta.v1.QueryRequest
-	(*QueryReply)(nil),        // 218: rackfs.meta.v1.QueryReply
-	(*TermRequest)(nil),       // 219: rackfs.meta.v1.TermRequest
-	(*TermReply)(nil),         // 220: rackfs.meta.v1.TermReply
-	(*RenewRequest)(nil),      // 221: rackfs.meta.v1.RenewRequest
-	(*RenewReply)(nil),        // 222: rackfs.meta.v1.RenewReply
-	(*LeaderRequest)(nil),     // 223: rackfs.meta.v1.LeaderRequest
-	(*LeaderReply)(nil),       // 224: rackfs.meta.v1.LeaderReply
-	(*ReplicaReply)(nil),      // 225: rackfs.meta.v1.ReplicaReply
-	(*MemberRequest)(nil),     // 226: rackfs.meta.v1.MemberRequest
-	(*MemberReply)(nil),       // 227: rackfs.meta.v1.MemberReply
-	(*Member)(nil),            // 228: rackfs.meta.v1.Member
-	(*LevelRequest)(nil),      // 229: rackfs.meta.v1.LevelRequest
-	(*LevelReply)(nil),        // 230: rackfs.meta.v1.LevelReply
-	(*VoterLevel)(nil),        // 231: rackfs.meta.v1.VoterLevel
-	(*DifferRequest)(nil),     // 232: rackfs.meta.v1.DifferRequest
-	(*DifferReply)(nil),       // 233: rackfs.meta.v1.DifferReply
-	(*WorkTask)(nil),          // 234: rackfs.meta.v1.WorkTask
-	(*WorkRequest)(nil),       // 235: rackfs.meta.v1.WorkRequest
-	(*WorkReply)(nil),         // 236: rackfs.meta.v1.WorkReply
-	(*WorkGrant)(nil),         // 237: rackfs.meta.v1.WorkGrant
-	(*WorkPiece)(nil),         // 238: rackfs.meta.v1.WorkPiece
+	(JobState)(0),             // 7: rackfs.meta.v1.JobState
+	(ClientState)(0),          // 8: rackfs.meta.v1.ClientState
+	(BlockState)(0),           // 9: rackfs.meta.v1.BlockState
+	(MemberAction)(0),         // 10: rackfs.meta.v1.MemberAction
+	(WorkKind)(0),             // 11: rackfs.meta.v1.WorkKind
+	(*Entry)(nil),             // 12: rackfs.meta.v1.Entry
+	(*Identity)(nil),          // 13: rackfs.meta.v1.Identity
+	(*Call)(nil),              // 14: rackfs.meta.v1.Call
+	(*Command)(nil),           // 15: rackfs.meta.v1.Command
+	(*Result)(nil),            // 16: rackfs.meta.v1.Result
+	(*Time)(nil),              // 17: rackfs.meta.v1.Time
+	(*Cred)(nil),              // 18: rackfs.meta.v1.Cred
+	(*Attr)(nil),              // 19: rackfs.meta.v1.Attr
+	(*AttrSet)(nil),           // 20: rackfs.meta.v1.AttrSet
+	(*DirChange)(nil),         // 21: rackfs.meta.v1.DirChange
+	(*Lease)(nil),             // 22: rackfs.meta.v1.Lease
+	(*RegisterOrigin)(nil),    // 23: rackfs.meta.v1.RegisterOrigin
+	(*OriginResult)(nil),      // 24: rackfs.meta.v1.OriginResult
+	(*ExpireOrigin)(nil),      // 25: rackfs.meta.v1.ExpireOrigin
+	(*RaiseLevel)(nil),        // 26: rackfs.meta.v1.RaiseLevel
+	(*Purge)(nil),             // 27: rackfs.meta.v1.Purge
+	(*PurgeResult)(nil),       // 28: rackfs.meta.v1.PurgeResult
+	(*CreateNamespace)(nil),   // 29: rackfs.meta.v1.CreateNamespace
+	(*DeleteNamespace)(nil),   // 30: rackfs.meta.v1.DeleteNamespace
+	(*LimitNamespace)(nil),    // 31: rackfs.meta.v1.LimitNamespace
+	(*Create)(nil),            // 32: rackfs.meta.v1.Create
+	(*CreateResult)(nil),      // 33: rackfs.meta.v1.CreateResult
+	(*Link)(nil),              // 34: rackfs.meta.v1.Link
+	(*LinkResult)(nil),        // 35: rackfs.meta.v1.LinkResult
+	(*Remove)(nil),            // 36: rackfs.meta.v1.Remove
+	(*RemoveResult)(nil),      // 37: rackfs.meta.v1.RemoveResult
+	(*Rename)(nil),            // 38: rackfs.meta.v1.Rename
+	(*RenameResult)(nil),      // 39: rackfs.meta.v1.RenameResult
+	(*SetAttr)(nil),           // 40: rackfs.meta.v1.SetAttr
+	(*AttrResult)(nil),        // 41: rackfs.meta.v1.AttrResult
+	(*SetXattr)(nil),          // 42: rackfs.meta.v1.SetXattr
+	(*RemoveXattr)(nil),       // 43: rackfs.meta.v1.RemoveXattr
+	(*XattrResult)(nil),       // 44: rackfs.meta.v1.XattrResult
+	(*AcquireLease)(nil),      // 45: rackfs.meta.v1.AcquireLease
+	(*LeaseResult)(nil),       // 46: rackfs.meta.v1.LeaseResult
+	(*ReleaseLease)(nil),      // 47: rackfs.meta.v1.ReleaseLease
+	(*CommitData)(nil),        // 48: rackfs.meta.v1.CommitData
+	(*NewExtent)(nil),         // 49: rackfs.meta.v1.NewExtent
+	(*CommitResult)(nil),      // 50: rackfs.meta.v1.CommitResult
+	(*Touch)(nil),             // 51: rackfs.meta.v1.Touch
+	(*Touched)(nil),           // 52: rackfs.meta.v1.Touched
+	(*ReleaseOrphan)(nil),     // 53: rackfs.meta.v1.ReleaseOrphan
+	(*AllocBlocks)(nil),       // 54: rackfs.meta.v1.AllocBlocks
+	(*BlocksResult)(nil),      // 55: rackfs.meta.v1.BlocksResult
+	(*ReapBlocks)(nil),        // 56: rackfs.meta.v1.ReapBlocks
+	(*ReapResult)(nil),        // 57: rackfs.meta.v1.ReapResult
+	(*DeadBlock)(nil),         // 58: rackfs.meta.v1.DeadBlock
+	(*ReturnBlocks)(nil),      // 59: rackfs.meta.v1.ReturnBlocks
+	(*RewriteExtents)(nil),    // 60: rackfs.meta.v1.RewriteExtents
+	(*ExtentRewrite)(nil),     // 61: rackfs.meta.v1.ExtentRewrite
+	(*RewriteResult)(nil),     // 62: rackfs.meta.v1.RewriteResult
+	(*PunchHole)(nil),         // 63: rackfs.meta.v1.PunchHole
+	(*Allocate)(nil),          // 64: rackfs.meta.v1.Allocate
+	(*CloneRange)(nil),        // 65: rackfs.meta.v1.CloneRange
+	(*RangeResult)(nil),       // 66: rackfs.meta.v1.RangeResult
+	(*ClientOpen)(nil),        // 67: rackfs.meta.v1.ClientOpen
+	(*ShareDenied)(nil),       // 68: rackfs.meta.v1.ShareDenied
+	(*OpenFile)(nil),          // 69: rackfs.meta.v1.OpenFile
+	(*OpenResult)(nil),        // 70: rackfs.meta.v1.OpenResult
+	(*CloseFiles)(nil),        // 71: rackfs.meta.v1.CloseFiles
+	(*FileClose)(nil),         // 72: rackfs.meta.v1.FileClose
+	(*LockOwner)(nil),         // 73: rackfs.meta.v1.LockOwner
+	(*SetLock)(nil),           // 74: rackfs.meta.v1.SetLock
+	(*LockResult)(nil),        // 75: rackfs.meta.v1.LockResult
+	(*LockDenied)(nil),        // 76: rackfs.meta.v1.LockDenied
+	(*ReleaseClients)(nil),    // 77: rackfs.meta.v1.ReleaseClients
+	(*ReleaseSession)(nil),    // 78: rackfs.meta.v1.ReleaseSession
+	(*ReleaseSlots)(nil),      // 79: rackfs.meta.v1.ReleaseSlots
+	(*SetProject)(nil),        // 80: rackfs.meta.v1.SetProject
+	(*SetQuota)(nil),          // 81: rackfs.meta.v1.SetQuota
+	(*ReserveQuota)(nil),      // 82: rackfs.meta.v1.ReserveQuota
+	(*ReserveResult)(nil),     // 83: rackfs.meta.v1.ReserveResult
+	(*ReleaseQuota)(nil),      // 84: rackfs.meta.v1.ReleaseQuota
+	(*FileSystem)(nil),        // 85: rackfs.meta.v1.FileSystem
+	(*SecureExport)(nil),      // 86: rackfs.meta.v1.SecureExport
+	(*PutFileSystem)(nil),     // 87: rackfs.meta.v1.PutFileSystem
+	(*RemoveFileSystem)(nil),  // 88: rackfs.meta.v1.RemoveFileSystem
+	(*Store)(nil),             // 89: rackfs.meta.v1.Store
+	(*PutStore)(nil),          // 90: rackfs.meta.v1.PutStore
+	(*Slot)(nil),              // 91: rackfs.meta.v1.Slot
+	(*PlacementGroup)(nil),    // 92: rackfs.meta.v1.PlacementGroup
+	(*Pool)(nil),              // 93: rackfs.meta.v1.Pool
+	(*PutPool)(nil),           // 94: rackfs.meta.v1.PutPool
+	(*RemovePool)(nil),        // 95: rackfs.meta.v1.RemovePool
+	(*ChangePGs)(nil),         // 96: rackfs.meta.v1.ChangePGs
+	(*PGChange)(nil),          // 97: rackfs.meta.v1.PGChange
+	(*ReplaceStore)(nil),      // 98: rackfs.meta.v1.ReplaceStore
+	(*Node)(nil),              // 99: rackfs.meta.v1.Node
+	(*LocalVolume)(nil),       // 100: rackfs.meta.v1.LocalVolume
+	(*PutNode)(nil),           // 101: rackfs.meta.v1.PutNode
+	(*RemoveNode)(nil),        // 102: rackfs.meta.v1.RemoveNode
+	(*Token)(nil),             // 103: rackfs.meta.v1.Token
+	(*PutToken)(nil),          // 104: rackfs.meta.v1.PutToken
+	(*JoinNode)(nil),          // 105: rackfs.meta.v1.JoinNode
+	(*NodeResult)(nil),        // 106: rackfs.meta.v1.NodeResult
+	(*SetNodeState)(nil),      // 107: rackfs.meta.v1.SetNodeState
+	(*RetireNode)(nil),        // 108: rackfs.meta.v1.RetireNode
+	(*RetiredNode)(nil),       // 109: rackfs.meta.v1.RetiredNode
+	(*RetireStores)(nil),      // 110: rackfs.meta.v1.RetireStores
+	(*NodeGroup)(nil),         // 111: rackfs.meta.v1.NodeGroup
+	(*RackReservation)(nil),   // 112: rackfs.meta.v1.RackReservation
+	(*PutGroup)(nil),          // 113: rackfs.meta.v1.PutGroup
+	(*GroupResult)(nil),       // 114: rackfs.meta.v1.GroupResult
+	(*RemoveGroup)(nil),       // 115: rackfs.meta.v1.RemoveGroup
+	(*RetireGroup)(nil),       // 116: rackfs.meta.v1.RetireGroup
+	(*ReserveRacks)(nil),      // 117: rackfs.meta.v1.ReserveRacks
+	(*SetNodeGroup)(nil),      // 118: rackfs.meta.v1.SetNodeGroup
+	(*AllowDeletion)(nil),     // 119: rackfs.meta.v1.AllowDeletion
+	(*Workspace)(nil),         // 120: rackfs.meta.v1.Workspace
+	(*PutWorkspace)(nil),      // 121: rackfs.meta.v1.PutWorkspace
+	(*WorkspaceResult)(nil),   // 122: rackfs.meta.v1.WorkspaceResult
+	(*RemoveWorkspace)(nil),   // 123: rackfs.meta.v1.RemoveWorkspace
+	(*AccessToken)(nil),       // 124: rackfs.meta.v1.AccessToken
+	(*AccessScope)(nil),       // 125: rackfs.meta.v1.AccessScope
+	(*PutAccessToken)(nil),    // 126: rackfs.meta.v1.PutAccessToken
+	(*RemoveAccessToken)(nil), // 127: rackfs.meta.v1.RemoveAccessToken
+	(*Job)(nil),               // 128: rackfs.meta.v1.Job
+	(*PutJob)(nil),            // 129: rackfs.meta.v1.PutJob
+	(*TakeJob)(nil),           // 130: rackfs.meta.v1.TakeJob
+	(*JobResult)(nil),         // 131: rackfs.meta.v1.JobResult
+	(*Upload)(nil),            // 132: rackfs.meta.v1.Upload
+	(*PutUpload)(nil),         // 133: rackfs.meta.v1.PutUpload
+	(*RemoveUpload)(nil),      // 134: rackfs.meta.v1.RemoveUpload
+	(*MakeStaging)(nil),       // 135: rackfs.meta.v1.MakeStaging
+	(*Key)(nil),               // 136: rackfs.meta.v1.Key
+	(*PutKey)(nil),            // 137: rackfs.meta.v1.PutKey
+	(*NFSClient)(nil),         // 138: rackfs.meta.v1.NFSClient
+	(*PutNFSClient)(nil),      // 139: rackfs.meta.v1.PutNFSClient
+	(*RemoveNFSClient)(nil),   // 140: rackfs.meta.v1.RemoveNFSClient
+	(*ClientRecord)(nil),      // 141: rackfs.meta.v1.ClientRecord
+	(*SessionRecord)(nil),     // 142: rackfs.meta.v1.SessionRecord
+	(*PutClient)(nil),         // 143: rackfs.meta.v1.PutClient
+	(*ClientsResult)(nil),     // 144: rackfs.meta.v1.ClientsResult
+	(*RemoveClient)(nil),      // 145: rackfs.meta.v1.RemoveClient
+	(*TakeClients)(nil),       // 146: rackfs.meta.v1.TakeClients
+	(*ForgetClients)(nil),     // 147: rackfs.meta.v1.ForgetClients
+	(*PutSession)(nil),        // 148: rackfs.meta.v1.PutSession
+	(*RemoveSession)(nil),     // 149: rackfs.meta.v1.RemoveSession
+	(*Query)(nil),             // 150: rackfs.meta.v1.Query
+	(*WorkspacesQ)(nil),       // 151: rackfs.meta.v1.WorkspacesQ
+	(*AccessTokensQ)(nil),     // 152: rackfs.meta.v1.AccessTokensQ
+	(*JobsQ)(nil),             // 153: rackfs.meta.v1.JobsQ
+	(*UploadsQ)(nil),          // 154: rackfs.meta.v1.UploadsQ
+	(*OriginsQ)(nil),          // 155: rackfs.meta.v1.OriginsQ
+	(*GetAttrQ)(nil),          // 156: rackfs.meta.v1.GetAttrQ
+	(*LookupQ)(nil),           // 157: rackfs.meta.v1.LookupQ
+	(*ParentQ)(nil),           // 158: rackfs.meta.v1.ParentQ
+	(*ReadDirQ)(nil),          // 159: rackfs.meta.v1.ReadDirQ
+	(*ReadLinkQ)(nil),         // 160: rackfs.meta.v1.ReadLinkQ
+	(*ExtentsQ)(nil),          // 161: rackfs.meta.v1.ExtentsQ
+	(*StatFSQ)(nil),           // 162: rackfs.meta.v1.StatFSQ
+	(*QuotasQ)(nil),           // 163: rackfs.meta.v1.QuotasQ
+	(*NodesQ)(nil),            // 164: rackfs.meta.v1.NodesQ
+	(*TokensQ)(nil),           // 165: rackfs.meta.v1.TokensQ
+	(*RetiredNodesQ)(nil),     // 166: rackfs.meta.v1.RetiredNodesQ
+	(*BlockStatesQ)(nil),      // 167: rackfs.meta.v1.BlockStatesQ
+	(*BlocksQ)(nil),           // 168: rackfs.meta.v1.BlocksQ
+	(*LiveBlocksQ)(nil),       // 169: rackfs.meta.v1.LiveBlocksQ
+	(*GetXattrQ)(nil),         // 170: rackfs.meta.v1.GetXattrQ
+	(*ListXattrsQ)(nil),       // 171: rackfs.meta.v1.ListXattrsQ
+	(*ShardInfoQ)(nil),        // 172: rackfs.meta.v1.ShardInfoQ
+	(*FileSystemsQ)(nil),      // 173: rackfs.meta.v1.FileSystemsQ
+	(*NamespaceQ)(nil),        // 174: rackfs.meta.v1.NamespaceQ
+	(*ClusterMapQ)(nil),       // 175: rackfs.meta.v1.ClusterMapQ
+	(*KeysQ)(nil),             // 176: rackfs.meta.v1.KeysQ
+	(*NFSClientsQ)(nil),       // 177: rackfs.meta.v1.NFSClientsQ
+	(*TestLockQ)(nil),         // 178: rackfs.meta.v1.TestLockQ
+	(*ClientStateQ)(nil),      // 179: rackfs.meta.v1.ClientStateQ
+	(*SessionSlotsQ)(nil),     // 180: rackfs.meta.v1.SessionSlotsQ
+	(*FileOpensQ)(nil),        // 181: rackfs.meta.v1.FileOpensQ
+	(*ClientsQ)(nil),          // 182: rackfs.meta.v1.ClientsQ
+	(*ClientQ)(nil),           // 183: rackfs.meta.v1.ClientQ
+	(*QueryResult)(nil),       // 184: rackfs.meta.v1.QueryResult
+	(*WorkspacesR)(nil),       // 185: rackfs.meta.v1.WorkspacesR
+	(*AccessTokensR)(nil),     // 186: rackfs.meta.v1.AccessTokensR
+	(*JobsR)(nil),             // 187: rackfs.meta.v1.JobsR
+	(*UploadsR)(nil),          // 188: rackfs.meta.v1.UploadsR
+	(*OriginsR)(nil),          // 189: rackfs.meta.v1.OriginsR
+	(*AttrR)(nil),             // 190: rackfs.meta.v1.AttrR
+	(*Dirent)(nil),            // 191: rackfs.meta.v1.Dirent
+	(*ReadDirR)(nil),          // 192: rackfs.meta.v1.ReadDirR
+	(*ReadLinkR)(nil),         // 193: rackfs.meta.v1.ReadLinkR
+	(*Extent)(nil),            // 194: rackfs.meta.v1.Extent
+	(*ExtentsR)(nil),          // 195: rackfs.meta.v1.ExtentsR
+	(*StatFSR)(nil),           // 196: rackfs.meta.v1.StatFSR
+	(*Quota)(nil),             // 197: rackfs.meta.v1.Quota
+	(*QuotasR)(nil),           // 198: rackfs.meta.v1.QuotasR
+	(*BlockStatesR)(nil),      // 199: rackfs.meta.v1.BlockStatesR
+	(*BlocksR)(nil),           // 200: rackfs.meta.v1.BlocksR
+	(*BlockInfo)(nil),         // 201: rackfs.meta.v1.BlockInfo
+	(*GetXattrR)(nil),         // 202: rackfs.meta.v1.GetXattrR
+	(*ListXattrsR)(nil),       // 203: rackfs.meta.v1.ListXattrsR
+	(*ShardInfoR)(nil),        // 204: rackfs.meta.v1.ShardInfoR
+	(*FileSystemsR)(nil),      // 205: rackfs.meta.v1.FileSystemsR
+	(*NamespaceR)(nil),        // 206: rackfs.meta.v1.NamespaceR
+	(*ClusterMapR)(nil),       // 207: rackfs.meta.v1.ClusterMapR
+	(*KeysR)(nil),             // 208: rackfs.meta.v1.KeysR
+	(*NodesR)(nil),            // 209: rackfs.meta.v1.NodesR
+	(*TokensR)(nil),           // 210: rackfs.meta.v1.TokensR
+	(*RetiredNodesR)(nil),     // 211: rackfs.meta.v1.RetiredNodesR
+	(*NFSClientsR)(nil),       // 212: rackfs.meta.v1.NFSClientsR
+	(*ClientStateR)(nil),      // 213: rackfs.meta.v1.ClientStateR
+	(*ClientLocks)(nil),       // 214: rackfs.meta.v1.ClientLocks
+	(*LockRange)(nil),         // 215: rackfs.meta.v1.LockRange
+	(*SessionSlotsR)(nil),     // 216: rackfs.meta.v1.SessionSlotsR
+	(*SessionSlot)(nil),       // 217: rackfs.meta.v1.SessionSlot
+	(*FileOpensR)(nil),        // 218: rackfs.meta.v1.FileOpensR
+	(*ClientsR)(nil),          // 219: rackfs.meta.v1.ClientsR
+	(*ClientSessions)(nil),    // 220: rackfs.meta.v1.ClientSessions
+	(*InodeRecord)(nil),       // 221: rackfs.meta.v1.InodeRecord
+	(*Xattrs)(nil),            // 222: rackfs.meta.v1.Xattrs
+	(*XattrRecord)(nil),       // 223: rackfs.meta.v1.XattrRecord
+	(*Cut)(nil),               // 224: rackfs.meta.v1.Cut
+	(*ExtentRecord)(nil),      // 225: rackfs.meta.v1.ExtentRecord
+	(*BlockRecord)(nil),       // 226: rackfs.meta.v1.BlockRecord
+	(*BackReference)(nil),     // 227: rackfs.meta.v1.BackReference
+	(*DirentRecord)(nil),      // 228: rackfs.meta.v1.DirentRecord
+	(*OriginRecord)(nil),      // 229: rackfs.meta.v1.OriginRecord
+	(*SlotRecord)(nil),        // 230: rackfs.meta.v1.SlotRecord
+	(*SlotResult)(nil),        // 231: rackfs.meta.v1.SlotResult
+	(*OpenRecord)(nil),        // 232: rackfs.meta.v1.OpenRecord
+	(*LockRecord)(nil),        // 233: rackfs.meta.v1.LockRecord
+	(*KnownClient)(nil),       // 234: rackfs.meta.v1.KnownClient
+	(*UsageRecord)(nil),       // 235: rackfs.meta.v1.UsageRecord
+	(*ReservationRecord)(nil), // 236: rackfs.meta.v1.ReservationRecord
+	(*RangeRecord)(nil),       // 237: rackfs.meta.v1.RangeRecord
+	(*PurgeRecord)(nil),       // 238: rackfs.meta.v1.PurgeRecord
+	(*DeletedNamespace)(nil),  // 239: rackfs.meta.v1.DeletedNamespace
+	(*DyingRecord)(nil),       // 240: rackfs.meta.v1.DyingRecord
+	(*NamespaceRecord)(nil),   // 241: rackfs.meta.v1.NamespaceRecord
+	(*ProposeRequest)(nil),    // 242: rackfs.meta.v1.ProposeRequest
+	(*ProposeReply)(nil),      // 243: rackfs.meta.v1.ProposeReply
+	(*QueryRequest)(nil),      // 244: rackfs.meta.v1.QueryRequest
+	(*QueryReply)(nil),        // 245: rackfs.meta.v1.QueryReply
+	(*TermRequest)(nil),       // 246: rackfs.meta.v1.TermRequest
+	(*TermReply)(nil),         // 247: rackfs.meta.v1.TermReply
+	(*RenewRequest)(nil),      // 248: rackfs.meta.v1.RenewRequest
+	(*RenewReply)(nil),        // 249: rackfs.meta.v1.RenewReply
+	(*LeaderRequest)(nil),     // 250: rackfs.meta.v1.LeaderRequest
+	(*LeaderReply)(nil),       // 251: rackfs.meta.v1.LeaderReply
+	(*ReplicaReply)(nil),      // 252: rackfs.meta.v1.ReplicaReply
+	(*MemberRequest)(nil),     // 253: rackfs.meta.v1.MemberRequest
+	(*MemberReply)(nil),       // 254: rackfs.meta.v1.MemberReply
+	(*Member)(nil),            // 255: rackfs.meta.v1.Member
+	(*LevelRequest)(nil),      // 256: rackfs.meta.v1.LevelRequest
+	(*LevelReply)(nil),        // 257: rackfs.meta.v1.LevelReply
+	(*VoterLevel)(nil),        // 258: rackfs.meta.v1.VoterLevel
+	(*DifferRequest)(nil),     // 259: rackfs.meta.v1.DifferRequest
+	(*DifferReply)(nil),       // 260: rackfs.meta.v1.DifferReply
+	(*WorkTask)(nil),          // 261: rackfs.meta.v1.WorkTask
+	(*WorkRequest)(nil),       // 262: rackfs.meta.v1.WorkRequest
+	(*WorkReply)(nil),         // 263: rackfs.meta.v1.WorkReply
+	(*WorkGrant)(nil),         // 264: rackfs.meta.v1.WorkGrant
+	(*WorkPiece)(nil),         // 265: rackfs.meta.v1.WorkPiece
 }
 var file_meta_proto_depIdxs = []int32{
-	14,  // 0: rackfs.meta.v1.Entry.commands:type_name -> rackfs.meta.v1.Command
-	12,  // 1: rackfs.meta.v1.Command.id:type_name -> rackfs.meta.v1.Identity
-	13,  // 2: rackfs.meta.v1.Command.call:type_name -> rackfs.meta.v1.Call
-	16,  // 3: rackfs.meta.v1.Command.time:type_name -> rackfs.meta.v1.Time
-	17,  // 4: rackfs.meta.v1.Command.cred:type_name -> rackfs.meta.v1.Cred
-	22,  // 5: rackfs.meta.v1.Command.register_origin:type_name -> rackfs.meta.v1.RegisterOrigin
-	24,  // 6: rackfs.meta.v1.Command.expire_origin:type_name -> rackfs.meta.v1.ExpireOrigin
-	25,  // 7: rackfs.meta.v1.Command.raise_level:type_name -> rackfs.meta.v1.RaiseLevel
-	26,  // 8: rackfs.meta.v1.Command.purge:type_name -> rackfs.meta.v1.Purge
-	28,  // 9: rackfs.meta.v1.Command.create_namespace:type_name -> rackfs.meta.v1.CreateNamespace
-	31,  // 10: rackfs.meta.v1.Command.create:type_name -> rackfs.meta.v1.Create
-	33,  // 11: rackfs.meta.v1.Command.link:type_name -> rackfs.meta.v1.Link
-	35,  // 12: rackfs.meta.v1.Command.remove:type_name -> rackfs.meta.v1.Remove
-	37,  // 13: rackfs.meta.v1.Command.rename:type_name -> rackfs.meta.v1.Rename
-	39,  // 14: rackfs.meta.v1.Command.set_attr:type_name -> rackfs.meta.v1.SetAttr
-	44,  // 15: rackfs.meta.v1.Command.acquire_lease:type_name -> rackfs.meta.v1.AcquireLease
-	46,  // 16: rackfs.meta.v1.Command.release_lease:type_name -> rackfs.meta.v1.ReleaseLease
-	47,  // 17: rackfs.meta.v1.Command.commit_data:type_name -> rackfs.meta.v1.CommitData
-	52,  // 18: rackfs.meta.v1.Command.release_orphan:type_name -> rackfs.meta.v1.ReleaseOrphan
-	53,  // 19: rackfs.meta.v1.Command.alloc_blocks:type_name -> rackfs.meta.v1.AllocBlocks
-	55,  // 20: rackfs.meta.v1.Command.reap_blocks:type_name -> rackfs.meta.v1.ReapBlocks
-	58,  // 21: rackfs.meta.v1.Command.return_blocks:type_name -> rackfs.meta.v1.ReturnBlocks
-	59,  // 22: rackfs.meta.v1.Command.rewrite_extents:type_name -> rackfs.meta.v1.RewriteExtents
-	62,  // 23: rackfs.meta.v1.Command.punch_hole:type_name -> rackfs.meta.v1.PunchHole
-	63,  // 24: rackfs.meta.v1.Command.allocate:type_name -> rackfs.meta.v1.Allocate
-	64,  // 25: rackfs.meta.v1.Command.clone_range:type_name -> rackfs.meta.v1.CloneRange
-	41,  // 26: rackfs.meta.v1.Command.set_xattr:type_name -> rackfs.meta.v1.SetXattr
-	42,  // 27: rackfs.meta.v1.Command.remove_xattr:type_name -> rackfs.meta.v1.RemoveXattr
-	68,  // 28: rackfs.meta.v1.Command.open_file:type_name -> rackfs.meta.v1.OpenFile
-	70,  // 29: rackfs.meta.v1.Command.close_files:type_name -> rackfs.meta.v1.CloseFiles
-	73,  // 30: rackfs.meta.v1.Command.set_lock:type_name -> rackfs.meta.v1.SetLock
-	76,  // 31: rackfs.meta.v1.Command.release_clients:type_name -> rackfs.meta.v1.ReleaseClients
-	77,  // 32: rackfs.meta.v1.Command.release_session:type_name -> rackfs.meta.v1.ReleaseSession
-	79,  // 33: rackfs.meta.v1.Command.set_project:type_name -> rackfs.meta.v1.SetProject
-	80,  // 34: rackfs.meta.v1.Command.set_quota:type_name -> rackfs.meta.v1.SetQuota
-	81,  // 35: rackfs.meta.v1.Command.reserve_quota:type_name -> rackfs.meta.v1.ReserveQuota
-	83,  // 36: rackfs.meta.v1.Command.release_quota:type_name -> rackfs.meta.v1.ReleaseQuota
-	86,  // 37: rackfs.meta.v1.Command.put_file_system:type_name -> rackfs.meta.v1.PutFileSystem
-	89,  // 38: rackfs.meta.v1.Command.put_store:type_name -> rackfs.meta.v1.PutStore
-	93,  // 39: rackfs.meta.v1.Command.put_pool:type_name -> rackfs.meta.v1.PutPool
-	120, // 40: rackfs.meta.v1.Command.put_key:type_name -> rackfs.meta.v1.PutKey
-	122, // 41: rackfs.meta.v1.Command.put_nfs_client:type_name -> rackfs.meta.v1.PutNFSClient
-	123, // 42: rackfs.meta.v1.Command.remove_nfs_client:type_name -> rackfs.meta.v1.RemoveNFSClient
-	95,  // 43: rackfs.meta.v1.Command.change_pgs:type_name -> rackfs.meta.v1.ChangePGs
-	97,  // 44: rackfs.meta.v1.Command.replace_store:type_name -> rackfs.meta.v1.ReplaceStore
-	50,  // 45: rackfs.meta.v1.Command.touch:type_name -> rackfs.meta.v1.Touch
-	126, // 46: rackfs.meta.v1.Command.put_client:type_name -> rackfs.meta.v1.PutClient
-	128, // 47: rackfs.meta.v1.Command.remove_client:type_name -> rackfs.meta.v1.RemoveClient
-	131, // 48: rackfs.meta.v1.Command.put_session:type_name -> rackfs.meta.v1.PutSession
-	132, // 49: rackfs.meta.v1.Command.remove_session:type_name -> rackfs.meta.v1.RemoveSession
-	129, // 50: rackfs.meta.v1.Command.take_clients:type_name -> rackfs.meta.v1.TakeClients
-	130, // 51: rackfs.meta.v1.Command.forget_clients:type_name -> rackfs.meta.v1.ForgetClients
-	100, // 52: rackfs.meta.v1.Command.put_node:type_name -> rackfs.meta.v1.PutNode
-	101, // 53: rackfs.meta.v1.Command.remove_node:type_name -> rackfs.meta.v1.RemoveNode
-	103, // 54: rackfs.meta.v1.Command.put_token:type_name -> rackfs.meta.v1.PutToken
-	104, // 55: rackfs.meta.v1.Command.join_node:type_name -> rackfs.meta.v1.JoinNode
-	112, // 56: rackfs.meta.v1.Command.put_group:type_name -> rackfs.meta.v1.PutGroup
-	114, // 57: rackfs.meta.v1.Command.remove_group:type_name -> rackfs.meta.v1.RemoveGroup
-	116, // 58: rackfs.meta.v1.Command.reserve_racks:type_name -> rackfs.meta.v1.ReserveRacks
-	117, // 59: rackfs.meta.v1.Command.set_node_group:type_name -> rackfs.meta.v1.SetNodeGroup
-	94,  // 60: rackfs.meta.v1.Command.remove_pool:type_name -> rackfs.meta.v1.RemovePool
-	87,  // 61: rackfs.meta.v1.Command.remove_file_system:type_name -> rackfs.meta.v1.RemoveFileSystem
-	106, // 62: rackfs.meta.v1.Command.set_node_state:type_name -> rackfs.meta.v1.SetNodeState
-	107, // 63: rackfs.meta.v1.Command.retire_node:type_name -> rackfs.meta.v1.RetireNode
-	109, // 64: rackfs.meta.v1.Command.retire_stores:type_name -> rackfs.meta.v1.RetireStores
-	118, // 65: rackfs.meta.v1.Command.allow_deletion:type_name -> rackfs.meta.v1.AllowDeletion
-	115, // 66: rackfs.meta.v1.Command.retire_group:type_name -> rackfs.meta.v1.RetireGroup
-	29,  // 67: rackfs.meta.v1.Command.delete_namespace:type_name -> rackfs.meta.v1.DeleteNamespace
-	30,  // 68: rackfs.meta.v1.Command.limit_namespace:type_name -> rackfs.meta.v1.LimitNamespace
-	78,  // 69: rackfs.meta.v1.Command.release_slots:type_name -> rackfs.meta.v1.ReleaseSlots
-	23,  // 70: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
-	32,  // 71: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
-	34,  // 72: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
-	36,  // 73: rackfs.meta.v1.Result.remove:type_name -> rackfs.meta.v1.RemoveResult
-	38,  // 74: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
-	40,  // 75: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
-	45,  // 76: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
-	49,  // 77: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
-	54,  // 78: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
-	27,  // 79: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
-	56,  // 80: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
-	61,  // 81: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
-	69,  // 82: rackfs.meta.v1.Result.open:type_name -> rackfs.meta.v1.OpenResult
-	74,  // 83: rackfs.meta.v1.Result.lock:type_name -> rackfs.meta.v1.LockResult
-	127, // 84: rackfs.meta.v1.Result.clients:type_name -> rackfs.meta.v1.ClientsResult
-	180, // 85: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	65,  // 86: rackfs.meta.v1.Result.range:type_name -> rackfs.meta.v1.RangeResult
-	43,  // 87: rackfs.meta.v1.Result.xattr:type_name -> rackfs.meta.v1.XattrResult
-	82,  // 88: rackfs.meta.v1.Result.reserve:type_name -> rackfs.meta.v1.ReserveResult
-	105, // 89: rackfs.meta.v1.Result.node:type_name -> rackfs.meta.v1.NodeResult
-	113, // 90: rackfs.meta.v1.Result.group:type_name -> rackfs.meta.v1.GroupResult
-	16,  // 91: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
-	16,  // 92: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
-	16,  // 93: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
-	16,  // 94: rackfs.meta.v1.Attr.btime:type_name -> rackfs.meta.v1.Time
-	16,  // 95: rackfs.meta.v1.AttrSet.atime:type_name -> rackfs.meta.v1.Time
-	16,  // 96: rackfs.meta.v1.AttrSet.mtime:type_name -> rackfs.meta.v1.Time
-	16,  // 97: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
-	0,   // 98: rackfs.meta.v1.RegisterOrigin.kind:type_name -> rackfs.meta.v1.OriginKind
-	19,  // 99: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
-	66,  // 100: rackfs.meta.v1.Create.share:type_name -> rackfs.meta.v1.ClientOpen
-	18,  // 101: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
-	20,  // 102: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
-	21,  // 103: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
-	67,  // 104: rackfs.meta.v1.CreateResult.denied:type_name -> rackfs.meta.v1.ShareDenied
-	18,  // 105: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
-	20,  // 106: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
-	66,  // 107: rackfs.meta.v1.Remove.keep_open:type_name -> rackfs.meta.v1.ClientOpen
-	20,  // 108: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
-	66,  // 109: rackfs.meta.v1.Rename.keep_open:type_name -> rackfs.meta.v1.ClientOpen
-	20,  // 110: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
-	20,  // 111: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
-	19,  // 112: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
-	18,  // 113: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
-	21,  // 114: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
-	18,  // 115: rackfs.meta.v1.XattrResult.attr:type_name -> rackfs.meta.v1.Attr
-	20,  // 116: rackfs.meta.v1.XattrResult.change:type_name -> rackfs.meta.v1.DirChange
-	18,  // 117: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
-	21,  // 118: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
-	48,  // 119: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
-	16,  // 120: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
-	18,  // 121: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
-	21,  // 122: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
-	51,  // 123: rackfs.meta.v1.Touch.touched:type_name -> rackfs.meta.v1.Touched
-	16,  // 124: rackfs.meta.v1.Touched.atime:type_name -> rackfs.meta.v1.Time
-	57,  // 125: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
-	60,  // 126: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
-	18,  // 127: rackfs.meta.v1.RangeResult.attr:type_name -> rackfs.meta.v1.Attr
-	21,  // 128: rackfs.meta.v1.RangeResult.lease:type_name -> rackfs.meta.v1.Lease
-	66,  // 129: rackfs.meta.v1.OpenFile.share:type_name -> rackfs.meta.v1.ClientOpen
-	18,  // 130: rackfs.meta.v1.OpenResult.attr:type_name -> rackfs.meta.v1.Attr
-	21,  // 131: rackfs.meta.v1.OpenResult.lease:type_name -> rackfs.meta.v1.Lease
-	67,  // 132: rackfs.meta.v1.OpenResult.denied:type_name -> rackfs.meta.v1.ShareDenied
-	71,  // 133: rackfs.meta.v1.CloseFiles.files:type_name -> rackfs.meta.v1.FileClose
-	72,  // 134: rackfs.meta.v1.FileClose.locks:type_name -> rackfs.meta.v1.LockOwner
-	1,   // 135: rackfs.meta.v1.SetLock.type:type_name -> rackfs.meta.v1.LockType
-	75,  // 136: rackfs.meta.v1.LockResult.denied:type_name -> rackfs.meta.v1.LockDenied
-	1,   // 137: rackfs.meta.v1.LockDenied.type:type_name -> rackfs.meta.v1.LockType
-	2,   // 138: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
-	16,  // 139: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
-	16,  // 140: rackfs.meta.v1.FileSystem.deleted:type_name -> rackfs.meta.v1.Time
-	16,  // 141: rackfs.meta.v1.FileSystem.purge_after:type_name -> rackfs.meta.v1.Time
-	3,   // 142: rackfs.meta.v1.FileSystem.squash:type_name -> rackfs.meta.v1.Squash
-	85,  // 143: rackfs.meta.v1.FileSystem.exports:type_name -> rackfs.meta.v1.SecureExport
-	84,  // 144: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
-	2,   // 145: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
-	4,   // 146: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
-	88,  // 147: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
-	90,  // 148: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
-	5,   // 149: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
-	91,  // 150: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
-	92,  // 151: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
-	96,  // 152: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
-	91,  // 153: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
-	88,  // 154: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
-	6,   // 155: rackfs.meta.v1.Node.state:type_name -> rackfs.meta.v1.NodeState
-	99,  // 156: rackfs.meta.v1.Node.local_volumes:type_name -> rackfs.meta.v1.LocalVolume
-	16,  // 157: rackfs.meta.v1.LocalVolume.at:type_name -> rackfs.meta.v1.Time
-	98,  // 158: rackfs.meta.v1.PutNode.node:type_name -> rackfs.meta.v1.Node
-	16,  // 159: rackfs.meta.v1.Token.expires:type_name -> rackfs.meta.v1.Time
-	102, // 160: rackfs.meta.v1.PutToken.token:type_name -> rackfs.meta.v1.Token
-	98,  // 161: rackfs.meta.v1.JoinNode.node:type_name -> rackfs.meta.v1.Node
-	98,  // 162: rackfs.meta.v1.NodeResult.node:type_name -> rackfs.meta.v1.Node
-	6,   // 163: rackfs.meta.v1.SetNodeState.state:type_name -> rackfs.meta.v1.NodeState
-	16,  // 164: rackfs.meta.v1.RetiredNode.removed:type_name -> rackfs.meta.v1.Time
-	16,  // 165: rackfs.meta.v1.NodeGroup.created:type_name -> rackfs.meta.v1.Time
-	16,  // 166: rackfs.meta.v1.RackReservation.since:type_name -> rackfs.meta.v1.Time
-	110, // 167: rackfs.meta.v1.GroupResult.group:type_name -> rackfs.meta.v1.NodeGroup
-	119, // 168: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
-	121, // 169: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
-	7,   // 170: rackfs.meta.v1.ClientRecord.state:type_name -> rackfs.meta.v1.ClientState
-	124, // 171: rackfs.meta.v1.PutClient.client:type_name -> rackfs.meta.v1.ClientRecord
-	125, // 172: rackfs.meta.v1.PutSession.session:type_name -> rackfs.meta.v1.SessionRecord
-	124, // 173: rackfs.meta.v1.PutSession.client:type_name -> rackfs.meta.v1.ClientRecord
-	17,  // 174: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
-	134, // 175: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
-	135, // 176: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
-	136, // 177: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
-	137, // 178: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
-	138, // 179: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
-	139, // 180: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
-	140, // 181: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
-	145, // 182: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
-	150, // 183: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
-	146, // 184: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
-	148, // 185: rackfs.meta.v1.Query.get_xattr:type_name -> rackfs.meta.v1.GetXattrQ
-	149, // 186: rackfs.meta.v1.Query.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsQ
-	156, // 187: rackfs.meta.v1.Query.test_lock:type_name -> rackfs.meta.v1.TestLockQ
-	157, // 188: rackfs.meta.v1.Query.client_state:type_name -> rackfs.meta.v1.ClientStateQ
-	158, // 189: rackfs.meta.v1.Query.session_slots:type_name -> rackfs.meta.v1.SessionSlotsQ
-	159, // 190: rackfs.meta.v1.Query.file_opens:type_name -> rackfs.meta.v1.FileOpensQ
-	141, // 191: rackfs.meta.v1.Query.quotas:type_name -> rackfs.meta.v1.QuotasQ
-	151, // 192: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
-	153, // 193: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
-	154, // 194: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
-	155, // 195: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
-	160, // 196: rackfs.meta.v1.Query.clients:type_name -> rackfs.meta.v1.ClientsQ
-	161, // 197: rackfs.meta.v1.Query.client:type_name -> rackfs.meta.v1.ClientQ
-	142, // 198: rackfs.meta.v1.Query.nodes:type_name -> rackfs.meta.v1.NodesQ
-	143, // 199: rackfs.meta.v1.Query.tokens:type_name -> rackfs.meta.v1.TokensQ
-	152, // 200: rackfs.meta.v1.Query.namespace:type_name -> rackfs.meta.v1.NamespaceQ
-	144, // 201: rackfs.meta.v1.Query.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesQ
-	147, // 202: rackfs.meta.v1.Query.live_blocks:type_name -> rackfs.meta.v1.LiveBlocksQ
-	1,   // 203: rackfs.meta.v1.TestLockQ.type:type_name -> rackfs.meta.v1.LockType
-	163, // 204: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
-	165, // 205: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
-	166, // 206: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
-	168, // 207: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
-	169, // 208: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
-	172, // 209: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
-	177, // 210: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
-	178, // 211: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
-	180, // 212: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	181, // 213: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
-	185, // 214: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
-	173, // 215: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
-	175, // 216: rackfs.meta.v1.QueryResult.get_xattr:type_name -> rackfs.meta.v1.GetXattrR
-	176, // 217: rackfs.meta.v1.QueryResult.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsR
-	74,  // 218: rackfs.meta.v1.QueryResult.lock:type_name -> rackfs.meta.v1.LockResult
-	186, // 219: rackfs.meta.v1.QueryResult.client_state:type_name -> rackfs.meta.v1.ClientStateR
-	189, // 220: rackfs.meta.v1.QueryResult.session_slots:type_name -> rackfs.meta.v1.SessionSlotsR
-	192, // 221: rackfs.meta.v1.QueryResult.clients:type_name -> rackfs.meta.v1.ClientsR
-	191, // 222: rackfs.meta.v1.QueryResult.file_opens:type_name -> rackfs.meta.v1.FileOpensR
-	171, // 223: rackfs.meta.v1.QueryResult.quotas:type_name -> rackfs.meta.v1.QuotasR
-	182, // 224: rackfs.meta.v1.QueryResult.nodes:type_name -> rackfs.meta.v1.NodesR
-	183, // 225: rackfs.meta.v1.QueryResult.tokens:type_name -> rackfs.meta.v1.TokensR
-	179, // 226: rackfs.meta.v1.QueryResult.namespace:type_name -> rackfs.meta.v1.NamespaceR
-	184, // 227: rackfs.meta.v1.QueryResult.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesR
-	18,  // 228: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
-	21,  // 229: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
-	18,  // 230: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
-	164, // 231: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
-	18,  // 232: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
-	167, // 233: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
-	170, // 234: rackfs.meta.v1.StatFSR.project:type_name -> rackfs.meta.v1.Quota
-	170, // 235: rackfs.meta.v1.QuotasR.quotas:type_name -> rackfs.meta.v1.Quota
-	8,   // 236: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
-	174, // 237: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
-	84,  // 238: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
-	88,  // 239: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
-	92,  // 240: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
-	110, // 241: rackfs.meta.v1.ClusterMapR.groups:type_name -> rackfs.meta.v1.NodeGroup
-	111, // 242: rackfs.meta.v1.ClusterMapR.reservations:type_name -> rackfs.meta.v1.RackReservation
-	119, // 243: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
-	98,  // 244: rackfs.meta.v1.NodesR.nodes:type_name -> rackfs.meta.v1.Node
-	102, // 245: rackfs.meta.v1.TokensR.tokens:type_name -> rackfs.meta.v1.Token
-	108, // 246: rackfs.meta.v1.RetiredNodesR.nodes:type_name -> rackfs.meta.v1.RetiredNode
-	121, // 247: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
-	66,  // 248: rackfs.meta.v1.ClientStateR.opens:type_name -> rackfs.meta.v1.ClientOpen
-	187, // 249: rackfs.meta.v1.ClientStateR.locks:type_name -> rackfs.meta.v1.ClientLocks
-	188, // 250: rackfs.meta.v1.ClientLocks.ranges:type_name -> rackfs.meta.v1.LockRange
-	190, // 251: rackfs.meta.v1.SessionSlotsR.slots:type_name -> rackfs.meta.v1.SessionSlot
-	66,  // 252: rackfs.meta.v1.FileOpensR.opens:type_name -> rackfs.meta.v1.ClientOpen
-	193, // 253: rackfs.meta.v1.ClientsR.clients:type_name -> rackfs.meta.v1.ClientSessions
-	124, // 254: rackfs.meta.v1.ClientSessions.client:type_name -> rackfs.meta.v1.ClientRecord
-	125, // 255: rackfs.meta.v1.ClientSessions.sessions:type_name -> rackfs.meta.v1.SessionRecord
-	18,  // 256: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
-	21,  // 257: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
-	197, // 258: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
-	195, // 259: rackfs.meta.v1.InodeRecord.xattrs:type_name -> rackfs.meta.v1.Xattrs
-	0,   // 260: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
-	204, // 261: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
-	15,  // 262: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
-	16,  // 263: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
-	28,  // 264: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
-	14,  // 265: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
-	15,  // 266: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
-	133, // 267: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
-	162, // 268: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
-	9,   // 269: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
-	228, // 270: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
-	231, // 271: rackfs.meta.v1.LevelReply.voters:type_name -> rackfs.meta.v1.VoterLevel
-	10,  // 272: rackfs.meta.v1.WorkTask.kind:type_name -> rackfs.meta.v1.WorkKind
-	234, // 273: rackfs.meta.v1.WorkRequest.tasks:type_name -> rackfs.meta.v1.WorkTask
-	237, // 274: rackfs.meta.v1.WorkReply.grants:type_name -> rackfs.meta.v1.WorkGrant
-	238, // 275: rackfs.meta.v1.WorkReply.pieces:type_name -> rackfs.meta.v1.WorkPiece
-	276, // [276:276] is the sub-list for method output_type
-	276, // [276:276] is the sub-list for method input_type
-	276, // [276:276] is the sub-list for extension type_name
-	276, // [276:276] is the sub-list for extension extendee
-	0,   // [0:276] is the sub-list for field type_name
+	15,  // 0: rackfs.meta.v1.Entry.commands:type_name -> rackfs.meta.v1.Command
+	13,  // 1: rackfs.meta.v1.Command.id:type_name -> rackfs.meta.v1.Identity
+	14,  // 2: rackfs.meta.v1.Command.call:type_name -> rackfs.meta.v1.Call
+	17,  // 3: rackfs.meta.v1.Command.time:type_name -> rackfs.meta.v1.Time
+	18,  // 4: rackfs.meta.v1.Command.cred:type_name -> rackfs.meta.v1.Cred
+	23,  // 5: rackfs.meta.v1.Command.register_origin:type_name -> rackfs.meta.v1.RegisterOrigin
+	25,  // 6: rackfs.meta.v1.Command.expire_origin:type_name -> rackfs.meta.v1.ExpireOrigin
+	26,  // 7: rackfs.meta.v1.Command.raise_level:type_name -> rackfs.meta.v1.RaiseLevel
+	27,  // 8: rackfs.meta.v1.Command.purge:type_name -> rackfs.meta.v1.Purge
+	29,  // 9: rackfs.meta.v1.Command.create_namespace:type_name -> rackfs.meta.v1.CreateNamespace
+	32,  // 10: rackfs.meta.v1.Command.create:type_name -> rackfs.meta.v1.Create
+	34,  // 11: rackfs.meta.v1.Command.link:type_name -> rackfs.meta.v1.Link
+	36,  // 12: rackfs.meta.v1.Command.remove:type_name -> rackfs.meta.v1.Remove
+	38,  // 13: rackfs.meta.v1.Command.rename:type_name -> rackfs.meta.v1.Rename
+	40,  // 14: rackfs.meta.v1.Command.set_attr:type_name -> rackfs.meta.v1.SetAttr
+	45,  // 15: rackfs.meta.v1.Command.acquire_lease:type_name -> rackfs.meta.v1.AcquireLease
+	47,  // 16: rackfs.meta.v1.Command.release_lease:type_name -> rackfs.meta.v1.ReleaseLease
+	48,  // 17: rackfs.meta.v1.Command.commit_data:type_name -> rackfs.meta.v1.CommitData
+	53,  // 18: rackfs.meta.v1.Command.release_orphan:type_name -> rackfs.meta.v1.ReleaseOrphan
+	54,  // 19: rackfs.meta.v1.Command.alloc_blocks:type_name -> rackfs.meta.v1.AllocBlocks
+	56,  // 20: rackfs.meta.v1.Command.reap_blocks:type_name -> rackfs.meta.v1.ReapBlocks
+	59,  // 21: rackfs.meta.v1.Command.return_blocks:type_name -> rackfs.meta.v1.ReturnBlocks
+	60,  // 22: rackfs.meta.v1.Command.rewrite_extents:type_name -> rackfs.meta.v1.RewriteExtents
+	63,  // 23: rackfs.meta.v1.Command.punch_hole:type_name -> rackfs.meta.v1.PunchHole
+	64,  // 24: rackfs.meta.v1.Command.allocate:type_name -> rackfs.meta.v1.Allocate
+	65,  // 25: rackfs.meta.v1.Command.clone_range:type_name -> rackfs.meta.v1.CloneRange
+	42,  // 26: rackfs.meta.v1.Command.set_xattr:type_name -> rackfs.meta.v1.SetXattr
+	43,  // 27: rackfs.meta.v1.Command.remove_xattr:type_name -> rackfs.meta.v1.RemoveXattr
+	69,  // 28: rackfs.meta.v1.Command.open_file:type_name -> rackfs.meta.v1.OpenFile
+	71,  // 29: rackfs.meta.v1.Command.close_files:type_name -> rackfs.meta.v1.CloseFiles
+	74,  // 30: rackfs.meta.v1.Command.set_lock:type_name -> rackfs.meta.v1.SetLock
+	77,  // 31: rackfs.meta.v1.Command.release_clients:type_name -> rackfs.meta.v1.ReleaseClients
+	78,  // 32: rackfs.meta.v1.Command.release_session:type_name -> rackfs.meta.v1.ReleaseSession
+	80,  // 33: rackfs.meta.v1.Command.set_project:type_name -> rackfs.meta.v1.SetProject
+	81,  // 34: rackfs.meta.v1.Command.set_quota:type_name -> rackfs.meta.v1.SetQuota
+	82,  // 35: rackfs.meta.v1.Command.reserve_quota:type_name -> rackfs.meta.v1.ReserveQuota
+	84,  // 36: rackfs.meta.v1.Command.release_quota:type_name -> rackfs.meta.v1.ReleaseQuota
+	87,  // 37: rackfs.meta.v1.Command.put_file_system:type_name -> rackfs.meta.v1.PutFileSystem
+	90,  // 38: rackfs.meta.v1.Command.put_store:type_name -> rackfs.meta.v1.PutStore
+	94,  // 39: rackfs.meta.v1.Command.put_pool:type_name -> rackfs.meta.v1.PutPool
+	137, // 40: rackfs.meta.v1.Command.put_key:type_name -> rackfs.meta.v1.PutKey
+	139, // 41: rackfs.meta.v1.Command.put_nfs_client:type_name -> rackfs.meta.v1.PutNFSClient
+	140, // 42: rackfs.meta.v1.Command.remove_nfs_client:type_name -> rackfs.meta.v1.RemoveNFSClient
+	96,  // 43: rackfs.meta.v1.Command.change_pgs:type_name -> rackfs.meta.v1.ChangePGs
+	98,  // 44: rackfs.meta.v1.Command.replace_store:type_name -> rackfs.meta.v1.ReplaceStore
+	51,  // 45: rackfs.meta.v1.Command.touch:type_name -> rackfs.meta.v1.Touch
+	143, // 46: rackfs.meta.v1.Command.put_client:type_name -> rackfs.meta.v1.PutClient
+	145, // 47: rackfs.meta.v1.Command.remove_client:type_name -> rackfs.meta.v1.RemoveClient
+	148, // 48: rackfs.meta.v1.Command.put_session:type_name -> rackfs.meta.v1.PutSession
+	149, // 49: rackfs.meta.v1.Command.remove_session:type_name -> rackfs.meta.v1.RemoveSession
+	146, // 50: rackfs.meta.v1.Command.take_clients:type_name -> rackfs.meta.v1.TakeClients
+	147, // 51: rackfs.meta.v1.Command.forget_clients:type_name -> rackfs.meta.v1.ForgetClients
+	101, // 52: rackfs.meta.v1.Command.put_node:type_name -> rackfs.meta.v1.PutNode
+	102, // 53: rackfs.meta.v1.Command.remove_node:type_name -> rackfs.meta.v1.RemoveNode
+	104, // 54: rackfs.meta.v1.Command.put_token:type_name -> rackfs.meta.v1.PutToken
+	105, // 55: rackfs.meta.v1.Command.join_node:type_name -> rackfs.meta.v1.JoinNode
+	113, // 56: rackfs.meta.v1.Command.put_group:type_name -> rackfs.meta.v1.PutGroup
+	115, // 57: rackfs.meta.v1.Command.remove_group:type_name -> rackfs.meta.v1.RemoveGroup
+	117, // 58: rackfs.meta.v1.Command.reserve_racks:type_name -> rackfs.meta.v1.ReserveRacks
+	118, // 59: rackfs.meta.v1.Command.set_node_group:type_name -> rackfs.meta.v1.SetNodeGroup
+	95,  // 60: rackfs.meta.v1.Command.remove_pool:type_name -> rackfs.meta.v1.RemovePool
+	88,  // 61: rackfs.meta.v1.Command.remove_file_system:type_name -> rackfs.meta.v1.RemoveFileSystem
+	107, // 62: rackfs.meta.v1.Command.set_node_state:type_name -> rackfs.meta.v1.SetNodeState
+	108, // 63: rackfs.meta.v1.Command.retire_node:type_name -> rackfs.meta.v1.RetireNode
+	110, // 64: rackfs.meta.v1.Command.retire_stores:type_name -> rackfs.meta.v1.RetireStores
+	119, // 65: rackfs.meta.v1.Command.allow_deletion:type_name -> rackfs.meta.v1.AllowDeletion
+	116, // 66: rackfs.meta.v1.Command.retire_group:type_name -> rackfs.meta.v1.RetireGroup
+	30,  // 67: rackfs.meta.v1.Command.delete_namespace:type_name -> rackfs.meta.v1.DeleteNamespace
+	31,  // 68: rackfs.meta.v1.Command.limit_namespace:type_name -> rackfs.meta.v1.LimitNamespace
+	79,  // 69: rackfs.meta.v1.Command.release_slots:type_name -> rackfs.meta.v1.ReleaseSlots
+	121, // 70: rackfs.meta.v1.Command.put_workspace:type_name -> rackfs.meta.v1.PutWorkspace
+	123, // 71: rackfs.meta.v1.Command.remove_workspace:type_name -> rackfs.meta.v1.RemoveWorkspace
+	126, // 72: rackfs.meta.v1.Command.put_access_token:type_name -> rackfs.meta.v1.PutAccessToken
+	127, // 73: rackfs.meta.v1.Command.remove_access_token:type_name -> rackfs.meta.v1.RemoveAccessToken
+	129, // 74: rackfs.meta.v1.Command.put_job:type_name -> rackfs.meta.v1.PutJob
+	130, // 75: rackfs.meta.v1.Command.take_job:type_name -> rackfs.meta.v1.TakeJob
+	133, // 76: rackfs.meta.v1.Command.put_upload:type_name -> rackfs.meta.v1.PutUpload
+	134, // 77: rackfs.meta.v1.Command.remove_upload:type_name -> rackfs.meta.v1.RemoveUpload
+	135, // 78: rackfs.meta.v1.Command.make_staging:type_name -> rackfs.meta.v1.MakeStaging
+	24,  // 79: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
+	33,  // 80: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
+	35,  // 81: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
+	37,  // 82: rackfs.meta.v1.Result.remove:type_name -> rackfs.meta.v1.RemoveResult
+	39,  // 83: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
+	41,  // 84: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
+	46,  // 85: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
+	50,  // 86: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
+	55,  // 87: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
+	28,  // 88: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
+	57,  // 89: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
+	62,  // 90: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
+	70,  // 91: rackfs.meta.v1.Result.open:type_name -> rackfs.meta.v1.OpenResult
+	75,  // 92: rackfs.meta.v1.Result.lock:type_name -> rackfs.meta.v1.LockResult
+	144, // 93: rackfs.meta.v1.Result.clients:type_name -> rackfs.meta.v1.ClientsResult
+	207, // 94: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	66,  // 95: rackfs.meta.v1.Result.range:type_name -> rackfs.meta.v1.RangeResult
+	44,  // 96: rackfs.meta.v1.Result.xattr:type_name -> rackfs.meta.v1.XattrResult
+	83,  // 97: rackfs.meta.v1.Result.reserve:type_name -> rackfs.meta.v1.ReserveResult
+	106, // 98: rackfs.meta.v1.Result.node:type_name -> rackfs.meta.v1.NodeResult
+	114, // 99: rackfs.meta.v1.Result.group:type_name -> rackfs.meta.v1.GroupResult
+	122, // 100: rackfs.meta.v1.Result.workspace:type_name -> rackfs.meta.v1.WorkspaceResult
+	131, // 101: rackfs.meta.v1.Result.job:type_name -> rackfs.meta.v1.JobResult
+	17,  // 102: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
+	17,  // 103: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
+	17,  // 104: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
+	17,  // 105: rackfs.meta.v1.Attr.btime:type_name -> rackfs.meta.v1.Time
+	17,  // 106: rackfs.meta.v1.AttrSet.atime:type_name -> rackfs.meta.v1.Time
+	17,  // 107: rackfs.meta.v1.AttrSet.mtime:type_name -> rackfs.meta.v1.Time
+	17,  // 108: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
+	0,   // 109: rackfs.meta.v1.RegisterOrigin.kind:type_name -> rackfs.meta.v1.OriginKind
+	20,  // 110: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
+	67,  // 111: rackfs.meta.v1.Create.share:type_name -> rackfs.meta.v1.ClientOpen
+	19,  // 112: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
+	21,  // 113: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
+	22,  // 114: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
+	68,  // 115: rackfs.meta.v1.CreateResult.denied:type_name -> rackfs.meta.v1.ShareDenied
+	19,  // 116: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
+	21,  // 117: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
+	67,  // 118: rackfs.meta.v1.Remove.keep_open:type_name -> rackfs.meta.v1.ClientOpen
+	21,  // 119: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
+	67,  // 120: rackfs.meta.v1.Rename.keep_open:type_name -> rackfs.meta.v1.ClientOpen
+	21,  // 121: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
+	21,  // 122: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
+	20,  // 123: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
+	19,  // 124: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
+	22,  // 125: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
+	19,  // 126: rackfs.meta.v1.XattrResult.attr:type_name -> rackfs.meta.v1.Attr
+	21,  // 127: rackfs.meta.v1.XattrResult.change:type_name -> rackfs.meta.v1.DirChange
+	19,  // 128: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
+	22,  // 129: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
+	49,  // 130: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
+	17,  // 131: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
+	19,  // 132: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
+	22,  // 133: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
+	52,  // 134: rackfs.meta.v1.Touch.touched:type_name -> rackfs.meta.v1.Touched
+	17,  // 135: rackfs.meta.v1.Touched.atime:type_name -> rackfs.meta.v1.Time
+	58,  // 136: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
+	61,  // 137: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
+	19,  // 138: rackfs.meta.v1.RangeResult.attr:type_name -> rackfs.meta.v1.Attr
+	22,  // 139: rackfs.meta.v1.RangeResult.lease:type_name -> rackfs.meta.v1.Lease
+	67,  // 140: rackfs.meta.v1.OpenFile.share:type_name -> rackfs.meta.v1.ClientOpen
+	19,  // 141: rackfs.meta.v1.OpenResult.attr:type_name -> rackfs.meta.v1.Attr
+	22,  // 142: rackfs.meta.v1.OpenResult.lease:type_name -> rackfs.meta.v1.Lease
+	68,  // 143: rackfs.meta.v1.OpenResult.denied:type_name -> rackfs.meta.v1.ShareDenied
+	72,  // 144: rackfs.meta.v1.CloseFiles.files:type_name -> rackfs.meta.v1.FileClose
+	73,  // 145: rackfs.meta.v1.FileClose.locks:type_name -> rackfs.meta.v1.LockOwner
+	1,   // 146: rackfs.meta.v1.SetLock.type:type_name -> rackfs.meta.v1.LockType
+	76,  // 147: rackfs.meta.v1.LockResult.denied:type_name -> rackfs.meta.v1.LockDenied
+	1,   // 148: rackfs.meta.v1.LockDenied.type:type_name -> rackfs.meta.v1.LockType
+	2,   // 149: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
+	17,  // 150: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
+	17,  // 151: rackfs.meta.v1.FileSystem.deleted:type_name -> rackfs.meta.v1.Time
+	17,  // 152: rackfs.meta.v1.FileSystem.purge_after:type_name -> rackfs.meta.v1.Time
+	3,   // 153: rackfs.meta.v1.FileSystem.squash:type_name -> rackfs.meta.v1.Squash
+	86,  // 154: rackfs.meta.v1.FileSystem.exports:type_name -> rackfs.meta.v1.SecureExport
+	85,  // 155: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
+	2,   // 156: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
+	4,   // 157: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
+	89,  // 158: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
+	91,  // 159: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
+	5,   // 160: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
+	92,  // 161: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
+	93,  // 162: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
+	97,  // 163: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
+	92,  // 164: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
+	89,  // 165: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
+	6,   // 166: rackfs.meta.v1.Node.state:type_name -> rackfs.meta.v1.NodeState
+	100, // 167: rackfs.meta.v1.Node.local_volumes:type_name -> rackfs.meta.v1.LocalVolume
+	17,  // 168: rackfs.meta.v1.LocalVolume.at:type_name -> rackfs.meta.v1.Time
+	99,  // 169: rackfs.meta.v1.PutNode.node:type_name -> rackfs.meta.v1.Node
+	17,  // 170: rackfs.meta.v1.Token.expires:type_name -> rackfs.meta.v1.Time
+	103, // 171: rackfs.meta.v1.PutToken.token:type_name -> rackfs.meta.v1.Token
+	99,  // 172: rackfs.meta.v1.JoinNode.node:type_name -> rackfs.meta.v1.Node
+	99,  // 173: rackfs.meta.v1.NodeResult.node:type_name -> rackfs.meta.v1.Node
+	6,   // 174: rackfs.meta.v1.SetNodeState.state:type_name -> rackfs.meta.v1.NodeState
+	17,  // 175: rackfs.meta.v1.RetiredNode.removed:type_name -> rackfs.meta.v1.Time
+	17,  // 176: rackfs.meta.v1.NodeGroup.created:type_name -> rackfs.meta.v1.Time
+	17,  // 177: rackfs.meta.v1.RackReservation.since:type_name -> rackfs.meta.v1.Time
+	111, // 178: rackfs.meta.v1.GroupResult.group:type_name -> rackfs.meta.v1.NodeGroup
+	17,  // 179: rackfs.meta.v1.Workspace.created:type_name -> rackfs.meta.v1.Time
+	120, // 180: rackfs.meta.v1.PutWorkspace.workspace:type_name -> rackfs.meta.v1.Workspace
+	120, // 181: rackfs.meta.v1.WorkspaceResult.workspace:type_name -> rackfs.meta.v1.Workspace
+	125, // 182: rackfs.meta.v1.AccessToken.scopes:type_name -> rackfs.meta.v1.AccessScope
+	17,  // 183: rackfs.meta.v1.AccessToken.created:type_name -> rackfs.meta.v1.Time
+	17,  // 184: rackfs.meta.v1.AccessToken.expires:type_name -> rackfs.meta.v1.Time
+	124, // 185: rackfs.meta.v1.PutAccessToken.token:type_name -> rackfs.meta.v1.AccessToken
+	7,   // 186: rackfs.meta.v1.Job.state:type_name -> rackfs.meta.v1.JobState
+	17,  // 187: rackfs.meta.v1.Job.created:type_name -> rackfs.meta.v1.Time
+	17,  // 188: rackfs.meta.v1.Job.started:type_name -> rackfs.meta.v1.Time
+	17,  // 189: rackfs.meta.v1.Job.finished:type_name -> rackfs.meta.v1.Time
+	128, // 190: rackfs.meta.v1.PutJob.job:type_name -> rackfs.meta.v1.Job
+	128, // 191: rackfs.meta.v1.JobResult.job:type_name -> rackfs.meta.v1.Job
+	17,  // 192: rackfs.meta.v1.Upload.created:type_name -> rackfs.meta.v1.Time
+	17,  // 193: rackfs.meta.v1.Upload.expires:type_name -> rackfs.meta.v1.Time
+	132, // 194: rackfs.meta.v1.PutUpload.upload:type_name -> rackfs.meta.v1.Upload
+	136, // 195: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
+	138, // 196: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
+	8,   // 197: rackfs.meta.v1.ClientRecord.state:type_name -> rackfs.meta.v1.ClientState
+	141, // 198: rackfs.meta.v1.PutClient.client:type_name -> rackfs.meta.v1.ClientRecord
+	142, // 199: rackfs.meta.v1.PutSession.session:type_name -> rackfs.meta.v1.SessionRecord
+	141, // 200: rackfs.meta.v1.PutSession.client:type_name -> rackfs.meta.v1.ClientRecord
+	18,  // 201: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
+	156, // 202: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
+	157, // 203: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
+	158, // 204: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
+	159, // 205: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
+	160, // 206: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
+	161, // 207: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
+	162, // 208: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
+	167, // 209: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
+	172, // 210: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
+	168, // 211: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
+	170, // 212: rackfs.meta.v1.Query.get_xattr:type_name -> rackfs.meta.v1.GetXattrQ
+	171, // 213: rackfs.meta.v1.Query.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsQ
+	178, // 214: rackfs.meta.v1.Query.test_lock:type_name -> rackfs.meta.v1.TestLockQ
+	179, // 215: rackfs.meta.v1.Query.client_state:type_name -> rackfs.meta.v1.ClientStateQ
+	180, // 216: rackfs.meta.v1.Query.session_slots:type_name -> rackfs.meta.v1.SessionSlotsQ
+	181, // 217: rackfs.meta.v1.Query.file_opens:type_name -> rackfs.meta.v1.FileOpensQ
+	163, // 218: rackfs.meta.v1.Query.quotas:type_name -> rackfs.meta.v1.QuotasQ
+	173, // 219: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
+	175, // 220: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
+	176, // 221: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
+	177, // 222: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
+	182, // 223: rackfs.meta.v1.Query.clients:type_name -> rackfs.meta.v1.ClientsQ
+	183, // 224: rackfs.meta.v1.Query.client:type_name -> rackfs.meta.v1.ClientQ
+	164, // 225: rackfs.meta.v1.Query.nodes:type_name -> rackfs.meta.v1.NodesQ
+	165, // 226: rackfs.meta.v1.Query.tokens:type_name -> rackfs.meta.v1.TokensQ
+	174, // 227: rackfs.meta.v1.Query.namespace:type_name -> rackfs.meta.v1.NamespaceQ
+	166, // 228: rackfs.meta.v1.Query.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesQ
+	169, // 229: rackfs.meta.v1.Query.live_blocks:type_name -> rackfs.meta.v1.LiveBlocksQ
+	151, // 230: rackfs.meta.v1.Query.workspaces:type_name -> rackfs.meta.v1.WorkspacesQ
+	152, // 231: rackfs.meta.v1.Query.access_tokens:type_name -> rackfs.meta.v1.AccessTokensQ
+	153, // 232: rackfs.meta.v1.Query.jobs:type_name -> rackfs.meta.v1.JobsQ
+	154, // 233: rackfs.meta.v1.Query.uploads:type_name -> rackfs.meta.v1.UploadsQ
+	155, // 234: rackfs.meta.v1.Query.origins:type_name -> rackfs.meta.v1.OriginsQ
+	1,   // 235: rackfs.meta.v1.TestLockQ.type:type_name -> rackfs.meta.v1.LockType
+	190, // 236: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
+	192, // 237: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
+	193, // 238: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
+	195, // 239: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
+	196, // 240: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
+	199, // 241: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
+	204, // 242: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
+	205, // 243: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
+	207, // 244: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	208, // 245: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
+	212, // 246: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
+	200, // 247: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
+	202, // 248: rackfs.meta.v1.QueryResult.get_xattr:type_name -> rackfs.meta.v1.GetXattrR
+	203, // 249: rackfs.meta.v1.QueryResult.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsR
+	75,  // 250: rackfs.meta.v1.QueryResult.lock:type_name -> rackfs.meta.v1.LockResult
+	213, // 251: rackfs.meta.v1.QueryResult.client_state:type_name -> rackfs.meta.v1.ClientStateR
+	216, // 252: rackfs.meta.v1.QueryResult.session_slots:type_name -> rackfs.meta.v1.SessionSlotsR
+	219, // 253: rackfs.meta.v1.QueryResult.clients:type_name -> rackfs.meta.v1.ClientsR
+	218, // 254: rackfs.meta.v1.QueryResult.file_opens:type_name -> rackfs.meta.v1.FileOpensR
+	198, // 255: rackfs.meta.v1.QueryResult.quotas:type_name -> rackfs.meta.v1.QuotasR
+	209, // 256: rackfs.meta.v1.QueryResult.nodes:type_name -> rackfs.meta.v1.NodesR
+	210, // 257: rackfs.meta.v1.QueryResult.tokens:type_name -> rackfs.meta.v1.TokensR
+	206, // 258: rackfs.meta.v1.QueryResult.namespace:type_name -> rackfs.meta.v1.NamespaceR
+	211, // 259: rackfs.meta.v1.QueryResult.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesR
+	185, // 260: rackfs.meta.v1.QueryResult.workspaces:type_name -> rackfs.meta.v1.WorkspacesR
+	186, // 261: rackfs.meta.v1.QueryResult.access_tokens:type_name -> rackfs.meta.v1.AccessTokensR
+	187, // 262: rackfs.meta.v1.QueryResult.jobs:type_name -> rackfs.meta.v1.JobsR
+	188, // 263: rackfs.meta.v1.QueryResult.uploads:type_name -> rackfs.meta.v1.UploadsR
+	189, // 264: rackfs.meta.v1.QueryResult.origins:type_name -> rackfs.meta.v1.OriginsR
+	120, // 265: rackfs.meta.v1.WorkspacesR.workspaces:type_name -> rackfs.meta.v1.Workspace
+	124, // 266: rackfs.meta.v1.AccessTokensR.tokens:type_name -> rackfs.meta.v1.AccessToken
+	128, // 267: rackfs.meta.v1.JobsR.jobs:type_name -> rackfs.meta.v1.Job
+	132, // 268: rackfs.meta.v1.UploadsR.uploads:type_name -> rackfs.meta.v1.Upload
+	19,  // 269: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
+	22,  // 270: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
+	19,  // 271: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
+	191, // 272: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
+	19,  // 273: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
+	194, // 274: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
+	197, // 275: rackfs.meta.v1.StatFSR.project:type_name -> rackfs.meta.v1.Quota
+	197, // 276: rackfs.meta.v1.QuotasR.quotas:type_name -> rackfs.meta.v1.Quota
+	9,   // 277: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
+	201, // 278: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
+	85,  // 279: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
+	120, // 280: rackfs.meta.v1.FileSystemsR.workspaces:type_name -> rackfs.meta.v1.Workspace
+	89,  // 281: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
+	93,  // 282: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
+	111, // 283: rackfs.meta.v1.ClusterMapR.groups:type_name -> rackfs.meta.v1.NodeGroup
+	112, // 284: rackfs.meta.v1.ClusterMapR.reservations:type_name -> rackfs.meta.v1.RackReservation
+	136, // 285: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
+	99,  // 286: rackfs.meta.v1.NodesR.nodes:type_name -> rackfs.meta.v1.Node
+	103, // 287: rackfs.meta.v1.TokensR.tokens:type_name -> rackfs.meta.v1.Token
+	109, // 288: rackfs.meta.v1.RetiredNodesR.nodes:type_name -> rackfs.meta.v1.RetiredNode
+	138, // 289: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
+	67,  // 290: rackfs.meta.v1.ClientStateR.opens:type_name -> rackfs.meta.v1.ClientOpen
+	214, // 291: rackfs.meta.v1.ClientStateR.locks:type_name -> rackfs.meta.v1.ClientLocks
+	215, // 292: rackfs.meta.v1.ClientLocks.ranges:type_name -> rackfs.meta.v1.LockRange
+	217, // 293: rackfs.meta.v1.SessionSlotsR.slots:type_name -> rackfs.meta.v1.SessionSlot
+	67,  // 294: rackfs.meta.v1.FileOpensR.opens:type_name -> rackfs.meta.v1.ClientOpen
+	220, // 295: rackfs.meta.v1.ClientsR.clients:type_name -> rackfs.meta.v1.ClientSessions
+	141, // 296: rackfs.meta.v1.ClientSessions.client:type_name -> rackfs.meta.v1.ClientRecord
+	142, // 297: rackfs.meta.v1.ClientSessions.sessions:type_name -> rackfs.meta.v1.SessionRecord
+	19,  // 298: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
+	22,  // 299: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
+	224, // 300: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
+	222, // 301: rackfs.meta.v1.InodeRecord.xattrs:type_name -> rackfs.meta.v1.Xattrs
+	0,   // 302: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
+	231, // 303: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
+	16,  // 304: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
+	17,  // 305: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
+	29,  // 306: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
+	15,  // 307: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
+	16,  // 308: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
+	150, // 309: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
+	184, // 310: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
+	10,  // 311: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
+	255, // 312: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
+	258, // 313: rackfs.meta.v1.LevelReply.voters:type_name -> rackfs.meta.v1.VoterLevel
+	11,  // 314: rackfs.meta.v1.WorkTask.kind:type_name -> rackfs.meta.v1.WorkKind
+	261, // 315: rackfs.meta.v1.WorkRequest.tasks:type_name -> rackfs.meta.v1.WorkTask
+	264, // 316: rackfs.meta.v1.WorkReply.grants:type_name -> rackfs.meta.v1.WorkGrant
+	265, // 317: rackfs.meta.v1.WorkReply.pieces:type_name -> rackfs.meta.v1.WorkPiece
+	318, // [318:318] is the sub-list for method output_type
+	318, // [318:318] is the sub-list for method input_type
+	318, // [318:318] is the sub-list for extension type_name
+	318, // [318:318] is the sub-list for extension extendee
+	0,   // [0:318] is the sub-list for field type_name
 }
 
 func init() { file_meta_proto_init() }
@@ -19730,6 +22109,15 @@ func file_meta_proto_init() {
 		(*Command_DeleteNamespace)(nil),
 		(*Command_LimitNamespace)(nil),
 		(*Command_ReleaseSlots)(nil),
+		(*Command_PutWorkspace)(nil),
+		(*Command_RemoveWorkspace)(nil),
+		(*Command_PutAccessToken)(nil),
+		(*Command_RemoveAccessToken)(nil),
+		(*Command_PutJob)(nil),
+		(*Command_TakeJob)(nil),
+		(*Command_PutUpload)(nil),
+		(*Command_RemoveUpload)(nil),
+		(*Command_MakeStaging)(nil),
 	}
 	file_meta_proto_msgTypes[4].OneofWrappers = []any{
 		(*Result_Origin)(nil),
@@ -19753,9 +22141,11 @@ func file_meta_proto_init() {
 		(*Result_Reserve)(nil),
 		(*Result_Node)(nil),
 		(*Result_Group)(nil),
+		(*Result_Workspace)(nil),
+		(*Result_Job)(nil),
 	}
 	file_meta_proto_msgTypes[8].OneofWrappers = []any{}
-	file_meta_proto_msgTypes[122].OneofWrappers = []any{
+	file_meta_proto_msgTypes[138].OneofWrappers = []any{
 		(*Query_GetAttr)(nil),
 		(*Query_Lookup)(nil),
 		(*Query_Parent)(nil),
@@ -19784,8 +22174,13 @@ func file_meta_proto_init() {
 		(*Query_Namespace)(nil),
 		(*Query_RetiredNodes)(nil),
 		(*Query_LiveBlocks)(nil),
+		(*Query_Workspaces)(nil),
+		(*Query_AccessTokens)(nil),
+		(*Query_Jobs)(nil),
+		(*Query_Uploads)(nil),
+		(*Query_Origins)(nil),
 	}
-	file_meta_proto_msgTypes[151].OneofWrappers = []any{
+	file_meta_proto_msgTypes[172].OneofWrappers = []any{
 		(*QueryResult_Attr)(nil),
 		(*QueryResult_ReadDir)(nil),
 		(*QueryResult_ReadLink)(nil),
@@ -19810,14 +22205,19 @@ func file_meta_proto_init() {
 		(*QueryResult_Tokens)(nil),
 		(*QueryResult_Namespace)(nil),
 		(*QueryResult_RetiredNodes)(nil),
+		(*QueryResult_Workspaces)(nil),
+		(*QueryResult_AccessTokens)(nil),
+		(*QueryResult_Jobs)(nil),
+		(*QueryResult_Uploads)(nil),
+		(*QueryResult_Origins)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
-			NumEnums:      11,
-			NumMessages:   228,
+			NumEnums:      12,
+			NumMessages:   254,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
