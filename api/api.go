@@ -10,6 +10,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
+	"github.com/rackfs/rackfs/internal/accounts"
 	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
@@ -35,20 +36,30 @@ type Options struct {
 	Maintenance Maintenance
 	// Gateways, if set, are addresses of gateways that shard 0 does not know of: those of `rackfs dev`.
 	Gateways func() []string
-	Logger   *slog.Logger
+	// Files are what this process serves as a gateway; nil, or if it returns nil: nothing.
+	Files  func() Files
+	Audit  *accounts.Audit
+	Now    func() time.Time // default time.Now
+	Logger *slog.Logger
 }
 
 // API serves HTTP requests.
 type API struct {
-	opt  Options
-	log  *slog.Logger
-	mux  *http.ServeMux
-	huma huma.API
+	opt   Options
+	log   *slog.Logger
+	mux   *http.ServeMux
+	huma  huma.API
+	rules map[string]rule
+	auth  *accounts.Authenticator
 }
 
 // New makes an API.
 func New(o Options) *API {
-	a := &API{opt: o, log: o.Logger, mux: http.NewServeMux()}
+	a := &API{opt: o, log: o.Logger, mux: http.NewServeMux(), rules: rules()}
+	if a.opt.Now == nil {
+		a.opt.Now = time.Now
+	}
+	a.auth = accounts.NewAuthenticator(o.Meta, a.opt.Now)
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}
@@ -56,23 +67,38 @@ func New(o Options) *API {
 	cfg.OpenAPIPath, cfg.DocsPath, cfg.SchemasPath = "/api/openapi", "", "/api/schemas"
 	cfg.CreateHooks = nil // no $schema in answers
 	a.huma = humago.New(a.mux, cfg)
+	a.huma.UseMiddleware(a.guard)
 	a.fileSystems()
 	a.exports()
 	a.clusters()
 	a.nodes()
 	a.maintenance()
 	a.groups()
+	a.workspaces()
+	a.accessTokens()
+	a.sessions()
+	a.files()
 	return a
 }
 
-func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.mux.ServeHTTP(w, r) }
+// ServeHTTP answers the operator, who opened the socket of a data directory. Public answers everybody else.
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	rec := &answer{ResponseWriter: w}
+	ctx := context.WithValue(r.Context(), callerKey{}, caller{answer: rec})
+	a.mux.ServeHTTP(rec, r.WithContext(accounts.With(ctx, accounts.Operator())))
+}
 
 // Problem is how every refusal is answered.
 type Problem struct {
 	Status int    `json:"status" doc:"HTTP status"`
 	Kind   string `json:"kind" doc:"What kind of error it is; the same names in every release"`
 	Detail string `json:"detail" doc:"What happened, to what, and what to do next"`
+
+	header http.Header
 }
+
+// GetHeaders are headers of the answer.
+func (p *Problem) GetHeaders() http.Header { return p.header }
 
 func (p *Problem) Error() string             { return p.Detail }
 func (p *Problem) GetStatus() int            { return p.Status }
@@ -80,11 +106,6 @@ func (p *Problem) ContentType(string) string { return "application/problem+json"
 
 // words is what err says without its kind, for a text that goes on and ends with it.
 func words(err error) string { return strings.TrimSuffix(err.Error(), ": "+vfs.KindOf(err).String()) }
-
-func problem(err error) *Problem {
-	k := vfs.KindOf(err)
-	return &Problem{Status: k.HTTPStatus(), Kind: k.String(), Detail: err.Error()}
-}
 
 // handle registers an operation: METHOD and path below prefix, as "GET /filesystems".
 func handle[I, O any](a *API, route, id, summary string, fn func(context.Context, *I) (*O, error)) {
@@ -95,12 +116,9 @@ func handle[I, O any](a *API, route, id, summary string, fn func(context.Context
 		ctx, cancel := context.WithTimeout(ctx, callTimeout)
 		defer cancel()
 		out, err := fn(ctx, in)
+		a.log.Debug("api: answered", "operation", id, "err", err)
 		if err != nil {
-			a.log.Warn("api: refused", "operation", id, "err", err)
 			return nil, problem(err)
-		}
-		if method != http.MethodGet {
-			a.log.Info("api: done", "operation", id)
 		}
 		return out, nil
 	})

@@ -1,12 +1,14 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"net/url"
 	"strconv"
 	"time"
 
+	"github.com/rackfs/rackfs/internal/accounts"
 	"github.com/rackfs/rackfs/internal/filesystem"
 	"github.com/rackfs/rackfs/placement"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
@@ -122,7 +124,11 @@ func (a *API) listFileSystems(ctx context.Context, _ *struct{}) (*fileSystemsOut
 		return nil, err
 	}
 	out := &fileSystemsOutput{Body: FileSystems{FileSystems: []FileSystem{}}}
+	who := accounts.Of(ctx)
 	for _, fs := range list.GetFileSystems() {
+		if !who.Sees(accounts.Place{Workspace: fs.Workspace, FileSystem: fs.Name}) {
+			continue
+		}
 		out.Body.FileSystems = append(out.Body.FileSystems, fileSystemOf(fs, profiles))
 	}
 	return out, nil
@@ -194,6 +200,14 @@ func (a *API) fileSystem(ctx context.Context, fs *metapb.FileSystem) (*fileSyste
 
 func (a *API) createFileSystem(ctx context.Context, in *struct{ Body NewFileSystem }) (*fileSystemOutput, error) {
 	b := &in.Body
+	if err := accounts.Of(ctx).May(accounts.Admin, accounts.Place{Workspace: cmp.Or(b.Workspace, filesystem.DefaultWorkspace)}); err != nil {
+		return nil, err
+	}
+	if b.Kind == filesystem.Group {
+		if err := accounts.Allows(ctx, a.opt.Meta, b.Workspace, accounts.FeatureGroups); err != nil {
+			return nil, err
+		}
+	}
 	fs, err := filesystem.Create(ctx, a.opt.Meta, filesystem.ClusterPools{Meta: a.opt.Meta}, filesystem.Request{
 		Name: b.Name, Workspace: b.Workspace, Kind: b.Kind, Group: b.Group, Profile: b.Profile, Domain: b.Domain,
 		Settings: b.settings(),

@@ -18,7 +18,9 @@ import (
 
 	"github.com/rackfs/rackfs/api"
 	"github.com/rackfs/rackfs/blockstore"
+	"github.com/rackfs/rackfs/internal/accounts"
 	"github.com/rackfs/rackfs/internal/gateway"
+	"github.com/rackfs/rackfs/internal/httpgate"
 	"github.com/rackfs/rackfs/internal/localnode"
 	"github.com/rackfs/rackfs/internal/pki"
 	"github.com/rackfs/rackfs/internal/vfile"
@@ -52,6 +54,10 @@ type Cluster struct {
 	httpLn     net.Listener
 	http       *api.Server
 	admin      *api.Server
+	apiLn      net.Listener
+	gate       *httpgate.Gate
+	audit      *accounts.Audit
+	token      string // of the API, as announced
 
 	localLn   net.Listener      // nil: no local volumes
 	local     *localnode.Server // nil: none
@@ -107,6 +113,11 @@ func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	if err := c.listenLocal(); err != nil {
 		return nil, err
 	}
+	if cfg.APIAddr != "" {
+		if c.apiLn, err = net.Listen("tcp", cfg.APIAddr); err != nil {
+			return nil, vfs.Errorf(vfs.KindInvalid, "listen for the API", "choose another address with --api, or --api '' for none: %w", err)
+		}
+	}
 	if c.dir, err = openDataDir(vfile.OS{}, cfg.DataDir, cfg.shape(), defaultShape); err != nil {
 		return nil, err
 	}
@@ -128,13 +139,9 @@ func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	if c.httpLn != nil {
 		c.http = serveHTTP(c.httpLn, c.reg, c.health, c.status, c.log)
 	}
-	socket, err := api.Listen(c.dir.sub(api.SocketName))
-	if err != nil {
+	if err := c.serveAPI(ctx); err != nil {
 		return nil, err
 	}
-	c.admin = api.Serve(socket, api.Profiles(api.New(api.Options{
-		Meta: c.meta, Cluster: admin{c}, Maintenance: c.Maintenance(), Release: release(), Gateways: func() []string { return []string{c.NFSAddr()} }, Logger: c.log,
-	})), c.log)
 	return c, nil
 }
 
@@ -214,8 +221,8 @@ func (c *Cluster) start(ctx context.Context) error {
 // the rest is as after a crash: nothing acknowledged is lost.
 func (c *Cluster) Close(ctx context.Context) error {
 	var errs []error
-	errs = append(errs, c.http.Close(ctx), c.admin.Close(ctx))
-	for _, ln := range []net.Listener{c.httpLn, c.nfs, c.nfs3} {
+	errs = append(errs, c.http.Close(ctx), c.gate.Close(ctx), c.admin.Close(ctx), c.audit.Close())
+	for _, ln := range []net.Listener{c.httpLn, c.apiLn, c.nfs, c.nfs3} {
 		if ln != nil {
 			ln.Close()
 		}
@@ -357,6 +364,9 @@ func (c *Cluster) status() status {
 			st.Upkeep = &work
 		}
 		s.Stores = append(s.Stores, st)
+	}
+	if c.gate != nil {
+		s.API = &apiStatus{URL: c.APIURL(), TLS: strings.HasPrefix(c.APIURL(), "https:")}
 	}
 	s.Quotas = c.quotas()
 	for _, e := range c.gateway.Exports() {

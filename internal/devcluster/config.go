@@ -34,6 +34,8 @@ type Config struct {
 	NFSAddr  string // host:port; port 0: any
 	NFS3Addr string // of the read-only NFSv3, "" for none
 	HTTPAddr string // "" for none
+	// APIAddr is where the HTTP API is served to the network; "" for nowhere. It is TLS but on loopback, with the certificate and key in files, if they are given.
+	APIAddr, APICert, APIKey string
 
 	LocalListen  string         // host:port of local volumes; "": there are none
 	LocalClients []netip.Prefix // networks of workloads that may mount them besides this machine

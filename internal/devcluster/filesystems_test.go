@@ -2,6 +2,7 @@ package devcluster
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -40,6 +41,12 @@ func TestFileSystems(t *testing.T) {
 		})
 	}
 	empty := c.used()
+	if _, err := admin.CreateFileSystem(ctx, api.NewFileSystem{Name: "images", Workspace: "research"}); vfs.KindOf(err) != vfs.KindNotFound || !strings.Contains(err.Error(), "rackfs workspace create") {
+		t.Errorf("in a workspace that there is not: %v", err)
+	}
+	if _, err := admin.CreateWorkspace(ctx, api.NewWorkspace{Name: "research"}); err != nil {
+		t.Fatal(err)
+	}
 	for _, n := range []api.NewFileSystem{{Name: "scratch"}, {Name: "images", Workspace: "research", FileSystemSettings: api.FileSystemSettings{QuotaBytes: 1 << 20, Allow: []string{"10.1.0.0/16"}, ReadOnly: true}}} {
 		if _, err := admin.CreateFileSystem(ctx, n); err != nil {
 			t.Fatal(err)

@@ -24,6 +24,7 @@ type status struct {
 	Shards   []shardStatus  `json:"shards"`
 	Stores   []storeStatus  `json:"stores"`
 	Exports  []exportStatus `json:"exports"`
+	API      *apiStatus     `json:"api,omitempty"` // of the network
 	NFSState any            `json:"nfs_state"`
 	// Quotas are the limits of the file system (project 0) and its projects, and what they use; null while the metadata does not answer.
 	Quotas []quotaStatus `json:"quotas"`

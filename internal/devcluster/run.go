@@ -7,7 +7,11 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
+	"strings"
 	"time"
+
+	"github.com/rackfs/rackfs/internal/pki"
 )
 
 // Run starts a cluster, tells on out how to mount it, and stops it cleanly
@@ -70,6 +74,15 @@ func (c *Cluster) announce(out io.Writer) {
 	fmt.Fprintf(out, "  may mount  %s\n", describe(c.cfg.allowed()))
 	if c.http != nil {
 		fmt.Fprintf(out, "  status     http://%s/status, /metrics, /healthz\n", c.HTTPAddr())
+	}
+	if c.gate != nil {
+		fmt.Fprintf(out, "  api        %s\n", c.APIURL())
+		if c.token != "" {
+			fmt.Fprintf(out, "  token      %s\n", c.token)
+		}
+		if strings.HasPrefix(c.APIURL(), "https:") && c.cfg.APICert == "" {
+			fmt.Fprintf(out, "  ca         %s (SHA-256 of %s)\n", c.ca.Fingerprint(), filepath.Join(c.dir.sub("pki"), pki.CACertFile))
+		}
 	}
 	fmt.Fprintf(out, "  stop       Ctrl-C, or kill -TERM %d\n", os.Getpid())
 }

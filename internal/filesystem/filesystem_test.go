@@ -379,6 +379,7 @@ func TestRequests(t *testing.T) {
 			t.Errorf("%+v: %v, want %q", r, err, want)
 		}
 	}
+	c.must(0, &metapb.Command{Op: &metapb.Command_PutWorkspace{PutWorkspace: &metapb.PutWorkspace{Workspace: &metapb.Workspace{Name: "w"}}}})
 	fs, err := Create(ctx, c, ClusterPools{c}, Request{Name: "x", Workspace: "w", Settings: Settings{Allow: []string{"10.1.2.3", "10.0.0.9/8", "10.1.2.3"}, QuotaInodes: 5}}, begin)
 	if err != nil || Path(fs) != "/w/x" || !slices.Equal(fs.Allow, []string{"10.0.0.0/8", "10.1.2.3/32"}) {
 		t.Fatalf("%v %v", fs, err)

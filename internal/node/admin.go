@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"net/http"
 	"time"
@@ -9,6 +10,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/rackfs/rackfs/api"
+	"github.com/rackfs/rackfs/internal/accounts"
+	"github.com/rackfs/rackfs/internal/httpgate"
 	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/vfs"
 )
@@ -19,7 +22,36 @@ func serveAdmin(path string, n *Node) (*api.Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return api.Serve(ln, api.Profiles(api.New(api.Options{Meta: n.meta, Cluster: admin{n}, Maintenance: maintenance{n}, Release: n.opt.Release, Logger: n.log})), n.log), nil
+	if n.audit, err = accounts.OpenAudit(n.dir.sub(accounts.AuditName), n.log); err != nil {
+		ln.Close()
+		return nil, vfs.Wrap("audit log", err)
+	}
+	n.api = api.New(api.Options{
+		Meta: n.meta, Cluster: admin{n}, Maintenance: maintenance{n}, Release: n.opt.Release, Files: n.served, Audit: n.audit, Logger: n.log,
+	})
+	return api.Serve(ln, api.Profiles(n.api), n.log), nil
+}
+
+// served are the file systems of the node's gateway, nil while there is none.
+func (n *Node) served() api.Files {
+	if g := n.files.Load(); g != nil {
+		return g
+	}
+	return nil
+}
+
+// serveAPI serves the API to those who have tokens.
+func (n *Node) serveAPI() error {
+	ln := n.listeners[listenAPI]
+	if ln == nil {
+		return nil
+	}
+	conf, err := httpgate.TLS(n.cfg.APIListen, n.cfg.APICert, n.cfg.APIKey, func() (*tls.Config, error) { return n.id.PublicTLS(), nil })
+	if err != nil {
+		return err
+	}
+	n.gate = httpgate.Start(httpgate.Config{Listener: ln, API: n.api, TLS: conf, Logger: n.log})
+	return nil
 }
 
 // admin is what the API asks the node for.

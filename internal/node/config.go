@@ -79,6 +79,9 @@ type Config struct {
 	LocalListen   string
 	LocalClients  []netip.Prefix
 	HTTPListen    string
+	APIListen     string
+	APICert       string
+	APIKey        string
 	GossipListen  string
 	GossipEvery   time.Duration
 	GossipRejoin  time.Duration
@@ -132,6 +135,7 @@ func ParseConfig(raw []byte) (*Config, error) {
 		ReplyCache: r.size("nfs.reply_cache", nfsstate.DefaultReplyCache, nfsstate.MinReplyCache, nfsstate.MaxReplyCache),
 		Lease:      r.duration("nfs.lease", 30*time.Second, time.Second, time.Hour), HTTPListen: r.text("http.listen", "127.0.0.1:7070"),
 		LocalDir: r.text("local.dir", ""), LocalListen: r.text("local.listen", ":2050"),
+		APIListen: r.text("api.listen", ":7443"), APICert: r.text("api.cert", ""), APIKey: r.text("api.key", ""),
 		GossipListen: r.text("gossip.listen", ":7074"), GossipEvery: r.duration("gossip.probe_every", gossip.DefaultProbeEvery, minProbeEvery, time.Minute),
 		GossipRejoin: r.duration("gossip.rejoin_every", gossip.DefaultRejoinEvery, minProbeEvery, time.Hour),
 		ProbeEvery:   r.duration("health.probe_every", nodegroup.DefaultProbeEvery, minProbeEvery, time.Minute),
@@ -309,6 +313,14 @@ func (r *reading) check(c *Config) {
 	default:
 		r.bad("meta.raft_log", "%q: use %s or %s", c.RaftLog, raftmeta.WAL, raftmeta.Bolt)
 	}
+	if (c.APICert == "") != (c.APIKey == "") {
+		r.bad("api", "cert and key belong together: give both files, or none")
+	}
+	for path, v := range map[string]string{"api.cert": c.APICert, "api.key": c.APIKey} {
+		if v != "" && !filepath.IsAbs(v) {
+			r.bad(path, "%q: write an absolute path", v)
+		}
+	}
 	taken := map[string]string{}
 	for _, l := range c.listens() {
 		_, port, err := net.SplitHostPort(l.addr)
@@ -405,6 +417,9 @@ func (c *Config) listens() []listen {
 		out = append(out, listen{"nfs.listen", c.NFSListen, true})
 		if c.NFS3Listen != "" {
 			out = append(out, listen{"nfs.v3_listen", c.NFS3Listen, false})
+		}
+		if c.APIListen != "" {
+			out = append(out, listen{listenAPI, c.APIListen, true})
 		}
 	}
 	if c.Has(RoleLocal) {

@@ -39,6 +39,7 @@ gossip: {listen: "%[4]s:7074"}
 block: {listen: "%[4]s:7073", segment: 1MiB, disks: [%[5]s]}
 http: {listen: "%[4]s:7070"}
 nfs: {listen: "%[4]s:2049"}
+api: {listen: "%[4]s:7443"}
 local: {listen: "%[4]s:2050"%[6]s}
 `, name, dir, strings.Join(roles, ", "), host, map[bool]string{true: dir + "/disk"}[slices.Contains(roles, RoleBlock)], map[bool]string{true: ", dir: " + dir + "/local"}[slices.Contains(roles, RoleLocal)]))
 	if err != nil {

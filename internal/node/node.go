@@ -21,7 +21,9 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/rackfs/rackfs/api"
+	"github.com/rackfs/rackfs/internal/accounts"
 	"github.com/rackfs/rackfs/internal/gateway"
+	"github.com/rackfs/rackfs/internal/httpgate"
 	"github.com/rackfs/rackfs/internal/localnode"
 	"github.com/rackfs/rackfs/internal/pki"
 	"github.com/rackfs/rackfs/internal/provision"
@@ -51,6 +53,7 @@ const (
 	listenNFS     = "nfs.listen"
 	listenNFS3    = "nfs.v3_listen"
 	listenHTTP    = "http.listen"
+	listenAPI     = "api.listen"
 	listenGossip  = "gossip.listen"
 	listenLocal   = "local.listen"
 )
@@ -89,7 +92,11 @@ type Node struct {
 	disks        []*disk
 	blockServer  *wire.Server
 	gateway      *gateway.Gateway
-	localVolumes *localnode.Server // nil: none
+	localVolumes *localnode.Server               // nil: none
+	files        atomic.Pointer[gateway.Gateway] // the gateway, for the API
+	api          *api.API
+	audit        *accounts.Audit
+	gate         *httpgate.Gate
 
 	stop       context.CancelFunc
 	background sync.WaitGroup
@@ -487,6 +494,10 @@ func (n *Node) startGateway(ctx context.Context) error {
 		return err
 	}
 	n.gateway = g
+	n.files.Store(g)
+	if err := n.serveAPI(); err != nil {
+		return err
+	}
 	ln := n.listeners[listenNFS]
 	n.serving.Go(func() {
 		if err := g.Serve(ln); err != nil {
@@ -544,6 +555,7 @@ func (n *Node) Close(ctx context.Context) error {
 	if n.gateway != nil {
 		errs = append(errs, n.gateway.Stop(ctx))
 	}
+	_ = n.gate.Close(ctx)
 	_ = n.http.Close(ctx)
 	_ = n.admin.Close(ctx)
 	n.control.close()
@@ -572,6 +584,7 @@ func (n *Node) Close(ctx context.Context) error {
 	for _, ln := range n.listeners {
 		ln.Close()
 	}
+	errs = append(errs, n.audit.Close())
 	n.dir.close()
 	return errors.Join(errs...)
 }

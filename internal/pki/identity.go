@@ -107,6 +107,14 @@ func (id *Identity) ServerTLS() *tls.Config {
 	return c
 }
 
+// PublicTLS is a configuration for clients that have no certificate. The CA goes with the certificate, for who knows its fingerprint only.
+func (id *Identity) PublicTLS() *tls.Config {
+	c := id.config()
+	c.MinVersion = tls.VersionTLS12
+	c.Certificates[0].Certificate = append(c.Certificates[0].Certificate, id.ca.Raw)
+	return c
+}
+
 // ClientTLS is a configuration that accepts one server: the node of that name.
 func (id *Identity) ClientTLS(node string) *tls.Config {
 	c := id.config()

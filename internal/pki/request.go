@@ -208,6 +208,12 @@ func (h *Holder) ServerTLS() *tls.Config {
 	return c
 }
 
+// PublicTLS is that of the identity.
+func (h *Holder) PublicTLS() *tls.Config {
+	c := h.config()
+	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: c.GetCertificate}
+}
+
 // ClientTLS is that of the identity.
 func (h *Holder) ClientTLS(node string) *tls.Config {
 	c := h.config()

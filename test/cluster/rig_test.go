@@ -124,6 +124,7 @@ meta: {listen: "%[4]s:%[5]d", gc_grace: 10s}
 control: {listen: "%[4]s:%[6]d"}
 gossip: {listen: "%[4]s:7074"}
 http: {listen: "%[9]s"}
+api: {listen: "%[4]s:7443"}
 nfs: {listen: "%[4]s:2049", allow: [%[4]s/8]}
 rack: "%[7]s"
 %[8]s

@@ -29,6 +29,9 @@ func TestFileSystems(t *testing.T) {
 	defer admin.Close()
 	ctx := t.Context()
 	g := n.Boot(t, kclient.Guest{Name: "client", MemoryMiB: 384})
+	if _, err := admin.CreateWorkspace(ctx, api.NewWorkspace{Name: "lab"}); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := admin.CreateFileSystem(ctx, api.NewFileSystem{Name: "scratch", Workspace: "lab", FileSystemSettings: api.FileSystemSettings{QuotaBytes: 1 << 30}}); err != nil {
 		t.Fatal(err)
 	}
