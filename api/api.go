@@ -5,12 +5,14 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"github.com/rackfs/rackfs/internal/accounts"
+	"github.com/rackfs/rackfs/internal/files"
 	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
@@ -51,6 +53,9 @@ type API struct {
 	huma  huma.API
 	rules map[string]rule
 	auth  *accounts.Authenticator
+	// pieces are the uploads that come in pieces.
+	pieces  *files.Uploads
+	newJobs atomic.Pointer[func()] // is told of new ones
 }
 
 // New makes an API.
@@ -60,6 +65,7 @@ func New(o Options) *API {
 		a.opt.Now = time.Now
 	}
 	a.auth = accounts.NewAuthenticator(o.Meta, a.opt.Now)
+	a.pieces = &files.Uploads{Meta: o.Meta, Now: a.opt.Now}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}
@@ -78,8 +84,16 @@ func New(o Options) *API {
 	a.accessTokens()
 	a.sessions()
 	a.files()
+	a.uploads()
+	a.jobs()
 	return a
 }
+
+// OnNewJob has fn called when there is a new job, or one is canceled.
+func (a *API) OnNewJob(fn func()) { a.newJobs.Store(&fn) }
+
+// Uploads are those that come in pieces.
+func (a *API) Uploads() *files.Uploads { return a.pieces }
 
 // ServeHTTP answers the operator, who opened the socket of a data directory. Public answers everybody else.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {

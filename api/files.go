@@ -23,6 +23,8 @@ import (
 type Files interface {
 	// Find is a file system of a name, with its record; nil if it is not served here.
 	Find(workspace, name string) (vfs.FS, *metapb.FileSystem)
+	// FS is Find by id.
+	FS(id uint32) (vfs.FS, *metapb.FileSystem)
 	// Origin is the gateway's at a shard; 0 while it has none.
 	Origin(shard uint16) uint64
 	// Name is the gateway's.
@@ -307,18 +309,22 @@ func (a *API) changeFile(ctx context.Context, in *struct {
 func (a *API) deleteFile(ctx context.Context, in *struct {
 	PathInput
 	Directory bool `query:"directory" doc:"It has to be a directory"`
-}) (*struct{}, error) {
+	Recursive bool `query:"recursive" doc:"A directory with all that is in it: the answer is 202 and the job that does it"`
+}) (*deleteOutput, error) {
 	p, err := files.ParsePath(in.Path)
 	if err != nil {
 		return nil, err
 	}
-	t, _, err := a.tree(ctx, in.Workspace, in.FileSystem, true)
+	t, rec, err := a.tree(ctx, in.Workspace, in.FileSystem, true)
 	if err != nil {
 		return nil, err
+	}
+	if in.Recursive {
+		return a.deleteTree(ctx, t, rec, p)
 	}
 	what := vfs.RemoveAny
 	if in.Directory {
 		what = vfs.RemoveDir
 	}
-	return nil, t.Remove(ctx, p, what)
+	return &deleteOutput{Status: http.StatusNoContent}, t.Remove(ctx, p, what)
 }

@@ -59,5 +59,15 @@ func rules() map[string]rule {
 		"change-file":    atPath(editor),
 		"delete-file":    entryAt(editor, "path"),
 		"upload-file":    entryAt(editor, "path"),
+
+		// Uploads in pieces, whose paths are in metadata or records, and jobs: the handler looks further.
+		"describe-uploads": {open: true},
+		"begin-upload":     seeing(inFileSystem(editor)),
+		"show-upload":      seeing(inFileSystem(editor)),
+		"continue-upload":  seeing(inFileSystem(editor)),
+		"end-upload":       seeing(inFileSystem(editor)),
+		"list-jobs":        anywhere(viewer),
+		"show-job":         anywhere(viewer),
+		"cancel-job":       anywhere(editor),
 	}
 }

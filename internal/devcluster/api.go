@@ -42,14 +42,17 @@ func (c *Cluster) serveAPI(ctx context.Context) (err error) {
 		Files: func() api.Files { return c.gateway }, Audit: c.audit, Logger: c.log,
 	})
 	c.admin = api.Serve(socket, api.Profiles(a), c.log)
+	gate := httpgate.Config{Meta: c.meta, Gateway: c.gateway, API: a, Logger: c.log}
 	if c.apiLn == nil {
+		c.gate = httpgate.Start(gate)
 		return nil
 	}
-	conf, err := httpgate.TLS(c.cfg.APIAddr, c.cfg.APICert, c.cfg.APIKey, c.apiTLS)
+	gate.Listener = c.apiLn
+	gate.TLS, err = httpgate.TLS(c.cfg.APIAddr, c.cfg.APICert, c.cfg.APIKey, c.apiTLS)
 	if err != nil {
 		return err
 	}
-	c.gate = httpgate.Start(httpgate.Config{Listener: c.apiLn, API: a, TLS: conf, Logger: c.log})
+	c.gate = httpgate.Start(gate)
 	c.token, err = c.ownToken(ctx)
 	return err
 }

@@ -365,7 +365,7 @@ func (c *Cluster) status() status {
 		}
 		s.Stores = append(s.Stores, st)
 	}
-	if c.gate != nil {
+	if c.APIURL() != "" {
 		s.API = &apiStatus{URL: c.APIURL(), TLS: strings.HasPrefix(c.APIURL(), "https:")}
 	}
 	s.Quotas = c.quotas()

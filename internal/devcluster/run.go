@@ -75,7 +75,7 @@ func (c *Cluster) announce(out io.Writer) {
 	if c.http != nil {
 		fmt.Fprintf(out, "  status     http://%s/status, /metrics, /healthz\n", c.HTTPAddr())
 	}
-	if c.gate != nil {
+	if c.APIURL() != "" {
 		fmt.Fprintf(out, "  api        %s\n", c.APIURL())
 		if c.token != "" {
 			fmt.Fprintf(out, "  token      %s\n", c.token)

@@ -28,7 +28,7 @@ func about(err error, op string, p Path) error {
 		return nil
 	}
 	var e *vfs.Error
-	if errors.As(err, &e) && e.Text == "" {
+	if errors.As(err, &e) && e.Text == "" && e.Err == nil {
 		return vfs.Errorf(e.Kind, op, "%s", p.Shown())
 	}
 	return vfs.Errorf(vfs.KindOf(err), op, "%s: %w", p.Shown(), err)

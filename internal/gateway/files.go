@@ -31,6 +31,14 @@ func (s *fileSet) find(is func(*metapb.FileSystem) bool) (vfs.FS, *metapb.FileSy
 	return nil, nil
 }
 
+// FileSystems are the records of those that this gateway serves.
+func (g *Gateway) FileSystems() (out []*metapb.FileSystem) {
+	for _, sv := range g.files.volumes() {
+		out = append(out, sv.rec)
+	}
+	return out
+}
+
 // Origin is the gateway's origin at a shard, 0 while it has none.
 func (g *Gateway) Origin(shard uint16) uint64 {
 	if m := g.members.all[shard]; m != nil {

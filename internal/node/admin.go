@@ -40,17 +40,20 @@ func (n *Node) served() api.Files {
 	return nil
 }
 
-// serveAPI serves the API to those who have tokens.
+// serveAPI serves the API to those who have tokens, and does what of it goes on in the background.
 func (n *Node) serveAPI() error {
+	gate := httpgate.Config{Meta: n.meta, Gateway: n.gateway, API: n.api, Logger: n.log}
 	ln := n.listeners[listenAPI]
 	if ln == nil {
+		n.gate = httpgate.Start(gate)
 		return nil
 	}
 	conf, err := httpgate.TLS(n.cfg.APIListen, n.cfg.APICert, n.cfg.APIKey, func() (*tls.Config, error) { return n.id.PublicTLS(), nil })
 	if err != nil {
 		return err
 	}
-	n.gate = httpgate.Start(httpgate.Config{Listener: ln, API: n.api, TLS: conf, Logger: n.log})
+	gate.Listener, gate.TLS = ln, conf
+	n.gate = httpgate.Start(gate)
 	return nil
 }
 

@@ -552,10 +552,10 @@ func (n *Node) Close(ctx context.Context) error {
 	if n.localVolumes != nil {
 		errs = append(errs, n.localVolumes.Stop(ctx))
 	}
+	errs = append(errs, n.gate.Close(ctx))
 	if n.gateway != nil {
 		errs = append(errs, n.gateway.Stop(ctx))
 	}
-	_ = n.gate.Close(ctx)
 	_ = n.http.Close(ctx)
 	_ = n.admin.Close(ctx)
 	n.control.close()

@@ -1,0 +1,16 @@
+// Package jobs runs work that outlives who asked for it, and the gateway that does it.
+//
+// A job is a record of shard 0 (metapb.Job): what is to be done, for whom, how far it is. A Runner, one in each gateway, looks for jobs once a second. It takes
+// those that are queued, and those whose runner has ended, which shard 0 knows by its origin (TakeJob): a job has one runner at a time. It runs what is registered for the
+// job's kind, and writes progress and checkpoint down every two seconds, each time naming the version that it knows, so a runner that
+// was succeeded writes nothing any more and stops.
+//
+// # Kinds
+//
+// A Kind is told a Job and does it, from the checkpoint on, if there is one: after a crash a part of what came after the last checkpoint may have been done, so steps are
+// such that they can be done twice. Its context ends with the cause Canceled if somebody cancels the job, or else because the gateway stops, or the job is
+// another's by now; then the job stays as it is, for the next runner. An error that may pass (vfs.Kind.Retryable) makes the runner begin again
+// after a while, a few times. Any other is the end of the job.
+//
+// Specs and checkpoints are the kind's own encoding. They are read by whoever may see the job, so they hold no secrets.
+package jobs
