@@ -71,8 +71,8 @@ func CreateToken(ctx context.Context, meta Meta, by *Principal, n NewToken, now 
 	if n.Role == NoRole {
 		return "", nil, vfs.Errorf(vfs.KindInvalid, op, "a token has a role: viewer, editor or admin")
 	}
-	if n.Name == "" || len(n.Name) > 63 {
-		return "", nil, vfs.Errorf(vfs.KindInvalid, op, "a token has a name of 1 to 63 characters, by which people know it")
+	if n.Name == "" || len(n.Name) > 63 || strings.ContainsAny(n.Name, "/\x00") {
+		return "", nil, vfs.Errorf(vfs.KindInvalid, op, "name %.80q: a token has a name of 1 to 63 characters without '/', by which people know it", n.Name)
 	}
 	if !n.Expires.IsZero() && !n.Expires.After(now) {
 		return "", nil, vfs.Errorf(vfs.KindInvalid, op, "it would have expired already, at %s", n.Expires.Format(time.RFC3339))

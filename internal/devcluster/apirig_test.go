@@ -39,7 +39,7 @@ func (c *Cluster) user(t *testing.T, token string) *user {
 // as is a user with a new token.
 func (c *Cluster) as(t *testing.T, role accounts.Role, scopes ...string) *user {
 	t.Helper()
-	n := accounts.NewToken{Name: role.String() + " of " + strings.Join(scopes, "+"), Role: role}
+	n := accounts.NewToken{Name: role.String() + " of " + strings.ReplaceAll(strings.Join(scopes, "+"), "/", "."), Role: role}
 	for _, s := range scopes {
 		p, err := accounts.ParsePlace(s)
 		if err != nil {
