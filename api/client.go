@@ -20,8 +20,9 @@ const maxAnswer = 64 << 20
 
 // Client calls an API. It is safe for concurrent use.
 type Client struct {
-	http *http.Client
-	base string
+	http  *http.Client
+	base  string
+	token string // "" by the socket
 }
 
 // Dial is a client of the API that is served on the unix socket path; nothing is connected yet.
@@ -57,13 +58,9 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	resp, err := c.http.Do(req)
+	resp, err := c.do(req)
 	if err != nil {
-		var own *vfs.Error
-		if errors.As(err, &own) {
-			return own
-		}
-		return vfs.Errorf(vfs.KindUnavailable, "", "%w", err)
+		return err
 	}
 	defer resp.Body.Close()
 	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
@@ -73,13 +70,29 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 	if resp.StatusCode/100 != 2 {
 		return refusal(resp.StatusCode, raw)
 	}
-	if out == nil {
+	if out == nil || resp.StatusCode == http.StatusNoContent {
 		return nil
 	}
 	if err := json.Unmarshal(raw, out); err != nil {
 		return vfs.Errorf(vfs.KindInvalid, "", "malformed answer: %w", err)
 	}
 	return nil
+}
+
+// do sends a request with the client's token. The answer may be a refusal.
+func (c *Client) do(req *http.Request) (*http.Response, error) {
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	resp, err := c.http.Do(req)
+	if err == nil {
+		return resp, nil
+	}
+	var own *vfs.Error
+	if errors.As(err, &own) {
+		return nil, own
+	}
+	return nil, vfs.Errorf(vfs.KindUnavailable, "", "%w", err)
 }
 
 // refusal is the error that an answer's body holds: a Problem, or what the check against the document found (RFC 9457).

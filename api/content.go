@@ -15,6 +15,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/rackfs/rackfs/internal/accounts"
 	"github.com/rackfs/rackfs/internal/files"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
@@ -45,7 +46,7 @@ func rawParams(route, id string) (out []*huma.Param) {
 		"download-file": {{"path", "Absolute, in the file system; percent-encoded bytes"}, {"inline", "true: a browser may show it, without scripts; else it saves it"}},
 		"archive-files": {{"path", "A directory"}, {"format", "tar.gz (default) or zip"}},
 		"upload-file": {{"path", "Absolute, in the file system; percent-encoded bytes"}, {"parents", "true: directories that are missing are made"},
-			{"mode", "Octal; default: that of the file that is replaced, else 0644"}, {"mtime", "RFC 3339; default: now"}},
+			{"sync", "true: the transfer is one that sends only what differs, which may be switched off in the workspace"}, {"mode", "Octal; default: that of the file that is replaced, else 0644"}, {"mtime", "RFC 3339; default: now"}},
 	}
 	for _, q := range query[id] {
 		out = append(out, &huma.Param{Name: q[0], In: "query", Description: q[1], Required: q[0] == "path", Schema: text})
@@ -277,6 +278,15 @@ func digest(h http.Header) ([]byte, error) {
 	return nil, nil
 }
 
+// maySync refuses a transfer that sends only what differs, if that is switched off.
+func (a *API) maySync(r *http.Request, workspace string) error {
+	sync, err := flag(r, "sync")
+	if err != nil || !sync {
+		return err
+	}
+	return accounts.Allows(r.Context(), a.opt.Meta, workspace, accounts.FeatureSync)
+}
+
 // origin is that of this gateway at a file system's shard.
 func (a *API) origin(rec *metapb.FileSystem) (uint64, error) {
 	served, err := a.served()
@@ -330,6 +340,9 @@ func (a *API) upload(w http.ResponseWriter, r *http.Request) (err error) {
 	}
 	t, rec, err := a.tree(ctx, r.PathValue("workspace"), r.PathValue("filesystem"), true)
 	if err != nil {
+		return err
+	}
+	if err := a.maySync(r, rec.Workspace); err != nil {
 		return err
 	}
 	if put.Origin, err = a.origin(rec); err != nil {

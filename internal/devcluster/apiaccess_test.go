@@ -1,13 +1,17 @@
 package devcluster
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rackfs/rackfs/api"
 	"github.com/rackfs/rackfs/internal/accounts"
@@ -361,4 +365,80 @@ func TestLogin(t *testing.T) {
 		t.Error("it is not said when to try again")
 	}
 	c.user(t, c.Token()).do("GET", "/session", nil).want(t, "with a token that was good before", 200)
+}
+
+// A client on another machine trusts the gateway by the fingerprint of the cluster's CA.
+func TestClientOverTLS(t *testing.T) {
+	cfg := apiConfig(t)
+	cfg.APIAddr = "0.0.0.0:0"
+	c := startQuick(t, cfg)
+	defer c.mustStop(t)
+	ctx := t.Context()
+	_, port, err := net.SplitHostPort(c.apiLn.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := "https://127.0.0.1:" + port
+	dial := func(e api.Endpoint) *api.Client {
+		t.Helper()
+		k, err := api.Connect(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(k.Close)
+		return k
+	}
+	for what, e := range map[string]api.Endpoint{"no trust": {URL: address, Token: c.Token()}, "another CA": {URL: address, Token: c.Token(), CA: strings.Repeat("0", 64)}} {
+		if _, err := dial(e).WhoAmI(ctx); err == nil || strings.Contains(err.Error(), c.Token()) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	for _, url := range []string{"http://192.0.2.1:7443", "ftp://x", "127.0.0.1", "https://u:p@x"} {
+		if _, err := api.Connect(api.Endpoint{URL: url}); err == nil {
+			t.Errorf("%s is connected to", url)
+		}
+	}
+	k := dial(api.Endpoint{URL: address, Token: c.Token(), CA: c.ca.Fingerprint()})
+	if w, err := k.WhoAmI(ctx); err != nil || w.Name != "dev" || w.Role != "admin" {
+		t.Fatalf("%+v %v", w, err)
+	}
+	tree := k.Tree("", "default")
+	data := noise(5, 2<<20+1)
+	sum := sha256.Sum256(data)
+	if _, err := tree.Upload(ctx, "/a/b", bytes.NewReader(data), api.Put{Length: int64(len(data)), Digest: sum[:], Parents: true, Mode: "0600", Mtime: time.Unix(1e9, 5)}); err != nil {
+		t.Fatal(err)
+	}
+	f, err := tree.Stat(ctx, "/a/b")
+	if err != nil || f.Size != uint64(len(data)) || !f.Mtime.Equal(time.Unix(1e9, 5)) || f.Mode != "0600" {
+		t.Fatalf("%+v %v", f, err)
+	}
+	in, err := tree.Download(ctx, "/a/b", 1<<20, f.ETag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(in); err != nil || !bytes.Equal(b, data[1<<20:]) || in.Size != f.Size {
+		t.Errorf("%d bytes of %d, %v", len(b), in.Size, err)
+	}
+	in.Close()
+	if _, err := tree.Rename(ctx, "/a/b", "/a/c", true); err != nil {
+		t.Error(err)
+	}
+	if _, err := tree.Download(ctx, "/a/c", 0, `"1-1"`); vfs.KindOf(err) != vfs.KindChanged {
+		t.Errorf("another ETag: %v", err)
+	}
+	if l, err := tree.List(ctx, "/a", "", 0); err != nil || len(l.Files) != 1 || l.Files[0].Name != "c" {
+		t.Errorf("%+v %v", l, err)
+	}
+	if j, err := tree.DeleteAll(ctx, "/a/c"); err != nil || j != nil {
+		t.Errorf("%+v %v", j, err)
+	}
+	if j, err := tree.DeleteAll(ctx, "/a"); err != nil || j == nil || j.Kind != api.JobDelete {
+		t.Errorf("%+v %v", j, err)
+	}
+	if _, err := k.ChangeWorkspace(ctx, "default", api.WorkspaceChange{Features: map[string]bool{"rsync": false}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tree.Upload(ctx, "/x", nil, api.Put{Sync: true}); vfs.KindOf(err) != vfs.KindPerm || !strings.Contains(err.Error(), "rsync is switched off") {
+		t.Errorf("a feature that is off: %v", err)
+	}
 }
