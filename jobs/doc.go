@@ -8,7 +8,7 @@
 // # Kinds
 //
 // A Kind is told a Job and does it, from the checkpoint on, if there is one: after a crash a part of what came after the last checkpoint may have been done, so steps are
-// such that they can be done twice. Its context ends with the cause Canceled if somebody cancels the job, or else because the gateway stops, or the job is
+// such that they can be done twice. Its context ends with the cause ErrCanceled if somebody cancels the job, or else because the gateway stops, or the job is
 // another's by now; then the job stays as it is, for the next runner. An error that may pass (vfs.Kind.Retryable) makes the runner begin again
 // after a while, a few times. Any other is the end of the job.
 //

@@ -12,8 +12,8 @@ import (
 	"github.com/rackfs/rackfs/vfs"
 )
 
-// Canceled is the cause of the end of the context of a job that was canceled.
-var Canceled = errors.New("the job was canceled")
+// ErrCanceled is the cause of the end of the context of a job that was canceled.
+var ErrCanceled = errors.New("the job was canceled")
 
 // errLost is the cause when the job is another runner's by now.
 var errLost = errors.New("another gateway has the job")
@@ -241,7 +241,7 @@ func (j *Job) heard(rec *metapb.Job) {
 	case !mine:
 		j.end(errLost)
 	case rec.Cancel:
-		j.end(Canceled)
+		j.end(ErrCanceled)
 	}
 }
 
@@ -293,7 +293,7 @@ func (j *Job) do(ctx context.Context) {
 	id, kind := j.rec.Id, j.r.o.Kinds[j.rec.Kind]
 	log := j.r.o.Logger.With("job", id, "kind", j.rec.Kind)
 	if j.rec.Cancel {
-		j.end(Canceled)
+		j.end(ErrCanceled)
 	}
 	saved := make(chan struct{})
 	sctx, stop := context.WithCancel(ctx)
@@ -306,7 +306,7 @@ func (j *Job) do(ctx context.Context) {
 	<-saved
 	state, text := metapb.JobState_JOB_DONE, ""
 	switch cause := context.Cause(ctx); {
-	case errors.Is(cause, Canceled) && err != nil:
+	case errors.Is(cause, ErrCanceled) && err != nil:
 		state = metapb.JobState_JOB_CANCELED
 	case cause != nil && err != nil:
 		if !errors.Is(cause, errLost) { // so that who goes on knows how far this came
@@ -338,7 +338,7 @@ func (j *Job) conclude(ctx context.Context, log *slog.Logger, edit func(*metapb.
 			return
 		}
 		log.Warn("jobs: the end of a job cannot be written down; it is tried again", "err", err)
-		if !sleep(ctx, pause) && !errors.Is(context.Cause(ctx), Canceled) {
+		if !sleep(ctx, pause) && !errors.Is(context.Cause(ctx), ErrCanceled) {
 			return
 		}
 		pause = min(2*pause, retryMax)

@@ -243,7 +243,6 @@ func (s *staged) publish(ctx context.Context, p Put) (*Node, error) {
 			c.UID, c.GID = &old.UID, &old.GID
 		}
 	}
-	attr := vfs.Attr{Ino: s.ino}
 	for _, set := range []vfs.SetAttr{{UID: c.UID, GID: c.GID}, (&Change{Mode: c.Mode, Mtime: c.Mtime}).set()} {
 		if set.Empty() {
 			continue
@@ -261,7 +260,8 @@ func (s *staged) publish(ctx context.Context, p Put) (*Node, error) {
 	} else if _, _, err := t.FS.Rename(ctx, &t.Cred, s.dir, s.name, d.Attr.Ino, name); err != nil {
 		return nil, about(err, op, p.Path)
 	}
-	if attr, err = t.FS.GetAttr(ctx, s.ino); err != nil {
+	attr, err := t.FS.GetAttr(ctx, s.ino)
+	if err != nil {
 		return nil, about(err, op, p.Path) // replaced by somebody else already
 	}
 	return &Node{Path: p.Path, Name: name, Dir: d.Attr.Ino, Attr: attr}, nil

@@ -1,0 +1,125 @@
+package accounts
+
+import (
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestCovers(t *testing.T) {
+	for _, x := range []struct {
+		scope, at string
+		covers    bool
+	}{
+		{"a", "a", true}, {"a", "a/x", true}, {"a", "a/x:/p", true}, {"a", "b", false}, {"a", "ab/x", false},
+		{"a/x", "a", false}, {"a/x", "a/x", true}, {"a/x", "a/x:/p/q", true}, {"a/x", "a/xy", false},
+		{"a/x:/p", "a/x", false}, {"a/x:/p", "a/x:/p", true}, {"a/x:/p", "a/x:/p/q", true}, {"a/x:/p", "a/x:/pq", false}, {"a/x:/p", "a/x:/", false}, {"a/x:/p", "a/y:/p", false},
+	} {
+		s, err := ParsePlace(x.scope)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at, err := ParsePlace(x.at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.Covers(at) != x.covers || s.Spec() != x.scope {
+			t.Errorf("%s covers %s: %v; spec %s", x.scope, x.at, !x.covers, s.Spec())
+		}
+		if !(Place{}).Covers(at) || at.Covers(Place{}) {
+			t.Errorf("the whole cluster and %s", x.at)
+		}
+	}
+	for _, s := range []string{"", "/x", "a/x/y", "a:/p", "a/x:p", "a/x:"} {
+		if p, err := ParsePlace(s); err == nil {
+			t.Errorf("%q is %v", s, p)
+		}
+	}
+}
+
+// Attempts run out by address, come back slowly, and what is remembered of them is bounded.
+func TestLimiter(t *testing.T) {
+	var l limiter
+	now := time.Unix(1000, 0)
+	a, b := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("2001:db8::1")
+	for i := range failBurst {
+		if w := l.wait(a, now); w != 0 {
+			t.Fatalf("attempt %d waits %v", i, w)
+		}
+		l.failed(a, now)
+	}
+	if w := l.wait(a, now); w != failEvery {
+		t.Errorf("the next one waits %v", w)
+	}
+	if l.wait(netip.MustParseAddr("::ffff:10.0.0.1"), now) == 0 || l.wait(b, now) != 0 {
+		t.Error("the same address otherwise written, or another one")
+	}
+	if w := l.wait(a, now.Add(failEvery)); w != 0 {
+		t.Errorf("later it waits %v", w)
+	}
+	for range failBurst {
+		l.failed(b, now)
+	}
+	if l.wait(netip.MustParseAddr("2001:db8::2"), now) == 0 || l.wait(netip.MustParseAddr("2001:db8:0:1::1"), now) != 0 {
+		t.Error("networks of IPv6")
+	}
+	for i := range 3 * maxFailing {
+		l.failed(netip.AddrFrom4([4]byte{11, byte(i >> 16), byte(i >> 8), byte(i)}), now)
+	}
+	if len(l.by) != maxFailing || l.order.Len() != maxFailing {
+		t.Errorf("%d addresses are remembered", len(l.by))
+	}
+	var r recent
+	for i := range 3 * maxRecent {
+		r.add(fmt.Sprint(i))
+	}
+	if len(r.by) != maxRecent || r.order.Len() != maxRecent || r.has("0") || !r.has(fmt.Sprint(3*maxRecent-1)) {
+		t.Errorf("%d tokens are remembered", len(r.by))
+	}
+}
+
+func TestHash(t *testing.T) {
+	good := secretPrefix + strings.Repeat("A", 43)
+	if len(hashOf(good)) != 32 {
+		t.Error("a token has no hash")
+	}
+	for _, s := range []string{"", "rackfs_", strings.Repeat("A", 43), good + "A", good[:len(good)-1], good[:len(good)-1] + "/", "RACKFS_" + strings.Repeat("A", 43)} {
+		if hashOf(s) != nil {
+			t.Errorf("%q has one", s)
+		}
+	}
+}
+
+// The audit log is lines of JSON that are appended.
+func TestAudit(t *testing.T) {
+	path := filepath.Join(t.TempDir(), AuditName)
+	for i := range 2 {
+		a, err := OpenAudit(path, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.Note(Event{Who: "w", Did: fmt.Sprint("d", i), To: "a\nb", Outcome: "ok"})
+		if err := a.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(string(raw)), "\n")
+	var e Event
+	if len(lines) != 2 || json.Unmarshal([]byte(lines[1]), &e) != nil || e.Did != "d1" || e.To != "a\nb" {
+		t.Errorf("%q", lines)
+	}
+	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("%v %v", st.Mode(), err)
+	}
+	(*Audit)(nil).Note(Event{})
+}
