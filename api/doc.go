@@ -6,8 +6,15 @@
 //
 // # Who may call
 //
-// The API is served on a unix socket in the data directory of each meta node and of `rackfs dev` (Listen). The directory is its owner's
-// alone, so whoever can open the socket is an administrator. It has no tokens and is not served on the network.
+// The API is served on a unix socket in the data directory of each meta node and of `rackfs dev` (Listen, ServeHTTP). The directory is its owner's
+// alone, so whoever can open the socket is the operator and may do everything. Gateways serve it to the network too (Public), to those who have a token: in a
+// header, or, for browsers, in a cookie. Every operation goes through guard, which asks its rule (rules.go): what role it needs, at what place. Operations that have no
+// rule are the operator's. Handlers find who calls with accounts.Of.
+//
+// # Files
+//
+// Paths are in the query, as percent-encoded bytes, so that every name can be said. Content is streamed: files.go has what answers JSON, content.go what streams, uploads.go the
+// tus protocol. What takes long is a job (jobs.go).
 //
 // # Errors
 //
