@@ -51,7 +51,10 @@ func (t *Tree) Write(ctx context.Context, r io.Reader, p Put) (*Node, error) {
 		return nil, about(err, op, p.Path)
 	}
 	defer s.close()
-	h := sha256.New()
+	var h hash.Hash
+	if p.Digest != nil {
+		h = sha256.New()
+	}
 	n, err := s.fill(ctx, r, 0, p.Length, h)
 	switch {
 	case err != nil:
