@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/rackfs/rackfs/blockstore/segment"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 )
 
@@ -17,25 +18,35 @@ func (g *group) names(store uint32) bool {
 	return g != nil && slices.ContainsFunc(g.pg.Slots, func(s *metapb.Slot) bool { return s.Store == store || s.Previous == store })
 }
 
-// notice remembers the groups that this store has left from one map to the next. old is nil before the first.
+// sameSlot reports whether every slot that a store has in o, or had before a move, is still so in g.
+func (g *group) sameSlot(o *group, store uint32) bool {
+	if g == nil || len(g.pg.Slots) != len(o.pg.Slots) {
+		return false
+	}
+	for i, was := range o.pg.Slots {
+		if is := g.pg.Slots[i]; (was.Store == store || was.Previous == store) && is.Store != store && is.Previous != store {
+			return false
+		}
+	}
+	return true
+}
+
+// notice remembers the groups of which this store has left a slot from one map to the next. It may have another one in it, or get one. old is nil
+// before the first.
 func (k *Keeper) notice(old, m *clusterMap) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if old != nil {
-		for id, g := range old.groups {
-			if g.names(k.o.ID) {
-				k.left[id] = struct{}{}
-			}
-		}
+	if old == nil {
+		return
 	}
-	for id := range k.left {
-		if m.groups[id].names(k.o.ID) {
-			delete(k.left, id)
+	for id, g := range old.groups {
+		if g.names(k.o.ID) && !m.groups[id].sameSlot(g, k.o.ID) {
+			k.left[id] = struct{}{}
 		}
 	}
 }
 
-// collectLeft empties the groups that this store has left and that are whole without it. What it cannot delete yet is tried again.
+// collectLeft empties the slots that this store has left in groups that are whole. What it cannot delete yet is tried again.
 func (k *Keeper) collectLeft(ctx context.Context) (c Collected, err error) {
 	k.mu.Lock()
 	ids := slices.Sorted(maps.Keys(k.left))
@@ -55,15 +66,36 @@ func (k *Keeper) collectLeft(ctx context.Context) (c Collected, err error) {
 		if err != nil {
 			return c, err
 		}
-		rest, _, err := k.o.Store.List(ctx, id, nil, 1)
+		rest, err := k.astray(ctx, id)
 		if err != nil {
 			return c, err
 		}
-		if answered == nil && len(rest) == 0 {
+		if answered == nil && !rest {
 			k.mu.Lock()
 			delete(k.left, id)
 			k.mu.Unlock()
 		}
 	}
 	return c, nil
+}
+
+// astray reports whether the store still has shards of a group that do not belong here, by the newest map.
+func (k *Keeper) astray(ctx context.Context, id uint32) (bool, error) {
+	m := k.clusterMap()
+	for after := (*segment.Key)(nil); ; {
+		entries, more, err := k.o.Store.List(ctx, id, after, collectPage)
+		if err != nil || len(entries) == 0 {
+			return false, err
+		}
+		for i := range entries {
+			if needed, strange := m.belongs(entries[i].Key, k.o.ID); !needed || strange {
+				return true, nil
+			}
+		}
+		if !more {
+			return false, nil
+		}
+		last := entries[len(entries)-1].Key
+		after = &last
+	}
 }

@@ -87,3 +87,46 @@ func TestLeftGroupIsEmptied(t *testing.T) {
 	}
 	r.readAll()
 }
+
+// A store that left a slot of a group and got another one in it is emptied of the first, and keeps the second.
+func TestLeftSlotIsEmptied(t *testing.T) {
+	r := newRig(t, rigOptions{stores: 7, k: 4, m: 2, pgs: 1})
+	var all []*file
+	for range 5 {
+		all = append(all, r.write(200<<10))
+	}
+	g := newClusterMap(r.cluster()).groups[1]
+	spare := uint32(1)
+	for g.slotOf(spare) >= 0 {
+		spare++
+	}
+	from := r.nodes[g.pg.Slots[0].Store-1]
+	move := func(slot int, to uint32) {
+		t.Helper()
+		r.change(func(pg *metapb.PlacementGroup) bool {
+			pg.Epoch++
+			pg.Slots[slot] = &metapb.Slot{Store: to, Previous: pg.Slots[slot].Store, Filling: true}
+			return true
+		})
+		if _, err := from.keeper.refresh(r.ctx); err != nil {
+			t.Fatal(err)
+		}
+		r.nodes[to-1].heal()
+		if _, err := from.keeper.refresh(r.ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	move(0, spare)
+	move(1, from.id)
+	c, err := from.keeper.collectLeft(r.ctx)
+	if err != nil || c.Moved != uint64(len(all)) {
+		t.Fatalf("collected %+v, %v; of %d blocks it has a shard that is elsewhere", c, err, len(all))
+	}
+	if c, err = from.keeper.collectLeft(r.ctx); err != nil || c.Listed != 0 {
+		t.Fatalf("looked at %+v, %v: it is done", c, err)
+	}
+	for _, f := range all {
+		r.whole(f)
+	}
+	r.readAll()
+}
