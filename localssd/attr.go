@@ -122,11 +122,8 @@ func (fs *FS) SetAttr(_ context.Context, c *vfs.Cred, ino vfs.Ino, s vfs.SetAttr
 	if s.Btime != nil {
 		return vfs.Attr{}, vfs.Errorf(vfs.KindNotSupported, op, "the birth time of a file on a local disk cannot be set")
 	}
-	if n.verifier != nil {
-		if err := fs.mark(n.fd, nil); err != nil {
-			return vfs.Attr{}, vfs.Wrap(op, err)
-		}
-		n.verifier = nil
+	if err := fs.unverify(n); err != nil {
+		return vfs.Attr{}, vfs.Wrap(op, err)
 	}
 	if err := fs.apply(c, n, &s, op); err != nil {
 		return vfs.Attr{}, err
@@ -135,6 +132,18 @@ func (fs *FS) SetAttr(_ context.Context, c *vfs.Cred, ino vfs.Ino, s vfs.SetAttr
 		return vfs.Attr{}, err
 	}
 	return fs.attr(n, op)
+}
+
+// unverify forgets the verifier of the exclusive create that made n: its attributes are set. n.names is held.
+func (fs *FS) unverify(n *node) error {
+	if n.verifier == nil {
+		return nil
+	}
+	if err := fs.mark(n.fd, nil); err != nil {
+		return err
+	}
+	n.verifier = nil
+	return nil
 }
 
 // apply sets what was allowed, in the order in which one does not undo the other, as c.

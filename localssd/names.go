@@ -300,7 +300,10 @@ func (fs *FS) createOld(c *vfs.Cred, d *node, before *vfs.Attr, name string, a *
 	}
 	n.names.Lock()
 	defer n.names.Unlock()
-	if err = fs.apply(c, n, &vfs.SetAttr{Size: a.Attr.Size}, op); err == nil {
+	if err = fs.unverify(n); err == nil {
+		err = fs.apply(c, n, &vfs.SetAttr{Size: a.Attr.Size}, op)
+	}
+	if err == nil {
 		err = fs.sync(n, op)
 	}
 	if err == nil {
