@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -30,13 +31,45 @@ func TestMountFrom(t *testing.T) {
 		{fs(nil), "a", true, "", "write NAME:/DIRECTORY"},
 		{fs(nil), "", true, "", "write NAME:/DIRECTORY"},
 		{fs(local), "/", true, "", ""},
-		{fs(local), "/a", true, "", "one volume on each node of group gpu, and is mounted whole"},
-		{fs(func(fs *api.FileSystem) { fs.Servers = nil }), "", false, "", "no gateway exports images"},
+		{fs(local), "/a", true, "", "is of kind local, which is mounted whole"},
 		{fs(func(fs *api.FileSystem) { fs.State = "deleted" }), "", false, "", "is deleted and is not exported"},
 	} {
 		got, err := mountFrom(x.fs, x.from, x.found)
 		if x.refused == "" && (err != nil || got != x.want) || x.refused != "" && (err == nil || !strings.Contains(err.Error(), x.refused)) {
 			t.Errorf("%s %q: %q, %v, want %q, %q", x.fs.Kind, x.from, got, err, x.want, x.refused)
+		}
+	}
+}
+
+// Of a file system of the cluster all gateways are there to choose from, of kind local only the machine's own volume.
+func TestServers(t *testing.T) {
+	own := []netip.Addr{netip.MustParseAddr("10.0.0.2")}
+	local := func(nodes ...string) api.FileSystem {
+		fs := api.FileSystem{Name: "scratch", Kind: "local", Group: "gpu"}
+		for i, address := range nodes {
+			fs.Nodes = append(fs.Nodes, api.LocalVolume{Node: "n" + string(rune('1'+i)), Address: address})
+		}
+		return fs
+	}
+	gateways := []api.Gateway{{Address: "10.0.0.1:2049", Near: "rack"}, {Address: "10.0.0.2:2049", Near: "zone"}}
+	for _, x := range []struct {
+		fs            api.FileSystem
+		want, refused string
+	}{
+		{api.FileSystem{Name: "images", Kind: "shared", Servers: gateways}, "10.0.0.1:2049 rack, 10.0.0.2:2049 zone", ""},
+		{api.FileSystem{Name: "images", Kind: "shared"}, "", "no gateway exports images: the shared part of the cluster"},
+		{api.FileSystem{Name: "images", Kind: "group", Group: "gpu"}, "", "node group gpu has no node with the role gateway"},
+		{local("10.0.0.1:2050", "10.0.0.2:2050"), "10.0.0.2:2050 node", ""},
+		{local("10.0.0.1:2050"), "", "one of n1, and this machine is none of them"},
+		{local(), "", "one of none yet"},
+	} {
+		list, err := servers(x.fs, own)
+		var got []string
+		for _, s := range list {
+			got = append(got, s.Address+" "+s.Near)
+		}
+		if x.refused == "" && (err != nil || strings.Join(got, ", ") != x.want) || x.refused != "" && (err == nil || !strings.Contains(err.Error(), x.refused)) {
+			t.Errorf("%+v: %v, %v, want %q, %q", x.fs, got, err, x.want, x.refused)
 		}
 	}
 }
