@@ -35,6 +35,12 @@ func rules() map[string]rule {
 		"change-filesystem":   inFileSystem(admin),
 		"delete-filesystem":   inFileSystem(admin),
 		"undelete-filesystem": inFileSystem(admin),
+		"list-exports":        inFileSystem(viewer),
+		"create-export":       inFileSystem(admin),
+		"delete-export":       inFileSystem(admin),
+		"list-quotas":         inFileSystem(viewer),
+		"set-quota":           inFileSystem(admin),
+		"find-directory":      inFileSystem(viewer),
 
 		// Accounts.
 		"log-in":           {open: true},

@@ -54,6 +54,8 @@ var needs = map[string]need{
 	"list-filesystems": {accounts.Viewer, anywhere, ""}, "create-filesystem": {accounts.Admin, workspace, `{"name":"","workspace":"a"}`},
 	"show-filesystem": {accounts.Viewer, seesFileSystem, ""}, "change-filesystem": {accounts.Admin, fileSystem, `{}`},
 	"delete-filesystem": {accounts.Admin, fileSystem, ""}, "undelete-filesystem": {accounts.Admin, fileSystem, ""},
+	"list-exports": {accounts.Viewer, fileSystem, ""}, "create-export": {accounts.Admin, fileSystem, "{}"}, "delete-export": {accounts.Admin, fileSystem, ""},
+	"list-quotas": {accounts.Viewer, fileSystem, ""}, "set-quota": {accounts.Admin, fileSystem, "{}"}, "find-directory": {accounts.Viewer, fileSystem, ""},
 
 	"log-in": {0, open, ""}, "log-out": {0, open, ""}, "who-am-i": {accounts.Viewer, anywhere, ""},
 	"list-workspaces": {accounts.Viewer, anywhere, ""}, "show-workspace": {accounts.Viewer, seesWorkspace, ""}, "create-workspace": {accounts.Admin, cluster, `{"name":""}`},

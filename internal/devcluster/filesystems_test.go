@@ -54,6 +54,19 @@ func TestFileSystems(t *testing.T) {
 	}
 	served("/scratch", true)
 	served("/research/images", true)
+	// The networks of a workspace limit who sees its file systems.
+	if _, err := admin.ChangeWorkspace(ctx, "research", api.WorkspaceChange{Networks: &[]string{"192.0.2.0/24"}}); err != nil {
+		t.Fatal(err)
+	}
+	await(t, func() string {
+		if w := c.exported("/research/images").Within; len(w) != 1 || w[0].String() != "192.0.2.0/24" {
+			return fmt.Sprintf("it is for %v", w)
+		}
+		return ""
+	})
+	if w := c.exported("/scratch").Within; len(w) != 0 {
+		t.Errorf("another workspace's is for %v", w)
+	}
 	images := c.exported("/research/images")
 	if len(images.Rules) != 1 || images.Rules[0].Clients.String() != "10.1.0.0/16" || images.Rules[0].Access != export.ReadOnly {
 		t.Errorf("rules of images: %+v", images.Rules)

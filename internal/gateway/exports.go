@@ -29,6 +29,19 @@ func exportsOf(rec *metapb.FileSystem, fs vfs.FS, gateway []export.Rule) []expor
 	return out
 }
 
+// withinOf are the networks of workspaces that have some.
+func withinOf(list []*metapb.Workspace) map[string][]netip.Prefix {
+	out := map[string][]netip.Prefix{}
+	for _, w := range list {
+		for _, n := range w.Networks {
+			if p, err := netip.ParsePrefix(n); err == nil { // the state machine has looked at it
+				out[w.Name] = append(out[w.Name], p)
+			}
+		}
+	}
+	return out
+}
+
 // networks are rules for the networks that are allowed, each like the gateway's first one; none: otherwise.
 func networks(otherwise, gateway []export.Rule, allow []string) []export.Rule {
 	if len(allow) == 0 {

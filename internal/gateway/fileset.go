@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -46,6 +47,7 @@ type fileSet struct {
 
 	mu      sync.Mutex // guards the following
 	all     map[uint32]*served
+	within  map[string][]netip.Prefix // networks of clients, by workspace
 	exports []export.Export
 }
 
@@ -57,7 +59,8 @@ func (s *fileSet) serves(fs *metapb.FileSystem) bool {
 
 // update makes the list the one that is served. Of file systems that are not in it any more the exports go first, then, when calls under way
 // have ended, what was buffered is flushed.
-func (s *fileSet) update(ctx context.Context, list []*metapb.FileSystem) (again bool) {
+func (s *fileSet) update(ctx context.Context, r *metapb.FileSystemsR) (again bool) {
+	list := r.GetFileSystems()
 	s.group = s.g.cfg.Group()
 	wanted := map[uint32]*metapb.FileSystem{}
 	for _, fs := range list {
@@ -69,6 +72,7 @@ func (s *fileSet) update(ctx context.Context, list []*metapb.FileSystem) (again 
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.within = withinOf(r.GetWorkspaces())
 	var ended []*served
 	for id, sv := range s.all {
 		if wanted[id] == nil && sv.volume != nil && !sv.ending {
@@ -144,7 +148,10 @@ func (s *fileSet) publish() {
 	slices.SortFunc(list, func(a, b *served) int { return cmp.Compare(a.rec.Id, b.rec.Id) })
 	var exports []export.Export
 	for _, sv := range list {
-		exports = append(exports, exportsOf(sv.rec, sv.fs, s.g.cfg.Rules)...)
+		for _, e := range exportsOf(sv.rec, sv.fs, s.g.cfg.Rules) {
+			e.Within = s.within[sv.rec.Workspace]
+			exports = append(exports, e)
+		}
 	}
 	s.exports = exports
 	shards := make(map[uint32]uint16, len(s.all))
@@ -196,7 +203,7 @@ func (s *fileSet) refresh(ctx context.Context) error {
 		return nil
 	}
 	s.version = list.GetVersion()
-	if s.update(ctx, list.GetFileSystems()) {
+	if s.update(ctx, list) {
 		s.version = 0
 	}
 	return nil

@@ -175,7 +175,7 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 		return g, vfs.Wrap(op, err)
 	}
 	g.files = &fileSet{g: g, keep: keep, all: map[uint32]*served{}, version: list.GetVersion()}
-	g.files.update(ctx, list.GetFileSystems())
+	g.files.update(ctx, list)
 	folding := &rewrite.Folding{Age: cfg.FoldAge, Volumes: g.files.folded, Logger: cfg.Logger}
 	g.desks = make(map[uint16]*background.Desk)
 	for _, shard := range namespaces {
