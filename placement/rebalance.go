@@ -35,7 +35,6 @@ func (p *planner) rebalance() {
 			}
 		}
 	}
-	r.evenOut()
 	// A change of a new group may make another one possible, so it ends when a whole pass finds none.
 	for r.budget > 0 && r.useful() {
 		if !r.pass() {
