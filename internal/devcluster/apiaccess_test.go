@@ -293,6 +293,13 @@ func TestAccess(t *testing.T) {
 		}
 		refused("dots that are escaped twice", "GET", "/files/a/data?path=/in/%252e%252e/out", 404)
 		refused("two paths", "GET", "/files/a/data/stat?path=/in&path=/out", 200) // the first one counts, for the check and for what is done
+		for _, sub := range []string{"", "/stat", "/content", "/archive"} {       // what one parser sees and another does not
+			for _, q := range []string{"path=/in/x;&path=/out", "path=/in/x%zz&path=/out", "path=/out;&path=/in", "path=/in;path=/out"} {
+				refused(sub+" "+q, "GET", "/files/a/data"+sub+"?"+q, 400)
+			}
+		}
+		refused("upload out by two parsers", "PUT", "/files/a/data/content?path=/in/x;&path=/out/x", 400)
+		refused("move out by two parsers", "POST", "/files/a/data/rename?path=/in/g&to=/in/x;&to=/out/g", 400)
 		for _, l := range []string{"/in/link", "/in/abs"} {
 			refused("list "+l, "GET", at("a/data", "", l), 400)
 			refused("through "+l, "PUT", at("a/data", "/content", l+"/new"), 400)
