@@ -169,6 +169,9 @@ func (u *Uploads) Append(ctx context.Context, t *Tree, rec *metapb.Upload, r io.
 	if err != nil {
 		return rec, about(err, op, Path(rec.Path))
 	}
+	if rec.Done {
+		return rec, nil
+	}
 	defer s.close()
 	sum := sha256.New()
 	if len(rec.DigestState) > 0 {
@@ -183,9 +186,11 @@ func (u *Uploads) Append(ctx context.Context, t *Tree, rec *metapb.Upload, r io.
 		return rec, nil
 	}
 	if rec.Digest != nil && !bytes.Equal(rec.Digest, sum.Sum(nil)) {
-		// No further piece can make it good.
+		// No further piece can make it good. The record goes first: one of all bytes without a file would say that it is at its place.
+		if err := u.remove(work, rec); err != nil {
+			return rec, about(err, op, Path(rec.Path))
+		}
 		s.drop()
-		_ = u.remove(work, rec)
 		return rec, vfs.Errorf(vfs.KindInvalid, op, "%s: its SHA-256 is %x, announced was %x: it was damaged on the way, begin again", Path(rec.Path).Shown(), sum.Sum(nil), rec.Digest)
 	}
 	p := Put{Path: Path(rec.Path), Keep: rec.Exclusive}
@@ -200,7 +205,8 @@ func (u *Uploads) Append(ctx context.Context, t *Tree, rec *metapb.Upload, r io.
 	return rec, vfs.Wrap(op, u.put(work, rec))
 }
 
-// reopen opens the hidden file of an upload, as long as its record says.
+// reopen opens the hidden file of an upload, as long as its record says. If all had come and the file is gone, it was put to its place, and the gateway ended
+// before it noted that: it is noted now, and there is nothing to open.
 func (u *Uploads) reopen(ctx context.Context, t *Tree, rec *metapb.Upload) (*staged, error) {
 	const op = "upload"
 	dir, name := vfs.Ino(rec.Staging), uploadName(rec.Id)
@@ -214,11 +220,9 @@ func (u *Uploads) reopen(ctx context.Context, t *Tree, rec *metapb.Upload) (*sta
 		return &staged{t: t, dir: dir, name: name, ino: r.Attr.Ino, open: true}, nil
 	}
 	if vfs.KindOf(err) == vfs.KindNotFound {
-		if rec.Offset == rec.Length { // it was put to its place, and that was not noted
-			rec.Done = true
-			if err := u.put(ctx, rec); err != nil {
-				return nil, err
-			}
+		if rec.Offset == rec.Length {
+			rec.Done, rec.DigestState = true, nil
+			return nil, u.put(ctx, rec)
 		}
 		return nil, vfs.Errorf(vfs.KindStale, op, "what had come is gone: begin again")
 	}
@@ -285,22 +289,24 @@ func (u *Uploads) receive(ctx context.Context, s *staged, rec *metapb.Upload, r 
 		if failed != nil && (vfs.KindOf(failed) != vfs.KindCanceled || n == 0 || s.commit(ctx) != nil) {
 			break
 		}
-		if n == 0 {
-			continue
+		if n > 0 {
+			rec.Offset += n
+			rec.Expires = stamp(u.Now().Add(UploadLife))
+			state, err := sum.(encoding.BinaryMarshaler).MarshalBinary()
+			if err != nil {
+				return vfs.Errorf(vfs.KindInternal, op, "%w", err)
+			}
+			rec.DigestState = state
 		}
-		rec.Offset += n
-		rec.Expires = stamp(u.Now().Add(UploadLife))
-		state, err := sum.(encoding.BinaryMarshaler).MarshalBinary()
-		if err != nil {
-			return vfs.Errorf(vfs.KindInternal, op, "%w", err)
-		}
-		rec.DigestState = state
 		if check != nil && in.seen == nil {
 			continue // not before its sum is known
 		}
 		if check != nil && !bytes.Equal(check.Hash.Sum(nil), check.Sum) {
 			failed = &vfs.Error{Kind: vfs.KindInvalid, Op: op, Err: ErrSum}
 			break
+		}
+		if rec.Offset == noted.Offset {
+			continue
 		}
 		if err := u.put(ctx, rec); err != nil {
 			return err
@@ -323,13 +329,13 @@ func (u *Uploads) End(ctx context.Context, t *Tree, rec *metapb.Upload) error {
 		return err
 	}
 	defer unlock()
-	if !rec.Done {
-		_, err := t.FS.Remove(ctx, &t.Cred, vfs.Ino(rec.Staging), uploadName(rec.Id), vfs.RemoveFile)
-		if err != nil && vfs.KindOf(err) != vfs.KindNotFound && vfs.KindOf(err) != vfs.KindStale {
-			return err
-		}
+	if err := u.remove(ctx, rec); err != nil {
+		return err
 	}
-	return u.remove(ctx, rec)
+	if !rec.Done { // if this fails, Collect does it
+		_, _ = t.FS.Remove(ctx, &t.Cred, vfs.Ino(rec.Staging), uploadName(rec.Id), vfs.RemoveFile)
+	}
+	return nil
 }
 
 func (u *Uploads) remove(ctx context.Context, rec *metapb.Upload) error {
