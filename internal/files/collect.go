@@ -17,7 +17,31 @@ type QuotaMeta interface {
 	Quotas(ctx context.Context, shard uint16, fs uint32) ([]*metapb.Quota, error)
 }
 
-// Collect removes what uploads that nobody will end have left in the hidden directories of a file system, and ends those that have expired. See the package comment.
+// Expire ends the uploads that have expired, also of file systems that are gone or not served here. Collect removes their files, for they have no record any more.
+func (u *Uploads) Expire(ctx context.Context) (ended int, err error) {
+	records, err := u.all(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for _, r := range records {
+		if u.Now().Before(timeOf(r.Expires)) {
+			continue
+		}
+		unlock, err := u.lock(r.Id)
+		if err != nil {
+			continue // a piece is coming in
+		}
+		err = u.remove(ctx, r)
+		unlock()
+		if err != nil {
+			return ended, err
+		}
+		ended++
+	}
+	return ended, nil
+}
+
+// Collect removes what uploads that nobody will end have left in the hidden directories of a file system. See the package comment.
 func (u *Uploads) Collect(ctx context.Context, fs vfs.FS, rec *metapb.FileSystem, meta QuotaMeta) (removed int, err error) {
 	t := &Tree{FS: fs, Cred: vfs.Root}
 	projects := []uint32{0}
@@ -46,11 +70,6 @@ func (u *Uploads) Collect(ctx context.Context, fs vfs.FS, rec *metapb.FileSystem
 	origins, err := meta.Query(ctx, uint16(rec.Shard), &metapb.Query{Q: &metapb.Query_Origins{Origins: &metapb.OriginsQ{}}})
 	if err != nil {
 		return 0, err
-	}
-	for _, r := range records {
-		if r.Fs == rec.Id && !u.Now().Before(timeOf(r.Expires)) && u.End(ctx, t, r) == nil {
-			removed++
-		}
 	}
 	for _, l := range left {
 		if l.garbage(records, origins.GetOrigins().GetOrigins()) {

@@ -201,3 +201,26 @@ func TestEndOfUpload(t *testing.T) {
 		}
 	})
 }
+
+// Uploads end when they have expired, whatever became of their file systems; not while a piece comes in.
+func TestExpire(t *testing.T) {
+	r := newRig(t)
+	old, busy := r.begin(1, 99, 1, nil), r.begin(2, 1, 1, nil)
+	r.now = r.now.Add(UploadLife / 2)
+	live := r.begin(3, 1, 1, nil)
+	r.now = r.now.Add(UploadLife / 2)
+	unlock, err := r.up.lock(busy.Id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := r.up.Expire(t.Context()); err != nil || n != 1 {
+		t.Errorf("%d ended, %v", n, err)
+	}
+	unlock()
+	if left, err := r.up.all(t.Context()); err != nil || len(left) != 2 || !bytes.Equal(left[0].Id, busy.Id) || !bytes.Equal(left[1].Id, live.Id) {
+		t.Errorf("left: %v %v, ended was to be %x", left, err, old.Id)
+	}
+	if n, err := r.up.Expire(t.Context()); err != nil || n != 1 {
+		t.Errorf("%d ended later, %v", n, err)
+	}
+}

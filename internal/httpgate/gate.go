@@ -118,6 +118,11 @@ func (g *Gate) collect(ctx context.Context) {
 
 // Collect removes what uploads have left, once.
 func (g *Gate) Collect(ctx context.Context) (removed int) {
+	if n, err := g.cfg.API.Uploads().Expire(ctx); err != nil && ctx.Err() == nil && vfs.KindOf(err) != vfs.KindNotSupported {
+		g.cfg.Logger.Warn("uploads that have expired are not ended now; it is tried again", "err", err)
+	} else if n > 0 {
+		g.cfg.Logger.Info("ended uploads that have expired", "uploads", n)
+	}
 	for _, rec := range g.cfg.Gateway.FileSystems() {
 		fs, _ := g.cfg.Gateway.FS(rec.Id)
 		if fs == nil {
