@@ -61,13 +61,14 @@ func (id *identity) as(c *vfs.Cred, keep uint, f func() error) error {
 		return f() // groups mean nothing to root
 	}
 	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	err := id.become(c, keep)
-	if err == nil {
-		err = f()
+	defer func() { // also after a panic of f
+		id.restore() // if it panics, the thread stays locked, and ends with the goroutine
+		runtime.UnlockOSThread()
+	}()
+	if err := id.become(c, keep); err != nil {
+		return err
 	}
-	id.restore()
-	return err
+	return f()
 }
 
 // become gives the thread c's identity. After an error it has parts of it.

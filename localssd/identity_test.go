@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -66,6 +67,20 @@ func TestIdentity(t *testing.T) {
 	}
 	if err := fs.As(users[0], func() error { return unix.EIO }); err != unix.EIO {
 		t.Error(err)
+	}
+	// Not after a panic either, which a server may survive.
+	runtime.LockOSThread() // the status is that of the thread which did it
+	defer runtime.UnlockOSThread()
+	func() {
+		defer func() {
+			if p := recover(); p != "bug" {
+				t.Errorf("panic %v", p)
+			}
+		}()
+		_ = fs.As(users[0], func() error { panic("bug") })
+	}()
+	if got := statusOf("/proc/thread-self/status", "Uid", "Gid", "Groups", "CapEff"); fmt.Sprint(got) != fmt.Sprint(before) {
+		t.Errorf("after a panic %q, want %q", got, before)
 	}
 }
 
