@@ -71,9 +71,12 @@ read:
 				page.EOF = false
 				break read
 			}
-			e, ok := fs.dirent(fd, name, attrs)
-			if !ok {
+			e, err := fs.dirent(fd, name, attrs)
+			if notListed(err) {
 				continue
+			}
+			if err != nil {
+				return vfs.DirPage{}, err
 			}
 			e.Cookie = next
 			page.Entries = append(page.Entries, e)
@@ -94,23 +97,32 @@ func parseDirent(b []byte) (name string, next uint64, rest []byte) {
 	return string(raw), binary.NativeEndian.Uint64(b[8:]), b[size:]
 }
 
-// dirent is the entry of name in the directory fd; not ok if it is gone, or not part of the volume.
-func (fs *FS) dirent(fd int, name string, attrs bool) (vfs.Dirent, bool) {
+// notListed reports whether an entry has an error that leaves it out: it is gone, not part of the volume, or cannot be made part of it now. With any other
+// one the listing fails, for who copies or removes what is listed takes what is left out for not there.
+func notListed(err error) bool {
+	switch vfs.KindOf(err) {
+	case vfs.KindNotFound, vfs.KindStale, vfs.KindAccess, vfs.KindNotSupported, vfs.KindReadOnly, vfs.KindNoSpace:
+		return true
+	}
+	return false
+}
+
+// dirent is the entry of name in the directory fd.
+func (fs *FS) dirent(fd int, name string, attrs bool) (vfs.Dirent, error) {
 	const op = "readdir"
 	ino, err := fs.inoOf(fd, name, op)
 	if err != nil {
-		return vfs.Dirent{}, false
+		return vfs.Dirent{}, err
 	}
-	e := vfs.Dirent{Name: name, Ino: ino}
 	a, err := fs.marking(fd, name, ino, op)
 	if err != nil {
-		return e, false
+		return vfs.Dirent{}, err
 	}
-	e.Type = a.Type
+	e := vfs.Dirent{Name: name, Ino: ino, Type: a.Type}
 	if attrs {
 		e.Attr = &a
 	}
-	return e, true
+	return e, nil
 }
 
 // marking are the attributes of a listed entry, which is marked: its inode number may be used from now on.
