@@ -9,7 +9,7 @@
 //	lock     flock'ed by the process
 //	data/    the root of what is exported
 //
-// It lies on any Linux file system whose handles are known (ext2 to ext4, xfs, btrfs, tmpfs, f2fs), which may hold other things too.
+// It lies on any Linux file system whose handles are known (ext3, ext4, xfs, btrfs, f2fs; tmpfs for tests), which may hold other things too.
 //
 // # Inode numbers and handles
 //

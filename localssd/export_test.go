@@ -13,5 +13,12 @@ func (fs *FS) InoOf(dir int, path string) (vfs.Ino, error) {
 	return fs.codec.ino(&h)
 }
 
+// RootAlias is the number that the root would have if it were not the root.
+func (fs *FS) RootAlias() (vfs.Ino, error) {
+	c := *fs.codec
+	c.root.data = [maxKernelHandle]byte{}
+	return c.ino(&fs.codec.root)
+}
+
 // As runs f as c does things.
 func (fs *FS) As(c *vfs.Cred, f func() error) error { return fs.identity.as(c, 0, f) }

@@ -59,7 +59,7 @@ func openHandle(mountFD int, h *kernelHandle, flags int) (int, error) {
 type layout uint8
 
 const (
-	layoutGeneric layout = iota + 1 // ino32, gen32: ext2 to ext4, f2fs, xfs with small inode numbers
+	layoutGeneric layout = iota + 1 // ino32, gen32: ext3, ext4, f2fs, xfs with small inode numbers
 	layoutShmem                     // gen32, ino lower and upper half: tmpfs
 	layoutXFS                       // ino64, gen32
 	layoutBtrfs                     // object 64, subvolume 64, gen32
@@ -155,5 +155,5 @@ func (c *codec) handle(i vfs.Ino) (h kernelHandle, ok bool) {
 		binary.NativeEndian.PutUint64(d[8:], c.subvolume)
 		binary.NativeEndian.PutUint32(d[16:], gen)
 	}
-	return h, true
+	return h, !h.same(&c.root) // which has another number
 }

@@ -107,6 +107,11 @@ func TestForgedInodes(t *testing.T) {
 	}
 	refused(t, fs, "a file of another volume on the same disk", create(t, other, vfs.RootIno, "f", "theirs"))
 
+	alias, err := fs.RootAlias()
+	if err != nil || alias == vfs.RootIno {
+		t.Fatal(alias, err)
+	}
+	refused(t, fs, "the root by the number that it would have elsewhere", alias)
 	refused(t, fs, "generation 0", mine&^0xffffffff)
 	refused(t, fs, "another generation", mine^1)
 	refused(t, fs, "zero", 0)
