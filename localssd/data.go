@@ -72,7 +72,7 @@ func (fs *FS) Write(_ context.Context, c *vfs.Cred, ino vfs.Ino, off uint64, p [
 	case vfs.FileSync:
 		flags = unix.RWF_SYNC
 	default:
-		f.dirtied()
+		defer f.dirtied() // afterwards, so that no sync that runs beside it takes these bytes for its own
 	}
 	n := 0
 	// As c, for the kernel takes setuid and setgid bits from what others than root write, and knows whose quota may be exceeded.

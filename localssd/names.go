@@ -272,7 +272,10 @@ func (fs *FS) createOld(c *vfs.Cred, d *node, before *vfs.Attr, name string, a *
 		if a.Open != 0 {
 			fs.nodes.opened(n)
 		}
-		if res.Attr, err = fs.attr(n, op); err != nil && a.Open != 0 {
+		if res.Attr, err = fs.attr(n, op); err == nil {
+			err = fs.sync(n, op) // who made it may have died before that
+		}
+		if err != nil && a.Open != 0 {
 			fs.nodes.closed(n)
 		}
 		return res, err
