@@ -18,10 +18,7 @@ var (
 // Allocate implements vfs.Allocator.
 func (fs *FS) Allocate(_ context.Context, c *vfs.Cred, ino vfs.Ino, off, n uint64) error {
 	const op = "allocate"
-	if err := checkRange(off, n, op); err != nil {
-		return err
-	}
-	f, err := fs.getFile(ino, op)
+	f, err := fs.getRange(ino, off, n, op)
 	if err != nil {
 		return err
 	}
@@ -44,10 +41,7 @@ func (fs *FS) Allocate(_ context.Context, c *vfs.Cred, ino vfs.Ino, off, n uint6
 // Deallocate implements vfs.Allocator.
 func (fs *FS) Deallocate(_ context.Context, c *vfs.Cred, ino vfs.Ino, off, n uint64) error {
 	const op = "deallocate"
-	if err := checkRange(off, n, op); err != nil {
-		return err
-	}
-	f, err := fs.getFile(ino, op)
+	f, err := fs.getRange(ino, off, n, op)
 	if err != nil {
 		return err
 	}
@@ -65,11 +59,15 @@ func (fs *FS) Deallocate(_ context.Context, c *vfs.Cred, ino vfs.Ino, off, n uin
 	})
 }
 
-func checkRange(off, n uint64, op string) error {
+// getRange is getFile for n bytes at off, if a file can have those.
+func (fs *FS) getRange(ino vfs.Ino, off, n uint64, op string) (*node, error) {
 	if n == 0 {
-		return vfs.Errorf(vfs.KindInvalid, op, "no bytes")
+		return nil, vfs.Errorf(vfs.KindInvalid, op, "no bytes")
 	}
-	return vfs.CheckEnd(off, n, op)
+	if err := vfs.CheckEnd(off, n, op); err != nil {
+		return nil, err
+	}
+	return fs.getFile(ino, op)
 }
 
 // change does something to the content of a file as c, and makes it durable. What a write would change of the attributes changes, also where the

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/vfs"
 )
 
@@ -116,7 +117,7 @@ func descriptors() int {
 // identify reads or makes VOLUME and data.
 func (fs *FS) identify(dir string, rootMode uint32) error {
 	path := filepath.Join(dir, volumeFile)
-	raw, err := readSmall(path)
+	raw, err := vfile.ReadFile(vfile.OS{}, path, maxVolume)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		if err := os.Mkdir(fs.data, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
@@ -130,7 +131,7 @@ func (fs *FS) identify(dir string, rootMode uint32) error {
 		if err != nil {
 			return vfs.Wrap(opOpen, err)
 		}
-		return writeDurably(path, raw)
+		return vfs.Wrap(opOpen, vfile.WriteFileAtomic(vfile.OS{}, dir, volumeFile, raw))
 	case err != nil:
 		return vfs.Errorf(vfs.KindOf(err), opOpen, "%w", err)
 	}
@@ -143,37 +144,6 @@ func (fs *FS) identify(dir string, rootMode uint32) error {
 	}
 	fs.id = [16]byte(r.ID)
 	return nil
-}
-
-func readSmall(path string) ([]byte, error) {
-	st, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if st.Size() > maxVolume {
-		return nil, vfs.Errorf(vfs.KindCorrupt, opOpen, "%s has %d bytes", path, st.Size())
-	}
-	return os.ReadFile(path)
-}
-
-// writeDurably makes a file that is there whole or not at all.
-func writeDurably(path string, raw []byte) error {
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err == nil {
-		_, err = f.Write(raw)
-		err = errors.Join(err, f.Sync(), f.Close())
-	}
-	if err == nil {
-		err = os.Rename(path+".new", path)
-	}
-	if err != nil {
-		return vfs.Errorf(vfs.KindOf(err), opOpen, "%w", err)
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err == nil {
-		err = errors.Join(d.Sync(), d.Close())
-	}
-	return vfs.Wrap(opOpen, err)
 }
 
 func (fs *FS) openRoot() (err error) {
