@@ -1,6 +1,7 @@
 package stripe
 
 import (
+	"cmp"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -141,7 +142,7 @@ func (r *reader) byCost(shards []int, n int) {
 	for _, i := range shards {
 		costs[i] = r.cost(i, n, usual)
 	}
-	slices.SortStableFunc(shards, func(a, b int) int { return int(min(max(costs[a]-costs[b], -1), 1)) })
+	slices.SortStableFunc(shards, func(a, b int) int { return cmp.Compare(costs[a], costs[b]) })
 }
 
 func (r *reader) cost(shard, n int, usual time.Duration) time.Duration {
@@ -177,7 +178,7 @@ func (r *reader) nearer() {
 	n := first.len()
 	r.byCost(parity, n)
 	usual := r.c.usual(n)
-	for _, p := range parity {
+	for _, p := range parity[:min(len(parity), s.Data)] {
 		// The farthest of those that are left, of equal ones the slowest.
 		worst := -1
 		for i := range r.wants {
@@ -200,8 +201,5 @@ func (r *reader) nearer() {
 		}
 		r.wants[worst].computed = true
 		r.fetch(part{p, first.from, first.to}, nil)
-		if s.Data == 1 {
-			return
-		}
 	}
 }

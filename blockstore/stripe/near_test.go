@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -113,6 +114,17 @@ func TestNearShardsAreRead(t *testing.T) {
 				t.Errorf("%v parts count as rebuilt", n)
 			}
 		})
+	}
+}
+
+// More parity shards are near than the block has data shards.
+func TestOnlyParityIsNear(t *testing.T) {
+	const size = 64 << 10
+	l := newLocated(t, 4, 3, map[int]Distance{4: SameNode, 5: SameNode, 6: SameNode})
+	data := randomBytes(1, size, size)
+	b := l.write(t, 7, data)
+	if got := l.reads(t, b, data, 0, size); got[:4] != "0000" || strings.Count(got, "1") != 2 {
+		t.Errorf("slots were asked %s times, want two of the near ones", got)
 	}
 }
 
