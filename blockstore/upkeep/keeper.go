@@ -130,7 +130,7 @@ type Keeper struct {
 	mu     sync.Mutex           // guards the following
 	marked map[uint32]struct{}  // groups to survey
 	again  map[uint32]again     // groups to survey later
-	left   map[uint32]struct{}  // groups that this store is no member of any more, and has not emptied; see left.go
+	left   map[uint32]struct{}  // groups of which this store has left a slot, and has not emptied it; see left.go
 	silent map[uint16]time.Time // shards that are not asked before then
 	status status               // what StatusJSON shows
 	groups map[uint32]*GroupStatus

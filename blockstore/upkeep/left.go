@@ -7,6 +7,7 @@ import (
 
 	"github.com/rackfs/rackfs/blockstore/segment"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
 )
 
 // A group that this store has left, because its slot moved to another store, is emptied as soon as all slots of the group are filled: the next pass
@@ -58,37 +59,58 @@ func (k *Keeper) collectLeft(ctx context.Context) (c Collected, err error) {
 	k.collecting.Lock()
 	defer k.collecting.Unlock()
 	for _, id := range ids {
-		if g := m.groups[id]; g != nil && slices.ContainsFunc(g.pg.Slots, func(s *metapb.Slot) bool { return s.Filling || s.Previous != 0 }) {
-			continue // what is here may still be needed
+		if g := m.groups[id]; g != nil {
+			if slices.ContainsFunc(g.pg.Slots, func(s *metapb.Slot) bool { return s.Filling || s.Previous != 0 }) {
+				continue // what is here may still be needed
+			}
+			// Nobody else has this store acknowledge the epoch: it is no member. A write or a rebuild of its own under an older one would come
+			// behind what is listed now, and stay.
+			err := k.o.Store.Fence(ctx, []segment.Epoch{{PG: id, Epoch: g.pg.Epoch}})
+			if vfs.KindOf(err) == vfs.KindFenced {
+				continue // the map is old
+			}
+			if err != nil {
+				return c, err
+			}
 		}
 		d, answered, err := k.collectGroup(ctx, id)
 		c.add(d)
 		if err != nil {
 			return c, err
 		}
-		rest, err := k.astray(ctx, id)
+		newest := k.clusterMap()
+		rest, err := k.astray(ctx, newest, id)
 		if err != nil {
 			return c, err
 		}
 		if answered == nil && !rest {
-			k.mu.Lock()
-			delete(k.left, id)
-			k.mu.Unlock()
+			k.emptied(newest, id)
 		}
 	}
 	return c, nil
 }
 
-// astray reports whether the store still has shards of a group that do not belong here, by the newest map.
-func (k *Keeper) astray(ctx context.Context, id uint32) (bool, error) {
-	m := k.clusterMap()
+// emptied forgets that the store left a slot of a group in which, by m, it has nothing any more that is of other slots. A newer map may say that it
+// has left another one since.
+func (k *Keeper) emptied(m *clusterMap, id uint32) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.clusterMap() == m { // else notice was called for the newer one already, perhaps
+		delete(k.left, id)
+	}
+}
+
+// astray reports whether the store has shards of a group that are not of a slot that it has, by m. They may still be needed: another slot is
+// moved again since the group was whole, and they are deleted after that.
+func (k *Keeper) astray(ctx context.Context, m *clusterMap, id uint32) (bool, error) {
+	g := m.groups[id]
 	for after := (*segment.Key)(nil); ; {
 		entries, more, err := k.o.Store.List(ctx, id, after, collectPage)
 		if err != nil || len(entries) == 0 {
 			return false, err
 		}
 		for i := range entries {
-			if needed, strange := m.belongs(entries[i].Key, k.o.ID); !needed || strange {
+			if s := int(entries[i].Key.Shard); g == nil || s >= len(g.pg.Slots) || g.pg.Slots[s].Store != k.o.ID {
 				return true, nil
 			}
 		}
