@@ -25,6 +25,7 @@ var errBroken = errors.New("the store accepts no more writes")
 type compacting struct {
 	running bool
 	urgent  bool         // a write waits for space, or soon will
+	pausing func()       // ends a pause of pace; nil: there is none
 	restore bool         // segments are lost: write again what only they may have told a new index
 	waiters []chan error // of Compact
 	// epochsIn is the incarnation of the segment that has the newest record of all epochs: no segment
@@ -296,12 +297,24 @@ func (s *Store) flushIndex(ctx context.Context) error {
 	return vfs.Errorf(vfs.KindIO, "store.flush", "index: %w", err)
 }
 
-// pace holds compaction to its rate after n bytes that took since start, and to what clients leave: n were read and n written.
+// pace holds compaction to its rate after n bytes that took since start, and to what clients leave: n were read and n written. When a write needs
+// space, which may be at any moment, it does not.
 func (s *Store) pace(ctx context.Context, n int, start time.Time) {
-	if s.o.Budget.WaitN(ctx, 2*n) != nil {
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	s.mu.Lock()
+	if s.compacting.urgent && s.short() {
+		s.mu.Unlock()
 		return
 	}
-	if s.o.CompactBytesPerSecond < 0 {
+	s.compacting.pausing = end
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.compacting.pausing = nil
+	}()
+	if s.o.Budget.WaitN(ctx, 2*n) != nil || s.o.CompactBytesPerSecond < 0 {
 		return
 	}
 	rest := time.Duration(float64(n)/float64(s.o.CompactBytesPerSecond)*float64(time.Second)) - time.Since(start)
@@ -314,4 +327,13 @@ func (s *Store) pace(ctx context.Context, n int, start time.Time) {
 	case <-t.C:
 	case <-ctx.Done():
 	}
+}
+
+// hurryCompactor makes the compactor win space for a write. Called with mu held.
+func (s *Store) hurryCompactor() {
+	s.compacting.urgent = true
+	if s.compacting.pausing != nil {
+		s.compacting.pausing()
+	}
+	s.kickCompactor()
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	pvfs "github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/rackfs/rackfs/blockstore/budget"
 	"github.com/rackfs/rackfs/blockstore/segment"
 	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/vfs"
@@ -460,5 +461,45 @@ func TestReadersOfRecycledSegments(t *testing.T) {
 		t.Fatalf("%d shards marked bad", n)
 	}
 	checkShard(t, s, k)
+	mustClose(t, s)
+}
+
+// Compaction that goes on slowly, beside clients, is in a hurry as soon as a write needs space.
+func TestWritesDoNotWaitForBudget(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	o := memOptions(-1)
+	o.Capacity = 12 * MinSegmentSize
+	o.Budget = budget.New(1) // byte a second
+	s := mustOpen(t, o)
+	for range 3 {
+		keys := fill(t, s)
+		var some []segment.Key
+		for i, k := range keys {
+			if i%3 > 0 {
+				some = append(some, k)
+			}
+		}
+		if _, err := s.Delete(ctx, some); err != nil {
+			t.Fatal(err)
+		}
+		s.kickCompactor()
+		for pausing := false; !pausing; time.Sleep(time.Millisecond) {
+			s.mu.Lock()
+			pausing = s.compacting.pausing != nil
+			s.mu.Unlock()
+			if ctx.Err() != nil {
+				t.Fatal("compaction does not pause: the test shows nothing")
+			}
+		}
+		for _, k := range some[:len(some)/2] {
+			if err := s.Put(ctx, shardPut(k, 1)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := s.Delete(ctx, keys); err != nil {
+			t.Fatal(err)
+		}
+	}
 	mustClose(t, s)
 }

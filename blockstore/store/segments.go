@@ -252,8 +252,7 @@ func (s *Store) preparer() {
 		s.made = make(chan struct{})
 		if vfs.KindOf(err) == vfs.KindNoSpace && s.failed == nil && !s.rebuilding {
 			// The compactor ends the attempt.
-			s.compacting.urgent = true
-			s.kickCompactor()
+			s.hurryCompactor()
 		} else {
 			s.endAttempt(err)
 		}
