@@ -230,10 +230,19 @@ func (s *State) endClient(c *client, eff *Effects) {
 	}
 }
 
+// replaced is the client that ends when c is confirmed: an earlier life of it, nil if there is none. One that is confirmed replaces nobody, also if
+// another one has its owner, see adoptClient.
+func (s *State) replaced(c *client) *client {
+	if c.confirmed {
+		return nil
+	}
+	return s.confirmed[c.owner]
+}
+
 // confirm makes c, whose first session is being created, the client of its
 // owner, in place of an earlier life of it. It must not fail.
 func (s *State) confirm(c *client, eff *Effects) {
-	if old := s.confirmed[c.owner]; old != nil {
+	if old := s.replaced(c); old != nil {
 		s.endClient(old, eff)
 	}
 	delete(s.unconfirmed, c.owner)

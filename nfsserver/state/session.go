@@ -108,7 +108,7 @@ func (s *State) CreateSession(now time.Time, a CreateSessionArgs) (CreateSession
 		return CreateSessionResult{}, s.effects(eff), nfsv4.NFS4ERR_DELAY
 	}
 	c.csLoose = false
-	if old := s.confirmed[c.owner]; old != nil && old != c && old.running > 0 {
+	if old := s.replaced(c); old != nil && old.running > 0 {
 		return CreateSessionResult{}, s.effects(eff), nfsv4.NFS4ERR_DELAY
 	}
 	c.csSequence = a.Sequence

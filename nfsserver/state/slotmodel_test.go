@@ -360,8 +360,8 @@ func (w *slotWorld) other() {
 func TestSlotsModel(t *testing.T) {
 	var freed, grown, replayed, resent, crashes int
 	for seed := range uint64(slotSeeds) {
-		w := &slotWorld{t: t, rng: rand.New(rand.NewPCG(seed, 0)), now: time.Unix(1e9, 0), clients: map[state.ClientID]state.ClientRecord{}, sessions: map[state.SessionID]state.SessionRecord{},
-			outcomes: map[uint32]outcome{}, slots: map[uint32]*clientSlot{}, done: map[int]int{}}
+		w := newSlotWorld(t)
+		w.rng = rand.New(rand.NewPCG(seed, 0))
 		crashes += w.run(seed)
 		freed, grown, replayed, resent = freed+w.freed, grown+w.grown, replayed+w.replayed, resent+w.resent
 		if t.Failed() {
@@ -387,7 +387,6 @@ func (w *slotWorld) run(seed uint64) (crashes int) {
 	}()
 	w.drops = seed%2 == 1
 	w.failing = seed%4 >= 2
-	w.start()
 	w.peer, _ = w.connect("others")
 	w.peerSequence = 1
 	_, w.session = w.connect("client")

@@ -92,7 +92,7 @@ func (s *State) grant(now time.Time, c *client, a *CreateSessionArgs, eff *Effec
 	b, cost := s.budget(), slotBytes+int64(s.cachedResponse(a))
 	for {
 		used := s.st.SlotBytes
-		if old := s.confirmed[c.owner]; old != nil && old != c { // it goes when this one comes
+		if old := s.replaced(c); old != nil { // it goes when this one comes
 			for ss := range old.sessions {
 				used -= ss.reserved
 			}

@@ -1,0 +1,62 @@
+package state_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
+
+	"github.com/rackfs/rackfs/nfsserver/state"
+)
+
+func newSlotWorld(t *testing.T) *slotWorld {
+	w := &slotWorld{t: t, now: time.Unix(1e9, 0), clients: map[state.ClientID]state.ClientRecord{}, sessions: map[state.SessionID]state.SessionRecord{},
+		outcomes: map[uint32]outcome{}, slots: map[uint32]*clientSlot{}, done: map[int]int{}}
+	w.start()
+	return w
+}
+
+func (w *slotWorld) adopt(a state.Adoption) {
+	w.t.Helper()
+	a.Removals = w.s.Removals()
+	if _, again := w.s.Adopt(w.now, a); again {
+		w.t.Fatal("adopt again")
+	}
+}
+
+// Of two clients with one owner, which came from two servers, none takes the place of the other: what both have counts, and one does not wait for the other.
+func TestSlotsOfTwoClientsOfAnOwner(t *testing.T) {
+	w := newSlotWorld(t)
+	for id := range state.ClientID(2) {
+		w.adopt(state.Adoption{ClientState: state.ClientState{Client: state.ClientRecord{Owner: []byte("x"), Principal: "root", ClientID: 50 + id, Sequence: 1, Reclaimed: true}}})
+	}
+	create := func(id state.ClientID, seq uint32) (state.SessionID, state.Status) {
+		made, eff, st := w.s.CreateSession(w.now, state.CreateSessionArgs{ClientID: id, Sequence: seq, Fore: chan4k(64), Principal: "root"})
+		w.must(eff)
+		if n := w.s.Stats().SlotBytes; n > slotLimits.ReplyCache {
+			t.Fatalf("session %d of client %d: %d bytes for slots, of %d", seq, id, n, slotLimits.ReplyCache)
+		}
+		return made.SessionID, st
+	}
+	session, st := create(50, 2)
+	if st != ok {
+		t.Fatal(nfsv4.Nfsstat4_name[st])
+	}
+	res, st := w.s.Sequence(w.now, state.SequenceArgs{SessionID: session, Sequence: 1})
+	if st != ok {
+		t.Fatal(nfsv4.Nfsstat4_name[st])
+	}
+	if _, st = create(51, 2); st != ok {
+		t.Errorf("while the other one has a request in progress: %s", nfsv4.Nfsstat4_name[st])
+	}
+	w.s.Finish(w.now, res.Call, nil)
+	for id, seq := state.ClientID(50), uint32(3); id < 52; seq++ {
+		switch _, st := create(id, seq); st {
+		case ok:
+		case nfsv4.NFS4ERR_DELAY:
+			id, seq = id+1, 2
+		default:
+			t.Fatal(nfsv4.Nfsstat4_name[st])
+		}
+	}
+}
