@@ -60,3 +60,26 @@ func TestSlotsOfTwoClientsOfAnOwner(t *testing.T) {
 		}
 	}
 }
+
+// A record of a session that is stored when the session was ended and removed does not stay.
+func TestSessionThatIsStoredLate(t *testing.T) {
+	w := newSlotWorld(t)
+	_, id := w.connect("client")
+	late, st := w.s.BackchannelCtl(w.now, id, 5)
+	ended, st2 := w.s.DestroySession(w.now, id, nil)
+	if st != ok || st2 != ok {
+		t.Fatal(st, st2)
+	}
+	w.must(ended)
+	w.must(late)
+	if len(w.sessions) != 1 {
+		t.Fatalf("stored: %v", w.sessions)
+	}
+	w.must(w.s.Tick(w.now))
+	if len(w.sessions) != 0 {
+		t.Errorf("left: %v", w.sessions)
+	}
+	if eff := w.s.Tick(w.now); !eff.Empty() {
+		t.Errorf("still to be done: %+v", eff)
+	}
+}

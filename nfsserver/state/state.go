@@ -274,7 +274,11 @@ func (s *State) releasedSlots(g SlotsGone) {
 func (s *State) storedSession(p SessionPut) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if ss := s.sessions[p.Session.ID]; ss != nil && ss.version == p.Session.Version {
+	ss := s.sessions[p.Session.ID]
+	switch {
+	case ss == nil && s.clients[p.Session.Client] != nil: // it has ended, and this may have come after the removal: it is removed again
+		s.unended[p.Session.ID] = p.Session
+	case ss != nil && ss.version == p.Session.Version:
 		ss.unrecorded = false
 		s.settle(ss)
 	}
