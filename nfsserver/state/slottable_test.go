@@ -1,12 +1,14 @@
 package state_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
 
 	"github.com/rackfs/rackfs/nfsserver/state"
+	"github.com/rackfs/rackfs/vfs"
 )
 
 func newSlotWorld(t *testing.T) *slotWorld {
@@ -81,5 +83,38 @@ func TestSessionThatIsStoredLate(t *testing.T) {
 	}
 	if eff := w.s.Tick(w.now); !eff.Empty() {
 		t.Errorf("still to be done: %+v", eff)
+	}
+}
+
+// awayWorld is a store of which a shard is away, and counts closes.
+type awayWorld struct {
+	*slotWorld
+	closed int
+}
+
+func (w *awayWorld) ReleaseSlots(context.Context, state.SlotsGone) error { return errStore }
+func (w *awayWorld) CloseFile(context.Context, state.FileClose)          { w.closed++ }
+
+// What is left of slots that are gone holds up nothing else, and is forgotten later.
+func TestSlotsThatCannotBeReleased(t *testing.T) {
+	w := newSlotWorld(t)
+	w.session = state.SessionID{5}
+	w.outcomes[7] = outcome{seq: 3}
+	w.adopt(state.Adoption{
+		ClientState: state.ClientState{
+			Client:   state.ClientRecord{Owner: []byte("x"), Principal: "root", ClientID: 50, Sequence: 1, Reclaimed: true},
+			Sessions: []state.SessionRecord{{ID: w.session, Client: 50, Sequence: 1, Fore: chan4k(8), Slots: 4}},
+		},
+		Slots: map[state.SessionID][]vfs.SlotSeq{w.session: {{Slot: 7, Seq: 3}}},
+	})
+	w.s.Retry(state.Effects{Close: []state.FileClose{{File: fileA, Flags: vfs.OpenRead}}})
+	away := &awayWorld{slotWorld: w}
+	eff := w.s.Tick(w.now)
+	if err := eff.Apply(context.Background(), away, away); err == nil || away.closed != 1 {
+		t.Errorf("%v, %d files are closed", err, away.closed)
+	}
+	w.must(w.s.Tick(w.now))
+	if len(w.outcomes) != 0 {
+		t.Errorf("left: %v", w.outcomes)
 	}
 }

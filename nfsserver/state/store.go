@@ -113,6 +113,15 @@ func (e *Effects) Apply(ctx context.Context, store StateStore, files Files) erro
 			return each(&e.Ended, "nfs.end session", func(r SessionRecord) error { return sessions.RemoveSession(ctx, r) }, e.state.removedSession)
 		},
 		func() error {
+			return each(&e.Share, "nfs.share", func(f FileShare) error { return files.Share(ctx, f) }, nil)
+		},
+		func() error {
+			return each(&e.Unshare, "nfs.unshare", func(f FileClosing) error { return files.Unshare(ctx, f) }, nil)
+		},
+		func() error {
+			return each(&e.Close, "nfs.close", func(f FileClose) error { files.CloseFile(ctx, f); return nil }, nil)
+		},
+		func() error { // at the end: all shards have to do it, and one that is away does not hold up what the others have to do
 			return each(&e.Slots, "nfs.release slots", func(g SlotsGone) error {
 				err := sessions.ReleaseSlots(ctx, g)
 				if vfs.KindOf(err) == vfs.KindNotSupported {
@@ -123,15 +132,6 @@ func (e *Effects) Apply(ctx context.Context, store StateStore, files Files) erro
 				}
 				return err
 			}, nil)
-		},
-		func() error {
-			return each(&e.Share, "nfs.share", func(f FileShare) error { return files.Share(ctx, f) }, nil)
-		},
-		func() error {
-			return each(&e.Unshare, "nfs.unshare", func(f FileClosing) error { return files.Unshare(ctx, f) }, nil)
-		},
-		func() error {
-			return each(&e.Close, "nfs.close", func(f FileClose) error { files.CloseFile(ctx, f); return nil }, nil)
 		},
 	}
 	for _, step := range steps {
