@@ -99,7 +99,9 @@ func (sh *shard) releaseIdle(ctx context.Context, c *courtesy, cl *Client, pendi
 		}
 	}
 	for _, k := range c.look(unserved, sh.s.opt.Monotonic()) {
-		sh.log.Warn("raftmeta: an NFS client whose gateway ended was not taken over and is ended", "client", k.Client, "courtesy", c.wait)
+		if !k.Reserved { // else nobody misses it: gateways reserve more ids than they need
+			sh.log.Warn("raftmeta: an NFS client whose gateway ended was not taken over and is ended", "client", k.Client, "courtesy", c.wait)
+		}
 		r := sh.proposeOne(ctx, "remove client", &metapb.Command{Op: &metapb.Command_RemoveClient{RemoveClient: &metapb.RemoveClient{Client: k.Client, Origin: k.Origin}}})
 		finish = append(finish, r.GetClients().GetClients()...)
 	}

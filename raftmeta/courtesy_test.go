@@ -2,7 +2,9 @@ package raftmeta
 
 import (
 	"fmt"
+	"log/slog"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -103,21 +105,36 @@ func exists(t *testing.T, cl *Client, ino uint64) bool {
 }
 
 // TestClientsOfDeadGateway lets a gateway with two clients fall silent. Another gateway takes one over, with its session and its unlinked open
-// file; the other one is ended when its courtesy is over, not before, and its file is collected.
+// file; the other one is ended when its courtesy is over, not before, and its file is collected. So is an id that was only reserved, of which nothing is said.
 func TestClientsOfDeadGateway(t *testing.T) {
 	const lease = 800 * time.Hour
 	var clock atomic.Int64 // of all
 	clock.Store(int64(time.Hour))
 	mono := func() time.Duration { return time.Duration(clock.Load()) }
-	c := nfsCluster(t, func(o *Options) { o.Lease, o.Monotonic = lease, mono })
+	var told sync.Map // ids that the log names
+	c := nfsCluster(t, func(o *Options) {
+		o.Lease, o.Monotonic = lease, mono
+		o.Logger = slog.New(onMessage{o.Logger.Handler(), "raftmeta: an NFS client whose gateway ended was not taken over and is ended", func(r slog.Record) {
+			r.Attrs(func(a slog.Attr) bool {
+				if a.Key == "client" {
+					told.Store(a.Value.Uint64(), true)
+				}
+				return true
+			})
+		}})
+	})
 	ctx := testContext(t)
 	a, _ := nfsGateway(t, c, "a", mono)
 	b, alive := nfsGateway(t, c, "b", mono)
-	first, err := a.NewNFSClients(ctx, 2)
+	first, err := a.NewNFSClients(ctx, 3)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ids := []uint64{first, first + 1}
+	ids, reserved := []uint64{first, first + 1}, first+2
+	_, err = a.Apply(ctx, 0, &metapb.Command{Op: &metapb.Command_PutClient{PutClient: &metapb.PutClient{Client: &metapb.ClientRecord{Id: ids[1], Owner: []byte("other host"), Confirmed: true}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	session := []byte("session-00000001")
 	_, err = a.Apply(ctx, 0, &metapb.Command{Op: &metapb.Command_PutSession{PutSession: &metapb.PutSession{
 		Session: &metapb.SessionRecord{Id: session, Client: ids[0], Record: []byte("attrs")}, Client: &metapb.ClientRecord{Owner: []byte("host"), Confirmed: true},
@@ -155,7 +172,7 @@ func TestClientsOfDeadGateway(t *testing.T) {
 		}
 	}
 	gone := func() bool {
-		return !slices.ContainsFunc(idsOf(t, b, "a"), func(id uint64) bool { return id == ids[1] })
+		return !slices.ContainsFunc(idsOf(t, b, "a"), func(id uint64) bool { return id == ids[1] || id == reserved })
 	}
 	var taken []uint64
 	for i := 0; len(taken) == 0; i++ {
@@ -179,6 +196,12 @@ func TestClientsOfDeadGateway(t *testing.T) {
 			t.Fatal("the client does not end")
 		}
 		step()
+	}
+	if _, ok := told.Load(ids[1]); !ok {
+		t.Error("the log does not say that a client was ended")
+	}
+	if _, ok := told.Load(reserved); ok {
+		t.Error("the log says that a client was ended that there never was")
 	}
 	c.eventually("the file to be collected", func() bool { return !exists(t, b, files[1]) })
 	if !exists(t, b, files[0]) {

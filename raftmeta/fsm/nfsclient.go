@@ -312,7 +312,10 @@ func (x *call) removeSession(c *metapb.RemoveSession) (*metapb.Result, error) {
 }
 
 // ClientOrigin is an NFS client and the origin that served it last.
-type ClientOrigin struct{ Client, Origin uint64 }
+type ClientOrigin struct {
+	Client, Origin uint64
+	Reserved       bool // only the id is: no client is recorded under it
+}
 
 // IdleClients lists what a leader of shard 0 has to look after: the clients whose origin has ended, and those in release.
 func IdleClients(v View) (unserved []ClientOrigin, releasing []uint64, err error) {
@@ -336,7 +339,7 @@ func IdleClients(v View) (unserved []ClientOrigin, releasing []uint64, err error
 		case r.State == metapb.ClientState_CLIENT_RELEASING:
 			releasing = append(releasing, tail64(k))
 		case !alive[r.Origin]:
-			unserved = append(unserved, ClientOrigin{tail64(k), r.Origin})
+			unserved = append(unserved, ClientOrigin{tail64(k), r.Origin, len(r.Owner) == 0})
 		}
 		return true
 	})

@@ -343,7 +343,7 @@ func clientsOf(v View, shard uint16) ([]ClientOrigin, error) {
 				return false
 			}
 		}
-		out = append(out, ClientOrigin{tail64(k), r.Origin})
+		out = append(out, ClientOrigin{Client: tail64(k), Origin: r.Origin})
 		return true
 	})
 	if err == nil {
