@@ -371,7 +371,8 @@ func TestSlotsThatTheClientKept(t *testing.T) {
 	b.refused("only once", 14, b.seq[14], 15, nfsv4.NFS4ERR_SEQ_FALSE_RETRY)
 }
 
-// Clients that take what they can and never give anything back have what they were given, and not more than there is; others are served.
+// A client that takes what it can, in as many sessions as it gets, and gives nothing back has what it was given, and all together never have more than
+// there is. Others are served when one of its sessions gives something back, or when its lease is over.
 func TestSlotsOfTheStubborn(t *testing.T) {
 	in, g, c := newSlotted(t)
 	within := func() {
@@ -421,7 +422,7 @@ func TestSlotsOfTheStubborn(t *testing.T) {
 	if n := in.srv.State(); n.SlotsFreed != 0 || n.SlotsAsked < 12 {
 		t.Errorf("%d freed, %d asked back", n.SlotsFreed, n.SlotsAsked)
 	}
-	// One that does makes room for another.
+	// A session that listens makes room for another client.
 	b := all[0]
 	low := b.ask(0, 3, nil).target
 	b.ask(0, 3, nil)
@@ -433,7 +434,7 @@ func TestSlotsOfTheStubborn(t *testing.T) {
 	if _, st := other.bare(2); st != okay {
 		t.Error(nfsv4.Nfsstat4_name[st])
 	}
-	// The stubborn one goes when its lease is over and its memory is needed.
+	// The stubborn client goes when its lease is over and its memory is needed.
 	in.advance(leaseTime + 1)
 	renew(t, other)
 	for seq := uint32(3); in.srv.State().Clients == 2; seq++ {
