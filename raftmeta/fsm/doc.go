@@ -29,13 +29,14 @@
 // never changes; a command that a level does not have is refused by every
 // version alike, with KindNotSupported: a version that knows it treats it as one
 // that never did. level.go lists what each level added, and
-// TestLevel1 holds the digests that level 1 must keep. Level 2 added the queue of dying blocks and
+// TestLevel1 and TestRecorded hold the digests that levels 1 to 4 must keep. Level 2 added the queue of dying blocks and
 // ReapBlocks, ReturnBlocks, RewriteExtents, ChangePGs, ReplaceStore and the version of the cluster map. Level 3 added
 // Touch, PunchHole, Allocate, CloneRange, extended attributes, projects, limits and reservations, the checks of ReplaceStore
 // (levelReplaceChecked), and what
 // NFS clients have: opens, locks, sessions, replies. Level 4 added node groups, reserved racks and pools of groups, and file systems that
 // change by version and end: DeleteNamespace, LimitNamespace, RemoveFileSystem. Level 5 added workspaces, access tokens, jobs, uploads and hidden
-// directories.
+// directories, options of exports, what nodes say of local volumes, one zone for each rack, the end of groups (RetireGroup), clones as a whole
+// and the release of slots.
 //
 // A command first passes the exactly-once check (see metapb.Identity), from level 3 on a second one if it belongs to an NFS
 // client's call (metapb.Call), then

@@ -5,7 +5,7 @@ import (
 	"github.com/rackfs/rackfs/vfs"
 )
 
-// Level is the newest feature level this version implements. Level 5 adds what accounts, options of exports and local volumes need.
+// Level is the newest feature level this version implements.
 const Level = 5
 
 // levelCollect is the level that added what collection, rewriting of extents and changes of placement groups need:
@@ -18,7 +18,7 @@ const levelPOSIX = 3
 // levelCluster is the level that added what a cluster of many nodes, groups and file systems needs.
 const levelCluster = 4
 
-// levelService is the level that added what accounts, options of exports, local volumes and jobs need.
+// levelService is the level that added what accounts, jobs, options of exports, local volumes, the end of groups, and slots that come and go need.
 const levelService = 5
 
 // levelOf is the level that added a command.
