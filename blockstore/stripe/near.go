@@ -54,7 +54,7 @@ type pulls struct {
 // pull is what is known of fetches from one target.
 type pull struct {
 	pending int
-	mean    [2]time.Duration // smoothed, of those that were answered, by class of length as Client.latency
+	mean    [2]time.Duration // smoothed, by class of length as Client.latency
 	at      [2]time.Time     // of the last one
 }
 
@@ -85,16 +85,33 @@ func (l *pulls) end(t placement.Target, n int, took time.Duration, answered bool
 		return // forgotten meanwhile
 	}
 	p.pending = max(p.pending-1, 0)
-	if !answered {
-		return
+	if answered {
+		p.took(classOf(n), took)
 	}
-	c, now := classOf(n), time.Now()
-	if p.mean[c] == 0 || now.Sub(p.at[c]) > forgetPull {
-		p.mean[c] = took
+}
+
+// slower counts a fetch of n bytes that was given up, for others were faster: it would have taken longer. Else who hangs would be asked first again
+// and again.
+func (l *pulls) slower(t placement.Target, n int, than time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if p, c := l.m[t], classOf(n); p != nil && (than > p.mean[c] || !p.fresh(c)) {
+		p.took(c, than)
+	}
+}
+
+// fresh reports whether the time that fetches of a class took counts.
+func (p *pull) fresh(class int) bool {
+	return p.mean[class] > 0 && time.Since(p.at[class]) <= forgetPull
+}
+
+func (p *pull) took(class int, d time.Duration) {
+	if p.fresh(class) {
+		p.mean[class] += (d - p.mean[class]) / 8
 	} else {
-		p.mean[c] += (took - p.mean[c]) / 8
+		p.mean[class] = d
 	}
-	p.at[c] = now
+	p.at[class] = time.Now()
 }
 
 // retain forgets the targets that known denies.
@@ -116,7 +133,7 @@ func (l *pulls) cost(t placement.Target, d Distance, n int, usual time.Duration)
 	one, pending := usual, 0
 	if p := l.m[t]; p != nil {
 		pending = p.pending
-		if c := classOf(n); p.mean[c] > 0 && time.Since(p.at[c]) <= forgetPull {
+		if c := classOf(n); p.fresh(c) {
 			one = p.mean[c]
 		}
 	}

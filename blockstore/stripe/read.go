@@ -290,7 +290,11 @@ func (r *reader) askTarget(ctx context.Context, t placement.Target, pt part, int
 		r.c.pulls.begin(t)
 		began := time.Now()
 		reply, err = caller.Call(ctx, blockstore.OpGet, req.Append(meta[:0]), nil, into)
-		r.c.pulls.end(t, len(into), time.Since(began), err == nil)
+		took := time.Since(began)
+		r.c.pulls.end(t, len(into), took, err == nil)
+		if err != nil && ctx.Err() != nil && took > r.c.usual(len(into)) {
+			r.c.pulls.slower(t, len(into), took)
+		}
 		if err == nil {
 			defer reply.Release()
 			if len(reply.Payload) != len(into) {
