@@ -146,6 +146,9 @@ func TestKernelClientDrains(t *testing.T) {
 	rand.Shuffle(len(blocks), func(i, j int) { blocks[i], blocks[j] = blocks[j], blocks[i] })
 	by := c.all[0]
 	drained, rest := blocks[0], blocks[1:]
+	// Groups have two slots in each rack, so all have both nodes that stay in the rack of the one that goes, and new blocks need both.
+	i := slices.IndexFunc(rest, func(m *machine) bool { return rackOf(m) != rackOf(drained) })
+	rest[0], rest[i] = rest[i], rest[0]
 	w.during(drained.name+" drained", n, func() {
 		by.must("node", "drain", drained.name)
 		by.await(drained.name+" is drained", func() (bool, string) {
