@@ -63,6 +63,11 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 		return err
 	}
 	defer resp.Body.Close()
+	return answered(resp, out)
+}
+
+// answered reads the JSON of an answer into out, unless that is nil, or its refusal.
+func answered(resp *http.Response, out any) error {
 	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
 		return vfs.Errorf(vfs.KindUnavailable, "", "%w", err)

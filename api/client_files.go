@@ -134,21 +134,6 @@ func (t *Tree) Upload(ctx context.Context, path string, r io.Reader, p Put) (out
 	return out, answered(resp, &out)
 }
 
-// answered reads the JSON of an answer, or its refusal.
-func answered(resp *http.Response, out any) error {
-	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	if err != nil {
-		return vfs.Errorf(vfs.KindUnavailable, "", "%w", err)
-	}
-	if resp.StatusCode/100 != 2 {
-		return refusal(resp.StatusCode, raw)
-	}
-	if err := json.Unmarshal(raw, out); err != nil {
-		return vfs.Errorf(vfs.KindInvalid, "", "malformed answer: %w", err)
-	}
-	return nil
-}
-
 // Content is a file, or its rest, that is being downloaded; the caller closes it. A read ends with an error, not io.EOF, if the file does not come whole.
 type Content struct {
 	io.ReadCloser
@@ -187,5 +172,8 @@ func (t *Tree) Download(ctx context.Context, path string, off uint64, etag strin
 		return nil, vfs.Errorf(vfs.KindInvalid, "", "malformed answer: Content-Range %q", resp.Header.Get("Content-Range"))
 	}
 	defer resp.Body.Close()
-	return nil, answered(resp, nil)
+	if err := answered(resp, nil); err != nil {
+		return nil, err
+	}
+	return nil, vfs.Errorf(vfs.KindInvalid, "", "malformed answer: its status is %s", resp.Status)
 }

@@ -49,9 +49,12 @@ func Deletion(served Files) jobs.Kind {
 		if err := json.Unmarshal(rec.Spec, &spec); err != nil {
 			return vfs.Errorf(vfs.KindCorrupt, "job", "its spec: %w", err)
 		}
-		fs, _ := served.FS(rec.Fs)
+		fs, now := served.FS(rec.Fs)
 		if fs == nil {
 			return vfs.Errorf(vfs.KindUnavailable, "job", "file system %s is not served here now", rec.FileSystem)
+		}
+		if err := writable(now); err != nil { // by now
+			return err
 		}
 		t := &files.Tree{FS: fs, Cred: vfs.Cred{UID: rec.Uid, GID: rec.Gid}}
 		before := j.Progress()

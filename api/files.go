@@ -103,7 +103,6 @@ func nodeOutputOf(n *files.Node, err error) (*fileOutput, error) {
 
 // tree is a file system for who calls; write refuses one that is only to be read.
 func (a *API) tree(ctx context.Context, workspace, name string, write bool) (*files.Tree, *metapb.FileSystem, error) {
-	const op = "files"
 	served, err := a.served()
 	if err != nil {
 		return nil, nil, err
@@ -112,10 +111,29 @@ func (a *API) tree(ctx context.Context, workspace, name string, write bool) (*fi
 	if fs == nil {
 		return nil, nil, a.unserved(ctx, workspace, name)
 	}
-	if write && rec.ReadOnly {
-		return nil, nil, vfs.Errorf(vfs.KindReadOnly, op, "file system %s may only be read: `rackfs fs set` changes that", name)
+	if write {
+		if err := writable(rec); err != nil {
+			return nil, nil, err
+		}
 	}
 	return &files.Tree{FS: fs, Cred: accounts.Of(ctx).Cred()}, rec, nil
+}
+
+// at is tree, with the path in it that is named.
+func (a *API) at(ctx context.Context, in *PathInput, write bool) (*files.Tree, *metapb.FileSystem, files.Path, error) {
+	p, err := files.ParsePath(in.Path)
+	if err != nil {
+		return nil, nil, "", err
+	}
+	t, rec, err := a.tree(ctx, in.Workspace, in.FileSystem, write)
+	return t, rec, p, err
+}
+
+func writable(rec *metapb.FileSystem) error {
+	if rec.ReadOnly {
+		return vfs.Errorf(vfs.KindReadOnly, "files", "file system %s may only be read: `rackfs fs set` changes that", rec.Name)
+	}
+	return nil
 }
 
 func (a *API) served() (Files, error) {
@@ -184,11 +202,7 @@ func (a *API) listFiles(ctx context.Context, in *struct {
 	After string `query:"after" doc:"What next of the page before was"`
 	Limit int    `query:"limit" default:"1000" minimum:"1" maximum:"10000"`
 }) (*struct{ Body FileList }, error) {
-	p, err := files.ParsePath(in.Path)
-	if err != nil {
-		return nil, err
-	}
-	t, _, err := a.tree(ctx, in.Workspace, in.FileSystem, false)
+	t, _, p, err := a.at(ctx, &in.PathInput, false)
 	if err != nil {
 		return nil, err
 	}
@@ -216,11 +230,7 @@ func (a *API) listFiles(ctx context.Context, in *struct {
 }
 
 func (a *API) statFile(ctx context.Context, in *PathInput) (*fileOutput, error) {
-	p, err := files.ParsePath(in.Path)
-	if err != nil {
-		return nil, err
-	}
-	t, _, err := a.tree(ctx, in.Workspace, in.FileSystem, false)
+	t, _, p, err := a.at(ctx, in, false)
 	if err != nil {
 		return nil, err
 	}
@@ -236,15 +246,11 @@ func (a *API) makeDirectory(ctx context.Context, in *struct {
 	Parents bool   `query:"parents" doc:"Make those above it that are missing too; that it is there is no error"`
 	Mode    string `query:"mode" default:"0755" pattern:"^[0-7]{1,5}$" doc:"Octal"`
 }) (*fileOutput, error) {
-	p, err := files.ParsePath(in.Path)
-	if err != nil {
-		return nil, err
-	}
 	mode, err := parseMode(in.Mode)
 	if err != nil {
 		return nil, err
 	}
-	t, _, err := a.tree(ctx, in.Workspace, in.FileSystem, true)
+	t, _, p, err := a.at(ctx, &in.PathInput, true)
 	if err != nil {
 		return nil, err
 	}
@@ -264,15 +270,11 @@ func (a *API) renameFile(ctx context.Context, in *struct {
 	To   string `query:"to" required:"true" doc:"The new path, in the same file system"`
 	Keep bool   `query:"keep" doc:"It is an error if there is something at the new path"`
 }) (*fileOutput, error) {
-	from, err := files.ParsePath(in.Path)
-	if err != nil {
-		return nil, err
-	}
 	to, err := files.ParsePath(in.To)
 	if err != nil {
 		return nil, err
 	}
-	t, _, err := a.tree(ctx, in.Workspace, in.FileSystem, true)
+	t, _, from, err := a.at(ctx, &in.PathInput, true)
 	if err != nil {
 		return nil, err
 	}
@@ -286,10 +288,6 @@ func (a *API) changeFile(ctx context.Context, in *struct {
 	PathInput
 	Body FileChange
 }) (*fileOutput, error) {
-	p, err := files.ParsePath(in.Path)
-	if err != nil {
-		return nil, err
-	}
 	c := files.Change{UID: in.Body.UID, GID: in.Body.GID}
 	if in.Body.Mode != nil {
 		m, err := parseMode(*in.Body.Mode)
@@ -299,7 +297,7 @@ func (a *API) changeFile(ctx context.Context, in *struct {
 		c.Mode = &m
 	}
 	set(&c.Mtime, in.Body.Mtime)
-	t, _, err := a.tree(ctx, in.Workspace, in.FileSystem, true)
+	t, _, p, err := a.at(ctx, &in.PathInput, true)
 	if err != nil {
 		return nil, err
 	}
@@ -311,11 +309,7 @@ func (a *API) deleteFile(ctx context.Context, in *struct {
 	Directory bool `query:"directory" doc:"It has to be a directory"`
 	Recursive bool `query:"recursive" doc:"A directory with all that is in it: the answer is 202 and the job that does it"`
 }) (*deleteOutput, error) {
-	p, err := files.ParsePath(in.Path)
-	if err != nil {
-		return nil, err
-	}
-	t, rec, err := a.tree(ctx, in.Workspace, in.FileSystem, true)
+	t, rec, p, err := a.at(ctx, &in.PathInput, true)
 	if err != nil {
 		return nil, err
 	}

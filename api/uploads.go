@@ -197,6 +197,15 @@ func (a *API) findUpload(ctx context.Context, r *http.Request) (*metapb.Upload, 
 	return up, who.May(accounts.Editor, accounts.Place{Workspace: up.Workspace, FileSystem: up.FileSystem, Path: string(dir)})
 }
 
+// treeOf is the file system of an upload: that which it was begun in, not another one that got its name.
+func (a *API) treeOf(ctx context.Context, up *metapb.Upload) (*files.Tree, error) {
+	t, rec, err := a.tree(ctx, up.Workspace, up.FileSystem, true)
+	if err == nil && rec.Id != up.Fs {
+		return nil, vfs.Errorf(vfs.KindStale, "upload", "the file system %s that it was begun in has ended, and another one has its name: begin again", up.FileSystem)
+	}
+	return t, err
+}
+
 func (a *API) tusHead(w http.ResponseWriter, r *http.Request) error {
 	up, err := a.findUpload(r.Context(), r)
 	if err != nil {
@@ -231,7 +240,7 @@ func (a *API) tusPatch(w http.ResponseWriter, r *http.Request) error {
 		tusState(w.Header(), up)
 		return &statusError{http.StatusConflict, vfs.Errorf(vfs.KindChanged, op, "Upload-Offset %d: %d bytes have come", off, up.Offset)}
 	}
-	t, _, err := a.tree(ctx, up.Workspace, up.FileSystem, true)
+	t, err := a.treeOf(ctx, up)
 	if err != nil {
 		return err
 	}
@@ -275,7 +284,7 @@ func (a *API) tusDelete(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	t, _, err := a.tree(ctx, up.Workspace, up.FileSystem, true)
+	t, err := a.treeOf(ctx, up)
 	if err != nil {
 		return err
 	}

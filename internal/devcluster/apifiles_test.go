@@ -13,13 +13,18 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/rackfs/rackfs/api"
+	"github.com/rackfs/rackfs/internal/gateway"
+	"github.com/rackfs/rackfs/jobs"
 	"github.com/rackfs/rackfs/raftmeta"
+	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 )
 
@@ -356,6 +361,15 @@ func TestResumedUploads(t *testing.T) {
 	// What a crash has left: files of an origin that has ended and of no upload go, those of this gateway and of uploads stay.
 	live := create("/live", 10)
 	u.tus("PATCH", live, bytes.NewReader(data[:5]), "Upload-Offset", "0").want(t, "a piece", 204)
+	other := api.New(api.Options{Meta: c.meta, Files: func() api.Files { return successor{c.gateway} }})
+	req := httptest.NewRequest("PATCH", "/api/v1"+live, strings.NewReader("later"))
+	for k, v := range map[string]string{"Tus-Resumable": "1.0.0", "Content-Type": "application/offset+octet-stream", "Upload-Offset": "5", "Authorization": "Bearer " + c.Token()} {
+		req.Header.Set(k, v)
+	}
+	w := httptest.NewRecorder()
+	if other.Public(nil).ServeHTTP(w, req); w.Code != 410 || !strings.Contains(w.Body.String(), "another one has its name") {
+		t.Errorf("a piece for the successor of its file system: %d %s", w.Code, w.Body)
+	}
 	origin := c.gateway.Origin(namespaceShard)
 	mine := fmt.Sprintf("p-%x-1", origin)
 	for _, name := range []string{fmt.Sprintf("p-%x-1", origin+1000), "u-" + strings.Repeat("ab", 16), mine, "later"} {
@@ -371,6 +385,16 @@ func TestResumedUploads(t *testing.T) {
 	if want := []string{"later", mine, "u-" + live[strings.LastIndexByte(live, '/')+1:]}; !slices.Equal(left, want) {
 		t.Errorf("left: %q, want %q", left, want)
 	}
+}
+
+// successor serves another file system under each name.
+type successor struct{ *gateway.Gateway }
+
+func (s successor) Find(workspace, name string) (vfs.FS, *metapb.FileSystem) {
+	fs, rec := s.Gateway.Find(workspace, name)
+	rec = rec.CloneVT()
+	rec.Id++
+	return fs, rec
 }
 
 // A directory is removed by a job, with what is in it, and what may not be removed is told.
@@ -409,4 +433,32 @@ func TestRecursiveDelete(t *testing.T) {
 	u.do("GET", "/jobs", nil).want(t, "history", 200, `"done"`)
 	u.do("POST", fmt.Sprintf("/jobs/%d/cancel", j.ID), nil).want(t, "one that is over", 200, `"done"`)
 	u.do("DELETE", at("default/default", "", "/", "recursive", "true"), nil).want(t, "the root", 409)
+
+	// Since it was queued the file system may only be read.
+	u.do("POST", at("default/default", "/directory", "/kept/d", "parents", "true"), nil).want(t, "mkdir", 200)
+	d, err := c.fs().Lookup(t.Context(), &vfs.Root, vfs.RootIno, "kept")
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.do("PATCH", "/filesystems/default/default", strings.NewReader(`{"read_only":true}`), "Content-Type", "application/json").want(t, "set", 200)
+	await(t, func() string {
+		if _, rec := c.gateway.FS(defaultFS); !rec.ReadOnly {
+			return "the gateway has not heard of it"
+		}
+		return ""
+	})
+	late, err := jobs.Create(t.Context(), c.meta, &metapb.Job{Kind: api.JobDelete, Fs: defaultFS, Path: []byte("/kept"), Spec: fmt.Appendf(nil, `{"inode":%d}`, d.Ino)}, c.now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	await(t, func() string {
+		j, err := jobs.Find(t.Context(), c.meta, late.Id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if j.State != metapb.JobState_JOB_FAILED || !strings.Contains(j.Error, "may only be read") {
+			return j.String()
+		}
+		return ""
+	})
 }
