@@ -29,6 +29,11 @@ func (c *Client) Lookup(ctx context.Context, dir FH, name string) (FH, attr.Attr
 	return c.handleAndAttr(ctx, NewCompound().PutFH(dir).Lookup(name), nfsv4.OP_PUTFH, nfsv4.OP_LOOKUP)
 }
 
+// LookupParent finds the directory that dir is in.
+func (c *Client) LookupParent(ctx context.Context, dir FH) (FH, attr.Attr, error) {
+	return c.handleAndAttr(ctx, NewCompound().PutFH(dir).LookupP(), nfsv4.OP_PUTFH, nfsv4.OP_LOOKUPP)
+}
+
 // handleAndAttr sends cp, whose operations so far have no results, and returns
 // what its current handle is then.
 func (c *Client) handleAndAttr(ctx context.Context, cp *Compound, ops ...nfsv4.NfsOpnum4) (FH, attr.Attr, error) {

@@ -234,11 +234,7 @@ func (s *Server) groups(ctx context.Context, call *wire.Call) error {
 }
 
 func (s *Server) delete(ctx context.Context, call *wire.Call) error {
-	var r blockstore.DiskRequest
-	if err := r.Decode(call.Meta); err != nil {
-		return err
-	}
-	st, err := s.store(r.Disk)
+	_, st, err := s.disk(call)
 	if err != nil {
 		return err
 	}
@@ -250,11 +246,7 @@ func (s *Server) delete(ctx context.Context, call *wire.Call) error {
 }
 
 func (s *Server) fence(ctx context.Context, call *wire.Call) error {
-	var r blockstore.DiskRequest
-	if err := r.Decode(call.Meta); err != nil {
-		return err
-	}
-	st, err := s.store(r.Disk)
+	r, st, err := s.disk(call)
 	if err != nil {
 		return err
 	}
@@ -267,12 +259,17 @@ func (s *Server) fence(ctx context.Context, call *wire.Call) error {
 	return st.Fence(ctx, epochs)
 }
 
-func (s *Server) info(_ context.Context, call *wire.Call) error {
-	var r blockstore.DiskRequest
+// disk decodes a request that names only a disk, and finds its store.
+func (s *Server) disk(call *wire.Call) (r blockstore.DiskRequest, st *store.Store, err error) {
 	if err := r.Decode(call.Meta); err != nil {
-		return err
+		return r, nil, err
 	}
-	st, err := s.store(r.Disk)
+	st, err = s.store(r.Disk)
+	return r, st, err
+}
+
+func (s *Server) info(_ context.Context, call *wire.Call) error {
+	_, st, err := s.disk(call)
 	if err != nil {
 		return err
 	}
@@ -285,11 +282,7 @@ func (s *Server) info(_ context.Context, call *wire.Call) error {
 }
 
 func (s *Server) room(_ context.Context, call *wire.Call) error {
-	var r blockstore.DiskRequest
-	if err := r.Decode(call.Meta); err != nil {
-		return err
-	}
-	st, err := s.store(r.Disk)
+	_, st, err := s.disk(call)
 	if err != nil {
 		return err
 	}
