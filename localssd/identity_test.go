@@ -125,3 +125,45 @@ func TestKernelDecides(t *testing.T) {
 		}
 	}
 }
+
+// A process of the machine that has a lease of a file is asked to give it back, and nobody waits for that in here.
+func TestLease(t *testing.T) {
+	dir := t.TempDir()
+	fs := volume(t, dir)
+	ctx := t.Context()
+	ino := create(t, fs, vfs.RootIno, "f", "content")
+	if err := fs.Stop(); err != nil { // for whose own descriptors there can be no lease
+		t.Fatal(err)
+	}
+	fs = volume(t, dir)
+	local, err := os.OpenFile(filepath.Join(dir, "data", "f"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer local.Close()
+	lease := func(what int) error { _, err := unix.FcntlInt(local.Fd(), unix.F_SETLEASE, what); return err }
+	if err := lease(unix.F_WRLCK); err != nil {
+		t.Fatalf("lease: %v", err)
+	}
+	p := make([]byte, 10)
+	for range 2 {
+		if _, _, err := fs.Read(ctx, ino, 0, p); vfs.KindOf(err) != vfs.KindUnavailable {
+			t.Fatalf("read: %v", err)
+		}
+	}
+	if _, err := fs.Open(ctx, &vfs.Root, ino, vfs.OpenWrite, false); vfs.KindOf(err) != vfs.KindUnavailable {
+		t.Errorf("open: %v", err)
+	}
+	if _, err := fs.SetAttr(ctx, &vfs.Root, ino, vfs.SetAttr{Size: new(uint64)}, false); vfs.KindOf(err) != vfs.KindUnavailable {
+		t.Errorf("truncate: %v", err)
+	}
+	if to, err := unix.FcntlInt(local.Fd(), unix.F_GETLEASE, 0); err != nil || to == unix.F_WRLCK {
+		t.Errorf("the process was not asked: lease %d, %v", to, err)
+	}
+	if err := lease(unix.F_UNLCK); err != nil {
+		t.Fatal(err)
+	}
+	if n, _, err := fs.Read(ctx, ino, 0, p); err != nil || string(p[:n]) != "content" {
+		t.Errorf("%q, %v", p[:n], err)
+	}
+}

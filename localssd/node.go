@@ -265,7 +265,7 @@ func (n *node) reader() (int, error) {
 	if n.io.read >= 0 {
 		return n.io.read, nil
 	}
-	fd, err := unix.Open(procPath(n.fd), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd, err := n.openAs(unix.O_RDONLY)
 	if err != nil {
 		return -1, err
 	}
@@ -280,12 +280,22 @@ func (n *node) writer() (int, error) {
 	if n.io.write >= 0 {
 		return n.io.write, nil
 	}
-	fd, err := unix.Open(procPath(n.fd), unix.O_RDWR|unix.O_CLOEXEC, 0)
+	fd, err := n.openAs(unix.O_RDWR)
 	if err != nil {
 		return -1, err
 	}
 	n.io.write = fd
 	return fd, nil
+}
+
+// openAs opens a regular file or directory once more. While a local process has a lease (fcntl F_SETLEASE) that is in the way, the kernel asks it to give way, and
+// what is answered meanwhile is KindUnavailable: the caller would wait here for up to 45 s (lease-break-time), with locks. For reading and writing the flag means nothing.
+func (n *node) openAs(access int) (int, error) {
+	fd, err := unix.Open(procPath(n.fd), access|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.EAGAIN) {
+		return -1, vfs.Errorf(vfs.KindUnavailable, "open", "a process of this machine has a lease of the file, which it was asked to give back: %w", err)
+	}
+	return fd, err
 }
 
 // writeBy makes fd, which it takes over, the descriptor to write by.
