@@ -59,13 +59,11 @@ type Cluster struct {
 	audit      *accounts.Audit
 	token      string // of the API, as announced
 
-	localLn   net.Listener      // nil: no local volumes
-	local     *localnode.Server // nil: none
-	stopLocal context.CancelFunc
-	reporting sync.WaitGroup // of local volumes
+	localLn net.Listener      // nil: no local volumes
+	local   *localnode.Server // nil: none
 
 	serving sync.WaitGroup // NFS accept loops
-	failed  chan error     // why serving ended by itself; room for each loop
+	failed  chan error     // why serving ended by itself; room for the first
 }
 
 // Start brings a cluster up in cfg.DataDir, making it if need be, and returns
@@ -86,7 +84,7 @@ func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	if cfg.CollectInterval == 0 {
 		cfg.CollectInterval = DefaultCollectInterval
 	}
-	c := &Cluster{cfg: cfg, log: cfg.Logger, reg: prometheus.NewRegistry(), failed: make(chan error, 2)}
+	c := &Cluster{cfg: cfg, log: cfg.Logger, reg: prometheus.NewRegistry(), failed: make(chan error, 1)}
 	c.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	defer func() {
 		if err != nil {
@@ -124,17 +122,9 @@ func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	if err := c.start(ctx); err != nil {
 		return nil, err
 	}
-	c.serving.Go(func() {
-		if err := c.gateway.Serve(c.nfs); err != nil {
-			c.failed <- vfs.Wrap("serve NFS", err)
-		}
-	})
+	c.listens("serve NFS", func() error { return c.gateway.Serve(c.nfs) })
 	if c.nfs3 != nil {
-		c.serving.Go(func() {
-			if err := c.gateway.ServeV3(c.nfs3); err != nil {
-				c.failed <- vfs.Wrap("serve NFSv3", err)
-			}
-		})
+		c.listens("serve NFSv3", func() error { return c.gateway.ServeV3(c.nfs3) })
 	}
 	if c.httpLn != nil {
 		c.http = serveHTTP(c.httpLn, c.reg, c.health, c.status, c.log)
@@ -215,6 +205,18 @@ func (c *Cluster) start(ctx context.Context) error {
 		return err
 	}
 	return c.startLocal(ctx)
+}
+
+// listens runs an accept loop until it ends. The first error ends the cluster; others, such as those of listeners that Close closes, are of no interest.
+func (c *Cluster) listens(op string, run func() error) {
+	c.serving.Go(func() {
+		if err := run(); err != nil {
+			select {
+			case c.failed <- vfs.Wrap(op, err):
+			default:
+			}
+		}
+	})
 }
 
 // Close stops the cluster in reverse order of its start. When ctx ends first,

@@ -66,16 +66,8 @@ func (c *Cluster) startLocal(ctx context.Context) (err error) {
 	if err := c.local.Refresh(ctx); err != nil {
 		return err
 	}
-	c.serving.Go(func() {
-		if err := c.local.Serve(c.localLn); err != nil {
-			c.failed <- vfs.Wrap("serve local volumes", err)
-		}
-	})
-	run, stop := context.WithCancel(context.WithoutCancel(ctx))
-	c.stopLocal = stop
-	c.reporting.Go(func() {
-		c.local.Report(run, c.meta, c.localRecord, func(context.Context) error { return nil })
-	})
+	c.listens("serve local volumes", func() error { return c.local.Serve(c.localLn) })
+	c.local.Report(c.meta, c.localRecord, func(context.Context) error { return nil })
 	return nil
 }
 
@@ -84,10 +76,6 @@ func (c *Cluster) endLocal(ctx context.Context) error {
 	if c.localLn != nil {
 		c.localLn.Close()
 	}
-	if c.stopLocal != nil {
-		c.stopLocal()
-	}
-	c.reporting.Wait()
 	if c.local == nil {
 		return nil
 	}

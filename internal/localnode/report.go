@@ -18,9 +18,13 @@ const (
 	noticeable = 100
 )
 
-// Report keeps what the node's record says of its volumes true, until ctx ends. record is the node's record as it is now, nil while it is not
+// Report keeps what the node's record says of its volumes true, until Stop. record is the node's record as it is now, nil while it is not
 // known or cannot say it; told is called when it was changed.
-func (s *Server) Report(ctx context.Context, meta filesystem.Meta, record func(context.Context) (*metapb.Node, error), told func(context.Context) error) {
+func (s *Server) Report(meta filesystem.Meta, record func(context.Context) (*metapb.Node, error), told func(context.Context) error) {
+	s.done.Go(func() { s.reports(s.run, meta, record, told) })
+}
+
+func (s *Server) reports(ctx context.Context, meta filesystem.Meta, record func(context.Context) (*metapb.Node, error), told func(context.Context) error) {
 	tick := time.NewTicker(reportEvery)
 	defer tick.Stop()
 	failing := false

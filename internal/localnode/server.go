@@ -59,8 +59,9 @@ type Server struct {
 	nfs     *nfsserver.Server
 	refused refusals
 
+	run  context.Context // ends with stop
 	stop context.CancelFunc
-	done sync.WaitGroup
+	done sync.WaitGroup // what runs until then
 
 	mu      sync.Mutex // guards the following
 	saved   *saved
@@ -112,9 +113,8 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if err != nil {
 		return nil, vfs.Wrap(op, err)
 	}
-	run, stop := context.WithCancel(context.WithoutCancel(ctx))
-	s.stop = stop
-	s.done.Go(func() { s.follow(run) })
+	s.run, s.stop = context.WithCancel(context.WithoutCancel(ctx))
+	s.done.Go(func() { s.follow(s.run) })
 	return s, nil
 }
 
@@ -348,11 +348,15 @@ func (s *Server) Volumes() []Volume {
 	return slices.Clone(s.saved.Volumes)
 }
 
-// Stop ends the server. When ctx ends first the rest is as after a crash.
+// Stop ends the server. When ctx ends first the rest is as after a crash: volumes stay open until the process ends, for calls that did not
+// return hold descriptors of them, and their numbers must not become other files'.
 func (s *Server) Stop(ctx context.Context) error {
 	s.stop()
 	s.done.Wait()
-	return errors.Join(s.nfs.Shutdown(ctx), s.closeVolumes())
+	if err := s.nfs.Shutdown(ctx); err != nil {
+		return err
+	}
+	return s.closeVolumes()
 }
 
 func (s *Server) closeVolumes() (err error) {

@@ -13,9 +13,11 @@ import (
 	"time"
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
+	"golang.org/x/sys/unix"
 
 	"github.com/rackfs/rackfs/bench/nfsclient"
 	"github.com/rackfs/rackfs/internal/localnode"
+	"github.com/rackfs/rackfs/localssd"
 	"github.com/rackfs/rackfs/nfsserver/handle"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
@@ -191,52 +193,121 @@ func TestList(t *testing.T) {
 	}
 }
 
+// elsewhere is a listener whose connections come from an address that this machine need not have.
+type elsewhere struct {
+	net.Listener
+	from netip.Addr
+}
+
+func (l elsewhere) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return connFrom{c, net.TCPAddrFromAddrPort(netip.AddrPortFrom(l.from, 1000))}, nil
+}
+
+type connFrom struct {
+	net.Conn
+	from net.Addr
+}
+
+func (c connFrom) RemoteAddr() net.Addr { return c.from }
+
 // Only the node's own workloads come in.
 func TestDoor(t *testing.T) {
 	r := newRig(t)
-	all, err := net.InterfaceAddrs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var outside netip.Addr
-	for _, a := range all {
-		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() && !p.Addr().IsLoopback() {
-			outside = p.Addr()
-		}
-	}
-	if !outside.IsValid() {
-		t.Skip("this machine has loopback addresses only: nobody can come from elsewhere")
-	}
-	connects := func() error {
-		ln, err := net.Listen("tcp", netip.AddrPortFrom(outside, 0).String())
+	outside := netip.MustParseAddr("192.0.2.7")
+	mounts := func() error {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
 		done := make(chan error, 1)
-		go func() { done <- r.s.Serve(ln) }()
+		go func() { done <- r.s.Serve(elsewhere{ln, outside}) }()
 		defer func() { ln.Close(); <-done }()
-		c := nfsclient.New(nfsclient.Config{Addr: ln.Addr().String()})
+		c := nfsclient.New(nfsclient.Config{Addr: ln.Addr().String(), Owner: "outside", Minor: 2})
 		defer c.Disconnect()
-		return c.Null(r.ctx)
+		if err := c.Null(r.ctx); err != nil {
+			return err
+		}
+		if err := errors.Join(c.Recover(r.ctx), c.ReclaimComplete(r.ctx)); err != nil {
+			return err
+		}
+		_, _, err = c.Walk(r.ctx, "/scratch")
+		return err
 	}
 	r.start()
 	r.serve(local(3, "scratch", "g"))
-	if err := connects(); err == nil {
+	if err := mounts(); err == nil {
 		t.Error("an address that is not the node's was let in")
 	}
 	r.cfg.Own = func() ([]netip.Addr, error) { return []netip.Addr{outside}, nil }
 	r.stop()
 	r.start()
-	if err := connects(); err != nil {
+	if err := mounts(); err != nil {
 		t.Errorf("the node's own address: %v", err)
 	}
 	r.cfg.Own = func() ([]netip.Addr, error) { return nil, nil }
 	r.cfg.Clients = []netip.Prefix{netip.PrefixFrom(outside, 24).Masked()}
 	r.stop()
 	r.start()
-	if err := connects(); err != nil {
+	if err := mounts(); err != nil {
 		t.Errorf("a configured network: %v", err)
 	}
+}
+
+// A call that does not return keeps the volume open when the server is stopped: the numbers of its descriptors must not become other files'.
+func TestStopWithoutACall(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	r.serve(local(3, "scratch", "g"))
+	path := filepath.Join(r.dir, "fs-3", "data", "f")
+	if err := os.WriteFile(path, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c := r.client("a")
+	dir := r.walk(c, "/scratch")
+	// Whoever opens the file waits until this test allows it.
+	fd, err := unix.FanotifyInit(unix.FAN_CLASS_CONTENT|unix.FAN_CLOEXEC|unix.FAN_NONBLOCK, unix.O_RDONLY)
+	if err != nil {
+		t.Fatalf("fanotify: %v", err)
+	}
+	asked := os.NewFile(uintptr(fd), "fanotify")
+	defer asked.Close()
+	if err := unix.FanotifyMark(fd, unix.FAN_MARK_ADD, unix.FAN_OPEN_PERM, unix.AT_FDCWD, path); err != nil {
+		t.Fatalf("fanotify: %v", err)
+	}
+	if err := asked.SetReadDeadline(time.Now().Add(hangs)); err != nil {
+		t.Fatal(err)
+	}
+	opened := make(chan error, 1)
+	calls, giveUp := context.WithCancel(r.ctx)
+	defer giveUp()
+	go func() {
+		f, err := c.Open(calls, dir, nfsclient.OpenArgs{Name: "f", Access: nfsv4.OPEN4_SHARE_ACCESS_READ})
+		if err == nil {
+			_, _, err = c.Read(calls, f, 0, make([]byte, 1))
+		}
+		opened <- err
+		_ = asked.SetReadDeadline(time.Now())
+	}()
+	if _, err := asked.Read(make([]byte, 4096)); err != nil {
+		t.Fatalf("nobody opens the file: %v; the client: %v", err, <-opened)
+	}
+	now, cancel := context.WithCancel(r.ctx)
+	cancel()
+	if err := r.s.Stop(now); err == nil {
+		t.Error("stopped, and a call had not returned")
+	}
+	giveUp()
+	if err := <-opened; err == nil {
+		t.Error("the call was answered")
+	}
+	if _, err := localssd.Open(filepath.Join(r.dir, "fs-3"), localssd.Options{}); vfs.KindOf(err) != vfs.KindBusy {
+		t.Errorf("the volume was closed under a call: %v", err)
+	}
+	asked.Close() // which allows it; the rig stops the server again, and that has to succeed
 }
 
 // Handles that this server did not give never lead to data.

@@ -217,9 +217,7 @@ func (n *Node) start(ctx context.Context) (err error) {
 	n.background.Go(func() { n.directory.run(run, n.meta, n.watchStanding) })
 	n.background.Go(func() { n.keepCertificate(run) })
 	if n.localVolumes != nil {
-		n.background.Go(func() {
-			n.localVolumes.Report(run, n.meta, n.ownRecord, func(ctx context.Context) error { return n.directory.refresh(ctx, n.meta) })
-		})
+		n.localVolumes.Report(n.meta, n.ownRecord, func(ctx context.Context) error { return n.directory.refresh(ctx, n.meta) })
 	}
 	if n.cfg.Has(RoleBlock) {
 		n.indexCache = pebble.NewCache(indexCacheBytes)
@@ -454,12 +452,8 @@ func (n *Node) level(ctx context.Context) (uint32, error) {
 
 // group is the node group that shard 0 says this node is in.
 func (n *Node) group() string {
-	for _, r := range n.directory.records() {
-		if r.Name == n.cfg.Name {
-			return r.Group
-		}
-	}
-	return ""
+	group, _ := n.knownGroup()
+	return group
 }
 
 // sameRecord compares without roles' order.
