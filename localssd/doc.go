@@ -66,5 +66,6 @@
 //
 // Opens and locks are the front end's (package state), which lets clients reclaim them after a restart (decision 0049); a file
 // without a name that was open when the process ended is gone. Birth times cannot be set. Limits of names and sizes of extended attributes are those of
-// the file system: names of 250 bytes, on ext4 4 KiB in all.
+// the file system: names of 250 bytes, on ext4 4 KiB in all. Targets of symlinks have 1023 bytes on xfs, directories one link on btrfs. A clone (xfs, btrfs) whose
+// end is in the middle of a page has to end both files, as in the kernel; ext4 and tmpfs clone nothing, and copy without the bytes' leaving the kernel.
 package localssd

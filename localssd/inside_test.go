@@ -76,8 +76,9 @@ func dirFD(t testing.TB, path string) int {
 }
 
 // Inode numbers that no reply ever gave, as a client would send them that knew the key of handles: nothing is found by them.
-func TestForgedInodes(t *testing.T) {
-	base := t.TempDir()
+func TestForgedInodes(t *testing.T) { forged(t, t.TempDir()) }
+
+func forged(t *testing.T, base string) {
 	dir := filepath.Join(base, "volume")
 	fs := volume(t, dir)
 	other := volume(t, filepath.Join(base, "other"))

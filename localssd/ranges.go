@@ -3,6 +3,7 @@ package localssd
 import (
 	"context"
 	"errors"
+	"math"
 
 	"golang.org/x/sys/unix"
 
@@ -13,6 +14,7 @@ var (
 	_ vfs.Allocator = (*FS)(nil)
 	_ vfs.Seeker    = (*FS)(nil)
 	_ vfs.Cloner    = (*FS)(nil)
+	_ vfs.Copier    = (*FS)(nil)
 )
 
 // Allocate implements vfs.Allocator.
@@ -163,4 +165,53 @@ func (fs *FS) Clone(_ context.Context, c *vfs.Cred, src vfs.Ino, srcOff uint64, 
 	return fs.change(c, d, op, func(fd int) error {
 		return unix.IoctlFileCloneRange(fd, &unix.FileCloneRange{Src_fd: int64(from), Src_offset: srcOff, Src_length: n, Dest_offset: dstOff})
 	})
+}
+
+// Copy implements vfs.Copier: the kernel moves the bytes, or shares them where it can.
+func (fs *FS) Copy(_ context.Context, c *vfs.Cred, src vfs.Ino, srcOff uint64, dst vfs.Ino, dstOff, n uint64) (uint64, vfs.Verifier, error) {
+	const op = "copy"
+	v := fs.verifier()
+	if srcOff > vfs.MaxSize {
+		return 0, v, nil
+	}
+	if err := vfs.CheckEnd(dstOff, n, op); err != nil {
+		return 0, v, err
+	}
+	s, err := fs.getFile(src, op)
+	if err != nil {
+		return 0, v, err
+	}
+	defer fs.put(s)
+	d, err := fs.getFile(dst, op)
+	if err != nil {
+		return 0, v, err
+	}
+	defer fs.put(d)
+	from, err := s.reader()
+	if err != nil {
+		return 0, v, fail(op, err)
+	}
+	to, err := d.writer()
+	if err != nil {
+		return 0, v, fail(op, err)
+	}
+	defer d.dirtied() // see Write
+	k := 0
+	err = fs.identity.as(c, 0, func() (err error) {
+		for {
+			in, out := int64(srcOff), int64(dstOff)
+			k, err = unix.CopyFileRange(from, &in, to, &out, int(min(n, math.MaxInt32)), 0)
+			if !errors.Is(err, unix.EINTR) {
+				return err
+			}
+		}
+	})
+	if errors.Is(err, unix.EXDEV) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) {
+		return 0, v, vfs.Errorf(vfs.KindNotSupported, op, "the kernel does not copy between these files: %w", err)
+	}
+	if err != nil {
+		return 0, v, fail(op, err)
+	}
+	d.pending.Add(1)
+	return uint64(k), v, nil
 }

@@ -35,9 +35,10 @@ func change(t *testing.T, fs *localssd.FS, ino vfs.Ino) uint64 {
 }
 
 // Inode numbers mean the same after a restart, whatever the files are called by then, and Change never repeats.
-func TestRestart(t *testing.T) {
+func TestRestart(t *testing.T) { restarts(t, t.TempDir()) }
+
+func restarts(t *testing.T, dir string) {
 	needRoot(t)
-	dir := t.TempDir()
 	fs := reopen(t, nil, dir, localssd.Options{})
 	ctx := t.Context()
 	sub := mkdir(t, fs, vfs.RootIno, "sub")

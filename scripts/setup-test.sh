@@ -17,6 +17,8 @@ PATH=$PATH:/usr/sbin:/sbin
 need linux.uml user-mode-linux # the kernel that the NFS client tests boot
 need ip iproute2               # its network
 need mkfs.ext4 e2fsprogs       # its disk
+need mkfs.xfs xfsprogs         # disks of local volumes
+need mkfs.btrfs btrfs-progs    # likewise
 need git git                   # works on the mount in a test
 need mount.nfs nfs-common      # rackfs mount
 if grep -qw amx_tile /proc/cpuinfo; then

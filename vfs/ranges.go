@@ -46,6 +46,14 @@ type Cloner interface {
 	Clone(ctx context.Context, c *Cred, src Ino, srcOff uint64, dst Ino, dstOff, n uint64) error
 }
 
+// Copier copies ranges by itself, for less than reading and writing them costs.
+type Copier interface {
+	// Copy makes up to n bytes from dstOff of dst those from srcOff of src, as an unstable Write by c does, and returns how many it
+	// copied: fewer if it likes, none at the end of the source only. Ranges of one file do not overlap. KindNotSupported: it cannot copy
+	// between these files.
+	Copy(ctx context.Context, c *Cred, src Ino, srcOff uint64, dst Ino, dstOff, n uint64) (uint64, Verifier, error)
+}
+
 // CheckClone refuses a clone whose offsets are not multiples of CloneAlign, whose length is not one either and does not end at the
 // end of the source, that reaches beyond the end of the source, or overlaps itself in one file. It returns the
 // length, which may be 0.

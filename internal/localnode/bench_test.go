@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/pprof"
 	"strconv"
 	"strings"
 	"testing"
@@ -52,6 +53,7 @@ const (
 	benchFile   = 256 << 20 // bytes that are written and read in pieces of 1 MiB
 	benchExport = "/scratch"
 	envServe    = "RACKFS_BENCH_SERVE"
+	envProfile  = "RACKFS_BENCH_PROFILE" // a file for the CPU profile of our server
 )
 
 func TestMain(m *testing.M) {
@@ -83,9 +85,20 @@ func benchServe(dir string) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+	if path := os.Getenv(envProfile); path != "" {
+		out, err := os.Create(path)
+		if err == nil {
+			err = pprof.StartCPUProfile(out)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
 	fmt.Println(ln.Addr())
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin) // until who started it is gone
+		pprof.StopCPUProfile()
 		os.Exit(0)
 	}()
 	_ = s.Serve(ln)

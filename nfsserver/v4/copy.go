@@ -7,10 +7,11 @@ import (
 )
 
 const (
-	// copyClone is how much is cloned at a time at most, copyBytes how much at most is read and written, so that a copy can be
-	// stopped and its progress told.
+	// copyClone is how much is cloned at a time at most, copyBytes how much at most is read and written, copyPiece how much the file
+	// system copies, so that a copy can be stopped and its progress told.
 	copyClone = 1 << 30
 	copyBytes = 1 << 20
+	copyPiece = 16 << 20
 )
 
 // copyEnd is one end of a copy.
@@ -21,14 +22,15 @@ type copyEnd struct {
 }
 
 // copying copies a range of a file to another, of any file system here. What lies at the same place of pages of 4 KiB of one file system is
-// cloned, the rest is read and written through one buffer. It copies in ascending order; the source may change meanwhile.
+// cloned, the rest is copied by the file system if it can, else read and written through one buffer. It copies in ascending order; the source may change meanwhile.
 type copying struct {
 	src, dst copyEnd
 	cred     vfs.Cred // who writes
 	n        uint64   // bytes to copy
 	done     uint64
-	bytes    uint64 // of done, that were read and written
+	bytes    uint64 // of done, that were not cloned
 	cloner   vfs.Cloner
+	copier   vfs.Copier
 	piece    uint64 // how much is cloned at a time
 
 	wrote    bool         // something since the last commit
@@ -40,6 +42,9 @@ func newCopying(src, dst copyEnd, sameFS bool, cred *vfs.Cred, n uint64) *copyin
 	c := &copying{src: src, dst: dst, cred: *cred, n: n, piece: copyClone}
 	if sameFS && (src.off-dst.off)%vfs.CloneAlign == 0 {
 		c.cloner, _ = dst.fs.(vfs.Cloner)
+	}
+	if sameFS {
+		c.copier, _ = dst.fs.(vfs.Copier)
 	}
 	return c
 }
@@ -73,21 +78,39 @@ func (c *copying) step(ctx context.Context, buf []byte) error {
 			}
 		}
 	}
+	if c.copier != nil {
+		n, v, err := c.copier.Copy(ctx, &c.cred, c.src.ino, src, c.dst.ino, dst, min(left, copyPiece))
+		switch {
+		case vfs.KindOf(err) == vfs.KindNotSupported:
+			c.copier = nil
+		case err != nil:
+			return err
+		default:
+			return c.moved(n, n == 0, v)
+		}
+	}
 	n, eof, err := c.src.fs.Read(ctx, c.src.ino, src, buf[:min(left, uint64(len(buf)))])
 	if err != nil {
 		return err
 	}
+	var v vfs.Verifier
 	if n > 0 {
-		_, v, err := c.dst.fs.Write(ctx, &c.cred, c.dst.ino, dst, buf[:n], vfs.Unstable)
-		if err != nil {
+		if _, v, err = c.dst.fs.Write(ctx, &c.cred, c.dst.ino, dst, buf[:n], vfs.Unstable); err != nil {
 			return err
 		}
+	}
+	return c.moved(uint64(n), eof, v)
+}
+
+// moved notes that n bytes were written, which are not durable yet.
+func (c *copying) moved(n uint64, eof bool, v vfs.Verifier) error {
+	if n > 0 {
 		if c.wrote && v != c.verifier {
 			return c.lost()
 		}
 		c.wrote, c.verifier = true, v
-		c.done += uint64(n)
-		c.bytes += uint64(n)
+		c.done += n
+		c.bytes += n
 	}
 	if eof {
 		c.n = c.done

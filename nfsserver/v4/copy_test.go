@@ -120,6 +120,72 @@ func TestCopyOfWhatIsTooMuchToClone(t *testing.T) {
 	}
 }
 
+// copiesItself copies by itself, in pieces as it likes.
+type copiesItself struct {
+	vfs.FS
+	refuses bool
+	copied  atomic.Int64 // bytes
+}
+
+func (f *copiesItself) Copy(ctx context.Context, c *vfs.Cred, src vfs.Ino, srcOff uint64, dst vfs.Ino, dstOff, n uint64) (uint64, vfs.Verifier, error) {
+	if f.refuses {
+		return 0, vfs.Verifier{}, vfs.KindNotSupported.Err("copy")
+	}
+	p := make([]byte, min(n, 300_000))
+	k, _, err := f.Read(ctx, src, srcOff, p)
+	if err != nil || k == 0 {
+		return 0, vfs.Verifier{}, err
+	}
+	_, v, err := f.Write(ctx, c, dst, dstOff, p[:k], vfs.Unstable)
+	f.copied.Add(int64(k))
+	return uint64(k), v, err
+}
+
+// A file system that copies by itself does so, also what it cannot clone; between two of them it is read and written.
+func TestCopyByTheFileSystem(t *testing.T) {
+	var own *copiesItself
+	w, other := copyWorld(t, func(m *memfs.FS) vfs.FS {
+		if own == nil {
+			own = &copiesItself{FS: struct{ vfs.FS }{m}} // without Clone
+		}
+		return own
+	})
+	c := w.connect("a", 2)
+	f, id := c.openIn("default", rw, "src")
+	g, gid := c.openIn("default", rw, "dst")
+	h, hid := c.openIn("other", rw, "dst")
+	data := pattern(3<<20 + 77)
+	for at := 0; at < len(data); at += 1 << 20 {
+		c.ok(putFH(f), write(id, uint64(at), nfsv4.UNSTABLE4, data[at:min(at+1<<20, len(data))]))
+	}
+	for _, x := range []struct {
+		to      []byte
+		id      nfsv4.Stateid4
+		fs      vfs.FS
+		at      int
+		refuses bool
+		itself  int
+	}{
+		{g, gid, w.fs, 0, false, len(data)},
+		{g, gid, w.fs, 1234, false, len(data)},
+		{g, gid, w.fs, 4321, true, 0},
+		{h, hid, other, 0, false, 0},
+	} {
+		own.refuses = x.refuses
+		own.copied.Store(0)
+		res := c.ok(putFH(f), &nfsv4.NfsArgop4_OP_SAVEFH{}, putFH(x.to), copyArgs(id, x.id, 0, uint64(x.at), 0, true))
+		if n := copyOK(last(res)).CrResponse.WrCount; n != uint64(len(data)) {
+			t.Errorf("at %d: %d bytes", x.at, n)
+		}
+		if n := own.copied.Load(); n != int64(x.itself) {
+			t.Errorf("at %d: it copied %d bytes by itself, want %d", x.at, n, x.itself)
+		}
+		if got := contentOf(t, x.fs, "dst", 4<<20); !bytes.Equal(got[x.at:], data) {
+			t.Errorf("at %d: the copy differs", x.at)
+		}
+	}
+}
+
 func TestCopy(t *testing.T) {
 	w, other := copyWorld(t, plainFS)
 	w.mk(vfs.RootIno, "d", vfs.TypeDir, 0o755, 0)

@@ -12,7 +12,7 @@ import (
 //
 //	ALLOCATE, DEALLOCATE  vfs.Allocator: reserve and punch ranges (op_range.go)
 //	CLONE                 vfs.Cloner: share ranges between files of one file system (op_range.go)
-//	COPY                  any vfs.FS; vfs.Cloner makes it quick (op_copy.go)
+//	COPY                  any vfs.FS; vfs.Cloner and vfs.Copier make it quick (op_copy.go)
 //	GETXATTR and its kin  RFC 8276, see op_xattr.go; xattr_support then tells true
 //
 // SEEK uses vfs.Seeker if there is one. IO_ADVISE works with every file system.

@@ -14,6 +14,11 @@ type Bounds struct {
 	LinuxLinks  bool   // the mode of a symlink cannot be changed, and to read one moves its time of access
 	DirSize     bool   // directories have sizes
 	SharedSpace bool   // others use the space that StatFS tells of
+	Symlink     int    // bytes of the target of a symlink
+	DevMinor    uint32 // minor number of a device
+	OneLink     bool   // a directory has one link, whatever is in it
+	Ahead       bool   // more space may be allocated to a file than was written
+	ClonePages  bool   // a clone that does not end with a page ends with both files, else KindInvalid
 }
 
 // Bounded is an implementation that has such bounds.
@@ -26,6 +31,12 @@ func boundsOf(fs vfs.FS) Bounds {
 	}
 	if b.MaxSize == 0 {
 		b.MaxSize = vfs.MaxSize
+	}
+	if b.Symlink == 0 {
+		b.Symlink = vfs.SymlinkMax
+	}
+	if b.DevMinor == 0 {
+		b.DevMinor = 1<<20 - 1
 	}
 	if b.XattrName == 0 {
 		b.XattrName = vfs.XattrNameMax

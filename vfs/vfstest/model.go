@@ -119,8 +119,13 @@ func (m *model) saw(t *rapid.T, ref, impl vfs.Attr) *node {
 	}
 	x := plain{ref.Type, ref.Mode, ref.Nlink, ref.UID, ref.GID, ref.Project, ref.Size, ref.Dev}
 	y := plain{impl.Type, impl.Mode, impl.Nlink, impl.UID, impl.GID, impl.Project, impl.Size, impl.Dev}
-	if ref.Type == vfs.TypeDir && boundsOf(m.impl).DirSize {
-		y.Size = x.Size
+	if b := boundsOf(m.impl); ref.Type == vfs.TypeDir {
+		if b.DirSize {
+			y.Size = x.Size
+		}
+		if b.OneLink {
+			x.Nlink = min(x.Nlink, 1)
+		}
 	}
 	if x != y {
 		t.Fatalf("attributes of inode %d:\nwant %+v\n got %+v", n.impl, x, y)

@@ -172,6 +172,25 @@ func (e *env) attr(ino vfs.Ino) vfs.Attr {
 	return a
 }
 
+// links is how many links a directory has, or, where all have one, as many as it should have for what is in it.
+func (e *env) links(dir vfs.Ino) uint32 {
+	e.Helper()
+	a := e.attr(dir)
+	if !e.bounds.OneLink {
+		return a.Nlink
+	}
+	if a.Nlink != 1 {
+		e.Fatalf("a directory with %d links", a.Nlink)
+	}
+	n := uint32(2)
+	for _, d := range e.list(dir, 100) {
+		if d.Type == vfs.TypeDir {
+			n++
+		}
+	}
+	return n
+}
+
 func (e *env) lookup(dir vfs.Ino, name string) vfs.Attr {
 	e.Helper()
 	a, err := e.fs.Lookup(e.ctx, root, dir, name)
