@@ -128,7 +128,7 @@ func (fs *FS) SetAttr(_ context.Context, c *vfs.Cred, ino vfs.Ino, s vfs.SetAttr
 	if err := fs.apply(c, n, &s, op); err != nil {
 		return vfs.Attr{}, err
 	}
-	if err := fs.sync(n, op); err != nil {
+	if err := fs.syncNames(n, op); err != nil {
 		return vfs.Attr{}, err
 	}
 	return fs.attr(n, op)

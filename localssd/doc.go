@@ -48,6 +48,9 @@
 // A mutation that returned survives a power failure: fsync of the new file or directory, or of the directories whose names changed. (ext4, xfs and
 // btrfs write all earlier changes with it, so a new file needs one fsync, not one of its directory too.) Unstable writes are the page cache's until
 // COMMIT, which is fsync. A failed fsync loses what it was for, so it changes the verifier; so does each start.
+// With Options.LazyNames changes of names and attributes are not synced: the kernel does it within seconds, in their order, or with the next COMMIT of anything (on ext4
+// and xfs; on btrfs, of the file itself). That is what Ganesha's VFS module and exports "async" of knfsd do, and not what NFS promises: clients' fsync of a directory asks for
+// nothing.
 //
 // # Change
 //

@@ -20,5 +20,8 @@ func (fs *FS) RootAlias() (vfs.Ino, error) {
 	return c.ino(&fs.codec.root)
 }
 
+// Syncs is how many there were.
+func (fs *FS) Syncs() uint64 { return fs.syncs.Load() }
+
 // As runs f as c does things.
 func (fs *FS) As(c *vfs.Cred, f func() error) error { return fs.identity.as(c, 0, f) }

@@ -153,7 +153,7 @@ func (fs *FS) Create(_ context.Context, c *vfs.Cred, dir vfs.Ino, name string, a
 		return made, err
 	}
 	defer fs.put(n)
-	if err := fs.sync(n, op); err != nil {
+	if err := fs.syncNames(n, op); err != nil {
 		if a.Open != 0 {
 			fs.nodes.closed(n)
 		}
@@ -273,7 +273,7 @@ func (fs *FS) createOld(c *vfs.Cred, d *node, before *vfs.Attr, name string, a *
 			fs.nodes.opened(n)
 		}
 		if res.Attr, err = fs.attr(n, op); err == nil {
-			err = fs.sync(n, op) // who made it may have died before that
+			err = fs.syncNames(n, op) // who made it may have died before that
 		}
 		if err != nil && a.Open != 0 {
 			fs.nodes.closed(n)
@@ -307,7 +307,7 @@ func (fs *FS) createOld(c *vfs.Cred, d *node, before *vfs.Attr, name string, a *
 		err = fs.apply(c, n, &vfs.SetAttr{Size: a.Attr.Size}, op)
 	}
 	if err == nil {
-		err = fs.sync(n, op)
+		err = fs.syncNames(n, op)
 	}
 	if err == nil {
 		res.Attr, err = fs.attr(n, op)
@@ -346,9 +346,9 @@ func (fs *FS) MakeNode(_ context.Context, c *vfs.Cred, dir vfs.Ino, name string,
 	}
 	defer fs.put(n)
 	if n.typ != vfs.TypeDir {
-		return made, fs.sync(d, op) // it cannot be opened to be synced itself
+		return made, fs.syncNames(d, op) // it cannot be opened to be synced itself
 	}
-	return made, fs.sync(n, op)
+	return made, fs.syncNames(n, op)
 }
 
 // kindOfNode is what mknod(2) calls a type, if c may make one.
@@ -439,7 +439,7 @@ func (fs *FS) Link(_ context.Context, c *vfs.Cred, ino, dir vfs.Ino, name string
 	defer fs.put(d)
 	a, ch, err := fs.link(c, n, d, name, op)
 	if err == nil {
-		err = fs.sync(d, op)
+		err = fs.syncNames(d, op)
 	}
 	return a, ch, err
 }

@@ -316,8 +316,17 @@ func (n *node) dirtied() {
 	n.io.Unlock()
 }
 
+// syncNames is sync after a change of names or attributes, unless that may come later.
+func (fs *FS) syncNames(n *node, op string) error {
+	if fs.lazyNames {
+		return nil
+	}
+	return fs.sync(n, op)
+}
+
 // sync makes an inode durable, with what led to it.
 func (fs *FS) sync(n *node, op string) error {
+	fs.syncs.Add(1)
 	if n.typ != vfs.TypeFile && n.typ != vfs.TypeDir {
 		// There is no descriptor that could be synced.
 		return fail(op, unix.Syncfs(fs.rootFD))

@@ -23,7 +23,7 @@ func (fs *FS) Remove(_ context.Context, c *vfs.Cred, dir vfs.Ino, name string, w
 	defer fs.put(d)
 	ch, err := fs.remove(c, d, name, what, op)
 	if err == nil {
-		err = fs.sync(d, op)
+		err = fs.syncNames(d, op)
 	}
 	return ch, err
 }
@@ -98,10 +98,10 @@ func (fs *FS) Rename(_ context.Context, c *vfs.Cred, fromDir vfs.Ino, from strin
 	}
 	defer fs.put(td)
 	if fromChange, toChange, err = fs.rename(c, fd, from, td, to, op); err == nil {
-		err = fs.sync(fd, op)
+		err = fs.syncNames(fd, op)
 	}
 	if err == nil && td != fd {
-		err = fs.sync(td, op)
+		err = fs.syncNames(td, op)
 	}
 	return fromChange, toChange, err
 }

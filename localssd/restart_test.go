@@ -193,3 +193,48 @@ func TestOpenRefuses(t *testing.T) {
 		}
 	}
 }
+
+// Changes of names are synced before they return, unless they need not be; what is written is in any case.
+func TestLazyNames(t *testing.T) {
+	needRoot(t)
+	for _, lazy := range []bool{false, true} {
+		fs := reopen(t, nil, t.TempDir(), localssd.Options{LazyNames: lazy})
+		ctx := t.Context()
+		synced := func(what string, want bool, do func() error) {
+			t.Helper()
+			before := fs.Syncs()
+			if err := do(); err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+			if got := fs.Syncs() > before; got != want {
+				t.Errorf("%s, lazy %v: synced %v", what, lazy, got)
+			}
+		}
+		var f vfs.Ino
+		synced("create", !lazy, func() error {
+			r, err := fs.Create(ctx, &vfs.Root, vfs.RootIno, "f", vfs.CreateArgs{Exclusive: vfs.Guarded, Attr: mode(0o644)})
+			f = r.Attr.Ino
+			return err
+		})
+		synced("mkdir", !lazy, func() error {
+			_, err := fs.MakeNode(ctx, &vfs.Root, vfs.RootIno, "d", vfs.NodeArgs{Type: vfs.TypeDir, Attr: mode(0o755)})
+			return err
+		})
+		synced("symlink", !lazy, func() error {
+			_, err := fs.MakeNode(ctx, &vfs.Root, vfs.RootIno, "l", vfs.NodeArgs{Type: vfs.TypeSymlink, Target: "f"})
+			return err
+		})
+		synced("link", !lazy, func() error { _, _, err := fs.Link(ctx, &vfs.Root, f, vfs.RootIno, "g"); return err })
+		synced("rename", !lazy, func() error {
+			_, _, err := fs.Rename(ctx, &vfs.Root, vfs.RootIno, "g", vfs.RootIno, "h")
+			return err
+		})
+		synced("remove", !lazy, func() error { _, err := fs.Remove(ctx, &vfs.Root, vfs.RootIno, "h", vfs.RemoveAny); return err })
+		synced("setattr", !lazy, func() error { _, err := fs.SetAttr(ctx, &vfs.Root, f, mode(0o600), false); return err })
+		synced("allocate", true, func() error { return fs.Allocate(ctx, &vfs.Root, f, 0, 4096) })
+		synced("commit", true, func() error { _, err := fs.Commit(ctx, f, 0, 0); return err })
+		if err := fs.Stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -33,6 +34,7 @@ const (
 type Options struct {
 	RootMode    uint32 // of the root of a new volume, 0755
 	Descriptors int    // inodes not in use whose descriptors stay open, DefaultDescriptors
+	LazyNames   bool   // changes of names and attributes are durable when the kernel writes them, not when they return
 	Logger      *slog.Logger
 }
 
@@ -49,6 +51,9 @@ type FS struct {
 	identity *identity
 	codec    *codec
 	log      *slog.Logger
+
+	lazyNames bool
+	syncs     atomic.Uint64 // how many there were
 
 	lock    *os.File
 	data    string // path of the root, for reports
@@ -73,7 +78,7 @@ func Open(dir string, o Options) (_ *FS, err error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	fs := &FS{log: o.Logger, rootFD: -1, data: filepath.Join(dir, dataDir)}
+	fs := &FS{log: o.Logger, lazyNames: o.LazyNames, rootFD: -1, data: filepath.Join(dir, dataDir)}
 	if fs.identity, err = ownIdentity(); err != nil {
 		return nil, err
 	}

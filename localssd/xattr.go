@@ -109,7 +109,7 @@ func (fs *FS) setXattr(c *vfs.Cred, ino vfs.Ino, name, op string, do func(path s
 		}
 	}
 	if err == nil {
-		err = fs.sync(n, op)
+		err = fs.syncNames(n, op)
 	}
 	return vfs.DirChange{Before: before.Change, After: after.Change}, err
 }

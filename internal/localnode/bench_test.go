@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/rackfs/rackfs/bench/nfsclient"
 	"github.com/rackfs/rackfs/internal/localnode"
@@ -28,12 +29,13 @@ import (
 // not installed) and with the plain directory. Servers are processes of their own, so that their CPU is theirs: us-server/op.
 // TMPDIR chooses the disk. The client is the same for both servers and is not the kernel's.
 //
-// Ganesha answers before a change of names is on the disk, and so does a plain directory; ours syncs it.
+// Ganesha answers before a change of names is on the disk, and so does a plain directory; ours syncs it, unless told otherwise (rackfs-lazy, which is what
+// to compare Ganesha's create-stat-unlink with). An operation of create-stat-unlink-by-16 is 16 of them at once.
 func BenchmarkLocal(b *testing.B) {
 	for _, s := range []struct {
 		name  string
 		serve func(b *testing.B, dir string) (addr string, pid int)
-	}{{"plain", nil}, {"rackfs", serveOurs}, {"ganesha", serveGanesha}} {
+	}{{"plain", nil}, {"rackfs", serveOurs}, {"rackfs-lazy", serveLazy}, {"ganesha", serveGanesha}} {
 		b.Run(s.name, func(b *testing.B) {
 			if os.Geteuid() != 0 {
 				b.Skip("serves as other users, so it needs root")
@@ -53,6 +55,7 @@ const (
 	benchFile   = 256 << 20 // bytes that are written and read in pieces of 1 MiB
 	benchExport = "/scratch"
 	envServe    = "RACKFS_BENCH_SERVE"
+	envLazy     = "RACKFS_BENCH_LAZY"    // local.lazy_names
 	envProfile  = "RACKFS_BENCH_PROFILE" // a file for the CPU profile of our server
 )
 
@@ -67,7 +70,7 @@ func TestMain(m *testing.M) {
 // benchServe is the process that serves.
 func benchServe(dir string) {
 	s, err := localnode.Start(context.Background(), localnode.Config{
-		Dir: dir, Node: "n", Cluster: cluster, Interval: time.Hour,
+		Dir: dir, Node: "n", Cluster: cluster, Interval: time.Hour, LazyNames: os.Getenv(envLazy) != "",
 		Own:   func() ([]netip.Addr, error) { return nil, nil },
 		Group: func() (string, bool) { return "g", true },
 		List: func(context.Context, uint64) (*metapb.FileSystemsR, error) {
@@ -104,9 +107,13 @@ func benchServe(dir string) {
 	_ = s.Serve(ln)
 }
 
-func serveOurs(b *testing.B, dir string) (string, int) {
+func serveOurs(b *testing.B, dir string) (string, int) { return serveProcess(b, dir) }
+
+func serveLazy(b *testing.B, dir string) (string, int) { return serveProcess(b, dir, envLazy+"=1") }
+
+func serveProcess(b *testing.B, dir string, env ...string) (string, int) {
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), envServe+"="+filepath.Join(dir, "local"))
+	cmd.Env = append(append(os.Environ(), envServe+"="+filepath.Join(dir, "local")), env...)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -237,14 +244,26 @@ func benchServer(b *testing.B, addr string, pid int) {
 		_, err := c.Write(ctx, f, uint64(rand.IntN(benchFile>>12))<<12, nfsv4.FILE_SYNC4, block[:4<<10])
 		must(err)
 	})
-	measured("create-stat-unlink", 0, func(i int) {
-		name := fmt.Sprint("f", i)
+	three := func(name string) error {
 		f, err := c.Create(ctx, dir, name, 0o644)
-		must(err)
-		must(c.CloseFile(ctx, f))
-		_, err = c.Getattr(ctx, f.FH)
-		must(err)
-		must(c.Remove(ctx, dir, name))
+		if err != nil {
+			return err
+		}
+		if err := c.CloseFile(ctx, f); err != nil {
+			return err
+		}
+		if _, err = c.Getattr(ctx, f.FH); err != nil {
+			return err
+		}
+		return c.Remove(ctx, dir, name)
+	}
+	measured("create-stat-unlink", 0, func(i int) { must(three(fmt.Sprint("f", i))) })
+	measured("create-stat-unlink-by-16", 0, func(i int) {
+		var all errgroup.Group
+		for k := range 16 {
+			all.Go(func() error { return three(fmt.Sprint("f", i, "-", k)) })
+		}
+		must(all.Wait())
 	})
 	measured("stat", 0, func(int) {
 		_, err := c.Getattr(ctx, f.FH)

@@ -45,6 +45,7 @@ type Config struct {
 	List       func(ctx context.Context, known uint64) (*metapb.FileSystemsR, error)
 	Interval   time.Duration // between looks at the list and the addresses, 1 s
 	Squash     export.Squash // of root
+	LazyNames  bool          // changes of names and attributes are durable some seconds after they were answered
 	Lease      time.Duration // 30 s
 	Release    string
 	Registerer prometheus.Registerer
@@ -136,7 +137,7 @@ func (s *Server) openVolumes() {
 		if s.open[v.FS] != nil {
 			continue
 		}
-		fs, err := localssd.Open(volumeDir(s.cfg.Dir, v.FS), localssd.Options{RootMode: rootMode, Logger: s.log})
+		fs, err := localssd.Open(volumeDir(s.cfg.Dir, v.FS), localssd.Options{RootMode: rootMode, LazyNames: s.cfg.LazyNames, Logger: s.log})
 		if err != nil {
 			if s.failed[v.FS] == nil || s.failed[v.FS].Error() != err.Error() {
 				s.log.Error("a local volume cannot be served", "fs", v.FS, "path", v.Path, "err", err)

@@ -78,6 +78,7 @@ type Config struct {
 	LocalDir      string
 	LocalListen   string
 	LocalClients  []netip.Prefix
+	LocalLazy     bool // changes of names may be durable after they are answered
 	HTTPListen    string
 	APIListen     string
 	APICert       string
@@ -134,7 +135,7 @@ func ParseConfig(raw []byte) (*Config, error) {
 		NFSListen: r.text("nfs.listen", ":2049"), NFS3Listen: r.text("nfs.v3_listen", ""), RootSquash: r.flag("nfs.root_squash"), NoAtime: r.flag("nfs.noatime"),
 		ReplyCache: r.size("nfs.reply_cache", nfsstate.DefaultReplyCache, nfsstate.MinReplyCache, nfsstate.MaxReplyCache),
 		Lease:      r.duration("nfs.lease", 30*time.Second, time.Second, time.Hour), HTTPListen: r.text("http.listen", "127.0.0.1:7070"),
-		LocalDir: r.text("local.dir", ""), LocalListen: r.text("local.listen", ":2050"),
+		LocalDir: r.text("local.dir", ""), LocalListen: r.text("local.listen", ":2050"), LocalLazy: r.flag("local.lazy_names"),
 		APIListen: r.text("api.listen", ":7443"), APICert: r.text("api.cert", ""), APIKey: r.text("api.key", ""),
 		GossipListen: r.text("gossip.listen", ":7074"), GossipEvery: r.duration("gossip.probe_every", gossip.DefaultProbeEvery, minProbeEvery, time.Minute),
 		GossipRejoin: r.duration("gossip.rejoin_every", gossip.DefaultRejoinEvery, minProbeEvery, time.Hour),

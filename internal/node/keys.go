@@ -38,6 +38,7 @@ var keys = []key{
 	{"local.dir", "/var/lib/rackfs-local", false, "Directory of a node with the role local, on ext4, xfs or btrfs: this node's volumes of file systems of kind local.\nThey are on this machine only, and lost with it."},
 	{"local.listen", ":2050", false, "Address of the NFS server of local volumes. Only this machine and local.clients may mount them."},
 	{"local.clients", "[10.244.3.0/24]", false, "Networks of this machine's workloads, such as its pods."},
+	{"local.lazy_names", "false", false, "Answer creating, removing, renaming and setting attributes before they are on the disk, as NFS-Ganesha and exports \"async\" do.\nA power failure then takes back the last seconds of them; what was written and synced to files stays."},
 	{"http.listen", "127.0.0.1:7070", false, "Address of /healthz, /status and /metrics; \"\" for none."},
 	{"api.listen", ":7443", false, "Address of the HTTP API and the dashboard of a gateway; \"\" for none. TLS, but on loopback addresses."},
 	{"api.cert", "/etc/rackfs/api.crt", false, "Its certificate, PEM; else the node's own, of the cluster's CA."},

@@ -17,7 +17,7 @@ func (n *Node) startLocal(ctx context.Context) (err error) {
 	}
 	n.localVolumes, err = localnode.Start(ctx, localnode.Config{
 		Dir: n.cfg.LocalDir, Node: n.cfg.Name, Cluster: [16]byte(n.dir.state.Settings.ID()), Clients: n.cfg.LocalClients,
-		Group: n.knownGroup, List: localnode.ListFrom(n.meta), Squash: squash, Lease: n.cfg.Lease, Release: n.opt.Release, Logger: n.log,
+		Group: n.knownGroup, List: localnode.ListFrom(n.meta), Squash: squash, LazyNames: n.cfg.LocalLazy, Lease: n.cfg.Lease, Release: n.opt.Release, Logger: n.log,
 	})
 	if err != nil {
 		return err
