@@ -195,3 +195,23 @@ func validity(id *pki.Identity, now time.Time) error {
 	}
 	return nil
 }
+
+// keepCertificate renews the certificate in time.
+func (n *Node) keepCertificate(ctx context.Context) {
+	tick := time.NewTicker(renewInterval)
+	defer tick.Stop()
+	for {
+		if n.renewer.due() {
+			if err := n.renewer.renew(ctx); err != nil {
+				n.log.Error("the node's certificate is not renewed; it is tried again", "err", err)
+			} else {
+				n.log.Info("the node's certificate was renewed", "until", n.id.Identity().NotAfter())
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}

@@ -1,8 +1,6 @@
 package fsm
 
 import (
-	"bytes"
-	"encoding/binary"
 	"fmt"
 	"slices"
 	"strings"
@@ -349,69 +347,6 @@ func (x *call) setNodeGroup(c *metapb.SetNodeGroup) (*metapb.Result, error) {
 	return x.changedMap()
 }
 
-// storesFollow makes the group of a node's stores that of the node.
-func (x *call) storesFollow(n *metapb.Node, op string) error {
-	if x.level < levelCluster {
-		return nil
-	}
-	stores, err := records(x, "t/", func(s *metapb.Store) bool { return s.Node == n.Name && s.Group != n.Group })
-	if err != nil {
-		return err
-	}
-	if limit := x.opts.limits.keys / 2; x.touched()+len(stores) > limit {
-		return vfs.Errorf(vfs.KindTooMany, op, "more than %d stores in one command: name fewer nodes", limit)
-	}
-	for _, s := range stores {
-		s.Group = n.Group
-		if err := x.setMapRecord(appendID32(nil, "t/", s.Id), s); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// groupOfStore sets the group of a store that is put: that of its node, and of a node that has no record what the store had before.
-func (x *call) groupOfStore(s *metapb.Store, before, op string) error {
-	if x.level < levelCluster {
-		if s.Group != "" {
-			return vfs.Errorf(vfs.KindNotSupported, op, "groups of stores need feature level %d", levelCluster)
-		}
-		return nil
-	}
-	var n metapb.Node
-	had, err := x.getRecord(appendNode(s.Node), &n)
-	if s.Group = before; had {
-		s.Group = n.Group
-	}
-	return err
-}
-
-// eligible reports whether a store may be given data of a pool: package placement has the same rule, with its reasons.
-func (x *call) eligible(p *metapb.Pool, s *metapb.Store) (bool, error) {
-	if p.Group != s.Group {
-		return false, nil
-	}
-	if s.Rack == "" {
-		return true, nil
-	}
-	var r metapb.RackReservation
-	had, err := x.getRecord(appendRack(s.Rack), &r)
-	return !had || r.Group == p.Group, err
-}
-
-// mayHold refuses a store of a placement group that may not hold its pool's data. Stores that the group had are not given anything.
-func (x *call) mayHold(p *metapb.Pool, old, g *metapb.PlacementGroup, s *metapb.Store, op string) error {
-	if x.level < levelCluster || slices.ContainsFunc(old.GetSlots(), func(t *metapb.Slot) bool { return t.Store == s.Id }) {
-		return nil
-	}
-	ok, err := x.eligible(p, s)
-	if err == nil && !ok {
-		err = vfs.Errorf(vfs.KindChanged, op, "placement group %d: store %d of group %q in rack %q may not hold data of pool %s of group %q",
-			g.Id, s.Id, s.Group, s.Rack, p.Name, p.Group)
-	}
-	return err
-}
-
 // checkPoolOfCluster adds the rules of levelCluster to those of PutPool. same: the pool is there already, and nothing is to be done.
 func (x *call) checkPoolOfCluster(old, p *metapb.Pool, had bool, op string) (same bool, err error) {
 	if p.Retiring = old.Retiring; had {
@@ -551,76 +486,4 @@ func (r *reader) clusterGroups(m *metapb.ClusterMapR) (err error) {
 	last, err := r.count(counterKey{what: counterPG})
 	m.LastPg = uint32(last)
 	return err
-}
-
-// groups checks that what names a group names one that there is, and that stores have the group of their node.
-func (c *checker) groups() {
-	if c.shard != 0 {
-		return
-	}
-	known := map[string]bool{"": true}
-	ids := map[uint32]bool{}
-	next := max(c.counts["m/next/group"], 1)
-	scan := func(prefix string, fn func(name string, v []byte)) {
-		if err := c.view.Scan([]byte(prefix), prefixEnd([]byte(prefix)), func(k, v []byte) bool {
-			fn(string(k[len(prefix):]), bytes.Clone(v))
-			return true
-		}); err != nil {
-			c.fail("%q: %v", prefix, err)
-		}
-	}
-	must := func(what string, err error) {
-		if err != nil {
-			c.fail("%s: %v", what, err)
-		}
-	}
-	scan(groupPrefix, func(name string, v []byte) {
-		var g metapb.NodeGroup
-		must(name, g.UnmarshalVT(v))
-		if g.Name != name || checkGroupName("check", "group", name) != nil || ids[g.Id] || g.Id == 0 || uint64(g.Id) >= next || c.level < levelCluster {
-			c.fail("group %q at level %d: %v, the next id is %d", name, c.level, &g, next)
-		}
-		known[name], ids[g.Id] = true, true
-	})
-	scan(reservePrefix, func(rack string, v []byte) {
-		var r metapb.RackReservation
-		must(rack, r.UnmarshalVT(v))
-		if r.Rack != rack || rack == "" || r.Group == "" || !known[r.Group] {
-			c.fail("reservation of %q: %v", rack, &r)
-		}
-	})
-	if c.level < levelCluster {
-		return // a node's group means nothing yet
-	}
-	nodes := map[string]string{}
-	scan(nodePrefix, func(name string, v []byte) {
-		var n metapb.Node
-		must(name, n.UnmarshalVT(v))
-		if !known[n.Group] {
-			c.fail("node %s is in group %q, which there is not", name, n.Group)
-		}
-		nodes[name] = n.Group
-	})
-	scan("t/", func(id string, v []byte) {
-		var s metapb.Store
-		must(id, s.UnmarshalVT(v))
-		if g, ok := nodes[s.Node]; ok && g != s.Group {
-			c.fail("store %d is in group %q, its node %s in %q", s.Id, s.Group, s.Node, g)
-		}
-		if !known[s.Group] && s.State != metapb.StoreState_STORE_LOST {
-			c.fail("store %d is in group %q, which there is not", s.Id, s.Group)
-		}
-	})
-	highest := uint32(0)
-	scan("p/", func(id string, v []byte) {
-		var p metapb.Pool
-		must(id, p.UnmarshalVT(v))
-		if !known[p.Group] {
-			c.fail("pool %d is of group %q, which there is not", p.Id, p.Group)
-		}
-		highest = max(highest, lastPG(&p))
-	})
-	if b := c.get([]byte("m/last/pg")); highest > 0 && (len(b) != 8 || binary.BigEndian.Uint64(b) < uint64(highest)) {
-		c.fail("the highest id of a placement group is %d, noted %x", highest, b)
-	}
 }

@@ -1,0 +1,54 @@
+package node
+
+import (
+	"context"
+
+	"github.com/rackfs/rackfs/internal/gateway"
+	"github.com/rackfs/rackfs/nodegroup"
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+func (n *Node) startGateway(ctx context.Context) error {
+	// Of two that came at once the one whose name sorts first serves.
+	for _, o := range n.directory.records() {
+		if o.Name < n.cfg.Name {
+			if err := nodegroup.OneGateway("gateway", []*metapb.Node{o}, n.cfg.Name, n.group()); err != nil {
+				return err
+			}
+		}
+	}
+	var g *gateway.Gateway
+	err := n.patiently(ctx, "start the gateway", func(try context.Context) (err error) {
+		g, err = gateway.Start(try, gateway.Config{
+			Name: n.cfg.Name, Cluster: [16]byte(n.dir.state.Settings.ID()), Meta: n.meta, BlockSecurity: n.blockSecurity,
+			Group: n.group, Zone: func() string { return n.cfg.Zone }, Rack: func() string { return n.cfg.Rack },
+			Rules: n.cfg.rules(), Lease: n.cfg.Lease, Release: n.opt.Release, NoAtime: n.cfg.NoAtime,
+			Delegations: n.cfg.Delegations, ReplyCache: n.cfg.ReplyCache,
+			Registerer: n.reg, Logger: n.log,
+		})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	n.gateway = g
+	n.files.Store(g)
+	if err := n.serveAPI(); err != nil {
+		return err
+	}
+	ln := n.listeners[listenNFS]
+	n.serving.Go(func() {
+		if err := g.Serve(ln); err != nil {
+			n.failed <- vfs.Wrap("serve NFS", err)
+		}
+	})
+	if ln := n.listeners[listenNFS3]; ln != nil {
+		n.serving.Go(func() {
+			if err := g.ServeV3(ln); err != nil {
+				n.failed <- vfs.Wrap("serve NFSv3", err)
+			}
+		})
+	}
+	return nil
+}
