@@ -20,3 +20,21 @@ func Together(stores []RoomReply) (used, capacity uint64) {
 	}
 	return used, max(capacity, used)
 }
+
+// Parts is how much each of the stores of one machine can hold: of a device that several of them are on, each has the same part, however the stores
+// share it now. So it does not change as they fill.
+func Parts(stores []RoomReply) []uint64 {
+	on := map[[16]byte][]RoomReply{}
+	for _, s := range stores {
+		on[s.Device] = append(on[s.Device], s)
+	}
+	parts := make([]uint64, len(stores))
+	for i, s := range stores {
+		parts[i] = s.Capacity
+		if all := on[s.Device]; s.Device != ([16]byte{}) && len(all) > 1 {
+			_, capacity := Together(all)
+			parts[i] = capacity / uint64(len(all))
+		}
+	}
+	return parts
+}

@@ -287,6 +287,6 @@ func (s *Server) room(_ context.Context, call *wire.Call) error {
 		return err
 	}
 	i := st.Info()
-	reply := blockstore.RoomReply{Device: i.Device, Capacity: uint64(i.Capacity), Used: uint64(i.Used), Shared: uint64(i.Shared)}
+	reply := i.Room()
 	return call.Reply(reply.Append(nil))
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/rackfs/rackfs/blockstore"
 	"github.com/rackfs/rackfs/blockstore/budget"
 	"github.com/rackfs/rackfs/blockstore/segment"
 	"github.com/rackfs/rackfs/internal/vfile"
@@ -358,6 +359,11 @@ type Info struct {
 	ReadOnly            bool         // since it was opened: its file system is
 	Rebuilding          bool         // its index is being made anew
 	Failure             string       // why it is not writable, if the disk failed or is read-only
+}
+
+// Room is what the store says of its room.
+func (i *Info) Room() blockstore.RoomReply {
+	return blockstore.RoomReply{Device: i.Device, Capacity: uint64(i.Capacity), Used: uint64(i.Used), Shared: uint64(i.Shared)}
 }
 
 // Budget is that of the disk; nil: there is no limit.

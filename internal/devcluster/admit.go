@@ -71,10 +71,10 @@ func (c *Cluster) tryAdmitStore(ctx context.Context, meta *raftmeta.Client, n *b
 			return err
 		}
 	}
-	cmd := &metapb.Command{Op: &metapb.Command_PutStore{PutStore: &metapb.PutStore{Store: n.record()}}}
+	cmd := &metapb.Command{Op: &metapb.Command_PutStore{PutStore: &metapb.PutStore{Store: c.record(n)}}}
 	if n.Replaces != 0 {
 		cmd = &metapb.Command{Op: &metapb.Command_ReplaceStore{ReplaceStore: &metapb.ReplaceStore{
-			Old: n.Replaces, New: n.record(), ExpectMapVersion: n.Version,
+			Old: n.Replaces, New: c.record(n), ExpectMapVersion: n.Version,
 		}}}
 	}
 	if _, err := meta.Apply(ctx, clusterShard, cmd); err != nil {

@@ -167,7 +167,7 @@ func TestClusterCheck(t *testing.T) {
 	if err := c.serve(c.stores[3]); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.meta.Apply(t.Context(), clusterShard, &metapb.Command{Op: &metapb.Command_PutStore{PutStore: &metapb.PutStore{Store: c.stores[3].record()}}}); err != nil {
+	if _, err := c.meta.Apply(t.Context(), clusterShard, &metapb.Command{Op: &metapb.Command_PutStore{PutStore: &metapb.PutStore{Store: c.record(c.stores[3])}}}); err != nil {
 		t.Fatal(err)
 	}
 	expect("it serves again")

@@ -283,7 +283,7 @@ func (c *Cluster) raw(stores []uint32) (used, capacity uint64) {
 			continue
 		}
 		i := s.store.Info()
-		list = append(list, blockstore.RoomReply{Device: i.Device, Capacity: uint64(i.Capacity), Used: uint64(i.Used), Shared: uint64(i.Shared)})
+		list = append(list, i.Room())
 	}
 	return blockstore.Together(list)
 }

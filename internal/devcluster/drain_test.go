@@ -79,7 +79,7 @@ func TestDrainAndBack(t *testing.T) {
 	if err := c.serve(c.stores[drained-1]); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.meta.Apply(t.Context(), clusterShard, &metapb.Command{Op: &metapb.Command_PutStore{PutStore: &metapb.PutStore{Store: c.stores[drained-1].record()}}}); err != nil {
+	if _, err := c.meta.Apply(t.Context(), clusterShard, &metapb.Command{Op: &metapb.Command_PutStore{PutStore: &metapb.PutStore{Store: c.record(c.stores[drained-1])}}}); err != nil {
 		t.Fatal(err)
 	}
 	put(metapb.StoreState_STORE_IN)

@@ -137,7 +137,7 @@ func TestWritesGoOnWithTwoStoresLess(t *testing.T) {
 		if err := c.serve(n); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := c.meta.Apply(t.Context(), clusterShard, &metapb.Command{Op: &metapb.Command_PutStore{PutStore: &metapb.PutStore{Store: n.record()}}}); err != nil {
+		if _, err := c.meta.Apply(t.Context(), clusterShard, &metapb.Command{Op: &metapb.Command_PutStore{PutStore: &metapb.PutStore{Store: c.record(n)}}}); err != nil {
 			t.Fatal(err)
 		}
 	}

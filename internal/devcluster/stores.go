@@ -177,13 +177,24 @@ func (c *Cluster) fail(n *blockNode, err error) {
 
 // record is the shard-0 record of a store that runs, at its present address. The record of one
 // that does not keeps its last address, where nobody with its certificate answers.
-func (n *blockNode) record() *metapb.Store {
+func (c *Cluster) record(n *blockNode) *metapb.Store {
 	info := n.store.Info()
+	var rooms []blockstore.RoomReply
+	at := 0
+	for _, s := range c.stores {
+		if s == n {
+			at = len(rooms)
+		}
+		if s.store != nil {
+			i := s.store.Info()
+			rooms = append(rooms, i.Room())
+		}
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return &metapb.Store{
 		Id: n.ID, Node: n.name, Address: n.addr, Rack: rackOf(n.name), Zone: devZone,
-		Uuid: info.Store[:], Capacity: uint64(info.Capacity),
+		Uuid: info.Store[:], Capacity: blockstore.Parts(rooms)[at], // placement weighs stores by it
 		State: n.Record.GetState(), // an operator's; a new store is in
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/rackfs/rackfs/blockstore"
 	"github.com/rackfs/rackfs/blockstore/budget"
 	"github.com/rackfs/rackfs/blockstore/segment"
 	"github.com/rackfs/rackfs/blockstore/server"
@@ -194,7 +195,7 @@ func (n *Node) admitDisk(ctx context.Context, d *disk) error {
 		}
 		record := &metapb.Store{
 			Id: d.ID, Node: n.cfg.Name, Address: n.cfg.advertised(RoleBlock, n.cfg.BlockListen), Rack: n.cfg.Rack, Zone: n.cfg.Zone,
-			Uuid: info.Store[:], Capacity: uint64(info.Capacity), State: d.Record.GetState(),
+			Uuid: info.Store[:], Capacity: n.part(d), State: d.Record.GetState(),
 		}
 		cmd := &metapb.Command{Op: &metapb.Command_PutStore{PutStore: &metapb.PutStore{Store: record}}}
 		if d.Replaces != 0 {
@@ -221,6 +222,23 @@ func (n *Node) admitDisk(ctx context.Context, d *disk) error {
 		}
 	}
 	return n.dir.saveJSON(disksFile, known)
+}
+
+// part is how much a disk can hold, of a device that several stores of this node are on its part: placement weighs stores by it.
+func (n *Node) part(d *disk) uint64 {
+	var rooms []blockstore.RoomReply
+	at := 0
+	for _, x := range n.disks {
+		if x.store == nil {
+			continue
+		}
+		if x == d {
+			at = len(rooms)
+		}
+		i := x.store.Info()
+		rooms = append(rooms, i.Room())
+	}
+	return blockstore.Parts(rooms)[at]
 }
 
 func (n *Node) startKeeper(d *disk) error {
