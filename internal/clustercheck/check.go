@@ -56,6 +56,7 @@ type checker struct {
 	o       Options
 	report  Report
 	cmap    *metapb.ClusterMapR
+	used    map[uint32]bool // pools in which a file system keeps data
 	cluster []byte
 	infos   map[uint16]*metapb.ShardInfoR
 	stores  map[uint32]*storeConn
@@ -110,7 +111,7 @@ func (c *checker) run(ctx context.Context) error {
 	if err := c.closed(ctx); err != nil {
 		return err
 	}
-	Placement(c.cmap, c.r())
+	Placement(c.cmap, c.used, c.r())
 	c.o.Progress(Progress{Step: "stores"})
 	c.connect(ctx)
 	return c.inventory(ctx)
@@ -219,8 +220,12 @@ func (c *checker) fileSystems(ctx context.Context, namespaces map[uint32]uint16)
 		pools[p.Id] = true
 	}
 	known := map[uint32]bool{}
+	c.used = map[uint32]bool{}
 	for _, f := range r.GetFileSystems().GetFileSystems() {
 		known[f.Id] = true
+		if f.State != metapb.FileSystemState_FS_PURGING {
+			c.used[f.Pool] = true
+		}
 		if f.Kind == filesystem.Local { // its nodes have it, the metadata only its record
 			continue
 		}

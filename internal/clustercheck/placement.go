@@ -9,8 +9,8 @@ import (
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 )
 
-// Placement checks a cluster map by itself.
-func Placement(m *metapb.ClusterMapR, r *Report) {
+// Placement checks a cluster map by itself. used are the pools in which a file system keeps data.
+func Placement(m *metapb.ClusterMapR, used map[uint32]bool, r *Report) {
 	stores := map[uint32]*metapb.Store{}
 	disks := map[string]uint32{}
 	for _, s := range m.GetStores() {
@@ -33,12 +33,12 @@ func Placement(m *metapb.ClusterMapR, r *Report) {
 			group(p, g, stores, r)
 		}
 	}
-	misplaced(m, r)
+	misplaced(m, used, r)
 }
 
 // misplaced tells of slots on stores that may not hold their pool's data. Those that move, and those that can and wait for their turn, are what
 // the cluster is about to put right.
-func misplaced(m *metapb.ClusterMapR, r *Report) {
+func misplaced(m *metapb.ClusterMapR, used map[uint32]bool, r *Report) {
 	pools := map[uint32]*metapb.Pool{}
 	for _, p := range m.GetPools() {
 		pools[p.Id] = p
@@ -58,6 +58,10 @@ func misplaced(m *metapb.ClusterMapR, r *Report) {
 			r.add(Notice, KindReservation, "%v: the pool is being removed", x)
 		case x.Place == nodegroup.Waiting && have >= need:
 			r.add(Notice, KindReservation, "%v: it moves when it is its turn", x)
+		case x.Place == nodegroup.Waiting && !used[p.Id] && p.Group != "":
+			r.add(Notice, KindReservation, "%v: it has nowhere to go, and no file system keeps data in pool %s: `rackfs group delete %s` ends it, or put nodes into the group", x, p.Name, p.Group)
+		case x.Place == nodegroup.Waiting && !used[p.Id]:
+			r.add(Notice, KindReservation, "%v: it has nowhere to go, and no file system keeps data in pool %s: add nodes, or leave it", x, p.Name)
 		case x.Place == nodegroup.Waiting:
 			r.add(Error, KindReservation, "%v: it has nowhere to go, for pool %s has %d domains of level %s and needs %d", x, p.Name, have, level, need)
 		default:

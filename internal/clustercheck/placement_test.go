@@ -38,7 +38,7 @@ func sound() *metapb.ClusterMapR {
 // Every fault that is put into a sound map is found, and named.
 func TestPlacement(t *testing.T) {
 	var r Report
-	if Placement(sound(), &r); r.Errors+r.Notices != 0 {
+	if Placement(sound(), map[uint32]bool{1: true, 2: true}, &r); r.Errors+r.Notices != 0 {
 		t.Fatalf("a sound map: %v", r.Findings)
 	}
 	first := func(m *metapb.ClusterMapR) *metapb.PlacementGroup { return m.Pools[0].Pgs[0] }
@@ -76,6 +76,18 @@ func TestPlacement(t *testing.T) {
 				g.State = metapb.PGState_PG_CLOSED
 			}
 		}, Finding{Error, KindReservation, "slot 1 of placement group 2 is waiting on store 2, which may not hold it: it has nowhere to go, for pool shared has 2 domains of level rack and needs 3"}},
+		"idle, and its last nodes left the group": {func(m *metapb.ClusterMapR) {
+			for _, s := range m.Stores[6:] {
+				s.Group = ""
+			}
+			m.Pools[1].Pgs[0].State = metapb.PGState_PG_CLOSED
+		}, Finding{Notice, KindReservation, "no file system keeps data in pool g: `rackfs group delete g` ends it"}},
+		"its last nodes left the group": {func(m *metapb.ClusterMapR) {
+			for _, s := range m.Stores[6:] {
+				s.Group = ""
+			}
+			m.Pools[1].Pgs[0].State = metapb.PGState_PG_CLOSED
+		}, Finding{Error, KindReservation, "it has nowhere to go, for pool g has 0 domains of level node and needs 3"}},
 		"leaving": {func(m *metapb.ClusterMapR) { s := first(m).Slots[0]; s.Previous, s.Filling = 7, true }, Finding{Notice, KindReservation, "is leaving on store 7"}},
 		"filling": {func(m *metapb.ClusterMapR) { first(m).Slots[1].Filling = true }, Finding{Notice, KindMoving, "slot 1 of placement group 1 is being filled on store 2"}},
 		"out":     {func(m *metapb.ClusterMapR) { m.Stores[5].State = metapb.StoreState_STORE_OUT }, Finding{Notice, KindMoving, "slot 2 of placement group 2 is on store 6, which is out"}},
@@ -84,7 +96,7 @@ func TestPlacement(t *testing.T) {
 			m := sound()
 			x.spoil(m)
 			var r Report
-			Placement(m, &r)
+			Placement(m, map[uint32]bool{1: !strings.HasPrefix(name, "idle"), 2: !strings.HasPrefix(name, "idle")}, &r)
 			for _, f := range r.Findings {
 				if f.Severity == x.want.Severity && f.Kind == x.want.Kind && strings.Contains(f.Text, x.want.Text) {
 					return
