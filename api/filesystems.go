@@ -5,13 +5,24 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/rackfs/rackfs/internal/accounts"
 	"github.com/rackfs/rackfs/internal/filesystem"
+	"github.com/rackfs/rackfs/nodegroup"
 	"github.com/rackfs/rackfs/placement"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
+)
+
+const (
+	// usagesAtOnce bounds how many namespaces are asked at once for what they use.
+	usagesAtOnce = 16
+	// usageTimeout is how long a list of file systems waits for that.
+	usageTimeout = 2 * time.Second
 )
 
 // FileSystem is a file system of the cluster.
@@ -30,9 +41,11 @@ type FileSystem struct {
 	// Of a deleted one.
 	Deleted    time.Time `json:"deleted,omitzero"`
 	PurgeAfter time.Time `json:"purge_after,omitzero" doc:"Until then it can be brought back; after that it ends when the cluster has watched it for as long as it was to be kept"`
-	// Of one that was asked for by name and is active.
-	UsedBytes  uint64 `json:"used_bytes,omitempty" doc:"Before coding"`
-	UsedInodes uint64 `json:"used_inodes,omitempty"`
+	// Of one that is active, or deleted and kept.
+	UsedBytes     uint64 `json:"used_bytes,omitempty" doc:"Before coding; of a list absent also if it is not known now"`
+	UsedInodes    uint64 `json:"used_inodes,omitempty"`
+	CapacityBytes uint64 `json:"capacity_bytes,omitempty" doc:"Its quota, or what the stores of its pool can take before coding if that is less or there is none; shared with the others on these stores. 0: not known now"`
+	FreeBytes     uint64 `json:"free_bytes,omitempty" doc:"What of it can still be written"`
 	// Of one that was asked for by name.
 	Gateways []string  `json:"gateways,omitempty" doc:"Addresses, host:port, of the NFS servers that export it when it is active, from near to far"`
 	Servers  []Gateway `json:"servers,omitempty" doc:"The same servers, with where they are"`
@@ -124,14 +137,65 @@ func (a *API) listFileSystems(ctx context.Context, _ *struct{}) (*fileSystemsOut
 		return nil, err
 	}
 	out := &fileSystemsOutput{Body: FileSystems{FileSystems: []FileSystem{}}}
+	var shown []*metapb.FileSystem
 	who := accounts.Of(ctx)
 	for _, fs := range list.GetFileSystems() {
 		if !who.Sees(accounts.Place{Workspace: fs.Workspace, FileSystem: fs.Name}) {
 			continue
 		}
 		out.Body.FileSystems = append(out.Body.FileSystems, fileSystemOf(fs, profiles))
+		shown = append(shown, fs)
+	}
+	// A list is answered also while a namespace's shard does not answer.
+	look, cancel := context.WithTimeout(ctx, usageTimeout)
+	defer cancel()
+	if err := a.usages(look, shown, out.Body.FileSystems); err != nil {
+		a.log.Info("api: what file systems use is not known now", "err", err)
 	}
 	return out, nil
+}
+
+// usages adds what file systems use, and what they still may.
+func (a *API) usages(ctx context.Context, list []*metapb.FileSystem, out []FileSystem) error {
+	var st *nodegroup.Status
+	if slices.ContainsFunc(out, func(fs FileSystem) bool { return fs.Pool != 0 }) {
+		if s, err := a.opt.Cluster.Status(ctx); err == nil { // else nobody knows how full stores are
+			st = s.Placement
+		}
+	}
+	var g errgroup.Group
+	g.SetLimit(usagesAtOnce)
+	for i, fs := range list {
+		if fs.State != metapb.FileSystemState_FS_ACTIVE && fs.State != metapb.FileSystemState_FS_DELETED {
+			continue // its namespace is not there yet, or not any more
+		}
+		g.Go(func() error { return a.usage(ctx, fs, st, &out[i]) })
+	}
+	return g.Wait()
+}
+
+// usage adds what a file system uses, and what it still may by what was seen of its pool's stores.
+func (a *API) usage(ctx context.Context, fs *metapb.FileSystem, st *nodegroup.Status, out *FileSystem) error {
+	use, err := filesystem.Usage(ctx, a.opt.Meta, fs)
+	if err != nil || use == nil {
+		return err
+	}
+	out.UsedBytes, out.UsedInodes = use.GetUsedBytes(), use.GetUsedInodes()
+	if fs.Version == 0 { // limits that were set without a record of them
+		out.QuotaBytes, out.QuotaInodes = use.GetLimitBytes(), use.GetLimitInodes()
+	}
+	if st == nil {
+		return nil
+	}
+	for _, p := range st.Pools {
+		if p.ID == fs.Pool && p.Capacity > 0 {
+			out.CapacityBytes, out.FreeBytes = p.Capacity, p.Free
+			if q := out.QuotaBytes; q != 0 {
+				out.CapacityBytes, out.FreeBytes = min(p.Capacity, q), min(p.Free, q-min(q, out.UsedBytes))
+			}
+		}
+	}
+	return nil
 }
 
 // profiles are those of the pools, by id.
@@ -173,11 +237,11 @@ func (a *API) fileSystem(ctx context.Context, fs *metapb.FileSystem) (*fileSyste
 		return nil, err
 	}
 	out := &fileSystemOutput{Body: fileSystemOf(fs, profiles)}
-	use, err := filesystem.Usage(ctx, a.opt.Meta, fs)
-	if err != nil {
+	one := []FileSystem{out.Body}
+	if err := a.usages(ctx, []*metapb.FileSystem{fs}, one); err != nil {
 		return nil, err
 	}
-	out.Body.UsedBytes, out.Body.UsedInodes = use.GetUsedBytes(), use.GetUsedInodes()
+	out.Body = one[0]
 	if fs.Kind == filesystem.Local {
 		nodes, err := a.cluster(ctx, &metapb.Query{Q: &metapb.Query_Nodes{Nodes: &metapb.NodesQ{}}})
 		if err != nil {
@@ -191,9 +255,6 @@ func (a *API) fileSystem(ctx context.Context, fs *metapb.FileSystem) (*fileSyste
 	}
 	for _, g := range out.Body.Servers {
 		out.Body.Gateways = append(out.Body.Gateways, g.Address)
-	}
-	if fs.Version == 0 { // limits that were set without a record of them
-		out.Body.QuotaBytes, out.Body.QuotaInodes = use.GetLimitBytes(), use.GetLimitInodes()
 	}
 	return out, nil
 }

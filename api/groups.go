@@ -9,9 +9,16 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rackfs/rackfs/internal/filesystem"
 	"github.com/rackfs/rackfs/nodegroup"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
+)
+
+const (
+	// endingWait is how long the deletion of a group waits for file systems that were deleted just before, endingPoll how often it looks.
+	endingWait = 15 * time.Second
+	endingPoll = 200 * time.Millisecond
 )
 
 // decideTries is how often a change is decided anew because the cluster map changed meanwhile, which moving slots do all the time.
@@ -271,11 +278,46 @@ func (a *API) deleteGroup(ctx context.Context, in *groupInput) (*struct{}, error
 		return nil, err
 	}
 	i := slices.IndexFunc(m.Groups, func(g *metapb.NodeGroup) bool { return g.Name == in.Name })
-	err = a.apply(ctx, &metapb.Command{Op: &metapb.Command_RetireGroup{RetireGroup: &metapb.RetireGroup{Name: in.Name, Id: m.Groups[i].Id}}})
+	retire := &metapb.Command{Op: &metapb.Command_RetireGroup{RetireGroup: &metapb.RetireGroup{Name: in.Name, Id: m.Groups[i].Id}}}
+	for end := time.Now().Add(endingWait); ; {
+		if err = a.apply(ctx, retire); vfs.KindOf(err) != vfs.KindBusy {
+			return nil, err
+		}
+		ending, asked := a.ending(ctx, in.Name)
+		if asked != nil || len(ending) == 0 {
+			break
+		}
+		if time.Now().After(end) {
+			return nil, vfs.Errorf(vfs.KindBusy, op, "%s, of which %s are to end at once and wait for the leader of shard 0 or for the metadata: `rackfs cluster status` says more; then try again", words(err), strings.Join(ending, ", "))
+		}
+		select {
+		case <-time.After(endingPoll):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 	if vfs.KindOf(err) == vfs.KindBusy {
 		err = vfs.Errorf(vfs.KindBusy, op, "%s: end its file systems (rackfs fs delete --keep 0s), take its nodes out (rackfs group remove) and release its racks (rackfs group release) first", words(err))
 	}
 	return nil, err
+}
+
+// ending are the file systems of a group that were deleted and are not kept: they end within seconds. None, if there are others too.
+func (a *API) ending(ctx context.Context, group string) (names []string, err error) {
+	list, err := filesystem.List(ctx, a.opt.Meta)
+	if err != nil {
+		return nil, err
+	}
+	for _, fs := range list.GetFileSystems() {
+		switch {
+		case fs.Group != group || fs.State == metapb.FileSystemState_FS_PURGING:
+		case fs.State == metapb.FileSystemState_FS_DELETED && fs.KeepSeconds == 0:
+			names = append(names, fs.Workspace+"/"+fs.Name)
+		default:
+			return nil, nil
+		}
+	}
+	return names, nil
 }
 
 func (a *API) reserveRacks(ctx context.Context, in *racksInput) (*changeOutput, error) {

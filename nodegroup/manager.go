@@ -415,6 +415,7 @@ type poolView struct {
 	states  []placement.StoreState
 	atRest  bool // its plan is empty
 	report  *placement.Report
+	stores  []uint32 // of its open groups; nil: not looked up yet
 }
 
 // view is that of a pool of the map as it is now.

@@ -58,6 +58,10 @@ type PoolStatus struct {
 	// Slots on stores that may not hold the pool's data: those that are being filled elsewhere from there, and those that have nowhere to go.
 	Leaving int `json:"leaving"`
 	Waiting int `json:"waiting"`
+	// Capacity and Free are the room on the stores of its open groups before coding, as they said last, which it shares with other pools there;
+	// 0: they did not say yet.
+	Capacity uint64 `json:"capacity_bytes"`
+	Free     uint64 `json:"free_bytes"`
 	// Next is what losing one more store would cost, for people.
 	Next string `json:"next_loss"`
 }
@@ -102,6 +106,10 @@ func (m *Manager) publish(err error) {
 		}
 		profile := placement.Profile{K: int(p.K), M: int(p.M)}
 		out := PoolStatus{ID: p.Id, Name: p.Name, Profile: profile.String(), Group: p.Group, Report: *v.report, Next: nextLoss(*v.report)}
+		if v.stores == nil {
+			v.stores = OpenStores(p)
+		}
+		out.Capacity, out.Free = PoolRoom(p, v.stores, m.rooms)
 		for _, x := range misplaced {
 			switch {
 			case x.Pool != p.Id:

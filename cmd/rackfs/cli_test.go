@@ -68,7 +68,7 @@ func TestCommands(t *testing.T) {
 		refused     string // part of the error; "" if there is none
 		kind        vfs.Kind
 	}{
-		{line: "fs list", out: "NAME     WORKSPACE  KIND    GROUP  STATE   PROFILE  QUOTA  PATH"},
+		{line: "fs list", out: "NAME     WORKSPACE  KIND    GROUP  STATE   PROFILE  USED  FREE"},
 		{line: "workspace list", out: "default"},
 		{line: "fs create x --workspace lab", refused: "rackfs workspace create", kind: vfs.KindNotFound},
 		{line: "workspace create lab --network 10.1.2.3", out: "10.1.2.3/32"},

@@ -55,6 +55,7 @@ func writeFS(w io.Writer, fs api.FileSystem) error {
 			row("profile", "%s (pool %d)", fs.Profile, fs.Pool)
 			row("used", "%s, %d inodes", formatBytes(fs.UsedBytes), fs.UsedInodes)
 			row("quota", "%s", quotaText(fs.FileSystemSettings))
+			row("free", "%s", freeText(fs))
 			row("may mount", "%s", allowText(fs.Allow))
 		}
 		if fs.ReadOnly {
@@ -115,6 +116,14 @@ func allowText(networks []string) string {
 	return strings.Join(networks, ", ")
 }
 
+// freeText is what a file system may still take. Others on the same stores may take it too.
+func freeText(fs api.FileSystem) string {
+	if fs.CapacityBytes == 0 {
+		return "not known now"
+	}
+	return fmt.Sprintf("%s of %s", formatBytes(fs.FreeBytes), formatBytes(fs.CapacityBytes))
+}
+
 // formatBytes is n with the largest binary unit that divides it, or rounded to a tenth of one.
 func formatBytes(n uint64) string {
 	units := []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"}
@@ -135,7 +144,7 @@ func newFSListCommand() *cobra.Command {
 		call: func(cmd *cobra.Command, c *api.Client, _ []string) ([]api.FileSystem, error) {
 			return c.FileSystems(cmd.Context())
 		},
-		print: listing("NAME\tWORKSPACE\tKIND\tGROUP\tSTATE\tPROFILE\tQUOTA\tPATH\tCREATED", func(fs api.FileSystem) []any {
+		print: listing("NAME\tWORKSPACE\tKIND\tGROUP\tSTATE\tPROFILE\tUSED\tFREE\tQUOTA\tPATH\tCREATED", func(fs api.FileSystem) []any {
 			state := fs.State
 			if !fs.Deleted.IsZero() {
 				state += " until " + fs.PurgeAfter.Format(time.DateTime)
@@ -144,7 +153,14 @@ func newFSListCommand() *cobra.Command {
 			if fs.Kind == filesystem.Local {
 				profile = "unreplicated"
 			}
-			return []any{fs.Name, fs.Workspace, fs.Kind, fs.Group, state, profile, quotaText(fs.FileSystemSettings), fs.Path, fs.Created.Format(time.DateTime)}
+			used, free := formatBytes(fs.UsedBytes), "" // of an unreplicated one each node says what it has
+			switch {
+			case fs.Kind == filesystem.Local:
+				used = ""
+			case fs.CapacityBytes != 0:
+				free = formatBytes(fs.FreeBytes)
+			}
+			return []any{fs.Name, fs.Workspace, fs.Kind, fs.Group, state, profile, used, free, quotaText(fs.FileSystemSettings), fs.Path, fs.Created.Format(time.DateTime)}
 		}),
 	}.command()
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/rackfs/rackfs/blockstore"
 	"github.com/rackfs/rackfs/internal/wire"
+	"github.com/rackfs/rackfs/nodegroup"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 )
@@ -116,26 +117,14 @@ func (g *Gateway) capacity(pool uint32) (total, free uint64) {
 		if p.Id != pool {
 			continue
 		}
-		seen := map[uint32]bool{}
-		var stores []uint32
-		for _, pg := range p.Pgs {
-			for _, slot := range pg.Slots {
-				if pg.State == metapb.PGState_PG_OPEN && !seen[slot.Store] {
-					seen[slot.Store] = true
-					stores = append(stores, slot.Store)
-				}
-			}
-		}
 		raw := g.cfg.Raw
 		if raw == nil {
 			raw = g.room.rawOf
 		}
-		used, all := raw(stores)
-		if all == 0 {
+		if total, free = nodegroup.PoolRoom(p, nodegroup.OpenStores(p), raw); total == 0 {
 			break
 		}
-		data := func(n uint64) uint64 { return n / uint64(p.K+p.M) * uint64(p.K) }
-		return data(all), data(all - min(used, all))
+		return total, free
 	}
 	return unknownCapacity, unknownCapacity
 }
