@@ -21,7 +21,7 @@ func (a *API) seen(ctx context.Context) (nodegroup.Seen, error) {
 	}
 	s.Idle = func(pool uint32) bool {
 		return !slices.ContainsFunc(list.GetFileSystems(), func(f *metapb.FileSystem) bool {
-			return f.Pool == pool && f.State != metapb.FileSystemState_FS_PURGING
+			return f.Pool == pool && !filesystem.Ends(f)
 		})
 	}
 	if st, err := a.opt.Cluster.Status(ctx); err == nil && st.Placement != nil {

@@ -311,7 +311,7 @@ func (a *API) ending(ctx context.Context, group string) (names []string, err err
 	for _, fs := range list.GetFileSystems() {
 		switch {
 		case fs.Group != group || fs.State == metapb.FileSystemState_FS_PURGING:
-		case fs.State == metapb.FileSystemState_FS_DELETED && fs.KeepSeconds == 0:
+		case filesystem.Ends(fs):
 			names = append(names, fs.Workspace+"/"+fs.Name)
 		default:
 			return nil, nil

@@ -201,7 +201,7 @@ func TestJSON(t *testing.T) {
 	}{
 		{"fs create a", "name workspace kind state path profile pool used_inodes created"},
 		{"fs list", "name workspace kind state path profile"},
-		{"fs show a", "name used_inodes gateways"},
+		{"fs show a", "name used_inodes capacity_bytes free_bytes gateways"},
 		{"fs set a --quota 5MiB", "name quota_bytes"},
 		{"fs export create a:/x --secure", "path mount directory project"},
 		{"fs export list a", "path mount directory project"},

@@ -223,7 +223,7 @@ func (c *checker) fileSystems(ctx context.Context, namespaces map[uint32]uint16)
 	c.used = map[uint32]bool{}
 	for _, f := range r.GetFileSystems().GetFileSystems() {
 		known[f.Id] = true
-		if f.State != metapb.FileSystemState_FS_PURGING {
+		if !filesystem.Ends(f) {
 			c.used[f.Pool] = true
 		}
 		if f.Kind == filesystem.Local { // its nodes have it, the metadata only its record

@@ -197,16 +197,15 @@ func TestReservedRacks(t *testing.T) {
 	if _, err := admin.DeleteFileSystem(ctx, "", "gpu", 0); err != nil {
 		t.Fatal(err)
 	}
-	await(t, func() string { // until the leader has seen that nobody can want it back
-		_, err := admin.RemoveNodes(ctx, "gpu", []string{"store-5", "store-6", "store-7"}, false)
-		if err == nil {
-			_, err = admin.ReleaseRacks(ctx, racks, false)
-		}
-		if err == nil {
-			err = admin.DeleteGroup(ctx, "gpu")
-		}
-		return map[bool]string{true: fmt.Sprint(err)}[err != nil]
-	})
+	if _, err := admin.RemoveNodes(ctx, "gpu", []string{"store-5", "store-6", "store-7"}, false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := admin.ReleaseRacks(ctx, racks, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := admin.DeleteGroup(ctx, "gpu"); err != nil {
+		t.Fatal(err)
+	}
 	if err := admin.DeleteGroup(ctx, "gpu"); err != nil && vfs.KindOf(err) != vfs.KindNotFound {
 		t.Errorf("a repeated deletion: %v", err)
 	}

@@ -182,6 +182,9 @@ func Undelete(ctx context.Context, meta Meta, workspace, name string) (*metapb.F
 		if fs.State != metapb.FileSystemState_FS_DELETED {
 			return wrongState(fs, op, "deleted")
 		}
+		if Ends(fs) {
+			return vfs.Errorf(vfs.KindInvalid, op, "file system %s was deleted without being kept: its data is being destroyed", fs.Name)
+		}
 		if ns, err := namespace(ctx, meta, fs); fs.Kind == Local {
 			// The nodes still have their directories.
 		} else if err != nil {
@@ -284,3 +287,9 @@ func stamp(t time.Time) *metapb.Time {
 }
 
 func timeOf(t *metapb.Time) time.Time { return time.Unix(t.GetSec(), int64(t.GetNsec())).UTC() }
+
+// Ends reports whether nobody can want a file system's data any more: it is being destroyed, or was deleted without being kept, and will be
+// within seconds.
+func Ends(fs *metapb.FileSystem) bool {
+	return fs.State == metapb.FileSystemState_FS_PURGING || fs.State == metapb.FileSystemState_FS_DELETED && fs.KeepSeconds == 0
+}
