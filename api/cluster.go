@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/rackfs/rackfs/blockstore/store"
+	"github.com/rackfs/rackfs/internal/provision"
 	"github.com/rackfs/rackfs/nodegroup"
 	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
@@ -172,7 +173,20 @@ func (a *API) clusters() {
 		return &levelsOutput{a.levels(ctx)}, nil
 	})
 	handle(a, "GET /cluster/can-stop", "can-stop", "What stopping nodes for a while would mean", a.canStop)
+	handle(a, "POST /cluster/gossip-key", "rotate-gossip-key", "Make a new key of gossip, to which nodes change by themselves", a.rotateGossipKey)
 	handle(a, "POST /cluster/level", "raise-level", "Raise the feature level; it is never lowered", a.raiseLevels)
+}
+
+func (a *API) rotateGossipKey(ctx context.Context, _ *struct{}) (*struct{}, error) {
+	if a.opt.Cluster.Self() == "" {
+		return nil, vfs.Errorf(vfs.KindNotSupported, "rotate gossip key", "`rackfs dev` is one process, which has nobody to gossip with")
+	}
+	return nil, provision.RotateGossipKey(ctx, a.opt.Meta)
+}
+
+// RotateGossipKey makes a new key of gossip.
+func (c *Client) RotateGossipKey(ctx context.Context) error {
+	return c.call(ctx, http.MethodPost, "/cluster/gossip-key", nil, nil)
 }
 
 // voters asks for those of all shards.

@@ -28,6 +28,8 @@ func rules() map[string]rule {
 		"add-nodes":      inCluster(admin),
 		"remove-nodes":   inCluster(admin),
 
+		"rotate-gossip-key": inCluster(admin),
+
 		// File systems. Of a list everybody sees his part; a new one's workspace is in the body.
 		"list-filesystems":    anywhere(viewer),
 		"create-filesystem":   anywhere(admin),

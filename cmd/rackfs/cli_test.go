@@ -164,6 +164,7 @@ func TestCommands(t *testing.T) {
 		{line: "cluster status", out: "metadata shard 1: leader"},
 		{line: "cluster voters", out: "shard 0: 1 of 1 voters healthy"},
 		{line: "cluster token", refused: "which no node joins", kind: vfs.KindNotSupported},
+		{line: "cluster rotate-gossip-key", refused: "nobody to gossip with", kind: vfs.KindNotSupported},
 		{line: "cluster upgrade-level --check", out: "SHARD  LEVEL  CAN BE"},
 		{line: "cluster upgrade-level", errs: asks, refused: "nothing was changed", kind: vfs.KindCanceled},
 		{line: "cluster upgrade-level --yes", out: "SHARD  LEVEL  CAN BE"},

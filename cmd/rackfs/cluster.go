@@ -18,7 +18,7 @@ import (
 func newClusterCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "cluster", Short: "Begin and look after a cluster"}
 	cmd.AddCommand(newClusterInitCommand(), newClusterTokenCommand(), newClusterStatusCommand(), newClusterVotersCommand(), newClusterLevelCommand(), newClusterCanStopCommand(),
-		newClusterCheckCommand(), newClusterBackupCommand(), newClusterRestoreCommand(), newClusterAllowDeletionCommand())
+		newClusterCheckCommand(), newClusterBackupCommand(), newClusterRestoreCommand(), newClusterAllowDeletionCommand(), newClusterGossipKeyCommand())
 	return cmd
 }
 
@@ -159,6 +159,21 @@ func writeLevels(out io.Writer, l *api.Levels) error {
 		}
 		return []any{s.Shard, s.Level, s.CanBe, cmp.Or(s.Err, strings.Join(voters, ", "))}
 	})(out, l.Shards)
+}
+
+func newClusterGossipKeyCommand() *cobra.Command {
+	return action[struct{}]{
+		use: "rotate-gossip-key", short: "Make a new key for what nodes tell each other of who is alive",
+		long: `Make a new key for gossip, as after a node that had the old one was stolen. Nodes change to it by themselves: within half a
+minute they understand it, two minutes later they encrypt with it, and ten minutes later they understand nothing else. A node
+that is away meanwhile asks for it when it is back. The metric rackfs_gossip_keys of a node is 1 when it has changed.`,
+		call: func(cmd *cobra.Command, c *api.Client, _ []string) (struct{}, error) {
+			return struct{}{}, c.RotateGossipKey(cmd.Context())
+		},
+		print: func(w io.Writer, _ struct{}) error {
+			return say(w, "a new key is made: nodes encrypt with it in about three minutes, and understand no other in a quarter of an hour")
+		},
+	}.command()
 }
 
 func newClusterCanStopCommand() *cobra.Command {

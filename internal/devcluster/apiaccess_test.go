@@ -43,7 +43,7 @@ type need struct {
 
 var needs = map[string]need{
 	"cluster-status": {accounts.Viewer, cluster, ""}, "can-stop": {accounts.Viewer, cluster, ""}, "list-voters": {accounts.Viewer, cluster, ""},
-	"get-level": {accounts.Viewer, cluster, ""}, "raise-level": {accounts.Admin, cluster, "{}"}, "make-token": {accounts.Admin, cluster, `{"roles":["meta"]}`},
+	"get-level": {accounts.Viewer, cluster, ""}, "raise-level": {accounts.Admin, cluster, "{}"}, "make-token": {accounts.Admin, cluster, `{"roles":["meta"]}`}, "rotate-gossip-key": {accounts.Admin, cluster, ""},
 	"allow-deletion": {accounts.Admin, cluster, "{}"}, "backup-cluster": {0, operatorOnly, ""}, "check-cluster": {0, operatorOnly, ""},
 	"list-nodes": {accounts.Viewer, cluster, ""}, "get-node": {accounts.Viewer, cluster, ""}, "drain-node": {accounts.Admin, cluster, "{}"},
 	"undrain-node": {accounts.Admin, cluster, ""}, "remove-node": {accounts.Admin, cluster, "{}"},

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/hex"
 	"net"
-	"slices"
 	"strconv"
 	"time"
 
@@ -18,18 +17,9 @@ import (
 const (
 	// gossipFile keeps the keys, so that a node that starts while shard 0 does not answer hears from the others.
 	gossipFile = "gossip.json"
-	// gossipRetry is between attempts to get the keys and to begin.
+	// gossipRetry is between attempts to get the keys while that fails, and to begin.
 	gossipRetry = 2 * time.Second
 )
-
-// gossipKeys is gossipFile.
-type gossipKeys struct {
-	Keys [][]byte `json:"keys"` // the first one encrypts
-}
-
-func (k gossipKeys) equal(o gossipKeys) bool {
-	return slices.EqualFunc(k.Keys, o.Keys, func(a, b []byte) bool { return string(a) == string(b) })
-}
 
 // member is what this node says of itself.
 func (n *Node) member() gossip.Member {
@@ -52,22 +42,21 @@ func (n *Node) member() gossip.Member {
 
 // gossips takes part in gossip until ctx ends. The node does without while that cannot be.
 func (n *Node) gossips(ctx context.Context) {
-	var keys gossipKeys
-	if _, err := n.dir.loadJSON(gossipFile, &keys); err != nil {
+	var ring gossipRing
+	if _, err := n.dir.loadJSON(gossipFile, &ring); err != nil {
 		n.log.Warn("the keys of gossip on disk are not used", "err", err)
 	}
 	var complaint string
 	complain := func(err error) {
-		if text := err.Error(); text != complaint {
+		if text := err.Error(); text != complaint && ctx.Err() == nil {
 			complaint = text
 			n.log.Warn("gossip does not run yet", "err", err)
 		}
 	}
-	confirmed := false
 	for {
-		if len(keys.Keys) > 0 && n.gossip.Load() == nil {
+		if len(ring.Keys) > 0 && n.gossip.Load() == nil {
 			g, err := gossip.Start(gossip.Options{
-				Self: n.member(), Listen: n.cfg.GossipListen, Keys: keys.Keys, Cluster: n.dir.state.Settings.Cluster, Seeds: n.gossipSeeds,
+				Self: n.member(), Listen: n.cfg.GossipListen, Keys: ring.Keys, Cluster: n.dir.state.Settings.Cluster, Seeds: n.gossipSeeds,
 				OnChange: n.heard, ProbeEvery: n.cfg.GossipEvery, RejoinEvery: n.cfg.GossipRejoin, Logger: n.log,
 			})
 			if err != nil {
@@ -76,35 +65,45 @@ func (n *Node) gossips(ctx context.Context) {
 				n.gossip.Store(g)
 			}
 		}
-		if !confirmed {
-			fresh, err := n.askGossipKeys(ctx)
-			switch {
-			case err != nil:
-				if n.gossip.Load() == nil && ctx.Err() == nil {
-					complain(err)
-				}
-			case fresh.equal(keys):
-				confirmed = true
-			default:
-				if err := n.dir.saveJSON(gossipFile, fresh); err != nil {
-					n.log.Warn("the keys of gossip are not remembered over a restart", "err", err)
-				}
-				n.endGossip()
-				keys, confirmed = fresh, true
+		wait := gossipRetry
+		if keys, err := n.askGossipKeys(ctx); err == nil {
+			next := ring.next(keys, n.gossipTiming, time.Now())
+			began := len(ring.Keys) == 0
+			if !next.equal(ring) {
+				n.useKeys(next)
+			}
+			if ring = next; began {
 				continue
 			}
-		}
-		var wait <-chan time.Time
-		if !confirmed || n.gossip.Load() == nil {
-			wait = time.After(gossipRetry)
+			if n.gossip.Load() != nil {
+				wait = n.gossipTiming.every
+			}
+		} else if n.gossip.Load() == nil {
+			complain(err)
 		}
 		select {
 		case <-ctx.Done():
 			n.endGossip()
 			return
-		case <-wait:
+		case <-time.After(wait):
 		}
 	}
+}
+
+// useKeys remembers keys and gossips with them.
+func (n *Node) useKeys(ring gossipRing) {
+	if err := n.dir.saveJSON(gossipFile, ring); err != nil {
+		n.log.Warn("the keys of gossip are not remembered over a restart", "err", err)
+	}
+	g := n.gossip.Load()
+	if g == nil {
+		return
+	}
+	if err := g.SetKeys(ring.Keys); err != nil {
+		n.log.Error("the keys of gossip are not changed; nodes that have others are not heard", "err", err)
+		return
+	}
+	n.log.Info("the keys of gossip were changed", "understood", len(ring.Keys))
 }
 
 func (n *Node) endGossip() {
@@ -115,8 +114,8 @@ func (n *Node) endGossip() {
 	}
 }
 
-// askGossipKeys gets them from shard 0. A meta node makes the first one.
-func (n *Node) askGossipKeys(ctx context.Context) (gossipKeys, error) {
+// askGossipKeys gets them from shard 0, the newest first. A meta node makes the first one.
+func (n *Node) askGossipKeys(ctx context.Context) ([][]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
 	keys, err := provision.GossipKeys(ctx, n.meta)
@@ -128,7 +127,7 @@ func (n *Node) askGossipKeys(ctx context.Context) (gossipKeys, error) {
 	if err == nil && len(keys) == 0 {
 		err = vfs.Errorf(vfs.KindUnavailable, "gossip", "no meta node has made the key yet")
 	}
-	return gossipKeys{Keys: keys}, err
+	return keys, err
 }
 
 // gossipSeeds are where the nodes of the cluster gossip, if all do so at the same port; where it is another one, they are heard of from others.
@@ -176,6 +175,14 @@ func (n *Node) gossipView() map[string]gossip.Seen {
 
 // registerGossip makes gauges of what this node hears.
 func (n *Node) registerGossip() {
+	n.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "rackfs_gossip_keys", Help: "Keys of gossip that this node understands: more than one while one takes the place of another.",
+	}, func() float64 {
+		if g := n.gossip.Load(); g != nil {
+			return float64(g.Keys())
+		}
+		return 0
+	}))
 	for _, state := range []gossip.State{gossip.Alive, gossip.Dead} {
 		n.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "rackfs_gossip_nodes", Help: "Nodes by what this node hears of them, itself among them.", ConstLabels: prometheus.Labels{"state": string(state)},

@@ -58,6 +58,8 @@ type Options struct {
 	ReplaceDisks []string // directories whose store was lost
 	Release      string
 	Logger       *slog.Logger // nil: none
+
+	gossip gossipTiming // zero: as always; tests are in a hurry
 }
 
 // Node is a running node.
@@ -82,6 +84,8 @@ type Node struct {
 	hinter    atomic.Pointer[nodegroup.Hinter] // of guardian, once it runs
 	guarding  atomic.Pointer[Guardian]         // guardian, once it runs
 	gossip    atomic.Pointer[gossip.Gossip]    // while it runs
+
+	gossipTiming gossipTiming
 
 	indexCache   *pebble.Cache
 	disks        []*disk
@@ -110,6 +114,9 @@ func Start(ctx context.Context, c *Config, o Options) (_ *Node, err error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	n := &Node{cfg: c, opt: o, log: o.Logger.With("node", c.Name), reg: prometheus.NewRegistry(), listeners: map[string]net.Listener{}, failed: make(chan error, 4)}
+	if n.gossipTiming = o.gossip; o.gossip == (gossipTiming{}) {
+		n.gossipTiming = gossipTiming{gossipKeysEvery, gossipKeysUse, gossipKeysRetire}
+	}
 	n.registerGossip()
 	n.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	defer func() {

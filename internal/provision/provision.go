@@ -91,12 +91,33 @@ func GossipKeys(ctx context.Context, meta *raftmeta.Client) ([][]byte, error) {
 
 // GossipKey makes the first key of gossip. The first one put wins.
 func GossipKey(ctx context.Context, meta *raftmeta.Client) error {
+	return vfs.Wrap("provision gossip key", putGossipKey(ctx, meta, gossipKeyID))
+}
+
+func putGossipKey(ctx context.Context, meta *raftmeta.Client, id uint32) error {
 	secret := make([]byte, gossipKeyBytes)
 	rand.Read(secret)
 	_, err := meta.Apply(ctx, ClusterShard, &metapb.Command{Op: &metapb.Command_PutKey{PutKey: &metapb.PutKey{
-		Key: &metapb.Key{Kind: GossipKind, Id: gossipKeyID, Secret: secret},
+		Key: &metapb.Key{Kind: GossipKind, Id: id, Secret: secret},
 	}}})
-	return vfs.Wrap("provision gossip key", err)
+	return err
+}
+
+// RotateGossipKey makes a key of gossip that takes the place of the others. Nodes follow by themselves.
+func RotateGossipKey(ctx context.Context, meta *raftmeta.Client) error {
+	const op = "rotate gossip key"
+	r, err := meta.Query(ctx, ClusterShard, &metapb.Query{Q: &metapb.Query_Keys{Keys: &metapb.KeysQ{Kind: GossipKind}}})
+	if err != nil {
+		return vfs.Wrap(op, err)
+	}
+	last := uint32(0)
+	for _, k := range r.GetKeys().GetKeys() {
+		last = max(last, k.Id)
+	}
+	if last == 0 {
+		return vfs.Errorf(vfs.KindNotFound, op, "there is no key of gossip yet: no node takes part in gossip (gossip.listen)")
+	}
+	return vfs.Wrap(op, putGossipKey(ctx, meta, last+1)) // if somebody else does so too, one of the two new keys wins
 }
 
 // FS makes the file system `default`, unless the cluster has or had one.

@@ -14,8 +14,10 @@
 //
 // # What travels
 //
-// Packets and streams are AES-GCM with the cluster's gossip keys (shard 0, kind "gossip"): the highest id encrypts, all decrypt. The label is the cluster's
-// id, so that what a node of another cluster sends is dropped. A member's name is the node's; its meta data, at most 512 bytes:
+// Packets and streams are AES-GCM with the cluster's gossip keys (shard 0, kind "gossip"; the highest id is to encrypt). A node that learns of a new
+// key understands it at once, encrypts with it when the others have had the time to learn of it, and understands the former ones a while longer
+// (SetKeys; internal/node decides when). The label is the cluster's id, so that what a node of another cluster sends is dropped. A member's name is
+// the node's; its meta data, at most 512 bytes:
 //
 //	version    1 byte, 1; others are not understood: such a member has a name only
 //	strings    id (16 bytes), host, roles joined by ',', zone, rack, release: each 1 byte of length and the bytes

@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"io"
@@ -62,6 +63,7 @@ type Options struct {
 type Gossip struct {
 	o    Options
 	list *memberlist.Memberlist
+	ring *memberlist.Keyring
 	stop context.CancelFunc
 	done sync.WaitGroup
 
@@ -105,7 +107,7 @@ func Start(o Options) (*Gossip, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Gossip{o: o, seen: map[string]Seen{}}
+	g := &Gossip{o: o, ring: ring, seen: map[string]Seen{}}
 	c := memberlist.DefaultLANConfig()
 	c.Name, c.Label, c.Keyring = o.Self.Name, "rackfs "+o.Cluster, ring
 	c.BindAddr, c.BindPort, c.AdvertiseAddr, c.AdvertisePort = cmp.Or(host, "0.0.0.0"), int(number), ip, int(number)
@@ -200,6 +202,34 @@ func (g *Gossip) Alive(name string) (Member, bool) {
 	s := g.seen[name]
 	return s.Member, s.State == Alive
 }
+
+// SetKeys changes the keys: the first one encrypts, all are understood.
+func (g *Gossip) SetKeys(keys [][]byte) error {
+	const op = "gossip keys"
+	if len(keys) == 0 {
+		return vfs.Errorf(vfs.KindInvalid, op, "no key")
+	}
+	for _, k := range keys {
+		if err := g.ring.AddKey(k); err != nil {
+			return vfs.Errorf(vfs.KindInvalid, op, "%w", err)
+		}
+	}
+	if err := g.ring.UseKey(keys[0]); err != nil {
+		return vfs.Errorf(vfs.KindInvalid, op, "%w", err)
+	}
+	for _, old := range g.ring.GetKeys() {
+		if slices.ContainsFunc(keys, func(k []byte) bool { return bytes.Equal(k, old) }) {
+			continue
+		}
+		if err := g.ring.RemoveKey(old); err != nil {
+			return vfs.Errorf(vfs.KindInvalid, op, "%w", err)
+		}
+	}
+	return nil
+}
+
+// Keys is how many are understood.
+func (g *Gossip) Keys() int { return len(g.ring.GetKeys()) }
 
 // Close says goodbye and ends it. It may be called again.
 func (g *Gossip) Close() error {

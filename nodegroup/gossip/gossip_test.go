@@ -230,6 +230,50 @@ func TestStrangers(t *testing.T) {
 	sees(t, a, Alive, "b")
 }
 
+// While the nodes change to another key one after the other, in the order in which they do, any two of them understand each other; who still has the
+// former one is not heard after that.
+func TestKeysAreChanged(t *testing.T) {
+	n, seeds := &network{side: map[string]int{}}, &sync.Map{}
+	names := []string{"a", "b", "c"}
+	var all []*Gossip
+	for _, name := range names {
+		all = append(all, n.node(t, seeds, name, 0, nil))
+	}
+	newer := bytes.Repeat([]byte{9}, 32)
+	for _, keys := range [][][]byte{{key}, {key, newer}, {newer, key}, {newer}} {
+		for _, g := range all {
+			if err := g.SetKeys(keys); err != nil || g.Keys() != len(keys) {
+				t.Fatalf("%d of %d keys, %v", g.Keys(), len(keys), err)
+			}
+			// Whoever has what of them: an exchange of states works in both directions.
+			for _, x := range all {
+				if x == g {
+					continue
+				}
+				if _, err := g.list.Join([]string{x.o.Listen}); err != nil {
+					t.Fatalf("%s to %s: %v", g.o.Self.Name, x.o.Self.Name, err)
+				}
+				if _, err := x.list.Join([]string{g.o.Listen}); err != nil {
+					t.Fatalf("%s to %s: %v", x.o.Self.Name, g.o.Self.Name, err)
+				}
+			}
+		}
+	}
+	for _, g := range all {
+		sees(t, g, Alive, names...)
+	}
+	old := n.node(t, &sync.Map{}, "old", 0, nil)
+	if joined, err := old.list.Join([]string{all[0].o.Listen}); err == nil || joined != 0 {
+		t.Errorf("who has the former key joined %d, %v", joined, err)
+	}
+	if err := all[0].SetKeys(nil); err == nil {
+		t.Error("no key is accepted")
+	}
+	if err := all[0].SetKeys([][]byte{{1}}); err == nil || all[0].Keys() != 1 {
+		t.Errorf("a key of one byte: %d keys, %v", all[0].Keys(), err)
+	}
+}
+
 func TestMember(t *testing.T) {
 	long := strings.Repeat("x", 300)
 	m := Member{Name: "n", ID: strings.Repeat("ab", idBytes), Host: strings.Repeat("h", maxHost), Roles: []string{"meta", "block", "gateway"}, Zone: long, Rack: long, Release: long, Ports: Ports{1, 2, 3, 65535}}
