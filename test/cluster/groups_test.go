@@ -36,7 +36,10 @@ type groupStory struct {
 // A group gets a rack of its own beside the shared part of a cluster; then nodes go in and out of it, racks are reserved and released, a node is
 // lost and another one retired. Shared data is never on a reserved rack, and the group's data only on its nodes: the check of the cluster, which looks at what every
 // store has, finds no error at any moment, and after each step nothing that still has to move. Each group's file systems are served by its gateway, and by no other.
+//
+// It waits more than it works, and runs beside TestNodesLeave, whose nodes are on other addresses.
 func TestReservedRack(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, 3, "health: {suspect_after: 2s, out_after: 4s}")
 	s := &groupStory{cluster: c, t: t, asks: c.all[0], content: map[string][]byte{}, of: map[string]*machine{"default": c.gateway()}}
 	n := func(i int) *machine { return c.all[i-1] }

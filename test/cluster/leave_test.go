@@ -50,6 +50,7 @@ func (m *machine) voters(names ...string) {
 
 // A node is drained and removed, another one is lost for good; both come back and are told so. Votes and data go to those that stand by.
 func TestNodesLeave(t *testing.T) {
+	t.Parallel() // beside TestReservedRack
 	ms := machines(t, "meta, block, gateway", "meta, block", "meta, block", "meta, block", "meta, block")
 	n1, n2, n3, n4, n5 := ms[0], ms[1], ms[2], ms[3], ms[4]
 	n1.must("cluster", "init", "--profile", "2+1", "--nodes", "3")

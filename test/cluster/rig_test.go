@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -205,15 +206,21 @@ func (m *machine) begin(args ...string) {
 		return
 	}
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := m.cmd.Start(); err != nil {
-		m.t.Fatal(err)
-	}
-	done, cmd := make(chan struct{}), m.cmd
+	done, started, cmd := make(chan struct{}), make(chan error), m.cmd
 	m.done = done
 	go func() {
-		_ = cmd.Wait()
+		// The process is killed when the thread that started it ends, as those do that were in a network namespace: this one is kept for it.
+		runtime.LockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait()
+		}
 		close(done)
 	}()
+	if err := <-started; err != nil {
+		m.t.Fatal(err)
+	}
 }
 
 func (m *machine) out() string { return filepath.Join(m.dir, m.name+".out") }
