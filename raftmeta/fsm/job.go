@@ -53,6 +53,9 @@ func (x *call) putJob(c *metapb.PutJob) (*metapb.Result, error) {
 	if err := checkJob(j, op); err != nil {
 		return nil, err
 	}
+	if jobOver(j.State) {
+		j.Sealed = nil // nobody needs it any more
+	}
 	if j.Version == 0 {
 		return x.newJob(j, op)
 	}
@@ -169,6 +172,7 @@ func (r *reader) jobs(q *metapb.JobsQ) (*metapb.QueryResult, error) {
 			if q.Before != 0 && j.Id >= q.Before || q.Active && jobOver(j.State) {
 				continue
 			}
+			j.Sealed, j.Report = nil, nil // who wants them asks for the one
 			if size += j.SizeVT(); len(res.Jobs) > 0 && (len(res.Jobs) == limit || size > answerBytes) {
 				res.Next = res.Jobs[len(res.Jobs)-1].Id
 				break

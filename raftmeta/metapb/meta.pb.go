@@ -10292,6 +10292,8 @@ type Job struct {
 	Finished      *Time                  `protobuf:"bytes,26,opt,name=finished,proto3" json:"finished,omitempty"`
 	Runner        string                 `protobuf:"bytes,27,opt,name=runner,proto3" json:"runner,omitempty"`                                  // gateway that has it
 	RunnerOrigin  uint64                 `protobuf:"varint,28,opt,name=runner_origin,json=runnerOrigin,proto3" json:"runner_origin,omitempty"` // and its origin at shard 0: when that has ended, others may take the job
+	Sealed        []byte                 `protobuf:"bytes,29,opt,name=sealed,proto3" json:"sealed,omitempty"`                                  // secrets that the runner needs, encrypted with a key that is not in the metadata; gone when the job is over. Answers that list have none
+	Report        []byte                 `protobuf:"bytes,30,opt,name=report,proto3" json:"report,omitempty"`                                  // the kind's own: what became of what, for people. Answers that list have none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -10520,6 +10522,20 @@ func (x *Job) GetRunnerOrigin() uint64 {
 		return x.RunnerOrigin
 	}
 	return 0
+}
+
+func (x *Job) GetSealed() []byte {
+	if x != nil {
+		return x.Sealed
+	}
+	return nil
+}
+
+func (x *Job) GetReport() []byte {
+	if x != nil {
+		return x.Report
+	}
+	return nil
 }
 
 // PutJob makes a job (version 0), or changes the one that has this version (KindChanged if it has another or is over; repeated it changes nothing).
@@ -20633,7 +20649,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x0ePutAccessToken\x121\n" +
 	"\x05token\x18\x01 \x01(\v2\x1b.rackfs.meta.v1.AccessTokenR\x05token\"#\n" +
 	"\x11RemoveAccessToken\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\xa9\x06\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\xd9\x06\n" +
 	"\x03Job\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x14\n" +
@@ -20670,7 +20686,9 @@ const file_meta_proto_rawDesc = "" +
 	"\astarted\x18\x19 \x01(\v2\x14.rackfs.meta.v1.TimeR\astarted\x120\n" +
 	"\bfinished\x18\x1a \x01(\v2\x14.rackfs.meta.v1.TimeR\bfinished\x12\x16\n" +
 	"\x06runner\x18\x1b \x01(\tR\x06runner\x12#\n" +
-	"\rrunner_origin\x18\x1c \x01(\x04R\frunnerOrigin\"/\n" +
+	"\rrunner_origin\x18\x1c \x01(\x04R\frunnerOrigin\x12\x16\n" +
+	"\x06sealed\x18\x1d \x01(\fR\x06sealed\x12\x16\n" +
+	"\x06report\x18\x1e \x01(\fR\x06report\"/\n" +
 	"\x06PutJob\x12%\n" +
 	"\x03job\x18\x01 \x01(\v2\x13.rackfs.meta.v1.JobR\x03job\"c\n" +
 	"\aTakeJob\x12\x0e\n" +
