@@ -112,6 +112,7 @@ func callerOf(ctx context.Context) caller {
 type answer struct {
 	http.ResponseWriter
 	status int
+	detail string // for the audit log: what of the body may be told
 }
 
 func (w *answer) WriteHeader(status int) {
@@ -206,6 +207,9 @@ func (a *API) allowed(c huma.Context, id string, who *accounts.Principal) error 
 // note writes a change, or a refusal, into the audit log.
 func (a *API) note(c huma.Context, who *accounts.Principal, outcome string, status int) {
 	e := accounts.Event{Time: a.opt.Now().UTC(), Who: who.Name, Token: who.Token, Did: c.Operation().OperationID, To: about(c), Outcome: outcome, Status: status}
+	if w := callerOf(c.Context()).answer; w != nil && w.detail != "" {
+		e.To += " " + w.detail
+	}
 	if from := callerOf(c.Context()).from; from.IsValid() {
 		e.From = from.String()
 	}

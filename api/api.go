@@ -12,6 +12,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"github.com/rackfs/rackfs/internal/accounts"
+	"github.com/rackfs/rackfs/internal/cloudimport"
 	"github.com/rackfs/rackfs/internal/files"
 	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
@@ -39,10 +40,12 @@ type Options struct {
 	// Gateways, if set, are addresses of gateways that shard 0 does not know of: those of `rackfs dev`.
 	Gateways func() []string
 	// Files are what this process serves as a gateway; nil, or if it returns nil: nothing.
-	Files  func() Files
-	Audit  *accounts.Audit
-	Now    func() time.Time // default time.Now
-	Logger *slog.Logger
+	Files func() Files
+	// Imports is nil where there are none.
+	Imports *cloudimport.Engine
+	Audit   *accounts.Audit
+	Now     func() time.Time // default time.Now
+	Logger  *slog.Logger
 }
 
 // API serves HTTP requests.
@@ -86,6 +89,7 @@ func New(o Options) *API {
 	a.files()
 	a.uploads()
 	a.jobs()
+	a.imports()
 	return a
 }
 

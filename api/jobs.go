@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/rackfs/rackfs/internal/accounts"
+	"github.com/rackfs/rackfs/internal/cloudimport"
 	"github.com/rackfs/rackfs/internal/files"
 	"github.com/rackfs/rackfs/jobs"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
@@ -21,7 +22,7 @@ const JobDelete = "delete"
 // Job is a piece of work that outlives who asked for it.
 type Job struct {
 	ID          uint64    `json:"id"`
-	Kind        string    `json:"kind" doc:"What it does: delete"`
+	Kind        string    `json:"kind" doc:"What it does: delete or import"`
 	State       string    `json:"state" enum:"queued,running,done,failed,canceled"`
 	Canceling   bool      `json:"canceling,omitempty" doc:"It was asked to end, and has not yet"`
 	Workspace   string    `json:"workspace"`
@@ -39,6 +40,8 @@ type Job struct {
 	Started     time.Time `json:"started,omitzero"`
 	Finished    time.Time `json:"finished,omitzero"`
 	Gateway     string    `json:"gateway,omitempty" doc:"That has it, or had it"`
+	// Import is what became of the objects of an import.
+	Import *cloudimport.Report `json:"import,omitempty" doc:"Of an import, in answers about one job: what became of its objects"`
 }
 
 // Jobs is a page of jobs, newest first.
@@ -61,6 +64,9 @@ func jobOf(j *metapb.Job) Job {
 		ID: j.Id, Kind: j.Kind, State: jobs.StateName(j.State), Canceling: j.Cancel && !jobs.Over(j.State), Workspace: j.Workspace, FileSystem: j.FileSystem, Path: files.Path(j.Path).Shown(),
 		AskedBy: j.AskedBy, ItemsDone: j.ItemsDone, ItemsTotal: j.ItemsTotal, ItemsFailed: j.ItemsFailed, BytesDone: j.BytesDone, BytesTotal: j.BytesTotal,
 		Note: j.Note, Error: j.Error, Created: instant(j.Created), Gateway: j.Runner,
+	}
+	if j.Kind == JobImport {
+		out.Import = cloudimport.ReadReport(j.Report)
 	}
 	if j.Started != nil {
 		out.Started = instant(j.Started)
@@ -146,16 +152,22 @@ func (a *API) listJobs(ctx context.Context, in *struct {
 	}
 }
 
-// newJob queues a job for who calls.
-func (a *API) newJob(ctx context.Context, kind string, rec *metapb.FileSystem, p files.Path, spec any) (*metapb.Job, error) {
+// newJob queues a job for who calls, after edits of its record.
+func (a *API) newJob(ctx context.Context, kind string, rec *metapb.FileSystem, p files.Path, spec any, edits ...func(*metapb.Job) error) (*metapb.Job, error) {
 	raw, err := json.Marshal(spec)
 	if err != nil {
 		return nil, err
 	}
 	who := accounts.Of(ctx)
-	j, err := jobs.Create(ctx, a.opt.Meta, &metapb.Job{
+	j := &metapb.Job{
 		Kind: kind, Workspace: rec.Workspace, Fs: rec.Id, FileSystem: rec.Name, Path: []byte(p), Token: who.Token, AskedBy: who.Name, Uid: who.UID, Gid: who.GID, Spec: raw,
-	}, a.opt.Now())
+	}
+	for _, edit := range edits {
+		if err := edit(j); err != nil {
+			return nil, err
+		}
+	}
+	j, err = jobs.Create(ctx, a.opt.Meta, j, a.opt.Now())
 	if err == nil {
 		a.nudge()
 	}

@@ -77,5 +77,6 @@ func rules() map[string]rule {
 		"list-jobs":        anywhere(viewer),
 		"show-job":         anywhere(viewer),
 		"cancel-job":       anywhere(editor),
+		"start-import":     atPath(editor),
 	}
 }

@@ -39,6 +39,12 @@ type Kind interface {
 	Run(ctx context.Context, j *Job) error
 }
 
+// Limited is a Kind of which a runner runs only so many jobs at a time, so that there is room for others.
+type Limited interface {
+	Kind
+	AtMost() int
+}
+
 // Func is a Kind.
 type Func func(ctx context.Context, j *Job) error
 
@@ -130,11 +136,19 @@ func (r *Runner) look(ctx context.Context) {
 		j := list[i]
 		r.mu.Lock()
 		run, n := r.running[j.Id], len(r.running)
+		same := 0
+		for _, o := range r.running {
+			if o.kind == j.Kind {
+				same++
+			}
+		}
 		r.mu.Unlock()
+		kind := r.o.Kinds[j.Kind]
+		l, limited := kind.(Limited)
 		switch {
 		case run != nil:
 			run.heard(j)
-		case origin == 0 || n >= r.o.Parallel || r.o.Kinds[j.Kind] == nil || !r.o.Serves(j.Fs):
+		case origin == 0 || n >= r.o.Parallel || kind == nil || limited && same >= l.AtMost() || !r.o.Serves(j.Fs):
 		default:
 			r.take(ctx, j, origin)
 		}
@@ -152,7 +166,7 @@ func (r *Runner) take(ctx context.Context, j *metapb.Job, origin uint64) {
 		return
 	}
 	jctx, end := context.WithCancelCause(ctx)
-	run := &Job{r: r, end: end, rec: res.GetJob().GetJob(), saving: make(chan struct{}, 1)}
+	run := &Job{r: r, kind: j.Kind, end: end, rec: res.GetJob().GetJob(), saving: make(chan struct{}, 1)}
 	run.saving <- struct{}{}
 	r.mu.Lock()
 	r.running[j.Id] = run
@@ -177,8 +191,9 @@ type Progress struct {
 
 // Job is a job that runs here.
 type Job struct {
-	r   *Runner
-	end context.CancelCauseFunc
+	r    *Runner
+	kind string
+	end  context.CancelCauseFunc
 
 	saving chan struct{} // holds a token while nobody writes the record
 
@@ -206,6 +221,11 @@ func (j *Job) Progress() Progress {
 func (j *Job) Report(p Progress) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	j.report(p)
+}
+
+// report is Report, with the lock held.
+func (j *Job) report(p Progress) {
 	c := j.rec
 	c.ItemsDone, c.ItemsTotal, c.ItemsFailed, c.BytesDone, c.BytesTotal = p.ItemsDone, p.ItemsTotal, p.ItemsFailed, p.BytesDone, p.BytesTotal
 	c.Note, c.Error = clip(p.Note, longestNote), clip(p.Error, longestError)
@@ -217,6 +237,14 @@ func (j *Job) Checkpoint(b []byte) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.rec.Checkpoint, j.changed = b, true
+}
+
+// Stand says where the job stands: how far it is, from where to go on, and what became of what, for people. They are written down together.
+func (j *Job) Stand(p Progress, checkpoint, report []byte) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.report(p)
+	j.rec.Checkpoint, j.rec.Report = checkpoint, report
 }
 
 // Save writes progress and checkpoint down now.
@@ -348,11 +376,15 @@ func (j *Job) conclude(ctx context.Context, log *slog.Logger, edit func(*metapb.
 // attempts runs the job until it ends, or fails for a reason that does not pass.
 func (j *Job) attempts(ctx context.Context, kind Kind, log *slog.Logger) error {
 	pause := retryMin
+	var before uint64
 	for n := 1; ; n++ {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		err := kind.Run(ctx, j)
+		if p := j.Progress(); p.ItemsDone+p.ItemsFailed > before { // it got further
+			n, pause, before = 1, retryMin, p.ItemsDone+p.ItemsFailed
+		}
 		if err == nil || ctx.Err() != nil || n == retries || !vfs.KindOf(err).Retryable() {
 			return err
 		}

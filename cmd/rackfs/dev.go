@@ -84,6 +84,7 @@ keeps everything in the data directory. SIGTERM or Ctrl-C stops it.`,
 	f.StringVar(&cfg.LocalListen, "local", "", "address of a node with local volumes, such as 127.0.0.1:2050; makes a group \"local\" and a file system \"scratch\" of kind local; needs root (default: none)")
 	f.StringArrayVar(&localClients, "local-clients", nil, "network of workloads that may mount local volumes, may be repeated (default: this machine only)")
 	f.StringVar(&cfg.APIAddr, "api", "127.0.0.1:7443", "address of the HTTP API; TLS but on loopback; empty: none")
+	f.StringSliceVar(&cfg.ImportAllow, "import-allow", nil, "networks, addresses or names of hosts that imports may come from besides public addresses with TLS")
 	f.StringVar(&cfg.APICert, "api-cert", "", "certificate of the API, PEM (default: one of the cluster's CA)")
 	f.StringVar(&cfg.APIKey, "api-key", "", "its key, PEM")
 	f.IntVar(&cfg.Voters, "meta", 0, "metadata voters, an odd number; fixed when the data directory is made (default 3)")

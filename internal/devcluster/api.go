@@ -14,6 +14,7 @@ import (
 	"github.com/rackfs/rackfs/api"
 	"github.com/rackfs/rackfs/blockstore"
 	"github.com/rackfs/rackfs/internal/accounts"
+	"github.com/rackfs/rackfs/internal/cloudimport"
 	"github.com/rackfs/rackfs/internal/httpgate"
 	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/vfs"
@@ -37,12 +38,20 @@ func (c *Cluster) serveAPI(ctx context.Context) (err error) {
 		socket.Close()
 		return vfs.Wrap("audit log", err)
 	}
+	reach, err := cloudimport.ParseReach(c.cfg.ImportAllow)
+	if err != nil {
+		socket.Close()
+		return err
+	}
+	imports := cloudimport.New(cloudimport.Options{
+		Reach: reach, Key: func(context.Context) ([]byte, error) { return c.ca.Derive(cloudimport.KeyLabel) }, Logger: c.log,
+	})
 	a := api.New(api.Options{
 		Meta: c.meta, Cluster: admin{c}, Maintenance: c.Maintenance(), Release: release(), Gateways: func() []string { return []string{c.NFSAddr()} },
-		Files: func() api.Files { return c.gateway }, Audit: c.audit, Logger: c.log,
+		Files: func() api.Files { return c.gateway }, Imports: imports, Audit: c.audit, Logger: c.log,
 	})
 	c.admin = api.Serve(socket, api.Profiles(a), c.log)
-	gate := httpgate.Config{Meta: c.meta, Gateway: c.gateway, API: a, Logger: c.log}
+	gate := httpgate.Config{Meta: c.meta, Gateway: c.gateway, API: a, Imports: imports, Logger: c.log}
 	if c.apiLn == nil {
 		c.gate = httpgate.Start(gate)
 		return nil

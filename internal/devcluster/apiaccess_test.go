@@ -69,6 +69,7 @@ var needs = map[string]need{
 	"describe-uploads": {0, open, ""}, "begin-upload": {accounts.Editor, entry, ""}, "show-upload": {accounts.Editor, seesFileSystem, ""},
 	"continue-upload": {accounts.Editor, seesFileSystem, ""}, "end-upload": {accounts.Editor, seesFileSystem, ""},
 	"list-jobs": {accounts.Viewer, anywhere, ""}, "show-job": {accounts.Viewer, anywhere, ""}, "cancel-job": {accounts.Editor, anywhere, ""},
+	"start-import": {accounts.Editor, path, `{"source":"s3","bucket":"","access_key":"","secret_key":""}`},
 }
 
 // scopes are those that tokens of the test have, and what each has.

@@ -37,6 +37,9 @@ type Config struct {
 	// APIAddr is where the HTTP API is served to the network; "" for nowhere. It is TLS but on loopback, with the certificate and key in files, if they are given.
 	APIAddr, APICert, APIKey string
 
+	// ImportAllow are networks, addresses and names of hosts that imports may come from besides public ones.
+	ImportAllow []string
+
 	LocalListen  string         // host:port of local volumes; "": there are none
 	LocalClients []netip.Prefix // networks of workloads that may mount them besides this machine
 

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/rackfs/rackfs/api"
+	"github.com/rackfs/rackfs/internal/cloudimport"
 	"github.com/rackfs/rackfs/internal/gateway"
 	"github.com/rackfs/rackfs/jobs"
 	"github.com/rackfs/rackfs/raftmeta"
@@ -37,9 +38,10 @@ type Config struct {
 	Meta     *raftmeta.Client
 	Gateway  *gateway.Gateway
 	API      *api.API
-	Listener net.Listener // nil: the API is not served to the network
-	Web      http.Handler // what is not below /api/; nil: nothing
-	TLS      *tls.Config  // nil: plain HTTP
+	Listener net.Listener        // nil: the API is not served to the network
+	Web      http.Handler        // what is not below /api/; nil: nothing
+	TLS      *tls.Config         // nil: plain HTTP
+	Imports  *cloudimport.Engine // nil: imports are not done here
 	Kinds    map[string]jobs.Kind
 	Logger   *slog.Logger
 
@@ -81,6 +83,9 @@ func Start(c Config) *Gate {
 	c.CollectInterval = cmp.Or(c.CollectInterval, defaultCollectInterval)
 	g := &Gate{cfg: c}
 	kinds := map[string]jobs.Kind{api.JobDelete: api.Deletion(c.Gateway)}
+	if c.Imports != nil {
+		kinds[api.JobImport] = api.Importation(c.Meta, c.Gateway, c.Imports)
+	}
 	maps.Copy(kinds, c.Kinds)
 	g.runner = jobs.Start(jobs.Options{
 		Meta: c.Meta, Name: c.Gateway.Name(), Origin: func() uint64 { return c.Gateway.Origin(clusterShard) }, Kinds: kinds, Logger: c.Logger,

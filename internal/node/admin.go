@@ -3,6 +3,8 @@ package node
 import (
 	"context"
 	"crypto/tls"
+	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"time"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/rackfs/rackfs/api"
 	"github.com/rackfs/rackfs/internal/accounts"
+	"github.com/rackfs/rackfs/internal/cloudimport"
 	"github.com/rackfs/rackfs/internal/httpgate"
 	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/vfs"
@@ -26,8 +29,11 @@ func serveAdmin(path string, n *Node) (*api.Server, error) {
 		ln.Close()
 		return nil, vfs.Wrap("audit log", err)
 	}
+	imports := n.cfg.Import
+	imports.Key, imports.Logger = n.sealKey, n.log
+	n.imports = cloudimport.New(imports)
 	n.api = api.New(api.Options{
-		Meta: n.meta, Cluster: admin{n}, Maintenance: maintenance{n}, Release: n.opt.Release, Files: n.served, Audit: n.audit, Logger: n.log,
+		Meta: n.meta, Cluster: admin{n}, Maintenance: maintenance{n}, Release: n.opt.Release, Files: n.served, Imports: n.imports, Audit: n.audit, Logger: n.log,
 	})
 	return api.Serve(ln, api.Profiles(n.api), n.log), nil
 }
@@ -42,7 +48,7 @@ func (n *Node) served() api.Files {
 
 // serveAPI serves the API to those who have tokens, and does what of it goes on in the background.
 func (n *Node) serveAPI() error {
-	gate := httpgate.Config{Meta: n.meta, Gateway: n.gateway, API: n.api, Logger: n.log}
+	gate := httpgate.Config{Meta: n.meta, Gateway: n.gateway, API: n.api, Imports: n.imports, Logger: n.log}
 	ln := n.listeners[listenAPI]
 	if ln == nil {
 		n.gate = httpgate.Start(gate)
@@ -55,6 +61,27 @@ func (n *Node) serveAPI() error {
 	gate.Listener, gate.TLS = ln, conf
 	n.gate = httpgate.Start(gate)
 	return nil
+}
+
+// sealKey is the key of secrets in the metadata: this node's, if it is a meta node, else one of those is asked. It is not kept.
+func (n *Node) sealKey(ctx context.Context) ([]byte, error) {
+	const op = "seal"
+	n.mu.Lock()
+	auth := n.authority
+	n.mu.Unlock()
+	if auth != nil {
+		return auth.ca.Derive(cloudimport.KeyLabel)
+	}
+	var errs []error
+	for _, p := range n.directory.controls() {
+		reply := new(sealReply)
+		if err := n.renewer.call(ctx, p, http.MethodPost, pathSeal, struct{}{}, reply); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", p.Name, err))
+			continue
+		}
+		return reply.Key, nil
+	}
+	return nil, vfs.Errorf(vfs.KindUnavailable, op, "no meta node gives the key of secrets: %w", errors.Join(errs...))
 }
 
 // admin is what the API asks the node for.

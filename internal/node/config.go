@@ -2,6 +2,7 @@ package node
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/bits"
@@ -20,6 +21,7 @@ import (
 	"github.com/rackfs/rackfs/blockstore/budget"
 	"github.com/rackfs/rackfs/blockstore/store"
 	"github.com/rackfs/rackfs/blockstore/upkeep"
+	"github.com/rackfs/rackfs/internal/cloudimport"
 	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/nfsserver/export"
 	nfsstate "github.com/rackfs/rackfs/nfsserver/state"
@@ -83,6 +85,7 @@ type Config struct {
 	APIListen     string
 	APICert       string
 	APIKey        string
+	Import        cloudimport.Options // Reach, Parallel and BytesPerSecond of it
 	GossipListen  string
 	GossipEvery   time.Duration
 	GossipRejoin  time.Duration
@@ -148,6 +151,7 @@ func ParseConfig(raw []byte) (*Config, error) {
 		OutAfter:     r.duration("health.out_after", def.OutAfter, minProbeEvery, maxTiming),
 		UpAfter:      r.duration("health.up_after", def.UpAfter, minProbeEvery, maxTiming),
 	}
+	c.Import = r.imports()
 	c.Allow, c.LocalClients = r.networks("nfs.allow"), r.networks("local.clients")
 	var err error
 	if c.Delegations, err = nfsstate.ParseDelegating(r.text("nfs.delegations", "")); err != nil {
@@ -227,6 +231,22 @@ func (r *reading) networks(path string) (out []netip.Prefix) {
 		out = append(out, p)
 	}
 	return out
+}
+
+func (r *reading) imports() (o cloudimport.Options) {
+	var err error
+	if o.Reach, err = cloudimport.ParseReach(r.list("import.allow")); err != nil {
+		var e *vfs.Error
+		errors.As(err, &e)
+		r.bad("import.allow", "%s", e.Text)
+	}
+	o.BytesPerSecond = r.size("import.rate", 0, minBudget, maxBudget)
+	if s := r.text("import.parallel", ""); s != "" {
+		if o.Parallel, err = strconv.Atoi(s); err != nil || o.Parallel < 1 || o.Parallel > cloudimport.MaxParallel {
+			r.bad("import.parallel", "%q: use 1 to %d", s, cloudimport.MaxParallel)
+		}
+	}
+	return o
 }
 
 func (r *reading) flag(path string) bool {

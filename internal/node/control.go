@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/rackfs/rackfs/internal/cloudimport"
 	"github.com/rackfs/rackfs/internal/pki"
 	"github.com/rackfs/rackfs/nodegroup"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
@@ -33,6 +34,7 @@ const (
 	pathJoin  = "/v1/join"
 	pathRenew = "/v1/renew"
 	pathLocal = "/v1/local"
+	pathSeal  = "/v1/seal"
 )
 
 // joinRequest is what a node that joins sends.
@@ -58,6 +60,11 @@ type renewRequest struct {
 
 type renewReply struct {
 	Cert []byte `json:"cert"`
+}
+
+// sealReply has the key of secrets in metadata.
+type sealReply struct {
+	Key []byte `json:"key"`
 }
 
 // failure is an error in JSON.
@@ -219,6 +226,15 @@ func (a *authority) renew(ctx context.Context, name string, roles []string, req 
 	return nil, vfs.Errorf(vfs.KindPerm, op, "node %s is not in the cluster any more", name)
 }
 
+// seal gives the key that secrets in the metadata are sealed with. It is derived from the CA's, so it is on meta nodes, in no metadata and in no backup.
+func (a *authority) seal(roles []string) (*sealReply, error) {
+	if !slices.Contains(roles, RoleGateway) {
+		return nil, vfs.Errorf(vfs.KindPerm, "seal", "only gateways seal secrets")
+	}
+	key, err := a.ca.Derive(cloudimport.KeyLabel)
+	return &sealReply{Key: key}, err
+}
+
 // controlServer is the control port.
 type controlServer struct {
 	srv  *http.Server
@@ -239,6 +255,14 @@ func serveControl(ln net.Listener, id *pki.Holder, a *authority, local func() an
 		serveJSON(w, r, log, func(ctx context.Context, req *renewRequest) (*renewReply, error) {
 			return a.renew(ctx, name, roles, req)
 		})
+	})
+	mux.HandleFunc("POST "+pathSeal, func(w http.ResponseWriter, r *http.Request) {
+		_, roles, err := caller(r, id)
+		if err != nil {
+			writeFailure(w, err)
+			return
+		}
+		serveJSON(w, r, log, func(context.Context, *struct{}) (*sealReply, error) { return a.seal(roles) })
 	})
 	mux.HandleFunc("GET "+pathLocal, func(w http.ResponseWriter, r *http.Request) {
 		if _, _, err := caller(r, id); err != nil {

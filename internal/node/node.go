@@ -19,6 +19,7 @@ import (
 
 	"github.com/rackfs/rackfs/api"
 	"github.com/rackfs/rackfs/internal/accounts"
+	"github.com/rackfs/rackfs/internal/cloudimport"
 	"github.com/rackfs/rackfs/internal/gateway"
 	"github.com/rackfs/rackfs/internal/httpgate"
 	"github.com/rackfs/rackfs/internal/localnode"
@@ -94,6 +95,7 @@ type Node struct {
 	localVolumes *localnode.Server               // nil: none
 	files        atomic.Pointer[gateway.Gateway] // the gateway, for the API
 	api          *api.API
+	imports      *cloudimport.Engine
 	audit        *accounts.Audit
 	gate         *httpgate.Gate
 

@@ -36,6 +36,9 @@ const (
 	clockSlack   = time.Hour
 )
 
+// derivedKeyLen is the length of keys that are derived from the CA's.
+const derivedKeyLen = 32
+
 // CA issues the node certificates of one cluster.
 type CA struct {
 	cert *x509.Certificate

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
@@ -142,6 +143,15 @@ func (id *Identity) CACert() []byte { return id.ca.Raw }
 
 // CACert is the CA's certificate, DER.
 func (ca *CA) CACert() []byte { return ca.cert.Raw }
+
+// Derive is a key of 32 bytes for one purpose, which only who has the CA's key can know. The same each time.
+func (ca *CA) Derive(purpose string) ([]byte, error) {
+	secret, err := ca.key.Bytes()
+	if err != nil {
+		return nil, vfs.Wrap("pki.derive", err)
+	}
+	return hkdf.Key(sha256.New, secret, nil, purpose, derivedKeyLen)
+}
 
 // KeyPEM is the CA's secret, for a node that is to issue certificates too.
 func (ca *CA) KeyPEM() ([]byte, error) {

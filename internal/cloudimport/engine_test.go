@@ -1,0 +1,701 @@
+package cloudimport
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/rackfs/rackfs/internal/files"
+	"github.com/rackfs/rackfs/internal/memfs"
+	"github.com/rackfs/rackfs/jobs"
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// stagingFS is the file system in memory with a directory in the place of the hidden one, and a quota.
+type stagingFS struct {
+	vfs.FS
+	hidden vfs.Ino
+	mu     sync.Mutex // guards left
+	left   int64      // bytes that may be written; negative at first: any
+}
+
+func (s *stagingFS) at(ino vfs.Ino) vfs.Ino {
+	if ino == vfs.StagingIno(0) {
+		return s.hidden
+	}
+	return ino
+}
+
+func (s *stagingFS) GetAttr(ctx context.Context, ino vfs.Ino) (vfs.Attr, error) {
+	return s.FS.GetAttr(ctx, s.at(ino))
+}
+
+func (s *stagingFS) Create(ctx context.Context, c *vfs.Cred, dir vfs.Ino, name string, a vfs.CreateArgs) (vfs.Created, error) {
+	return s.FS.Create(ctx, c, s.at(dir), name, a)
+}
+
+func (s *stagingFS) Remove(ctx context.Context, c *vfs.Cred, dir vfs.Ino, name string, what vfs.RemoveKind) (vfs.DirChange, error) {
+	return s.FS.Remove(ctx, c, s.at(dir), name, what)
+}
+
+func (s *stagingFS) Rename(ctx context.Context, c *vfs.Cred, from vfs.Ino, name string, to vfs.Ino, toName string) (vfs.DirChange, vfs.DirChange, error) {
+	return s.FS.Rename(ctx, c, s.at(from), name, s.at(to), toName)
+}
+
+func (s *stagingFS) Write(ctx context.Context, c *vfs.Cred, ino vfs.Ino, off uint64, b []byte, how vfs.Stable) (vfs.Stable, vfs.Verifier, error) {
+	s.mu.Lock()
+	full := s.left >= 0 && s.left < int64(len(b))
+	if s.left >= 0 && !full {
+		s.left -= int64(len(b))
+	}
+	s.mu.Unlock()
+	if full {
+		return 0, vfs.Verifier{}, vfs.Errorf(vfs.KindQuota, "write", "")
+	}
+	return s.FS.Write(ctx, c, ino, off, b, how)
+}
+
+// journal keeps a job's record as shard 0 would.
+type journal struct {
+	mu    sync.Mutex // guards the following
+	now   *metapb.Job
+	saved *metapb.Job
+	saves int
+	hold  chan struct{} // Save waits for it; nil: it does not
+}
+
+func (j *journal) Record() *metapb.Job {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.now.CloneVT()
+}
+
+func (j *journal) Report(p jobs.Progress) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.now.ItemsDone, j.now.ItemsFailed, j.now.BytesDone, j.now.Note, j.now.Error = p.ItemsDone, p.ItemsFailed, p.BytesDone, p.Note, p.Error
+	j.now.ItemsTotal, j.now.BytesTotal = p.ItemsTotal, p.BytesTotal
+}
+
+func (j *journal) Stand(p jobs.Progress, checkpoint, report []byte) {
+	j.Report(p)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.now.Checkpoint, j.now.Report = checkpoint, report
+}
+
+func (j *journal) Save(ctx context.Context) error {
+	j.mu.Lock()
+	hold := j.hold
+	rec := j.now.CloneVT()
+	j.mu.Unlock()
+	if hold != nil {
+		select {
+		case <-hold:
+		case <-ctx.Done():
+			return vfs.Wrap("test", ctx.Err())
+		}
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.saved = rec
+	j.saves++
+	return nil
+}
+
+// rig imports from an endpoint into a file system in memory.
+type rig struct {
+	*testing.T
+	e       *endpoint
+	engine  *Engine
+	fs      *stagingFS
+	tree    *files.Tree
+	secrets Secrets
+	spec    Spec
+}
+
+var testKey = bytes.Repeat([]byte{1}, 32)
+
+func newTestRig(t *testing.T) *rig {
+	reach, err := ParseReach([]string{"127.0.0.1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fs := &stagingFS{FS: memfs.New(memfs.Options{}), left: -1}
+	r := &rig{T: t, e: newEndpoint(t), fs: fs, tree: &files.Tree{FS: fs, Cred: vfs.Root}, secrets: Secrets{AccessKey: "AKIAEXAMPLE000000000", SecretKey: "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY"}}
+	d, err := r.tree.Mkdir(t.Context(), "/hidden", false, 0o700)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fs.hidden = d.Attr.Ino
+	r.engine = New(Options{Reach: reach, Parallel: 4, Pause: time.Millisecond, Key: func(context.Context) ([]byte, error) { return testKey, nil }})
+	r.spec = Spec{Source: Source{Kind: S3, Endpoint: r.e.URL, Bucket: "bucket"}}
+	return r
+}
+
+// job makes the record of one.
+func (r *rig) job() *journal {
+	r.Helper()
+	spec, err := r.engine.Prepare(r.spec, &r.secrets)
+	if err != nil {
+		r.Fatal(err)
+	}
+	rec := &metapb.Job{Kind: "import", Fs: 1, Path: []byte("/to"), Spec: encode(spec), Report: spec.Report().Encode()}
+	if err := r.engine.Seal(r.Context(), rec, r.secrets); err != nil {
+		r.Fatal(err)
+	}
+	return &journal{now: rec, saved: rec}
+}
+
+func (r *rig) target() Target { return Target{Tree: r.tree, Origin: func() uint64 { return 7 }} }
+
+// run runs a job to its end.
+func (r *rig) run() (*Report, *metapb.Job, error) {
+	r.Helper()
+	j := r.job()
+	err := r.engine.Run(r.Context(), j, r.target())
+	rep := ReadReport(j.now.Report)
+	if rep == nil {
+		r.Fatal("no report")
+	}
+	r.noSecrets(string(encode(j.now)), fmt.Sprint(err))
+	if n := j.now.SizeVT(); n > 60<<10 {
+		r.Errorf("a record of %d bytes", n)
+	}
+	r.nothingLeft()
+	return rep, j.now, err
+}
+
+func (r *rig) noSecrets(texts ...string) {
+	r.Helper()
+	for _, s := range texts {
+		if strings.Contains(s, r.secrets.SecretKey) || strings.Contains(s, r.secrets.AccessKey) || r.secrets.SessionToken != "" && strings.Contains(s, r.secrets.SessionToken[:12]) {
+			r.Errorf("secrets in %s", s)
+		}
+	}
+}
+
+// nothingLeft looks for hidden files.
+func (r *rig) nothingLeft() {
+	r.Helper()
+	page, err := r.tree.List(r.Context(), "/hidden", 0, 1000)
+	if err != nil || len(page.Entries) > 0 {
+		r.Errorf("left over: %v %v", page.Entries, err)
+	}
+}
+
+// tree lists what is below a directory: paths with the size of files.
+func (r *rig) listing(dir files.Path) (out []string) {
+	r.Helper()
+	page, err := r.tree.List(r.Context(), dir, 0, 10000)
+	if err != nil {
+		r.Fatal(err)
+	}
+	for _, e := range page.Entries {
+		p := dir.Join(e.Name)
+		if e.Attr.IsDir() {
+			out = append(append(out, string(p)+"/"), r.listing(p)...)
+			continue
+		}
+		out = append(out, fmt.Sprintf("%s %d", p, e.Attr.Size))
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (r *rig) content(p files.Path) string {
+	r.Helper()
+	f, err := r.tree.Open(r.Context(), p)
+	if err != nil {
+		r.Fatal(err)
+	}
+	defer f.Close()
+	var b bytes.Buffer
+	if err := f.Copy(r.Context(), &b, 0, f.Node.Attr.Size); err != nil {
+		r.Fatal(err)
+	}
+	return b.String()
+}
+
+// wants checks a report.
+func (r *rig) wants(rep *Report, err error, imported, skipped, dirs, refused, failed uint64) {
+	r.Helper()
+	if (err != nil) != (failed > 0) {
+		r.Errorf("error %v", err)
+	}
+	if rep.Imported != imported || rep.Skipped != skipped || rep.Directories != dirs || rep.Refused != refused || rep.Failed != failed || rep.Objects != imported+skipped+dirs+refused+failed {
+		r.Errorf("%+v, want %d imported, %d skipped, %d directories, %d refused, %d failed", rep, imported, skipped, dirs, refused, failed)
+	}
+}
+
+func TestImport(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	r := newTestRig(t)
+	defer r.e.Close()
+	big := strings.Repeat("0123456789abcdef", 200_000) // more than a piece
+	for k, v := range map[string]string{"a": "1", "b/c": "22", "b/d/": "", "b/big": big, "empty": "", "a/b": "x", "..": "x", "b//e": "x", "z/../y": "x"} {
+		r.e.put(k, v)
+	}
+	r.e.page = 2
+
+	r.spec.DryRun = true
+	rep, _, err := r.run()
+	r.wants(rep, err, 4, 0, 1, 4, 0)
+	if rep.Bytes != uint64(len(big))+3 || r.e.count("a") != 0 {
+		t.Errorf("%+v", rep)
+	}
+	if _, err := r.tree.Walk(t.Context(), "/to", "test"); vfs.KindOf(err) != vfs.KindNotFound {
+		t.Errorf("a dry run made the destination: %v", err)
+	}
+	r.spec.DryRun = false
+	rep, rec, err := r.run()
+	r.wants(rep, err, 4, 0, 1, 4, 0)
+	want := []string{"/to/a 1", "/to/b/", "/to/b/big 3200000", "/to/b/c 2", "/to/b/d/", "/to/empty 0"}
+	if got := r.listing("/to"); !slices.Equal(got, want) || r.content("/to/b/big") != big || r.content("/to/b/c") != "22" {
+		t.Errorf("%q", got)
+	}
+	if rep.Verified != 4 || len(rep.Keys) != 4 || rec.ItemsDone != 5 || rec.ItemsTotal != 9 || rec.ItemsFailed != 4 || rec.Error == "" {
+		t.Errorf("%+v %v", rep, rec)
+	}
+	if n, _, err := r.tree.Stat(t.Context(), "/to/a"); err != nil || !n.Attr.Mtime.Equal(modified) {
+		t.Errorf("%+v %v", n, err)
+	}
+
+	// Again: nothing is read.
+	reads := r.e.count("a")
+	rep, _, err = r.run()
+	r.wants(rep, err, 0, 4, 1, 4, 0)
+	r.spec.Conflict = IfNewer
+	rep, _, err = r.run()
+	r.wants(rep, err, 0, 4, 1, 4, 0)
+	if r.e.count("a") != reads {
+		t.Errorf("read %d times", r.e.count("a"))
+	}
+	r.e.put("a", "other")
+	r.spec.Conflict = Overwrite
+	rep, _, err = r.run()
+	r.wants(rep, err, 4, 0, 1, 4, 0)
+	if r.content("/to/a") != "other" {
+		t.Errorf("%q", r.content("/to/a"))
+	}
+
+	// What is in the way.
+	for _, p := range []files.Path{"/to/a", "/to/empty"} {
+		if err := r.tree.Remove(t.Context(), p, vfs.RemoveFile); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := r.tree.Mkdir(t.Context(), "/to/a", false, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	rep, _, err = r.run()
+	r.wants(rep, err, 3, 0, 1, 5, 0)
+}
+
+// A gateway ends in the middle, without a word: what shard 0 has recorded as done is not read again.
+func TestGoesOn(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	r := newTestRig(t)
+	defer r.e.Close()
+	const objects = 60
+	for i := range objects {
+		r.e.put(fmt.Sprintf("d%d/%03d", i%7, i), strings.Repeat("x", i))
+	}
+	r.spec.Conflict = Overwrite // so that what is there does not help
+	j := r.job()
+	for lives := 1; ; lives++ {
+		ctx, kill := context.WithCancel(t.Context())
+		defer kill()
+		j.mu.Lock()
+		j.hold = make(chan struct{}, 100)
+		for range 2 { // then it ends
+			j.hold <- struct{}{}
+		}
+		j.saves = 0
+		j.mu.Unlock()
+		done := make(chan error, 1)
+		go func() { done <- r.engine.Run(ctx, j, r.target()) }()
+		for over := false; !over; {
+			select {
+			case err := <-done:
+				if err != nil {
+					t.Fatal(err)
+				}
+				over = true
+			case <-time.After(time.Millisecond):
+				j.mu.Lock()
+				stuck := j.saves >= 2
+				j.mu.Unlock()
+				if stuck {
+					kill()
+					<-done
+					j.mu.Lock()
+					j.now = j.saved.CloneVT() // what was not written down is lost
+					j.mu.Unlock()
+					over = true
+				}
+			}
+		}
+		rep := ReadReport(j.now.Report)
+		if rep.Imported == objects {
+			t.Logf("%d lives", lives)
+			if lives < 3 {
+				t.Error("it did not end in the middle")
+			}
+			total := 0
+			for k := range r.e.objects {
+				n := r.e.count(k)
+				total += n
+				if n == 0 {
+					t.Errorf("%s was not read", k)
+				}
+			}
+			// Each life may have left as many as there are workers.
+			if most := objects + (lives-1)*4; total > most {
+				t.Errorf("%d reads of %d objects in %d lives, at most %d", total, objects, lives, most)
+			}
+			if len(r.listing("/to")) != objects+7 {
+				t.Errorf("%q", r.listing("/to"))
+			}
+			r.nothingLeft()
+			return
+		}
+		if lives > 10*objects {
+			t.Fatalf("it gets nowhere: %+v", rep)
+		}
+	}
+}
+
+// right sets the headers that the object has that was listed.
+func right(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("ETag", r.Header.Get("If-Match"))
+	w.Header().Set("Last-Modified", modified.Format(http.TimeFormat))
+}
+
+// An endpoint that does what it should not: nothing wrong becomes visible, and the report says why.
+func TestFaults(t *testing.T) {
+	for name, c := range map[string]struct {
+		wrong  func(e *endpoint) func(w http.ResponseWriter, r *http.Request, key string) bool
+		failed uint64 // of the objects "bad" and "good"; 0: the job as a whole
+		kind   vfs.Kind
+		says   string
+	}{
+		"another size": {func(*endpoint) func(http.ResponseWriter, *http.Request, string) bool {
+			return func(w http.ResponseWriter, r *http.Request, key string) bool {
+				if key == "bad" {
+					right(w, r)
+					_, _ = w.Write([]byte("much longer than it was listed"))
+				}
+				return key == "bad"
+			}
+		}, 1, vfs.KindIO, "another object than was listed"},
+		"another content": {func(*endpoint) func(http.ResponseWriter, *http.Request, string) bool {
+			return func(w http.ResponseWriter, r *http.Request, key string) bool {
+				if key == "bad" {
+					right(w, r)
+					_, _ = w.Write([]byte("BAD content"))
+				}
+				return key == "bad"
+			}
+		}, 1, vfs.KindIO, "damaged on the way, or is another object"},
+		"another ETag": {func(*endpoint) func(http.ResponseWriter, *http.Request, string) bool {
+			return func(w http.ResponseWriter, r *http.Request, key string) bool {
+				if key == "bad" {
+					right(w, r)
+					w.Header().Set("ETag", `"00000000000000000000000000000000"`)
+					_, _ = w.Write([]byte("bad content"))
+				}
+				return key == "bad"
+			}
+		}, 1, vfs.KindIO, "another object than was listed: its ETag"},
+		"changed meanwhile": {func(*endpoint) func(http.ResponseWriter, *http.Request, string) bool {
+			return func(w http.ResponseWriter, r *http.Request, key string) bool {
+				if key == "bad" {
+					w.WriteHeader(http.StatusPreconditionFailed)
+				}
+				return key == "bad"
+			}
+		}, 1, vfs.KindIO, "changed or deleted since it was listed"},
+		"always truncated": {func(*endpoint) func(http.ResponseWriter, *http.Request, string) bool {
+			return func(w http.ResponseWriter, r *http.Request, key string) bool {
+				if key == "bad" {
+					right(w, r)
+					w.Header().Set("Content-Length", "11")
+					_, _ = w.Write([]byte("bad"))
+					w.(http.Flusher).Flush()
+					panic(http.ErrAbortHandler)
+				}
+				return key == "bad"
+			}
+		}, 1, vfs.KindIO, "bad"},
+		"a wrong checksum": {func(*endpoint) func(http.ResponseWriter, *http.Request, string) bool {
+			return func(w http.ResponseWriter, r *http.Request, key string) bool {
+				if key == "bad" {
+					w.Header().Set("X-Amz-Checksum-Crc32", "AAAAAA==")
+				}
+				return false
+			}
+		}, 1, vfs.KindIO, "x-amz-checksum-crc32"},
+		"refuses one": {func(e *endpoint) func(http.ResponseWriter, *http.Request, string) bool {
+			return func(w http.ResponseWriter, r *http.Request, key string) bool {
+				if key == "bad" {
+					e.failure(w, http.StatusForbidden, "AccessDenied", "not this one")
+				}
+				return key == "bad"
+			}
+		}, 1, vfs.KindIO, "s3:GetObject"},
+		"wrong keys": {func(e *endpoint) func(http.ResponseWriter, *http.Request, string) bool {
+			return func(w http.ResponseWriter, r *http.Request, _ string) bool {
+				e.failure(w, http.StatusForbidden, "SignatureDoesNotMatch", "I was told wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY and AKIAEXAMPLE000000000")
+				return true
+			}
+		}, 0, vfs.KindAccess, "refuses the keys"},
+		"no such bucket": {func(e *endpoint) func(http.ResponseWriter, *http.Request, string) bool {
+			return func(w http.ResponseWriter, r *http.Request, _ string) bool {
+				e.failure(w, http.StatusNotFound, "NoSuchBucket", "none")
+				return true
+			}
+		}, 0, vfs.KindNotFound, "no bucket"},
+		"redirects the listing": {func(*endpoint) func(http.ResponseWriter, *http.Request, string) bool {
+			return func(w http.ResponseWriter, r *http.Request, key string) bool {
+				if key == "" {
+					http.Redirect(w, r, "http://127.0.0.1:1/elsewhere", http.StatusTemporaryRedirect)
+				}
+				return key == ""
+			}
+		}, 0, vfs.KindInvalid, "redirects"},
+		"redirects an object": {func(*endpoint) func(http.ResponseWriter, *http.Request, string) bool {
+			return func(w http.ResponseWriter, r *http.Request, key string) bool {
+				if key == "bad" {
+					http.Redirect(w, r, "/bucket/good", http.StatusFound)
+				}
+				return key == "bad"
+			}
+		}, 0, vfs.KindInvalid, "redirects"},
+		"lists without an end": {func(*endpoint) func(http.ResponseWriter, *http.Request, string) bool {
+			return func(w http.ResponseWriter, r *http.Request, key string) bool {
+				if key != "" {
+					return false
+				}
+				fmt.Fprint(w, "<ListBucketResult>")
+				row := []byte("<Contents><Key>" + strings.Repeat("k", 1000) + "</Key></Contents>")
+				for r.Context().Err() == nil {
+					if _, err := w.Write(row); err != nil {
+						break
+					}
+				}
+				return true
+			}
+		}, 0, vfs.KindTooBig, "more than an answer"},
+		"lists in disorder": {func(*endpoint) func(http.ResponseWriter, *http.Request, string) bool {
+			return func(w http.ResponseWriter, r *http.Request, key string) bool {
+				if key != "" {
+					return false
+				}
+				fmt.Fprint(w, "<ListBucketResult><Contents><Key>b</Key></Contents><Contents><Key>a</Key></Contents></ListBucketResult>")
+				return true
+			}
+		}, 0, vfs.KindInvalid, "order"},
+		"is no S3": {func(*endpoint) func(http.ResponseWriter, *http.Request, string) bool {
+			return func(w http.ResponseWriter, r *http.Request, key string) bool {
+				fmt.Fprint(w, "<html>hello")
+				return true
+			}
+		}, 0, vfs.KindIO, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newTestRig(t)
+			r.e.put("bad", "bad content")
+			r.e.put("good", "good content")
+			r.e.wrong = c.wrong(r.e)
+			rep, rec, err := r.run()
+			if vfs.KindOf(err) != c.kind || !strings.Contains(err.Error()+rec.Error, c.says) {
+				t.Errorf("%v, kind %v, want %v and %q", err, vfs.KindOf(err), c.kind, c.says)
+			}
+			if c.failed > 0 {
+				r.wants(rep, err, 1, 0, 0, 0, 1)
+				if got := r.listing("/to"); !slices.Equal(got, []string{"/to/good 12"}) {
+					t.Errorf("%q", got)
+				}
+				if len(rep.Keys) != 1 || rep.Keys[0].Key != "bad" || rep.Keys[0].Outcome != Failed || rep.Keys[0].Why == "" {
+					t.Errorf("%+v", rep.Keys)
+				}
+			} else if got := r.listing("/to"); slices.Contains(got, "/to/bad 11") || slices.Contains(got, "/to/bad 12") {
+				t.Errorf("%q", got)
+			}
+		})
+	}
+}
+
+// An object that breaks off goes on where it was.
+func TestBreaksOff(t *testing.T) {
+	r := newTestRig(t)
+	content := strings.Repeat("0123456789", 50_000)
+	r.e.put("k", content)
+	broken := 0
+	r.e.wrong = func(w http.ResponseWriter, req *http.Request, key string) bool {
+		if key != "k" || broken == 2 {
+			return false
+		}
+		broken++
+		r.e.mu.Lock()
+		defer r.e.mu.Unlock()
+		off := 0
+		_, _ = fmt.Sscanf(req.Header.Get("Range"), "bytes=%d-", &off)
+		right(w, req)
+		w.Header().Set("Content-Length", fmt.Sprint(len(content)-off))
+		if off > 0 {
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", off, len(content)-1, len(content)))
+			w.WriteHeader(http.StatusPartialContent)
+		}
+		_, _ = w.Write([]byte(content[off : off+100_000]))
+		w.(http.Flusher).Flush()
+		panic(http.ErrAbortHandler)
+	}
+	rep, _, err := r.run()
+	r.wants(rep, err, 1, 0, 0, 0, 0)
+	if want := []string{"k ", "k bytes=100000-", "k bytes=200000-"}; !slices.Equal(r.e.ranges, want) {
+		t.Errorf("%q, want %q", r.e.ranges, want)
+	}
+	if sha256.Sum256([]byte(r.content("/to/k"))) != sha256.Sum256([]byte(content)) {
+		t.Error("another content")
+	}
+}
+
+// An endpoint that takes a call and says nothing is given up, in a listing and in an object.
+func TestHangs(t *testing.T) {
+	for _, where := range []string{"", "k"} {
+		t.Run("at "+where, func(t *testing.T) {
+			t.Parallel()
+			r := newTestRig(t)
+			r.engine.o.Patience = 100 * time.Millisecond
+			r.e.put("k", "content")
+			end := make(chan struct{})
+			defer close(end)
+			r.e.wrong = func(w http.ResponseWriter, req *http.Request, key string) bool {
+				if key != where {
+					return false
+				}
+				if key != "" && req.Header.Get("Range") == "" { // in the middle
+					right(w, req)
+					w.Header().Set("Content-Length", "7")
+					_, _ = w.Write([]byte("con"))
+					w.(http.Flusher).Flush()
+				}
+				select {
+				case <-end:
+				case <-req.Context().Done():
+				}
+				return true
+			}
+			_, rec, err := r.run()
+			if vfs.KindOf(err) != vfs.KindIO || !strings.Contains(err.Error()+rec.Error, "does not answer in time") || len(r.listing("/to")) > 0 {
+				t.Errorf("%v %v", err, r.listing("/to"))
+			}
+		})
+	}
+}
+
+// One that fails for every object is given up.
+func TestGivesUp(t *testing.T) {
+	r := newTestRig(t)
+	for i := range 200 {
+		r.e.put(fmt.Sprintf("%03d", i), "content")
+	}
+	r.e.wrong = func(w http.ResponseWriter, _ *http.Request, key string) bool {
+		if key != "" {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+		return key != ""
+	}
+	rep, _, err := r.run()
+	if err == nil || !strings.Contains(err.Error(), "given up") || rep.Failed < giveUpAfter || rep.Failed > giveUpAfter+10 {
+		t.Errorf("%v %+v", err, rep)
+	}
+}
+
+func TestQuota(t *testing.T) {
+	r := newTestRig(t)
+	for i := range 20 {
+		r.e.put(fmt.Sprintf("%02d", i), strings.Repeat("x", 1000))
+	}
+	r.fs.left = 5500
+	rep, _, err := r.run()
+	if vfs.KindOf(err) != vfs.KindQuota || !strings.Contains(err.Error(), "make room") || rep.Imported != 5 || len(r.listing("/to")) != 5 {
+		t.Errorf("%v %+v %q", err, rep, r.listing("/to"))
+	}
+	r.fs.mu.Lock()
+	r.fs.left = -1
+	r.fs.mu.Unlock()
+	rep, _, err = r.run()
+	r.wants(rep, err, 15, 5, 0, 0, 0)
+}
+
+// Whoever cancels an import ends it at once, also one whose endpoint hangs.
+func TestCanceled(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	r := newTestRig(t)
+	defer r.e.Close()
+	r.e.put("k", "content")
+	began := make(chan struct{})
+	r.e.wrong = func(_ http.ResponseWriter, req *http.Request, key string) bool {
+		if key == "k" {
+			close(began)
+			<-req.Context().Done()
+		}
+		return key == "k"
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	go func() {
+		<-began
+		cancel(jobs.ErrCanceled)
+	}()
+	err := r.engine.Run(ctx, r.job(), r.target())
+	if err == nil || !errors.Is(context.Cause(ctx), jobs.ErrCanceled) || len(r.listing("/to")) > 0 {
+		t.Errorf("%v %q", err, r.listing("/to"))
+	}
+	r.nothingLeft()
+}
+
+// Internal addresses are refused before anything is sent, and when a name leads there.
+func TestInternalAddress(t *testing.T) {
+	r := newTestRig(t)
+	r.engine = New(Options{Key: r.engine.o.Key})
+	if _, err := r.engine.Prepare(r.spec, &r.secrets); vfs.KindOf(err) != vfs.KindPerm {
+		t.Errorf("an address: %v", err)
+	}
+	r.spec.Source.Endpoint = strings.Replace(r.e.URL, "127.0.0.1", "localhost", 1)
+	_, _, err := r.run()
+	if vfs.KindOf(err) != vfs.KindPerm || !strings.Contains(err.Error(), "internal address") || r.e.count("") != 0 {
+		t.Errorf("a name: %v, %d calls", err, r.e.count(""))
+	}
+}
+
+// The rate is limited for all objects together, and content is whole.
+func TestRate(t *testing.T) {
+	r := newTestRig(t)
+	const n = 3 << 20
+	for i := range 4 {
+		r.e.put(fmt.Sprint(i), strings.Repeat("x", n/4))
+	}
+	r.engine = New(Options{Reach: r.engine.o.Reach, Key: r.engine.o.Key, BytesPerSecond: 8 << 20})
+	began := time.Now()
+	rep, _, err := r.run()
+	r.wants(rep, err, 4, 0, 0, 0, 0)
+	// What is over the burst takes its time at least.
+	if took, least := time.Since(began), time.Second*(n-rateBurst)/(8<<20); took < least {
+		t.Errorf("%d bytes took %v, at least %v at this rate", n, took, least)
+	}
+}
