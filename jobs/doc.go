@@ -12,5 +12,6 @@
 // another's by now; then the job stays as it is, for the next runner. An error that may pass (vfs.Kind.Retryable) makes the runner begin again
 // after a while, a few times. Any other is the end of the job.
 //
-// Specs and checkpoints are the kind's own encoding. They are read by whoever may see the job, so they hold no secrets.
+// Specs, checkpoints and reports are the kind's own encoding. They are read by whoever may see the job, so they hold no secrets. Those are sealed, by the kind, with a key that
+// is not in the metadata; the state machine drops them when the job is over.
 package jobs

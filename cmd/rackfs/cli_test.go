@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -62,6 +63,7 @@ func (c *cli) run(stdin, line string) answer {
 func TestCommands(t *testing.T) {
 	c := newCLI(t)
 	const asks = "Type yes to go on"
+	keys := importCredentials(t)
 	for _, x := range []struct {
 		line, stdin string
 		out, errs   string // parts that are in the output
@@ -161,6 +163,22 @@ func TestCommands(t *testing.T) {
 		{line: "node undrain x", refused: "no record of a node x", kind: vfs.KindNotFound},
 		{line: "node remove x --yes", refused: "no record of a node x", kind: vfs.KindNotFound},
 
+		{line: "storage import s3 /in --bucket b-1", refused: "set AWS_ACCESS_KEY_ID", kind: vfs.KindInvalid},
+		{line: "storage import s3 /in --bucket b-1 --credentials " + keys + " --profile other", refused: "no profile [other]", kind: vfs.KindInvalid},
+		{line: "storage import s3 /in --bucket b-1 --endpoint https://10.0.0.1 --credentials " + keys, refused: "internal address", kind: vfs.KindPerm},
+		{line: "storage import r2 /in --bucket b-1 --credentials " + keys, refused: "without the bucket", kind: vfs.KindInvalid},
+		{line: "storage import r2 /in --bucket b-1 --endpoint https://x.example/b-1 --credentials " + keys, refused: "https://x.example is the endpoint", kind: vfs.KindInvalid},
+		{line: "storage import s3 /in --bucket b-1 --endpoint https://name.invalid --detach --credentials " + keys, out: "from   b-1/ at name.invalid"},
+		{line: "storage import s3 /in --bucket b-1 --conflict maybe --credentials " + keys, refused: "conflict"},
+		{line: "storage import list", out: "/in"},
+		{line: "storage import show 1", out: "default"},
+		{line: "storage import show x", refused: "storage import list", kind: vfs.KindInvalid},
+		{line: "storage import show 77", refused: "no job 77", kind: vfs.KindNotFound},
+		{line: "storage import cancel 1", out: "job 1"},
+		{line: "workspace set default --off cloud-import"},
+		{line: "storage import s3 /in --bucket b-1 --credentials " + keys, refused: "cloud-import is switched off in the workspace default", kind: vfs.KindPerm},
+		{line: "workspace set default --on cloud-import"},
+
 		{line: "cluster status", out: "metadata shard 1: leader"},
 		{line: "cluster voters", out: "shard 0: 1 of 1 voters healthy"},
 		{line: "cluster token", refused: "which no node joins", kind: vfs.KindNotSupported},
@@ -191,6 +209,18 @@ func TestCommands(t *testing.T) {
 	if a := c.run("", "cluster can-stop meta-1"); !errors.Is(a.err, errNo) {
 		t.Errorf("the answer no: %v", a.err)
 	}
+}
+
+// importCredentials is a file of keys; the environment has none.
+func importCredentials(t *testing.T) string {
+	for _, v := range []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"} {
+		t.Setenv(v, "")
+	}
+	file := filepath.Join(t.TempDir(), "credentials")
+	if err := os.WriteFile(file, []byte("# keys\n[default]\naws_access_key_id = AKIAEXAMPLE000000000\naws_secret_access_key=wJalrXUtnFEMIK7MDENG\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 // TestJSON: with --json every command prints one JSON value and nothing else on standard output, with the names that the API's document has.
@@ -224,6 +254,10 @@ func TestJSON(t *testing.T) {
 		{"token list", "id name role scopes uid gid created"},
 		{"token revoke t --yes", "id name"},
 		{"workspace delete w --yes", ""},
+		{"storage import s3 /in --bucket b-1 --endpoint https://name.invalid --detach --credentials " + importCredentials(t), "id kind state path import"},
+		{"storage import list", "id kind state path"},
+		{"storage import show 1", "id kind state import"},
+		{"storage import cancel 1", "id state"},
 		{"node list", "name roles address state"},
 		{"node show store-1", "name stores slots_left"},
 		{"cluster status", "cluster health nodes shards"},

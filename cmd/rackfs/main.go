@@ -42,7 +42,7 @@ func newRootCommand() *cobra.Command {
 		SilenceErrors: true,
 		Version:       version(),
 	}
-	root.AddCommand(newDevCommand(), newNodeCommand(), newClusterCommand(), newFSCommand(), newGroupCommand(), newWorkspaceCommand(), newTokenCommand(), newMountCommand(), newSimCommand())
+	root.AddCommand(newDevCommand(), newNodeCommand(), newClusterCommand(), newFSCommand(), newGroupCommand(), newWorkspaceCommand(), newTokenCommand(), newStorageCommand(), newMountCommand(), newSimCommand())
 	return root
 }
 
