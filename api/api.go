@@ -59,11 +59,12 @@ type API struct {
 	// pieces are the uploads that come in pieces.
 	pieces  *files.Uploads
 	newJobs atomic.Pointer[func()] // is told of new ones
+	sums    chan struct{}          // a place for each checksum that is computed
 }
 
 // New makes an API.
 func New(o Options) *API {
-	a := &API{opt: o, log: o.Logger, mux: http.NewServeMux(), rules: rules()}
+	a := &API{opt: o, log: o.Logger, mux: http.NewServeMux(), rules: rules(), sums: make(chan struct{}, checksumsAtOnce)}
 	if a.opt.Now == nil {
 		a.opt.Now = time.Now
 	}

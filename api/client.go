@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/rackfs/rackfs/vfs"
 )
@@ -27,7 +28,7 @@ type Client struct {
 
 // Dial is a client of the API that is served on the unix socket path; nothing is connected yet.
 func Dial(path string) *Client {
-	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	tr := &http.Transport{ExpectContinueTimeout: time.Second, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
 		c, err := d.DialContext(ctx, "unix", path)
 		if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED) {
@@ -37,6 +38,9 @@ func Dial(path string) *Client {
 	}}
 	return &Client{http: &http.Client{Transport: tr}, base: "http://rackfs"}
 }
+
+// Server names whom it calls: for what is kept about a server, not for people.
+func (c *Client) Server() string { return c.base }
 
 // Close closes idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }

@@ -54,9 +54,24 @@ func (t *Tree) Stat(ctx context.Context, path string) (out FileInfo, err error) 
 	return out, err
 }
 
+// StatToSync is Stat at the beginning of a transfer that sends only what differs, which a workspace may have switched off.
+func (t *Tree) StatToSync(ctx context.Context, path string) (out FileInfo, err error) {
+	err = t.c.call(ctx, http.MethodGet, t.address("/stat", path, url.Values{"sync": {"true"}}), nil, &out)
+	return out, err
+}
+
 // Mkdir makes a directory, with parents also those above it.
-func (t *Tree) Mkdir(ctx context.Context, path string, parents bool) (out FileInfo, err error) {
-	err = t.c.call(ctx, http.MethodPost, t.address("/directory", path, url.Values{"parents": {strconv.FormatBool(parents)}}), nil, &out)
+func (t *Tree) Mkdir(ctx context.Context, path string, parents bool) (FileInfo, error) {
+	return t.MkdirMode(ctx, path, parents, "")
+}
+
+// MkdirMode is Mkdir with a mode, in octal.
+func (t *Tree) MkdirMode(ctx context.Context, path string, parents bool, mode string) (out FileInfo, err error) {
+	q := url.Values{"parents": {strconv.FormatBool(parents)}}
+	if mode != "" {
+		q.Set("mode", mode)
+	}
+	err = t.c.call(ctx, http.MethodPost, t.address("/directory", path, q), nil, &out)
 	return out, err
 }
 
@@ -87,6 +102,10 @@ func (t *Tree) DeleteAll(ctx context.Context, path string) (*Job, error) {
 	j := new(Job)
 	return j, json.Unmarshal(raw, j)
 }
+
+// expectAbove is the length of a body from which on it is asked before whether it will be taken. A server reads that much of a request that it has
+// refused; of more the sender might see a connection that was reset in place of the reason.
+const expectAbove = 128 << 10
 
 // Put says how a file is uploaded.
 type Put struct {
@@ -120,6 +139,9 @@ func (t *Tree) Upload(ctx context.Context, path string, r io.Reader, p Put) (out
 	}
 	req.ContentLength = p.Length
 	req.Header.Set("Content-Type", "application/octet-stream")
+	if p.Length < 0 || p.Length > expectAbove {
+		req.Header.Set("Expect", "100-continue")
+	}
 	if p.Digest != nil {
 		req.Header.Set("Content-Digest", "sha-256=:"+base64.StdEncoding.EncodeToString(p.Digest)+":")
 	}

@@ -44,6 +44,7 @@ func rawParams(route, id string) (out []*huma.Param) {
 	}
 	query := map[string][][2]string{
 		"download-file": {{"path", "Absolute, in the file system; percent-encoded bytes"}, {"inline", "true: a browser may show it, without scripts; else it saves it"}},
+		"checksum-file": {{"path", "Absolute, in the file system; percent-encoded bytes"}, {"offset", "Of the range; default 0"}, {"length", "Bytes of the range, at most 1 GiB; default: the rest of the file"}},
 		"archive-files": {{"path", "A directory"}, {"format", "tar.gz (default) or zip"}},
 		"upload-file": {{"path", "Absolute, in the file system; percent-encoded bytes"}, {"parents", "true: directories that are missing are made"},
 			{"sync", "true: the transfer is one that sends only what differs, which may be switched off in the workspace"}, {"mode", "Octal; default: that of the file that is replaced, else 0644"}, {"mtime", "RFC 3339; default: now"}},
@@ -53,6 +54,7 @@ func rawParams(route, id string) (out []*huma.Param) {
 	}
 	header := map[string][][2]string{
 		"download-file": {{"Range", "One range of bytes; more than one: the whole file is answered"}, {"If-None-Match", "ETag of what the client has"}, {"If-Match", "ETag"}, {"If-Range", "ETag"}},
+		"checksum-file": {{"If-Match", "ETag"}},
 		"upload-file":   {{"Content-Digest", "sha-256=:BASE64: that the content must have (RFC 9530)"}, {"If-None-Match", "*: it is an error if there is something at the path"}},
 	}
 	for _, q := range header[id] {
@@ -87,13 +89,27 @@ func (p *patient) Write(b []byte) (int, error) {
 
 // patientBody reads from somebody for as long as he sends.
 type patientBody struct {
-	r  io.Reader
-	rc *http.ResponseController
+	r     io.Reader
+	rc    *http.ResponseController
+	begun bool
 }
 
 func (p *patientBody) Read(b []byte) (int, error) {
+	p.begun = true
 	_ = p.rc.SetReadDeadline(time.Now().Add(patienceWithPeer))
 	return p.r.Read(b)
+}
+
+// drainBytes is how much of a body that is not wanted any more is read all the same.
+const drainBytes = 64 << 20
+
+// drain reads what is still coming of a request that is refused in the middle: a connection that is closed with unread bytes is reset, and who sends would
+// see that instead of the reason.
+// A body that nobody has begun to read is left: a sender who waits for leave to send (100-continue) does not get it.
+func drain(body *patientBody) {
+	if body.begun {
+		_, _ = io.CopyN(io.Discard, body, drainBytes)
+	}
 }
 
 func attachment(name string, inline bool) string {
@@ -350,7 +366,11 @@ func (a *API) upload(w http.ResponseWriter, r *http.Request) (err error) {
 	}
 	rc := http.NewResponseController(w)
 	_ = rc.SetWriteDeadline(time.Time{}) // nothing is answered before all has come
-	n, err := t.Write(ctx, &patientBody{r.Body, rc}, put)
+	body := &patientBody{r: r.Body, rc: rc}
+	n, err := t.Write(ctx, body, put)
+	if err != nil {
+		drain(body)
+	}
 	_ = rc.SetWriteDeadline(time.Now().Add(patienceWithPeer))
 	if err != nil {
 		return err

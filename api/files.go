@@ -171,6 +171,7 @@ func (a *API) files() {
 	handle(a, "PATCH "+fs, "change-file", "Change mode, owner or time of a file", a.changeFile)
 	handle(a, "DELETE "+fs, "delete-file", "Delete a file, or a directory that is empty", a.deleteFile)
 	raw(a, "GET "+fs+"/content", "download-file", "Download a file, or ranges of it", a.download)
+	raw(a, "GET "+fs+"/checksum", "checksum-file", "The SHA-256 of a file's content, or of a range of it", a.checksum)
 	raw(a, "GET "+fs+"/archive", "archive-files", "Download a directory as an archive", a.archive)
 	raw(a, "PUT "+fs+"/content", "upload-file", "Upload a file: it appears whole or not at all", a.upload)
 }
@@ -229,10 +230,18 @@ func (a *API) listFiles(ctx context.Context, in *struct {
 	return out, nil
 }
 
-func (a *API) statFile(ctx context.Context, in *PathInput) (*fileOutput, error) {
-	t, _, p, err := a.at(ctx, in, false)
+func (a *API) statFile(ctx context.Context, in *struct {
+	PathInput
+	Sync bool `query:"sync" doc:"A transfer begins that sends only what differs: it is refused if that is switched off in the workspace"`
+}) (*fileOutput, error) {
+	t, rec, p, err := a.at(ctx, &in.PathInput, false)
 	if err != nil {
 		return nil, err
+	}
+	if in.Sync {
+		if err := accounts.Allows(ctx, a.opt.Meta, rec.Workspace, accounts.FeatureSync); err != nil {
+			return nil, err
+		}
 	}
 	n, target, err := t.Stat(ctx, p)
 	if err != nil {

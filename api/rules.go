@@ -61,6 +61,7 @@ func rules() map[string]rule {
 		"list-files":     atPath(viewer),
 		"stat-file":      atPath(viewer),
 		"download-file":  atPath(viewer),
+		"checksum-file":  atPath(viewer),
 		"archive-files":  atPath(viewer),
 		"make-directory": entryAt(editor, "path"),
 		"rename-file":    entryAt(editor, "path", "to"),

@@ -28,7 +28,6 @@ const (
 	tusAlgorithms = "sha256,sha1,md5"
 	// tusMismatch is the status of a piece that does not have its checksum.
 	tusMismatch = 460
-	maxMetadata = 4096
 )
 
 func (a *API) uploads() {
@@ -62,26 +61,6 @@ func (a *API) tusOptions(w http.ResponseWriter, _ *http.Request) error {
 	return nil
 }
 
-// tusMetadata reads Upload-Metadata: "key BASE64,key BASE64".
-func tusMetadata(s string) (map[string]string, error) {
-	if len(s) > maxMetadata {
-		return nil, vfs.Errorf(vfs.KindTooMany, "upload", "Upload-Metadata of %d bytes, at most %d", len(s), maxMetadata)
-	}
-	out := map[string]string{}
-	for pair := range strings.SplitSeq(s, ",") {
-		k, v, _ := strings.Cut(strings.TrimSpace(pair), " ")
-		if k == "" {
-			continue
-		}
-		b, err := base64.StdEncoding.DecodeString(v)
-		if err != nil {
-			return nil, vfs.Errorf(vfs.KindInvalid, "upload", "Upload-Metadata: the value of %.40q is no base64", k)
-		}
-		out[k] = string(b)
-	}
-	return out, nil
-}
-
 // number is a header that is a number of bytes.
 func number(r *http.Request, name string) (uint64, error) {
 	n, err := strconv.ParseUint(r.Header.Get(name), 10, 64)
@@ -96,7 +75,10 @@ func (a *API) tusCreate(w http.ResponseWriter, r *http.Request) (err error) {
 	ctx := r.Context()
 	who := accounts.Of(ctx)
 	s := files.Start{Token: who.Token, Metadata: r.Header.Get("Upload-Metadata")}
-	meta, err := tusMetadata(s.Metadata)
+	if v := r.URL.Query().Get(files.MetaMtime); v != "" { // the record has it there
+		s.Metadata = strings.TrimPrefix(s.Metadata+","+files.MetaMtime+" "+base64.StdEncoding.EncodeToString([]byte(v)), ",")
+	}
+	meta, err := files.ParseMetadata(s.Metadata)
 	if err != nil {
 		return err
 	}
@@ -136,7 +118,8 @@ func (a *API) tusCreate(w http.ResponseWriter, r *http.Request) (err error) {
 			return vfs.Errorf(vfs.KindInvalid, op, "sha256 %.80q: write it in hex", v)
 		}
 	}
-	for name, to := range map[string]*bool{"parents": &s.Parents, "keep": &s.Keep} {
+	var sync bool
+	for name, to := range map[string]*bool{"parents": &s.Parents, "keep": &s.Keep, "sync": &sync} {
 		if v := param(name); v != "" {
 			if *to, err = strconv.ParseBool(v); err != nil {
 				return vfs.Errorf(vfs.KindInvalid, op, "%s %q: use true or false", name, v)
@@ -146,6 +129,11 @@ func (a *API) tusCreate(w http.ResponseWriter, r *http.Request) (err error) {
 	t, rec, err := a.tree(ctx, workspace, name, true)
 	if err != nil {
 		return err
+	}
+	if sync {
+		if err := accounts.Allows(ctx, a.opt.Meta, rec.Workspace, accounts.FeatureSync); err != nil {
+			return err
+		}
 	}
 	s.FS = rec
 	up, err := a.pieces.Begin(ctx, t, s)
@@ -270,7 +258,11 @@ func (a *API) append(w http.ResponseWriter, r *http.Request, t *files.Tree, up *
 	}
 	rc := http.NewResponseController(w)
 	_ = rc.SetWriteDeadline(time.Time{})
-	up, err := a.pieces.Append(r.Context(), t, up, &patientBody{r.Body, rc}, check)
+	body := &patientBody{r: r.Body, rc: rc}
+	up, err := a.pieces.Append(r.Context(), t, up, body, check)
+	if err != nil {
+		drain(body)
+	}
 	_ = rc.SetWriteDeadline(time.Now().Add(patienceWithPeer))
 	if errors.Is(err, files.ErrSum) {
 		err = &statusError{tusMismatch, err}

@@ -113,6 +113,9 @@ func (c *Cluster) ownToken(ctx context.Context) (string, error) {
 // APIURL is where the API is served to the network, "" if nowhere.
 func (c *Cluster) APIURL() string { return c.gate.URL() }
 
+// CAFingerprint is the SHA-256 of the cluster's CA certificate, by which clients of the API trust it.
+func (c *Cluster) CAFingerprint() string { return c.ca.Fingerprint() }
+
 // Token is a token that may do everything; "" if there is none.
 func (c *Cluster) Token() string { return c.token }
 

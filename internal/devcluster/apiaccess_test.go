@@ -62,7 +62,7 @@ var needs = map[string]need{
 	"change-workspace": {accounts.Admin, cluster, `{}`}, "delete-workspace": {accounts.Admin, cluster, ""},
 	"list-tokens": {accounts.Admin, anywhere, ""}, "create-token": {accounts.Admin, workspace, `{"name":"NEW","role":"viewer","scopes":["a"]}`}, "revoke-token": {accounts.Admin, anywhere, ""},
 
-	"list-files": {accounts.Viewer, path, ""}, "stat-file": {accounts.Viewer, path, ""}, "download-file": {accounts.Viewer, path, ""}, "archive-files": {accounts.Viewer, path, ""},
+	"list-files": {accounts.Viewer, path, ""}, "stat-file": {accounts.Viewer, path, ""}, "download-file": {accounts.Viewer, path, ""}, "archive-files": {accounts.Viewer, path, ""}, "checksum-file": {accounts.Viewer, path, ""},
 	"make-directory": {accounts.Editor, entry, ""}, "rename-file": {accounts.Editor, entry, ""}, "change-file": {accounts.Editor, path, `{}`},
 	"delete-file": {accounts.Editor, entry, ""}, "upload-file": {accounts.Editor, entry, "x"},
 

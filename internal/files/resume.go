@@ -66,6 +66,13 @@ func (u *Uploads) Begin(ctx context.Context, t *Tree, s Start) (*metapb.Upload, 
 	if s.Length > vfs.MaxSize {
 		return nil, vfs.Errorf(vfs.KindTooBig, op, "%s: %d bytes", s.Path.Shown(), s.Length)
 	}
+	meta, err := ParseMetadata(s.Metadata)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := metaTime(meta); err != nil {
+		return nil, err
+	}
 	d, err := t.place(ctx, s.Path, s.Parents, op)
 	if err != nil {
 		return nil, err
@@ -159,7 +166,15 @@ func (u *Uploads) Append(ctx context.Context, t *Tree, rec *metapb.Upload, r io.
 		return rec, err
 	}
 	defer unlock()
-	rec = rec.CloneVT()
+	// While this was waited for, or the record was on its way here, a piece may have come to its end that was noted: it must not be cut off.
+	now, err := u.Find(ctx, rec.Id)
+	if err != nil {
+		return rec, err
+	}
+	if now.Version != rec.Version {
+		return now, vfs.Errorf(vfs.KindLocked, op, "another piece of it came in meanwhile: ask how much has come, and go on behind that")
+	}
+	rec = now
 	if rec.Done {
 		return rec, nil
 	}
@@ -193,7 +208,14 @@ func (u *Uploads) Append(ctx context.Context, t *Tree, rec *metapb.Upload, r io.
 		s.drop()
 		return rec, vfs.Errorf(vfs.KindInvalid, op, "%s: its SHA-256 is %x, announced was %x: it was damaged on the way, begin again", Path(rec.Path).Shown(), sum.Sum(nil), rec.Digest)
 	}
+	meta, err := ParseMetadata(rec.Metadata)
+	if err != nil {
+		return rec, err
+	}
 	p := Put{Path: Path(rec.Path), Keep: rec.Exclusive}
+	if p.Mtime, err = metaTime(meta); err != nil {
+		return rec, err
+	}
 	if rec.Mode&modeGiven != 0 {
 		m := rec.Mode &^ modeGiven
 		p.Mode = &m

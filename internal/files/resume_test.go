@@ -202,6 +202,22 @@ func TestEndOfUpload(t *testing.T) {
 	})
 }
 
+// A piece whose sender did not know yet what had come before changes nothing of that.
+func TestLatePiece(t *testing.T) {
+	r := newRig(t)
+	first := r.begin(1, 1, 6, nil)
+	rec, err := r.up.Append(t.Context(), r.tree, first, bytes.NewReader([]byte("abc")), nil)
+	if err != nil || rec.Offset != 3 {
+		t.Fatal(rec, err)
+	}
+	if now, err := r.up.Append(t.Context(), r.tree, first, bytes.NewReader([]byte("a")), nil); vfs.KindOf(err) != vfs.KindLocked || now.Offset != 3 {
+		t.Errorf("a late piece: %v %v", now, err)
+	}
+	if rec, err = r.up.Append(t.Context(), r.tree, rec, bytes.NewReader([]byte("def")), nil); err != nil || !rec.Done || string(r.content()) != "abcdef" {
+		t.Errorf("%q, %v %v", r.content(), rec, err)
+	}
+}
+
 // Uploads end when they have expired, whatever became of their file systems; not while a piece comes in.
 func TestExpire(t *testing.T) {
 	r := newRig(t)

@@ -254,6 +254,10 @@ func (s *staged) publish(ctx context.Context, p Put) (*Node, error) {
 			return nil, about(err, op, p.Path)
 		}
 	}
+	before, err := t.FS.GetAttr(ctx, s.ino)
+	if err != nil {
+		return nil, about(err, op, p.Path)
+	}
 	s.close()
 	if p.Keep {
 		if _, _, err := t.FS.Link(ctx, &t.Cred, s.ino, d.Attr.Ino, name); err != nil {
@@ -264,8 +268,11 @@ func (s *staged) publish(ctx context.Context, p Put) (*Node, error) {
 		return nil, about(err, op, p.Path)
 	}
 	attr, err := t.FS.GetAttr(ctx, s.ino)
+	if vfs.KindOf(err) == vfs.KindStale {
+		attr, err = before, nil // it was there, and was replaced by somebody else already
+	}
 	if err != nil {
-		return nil, about(err, op, p.Path) // replaced by somebody else already
+		return nil, about(err, op, p.Path)
 	}
 	return &Node{Path: p.Path, Name: name, Dir: d.Attr.Ino, Attr: attr}, nil
 }
