@@ -27,6 +27,7 @@ require (
 	github.com/prometheus/client_model v0.6.3
 	github.com/spf13/cobra v1.10.2
 	github.com/spf13/pflag v1.0.10
+	github.com/vbauerster/mpb/v8 v8.9.3
 	github.com/willscott/go-nfs v0.0.4
 	go.etcd.io/bbolt v1.4.1
 	go.uber.org/goleak v1.3.0

@@ -92,6 +92,11 @@ func (t *Tree) Delete(ctx context.Context, path string) error {
 	return t.c.call(ctx, http.MethodDelete, t.address("", path, nil), nil, nil)
 }
 
+// DeleteDirectory removes an empty directory.
+func (t *Tree) DeleteDirectory(ctx context.Context, path string) error {
+	return t.c.call(ctx, http.MethodDelete, t.address("", path, url.Values{"directory": {"true"}}), nil, nil)
+}
+
 // DeleteAll removes a directory and all that is in it: by a job, which is returned. Of a file that is gone already the job is nil.
 func (t *Tree) DeleteAll(ctx context.Context, path string) (*Job, error) {
 	var raw json.RawMessage

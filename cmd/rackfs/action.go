@@ -30,6 +30,10 @@ type action[T any] struct {
 	// verdict ends the command with an error after the answer was shown.
 	verdict func(v T) error
 	watch   bool // it has --watch
+	noJSON  bool // it answers nothing
+	files   bool // it is about files: whoever is logged in means those there
+	// complete are words that an argument may be, of those that begin with word.
+	complete func(cmd *cobra.Command, c *api.Client, word string) []string
 }
 
 // command is the command of a.
@@ -41,6 +45,16 @@ func (a action[T]) command() *cobra.Command {
 	cmd := &cobra.Command{Use: a.use, Short: a.short, Long: a.long, Args: a.args}
 	if a.args == nil {
 		cmd.Args = cobra.NoArgs
+	}
+	to.files = a.files
+	if a.complete != nil {
+		cmd.ValidArgsFunction = func(cmd *cobra.Command, _ []string, word string) (words []string, _ cobra.ShellCompDirective) {
+			_ = to.run(func(c *api.Client) error { // a completion has nobody to tell of errors
+				words = a.complete(cmd, c, word)
+				return nil
+			})
+			return words, cobra.ShellCompDirectiveNoSpace
+		}
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		return to.run(func(c *api.Client) error {
@@ -77,7 +91,9 @@ func (a action[T]) command() *cobra.Command {
 		a.flags(f)
 	}
 	to.flags(f)
-	f.BoolVar(&raw, "json", false, "print JSON")
+	if !a.noJSON {
+		f.BoolVar(&raw, "json", false, "print JSON")
+	}
 	if a.watch {
 		f.BoolVar(&watch, "watch", false, "again and again, until Ctrl-C")
 	}

@@ -17,14 +17,15 @@ import (
 
 // cli is a small cluster in this process, and runs commands against its socket.
 type cli struct {
-	t      *testing.T
-	socket string
+	t       *testing.T
+	socket  string
+	cluster *devcluster.Cluster
 }
 
 func newCLI(t *testing.T) *cli {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "data")
-	c, err := devcluster.Start(t.Context(), devcluster.Config{DataDir: dir, NFSAddr: "127.0.0.1:0", Voters: 1, BlockStores: 3, Profile: "2+1"})
+	c, err := devcluster.Start(t.Context(), devcluster.Config{DataDir: dir, NFSAddr: "127.0.0.1:0", APIAddr: "0.0.0.0:0", Voters: 1, BlockStores: 3, Profile: "2+1"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +36,7 @@ func newCLI(t *testing.T) *cli {
 			t.Error(err)
 		}
 	})
-	return &cli{t: t, socket: filepath.Join(dir, api.SocketName)}
+	return &cli{t: t, socket: filepath.Join(dir, api.SocketName), cluster: c}
 }
 
 // answer is what a command did.

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/rackfs/rackfs/api"
+	"github.com/rackfs/rackfs/internal/login"
 	"github.com/rackfs/rackfs/internal/node"
 )
 
@@ -21,32 +22,58 @@ const (
 	socketEnv = "RACKFS_SOCKET"
 )
 
-// connection says which process of this machine a command speaks to.
-type connection struct{ socket, config string }
+// connection says whom a command speaks to: a process of this machine by its socket, or a gateway by the network. What flags say comes first, then RACKFS_URL and RACKFS_SOCKET. Then commands about files
+// take the user's login, if there is one, and this machine else; those about the cluster the other way round, so that a login elsewhere changes nothing for who looks after this machine.
+type connection struct {
+	socket, config, profile string
+	files                   bool // the command is about files
+}
 
 // flags adds the flags that choose it.
 func (c *connection) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.socket, "socket", "", "socket of the API: DIR/admin.sock of a data directory (default $"+socketEnv+", else that of --config, else data/admin.sock)")
 	f.StringVar(&c.config, "config", "", "configuration file of the node that runs on this machine (default "+defaultConfig+" if there is one)")
+	f.StringVar(&c.profile, "login", "", "name of the login to use, see `rackfs login` (default $"+login.EnvProfile+")")
 }
 
 func (c *connection) dial() (*api.Client, error) {
+	config := c.config
 	switch {
 	case c.socket != "":
 		return api.Dial(c.socket), nil
-	case c.config == "" && os.Getenv(socketEnv) != "":
+	case config != "":
+	case c.profile != "" || os.Getenv(login.EnvURL) != "":
+		return c.remote(true)
+	case os.Getenv(socketEnv) != "":
 		return api.Dial(os.Getenv(socketEnv)), nil
-	case c.config == "":
-		if _, err := os.Stat(defaultConfig); err != nil {
-			return api.Dial(filepath.Join(devData, api.SocketName)), nil
+	default:
+		dev := filepath.Join(devData, api.SocketName)
+		_, noConfig := os.Stat(defaultConfig)
+		_, noDev := os.Stat(dev)
+		if c.files || noConfig != nil && noDev != nil {
+			if k, err := c.remote(false); k != nil || err != nil {
+				return k, err
+			}
 		}
-		c.config = defaultConfig
+		if noConfig != nil {
+			return api.Dial(dev), nil
+		}
+		config = defaultConfig
 	}
-	cfg, err := node.LoadConfig(c.config)
+	cfg, err := node.LoadConfig(config)
 	if err != nil {
 		return nil, err
 	}
 	return api.Dial(filepath.Join(cfg.Data, api.SocketName)), nil
+}
+
+// remote is a client of the gateway that the user is logged in at; nil if he is not, unless must.
+func (c *connection) remote(must bool) (*api.Client, error) {
+	p, found, err := login.Find(os.Getenv, c.profile)
+	if err != nil || !found && !must {
+		return nil, err
+	}
+	return api.Connect(api.Endpoint{URL: p.URL, Token: p.Token, CA: p.CA})
 }
 
 // run calls fn with a client.

@@ -30,7 +30,7 @@ func main() {
 		if !errors.Is(err, context.Canceled) && !errors.Is(err, errNo) {
 			fmt.Fprintln(os.Stderr, "rackfs:", err)
 		}
-		os.Exit(1)
+		os.Exit(exitStatus(err, ctx.Err() != nil))
 	}
 }
 
@@ -42,7 +42,7 @@ func newRootCommand() *cobra.Command {
 		SilenceErrors: true,
 		Version:       version(),
 	}
-	root.AddCommand(newDevCommand(), newNodeCommand(), newClusterCommand(), newFSCommand(), newGroupCommand(), newWorkspaceCommand(), newTokenCommand(), newStorageCommand(), newMountCommand(), newSimCommand())
+	root.AddCommand(newDevCommand(), newNodeCommand(), newClusterCommand(), newFSCommand(), newGroupCommand(), newWorkspaceCommand(), newTokenCommand(), newLoginCommand(), newLogoutCommand(), newStorageCommand(), newMountCommand(), newSimCommand(), newManCommand())
 	return root
 }
 
