@@ -8,7 +8,7 @@ LOCAL ?= $(if $(filter 0,$(shell id -u)),--local 127.0.0.1:2050)
 # How long each fuzz target runs.
 FUZZTIME ?= 3s
 
-.PHONY: build run test test-long fuzz bench lint generate setup
+.PHONY: man build run test test-long fuzz bench lint generate setup
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/rackfs ./cmd/rackfs
@@ -16,6 +16,10 @@ build:
 # A whole cluster in one process, ready to mount. DATA=DIR chooses where it lives.
 run: build
 	bin/rackfs dev --data $(DATA) $(LOCAL)
+
+# Manual pages of all commands, into bin/man.
+man: build
+	bin/rackfs man bin/man
 
 # Installs what the tests need beyond Go (Debian, as root); does nothing when it is there.
 setup:

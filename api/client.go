@@ -19,6 +19,9 @@ import (
 // maxAnswer bounds the JSON of an answer.
 const maxAnswer = 64 << 20
 
+// patienceWithLeave is how long a sender waits for leave to send a large body; then he sends it, in case who is in between knows nothing of that.
+const patienceWithLeave = 30 * time.Second
+
 // Client calls an API. It is safe for concurrent use.
 type Client struct {
 	http  *http.Client
@@ -28,7 +31,7 @@ type Client struct {
 
 // Dial is a client of the API that is served on the unix socket path; nothing is connected yet.
 func Dial(path string) *Client {
-	tr := &http.Transport{ExpectContinueTimeout: time.Second, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	tr := &http.Transport{ExpectContinueTimeout: patienceWithLeave, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
 		c, err := d.DialContext(ctx, "unix", path)
 		if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED) {

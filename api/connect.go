@@ -36,7 +36,7 @@ func Connect(e Endpoint) (*Client, error) {
 		}
 	}
 	dial := net.Dialer{Timeout: 10 * time.Second}
-	tr := &http.Transport{DialContext: dial.DialContext, MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute, TLSHandshakeTimeout: 10 * time.Second, ExpectContinueTimeout: time.Second, WriteBufferSize: 256 << 10, ReadBufferSize: 256 << 10}
+	tr := &http.Transport{DialContext: dial.DialContext, MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute, TLSHandshakeTimeout: 10 * time.Second, ExpectContinueTimeout: patienceWithLeave, WriteBufferSize: 256 << 10, ReadBufferSize: 256 << 10}
 	if e.CA != "" {
 		tr.TLSClientConfig = pki.PinnedTLS(strings.ToLower(strings.ReplaceAll(e.CA, ":", "")), "gateway", time.Now, func([]byte) {})
 	} else {

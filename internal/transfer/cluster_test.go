@@ -675,6 +675,23 @@ func oneFile(r *rig) {
 			r.Errorf("%s again: %+v", to, sum)
 		}
 	}
+	// A checksum is of the range that was asked for, of the file that was meant.
+	k := r.client.Tree("", "default")
+	f := must[api.FileInfo](r)(k.Stat(ctx, "/one-file/f"))
+	if c := must[api.Checksum](r)(k.Checksum(ctx, "/one-file/f", 3, 2, f.ETag)); c.SHA256 != fmt.Sprintf("%x", sha256.Sum256([]byte("te"))) || c.Length != 2 || c.Size != 7 {
+		r.Errorf("%+v", c)
+	}
+	if c := must[api.Checksum](r)(k.Checksum(ctx, "/one-file/f", 5, 100, "")); c.Length != 2 {
+		r.Errorf("a range that goes over the end: %+v", c)
+	}
+	for what, err := range map[string]error{
+		"behind the end": second(k.Checksum(ctx, "/one-file/f", 8, 1, "")), "a directory": second(k.Checksum(ctx, "/one-file", 0, 1, "")),
+		"another file": second(k.Checksum(ctx, "/one-file/f", 0, 7, `"1-1"`)), "nothing": second(k.Checksum(ctx, "/one-file/none", 0, 1, "")),
+	} {
+		if err == nil || vfs.KindOf(err).Retryable() {
+			r.Errorf("%s: %v", what, err)
+		}
+	}
 	// A link at the top is what the user named.
 	if err := os.Symlink("f", filepath.Join(dir, "l")); err != nil {
 		r.Fatal(err)

@@ -133,7 +133,6 @@ func (r *renamedHere) change(ctx context.Context, _ string, e Entry) error {
 
 // get downloads a file to the path here.
 func (d *down) get(ctx context.Context, p, here string, s *Step, t *track) error {
-	const op = "download"
 	name := d.to.shown(here)
 	part := partOf(here)
 	f, err := d.lockPart(part)
