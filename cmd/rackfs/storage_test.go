@@ -250,4 +250,3 @@ func TestManual(t *testing.T) {
 		t.Errorf("the page of sync: %.200q", page)
 	}
 }
-
