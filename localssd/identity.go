@@ -2,6 +2,7 @@ package localssd
 
 import (
 	"runtime"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -62,7 +63,7 @@ func (id *identity) as(c *vfs.Cred, keep uint, f func() error) error {
 	}
 	runtime.LockOSThread()
 	defer func() { // also after a panic of f
-		id.restore() // if it panics, the thread stays locked, and ends with the goroutine
+		id.restore(c) // if it panics, the thread stays locked, and ends with the goroutine
 		runtime.UnlockOSThread()
 	}()
 	if err := id.become(c, keep); err != nil {
@@ -73,8 +74,10 @@ func (id *identity) as(c *vfs.Cred, keep uint, f func() error) error {
 
 // become gives the thread c's identity. After an error it has parts of it.
 func (id *identity) become(c *vfs.Cred, keep uint) error {
-	if no := setGroups(c.Groups); no != 0 {
-		return no
+	if !slices.Equal(c.Groups, id.groups) { // most users have none beside their own, and neither has this process
+		if no := setGroups(c.Groups); no != 0 {
+			return no
+		}
 	}
 	if !setID(unix.SYS_SETFSGID, c.GID) || !setID(unix.SYS_SETFSUID, c.UID) {
 		return vfs.Errorf(vfs.KindPerm, "identity", "this process cannot act as uid %d, gid %d: its user name space does not have them", c.UID, c.GID)
@@ -93,11 +96,17 @@ func (id *identity) become(c *vfs.Cred, keep uint) error {
 	return nil
 }
 
-// restore gives the thread its own identity back. If that fails the process must not go on, for whatever ran next on this thread would run as somebody else.
-func (id *identity) restore() {
-	no := id.setCaps(id.permitted)
+// restore gives the thread, which had c's, its own identity back. If that fails the process must not go on, for whatever ran next on this thread would run as somebody else.
+func (id *identity) restore(c *vfs.Cred) {
+	no := unix.Errno(0)
+	if c.UID != 0 {
+		no = id.setCaps(id.permitted)
+	}
 	ok := no == 0 && setID(unix.SYS_SETFSUID, 0) && setID(unix.SYS_SETFSGID, 0)
-	if no := setGroups(id.groups); no != 0 || !ok {
+	if ok && !slices.Equal(c.Groups, id.groups) {
+		ok = setGroups(id.groups) == 0
+	}
+	if !ok {
 		panic("localssd: a thread's identity cannot be restored")
 	}
 }

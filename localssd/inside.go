@@ -113,15 +113,17 @@ func (fs *FS) below(fd int) error {
 	return vfs.Errorf(vfs.KindStale, "handle", "the directory is not in the volume any more")
 }
 
+// named is how openat2 looks a name up.
+var named = unix.OpenHow{
+	Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+	Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+}
+
 // child is the node of name in dir, found as c; the caller puts it back.
 func (fs *FS) child(c *vfs.Cred, dir *node, name, op string) (*node, error) {
-	how := unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
-	}
 	fd := -1
 	err := fs.identity.as(c, 0, func() (err error) {
-		fd, err = openat2(dir.fd, name, &how)
+		fd, err = openat2(dir.fd, name, &named)
 		return err
 	})
 	if err != nil {

@@ -401,9 +401,7 @@ func (fs *FS) makeNode(c *vfs.Cred, d *node, name string, kind uint32, a *vfs.No
 		return vfs.Created{}, nil, fail(op, err)
 	}
 	d.pending.Add(1)
-	fd, err := openat2(d.fd, name, &unix.OpenHow{
-		Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_SYMLINKS,
-	})
+	fd, err := openat2(d.fd, name, &named)
 	if err != nil {
 		return vfs.Created{}, nil, fail(op, err)
 	}

@@ -113,6 +113,13 @@ func (t *table) use(ino vfs.Ino) *node {
 	return n
 }
 
+// known reports whether there is a node of ino.
+func (t *table) known(ino vfs.Ino) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.nodes[ino] != nil
+}
+
 func (t *table) take(n *node) {
 	n.refs++
 	if n.idle != nil {

@@ -131,11 +131,7 @@ func (fs *FS) marking(fd int, name string, ino vfs.Ino, op string) (vfs.Attr, er
 		defer fs.put(n)
 		return fs.attr(n, op)
 	}
-	how := unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
-	}
-	p, err := openat2(fd, name, &how)
+	p, err := openat2(fd, name, &named)
 	if err != nil {
 		return vfs.Attr{}, fail(op, err)
 	}

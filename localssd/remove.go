@@ -36,33 +36,57 @@ func (fs *FS) remove(c *vfs.Cred, d *node, name string, what vfs.RemoveKind, op 
 	if err != nil {
 		return none, err
 	}
-	victim, err := fs.target(c, d, name, op)
-	if err != nil {
-		return none, err
-	}
-	defer fs.put(victim)
-	flags := 0
-	if what == vfs.RemoveDir || what == vfs.RemoveAny && victim.typ == vfs.TypeDir {
-		flags = unix.AT_REMOVEDIR
-	}
-	err = fs.identity.as(c, 0, func() error { return unix.Unlinkat(d.fd, name, flags) })
-	if errors.Is(err, unix.EEXIST) { // of rmdir, on some file systems
-		err = unix.ENOTEMPTY
-	}
-	if err != nil {
+	victim := -1
+	defer func() {
+		if victim >= 0 {
+			unix.Close(victim)
+		}
+	}()
+	err = fs.identity.as(c, 0, func() (err error) {
+		if victim, err = openat2(d.fd, name, &named); err != nil {
+			return err
+		}
+		flags := 0
+		if what != vfs.RemoveFile && (what == vfs.RemoveDir || isDir(victim)) {
+			flags = unix.AT_REMOVEDIR
+		}
+		return unix.Unlinkat(d.fd, name, flags)
+	})
+	switch {
+	case errors.Is(err, unix.EXDEV):
+		return none, mounted(op)
+	case errors.Is(err, unix.EEXIST): // of rmdir, on some file systems
+		return none, vfs.KindNotEmpty.Err(op)
+	case err != nil:
 		return none, fail(op, err)
 	}
 	d.pending.Add(1)
-	fs.lostName(victim)
+	// Who does not know it by now will find that it has no name.
+	if ino, err := fs.inoOf(victim, "", op); err == nil && fs.nodes.known(ino) {
+		if n, err := fs.found(victim, op); err == nil {
+			fs.lostName(n)
+			fs.put(n)
+		}
+		victim = -1
+	}
 	after, err := fs.attr(d, op)
 	return vfs.DirChange{Before: before.Change, After: after.Change}, err
+}
+
+func mounted(op string) error {
+	return vfs.Errorf(vfs.KindBusy, op, "another file system is mounted there")
+}
+
+func isDir(fd int) bool {
+	var st unix.Stat_t
+	return unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
 }
 
 // target is the node of a name that c changes. Who may not search the directory does not hear what is in it.
 func (fs *FS) target(c *vfs.Cred, d *node, name, op string) (*node, error) {
 	n, err := fs.child(c, d, name, op)
 	if vfs.KindOf(err) == vfs.KindAccess && errors.Is(err, unix.EXDEV) {
-		return nil, vfs.Errorf(vfs.KindBusy, op, "another file system is mounted there")
+		return nil, mounted(op)
 	}
 	return n, err
 }

@@ -23,19 +23,20 @@ import (
 	"github.com/rackfs/rackfs/bench/nfsclient"
 	"github.com/rackfs/rackfs/internal/localnode"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
 )
 
 // BenchmarkLocal compares, in one directory and one run, a local volume through our NFS export with Debian's nfs-ganesha (package nfs-ganesha-vfs, left out if it is
 // not installed) and with the plain directory. Servers are processes of their own, so that their CPU is theirs: us-server/op.
 // TMPDIR chooses the disk. The client is the same for both servers and is not the kernel's.
 //
-// Ganesha answers before a change of names is on the disk, and so does a plain directory; ours syncs it, unless told otherwise (rackfs-lazy, which is what
-// to compare Ganesha's create-stat-unlink with). An operation of create-stat-unlink-by-16 is 16 of them at once.
+// Ganesha answers before a change of names is on the disk, and so does a plain directory; ours syncs it, unless told otherwise (rackfs-lazy).
+// So create-stat-unlink of rackfs-lazy compares with ganesha, and that of rackfs with ganesha-dirsync, whose directory the kernel syncs. An operation of create-stat-unlink-by-16 is 16 of them at once.
 func BenchmarkLocal(b *testing.B) {
 	for _, s := range []struct {
 		name  string
 		serve func(b *testing.B, dir string) (addr string, pid int)
-	}{{"plain", nil}, {"rackfs", serveOurs}, {"rackfs-lazy", serveLazy}, {"ganesha", serveGanesha}} {
+	}{{"plain", nil}, {"rackfs", serveOurs}, {"rackfs-lazy", serveLazy}, {"ganesha", serveGanesha}, {"ganesha-dirsync", serveGaneshaDirsync}} {
 		b.Run(s.name, func(b *testing.B) {
 			if os.Geteuid() != 0 {
 				b.Skip("serves as other users, so it needs root")
@@ -135,6 +136,30 @@ func serveProcess(b *testing.B, dir string, env ...string) (string, int) {
 }
 
 func serveGanesha(b *testing.B, dir string) (string, int) {
+	return serveGaneshaIn(b, dir, ganeshaDir(b, dir))
+}
+
+// serveGaneshaDirsync has the kernel sync each change of names (chattr +D).
+func serveGaneshaDirsync(b *testing.B, dir string) (string, int) {
+	data := ganeshaDir(b, dir)
+	if out, err := exec.Command("chattr", "+D", data).CombinedOutput(); err != nil {
+		b.Skipf("chattr: %v: %s", err, out)
+	}
+	return serveGaneshaIn(b, dir, data)
+}
+
+func ganeshaDir(b *testing.B, dir string) string {
+	data := filepath.Join(dir, "data")
+	if err := os.Mkdir(data, 0o777); err != nil {
+		b.Fatal(err)
+	}
+	if err := os.Chmod(data, 0o777); err != nil {
+		b.Fatal(err)
+	}
+	return data
+}
+
+func serveGaneshaIn(b *testing.B, dir, data string) (string, int) {
 	binary, err := exec.LookPath("ganesha.nfsd")
 	if err != nil {
 		b.Skip("install nfs-ganesha-vfs to compare with it")
@@ -145,14 +170,14 @@ func serveGanesha(b *testing.B, dir string) (string, int) {
 	}
 	port := ln.Addr().(*net.TCPAddr).Port
 	ln.Close()
-	data, conf := filepath.Join(dir, "data"), filepath.Join(dir, "ganesha.conf")
+	conf := filepath.Join(dir, "ganesha.conf")
 	text := fmt.Sprintf(`
 NFS_CORE_PARAM { Protocols = 4; NFS_Port = %d; Bind_addr = 127.0.0.1; Enable_UDP = false; Enable_NLM = false; Enable_RQUOTA = false; mount_path_pseudo = true; }
 NFSv4 { Minor_Versions = 1, 2; Only_Numeric_Owners = true; Delegations = false; Graceless = true; }
 EXPORT { Export_Id = 1; Path = %s; Pseudo = %s; Access_Type = RW; Squash = No_Root_Squash; SecType = sys; Protocols = 4; Transports = TCP; FSAL { Name = VFS; } }
 LOG { Default_Log_Level = EVENT; }
 `, port, data, benchExport)
-	for _, err := range []error{os.Mkdir(data, 0o777), os.WriteFile(conf, []byte(text), 0o644), os.MkdirAll("/run/ganesha", 0o755), os.MkdirAll("/var/lib/nfs/ganesha", 0o755)} {
+	for _, err := range []error{os.WriteFile(conf, []byte(text), 0o644), os.MkdirAll("/run/ganesha", 0o755), os.MkdirAll("/var/lib/nfs/ganesha", 0o755)} {
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -187,7 +212,7 @@ func benchServer(b *testing.B, addr string, pid int) {
 	var dir nfsclient.FH
 	for give := time.Now().Add(hangs); ; time.Sleep(100 * time.Millisecond) {
 		var err error
-		if c, err = nfsclient.Dial(ctx, nfsclient.Config{Addr: addr, Owner: "bench", Minor: 2, Patient: true}); err == nil {
+		if c, err = nfsclient.Dial(ctx, nfsclient.Config{Addr: addr, Owner: "bench", Minor: 2, Patient: true, Cred: vfs.Cred{UID: 1000, GID: 1000}}); err == nil {
 			if dir, _, err = c.Walk(ctx, benchExport); err == nil {
 				break
 			}
