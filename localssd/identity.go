@@ -55,6 +55,7 @@ func ownIdentity() (*identity, error) {
 // as runs f as c would: fsuid, fsgid and groups of c, and, unless c is root, no capability but keep. f makes system calls and nothing else: it
 // neither starts goroutines nor waits for any.
 //
+// Not the effective ids, which would save some system calls: a local user with the same one may change the priority and processors of a thread.
 // These are properties of a thread (the system calls are made raw, for the wrappers of package syscall change all threads). The
 // goroutine stays on its thread meanwhile, and nobody else gets the thread before it is as it was.
 func (id *identity) as(c *vfs.Cred, keep uint, f func() error) error {

@@ -68,6 +68,12 @@ func TestIdentity(t *testing.T) {
 	if err := fs.As(users[0], func() error { return unix.EIO }); err != unix.EIO {
 		t.Error(err)
 	}
+	// The kernel takes this id for "leave it as it is", which is root.
+	for _, c := range []vfs.Cred{{UID: ^uint32(0), GID: 5}, {UID: 5, GID: ^uint32(0)}} {
+		if err := fs.As(&c, func() error { t.Errorf("%+v acts", c); return nil }); vfs.KindOf(err) != vfs.KindPerm {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
 	// Not after a panic either, which a server may survive.
 	runtime.LockOSThread() // the status is that of the thread which did it
 	defer runtime.UnlockOSThread()
