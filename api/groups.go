@@ -283,11 +283,14 @@ func (a *API) deleteGroup(ctx context.Context, in *groupInput) (*struct{}, error
 		if err = a.apply(ctx, retire); vfs.KindOf(err) != vfs.KindBusy {
 			return nil, err
 		}
-		ending, asked := a.ending(ctx, in.Name)
-		if asked != nil || len(ending) == 0 {
+		ending, stays, asked := a.ending(ctx, in.Name)
+		if asked != nil || stays {
 			break
 		}
 		if time.Now().After(end) {
+			if len(ending) == 0 {
+				break // something else is in it
+			}
 			return nil, vfs.Errorf(vfs.KindBusy, op, "%s, of which %s are to end at once and wait for the leader of shard 0 or for the metadata: `rackfs cluster status` says more; then try again", words(err), strings.Join(ending, ", "))
 		}
 		select {
@@ -302,11 +305,18 @@ func (a *API) deleteGroup(ctx context.Context, in *groupInput) (*struct{}, error
 	return nil, err
 }
 
-// ending are the file systems of a group that were deleted and are not kept: they end within seconds. None, if there are others too.
-func (a *API) ending(ctx context.Context, group string) (names []string, err error) {
+// ending are the file systems of a group that were deleted and are not kept: they end within seconds. stays: it has others, or nodes or racks.
+func (a *API) ending(ctx context.Context, group string) (names []string, stays bool, err error) {
+	all, err := a.describeGroups(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	if i := slices.IndexFunc(all, func(g Group) bool { return g.Name == group }); i >= 0 && len(all[i].Nodes)+len(all[i].Racks) > 0 {
+		return nil, true, nil
+	}
 	list, err := filesystem.List(ctx, a.opt.Meta)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	for _, fs := range list.GetFileSystems() {
 		switch {
@@ -314,10 +324,10 @@ func (a *API) ending(ctx context.Context, group string) (names []string, err err
 		case filesystem.Ends(fs):
 			names = append(names, fs.Workspace+"/"+fs.Name)
 		default:
-			return nil, nil
+			return nil, true, nil
 		}
 	}
-	return names, nil
+	return names, false, nil
 }
 
 func (a *API) reserveRacks(ctx context.Context, in *racksInput) (*changeOutput, error) {
