@@ -4,6 +4,7 @@
 //   - TestPosix: the checks of test/posix, and a source tree copied, compared after a remount, for vers=4.1 and 4.2.
 //   - TestTwoClients: locks and close-to-open consistency between two machines.
 //   - TestLocal: a local volume, from the networks of its node's workloads and from elsewhere, and over a kill of the server.
+//   - TestLocalQuota: a local volume and the quotas of its disk's file system, which the guest's kernel has: of a user, of a project.
 //   - TestFileSystems: file systems are created, deleted, brought back and made read-only under a mount.
 //   - TestRandomIO: random reads, writes, truncations, mappings, holes, clones and copies against a copy in memory.
 //   - TestSlots (long): sessions get more slots and give them back.

@@ -37,7 +37,7 @@ func TestLocalQuota(t *testing.T) {
 	disk := filepath.Join(t.TempDir(), "disk")
 	kclient.NewDisk(t, disk, "ext4", 256<<20, "-m", "0", "-O", "quota,project", "-E", "quotatype=usrquota:prjquota")
 	g := n.Boot(t, kclient.Guest{Name: "machine", MemoryMiB: 256, Disk: disk, Modules: []string{"quota_v2"}})
-	g.Mount(t, kclient.Mount{Type: "ext4", Source: "/dev/ubda", Target: diskMount, Data: "prjquota"})
+	g.Mount(t, kclient.Mount{Type: "ext4", Source: "/dev/ubda", Target: diskMount, Data: "usrquota,prjquota"})
 	g.MustRun(t, time.Minute, kclient.Program("local-quota", diskMount))
 }
 
@@ -118,7 +118,7 @@ func runLocalQuota(dir string) error {
 	limited := func(what string, c *vfs.Cred, f vfs.Ino, limit uint64) error {
 		n, err := fill(c, f, 2*limit)
 		if vfs.KindOf(err) != vfs.KindQuota || n < limit/2 || n > limit {
-			return fmt.Errorf("%s: %d bytes written at a limit of %d, then %w", what, n, limit, err)
+			return fmt.Errorf("%s: %d bytes written at a limit of %d, then %v", what, n, limit, err)
 		}
 		return nil
 	}
@@ -139,11 +139,11 @@ func runLocalQuota(dir string) error {
 	}
 	// Every way to take space is refused to the one and open to the other.
 	if err := fs.Allocate(ctx, alice, f, 2*diskQuotaBytes, diskQuotaBytes); vfs.KindOf(err) != vfs.KindQuota {
-		return fmt.Errorf("allocate: %w", err)
+		return fmt.Errorf("allocate: %v", err)
 	}
 	copied, _, err := fs.Copy(ctx, alice, g, 0, f, diskQuotaBytes, diskQuotaBytes)
 	if vfs.KindOf(err) != vfs.KindQuota {
-		return fmt.Errorf("copy of %d bytes: %w", copied, err)
+		return fmt.Errorf("copy of %d bytes: %v", copied, err)
 	}
 	uid := alice.UID
 	if _, err := fs.SetAttr(ctx, &vfs.Root, g, vfs.SetAttr{UID: &uid}, false); err != nil {
@@ -155,14 +155,14 @@ func runLocalQuota(dir string) error {
 
 	// Files count as well, and what was refused is not there.
 	n := 0
-	for ; n <= diskQuotaInodes && err == nil; n++ {
+	for err = nil; n <= diskQuotaInodes && err == nil; n++ {
 		_, err = create(alice, vfs.RootIno, fmt.Sprint("f", n))
 	}
 	if vfs.KindOf(err) != vfs.KindQuota || n < diskQuotaInodes-2 {
-		return fmt.Errorf("file %d of %d: %w", n, diskQuotaInodes, err)
+		return fmt.Errorf("file %d of %d: %v", n, diskQuotaInodes, err)
 	}
 	if _, err := fs.Lookup(ctx, alice, vfs.RootIno, fmt.Sprint("f", n-1)); vfs.KindOf(err) != vfs.KindNotFound {
-		return fmt.Errorf("a file that was refused: %w", err)
+		return fmt.Errorf("a file that was refused: %v", err)
 	}
 
 	// A project's limit is everybody's, and its border is one of names.
@@ -177,10 +177,10 @@ func runLocalQuota(dir string) error {
 		return errors.New("bob renamed what is alice's")
 	}
 	if _, _, err := fs.Rename(ctx, &vfs.Root, vfs.RootIno, "f0", made.Attr.Ino, "f0"); vfs.KindOf(err) != vfs.KindXDev {
-		return fmt.Errorf("a rename into a project: %w", err)
+		return fmt.Errorf("a rename into a project: %v", err)
 	}
 	if _, _, err := fs.Link(ctx, &vfs.Root, f, made.Attr.Ino, "alice"); vfs.KindOf(err) != vfs.KindXDev {
-		return fmt.Errorf("a link into a project: %w", err)
+		return fmt.Errorf("a link into a project: %v", err)
 	}
 	return fs.Stop()
 }
