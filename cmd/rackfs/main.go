@@ -42,7 +42,7 @@ func newRootCommand() *cobra.Command {
 		SilenceErrors: true,
 		Version:       version(),
 	}
-	root.AddCommand(newDevCommand(), newNodeCommand(), newClusterCommand(), newFSCommand(), newGroupCommand(), newWorkspaceCommand(), newTokenCommand(), newLoginCommand(), newLogoutCommand(), newStorageCommand(), newMountCommand(), newSimCommand(), newManCommand())
+	root.AddCommand(newDevCommand(), newNodeCommand(), newClusterCommand(), newFSCommand(), newGroupCommand(), newWorkspaceCommand(), newTokenCommand(), newLoginCommand(), newLogoutCommand(), newStorageCommand(), newMountCommand(), newBenchCommand(), newSimCommand(), newManCommand())
 	return root
 }
 

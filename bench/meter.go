@@ -1,0 +1,167 @@
+package bench
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// Usage is what processes have used since they started, and hold now.
+type Usage struct {
+	CPU      time.Duration
+	Resident int64 // bytes
+}
+
+// Meter tells what the processes of a target use.
+type Meter interface {
+	Read(ctx context.Context) (Usage, error)
+}
+
+// Meters is their sum.
+type Meters []Meter
+
+// Read adds them up.
+func (m Meters) Read(ctx context.Context) (sum Usage, err error) {
+	for _, x := range m {
+		u, err := x.Read(ctx)
+		if err != nil {
+			return sum, err
+		}
+		sum.CPU += u.CPU
+		sum.Resident += u.Resident
+	}
+	return sum, nil
+}
+
+const (
+	metricCPU      = "process_cpu_seconds_total"
+	metricResident = "process_resident_memory_bytes"
+	maxMetrics     = 16 << 20 // bytes of an answer
+	metricsTimeout = 10 * time.Second
+)
+
+// Metrics is a meter of a process that serves metrics in Prometheus' text format at a URL.
+type Metrics struct{ URL string }
+
+func (m Metrics) Read(ctx context.Context) (Usage, error) {
+	body, err := get(ctx, m.URL)
+	if err != nil {
+		return Usage{}, err
+	}
+	return parseMetrics(m.URL, string(body))
+}
+
+// get fetches a small document.
+func get(ctx context.Context, url string) ([]byte, error) {
+	const op = "bench.metrics"
+	ctx, cancel := context.WithTimeout(ctx, metricsTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, vfs.Errorf(vfs.KindInvalid, op, "%q: %w", url, err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, vfs.Errorf(vfs.KindUnavailable, op, "%w", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, vfs.Errorf(vfs.KindInvalid, op, "%s answers %s", url, resp.Status)
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxMetrics+1))
+	if err == nil && len(body) > maxMetrics {
+		err = vfs.Errorf(vfs.KindInvalid, op, "%s answers more than %d MiB", url, maxMetrics>>20)
+	}
+	return body, vfs.Wrap(op, err)
+}
+
+func parseMetrics(url, text string) (u Usage, err error) {
+	const op = "bench.metrics"
+	found := false
+	for line := range strings.Lines(text) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if name != metricCPU && name != metricResident {
+			continue
+		}
+		v, err := strconv.ParseFloat(value, 64)
+		if err != nil || v < 0 || v > 1e18 {
+			return u, vfs.Errorf(vfs.KindInvalid, op, "%s: %s is %q", url, name, value)
+		}
+		if name == metricCPU {
+			u.CPU, found = time.Duration(v*float64(time.Second)), true
+		} else {
+			u.Resident = int64(v)
+		}
+	}
+	if !found {
+		return u, vfs.Errorf(vfs.KindInvalid, op, "%s has no %s: name the address of metrics in Prometheus' text format", url, metricCPU)
+	}
+	return u, nil
+}
+
+// PID is a meter of a process of this machine.
+type PID int
+
+// tick is the unit of /proc/PID/stat, fixed for user space.
+const tick = 10 * time.Millisecond
+
+func (p PID) Read(context.Context) (Usage, error) {
+	const op = "bench.pid"
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", int(p)))
+	if err != nil {
+		return Usage{}, vfs.Errorf(vfs.KindNotFound, op, "process %d: %w", int(p), err)
+	}
+	// The name of the program may have spaces; what follows its closing bracket is numbers. See proc_pid_stat(5).
+	text := string(raw)
+	f := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
+	if len(f) < 22 {
+		return Usage{}, vfs.Errorf(vfs.KindInvalid, op, "process %d: /proc has %d fields", int(p), len(f))
+	}
+	user, err1 := strconv.ParseInt(f[11], 10, 64)
+	system, err2 := strconv.ParseInt(f[12], 10, 64)
+	pages, err3 := strconv.ParseInt(f[21], 10, 64)
+	if err1 != nil || err2 != nil || err3 != nil {
+		return Usage{}, vfs.Errorf(vfs.KindInvalid, op, "process %d: fields of /proc are not numbers", int(p))
+	}
+	return Usage{CPU: time.Duration(user+system) * tick, Resident: pages * int64(os.Getpagesize())}, nil
+}
+
+// ownCPU is what this process has used.
+func ownCPU() time.Duration {
+	var u unix.Rusage
+	_ = unix.Getrusage(unix.RUSAGE_SELF, &u) // fails for no argument of ours
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// Host is the machine that the client runs on.
+type Host struct {
+	CPUs   int    `json:"cpus"`
+	Model  string `json:"model"`
+	Memory int64  `json:"memory_bytes"`
+	Kernel string `json:"kernel"`
+}
+
+// cpuModel is the first of /proc/cpuinfo.
+func cpuModel() string {
+	f, err := os.Open("/proc/cpuinfo")
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	for in := bufio.NewScanner(f); in.Scan(); {
+		if key, value, ok := strings.Cut(in.Text(), ":"); ok && strings.TrimSpace(key) == "model name" {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
+}

@@ -1,0 +1,397 @@
+package report
+
+import (
+	"bytes"
+	_ "embed"
+	"fmt"
+	"html/template"
+	"math"
+	"strings"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/plotter"
+
+	"github.com/rackfs/rackfs/bench"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+//go:embed report.html
+var pageText string
+
+// page is what the template shows.
+type page struct {
+	Runs      []*bench.Results
+	Targets   []target
+	Unequal   bool // some targets promise different things
+	Ratios    []ratioRow
+	RatioPlot template.HTML
+	Workloads []section
+}
+
+type target struct {
+	Name string
+	bench.TargetInfo
+}
+
+type ratioRow struct {
+	What, Of           string
+	Rate, Interval     string
+	CPU                string
+	Certain, Different bool
+}
+
+// section is one workload.
+type section struct {
+	Name, About string
+	Plots       []template.HTML
+	Latencies   []template.HTML
+	Rows        []row
+}
+
+type row struct {
+	Target, Phase, Unit     string
+	Workers, Repeats        int
+	Rate, MiB, Server, GiB  string
+	Client, P50, P99, Worst string
+}
+
+// HTML makes the page. Ratios are to the first target of the first results.
+func HTML(all []*bench.Results) ([]byte, error) {
+	if len(all) == 0 || len(all[0].Targets) == 0 {
+		return nil, vfs.Errorf(vfs.KindInvalid, "report", "no results of any target")
+	}
+	all = distinct(all)
+	p := page{Runs: all}
+	var samples []bench.Sample
+	for _, r := range all {
+		samples = append(samples, r.Samples...)
+		for _, t := range r.Targets {
+			p.Targets = append(p.Targets, target{t.Name, t})
+			p.Unequal = p.Unequal || !t.Durability.Equal(all[0].Targets[0].Durability)
+		}
+	}
+	if err := p.ratios(all); err != nil {
+		return nil, err
+	}
+	if err := p.sections(bench.Group(samples)); err != nil {
+		return nil, err
+	}
+	t, err := template.New("report").Parse(pageText)
+	if err != nil {
+		return nil, vfs.Wrap("report.template", err)
+	}
+	var b bytes.Buffer
+	if err := t.Execute(&b, p); err != nil {
+		return nil, vfs.Wrap("report.template", err)
+	}
+	return b.Bytes(), nil
+}
+
+// distinct gives targets of several files names of their own.
+func distinct(all []*bench.Results) []*bench.Results {
+	seen := map[string]int{}
+	var out []*bench.Results
+	for _, r := range all {
+		c := *r
+		c.Targets, c.Samples = nil, nil
+		renamed := map[string]string{}
+		for _, t := range r.Targets {
+			name := t.Name
+			if seen[t.Name]++; seen[t.Name] > 1 {
+				name = fmt.Sprintf("%s (%d)", t.Name, seen[t.Name])
+			}
+			renamed[t.Name] = name
+			t.Name = name
+			c.Targets = append(c.Targets, t)
+		}
+		for _, s := range r.Samples {
+			if name, ok := renamed[s.Target]; ok {
+				s.Target = name
+			}
+			c.Samples = append(c.Samples, s)
+		}
+		out = append(out, &c)
+	}
+	return out
+}
+
+func (p *page) ratios(all []*bench.Results) error {
+	var labels []string
+	at := map[string]int{}
+	var series []dots
+	names := map[string]int{}
+	for i, r := range all {
+		comparisons := bench.Compare(all[0], r)
+		if i == 0 {
+			comparisons = bench.Compare(r, r)
+		}
+		for _, c := range comparisons {
+			what := fmt.Sprintf("%s/%s, %d", c.Workload, c.Phase, c.Workers)
+			if _, ok := at[what]; !ok {
+				at[what] = len(labels)
+				labels = append(labels, what)
+			}
+			of := c.Name + " / " + c.Base
+			if _, ok := names[of]; !ok {
+				names[of] = len(series)
+				series = append(series, dots{name: of})
+			}
+			s := &series[names[of]]
+			point := dot{at[what], c.Rate.Mean, c.Rate.Low, c.Rate.High}
+			if c.Rate.Vague() {
+				point.low, point.hig = math.NaN(), math.NaN()
+			}
+			s.dots = append(s.dots, point)
+			row := ratioRow{What: what, Of: of, Rate: number(c.Rate.Mean), Interval: "one repeat", CPU: "-", Certain: c.Rate.Certain(), Different: !c.EqualPromise}
+			switch {
+			case c.Rate.N > 1 && c.Rate.Vague():
+				row.Interval = "not known"
+			case c.Rate.N > 1:
+				row.Interval = number(c.Rate.Low) + " to " + number(c.Rate.High)
+			}
+			if c.ServerCPU.N > 0 {
+				row.CPU = number(c.ServerCPU.Mean)
+			}
+			p.Ratios = append(p.Ratios, row)
+		}
+	}
+	var err error
+	if len(labels) > 0 {
+		p.RatioPlot, err = dotPlot("rate, compared with "+all[0].Targets[0].Name, "ratio", labels, series)
+	}
+	return err
+}
+
+// sections makes one of each workload.
+func (p *page) sections(all []bench.Series) error {
+	about := map[string]string{}
+	for _, w := range bench.Workloads() {
+		about[w.Name] = w.About
+	}
+	var order []string
+	by := map[string][]bench.Series{}
+	for _, s := range all {
+		if by[s.Workload] == nil {
+			order = append(order, s.Workload)
+		}
+		by[s.Workload] = append(by[s.Workload], s)
+	}
+	for _, name := range order {
+		s := section{Name: name, About: about[name]}
+		if err := s.fill(by[name], p.targetNames()); err != nil {
+			return err
+		}
+		p.Workloads = append(p.Workloads, s)
+	}
+	return nil
+}
+
+func (p *page) targetNames() (out []string) {
+	for _, t := range p.Targets {
+		out = append(out, t.Name)
+	}
+	return out
+}
+
+func (s *section) fill(all []bench.Series, targets []string) error {
+	for i := range all {
+		r, err := rowOf(&all[i])
+		if err != nil {
+			return err
+		}
+		s.Rows = append(s.Rows, r)
+	}
+	for _, x := range []struct {
+		title, unit string
+		of          func(*bench.Sample) (float64, bool)
+	}{
+		{s.Name + ": rate", "operations / s", bench.RateOf},
+		{s.Name + ": throughput", "MiB / s", func(x *bench.Sample) (float64, bool) { v, ok := bench.ThroughputOf(x); return v / (1 << 20), ok }},
+		{s.Name + ": server CPU", "us / operation", micro(bench.ServerPerOpOf)},
+		{s.Name + ": client CPU", "us / operation", micro(bench.ClientPerOpOf)},
+	} {
+		plot, err := dotPlot(x.title, x.unit, labelsOf(all), dotsOf(all, targets, x.of))
+		if err != nil {
+			return err
+		}
+		if plot != "" {
+			s.Plots = append(s.Plots, plot)
+		}
+	}
+	for _, phase := range phasesOf(all) {
+		plot, err := scaling(phase, targets)
+		if err != nil {
+			return err
+		}
+		if plot != "" {
+			s.Plots = append(s.Plots, plot)
+		}
+		if plot, err = latencies(phase, targets); err != nil {
+			return err
+		}
+		if plot != "" {
+			s.Latencies = append(s.Latencies, plot)
+		}
+	}
+	return nil
+}
+
+func micro(of func(*bench.Sample) (float64, bool)) func(*bench.Sample) (float64, bool) {
+	return func(s *bench.Sample) (float64, bool) { v, ok := of(s); return v * 1e6, ok }
+}
+
+// label of a series; the number of workers is part of it.
+func label(s *bench.Series) string { return fmt.Sprintf("%s, %d", s.Phase, s.Workers) }
+
+func labelsOf(all []bench.Series) (out []string) {
+	seen := map[string]bool{}
+	for i := range all {
+		if l := label(&all[i]); !seen[l] {
+			seen[l] = true
+			out = append(out, l)
+		}
+	}
+	return out
+}
+
+func dotsOf(all []bench.Series, targets []string, of func(*bench.Sample) (float64, bool)) (out []dots) {
+	at := map[string]int{}
+	for i, l := range labelsOf(all) {
+		at[l] = i
+	}
+	for _, t := range targets {
+		d := dots{name: t}
+		for i := range all {
+			if all[i].Target != t {
+				continue
+			}
+			mean, ok := all[i].Mean(of)
+			if !ok {
+				continue
+			}
+			low, high := math.Inf(1), 0.0
+			for k := range all[i].Samples {
+				if v, ok := of(&all[i].Samples[k]); ok {
+					low, high = min(low, v), max(high, v)
+				}
+			}
+			d.dots = append(d.dots, dot{at[label(&all[i])], mean, low, high})
+		}
+		out = append(out, d)
+	}
+	return out
+}
+
+// phasesOf groups series by phase.
+func phasesOf(all []bench.Series) (out [][]bench.Series) {
+	at := map[string]int{}
+	for _, s := range all {
+		i, ok := at[s.Phase]
+		if !ok {
+			i = len(out)
+			at[s.Phase] = i
+			out = append(out, nil)
+		}
+		out[i] = append(out[i], s)
+	}
+	return out
+}
+
+// scaling plots the rate of a phase over the number of workers, if there are several.
+func scaling(all []bench.Series, targets []string) (template.HTML, error) {
+	counts := map[int]bool{}
+	for _, s := range all {
+		counts[s.Workers] = true
+	}
+	if len(counts) < 2 {
+		return "", nil
+	}
+	var lines []line
+	for _, t := range targets {
+		l := line{name: t}
+		for i := range all {
+			if all[i].Target == t {
+				v, _ := all[i].Mean(bench.RateOf)
+				l.points = append(l.points, plotter.XY{X: float64(all[i].Workers), Y: v})
+			}
+		}
+		lines = append(lines, l)
+	}
+	return linePlot(all[0].Phase+": scaling", "workers", "operations / s", nil, lines)
+}
+
+// quantiles that latencies are plotted at, in percent.
+var quantiles = []float64{1, 10, 25, 50, 75, 90, 95, 99, 99.5, 99.9, 99.99}
+
+// latencies plots the distribution of a phase with its most workers: the x axis is 1/(1-q), so that each nine is as wide as the next.
+func latencies(all []bench.Series, targets []string) (template.HTML, error) {
+	most := 0
+	for _, s := range all {
+		most = max(most, s.Workers)
+	}
+	var lines []line
+	for _, t := range targets {
+		l := line{name: t}
+		for i := range all {
+			if all[i].Target != t || all[i].Workers != most {
+				continue
+			}
+			h, err := all[i].Samples[0].Latency.Decode()
+			if err != nil {
+				return "", err
+			}
+			for k := range all[i].Samples[1:] {
+				more, err := all[i].Samples[k+1].Latency.Decode()
+				if err != nil {
+					return "", err
+				}
+				h.Merge(more)
+			}
+			for _, q := range quantiles {
+				if float64(h.TotalCount())*(100-q) < 100 && q > 50 { // fewer calls than that say nothing about it
+					continue
+				}
+				l.points = append(l.points, plotter.XY{X: 100 / (100 - q), Y: float64(h.ValueAtQuantile(q)) / 1e6})
+			}
+		}
+		lines = append(lines, l)
+	}
+	ticks := []plot.Tick{{Value: 2, Label: "50 %"}, {Value: 10, Label: "90 %"}, {Value: 100, Label: "99 %"}, {Value: 1000, Label: "99.9 %"}, {Value: 1e4, Label: "99.99 %"}}
+	return linePlot(fmt.Sprintf("%s, %d workers", all[0].Phase, most), "calls that are faster", "ms", ticks, lines)
+}
+
+func rowOf(s *bench.Series) (row, error) {
+	of := func(value func(*bench.Sample) (float64, bool), scale float64) string {
+		v, ok := s.Mean(value)
+		if !ok {
+			return "-"
+		}
+		return number(v * scale)
+	}
+	worst := 0.0
+	for _, x := range s.Samples {
+		worst = max(worst, x.Latency.Max)
+	}
+	return row{
+		Target: s.Target, Phase: s.Phase, Unit: s.Unit, Workers: s.Workers, Repeats: len(s.Samples),
+		Rate: of(bench.RateOf, 1), MiB: of(bench.ThroughputOf, 1.0/(1<<20)), Server: of(bench.ServerPerOpOf, 1e6), GiB: of(bench.ServerPerGiBOf, 1),
+		Client: of(bench.ClientPerOpOf, 1e6), P50: of(bench.P50Of, 1e3), P99: of(bench.P99Of, 1e3), Worst: number(worst * 1e3),
+	}, nil
+}
+
+// number shows three digits.
+func number(v float64) string {
+	switch {
+	case math.IsNaN(v):
+		return "-"
+	case v == 0:
+		return "0"
+	case math.Abs(v) >= 1000:
+		return fmt.Sprintf("%.0f", v)
+	}
+	s := fmt.Sprintf("%.3g", v)
+	if strings.Contains(s, "e") {
+		s = fmt.Sprintf("%.6f", v)
+	}
+	return s
+}
