@@ -8,7 +8,7 @@ LOCAL ?= $(if $(filter 0,$(shell id -u)),--local 127.0.0.1:2050)
 # How long each fuzz target runs.
 FUZZTIME ?= 3s
 
-.PHONY: man build run test test-long fuzz bench lint generate setup
+.PHONY: build run test test-long fuzz bench bench-go lint generate setup man
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/rackfs ./cmd/rackfs
@@ -37,7 +37,12 @@ test-long: setup lint build
 fuzz:
 	FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
 
-bench:
+# A short measurement of everything against plain directories, in a few minutes; BENCH_DIR=DIR chooses the disk.
+bench: build
+	scripts/bench.sh
+
+# Benchmarks of the inner parts, once.
+bench-go:
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 lint:

@@ -77,16 +77,17 @@ func (r *Run) Do(ctx context.Context) (err error) {
 	}
 	dirs := make([]Dir, len(r.Targets))
 	for i, t := range r.Targets {
+		name := fmt.Sprintf("%s-%d", id, i)
 		root, err := t.FS.Root(ctx)
 		if err == nil {
-			dirs[i], err = t.FS.Mkdir(ctx, root, id)
+			dirs[i], err = t.FS.Mkdir(ctx, root, name)
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", t.Name, err)
 		}
 		defer func() {
-			if cerr := clean(ctx, t.FS, root, id, dirs[i]); err == nil && cerr != nil {
-				err = fmt.Errorf("%s: remove %s by hand: %w", t.Name, id, cerr)
+			if cerr := clean(ctx, t.FS, root, name, dirs[i]); err == nil && cerr != nil {
+				err = fmt.Errorf("%s: remove %s by hand: %w", t.Name, name, cerr)
 			}
 		}()
 		if err := r.Emit(Record{Target: &TargetInfo{Name: t.Name, Spec: t.Spec, Durability: t.Durability, Metered: t.CPU != nil}}); err != nil {

@@ -18,7 +18,7 @@ import (
 // Sizes of plots.
 const (
 	plotHeight = 7 * vg.Centimeter
-	perLabel   = 1.3 * vg.Centimeter // width of a label of a dot plot
+	perLabel   = 1.0 * vg.Centimeter // width of a label of a dot plot
 	plotMargin = 3.2 * vg.Centimeter
 	lineWidth  = 10 * vg.Centimeter
 	dotRadius  = 3

@@ -1,0 +1,128 @@
+package report
+
+import (
+	"encoding/xml"
+	"io"
+	"math"
+	"regexp"
+	"strings"
+	"testing"
+
+	hdr "github.com/HdrHistogram/hdrhistogram-go"
+
+	"github.com/rackfs/rackfs/bench"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// results are those of two targets, of which the second is twice as fast and hostile by name.
+func results(t *testing.T) *bench.Results {
+	t.Helper()
+	h := hdr.New(100, 1e9, 3)
+	for i := range int64(2000) {
+		_ = h.RecordValue(1000 * (i + 1))
+	}
+	raw, err := h.Encode(hdr.V2CompressedEncodingCookieBase)
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk := bench.Durability{Names: bench.Disk, Data: bench.Disk, Source: "test"}
+	memory := disk
+	memory.Names = bench.Memory
+	r := &bench.Results{
+		Run:     bench.RunInfo{ID: "r", Command: []string{"rackfs", "bench", "<b>"}, Repeats: 3},
+		Targets: []bench.TargetInfo{{Name: "slow", Spec: "dir:/x", Durability: disk}, {Name: "<script>", Spec: "dir:/y", Durability: memory}},
+	}
+	for repeat := range 3 {
+		for i, target := range []string{"slow", "<script>"} {
+			for _, workers := range []int{1, 8} {
+				cpu := 0.5
+				r.Samples = append(r.Samples, bench.Sample{
+					Target: target, Workload: "streams", Phase: "write", Unit: "piece", Workers: workers, Repeat: repeat,
+					Ops: int64(1000 * (i + 1) * (repeat + 1)), Bytes: 1 << 30, Seconds: 1, ClientCPU: 0.1, ServerCPU: &cpu,
+					Latency: bench.Latency{Calls: 2000, P50: 1e-3, P99: 2e-3, Max: 2e-3, Histogram: raw},
+				})
+			}
+		}
+	}
+	return r
+}
+
+// TestPage: the page has promises, ratios and plots, is complete in itself, and shows what is in the results as text only.
+func TestPage(t *testing.T) {
+	page, err := HTML([]*bench.Results{results(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(page)
+	for _, want := range []string{"names in disk when answered", "promise different things", "streams/write, 8", "&lt;script&gt; / slow", "<td>2</td><td>2 to 2</td>", "write: scaling", "99.9 %"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in the page", want)
+		}
+	}
+	if strings.Contains(text, "<script") || strings.Contains(text, "<b>") {
+		t.Error("text became markup")
+	}
+	if m := regexp.MustCompile(`(?i)(src|href)=|@import|url\(`).FindString(text); m != "" {
+		t.Errorf("the page needs more than itself: %s", m)
+	}
+	// rates, throughput, two CPUs, scaling, latency, ratios
+	plots := regexp.MustCompile(`(?s)<svg.*?</svg>`).FindAllString(text, -1)
+	if len(plots) != 7 {
+		t.Errorf("%d plots", len(plots))
+	}
+	for i, p := range plots {
+		d := xml.NewDecoder(strings.NewReader(p))
+		for {
+			_, err := d.Token()
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				t.Fatalf("plot %d: %v", i, err)
+			}
+		}
+		if strings.Contains(p, "NaN") || strings.Contains(p, "Inf") {
+			t.Errorf("plot %d has a place that is no number", i)
+		}
+	}
+}
+
+// TestSeveralFiles: targets of the same name in two files are told apart, and compared with the first.
+func TestSeveralFiles(t *testing.T) {
+	a, b := results(t), results(t)
+	b.Run.ID = "s"
+	page, err := HTML([]*bench.Results{a, b})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"slow (2) / slow", "&lt;script&gt; (2) / slow"} {
+		if !strings.Contains(string(page), want) {
+			t.Errorf("no %q", want)
+		}
+	}
+}
+
+// TestWhatCannotBePlotted: zeros and what is not a number are left out, nothing at all gives no plot, and results without samples a page.
+func TestWhatCannotBePlotted(t *testing.T) {
+	plot, err := dotPlot("t", "u", []string{"a", "b"}, []dots{{"x", []dot{{0, 0, 0, 0}, {1, math.NaN(), 0, 0}, {1, math.Inf(1), 1, 2}}}})
+	if err != nil || plot != "" {
+		t.Errorf("%q, %v", plot, err)
+	}
+	plot, err = dotPlot("t", "u", []string{"a"}, []dots{{"x", []dot{{0, 5, math.NaN(), math.NaN()}}}})
+	if err != nil || !strings.Contains(string(plot), "<svg") {
+		t.Errorf("a value without an interval: %q, %v", plot, err)
+	}
+	r := results(t)
+	r.Samples = nil
+	if _, err := HTML([]*bench.Results{r}); err != nil {
+		t.Error(err)
+	}
+	if _, err := HTML(nil); vfs.KindOf(err) != vfs.KindInvalid {
+		t.Error(err)
+	}
+	r = results(t)
+	r.Samples[1].Latency.Histogram = []byte("x")
+	if _, err := HTML([]*bench.Results{r}); vfs.KindOf(err) != vfs.KindCorrupt {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rackfs/rackfs/bench"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// TestBench measures two directories with the least there is, and makes a page of it; what makes no sense is refused with what to do instead.
+func TestBench(t *testing.T) {
+	dir := t.TempDir()
+	run := func(args ...string) (string, error) {
+		cmd := newRootCommand()
+		var out bytes.Buffer
+		cmd.SetArgs(append([]string{"bench"}, args...))
+		cmd.SetOut(&out)
+		cmd.SetErr(&out)
+		err := cmd.ExecuteContext(t.Context())
+		return out.String(), err
+	}
+	results, page := filepath.Join(dir, "results.json"), filepath.Join(dir, "page.html")
+	promise := []string{"--durability", "names=memory,data=disk,losses=0", "--durability", "b=names=disk,data=disk,losses=0"}
+	small := []string{"--short", "--time", "2ms", "--workload", "small-files,tree", "--tree-files", "20", "--workers", "2", "--files", "3"}
+	out, err := run(append(append([]string{"compare", "a=dir:" + dir, "b=dir-sync:" + dir, "--json", results}, small...), promise...)...)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, want := range []string{"a: dir:" + dir, "promises names in disk", "small-files", "b / a", "they promise different things"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	f, err := os.Open(results)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	r, err := bench.ReadResults(f)
+	if err != nil || len(r.Samples) != 3*2*(2+6) || r.Run.Options.Files != 3 {
+		t.Errorf("%d samples, %v", len(r.Samples), err)
+	}
+	if out, err = run("report", results, "--out", page); err != nil || !strings.Contains(out, page) {
+		t.Errorf("%s, %v", out, err)
+	}
+	if b, err := os.ReadFile(page); err != nil || !bytes.Contains(b, []byte("<svg")) {
+		t.Errorf("%d bytes, %v", len(b), err)
+	}
+	if out, err = run(append(append([]string{"run", "dir:" + dir, "--json", "-"}, small...), promise[:2]...)...); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := bench.ReadResults(strings.NewReader(out)); err != nil || len(r.Samples) != 2+6 {
+		t.Errorf("%v in\n%s", err, out)
+	}
+	if out, err = run("list"); err != nil || !strings.Contains(out, "large-directory") {
+		t.Errorf("%s, %v", out, err)
+	}
+	for _, x := range []struct {
+		args, says string
+		kind       vfs.Kind
+	}{
+		{"run /a", "[NAME=]KIND:PLACE", vfs.KindInvalid},
+		{"run dir:/does/not/exist", "/does/not/exist", vfs.KindNotFound},
+		{"run dir:" + dir + " --workload x", `no workload "x"`, vfs.KindNotFound},
+		{"run dir:" + dir + " --file-size lots", "--file-size", 0},
+		{"run dir:" + dir + " --file-size 5", "multiple of 4 KiB", vfs.KindInvalid},
+		{"run dir:" + dir + " --durability safe", "write names=", vfs.KindInvalid},
+		{"run dir:" + dir + " --pid 0", "--pid", 0},
+		{"run dir:" + dir + " --workers 0", "use 1 to 4096", vfs.KindInvalid},
+		{"compare dir:" + dir, "requires at least 2 arg(s)", 0},
+		{"compare dir:" + dir + " dir:" + dir + " --durability names=disk,data=disk", "two targets are named dir", vfs.KindInvalid},
+		{"report " + page, "line 1", vfs.KindInvalid},
+		{"report /does/not/exist", "/does/not/exist", 0},
+	} {
+		out, err := run(strings.Fields(x.args)...)
+		if err == nil || !strings.Contains(err.Error(), x.says) || x.kind != 0 && vfs.KindOf(err) != x.kind {
+			t.Errorf("%s: %v, want %v saying %q\n%s", x.args, err, x.kind, x.says, out)
+		}
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) != 2 {
+		t.Errorf("%v was left, %v", left, err)
+	}
+}
