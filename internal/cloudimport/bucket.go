@@ -22,28 +22,38 @@ type bucket struct {
 	secrets Secrets
 	core    *minio.Core
 	tr      *transport
+	settled bool // the region is the one that is used: a call succeeded, or the endpoint told it
 }
 
 // openBucket makes no call. The bucket's calls end with ctx.
 func openBucket(ctx context.Context, s Source, k Secrets, r *Reach, patience time.Duration, conns int) (*bucket, error) {
-	const op = "import"
 	u, err := s.endpoint()
 	if err != nil {
 		return nil, err
 	}
 	secure := u.Scheme == "https"
 	b := &bucket{source: s, secrets: k, tr: newTransport(ctx, r, secure, patience, conns)}
+	return b, b.connect()
+}
+
+// connect makes the client, for the region of the source. It makes no call.
+func (b *bucket) connect() error {
+	s, k := &b.source, &b.secrets
+	u, err := s.endpoint()
+	if err != nil {
+		return err
+	}
 	lookup := minio.BucketLookupPath
 	if s3utils.IsAmazonEndpoint(*u) {
 		lookup = minio.BucketLookupAuto
 	}
 	b.core, err = minio.NewCore(u.Host, &minio.Options{
-		Creds: credentials.NewStaticV4(k.AccessKey, k.SecretKey, k.SessionToken), Secure: secure, Transport: b.tr, Region: s.Region, BucketLookup: lookup, MaxRetries: 1,
+		Creds: credentials.NewStaticV4(k.AccessKey, k.SecretKey, k.SessionToken), Secure: u.Scheme == "https", Transport: b.tr, Region: s.Region, BucketLookup: lookup, MaxRetries: 1,
 	})
 	if err != nil {
-		return nil, vfs.Errorf(vfs.KindInvalid, op, "%s", k.redact(err.Error()))
+		return vfs.Errorf(vfs.KindInvalid, "import", "%s", k.redact(err.Error()))
 	}
-	return b, nil
+	return nil
 }
 
 func (b *bucket) close() { b.tr.close() }
@@ -51,9 +61,18 @@ func (b *bucket) close() { b.tr.close() }
 // page lists up to a thousand objects: those behind the key after, or those that next of the page before leads to.
 func (b *bucket) page(after, token string) (list []Object, next string, err error) {
 	r, err := b.core.ListObjectsV2(b.source.Bucket, b.source.Prefix, after, token, "", pageKeys)
+	if region := minio.ToErrorResponse(err).Region; err != nil && !b.settled && region != b.source.Region && goodRegion(region) {
+		// The endpoint says which region it wants to be called by. It is believed once, before anything else is read.
+		b.settled, b.source.Region = true, region
+		if err := b.connect(); err != nil {
+			return nil, "", err
+		}
+		return b.page(after, token)
+	}
 	if err != nil {
 		return nil, "", b.fault("list", err)
 	}
+	b.settled = true
 	for _, o := range r.Contents {
 		if o.Size < 0 {
 			return nil, "", &fault{err: vfs.Errorf(vfs.KindInvalid, "import", "the endpoint lists %s with %d bytes", Shown(o.Key), o.Size), all: true}
@@ -145,7 +164,7 @@ func (b *bucket) fault(what string, err error) error {
 		return say(vfs.KindIO, true, false, "%s: %s", at, b.shown(err.Error()))
 	case "NoSuchBucket":
 		return say(vfs.KindNotFound, false, true, "there is no bucket %s at the endpoint", b.source.Bucket)
-	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "TokenRefreshRequired", "InvalidClientTokenId", "UnrecognizedClientException", "Unauthorized", "InvalidSecurity":
+	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "TokenRefreshRequired", "InvalidClientTokenId", "UnrecognizedClientException", "Unauthorized", "InvalidSecurity", "XAdminUserNotFound":
 		return say(vfs.KindAccess, false, true, "the endpoint refuses the keys: check access key, secret key and session token")
 	case "RequestTimeTooSkewed":
 		return say(vfs.KindAccess, false, true, "the endpoint says that the clock of this gateway is wrong: synchronise it (NTP)")

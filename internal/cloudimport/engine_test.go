@@ -626,6 +626,22 @@ func TestGivesUp(t *testing.T) {
 	}
 }
 
+// The region that an endpoint wants is found out.
+func TestRegion(t *testing.T) {
+	r := newTestRig(t)
+	r.e.put("k", "content")
+	r.e.wrong = func(w http.ResponseWriter, req *http.Request, _ string) bool {
+		if strings.Contains(req.Header.Get("Authorization"), "/eu-9/s3/") {
+			return false
+		}
+		w.WriteHeader(http.StatusBadRequest)
+		fmt.Fprint(w, "<Error><Code>AuthorizationHeaderMalformed</Code><Message>no</Message><Region>eu-9</Region></Error>")
+		return true
+	}
+	rep, _, err := r.run()
+	r.wants(rep, err, 1, 0, 0, 0, 0)
+}
+
 func TestQuota(t *testing.T) {
 	r := newTestRig(t)
 	for i := range 20 {

@@ -56,7 +56,7 @@ func (s Source) Check() (Source, error) {
 	if len(s.Prefix) > maxKey || !utf8.ValidString(s.Prefix) || strings.ContainsRune(s.Prefix, 0) {
 		return bad("the prefix is to be at most %d bytes of UTF-8 without NUL", maxKey)
 	}
-	if len(s.Region) > maxRegion || strings.Trim(s.Region, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-") != "" {
+	if s.Region != "" && !goodRegion(s.Region) {
 		return bad("region %q: use letters, digits and '-', such as eu-west-1", clip(s.Region))
 	}
 	if s.Endpoint == "" {
@@ -77,6 +77,10 @@ func (s Source) Check() (Source, error) {
 		s.Region = cmp.Or(s.Region, defaultRegion)
 	}
 	return s, nil
+}
+
+func goodRegion(s string) bool {
+	return s != "" && len(s) <= maxRegion && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-") == ""
 }
 
 // endpoint reads the URL.
