@@ -76,6 +76,7 @@ func New(o Options) *API {
 	cfg := huma.DefaultConfig("rackfs", o.Release)
 	cfg.OpenAPIPath, cfg.DocsPath, cfg.SchemasPath = "/api/openapi", "", "/api/schemas"
 	cfg.CreateHooks = nil // no $schema in answers
+	cfg.Transformers = append(cfg.Transformers, withoutValues)
 	a.huma = humago.New(a.mux, cfg)
 	a.huma.UseMiddleware(a.guard)
 	a.fileSystems()
@@ -125,6 +126,16 @@ func (p *Problem) ContentType(string) string { return "application/problem+json"
 
 // words is what err says without its kind, for a text that goes on and ends with it.
 func words(err error) string { return strings.TrimSuffix(err.Error(), ": "+vfs.KindOf(err).String()) }
+
+// withoutValues takes out of the answer to a malformed request what was sent: that may be a secret, and answers get into logs.
+func withoutValues(_ huma.Context, _ string, v any) (any, error) {
+	if m, ok := v.(*huma.ErrorModel); ok {
+		for _, e := range m.Errors {
+			e.Value = nil
+		}
+	}
+	return v, nil
+}
 
 // handle registers an operation: METHOD and path below prefix, as "GET /filesystems".
 func handle[I, O any](a *API, route, id, summary string, fn func(context.Context, *I) (*O, error)) {

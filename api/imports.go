@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"net/http"
-	"net/url"
 
 	"github.com/rackfs/rackfs/internal/accounts"
 	"github.com/rackfs/rackfs/internal/cloudimport"
@@ -124,9 +123,8 @@ func (i *importation) Run(ctx context.Context, j *jobs.Job) error {
 	})
 }
 
-// StartImport begins an import into a directory; the job's progress is Client.Job.
-func (c *Client) StartImport(ctx context.Context, workspace, fs, path string, n NewImport) (out Job, err error) {
-	p := "/files/" + url.PathEscape(workspace) + "/" + url.PathEscape(fs) + "/imports?" + url.Values{"path": {path}}.Encode()
-	err = c.call(ctx, http.MethodPost, p, n, &out)
+// Import begins an import into a directory; the job's progress is Client.Job.
+func (t *Tree) Import(ctx context.Context, path string, n NewImport) (out Job, err error) {
+	err = t.c.call(ctx, http.MethodPost, t.address("/imports", path, nil), n, &out)
 	return out, err
 }

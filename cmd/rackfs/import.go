@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,7 +17,6 @@ import (
 
 	"github.com/rackfs/rackfs/api"
 	"github.com/rackfs/rackfs/internal/cloudimport"
-	"github.com/rackfs/rackfs/internal/filesystem"
 	"github.com/rackfs/rackfs/vfs"
 )
 
@@ -41,7 +39,7 @@ They are not taken from the command line, where other users see them.`}
 func newImportSourceCommand(source string) *cobra.Command {
 	var (
 		in              = api.NewImport{Source: source}
-		fs, workspace   string
+		p               place
 		detach          bool
 		credentials, of string
 	)
@@ -49,11 +47,9 @@ func newImportSourceCommand(source string) *cobra.Command {
 	if source == cloudimport.R2 {
 		short, long = "Import from Cloudflare R2", "Import from Cloudflare R2. The endpoint is https://ACCOUNT.r2.cloudflarestorage.com, without the bucket's name."
 	}
-	return action[*api.Job]{
+	return storage(&p, action[*api.Job]{
 		use: source + " DIRECTORY", short: short, long: long, args: cobra.ExactArgs(1),
 		flags: func(f *pflag.FlagSet) {
-			f.StringVar(&fs, "fs", "default", "file system")
-			workspaceFlag(f, &workspace)
 			f.StringVar(&in.Bucket, "bucket", "", "name of the bucket (required)")
 			f.StringVar(&in.Prefix, "prefix", "", "import only objects whose key begins so; the directory that it names is cut off")
 			f.StringVar(&in.Endpoint, "endpoint", "", "URL of the endpoint, without the bucket's name (default for s3: Amazon's)")
@@ -71,11 +67,11 @@ func newImportSourceCommand(source string) *cobra.Command {
 				return nil, err
 			}
 			in.AccessKey, in.SecretKey, in.SessionToken = keys.AccessKey, keys.SecretKey, keys.SessionToken
-			path := args[0]
-			if !strings.HasPrefix(path, "/") {
-				path = "/" + path
+			to, err := p.end(c, args[0])
+			if err != nil {
+				return nil, err
 			}
-			j, err := c.StartImport(cmd.Context(), cmp.Or(workspace, filesystem.DefaultWorkspace), fs, path, in)
+			j, err := to.Tree.Import(cmd.Context(), to.Path, in)
 			if err != nil || detach {
 				return &j, err
 			}
@@ -83,7 +79,7 @@ func newImportSourceCommand(source string) *cobra.Command {
 		},
 		print:   printImport,
 		verdict: importVerdict,
-	}.command()
+	})
 }
 
 // waitForJob waits until a job is over, and shows its progress to who looks.
@@ -169,14 +165,14 @@ func importVerdict(j *api.Job) error {
 	case j.State == "canceled":
 		return vfs.Errorf(vfs.KindCanceled, "import", "job %d was canceled; what it has imported stays", j.ID)
 	case j.State == "done" && j.ItemsFailed > 0:
-		return vfs.Errorf(vfs.KindInvalid, "import", "%d objects were not imported, see above", j.ItemsFailed)
+		return &leftOut{int(j.ItemsFailed), int(j.ItemsDone + j.ItemsFailed)}
 	}
 	return nil
 }
 
 func newImportListCommand() *cobra.Command {
 	return action[[]api.Job]{
-		use: "list", short: "List imports, newest first",
+		files: true, use: "list", short: "List imports, newest first",
 		call: func(cmd *cobra.Command, c *api.Client, _ []string) ([]api.Job, error) {
 			out := []api.Job{}
 			for before := uint64(0); ; {
@@ -210,7 +206,7 @@ func jobID(args []string) (uint64, error) {
 
 func newImportShowCommand() *cobra.Command {
 	return action[*api.Job]{
-		use: "show JOB", short: "Show an import: how far it is, and what became of its objects", args: cobra.ExactArgs(1), watch: true,
+		files: true, use: "show JOB", short: "Show an import: how far it is, and what became of its objects", args: cobra.ExactArgs(1), watch: true,
 		call: func(cmd *cobra.Command, c *api.Client, args []string) (*api.Job, error) {
 			id, err := jobID(args)
 			if err != nil {
@@ -230,7 +226,7 @@ func newImportShowCommand() *cobra.Command {
 
 func newImportCancelCommand() *cobra.Command {
 	return action[*api.Job]{
-		use: "cancel JOB", short: "Have an import end; what it has imported stays", args: cobra.ExactArgs(1),
+		files: true, use: "cancel JOB", short: "Have an import end; what it has imported stays", args: cobra.ExactArgs(1),
 		call: func(cmd *cobra.Command, c *api.Client, args []string) (*api.Job, error) {
 			id, err := jobID(args)
 			if err != nil {

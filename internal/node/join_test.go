@@ -198,6 +198,22 @@ func TestJoin(t *testing.T) {
 		t.Errorf("health of n2: %s", text)
 	}
 
+	// The key of secrets is for gateways, and the same whomever they ask.
+	_, err = b.sealKey(ctx)
+	refusal(t, "key of secrets for a block server", err, vfs.KindUnavailable, "only gateways seal secrets")
+	own, err := n.sealKey(ctx)
+	if err != nil || len(own) != 32 {
+		t.Errorf("key of secrets: %d bytes, %v", len(own), err)
+	}
+	gate, err := n.authority.ca.Issue("n5", []string{RoleGateway}, nil, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked, err := (&Node{directory: b.directory, renewer: &renewer{id: pki.NewHolder(gate), peers: b.directory, now: time.Now}}).sealKey(ctx)
+	if err != nil || !bytes.Equal(asked, own) {
+		t.Errorf("key of secrets for a gateway: %v, the same: %v", err, bytes.Equal(asked, own))
+	}
+
 	// Renewal, with a certificate that is about to expire.
 	r := *b.renewer
 	if r.due() {

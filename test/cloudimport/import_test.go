@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -54,6 +55,7 @@ type cluster struct {
 	logs string // file with all that it says
 	cmd  *exec.Cmd
 	api  *api.Client
+	at   api.Endpoint
 }
 
 func newCluster(t *testing.T) *cluster {
@@ -88,6 +90,7 @@ func (c *cluster) start() {
 		case "token":
 			e.Token = strings.TrimSpace(value)
 		case "stop":
+			c.at = e
 			if c.api, err = api.Connect(e); err != nil {
 				c.t.Fatal(err)
 			}
@@ -107,7 +110,7 @@ func (c *cluster) kill() {
 // begin begins an import.
 func (c *cluster) begin(to string, n api.NewImport) api.Job {
 	c.t.Helper()
-	j, err := c.api.StartImport(c.t.Context(), "default", "default", to, n)
+	j, err := c.api.Tree("default", "default").Import(c.t.Context(), to, n)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -252,7 +255,7 @@ func TestImport(t *testing.T) {
 			t.Errorf("%+v %+v", j, j.Import)
 		}
 		r2.Endpoint += "/" + bucket
-		if _, err := c.api.StartImport(t.Context(), "default", "default", "/r2", r2); err == nil || !strings.Contains(err.Error(), s.URL+" is the endpoint") {
+		if _, err := c.api.Tree("default", "default").Import(t.Context(), "/r2", r2); err == nil || !strings.Contains(err.Error(), s.URL+" is the endpoint") {
 			t.Errorf("with the bucket in the endpoint: %v", err)
 		}
 	})
@@ -280,7 +283,7 @@ func TestImport(t *testing.T) {
 		var j api.Job
 		for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) { // until it is served
 			var err error
-			if j, err = c.api.StartImport(t.Context(), "default", "small", "/", s3); err == nil {
+			if j, err = c.api.Tree("default", "small").Import(t.Context(), "/", s3); err == nil {
 				break
 			}
 			if time.Now().After(end) {
@@ -310,7 +313,7 @@ func TestImport(t *testing.T) {
 	t.Run("internal address", func(t *testing.T) {
 		n := s3
 		n.Endpoint = strings.Replace(s.URL, "127.0.0.1", "127.0.0.2", 1)
-		if _, err := c.api.StartImport(t.Context(), "default", "default", "/x", n); err == nil || !strings.Contains(err.Error(), "internal address") {
+		if _, err := c.api.Tree("default", "default").Import(t.Context(), "/x", n); err == nil || !strings.Contains(err.Error(), "internal address") {
 			t.Errorf("%v", err)
 		}
 	})
@@ -318,8 +321,27 @@ func TestImport(t *testing.T) {
 		if _, err := c.api.ChangeWorkspace(t.Context(), "default", api.WorkspaceChange{Features: map[string]bool{"cloud-import": false}}); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := c.api.StartImport(t.Context(), "default", "default", "/x", s3); err == nil || !strings.Contains(err.Error(), "cloud-import is switched off") {
+		if _, err := c.api.Tree("default", "default").Import(t.Context(), "/x", s3); err == nil || !strings.Contains(err.Error(), "cloud-import is switched off") {
 			t.Errorf("%v", err)
+		}
+	})
+	t.Run("malformed", func(t *testing.T) {
+		for _, body := range []string{`{"source":"s3","bucket":"b","access_key":"a","secret_key":["AbCdEfGhSecret"]}`, `{"source":"s3","bucket":7,"access_key":"a","secret_key":"AbCdEfGhSecret","more":"AbCdEfGhSecret"}`, `{"secret_key":"AbCdEfGhSecret"}`, `{"secret_key":"AbCdEfGhSecret"`} {
+			r, err := http.NewRequestWithContext(t.Context(), "POST", c.at.URL+"/api/v1/files/default/default/imports?path=/x", strings.NewReader(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header.Set("Authorization", "Bearer "+c.at.Token)
+			r.Header.Set("Content-Type", "application/json")
+			resp, err := http.DefaultClient.Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			answer, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if err != nil || resp.StatusCode/100 != 4 || bytes.Contains(answer, []byte("AbCdEfGhSecret")) {
+				t.Errorf("%s: %d %s %v", body, resp.StatusCode, answer, err)
+			}
 		}
 	})
 	t.Run("secrets", func(t *testing.T) {
@@ -345,8 +367,8 @@ func TestImport(t *testing.T) {
 		c.kill()
 		found := map[string][]string{}
 		look := func(name string, b []byte) {
-			for _, secret := range []string{s3server.SecretKey, s3server.AccessKey, "anotherSecretThatNobodyMay+See", "AKIANOBODY0000000000"} {
-				for _, form := range []string{secret, base64.StdEncoding.EncodeToString([]byte(secret))[:24]} {
+			for _, secret := range []string{s3server.SecretKey, s3server.AccessKey, "anotherSecretThatNobodyMay+See", "AKIANOBODY0000000000", "AbCdEfGhSecret"} {
+				for _, form := range []string{secret, base64.StdEncoding.EncodeToString([]byte(secret))[:16]} {
 					if bytes.Contains(b, []byte(form)) {
 						t.Errorf("a secret is in %s", name)
 					}
