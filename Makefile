@@ -8,7 +8,7 @@ LOCAL ?= $(if $(filter 0,$(shell id -u)),--local 127.0.0.1:2050)
 # How long each fuzz target runs.
 FUZZTIME ?= 3s
 
-.PHONY: build run test test-long fuzz bench bench-go lint generate setup man
+.PHONY: build run test test-long fuzz bench bench-go lint generate setup man web
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/rackfs ./cmd/rackfs
@@ -56,3 +56,8 @@ generate:
 	$(GO) build -o bin/tools/ google.golang.org/protobuf/cmd/protoc-gen-go github.com/planetscale/vtprotobuf/cmd/protoc-gen-go-vtproto
 	PATH="$(CURDIR)/bin/tools:$$PATH" protoc -I raftmeta/metapb --go_out=raftmeta/metapb --go_opt=paths=source_relative \
 	  --go-vtproto_out=raftmeta/metapb --go-vtproto_opt=paths=source_relative,features=marshal+unmarshal+size+clone meta.proto
+
+# Only after a change in web/ or of the API that it calls; needs node and npm, and the network for what package-lock.json pins. Commit web/openapi.json, web/src/api/schema.d.ts and web/dist.
+web:
+	$(GO) test ./web -run TestAPIHasWhatIsCalled -update
+	cd web && npm ci && npm run types && npm run check && npm run build

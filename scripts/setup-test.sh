@@ -21,6 +21,7 @@ need mkfs.xfs xfsprogs         # disks of local volumes
 need mkfs.btrfs btrfs-progs    # likewise
 need git git                   # works on the mount in a test
 need mount.nfs nfs-common      # rackfs mount
+need chromium chromium         # opens the dashboard
 if grep -qw amx_tile /proc/cpuinfo; then
 	need gcc "gcc libc6-dev" # a preload without which that kernel does not run on such processors: internal/kclient/preload/xstate.c
 fi

@@ -18,6 +18,7 @@ import (
 	"github.com/rackfs/rackfs/internal/httpgate"
 	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/vfs"
+	"github.com/rackfs/rackfs/web"
 )
 
 const (
@@ -56,7 +57,7 @@ func (c *Cluster) serveAPI(ctx context.Context) (err error) {
 		c.gate = httpgate.Start(gate)
 		return nil
 	}
-	gate.Listener = c.apiLn
+	gate.Listener, gate.Web = c.apiLn, web.Handler()
 	gate.TLS, err = httpgate.TLS(c.cfg.APIAddr, c.cfg.APICert, c.cfg.APIKey, c.apiTLS)
 	if err != nil {
 		return err

@@ -76,6 +76,7 @@ func (c *Cluster) announce(out io.Writer) {
 		fmt.Fprintf(out, "  status     http://%s/status, /metrics, /healthz\n", c.HTTPAddr())
 	}
 	if c.APIURL() != "" {
+		fmt.Fprintf(out, "  dashboard  %s/ (log in with the token)\n", c.APIURL())
 		fmt.Fprintf(out, "  api        %s\n", c.APIURL())
 		if c.token != "" {
 			fmt.Fprintf(out, "  token      %s\n", c.token)

@@ -17,6 +17,7 @@ import (
 	"github.com/rackfs/rackfs/internal/httpgate"
 	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/vfs"
+	"github.com/rackfs/rackfs/web"
 )
 
 // serveAdmin serves the API on the unix socket path: whoever may open it is trusted.
@@ -58,7 +59,7 @@ func (n *Node) serveAPI() error {
 	if err != nil {
 		return err
 	}
-	gate.Listener, gate.TLS = ln, conf
+	gate.Listener, gate.TLS, gate.Web = ln, conf, web.Handler()
 	n.gate = httpgate.Start(gate)
 	return nil
 }
