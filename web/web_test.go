@@ -26,7 +26,7 @@ var update = flag.Bool("update", false, "write openapi.json anew")
 var calls = []string{
 	"who-am-i", "log-in", "log-out", "list-workspaces", "list-filesystems", "show-filesystem", "find-directory",
 	"list-files", "stat-file", "make-directory", "rename-file", "delete-file", "download-file", "archive-files", "upload-file", "begin-upload",
-	"list-jobs", "cancel-job", "list-tokens", "create-token", "revoke-token", "cluster-status", "list-groups",
+	"list-jobs", "show-job", "cancel-job", "start-import", "list-tokens", "create-token", "revoke-token", "cluster-status", "list-groups",
 }
 
 // served is the document of the API, as JSON values.

@@ -68,6 +68,10 @@ func TestDashboard(t *testing.T) {
 	step("names that are HTML", func(t *testing.T) { hostileNames(t, r) })
 	step("preview", func(t *testing.T) { previews(t, r) })
 	step("a long directory", func(t *testing.T) { longDirectory(t, r) })
+	step("jobs", func(t *testing.T) { jobsPage(t, r) })
+	step("cluster", func(t *testing.T) { clusterPage(t, r) })
+	step("mount", func(t *testing.T) { mountPage(t, r) })
+	step("tokens and roles", func(t *testing.T) { tokensPage(t, r) })
 }
 
 func logIn(t *testing.T, r *rig) {

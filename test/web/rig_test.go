@@ -34,6 +34,7 @@ import (
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 
+	"github.com/rackfs/rackfs/api"
 	"github.com/rackfs/rackfs/bench/nfsclient"
 	"github.com/rackfs/rackfs/internal/devcluster"
 	"github.com/rackfs/rackfs/vfs"
@@ -102,10 +103,11 @@ func certificate(t *testing.T) (cert, key, digest string) {
 
 // rig is a cluster and a browser at it.
 type rig struct {
-	c   *devcluster.Cluster
-	nfs *nfsclient.Client
-	fs  nfsclient.FH // the root of the file system default
-	tab *tab
+	c    *devcluster.Cluster
+	data string // its directory
+	nfs  *nfsclient.Client
+	fs   nfsclient.FH // the root of the file system default
+	tab  *tab
 }
 
 func start(t *testing.T) *rig {
@@ -131,7 +133,7 @@ func start(t *testing.T) *rig {
 	if !strings.HasPrefix(c.APIURL(), "https://") {
 		t.Fatalf("the API is at %s", c.APIURL())
 	}
-	r := &rig{c: c}
+	r := &rig{c: c, data: cfg.DataDir}
 	if r.nfs, err = nfsclient.Dial(t.Context(), nfsclient.Config{Addr: c.NFSAddr(), Owner: t.Name(), Patient: true}); err != nil {
 		t.Fatal(err)
 	}
@@ -150,6 +152,14 @@ func quota(t *testing.T, s string) devcluster.Quota {
 		t.Fatal(err)
 	}
 	return q
+}
+
+// api is the operator's, by the socket.
+func (r *rig) api(t *testing.T) *api.Client {
+	t.Helper()
+	c := api.Dial(filepath.Join(r.data, api.SocketName))
+	t.Cleanup(c.Close)
+	return c
 }
 
 // write writes a file by NFS.

@@ -84,6 +84,22 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/files/{workspace}/{filesystem}/imports": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post: operations["start-import"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/files/{workspace}/{filesystem}/rename": {
         parameters: {
             query?: never;
@@ -188,6 +204,22 @@ export interface paths {
             cookie?: never;
         };
         get: operations["list-jobs"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/jobs/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get: operations["show-job"];
         put?: never;
         post?: never;
         delete?: never;
@@ -580,6 +612,7 @@ export interface components {
             gateway?: string;
             /** Format: int64 */
             id: number;
+            import?: components["schemas"]["Report"];
             /** Format: int64 */
             items_done: number;
             /** Format: int64 */
@@ -599,6 +632,12 @@ export interface components {
             jobs: components["schemas"]["Job"][] | null;
             /** Format: int64 */
             next?: number;
+        };
+        KeyReport: {
+            key: string;
+            /** @enum {string} */
+            outcome: "refused" | "failed";
+            why: string;
         };
         Local: {
             /** Format: date-time */
@@ -678,6 +717,21 @@ export interface components {
             /** Format: int32 */
             uid?: number;
         };
+        NewImport: {
+            access_key: string;
+            bucket: string;
+            /** @enum {string} */
+            conflict?: "skip" | "overwrite" | "if-newer";
+            dry_run?: boolean;
+            endpoint?: string;
+            no_etag_check?: boolean;
+            prefix?: string;
+            region?: string;
+            secret_key: string;
+            session_token?: string;
+            /** @enum {string} */
+            source: "s3" | "r2";
+        };
         NodeStatus: {
             address: string;
             gossip?: string;
@@ -732,6 +786,37 @@ export interface components {
             writable: number;
             writes: string;
             writes_after_next_loss: string;
+        };
+        Report: {
+            /** Format: int64 */
+            by_size_only: number;
+            /** Format: int64 */
+            bytes: number;
+            /** @enum {string} */
+            conflict: "skip" | "overwrite" | "if-newer";
+            /** Format: int64 */
+            directories: number;
+            dry_run?: boolean;
+            /** Format: int64 */
+            failed: number;
+            from: string;
+            /** Format: int64 */
+            imported: number;
+            /** Format: int64 */
+            imported_bytes: number;
+            keys?: components["schemas"]["KeyReport"][] | null;
+            /** Format: int64 */
+            keys_left_out?: number;
+            /** Format: int64 */
+            objects: number;
+            /** Format: int64 */
+            refused: number;
+            /** Format: int64 */
+            skipped: number;
+            /** Format: int64 */
+            skipped_bytes: number;
+            /** Format: int64 */
+            verified: number;
         };
         RetireStatus: {
             error?: string;
@@ -1055,6 +1140,42 @@ export interface operations {
             };
         };
     };
+    "start-import": {
+        parameters: {
+            query: {
+                path: string;
+            };
+            header?: never;
+            path: {
+                workspace: string;
+                filesystem: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewImport"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Job"];
+                };
+            };
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ErrorModel"];
+                };
+            };
+        };
+    };
     "rename-file": {
         parameters: {
             query: {
@@ -1258,6 +1379,35 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Jobs"];
+                };
+            };
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ErrorModel"];
+                };
+            };
+        };
+    };
+    "show-job": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: number;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Job"];
                 };
             };
             default: {

@@ -1,6 +1,6 @@
-import { Badge, Button, Group, Progress, Skeleton, Stack, Switch, Table, Text } from "@mantine/core";
-import { useInfiniteQuery, useQueryClient } from "@tanstack/react-query";
-import { useState } from "react";
+import { Badge, Button, Group, Modal, Progress, Skeleton, Stack, Switch, Table, Text } from "@mantine/core";
+import { useInfiniteQuery, useQuery, useQueryClient } from "@tanstack/react-query";
+import { lazy, Suspense, useState } from "react";
 import { Link } from "wouter";
 import { call, type Job } from "../api/client";
 import { addressOf } from "../files/Browser";
@@ -55,6 +55,7 @@ function Row({ j }: { j: Job }) {
   const session = useSession();
   const queries = useQueryClient();
   const [asked, setAsked] = useState(false);
+  const [details, setDetails] = useState(false);
   const cancel = async () => {
     setAsked(true);
     try {
@@ -82,10 +83,32 @@ function Row({ j }: { j: Job }) {
       <Table.Td><Text size="sm" className="wrap">{j.asked_by}</Text></Table.Td>
       <Table.Td>
         <Group gap="xs" justify="flex-end" wrap="nowrap">
+          {j.kind === "import" && <Button size="compact-sm" variant="subtle" onClick={() => setDetails(true)}>Details</Button>}
           {mayCancel && <Button size="compact-sm" variant="light" color="red" leftSection={<CloseIcon size={14} />} disabled={asked || j.canceling} onClick={() => void cancel()}>Cancel</Button>}
         </Group>
+        {details && <Details id={j.id} onClose={() => setDetails(false)} />}
       </Table.Td>
     </Table.Tr>
+  );
+}
+
+const ImportReport = lazy(async () => ({ default: (await import("../files/ImportDialog")).ImportReport }));
+
+/** What became of an import's objects, which lists do not have. */
+function Details({ id, onClose }: { id: number; onClose: () => void }) {
+  const job = useQuery({ queryKey: ["job", id], queryFn: ({ signal }) => call("show-job", "GET", `/jobs/${id}`, undefined, signal), refetchInterval: (q) => (q.state.data && over(q.state.data) ? false : pollBusy) });
+  return (
+    <Modal opened onClose={onClose} title={`Job ${id}`} size="lg" transitionProps={{ duration: 0 }}>
+      {job.isPending && <Skeleton h={80} />}
+      {job.isError && <Trouble what="It cannot be shown" error={job.error} />}
+      {job.data && (
+        <Stack>
+          {job.data.import && <Text size="sm" className="wrap">From {job.data.import.from}; if a file is there: {job.data.import.conflict || "skip"}{job.data.import.dry_run ? "; counted only" : ""}</Text>}
+          <JobProgress j={job.data} />
+          {job.data.import && <Suspense><ImportReport r={job.data.import} /></Suspense>}
+        </Stack>
+      )}
+    </Modal>
   );
 }
 
