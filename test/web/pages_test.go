@@ -105,13 +105,16 @@ func tokensPage(t *testing.T, r *rig) {
 	p.typeIn(t, test("token-scopes"), "default/default:/preview")
 	p.keys(t, "Enter", 0)
 	p.clickOn(t, "make-token")
+	p.see(t, "a token has a name of 1 to 63 characters without '/'")
+	p.typeIn(t, test("token-name"), "<b>reader")
+	p.clickOn(t, "make-token")
 	secret := p.text(t, "secret")
 	if !strings.HasPrefix(secret, "rackfs_") {
 		t.Fatalf("the token is %q", secret)
 	}
 	p.shot(t, "token")
 	p.clickText(t, "Done")
-	mine := "document.querySelector(" + quote(`[data-test="token-<b>reader</b>"]`) + ")"
+	mine := "document.querySelector(" + quote(`[data-test="token-<b>reader"]`) + ")"
 	p.until(t, mine+"?.innerText.includes('default/default:/preview')")
 	var page string
 	p.eval(t, "document.documentElement.outerHTML", &page)
@@ -149,7 +152,7 @@ func tokensPage(t *testing.T, r *rig) {
 	p.see(t, "is not for default/default:/long")
 
 	// A token that is revoked meanwhile: the page asks to log in.
-	if _, err := r.api(t).RevokeAccessToken(t.Context(), "<b>reader</b>"); err != nil {
+	if _, err := r.api(t).RevokeAccessToken(t.Context(), "<b>reader"); err != nil {
 		t.Fatal(err)
 	}
 	p.visit(t, "/files/default/default?path=/preview")

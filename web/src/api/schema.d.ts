@@ -463,10 +463,14 @@ export interface components {
             anon_gid?: number;
             /** Format: int32 */
             anon_uid?: number;
+            /** Format: int64 */
+            capacity_bytes?: number;
             /** Format: date-time */
             created: string;
             /** Format: date-time */
             deleted?: string;
+            /** Format: int64 */
+            free_bytes?: number;
             gateways?: string[] | null;
             group?: string;
             groups?: number[] | null;
@@ -762,11 +766,15 @@ export interface components {
             /** Format: int64 */
             at_margin: number;
             /** Format: int64 */
+            capacity_bytes: number;
+            /** Format: int64 */
             closed: number;
             /** Format: int64 */
             fallback: number;
             /** Format: int64 */
             filling: number;
+            /** Format: int64 */
+            free_bytes: number;
             group: string;
             /** Format: int64 */
             groups: number;
@@ -1214,6 +1222,7 @@ export interface operations {
         parameters: {
             query: {
                 path: string;
+                sync?: boolean;
             };
             header?: never;
             path: {

@@ -10,7 +10,7 @@ type Node = Schemas["NodeStatus"];
 type Pool = Schemas["PoolStatus"];
 
 const poll = 3000;
-const colors = ["teal", "grape", "orange", "cyan", "pink", "lime", "indigo", "yellow"];
+const colors = ["grape", "orange", "cyan", "pink", "lime", "indigo", "yellow"];
 const shared = "shared";
 
 /** Nodes by zone and rack. */

@@ -1,4 +1,4 @@
-import { Badge, Button, Group, Modal, Progress, Skeleton, Stack, Switch, Table, Text } from "@mantine/core";
+import { Anchor, Badge, Button, Group, Modal, Progress, Skeleton, Stack, Switch, Table, Text } from "@mantine/core";
 import { useInfiniteQuery, useQuery, useQueryClient } from "@tanstack/react-query";
 import { lazy, Suspense, useState } from "react";
 import { Link } from "wouter";
@@ -72,7 +72,7 @@ function Row({ j }: { j: Job }) {
       <Table.Td>{j.id}</Table.Td>
       <Table.Td>
         <Text size="sm" fw={600} tt="capitalize">{j.kind}</Text>
-        <Text size="sm" className="wrap"><Link href={addressOf({ workspace: j.workspace, fs: j.file_system }, j.kind === "delete" ? "/" : typed(j.path))}>{j.file_system}</Link>:{j.path}</Text>
+        <Text size="sm" className="wrap"><Anchor component={Link} size="sm" href={addressOf({ workspace: j.workspace, fs: j.file_system }, j.kind === "delete" ? "/" : typed(j.path))}>{j.file_system}</Anchor>:{j.path}</Text>
       </Table.Td>
       <Table.Td><Badge color={colors[j.state]} variant="light">{j.canceling ? "canceling" : j.state}</Badge></Table.Td>
       <Table.Td><JobProgress j={j} /></Table.Td>
