@@ -68,6 +68,7 @@ func TestDashboard(t *testing.T) {
 	step("names that are HTML", func(t *testing.T) { hostileNames(t, r) })
 	step("preview", func(t *testing.T) { previews(t, r) })
 	step("a long directory", func(t *testing.T) { longDirectory(t, r) })
+	step("import from cloud", func(t *testing.T) { importPage(t, r) })
 	step("jobs", func(t *testing.T) { jobsPage(t, r) })
 	step("cluster", func(t *testing.T) { clusterPage(t, r) })
 	step("mount", func(t *testing.T) { mountPage(t, r) })
@@ -142,6 +143,28 @@ func manage(t *testing.T, r *rig) {
 			t.Errorf("%s has %d bytes by NFS that are not the %d that were uploaded", name, len(got), len(data))
 		}
 	}
+
+	// Dropped, with a directory that has nothing in it.
+	if err := os.MkdirAll(filepath.Join(dir, "dropped", "nothing"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "dropped", "x"), []byte("dropped"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	p.drop(t, "drop", filepath.Join(dir, "dropped"))
+	p.seeRow(t, "dropped")
+	p.see(t, "1 file uploaded")
+	if got := r.read(t, "/work & play/dropped/x"); string(got) != "dropped" {
+		t.Errorf("what was dropped is %q", got)
+	}
+	p.click(t, row("dropped")+"?.querySelector('button.cell')")
+	p.seeRow(t, "nothing")
+	p.visit(t, "/files/default/default?path=/work%20%26%20play")
+	p.seeRow(t, "dropped")
+	p.click(t, row("dropped")+"?.querySelector('.num')")
+	p.clickOn(t, "delete")
+	p.clickOn(t, "confirm")
+	p.noRow(t, "dropped")
 
 	// One that is there already is not replaced without being asked.
 	if err := os.WriteFile(filepath.Join(dir, "small.txt"), []byte("another"), 0o644); err != nil {

@@ -116,7 +116,7 @@ func start(t *testing.T) *rig {
 	cert, key, digest := certificate(t)
 	cfg := devcluster.Config{
 		DataDir: filepath.Join(t.TempDir(), "data"), NFSAddr: "127.0.0.1:0", APIAddr: "127.0.0.1:0", APICert: cert, APIKey: key,
-		Voters: 1, Quotas: []devcluster.Quota{quota(t, "default=10GiB")},
+		Voters: 1, ImportAllow: []string{"127.0.0.1"}, Quotas: []devcluster.Quota{quota(t, "default=10GiB")},
 	}
 	if os.Geteuid() == 0 {
 		cfg.LocalListen = "127.0.0.1:0"
@@ -433,6 +433,17 @@ func (p *tab) choose(t *testing.T, selector string, paths ...string) {
 	p.run(t, "choose files", chromedp.QueryAfter(selector, func(ctx context.Context, _ runtime.ExecutionContextID, nodes ...*cdp.Node) error {
 		return dom.SetFileInputFiles(paths).WithNodeID(nodes[0].NodeID).Do(ctx)
 	}, chromedp.ByQuery, chromedp.NodeReady))
+}
+
+// drop drags files and folders from outside onto the middle of an element.
+func (p *tab) drop(t *testing.T, mark string, paths ...string) {
+	t.Helper()
+	var at []float64
+	p.eval(t, "(r => [r.x + r.width/2, r.y + r.height/2])(document.querySelector("+quote(test(mark))+").getBoundingClientRect())", &at)
+	data := &input.DragData{Items: []*input.DragDataItem{}, Files: paths, DragOperationsMask: 1}
+	for _, kind := range []input.DispatchDragEventType{input.DragEnter, input.DragOver, input.Drop} {
+		p.run(t, "drop", input.DispatchDragEvent(kind, at[0], at[1], data))
+	}
 }
 
 // visit opens a page of the dashboard.
