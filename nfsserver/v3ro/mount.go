@@ -12,7 +12,12 @@ import (
 // serveMount serves program 100005 (RFC 1813, 5).
 func (s *Server) serveMount(ctx context.Context, req *rpc.Request) {
 	switch req.Proc {
-	case procMountNull, procUnmount: // nothing is remembered of mounts
+	case procMountNull, procUnmount, procUnmountAll: // nothing is remembered of mounts
+	case procDump:
+		req.Reply.B = xdr.AppendBool(req.Reply.B, false)
+	case procExport:
+		c := s.begin(ctx, req)
+		req.Reply.B = xdr.AppendBool(c.exports(req.Reply.B, c.table.Root(), "", len(req.Reply.B)+maxListing), false)
 	case procMount:
 		d := xdr.NewDecoder(req.Body)
 		path := d.String(maxPath)
@@ -30,6 +35,27 @@ func (s *Server) serveMount(ctx context.Context, req *rpc.Request) {
 	default:
 		req.ProcUnavail()
 	}
+}
+
+// exports appends an element of the list of EXPORT for each export below n that the client may use, with the network that lets it in; none for all
+// networks. What would go beyond limit is left out.
+func (c *call) exports(b []byte, n *export.Node, path string, limit int) []byte {
+	for _, child := range n.Children(0, c.from) {
+		at := path + "/" + child.Name
+		if e := child.Covered(c.from); e != nil {
+			entry := xdr.AppendString(xdr.AppendBool(nil, true), at)
+			if from := e.Rule(c.from).Clients; from.Bits() > 0 {
+				entry = xdr.AppendString(xdr.AppendBool(entry, true), from.String())
+			}
+			entry = xdr.AppendBool(entry, false)
+			if len(b)+len(entry) > limit {
+				return b
+			}
+			b = append(b, entry...)
+		}
+		b = c.exports(b, child, at, limit)
+	}
+	return b
 }
 
 // mount answers MNT with the handle of a directory.

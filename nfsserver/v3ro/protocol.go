@@ -43,9 +43,12 @@ const (
 
 // Procedures of the MOUNT protocol (RFC 1813, 5.2).
 const (
-	procMountNull = 0
-	procMount     = 1
-	procUnmount   = 3
+	procMountNull  = 0
+	procMount      = 1
+	procDump       = 2
+	procUnmount    = 3
+	procUnmountAll = 4
+	procExport     = 5
 )
 
 // status is nfsstat3 (RFC 1813, 2.6).

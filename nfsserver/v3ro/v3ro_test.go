@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -446,7 +447,7 @@ func TestDispatch(t *testing.T) {
 	if b, err := c.raw(mount, 3, 3, xdr.AppendString(nil, "/default")); err != nil || len(b) != 0 {
 		t.Errorf("UMNT: %x, %v", b, err)
 	}
-	for _, x := range [][3]uint32{{nfs, 4, 1}, {nfs, 2, 1}, {mount, 1, 1}, {100021, 4, 1}, {nfs, 3, 22}, {mount, 3, 5}, {mount, 3, 2}} {
+	for _, x := range [][3]uint32{{nfs, 4, 1}, {nfs, 2, 1}, {mount, 1, 1}, {100021, 4, 1}, {nfs, 3, 22}, {mount, 3, 6}} {
 		if _, err := c.raw(x[0], x[1], x[2], make([]byte, 64)); err == nil {
 			t.Errorf("%v was answered", x)
 		}
@@ -544,4 +545,59 @@ func TestGarbage(t *testing.T) {
 		t.Logf("garbage had %d KiB allocated", grown>>10)
 	}
 	c.lookup(root, "f")
+}
+
+// The list of exports has what its client may use, and who else may not be told.
+func TestExportList(t *testing.T) {
+	w := newWorld(t)
+	c := w.dial(user)
+	list := func() (out []string) {
+		t.Helper()
+		b, err := c.raw(mount, 3, 5, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := xdr.NewDecoder(b)
+		for d.Bool() {
+			at := d.String(1024)
+			for d.Bool() {
+				at += " " + d.String(1024)
+			}
+			out = append(out, at)
+		}
+		c.end(&d)
+		slices.Sort(out)
+		return out
+	}
+	if got, want := list(), []string{"/default"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	near, far := w.whole(w.fs), w.whole(w.fs)
+	near.ID, near.Path = 7, "/w/near"
+	near.Rules = []export.Rule{{Clients: netip.MustParsePrefix("127.0.0.0/8")}}
+	far.ID, far.Path = 8, "/w/far"
+	far.Rules = []export.Rule{{Clients: netip.MustParsePrefix("203.0.113.0/24")}}
+	w.exports.Replace(w.table(w.whole(w.fs), near, far))
+	if got, want := list(), []string{"/default", "/w/near 127.0.0.0/8"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if b, err := c.raw(mount, 3, 2, nil); err != nil || !bytes.Equal(b, []byte{0, 0, 0, 0}) {
+		t.Errorf("DUMP: %x, %v", b, err)
+	}
+	for _, proc := range []uint32{3, 4} {
+		if b, err := c.raw(mount, 3, proc, xdr.AppendString(nil, "/default")); err != nil || len(b) != 0 {
+			t.Errorf("procedure %d: %x, %v", proc, b, err)
+		}
+	}
+	// However many there are, the list is one reply.
+	var many []export.Export
+	for i := range 2000 {
+		e := w.whole(w.fs)
+		e.ID, e.Path = uint32(i+1), fmt.Sprintf("/many/%060d", i)
+		many = append(many, e)
+	}
+	w.exports.Replace(w.table(many...))
+	if n := len(list()); n < 500 || n >= 2000 {
+		t.Errorf("%d exports in one list", n)
+	}
 }
