@@ -123,6 +123,7 @@ func TestThreeNodes(t *testing.T) {
 	write(t, c, root, "before", before)
 	n2.kill()
 	same(t, n1, "before", before)
+	handle := byNFS3(t, n1, "before", before, nil)
 	write(t, c, root, "during", during)
 	same(t, n1, "during", during)
 
@@ -149,6 +150,7 @@ func TestThreeNodes(t *testing.T) {
 	n1.healthy(3, "4+2")
 	same(t, n1, "during", during)
 	same(t, n1, "after", before)
+	byNFS3(t, n1, "before", before, handle)
 	c.Disconnect()
 	for _, m := range []*machine{n1, n2, n3} {
 		m.stop()

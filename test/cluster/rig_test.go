@@ -126,10 +126,10 @@ control: {listen: "%[4]s:%[6]d"}
 gossip: {listen: "%[4]s:7074"}
 http: {listen: "%[9]s"}
 api: {listen: "%[4]s:7443"}
-nfs: {listen: "%[4]s:2049", allow: [%[4]s/8]}
+nfs: {listen: "%[4]s:2049", v3_listen: "%[4]s:%[10]s", allow: [%[4]s/8]}
 rack: "%[7]s"
 %[8]s
-`, m.name, m.dir, c.roles, m.host, m.base+71, m.base+72, c.rack, c.more, c.http)
+`, m.name, m.dir, c.roles, m.host, m.base+71, m.base+72, c.rack, c.more, c.http, nfs3Port)
 	if strings.Contains(c.roles, "block") {
 		text += fmt.Sprintf("block:\n  listen: \"%s:%d\"\n  segment: 16MiB\n  map_every: 1s\n  retry_after: 3s\n%s  disks:\n", m.host, m.base+73, c.block)
 		for i := range c.disks {
