@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"html/template"
 	"math"
+	"slices"
 	"strings"
 
 	"gonum.org/v1/plot"
@@ -66,7 +67,9 @@ func HTML(all []*bench.Results) ([]byte, error) {
 	for _, r := range all {
 		samples = append(samples, r.Samples...)
 		for _, t := range r.Targets {
-			p.Targets = append(p.Targets, target{t.Name, t})
+			if !slices.Contains(p.targetNames(), t.Name) {
+				p.Targets = append(p.Targets, target{t.Name, t})
+			}
 			p.Unequal = p.Unequal || !t.Durability.Equal(all[0].Targets[0].Durability)
 		}
 	}
@@ -87,21 +90,33 @@ func HTML(all []*bench.Results) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// distinct gives targets of several files names of their own.
+// distinct gives targets of several files names of their own. Files may be parts of one measurement: a target that is the same in both and was
+// measured with other workloads keeps its name.
 func distinct(all []*bench.Results) []*bench.Results {
-	seen := map[string]int{}
+	type measured struct {
+		target, workload, phase string
+		workers                 int
+	}
+	known := map[string]bench.TargetInfo{}
+	done := map[measured]bool{}
 	var out []*bench.Results
 	for _, r := range all {
 		c := *r
 		c.Targets, c.Samples = nil, nil
 		renamed := map[string]string{}
 		for _, t := range r.Targets {
-			name := t.Name
-			if seen[t.Name]++; seen[t.Name] > 1 {
-				name = fmt.Sprintf("%s (%d)", t.Name, seen[t.Name])
+			was := t.Name
+			again := slices.ContainsFunc(r.Samples, func(s bench.Sample) bool {
+				return s.Target == was && done[measured{was, s.Workload, s.Phase, s.Workers}]
+			})
+			for n := 2; ; n++ {
+				k, ok := known[t.Name]
+				if !ok || !again && k.Spec == t.Spec && k.Durability == t.Durability {
+					break
+				}
+				t.Name = fmt.Sprintf("%s (%d)", was, n)
 			}
-			renamed[t.Name] = name
-			t.Name = name
+			known[t.Name], renamed[was] = t, t.Name
 			c.Targets = append(c.Targets, t)
 		}
 		for _, s := range r.Samples {
@@ -109,6 +124,9 @@ func distinct(all []*bench.Results) []*bench.Results {
 				s.Target = name
 			}
 			c.Samples = append(c.Samples, s)
+		}
+		for _, s := range c.Samples {
+			done[measured{s.Target, s.Workload, s.Phase, s.Workers}] = true
 		}
 		out = append(out, &c)
 	}
@@ -120,9 +138,9 @@ func (p *page) ratios(all []*bench.Results) error {
 	at := map[string]int{}
 	var series []dots
 	names := map[string]int{}
-	for i, r := range all {
+	for _, r := range all {
 		comparisons := bench.Compare(all[0], r)
-		if i == 0 {
+		if len(r.Targets) > 0 && r.Targets[0].Name == all[0].Targets[0].Name {
 			comparisons = bench.Compare(r, r)
 		}
 		for _, c := range comparisons {

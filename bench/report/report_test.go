@@ -87,17 +87,28 @@ func TestPage(t *testing.T) {
 	}
 }
 
-// TestSeveralFiles: targets of the same name in two files are told apart, and compared with the first.
+// TestSeveralFiles: what was measured again is told apart and compared with the first; what was measured with other workloads is another part of
+// the same.
 func TestSeveralFiles(t *testing.T) {
-	a, b := results(t), results(t)
-	b.Run.ID = "s"
-	page, err := HTML([]*bench.Results{a, b})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{"slow (2) / slow", "&lt;script&gt; (2) / slow"} {
-		if !strings.Contains(string(page), want) {
-			t.Errorf("no %q", want)
+	for workload, again := range map[string]bool{"streams": true, "random": false} {
+		a, b := results(t), results(t)
+		b.Run.ID = "s"
+		for i := range b.Samples {
+			b.Samples[i].Workload = workload
+		}
+		page, err := HTML([]*bench.Results{a, b})
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := string(page)
+		if got := strings.Contains(text, "slow (2) / slow") && strings.Contains(text, "&lt;script&gt; (2) / slow"); got != again {
+			t.Errorf("%s measured in the second file is told apart: %v", workload, got)
+		}
+		if got := strings.Contains(text, "random/write, 8</td><td class=\"t\">&lt;script&gt; / slow"); got == again {
+			t.Errorf("%s in the second file is part of the same: %v", workload, got)
+		}
+		if n := strings.Count(text, "dir:/x"); again != (n == 2) {
+			t.Errorf("%s: the target is listed %d times", workload, n)
 		}
 	}
 }

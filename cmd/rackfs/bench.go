@@ -109,7 +109,7 @@ func (b *benchFlags) flags(f *pflag.FlagSet) {
 	f.IntVar(&b.sessions, "sessions", 4, "NFS sessions, each with a connection")
 	f.StringVar(&b.token, "token", os.Getenv("RACKFS_TOKEN"), "token of the API (default $RACKFS_TOKEN)")
 	f.StringVar(&b.ca, "ca", "", "SHA-256 of the CA of the API's certificate (default: one that this machine trusts)")
-	f.StringArrayVar(&b.devFlags, "dev-flag", nil, "flag of rackfs dev for clusters that are started, such as --encrypt")
+	f.StringArrayVar(&b.devFlags, "dev-flag", nil, "flag of rackfs dev for clusters that are started, [NAME=]FLAG, such as --encrypt")
 	f.StringVar(&b.json, "json", "", "file for the results as lines of JSON; - prints them instead of the table")
 	f.SortFlags = false
 }
@@ -144,7 +144,7 @@ func (b *benchFlags) specs(args []string) ([]bench.Spec, error) {
 	}
 	for i := range specs {
 		s := &specs[i]
-		s.Sessions, s.Token, s.CA, s.Binary, s.DevFlags = b.sessions, b.token, b.ca, self, b.devFlags
+		s.Sessions, s.Token, s.CA, s.Binary, s.DevFlags = b.sessions, b.token, b.ca, self, of(b.devFlags, s.Name, names)
 		for _, d := range of(b.durability, s.Name, names) {
 			x, err := bench.ParseDurability(d)
 			if err != nil {
