@@ -97,6 +97,9 @@ func (m *metrics) entry(shard uint16, commands, bytes int) {
 	m.bytes.WithLabelValues(l).Add(float64(bytes))
 }
 
+// begin has a shard's counts begin at zero: one that is not there before its first event never seems to rise.
+func (m *metrics) begin(shard uint16) { m.differ.WithLabelValues(shardLabel(shard)) }
+
 func (m *metrics) digestMismatch(shard uint16) { m.differ.WithLabelValues(shardLabel(shard)).Inc() }
 
 // shardCollector reports the state of the replicas at the moment of the scrape.

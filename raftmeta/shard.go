@@ -63,6 +63,7 @@ type shard struct {
 
 func (s *Server) openShard(id uint16) (_ *shard, err error) {
 	const op = "raftmeta.open"
+	s.metrics.begin(id)
 	o := s.opt
 	sh := &shard{s: s, id: id, log: o.Logger.With("shard", id), opened: make(chan struct{}), changing: make(chan struct{}, 1), copying: make(chan struct{}, 1)}
 	sh.ctx, sh.cancel = context.WithCancel(context.Background())

@@ -74,11 +74,15 @@ type configuration struct {
 }
 
 // machines makes the configurations of nodes n1, n2, ... with two disks each.
-func machines(t *testing.T, roles ...string) []*machine {
+func machines(t *testing.T, roles ...string) []*machine { return machinesFrom(t, 1, roles...) }
+
+// machinesFrom is machines with addresses that end with first, first+1, ..., so that tests run beside each other.
+func machinesFrom(t *testing.T, first int, roles ...string) []*machine {
+	t.Helper()
 	var all []*machine
 	dir := t.TempDir()
 	for i, r := range roles {
-		m := &machine{conf: configuration{roles: r, disks: 2}, t: t, name: fmt.Sprintf("n%d", i+1), dir: dir, base: 7000, host: fmt.Sprintf("127.%d.%d.%d", 64+os.Getpid()>>8&63, os.Getpid()&255, i+1)}
+		m := &machine{conf: configuration{roles: r, disks: 2}, t: t, name: fmt.Sprintf("n%d", i+1), dir: dir, base: 7000, host: fmt.Sprintf("127.%d.%d.%d", 64+os.Getpid()>>8&63, os.Getpid()&255, first+i)}
 		m.log = filepath.Join(t.ArtifactDir(), m.name+".log")
 		m.configure()
 		all = append(all, m)
@@ -157,6 +161,16 @@ func (m *machine) run(args ...string) (stdout string, err error) {
 		return out.String(), fmt.Errorf("rackfs %s: %w: %s", args[0], err, bad.String())
 	}
 	return strings.TrimSpace(out.String()), nil
+}
+
+// bare runs a command that has no configuration yet.
+func (m *machine) bare(args ...string) string {
+	m.t.Helper()
+	out, err := exec.CommandContext(m.t.Context(), binary, args...).Output()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return string(out)
 }
 
 func (m *machine) must(args ...string) string {
