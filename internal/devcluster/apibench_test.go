@@ -6,7 +6,9 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
@@ -14,19 +16,29 @@ import (
 	"github.com/rackfs/rackfs/api"
 	"github.com/rackfs/rackfs/bench/nfsclient"
 	"github.com/rackfs/rackfs/internal/devcluster"
+	"github.com/rackfs/rackfs/internal/transfer"
 )
 
 // BenchmarkTransfer compares whole files by HTTP with the same by NFS, in one run: each operation writes, or reads, a file of 64 MiB, four at a time. Writes are durable at
-// their end. All roles and the clients are in this process.
-func BenchmarkTransfer(b *testing.B) {
-	c, err := devcluster.Start(b.Context(), devcluster.Config{DataDir: filepath.Join(b.TempDir(), "data"), NFSAddr: "127.0.0.1:0", APIAddr: "127.0.0.1:0"})
+// their end. All roles and the clients are in this process. cli is what `rackfs storage` does, from and to files of this machine.
+func BenchmarkTransfer(b *testing.B) { benchTransfer(b, "127.0.0.1:0") }
+
+// BenchmarkTransferTLS is BenchmarkTransfer with HTTP over TLS; NFS has none.
+func BenchmarkTransferTLS(b *testing.B) { benchTransfer(b, "0.0.0.0:0") }
+
+func benchTransfer(b *testing.B, address string) {
+	c, err := devcluster.Start(b.Context(), devcluster.Config{DataDir: filepath.Join(b.TempDir(), "data"), NFSAddr: "127.0.0.1:0", APIAddr: address})
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer stopCluster(b, c)
 	cl, root := dial(b, c, 4)
 	defer cl.Close(context.Background())
-	k, err := api.Connect(api.Endpoint{URL: c.APIURL(), Token: c.Token()})
+	e := api.Endpoint{URL: c.APIURL(), Token: c.Token()}
+	if strings.HasPrefix(e.URL, "https://") {
+		e.URL, e.CA = "https://127.0.0.1"+e.URL[strings.LastIndexByte(e.URL, ':'):], c.CAFingerprint()
+	}
+	k, err := api.Connect(e)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -35,6 +47,13 @@ func BenchmarkTransfer(b *testing.B) {
 	const streams, size, mib = 4, 64 << 20, 1 << 20
 	data := make([]byte, size)
 	rand.Read(data)
+	end := func(p string) transfer.End {
+		return transfer.End{Client: k, Tree: tree, FileSystem: "default", Path: p}
+	}
+	local := filepath.Join(b.TempDir(), "file")
+	if err := os.WriteFile(local, data, 0o600); err != nil {
+		b.Fatal(err)
+	}
 	name := func(by string, w int) string { return fmt.Sprintf("%s-%d", by, w) }
 	b.Run("nfs-write", func(b *testing.B) {
 		b.SetBytes(size)
@@ -58,6 +77,13 @@ func BenchmarkTransfer(b *testing.B) {
 		b.SetBytes(size)
 		run(b, streams, func(ctx context.Context, w, _ int) error {
 			_, err := tree.Upload(ctx, "/"+name("http", w), bytes.NewReader(data), api.Put{Length: size})
+			return err
+		})
+	})
+	b.Run("cli-upload", func(b *testing.B) {
+		b.SetBytes(size)
+		run(b, streams, func(ctx context.Context, w, _ int) error {
+			_, err := transfer.Upload(ctx, local, end("/"+name("cli", w)), false, transfer.Options{})
 			return err
 		})
 	})
@@ -110,6 +136,14 @@ func BenchmarkTransfer(b *testing.B) {
 			if err == nil && n != size {
 				err = fmt.Errorf("%d bytes", n)
 			}
+			return err
+		})
+	})
+	b.Run("cli-download", func(b *testing.B) {
+		b.SetBytes(size)
+		dir := b.TempDir()
+		run(b, streams, func(ctx context.Context, w, _ int) error {
+			_, err := transfer.Download(ctx, end("/"+name("http", w)), filepath.Join(dir, name("down", w)), false, transfer.Options{})
 			return err
 		})
 	})
