@@ -35,12 +35,10 @@ func Connect(e Endpoint) (*Client, error) {
 			return nil, vfs.Errorf(vfs.KindPerm, op, "%s: without TLS everybody on the way could read the token: write https://", e.URL)
 		}
 	}
-	dial := net.Dialer{Timeout: 10 * time.Second}
-	tr := &http.Transport{DialContext: dial.DialContext, MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute, TLSHandshakeTimeout: 10 * time.Second, ExpectContinueTimeout: patienceWithLeave, WriteBufferSize: 256 << 10, ReadBufferSize: 256 << 10}
+	d := &dialer{net: net.Dialer{Timeout: 10 * time.Second}, tls: &tls.Config{MinVersion: tls.VersionTLS12}, buffers: newBulkBuffers()}
+	tr := &http.Transport{DialContext: d.dial, DialTLSContext: d.dialTLS, MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute, ExpectContinueTimeout: patienceWithLeave, WriteBufferSize: 256 << 10, ReadBufferSize: 256 << 10}
 	if e.CA != "" {
-		tr.TLSClientConfig = pki.PinnedTLS(strings.ToLower(strings.ReplaceAll(e.CA, ":", "")), "gateway", time.Now, func([]byte) {})
-	} else {
-		tr.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+		d.tls = pki.PinnedTLS(strings.ToLower(strings.ReplaceAll(e.CA, ":", "")), "gateway", time.Now, func([]byte) {})
 	}
 	// A token goes to whom it was meant for, wherever that points.
 	refuse := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }

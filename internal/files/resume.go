@@ -35,8 +35,8 @@ type Meta interface {
 // Uploads are those that come in pieces. Their records are in shard 0, so any gateway can take the next piece.
 //
 // The record says how much is durable. A piece is written behind that; every 64 MiB, and at its end or when the sender goes away, what has come is made durable
-// and then noted. What a crash left behind the noted place may have holes: it is cut off before the next piece is written. The SHA-256 of what is noted is kept with
-// it, so that at the end the digest of all is known without reading it again.
+// and then noted. What a crash left behind the noted place may have holes: it is cut off before the next piece is written. If the whole must have a SHA-256, that of what is
+// noted is kept with it, so that at the end the digest of all is known without reading it again.
 type Uploads struct {
 	Meta Meta
 	Now  func() time.Time
@@ -188,8 +188,11 @@ func (u *Uploads) Append(ctx context.Context, t *Tree, rec *metapb.Upload, r io.
 		return rec, nil
 	}
 	defer s.close()
-	sum := sha256.New()
-	if len(rec.DigestState) > 0 {
+	var sum hash.Hash // nil: nobody asks for it
+	if rec.Digest != nil {
+		sum = sha256.New()
+	}
+	if sum != nil && len(rec.DigestState) > 0 {
 		if err := sum.(encoding.BinaryUnmarshaler).UnmarshalBinary(rec.DigestState); err != nil {
 			return rec, vfs.Errorf(vfs.KindCorrupt, op, "the state of its digest: %w", err)
 		}
@@ -314,11 +317,13 @@ func (u *Uploads) receive(ctx context.Context, s *staged, rec *metapb.Upload, r 
 		if n > 0 {
 			rec.Offset += n
 			rec.Expires = stamp(u.Now().Add(UploadLife))
-			state, err := sum.(encoding.BinaryMarshaler).MarshalBinary()
-			if err != nil {
-				return vfs.Errorf(vfs.KindInternal, op, "%w", err)
+			if sum != nil {
+				state, err := sum.(encoding.BinaryMarshaler).MarshalBinary()
+				if err != nil {
+					return vfs.Errorf(vfs.KindInternal, op, "%w", err)
+				}
+				rec.DigestState = state
 			}
-			rec.DigestState = state
 		}
 		if check != nil && in.seen == nil {
 			continue // not before its sum is known
