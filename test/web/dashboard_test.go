@@ -19,6 +19,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/rackfs/rackfs/api"
 	"github.com/rackfs/rackfs/bench/nfsclient"
 )
 
@@ -104,6 +105,17 @@ func fileSystems(t *testing.T, r *rig) {
 		p.until(t, "(e => e && e.className.includes('greyed') && e.innerText.includes('Only workloads on that node reach them') && !e.querySelector('a'))(document.querySelector("+quote(test("fs-scratch"))+"))")
 	}
 	p.shot(t, "filesystems")
+	// Who sees several workspaces chooses.
+	if _, err := r.api(t).CreateWorkspace(t.Context(), api.NewWorkspace{Name: "team"}); err != nil {
+		t.Fatal(err)
+	}
+	p.visit(t, "/fs")
+	p.pick(t, "workspace", "team")
+	p.see(t, "There is none in the workspace team")
+	p.visit(t, "/fs")
+	p.see(t, "There is none in the workspace team")
+	p.pick(t, "workspace", "default")
+	p.until(t, "document.querySelector("+quote(test("fs-default"))+")")
 }
 
 func manage(t *testing.T, r *rig) {

@@ -22,13 +22,13 @@ func clusterPage(t *testing.T, r *rig) {
 	p.until(t, "document.querySelectorAll('"+test("racks")+" .store').length === 6")
 	p.until(t, "document.querySelector('"+test("pools")+"')?.innerText.includes('4+2')")
 	p.shot(t, "cluster")
-	p.run(t, "dark", emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: "dark"}}))
+	p.run(t, "dark", media(&emulation.MediaFeature{Name: "prefers-color-scheme", Value: "dark"}))
 	p.until(t, "document.documentElement.dataset.mantineColorScheme === 'dark'")
 	p.shot(t, "cluster-dark")
 	p.visit(t, "/files/default/default")
 	p.seeRow(t, "preview")
 	p.shot(t, "browser-dark")
-	p.run(t, "light", emulation.SetEmulatedMedia())
+	p.run(t, "light", media())
 }
 
 // pick chooses in a select.

@@ -28,6 +28,7 @@ import (
 	"github.com/chromedp/cdproto/browser"
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/dom"
+	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/page"
@@ -254,10 +255,15 @@ func open(t *testing.T, chromium, base, digest string) *tab {
 	chromedp.ListenTarget(ctx, p.hear)
 	chromedp.ListenTarget(ctx, p.hearDownloads)
 	// The context of the first run is the browser's: it has no end of its own.
-	if err := chromedp.Run(ctx, log.Enable(), browser.SetDownloadBehavior(browser.SetDownloadBehaviorBehaviorAllowAndName).WithDownloadPath(p.downloads).WithEventsEnabled(true)); err != nil {
+	if err := chromedp.Run(ctx, log.Enable(), media(), browser.SetDownloadBehavior(browser.SetDownloadBehaviorBehaviorAllowAndName).WithDownloadPath(p.downloads).WithEventsEnabled(true)); err != nil {
 		t.Fatalf("chromium does not start: %v", err)
 	}
 	return p
+}
+
+// media has the page show no motion, which would move what is clicked, and what else is asked for.
+func media(more ...*emulation.MediaFeature) *emulation.SetEmulatedMediaParams {
+	return emulation.SetEmulatedMedia().WithFeatures(append(more, &emulation.MediaFeature{Name: "prefers-reduced-motion", Value: "reduce"}))
 }
 
 // hear notes what goes wrong in the page.

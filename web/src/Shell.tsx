@@ -59,7 +59,7 @@ export function Shell() {
                   <Text fw={700} size="lg" visibleFrom="xs">rackfs</Text>
                 </Group>
               </UnstyledButton>
-              {names.length > 1 && <Select size="xs" w={180} data={names} value={workspace} onChange={(v) => v && choose(v)} aria-label="Workspace" allowDeselect={false} searchable={names.length > 8} />}
+              {names.length > 1 && <Select size="xs" w={180} data={names} value={workspace} onChange={(v) => v && choose(v)} aria-label="Workspace" data-test="workspace" allowDeselect={false} searchable={names.length > 8} />}
             </Group>
             <Group gap="xs" wrap="nowrap">
               <SchemeSwitch />

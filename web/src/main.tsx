@@ -32,6 +32,7 @@ const theme = createTheme({
   defaultRadius: "md",
   cursorType: "pointer",
   autoContrast: true,
+  respectReducedMotion: true,
 });
 
 const root = document.getElementById("root");

@@ -196,6 +196,7 @@ function Directory({ at, path }: { at: Place; path: string }) {
         <Tooltip label="List again"><ActionIcon variant="subtle" size="lg" onClick={reload} aria-label="List again" data-test="reload"><RefreshIcon /></ActionIcon></Tooltip>
         <Status listing={list} chosen={chosen} />
       </Group>
+      {list.error !== undefined && <Trouble what="What is shown may be old: it cannot be listed anew" error={list.error} retry={reload} />}
       <DropZone enabled={writable} onDrop={async (items) => {
         try {
           const d = await ofDrop(items);

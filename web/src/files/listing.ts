@@ -1,5 +1,5 @@
 import { useCallback, useEffect, useRef, useState } from "react";
-import { call, fileAddress, type FileInfo, type Place } from "../api/client";
+import { call, fileAddress, Refusal, type FileInfo, type Place } from "../api/client";
 import { encodeName } from "../path";
 
 /** What the list keeps of a file: directories may have a hundred thousand. */
@@ -24,6 +24,7 @@ const page = 5000;
 /** How many entries are loaded without being asked for. */
 export const eager = 200_000;
 const pollInterval = 2_000;
+const retryAfter = 3_000;
 /** Looking for changes takes at most this part of the time. */
 const pollShare = 10;
 
@@ -77,11 +78,13 @@ export function useListing(at: Place, path: string, order: Order) {
   const took = useRef(0);
   const where = `${at.workspace}/${at.fs}:${path}`;
   const shownOf = useRef("");
+  const reload = useCallback(() => setTurn((t) => t + 1), []);
   const orderNow = useRef(order);
   orderNow.current = order;
 
   useEffect(() => {
     const stop = new AbortController();
+    let again: ReturnType<typeof setTimeout> | undefined;
     const fresh = shownOf.current !== where;
     if (fresh) {
       shownOf.current = where;
@@ -122,11 +125,17 @@ export function useListing(at: Place, path: string, order: Order) {
         took.current = performance.now() - began;
         setState({ entries: found.slice().sort(compare(orderNow.current)), loaded: found.length, done: after === "", more: after !== "", pending: false, error: undefined });
       } catch (error) {
-        if (!stop.signal.aborted) setState((s) => ({ ...s, pending: false, error }));
+        if (stop.signal.aborted) return;
+        setState((s) => ({ ...s, pending: false, error }));
+        // A gateway that does not answer may do so again; a refusal stays one.
+        if (error instanceof Refusal && (error.status === 0 || error.status >= 500)) again = setTimeout(reload, retryAfter);
       }
     };
     void load();
-    return () => stop.abort();
+    return () => {
+      stop.abort();
+      clearTimeout(again);
+    };
     // The order is applied below: another one loads nothing anew.
   }, [where, turn]); // eslint-disable-line
 
@@ -134,7 +143,6 @@ export function useListing(at: Place, path: string, order: Order) {
     setState((s) => (s.pending ? s : { ...s, entries: all.current.slice().sort(compare(order)) }));
   }, [order]);
 
-  const reload = useCallback(() => setTurn((t) => t + 1), []);
   const loadMore = useCallback(() => {
     limit.current += eager;
     reload();
