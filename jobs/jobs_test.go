@@ -192,6 +192,38 @@ func TestCancel(t *testing.T) {
 	}
 }
 
+// one is a kind of which one job runs at a time.
+type one struct{ Func }
+
+func (one) AtMost() int { return 1 }
+
+// Of a kind that is limited no more jobs run at a time, and others do not wait for it.
+func TestLimited(t *testing.T) {
+	c := newCluster(t)
+	end := make(chan struct{})
+	r := c.runner(t, "g", c.gateway(t, "g"), map[string]Kind{
+		"long": one{func(ctx context.Context, _ *Job) error {
+			select {
+			case <-end:
+			case <-ctx.Done():
+			}
+			return nil
+		}},
+		"short": Func(func(context.Context, *Job) error { return nil }),
+	})
+	defer r.Close()
+	first, second := c.create(t, "long", 1), c.create(t, "long", 1)
+	c.until(t, first, in(metapb.JobState_JOB_RUNNING))
+	for range 3 {
+		c.until(t, c.create(t, "short", 1), in(metapb.JobState_JOB_DONE))
+		if j, err := Find(t.Context(), c, second); err != nil || j.State != metapb.JobState_JOB_QUEUED {
+			t.Errorf("the second one: %v %v", j, err)
+		}
+	}
+	close(end)
+	c.until(t, second, in(metapb.JobState_JOB_DONE))
+}
+
 // A runner stops, or its origin ends: the next one goes on from the checkpoint, and who was succeeded stops and writes nothing.
 func TestSuccession(t *testing.T) {
 	c := newCluster(t)
