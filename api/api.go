@@ -104,7 +104,7 @@ func (a *API) Uploads() *files.Uploads { return a.pieces }
 // ServeHTTP answers the operator, who opened the socket of a data directory. Public answers everybody else.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rec := &answer{ResponseWriter: w}
-	ctx := context.WithValue(r.Context(), callerKey{}, caller{answer: rec})
+	ctx := context.WithValue(r.Context(), callerKey{}, caller{answer: rec, request: newRequestID(w)})
 	a.mux.ServeHTTP(rec, r.WithContext(accounts.With(ctx, accounts.Operator())))
 }
 
@@ -146,7 +146,7 @@ func handle[I, O any](a *API, route, id, summary string, fn func(context.Context
 		ctx, cancel := context.WithTimeout(ctx, callTimeout)
 		defer cancel()
 		out, err := fn(ctx, in)
-		a.log.Debug("api: answered", "operation", id, "err", err)
+		a.answered(ctx, id, err)
 		if err != nil {
 			return nil, problem(err)
 		}

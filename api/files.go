@@ -187,7 +187,7 @@ func raw(a *API, route, id, summary string, fn func(http.ResponseWriter, *http.R
 	a.huma.Adapter().Handle(op, a.huma.Middlewares().Handler(func(c huma.Context) {
 		r, w := humago.Unwrap(c)
 		err := fn(w, r.WithContext(c.Context()))
-		a.log.Debug("api: answered", "operation", id, "err", err)
+		a.answered(c.Context(), id, err)
 		if err == nil {
 			return
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
@@ -94,10 +95,10 @@ func (s *streamWriter) Write(p []byte) (int, error) {
 func (a *API) backup(ctx context.Context, s *streamWriter) {
 	err := a.opt.Maintenance.Backup(ctx, s)
 	if err == nil {
-		a.log.Info("api: done", "operation", "backup-cluster")
+		a.logAbout(ctx, slog.LevelInfo, "api: done", slog.String("operation", "backup-cluster"))
 		return
 	}
-	a.log.Warn("api: failed", "operation", "backup-cluster", "err", err)
+	a.logAbout(ctx, slog.LevelWarn, "api: failed", slog.String("operation", "backup-cluster"), slog.Any("err", err))
 	raw, _ := json.Marshal(problem(err))
 	s.w.Header().Set(trailerError, string(raw))
 }
@@ -120,7 +121,7 @@ func (a *API) check(ctx context.Context, s *streamWriter) {
 	})
 	e := CheckEvent{Report: r}
 	if err != nil {
-		a.log.Warn("api: failed", "operation", "check-cluster", "err", err)
+		a.logAbout(ctx, slog.LevelWarn, "api: failed", slog.String("operation", "check-cluster"), slog.Any("err", err))
 		e = CheckEvent{Error: problem(err)}
 	}
 	_ = enc.Encode(e)

@@ -30,6 +30,7 @@ type Event struct {
 	To      string    `json:"to,omitempty"`    // what it was about
 	Outcome string    `json:"outcome"`         // "ok", or the kind of the refusal
 	Status  int       `json:"status"`
+	Request string    `json:"request,omitempty"` // the id of the request
 }
 
 // Audit writes events down: as lines of JSON in a file, and to a logger. nil does nothing.
@@ -71,7 +72,7 @@ func (a *Audit) Note(e Event) {
 		return
 	}
 	a.log.LogAttrs(context.Background(), slog.LevelInfo, "audit", slog.String("who", e.Who), slog.String("token", e.Token), slog.String("from", e.From),
-		slog.String("did", e.Did), slog.String("to", e.To), slog.String("outcome", e.Outcome))
+		slog.String("did", e.Did), slog.String("to", e.To), slog.String("outcome", e.Outcome), slog.String("request", e.Request))
 	line, err := json.Marshal(e)
 	if err == nil {
 		err = a.write(append(line, '\n'))

@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -356,6 +358,15 @@ func TestLogin(t *testing.T) {
 	u.do("POST", at("default/default", "/directory", "/x"), nil, "Cookie", cookie, "Sec-Fetch-Site", "same-origin").want(t, "from our page", 200)
 	if set := u.do("DELETE", "/session", nil, "Cookie", cookie, "Sec-Fetch-Site", "same-origin").want(t, "log out", 200).header.Get("Set-Cookie"); !strings.Contains(set, "Max-Age=0") {
 		t.Errorf("cookie after that: %q", set)
+	}
+	// An answer says by which id its request is found in the audit log, which is not what its sender calls it.
+	refused := u.do("DELETE", "/tokens/x", nil, api.RequestIDHeader, "mine").want(t, "without a token", 401).header.Get(api.RequestIDHeader)
+	log, err := os.ReadFile(filepath.Join(c.cfg.DataDir, accounts.AuditName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(log), `"request":"`+refused+`"`); n != 1 || len(refused) != 16 {
+		t.Errorf("%d lines of the audit log are about request %q:\n%s", n, refused, log)
 	}
 	// A token that is revoked is refused at once.
 	gone := c.as(t, accounts.Viewer, "default")

@@ -2,6 +2,8 @@ package v4
 
 import (
 	"context"
+	"encoding/hex"
+	"log/slog"
 	"net/netip"
 	"time"
 
@@ -307,10 +309,20 @@ func (c *compound) tooBig(n int) status {
 // over st: nothing may be answered that the store does not know.
 func (c *compound) apply(eff state.Effects, st status) status {
 	if err := c.s.apply(c.ctx, &eff); err != nil {
-		c.s.cfg.Logger.Warn("nfs: client state could not be stored", "err", err)
+		c.log().Warn("nfs: client state could not be stored", "err", err)
 		return nfsv4.NFS4ERR_DELAY
 	}
 	return st
+}
+
+// log is the logger of what is about this request: xid and client find it in a capture and in the client's own log; session, slot and sequence (RFC 8881, 2.10.6.1) are
+// the same if it is sent again.
+func (c *compound) log() *slog.Logger {
+	l := c.s.cfg.Logger.With("remote", c.req.Conn.RemoteAddr(), "xid", c.req.XID)
+	if c.call != nil {
+		l = l.With("session", hex.EncodeToString(c.call.SessionID[:]), "slot", c.call.Slot, "seq", c.call.Sequence)
+	}
+	return l
 }
 
 // clientID is the client of the session.

@@ -453,7 +453,7 @@ func (c *compound) openCreate(a *openArgs, args *state.OpenArgs) (opened, status
 // abandon ends a vfs open that package state has not heard of.
 func (c *compound) abandon(args *state.OpenArgs) {
 	if st := c.apply(c.s.cfg.State.Abandon(*args), nfsv4.NFS4_OK); st != nfsv4.NFS4_OK {
-		c.s.cfg.Logger.Warn("nfs: an open that was given up will be ended later", "ino", args.File.Ino)
+		c.log().Warn("nfs: an open that was given up will be ended later", "ino", args.File.Ino)
 	}
 }
 

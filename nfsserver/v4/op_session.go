@@ -65,7 +65,7 @@ func (c *compound) takeOver(id state.SessionID, st status) status {
 	case vfs.KindOf(err) == vfs.KindBusy: // another server has it, perhaps not for long
 		return nfsv4.NFS4ERR_DELAY
 	case err != nil:
-		c.s.cfg.Logger.Warn("nfs: a session could not be looked for", "err", err)
+		c.log().Warn("nfs: a session could not be looked for", "err", err)
 		return nfsv4.NFS4ERR_DELAY
 	case !found:
 		return st
@@ -112,7 +112,7 @@ func (c *compound) opExchangeID() status {
 		return nfsv4.NFS4ERR_INVAL
 	}
 	if err := c.s.clientIDs(c.ctx); err != nil {
-		c.s.cfg.Logger.Warn("nfs: no client id", "err", err)
+		c.log().Warn("nfs: no client id", "err", err)
 		return nfsv4.NFS4ERR_DELAY
 	}
 	res, eff, st := c.s.cfg.State.ExchangeID(c.now, state.ExchangeIDArgs{
