@@ -6,10 +6,17 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/rackfs/rackfs/background/ledger"
+	"github.com/rackfs/rackfs/raftmeta/metapb"
 )
 
-// tasksShown bounds the tasks of a shard that have metrics of their own, running ones first.
-const tasksShown = 256
+const (
+	// tasksShown bounds the tasks of a shard that have metrics of their own, running ones first.
+	tasksShown = 256
+
+	// States of tasks.
+	running = "running"
+	waiting = "waiting"
+)
 
 // workCollector reports the background work that the shards' leaders on this server know of, at the moment of the scrape.
 type workCollector struct {
@@ -52,7 +59,12 @@ func (c *workCollector) Collect(ch chan<- prometheus.Metric) {
 			continue
 		}
 		shard := shardLabel(sh.id)
-		counts := map[[2]string]int{}
+		counts := map[[2]string]int{} // 0 too: of a metric that comes and goes nobody knows whether there is no work or no leader
+		for k := range metapb.WorkKind_name {
+			if kind := metapb.WorkKind(k); kind != metapb.WorkKind_WORK_NONE {
+				counts[[2]string{ledger.KindName(kind), running}], counts[[2]string{ledger.KindName(kind), waiting}] = 0, 0
+			}
+		}
 		for i, e := range l.work.list(c.s.opt.Monotonic()) {
 			state := stateOf(e)
 			counts[[2]string{e.Kind, state}]++
@@ -87,9 +99,9 @@ func (c *workCollector) Collect(ch chan<- prometheus.Metric) {
 
 func stateOf(e ledger.Entry) string {
 	if e.Running {
-		return "running"
+		return running
 	}
-	return "waiting"
+	return waiting
 }
 
 func num(n uint32) string { return strconv.FormatUint(uint64(n), 10) }

@@ -270,22 +270,6 @@ func TestManual(t *testing.T) {
 // metrics looks for those that the manual names.
 func metrics(t *testing.T, r *reader, nodes []*machine) {
 	t.Helper()
-	have := map[string]bool{}
-	name := regexp.MustCompile(`(?m)^# HELP (rackfs_[a-z_0-9]+) `)
-	for _, m := range nodes {
-		resp, err := http.Get("http://" + m.conf.http + "/metrics")
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, err := io.ReadAll(resp.Body)
-		resp.Body.Close()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, x := range name.FindAllSubmatch(b, -1) {
-			have[string(x[1])] = true
-		}
-	}
 	raw, err := os.ReadFile(manual)
 	if err != nil {
 		t.Fatal(err)
@@ -294,9 +278,25 @@ func metrics(t *testing.T, r *reader, nodes []*machine) {
 	for _, x := range regexp.MustCompile("`(rackfs_[a-z_0-9]*[a-z0-9])`").FindAllSubmatch(raw, -1) {
 		named[string(x[1])] = true
 	}
-	for _, x := range slices.Sorted(maps.Keys(named)) {
-		if !have[x] {
-			t.Errorf("the manual names the metric %s, which no node has", x)
+	name := regexp.MustCompile(`(?m)^# HELP (rackfs_[a-z_0-9]+) `)
+	// Leaders have some of them, and who leads may change just now.
+	nodes[0].await("nodes have all metrics that the manual names", func() (bool, string) {
+		have := map[string]bool{}
+		for _, m := range nodes {
+			resp, err := http.Get("http://" + m.conf.http + "/metrics")
+			if err != nil {
+				return false, err.Error()
+			}
+			b, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if err != nil {
+				return false, err.Error()
+			}
+			for _, x := range name.FindAllSubmatch(b, -1) {
+				have[string(x[1])] = true
+			}
 		}
-	}
+		lack := slices.DeleteFunc(slices.Sorted(maps.Keys(named)), func(x string) bool { return have[x] })
+		return len(lack) == 0, fmt.Sprint("none has ", lack)
+	})
 }
