@@ -26,7 +26,7 @@ func TestRandomIO(t *testing.T) {
 	t.Parallel()
 	ops := 2500
 	if long() {
-		ops = 50_000
+		ops = 60_000 // of both versions together more than 100,000 that did something
 	}
 	srv := serverUnderTest(t)
 	n := kclient.NewNet(t)
