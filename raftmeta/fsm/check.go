@@ -581,7 +581,7 @@ func (c *checker) inode(k inoKey, n *inode) {
 			c.fail("inode %d: cuts %v at generation %d", k.ino, n.cuts, n.cutGen)
 		}
 	}
-	if l := n.lease; l.epoch != 0 && (l.epoch != n.lastEpoch || l.origin == 0) {
+	if l := n.lease; l.epoch != 0 && (l.epoch != n.lastEpoch || l.shared() && (c.level < levelGateways || l.limit != 0)) {
 		c.fail("inode %d: lease %+v, last epoch %d", k.ino, l, n.lastEpoch)
 	}
 }

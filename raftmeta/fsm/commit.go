@@ -12,7 +12,7 @@ func (x *call) commitData(c *metapb.CommitData) (*metapb.Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !x.holds(n) || n.lease.epoch != c.Epoch {
+	if !x.holds(n) && !n.lease.shared() || n.lease.epoch != c.Epoch {
 		return nil, vfs.Errorf(vfs.KindFenced, op, "write lease epoch %d, not %d", n.lease.epoch, c.Epoch)
 	}
 	if c.Change > n.lease.limit {

@@ -60,7 +60,7 @@ func (x *call) create(sp *space, c *metapb.Create) (*metapb.Result, error) {
 		return nil, err
 	}
 	if vfs.OpenFlags(c.Open)&vfs.OpenWrite != 0 {
-		if err := x.grant(n, op); err != nil { // who made a file may use it as asked, whatever its mode
+		if err := x.grant(n, 0, op); err != nil { // who made a file may use it as asked, whatever its mode
 			return nil, err
 		}
 	}
@@ -264,11 +264,11 @@ func (x *call) opened(c *metapb.Create, d, n, n2 *inode, share *openRow) (*metap
 		if n2 == n {
 			n2 = n.clone()
 		}
-		if err := x.grant(n2, "create"); err != nil {
+		if err := x.grantOpen(n2, n.opens, "create"); err != nil {
 			return nil, err
 		}
 		x.setInode(x.fs, n2)
-		return createResult(n2, d, d, false, leaseToWire(n2.lease), share), nil
+		return createResult(n2, d, d, false, x.usable(n2), share), nil
 	}
 	if n2 != n {
 		x.renew(n2)

@@ -36,7 +36,8 @@
 // NFS clients have: opens, locks, sessions, replies. Level 4 added node groups, reserved racks and pools of groups, and file systems that
 // change by version and end: DeleteNamespace, LimitNamespace, RemoveFileSystem. Level 5 added workspaces, access tokens, jobs, uploads and hidden
 // directories, options of exports, what nodes say of local volumes, one zone for each rack, the end of groups (RetireGroup), clones as a whole
-// and the release of slots.
+// and the release of slots. Level 6, to which voters go only if they are told to (NextLevel), adds what several gateways of the same file systems need: shared leases, and an
+// answer that says who is in the way (Held).
 //
 // A command first passes the exactly-once check (see metapb.Identity), from level 3 on a second one if it belongs to an NFS
 // client's call (metapb.Call), then
@@ -220,6 +221,14 @@
 // lease whose origin is not registered any more is void: every reader and
 // command sees the inode with change limit+1 and without lease, and the
 // first command that changes it writes that down.
+//
+// From level 6 on several gateways serve the same files. Whoever has a lease alone answers all of the file from memory, so
+// nobody else changes anything of it that users see (but times of access, and Used when void records go): a command that would is answered Held, and has changed nothing. So is one
+// that locks bytes, because who has a lock sees what was written before. Opens are not in the way of a lease; an open that does not get
+// one is without. The holder is asked through the shard's leader (package raftmeta, recalls), flushes and gives the lease back, or makes it a shared one
+// (ShareLease): then every gateway names its epoch and writes through. Commands under a shared epoch are ordered like all others, and
+// nobody has more bytes or values of change than the state has; so a shared lease can end at any moment. It does with the first who asks for it when nobody has the file open, and by
+// AcquireLease.alone. Who named its epoch too late is refused and asks for the next one.
 //
 // # NFS clients
 //

@@ -120,6 +120,9 @@ func (m *Machine) attempt(c *metapb.Command) (*metapb.Result, error) {
 			return nil, err
 		}
 		m.rollback()
+		if r := heldResult(err); r != nil {
+			return r, nil
+		}
 		return refusal(err), nil
 	}
 	m.accept()
@@ -214,6 +217,8 @@ func (x *call) runNamespace(c *metapb.Command) (*metapb.Result, error) {
 		return x.acquireLease(op.AcquireLease)
 	case *metapb.Command_ReleaseLease:
 		return x.releaseLease(op.ReleaseLease)
+	case *metapb.Command_ShareLease:
+		return x.shareLease(op.ShareLease)
 	case *metapb.Command_CommitData:
 		return x.commitData(op.CommitData)
 	case *metapb.Command_RewriteExtents:

@@ -28,6 +28,9 @@ type inode struct {
 // lease is metapb.Lease; epoch 0 is none.
 type lease struct{ origin, epoch, limit uint64 }
 
+// shared reports whether it is nobody's alone.
+func (l lease) shared() bool { return l.epoch != 0 && l.origin == 0 }
+
 // cut is metapb.Cut. The cuts of an inode ascend in offset and generation: an
 // older one at or above the offset of a newer one has nothing left to void.
 type cut struct {

@@ -1,6 +1,9 @@
 package fsm
 
 import (
+	"errors"
+	"fmt"
+
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 )
@@ -8,14 +11,49 @@ import (
 // holds reports whether the caller's origin holds n's lease. Inodes come out of
 // the overlay settled, so a lease that stands is of a living origin.
 func (x *call) holds(n *inode) bool {
-	return n.lease.epoch != 0 && n.lease.origin == x.origin
+	return n.lease.origin != 0 && n.lease.origin == x.origin
+}
+
+// heldError is the error of a command that is in the way of another origin's lease, from level 6 on.
+type heldError struct {
+	op    string
+	ino   uint64
+	lease lease
+}
+
+func (e *heldError) Error() string {
+	return fmt.Sprintf("%s: origin %d holds the write lease of inode %d", e.op, e.lease.origin, e.ino)
+}
+
+// heldResult is the result of a command that failed with err if that is a heldError, else nil.
+func heldResult(err error) *metapb.Result {
+	var h *heldError
+	if !errors.As(err, &h) {
+		return nil
+	}
+	return &metapb.Result{Of: &metapb.Result_Held{Held: &metapb.Held{Ino: h.ino, Origin: h.lease.origin, Epoch: h.lease.epoch}}}
+}
+
+// elsewhere reports whether n is another origin's alone.
+func (x *call) elsewhere(n *inode) bool { return n.lease.origin != 0 && !x.holds(n) }
+
+// notHeld fails if another origin has n to itself. From level 6 on that keeps everybody else from changing anything of n that
+// users see, as the holder answers from what it knows.
+func (x *call) notHeld(n *inode, op string) error {
+	if x.level < levelGateways || !x.elsewhere(n) {
+		return nil
+	}
+	return &heldError{op: op, ino: uint64(n.attr.Ino), lease: n.lease}
 }
 
 // checkEpoch lets through only who may change the bytes of n: the holder of the
-// lease, who names its epoch, or anybody when nobody holds it.
+// lease, who names its epoch, anybody who names the epoch of a shared one, or anybody when there is none.
 func (x *call) checkEpoch(n *inode, epoch uint64, op string) error {
 	switch {
-	case n.lease.epoch != 0 && !x.holds(n):
+	case x.elsewhere(n):
+		if err := x.notHeld(n, op); err != nil {
+			return err
+		}
 		return vfs.Errorf(vfs.KindBusy, op, "origin %d holds the write lease", n.lease.origin)
 	case n.lease.epoch != epoch:
 		return vfs.Errorf(vfs.KindFenced, op, "write lease epoch %d, not %d", n.lease.epoch, epoch)
@@ -24,18 +62,43 @@ func (x *call) checkEpoch(n *inode, epoch uint64, op string) error {
 }
 
 // grant gives the lease of n to the caller, or renews the range of the one it
-// has. It changes n in place.
-func (x *call) grant(n *inode, op string) error {
+// has. One that is shared stays so while anybody else has n open: others is how many records of opens there are, besides what the
+// command itself brings. It changes n in place.
+func (x *call) grant(n *inode, others uint32, op string) error {
 	if x.holds(n) {
 		n.lease.limit = max(n.lease.limit, n.attr.Change+x.opts.limits.changeRange)
 		return nil
 	}
-	if n.lease.epoch != 0 {
+	if x.elsewhere(n) {
 		return x.checkEpoch(n, 0, op)
 	}
+	if n.lease.shared() && others > 0 {
+		return nil
+	}
+	x.give(n)
+	return nil
+}
+
+// give gives n to the caller alone, in place.
+func (x *call) give(n *inode) {
 	n.lastEpoch++
 	n.lease = lease{origin: x.origin, epoch: n.lastEpoch, limit: n.attr.Change + x.opts.limits.changeRange}
-	return nil
+}
+
+// grantOpen is grant for an open, which from level 6 on needs no lease: the first write asks for it.
+func (x *call) grantOpen(n *inode, others uint32, op string) error {
+	if x.level >= levelGateways && x.elsewhere(n) {
+		return nil
+	}
+	return x.grant(n, others, op)
+}
+
+// usable is the lease of n as the caller may use it, nil for none.
+func (x *call) usable(n *inode) *metapb.Lease {
+	if x.elsewhere(n) {
+		return nil
+	}
+	return leaseToWire(n.lease)
 }
 
 // renew gives the holder a new range when its own commands used up half of the
@@ -91,7 +154,9 @@ func (x *call) acquireLease(c *metapb.AcquireLease) (*metapb.Result, error) {
 			return nil, err
 		}
 	}
-	if err := x.grant(n, op); err != nil {
+	if n.lease.shared() && c.Alone == n.lease.epoch {
+		x.give(n)
+	} else if err := x.grant(n, n.opens, op); err != nil {
 		return nil, err
 	}
 	x.setInode(x.fs, n)
@@ -109,17 +174,36 @@ func checkOpen(n *inode, c *vfs.Cred, flags uint32, override bool, op string) er
 	return n.attr.CheckAccess(c, openAccess(vfs.OpenFlags(flags)), op)
 }
 
-func (x *call) releaseLease(c *metapb.ReleaseLease) (*metapb.Result, error) {
-	const op = "lease.release"
-	n, err := x.must(c.Ino, op)
+// shareLease makes the caller's lease a shared one.
+func (x *call) shareLease(c *metapb.ShareLease) (*metapb.Result, error) {
+	const op = "lease.share"
+	n, err := x.leaseOf(c.Ino, c.Epoch, c.Change, op)
 	if err != nil {
 		return nil, err
 	}
-	if !x.holds(n) || n.lease.epoch != c.Epoch {
-		return nil, vfs.Errorf(vfs.KindFenced, op, "write lease epoch %d, not %d", n.lease.epoch, c.Epoch)
+	n.lastEpoch++
+	n.lease = lease{epoch: n.lastEpoch}
+	x.setInode(x.fs, n)
+	return &metapb.Result{Of: &metapb.Result_Lease{Lease: &metapb.LeaseResult{Attr: toWire(&n.attr), Lease: leaseToWire(n.lease)}}}, nil
+}
+
+// leaseOf is a copy of an inode that the caller has the lease of, with what it has shown.
+func (x *call) leaseOf(ino, epoch, change uint64, op string) (*inode, error) {
+	n, err := x.must(ino, op)
+	if err != nil {
+		return nil, err
+	}
+	if !x.holds(n) || n.lease.epoch != epoch {
+		return nil, vfs.Errorf(vfs.KindFenced, op, "write lease epoch %d, not %d", n.lease.epoch, epoch)
 	}
 	n = n.clone()
-	if err := shown(n, c.Change, op); err != nil {
+	return n, shown(n, change, op)
+}
+
+func (x *call) releaseLease(c *metapb.ReleaseLease) (*metapb.Result, error) {
+	const op = "lease.release"
+	n, err := x.leaseOf(c.Ino, c.Epoch, c.Change, op)
+	if err != nil {
 		return nil, err
 	}
 	n.lease = lease{}

@@ -5,8 +5,12 @@ import (
 	"github.com/rackfs/rackfs/vfs"
 )
 
-// Level is the newest feature level this version implements.
+// Level is the newest feature level that shards are raised to.
 const Level = 5
+
+// NextLevel is the newest one that this version implements. Gateways do not do all yet that it needs of them, so voters go up to it only if
+// Options.MaxLevel says so.
+const NextLevel = levelGateways
 
 // levelCollect is the level that added what collection, rewriting of extents and changes of placement groups need:
 // dying blocks are queued by number, and the cluster map has a version.
@@ -20,6 +24,9 @@ const levelCluster = 4
 
 // levelService is the level that added what accounts, jobs, options of exports, local volumes, the end of groups, and slots that come and go need.
 const levelService = 5
+
+// levelGateways is the level that added what several gateways need that serve the same file systems.
+const levelGateways = 6
 
 // levelOf is the level that added a command.
 func levelOf(c *metapb.Command) uint32 {
@@ -46,6 +53,8 @@ func levelOf(c *metapb.Command) uint32 {
 	case *metapb.Command_PutWorkspace, *metapb.Command_RemoveWorkspace, *metapb.Command_PutAccessToken, *metapb.Command_RemoveAccessToken,
 		*metapb.Command_PutJob, *metapb.Command_TakeJob, *metapb.Command_PutUpload, *metapb.Command_RemoveUpload, *metapb.Command_MakeStaging:
 		return levelService
+	case *metapb.Command_ShareLease:
+		return levelGateways
 	}
 	return 1
 }

@@ -176,6 +176,11 @@ func (x *call) setLock(c *metapb.SetLock) (*metapb.Result, error) {
 		}
 		present = ranges
 	}
+	if !unlock { // what the holder has buffered is to be seen by who has a lock
+		if err := x.notHeld(n, op); err != nil {
+			return nil, err
+		}
+	}
 	k, err := x.know(c.Client, op)
 	if err != nil {
 		return nil, err

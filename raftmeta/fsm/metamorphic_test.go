@@ -145,6 +145,15 @@ func (h *history) quota() *metapb.Command {
 	}}}
 }
 
+// lease is a command of level 6 about leases of gateways.
+func (h *history) lease() *metapb.Command {
+	ino, epoch := h.num("file", 5, 8), h.num("epoch", 1, 4)
+	if h.num("share", 0, 1) == 0 {
+		return &metapb.Command{Op: &metapb.Command_ShareLease{ShareLease: &metapb.ShareLease{Ino: ino, Epoch: epoch}}}
+	}
+	return &metapb.Command{Op: &metapb.Command_AcquireLease{AcquireLease: &metapb.AcquireLease{Ino: ino, Alone: h.num("alone", 0, 1) * epoch}}}
+}
+
 func (h *history) op() *metapb.Command {
 	if h.ends && len(h.cmds) > 40 {
 		switch h.num("end", 0, 15) {
@@ -164,12 +173,15 @@ func (h *history) op() *metapb.Command {
 	if h.raises && h.num("quota op", 0, 7) == 0 {
 		return h.quota()
 	}
+	if h.raises && h.num("lease op", 0, 7) == 0 {
+		return h.lease()
+	}
 	switch h.num("op", 0, 18) {
 	case 16, 17:
 		return h.newer()
 	case 18:
 		if h.raises {
-			return &metapb.Command{Op: &metapb.Command_RaiseLevel{RaiseLevel: &metapb.RaiseLevel{Level: uint32(h.num("level", 1, Level))}}}
+			return &metapb.Command{Op: &metapb.Command_RaiseLevel{RaiseLevel: &metapb.RaiseLevel{Level: uint32(h.num("level", 1, NextLevel))}}}
 		}
 	case 0, 1, 2:
 		return &metapb.Command{Op: &metapb.Command_Create{Create: &metapb.Create{
@@ -305,7 +317,7 @@ func metamorphic(t *testing.T, set func(*history)) {
 		set(h)
 		h.begin()
 		if h.num("newest", 0, 1) == 0 {
-			for l := uint32(2); l <= Level; l++ {
+			for l := uint32(2); l <= NextLevel; l++ {
 				h.cmds = append(h.cmds, raiseCmd(l))
 			}
 		}
@@ -323,7 +335,7 @@ func metamorphic(t *testing.T, set func(*history)) {
 		always, never := func() bool { return true }, func() bool { return false }
 		sometimes := func() bool { return rapid.Bool().Draw(rt, "sometimes") }
 
-		o := Options{limits: tiny}
+		o := Options{MaxLevel: NextLevel, limits: tiny}
 		cached := func(size int64) Options { c := o; c.Cache = NewCache(size); return c }
 		a, want := h.play(t, o, sameCuts(), always, never)
 		for _, r := range want {

@@ -131,6 +131,9 @@ func (x *call) link(sp *space, c *metapb.Link) (*metapb.Result, error) {
 	case n.attr.Project != d.attr.Project:
 		return nil, vfs.KindXDev.Err(op)
 	}
+	if err := x.notHeld(n, op); err != nil {
+		return nil, err
+	}
 	if err := x.setName(&at, n); err != nil {
 		return nil, err
 	}
@@ -217,6 +220,9 @@ func (x *call) dropLink(d, n *inode, keep bool, opens []*metapb.ClientOpen) (lef
 		d.attr.Nlink--
 		return left, x.deleteInode(n)
 	}
+	if err := x.notHeld(n, "remove"); err != nil {
+		return left, err
+	}
 	n = n.clone()
 	n.attr.Nlink--
 	n.changed(x.now)
@@ -299,6 +305,9 @@ func (x *call) rename(sp *space, c *metapb.Rename) (*metapb.Result, error) {
 	}
 	if fd.attr.Project != td.attr.Project { // of n too, unless it is a project's directory, which keeps its own
 		return nil, vfs.KindXDev.Err(op)
+	}
+	if err := x.notHeld(n, op); err != nil {
+		return nil, err
 	}
 	// First the new name, then the old one goes: its cookie is not given to
 	// the new one, which a listing that is past it would then miss.

@@ -206,10 +206,10 @@ func (x *call) openFile(c *metapb.OpenFile) (*metapb.Result, error) {
 					return nil, err
 				}
 			}
-			if err := x.grant(n, op); err != nil {
+			if err := x.grantOpen(n, n.opens, op); err != nil {
 				return nil, err
 			}
-			res.Lease = leaseToWire(n.lease)
+			res.Lease = x.usable(n)
 		}
 		if err := x.putOpen(n, o, op); err != nil {
 			return nil, err

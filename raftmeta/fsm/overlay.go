@@ -253,7 +253,7 @@ func (o *overlay) scan(lo, hi []byte, fn func(k, v []byte) bool) error {
 // inode returns inode ino, nil if there is none.
 func (o *overlay) inode(fs uint32, ino uint64) (*inode, error) {
 	n, err := o.rawInode(fs, ino)
-	if err != nil || n == nil || n.lease.epoch == 0 {
+	if err != nil || n == nil || n.lease.origin == 0 {
 		return n, err
 	}
 	if alive, err := o.registered(n.lease.origin); err != nil || alive {

@@ -177,7 +177,7 @@ func (r *reader) space() (*space, error) {
 // nil if there is none.
 func (r *reader) inode(ino uint64) (*inode, error) {
 	n, err := r.rawInode(ino)
-	if err != nil || n == nil || n.lease.epoch == 0 {
+	if err != nil || n == nil || n.lease.origin == 0 {
 		return n, err
 	}
 	if alive, err := r.registered(n.lease.origin); err != nil || alive {

@@ -87,10 +87,10 @@ func (r *rig) open() {
 	r.m = m
 }
 
-// raise sets the newest feature level.
+// raise sets the newest feature level, and one above if the machine is told that it may apply that.
 func (r *rig) raise() {
 	r.t.Helper()
-	for l := r.m.Level() + 1; l <= Level; l++ {
+	for l := r.m.Level() + 1; l <= max(Level, r.opts.MaxLevel); l++ {
 		r.ok(raiseCmd(l))
 	}
 }

@@ -50,6 +50,8 @@ func (x *call) setAttr(c *metapb.SetAttr) (*metapb.Result, error) {
 		if err := x.checkEpoch(n, c.LeaseEpoch, op); err != nil {
 			return nil, err
 		}
+	} else if err := x.notHeld(n, op); err != nil {
+		return nil, err
 	}
 	n = n.clone()
 	if err := x.apply(n, &s); err != nil {
@@ -66,7 +68,7 @@ func (x *call) setAttr(c *metapb.SetAttr) (*metapb.Result, error) {
 
 // advance gives n, in place, its next change value, in a command that names an epoch.
 func advance(n *inode, epoch, change uint64, op string) error {
-	if epoch == 0 {
+	if epoch == 0 || n.lease.shared() {
 		n.bump()
 		return nil
 	}

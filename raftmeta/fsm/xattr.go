@@ -48,6 +48,9 @@ func (x *call) mayXattr(ino uint64, name, op string) (*inode, *metapb.XattrRecor
 	if err := vfs.CheckXattr(&x.cred, &n.attr, vfs.AccessWrite, op); err != nil {
 		return nil, nil, err
 	}
+	if err := x.notHeld(n, op); err != nil {
+		return nil, nil, err
+	}
 	old, err := x.xattr(ino, name)
 	return n, old, err
 }
