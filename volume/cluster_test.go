@@ -37,14 +37,16 @@ type metadata struct {
 	applied func(*metapb.Command, *metapb.Result)
 }
 
-func newMetadata(t testing.TB) *metadata {
+func newMetadata(t testing.TB) *metadata { return newMetadataAt(t, fsm.Level) }
+
+func newMetadataAt(t testing.TB, newest uint32) *metadata {
 	m := &metadata{store: fsm.NewMemStore()}
 	var err error
-	m.fsm, err = fsm.Open(m.store, fsm.Options{Shard: testShard, Cluster: []byte("cluster")})
+	m.fsm, err = fsm.Open(m.store, fsm.Options{Shard: testShard, MaxLevel: newest, Cluster: []byte("cluster")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for level := m.fsm.Level() + 1; level <= fsm.Level; level++ {
+	for level := m.fsm.Level() + 1; level <= newest; level++ {
 		m.mustApply(t, &metapb.Command{Op: &metapb.Command_RaiseLevel{RaiseLevel: &metapb.RaiseLevel{Level: level}}})
 	}
 	m.mustApply(t, &metapb.Command{Fs: testFS, Op: &metapb.Command_CreateNamespace{CreateNamespace: &metapb.CreateNamespace{

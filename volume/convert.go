@@ -69,6 +69,19 @@ func extentOf(e *metapb.Extent) segment {
 	return s
 }
 
+// pbExtents are new extents for the metadata.
+func pbExtents(exts []newExtent) []*metapb.NewExtent {
+	out := make([]*metapb.NewExtent, len(exts))
+	for i := range exts {
+		s := &exts[i].seg
+		out[i] = &metapb.NewExtent{
+			Offset: s.off, Length: uint32(s.end - s.off), Inline: s.inline,
+			Block: s.block.ID, Pg: s.block.PG, ProfileK: uint32(s.block.K), ProfileM: uint32(s.block.M),
+		}
+	}
+	return out
+}
+
 // valid refuses an extent that no correct metadata gives, so that nothing
 // behind it indexes out of range.
 func validExtent(e *metapb.Extent) bool {

@@ -41,6 +41,15 @@
 // never succeed (fenced), or finds no space in a full pool for FullTimeout, loses its bytes: the inode's verifier changes and
 // the next Write or Commit of it returns the error once.
 //
+// # Several gateways
+//
+// Where other gateways serve the file system too (Config.Want, feature level 6), whoever has a lease alone is asked for it before anybody else changes
+// anything of the file: a command that meets such a lease has not been done, and is sent again after the wish (apply). GiveBack is the other side. It keeps writes out, flushes, and
+// forgets what it knows of the file before the metadata is told, so that no read finds here what may be old. If clients of both sides have the file open for
+// writing, the lease becomes a shared one: each write goes to blocks and into a command at once, is answered as stable, and nothing is kept. Writes of this gateway that
+// overlap go one after the other, each until its outcome is known, so that none is overtaken by one that its client has given up. Who makes many changes and sees none by
+// others asks for the file alone again.
+//
 // # Quotas
 //
 // Where there is a limit of bytes, for the file system or the file's project, a write is accepted only with a hold on what

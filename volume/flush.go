@@ -76,15 +76,18 @@ func (v *Volume) flushChunk(e *inode, ch *chunk, inline bool) {
 }
 
 // retry runs f until it succeeds, fails for good, or the volume is closed.
-func (v *Volume) retry(what string, f func() error) error {
+func (v *Volume) retry(what string, f func() error) error { return v.retryIn(v.ctx, what, f) }
+
+// retryIn is retry for as long as ctx lasts.
+func (v *Volume) retryIn(ctx context.Context, what string, f func() error) error {
 	wait := flushRetryMin
 	for try := 1; ; try++ {
 		err := f()
 		if err == nil {
 			return nil
 		}
-		if v.ctx.Err() != nil {
-			return vfs.Wrap(what, v.ctx.Err())
+		if ctx.Err() != nil {
+			return vfs.Wrap(what, ctx.Err())
 		}
 		switch k := vfs.KindOf(err); {
 		case k.Retryable() || k == vfs.KindCanceled:
@@ -97,8 +100,8 @@ func (v *Volume) retry(what string, f func() error) error {
 		}
 		select {
 		case <-time.After(wait/2 + rand.N(wait/2)):
-		case <-v.ctx.Done():
-			return vfs.Wrap(what, v.ctx.Err())
+		case <-ctx.Done():
+			return vfs.Wrap(what, ctx.Err())
 		}
 		wait = min(2*wait, flushRetryMax)
 	}
@@ -219,7 +222,7 @@ func (v *Volume) commitExtents(e *inode, epoch uint64, exts []newExtent, end uin
 	}
 	cd := &metapb.CommitData{
 		Ino: uint64(e.ino), Epoch: epoch, Size: end, Change: e.commitChange(last),
-		Extents: make([]*metapb.NewExtent, len(exts)), Reserved: may.reserved - may.taken, Unlimited: may.unlimited,
+		Reserved: may.reserved - may.taken, Unlimited: may.unlimited,
 	}
 	// Blocks of several chunks are ready in any order.
 	slices.SortFunc(exts, func(a, b newExtent) int {
@@ -228,13 +231,7 @@ func (v *Volume) commitExtents(e *inode, epoch uint64, exts []newExtent, end uin
 		}
 		return 1
 	})
-	for i := range exts {
-		s := &exts[i].seg
-		cd.Extents[i] = &metapb.NewExtent{
-			Offset: s.off, Length: uint32(s.end - s.off), Inline: s.inline,
-			Block: s.block.ID, Pg: s.block.PG, ProfileK: uint32(s.block.K), ProfileM: uint32(s.block.M),
-		}
-	}
+	cd.Extents = pbExtents(exts)
 	seq := e.over.seq
 	if e.over.times {
 		cd.Mtime = pbTime(e.over.time)

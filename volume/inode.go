@@ -39,6 +39,7 @@ type inode struct {
 	orphan bool // no links; the metadata keeps it for us
 
 	lease metapb.Lease // Epoch 0: none
+	ended uint64       // the newest epoch that was given back: an answer of before that comes later grants nothing
 
 	// meta are the attributes as the metadata last told (with a lease only);
 	// fresh: nothing has happened since that they would not show.
@@ -67,6 +68,9 @@ type inode struct {
 	extChange uint64          // the change value at which ext was true (without a lease)
 	extGen    uint64          // grows when ext changes by our own doing: an answer asked for before is old there
 	extLog    [extLogLen]span // where the last changes were, by extGen
+
+	sharing  sharing
+	throughs []*through // writes under way to a shared file
 
 	streams [2]stream // sequential readers, newest first
 
@@ -193,7 +197,7 @@ func (e *inode) wake() {
 // the one held until now, what was buffered under that is lost; the caller drops
 // it before. e.mu is held.
 func (e *inode) grant(l *metapb.Lease, a vfs.Attr) {
-	if l.GetEpoch() == 0 || l.Epoch < e.lease.Epoch {
+	if l.GetEpoch() == 0 || l.Epoch < e.lease.Epoch || l.Epoch <= e.ended {
 		return
 	}
 	if e.lease.Epoch != l.Epoch {
@@ -223,7 +227,7 @@ func (e *inode) extend(l *metapb.Lease) {
 	}
 }
 
-// ensureLease makes e hold the write lease with at least one change value left.
+// ensureLease makes e hold the write lease with at least one change value left, or know that it is shared.
 func (v *Volume) ensureLease(ctx context.Context, e *inode, op string) error {
 	ok, err := e.canWrite(op)
 	if ok || err != nil {
@@ -245,7 +249,7 @@ func (e *inode) canWrite(op string) (bool, error) {
 	if e.dead {
 		return false, vfs.KindStale.Err(op)
 	}
-	return e.mayWrite(), nil
+	return e.mayWrite() || e.isShared(), nil
 }
 
 // mayWrite reports whether a write may be buffered now. e.mu is held.
@@ -306,17 +310,26 @@ func (v *Volume) granted(e *inode, l *metapb.Lease, a vfs.Attr) vfs.Attr {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if now := v.origin.Load(); now != 0 && l.GetOrigin() != now {
-		l = nil // granted to the former origin, so void by now
+		if !isShared(l) {
+			l = nil // granted to the former origin, so void by now
+		}
 	}
 	if e.leased() && l.GetEpoch() > e.lease.Epoch {
 		v.loseLease(e, vfs.Errorf(vfs.KindFenced, "lease", "inode %d", e.ino))
 	}
-	e.grant(l, a)
+	if isShared(l) {
+		e.share(l.GetEpoch())
+	} else if e.grant(l, a); e.leased() {
+		e.sharing.epoch = 0
+	}
 	if !e.leased() {
 		return a
 	}
 	return e.attr()
 }
+
+// isShared reports whether a lease that the metadata told is shared.
+func isShared(l *metapb.Lease) bool { return l.GetEpoch() != 0 && l.GetOrigin() == 0 }
 
 // loseLease drops everything that was buffered under the lease, which is no
 // longer ours. e.mu is held.
@@ -326,6 +339,7 @@ func (v *Volume) loseLease(e *inode, err error) {
 	e.lease = metapb.Lease{}
 	e.known, e.fresh = false, false
 	e.over = overlay{}
+	e.sharing.epoch = 0
 	e.ext, e.extChange = nil, 0
 	e.extChanged(span{0, maxOffset})
 	e.gen++

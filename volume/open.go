@@ -299,6 +299,9 @@ func (v *Volume) create(ctx context.Context, c *vfs.Cred, dir vfs.Ino, name stri
 			return vfs.Created{}, err
 		}
 	}
+	if cr.GetLease() != nil && v.cfg.Want != nil && v.watches.saw(x, out.Attr.Ino) {
+		cr.Lease = nil // it was given back to another gateway meanwhile
+	}
 	if cr.GetLease() != nil {
 		at := v.granted(e, cr.GetLease(), out.Attr)
 		if out.New {

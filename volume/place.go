@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"context"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -50,7 +51,7 @@ func (v *Volume) settleIDs(exts []newExtent) {
 // writeBlocks gives every extent a block, several at a time.
 func (v *Volume) writeBlocks(e *inode, exts []newExtent) error {
 	if len(exts) == 1 {
-		return v.writeBlock(e, &exts[0])
+		return v.writeBlock(v.ctx, e, &exts[0])
 	}
 	var (
 		wg    sync.WaitGroup
@@ -65,7 +66,7 @@ func (v *Volume) writeBlocks(e *inode, exts []newExtent) error {
 				if i >= len(exts) {
 					return
 				}
-				if err := v.writeBlock(e, &exts[i]); err != nil {
+				if err := v.writeBlock(v.ctx, e, &exts[i]); err != nil {
 					once.Do(func() { first = err })
 					next.Store(int64(len(exts)))
 					return
@@ -77,34 +78,34 @@ func (v *Volume) writeBlocks(e *inode, exts []newExtent) error {
 	return first
 }
 
-// writeBlock stores the bytes of x in a new block, however long it takes; who has x then settles its id. The
+// writeBlock stores the bytes of x in a new block, however long ctx lasts; who has x then settles its id. The
 // block's id stays the same over tries that fail for now: the bytes do not change while they
 // are flushed, and writing the same bytes again is idempotent, whatever a failed
 // try left behind. So an outage uses up no ids.
-func (v *Volume) writeBlock(e *inode, x *newExtent) error {
+func (v *Volume) writeBlock(ctx context.Context, e *inode, x *newExtent) error {
 	data := x.src.data()[x.seg.off-x.src.off : x.seg.end-x.src.off]
 	if x.seg.end != x.src.end() {
 		data = slices.Clip(data) // what follows belongs to the next block
 	}
 	owner := Owner{FS: v.cfg.FS, Ino: uint64(e.ino), Offset: x.seg.off}
 	var id uint64 // 0: none yet, as no block has it
-	err := v.retry("flush", func() error {
+	err := v.retryIn(ctx, "flush", func() error {
 		if err := e.gone(); err != nil {
 			return err
 		}
 		select {
 		case v.blockWriters <- struct{}{}:
 			defer func() { <-v.blockWriters }()
-		case <-v.ctx.Done():
-			return v.ctx.Err()
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 		if id == 0 {
 			var err error
-			if id, err = v.ids.take(v.ctx, v); err != nil {
+			if id, err = v.ids.take(ctx, v); err != nil {
 				return err
 			}
 		}
-		b, err := v.cfg.Blocks.Write(v.ctx, id, owner, data)
+		b, err := v.cfg.Blocks.Write(ctx, id, owner, data)
 		switch k := vfs.KindOf(err); {
 		case err == nil:
 			x.seg.block = b

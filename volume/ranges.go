@@ -97,8 +97,16 @@ func (v *Volume) clone(ctx context.Context, c *vfs.Cred, src vfs.Ino, srcOff uin
 		defer leave()
 	}
 	s.mu.Lock()
-	size, srcEpoch := s.attr().Size, s.lease.Epoch
+	size, srcEpoch := s.attr().Size, s.epoch()
+	shared := s.isShared()
 	s.mu.Unlock()
+	if shared { // what is known here is nothing
+		a, err := v.fileAttr(ctx, s, op)
+		if err != nil {
+			return err
+		}
+		size = a.Size
+	}
 	n, err = vfs.CheckClone(src, srcOff, size, dst, dstOff, n, op)
 	if err != nil || n == 0 {
 		return err
@@ -122,6 +130,11 @@ func (v *Volume) clone(ctx context.Context, c *vfs.Cred, src vfs.Ino, srcOff uin
 		v.noteClone(src, srcOff, n)
 		v.noteClone(dst, dstOff, n)
 		return vfs.Errorf(vfs.KindUnavailable, op, "inode %d or %d is in too many pieces; they are being put together: %w", src, dst, err)
+	}
+	if shared && err != nil {
+		s.mu.Lock()
+		s.unshare(srcEpoch) // it may have been this one that is not true any more
+		s.mu.Unlock()
 	}
 	return err
 }
@@ -175,7 +188,8 @@ func (v *Volume) inPieces(ctx context.Context, c *vfs.Cred, e *inode, at, end ui
 	cmd func(rangeAsk) *metapb.Command, took func(span, *metapb.RangeResult)) error {
 	for at < end {
 		e.mu.Lock()
-		ask, gen := rangeAsk{epoch: e.lease.Epoch, change: e.top(), at: at}, e.gen
+		ask, gen := rangeAsk{epoch: e.epoch(), change: e.top(), at: at}, e.gen
+		shared := e.isShared()
 		e.mu.Unlock()
 		r, err := v.apply(ctx, op, c, cmd(ask))
 		e.mu.Lock()
@@ -185,6 +199,9 @@ func (v *Volume) inPieces(ctx context.Context, c *vfs.Cred, e *inode, at, end ui
 		if err != nil {
 			if k := vfs.KindOf(err); (k == vfs.KindFenced || k == vfs.KindUnknownOrigin) && e.lease.Epoch == ask.epoch {
 				v.loseLease(e, err)
+			} else if k == vfs.KindFenced && shared {
+				e.unshare(ask.epoch)
+				err = vfs.Errorf(vfs.KindUnavailable, op, "inode %d: %w", e.ino, err)
 			}
 			e.mu.Unlock()
 			return err
@@ -192,7 +209,7 @@ func (v *Volume) inPieces(ctx context.Context, c *vfs.Cred, e *inode, at, end ui
 		res := r.GetRange()
 		piece := span{at, min(res.Done, end)}
 		a := attrOf(res.GetAttr())
-		if e.lease.Epoch == ask.epoch {
+		if e.leased() && e.lease.Epoch == ask.epoch {
 			took(piece, res)
 			e.extChanged(piece)
 			if len(e.chunks) == 0 {

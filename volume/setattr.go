@@ -67,10 +67,21 @@ func (v *Volume) setAttr(ctx context.Context, c *vfs.Cred, ino vfs.Ino, s vfs.Se
 func (v *Volume) setUnleased(ctx context.Context, c *vfs.Cred, e *inode, s vfs.SetAttr, opened bool) (vfs.Attr, error) {
 	x := v.watches.begin()
 	defer v.watches.end(x)
-	r, err := v.apply(ctx, "setattr", c, &metapb.Command{Op: &metapb.Command_SetAttr{SetAttr: &metapb.SetAttr{
-		Ino: uint64(e.ino), Set: pbSetAttr(&s), Opened: opened,
-	}}})
+	ask := &metapb.SetAttr{Ino: uint64(e.ino), Set: pbSetAttr(&s), Opened: opened}
+	if s.Size != nil {
+		e.mu.Lock()
+		if e.isShared() {
+			ask.LeaseEpoch = e.sharing.epoch
+		}
+		e.mu.Unlock()
+	}
+	r, err := v.apply(ctx, "setattr", c, &metapb.Command{Op: &metapb.Command_SetAttr{SetAttr: ask}})
 	if err != nil {
+		if kindOfCommand(err) == vfs.KindFenced {
+			e.mu.Lock()
+			e.unshare(ask.LeaseEpoch)
+			e.mu.Unlock()
+		}
 		return vfs.Attr{}, err
 	}
 	return v.touched(ctx, x, attrOf(r.GetAttr().GetAttr()), "setattr")

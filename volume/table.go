@@ -308,13 +308,27 @@ func (v *Volume) giveBackLease(ctx context.Context, e *inode, flush bool) {
 		return
 	}
 	ask := &metapb.ReleaseLease{Ino: uint64(e.ino), Epoch: e.lease.Epoch, Change: e.top()}
+	several := v.cfg.Want != nil
+	if several {
+		// Others may change the file from when the metadata is told.
+		v.loseLease(e, nil)
+		e.ended = ask.Epoch
+	}
 	e.mu.Unlock()
 	_, err := v.apply(ctx, "lease.release", nil, &metapb.Command{Op: &metapb.Command_ReleaseLease{ReleaseLease: ask}})
 	switch kindOfCommand(err) {
 	case vfs.KindOK, vfs.KindFenced, vfs.KindStale, vfs.KindUnknownOrigin:
-		e.mu.Lock()
-		v.loseLease(e, nil) // nothing is dirty, so nothing is lost
-		e.mu.Unlock()
+		if !several {
+			e.mu.Lock()
+			v.loseLease(e, nil) // nothing is dirty, so nothing is lost
+			e.mu.Unlock()
+		}
+	default:
+		if several { // it may be ours without our knowing
+			e.mu.Lock()
+			e.ended = ask.Epoch - 1
+			e.mu.Unlock()
+		}
 	}
 }
 

@@ -31,6 +31,10 @@ type Config struct {
 	// Keep opens and locks of clients at the shard, which is at feature level 3 or above.
 	Keep bool
 
+	// Want asks the gateway that has the lease of an inode, which this one cannot get, to give it back (GiveBack), and returns when it may have done
+	// so. nil: there is no other gateway, and who is in the way is gone soon.
+	Want func(ctx context.Context, ino vfs.Ino) error
+
 	// Capacity returns the pool's total and free bytes, before erasure coding. nil:
 	// unknown, and reported as 1 PiB.
 	Capacity func() (total, free uint64)
@@ -242,8 +246,30 @@ func (v *Volume) Reregistered(origin uint64, incarnation [16]byte) {
 	}
 }
 
-// apply runs a command for c (nil: the system itself).
+// apply runs a command for c (nil: the system itself). While another gateway has a file that it needs, that is asked to give it back.
 func (v *Volume) apply(ctx context.Context, op string, c *vfs.Cred, cmd *metapb.Command) (*metapb.Result, error) {
+	r, err := v.applyOnce(ctx, op, c, cmd)
+	if err != nil || r.GetHeld() == nil {
+		return r, err
+	}
+	soon, stop := context.WithTimeout(ctx, v.cfg.StallTimeout)
+	defer stop()
+	for err == nil && r.GetHeld() != nil {
+		h := r.GetHeld()
+		if v.cfg.Want == nil {
+			err = vfs.Errorf(vfs.KindUnavailable, op, "origin %d has inode %d", h.Origin, h.Ino)
+		} else if err = v.cfg.Want(soon, vfs.Ino(h.Ino)); soon.Err() != nil {
+			err = vfs.Errorf(vfs.KindUnavailable, op, "another gateway has inode %d and does not give it back: %w", h.Ino, soon.Err())
+		}
+		if err == nil {
+			r, err = v.applyOnce(ctx, op, c, &metapb.Command{Op: cmd.Op})
+		}
+	}
+	return r, err
+}
+
+// applyOnce is apply that may be answered that another gateway has the file.
+func (v *Volume) applyOnce(ctx context.Context, op string, c *vfs.Cred, cmd *metapb.Command) (*metapb.Result, error) {
 	cmd.Fs = v.cfg.FS
 	if c != nil {
 		cmd.Cred = pbCred(c)

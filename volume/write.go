@@ -45,6 +45,15 @@ func (v *Volume) Write(ctx context.Context, c *vfs.Cred, ino vfs.Ino, off uint64
 		// A write is buffered in parts that each lie in one chunk.
 		n := min(len(p)-done, int(chunkSize-(off+uint64(done))%chunkSize))
 		now, m, err := v.buffer(ctx, c, e, off+uint64(done), p[done:done+n])
+		if err == errShared {
+			if err = v.writeThrough(ctx, c, e, off+uint64(done), p[done:done+n]); err == errNotShared {
+				continue
+			}
+			if err == nil {
+				done += n
+				s = vfs.FileSync // so is what was buffered before, if anything was
+			}
+		}
 		if m > 0 {
 			w = now
 			losses = min(losses, w.losses)
@@ -58,6 +67,11 @@ func (v *Volume) Write(ctx context.Context, c *vfs.Cred, ino vfs.Ino, off uint64
 			return fail(err)
 		}
 	}
+	if losses == anyLosses {
+		e.mu.Lock()
+		losses = e.losses
+		e.mu.Unlock()
+	}
 	if s == vfs.Unstable {
 		return s, v.verifier(losses), short
 	}
@@ -69,6 +83,9 @@ func (v *Volume) Write(ctx context.Context, c *vfs.Cred, ino vfs.Ino, off uint64
 
 // written says where a buffered write stands in its inode's history.
 type written struct{ seq, losses uint64 }
+
+// errShared says that a write cannot be buffered, because the file is shared.
+var errShared = vfs.Errorf(vfs.KindBusy, "write", "the file is shared")
 
 // anyLosses is for a sync that is not about particular bytes.
 const anyLosses = ^uint64(0)
@@ -98,6 +115,10 @@ func (v *Volume) buffer(ctx context.Context, c *vfs.Cred, e *inode, off uint64, 
 			return fail(err)
 		}
 		e.mu.Lock()
+		if e.isShared() && !e.dead {
+			e.mu.Unlock()
+			return fail(errShared)
+		}
 		if !e.mayWrite() || e.dead {
 			e.mu.Unlock() // lost meanwhile
 			continue
