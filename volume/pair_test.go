@@ -27,10 +27,12 @@ type pair struct {
 	gws  [2]*gateway
 
 	wishes atomic.Int64
+	wished func()                           // if set, is called when a gateway is asked for a lease
 	paused [2]atomic.Pointer[chan struct{}] // a gateway stands still until it is closed
 }
 
 func newPair(t testing.TB, cfg volume.Config) *pair {
+	cfg.StallTimeout = 5 * time.Minute // only ends a test that hangs
 	p := &pair{t: t, meta: newMetadataAt(t, fsm.NextLevel)}
 	blocks := newBlocks()
 	for i := range p.vols {
@@ -41,6 +43,9 @@ func newPair(t testing.TB, cfg volume.Config) *pair {
 		other := 1 - i
 		c.Want = func(ctx context.Context, ino vfs.Ino) error {
 			p.wishes.Add(1)
+			if p.wished != nil {
+				p.wished()
+			}
 			if stop := p.paused[other].Load(); stop != nil {
 				select {
 				case <-*stop:
@@ -240,7 +245,7 @@ func TestRecalledByEverything(t *testing.T) {
 // The lost update: what a paused gateway has buffered is sent again through the other one, after the end of its origin, and overwritten
 // there. When it wakes up it changes nothing, and says that it lost the bytes.
 func TestPausedGatewayChangesNothing(t *testing.T) {
-	p := newPair(t, volume.Config{StallTimeout: time.Minute, FlushAge: time.Hour})
+	p := newPair(t, volume.Config{FlushAge: time.Hour})
 	ctx := t.Context()
 	ino := p.file("f")
 	_, ver := p.write(0, ino, 0, "old", vfs.Unstable)
@@ -265,11 +270,13 @@ func TestPausedGatewayChangesNothing(t *testing.T) {
 
 // A gateway that is asked and does not answer keeps the file; who waits is told to try again, and nothing is taken from the one that is alive.
 func TestSilentHolderKeepsItsFile(t *testing.T) {
-	p := newPair(t, volume.Config{StallTimeout: 20 * time.Millisecond, FlushAge: time.Hour})
+	p := newPair(t, volume.Config{FlushAge: time.Hour})
 	ino := p.file("f")
 	p.write(0, ino, 0, "held", vfs.Unstable)
 	resume := p.pause(0)
-	if _, _, err := p.vols[1].Write(t.Context(), &vfs.Root, ino, 0, []byte("x"), vfs.FileSync); vfs.KindOf(err) != vfs.KindUnavailable {
+	ctx, patience := context.WithCancel(t.Context())
+	p.wished = patience // it has waited as long as it likes
+	if _, _, err := p.vols[1].Write(ctx, &vfs.Root, ino, 0, []byte("x"), vfs.FileSync); vfs.KindOf(err) != vfs.KindUnavailable {
 		t.Fatalf("written while another gateway has the file: %v", err)
 	}
 	resume()
@@ -463,7 +470,7 @@ func TestNeverStale(t *testing.T) {
 	const rounds, clients, each = 12, 6, 15
 	wishes := int64(0)
 	for round := range rounds {
-		p := newPair(t, volume.Config{StallTimeout: time.Minute})
+		p := newPair(t, volume.Config{})
 		mode := uint32(0o666)
 		made, err := p.vols[0].Create(t.Context(), &vfs.Root, vfs.RootIno, "f", vfs.CreateArgs{Attr: vfs.SetAttr{Mode: &mode}})
 		if err != nil {

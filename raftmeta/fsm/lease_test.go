@@ -71,16 +71,34 @@ func TestHeldAlone(t *testing.T) {
 			r.apply(c)
 		}
 		r.raise()
-		for seq := range h.num("commands", 40, 120) {
+		begins := h.num("begins shared", 0, 2) == 0
+		if begins {
+			for f := uint64(5); f <= 8; f++ {
+				r.ok(&metapb.Command{Id: &metapb.Identity{Origin: 1, Slot: 2, Seq: f}, Op: &metapb.Command_ShareLease{ShareLease: &metapb.ShareLease{Ino: f, Epoch: 1}}})
+			}
+		}
+		steps := h.num("commands", 40, 120)
+		for seq := range steps {
 			c := h.op()
 			if h.num("of leases", 0, 3) == 0 {
 				c = h.lease()
+			}
+			gateway := []string{"a", "a", "b"}[h.num("gateway", 0, 2)]
+			switch {
+			case seq == 0 && begins: // so that every history of these has one
+				c, gateway = &metapb.Command{Op: &metapb.Command_CommitData{CommitData: &metapb.CommitData{
+					Ino: 5, Epoch: 2, Size: 1, Extents: []*metapb.NewExtent{{Length: 1, Inline: []byte("x")}},
+				}}}, "b"
+			case seq == steps-1:
+				c = &metapb.Command{Op: &metapb.Command_RegisterOrigin{RegisterOrigin: &metapb.RegisterOrigin{
+					Kind: metapb.OriginKind_ORIGIN_GATEWAY, Name: "a", Incarnation: incarnation(99),
+				}}}
 			}
 			if c.GetRaiseLevel() != nil {
 				continue
 			}
 			if !idempotent(c) {
-				c.Id = &metapb.Identity{Origin: origins[[]string{"a", "a", "b"}[h.num("gateway", 0, 2)]], Slot: 1, Seq: seq + 1}
+				c.Id = &metapb.Identity{Origin: origins[gateway], Slot: 1, Seq: seq + 1}
 			}
 			c.Time = &metapb.Time{Sec: int64(1000 + seq)}
 			ino, epoch := epochOf(c)
