@@ -129,6 +129,9 @@ func TestHeldAlone(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				if b.attr.Nlink == 0 && !a.exists {
+					continue // without a name, and who kept it has ended: nobody has it open
+				}
 				if alive {
 					rt.Fatalf("%s: inode %d was\n%+v and is\n%+v", what, f, b, a)
 				}
