@@ -28,13 +28,29 @@ const forever = time.Duration(1<<63 - 1)
 
 // Valid reports whether what the origin has is its own for now. Two thirds of a lease after the last request that
 // was answered it is not any more: the rest is what clocks may differ and what a reply takes.
-func (l *Lease) Valid() bool {
+func (l *Lease) Valid() bool { return l.validAt(l.now()) }
+
+func (l *Lease) validAt(now time.Duration) bool {
 	select {
 	case <-l.ended:
 		return false
 	default:
-		return l.now() < time.Duration(l.until.Load())
+		return now < time.Duration(l.until.Load())
 	}
+}
+
+// Valid reports whether all of several leases of one Client, none of them nil, are valid. The clock is read once: it is a system call.
+func Valid(leases ...*Lease) bool {
+	if len(leases) == 0 {
+		return true
+	}
+	now := leases[0].now()
+	for _, l := range leases {
+		if !l.validAt(now) {
+			return false
+		}
+	}
+	return true
 }
 
 // Ended is closed when the origin is not registered any more: what it had is void.

@@ -54,14 +54,28 @@ func (m *membership) remove(v *volume.Volume) {
 	m.volumes = slices.DeleteFunc(m.volumes, func(x *volume.Volume) bool { return x == v })
 }
 
-func (m *membership) valid() bool {
-	l := m.lease.Load()
-	return l != nil && l.Valid()
+func (m *membership) valid() bool { return valid(m) }
+
+// valid reports whether all of some memberships have valid leases. It is asked several times in each NFS call.
+func valid(ms ...*membership) bool {
+	var few [2]*raftmeta.Lease // as many as there mostly are
+	leases := few[:0]
+	for _, m := range ms {
+		l := m.lease.Load()
+		if l == nil {
+			return false
+		}
+		leases = append(leases, l)
+	}
+	return raftmeta.Valid(leases...)
 }
 
 // valid reports whether the gateway may say what clients hold in volumes of a shard, or who they are.
 func (ms *memberships) valid(shard uint16) bool {
-	return ms.all[clusterShard].valid() && ms.all[shard].valid()
+	if shard == clusterShard {
+		return ms.all[clusterShard].valid()
+	}
+	return valid(ms.all[clusterShard], ms.all[shard])
 }
 
 // watch follows the memberships until close.
@@ -197,12 +211,15 @@ func (f *leasedFS) close() {
 }
 
 func (f *leasedFS) check(op string) error {
+	if valid(f.need...) {
+		return nil
+	}
 	for _, m := range f.need {
 		if !m.valid() {
 			return vfs.Errorf(vfs.KindUnavailable, op, "the metadata has not renewed this gateway's lease of shard %d", m.shard)
 		}
 	}
-	return nil
+	return nil // all were renewed this moment
 }
 
 // read runs something that only reads.

@@ -3,6 +3,7 @@ package v4
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
@@ -168,9 +169,7 @@ func (c *compound) readBuffer() *readBuffer {
 func (c *compound) readInline(offset uint64, count int) status {
 	at := len(c.r.B)
 	c.r.B = xdr.AppendUint32(xdr.AppendUint32(c.r.B, 0), 0)
-	for len(c.r.B) < at+8+count+3 {
-		c.r.B = append(c.r.B, 0)
-	}
+	c.r.B = slices.Grow(c.r.B, count+3) // with room for padding
 	n, eof, err := c.cur.export.FS.Read(c.ctx, c.cur.ino, offset, c.r.B[at+8:at+8+count])
 	if err != nil {
 		return c.typeStatus(&c.cur, false, statusOf(err, true))
