@@ -5,10 +5,10 @@ package cluster
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,7 +17,7 @@ import (
 
 	"github.com/rackfs/rackfs/api"
 	"github.com/rackfs/rackfs/internal/kclient"
-	"github.com/rackfs/rackfs/nodegroup"
+	"github.com/rackfs/rackfs/test/journal"
 )
 
 // kernelWriter is a client in a real kernel that writes with a journal. A call that fails ends it, and the test.
@@ -27,8 +27,10 @@ type kernelWriter struct {
 	file    string // the journal
 	task    *kclient.Task
 	answers chan string
-	watch   *growth
 }
+
+// writerPause of each worker between two changes leaves the processors to the cluster under test.
+const writerPause = 30 * time.Millisecond
 
 // kernelWriter boots a kernel and mounts through the gateway.
 func (c *cluster) kernelWriter() *kernelWriter {
@@ -40,7 +42,7 @@ func (c *cluster) kernelWriter() *kernelWriter {
 	g.MustRun(t, patience, kclient.Command("mkdir", "/mnt/a/w"))
 	w := &kernelWriter{t: t, g: g, file: filepath.Join(dir, "journal"), answers: make(chan string, 64)}
 	lines, in := io.Pipe()
-	cmd := kclient.Program("journal", "write", "-dir", "/mnt/a/w", "-journal", w.file, "-seed", fmt.Sprint(time.Now().UnixNano()))
+	cmd := kclient.Program("journal", "write", "-dir", "/mnt/a/w", "-journal", w.file, "-seed", fmt.Sprint(time.Now().UnixNano()), "-pause", writerPause.String())
 	cmd.Stdout = in
 	w.task = g.Start(t, cmd)
 	go func() {
@@ -48,11 +50,7 @@ func (c *cluster) kernelWriter() *kernelWriter {
 			w.answers <- s.Text()
 		}
 	}()
-	w.watch = watchGrowth(w.file)
-	t.Cleanup(func() {
-		w.watch.end()
-		in.Close()
-	})
+	t.Cleanup(func() { in.Close() })
 	return w
 }
 
@@ -80,16 +78,31 @@ func (w *kernelWriter) say(line, want string) string {
 	return ""
 }
 
-// during makes something happen between two times of n acknowledgements, and reports how long there was none.
+// goesOn waits until n more changes were acknowledged.
+func (w *kernelWriter) goesOn(n int) {
+	w.t.Helper()
+	w.say("resume", "")
+	w.say(fmt.Sprintf("alarm %d", n), "alarm")
+}
+
+// mark returns how long changes took since it was called last.
+func (w *kernelWriter) mark() (m journal.Measured) {
+	w.t.Helper()
+	line, _ := strings.CutPrefix(w.say("mark", "times "), "times ")
+	if err := json.Unmarshal([]byte(line), &m); err != nil {
+		w.t.Fatalf("the writer says %q: %v", line, err)
+	}
+	return m
+}
+
+// during makes something happen between two times of n acknowledgements, and reports how long they took.
 func (w *kernelWriter) during(what string, n int, fault func()) {
 	w.t.Helper()
-	alarm := fmt.Sprintf("alarm %d", n)
-	w.say("resume", "")
-	w.say(alarm, "alarm")
-	before := w.watch.mark()
+	w.goesOn(n)
+	before := w.mark()
 	fault()
-	w.say(alarm, "alarm")
-	w.t.Logf("%s: nothing acknowledged for %v (before: %v)", what, w.watch.mark().Round(10*time.Millisecond), before.Round(10*time.Millisecond))
+	w.goesOn(n)
+	w.t.Logf("%s: %v (before: %v)", what, w.mark(), before)
 }
 
 // verify pauses the writer and reads all that was acknowledged, with nothing in the kernel's caches.
@@ -105,26 +118,28 @@ func (w *kernelWriter) verify() {
 	}
 }
 
-// A client in a real kernel writes with a journal while two nodes are killed, and while each node is restarted: no call fails, and all that was acknowledged
-// is what a mount shows that has nothing in its caches.
+// A client in a real kernel writes with a journal while two nodes are killed and what they held is made anew: no call fails, and all that was acknowledged is what a
+// mount shows that has nothing in its caches. How long its calls take in the meantime is reported.
 func TestKernelClient(t *testing.T) {
 	if !long {
-		t.Skip("for the long run: the client without a kernel does the same in the other tests")
+		t.Skip("for the long run, which measures it: TestTwoNodesAreKilled has such a client, too")
 	}
 	kclient.Require(t)
-	c := newCluster(t, 3, 3, "health: {suspect_after: 3s, out_after: 6s}")
+	c := newClusterOf(t, 3, 3, forRepair)
+	c.fill(512)
 	w := c.kernelWriter()
-	i, j := c.victims()
-	by := c.other(i, j)
-	w.during(i.name+" and "+j.name+" killed", 200, func() {
-		i.kill()
-		j.kill()
-		by.stores(nodegroup.Out, i, j)
-		by.sees("all redundancy is back", redundant)
-	})
-	i.start()
-	j.start()
-	c.healthy()
+	c.killTwo(w, 2000)
+	w.verify()
+}
+
+// A client in a real kernel writes with a journal while each node is restarted.
+func TestKernelClientAndRestarts(t *testing.T) {
+	if !long {
+		t.Skip("for the long run: the clients without a kernel do the same in TestRollingRestart")
+	}
+	kclient.Require(t)
+	c := newCluster(t, 3, 3, "")
+	w := c.kernelWriter()
 	for _, m := range c.all {
 		w.during(m.name+" restarted", 200, func() {
 			m.stop()
@@ -188,47 +203,4 @@ func TestKernelClientDrains(t *testing.T) {
 		m.ready()
 	}
 	w.during("back", n, func() {})
-}
-
-// growth measures how long a file does not grow.
-type growth struct {
-	stop, done chan struct{}
-	marks      chan chan time.Duration
-}
-
-func watchGrowth(file string) *growth {
-	w := &growth{stop: make(chan struct{}), done: make(chan struct{}), marks: make(chan chan time.Duration)}
-	go func() {
-		defer close(w.done)
-		tick := time.NewTicker(20 * time.Millisecond)
-		defer tick.Stop()
-		var size int64
-		last, longest := time.Now(), time.Duration(0)
-		for {
-			select {
-			case <-w.stop:
-				return
-			case reply := <-w.marks:
-				reply <- max(longest, time.Since(last))
-				longest = 0
-			case <-tick.C:
-				if st, err := os.Stat(file); err == nil && st.Size() != size {
-					longest, last, size = max(longest, time.Since(last)), time.Now(), st.Size()
-				}
-			}
-		}
-	}()
-	return w
-}
-
-// mark begins anew, and returns the longest time until now.
-func (w *growth) mark() time.Duration {
-	reply := make(chan time.Duration)
-	w.marks <- reply
-	return <-reply
-}
-
-func (w *growth) end() {
-	close(w.stop)
-	<-w.done
 }

@@ -34,6 +34,7 @@ func (r *reader) line(command string) { r.did[command] = true }
 func (r *reader) commands() (all []string) {
 	for l := range strings.Lines(r.text) {
 		l, indented := strings.CutPrefix(strings.TrimRight(l, "\n"), "    ")
+		l = strings.TrimLeft(l, " ") // also those in a list
 		if !indented || !strings.HasPrefix(l, "rackfs ") {
 			continue
 		}
@@ -218,19 +219,24 @@ func TestManual(t *testing.T) {
 	same(t, n1, "before", before)
 	n1.must("cluster", "rotate-gossip-key")
 
-	// A backup; all machines that hold metadata are lost, but for the copy of one's node.json and pki.
-	r.line("rackfs cluster backup /backup/rackfs-$(date +%F-%H%M)")
-	backup := filepath.Join(n1.dir, "backup")
-	eventually(n1, "", "cluster", "backup", backup)
+	// A backup; the data directories of all machines that hold metadata are lost, but for what is in the backup.
+	r.line("rackfs cluster backup /backup/rackfs-$(date +%F-%H%M) --with-ca")
+	backup, secret := filepath.Join(n1.dir, "backup"), filepath.Join(n1.dir, "passphrase")
+	if err := os.WriteFile(secret, []byte("correct horse battery staple\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	eventually(n1, "", "cluster", "backup", backup, "--with-ca", "--passphrase-file", secret)
 	write(t, c, root, "after", before)
 	c.Disconnect()
 	for _, m := range []*machine{n1, n4, n5, n6} {
 		m.stop()
 	}
-	if err := os.Rename(filepath.Join(n1.dir, "n1", "meta"), filepath.Join(n1.dir, "meta-before")); err != nil {
+	if err := os.Rename(filepath.Join(n1.dir, "n1"), filepath.Join(n1.dir, "n1-before")); err != nil {
 		t.Fatal(err)
 	}
-	n1.must("cluster", "restore", backup)
+	n1.refused("--with-ca", "cluster", "restore", backup)
+	r.line("rackfs cluster restore --config FILE BACKUP --with-ca")
+	n1.must("cluster", "restore", backup, "--with-ca", "--passphrase-file", secret)
 	for _, m := range []*machine{n1, n4, n5, n6} {
 		m.begin()
 	}

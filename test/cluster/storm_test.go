@@ -17,6 +17,7 @@ import (
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
 
 	"github.com/rackfs/rackfs/bench/nfsclient"
+	"github.com/rackfs/rackfs/test/journal"
 )
 
 const (
@@ -38,10 +39,8 @@ type storm struct {
 	mu      sync.Mutex // guards the following
 	err     error
 	began   time.Time
-	last    time.Time     // of the last completion
-	stall   time.Duration // the longest time without a completion
-	slowest call          // the longest one
-	took    []time.Duration
+	last    time.Time // of the last completion
+	times   *journal.Times
 	seconds []int // completions in each second
 	written int64
 	workers []*worker
@@ -109,7 +108,7 @@ func (c *cluster) startStorm() *storm {
 		s.workers = append(s.workers, w)
 	}
 	s.began = time.Now()
-	s.last = s.began
+	s.last, s.times = s.began, journal.NewTimes(s.began)
 	for _, w := range s.workers {
 		s.done.Go(w.run)
 	}
@@ -122,11 +121,7 @@ func (w *worker) completed(what string) {
 	s, now := w.s, time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.stall = max(s.stall, now.Sub(s.last))
-	d := now.Sub(w.asked)
-	if s.took = append(s.took, d); d > s.slowest.took {
-		s.slowest = call{what, d}
-	}
+	s.times.Answered(what, now.Sub(w.asked), now)
 	s.last, w.asked = now, now
 	i := int(now.Sub(s.began) / time.Second)
 	for len(s.seconds) <= i {
@@ -144,7 +139,7 @@ func (s *storm) count() (n int, err error) {
 	return n, s.err
 }
 
-// goesOn waits until n more calls were answered, and reports the longest time without an answer since mark.
+// goesOn waits until n more calls were answered.
 func (s *storm) goesOn(n int) {
 	s.c.t.Helper()
 	before, _ := s.count()
@@ -157,35 +152,11 @@ func (s *storm) goesOn(n int) {
 	})
 }
 
-// mark begins the measurement anew. It returns what was measured until now: the longest time in which no call of any client was answered, and
-// the longest call.
-func (s *storm) mark() stalls {
+// mark begins the measurement anew. It returns what was measured until now.
+func (s *storm) mark() journal.Measured {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	slices.Sort(s.took)
-	m := stalls{none: max(s.stall, time.Since(s.last)), one: s.slowest, calls: len(s.took)}
-	if n := len(s.took); n > 0 {
-		m.p50, m.p99 = s.took[n/2], s.took[n*99/100]
-	}
-	s.stall, s.slowest, s.took = 0, call{}, nil
-	return m
-}
-
-type stalls struct {
-	none     time.Duration
-	one      call
-	calls    int
-	p50, p99 time.Duration // of calls
-}
-
-type call struct {
-	what string
-	took time.Duration
-}
-
-func (x stalls) String() string {
-	return fmt.Sprintf("nothing answered for %v, longest of %d calls %v (%s), p50 %v, p99 %v", x.none.Round(time.Millisecond), x.calls, x.one.took.Round(time.Millisecond), x.one.what,
-		x.p50.Round(100*time.Microsecond), x.p99.Round(100*time.Microsecond))
+	return s.times.Mark(time.Now())
 }
 
 // end stops the workers after the call each is in.

@@ -18,7 +18,7 @@
 //
 // # Program
 //
-//	write  -dir DIR -journal FILE -seed N [-workers N] [-large-mib N] [-exactly-once]
+//	write  -dir DIR -journal FILE -seed N [-workers N] [-large-mib N] [-exactly-once] [-pause D]
 //	verify -dir DIR -journal FILE [-drop-caches]
 //
 // write obeys lines on its standard input and answers on its standard output:
@@ -26,6 +26,7 @@
 //	resume          go on (it begins paused)
 //	alarm N         print "alarm" right after N more acknowledgements
 //	crashed         the server just went away, and is not back yet
+//	mark            print "times JSON": how long changes took since the last mark, by kind (Measured)
 //	pause           finish all calls, sync the journal, print "paused ACKNOWLEDGED REPEATED"
 //	quit            pause, close everything, and end with status 0
 package journal

@@ -4,6 +4,7 @@ package journal
 
 import (
 	"bufio"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -47,6 +49,11 @@ func written(t *testing.T) (dir, journal string) {
 	}
 	if differences, n, err := Verify(dir, journal); err != nil || len(differences) > 0 || n != acked {
 		t.Fatalf("while paused: %d records, %v, %v", n, differences, err)
+	}
+	var m Measured
+	fmt.Fprintln(commands, "mark")
+	if line := expect("times "); json.Unmarshal([]byte(line[len("times "):]), &m) != nil || m.All.N != acked || m.Of["write, fsync"].N == 0 || m.All.P50 <= 0 || m.All.P99 > m.All.Longest {
+		t.Errorf("after %d acknowledgements: %+v", acked, m)
 	}
 	fmt.Fprintln(commands, "alarm 100")
 	fmt.Fprintln(commands, "resume")
@@ -190,7 +197,7 @@ func TestRepeatedCalls(t *testing.T) {
 		{"write across a crash", opWrite, unix.EIO, true, false, false},
 		{"unlink that finds a directory", opUnlink, unix.EISDIR, true, false, false},
 	} {
-		w := &writer{o: WriterOptions{ExactlyOnce: c.strict}, buf: bufio.NewWriter(io.Discard)}
+		w := &writer{o: WriterOptions{ExactlyOnce: c.strict}, buf: bufio.NewWriter(io.Discard), times: NewTimes(time.Now())}
 		w.changed = sync.NewCond(&w.mu)
 		crashes, ok := w.enter()
 		if !ok {
@@ -199,7 +206,7 @@ func TestRepeatedCalls(t *testing.T) {
 		if c.crash {
 			w.crashes++
 		}
-		if err := w.leave(Record{Op: c.op}, crashes, c.err); (err == nil) != c.allowed {
+		if err := w.leave(Record{Op: c.op}, crashes, time.Now(), c.err); (err == nil) != c.allowed {
 			t.Errorf("%s: %v", c.what, err)
 		}
 	}
@@ -222,5 +229,23 @@ func TestDirectoryOfAWorkerRepeated(t *testing.T) {
 		if !c.ok && (!errors.Is(err, unix.EEXIST) || w.repeats != 0 || w.busy != 0) {
 			t.Errorf("%+v: %v, %d repeats, %d busy", c, err, w.repeats, w.busy)
 		}
+	}
+}
+
+// Times are those between two marks, by kind.
+func TestTimes(t *testing.T) {
+	at := func(ms int) time.Time { return time.UnixMilli(int64(ms)) }
+	x := NewTimes(at(0))
+	for i := 1; i <= 200; i++ {
+		x.Answered("a", time.Duration(i)*time.Millisecond, at(10*i))
+	}
+	x.Answered("b", time.Second, at(3000))
+	m := x.Mark(at(3500))
+	a := Spread{N: 200, P50: 101 * time.Millisecond, P99: 199 * time.Millisecond, Longest: 200 * time.Millisecond}
+	if m.Of["a"] != a || m.None != time.Second || m.Slowest != "b" || m.All.N != 201 || m.All.Longest != time.Second {
+		t.Errorf("%+v", m)
+	}
+	if m := x.Mark(at(5000)); m.All.N != 0 || m.None != 2*time.Second {
+		t.Errorf("nothing since: %+v", m)
 	}
 }

@@ -38,6 +38,7 @@ func mainWrite(args []string) error {
 	f.IntVar(&o.Workers, "workers", 4, "workers, each with a directory of its own")
 	f.IntVar(&o.LargeMiB, "large-mib", 4, "size of a large write; 0 for none")
 	f.BoolVar(&o.ExactlyOnce, "exactly-once", false, "no repeated call may be answered as already done")
+	f.DurationVar(&o.Pause, "pause", 0, "of each worker between two changes")
 	if err := f.Parse(args); err != nil {
 		return err
 	}

@@ -14,12 +14,14 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 const (
 	maxNames     = 40       // of a worker at a time
+	maxDirs      = 8        // of these: what is in them keeps them there, and no room would be left for files in the end
 	maxSmall     = 64 << 10 // end of the small writes
 	openFileName = "held-open"
 	// Every so many acknowledgements of a worker comes a large write; the rest are many small changes of every kind.
@@ -40,6 +42,8 @@ type WriterOptions struct {
 	LargeMiB     int // of a large write; 0 for none
 	// ExactlyOnce: a call that a crash made the client repeat must not be answered as already done.
 	ExactlyOnce bool
+	// Pause of each worker between two changes.
+	Pause time.Duration
 }
 
 // writer owns the journal and the gate that its workers pass before each change.
@@ -57,6 +61,7 @@ type writer struct {
 	repeats int           // calls that a crash made the client repeat, answered as already done; protected by mu
 	alarm   int           // acknowledgements until the alarm, 0 for none; protected by mu
 	failed  error         // the first failure; protected by mu
+	times   *Times        // of acknowledged changes; protected by mu
 	file    *os.File      // the journal; protected by mu
 	buf     *bufio.Writer // protected by mu
 }
@@ -68,7 +73,7 @@ func Write(o WriterOptions, in io.Reader, out io.Writer) error {
 		return err
 	}
 	defer f.Close()
-	w := &writer{o: o, out: out, paused: true, file: f, buf: bufio.NewWriter(f)}
+	w := &writer{o: o, out: out, paused: true, file: f, buf: bufio.NewWriter(f), times: NewTimes(time.Now())}
 	w.changed = sync.NewCond(&w.mu)
 	if err := json.NewEncoder(w.buf).Encode(header{Seed: o.Seed, Workers: o.Workers}); err != nil {
 		return err
@@ -107,6 +112,8 @@ func (w *writer) obey(in io.Reader) {
 			w.mu.Unlock()
 		case line == "pause":
 			w.pause()
+		case line == "mark":
+			w.mark()
 		case line == "quit":
 			w.pause()
 			w.stop()
@@ -153,6 +160,20 @@ func (w *writer) pause() {
 	fmt.Fprintf(w.out, "paused %d %d\n", w.acked, w.repeats)
 }
 
+// mark says how long changes took since the last mark.
+func (w *writer) mark() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	b, err := json.Marshal(w.times.Mark(time.Now()))
+	if err == nil {
+		_, err = fmt.Fprintf(w.out, "times %s\n", b)
+	}
+	if err != nil { // the other side has gone
+		w.failed, w.quit = errors.Join(w.failed, err), true
+		w.changed.Broadcast()
+	}
+}
+
 // enter waits for permission to make a change; false: there will be none. It returns how often the server crashed.
 func (w *writer) enter() (crashes int, ok bool) {
 	w.mu.Lock()
@@ -167,8 +188,9 @@ func (w *writer) enter() (crashes int, ok bool) {
 	return w.crashes, true
 }
 
-// leave journals an acknowledged change. crashes is what enter said.
-func (w *writer) leave(r Record, crashes int, err error) error {
+// leave journals an acknowledged change that began then. crashes is what enter said.
+func (w *writer) leave(r Record, crashes int, began time.Time, err error) error {
+	now := time.Now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.busy--
@@ -176,6 +198,7 @@ func (w *writer) leave(r Record, crashes int, err error) error {
 	if err = w.excuse(r.Op, crashes, err); err != nil {
 		return fmt.Errorf("%+v: %w", r, err)
 	}
+	w.times.Answered(kindOf(r), now.Sub(began), now)
 	w.acked++
 	if w.alarm > 0 {
 		if w.alarm--; w.alarm == 0 {
@@ -188,6 +211,17 @@ func (w *writer) leave(r Record, crashes int, err error) error {
 	}
 	_, err = w.buf.Write(append(b, '\n'))
 	return err
+}
+
+// kindOf is what a change is among those whose times are comparable.
+func kindOf(r Record) string {
+	switch {
+	case r.Op != opWrite:
+		return r.Op
+	case r.Len > 1<<20:
+		return "large write, " + r.Sync
+	}
+	return "write, " + r.Sync
 }
 
 // excuse takes away the error of a change that was made before a crash and repeated by the client after it. w.mu is held.
@@ -235,6 +269,7 @@ func (k *worker) run() error {
 		}
 	}()
 	for first := true; ; first = false {
+		time.Sleep(k.w.o.Pause)
 		crashes, ok := k.w.enter()
 		if !ok {
 			return nil
@@ -249,7 +284,9 @@ func (k *worker) run() error {
 		k.n++
 		r := k.choose()
 		r.Worker, r.N = k.id, k.n
-		if err := k.w.leave(r, crashes, k.perform(r)); err != nil {
+		began := time.Now()
+		err := k.perform(r)
+		if err := k.w.leave(r, crashes, began, err); err != nil {
 			return err
 		}
 		if err := k.model.Apply(k.w.o.Seed, r); err != nil {
@@ -321,6 +358,9 @@ func (k *worker) choose() Record {
 				return Record{Op: opTruncate, Path: file, Offset: k.rng.Int64N(int64(min(size+5000, 2*maxSmall)))}
 			}
 		case c < 57:
+			if len(k.model.list("d")) >= maxDirs {
+				continue
+			}
 			return Record{Op: opMkdir, Path: k.freshName("d"), Mode: 0o700 | mode&0o77}
 		case c < 61:
 			return Record{Op: opSymlink, Path: k.freshName("s"), To: fmt.Sprintf("target-%d", k.n)}
