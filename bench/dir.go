@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -111,6 +112,9 @@ func (d *dirFS) List(_ context.Context, dir Dir, each func(Entry) error) error {
 		page, err := f.ReadDir(listPage)
 		for _, e := range page {
 			i, err := e.Info()
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // it was removed meanwhile
+			}
 			if err != nil {
 				return err
 			}

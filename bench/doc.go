@@ -22,8 +22,16 @@
 //   - Latencies are kept in HdrHistograms, 100 ns to 10 min, 3 digits, and travel whole in the results, so that reports can merge them.
 //     Workers are closed loops: the next operation starts when the one before has ended. A stall delays the operations behind it and
 //     is counted once; latencies are service times, not what an open stream of requests would see.
+//   - What a target holds while a phase lasts (resident memory, Go's heap, goroutines, open files) is looked at now and then if that is to be a
+//     minute or more, and is reported as a slope after the warm-up with Student's interval of 95 % (drift.go). Workload mixed is for that: it does
+//     all kinds of operations on a number of files that stays, so that whatever grows meanwhile grows for good.
 //   - Targets that are compared are run interleaved, repeat by repeat and in alternating order (A B, B A, ...), so that what changes on
 //     the machine meanwhile hits both. Ratios are means of the logarithms of paired samples with Student's interval of 95 % (stats.go).
+//
+// # Growth
+//
+// [Grow] makes two targets of one place, with sizes as they are and so many times as large, which are compared like any two: the ratio of server
+// CPU for an operation says what more files, longer listings and longer files cost.
 //
 // # What counts
 //
@@ -31,8 +39,9 @@
 // the phase has one. Preparation, verification by reading back after writes, dropping of caches and cleaning up are outside.
 //
 // Server CPU is what the processes of the target used meanwhile, user and system, by their metrics (process_cpu_seconds_total) or from
-// /proc by their ids, in steps of 10 ms. Client CPU is this process'. A mounted directory of a local file system works inside the system
-// calls of this process, so its cost is client CPU; that of kernel threads (write-back, the journal, an NFS client's) is in neither.
+// /proc by their ids, in steps of 10 ms. Client CPU is this process', with the processes that were declared to work
+// for it, such as the daemon of a FUSE mount. A mounted directory of a local file system works inside the system calls of this process, so its
+// cost is client CPU; that of kernel threads (write-back, the journal, an NFS client's) is in neither.
 //
 // A durable write is: on a directory, write and fsync; over NFS, a WRITE with FILE_SYNC4 if it is one call, else UNSTABLE4 and COMMIT,
 // which is what Linux sends; by the API, an upload, whose answer is the promise. Closing a file over NFS commits what it wrote, as Linux

@@ -18,8 +18,11 @@ import (
 
 // Usage is what processes have used since they started, and hold now.
 type Usage struct {
-	CPU      time.Duration
-	Resident int64 // bytes
+	CPU        time.Duration
+	Resident   int64 // bytes
+	Heap       int64 // bytes in use of Go's heap
+	Goroutines int64
+	Files      int64 // open ones, connections among them
 }
 
 // Meter tells what the processes of a target use.
@@ -39,6 +42,9 @@ func (m Meters) Read(ctx context.Context) (sum Usage, err error) {
 		}
 		sum.CPU += u.CPU
 		sum.Resident += u.Resident
+		sum.Heap += u.Heap
+		sum.Goroutines += u.Goroutines
+		sum.Files += u.Files
 	}
 	return sum, nil
 }
@@ -46,6 +52,9 @@ func (m Meters) Read(ctx context.Context) (sum Usage, err error) {
 const (
 	metricCPU      = "process_cpu_seconds_total"
 	metricResident = "process_resident_memory_bytes"
+	metricHeap     = "go_memstats_heap_inuse_bytes"
+	metricRoutines = "go_goroutines"
+	metricFiles    = "process_open_fds"
 	maxMetrics     = 16 << 20 // bytes of an answer
 	metricsTimeout = 10 * time.Second
 )
@@ -90,23 +99,39 @@ func parseMetrics(url, text string) (u Usage, err error) {
 	found := false
 	for line := range strings.Lines(text) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-		if name != metricCPU && name != metricResident {
+		var to *int64
+		switch name {
+		case metricCPU:
+		case metricResident:
+			to = &u.Resident
+		case metricHeap:
+			to = &u.Heap
+		case metricRoutines:
+			to = &u.Goroutines
+		case metricFiles:
+			to = &u.Files
+		default:
 			continue
 		}
 		v, err := strconv.ParseFloat(value, 64)
 		if err != nil || v < 0 || v > 1e18 {
 			return u, vfs.Errorf(vfs.KindInvalid, op, "%s: %s is %q", url, name, value)
 		}
-		if name == metricCPU {
+		if to == nil {
 			u.CPU, found = time.Duration(v*float64(time.Second)), true
 		} else {
-			u.Resident = int64(v)
+			*to = int64(v)
 		}
 	}
 	if !found {
 		return u, vfs.Errorf(vfs.KindInvalid, op, "%s has no %s: name the address of metrics in Prometheus' text format", url, metricCPU)
 	}
 	return u, nil
+}
+
+// FormatUsage writes what Metrics reads.
+func FormatUsage(u Usage) string {
+	return fmt.Sprintf("%s %g\n%s %d\n%s %d\n", metricCPU, u.CPU.Seconds(), metricResident, u.Resident, metricFiles, u.Files)
 }
 
 // PID is a meter of a process of this machine.
@@ -133,7 +158,11 @@ func (p PID) Read(context.Context) (Usage, error) {
 	if err1 != nil || err2 != nil || err3 != nil {
 		return Usage{}, vfs.Errorf(vfs.KindInvalid, op, "process %d: fields of /proc are not numbers", int(p))
 	}
-	return Usage{CPU: time.Duration(user+system) * tick, Resident: pages * int64(os.Getpagesize())}, nil
+	u := Usage{CPU: time.Duration(user+system) * tick, Resident: pages * int64(os.Getpagesize())}
+	if files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", int(p))); err == nil { // another user's are not shown
+		u.Files = int64(len(files))
+	}
+	return u, nil
 }
 
 // ownCPU is what this process has used.

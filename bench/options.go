@@ -10,6 +10,9 @@ import (
 type Options struct {
 	Seed uint64        `json:"seed"`
 	Time time.Duration `json:"time_ns"` // of a phase that has no end of its own, at most
+	// Complete: phases that have a number of operations do all of them, whatever time that takes.
+	Complete bool `json:"complete,omitempty"`
+	Rate     int  `json:"rate,omitempty"` // operations that all workers of a phase begin in a second, at most; 0: as many as they can
 
 	Files          int   `json:"files"`           // of each worker: metadata and small files
 	FileSize       int64 `json:"file_size"`       // of a small file
@@ -45,6 +48,14 @@ const (
 	MaxWorkers = 4096
 )
 
+// period is the time between the beginnings of two operations of one of several workers, at least.
+func (o *Options) period(workers int) time.Duration {
+	if o.Rate == 0 {
+		return 0
+	}
+	return time.Duration(workers) * time.Second / time.Duration(o.Rate)
+}
+
 // Check refuses what no workload can do.
 func (o *Options) Check() error {
 	bad := func(what string, v any, want string) error {
@@ -71,6 +82,9 @@ func (o *Options) Check() error {
 	}
 	if o.StreamSize%pieceSize != 0 || o.RandomSize%pieceSize != 0 || o.ShardSize%pieceSize != 0 {
 		return bad("stream, random or shard size", o.StreamSize, "multiples of 1 MiB")
+	}
+	if o.Rate < 0 || o.Rate > maxFiles {
+		return bad("rate", o.Rate, "0, which is no limit, to 1048576")
 	}
 	if o.Time < time.Millisecond || o.Time > 24*time.Hour {
 		return bad("time", o.Time, "1ms to 24h")

@@ -66,6 +66,7 @@ type Phase struct {
 	// time it takes.
 	Count func(w int) int
 	Whole bool
+	Least int // operations that a worker does in any case, if Count allows
 
 	Before func(ctx context.Context) error // not measured
 	Op     func(ctx context.Context, w, i int) (Work, error)
@@ -88,12 +89,14 @@ type measured struct {
 	latency    *hdr.Histogram
 	server     *Usage // CPU used meanwhile, resident memory after it
 	client     time.Duration
+	held       []Held // while it ran, if it was to last
 }
 
 // phaseRun runs phases.
 type phaseRun struct {
 	env   *Env
 	cpu   Meter
+	own   Meter                           // of the client's other processes; nil: there are none
 	drop  func(ctx context.Context) error // nil: caches stay
 	watch func(Progress)                  // nil: nobody does
 }
@@ -151,12 +154,25 @@ func (r *phaseRun) measure(ctx context.Context, p *Phase) (*measured, error) {
 		}
 	}
 	stop := r.progress(&ops, &bytes)
-	client := ownCPU()
+	client, err := r.client(ctx)
+	if err != nil {
+		cancel(err)
+	}
 	start = time.Now()
+	held := r.hold(ctx, start, &ops)
 	close(begin)
 	wg.Wait()
-	m := &measured{elapsed: time.Since(start), client: ownCPU() - client, latency: latencies[0]}
+	m := &measured{elapsed: time.Since(start), latency: latencies[0]}
+	after, err := r.client(ctx)
+	if err != nil {
+		cancel(err)
+	}
+	m.client = after - client
 	stop()
+	var watchErr error
+	if m.held, watchErr = held(); watchErr != nil {
+		cancel(watchErr)
+	}
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
@@ -174,14 +190,28 @@ func (r *phaseRun) measure(ctx context.Context, p *Phase) (*measured, error) {
 	return m, nil
 }
 
+// client is what the client has used.
+func (r *phaseRun) client(ctx context.Context) (time.Duration, error) {
+	if r.own == nil {
+		return ownCPU(), nil
+	}
+	u, err := r.own.Read(ctx)
+	return ownCPU() + u.CPU, err
+}
+
 // worker is one worker's loop.
 func (r *phaseRun) worker(ctx context.Context, p *Phase, w int, start time.Time, h *hdr.Histogram, ops, bytes *atomic.Int64) error {
 	count, end := -1, start.Add(r.env.Options.Time)
 	if p.Count != nil {
 		count = p.Count(w)
 	}
+	whole := p.Whole || p.Count != nil && r.env.Options.Complete
 	now := time.Now()
-	for i := 0; i != count && (i == 0 || p.Whole || now.Before(end)) && ctx.Err() == nil; i++ {
+	pace := pace{period: r.env.Options.period(r.env.Workers), due: start}
+	for i := 0; i != count && (i < max(1, p.Least) || whole || now.Before(end)) && ctx.Err() == nil; i++ {
+		if pace.period > 0 {
+			now = pace.wait(ctx)
+		}
 		done, err := p.Op(ctx, w, i)
 		if err != nil {
 			return fmt.Errorf("worker %d, operation %d: %w", w, i, err)
@@ -200,6 +230,56 @@ func (r *phaseRun) worker(ctx context.Context, p *Phase, w int, start time.Time,
 		}
 	}
 	return nil
+}
+
+// pace keeps a worker from beginning an operation sooner than a period after the one before. Time that was lost is not made up for.
+type pace struct {
+	period time.Duration
+	due    time.Time
+}
+
+// wait waits until the next operation is due, and tells the time.
+func (p *pace) wait(ctx context.Context) time.Time {
+	if d := time.Until(p.due); d > 0 {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+		}
+	}
+	now := time.Now()
+	p.due = now.Add(p.period)
+	return now
+}
+
+// hold looks at what the target holds now and then, if the phase is to last, until the function that it returns is called.
+func (r *phaseRun) hold(ctx context.Context, start time.Time, ops *atomic.Int64) func() ([]Held, error) {
+	if r.cpu == nil || r.env.Options.Time < watchFrom {
+		return func() ([]Held, error) { return nil, nil }
+	}
+	end := make(chan struct{})
+	var out []Held
+	var err error
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		t := time.NewTicker(r.env.Options.Time / watched)
+		defer t.Stop()
+		for err == nil && len(out) < 2*watched { // whoever takes longer than was asked for is seen long enough
+			select {
+			case <-end:
+				return
+			case <-ctx.Done():
+				return
+			case <-t.C:
+				var u Usage
+				if u, err = r.cpu.Read(ctx); err == nil {
+					out = append(out, Held{At: time.Since(start).Seconds(), Ops: ops.Load(), Resident: u.Resident, Heap: u.Heap, Goroutines: u.Goroutines, Files: u.Files})
+				}
+			}
+		}
+	})
+	return func() ([]Held, error) { close(end); wg.Wait(); return out, err }
 }
 
 // progress tells how far the phase is until stop is called.

@@ -45,7 +45,8 @@ type TargetInfo struct {
 	Name       string     `json:"name"`
 	Spec       string     `json:"spec"`
 	Durability Durability `json:"durability"`
-	Metered    bool       `json:"metered"` // whether server CPU is known
+	Metered    bool       `json:"metered"`           // whether server CPU is known
+	Options    *Options   `json:"options,omitempty"` // if they are not those of the run
 }
 
 // Sample is what one phase did.
@@ -65,6 +66,7 @@ type Sample struct {
 	ServerCPU *float64 `json:"server_cpu_seconds,omitempty"`
 	ClientCPU float64  `json:"client_cpu_seconds"`
 	Resident  int64    `json:"server_resident_bytes,omitempty"`
+	Held      []Held   `json:"held,omitempty"` // by a phase that was to last
 }
 
 // Latency is that of calls, in seconds. Histogram has it in nanoseconds, in the compressed encoding of HdrHistogram V2.
@@ -133,7 +135,7 @@ func sampleOf(m *measured) (*Sample, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Sample{Ops: m.ops, Bytes: m.bytes, Seconds: m.elapsed.Seconds(), Latency: l, ClientCPU: m.client.Seconds()}
+	s := &Sample{Ops: m.ops, Bytes: m.bytes, Seconds: m.elapsed.Seconds(), Latency: l, ClientCPU: m.client.Seconds(), Held: m.held}
 	if m.server != nil {
 		cpu := m.server.CPU.Seconds()
 		s.ServerCPU, s.Resident = &cpu, m.server.Resident

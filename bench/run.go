@@ -56,6 +56,11 @@ func (r *Run) Check() error {
 			return vfs.Errorf(vfs.KindInvalid, op, "two targets are named %s: name them NAME=KIND:PLACE", t.Name)
 		}
 		seen[t.Name] = true
+		if t.Options != nil {
+			if err := t.Options.Check(); err != nil {
+				return err
+			}
+		}
 		if !t.Durability.Known() {
 			return vfs.Errorf(vfs.KindInvalid, op, "nothing here tells what %s (%s) promises, and a number without a promise says nothing: "+
 				"declare it with --durability %s=names=memory|disk,data=memory|disk,losses=N", t.Name, t.Spec, t.Name)
@@ -90,7 +95,7 @@ func (r *Run) Do(ctx context.Context) (err error) {
 				err = fmt.Errorf("%s: remove %s by hand: %w", t.Name, name, cerr)
 			}
 		}()
-		if err := r.Emit(Record{Target: &TargetInfo{Name: t.Name, Spec: t.Spec, Durability: t.Durability, Metered: t.CPU != nil}}); err != nil {
+		if err := r.Emit(Record{Target: &TargetInfo{Name: t.Name, Spec: t.Spec, Durability: t.Durability, Metered: t.CPU != nil, Options: t.Options}}); err != nil {
 			return err
 		}
 	}
@@ -134,7 +139,11 @@ func (r *Run) workload(ctx context.Context, t *Target, parent Dir, w *Workload, 
 	if err != nil {
 		return err
 	}
-	e := &Env{FS: t.FS, Dir: dir, Options: r.Options, Workers: workers, Pattern: pattern, bufs: make([][]byte, workers)}
+	o := r.Options
+	if t.Options != nil {
+		o = *t.Options
+	}
+	e := &Env{FS: t.FS, Dir: dir, Options: o, Workers: workers, Pattern: pattern, bufs: make([][]byte, workers)}
 	for i := range e.bufs {
 		e.bufs[i] = make([]byte, pieceSize)
 	}
@@ -150,7 +159,7 @@ func (r *Run) workload(ctx context.Context, t *Target, parent Dir, w *Workload, 
 		}
 	}()
 	for _, p := range w.Phases(e) {
-		x := phaseRun{env: e, cpu: t.CPU, drop: r.Drop}
+		x := phaseRun{env: e, cpu: t.CPU, own: t.ClientCPU, drop: r.Drop}
 		if r.Watch != nil {
 			x.watch = func(g Progress) {
 				g.Target, g.Workload, g.Phase, g.Workers, g.Repeat = t.Name, w.Name, p.Name, workers, repeat

@@ -27,6 +27,7 @@ type Spec struct {
 	Durability *Durability // declared; nil: look
 	Metrics    []string    // addresses of metrics of its processes
 	PIDs       []int       // its processes on this machine
+	ClientPIDs []int       // those that work for its client, such as the daemon of a FUSE mount
 	Sessions   int         // of NFS
 	Token, CA  string      // of the API
 	DevFlags   []string    // more flags of `rackfs dev`
@@ -109,6 +110,13 @@ func (s *Spec) Open(ctx context.Context) (t *Target, close func(context.Context)
 		if _, err := meters.Read(ctx); err != nil {
 			return nil, nil, errors.Join(err, close(context.WithoutCancel(ctx)))
 		}
+	}
+	var own Meters
+	for _, p := range s.ClientPIDs {
+		own = append(own, PID(p))
+	}
+	if len(own) > 0 {
+		t.ClientCPU = own
 	}
 	if s.Durability != nil {
 		d = *s.Durability

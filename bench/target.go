@@ -12,7 +12,9 @@ type Target struct {
 	Spec       string // KIND:PLACE, as it was asked for
 	Durability Durability
 	FS         FS
-	CPU        Meter // nil: nobody knows
+	CPU        Meter    // nil: nobody knows
+	ClientCPU  Meter    // of processes that work for the client, such as the daemon of a FUSE mount; nil: there are none
+	Options    *Options // nil: those of the run
 }
 
 // Dir is a directory as its FS knows it.

@@ -149,7 +149,7 @@ func checkSamples(t *testing.T, out *Results, skipped []string) {
 		if err != nil || h.TotalCount() != s.Latency.Calls {
 			t.Errorf("%s: a histogram of %d calls: %v", id, s.Latency.Calls, err)
 		}
-		bytes := strings.Contains("small-files streams random training checkpoint", s.Workload) || id == "tree/copy" || id == "tree/read"
+		bytes := strings.Contains("small-files streams random training checkpoint mixed", s.Workload) || id == "tree/copy" || id == "tree/read"
 		if bytes != (s.Bytes > 0) {
 			t.Errorf("%s: %d bytes", id, s.Bytes)
 		}
@@ -178,6 +178,7 @@ func TestLies(t *testing.T) {
 		"large-directory":  {forgets, repeats, inflates, keeps},
 		"locks":            {overlocks, loses, stale},
 		"training":         {flips, loses},
+		"mixed":            {flips, loses, stale, truncates, forgets, repeats, inflates, keeps, stays},
 		"checkpoint":       {flips, loses, truncates, stays},
 	} {
 		w, err := WorkloadsNamed([]string{workload})

@@ -21,6 +21,7 @@ func Workloads() []Workload {
 		{"large-directory", "fill one directory, list it with attributes, look up at random, empty it", []int{16}, largeDirectory},
 		{"locks", "byte-range locks: each its own; all the same one; a counter that all count up under one", []int{16}, locks},
 		{"training", "read records of shards, shuffled by shard and by record, epoch after epoch", []int{8}, training},
+		{"mixed", "all kinds of operations in fixed shares on a number of files that stays: for long runs and for what servers hold", []int{16}, mixed},
 		{"checkpoint", "each rank saves a large file durably in place of the one before; then all restore", []int{4}, checkpoint},
 	}
 }

@@ -22,6 +22,7 @@ const (
 	plotMargin = 3.2 * vg.Centimeter
 	lineWidth  = 10 * vg.Centimeter
 	dotRadius  = 3
+	legendRoom = 1.3 // of an axis that the legend is above
 	spread     = 0.5 // of a label's width that its dots take
 )
 
@@ -140,6 +141,23 @@ func linePlot(title, x, y string, ticks []plot.Tick, all []line) (template.HTML,
 		p.X.Tick.Marker = plot.ConstantTicks(ticks)
 	}
 	roomy(p)
+	return svg(p, lineWidth, plotHeight)
+}
+
+// timePlot plots curves over time on linear axes that begin at 0.
+func timePlot(title, y string, all []line) (template.HTML, error) {
+	p := newPlot(title, y)
+	p.X.Label.Text = "minutes"
+	for i, l := range all {
+		c, err := plotter.NewLine(l.points)
+		if err != nil {
+			return "", vfs.Wrap("report.plot", err)
+		}
+		c.LineStyle.Color = colour(i)
+		p.Add(c)
+		p.Legend.Add(l.name, c)
+	}
+	p.X.Min, p.Y.Min, p.Y.Max = 0, 0, p.Y.Max*legendRoom
 	return svg(p, lineWidth, plotHeight)
 }
 

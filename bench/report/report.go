@@ -27,6 +27,7 @@ type page struct {
 	Ratios    []ratioRow
 	RatioPlot template.HTML
 	Workloads []section
+	Goals     []goalRow
 }
 
 type target struct {
@@ -47,6 +48,16 @@ type section struct {
 	Plots       []template.HTML
 	Latencies   []template.HTML
 	Rows        []row
+	Held        []template.HTML
+	Drifts      []driftRow
+}
+
+// driftRow is what a target held of something in the course of a phase.
+type driftRow struct {
+	Target, Phase, What string
+	Mean, Most          string
+	PerHour, Low, High  string
+	Shown               bool
 }
 
 type row struct {
@@ -56,8 +67,8 @@ type row struct {
 	Client, P50, P99, Worst string
 }
 
-// HTML makes the page. Ratios are to the first target of the first results.
-func HTML(all []*bench.Results) ([]byte, error) {
+// HTML makes the page. Ratios are to the first target of the first results, or of the same run where those have nothing to compare with. Goals, if there are any, are compared with what was measured.
+func HTML(all []*bench.Results, wanted []Goal) ([]byte, error) {
 	if len(all) == 0 || len(all[0].Targets) == 0 {
 		return nil, vfs.Errorf(vfs.KindInvalid, "report", "no results of any target")
 	}
@@ -73,6 +84,7 @@ func HTML(all []*bench.Results) ([]byte, error) {
 			p.Unequal = p.Unequal || !t.Durability.Equal(all[0].Targets[0].Durability)
 		}
 	}
+	p.Goals = goals(wanted, samples)
 	if err := p.ratios(all); err != nil {
 		return nil, err
 	}
@@ -140,7 +152,7 @@ func (p *page) ratios(all []*bench.Results) error {
 	names := map[string]int{}
 	for _, r := range all {
 		comparisons := bench.Compare(all[0], r)
-		if len(r.Targets) > 0 && r.Targets[0].Name == all[0].Targets[0].Name {
+		if len(comparisons) == 0 || r.Targets[0].Name == all[0].Targets[0].Name { // those of one run are pairs
 			comparisons = bench.Compare(r, r)
 		}
 		for _, c := range comparisons {
@@ -175,7 +187,7 @@ func (p *page) ratios(all []*bench.Results) error {
 	}
 	var err error
 	if len(labels) > 0 {
-		p.RatioPlot, err = dotPlot("rate, compared with "+all[0].Targets[0].Name, "ratio", labels, series)
+		p.RatioPlot, err = dotPlot("ratios of rates", "ratio", labels, series)
 	}
 	return err
 }
@@ -237,6 +249,9 @@ func (s *section) fill(all []bench.Series, targets []string) error {
 		}
 	}
 	for _, phase := range phasesOf(all) {
+		if err := s.held(phase, targets); err != nil {
+			return err
+		}
 		plot, err := scaling(phase, targets)
 		if err != nil {
 			return err
@@ -287,17 +302,23 @@ func dotsOf(all []bench.Series, targets []string, of func(*bench.Sample) (float6
 			if !ok {
 				continue
 			}
-			low, high := math.Inf(1), 0.0
-			for k := range all[i].Samples {
-				if v, ok := of(&all[i].Samples[k]); ok {
-					low, high = min(low, v), max(high, v)
-				}
-			}
+			low, high := extremes(&all[i], of)
 			d.dots = append(d.dots, dot{at[label(&all[i])], mean, low, high})
 		}
 		out = append(out, d)
 	}
 	return out
+}
+
+// extremes are the least and the most of a series.
+func extremes(s *bench.Series, of func(*bench.Sample) (float64, bool)) (low, high float64) {
+	low = math.Inf(1)
+	for i := range s.Samples {
+		if v, ok := of(&s.Samples[i]); ok {
+			low, high = min(low, v), max(high, v)
+		}
+	}
+	return low, high
 }
 
 // phasesOf groups series by phase.

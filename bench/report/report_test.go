@@ -49,7 +49,7 @@ func results(t *testing.T) *bench.Results {
 
 // TestPage: the page has promises, ratios and plots, is complete in itself, and shows what is in the results as text only.
 func TestPage(t *testing.T) {
-	page, err := HTML([]*bench.Results{results(t)})
+	page, err := HTML([]*bench.Results{results(t)}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +96,7 @@ func TestSeveralFiles(t *testing.T) {
 		for i := range b.Samples {
 			b.Samples[i].Workload = workload
 		}
-		page, err := HTML([]*bench.Results{a, b})
+		page, err := HTML([]*bench.Results{a, b}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -125,15 +125,79 @@ func TestWhatCannotBePlotted(t *testing.T) {
 	}
 	r := results(t)
 	r.Samples = nil
-	if _, err := HTML([]*bench.Results{r}); err != nil {
+	if _, err := HTML([]*bench.Results{r}, nil); err != nil {
 		t.Error(err)
 	}
-	if _, err := HTML(nil); vfs.KindOf(err) != vfs.KindInvalid {
+	if _, err := HTML(nil, nil); vfs.KindOf(err) != vfs.KindInvalid {
 		t.Error(err)
 	}
 	r = results(t)
 	r.Samples[1].Latency.Histogram = []byte("x")
-	if _, err := HTML([]*bench.Results{r}); vfs.KindOf(err) != vfs.KindCorrupt {
+	if _, err := HTML([]*bench.Results{r}, nil); vfs.KindOf(err) != vfs.KindCorrupt {
 		t.Error(err)
+	}
+}
+
+// TestWhatWasHeld: of a phase that lasted the page has curves of memory and goroutines, and the slopes.
+func TestWhatWasHeld(t *testing.T) {
+	r := results(t)
+	s := &r.Samples[0]
+	s.Seconds = 3600
+	for i := range 360 {
+		s.Held = append(s.Held, bench.Held{At: float64(i+1) * 10, Resident: 500<<20 + int64(i)<<20, Goroutines: 77})
+	}
+	page, err := HTML([]*bench.Results{r}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(page)
+	for _, want := range []string{"write: resident memory", "write: goroutines", "<td>360 MiB</td><td>360 MiB to 360 MiB</td>", `<tr class="weak"><td class="t">write</td><td class="t">slow</td><td class="t">goroutines</td><td>77</td><td>77</td><td>0</td>`} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in the page", want)
+		}
+	}
+	if strings.Contains(text, "open files") {
+		t.Error("what was not looked at is shown")
+	}
+}
+
+// TestGoals: bounds are compared with means, what misses its goal is bold, what was not measured says so, and text stays text.
+func TestGoals(t *testing.T) {
+	wanted, err := ReadGoals([]byte(`[
+		{"what": "reached <i>", "target": "slow", "workload": "streams", "phase": "write", "workers": 8, "cpu_s_gib": 0.5, "rate": 1000, "why": "a & b"},
+		{"what": "missed", "target": "slow", "workload": "streams", "phase": "write", "workers": 8, "cpu_us": 100, "p99_ms": 1, "mib_s": 2000},
+		{"what": "absent", "target": "slow", "workload": "random", "phase": "read", "cpu_us": 60},
+		{"what": "memory", "target": "slow", "memory_mib": 100}]`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := results(t)
+	r.Samples[0].Resident, r.Samples[0].Held = 50<<20, []bench.Held{{Resident: 200 << 20}, {Resident: 100 << 20}}
+	page, err := HTML([]*bench.Results{r}, wanted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"<td class=\"t\">reached &lt;i&gt;</td><td>0.5 s/GiB</td><td>0.5 s/GiB (0.5 to 0.5)</td><td>1000 /s</td><td>1817 /s (1000 to 3000)</td><td class=\"t\">a &amp; b</td>",
+		"<b>275 us (167 to 500)</b><br><b>2 ms (p99) (2 to 2)</b>", "<b>1024 MiB/s (1024 to 1024)</b>", "not measured", "<td><b>200 MiB</b></td>",
+	} {
+		if !strings.Contains(string(page), want) {
+			t.Errorf("no %q in the page", want)
+		}
+	}
+	text := Markdown(wanted, []*bench.Results{r})
+	for _, want := range []string{
+		"| reached <i> | 0.5 s/GiB | 0.5 s/GiB (0.5 to 0.5) | 1000 /s | 1817 /s (1000 to 3000) | a & b |\n",
+		"| missed | 100 us, 1 ms (p99) | **275 us (167 to 500)**, **2 ms (p99) (2 to 2)** | 2000 MiB/s | **1024 MiB/s (1024 to 1024)** |  |\n",
+		"| absent | 60 us | not measured |  |  |  |\n",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+	for _, bad := range []string{"{}", "[{\"cpu\": 5}]", ""} {
+		if _, err := ReadGoals([]byte(bad)); vfs.KindOf(err) != vfs.KindInvalid {
+			t.Errorf("%q: %v", bad, err)
+		}
 	}
 }

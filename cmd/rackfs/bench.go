@@ -29,7 +29,7 @@ const benchTargets = `A target is [NAME=]KIND:PLACE:
 
 func newBenchCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "bench", Short: "Measure file systems: this one and others, in the same way"}
-	cmd.AddCommand(newBenchRunCommand(), newBenchCompareCommand(), newBenchReportCommand(), newBenchListCommand())
+	cmd.AddCommand(newBenchRunCommand(), newBenchCompareCommand(), newBenchGrowthCommand(), newBenchMeterCommand(), newBenchReportCommand(), newBenchListCommand())
 	return cmd
 }
 
@@ -69,7 +69,20 @@ func newBenchCompareCommand() *cobra.Command {
 	return cmd
 }
 
-// benchFlags are the flags of run and compare.
+func newBenchGrowthCommand() *cobra.Command {
+	f := benchFlags{factor: 10}
+	cmd := &cobra.Command{
+		Use: "growth TARGET", Short: "Measure one file system with sizes and with ten times the sizes, in turn",
+		Long: "Runs workloads with the sizes that were asked for (x1) and with ten times as many files, entries and bytes (x10), interleaved, and prints the ratios.\n" +
+			"Phases with a number of operations do all of them, whatever --time says.\n\n" + benchTargets,
+		Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, args) },
+	}
+	f.flags(cmd.Flags())
+	cmd.Flags().IntVar(&f.factor, "factor", f.factor, "how many times as large")
+	return cmd
+}
+
+// benchFlags are the flags of run, compare and growth.
 type benchFlags struct {
 	workloads                   []string
 	workers                     []int
@@ -78,6 +91,8 @@ type benchFlags struct {
 	dropCommand, json, token    string
 	ca                          string
 	durability, metrics, pids   []string
+	clientPIDs                  []string
+	factor                      int // of growth; 0: the sizes are what they are
 	devFlags                    []string
 	options                     bench.Options // what is not zero replaces that of the preset
 	fileSize, stream, randomS   string
@@ -90,6 +105,7 @@ func (b *benchFlags) flags(f *pflag.FlagSet) {
 	f.IntVar(&b.repeats, "repeat", 0, "how often everything is measured (default 3 to compare, else 1)")
 	f.BoolVar(&b.short, "short", false, "small sizes and half a second for each phase")
 	f.DurationVar(&b.options.Time, "time", 0, "how long a phase takes that has no end of its own (default 10s)")
+	f.IntVar(&b.options.Rate, "rate", 0, "operations of all workers in a second, at most (default 0: as many as they can)")
 	f.Uint64Var(&b.options.Seed, "seed", 0, "of data and order (default 1)")
 	f.IntVar(&b.options.Files, "files", 0, "files of each worker (default 400)")
 	f.IntVar(&b.options.TreeFiles, "tree-files", 0, "files of the tree (default 2000)")
@@ -106,6 +122,7 @@ func (b *benchFlags) flags(f *pflag.FlagSet) {
 	f.StringArrayVar(&b.durability, "durability", nil, "what a target promises, [NAME=]names=memory|disk,data=memory|disk,losses=N (default: looked for)")
 	f.StringArrayVar(&b.metrics, "metrics", nil, "metrics of a process of a target for its CPU, [NAME=]http://HOST:PORT/metrics")
 	f.StringArrayVar(&b.pids, "pid", nil, "process of a target on this machine for its CPU, [NAME=]PID")
+	f.StringArrayVar(&b.clientPIDs, "client-pid", nil, "process that works for a target's client, such as the daemon of a FUSE mount, for its CPU, [NAME=]PID")
 	f.IntVar(&b.sessions, "sessions", 4, "NFS sessions, each with a connection")
 	f.StringVar(&b.token, "token", os.Getenv("RACKFS_TOKEN"), "token of the API (default $RACKFS_TOKEN)")
 	f.StringVar(&b.ca, "ca", "", "SHA-256 of the CA of the API's certificate (default: one that this machine trusts)")
@@ -113,6 +130,9 @@ func (b *benchFlags) flags(f *pflag.FlagSet) {
 	f.StringVar(&b.json, "json", "", "file for the results as lines of JSON; - prints them instead of the table")
 	f.SortFlags = false
 }
+
+// maxFactor keeps sizes in their range.
+const maxFactor = 1000
 
 // of are the values of a flag for a target: those without a name are for all.
 func of(values []string, target string, names []string) (out []string) {
@@ -153,12 +173,18 @@ func (b *benchFlags) specs(args []string) ([]bench.Spec, error) {
 			s.Durability = &x
 		}
 		s.Metrics = of(b.metrics, s.Name, names)
-		for _, p := range of(b.pids, s.Name, names) {
-			n, err := strconv.Atoi(p)
-			if err != nil || n < 1 {
-				return nil, fmt.Errorf("--pid %q: write [NAME=]PID", p)
+		for _, x := range []struct {
+			flag   string
+			values []string
+			to     *[]int
+		}{{"pid", b.pids, &s.PIDs}, {"client-pid", b.clientPIDs, &s.ClientPIDs}} {
+			for _, p := range of(x.values, s.Name, names) {
+				n, err := strconv.Atoi(p)
+				if err != nil || n < 1 {
+					return nil, fmt.Errorf("--%s %q: write [NAME=]PID", x.flag, p)
+				}
+				*x.to = append(*x.to, n)
 			}
-			s.PIDs = append(s.PIDs, n)
 		}
 	}
 	return specs, nil
@@ -179,6 +205,7 @@ func (b *benchFlags) sizes() (bench.Options, error) {
 	set(&o.TreeFiles, b.options.TreeFiles)
 	set(&o.Entries, b.options.Entries)
 	set(&o.Shards, b.options.Shards)
+	set(&o.Rate, b.options.Rate)
 	if b.options.Seed != 0 {
 		o.Seed = b.options.Seed
 	}
@@ -206,7 +233,11 @@ func (b *benchFlags) sizes() (bench.Options, error) {
 
 func (b *benchFlags) run(cmd *cobra.Command, args []string) (err error) {
 	ctx := cmd.Context()
-	workloads, err := bench.WorkloadsNamed(b.workloads)
+	chosen := bench.WorkloadsNamed
+	if b.factor != 0 {
+		chosen = bench.GrowthWorkloads
+	}
+	workloads, err := chosen(b.workloads)
 	if err != nil {
 		return err
 	}
@@ -219,9 +250,10 @@ func (b *benchFlags) run(cmd *cobra.Command, args []string) (err error) {
 		return err
 	}
 	r := bench.Run{Workloads: workloads, Options: options, Workers: b.workers, Repeats: b.repeats, Command: os.Args, Release: version()}
+	compares := len(args) > 1 || b.factor != 0
 	if r.Repeats == 0 {
 		r.Repeats = 1
-		if len(args) > 1 {
+		if compares {
 			r.Repeats = 3
 		}
 	}
@@ -240,10 +272,17 @@ func (b *benchFlags) run(cmd *cobra.Command, args []string) (err error) {
 		}()
 		r.Targets = append(r.Targets, t)
 	}
+	if b.factor != 0 {
+		if b.factor < 2 || b.factor > maxFactor {
+			return fmt.Errorf("--factor %d: use 2 to %d", b.factor, maxFactor)
+		}
+		small, large := bench.Grow(r.Targets[0], options, b.factor)
+		r.Targets = []*bench.Target{small, large}
+	}
 	if err := r.Check(); err != nil {
 		return err
 	}
-	show := newBenchScreen(cmd.OutOrStdout(), cmd.ErrOrStderr(), len(args) > 1)
+	show := newBenchScreen(cmd.OutOrStdout(), cmd.ErrOrStderr(), compares)
 	sinks := []func(bench.Record) error{show.record}
 	r.Watch = show.progress
 	if b.json != "" {

@@ -1,9 +1,14 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
+	"context"
+	"io"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -47,6 +52,16 @@ func TestBench(t *testing.T) {
 	if out, err = run("report", results, "--out", page); err != nil || !strings.Contains(out, page) {
 		t.Errorf("%s, %v", out, err)
 	}
+	goals := filepath.Join(dir, "goals.json")
+	if err := os.WriteFile(goals, []byte(`[{"what": "writes", "target": "a", "workload": "small-files", "phase": "write", "rate": 1}]`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err = run("report", results, "--goals", goals, "--markdown"); err != nil || !strings.Contains(out, "| writes |  |  | 1 /s | ") {
+		t.Errorf("%s, %v", out, err)
+	}
+	if err := os.Remove(goals); err != nil {
+		t.Fatal(err)
+	}
 	if b, err := os.ReadFile(page); err != nil || !bytes.Contains(b, []byte("<svg")) {
 		t.Errorf("%d bytes, %v", len(b), err)
 	}
@@ -55,6 +70,14 @@ func TestBench(t *testing.T) {
 	}
 	if r, err := bench.ReadResults(strings.NewReader(out)); err != nil || len(r.Samples) != 2+6 {
 		t.Errorf("%v in\n%s", err, out)
+	}
+	out, err = run(append(append([]string{"growth", "dir:" + dir, "--repeat", "2", "--factor", "3", "--workload", "metadata-shared"}, small[:3]...), append(promise[:2], "--workers", "2", "--files", "4")...)...)
+	if err != nil || !strings.Contains(out, "x3 / x1") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	made := regexp.MustCompile(`(?m)^(x1|x3) +metadata-shared +create +2 +(\d+) `).FindAllStringSubmatch(out, -1)
+	if len(made) != 4 || made[0][2] != "8" || made[1][2] != "24" || made[2][1] != "x3" {
+		t.Errorf("files made: %v in\n%s", made, out)
 	}
 	if out, err = run("list"); err != nil || !strings.Contains(out, "large-directory") {
 		t.Errorf("%s, %v", out, err)
@@ -70,6 +93,12 @@ func TestBench(t *testing.T) {
 		{"run dir:" + dir + " --file-size 5", "multiple of 4 KiB", vfs.KindInvalid},
 		{"run dir:" + dir + " --durability safe", "write names=", vfs.KindInvalid},
 		{"run dir:" + dir + " --pid 0", "--pid", 0},
+		{"run dir:" + dir + " --client-pid x", "--client-pid", 0},
+		{"run dir:" + dir + " --rate -1", "rate -1", vfs.KindInvalid},
+		{"growth dir:" + dir + " --factor 1", "--factor 1", 0},
+		{"growth dir:" + dir + " --factor 1000 --durability names=disk,data=disk", "tree files 2000000", vfs.KindInvalid},
+		{"meter", "name processes", 0},
+		{"meter --pid 1073741824", "process 1073741824", vfs.KindNotFound},
 		{"run dir:" + dir + " --workers 0", "use 1 to 4096", vfs.KindInvalid},
 		{"compare dir:" + dir, "requires at least 2 arg(s)", 0},
 		{"compare dir:" + dir + " dir:" + dir + " --durability names=disk,data=disk", "two targets are named dir", vfs.KindInvalid},
@@ -84,5 +113,29 @@ func TestBench(t *testing.T) {
 	left, err := os.ReadDir(dir)
 	if err != nil || len(left) != 2 {
 		t.Errorf("%v was left, %v", left, err)
+	}
+}
+
+// TestMeter: what a process uses is read from elsewhere, and ends with the command.
+func TestMeter(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	r, w := io.Pipe()
+	cmd := newRootCommand()
+	cmd.SetArgs([]string{"bench", "meter", "--pid", strconv.Itoa(os.Getpid())})
+	cmd.SetOut(w)
+	done := make(chan error, 1)
+	go func() { done <- cmd.ExecuteContext(ctx); w.Close() }()
+	url, err := bufio.NewReader(r).ReadString('\n')
+	if err != nil {
+		t.Fatal(err, <-done)
+	}
+	u, err := bench.Metrics{URL: strings.TrimSpace(url)}.Read(t.Context())
+	if err != nil || u.CPU <= 0 || u.Resident < 1<<20 || u.Files < 3 {
+		t.Errorf("%+v, %v", u, err)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/rackfs/rackfs/bench"
@@ -69,6 +70,9 @@ func (s *benchScreen) record(x bench.Record) error {
 		}
 		fmt.Fprintf(s.out, benchRow, v.Target, v.Workload, v.Phase, v.Workers, v.Ops, fmt.Sprintf("%.1f", v.Rate()), through,
 			seconds(v.Latency.P50), seconds(v.Latency.P99), server, cpuPer(v.ClientCPU/float64(max(v.Ops, 1))))
+		for _, d := range v.Drifts() {
+			fmt.Fprintf(s.out, "  %s: %s\n", d.What, drift(d))
+		}
 	}
 	return nil
 }
@@ -84,17 +88,16 @@ func (s *benchScreen) end() error {
 func benchRatios(out io.Writer, all []bench.Comparison) error {
 	fmt.Fprintln(out)
 	return table(out, func(w io.Writer) {
-		fmt.Fprintln(w, "WORKLOAD\tPHASE\tWORKERS\tRATES OF\tRATIO\t95 %\tREMARK")
+		fmt.Fprintln(w, "WORKLOAD\tPHASE\tWORKERS\tOF\tRATE\t95 %\tSERVER CPU\t95 %\tREMARK")
 		for _, c := range all {
-			interval, remark := "one repeat says nothing about it", ""
-			if c.Rate.N > 1 {
-				interval = fmt.Sprintf("%.3g to %.3g", c.Rate.Low, c.Rate.High)
-				switch {
-				case c.Rate.Vague():
-					interval, remark = "-", "the repeats differ too much or are too few"
-				case !c.Rate.Certain():
-					remark = "no difference shown"
-				}
+			remark := ""
+			switch {
+			case c.Rate.N <= 1:
+				remark = "one repeat says nothing about confidence"
+			case c.Rate.Vague():
+				remark = "the repeats differ too much or are too few"
+			case !c.Rate.Certain():
+				remark = "no difference of rates shown"
 			}
 			if !c.EqualPromise {
 				if remark != "" {
@@ -102,9 +105,38 @@ func benchRatios(out io.Writer, all []bench.Comparison) error {
 				}
 				remark += "they promise different things"
 			}
-			cells(w, c.Workload, c.Phase, c.Workers, c.Name+" / "+c.Base, fmt.Sprintf("%.3g", c.Rate.Mean), interval, remark)
+			rate, rates := ratio(c.Rate)
+			cpu, cpus := ratio(c.ServerCPU)
+			cells(w, c.Workload, c.Phase, c.Workers, c.Name+" / "+c.Base, rate, rates, cpu, cpus, remark)
 		}
 	})
+}
+
+// ratio shows one and its interval.
+func ratio(r bench.Ratio) (mean, interval string) {
+	switch {
+	case r.N == 0:
+		return "-", "-"
+	case r.N == 1 || r.Vague():
+		return fmt.Sprintf("%.3g", r.Mean), "-"
+	}
+	return fmt.Sprintf("%.3g", r.Mean), fmt.Sprintf("%.3g to %.3g", r.Low, r.High)
+}
+
+// drift shows how something changed in the course of a phase.
+func drift(d bench.Drift) string {
+	show, verdict := func(v float64) string { return fmt.Sprintf("%+.1f", v) }, "no trend is shown"
+	if d.Bytes {
+		show = func(v float64) string { return fmt.Sprintf("%+.1f MiB", v/(1<<20)) }
+	}
+	switch {
+	case d.Low > 0:
+		verdict = "it grows"
+	case d.High < 0:
+		verdict = "it shrinks"
+	}
+	plain := func(v float64) string { return strings.TrimPrefix(show(v), "+") }
+	return fmt.Sprintf("mean %s, most %s; %s an hour (95 %%: %s to %s): %s", plain(d.Mean), plain(d.Most), show(d.PerHour), show(d.Low), show(d.High), verdict)
 }
 
 func mib(n float64) string { return fmt.Sprintf("%.0f MiB", n/(1<<20)) }

@@ -71,7 +71,7 @@ const (
 
 // server says how to run the server under test.
 type server struct {
-	args   func(t *testing.T, data, addr string) []string
+	args   func(t testing.TB, data, addr string) []string
 	lease  func(time.Duration) []string // arguments for another lease than the default
 	ready  string                       // in a line of its output
 	export string
@@ -82,12 +82,12 @@ type server struct {
 }
 
 // serverUnderTest is rackfs dev unless the environment says otherwise.
-func serverUnderTest(t *testing.T) server {
+func serverUnderTest(t testing.TB) server {
 	t.Helper()
 	switch name := os.Getenv(envServer); name {
 	case "":
 		return server{
-			args: func(_ *testing.T, data, addr string) []string {
+			args: func(_ testing.TB, data, addr string) []string {
 				return []string{os.Getenv(envBinary), "dev", "--data", data, "--nfs", fmt.Sprintf("%s:%d", addr, nfsPort), "--allow", "10.77.0.0/24"}
 			},
 			lease: func(d time.Duration) []string { return []string{"--lease", d.String()} },
@@ -102,14 +102,16 @@ func serverUnderTest(t *testing.T) server {
 }
 
 // ganeshaArgs writes a configuration that exports the data directory as /default.
-func ganeshaArgs(t *testing.T, data, addr string) []string {
+func ganeshaArgs(t testing.TB, data, addr string) []string { return ganeshaOn(t, data, addr, nfsPort) }
+
+func ganeshaOn(t testing.TB, data, addr string, port int) []string {
 	conf := filepath.Join(t.TempDir(), "ganesha.conf")
 	text := fmt.Sprintf(`
 NFS_CORE_PARAM { Protocols = 4; NFS_Port = %d; Bind_addr = %s; Enable_UDP = false; Enable_NLM = false; Enable_RQUOTA = false; mount_path_pseudo = true; }
 NFSv4 { Minor_Versions = 1, 2; Lease_Lifetime = 10; Grace_Period = 5; Only_Numeric_Owners = true; Delegations = false; }
 EXPORT { Export_Id = 1; Path = %s; Pseudo = /default; Access_Type = RW; Squash = No_Root_Squash; SecType = sys; Protocols = 4; Transports = TCP; Attr_Expiration_Time = 0; FSAL { Name = VFS; } }
 LOG { Default_Log_Level = EVENT; }
-`, nfsPort, addr, data)
+`, port, addr, data)
 	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +120,7 @@ LOG { Default_Log_Level = EVENT; }
 }
 
 // start runs the server on the host, inside the network, and waits until it serves.
-func (s server) start(t *testing.T, n *kclient.Net, data string, extra ...string) *kclient.Proc {
+func (s server) start(t testing.TB, n *kclient.Net, data string, extra ...string) *kclient.Proc {
 	t.Helper()
 	p := n.Start(t, kclient.Process{Args: append(s.args(t, data, n.Addr()), extra...), Name: "server"})
 	p.WaitOutput(t, s.ready, readyDeadline)

@@ -55,7 +55,7 @@ func TestQuota(t *testing.T) {
 		t.Fatal(err)
 	}
 	all := srv.args
-	srv.args = func(t *testing.T, data, addr string) []string {
+	srv.args = func(t testing.TB, data, addr string) []string {
 		var out []string
 		for _, a := range all(t, data, addr) {
 			if a == "--allow" || strings.Contains(a, "/24") {

@@ -15,7 +15,7 @@ import (
 const clockTicks = 100
 
 // cpuTime is what a process of the host used so far, its ended children not counted.
-func cpuTime(t *testing.T, pid int) time.Duration {
+func cpuTime(t testing.TB, pid int) time.Duration {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {

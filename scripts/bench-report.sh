@@ -1,0 +1,80 @@
+#!/bin/bash
+# Measures what docs/benchmarks.md reports, in parts of a few minutes each, and makes the pages of it:
+#
+#   bench-report.sh DIR OUT [PART...]
+#
+# DIR is a directory on the disk that is meant, OUT where results go (PART.json). Parts: names data streams large kernel growth-names growth-data
+# others-names others-data, and report, which makes pages of the results that are there; without any: all. kernel and others need root; BIN is the binary
+# (bin/rackfs). Each part has a new cluster, which is removed after it. mixed.json, of an hour of mixed load, is part of the report if it is there. RUN is put before each measurement, such as a lock that keeps others off.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+dir=$(realpath "${1:?name a directory on the disk that is meant}")
+out=$(mkdir -p "${2:?name a directory for results}" && realpath "$2")
+shift 2
+bin=$(realpath "${BIN:-bin/rackfs}")
+work=$dir/rackfs-report
+[ ! -e "$work" ] || { echo "bench-report: $work exists; remove it" >&2; exit 1; }
+trap 'rm -rf "$work"' EXIT
+# fresh: a new place; where things are does not depend on the part, so that targets are the same in all.
+fresh() { rm -rf "$work" && mkdir -p "$work/plain"; }
+compare() { # PART FLAGS...: synced and rackfs in turn
+	local part=$1
+	shift
+	fresh
+	$RUN "$bin" bench compare --json "$out/$part.json" "$@" "synced=dir-sync:$work/plain" "rackfs=dev:$work/cluster"
+}
+growth() { # PART FLAGS...
+	local part=$1
+	shift
+	fresh
+	$RUN "$bin" bench growth --json "$out/$part.json" "$@" "rackfs=dev:$work/cluster"
+}
+others() { # PART FLAGS...
+	local part=$1
+	shift
+	BIN=$bin $RUN scripts/bench-others.sh "$dir" --json "$out/$part.json" --drop-caches "$@"
+}
+RUN=${RUN:-}
+kernel_test=(go test ./test/kernel)
+[ -z "${KERNEL_TEST:-}" ] || kernel_test=("$KERNEL_TEST") # made by go test -c
+[ $# -gt 0 ] || set -- names data streams large kernel growth-names growth-data others-names others-data report
+for part in "$@"; do
+	case $part in
+	names) compare names --workload metadata-private,metadata-shared,small-files --workers 64 --time 2s --repeat 3 ;;
+	data) compare data --workload random,training,checkpoint,locks --time 3s --checkpoint-size 64MiB --repeat 3 ;;
+	streams) compare streams --workload streams --workers 4 --time 2s --repeat 3 "encrypted=dev:$work/encrypted" --dev-flag encrypted=--encrypt ;;
+	large) compare large --workload large-directory,tree --workers 16 --time 2s --repeat 1 ;;
+	kernel)
+		fresh
+		TMPDIR=$work RACKFS_TEST_BINARY=$bin RACKFS_BENCH_OUT=$out/kernel.json RACKFS_BENCH_FLAGS="--repeat 1" \
+			$RUN "${kernel_test[@]}" -test.run '^$' -test.bench BenchmarkKernelClient -test.benchtime 1x
+		;;
+	growth-names) growth growth-names --workload metadata-private,metadata-shared,large-directory --time 1s --files 50 --entries 10000 --repeat 3 ;;
+	growth-data) growth growth-data --workload small-files,random,streams --time 2s --files 20 --random-size 64MiB --stream-size 32MiB --repeat 3 ;;
+	others-names) others others-names --workload metadata-private,small-files --workers 16 --time 1s --files 100 --repeat 3 ;;
+	others-data) others others-data --workload streams,random,tree,large-directory --workers 8 --time 1s --stream-size 32MiB --random-size 64MiB --tree-files 200 --entries 2000 --repeat 3 ;;
+	report)
+		page() { # NAME PARTS...: of those that are there
+			local name=$1 files=() p
+			shift
+			for p in "$@"; do
+				[ ! -e "$out/$p.json" ] || files+=("$out/$p.json")
+			done
+			[ ${#files[@]} != 0 ] || return 0
+			if [ "$name" != report ]; then
+				"$bin" bench report --out "$out/$name.html" "${files[@]}"
+				return
+			fi
+			"$bin" bench report --goals docs/benchmarks/goals.json --out "$out/$name.html" "${files[@]}"
+			"$bin" bench report --goals docs/benchmarks/goals.json --markdown "${files[@]}"
+		}
+		page report names data streams large kernel mixed
+		page others others-names others-data
+		page growth growth-names growth-data
+		;;
+	*)
+		echo "bench-report: there is no part $part" >&2
+		exit 1
+		;;
+	esac
+done
