@@ -26,7 +26,7 @@ func TestCluster(t *testing.T) {
 		}
 	})
 	whole := []string{
-		"streams/read-again", "random/read", "random/write", "random/write-fsync", "locks/own", "locks/contended", "locks/counter", "training/by-shard", "training/by-record",
+		"streams/read-again", "random/read", "random/write", "random/write-fsync", "locks/own", "locks/contended", "locks/counter", "training/by-shard", "training/by-record", "mixed/mixed",
 	}
 	for spec, skipped := range map[string][]string{"nfs:" + c.NFSAddr() + "/default": nil, "api:" + c.APIURL() + "/default/default": whole} {
 		s, err := ParseSpec(spec)
