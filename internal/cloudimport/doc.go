@@ -15,6 +15,9 @@
 // next object only when shard 0 has recorded the one before, and many workers share one record. So an object is read again only if it was in progress when the gateway ended, and
 // there are at most as many of those as workers. Listing begins behind the key.
 //
+// An object that takes long does not hold the window: the checkpoint names those that the window has left behind, and one more key, up to which all others are done. Who goes on lists
+// from before the first of them, and passes over the others without reading them.
+//
 // # What is verified
 //
 // That the size is the one listed; that the answer's ETag is; the content against the checksums that the endpoint sends (x-amz-checksum-*), and against the ETag, if that is an MD5: of an object that

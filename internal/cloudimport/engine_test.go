@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -154,6 +155,59 @@ func TestGoesOn(t *testing.T) {
 			t.Fatalf("it gets nowhere: %+v", rep)
 		}
 	}
+}
+
+// An object that takes long does not hold up what is listed behind it, and after a restart it alone is read again.
+func TestLateObject(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	r := newTestRig(t)
+	defer r.e.Close()
+	const objects = 3 * windowMax
+	r.e.put("0", "takes long")
+	for i := range objects {
+		r.e.put(fmt.Sprintf("1/%04d", i), "x")
+	}
+	r.spec.Conflict = Overwrite // so that what is there does not help
+	var release atomic.Bool
+	r.e.wrong = func(_ http.ResponseWriter, req *http.Request, key string) bool {
+		if key != "0" || release.Load() {
+			return false
+		}
+		<-req.Context().Done()
+		return true
+	}
+	j := r.job()
+	ctx, kill := context.WithCancel(t.Context())
+	defer kill()
+	done := make(chan error, 1)
+	go func() { done <- r.engine.Run(ctx, j, r.target()) }()
+	for end := time.Now().Add(5 * time.Minute); ; time.Sleep(time.Millisecond) {
+		j.mu.Lock()
+		rep := ReadReport(j.saved.Report)
+		j.mu.Unlock()
+		if rep.Imported == objects {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d of the %d objects behind the one that takes long were imported", rep.Imported, objects)
+		}
+	}
+	kill()
+	<-done
+	j.mu.Lock()
+	j.now = j.saved.CloneVT()
+	j.mu.Unlock()
+	release.Store(true)
+	if err := r.engine.Run(t.Context(), j, r.target()); err != nil {
+		t.Fatal(err)
+	}
+	for k := range r.e.objects {
+		if n, want := r.e.count(k), map[bool]int{true: 2, false: 1}[k == "0"]; n != want {
+			t.Errorf("%s was read %d times, want %d", k, n, want)
+		}
+	}
+	r.wants(ReadReport(j.now.Report), nil, objects+1, 0, 0, 0, 0)
+	r.nothingLeft()
 }
 
 // right sets the headers that the object has that was listed.

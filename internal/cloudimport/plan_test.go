@@ -118,15 +118,17 @@ func TestDecide(t *testing.T) {
 	}
 }
 
-// However workers finish, and whenever the gateway ends: no object is done again that was written down as done, none is left out, and what is written down is bounded.
+// However workers finish, and whenever the gateway ends: no object is done again that was written down as done, none is left out, what is written down is bounded, and no
+// object that takes long holds the others up.
 func TestWindow(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var keys []string
-		for i := range rapid.IntRange(0, 600).Draw(t, "objects") {
+		for i := range rapid.IntRange(0, 2000).Draw(t, "objects") {
 			keys = append(keys, fmt.Sprintf("%04d", i))
 		}
+		deleted := map[string]bool{} // from the bucket
 		recorded := map[string]int{} // how often it was done, and written down
-		cp := &checkpoint{Format: checkpointFormat}
+		cp := &checkpoint{Format: checkpointFormatNone}
 		for over := false; !over; {
 			b, err := readCheckpoint(encode(cp))
 			if err != nil {
@@ -138,12 +140,9 @@ func TestWindow(t *testing.T) {
 			}
 			var busy []work
 			pending := map[string]bool{} // done, and not written down
-			i, _ := slices.BinarySearch(keys, w.cursor)
-			if w.cursor != "" {
-				i++
-			}
+			i, _ := slices.BinarySearch(keys, w.cursor+"\x00")
 			save := func() {
-				cp = &checkpoint{Format: checkpointFormat, Cursor: []byte(w.cursor), Done: w.marks()}
+				cp = w.checkpoint()
 				for k := range pending {
 					recorded[k]++
 				}
@@ -153,11 +152,21 @@ func TestWindow(t *testing.T) {
 				}
 			}
 			for crash := false; !crash; {
-				switch rapid.SampledFrom([]string{"add", "add", "add", "finish", "finish", "save", "crash"}).Draw(t, "step") {
+				switch step := rapid.SampledFrom([]string{"add", "add", "add", "finish", "finish newer ones", "finish newer ones", "save", "save", "delete", "crash"}).Draw(t, "step"); step {
 				case "add":
-					for range rapid.IntRange(1, 80).Draw(t, "n") {
-						if i == len(keys) || w.full() {
+					for range rapid.IntRange(1, 200).Draw(t, "n") {
+						if i == len(keys) {
 							break
+						}
+						if len(busy) <= lateMax && w.full() {
+							t.Fatalf("the window is full with %d objects under way", len(busy))
+						}
+						if len(busy) == lateMax { // workers
+							break
+						}
+						if deleted[keys[i]] {
+							i++
+							continue
 						}
 						s, was := w.add(keys[i])
 						if was != (recorded[keys[i]] > 0) {
@@ -168,15 +177,23 @@ func TestWindow(t *testing.T) {
 						}
 						i++
 					}
-				case "finish":
-					for range rapid.IntRange(0, len(busy)).Draw(t, "finished") {
-						n := rapid.IntRange(0, len(busy)-1).Draw(t, "which")
+				case "finish", "finish newer ones": // than one that takes long
+					from := 0
+					if step != "finish" {
+						from = min(1, len(busy))
+					}
+					for range rapid.IntRange(0, len(busy)-from).Draw(t, "finished") {
+						n := rapid.IntRange(from, len(busy)-1).Draw(t, "which")
 						w.finish(busy[n].slot)
 						pending[busy[n].slot.key] = true
 						busy = slices.Delete(busy, n, n+1)
 					}
 				case "save":
 					save()
+				case "delete": // while it is under way, and not to be found after a restart
+					if len(busy) > 0 {
+						deleted[busy[rapid.IntRange(0, len(busy)-1).Draw(t, "deleted")].slot.key] = true
+					}
 				case "crash":
 					crash = true
 				}
@@ -187,9 +204,37 @@ func TestWindow(t *testing.T) {
 			}
 		}
 		for _, k := range keys {
-			if recorded[k] != 1 {
-				t.Fatalf("%s was done %d times", k, recorded[k])
+			if n := recorded[k]; n != 1 && !(n == 0 && deleted[k]) {
+				t.Fatalf("%s was done %d times", k, n)
 			}
 		}
 	})
+}
+
+// A checkpoint of a release before late objects, and none that is damaged.
+func TestCheckpoints(t *testing.T) {
+	w, err := newWindow(&checkpoint{Format: checkpointFormatNone, Cursor: []byte("b")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, was := w.add("c"); was {
+		t.Error("c was not done")
+	}
+	if c := w.checkpoint(); c.Format != checkpointFormatNone || c.High != nil || string(c.Cursor) != "b" {
+		t.Errorf("%+v: a release before late objects cannot read it", c)
+	}
+	for name, b := range map[string]string{
+		"newer":                   `{"format":3}`,
+		"marks that are cut":      `{"format":1,"done":"AAAA"}`,
+		"late and nowhere":        `{"format":2,"late":"AAAAAAAAAAAAAAAAAAAAAA=="}`,
+		"late ones before cursor": `{"format":2,"cursor":"Yg==","high":"YQ==","late":"AAAAAAAAAAAAAAAAAAAAAA=="}`,
+	} {
+		c, err := readCheckpoint([]byte(b))
+		if err == nil {
+			_, err = newWindow(c)
+		}
+		if err == nil {
+			t.Errorf("%s: read", name)
+		}
+	}
 }

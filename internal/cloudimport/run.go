@@ -281,7 +281,7 @@ func (r *run) note() {
 	r.j.Stand(jobs.Progress{
 		ItemsDone: r.report.done(), ItemsTotal: r.report.Objects, ItemsFailed: r.report.Refused + r.report.Failed,
 		BytesDone: r.report.ImportedBytes + r.report.SkippedBytes + r.reading, BytesTotal: r.report.Bytes, Note: r.at, Error: r.first,
-	}, encode(&checkpoint{Format: checkpointFormat, Cursor: []byte(r.window.cursor), Done: r.window.marks()}), r.report.Encode())
+	}, encode(r.window.checkpoint()), r.report.Encode())
 }
 
 // tell tells of the progress while a large object is read.
