@@ -174,6 +174,9 @@ func (s *Server) Serves(ctx context.Context, served func(state.ClientID) bool) e
 	return s.v4.Serves(ctx, served)
 }
 
+// Coherent is fs, which is exported as fsid, for a front end beside this one: what that does waits for clients to return the delegations in its way.
+func (s *Server) Coherent(fs vfs.FS, fsid uint32) vfs.FS { return s.v4.Coherent(fs, fsid) }
+
 // Serve accepts connections on ln until Shutdown; then it returns nil. It may be
 // called for several listeners.
 func (s *Server) Serve(ln net.Listener) error { return s.rpc.Serve(ln) }

@@ -10,14 +10,23 @@ import (
 // Name is the gateway's.
 func (g *Gateway) Name() string { return g.cfg.Name }
 
-// Find is a file system that this gateway serves, with its record; nil if there is none of that name. After its end it is stale.
+// Find is a file system that this gateway serves, with its record; nil if there is none of that name. After its end it is stale. What is done with it is
+// coherent with what NFS clients have of its files.
 func (g *Gateway) Find(workspace, name string) (vfs.FS, *metapb.FileSystem) {
-	return g.files.find(func(r *metapb.FileSystem) bool { return r.Workspace == workspace && r.Name == name })
+	return g.find(func(r *metapb.FileSystem) bool { return r.Workspace == workspace && r.Name == name })
 }
 
 // FS is Find by id.
 func (g *Gateway) FS(id uint32) (vfs.FS, *metapb.FileSystem) {
-	return g.files.find(func(r *metapb.FileSystem) bool { return r.Id == id })
+	return g.find(func(r *metapb.FileSystem) bool { return r.Id == id })
+}
+
+func (g *Gateway) find(is func(*metapb.FileSystem) bool) (vfs.FS, *metapb.FileSystem) {
+	fs, rec := g.files.find(is)
+	if fs == nil {
+		return nil, nil
+	}
+	return g.nfs.Coherent(fs, rec.Id), rec
 }
 
 func (s *fileSet) find(is func(*metapb.FileSystem) bool) (vfs.FS, *metapb.FileSystem) {
