@@ -66,6 +66,27 @@ func (n *Net) Boot(t testing.TB, g Guest) *Running {
 	return r
 }
 
+// Booting begins to boot a guest while the test goes on. What it returns waits for the guest, as Boot does, for the same test or one of its subtests.
+func (n *Net) Booting(t testing.TB, g Guest) (wait func(testing.TB) *Running) {
+	type result struct {
+		r   *Running
+		err error
+	}
+	done, booted := make(chan struct{}), result{}
+	go func() {
+		defer close(done)
+		booted.r, booted.err = n.boot(t, g)
+	}()
+	t.Cleanup(func() { <-done }) // what boot leaves to the end of the test is done after this
+	return func(t testing.TB) *Running {
+		t.Helper()
+		if <-done; booted.err != nil {
+			t.Fatalf("kclient: boot guest: %v", booted.err)
+		}
+		return booted.r
+	}
+}
+
 func (n *Net) boot(t testing.TB, g Guest) (*Running, error) {
 	n.mu.Lock()
 	n.guests++

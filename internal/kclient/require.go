@@ -27,6 +27,9 @@ func Require(t testing.TB, programs ...string) {
 	}
 }
 
+// Available says why this machine cannot run guests, nil if it can: for a test of which a guest is only a part, and which begins to boot it early.
+func Available() error { return available(nil) }
+
 func available(programs []string) error {
 	if os.Geteuid() != 0 {
 		return errors.New("network namespaces and taps need root")

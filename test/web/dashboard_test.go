@@ -1,3 +1,5 @@
+//go:build linux
+
 package web
 
 import (
@@ -52,6 +54,7 @@ func picture(t *testing.T) []byte {
 func TestDashboard(t *testing.T) {
 	t.Parallel()
 	r := start(t)
+	k := bootKernel(t, r)
 	p := r.tab
 	step := func(name string, fn func(t *testing.T)) {
 		t.Run(name, func(t *testing.T) {
@@ -66,6 +69,7 @@ func TestDashboard(t *testing.T) {
 	step("file systems", func(t *testing.T) { fileSystems(t, r) })
 	step("upload, download, rename, delete", func(t *testing.T) { manage(t, r) })
 	step("NFS and browser", func(t *testing.T) { bothWays(t, r) })
+	step("kernel and browser", func(t *testing.T) { kernelAndBrowser(t, r, k) })
 	step("names that are HTML", func(t *testing.T) { hostileNames(t, r) })
 	step("preview", func(t *testing.T) { previews(t, r) })
 	step("a long directory", func(t *testing.T) { longDirectory(t, r) })
