@@ -31,7 +31,7 @@ type ClientOptions struct {
 	RenewInterval time.Duration
 	// AttemptTimeout is how long one call to one node may take before another is tried; default 3 s.
 	AttemptTimeout time.Duration
-	// Calls is how many calls of commands, and as many of queries, are in flight per shard; default 4.
+	// Calls is how many calls of commands are in flight per shard, and as many of queries with short and with long answers; default 4.
 	Calls int
 }
 
@@ -49,6 +49,10 @@ const (
 	// are one record, rewritten as a whole; a slot for each command would be one more key for each.
 	slotItems = 16
 	callSlots = (maxCallItems + slotItems - 1) / slotItems
+
+	// callLoad is how many commands, or queries, are worth a further call while others are under way. Fewer wait for an answer to those,
+	// and then share a call, and with it a log entry and a sync of each log, with what has come meanwhile.
+	callLoad = 32
 
 	backoffMin = 5 * time.Millisecond
 	backoffMax = 250 * time.Millisecond
@@ -131,7 +135,7 @@ func (c *Client) shard(id uint16) *clientShard {
 	defer c.mu.Unlock()
 	s := c.shards[id]
 	if s == nil {
-		s = &clientShard{c: c, id: id, node: rand.IntN(1 << 16)}
+		s = &clientShard{c: c, id: id, node: rand.IntN(1 << 16), short: lane{free: 1}, long: lane{free: c.opt.Calls}}
 		for i := range c.opt.Calls * callSlots {
 			s.slots = append(s.slots, slot{id: uint32(c.opt.Calls*callSlots - 1 - i)})
 		}
@@ -187,9 +191,9 @@ type clientShard struct {
 	generation int    // of origin
 	slots      []slot // free ones; a call of commands takes some
 	commands   []*item
-	queries    []*item
 	proposing  int // calls of commands in flight
-	asking     int // calls of queries in flight
+
+	short, long lane // queries
 }
 
 // slot is one slot of the origin: the unit in which the shard remembers results.
@@ -264,6 +268,11 @@ func take(queue *[]*item) []*item {
 		*queue = nil // the array would keep what was answered alive
 	}
 	return items
+}
+
+// mayCall reports whether a call is to be made of what is queued, while others are under way: free ones start in any case.
+func (s *clientShard) mayCall(queued, calls, free int) bool {
+	return queued > 0 && calls < s.c.opt.Calls && (calls < free || queued >= callLoad)
 }
 
 // fail answers items with err.

@@ -84,9 +84,9 @@ func idempotent(cmd *metapb.Command) bool {
 	return false
 }
 
-// pumpCommands starts calls while there are commands. s.mu is held.
+// pumpCommands starts calls while there are commands, beside others only full ones. s.mu is held.
 func (s *clientShard) pumpCommands() {
-	for len(s.commands) > 0 && s.proposing < s.c.opt.Calls {
+	for s.mayCall(len(s.commands), s.proposing, 1) {
 		items := take(&s.commands)
 		if len(items) == 0 {
 			return

@@ -20,9 +20,13 @@ func (c *Client) Query(ctx context.Context, shard uint16, q *metapb.Query) (*met
 	}
 	s := c.shard(shard)
 	it := &item{enc: enc, done: make(chan outcome, 1)}
+	l := &s.short
+	if long(q) {
+		l = &s.long
+	}
 	s.mu.Lock()
-	s.queries = append(s.queries, it)
-	s.pumpQueries()
+	l.queue = append(l.queue, it)
+	s.pumpQueries(l)
 	s.mu.Unlock()
 	o, err := s.wait(ctx, it, opQuery)
 	if err != nil {
@@ -34,23 +38,40 @@ func (c *Client) Query(ctx context.Context, shard uint16, q *metapb.Query) (*met
 	return o.answer, nil
 }
 
+// lane is a queue of queries. Those whose answers may take long have one of their own: nobody else waits for them.
+type lane struct {
+	queue []*item
+	calls int // in flight
+	free  int // calls that start whatever is queued
+}
+
+// long reports whether the answer to q may be long.
+func long(q *metapb.Query) bool {
+	switch q.Q.(type) {
+	case *metapb.Query_GetAttr, *metapb.Query_Lookup, *metapb.Query_Parent, *metapb.Query_ReadLink, *metapb.Query_GetXattr,
+		*metapb.Query_Statfs, *metapb.Query_TestLock, *metapb.Query_ShardInfo, *metapb.Query_Client:
+		return false
+	}
+	return true
+}
+
 // pumpQueries starts calls while there are queries. s.mu is held.
-func (s *clientShard) pumpQueries() {
-	for len(s.queries) > 0 && s.asking < s.c.opt.Calls {
-		items := take(&s.queries)
+func (s *clientShard) pumpQueries(l *lane) {
+	for s.mayCall(len(l.queue), l.calls, l.free) {
+		items := take(&l.queue)
 		if len(items) == 0 {
 			return
 		}
-		s.asking++
-		if !s.c.start(func() { s.runQueries(items) }) {
-			s.asking--
+		l.calls++
+		if !s.c.start(func() { s.runQueries(l, items) }) {
+			l.calls--
 			fail(items, vfs.Errorf(vfs.KindCanceled, opQuery, "%w", errClientClosed))
 		}
 	}
 }
 
 // runQueries makes calls until each of items has an answer or nobody waits for it any more.
-func (s *clientShard) runQueries(items []*item) {
+func (s *clientShard) runQueries(l *lane, items []*item) {
 	var b backoff
 	for {
 		var answered bool
@@ -68,8 +89,8 @@ func (s *clientShard) runQueries(items []*item) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.asking--
-	s.pumpQueries()
+	l.calls--
+	s.pumpQueries(l)
 }
 
 // wanted are the items whose callers still wait.

@@ -1,9 +1,10 @@
 // Package propose coalesces callers' commands into Raft log entries.
 //
-// A call brings commands, already encoded, and waits for their results. Calls queue; whenever fewer
-// than InFlight entries are on their way through Raft, the queue's commands are put into one
+// A call brings commands, already encoded, and waits for their results. Calls queue; when no entry is on its
+// way through Raft, or fewer than InFlight and Load commands wait, the queue's commands are put into one
 // metapb.Entry, at most MaxCommands of them and MaxBytes, in order of arrival. So
-// one caller has the latency of one entry, and many callers share entries without waiting for a timer.
+// one caller has the latency of one entry, and many callers share entries without waiting for a timer. An entry costs
+// what ten to twenty commands in it do (a sync of each log among it), so few commands do not go beside another one.
 // Commands of one call may be spread over entries; each is answered on its own.
 //
 // The queue is bounded: Do waits for room, or until its context ends, when the outcome is
@@ -29,6 +30,7 @@ const (
 	MaxCommands = 256
 	MaxBytes    = 512 << 10
 	InFlight    = 4
+	Load        = 32 // commands that are worth an entry beside others
 
 	queueBytes = 16 << 20
 	// commandOverhead counts a queued command's own memory.
@@ -138,7 +140,7 @@ func (b *Batcher) Do(ctx context.Context, cmds [][]byte) ([]*metapb.Result, []er
 
 // pump proposes queued commands while entries may be put in flight. b.mu is held.
 func (b *Batcher) pump() {
-	for b.entries < InFlight && len(b.queue) > 0 {
+	for len(b.queue) > 0 && (b.entries == 0 || b.entries < InFlight && len(b.queue) >= Load) {
 		n, size := 0, 0
 		for n < len(b.queue) && n < MaxCommands {
 			s := 1 + binary.MaxVarintLen32 + len(b.queue[n].enc)

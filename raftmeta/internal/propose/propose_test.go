@@ -82,11 +82,26 @@ func TestCoalescesWhileEntriesAreInFlight(t *testing.T) {
 			t.Errorf("command %d: %v %v %v", n, rs, errs, err)
 		}
 	}
+	// One command goes at once, further entries begin with a load.
 	var held []*fakeEntry
 	for i := range uint32(InFlight) {
-		wg.Add(1)
-		go do(1000 + i)
-		held = append(held, <-f.entries)
+		n := 1
+		if i > 0 {
+			n = Load
+		}
+		for k := range n {
+			wg.Add(1)
+			go do(1000*(1+i) + uint32(k))
+			if k < n-1 {
+				for b.queued() < k+1 && i > 0 {
+				}
+			}
+		}
+		e := <-f.entries
+		if len(e.entry.Commands) != n {
+			t.Fatalf("entry %d of %d commands", i, len(e.entry.Commands))
+		}
+		held = append(held, e)
 	}
 	const more = 300
 	for i := range uint32(more) {
@@ -101,7 +116,7 @@ func TestCoalescesWhileEntriesAreInFlight(t *testing.T) {
 		t.Fatalf("entry of %d commands", len(e.entry.Commands))
 	}
 	e.answer <- nil
-	e = <-f.entries
+	e = <-f.entries // the rest, which is a load, too
 	if len(e.entry.Commands) != more-MaxCommands {
 		t.Fatalf("entry of %d commands", len(e.entry.Commands))
 	}
