@@ -45,7 +45,9 @@ type Host struct {
 	snaps *snapstore.Store
 
 	// Raft's FSM goroutine only.
-	m *fsm.Machine
+	m      *fsm.Machine
+	batch  batch
+	writer *writer // nil until something was written
 
 	gen sync.RWMutex // held for reading while a snapshot is made of db, for writing while db is replaced
 	db  *pebble.DB
@@ -449,6 +451,10 @@ func (h *Host) Close() error {
 	h.gen.Lock()
 	defer h.gen.Unlock()
 	var err error
+	if h.writer != nil {
+		h.writer.close()
+		h.writer = nil
+	}
 	if h.db != nil {
 		err = h.closeStore(h.db)
 		h.db = nil

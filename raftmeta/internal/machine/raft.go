@@ -45,14 +45,10 @@ func (h *Host) ApplyBatch(logs []*raft.Log) []any {
 
 // round applies and commits a prefix of logs and returns its length, 0 with an error.
 func (h *Host) round(logs []*raft.Log, out []any) (int, error) {
-	b := batch{h.db.NewBatch()}
-	defer func() {
-		if b.Batch != nil {
-			b.Close()
-		}
-	}()
+	b := &h.batch
+	b.reset()
 	n := 0
-	for n < len(logs) && b.Len() < maxBatchBytes {
+	for n < len(logs) && b.size() < maxBatchBytes {
 		l := logs[n]
 		var r Response
 		if l.Type == raft.LogCommand {
@@ -68,11 +64,8 @@ func (h *Host) round(logs []*raft.Log, out []any) (int, error) {
 		out[n] = r
 		n++
 	}
-	if !b.Empty() {
-		if err := h.unlessBroken(0, func() error { return h.db.Apply(b.Batch, pebble.NoSync) }); err != nil {
-			if errors.Is(err, errStoreFatal) {
-				b.Batch = nil // it may be in use still
-			}
+	if !b.empty() {
+		if err := h.commit(b); err != nil {
 			err = vfs.Wrap("machine.apply", err)
 			h.storeFailed(err)
 			return 0, err
@@ -82,6 +75,25 @@ func (h *Host) round(logs []*raft.Log, out []any) (int, error) {
 	h.publish(logs[n-1].Index)
 	return n, nil
 }
+
+// commit gives the writes of a round to the store.
+func (h *Host) commit(b *batch) error {
+	p := h.db.NewBatchWithSize(b.size() + len(b.writes)*batchOverhead)
+	err := b.into(p)
+	if err == nil {
+		if h.writer == nil {
+			h.writer = newWriter()
+		}
+		err = h.writer.do(h.broken, func() error { return h.db.Apply(p, pebble.NoSync) })
+	}
+	if errors.Is(err, errStoreFatal) {
+		return err // p may be in use still
+	}
+	return errors.Join(err, p.Close())
+}
+
+// batchOverhead is what a write takes in a Pebble batch besides its key and value.
+const batchOverhead = 8
 
 // Snapshot implements raft.FSM. The work is done by Persist.
 func (h *Host) Snapshot() (raft.FSMSnapshot, error) {

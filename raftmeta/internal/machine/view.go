@@ -69,9 +69,3 @@ func scan(r pebble.Reader, lo, hi []byte, fn func(k, v []byte) bool) error {
 	}
 	return errors.Join(it.Error(), it.Close())
 }
-
-// batch is a round's writes.
-type batch struct{ *pebble.Batch }
-
-func (b batch) Set(k, v []byte) error { return b.Batch.Set(k, v, nil) }
-func (b batch) Delete(k []byte) error { return b.Batch.Delete(k, nil) }
