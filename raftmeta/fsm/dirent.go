@@ -96,7 +96,7 @@ func (x *call) find(sp *space, dir uint64, name []byte) (spot, error) {
 	at := spot{dir: dir, name: string(name)}
 	first, last := sp.places(x.opts.hash, name)
 	for c := first; c <= last; c++ {
-		b, ok, err := x.get(x.direntKey(dir, c))
+		b, ok, err := x.getEntry(dir, c)
 		if err != nil {
 			return at, err
 		}
@@ -122,6 +122,20 @@ func (x *call) find(sp *space, dir uint64, name []byte) (spot, error) {
 	return at, nil
 }
 
+// getEntry returns the record at a cookie.
+func (x *call) getEntry(dir, cookie uint64) ([]byte, bool, error) {
+	if x.names.lacks(inoKey{x.fs, dir}, cookie) {
+		return nil, false, nil
+	}
+	return x.get(x.direntKey(dir, cookie))
+}
+
+// setEntry writes the record at a cookie.
+func (x *call) setEntry(dir, cookie uint64, rec []byte) {
+	x.names.add(inoKey{x.fs, dir}, cookie)
+	x.set(x.direntKey(dir, cookie), rec)
+}
+
 func (x *call) direntKey(dir, cookie uint64) []byte {
 	x.key = appendDirent(x.key[:0], x.fs, dir, cookie)
 	return x.key
@@ -137,7 +151,7 @@ func (x *call) setName(at *spot, n *inode) error {
 	if err != nil {
 		return err
 	}
-	x.set(x.direntKey(at.dir, at.cookie), b)
+	x.setEntry(at.dir, at.cookie, b)
 	return nil
 }
 
@@ -145,7 +159,7 @@ func (x *call) setName(at *spot, n *inode) error {
 func (x *call) dropName(at *spot) error {
 	here := at.cookie
 	if here&(slotsMax-1) != slotsMax-1 {
-		_, behind, err := x.get(x.direntKey(at.dir, here+1))
+		_, behind, err := x.getEntry(at.dir, here+1)
 		if err != nil {
 			return err
 		}
@@ -154,7 +168,7 @@ func (x *call) dropName(at *spot) error {
 			if err != nil {
 				return err
 			}
-			x.set(x.direntKey(at.dir, here), b)
+			x.setEntry(at.dir, here, b)
 			return nil
 		}
 	}
@@ -165,7 +179,7 @@ func (x *call) dropName(at *spot) error {
 		first = firstSlotOf0
 	}
 	for c := here; c > first; c-- {
-		b, ok, err := x.get(x.direntKey(at.dir, c-1))
+		b, ok, err := x.getEntry(at.dir, c-1)
 		if err != nil {
 			return err
 		}

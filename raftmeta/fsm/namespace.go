@@ -81,6 +81,9 @@ func (x *call) dir(ino uint64, op string) (*inode, error) {
 	if !d.isDir() {
 		return nil, vfs.KindNotDir.Err(op)
 	}
+	if d.entries == 0 && len(x.inodes.undo) == 0 { // and that is not taken back
+		x.names.empty(inoKey{x.fs, ino})
+	}
 	return d, d.attr.CheckAccess(&x.cred, vfs.AccessExec, op)
 }
 

@@ -50,6 +50,9 @@ type overlay struct {
 	calls   table[callKey, *slotRow]
 	clients table[uint64, *knownClient] // nil: not known
 
+	names names
+	opens map[string][]byte // records of opens that the store has, as written last: most are removed soon
+
 	codec inodeCodec
 	key   []byte // scratch, valid until the next use
 }
@@ -89,6 +92,7 @@ func newOverlay(v View, c *Cache) overlay {
 		spaces:  newTable[uint32, *space](),
 		calls:   newTable[callKey, *slotRow](),
 		clients: newTable[uint64, *knownClient](),
+		opens:   make(map[string][]byte),
 		key:     make([]byte, 0, 64),
 	}
 }
@@ -143,6 +147,7 @@ const keepRows = 1 << 14
 // flushed drops what the store has. Slots, usage, counters, origins and name
 // spaces are few and hot, so they stay, as clean rows.
 func (o *overlay) flushed() {
+	o.keepOpens()
 	o.kv.forget()
 	o.order.Clear(true)
 	o.inodes.forget()
@@ -153,6 +158,22 @@ func (o *overlay) flushed() {
 	trim(&o.spaces)
 	trim(&o.calls)
 	trim(&o.clients)
+}
+
+// keepOpens notes the records of opens that were written.
+func (o *overlay) keepOpens() {
+	if len(o.opens) > keepRows {
+		clear(o.opens)
+	}
+	for k, r := range o.kv.rows {
+		switch {
+		case k[0] != 'O':
+		case r.v != nil:
+			o.opens[k] = r.v
+		default:
+			delete(o.opens, k)
+		}
+	}
 }
 
 func trim[K comparable, V any](t *table[K, V]) {
@@ -174,6 +195,11 @@ func (o *overlay) read(key []byte) ([]byte, bool, error) {
 func (o *overlay) get(key []byte) ([]byte, bool, error) {
 	if r, ok := o.kv.rows[string(key)]; ok {
 		return r.v, r.v != nil, nil
+	}
+	if key[0] == 'O' {
+		if v, ok := o.opens[string(key)]; ok {
+			return v, true, nil
+		}
 	}
 	return o.read(key)
 }
@@ -283,6 +309,7 @@ func (o *overlay) setInode(fs uint32, n *inode) {
 }
 
 func (o *overlay) delInode(fs uint32, n *inode) {
+	o.names.drop(inoKey{fs, uint64(n.attr.Ino)})
 	o.inodes.set(o.entry, inoKey{fs, uint64(n.attr.Ino)}, nil)
 }
 
