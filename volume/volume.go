@@ -121,6 +121,8 @@ type Volume struct {
 	ctx    context.Context // ends when the volume is closed: that of background work
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // background work
+	work   chan func()    // to a goroutine that waits for more of it
+	idle   atomic.Int32   // goroutines that do
 
 	closeMu sync.Mutex // guards closed, and starting background work against Abandon
 	closed  bool
@@ -132,7 +134,7 @@ var _ vfs.FS = (*Volume)(nil)
 // registered. Shut it down.
 func New(cfg Config) *Volume {
 	cfg.setDefaults()
-	v := &Volume{cfg: cfg, blockWriters: make(chan struct{}, cfg.BlockWriters)}
+	v := &Volume{cfg: cfg, blockWriters: make(chan struct{}, cfg.BlockWriters), work: make(chan func())}
 	v.incarnation.Store(&cfg.Incarnation)
 	v.ctx, v.cancel = context.WithCancel(context.Background())
 	v.table.init()
@@ -152,8 +154,33 @@ func (v *Volume) spawn(f func()) bool {
 	if v.closed {
 		return false
 	}
-	v.wg.Go(f)
+	select {
+	case v.work <- f:
+	default:
+		v.wg.Go(func() { v.background(f) })
+	}
 	return true
+}
+
+// maxIdle is how many goroutines wait for further background work: new ones would have to grow their stacks again.
+const maxIdle = 128
+
+// background runs f and then what else comes.
+func (v *Volume) background(f func()) {
+	for {
+		f()
+		f = nil
+		if v.idle.Add(1) <= maxIdle {
+			select {
+			case f = <-v.work:
+			case <-v.ctx.Done():
+			}
+		}
+		v.idle.Add(-1)
+		if f == nil {
+			return
+		}
+	}
 }
 
 // detached runs f in the background and waits for it, but not longer than ctx

@@ -41,6 +41,7 @@ type endpoint struct {
 	log      *slog.Logger
 	memory   *semaphore.Weighted
 	waiting  atomic.Int64    // connections that wait for memory
+	idle     atomic.Int64    // workers that wait for calls, of all connections
 	ctx      context.Context // of all calls
 	reading  context.Context // ends with ctx or stopReading: read no more calls
 	drain    <-chan struct{} // reading.Done()
@@ -385,15 +386,18 @@ func (c *Conn) worker(req *Request) {
 	defer c.workers.Done()
 	for {
 		c.run(req)
-		if c.idle.Add(1) > maxIdleWorkers {
-			c.idle.Add(-1)
-			return
+		own, all := c.idle.Add(1), c.ep.idle.Add(1)
+		more := own <= maxIdleWorkers || all <= maxIdleShared
+		if more {
+			select {
+			case req = <-c.work:
+			case <-c.readDone:
+				more = false
+			}
 		}
-		select {
-		case req = <-c.work:
-			c.idle.Add(-1)
-		case <-c.readDone:
-			c.idle.Add(-1)
+		c.idle.Add(-1)
+		c.ep.idle.Add(-1)
+		if !more {
 			return
 		}
 	}

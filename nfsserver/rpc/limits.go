@@ -36,8 +36,10 @@ const (
 	// cancelGrace is how long Shutdown waits for calls whose context it ended.
 	cancelGrace = 5 * time.Second
 
-	// maxIdleWorkers is how many goroutines of a connection wait for the next call.
+	// maxIdleWorkers is how many goroutines of a connection wait for the next call, in any case, and maxIdleShared of all
+	// connections together: a new one for each call would have to grow its stack again.
 	maxIdleWorkers = 4
+	maxIdleShared  = 256
 
 	// maxBatchBytes and maxBatchSlices end one writev.
 	maxBatchBytes  = 4 << 20
