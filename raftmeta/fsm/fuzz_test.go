@@ -40,7 +40,7 @@ func scripted[M proto.Message](f *testing.F, word string, fresh func() M) (all [
 
 // fuzzRig is a namespace with one of everything that commands may meet.
 func fuzzRig(t testing.TB) *rig {
-	r := newNamespaceRig(t, Options{MaxLevel: NextLevel, limits: tiny})
+	r := newNamespaceRig(t, Options{MaxLevel: Level, limits: tiny})
 	file := createCmd(1, "file")
 	file.GetCreate().Open = uint32(vfs.OpenWrite)
 	dir := createCmd(1, "dir")

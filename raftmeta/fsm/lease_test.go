@@ -65,7 +65,7 @@ func TestHeldAlone(t *testing.T) {
 		h := rapidHistory(rt)
 		h.raises, h.nfs = true, true
 		h.begin()
-		r := newNamespaceRig(t, Options{MaxLevel: NextLevel, limits: tiny})
+		r := newNamespaceRig(t, Options{MaxLevel: Level, limits: tiny})
 		origins := map[string]uint64{"a": 1, "b": r.register("b", 1)}
 		for _, c := range h.cmds {
 			r.apply(c)

@@ -6,11 +6,7 @@ import (
 )
 
 // Level is the newest feature level that shards are raised to.
-const Level = 5
-
-// NextLevel is the newest one that this version implements. Gateways do not do all yet that it needs of them, so voters go up to it only if
-// Options.MaxLevel says so.
-const NextLevel = levelGateways
+const Level = levelGateways
 
 // levelCollect is the level that added what collection, rewriting of extents and changes of placement groups need:
 // dying blocks are queued by number, and the cluster map has a version.

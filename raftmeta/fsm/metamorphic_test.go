@@ -181,7 +181,7 @@ func (h *history) op() *metapb.Command {
 		return h.newer()
 	case 18:
 		if h.raises {
-			return &metapb.Command{Op: &metapb.Command_RaiseLevel{RaiseLevel: &metapb.RaiseLevel{Level: uint32(h.num("level", 1, NextLevel))}}}
+			return &metapb.Command{Op: &metapb.Command_RaiseLevel{RaiseLevel: &metapb.RaiseLevel{Level: uint32(h.num("level", 1, Level))}}}
 		}
 	case 0, 1, 2:
 		return &metapb.Command{Op: &metapb.Command_Create{Create: &metapb.Create{
@@ -317,7 +317,7 @@ func metamorphic(t *testing.T, set func(*history)) {
 		set(h)
 		h.begin()
 		if h.num("newest", 0, 1) == 0 {
-			for l := uint32(2); l <= NextLevel; l++ {
+			for l := uint32(2); l <= Level; l++ {
 				h.cmds = append(h.cmds, raiseCmd(l))
 			}
 		}
@@ -335,7 +335,7 @@ func metamorphic(t *testing.T, set func(*history)) {
 		always, never := func() bool { return true }, func() bool { return false }
 		sometimes := func() bool { return rapid.Bool().Draw(rt, "sometimes") }
 
-		o := Options{MaxLevel: NextLevel, limits: tiny}
+		o := Options{MaxLevel: Level, limits: tiny}
 		cached := func(size int64) Options { c := o; c.Cache = NewCache(size); return c }
 		a, want := h.play(t, o, sameCuts(), always, never)
 		for _, r := range want {

@@ -217,7 +217,7 @@ type linksLeft struct {
 
 // dropLink takes one link from n, which has just lost a name in d, and changes
 // d in place. A regular file without links stays if clients have it open or locked; those of opens do from now on.
-// keep holds it for the caller's origin too.
+// keep holds it for the caller's origin too; for other gateways it is held in any case (holdElsewhere).
 func (x *call) dropLink(d, n *inode, keep bool, opens []*metapb.ClientOpen) (left linksLeft, err error) {
 	if n.isDir() {
 		d.attr.Nlink--
@@ -240,7 +240,13 @@ func (x *call) dropLink(d, n *inode, keep bool, opens []*metapb.ClientOpen) (lef
 	if left.orphan {
 		x.hold(x.fs, uint64(n.attr.Ino), x.origin)
 	}
-	if left.orphan || left.opened {
+	elsewhere := false
+	if n.isFile() {
+		if elsewhere, err = x.holdElsewhere(uint64(n.attr.Ino)); err != nil {
+			return left, err
+		}
+	}
+	if left.orphan || left.opened || elsewhere {
 		x.setInode(x.fs, n)
 		return left, nil
 	}

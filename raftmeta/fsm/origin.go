@@ -98,6 +98,11 @@ func (x *call) registerOrigin(c *metapb.RegisterOrigin) (*metapb.Result, error) 
 	if x.level >= levelCollect {
 		r.Leased = c.Leased
 	}
+	if r.Several = c.Several && x.level >= levelGateways; r.Several {
+		if err := x.joinSeveral(name.origin, op); err != nil {
+			return nil, err
+		}
+	}
 	x.origins.set(x.entry, name.origin, r)
 	return originResult(name.origin), nil
 }
@@ -163,6 +168,15 @@ func (x *call) expireOrigin(c *metapb.ExpireOrigin) (*metapb.Result, error) {
 // endOrigin unregisters a registered origin. Whatever names it is void from
 // here on; Purge removes it.
 func (x *call) endOrigin(id uint64) error {
+	r, err := x.overlay.origin(id)
+	if err != nil {
+		return err
+	}
+	if r.GetSeveral() {
+		if err := x.leaveSeveral(id); err != nil {
+			return err
+		}
+	}
 	x.origins.set(x.entry, id, nil)
 	return x.enqueue(&metapb.PurgeRecord{OrphansOf: id})
 }

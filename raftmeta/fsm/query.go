@@ -99,6 +99,8 @@ func (r *reader) run(c *Cache, q *metapb.Query) (*metapb.QueryResult, error) {
 		return r.uploads(op.Uploads)
 	case *metapb.Query_Origins:
 		return r.origins()
+	case *metapb.Query_Holds:
+		return r.holds(op.Holds)
 	}
 	sp, err := r.space()
 	if err != nil {

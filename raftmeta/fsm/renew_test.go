@@ -177,7 +177,7 @@ func TestRenewAnything(t *testing.T) {
 			h.step()
 		}
 		never := func() bool { return false }
-		r, _ := h.play(t, Options{Shard: 1, MaxLevel: NextLevel}, never, never, never)
+		r, _ := h.play(t, Options{Shard: 1, MaxLevel: Level}, never, never, never)
 		r.t = t
 		r.check()
 		r.index = r.m.Applied()

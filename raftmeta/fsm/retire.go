@@ -21,6 +21,9 @@ func appendRetired(id []byte) []byte { return append([]byte(retiredPrefix), id..
 // ofLevel is n with what the level knows, as the record old (nil: none) allows: the state is not the node's to change, and its key never changes.
 func (x *call) ofLevel(n, old *metapb.Node, op string) (*metapb.Node, error) {
 	n = n.CloneVT()
+	if x.level < levelGateways {
+		n.Several = false
+	}
 	if x.level < levelService {
 		n.Local, n.LocalVolumes = "", nil
 	} else if err := checkLocal(n, op); err != nil {

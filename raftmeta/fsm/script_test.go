@@ -103,11 +103,11 @@ func scriptMachines(t *testing.T, text string, done func(*rig)) string {
 		case word == "batch":
 			batch = []*metapb.Command{}
 		case word == "shard" && rest == "0":
-			r = newRig(t, Options{MaxLevel: NextLevel})
+			r = newRig(t, Options{MaxLevel: Level})
 		case word == "shard":
-			r = newNamespaceRig(t, Options{MaxLevel: NextLevel})
+			r = newNamespaceRig(t, Options{MaxLevel: Level})
 		case word == "tiny":
-			r = newNamespaceRig(t, Options{MaxLevel: NextLevel, limits: tiny})
+			r = newNamespaceRig(t, Options{MaxLevel: Level, limits: tiny})
 		case word == "apply":
 			answer("%s", result(r.one(parse(t, rest, new(metapb.Command)))))
 		case word == "query":

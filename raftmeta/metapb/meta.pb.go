@@ -3132,7 +3132,10 @@ type RegisterOrigin struct {
 	Leased bool `protobuf:"varint,4,opt,name=leased,proto3" json:"leased,omitempty"`
 	// From level 2: KindExists if another incarnation holds the name, instead of superseding it. It is for one that was
 	// ended and does not know whether its node has been started anew meanwhile.
-	Vacant        bool `protobuf:"varint,5,opt,name=vacant,proto3" json:"vacant,omitempty"`
+	Vacant bool `protobuf:"varint,5,opt,name=vacant,proto3" json:"vacant,omitempty"`
+	// From level 6: other gateways may serve the same files. A file that loses its last name is held for this origin too (HoldsQ), for its clients
+	// may have it open for reading, which is not recorded.
+	Several       bool `protobuf:"varint,6,opt,name=several,proto3" json:"several,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3198,6 +3201,13 @@ func (x *RegisterOrigin) GetLeased() bool {
 func (x *RegisterOrigin) GetVacant() bool {
 	if x != nil {
 		return x.Vacant
+	}
+	return false
+}
+
+func (x *RegisterOrigin) GetSeveral() bool {
+	if x != nil {
+		return x.Several
 	}
 	return false
 }
@@ -8607,8 +8617,10 @@ type Node struct {
 	State NodeState `protobuf:"varint,35,opt,name=state,proto3,enum=rackfs.meta.v1.NodeState" json:"state,omitempty"`
 	Key   []byte    `protobuf:"bytes,36,opt,name=key,proto3" json:"key,omitempty"` // SHA-256 of its public key
 	// From level 5, of a node with the role local: where its volumes are mounted, by its own workloads only, and what they were when it said so last.
-	Local         string         `protobuf:"bytes,41,opt,name=local,proto3" json:"local,omitempty"`
-	LocalVolumes  []*LocalVolume `protobuf:"bytes,42,rep,name=local_volumes,json=localVolumes,proto3" json:"local_volumes,omitempty"`
+	Local        string         `protobuf:"bytes,41,opt,name=local,proto3" json:"local,omitempty"`
+	LocalVolumes []*LocalVolume `protobuf:"bytes,42,rep,name=local_volumes,json=localVolumes,proto3" json:"local_volumes,omitempty"`
+	// From level 6, of a node with the role gateway: there may be others in its group, which serve the same file systems.
+	Several       bool `protobuf:"varint,43,opt,name=several,proto3" json:"several,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -8753,6 +8765,13 @@ func (x *Node) GetLocalVolumes() []*LocalVolume {
 		return x.LocalVolumes
 	}
 	return nil
+}
+
+func (x *Node) GetSeveral() bool {
+	if x != nil {
+		return x.Several
+	}
+	return false
 }
 
 // LocalVolume is what a node says of its part of a file system of kind local.
@@ -12040,6 +12059,7 @@ type Query struct {
 	//	*Query_Jobs
 	//	*Query_Uploads
 	//	*Query_Origins
+	//	*Query_Holds
 	Q             isQuery_Q `protobuf_oneof:"q"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -12393,6 +12413,15 @@ func (x *Query) GetOrigins() *OriginsQ {
 	return nil
 }
 
+func (x *Query) GetHolds() *HoldsQ {
+	if x != nil {
+		if x, ok := x.Q.(*Query_Holds); ok {
+			return x.Holds
+		}
+	}
+	return nil
+}
+
 type isQuery_Q interface {
 	isQuery_Q()
 }
@@ -12530,6 +12559,10 @@ type Query_Origins struct {
 	Origins *OriginsQ `protobuf:"bytes,84,opt,name=origins,proto3,oneof"`
 }
 
+type Query_Holds struct {
+	Holds *HoldsQ `protobuf:"bytes,95,opt,name=holds,proto3,oneof"` // level 6
+}
+
 func (*Query_GetAttr) isQuery_Q() {}
 
 func (*Query_Lookup) isQuery_Q() {}
@@ -12595,6 +12628,8 @@ func (*Query_Jobs) isQuery_Q() {}
 func (*Query_Uploads) isQuery_Q() {}
 
 func (*Query_Origins) isQuery_Q() {}
+
+func (*Query_Holds) isQuery_Q() {}
 
 type WorkspacesQ struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -12844,6 +12879,76 @@ func (*OriginsQ) Descriptor() ([]byte, []int) {
 	return file_meta_proto_rawDescGZIP(), []int{145}
 }
 
+// HoldsQ lists the files without names that are held for an origin, in the order of file systems and inodes, page by page. The
+// origin answers for each: ReleaseOrphan if it is not open there.
+type HoldsQ struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Origin        uint64                 `protobuf:"varint,1,opt,name=origin,proto3" json:"origin,omitempty"`
+	AfterFs       uint32                 `protobuf:"varint,2,opt,name=after_fs,json=afterFs,proto3" json:"after_fs,omitempty"` // after this file
+	AfterIno      uint64                 `protobuf:"varint,3,opt,name=after_ino,json=afterIno,proto3" json:"after_ino,omitempty"`
+	Limit         uint32                 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"` // 0, or more than the limit: the limit (1,000)
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldsQ) Reset() {
+	*x = HoldsQ{}
+	mi := &file_meta_proto_msgTypes[146]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldsQ) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldsQ) ProtoMessage() {}
+
+func (x *HoldsQ) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[146]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldsQ.ProtoReflect.Descriptor instead.
+func (*HoldsQ) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{146}
+}
+
+func (x *HoldsQ) GetOrigin() uint64 {
+	if x != nil {
+		return x.Origin
+	}
+	return 0
+}
+
+func (x *HoldsQ) GetAfterFs() uint32 {
+	if x != nil {
+		return x.AfterFs
+	}
+	return 0
+}
+
+func (x *HoldsQ) GetAfterIno() uint64 {
+	if x != nil {
+		return x.AfterIno
+	}
+	return 0
+}
+
+func (x *HoldsQ) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
 type GetAttrQ struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
@@ -12855,7 +12960,7 @@ type GetAttrQ struct {
 
 func (x *GetAttrQ) Reset() {
 	*x = GetAttrQ{}
-	mi := &file_meta_proto_msgTypes[146]
+	mi := &file_meta_proto_msgTypes[147]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12867,7 +12972,7 @@ func (x *GetAttrQ) String() string {
 func (*GetAttrQ) ProtoMessage() {}
 
 func (x *GetAttrQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[146]
+	mi := &file_meta_proto_msgTypes[147]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12880,7 +12985,7 @@ func (x *GetAttrQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttrQ.ProtoReflect.Descriptor instead.
 func (*GetAttrQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{146}
+	return file_meta_proto_rawDescGZIP(), []int{147}
 }
 
 func (x *GetAttrQ) GetIno() uint64 {
@@ -12914,7 +13019,7 @@ type LookupQ struct {
 
 func (x *LookupQ) Reset() {
 	*x = LookupQ{}
-	mi := &file_meta_proto_msgTypes[147]
+	mi := &file_meta_proto_msgTypes[148]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12926,7 +13031,7 @@ func (x *LookupQ) String() string {
 func (*LookupQ) ProtoMessage() {}
 
 func (x *LookupQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[147]
+	mi := &file_meta_proto_msgTypes[148]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12939,7 +13044,7 @@ func (x *LookupQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupQ.ProtoReflect.Descriptor instead.
 func (*LookupQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{147}
+	return file_meta_proto_rawDescGZIP(), []int{148}
 }
 
 func (x *LookupQ) GetDir() uint64 {
@@ -12965,7 +13070,7 @@ type ParentQ struct {
 
 func (x *ParentQ) Reset() {
 	*x = ParentQ{}
-	mi := &file_meta_proto_msgTypes[148]
+	mi := &file_meta_proto_msgTypes[149]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12977,7 +13082,7 @@ func (x *ParentQ) String() string {
 func (*ParentQ) ProtoMessage() {}
 
 func (x *ParentQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[148]
+	mi := &file_meta_proto_msgTypes[149]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12990,7 +13095,7 @@ func (x *ParentQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParentQ.ProtoReflect.Descriptor instead.
 func (*ParentQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{148}
+	return file_meta_proto_rawDescGZIP(), []int{149}
 }
 
 func (x *ParentQ) GetDir() uint64 {
@@ -13013,7 +13118,7 @@ type ReadDirQ struct {
 
 func (x *ReadDirQ) Reset() {
 	*x = ReadDirQ{}
-	mi := &file_meta_proto_msgTypes[149]
+	mi := &file_meta_proto_msgTypes[150]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13025,7 +13130,7 @@ func (x *ReadDirQ) String() string {
 func (*ReadDirQ) ProtoMessage() {}
 
 func (x *ReadDirQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[149]
+	mi := &file_meta_proto_msgTypes[150]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13038,7 +13143,7 @@ func (x *ReadDirQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirQ.ProtoReflect.Descriptor instead.
 func (*ReadDirQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{149}
+	return file_meta_proto_rawDescGZIP(), []int{150}
 }
 
 func (x *ReadDirQ) GetDir() uint64 {
@@ -13085,7 +13190,7 @@ type ReadLinkQ struct {
 
 func (x *ReadLinkQ) Reset() {
 	*x = ReadLinkQ{}
-	mi := &file_meta_proto_msgTypes[150]
+	mi := &file_meta_proto_msgTypes[151]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13097,7 +13202,7 @@ func (x *ReadLinkQ) String() string {
 func (*ReadLinkQ) ProtoMessage() {}
 
 func (x *ReadLinkQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[150]
+	mi := &file_meta_proto_msgTypes[151]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13110,7 +13215,7 @@ func (x *ReadLinkQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkQ.ProtoReflect.Descriptor instead.
 func (*ReadLinkQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{150}
+	return file_meta_proto_rawDescGZIP(), []int{151}
 }
 
 func (x *ReadLinkQ) GetIno() uint64 {
@@ -13134,7 +13239,7 @@ type ExtentsQ struct {
 
 func (x *ExtentsQ) Reset() {
 	*x = ExtentsQ{}
-	mi := &file_meta_proto_msgTypes[151]
+	mi := &file_meta_proto_msgTypes[152]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13146,7 +13251,7 @@ func (x *ExtentsQ) String() string {
 func (*ExtentsQ) ProtoMessage() {}
 
 func (x *ExtentsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[151]
+	mi := &file_meta_proto_msgTypes[152]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13159,7 +13264,7 @@ func (x *ExtentsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsQ.ProtoReflect.Descriptor instead.
 func (*ExtentsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{151}
+	return file_meta_proto_rawDescGZIP(), []int{152}
 }
 
 func (x *ExtentsQ) GetIno() uint64 {
@@ -13207,7 +13312,7 @@ type StatFSQ struct {
 
 func (x *StatFSQ) Reset() {
 	*x = StatFSQ{}
-	mi := &file_meta_proto_msgTypes[152]
+	mi := &file_meta_proto_msgTypes[153]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13219,7 +13324,7 @@ func (x *StatFSQ) String() string {
 func (*StatFSQ) ProtoMessage() {}
 
 func (x *StatFSQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[152]
+	mi := &file_meta_proto_msgTypes[153]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13232,7 +13337,7 @@ func (x *StatFSQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSQ.ProtoReflect.Descriptor instead.
 func (*StatFSQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{152}
+	return file_meta_proto_rawDescGZIP(), []int{153}
 }
 
 func (x *StatFSQ) GetIno() uint64 {
@@ -13253,7 +13358,7 @@ type QuotasQ struct {
 
 func (x *QuotasQ) Reset() {
 	*x = QuotasQ{}
-	mi := &file_meta_proto_msgTypes[153]
+	mi := &file_meta_proto_msgTypes[154]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13265,7 +13370,7 @@ func (x *QuotasQ) String() string {
 func (*QuotasQ) ProtoMessage() {}
 
 func (x *QuotasQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[153]
+	mi := &file_meta_proto_msgTypes[154]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13278,7 +13383,7 @@ func (x *QuotasQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotasQ.ProtoReflect.Descriptor instead.
 func (*QuotasQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{153}
+	return file_meta_proto_rawDescGZIP(), []int{154}
 }
 
 func (x *QuotasQ) GetFrom() uint32 {
@@ -13303,7 +13408,7 @@ type NodesQ struct {
 
 func (x *NodesQ) Reset() {
 	*x = NodesQ{}
-	mi := &file_meta_proto_msgTypes[154]
+	mi := &file_meta_proto_msgTypes[155]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13315,7 +13420,7 @@ func (x *NodesQ) String() string {
 func (*NodesQ) ProtoMessage() {}
 
 func (x *NodesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[154]
+	mi := &file_meta_proto_msgTypes[155]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13328,7 +13433,7 @@ func (x *NodesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesQ.ProtoReflect.Descriptor instead.
 func (*NodesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{154}
+	return file_meta_proto_rawDescGZIP(), []int{155}
 }
 
 type TokensQ struct {
@@ -13339,7 +13444,7 @@ type TokensQ struct {
 
 func (x *TokensQ) Reset() {
 	*x = TokensQ{}
-	mi := &file_meta_proto_msgTypes[155]
+	mi := &file_meta_proto_msgTypes[156]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13351,7 +13456,7 @@ func (x *TokensQ) String() string {
 func (*TokensQ) ProtoMessage() {}
 
 func (x *TokensQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[155]
+	mi := &file_meta_proto_msgTypes[156]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13364,7 +13469,7 @@ func (x *TokensQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensQ.ProtoReflect.Descriptor instead.
 func (*TokensQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{155}
+	return file_meta_proto_rawDescGZIP(), []int{156}
 }
 
 type RetiredNodesQ struct {
@@ -13375,7 +13480,7 @@ type RetiredNodesQ struct {
 
 func (x *RetiredNodesQ) Reset() {
 	*x = RetiredNodesQ{}
-	mi := &file_meta_proto_msgTypes[156]
+	mi := &file_meta_proto_msgTypes[157]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13387,7 +13492,7 @@ func (x *RetiredNodesQ) String() string {
 func (*RetiredNodesQ) ProtoMessage() {}
 
 func (x *RetiredNodesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[156]
+	mi := &file_meta_proto_msgTypes[157]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13400,7 +13505,7 @@ func (x *RetiredNodesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetiredNodesQ.ProtoReflect.Descriptor instead.
 func (*RetiredNodesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{156}
+	return file_meta_proto_rawDescGZIP(), []int{157}
 }
 
 type BlockStatesQ struct {
@@ -13412,7 +13517,7 @@ type BlockStatesQ struct {
 
 func (x *BlockStatesQ) Reset() {
 	*x = BlockStatesQ{}
-	mi := &file_meta_proto_msgTypes[157]
+	mi := &file_meta_proto_msgTypes[158]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13424,7 +13529,7 @@ func (x *BlockStatesQ) String() string {
 func (*BlockStatesQ) ProtoMessage() {}
 
 func (x *BlockStatesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[157]
+	mi := &file_meta_proto_msgTypes[158]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13437,7 +13542,7 @@ func (x *BlockStatesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesQ.ProtoReflect.Descriptor instead.
 func (*BlockStatesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{157}
+	return file_meta_proto_rawDescGZIP(), []int{158}
 }
 
 func (x *BlockStatesQ) GetIds() []uint64 {
@@ -13461,7 +13566,7 @@ type BlocksQ struct {
 
 func (x *BlocksQ) Reset() {
 	*x = BlocksQ{}
-	mi := &file_meta_proto_msgTypes[158]
+	mi := &file_meta_proto_msgTypes[159]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13473,7 +13578,7 @@ func (x *BlocksQ) String() string {
 func (*BlocksQ) ProtoMessage() {}
 
 func (x *BlocksQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[158]
+	mi := &file_meta_proto_msgTypes[159]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13486,7 +13591,7 @@ func (x *BlocksQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksQ.ProtoReflect.Descriptor instead.
 func (*BlocksQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{158}
+	return file_meta_proto_rawDescGZIP(), []int{159}
 }
 
 func (x *BlocksQ) GetAfter() uint64 {
@@ -13529,7 +13634,7 @@ type LiveBlocksQ struct {
 
 func (x *LiveBlocksQ) Reset() {
 	*x = LiveBlocksQ{}
-	mi := &file_meta_proto_msgTypes[159]
+	mi := &file_meta_proto_msgTypes[160]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13541,7 +13646,7 @@ func (x *LiveBlocksQ) String() string {
 func (*LiveBlocksQ) ProtoMessage() {}
 
 func (x *LiveBlocksQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[159]
+	mi := &file_meta_proto_msgTypes[160]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13554,7 +13659,7 @@ func (x *LiveBlocksQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LiveBlocksQ.ProtoReflect.Descriptor instead.
 func (*LiveBlocksQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{159}
+	return file_meta_proto_rawDescGZIP(), []int{160}
 }
 
 func (x *LiveBlocksQ) GetAfter() uint64 {
@@ -13582,7 +13687,7 @@ type GetXattrQ struct {
 
 func (x *GetXattrQ) Reset() {
 	*x = GetXattrQ{}
-	mi := &file_meta_proto_msgTypes[160]
+	mi := &file_meta_proto_msgTypes[161]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13594,7 +13699,7 @@ func (x *GetXattrQ) String() string {
 func (*GetXattrQ) ProtoMessage() {}
 
 func (x *GetXattrQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[160]
+	mi := &file_meta_proto_msgTypes[161]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13607,7 +13712,7 @@ func (x *GetXattrQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrQ.ProtoReflect.Descriptor instead.
 func (*GetXattrQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{160}
+	return file_meta_proto_rawDescGZIP(), []int{161}
 }
 
 func (x *GetXattrQ) GetIno() uint64 {
@@ -13635,7 +13740,7 @@ type ListXattrsQ struct {
 
 func (x *ListXattrsQ) Reset() {
 	*x = ListXattrsQ{}
-	mi := &file_meta_proto_msgTypes[161]
+	mi := &file_meta_proto_msgTypes[162]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13647,7 +13752,7 @@ func (x *ListXattrsQ) String() string {
 func (*ListXattrsQ) ProtoMessage() {}
 
 func (x *ListXattrsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[161]
+	mi := &file_meta_proto_msgTypes[162]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13660,7 +13765,7 @@ func (x *ListXattrsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrsQ.ProtoReflect.Descriptor instead.
 func (*ListXattrsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{161}
+	return file_meta_proto_rawDescGZIP(), []int{162}
 }
 
 func (x *ListXattrsQ) GetIno() uint64 {
@@ -13692,7 +13797,7 @@ type ShardInfoQ struct {
 
 func (x *ShardInfoQ) Reset() {
 	*x = ShardInfoQ{}
-	mi := &file_meta_proto_msgTypes[162]
+	mi := &file_meta_proto_msgTypes[163]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13704,7 +13809,7 @@ func (x *ShardInfoQ) String() string {
 func (*ShardInfoQ) ProtoMessage() {}
 
 func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[162]
+	mi := &file_meta_proto_msgTypes[163]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13717,7 +13822,7 @@ func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoQ.ProtoReflect.Descriptor instead.
 func (*ShardInfoQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{162}
+	return file_meta_proto_rawDescGZIP(), []int{163}
 }
 
 // FileSystemsQ lists the file systems. With the version that the caller has, the answer to an unchanged list is only that. 0: none.
@@ -13730,7 +13835,7 @@ type FileSystemsQ struct {
 
 func (x *FileSystemsQ) Reset() {
 	*x = FileSystemsQ{}
-	mi := &file_meta_proto_msgTypes[163]
+	mi := &file_meta_proto_msgTypes[164]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13742,7 +13847,7 @@ func (x *FileSystemsQ) String() string {
 func (*FileSystemsQ) ProtoMessage() {}
 
 func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[163]
+	mi := &file_meta_proto_msgTypes[164]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13755,7 +13860,7 @@ func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsQ.ProtoReflect.Descriptor instead.
 func (*FileSystemsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{163}
+	return file_meta_proto_rawDescGZIP(), []int{164}
 }
 
 func (x *FileSystemsQ) GetKnownVersion() uint64 {
@@ -13774,7 +13879,7 @@ type NamespaceQ struct {
 
 func (x *NamespaceQ) Reset() {
 	*x = NamespaceQ{}
-	mi := &file_meta_proto_msgTypes[164]
+	mi := &file_meta_proto_msgTypes[165]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13786,7 +13891,7 @@ func (x *NamespaceQ) String() string {
 func (*NamespaceQ) ProtoMessage() {}
 
 func (x *NamespaceQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[164]
+	mi := &file_meta_proto_msgTypes[165]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13799,7 +13904,7 @@ func (x *NamespaceQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceQ.ProtoReflect.Descriptor instead.
 func (*NamespaceQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{164}
+	return file_meta_proto_rawDescGZIP(), []int{165}
 }
 
 // ClusterMapQ asks for the stores and pools. With the version that the caller has, the answer
@@ -13813,7 +13918,7 @@ type ClusterMapQ struct {
 
 func (x *ClusterMapQ) Reset() {
 	*x = ClusterMapQ{}
-	mi := &file_meta_proto_msgTypes[165]
+	mi := &file_meta_proto_msgTypes[166]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13825,7 +13930,7 @@ func (x *ClusterMapQ) String() string {
 func (*ClusterMapQ) ProtoMessage() {}
 
 func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[165]
+	mi := &file_meta_proto_msgTypes[166]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13838,7 +13943,7 @@ func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapQ.ProtoReflect.Descriptor instead.
 func (*ClusterMapQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{165}
+	return file_meta_proto_rawDescGZIP(), []int{166}
 }
 
 func (x *ClusterMapQ) GetKnownVersion() uint64 {
@@ -13857,7 +13962,7 @@ type KeysQ struct {
 
 func (x *KeysQ) Reset() {
 	*x = KeysQ{}
-	mi := &file_meta_proto_msgTypes[166]
+	mi := &file_meta_proto_msgTypes[167]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13869,7 +13974,7 @@ func (x *KeysQ) String() string {
 func (*KeysQ) ProtoMessage() {}
 
 func (x *KeysQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[166]
+	mi := &file_meta_proto_msgTypes[167]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13882,7 +13987,7 @@ func (x *KeysQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysQ.ProtoReflect.Descriptor instead.
 func (*KeysQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{166}
+	return file_meta_proto_rawDescGZIP(), []int{167}
 }
 
 func (x *KeysQ) GetKind() string {
@@ -13901,7 +14006,7 @@ type NFSClientsQ struct {
 
 func (x *NFSClientsQ) Reset() {
 	*x = NFSClientsQ{}
-	mi := &file_meta_proto_msgTypes[167]
+	mi := &file_meta_proto_msgTypes[168]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13913,7 +14018,7 @@ func (x *NFSClientsQ) String() string {
 func (*NFSClientsQ) ProtoMessage() {}
 
 func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[167]
+	mi := &file_meta_proto_msgTypes[168]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13926,7 +14031,7 @@ func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsQ.ProtoReflect.Descriptor instead.
 func (*NFSClientsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{167}
+	return file_meta_proto_rawDescGZIP(), []int{168}
 }
 
 func (x *NFSClientsQ) GetGateway() string {
@@ -13951,7 +14056,7 @@ type TestLockQ struct {
 
 func (x *TestLockQ) Reset() {
 	*x = TestLockQ{}
-	mi := &file_meta_proto_msgTypes[168]
+	mi := &file_meta_proto_msgTypes[169]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13963,7 +14068,7 @@ func (x *TestLockQ) String() string {
 func (*TestLockQ) ProtoMessage() {}
 
 func (x *TestLockQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[168]
+	mi := &file_meta_proto_msgTypes[169]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13976,7 +14081,7 @@ func (x *TestLockQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestLockQ.ProtoReflect.Descriptor instead.
 func (*TestLockQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{168}
+	return file_meta_proto_rawDescGZIP(), []int{169}
 }
 
 func (x *TestLockQ) GetIno() uint64 {
@@ -14035,7 +14140,7 @@ type ClientStateQ struct {
 
 func (x *ClientStateQ) Reset() {
 	*x = ClientStateQ{}
-	mi := &file_meta_proto_msgTypes[169]
+	mi := &file_meta_proto_msgTypes[170]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14047,7 +14152,7 @@ func (x *ClientStateQ) String() string {
 func (*ClientStateQ) ProtoMessage() {}
 
 func (x *ClientStateQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[169]
+	mi := &file_meta_proto_msgTypes[170]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14060,7 +14165,7 @@ func (x *ClientStateQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientStateQ.ProtoReflect.Descriptor instead.
 func (*ClientStateQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{169}
+	return file_meta_proto_rawDescGZIP(), []int{170}
 }
 
 func (x *ClientStateQ) GetClient() uint64 {
@@ -14102,7 +14207,7 @@ type SessionSlotsQ struct {
 
 func (x *SessionSlotsQ) Reset() {
 	*x = SessionSlotsQ{}
-	mi := &file_meta_proto_msgTypes[170]
+	mi := &file_meta_proto_msgTypes[171]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14114,7 +14219,7 @@ func (x *SessionSlotsQ) String() string {
 func (*SessionSlotsQ) ProtoMessage() {}
 
 func (x *SessionSlotsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[170]
+	mi := &file_meta_proto_msgTypes[171]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14127,7 +14232,7 @@ func (x *SessionSlotsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlotsQ.ProtoReflect.Descriptor instead.
 func (*SessionSlotsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{170}
+	return file_meta_proto_rawDescGZIP(), []int{171}
 }
 
 func (x *SessionSlotsQ) GetSession() []byte {
@@ -14147,7 +14252,7 @@ type FileOpensQ struct {
 
 func (x *FileOpensQ) Reset() {
 	*x = FileOpensQ{}
-	mi := &file_meta_proto_msgTypes[171]
+	mi := &file_meta_proto_msgTypes[172]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14159,7 +14264,7 @@ func (x *FileOpensQ) String() string {
 func (*FileOpensQ) ProtoMessage() {}
 
 func (x *FileOpensQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[171]
+	mi := &file_meta_proto_msgTypes[172]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14172,7 +14277,7 @@ func (x *FileOpensQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileOpensQ.ProtoReflect.Descriptor instead.
 func (*FileOpensQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{171}
+	return file_meta_proto_rawDescGZIP(), []int{172}
 }
 
 func (x *FileOpensQ) GetIno() uint64 {
@@ -14195,7 +14300,7 @@ type ClientsQ struct {
 
 func (x *ClientsQ) Reset() {
 	*x = ClientsQ{}
-	mi := &file_meta_proto_msgTypes[172]
+	mi := &file_meta_proto_msgTypes[173]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14207,7 +14312,7 @@ func (x *ClientsQ) String() string {
 func (*ClientsQ) ProtoMessage() {}
 
 func (x *ClientsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[172]
+	mi := &file_meta_proto_msgTypes[173]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14220,7 +14325,7 @@ func (x *ClientsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientsQ.ProtoReflect.Descriptor instead.
 func (*ClientsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{172}
+	return file_meta_proto_rawDescGZIP(), []int{173}
 }
 
 func (x *ClientsQ) GetGateway() string {
@@ -14262,7 +14367,7 @@ type ClientQ struct {
 
 func (x *ClientQ) Reset() {
 	*x = ClientQ{}
-	mi := &file_meta_proto_msgTypes[173]
+	mi := &file_meta_proto_msgTypes[174]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14274,7 +14379,7 @@ func (x *ClientQ) String() string {
 func (*ClientQ) ProtoMessage() {}
 
 func (x *ClientQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[173]
+	mi := &file_meta_proto_msgTypes[174]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14287,7 +14392,7 @@ func (x *ClientQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientQ.ProtoReflect.Descriptor instead.
 func (*ClientQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{173}
+	return file_meta_proto_rawDescGZIP(), []int{174}
 }
 
 func (x *ClientQ) GetClient() uint64 {
@@ -14339,6 +14444,7 @@ type QueryResult struct {
 	//	*QueryResult_Jobs
 	//	*QueryResult_Uploads
 	//	*QueryResult_Origins
+	//	*QueryResult_Holds
 	R             isQueryResult_R `protobuf_oneof:"r"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -14346,7 +14452,7 @@ type QueryResult struct {
 
 func (x *QueryResult) Reset() {
 	*x = QueryResult{}
-	mi := &file_meta_proto_msgTypes[174]
+	mi := &file_meta_proto_msgTypes[175]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14358,7 +14464,7 @@ func (x *QueryResult) String() string {
 func (*QueryResult) ProtoMessage() {}
 
 func (x *QueryResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[174]
+	mi := &file_meta_proto_msgTypes[175]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14371,7 +14477,7 @@ func (x *QueryResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryResult.ProtoReflect.Descriptor instead.
 func (*QueryResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{174}
+	return file_meta_proto_rawDescGZIP(), []int{175}
 }
 
 func (x *QueryResult) GetKind() uint32 {
@@ -14656,6 +14762,15 @@ func (x *QueryResult) GetOrigins() *OriginsR {
 	return nil
 }
 
+func (x *QueryResult) GetHolds() *HoldsR {
+	if x != nil {
+		if x, ok := x.R.(*QueryResult_Holds); ok {
+			return x.Holds
+		}
+	}
+	return nil
+}
+
 type isQueryResult_R interface {
 	isQueryResult_R()
 }
@@ -14776,6 +14891,10 @@ type QueryResult_Origins struct {
 	Origins *OriginsR `protobuf:"bytes,84,opt,name=origins,proto3,oneof"`
 }
 
+type QueryResult_Holds struct {
+	Holds *HoldsR `protobuf:"bytes,95,opt,name=holds,proto3,oneof"`
+}
+
 func (*QueryResult_Attr) isQueryResult_R() {}
 
 func (*QueryResult_ReadDir) isQueryResult_R() {}
@@ -14834,6 +14953,8 @@ func (*QueryResult_Uploads) isQueryResult_R() {}
 
 func (*QueryResult_Origins) isQueryResult_R() {}
 
+func (*QueryResult_Holds) isQueryResult_R() {}
+
 type WorkspacesR struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Workspaces    []*Workspace           `protobuf:"bytes,1,rep,name=workspaces,proto3" json:"workspaces,omitempty"`
@@ -14843,7 +14964,7 @@ type WorkspacesR struct {
 
 func (x *WorkspacesR) Reset() {
 	*x = WorkspacesR{}
-	mi := &file_meta_proto_msgTypes[175]
+	mi := &file_meta_proto_msgTypes[176]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14855,7 +14976,7 @@ func (x *WorkspacesR) String() string {
 func (*WorkspacesR) ProtoMessage() {}
 
 func (x *WorkspacesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[175]
+	mi := &file_meta_proto_msgTypes[176]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14868,7 +14989,7 @@ func (x *WorkspacesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkspacesR.ProtoReflect.Descriptor instead.
 func (*WorkspacesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{175}
+	return file_meta_proto_rawDescGZIP(), []int{176}
 }
 
 func (x *WorkspacesR) GetWorkspaces() []*Workspace {
@@ -14887,7 +15008,7 @@ type AccessTokensR struct {
 
 func (x *AccessTokensR) Reset() {
 	*x = AccessTokensR{}
-	mi := &file_meta_proto_msgTypes[176]
+	mi := &file_meta_proto_msgTypes[177]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14899,7 +15020,7 @@ func (x *AccessTokensR) String() string {
 func (*AccessTokensR) ProtoMessage() {}
 
 func (x *AccessTokensR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[176]
+	mi := &file_meta_proto_msgTypes[177]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14912,7 +15033,7 @@ func (x *AccessTokensR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessTokensR.ProtoReflect.Descriptor instead.
 func (*AccessTokensR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{176}
+	return file_meta_proto_rawDescGZIP(), []int{177}
 }
 
 func (x *AccessTokensR) GetTokens() []*AccessToken {
@@ -14932,7 +15053,7 @@ type JobsR struct {
 
 func (x *JobsR) Reset() {
 	*x = JobsR{}
-	mi := &file_meta_proto_msgTypes[177]
+	mi := &file_meta_proto_msgTypes[178]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14944,7 +15065,7 @@ func (x *JobsR) String() string {
 func (*JobsR) ProtoMessage() {}
 
 func (x *JobsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[177]
+	mi := &file_meta_proto_msgTypes[178]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14957,7 +15078,7 @@ func (x *JobsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobsR.ProtoReflect.Descriptor instead.
 func (*JobsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{177}
+	return file_meta_proto_rawDescGZIP(), []int{178}
 }
 
 func (x *JobsR) GetJobs() []*Job {
@@ -14984,7 +15105,7 @@ type UploadsR struct {
 
 func (x *UploadsR) Reset() {
 	*x = UploadsR{}
-	mi := &file_meta_proto_msgTypes[178]
+	mi := &file_meta_proto_msgTypes[179]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14996,7 +15117,7 @@ func (x *UploadsR) String() string {
 func (*UploadsR) ProtoMessage() {}
 
 func (x *UploadsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[178]
+	mi := &file_meta_proto_msgTypes[179]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15009,7 +15130,7 @@ func (x *UploadsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadsR.ProtoReflect.Descriptor instead.
 func (*UploadsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{178}
+	return file_meta_proto_rawDescGZIP(), []int{179}
 }
 
 func (x *UploadsR) GetUploads() []*Upload {
@@ -15035,7 +15156,7 @@ type OriginsR struct {
 
 func (x *OriginsR) Reset() {
 	*x = OriginsR{}
-	mi := &file_meta_proto_msgTypes[179]
+	mi := &file_meta_proto_msgTypes[180]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15047,7 +15168,7 @@ func (x *OriginsR) String() string {
 func (*OriginsR) ProtoMessage() {}
 
 func (x *OriginsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[179]
+	mi := &file_meta_proto_msgTypes[180]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15060,7 +15181,7 @@ func (x *OriginsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginsR.ProtoReflect.Descriptor instead.
 func (*OriginsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{179}
+	return file_meta_proto_rawDescGZIP(), []int{180}
 }
 
 func (x *OriginsR) GetOrigins() []uint64 {
@@ -15068,6 +15189,111 @@ func (x *OriginsR) GetOrigins() []uint64 {
 		return x.Origins
 	}
 	return nil
+}
+
+type HoldsR struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Files         []*FileId              `protobuf:"bytes,1,rep,name=files,proto3" json:"files,omitempty"`
+	More          bool                   `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldsR) Reset() {
+	*x = HoldsR{}
+	mi := &file_meta_proto_msgTypes[181]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldsR) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldsR) ProtoMessage() {}
+
+func (x *HoldsR) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[181]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldsR.ProtoReflect.Descriptor instead.
+func (*HoldsR) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{181}
+}
+
+func (x *HoldsR) GetFiles() []*FileId {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *HoldsR) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+// FileId is an inode of a file system.
+type FileId struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Fs            uint32                 `protobuf:"varint,1,opt,name=fs,proto3" json:"fs,omitempty"`
+	Ino           uint64                 `protobuf:"varint,2,opt,name=ino,proto3" json:"ino,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FileId) Reset() {
+	*x = FileId{}
+	mi := &file_meta_proto_msgTypes[182]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FileId) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FileId) ProtoMessage() {}
+
+func (x *FileId) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[182]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FileId.ProtoReflect.Descriptor instead.
+func (*FileId) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{182}
+}
+
+func (x *FileId) GetFs() uint32 {
+	if x != nil {
+		return x.Fs
+	}
+	return 0
+}
+
+func (x *FileId) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
 }
 
 type AttrR struct {
@@ -15080,7 +15306,7 @@ type AttrR struct {
 
 func (x *AttrR) Reset() {
 	*x = AttrR{}
-	mi := &file_meta_proto_msgTypes[180]
+	mi := &file_meta_proto_msgTypes[183]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15092,7 +15318,7 @@ func (x *AttrR) String() string {
 func (*AttrR) ProtoMessage() {}
 
 func (x *AttrR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[180]
+	mi := &file_meta_proto_msgTypes[183]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15105,7 +15331,7 @@ func (x *AttrR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttrR.ProtoReflect.Descriptor instead.
 func (*AttrR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{180}
+	return file_meta_proto_rawDescGZIP(), []int{183}
 }
 
 func (x *AttrR) GetAttr() *Attr {
@@ -15135,7 +15361,7 @@ type Dirent struct {
 
 func (x *Dirent) Reset() {
 	*x = Dirent{}
-	mi := &file_meta_proto_msgTypes[181]
+	mi := &file_meta_proto_msgTypes[184]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15147,7 +15373,7 @@ func (x *Dirent) String() string {
 func (*Dirent) ProtoMessage() {}
 
 func (x *Dirent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[181]
+	mi := &file_meta_proto_msgTypes[184]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15160,7 +15386,7 @@ func (x *Dirent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dirent.ProtoReflect.Descriptor instead.
 func (*Dirent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{181}
+	return file_meta_proto_rawDescGZIP(), []int{184}
 }
 
 func (x *Dirent) GetCookie() uint64 {
@@ -15209,7 +15435,7 @@ type ReadDirR struct {
 
 func (x *ReadDirR) Reset() {
 	*x = ReadDirR{}
-	mi := &file_meta_proto_msgTypes[182]
+	mi := &file_meta_proto_msgTypes[185]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15221,7 +15447,7 @@ func (x *ReadDirR) String() string {
 func (*ReadDirR) ProtoMessage() {}
 
 func (x *ReadDirR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[182]
+	mi := &file_meta_proto_msgTypes[185]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15234,7 +15460,7 @@ func (x *ReadDirR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirR.ProtoReflect.Descriptor instead.
 func (*ReadDirR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{182}
+	return file_meta_proto_rawDescGZIP(), []int{185}
 }
 
 func (x *ReadDirR) GetEntries() []*Dirent {
@@ -15267,7 +15493,7 @@ type ReadLinkR struct {
 
 func (x *ReadLinkR) Reset() {
 	*x = ReadLinkR{}
-	mi := &file_meta_proto_msgTypes[183]
+	mi := &file_meta_proto_msgTypes[186]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15279,7 +15505,7 @@ func (x *ReadLinkR) String() string {
 func (*ReadLinkR) ProtoMessage() {}
 
 func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[183]
+	mi := &file_meta_proto_msgTypes[186]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15292,7 +15518,7 @@ func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkR.ProtoReflect.Descriptor instead.
 func (*ReadLinkR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{183}
+	return file_meta_proto_rawDescGZIP(), []int{186}
 }
 
 func (x *ReadLinkR) GetTarget() []byte {
@@ -15320,7 +15546,7 @@ type Extent struct {
 
 func (x *Extent) Reset() {
 	*x = Extent{}
-	mi := &file_meta_proto_msgTypes[184]
+	mi := &file_meta_proto_msgTypes[187]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15332,7 +15558,7 @@ func (x *Extent) String() string {
 func (*Extent) ProtoMessage() {}
 
 func (x *Extent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[184]
+	mi := &file_meta_proto_msgTypes[187]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15345,7 +15571,7 @@ func (x *Extent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extent.ProtoReflect.Descriptor instead.
 func (*Extent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{184}
+	return file_meta_proto_rawDescGZIP(), []int{187}
 }
 
 func (x *Extent) GetOffset() uint64 {
@@ -15430,7 +15656,7 @@ type ExtentsR struct {
 
 func (x *ExtentsR) Reset() {
 	*x = ExtentsR{}
-	mi := &file_meta_proto_msgTypes[185]
+	mi := &file_meta_proto_msgTypes[188]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15442,7 +15668,7 @@ func (x *ExtentsR) String() string {
 func (*ExtentsR) ProtoMessage() {}
 
 func (x *ExtentsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[185]
+	mi := &file_meta_proto_msgTypes[188]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15455,7 +15681,7 @@ func (x *ExtentsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsR.ProtoReflect.Descriptor instead.
 func (*ExtentsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{185}
+	return file_meta_proto_rawDescGZIP(), []int{188}
 }
 
 func (x *ExtentsR) GetExtents() []*Extent {
@@ -15500,7 +15726,7 @@ type StatFSR struct {
 
 func (x *StatFSR) Reset() {
 	*x = StatFSR{}
-	mi := &file_meta_proto_msgTypes[186]
+	mi := &file_meta_proto_msgTypes[189]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15512,7 +15738,7 @@ func (x *StatFSR) String() string {
 func (*StatFSR) ProtoMessage() {}
 
 func (x *StatFSR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[186]
+	mi := &file_meta_proto_msgTypes[189]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15525,7 +15751,7 @@ func (x *StatFSR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSR.ProtoReflect.Descriptor instead.
 func (*StatFSR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{186}
+	return file_meta_proto_rawDescGZIP(), []int{189}
 }
 
 func (x *StatFSR) GetUsedBytes() uint64 {
@@ -15586,7 +15812,7 @@ type Quota struct {
 
 func (x *Quota) Reset() {
 	*x = Quota{}
-	mi := &file_meta_proto_msgTypes[187]
+	mi := &file_meta_proto_msgTypes[190]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15598,7 +15824,7 @@ func (x *Quota) String() string {
 func (*Quota) ProtoMessage() {}
 
 func (x *Quota) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[187]
+	mi := &file_meta_proto_msgTypes[190]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15611,7 +15837,7 @@ func (x *Quota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Quota.ProtoReflect.Descriptor instead.
 func (*Quota) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{187}
+	return file_meta_proto_rawDescGZIP(), []int{190}
 }
 
 func (x *Quota) GetProject() uint32 {
@@ -15673,7 +15899,7 @@ type QuotasR struct {
 
 func (x *QuotasR) Reset() {
 	*x = QuotasR{}
-	mi := &file_meta_proto_msgTypes[188]
+	mi := &file_meta_proto_msgTypes[191]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15685,7 +15911,7 @@ func (x *QuotasR) String() string {
 func (*QuotasR) ProtoMessage() {}
 
 func (x *QuotasR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[188]
+	mi := &file_meta_proto_msgTypes[191]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15698,7 +15924,7 @@ func (x *QuotasR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotasR.ProtoReflect.Descriptor instead.
 func (*QuotasR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{188}
+	return file_meta_proto_rawDescGZIP(), []int{191}
 }
 
 func (x *QuotasR) GetQuotas() []*Quota {
@@ -15727,7 +15953,7 @@ type BlockStatesR struct {
 
 func (x *BlockStatesR) Reset() {
 	*x = BlockStatesR{}
-	mi := &file_meta_proto_msgTypes[189]
+	mi := &file_meta_proto_msgTypes[192]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15739,7 +15965,7 @@ func (x *BlockStatesR) String() string {
 func (*BlockStatesR) ProtoMessage() {}
 
 func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[189]
+	mi := &file_meta_proto_msgTypes[192]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15752,7 +15978,7 @@ func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesR.ProtoReflect.Descriptor instead.
 func (*BlockStatesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{189}
+	return file_meta_proto_rawDescGZIP(), []int{192}
 }
 
 func (x *BlockStatesR) GetStates() []BlockState {
@@ -15779,7 +16005,7 @@ type BlocksR struct {
 
 func (x *BlocksR) Reset() {
 	*x = BlocksR{}
-	mi := &file_meta_proto_msgTypes[190]
+	mi := &file_meta_proto_msgTypes[193]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15791,7 +16017,7 @@ func (x *BlocksR) String() string {
 func (*BlocksR) ProtoMessage() {}
 
 func (x *BlocksR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[190]
+	mi := &file_meta_proto_msgTypes[193]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15804,7 +16030,7 @@ func (x *BlocksR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksR.ProtoReflect.Descriptor instead.
 func (*BlocksR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{190}
+	return file_meta_proto_rawDescGZIP(), []int{193}
 }
 
 func (x *BlocksR) GetBlocks() []*BlockInfo {
@@ -15835,7 +16061,7 @@ type BlockInfo struct {
 
 func (x *BlockInfo) Reset() {
 	*x = BlockInfo{}
-	mi := &file_meta_proto_msgTypes[191]
+	mi := &file_meta_proto_msgTypes[194]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15847,7 +16073,7 @@ func (x *BlockInfo) String() string {
 func (*BlockInfo) ProtoMessage() {}
 
 func (x *BlockInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[191]
+	mi := &file_meta_proto_msgTypes[194]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15860,7 +16086,7 @@ func (x *BlockInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockInfo.ProtoReflect.Descriptor instead.
 func (*BlockInfo) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{191}
+	return file_meta_proto_rawDescGZIP(), []int{194}
 }
 
 func (x *BlockInfo) GetId() uint64 {
@@ -15914,7 +16140,7 @@ type GetXattrR struct {
 
 func (x *GetXattrR) Reset() {
 	*x = GetXattrR{}
-	mi := &file_meta_proto_msgTypes[192]
+	mi := &file_meta_proto_msgTypes[195]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15926,7 +16152,7 @@ func (x *GetXattrR) String() string {
 func (*GetXattrR) ProtoMessage() {}
 
 func (x *GetXattrR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[192]
+	mi := &file_meta_proto_msgTypes[195]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15939,7 +16165,7 @@ func (x *GetXattrR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrR.ProtoReflect.Descriptor instead.
 func (*GetXattrR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{192}
+	return file_meta_proto_rawDescGZIP(), []int{195}
 }
 
 func (x *GetXattrR) GetValue() []byte {
@@ -15960,7 +16186,7 @@ type ListXattrsR struct {
 
 func (x *ListXattrsR) Reset() {
 	*x = ListXattrsR{}
-	mi := &file_meta_proto_msgTypes[193]
+	mi := &file_meta_proto_msgTypes[196]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15972,7 +16198,7 @@ func (x *ListXattrsR) String() string {
 func (*ListXattrsR) ProtoMessage() {}
 
 func (x *ListXattrsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[193]
+	mi := &file_meta_proto_msgTypes[196]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15985,7 +16211,7 @@ func (x *ListXattrsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrsR.ProtoReflect.Descriptor instead.
 func (*ListXattrsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{193}
+	return file_meta_proto_rawDescGZIP(), []int{196}
 }
 
 func (x *ListXattrsR) GetNames() [][]byte {
@@ -16031,7 +16257,7 @@ type ShardInfoR struct {
 
 func (x *ShardInfoR) Reset() {
 	*x = ShardInfoR{}
-	mi := &file_meta_proto_msgTypes[194]
+	mi := &file_meta_proto_msgTypes[197]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16043,7 +16269,7 @@ func (x *ShardInfoR) String() string {
 func (*ShardInfoR) ProtoMessage() {}
 
 func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[194]
+	mi := &file_meta_proto_msgTypes[197]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16056,7 +16282,7 @@ func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoR.ProtoReflect.Descriptor instead.
 func (*ShardInfoR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{194}
+	return file_meta_proto_rawDescGZIP(), []int{197}
 }
 
 func (x *ShardInfoR) GetShard() uint32 {
@@ -16156,7 +16382,7 @@ type FileSystemsR struct {
 
 func (x *FileSystemsR) Reset() {
 	*x = FileSystemsR{}
-	mi := &file_meta_proto_msgTypes[195]
+	mi := &file_meta_proto_msgTypes[198]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16168,7 +16394,7 @@ func (x *FileSystemsR) String() string {
 func (*FileSystemsR) ProtoMessage() {}
 
 func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[195]
+	mi := &file_meta_proto_msgTypes[198]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16181,7 +16407,7 @@ func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsR.ProtoReflect.Descriptor instead.
 func (*FileSystemsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{195}
+	return file_meta_proto_rawDescGZIP(), []int{198}
 }
 
 func (x *FileSystemsR) GetFileSystems() []*FileSystem {
@@ -16235,7 +16461,7 @@ type NamespaceR struct {
 
 func (x *NamespaceR) Reset() {
 	*x = NamespaceR{}
-	mi := &file_meta_proto_msgTypes[196]
+	mi := &file_meta_proto_msgTypes[199]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16247,7 +16473,7 @@ func (x *NamespaceR) String() string {
 func (*NamespaceR) ProtoMessage() {}
 
 func (x *NamespaceR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[196]
+	mi := &file_meta_proto_msgTypes[199]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16260,7 +16486,7 @@ func (x *NamespaceR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceR.ProtoReflect.Descriptor instead.
 func (*NamespaceR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{196}
+	return file_meta_proto_rawDescGZIP(), []int{199}
 }
 
 func (x *NamespaceR) GetExists() bool {
@@ -16334,7 +16560,7 @@ type ClusterMapR struct {
 
 func (x *ClusterMapR) Reset() {
 	*x = ClusterMapR{}
-	mi := &file_meta_proto_msgTypes[197]
+	mi := &file_meta_proto_msgTypes[200]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16346,7 +16572,7 @@ func (x *ClusterMapR) String() string {
 func (*ClusterMapR) ProtoMessage() {}
 
 func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[197]
+	mi := &file_meta_proto_msgTypes[200]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16359,7 +16585,7 @@ func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapR.ProtoReflect.Descriptor instead.
 func (*ClusterMapR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{197}
+	return file_meta_proto_rawDescGZIP(), []int{200}
 }
 
 func (x *ClusterMapR) GetStores() []*Store {
@@ -16420,7 +16646,7 @@ type KeysR struct {
 
 func (x *KeysR) Reset() {
 	*x = KeysR{}
-	mi := &file_meta_proto_msgTypes[198]
+	mi := &file_meta_proto_msgTypes[201]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16432,7 +16658,7 @@ func (x *KeysR) String() string {
 func (*KeysR) ProtoMessage() {}
 
 func (x *KeysR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[198]
+	mi := &file_meta_proto_msgTypes[201]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16445,7 +16671,7 @@ func (x *KeysR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysR.ProtoReflect.Descriptor instead.
 func (*KeysR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{198}
+	return file_meta_proto_rawDescGZIP(), []int{201}
 }
 
 func (x *KeysR) GetKeys() []*Key {
@@ -16464,7 +16690,7 @@ type NodesR struct {
 
 func (x *NodesR) Reset() {
 	*x = NodesR{}
-	mi := &file_meta_proto_msgTypes[199]
+	mi := &file_meta_proto_msgTypes[202]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16476,7 +16702,7 @@ func (x *NodesR) String() string {
 func (*NodesR) ProtoMessage() {}
 
 func (x *NodesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[199]
+	mi := &file_meta_proto_msgTypes[202]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16489,7 +16715,7 @@ func (x *NodesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesR.ProtoReflect.Descriptor instead.
 func (*NodesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{199}
+	return file_meta_proto_rawDescGZIP(), []int{202}
 }
 
 func (x *NodesR) GetNodes() []*Node {
@@ -16508,7 +16734,7 @@ type TokensR struct {
 
 func (x *TokensR) Reset() {
 	*x = TokensR{}
-	mi := &file_meta_proto_msgTypes[200]
+	mi := &file_meta_proto_msgTypes[203]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16520,7 +16746,7 @@ func (x *TokensR) String() string {
 func (*TokensR) ProtoMessage() {}
 
 func (x *TokensR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[200]
+	mi := &file_meta_proto_msgTypes[203]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16533,7 +16759,7 @@ func (x *TokensR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensR.ProtoReflect.Descriptor instead.
 func (*TokensR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{200}
+	return file_meta_proto_rawDescGZIP(), []int{203}
 }
 
 func (x *TokensR) GetTokens() []*Token {
@@ -16552,7 +16778,7 @@ type RetiredNodesR struct {
 
 func (x *RetiredNodesR) Reset() {
 	*x = RetiredNodesR{}
-	mi := &file_meta_proto_msgTypes[201]
+	mi := &file_meta_proto_msgTypes[204]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16564,7 +16790,7 @@ func (x *RetiredNodesR) String() string {
 func (*RetiredNodesR) ProtoMessage() {}
 
 func (x *RetiredNodesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[201]
+	mi := &file_meta_proto_msgTypes[204]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16577,7 +16803,7 @@ func (x *RetiredNodesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetiredNodesR.ProtoReflect.Descriptor instead.
 func (*RetiredNodesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{201}
+	return file_meta_proto_rawDescGZIP(), []int{204}
 }
 
 func (x *RetiredNodesR) GetNodes() []*RetiredNode {
@@ -16596,7 +16822,7 @@ type NFSClientsR struct {
 
 func (x *NFSClientsR) Reset() {
 	*x = NFSClientsR{}
-	mi := &file_meta_proto_msgTypes[202]
+	mi := &file_meta_proto_msgTypes[205]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16608,7 +16834,7 @@ func (x *NFSClientsR) String() string {
 func (*NFSClientsR) ProtoMessage() {}
 
 func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[202]
+	mi := &file_meta_proto_msgTypes[205]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16621,7 +16847,7 @@ func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsR.ProtoReflect.Descriptor instead.
 func (*NFSClientsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{202}
+	return file_meta_proto_rawDescGZIP(), []int{205}
 }
 
 func (x *NFSClientsR) GetClients() []*NFSClient {
@@ -16644,7 +16870,7 @@ type ClientStateR struct {
 
 func (x *ClientStateR) Reset() {
 	*x = ClientStateR{}
-	mi := &file_meta_proto_msgTypes[203]
+	mi := &file_meta_proto_msgTypes[206]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16656,7 +16882,7 @@ func (x *ClientStateR) String() string {
 func (*ClientStateR) ProtoMessage() {}
 
 func (x *ClientStateR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[203]
+	mi := &file_meta_proto_msgTypes[206]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16669,7 +16895,7 @@ func (x *ClientStateR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientStateR.ProtoReflect.Descriptor instead.
 func (*ClientStateR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{203}
+	return file_meta_proto_rawDescGZIP(), []int{206}
 }
 
 func (x *ClientStateR) GetOpens() []*ClientOpen {
@@ -16722,7 +16948,7 @@ type ClientLocks struct {
 
 func (x *ClientLocks) Reset() {
 	*x = ClientLocks{}
-	mi := &file_meta_proto_msgTypes[204]
+	mi := &file_meta_proto_msgTypes[207]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16734,7 +16960,7 @@ func (x *ClientLocks) String() string {
 func (*ClientLocks) ProtoMessage() {}
 
 func (x *ClientLocks) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[204]
+	mi := &file_meta_proto_msgTypes[207]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16747,7 +16973,7 @@ func (x *ClientLocks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientLocks.ProtoReflect.Descriptor instead.
 func (*ClientLocks) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{204}
+	return file_meta_proto_rawDescGZIP(), []int{207}
 }
 
 func (x *ClientLocks) GetFs() uint32 {
@@ -16803,7 +17029,7 @@ type LockRange struct {
 
 func (x *LockRange) Reset() {
 	*x = LockRange{}
-	mi := &file_meta_proto_msgTypes[205]
+	mi := &file_meta_proto_msgTypes[208]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16815,7 +17041,7 @@ func (x *LockRange) String() string {
 func (*LockRange) ProtoMessage() {}
 
 func (x *LockRange) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[205]
+	mi := &file_meta_proto_msgTypes[208]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16828,7 +17054,7 @@ func (x *LockRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockRange.ProtoReflect.Descriptor instead.
 func (*LockRange) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{205}
+	return file_meta_proto_rawDescGZIP(), []int{208}
 }
 
 func (x *LockRange) GetFirst() uint64 {
@@ -16861,7 +17087,7 @@ type SessionSlotsR struct {
 
 func (x *SessionSlotsR) Reset() {
 	*x = SessionSlotsR{}
-	mi := &file_meta_proto_msgTypes[206]
+	mi := &file_meta_proto_msgTypes[209]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16873,7 +17099,7 @@ func (x *SessionSlotsR) String() string {
 func (*SessionSlotsR) ProtoMessage() {}
 
 func (x *SessionSlotsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[206]
+	mi := &file_meta_proto_msgTypes[209]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16886,7 +17112,7 @@ func (x *SessionSlotsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlotsR.ProtoReflect.Descriptor instead.
 func (*SessionSlotsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{206}
+	return file_meta_proto_rawDescGZIP(), []int{209}
 }
 
 func (x *SessionSlotsR) GetSlots() []*SessionSlot {
@@ -16906,7 +17132,7 @@ type SessionSlot struct {
 
 func (x *SessionSlot) Reset() {
 	*x = SessionSlot{}
-	mi := &file_meta_proto_msgTypes[207]
+	mi := &file_meta_proto_msgTypes[210]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16918,7 +17144,7 @@ func (x *SessionSlot) String() string {
 func (*SessionSlot) ProtoMessage() {}
 
 func (x *SessionSlot) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[207]
+	mi := &file_meta_proto_msgTypes[210]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16931,7 +17157,7 @@ func (x *SessionSlot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlot.ProtoReflect.Descriptor instead.
 func (*SessionSlot) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{207}
+	return file_meta_proto_rawDescGZIP(), []int{210}
 }
 
 func (x *SessionSlot) GetSlot() uint32 {
@@ -16957,7 +17183,7 @@ type FileOpensR struct {
 
 func (x *FileOpensR) Reset() {
 	*x = FileOpensR{}
-	mi := &file_meta_proto_msgTypes[208]
+	mi := &file_meta_proto_msgTypes[211]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16969,7 +17195,7 @@ func (x *FileOpensR) String() string {
 func (*FileOpensR) ProtoMessage() {}
 
 func (x *FileOpensR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[208]
+	mi := &file_meta_proto_msgTypes[211]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16982,7 +17208,7 @@ func (x *FileOpensR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileOpensR.ProtoReflect.Descriptor instead.
 func (*FileOpensR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{208}
+	return file_meta_proto_rawDescGZIP(), []int{211}
 }
 
 func (x *FileOpensR) GetOpens() []*ClientOpen {
@@ -17002,7 +17228,7 @@ type ClientsR struct {
 
 func (x *ClientsR) Reset() {
 	*x = ClientsR{}
-	mi := &file_meta_proto_msgTypes[209]
+	mi := &file_meta_proto_msgTypes[212]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17014,7 +17240,7 @@ func (x *ClientsR) String() string {
 func (*ClientsR) ProtoMessage() {}
 
 func (x *ClientsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[209]
+	mi := &file_meta_proto_msgTypes[212]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17027,7 +17253,7 @@ func (x *ClientsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientsR.ProtoReflect.Descriptor instead.
 func (*ClientsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{209}
+	return file_meta_proto_rawDescGZIP(), []int{212}
 }
 
 func (x *ClientsR) GetClients() []*ClientSessions {
@@ -17054,7 +17280,7 @@ type ClientSessions struct {
 
 func (x *ClientSessions) Reset() {
 	*x = ClientSessions{}
-	mi := &file_meta_proto_msgTypes[210]
+	mi := &file_meta_proto_msgTypes[213]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17066,7 +17292,7 @@ func (x *ClientSessions) String() string {
 func (*ClientSessions) ProtoMessage() {}
 
 func (x *ClientSessions) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[210]
+	mi := &file_meta_proto_msgTypes[213]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17079,7 +17305,7 @@ func (x *ClientSessions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSessions.ProtoReflect.Descriptor instead.
 func (*ClientSessions) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{210}
+	return file_meta_proto_rawDescGZIP(), []int{213}
 }
 
 func (x *ClientSessions) GetClient() *ClientRecord {
@@ -17120,7 +17346,7 @@ type InodeRecord struct {
 
 func (x *InodeRecord) Reset() {
 	*x = InodeRecord{}
-	mi := &file_meta_proto_msgTypes[211]
+	mi := &file_meta_proto_msgTypes[214]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17132,7 +17358,7 @@ func (x *InodeRecord) String() string {
 func (*InodeRecord) ProtoMessage() {}
 
 func (x *InodeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[211]
+	mi := &file_meta_proto_msgTypes[214]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17145,7 +17371,7 @@ func (x *InodeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InodeRecord.ProtoReflect.Descriptor instead.
 func (*InodeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{211}
+	return file_meta_proto_rawDescGZIP(), []int{214}
 }
 
 func (x *InodeRecord) GetAttr() *Attr {
@@ -17259,7 +17485,7 @@ type Xattrs struct {
 
 func (x *Xattrs) Reset() {
 	*x = Xattrs{}
-	mi := &file_meta_proto_msgTypes[212]
+	mi := &file_meta_proto_msgTypes[215]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17271,7 +17497,7 @@ func (x *Xattrs) String() string {
 func (*Xattrs) ProtoMessage() {}
 
 func (x *Xattrs) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[212]
+	mi := &file_meta_proto_msgTypes[215]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17284,7 +17510,7 @@ func (x *Xattrs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Xattrs.ProtoReflect.Descriptor instead.
 func (*Xattrs) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{212}
+	return file_meta_proto_rawDescGZIP(), []int{215}
 }
 
 func (x *Xattrs) GetCount() uint32 {
@@ -17326,7 +17552,7 @@ type XattrRecord struct {
 
 func (x *XattrRecord) Reset() {
 	*x = XattrRecord{}
-	mi := &file_meta_proto_msgTypes[213]
+	mi := &file_meta_proto_msgTypes[216]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17338,7 +17564,7 @@ func (x *XattrRecord) String() string {
 func (*XattrRecord) ProtoMessage() {}
 
 func (x *XattrRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[213]
+	mi := &file_meta_proto_msgTypes[216]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17351,7 +17577,7 @@ func (x *XattrRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use XattrRecord.ProtoReflect.Descriptor instead.
 func (*XattrRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{213}
+	return file_meta_proto_rawDescGZIP(), []int{216}
 }
 
 func (x *XattrRecord) GetCookie() uint64 {
@@ -17379,7 +17605,7 @@ type Cut struct {
 
 func (x *Cut) Reset() {
 	*x = Cut{}
-	mi := &file_meta_proto_msgTypes[214]
+	mi := &file_meta_proto_msgTypes[217]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17391,7 +17617,7 @@ func (x *Cut) String() string {
 func (*Cut) ProtoMessage() {}
 
 func (x *Cut) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[214]
+	mi := &file_meta_proto_msgTypes[217]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17404,7 +17630,7 @@ func (x *Cut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cut.ProtoReflect.Descriptor instead.
 func (*Cut) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{214}
+	return file_meta_proto_rawDescGZIP(), []int{217}
 }
 
 func (x *Cut) GetGen() uint32 {
@@ -17440,7 +17666,7 @@ type ExtentRecord struct {
 
 func (x *ExtentRecord) Reset() {
 	*x = ExtentRecord{}
-	mi := &file_meta_proto_msgTypes[215]
+	mi := &file_meta_proto_msgTypes[218]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17452,7 +17678,7 @@ func (x *ExtentRecord) String() string {
 func (*ExtentRecord) ProtoMessage() {}
 
 func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[215]
+	mi := &file_meta_proto_msgTypes[218]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17465,7 +17691,7 @@ func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentRecord.ProtoReflect.Descriptor instead.
 func (*ExtentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{215}
+	return file_meta_proto_rawDescGZIP(), []int{218}
 }
 
 func (x *ExtentRecord) GetLength() uint32 {
@@ -17554,7 +17780,7 @@ type BlockRecord struct {
 
 func (x *BlockRecord) Reset() {
 	*x = BlockRecord{}
-	mi := &file_meta_proto_msgTypes[216]
+	mi := &file_meta_proto_msgTypes[219]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17566,7 +17792,7 @@ func (x *BlockRecord) String() string {
 func (*BlockRecord) ProtoMessage() {}
 
 func (x *BlockRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[216]
+	mi := &file_meta_proto_msgTypes[219]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17579,7 +17805,7 @@ func (x *BlockRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockRecord.ProtoReflect.Descriptor instead.
 func (*BlockRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{216}
+	return file_meta_proto_rawDescGZIP(), []int{219}
 }
 
 func (x *BlockRecord) GetFs() uint32 {
@@ -17635,7 +17861,7 @@ type BackReference struct {
 
 func (x *BackReference) Reset() {
 	*x = BackReference{}
-	mi := &file_meta_proto_msgTypes[217]
+	mi := &file_meta_proto_msgTypes[220]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17647,7 +17873,7 @@ func (x *BackReference) String() string {
 func (*BackReference) ProtoMessage() {}
 
 func (x *BackReference) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[217]
+	mi := &file_meta_proto_msgTypes[220]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17660,7 +17886,7 @@ func (x *BackReference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackReference.ProtoReflect.Descriptor instead.
 func (*BackReference) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{217}
+	return file_meta_proto_rawDescGZIP(), []int{220}
 }
 
 func (x *BackReference) GetRefs() uint32 {
@@ -17681,7 +17907,7 @@ type DirentRecord struct {
 
 func (x *DirentRecord) Reset() {
 	*x = DirentRecord{}
-	mi := &file_meta_proto_msgTypes[218]
+	mi := &file_meta_proto_msgTypes[221]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17693,7 +17919,7 @@ func (x *DirentRecord) String() string {
 func (*DirentRecord) ProtoMessage() {}
 
 func (x *DirentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[218]
+	mi := &file_meta_proto_msgTypes[221]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17706,7 +17932,7 @@ func (x *DirentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirentRecord.ProtoReflect.Descriptor instead.
 func (*DirentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{218}
+	return file_meta_proto_rawDescGZIP(), []int{221}
 }
 
 func (x *DirentRecord) GetName() []byte {
@@ -17735,14 +17961,15 @@ type OriginRecord struct {
 	Kind          OriginKind             `protobuf:"varint,1,opt,name=kind,proto3,enum=rackfs.meta.v1.OriginKind" json:"kind,omitempty"`
 	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	Incarnation   []byte                 `protobuf:"bytes,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
-	Leased        bool                   `protobuf:"varint,4,opt,name=leased,proto3" json:"leased,omitempty"` // from level 2
+	Leased        bool                   `protobuf:"varint,4,opt,name=leased,proto3" json:"leased,omitempty"`   // from level 2
+	Several       bool                   `protobuf:"varint,5,opt,name=several,proto3" json:"several,omitempty"` // from level 6
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *OriginRecord) Reset() {
 	*x = OriginRecord{}
-	mi := &file_meta_proto_msgTypes[219]
+	mi := &file_meta_proto_msgTypes[222]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17754,7 +17981,7 @@ func (x *OriginRecord) String() string {
 func (*OriginRecord) ProtoMessage() {}
 
 func (x *OriginRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[219]
+	mi := &file_meta_proto_msgTypes[222]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17767,7 +17994,7 @@ func (x *OriginRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginRecord.ProtoReflect.Descriptor instead.
 func (*OriginRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{219}
+	return file_meta_proto_rawDescGZIP(), []int{222}
 }
 
 func (x *OriginRecord) GetKind() OriginKind {
@@ -17798,6 +18025,13 @@ func (x *OriginRecord) GetLeased() bool {
 	return false
 }
 
+func (x *OriginRecord) GetSeveral() bool {
+	if x != nil {
+		return x.Several
+	}
+	return false
+}
+
 type SlotRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Seq           uint64                 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
@@ -17809,7 +18043,7 @@ type SlotRecord struct {
 
 func (x *SlotRecord) Reset() {
 	*x = SlotRecord{}
-	mi := &file_meta_proto_msgTypes[220]
+	mi := &file_meta_proto_msgTypes[223]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17821,7 +18055,7 @@ func (x *SlotRecord) String() string {
 func (*SlotRecord) ProtoMessage() {}
 
 func (x *SlotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[220]
+	mi := &file_meta_proto_msgTypes[223]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17834,7 +18068,7 @@ func (x *SlotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotRecord.ProtoReflect.Descriptor instead.
 func (*SlotRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{220}
+	return file_meta_proto_rawDescGZIP(), []int{223}
 }
 
 func (x *SlotRecord) GetSeq() uint64 {
@@ -17870,7 +18104,7 @@ type SlotResult struct {
 
 func (x *SlotResult) Reset() {
 	*x = SlotResult{}
-	mi := &file_meta_proto_msgTypes[221]
+	mi := &file_meta_proto_msgTypes[224]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17882,7 +18116,7 @@ func (x *SlotResult) String() string {
 func (*SlotResult) ProtoMessage() {}
 
 func (x *SlotResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[221]
+	mi := &file_meta_proto_msgTypes[224]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17895,7 +18129,7 @@ func (x *SlotResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotResult.ProtoReflect.Descriptor instead.
 func (*SlotResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{221}
+	return file_meta_proto_rawDescGZIP(), []int{224}
 }
 
 func (x *SlotResult) GetOpIndex() uint32 {
@@ -17939,7 +18173,7 @@ type OpenRecord struct {
 
 func (x *OpenRecord) Reset() {
 	*x = OpenRecord{}
-	mi := &file_meta_proto_msgTypes[222]
+	mi := &file_meta_proto_msgTypes[225]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17951,7 +18185,7 @@ func (x *OpenRecord) String() string {
 func (*OpenRecord) ProtoMessage() {}
 
 func (x *OpenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[222]
+	mi := &file_meta_proto_msgTypes[225]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17964,7 +18198,7 @@ func (x *OpenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenRecord.ProtoReflect.Descriptor instead.
 func (*OpenRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{222}
+	return file_meta_proto_rawDescGZIP(), []int{225}
 }
 
 func (x *OpenRecord) GetOwner() []byte {
@@ -18007,7 +18241,7 @@ type LockRecord struct {
 
 func (x *LockRecord) Reset() {
 	*x = LockRecord{}
-	mi := &file_meta_proto_msgTypes[223]
+	mi := &file_meta_proto_msgTypes[226]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18019,7 +18253,7 @@ func (x *LockRecord) String() string {
 func (*LockRecord) ProtoMessage() {}
 
 func (x *LockRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[223]
+	mi := &file_meta_proto_msgTypes[226]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18032,7 +18266,7 @@ func (x *LockRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockRecord.ProtoReflect.Descriptor instead.
 func (*LockRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{223}
+	return file_meta_proto_rawDescGZIP(), []int{226}
 }
 
 func (x *LockRecord) GetStateid() []byte {
@@ -18068,7 +18302,7 @@ type KnownClient struct {
 
 func (x *KnownClient) Reset() {
 	*x = KnownClient{}
-	mi := &file_meta_proto_msgTypes[224]
+	mi := &file_meta_proto_msgTypes[227]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18080,7 +18314,7 @@ func (x *KnownClient) String() string {
 func (*KnownClient) ProtoMessage() {}
 
 func (x *KnownClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[224]
+	mi := &file_meta_proto_msgTypes[227]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18093,7 +18327,7 @@ func (x *KnownClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KnownClient.ProtoReflect.Descriptor instead.
 func (*KnownClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{224}
+	return file_meta_proto_rawDescGZIP(), []int{227}
 }
 
 func (x *KnownClient) GetOpens() uint32 {
@@ -18133,7 +18367,7 @@ type UsageRecord struct {
 
 func (x *UsageRecord) Reset() {
 	*x = UsageRecord{}
-	mi := &file_meta_proto_msgTypes[225]
+	mi := &file_meta_proto_msgTypes[228]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18145,7 +18379,7 @@ func (x *UsageRecord) String() string {
 func (*UsageRecord) ProtoMessage() {}
 
 func (x *UsageRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[225]
+	mi := &file_meta_proto_msgTypes[228]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18158,7 +18392,7 @@ func (x *UsageRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRecord.ProtoReflect.Descriptor instead.
 func (*UsageRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{225}
+	return file_meta_proto_rawDescGZIP(), []int{228}
 }
 
 func (x *UsageRecord) GetBytes() uint64 {
@@ -18220,7 +18454,7 @@ type ReservationRecord struct {
 
 func (x *ReservationRecord) Reset() {
 	*x = ReservationRecord{}
-	mi := &file_meta_proto_msgTypes[226]
+	mi := &file_meta_proto_msgTypes[229]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18232,7 +18466,7 @@ func (x *ReservationRecord) String() string {
 func (*ReservationRecord) ProtoMessage() {}
 
 func (x *ReservationRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[226]
+	mi := &file_meta_proto_msgTypes[229]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18245,7 +18479,7 @@ func (x *ReservationRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReservationRecord.ProtoReflect.Descriptor instead.
 func (*ReservationRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{226}
+	return file_meta_proto_rawDescGZIP(), []int{229}
 }
 
 func (x *ReservationRecord) GetBytes() uint64 {
@@ -18266,7 +18500,7 @@ type RangeRecord struct {
 
 func (x *RangeRecord) Reset() {
 	*x = RangeRecord{}
-	mi := &file_meta_proto_msgTypes[227]
+	mi := &file_meta_proto_msgTypes[230]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18278,7 +18512,7 @@ func (x *RangeRecord) String() string {
 func (*RangeRecord) ProtoMessage() {}
 
 func (x *RangeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[227]
+	mi := &file_meta_proto_msgTypes[230]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18291,7 +18525,7 @@ func (x *RangeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeRecord.ProtoReflect.Descriptor instead.
 func (*RangeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{227}
+	return file_meta_proto_rawDescGZIP(), []int{230}
 }
 
 func (x *RangeRecord) GetOrigin() uint64 {
@@ -18335,7 +18569,7 @@ type PurgeRecord struct {
 
 func (x *PurgeRecord) Reset() {
 	*x = PurgeRecord{}
-	mi := &file_meta_proto_msgTypes[228]
+	mi := &file_meta_proto_msgTypes[231]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18347,7 +18581,7 @@ func (x *PurgeRecord) String() string {
 func (*PurgeRecord) ProtoMessage() {}
 
 func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[228]
+	mi := &file_meta_proto_msgTypes[231]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18360,7 +18594,7 @@ func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeRecord.ProtoReflect.Descriptor instead.
 func (*PurgeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{228}
+	return file_meta_proto_rawDescGZIP(), []int{231}
 }
 
 func (x *PurgeRecord) GetFs() uint32 {
@@ -18450,7 +18684,7 @@ type DeletedNamespace struct {
 
 func (x *DeletedNamespace) Reset() {
 	*x = DeletedNamespace{}
-	mi := &file_meta_proto_msgTypes[229]
+	mi := &file_meta_proto_msgTypes[232]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18462,7 +18696,7 @@ func (x *DeletedNamespace) String() string {
 func (*DeletedNamespace) ProtoMessage() {}
 
 func (x *DeletedNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[229]
+	mi := &file_meta_proto_msgTypes[232]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18475,7 +18709,7 @@ func (x *DeletedNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletedNamespace.ProtoReflect.Descriptor instead.
 func (*DeletedNamespace) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{229}
+	return file_meta_proto_rawDescGZIP(), []int{232}
 }
 
 func (x *DeletedNamespace) GetPurging() bool {
@@ -18498,7 +18732,7 @@ type DyingRecord struct {
 
 func (x *DyingRecord) Reset() {
 	*x = DyingRecord{}
-	mi := &file_meta_proto_msgTypes[230]
+	mi := &file_meta_proto_msgTypes[233]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18510,7 +18744,7 @@ func (x *DyingRecord) String() string {
 func (*DyingRecord) ProtoMessage() {}
 
 func (x *DyingRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[230]
+	mi := &file_meta_proto_msgTypes[233]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18523,7 +18757,7 @@ func (x *DyingRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DyingRecord.ProtoReflect.Descriptor instead.
 func (*DyingRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{230}
+	return file_meta_proto_rawDescGZIP(), []int{233}
 }
 
 func (x *DyingRecord) GetPg() uint32 {
@@ -18564,7 +18798,7 @@ type NamespaceRecord struct {
 
 func (x *NamespaceRecord) Reset() {
 	*x = NamespaceRecord{}
-	mi := &file_meta_proto_msgTypes[231]
+	mi := &file_meta_proto_msgTypes[234]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18576,7 +18810,7 @@ func (x *NamespaceRecord) String() string {
 func (*NamespaceRecord) ProtoMessage() {}
 
 func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[231]
+	mi := &file_meta_proto_msgTypes[234]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18589,7 +18823,7 @@ func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceRecord.ProtoReflect.Descriptor instead.
 func (*NamespaceRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{231}
+	return file_meta_proto_rawDescGZIP(), []int{234}
 }
 
 func (x *NamespaceRecord) GetHashKey() []byte {
@@ -18617,7 +18851,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_meta_proto_msgTypes[232]
+	mi := &file_meta_proto_msgTypes[235]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18629,7 +18863,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[232]
+	mi := &file_meta_proto_msgTypes[235]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18642,7 +18876,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{232}
+	return file_meta_proto_rawDescGZIP(), []int{235}
 }
 
 func (x *ProposeRequest) GetShard() uint32 {
@@ -18668,7 +18902,7 @@ type ProposeReply struct {
 
 func (x *ProposeReply) Reset() {
 	*x = ProposeReply{}
-	mi := &file_meta_proto_msgTypes[233]
+	mi := &file_meta_proto_msgTypes[236]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18680,7 +18914,7 @@ func (x *ProposeReply) String() string {
 func (*ProposeReply) ProtoMessage() {}
 
 func (x *ProposeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[233]
+	mi := &file_meta_proto_msgTypes[236]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18693,7 +18927,7 @@ func (x *ProposeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeReply.ProtoReflect.Descriptor instead.
 func (*ProposeReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{233}
+	return file_meta_proto_rawDescGZIP(), []int{236}
 }
 
 func (x *ProposeReply) GetResults() []*Result {
@@ -18713,7 +18947,7 @@ type QueryRequest struct {
 
 func (x *QueryRequest) Reset() {
 	*x = QueryRequest{}
-	mi := &file_meta_proto_msgTypes[234]
+	mi := &file_meta_proto_msgTypes[237]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18725,7 +18959,7 @@ func (x *QueryRequest) String() string {
 func (*QueryRequest) ProtoMessage() {}
 
 func (x *QueryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[234]
+	mi := &file_meta_proto_msgTypes[237]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18738,7 +18972,7 @@ func (x *QueryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryRequest.ProtoReflect.Descriptor instead.
 func (*QueryRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{234}
+	return file_meta_proto_rawDescGZIP(), []int{237}
 }
 
 func (x *QueryRequest) GetShard() uint32 {
@@ -18764,7 +18998,7 @@ type QueryReply struct {
 
 func (x *QueryReply) Reset() {
 	*x = QueryReply{}
-	mi := &file_meta_proto_msgTypes[235]
+	mi := &file_meta_proto_msgTypes[238]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18776,7 +19010,7 @@ func (x *QueryReply) String() string {
 func (*QueryReply) ProtoMessage() {}
 
 func (x *QueryReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[235]
+	mi := &file_meta_proto_msgTypes[238]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18789,7 +19023,7 @@ func (x *QueryReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryReply.ProtoReflect.Descriptor instead.
 func (*QueryReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{235}
+	return file_meta_proto_rawDescGZIP(), []int{238}
 }
 
 func (x *QueryReply) GetResults() []*QueryResult {
@@ -18811,7 +19045,7 @@ type TermRequest struct {
 
 func (x *TermRequest) Reset() {
 	*x = TermRequest{}
-	mi := &file_meta_proto_msgTypes[236]
+	mi := &file_meta_proto_msgTypes[239]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18823,7 +19057,7 @@ func (x *TermRequest) String() string {
 func (*TermRequest) ProtoMessage() {}
 
 func (x *TermRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[236]
+	mi := &file_meta_proto_msgTypes[239]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18836,7 +19070,7 @@ func (x *TermRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermRequest.ProtoReflect.Descriptor instead.
 func (*TermRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{236}
+	return file_meta_proto_rawDescGZIP(), []int{239}
 }
 
 func (x *TermRequest) GetShard() uint32 {
@@ -18864,7 +19098,7 @@ type TermReply struct {
 
 func (x *TermReply) Reset() {
 	*x = TermReply{}
-	mi := &file_meta_proto_msgTypes[237]
+	mi := &file_meta_proto_msgTypes[240]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18876,7 +19110,7 @@ func (x *TermReply) String() string {
 func (*TermReply) ProtoMessage() {}
 
 func (x *TermReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[237]
+	mi := &file_meta_proto_msgTypes[240]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18889,7 +19123,7 @@ func (x *TermReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermReply.ProtoReflect.Descriptor instead.
 func (*TermReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{237}
+	return file_meta_proto_rawDescGZIP(), []int{240}
 }
 
 func (x *TermReply) GetTerm() uint64 {
@@ -18924,7 +19158,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_meta_proto_msgTypes[238]
+	mi := &file_meta_proto_msgTypes[241]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18936,7 +19170,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[238]
+	mi := &file_meta_proto_msgTypes[241]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18949,7 +19183,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{238}
+	return file_meta_proto_rawDescGZIP(), []int{241}
 }
 
 func (x *RenewRequest) GetShard() uint32 {
@@ -18976,7 +19210,7 @@ type RenewReply struct {
 
 func (x *RenewReply) Reset() {
 	*x = RenewReply{}
-	mi := &file_meta_proto_msgTypes[239]
+	mi := &file_meta_proto_msgTypes[242]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18988,7 +19222,7 @@ func (x *RenewReply) String() string {
 func (*RenewReply) ProtoMessage() {}
 
 func (x *RenewReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[239]
+	mi := &file_meta_proto_msgTypes[242]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19001,12 +19235,232 @@ func (x *RenewReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewReply.ProtoReflect.Descriptor instead.
 func (*RenewReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{239}
+	return file_meta_proto_rawDescGZIP(), []int{242}
 }
 
 func (x *RenewReply) GetLeaseMilliseconds() uint64 {
 	if x != nil {
 		return x.LeaseMilliseconds
+	}
+	return 0
+}
+
+// WishRequest asks the leader of a shard to have the gateway that has a file to itself give it back. The answer comes when it has said so, or
+// soon after all the same.
+type WishRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	File          *FileId                `protobuf:"bytes,2,opt,name=file,proto3" json:"file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WishRequest) Reset() {
+	*x = WishRequest{}
+	mi := &file_meta_proto_msgTypes[243]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WishRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WishRequest) ProtoMessage() {}
+
+func (x *WishRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[243]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WishRequest.ProtoReflect.Descriptor instead.
+func (*WishRequest) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{243}
+}
+
+func (x *WishRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *WishRequest) GetFile() *FileId {
+	if x != nil {
+		return x.File
+	}
+	return nil
+}
+
+type WishReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WishReply) Reset() {
+	*x = WishReply{}
+	mi := &file_meta_proto_msgTypes[244]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WishReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WishReply) ProtoMessage() {}
+
+func (x *WishReply) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[244]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WishReply.ProtoReflect.Descriptor instead.
+func (*WishReply) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{244}
+}
+
+// RecallsRequest asks the leader of a shard which files an origin is to give back, and tells which it gave back. With wait the answer comes when the
+// list is another than that of the version, or soon after all the same.
+type RecallsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Origin        uint64                 `protobuf:"varint,2,opt,name=origin,proto3" json:"origin,omitempty"`
+	Version       uint64                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"` // of the last answer; 0: none
+	Gave          []*FileId              `protobuf:"bytes,4,rep,name=gave,proto3" json:"gave,omitempty"`
+	Wait          bool                   `protobuf:"varint,5,opt,name=wait,proto3" json:"wait,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecallsRequest) Reset() {
+	*x = RecallsRequest{}
+	mi := &file_meta_proto_msgTypes[245]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecallsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecallsRequest) ProtoMessage() {}
+
+func (x *RecallsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[245]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecallsRequest.ProtoReflect.Descriptor instead.
+func (*RecallsRequest) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{245}
+}
+
+func (x *RecallsRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *RecallsRequest) GetOrigin() uint64 {
+	if x != nil {
+		return x.Origin
+	}
+	return 0
+}
+
+func (x *RecallsRequest) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *RecallsRequest) GetGave() []*FileId {
+	if x != nil {
+		return x.Gave
+	}
+	return nil
+}
+
+func (x *RecallsRequest) GetWait() bool {
+	if x != nil {
+		return x.Wait
+	}
+	return false
+}
+
+type RecallsReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Files         []*FileId              `protobuf:"bytes,1,rep,name=files,proto3" json:"files,omitempty"`
+	Version       uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecallsReply) Reset() {
+	*x = RecallsReply{}
+	mi := &file_meta_proto_msgTypes[246]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecallsReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecallsReply) ProtoMessage() {}
+
+func (x *RecallsReply) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[246]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecallsReply.ProtoReflect.Descriptor instead.
+func (*RecallsReply) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{246}
+}
+
+func (x *RecallsReply) GetFiles() []*FileId {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *RecallsReply) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
 	}
 	return 0
 }
@@ -19020,7 +19474,7 @@ type LeaderRequest struct {
 
 func (x *LeaderRequest) Reset() {
 	*x = LeaderRequest{}
-	mi := &file_meta_proto_msgTypes[240]
+	mi := &file_meta_proto_msgTypes[247]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19032,7 +19486,7 @@ func (x *LeaderRequest) String() string {
 func (*LeaderRequest) ProtoMessage() {}
 
 func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[240]
+	mi := &file_meta_proto_msgTypes[247]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19045,7 +19499,7 @@ func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderRequest.ProtoReflect.Descriptor instead.
 func (*LeaderRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{240}
+	return file_meta_proto_rawDescGZIP(), []int{247}
 }
 
 func (x *LeaderRequest) GetShard() uint32 {
@@ -19065,7 +19519,7 @@ type LeaderReply struct {
 
 func (x *LeaderReply) Reset() {
 	*x = LeaderReply{}
-	mi := &file_meta_proto_msgTypes[241]
+	mi := &file_meta_proto_msgTypes[248]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19077,7 +19531,7 @@ func (x *LeaderReply) String() string {
 func (*LeaderReply) ProtoMessage() {}
 
 func (x *LeaderReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[241]
+	mi := &file_meta_proto_msgTypes[248]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19090,7 +19544,7 @@ func (x *LeaderReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderReply.ProtoReflect.Descriptor instead.
 func (*LeaderReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{241}
+	return file_meta_proto_rawDescGZIP(), []int{248}
 }
 
 func (x *LeaderReply) GetLeaderId() string {
@@ -19125,7 +19579,7 @@ type ReplicaReply struct {
 
 func (x *ReplicaReply) Reset() {
 	*x = ReplicaReply{}
-	mi := &file_meta_proto_msgTypes[242]
+	mi := &file_meta_proto_msgTypes[249]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19137,7 +19591,7 @@ func (x *ReplicaReply) String() string {
 func (*ReplicaReply) ProtoMessage() {}
 
 func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[242]
+	mi := &file_meta_proto_msgTypes[249]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19150,7 +19604,7 @@ func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaReply.ProtoReflect.Descriptor instead.
 func (*ReplicaReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{242}
+	return file_meta_proto_rawDescGZIP(), []int{249}
 }
 
 func (x *ReplicaReply) GetId() string {
@@ -19228,7 +19682,7 @@ type MemberRequest struct {
 
 func (x *MemberRequest) Reset() {
 	*x = MemberRequest{}
-	mi := &file_meta_proto_msgTypes[243]
+	mi := &file_meta_proto_msgTypes[250]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19240,7 +19694,7 @@ func (x *MemberRequest) String() string {
 func (*MemberRequest) ProtoMessage() {}
 
 func (x *MemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[243]
+	mi := &file_meta_proto_msgTypes[250]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19253,7 +19707,7 @@ func (x *MemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberRequest.ProtoReflect.Descriptor instead.
 func (*MemberRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{243}
+	return file_meta_proto_rawDescGZIP(), []int{250}
 }
 
 func (x *MemberRequest) GetShard() uint32 {
@@ -19290,7 +19744,7 @@ type MemberReply struct {
 
 func (x *MemberReply) Reset() {
 	*x = MemberReply{}
-	mi := &file_meta_proto_msgTypes[244]
+	mi := &file_meta_proto_msgTypes[251]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19302,7 +19756,7 @@ func (x *MemberReply) String() string {
 func (*MemberReply) ProtoMessage() {}
 
 func (x *MemberReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[244]
+	mi := &file_meta_proto_msgTypes[251]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19315,7 +19769,7 @@ func (x *MemberReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberReply.ProtoReflect.Descriptor instead.
 func (*MemberReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{244}
+	return file_meta_proto_rawDescGZIP(), []int{251}
 }
 
 func (x *MemberReply) GetLeader() string {
@@ -19359,7 +19813,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_meta_proto_msgTypes[245]
+	mi := &file_meta_proto_msgTypes[252]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19371,7 +19825,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[245]
+	mi := &file_meta_proto_msgTypes[252]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19384,7 +19838,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{245}
+	return file_meta_proto_rawDescGZIP(), []int{252}
 }
 
 func (x *Member) GetId() string {
@@ -19426,7 +19880,7 @@ type LevelRequest struct {
 
 func (x *LevelRequest) Reset() {
 	*x = LevelRequest{}
-	mi := &file_meta_proto_msgTypes[246]
+	mi := &file_meta_proto_msgTypes[253]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19438,7 +19892,7 @@ func (x *LevelRequest) String() string {
 func (*LevelRequest) ProtoMessage() {}
 
 func (x *LevelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[246]
+	mi := &file_meta_proto_msgTypes[253]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19451,7 +19905,7 @@ func (x *LevelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LevelRequest.ProtoReflect.Descriptor instead.
 func (*LevelRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{246}
+	return file_meta_proto_rawDescGZIP(), []int{253}
 }
 
 func (x *LevelRequest) GetShard() uint32 {
@@ -19479,7 +19933,7 @@ type LevelReply struct {
 
 func (x *LevelReply) Reset() {
 	*x = LevelReply{}
-	mi := &file_meta_proto_msgTypes[247]
+	mi := &file_meta_proto_msgTypes[254]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19491,7 +19945,7 @@ func (x *LevelReply) String() string {
 func (*LevelReply) ProtoMessage() {}
 
 func (x *LevelReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[247]
+	mi := &file_meta_proto_msgTypes[254]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19504,7 +19958,7 @@ func (x *LevelReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LevelReply.ProtoReflect.Descriptor instead.
 func (*LevelReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{247}
+	return file_meta_proto_rawDescGZIP(), []int{254}
 }
 
 func (x *LevelReply) GetLeader() string {
@@ -19539,7 +19993,7 @@ type VoterLevel struct {
 
 func (x *VoterLevel) Reset() {
 	*x = VoterLevel{}
-	mi := &file_meta_proto_msgTypes[248]
+	mi := &file_meta_proto_msgTypes[255]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19551,7 +20005,7 @@ func (x *VoterLevel) String() string {
 func (*VoterLevel) ProtoMessage() {}
 
 func (x *VoterLevel) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[248]
+	mi := &file_meta_proto_msgTypes[255]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19564,7 +20018,7 @@ func (x *VoterLevel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VoterLevel.ProtoReflect.Descriptor instead.
 func (*VoterLevel) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{248}
+	return file_meta_proto_rawDescGZIP(), []int{255}
 }
 
 func (x *VoterLevel) GetId() string {
@@ -19601,7 +20055,7 @@ type DifferRequest struct {
 
 func (x *DifferRequest) Reset() {
 	*x = DifferRequest{}
-	mi := &file_meta_proto_msgTypes[249]
+	mi := &file_meta_proto_msgTypes[256]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19613,7 +20067,7 @@ func (x *DifferRequest) String() string {
 func (*DifferRequest) ProtoMessage() {}
 
 func (x *DifferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[249]
+	mi := &file_meta_proto_msgTypes[256]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19626,7 +20080,7 @@ func (x *DifferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferRequest.ProtoReflect.Descriptor instead.
 func (*DifferRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{249}
+	return file_meta_proto_rawDescGZIP(), []int{256}
 }
 
 func (x *DifferRequest) GetShard() uint32 {
@@ -19665,7 +20119,7 @@ type DifferReply struct {
 
 func (x *DifferReply) Reset() {
 	*x = DifferReply{}
-	mi := &file_meta_proto_msgTypes[250]
+	mi := &file_meta_proto_msgTypes[257]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19677,7 +20131,7 @@ func (x *DifferReply) String() string {
 func (*DifferReply) ProtoMessage() {}
 
 func (x *DifferReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[250]
+	mi := &file_meta_proto_msgTypes[257]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19690,7 +20144,7 @@ func (x *DifferReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferReply.ProtoReflect.Descriptor instead.
 func (*DifferReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{250}
+	return file_meta_proto_rawDescGZIP(), []int{257}
 }
 
 // WorkTask is something that a worker does or wants to do. The first five fields name it; the rest is how it stands.
@@ -19715,7 +20169,7 @@ type WorkTask struct {
 
 func (x *WorkTask) Reset() {
 	*x = WorkTask{}
-	mi := &file_meta_proto_msgTypes[251]
+	mi := &file_meta_proto_msgTypes[258]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19727,7 +20181,7 @@ func (x *WorkTask) String() string {
 func (*WorkTask) ProtoMessage() {}
 
 func (x *WorkTask) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[251]
+	mi := &file_meta_proto_msgTypes[258]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19740,7 +20194,7 @@ func (x *WorkTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkTask.ProtoReflect.Descriptor instead.
 func (*WorkTask) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{251}
+	return file_meta_proto_rawDescGZIP(), []int{258}
 }
 
 func (x *WorkTask) GetKind() WorkKind {
@@ -19848,7 +20302,7 @@ type WorkRequest struct {
 
 func (x *WorkRequest) Reset() {
 	*x = WorkRequest{}
-	mi := &file_meta_proto_msgTypes[252]
+	mi := &file_meta_proto_msgTypes[259]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19860,7 +20314,7 @@ func (x *WorkRequest) String() string {
 func (*WorkRequest) ProtoMessage() {}
 
 func (x *WorkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[252]
+	mi := &file_meta_proto_msgTypes[259]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19873,7 +20327,7 @@ func (x *WorkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkRequest.ProtoReflect.Descriptor instead.
 func (*WorkRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{252}
+	return file_meta_proto_rawDescGZIP(), []int{259}
 }
 
 func (x *WorkRequest) GetShard() uint32 {
@@ -19923,7 +20377,7 @@ type WorkReply struct {
 
 func (x *WorkReply) Reset() {
 	*x = WorkReply{}
-	mi := &file_meta_proto_msgTypes[253]
+	mi := &file_meta_proto_msgTypes[260]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19935,7 +20389,7 @@ func (x *WorkReply) String() string {
 func (*WorkReply) ProtoMessage() {}
 
 func (x *WorkReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[253]
+	mi := &file_meta_proto_msgTypes[260]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19948,7 +20402,7 @@ func (x *WorkReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkReply.ProtoReflect.Descriptor instead.
 func (*WorkReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{253}
+	return file_meta_proto_rawDescGZIP(), []int{260}
 }
 
 func (x *WorkReply) GetGrants() []*WorkGrant {
@@ -19982,7 +20436,7 @@ type WorkGrant struct {
 
 func (x *WorkGrant) Reset() {
 	*x = WorkGrant{}
-	mi := &file_meta_proto_msgTypes[254]
+	mi := &file_meta_proto_msgTypes[261]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19994,7 +20448,7 @@ func (x *WorkGrant) String() string {
 func (*WorkGrant) ProtoMessage() {}
 
 func (x *WorkGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[254]
+	mi := &file_meta_proto_msgTypes[261]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20007,7 +20461,7 @@ func (x *WorkGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkGrant.ProtoReflect.Descriptor instead.
 func (*WorkGrant) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{254}
+	return file_meta_proto_rawDescGZIP(), []int{261}
 }
 
 func (x *WorkGrant) GetTask() uint32 {
@@ -20036,7 +20490,7 @@ type WorkPiece struct {
 
 func (x *WorkPiece) Reset() {
 	*x = WorkPiece{}
-	mi := &file_meta_proto_msgTypes[255]
+	mi := &file_meta_proto_msgTypes[262]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20048,7 +20502,7 @@ func (x *WorkPiece) String() string {
 func (*WorkPiece) ProtoMessage() {}
 
 func (x *WorkPiece) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[255]
+	mi := &file_meta_proto_msgTypes[262]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20061,7 +20515,7 @@ func (x *WorkPiece) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkPiece.ProtoReflect.Descriptor instead.
 func (*WorkPiece) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{255}
+	return file_meta_proto_rawDescGZIP(), []int{262}
 }
 
 func (x *WorkPiece) GetFs() uint32 {
@@ -20279,13 +20733,14 @@ const file_meta_proto_rawDesc = "" +
 	"\x05Lease\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\x04R\x06origin\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12!\n" +
-	"\fchange_limit\x18\x03 \x01(\x04R\vchangeLimit\"\xa6\x01\n" +
+	"\fchange_limit\x18\x03 \x01(\x04R\vchangeLimit\"\xc0\x01\n" +
 	"\x0eRegisterOrigin\x12.\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1a.rackfs.meta.v1.OriginKindR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12 \n" +
 	"\vincarnation\x18\x03 \x01(\fR\vincarnation\x12\x16\n" +
 	"\x06leased\x18\x04 \x01(\bR\x06leased\x12\x16\n" +
-	"\x06vacant\x18\x05 \x01(\bR\x06vacant\"&\n" +
+	"\x06vacant\x18\x05 \x01(\bR\x06vacant\x12\x18\n" +
+	"\aseveral\x18\x06 \x01(\bR\aseveral\"&\n" +
 	"\fOriginResult\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\x04R\x06origin\"&\n" +
 	"\fExpireOrigin\x12\x16\n" +
@@ -20700,7 +21155,7 @@ const file_meta_proto_rawDesc = "" +
 	"\fReplaceStore\x12\x10\n" +
 	"\x03old\x18\x01 \x01(\rR\x03old\x12'\n" +
 	"\x03new\x18\x02 \x01(\v2\x15.rackfs.meta.v1.StoreR\x03new\x12,\n" +
-	"\x12expect_map_version\x18\x03 \x01(\x04R\x10expectMapVersion\"\xa3\x03\n" +
+	"\x12expect_map_version\x18\x03 \x01(\x04R\x10expectMapVersion\"\xbd\x03\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12\x18\n" +
@@ -20718,7 +21173,8 @@ const file_meta_proto_rawDesc = "" +
 	"\x05state\x18# \x01(\x0e2\x19.rackfs.meta.v1.NodeStateR\x05state\x12\x10\n" +
 	"\x03key\x18$ \x01(\fR\x03key\x12\x14\n" +
 	"\x05local\x18) \x01(\tR\x05local\x12@\n" +
-	"\rlocal_volumes\x18* \x03(\v2\x1b.rackfs.meta.v1.LocalVolumeR\flocalVolumes\"\x87\x01\n" +
+	"\rlocal_volumes\x18* \x03(\v2\x1b.rackfs.meta.v1.LocalVolumeR\flocalVolumes\x12\x18\n" +
+	"\aseveral\x18+ \x01(\bR\aseveral\"\x87\x01\n" +
 	"\vLocalVolume\x12\x0e\n" +
 	"\x02fs\x18\x01 \x01(\rR\x02fs\x12\x14\n" +
 	"\x05total\x18\x02 \x01(\x04R\x05total\x12\x12\n" +
@@ -20958,7 +21414,7 @@ const file_meta_proto_rawDesc = "" +
 	"\asession\x18\x01 \x01(\v2\x1d.rackfs.meta.v1.SessionRecordR\asession\x124\n" +
 	"\x06client\x18\x02 \x01(\v2\x1c.rackfs.meta.v1.ClientRecordR\x06client\")\n" +
 	"\rRemoveSession\x12\x18\n" +
-	"\asession\x18\x01 \x01(\fR\asession\"\xb9\x0f\n" +
+	"\asession\x18\x01 \x01(\fR\asession\"\xe9\x0f\n" +
 	"\x05Query\x12\x0e\n" +
 	"\x02fs\x18\x01 \x01(\rR\x02fs\x12(\n" +
 	"\x04cred\x18\x02 \x01(\v2\x14.rackfs.meta.v1.CredR\x04cred\x125\n" +
@@ -21003,7 +21459,8 @@ const file_meta_proto_rawDesc = "" +
 	"\raccess_tokens\x18Q \x01(\v2\x1d.rackfs.meta.v1.AccessTokensQH\x00R\faccessTokens\x12+\n" +
 	"\x04jobs\x18R \x01(\v2\x15.rackfs.meta.v1.JobsQH\x00R\x04jobs\x124\n" +
 	"\auploads\x18S \x01(\v2\x18.rackfs.meta.v1.UploadsQH\x00R\auploads\x124\n" +
-	"\aorigins\x18T \x01(\v2\x18.rackfs.meta.v1.OriginsQH\x00R\aoriginsB\x03\n" +
+	"\aorigins\x18T \x01(\v2\x18.rackfs.meta.v1.OriginsQH\x00R\aorigins\x12.\n" +
+	"\x05holds\x18_ \x01(\v2\x16.rackfs.meta.v1.HoldsQH\x00R\x05holdsB\x03\n" +
 	"\x01q\"\r\n" +
 	"\vWorkspacesQ\"#\n" +
 	"\rAccessTokensQ\x12\x12\n" +
@@ -21018,7 +21475,12 @@ const file_meta_proto_rawDesc = "" +
 	"\x05after\x18\x02 \x01(\fR\x05after\x12\x14\n" +
 	"\x05limit\x18\x03 \x01(\rR\x05limit\"\n" +
 	"\n" +
-	"\bOriginsQ\"L\n" +
+	"\bOriginsQ\"n\n" +
+	"\x06HoldsQ\x12\x16\n" +
+	"\x06origin\x18\x01 \x01(\x04R\x06origin\x12\x19\n" +
+	"\bafter_fs\x18\x02 \x01(\rR\aafterFs\x12\x1b\n" +
+	"\tafter_ino\x18\x03 \x01(\x04R\bafterIno\x12\x14\n" +
+	"\x05limit\x18\x04 \x01(\rR\x05limit\"L\n" +
 	"\bGetAttrQ\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x12\n" +
 	"\x04open\x18\x02 \x01(\rR\x04open\x12\x1a\n" +
@@ -21105,7 +21567,7 @@ const file_meta_proto_rawDesc = "" +
 	"\treleasing\x18\x04 \x01(\bR\treleasing\";\n" +
 	"\aClientQ\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\x04R\x06client\x12\x18\n" +
-	"\asession\x18\x02 \x01(\fR\asession\"\xc2\r\n" +
+	"\asession\x18\x02 \x01(\fR\asession\"\xf2\r\n" +
 	"\vQueryResult\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12+\n" +
@@ -21145,7 +21607,8 @@ const file_meta_proto_rawDesc = "" +
 	"\raccess_tokens\x18Q \x01(\v2\x1d.rackfs.meta.v1.AccessTokensRH\x00R\faccessTokens\x12+\n" +
 	"\x04jobs\x18R \x01(\v2\x15.rackfs.meta.v1.JobsRH\x00R\x04jobs\x124\n" +
 	"\auploads\x18S \x01(\v2\x18.rackfs.meta.v1.UploadsRH\x00R\auploads\x124\n" +
-	"\aorigins\x18T \x01(\v2\x18.rackfs.meta.v1.OriginsRH\x00R\aoriginsB\x03\n" +
+	"\aorigins\x18T \x01(\v2\x18.rackfs.meta.v1.OriginsRH\x00R\aorigins\x12.\n" +
+	"\x05holds\x18_ \x01(\v2\x16.rackfs.meta.v1.HoldsRH\x00R\x05holdsB\x03\n" +
 	"\x01r\"H\n" +
 	"\vWorkspacesR\x129\n" +
 	"\n" +
@@ -21160,7 +21623,13 @@ const file_meta_proto_rawDesc = "" +
 	"\auploads\x18\x01 \x03(\v2\x16.rackfs.meta.v1.UploadR\auploads\x12\x12\n" +
 	"\x04next\x18\x02 \x01(\fR\x04next\"$\n" +
 	"\bOriginsR\x12\x18\n" +
-	"\aorigins\x18\x01 \x03(\x04R\aorigins\"^\n" +
+	"\aorigins\x18\x01 \x03(\x04R\aorigins\"J\n" +
+	"\x06HoldsR\x12,\n" +
+	"\x05files\x18\x01 \x03(\v2\x16.rackfs.meta.v1.FileIdR\x05files\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"*\n" +
+	"\x06FileId\x12\x0e\n" +
+	"\x02fs\x18\x01 \x01(\rR\x02fs\x12\x10\n" +
+	"\x03ino\x18\x02 \x01(\x04R\x03ino\"^\n" +
 	"\x05AttrR\x12(\n" +
 	"\x04attr\x18\x01 \x01(\v2\x14.rackfs.meta.v1.AttrR\x04attr\x12+\n" +
 	"\x05lease\x18\x02 \x01(\v2\x15.rackfs.meta.v1.LeaseR\x05lease\"\x84\x01\n" +
@@ -21379,12 +21848,13 @@ const file_meta_proto_rawDesc = "" +
 	"\fDirentRecord\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\fR\x04name\x12\x10\n" +
 	"\x03ino\x18\x02 \x01(\x04R\x03ino\x12\x12\n" +
-	"\x04type\x18\x03 \x01(\rR\x04type\"\x8c\x01\n" +
+	"\x04type\x18\x03 \x01(\rR\x04type\"\xa6\x01\n" +
 	"\fOriginRecord\x12.\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1a.rackfs.meta.v1.OriginKindR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12 \n" +
 	"\vincarnation\x18\x03 \x01(\fR\vincarnation\x12\x16\n" +
-	"\x06leased\x18\x04 \x01(\bR\x06leased\"l\n" +
+	"\x06leased\x18\x04 \x01(\bR\x06leased\x12\x18\n" +
+	"\aseveral\x18\x05 \x01(\bR\aseveral\"l\n" +
 	"\n" +
 	"SlotRecord\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x124\n" +
@@ -21472,7 +21942,20 @@ const file_meta_proto_rawDesc = "" +
 	"\x06origin\x18\x02 \x01(\x04R\x06origin\";\n" +
 	"\n" +
 	"RenewReply\x12-\n" +
-	"\x12lease_milliseconds\x18\x01 \x01(\x04R\x11leaseMilliseconds\"%\n" +
+	"\x12lease_milliseconds\x18\x01 \x01(\x04R\x11leaseMilliseconds\"O\n" +
+	"\vWishRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12*\n" +
+	"\x04file\x18\x02 \x01(\v2\x16.rackfs.meta.v1.FileIdR\x04file\"\v\n" +
+	"\tWishReply\"\x98\x01\n" +
+	"\x0eRecallsRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x16\n" +
+	"\x06origin\x18\x02 \x01(\x04R\x06origin\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\x12*\n" +
+	"\x04gave\x18\x04 \x03(\v2\x16.rackfs.meta.v1.FileIdR\x04gave\x12\x12\n" +
+	"\x04wait\x18\x05 \x01(\bR\x04wait\"V\n" +
+	"\fRecallsReply\x12,\n" +
+	"\x05files\x18\x01 \x03(\v2\x16.rackfs.meta.v1.FileIdR\x05files\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\"%\n" +
 	"\rLeaderRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\"Q\n" +
 	"\vLeaderReply\x12\x1b\n" +
@@ -21642,7 +22125,7 @@ func file_meta_proto_rawDescGZIP() []byte {
 }
 
 var file_meta_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 256)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 263)
 var file_meta_proto_goTypes = []any{
 	(OriginKind)(0),           // 0: rackfs.meta.v1.OriginKind
 	(LockType)(0),             // 1: rackfs.meta.v1.LockType
@@ -21802,116 +22285,123 @@ var file_meta_proto_goTypes = []any{
 	(*JobsQ)(nil),             // 155: rackfs.meta.v1.JobsQ
 	(*UploadsQ)(nil),          // 156: rackfs.meta.v1.UploadsQ
 	(*OriginsQ)(nil),          // 157: rackfs.meta.v1.OriginsQ
-	(*GetAttrQ)(nil),          // 158: rackfs.meta.v1.GetAttrQ
-	(*LookupQ)(nil),           // 159: rackfs.meta.v1.LookupQ
-	(*ParentQ)(nil),           // 160: rackfs.meta.v1.ParentQ
-	(*ReadDirQ)(nil),          // 161: rackfs.meta.v1.ReadDirQ
-	(*ReadLinkQ)(nil),         // 162: rackfs.meta.v1.ReadLinkQ
-	(*ExtentsQ)(nil),          // 163: rackfs.meta.v1.ExtentsQ
-	(*StatFSQ)(nil),           // 164: rackfs.meta.v1.StatFSQ
-	(*QuotasQ)(nil),           // 165: rackfs.meta.v1.QuotasQ
-	(*NodesQ)(nil),            // 166: rackfs.meta.v1.NodesQ
-	(*TokensQ)(nil),           // 167: rackfs.meta.v1.TokensQ
-	(*RetiredNodesQ)(nil),     // 168: rackfs.meta.v1.RetiredNodesQ
-	(*BlockStatesQ)(nil),      // 169: rackfs.meta.v1.BlockStatesQ
-	(*BlocksQ)(nil),           // 170: rackfs.meta.v1.BlocksQ
-	(*LiveBlocksQ)(nil),       // 171: rackfs.meta.v1.LiveBlocksQ
-	(*GetXattrQ)(nil),         // 172: rackfs.meta.v1.GetXattrQ
-	(*ListXattrsQ)(nil),       // 173: rackfs.meta.v1.ListXattrsQ
-	(*ShardInfoQ)(nil),        // 174: rackfs.meta.v1.ShardInfoQ
-	(*FileSystemsQ)(nil),      // 175: rackfs.meta.v1.FileSystemsQ
-	(*NamespaceQ)(nil),        // 176: rackfs.meta.v1.NamespaceQ
-	(*ClusterMapQ)(nil),       // 177: rackfs.meta.v1.ClusterMapQ
-	(*KeysQ)(nil),             // 178: rackfs.meta.v1.KeysQ
-	(*NFSClientsQ)(nil),       // 179: rackfs.meta.v1.NFSClientsQ
-	(*TestLockQ)(nil),         // 180: rackfs.meta.v1.TestLockQ
-	(*ClientStateQ)(nil),      // 181: rackfs.meta.v1.ClientStateQ
-	(*SessionSlotsQ)(nil),     // 182: rackfs.meta.v1.SessionSlotsQ
-	(*FileOpensQ)(nil),        // 183: rackfs.meta.v1.FileOpensQ
-	(*ClientsQ)(nil),          // 184: rackfs.meta.v1.ClientsQ
-	(*ClientQ)(nil),           // 185: rackfs.meta.v1.ClientQ
-	(*QueryResult)(nil),       // 186: rackfs.meta.v1.QueryResult
-	(*WorkspacesR)(nil),       // 187: rackfs.meta.v1.WorkspacesR
-	(*AccessTokensR)(nil),     // 188: rackfs.meta.v1.AccessTokensR
-	(*JobsR)(nil),             // 189: rackfs.meta.v1.JobsR
-	(*UploadsR)(nil),          // 190: rackfs.meta.v1.UploadsR
-	(*OriginsR)(nil),          // 191: rackfs.meta.v1.OriginsR
-	(*AttrR)(nil),             // 192: rackfs.meta.v1.AttrR
-	(*Dirent)(nil),            // 193: rackfs.meta.v1.Dirent
-	(*ReadDirR)(nil),          // 194: rackfs.meta.v1.ReadDirR
-	(*ReadLinkR)(nil),         // 195: rackfs.meta.v1.ReadLinkR
-	(*Extent)(nil),            // 196: rackfs.meta.v1.Extent
-	(*ExtentsR)(nil),          // 197: rackfs.meta.v1.ExtentsR
-	(*StatFSR)(nil),           // 198: rackfs.meta.v1.StatFSR
-	(*Quota)(nil),             // 199: rackfs.meta.v1.Quota
-	(*QuotasR)(nil),           // 200: rackfs.meta.v1.QuotasR
-	(*BlockStatesR)(nil),      // 201: rackfs.meta.v1.BlockStatesR
-	(*BlocksR)(nil),           // 202: rackfs.meta.v1.BlocksR
-	(*BlockInfo)(nil),         // 203: rackfs.meta.v1.BlockInfo
-	(*GetXattrR)(nil),         // 204: rackfs.meta.v1.GetXattrR
-	(*ListXattrsR)(nil),       // 205: rackfs.meta.v1.ListXattrsR
-	(*ShardInfoR)(nil),        // 206: rackfs.meta.v1.ShardInfoR
-	(*FileSystemsR)(nil),      // 207: rackfs.meta.v1.FileSystemsR
-	(*NamespaceR)(nil),        // 208: rackfs.meta.v1.NamespaceR
-	(*ClusterMapR)(nil),       // 209: rackfs.meta.v1.ClusterMapR
-	(*KeysR)(nil),             // 210: rackfs.meta.v1.KeysR
-	(*NodesR)(nil),            // 211: rackfs.meta.v1.NodesR
-	(*TokensR)(nil),           // 212: rackfs.meta.v1.TokensR
-	(*RetiredNodesR)(nil),     // 213: rackfs.meta.v1.RetiredNodesR
-	(*NFSClientsR)(nil),       // 214: rackfs.meta.v1.NFSClientsR
-	(*ClientStateR)(nil),      // 215: rackfs.meta.v1.ClientStateR
-	(*ClientLocks)(nil),       // 216: rackfs.meta.v1.ClientLocks
-	(*LockRange)(nil),         // 217: rackfs.meta.v1.LockRange
-	(*SessionSlotsR)(nil),     // 218: rackfs.meta.v1.SessionSlotsR
-	(*SessionSlot)(nil),       // 219: rackfs.meta.v1.SessionSlot
-	(*FileOpensR)(nil),        // 220: rackfs.meta.v1.FileOpensR
-	(*ClientsR)(nil),          // 221: rackfs.meta.v1.ClientsR
-	(*ClientSessions)(nil),    // 222: rackfs.meta.v1.ClientSessions
-	(*InodeRecord)(nil),       // 223: rackfs.meta.v1.InodeRecord
-	(*Xattrs)(nil),            // 224: rackfs.meta.v1.Xattrs
-	(*XattrRecord)(nil),       // 225: rackfs.meta.v1.XattrRecord
-	(*Cut)(nil),               // 226: rackfs.meta.v1.Cut
-	(*ExtentRecord)(nil),      // 227: rackfs.meta.v1.ExtentRecord
-	(*BlockRecord)(nil),       // 228: rackfs.meta.v1.BlockRecord
-	(*BackReference)(nil),     // 229: rackfs.meta.v1.BackReference
-	(*DirentRecord)(nil),      // 230: rackfs.meta.v1.DirentRecord
-	(*OriginRecord)(nil),      // 231: rackfs.meta.v1.OriginRecord
-	(*SlotRecord)(nil),        // 232: rackfs.meta.v1.SlotRecord
-	(*SlotResult)(nil),        // 233: rackfs.meta.v1.SlotResult
-	(*OpenRecord)(nil),        // 234: rackfs.meta.v1.OpenRecord
-	(*LockRecord)(nil),        // 235: rackfs.meta.v1.LockRecord
-	(*KnownClient)(nil),       // 236: rackfs.meta.v1.KnownClient
-	(*UsageRecord)(nil),       // 237: rackfs.meta.v1.UsageRecord
-	(*ReservationRecord)(nil), // 238: rackfs.meta.v1.ReservationRecord
-	(*RangeRecord)(nil),       // 239: rackfs.meta.v1.RangeRecord
-	(*PurgeRecord)(nil),       // 240: rackfs.meta.v1.PurgeRecord
-	(*DeletedNamespace)(nil),  // 241: rackfs.meta.v1.DeletedNamespace
-	(*DyingRecord)(nil),       // 242: rackfs.meta.v1.DyingRecord
-	(*NamespaceRecord)(nil),   // 243: rackfs.meta.v1.NamespaceRecord
-	(*ProposeRequest)(nil),    // 244: rackfs.meta.v1.ProposeRequest
-	(*ProposeReply)(nil),      // 245: rackfs.meta.v1.ProposeReply
-	(*QueryRequest)(nil),      // 246: rackfs.meta.v1.QueryRequest
-	(*QueryReply)(nil),        // 247: rackfs.meta.v1.QueryReply
-	(*TermRequest)(nil),       // 248: rackfs.meta.v1.TermRequest
-	(*TermReply)(nil),         // 249: rackfs.meta.v1.TermReply
-	(*RenewRequest)(nil),      // 250: rackfs.meta.v1.RenewRequest
-	(*RenewReply)(nil),        // 251: rackfs.meta.v1.RenewReply
-	(*LeaderRequest)(nil),     // 252: rackfs.meta.v1.LeaderRequest
-	(*LeaderReply)(nil),       // 253: rackfs.meta.v1.LeaderReply
-	(*ReplicaReply)(nil),      // 254: rackfs.meta.v1.ReplicaReply
-	(*MemberRequest)(nil),     // 255: rackfs.meta.v1.MemberRequest
-	(*MemberReply)(nil),       // 256: rackfs.meta.v1.MemberReply
-	(*Member)(nil),            // 257: rackfs.meta.v1.Member
-	(*LevelRequest)(nil),      // 258: rackfs.meta.v1.LevelRequest
-	(*LevelReply)(nil),        // 259: rackfs.meta.v1.LevelReply
-	(*VoterLevel)(nil),        // 260: rackfs.meta.v1.VoterLevel
-	(*DifferRequest)(nil),     // 261: rackfs.meta.v1.DifferRequest
-	(*DifferReply)(nil),       // 262: rackfs.meta.v1.DifferReply
-	(*WorkTask)(nil),          // 263: rackfs.meta.v1.WorkTask
-	(*WorkRequest)(nil),       // 264: rackfs.meta.v1.WorkRequest
-	(*WorkReply)(nil),         // 265: rackfs.meta.v1.WorkReply
-	(*WorkGrant)(nil),         // 266: rackfs.meta.v1.WorkGrant
-	(*WorkPiece)(nil),         // 267: rackfs.meta.v1.WorkPiece
+	(*HoldsQ)(nil),            // 158: rackfs.meta.v1.HoldsQ
+	(*GetAttrQ)(nil),          // 159: rackfs.meta.v1.GetAttrQ
+	(*LookupQ)(nil),           // 160: rackfs.meta.v1.LookupQ
+	(*ParentQ)(nil),           // 161: rackfs.meta.v1.ParentQ
+	(*ReadDirQ)(nil),          // 162: rackfs.meta.v1.ReadDirQ
+	(*ReadLinkQ)(nil),         // 163: rackfs.meta.v1.ReadLinkQ
+	(*ExtentsQ)(nil),          // 164: rackfs.meta.v1.ExtentsQ
+	(*StatFSQ)(nil),           // 165: rackfs.meta.v1.StatFSQ
+	(*QuotasQ)(nil),           // 166: rackfs.meta.v1.QuotasQ
+	(*NodesQ)(nil),            // 167: rackfs.meta.v1.NodesQ
+	(*TokensQ)(nil),           // 168: rackfs.meta.v1.TokensQ
+	(*RetiredNodesQ)(nil),     // 169: rackfs.meta.v1.RetiredNodesQ
+	(*BlockStatesQ)(nil),      // 170: rackfs.meta.v1.BlockStatesQ
+	(*BlocksQ)(nil),           // 171: rackfs.meta.v1.BlocksQ
+	(*LiveBlocksQ)(nil),       // 172: rackfs.meta.v1.LiveBlocksQ
+	(*GetXattrQ)(nil),         // 173: rackfs.meta.v1.GetXattrQ
+	(*ListXattrsQ)(nil),       // 174: rackfs.meta.v1.ListXattrsQ
+	(*ShardInfoQ)(nil),        // 175: rackfs.meta.v1.ShardInfoQ
+	(*FileSystemsQ)(nil),      // 176: rackfs.meta.v1.FileSystemsQ
+	(*NamespaceQ)(nil),        // 177: rackfs.meta.v1.NamespaceQ
+	(*ClusterMapQ)(nil),       // 178: rackfs.meta.v1.ClusterMapQ
+	(*KeysQ)(nil),             // 179: rackfs.meta.v1.KeysQ
+	(*NFSClientsQ)(nil),       // 180: rackfs.meta.v1.NFSClientsQ
+	(*TestLockQ)(nil),         // 181: rackfs.meta.v1.TestLockQ
+	(*ClientStateQ)(nil),      // 182: rackfs.meta.v1.ClientStateQ
+	(*SessionSlotsQ)(nil),     // 183: rackfs.meta.v1.SessionSlotsQ
+	(*FileOpensQ)(nil),        // 184: rackfs.meta.v1.FileOpensQ
+	(*ClientsQ)(nil),          // 185: rackfs.meta.v1.ClientsQ
+	(*ClientQ)(nil),           // 186: rackfs.meta.v1.ClientQ
+	(*QueryResult)(nil),       // 187: rackfs.meta.v1.QueryResult
+	(*WorkspacesR)(nil),       // 188: rackfs.meta.v1.WorkspacesR
+	(*AccessTokensR)(nil),     // 189: rackfs.meta.v1.AccessTokensR
+	(*JobsR)(nil),             // 190: rackfs.meta.v1.JobsR
+	(*UploadsR)(nil),          // 191: rackfs.meta.v1.UploadsR
+	(*OriginsR)(nil),          // 192: rackfs.meta.v1.OriginsR
+	(*HoldsR)(nil),            // 193: rackfs.meta.v1.HoldsR
+	(*FileId)(nil),            // 194: rackfs.meta.v1.FileId
+	(*AttrR)(nil),             // 195: rackfs.meta.v1.AttrR
+	(*Dirent)(nil),            // 196: rackfs.meta.v1.Dirent
+	(*ReadDirR)(nil),          // 197: rackfs.meta.v1.ReadDirR
+	(*ReadLinkR)(nil),         // 198: rackfs.meta.v1.ReadLinkR
+	(*Extent)(nil),            // 199: rackfs.meta.v1.Extent
+	(*ExtentsR)(nil),          // 200: rackfs.meta.v1.ExtentsR
+	(*StatFSR)(nil),           // 201: rackfs.meta.v1.StatFSR
+	(*Quota)(nil),             // 202: rackfs.meta.v1.Quota
+	(*QuotasR)(nil),           // 203: rackfs.meta.v1.QuotasR
+	(*BlockStatesR)(nil),      // 204: rackfs.meta.v1.BlockStatesR
+	(*BlocksR)(nil),           // 205: rackfs.meta.v1.BlocksR
+	(*BlockInfo)(nil),         // 206: rackfs.meta.v1.BlockInfo
+	(*GetXattrR)(nil),         // 207: rackfs.meta.v1.GetXattrR
+	(*ListXattrsR)(nil),       // 208: rackfs.meta.v1.ListXattrsR
+	(*ShardInfoR)(nil),        // 209: rackfs.meta.v1.ShardInfoR
+	(*FileSystemsR)(nil),      // 210: rackfs.meta.v1.FileSystemsR
+	(*NamespaceR)(nil),        // 211: rackfs.meta.v1.NamespaceR
+	(*ClusterMapR)(nil),       // 212: rackfs.meta.v1.ClusterMapR
+	(*KeysR)(nil),             // 213: rackfs.meta.v1.KeysR
+	(*NodesR)(nil),            // 214: rackfs.meta.v1.NodesR
+	(*TokensR)(nil),           // 215: rackfs.meta.v1.TokensR
+	(*RetiredNodesR)(nil),     // 216: rackfs.meta.v1.RetiredNodesR
+	(*NFSClientsR)(nil),       // 217: rackfs.meta.v1.NFSClientsR
+	(*ClientStateR)(nil),      // 218: rackfs.meta.v1.ClientStateR
+	(*ClientLocks)(nil),       // 219: rackfs.meta.v1.ClientLocks
+	(*LockRange)(nil),         // 220: rackfs.meta.v1.LockRange
+	(*SessionSlotsR)(nil),     // 221: rackfs.meta.v1.SessionSlotsR
+	(*SessionSlot)(nil),       // 222: rackfs.meta.v1.SessionSlot
+	(*FileOpensR)(nil),        // 223: rackfs.meta.v1.FileOpensR
+	(*ClientsR)(nil),          // 224: rackfs.meta.v1.ClientsR
+	(*ClientSessions)(nil),    // 225: rackfs.meta.v1.ClientSessions
+	(*InodeRecord)(nil),       // 226: rackfs.meta.v1.InodeRecord
+	(*Xattrs)(nil),            // 227: rackfs.meta.v1.Xattrs
+	(*XattrRecord)(nil),       // 228: rackfs.meta.v1.XattrRecord
+	(*Cut)(nil),               // 229: rackfs.meta.v1.Cut
+	(*ExtentRecord)(nil),      // 230: rackfs.meta.v1.ExtentRecord
+	(*BlockRecord)(nil),       // 231: rackfs.meta.v1.BlockRecord
+	(*BackReference)(nil),     // 232: rackfs.meta.v1.BackReference
+	(*DirentRecord)(nil),      // 233: rackfs.meta.v1.DirentRecord
+	(*OriginRecord)(nil),      // 234: rackfs.meta.v1.OriginRecord
+	(*SlotRecord)(nil),        // 235: rackfs.meta.v1.SlotRecord
+	(*SlotResult)(nil),        // 236: rackfs.meta.v1.SlotResult
+	(*OpenRecord)(nil),        // 237: rackfs.meta.v1.OpenRecord
+	(*LockRecord)(nil),        // 238: rackfs.meta.v1.LockRecord
+	(*KnownClient)(nil),       // 239: rackfs.meta.v1.KnownClient
+	(*UsageRecord)(nil),       // 240: rackfs.meta.v1.UsageRecord
+	(*ReservationRecord)(nil), // 241: rackfs.meta.v1.ReservationRecord
+	(*RangeRecord)(nil),       // 242: rackfs.meta.v1.RangeRecord
+	(*PurgeRecord)(nil),       // 243: rackfs.meta.v1.PurgeRecord
+	(*DeletedNamespace)(nil),  // 244: rackfs.meta.v1.DeletedNamespace
+	(*DyingRecord)(nil),       // 245: rackfs.meta.v1.DyingRecord
+	(*NamespaceRecord)(nil),   // 246: rackfs.meta.v1.NamespaceRecord
+	(*ProposeRequest)(nil),    // 247: rackfs.meta.v1.ProposeRequest
+	(*ProposeReply)(nil),      // 248: rackfs.meta.v1.ProposeReply
+	(*QueryRequest)(nil),      // 249: rackfs.meta.v1.QueryRequest
+	(*QueryReply)(nil),        // 250: rackfs.meta.v1.QueryReply
+	(*TermRequest)(nil),       // 251: rackfs.meta.v1.TermRequest
+	(*TermReply)(nil),         // 252: rackfs.meta.v1.TermReply
+	(*RenewRequest)(nil),      // 253: rackfs.meta.v1.RenewRequest
+	(*RenewReply)(nil),        // 254: rackfs.meta.v1.RenewReply
+	(*WishRequest)(nil),       // 255: rackfs.meta.v1.WishRequest
+	(*WishReply)(nil),         // 256: rackfs.meta.v1.WishReply
+	(*RecallsRequest)(nil),    // 257: rackfs.meta.v1.RecallsRequest
+	(*RecallsReply)(nil),      // 258: rackfs.meta.v1.RecallsReply
+	(*LeaderRequest)(nil),     // 259: rackfs.meta.v1.LeaderRequest
+	(*LeaderReply)(nil),       // 260: rackfs.meta.v1.LeaderReply
+	(*ReplicaReply)(nil),      // 261: rackfs.meta.v1.ReplicaReply
+	(*MemberRequest)(nil),     // 262: rackfs.meta.v1.MemberRequest
+	(*MemberReply)(nil),       // 263: rackfs.meta.v1.MemberReply
+	(*Member)(nil),            // 264: rackfs.meta.v1.Member
+	(*LevelRequest)(nil),      // 265: rackfs.meta.v1.LevelRequest
+	(*LevelReply)(nil),        // 266: rackfs.meta.v1.LevelReply
+	(*VoterLevel)(nil),        // 267: rackfs.meta.v1.VoterLevel
+	(*DifferRequest)(nil),     // 268: rackfs.meta.v1.DifferRequest
+	(*DifferReply)(nil),       // 269: rackfs.meta.v1.DifferReply
+	(*WorkTask)(nil),          // 270: rackfs.meta.v1.WorkTask
+	(*WorkRequest)(nil),       // 271: rackfs.meta.v1.WorkRequest
+	(*WorkReply)(nil),         // 272: rackfs.meta.v1.WorkReply
+	(*WorkGrant)(nil),         // 273: rackfs.meta.v1.WorkGrant
+	(*WorkPiece)(nil),         // 274: rackfs.meta.v1.WorkPiece
 }
 var file_meta_proto_depIdxs = []int32{
 	15,  // 0: rackfs.meta.v1.Entry.commands:type_name -> rackfs.meta.v1.Command
@@ -22009,7 +22499,7 @@ var file_meta_proto_depIdxs = []int32{
 	72,  // 92: rackfs.meta.v1.Result.open:type_name -> rackfs.meta.v1.OpenResult
 	77,  // 93: rackfs.meta.v1.Result.lock:type_name -> rackfs.meta.v1.LockResult
 	146, // 94: rackfs.meta.v1.Result.clients:type_name -> rackfs.meta.v1.ClientsResult
-	209, // 95: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	212, // 95: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
 	68,  // 96: rackfs.meta.v1.Result.range:type_name -> rackfs.meta.v1.RangeResult
 	44,  // 97: rackfs.meta.v1.Result.xattr:type_name -> rackfs.meta.v1.XattrResult
 	85,  // 98: rackfs.meta.v1.Result.reserve:type_name -> rackfs.meta.v1.ReserveResult
@@ -22118,127 +22608,133 @@ var file_meta_proto_depIdxs = []int32{
 	144, // 201: rackfs.meta.v1.PutSession.session:type_name -> rackfs.meta.v1.SessionRecord
 	143, // 202: rackfs.meta.v1.PutSession.client:type_name -> rackfs.meta.v1.ClientRecord
 	18,  // 203: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
-	158, // 204: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
-	159, // 205: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
-	160, // 206: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
-	161, // 207: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
-	162, // 208: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
-	163, // 209: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
-	164, // 210: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
-	169, // 211: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
-	174, // 212: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
-	170, // 213: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
-	172, // 214: rackfs.meta.v1.Query.get_xattr:type_name -> rackfs.meta.v1.GetXattrQ
-	173, // 215: rackfs.meta.v1.Query.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsQ
-	180, // 216: rackfs.meta.v1.Query.test_lock:type_name -> rackfs.meta.v1.TestLockQ
-	181, // 217: rackfs.meta.v1.Query.client_state:type_name -> rackfs.meta.v1.ClientStateQ
-	182, // 218: rackfs.meta.v1.Query.session_slots:type_name -> rackfs.meta.v1.SessionSlotsQ
-	183, // 219: rackfs.meta.v1.Query.file_opens:type_name -> rackfs.meta.v1.FileOpensQ
-	165, // 220: rackfs.meta.v1.Query.quotas:type_name -> rackfs.meta.v1.QuotasQ
-	175, // 221: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
-	177, // 222: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
-	178, // 223: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
-	179, // 224: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
-	184, // 225: rackfs.meta.v1.Query.clients:type_name -> rackfs.meta.v1.ClientsQ
-	185, // 226: rackfs.meta.v1.Query.client:type_name -> rackfs.meta.v1.ClientQ
-	166, // 227: rackfs.meta.v1.Query.nodes:type_name -> rackfs.meta.v1.NodesQ
-	167, // 228: rackfs.meta.v1.Query.tokens:type_name -> rackfs.meta.v1.TokensQ
-	176, // 229: rackfs.meta.v1.Query.namespace:type_name -> rackfs.meta.v1.NamespaceQ
-	168, // 230: rackfs.meta.v1.Query.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesQ
-	171, // 231: rackfs.meta.v1.Query.live_blocks:type_name -> rackfs.meta.v1.LiveBlocksQ
+	159, // 204: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
+	160, // 205: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
+	161, // 206: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
+	162, // 207: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
+	163, // 208: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
+	164, // 209: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
+	165, // 210: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
+	170, // 211: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
+	175, // 212: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
+	171, // 213: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
+	173, // 214: rackfs.meta.v1.Query.get_xattr:type_name -> rackfs.meta.v1.GetXattrQ
+	174, // 215: rackfs.meta.v1.Query.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsQ
+	181, // 216: rackfs.meta.v1.Query.test_lock:type_name -> rackfs.meta.v1.TestLockQ
+	182, // 217: rackfs.meta.v1.Query.client_state:type_name -> rackfs.meta.v1.ClientStateQ
+	183, // 218: rackfs.meta.v1.Query.session_slots:type_name -> rackfs.meta.v1.SessionSlotsQ
+	184, // 219: rackfs.meta.v1.Query.file_opens:type_name -> rackfs.meta.v1.FileOpensQ
+	166, // 220: rackfs.meta.v1.Query.quotas:type_name -> rackfs.meta.v1.QuotasQ
+	176, // 221: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
+	178, // 222: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
+	179, // 223: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
+	180, // 224: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
+	185, // 225: rackfs.meta.v1.Query.clients:type_name -> rackfs.meta.v1.ClientsQ
+	186, // 226: rackfs.meta.v1.Query.client:type_name -> rackfs.meta.v1.ClientQ
+	167, // 227: rackfs.meta.v1.Query.nodes:type_name -> rackfs.meta.v1.NodesQ
+	168, // 228: rackfs.meta.v1.Query.tokens:type_name -> rackfs.meta.v1.TokensQ
+	177, // 229: rackfs.meta.v1.Query.namespace:type_name -> rackfs.meta.v1.NamespaceQ
+	169, // 230: rackfs.meta.v1.Query.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesQ
+	172, // 231: rackfs.meta.v1.Query.live_blocks:type_name -> rackfs.meta.v1.LiveBlocksQ
 	153, // 232: rackfs.meta.v1.Query.workspaces:type_name -> rackfs.meta.v1.WorkspacesQ
 	154, // 233: rackfs.meta.v1.Query.access_tokens:type_name -> rackfs.meta.v1.AccessTokensQ
 	155, // 234: rackfs.meta.v1.Query.jobs:type_name -> rackfs.meta.v1.JobsQ
 	156, // 235: rackfs.meta.v1.Query.uploads:type_name -> rackfs.meta.v1.UploadsQ
 	157, // 236: rackfs.meta.v1.Query.origins:type_name -> rackfs.meta.v1.OriginsQ
-	1,   // 237: rackfs.meta.v1.TestLockQ.type:type_name -> rackfs.meta.v1.LockType
-	192, // 238: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
-	194, // 239: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
-	195, // 240: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
-	197, // 241: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
-	198, // 242: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
-	201, // 243: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
-	206, // 244: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
-	207, // 245: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
-	209, // 246: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	210, // 247: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
-	214, // 248: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
-	202, // 249: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
-	204, // 250: rackfs.meta.v1.QueryResult.get_xattr:type_name -> rackfs.meta.v1.GetXattrR
-	205, // 251: rackfs.meta.v1.QueryResult.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsR
-	77,  // 252: rackfs.meta.v1.QueryResult.lock:type_name -> rackfs.meta.v1.LockResult
-	215, // 253: rackfs.meta.v1.QueryResult.client_state:type_name -> rackfs.meta.v1.ClientStateR
-	218, // 254: rackfs.meta.v1.QueryResult.session_slots:type_name -> rackfs.meta.v1.SessionSlotsR
-	221, // 255: rackfs.meta.v1.QueryResult.clients:type_name -> rackfs.meta.v1.ClientsR
-	220, // 256: rackfs.meta.v1.QueryResult.file_opens:type_name -> rackfs.meta.v1.FileOpensR
-	200, // 257: rackfs.meta.v1.QueryResult.quotas:type_name -> rackfs.meta.v1.QuotasR
-	211, // 258: rackfs.meta.v1.QueryResult.nodes:type_name -> rackfs.meta.v1.NodesR
-	212, // 259: rackfs.meta.v1.QueryResult.tokens:type_name -> rackfs.meta.v1.TokensR
-	208, // 260: rackfs.meta.v1.QueryResult.namespace:type_name -> rackfs.meta.v1.NamespaceR
-	213, // 261: rackfs.meta.v1.QueryResult.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesR
-	187, // 262: rackfs.meta.v1.QueryResult.workspaces:type_name -> rackfs.meta.v1.WorkspacesR
-	188, // 263: rackfs.meta.v1.QueryResult.access_tokens:type_name -> rackfs.meta.v1.AccessTokensR
-	189, // 264: rackfs.meta.v1.QueryResult.jobs:type_name -> rackfs.meta.v1.JobsR
-	190, // 265: rackfs.meta.v1.QueryResult.uploads:type_name -> rackfs.meta.v1.UploadsR
-	191, // 266: rackfs.meta.v1.QueryResult.origins:type_name -> rackfs.meta.v1.OriginsR
-	122, // 267: rackfs.meta.v1.WorkspacesR.workspaces:type_name -> rackfs.meta.v1.Workspace
-	126, // 268: rackfs.meta.v1.AccessTokensR.tokens:type_name -> rackfs.meta.v1.AccessToken
-	130, // 269: rackfs.meta.v1.JobsR.jobs:type_name -> rackfs.meta.v1.Job
-	134, // 270: rackfs.meta.v1.UploadsR.uploads:type_name -> rackfs.meta.v1.Upload
-	19,  // 271: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
-	22,  // 272: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
-	19,  // 273: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
-	193, // 274: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
-	19,  // 275: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
-	196, // 276: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
-	199, // 277: rackfs.meta.v1.StatFSR.project:type_name -> rackfs.meta.v1.Quota
-	199, // 278: rackfs.meta.v1.QuotasR.quotas:type_name -> rackfs.meta.v1.Quota
-	9,   // 279: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
-	203, // 280: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
-	87,  // 281: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
-	122, // 282: rackfs.meta.v1.FileSystemsR.workspaces:type_name -> rackfs.meta.v1.Workspace
-	91,  // 283: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
-	95,  // 284: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
-	113, // 285: rackfs.meta.v1.ClusterMapR.groups:type_name -> rackfs.meta.v1.NodeGroup
-	114, // 286: rackfs.meta.v1.ClusterMapR.reservations:type_name -> rackfs.meta.v1.RackReservation
-	138, // 287: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
-	101, // 288: rackfs.meta.v1.NodesR.nodes:type_name -> rackfs.meta.v1.Node
-	105, // 289: rackfs.meta.v1.TokensR.tokens:type_name -> rackfs.meta.v1.Token
-	111, // 290: rackfs.meta.v1.RetiredNodesR.nodes:type_name -> rackfs.meta.v1.RetiredNode
-	140, // 291: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
-	69,  // 292: rackfs.meta.v1.ClientStateR.opens:type_name -> rackfs.meta.v1.ClientOpen
-	216, // 293: rackfs.meta.v1.ClientStateR.locks:type_name -> rackfs.meta.v1.ClientLocks
-	217, // 294: rackfs.meta.v1.ClientLocks.ranges:type_name -> rackfs.meta.v1.LockRange
-	219, // 295: rackfs.meta.v1.SessionSlotsR.slots:type_name -> rackfs.meta.v1.SessionSlot
-	69,  // 296: rackfs.meta.v1.FileOpensR.opens:type_name -> rackfs.meta.v1.ClientOpen
-	222, // 297: rackfs.meta.v1.ClientsR.clients:type_name -> rackfs.meta.v1.ClientSessions
-	143, // 298: rackfs.meta.v1.ClientSessions.client:type_name -> rackfs.meta.v1.ClientRecord
-	144, // 299: rackfs.meta.v1.ClientSessions.sessions:type_name -> rackfs.meta.v1.SessionRecord
-	19,  // 300: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
-	22,  // 301: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
-	226, // 302: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
-	224, // 303: rackfs.meta.v1.InodeRecord.xattrs:type_name -> rackfs.meta.v1.Xattrs
-	0,   // 304: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
-	233, // 305: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
-	16,  // 306: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
-	17,  // 307: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
-	29,  // 308: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
-	15,  // 309: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
-	16,  // 310: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
-	152, // 311: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
-	186, // 312: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
-	10,  // 313: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
-	257, // 314: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
-	260, // 315: rackfs.meta.v1.LevelReply.voters:type_name -> rackfs.meta.v1.VoterLevel
-	11,  // 316: rackfs.meta.v1.WorkTask.kind:type_name -> rackfs.meta.v1.WorkKind
-	263, // 317: rackfs.meta.v1.WorkRequest.tasks:type_name -> rackfs.meta.v1.WorkTask
-	266, // 318: rackfs.meta.v1.WorkReply.grants:type_name -> rackfs.meta.v1.WorkGrant
-	267, // 319: rackfs.meta.v1.WorkReply.pieces:type_name -> rackfs.meta.v1.WorkPiece
-	320, // [320:320] is the sub-list for method output_type
-	320, // [320:320] is the sub-list for method input_type
-	320, // [320:320] is the sub-list for extension type_name
-	320, // [320:320] is the sub-list for extension extendee
-	0,   // [0:320] is the sub-list for field type_name
+	158, // 237: rackfs.meta.v1.Query.holds:type_name -> rackfs.meta.v1.HoldsQ
+	1,   // 238: rackfs.meta.v1.TestLockQ.type:type_name -> rackfs.meta.v1.LockType
+	195, // 239: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
+	197, // 240: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
+	198, // 241: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
+	200, // 242: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
+	201, // 243: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
+	204, // 244: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
+	209, // 245: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
+	210, // 246: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
+	212, // 247: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	213, // 248: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
+	217, // 249: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
+	205, // 250: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
+	207, // 251: rackfs.meta.v1.QueryResult.get_xattr:type_name -> rackfs.meta.v1.GetXattrR
+	208, // 252: rackfs.meta.v1.QueryResult.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsR
+	77,  // 253: rackfs.meta.v1.QueryResult.lock:type_name -> rackfs.meta.v1.LockResult
+	218, // 254: rackfs.meta.v1.QueryResult.client_state:type_name -> rackfs.meta.v1.ClientStateR
+	221, // 255: rackfs.meta.v1.QueryResult.session_slots:type_name -> rackfs.meta.v1.SessionSlotsR
+	224, // 256: rackfs.meta.v1.QueryResult.clients:type_name -> rackfs.meta.v1.ClientsR
+	223, // 257: rackfs.meta.v1.QueryResult.file_opens:type_name -> rackfs.meta.v1.FileOpensR
+	203, // 258: rackfs.meta.v1.QueryResult.quotas:type_name -> rackfs.meta.v1.QuotasR
+	214, // 259: rackfs.meta.v1.QueryResult.nodes:type_name -> rackfs.meta.v1.NodesR
+	215, // 260: rackfs.meta.v1.QueryResult.tokens:type_name -> rackfs.meta.v1.TokensR
+	211, // 261: rackfs.meta.v1.QueryResult.namespace:type_name -> rackfs.meta.v1.NamespaceR
+	216, // 262: rackfs.meta.v1.QueryResult.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesR
+	188, // 263: rackfs.meta.v1.QueryResult.workspaces:type_name -> rackfs.meta.v1.WorkspacesR
+	189, // 264: rackfs.meta.v1.QueryResult.access_tokens:type_name -> rackfs.meta.v1.AccessTokensR
+	190, // 265: rackfs.meta.v1.QueryResult.jobs:type_name -> rackfs.meta.v1.JobsR
+	191, // 266: rackfs.meta.v1.QueryResult.uploads:type_name -> rackfs.meta.v1.UploadsR
+	192, // 267: rackfs.meta.v1.QueryResult.origins:type_name -> rackfs.meta.v1.OriginsR
+	193, // 268: rackfs.meta.v1.QueryResult.holds:type_name -> rackfs.meta.v1.HoldsR
+	122, // 269: rackfs.meta.v1.WorkspacesR.workspaces:type_name -> rackfs.meta.v1.Workspace
+	126, // 270: rackfs.meta.v1.AccessTokensR.tokens:type_name -> rackfs.meta.v1.AccessToken
+	130, // 271: rackfs.meta.v1.JobsR.jobs:type_name -> rackfs.meta.v1.Job
+	134, // 272: rackfs.meta.v1.UploadsR.uploads:type_name -> rackfs.meta.v1.Upload
+	194, // 273: rackfs.meta.v1.HoldsR.files:type_name -> rackfs.meta.v1.FileId
+	19,  // 274: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
+	22,  // 275: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
+	19,  // 276: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
+	196, // 277: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
+	19,  // 278: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
+	199, // 279: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
+	202, // 280: rackfs.meta.v1.StatFSR.project:type_name -> rackfs.meta.v1.Quota
+	202, // 281: rackfs.meta.v1.QuotasR.quotas:type_name -> rackfs.meta.v1.Quota
+	9,   // 282: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
+	206, // 283: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
+	87,  // 284: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
+	122, // 285: rackfs.meta.v1.FileSystemsR.workspaces:type_name -> rackfs.meta.v1.Workspace
+	91,  // 286: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
+	95,  // 287: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
+	113, // 288: rackfs.meta.v1.ClusterMapR.groups:type_name -> rackfs.meta.v1.NodeGroup
+	114, // 289: rackfs.meta.v1.ClusterMapR.reservations:type_name -> rackfs.meta.v1.RackReservation
+	138, // 290: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
+	101, // 291: rackfs.meta.v1.NodesR.nodes:type_name -> rackfs.meta.v1.Node
+	105, // 292: rackfs.meta.v1.TokensR.tokens:type_name -> rackfs.meta.v1.Token
+	111, // 293: rackfs.meta.v1.RetiredNodesR.nodes:type_name -> rackfs.meta.v1.RetiredNode
+	140, // 294: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
+	69,  // 295: rackfs.meta.v1.ClientStateR.opens:type_name -> rackfs.meta.v1.ClientOpen
+	219, // 296: rackfs.meta.v1.ClientStateR.locks:type_name -> rackfs.meta.v1.ClientLocks
+	220, // 297: rackfs.meta.v1.ClientLocks.ranges:type_name -> rackfs.meta.v1.LockRange
+	222, // 298: rackfs.meta.v1.SessionSlotsR.slots:type_name -> rackfs.meta.v1.SessionSlot
+	69,  // 299: rackfs.meta.v1.FileOpensR.opens:type_name -> rackfs.meta.v1.ClientOpen
+	225, // 300: rackfs.meta.v1.ClientsR.clients:type_name -> rackfs.meta.v1.ClientSessions
+	143, // 301: rackfs.meta.v1.ClientSessions.client:type_name -> rackfs.meta.v1.ClientRecord
+	144, // 302: rackfs.meta.v1.ClientSessions.sessions:type_name -> rackfs.meta.v1.SessionRecord
+	19,  // 303: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
+	22,  // 304: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
+	229, // 305: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
+	227, // 306: rackfs.meta.v1.InodeRecord.xattrs:type_name -> rackfs.meta.v1.Xattrs
+	0,   // 307: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
+	236, // 308: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
+	16,  // 309: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
+	17,  // 310: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
+	29,  // 311: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
+	15,  // 312: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
+	16,  // 313: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
+	152, // 314: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
+	187, // 315: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
+	194, // 316: rackfs.meta.v1.WishRequest.file:type_name -> rackfs.meta.v1.FileId
+	194, // 317: rackfs.meta.v1.RecallsRequest.gave:type_name -> rackfs.meta.v1.FileId
+	194, // 318: rackfs.meta.v1.RecallsReply.files:type_name -> rackfs.meta.v1.FileId
+	10,  // 319: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
+	264, // 320: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
+	267, // 321: rackfs.meta.v1.LevelReply.voters:type_name -> rackfs.meta.v1.VoterLevel
+	11,  // 322: rackfs.meta.v1.WorkTask.kind:type_name -> rackfs.meta.v1.WorkKind
+	270, // 323: rackfs.meta.v1.WorkRequest.tasks:type_name -> rackfs.meta.v1.WorkTask
+	273, // 324: rackfs.meta.v1.WorkReply.grants:type_name -> rackfs.meta.v1.WorkGrant
+	274, // 325: rackfs.meta.v1.WorkReply.pieces:type_name -> rackfs.meta.v1.WorkPiece
+	326, // [326:326] is the sub-list for method output_type
+	326, // [326:326] is the sub-list for method input_type
+	326, // [326:326] is the sub-list for extension type_name
+	326, // [326:326] is the sub-list for extension extendee
+	0,   // [0:326] is the sub-list for field type_name
 }
 
 func init() { file_meta_proto_init() }
@@ -22384,8 +22880,9 @@ func file_meta_proto_init() {
 		(*Query_Jobs)(nil),
 		(*Query_Uploads)(nil),
 		(*Query_Origins)(nil),
+		(*Query_Holds)(nil),
 	}
-	file_meta_proto_msgTypes[174].OneofWrappers = []any{
+	file_meta_proto_msgTypes[175].OneofWrappers = []any{
 		(*QueryResult_Attr)(nil),
 		(*QueryResult_ReadDir)(nil),
 		(*QueryResult_ReadLink)(nil),
@@ -22415,6 +22912,7 @@ func file_meta_proto_init() {
 		(*QueryResult_Jobs)(nil),
 		(*QueryResult_Uploads)(nil),
 		(*QueryResult_Origins)(nil),
+		(*QueryResult_Holds)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -22422,7 +22920,7 @@ func file_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
 			NumEnums:      12,
-			NumMessages:   256,
+			NumMessages:   263,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
