@@ -13,6 +13,7 @@ import (
 	"github.com/rackfs/rackfs/internal/wire"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
+	"golang.org/x/sync/singleflight"
 )
 
 // ClientOptions configures a Client.
@@ -73,6 +74,9 @@ type Client struct {
 	closed bool
 	wg     sync.WaitGroup // calls; Add under mu
 	shards map[uint16]*clientShard
+
+	wishing singleflight.Group // by file
+	wishes  chan struct{}      // slots of calls of Wish, which wait at the leader
 }
 
 var errClientClosed = errors.New("the metadata client was closed")
@@ -99,7 +103,7 @@ func NewClient(o ClientOptions) (*Client, error) {
 		nodes := slices.Clone(o.Nodes)
 		o.NodesFunc = func() []string { return nodes }
 	}
-	c := &Client{opt: o, shards: map[uint16]*clientShard{}}
+	c := &Client{opt: o, shards: map[uint16]*clientShard{}, wishes: make(chan struct{}, maxWishCalls)}
 	c.peers = newPeers(func(ctx context.Context, node string) (net.Conn, error) { return dialNode(ctx, o.Resolver, node) }, o.Security, o.Logger)
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	return c, nil
@@ -335,6 +339,12 @@ func (s *clientShard) call(op wire.Op, req []byte) (*wire.Reply, error) {
 
 // callWithin is call for as long as ctx lasts.
 func (s *clientShard) callWithin(ctx context.Context, op wire.Op, req []byte) (*wire.Reply, error) {
+	return s.callBy(ctx, op, req, s.attempt)
+}
+
+// callBy is callWithin by one way to make the attempt.
+func (s *clientShard) callBy(ctx context.Context, op wire.Op, req []byte,
+	attempt func(ctx context.Context, cl *wire.Client, node string, op wire.Op, req []byte) (*wire.Reply, error)) (*wire.Reply, error) {
 	node := s.target()
 	ctx, cancel := context.WithTimeout(ctx, s.c.opt.AttemptTimeout)
 	defer cancel()
@@ -342,7 +352,7 @@ func (s *clientShard) callWithin(ctx context.Context, op wire.Op, req []byte) (*
 	if err != nil {
 		return nil, err
 	}
-	r, err := s.attempt(ctx, cl, node, op, req)
+	r, err := attempt(ctx, cl, node, op, req)
 	if err == nil {
 		s.leads(node)
 		return r, nil

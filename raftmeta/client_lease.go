@@ -59,18 +59,19 @@ func (l *Lease) Ended() <-chan struct{} { return l.ended }
 // Origin is whose lease it is.
 func (l *Lease) Origin() uint64 { return l.origin }
 
-// RegisterLeased is Register of a gateway that renews its lease from now on. It returns when the lease was renewed for the first time.
-func (c *Client) RegisterLeased(ctx context.Context, shard uint16, name string, incarnation []byte) (*Lease, error) {
+// RegisterLeased is Register of a gateway that renews its lease from now on. It returns when the lease was renewed for the first time. several: other
+// gateways may serve the same files, and from level 6 on it is asked about those that lose their names (Holds).
+func (c *Client) RegisterLeased(ctx context.Context, shard uint16, name string, incarnation []byte, several bool) (*Lease, error) {
 	return c.registerLeased(ctx, shard, &metapb.RegisterOrigin{
-		Kind: metapb.OriginKind_ORIGIN_GATEWAY, Name: name, Incarnation: incarnation, Leased: true,
+		Kind: metapb.OriginKind_ORIGIN_GATEWAY, Name: name, Incarnation: incarnation, Leased: true, Several: several,
 	})
 }
 
 // Reregister is RegisterLeased after the last lease ended, with an incarnation of its own. KindExists if
 // somebody else has registered under the name meanwhile: this gateway was succeeded.
-func (c *Client) Reregister(ctx context.Context, shard uint16, name string, incarnation []byte) (*Lease, error) {
+func (c *Client) Reregister(ctx context.Context, shard uint16, name string, incarnation []byte, several bool) (*Lease, error) {
 	return c.registerLeased(ctx, shard, &metapb.RegisterOrigin{
-		Kind: metapb.OriginKind_ORIGIN_GATEWAY, Name: name, Incarnation: incarnation, Leased: true, Vacant: true,
+		Kind: metapb.OriginKind_ORIGIN_GATEWAY, Name: name, Incarnation: incarnation, Leased: true, Vacant: true, Several: several,
 	})
 }
 

@@ -20,6 +20,7 @@ type leadership struct {
 	reap    *work
 	leases  *leases
 	work    *workTable
+	recalls *recalls
 }
 
 // follow starts and ends leaderships as Raft says. It runs as long as the shard.
@@ -62,7 +63,7 @@ func (sh *shard) reign(ctx context.Context) {
 		return // deposed before it began
 	}
 	now := sh.s.opt.Monotonic()
-	l := &leadership{term: term, purge: newWork(now), reap: newWork(now), leases: newLeases(sh.s.opt.Lease), work: newWorkTable(sh.s.opt.Work), confirm: readindex.New(readindex.Options{
+	l := &leadership{term: term, purge: newWork(now), reap: newWork(now), leases: newLeases(sh.s.opt.Lease), work: newWorkTable(sh.s.opt.Work), recalls: newRecalls(term), confirm: readindex.New(readindex.Options{
 		Term: term, Self: sh.info.ID,
 		Voters: sh.voters, Current: sh.raft.CurrentTerm, Ask: sh.askTerm,
 	})}

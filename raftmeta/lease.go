@@ -106,6 +106,9 @@ func (sh *shard) endSilent(ctx context.Context, l *leases) {
 			leased = append(leased, o.ID)
 		}
 	}
+	if lead := sh.lead.Load(); lead != nil {
+		lead.recalls.keep(leased, sh.s.opt.Monotonic())
+	}
 	for _, o := range l.look(leased, sh.s.opt.Monotonic()) {
 		sh.log.Warn("raftmeta: a gateway did not renew its lease and is ended", "origin", o, "lease", l.lease)
 		sh.proposeOne(ctx, "expire", &metapb.Command{Op: &metapb.Command_ExpireOrigin{ExpireOrigin: &metapb.ExpireOrigin{Origin: o}}})
@@ -139,6 +142,9 @@ func (s *Server) serveRenew(ctx context.Context, call *wire.Call) error {
 		return answer(call, &metapb.RenewReply{})
 	case sh.lead.Load() != l: // whoever leads now does not know of this renewal
 		return sh.notLeader()
+	case l.recalls.overdue(req.Origin, s.opt.Monotonic(), l.leases.lease):
+		// It lives and does not hear what others want of it: nothing but its end helps them.
+		return vfs.Errorf(vfs.KindUnavailable, op, "origin %d does not give back what others want", req.Origin)
 	case !l.leases.renew(req.Origin, s.opt.Monotonic()):
 		return vfs.Errorf(vfs.KindUnavailable, op, "origin %d is being ended", req.Origin)
 	}

@@ -66,7 +66,7 @@ func TestSilentGatewayIsEnded(t *testing.T) {
 	gateway := func(name string) (*Client, *Lease) {
 		t.Helper()
 		cl := c.clientWith(func(o *ClientOptions) { o.Monotonic, o.RenewInterval = mono, 5*time.Millisecond })
-		l, err := cl.RegisterLeased(ctx, 1, name, []byte("incarnation 0123"))
+		l, err := cl.RegisterLeased(ctx, 1, name, []byte("incarnation 0123"), false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -160,7 +160,7 @@ func TestSilentGatewayIsEnded(t *testing.T) {
 func TestNoLeaseAtLevel1(t *testing.T) {
 	c := newCluster(t, 1, []uint16{1}, func(_ int, o *Options) { o.Lease, o.CheckInterval = time.Millisecond, time.Millisecond })
 	cl := c.client()
-	l, err := cl.RegisterLeased(testContext(t), 1, "gw", make([]byte, 16))
+	l, err := cl.RegisterLeased(testContext(t), 1, "gw", make([]byte, 16), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,7 +205,7 @@ func TestEndedBeforeTheFirstRenewal(t *testing.T) {
 	})
 	for _, inc := range []string{"incarnation 0123", "incarnation 4567"} {
 		still.Store(true)
-		register := func() (*Lease, error) { return cl.Reregister(ctx, 1, "gw", []byte(inc)) }
+		register := func() (*Lease, error) { return cl.Reregister(ctx, 1, "gw", []byte(inc), false) }
 		if _, err := register(); vfs.KindOf(err) != vfs.KindUnavailable {
 			t.Fatalf("ended at once: %v", err)
 		}

@@ -32,6 +32,8 @@ const (
 	OpDiffer                     // DifferRequest -> DifferReply: the state of most voters is another
 	OpWork                       // WorkRequest -> WorkReply: what a worker may do in the background; of the leader
 	OpLevel                      // LevelRequest -> LevelReply: the feature level, and raising it; of the leader
+	OpWish                       // WishRequest -> WishReply: have a file given back by who has it to itself; of the leader
+	OpRecalls                    // RecallsRequest -> RecallsReply: what a gateway is to give back; of the leader
 )
 
 // Backend names a log store.

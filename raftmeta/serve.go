@@ -44,7 +44,7 @@ func mayCall(p wire.Peer, op wire.Op) bool {
 	switch op {
 	case OpTerm, OpReplica, OpMember, OpDiffer, OpLevel: // between voters
 		return p.HasRole(mux.RoleMeta)
-	case OpRenew:
+	case OpRenew, OpWish, OpRecalls:
 		return p.HasRole(RoleGateway) || p.HasRole(RoleAdmin)
 	case OpInfo:
 		return trusted(p)
@@ -82,6 +82,10 @@ func (s *Server) serve(ctx context.Context, call *wire.Call) error {
 		return s.serveWork(call)
 	case OpLevel:
 		return s.serveLevel(ctx, call)
+	case OpWish:
+		return s.serveWish(ctx, call)
+	case OpRecalls:
+		return s.serveRecalls(ctx, call)
 	}
 	return vfs.Errorf(vfs.KindNotSupported, "raftmeta.serve", "operation %d", call.Op)
 }
