@@ -33,7 +33,7 @@ type pair struct {
 
 func newPair(t testing.TB, cfg volume.Config) *pair {
 	cfg.StallTimeout = 5 * time.Minute // only ends a test that hangs
-	p := &pair{t: t, meta: newMetadataAt(t, fsm.NextLevel)}
+	p := &pair{t: t, meta: newMetadataAt(t, fsm.Level)}
 	blocks := newBlocks()
 	for i := range p.vols {
 		g := p.meta.gateway(t, fmt.Sprintf("gw-%d", i))

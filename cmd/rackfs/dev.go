@@ -89,7 +89,7 @@ keeps everything in the data directory. SIGTERM or Ctrl-C stops it.`,
 	f.StringVar(&cfg.APIKey, "api-key", "", "its key, PEM")
 	f.IntVar(&cfg.Voters, "meta", 0, "metadata voters, an odd number; fixed when the data directory is made (default 3)")
 	f.IntVar(&cfg.BlockStores, "block-stores", 0, "block stores; fixed when the data directory is made (default 6)")
-	f.IntVar(&cfg.Gateways, "gateways", 1, "NFS gateways")
+	f.IntVar(&cfg.Gateways, "gateways", 1, "NFS gateways of the same file systems, on the ports from that of --nfs on")
 	f.StringVar(&cfg.Profile, "profile", "", "erasure code, data+parity shards; fixed when the data directory is made (default 4+2)")
 	f.StringArrayVar(&allow, "allow", nil, "network that may mount, may be repeated (default: this machine only)")
 	f.StringArrayVar(&quotas, "quota", nil, "limit of a file system, FS=BYTES[,inodes=N], such as default=1TiB; 0 takes it away; kept until it is set anew")

@@ -102,7 +102,9 @@ func (a admin) Status(ctx context.Context) (*api.ClusterStatus, error) {
 		n.Local.Disks = append(n.Local.Disks, d)
 		add(n)
 	}
-	add(api.NodeStatus{Name: gatewayName, Roles: []string{"gateway"}, Address: c.nfs.Addr().String()})
+	for i, addr := range c.NFSAddrs() {
+		add(api.NodeStatus{Name: gatewayNameOf(i), Roles: []string{"gateway"}, Address: addr})
+	}
 	if c.localLn != nil {
 		n := api.NodeStatus{Name: localNodeName, Roles: []string{"local"}, Address: c.localLn.Addr().String()}
 		problems := n.LocalOf(locals, false)

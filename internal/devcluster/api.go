@@ -48,7 +48,7 @@ func (c *Cluster) serveAPI(ctx context.Context) (err error) {
 		Reach: reach, Key: func(context.Context) ([]byte, error) { return c.ca.Derive(cloudimport.KeyLabel) }, Logger: c.log,
 	})
 	a := api.New(api.Options{
-		Meta: c.meta, Cluster: admin{c}, Maintenance: c.Maintenance(), Release: release(), Gateways: func() []string { return []string{c.NFSAddr()} },
+		Meta: c.meta, Cluster: admin{c}, Maintenance: c.Maintenance(), Release: release(), Gateways: c.NFSAddrs,
 		Files: func() api.Files { return c.gateway }, Imports: imports, Audit: c.audit, Logger: c.log,
 	})
 	c.admin = api.Serve(socket, api.Profiles(a), c.log)

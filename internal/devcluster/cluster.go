@@ -25,7 +25,6 @@ import (
 	"github.com/rackfs/rackfs/internal/pki"
 	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/internal/wire"
-	"github.com/rackfs/rackfs/nfsserver/state"
 	"github.com/rackfs/rackfs/placement"
 	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/vfs"
@@ -51,6 +50,7 @@ type Cluster struct {
 	meta       *raftmeta.Client
 	gateway    *gateway.Gateway
 	nfs, nfs3  net.Listener // nfs3 is nil without NFSv3
+	more       []*moreGateway
 	httpLn     net.Listener
 	http       *api.Server
 	admin      *api.Server
@@ -98,6 +98,9 @@ func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	if c.nfs, err = net.Listen("tcp", cfg.NFSAddr); err != nil {
 		return nil, vfs.Errorf(vfs.KindInvalid, "listen for NFS", "choose another address with --nfs: %w", err)
 	}
+	if err := c.listenMore(); err != nil {
+		return nil, err
+	}
 	if cfg.NFS3Addr != "" {
 		if c.nfs3, err = net.Listen("tcp", cfg.NFS3Addr); err != nil {
 			return nil, vfs.Errorf(vfs.KindInvalid, "listen for NFSv3", "choose another address with --nfs3: %w", err)
@@ -123,6 +126,9 @@ func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 		return nil, err
 	}
 	c.listens("serve NFS", func() error { return c.gateway.Serve(c.nfs) })
+	for _, m := range c.more {
+		c.listens("serve NFS", func() error { return m.gateway.Serve(m.nfs) })
+	}
 	if c.nfs3 != nil {
 		c.listens("serve NFSv3", func() error { return c.gateway.ServeV3(c.nfs3) })
 	}
@@ -166,11 +172,7 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c.meta, err = raftmeta.NewClient(raftmeta.ClientOptions{
-		Nodes: c.voters.names(), Resolver: &c.voters, Logger: c.log,
-		Security: func(node string) wire.Security { return wire.Security{Mode: wire.ModeTLS, TLS: id.ClientTLS(node)} },
-	})
-	if err != nil {
+	if c.meta, err = c.metaClient(id); err != nil {
 		return err
 	}
 	if err := c.admitStores(ctx, c.meta); err != nil {
@@ -185,17 +187,15 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err := c.provisionProjects(ctx); err != nil {
 		return err
 	}
-	delegations, err := state.ParseDelegating(c.cfg.Delegations)
+	gc, err := c.gatewayConfig(gatewayName, c.meta, id)
 	if err != nil {
 		return err
 	}
-	c.gateway, err = gateway.Start(ctx, gateway.Config{
-		Name: gatewayName, Group: c.cfg.gatewayGroup, Cluster: [16]byte(c.dir.shape.clusterID()), Meta: c.meta,
-		BlockSecurity: func(node string) wire.Security { return wire.Security{Mode: c.cfg.dataMode(), TLS: id.ClientTLS(node)} },
-		Rules:         c.cfg.rules(), Lease: c.cfg.Lease, Release: release(), Raw: c.raw,
-		ReencodeInterval: c.cfg.reencodeInterval, FoldAge: c.cfg.foldAge, NoAtime: c.cfg.NoAtime, Delegations: delegations, ReplyCache: int64(c.cfg.ReplyCache), Registerer: c.reg, Logger: c.log,
-	})
-	if err != nil {
+	gc.Registerer = c.reg
+	if c.gateway, err = gateway.Start(ctx, gc); err != nil {
+		return err
+	}
+	if err := c.startMore(ctx); err != nil {
 		return err
 	}
 	if err := c.startUpkeep(); err != nil {
@@ -230,6 +230,7 @@ func (c *Cluster) Close(ctx context.Context) error {
 		}
 	}
 	errs = append(errs, c.endLocal(ctx))
+	errs = append(errs, c.stopMore(ctx))
 	if c.gateway != nil {
 		errs = append(errs, c.gateway.Stop(ctx))
 	}
@@ -239,6 +240,9 @@ func (c *Cluster) Close(ctx context.Context) error {
 	}
 	for _, s := range c.stores {
 		s.endUpkeep()
+	}
+	for _, m := range c.more {
+		m.closeMeta()
 	}
 	if c.meta != nil {
 		c.meta.Close()

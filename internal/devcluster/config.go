@@ -24,8 +24,9 @@ const (
 
 // Bounds of what one process runs.
 const (
-	maxVoters = 7
-	maxStores = 64
+	maxVoters   = 7
+	maxStores   = 64
+	maxGateways = 8
 )
 
 // Config of a cluster. DataDir and NFSAddr are required.
@@ -50,7 +51,7 @@ type Config struct {
 	Profile     string
 	LogStore    string // raft-wal or raft-boltdb
 
-	Gateways    int            // 0 or 1
+	Gateways    int            // that serve the same file systems; 0: one. The first listens on NFSAddr, the others on the ports after it
 	Allow       []netip.Prefix // who may mount besides this machine
 	RootSquash  bool
 	Delegations string // which are given to NFS clients: read (default), write or none
@@ -96,8 +97,8 @@ func (c *Config) check() error {
 	if c.BlockStores < 0 || c.BlockStores > maxStores {
 		return bad("--block-stores %d: use 1 to %d", c.BlockStores, maxStores)
 	}
-	if c.Gateways < 0 || c.Gateways > 1 {
-		return bad("--gateways %d: this version serves one gateway; several need lease recall, which is not there yet", c.Gateways)
+	if c.Gateways < 0 || c.Gateways > maxGateways {
+		return bad("--gateways %d: use 1 to %d", c.Gateways, maxGateways)
 	}
 	if c.Lease != 0 && (c.Lease < time.Second || c.Lease > time.Hour) {
 		return bad("--lease %v: use 1s to 1h", c.Lease)

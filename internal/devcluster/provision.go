@@ -67,4 +67,7 @@ func storeName(i int) string { return fmt.Sprintf("store-%d", i+1) }
 func storeID(i int) uint32   { return uint32(i + 1) }
 func voterName(i int) string { return fmt.Sprintf("meta-%d", i+1) }
 
+// gatewayName is the first gateway; the others follow.
 const gatewayName = "gateway-1"
+
+func gatewayNameOf(i int) string { return fmt.Sprintf("gateway-%d", i+1) }

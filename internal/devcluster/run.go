@@ -60,6 +60,11 @@ func (c *Cluster) announce(out io.Writer) {
 	for _, e := range c.gateway.Exports() {
 		fmt.Fprintf(out, "  mount      mount -t nfs -o vers=4.2,proto=tcp,port=%s %s:%s /mnt/rackfs\n", port, target, e.Path)
 	}
+	for i, addr := range c.NFSAddrs()[1:] {
+		if _, port, err := net.SplitHostPort(addr); err == nil {
+			fmt.Fprintf(out, "  gateway-%d  the same at port %s\n", i+2, port)
+		}
+	}
 	if c.nfs3 != nil {
 		if _, port, err := net.SplitHostPort(c.NFS3Addr()); err == nil {
 			fmt.Fprintf(out, "  read only  mount -t nfs -o vers=3,ro,nolock,proto=tcp,port=%s,mountport=%s %s:%s /mnt/rackfs\n", port, port, target, c.gateway.Exports()[0].Path)

@@ -13,6 +13,7 @@ import (
 	"github.com/rackfs/rackfs/internal/filesystem"
 	"github.com/rackfs/rackfs/nfsserver/export"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
 	"github.com/rackfs/rackfs/volume"
 	"github.com/rackfs/rackfs/volume/rewrite"
 )
@@ -111,11 +112,15 @@ func (s *fileSet) open(sv *served, fs *metapb.FileSystem) {
 	var incarnation [16]byte
 	rand.Read(incarnation[:])
 	sv.blocks = &blocks{client: g.stripes, cmap: g.cmap, pool: fs.Pool}
+	var want func(context.Context, vfs.Ino) error
+	if g.cfg.Several {
+		want = func(ctx context.Context, ino vfs.Ino) error { return g.cfg.Meta.Wish(ctx, shard, fs.Id, uint64(ino)) }
+	}
 	sv.volume = volume.New(volume.Config{
-		FS: fs.Id, Shard: shard, Meta: g.cfg.Meta, Blocks: sv.blocks, Incarnation: incarnation, Keep: s.keep,
+		Want: want, FS: fs.Id, Shard: shard, Meta: g.cfg.Meta, Blocks: sv.blocks, Incarnation: incarnation, Keep: s.keep,
 		Capacity: func() (total, free uint64) { return g.capacity(fs.Pool) }, NoAtime: g.cfg.NoAtime, Logger: g.cfg.Logger,
 	})
-	g.members.all[shard].add(sv.volume)
+	g.members.all[shard].add(fs.Id, sv.volume)
 	sv.fs.open(sv.volume)
 }
 
@@ -130,7 +135,7 @@ func (s *fileSet) close(ctx context.Context, sv *served) {
 	if err := v.Shutdown(ctx); err != nil {
 		s.g.cfg.Logger.Error("gateway: what was buffered of a file system that is not served any more is lost", "fs", rec.Id, "err", err)
 	}
-	s.g.members.all[uint16(rec.Shard)].remove(v)
+	s.g.members.all[uint16(rec.Shard)].remove(rec.Id)
 	s.mu.Lock()
 	sv.volume, sv.ending = nil, false
 	s.mu.Unlock()

@@ -25,6 +25,7 @@ import (
 	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
+	"github.com/rackfs/rackfs/volume"
 	"github.com/rackfs/rackfs/volume/rewrite"
 )
 
@@ -49,6 +50,9 @@ type Config struct {
 	// Group is the node group that the gateway is in now, "" the shared part of the cluster; nil: always that. It serves the group's file
 	// systems, in the shared part the shared ones.
 	Group func() string
+	// Several: other gateways may serve the same file systems, all of them with this. Files are given back when another one wants them, those that many write are written
+	// through, and clients get no delegations. Needs feature level 6.
+	Several bool
 	// Zone and Rack are those of the gateway's node, "" or nil: not known. Stores of its own node, rack and zone are read first where there is a choice.
 	Zone, Rack func() string
 
@@ -122,11 +126,14 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 	rand.Read(incarnation[:])
 	g.members.all = map[uint16]*membership{}
 	register := func(shard uint16) error {
-		l, err := cfg.Meta.RegisterLeased(ctx, shard, cfg.Name, incarnation[:])
+		if err := g.mayShare(ctx, shard); err != nil {
+			return err
+		}
+		l, err := cfg.Meta.RegisterLeased(ctx, shard, cfg.Name, incarnation[:], cfg.Several)
 		if err != nil {
 			return err
 		}
-		m := &membership{meta: cfg.Meta, shard: shard, name: cfg.Name, log: cfg.Logger}
+		m := &membership{meta: cfg.Meta, shard: shard, name: cfg.Name, several: cfg.Several, log: cfg.Logger, volumes: map[uint32]*volume.Volume{}}
 		m.lease.Store(l)
 		g.members.all[shard] = m
 		return nil
@@ -206,6 +213,12 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 	})
 	for _, r := range []*rewrite.Rewriter{g.reencoder, g.folder} {
 		g.background.Go(func() { r.Run(bg) })
+	}
+	if cfg.Several && !keep {
+		return g, vfs.Errorf(vfs.KindNotSupported, op, "several gateways need clients that outlive one")
+	}
+	if cfg.Several {
+		cfg.Delegations = state.DelegateNone // nobody else is told to recall them
 	}
 	var store state.StateStore = newClientStore(cfg.Meta, cfg.Name)
 	if keep {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"log/slog"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,12 +22,14 @@ type membership struct {
 	meta  *raftmeta.Client
 	shard uint16
 	name  string
-	log   *slog.Logger
+	// several: other gateways have the same volumes
+	several bool
+	log     *slog.Logger
 
 	lease atomic.Pointer[raftmeta.Lease] // nil: none, nothing is served
 
-	mu      sync.Mutex // guards volumes
-	volumes []*volume.Volume
+	mu      sync.Mutex                // guards volumes
+	volumes map[uint32]*volume.Volume // by file system
 
 	// retake, if not nil, goes on with what the former origin had, before anything is served.
 	retake func(context.Context) error
@@ -41,17 +42,17 @@ type memberships struct {
 	wg     sync.WaitGroup
 }
 
-// add makes v one of the volumes that are told when the origin has changed.
-func (m *membership) add(v *volume.Volume) {
+// add makes v, of a file system, one of the volumes that are told when the origin has changed, and asked for what others want.
+func (m *membership) add(fs uint32, v *volume.Volume) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.volumes = append(m.volumes, v)
+	m.volumes[fs] = v
 }
 
-func (m *membership) remove(v *volume.Volume) {
+func (m *membership) remove(fs uint32) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.volumes = slices.DeleteFunc(m.volumes, func(x *volume.Volume) bool { return x == v })
+	delete(m.volumes, fs)
 }
 
 func (m *membership) valid() bool { return valid(m) }
@@ -84,6 +85,10 @@ func (ms *memberships) watch() {
 	ms.cancel = cancel
 	for _, m := range ms.all {
 		ms.wg.Go(func() { m.watch(ctx) })
+		if m.several && m.shard != clusterShard {
+			ms.wg.Go(func() { m.hear(ctx) })
+			ms.wg.Go(func() { m.answer(ctx) })
+		}
 	}
 }
 
@@ -144,7 +149,7 @@ func (m *membership) again(ctx context.Context) (*raftmeta.Lease, [16]byte) {
 	var inc [16]byte
 	rand.Read(inc[:]) // one for all tries: the first may have succeeded without an answer
 	for {
-		l, err := m.meta.Reregister(ctx, m.shard, m.name, inc[:])
+		l, err := m.meta.Reregister(ctx, m.shard, m.name, inc[:], m.several)
 		switch {
 		case err == nil:
 			return l, inc

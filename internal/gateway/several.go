@@ -1,0 +1,104 @@
+package gateway
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+	"github.com/rackfs/rackfs/volume"
+)
+
+const (
+	// levelSeveral is the feature level of shards whose files several gateways may serve.
+	levelSeveral = 6
+	// giveBackTimeout is how long what is buffered of a file may take to become durable when another gateway wants it.
+	giveBackTimeout = 20 * time.Second
+	// holdsInterval is how often a gateway looks for files that lost their last names by others.
+	holdsInterval = time.Second
+	// holdsAnswered is how many of those are answered at once.
+	holdsAnswered = 64
+)
+
+// mayShare refuses a gateway that is to be one of several at a shard of an older level.
+func (g *Gateway) mayShare(ctx context.Context, shard uint16) error {
+	if !g.cfg.Several {
+		return nil
+	}
+	r, err := g.cfg.Meta.Query(ctx, shard, &metapb.Query{Q: &metapb.Query_ShardInfo{ShardInfo: &metapb.ShardInfoQ{}}})
+	if err != nil {
+		return err
+	}
+	if l := r.GetShardInfo().GetLevel(); l < levelSeveral {
+		return vfs.Errorf(vfs.KindNotSupported, "several gateways", "shard %d is at feature level %d, several gateways need %d: raise it when all voters run a release that knows it", shard, l, levelSeveral)
+	}
+	return nil
+}
+
+func (m *membership) volumeOf(fs uint32) *volume.Volume {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.volumes[fs]
+}
+
+// origin is that of the registration, 0 while there is none.
+func (m *membership) origin() uint64 {
+	if l := m.lease.Load(); l != nil {
+		return l.Origin()
+	}
+	return 0
+}
+
+// hear gives back the files that other gateways want, until ctx ends.
+func (m *membership) hear(ctx context.Context) {
+	m.meta.Recalls(ctx, m.shard, m.origin, func(ctx context.Context, fs uint32, ino uint64) error {
+		v := m.volumeOf(fs)
+		if v == nil {
+			return nil // it gave all back when it was closed
+		}
+		ctx, cancel := context.WithTimeout(ctx, giveBackTimeout)
+		defer cancel()
+		err := v.GiveBack(ctx, vfs.Ino(ino))
+		if err != nil && ctx.Err() == nil {
+			m.log.Warn("gateway: another gateway wants a file, and it could not be given back; will be tried again", "fs", fs, "inode", ino, "err", err)
+		}
+		return err
+	})
+}
+
+// answer answers for files that lost their last names by other gateways, until ctx ends.
+func (m *membership) answer(ctx context.Context) {
+	tick := time.NewTicker(holdsInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		origin := m.origin()
+		if origin == 0 {
+			continue
+		}
+		held, err := m.meta.Holds(ctx, m.shard, origin)
+		if err != nil {
+			continue // it is asked again
+		}
+		var g errgroup.Group
+		g.SetLimit(holdsAnswered)
+		for _, f := range held {
+			g.Go(func() error {
+				if v := m.volumeOf(f.GetFs()); v != nil {
+					v.AnswerHold(ctx, vfs.Ino(f.GetIno()))
+					return nil
+				}
+				// Not served here, so not open.
+				_, err := m.meta.Apply(ctx, m.shard, &metapb.Command{Fs: f.GetFs(), Op: &metapb.Command_ReleaseOrphan{ReleaseOrphan: &metapb.ReleaseOrphan{Ino: f.GetIno()}}})
+				return err
+			})
+		}
+		_ = g.Wait() // what failed is held, and asked again
+	}
+}
