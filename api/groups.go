@@ -489,7 +489,7 @@ func (a *API) regroup(ctx context.Context, op, group string, in *nodesInput, che
 			nodes[i] = nodes[i].CloneVT() // as it would be
 			nodes[i].Group = group
 			if slices.Contains(nodes[i].Roles, "gateway") {
-				if err := nodegroup.OneGateway(op, nodes, name, group); err != nil {
+				if err := nodegroup.MayServe(op, nodes, name, group, nodes[i].Several); err != nil {
 					return nil, err
 				}
 				out.Body.Notes = append(out.Body.Notes, gatewayNote(nodes[i]))

@@ -291,7 +291,7 @@ func TestRefusedConfigurations(t *testing.T) {
 		"even voters":         {devcluster.Config{DataDir: "x", NFSAddr: "127.0.0.1:0", Voters: 2}, "even number"},
 		"wide profile":        {devcluster.Config{DataDir: "x", NFSAddr: "127.0.0.1:0", Profile: "8+3"}, "needs 11 block stores"},
 		"no profile":          {devcluster.Config{DataDir: "x", NFSAddr: "127.0.0.1:0", Profile: "raid5"}, "raid5"},
-		"two gateways":        {devcluster.Config{DataDir: "x", NFSAddr: "127.0.0.1:0", Gateways: 2}, "one gateway"},
+		"nine gateways":       {devcluster.Config{DataDir: "x", NFSAddr: "127.0.0.1:0", Gateways: 9}, "use 1 to 8"},
 		"unknown log store":   {devcluster.Config{DataDir: "x", NFSAddr: "127.0.0.1:0", LogStore: "sqlite"}, "raft-wal or raft-boltdb"},
 		"address not an addr": {devcluster.Config{DataDir: "x", NFSAddr: "2049"}, "host:port"},
 		"short lease":         {devcluster.Config{DataDir: "x", NFSAddr: "127.0.0.1:0", Lease: time.Millisecond}, "1s to 1h"},

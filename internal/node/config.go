@@ -50,6 +50,11 @@ const (
 
 	minProbeEvery = 50 * time.Millisecond
 	maxTiming     = 30 * 24 * time.Hour
+
+	minGatewayLease = 2 * time.Second
+	maxGatewayLease = 10 * time.Minute
+	// minCourtesy is how long NFS clients keep what they have after the end of their gateway, at least, for another one to take them over.
+	minCourtesy = 2 * time.Minute
 )
 
 // Config of a node. See --print-config for what each value means.
@@ -62,6 +67,7 @@ type Config struct {
 	MetaListen    string
 	RaftLog       string
 	GCGrace       time.Duration
+	GatewayLease  time.Duration // of what gateways have
 	ControlListen string
 	BlockListen   string
 	Disks         []string
@@ -74,6 +80,7 @@ type Config struct {
 	Allow         []netip.Prefix
 	RootSquash    bool
 	NoAtime       bool
+	Several       bool                // there may be other gateways of the same file systems
 	Delegations   nfsstate.Delegating // of files to NFS clients
 	ReplyCache    int64               // bytes of the slots of all NFS sessions
 	Lease         time.Duration
@@ -131,11 +138,12 @@ func ParseConfig(raw []byte) (*Config, error) {
 		Name: r.text("name", ""), Data: r.text("data", ""), Roles: r.list("roles"), Advertise: r.text("advertise", ""),
 		Zone: r.text("zone", ""), Rack: r.text("rack", ""), Group: r.text("group", ""),
 		MetaListen: r.text("meta.listen", ":7071"), RaftLog: r.text("meta.raft_log", string(raftmeta.WAL)), GCGrace: r.duration("meta.gc_grace", raftmeta.DefaultGrace, time.Second, 30*24*time.Hour),
+		GatewayLease:  r.duration("meta.gateway_lease", raftmeta.DefaultOriginLease, minGatewayLease, maxGatewayLease),
 		ControlListen: r.text("control.listen", ":7072"), BlockListen: r.text("block.listen", ":7073"),
 		Disks: r.list("block.disks"), Segment: r.size("block.segment", store.DefaultSegmentSize, store.MinSegmentSize, maxSegment),
 		MapEvery: r.duration("block.map_every", upkeep.DefaultMapInterval, minProbeEvery, time.Hour), RetryAfter: r.duration("block.retry_after", upkeep.DefaultRetry, minProbeEvery, time.Hour),
 		Budget:    r.size("block.budget", budget.Default, minBudget, maxBudget),
-		NFSListen: r.text("nfs.listen", ":2049"), NFS3Listen: r.text("nfs.v3_listen", ""), RootSquash: r.flag("nfs.root_squash"), NoAtime: r.flag("nfs.noatime"),
+		NFSListen: r.text("nfs.listen", ":2049"), NFS3Listen: r.text("nfs.v3_listen", ""), RootSquash: r.flag("nfs.root_squash"), NoAtime: r.flag("nfs.noatime"), Several: r.flag("nfs.several"),
 		ReplyCache: r.size("nfs.reply_cache", nfsstate.DefaultReplyCache, nfsstate.MinReplyCache, nfsstate.MaxReplyCache),
 		Lease:      r.duration("nfs.lease", 30*time.Second, time.Second, time.Hour), HTTPListen: r.text("http.listen", "127.0.0.1:7070"),
 		LocalDir: r.text("local.dir", ""), LocalListen: r.text("local.listen", ":2050"), LocalLazy: r.flag("local.lazy_names"),

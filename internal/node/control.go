@@ -154,7 +154,7 @@ func (a *authority) join(ctx context.Context, req *joinRequest) (*joinReply, err
 		return nil, err
 	}
 	if slices.Contains(n.Roles, RoleGateway) {
-		if err := nodegroup.OneGateway(op, a.dir.records(), n.Name, n.Group); err != nil {
+		if err := nodegroup.MayServe(op, a.dir.records(), n.Name, n.Group, n.Several); err != nil {
 			return nil, err
 		}
 	}

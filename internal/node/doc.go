@@ -50,9 +50,10 @@
 // Listen on everything; voters; wait for a leader; provision (first node); record of this node; disks: open, admit, record, serve; gateway;
 // guardian. A node that cannot do a step for others are away waits and says for what; what is wrong with itself ends it.
 //
-// # One gateway of a node group
+// # Gateways of a node group
 //
-// Leases are not recalled between gateways yet, so a file system has one: each node group, and the shared part of the cluster, has one
-// (nodegroup.OneGateway). A join with the role gateway is refused while another node of the group has it, and so are the start of a second one and
+// Gateways of one group serve the same file systems. That there are several is said in the configuration of each (nfs.several), and in its
+// record: who takes itself for the only one gives nothing back that others want. Otherwise each node group, and the shared part of the cluster, has one
+// (nodegroup.MayServe). A join with the role gateway is refused while another node of the group has it, and so are the start of a second one and
 // a move of nodes between groups; of two that came at once the one whose name sorts first serves.
 package node

@@ -10,10 +10,10 @@ import (
 )
 
 func (n *Node) startGateway(ctx context.Context) error {
-	// Of two that came at once the one whose name sorts first serves.
+	// Of two that came at once the one whose name sorts first serves. If one of them says that there are several, neither: who serves already may be either.
 	for _, o := range n.directory.records() {
-		if o.Name < n.cfg.Name {
-			if err := nodegroup.OneGateway("gateway", []*metapb.Node{o}, n.cfg.Name, n.group()); err != nil {
+		if o.Name < n.cfg.Name || o.Several || n.cfg.Several {
+			if err := nodegroup.MayServe("gateway", []*metapb.Node{o}, n.cfg.Name, n.group(), n.cfg.Several); err != nil {
 				return err
 			}
 		}
@@ -22,7 +22,7 @@ func (n *Node) startGateway(ctx context.Context) error {
 	err := n.patiently(ctx, "start the gateway", func(try context.Context) (err error) {
 		g, err = gateway.Start(try, gateway.Config{
 			Name: n.cfg.Name, Cluster: [16]byte(n.dir.state.Settings.ID()), Meta: n.meta, BlockSecurity: n.blockSecurity,
-			Group: n.group, Zone: func() string { return n.cfg.Zone }, Rack: func() string { return n.cfg.Rack },
+			Several: n.cfg.Several, Group: n.group, Zone: func() string { return n.cfg.Zone }, Rack: func() string { return n.cfg.Rack },
 			Rules: n.cfg.rules(), Lease: n.cfg.Lease, Release: n.opt.Release, NoAtime: n.cfg.NoAtime,
 			Delegations: n.cfg.Delegations, ReplyCache: n.cfg.ReplyCache,
 			Registerer: n.reg, Logger: n.log,

@@ -113,6 +113,7 @@ func (c *Config) record(id []byte, release string) *metapb.Node {
 		Name: c.Name, Id: id, Roles: c.Roles, Zone: c.Zone, Rack: c.Rack, Group: c.Group,
 		Control: c.advertised(RoleMeta, c.ControlListen), Meta: c.advertised(RoleMeta, c.MetaListen),
 		Block: c.advertised(RoleBlock, c.BlockListen), Nfs: c.advertised(RoleGateway, c.NFSListen), Local: c.advertised(RoleLocal, c.LocalListen), Release: release,
+		Several: c.Several && c.Has(RoleGateway),
 	}
 }
 

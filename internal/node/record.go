@@ -87,6 +87,9 @@ func (n *Node) register(ctx context.Context) error {
 		if level < levelService {
 			rec.Local = ""
 		}
+		if level < levelGateways {
+			rec.Several = false
+		}
 		if len(old.Key) == 0 && level >= levelCluster {
 			rec.Key = n.id.Identity().Key()
 		}
@@ -112,6 +115,9 @@ const levelCluster = 4
 
 // levelService is the one from which they say what local volumes a node has.
 const levelService = 5
+
+// levelGateways is the one from which they say that there are several gateways.
+const levelGateways = 6
 
 // level is the feature level of shard 0.
 func (n *Node) level(ctx context.Context) (uint32, error) {

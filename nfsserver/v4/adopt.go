@@ -3,6 +3,7 @@ package v4
 import (
 	"context"
 	"strconv"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -16,6 +17,13 @@ const (
 
 	// adoptTries is how often a client is read again because something was removed meanwhile.
 	adoptTries = 8
+
+	// busyWait is how long the requests of a session wait that another server still serves: that one may have died a moment ago. Linux comes again only 15 s
+	// after an NFS4ERR_DELAY of SEQUENCE.
+	busyWait  = 10 * time.Second
+	busyPause = 50 * time.Millisecond // between looks
+	// maxBusy bounds the sessions that are waited for at a time; others are to come again.
+	maxBusy = 256
 )
 
 // Resume takes over the clients that an earlier instance of this server served. The owner calls it once, before it
@@ -48,12 +56,49 @@ func (s *Server) Serves(ctx context.Context, served func(state.ClientID) bool) e
 }
 
 // takeOver looks for a session that is not known here in the store, and takes its client over. It reports whether the
-// session may be known now.
+// session may be known now. While another server serves it, which may end any moment, it waits. Requests of a session share one look.
 func (s *Server) takeOver(ctx context.Context, id state.SessionID) (bool, error) {
-	const op = "nfs.takeover"
 	if s.sessions == nil {
 		return false, nil
 	}
+	for {
+		v, err, _ := s.finding.Do(string(id[:]), func() (any, error) { return s.await(ctx, id) })
+		if vfs.KindOf(err) == vfs.KindCanceled && ctx.Err() == nil {
+			continue // the request that looked has ended, not this one
+		}
+		found, _ := v.(bool)
+		return found, err
+	}
+}
+
+// await looks for a session until no other server serves it, at most for busyWait.
+func (s *Server) await(ctx context.Context, id state.SessionID) (found bool, err error) {
+	found, err = s.find(ctx, id)
+	if vfs.KindOf(err) != vfs.KindBusy {
+		return found, err
+	}
+	defer s.waiting.Add(-1)
+	if s.waiting.Add(1) > maxBusy {
+		return found, err
+	}
+	end := time.NewTimer(busyWait)
+	defer end.Stop()
+	for vfs.KindOf(err) == vfs.KindBusy {
+		select {
+		case <-time.After(busyPause):
+		case <-end.C:
+			return found, err
+		case <-ctx.Done():
+			return found, vfs.Wrap("nfs.takeover", ctx.Err())
+		}
+		found, err = s.find(ctx, id)
+	}
+	return found, err
+}
+
+// find makes one look for a session.
+func (s *Server) find(ctx context.Context, id state.SessionID) (bool, error) {
+	const op = "nfs.takeover"
 	if err := s.adoptions.Acquire(ctx, 1); err != nil {
 		return false, vfs.Wrap(op, err)
 	}

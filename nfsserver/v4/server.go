@@ -86,6 +86,8 @@ type Server struct {
 	sessions  state.SessionStore // Config.Store, if it is one
 	adoptions *semaphore.Weighted
 	adopting  singleflight.Group // by client
+	finding   singleflight.Group // by session
+	waiting   atomic.Int64       // sessions that another server serves
 	idsMu     sync.Mutex         // held while client ids are got from sessions
 
 	// fileSystems holds the vfs.FS by id of every file system that ever had an

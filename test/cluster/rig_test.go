@@ -71,6 +71,7 @@ type configuration struct {
 	more        string // sections of YAML
 	block       string // lines of YAML of the section block
 	http        string // address for monitoring; "" for none
+	meta, nfs   string // more of these sections, ", key: value"
 }
 
 // machines makes the configurations of nodes n1, n2, ... with two disks each.
@@ -125,15 +126,15 @@ name: %[1]s
 data: %[2]s/%[1]s
 roles: [%[3]s]
 advertise: %[4]s
-meta: {listen: "%[4]s:%[5]d", gc_grace: 10s}
+meta: {listen: "%[4]s:%[5]d", gc_grace: 10s%[11]s}
 control: {listen: "%[4]s:%[6]d"}
 gossip: {listen: "%[4]s:7074"}
 http: {listen: "%[9]s"}
 api: {listen: "%[4]s:7443"}
-nfs: {listen: "%[4]s:2049", v3_listen: "%[4]s:%[10]s", allow: [%[4]s/8]}
+nfs: {listen: "%[4]s:2049", v3_listen: "%[4]s:%[10]s", allow: [%[4]s/8]%[12]s}
 rack: "%[7]s"
 %[8]s
-`, m.name, m.dir, c.roles, m.host, m.base+71, m.base+72, c.rack, c.more, c.http, nfs3Port)
+`, m.name, m.dir, c.roles, m.host, m.base+71, m.base+72, c.rack, c.more, c.http, nfs3Port, c.meta, c.nfs)
 	if strings.Contains(c.roles, "block") {
 		text += fmt.Sprintf("block:\n  listen: \"%s:%d\"\n  segment: 16MiB\n  map_every: 1s\n  retry_after: 3s\n%s  disks:\n", m.host, m.base+73, c.block)
 		for i := range c.disks {
