@@ -67,7 +67,7 @@ func idempotent(cmd *metapb.Command) bool {
 		return op.RemoveClient.GetOrigin() != 0
 	case *metapb.Command_ReleaseClients, *metapb.Command_ReleaseSession, *metapb.Command_ForgetClients:
 		return true
-	case *metapb.Command_RegisterOrigin, *metapb.Command_RaiseLevel, *metapb.Command_Purge,
+	case *metapb.Command_RegisterOrigin, *metapb.Command_ExpireOrigin, *metapb.Command_RaiseLevel, *metapb.Command_Purge,
 		*metapb.Command_ReapBlocks, *metapb.Command_ChangePgs, *metapb.Command_ReplaceStore,
 		*metapb.Command_PutFileSystem, *metapb.Command_PutStore, *metapb.Command_PutPool,
 		*metapb.Command_PutKey,

@@ -101,6 +101,13 @@ func (c *Client) registerLeased(ctx context.Context, shard uint16, reg *metapb.R
 	}
 }
 
+// End ends the origin now, so that nobody waits for the end of its lease: what it had is void. Nothing is done in its name after this.
+func (l *Lease) End(ctx context.Context) error {
+	const op = "raftmeta.end lease"
+	_, err := l.s.c.Apply(ctx, l.s.id, &metapb.Command{Op: &metapb.Command_ExpireOrigin{ExpireOrigin: &metapb.ExpireOrigin{Origin: l.origin}}})
+	return vfs.Wrap(op, err)
+}
+
 // keep renews until there is nothing to renew. first is closed after the first answer.
 func (l *Lease) keep(first chan struct{}) {
 	req, _ := (&metapb.RenewRequest{Shard: uint32(l.s.id), Origin: l.origin}).MarshalVT() // only numbers: it cannot fail

@@ -1,9 +1,14 @@
 package raftmeta
 
 import (
+	"context"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
 )
 
 // A wish is told to who has the file while somebody waits, and a moment longer; who waits is woken when it was given back or its holder ended.
@@ -107,4 +112,82 @@ func TestRecalls(t *testing.T) {
 	if r2 := newRecalls(8); func() bool { _, v, _ := r2.list(1, now); return v <= r.version }() {
 		t.Fatal("the lists of the next leader are not told apart from those of this one")
 	}
+}
+
+// A gateway that has a file to itself hears that another one wants it, and gives it back, whoever leads.
+func TestWish(t *testing.T) {
+	c := newCluster(t, 3, []uint16{1}, nil)
+	raiseLevel(t, c, 1)
+	c.gateway(1, "makes the namespace")
+	ctx := testContext(t)
+	gateway := func(name string) (*Client, *Lease) {
+		cl := c.client()
+		l, err := cl.RegisterLeased(ctx, 1, name, fmt.Appendf(nil, "%16s", name), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cl, l
+	}
+	has, lease := gateway("has")
+	wants, _ := gateway("wants")
+	apply := func(cl *Client, cmd *metapb.Command) *metapb.Result {
+		t.Helper()
+		cmd.Fs = testFS
+		r, err := cl.Apply(ctx, 1, cmd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	made := apply(has, &metapb.Command{Op: &metapb.Command_Create{Create: &metapb.Create{
+		Parent: 1, Name: []byte("f"), Type: uint32(vfs.TypeFile), Attr: &metapb.AttrSet{}, Open: uint32(vfs.OpenWrite),
+	}}}).GetCreate()
+	ino := made.Attr.Ino
+	acquire := func(cl *Client) *metapb.Result {
+		return apply(cl, &metapb.Command{Op: &metapb.Command_AcquireLease{AcquireLease: &metapb.AcquireLease{Ino: ino}}})
+	}
+	release := func(cl *Client, epoch uint64) {
+		cmd := &metapb.Command{Fs: testFS, Op: &metapb.Command_ReleaseLease{ReleaseLease: &metapb.ReleaseLease{Ino: ino, Epoch: epoch}}}
+		if _, err := cl.Apply(ctx, 1, cmd); err != nil {
+			t.Error(err)
+		}
+	}
+	given := make(chan uint64, 1) // the epoch that has has
+	given <- made.Lease.Epoch
+	hear, stop := context.WithCancel(ctx)
+	heard := make(chan struct{})
+	go func() {
+		defer close(heard)
+		has.Recalls(hear, 1, lease.Origin, func(_ context.Context, fs uint32, f uint64) error {
+			if fs != testFS || f != ino {
+				t.Errorf("asked for inode %d of file system %d", f, fs)
+			}
+			select {
+			case epoch := <-given:
+				release(has, epoch)
+			default: // it has it no more
+			}
+			return nil
+		})
+	}()
+	for round := range 6 {
+		if round == 3 {
+			if err := c.server(c.leader(1)).TransferLeadership(1, ""); err != nil {
+				t.Log("the leader stays:", err)
+			}
+		}
+		r := acquire(wants)
+		if round == 0 && r.GetHeld().GetOrigin() != lease.Origin() {
+			t.Fatalf("%v, and the other one has the file", r)
+		}
+		for ; r.GetHeld() != nil; r = acquire(wants) {
+			if err := wants.Wish(ctx, 1, testFS, ino); err != nil {
+				t.Fatal(err)
+			}
+		}
+		release(wants, r.GetLease().Lease.Epoch)
+		given <- acquire(has).GetLease().Lease.Epoch
+	}
+	stop()
+	<-heard
 }

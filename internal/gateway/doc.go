@@ -50,5 +50,11 @@
 // # Stop
 //
 // First the NFS server (no new calls, running ones are answered), then the
-// volumes (everything flushed, leases given back), then the clients below.
+// volumes (everything flushed, leases given back), then the clients below. One of several gateways ends its
+// registrations then, so that another one takes its clients over at once.
+//
+// # Several gateways
+//
+// With Config.Several other gateways serve the same file systems (decision 60). For each namespace shard the gateway hears from the leader which files others want,
+// and has the volume give them back; it answers for files that lost their names elsewhere and may be open here. NFS clients get no delegations.
 package gateway

@@ -310,6 +310,10 @@ func (g *Gateway) Stop(ctx context.Context) error {
 	for _, sv := range g.files.volumes() {
 		err = errors.Join(err, sv.volume.Shutdown(ctx))
 	}
+	g.members.close()
+	if g.cfg.Several {
+		err = errors.Join(err, g.members.leave(ctx))
+	}
 	g.close()
 	return err
 }

@@ -2,6 +2,9 @@ package gateway
 
 import (
 	"context"
+	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -49,6 +52,17 @@ func (m *membership) origin() uint64 {
 		return l.Origin()
 	}
 	return 0
+}
+
+// leave ends the registrations of a gateway that serves no more, shard 0 last: from then on others serve its clients.
+func (ms *memberships) leave(ctx context.Context) (err error) {
+	shards := slices.Sorted(maps.Keys(ms.all))
+	for _, shard := range slices.Backward(shards) {
+		if l := ms.all[shard].lease.Load(); l != nil {
+			err = errors.Join(err, l.End(ctx))
+		}
+	}
+	return err
 }
 
 // hear gives back the files that other gateways want, until ctx ends.

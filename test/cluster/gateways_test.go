@@ -230,8 +230,25 @@ func TestGatewaysDie(t *testing.T) {
 		t.Fatal("the lock of a client was lost when its gateway was paused")
 	}
 	step()
+
+	// A gateway that is stopped hands its clients over.
+	a.stall()
+	n2.signal(syscall.SIGTERM)
+	a.to(n3)
+	for range 5 {
+		step()
+	}
+	t.Logf("a gateway was stopped: nothing was answered to its client for %v", a.stall())
+	if b.locks(lockedAtB) {
+		t.Fatal("the lock of a client was lost when its gateway was stopped")
+	}
 	a.ok(a.CloseFile(a.ctx(), gone), "close")
-	for _, m := range []*machine{n3, n2, n1} {
+	<-n2.done
+	if code := n2.cmd.ProcessState.ExitCode(); code != 0 {
+		t.Errorf("n2 ended with status %d", code)
+	}
+	n2.cmd = nil
+	for _, m := range []*machine{n3, n1} {
 		m.stop()
 	}
 }
