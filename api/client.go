@@ -24,9 +24,10 @@ const patienceWithLeave = 30 * time.Second
 
 // Client calls an API. It is safe for concurrent use.
 type Client struct {
-	http  *http.Client
-	base  string
-	token string // "" by the socket
+	http   *http.Client
+	base   string
+	token  string // "" by the socket
+	socket string // "" by the network
 }
 
 // Dial is a client of the API that is served on the unix socket path; nothing is connected yet.
@@ -39,8 +40,11 @@ func Dial(path string) *Client {
 		}
 		return c, err
 	}}
-	return &Client{http: &http.Client{Transport: tr}, base: "http://rackfs"}
+	return &Client{http: &http.Client{Transport: tr}, base: "http://rackfs", socket: path}
 }
+
+// Socket is the path of the unix socket by which it calls, "" if it calls by the network.
+func (c *Client) Socket() string { return c.socket }
 
 // Server names whom it calls: for what is kept about a server, not for people.
 func (c *Client) Server() string { return c.base }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -17,8 +18,12 @@ import (
 	"github.com/rackfs/rackfs/internal/clustercheck"
 	"github.com/rackfs/rackfs/internal/devcluster"
 	"github.com/rackfs/rackfs/internal/node"
+	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/vfs"
 )
+
+// maxPassphrase bounds a file with a passphrase.
+const maxPassphrase = 4 << 10
 
 func newClusterCheckCommand() *cobra.Command {
 	return action[*api.Report]{
@@ -78,6 +83,7 @@ func writeReport(w io.Writer, r *api.Report) error {
 // saved is a backup that was written to a file.
 type saved struct {
 	File        string    `json:"file"`
+	Keys        string    `json:"keys,omitempty"` // file of the encrypted keys
 	Cluster     string    `json:"cluster"`
 	Incarnation uint64    `json:"incarnation"`
 	Shards      int       `json:"shards"`
@@ -86,13 +92,33 @@ type saved struct {
 }
 
 func newClusterBackupCommand() *cobra.Command {
+	var withCA bool
+	var passphrase string
 	return action[*saved]{
 		use: "backup FILE", short: "Write a backup of the metadata to a file", args: cobra.ExactArgs(1),
 		long: `Write a backup of the metadata of all shards to a file, while the cluster goes
 on. It is verified before it gets its name. Keys are in it: keep it as you keep
 those. It needs the data in the block stores, and is good for as long as they have
-what it names (meta.gc_grace).`,
+what it names (meta.gc_grace).
+
+With --with-ca there is a second file, FILE` + backup.KeysSuffix + `, with the cluster's CA and this node's
+identity, encrypted by a passphrase (of age, age-encryption.org). With both the metadata
+is restored on a machine that has nothing of the cluster. Keep the passphrase elsewhere.`,
+		flags: func(f *pflag.FlagSet) {
+			f.BoolVar(&withCA, "with-ca", false, "also a copy of the CA's key and of this node's identity, encrypted")
+			f.StringVar(&passphrase, "passphrase-file", "", "file with the passphrase for it, instead of asking")
+		},
 		call: func(cmd *cobra.Command, c *api.Client, args []string) (*saved, error) {
+			var secret string
+			if withCA {
+				var err error
+				if c.Socket() == "" {
+					return nil, vfs.Errorf(vfs.KindInvalid, "backup", "keys leave a node only by its own hand: run this on a meta node, by its socket")
+				}
+				if secret, err = readPassphrase(cmd, passphrase, true); err != nil {
+					return nil, err
+				}
+			}
 			head, shards, err := backup.Save(args[0], func(w io.Writer) error { return c.Backup(cmd.Context(), w) })
 			if err != nil {
 				return nil, err
@@ -101,9 +127,24 @@ what it names (meta.gc_grace).`,
 			for _, x := range shards {
 				s.Bytes += x.Bytes
 			}
+			if withCA {
+				s.Keys = s.File + backup.KeysSuffix
+				k, err := backup.ReadKeys(vfile.OS{}, filepath.Dir(c.Socket()), head.Cluster)
+				if err == nil {
+					err = k.Save(s.Keys, secret)
+				}
+				if err != nil {
+					return nil, vfs.Errorf(vfs.KindOf(err), "", "%s is a whole backup, but the keys are not beside it: %w", s.File, err)
+				}
+			}
 			return s, nil
 		},
 		print: func(w io.Writer, s *saved) error {
+			if s.Keys != "" {
+				if err := say(w, "%s: the CA and the identity of this node, encrypted", s.Keys); err != nil {
+					return err
+				}
+			}
 			return say(w, "%s: cluster %s, incarnation %d, %d shards, %d bytes\nfiles that are changed or deleted from now on are whole if it is restored until %s (meta.gc_grace)",
 				s.File, s.Cluster, s.Incarnation, s.Shards, s.Bytes, s.GoodUntil.Local().Format(time.RFC3339))
 		},
@@ -111,14 +152,20 @@ what it names (meta.gc_grace).`,
 }
 
 func newClusterRestoreCommand() *cobra.Command {
-	var config, data string
+	var config, data, passphrase string
+	var withCA bool
 	cmd := &cobra.Command{
 		Use:   "restore FILE (--config FILE | --data DIR)",
 		Short: "Form the metadata anew from a backup, on a node that does not run",
 		Long: `Form the metadata of the cluster anew from a backup. No node of the cluster may
 run, and the directory of this one's metadata (meta in its data directory) has to
 be gone or empty. Block stores keep their disks; they delete nothing until
-"rackfs cluster allow-deletion". NFS clients have to mount again.`,
+"rackfs cluster allow-deletion". NFS clients have to mount again.
+
+The node's data directory has to be there (node.json and pki, of dev rackfs.json and
+pki). If it is lost on all meta nodes, and FILE was made --with-ca: --with-ca makes it
+anew from FILE` + backup.KeysSuffix + `, with the passphrase, as the node that the backup was
+made at, whose name the configuration has to have.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f, err := os.Open(args[0])
@@ -126,6 +173,11 @@ be gone or empty. Block stores keep their disks; they delete nothing until
 				return err
 			}
 			defer f.Close()
+			if withCA {
+				if err := restoreKeys(cmd, f, config, data, passphrase); err != nil {
+					return err
+				}
+			}
 			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 			var r node.Restored
 			next := "start rackfs dev on " + data
@@ -146,13 +198,92 @@ be gone or empty. Block stores keep their disks; they delete nothing until
 			if len(r.Others) > 0 {
 				fmt.Fprintf(cmd.OutOrStdout(), "start none of %s before this node serves: what is in their metadata is the cluster before, and they take this one's over when they see it\n", strings.Join(r.Others, ", "))
 			}
+			if withCA && len(r.Others) == 0 {
+				fmt.Fprintln(cmd.OutOrStdout(), "the other nodes are not known here, so nobody looked whether one runs: stop rackfs on all of them")
+			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s, then all others; look with `rackfs cluster check`; then `rackfs cluster allow-deletion`\n", next)
 			return nil
 		},
 	}
 	cmd.Flags().StringVar(&config, "config", defaultConfig, "configuration file of this node")
 	cmd.Flags().StringVar(&data, "data", "", "data directory of `rackfs dev`, instead of --config")
+	cmd.Flags().BoolVar(&withCA, "with-ca", false, "also make the lost data directory anew, from the encrypted keys beside the backup")
+	cmd.Flags().StringVar(&passphrase, "passphrase-file", "", "file with their passphrase, instead of asking")
 	return cmd
+}
+
+// restoreKeys makes a data directory of the keys beside a backup.
+func restoreKeys(cmd *cobra.Command, f *os.File, config, data, passphrase string) error {
+	dir := data
+	if dir == "" {
+		c, err := node.LoadConfig(config)
+		if err != nil {
+			return err
+		}
+		dir = c.Data
+	}
+	r, err := backup.NewReader(f)
+	if err != nil {
+		return err
+	}
+	secret, err := readPassphrase(cmd, passphrase, false)
+	if err != nil {
+		return err
+	}
+	k, err := backup.LoadKeys(f.Name()+backup.KeysSuffix, secret)
+	if err != nil {
+		return err
+	}
+	if k.Cluster != r.Cluster {
+		return vfs.Errorf(vfs.KindIncompatible, "restore", "the keys are those of cluster %s, and the backup is of cluster %s", k.Cluster, r.Cluster)
+	}
+	if err := k.Put(vfile.OS{}, dir); err != nil {
+		return err
+	}
+	_, err = f.Seek(0, io.SeekStart)
+	return err
+}
+
+// readPassphrase reads the passphrase of keys from a file that others cannot read, or asks for it, twice if it is a new one.
+func readPassphrase(cmd *cobra.Command, file string, isNew bool) (string, error) {
+	const op = "passphrase"
+	if file != "" {
+		st, err := os.Stat(file)
+		if err != nil {
+			return "", vfs.Errorf(vfs.KindInvalid, op, "--passphrase-file: %w", err)
+		}
+		if st.Mode().Perm()&0o077 != 0 {
+			return "", vfs.Errorf(vfs.KindAccess, op, "%s can be read by others (mode %#o): set it to 0600", file, st.Mode().Perm())
+		}
+		b, err := vfile.ReadFile(vfile.OS{}, file, maxPassphrase+1)
+		if err == nil && len(b) > maxPassphrase {
+			err = vfs.Errorf(vfs.KindTooMany, "", "%s has more than %d bytes", file, maxPassphrase)
+		}
+		if err != nil {
+			return "", vfs.Errorf(vfs.KindInvalid, op, "--passphrase-file: %w", err)
+		}
+		line, _, _ := strings.Cut(string(b), "\n")
+		return strings.TrimSuffix(line, "\r"), nil
+	}
+	in, ok := cmd.InOrStdin().(*os.File)
+	if !ok || !isTerminal(in) {
+		return "", vfs.Errorf(vfs.KindInvalid, op, "there is no terminal to ask for the passphrase: name a file with --passphrase-file")
+	}
+	ask := func(what string) (string, error) {
+		fmt.Fprintf(cmd.ErrOrStderr(), "%s (not shown): ", what)
+		s, err := readLine(cmd.Context(), in, true)
+		fmt.Fprintln(cmd.ErrOrStderr())
+		return s, err
+	}
+	secret, err := ask("Passphrase of the keys")
+	if err != nil || !isNew {
+		return secret, err
+	}
+	again, err := ask("Once more")
+	if err == nil && again != secret {
+		err = vfs.Errorf(vfs.KindInvalid, op, "the two differ")
+	}
+	return secret, err
 }
 
 func newClusterAllowDeletionCommand() *cobra.Command {

@@ -102,13 +102,22 @@ func write(ctx context.Context, o Options, out io.Writer) (head Head, shards []S
 // Save writes what fill gives to the file path, which must not exist: under another name, verified, synced and then renamed. It is readable by its
 // owner only: keys are in it.
 func Save(path string, fill func(io.Writer) error) (head Head, shards []Shard, err error) {
+	err = saveNew(path, func(f *os.File) error { return fill(f) }, func(f *os.File) (err error) {
+		head, shards, err = Verify(f)
+		return err
+	})
+	return head, shards, err
+}
+
+// saveNew makes a new file, which others cannot read. It gets its name when it is on the disk and verified.
+func saveNew(path string, fill, verify func(*os.File) error) (err error) {
 	const op = "backup"
 	if _, err := os.Lstat(path); err == nil {
-		return head, nil, vfs.Errorf(vfs.KindExists, op, "%s exists: choose another name", path)
+		return vfs.Errorf(vfs.KindExists, op, "%s exists: choose another name", path)
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp") // mode 0600
 	if err != nil {
-		return head, nil, vfs.Wrap(op, err)
+		return vfs.Wrap(op, err)
 	}
 	defer func() {
 		err = errors.Join(err, f.Close())
@@ -118,22 +127,22 @@ func Save(path string, fill func(io.Writer) error) (head Head, shards []Shard, e
 		err = vfs.Wrap(op, err)
 	}()
 	if err := fill(f); err != nil {
-		return head, nil, err
+		return err
 	}
 	if err := f.Sync(); err != nil {
-		return head, nil, err
+		return err
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return head, nil, err
+		return err
 	}
-	if head, shards, err = Verify(f); err != nil {
-		return head, shards, err
+	if err := verify(f); err != nil {
+		return err
 	}
 	if err := os.Link(f.Name(), path); err != nil { // not Rename: it would replace what somebody made meanwhile
-		return head, shards, err
+		return err
 	}
 	if err := os.Remove(f.Name()); err != nil {
-		return head, shards, err
+		return err
 	}
-	return head, shards, (vfile.OS{}).SyncDir(filepath.Dir(path))
+	return (vfile.OS{}).SyncDir(filepath.Dir(path))
 }

@@ -34,7 +34,7 @@ func Restore(ctx context.Context, c *Config, file *os.File, log *slog.Logger) (R
 	defer d.close()
 	switch {
 	case !d.state.Ready:
-		return Restored{}, vfs.Errorf(vfs.KindInvalid, op, "%s belongs to no cluster: a backup is restored on a meta node of the cluster that it was made of, whose identity and certificates are kept", c.Data)
+		return Restored{}, vfs.Errorf(vfs.KindInvalid, op, "%s belongs to no cluster: a backup is restored on a meta node of the cluster that it was made of, whose identity and certificates are kept; if no meta node has its data directory any more, --with-ca makes this one that of the node that the backup was made at", c.Data)
 	case !c.Has(RoleMeta):
 		return Restored{}, vfs.Errorf(vfs.KindInvalid, op, "node %s does not have the role meta", c.Name)
 	}
