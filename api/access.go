@@ -99,8 +99,6 @@ type caller struct {
 	secure bool       // over TLS
 	host   string     // that he called
 	answer *answer
-
-	request string // its id
 }
 
 type callerKey struct{}
@@ -208,7 +206,7 @@ func (a *API) allowed(c huma.Context, id string, who *accounts.Principal) error 
 
 // note writes a change, or a refusal, into the audit log.
 func (a *API) note(c huma.Context, who *accounts.Principal, outcome string, status int) {
-	e := accounts.Event{Time: a.opt.Now().UTC(), Who: who.Name, Token: who.Token, Did: c.Operation().OperationID, To: about(c), Outcome: outcome, Status: status, Request: callerOf(c.Context()).request}
+	e := accounts.Event{Time: a.opt.Now().UTC(), Who: who.Name, Token: who.Token, Did: c.Operation().OperationID, To: about(c), Outcome: outcome, Status: status, Request: vfs.RequestOf(c.Context()).String()}
 	if w := callerOf(c.Context()).answer; w != nil && w.detail != "" {
 		e.To += " " + w.detail
 	}

@@ -104,7 +104,7 @@ func (a *API) Uploads() *files.Uploads { return a.pieces }
 // ServeHTTP answers the operator, who opened the socket of a data directory. Public answers everybody else.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rec := &answer{ResponseWriter: w}
-	ctx := context.WithValue(r.Context(), callerKey{}, caller{answer: rec, request: newRequestID(w)})
+	ctx := context.WithValue(newRequest(r.Context(), w), callerKey{}, caller{answer: rec})
 	a.mux.ServeHTTP(rec, r.WithContext(accounts.With(ctx, accounts.Operator())))
 }
 

@@ -42,7 +42,7 @@ func (a *API) Public(web http.Handler) http.Handler {
 		from := remote(r)
 		rec := &answer{ResponseWriter: w}
 		who, err := a.authenticate(r, from)
-		ctx := context.WithValue(r.Context(), callerKey{}, caller{from: from, err: err, secure: r.TLS != nil, host: r.Host, answer: rec, request: newRequestID(w)})
+		ctx := context.WithValue(newRequest(r.Context(), w), callerKey{}, caller{from: from, err: err, secure: r.TLS != nil, host: r.Host, answer: rec})
 		if err == nil {
 			ctx = accounts.With(ctx, who)
 		}

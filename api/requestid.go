@@ -3,21 +3,23 @@ package api
 import (
 	"context"
 	"crypto/rand"
-	"encoding/hex"
+	"encoding/binary"
 	"log/slog"
 	"net/http"
+
+	"github.com/rackfs/rackfs/vfs"
 )
 
 // RequestIDHeader is the header of every answer with the id of its request. What is logged about the request, and its line in the audit log, have the id too,
-// so that who was refused something can say which lines are about that. It is always ours: what a caller sends is not taken into logs.
+// in all of the cluster, so that who was refused something can say which lines are about that. It is always ours: what a caller sends is not taken into logs.
 const RequestIDHeader = "X-Request-Id"
 
-func newRequestID(w http.ResponseWriter) string {
+func newRequest(ctx context.Context, w http.ResponseWriter) context.Context {
 	var b [8]byte
 	rand.Read(b[:])
-	id := hex.EncodeToString(b[:])
-	w.Header().Set(RequestIDHeader, id)
-	return id
+	id := vfs.RequestID(binary.BigEndian.Uint64(b[:]) | 1) // never none
+	w.Header().Set(RequestIDHeader, id.String())
+	return vfs.WithRequest(ctx, id)
 }
 
 // answered logs the outcome of an operation. What the cluster failed in is a warning; a refusal is the caller's affair.
@@ -34,5 +36,5 @@ func (a *API) logAbout(ctx context.Context, level slog.Level, message string, ab
 	if !a.log.Enabled(ctx, level) {
 		return
 	}
-	a.log.LogAttrs(ctx, level, message, append(about, slog.String("request", callerOf(ctx).request))...)
+	a.log.LogAttrs(ctx, level, message, append(about, slog.Any("request", vfs.RequestOf(ctx)))...)
 }

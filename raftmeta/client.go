@@ -217,6 +217,8 @@ type item struct {
 
 	bare bool // a command that needs no identity
 
+	request vfs.RequestID // that it is part of
+
 	maybe bool // a command that may have taken effect: an attempt's answer was lost; its call's goroutine only
 }
 
@@ -333,18 +335,18 @@ func final(err error) bool {
 }
 
 // call makes one attempt at a call. It notes who leads, or asks elsewhere next time.
-func (s *clientShard) call(op wire.Op, req []byte) (*wire.Reply, error) {
-	return s.callWithin(s.c.ctx, op, req)
+func (s *clientShard) call(op wire.Op, req []byte, payload net.Buffers) (*wire.Reply, error) {
+	return s.callWithin(s.c.ctx, op, req, payload)
 }
 
 // callWithin is call for as long as ctx lasts.
-func (s *clientShard) callWithin(ctx context.Context, op wire.Op, req []byte) (*wire.Reply, error) {
-	return s.callBy(ctx, op, req, s.attempt)
+func (s *clientShard) callWithin(ctx context.Context, op wire.Op, req []byte, payload net.Buffers) (*wire.Reply, error) {
+	return s.callBy(ctx, op, req, payload, s.attempt)
 }
 
 // callBy is callWithin by one way to make the attempt.
-func (s *clientShard) callBy(ctx context.Context, op wire.Op, req []byte,
-	attempt func(ctx context.Context, cl *wire.Client, node string, op wire.Op, req []byte) (*wire.Reply, error)) (*wire.Reply, error) {
+func (s *clientShard) callBy(ctx context.Context, op wire.Op, req []byte, payload net.Buffers,
+	attempt func(ctx context.Context, cl *wire.Client, node string, op wire.Op, req []byte, payload net.Buffers) (*wire.Reply, error)) (*wire.Reply, error) {
 	node := s.target()
 	ctx, cancel := context.WithTimeout(ctx, s.c.opt.AttemptTimeout)
 	defer cancel()
@@ -352,7 +354,7 @@ func (s *clientShard) callBy(ctx context.Context, op wire.Op, req []byte,
 	if err != nil {
 		return nil, err
 	}
-	r, err := attempt(ctx, cl, node, op, req)
+	r, err := attempt(ctx, cl, node, op, req, payload)
 	if err == nil {
 		s.leads(node)
 		return r, nil

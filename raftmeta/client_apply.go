@@ -40,7 +40,7 @@ func (c *Client) Apply(ctx context.Context, shard uint16, cmd *metapb.Command) (
 		return nil, vfs.Errorf(vfs.KindOf(context.Cause(ctx)), opApply, "%w", context.Cause(ctx))
 	}
 	s := c.shard(shard)
-	it := &item{enc: enc, done: make(chan outcome, 1), bare: cmd.Id != nil || idempotent(cmd)}
+	it := &item{enc: enc, done: make(chan outcome, 1), bare: cmd.Id != nil || idempotent(cmd), request: vfs.RequestOf(ctx)}
 	s.mu.Lock()
 	if !it.bare && s.origin == 0 {
 		s.mu.Unlock()
@@ -159,7 +159,7 @@ func (s *clientShard) tryCommands(items []*item) []*item {
 		req = protowire.AppendVarint(req, uint64(len(it.enc)+len(it.id)))
 		req = append(append(req, it.enc...), it.id...)
 	}
-	r, err := s.call(OpPropose, req)
+	r, err := s.call(OpPropose, req, requestsOf(items))
 	if err != nil {
 		if final(err) {
 			for _, it := range items {

@@ -3,6 +3,7 @@ package raftmeta
 import (
 	"context"
 	"errors"
+	"net"
 	"sync"
 	"time"
 
@@ -25,12 +26,12 @@ var errAnother = errors.New("most voters follow another leader")
 // others may have elected another leader long ago. So when there is no answer after a while they are asked whom they follow; if most
 // nodes name the same other one, the attempt is given up and that one is hinted at. A node that is slow and still leads is waited
 // for: then they name it. Giving up is safe at any time, as every attempt is.
-func (s *clientShard) attempt(ctx context.Context, cl *wire.Client, node string, op wire.Op, req []byte) (*wire.Reply, error) {
+func (s *clientShard) attempt(ctx context.Context, cl *wire.Client, node string, op wire.Op, req []byte, payload net.Buffers) (*wire.Reply, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	doubt := time.AfterFunc(doubtAfter, func() { s.c.start(func() { s.doubt(ctx, cancel, node) }) })
 	defer doubt.Stop()
-	return cl.Call(ctx, op, req, nil, nil)
+	return cl.Call(ctx, op, req, payload, nil)
 }
 
 // doubt asks who leads until ctx ends, or most nodes say that it is not the one that was asked.

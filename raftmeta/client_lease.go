@@ -146,7 +146,7 @@ func (l *Lease) keep(first chan struct{}) {
 func (l *Lease) renew(req []byte) (time.Duration, error) {
 	const op = "raftmeta.lease"
 	sent := l.now() // the lease counts from no earlier than this
-	r, err := l.s.call(OpRenew, req)
+	r, err := l.s.call(OpRenew, req, nil)
 	if err != nil {
 		return 0, err
 	}

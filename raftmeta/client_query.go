@@ -19,7 +19,7 @@ func (c *Client) Query(ctx context.Context, shard uint16, q *metapb.Query) (*met
 		return nil, vfs.Errorf(vfs.KindTooMany, opQuery, "query of %d bytes, limit %d: split it", len(enc), maxItemBytes)
 	}
 	s := c.shard(shard)
-	it := &item{enc: enc, done: make(chan outcome, 1)}
+	it := &item{enc: enc, done: make(chan outcome, 1), request: vfs.RequestOf(ctx)}
 	l := &s.short
 	if long(q) {
 		l = &s.long
@@ -114,7 +114,7 @@ func (s *clientShard) tryQueries(items []*item) ([]*item, bool) {
 		req = protowire.AppendTag(req, fieldItems, protowire.BytesType)
 		req = protowire.AppendBytes(req, it.enc)
 	}
-	r, err := s.call(OpQuery, req)
+	r, err := s.call(OpQuery, req, requestsOf(items))
 	if err != nil {
 		if final(err) {
 			fail(items, vfs.Wrap(opQuery, err))

@@ -3,6 +3,7 @@ package raftmeta
 import (
 	"context"
 	"fmt"
+	"net"
 	"sync"
 
 	"github.com/rackfs/rackfs/internal/wire"
@@ -19,8 +20,8 @@ const (
 
 // callWaiting is callWithin for what waits at the leader: that it does not answer is no reason for doubt that it leads.
 func (s *clientShard) callWaiting(ctx context.Context, op wire.Op, req []byte) (*wire.Reply, error) {
-	return s.callBy(ctx, op, req, func(ctx context.Context, cl *wire.Client, _ string, op wire.Op, req []byte) (*wire.Reply, error) {
-		return cl.Call(ctx, op, req, nil, nil)
+	return s.callBy(ctx, op, req, nil, func(ctx context.Context, cl *wire.Client, _ string, op wire.Op, req []byte, payload net.Buffers) (*wire.Reply, error) {
+		return cl.Call(ctx, op, req, payload, nil)
 	})
 }
 

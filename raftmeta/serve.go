@@ -147,9 +147,14 @@ func (s *Server) servePropose(ctx context.Context, call *wire.Call) error {
 	if err != nil {
 		return err
 	}
+	of, err := readRequests(call.Payload, len(cmds))
+	if err != nil {
+		return err
+	}
+	name := func(i int) string { return commandName(cmds[i]) }
 	for _, c := range cmds {
 		if err := checkCommand(c); err != nil {
-			return err
+			return sh.failed(of, len(cmds), name, err)
 		}
 	}
 	if !trusted(call.Peer) {
@@ -173,13 +178,14 @@ func (s *Server) servePropose(ctx context.Context, call *wire.Call) error {
 	defer done()
 	results, errs, err := sh.propose(ctx, cmds)
 	if err != nil {
-		return err
+		return sh.failed(of, len(cmds), name, err)
 	}
 	reply := &metapb.ProposeReply{Results: results}
 	for i, e := range errs {
 		if e != nil {
 			reply.Results[i] = &metapb.Result{Kind: uint32(vfs.KindOf(e)), Text: e.Error()}
 		}
+		sh.refused(of.of(i), func() string { return name(i) }, vfs.Kind(reply.Results[i].Kind), reply.Results[i].Text)
 	}
 	return answer(call, reply)
 }
@@ -193,7 +199,12 @@ func (s *Server) serveQuery(ctx context.Context, call *wire.Call) error {
 	if err != nil {
 		return err
 	}
+	of, err := readRequests(call.Payload, len(items))
+	if err != nil {
+		return err
+	}
 	qs := make([]*metapb.Query, len(items))
+	name := func(i int) string { return opName(qs[i]) }
 	for i, enc := range items {
 		qs[i] = new(metapb.Query)
 		if err := qs[i].UnmarshalVT(enc); err != nil {
@@ -209,12 +220,13 @@ func (s *Server) serveQuery(ctx context.Context, call *wire.Call) error {
 	defer done()
 	v, cache, err := sh.read(ctx)
 	if err != nil {
-		return err
+		return sh.failed(of, len(qs), name, err)
 	}
 	defer v.Release()
 	var reply []byte
 	for i, q := range qs {
 		r := fsm.Query(v, cache, q)
+		sh.refused(of.of(i), func() string { return name(i) }, vfs.Kind(r.Kind), r.Text)
 		n := r.SizeVT()
 		if i > 0 && len(reply)+n > replyBytes {
 			break

@@ -97,7 +97,7 @@ func (c *Client) Work(ctx context.Context, shard uint16, r *metapb.WorkRequest) 
 	s := c.shard(shard)
 	for range c.opt.NodesFunc() {
 		var reply *wire.Reply
-		if reply, err = s.callWithin(ctx, OpWork, enc); err == nil {
+		if reply, err = s.callWithin(ctx, OpWork, enc, nil); err == nil {
 			out := new(metapb.WorkReply)
 			err = out.UnmarshalVT(reply.Meta)
 			reply.Release()

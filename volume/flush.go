@@ -239,10 +239,11 @@ func (v *Volume) commitExtents(e *inode, epoch uint64, exts []newExtent, end uin
 	if e.over.setID {
 		cd.ClearSetid, cd.ClearSetidUid = true, nobody.UID
 	}
+	ctx := vfs.WithRequest(v.ctx, e.request)
 	e.mu.Unlock()
 	var r *metapb.Result
 	err := v.retry("commit", func() (err error) {
-		r, err = v.apply(v.ctx, "commit", nil, &metapb.Command{Op: &metapb.Command_CommitData{CommitData: cd}})
+		r, err = v.apply(ctx, "commit", nil, &metapb.Command{Op: &metapb.Command_CommitData{CommitData: cd}})
 		return err
 	})
 	e.mu.Lock()

@@ -58,6 +58,7 @@ type inode struct {
 	losses   uint64            // times that bytes were lost
 	err      error             // of a loss, for the next Write or Commit
 	lastLoss error             // why bytes were lost last
+	request  vfs.RequestID     // that waits for them to be durable, the last one that did; 0: none
 
 	ready      []flushed // blocks written, waiting for the committer
 	committing bool

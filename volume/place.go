@@ -78,6 +78,16 @@ func (v *Volume) writeBlocks(e *inode, exts []newExtent) error {
 	return first
 }
 
+// forWhom is ctx about the request that waits for what e has buffered, if it is about none itself.
+func forWhom(ctx context.Context, e *inode) context.Context {
+	if vfs.RequestOf(ctx) != 0 {
+		return ctx
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return vfs.WithRequest(ctx, e.request)
+}
+
 // writeBlock stores the bytes of x in a new block, however long ctx lasts; who has x then settles its id. The
 // block's id stays the same over tries that fail for now: the bytes do not change while they
 // are flushed, and writing the same bytes again is idempotent, whatever a failed
@@ -105,7 +115,7 @@ func (v *Volume) writeBlock(ctx context.Context, e *inode, x *newExtent) error {
 				return err
 			}
 		}
-		b, err := v.cfg.Blocks.Write(ctx, id, owner, data)
+		b, err := v.cfg.Blocks.Write(forWhom(ctx, e), id, owner, data)
 		switch k := vfs.KindOf(err); {
 		case err == nil:
 			x.seg.block = b

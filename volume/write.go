@@ -212,6 +212,7 @@ func (v *Volume) Commit(ctx context.Context, ino vfs.Ino, off, n uint64) (vfs.Ve
 func (v *Volume) sync(ctx context.Context, e *inode, r span, seq, losses uint64, op string) error {
 	timer := time.NewTimer(v.cfg.StallTimeout)
 	defer timer.Stop()
+	request := vfs.RequestOf(ctx)
 	for {
 		e.mu.Lock()
 		if err := e.err; err != nil {
@@ -229,9 +230,13 @@ func (v *Volume) sync(ctx context.Context, e *inode, r span, seq, losses uint64,
 			return vfs.KindStale.Err(op)
 		}
 		if !e.pending(r.off, r.end, seq) {
+			if e.request == request {
+				e.request = 0
+			}
 			e.mu.Unlock()
 			return nil
 		}
+		e.request = request
 		v.flushLocked(e, r.off, r.end)
 		wait := e.notify
 		e.mu.Unlock()

@@ -83,15 +83,15 @@ func (s *Store) checkBad(ctx context.Context, k segment.Key, l location) (bad er
 	s.submit(o)
 	if err := o.wait(ctx); err != nil {
 		// It will be found again.
-		s.log.Warn("bad shard is not marked", "err", err)
+		vfs.LogRequest(ctx, s.log).Warn("bad shard is not marked", "err", err)
 	}
-	s.reportBad(k, bad)
+	s.reportBad(ctx, k, bad)
 	return bad, false, nil
 }
 
-func (s *Store) reportBad(k segment.Key, err error) {
+func (s *Store) reportBad(ctx context.Context, k segment.Key, err error) {
 	s.m.BadShards.Inc()
-	s.log.Warn("bad shard", "pg", k.PG, "block", k.Block, "shard", k.Shard, "err", err)
+	vfs.LogRequest(ctx, s.log).Warn("bad shard", "pg", k.PG, "block", k.Block, "shard", k.Shard, "err", err)
 	if s.o.OnBad != nil {
 		s.o.OnBad(k, err)
 	}
@@ -192,7 +192,7 @@ func (s *Store) markMissing(ctx context.Context, pos position) error {
 			return err
 		}
 		for _, k := range found {
-			s.reportBad(k, vfs.Errorf(vfs.KindCorrupt, "store.open", "its segment is lost"))
+			s.reportBad(context.Background(), k, vfs.Errorf(vfs.KindCorrupt, "store.open", "its segment is lost"))
 		}
 		if len(found) < replayBatch {
 			return nil

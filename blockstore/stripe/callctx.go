@@ -4,15 +4,18 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/rackfs/rackfs/vfs"
 )
 
 // callCtx is the context of calls that one goroutine, the overseer, watches: the overseer ends it when its own context ends, when
 // the time is over, or when the answers are of no use any more. It costs no timer and no goroutine and is used again after the
-// calls with it have returned, so a Caller must not keep it. It carries no values.
+// calls with it have returned, so a Caller must not keep it. Of values it carries the user's request that the overseer's context is about.
 type callCtx struct {
 	done     chan struct{}
 	until    time.Time // the overseer ends it then
 	deadline time.Time // told to who is called: until, or that of the overseer's context, which ends by itself
+	request  vfs.RequestID
 
 	mu    sync.Mutex // guards the following
 	err   error
@@ -27,7 +30,7 @@ func (c *callCtx) begin(parent context.Context, d time.Duration) {
 	if c.done == nil || c.err != nil {
 		c.done = make(chan struct{})
 	}
-	c.err, c.cause = nil, nil
+	c.err, c.cause, c.request = nil, nil, vfs.RequestOf(parent)
 	c.until = time.Now().Add(d)
 	c.deadline = c.until
 	if p, ok := parent.Deadline(); ok && p.Before(c.deadline) {
@@ -65,7 +68,7 @@ func (c *callCtx) Err() error {
 }
 
 // Value implements context.Context.
-func (c *callCtx) Value(any) any { return nil }
+func (c *callCtx) Value(key any) any { return c.request.Value(key) }
 
 // stoppedTimer is a timer for reuse by Reset and Stop.
 func stoppedTimer() *time.Timer {

@@ -96,6 +96,9 @@ func (cc *clientConn) call(ctx context.Context, op Op, meta []byte, payload net.
 		}
 	}
 	h := header{typ: typeRequest, op: op}
+	if cc.t.hello.flags&helloUser != 0 {
+		h.user = vfs.RequestOf(ctx)
+	}
 	if d, ok := ctx.Deadline(); ok {
 		// Rounded up: the server should rather work a millisecond for nobody than give up before the caller does.
 		left := (time.Until(d) + time.Millisecond - 1).Milliseconds()

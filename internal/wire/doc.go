@@ -17,7 +17,7 @@
 //	24  u32  meta length
 //	28  u32  payload length
 //	32  u32  CRC32C of meta and payload, 0 when a MAC or TLS protects the body
-//	36  8 B  reserved, zero
+//	36  u64  the user's request that this is part of (vfs.RequestID), 0 none (request; only if the server's hello has helloUser)
 //	44  u32  CRC32C of bytes 0-43
 //	48 16 B  MAC, zero without one
 //

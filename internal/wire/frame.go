@@ -4,6 +4,8 @@ import (
 	"crypto/cipher"
 	"crypto/subtle"
 	"hash/crc32"
+
+	"github.com/rackfs/rackfs/vfs"
 )
 
 const (
@@ -38,6 +40,7 @@ type header struct {
 	metaLen    int
 	payloadLen int
 	bodyCRC    uint32
+	user       vfs.RequestID
 }
 
 // put writes h to b[:headerLen] without header CRC and MAC, which a guard adds last.
@@ -54,6 +57,7 @@ func (h *header) put(b []byte) {
 	le.PutUint32(b[24:], uint32(h.metaLen))
 	le.PutUint32(b[28:], uint32(h.payloadLen))
 	le.PutUint32(b[32:], h.bodyCRC)
+	le.PutUint64(b[36:], uint64(h.user))
 }
 
 // parse decodes b[:headerLen] and checks all that can be checked without the
@@ -78,6 +82,7 @@ func (h *header) parse(b []byte, flags uint16, maxMeta, maxPayload int) error {
 		deadlineMS: le.Uint32(b[12:]),
 		id:         le.Uint64(b[16:]),
 		bodyCRC:    le.Uint32(b[32:]),
+		user:       vfs.RequestID(le.Uint64(b[36:])),
 	}
 	if h.typ < typeRequest || h.typ > typeCancel {
 		return protocolErrorf("unknown frame type %d", h.typ)
@@ -85,8 +90,8 @@ func (h *header) parse(b []byte, flags uint16, maxMeta, maxPayload int) error {
 	if h.flags != flags {
 		return protocolErrorf("flags %#x, this connection uses %#x", h.flags, flags)
 	}
-	if le.Uint64(b[36:]) != 0 {
-		return protocolErrorf("reserved bytes are not zero")
+	if h.user != 0 && h.typ != typeRequest {
+		return protocolErrorf("a user's request in a frame of type %d", h.typ)
 	}
 	meta, payload := le.Uint32(b[24:]), le.Uint32(b[28:])
 	if uint64(meta) > uint64(maxMeta) {

@@ -147,7 +147,7 @@ func TestFrameRefusals(t *testing.T) {
 		{"type 4", "frame type", flagCRC, func(b []byte) []byte { b[5] = 4; return fix(b) }},
 		{"no CRC flag", "flags", flagCRC, func(b []byte) []byte { b[8] = 0; return fix(b) }},
 		{"unknown flag", "flags", flagCRC, func(b []byte) []byte { b[9] = 1; return fix(b) }},
-		{"reserved", "reserved", flagCRC, func(b []byte) []byte { b[40] = 1; return fix(b) }},
+		{"user's request", "a user's request in a frame of type 2", flagCRC, func(b []byte) []byte { b[5], b[40] = typeResponse, 1; return fix(b) }},
 		{"meta too long", "meta of", flagCRC, func(b []byte) []byte { le.PutUint32(b[24:], 1001); return fix(b) }},
 		{"meta longest", "meta of 4294967295", flagCRC, func(b []byte) []byte { le.PutUint32(b[24:], math.MaxUint32); return fix(b) }},
 		{"payload too long", "payload of", flagCRC, func(b []byte) []byte { le.PutUint32(b[28:], 2001); return fix(b) }},

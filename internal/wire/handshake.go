@@ -35,14 +35,20 @@ const (
 	maxSelfBytes = 4096
 )
 
+// Flags of a hello.
+const (
+	helloUser = 1 << iota // requests may say of which user's request they are part: earlier releases close the connection then
+)
+
 // hello is the message with which each side ends its handshake:
 //
 //	 0 u32 magic "RKHS" | 4 u8 version | 5 u8 mode | 6 u16 length of self | 8 u32 max meta | 12 u32 max payload
-//	16 u32 calls served at a time | 20 12 B zero | self: name and roles, one a line, ModeInsecure only
+//	16 u32 calls served at a time | 20 u32 flags, unknown ones are ignored | 24 8 B zero | self: name and roles, one a line, ModeInsecure only
 type hello struct {
 	mode                Mode
 	maxMeta, maxPayload uint32
 	calls               uint32
+	flags               uint32
 	self                Peer
 }
 
@@ -61,6 +67,7 @@ func (h hello) append(b []byte) ([]byte, error) {
 	le.PutUint32(f[8:], h.maxMeta)
 	le.PutUint32(f[12:], h.maxPayload)
 	le.PutUint32(f[16:], h.calls)
+	le.PutUint32(f[20:], h.flags)
 	return append(append(b, f[:]...), self...), nil
 }
 
@@ -78,7 +85,7 @@ func readHello(r io.Reader, mode Mode) (h hello, err error) {
 	if Mode(f[5]) != mode {
 		return h, protocolErrorf("peer uses security mode %v, we use %v", Mode(f[5]), mode)
 	}
-	h = hello{mode: mode, maxMeta: le.Uint32(f[8:]), maxPayload: le.Uint32(f[12:]), calls: le.Uint32(f[16:])}
+	h = hello{mode: mode, maxMeta: le.Uint32(f[8:]), maxPayload: le.Uint32(f[12:]), calls: le.Uint32(f[16:]), flags: le.Uint32(f[20:])}
 	n := int(le.Uint16(f[6:]))
 	if n > maxSelfBytes || (n > 0 && mode != ModeInsecure) || h.calls == 0 {
 		return h, protocolErrorf("malformed hello")
@@ -97,7 +104,7 @@ func readHello(r io.Reader, mode Mode) (h hello, err error) {
 // handshake makes a transport of nc, or an error and leaves nc to the caller.
 // It ends with ctx.
 func (s Security) handshake(ctx context.Context, nc net.Conn, server bool, mine hello) (*transport, error) {
-	mine.mode, mine.self = s.Mode, s.Self
+	mine.mode, mine.self, mine.flags = s.Mode, s.Self, helloUser
 	stop := context.AfterFunc(ctx, func() { nc.SetDeadline(time.Unix(1, 0)) })
 	t, err := s.run(ctx, nc, server, mine)
 	if !stop() && err == nil {

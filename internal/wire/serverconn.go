@@ -45,8 +45,8 @@ type Call struct {
 	id      uint64
 	meta    *Buf
 	payload *Buf
-	held    int64 // bytes charged to the server
-	ctx     context.Context
+	held    int64              // bytes charged to the server
+	ctx     vfs.RequestContext // with its end; about the user's request that the caller named
 	cancel  context.CancelFunc
 	replied bool
 	out     outFrame
@@ -166,7 +166,7 @@ func (c *serverConn) request(h *header) error {
 	case <-c.ctx.Done():
 		return context.Cause(c.ctx)
 	}
-	call := &Call{Op: h.op, Peer: c.t.peer, conn: c, id: h.id, held: int64(h.metaLen + h.payloadLen)}
+	call := &Call{ctx: vfs.RequestContext{ID: h.user}, Op: h.op, Peer: c.t.peer, conn: c, id: h.id, held: int64(h.metaLen + h.payloadLen)}
 	if err := c.s.bytes.Acquire(c.ctx, call.held); err != nil {
 		<-c.slots
 		return context.Cause(c.ctx)
@@ -183,9 +183,9 @@ func (c *serverConn) request(h *header) error {
 		return err
 	}
 	if h.deadlineMS > 0 {
-		call.ctx, call.cancel = context.WithDeadline(c.ctx, received.Add(time.Duration(h.deadlineMS)*time.Millisecond))
+		call.ctx.Context, call.cancel = context.WithDeadline(c.ctx, received.Add(time.Duration(h.deadlineMS)*time.Millisecond))
 	} else {
-		call.ctx, call.cancel = context.WithCancel(c.ctx)
+		call.ctx.Context, call.cancel = context.WithCancel(c.ctx)
 	}
 	c.mu.Lock()
 	c.running[call.id] = call.cancel
@@ -199,13 +199,14 @@ func (c *serverConn) request(h *header) error {
 
 // run serves call and sees to it that it is answered.
 func (c *serverConn) run(call *Call) {
-	err := c.s.handler(call.ctx, call)
+	err := c.s.handler(&call.ctx, call)
 	switch {
 	case call.replied:
 		if err != nil {
-			c.log.Debug("wire: handler failed after its reply", "op", call.Op, "err", err)
+			vfs.LogRequest(&call.ctx, c.log).Debug("wire: handler failed after its reply", "op", call.Op, "err", err)
 		}
 	case err != nil:
+		c.failed(call, err)
 		var b [maxErrorBytes]byte
 		kind, meta := appendError(b[:0], err)
 		call.answer(uint16(kind), meta[:min(len(meta), int(c.t.hello.maxMeta))], nil)
@@ -213,6 +214,17 @@ func (c *serverConn) run(call *Call) {
 		call.answer(0, nil, nil)
 	}
 	call.finish()
+}
+
+// failed logs a call that failed. What the node failed in is a warning; a refusal is the caller's affair.
+func (c *serverConn) failed(call *Call, err error) {
+	level := slog.LevelDebug
+	if k := vfs.KindOf(err); k == vfs.KindIO || k == vfs.KindInternal {
+		level = slog.LevelWarn
+	}
+	if c.log.Enabled(&call.ctx, level) {
+		vfs.LogRequest(&call.ctx, c.log).Log(&call.ctx, level, "wire: a call failed", "op", call.Op, "err", err)
+	}
 }
 
 // finish gives back all that the call holds.

@@ -15,7 +15,8 @@ type Op uint16
 // cancel frame, its connection, or the server. An error becomes an error reply:
 // the kind of a vfs.Error and its text cross the wire, any other error arrives
 // as vfs.KindIO. A handler that returns nil without having called Reply
-// sends an empty reply. An error returned after Reply is only logged.
+// sends an empty reply. An error returned after Reply is only logged. The context is about the
+// user's request that the caller's was about (vfs.RequestOf).
 type Handler func(ctx context.Context, call *Call) error
 
 // Peer is who is at the other end of a connection. In ModeTLS and ModeMAC

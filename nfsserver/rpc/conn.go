@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -72,6 +73,7 @@ func newEndpoint(ctx context.Context, l Limits, log *slog.Logger) *endpoint {
 // Conn is one connection, of a Server or made by NewClientConn.
 type Conn struct {
 	id            uint64
+	tag           uint32 // random, not 0: with an xid it names a call in the cluster's logs
 	ep            *endpoint
 	remote, local netip.AddrPort
 	value         atomic.Pointer[any]
@@ -113,6 +115,7 @@ type Conn struct {
 func newConn(ep *endpoint, id uint64, nc net.Conn) *Conn {
 	c := &Conn{
 		id:       id,
+		tag:      rand.Uint32() | 1,
 		ep:       ep,
 		nc:       nc,
 		remote:   addrPort(nc.RemoteAddr()),

@@ -72,6 +72,9 @@ type Request struct {
 	groups   [maxAuthGroups]uint32
 }
 
+// ID names the call in what is logged about it, in all of the cluster.
+func (r *Request) ID() vfs.RequestID { return vfs.RequestID(r.Conn.tag)<<32 | vfs.RequestID(r.XID) }
+
 type outcome uint8
 
 const (

@@ -124,7 +124,7 @@ func (c *call) run(a *args) status {
 }
 
 func (c *call) broken(err error) status {
-	c.s.cfg.Logger.Warn("nfs3: a call was given up", "remote", c.from, "xid", c.req.XID, "proc", c.req.Proc, "err", err)
+	c.s.cfg.Logger.Warn("nfs3: a call was given up", "remote", c.from, "xid", c.req.XID, "request", c.req.ID(), "proc", c.req.Proc, "err", err)
 	return statusOf(err)
 }
 

@@ -111,7 +111,7 @@ func (g guarded) ServeRPC(ctx context.Context, req *rpc.Request) {
 			req.SystemErr()
 		}
 	}()
-	g.serve(ctx, req)
+	g.serve(vfs.WithRequest(ctx, req.ID()), req)
 }
 
 // takeEngine waits for a free engine.

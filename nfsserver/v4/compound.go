@@ -44,6 +44,7 @@ type compound struct {
 	minor uint32
 	ops   int // how many the request has
 	index int // of the one running
+	op    nfsv4.NfsOpnum4
 
 	call     *state.Call // of SEQUENCE, nil without a session
 	opCall   *vfs.Call   // of the running operation, if it may change something
@@ -62,6 +63,7 @@ type compound struct {
 }
 
 func (c *compound) begin(s *Server, ctx context.Context, req *rpc.Request) {
+	ctx = vfs.WithRequest(ctx, req.ID())
 	c.s, c.base, c.ctx, c.req, c.r = s, ctx, ctx, req, &req.Reply
 	c.d.Reset(req.Body)
 	c.now = s.cfg.Now()
@@ -107,6 +109,9 @@ func (c *compound) run() {
 	}
 	xdr.PutUint32(c.r.B, statusAt, uint32(st))
 	xdr.PutUint32(c.r.B, countAt, uint32(c.index))
+	if st != nfsv4.NFS4_OK && c.s.cfg.Logger.Enabled(c.base, slog.LevelDebug) {
+		c.log().Debug("nfs: answered", "op", c.op, "status", st)
+	}
 
 	if c.call != nil {
 		highest, target := c.s.cfg.State.Slots(c.call)
@@ -124,6 +129,7 @@ func (c *compound) run() {
 // one carries out the next operation and appends its result.
 func (c *compound) one() status {
 	op := nfsv4.NfsOpnum4(c.d.Uint32())
+	c.op = op
 	if c.d.Err() != nil {
 		// There is no operation number to answer to.
 		return c.fail(nfsv4.OP_ILLEGAL, nfsv4.NFS4ERR_BADXDR)
@@ -318,7 +324,7 @@ func (c *compound) apply(eff state.Effects, st status) status {
 // log is the logger of what is about this request: xid and client find it in a capture and in the client's own log; session, slot and sequence (RFC 8881, 2.10.6.1) are
 // the same if it is sent again.
 func (c *compound) log() *slog.Logger {
-	l := c.s.cfg.Logger.With("remote", c.req.Conn.RemoteAddr(), "xid", c.req.XID)
+	l := c.s.cfg.Logger.With("remote", c.req.Conn.RemoteAddr(), "xid", c.req.XID, "request", c.req.ID())
 	if c.call != nil {
 		l = l.With("session", hex.EncodeToString(c.call.SessionID[:]), "slot", c.call.Slot, "seq", c.call.Sequence)
 	}
