@@ -70,7 +70,15 @@ type Local struct {
 	Shards      []raftmeta.ShardStatus `json:"shards,omitempty"`
 	Disks       []DiskStatus           `json:"disks,omitempty"`
 	Exports     []string               `json:"exports,omitempty"`
+	Time        time.Time              `json:"time,omitzero" doc:"By its clock"`
+	Alarms      []Alarm                `json:"alarms,omitempty" doc:"What is wrong with it"`
 	Placement   *nodegroup.Status      `json:"placement,omitempty" doc:"How stores and groups stand, of the node that leads shard 0"`
+}
+
+// Alarm is something that is wrong with a node by itself.
+type Alarm struct {
+	Kind string `json:"kind" doc:"As in the metric rackfs_node_alarms"`
+	Text string `json:"text"`
 }
 
 // DiskStatus is one disk of a node.

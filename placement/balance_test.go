@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"pgregory.net/rapid"
 )
 
 // racks is a cluster of racks of nodes of disks, which are of equal weight.
@@ -321,4 +323,56 @@ func TestBalanceWaitsForMembers(t *testing.T) {
 	if n := slotsOf(pool)[13]; n < 12 {
 		t.Errorf("the new store has %d slots of the groups that are whole", n)
 	}
+}
+
+// Two racks of unequal size, as they are when one has lost a node: each group has about half of its slots in each, so the smaller one's stores have more than their share
+// by capacity, but never more than maxTilt of it; within a rack all have alike. Beyond that, capacity decides.
+func TestTwoRacksAreUnevenWithinBounds(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var stores []StoreState
+		perRack := [2]int{rapid.IntRange(3, 8).Draw(t, "first"), rapid.IntRange(3, 8).Draw(t, "second")}
+		for r, n := range perRack {
+			for i := range n {
+				stores = inRack(stores, r, fmt.Sprint("n", r, ".", i), 1, 1<<40)
+			}
+		}
+		const perStore = 12
+		pool, _ := settle(t, PoolState{Profile: Profile{K: 4, M: 2}, Level: Node, PerStore: perStore}, stores)
+		check := func(when string) {
+			slots := slotsOf(pool)
+			in, total := 0, 0
+			for i := range stores {
+				if stores[i].Condition == Up {
+					in, total = in+1, total+slots[stores[i].ID]
+				} else if slots[stores[i].ID] > 0 {
+					t.Fatalf("%s: store %d is out and has %d slots", when, i, slots[stores[i].ID])
+				}
+			}
+			share := float64(total) / float64(in)
+			least, most := [2]int{1 << 30, 1 << 30}, [2]int{}
+			for i := range stores {
+				if stores[i].Condition != Up {
+					continue
+				}
+				r, n := int(stores[i].Rack[1]-'0'), slots[stores[i].ID]
+				least[r], most[r] = min(least[r], n), max(most[r], n)
+				if float64(n) > maxTilt*share+2 {
+					t.Fatalf("%s, %v: a store has %d slots, its share is %.1f: %v", when, perRack, n, share, slots)
+				}
+			}
+			for r := range least {
+				if most[r]-least[r] > 3 {
+					t.Fatalf("%s, %v: stores of rack %d have %d to %d slots: %v", when, perRack, r, least[r], most[r], slots)
+				}
+			}
+		}
+		check("at the begin")
+		lost := rapid.IntRange(0, len(stores)-1).Draw(t, "lost")
+		if len(stores) == 6 || perRack[int(stores[lost].Rack[1]-'0')] == 3 {
+			return // without it the profile, or three slots in that rack, have no room
+		}
+		stores[lost].Condition, stores[lost].Readable = Out, false
+		pool, _ = settle(t, pool, stores)
+		check("after the loss")
+	})
 }

@@ -120,6 +120,7 @@ func Start(ctx context.Context, c *Config, o Options) (_ *Node, err error) {
 		n.gossipTiming = gossipTiming{gossipKeysEvery, gossipKeysUse, gossipKeysRetire}
 	}
 	n.registerGossip()
+	n.reg.MustRegister(newAlarms(n))
 	n.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	defer func() {
 		if err != nil {

@@ -3,7 +3,6 @@ package node
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -21,7 +20,8 @@ const statusTimeout = 3 * time.Second
 // local describes this node.
 func (n *Node) local() *api.Local {
 	n.mu.Lock()
-	l := &api.Local{Node: n.cfg.Name, Release: n.opt.Release, Waiting: n.doing}
+	now := time.Now()
+	l := &api.Local{Node: n.cfg.Name, Release: n.opt.Release, Waiting: n.doing, Time: now.UTC()}
 	voter := n.voter
 	n.mu.Unlock()
 	l.Certificate = n.id.Identity().NotAfter()
@@ -57,6 +57,7 @@ func (n *Node) local() *api.Local {
 			l.Placement = &st
 		}
 	}
+	l.Alarms = alarmsOf(l, n.id.Identity().Issued(), now)
 	return l
 }
 
@@ -67,20 +68,8 @@ func (n *Node) health() (string, bool) {
 		return "starting: " + l.Waiting, false
 	}
 	var lacks []string
-	for _, d := range l.Disks {
-		switch {
-		case d.Err != "":
-			lacks = append(lacks, "disk "+d.Path+" does not run: "+d.Err)
-		case d.Info != nil && d.Info.Full:
-			lacks = append(lacks, "disk "+d.Path+" is full")
-		case d.Info != nil && !d.Info.Writable:
-			lacks = append(lacks, "disk "+d.Path+" takes no writes")
-		}
-	}
-	for _, s := range l.Shards {
-		if s.Err != "" {
-			lacks = append(lacks, fmt.Sprintf("the replica of shard %d has stopped: %s", s.Shard, s.Err))
-		}
+	for _, a := range l.Alarms {
+		lacks = append(lacks, a.Text)
 	}
 	if len(lacks) > 0 {
 		return "degraded: " + strings.Join(lacks, "; "), true
@@ -98,7 +87,7 @@ func (n *Node) clusterStatus(ctx context.Context) *api.ClusterStatus {
 		lacks = append(lacks, "no metadata leader answers: "+err.Error())
 	}
 	answers := map[string]*api.Local{n.cfg.Name: n.local()}
-	failures := map[string]string{}
+	failures, clocks := map[string]string{}, map[string]string{}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for _, p := range n.directory.controls() {
@@ -106,7 +95,7 @@ func (n *Node) clusterStatus(ctx context.Context) *api.ClusterStatus {
 			continue
 		}
 		wg.Go(func() {
-			l := new(api.Local)
+			l, asked := new(api.Local), time.Now()
 			err := n.renewer.call(ask, p, http.MethodGet, pathLocal, nil, l)
 			mu.Lock()
 			defer mu.Unlock()
@@ -114,7 +103,7 @@ func (n *Node) clusterStatus(ctx context.Context) *api.ClusterStatus {
 				failures[p.Name] = err.Error()
 				return
 			}
-			answers[p.Name] = l
+			answers[p.Name], clocks[p.Name] = l, clockTrouble(l.Time, asked, time.Now())
 		})
 	}
 	wg.Wait()
@@ -143,15 +132,13 @@ func (n *Node) clusterStatus(ctx context.Context) *api.ClusterStatus {
 			if l.Waiting != "" {
 				problems = append(problems, l.Waiting)
 			}
-			for _, s := range l.Shards {
-				if s.Err != "" && x.Life == api.LifeIn { // one that leaves has no replicas in the end
-					problems = append(problems, fmt.Sprintf("its replica of shard %d has stopped: %s", s.Shard, s.Err))
+			for _, a := range l.Alarms {
+				if a.Kind != alarmReplicaStopped || x.Life == api.LifeIn { // one that leaves has no replicas in the end
+					problems = append(problems, a.Text)
 				}
 			}
-			for _, d := range l.Disks {
-				if d.Err != "" {
-					problems = append(problems, "disk "+d.Path+" does not run: "+d.Err)
-				}
+			if c := clocks[r.Name]; c != "" {
+				problems = append(problems, c)
 			}
 		}
 		lacks = append(lacks, x.Suffers(problems)...)

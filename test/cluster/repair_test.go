@@ -74,10 +74,11 @@ func (m *machine) metrics() map[string]float64 {
 }
 
 func (m *machine) scrape() (map[string]float64, error) {
-	client := http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext:       func(ctx context.Context, _, addr string) (net.Conn, error) { return m.at.Dial(ctx, addr) },
-	}, Timeout: patience}
+	transport := &http.Transport{DisableKeepAlives: true}
+	if m.at != nil {
+		transport.DialContext = func(ctx context.Context, _, addr string) (net.Conn, error) { return m.at.Dial(ctx, addr) }
+	}
+	client := http.Client{Transport: transport, Timeout: patience}
 	r, err := client.Get("http://" + m.conf.http + "/metrics")
 	if err != nil {
 		return nil, err
