@@ -91,15 +91,12 @@ func (a *API) mayImportTo(ctx context.Context, t *files.Tree, rec *metapb.FileSy
 
 // importation does jobs of imports.
 type importation struct {
-	meta   jobs.Meta
 	served Files
 	engine *cloudimport.Engine
 }
 
 // Importation does the jobs that start-import makes.
-func Importation(meta jobs.Meta, served Files, e *cloudimport.Engine) jobs.Kind {
-	return &importation{meta, served, e}
-}
+func Importation(served Files, e *cloudimport.Engine) jobs.Kind { return &importation{served, e} }
 
 // AtMost implements jobs.Limited.
 func (i *importation) AtMost() int { return cloudimport.Jobs }
@@ -112,9 +109,6 @@ func (i *importation) Run(ctx context.Context, j *jobs.Job) error {
 		return vfs.Errorf(vfs.KindUnavailable, "job", "file system %s is not served here now", rec.FileSystem)
 	}
 	if err := writable(now); err != nil { // by now
-		return err
-	}
-	if err := accounts.Allows(ctx, i.meta, rec.Workspace, accounts.FeatureImport); err != nil {
 		return err
 	}
 	return i.engine.Run(ctx, j, cloudimport.Target{

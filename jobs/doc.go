@@ -5,6 +5,11 @@
 // job's kind, and writes progress and checkpoint down every two seconds, each time naming the version that it knows, so a runner that
 // was succeeded writes nothing any more and stops.
 //
+// # Who asked for it
+//
+// What a job does is done for whoever asked for it, for as long as he may do it: before it is begun or gone on with, and every five seconds while it runs, the runner asks (Options.May). If
+// he may not any more, the job ends as failed, and says why.
+//
 // # Kinds
 //
 // A Kind is told a Job and does it, from the checkpoint on, if there is one: after a crash a part of what came after the last checkpoint may have been done, so steps are

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -88,11 +90,15 @@ func (c *cluster) gateway(t *testing.T, name string) uint64 {
 	}}}).GetOrigin().GetOrigin()
 }
 
-func (c *cluster) runner(t *testing.T, name string, origin uint64, kinds map[string]Kind) *Runner {
-	return Start(Options{
+func (c *cluster) runner(t *testing.T, name string, origin uint64, kinds map[string]Kind, may ...func(context.Context, *metapb.Job) error) *Runner {
+	o := Options{
 		Meta: c, Name: name, Origin: func() uint64 { return origin }, Serves: func(fs uint32) bool { return fs == 1 }, Kinds: kinds,
-		Interval: 5 * time.Millisecond, Save: 5 * time.Millisecond,
-	})
+		Interval: 5 * time.Millisecond, Save: 5 * time.Millisecond, Recheck: 5 * time.Millisecond,
+	}
+	if len(may) > 0 {
+		o.May = may[0]
+	}
+	return Start(o)
 }
 
 func (c *cluster) create(t *testing.T, kind string, fs uint32) uint64 {
@@ -190,6 +196,76 @@ func TestCancel(t *testing.T) {
 	if err := <-cause; !errors.Is(err, ErrCanceled) {
 		t.Errorf("cause %v", err)
 	}
+}
+
+// Whoever asked for a job may not do it any more: it ends, whether it runs or waits for somebody to go on with it, and says why. While that is not known, it goes on.
+func TestMayNotAnyMore(t *testing.T) {
+	c := newCluster(t)
+	var answer atomic.Pointer[vfs.Error]
+	asked := make(chan struct{}, 1)
+	may := func(_ context.Context, j *metapb.Job) error {
+		if j.Kind != "slow" || j.Token != "t" {
+			t.Errorf("asked about %v", j)
+		}
+		select {
+		case asked <- struct{}{}:
+		default:
+		}
+		if e := answer.Load(); e != nil {
+			return e
+		}
+		return nil
+	}
+	say := func(k vfs.Kind, text string) { answer.Store(vfs.Errorf(k, "test", "%s", text)) }
+	begun := make(chan struct{}, 16)
+	slow := map[string]Kind{"slow": Func(func(ctx context.Context, j *Job) error {
+		begun <- struct{}{}
+		j.Report(Progress{ItemsDone: 1})
+		<-ctx.Done()
+		j.Report(Progress{ItemsDone: 2})
+		return vfs.Wrap("slow", context.Cause(ctx))
+	})}
+	create := func() uint64 {
+		t.Helper()
+		j, err := Create(t.Context(), c, &metapb.Job{Kind: "slow", Fs: 1, Path: []byte("/a"), Token: "t"}, time.Unix(500, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return j.Id
+	}
+	origin := c.gateway(t, "g")
+	r := c.runner(t, "g", origin, slow, may)
+	id, other := create(), create()
+	<-begun
+	<-begun
+	say(vfs.KindUnavailable, "nobody answers")
+	for range 4 { // each of both jobs was asked about at least once since
+		<-asked
+	}
+	if j, err := Find(t.Context(), c, id); err != nil || j.State != metapb.JobState_JOB_RUNNING {
+		t.Errorf("while it is not known: %v %v", j, err)
+	}
+	r.Close() // both stay, for the next one
+	c.must(t, &metapb.Command{Op: &metapb.Command_ExpireOrigin{ExpireOrigin: &metapb.ExpireOrigin{Origin: origin}}})
+	say(vfs.KindUnauthorized, "the token was revoked")
+	next := c.gateway(t, "g")
+	r = c.runner(t, "g", next, slow, may)
+	for _, id := range []uint64{id, other} {
+		if j := c.until(t, id, in(metapb.JobState_JOB_FAILED)); j.ItemsDone != 2 || j.Error != "stopped: test: the token was revoked: not authenticated" {
+			t.Errorf("after a restart: %v", j)
+		}
+	}
+	if len(begun) > 0 {
+		t.Error("it was gone on with")
+	}
+	answer.Store(nil)
+	id = create()
+	<-begun
+	say(vfs.KindPerm, "switched off")
+	if j := c.until(t, id, in(metapb.JobState_JOB_FAILED)); j.ItemsDone != 2 || !strings.Contains(j.Error, "stopped: test: switched off") || j.Finished == nil {
+		t.Errorf("while it runs: %v", j)
+	}
+	r.Close()
 }
 
 // one is a kind of which one job runs at a time.

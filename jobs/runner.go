@@ -15,6 +15,11 @@ import (
 // ErrCanceled is the cause of the end of the context of a job that was canceled.
 var ErrCanceled = errors.New("the job was canceled")
 
+// refusal is the cause when whoever asked for the job may not do any more what it does.
+type refusal struct{ err error }
+
+func (r *refusal) Error() string { return "stopped: " + r.err.Error() }
+
 // errLost is the cause when the job is another runner's by now.
 var errLost = errors.New("another gateway has the job")
 
@@ -22,6 +27,7 @@ const (
 	defaultInterval = time.Second
 	defaultSave     = 2 * time.Second
 	defaultParallel = 4
+	defaultRecheck  = 5 * time.Second
 
 	retries  = 8
 	retryMin = time.Second
@@ -58,7 +64,11 @@ type Options struct {
 	Origin func() uint64 // its origin at shard 0; 0 while it has none
 	Serves func(fs uint32) bool
 	Kinds  map[string]Kind
+	// May refuses a job that whoever asked for it may not do any more; nil: none is refused. It is asked before the job is begun, or gone on with, and each Recheck while it runs. An error of
+	// a kind other than KindPerm and KindUnauthorized says that it is not known now.
+	May func(ctx context.Context, j *metapb.Job) error
 
+	Recheck  time.Duration // default 5 s
 	Interval time.Duration // between looks for jobs; default 1 s
 	Save     time.Duration // between writes of progress; default 2 s
 	Parallel int           // jobs at a time; default 4
@@ -80,6 +90,7 @@ type Runner struct {
 // Start begins to look for jobs; Close ends it.
 func Start(o Options) *Runner {
 	o.Interval, o.Save, o.Parallel = cmp.Or(o.Interval, defaultInterval), cmp.Or(o.Save, defaultSave), cmp.Or(o.Parallel, defaultParallel)
+	o.Recheck = cmp.Or(o.Recheck, defaultRecheck)
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -173,7 +184,7 @@ func (r *Runner) take(ctx context.Context, j *metapb.Job, origin uint64) {
 	r.mu.Unlock()
 	r.done.Go(func() {
 		defer end(nil)
-		run.do(jctx)
+		run.do(ctx, jctx)
 		r.mu.Lock()
 		delete(r.running, j.Id)
 		r.mu.Unlock()
@@ -316,26 +327,27 @@ func (j *Job) write(ctx context.Context, edit func(*metapb.Job)) error {
 	}
 }
 
-// do runs the job and writes down how it ended.
-func (j *Job) do(ctx context.Context) {
+// do runs the job and writes down how it ended. ctx ends with the job, runner with the runner.
+func (j *Job) do(runner, ctx context.Context) {
 	id, kind := j.rec.Id, j.r.o.Kinds[j.rec.Kind]
 	log := j.r.o.Logger.With("job", id, "kind", j.rec.Kind)
 	if j.rec.Cancel {
 		j.end(ErrCanceled)
 	}
-	saved := make(chan struct{})
+	var side sync.WaitGroup
 	sctx, stop := context.WithCancel(ctx)
-	go func() {
-		defer close(saved)
-		j.keepSaved(sctx)
-	}()
+	side.Go(func() { j.keepSaved(sctx) })
+	side.Go(func() { j.keepAllowed(sctx) })
 	err := j.attempts(ctx, kind, log)
 	stop()
-	<-saved
+	side.Wait()
 	state, text := metapb.JobState_JOB_DONE, ""
+	var refused *refusal
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, ErrCanceled) && err != nil:
 		state = metapb.JobState_JOB_CANCELED
+	case errors.As(cause, &refused) && err != nil:
+		state, text = metapb.JobState_JOB_FAILED, clip(refused.Error(), longestError)
 	case cause != nil && err != nil:
 		if !errors.Is(cause, errLost) { // so that who goes on knows how far this came
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
@@ -347,7 +359,7 @@ func (j *Job) do(ctx context.Context) {
 		state, text = metapb.JobState_JOB_FAILED, clip(err.Error(), longestError)
 	}
 	log.Info("jobs: over", "state", StateName(state), "err", err)
-	j.conclude(ctx, log, func(rec *metapb.Job) {
+	j.conclude(runner, log, func(rec *metapb.Job) {
 		rec.State, rec.Finished, rec.Note = state, stamp(j.r.o.Now()), ""
 		if text != "" {
 			rec.Error = text
@@ -366,7 +378,7 @@ func (j *Job) conclude(ctx context.Context, log *slog.Logger, edit func(*metapb.
 			return
 		}
 		log.Warn("jobs: the end of a job cannot be written down; it is tried again", "err", err)
-		if !sleep(ctx, pause) && !errors.Is(context.Cause(ctx), ErrCanceled) {
+		if !sleep(ctx, pause) {
 			return
 		}
 		pause = min(2*pause, retryMax)
@@ -381,7 +393,10 @@ func (j *Job) attempts(ctx context.Context, kind Kind, log *slog.Logger) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		err := kind.Run(ctx, j)
+		err := j.allowed(ctx)
+		if err == nil {
+			err = kind.Run(ctx, j)
+		}
 		if p := j.Progress(); p.ItemsDone+p.ItemsFailed > before { // it got further
 			n, pause, before = 1, retryMin, p.ItemsDone+p.ItemsFailed
 		}
@@ -393,6 +408,34 @@ func (j *Job) attempts(ctx context.Context, kind Kind, log *slog.Logger) error {
 			return context.Cause(ctx)
 		}
 		pause = min(2*pause, retryMax)
+	}
+}
+
+// allowed ends the job if whoever asked for it may not do it any more.
+func (j *Job) allowed(ctx context.Context) error {
+	if j.r.o.May == nil {
+		return nil
+	}
+	qctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	err := j.r.o.May(qctx, j.Record())
+	if k := vfs.KindOf(err); k == vfs.KindPerm || k == vfs.KindUnauthorized {
+		j.end(&refusal{err})
+	}
+	return err
+}
+
+// keepAllowed asks now and then until ctx ends. What is not known now is asked again.
+func (j *Job) keepAllowed(ctx context.Context) {
+	tick := time.NewTicker(j.r.o.Recheck)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			_ = j.allowed(ctx)
+		}
 	}
 }
 

@@ -155,7 +155,27 @@ func find(ctx context.Context, meta Meta, secret string, now time.Time) (*Princi
 	if err != nil {
 		return nil, vfs.Wrap(op, err)
 	}
-	t := r.GetAccessTokens().GetTokens()[0]
+	return valid(r.GetAccessTokens().GetTokens()[0], now)
+}
+
+// ByID is who has the token of an id, for what goes on in his name when he is not there; name is how the token was called.
+func ByID(ctx context.Context, meta Meta, id, name string, now time.Time) (*Principal, error) {
+	const op = "token"
+	r, err := meta.Query(ctx, clusterShard, &metapb.Query{Q: &metapb.Query_AccessTokens{AccessTokens: &metapb.AccessTokensQ{}}})
+	if err != nil {
+		return nil, vfs.Wrap(op, err)
+	}
+	for _, t := range r.GetAccessTokens().GetTokens() {
+		if t.Id == id {
+			return valid(t, now)
+		}
+	}
+	return nil, vfs.Errorf(vfs.KindUnauthorized, op, "%q was revoked: ask for a new one, and begin again", name)
+}
+
+// valid is who has t, if it has not expired.
+func valid(t *metapb.AccessToken, now time.Time) (*Principal, error) {
+	const op = "token"
 	if t.Expires != nil && !now.Before(timeOf(t.Expires)) {
 		return nil, vfs.Errorf(vfs.KindUnauthorized, op, "%q expired at %s: ask for a new one", t.Name, timeOf(t.Expires).Format(time.RFC3339))
 	}

@@ -52,7 +52,7 @@ func (c *Cluster) serveAPI(ctx context.Context) (err error) {
 		Files: func() api.Files { return c.gateway }, Imports: imports, Audit: c.audit, Logger: c.log,
 	})
 	c.admin = api.Serve(socket, api.Profiles(a), c.log)
-	gate := httpgate.Config{Meta: c.meta, Gateway: c.gateway, API: a, Imports: imports, Logger: c.log}
+	gate := httpgate.Config{Meta: c.meta, Gateway: c.gateway, API: a, Imports: imports, Recheck: c.cfg.recheck, Logger: c.log}
 	if c.apiLn == nil {
 		c.gate = httpgate.Start(gate)
 		return nil

@@ -80,6 +80,7 @@ type Config struct {
 	budget           int64         // bytes per second of each store, of clients and background work; 0: the default
 	work             ledger.Limits // of background work; zero: the defaults
 	foldAge          time.Duration // after the last write of what is folded; 0: the default
+	recheck          time.Duration // between looks whether who asked for a job may still do it; 0: the default
 	noUpkeep         bool          // stores delete and repair nothing by themselves
 }
 

@@ -46,6 +46,7 @@ type Config struct {
 	Logger   *slog.Logger
 
 	CollectInterval time.Duration // between looks for what uploads have left; default 5 min
+	Recheck         time.Duration // between looks whether who asked for a job may still do it; default that of package jobs
 }
 
 // Gate serves.
@@ -84,11 +85,12 @@ func Start(c Config) *Gate {
 	g := &Gate{cfg: c}
 	kinds := map[string]jobs.Kind{api.JobDelete: api.Deletion(c.Gateway)}
 	if c.Imports != nil {
-		kinds[api.JobImport] = api.Importation(c.Meta, c.Gateway, c.Imports)
+		kinds[api.JobImport] = api.Importation(c.Gateway, c.Imports)
 	}
 	maps.Copy(kinds, c.Kinds)
 	g.runner = jobs.Start(jobs.Options{
 		Meta: c.Meta, Name: c.Gateway.Name(), Origin: func() uint64 { return c.Gateway.Origin(clusterShard) }, Kinds: kinds, Logger: c.Logger,
+		May: api.JobAccess(c.Meta, time.Now), Recheck: c.Recheck,
 		Serves: func(id uint32) bool {
 			fs, _ := c.Gateway.FS(id)
 			return fs != nil
