@@ -60,46 +60,85 @@ func (c *bulkConn) send(p []byte) (int, error) {
 	if c.below == nil {
 		return c.Conn.Write(p)
 	}
-	c.below.hold()
-	n, err := c.Conn.Write(p)
-	if ferr := c.below.release(); err == nil {
-		err = ferr
-	}
-	return n, err
+	return c.below.holding(func() (int, error) { return c.Conn.Write(p) })
 }
 
 // heldConn gathers what is written while it is held.
 type heldConn struct {
 	net.Conn
+	gathers *sync.Pool // of []byte, for what is gathered
 
 	mu   sync.Mutex // guards what follows; writes are one after the other
-	held bool
-	b    []byte
+	held *[]byte    // nil: it is not held
 }
 
-func (c *heldConn) hold() {
+// newGathers has room for the records of what is written at once.
+func newGathers() *sync.Pool {
+	return &sync.Pool{New: func() any { b := make([]byte, 0, bulkBytes+16<<10); return &b }}
+}
+
+// holding sends what write writes at once.
+func (c *heldConn) holding(write func() (int, error)) (int, error) {
+	b := c.gathers.Get().(*[]byte)
+	c.mu.Lock()
+	c.held = b
+	c.mu.Unlock()
+	n, err := write()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.held = true
+	c.held = nil
+	if len(*b) > 0 {
+		if _, ferr := c.Conn.Write(*b); err == nil {
+			err = ferr
+		}
+		*b = (*b)[:0]
+	}
+	c.gathers.Put(b)
+	return n, err
 }
 
 func (c *heldConn) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.held {
+	if c.held == nil {
 		return c.Conn.Write(p)
 	}
-	c.b = append(c.b, p...)
+	*c.held = append(*c.held, p...)
 	return len(p), nil
 }
 
-func (c *heldConn) release() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.held = false
-	_, err := c.Conn.Write(c.b)
-	c.b = c.b[:0]
-	return err
+// belowKey is where the context of a request has the heldConn that its TLS goes over.
+type belowKey struct{}
+
+// TLS is ln over TLS. What Serve sends over its connections goes to the kernel in large pieces.
+func TLS(ln net.Listener, cfg *tls.Config) net.Listener {
+	cfg = cfg.Clone()
+	cfg.DynamicRecordSizingDisabled = true // whoever waits for the first byte of what comes from here waits for the last as well
+	return &heldListener{ln, cfg, newGathers()}
+}
+
+type heldListener struct {
+	net.Listener
+	cfg     *tls.Config
+	gathers *sync.Pool
+}
+
+func (l *heldListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return tls.Server(&heldConn{Conn: c, gathers: l.gathers}, l.cfg), nil
+}
+
+// belowOf is the context of a connection's requests.
+func belowOf(ctx context.Context, c net.Conn) context.Context {
+	if t, ok := c.(*tls.Conn); ok {
+		if below, ok := t.NetConn().(*heldConn); ok {
+			return context.WithValue(ctx, belowKey{}, below)
+		}
+	}
+	return ctx
 }
 
 // dialer opens connections for bulk.
@@ -107,6 +146,7 @@ type dialer struct {
 	net     net.Dialer
 	tls     *tls.Config
 	buffers *bulkBuffers
+	gathers *sync.Pool
 }
 
 func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
@@ -135,7 +175,11 @@ func (d *dialer) dialTLS(ctx context.Context, network, address string) (net.Conn
 		cfg = cfg.Clone()
 		cfg.ServerName = host
 	}
-	below := &heldConn{Conn: c}
+	below := &heldConn{Conn: c, gathers: d.gathers}
+	if !cfg.DynamicRecordSizingDisabled {
+		cfg = cfg.Clone()
+		cfg.DynamicRecordSizingDisabled = true
+	}
 	t := tls.Client(below, cfg)
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()

@@ -5,8 +5,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"io"
+	"log/slog"
 	"net"
+	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"sync/atomic"
 	"testing"
 )
@@ -44,7 +47,7 @@ func TestBulk(t *testing.T) {
 			if secure {
 				ln = tls.NewListener(ln, &tls.Config{Certificates: certs.TLS.Certificates})
 			}
-			d := &dialer{tls: &tls.Config{RootCAs: roots, ServerName: "example.com"}, buffers: newBulkBuffers()}
+			d := &dialer{tls: &tls.Config{RootCAs: roots, ServerName: "example.com"}, buffers: newBulkBuffers(), gathers: newGathers()}
 			dial := d.dial
 			if secure {
 				dial = d.dialTLS
@@ -115,3 +118,71 @@ func TestBulk(t *testing.T) {
 }
 
 type onlyReader struct{ io.Reader }
+
+// What a handler writes in large pieces over TLS goes to the kernel in large pieces, too, and arrives as it was.
+func TestBulkAnswers(t *testing.T) {
+	certs := httptest.NewUnstartedServer(nil)
+	certs.StartTLS()
+	defer certs.Close()
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := bytes.Repeat([]byte("0123456789abcde"), 1<<20/15)
+	n := &countingListener{Listener: inner}
+	srv := Serve(TLS(n, &tls.Config{Certificates: certs.TLS.Certificates}), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", strconv.Itoa(len(data)))
+		before := n.writes.Load()
+		out := newPatient(r.Context(), w)
+		for b := data; len(b) > 0; {
+			m, err := out.Write(b[:min(len(b), 700_000)])
+			if err != nil {
+				t.Errorf("write: %v", err)
+				return
+			}
+			b = b[m:]
+		}
+		if w := n.writes.Load() - before; w > 12 {
+			t.Errorf("%d writes", w)
+		}
+	}), slog.New(slog.DiscardHandler))
+	defer func() {
+		if err := srv.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}()
+	client := certs.Client()
+	defer client.CloseIdleConnections()
+	resp, err := client.Get("https://" + inner.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if got, err := io.ReadAll(resp.Body); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("%d bytes came, %v, not the %d that were sent", len(got), err, len(data))
+	}
+}
+
+// countingListener counts what is written to its connections.
+type countingListener struct {
+	net.Listener
+	writes atomic.Int64
+}
+
+func (l *countingListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &countedBy{c, &l.writes}, nil
+}
+
+type countedBy struct {
+	net.Conn
+	writes *atomic.Int64
+}
+
+func (c *countedBy) Write(p []byte) (int, error) {
+	c.writes.Add(1)
+	return c.Conn.Write(p)
+}

@@ -35,7 +35,7 @@ func Connect(e Endpoint) (*Client, error) {
 			return nil, vfs.Errorf(vfs.KindPerm, op, "%s: without TLS everybody on the way could read the token: write https://", e.URL)
 		}
 	}
-	d := &dialer{net: net.Dialer{Timeout: 10 * time.Second}, tls: &tls.Config{MinVersion: tls.VersionTLS12}, buffers: newBulkBuffers()}
+	d := &dialer{net: net.Dialer{Timeout: 10 * time.Second}, tls: &tls.Config{MinVersion: tls.VersionTLS12}, buffers: newBulkBuffers(), gathers: newGathers()}
 	tr := &http.Transport{DialContext: d.dial, DialTLSContext: d.dialTLS, MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute, ExpectContinueTimeout: patienceWithLeave, WriteBufferSize: 256 << 10, ReadBufferSize: 256 << 10}
 	if e.CA != "" {
 		d.tls = pki.PinnedTLS(strings.ToLower(strings.ReplaceAll(e.CA, ":", "")), "gateway", time.Now, func([]byte) {})

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -76,15 +77,34 @@ func flag(r *http.Request, name string) (bool, error) {
 	return b, nil
 }
 
+// patienceStep is how old a deadline may be before it is moved: what comes in small pieces would set a timer for each.
+const patienceStep = time.Second
+
 // patient writes to somebody for as long as he takes it.
 type patient struct {
-	w  io.Writer
-	rc *http.ResponseController
+	w     io.Writer
+	rc    *http.ResponseController
+	below *heldConn // nil: none
 }
 
-func (p *patient) Write(b []byte) (int, error) {
-	_ = p.rc.SetWriteDeadline(time.Now().Add(patienceWithPeer))
-	return p.w.Write(b)
+func newPatient(ctx context.Context, w http.ResponseWriter) *patient {
+	below, _ := ctx.Value(belowKey{}).(*heldConn)
+	return &patient{w: w, rc: http.NewResponseController(w), below: below}
+}
+
+func (p *patient) Write(b []byte) (n int, err error) {
+	for len(b) > 0 && err == nil {
+		_ = p.rc.SetWriteDeadline(time.Now().Add(patienceWithPeer))
+		piece := b[:min(len(b), bulkBytes)]
+		var m int
+		if p.below == nil {
+			m, err = p.w.Write(piece)
+		} else {
+			m, err = p.below.holding(func() (int, error) { return p.w.Write(piece) })
+		}
+		n, b = n+m, b[m:]
+	}
+	return n, err
 }
 
 // patientBody reads from somebody for as long as he sends.
@@ -92,11 +112,15 @@ type patientBody struct {
 	r     io.Reader
 	rc    *http.ResponseController
 	begun bool
+	moved time.Time
 }
 
 func (p *patientBody) Read(b []byte) (int, error) {
 	p.begun = true
-	_ = p.rc.SetReadDeadline(time.Now().Add(patienceWithPeer))
+	if now := time.Now(); now.Sub(p.moved) >= patienceStep {
+		p.moved = now
+		_ = p.rc.SetReadDeadline(now.Add(patienceWithPeer))
+	}
 	return p.r.Read(b)
 }
 
@@ -183,9 +207,9 @@ func (a *API) download(w http.ResponseWriter, r *http.Request) error {
 	if r.Method == http.MethodHead {
 		return nil
 	}
-	rc := http.NewResponseController(w)
-	_ = rc.SetReadDeadline(time.Time{}) // of the request, which is here: it would end the answer
-	return f.Copy(ctx, &patient{w, rc}, off, n)
+	out := newPatient(ctx, w)
+	_ = out.rc.SetReadDeadline(time.Time{}) // of the request, which is here: it would end the answer
+	return f.Copy(ctx, out, off, n)
 }
 
 // matches reports whether a list of ETags has one.
@@ -268,9 +292,9 @@ func (a *API) archive(w http.ResponseWriter, r *http.Request) error {
 		w.WriteHeader(http.StatusOK)
 		return nil
 	}
-	rc := http.NewResponseController(w)
-	_ = rc.SetReadDeadline(time.Time{})
-	return t.Archive(ctx, &patient{w, rc}, p, format)
+	out := newPatient(ctx, w)
+	_ = out.rc.SetReadDeadline(time.Time{})
+	return t.Archive(ctx, out, p, format)
 }
 
 // digest is the SHA-256 in a Content-Digest or Repr-Digest (RFC 9530), nil if it names none.

@@ -246,17 +246,24 @@ func (s *staged) publish(ctx context.Context, p Put) (*Node, error) {
 			c.UID, c.GID = &old.UID, &old.GID
 		}
 	}
+	before, err := t.FS.GetAttr(ctx, s.ino)
+	if err != nil {
+		return nil, about(err, op, p.Path)
+	}
+	// What it has already costs no command.
+	if c.UID != nil && *c.UID == before.UID && *c.GID == before.GID {
+		c.UID, c.GID = nil, nil
+	}
+	if c.Mode != nil && *c.Mode == before.Mode && c.UID == nil {
+		c.Mode = nil
+	}
 	for _, set := range []vfs.SetAttr{{UID: c.UID, GID: c.GID}, (&Change{Mode: c.Mode, Mtime: c.Mtime}).set()} {
 		if set.Empty() {
 			continue
 		}
-		if _, err := t.FS.SetAttr(ctx, &t.Cred, s.ino, set, true); err != nil {
+		if before, err = t.FS.SetAttr(ctx, &t.Cred, s.ino, set, true); err != nil {
 			return nil, about(err, op, p.Path)
 		}
-	}
-	before, err := t.FS.GetAttr(ctx, s.ino)
-	if err != nil {
-		return nil, about(err, op, p.Path)
 	}
 	s.close()
 	if p.Keep {

@@ -102,7 +102,7 @@ func Start(c Config) *Gate {
 	g.done.Go(func() { g.collect(ctx) })
 	if ln := c.Listener; ln != nil {
 		if c.TLS != nil {
-			ln = tls.NewListener(ln, c.TLS)
+			ln = api.TLS(ln, c.TLS)
 		}
 		g.srv = api.Serve(ln, c.API.Public(c.Web), c.Logger)
 	}
