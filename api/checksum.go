@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/rackfs/rackfs/internal/files"
 	"github.com/rackfs/rackfs/vfs"
 )
 
@@ -33,11 +32,8 @@ type Checksum struct {
 func (a *API) checksum(w http.ResponseWriter, r *http.Request) error {
 	const op = "checksum"
 	ctx, q := r.Context(), r.URL.Query()
-	p, err := files.ParsePath(q.Get("path"))
-	if err != nil {
-		return err
-	}
 	var off, length uint64
+	var err error
 	for name, to := range map[string]*uint64{"offset": &off, "length": &length} {
 		if s := q.Get(name); s != "" {
 			if *to, err = strconv.ParseUint(s, 10, 64); err != nil {
@@ -45,29 +41,21 @@ func (a *API) checksum(w http.ResponseWriter, r *http.Request) error {
 			}
 		}
 	}
-	t, _, err := a.tree(ctx, r.PathValue("workspace"), r.PathValue("filesystem"), false)
-	if err != nil {
-		return err
-	}
-	f, err := t.Open(ctx, p)
+	f, tag, err := a.open(r, op)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	attr := &f.Node.Attr
-	tag := etag(attr)
-	if m := r.Header.Get("If-Match"); m != "" && !matches(m, tag) {
-		return vfs.Errorf(vfs.KindChanged, op, "%s is not what it was: its ETag is %s", p.Shown(), tag)
-	}
+	attr, shown := &f.Node.Attr, f.Node.Path.Shown()
 	if off > attr.Size {
-		return vfs.Errorf(vfs.KindInvalid, op, "offset %d of %s, which has %d bytes", off, p.Shown(), attr.Size)
+		return vfs.Errorf(vfs.KindInvalid, op, "offset %d of %s, which has %d bytes", off, shown, attr.Size)
 	}
 	left := attr.Size - off
 	if length == 0 {
 		length = left
 	}
 	if length = min(length, left); length > ChecksumMax {
-		return vfs.Errorf(vfs.KindTooBig, op, "%d bytes of %s, at most %d at once: ask for ranges", length, p.Shown(), uint64(ChecksumMax))
+		return vfs.Errorf(vfs.KindTooBig, op, "%d bytes of %s, at most %d at once: ask for ranges", length, shown, uint64(ChecksumMax))
 	}
 	select {
 	case a.sums <- struct{}{}:

@@ -150,35 +150,46 @@ func attachment(name string, inline bool) string {
 	return fmt.Sprintf(`%s; filename="%s"; filename*=UTF-8''%s`, kind, ascii, strings.ReplaceAll(url.QueryEscape(strings.ToValidUTF8(name, "_")), "+", "%20"))
 }
 
-func (a *API) download(w http.ResponseWriter, r *http.Request) error {
+// open opens the file at the path in the query, which has to be what If-Match says, and returns its ETag, too. The caller closes it.
+func (a *API) open(r *http.Request, op string) (*files.File, string, error) {
 	ctx := r.Context()
 	p, err := files.ParsePath(r.URL.Query().Get("path"))
 	if err != nil {
-		return err
+		return nil, "", err
 	}
+	t, _, err := a.tree(ctx, r.PathValue("workspace"), r.PathValue("filesystem"), false)
+	if err != nil {
+		return nil, "", err
+	}
+	f, err := t.Open(ctx, p)
+	if err != nil {
+		return nil, "", err
+	}
+	tag := etag(&f.Node.Attr)
+	if m := r.Header.Get("If-Match"); m != "" && !matches(m, tag) {
+		f.Close()
+		return nil, "", vfs.Errorf(vfs.KindChanged, op, "%s is not what it was: its ETag is %s", p.Shown(), tag)
+	}
+	return f, tag, nil
+}
+
+func (a *API) download(w http.ResponseWriter, r *http.Request) error {
+	ctx := r.Context()
 	inline, err := flag(r, "inline")
 	if err != nil {
 		return err
 	}
-	t, _, err := a.tree(ctx, r.PathValue("workspace"), r.PathValue("filesystem"), false)
-	if err != nil {
-		return err
-	}
-	f, err := t.Open(ctx, p)
+	f, tag, err := a.open(r, "read")
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	attr := &f.Node.Attr
-	tag := etag(attr)
 	h := w.Header()
 	h.Set("ETag", tag)
 	h.Set("Last-Modified", attr.Mtime.UTC().Format(http.TimeFormat))
 	h.Set("Accept-Ranges", "bytes")
 	h.Set("Cache-Control", "private, no-cache")
-	if m := r.Header.Get("If-Match"); m != "" && !matches(m, tag) {
-		return vfs.Errorf(vfs.KindChanged, "read", "%s is not what it was: its ETag is %s", p.Shown(), tag)
-	}
 	if m := r.Header.Get("If-None-Match"); m != "" && matches(m, tag) {
 		w.WriteHeader(http.StatusNotModified)
 		return nil
@@ -196,7 +207,7 @@ func (a *API) download(w http.ResponseWriter, r *http.Request) error {
 		case ok && first > last:
 			h.Set("Content-Range", fmt.Sprintf("bytes */%d", attr.Size))
 			h.Del("Content-Type")
-			return &statusError{http.StatusRequestedRangeNotSatisfiable, vfs.Errorf(vfs.KindInvalid, "read", "range %q of %s, which has %d bytes", s, p.Shown(), attr.Size)}
+			return &statusError{http.StatusRequestedRangeNotSatisfiable, vfs.Errorf(vfs.KindInvalid, "read", "range %q of %s, which has %d bytes", s, f.Node.Path.Shown(), attr.Size)}
 		case ok:
 			off, n, status = first, last-first+1, http.StatusPartialContent
 			h.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", first, last, attr.Size))
@@ -340,6 +351,20 @@ func (a *API) origin(rec *metapb.FileSystem) (uint64, error) {
 	return o, nil
 }
 
+// keeping reports whether an upload is not to replace a file. What is not honoured is refused, or somebody would rely on it.
+func keeping(r *http.Request) (bool, error) {
+	if r.Header.Get("If-Match") != "" || r.Header.Get("If-Unmodified-Since") != "" {
+		return false, vfs.Errorf(vfs.KindNotSupported, "upload", "If-Match and If-Unmodified-Since are not known here: an upload replaces whatever is there, or nothing (If-None-Match: *)")
+	}
+	switch r.Header.Get("If-None-Match") {
+	case "":
+		return false, nil
+	case "*":
+		return true, nil
+	}
+	return false, vfs.Errorf(vfs.KindNotSupported, "upload", "If-None-Match: only * is known here")
+}
+
 func (a *API) upload(w http.ResponseWriter, r *http.Request) (err error) {
 	ctx := r.Context()
 	q := r.URL.Query()
@@ -365,15 +390,11 @@ func (a *API) upload(w http.ResponseWriter, r *http.Request) (err error) {
 			return vfs.Errorf(vfs.KindInvalid, "upload", "mtime %q: write it as 2026-11-26T20:00:00Z", s)
 		}
 	}
-	switch r.Header.Get("If-None-Match") {
-	case "":
-	case "*":
-		put.Keep = true
-	default:
-		return vfs.Errorf(vfs.KindNotSupported, "upload", "If-None-Match: only * is known here")
+	if put.Keep, err = keeping(r); err != nil {
+		return err
 	}
-	if r.Header.Get("If-Match") != "" || r.Header.Get("Content-Range") != "" {
-		return vfs.Errorf(vfs.KindNotSupported, "upload", "If-Match and Content-Range are not known here: files are replaced as a whole")
+	if r.Header.Get("Content-Range") != "" {
+		return vfs.Errorf(vfs.KindNotSupported, "upload", "Content-Range is not known here: files are replaced as a whole")
 	}
 	if e := r.Header.Get("Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") {
 		return &statusError{http.StatusUnsupportedMediaType, vfs.Errorf(vfs.KindNotSupported, "upload", "Content-Encoding %q: send the file as it is", e)}

@@ -118,6 +118,10 @@ func (a *API) tusCreate(w http.ResponseWriter, r *http.Request) (err error) {
 			return vfs.Errorf(vfs.KindInvalid, op, "sha256 %.80q: write it in hex", v)
 		}
 	}
+	keep, err := keeping(r)
+	if err != nil {
+		return err
+	}
 	var sync bool
 	for name, to := range map[string]*bool{"parents": &s.Parents, "keep": &s.Keep, "sync": &sync} {
 		if v := param(name); v != "" {
@@ -126,6 +130,7 @@ func (a *API) tusCreate(w http.ResponseWriter, r *http.Request) (err error) {
 			}
 		}
 	}
+	s.Keep = s.Keep || keep
 	t, rec, err := a.tree(ctx, workspace, name, true)
 	if err != nil {
 		return err

@@ -352,6 +352,19 @@ func TestResumedUploads(t *testing.T) {
 	// Nothing is complete at once.
 	create("/empty", 0)
 	u.get("/empty").want(t, "get", 200)
+	// What is there and is to stay is known before anything is sent; conditions that are not honoured are refused.
+	begin := "/uploads/default/default?path=/empty"
+	u.tus("POST", begin+"&keep=true", nil, "Upload-Length", "10").want(t, "keep", 409, "file exists")
+	u.tus("POST", begin, nil, "Upload-Length", "10", "If-None-Match", "*").want(t, "if none match", 409, "file exists")
+	u.tus("POST", begin, nil, "Upload-Length", "10", "If-Match", `"x"`).want(t, "if match", 501, "If-Match")
+	// One that is made meanwhile stays as well.
+	late := create("/late", 3, "keep", "true")
+	u.put("/late", []byte("first")).want(t, "put", 201)
+	u.tus("PATCH", late, bytes.NewReader(data[:3]), "Upload-Offset", "0").want(t, "keep", 409, "file exists")
+	if r := u.get("/late"); string(r.body) != "first" {
+		t.Errorf("it is %q", r.body)
+	}
+	u.tus("DELETE", late, nil).want(t, "give up", 204)
 	// One is given up.
 	gone := create("/gone", 10)
 	u.tus("PATCH", gone, bytes.NewReader(data[:5]), "Upload-Offset", "0").want(t, "a piece", 204)

@@ -73,7 +73,7 @@ func (u *Uploads) Begin(ctx context.Context, t *Tree, s Start) (*metapb.Upload, 
 	if _, err := metaTime(meta); err != nil {
 		return nil, err
 	}
-	d, err := t.place(ctx, s.Path, s.Parents, op)
+	d, err := t.place(ctx, s.Path, s.Parents, s.Keep, op)
 	if err != nil {
 		return nil, err
 	}

@@ -40,7 +40,7 @@ func (t *Tree) Write(ctx context.Context, r io.Reader, p Put) (*Node, error) {
 	if p.Length >= 0 && uint64(p.Length) > vfs.MaxSize {
 		return nil, vfs.Errorf(vfs.KindTooBig, op, "%s: %d bytes", p.Path.Shown(), p.Length)
 	}
-	d, err := t.place(ctx, p.Path, p.Parents, op)
+	d, err := t.place(ctx, p.Path, p.Parents, p.Keep, op)
 	if err != nil {
 		return nil, err
 	}
@@ -74,8 +74,8 @@ func (t *Tree) Write(ctx context.Context, r io.Reader, p Put) (*Node, error) {
 	return node, err
 }
 
-// place is the directory that a new file comes into.
-func (t *Tree) place(ctx context.Context, p Path, parents bool, op string) (*Node, error) {
+// place is the directory that a new file comes into, with keep not in the place of another one.
+func (t *Tree) place(ctx context.Context, p Path, parents, keep bool, op string) (*Node, error) {
 	up, name := p.Split()
 	if name == "" {
 		return nil, vfs.Errorf(vfs.KindIsDir, op, "/")
@@ -96,6 +96,8 @@ func (t *Tree) place(ctx context.Context, p Path, parents bool, op string) (*Nod
 		return nil, about(err, op, p)
 	case old.IsDir():
 		return nil, vfs.Errorf(vfs.KindIsDir, op, "%s", p.Shown())
+	case keep: // at the end it is asked again; now, before a gigabyte has come, it costs nothing
+		return nil, vfs.Errorf(vfs.KindExists, op, "%s", p.Shown())
 	}
 	return d, about(d.Attr.CheckAccess(&t.Cred, vfs.AccessWrite|vfs.AccessExec, op), op, p)
 }
@@ -231,7 +233,7 @@ func (s *staged) commit(ctx context.Context) error {
 func (s *staged) publish(ctx context.Context, p Put) (*Node, error) {
 	const op = "upload"
 	t := s.t
-	d, err := t.place(ctx, p.Path, p.Parents, op) // it may have gone elsewhere
+	d, err := t.place(ctx, p.Path, p.Parents, false, op) // it may have gone elsewhere
 	if err != nil {
 		return nil, err
 	}
@@ -267,7 +269,14 @@ func (s *staged) publish(ctx context.Context, p Put) (*Node, error) {
 	}
 	s.close()
 	if p.Keep {
-		if _, _, err := t.FS.Link(ctx, &t.Cred, s.ino, d.Attr.Ino, name); err != nil {
+		_, _, err := t.FS.Link(ctx, &t.Cred, s.ino, d.Attr.Ino, name)
+		if vfs.KindOf(err) == vfs.KindExists {
+			// Perhaps it is this very file, of a gateway that ended before it noted that.
+			if a, lerr := t.FS.Lookup(ctx, &t.Cred, d.Attr.Ino, name); lerr == nil && a.Ino == s.ino {
+				err = nil
+			}
+		}
+		if err != nil {
 			return nil, about(err, op, p.Path)
 		}
 		s.drop() // its hidden name only
