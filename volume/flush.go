@@ -12,7 +12,11 @@ import (
 
 // Limits of one flush and of one CommitData command.
 const (
-	inlineMax      = 4 << 10 // bytes that are flushed into the metadata instead of blocks
+	inlineMax = 4 << 10 // bytes that are flushed into the metadata instead of blocks
+	// inlineScattered is the same where no piece is longer than inlineMax.
+	inlineScattered = 64 << 10
+	// commitInline is how many bytes in the metadata make a command long enough.
+	commitInline   = 128 << 10
 	pageSize       = 4 << 10 // an inline extent lies in one page
 	commitExtents  = 512
 	flushRetryMin  = 20 * time.Millisecond
@@ -27,6 +31,14 @@ type flushed struct {
 	end  uint64
 }
 
+// inlined is how many of its bytes travel in the command.
+func (f *flushed) inlined() (n int) {
+	for i := range f.exts {
+		n += len(f.exts[i].seg.inline)
+	}
+	return n
+}
+
 // newExtent is one piece (or a page of it) in its new place.
 type newExtent struct {
 	seg segment
@@ -37,15 +49,25 @@ type newExtent struct {
 // flushed yet. If that is little, it goes into the metadata. e.mu is held.
 func (v *Volume) flushLocked(e *inode, off, end uint64) {
 	chunks := e.in(off, end)
-	n := 0
-	for _, ch := range chunks {
-		n += ch.dirty.bytes()
-	}
+	inline := little(chunks)
 	for _, ch := range chunks {
 		if len(ch.dirty) > 0 && len(ch.flushing) == 0 {
-			v.flushChunk(e, ch, n <= inlineMax)
+			v.flushChunk(e, ch, inline)
 		}
 	}
+}
+
+// little reports whether what is dirty in chunks, for which somebody waits, goes into the metadata: little altogether, or some pieces of which each
+// would be, for as a block each costs as many shards, and syncs, as one of 32 KiB.
+func little(chunks []*chunk) bool {
+	n, longest := 0, 0
+	for _, ch := range chunks {
+		for _, p := range ch.dirty {
+			n += p.n
+			longest = max(longest, p.n)
+		}
+	}
+	return n <= inlineMax || n <= inlineScattered && longest <= inlineMax
 }
 
 // flushChunk starts the flush of one chunk. e.mu is held.
@@ -113,6 +135,7 @@ func (v *Volume) commitReady(e *inode, f flushed) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.ready = append(e.ready, f)
+	e.gathering.changed()
 	if !e.committing {
 		e.committing = true
 		v.drain(e)
@@ -130,14 +153,17 @@ func (v *Volume) drain(e *inode) {
 			continue
 		}
 		// As many as fit one command, but always one.
-		n, exts := 1, len(e.ready[0].exts)
-		for n < len(e.ready) && exts+len(e.ready[n].exts) <= commitExtents && !e.cutLoose(e.ready[n].ch) {
+		n, exts, bytes := 1, len(e.ready[0].exts), e.ready[0].inlined()
+		for n < len(e.ready) && exts+len(e.ready[n].exts) <= commitExtents && bytes+e.ready[n].inlined() <= commitInline && !e.cutLoose(e.ready[n].ch) {
 			exts += len(e.ready[n].exts)
+			bytes += e.ready[n].inlined()
 			n++
 		}
 		batch := slices.Clone(e.ready[:n])
 		e.ready = slices.Delete(e.ready, 0, n)
+		began := time.Now()
 		v.commitBatch(e, batch)
+		v.gather(e, piecesIn(batch)+piecesIn(e.ready), time.Since(began))
 	}
 	e.committing = false
 	e.wake()

@@ -62,8 +62,9 @@ type inode struct {
 
 	ready      []flushed // blocks written, waiting for the committer
 	committing bool
-	told       uint64        // the newest write whose effect on attributes the metadata knows
-	notify     chan struct{} // closed when something was flushed, lost or cut off, or may be flushed again
+	gathering
+	told   uint64        // the newest write whose effect on attributes the metadata knows
+	notify chan struct{} // closed when something was flushed, lost or cut off, or may be flushed again
 
 	ext       extentMap
 	extChange uint64          // the change value at which ext was true (without a lease)
@@ -94,7 +95,9 @@ func newInode(ino vfs.Ino) *inode {
 		gate:    semaphore.NewWeighted(gateWide),
 		leasing: semaphore.NewWeighted(1),
 		notify:  make(chan struct{}),
-		frozen:  ^uint64(0),
+
+		gathering: gathering{more: make(chan struct{}, 1)},
+		frozen:    ^uint64(0),
 	}
 }
 

@@ -213,6 +213,14 @@ func (v *Volume) sync(ctx context.Context, e *inode, r span, seq, losses uint64,
 	timer := time.NewTimer(v.cfg.StallTimeout)
 	defer timer.Stop()
 	request := vfs.RequestOf(ctx)
+	e.mu.Lock()
+	e.syncing++
+	e.mu.Unlock()
+	defer func() {
+		e.mu.Lock()
+		e.syncing--
+		e.mu.Unlock()
+	}()
 	for {
 		e.mu.Lock()
 		if err := e.err; err != nil {
