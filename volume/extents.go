@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"cmp"
 	"slices"
 	"sort"
 )
@@ -40,13 +41,71 @@ func (s *segment) joins(t *segment) bool {
 		(s.block.ID == 0 || uint64(s.blockOff)+(s.end-s.off) == uint64(t.blockOff))
 }
 
-// extentMap is what is known of a file's extents: ascending and disjoint. A
-// range without a segment is not known.
-type extentMap []segment
+// leafSegments is the most segments in a leaf of an extentMap.
+const leafSegments = 256
 
-// at is the index of the first segment that ends after off.
-func (m extentMap) at(off uint64) int {
-	return sort.Search(len(m), func(i int) bool { return m[i].end > off })
+// extentMap is what is known of a file's extents: ascending and disjoint. A
+// range without a segment is not known. The segments are in leaves, none empty: written at random, a file of a GiB has a quarter of a million, and
+// in one slice each new one would move half of them.
+type extentMap struct {
+	leaves [][]segment
+	most   int // segments in a leaf; 0 is leafSegments
+}
+
+// place is where a segment is in an extentMap: in which leaf, and there. Behind the last one it is {len(leaves), 0}.
+type place struct{ leaf, i int }
+
+func extentMapOf(s segment) extentMap { return extentMap{leaves: [][]segment{{s}}} }
+
+// len is how many segments there are.
+func (m *extentMap) len() (n int) {
+	for _, l := range m.leaves {
+		n += len(l)
+	}
+	return n
+}
+
+// at is the place of the first segment that ends after off.
+func (m *extentMap) at(off uint64) place {
+	l := sort.Search(len(m.leaves), func(i int) bool { return m.leaves[i][len(m.leaves[i])-1].end > off })
+	if l == len(m.leaves) {
+		return place{l, 0}
+	}
+	return place{l, sort.Search(len(m.leaves[l]), func(i int) bool { return m.leaves[l][i].end > off })}
+}
+
+// from is the place of the first segment that begins at or after off.
+func (m *extentMap) from(off uint64) place {
+	l := sort.Search(len(m.leaves), func(i int) bool { return m.leaves[i][len(m.leaves[i])-1].off >= off })
+	if l == len(m.leaves) {
+		return place{l, 0}
+	}
+	return place{l, sort.Search(len(m.leaves[l]), func(i int) bool { return m.leaves[l][i].off >= off })}
+}
+
+// get is the segment at p; nil if p is behind the last one.
+func (m *extentMap) get(p place) *segment {
+	if p.leaf == len(m.leaves) {
+		return nil
+	}
+	return &m.leaves[p.leaf][p.i]
+}
+
+// next is the place behind p, which is not behind the last segment.
+func (m *extentMap) next(p place) place {
+	if p.i++; p.i == len(m.leaves[p.leaf]) {
+		return place{p.leaf + 1, 0}
+	}
+	return p
+}
+
+// between is how many segments lie from a to b.
+func (m *extentMap) between(a, b place) int {
+	n := b.i - a.i
+	for _, l := range m.leaves[a.leaf:b.leaf] {
+		n += len(l)
+	}
+	return n
 }
 
 // put makes [s.off, s.end) what s says.
@@ -54,24 +113,61 @@ func (m *extentMap) put(s segment) {
 	if s.off >= s.end {
 		return
 	}
-	i := m.at(s.off)
-	j := i + sort.Search(len(*m)-i, func(k int) bool { return (*m)[i+k].off >= s.end })
-	var repl [3]segment
-	r := repl[:0]
-	if i < j && (*m)[i].off < s.off {
-		r = append(r, (*m)[i].within((*m)[i].off, s.off))
+	i, j := m.at(s.off), m.from(s.end)
+	var few [5]segment
+	r := few[:0]
+	// The neighbours are put again, for what continues is joined, so that a file written in order stays one segment.
+	switch {
+	case i.i > 0:
+		i.i--
+		r = append(r, *m.get(i))
+	case i.leaf > 0:
+		i.leaf--
+		i.i = len(m.leaves[i.leaf]) - 1
+		r = append(r, *m.get(i))
+	}
+	if x := m.get(m.at(s.off)); x != nil && x.off < s.off {
+		r = append(r, x.within(x.off, s.off))
 	}
 	r = append(r, s)
-	if i < j && (*m)[j-1].end > s.end {
-		r = append(r, (*m)[j-1].within(s.end, (*m)[j-1].end))
+	if x := m.get(m.at(s.end - 1)); x != nil && x.off < s.end && x.end > s.end {
+		r = append(r, x.within(s.end, x.end))
 	}
-	*m = slices.Replace(*m, i, j, r...)
-	// Join what continues, so that a file written in order stays one segment.
-	for k := min(i+len(r), len(*m)-1); k > 0 && k >= i; k-- {
-		if (*m)[k-1].joins(&(*m)[k]) {
-			(*m)[k-1].end = (*m)[k].end
-			*m = slices.Delete(*m, k, k+1)
+	if x := m.get(j); x != nil {
+		r = append(r, *x)
+		j = m.next(j)
+	}
+	for k := len(r) - 1; k > 0; k-- {
+		if r[k-1].joins(&r[k]) {
+			r[k-1].end = r[k].end
+			r = slices.Delete(r, k, k+1)
 		}
+	}
+	m.replace(i, j, r)
+}
+
+// replace puts list, a few segments, in the place of those from i to j.
+func (m *extentMap) replace(i, j place, list []segment) {
+	if i.leaf == len(m.leaves) { // the first ones: else the last segment would be replaced too
+		m.leaves = append(m.leaves, slices.Clone(list))
+		return
+	}
+	if i.leaf == j.leaf {
+		m.leaves[i.leaf] = slices.Replace(m.leaves[i.leaf], i.i, j.i, list...)
+	} else {
+		m.leaves[i.leaf] = slices.Replace(m.leaves[i.leaf], i.i, len(m.leaves[i.leaf]), list...)
+		gone := j.leaf
+		if j.i > 0 {
+			m.leaves[j.leaf] = slices.Delete(m.leaves[j.leaf], 0, j.i)
+		}
+		m.leaves = slices.Delete(m.leaves, i.leaf+1, gone)
+	}
+	if l, most := m.leaves[i.leaf], cmp.Or(m.most, leafSegments); len(l) > most {
+		half := len(l) / 2
+		right := append(make([]segment, 0, most), l[half:]...)
+		clear(l[half:])
+		m.leaves[i.leaf] = l[:half]
+		m.leaves = slices.Insert(m.leaves, i.leaf+1, right)
 	}
 }
 
@@ -80,13 +176,14 @@ func (m *extentMap) cut(size uint64) { m.put(segment{off: size, end: maxOffset})
 
 // find appends to out the segments of [off, end), cut to it; ok tells that all
 // of it is known.
-func (m extentMap) find(off, end uint64, out []segment) (_ []segment, ok bool) {
-	for i := m.at(off); off < end; i++ {
-		if i == len(m) || m[i].off > off {
+func (m *extentMap) find(off, end uint64, out []segment) (_ []segment, ok bool) {
+	for p := m.at(off); off < end; p = m.next(p) {
+		s := m.get(p)
+		if s == nil || s.off > off {
 			return out, false
 		}
-		hi := min(end, m[i].end)
-		out = append(out, m[i].within(off, hi))
+		hi := min(end, s.end)
+		out = append(out, s.within(off, hi))
 		off = hi
 	}
 	return out, true
@@ -95,7 +192,7 @@ func (m extentMap) find(off, end uint64, out []segment) (_ []segment, ok bool) {
 // mayGrow reports whether a write of [lo, hi), which lies in one page, may add to the bytes that are allocated: unless
 // it lies within what is allocated, and that is all that the page has. (Inline pieces of a page are
 // merged, with zeros between them.)
-func (m extentMap) mayGrow(lo, hi uint64) bool {
+func (m *extentMap) mayGrow(lo, hi uint64) bool {
 	first := lo - lo%pageSize
 	var few [8]segment
 	list, known := m.find(first, first+pageSize, few[:0])
@@ -119,13 +216,14 @@ func (m extentMap) mayGrow(lo, hi uint64) bool {
 }
 
 // knows reports whether all of the spans is known.
-func (m extentMap) knows(spans []span) bool {
-	for _, s := range spans {
-		for i, off := m.at(s.off), s.off; off < s.end; i++ {
-			if i == len(m) || m[i].off > off {
+func (m *extentMap) knows(spans []span) bool {
+	for _, x := range spans {
+		for p, off := m.at(x.off), x.off; off < x.end; p = m.next(p) {
+			s := m.get(p)
+			if s == nil || s.off > off {
 				return false
 			}
-			off = m[i].end
+			off = s.end
 		}
 	}
 	return true

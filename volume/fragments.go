@@ -50,7 +50,7 @@ func (v *Volume) noteFragments(e *inode, exts []newExtent) {
 			inline = inline || exts[i].seg.inline != nil
 		}
 		// A file that fits a page stays in the metadata.
-		pieces := e.meta.Size > inlineMax && (inline || e.ext.at(off+chunkSize-1)-e.ext.at(off)+1 >= fragmentSegments)
+		pieces := e.meta.Size > inlineMax && (inline || e.ext.between(e.ext.at(off), e.ext.at(off+chunkSize-1))+1 >= fragmentSegments)
 		k := fragmentKey{e.ino, off}
 		f.mu.Lock()
 		if _, known := f.at[k]; known || pieces && len(f.at) < maxFragments {

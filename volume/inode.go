@@ -211,7 +211,7 @@ func (e *inode) grant(l *metapb.Lease, a vfs.Attr) {
 		e.over = overlay{}
 		e.extChanged(span{0, maxOffset})
 		if e.extChange != a.Change {
-			e.ext = nil
+			e.ext = extentMap{}
 		}
 		return
 	}
@@ -344,7 +344,7 @@ func (v *Volume) loseLease(e *inode, err error) {
 	e.known, e.fresh = false, false
 	e.over = overlay{}
 	e.sharing.epoch = 0
-	e.ext, e.extChange = nil, 0
+	e.ext, e.extChange = extentMap{}, 0
 	e.extChanged(span{0, maxOffset})
 	e.gen++
 }
@@ -356,6 +356,6 @@ func (v *Volume) kill(e *inode) {
 	}
 	e.dead, e.orphan = true, false
 	v.dropDirty(e, nil)
-	e.ext = nil
+	e.ext = extentMap{}
 	e.extChanged(span{0, maxOffset})
 }

@@ -307,7 +307,7 @@ func (v *Volume) create(ctx context.Context, c *vfs.Cred, dir vfs.Ino, name stri
 		if out.New {
 			e.mu.Lock()
 			if e.leased() && e.meta.Change == out.Attr.Change {
-				e.ext, e.extChange = extentMap{{off: 0, end: maxOffset}}, out.Attr.Change
+				e.ext, e.extChange = extentMapOf(segment{off: 0, end: maxOffset}), out.Attr.Change
 			}
 			e.mu.Unlock()
 		} else {

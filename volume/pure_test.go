@@ -2,6 +2,7 @@ package volume
 
 import (
 	"bytes"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -111,7 +112,7 @@ func TestExtentMap(t *testing.T) {
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		const space = 400
-		var m extentMap
+		m := extentMap{most: 4} // so that there are many leaves
 		var model [space]src
 		id := uint64(0)
 		t.Repeat(map[string]func(*rapid.T){
@@ -139,10 +140,11 @@ func TestExtentMap(t *testing.T) {
 				}
 			},
 			"continue": func(t *rapid.T) { // the next part of the block before, as reads of extents give
-				if len(m) == 0 {
+				all := slices.Concat(m.leaves...)
+				if len(all) == 0 {
 					return
 				}
-				s := m[rapid.IntRange(0, len(m)-1).Draw(t, "which")]
+				s := all[rapid.IntRange(0, len(all)-1).Draw(t, "which")]
 				n := rapid.Uint64Range(1, 50).Draw(t, "n")
 				if s.block.ID == 0 || s.end+n > space {
 					return
@@ -161,9 +163,18 @@ func TestExtentMap(t *testing.T) {
 				}
 			},
 			"": func(t *rapid.T) {
-				for i := 1; i < len(m); i++ {
-					if m[i-1].end > m[i].off || m[i-1].joins(&m[i]) {
-						t.Fatalf("segments %+v, %+v", m[i-1], m[i])
+				all := slices.Concat(m.leaves...)
+				if len(all) != m.len() || len(all) > 0 && m.between(m.at(0), m.at(all[len(all)-1].off)) != len(all)-1 {
+					t.Fatalf("%d segments, counted as %d", len(all), m.len())
+				}
+				for i := 1; i < len(all); i++ {
+					if all[i-1].end > all[i].off || all[i-1].joins(&all[i]) {
+						t.Fatalf("segments %+v, %+v", all[i-1], all[i])
+					}
+				}
+				for _, l := range m.leaves {
+					if len(l) == 0 || len(l) > m.most {
+						t.Fatalf("a leaf of %d segments", len(l))
 					}
 				}
 				off := rapid.Uint64Range(0, space-1).Draw(t, "find")
@@ -219,5 +230,21 @@ func TestTroubles(t *testing.T) {
 	}
 	if n := tr.failed("flush", start.Add(2*logIntervalMax)); n != 1 {
 		t.Errorf("the first failure of another outage: %d", n)
+	}
+}
+
+// BenchmarkExtentMap puts pages at random into a file of 256 MiB that was one extent every 4 MiB.
+func BenchmarkExtentMap(b *testing.B) {
+	order := rand.New(rand.NewPCG(1, 2))
+	var m extentMap
+	for i := 0; b.Loop(); i++ {
+		if i%65536 == 0 {
+			m = extentMap{}
+			for c := range uint64(64) {
+				m.put(segment{off: c * chunkSize, end: (c + 1) * chunkSize, block: Block{ID: c + 1, Len: chunkSize}})
+			}
+		}
+		off := uint64(order.IntN(65536)) * pageSize
+		m.put(segment{off: off, end: off + pageSize, block: Block{ID: uint64(i + 100), Len: pageSize}})
 	}
 }

@@ -118,7 +118,7 @@ func (v *Volume) clone(ctx context.Context, c *vfs.Cred, src vfs.Ino, srcOff uin
 				Ino: uint64(dst), LeaseEpoch: ask.epoch, Change: ask.change, Offset: ask.at, Length: n - done,
 				SrcIno: uint64(src), SrcLeaseEpoch: srcEpoch, SrcOffset: srcOff + done, Whole: true,
 			}}}
-		}, func(span, *metapb.RangeResult) { d.ext = nil })
+		}, func(span, *metapb.RangeResult) { d.ext = extentMap{} })
 	}
 	if err = pieces(); vfs.KindOf(err) == vfs.KindQuota {
 		// What is reserved here for writes to come serves this as well.

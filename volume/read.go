@@ -63,7 +63,7 @@ func (v *Volume) Read(ctx context.Context, ino vfs.Ino, off uint64, p []byte) (i
 			return 0, false, vfs.Wrap(op, err)
 		}
 		e.mu.Lock()
-		e.ext = nil
+		e.ext = extentMap{}
 		e.extChanged(span{0, maxOffset})
 		e.mu.Unlock()
 		if try == readTries {
@@ -265,15 +265,17 @@ func (v *Volume) queryExtents(ctx context.Context, e *inode, off, n uint64, rese
 	if e.dead || !e.leased() && e.extGen != gen {
 		return ans, nil
 	}
-	if !e.leased() && e.extChange != ans.change || len(e.ext)+len(ans.segs) > extentsKept {
-		e.ext = nil
+	if !e.leased() && e.extChange != ans.change || e.ext.len()+ans.segs.len() > extentsKept {
+		e.ext = extentMap{}
 	}
 	if !e.leased() {
 		e.extChange = ans.change
 	}
-	for _, s := range ans.segs {
-		for _, k := range e.unchanged(span{s.off, s.end}, gen) {
-			e.ext.put(s.within(k.off, k.end))
+	for _, leaf := range ans.segs.leaves {
+		for _, s := range leaf {
+			for _, k := range e.unchanged(span{s.off, s.end}, gen) {
+				e.ext.put(s.within(k.off, k.end))
+			}
 		}
 	}
 	return ans, nil

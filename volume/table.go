@@ -94,7 +94,7 @@ func (v *Volume) release(e *inode) {
 		return
 	}
 	e.mu.Lock()
-	empty := len(e.chunks) == 0 && (e.dead || !e.leased() && len(e.ext) == 0 && e.err == nil)
+	empty := len(e.chunks) == 0 && (e.dead || !e.leased() && len(e.ext.leaves) == 0 && e.err == nil)
 	e.mu.Unlock()
 	if empty {
 		t.remove(e)
@@ -303,7 +303,7 @@ func (v *Volume) giveBackLease(ctx context.Context, e *inode, flush bool) {
 		return
 	}
 	if e.dead || !e.leased() {
-		e.ext, e.extChange = nil, 0
+		e.ext, e.extChange = extentMap{}, 0
 		e.mu.Unlock()
 		return
 	}
