@@ -3,7 +3,7 @@
 #
 #   bench-report.sh DIR OUT [PART...]
 #
-# DIR is a directory on the disk that is meant, OUT where results go (PART.json). Parts: names data streams large kernel growth-names growth-data
+# DIR is a directory on the disk that is meant, OUT where results go (PART.json). Parts: names data streams large kernel growth-names growth-large growth-data
 # others-names others-data, and report, which makes pages of the results that are there; without any: all. kernel and others need root; BIN is the binary
 # (bin/rackfs). Each part has a new cluster, which is removed after it. mixed.json, of an hour of mixed load, is part of the report if it is there. RUN is put before each measurement, such as a lock that keeps others off.
 set -euo pipefail
@@ -37,7 +37,7 @@ others() { # PART FLAGS...
 RUN=${RUN:-}
 kernel_test=(go test ./test/kernel)
 [ -z "${KERNEL_TEST:-}" ] || kernel_test=("$KERNEL_TEST") # made by go test -c
-[ $# -gt 0 ] || set -- names data streams large kernel growth-names growth-data others-names others-data report
+[ $# -gt 0 ] || set -- names data streams large kernel growth-names growth-large growth-data others-names others-data report
 for part in "$@"; do
 	case $part in
 	names) compare names --workload metadata-private,metadata-shared,small-files --workers 64 --time 2s --repeat 3 ;;
@@ -49,7 +49,8 @@ for part in "$@"; do
 		TMPDIR=$work RACKFS_TEST_BINARY=$bin RACKFS_BENCH_OUT=$out/kernel.json RACKFS_BENCH_FLAGS="--repeat 1" \
 			$RUN "${kernel_test[@]}" -test.run '^$' -test.bench BenchmarkKernelClient -test.benchtime 1x
 		;;
-	growth-names) growth growth-names --workload metadata-private,metadata-shared,large-directory --time 1s --files 50 --entries 10000 --repeat 3 ;;
+	growth-names) growth growth-names --workload metadata-private,metadata-shared --time 1s --files 50 --repeat 3 ;;
+	growth-large) growth growth-large --workload large-directory --time 1s --entries 10000 --repeat 3 ;;
 	growth-data) growth growth-data --workload small-files,random,streams --time 2s --files 20 --random-size 64MiB --stream-size 32MiB --repeat 3 ;;
 	others-names) others others-names --workload metadata-private,small-files --workers 16 --time 1s --files 100 --repeat 3 ;;
 	others-data) others others-data --workload streams,random,tree,large-directory --workers 8 --time 1s --stream-size 32MiB --random-size 64MiB --tree-files 200 --entries 2000 --repeat 3 ;;
@@ -70,7 +71,7 @@ for part in "$@"; do
 		}
 		page report names data streams large kernel mixed
 		page others others-names others-data
-		page growth growth-names growth-data
+		page growth growth-names growth-large growth-data
 		;;
 	*)
 		echo "bench-report: there is no part $part" >&2

@@ -4,15 +4,22 @@ package kernel
 
 import (
 	"archive/tar"
+	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	hdr "github.com/HdrHistogram/hdrhistogram-go"
+
+	"github.com/rackfs/rackfs/bench"
 	"github.com/rackfs/rackfs/internal/kclient"
 )
 
@@ -21,9 +28,9 @@ import (
 //
 //	TMPDIR=/path/on/the/disk go test -run '^$' -bench BenchmarkKernelClient -benchtime 1x ./test/kernel
 //
-// It unpacks a tree of 2,000 small files with tar, then runs `rackfs bench compare` in the guest: a source tree, a directory that is listed cold, streams.
-// RACKFS_BENCH_ENTRIES is the size of the directory (100,000), RACKFS_BENCH_FLAGS are more flags of `rackfs bench compare`, RACKFS_BENCH_OUT a file for
-// its results.
+// It unpacks a tree of 2,000 small files with tar, lists a directory with attributes that another client has filled (RACKFS_BENCH_ENTRIES, 100,000) and
+// runs `rackfs bench compare` in the guest: a source tree, and streams. RACKFS_BENCH_FLAGS are more flags of that, RACKFS_BENCH_OUT is a file for all
+// results, where the first two are workload kernel-client.
 //
 // The guest has one processor and shares the machine's: rates are its own, only the server's CPU is comparable with other clients'. The directory below
 // Ganesha has ext4's attribute D, so that changes of names are on its disk before they are answered, as ours are.
@@ -36,14 +43,30 @@ func BenchmarkKernelClient(b *testing.B) {
 
 const (
 	untarFiles = 2000
+	fillers    = 16 // that create entries of the directory at once
 	speedWait  = 30 * time.Minute
 )
 
 // measured is a server under measurement.
 type measured struct {
 	name, mount, promise string
+	addr, export         string
 	pid                  int
 	meter                string
+}
+
+// sample is one of something that was done once.
+func (m *measured) sample(phase, unit string, ops int, took, cpu time.Duration) (bench.Record, error) {
+	h := hdr.New(1, int64(time.Hour), 3)
+	if err := h.RecordValue(int64(took)); err != nil {
+		return bench.Record{}, err
+	}
+	raw, err := h.Encode(hdr.V2CompressedEncodingCookieBase)
+	s, used := took.Seconds(), cpu.Seconds()
+	return bench.Record{Sample: &bench.Sample{
+		Target: m.name, Workload: "kernel-client", Phase: phase, Unit: unit, Workers: 1, Ops: int64(ops), Seconds: s, ServerCPU: &used,
+		Latency: bench.Latency{Calls: 1, Mean: s, P50: s, P90: s, P99: s, P999: s, Max: s, Histogram: raw},
+	}}, err
 }
 
 func kernelClient(b *testing.B) {
@@ -52,8 +75,8 @@ func kernelClient(b *testing.B) {
 	g := n.Boot(b, kclient.Guest{Name: "client", MemoryMiB: 2048, Writable: []string{dir}})
 	binary := os.Getenv(envBinary)
 	var all []measured
-	add := func(s server, name, export, promise string, port, pid int) {
-		m := measured{name: name, mount: "/mnt/" + name, promise: promise, pid: pid}
+	add := func(name, export, promise string, port, pid int) {
+		m := measured{name: name, mount: "/mnt/" + name, promise: promise, pid: pid, addr: fmt.Sprintf("%s:%d", n.Addr(), port), export: export}
 		g.Mount(b, kclient.NFS(n.Addr(), port, export, m.mount, "4.2"))
 		p := n.Start(b, kclient.Process{Args: []string{binary, "bench", "meter", "--listen", n.Addr() + ":0", "--pid", fmt.Sprint(pid)}, Name: "meter of " + name})
 		m.meter = strings.TrimSpace(p.WaitOutput(b, "/metrics", readyDeadline))
@@ -61,7 +84,7 @@ func kernelClient(b *testing.B) {
 	}
 	s := serverUnderTest(b)
 	ours := s.start(b, n, filepath.Join(dir, "rackfs"))
-	add(s, "kernel", s.export, "names=disk,data=disk,losses=2", nfsPort, ours.Pid())
+	add("kernel", s.export, "names=disk,data=disk,losses=2", nfsPort, ours.Pid())
 	if _, err := exec.LookPath("ganesha.nfsd"); err != nil {
 		b.Log("install nfs-ganesha-vfs to compare with it")
 	} else {
@@ -76,26 +99,51 @@ func kernelClient(b *testing.B) {
 		}
 		p := n.Start(b, kclient.Process{Args: ganeshaOn(b, data, n.Addr(), port), Name: "ganesha"})
 		p.WaitOutput(b, "NFS SERVER INITIALIZED", readyDeadline)
-		add(s, "kernel-ganesha", "/default", promise, port, p.Pid())
+		add("kernel-ganesha", "/default", promise, port, p.Pid())
 	}
 	archive := filepath.Join(dir, "tree.tar")
 	if err := writeTree(archive); err != nil {
 		b.Fatal(err)
 	}
-	for _, m := range all {
-		g.MustRun(b, speedWait, kclient.Command("/bin/mkdir", m.mount+"/untar"))
-		before, begin := cpuTime(b, m.pid), time.Now()
-		g.MustRun(b, speedWait, kclient.Command("/bin/tar", "-xf", archive, "-C", m.mount+"/untar"))
-		took, cpu := time.Since(begin), cpuTime(b, m.pid)-before
-		b.Logf("%s: tar -x of %d small files: %.0f us of the server's CPU each, %.0f files/s", m.name, untarFiles, float64(cpu.Microseconds())/untarFiles, untarFiles/took.Seconds())
-		b.ReportMetric(float64(cpu.Microseconds())/untarFiles, m.name+"-us/file")
+	entries := 100_000
+	if s := os.Getenv("RACKFS_BENCH_ENTRIES"); s != "" {
+		var err error
+		if entries, err = strconv.Atoi(s); err != nil {
+			b.Fatalf("RACKFS_BENCH_ENTRIES: %v", err)
+		}
 	}
-	entries := os.Getenv("RACKFS_BENCH_ENTRIES")
-	if entries == "" {
-		entries = "100000"
+	var once []bench.Record
+	run := func(m *measured, phase, unit string, ops int, c kclient.Cmd) {
+		before, begin := cpuTime(b, m.pid), time.Now()
+		g.MustRun(b, speedWait, c)
+		took, cpu := time.Since(begin), cpuTime(b, m.pid)-before
+		each := float64(cpu.Microseconds()) / float64(ops)
+		b.Logf("%s: %s of %d: %.1f us of the server's CPU each, %.2f s in all", m.name, phase, ops, each, took.Seconds())
+		b.ReportMetric(each, m.name+"-us/"+unit)
+		r, err := m.sample(phase, unit, ops, took, cpu)
+		if err != nil {
+			b.Fatal(err)
+		}
+		once = append(once, r)
+	}
+	for i := range all {
+		m := &all[i]
+		g.MustRun(b, speedWait, kclient.Command("/bin/mkdir", m.mount+"/untar"))
+		// -m: the guest's clock is behind the host's, and tar would say so of each file.
+		run(m, "untar", "file", untarFiles, kclient.Command("/bin/tar", "-xmf", archive, "-C", m.mount+"/untar"))
+		p := n.Start(b, kclient.Process{
+			Args: []string{"/proc/self/exe", m.addr, m.export, "listed", strconv.Itoa(entries)}, Env: []string{kclient.ProgramEnv("fill-directory")}, Name: "fill " + m.name,
+		})
+		ctx, cancel := context.WithTimeout(b.Context(), speedWait)
+		code, err := p.Wait(ctx)
+		cancel()
+		if err != nil || code != 0 {
+			b.Fatalf("%s could not be filled: status %d, %v", m.name, code, err)
+		}
+		run(m, "list", "entry", entries, kclient.Program("list-directory", m.mount, "listed", strconv.Itoa(entries)))
 	}
 	results := filepath.Join(dir, "results.json")
-	args := []string{"bench", "compare", "--drop-caches", "--workload", "tree,large-directory,streams", "--workers", "4", "--time", "3s", "--entries", entries, "--json", results}
+	args := []string{"bench", "compare", "--drop-caches", "--workload", "tree,streams", "--workers", "4", "--time", "3s", "--stream-size", "64MiB", "--json", results}
 	args = append(args, strings.Fields(os.Getenv("RACKFS_BENCH_FLAGS"))...)
 	for _, m := range all {
 		args = append(args, m.name+"=dir:"+m.mount, "--metrics", m.name+"="+m.meter, "--durability", m.name+"="+m.promise)
@@ -108,6 +156,12 @@ func kernelClient(b *testing.B) {
 	g.MustRun(b, speedWait, c)
 	if out := os.Getenv("RACKFS_BENCH_OUT"); out != "" {
 		raw, err := os.ReadFile(results)
+		for i := range once {
+			var line []byte
+			if line, err = json.Marshal(once[i]); err == nil {
+				raw = append(append(raw, line...), '\n')
+			}
+		}
 		if err == nil {
 			err = os.WriteFile(out, raw, 0o644)
 		}
@@ -115,6 +169,88 @@ func kernelClient(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// fillDirectory makes a directory of empty files by NFS, without a kernel: ADDRESS EXPORT NAME ENTRIES.
+func fillDirectory(args []string) int {
+	err := func() error {
+		n, err := strconv.Atoi(args[3])
+		if err != nil {
+			return err
+		}
+		ctx := context.Background()
+		fs, err := bench.NewNFS(ctx, bench.NFSConfig{Addr: args[0], Path: args[1], Sessions: 4})
+		if err != nil {
+			return err
+		}
+		root, err := fs.Root(ctx)
+		if err != nil {
+			return err
+		}
+		dir, err := fs.Mkdir(ctx, root, args[2])
+		if err != nil {
+			return err
+		}
+		var wg sync.WaitGroup
+		failed := make(chan error, fillers)
+		for w := range fillers {
+			wg.Go(func() {
+				for i := w; i < n; i += fillers {
+					if err := fs.Create(ctx, dir, fmt.Sprintf("entry-%08d.dat", i)); err != nil {
+						failed <- err
+						return
+					}
+				}
+			})
+		}
+		wg.Wait()
+		select {
+		case err := <-failed:
+			return err
+		default:
+			return fs.Close(ctx)
+		}
+	}()
+	return status(err)
+}
+
+// listDirectory lists a directory with the attributes of all that is in it, after what the kernel knows of it is dropped: MOUNT NAME ENTRIES.
+func listDirectory(args []string) int {
+	err := func() error {
+		if err := bench.DropPageCache(); err != nil {
+			return err
+		}
+		fs, _, err := bench.NewDir(args[0], false)
+		if err != nil {
+			return err
+		}
+		ctx := context.Background()
+		root, err := fs.Root(ctx)
+		if err != nil {
+			return err
+		}
+		dir, err := fs.Enter(ctx, root, args[1])
+		if err != nil {
+			return err
+		}
+		seen := 0
+		if err := fs.List(ctx, dir, func(bench.Entry) error { seen++; return nil }); err != nil {
+			return err
+		}
+		if strconv.Itoa(seen) != args[2] {
+			return fmt.Errorf("%d entries are listed, %s are there", seen, args[2])
+		}
+		return nil
+	}()
+	return status(err)
+}
+
+func status(err error) int {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
 }
 
 // writeTree makes an archive of small files, twelve to a directory, as source trees have them.
