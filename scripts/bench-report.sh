@@ -3,9 +3,10 @@
 #
 #   bench-report.sh DIR OUT [PART...]
 #
-# DIR is a directory on the disk that is meant, OUT where results go (PART.json). Parts: names data streams large kernel growth-names growth-large growth-data
+# DIR is a directory on the disk that is meant, OUT where results go (PART.json). Parts: names random streams large training kernel growth-names growth-large growth-data
 # others-names others-data, and report, which makes pages of the results that are there; without any: all. kernel and others need root; BIN is the binary
-# (bin/rackfs). Each part has a new cluster, which is removed after it. mixed.json, of an hour of mixed load, is part of the report if it is there. RUN is put before each measurement, such as a lock that keeps others off.
+# (bin/rackfs). Each part has a new cluster, which is removed after it. mixed.json, of an hour of mixed load, is part of the report if it is there. With OUT=docs/benchmarks the
+# table of goals in docs/benchmarks.md is made anew. RUN is put before each measurement, such as a lock that keeps others off.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 dir=$(realpath "${1:?name a directory on the disk that is meant}")
@@ -13,10 +14,15 @@ out=$(mkdir -p "${2:?name a directory for results}" && realpath "$2")
 shift 2
 bin=$(realpath "${BIN:-bin/rackfs}")
 work=$dir/rackfs-report
-[ ! -e "$work" ] || { echo "bench-report: $work exists; remove it" >&2; exit 1; }
-trap 'rm -rf "$work"' EXIT
+ours=
+trap '[ -z "$ours" ] || rm -rf "$work"' EXIT
 # fresh: a new place; where things are does not depend on the part, so that targets are the same in all.
-fresh() { rm -rf "$work" && mkdir -p "$work/plain"; }
+fresh() {
+	[ -n "$ours" ] || [ ! -e "$work" ] || { echo "bench-report: $work exists: another one is at work there, or it is left of one; remove it" >&2; exit 1; }
+	ours=1
+	rm -rf "$work"
+	mkdir -p "$work/plain"
+}
 compare() { # PART FLAGS...: synced and rackfs in turn
 	local part=$1
 	shift
@@ -37,11 +43,12 @@ others() { # PART FLAGS...
 RUN=${RUN:-}
 kernel_test=(go test ./test/kernel)
 [ -z "${KERNEL_TEST:-}" ] || kernel_test=("$KERNEL_TEST") # made by go test -c
-[ $# -gt 0 ] || set -- names data streams large kernel growth-names growth-large growth-data others-names others-data report
+[ $# -gt 0 ] || set -- names random streams large training kernel growth-names growth-large growth-data others-names others-data report
 for part in "$@"; do
 	case $part in
 	names) compare names --workload metadata-private,metadata-shared,small-files --workers 64 --time 2s --repeat 3 ;;
-	data) compare data --workload random,training,checkpoint,locks --time 3s --checkpoint-size 64MiB --repeat 3 ;;
+	random) compare random --workload random --workers 16 --time 2s --repeat 3 ;;
+	training) compare training --workload training,checkpoint,locks --time 2s --checkpoint-size 64MiB --repeat 3 ;;
 	streams) compare streams --workload streams --workers 4 --time 2s --repeat 3 "encrypted=dev:$work/encrypted" --dev-flag encrypted=--encrypt ;;
 	large) compare large --workload large-directory,tree --workers 16 --time 2s --repeat 1 ;;
 	kernel)
@@ -67,9 +74,13 @@ for part in "$@"; do
 				return
 			fi
 			"$bin" bench report --goals docs/benchmarks/goals.json --out "$out/$name.html" "${files[@]}"
-			"$bin" bench report --goals docs/benchmarks/goals.json --markdown "${files[@]}"
+			"$bin" bench report --goals docs/benchmarks/goals.json --markdown "${files[@]}" | tee "$out/goals.md"
+			if [ "$out" = "$PWD/docs/benchmarks" ]; then # the page that people read has it between two marks
+				sed -i -e '/<!-- goals -->/,/<!-- end -->/{/<!-- goals -->/r docs/benchmarks/goals.md' -e '/<!--/!d}' docs/benchmarks.md
+				rm docs/benchmarks/goals.md
+			fi
 		}
-		page report names data streams large kernel mixed
+		page report names random streams large training kernel mixed
 		page others others-names others-data
 		page growth growth-names growth-large growth-data
 		;;
