@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"html/template"
+	"html"
 	"strings"
 
 	"github.com/rackfs/rackfs/bench"
@@ -142,28 +142,15 @@ func Markdown(all []Goal, results []*bench.Results) string {
 	return b.String()
 }
 
-// shown is a list of bounds as a cell.
-func shown(all []bound, of func(bound) string) template.HTML {
+// shown is a list of bounds as a cell; bold: those that are missed are.
+func shown(all []bound, bold bool, of func(bound) string) markup {
 	var out []string
 	for _, x := range all {
-		text := template.HTMLEscapeString(of(x))
-		if x.Missed {
+		text := html.EscapeString(of(x))
+		if bold && x.Missed {
 			text = "<b>" + text + "</b>"
 		}
 		out = append(out, text)
 	}
-	return template.HTML(strings.Join(out, "<br>"))
-}
-
-func (r goalRow) CostGoal() template.HTML {
-	return shown(r.Cost, func(b bound) string { return b.Goal })
-}
-func (r goalRow) CostReached() template.HTML {
-	return shown(r.Cost, func(b bound) string { return b.Reached })
-}
-func (r goalRow) RateGoal() template.HTML {
-	return shown(r.Rates, func(b bound) string { return b.Goal })
-}
-func (r goalRow) RateReached() template.HTML {
-	return shown(r.Rates, func(b bound) string { return b.Reached })
+	return markup(strings.Join(out, "<br>"))
 }

@@ -3,7 +3,6 @@ package report
 import (
 	"bytes"
 	"fmt"
-	"html/template"
 	"image/color"
 	"math"
 
@@ -51,7 +50,7 @@ type dots struct {
 }
 
 // dotPlot plots values by label on a logarithmic axis. What is not positive cannot be shown and is left out; "" if nothing can.
-func dotPlot(title, unit string, labels []string, all []dots) (template.HTML, error) {
+func dotPlot(title, unit string, labels []string, all []dots) (markup, error) {
 	p := newPlot(title, unit)
 	shown := false
 	for i, d := range all {
@@ -108,7 +107,7 @@ type line struct {
 }
 
 // linePlot plots curves on logarithmic axes; ticks, if there are any, replace those of the x axis.
-func linePlot(title, x, y string, ticks []plot.Tick, all []line) (template.HTML, error) {
+func linePlot(title, x, y string, ticks []plot.Tick, all []line) (markup, error) {
 	p := newPlot(title, y)
 	p.X.Label.Text = x
 	shown := false
@@ -145,7 +144,7 @@ func linePlot(title, x, y string, ticks []plot.Tick, all []line) (template.HTML,
 }
 
 // timePlot plots curves over time on linear axes that begin at 0.
-func timePlot(title, y string, all []line) (template.HTML, error) {
+func timePlot(title, y string, all []line) (markup, error) {
 	p := newPlot(title, y)
 	p.X.Label.Text = "minutes"
 	for i, l := range all {
@@ -181,7 +180,7 @@ func roomy(p *plot.Plot) {
 func positive(v float64) bool { return v > 0 && !math.IsInf(v, 0) && !math.IsNaN(v) }
 
 // svg is a plot as an element of a page.
-func svg(p *plot.Plot, w, h vg.Length) (template.HTML, error) {
+func svg(p *plot.Plot, w, h vg.Length) (markup, error) {
 	to, err := p.WriterTo(w, h, "svg")
 	if err != nil {
 		return "", vfs.Wrap("report.svg", err)
@@ -194,5 +193,5 @@ func svg(p *plot.Plot, w, h vg.Length) (template.HTML, error) {
 	if !ok {
 		return "", vfs.Errorf(vfs.KindInternal, "report.svg", "a plot without <svg>")
 	}
-	return template.HTML(fmt.Sprintf("<svg%s", body)), nil // what gonum has escaped
+	return markup(fmt.Sprintf("<svg%s", body)), nil // what gonum has escaped
 }

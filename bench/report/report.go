@@ -1,10 +1,7 @@
 package report
 
 import (
-	"bytes"
-	_ "embed"
 	"fmt"
-	"html/template"
 	"math"
 	"slices"
 	"strings"
@@ -16,16 +13,13 @@ import (
 	"github.com/rackfs/rackfs/vfs"
 )
 
-//go:embed report.html
-var pageText string
-
-// page is what the template shows.
+// page is what is shown.
 type page struct {
 	Runs      []*bench.Results
 	Targets   []target
 	Unequal   bool // some targets promise different things
 	Ratios    []ratioRow
-	RatioPlot template.HTML
+	RatioPlot markup
 	Workloads []section
 	Goals     []goalRow
 }
@@ -45,10 +39,10 @@ type ratioRow struct {
 // section is one workload.
 type section struct {
 	Name, About string
-	Plots       []template.HTML
-	Latencies   []template.HTML
+	Plots       []markup
+	Latencies   []markup
 	Rows        []row
-	Held        []template.HTML
+	Held        []markup
 	Drifts      []driftRow
 }
 
@@ -91,15 +85,7 @@ func HTML(all []*bench.Results, wanted []Goal) ([]byte, error) {
 	if err := p.sections(bench.Group(samples)); err != nil {
 		return nil, err
 	}
-	t, err := template.New("report").Parse(pageText)
-	if err != nil {
-		return nil, vfs.Wrap("report.template", err)
-	}
-	var b bytes.Buffer
-	if err := t.Execute(&b, p); err != nil {
-		return nil, vfs.Wrap("report.template", err)
-	}
-	return b.Bytes(), nil
+	return p.html(), nil
 }
 
 // distinct gives targets of several files names of their own. Files may be parts of one measurement: a target that is the same in both and was
@@ -337,7 +323,7 @@ func phasesOf(all []bench.Series) (out [][]bench.Series) {
 }
 
 // scaling plots the rate of a phase over the number of workers, if there are several.
-func scaling(all []bench.Series, targets []string) (template.HTML, error) {
+func scaling(all []bench.Series, targets []string) (markup, error) {
 	counts := map[int]bool{}
 	for _, s := range all {
 		counts[s.Workers] = true
@@ -363,7 +349,7 @@ func scaling(all []bench.Series, targets []string) (template.HTML, error) {
 var quantiles = []float64{1, 10, 25, 50, 75, 90, 95, 99, 99.5, 99.9, 99.99}
 
 // latencies plots the distribution of a phase with its most workers: the x axis is 1/(1-q), so that each nine is as wide as the next.
-func latencies(all []bench.Series, targets []string) (template.HTML, error) {
+func latencies(all []bench.Series, targets []string) (markup, error) {
 	most := 0
 	for _, s := range all {
 		most = max(most, s.Workers)
