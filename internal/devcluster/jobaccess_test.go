@@ -34,7 +34,7 @@ func bucketThatHangs(t *testing.T) *httptest.Server {
 	return s
 }
 
-// An import ends when whoever began it may not do it any more: his token was revoked, which is found out after a restart, or the workspace's switch is turned off while it runs. Another's goes on.
+// An import ends when whoever began it may not do it any more: his token is revoked, while it runs or while no gateway does, or the workspace's switch is turned off. Another's goes on.
 func TestImportEndsWithItsToken(t *testing.T) {
 	cfg := apiConfig(t)
 	cfg.ImportAllow, cfg.recheck = []string{"127.0.0.1"}, time.Hour // what happens in its first life is found out in its second
@@ -93,10 +93,13 @@ func TestImportEndsWithItsToken(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c.user(t, c.Token()).do("POST", at("default/default", "/directory", "/a"), nil).want(t, "mkdir", 200)
-	editor := c.as(t, accounts.Editor, "default/default:/a")
-	goesOn, id := begin(c.Token(), "/goes-on"), begin(editor.token, "/a")
+	for _, dir := range []string{"/a", "/b"} {
+		c.user(t, c.Token()).do("POST", at("default/default", "/directory", dir), nil).want(t, "mkdir "+dir, 200)
+	}
+	goesOn := begin(c.Token(), "/goes-on")
 	runs(goesOn)
+	editor := c.as(t, accounts.Editor, "default/default:/a")
+	id := begin(editor.token, "/a")
 	runs(id)
 	revoke("editor of default.default:.a")
 	runs(id)
@@ -104,6 +107,12 @@ func TestImportEndsWithItsToken(t *testing.T) {
 
 	cfg.recheck = 20 * time.Millisecond
 	c = startQuick(t, cfg)
+	stopped(id, "was revoked")
+	runs(goesOn)
+	editor = c.as(t, accounts.Editor, "default/default:/b")
+	id = begin(editor.token, "/b")
+	runs(id)
+	revoke("editor of default.default:.b")
 	stopped(id, "was revoked")
 	runs(goesOn)
 	off := func(s *accounts.Settings) { s.Off = []string{accounts.FeatureImport} }

@@ -106,6 +106,12 @@ func (c *Cache) shard(k cacheKey) (*cacheShard, *uint64) {
 	return s, &s.stamps[h/cacheShards%cachePlaces]
 }
 
+// fits reports whether records of so much cost are but a part of what the cache may hold.
+func (c *Cache) fits(cost int64) bool {
+	const part = 4
+	return c != nil && cost <= c.shards[0].budget*cacheShards/part
+}
+
 // get returns the record of k as a view up to entry version holds it.
 func (c *Cache) get(k cacheKey, version uint64) any {
 	if c == nil {

@@ -1,7 +1,9 @@
 package fsm
 
 import (
+	"cmp"
 	"math"
+	"slices"
 
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
@@ -29,17 +31,69 @@ func (r *reader) readDir(q *metapb.ReadDirQ) (*metapb.QueryResult, error) {
 		return nil, err
 	}
 	if q.Attrs {
-		for _, e := range res.Entries {
-			n, err := r.inode(e.Ino)
-			if err != nil {
-				return nil, err
-			}
-			if n != nil {
-				e.Attr = toWire(&n.attr)
-			}
+		if err := r.entryAttrs(d, res.Entries); err != nil {
+			return nil, err
 		}
 	}
 	return &metapb.QueryResult{R: &metapb.QueryResult_ReadDir{ReadDir: res}}, nil
+}
+
+// entryAttrs adds the attributes of entries of d. Those that the cache does not have are read in the order of their numbers. The cache keeps
+// them if all of the directory takes but a part of it: a directory that is larger than the cache would replace what is of use in it, and itself before
+// it is listed again.
+func (r *reader) entryAttrs(d *inode, entries []*metapb.Dirent) error {
+	attrs := make([]wireAttr, len(entries)) // one piece of memory
+	set := func(i int, n *inode) error {
+		if n != nil && n.lease.epoch != 0 {
+			alive, err := r.registered(n.lease.origin)
+			if err != nil {
+				return err
+			}
+			if !alive {
+				n = n.settled()
+			}
+		}
+		if n != nil {
+			entries[i].Attr = attrs[i].set(&n.attr)
+		}
+		return nil
+	}
+	var missing []int
+	for i, e := range entries {
+		v := r.cache.get(inodeCacheKey(r.fs, e.Ino), r.version)
+		if v == nil {
+			missing = append(missing, i)
+			continue
+		}
+		if err := set(i, v.(*inode)); err != nil {
+			return err
+		}
+	}
+	slices.SortFunc(missing, func(a, b int) int { return cmp.Compare(entries[a].Ino, entries[b].Ino) })
+	keep := r.cache.fits(int64(d.entries) * inodeCost)
+	var bad error
+	err := getSorted(r.view, len(missing), func(i int) []byte {
+		r.key = appendInode(r.key[:0], r.fs, entries[missing[i]].Ino)
+		return r.key
+	}, func(i int, v []byte) bool {
+		if v == nil {
+			return true
+		}
+		at := missing[i]
+		n, err := r.codec.decode(entries[at].Ino, v)
+		if err == nil {
+			if keep {
+				r.cache.add(inodeCacheKey(r.fs, entries[at].Ino), n, n.cost(), r.version)
+			}
+			err = set(at, n)
+		}
+		bad = err
+		return err == nil
+	})
+	if bad != nil {
+		return bad
+	}
+	return err
 }
 
 // entries lists what follows the cookie; eof becomes false if something is left.
@@ -51,6 +105,7 @@ func (r *reader) entries(q *metapb.ReadDirQ, eof *bool) (list []*metapb.Dirent, 
 	lo := appendDirent(nil, r.fs, q.Dir, q.Cookie+1)
 	hi := appendDirent(nil, r.fs, q.Dir, maxEnd+1)
 	var inner error
+	var slab []metapb.Dirent // pieces of memory for many
 	err = r.view.Scan(lo, hi, func(k, v []byte) bool {
 		var rec metapb.DirentRecord
 		if inner = rec.UnmarshalVT(v); inner != nil {
@@ -67,7 +122,13 @@ func (r *reader) entries(q *metapb.ReadDirQ, eof *bool) (list []*metapb.Dirent, 
 			*eof = false
 			return false
 		}
-		list = append(list, &metapb.Dirent{Cookie: tail64(k), Name: rec.Name, Ino: rec.Ino, Type: rec.Type})
+		if len(slab) == 0 {
+			slab = make([]metapb.Dirent, min(256, bound-len(list)))
+		}
+		e := &slab[0]
+		slab = slab[1:]
+		e.Cookie, e.Name, e.Ino, e.Type = tail64(k), rec.Name, rec.Ino, rec.Type
+		list = append(list, e)
 		return true
 	})
 	if inner != nil {

@@ -20,6 +20,36 @@ type Versioned interface {
 	Applied() uint64
 }
 
+// Sorted is a View that reads many keys for less than as many Gets.
+type Sorted interface {
+	View
+	// GetSorted calls fn for i from 0 to n-1 with the value of key(i), nil if there is none, until fn returns false. The keys ascend. A key is used
+	// until key is called again, a value is valid during the call of fn only.
+	GetSorted(n int, key func(i int) []byte, fn func(i int, v []byte) bool) error
+}
+
+// getSorted is GetSorted of any View.
+func getSorted(v View, n int, key func(i int) []byte, fn func(i int, v []byte) bool) error {
+	if s, ok := v.(Sorted); ok {
+		return s.GetSorted(n, key, fn)
+	}
+	for i := range n {
+		val, ok, err := v.Get(key(i))
+		if err != nil {
+			return err
+		}
+		if !ok {
+			val = nil
+		} else if val == nil {
+			val = []byte{}
+		}
+		if !fn(i, val) {
+			return nil
+		}
+	}
+	return nil
+}
+
 // Writer takes the writes of applied entries: a pebble batch, or a MemStore.
 // Keys and values may be reused by the caller when a call returns.
 type Writer interface {
