@@ -5,12 +5,15 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"io"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
 
+	"github.com/rackfs/rackfs/api"
 	"github.com/rackfs/rackfs/bench/nfsclient"
 	"github.com/rackfs/rackfs/bench/nfsclient/attr"
 	"github.com/rackfs/rackfs/internal/devcluster"
@@ -21,18 +24,22 @@ type two struct {
 	t    *testing.T
 	cl   [2]*nfsclient.Client
 	root nfsclient.FH
+	tree *api.Tree // of the API, which the first gateway has
 }
 
 // TestTwoGateways has two gateways serve one file system, to clients of which each is at one of them. What one was told is done the other sees.
 func TestTwoGateways(t *testing.T) {
+	data := filepath.Join(t.TempDir(), "data")
 	c, err := devcluster.Start(t.Context(), devcluster.Config{
-		DataDir: t.TempDir() + "/data", NFSAddr: "127.0.0.1:0", Gateways: 2, Delegations: "write",
+		DataDir: data, NFSAddr: "127.0.0.1:0", Gateways: 2, Delegations: "write",
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer stopCluster(t, c)
-	w := &two{t: t}
+	admin := api.Dial(filepath.Join(data, api.SocketName))
+	defer admin.Close()
+	w := &two{tree: admin.Tree("default", "default"), t: t}
 	for i, addr := range c.NFSAddrs() {
 		cl, err := nfsclient.Dial(t.Context(), nfsclient.Config{Addr: addr, Owner: fmt.Sprintf("client %d", i), Patient: true})
 		if err != nil {
@@ -54,8 +61,9 @@ func TestTwoGateways(t *testing.T) {
 		{"locks", (*two).locks},
 		{"increments under locks", (*two).increments},
 		{"unlinked files", (*two).unlinked},
+		{"the API and NFS", (*two).api},
 	} {
-		t.Run(s.name, func(t *testing.T) { s.test(&two{t: t, cl: w.cl, root: w.root}) })
+		t.Run(s.name, func(t *testing.T) { s.test(&two{t: t, cl: w.cl, root: w.root, tree: w.tree}) })
 	}
 }
 
@@ -368,6 +376,39 @@ func (w *two) unlinked() {
 		w.t.Fatal(err)
 	}
 	w.until("the end of the file with its last open", func() bool { return stale(0, r.FH) && stale(1, r.FH) })
+}
+
+// api: what is uploaded to one gateway by the API is read at the other one by NFS, and the other way round.
+func (w *two) api() {
+	ctx := w.t.Context()
+	var f *nfsclient.File
+	for i := range 6 {
+		p := bytes.Repeat([]byte{byte('a' + i)}, 10+i*20_000)
+		if _, err := w.tree.Upload(ctx, "/uploaded", bytes.NewReader(p), api.Put{Length: int64(len(p))}); err != nil {
+			w.t.Fatal(err)
+		}
+		r := w.open(1, "uploaded", nfsv4.OPEN4_SHARE_ACCESS_READ)
+		w.read(1, r, 0, p)
+		if err := w.cl[1].CloseFile(ctx, r); err != nil {
+			w.t.Fatal(err)
+		}
+		if f == nil {
+			var err error
+			if f, err = w.cl[1].Create(ctx, w.root, "written", 0o644); err != nil {
+				w.t.Fatal(err)
+			}
+		}
+		w.write(1, f, 0, nfsv4.FILE_SYNC4, p)
+		c, err := w.tree.Download(ctx, "/written", 0, "")
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		got, err := io.ReadAll(c)
+		c.Close()
+		if err != nil || !bytes.Equal(got, p) {
+			w.t.Fatalf("round %d: %d bytes by the API, %v: not what was written by NFS at the other gateway", i, len(got), err)
+		}
+	}
 }
 
 // until waits for something that has to come, however slow the machine is.

@@ -52,7 +52,9 @@ const (
 	maxTiming     = 30 * 24 * time.Hour
 
 	minGatewayLease = 2 * time.Second
-	maxGatewayLease = 10 * time.Minute
+	// minFloatingLease: the address of a gateway that died is gone by itself before another one has it.
+	minFloatingLease = 3 * time.Second
+	maxGatewayLease  = 10 * time.Minute
 	// minCourtesy is how long NFS clients keep what they have after the end of their gateway, at least, for another one to take them over.
 	minCourtesy = 2 * time.Minute
 )
@@ -81,6 +83,7 @@ type Config struct {
 	RootSquash    bool
 	NoAtime       bool
 	Several       bool                // there may be other gateways of the same file systems
+	Addresses     []netip.Prefix      // that move between them
 	Delegations   nfsstate.Delegating // of files to NFS clients
 	ReplyCache    int64               // bytes of the slots of all NFS sessions
 	Lease         time.Duration
@@ -160,6 +163,7 @@ func ParseConfig(raw []byte) (*Config, error) {
 		UpAfter:      r.duration("health.up_after", def.UpAfter, minProbeEvery, maxTiming),
 	}
 	c.Import = r.imports()
+	c.Addresses = r.addresses("nfs.addresses", c)
 	c.Allow, c.LocalClients = r.networks("nfs.allow"), r.networks("local.clients")
 	var err error
 	if c.Delegations, err = nfsstate.ParseDelegating(r.text("nfs.delegations", "")); err != nil {
@@ -237,6 +241,27 @@ func (r *reading) networks(path string) (out []netip.Prefix) {
 			r.bad(fmt.Sprintf("%s[%d]", path, i), "%q is neither a network such as 10.1.0.0/16 nor an address", s)
 		}
 		out = append(out, p)
+	}
+	return out
+}
+
+// addresses are floating ones.
+func (r *reading) addresses(path string, c *Config) (out []netip.Prefix) {
+	for i, s := range r.list(path) {
+		p, err := netip.ParsePrefix(s)
+		if err != nil || !p.Addr().Is4() {
+			r.bad(fmt.Sprintf("%s[%d]", path, i), "%q is no IPv4 address with the length of its network, such as 10.0.0.50/24", s)
+		}
+		out = append(out, p)
+	}
+	if len(out) == 0 {
+		return nil
+	}
+	if host, _, err := net.SplitHostPort(c.NFSListen); !c.Several || err == nil && host != "" {
+		r.bad(path, "set nfs.several, and nfs.listen without an address, such as \":2049\": what moves is served where it is")
+	}
+	if c.GatewayLease < minFloatingLease {
+		r.bad("meta.gateway_lease", "addresses that move need %v or more", minFloatingLease)
 	}
 	return out
 }

@@ -3,8 +3,10 @@ package node
 import (
 	"context"
 
+	"github.com/rackfs/rackfs/internal/floating"
 	"github.com/rackfs/rackfs/internal/gateway"
 	"github.com/rackfs/rackfs/nodegroup"
+	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 )
@@ -43,6 +45,17 @@ func (n *Node) startGateway(ctx context.Context) error {
 			n.failed <- vfs.Wrap("serve NFS", err)
 		}
 	})
+	if len(n.cfg.Addresses) > 0 {
+		n.floating, err = floating.Start(floating.Config{
+			Addresses: n.cfg.Addresses, Logger: n.log,
+			Client: func() (*raftmeta.Client, error) {
+				return raftmeta.NewClient(raftmeta.ClientOptions{NodesFunc: n.metaNodes, Resolver: n.directory, Logger: n.log, Security: n.metaSecurity})
+			},
+		})
+		if err != nil {
+			return err
+		}
+	}
 	if ln := n.listeners[listenNFS3]; ln != nil {
 		n.serving.Go(func() {
 			if err := g.ServeV3(ln); err != nil {

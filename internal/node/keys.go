@@ -30,6 +30,7 @@ var keys = []key{
 	{"block.budget", "128MiB", false, "What may be read and written of each disk per second by clients and background work (repair, moves, scrub, compaction) together,\n1MiB to 64GiB, a power of two. Clients are never held up; background work takes what they leave, but at least an eighth."},
 	{"nfs.listen", ":2049", false, "Address of the NFS server of a gateway."},
 	{"nfs.several", "false", false, "There may be other gateways in this node's group, which serve the same file systems; all of them have this. Clients get no delegations then."},
+	{"nfs.addresses", "[10.0.0.50/24, 10.0.0.51/24]", false, "Addresses, with the length of their network, that clients mount and that move between the gateways of the group: the same on all, but each\nwith its own first. Needs nfs.several, nfs.listen without an address, and CAP_NET_ADMIN and CAP_NET_RAW. IPv4 only."},
 	{"nfs.v3_listen", "\"\"", false, "Address of a read-only NFSv3 server, on which everybody is nobody; \"\" for none. Mount with vers=3,ro,nolock,proto=tcp,port=P,mountport=P."},
 	{"nfs.allow", "[10.0.0.0/8]", false, "Networks or addresses that may mount, besides this machine."},
 	{"nfs.root_squash", "false", false, "Treat clients' root as nobody."},

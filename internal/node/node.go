@@ -20,6 +20,7 @@ import (
 	"github.com/rackfs/rackfs/api"
 	"github.com/rackfs/rackfs/internal/accounts"
 	"github.com/rackfs/rackfs/internal/cloudimport"
+	"github.com/rackfs/rackfs/internal/floating"
 	"github.com/rackfs/rackfs/internal/gateway"
 	"github.com/rackfs/rackfs/internal/httpgate"
 	"github.com/rackfs/rackfs/internal/localnode"
@@ -92,6 +93,7 @@ type Node struct {
 	disks        []*disk
 	blockServer  *wire.Server
 	gateway      *gateway.Gateway
+	floating     *floating.Pool                  // nil: no addresses move
 	localVolumes *localnode.Server               // nil: none
 	files        atomic.Pointer[gateway.Gateway] // the gateway, for the API
 	api          *api.API
@@ -360,6 +362,7 @@ func (n *Node) Close(ctx context.Context) error {
 		n.quiet() // first, for then others know that it is no crash
 	}
 	n.gossiping.Wait()
+	n.floating.Close() // clients go to other gateways, and wait there for what this one has yet to flush
 	for _, path := range []string{listenNFS, listenNFS3, listenLocal} {
 		if ln := n.listeners[path]; ln != nil {
 			ln.Close()

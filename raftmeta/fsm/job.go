@@ -184,12 +184,23 @@ func (r *reader) jobs(q *metapb.JobsQ) (*metapb.QueryResult, error) {
 }
 
 // origins lists who is registered.
-func (r *reader) origins() (*metapb.QueryResult, error) {
+func (r *reader) origins(q *metapb.OriginsQ) (*metapb.QueryResult, error) {
 	res := &metapb.OriginsR{}
 	lo := []byte("g/")
-	err := r.view.Scan(lo, prefixEnd(lo), func(k, _ []byte) bool {
+	var bad error
+	err := r.view.Scan(lo, prefixEnd(lo), func(k, b []byte) bool {
 		res.Origins = append(res.Origins, binary.BigEndian.Uint64(k[len(lo):]))
+		if q.GetNames() {
+			var o metapb.OriginRecord
+			if bad = o.UnmarshalVT(b); bad != nil {
+				return false
+			}
+			res.Names = append(res.Names, o.Name)
+		}
 		return true
 	})
+	if bad != nil {
+		return nil, corrupt("origins: %w", bad)
+	}
 	return &metapb.QueryResult{R: &metapb.QueryResult_Origins{Origins: res}}, err
 }

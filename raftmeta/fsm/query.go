@@ -98,7 +98,7 @@ func (r *reader) run(c *Cache, q *metapb.Query) (*metapb.QueryResult, error) {
 	case *metapb.Query_Uploads:
 		return r.uploads(op.Uploads)
 	case *metapb.Query_Origins:
-		return r.origins()
+		return r.origins(op.Origins)
 	case *metapb.Query_Holds:
 		return r.holds(op.Holds)
 	}

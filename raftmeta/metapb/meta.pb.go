@@ -12842,9 +12842,10 @@ func (x *UploadsQ) GetLimit() uint32 {
 	return 0
 }
 
-// OriginsQ lists the ids of the shard's registered origins.
+// OriginsQ lists the ids of the shard's registered origins, and their names, if asked for.
 type OriginsQ struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Names         bool                   `protobuf:"varint,1,opt,name=names,proto3" json:"names,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -12877,6 +12878,13 @@ func (x *OriginsQ) ProtoReflect() protoreflect.Message {
 // Deprecated: Use OriginsQ.ProtoReflect.Descriptor instead.
 func (*OriginsQ) Descriptor() ([]byte, []int) {
 	return file_meta_proto_rawDescGZIP(), []int{145}
+}
+
+func (x *OriginsQ) GetNames() bool {
+	if x != nil {
+		return x.Names
+	}
+	return false
 }
 
 // HoldsQ lists the files without names that are held for an origin, in the order of file systems and inodes, page by page. The
@@ -15150,6 +15158,7 @@ func (x *UploadsR) GetNext() []byte {
 type OriginsR struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Origins       []uint64               `protobuf:"varint,1,rep,packed,name=origins,proto3" json:"origins,omitempty"`
+	Names         []string               `protobuf:"bytes,2,rep,name=names,proto3" json:"names,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -15187,6 +15196,13 @@ func (*OriginsR) Descriptor() ([]byte, []int) {
 func (x *OriginsR) GetOrigins() []uint64 {
 	if x != nil {
 		return x.Origins
+	}
+	return nil
+}
+
+func (x *OriginsR) GetNames() []string {
+	if x != nil {
+		return x.Names
 	}
 	return nil
 }
@@ -21473,9 +21489,9 @@ const file_meta_proto_rawDesc = "" +
 	"\bUploadsQ\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x14\n" +
 	"\x05after\x18\x02 \x01(\fR\x05after\x12\x14\n" +
-	"\x05limit\x18\x03 \x01(\rR\x05limit\"\n" +
-	"\n" +
-	"\bOriginsQ\"n\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\" \n" +
+	"\bOriginsQ\x12\x14\n" +
+	"\x05names\x18\x01 \x01(\bR\x05names\"n\n" +
 	"\x06HoldsQ\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\x04R\x06origin\x12\x19\n" +
 	"\bafter_fs\x18\x02 \x01(\rR\aafterFs\x12\x1b\n" +
@@ -21621,9 +21637,10 @@ const file_meta_proto_rawDesc = "" +
 	"\x04next\x18\x02 \x01(\x04R\x04next\"P\n" +
 	"\bUploadsR\x120\n" +
 	"\auploads\x18\x01 \x03(\v2\x16.rackfs.meta.v1.UploadR\auploads\x12\x12\n" +
-	"\x04next\x18\x02 \x01(\fR\x04next\"$\n" +
+	"\x04next\x18\x02 \x01(\fR\x04next\":\n" +
 	"\bOriginsR\x12\x18\n" +
-	"\aorigins\x18\x01 \x03(\x04R\aorigins\"J\n" +
+	"\aorigins\x18\x01 \x03(\x04R\aorigins\x12\x14\n" +
+	"\x05names\x18\x02 \x03(\tR\x05names\"J\n" +
 	"\x06HoldsR\x12,\n" +
 	"\x05files\x18\x01 \x03(\v2\x16.rackfs.meta.v1.FileIdR\x05files\x12\x12\n" +
 	"\x04more\x18\x02 \x01(\bR\x04more\"*\n" +

@@ -33,12 +33,14 @@ type kernelWriter struct {
 const writerPause = 30 * time.Millisecond
 
 // kernelWriter boots a kernel and mounts through the gateway.
-func (c *cluster) kernelWriter() *kernelWriter {
-	t := c.t
+func (c *cluster) kernelWriter() *kernelWriter { return kernelWriterAt(c.t, c.net, c.gateway().host) }
+
+// kernelWriterAt is kernelWriter through the gateway at an address.
+func kernelWriterAt(t *testing.T, n *kclient.Net, addr string) *kernelWriter {
 	t.Helper()
 	dir := t.TempDir()
-	g := c.net.Boot(t, kclient.Guest{Name: "client", Writable: []string{dir}})
-	g.Mount(t, kclient.NFS(c.gateway().host, 2049, "/default", "/mnt/a", "4.2"))
+	g := n.Boot(t, kclient.Guest{Name: "client", Writable: []string{dir}})
+	g.Mount(t, kclient.NFS(addr, 2049, "/default", "/mnt/a", "4.2"))
 	g.MustRun(t, patience, kclient.Command("mkdir", "/mnt/a/w"))
 	w := &kernelWriter{t: t, g: g, file: filepath.Join(dir, "journal"), answers: make(chan string, 64)}
 	lines, in := io.Pipe()

@@ -1,0 +1,256 @@
+// Package floating moves addresses between the gateways of a node group: each address that clients mount is on the network interface of one of
+// them, and comes to another one when that has died, was cut off or stops.
+//
+// # Who has an address
+//
+// An address is a name that is registered at shard 0 with a lease, as gateways are (raftmeta.Lease): one registration at a time, which ends when it was not
+// renewed for a lease, or was given up. So nobody takes an address while its holder may still think that it is his. Every gateway looks which names
+// are free, and registers one that is. The first of its list is its own: for settleTime after its start it takes no other one, so that gateways that begin together have
+// one each. An address stays where it is, also when the gateway whose own it is comes back; it moves when its holder stops.
+//
+// # On the interface
+//
+// The address is put on the interface that has another one of its network, with a lifetime of a few seconds in the kernel, and renewed as long as the lease is valid: a process that was
+// killed or stands still loses it by itself. What remains of an earlier process is removed at the start. While it is held, neighbours are told by gratuitous ARP once a second, as one
+// message may be lost, and a machine that was cut off may still answer for the address. IPv4 only.
+//
+// What is served at the address is not this package's: a gateway that has it answers nothing it may not.
+package floating
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/rackfs/rackfs/raftmeta"
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+const (
+	clusterShard = 0
+	// lookEvery is how often it is looked for addresses that nobody has.
+	lookEvery = 200 * time.Millisecond
+	// renewEvery is how often the lifetime of an address in the kernel is renewed, announceEvery how often neighbours are told.
+	renewEvery    = 500 * time.Millisecond
+	announceEvery = time.Second
+	// lifetime is that of an address in the kernel. It is shorter than any lease.
+	lifetime = 2 * time.Second
+	// settleTime is for how long a gateway that has begun takes its own address only.
+	settleTime = 10 * time.Second
+	// endTimeout bounds giving an address up at the end.
+	endTimeout = 5 * time.Second
+)
+
+// Config of a Pool. All fields are required.
+type Config struct {
+	Addresses []netip.Prefix // of the group's gateways, with the length of their network; the gateway's own first
+	// Client makes a client of the metadata; each address has one of its own.
+	Client func() (*raftmeta.Client, error)
+	Logger *slog.Logger
+}
+
+// Pool takes part in having a group's addresses. Close it.
+type Pool struct {
+	cfg    Config
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu   sync.Mutex // guards held
+	held []netip.Addr
+}
+
+// Start begins to look for addresses.
+func Start(cfg Config) (*Pool, error) {
+	p := &Pool{cfg: cfg}
+	ctx, cancel := context.WithCancel(context.Background())
+	p.cancel = cancel
+	for i, a := range cfg.Addresses {
+		if i, err := interfaceOf(a); err == nil {
+			_ = removeAddress(i.Index, a.Addr()) // of a process that was killed
+		}
+		client, err := cfg.Client()
+		if err != nil {
+			p.Close()
+			return nil, err
+		}
+		h := &holder{pool: p, address: a, own: i == 0, meta: client, log: cfg.Logger.With("address", a.Addr())}
+		p.wg.Go(func() {
+			defer client.Close()
+			h.run(ctx)
+		})
+	}
+	return p, nil
+}
+
+// Close gives up what is held, and waits for that.
+func (p *Pool) Close() {
+	if p == nil {
+		return
+	}
+	p.cancel()
+	p.wg.Wait()
+}
+
+// Held are the addresses that are on this machine now.
+func (p *Pool) Held() []netip.Addr {
+	if p == nil {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.held)
+}
+
+func (p *Pool) holds(a netip.Addr, is bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.held = slices.DeleteFunc(p.held, func(x netip.Addr) bool { return x == a }); is {
+		p.held = append(p.held, a)
+	}
+}
+
+// holder is one address.
+type holder struct {
+	pool    *Pool
+	address netip.Prefix
+	own     bool
+	meta    *raftmeta.Client
+	log     *slog.Logger
+	told    string // the last trouble, which is told once
+}
+
+// name is what is registered at shard 0; no node is called so.
+func (h *holder) name() string { return "address " + h.address.Addr().String() }
+
+func (h *holder) run(ctx context.Context) {
+	if !h.own && !pause(ctx, settleTime) {
+		return
+	}
+	for pause(ctx, lookEvery) {
+		l, ifc, err := h.take(ctx)
+		switch {
+		case err != nil && ctx.Err() == nil && err.Error() != h.told:
+			h.told = err.Error()
+			h.log.Warn("gateway: an address cannot be taken; will be tried again", "err", err)
+		case l != nil:
+			h.told = ""
+			h.hold(ctx, l, ifc)
+		}
+	}
+}
+
+// take registers the address if nobody has it; nil if somebody has.
+func (h *holder) take(ctx context.Context) (*raftmeta.Lease, *net.Interface, error) {
+	ifc, err := interfaceOf(h.address)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := h.meta.Query(ctx, clusterShard, &metapb.Query{Q: &metapb.Query_Origins{Origins: &metapb.OriginsQ{Names: true}}})
+	if err != nil || slices.Contains(r.GetOrigins().GetNames(), h.name()) {
+		return nil, nil, err
+	}
+	var incarnation [16]byte
+	rand.Read(incarnation[:])
+	l, err := h.meta.Reregister(ctx, clusterShard, h.name(), incarnation[:], false)
+	if k := vfs.KindOf(err); k == vfs.KindExists || k == vfs.KindSuperseded { // another one was faster
+		return nil, nil, nil
+	}
+	return l, ifc, err
+}
+
+// hold has the address on the interface while its lease is valid, until that ended, or ctx.
+func (h *holder) hold(ctx context.Context, l *raftmeta.Lease, ifc *net.Interface) {
+	address := h.address.Addr()
+	placed := false
+	var announced time.Time
+	remove := func() {
+		if placed {
+			placed = false
+			h.pool.holds(address, false)
+			if err := removeAddress(ifc.Index, address); err != nil {
+				h.log.Warn("gateway: an address is not taken off its interface; the kernel does it in some seconds", "err", err)
+			}
+			h.log.Info("gateway: an address is not here any more", "interface", ifc.Name)
+		}
+	}
+	tick := time.NewTicker(renewEvery)
+	defer tick.Stop()
+	for {
+		if l.Valid() {
+			err := putAddress(ifc.Index, address, lifetime)
+			if err == nil && !placed {
+				placed, announced = true, time.Time{}
+				h.pool.holds(address, true)
+				h.log.Info("gateway: an address is here", "interface", ifc.Name)
+			}
+			if err == nil && time.Since(announced) >= announceEvery {
+				announced = time.Now()
+				err = announce(ifc, address)
+			}
+			if err != nil && err.Error() != h.told {
+				h.told = err.Error()
+				h.log.Error("gateway: an address cannot be put on its interface, or not be announced", "interface", ifc.Name, "err", err)
+			}
+		} else {
+			remove()
+		}
+		select {
+		case <-tick.C:
+		case <-l.Ended():
+			remove()
+			return
+		case <-ctx.Done():
+			remove()
+			end, cancel := context.WithTimeout(context.Background(), endTimeout)
+			defer cancel()
+			if err := l.End(end); err != nil {
+				h.log.Warn("gateway: others wait for an address until its lease is over", "err", err)
+			}
+			return
+		}
+	}
+}
+
+// interfaceOf is the interface that has another address of a's network.
+func interfaceOf(a netip.Prefix) (*net.Interface, error) {
+	all, err := net.Interfaces()
+	if err != nil {
+		return nil, vfs.Errorf(vfs.KindInternal, "floating address", "%w", err)
+	}
+	for _, i := range all {
+		addrs, err := i.Addrs()
+		if err != nil {
+			continue
+		}
+		for _, x := range addrs {
+			n, ok := x.(*net.IPNet)
+			if ok && a.Masked().Contains(unmap(n.IP)) && !bytes.Equal(n.IP.To4(), a.Addr().AsSlice()) {
+				return &i, nil
+			}
+		}
+	}
+	return nil, vfs.Errorf(vfs.KindInvalid, "floating address", "no interface of this machine has an address in %v: give it one there", a.Masked())
+}
+
+func unmap(ip net.IP) netip.Addr {
+	a, _ := netip.AddrFromSlice(ip)
+	return a.Unmap()
+}
+
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
