@@ -28,9 +28,9 @@ func TestAddressMoves(t *testing.T) {
 			conf: configuration{roles: roles, disks: 3, meta: ", gateway_lease: 4s", anywhere: true}}
 		switch i {
 		case 1:
-			m.conf.nfs = fmt.Sprintf(", several: true, addresses: [%s/24, %s/24]", first, second)
+			m.conf.nfs = fmt.Sprintf(", several: true, lease: 5m, addresses: [%s/24, %s/24]", first, second)
 		case 2:
-			m.conf.nfs = fmt.Sprintf(", several: true, addresses: [%s/24, %s/24]", second, first)
+			m.conf.nfs = fmt.Sprintf(", several: true, lease: 5m, addresses: [%s/24, %s/24]", second, first)
 		}
 		m.log = filepath.Join(t.ArtifactDir(), m.name+".log")
 		m.configure()

@@ -149,8 +149,8 @@ func TestGatewaysDie(t *testing.T) {
 	n1, n2, n3 := ms[0], ms[1], ms[2]
 	n1.conf.disks, n1.conf.meta = 3, ", gateway_lease: 4s"
 	n1.configure()
-	for _, g := range []*machine{n2, n3} {
-		g.conf.nfs = ", several: true"
+	for _, g := range []*machine{n2, n3} { // clients are silent for as long as a gateway is paused, which on a slow machine is not to end them
+		g.conf.nfs = ", several: true, lease: 5m"
 		g.configure()
 	}
 	n1.must("cluster", "init", "--profile", "2+1", "--domain", "disk", "--nodes", "1")
@@ -160,7 +160,7 @@ func TestGatewaysDie(t *testing.T) {
 	n3.configure()
 	token := n1.must("cluster", "token", "--roles", "gateway")
 	n3.refused("several need `nfs.several: true`", "node", "join", "--token", token)
-	n3.conf.nfs = ", several: true"
+	n3.conf.nfs = ", several: true, lease: 5m"
 	n3.configure()
 	n3.must("node", "join", "--token", token)
 	n2.start()
