@@ -12,7 +12,7 @@ import (
 	"github.com/rackfs/rackfs/internal/kclient"
 )
 
-// A client in a real kernel writes with a journal through an address that moves: its gateway is killed, then the next one is stopped, then the first one, which is back, is
+// A client in a real kernel writes with a journal through an address that moves: its gateway is killed, then the next one is stopped, then, in the long run, the first one, which is back, is
 // paused. No call fails, and all that was acknowledged is there.
 func TestAddressMoves(t *testing.T) {
 	kclient.Require(t)
@@ -56,10 +56,12 @@ func TestAddressMoves(t *testing.T) {
 	n2.start()
 	w.during("a gateway was stopped", 100, n3.stop)
 	n3.start()
-	settled()
-	w.during("a gateway was paused", 100, func() { n2.signal(syscall.SIGSTOP) })
-	n2.signal(syscall.SIGCONT)
-	w.during("the one that was paused is back", 100, func() {})
+	if long { // what a silent machine's TCP has acknowledged Linux sends again after a minute
+		settled()
+		w.during("a gateway was paused", 100, func() { n2.signal(syscall.SIGSTOP) })
+		n2.signal(syscall.SIGCONT)
+		w.during("the one that was paused is back", 100, func() {})
+	}
 	w.verify()
 	w.say("quit", "")
 	for _, m := range []*machine{n3, n2, n1} {
