@@ -182,6 +182,7 @@ func (a *API) clusters() {
 	})
 	handle(a, "GET /cluster/can-stop", "can-stop", "What stopping nodes for a while would mean", a.canStop)
 	handle(a, "POST /cluster/gossip-key", "rotate-gossip-key", "Make a new key of gossip, to which nodes change by themselves", a.rotateGossipKey)
+	raw(a, "GET /profiles/{profile}", "get-profile", "One of Go's profiles of the process that is asked (net/http/pprof)", a.profile)
 	handle(a, "POST /cluster/level", "raise-level", "Raise the feature level; it is never lowered", a.raiseLevels)
 }
 

@@ -46,6 +46,7 @@ func rawParams(route, id string) (out []*huma.Param) {
 	query := map[string][][2]string{
 		"download-file": {{"path", "Absolute, in the file system; percent-encoded bytes"}, {"inline", "true: a browser may show it, without scripts; else it saves it"}},
 		"checksum-file": {{"path", "Absolute, in the file system; percent-encoded bytes"}, {"offset", "Of the range; default 0"}, {"length", "Bytes of the range, at most 1 GiB; default: the rest of the file"}},
+		"get-profile":   {{"seconds", "How long to look, from 1 to 30; of profile and trace"}, {"debug", "1 or 2: as text"}},
 		"archive-files": {{"path", "A directory"}, {"format", "tar.gz (default) or zip"}},
 		"upload-file": {{"path", "Absolute, in the file system; percent-encoded bytes"}, {"parents", "true: directories that are missing are made"},
 			{"sync", "true: the transfer is one that sends only what differs, which may be switched off in the workspace"}, {"mode", "Octal; default: that of the file that is replaced, else 0644"}, {"mtime", "RFC 3339; default: now"}},

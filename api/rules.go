@@ -29,6 +29,7 @@ func rules() map[string]rule {
 		"remove-nodes":   inCluster(admin),
 
 		"rotate-gossip-key": inCluster(admin),
+		"get-profile":       inCluster(admin),
 
 		// File systems. Of a list everybody sees his part; a new one's workspace is in the body.
 		"list-filesystems":    anywhere(viewer),

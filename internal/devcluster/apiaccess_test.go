@@ -45,7 +45,7 @@ type need struct {
 
 var needs = map[string]need{
 	"cluster-status": {accounts.Viewer, cluster, ""}, "can-stop": {accounts.Viewer, cluster, ""}, "list-voters": {accounts.Viewer, cluster, ""},
-	"get-level": {accounts.Viewer, cluster, ""}, "raise-level": {accounts.Admin, cluster, "{}"}, "make-token": {accounts.Admin, cluster, `{"roles":["meta"]}`}, "rotate-gossip-key": {accounts.Admin, cluster, ""},
+	"get-level": {accounts.Viewer, cluster, ""}, "raise-level": {accounts.Admin, cluster, "{}"}, "make-token": {accounts.Admin, cluster, `{"roles":["meta"]}`}, "rotate-gossip-key": {accounts.Admin, cluster, ""}, "get-profile": {accounts.Admin, cluster, ""},
 	"allow-deletion": {accounts.Admin, cluster, "{}"}, "backup-cluster": {0, operatorOnly, ""}, "check-cluster": {0, operatorOnly, ""},
 	"list-nodes": {accounts.Viewer, cluster, ""}, "get-node": {accounts.Viewer, cluster, ""}, "drain-node": {accounts.Admin, cluster, "{}"},
 	"undrain-node": {accounts.Admin, cluster, ""}, "remove-node": {accounts.Admin, cluster, "{}"},
@@ -228,6 +228,14 @@ func TestAccess(t *testing.T) {
 		if now := listing(root, "a/data", "/"); err != nil || now != tree || after.UsedInodes != before.UsedInodes {
 			t.Errorf("%v: %s, before it was %s", err, now, tree)
 		}
+	})
+
+	t.Run("profiles", func(t *testing.T) {
+		root.do("GET", "/profiles/goroutine?debug=1", nil).want(t, "goroutines", 200, "goroutine profile: total")
+		root.do("GET", "/profiles/profile?seconds=1", nil).want(t, "CPU", 200)
+		root.do("GET", "/profiles/profile?seconds=31", nil).want(t, "for too long", 400, "from 1 to 30")
+		root.do("GET", "/profiles/ghost", nil).want(t, "none", 404, "heap")
+		as(accounts.Editor, "").do("GET", "/profiles/heap", nil).want(t, "an editor", 403)
 	})
 
 	t.Run("other workspaces are not there", func(t *testing.T) {
