@@ -1,5 +1,5 @@
-import { ActionIcon, Alert, Button, Code, CopyButton, Group, Progress, Stack, Text, Title, Tooltip } from "@mantine/core";
-import type { ReactNode } from "react";
+import { ActionIcon, Alert, Button, Code, CopyButton, Group, Modal, Progress, Stack, Text, Title, Tooltip, type ModalProps } from "@mantine/core";
+import { useEffect, useState, type ReactNode } from "react";
 import { CheckIcon, CopyIcon } from "./icons";
 import { bytes, percent } from "./format";
 
@@ -15,8 +15,37 @@ export function Trouble({ what, error, retry }: { what: string; error: unknown; 
   );
 }
 
+/** What the page is called in the browser. */
+export function useTitle(title: string) {
+  useEffect(() => {
+    document.title = `${title} - rackfs`;
+  }, [title]);
+}
+
+/** What has the focus; of an item of a menu, what opened the menu. */
+function opener(): HTMLElement | null {
+  const e = document.activeElement;
+  const menu = e?.closest("[role=menu]");
+  return (menu ? document.getElementById(menu.getAttribute("aria-labelledby") ?? "") : e) as HTMLElement | null;
+}
+
+/** A dialog that is open as long as it is rendered. The focus goes back to what opened it or, where that is gone, to the list or the content. */
+export function Dialog({ children, ...p }: Omit<ModalProps, "opened">) {
+  const [from] = useState(opener); // before the menu that it is of is gone
+  useEffect(() => {
+    return () => {
+      setTimeout(() => {
+        const home = document.querySelector<HTMLElement>("[data-home]") ?? document.getElementById("main");
+        (from?.isConnected && from !== document.body ? from : home)?.focus({ preventScroll: true });
+      });
+    };
+  }, [from]);
+  return <Modal opened returnFocus={false} transitionProps={{ duration: 0 }} {...p}>{children}</Modal>;
+}
+
 /** The head of a page. */
 export function Head({ title, children, text }: { title: string; children?: ReactNode; text?: ReactNode }) {
+  useTitle(title);
   return (
     <Group justify="space-between" align="flex-start" mb="md" wrap="wrap">
       <div>

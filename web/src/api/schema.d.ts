@@ -347,6 +347,10 @@ export interface components {
         AccessTokens: {
             tokens: components["schemas"]["AccessToken"][] | null;
         };
+        Alarm: {
+            kind: string;
+            text: string;
+        };
         ClusterStatus: {
             cluster: string;
             health: string;
@@ -644,6 +648,7 @@ export interface components {
             why: string;
         };
         Local: {
+            alarms?: components["schemas"]["Alarm"][] | null;
             /** Format: date-time */
             certificate_until: string;
             disks?: components["schemas"]["DiskStatus"][] | null;
@@ -652,6 +657,8 @@ export interface components {
             placement?: components["schemas"]["Status"];
             release?: string;
             shards?: components["schemas"]["ShardStatus"][] | null;
+            /** Format: date-time */
+            time?: string;
             waiting?: string;
         };
         LocalVolume: {

@@ -6,7 +6,7 @@ import { base, call, fileAddress, request, type Place } from "../api/client";
 import { bytes, count, plural } from "../format";
 import { ChevronIcon, CloudIcon, DownloadIcon, EyeIcon, FileIcon, FolderIcon, PencilIcon, PlusIcon, RefreshIcon, TrashIcon, UploadIcon } from "../icons";
 import { done, failed } from "../notify";
-import { Trouble } from "../parts";
+import { Trouble, useTitle } from "../parts";
 import { encodeName, join, parent, parts, shown, shownPath } from "../path";
 import { useSession } from "../session";
 import { useFileSystem, useWorkspaces } from "../workspace";
@@ -47,9 +47,12 @@ export default function Browser({ workspace, fs }: { workspace: string; fs: stri
   const path = pathOf(useSearch());
   const session = useSession();
   const starts = session.starts(workspace, fs);
+  const title = `${fs}:${shownPath(path)}`;
+  useTitle(title);
   const outside = path === "/" && !starts.includes("/");
   return (
     <>
+      <VisuallyHidden component="h1">{title}</VisuallyHidden>
       <Crumbs at={at} path={path} reach={starts} />
       {outside ? <Starts at={at} starts={starts} /> : <Directory key={workspace + "/" + fs} at={at} path={path} />}
     </>

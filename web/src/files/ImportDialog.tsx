@@ -1,4 +1,4 @@
-import { Alert, Anchor, Button, Collapse, Group, Modal, SegmentedControl, Select, Stack, Text, TextInput } from "@mantine/core";
+import { Alert, Anchor, Button, Collapse, Group, SegmentedControl, Select, Stack, Text, TextInput } from "@mantine/core";
 import { useDisclosure } from "@mantine/hooks";
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { useState, type FormEvent } from "react";
@@ -6,6 +6,7 @@ import { Link } from "wouter";
 import { call, fileAddress, type Job, type Place, type Schemas } from "../api/client";
 import { bytes, plural } from "../format";
 import { JobProgress } from "../pages/Jobs";
+import { Dialog } from "../parts";
 import { shownPath, typed } from "../path";
 
 const poll = 700;
@@ -75,7 +76,7 @@ export default function ImportDialog({ at, path, onClose }: { at: Place; path: s
   const plain = { autoComplete: "off", autoCorrect: "off", autoCapitalize: "off", spellCheck: false } as const;
   if (job !== null) {
     return (
-      <Modal opened onClose={onClose} title="Import from cloud" size="lg" transitionProps={{ duration: 0 }}>
+      <Dialog onClose={onClose} title="Import from cloud" size="lg">
         <Stack data-test="import-running" data-state={running.data?.state}>
           <Text size="sm">From {running.data?.import?.from ?? bucket} to {dest}. It goes on when this is closed; <Anchor component={Link} href="/jobs" size="sm">Jobs</Anchor> shows it.</Text>
           {running.data && <JobProgress j={running.data} />}
@@ -83,11 +84,11 @@ export default function ImportDialog({ at, path, onClose }: { at: Place; path: s
           {running.isError && <Alert color="red" role="alert">{running.error.message}</Alert>}
           <Group justify="flex-end"><Button onClick={onClose} data-test="import-close">Close</Button></Group>
         </Stack>
-      </Modal>
+      </Dialog>
     );
   }
   return (
-    <Modal opened onClose={onClose} title="Import from cloud" size="lg" transitionProps={{ duration: 0 }} closeOnClickOutside={false}>
+    <Dialog onClose={onClose} title="Import from cloud" size="lg" closeOnClickOutside={false}>
       <form onSubmit={submit} autoComplete="off" data-test="import-form">
         <Stack>
           <SegmentedControl aria-label="Where from" fullWidth value={source} onChange={(v) => changed(setSource)(v as Source)} data={[{ value: "s3", label: "AWS S3" }, { value: "r2", label: "Cloudflare R2" }]} />
@@ -120,7 +121,7 @@ export default function ImportDialog({ at, path, onClose }: { at: Place; path: s
           <Text size="xs" c="dimmed">The keys are kept encrypted by the cluster until the import is over, and nowhere in this browser.</Text>
         </Stack>
       </form>
-    </Modal>
+    </Dialog>
   );
 }
 

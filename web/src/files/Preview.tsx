@@ -1,8 +1,9 @@
-import { Alert, Button, Center, Group, Loader, Modal, Stack, Text } from "@mantine/core";
+import { Alert, Button, Center, Group, Loader, Stack, Text } from "@mantine/core";
 import { useEffect, useState } from "react";
 import { fileAddress, request, type Place } from "../api/client";
 import { bytes, time } from "../format";
 import { DownloadIcon } from "../icons";
+import { Dialog } from "../parts";
 import type { Entry } from "./listing";
 
 const KiB = 1024;
@@ -60,7 +61,7 @@ export function Preview(p: { at: Place; path: string; entry: Entry; onClose: () 
     };
   }, [p.path]); // eslint-disable-line
   return (
-    <Modal opened onClose={p.onClose} size="xl" title={<Text className="wrap" fw={600}>{p.entry.name}</Text>} transitionProps={{ duration: 0 }}>
+    <Dialog onClose={p.onClose} size="xl" title={<Text span className="wrap" fw={600}>{p.entry.name}</Text>}>
       <Stack className="preview" data-test="preview">
         <Group justify="space-between">
           <Text size="sm" c="dimmed">{bytes(p.entry.size)}, changed {time(p.entry.mtime)}, mode {p.entry.mode}</Text>
@@ -77,6 +78,6 @@ export function Preview(p: { at: Place; path: string; entry: Entry; onClose: () 
           </>
         )}
       </Stack>
-    </Modal>
+    </Dialog>
   );
 }

@@ -1,5 +1,5 @@
 import { ActionIcon, Checkbox, Menu, UnstyledButton } from "@mantine/core";
-import { useVirtualizer } from "@tanstack/react-virtual";
+import { defaultRangeExtractor, useVirtualizer } from "@tanstack/react-virtual";
 import { useEffect, useId, useRef, useState, type KeyboardEvent, type MouseEvent, type ReactNode } from "react";
 import { bytes, time } from "../format";
 import { DotsIcon, FileIcon, FolderIcon, LinkIcon } from "../icons";
@@ -31,12 +31,17 @@ interface Props {
 
 /** Entries as a grid, of which only the rows that are seen are in the page. The grid has the focus; one row is active in it, which keys move. */
 export function FileTable(p: Props) {
+  const grid = useRef<HTMLDivElement>(null);
   const scroll = useRef<HTMLDivElement>(null);
   const [active, setActive] = useState(0);
   const anchor = useRef(0); // where a range of the selection begins
   const id = useId();
-  const rows = useVirtualizer({ count: p.entries.length, getScrollElement: () => scroll.current, estimateSize: () => rowHeight, overscan: 8, getItemKey: (i) => p.entries[i]?.part ?? i });
   const at = Math.min(active, Math.max(0, p.entries.length - 1));
+  const rows = useVirtualizer({
+    count: p.entries.length, getScrollElement: () => scroll.current, estimateSize: () => rowHeight, overscan: 8, getItemKey: (i) => p.entries[i]?.part ?? i,
+    // The active row is always in the page: the grid refers to it.
+    rangeExtractor: (r) => [...new Set([...defaultRangeExtractor(r), ...(at < r.count ? [at] : [])])].sort((a, b) => a - b),
+  });
   useEffect(() => {
     setActive(0);
     anchor.current = 0;
@@ -63,7 +68,10 @@ export function FileTable(p: Props) {
     else anchor.current = i;
   };
   const onKey = (e: KeyboardEvent) => {
-    if (e.target !== e.currentTarget && !["ArrowUp", "ArrowDown"].includes(e.key)) return;
+    if (e.target !== e.currentTarget) {
+      if (!["ArrowUp", "ArrowDown"].includes(e.key) || !scroll.current?.contains(e.target as Node)) return;
+      grid.current?.focus({ preventScroll: true });
+    }
     const perPage = Math.max(1, Math.floor((scroll.current?.clientHeight ?? rowHeight) / rowHeight) - 1);
     const now = p.entries[at];
     switch (e.key) {
@@ -96,7 +104,10 @@ export function FileTable(p: Props) {
   };
   const all = p.entries.length > 0 && p.selected.size === p.entries.length;
   return (
-    <div role="grid" aria-label={p.label} aria-multiselectable aria-rowcount={p.entries.length + 1} aria-colcount={6} style={{ display: "contents" }}>
+    <div
+      ref={grid} className="grid" role="grid" aria-label={p.label} aria-multiselectable aria-rowcount={p.entries.length + 1} aria-colcount={6} tabIndex={0}
+      aria-activedescendant={p.entries.length > 0 ? `${id}-${at}` : undefined} onKeyDown={onKey} data-test="files" data-home
+    >
       <div className="head" role="row" aria-rowindex={1}>
         <div role="columnheader">
           <Checkbox size="xs" aria-label="Select all" checked={all} indeterminate={p.selected.size > 0 && !all} onChange={() => p.onSelect(all ? new Set() : new Set(p.entries.map((e) => e.part)))} />
@@ -107,7 +118,7 @@ export function FileTable(p: Props) {
         <div role="columnheader" className="wide">Mode</div>
         <div role="columnheader" aria-label="Actions" />
       </div>
-      <div ref={scroll} className="scroll" style={{ maxHeight: p.height }} tabIndex={0} role="rowgroup" aria-label={p.label} aria-activedescendant={p.entries.length > 0 ? `${id}-${at}` : undefined} onKeyDown={onKey} data-test="files">
+      <div ref={scroll} className="scroll" style={{ maxHeight: p.height }} tabIndex={-1} role="rowgroup" onFocus={(e) => e.target === e.currentTarget && grid.current?.focus({ preventScroll: true })}>
         <div className="space" role="presentation" style={{ height: rows.getTotalSize() }}>
           {rows.getVirtualItems().map((v) => {
             const e = p.entries[v.index];
@@ -149,7 +160,7 @@ function RowMenu({ entry, actions }: { entry: Entry; actions: (e: Entry) => Acti
       <Menu.Target>{button}</Menu.Target>
       <Menu.Dropdown>
         {actions(entry).map((a) => (
-          <Menu.Item key={a.label} leftSection={a.icon} color={a.danger ? "red" : undefined} onClick={() => a.run(entry)}>{a.label}</Menu.Item>
+          <Menu.Item key={a.label} leftSection={a.icon} className={a.danger ? "danger" : undefined} onClick={() => a.run(entry)}>{a.label}</Menu.Item>
         ))}
       </Menu.Dropdown>
     </Menu>

@@ -1,5 +1,6 @@
-import { Button, Group, Modal, Stack, Text, TextInput } from "@mantine/core";
+import { Button, Group, Stack, Text, TextInput } from "@mantine/core";
 import { useState, type FormEvent } from "react";
+import { Dialog } from "../parts";
 import { badName } from "../path";
 
 /** Asks for a name and does something with it; what goes wrong is said beside the name. */
@@ -21,7 +22,7 @@ export function NameDialog(p: { title: string; label: string; action: string; va
     }
   };
   return (
-    <Modal opened onClose={p.onClose} title={p.title} transitionProps={{ duration: 0 }}>
+    <Dialog onClose={p.onClose} title={p.title}>
       <form onSubmit={(e) => void submit(e)}>
         <Stack>
           <TextInput label={p.label} value={name} onChange={(e) => { setName(e.currentTarget.value); setError(""); }} error={error || undefined} errorProps={{ role: "alert", className: "wrap" }} data-autofocus autoComplete="off" spellCheck={false} data-test="name" />
@@ -31,7 +32,7 @@ export function NameDialog(p: { title: string; label: string; action: string; va
           </Group>
         </Stack>
       </form>
-    </Modal>
+    </Dialog>
   );
 }
 
@@ -50,7 +51,7 @@ export function Confirm(p: { title: string; text: string; names?: string[]; acti
     }
   };
   return (
-    <Modal opened onClose={p.onClose} title={p.title} transitionProps={{ duration: 0 }}>
+    <Dialog onClose={p.onClose} title={p.title}>
       <Stack>
         <Text size="sm">{p.text}</Text>
         {p.names && (
@@ -65,6 +66,6 @@ export function Confirm(p: { title: string; text: string; names?: string[]; acti
           <Button color="red" loading={busy} onClick={() => void run()} data-test="confirm">{p.action}</Button>
         </Group>
       </Stack>
-    </Modal>
+    </Dialog>
   );
 }

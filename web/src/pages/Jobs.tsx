@@ -1,4 +1,4 @@
-import { Anchor, Badge, Button, Group, Modal, Progress, Skeleton, Stack, Switch, Table, Text } from "@mantine/core";
+import { Anchor, Badge, Button, Group, Progress, Skeleton, Stack, Switch, Table, Text } from "@mantine/core";
 import { useInfiniteQuery, useQuery, useQueryClient } from "@tanstack/react-query";
 import { lazy, Suspense, useState } from "react";
 import { Link } from "wouter";
@@ -7,7 +7,7 @@ import { addressOf } from "../files/Browser";
 import { bytes, count, duration, percent, time } from "../format";
 import { CloseIcon } from "../icons";
 import { failed } from "../notify";
-import { Head, Trouble } from "../parts";
+import { Dialog, Head, Trouble } from "../parts";
 import { typed } from "../path";
 import { useSession } from "../session";
 import { useWorkspace } from "../workspace";
@@ -98,7 +98,7 @@ const ImportReport = lazy(async () => ({ default: (await import("../files/Import
 function Details({ id, onClose }: { id: number; onClose: () => void }) {
   const job = useQuery({ queryKey: ["job", id], queryFn: ({ signal }) => call("show-job", "GET", `/jobs/${id}`, undefined, signal), refetchInterval: (q) => (q.state.data && over(q.state.data) ? false : pollBusy) });
   return (
-    <Modal opened onClose={onClose} title={`Job ${id}`} size="lg" transitionProps={{ duration: 0 }}>
+    <Dialog onClose={onClose} title={`Job ${id}`} size="lg">
       {job.isPending && <Skeleton h={80} />}
       {job.isError && <Trouble what="It cannot be shown" error={job.error} />}
       {job.data && (
@@ -108,7 +108,7 @@ function Details({ id, onClose }: { id: number; onClose: () => void }) {
           {job.data.import && <Suspense><ImportReport r={job.data.import} /></Suspense>}
         </Stack>
       )}
-    </Modal>
+    </Dialog>
   );
 }
 

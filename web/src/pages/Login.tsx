@@ -2,9 +2,11 @@ import { Alert, Button, Card, Center, Group, Image, PasswordInput, Stack, Text, 
 import { useQueryClient } from "@tanstack/react-query";
 import { useState, type FormEvent } from "react";
 import { call, Refusal } from "../api/client";
+import { useTitle } from "../parts";
 import { forgetAll } from "../session";
 
 export function Login() {
+  useTitle("Log in");
   const queries = useQueryClient();
   const [token, setToken] = useState("");
   const [busy, setBusy] = useState(false);
@@ -32,7 +34,7 @@ export function Login() {
               <Image src="/icon.svg" w={36} h={36} alt="" />
               <Title order={1} size="h2">rackfs</Title>
             </Group>
-            <PasswordInput label="Token" description="rackfs dev prints one; rackfs token create makes more." value={token} onChange={(e) => setToken(e.currentTarget.value)} autoComplete="off" spellCheck={false} required autoFocus data-test="token" />
+            <PasswordInput label="Token" description="rackfs dev prints one; rackfs token create makes more." value={token} onChange={(e) => setToken(e.currentTarget.value)} autoComplete="off" spellCheck={false} required autoFocus visibilityToggleButtonProps={{ "aria-label": "Show the token" }} data-test="token" />
             {error !== "" && <Alert color="red" role="alert">{error}</Alert>}
             <Button type="submit" loading={busy} data-test="log-in">Log in</Button>
             <Text size="xs" c="dimmed">The token is kept in a cookie that ends with the browser and that no script can read.</Text>

@@ -1,11 +1,11 @@
-import { Alert, Badge, Button, Group, Modal, NumberInput, Select, Skeleton, Stack, Table, TagsInput, Text, TextInput } from "@mantine/core";
+import { Alert, Badge, Button, Group, NumberInput, Select, Skeleton, Stack, Table, TagsInput, Text, TextInput } from "@mantine/core";
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { useState, type FormEvent } from "react";
 import { call, type AccessToken } from "../api/client";
 import { Confirm } from "../files/dialogs";
 import { time } from "../format";
 import { PlusIcon, TrashIcon } from "../icons";
-import { Copyable, Head, Trouble } from "../parts";
+import { Copyable, Dialog, Head, Trouble } from "../parts";
 import { useSession } from "../session";
 import { useFileSystems } from "../workspace";
 
@@ -89,7 +89,7 @@ function NewToken({ onClose }: { onClose: () => void }) {
     }
   };
   return (
-    <Modal opened onClose={onClose} title={secret === "" ? "New token" : "The token"} size="lg" transitionProps={{ duration: 0 }} closeOnClickOutside={secret === ""}>
+    <Dialog onClose={onClose} title={secret === "" ? "New token" : "The token"} size="lg" closeOnClickOutside={secret === ""}>
       {secret !== "" ? (
         <Stack>
           <Alert color="yellow" title="It is shown this once">Copy it now: the cluster keeps only its hash.</Alert>
@@ -115,6 +115,6 @@ function NewToken({ onClose }: { onClose: () => void }) {
           </Stack>
         </form>
       )}
-    </Modal>
+    </Dialog>
   );
 }

@@ -1,1 +1,0 @@
-import{At as e,Rt as t}from"./parts-BE1GarBE.js";import{R as n}from"./index-CfnfxkAc.js";import{s as r}from"./vendor-Q3yRUCef.js";var i=r(),a=e(e=>{let r=t([`Input`,`InputWrapper`,`TextInput`],null,e);return(0,i.jsx)(n,{component:`input`,...r,__staticSelector:`TextInput`})});a.classes=n.classes,a.displayName=`@mantine/core/TextInput`;export{a as t};
