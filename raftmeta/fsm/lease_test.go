@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
 	"github.com/rackfs/rackfs/raftmeta/metapb"
@@ -161,4 +162,49 @@ func TestHeldAlone(t *testing.T) {
 		t.Fatalf("%d commands held, %d done under a shared lease, %d files of holders that ended: the histories show nothing", held, shared, moved)
 	}
 	t.Logf("%d commands held, %d done under a shared lease, %d files of holders that ended", held, shared, moved)
+}
+
+// TestListedAsAsked: a listing tells of a file, whoever has its lease, what a question for the file alone tells: a client that is shown a
+// change value early takes what comes under that value for what it has.
+func TestListedAsAsked(t *testing.T) {
+	for _, cached := range []bool{false, true} {
+		o := Options{}
+		if cached {
+			o.Cache = NewCache(1 << 20)
+		}
+		r := newNamespaceRig(t, o)
+		r.raise()
+		other := r.register("b", 1)
+		for i, origin := range []uint64{r.me, r.me, other} {
+			r.ok(&metapb.Command{Id: &metapb.Identity{Origin: origin, Slot: 2}, Op: &metapb.Command_Create{Create: &metapb.Create{
+				Parent: 1, Name: fmt.Append(nil, "file", i), Attr: &metapb.AttrSet{}, Type: uint32(vfs.TypeFile), Open: uint32(vfs.OpenWrite),
+			}}})
+		}
+		list := func() map[uint64]*metapb.Attr {
+			all := map[uint64]*metapb.Attr{}
+			q := &metapb.ReadDirQ{Dir: 1, Attrs: true}
+			for _, e := range r.query(&metapb.Query{Cred: &metapb.Cred{}, Q: &metapb.Query_ReadDir{ReadDir: q}}).GetReadDir().GetEntries() {
+				all[e.Ino] = e.Attr
+			}
+			if len(all) != 3 {
+				t.Fatalf("%d files are listed", len(all))
+			}
+			return all
+		}
+		var shared uint64
+		for ino := range list() {
+			if l := r.seen(ino).lease; l.origin == r.me && shared == 0 {
+				shared = ino
+				r.ok(&metapb.Command{Op: &metapb.Command_ShareLease{ShareLease: &metapb.ShareLease{Ino: ino, Epoch: l.epoch}}})
+			}
+		}
+		r.ok(&metapb.Command{Op: &metapb.Command_ExpireOrigin{ExpireOrigin: &metapb.ExpireOrigin{Origin: other}}})
+		for range 2 { // what the first one reads the second one finds in the cache
+			for ino, a := range list() {
+				if want := r.attr(ino).Attr; !proto.Equal(want, a) {
+					t.Errorf("inode %d (shared: %v, cache: %v) is listed as\n%v and is\n%v", ino, ino == shared, cached, a, want)
+				}
+			}
+		}
+	}
 }

@@ -179,8 +179,16 @@ func (r *reader) space() (*space, error) {
 // nil if there is none.
 func (r *reader) inode(ino uint64) (*inode, error) {
 	n, err := r.rawInode(ino)
-	if err != nil || n == nil || n.lease.origin == 0 {
-		return n, err
+	if err != nil {
+		return nil, err
+	}
+	return r.standing(n)
+}
+
+// standing is inode for one that was read, or nil.
+func (r *reader) standing(n *inode) (*inode, error) {
+	if n == nil || n.lease.origin == 0 {
+		return n, nil
 	}
 	if alive, err := r.registered(n.lease.origin); err != nil || alive {
 		return n, err

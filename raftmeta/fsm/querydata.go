@@ -44,14 +44,9 @@ func (r *reader) readDir(q *metapb.ReadDirQ) (*metapb.QueryResult, error) {
 func (r *reader) entryAttrs(d *inode, entries []*metapb.Dirent) error {
 	attrs := make([]wireAttr, len(entries)) // one piece of memory
 	set := func(i int, n *inode) error {
-		if n != nil && n.lease.epoch != 0 {
-			alive, err := r.registered(n.lease.origin)
-			if err != nil {
-				return err
-			}
-			if !alive {
-				n = n.settled()
-			}
+		n, err := r.standing(n)
+		if err != nil {
+			return err
 		}
 		if n != nil {
 			entries[i].Attr = attrs[i].set(&n.attr)
