@@ -10,10 +10,9 @@ const (
 )
 
 // gathering is what the committer of an inode knows of those who wait for it. Without it, of n callers that write and sync in a loop
-// one has a command of its own: what it wrote is ready when the command of the n-1 others ends, so that it begins alone, they
-// share the next one, and a command, which is a round of the metadata's logs, stands for n/2 writes instead of n.
-// So the committer waits a little for as much as there was before, at most half as long as the last command took: those who come
-// are answered a whole command earlier than they would be.
+// the first that comes after a command has one of its own, the others, who come while that is under way, share the next, and a command, which is a
+// round of the metadata's logs, stands for n/2 writes instead of n. So after a command the committer waits a little for as much as there was before, also
+// if nothing is ready yet, at most half as long as the command took: those who come are answered a whole command earlier than they would be.
 type gathering struct {
 	syncing int           // callers of sync. Guarded by inode.mu
 	more    chan struct{} // a token: something became ready
@@ -30,7 +29,7 @@ func (g *gathering) changed() {
 // gather waits until want pieces are ready, as many as there were when the last command, which took so long, ended, or some time has passed. e.mu is held,
 // and released meanwhile.
 func (v *Volume) gather(e *inode, want int, took time.Duration) {
-	if e.syncing < gatherFrom || len(e.ready) == 0 || piecesIn(e.ready) >= want {
+	if e.syncing < gatherFrom || piecesIn(e.ready) >= want {
 		return
 	}
 	timer := time.NewTimer(min(took/2, gatherMax))
