@@ -72,7 +72,7 @@ type Client struct {
 
 	mu     sync.Mutex
 	closed bool
-	wg     sync.WaitGroup // calls; Add under mu
+	wg     sync.WaitGroup // calls; Add by enter
 	shards map[uint16]*clientShard
 
 	wishing singleflight.Group // by file
@@ -119,14 +119,22 @@ func (c *Client) Close() {
 	c.peers.close()
 }
 
-// start runs fn on a goroutine that Close waits for; false after Close.
-func (c *Client) start(fn func()) bool {
+// enter begins work that Close waits for, until c.wg.Done; false after Close.
+func (c *Client) enter() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
 		return false
 	}
 	c.wg.Add(1)
+	return true
+}
+
+// start runs fn on a goroutine that Close waits for; false after Close.
+func (c *Client) start(fn func()) bool {
+	if !c.enter() {
+		return false
+	}
 	go func() {
 		defer c.wg.Done()
 		fn()

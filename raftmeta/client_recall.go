@@ -30,6 +30,10 @@ func (s *clientShard) callWaiting(ctx context.Context, op wire.Op, req []byte) (
 func (c *Client) Wish(ctx context.Context, shard uint16, fs uint32, ino uint64) error {
 	const op = "raftmeta.wish"
 	asked := c.wishing.DoChan(fmt.Sprint(shard, fs, ino), func() (any, error) {
+		if !c.enter() {
+			return nil, vfs.Errorf(vfs.KindCanceled, op, "%w", errClientClosed)
+		}
+		defer c.wg.Done()
 		ctx, cancel := context.WithTimeout(c.ctx, c.opt.AttemptTimeout)
 		defer cancel()
 		return nil, c.wish(ctx, shard, &metapb.FileId{Fs: fs, Ino: ino})
@@ -167,18 +171,20 @@ func (h *hearing) call(ctx context.Context, req *metapb.RecallsRequest) (*metapb
 	return reply, nil
 }
 
-// Holds lists the files without names that are held for an origin of a shard.
-func (c *Client) Holds(ctx context.Context, shard uint16, origin uint64) (list []*metapb.FileId, err error) {
+// Holds calls each for the files without names that are held for an origin of a shard.
+func (c *Client) Holds(ctx context.Context, shard uint16, origin uint64, each func(*metapb.FileId)) error {
 	q := &metapb.HoldsQ{Origin: origin}
 	for {
 		r, err := c.Query(ctx, shard, &metapb.Query{Q: &metapb.Query_Holds{Holds: q}})
 		if err != nil {
-			return nil, vfs.Wrap("raftmeta.holds", err)
+			return vfs.Wrap("raftmeta.holds", err)
 		}
 		files := r.GetHolds().GetFiles()
-		list = append(list, files...)
+		for _, f := range files {
+			each(f)
+		}
 		if !r.GetHolds().GetMore() || len(files) == 0 {
-			return list, nil
+			return nil
 		}
 		last := files[len(files)-1]
 		q = &metapb.HoldsQ{Origin: origin, AfterFs: last.GetFs(), AfterIno: last.GetIno()}

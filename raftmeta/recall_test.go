@@ -190,4 +190,8 @@ func TestWish(t *testing.T) {
 	}
 	stop()
 	<-heard
+	wants.Close()
+	if err := wants.Wish(ctx, 1, testFS, ino); vfs.KindOf(err) != vfs.KindCanceled {
+		t.Errorf("a client that was closed wishes: %v", err)
+	}
 }

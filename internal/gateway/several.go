@@ -96,13 +96,10 @@ func (m *membership) answer(ctx context.Context) {
 		if origin == 0 {
 			continue
 		}
-		held, err := m.meta.Holds(ctx, m.shard, origin)
-		if err != nil {
-			continue // it is asked again
-		}
 		var g errgroup.Group
 		g.SetLimit(holdsAnswered)
-		for _, f := range held {
+		// What is not told now is asked for again.
+		_ = m.meta.Holds(ctx, m.shard, origin, func(f *metapb.FileId) {
 			g.Go(func() error {
 				if v := m.volumeOf(f.GetFs()); v != nil {
 					v.AnswerHold(ctx, vfs.Ino(f.GetIno()))
@@ -112,7 +109,7 @@ func (m *membership) answer(ctx context.Context) {
 				_, err := m.meta.Apply(ctx, m.shard, &metapb.Command{Fs: f.GetFs(), Op: &metapb.Command_ReleaseOrphan{ReleaseOrphan: &metapb.ReleaseOrphan{Ino: f.GetIno()}}})
 				return err
 			})
-		}
+		})
 		_ = g.Wait() // what failed is held, and asked again
 	}
 }
