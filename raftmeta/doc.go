@@ -38,6 +38,18 @@
 // Work that others do in the background, stores and gateways, is done with the leader's permission (OpWork, package background). The leader
 // of a namespace shard also looks for chunks of files that nobody remembers to fold (find.go).
 //
+// # Several gateways
+//
+// Who needs a file that another gateway has to itself wishes for it at the leader (Client.Wish), and waits there; each gateway has a call at
+// the leader that tells what others want of it (Client.Recalls), gives that back and says so. Wishes are in the leader's memory, bounded, and hints: the lease tells
+// who has a file, and who wishes asks again, of the next leader too. A gateway that renews its lease and has not given back what was wished for all of a lease
+// is not renewed any more. What lost its last name by another gateway is held for all who may have it open, until each has answered (Client.Holds).
+//
+// # User's requests
+//
+// A call says of which users' requests its commands or queries are part (vfs.RequestID), in its payload, so that a voter's log names them. They are no
+// part of commands: the state does not depend on them.
+//
 // # Identity
 //
 // A replica's id is NODE.RANDOM. It is the Raft server id and address; a Resolver finds NODE's current network

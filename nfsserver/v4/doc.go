@@ -49,6 +49,15 @@
 // A COPY that takes long goes on in the background if its client allows it (op_copy.go). Clients are called back (callback.go) about its end, about
 // delegations (recall.go, cbgetattr.go) and locks.
 //
+// # Beside other front ends
+//
+// Server.Coherent is a file system for a front end that is not NFS: what it changes waits until clients have returned the delegations in its way, and what it
+// reads until those for writing were returned. Only what such front ends use is offered there, none of the optional interfaces but vfs.Stager.
+//
+// A request of a session that another server still serves waits for the end of that, for some seconds, and is refused with NFS4ERR_DELAY then (adopt.go).
+//
+// # What is not offered, or not by all
+//
 // Delegations of directories, layouts, named attributes, ACLs and labels are not offered.
 // Abilities that only some file systems have (ALLOCATE, DEALLOCATE, COPY, CLONE,
 // holes for SEEK, extended attributes) are optional interfaces of a vfs.FS: see
