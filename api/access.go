@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -116,17 +117,22 @@ type answer struct {
 }
 
 func (w *answer) WriteHeader(status int) {
-	if w.status == 0 {
-		w.status = status
-	}
+	w.begins(status)
 	w.ResponseWriter.WriteHeader(status)
 }
 
 func (w *answer) Write(b []byte) (int, error) {
-	if w.status == 0 {
-		w.status = http.StatusOK
-	}
+	w.begins(http.StatusOK)
 	return w.ResponseWriter.Write(b)
+}
+
+// begins notes the status. However long the answer was waited for, from now on there is a minute to take it.
+func (w *answer) begins(status int) {
+	if w.status != 0 {
+		return
+	}
+	w.status = status
+	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(patienceWithPeer))
 }
 
 // Unwrap is for http.ResponseController.

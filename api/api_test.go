@@ -5,10 +5,12 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rackfs/rackfs/vfs"
 )
@@ -17,6 +19,53 @@ type thingInput struct {
 	Name string `path:"name" maxLength:"8"`
 	Body struct {
 		Size int `json:"size" minimum:"1"`
+	}
+}
+
+// deadlines are those of a connection, as they are set.
+type deadlines struct {
+	*httptest.ResponseRecorder
+	write time.Time
+}
+
+func (d *deadlines) SetWriteDeadline(t time.Time) error { d.write = t; return nil }
+
+// What takes long is answered, whatever the answer is: there is a minute for it from when it begins.
+func TestLongOperations(t *testing.T) {
+	a := New(Options{Release: "test"})
+	conn := &deadlines{}
+	long := func() { conn.write = time.Now().Add(-time.Second) } // as if it took longer than a minute
+	handle(a, "GET /things", "list-things", "For the test", func(context.Context, *struct{}) (*struct{ Body int }, error) {
+		long()
+		return &struct{ Body int }{}, nil
+	})
+	handle(a, "DELETE /things", "delete-things", "For the test", func(context.Context, *struct{}) (*struct{}, error) {
+		long()
+		return nil, vfs.Errorf(vfs.KindUnavailable, "delete", "not now")
+	})
+	raw(a, "GET /raw", "get-raw", "For the test", func(w http.ResponseWriter, _ *http.Request) error {
+		long()
+		_, err := w.Write([]byte("x"))
+		return err
+	})
+	raw(a, "HEAD /raw", "head-raw", "For the test", func(w http.ResponseWriter, _ *http.Request) error {
+		long()
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	})
+	raw(a, "DELETE /raw", "delete-raw", "For the test", func(http.ResponseWriter, *http.Request) error {
+		long()
+		return vfs.Errorf(vfs.KindUnavailable, "raw", "not now")
+	})
+	for _, x := range []struct {
+		method, path string
+		status       int
+	}{{"GET", "/things", 200}, {"DELETE", "/things", 503}, {"GET", "/raw", 200}, {"HEAD", "/raw", 204}, {"DELETE", "/raw", 503}} {
+		*conn = deadlines{ResponseRecorder: httptest.NewRecorder()}
+		a.ServeHTTP(conn, httptest.NewRequest(x.method, prefix+x.path, nil))
+		if left := time.Until(conn.write); left < patienceWithPeer/2 || conn.Code != x.status {
+			t.Errorf("%s %s: %d, and %v for it", x.method, x.path, conn.Code, left)
+		}
 	}
 }
 

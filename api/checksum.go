@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"time"
 
 	"github.com/rackfs/rackfs/vfs"
 )
@@ -63,12 +62,8 @@ func (a *API) checksum(w http.ResponseWriter, r *http.Request) error {
 	case <-ctx.Done():
 		return vfs.Wrap(op, context.Cause(ctx))
 	}
-	rc := http.NewResponseController(w)
-	_ = rc.SetReadDeadline(time.Time{})
-	_ = rc.SetWriteDeadline(time.Time{}) // nothing is answered before all is read
 	h := sha256.New()
 	err = f.Copy(ctx, h, off, length)
-	_ = rc.SetWriteDeadline(time.Now().Add(patienceWithPeer))
 	if err != nil {
 		return err
 	}

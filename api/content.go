@@ -220,7 +220,6 @@ func (a *API) download(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	out := newPatient(ctx, w)
-	_ = out.rc.SetReadDeadline(time.Time{}) // of the request, which is here: it would end the answer
 	return f.Copy(ctx, out, off, n)
 }
 
@@ -305,7 +304,6 @@ func (a *API) archive(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	out := newPatient(ctx, w)
-	_ = out.rc.SetReadDeadline(time.Time{})
 	return t.Archive(ctx, out, p, format)
 }
 
@@ -416,9 +414,6 @@ func (a *API) upload(w http.ResponseWriter, r *http.Request) (err error) {
 	n, err := t.Write(ctx, body, put)
 	if err != nil {
 		drain(body)
-	}
-	_ = rc.SetWriteDeadline(time.Now().Add(patienceWithPeer))
-	if err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")

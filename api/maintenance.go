@@ -70,7 +70,6 @@ func stream(a *API, route, id, summary, contentType string, fn func(context.Cont
 			w.Header().Set("Content-Type", contentType)
 			w.Header().Set("Trailer", trailerError)
 			s := &streamWriter{w: w, rc: http.NewResponseController(w)}
-			_ = s.rc.SetReadDeadline(time.Time{}) // of the request, which is here: it would end the answer
 			_ = s.rc.SetWriteDeadline(time.Time{})
 			fn(hc.Context(), s)
 		}}, nil

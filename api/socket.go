@@ -45,7 +45,7 @@ type Server struct {
 	done sync.WaitGroup
 }
 
-// Serve serves h on ln until Close. Slow and oversized requests are cut off; what answers for longer than a minute extends its own
+// Serve serves h on ln until Close. Slow and oversized requests are cut off. An answer has a minute from when it begins (answer); one that is longer in being sent extends its own
 // deadline (http.ResponseController).
 func Serve(ln net.Listener, h http.Handler, log *slog.Logger) *Server {
 	s := &Server{srv: &http.Server{

@@ -268,7 +268,6 @@ func (a *API) append(w http.ResponseWriter, r *http.Request, t *files.Tree, up *
 	if err != nil {
 		drain(body)
 	}
-	_ = rc.SetWriteDeadline(time.Now().Add(patienceWithPeer))
 	if errors.Is(err, files.ErrSum) {
 		err = &statusError{tusMismatch, err}
 	}

@@ -2,6 +2,7 @@ package v4
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
@@ -58,6 +59,9 @@ func (f *coherentFS) until(ctx context.Context, op string, ask func(now time.Tim
 			return vfs.Errorf(vfs.KindUnavailable, op, "the gateway ends, and an NFS client still has the file: try again")
 		case <-ctx.Done():
 			wait.Stop()
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return vfs.Errorf(vfs.KindUnavailable, op, "an NFS client was asked to return the file and does not answer; it is taken from it when that has lasted for an NFS lease: try again")
+			}
 			return vfs.Errorf(vfs.KindCanceled, op, "while an NFS client was asked to return the file: %w", context.Cause(ctx))
 		}
 		wait.Stop()

@@ -2,7 +2,9 @@ package v4_test
 
 import (
 	"context"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/rackfs/rackfs/nfsserver/state"
 	"github.com/rackfs/rackfs/vfs"
@@ -105,6 +107,12 @@ func TestCoherentReads(t *testing.T) {
 	cancel()
 	if err := <-done; vfs.KindOf(err) != vfs.KindCanceled {
 		t.Errorf("given up: %v", err)
+	}
+	// Whoever has no more time is told to come again.
+	over, cancel := context.WithDeadline(t.Context(), time.Now())
+	defer cancel()
+	if _, err := fs.Remove(over, &vfs.Root, vfs.RootIno, "file", vfs.RemoveFile); vfs.KindOf(err) != vfs.KindUnavailable || !strings.Contains(err.Error(), "try again") {
+		t.Errorf("no more time: %v", err)
 	}
 	if _, err := w.fs.GetAttr(t.Context(), ino); err != nil {
 		t.Errorf("it was removed: %v", err)
