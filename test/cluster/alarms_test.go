@@ -62,10 +62,14 @@ func TestAlarms(t *testing.T) {
 	if err := os.Mkdir(small, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Mount("tmpfs", small, "tmpfs", 0, "size=256m"); err != nil {
-		t.Fatal(err)
+	n3.mounts = newMounts(t)
+	at := func(what string, f func() error) {
+		t.Helper()
+		if err := n3.mounts.do(f); err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
 	}
-	t.Cleanup(func() { _ = unix.Unmount(small, unix.MNT_DETACH) }) // before the nodes end: they are killed then
+	at("mount", func() error { return unix.Mount("tmpfs", small, "tmpfs", 0, "size=256m") })
 	n1.must("cluster", "init", "--profile", "4+2", "--nodes", "3")
 	n1.start()
 	for _, m := range []*machine{n2, n3} {
@@ -90,13 +94,13 @@ func TestAlarms(t *testing.T) {
 
 	// A disk is full: writes go on without it. Room on it ends that.
 	filler := filepath.Join(small, "filler")
-	var fs unix.Statfs_t
-	if err := unix.Statfs(small, &fs); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filler, make([]byte, (int64(fs.Bavail)*fs.Bsize)-(32<<20)), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	at("fill", func() error {
+		var fs unix.Statfs_t
+		if err := unix.Statfs(small, &fs); err != nil {
+			return err
+		}
+		return os.WriteFile(filler, make([]byte, (int64(fs.Bavail)*fs.Bsize)-(32<<20)), 0o600)
+	})
 	n3.await("its disk is full", func() (bool, string) {
 		writeSome()
 		all, err := n3.scrape()
@@ -105,17 +109,13 @@ func TestAlarms(t *testing.T) {
 	n3.alarmed("disk_full", "n3-disk1 is full")
 	n1.alarmed("", "")
 	writeSome()
-	if err := os.Remove(filler); err != nil {
-		t.Fatal(err)
-	}
+	at("make room", func() error { return os.Remove(filler) })
 	calm("with room again")
 
 	// A disk's file system becomes read-only: it takes no writes until it is mended and the node is restarted.
 	remount := func(flags uintptr) {
 		t.Helper()
-		if err := unix.Mount("", small, "", unix.MS_REMOUNT|flags, ""); err != nil {
-			t.Fatal(err)
-		}
+		at("remount", func() error { return unix.Mount("", small, "", unix.MS_REMOUNT|flags, "") })
 	}
 	n3.stop() // with files open for writing it cannot be made read-only
 	remount(unix.MS_RDONLY)

@@ -61,7 +61,9 @@ type machine struct {
 	done <-chan struct{} // closed when cmd has ended
 	log  string
 	at   *kclient.Host // where it runs; nil: on this machine
-	conf configuration
+	// mounts is what it sees of file systems; nil: what this process does.
+	mounts *mounts
+	conf   configuration
 }
 
 // configuration is what differs between nodes.
@@ -230,7 +232,10 @@ func (m *machine) begin(args ...string) {
 	go func() {
 		// The process is killed when the thread that started it ends, as those do that were in a network namespace: this one is kept for it.
 		runtime.LockOSThread()
-		err := cmd.Start()
+		err := m.mounts.enter()
+		if err == nil {
+			err = cmd.Start()
+		}
 		started <- err
 		if err == nil {
 			_ = cmd.Wait()
