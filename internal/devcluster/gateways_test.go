@@ -228,54 +228,31 @@ func (w *two) names() {
 	}
 }
 
-// lock locks a range of f at a gateway; ok is false if somebody else has it.
-func (w *two) lock(at int, f *nfsclient.File, off, n uint64) (id nfsclient.Stateid, ok bool) {
-	w.t.Helper()
-	cp := nfsclient.NewCompound().PutFH(f.FH).Lock(w.cl[at].ID(), &nfsclient.LockArgs{
-		Type: nfsv4.WRITE_LT, Offset: off, Length: n, New: true, Stateid: f.Stateid, Owner: "o",
-	})
-	r, err := w.cl[at].Do(w.t.Context(), cp)
-	if err != nil {
-		w.t.Fatal(err)
+// lock locks a range of f at a gateway; nil: somebody else has it.
+func (w *two) lock(at int, f *nfsclient.File, off, n uint64) (*nfsclient.Lock, error) {
+	l := &nfsclient.Lock{Owner: "o"}
+	if _, err := w.cl[at].LockRange(w.t.Context(), f, l, nfsv4.WRITE_LT, off, n); nfsclient.StatusOf(err) == nfsv4.NFS4ERR_DENIED {
+		return nil, nil
+	} else if err != nil {
+		return nil, fmt.Errorf("lock at gateway %d: %w", at+1, err)
 	}
-	defer r.Release()
-	if err := r.Skip(nfsv4.OP_PUTFH); err != nil {
-		w.t.Fatal(err)
-	}
-	id, err = r.StateidOf(nfsv4.OP_LOCK)
-	if nfsclient.StatusOf(err) == nfsv4.NFS4ERR_DENIED {
-		return id, false
-	}
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return id, true
-}
-
-func (w *two) unlock(at int, f *nfsclient.File, id nfsclient.Stateid, off, n uint64) {
-	w.t.Helper()
-	r, err := w.cl[at].Do(w.t.Context(), nfsclient.NewCompound().PutFH(f.FH).LockU(id, off, n))
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	defer r.Release()
-	if err := r.Skip(nfsv4.OP_PUTFH, nfsv4.OP_LOCKU); err != nil {
-		w.t.Fatal(err)
-	}
+	return l, nil
 }
 
 func (w *two) locks() {
 	f := w.create("locks", true)
-	id, ok := w.lock(0, f[0], 0, 10)
-	if !ok {
-		w.t.Fatal("nobody has a lock, and one is denied")
+	l, err := w.lock(0, f[0], 0, 10)
+	if l == nil {
+		w.t.Fatalf("nobody has a lock, and one is denied: %v", err)
 	}
-	if _, ok := w.lock(1, f[1], 5, 10); ok {
-		w.t.Fatal("two clients have locked the same bytes, at two gateways")
+	if l, err := w.lock(1, f[1], 5, 10); l != nil || err != nil {
+		w.t.Fatalf("two clients have locked the same bytes, at two gateways: %v", err)
 	}
-	w.unlock(0, f[0], id, 0, 10)
-	if _, ok := w.lock(1, f[1], 5, 10); !ok {
-		w.t.Fatal("denied, and the lock at the other gateway has ended")
+	if err := w.cl[0].Unlock(w.t.Context(), f[0], l, 0, 10); err != nil {
+		w.t.Fatal(err)
+	}
+	if l, err := w.lock(1, f[1], 5, 10); l == nil {
+		w.t.Fatalf("denied, and the lock at the other gateway has ended: %v", err)
 	}
 }
 
@@ -294,9 +271,16 @@ func (w *two) increments() {
 					w.t.Error(err)
 					return
 				}
-				var id nfsclient.Stateid
-				for ok := false; !ok; {
-					if id, ok = w.lock(at, f, 0, 8); !ok {
+				var l *nfsclient.Lock
+				for l == nil {
+					if l, err = w.lock(at, f, 0, 8); err != nil {
+						w.t.Error(err)
+						return
+					}
+					if w.t.Failed() { // the other one, with the lock
+						return
+					}
+					if l == nil {
 						time.Sleep(time.Millisecond)
 					}
 				}
@@ -321,7 +305,10 @@ func (w *two) increments() {
 						break
 					}
 				}
-				w.unlock(at, f, id, 0, 8)
+				if err := cl.Unlock(ctx, f, l, 0, 8); err != nil {
+					w.t.Error(err)
+					return
+				}
 				if err := cl.CloseFile(ctx, f); err != nil {
 					w.t.Error(err)
 					return
