@@ -21,6 +21,7 @@ type quotaModel struct {
 	origins [2]uint64
 	names   int
 	kinds   map[vfs.Kind]int // how often each answer came
+	away    *int             // how often one was that another origin has the file
 }
 
 type quotaInode struct {
@@ -119,6 +120,19 @@ func (m *quotaModel) expect(origin uint64, want vfs.Kind, c *metapb.Command) *me
 	return res
 }
 
+// elsewhere checks that a command of origin o about n, which may else be done, was answered that another has n to itself, and changed nothing, if that is so; it
+// reports whether it is.
+func (m *quotaModel) elsewhere(res *metapb.Result, o uint64, n *quotaInode) bool {
+	is := m.m.Level() >= levelGateways && n.epoch != 0 && n.owner != o
+	if held := res.GetHeld(); (held != nil) != is || is && held.Origin != n.owner {
+		m.rt.Fatalf("%v to origin %d, the lease of epoch %d is of %d", res, o, n.epoch, n.owner)
+	}
+	if is {
+		*m.away++
+	}
+	return is
+}
+
 func (m *quotaModel) create() {
 	dir, d := m.pick("dir", isDir)
 	m.names++
@@ -146,7 +160,10 @@ func (m *quotaModel) create() {
 
 func (m *quotaModel) remove() {
 	ino, n := m.pick("inode", func(n *quotaInode) bool { return n.parent != 0 && n.entries == 0 && n.links == 1 })
-	m.expect(m.origin(), vfs.KindOK, &metapb.Command{Op: &metapb.Command_Remove{Remove: &metapb.Remove{Parent: n.parent, Name: []byte(n.name)}}})
+	o := m.origin()
+	if m.elsewhere(m.expect(o, vfs.KindOK, &metapb.Command{Op: &metapb.Command_Remove{Remove: &metapb.Remove{Parent: n.parent, Name: []byte(n.name)}}}), o, n) {
+		return
+	}
 	m.inodes[n.parent].entries--
 	delete(m.inodes, ino)
 	for p, d := range m.dirs {
@@ -164,8 +181,9 @@ func (m *quotaModel) link() {
 	if n.project != d.project {
 		want = vfs.KindXDev
 	}
-	m.expect(m.origin(), want, &metapb.Command{Op: &metapb.Command_Link{Link: &metapb.Link{Ino: ino, Parent: dir, Name: []byte(fmt.Sprint(m.names))}}})
-	if want == vfs.KindOK {
+	o := m.origin()
+	res := m.expect(o, want, &metapb.Command{Op: &metapb.Command_Link{Link: &metapb.Link{Ino: ino, Parent: dir, Name: []byte(fmt.Sprint(m.names))}}})
+	if want == vfs.KindOK && !m.elsewhere(res, o, n) {
 		n.links++
 		d.entries++
 	}
@@ -185,10 +203,11 @@ func (m *quotaModel) rename() {
 	}
 	m.names++
 	name := fmt.Sprint(m.names)
-	m.expect(m.origin(), want, &metapb.Command{Op: &metapb.Command_Rename{Rename: &metapb.Rename{
+	o := m.origin()
+	res := m.expect(o, want, &metapb.Command{Op: &metapb.Command_Rename{Rename: &metapb.Rename{
 		FromParent: n.parent, FromName: []byte(n.name), ToParent: to, ToName: []byte(name),
 	}}})
-	if want == vfs.KindOK {
+	if want == vfs.KindOK && !m.elsewhere(res, o, n) {
 		m.inodes[n.parent].entries--
 		d.entries++
 		n.parent, n.name = to, name
@@ -354,19 +373,20 @@ func (m *quotaModel) compare(rt *rapid.T) {
 
 // TestQuotaModel compares random histories under small limits with sums over all inodes.
 func TestQuotaModel(t *testing.T) {
-	kinds := make(map[vfs.Kind]int)
+	kinds, away := make(map[vfs.Kind]int), 0
 	defer func() {
-		if !t.Failed() && (kinds[vfs.KindQuota] == 0 || kinds[vfs.KindXDev] == 0) {
-			t.Errorf("answers were %v: the test shows nothing", kinds)
+		if !t.Failed() && (kinds[vfs.KindQuota] == 0 || kinds[vfs.KindXDev] == 0 || away == 0) {
+			t.Errorf("answers were %v, and %d that another has the file: the test shows nothing", kinds, away)
 		}
 	}()
 	rapid.Check(t, func(rt *rapid.T) {
 		m := &quotaModel{
-			rig: newNamespaceRig(t, Options{}), rt: rt, kinds: kinds,
+			rig: newNamespaceRig(t, Options{}), rt: rt, kinds: kinds, away: &away,
 			inodes: map[uint64]*quotaInode{uint64(vfs.RootIno): {dir: true}},
 			limits: make(map[uint32]quotaLimits), dirs: make(map[uint32]uint64), held: make(map[quotaHold]uint64),
 		}
-		for l := m.m.Level() + 1; l <= levelService; l++ { // level 6 keeps a file that another than the holder of its lease removed
+		newest := rapid.SampledFrom([]uint32{levelService, Level}).Draw(rt, "level")
+		for l := m.m.Level() + 1; l <= newest; l++ {
 			m.ok(raiseCmd(l))
 		}
 		m.origins[0] = m.register("gateway-0", 1)
@@ -384,5 +404,5 @@ func TestQuotaModel(t *testing.T) {
 			"": m.compare,
 		})
 	})
-	t.Log(kinds)
+	t.Log(kinds, away)
 }
