@@ -110,4 +110,13 @@ func BenchmarkQuery(b *testing.B) {
 			})
 		})
 	}
+	b.Run(fmt.Sprintf("list/%d", files), func(b *testing.B) {
+		benchCallers(b, 1, func(int64) error {
+			r, err := cl.Query(ctx, 1, &metapb.Query{Fs: testFS, Q: &metapb.Query_ReadDir{ReadDir: &metapb.ReadDirQ{Dir: uint64(vfs.RootIno), Attrs: true}}})
+			if err == nil && len(r.GetReadDir().GetEntries()) != files {
+				err = fmt.Errorf("%d entries", len(r.GetReadDir().GetEntries()))
+			}
+			return err
+		})
+	})
 }

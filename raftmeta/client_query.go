@@ -123,7 +123,7 @@ func (s *clientShard) tryQueries(items []*item) ([]*item, bool) {
 		return items, false
 	}
 	var reply metapb.QueryReply
-	err = reply.UnmarshalVT(r.Payload)
+	err = reply.UnmarshalReply(r.Payload)
 	r.Release()
 	if err != nil || len(reply.Results) == 0 || len(reply.Results) > len(items) {
 		s.c.opt.Logger.Error("raftmeta: malformed answer to queries", "shard", s.id, "err", err, "results", len(reply.Results), "queries", len(items))

@@ -2,6 +2,7 @@ package raftmeta
 
 import (
 	"context"
+	"slices"
 
 	"github.com/rackfs/rackfs/internal/wire"
 	"github.com/rackfs/rackfs/raftmeta/fsm"
@@ -233,13 +234,16 @@ func (s *Server) serveQuery(ctx context.Context, call *wire.Call) error {
 		}
 		if n > wire.MaxPayload-64 {
 			r = &metapb.QueryResult{Kind: uint32(vfs.KindTooMany), Text: "the answer is too large: ask for less at a time"}
+			n = r.SizeVT()
 		}
-		enc, err := r.MarshalVT()
-		if err != nil {
+		reply = slices.Grow(reply, n+16)                           // 16: the tag and the length, and more
+		reply = protowire.AppendTag(reply, 1, protowire.BytesType) // QueryReply.results
+		reply = protowire.AppendVarint(reply, uint64(n))
+		at := len(reply)
+		reply = reply[:at+n]
+		if _, err := r.MarshalToSizedBufferVT(reply[at:]); err != nil {
 			return vfs.Errorf(vfs.KindInternal, "raftmeta.query", "%w", err)
 		}
-		reply = protowire.AppendTag(reply, 1, protowire.BytesType) // QueryReply.results
-		reply = protowire.AppendBytes(reply, enc)
 	}
 	return call.Reply(nil, reply)
 }

@@ -179,6 +179,12 @@ func (c *inodeCodec) encode(n *inode) ([]byte, error) {
 
 // decode reads the record of inode ino.
 func (c *inodeCodec) decode(ino uint64, b []byte) (*inode, error) {
+	n := new(inode)
+	return n, c.decodeTo(n, ino, b)
+}
+
+// decodeTo makes n the record of inode ino.
+func (c *inodeCodec) decodeTo(n *inode, ino uint64, b []byte) error {
 	c.rec.Reset()
 	c.attr.a.Reset()
 	for _, t := range []*metapb.Time{&c.attr.atime, &c.attr.mtime, &c.attr.ctime, &c.attr.btime} {
@@ -189,10 +195,10 @@ func (c *inodeCodec) decode(ino uint64, b []byte) (*inode, error) {
 	c.attr.a.Ctime, c.attr.a.Btime = &c.attr.ctime, &c.attr.btime
 	c.rec.Attr, c.rec.Lease = &c.attr.a, &c.lease
 	if err := c.rec.UnmarshalVT(b); err != nil {
-		return nil, corrupt("inode %d: %w", ino, err)
+		return corrupt("inode %d: %w", ino, err)
 	}
 	a := &c.attr.a
-	n := &inode{
+	*n = inode{
 		attr: vfs.Attr{
 			Ino: vfs.Ino(ino), Type: vfs.Type(a.Type), Mode: a.Mode, Nlink: a.Nlink,
 			UID: a.Uid, GID: a.Gid, Size: a.Size, Used: a.Used,
@@ -210,5 +216,5 @@ func (c *inodeCodec) decode(ino uint64, b []byte) (*inode, error) {
 	if w := c.rec.Xattrs; w != nil {
 		n.xattrs = xattrs{vfs.XattrTotals{Count: int(w.Count), NameBytes: int(w.NameBytes), ValueBytes: int(w.ValueBytes)}, w.LastCookie}
 	}
-	return n, nil
+	return nil
 }

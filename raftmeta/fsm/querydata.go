@@ -67,6 +67,7 @@ func (r *reader) entryAttrs(d *inode, entries []*metapb.Dirent) error {
 	slices.SortFunc(missing, func(a, b int) int { return cmp.Compare(entries[a].Ino, entries[b].Ino) })
 	keep := r.cache.fits(int64(d.entries) * inodeCost)
 	var bad error
+	var scratch inode
 	err := getSorted(r.view, len(missing), func(i int) []byte {
 		r.key = appendInode(r.key[:0], r.fs, entries[missing[i]].Ino)
 		return r.key
@@ -75,7 +76,11 @@ func (r *reader) entryAttrs(d *inode, entries []*metapb.Dirent) error {
 			return true
 		}
 		at := missing[i]
-		n, err := r.codec.decode(entries[at].Ino, v)
+		n := &scratch
+		if keep {
+			n = new(inode)
+		}
+		err := r.codec.decodeTo(n, entries[at].Ino, v)
 		if err == nil {
 			if keep {
 				r.cache.add(inodeCacheKey(r.fs, entries[at].Ino), n, n.cost(), r.version)
@@ -95,14 +100,21 @@ func (r *reader) entryAttrs(d *inode, entries []*metapb.Dirent) error {
 func (r *reader) entries(q *metapb.ReadDirQ, eof *bool) (list []*metapb.Dirent, err error) {
 	// Sizes in an answer: a name and its numbers, and the attributes.
 	const perEntry, perAttr = 40, 120
+	const namesAtOnce = 8 << 10
 	bound := limitOf(q.MaxEntries, answerEntries, answerEntries)
 	bytes, maxBytes := 0, limitOf(q.MaxBytes, answerBytes, answerBytesMax)
 	lo := appendDirent(nil, r.fs, q.Dir, q.Cookie+1)
 	hi := appendDirent(nil, r.fs, q.Dir, maxEnd+1)
 	var inner error
 	var slab []metapb.Dirent // pieces of memory for many
+	var names []byte
+	var rec metapb.DirentRecord
 	err = r.view.Scan(lo, hi, func(k, v []byte) bool {
-		var rec metapb.DirentRecord
+		if cap(names)-len(names) < len(v) {
+			names = make([]byte, 0, max(namesAtOnce, len(v)))
+		}
+		rec.Reset()
+		rec.Name = names[len(names):]
 		if inner = rec.UnmarshalVT(v); inner != nil {
 			return false
 		}
@@ -122,7 +134,8 @@ func (r *reader) entries(q *metapb.ReadDirQ, eof *bool) (list []*metapb.Dirent, 
 		}
 		e := &slab[0]
 		slab = slab[1:]
-		e.Cookie, e.Name, e.Ino, e.Type = tail64(k), rec.Name, rec.Ino, rec.Type
+		names = names[:len(names)+len(rec.Name)]
+		e.Cookie, e.Name, e.Ino, e.Type = tail64(k), rec.Name[:len(rec.Name):len(rec.Name)], rec.Ino, rec.Type
 		list = append(list, e)
 		return true
 	})
