@@ -144,7 +144,7 @@ func TestExactlyOnceOverBrokenConnections(t *testing.T) {
 // RFC 8881, 18.16.3: the create modes, and exclusive ones sent again.
 func TestCreateModes(t *testing.T) {
 	in := newInstance(t)
-	c := in.dial("c")
+	c, other := in.dial("c"), in.dial("other")
 	create := func(name string, mode nfsclient.CreateMode, verifier byte, st nfsclient.Status) *nfsclient.File {
 		t.Helper()
 		a := nfsclient.OpenArgs{Name: name, Create: mode, Verifier: [8]byte{verifier}}
@@ -162,6 +162,8 @@ func TestCreateModes(t *testing.T) {
 			t.Error("the same verifier made another file")
 		}
 		create(name, mode, 6, nfsv4.NFS4ERR_EXIST)
+		_, err := other.Open(in.ctx, other.root, nfsclient.OpenArgs{Name: name, Create: mode, Verifier: [8]byte{5}})
+		want(t, "the same verifier from another client", err, nfsv4.NFS4ERR_EXIST)
 	}
 	guarded := create("g", nfsclient.Guarded, 0, nfsv4.NFS4_OK)
 	if guarded.Attr.Mode != 0o640 {

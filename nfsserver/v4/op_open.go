@@ -387,14 +387,14 @@ func (c *compound) openCreate(a *openArgs, args *state.OpenArgs) (opened, status
 	if st := c.allowed(args); st != nfsv4.NFS4_OK { // grace; the file is not known yet
 		return opened{}, st
 	}
-	ca := vfs.CreateArgs{Verifier: a.verifier, Attr: a.attrs, Open: openFlags(a.access)}
+	ca := vfs.CreateArgs{Attr: a.attrs, Open: openFlags(a.access)}
 	switch a.how {
 	case nfsv4.UNCHECKED4:
 		ca.Exclusive = vfs.Unchecked
 	case nfsv4.GUARDED4:
 		ca.Exclusive = vfs.Guarded
 	default:
-		ca.Exclusive = vfs.ByVerifier
+		ca.Exclusive, ca.Verifier = vfs.ByVerifier, c.call.OwnVerifier(a.verifier)
 	}
 	// The size is set afterwards: whether an existing file may be truncated
 	// depends on other clients' deny modes, known once its inode is.
