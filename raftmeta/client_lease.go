@@ -59,25 +59,33 @@ func (l *Lease) Ended() <-chan struct{} { return l.ended }
 // Origin is whose lease it is.
 func (l *Lease) Origin() uint64 { return l.origin }
 
-// RegisterLeased is Register of a gateway that renews its lease from now on. It returns when the lease was renewed for the first time. several: other
-// gateways may serve the same files, and from level 6 on it is asked about those that lose their names (Holds).
-func (c *Client) RegisterLeased(ctx context.Context, shard uint16, name string, incarnation []byte, several bool) (*Lease, error) {
-	return c.registerLeased(ctx, shard, &metapb.RegisterOrigin{
-		Kind: metapb.OriginKind_ORIGIN_GATEWAY, Name: name, Incarnation: incarnation, Leased: true, Several: several,
-	})
+// LeaseOptions of a registration.
+type LeaseOptions struct {
+	// Several: other gateways may serve the same files, and from level 6 on it is asked about those that lose their names (Holds).
+	Several bool
+	// Length of the lease, from level 7 on; 0: as the shard's leader is configured.
+	Length time.Duration
+}
+
+// RegisterLeased is Register of a gateway that renews its lease from now on. It returns when the lease was renewed for the first time.
+func (c *Client) RegisterLeased(ctx context.Context, shard uint16, name string, incarnation []byte, o LeaseOptions) (*Lease, error) {
+	return c.registerLeased(ctx, shard, &metapb.RegisterOrigin{Name: name, Incarnation: incarnation}, o)
 }
 
 // Reregister is RegisterLeased after the last lease ended, with an incarnation of its own. KindExists if
 // somebody else has registered under the name meanwhile: this gateway was succeeded.
-func (c *Client) Reregister(ctx context.Context, shard uint16, name string, incarnation []byte, several bool) (*Lease, error) {
-	return c.registerLeased(ctx, shard, &metapb.RegisterOrigin{
-		Kind: metapb.OriginKind_ORIGIN_GATEWAY, Name: name, Incarnation: incarnation, Leased: true, Vacant: true, Several: several,
-	})
+func (c *Client) Reregister(ctx context.Context, shard uint16, name string, incarnation []byte, o LeaseOptions) (*Lease, error) {
+	return c.registerLeased(ctx, shard, &metapb.RegisterOrigin{Name: name, Incarnation: incarnation, Vacant: true}, o)
 }
 
-func (c *Client) registerLeased(ctx context.Context, shard uint16, reg *metapb.RegisterOrigin) (*Lease, error) {
+func (c *Client) registerLeased(ctx context.Context, shard uint16, reg *metapb.RegisterOrigin, o LeaseOptions) (*Lease, error) {
 	const op = "raftmeta.lease"
+	reg.Kind, reg.Leased, reg.Several, reg.LeaseMilliseconds = metapb.OriginKind_ORIGIN_GATEWAY, true, o.Several, uint32(o.Length/time.Millisecond)
 	origin, err := c.register(ctx, shard, reg)
+	if vfs.KindOf(err) == vfs.KindNotSupported && reg.LeaseMilliseconds != 0 { // the voters run an older release
+		reg.LeaseMilliseconds = 0
+		origin, err = c.register(ctx, shard, reg)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -49,7 +49,7 @@ func nfsGateway(t *testing.T, c *cluster, name string, mono func() time.Duration
 	t.Helper()
 	cl = c.clientWith(func(o *ClientOptions) { o.Monotonic, o.RenewInterval = mono, 5*time.Millisecond })
 	for _, shard := range []uint16{0, 1} {
-		l, err := cl.RegisterLeased(testContext(t), shard, name, fmt.Appendf(nil, "%16s", name), false)
+		l, err := cl.RegisterLeased(testContext(t), shard, name, fmt.Appendf(nil, "%16s", name), LeaseOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}

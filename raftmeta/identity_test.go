@@ -298,7 +298,7 @@ func FuzzSplitRequest(f *testing.F) {
 		n := 0
 		for _, it := range items {
 			n += len(it)
-			_ = checkCommand(it)
+			_, _ = checkCommand(it)
 		}
 		if n > len(b) || len(items) > 10 {
 			t.Fatalf("%d items of %d bytes from %d", len(items), n, len(b))

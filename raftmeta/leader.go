@@ -14,13 +14,15 @@ const retryPause = 50 * time.Millisecond
 
 // leadership is one term in which this replica leads and has committed a barrier.
 type leadership struct {
-	term    uint64
-	confirm *readindex.Confirmer
-	purge   *work
-	reap    *work
-	leases  *leases
-	work    *workTable
-	recalls *recalls
+	term      uint64
+	confirm   *readindex.Confirmer
+	purge     *work
+	reap      *work
+	leases    *leases
+	work      *workTable
+	recalls   *recalls
+	connected connected
+	unlocks   *unlocks
 }
 
 // follow starts and ends leaderships as Raft says. It runs as long as the shard.
@@ -63,7 +65,7 @@ func (sh *shard) reign(ctx context.Context) {
 		return // deposed before it began
 	}
 	now := sh.s.opt.Monotonic()
-	l := &leadership{term: term, purge: newWork(now), reap: newWork(now), leases: newLeases(sh.s.opt.Lease), work: newWorkTable(sh.s.opt.Work), recalls: newRecalls(term), confirm: readindex.New(readindex.Options{
+	l := &leadership{term: term, purge: newWork(now), reap: newWork(now), leases: newLeases(sh.s.opt.Lease), work: newWorkTable(sh.s.opt.Work), recalls: newRecalls(term), unlocks: newUnlocks(term), connected: connected{names: make(map[string]connections)}, confirm: readindex.New(readindex.Options{
 		Term: term, Self: sh.info.ID,
 		Voters: sh.voters, Current: sh.raft.CurrentTerm, Ask: sh.askTerm,
 	})}

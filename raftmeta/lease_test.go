@@ -18,9 +18,13 @@ func TestLeases(t *testing.T) {
 	l := newLeases(lease)
 	now := time.Hour
 	look := func(step time.Duration, origins []uint64, want ...uint64) {
+		registered := make([]fsm.Origin, len(origins))
+		for i, o := range origins {
+			registered[i] = fsm.Origin{ID: o, Leased: true}
+		}
 		t.Helper()
 		now += step
-		if got := l.look(origins, now); !slices.Equal(got, want) {
+		if got := l.look(registered, now); !slices.Equal(got, want) {
 			t.Fatalf("at %v: ended %v, want %v", now, got, want)
 		}
 	}
@@ -66,7 +70,7 @@ func TestSilentGatewayIsEnded(t *testing.T) {
 	gateway := func(name string) (*Client, *Lease) {
 		t.Helper()
 		cl := c.clientWith(func(o *ClientOptions) { o.Monotonic, o.RenewInterval = mono, 5*time.Millisecond })
-		l, err := cl.RegisterLeased(ctx, 1, name, []byte("incarnation 0123"), false)
+		l, err := cl.RegisterLeased(ctx, 1, name, []byte("incarnation 0123"), LeaseOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -160,7 +164,7 @@ func TestSilentGatewayIsEnded(t *testing.T) {
 func TestNoLeaseAtLevel1(t *testing.T) {
 	c := newCluster(t, 1, []uint16{1}, func(_ int, o *Options) { o.Lease, o.CheckInterval = time.Millisecond, time.Millisecond })
 	cl := c.client()
-	l, err := cl.RegisterLeased(testContext(t), 1, "gw", make([]byte, 16), false)
+	l, err := cl.RegisterLeased(testContext(t), 1, "gw", make([]byte, 16), LeaseOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,7 +209,7 @@ func TestEndedBeforeTheFirstRenewal(t *testing.T) {
 	})
 	for _, inc := range []string{"incarnation 0123", "incarnation 4567"} {
 		still.Store(true)
-		register := func() (*Lease, error) { return cl.Reregister(ctx, 1, "gw", []byte(inc), false) }
+		register := func() (*Lease, error) { return cl.Reregister(ctx, 1, "gw", []byte(inc), LeaseOptions{}) }
 		if _, err := register(); vfs.KindOf(err) != vfs.KindUnavailable {
 			t.Fatalf("ended at once: %v", err)
 		}

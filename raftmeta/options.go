@@ -34,6 +34,8 @@ const (
 	OpLevel                      // LevelRequest -> LevelReply: the feature level, and raising it; of the leader
 	OpWish                       // WishRequest -> WishReply: have a file given back by who has it to itself; of the leader
 	OpRecalls                    // RecallsRequest -> RecallsReply: what a gateway is to give back; of the leader
+	OpPeers                      // PeersRequest -> PeersReply: who is connected at an address that moves; of the leader of shard 0
+	OpUnlocks                    // UnlocksRequest -> UnlocksReply: which files have fewer locks; of the leader
 )
 
 // Backend names a log store.

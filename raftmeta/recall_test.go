@@ -122,7 +122,7 @@ func TestWish(t *testing.T) {
 	ctx := testContext(t)
 	gateway := func(name string) (*Client, *Lease) {
 		cl := c.client()
-		l, err := cl.RegisterLeased(ctx, 1, name, fmt.Appendf(nil, "%16s", name), true)
+		l, err := cl.RegisterLeased(ctx, 1, name, fmt.Appendf(nil, "%16s", name), LeaseOptions{Several: true})
 		if err != nil {
 			t.Fatal(err)
 		}

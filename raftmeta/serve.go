@@ -45,7 +45,7 @@ func mayCall(p wire.Peer, op wire.Op) bool {
 	switch op {
 	case OpTerm, OpReplica, OpMember, OpDiffer, OpLevel: // between voters
 		return p.HasRole(mux.RoleMeta)
-	case OpRenew, OpWish, OpRecalls:
+	case OpRenew, OpWish, OpRecalls, OpPeers, OpUnlocks:
 		return p.HasRole(RoleGateway) || p.HasRole(RoleAdmin)
 	case OpInfo:
 		return trusted(p)
@@ -87,6 +87,10 @@ func (s *Server) serve(ctx context.Context, call *wire.Call) error {
 		return s.serveWish(ctx, call)
 	case OpRecalls:
 		return s.serveRecalls(ctx, call)
+	case OpPeers:
+		return s.servePeers(call)
+	case OpUnlocks:
+		return s.serveUnlocks(ctx, call)
 	}
 	return vfs.Errorf(vfs.KindNotSupported, "raftmeta.serve", "operation %d", call.Op)
 }
@@ -127,15 +131,15 @@ func splitRequest(b []byte, limit int) (shard uint32, items [][]byte, err error)
 
 // checkCommand refuses what must not get into the log: the state machine of
 // every voter stops at an entry it cannot decode.
-func checkCommand(enc []byte) error {
-	var c metapb.Command
+func checkCommand(enc []byte) (*metapb.Command, error) {
+	c := new(metapb.Command)
 	if err := c.UnmarshalVT(enc); err != nil {
-		return vfs.Errorf(vfs.KindInvalid, "raftmeta.propose", "malformed command: %w", err)
+		return nil, vfs.Errorf(vfs.KindInvalid, "raftmeta.propose", "malformed command: %w", err)
 	}
 	if c.Op == nil || len(c.ProtoReflect().GetUnknown()) > 0 {
-		return vfs.Errorf(vfs.KindNotSupported, "raftmeta.propose", "the command is unknown to this release")
+		return nil, vfs.Errorf(vfs.KindNotSupported, "raftmeta.propose", "the command is unknown to this release")
 	}
-	return nil
+	return c, nil
 }
 
 func (s *Server) servePropose(ctx context.Context, call *wire.Call) error {
@@ -153,10 +157,13 @@ func (s *Server) servePropose(ctx context.Context, call *wire.Call) error {
 		return err
 	}
 	name := func(i int) string { return commandName(cmds[i]) }
-	for _, c := range cmds {
-		if err := checkCommand(c); err != nil {
+	var freed []lockedFile
+	for _, enc := range cmds {
+		c, err := checkCommand(enc)
+		if err != nil {
 			return sh.failed(of, len(cmds), name, err)
 		}
+		freed = append(freed, frees(c)...)
 	}
 	if !trusted(call.Peer) {
 		if err := checkCommandsOf(call.Peer, sh.id, cmds); err != nil {
@@ -180,6 +187,9 @@ func (s *Server) servePropose(ctx context.Context, call *wire.Call) error {
 	results, errs, err := sh.propose(ctx, cmds)
 	if err != nil {
 		return sh.failed(of, len(cmds), name, err)
+	}
+	if l := sh.lead.Load(); l != nil {
+		l.unlocks.note(freed...)
 	}
 	reply := &metapb.ProposeReply{Results: results}
 	for i, e := range errs {

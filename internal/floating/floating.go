@@ -5,7 +5,7 @@
 //
 // An address is a name that is registered at shard 0 with a lease, as gateways are (raftmeta.Lease): one registration at a time, which ends when it was not
 // renewed for a lease, or was given up. So nobody takes an address while its holder may still think that it is his. Every gateway looks which names
-// are free, and registers one that is. The first of its list is its own: for settleTime after its start it takes no other one, so that gateways that begin together have
+// are free, and registers one that is. The first of its list is its own: for settleTime after its start it takes no other one that it has not seen in use, so that gateways that begin together have
 // one each. An address stays where it is, also when the gateway whose own it is comes back; it moves when its holder stops.
 //
 // # On the interface
@@ -13,6 +13,13 @@
 // The address is put on the interface that has another one of its network, with a lifetime of a few seconds in the kernel, and renewed as long as the lease is valid: a process that was
 // killed or stands still loses it by itself. What remains of an earlier process is removed at the start. While it is held, neighbours are told by gratuitous ARP once a second, as one
 // message may be lost, and a machine that was cut off may still answer for the address. IPv4 only.
+//
+// # The clients' connections
+//
+// A client whose gateway stands still, or was cut off, has a connection that does not end: what it sent was acknowledged, or is sent again in ever longer
+// intervals, until its NFS asks after a minute. So the holder tells the leader of shard 0 which connections there are at its address (Connections), when they
+// change and once a second if that leader does not know; others ask once a second, so that they know even if the leader dies too. Who takes an address has
+// these connections ended: tickle says how. All this is a hint that may be missing or old. One that is late by some milliseconds makes a client wait for its own timeout.
 //
 // What is served at the address is not this package's: a gateway that has it answers nothing it may not.
 package floating
@@ -22,6 +29,7 @@ import (
 	"context"
 	"crypto/rand"
 	"log/slog"
+	mathrand "math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
@@ -44,16 +52,27 @@ const (
 	lifetime = 2 * time.Second
 	// settleTime is for how long a gateway that has begun takes its own address only.
 	settleTime = 10 * time.Second
+	// hearEvery is how often it is asked who is connected at addresses that others have, and tellEvery how often the leader is asked whether it knows.
+	hearEvery = time.Second
+	tellEvery = time.Second
+	// tellPause is between two lists of connections that changed at once.
+	tellPause = 20 * time.Millisecond
+	// tickleEvery is between two tries to have clients see that their connections ended, tickles how many there are: answers may be lost, and a
+	// client answers one such segment in half a second.
+	tickleEvery = 700 * time.Millisecond
+	tickles     = 4
 	// endTimeout bounds giving an address up at the end.
 	endTimeout = 5 * time.Second
 )
 
-// Config of a Pool. All fields are required.
+// Config of a Pool. All fields but the last are required.
 type Config struct {
 	Addresses []netip.Prefix // of the group's gateways, with the length of their network; the gateway's own first
 	// Client makes a client of the metadata; each address has one of its own.
-	Client func() (*raftmeta.Client, error)
-	Logger *slog.Logger
+	Client      func() (*raftmeta.Client, error)
+	Connections *Connections // of clients, with all addresses
+	Logger      *slog.Logger
+	Lease       time.Duration // of an address, 0: as meta nodes are configured
 }
 
 // Pool takes part in having a group's addresses. Close it.
@@ -124,17 +143,19 @@ type holder struct {
 	meta    *raftmeta.Client
 	log     *slog.Logger
 	told    string // the last trouble, which is told once
+	used    bool   // somebody had it since this gateway began
+	heard   time.Time
+	version uint64 // of peers
+	peers   []byte // who is connected, as its holder told last
 }
 
 // name is what is registered at shard 0; no node is called so.
 func (h *holder) name() string { return "address " + h.address.Addr().String() }
 
 func (h *holder) run(ctx context.Context) {
-	if !h.own && !pause(ctx, settleTime) {
-		return
-	}
+	began := time.Now()
 	for pause(ctx, lookEvery) {
-		l, ifc, err := h.take(ctx)
+		l, ifc, err := h.take(ctx, h.own || time.Since(began) >= settleTime)
 		switch {
 		case err != nil && ctx.Err() == nil && err.Error() != h.told:
 			h.told = err.Error()
@@ -146,28 +167,106 @@ func (h *holder) run(ctx context.Context) {
 	}
 }
 
-// take registers the address if nobody has it; nil if somebody has.
-func (h *holder) take(ctx context.Context) (*raftmeta.Lease, *net.Interface, error) {
+// take registers the address if nobody has it, and it may be taken; nil if not.
+func (h *holder) take(ctx context.Context, settled bool) (*raftmeta.Lease, *net.Interface, error) {
 	ifc, err := interfaceOf(h.address)
 	if err != nil {
 		return nil, nil, err
 	}
 	r, err := h.meta.Query(ctx, clusterShard, &metapb.Query{Q: &metapb.Query_Origins{Origins: &metapb.OriginsQ{Names: true}}})
-	if err != nil || slices.Contains(r.GetOrigins().GetNames(), h.name()) {
+	if err != nil {
 		return nil, nil, err
+	}
+	if slices.Contains(r.GetOrigins().GetNames(), h.name()) {
+		h.used = true
+		if time.Since(h.heard) >= hearEvery {
+			h.hear(ctx)
+		}
+		return nil, nil, nil
+	}
+	if !settled && !h.used {
+		return nil, nil, nil
 	}
 	var incarnation [16]byte
 	rand.Read(incarnation[:])
-	l, err := h.meta.Reregister(ctx, clusterShard, h.name(), incarnation[:], false)
+	l, err := h.meta.Reregister(ctx, clusterShard, h.name(), incarnation[:], raftmeta.LeaseOptions{Length: h.pool.cfg.Lease})
 	if k := vfs.KindOf(err); k == vfs.KindExists || k == vfs.KindSuperseded { // another one was faster
+		h.used = true
 		return nil, nil, nil
 	}
 	return l, ifc, err
 }
 
+// hear asks who is connected at the address. What was heard before stays if nobody knows.
+func (h *holder) hear(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, hearEvery)
+	defer cancel()
+	h.heard = time.Now()
+	if version, peers, err := h.meta.Connected(ctx, h.name(), h.version); err == nil && version != 0 && version != h.version {
+		h.version, h.peers = version, peers
+	}
+}
+
+// tell has the leader of shard 0 know who is connected while the address is held by origin, until ctx ends.
+func (h *holder) tell(ctx context.Context, origin uint64) {
+	var (
+		items   []byte
+		changed <-chan struct{}
+		version uint64
+		known   uint64
+	)
+	for ctx.Err() == nil {
+		select {
+		case <-changed:
+			changed = nil
+		default:
+		}
+		if changed == nil {
+			items, changed = h.pool.cfg.Connections.list(h.address.Addr(), raftmeta.MaxConnected)
+			version = mathrand.Uint64() | 1
+		}
+		if k, err := h.meta.TellConnected(ctx, h.name(), origin, version, version != known, items); err == nil {
+			if known = k; known != version {
+				continue // it is told the whole now
+			}
+		}
+		if !pause(ctx, tellPause) {
+			return
+		}
+		wait := time.NewTimer(tellEvery)
+		select {
+		case <-changed:
+		case <-wait.C:
+		case <-ctx.Done():
+		}
+		wait.Stop()
+	}
+}
+
+// tickle has those who were connected with the former holder find out, some times until ctx ends.
+func (h *holder) tickle(ctx context.Context, list []connection) {
+	for range tickles {
+		err := tickle(h.address.Addr(), list)
+		if vfs.KindOf(err) == vfs.KindPerm {
+			h.log.Warn("gateway: clients of an address that came here may notice after their timeout only", "err", err)
+			return
+		}
+		if !pause(ctx, tickleEvery) {
+			return
+		}
+	}
+}
+
 // hold has the address on the interface while its lease is valid, until that ended, or ctx.
 func (h *holder) hold(ctx context.Context, l *raftmeta.Lease, ifc *net.Interface) {
 	address := h.address.Addr()
+	h.hear(ctx)
+	former := decodeItems(h.peers)
+	holding, let := context.WithCancel(ctx)
+	var helpers sync.WaitGroup
+	defer helpers.Wait()
+	defer let()
+	helpers.Go(func() { h.tell(holding, l.Origin()) })
 	placed := false
 	var announced time.Time
 	remove := func() {
@@ -188,11 +287,16 @@ func (h *holder) hold(ctx context.Context, l *raftmeta.Lease, ifc *net.Interface
 			if err == nil && !placed {
 				placed, announced = true, time.Time{}
 				h.pool.holds(address, true)
-				h.log.Info("gateway: an address is here", "interface", ifc.Name)
+				h.log.Info("gateway: an address is here", "interface", ifc.Name, "connections", len(former))
 			}
 			if err == nil && time.Since(announced) >= announceEvery {
 				announced = time.Now()
 				err = announce(ifc, address)
+			}
+			if placed && len(former) > 0 {
+				list := former
+				former = nil
+				helpers.Go(func() { h.tickle(holding, list) })
 			}
 			if err != nil && err.Error() != h.told {
 				h.told = err.Error()
@@ -205,9 +309,11 @@ func (h *holder) hold(ctx context.Context, l *raftmeta.Lease, ifc *net.Interface
 		case <-tick.C:
 		case <-l.Ended():
 			remove()
+			h.pool.cfg.Connections.end(address)
 			return
 		case <-ctx.Done():
 			remove()
+			h.pool.cfg.Connections.end(address)
 			end, cancel := context.WithTimeout(context.Background(), endTimeout)
 			defer cancel()
 			if err := l.End(end); err != nil {

@@ -57,6 +57,8 @@ type Config struct {
 	Zone, Rack func() string
 
 	Lease time.Duration // NFS lease, default 30 s
+	// OriginLease is how long what the gateway has is kept for it when nothing is heard of it, 0: as meta nodes are configured. From feature level 7 on.
+	OriginLease time.Duration
 	// MapInterval is how often the cluster map is asked for, default 1 s.
 	MapInterval time.Duration
 	// ReencodeInterval is how often it is looked for blocks of fallback groups that can be rewritten to
@@ -125,15 +127,16 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 	var incarnation [16]byte
 	rand.Read(incarnation[:])
 	g.members.all = map[uint16]*membership{}
+	options := raftmeta.LeaseOptions{Several: cfg.Several, Length: cfg.OriginLease}
 	register := func(shard uint16) error {
 		if err := g.mayShare(ctx, shard); err != nil {
 			return err
 		}
-		l, err := cfg.Meta.RegisterLeased(ctx, shard, cfg.Name, incarnation[:], cfg.Several)
+		l, err := cfg.Meta.RegisterLeased(ctx, shard, cfg.Name, incarnation[:], options)
 		if err != nil {
 			return err
 		}
-		m := &membership{meta: cfg.Meta, shard: shard, name: cfg.Name, several: cfg.Several, log: cfg.Logger, volumes: map[uint32]*volume.Volume{}}
+		m := &membership{meta: cfg.Meta, shard: shard, name: cfg.Name, options: options, log: cfg.Logger, volumes: map[uint32]*volume.Volume{}}
 		m.lease.Store(l)
 		g.members.all[shard] = m
 		return nil

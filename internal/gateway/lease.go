@@ -19,11 +19,10 @@ const reregisterPause = 500 * time.Millisecond
 // membership is the gateway's registration with one shard. When its origin ends it registers anew, unless somebody
 // else has its name by then.
 type membership struct {
-	meta  *raftmeta.Client
-	shard uint16
-	name  string
-	// several: other gateways have the same volumes
-	several bool
+	meta    *raftmeta.Client
+	shard   uint16
+	name    string
+	options raftmeta.LeaseOptions
 	log     *slog.Logger
 
 	lease atomic.Pointer[raftmeta.Lease] // nil: none, nothing is served
@@ -85,7 +84,7 @@ func (ms *memberships) watch() {
 	ms.cancel = cancel
 	for _, m := range ms.all {
 		ms.wg.Go(func() { m.watch(ctx) })
-		if m.several && m.shard != clusterShard {
+		if m.options.Several && m.shard != clusterShard {
 			ms.wg.Go(func() { m.hear(ctx) })
 			ms.wg.Go(func() { m.answer(ctx) })
 		}
@@ -149,7 +148,7 @@ func (m *membership) again(ctx context.Context) (*raftmeta.Lease, [16]byte) {
 	var inc [16]byte
 	rand.Read(inc[:]) // one for all tries: the first may have succeeded without an answer
 	for {
-		l, err := m.meta.Reregister(ctx, m.shard, m.name, inc[:], m.several)
+		l, err := m.meta.Reregister(ctx, m.shard, m.name, inc[:], m.options)
 		switch {
 		case err == nil:
 			return l, inc

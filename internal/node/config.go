@@ -55,6 +55,8 @@ const (
 	// minFloatingLease: the address of a gateway that died is gone by itself before another one has it.
 	minFloatingLease = 3 * time.Second
 	maxGatewayLease  = 10 * time.Minute
+	// severalLease is that of a gateway that is one of several: others wait for it when it died.
+	severalLease = 3 * time.Second
 	// minCourtesy is how long NFS clients keep what they have after the end of their gateway, at least, for another one to take them over.
 	minCourtesy = 2 * time.Minute
 )
@@ -69,7 +71,8 @@ type Config struct {
 	MetaListen    string
 	RaftLog       string
 	GCGrace       time.Duration
-	GatewayLease  time.Duration // of what gateways have
+	GatewayLease  time.Duration // of what gateways have that do not say
+	OwnLease      time.Duration // of what this gateway has, 0: it does not say
 	ControlListen string
 	BlockListen   string
 	Disks         []string
@@ -163,6 +166,11 @@ func ParseConfig(raw []byte) (*Config, error) {
 		UpAfter:      r.duration("health.up_after", def.UpAfter, minProbeEvery, maxTiming),
 	}
 	c.Import = r.imports()
+	own := time.Duration(0)
+	if c.Several {
+		own = severalLease
+	}
+	c.OwnLease = r.duration("nfs.gateway_lease", own, minGatewayLease, maxGatewayLease)
 	c.Addresses = r.addresses("nfs.addresses", c)
 	c.Allow, c.LocalClients = r.networks("nfs.allow"), r.networks("local.clients")
 	var err error
@@ -260,8 +268,8 @@ func (r *reading) addresses(path string, c *Config) (out []netip.Prefix) {
 	if host, _, err := net.SplitHostPort(c.NFSListen); !c.Several || err == nil && host != "" {
 		r.bad(path, "set nfs.several, and nfs.listen without an address, such as \":2049\": what moves is served where it is")
 	}
-	if c.GatewayLease < minFloatingLease {
-		r.bad("meta.gateway_lease", "addresses that move need %v or more", minFloatingLease)
+	if c.OwnLease < minFloatingLease {
+		r.bad("nfs.gateway_lease", "addresses that move need %v or more", minFloatingLease)
 	}
 	return out
 }

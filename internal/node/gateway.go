@@ -25,7 +25,7 @@ func (n *Node) startGateway(ctx context.Context) error {
 		g, err = gateway.Start(try, gateway.Config{
 			Name: n.cfg.Name, Cluster: [16]byte(n.dir.state.Settings.ID()), Meta: n.meta, BlockSecurity: n.blockSecurity,
 			Several: n.cfg.Several, Group: n.group, Zone: func() string { return n.cfg.Zone }, Rack: func() string { return n.cfg.Rack },
-			Rules: n.cfg.rules(), Lease: n.cfg.Lease, Release: n.opt.Release, NoAtime: n.cfg.NoAtime,
+			Rules: n.cfg.rules(), Lease: n.cfg.Lease, OriginLease: n.cfg.OwnLease, Release: n.opt.Release, NoAtime: n.cfg.NoAtime,
 			Delegations: n.cfg.Delegations, ReplyCache: n.cfg.ReplyCache,
 			Registerer: n.reg, Logger: n.log,
 		})
@@ -39,7 +39,8 @@ func (n *Node) startGateway(ctx context.Context) error {
 	if err := n.serveAPI(); err != nil {
 		return err
 	}
-	ln := n.listeners[listenNFS]
+	connections := new(floating.Connections)
+	ln := connections.Listen(n.listeners[listenNFS])
 	n.serving.Go(func() {
 		if err := g.Serve(ln); err != nil {
 			n.failed <- vfs.Wrap("serve NFS", err)
@@ -47,7 +48,7 @@ func (n *Node) startGateway(ctx context.Context) error {
 	})
 	if len(n.cfg.Addresses) > 0 {
 		n.floating, err = floating.Start(floating.Config{
-			Addresses: n.cfg.Addresses, Logger: n.log,
+			Addresses: n.cfg.Addresses, Connections: connections, Lease: n.cfg.OwnLease, Logger: n.log,
 			Client: func() (*raftmeta.Client, error) {
 				return raftmeta.NewClient(raftmeta.ClientOptions{NodesFunc: n.metaNodes, Resolver: n.directory, Logger: n.log, Security: n.metaSecurity})
 			},
@@ -57,6 +58,7 @@ func (n *Node) startGateway(ctx context.Context) error {
 		}
 	}
 	if ln := n.listeners[listenNFS3]; ln != nil {
+		ln := connections.Listen(ln)
 		n.serving.Go(func() {
 			if err := g.ServeV3(ln); err != nil {
 				n.failed <- vfs.Wrap("serve NFSv3", err)

@@ -133,7 +133,9 @@ func (s *Server) start(nc net.Conn) {
 		_ = nc.Close()
 		return
 	}
-	if t, ok := nc.(*net.TCPConn); ok {
+	if t, ok := nc.(interface {
+		SetKeepAliveConfig(net.KeepAliveConfig) error
+	}); ok { // TCP, perhaps within something
 		// A peer that vanished without a word frees its connection after about
 		// three minutes. Failing to set it costs only that.
 		_ = t.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 30 * time.Second, Count: 4})

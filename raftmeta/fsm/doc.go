@@ -37,7 +37,8 @@
 // change by version and end: DeleteNamespace, LimitNamespace, RemoveFileSystem. Level 5 added workspaces, access tokens, jobs, uploads and hidden
 // directories, options of exports, what nodes say of local volumes, one zone for each rack, the end of groups (RetireGroup), clones as a whole
 // and the release of slots. Level 6 added what several gateways of the same file systems need: shared leases, an
-// answer that says who is in the way (Held), and files without names that are held for every gateway whose clients may have them open (several).
+// answer that says who is in the way (Held), and files without names that are held for every gateway whose clients may have them open (several). Level 7
+// added leases whose length is in the registration.
 //
 // A command first passes the exactly-once check (see metapb.Identity), from level 3 on a second one if it belongs to an NFS
 // client's call (metapb.Call), then

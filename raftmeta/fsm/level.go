@@ -6,7 +6,7 @@ import (
 )
 
 // Level is the newest feature level that shards are raised to.
-const Level = levelGateways
+const Level = levelHandover
 
 // levelCollect is the level that added what collection, rewriting of extents and changes of placement groups need:
 // dying blocks are queued by number, and the cluster map has a version.
@@ -23,6 +23,9 @@ const levelService = 5
 
 // levelGateways is the level that added what several gateways need that serve the same file systems.
 const levelGateways = 6
+
+// levelHandover is the level that added leases of gateways whose length is in their registration.
+const levelHandover = 7
 
 // levelOf is the level that added a command.
 func levelOf(c *metapb.Command) uint32 {

@@ -3,6 +3,7 @@ package fsm
 import (
 	"bytes"
 	"encoding/binary"
+	"time"
 
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
@@ -12,7 +13,8 @@ import (
 const (
 	incarnationLen   = 16
 	maxOriginName    = 255
-	keepIncarnations = 8 // former incarnations of a name that are remembered
+	keepIncarnations = 8    // former incarnations of a name that are remembered
+	minLease         = 1000 // milliseconds
 )
 
 // originName is the value of G/kind/name: the origin that holds the name and
@@ -55,6 +57,9 @@ func (x *call) registerOrigin(c *metapb.RegisterOrigin) (*metapb.Result, error) 
 	}
 	if c.Name == "" || len(c.Name) > maxOriginName {
 		return nil, vfs.Errorf(vfs.KindInvalid, op, "name of %d bytes", len(c.Name))
+	}
+	if x.level >= levelHandover && c.LeaseMilliseconds != 0 && (!c.Leased || c.LeaseMilliseconds < minLease) {
+		return nil, vfs.Errorf(vfs.KindInvalid, op, "a lease of %d ms: an origin that is leased has one of %d ms or more", c.LeaseMilliseconds, minLease)
 	}
 	if c.Kind < metapb.OriginKind_ORIGIN_GATEWAY || c.Kind > metapb.OriginKind_ORIGIN_SESSION {
 		return nil, vfs.Errorf(vfs.KindInvalid, op, "kind %d", int32(c.Kind))
@@ -103,6 +108,9 @@ func (x *call) registerOrigin(c *metapb.RegisterOrigin) (*metapb.Result, error) 
 			return nil, err
 		}
 	}
+	if x.level >= levelHandover {
+		r.LeaseMilliseconds = c.LeaseMilliseconds
+	}
 	x.origins.set(x.entry, name.origin, r)
 	return originResult(name.origin), nil
 }
@@ -110,7 +118,12 @@ func (x *call) registerOrigin(c *metapb.RegisterOrigin) (*metapb.Result, error) 
 // Origin is a registered origin.
 type Origin struct {
 	ID     uint64
-	Leased bool // it ends a whole lease after its last renewal
+	Leased bool          // it ends a whole lease after its last renewal
+	Lease  time.Duration // how long that is; 0: as the leader says
+}
+
+func originOf(id uint64, r *metapb.OriginRecord) Origin {
+	return Origin{ID: id, Leased: r.Leased, Lease: time.Duration(r.LeaseMilliseconds) * time.Millisecond}
 }
 
 // Origins lists the registered origins.
@@ -124,7 +137,7 @@ func Origins(v View) ([]Origin, error) {
 		if bad = r.UnmarshalVT(b); bad != nil {
 			return false
 		}
-		list = append(list, Origin{ID: tail64(k), Leased: r.Leased})
+		list = append(list, originOf(tail64(k), &r))
 		return true
 	})
 	if bad != nil {
@@ -144,7 +157,7 @@ func FindOrigin(v View, id uint64) (o Origin, ok bool, err error) {
 	if err := r.UnmarshalVT(b); err != nil {
 		return Origin{}, false, vfs.Errorf(vfs.KindCorrupt, op, "origin %d: %w", id, err)
 	}
-	return Origin{ID: id, Leased: r.Leased}, true, nil
+	return originOf(id, &r), true, nil
 }
 
 func originResult(id uint64) *metapb.Result {

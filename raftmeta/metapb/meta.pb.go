@@ -3135,9 +3135,11 @@ type RegisterOrigin struct {
 	Vacant bool `protobuf:"varint,5,opt,name=vacant,proto3" json:"vacant,omitempty"`
 	// From level 6: other gateways may serve the same files. A file that loses its last name is held for this origin too (HoldsQ), for its clients
 	// may have it open for reading, which is not recorded.
-	Several       bool `protobuf:"varint,6,opt,name=several,proto3" json:"several,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Several bool `protobuf:"varint,6,opt,name=several,proto3" json:"several,omitempty"`
+	// From level 7, of one that is leased: the length of its lease; 0: that of the shard's leader. It holds until the registration ends, whoever leads.
+	LeaseMilliseconds uint32 `protobuf:"varint,7,opt,name=lease_milliseconds,json=leaseMilliseconds,proto3" json:"lease_milliseconds,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *RegisterOrigin) Reset() {
@@ -3210,6 +3212,13 @@ func (x *RegisterOrigin) GetSeveral() bool {
 		return x.Several
 	}
 	return false
+}
+
+func (x *RegisterOrigin) GetLeaseMilliseconds() uint32 {
+	if x != nil {
+		return x.LeaseMilliseconds
+	}
+	return 0
 }
 
 type OriginResult struct {
@@ -17973,14 +17982,15 @@ func (x *DirentRecord) GetType() uint32 {
 }
 
 type OriginRecord struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Kind          OriginKind             `protobuf:"varint,1,opt,name=kind,proto3,enum=rackfs.meta.v1.OriginKind" json:"kind,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Incarnation   []byte                 `protobuf:"bytes,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
-	Leased        bool                   `protobuf:"varint,4,opt,name=leased,proto3" json:"leased,omitempty"`   // from level 2
-	Several       bool                   `protobuf:"varint,5,opt,name=several,proto3" json:"several,omitempty"` // from level 6
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Kind              OriginKind             `protobuf:"varint,1,opt,name=kind,proto3,enum=rackfs.meta.v1.OriginKind" json:"kind,omitempty"`
+	Name              string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Incarnation       []byte                 `protobuf:"bytes,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Leased            bool                   `protobuf:"varint,4,opt,name=leased,proto3" json:"leased,omitempty"`                                                // from level 2
+	Several           bool                   `protobuf:"varint,5,opt,name=several,proto3" json:"several,omitempty"`                                              // from level 6
+	LeaseMilliseconds uint32                 `protobuf:"varint,6,opt,name=lease_milliseconds,json=leaseMilliseconds,proto3" json:"lease_milliseconds,omitempty"` // from level 7
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *OriginRecord) Reset() {
@@ -18046,6 +18056,13 @@ func (x *OriginRecord) GetSeveral() bool {
 		return x.Several
 	}
 	return false
+}
+
+func (x *OriginRecord) GetLeaseMilliseconds() uint32 {
+	if x != nil {
+		return x.LeaseMilliseconds
+	}
+	return 0
 }
 
 type SlotRecord struct {
@@ -19481,6 +19498,273 @@ func (x *RecallsReply) GetVersion() uint64 {
 	return 0
 }
 
+// PeersRequest tells the leader of shard 0 who is connected at an address that moves, or asks for the last that was told. It is in that leader's memory only.
+type PeersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`        // of the address's registration
+	Origin        uint64                 `protobuf:"varint,2,opt,name=origin,proto3" json:"origin,omitempty"`   // of the registration; 0: this is a question
+	Version       uint64                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"` // random, of the list that is told, or that who asks knows
+	Whole         bool                   `protobuf:"varint,4,opt,name=whole,proto3" json:"whole,omitempty"`     // peers is the list; else the leader may have it already
+	Peers         []byte                 `protobuf:"bytes,5,opt,name=peers,proto3" json:"peers,omitempty"`      // a whole number of 8-byte items: port here, IPv4 address and port there
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeersRequest) Reset() {
+	*x = PeersRequest{}
+	mi := &file_meta_proto_msgTypes[247]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeersRequest) ProtoMessage() {}
+
+func (x *PeersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[247]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeersRequest.ProtoReflect.Descriptor instead.
+func (*PeersRequest) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{247}
+}
+
+func (x *PeersRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PeersRequest) GetOrigin() uint64 {
+	if x != nil {
+		return x.Origin
+	}
+	return 0
+}
+
+func (x *PeersRequest) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *PeersRequest) GetWhole() bool {
+	if x != nil {
+		return x.Whole
+	}
+	return false
+}
+
+func (x *PeersRequest) GetPeers() []byte {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+type PeersReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // of what the leader has; 0: nothing
+	Peers         []byte                 `protobuf:"bytes,2,opt,name=peers,proto3" json:"peers,omitempty"`      // answers a question, if it is another version
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeersReply) Reset() {
+	*x = PeersReply{}
+	mi := &file_meta_proto_msgTypes[248]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeersReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeersReply) ProtoMessage() {}
+
+func (x *PeersReply) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[248]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeersReply.ProtoReflect.Descriptor instead.
+func (*PeersReply) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{248}
+}
+
+func (x *PeersReply) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *PeersReply) GetPeers() []byte {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+// UnlocksRequest asks the leader of a shard which of some files have fewer locks since its last answer, and which clients are in others' way. It answers
+// when there is something, or soon after all the same.
+type UnlocksRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Version       uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"` // of the last answer; 0: none
+	Files         []*FileId              `protobuf:"bytes,3,rep,name=files,proto3" json:"files,omitempty"`
+	Against       []uint64               `protobuf:"varint,4,rep,packed,name=against,proto3" json:"against,omitempty"` // NFS clients in the way of who asks: all gateways are told
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnlocksRequest) Reset() {
+	*x = UnlocksRequest{}
+	mi := &file_meta_proto_msgTypes[249]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnlocksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnlocksRequest) ProtoMessage() {}
+
+func (x *UnlocksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[249]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnlocksRequest.ProtoReflect.Descriptor instead.
+func (*UnlocksRequest) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{249}
+}
+
+func (x *UnlocksRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *UnlocksRequest) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *UnlocksRequest) GetFiles() []*FileId {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *UnlocksRequest) GetAgainst() []uint64 {
+	if x != nil {
+		return x.Against
+	}
+	return nil
+}
+
+type UnlocksReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Files         []*FileId              `protobuf:"bytes,2,rep,name=files,proto3" json:"files,omitempty"`
+	All           bool                   `protobuf:"varint,3,opt,name=all,proto3" json:"all,omitempty"`                // it is not known which since that version: look at all
+	Against       []uint64               `protobuf:"varint,4,rep,packed,name=against,proto3" json:"against,omitempty"` // NFS clients in the way of another gateway's, to be ended if their leases are over
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnlocksReply) Reset() {
+	*x = UnlocksReply{}
+	mi := &file_meta_proto_msgTypes[250]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnlocksReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnlocksReply) ProtoMessage() {}
+
+func (x *UnlocksReply) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[250]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnlocksReply.ProtoReflect.Descriptor instead.
+func (*UnlocksReply) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{250}
+}
+
+func (x *UnlocksReply) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *UnlocksReply) GetFiles() []*FileId {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *UnlocksReply) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+func (x *UnlocksReply) GetAgainst() []uint64 {
+	if x != nil {
+		return x.Against
+	}
+	return nil
+}
+
 type LeaderRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
@@ -19490,7 +19774,7 @@ type LeaderRequest struct {
 
 func (x *LeaderRequest) Reset() {
 	*x = LeaderRequest{}
-	mi := &file_meta_proto_msgTypes[247]
+	mi := &file_meta_proto_msgTypes[251]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19502,7 +19786,7 @@ func (x *LeaderRequest) String() string {
 func (*LeaderRequest) ProtoMessage() {}
 
 func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[247]
+	mi := &file_meta_proto_msgTypes[251]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19515,7 +19799,7 @@ func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderRequest.ProtoReflect.Descriptor instead.
 func (*LeaderRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{247}
+	return file_meta_proto_rawDescGZIP(), []int{251}
 }
 
 func (x *LeaderRequest) GetShard() uint32 {
@@ -19535,7 +19819,7 @@ type LeaderReply struct {
 
 func (x *LeaderReply) Reset() {
 	*x = LeaderReply{}
-	mi := &file_meta_proto_msgTypes[248]
+	mi := &file_meta_proto_msgTypes[252]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19547,7 +19831,7 @@ func (x *LeaderReply) String() string {
 func (*LeaderReply) ProtoMessage() {}
 
 func (x *LeaderReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[248]
+	mi := &file_meta_proto_msgTypes[252]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19560,7 +19844,7 @@ func (x *LeaderReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderReply.ProtoReflect.Descriptor instead.
 func (*LeaderReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{248}
+	return file_meta_proto_rawDescGZIP(), []int{252}
 }
 
 func (x *LeaderReply) GetLeaderId() string {
@@ -19595,7 +19879,7 @@ type ReplicaReply struct {
 
 func (x *ReplicaReply) Reset() {
 	*x = ReplicaReply{}
-	mi := &file_meta_proto_msgTypes[249]
+	mi := &file_meta_proto_msgTypes[253]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19607,7 +19891,7 @@ func (x *ReplicaReply) String() string {
 func (*ReplicaReply) ProtoMessage() {}
 
 func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[249]
+	mi := &file_meta_proto_msgTypes[253]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19620,7 +19904,7 @@ func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaReply.ProtoReflect.Descriptor instead.
 func (*ReplicaReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{249}
+	return file_meta_proto_rawDescGZIP(), []int{253}
 }
 
 func (x *ReplicaReply) GetId() string {
@@ -19698,7 +19982,7 @@ type MemberRequest struct {
 
 func (x *MemberRequest) Reset() {
 	*x = MemberRequest{}
-	mi := &file_meta_proto_msgTypes[250]
+	mi := &file_meta_proto_msgTypes[254]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19710,7 +19994,7 @@ func (x *MemberRequest) String() string {
 func (*MemberRequest) ProtoMessage() {}
 
 func (x *MemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[250]
+	mi := &file_meta_proto_msgTypes[254]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19723,7 +20007,7 @@ func (x *MemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberRequest.ProtoReflect.Descriptor instead.
 func (*MemberRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{250}
+	return file_meta_proto_rawDescGZIP(), []int{254}
 }
 
 func (x *MemberRequest) GetShard() uint32 {
@@ -19760,7 +20044,7 @@ type MemberReply struct {
 
 func (x *MemberReply) Reset() {
 	*x = MemberReply{}
-	mi := &file_meta_proto_msgTypes[251]
+	mi := &file_meta_proto_msgTypes[255]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19772,7 +20056,7 @@ func (x *MemberReply) String() string {
 func (*MemberReply) ProtoMessage() {}
 
 func (x *MemberReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[251]
+	mi := &file_meta_proto_msgTypes[255]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19785,7 +20069,7 @@ func (x *MemberReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberReply.ProtoReflect.Descriptor instead.
 func (*MemberReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{251}
+	return file_meta_proto_rawDescGZIP(), []int{255}
 }
 
 func (x *MemberReply) GetLeader() string {
@@ -19829,7 +20113,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_meta_proto_msgTypes[252]
+	mi := &file_meta_proto_msgTypes[256]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19841,7 +20125,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[252]
+	mi := &file_meta_proto_msgTypes[256]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19854,7 +20138,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{252}
+	return file_meta_proto_rawDescGZIP(), []int{256}
 }
 
 func (x *Member) GetId() string {
@@ -19896,7 +20180,7 @@ type LevelRequest struct {
 
 func (x *LevelRequest) Reset() {
 	*x = LevelRequest{}
-	mi := &file_meta_proto_msgTypes[253]
+	mi := &file_meta_proto_msgTypes[257]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19908,7 +20192,7 @@ func (x *LevelRequest) String() string {
 func (*LevelRequest) ProtoMessage() {}
 
 func (x *LevelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[253]
+	mi := &file_meta_proto_msgTypes[257]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19921,7 +20205,7 @@ func (x *LevelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LevelRequest.ProtoReflect.Descriptor instead.
 func (*LevelRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{253}
+	return file_meta_proto_rawDescGZIP(), []int{257}
 }
 
 func (x *LevelRequest) GetShard() uint32 {
@@ -19949,7 +20233,7 @@ type LevelReply struct {
 
 func (x *LevelReply) Reset() {
 	*x = LevelReply{}
-	mi := &file_meta_proto_msgTypes[254]
+	mi := &file_meta_proto_msgTypes[258]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19961,7 +20245,7 @@ func (x *LevelReply) String() string {
 func (*LevelReply) ProtoMessage() {}
 
 func (x *LevelReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[254]
+	mi := &file_meta_proto_msgTypes[258]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19974,7 +20258,7 @@ func (x *LevelReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LevelReply.ProtoReflect.Descriptor instead.
 func (*LevelReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{254}
+	return file_meta_proto_rawDescGZIP(), []int{258}
 }
 
 func (x *LevelReply) GetLeader() string {
@@ -20009,7 +20293,7 @@ type VoterLevel struct {
 
 func (x *VoterLevel) Reset() {
 	*x = VoterLevel{}
-	mi := &file_meta_proto_msgTypes[255]
+	mi := &file_meta_proto_msgTypes[259]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20021,7 +20305,7 @@ func (x *VoterLevel) String() string {
 func (*VoterLevel) ProtoMessage() {}
 
 func (x *VoterLevel) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[255]
+	mi := &file_meta_proto_msgTypes[259]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20034,7 +20318,7 @@ func (x *VoterLevel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VoterLevel.ProtoReflect.Descriptor instead.
 func (*VoterLevel) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{255}
+	return file_meta_proto_rawDescGZIP(), []int{259}
 }
 
 func (x *VoterLevel) GetId() string {
@@ -20071,7 +20355,7 @@ type DifferRequest struct {
 
 func (x *DifferRequest) Reset() {
 	*x = DifferRequest{}
-	mi := &file_meta_proto_msgTypes[256]
+	mi := &file_meta_proto_msgTypes[260]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20083,7 +20367,7 @@ func (x *DifferRequest) String() string {
 func (*DifferRequest) ProtoMessage() {}
 
 func (x *DifferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[256]
+	mi := &file_meta_proto_msgTypes[260]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20096,7 +20380,7 @@ func (x *DifferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferRequest.ProtoReflect.Descriptor instead.
 func (*DifferRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{256}
+	return file_meta_proto_rawDescGZIP(), []int{260}
 }
 
 func (x *DifferRequest) GetShard() uint32 {
@@ -20135,7 +20419,7 @@ type DifferReply struct {
 
 func (x *DifferReply) Reset() {
 	*x = DifferReply{}
-	mi := &file_meta_proto_msgTypes[257]
+	mi := &file_meta_proto_msgTypes[261]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20147,7 +20431,7 @@ func (x *DifferReply) String() string {
 func (*DifferReply) ProtoMessage() {}
 
 func (x *DifferReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[257]
+	mi := &file_meta_proto_msgTypes[261]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20160,7 +20444,7 @@ func (x *DifferReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferReply.ProtoReflect.Descriptor instead.
 func (*DifferReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{257}
+	return file_meta_proto_rawDescGZIP(), []int{261}
 }
 
 // WorkTask is something that a worker does or wants to do. The first five fields name it; the rest is how it stands.
@@ -20185,7 +20469,7 @@ type WorkTask struct {
 
 func (x *WorkTask) Reset() {
 	*x = WorkTask{}
-	mi := &file_meta_proto_msgTypes[258]
+	mi := &file_meta_proto_msgTypes[262]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20197,7 +20481,7 @@ func (x *WorkTask) String() string {
 func (*WorkTask) ProtoMessage() {}
 
 func (x *WorkTask) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[258]
+	mi := &file_meta_proto_msgTypes[262]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20210,7 +20494,7 @@ func (x *WorkTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkTask.ProtoReflect.Descriptor instead.
 func (*WorkTask) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{258}
+	return file_meta_proto_rawDescGZIP(), []int{262}
 }
 
 func (x *WorkTask) GetKind() WorkKind {
@@ -20318,7 +20602,7 @@ type WorkRequest struct {
 
 func (x *WorkRequest) Reset() {
 	*x = WorkRequest{}
-	mi := &file_meta_proto_msgTypes[259]
+	mi := &file_meta_proto_msgTypes[263]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20330,7 +20614,7 @@ func (x *WorkRequest) String() string {
 func (*WorkRequest) ProtoMessage() {}
 
 func (x *WorkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[259]
+	mi := &file_meta_proto_msgTypes[263]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20343,7 +20627,7 @@ func (x *WorkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkRequest.ProtoReflect.Descriptor instead.
 func (*WorkRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{259}
+	return file_meta_proto_rawDescGZIP(), []int{263}
 }
 
 func (x *WorkRequest) GetShard() uint32 {
@@ -20393,7 +20677,7 @@ type WorkReply struct {
 
 func (x *WorkReply) Reset() {
 	*x = WorkReply{}
-	mi := &file_meta_proto_msgTypes[260]
+	mi := &file_meta_proto_msgTypes[264]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20405,7 +20689,7 @@ func (x *WorkReply) String() string {
 func (*WorkReply) ProtoMessage() {}
 
 func (x *WorkReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[260]
+	mi := &file_meta_proto_msgTypes[264]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20418,7 +20702,7 @@ func (x *WorkReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkReply.ProtoReflect.Descriptor instead.
 func (*WorkReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{260}
+	return file_meta_proto_rawDescGZIP(), []int{264}
 }
 
 func (x *WorkReply) GetGrants() []*WorkGrant {
@@ -20452,7 +20736,7 @@ type WorkGrant struct {
 
 func (x *WorkGrant) Reset() {
 	*x = WorkGrant{}
-	mi := &file_meta_proto_msgTypes[261]
+	mi := &file_meta_proto_msgTypes[265]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20464,7 +20748,7 @@ func (x *WorkGrant) String() string {
 func (*WorkGrant) ProtoMessage() {}
 
 func (x *WorkGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[261]
+	mi := &file_meta_proto_msgTypes[265]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20477,7 +20761,7 @@ func (x *WorkGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkGrant.ProtoReflect.Descriptor instead.
 func (*WorkGrant) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{261}
+	return file_meta_proto_rawDescGZIP(), []int{265}
 }
 
 func (x *WorkGrant) GetTask() uint32 {
@@ -20506,7 +20790,7 @@ type WorkPiece struct {
 
 func (x *WorkPiece) Reset() {
 	*x = WorkPiece{}
-	mi := &file_meta_proto_msgTypes[262]
+	mi := &file_meta_proto_msgTypes[266]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20518,7 +20802,7 @@ func (x *WorkPiece) String() string {
 func (*WorkPiece) ProtoMessage() {}
 
 func (x *WorkPiece) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[262]
+	mi := &file_meta_proto_msgTypes[266]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20531,7 +20815,7 @@ func (x *WorkPiece) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkPiece.ProtoReflect.Descriptor instead.
 func (*WorkPiece) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{262}
+	return file_meta_proto_rawDescGZIP(), []int{266}
 }
 
 func (x *WorkPiece) GetFs() uint32 {
@@ -20749,14 +21033,15 @@ const file_meta_proto_rawDesc = "" +
 	"\x05Lease\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\x04R\x06origin\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12!\n" +
-	"\fchange_limit\x18\x03 \x01(\x04R\vchangeLimit\"\xc0\x01\n" +
+	"\fchange_limit\x18\x03 \x01(\x04R\vchangeLimit\"\xef\x01\n" +
 	"\x0eRegisterOrigin\x12.\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1a.rackfs.meta.v1.OriginKindR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12 \n" +
 	"\vincarnation\x18\x03 \x01(\fR\vincarnation\x12\x16\n" +
 	"\x06leased\x18\x04 \x01(\bR\x06leased\x12\x16\n" +
 	"\x06vacant\x18\x05 \x01(\bR\x06vacant\x12\x18\n" +
-	"\aseveral\x18\x06 \x01(\bR\aseveral\"&\n" +
+	"\aseveral\x18\x06 \x01(\bR\aseveral\x12-\n" +
+	"\x12lease_milliseconds\x18\a \x01(\rR\x11leaseMilliseconds\"&\n" +
 	"\fOriginResult\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\x04R\x06origin\"&\n" +
 	"\fExpireOrigin\x12\x16\n" +
@@ -21865,13 +22150,14 @@ const file_meta_proto_rawDesc = "" +
 	"\fDirentRecord\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\fR\x04name\x12\x10\n" +
 	"\x03ino\x18\x02 \x01(\x04R\x03ino\x12\x12\n" +
-	"\x04type\x18\x03 \x01(\rR\x04type\"\xa6\x01\n" +
+	"\x04type\x18\x03 \x01(\rR\x04type\"\xd5\x01\n" +
 	"\fOriginRecord\x12.\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1a.rackfs.meta.v1.OriginKindR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12 \n" +
 	"\vincarnation\x18\x03 \x01(\fR\vincarnation\x12\x16\n" +
 	"\x06leased\x18\x04 \x01(\bR\x06leased\x12\x18\n" +
-	"\aseveral\x18\x05 \x01(\bR\aseveral\"l\n" +
+	"\aseveral\x18\x05 \x01(\bR\aseveral\x12-\n" +
+	"\x12lease_milliseconds\x18\x06 \x01(\rR\x11leaseMilliseconds\"l\n" +
 	"\n" +
 	"SlotRecord\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x124\n" +
@@ -21972,7 +22258,27 @@ const file_meta_proto_rawDesc = "" +
 	"\x04wait\x18\x05 \x01(\bR\x04wait\"V\n" +
 	"\fRecallsReply\x12,\n" +
 	"\x05files\x18\x01 \x03(\v2\x16.rackfs.meta.v1.FileIdR\x05files\x12\x18\n" +
-	"\aversion\x18\x02 \x01(\x04R\aversion\"%\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\"\x80\x01\n" +
+	"\fPeersRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06origin\x18\x02 \x01(\x04R\x06origin\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\x12\x14\n" +
+	"\x05whole\x18\x04 \x01(\bR\x05whole\x12\x14\n" +
+	"\x05peers\x18\x05 \x01(\fR\x05peers\"<\n" +
+	"\n" +
+	"PeersReply\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x14\n" +
+	"\x05peers\x18\x02 \x01(\fR\x05peers\"\x88\x01\n" +
+	"\x0eUnlocksRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12,\n" +
+	"\x05files\x18\x03 \x03(\v2\x16.rackfs.meta.v1.FileIdR\x05files\x12\x18\n" +
+	"\aagainst\x18\x04 \x03(\x04R\aagainst\"\x82\x01\n" +
+	"\fUnlocksReply\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x12,\n" +
+	"\x05files\x18\x02 \x03(\v2\x16.rackfs.meta.v1.FileIdR\x05files\x12\x10\n" +
+	"\x03all\x18\x03 \x01(\bR\x03all\x12\x18\n" +
+	"\aagainst\x18\x04 \x03(\x04R\aagainst\"%\n" +
 	"\rLeaderRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\"Q\n" +
 	"\vLeaderReply\x12\x1b\n" +
@@ -22142,7 +22448,7 @@ func file_meta_proto_rawDescGZIP() []byte {
 }
 
 var file_meta_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 263)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 267)
 var file_meta_proto_goTypes = []any{
 	(OriginKind)(0),           // 0: rackfs.meta.v1.OriginKind
 	(LockType)(0),             // 1: rackfs.meta.v1.LockType
@@ -22403,22 +22709,26 @@ var file_meta_proto_goTypes = []any{
 	(*WishReply)(nil),         // 256: rackfs.meta.v1.WishReply
 	(*RecallsRequest)(nil),    // 257: rackfs.meta.v1.RecallsRequest
 	(*RecallsReply)(nil),      // 258: rackfs.meta.v1.RecallsReply
-	(*LeaderRequest)(nil),     // 259: rackfs.meta.v1.LeaderRequest
-	(*LeaderReply)(nil),       // 260: rackfs.meta.v1.LeaderReply
-	(*ReplicaReply)(nil),      // 261: rackfs.meta.v1.ReplicaReply
-	(*MemberRequest)(nil),     // 262: rackfs.meta.v1.MemberRequest
-	(*MemberReply)(nil),       // 263: rackfs.meta.v1.MemberReply
-	(*Member)(nil),            // 264: rackfs.meta.v1.Member
-	(*LevelRequest)(nil),      // 265: rackfs.meta.v1.LevelRequest
-	(*LevelReply)(nil),        // 266: rackfs.meta.v1.LevelReply
-	(*VoterLevel)(nil),        // 267: rackfs.meta.v1.VoterLevel
-	(*DifferRequest)(nil),     // 268: rackfs.meta.v1.DifferRequest
-	(*DifferReply)(nil),       // 269: rackfs.meta.v1.DifferReply
-	(*WorkTask)(nil),          // 270: rackfs.meta.v1.WorkTask
-	(*WorkRequest)(nil),       // 271: rackfs.meta.v1.WorkRequest
-	(*WorkReply)(nil),         // 272: rackfs.meta.v1.WorkReply
-	(*WorkGrant)(nil),         // 273: rackfs.meta.v1.WorkGrant
-	(*WorkPiece)(nil),         // 274: rackfs.meta.v1.WorkPiece
+	(*PeersRequest)(nil),      // 259: rackfs.meta.v1.PeersRequest
+	(*PeersReply)(nil),        // 260: rackfs.meta.v1.PeersReply
+	(*UnlocksRequest)(nil),    // 261: rackfs.meta.v1.UnlocksRequest
+	(*UnlocksReply)(nil),      // 262: rackfs.meta.v1.UnlocksReply
+	(*LeaderRequest)(nil),     // 263: rackfs.meta.v1.LeaderRequest
+	(*LeaderReply)(nil),       // 264: rackfs.meta.v1.LeaderReply
+	(*ReplicaReply)(nil),      // 265: rackfs.meta.v1.ReplicaReply
+	(*MemberRequest)(nil),     // 266: rackfs.meta.v1.MemberRequest
+	(*MemberReply)(nil),       // 267: rackfs.meta.v1.MemberReply
+	(*Member)(nil),            // 268: rackfs.meta.v1.Member
+	(*LevelRequest)(nil),      // 269: rackfs.meta.v1.LevelRequest
+	(*LevelReply)(nil),        // 270: rackfs.meta.v1.LevelReply
+	(*VoterLevel)(nil),        // 271: rackfs.meta.v1.VoterLevel
+	(*DifferRequest)(nil),     // 272: rackfs.meta.v1.DifferRequest
+	(*DifferReply)(nil),       // 273: rackfs.meta.v1.DifferReply
+	(*WorkTask)(nil),          // 274: rackfs.meta.v1.WorkTask
+	(*WorkRequest)(nil),       // 275: rackfs.meta.v1.WorkRequest
+	(*WorkReply)(nil),         // 276: rackfs.meta.v1.WorkReply
+	(*WorkGrant)(nil),         // 277: rackfs.meta.v1.WorkGrant
+	(*WorkPiece)(nil),         // 278: rackfs.meta.v1.WorkPiece
 }
 var file_meta_proto_depIdxs = []int32{
 	15,  // 0: rackfs.meta.v1.Entry.commands:type_name -> rackfs.meta.v1.Command
@@ -22740,18 +23050,20 @@ var file_meta_proto_depIdxs = []int32{
 	194, // 316: rackfs.meta.v1.WishRequest.file:type_name -> rackfs.meta.v1.FileId
 	194, // 317: rackfs.meta.v1.RecallsRequest.gave:type_name -> rackfs.meta.v1.FileId
 	194, // 318: rackfs.meta.v1.RecallsReply.files:type_name -> rackfs.meta.v1.FileId
-	10,  // 319: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
-	264, // 320: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
-	267, // 321: rackfs.meta.v1.LevelReply.voters:type_name -> rackfs.meta.v1.VoterLevel
-	11,  // 322: rackfs.meta.v1.WorkTask.kind:type_name -> rackfs.meta.v1.WorkKind
-	270, // 323: rackfs.meta.v1.WorkRequest.tasks:type_name -> rackfs.meta.v1.WorkTask
-	273, // 324: rackfs.meta.v1.WorkReply.grants:type_name -> rackfs.meta.v1.WorkGrant
-	274, // 325: rackfs.meta.v1.WorkReply.pieces:type_name -> rackfs.meta.v1.WorkPiece
-	326, // [326:326] is the sub-list for method output_type
-	326, // [326:326] is the sub-list for method input_type
-	326, // [326:326] is the sub-list for extension type_name
-	326, // [326:326] is the sub-list for extension extendee
-	0,   // [0:326] is the sub-list for field type_name
+	194, // 319: rackfs.meta.v1.UnlocksRequest.files:type_name -> rackfs.meta.v1.FileId
+	194, // 320: rackfs.meta.v1.UnlocksReply.files:type_name -> rackfs.meta.v1.FileId
+	10,  // 321: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
+	268, // 322: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
+	271, // 323: rackfs.meta.v1.LevelReply.voters:type_name -> rackfs.meta.v1.VoterLevel
+	11,  // 324: rackfs.meta.v1.WorkTask.kind:type_name -> rackfs.meta.v1.WorkKind
+	274, // 325: rackfs.meta.v1.WorkRequest.tasks:type_name -> rackfs.meta.v1.WorkTask
+	277, // 326: rackfs.meta.v1.WorkReply.grants:type_name -> rackfs.meta.v1.WorkGrant
+	278, // 327: rackfs.meta.v1.WorkReply.pieces:type_name -> rackfs.meta.v1.WorkPiece
+	328, // [328:328] is the sub-list for method output_type
+	328, // [328:328] is the sub-list for method input_type
+	328, // [328:328] is the sub-list for extension type_name
+	328, // [328:328] is the sub-list for extension extendee
+	0,   // [0:328] is the sub-list for field type_name
 }
 
 func init() { file_meta_proto_init() }
@@ -22937,7 +23249,7 @@ func file_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
 			NumEnums:      12,
-			NumMessages:   263,
+			NumMessages:   267,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
