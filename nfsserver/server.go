@@ -49,6 +49,7 @@ type Config struct {
 	Release     string           // of the software, told to clients
 	Limits      Limits
 	Valid       func(fsid uint32) bool // see v4.Config
+	Others      bool                   // see v4.Config
 	Clock       func() time.Time       // time.Now
 	Logger      *slog.Logger           // slog.Default()
 
@@ -122,7 +123,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	identity := fmt.Appendf(nil, "%s@%x", cfg.Name, cfg.Cluster)
 	s.v4 = v4.New(v4.Config{
 		State: s.state, Store: cfg.Store, Exports: s.exports, Ring: ring, Cluster: cfg.Cluster,
-		Owner: identity, Scope: identity, Release: cfg.Release, Valid: cfg.Valid,
+		Owner: identity, Scope: identity, Release: cfg.Release, Valid: cfg.Valid, Others: cfg.Others,
 		MaxIO: cfg.Limits.MaxIO, ReadMemory: cfg.Limits.ReadMemory, Now: cfg.Clock, Logger: cfg.Logger, Observer: m,
 	})
 	if err := s.v4.Resume(ctx); err != nil {
@@ -173,6 +174,9 @@ func (s *Server) Tick(ctx context.Context) { s.v4.Tick(ctx) }
 func (s *Server) Serves(ctx context.Context, served func(state.ClientID) bool) error {
 	return s.v4.Serves(ctx, served)
 }
+
+// Waiting is what clients wait for that other servers know; see v4.Server.
+func (s *Server) Waiting() *v4.Server { return s.v4 }
 
 // Coherent is fs, which is exported as fsid, for a front end beside this one: what that does waits for clients to return the delegations in its way.
 func (s *Server) Coherent(fs vfs.FS, fsid uint32) vfs.FS { return s.v4.Coherent(fs, fsid) }

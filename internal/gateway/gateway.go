@@ -232,7 +232,8 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 		Cluster: cfg.Cluster, Keys: keys, Exports: g.files.exports, Store: store,
 		Delegations: cfg.Delegations, Limits: nfsserver.Limits{State: state.Limits{ReplyCache: cfg.ReplyCache}},
 		Lease: cfg.Lease, Name: cfg.Name, Release: cfg.Release, Logger: cfg.Logger, Registerer: cfg.Registerer,
-		Valid: func(fsid uint32) bool { return g.members.valid(g.files.shardOf(fsid)) },
+		Valid:  func(fsid uint32) bool { return g.members.valid(g.files.shardOf(fsid)) },
+		Others: cfg.Several,
 	})
 	if err != nil {
 		return g, vfs.Wrap(op, err)
@@ -241,6 +242,11 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 		g.members.all[clusterShard].retake = g.retake
 	}
 	g.members.watch()
+	if cfg.Several {
+		for _, shard := range namespaces {
+			g.background.Go(func() { g.hearUnlocks(bg, shard) })
+		}
+	}
 	g.files.begin(bg, cfg.MapInterval)
 	return g, nil
 }

@@ -116,13 +116,26 @@ func (s *State) denied(now time.Time, c *vfs.LockConflict, eff *Effects) *LockDe
 func (s *State) EndExpired(now time.Time, id ClientID) (eff Effects, ended, known bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	other := s.clients[id]
-	if other != nil && s.expired(other, now) {
-		s.expire(other, &eff)
-		return s.effects(eff), true, true
+	if eff, ended, known = s.endExpired(now, id); !ended {
+		s.st.ShareConflicts++
 	}
-	s.st.ShareConflicts++
-	return s.effects(eff), false, other != nil
+	return eff, ended, known
+}
+
+// InTheWay ends a client that is in the way of another server's, if it is served here and its lease is over.
+func (s *State) InTheWay(now time.Time, id ClientID) Effects {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	eff, _, _ := s.endExpired(now, id)
+	return eff
+}
+
+func (s *State) endExpired(now time.Time, id ClientID) (eff Effects, ended, known bool) {
+	other := s.clients[id]
+	if ended = other != nil && s.expired(other, now); ended {
+		s.expire(other, &eff)
+	}
+	return s.effects(eff), ended, other != nil
 }
 
 // BeginTestLock checks a LOCKT before the Keeper is asked.

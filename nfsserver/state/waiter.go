@@ -12,6 +12,9 @@ import (
 // need not ask every second; it holds nothing by that, and whoever asks first gets the lock. A Linux client that was promised to be told asks only every 30 s
 // by itself, so nobody is forgotten: what becomes free is seen when it does, and once more by each Tick, which also
 // counts locks as free whose holder's lease is over (the LOCK that follows takes them).
+//
+// A lock of a client that another server serves is known to the vfs.Keeper only. The caller learns which files that is about (AwaitedElsewhere), has somebody
+// tell when there are fewer locks of them, and says so (FreedElsewhere). Should it never be told, the waiters are after elsewhereAgain.
 
 const (
 	// Bounds of those of a file, of a client, and of all. Others ask by themselves.
@@ -20,6 +23,8 @@ const (
 	maxLockWaiters   = 1 << 16
 	// waiterLeases is how many leases after its LOCK one is forgotten: the client has asked again by then, or given up.
 	waiterLeases = 4
+	// elsewhereAgain is when a client that waits for one of another server is told to ask again in any case.
+	elsewhereAgain = 10 * time.Second
 )
 
 type lockWaiter struct {
@@ -28,6 +33,9 @@ type lockWaiter struct {
 	handle []byte
 	want   byterange.Range
 	until  time.Time
+
+	by    ClientID  // who is in the way and is served elsewhere, 0: nobody is
+	again time.Time // when that is over in any case
 }
 
 // lockWaiters are those of all files, in the order in which they came.
@@ -35,6 +43,9 @@ type lockWaiters struct {
 	files map[File][]*lockWaiter
 	freed map[File]struct{} // where something became free since TakeFreed
 	count int
+
+	elsewhere map[File]int  // how many wait for clients of other servers
+	changed   chan struct{} // closed when there are more files in elsewhere
 }
 
 // NotifyLock is a CB_NOTIFY_LOCK to make.
@@ -47,11 +58,13 @@ type NotifyLock struct {
 func (w *lockWaiters) init() {
 	w.files = make(map[File][]*lockWaiter)
 	w.freed = make(map[File]struct{})
+	w.elsewhere = make(map[File]int)
+	w.changed = make(chan struct{})
 }
 
 // AwaitLock notes that a was denied and that its client waits. free: nothing that is known here is in the way any more, so it may be tried
-// again at once.
-func (s *State) AwaitLock(now time.Time, a LockArgs, handle []byte) (free bool) {
+// again at once. by is the client in the way if others are told of by FreedElsewhere, else 0.
+func (s *State) AwaitLock(now time.Time, a LockArgs, handle []byte, by ClientID) (free bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c, f := s.clients[a.Client], s.files[a.File]
@@ -70,12 +83,56 @@ func (s *State) AwaitLock(now time.Time, a LockArgs, handle []byte) (free bool) 
 	}
 	s.forgetWaiter(a.File, c, owner)
 	w := &lockWaiter{client: c, owner: owner, handle: handle, want: byterange.Range{First: first, Last: last, Write: write}, until: now.Add(waiterLeases * s.cfg.Lease)}
+	if by != 0 && s.clients[by] == nil {
+		w.by, w.again = by, now.Add(elsewhereAgain)
+	}
 	if len(s.wait.files[a.File]) < maxFileWaiters && c.waiting < maxClientWaiters && s.wait.count < maxLockWaiters {
 		s.wait.files[a.File] = append(s.wait.files[a.File], w)
 		s.wait.count++
 		c.waiting++
+		if w.by != 0 {
+			if s.wait.elsewhere[a.File]++; s.wait.elsewhere[a.File] == 1 {
+				close(s.wait.changed)
+				s.wait.changed = make(chan struct{})
+			}
+		}
 	}
-	return s.lockFree(now, a.File, w)
+	return w.by == 0 && s.lockFree(now, a.File, w)
+}
+
+// AwaitedElsewhere are the files in which clients wait for locks of clients that other servers serve, and those clients; changed is closed when there are more
+// files.
+func (s *State) AwaitedElsewhere() (files []File, by []ClientID, changed <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	seen := make(map[ClientID]bool)
+	for f := range s.wait.elsewhere {
+		files = append(files, f)
+		for _, w := range s.wait.files[f] {
+			if w.by != 0 && !seen[w.by] {
+				seen[w.by] = true
+				by = append(by, w.by)
+			}
+		}
+	}
+	return files, by, s.wait.changed
+}
+
+// FreedElsewhere returns whom to tell that the lock they wait for may be free, after a client of another server has fewer locks of the files that is is true for.
+func (s *State) FreedElsewhere(now time.Time, is func(File) bool) []NotifyLock {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []NotifyLock
+	for f := range s.wait.elsewhere {
+		if !is(f) {
+			continue
+		}
+		for _, w := range s.wait.files[f] {
+			w.again = now
+		}
+		out = s.notifyWaiters(now, f, out)
+	}
+	return out
 }
 
 // lockFree reports whether only clients whose lease is over are in w's way.
@@ -109,6 +166,11 @@ func (s *State) keepWaiters(file File, keep func(*lockWaiter) bool) {
 		}
 		s.wait.count--
 		w.client.waiting--
+		if w.by != 0 {
+			if s.wait.elsewhere[file]--; s.wait.elsewhere[file] == 0 {
+				delete(s.wait.elsewhere, file)
+			}
+		}
 	}
 	if s.wait.files[file] = kept; len(kept) == 0 {
 		delete(s.wait.files, file)
@@ -160,7 +222,7 @@ func (s *State) notifyWaiters(now time.Time, f File, out []NotifyLock) []NotifyL
 		if s.expired(w.client, now) || !now.Before(w.until) {
 			return false
 		}
-		if !s.lockFree(now, f, w) {
+		if now.Before(w.again) || !s.lockFree(now, f, w) {
 			return true
 		}
 		out = append(out, NotifyLock{Client: w.client.id, Owner: []byte(w.owner), Handle: w.handle})

@@ -16,7 +16,7 @@ func (p *peer) await(open state.Stateid, owner string, t nfsv4.NfsLockType4, n u
 	p.w.t.Helper()
 	a := state.LockArgs{Client: p.id, File: fileA, Type: t, Length: n, New: true, Stateid: open, Owner: []byte(owner)}
 	p.doLock(a, nfsv4.NFS4ERR_DENIED)
-	if p.w.s.AwaitLock(p.w.now, a, []byte("handle")) {
+	if p.w.s.AwaitLock(p.w.now, a, []byte("handle"), 0) {
 		p.w.t.Fatal("free, although denied")
 	}
 }
@@ -91,7 +91,7 @@ func TestFreedBeforeTheWait(t *testing.T) {
 	args := state.LockArgs{Client: b.id, File: fileA, Type: nfsv4.WRITEW_LT, Length: 10, New: true, Stateid: bOpen, Owner: []byte("o")}
 	b.doLock(args, nfsv4.NFS4ERR_DENIED)
 	a.unlock(fileA, held, 0, toEOF, ok)
-	if !w.s.AwaitLock(w.now, args, []byte("handle")) {
+	if !w.s.AwaitLock(w.now, args, []byte("handle"), 0) {
 		t.Fatal("not seen to be free")
 	}
 	b.doLock(args, ok)
@@ -123,4 +123,58 @@ func TestWaitersAreBounded(t *testing.T) {
 	if got := w.s.TakeFreed(w.now); len(got) != 256 {
 		t.Errorf("%d are told", len(got))
 	}
+}
+
+// Who waits for a client of another server is told when that has fewer locks of the file, in the order of all who wait, and else only after a while.
+func TestWaitersForClientsElsewhere(t *testing.T) {
+	w, a, b, c, held, _, bOpen, cOpen := newWaitingWorld(t)
+	const elsewhere = state.ClientID(1 << 40)
+	await := func(p *peer, open state.Stateid, owner string, by state.ClientID) {
+		t.Helper()
+		args := state.LockArgs{Client: p.id, File: fileA, Type: nfsv4.WRITEW_LT, Offset: 200, Length: 10, New: true, Stateid: open, Owner: []byte(owner)}
+		if w.s.AwaitLock(w.now, args, []byte("handle"), by) != (by != elsewhere) {
+			t.Fatalf("%s: by %#x is free: %v", owner, by, by == elsewhere)
+		}
+	}
+	wantAwaited := func(want ...state.ClientID) <-chan struct{} {
+		t.Helper()
+		files, by, changed := w.s.AwaitedElsewhere()
+		if !slices.Equal(by, want) || (len(files) == 1 && files[0] == fileA) != (len(want) > 0) {
+			t.Fatalf("files %v of %v, want clients %v", files, by, want)
+		}
+		return changed
+	}
+	of := func(want state.File) func(state.File) bool { return func(f state.File) bool { return f == want } }
+	changed := wantAwaited()
+	await(b, bOpen, "b", elsewhere)
+	select {
+	case <-changed:
+	default:
+		t.Fatal("who follows the list does not hear of the first")
+	}
+	await(c, cOpen, "c", elsewhere)
+	await(b, bOpen, "here", a.id) // in the way is a client of this server, with another lock
+	wantAwaited(elsewhere)
+	w.wantNotified(w.s.TakeFreed(w.now))
+	w.wantNotified(w.s.FreedElsewhere(w.now, of(fileB)))
+	w.wantNotified(w.s.TickWaiters(w.now), "b/here")
+	w.wantNotified(w.s.FreedElsewhere(w.now, of(fileA)), "b/b", "c/c")
+	wantAwaited()
+	w.wantNotified(w.s.FreedElsewhere(w.now, of(fileA)))
+
+	// Nobody tells.
+	await(b, bOpen, "b", elsewhere)
+	w.now = w.now.Add(9 * time.Second)
+	w.wantNotified(w.s.TickWaiters(w.now))
+	w.now = w.now.Add(time.Second)
+	w.wantNotified(w.s.TickWaiters(w.now), "b/b")
+	wantAwaited()
+
+	// One that ends waits no more.
+	await(c, cOpen, "c", elsewhere)
+	again := w.peer("c")
+	again.verf = 2
+	again.connect()
+	wantAwaited()
+	a.unlock(fileA, held, 0, toEOF, ok)
 }

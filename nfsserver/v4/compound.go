@@ -56,10 +56,11 @@ type compound struct {
 	credRule *export.Rule // whose squash cred is under
 	cred     vfs.Cred
 
-	buffered bool   // the reply may hold a readBuffer
-	keepBody bool   // the running operation's result has a body although it failed
-	replay   []byte // the whole reply, from the reply cache
-	scratch  []byte
+	buffered  bool           // the reply may hold a readBuffer
+	elsewhere state.ClientID // who denied the last LOCK, and may be another server's
+	keepBody  bool           // the running operation's result has a body although it failed
+	replay    []byte         // the whole reply, from the reply cache
+	scratch   []byte
 }
 
 func (c *compound) begin(s *Server, ctx context.Context, req *rpc.Request) {

@@ -44,7 +44,7 @@ func (c *compound) opLock() status {
 	mark := c.r.Mark()
 	st := c.lock(&a)
 	if st == nfsv4.NFS4ERR_DENIED && (a.Type == nfsv4.READW_LT || a.Type == nfsv4.WRITEW_LT) && c.s.cfg.State.HasBackchannel(a.Client) {
-		if c.s.cfg.State.AwaitLock(c.now, a, c.enc.ring.Append(nil, c.cur.handle())) { // it was freed just now
+		if c.s.cfg.State.AwaitLock(c.now, a, c.enc.ring.Append(nil, c.cur.handle()), c.elsewhere) { // it was freed just now
 			c.r.Truncate(mark)
 			c.keepBody = false
 			st = c.lock(&a)
@@ -58,6 +58,7 @@ func (c *compound) opLock() status {
 
 // lock does what opLock has decoded.
 func (c *compound) lock(a *state.LockArgs) status {
+	c.elsewhere = 0
 	if k := c.s.keeperOf(c.cur.export.FS); k != nil {
 		return c.keepLock(k, a)
 	}
@@ -113,6 +114,9 @@ func (c *compound) lockable() status {
 func (c *compound) lockResult(id state.Stateid, denied *state.LockDenied, st status) status {
 	if st == nfsv4.NFS4ERR_DENIED && denied != nil {
 		c.appendDenied(denied)
+		if c.s.cfg.Others {
+			c.elsewhere = denied.Client
+		}
 		return st
 	}
 	return c.newStateid(id, st)

@@ -259,5 +259,23 @@ func (s *Server) tryRebound() {
 	}
 }
 
+// AwaitedLocks are the files in which clients wait for locks of clients that other servers serve, and those clients; changed is closed when there are more files.
+func (s *Server) AwaitedLocks() (files []state.File, by []state.ClientID, changed <-chan struct{}) {
+	return s.cfg.State.AwaitedElsewhere()
+}
+
+// Unlocked tells clients that what they wait for may be free, after a client of another server has fewer locks of the files that is is true for.
+func (s *Server) Unlocked(is func(state.File) bool) {
+	s.notifyLocks(s.cfg.State.FreedElsewhere(s.cfg.Now(), is))
+}
+
+// InTheWay ends a client that is in the way of one of another server, if its lease is over. Of clients that are not served here nothing is known.
+func (s *Server) InTheWay(ctx context.Context, id state.ClientID) {
+	eff := s.cfg.State.InTheWay(s.cfg.Now(), id)
+	if err := s.apply(ctx, &eff); err != nil {
+		s.cfg.Logger.Warn("nfs: client state could not be stored; will be tried again", "err", err)
+	}
+}
+
 // freed tells those who wait for locks that were freed, after the effects of that were applied.
 func (s *Server) freed() { s.notifyLocks(s.cfg.State.TakeFreed(s.cfg.Now())) }

@@ -64,6 +64,9 @@ type Config struct {
 	// are. While it may not, everything that depends on it is NFS4ERR_DELAY. nil: always.
 	Valid func(fsid uint32) bool
 
+	// Others: there may be other servers of the same file systems, and somebody follows AwaitedLocks.
+	Others bool
+
 	MaxIO      int              // bytes of one READ or WRITE, DefaultMaxIO
 	ReadMemory int              // bytes of READ data held, all connections together, DefaultReadMemory
 	Now        func() time.Time // the clock, time.Now
