@@ -111,15 +111,20 @@ type wireAttr struct {
 // set fills w from a and returns the message.
 func (w *wireAttr) set(a *vfs.Attr) *metapb.Attr {
 	p := &w.a
+	p.Atime, p.Mtime, p.Ctime, p.Btime = &w.atime, &w.mtime, &w.ctime, &w.btime
+	setAttr(p, a)
+	return p
+}
+
+// setAttr makes p, which has its parts, what a is.
+func setAttr(p *metapb.Attr, a *vfs.Attr) {
 	p.Ino, p.Type, p.Mode, p.Nlink = uint64(a.Ino), uint32(a.Type), a.Mode, a.Nlink
 	p.Uid, p.Gid, p.Size, p.Used = a.UID, a.GID, a.Size, a.Used
 	p.DevMajor, p.DevMinor, p.Project, p.Change = a.Dev.Major, a.Dev.Minor, a.Project, a.Change
-	setTime(&w.atime, a.Atime)
-	setTime(&w.mtime, a.Mtime)
-	setTime(&w.ctime, a.Ctime)
-	setTime(&w.btime, a.Btime)
-	p.Atime, p.Mtime, p.Ctime, p.Btime = &w.atime, &w.mtime, &w.ctime, &w.btime
-	return p
+	setTime(p.Atime, a.Atime)
+	setTime(p.Mtime, a.Mtime)
+	setTime(p.Ctime, a.Ctime)
+	setTime(p.Btime, a.Btime)
 }
 
 func toWire(a *vfs.Attr) *metapb.Attr { return new(wireAttr).set(a) }

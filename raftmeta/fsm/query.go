@@ -254,7 +254,13 @@ func (r *reader) dir(ino uint64, want vfs.Access, op string) (*inode, error) {
 }
 
 func attrAnswer(n *inode) *metapb.QueryResult {
-	return &metapb.QueryResult{R: &metapb.QueryResult_Attr{Attr: &metapb.AttrR{Attr: toWire(&n.attr), Lease: leaseToWire(n.lease)}}}
+	w := new(metapb.AttrSpace)
+	setAttr(w.Parts(), &n.attr)
+	if n.lease.epoch != 0 {
+		w.R.Lease = &w.Lease
+		w.Lease.Origin, w.Lease.Epoch, w.Lease.ChangeLimit = n.lease.origin, n.lease.epoch, n.lease.limit
+	}
+	return &w.Result
 }
 
 func (r *reader) getAttr(q *metapb.GetAttrQ) (*metapb.QueryResult, error) {

@@ -8,7 +8,11 @@ import (
 const (
 	fieldReplyResults = 1
 
+	fieldResultAttr    = 10
 	fieldResultReadDir = 11
+
+	fieldAttrRAttr  = 1
+	fieldAttrRLease = 2
 
 	fieldReadDirEntries = 1
 	fieldReadDirEOF     = 2
@@ -21,8 +25,8 @@ const (
 	fieldDirentAttr   = 5
 )
 
-// UnmarshalReply is m.UnmarshalVT(b), but that listings of directories, which consist of thousands of small messages, are
-// decoded into few pieces of memory. Times that b does not have are zero there, not nil.
+// UnmarshalReply is m.UnmarshalVT(b), but that attributes, which are what is asked for most, and listings of directories, which consist of thousands of
+// small messages, are decoded into few pieces of memory. Times that b does not have are zero there, not nil.
 func (m *QueryReply) UnmarshalReply(b []byte) error {
 	for at := b; len(at) > 0; {
 		num, typ, n := protowire.ConsumeTag(at)
@@ -35,15 +39,79 @@ func (m *QueryReply) UnmarshalReply(b []byte) error {
 			return protowire.ParseError(k)
 		}
 		at = at[n+k:]
-		r := new(QueryResult)
-		if list, ok := listingIn(v); ok {
-			r.R = &QueryResult_ReadDir{ReadDir: list}
-		} else if err := r.UnmarshalVT(v); err != nil {
-			return err
+		r := attrIn(v)
+		if r == nil {
+			r = new(QueryResult)
+			if list, ok := listingIn(v); ok {
+				r.R = &QueryResult_ReadDir{ReadDir: list}
+			} else if err := r.UnmarshalVT(v); err != nil {
+				return err
+			}
 		}
 		m.Results = append(m.Results, r)
 	}
 	return nil
+}
+
+// AttrSpace is an answer of attributes in one piece of memory.
+type AttrSpace struct {
+	Result QueryResult
+	of     QueryResult_Attr
+	R      AttrR
+	Lease  Lease
+	attrSpace
+}
+
+// Parts makes Result an answer without a lease whose attributes, returned, lie beside it.
+func (w *AttrSpace) Parts() *Attr {
+	w.R.Attr = w.parts()
+	w.of.Attr = &w.R
+	w.Result.R = &w.of
+	return w.R.Attr
+}
+
+// attrIn decodes a QueryResult that is attributes, perhaps with a lease, and nothing else. nil: it is not, or is damaged: that is for UnmarshalVT to say.
+func attrIn(b []byte) *QueryResult {
+	num, typ, n := protowire.ConsumeTag(b)
+	if n < 0 || num != fieldResultAttr || typ != protowire.BytesType {
+		return nil
+	}
+	v, k := protowire.ConsumeBytes(b[n:])
+	if k < 0 || n+k != len(b) {
+		return nil
+	}
+	w := new(AttrSpace)
+	a := w.Parts()
+	had := false
+	for len(v) > 0 {
+		num, typ, n := protowire.ConsumeTag(v)
+		if n < 0 || typ != protowire.BytesType {
+			return nil
+		}
+		x, k := protowire.ConsumeBytes(v[n:])
+		if k < 0 {
+			return nil
+		}
+		v = v[n+k:]
+		var err error
+		switch num {
+		case fieldAttrRAttr:
+			had = true
+			err = a.UnmarshalVT(x)
+		case fieldAttrRLease:
+			w.R.Lease = &w.Lease
+			err = w.Lease.UnmarshalVT(x)
+		default:
+			return nil
+		}
+		if err != nil {
+			return nil
+		}
+	}
+	if !had {
+		w.R.Attr = nil
+	}
+	return &w.Result
 }
 
 // attrSpace is an Attr with its parts in one piece of memory.

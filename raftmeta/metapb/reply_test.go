@@ -25,12 +25,14 @@ func sameReply(t *testing.T, b []byte) {
 			fillTimes(e.Attr)
 		}
 		fillTimes(r.GetReadDir().GetDir())
+		fillTimes(r.GetAttr().GetAttr())
 	}
 	for _, r := range got.Results { // what UnmarshalVT decoded
 		for _, e := range r.GetReadDir().GetEntries() {
 			fillTimes(e.Attr)
 		}
 		fillTimes(r.GetReadDir().GetDir())
+		fillTimes(r.GetAttr().GetAttr())
 	}
 	if !proto.Equal(&want, &got) {
 		t.Fatalf("UnmarshalVT:    %v\nUnmarshalReply: %v\n%x", &want, &got, b)
@@ -60,13 +62,19 @@ func someReply(r *rand.Rand) *QueryReply {
 		}
 		return a
 	}
+	lease := func() *Lease {
+		if r.IntN(2) == 0 {
+			return nil
+		}
+		return &Lease{Origin: r.Uint64(), Epoch: uint64(r.IntN(3)), ChangeLimit: r.Uint64()}
+	}
 	reply := new(QueryReply)
 	for range 1 + r.IntN(4) {
-		switch r.IntN(4) {
+		switch r.IntN(5) {
 		case 0:
 			reply.Results = append(reply.Results, &QueryResult{Kind: r.Uint32N(9), Text: "no"})
-		case 1:
-			reply.Results = append(reply.Results, &QueryResult{R: &QueryResult_Attr{Attr: &AttrR{Attr: attr()}}})
+		case 1, 2:
+			reply.Results = append(reply.Results, &QueryResult{R: &QueryResult_Attr{Attr: &AttrR{Attr: attr(), Lease: lease()}}})
 		default:
 			list := &ReadDirR{Eof: r.IntN(2) == 0, Dir: attr()}
 			for i := range r.IntN(6) {
