@@ -104,6 +104,9 @@ type Conn struct {
 	// Used by the goroutine that set writing.
 	slices [][]byte
 	vector net.Buffers
+	// Until when what is written to writeTo may take.
+	writeTo    net.Conn
+	writeUntil time.Time
 
 	cmu sync.Mutex
 	// Fields protected by cmu.

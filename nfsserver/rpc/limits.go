@@ -17,7 +17,7 @@ type Limits struct {
 	IdleTimeout    time.Duration // without a call before the connection is closed, default 15 min
 	RecordTimeout  time.Duration // for the rest of a record that has begun, default 1 min
 	CrowdedTimeout time.Duration // for the same while others wait for Memory, default 5 s
-	WriteTimeout   time.Duration // for the peer to take one batch of replies, default 1 min
+	WriteTimeout   time.Duration // for the peer to take one batch of replies, or half of it, default 1 min
 }
 
 const (

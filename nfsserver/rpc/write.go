@@ -74,7 +74,7 @@ func (c *Conn) write(nc net.Conn, batch []outgoing) error {
 		if i+1 < len(batch) && bytes < maxBatchBytes && len(slices) < maxBatchSlices {
 			continue
 		}
-		if err := nc.SetWriteDeadline(time.Now().Add(c.ep.limits.WriteTimeout)); err != nil {
+		if err := c.allow(nc); err != nil {
 			return err
 		}
 		c.vector = slices
@@ -86,6 +86,17 @@ func (c *Conn) write(nc net.Conn, batch []outgoing) error {
 		slices, bytes = slices[:0], 0
 	}
 	return nil
+}
+
+// allow gives the next write to nc WriteTimeout, or at least half of it: a deadline that is far enough away is not moved each time, which costs
+// more than much of what a small call does.
+func (c *Conn) allow(nc net.Conn) error {
+	d, now := c.ep.limits.WriteTimeout, time.Now()
+	if c.writeTo == nc && c.writeUntil.Sub(now) >= d/2 {
+		return nil
+	}
+	c.writeTo, c.writeUntil = nc, now.Add(d)
+	return nc.SetWriteDeadline(c.writeUntil)
 }
 
 // finish releases what o held, whether it was written or not.
