@@ -65,7 +65,8 @@ func classOf(n int) int {
 	return 1
 }
 
-func (l *pulls) begin(t placement.Target) {
+// begin counts a fetch from t; the caller ends what it returns.
+func (l *pulls) begin(t placement.Target) *pull {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	p := l.m[t]
@@ -74,16 +75,13 @@ func (l *pulls) begin(t placement.Target) {
 		l.m[t] = p
 	}
 	p.pending++
+	return p
 }
 
-// end counts a fetch of n bytes that has ended, and how long it took if it was answered.
-func (l *pulls) end(t placement.Target, n int, took time.Duration, answered bool) {
+// end counts a fetch of n bytes that has ended, and how long it took if it was answered. p may be forgotten meanwhile.
+func (l *pulls) end(p *pull, n int, took time.Duration, answered bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	p := l.m[t]
-	if p == nil {
-		return // forgotten meanwhile
-	}
 	p.pending = max(p.pending-1, 0)
 	if answered {
 		p.took(classOf(n), took)

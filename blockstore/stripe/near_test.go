@@ -141,10 +141,8 @@ func TestNearIsWeighed(t *testing.T) {
 	t.Run("slow", func(t *testing.T) {
 		l, b, near := begin(t)
 		pg, _ := l.PG(b.PG)
-		l.client.pulls.begin(pg.Slots[0].Target)
-		l.client.pulls.end(pg.Slots[0].Target, size, leastPull, true)
-		l.client.pulls.begin(near)
-		l.client.pulls.end(near, size, 5*leastPull, true)
+		l.client.pulls.end(l.client.pulls.begin(pg.Slots[0].Target), size, leastPull, true)
+		l.client.pulls.end(l.client.pulls.begin(near), size, 5*leastPull, true)
 		if got := l.reads(t, b, data, 0, size); got != "100000" {
 			t.Errorf("asked: %s", got)
 		}

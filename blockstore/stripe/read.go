@@ -287,11 +287,11 @@ func (r *reader) askTarget(ctx context.Context, t placement.Target, pt part, int
 			Offset: uint32(pt.from), Length: uint32(pt.len()), Background: r.c.o.Background,
 		}
 		var reply *wire.Reply
-		r.c.pulls.begin(t)
+		pull := r.c.pulls.begin(t)
 		began := time.Now()
 		reply, err = caller.Call(ctx, blockstore.OpGet, req.Append(meta[:0]), nil, into)
 		took := time.Since(began)
-		r.c.pulls.end(t, len(into), took, err == nil)
+		r.c.pulls.end(pull, len(into), took, err == nil)
 		if err != nil && ctx.Err() != nil && took > r.c.usual(len(into)) {
 			r.c.pulls.slower(t, len(into), took)
 		}
