@@ -30,7 +30,7 @@ type serverConn struct {
 	lastID uint64        // of the reader
 
 	mu      sync.Mutex
-	running map[uint64]context.CancelFunc
+	running map[uint64]*Call
 }
 
 // Call is one request being served. One goroutine at a time uses it, and none
@@ -45,9 +45,8 @@ type Call struct {
 	id      uint64
 	meta    *Buf
 	payload *Buf
-	held    int64              // bytes charged to the server
-	ctx     vfs.RequestContext // with its end; about the user's request that the caller named
-	cancel  context.CancelFunc
+	held    int64 // bytes charged to the server
+	ctx     callContext
 	replied bool
 	out     outFrame
 }
@@ -73,7 +72,7 @@ func (s *Server) serve(nc net.Conn) {
 		r:       newFrameReader(t, s.opt.MaxMeta, s.opt.MaxPayload, s.opt.StallTimeout),
 		out:     newOutbox(t, s.opt.StallTimeout),
 		slots:   make(chan struct{}, s.opt.CallsPerConn),
-		running: map[uint64]context.CancelFunc{},
+		running: map[uint64]*Call{},
 	}
 	c.ctx, c.cancel = context.WithCancelCause(s.ctx)
 	s.mu.Lock()
@@ -96,6 +95,7 @@ func (s *Server) serve(nc net.Conn) {
 		c.out.fail(err)
 	}
 	c.cancel(err)
+	c.endCalls()
 	c.calls.Wait()
 	c.out.drain()
 	c.out.fail(ErrClosed)
@@ -114,6 +114,7 @@ func ended(err error) bool {
 // shut makes the reader stop and the writer hurry. The server's context has
 // ended before, which the reader checks after it cleared a deadline of its own.
 func (c *serverConn) shut() {
+	c.endCalls()
 	c.out.hurry(closeFlush)
 	c.t.raw.SetReadDeadline(time.Unix(1, 0))
 }
@@ -138,10 +139,10 @@ func (c *serverConn) read() error {
 				return err
 			}
 			c.mu.Lock()
-			cancel := c.running[h.id]
+			call := c.running[h.id]
 			c.mu.Unlock()
-			if cancel != nil { // else its answer is on the way
-				cancel()
+			if call != nil { // else its answer is on the way
+				call.ctx.end(context.Canceled)
 			}
 		default:
 			return protocolErrorf("frame type %d from a client", h.typ)
@@ -166,7 +167,7 @@ func (c *serverConn) request(h *header) error {
 	case <-c.ctx.Done():
 		return context.Cause(c.ctx)
 	}
-	call := &Call{ctx: vfs.RequestContext{ID: h.user}, Op: h.op, Peer: c.t.peer, conn: c, id: h.id, held: int64(h.metaLen + h.payloadLen)}
+	call := &Call{Op: h.op, Peer: c.t.peer, conn: c, id: h.id, held: int64(h.metaLen + h.payloadLen)}
 	if err := c.s.bytes.Acquire(c.ctx, call.held); err != nil {
 		<-c.slots
 		return context.Cause(c.ctx)
@@ -182,14 +183,17 @@ func (c *serverConn) request(h *header) error {
 		call.finish()
 		return err
 	}
+	call.ctx.request = h.user
 	if h.deadlineMS > 0 {
-		call.ctx.Context, call.cancel = context.WithDeadline(c.ctx, received.Add(time.Duration(h.deadlineMS)*time.Millisecond))
-	} else {
-		call.ctx.Context, call.cancel = context.WithCancel(c.ctx)
+		call.ctx.deadline = received.Add(time.Duration(h.deadlineMS) * time.Millisecond)
 	}
 	c.mu.Lock()
-	c.running[call.id] = call.cancel
+	c.running[call.id] = call
+	over := c.ctx.Err() // endCalls may have been before
 	c.mu.Unlock()
+	if over != nil {
+		call.ctx.end(over)
+	}
 	if err := c.s.dispatch(call); err != nil {
 		call.finish()
 		return err
@@ -227,15 +231,22 @@ func (c *serverConn) failed(call *Call, err error) {
 	}
 }
 
+// endCalls ends the contexts of all calls, after that of the connection has ended.
+func (c *serverConn) endCalls() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, call := range c.running {
+		call.ctx.end(c.ctx.Err())
+	}
+}
+
 // finish gives back all that the call holds.
 func (call *Call) finish() {
 	c := call.conn
-	if call.cancel != nil {
-		c.mu.Lock()
-		delete(c.running, call.id)
-		c.mu.Unlock()
-		call.cancel()
-	}
+	c.mu.Lock()
+	delete(c.running, call.id)
+	c.mu.Unlock()
+	call.ctx.end(context.Canceled)
 	call.meta.Release()
 	call.payload.Release()
 	call.meta, call.payload, call.Meta, call.Payload = nil, nil, nil, nil
