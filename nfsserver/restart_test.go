@@ -209,14 +209,25 @@ func TestUnlinkedFileSurvivesRestart(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			in := newKeptInstance(t)
-			a, b := in.dial("a"), in.dial("b")
+			a, b, late := in.dial("a"), in.dial("b"), in.dial("late")
 			made := a.file("f")
 			_, err := a.Write(in.ctx, made, 0, nfsv4.FILE_SYNC4, []byte("content"))
 			want(t, "write", err, nfsv4.NFS4_OK)
 			want(t, "close", a.CloseFile(in.ctx, made), nfsv4.NFS4_OK)
 			fa, fb := open(a), open(b)
 			want(t, "remove", a.Remove(in.ctx, a.root, "f"), nfsv4.NFS4_OK)
+			// Who opens it now by the handle takes its name, from his cache, to be there still. Who has it open may open it again.
+			opens := func() {
+				t.Helper()
+				_, err := late.Open(in.ctx, made.FH, nfsclient.OpenArgs{})
+				want(t, "open of a removed file by its handle", err, nfsv4.NFS4ERR_STALE)
+				again, err := a.Open(in.ctx, made.FH, nfsclient.OpenArgs{Owner: "another one of the same client"})
+				want(t, "another open by who has it open", err, nfsv4.NFS4_OK)
+				want(t, "its close", a.CloseFile(in.ctx, again), nfsv4.NFS4_OK)
+			}
+			opens()
 			in.restart()
+			opens()
 			p := make([]byte, 10)
 			n, _, err := a.Read(in.ctx, fa, 0, p)
 			if err != nil || string(p[:n]) != "content" {
@@ -230,6 +241,7 @@ func TestUnlinkedFileSurvivesRestart(t *testing.T) {
 			want(t, "getattr while one has it open", err, nfsv4.NFS4_OK)
 			// b dies: its lease ends, and with it the file.
 			b.Disconnect()
+			late.Disconnect()
 			in.advance(25 * time.Hour)
 			renew(t, a)
 			in.srv.Tick(in.ctx)

@@ -348,6 +348,12 @@ func (w *two) unlinked() {
 		if err := w.cl[0].Remove(ctx, w.root, "not open"); err != nil {
 			w.t.Fatal(err)
 		}
+		// It is kept for a moment, but not opened for who remembers its name.
+		for _, c := range w.cl {
+			if _, err := c.Open(ctx, other.FH, nfsclient.OpenArgs{}); nfsclient.StatusOf(err) != nfsv4.NFS4ERR_STALE {
+				w.t.Fatalf("open of a removed file by its handle: %v", err)
+			}
+		}
 		w.until("the end of a file that is open nowhere", func() bool { return stale(1, other.FH) })
 	}
 	r := w.open(1, "open", nfsv4.OPEN4_SHARE_ACCESS_READ)

@@ -126,6 +126,20 @@ func (o *open) share() vfs.Share {
 		Access: flagsOf(o.access), Deny: flagsOf(o.deny), Locks: len(o.locks) > 0}
 }
 
+// HasOpen says whether a client has a file open.
+func (s *State) HasOpen(client ClientID, f File) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if x := s.files[f]; x != nil {
+		for o := range x.opens {
+			if o.client.id == client {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // PlanOpen says what a vfs.Keeper has to keep of the OPEN that a describes, which OpenAllowed has allowed. Should the
 // file not be known yet, it is planned as the owner's first open of it.
 func (s *State) PlanOpen(a *OpenArgs) Status {

@@ -319,6 +319,11 @@ func (c *compound) openObject(o *object, a *openArgs, args *state.OpenArgs) stat
 		return c.typeStatus(o, false, statusOf(err, true))
 	}
 	args.Held = openFlags(a.access)
+	if attr.Nlink == 0 && (a.claim == nfsv4.CLAIM_FH || a.claim == nfsv4.CLAIM_NULL) && !c.s.cfg.State.HasOpen(args.Client, args.File) {
+		// It has lost its last name, and is kept for others that have it open, or may have. Who comes now means a name that he remembers, which may stand for another file.
+		c.abandon(args)
+		return nfsv4.NFS4ERR_STALE
+	}
 	o.attr, o.hasAttr = attr, true
 	c.s.remember(o.export.FSID, o.export.FS)
 	return nfsv4.NFS4_OK
