@@ -47,6 +47,8 @@ type Config struct {
 	Delegations state.Delegating // which are given, none
 	Name        string           // of this server, unique in the cluster
 	Release     string           // of the software, told to clients
+	// Group, if not nil, names the servers that are one to clients, with the same clients, sessions and handles; this is one of them. Needs a state.SessionStore.
+	Group  func() string
 	Limits      Limits
 	Valid       func(fsid uint32) bool // see v4.Config
 	Others      bool                   // see v4.Config
@@ -118,12 +120,16 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	m := newMetrics()
 	// Node names repeat from cluster to cluster. A client that mounts two clusters would take
 	// equal owners for one server, and mix their client ids and sessions (RFC 8881,
-	// 2.10.5). The scope has the name too: gateways of one cluster do not share client
-	// ids and stateids (2.10.4).
+	// 2.10.5). The scope has the name too: servers do not share client
+	// ids and stateids (2.10.4), unless they are a group.
 	identity := fmt.Appendf(nil, "%s@%x", cfg.Name, cfg.Cluster)
+	var shared func() []byte
+	if cfg.Group != nil {
+		shared = func() []byte { return fmt.Appendf(nil, "group %s@%x", cfg.Group(), cfg.Cluster) }
+	}
 	s.v4 = v4.New(v4.Config{
 		State: s.state, Store: cfg.Store, Exports: s.exports, Ring: ring, Cluster: cfg.Cluster,
-		Owner: identity, Scope: identity, Release: cfg.Release, Valid: cfg.Valid, Others: cfg.Others,
+		Owner: identity, Scope: identity, Shared: shared, Release: cfg.Release, Valid: cfg.Valid, Others: cfg.Others,
 		MaxIO: cfg.Limits.MaxIO, ReadMemory: cfg.Limits.ReadMemory, Now: cfg.Clock, Logger: cfg.Logger, Observer: m,
 	})
 	if err := s.v4.Resume(ctx); err != nil {
@@ -177,6 +183,13 @@ func (s *Server) Serves(ctx context.Context, served func(state.ClientID) bool) e
 
 // Waiting is what clients wait for that other servers know; see v4.Server.
 func (s *Server) Waiting() *v4.Server { return s.v4 }
+
+// GiveUp gives a client to whichever server takes it, see v4.Server.
+func (s *Server) GiveUp(ctx context.Context, id state.ClientID) error { return s.v4.GiveUp(ctx, id) }
+
+// Prepare makes durable what clients have, while they are served; GiveUpAll gives all clients up, after Shutdown.
+func (s *Server) Prepare(ctx context.Context)   { s.v4.Prepare(ctx) }
+func (s *Server) GiveUpAll(ctx context.Context) { s.v4.GiveUpAll(ctx) }
 
 // Coherent is fs, which is exported as fsid, for a front end beside this one: what that does waits for clients to return the delegations in its way.
 func (s *Server) Coherent(fs vfs.FS, fsid uint32) vfs.FS { return s.v4.Coherent(fs, fsid) }

@@ -164,14 +164,54 @@ func (k *keptStore) Load(context.Context) (out []state.ClientState, err error) {
 	return out, nil
 }
 
-func (k *keptStore) Find(_ context.Context, id state.SessionID) (state.ClientState, error) {
+func (k *keptStore) ClientOf(_ context.Context, id state.SessionID) (state.ClientID, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	s, ok := k.sessions[id]
 	if !ok {
-		return state.ClientState{}, vfs.KindNotFound.Err("find session")
+		return 0, vfs.KindNotFound.Err("find session")
 	}
-	return k.state(s.Client), nil
+	return s.Client, nil
+}
+
+func (k *keptStore) ClientOfOwner(_ context.Context, owner []byte) (id state.ClientID, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, r := range k.clients {
+		if bytes.Equal(r.Owner, owner) {
+			id = max(id, r.ClientID)
+		}
+	}
+	if id == 0 {
+		err = vfs.KindNotFound.Err("find client")
+	}
+	return id, err
+}
+
+func (k *keptStore) Take(_ context.Context, id state.ClientID) (state.ClientState, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if _, ok := k.clients[id]; !ok {
+		return state.ClientState{}, vfs.KindNotFound.Err("take client")
+	}
+	return k.state(id), nil
+}
+
+func (k *keptStore) Wish(context.Context, state.ClientID) error {
+	return vfs.KindNotSupported.Err("wish")
+}
+
+// Give implements state.SessionStore. All servers of it are the same one to it.
+func (k *keptStore) Give(_ context.Context, id state.ClientID, sessions []state.SessionRecord) (bool, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, s := range sessions {
+		if _, ok := k.sessions[s.ID]; ok {
+			k.sessions[s.ID] = s
+		}
+	}
+	_, ok := k.clients[id]
+	return ok, nil
 }
 
 // owners lists the recorded clients.

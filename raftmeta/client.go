@@ -75,7 +75,7 @@ type Client struct {
 	wg     sync.WaitGroup // calls; Add by enter
 	shards map[uint16]*clientShard
 
-	wishing singleflight.Group // by file
+	wishing singleflight.Group // by what is wished for
 	wishes  chan struct{}      // slots of calls of Wish, which wait at the leader
 }
 
@@ -203,7 +203,10 @@ type clientShard struct {
 	generation int    // of origin
 	slots      []slot // free ones; a call of commands takes some
 	commands   []*item
-	proposing  int // calls of commands in flight
+	proposing  int                 // calls of commands in flight
+	under      map[uint64]struct{} // the same by number
+	calls      uint64              // of commands that ever were
+	ended      chan struct{}       // closed when one ends, if somebody waits for that; else nil
 
 	short, long lane // queries
 }

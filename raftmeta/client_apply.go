@@ -93,8 +93,10 @@ func (s *clientShard) pumpCommands() {
 		}
 		slots := s.identify(items)
 		s.proposing++
-		if !s.c.start(func() { s.runCommands(items, slots) }) {
+		call := s.beginCall()
+		if !s.c.start(func() { s.runCommands(call, items, slots) }) {
 			s.proposing--
+			s.endCall(call)
 			fail(items, vfs.Errorf(vfs.KindCanceled, opApply, "%w", errClientClosed))
 		}
 	}
@@ -127,7 +129,7 @@ func (s *clientShard) identify(items []*item) []slot {
 // runCommands makes calls until each of items has a definite answer, then returns the slots. No
 // command leaves without one, whether its caller still waits or not: only then may a slot's next sequence number make
 // the shard forget its results.
-func (s *clientShard) runCommands(items []*item, slots []slot) {
+func (s *clientShard) runCommands(call uint64, items []*item, slots []slot) {
 	var b backoff
 	for {
 		items = s.tryCommands(items)
@@ -142,6 +144,7 @@ func (s *clientShard) runCommands(items []*item, slots []slot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.proposing--
+	s.endCall(call)
 	for _, sl := range slots {
 		if sl.generation != s.generation {
 			sl = slot{id: sl.id, generation: s.generation}

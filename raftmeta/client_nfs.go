@@ -39,6 +39,15 @@ func (c *Client) TakeNFSClients(ctx context.Context, ids []uint64) (taken []uint
 	return taken, nil
 }
 
+// GiveNFSClients ends that this client's origin serves clients, and returns those that it did serve. Their sessions' records are replaced by those given.
+func (c *Client) GiveNFSClients(ctx context.Context, clients []*metapb.GivenClient) (given []uint64, err error) {
+	r, err := c.Apply(ctx, 0, &metapb.Command{Op: &metapb.Command_GiveClients{GiveClients: &metapb.GiveClients{Clients: clients}}})
+	if err != nil {
+		return nil, vfs.Wrap("raftmeta.give clients", err)
+	}
+	return r.GetClients().GetClients(), nil
+}
+
 // NFSClients lists the clients that a gateway serves, or served last, with their sessions.
 func (c *Client) NFSClients(ctx context.Context, gateway string) (list []*metapb.ClientSessions, err error) {
 	for after := uint64(0); ; {
@@ -55,8 +64,22 @@ func (c *Client) NFSClients(ctx context.Context, gateway string) (list []*metapb
 
 // NFSClientOf returns the client that has a session; KindNotFound.
 func (c *Client) NFSClientOf(ctx context.Context, session []byte) (*metapb.ClientSessions, error) {
+	return c.nfsClient(ctx, &metapb.ClientQ{Session: session})
+}
+
+// NFSClient returns a client; KindNotFound.
+func (c *Client) NFSClient(ctx context.Context, id uint64) (*metapb.ClientSessions, error) {
+	return c.nfsClient(ctx, &metapb.ClientQ{Client: id})
+}
+
+// NFSClientOfOwner returns the newest client of an owner; KindNotFound.
+func (c *Client) NFSClientOfOwner(ctx context.Context, owner []byte) (*metapb.ClientSessions, error) {
+	return c.nfsClient(ctx, &metapb.ClientQ{Owner: owner})
+}
+
+func (c *Client) nfsClient(ctx context.Context, q *metapb.ClientQ) (*metapb.ClientSessions, error) {
 	const op = "raftmeta.client"
-	r, err := c.Query(ctx, 0, &metapb.Query{Q: &metapb.Query_Client{Client: &metapb.ClientQ{Session: session}}})
+	r, err := c.Query(ctx, 0, &metapb.Query{Q: &metapb.Query_Client{Client: q}})
 	if err != nil {
 		return nil, vfs.Wrap(op, err)
 	}

@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	// maxGiving bounds the files that a gateway gives back at the same time.
+	// maxGiving bounds what a gateway gives back at the same time.
 	maxGiving = 64
 	// maxWishCalls bounds the calls of one client that wait for what it wishes: a voter answers no more than 64 calls of a connection at once.
 	maxWishCalls = 16
@@ -28,15 +28,24 @@ func (s *clientShard) callWaiting(ctx context.Context, op wire.Op, req []byte) (
 // Wish asks the gateway that has a file to itself to give it back, through the shard's leader. It returns when it may have done so, or after
 // a moment all the same; an error only when ctx ended or the leader refuses. Those who wish for a file at the same time share a call.
 func (c *Client) Wish(ctx context.Context, shard uint16, fs uint32, ino uint64) error {
+	return c.wishFor(ctx, shard, Wished{FS: fs, Ino: ino})
+}
+
+// WishNFSClient asks the gateway that serves an NFS client to give that up, as Wish does.
+func (c *Client) WishNFSClient(ctx context.Context, id uint64) error {
+	return c.wishFor(ctx, 0, Wished{Client: id})
+}
+
+func (c *Client) wishFor(ctx context.Context, shard uint16, w Wished) error {
 	const op = "raftmeta.wish"
-	asked := c.wishing.DoChan(fmt.Sprint(shard, fs, ino), func() (any, error) {
+	asked := c.wishing.DoChan(fmt.Sprint(shard, w), func() (any, error) {
 		if !c.enter() {
 			return nil, vfs.Errorf(vfs.KindCanceled, op, "%w", errClientClosed)
 		}
 		defer c.wg.Done()
 		ctx, cancel := context.WithTimeout(c.ctx, c.opt.AttemptTimeout)
 		defer cancel()
-		return nil, c.wish(ctx, shard, &metapb.FileId{Fs: fs, Ino: ino})
+		return nil, c.wish(ctx, shard, w)
 	})
 	select {
 	case r := <-asked:
@@ -46,9 +55,13 @@ func (c *Client) Wish(ctx context.Context, shard uint16, fs uint32, ino uint64) 
 	}
 }
 
-// wish asks once, or, if nobody leads, until ctx ends, which is no error: the caller looks at the lease again.
-func (c *Client) wish(ctx context.Context, shard uint16, f *metapb.FileId) error {
-	req, err := (&metapb.WishRequest{Shard: uint32(shard), File: f}).MarshalVT()
+// wish asks once, or, if nobody leads, until ctx ends, which is no error: the caller looks again who has it.
+func (c *Client) wish(ctx context.Context, shard uint16, w Wished) error {
+	ask := &metapb.WishRequest{Shard: uint32(shard), Client: w.Client}
+	if w.Client == 0 {
+		ask.File = &metapb.FileId{Fs: w.FS, Ino: w.Ino}
+	}
+	req, err := ask.MarshalVT()
 	if err != nil {
 		return err
 	}
@@ -75,10 +88,10 @@ func (c *Client) wish(ctx context.Context, shard uint16, f *metapb.FileId) error
 	}
 }
 
-// Recalls hears which files of a shard others want from an origin, and has give give them back, several at once, until ctx ends, and then waits for those under way.
-// A file that give could not give back, or got again, is asked for again as long as it is wanted.
-func (c *Client) Recalls(ctx context.Context, shard uint16, origin func() uint64, give func(ctx context.Context, fs uint32, ino uint64) error) {
-	h := &hearing{s: c.shard(shard), origin: origin, give: give, slots: make(chan struct{}, maxGiving), under: map[wishedFile]bool{}}
+// Recalls hears what others want from an origin of a shard, and has give give it back, several at once, until ctx ends, and then waits for those under way.
+// What give could not give back, or got again, is asked for again as long as it is wanted.
+func (c *Client) Recalls(ctx context.Context, shard uint16, origin func() uint64, give func(context.Context, Wished) error) {
+	h := &hearing{s: c.shard(shard), origin: origin, give: give, slots: make(chan struct{}, maxGiving), under: map[Wished]bool{}}
 	h.run(ctx)
 	h.wg.Wait()
 }
@@ -87,12 +100,12 @@ func (c *Client) Recalls(ctx context.Context, shard uint16, origin func() uint64
 type hearing struct {
 	s      *clientShard
 	origin func() uint64 // 0: none now
-	give   func(ctx context.Context, fs uint32, ino uint64) error
+	give   func(context.Context, Wished) error
 	slots  chan struct{}
 	wg     sync.WaitGroup
 
 	mu    sync.Mutex // guards the following
-	under map[wishedFile]bool
+	under map[Wished]bool
 }
 
 func (h *hearing) run(ctx context.Context) {
@@ -118,18 +131,23 @@ func (h *hearing) run(ctx context.Context) {
 		}
 		b, version = backoff{}, reply.Version
 		for _, f := range reply.Files {
-			if !h.begin(ctx, origin, wishedFile{f.GetFs(), f.GetIno()}) {
+			if !h.begin(ctx, origin, Wished{FS: f.GetFs(), Ino: f.GetIno()}) {
+				return
+			}
+		}
+		for _, id := range reply.Clients {
+			if !h.begin(ctx, origin, Wished{Client: id}) {
 				return
 			}
 		}
 	}
 }
 
-// begin gives a file back, unless that is under way; false if ctx ended.
-func (h *hearing) begin(ctx context.Context, origin uint64, f wishedFile) bool {
+// begin gives something back, unless that is under way; false if ctx ended.
+func (h *hearing) begin(ctx context.Context, origin uint64, w Wished) bool {
 	h.mu.Lock()
-	under := h.under[f]
-	h.under[f] = true
+	under := h.under[w]
+	h.under[w] = true
 	h.mu.Unlock()
 	if under {
 		return true
@@ -140,14 +158,21 @@ func (h *hearing) begin(ctx context.Context, origin uint64, f wishedFile) bool {
 		return false
 	}
 	h.wg.Go(func() {
-		err := h.give(ctx, f.fs, f.ino)
+		err := h.give(ctx, w)
 		h.mu.Lock()
-		delete(h.under, f)
+		delete(h.under, w)
 		h.mu.Unlock()
 		<-h.slots
-		if err == nil {
-			_, _ = h.call(ctx, &metapb.RecallsRequest{Origin: origin, Gave: []*metapb.FileId{{Fs: f.fs, Ino: f.ino}}}) // else who waits finds out later
+		if err != nil {
+			return
 		}
+		gave := &metapb.RecallsRequest{Origin: origin}
+		if w.Client != 0 {
+			gave.GaveClients = []uint64{w.Client}
+		} else {
+			gave.Gave = []*metapb.FileId{{Fs: w.FS, Ino: w.Ino}}
+		}
+		_, _ = h.call(ctx, gave) // else who waits finds out later
 	})
 	return true
 }

@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	// maxWished bounds the files that one gateway is asked for at a time; the rest are told when these are given back.
+	// maxWished bounds the files and clients that one gateway is asked for at a time; the rest are told when these are given back.
 	maxWished = 1024
 	// maxWishes bounds what a leader remembers; who wishes more is told to try again.
 	maxWishes = 64 << 10
@@ -22,23 +22,24 @@ const (
 	wishLinger = 5 * time.Second
 )
 
-// wishedFile is a file whose lease somebody wants.
-type wishedFile struct {
-	fs  uint32
-	ino uint64
+// Wished is what somebody wants from the gateway that has it: a file, whose lease is meant, or an NFS client.
+type Wished struct {
+	FS     uint32
+	Ino    uint64
+	Client uint64 // in place of a file
 }
 
-// recalls are the wishes for leases that one leader knows, in its memory: which gateway (origin) has what somebody else waits for. A
+// recalls are the wishes that one leader knows, in its memory: which gateway (origin) has what somebody else waits for. A
 // wish lasts as long as somebody waits here, or did a moment ago. It is only a hint: who wishes looks at the lease before and after, and wishes again at the next
 // leader. All times are of the leader's monotonic clock.
 type recalls struct {
 	mu      sync.Mutex // guards the fields below
 	holders map[uint64]*holder
-	wishes  map[wishedFile]*wish
+	wishes  map[Wished]*wish
 	version uint64 // grows with every change of any list; lists of different leaders are told apart by where it begins
 }
 
-// wish is one file, and those who wait for it.
+// wish is one thing wished for, and those who wait for it.
 type wish struct {
 	origin  uint64 // who has it
 	waiters int
@@ -51,17 +52,17 @@ type wish struct {
 type holder struct {
 	version uint64
 	changed chan struct{} // closed at the next change
-	files   map[wishedFile]*wish
+	wanted  map[Wished]*wish
 }
 
 // newRecalls makes those of a leader of a term.
 func newRecalls(term uint64) *recalls {
-	return &recalls{holders: make(map[uint64]*holder), wishes: make(map[wishedFile]*wish), version: term << 32}
+	return &recalls{holders: make(map[uint64]*holder), wishes: make(map[Wished]*wish), version: term << 32}
 }
 
-// wait notes that somebody waits for a file that origin has; gone is closed when it was given back. end ends the waiting. ok is false if there are too
+// wait notes that somebody waits for what origin has; gone is closed when it was given back. end ends the waiting. ok is false if there are too
 // many wishes.
-func (r *recalls) wait(origin uint64, f wishedFile, now time.Duration) (gone <-chan struct{}, end func(now time.Duration), ok bool) {
+func (r *recalls) wait(origin uint64, f Wished, now time.Duration) (gone <-chan struct{}, end func(now time.Duration), ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	w := r.wishes[f]
@@ -75,7 +76,7 @@ func (r *recalls) wait(origin uint64, f wishedFile, now time.Duration) (gone <-c
 		w = &wish{origin: origin, since: now, gone: make(chan struct{})}
 		r.wishes[f] = w
 		h := r.holder(origin)
-		h.files[f] = w
+		h.wanted[f] = w
 		r.change(h)
 	}
 	w.waiters++
@@ -88,11 +89,11 @@ func (r *recalls) wait(origin uint64, f wishedFile, now time.Duration) (gone <-c
 }
 
 // drop ends a wish and wakes who waits. r.mu is held.
-func (r *recalls) drop(f wishedFile, w *wish) {
+func (r *recalls) drop(f Wished, w *wish) {
 	close(w.gone)
 	delete(r.wishes, f)
 	if h := r.holders[w.origin]; h != nil {
-		delete(h.files, f)
+		delete(h.wanted, f)
 		r.change(h)
 	}
 }
@@ -101,7 +102,7 @@ func (r *recalls) drop(f wishedFile, w *wish) {
 func (r *recalls) holder(origin uint64) *holder {
 	h := r.holders[origin]
 	if h == nil {
-		h = &holder{version: r.version, changed: make(chan struct{}), files: make(map[wishedFile]*wish)}
+		h = &holder{version: r.version, changed: make(chan struct{}), wanted: make(map[Wished]*wish)}
 		r.holders[origin] = h
 	}
 	return h
@@ -115,11 +116,11 @@ func (r *recalls) change(h *holder) {
 	h.changed = make(chan struct{})
 }
 
-// gaveBack takes in that origin gave files back.
-func (r *recalls) gaveBack(origin uint64, files []wishedFile) {
+// gaveBack takes in that origin gave something back.
+func (r *recalls) gaveBack(origin uint64, gave []Wished) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, f := range files {
+	for _, f := range gave {
 		if w := r.wishes[f]; w != nil && w.origin == origin {
 			r.drop(f, w)
 		}
@@ -127,23 +128,23 @@ func (r *recalls) gaveBack(origin uint64, files []wishedFile) {
 }
 
 // list is what origin is asked for at now, and its version; changed is closed when there is another one.
-func (r *recalls) list(origin uint64, now time.Duration) (files []wishedFile, version uint64, changed <-chan struct{}) {
+func (r *recalls) list(origin uint64, now time.Duration) (wanted []Wished, version uint64, changed <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	h := r.holder(origin)
-	for f, w := range h.files {
+	for f, w := range h.wanted {
 		if w.waiters == 0 && now-w.left >= wishLinger {
 			r.drop(f, w)
 			continue
 		}
-		if len(files) < maxWished {
-			files = append(files, f)
+		if len(wanted) < maxWished {
+			wanted = append(wanted, f)
 		}
 	}
-	return files, h.version, h.changed
+	return wanted, h.version, h.changed
 }
 
-// overdue reports whether a file of origin has been wished for that long, and still is.
+// overdue reports whether something that origin has has been wished for that long, and still is.
 func (r *recalls) overdue(origin uint64, now, long time.Duration) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -151,7 +152,7 @@ func (r *recalls) overdue(origin uint64, now, long time.Duration) bool {
 	if h == nil {
 		return false
 	}
-	for _, w := range h.files {
+	for _, w := range h.wanted {
 		if now-w.since >= long && (w.waiters > 0 || now-w.left < wishLinger) {
 			return true
 		}
@@ -181,7 +182,15 @@ func (r *recalls) keep(registered []uint64, now time.Duration) {
 	}
 }
 
-// serveWish has the gateway that has a file to itself asked for it, and waits for that for a moment. It reads this leader's own state, which may be
+// holder is the origin that has it, 0 if none has.
+func (w Wished) holder(v fsm.View) (uint64, error) {
+	if w.Client != 0 {
+		return fsm.ServerOf(v, w.Client)
+	}
+	return fsm.Holder(v, w.FS, w.Ino)
+}
+
+// serveWish has the gateway that has a file to itself, or serves a client, asked for it, and waits for that for a moment. It reads this leader's own state, which may be
 // behind: then who wishes wishes again.
 func (s *Server) serveWish(ctx context.Context, call *wire.Call) error {
 	const op = "raftmeta.wish"
@@ -193,20 +202,20 @@ func (s *Server) serveWish(ctx context.Context, call *wire.Call) error {
 	if err != nil {
 		return err
 	}
-	f := wishedFile{req.File.GetFs(), req.File.GetIno()}
+	w := Wished{req.File.GetFs(), req.File.GetIno(), req.Client}
 	v, _, err := sh.host.View()
 	if err != nil {
 		return err
 	}
-	origin, err := fsm.Holder(v, f.fs, f.ino)
+	origin, err := w.holder(v)
 	v.Release()
 	if err != nil {
 		return err
 	}
 	if origin != 0 {
-		gone, end, ok := l.recalls.wait(origin, f, s.opt.Monotonic())
+		gone, end, ok := l.recalls.wait(origin, w, s.opt.Monotonic())
 		if !ok {
-			return vfs.Errorf(vfs.KindUnavailable, op, "%d files are wished for already", maxWishes)
+			return vfs.Errorf(vfs.KindUnavailable, op, "%d files and clients are wished for already", maxWishes)
 		}
 		err := awaitFor(ctx, gone, wishWait)
 		end(s.opt.Monotonic())
@@ -217,7 +226,7 @@ func (s *Server) serveWish(ctx context.Context, call *wire.Call) error {
 	return answer(call, &metapb.WishReply{})
 }
 
-// serveRecalls tells a gateway which files it is to give back.
+// serveRecalls tells a gateway what it is to give back.
 func (s *Server) serveRecalls(ctx context.Context, call *wire.Call) error {
 	const op = "raftmeta.recalls"
 	var req metapb.RecallsRequest
@@ -240,21 +249,28 @@ func (s *Server) serveRecalls(ctx context.Context, call *wire.Call) error {
 	if !ok { // as far as is known here: nothing is remembered for it
 		return vfs.Errorf(vfs.KindUnavailable, op, "origin %d of shard %d is not registered", req.Origin, req.Shard)
 	}
-	gave := make([]wishedFile, len(req.Gave))
-	for i, f := range req.Gave {
-		gave[i] = wishedFile{f.GetFs(), f.GetIno()}
+	var gave []Wished
+	for _, f := range req.Gave {
+		gave = append(gave, Wished{FS: f.GetFs(), Ino: f.GetIno()})
+	}
+	for _, id := range req.GaveClients {
+		gave = append(gave, Wished{Client: id})
 	}
 	l.recalls.gaveBack(req.Origin, gave)
-	files, version, changed := l.recalls.list(req.Origin, s.opt.Monotonic())
+	wanted, version, changed := l.recalls.list(req.Origin, s.opt.Monotonic())
 	if req.Wait && version == req.Version {
 		if err := awaitFor(ctx, changed, wishWait); err != nil {
 			return err
 		}
-		files, version, _ = l.recalls.list(req.Origin, s.opt.Monotonic())
+		wanted, version, _ = l.recalls.list(req.Origin, s.opt.Monotonic())
 	}
 	reply := &metapb.RecallsReply{Version: version}
-	for _, f := range files {
-		reply.Files = append(reply.Files, &metapb.FileId{Fs: f.fs, Ino: f.ino})
+	for _, w := range wanted {
+		if w.Client != 0 {
+			reply.Clients = append(reply.Clients, w.Client)
+		} else {
+			reply.Files = append(reply.Files, &metapb.FileId{Fs: w.FS, Ino: w.Ino})
+		}
 	}
 	return answer(call, reply)
 }

@@ -14,7 +14,7 @@ import (
 // A wish is told to who has the file while somebody waits, and a moment longer; who waits is woken when it was given back or its holder ended.
 func TestRecalls(t *testing.T) {
 	r := newRecalls(7)
-	f, g := wishedFile{1, 10}, wishedFile{1, 11}
+	f, g := Wished{FS: 1, Ino: 10}, Wished{FS: 1, Ino: 11}
 	now := time.Hour
 	isClosed := func(c <-chan struct{}) bool {
 		select {
@@ -24,16 +24,16 @@ func TestRecalls(t *testing.T) {
 			return false
 		}
 	}
-	told := func(origin uint64, want ...wishedFile) (uint64, <-chan struct{}) {
+	told := func(origin uint64, want ...Wished) (uint64, <-chan struct{}) {
 		t.Helper()
 		files, version, changed := r.list(origin, now)
-		slices.SortFunc(files, func(a, b wishedFile) int { return int(a.ino) - int(b.ino) })
+		slices.SortFunc(files, func(a, b Wished) int { return int(a.Ino) - int(b.Ino) })
 		if !slices.Equal(files, want) {
 			t.Fatalf("origin %d is told %v, want %v", origin, files, want)
 		}
 		return version, changed
 	}
-	wait := func(origin uint64, f wishedFile) (<-chan struct{}, func()) {
+	wait := func(origin uint64, f Wished) (<-chan struct{}, func()) {
 		t.Helper()
 		gone, end, ok := r.wait(origin, f, now)
 		if !ok {
@@ -63,9 +63,9 @@ func TestRecalls(t *testing.T) {
 	if isClosed(gone1) || isClosed(gone2) {
 		t.Fatal("woken before it was given back")
 	}
-	r.gaveBack(2, []wishedFile{f}) // not its own
+	r.gaveBack(2, []Wished{f}) // not its own
 	told(1, f, g)
-	r.gaveBack(1, []wishedFile{f})
+	r.gaveBack(1, []Wished{f})
 	if !isClosed(gone2) {
 		t.Fatal("given back, and who waits sleeps")
 	}
@@ -158,9 +158,9 @@ func TestWish(t *testing.T) {
 	heard := make(chan struct{})
 	go func() {
 		defer close(heard)
-		has.Recalls(hear, 1, lease.Origin, func(_ context.Context, fs uint32, f uint64) error {
-			if fs != testFS || f != ino {
-				t.Errorf("asked for inode %d of file system %d", f, fs)
+		has.Recalls(hear, 1, lease.Origin, func(_ context.Context, w Wished) error {
+			if w != (Wished{FS: testFS, Ino: ino}) {
+				t.Errorf("asked for %+v", w)
 			}
 			select {
 			case epoch := <-given:

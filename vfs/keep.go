@@ -110,6 +110,9 @@ type Keeper interface {
 	// an Open with its access from then on, which the caller closes.
 	Resume(ctx context.Context, client uint64) ([]HeldOpen, []HeldLocks, error)
 
+	// Settle returns when every end of an open or of locks that was answered before is durable.
+	Settle(ctx context.Context) error
+
 	// Slots are those of a session of which the outcome of some call is remembered.
 	Slots(ctx context.Context, session [16]byte) ([]SlotSeq, error)
 }

@@ -155,3 +155,6 @@ func split(files []*metapb.FileClose) (parts [][]*metapb.FileClose) {
 	}
 	return append(parts, part)
 }
+
+// Settle implements vfs.Keeper.
+func (v *Volume) Settle(ctx context.Context) error { return v.closings.flush(ctx, v) }

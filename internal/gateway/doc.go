@@ -30,7 +30,7 @@
 //
 // At feature level 3 of all its shards the gateway is a state.SessionStore: clients and sessions are records of shard 0 that belong to its origin. At
 // the start it takes over those of its former incarnation, when a session comes that it does not know those of a gateway whose origin has
-// ended, and after its own origin ended those that nobody else has taken; the others end here. Below that level clients are only recorded, and reclaim
+// ended or that gives them up, and after its own origin ended those that nobody else has taken; the others end here. Below that level clients are only recorded, and reclaim
 // after a restart. Which it is is decided at the start.
 //
 // # The cluster map
@@ -50,11 +50,11 @@
 // # Stop
 //
 // First the NFS server (no new calls, running ones are answered), then the
-// volumes (everything flushed, leases given back), then the clients below. One of several gateways ends its
-// registrations then, so that another one takes its clients over at once.
+// volumes (everything flushed, leases given back), then the clients below. One of several gateways gives its NFS clients up before its volumes flush, so that others take them
+// over at once, and ends its registrations at the end.
 //
 // # Several gateways
 //
 // With Config.Several other gateways serve the same file systems (decision 60). For each namespace shard the gateway hears from the leader which files others want,
-// and has the volume give them back; it answers for files that lost their names elsewhere and may be open here. NFS clients get no delegations.
+// and has the volume give them back; from that of shard 0 which NFS clients (decision 72); it answers for files that lost their names elsewhere and may be open here. NFS clients get no delegations.
 package gateway

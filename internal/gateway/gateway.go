@@ -228,10 +228,14 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 		g.sessions = newSessionStore(cfg.Meta, cfg.Name, namespaces, cfg.Logger)
 		store = g.sessions
 	}
+	group, err := g.oneServer(ctx)
+	if err != nil {
+		return g, vfs.Wrap(op, err)
+	}
 	g.nfs, err = nfsserver.New(ctx, nfsserver.Config{
 		Cluster: cfg.Cluster, Keys: keys, Exports: g.files.exports, Store: store,
 		Delegations: cfg.Delegations, Limits: nfsserver.Limits{State: state.Limits{ReplyCache: cfg.ReplyCache}},
-		Lease: cfg.Lease, Name: cfg.Name, Release: cfg.Release, Logger: cfg.Logger, Registerer: cfg.Registerer,
+		Lease: cfg.Lease, Name: cfg.Name, Group: group, Release: cfg.Release, Logger: cfg.Logger, Registerer: cfg.Registerer,
 		Valid:  func(fsid uint32) bool { return g.members.valid(g.files.shardOf(fsid)) },
 		Others: cfg.Several,
 	})
@@ -240,6 +244,7 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 	}
 	if keep {
 		g.members.all[clusterShard].retake = g.retake
+		g.members.all[clusterShard].giveUp = g.nfs.GiveUp
 	}
 	g.members.watch()
 	if cfg.Several {
@@ -315,7 +320,13 @@ func (g *Gateway) Rewriting() map[string]rewrite.Stats {
 // crash: nothing acknowledged is lost.
 func (g *Gateway) Stop(ctx context.Context) error {
 	g.files.end()
+	if g.cfg.Several {
+		g.nfs.Prepare(ctx)
+	}
 	err := g.nfs.Shutdown(ctx)
+	if g.cfg.Several { // they need not wait for what is to be flushed
+		g.nfs.GiveUpAll(ctx)
+	}
 	for _, sv := range g.files.volumes() {
 		err = errors.Join(err, sv.volume.Shutdown(ctx))
 	}

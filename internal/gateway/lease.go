@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/rackfs/rackfs/nfsserver/state"
 	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/vfs"
 	"github.com/rackfs/rackfs/volume"
@@ -32,6 +33,8 @@ type membership struct {
 
 	// retake, if not nil, goes on with what the former origin had, before anything is served.
 	retake func(context.Context) error
+	// giveUp gives an NFS client to another gateway. Only of shard 0, nil if clients do not outlive gateways. Fixed before watch.
+	giveUp func(context.Context, state.ClientID) error
 }
 
 // memberships are those of a gateway, by shard.
@@ -84,8 +87,10 @@ func (ms *memberships) watch() {
 	ms.cancel = cancel
 	for _, m := range ms.all {
 		ms.wg.Go(func() { m.watch(ctx) })
-		if m.options.Several && m.shard != clusterShard {
+		if m.options.Several {
 			ms.wg.Go(func() { m.hear(ctx) })
+		}
+		if m.options.Several && m.shard != clusterShard {
 			ms.wg.Go(func() { m.answer(ctx) })
 		}
 	}

@@ -79,6 +79,15 @@ func (f *leasedFS) Resume(ctx context.Context, client uint64) ([]vfs.HeldOpen, [
 	return opens, locks, again(op, err)
 }
 
+func (f *leasedFS) Settle(ctx context.Context) error {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if f.fs == nil { // it did when it was closed
+		return nil
+	}
+	return again("settle", keeper(f.fs).Settle(ctx))
+}
+
 func (f *leasedFS) Slots(ctx context.Context, session [16]byte) ([]vfs.SlotSeq, error) {
 	return read(f, "session slots", func(fs vfs.FS) ([]vfs.SlotSeq, error) { return keeper(fs).Slots(ctx, session) })
 }

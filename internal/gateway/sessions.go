@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"log/slog"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 
@@ -21,6 +22,11 @@ type nfsMeta interface {
 	TakeNFSClients(ctx context.Context, ids []uint64) (taken []uint64, err error)
 	NFSClients(ctx context.Context, gateway string) ([]*metapb.ClientSessions, error)
 	NFSClientOf(ctx context.Context, session []byte) (*metapb.ClientSessions, error)
+	NFSClientOfOwner(ctx context.Context, owner []byte) (*metapb.ClientSessions, error)
+	NFSClient(ctx context.Context, id uint64) (*metapb.ClientSessions, error)
+	WishNFSClient(ctx context.Context, id uint64) error
+	GiveNFSClients(ctx context.Context, clients []*metapb.GivenClient) (given []uint64, err error)
+	Settle(ctx context.Context, shard uint16) error
 	ReleaseNFSClient(ctx context.Context, id uint64) error
 }
 
@@ -260,18 +266,35 @@ func (s *sessionStore) Retake(ctx context.Context) (map[state.ClientID]bool, err
 	return served, nil
 }
 
-func (s *sessionStore) Find(ctx context.Context, id state.SessionID) (state.ClientState, error) {
-	const op = "gateway.find session"
+func (s *sessionStore) ClientOf(ctx context.Context, id state.SessionID) (state.ClientID, error) {
 	c, err := s.meta.NFSClientOf(ctx, id[:])
+	return state.ClientID(c.GetClient().GetId()), vfs.Wrap("gateway.find session", err)
+}
+
+func (s *sessionStore) ClientOfOwner(ctx context.Context, owner []byte) (state.ClientID, error) {
+	c, err := s.meta.NFSClientOfOwner(ctx, owner)
+	return state.ClientID(c.GetClient().GetId()), vfs.Wrap("gateway.find client", err)
+}
+
+func (s *sessionStore) Take(ctx context.Context, id state.ClientID) (state.ClientState, error) {
+	const op = "gateway.take client"
+	c, err := s.meta.NFSClient(ctx, uint64(id))
 	if err != nil {
 		return state.ClientState{}, vfs.Wrap(op, err)
 	}
-	taken, err := s.meta.TakeNFSClients(ctx, []uint64{c.GetClient().GetId()})
+	if r := c.GetClient(); r.GetState() != metapb.ClientState_CLIENT_ACTIVE || len(r.GetOwner()) == 0 {
+		return state.ClientState{}, vfs.Errorf(vfs.KindNotFound, op, "client %d has ended, or never began", id)
+	}
+	taken, err := s.meta.TakeNFSClients(ctx, []uint64{uint64(id)})
 	if err != nil {
 		return state.ClientState{}, vfs.Wrap(op, err)
 	}
 	if len(taken) == 0 {
-		return state.ClientState{}, vfs.Errorf(vfs.KindBusy, op, "gateway %s serves the session's client", c.GetClient().GetGateway())
+		return state.ClientState{}, vfs.Errorf(vfs.KindBusy, op, "gateway %s serves client %d", c.GetClient().GetGateway(), id)
+	}
+	// Only from here on it does not change by others.
+	if c, err = s.meta.NFSClient(ctx, uint64(id)); err != nil {
+		return state.ClientState{}, vfs.Wrap(op, err)
 	}
 	cs, err := clientState(c)
 	if err != nil {
@@ -279,15 +302,43 @@ func (s *sessionStore) Find(ctx context.Context, id state.SessionID) (state.Clie
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, ok := s.known[cs.Client.ClientID]; !ok { // else another request found it, and it may have changed since
-		s.known[cs.Client.ClientID] = cs.Client
-	}
+	s.known[id] = cs.Client
 	return cs, nil
+}
+
+func (s *sessionStore) Wish(ctx context.Context, id state.ClientID) error {
+	return vfs.Wrap("gateway.wish client", s.meta.WishNFSClient(ctx, uint64(id)))
+}
+
+func (s *sessionStore) Give(ctx context.Context, id state.ClientID, sessions []state.SessionRecord) (bool, error) {
+	const op = "gateway.give client"
+	for _, shard := range append(slices.Clone(s.shards), clusterShard) {
+		if err := s.meta.Settle(ctx, shard); err != nil {
+			return false, vfs.Wrap(op, err)
+		}
+	}
+	g := &metapb.GivenClient{Client: uint64(id)}
+	for i := range sessions {
+		g.Sessions = append(g.Sessions, &metapb.SessionRecord{Id: sessions[i].ID[:], Record: encodeSession(&sessions[i])})
+	}
+	given, err := s.meta.GiveNFSClients(ctx, []*metapb.GivenClient{g})
+	if err == nil && len(given) == 0 {
+		return false, nil
+	}
+	if err != nil && vfs.KindOf(err) != vfs.KindUnknown {
+		return false, vfs.Wrap(op, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.known, id)
+	delete(s.versions, id)
+	return err == nil, vfs.Wrap(op, err)
 }
 
 // sessionFormat is the first byte of our part of records in shard 0: of a client then 4 bytes of sequence, 1 of flags, and for each
 // copy that it waits for 12 of stateid, 1 with the length of the handle, and the handle; of a session 4 each of sequence, flags, callback
-// program, then two channels of 5 times 4, and, if it is not always that of the first channel, 4 with the number of slots. All big-endian.
+// program, then two channels of 5 times 4; then, unless all that follows is 0 or nothing, 4 with the number of slots; then what is known of slots' last requests, all as
+// uvarint: the slot less the one before and 1, the sequence, and flags. Big-endian but for those.
 const sessionFormat = 1
 
 // Flags of a client.
@@ -295,6 +346,9 @@ const (
 	flagReclaimed = 1 // RECLAIM_COMPLETE was received
 	flagDelegated = 2 // it had a delegation
 )
+
+// slotFinal is the flag of state.SlotRecord.Final.
+const slotFinal = 1
 
 const (
 	clientRecordLen  = 1 + 4 + 1
@@ -329,10 +383,43 @@ func encodeSession(r *state.SessionRecord) []byte {
 	for _, c := range []*state.ChannelAttrs{&r.Fore, &r.Back} {
 		put(c.MaxRequest, c.MaxResponse, c.MaxCachedResponse, c.MaxOps, c.MaxSlots)
 	}
-	if r.Slots != 0 {
+	if r.Slots != 0 || len(r.Last) > 0 {
 		put(r.Slots)
 	}
+	next := uint32(0)
+	for _, l := range r.Last {
+		var flags uint64
+		if l.Final {
+			flags |= slotFinal
+		}
+		b = binary.AppendUvarint(b, uint64(l.Slot-next))
+		b = binary.AppendUvarint(b, l.Seq)
+		b = binary.AppendUvarint(b, flags)
+		next = l.Slot + 1
+	}
 	return b
+}
+
+// lastOf decodes what encodeSession says of slots' last requests.
+func lastOf(b []byte) (list []state.SlotRecord, ok bool) {
+	next := uint64(0)
+	for len(b) > 0 {
+		var v [3]uint64
+		for i := range v {
+			n := 0
+			if v[i], n = binary.Uvarint(b); n <= 0 {
+				return nil, false
+			}
+			b = b[n:]
+		}
+		slot := next + v[0]
+		if slot < next || slot > math.MaxUint32 {
+			return nil, false
+		}
+		list = append(list, state.SlotRecord{Slot: uint32(slot), Seq: v[1], Final: v[2]&slotFinal != 0})
+		next = slot + 1
+	}
+	return list, true
 }
 
 func clientState(c *metapb.ClientSessions) (state.ClientState, error) {
@@ -370,6 +457,10 @@ func clientState(c *metapb.ClientSessions) (state.ClientState, error) {
 		}
 		if len(b) >= at+4 {
 			rec.Slots = next()
+			var ok bool
+			if rec.Last, ok = lastOf(b[at:]); !ok {
+				return state.ClientState{}, vfs.Errorf(vfs.KindIncompatible, op, "what the record of session %x of NFS client %d says of slots is of a format this version does not know", s.GetId(), r.GetId())
+			}
 		}
 		cs.Sessions = append(cs.Sessions, rec)
 	}

@@ -58,12 +58,37 @@ func (o *origin0) NFSClients(ctx context.Context, gateway string) ([]*metapb.Cli
 }
 
 func (o *origin0) NFSClientOf(ctx context.Context, session []byte) (*metapb.ClientSessions, error) {
-	r, err := o.Query(ctx, clusterShard, &metapb.Query{Q: &metapb.Query_Client{Client: &metapb.ClientQ{Session: session}}})
+	return o.client(ctx, &metapb.ClientQ{Session: session})
+}
+
+func (o *origin0) client(ctx context.Context, q *metapb.ClientQ) (*metapb.ClientSessions, error) {
+	r, err := o.Query(ctx, clusterShard, &metapb.Query{Q: &metapb.Query_Client{Client: q}})
 	if err != nil {
 		return nil, err
 	}
 	return r.GetClients().GetClients()[0], nil
 }
+
+func (o *origin0) NFSClientOfOwner(ctx context.Context, owner []byte) (*metapb.ClientSessions, error) {
+	return o.client(ctx, &metapb.ClientQ{Owner: owner})
+}
+
+func (o *origin0) NFSClient(ctx context.Context, id uint64) (*metapb.ClientSessions, error) {
+	return o.client(ctx, &metapb.ClientQ{Client: id})
+}
+
+// WishNFSClient has nobody to ask.
+func (o *origin0) WishNFSClient(context.Context, uint64) error {
+	return vfs.KindNotSupported.Err("wish")
+}
+
+func (o *origin0) GiveNFSClients(ctx context.Context, clients []*metapb.GivenClient) ([]uint64, error) {
+	r, err := o.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_GiveClients{GiveClients: &metapb.GiveClients{Clients: clients}}})
+	return r.GetClients().GetClients(), err
+}
+
+// Settle has nothing to wait for: Apply returns when all is done.
+func (o *origin0) Settle(context.Context, uint16) error { return nil }
 
 func (o *origin0) ReleaseNFSClient(ctx context.Context, id uint64) error {
 	_, err := o.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_RemoveClient{RemoveClient: &metapb.RemoveClient{Client: id}}})
@@ -86,6 +111,15 @@ func newShard0At(t *testing.T) *shard0 {
 
 func newStore(o *origin0, name string) *sessionStore {
 	return newSessionStore(o, name, []uint16{1}, slog.New(slog.DiscardHandler))
+}
+
+// find takes over the client that has a session.
+func find(ctx context.Context, s *sessionStore, id state.SessionID) (state.ClientState, error) {
+	c, err := s.ClientOf(ctx, id)
+	if err != nil {
+		return state.ClientState{}, err
+	}
+	return s.Take(ctx, c)
 }
 
 // Everything that a gateway was told of its clients is found by its next incarnation, and by others only when it is gone.
@@ -132,7 +166,7 @@ func TestSessionRecords(t *testing.T) {
 	want := state.ClientState{Client: rec, Sessions: []state.SessionRecord{s1, s2}}
 
 	b := newStore(meta.gateway("gateway-2", 1), "gateway-2")
-	_, err = b.Find(ctx, s1.ID)
+	_, err = find(ctx, b, s1.ID)
 	must(err, vfs.KindBusy)
 	must(b.PutClient(ctx, rec), vfs.KindBusy)
 	if got, err := b.Load(ctx); err != nil || len(got) != 0 {
@@ -155,7 +189,7 @@ func TestSessionRecords(t *testing.T) {
 	}
 	must(a.RemoveSession(ctx, s1), vfs.KindOK)
 	must(a.RemoveSession(ctx, s1), vfs.KindOK)
-	_, err = a.Find(ctx, s1.ID)
+	_, err = find(ctx, a, s1.ID)
 	must(err, vfs.KindNotFound)
 	want.Sessions = want.Sessions[1:]
 
@@ -163,7 +197,7 @@ func TestSessionRecords(t *testing.T) {
 	if _, err := meta.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_ExpireOrigin{ExpireOrigin: &metapb.ExpireOrigin{Origin: a.meta.(*origin0).id}}}); err != nil {
 		t.Fatal(err)
 	}
-	found, err := b.Find(ctx, s2.ID)
+	found, err := find(ctx, b, s2.ID)
 	must(err, vfs.KindOK)
 	if !reflect.DeepEqual(found, want) {
 		t.Fatalf("found %+v, want %+v", found, want)
@@ -174,13 +208,58 @@ func TestSessionRecords(t *testing.T) {
 		t.Errorf("served after the other took the client: %v, %v", served, err)
 	}
 	must(again.RemoveClient(ctx, rec), vfs.KindOK) // not its own: nothing happens
-	_, err = b.Find(ctx, s2.ID)
+	_, err = find(ctx, b, s2.ID)
 	must(err, vfs.KindOK)
 	must(b.RemoveClient(ctx, rec), vfs.KindOK)
 	must(b.RemoveClient(ctx, rec), vfs.KindOK)
-	_, err = b.Find(ctx, s2.ID)
+	_, err = find(ctx, b, s2.ID)
 	must(err, vfs.KindNotFound)
 	must(b.PutClient(ctx, rec), vfs.KindExpired)
+}
+
+// A gateway that gives a client up has it no more, and the next one finds what was given.
+func TestGive(t *testing.T) {
+	ctx := t.Context()
+	meta := newShard0At(t)
+	a, b := newStore(meta.gateway("a", 1), "a"), newStore(meta.gateway("b", 1), "b")
+	ids, err := a.NewClientIDs(ctx)
+	must := func(err error, want vfs.Kind) {
+		t.Helper()
+		if vfs.KindOf(err) != want {
+			t.Fatalf("%v, want kind %v", err, want)
+		}
+	}
+	must(err, vfs.KindOK)
+	_, err = b.Take(ctx, ids[0]) // it is reserved only
+	must(err, vfs.KindNotFound)
+	rec := state.ClientRecord{Owner: []byte("host"), ClientID: ids[0], Sequence: 1, Reclaimed: true}
+	s := state.SessionRecord{ID: state.SessionID{1}, Client: ids[0], Sequence: 1, Fore: state.ChannelAttrs{MaxSlots: 9}}
+	must(a.PutSession(ctx, state.SessionPut{Client: rec, Session: s}), vfs.KindOK)
+	for round := range 3 {
+		_, err = b.Take(ctx, ids[0])
+		must(err, vfs.KindBusy)
+		if given, err := b.Give(ctx, ids[0], nil); given || err != nil {
+			t.Fatalf("another one gives it: %v, %v", given, err)
+		}
+		s.Last = []state.SlotRecord{{Slot: 0, Seq: 1<<32 + uint64(round), Final: true}, {Slot: 1, Seq: 1}, {Slot: 300, Seq: 1 << 62, Final: round == 1}}
+		unknown := s
+		unknown.ID = state.SessionID{2}
+		if given, err := a.Give(ctx, ids[0], []state.SessionRecord{s, unknown}); !given || err != nil {
+			t.Fatalf("%v, %v", given, err)
+		}
+		must(a.PutSession(ctx, state.SessionPut{Client: rec, Session: s}), vfs.KindBusy)
+		if served, err := a.Retake(ctx); err != nil || served[ids[0]] {
+			t.Fatalf("who gave it takes it again by itself: %v, %v", served, err)
+		}
+		id, err := b.ClientOfOwner(ctx, rec.Owner)
+		must(err, vfs.KindOK)
+		got, err := b.Take(ctx, id)
+		must(err, vfs.KindOK)
+		if want := (state.ClientState{Client: rec, Sessions: []state.SessionRecord{s}}); !reflect.DeepEqual(got, want) {
+			t.Fatalf("taken %+v, want %+v", got, want)
+		}
+		a, b = b, a
+	}
 }
 
 // slowMeta answers nothing about one client before it is let.

@@ -9,12 +9,16 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/rackfs/rackfs/nfsserver/state"
+	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 	"github.com/rackfs/rackfs/volume"
 )
 
 const (
+	// levelHandover is the feature level at which clients change gateways that live.
+	levelHandover = 7
 	// levelSeveral is the feature level of shards whose files several gateways may serve.
 	levelSeveral = 6
 	// giveBackTimeout is how long what is buffered of a file may take to become durable when another gateway wants it.
@@ -30,14 +34,32 @@ func (g *Gateway) mayShare(ctx context.Context, shard uint16) error {
 	if !g.cfg.Several {
 		return nil
 	}
-	r, err := g.cfg.Meta.Query(ctx, shard, &metapb.Query{Q: &metapb.Query_ShardInfo{ShardInfo: &metapb.ShardInfoQ{}}})
+	l, err := g.level(ctx, shard)
 	if err != nil {
 		return err
 	}
-	if l := r.GetShardInfo().GetLevel(); l < levelSeveral {
+	if l < levelSeveral {
 		return vfs.Errorf(vfs.KindNotSupported, "several gateways", "shard %d is at feature level %d, several gateways need %d: raise it when all voters run a release that knows it", shard, l, levelSeveral)
 	}
 	return nil
+}
+
+// level is a shard's feature level.
+func (g *Gateway) level(ctx context.Context, shard uint16) (uint32, error) {
+	r, err := g.cfg.Meta.Query(ctx, shard, &metapb.Query{Q: &metapb.Query_ShardInfo{ShardInfo: &metapb.ShardInfoQ{}}})
+	return r.GetShardInfo().GetLevel(), err
+}
+
+// oneServer returns what makes the gateways of a group one server to NFS clients (RFC 8881, 2.10.5), which they are when clients go from one to another; nil if they do not.
+func (g *Gateway) oneServer(ctx context.Context) (func() string, error) {
+	if !g.cfg.Several {
+		return nil, nil
+	}
+	l, err := g.level(ctx, clusterShard)
+	if err != nil || l < levelHandover {
+		return nil, err
+	}
+	return g.cfg.Group, nil
 }
 
 func (m *membership) volumeOf(fs uint32) *volume.Volume {
@@ -65,21 +87,36 @@ func (ms *memberships) leave(ctx context.Context) (err error) {
 	return err
 }
 
-// hear gives back the files that other gateways want, until ctx ends.
+// hear gives back the files and clients that other gateways want, until ctx ends.
 func (m *membership) hear(ctx context.Context) {
-	m.meta.Recalls(ctx, m.shard, m.origin, func(ctx context.Context, fs uint32, ino uint64) error {
-		v := m.volumeOf(fs)
+	m.meta.Recalls(ctx, m.shard, m.origin, func(ctx context.Context, w raftmeta.Wished) error {
+		ctx, cancel := context.WithTimeout(ctx, giveBackTimeout)
+		defer cancel()
+		if w.Client != 0 {
+			return m.giveClient(ctx, state.ClientID(w.Client))
+		}
+		v := m.volumeOf(w.FS)
 		if v == nil {
 			return nil // it gave all back when it was closed
 		}
-		ctx, cancel := context.WithTimeout(ctx, giveBackTimeout)
-		defer cancel()
-		err := v.GiveBack(ctx, vfs.Ino(ino))
+		err := v.GiveBack(ctx, vfs.Ino(w.Ino))
 		if err != nil && ctx.Err() == nil {
-			m.log.Warn("gateway: another gateway wants a file, and it could not be given back; will be tried again", "fs", fs, "inode", ino, "err", err)
+			m.log.Warn("gateway: another gateway wants a file, and it could not be given back; will be tried again", "fs", w.FS, "inode", w.Ino, "err", err)
 		}
 		return err
 	})
+}
+
+// giveClient gives an NFS client up for another gateway.
+func (m *membership) giveClient(ctx context.Context, id state.ClientID) error {
+	if m.giveUp == nil {
+		return nil
+	}
+	err := m.giveUp(ctx, id)
+	if err != nil {
+		m.log.Warn("gateway: another gateway wants an NFS client, and it could not be given up; will be tried again", "client", id, "err", err)
+	}
+	return err
 }
 
 // answer answers for files that lost their last names by other gateways, until ctx ends.

@@ -331,6 +331,9 @@ func (k *Kept) Resume(ctx context.Context, client uint64) (opens []vfs.HeldOpen,
 	return opens, locks, nil
 }
 
+// Settle implements vfs.Keeper: everything is done at once.
+func (k *Kept) Settle(context.Context) error { return nil }
+
 func (k *Kept) Slots(_ context.Context, session [16]byte) (out []vfs.SlotSeq, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -162,6 +162,9 @@ func (c *Conn) Value() any {
 	return nil
 }
 
+// ReadDone is closed when nothing is read from the connection any more: the other side has closed it, or it is broken, or this one ends.
+func (c *Conn) ReadDone() <-chan struct{} { return c.readDone }
+
 // Done is closed when the connection is closed and its last call has ended.
 func (c *Conn) Done() <-chan struct{} { return c.done }
 

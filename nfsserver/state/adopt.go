@@ -104,6 +104,7 @@ func (s *State) adoptClient(now time.Time, r *ClientRecord) *client {
 		reclaimDone: r.Reclaimed,
 		adopted:     true,
 		quiet:       true,
+		since:       now,
 	}
 	if s.confirmed[c.key] != nil {
 		// The same client of another server: it knows the two as different ids, and this one goes on until its lease ends.

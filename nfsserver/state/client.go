@@ -38,9 +38,12 @@ type client struct {
 	adopted bool                     // from the store: it may have stateids that are not known here
 	quiet   bool                     // and it was not heard of yet
 	revived int                      // opens whose owner is not known
-	spent   map[vfs.StateID]struct{} // opens of earlier server instances that were closed here, the last ones
+	spent   map[vfs.StateID]struct{} // opens that were closed here since it was adopted, the last ones
 
 	copies clientCopies
+
+	since time.Time // it is served here
+	leave *leaving  // it is about to go to another server
 }
 
 // maxSpent bounds client.spent. What is forgotten of it can be used again as if it were not closed, with the
@@ -136,6 +139,7 @@ func (s *State) ExchangeID(now time.Time, a ExchangeIDArgs) (ExchangeIDResult, E
 		csStatus:   nfsv4.NFS4ERR_SEQ_MISORDERED,
 		sessions:   make(map[*session]struct{}),
 		opens:      make(map[openKey]*open),
+		since:      now,
 	}
 	s.clients[c.id] = c
 	s.unconfirmed[owner] = c
@@ -204,6 +208,7 @@ func (s *State) expire(c *client, eff *Effects) {
 // endClient takes away c and everything it has. It must have no call in
 // progress.
 func (s *State) endClient(c *client, eff *Effects) {
+	c.endLeave()
 	for ss := range c.sessions {
 		s.endSession(ss)
 	}

@@ -440,7 +440,7 @@ func (s *State) Close(now time.Time, client ClientID, f File, id Stateid) (State
 	if st != nfsv4.NFS4_OK {
 		return Stateid{}, s.effects(eff), st
 	}
-	if !s.madeHere(o.other) {
+	if o.client.adopted {
 		o.client.spend(o.other)
 	}
 	s.endOpen(o, &eff, false)

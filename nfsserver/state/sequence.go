@@ -19,6 +19,7 @@ type slot struct {
 	used     bool   // sequence was accepted once
 	resumed  bool   // the last request was another server instance's: sequence is the lowest that it may have had, if used, else that is not known
 	returned bool   // it was given up and came back: sequence is the last of before, if the client still knows it, else it begins with 1
+	final    bool   // the last request is not to be executed again, see SlotRecord
 	told     uint32 // slotTable.lowered when the last request was answered
 	cached   bool   // reply holds the reply
 	shared   bool   // somebody else reads reply
@@ -34,6 +35,9 @@ type Call struct {
 	Slot      uint32
 	Sequence  uint64 // of the slot, made longer: it does not wrap around
 	Repeated  bool   // an earlier server instance may have had it
+
+	// Final is set by the caller when the request has changed what no store tells of: another server must not execute it again.
+	Final bool
 
 	session *session
 	slot    *slot
@@ -80,6 +84,8 @@ func (s *State) Sequence(now time.Time, a SequenceArgs) (SequenceResult, Status)
 	switch {
 	case ss == nil:
 		return SequenceResult{}, nfsv4.NFS4ERR_BADSESSION
+	case ss.client.leave != nil:
+		return SequenceResult{Leaving: ss.client.leave.over}, nfsv4.NFS4ERR_DELAY
 	case a.Slot >= uint32(len(ss.slots)):
 		return SequenceResult{}, nfsv4.NFS4ERR_BADSLOT
 	case a.HighestSlot >= ss.everHighest():
@@ -90,6 +96,11 @@ func (s *State) Sequence(now time.Time, a SequenceArgs) (SequenceResult, Status)
 	sl := ss.slots[a.Slot]
 	res := SequenceResult{HighestSlot: ss.highest(), TargetHighestSlot: ss.targetHighest(), StatusFlags: s.statusFlags(ss)}
 	switch {
+	case sl.resumed && sl.used && sl.final && a.Sequence == sl.sequence:
+		ss.client.renewed = now
+		s.st.UncachedReplays++
+		res.Uncached = !a.Single
+		return res, nfsv4.NFS4_OK
 	case sl.resumed && (!sl.used || int32(a.Sequence-sl.sequence) >= 0):
 		// Whoever accepted it before may have answered what left no trace. If it was a mutation that was done, the vfs
 		// tells its outcome again.
@@ -134,7 +145,7 @@ func (s *State) Sequence(now time.Time, a SequenceArgs) (SequenceResult, Status)
 	sl.digest = a.Digest
 	resumed := sl.resumed
 	sl.used, sl.resumed, sl.returned = true, false, false
-	sl.cached = false
+	sl.cached, sl.final = false, false
 	s.hear(now, ss.client)
 	call := &Call{
 		Client:    ss.client.id,
@@ -184,7 +195,8 @@ func (s *State) Finish(now time.Time, c *Call, reply []byte) {
 	ss.running--
 	ss.client.running--
 	ss.client.renewed = now
-	sl.call = nil
+	sl.call, sl.final = nil, c.Final
+	ss.client.leave.settle(ss.client)
 	if ss.ended {
 		return
 	}

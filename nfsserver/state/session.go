@@ -36,7 +36,7 @@ func (ss *session) flags() (f uint32) {
 // record is what the store keeps of ss.
 func (ss *session) record() SessionRecord {
 	return SessionRecord{ID: ss.id, Client: ss.client.id, Sequence: ss.sequence, Flags: ss.flags(), Fore: ss.fore, Back: ss.back,
-		CallbackProgram: ss.program, Slots: ss.recorded(), Version: ss.version}
+		CallbackProgram: ss.program, Slots: ss.recorded(), Last: ss.last(), Version: ss.version}
 }
 
 // changed notes that what the store keeps of ss is old.

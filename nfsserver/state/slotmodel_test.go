@@ -32,6 +32,7 @@ type slotWorld struct {
 
 	// The client. It drops its own slots when it is told of fewer, as Linux does, or keeps them.
 	session         state.SessionID
+	client          state.ClientID
 	drops           bool
 	highest, target uint32
 	slots           map[uint32]*clientSlot
@@ -41,8 +42,11 @@ type slotWorld struct {
 	peer            state.ClientID
 	peerSequence    uint32
 
-	done map[int]int // how often each request was carried out
+	done  map[int]int  // how often each request was carried out
+	again map[int]bool // those that were done by a server that is dead, and left no trace
+	late  []copied     // requests that were given up with their connection, and may arrive all the same
 
+	moves, refused                 int
 	freed, grown, replayed, resent int
 }
 
@@ -55,9 +59,16 @@ type outcome struct {
 type clientSlot struct {
 	seq     uint32
 	request int    // 0: none is outstanding
+	bare    bool   // nothing remembers that the request was carried out
 	highest uint32 // sa_highest_slotid of the request, which may arrive late
 	arrived *state.Call
 	carried bool
+}
+
+// copied is a request that is on its way twice.
+type copied struct {
+	slot, seq, highest uint32
+	request            int
 }
 
 type answer struct {
@@ -111,8 +122,18 @@ func (w *slotWorld) Load(context.Context) ([]state.ClientState, error)      { re
 func (w *slotWorld) CloseFile(context.Context, state.FileClose)             {}
 func (w *slotWorld) Share(context.Context, state.FileShare) error           { return nil }
 func (w *slotWorld) Unshare(context.Context, state.FileClosing) error       { return nil }
-func (w *slotWorld) Find(context.Context, state.SessionID) (state.ClientState, error) {
+func (w *slotWorld) ClientOf(context.Context, state.SessionID) (state.ClientID, error) {
+	return 0, errStore
+}
+func (w *slotWorld) ClientOfOwner(context.Context, []byte) (state.ClientID, error) {
+	return 0, errStore
+}
+func (w *slotWorld) Take(context.Context, state.ClientID) (state.ClientState, error) {
 	return state.ClientState{}, errStore
+}
+func (w *slotWorld) Wish(context.Context, state.ClientID) error { return errStore }
+func (w *slotWorld) Give(context.Context, state.ClientID, []state.SessionRecord) (bool, error) {
+	return false, errStore
 }
 
 func (w *slotWorld) PutSession(_ context.Context, p state.SessionPut) error {
@@ -204,6 +225,7 @@ func (w *slotWorld) send() {
 	w.requests++
 	sl.seq++
 	sl.request, sl.arrived, sl.carried = w.requests, nil, false
+	sl.bare = w.num("bare", 0, 2) == 0
 	sl.highest = w.highestUsed()
 	if w.num("more than in use", 0, 3) == 0 {
 		sl.highest = uint32(w.num("highest", int(sl.highest), int(max(sl.highest, w.target))))
@@ -262,7 +284,15 @@ func (w *slotWorld) carryOut(n uint32, sl *clientSlot) {
 	case known && seq == o.seq:
 		return
 	}
-	w.outcomes[n] = outcome{seq, sl.request}
+	if sl.bare {
+		sl.arrived.Final = true
+	} else {
+		w.outcomes[n] = outcome{seq, sl.request}
+	}
+	if w.again[sl.request] {
+		delete(w.again, sl.request)
+		return
+	}
 	if w.done[sl.request]++; w.done[sl.request] > 1 {
 		w.t.Fatalf("request %d was carried out twice", sl.request)
 	}
@@ -274,6 +304,10 @@ func (w *slotWorld) finish() {
 	if sl == nil {
 		return
 	}
+	w.finishOn(n, sl)
+}
+
+func (w *slotWorld) finishOn(n uint32, sl *clientSlot) {
 	w.carryOut(n, sl)
 	highest, target := w.s.Slots(sl.arrived)
 	w.s.Finish(w.now, sl.arrived, []byte("reply"))
@@ -295,12 +329,18 @@ func (w *slotWorld) receive() {
 	if w.done[sl.request] != 1 {
 		w.t.Fatalf("request %d is answered and was carried out %d times", sl.request, w.done[sl.request])
 	}
+	if sl.arrived != nil { // a copy that came late is being carried out again
+		w.carryOut(a.slot, sl)
+		w.s.Finish(w.now, sl.arrived, nil)
+		sl.arrived = nil
+	}
 	sl.request = 0
 	if a.highest > w.highest {
 		w.grown++
 	}
 	if a.highest < w.highest && w.highestUsed() <= a.highest {
 		w.freed++
+		w.late = slices.DeleteFunc(w.late, func(c copied) bool { return c.slot > a.highest }) // the slot begins anew
 		if w.drops {
 			maps.DeleteFunc(w.slots, func(n uint32, _ *clientSlot) bool { return n > a.highest })
 		}
@@ -311,7 +351,11 @@ func (w *slotWorld) receive() {
 // disconnect loses what is on its way; the client sends again what has no answer.
 func (w *slotWorld) disconnect() {
 	w.answers = nil
-	for _, sl := range w.slots {
+	for _, n := range slices.Sorted(maps.Keys(w.slots)) {
+		sl := w.slots[n]
+		if sl.request != 0 {
+			w.late = append(w.late, copied{n, sl.seq, sl.highest, sl.request})
+		}
 		if sl.request != 0 && sl.arrived == nil {
 			w.resent++
 			sl.highest = w.highestUsed() // it is encoded again
@@ -322,14 +366,106 @@ func (w *slotWorld) disconnect() {
 // crash starts the server again.
 func (w *slotWorld) crash() {
 	w.pending = nil
-	for n, sl := range w.slots {
+	for _, n := range slices.Sorted(maps.Keys(w.slots)) {
+		sl := w.slots[n]
 		if sl.arrived != nil && w.num("was done", 0, 1) == 0 {
 			w.carryOut(n, sl)
 		}
 		sl.arrived = nil
+		if sl.request != 0 && sl.bare && w.done[sl.request] > 0 { // what it did may be lost, and is done again
+			w.again[sl.request] = true
+		}
 	}
 	w.disconnect()
+	w.late = nil // they went with the connections to that server
 	w.start()
+}
+
+// move has another server go on with the clients, or nearly.
+func (w *slotWorld) move() {
+	for _, id := range []state.ClientID{w.peer, w.client} {
+		quiet, going := w.s.BeginLeave(id)
+		if !going {
+			w.t.Fatalf("client %d cannot leave", id)
+		}
+		if _, twice := w.s.BeginLeave(id); twice {
+			w.t.Fatalf("client %d leaves twice", id)
+		}
+		if id == w.client {
+			res, st := w.s.Sequence(w.now, state.SequenceArgs{SessionID: w.session, Sequence: 1 << 30})
+			if res.Leaving == nil || st != nfsv4.NFS4ERR_DELAY {
+				w.t.Fatalf("a request of a client that leaves: %v, %v", st, res.Leaving)
+			}
+		}
+		for {
+			n, sl := w.outstanding("ends", func(sl *clientSlot) bool { return sl.arrived != nil })
+			if sl == nil || id == w.peer {
+				break
+			}
+			select {
+			case <-quiet:
+				w.t.Fatal("the client is quiet, and a call runs")
+			default:
+			}
+			w.finishOn(n, sl)
+		}
+		select {
+		case <-quiet:
+		default:
+			w.t.Fatal("no call runs, and the client is not quiet")
+		}
+		if w.num("stays", 0, 3) == 0 {
+			over := w.s.LeavingClient(id)
+			w.s.Stay(w.peer)
+			w.s.Stay(id)
+			<-over
+			return
+		}
+	}
+	for i := range w.pending { // what was begun ends before
+		_ = w.pending[i].Apply(context.Background(), w, w)
+	}
+	w.pending = nil
+	for _, id := range []state.ClientID{w.peer, w.client} {
+		for _, r := range w.s.Leaving(id) {
+			if _, ok := w.sessions[r.ID]; ok {
+				w.sessions[r.ID] = r
+			}
+		}
+		eff := w.s.Left(id)
+		if w.s.Serves(id) || len(eff.Forget)+len(eff.Ended)+len(eff.Record) > 0 {
+			w.t.Fatalf("client %d has left: %+v", id, eff)
+		}
+	}
+	w.moves++
+	if w.num("address", 0, 1) == 0 {
+		w.disconnect()
+	}
+	w.start()
+}
+
+// arriveLate has a request come that was sent again since.
+func (w *slotWorld) arriveLate() {
+	if len(w.late) == 0 {
+		return
+	}
+	i := w.num("late", 0, len(w.late)-1)
+	c := w.late[i]
+	w.late = slices.Delete(w.late, i, i+1)
+	res, _ := w.s.Sequence(w.now, state.SequenceArgs{SessionID: w.session, Slot: c.slot, Sequence: c.seq, HighestSlot: c.highest, Digest: uint64(c.request)})
+	if res.Call == nil {
+		w.refused++
+		return
+	}
+	sl := w.slots[c.slot]
+	if o := w.outcomes[c.slot]; sl != nil && sl.request != c.request && o.request == c.request && o.seq == res.Call.Sequence { // only tells its outcome again
+		w.s.Finish(w.now, res.Call, nil)
+		return
+	}
+	if sl == nil || sl.request != c.request {
+		w.t.Fatalf("request %d on slot %d came late, after its answer, and is carried out", c.request, c.slot)
+	}
+	sl.arrived, sl.carried = res.Call, false
 }
 
 // other uses and ends other sessions, so that memory is short or not.
@@ -355,21 +491,22 @@ func (w *slotWorld) other() {
 	}
 }
 
-// TestSlotsModel: a client that follows the rules is never refused whatever the server does about its slots, and however both are interrupted; each of its requests is
-// carried out once. Others, that give nothing back, do not have more memory than there is.
+// TestSlotsModel: a client that follows the rules is never refused whatever the server does about its slots, however both are interrupted and whichever server goes on; each of its
+// requests is carried out once, and none after its answer. Others, that give nothing back, do not have more memory than there is.
 func TestSlotsModel(t *testing.T) {
-	var freed, grown, replayed, resent, crashes int
+	var freed, grown, replayed, resent, crashes, moves, refused int
 	for seed := range uint64(slotSeeds) {
 		w := newSlotWorld(t)
 		w.rng = rand.New(rand.NewPCG(seed, 0))
 		crashes += w.run(seed)
 		freed, grown, replayed, resent = freed+w.freed, grown+w.grown, replayed+w.replayed, resent+w.resent
+		moves, refused = moves+w.moves, refused+w.refused
 		if t.Failed() {
 			t.Fatalf("seed %d", seed)
 		}
 	}
-	t.Logf("%d times fewer slots, %d times more, %d replays, %d sent again, %d crashes", freed, grown, replayed, resent, crashes)
-	if freed == 0 || grown == 0 || replayed == 0 || resent == 0 || crashes == 0 {
+	t.Logf("%d times fewer slots, %d times more, %d replays, %d sent again, %d crashes, %d moves, %d came late", freed, grown, replayed, resent, crashes, moves, refused)
+	if freed == 0 || grown == 0 || replayed == 0 || resent == 0 || crashes == 0 || moves == 0 || refused == 0 {
 		t.Error("not everything happened")
 	}
 }
@@ -389,7 +526,7 @@ func (w *slotWorld) run(seed uint64) (crashes int) {
 	w.failing = seed%4 >= 2
 	w.peer, _ = w.connect("others")
 	w.peerSequence = 1
-	_, w.session = w.connect("client")
+	w.client, w.session = w.connect("client")
 	w.target = w.highest
 	for range slotSteps {
 		switch k := w.num("step", 0, 99); {
@@ -412,6 +549,11 @@ func (w *slotWorld) run(seed uint64) (crashes int) {
 			w.pending = nil
 		case k < 97:
 			w.disconnect()
+			w.arriveLate()
+		case k == 98:
+			w.arriveLate()
+		case k == 99 && w.num("move", 0, 1) == 0:
+			w.move()
 		case k == 97 && w.num("crash", 0, 2) == 0:
 			crashes++
 			w.crash()

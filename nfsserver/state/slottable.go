@@ -78,6 +78,16 @@ func (t *slotTable) recorded() uint32 {
 	return uint32(len(t.slots))
 }
 
+// last is what SessionRecord.Last says. Of a slot that came back and was not used since it says nothing: any sequence is accepted then.
+func (t *slotTable) last() (out []SlotRecord) {
+	for i, sl := range t.slots {
+		if sl.used {
+			out = append(out, SlotRecord{Slot: uint32(i), Seq: sl.wide, Final: sl.final})
+		}
+	}
+	return out
+}
+
 func (s *State) budget() slots.Budget {
 	l := &s.cfg.Limits
 	return slots.Budget{Bytes: l.ReplyCache, Least: leastSlots, Initial: l.Slots, Most: l.MaxSlots}
@@ -196,6 +206,15 @@ func (s *State) adoptSlots(ss *session, r *SessionRecord, known []vfs.SlotSeq) {
 		n = r.Fore.MaxSlots
 	}
 	s.makeSlots(ss, int(min(n, maxSlots)))
+	for _, l := range r.Last {
+		if l.Slot >= uint32(len(ss.slots)) {
+			continue
+		}
+		sl := ss.slots[l.Slot]
+		sl.wide, sl.sequence = l.Seq, uint32(l.Seq)
+		sl.used, sl.final = true, l.Final
+		ss.era = max(ss.era, l.Seq>>32)
+	}
 	for _, q := range known {
 		if q.Slot >= uint32(len(ss.slots)) { // it was given up; the server ended before that was forgotten
 			ss.unreleased = true
@@ -204,6 +223,7 @@ func (s *State) adoptSlots(ss *session, r *SessionRecord, known []vfs.SlotSeq) {
 		}
 		if sl := ss.slots[q.Slot]; !sl.used || q.Seq > sl.wide {
 			sl.used, sl.wide, sl.sequence = true, q.Seq, uint32(q.Seq)
+			sl.final = false
 		}
 	}
 	s.stillResizing(ss)

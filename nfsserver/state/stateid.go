@@ -147,7 +147,7 @@ func (s *State) whyUnknown(client ClientID, id Stateid) Status {
 	return nfsv4.NFS4ERR_EXPIRED
 }
 
-// revivable reports whether id is one for reading that an earlier server instance gave to client and that left no
+// revivable reports whether id is one for reading that another server instance, or this one before the client went to another, gave to client and that left no
 // trace. Whether the client had closed it before is not known.
 func (s *State) revivable(client ClientID, id Stateid) bool {
 	c := s.clients[client]
@@ -156,7 +156,7 @@ func (s *State) revivable(client ClientID, id Stateid) bool {
 			return false
 		}
 	}
-	return c != nil && c.adopted && id.Other[0] == formOpen && s.stateids[id.Other] == nil && !s.madeHere(id.Other) &&
+	return c != nil && c.adopted && id.Other[0] == formOpen && s.stateids[id.Other] == nil &&
 		binary.BigEndian.Uint16(id.Other[4:]) == clientTag(client)
 }
 

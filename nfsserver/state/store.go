@@ -34,10 +34,20 @@ type SessionRecord struct {
 	Fore, Back      ChannelAttrs
 	CallbackProgram uint32
 	Slots           uint32 // that it has now; 0: always as Fore says
+	Last            []SlotRecord
 
 	// Version grows with each change and is not kept: of two records of a session that are stored in any order those with the higher
 	// one are the newer.
 	Version uint64
+}
+
+// SlotRecord is the last request of a slot that was used, as far as the server knew that stored the session. It stays true: later ones are above it, until
+// the slot is given up, which is stored first.
+type SlotRecord struct {
+	Slot uint32
+	Seq  uint64 // long, as vfs.SlotSeq
+	// Final: the request changed what no store tells of, so it must not be executed again.
+	Final bool
 }
 
 // StateStore keeps client records durably. Methods return when the change is durable.
@@ -82,9 +92,23 @@ type SessionStore interface {
 	// Load returns the clients that this server served before.
 	Load(ctx context.Context) ([]ClientState, error)
 
-	// Find returns the client that has the session, which this server serves from now on. KindNotFound if there is none, KindBusy if
+	// ClientOf returns the client that has the session. KindNotFound if there is none.
+	ClientOf(ctx context.Context, id SessionID) (ClientID, error)
+
+	// ClientOfOwner returns the newest client of an owner. KindNotFound if there is none.
+	ClientOfOwner(ctx context.Context, owner []byte) (ClientID, error)
+
+	// Take returns a client, which this server serves from now on. KindNotFound if there is none, KindBusy if
 	// another server still serves it.
-	Find(ctx context.Context, id SessionID) (ClientState, error)
+	Take(ctx context.Context, id ClientID) (ClientState, error)
+
+	// Wish asks the server that serves a client to give it up. It returns when that may have been done, or after a moment all the same; KindNotSupported if
+	// there is no way to ask.
+	Wish(ctx context.Context, id ClientID) error
+
+	// Give ends that this server serves a client: whichever takes it serves it from now on, with the sessions as they are given. Nothing of it is under way in the
+	// store, nor comes to it later. false: the client was not this server's. KindUnknown: perhaps it is given up, perhaps not.
+	Give(ctx context.Context, id ClientID, sessions []SessionRecord) (bool, error)
 }
 
 // Files carries out effects on files. It is implemented by the caller.

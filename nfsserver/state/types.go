@@ -186,6 +186,9 @@ type SequenceResult struct {
 	// with success, the next operation with NFS4ERR_RETRY_UNCACHED_REP.
 	Uncached bool
 
+	// Leaving is closed when it is decided whether the client goes to another server. It comes with NFS4ERR_DELAY, and the request is to be tried again then.
+	Leaving <-chan struct{}
+
 	// Of a retry. A new request has those of State.Slots, when it is answered.
 	HighestSlot       uint32
 	TargetHighestSlot uint32

@@ -18,8 +18,8 @@ const (
 	// adoptTries is how often a client is read again because something was removed meanwhile.
 	adoptTries = 8
 
-	// busyWait is how long the requests of a session wait that another server still serves: that one may have died a moment ago. Linux comes again only 15 s
-	// after an NFS4ERR_DELAY of SEQUENCE.
+	// busyWait is how long the requests of a session wait that another server still serves: that one gives it up, or may have died a moment ago. Linux comes again
+	// only 15 s after an NFS4ERR_DELAY of SEQUENCE.
 	busyWait  = 10 * time.Second
 	busyPause = 50 * time.Millisecond // between looks
 	// maxBusy bounds the sessions that are waited for at a time; others are to come again.
@@ -41,7 +41,7 @@ func (s *Server) Resume(ctx context.Context) error {
 	g.SetLimit(maxAdoptions)
 	for _, cs := range all {
 		g.Go(func() error {
-			_, err := s.adopt(ctx, removals, cs)
+			_, err := s.adoptOnce(ctx, removals, cs) // nobody else adopts anything yet
 			return err
 		})
 	}
@@ -56,13 +56,33 @@ func (s *Server) Serves(ctx context.Context, served func(state.ClientID) bool) e
 }
 
 // takeOver looks for a session that is not known here in the store, and takes its client over. It reports whether the
-// session may be known now. While another server serves it, which may end any moment, it waits. Requests of a session share one look.
+// session may be known now. While another server serves it, that one is asked for it. Requests of a session share one look.
 func (s *Server) takeOver(ctx context.Context, id state.SessionID) (bool, error) {
+	return s.sharedLook(ctx, string(id[:]), func() (bool, error) {
+		client, err := s.sessions.ClientOf(ctx, id)
+		if vfs.KindOf(err) == vfs.KindNotFound {
+			return false, nil
+		}
+		if err != nil {
+			return false, vfs.Wrap("nfs.takeover", err)
+		}
+		return s.await(ctx, client)
+	})
+}
+
+// takeOverClient is takeOver of a client that is known by its id.
+func (s *Server) takeOverClient(ctx context.Context, id state.ClientID) (bool, error) {
+	return s.sharedLook(ctx, clientKey(id), func() (bool, error) { return s.await(ctx, id) })
+}
+
+func clientKey(id state.ClientID) string { return strconv.FormatUint(uint64(id), 16) }
+
+func (s *Server) sharedLook(ctx context.Context, key string, look func() (bool, error)) (bool, error) {
 	if s.sessions == nil {
 		return false, nil
 	}
 	for {
-		v, err, _ := s.finding.Do(string(id[:]), func() (any, error) { return s.await(ctx, id) })
+		v, err, _ := s.finding.Do(key, func() (any, error) { return look() })
 		if vfs.KindOf(err) == vfs.KindCanceled && ctx.Err() == nil {
 			continue // the request that looked has ended, not this one
 		}
@@ -71,9 +91,10 @@ func (s *Server) takeOver(ctx context.Context, id state.SessionID) (bool, error)
 	}
 }
 
-// await looks for a session until no other server serves it, at most for busyWait.
-func (s *Server) await(ctx context.Context, id state.SessionID) (found bool, err error) {
-	found, err = s.find(ctx, id)
+// await takes a client over as soon as no other server serves it, at most for busyWait. The other one is asked to give it up.
+func (s *Server) await(ctx context.Context, id state.ClientID) (found bool, err error) {
+	s.turns.yield(ctx, id)
+	found, err = s.take(ctx, id)
 	if vfs.KindOf(err) != vfs.KindBusy {
 		return found, err
 	}
@@ -81,38 +102,54 @@ func (s *Server) await(ctx context.Context, id state.SessionID) (found bool, err
 	if s.waiting.Add(1) > maxBusy {
 		return found, err
 	}
-	end := time.NewTimer(busyWait)
-	defer end.Stop()
-	for vfs.KindOf(err) == vfs.KindBusy {
-		select {
-		case <-time.After(busyPause):
-		case <-end.C:
-			return found, err
-		case <-ctx.Done():
+	end := time.Now().Add(busyWait)
+	for vfs.KindOf(err) == vfs.KindBusy && time.Now().Before(end) {
+		asked := time.Now()
+		// That it could not be asked is no reason to end: its origin may end.
+		_ = s.sessions.Wish(ctx, id)
+		if pause := busyPause - time.Since(asked); pause > 0 {
+			if found, err = s.take(ctx, id); vfs.KindOf(err) != vfs.KindBusy {
+				return found, err
+			}
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+			}
+		}
+		if ctx.Err() != nil {
 			return found, vfs.Wrap("nfs.takeover", ctx.Err())
 		}
-		found, err = s.find(ctx, id)
+		found, err = s.take(ctx, id)
 	}
 	return found, err
 }
 
-// find makes one look for a session.
-func (s *Server) find(ctx context.Context, id state.SessionID) (bool, error) {
+// take makes one attempt to take a client over.
+func (s *Server) take(ctx context.Context, id state.ClientID) (bool, error) {
 	const op = "nfs.takeover"
+	// From before the store says that it is this server's until it is known here it is not given up.
+	unlock, err := s.turns.lock(ctx, id)
+	if err != nil {
+		return false, vfs.Wrap(op, err)
+	}
+	defer unlock()
 	if err := s.adoptions.Acquire(ctx, 1); err != nil {
 		return false, vfs.Wrap(op, err)
 	}
 	defer s.adoptions.Release(1)
 	for range adoptTries {
+		if s.cfg.State.Serves(id) {
+			return true, nil
+		}
 		removals := s.cfg.State.Removals()
-		cs, err := s.sessions.Find(ctx, id)
+		cs, err := s.sessions.Take(ctx, id)
 		if vfs.KindOf(err) == vfs.KindNotFound {
 			return false, nil
 		}
 		if err != nil {
 			return false, vfs.Wrap(op, err)
 		}
-		again, err := s.adopt(ctx, removals, cs)
+		again, err := s.adoptOnce(ctx, removals, cs)
 		if !again {
 			return err == nil, err
 		}
@@ -120,15 +157,8 @@ func (s *Server) find(ctx context.Context, id state.SessionID) (bool, error) {
 	return false, vfs.Errorf(vfs.KindUnavailable, op, "clients end faster than one can be read")
 }
 
-// adopt takes a client over. again: what was read may be old. Requests of a client that come at once share one adoption: a file system that
+// adoptOnce takes a client over. again: what was read may be old. The client's turn is the caller's: a file system that
 // reads what it keeps while the client is served already would take for recorded what has ended since.
-func (s *Server) adopt(ctx context.Context, removals uint64, cs state.ClientState) (again bool, err error) {
-	v, err, _ := s.adopting.Do(strconv.FormatUint(uint64(cs.Client.ClientID), 16), func() (any, error) {
-		return s.adoptOnce(ctx, removals, cs)
-	})
-	return v.(bool), err
-}
-
 func (s *Server) adoptOnce(ctx context.Context, removals uint64, cs state.ClientState) (again bool, err error) {
 	if s.cfg.State.Serves(cs.Client.ClientID) {
 		return false, nil

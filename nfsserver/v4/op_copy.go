@@ -89,6 +89,7 @@ func (c *compound) opCopy() status {
 		}
 	}()
 	c.changed()
+	c.call.Final = true // as WRITE
 	job := newCopying(copyEnd{c.saved.export.FS, c.saved.ino, from}, copyEnd{c.cur.export.FS, c.cur.ino, to}, same, c.fsCred(), count)
 	began := c.s.cfg.Now()
 	err := job.run(c.ctx, c.copyBuffer(buf), func() bool {
@@ -161,10 +162,12 @@ type copies struct {
 
 // offload is one of them.
 type offload struct {
-	id     state.Stateid
-	client state.ClientID
-	cancel context.CancelFunc // ends it without a callback
+	id      state.Stateid
+	client  state.ClientID
+	cancel  context.CancelFunc // ends it without a callback
+	stopped chan struct{}      // closed when it writes no more
 
+	left   bool // the client goes to another server, which is to tell it that the copy is lost
 	done   uint64
 	status status
 	ended  time.Time // zero: it goes on
@@ -205,7 +208,7 @@ func (cs *copies) start(c *compound, job *copying, buf *readBuffer) (state.State
 		end()
 	}
 	ctx, cancel := context.WithCancel(cs.ctx)
-	o := &offload{id: state.Stateid{Seqid: 1}, client: c.clientID(), cancel: cancel, done: job.done}
+	o := &offload{id: state.Stateid{Seqid: 1}, client: c.clientID(), cancel: cancel, stopped: make(chan struct{}), done: job.done}
 	rand.Read(o.id.Other[:])
 	if !cs.add(o) {
 		cancel()
@@ -226,7 +229,12 @@ func (cs *copies) start(c *compound, job *copying, buf *readBuffer) (state.State
 		verifier, err := cs.carryOn(ctx, job, o, data)
 		buf.release()
 		closeBoth(ctx)
-		cs.end(o, job.done, statusOf(err, false), s.cfg.Now())
+		left := cs.end(o, job.done, statusOf(err, false), s.cfg.Now())
+		close(o.stopped)
+		if left {
+			s.cfg.State.OweCopy(o.client, o.id.Other)
+			return
+		}
 		if ctx.Err() != nil && cs.ctx.Err() == nil { // OFFLOAD_CANCEL, or the client is gone
 			s.settleCopy(ctx, o.client, o.id)
 			return
@@ -299,10 +307,33 @@ func (cs *copies) carryOn(ctx context.Context, job *copying, o *offload, buf []b
 	}
 }
 
-func (cs *copies) end(o *offload, done uint64, st status, now time.Time) {
+func (cs *copies) end(o *offload, done uint64, st status, now time.Time) (left bool) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	o.done, o.status, o.ended = done, st, now
+	return o.left
+}
+
+// leave stops the copies of a client that goes to another server, and returns when they have.
+func (cs *copies) leave(ctx context.Context, client state.ClientID) error {
+	cs.mu.Lock()
+	var stopping []*offload
+	for _, o := range cs.jobs {
+		if o.client == client && o.ended.IsZero() {
+			o.left = true
+			o.cancel()
+			stopping = append(stopping, o)
+		}
+	}
+	cs.mu.Unlock()
+	for _, o := range stopping {
+		select {
+		case <-o.stopped:
+		case <-ctx.Done():
+			return vfs.Wrap("nfs.copy", ctx.Err())
+		}
+	}
+	return nil
 }
 
 // tellOffload is CB_OFFLOAD (RFC 7862, 16.1).

@@ -228,6 +228,7 @@ func (c *compound) opWrite() status {
 	}
 	defer end()
 	c.changed()
+	c.call.Final = true // what is buffered leaves no trace
 	got, verifier, err := c.cur.export.FS.Write(c.ctx, c.fsCred(), c.cur.ino, offset, data, stable)
 	if err != nil {
 		n, short := shortWrite(err)

@@ -2,6 +2,7 @@ package v4
 
 import (
 	"strconv"
+	"time"
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
 
@@ -32,12 +33,7 @@ func (c *compound) opSequence() status {
 		return nfsv4.NFS4ERR_DELAY // the slot is as before: the same request comes again (RFC 8881, 18.46.3)
 	}
 	a.Digest = state.Digest(c.req.Body, c.req.Cred.UID)
-	res, st := c.s.cfg.State.Sequence(c.now, a)
-	if st == nfsv4.NFS4ERR_BADSESSION {
-		if st = c.takeOver(a.SessionID, st); st == nfsv4.NFS4_OK {
-			res, st = c.s.cfg.State.Sequence(c.now, a)
-		}
-	}
+	res, st := c.sequence(&a)
 	if st != nfsv4.NFS4_OK {
 		return st
 	}
@@ -56,22 +52,89 @@ func (c *compound) opSequence() status {
 	return nfsv4.NFS4_OK
 }
 
-// takeOver looks for a session elsewhere after st, which is NFS4ERR_BADSESSION, and returns NFS4_OK if what found it missing is to be tried again.
-func (c *compound) takeOver(id state.SessionID, st status) status {
+// sequence begins the call. A session that is not known here is taken over; one that is about to leave is waited for. Both may come one after the other, when the client's
+// requests come to several servers. A request that has waited so while its connection ended is not begun: its client sends it again by another one (RFC 8881, 2.10.6.2), perhaps has
+// done so and gone on.
+func (c *compound) sequence(a *state.SequenceArgs) (state.SequenceResult, status) {
+	var began time.Time
+	for {
+		if !began.IsZero() {
+			select {
+			case <-c.req.Conn.ReadDone():
+				return state.SequenceResult{}, nfsv4.NFS4ERR_DELAY
+			default:
+			}
+		}
+		res, st := c.s.cfg.State.Sequence(c.now, *a)
+		if st != nfsv4.NFS4ERR_BADSESSION && res.Leaving == nil {
+			return res, st
+		}
+		if began.IsZero() {
+			began = time.Now()
+		} else if time.Since(began) > busyWait {
+			return res, nfsv4.NFS4ERR_DELAY
+		}
+		if res.Leaving != nil {
+			select {
+			case <-res.Leaving:
+			case <-c.req.Conn.ReadDone(): // as above
+			case <-c.ctx.Done():
+				return res, nfsv4.NFS4ERR_DELAY
+			}
+			c.now = c.s.cfg.Now()
+			continue
+		}
+		if st = c.took(c.s.takeOver(c.ctx, a.SessionID))(st); st != nfsv4.NFS4_OK {
+			return res, st
+		}
+	}
+}
+
+// took tells what follows from a look for a client elsewhere: NFS4_OK if what found it missing is to be tried again, else what to answer instead of st.
+func (c *compound) took(found bool, err error) func(st status) status {
+	return func(st status) status {
+		switch {
+		case vfs.KindOf(err) == vfs.KindBusy: // another server has it, perhaps not for long
+			return nfsv4.NFS4ERR_DELAY
+		case err != nil:
+			c.log().Warn("nfs: a client could not be looked for", "err", err)
+			return nfsv4.NFS4ERR_DELAY
+		case !found:
+			return st
+		}
+		c.now = c.s.cfg.Now()
+		return nfsv4.NFS4_OK
+	}
+}
+
+// ofSession runs do, which is about a session and none of its calls, and takes the session's client over if do does not find it.
+func (c *compound) ofSession(id state.SessionID, do func() status) status {
+	try := func() status {
+		return c.unless(func() <-chan struct{} { return c.s.cfg.State.LeavingSession(id) }, do)
+	}
+	st := try()
 	if st != nfsv4.NFS4ERR_BADSESSION {
 		return st
 	}
-	switch found, err := c.s.takeOver(c.ctx, id); {
-	case vfs.KindOf(err) == vfs.KindBusy: // another server has it, perhaps not for long
-		return nfsv4.NFS4ERR_DELAY
-	case err != nil:
-		c.log().Warn("nfs: a session could not be looked for", "err", err)
-		return nfsv4.NFS4ERR_DELAY
-	case !found:
+	if st := c.took(c.s.takeOver(c.ctx, id))(st); st != nfsv4.NFS4_OK {
 		return st
 	}
-	c.now = c.s.cfg.Now()
-	return nfsv4.NFS4_OK
+	return try()
+}
+
+// ofClient is ofSession for what names a client.
+func (c *compound) ofClient(id state.ClientID, do func() status) status {
+	try := func() status {
+		return c.unless(func() <-chan struct{} { return c.s.cfg.State.LeavingClient(id) }, do)
+	}
+	st := try()
+	if st != nfsv4.NFS4ERR_STALE_CLIENTID {
+		return st
+	}
+	if st := c.took(c.s.takeOverClient(c.ctx, id))(st); st != nfsv4.NFS4_OK {
+		return st
+	}
+	return try()
 }
 
 func (c *compound) decodeSessionID() (id state.SessionID) {
@@ -85,6 +148,22 @@ func principal(req *rpc.Request) state.Principal {
 		return state.Principal("sys/" + strconv.FormatUint(uint64(req.Cred.UID), 10))
 	}
 	return "none"
+}
+
+// takeOwner takes over the client of an owner that introduces itself here and is another server's so far, to which this one is the same one (Config.Shared).
+func (c *compound) takeOwner(owner []byte) status {
+	if c.s.cfg.Shared == nil || c.s.sessions == nil || c.s.cfg.State.ServesOwner(owner) {
+		return nfsv4.NFS4_OK
+	}
+	id, err := c.s.sessions.ClientOfOwner(c.ctx, owner)
+	if vfs.KindOf(err) == vfs.KindNotFound {
+		return nfsv4.NFS4_OK
+	}
+	if err != nil {
+		return c.took(false, err)(nfsv4.NFS4_OK)
+	}
+	// One that ended meanwhile is none.
+	return c.took(c.s.takeOverClient(c.ctx, id))(nfsv4.NFS4_OK)
 }
 
 // opExchangeID is EXCHANGE_ID (RFC 8881, 18.35).
@@ -115,22 +194,36 @@ func (c *compound) opExchangeID() status {
 		c.log().Warn("nfs: no client id", "err", err)
 		return nfsv4.NFS4ERR_DELAY
 	}
-	res, eff, st := c.s.cfg.State.ExchangeID(c.now, state.ExchangeIDArgs{
-		Owner:     a.EiaClientowner.CoOwnerid,
-		Verifier:  a.EiaClientowner.CoVerifier,
-		Flags:     a.EiaFlags,
-		Principal: principal(c.req),
-	})
-	if st = c.apply(eff, st); st != nfsv4.NFS4_OK {
+	if st := c.takeOwner(a.EiaClientowner.CoOwnerid); st != nfsv4.NFS4_OK {
 		return st
+	}
+	var res state.ExchangeIDResult
+	leaving := func() <-chan struct{} { return c.s.cfg.State.LeavingOwner(a.EiaClientowner.CoOwnerid) }
+	st := c.unless(leaving, func() (st status) {
+		var eff state.Effects
+		res, eff, st = c.s.cfg.State.ExchangeID(c.now, state.ExchangeIDArgs{
+			Owner:     a.EiaClientowner.CoOwnerid,
+			Verifier:  a.EiaClientowner.CoVerifier,
+			Flags:     a.EiaFlags,
+			Principal: principal(c.req),
+		})
+		return c.apply(eff, st)
+	})
+	if st != nfsv4.NFS4_OK {
+		return st
+	}
+	owner, scope := c.s.cfg.Owner, c.s.cfg.Scope
+	if c.s.cfg.Shared != nil {
+		owner = c.s.cfg.Shared()
+		scope = owner
 	}
 	ok := nfsv4.ExchangeId4resok{
 		EirClientid:     res.ClientID,
 		EirSequenceid:   res.Sequence,
 		EirFlags:        res.Flags,
 		EirStateProtect: &nfsv4.StateProtect4R_SP4_NONE{},
-		EirServerOwner:  nfsv4.ServerOwner4{SoMajorId: c.s.cfg.Owner},
-		EirServerScope:  c.s.cfg.Scope,
+		EirServerOwner:  nfsv4.ServerOwner4{SoMajorId: owner},
+		EirServerScope:  scope,
 		EirServerImplId: []nfsv4.NfsImplId4{{NiiDomain: "rackfs.dev", NiiName: "rackfs " + c.s.cfg.Release}},
 	}
 	if _, err := ok.WriteTo(c.r); err != nil {
@@ -204,8 +297,13 @@ func (c *compound) opCreateSession() status {
 	if c.d.Err() != nil {
 		return nfsv4.NFS4ERR_BADXDR
 	}
-	res, eff, st := c.s.cfg.State.CreateSession(c.now, a)
-	if st = c.apply(eff, st); st != nfsv4.NFS4_OK {
+	var res state.CreateSessionResult
+	st := c.ofClient(a.ClientID, func() (st status) {
+		var eff state.Effects
+		res, eff, st = c.s.cfg.State.CreateSession(c.now, a)
+		return c.apply(eff, st)
+	})
+	if st != nfsv4.NFS4_OK {
 		return st
 	}
 	if res.Flags&nfsv4.CREATE_SESSION4_FLAG_CONN_BACK_CHAN != 0 {
@@ -229,11 +327,14 @@ func (c *compound) opDestroySession() status {
 	if c.call != nil && c.call.SessionID == id && c.index != c.ops-1 {
 		return nfsv4.NFS4ERR_NOT_ONLY_OP
 	}
-	eff, st := c.s.cfg.State.DestroySession(c.now, id, c.call)
-	if again := c.takeOver(id, st); st != nfsv4.NFS4_OK && again == nfsv4.NFS4_OK {
-		eff, st = c.s.cfg.State.DestroySession(c.now, id, c.call)
+	destroy := func() status {
+		eff, st := c.s.cfg.State.DestroySession(c.now, id, c.call)
+		return c.apply(eff, st)
 	}
-	return c.apply(eff, st)
+	if c.call != nil && c.call.SessionID == id { // its client does not leave while this runs
+		return destroy()
+	}
+	return c.ofSession(id, destroy)
 }
 
 // opDestroyClientID is DESTROY_CLIENTID (RFC 8881, 18.50).
@@ -242,8 +343,10 @@ func (c *compound) opDestroyClientID() status {
 	if c.d.Err() != nil {
 		return nfsv4.NFS4ERR_BADXDR
 	}
-	eff, st := c.s.cfg.State.DestroyClientID(c.now, id, principal(c.req))
-	return c.apply(eff, st)
+	return c.ofClient(id, func() status {
+		eff, st := c.s.cfg.State.DestroyClientID(c.now, id, principal(c.req))
+		return c.apply(eff, st)
+	})
 }
 
 // opBindConn is BIND_CONN_TO_SESSION (RFC 8881, 18.34).
@@ -254,11 +357,13 @@ func (c *compound) opBindConn() status {
 	if c.d.Err() != nil {
 		return nfsv4.NFS4ERR_BADXDR
 	}
-	got, eff, st := c.s.cfg.State.BindConn(c.now, id, c.req.Conn.ID(), dir)
-	if again := c.takeOver(id, st); st != nfsv4.NFS4_OK && again == nfsv4.NFS4_OK {
+	var got nfsv4.ChannelDirFromServer4
+	st := c.ofSession(id, func() (st status) {
+		var eff state.Effects
 		got, eff, st = c.s.cfg.State.BindConn(c.now, id, c.req.Conn.ID(), dir)
-	}
-	if st = c.apply(eff, st); st != nfsv4.NFS4_OK {
+		return c.apply(eff, st)
+	})
+	if st != nfsv4.NFS4_OK {
 		return st
 	}
 	if got != nfsv4.CDFS4_FORE {

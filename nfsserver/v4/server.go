@@ -58,7 +58,10 @@ type Config struct {
 	// with equal owners as one, with one set of client ids and sessions, and those of
 	// equal scope as sharing handles.
 	Owner, Scope []byte
-	Release      string // of the software, told to clients
+	// Shared, if not nil, is what to tell in place of both by a server that is one of several with the same clients, which have the same: a client that introduces itself is looked for among
+	// those of all. Needs a SessionStore.
+	Shared  func() []byte
+	Release string // of the software, told to clients
 
 	// Valid reports whether this server may still say what clients hold in the file system with that fsid or, with 0, who the clients
 	// are. While it may not, everything that depends on it is NFS4ERR_DELAY. nil: always.
@@ -88,10 +91,12 @@ type Server struct {
 
 	sessions  state.SessionStore // Config.Store, if it is one
 	adoptions *semaphore.Weighted
-	adopting  singleflight.Group // by client
-	finding   singleflight.Group // by session
-	waiting   atomic.Int64       // sessions that another server serves
-	idsMu     sync.Mutex         // held while client ids are got from sessions
+	turns     turns              // of clients: held by who takes one over or gives one up
+	finding   singleflight.Group // by session or client
+	waiting   atomic.Int64       // clients that another server serves
+	// settled is held for reading while something changes a client that is not one of its calls, so that a hand-over can wait for it.
+	settled sync.RWMutex
+	idsMu   sync.Mutex // held while client ids are got from sessions
 
 	// fileSystems holds the vfs.FS by id of every file system that ever had an
 	// open here: closes must reach it after its export was taken away.
@@ -119,6 +124,7 @@ func New(cfg Config) *Server {
 	s := &Server{cfg: cfg, readMemory: semaphore.NewWeighted(int64(max(cfg.ReadMemory, cfg.MaxIO)))}
 	s.sessions, _ = cfg.Store.(state.SessionStore)
 	s.adoptions = semaphore.NewWeighted(maxAdoptions)
+	s.turns.init()
 	s.ring.Store(cfg.Ring)
 	s.copies.init()
 	s.recalls.init()
@@ -165,15 +171,21 @@ func (s *Server) ConnClosed(c *rpc.Conn) {
 // Tick ends leases and the grace period that are over. The owner calls it about
 // once a second.
 func (s *Server) Tick(ctx context.Context) {
-	eff := s.cfg.State.Tick(s.cfg.Now())
-	if err := s.apply(ctx, &eff); err != nil {
-		s.cfg.Logger.Warn("nfs: client state could not be stored; will be tried again", "err", err)
-	}
+	s.tickState(ctx)
 	s.back.prune(s.cfg.State.HasSession)
 	s.copies.tick(s)
 	s.notifyLocks(s.cfg.State.TickWaiters(s.cfg.Now()))
 	s.askDoubtful()
 	s.tryRebound()
+}
+
+func (s *Server) tickState(ctx context.Context) {
+	s.settled.RLock()
+	defer s.settled.RUnlock()
+	eff := s.cfg.State.Tick(s.cfg.Now())
+	if err := s.apply(ctx, &eff); err != nil {
+		s.cfg.Logger.Warn("nfs: client state could not be stored; will be tried again", "err", err)
+	}
 }
 
 // Shutdown ends what goes on in the background, asynchronous copies and callbacks, and waits for it. Their clients hear how far they came.

@@ -38,7 +38,7 @@
 // directories, options of exports, what nodes say of local volumes, one zone for each rack, the end of groups (RetireGroup), clones as a whole
 // and the release of slots. Level 6 added what several gateways of the same file systems need: shared leases, an
 // answer that says who is in the way (Held), and files without names that are held for every gateway whose clients may have them open (several). Level 7
-// added leases whose length is in the registration.
+// added leases whose length is in the registration, and that a gateway which lives gives clients up (GiveClients).
 //
 // A command first passes the exactly-once check (see metapb.Identity), from level 3 on a second one if it belongs to an NFS
 // client's call (metapb.Call), then
@@ -234,7 +234,7 @@
 // # NFS clients
 //
 // Clients and their sessions are records of shard 0: who they are, which origin (gateway) serves them. Only that origin may
-// change or end a client; another one takes it over by TakeClients, when that origin has ended. What a client has of files is in the files'
+// change or end a client; another one takes it over by TakeClients, when that origin has ended or has given it up (GiveClients, which gives it an origin that is nobody's). What a client has of files is in the files'
 // shards, named by the client and not by the gateway, so it survives gateways:
 //
 //   - opens for writing or with deny modes. Whether one is in the way of another is decided here. Read-only opens are the

@@ -24,7 +24,7 @@ const levelService = 5
 // levelGateways is the level that added what several gateways need that serve the same file systems.
 const levelGateways = 6
 
-// levelHandover is the level that added leases of gateways whose length is in their registration.
+// levelHandover is the level that added what gateways need that hand over to each other what they have of clients, and leases of gateways whose length is in their registration.
 const levelHandover = 7
 
 // levelOf is the level that added a command.
@@ -54,6 +54,8 @@ func levelOf(c *metapb.Command) uint32 {
 		return levelService
 	case *metapb.Command_ShareLease:
 		return levelGateways
+	case *metapb.Command_GiveClients:
+		return levelHandover
 	}
 	return 1
 }

@@ -537,6 +537,7 @@ func FuzzEntry(f *testing.F) {
 		{Op: &metapb.Command_PutSession{PutSession: &metapb.PutSession{Session: &metapb.SessionRecord{Id: []byte("session-00000001"), Client: 1}}}},
 		{Op: &metapb.Command_TakeClients{TakeClients: &metapb.TakeClients{Clients: []uint64{1}}}},
 		{Op: &metapb.Command_RemoveClient{RemoveClient: &metapb.RemoveClient{Client: 1}}},
+		{Op: &metapb.Command_GiveClients{GiveClients: &metapb.GiveClients{Clients: []*metapb.GivenClient{{Client: 1}}}}},
 	} {
 		f.Add(encodeEntry(f, raiseCmd(2), raiseCmd(3), rapidSeed.stamp(c), rapidSeed.stamp(c.CloneVT())))
 	}

@@ -25,6 +25,8 @@ func (x *call) runClients(c *metapb.Command) (*metapb.Result, error) {
 		return x.removeClient(op.RemoveClient)
 	case *metapb.Command_TakeClients:
 		return x.takeClients(op.TakeClients)
+	case *metapb.Command_GiveClients:
+		return x.giveClients(op.GiveClients)
 	case *metapb.Command_ForgetClients:
 		return x.forgetClients(op.ForgetClients)
 	case *metapb.Command_PutSession:

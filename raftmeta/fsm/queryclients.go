@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"bytes"
 	"encoding/binary"
 
 	"github.com/rackfs/rackfs/raftmeta/metapb"
@@ -309,6 +310,12 @@ func (r *reader) client(q *metapb.ClientQ) (*metapb.QueryResult, error) {
 		}
 		id = s.Client
 	}
+	if len(q.Owner) > 0 {
+		var err error
+		if id, err = r.clientOfOwner(q.Owner); err != nil {
+			return nil, err
+		}
+	}
 	b, ok, err := r.view.Get(clientRecordKey(id))
 	if err != nil {
 		return nil, err
@@ -325,4 +332,26 @@ func (r *reader) client(q *metapb.ClientQ) (*metapb.QueryResult, error) {
 		return nil, err
 	}
 	return &metapb.QueryResult{R: &metapb.QueryResult_Clients{Clients: &metapb.ClientsR{Clients: []*metapb.ClientSessions{c}}}}, nil
+}
+
+// clientOfOwner is the newest client of an owner that has not ended, 0 if there is none. It looks at all clients, which is for when one introduces itself.
+func (r *reader) clientOfOwner(owner []byte) (id uint64, err error) {
+	var bad error
+	err = r.view.Scan([]byte("C/"), prefixEnd([]byte("C/")), func(k, v []byte) bool {
+		if !bytes.Contains(v, owner) { // much faster than decoding it
+			return true
+		}
+		var c metapb.ClientRecord
+		if bad = c.UnmarshalVT(v); bad != nil {
+			return false
+		}
+		if c.State == metapb.ClientState_CLIENT_ACTIVE && bytes.Equal(c.Owner, owner) {
+			id = tail64(k)
+		}
+		return true
+	})
+	if bad != nil {
+		err = corrupt("client: %w", bad)
+	}
+	return id, err
 }

@@ -948,6 +948,7 @@ type Command struct {
 	//	*Command_RemoveUpload
 	//	*Command_MakeStaging
 	//	*Command_ShareLease
+	//	*Command_GiveClients
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1700,6 +1701,15 @@ func (x *Command) GetShareLease() *ShareLease {
 	return nil
 }
 
+func (x *Command) GetGiveClients() *GiveClients {
+	if x != nil {
+		if x, ok := x.Op.(*Command_GiveClients); ok {
+			return x.GiveClients
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -2012,6 +2022,11 @@ type Command_ShareLease struct {
 	ShareLease *ShareLease `protobuf:"bytes,145,opt,name=share_lease,json=shareLease,proto3,oneof"`
 }
 
+type Command_GiveClients struct {
+	// Shard 0, level 7.
+	GiveClients *GiveClients `protobuf:"bytes,160,opt,name=give_clients,json=giveClients,proto3,oneof"`
+}
+
 func (*Command_RegisterOrigin) isCommand_Op() {}
 
 func (*Command_ExpireOrigin) isCommand_Op() {}
@@ -2161,6 +2176,8 @@ func (*Command_RemoveUpload) isCommand_Op() {}
 func (*Command_MakeStaging) isCommand_Op() {}
 
 func (*Command_ShareLease) isCommand_Op() {}
+
+func (*Command_GiveClients) isCommand_Op() {}
 
 // Result answers a Command. kind is a vfs.Kind; on an error nothing else is set
 // and the command changed nothing (but its slot).
@@ -11884,6 +11901,104 @@ func (x *TakeClients) GetClients() []uint64 {
 	return nil
 }
 
+// GiveClients ends that the command's origin serves clients, though it lives: from then on whoever takes one serves it. Their sessions' records are replaced by
+// those that are given, as far as there are such sessions. Clients that the origin does not serve are passed over; the result names those that it gave. At most 256.
+type GiveClients struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Clients       []*GivenClient         `protobuf:"bytes,1,rep,name=clients,proto3" json:"clients,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GiveClients) Reset() {
+	*x = GiveClients{}
+	mi := &file_meta_proto_msgTypes[137]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GiveClients) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GiveClients) ProtoMessage() {}
+
+func (x *GiveClients) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[137]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GiveClients.ProtoReflect.Descriptor instead.
+func (*GiveClients) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{137}
+}
+
+func (x *GiveClients) GetClients() []*GivenClient {
+	if x != nil {
+		return x.Clients
+	}
+	return nil
+}
+
+type GivenClient struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        uint64                 `protobuf:"varint,1,opt,name=client,proto3" json:"client,omitempty"`
+	Sessions      []*SessionRecord       `protobuf:"bytes,2,rep,name=sessions,proto3" json:"sessions,omitempty"` // id and record
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GivenClient) Reset() {
+	*x = GivenClient{}
+	mi := &file_meta_proto_msgTypes[138]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GivenClient) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GivenClient) ProtoMessage() {}
+
+func (x *GivenClient) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[138]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GivenClient.ProtoReflect.Descriptor instead.
+func (*GivenClient) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{138}
+}
+
+func (x *GivenClient) GetClient() uint64 {
+	if x != nil {
+		return x.Client
+	}
+	return 0
+}
+
+func (x *GivenClient) GetSessions() []*SessionRecord {
+	if x != nil {
+		return x.Sessions
+	}
+	return nil
+}
+
 // ForgetClients deletes the records of clients that were released everywhere. Those that are not in release are passed over. At most 256.
 type ForgetClients struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -11894,7 +12009,7 @@ type ForgetClients struct {
 
 func (x *ForgetClients) Reset() {
 	*x = ForgetClients{}
-	mi := &file_meta_proto_msgTypes[137]
+	mi := &file_meta_proto_msgTypes[139]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11906,7 +12021,7 @@ func (x *ForgetClients) String() string {
 func (*ForgetClients) ProtoMessage() {}
 
 func (x *ForgetClients) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[137]
+	mi := &file_meta_proto_msgTypes[139]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11919,7 +12034,7 @@ func (x *ForgetClients) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetClients.ProtoReflect.Descriptor instead.
 func (*ForgetClients) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{137}
+	return file_meta_proto_rawDescGZIP(), []int{139}
 }
 
 func (x *ForgetClients) GetClients() []uint64 {
@@ -11941,7 +12056,7 @@ type PutSession struct {
 
 func (x *PutSession) Reset() {
 	*x = PutSession{}
-	mi := &file_meta_proto_msgTypes[138]
+	mi := &file_meta_proto_msgTypes[140]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11953,7 +12068,7 @@ func (x *PutSession) String() string {
 func (*PutSession) ProtoMessage() {}
 
 func (x *PutSession) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[138]
+	mi := &file_meta_proto_msgTypes[140]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11966,7 +12081,7 @@ func (x *PutSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSession.ProtoReflect.Descriptor instead.
 func (*PutSession) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{138}
+	return file_meta_proto_rawDescGZIP(), []int{140}
 }
 
 func (x *PutSession) GetSession() *SessionRecord {
@@ -11993,7 +12108,7 @@ type RemoveSession struct {
 
 func (x *RemoveSession) Reset() {
 	*x = RemoveSession{}
-	mi := &file_meta_proto_msgTypes[139]
+	mi := &file_meta_proto_msgTypes[141]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12005,7 +12120,7 @@ func (x *RemoveSession) String() string {
 func (*RemoveSession) ProtoMessage() {}
 
 func (x *RemoveSession) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[139]
+	mi := &file_meta_proto_msgTypes[141]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12018,7 +12133,7 @@ func (x *RemoveSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSession.ProtoReflect.Descriptor instead.
 func (*RemoveSession) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{139}
+	return file_meta_proto_rawDescGZIP(), []int{141}
 }
 
 func (x *RemoveSession) GetSession() []byte {
@@ -12076,7 +12191,7 @@ type Query struct {
 
 func (x *Query) Reset() {
 	*x = Query{}
-	mi := &file_meta_proto_msgTypes[140]
+	mi := &file_meta_proto_msgTypes[142]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12088,7 +12203,7 @@ func (x *Query) String() string {
 func (*Query) ProtoMessage() {}
 
 func (x *Query) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[140]
+	mi := &file_meta_proto_msgTypes[142]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12101,7 +12216,7 @@ func (x *Query) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Query.ProtoReflect.Descriptor instead.
 func (*Query) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{140}
+	return file_meta_proto_rawDescGZIP(), []int{142}
 }
 
 func (x *Query) GetFs() uint32 {
@@ -12648,7 +12763,7 @@ type WorkspacesQ struct {
 
 func (x *WorkspacesQ) Reset() {
 	*x = WorkspacesQ{}
-	mi := &file_meta_proto_msgTypes[141]
+	mi := &file_meta_proto_msgTypes[143]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12660,7 +12775,7 @@ func (x *WorkspacesQ) String() string {
 func (*WorkspacesQ) ProtoMessage() {}
 
 func (x *WorkspacesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[141]
+	mi := &file_meta_proto_msgTypes[143]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12673,7 +12788,7 @@ func (x *WorkspacesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkspacesQ.ProtoReflect.Descriptor instead.
 func (*WorkspacesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{141}
+	return file_meta_proto_rawDescGZIP(), []int{143}
 }
 
 // AccessTokensQ asks for the token with a hash, if that is given: KindNotFound. Else for all.
@@ -12686,7 +12801,7 @@ type AccessTokensQ struct {
 
 func (x *AccessTokensQ) Reset() {
 	*x = AccessTokensQ{}
-	mi := &file_meta_proto_msgTypes[142]
+	mi := &file_meta_proto_msgTypes[144]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12698,7 +12813,7 @@ func (x *AccessTokensQ) String() string {
 func (*AccessTokensQ) ProtoMessage() {}
 
 func (x *AccessTokensQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[142]
+	mi := &file_meta_proto_msgTypes[144]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12711,7 +12826,7 @@ func (x *AccessTokensQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessTokensQ.ProtoReflect.Descriptor instead.
 func (*AccessTokensQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{142}
+	return file_meta_proto_rawDescGZIP(), []int{144}
 }
 
 func (x *AccessTokensQ) GetHash() []byte {
@@ -12734,7 +12849,7 @@ type JobsQ struct {
 
 func (x *JobsQ) Reset() {
 	*x = JobsQ{}
-	mi := &file_meta_proto_msgTypes[143]
+	mi := &file_meta_proto_msgTypes[145]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12746,7 +12861,7 @@ func (x *JobsQ) String() string {
 func (*JobsQ) ProtoMessage() {}
 
 func (x *JobsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[143]
+	mi := &file_meta_proto_msgTypes[145]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12759,7 +12874,7 @@ func (x *JobsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobsQ.ProtoReflect.Descriptor instead.
 func (*JobsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{143}
+	return file_meta_proto_rawDescGZIP(), []int{145}
 }
 
 func (x *JobsQ) GetId() uint64 {
@@ -12802,7 +12917,7 @@ type UploadsQ struct {
 
 func (x *UploadsQ) Reset() {
 	*x = UploadsQ{}
-	mi := &file_meta_proto_msgTypes[144]
+	mi := &file_meta_proto_msgTypes[146]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12814,7 +12929,7 @@ func (x *UploadsQ) String() string {
 func (*UploadsQ) ProtoMessage() {}
 
 func (x *UploadsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[144]
+	mi := &file_meta_proto_msgTypes[146]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12827,7 +12942,7 @@ func (x *UploadsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadsQ.ProtoReflect.Descriptor instead.
 func (*UploadsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{144}
+	return file_meta_proto_rawDescGZIP(), []int{146}
 }
 
 func (x *UploadsQ) GetId() []byte {
@@ -12861,7 +12976,7 @@ type OriginsQ struct {
 
 func (x *OriginsQ) Reset() {
 	*x = OriginsQ{}
-	mi := &file_meta_proto_msgTypes[145]
+	mi := &file_meta_proto_msgTypes[147]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12873,7 +12988,7 @@ func (x *OriginsQ) String() string {
 func (*OriginsQ) ProtoMessage() {}
 
 func (x *OriginsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[145]
+	mi := &file_meta_proto_msgTypes[147]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12886,7 +13001,7 @@ func (x *OriginsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginsQ.ProtoReflect.Descriptor instead.
 func (*OriginsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{145}
+	return file_meta_proto_rawDescGZIP(), []int{147}
 }
 
 func (x *OriginsQ) GetNames() bool {
@@ -12910,7 +13025,7 @@ type HoldsQ struct {
 
 func (x *HoldsQ) Reset() {
 	*x = HoldsQ{}
-	mi := &file_meta_proto_msgTypes[146]
+	mi := &file_meta_proto_msgTypes[148]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12922,7 +13037,7 @@ func (x *HoldsQ) String() string {
 func (*HoldsQ) ProtoMessage() {}
 
 func (x *HoldsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[146]
+	mi := &file_meta_proto_msgTypes[148]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12935,7 +13050,7 @@ func (x *HoldsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldsQ.ProtoReflect.Descriptor instead.
 func (*HoldsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{146}
+	return file_meta_proto_rawDescGZIP(), []int{148}
 }
 
 func (x *HoldsQ) GetOrigin() uint64 {
@@ -12977,7 +13092,7 @@ type GetAttrQ struct {
 
 func (x *GetAttrQ) Reset() {
 	*x = GetAttrQ{}
-	mi := &file_meta_proto_msgTypes[147]
+	mi := &file_meta_proto_msgTypes[149]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12989,7 +13104,7 @@ func (x *GetAttrQ) String() string {
 func (*GetAttrQ) ProtoMessage() {}
 
 func (x *GetAttrQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[147]
+	mi := &file_meta_proto_msgTypes[149]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13002,7 +13117,7 @@ func (x *GetAttrQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttrQ.ProtoReflect.Descriptor instead.
 func (*GetAttrQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{147}
+	return file_meta_proto_rawDescGZIP(), []int{149}
 }
 
 func (x *GetAttrQ) GetIno() uint64 {
@@ -13036,7 +13151,7 @@ type LookupQ struct {
 
 func (x *LookupQ) Reset() {
 	*x = LookupQ{}
-	mi := &file_meta_proto_msgTypes[148]
+	mi := &file_meta_proto_msgTypes[150]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13048,7 +13163,7 @@ func (x *LookupQ) String() string {
 func (*LookupQ) ProtoMessage() {}
 
 func (x *LookupQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[148]
+	mi := &file_meta_proto_msgTypes[150]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13061,7 +13176,7 @@ func (x *LookupQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupQ.ProtoReflect.Descriptor instead.
 func (*LookupQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{148}
+	return file_meta_proto_rawDescGZIP(), []int{150}
 }
 
 func (x *LookupQ) GetDir() uint64 {
@@ -13087,7 +13202,7 @@ type ParentQ struct {
 
 func (x *ParentQ) Reset() {
 	*x = ParentQ{}
-	mi := &file_meta_proto_msgTypes[149]
+	mi := &file_meta_proto_msgTypes[151]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13099,7 +13214,7 @@ func (x *ParentQ) String() string {
 func (*ParentQ) ProtoMessage() {}
 
 func (x *ParentQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[149]
+	mi := &file_meta_proto_msgTypes[151]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13112,7 +13227,7 @@ func (x *ParentQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParentQ.ProtoReflect.Descriptor instead.
 func (*ParentQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{149}
+	return file_meta_proto_rawDescGZIP(), []int{151}
 }
 
 func (x *ParentQ) GetDir() uint64 {
@@ -13135,7 +13250,7 @@ type ReadDirQ struct {
 
 func (x *ReadDirQ) Reset() {
 	*x = ReadDirQ{}
-	mi := &file_meta_proto_msgTypes[150]
+	mi := &file_meta_proto_msgTypes[152]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13147,7 +13262,7 @@ func (x *ReadDirQ) String() string {
 func (*ReadDirQ) ProtoMessage() {}
 
 func (x *ReadDirQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[150]
+	mi := &file_meta_proto_msgTypes[152]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13160,7 +13275,7 @@ func (x *ReadDirQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirQ.ProtoReflect.Descriptor instead.
 func (*ReadDirQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{150}
+	return file_meta_proto_rawDescGZIP(), []int{152}
 }
 
 func (x *ReadDirQ) GetDir() uint64 {
@@ -13207,7 +13322,7 @@ type ReadLinkQ struct {
 
 func (x *ReadLinkQ) Reset() {
 	*x = ReadLinkQ{}
-	mi := &file_meta_proto_msgTypes[151]
+	mi := &file_meta_proto_msgTypes[153]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13219,7 +13334,7 @@ func (x *ReadLinkQ) String() string {
 func (*ReadLinkQ) ProtoMessage() {}
 
 func (x *ReadLinkQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[151]
+	mi := &file_meta_proto_msgTypes[153]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13232,7 +13347,7 @@ func (x *ReadLinkQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkQ.ProtoReflect.Descriptor instead.
 func (*ReadLinkQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{151}
+	return file_meta_proto_rawDescGZIP(), []int{153}
 }
 
 func (x *ReadLinkQ) GetIno() uint64 {
@@ -13256,7 +13371,7 @@ type ExtentsQ struct {
 
 func (x *ExtentsQ) Reset() {
 	*x = ExtentsQ{}
-	mi := &file_meta_proto_msgTypes[152]
+	mi := &file_meta_proto_msgTypes[154]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13268,7 +13383,7 @@ func (x *ExtentsQ) String() string {
 func (*ExtentsQ) ProtoMessage() {}
 
 func (x *ExtentsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[152]
+	mi := &file_meta_proto_msgTypes[154]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13281,7 +13396,7 @@ func (x *ExtentsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsQ.ProtoReflect.Descriptor instead.
 func (*ExtentsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{152}
+	return file_meta_proto_rawDescGZIP(), []int{154}
 }
 
 func (x *ExtentsQ) GetIno() uint64 {
@@ -13329,7 +13444,7 @@ type StatFSQ struct {
 
 func (x *StatFSQ) Reset() {
 	*x = StatFSQ{}
-	mi := &file_meta_proto_msgTypes[153]
+	mi := &file_meta_proto_msgTypes[155]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13341,7 +13456,7 @@ func (x *StatFSQ) String() string {
 func (*StatFSQ) ProtoMessage() {}
 
 func (x *StatFSQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[153]
+	mi := &file_meta_proto_msgTypes[155]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13354,7 +13469,7 @@ func (x *StatFSQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSQ.ProtoReflect.Descriptor instead.
 func (*StatFSQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{153}
+	return file_meta_proto_rawDescGZIP(), []int{155}
 }
 
 func (x *StatFSQ) GetIno() uint64 {
@@ -13375,7 +13490,7 @@ type QuotasQ struct {
 
 func (x *QuotasQ) Reset() {
 	*x = QuotasQ{}
-	mi := &file_meta_proto_msgTypes[154]
+	mi := &file_meta_proto_msgTypes[156]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13387,7 +13502,7 @@ func (x *QuotasQ) String() string {
 func (*QuotasQ) ProtoMessage() {}
 
 func (x *QuotasQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[154]
+	mi := &file_meta_proto_msgTypes[156]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13400,7 +13515,7 @@ func (x *QuotasQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotasQ.ProtoReflect.Descriptor instead.
 func (*QuotasQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{154}
+	return file_meta_proto_rawDescGZIP(), []int{156}
 }
 
 func (x *QuotasQ) GetFrom() uint32 {
@@ -13425,7 +13540,7 @@ type NodesQ struct {
 
 func (x *NodesQ) Reset() {
 	*x = NodesQ{}
-	mi := &file_meta_proto_msgTypes[155]
+	mi := &file_meta_proto_msgTypes[157]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13437,7 +13552,7 @@ func (x *NodesQ) String() string {
 func (*NodesQ) ProtoMessage() {}
 
 func (x *NodesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[155]
+	mi := &file_meta_proto_msgTypes[157]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13450,7 +13565,7 @@ func (x *NodesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesQ.ProtoReflect.Descriptor instead.
 func (*NodesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{155}
+	return file_meta_proto_rawDescGZIP(), []int{157}
 }
 
 type TokensQ struct {
@@ -13461,7 +13576,7 @@ type TokensQ struct {
 
 func (x *TokensQ) Reset() {
 	*x = TokensQ{}
-	mi := &file_meta_proto_msgTypes[156]
+	mi := &file_meta_proto_msgTypes[158]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13473,7 +13588,7 @@ func (x *TokensQ) String() string {
 func (*TokensQ) ProtoMessage() {}
 
 func (x *TokensQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[156]
+	mi := &file_meta_proto_msgTypes[158]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13486,7 +13601,7 @@ func (x *TokensQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensQ.ProtoReflect.Descriptor instead.
 func (*TokensQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{156}
+	return file_meta_proto_rawDescGZIP(), []int{158}
 }
 
 type RetiredNodesQ struct {
@@ -13497,7 +13612,7 @@ type RetiredNodesQ struct {
 
 func (x *RetiredNodesQ) Reset() {
 	*x = RetiredNodesQ{}
-	mi := &file_meta_proto_msgTypes[157]
+	mi := &file_meta_proto_msgTypes[159]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13509,7 +13624,7 @@ func (x *RetiredNodesQ) String() string {
 func (*RetiredNodesQ) ProtoMessage() {}
 
 func (x *RetiredNodesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[157]
+	mi := &file_meta_proto_msgTypes[159]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13522,7 +13637,7 @@ func (x *RetiredNodesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetiredNodesQ.ProtoReflect.Descriptor instead.
 func (*RetiredNodesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{157}
+	return file_meta_proto_rawDescGZIP(), []int{159}
 }
 
 type BlockStatesQ struct {
@@ -13534,7 +13649,7 @@ type BlockStatesQ struct {
 
 func (x *BlockStatesQ) Reset() {
 	*x = BlockStatesQ{}
-	mi := &file_meta_proto_msgTypes[158]
+	mi := &file_meta_proto_msgTypes[160]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13546,7 +13661,7 @@ func (x *BlockStatesQ) String() string {
 func (*BlockStatesQ) ProtoMessage() {}
 
 func (x *BlockStatesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[158]
+	mi := &file_meta_proto_msgTypes[160]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13559,7 +13674,7 @@ func (x *BlockStatesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesQ.ProtoReflect.Descriptor instead.
 func (*BlockStatesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{158}
+	return file_meta_proto_rawDescGZIP(), []int{160}
 }
 
 func (x *BlockStatesQ) GetIds() []uint64 {
@@ -13583,7 +13698,7 @@ type BlocksQ struct {
 
 func (x *BlocksQ) Reset() {
 	*x = BlocksQ{}
-	mi := &file_meta_proto_msgTypes[159]
+	mi := &file_meta_proto_msgTypes[161]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13595,7 +13710,7 @@ func (x *BlocksQ) String() string {
 func (*BlocksQ) ProtoMessage() {}
 
 func (x *BlocksQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[159]
+	mi := &file_meta_proto_msgTypes[161]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13608,7 +13723,7 @@ func (x *BlocksQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksQ.ProtoReflect.Descriptor instead.
 func (*BlocksQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{159}
+	return file_meta_proto_rawDescGZIP(), []int{161}
 }
 
 func (x *BlocksQ) GetAfter() uint64 {
@@ -13651,7 +13766,7 @@ type LiveBlocksQ struct {
 
 func (x *LiveBlocksQ) Reset() {
 	*x = LiveBlocksQ{}
-	mi := &file_meta_proto_msgTypes[160]
+	mi := &file_meta_proto_msgTypes[162]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13663,7 +13778,7 @@ func (x *LiveBlocksQ) String() string {
 func (*LiveBlocksQ) ProtoMessage() {}
 
 func (x *LiveBlocksQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[160]
+	mi := &file_meta_proto_msgTypes[162]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13676,7 +13791,7 @@ func (x *LiveBlocksQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LiveBlocksQ.ProtoReflect.Descriptor instead.
 func (*LiveBlocksQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{160}
+	return file_meta_proto_rawDescGZIP(), []int{162}
 }
 
 func (x *LiveBlocksQ) GetAfter() uint64 {
@@ -13704,7 +13819,7 @@ type GetXattrQ struct {
 
 func (x *GetXattrQ) Reset() {
 	*x = GetXattrQ{}
-	mi := &file_meta_proto_msgTypes[161]
+	mi := &file_meta_proto_msgTypes[163]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13716,7 +13831,7 @@ func (x *GetXattrQ) String() string {
 func (*GetXattrQ) ProtoMessage() {}
 
 func (x *GetXattrQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[161]
+	mi := &file_meta_proto_msgTypes[163]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13729,7 +13844,7 @@ func (x *GetXattrQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrQ.ProtoReflect.Descriptor instead.
 func (*GetXattrQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{161}
+	return file_meta_proto_rawDescGZIP(), []int{163}
 }
 
 func (x *GetXattrQ) GetIno() uint64 {
@@ -13757,7 +13872,7 @@ type ListXattrsQ struct {
 
 func (x *ListXattrsQ) Reset() {
 	*x = ListXattrsQ{}
-	mi := &file_meta_proto_msgTypes[162]
+	mi := &file_meta_proto_msgTypes[164]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13769,7 +13884,7 @@ func (x *ListXattrsQ) String() string {
 func (*ListXattrsQ) ProtoMessage() {}
 
 func (x *ListXattrsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[162]
+	mi := &file_meta_proto_msgTypes[164]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13782,7 +13897,7 @@ func (x *ListXattrsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrsQ.ProtoReflect.Descriptor instead.
 func (*ListXattrsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{162}
+	return file_meta_proto_rawDescGZIP(), []int{164}
 }
 
 func (x *ListXattrsQ) GetIno() uint64 {
@@ -13814,7 +13929,7 @@ type ShardInfoQ struct {
 
 func (x *ShardInfoQ) Reset() {
 	*x = ShardInfoQ{}
-	mi := &file_meta_proto_msgTypes[163]
+	mi := &file_meta_proto_msgTypes[165]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13826,7 +13941,7 @@ func (x *ShardInfoQ) String() string {
 func (*ShardInfoQ) ProtoMessage() {}
 
 func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[163]
+	mi := &file_meta_proto_msgTypes[165]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13839,7 +13954,7 @@ func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoQ.ProtoReflect.Descriptor instead.
 func (*ShardInfoQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{163}
+	return file_meta_proto_rawDescGZIP(), []int{165}
 }
 
 // FileSystemsQ lists the file systems. With the version that the caller has, the answer to an unchanged list is only that. 0: none.
@@ -13852,7 +13967,7 @@ type FileSystemsQ struct {
 
 func (x *FileSystemsQ) Reset() {
 	*x = FileSystemsQ{}
-	mi := &file_meta_proto_msgTypes[164]
+	mi := &file_meta_proto_msgTypes[166]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13864,7 +13979,7 @@ func (x *FileSystemsQ) String() string {
 func (*FileSystemsQ) ProtoMessage() {}
 
 func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[164]
+	mi := &file_meta_proto_msgTypes[166]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13877,7 +13992,7 @@ func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsQ.ProtoReflect.Descriptor instead.
 func (*FileSystemsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{164}
+	return file_meta_proto_rawDescGZIP(), []int{166}
 }
 
 func (x *FileSystemsQ) GetKnownVersion() uint64 {
@@ -13896,7 +14011,7 @@ type NamespaceQ struct {
 
 func (x *NamespaceQ) Reset() {
 	*x = NamespaceQ{}
-	mi := &file_meta_proto_msgTypes[165]
+	mi := &file_meta_proto_msgTypes[167]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13908,7 +14023,7 @@ func (x *NamespaceQ) String() string {
 func (*NamespaceQ) ProtoMessage() {}
 
 func (x *NamespaceQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[165]
+	mi := &file_meta_proto_msgTypes[167]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13921,7 +14036,7 @@ func (x *NamespaceQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceQ.ProtoReflect.Descriptor instead.
 func (*NamespaceQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{165}
+	return file_meta_proto_rawDescGZIP(), []int{167}
 }
 
 // ClusterMapQ asks for the stores and pools. With the version that the caller has, the answer
@@ -13935,7 +14050,7 @@ type ClusterMapQ struct {
 
 func (x *ClusterMapQ) Reset() {
 	*x = ClusterMapQ{}
-	mi := &file_meta_proto_msgTypes[166]
+	mi := &file_meta_proto_msgTypes[168]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13947,7 +14062,7 @@ func (x *ClusterMapQ) String() string {
 func (*ClusterMapQ) ProtoMessage() {}
 
 func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[166]
+	mi := &file_meta_proto_msgTypes[168]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13960,7 +14075,7 @@ func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapQ.ProtoReflect.Descriptor instead.
 func (*ClusterMapQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{166}
+	return file_meta_proto_rawDescGZIP(), []int{168}
 }
 
 func (x *ClusterMapQ) GetKnownVersion() uint64 {
@@ -13979,7 +14094,7 @@ type KeysQ struct {
 
 func (x *KeysQ) Reset() {
 	*x = KeysQ{}
-	mi := &file_meta_proto_msgTypes[167]
+	mi := &file_meta_proto_msgTypes[169]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13991,7 +14106,7 @@ func (x *KeysQ) String() string {
 func (*KeysQ) ProtoMessage() {}
 
 func (x *KeysQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[167]
+	mi := &file_meta_proto_msgTypes[169]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14004,7 +14119,7 @@ func (x *KeysQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysQ.ProtoReflect.Descriptor instead.
 func (*KeysQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{167}
+	return file_meta_proto_rawDescGZIP(), []int{169}
 }
 
 func (x *KeysQ) GetKind() string {
@@ -14023,7 +14138,7 @@ type NFSClientsQ struct {
 
 func (x *NFSClientsQ) Reset() {
 	*x = NFSClientsQ{}
-	mi := &file_meta_proto_msgTypes[168]
+	mi := &file_meta_proto_msgTypes[170]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14035,7 +14150,7 @@ func (x *NFSClientsQ) String() string {
 func (*NFSClientsQ) ProtoMessage() {}
 
 func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[168]
+	mi := &file_meta_proto_msgTypes[170]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14048,7 +14163,7 @@ func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsQ.ProtoReflect.Descriptor instead.
 func (*NFSClientsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{168}
+	return file_meta_proto_rawDescGZIP(), []int{170}
 }
 
 func (x *NFSClientsQ) GetGateway() string {
@@ -14073,7 +14188,7 @@ type TestLockQ struct {
 
 func (x *TestLockQ) Reset() {
 	*x = TestLockQ{}
-	mi := &file_meta_proto_msgTypes[169]
+	mi := &file_meta_proto_msgTypes[171]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14085,7 +14200,7 @@ func (x *TestLockQ) String() string {
 func (*TestLockQ) ProtoMessage() {}
 
 func (x *TestLockQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[169]
+	mi := &file_meta_proto_msgTypes[171]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14098,7 +14213,7 @@ func (x *TestLockQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestLockQ.ProtoReflect.Descriptor instead.
 func (*TestLockQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{169}
+	return file_meta_proto_rawDescGZIP(), []int{171}
 }
 
 func (x *TestLockQ) GetIno() uint64 {
@@ -14157,7 +14272,7 @@ type ClientStateQ struct {
 
 func (x *ClientStateQ) Reset() {
 	*x = ClientStateQ{}
-	mi := &file_meta_proto_msgTypes[170]
+	mi := &file_meta_proto_msgTypes[172]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14169,7 +14284,7 @@ func (x *ClientStateQ) String() string {
 func (*ClientStateQ) ProtoMessage() {}
 
 func (x *ClientStateQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[170]
+	mi := &file_meta_proto_msgTypes[172]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14182,7 +14297,7 @@ func (x *ClientStateQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientStateQ.ProtoReflect.Descriptor instead.
 func (*ClientStateQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{170}
+	return file_meta_proto_rawDescGZIP(), []int{172}
 }
 
 func (x *ClientStateQ) GetClient() uint64 {
@@ -14224,7 +14339,7 @@ type SessionSlotsQ struct {
 
 func (x *SessionSlotsQ) Reset() {
 	*x = SessionSlotsQ{}
-	mi := &file_meta_proto_msgTypes[171]
+	mi := &file_meta_proto_msgTypes[173]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14236,7 +14351,7 @@ func (x *SessionSlotsQ) String() string {
 func (*SessionSlotsQ) ProtoMessage() {}
 
 func (x *SessionSlotsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[171]
+	mi := &file_meta_proto_msgTypes[173]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14249,7 +14364,7 @@ func (x *SessionSlotsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlotsQ.ProtoReflect.Descriptor instead.
 func (*SessionSlotsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{171}
+	return file_meta_proto_rawDescGZIP(), []int{173}
 }
 
 func (x *SessionSlotsQ) GetSession() []byte {
@@ -14269,7 +14384,7 @@ type FileOpensQ struct {
 
 func (x *FileOpensQ) Reset() {
 	*x = FileOpensQ{}
-	mi := &file_meta_proto_msgTypes[172]
+	mi := &file_meta_proto_msgTypes[174]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14281,7 +14396,7 @@ func (x *FileOpensQ) String() string {
 func (*FileOpensQ) ProtoMessage() {}
 
 func (x *FileOpensQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[172]
+	mi := &file_meta_proto_msgTypes[174]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14294,7 +14409,7 @@ func (x *FileOpensQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileOpensQ.ProtoReflect.Descriptor instead.
 func (*FileOpensQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{172}
+	return file_meta_proto_rawDescGZIP(), []int{174}
 }
 
 func (x *FileOpensQ) GetIno() uint64 {
@@ -14317,7 +14432,7 @@ type ClientsQ struct {
 
 func (x *ClientsQ) Reset() {
 	*x = ClientsQ{}
-	mi := &file_meta_proto_msgTypes[173]
+	mi := &file_meta_proto_msgTypes[175]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14329,7 +14444,7 @@ func (x *ClientsQ) String() string {
 func (*ClientsQ) ProtoMessage() {}
 
 func (x *ClientsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[173]
+	mi := &file_meta_proto_msgTypes[175]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14342,7 +14457,7 @@ func (x *ClientsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientsQ.ProtoReflect.Descriptor instead.
 func (*ClientsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{173}
+	return file_meta_proto_rawDescGZIP(), []int{175}
 }
 
 func (x *ClientsQ) GetGateway() string {
@@ -14373,18 +14488,19 @@ func (x *ClientsQ) GetReleasing() bool {
 	return false
 }
 
-// ClientQ asks for one client with its sessions, by a session if that is given. KindNotFound.
+// ClientQ asks for one client with its sessions, by a session if that is given, or by its owner: of several the newest that has not ended. KindNotFound.
 type ClientQ struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Client        uint64                 `protobuf:"varint,1,opt,name=client,proto3" json:"client,omitempty"`
 	Session       []byte                 `protobuf:"bytes,2,opt,name=session,proto3" json:"session,omitempty"`
+	Owner         []byte                 `protobuf:"bytes,3,opt,name=owner,proto3" json:"owner,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ClientQ) Reset() {
 	*x = ClientQ{}
-	mi := &file_meta_proto_msgTypes[174]
+	mi := &file_meta_proto_msgTypes[176]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14396,7 +14512,7 @@ func (x *ClientQ) String() string {
 func (*ClientQ) ProtoMessage() {}
 
 func (x *ClientQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[174]
+	mi := &file_meta_proto_msgTypes[176]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14409,7 +14525,7 @@ func (x *ClientQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientQ.ProtoReflect.Descriptor instead.
 func (*ClientQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{174}
+	return file_meta_proto_rawDescGZIP(), []int{176}
 }
 
 func (x *ClientQ) GetClient() uint64 {
@@ -14422,6 +14538,13 @@ func (x *ClientQ) GetClient() uint64 {
 func (x *ClientQ) GetSession() []byte {
 	if x != nil {
 		return x.Session
+	}
+	return nil
+}
+
+func (x *ClientQ) GetOwner() []byte {
+	if x != nil {
+		return x.Owner
 	}
 	return nil
 }
@@ -14469,7 +14592,7 @@ type QueryResult struct {
 
 func (x *QueryResult) Reset() {
 	*x = QueryResult{}
-	mi := &file_meta_proto_msgTypes[175]
+	mi := &file_meta_proto_msgTypes[177]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14481,7 +14604,7 @@ func (x *QueryResult) String() string {
 func (*QueryResult) ProtoMessage() {}
 
 func (x *QueryResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[175]
+	mi := &file_meta_proto_msgTypes[177]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14494,7 +14617,7 @@ func (x *QueryResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryResult.ProtoReflect.Descriptor instead.
 func (*QueryResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{175}
+	return file_meta_proto_rawDescGZIP(), []int{177}
 }
 
 func (x *QueryResult) GetKind() uint32 {
@@ -14981,7 +15104,7 @@ type WorkspacesR struct {
 
 func (x *WorkspacesR) Reset() {
 	*x = WorkspacesR{}
-	mi := &file_meta_proto_msgTypes[176]
+	mi := &file_meta_proto_msgTypes[178]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14993,7 +15116,7 @@ func (x *WorkspacesR) String() string {
 func (*WorkspacesR) ProtoMessage() {}
 
 func (x *WorkspacesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[176]
+	mi := &file_meta_proto_msgTypes[178]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15006,7 +15129,7 @@ func (x *WorkspacesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkspacesR.ProtoReflect.Descriptor instead.
 func (*WorkspacesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{176}
+	return file_meta_proto_rawDescGZIP(), []int{178}
 }
 
 func (x *WorkspacesR) GetWorkspaces() []*Workspace {
@@ -15025,7 +15148,7 @@ type AccessTokensR struct {
 
 func (x *AccessTokensR) Reset() {
 	*x = AccessTokensR{}
-	mi := &file_meta_proto_msgTypes[177]
+	mi := &file_meta_proto_msgTypes[179]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15037,7 +15160,7 @@ func (x *AccessTokensR) String() string {
 func (*AccessTokensR) ProtoMessage() {}
 
 func (x *AccessTokensR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[177]
+	mi := &file_meta_proto_msgTypes[179]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15050,7 +15173,7 @@ func (x *AccessTokensR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessTokensR.ProtoReflect.Descriptor instead.
 func (*AccessTokensR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{177}
+	return file_meta_proto_rawDescGZIP(), []int{179}
 }
 
 func (x *AccessTokensR) GetTokens() []*AccessToken {
@@ -15070,7 +15193,7 @@ type JobsR struct {
 
 func (x *JobsR) Reset() {
 	*x = JobsR{}
-	mi := &file_meta_proto_msgTypes[178]
+	mi := &file_meta_proto_msgTypes[180]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15082,7 +15205,7 @@ func (x *JobsR) String() string {
 func (*JobsR) ProtoMessage() {}
 
 func (x *JobsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[178]
+	mi := &file_meta_proto_msgTypes[180]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15095,7 +15218,7 @@ func (x *JobsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobsR.ProtoReflect.Descriptor instead.
 func (*JobsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{178}
+	return file_meta_proto_rawDescGZIP(), []int{180}
 }
 
 func (x *JobsR) GetJobs() []*Job {
@@ -15122,7 +15245,7 @@ type UploadsR struct {
 
 func (x *UploadsR) Reset() {
 	*x = UploadsR{}
-	mi := &file_meta_proto_msgTypes[179]
+	mi := &file_meta_proto_msgTypes[181]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15134,7 +15257,7 @@ func (x *UploadsR) String() string {
 func (*UploadsR) ProtoMessage() {}
 
 func (x *UploadsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[179]
+	mi := &file_meta_proto_msgTypes[181]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15147,7 +15270,7 @@ func (x *UploadsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadsR.ProtoReflect.Descriptor instead.
 func (*UploadsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{179}
+	return file_meta_proto_rawDescGZIP(), []int{181}
 }
 
 func (x *UploadsR) GetUploads() []*Upload {
@@ -15174,7 +15297,7 @@ type OriginsR struct {
 
 func (x *OriginsR) Reset() {
 	*x = OriginsR{}
-	mi := &file_meta_proto_msgTypes[180]
+	mi := &file_meta_proto_msgTypes[182]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15186,7 +15309,7 @@ func (x *OriginsR) String() string {
 func (*OriginsR) ProtoMessage() {}
 
 func (x *OriginsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[180]
+	mi := &file_meta_proto_msgTypes[182]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15199,7 +15322,7 @@ func (x *OriginsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginsR.ProtoReflect.Descriptor instead.
 func (*OriginsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{180}
+	return file_meta_proto_rawDescGZIP(), []int{182}
 }
 
 func (x *OriginsR) GetOrigins() []uint64 {
@@ -15226,7 +15349,7 @@ type HoldsR struct {
 
 func (x *HoldsR) Reset() {
 	*x = HoldsR{}
-	mi := &file_meta_proto_msgTypes[181]
+	mi := &file_meta_proto_msgTypes[183]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15238,7 +15361,7 @@ func (x *HoldsR) String() string {
 func (*HoldsR) ProtoMessage() {}
 
 func (x *HoldsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[181]
+	mi := &file_meta_proto_msgTypes[183]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15251,7 +15374,7 @@ func (x *HoldsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldsR.ProtoReflect.Descriptor instead.
 func (*HoldsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{181}
+	return file_meta_proto_rawDescGZIP(), []int{183}
 }
 
 func (x *HoldsR) GetFiles() []*FileId {
@@ -15279,7 +15402,7 @@ type FileId struct {
 
 func (x *FileId) Reset() {
 	*x = FileId{}
-	mi := &file_meta_proto_msgTypes[182]
+	mi := &file_meta_proto_msgTypes[184]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15291,7 +15414,7 @@ func (x *FileId) String() string {
 func (*FileId) ProtoMessage() {}
 
 func (x *FileId) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[182]
+	mi := &file_meta_proto_msgTypes[184]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15304,7 +15427,7 @@ func (x *FileId) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileId.ProtoReflect.Descriptor instead.
 func (*FileId) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{182}
+	return file_meta_proto_rawDescGZIP(), []int{184}
 }
 
 func (x *FileId) GetFs() uint32 {
@@ -15331,7 +15454,7 @@ type AttrR struct {
 
 func (x *AttrR) Reset() {
 	*x = AttrR{}
-	mi := &file_meta_proto_msgTypes[183]
+	mi := &file_meta_proto_msgTypes[185]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15343,7 +15466,7 @@ func (x *AttrR) String() string {
 func (*AttrR) ProtoMessage() {}
 
 func (x *AttrR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[183]
+	mi := &file_meta_proto_msgTypes[185]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15356,7 +15479,7 @@ func (x *AttrR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttrR.ProtoReflect.Descriptor instead.
 func (*AttrR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{183}
+	return file_meta_proto_rawDescGZIP(), []int{185}
 }
 
 func (x *AttrR) GetAttr() *Attr {
@@ -15386,7 +15509,7 @@ type Dirent struct {
 
 func (x *Dirent) Reset() {
 	*x = Dirent{}
-	mi := &file_meta_proto_msgTypes[184]
+	mi := &file_meta_proto_msgTypes[186]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15398,7 +15521,7 @@ func (x *Dirent) String() string {
 func (*Dirent) ProtoMessage() {}
 
 func (x *Dirent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[184]
+	mi := &file_meta_proto_msgTypes[186]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15411,7 +15534,7 @@ func (x *Dirent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dirent.ProtoReflect.Descriptor instead.
 func (*Dirent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{184}
+	return file_meta_proto_rawDescGZIP(), []int{186}
 }
 
 func (x *Dirent) GetCookie() uint64 {
@@ -15460,7 +15583,7 @@ type ReadDirR struct {
 
 func (x *ReadDirR) Reset() {
 	*x = ReadDirR{}
-	mi := &file_meta_proto_msgTypes[185]
+	mi := &file_meta_proto_msgTypes[187]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15472,7 +15595,7 @@ func (x *ReadDirR) String() string {
 func (*ReadDirR) ProtoMessage() {}
 
 func (x *ReadDirR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[185]
+	mi := &file_meta_proto_msgTypes[187]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15485,7 +15608,7 @@ func (x *ReadDirR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirR.ProtoReflect.Descriptor instead.
 func (*ReadDirR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{185}
+	return file_meta_proto_rawDescGZIP(), []int{187}
 }
 
 func (x *ReadDirR) GetEntries() []*Dirent {
@@ -15518,7 +15641,7 @@ type ReadLinkR struct {
 
 func (x *ReadLinkR) Reset() {
 	*x = ReadLinkR{}
-	mi := &file_meta_proto_msgTypes[186]
+	mi := &file_meta_proto_msgTypes[188]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15530,7 +15653,7 @@ func (x *ReadLinkR) String() string {
 func (*ReadLinkR) ProtoMessage() {}
 
 func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[186]
+	mi := &file_meta_proto_msgTypes[188]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15543,7 +15666,7 @@ func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkR.ProtoReflect.Descriptor instead.
 func (*ReadLinkR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{186}
+	return file_meta_proto_rawDescGZIP(), []int{188}
 }
 
 func (x *ReadLinkR) GetTarget() []byte {
@@ -15571,7 +15694,7 @@ type Extent struct {
 
 func (x *Extent) Reset() {
 	*x = Extent{}
-	mi := &file_meta_proto_msgTypes[187]
+	mi := &file_meta_proto_msgTypes[189]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15583,7 +15706,7 @@ func (x *Extent) String() string {
 func (*Extent) ProtoMessage() {}
 
 func (x *Extent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[187]
+	mi := &file_meta_proto_msgTypes[189]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15596,7 +15719,7 @@ func (x *Extent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extent.ProtoReflect.Descriptor instead.
 func (*Extent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{187}
+	return file_meta_proto_rawDescGZIP(), []int{189}
 }
 
 func (x *Extent) GetOffset() uint64 {
@@ -15681,7 +15804,7 @@ type ExtentsR struct {
 
 func (x *ExtentsR) Reset() {
 	*x = ExtentsR{}
-	mi := &file_meta_proto_msgTypes[188]
+	mi := &file_meta_proto_msgTypes[190]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15693,7 +15816,7 @@ func (x *ExtentsR) String() string {
 func (*ExtentsR) ProtoMessage() {}
 
 func (x *ExtentsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[188]
+	mi := &file_meta_proto_msgTypes[190]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15706,7 +15829,7 @@ func (x *ExtentsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsR.ProtoReflect.Descriptor instead.
 func (*ExtentsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{188}
+	return file_meta_proto_rawDescGZIP(), []int{190}
 }
 
 func (x *ExtentsR) GetExtents() []*Extent {
@@ -15751,7 +15874,7 @@ type StatFSR struct {
 
 func (x *StatFSR) Reset() {
 	*x = StatFSR{}
-	mi := &file_meta_proto_msgTypes[189]
+	mi := &file_meta_proto_msgTypes[191]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15763,7 +15886,7 @@ func (x *StatFSR) String() string {
 func (*StatFSR) ProtoMessage() {}
 
 func (x *StatFSR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[189]
+	mi := &file_meta_proto_msgTypes[191]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15776,7 +15899,7 @@ func (x *StatFSR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSR.ProtoReflect.Descriptor instead.
 func (*StatFSR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{189}
+	return file_meta_proto_rawDescGZIP(), []int{191}
 }
 
 func (x *StatFSR) GetUsedBytes() uint64 {
@@ -15837,7 +15960,7 @@ type Quota struct {
 
 func (x *Quota) Reset() {
 	*x = Quota{}
-	mi := &file_meta_proto_msgTypes[190]
+	mi := &file_meta_proto_msgTypes[192]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15849,7 +15972,7 @@ func (x *Quota) String() string {
 func (*Quota) ProtoMessage() {}
 
 func (x *Quota) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[190]
+	mi := &file_meta_proto_msgTypes[192]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15862,7 +15985,7 @@ func (x *Quota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Quota.ProtoReflect.Descriptor instead.
 func (*Quota) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{190}
+	return file_meta_proto_rawDescGZIP(), []int{192}
 }
 
 func (x *Quota) GetProject() uint32 {
@@ -15924,7 +16047,7 @@ type QuotasR struct {
 
 func (x *QuotasR) Reset() {
 	*x = QuotasR{}
-	mi := &file_meta_proto_msgTypes[191]
+	mi := &file_meta_proto_msgTypes[193]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15936,7 +16059,7 @@ func (x *QuotasR) String() string {
 func (*QuotasR) ProtoMessage() {}
 
 func (x *QuotasR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[191]
+	mi := &file_meta_proto_msgTypes[193]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15949,7 +16072,7 @@ func (x *QuotasR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotasR.ProtoReflect.Descriptor instead.
 func (*QuotasR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{191}
+	return file_meta_proto_rawDescGZIP(), []int{193}
 }
 
 func (x *QuotasR) GetQuotas() []*Quota {
@@ -15978,7 +16101,7 @@ type BlockStatesR struct {
 
 func (x *BlockStatesR) Reset() {
 	*x = BlockStatesR{}
-	mi := &file_meta_proto_msgTypes[192]
+	mi := &file_meta_proto_msgTypes[194]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15990,7 +16113,7 @@ func (x *BlockStatesR) String() string {
 func (*BlockStatesR) ProtoMessage() {}
 
 func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[192]
+	mi := &file_meta_proto_msgTypes[194]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16003,7 +16126,7 @@ func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesR.ProtoReflect.Descriptor instead.
 func (*BlockStatesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{192}
+	return file_meta_proto_rawDescGZIP(), []int{194}
 }
 
 func (x *BlockStatesR) GetStates() []BlockState {
@@ -16030,7 +16153,7 @@ type BlocksR struct {
 
 func (x *BlocksR) Reset() {
 	*x = BlocksR{}
-	mi := &file_meta_proto_msgTypes[193]
+	mi := &file_meta_proto_msgTypes[195]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16042,7 +16165,7 @@ func (x *BlocksR) String() string {
 func (*BlocksR) ProtoMessage() {}
 
 func (x *BlocksR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[193]
+	mi := &file_meta_proto_msgTypes[195]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16055,7 +16178,7 @@ func (x *BlocksR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksR.ProtoReflect.Descriptor instead.
 func (*BlocksR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{193}
+	return file_meta_proto_rawDescGZIP(), []int{195}
 }
 
 func (x *BlocksR) GetBlocks() []*BlockInfo {
@@ -16086,7 +16209,7 @@ type BlockInfo struct {
 
 func (x *BlockInfo) Reset() {
 	*x = BlockInfo{}
-	mi := &file_meta_proto_msgTypes[194]
+	mi := &file_meta_proto_msgTypes[196]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16098,7 +16221,7 @@ func (x *BlockInfo) String() string {
 func (*BlockInfo) ProtoMessage() {}
 
 func (x *BlockInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[194]
+	mi := &file_meta_proto_msgTypes[196]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16111,7 +16234,7 @@ func (x *BlockInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockInfo.ProtoReflect.Descriptor instead.
 func (*BlockInfo) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{194}
+	return file_meta_proto_rawDescGZIP(), []int{196}
 }
 
 func (x *BlockInfo) GetId() uint64 {
@@ -16165,7 +16288,7 @@ type GetXattrR struct {
 
 func (x *GetXattrR) Reset() {
 	*x = GetXattrR{}
-	mi := &file_meta_proto_msgTypes[195]
+	mi := &file_meta_proto_msgTypes[197]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16177,7 +16300,7 @@ func (x *GetXattrR) String() string {
 func (*GetXattrR) ProtoMessage() {}
 
 func (x *GetXattrR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[195]
+	mi := &file_meta_proto_msgTypes[197]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16190,7 +16313,7 @@ func (x *GetXattrR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrR.ProtoReflect.Descriptor instead.
 func (*GetXattrR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{195}
+	return file_meta_proto_rawDescGZIP(), []int{197}
 }
 
 func (x *GetXattrR) GetValue() []byte {
@@ -16211,7 +16334,7 @@ type ListXattrsR struct {
 
 func (x *ListXattrsR) Reset() {
 	*x = ListXattrsR{}
-	mi := &file_meta_proto_msgTypes[196]
+	mi := &file_meta_proto_msgTypes[198]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16223,7 +16346,7 @@ func (x *ListXattrsR) String() string {
 func (*ListXattrsR) ProtoMessage() {}
 
 func (x *ListXattrsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[196]
+	mi := &file_meta_proto_msgTypes[198]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16236,7 +16359,7 @@ func (x *ListXattrsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrsR.ProtoReflect.Descriptor instead.
 func (*ListXattrsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{196}
+	return file_meta_proto_rawDescGZIP(), []int{198}
 }
 
 func (x *ListXattrsR) GetNames() [][]byte {
@@ -16282,7 +16405,7 @@ type ShardInfoR struct {
 
 func (x *ShardInfoR) Reset() {
 	*x = ShardInfoR{}
-	mi := &file_meta_proto_msgTypes[197]
+	mi := &file_meta_proto_msgTypes[199]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16294,7 +16417,7 @@ func (x *ShardInfoR) String() string {
 func (*ShardInfoR) ProtoMessage() {}
 
 func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[197]
+	mi := &file_meta_proto_msgTypes[199]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16307,7 +16430,7 @@ func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoR.ProtoReflect.Descriptor instead.
 func (*ShardInfoR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{197}
+	return file_meta_proto_rawDescGZIP(), []int{199}
 }
 
 func (x *ShardInfoR) GetShard() uint32 {
@@ -16407,7 +16530,7 @@ type FileSystemsR struct {
 
 func (x *FileSystemsR) Reset() {
 	*x = FileSystemsR{}
-	mi := &file_meta_proto_msgTypes[198]
+	mi := &file_meta_proto_msgTypes[200]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16419,7 +16542,7 @@ func (x *FileSystemsR) String() string {
 func (*FileSystemsR) ProtoMessage() {}
 
 func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[198]
+	mi := &file_meta_proto_msgTypes[200]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16432,7 +16555,7 @@ func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsR.ProtoReflect.Descriptor instead.
 func (*FileSystemsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{198}
+	return file_meta_proto_rawDescGZIP(), []int{200}
 }
 
 func (x *FileSystemsR) GetFileSystems() []*FileSystem {
@@ -16486,7 +16609,7 @@ type NamespaceR struct {
 
 func (x *NamespaceR) Reset() {
 	*x = NamespaceR{}
-	mi := &file_meta_proto_msgTypes[199]
+	mi := &file_meta_proto_msgTypes[201]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16498,7 +16621,7 @@ func (x *NamespaceR) String() string {
 func (*NamespaceR) ProtoMessage() {}
 
 func (x *NamespaceR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[199]
+	mi := &file_meta_proto_msgTypes[201]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16511,7 +16634,7 @@ func (x *NamespaceR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceR.ProtoReflect.Descriptor instead.
 func (*NamespaceR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{199}
+	return file_meta_proto_rawDescGZIP(), []int{201}
 }
 
 func (x *NamespaceR) GetExists() bool {
@@ -16585,7 +16708,7 @@ type ClusterMapR struct {
 
 func (x *ClusterMapR) Reset() {
 	*x = ClusterMapR{}
-	mi := &file_meta_proto_msgTypes[200]
+	mi := &file_meta_proto_msgTypes[202]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16597,7 +16720,7 @@ func (x *ClusterMapR) String() string {
 func (*ClusterMapR) ProtoMessage() {}
 
 func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[200]
+	mi := &file_meta_proto_msgTypes[202]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16610,7 +16733,7 @@ func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapR.ProtoReflect.Descriptor instead.
 func (*ClusterMapR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{200}
+	return file_meta_proto_rawDescGZIP(), []int{202}
 }
 
 func (x *ClusterMapR) GetStores() []*Store {
@@ -16671,7 +16794,7 @@ type KeysR struct {
 
 func (x *KeysR) Reset() {
 	*x = KeysR{}
-	mi := &file_meta_proto_msgTypes[201]
+	mi := &file_meta_proto_msgTypes[203]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16683,7 +16806,7 @@ func (x *KeysR) String() string {
 func (*KeysR) ProtoMessage() {}
 
 func (x *KeysR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[201]
+	mi := &file_meta_proto_msgTypes[203]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16696,7 +16819,7 @@ func (x *KeysR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysR.ProtoReflect.Descriptor instead.
 func (*KeysR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{201}
+	return file_meta_proto_rawDescGZIP(), []int{203}
 }
 
 func (x *KeysR) GetKeys() []*Key {
@@ -16715,7 +16838,7 @@ type NodesR struct {
 
 func (x *NodesR) Reset() {
 	*x = NodesR{}
-	mi := &file_meta_proto_msgTypes[202]
+	mi := &file_meta_proto_msgTypes[204]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16727,7 +16850,7 @@ func (x *NodesR) String() string {
 func (*NodesR) ProtoMessage() {}
 
 func (x *NodesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[202]
+	mi := &file_meta_proto_msgTypes[204]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16740,7 +16863,7 @@ func (x *NodesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesR.ProtoReflect.Descriptor instead.
 func (*NodesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{202}
+	return file_meta_proto_rawDescGZIP(), []int{204}
 }
 
 func (x *NodesR) GetNodes() []*Node {
@@ -16759,7 +16882,7 @@ type TokensR struct {
 
 func (x *TokensR) Reset() {
 	*x = TokensR{}
-	mi := &file_meta_proto_msgTypes[203]
+	mi := &file_meta_proto_msgTypes[205]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16771,7 +16894,7 @@ func (x *TokensR) String() string {
 func (*TokensR) ProtoMessage() {}
 
 func (x *TokensR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[203]
+	mi := &file_meta_proto_msgTypes[205]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16784,7 +16907,7 @@ func (x *TokensR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensR.ProtoReflect.Descriptor instead.
 func (*TokensR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{203}
+	return file_meta_proto_rawDescGZIP(), []int{205}
 }
 
 func (x *TokensR) GetTokens() []*Token {
@@ -16803,7 +16926,7 @@ type RetiredNodesR struct {
 
 func (x *RetiredNodesR) Reset() {
 	*x = RetiredNodesR{}
-	mi := &file_meta_proto_msgTypes[204]
+	mi := &file_meta_proto_msgTypes[206]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16815,7 +16938,7 @@ func (x *RetiredNodesR) String() string {
 func (*RetiredNodesR) ProtoMessage() {}
 
 func (x *RetiredNodesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[204]
+	mi := &file_meta_proto_msgTypes[206]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16828,7 +16951,7 @@ func (x *RetiredNodesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetiredNodesR.ProtoReflect.Descriptor instead.
 func (*RetiredNodesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{204}
+	return file_meta_proto_rawDescGZIP(), []int{206}
 }
 
 func (x *RetiredNodesR) GetNodes() []*RetiredNode {
@@ -16847,7 +16970,7 @@ type NFSClientsR struct {
 
 func (x *NFSClientsR) Reset() {
 	*x = NFSClientsR{}
-	mi := &file_meta_proto_msgTypes[205]
+	mi := &file_meta_proto_msgTypes[207]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16859,7 +16982,7 @@ func (x *NFSClientsR) String() string {
 func (*NFSClientsR) ProtoMessage() {}
 
 func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[205]
+	mi := &file_meta_proto_msgTypes[207]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16872,7 +16995,7 @@ func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsR.ProtoReflect.Descriptor instead.
 func (*NFSClientsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{205}
+	return file_meta_proto_rawDescGZIP(), []int{207}
 }
 
 func (x *NFSClientsR) GetClients() []*NFSClient {
@@ -16895,7 +17018,7 @@ type ClientStateR struct {
 
 func (x *ClientStateR) Reset() {
 	*x = ClientStateR{}
-	mi := &file_meta_proto_msgTypes[206]
+	mi := &file_meta_proto_msgTypes[208]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16907,7 +17030,7 @@ func (x *ClientStateR) String() string {
 func (*ClientStateR) ProtoMessage() {}
 
 func (x *ClientStateR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[206]
+	mi := &file_meta_proto_msgTypes[208]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16920,7 +17043,7 @@ func (x *ClientStateR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientStateR.ProtoReflect.Descriptor instead.
 func (*ClientStateR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{206}
+	return file_meta_proto_rawDescGZIP(), []int{208}
 }
 
 func (x *ClientStateR) GetOpens() []*ClientOpen {
@@ -16973,7 +17096,7 @@ type ClientLocks struct {
 
 func (x *ClientLocks) Reset() {
 	*x = ClientLocks{}
-	mi := &file_meta_proto_msgTypes[207]
+	mi := &file_meta_proto_msgTypes[209]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16985,7 +17108,7 @@ func (x *ClientLocks) String() string {
 func (*ClientLocks) ProtoMessage() {}
 
 func (x *ClientLocks) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[207]
+	mi := &file_meta_proto_msgTypes[209]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16998,7 +17121,7 @@ func (x *ClientLocks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientLocks.ProtoReflect.Descriptor instead.
 func (*ClientLocks) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{207}
+	return file_meta_proto_rawDescGZIP(), []int{209}
 }
 
 func (x *ClientLocks) GetFs() uint32 {
@@ -17054,7 +17177,7 @@ type LockRange struct {
 
 func (x *LockRange) Reset() {
 	*x = LockRange{}
-	mi := &file_meta_proto_msgTypes[208]
+	mi := &file_meta_proto_msgTypes[210]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17066,7 +17189,7 @@ func (x *LockRange) String() string {
 func (*LockRange) ProtoMessage() {}
 
 func (x *LockRange) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[208]
+	mi := &file_meta_proto_msgTypes[210]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17079,7 +17202,7 @@ func (x *LockRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockRange.ProtoReflect.Descriptor instead.
 func (*LockRange) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{208}
+	return file_meta_proto_rawDescGZIP(), []int{210}
 }
 
 func (x *LockRange) GetFirst() uint64 {
@@ -17112,7 +17235,7 @@ type SessionSlotsR struct {
 
 func (x *SessionSlotsR) Reset() {
 	*x = SessionSlotsR{}
-	mi := &file_meta_proto_msgTypes[209]
+	mi := &file_meta_proto_msgTypes[211]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17124,7 +17247,7 @@ func (x *SessionSlotsR) String() string {
 func (*SessionSlotsR) ProtoMessage() {}
 
 func (x *SessionSlotsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[209]
+	mi := &file_meta_proto_msgTypes[211]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17137,7 +17260,7 @@ func (x *SessionSlotsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlotsR.ProtoReflect.Descriptor instead.
 func (*SessionSlotsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{209}
+	return file_meta_proto_rawDescGZIP(), []int{211}
 }
 
 func (x *SessionSlotsR) GetSlots() []*SessionSlot {
@@ -17157,7 +17280,7 @@ type SessionSlot struct {
 
 func (x *SessionSlot) Reset() {
 	*x = SessionSlot{}
-	mi := &file_meta_proto_msgTypes[210]
+	mi := &file_meta_proto_msgTypes[212]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17169,7 +17292,7 @@ func (x *SessionSlot) String() string {
 func (*SessionSlot) ProtoMessage() {}
 
 func (x *SessionSlot) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[210]
+	mi := &file_meta_proto_msgTypes[212]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17182,7 +17305,7 @@ func (x *SessionSlot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlot.ProtoReflect.Descriptor instead.
 func (*SessionSlot) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{210}
+	return file_meta_proto_rawDescGZIP(), []int{212}
 }
 
 func (x *SessionSlot) GetSlot() uint32 {
@@ -17208,7 +17331,7 @@ type FileOpensR struct {
 
 func (x *FileOpensR) Reset() {
 	*x = FileOpensR{}
-	mi := &file_meta_proto_msgTypes[211]
+	mi := &file_meta_proto_msgTypes[213]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17220,7 +17343,7 @@ func (x *FileOpensR) String() string {
 func (*FileOpensR) ProtoMessage() {}
 
 func (x *FileOpensR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[211]
+	mi := &file_meta_proto_msgTypes[213]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17233,7 +17356,7 @@ func (x *FileOpensR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileOpensR.ProtoReflect.Descriptor instead.
 func (*FileOpensR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{211}
+	return file_meta_proto_rawDescGZIP(), []int{213}
 }
 
 func (x *FileOpensR) GetOpens() []*ClientOpen {
@@ -17253,7 +17376,7 @@ type ClientsR struct {
 
 func (x *ClientsR) Reset() {
 	*x = ClientsR{}
-	mi := &file_meta_proto_msgTypes[212]
+	mi := &file_meta_proto_msgTypes[214]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17265,7 +17388,7 @@ func (x *ClientsR) String() string {
 func (*ClientsR) ProtoMessage() {}
 
 func (x *ClientsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[212]
+	mi := &file_meta_proto_msgTypes[214]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17278,7 +17401,7 @@ func (x *ClientsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientsR.ProtoReflect.Descriptor instead.
 func (*ClientsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{212}
+	return file_meta_proto_rawDescGZIP(), []int{214}
 }
 
 func (x *ClientsR) GetClients() []*ClientSessions {
@@ -17305,7 +17428,7 @@ type ClientSessions struct {
 
 func (x *ClientSessions) Reset() {
 	*x = ClientSessions{}
-	mi := &file_meta_proto_msgTypes[213]
+	mi := &file_meta_proto_msgTypes[215]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17317,7 +17440,7 @@ func (x *ClientSessions) String() string {
 func (*ClientSessions) ProtoMessage() {}
 
 func (x *ClientSessions) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[213]
+	mi := &file_meta_proto_msgTypes[215]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17330,7 +17453,7 @@ func (x *ClientSessions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSessions.ProtoReflect.Descriptor instead.
 func (*ClientSessions) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{213}
+	return file_meta_proto_rawDescGZIP(), []int{215}
 }
 
 func (x *ClientSessions) GetClient() *ClientRecord {
@@ -17371,7 +17494,7 @@ type InodeRecord struct {
 
 func (x *InodeRecord) Reset() {
 	*x = InodeRecord{}
-	mi := &file_meta_proto_msgTypes[214]
+	mi := &file_meta_proto_msgTypes[216]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17383,7 +17506,7 @@ func (x *InodeRecord) String() string {
 func (*InodeRecord) ProtoMessage() {}
 
 func (x *InodeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[214]
+	mi := &file_meta_proto_msgTypes[216]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17396,7 +17519,7 @@ func (x *InodeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InodeRecord.ProtoReflect.Descriptor instead.
 func (*InodeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{214}
+	return file_meta_proto_rawDescGZIP(), []int{216}
 }
 
 func (x *InodeRecord) GetAttr() *Attr {
@@ -17510,7 +17633,7 @@ type Xattrs struct {
 
 func (x *Xattrs) Reset() {
 	*x = Xattrs{}
-	mi := &file_meta_proto_msgTypes[215]
+	mi := &file_meta_proto_msgTypes[217]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17522,7 +17645,7 @@ func (x *Xattrs) String() string {
 func (*Xattrs) ProtoMessage() {}
 
 func (x *Xattrs) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[215]
+	mi := &file_meta_proto_msgTypes[217]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17535,7 +17658,7 @@ func (x *Xattrs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Xattrs.ProtoReflect.Descriptor instead.
 func (*Xattrs) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{215}
+	return file_meta_proto_rawDescGZIP(), []int{217}
 }
 
 func (x *Xattrs) GetCount() uint32 {
@@ -17577,7 +17700,7 @@ type XattrRecord struct {
 
 func (x *XattrRecord) Reset() {
 	*x = XattrRecord{}
-	mi := &file_meta_proto_msgTypes[216]
+	mi := &file_meta_proto_msgTypes[218]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17589,7 +17712,7 @@ func (x *XattrRecord) String() string {
 func (*XattrRecord) ProtoMessage() {}
 
 func (x *XattrRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[216]
+	mi := &file_meta_proto_msgTypes[218]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17602,7 +17725,7 @@ func (x *XattrRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use XattrRecord.ProtoReflect.Descriptor instead.
 func (*XattrRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{216}
+	return file_meta_proto_rawDescGZIP(), []int{218}
 }
 
 func (x *XattrRecord) GetCookie() uint64 {
@@ -17630,7 +17753,7 @@ type Cut struct {
 
 func (x *Cut) Reset() {
 	*x = Cut{}
-	mi := &file_meta_proto_msgTypes[217]
+	mi := &file_meta_proto_msgTypes[219]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17642,7 +17765,7 @@ func (x *Cut) String() string {
 func (*Cut) ProtoMessage() {}
 
 func (x *Cut) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[217]
+	mi := &file_meta_proto_msgTypes[219]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17655,7 +17778,7 @@ func (x *Cut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cut.ProtoReflect.Descriptor instead.
 func (*Cut) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{217}
+	return file_meta_proto_rawDescGZIP(), []int{219}
 }
 
 func (x *Cut) GetGen() uint32 {
@@ -17691,7 +17814,7 @@ type ExtentRecord struct {
 
 func (x *ExtentRecord) Reset() {
 	*x = ExtentRecord{}
-	mi := &file_meta_proto_msgTypes[218]
+	mi := &file_meta_proto_msgTypes[220]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17703,7 +17826,7 @@ func (x *ExtentRecord) String() string {
 func (*ExtentRecord) ProtoMessage() {}
 
 func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[218]
+	mi := &file_meta_proto_msgTypes[220]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17716,7 +17839,7 @@ func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentRecord.ProtoReflect.Descriptor instead.
 func (*ExtentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{218}
+	return file_meta_proto_rawDescGZIP(), []int{220}
 }
 
 func (x *ExtentRecord) GetLength() uint32 {
@@ -17805,7 +17928,7 @@ type BlockRecord struct {
 
 func (x *BlockRecord) Reset() {
 	*x = BlockRecord{}
-	mi := &file_meta_proto_msgTypes[219]
+	mi := &file_meta_proto_msgTypes[221]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17817,7 +17940,7 @@ func (x *BlockRecord) String() string {
 func (*BlockRecord) ProtoMessage() {}
 
 func (x *BlockRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[219]
+	mi := &file_meta_proto_msgTypes[221]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17830,7 +17953,7 @@ func (x *BlockRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockRecord.ProtoReflect.Descriptor instead.
 func (*BlockRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{219}
+	return file_meta_proto_rawDescGZIP(), []int{221}
 }
 
 func (x *BlockRecord) GetFs() uint32 {
@@ -17886,7 +18009,7 @@ type BackReference struct {
 
 func (x *BackReference) Reset() {
 	*x = BackReference{}
-	mi := &file_meta_proto_msgTypes[220]
+	mi := &file_meta_proto_msgTypes[222]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17898,7 +18021,7 @@ func (x *BackReference) String() string {
 func (*BackReference) ProtoMessage() {}
 
 func (x *BackReference) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[220]
+	mi := &file_meta_proto_msgTypes[222]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17911,7 +18034,7 @@ func (x *BackReference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackReference.ProtoReflect.Descriptor instead.
 func (*BackReference) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{220}
+	return file_meta_proto_rawDescGZIP(), []int{222}
 }
 
 func (x *BackReference) GetRefs() uint32 {
@@ -17932,7 +18055,7 @@ type DirentRecord struct {
 
 func (x *DirentRecord) Reset() {
 	*x = DirentRecord{}
-	mi := &file_meta_proto_msgTypes[221]
+	mi := &file_meta_proto_msgTypes[223]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17944,7 +18067,7 @@ func (x *DirentRecord) String() string {
 func (*DirentRecord) ProtoMessage() {}
 
 func (x *DirentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[221]
+	mi := &file_meta_proto_msgTypes[223]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17957,7 +18080,7 @@ func (x *DirentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirentRecord.ProtoReflect.Descriptor instead.
 func (*DirentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{221}
+	return file_meta_proto_rawDescGZIP(), []int{223}
 }
 
 func (x *DirentRecord) GetName() []byte {
@@ -17995,7 +18118,7 @@ type OriginRecord struct {
 
 func (x *OriginRecord) Reset() {
 	*x = OriginRecord{}
-	mi := &file_meta_proto_msgTypes[222]
+	mi := &file_meta_proto_msgTypes[224]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18007,7 +18130,7 @@ func (x *OriginRecord) String() string {
 func (*OriginRecord) ProtoMessage() {}
 
 func (x *OriginRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[222]
+	mi := &file_meta_proto_msgTypes[224]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18020,7 +18143,7 @@ func (x *OriginRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginRecord.ProtoReflect.Descriptor instead.
 func (*OriginRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{222}
+	return file_meta_proto_rawDescGZIP(), []int{224}
 }
 
 func (x *OriginRecord) GetKind() OriginKind {
@@ -18076,7 +18199,7 @@ type SlotRecord struct {
 
 func (x *SlotRecord) Reset() {
 	*x = SlotRecord{}
-	mi := &file_meta_proto_msgTypes[223]
+	mi := &file_meta_proto_msgTypes[225]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18088,7 +18211,7 @@ func (x *SlotRecord) String() string {
 func (*SlotRecord) ProtoMessage() {}
 
 func (x *SlotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[223]
+	mi := &file_meta_proto_msgTypes[225]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18101,7 +18224,7 @@ func (x *SlotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotRecord.ProtoReflect.Descriptor instead.
 func (*SlotRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{223}
+	return file_meta_proto_rawDescGZIP(), []int{225}
 }
 
 func (x *SlotRecord) GetSeq() uint64 {
@@ -18137,7 +18260,7 @@ type SlotResult struct {
 
 func (x *SlotResult) Reset() {
 	*x = SlotResult{}
-	mi := &file_meta_proto_msgTypes[224]
+	mi := &file_meta_proto_msgTypes[226]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18149,7 +18272,7 @@ func (x *SlotResult) String() string {
 func (*SlotResult) ProtoMessage() {}
 
 func (x *SlotResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[224]
+	mi := &file_meta_proto_msgTypes[226]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18162,7 +18285,7 @@ func (x *SlotResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotResult.ProtoReflect.Descriptor instead.
 func (*SlotResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{224}
+	return file_meta_proto_rawDescGZIP(), []int{226}
 }
 
 func (x *SlotResult) GetOpIndex() uint32 {
@@ -18206,7 +18329,7 @@ type OpenRecord struct {
 
 func (x *OpenRecord) Reset() {
 	*x = OpenRecord{}
-	mi := &file_meta_proto_msgTypes[225]
+	mi := &file_meta_proto_msgTypes[227]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18218,7 +18341,7 @@ func (x *OpenRecord) String() string {
 func (*OpenRecord) ProtoMessage() {}
 
 func (x *OpenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[225]
+	mi := &file_meta_proto_msgTypes[227]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18231,7 +18354,7 @@ func (x *OpenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenRecord.ProtoReflect.Descriptor instead.
 func (*OpenRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{225}
+	return file_meta_proto_rawDescGZIP(), []int{227}
 }
 
 func (x *OpenRecord) GetOwner() []byte {
@@ -18274,7 +18397,7 @@ type LockRecord struct {
 
 func (x *LockRecord) Reset() {
 	*x = LockRecord{}
-	mi := &file_meta_proto_msgTypes[226]
+	mi := &file_meta_proto_msgTypes[228]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18286,7 +18409,7 @@ func (x *LockRecord) String() string {
 func (*LockRecord) ProtoMessage() {}
 
 func (x *LockRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[226]
+	mi := &file_meta_proto_msgTypes[228]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18299,7 +18422,7 @@ func (x *LockRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockRecord.ProtoReflect.Descriptor instead.
 func (*LockRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{226}
+	return file_meta_proto_rawDescGZIP(), []int{228}
 }
 
 func (x *LockRecord) GetStateid() []byte {
@@ -18335,7 +18458,7 @@ type KnownClient struct {
 
 func (x *KnownClient) Reset() {
 	*x = KnownClient{}
-	mi := &file_meta_proto_msgTypes[227]
+	mi := &file_meta_proto_msgTypes[229]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18347,7 +18470,7 @@ func (x *KnownClient) String() string {
 func (*KnownClient) ProtoMessage() {}
 
 func (x *KnownClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[227]
+	mi := &file_meta_proto_msgTypes[229]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18360,7 +18483,7 @@ func (x *KnownClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KnownClient.ProtoReflect.Descriptor instead.
 func (*KnownClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{227}
+	return file_meta_proto_rawDescGZIP(), []int{229}
 }
 
 func (x *KnownClient) GetOpens() uint32 {
@@ -18400,7 +18523,7 @@ type UsageRecord struct {
 
 func (x *UsageRecord) Reset() {
 	*x = UsageRecord{}
-	mi := &file_meta_proto_msgTypes[228]
+	mi := &file_meta_proto_msgTypes[230]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18412,7 +18535,7 @@ func (x *UsageRecord) String() string {
 func (*UsageRecord) ProtoMessage() {}
 
 func (x *UsageRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[228]
+	mi := &file_meta_proto_msgTypes[230]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18425,7 +18548,7 @@ func (x *UsageRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRecord.ProtoReflect.Descriptor instead.
 func (*UsageRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{228}
+	return file_meta_proto_rawDescGZIP(), []int{230}
 }
 
 func (x *UsageRecord) GetBytes() uint64 {
@@ -18487,7 +18610,7 @@ type ReservationRecord struct {
 
 func (x *ReservationRecord) Reset() {
 	*x = ReservationRecord{}
-	mi := &file_meta_proto_msgTypes[229]
+	mi := &file_meta_proto_msgTypes[231]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18499,7 +18622,7 @@ func (x *ReservationRecord) String() string {
 func (*ReservationRecord) ProtoMessage() {}
 
 func (x *ReservationRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[229]
+	mi := &file_meta_proto_msgTypes[231]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18512,7 +18635,7 @@ func (x *ReservationRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReservationRecord.ProtoReflect.Descriptor instead.
 func (*ReservationRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{229}
+	return file_meta_proto_rawDescGZIP(), []int{231}
 }
 
 func (x *ReservationRecord) GetBytes() uint64 {
@@ -18533,7 +18656,7 @@ type RangeRecord struct {
 
 func (x *RangeRecord) Reset() {
 	*x = RangeRecord{}
-	mi := &file_meta_proto_msgTypes[230]
+	mi := &file_meta_proto_msgTypes[232]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18545,7 +18668,7 @@ func (x *RangeRecord) String() string {
 func (*RangeRecord) ProtoMessage() {}
 
 func (x *RangeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[230]
+	mi := &file_meta_proto_msgTypes[232]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18558,7 +18681,7 @@ func (x *RangeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeRecord.ProtoReflect.Descriptor instead.
 func (*RangeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{230}
+	return file_meta_proto_rawDescGZIP(), []int{232}
 }
 
 func (x *RangeRecord) GetOrigin() uint64 {
@@ -18602,7 +18725,7 @@ type PurgeRecord struct {
 
 func (x *PurgeRecord) Reset() {
 	*x = PurgeRecord{}
-	mi := &file_meta_proto_msgTypes[231]
+	mi := &file_meta_proto_msgTypes[233]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18614,7 +18737,7 @@ func (x *PurgeRecord) String() string {
 func (*PurgeRecord) ProtoMessage() {}
 
 func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[231]
+	mi := &file_meta_proto_msgTypes[233]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18627,7 +18750,7 @@ func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeRecord.ProtoReflect.Descriptor instead.
 func (*PurgeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{231}
+	return file_meta_proto_rawDescGZIP(), []int{233}
 }
 
 func (x *PurgeRecord) GetFs() uint32 {
@@ -18717,7 +18840,7 @@ type DeletedNamespace struct {
 
 func (x *DeletedNamespace) Reset() {
 	*x = DeletedNamespace{}
-	mi := &file_meta_proto_msgTypes[232]
+	mi := &file_meta_proto_msgTypes[234]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18729,7 +18852,7 @@ func (x *DeletedNamespace) String() string {
 func (*DeletedNamespace) ProtoMessage() {}
 
 func (x *DeletedNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[232]
+	mi := &file_meta_proto_msgTypes[234]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18742,7 +18865,7 @@ func (x *DeletedNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletedNamespace.ProtoReflect.Descriptor instead.
 func (*DeletedNamespace) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{232}
+	return file_meta_proto_rawDescGZIP(), []int{234}
 }
 
 func (x *DeletedNamespace) GetPurging() bool {
@@ -18765,7 +18888,7 @@ type DyingRecord struct {
 
 func (x *DyingRecord) Reset() {
 	*x = DyingRecord{}
-	mi := &file_meta_proto_msgTypes[233]
+	mi := &file_meta_proto_msgTypes[235]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18777,7 +18900,7 @@ func (x *DyingRecord) String() string {
 func (*DyingRecord) ProtoMessage() {}
 
 func (x *DyingRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[233]
+	mi := &file_meta_proto_msgTypes[235]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18790,7 +18913,7 @@ func (x *DyingRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DyingRecord.ProtoReflect.Descriptor instead.
 func (*DyingRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{233}
+	return file_meta_proto_rawDescGZIP(), []int{235}
 }
 
 func (x *DyingRecord) GetPg() uint32 {
@@ -18831,7 +18954,7 @@ type NamespaceRecord struct {
 
 func (x *NamespaceRecord) Reset() {
 	*x = NamespaceRecord{}
-	mi := &file_meta_proto_msgTypes[234]
+	mi := &file_meta_proto_msgTypes[236]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18843,7 +18966,7 @@ func (x *NamespaceRecord) String() string {
 func (*NamespaceRecord) ProtoMessage() {}
 
 func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[234]
+	mi := &file_meta_proto_msgTypes[236]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18856,7 +18979,7 @@ func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceRecord.ProtoReflect.Descriptor instead.
 func (*NamespaceRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{234}
+	return file_meta_proto_rawDescGZIP(), []int{236}
 }
 
 func (x *NamespaceRecord) GetHashKey() []byte {
@@ -18884,7 +19007,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_meta_proto_msgTypes[235]
+	mi := &file_meta_proto_msgTypes[237]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18896,7 +19019,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[235]
+	mi := &file_meta_proto_msgTypes[237]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18909,7 +19032,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{235}
+	return file_meta_proto_rawDescGZIP(), []int{237}
 }
 
 func (x *ProposeRequest) GetShard() uint32 {
@@ -18935,7 +19058,7 @@ type ProposeReply struct {
 
 func (x *ProposeReply) Reset() {
 	*x = ProposeReply{}
-	mi := &file_meta_proto_msgTypes[236]
+	mi := &file_meta_proto_msgTypes[238]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18947,7 +19070,7 @@ func (x *ProposeReply) String() string {
 func (*ProposeReply) ProtoMessage() {}
 
 func (x *ProposeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[236]
+	mi := &file_meta_proto_msgTypes[238]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18960,7 +19083,7 @@ func (x *ProposeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeReply.ProtoReflect.Descriptor instead.
 func (*ProposeReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{236}
+	return file_meta_proto_rawDescGZIP(), []int{238}
 }
 
 func (x *ProposeReply) GetResults() []*Result {
@@ -18980,7 +19103,7 @@ type QueryRequest struct {
 
 func (x *QueryRequest) Reset() {
 	*x = QueryRequest{}
-	mi := &file_meta_proto_msgTypes[237]
+	mi := &file_meta_proto_msgTypes[239]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18992,7 +19115,7 @@ func (x *QueryRequest) String() string {
 func (*QueryRequest) ProtoMessage() {}
 
 func (x *QueryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[237]
+	mi := &file_meta_proto_msgTypes[239]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19005,7 +19128,7 @@ func (x *QueryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryRequest.ProtoReflect.Descriptor instead.
 func (*QueryRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{237}
+	return file_meta_proto_rawDescGZIP(), []int{239}
 }
 
 func (x *QueryRequest) GetShard() uint32 {
@@ -19031,7 +19154,7 @@ type QueryReply struct {
 
 func (x *QueryReply) Reset() {
 	*x = QueryReply{}
-	mi := &file_meta_proto_msgTypes[238]
+	mi := &file_meta_proto_msgTypes[240]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19043,7 +19166,7 @@ func (x *QueryReply) String() string {
 func (*QueryReply) ProtoMessage() {}
 
 func (x *QueryReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[238]
+	mi := &file_meta_proto_msgTypes[240]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19056,7 +19179,7 @@ func (x *QueryReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryReply.ProtoReflect.Descriptor instead.
 func (*QueryReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{238}
+	return file_meta_proto_rawDescGZIP(), []int{240}
 }
 
 func (x *QueryReply) GetResults() []*QueryResult {
@@ -19078,7 +19201,7 @@ type TermRequest struct {
 
 func (x *TermRequest) Reset() {
 	*x = TermRequest{}
-	mi := &file_meta_proto_msgTypes[239]
+	mi := &file_meta_proto_msgTypes[241]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19090,7 +19213,7 @@ func (x *TermRequest) String() string {
 func (*TermRequest) ProtoMessage() {}
 
 func (x *TermRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[239]
+	mi := &file_meta_proto_msgTypes[241]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19103,7 +19226,7 @@ func (x *TermRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermRequest.ProtoReflect.Descriptor instead.
 func (*TermRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{239}
+	return file_meta_proto_rawDescGZIP(), []int{241}
 }
 
 func (x *TermRequest) GetShard() uint32 {
@@ -19131,7 +19254,7 @@ type TermReply struct {
 
 func (x *TermReply) Reset() {
 	*x = TermReply{}
-	mi := &file_meta_proto_msgTypes[240]
+	mi := &file_meta_proto_msgTypes[242]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19143,7 +19266,7 @@ func (x *TermReply) String() string {
 func (*TermReply) ProtoMessage() {}
 
 func (x *TermReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[240]
+	mi := &file_meta_proto_msgTypes[242]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19156,7 +19279,7 @@ func (x *TermReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermReply.ProtoReflect.Descriptor instead.
 func (*TermReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{240}
+	return file_meta_proto_rawDescGZIP(), []int{242}
 }
 
 func (x *TermReply) GetTerm() uint64 {
@@ -19191,7 +19314,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_meta_proto_msgTypes[241]
+	mi := &file_meta_proto_msgTypes[243]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19203,7 +19326,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[241]
+	mi := &file_meta_proto_msgTypes[243]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19216,7 +19339,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{241}
+	return file_meta_proto_rawDescGZIP(), []int{243}
 }
 
 func (x *RenewRequest) GetShard() uint32 {
@@ -19243,7 +19366,7 @@ type RenewReply struct {
 
 func (x *RenewReply) Reset() {
 	*x = RenewReply{}
-	mi := &file_meta_proto_msgTypes[242]
+	mi := &file_meta_proto_msgTypes[244]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19255,7 +19378,7 @@ func (x *RenewReply) String() string {
 func (*RenewReply) ProtoMessage() {}
 
 func (x *RenewReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[242]
+	mi := &file_meta_proto_msgTypes[244]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19268,7 +19391,7 @@ func (x *RenewReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewReply.ProtoReflect.Descriptor instead.
 func (*RenewReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{242}
+	return file_meta_proto_rawDescGZIP(), []int{244}
 }
 
 func (x *RenewReply) GetLeaseMilliseconds() uint64 {
@@ -19278,19 +19401,20 @@ func (x *RenewReply) GetLeaseMilliseconds() uint64 {
 	return 0
 }
 
-// WishRequest asks the leader of a shard to have the gateway that has a file to itself give it back. The answer comes when it has said so, or
-// soon after all the same.
+// WishRequest asks the leader of a shard to have the gateway that has a file to itself give it back, or, of shard 0, the one that serves a client give that up. The
+// answer comes when it has said so, or soon after all the same.
 type WishRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
 	File          *FileId                `protobuf:"bytes,2,opt,name=file,proto3" json:"file,omitempty"`
+	Client        uint64                 `protobuf:"varint,3,opt,name=client,proto3" json:"client,omitempty"` // in place of a file
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WishRequest) Reset() {
 	*x = WishRequest{}
-	mi := &file_meta_proto_msgTypes[243]
+	mi := &file_meta_proto_msgTypes[245]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19302,7 +19426,7 @@ func (x *WishRequest) String() string {
 func (*WishRequest) ProtoMessage() {}
 
 func (x *WishRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[243]
+	mi := &file_meta_proto_msgTypes[245]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19315,7 +19439,7 @@ func (x *WishRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WishRequest.ProtoReflect.Descriptor instead.
 func (*WishRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{243}
+	return file_meta_proto_rawDescGZIP(), []int{245}
 }
 
 func (x *WishRequest) GetShard() uint32 {
@@ -19332,6 +19456,13 @@ func (x *WishRequest) GetFile() *FileId {
 	return nil
 }
 
+func (x *WishRequest) GetClient() uint64 {
+	if x != nil {
+		return x.Client
+	}
+	return 0
+}
+
 type WishReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -19340,7 +19471,7 @@ type WishReply struct {
 
 func (x *WishReply) Reset() {
 	*x = WishReply{}
-	mi := &file_meta_proto_msgTypes[244]
+	mi := &file_meta_proto_msgTypes[246]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19352,7 +19483,7 @@ func (x *WishReply) String() string {
 func (*WishReply) ProtoMessage() {}
 
 func (x *WishReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[244]
+	mi := &file_meta_proto_msgTypes[246]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19365,10 +19496,10 @@ func (x *WishReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WishReply.ProtoReflect.Descriptor instead.
 func (*WishReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{244}
+	return file_meta_proto_rawDescGZIP(), []int{246}
 }
 
-// RecallsRequest asks the leader of a shard which files an origin is to give back, and tells which it gave back. With wait the answer comes when the
+// RecallsRequest asks the leader of a shard which files and clients an origin is to give back, and tells which it gave back. With wait the answer comes when the
 // list is another than that of the version, or soon after all the same.
 type RecallsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -19377,13 +19508,14 @@ type RecallsRequest struct {
 	Version       uint64                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"` // of the last answer; 0: none
 	Gave          []*FileId              `protobuf:"bytes,4,rep,name=gave,proto3" json:"gave,omitempty"`
 	Wait          bool                   `protobuf:"varint,5,opt,name=wait,proto3" json:"wait,omitempty"`
+	GaveClients   []uint64               `protobuf:"varint,6,rep,packed,name=gave_clients,json=gaveClients,proto3" json:"gave_clients,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RecallsRequest) Reset() {
 	*x = RecallsRequest{}
-	mi := &file_meta_proto_msgTypes[245]
+	mi := &file_meta_proto_msgTypes[247]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19395,7 +19527,7 @@ func (x *RecallsRequest) String() string {
 func (*RecallsRequest) ProtoMessage() {}
 
 func (x *RecallsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[245]
+	mi := &file_meta_proto_msgTypes[247]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19408,7 +19540,7 @@ func (x *RecallsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecallsRequest.ProtoReflect.Descriptor instead.
 func (*RecallsRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{245}
+	return file_meta_proto_rawDescGZIP(), []int{247}
 }
 
 func (x *RecallsRequest) GetShard() uint32 {
@@ -19446,17 +19578,25 @@ func (x *RecallsRequest) GetWait() bool {
 	return false
 }
 
+func (x *RecallsRequest) GetGaveClients() []uint64 {
+	if x != nil {
+		return x.GaveClients
+	}
+	return nil
+}
+
 type RecallsReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Files         []*FileId              `protobuf:"bytes,1,rep,name=files,proto3" json:"files,omitempty"`
 	Version       uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	Clients       []uint64               `protobuf:"varint,3,rep,packed,name=clients,proto3" json:"clients,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RecallsReply) Reset() {
 	*x = RecallsReply{}
-	mi := &file_meta_proto_msgTypes[246]
+	mi := &file_meta_proto_msgTypes[248]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19468,7 +19608,7 @@ func (x *RecallsReply) String() string {
 func (*RecallsReply) ProtoMessage() {}
 
 func (x *RecallsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[246]
+	mi := &file_meta_proto_msgTypes[248]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19481,7 +19621,7 @@ func (x *RecallsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecallsReply.ProtoReflect.Descriptor instead.
 func (*RecallsReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{246}
+	return file_meta_proto_rawDescGZIP(), []int{248}
 }
 
 func (x *RecallsReply) GetFiles() []*FileId {
@@ -19498,6 +19638,13 @@ func (x *RecallsReply) GetVersion() uint64 {
 	return 0
 }
 
+func (x *RecallsReply) GetClients() []uint64 {
+	if x != nil {
+		return x.Clients
+	}
+	return nil
+}
+
 // PeersRequest tells the leader of shard 0 who is connected at an address that moves, or asks for the last that was told. It is in that leader's memory only.
 type PeersRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -19512,7 +19659,7 @@ type PeersRequest struct {
 
 func (x *PeersRequest) Reset() {
 	*x = PeersRequest{}
-	mi := &file_meta_proto_msgTypes[247]
+	mi := &file_meta_proto_msgTypes[249]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19524,7 +19671,7 @@ func (x *PeersRequest) String() string {
 func (*PeersRequest) ProtoMessage() {}
 
 func (x *PeersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[247]
+	mi := &file_meta_proto_msgTypes[249]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19537,7 +19684,7 @@ func (x *PeersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeersRequest.ProtoReflect.Descriptor instead.
 func (*PeersRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{247}
+	return file_meta_proto_rawDescGZIP(), []int{249}
 }
 
 func (x *PeersRequest) GetName() string {
@@ -19585,7 +19732,7 @@ type PeersReply struct {
 
 func (x *PeersReply) Reset() {
 	*x = PeersReply{}
-	mi := &file_meta_proto_msgTypes[248]
+	mi := &file_meta_proto_msgTypes[250]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19597,7 +19744,7 @@ func (x *PeersReply) String() string {
 func (*PeersReply) ProtoMessage() {}
 
 func (x *PeersReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[248]
+	mi := &file_meta_proto_msgTypes[250]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19610,7 +19757,7 @@ func (x *PeersReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeersReply.ProtoReflect.Descriptor instead.
 func (*PeersReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{248}
+	return file_meta_proto_rawDescGZIP(), []int{250}
 }
 
 func (x *PeersReply) GetVersion() uint64 {
@@ -19641,7 +19788,7 @@ type UnlocksRequest struct {
 
 func (x *UnlocksRequest) Reset() {
 	*x = UnlocksRequest{}
-	mi := &file_meta_proto_msgTypes[249]
+	mi := &file_meta_proto_msgTypes[251]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19653,7 +19800,7 @@ func (x *UnlocksRequest) String() string {
 func (*UnlocksRequest) ProtoMessage() {}
 
 func (x *UnlocksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[249]
+	mi := &file_meta_proto_msgTypes[251]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19666,7 +19813,7 @@ func (x *UnlocksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnlocksRequest.ProtoReflect.Descriptor instead.
 func (*UnlocksRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{249}
+	return file_meta_proto_rawDescGZIP(), []int{251}
 }
 
 func (x *UnlocksRequest) GetShard() uint32 {
@@ -19709,7 +19856,7 @@ type UnlocksReply struct {
 
 func (x *UnlocksReply) Reset() {
 	*x = UnlocksReply{}
-	mi := &file_meta_proto_msgTypes[250]
+	mi := &file_meta_proto_msgTypes[252]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19721,7 +19868,7 @@ func (x *UnlocksReply) String() string {
 func (*UnlocksReply) ProtoMessage() {}
 
 func (x *UnlocksReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[250]
+	mi := &file_meta_proto_msgTypes[252]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19734,7 +19881,7 @@ func (x *UnlocksReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnlocksReply.ProtoReflect.Descriptor instead.
 func (*UnlocksReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{250}
+	return file_meta_proto_rawDescGZIP(), []int{252}
 }
 
 func (x *UnlocksReply) GetVersion() uint64 {
@@ -19774,7 +19921,7 @@ type LeaderRequest struct {
 
 func (x *LeaderRequest) Reset() {
 	*x = LeaderRequest{}
-	mi := &file_meta_proto_msgTypes[251]
+	mi := &file_meta_proto_msgTypes[253]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19786,7 +19933,7 @@ func (x *LeaderRequest) String() string {
 func (*LeaderRequest) ProtoMessage() {}
 
 func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[251]
+	mi := &file_meta_proto_msgTypes[253]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19799,7 +19946,7 @@ func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderRequest.ProtoReflect.Descriptor instead.
 func (*LeaderRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{251}
+	return file_meta_proto_rawDescGZIP(), []int{253}
 }
 
 func (x *LeaderRequest) GetShard() uint32 {
@@ -19819,7 +19966,7 @@ type LeaderReply struct {
 
 func (x *LeaderReply) Reset() {
 	*x = LeaderReply{}
-	mi := &file_meta_proto_msgTypes[252]
+	mi := &file_meta_proto_msgTypes[254]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19831,7 +19978,7 @@ func (x *LeaderReply) String() string {
 func (*LeaderReply) ProtoMessage() {}
 
 func (x *LeaderReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[252]
+	mi := &file_meta_proto_msgTypes[254]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19844,7 +19991,7 @@ func (x *LeaderReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderReply.ProtoReflect.Descriptor instead.
 func (*LeaderReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{252}
+	return file_meta_proto_rawDescGZIP(), []int{254}
 }
 
 func (x *LeaderReply) GetLeaderId() string {
@@ -19879,7 +20026,7 @@ type ReplicaReply struct {
 
 func (x *ReplicaReply) Reset() {
 	*x = ReplicaReply{}
-	mi := &file_meta_proto_msgTypes[253]
+	mi := &file_meta_proto_msgTypes[255]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19891,7 +20038,7 @@ func (x *ReplicaReply) String() string {
 func (*ReplicaReply) ProtoMessage() {}
 
 func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[253]
+	mi := &file_meta_proto_msgTypes[255]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19904,7 +20051,7 @@ func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaReply.ProtoReflect.Descriptor instead.
 func (*ReplicaReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{253}
+	return file_meta_proto_rawDescGZIP(), []int{255}
 }
 
 func (x *ReplicaReply) GetId() string {
@@ -19982,7 +20129,7 @@ type MemberRequest struct {
 
 func (x *MemberRequest) Reset() {
 	*x = MemberRequest{}
-	mi := &file_meta_proto_msgTypes[254]
+	mi := &file_meta_proto_msgTypes[256]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19994,7 +20141,7 @@ func (x *MemberRequest) String() string {
 func (*MemberRequest) ProtoMessage() {}
 
 func (x *MemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[254]
+	mi := &file_meta_proto_msgTypes[256]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20007,7 +20154,7 @@ func (x *MemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberRequest.ProtoReflect.Descriptor instead.
 func (*MemberRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{254}
+	return file_meta_proto_rawDescGZIP(), []int{256}
 }
 
 func (x *MemberRequest) GetShard() uint32 {
@@ -20044,7 +20191,7 @@ type MemberReply struct {
 
 func (x *MemberReply) Reset() {
 	*x = MemberReply{}
-	mi := &file_meta_proto_msgTypes[255]
+	mi := &file_meta_proto_msgTypes[257]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20056,7 +20203,7 @@ func (x *MemberReply) String() string {
 func (*MemberReply) ProtoMessage() {}
 
 func (x *MemberReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[255]
+	mi := &file_meta_proto_msgTypes[257]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20069,7 +20216,7 @@ func (x *MemberReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberReply.ProtoReflect.Descriptor instead.
 func (*MemberReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{255}
+	return file_meta_proto_rawDescGZIP(), []int{257}
 }
 
 func (x *MemberReply) GetLeader() string {
@@ -20113,7 +20260,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_meta_proto_msgTypes[256]
+	mi := &file_meta_proto_msgTypes[258]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20125,7 +20272,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[256]
+	mi := &file_meta_proto_msgTypes[258]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20138,7 +20285,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{256}
+	return file_meta_proto_rawDescGZIP(), []int{258}
 }
 
 func (x *Member) GetId() string {
@@ -20180,7 +20327,7 @@ type LevelRequest struct {
 
 func (x *LevelRequest) Reset() {
 	*x = LevelRequest{}
-	mi := &file_meta_proto_msgTypes[257]
+	mi := &file_meta_proto_msgTypes[259]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20192,7 +20339,7 @@ func (x *LevelRequest) String() string {
 func (*LevelRequest) ProtoMessage() {}
 
 func (x *LevelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[257]
+	mi := &file_meta_proto_msgTypes[259]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20205,7 +20352,7 @@ func (x *LevelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LevelRequest.ProtoReflect.Descriptor instead.
 func (*LevelRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{257}
+	return file_meta_proto_rawDescGZIP(), []int{259}
 }
 
 func (x *LevelRequest) GetShard() uint32 {
@@ -20233,7 +20380,7 @@ type LevelReply struct {
 
 func (x *LevelReply) Reset() {
 	*x = LevelReply{}
-	mi := &file_meta_proto_msgTypes[258]
+	mi := &file_meta_proto_msgTypes[260]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20245,7 +20392,7 @@ func (x *LevelReply) String() string {
 func (*LevelReply) ProtoMessage() {}
 
 func (x *LevelReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[258]
+	mi := &file_meta_proto_msgTypes[260]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20258,7 +20405,7 @@ func (x *LevelReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LevelReply.ProtoReflect.Descriptor instead.
 func (*LevelReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{258}
+	return file_meta_proto_rawDescGZIP(), []int{260}
 }
 
 func (x *LevelReply) GetLeader() string {
@@ -20293,7 +20440,7 @@ type VoterLevel struct {
 
 func (x *VoterLevel) Reset() {
 	*x = VoterLevel{}
-	mi := &file_meta_proto_msgTypes[259]
+	mi := &file_meta_proto_msgTypes[261]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20305,7 +20452,7 @@ func (x *VoterLevel) String() string {
 func (*VoterLevel) ProtoMessage() {}
 
 func (x *VoterLevel) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[259]
+	mi := &file_meta_proto_msgTypes[261]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20318,7 +20465,7 @@ func (x *VoterLevel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VoterLevel.ProtoReflect.Descriptor instead.
 func (*VoterLevel) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{259}
+	return file_meta_proto_rawDescGZIP(), []int{261}
 }
 
 func (x *VoterLevel) GetId() string {
@@ -20355,7 +20502,7 @@ type DifferRequest struct {
 
 func (x *DifferRequest) Reset() {
 	*x = DifferRequest{}
-	mi := &file_meta_proto_msgTypes[260]
+	mi := &file_meta_proto_msgTypes[262]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20367,7 +20514,7 @@ func (x *DifferRequest) String() string {
 func (*DifferRequest) ProtoMessage() {}
 
 func (x *DifferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[260]
+	mi := &file_meta_proto_msgTypes[262]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20380,7 +20527,7 @@ func (x *DifferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferRequest.ProtoReflect.Descriptor instead.
 func (*DifferRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{260}
+	return file_meta_proto_rawDescGZIP(), []int{262}
 }
 
 func (x *DifferRequest) GetShard() uint32 {
@@ -20419,7 +20566,7 @@ type DifferReply struct {
 
 func (x *DifferReply) Reset() {
 	*x = DifferReply{}
-	mi := &file_meta_proto_msgTypes[261]
+	mi := &file_meta_proto_msgTypes[263]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20431,7 +20578,7 @@ func (x *DifferReply) String() string {
 func (*DifferReply) ProtoMessage() {}
 
 func (x *DifferReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[261]
+	mi := &file_meta_proto_msgTypes[263]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20444,7 +20591,7 @@ func (x *DifferReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferReply.ProtoReflect.Descriptor instead.
 func (*DifferReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{261}
+	return file_meta_proto_rawDescGZIP(), []int{263}
 }
 
 // WorkTask is something that a worker does or wants to do. The first five fields name it; the rest is how it stands.
@@ -20469,7 +20616,7 @@ type WorkTask struct {
 
 func (x *WorkTask) Reset() {
 	*x = WorkTask{}
-	mi := &file_meta_proto_msgTypes[262]
+	mi := &file_meta_proto_msgTypes[264]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20481,7 +20628,7 @@ func (x *WorkTask) String() string {
 func (*WorkTask) ProtoMessage() {}
 
 func (x *WorkTask) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[262]
+	mi := &file_meta_proto_msgTypes[264]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20494,7 +20641,7 @@ func (x *WorkTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkTask.ProtoReflect.Descriptor instead.
 func (*WorkTask) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{262}
+	return file_meta_proto_rawDescGZIP(), []int{264}
 }
 
 func (x *WorkTask) GetKind() WorkKind {
@@ -20602,7 +20749,7 @@ type WorkRequest struct {
 
 func (x *WorkRequest) Reset() {
 	*x = WorkRequest{}
-	mi := &file_meta_proto_msgTypes[263]
+	mi := &file_meta_proto_msgTypes[265]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20614,7 +20761,7 @@ func (x *WorkRequest) String() string {
 func (*WorkRequest) ProtoMessage() {}
 
 func (x *WorkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[263]
+	mi := &file_meta_proto_msgTypes[265]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20627,7 +20774,7 @@ func (x *WorkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkRequest.ProtoReflect.Descriptor instead.
 func (*WorkRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{263}
+	return file_meta_proto_rawDescGZIP(), []int{265}
 }
 
 func (x *WorkRequest) GetShard() uint32 {
@@ -20677,7 +20824,7 @@ type WorkReply struct {
 
 func (x *WorkReply) Reset() {
 	*x = WorkReply{}
-	mi := &file_meta_proto_msgTypes[264]
+	mi := &file_meta_proto_msgTypes[266]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20689,7 +20836,7 @@ func (x *WorkReply) String() string {
 func (*WorkReply) ProtoMessage() {}
 
 func (x *WorkReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[264]
+	mi := &file_meta_proto_msgTypes[266]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20702,7 +20849,7 @@ func (x *WorkReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkReply.ProtoReflect.Descriptor instead.
 func (*WorkReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{264}
+	return file_meta_proto_rawDescGZIP(), []int{266}
 }
 
 func (x *WorkReply) GetGrants() []*WorkGrant {
@@ -20736,7 +20883,7 @@ type WorkGrant struct {
 
 func (x *WorkGrant) Reset() {
 	*x = WorkGrant{}
-	mi := &file_meta_proto_msgTypes[265]
+	mi := &file_meta_proto_msgTypes[267]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20748,7 +20895,7 @@ func (x *WorkGrant) String() string {
 func (*WorkGrant) ProtoMessage() {}
 
 func (x *WorkGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[265]
+	mi := &file_meta_proto_msgTypes[267]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20761,7 +20908,7 @@ func (x *WorkGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkGrant.ProtoReflect.Descriptor instead.
 func (*WorkGrant) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{265}
+	return file_meta_proto_rawDescGZIP(), []int{267}
 }
 
 func (x *WorkGrant) GetTask() uint32 {
@@ -20790,7 +20937,7 @@ type WorkPiece struct {
 
 func (x *WorkPiece) Reset() {
 	*x = WorkPiece{}
-	mi := &file_meta_proto_msgTypes[266]
+	mi := &file_meta_proto_msgTypes[268]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20802,7 +20949,7 @@ func (x *WorkPiece) String() string {
 func (*WorkPiece) ProtoMessage() {}
 
 func (x *WorkPiece) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[266]
+	mi := &file_meta_proto_msgTypes[268]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20815,7 +20962,7 @@ func (x *WorkPiece) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkPiece.ProtoReflect.Descriptor instead.
 func (*WorkPiece) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{266}
+	return file_meta_proto_rawDescGZIP(), []int{268}
 }
 
 func (x *WorkPiece) GetFs() uint32 {
@@ -20858,7 +21005,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x06client\x18\x02 \x01(\x04R\x06client\x12\x12\n" +
 	"\x04slot\x18\x03 \x01(\rR\x04slot\x12\x10\n" +
 	"\x03seq\x18\x04 \x01(\x04R\x03seq\x12\x19\n" +
-	"\bop_index\x18\x05 \x01(\rR\aopIndex\"\xbc'\n" +
+	"\bop_index\x18\x05 \x01(\rR\aopIndex\"\xff'\n" +
 	"\aCommand\x12(\n" +
 	"\x02id\x18\x01 \x01(\v2\x18.rackfs.meta.v1.IdentityR\x02id\x12(\n" +
 	"\x04call\x18\x06 \x01(\v2\x14.rackfs.meta.v1.CallR\x04call\x12(\n" +
@@ -20955,7 +21102,8 @@ const file_meta_proto_rawDesc = "" +
 	"\rremove_upload\x18\x8a\x01 \x01(\v2\x1c.rackfs.meta.v1.RemoveUploadH\x00R\fremoveUpload\x12A\n" +
 	"\fmake_staging\x18\x8b\x01 \x01(\v2\x1b.rackfs.meta.v1.MakeStagingH\x00R\vmakeStaging\x12>\n" +
 	"\vshare_lease\x18\x91\x01 \x01(\v2\x1a.rackfs.meta.v1.ShareLeaseH\x00R\n" +
-	"shareLeaseB\x04\n" +
+	"shareLease\x12A\n" +
+	"\fgive_clients\x18\xa0\x01 \x01(\v2\x1b.rackfs.meta.v1.GiveClientsH\x00R\vgiveClientsB\x04\n" +
 	"\x02op\"\xc8\n" +
 	"\n" +
 	"\x06Result\x12\x12\n" +
@@ -21707,7 +21855,12 @@ const file_meta_proto_rawDesc = "" +
 	"\x06client\x18\x01 \x01(\x04R\x06client\x12\x16\n" +
 	"\x06origin\x18\x02 \x01(\x04R\x06origin\"'\n" +
 	"\vTakeClients\x12\x18\n" +
-	"\aclients\x18\x01 \x03(\x04R\aclients\")\n" +
+	"\aclients\x18\x01 \x03(\x04R\aclients\"D\n" +
+	"\vGiveClients\x125\n" +
+	"\aclients\x18\x01 \x03(\v2\x1b.rackfs.meta.v1.GivenClientR\aclients\"`\n" +
+	"\vGivenClient\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\x04R\x06client\x129\n" +
+	"\bsessions\x18\x02 \x03(\v2\x1d.rackfs.meta.v1.SessionRecordR\bsessions\")\n" +
 	"\rForgetClients\x12\x18\n" +
 	"\aclients\x18\x01 \x03(\x04R\aclients\"{\n" +
 	"\n" +
@@ -21865,10 +22018,11 @@ const file_meta_proto_rawDesc = "" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x14\n" +
 	"\x05after\x18\x02 \x01(\x04R\x05after\x12\x14\n" +
 	"\x05limit\x18\x03 \x01(\rR\x05limit\x12\x1c\n" +
-	"\treleasing\x18\x04 \x01(\bR\treleasing\";\n" +
+	"\treleasing\x18\x04 \x01(\bR\treleasing\"Q\n" +
 	"\aClientQ\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\x04R\x06client\x12\x18\n" +
-	"\asession\x18\x02 \x01(\fR\asession\"\xf2\r\n" +
+	"\asession\x18\x02 \x01(\fR\asession\x12\x14\n" +
+	"\x05owner\x18\x03 \x01(\fR\x05owner\"\xf2\r\n" +
 	"\vQueryResult\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12+\n" +
@@ -22245,20 +22399,23 @@ const file_meta_proto_rawDesc = "" +
 	"\x06origin\x18\x02 \x01(\x04R\x06origin\";\n" +
 	"\n" +
 	"RenewReply\x12-\n" +
-	"\x12lease_milliseconds\x18\x01 \x01(\x04R\x11leaseMilliseconds\"O\n" +
+	"\x12lease_milliseconds\x18\x01 \x01(\x04R\x11leaseMilliseconds\"g\n" +
 	"\vWishRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12*\n" +
-	"\x04file\x18\x02 \x01(\v2\x16.rackfs.meta.v1.FileIdR\x04file\"\v\n" +
-	"\tWishReply\"\x98\x01\n" +
+	"\x04file\x18\x02 \x01(\v2\x16.rackfs.meta.v1.FileIdR\x04file\x12\x16\n" +
+	"\x06client\x18\x03 \x01(\x04R\x06client\"\v\n" +
+	"\tWishReply\"\xbb\x01\n" +
 	"\x0eRecallsRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x16\n" +
 	"\x06origin\x18\x02 \x01(\x04R\x06origin\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\x04R\aversion\x12*\n" +
 	"\x04gave\x18\x04 \x03(\v2\x16.rackfs.meta.v1.FileIdR\x04gave\x12\x12\n" +
-	"\x04wait\x18\x05 \x01(\bR\x04wait\"V\n" +
+	"\x04wait\x18\x05 \x01(\bR\x04wait\x12!\n" +
+	"\fgave_clients\x18\x06 \x03(\x04R\vgaveClients\"p\n" +
 	"\fRecallsReply\x12,\n" +
 	"\x05files\x18\x01 \x03(\v2\x16.rackfs.meta.v1.FileIdR\x05files\x12\x18\n" +
-	"\aversion\x18\x02 \x01(\x04R\aversion\"\x80\x01\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x18\n" +
+	"\aclients\x18\x03 \x03(\x04R\aclients\"\x80\x01\n" +
 	"\fPeersRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06origin\x18\x02 \x01(\x04R\x06origin\x12\x18\n" +
@@ -22448,7 +22605,7 @@ func file_meta_proto_rawDescGZIP() []byte {
 }
 
 var file_meta_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 267)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 269)
 var file_meta_proto_goTypes = []any{
 	(OriginKind)(0),           // 0: rackfs.meta.v1.OriginKind
 	(LockType)(0),             // 1: rackfs.meta.v1.LockType
@@ -22599,136 +22756,138 @@ var file_meta_proto_goTypes = []any{
 	(*ClientsResult)(nil),     // 146: rackfs.meta.v1.ClientsResult
 	(*RemoveClient)(nil),      // 147: rackfs.meta.v1.RemoveClient
 	(*TakeClients)(nil),       // 148: rackfs.meta.v1.TakeClients
-	(*ForgetClients)(nil),     // 149: rackfs.meta.v1.ForgetClients
-	(*PutSession)(nil),        // 150: rackfs.meta.v1.PutSession
-	(*RemoveSession)(nil),     // 151: rackfs.meta.v1.RemoveSession
-	(*Query)(nil),             // 152: rackfs.meta.v1.Query
-	(*WorkspacesQ)(nil),       // 153: rackfs.meta.v1.WorkspacesQ
-	(*AccessTokensQ)(nil),     // 154: rackfs.meta.v1.AccessTokensQ
-	(*JobsQ)(nil),             // 155: rackfs.meta.v1.JobsQ
-	(*UploadsQ)(nil),          // 156: rackfs.meta.v1.UploadsQ
-	(*OriginsQ)(nil),          // 157: rackfs.meta.v1.OriginsQ
-	(*HoldsQ)(nil),            // 158: rackfs.meta.v1.HoldsQ
-	(*GetAttrQ)(nil),          // 159: rackfs.meta.v1.GetAttrQ
-	(*LookupQ)(nil),           // 160: rackfs.meta.v1.LookupQ
-	(*ParentQ)(nil),           // 161: rackfs.meta.v1.ParentQ
-	(*ReadDirQ)(nil),          // 162: rackfs.meta.v1.ReadDirQ
-	(*ReadLinkQ)(nil),         // 163: rackfs.meta.v1.ReadLinkQ
-	(*ExtentsQ)(nil),          // 164: rackfs.meta.v1.ExtentsQ
-	(*StatFSQ)(nil),           // 165: rackfs.meta.v1.StatFSQ
-	(*QuotasQ)(nil),           // 166: rackfs.meta.v1.QuotasQ
-	(*NodesQ)(nil),            // 167: rackfs.meta.v1.NodesQ
-	(*TokensQ)(nil),           // 168: rackfs.meta.v1.TokensQ
-	(*RetiredNodesQ)(nil),     // 169: rackfs.meta.v1.RetiredNodesQ
-	(*BlockStatesQ)(nil),      // 170: rackfs.meta.v1.BlockStatesQ
-	(*BlocksQ)(nil),           // 171: rackfs.meta.v1.BlocksQ
-	(*LiveBlocksQ)(nil),       // 172: rackfs.meta.v1.LiveBlocksQ
-	(*GetXattrQ)(nil),         // 173: rackfs.meta.v1.GetXattrQ
-	(*ListXattrsQ)(nil),       // 174: rackfs.meta.v1.ListXattrsQ
-	(*ShardInfoQ)(nil),        // 175: rackfs.meta.v1.ShardInfoQ
-	(*FileSystemsQ)(nil),      // 176: rackfs.meta.v1.FileSystemsQ
-	(*NamespaceQ)(nil),        // 177: rackfs.meta.v1.NamespaceQ
-	(*ClusterMapQ)(nil),       // 178: rackfs.meta.v1.ClusterMapQ
-	(*KeysQ)(nil),             // 179: rackfs.meta.v1.KeysQ
-	(*NFSClientsQ)(nil),       // 180: rackfs.meta.v1.NFSClientsQ
-	(*TestLockQ)(nil),         // 181: rackfs.meta.v1.TestLockQ
-	(*ClientStateQ)(nil),      // 182: rackfs.meta.v1.ClientStateQ
-	(*SessionSlotsQ)(nil),     // 183: rackfs.meta.v1.SessionSlotsQ
-	(*FileOpensQ)(nil),        // 184: rackfs.meta.v1.FileOpensQ
-	(*ClientsQ)(nil),          // 185: rackfs.meta.v1.ClientsQ
-	(*ClientQ)(nil),           // 186: rackfs.meta.v1.ClientQ
-	(*QueryResult)(nil),       // 187: rackfs.meta.v1.QueryResult
-	(*WorkspacesR)(nil),       // 188: rackfs.meta.v1.WorkspacesR
-	(*AccessTokensR)(nil),     // 189: rackfs.meta.v1.AccessTokensR
-	(*JobsR)(nil),             // 190: rackfs.meta.v1.JobsR
-	(*UploadsR)(nil),          // 191: rackfs.meta.v1.UploadsR
-	(*OriginsR)(nil),          // 192: rackfs.meta.v1.OriginsR
-	(*HoldsR)(nil),            // 193: rackfs.meta.v1.HoldsR
-	(*FileId)(nil),            // 194: rackfs.meta.v1.FileId
-	(*AttrR)(nil),             // 195: rackfs.meta.v1.AttrR
-	(*Dirent)(nil),            // 196: rackfs.meta.v1.Dirent
-	(*ReadDirR)(nil),          // 197: rackfs.meta.v1.ReadDirR
-	(*ReadLinkR)(nil),         // 198: rackfs.meta.v1.ReadLinkR
-	(*Extent)(nil),            // 199: rackfs.meta.v1.Extent
-	(*ExtentsR)(nil),          // 200: rackfs.meta.v1.ExtentsR
-	(*StatFSR)(nil),           // 201: rackfs.meta.v1.StatFSR
-	(*Quota)(nil),             // 202: rackfs.meta.v1.Quota
-	(*QuotasR)(nil),           // 203: rackfs.meta.v1.QuotasR
-	(*BlockStatesR)(nil),      // 204: rackfs.meta.v1.BlockStatesR
-	(*BlocksR)(nil),           // 205: rackfs.meta.v1.BlocksR
-	(*BlockInfo)(nil),         // 206: rackfs.meta.v1.BlockInfo
-	(*GetXattrR)(nil),         // 207: rackfs.meta.v1.GetXattrR
-	(*ListXattrsR)(nil),       // 208: rackfs.meta.v1.ListXattrsR
-	(*ShardInfoR)(nil),        // 209: rackfs.meta.v1.ShardInfoR
-	(*FileSystemsR)(nil),      // 210: rackfs.meta.v1.FileSystemsR
-	(*NamespaceR)(nil),        // 211: rackfs.meta.v1.NamespaceR
-	(*ClusterMapR)(nil),       // 212: rackfs.meta.v1.ClusterMapR
-	(*KeysR)(nil),             // 213: rackfs.meta.v1.KeysR
-	(*NodesR)(nil),            // 214: rackfs.meta.v1.NodesR
-	(*TokensR)(nil),           // 215: rackfs.meta.v1.TokensR
-	(*RetiredNodesR)(nil),     // 216: rackfs.meta.v1.RetiredNodesR
-	(*NFSClientsR)(nil),       // 217: rackfs.meta.v1.NFSClientsR
-	(*ClientStateR)(nil),      // 218: rackfs.meta.v1.ClientStateR
-	(*ClientLocks)(nil),       // 219: rackfs.meta.v1.ClientLocks
-	(*LockRange)(nil),         // 220: rackfs.meta.v1.LockRange
-	(*SessionSlotsR)(nil),     // 221: rackfs.meta.v1.SessionSlotsR
-	(*SessionSlot)(nil),       // 222: rackfs.meta.v1.SessionSlot
-	(*FileOpensR)(nil),        // 223: rackfs.meta.v1.FileOpensR
-	(*ClientsR)(nil),          // 224: rackfs.meta.v1.ClientsR
-	(*ClientSessions)(nil),    // 225: rackfs.meta.v1.ClientSessions
-	(*InodeRecord)(nil),       // 226: rackfs.meta.v1.InodeRecord
-	(*Xattrs)(nil),            // 227: rackfs.meta.v1.Xattrs
-	(*XattrRecord)(nil),       // 228: rackfs.meta.v1.XattrRecord
-	(*Cut)(nil),               // 229: rackfs.meta.v1.Cut
-	(*ExtentRecord)(nil),      // 230: rackfs.meta.v1.ExtentRecord
-	(*BlockRecord)(nil),       // 231: rackfs.meta.v1.BlockRecord
-	(*BackReference)(nil),     // 232: rackfs.meta.v1.BackReference
-	(*DirentRecord)(nil),      // 233: rackfs.meta.v1.DirentRecord
-	(*OriginRecord)(nil),      // 234: rackfs.meta.v1.OriginRecord
-	(*SlotRecord)(nil),        // 235: rackfs.meta.v1.SlotRecord
-	(*SlotResult)(nil),        // 236: rackfs.meta.v1.SlotResult
-	(*OpenRecord)(nil),        // 237: rackfs.meta.v1.OpenRecord
-	(*LockRecord)(nil),        // 238: rackfs.meta.v1.LockRecord
-	(*KnownClient)(nil),       // 239: rackfs.meta.v1.KnownClient
-	(*UsageRecord)(nil),       // 240: rackfs.meta.v1.UsageRecord
-	(*ReservationRecord)(nil), // 241: rackfs.meta.v1.ReservationRecord
-	(*RangeRecord)(nil),       // 242: rackfs.meta.v1.RangeRecord
-	(*PurgeRecord)(nil),       // 243: rackfs.meta.v1.PurgeRecord
-	(*DeletedNamespace)(nil),  // 244: rackfs.meta.v1.DeletedNamespace
-	(*DyingRecord)(nil),       // 245: rackfs.meta.v1.DyingRecord
-	(*NamespaceRecord)(nil),   // 246: rackfs.meta.v1.NamespaceRecord
-	(*ProposeRequest)(nil),    // 247: rackfs.meta.v1.ProposeRequest
-	(*ProposeReply)(nil),      // 248: rackfs.meta.v1.ProposeReply
-	(*QueryRequest)(nil),      // 249: rackfs.meta.v1.QueryRequest
-	(*QueryReply)(nil),        // 250: rackfs.meta.v1.QueryReply
-	(*TermRequest)(nil),       // 251: rackfs.meta.v1.TermRequest
-	(*TermReply)(nil),         // 252: rackfs.meta.v1.TermReply
-	(*RenewRequest)(nil),      // 253: rackfs.meta.v1.RenewRequest
-	(*RenewReply)(nil),        // 254: rackfs.meta.v1.RenewReply
-	(*WishRequest)(nil),       // 255: rackfs.meta.v1.WishRequest
-	(*WishReply)(nil),         // 256: rackfs.meta.v1.WishReply
-	(*RecallsRequest)(nil),    // 257: rackfs.meta.v1.RecallsRequest
-	(*RecallsReply)(nil),      // 258: rackfs.meta.v1.RecallsReply
-	(*PeersRequest)(nil),      // 259: rackfs.meta.v1.PeersRequest
-	(*PeersReply)(nil),        // 260: rackfs.meta.v1.PeersReply
-	(*UnlocksRequest)(nil),    // 261: rackfs.meta.v1.UnlocksRequest
-	(*UnlocksReply)(nil),      // 262: rackfs.meta.v1.UnlocksReply
-	(*LeaderRequest)(nil),     // 263: rackfs.meta.v1.LeaderRequest
-	(*LeaderReply)(nil),       // 264: rackfs.meta.v1.LeaderReply
-	(*ReplicaReply)(nil),      // 265: rackfs.meta.v1.ReplicaReply
-	(*MemberRequest)(nil),     // 266: rackfs.meta.v1.MemberRequest
-	(*MemberReply)(nil),       // 267: rackfs.meta.v1.MemberReply
-	(*Member)(nil),            // 268: rackfs.meta.v1.Member
-	(*LevelRequest)(nil),      // 269: rackfs.meta.v1.LevelRequest
-	(*LevelReply)(nil),        // 270: rackfs.meta.v1.LevelReply
-	(*VoterLevel)(nil),        // 271: rackfs.meta.v1.VoterLevel
-	(*DifferRequest)(nil),     // 272: rackfs.meta.v1.DifferRequest
-	(*DifferReply)(nil),       // 273: rackfs.meta.v1.DifferReply
-	(*WorkTask)(nil),          // 274: rackfs.meta.v1.WorkTask
-	(*WorkRequest)(nil),       // 275: rackfs.meta.v1.WorkRequest
-	(*WorkReply)(nil),         // 276: rackfs.meta.v1.WorkReply
-	(*WorkGrant)(nil),         // 277: rackfs.meta.v1.WorkGrant
-	(*WorkPiece)(nil),         // 278: rackfs.meta.v1.WorkPiece
+	(*GiveClients)(nil),       // 149: rackfs.meta.v1.GiveClients
+	(*GivenClient)(nil),       // 150: rackfs.meta.v1.GivenClient
+	(*ForgetClients)(nil),     // 151: rackfs.meta.v1.ForgetClients
+	(*PutSession)(nil),        // 152: rackfs.meta.v1.PutSession
+	(*RemoveSession)(nil),     // 153: rackfs.meta.v1.RemoveSession
+	(*Query)(nil),             // 154: rackfs.meta.v1.Query
+	(*WorkspacesQ)(nil),       // 155: rackfs.meta.v1.WorkspacesQ
+	(*AccessTokensQ)(nil),     // 156: rackfs.meta.v1.AccessTokensQ
+	(*JobsQ)(nil),             // 157: rackfs.meta.v1.JobsQ
+	(*UploadsQ)(nil),          // 158: rackfs.meta.v1.UploadsQ
+	(*OriginsQ)(nil),          // 159: rackfs.meta.v1.OriginsQ
+	(*HoldsQ)(nil),            // 160: rackfs.meta.v1.HoldsQ
+	(*GetAttrQ)(nil),          // 161: rackfs.meta.v1.GetAttrQ
+	(*LookupQ)(nil),           // 162: rackfs.meta.v1.LookupQ
+	(*ParentQ)(nil),           // 163: rackfs.meta.v1.ParentQ
+	(*ReadDirQ)(nil),          // 164: rackfs.meta.v1.ReadDirQ
+	(*ReadLinkQ)(nil),         // 165: rackfs.meta.v1.ReadLinkQ
+	(*ExtentsQ)(nil),          // 166: rackfs.meta.v1.ExtentsQ
+	(*StatFSQ)(nil),           // 167: rackfs.meta.v1.StatFSQ
+	(*QuotasQ)(nil),           // 168: rackfs.meta.v1.QuotasQ
+	(*NodesQ)(nil),            // 169: rackfs.meta.v1.NodesQ
+	(*TokensQ)(nil),           // 170: rackfs.meta.v1.TokensQ
+	(*RetiredNodesQ)(nil),     // 171: rackfs.meta.v1.RetiredNodesQ
+	(*BlockStatesQ)(nil),      // 172: rackfs.meta.v1.BlockStatesQ
+	(*BlocksQ)(nil),           // 173: rackfs.meta.v1.BlocksQ
+	(*LiveBlocksQ)(nil),       // 174: rackfs.meta.v1.LiveBlocksQ
+	(*GetXattrQ)(nil),         // 175: rackfs.meta.v1.GetXattrQ
+	(*ListXattrsQ)(nil),       // 176: rackfs.meta.v1.ListXattrsQ
+	(*ShardInfoQ)(nil),        // 177: rackfs.meta.v1.ShardInfoQ
+	(*FileSystemsQ)(nil),      // 178: rackfs.meta.v1.FileSystemsQ
+	(*NamespaceQ)(nil),        // 179: rackfs.meta.v1.NamespaceQ
+	(*ClusterMapQ)(nil),       // 180: rackfs.meta.v1.ClusterMapQ
+	(*KeysQ)(nil),             // 181: rackfs.meta.v1.KeysQ
+	(*NFSClientsQ)(nil),       // 182: rackfs.meta.v1.NFSClientsQ
+	(*TestLockQ)(nil),         // 183: rackfs.meta.v1.TestLockQ
+	(*ClientStateQ)(nil),      // 184: rackfs.meta.v1.ClientStateQ
+	(*SessionSlotsQ)(nil),     // 185: rackfs.meta.v1.SessionSlotsQ
+	(*FileOpensQ)(nil),        // 186: rackfs.meta.v1.FileOpensQ
+	(*ClientsQ)(nil),          // 187: rackfs.meta.v1.ClientsQ
+	(*ClientQ)(nil),           // 188: rackfs.meta.v1.ClientQ
+	(*QueryResult)(nil),       // 189: rackfs.meta.v1.QueryResult
+	(*WorkspacesR)(nil),       // 190: rackfs.meta.v1.WorkspacesR
+	(*AccessTokensR)(nil),     // 191: rackfs.meta.v1.AccessTokensR
+	(*JobsR)(nil),             // 192: rackfs.meta.v1.JobsR
+	(*UploadsR)(nil),          // 193: rackfs.meta.v1.UploadsR
+	(*OriginsR)(nil),          // 194: rackfs.meta.v1.OriginsR
+	(*HoldsR)(nil),            // 195: rackfs.meta.v1.HoldsR
+	(*FileId)(nil),            // 196: rackfs.meta.v1.FileId
+	(*AttrR)(nil),             // 197: rackfs.meta.v1.AttrR
+	(*Dirent)(nil),            // 198: rackfs.meta.v1.Dirent
+	(*ReadDirR)(nil),          // 199: rackfs.meta.v1.ReadDirR
+	(*ReadLinkR)(nil),         // 200: rackfs.meta.v1.ReadLinkR
+	(*Extent)(nil),            // 201: rackfs.meta.v1.Extent
+	(*ExtentsR)(nil),          // 202: rackfs.meta.v1.ExtentsR
+	(*StatFSR)(nil),           // 203: rackfs.meta.v1.StatFSR
+	(*Quota)(nil),             // 204: rackfs.meta.v1.Quota
+	(*QuotasR)(nil),           // 205: rackfs.meta.v1.QuotasR
+	(*BlockStatesR)(nil),      // 206: rackfs.meta.v1.BlockStatesR
+	(*BlocksR)(nil),           // 207: rackfs.meta.v1.BlocksR
+	(*BlockInfo)(nil),         // 208: rackfs.meta.v1.BlockInfo
+	(*GetXattrR)(nil),         // 209: rackfs.meta.v1.GetXattrR
+	(*ListXattrsR)(nil),       // 210: rackfs.meta.v1.ListXattrsR
+	(*ShardInfoR)(nil),        // 211: rackfs.meta.v1.ShardInfoR
+	(*FileSystemsR)(nil),      // 212: rackfs.meta.v1.FileSystemsR
+	(*NamespaceR)(nil),        // 213: rackfs.meta.v1.NamespaceR
+	(*ClusterMapR)(nil),       // 214: rackfs.meta.v1.ClusterMapR
+	(*KeysR)(nil),             // 215: rackfs.meta.v1.KeysR
+	(*NodesR)(nil),            // 216: rackfs.meta.v1.NodesR
+	(*TokensR)(nil),           // 217: rackfs.meta.v1.TokensR
+	(*RetiredNodesR)(nil),     // 218: rackfs.meta.v1.RetiredNodesR
+	(*NFSClientsR)(nil),       // 219: rackfs.meta.v1.NFSClientsR
+	(*ClientStateR)(nil),      // 220: rackfs.meta.v1.ClientStateR
+	(*ClientLocks)(nil),       // 221: rackfs.meta.v1.ClientLocks
+	(*LockRange)(nil),         // 222: rackfs.meta.v1.LockRange
+	(*SessionSlotsR)(nil),     // 223: rackfs.meta.v1.SessionSlotsR
+	(*SessionSlot)(nil),       // 224: rackfs.meta.v1.SessionSlot
+	(*FileOpensR)(nil),        // 225: rackfs.meta.v1.FileOpensR
+	(*ClientsR)(nil),          // 226: rackfs.meta.v1.ClientsR
+	(*ClientSessions)(nil),    // 227: rackfs.meta.v1.ClientSessions
+	(*InodeRecord)(nil),       // 228: rackfs.meta.v1.InodeRecord
+	(*Xattrs)(nil),            // 229: rackfs.meta.v1.Xattrs
+	(*XattrRecord)(nil),       // 230: rackfs.meta.v1.XattrRecord
+	(*Cut)(nil),               // 231: rackfs.meta.v1.Cut
+	(*ExtentRecord)(nil),      // 232: rackfs.meta.v1.ExtentRecord
+	(*BlockRecord)(nil),       // 233: rackfs.meta.v1.BlockRecord
+	(*BackReference)(nil),     // 234: rackfs.meta.v1.BackReference
+	(*DirentRecord)(nil),      // 235: rackfs.meta.v1.DirentRecord
+	(*OriginRecord)(nil),      // 236: rackfs.meta.v1.OriginRecord
+	(*SlotRecord)(nil),        // 237: rackfs.meta.v1.SlotRecord
+	(*SlotResult)(nil),        // 238: rackfs.meta.v1.SlotResult
+	(*OpenRecord)(nil),        // 239: rackfs.meta.v1.OpenRecord
+	(*LockRecord)(nil),        // 240: rackfs.meta.v1.LockRecord
+	(*KnownClient)(nil),       // 241: rackfs.meta.v1.KnownClient
+	(*UsageRecord)(nil),       // 242: rackfs.meta.v1.UsageRecord
+	(*ReservationRecord)(nil), // 243: rackfs.meta.v1.ReservationRecord
+	(*RangeRecord)(nil),       // 244: rackfs.meta.v1.RangeRecord
+	(*PurgeRecord)(nil),       // 245: rackfs.meta.v1.PurgeRecord
+	(*DeletedNamespace)(nil),  // 246: rackfs.meta.v1.DeletedNamespace
+	(*DyingRecord)(nil),       // 247: rackfs.meta.v1.DyingRecord
+	(*NamespaceRecord)(nil),   // 248: rackfs.meta.v1.NamespaceRecord
+	(*ProposeRequest)(nil),    // 249: rackfs.meta.v1.ProposeRequest
+	(*ProposeReply)(nil),      // 250: rackfs.meta.v1.ProposeReply
+	(*QueryRequest)(nil),      // 251: rackfs.meta.v1.QueryRequest
+	(*QueryReply)(nil),        // 252: rackfs.meta.v1.QueryReply
+	(*TermRequest)(nil),       // 253: rackfs.meta.v1.TermRequest
+	(*TermReply)(nil),         // 254: rackfs.meta.v1.TermReply
+	(*RenewRequest)(nil),      // 255: rackfs.meta.v1.RenewRequest
+	(*RenewReply)(nil),        // 256: rackfs.meta.v1.RenewReply
+	(*WishRequest)(nil),       // 257: rackfs.meta.v1.WishRequest
+	(*WishReply)(nil),         // 258: rackfs.meta.v1.WishReply
+	(*RecallsRequest)(nil),    // 259: rackfs.meta.v1.RecallsRequest
+	(*RecallsReply)(nil),      // 260: rackfs.meta.v1.RecallsReply
+	(*PeersRequest)(nil),      // 261: rackfs.meta.v1.PeersRequest
+	(*PeersReply)(nil),        // 262: rackfs.meta.v1.PeersReply
+	(*UnlocksRequest)(nil),    // 263: rackfs.meta.v1.UnlocksRequest
+	(*UnlocksReply)(nil),      // 264: rackfs.meta.v1.UnlocksReply
+	(*LeaderRequest)(nil),     // 265: rackfs.meta.v1.LeaderRequest
+	(*LeaderReply)(nil),       // 266: rackfs.meta.v1.LeaderReply
+	(*ReplicaReply)(nil),      // 267: rackfs.meta.v1.ReplicaReply
+	(*MemberRequest)(nil),     // 268: rackfs.meta.v1.MemberRequest
+	(*MemberReply)(nil),       // 269: rackfs.meta.v1.MemberReply
+	(*Member)(nil),            // 270: rackfs.meta.v1.Member
+	(*LevelRequest)(nil),      // 271: rackfs.meta.v1.LevelRequest
+	(*LevelReply)(nil),        // 272: rackfs.meta.v1.LevelReply
+	(*VoterLevel)(nil),        // 273: rackfs.meta.v1.VoterLevel
+	(*DifferRequest)(nil),     // 274: rackfs.meta.v1.DifferRequest
+	(*DifferReply)(nil),       // 275: rackfs.meta.v1.DifferReply
+	(*WorkTask)(nil),          // 276: rackfs.meta.v1.WorkTask
+	(*WorkRequest)(nil),       // 277: rackfs.meta.v1.WorkRequest
+	(*WorkReply)(nil),         // 278: rackfs.meta.v1.WorkReply
+	(*WorkGrant)(nil),         // 279: rackfs.meta.v1.WorkGrant
+	(*WorkPiece)(nil),         // 280: rackfs.meta.v1.WorkPiece
 }
 var file_meta_proto_depIdxs = []int32{
 	15,  // 0: rackfs.meta.v1.Entry.commands:type_name -> rackfs.meta.v1.Command
@@ -22779,10 +22938,10 @@ var file_meta_proto_depIdxs = []int32{
 	53,  // 45: rackfs.meta.v1.Command.touch:type_name -> rackfs.meta.v1.Touch
 	145, // 46: rackfs.meta.v1.Command.put_client:type_name -> rackfs.meta.v1.PutClient
 	147, // 47: rackfs.meta.v1.Command.remove_client:type_name -> rackfs.meta.v1.RemoveClient
-	150, // 48: rackfs.meta.v1.Command.put_session:type_name -> rackfs.meta.v1.PutSession
-	151, // 49: rackfs.meta.v1.Command.remove_session:type_name -> rackfs.meta.v1.RemoveSession
+	152, // 48: rackfs.meta.v1.Command.put_session:type_name -> rackfs.meta.v1.PutSession
+	153, // 49: rackfs.meta.v1.Command.remove_session:type_name -> rackfs.meta.v1.RemoveSession
 	148, // 50: rackfs.meta.v1.Command.take_clients:type_name -> rackfs.meta.v1.TakeClients
-	149, // 51: rackfs.meta.v1.Command.forget_clients:type_name -> rackfs.meta.v1.ForgetClients
+	151, // 51: rackfs.meta.v1.Command.forget_clients:type_name -> rackfs.meta.v1.ForgetClients
 	103, // 52: rackfs.meta.v1.Command.put_node:type_name -> rackfs.meta.v1.PutNode
 	104, // 53: rackfs.meta.v1.Command.remove_node:type_name -> rackfs.meta.v1.RemoveNode
 	106, // 54: rackfs.meta.v1.Command.put_token:type_name -> rackfs.meta.v1.PutToken
@@ -22811,259 +22970,262 @@ var file_meta_proto_depIdxs = []int32{
 	136, // 77: rackfs.meta.v1.Command.remove_upload:type_name -> rackfs.meta.v1.RemoveUpload
 	137, // 78: rackfs.meta.v1.Command.make_staging:type_name -> rackfs.meta.v1.MakeStaging
 	48,  // 79: rackfs.meta.v1.Command.share_lease:type_name -> rackfs.meta.v1.ShareLease
-	24,  // 80: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
-	33,  // 81: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
-	35,  // 82: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
-	37,  // 83: rackfs.meta.v1.Result.remove:type_name -> rackfs.meta.v1.RemoveResult
-	39,  // 84: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
-	41,  // 85: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
-	46,  // 86: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
-	52,  // 87: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
-	57,  // 88: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
-	28,  // 89: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
-	59,  // 90: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
-	64,  // 91: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
-	72,  // 92: rackfs.meta.v1.Result.open:type_name -> rackfs.meta.v1.OpenResult
-	77,  // 93: rackfs.meta.v1.Result.lock:type_name -> rackfs.meta.v1.LockResult
-	146, // 94: rackfs.meta.v1.Result.clients:type_name -> rackfs.meta.v1.ClientsResult
-	212, // 95: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	68,  // 96: rackfs.meta.v1.Result.range:type_name -> rackfs.meta.v1.RangeResult
-	44,  // 97: rackfs.meta.v1.Result.xattr:type_name -> rackfs.meta.v1.XattrResult
-	85,  // 98: rackfs.meta.v1.Result.reserve:type_name -> rackfs.meta.v1.ReserveResult
-	108, // 99: rackfs.meta.v1.Result.node:type_name -> rackfs.meta.v1.NodeResult
-	116, // 100: rackfs.meta.v1.Result.group:type_name -> rackfs.meta.v1.GroupResult
-	124, // 101: rackfs.meta.v1.Result.workspace:type_name -> rackfs.meta.v1.WorkspaceResult
-	133, // 102: rackfs.meta.v1.Result.job:type_name -> rackfs.meta.v1.JobResult
-	49,  // 103: rackfs.meta.v1.Result.held:type_name -> rackfs.meta.v1.Held
-	17,  // 104: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
-	17,  // 105: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
-	17,  // 106: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
-	17,  // 107: rackfs.meta.v1.Attr.btime:type_name -> rackfs.meta.v1.Time
-	17,  // 108: rackfs.meta.v1.AttrSet.atime:type_name -> rackfs.meta.v1.Time
-	17,  // 109: rackfs.meta.v1.AttrSet.mtime:type_name -> rackfs.meta.v1.Time
-	17,  // 110: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
-	0,   // 111: rackfs.meta.v1.RegisterOrigin.kind:type_name -> rackfs.meta.v1.OriginKind
-	20,  // 112: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
-	69,  // 113: rackfs.meta.v1.Create.share:type_name -> rackfs.meta.v1.ClientOpen
-	19,  // 114: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
-	21,  // 115: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
-	22,  // 116: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
-	70,  // 117: rackfs.meta.v1.CreateResult.denied:type_name -> rackfs.meta.v1.ShareDenied
-	19,  // 118: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
-	21,  // 119: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
-	69,  // 120: rackfs.meta.v1.Remove.keep_open:type_name -> rackfs.meta.v1.ClientOpen
-	21,  // 121: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
-	69,  // 122: rackfs.meta.v1.Rename.keep_open:type_name -> rackfs.meta.v1.ClientOpen
-	21,  // 123: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
-	21,  // 124: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
-	20,  // 125: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
-	19,  // 126: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
-	22,  // 127: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
-	19,  // 128: rackfs.meta.v1.XattrResult.attr:type_name -> rackfs.meta.v1.Attr
-	21,  // 129: rackfs.meta.v1.XattrResult.change:type_name -> rackfs.meta.v1.DirChange
-	19,  // 130: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
-	22,  // 131: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
-	51,  // 132: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
-	17,  // 133: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
-	19,  // 134: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
-	22,  // 135: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
-	54,  // 136: rackfs.meta.v1.Touch.touched:type_name -> rackfs.meta.v1.Touched
-	17,  // 137: rackfs.meta.v1.Touched.atime:type_name -> rackfs.meta.v1.Time
-	60,  // 138: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
-	63,  // 139: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
-	19,  // 140: rackfs.meta.v1.RangeResult.attr:type_name -> rackfs.meta.v1.Attr
-	22,  // 141: rackfs.meta.v1.RangeResult.lease:type_name -> rackfs.meta.v1.Lease
-	69,  // 142: rackfs.meta.v1.OpenFile.share:type_name -> rackfs.meta.v1.ClientOpen
-	19,  // 143: rackfs.meta.v1.OpenResult.attr:type_name -> rackfs.meta.v1.Attr
-	22,  // 144: rackfs.meta.v1.OpenResult.lease:type_name -> rackfs.meta.v1.Lease
-	70,  // 145: rackfs.meta.v1.OpenResult.denied:type_name -> rackfs.meta.v1.ShareDenied
-	74,  // 146: rackfs.meta.v1.CloseFiles.files:type_name -> rackfs.meta.v1.FileClose
-	75,  // 147: rackfs.meta.v1.FileClose.locks:type_name -> rackfs.meta.v1.LockOwner
-	1,   // 148: rackfs.meta.v1.SetLock.type:type_name -> rackfs.meta.v1.LockType
-	78,  // 149: rackfs.meta.v1.LockResult.denied:type_name -> rackfs.meta.v1.LockDenied
-	1,   // 150: rackfs.meta.v1.LockDenied.type:type_name -> rackfs.meta.v1.LockType
-	2,   // 151: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
-	17,  // 152: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
-	17,  // 153: rackfs.meta.v1.FileSystem.deleted:type_name -> rackfs.meta.v1.Time
-	17,  // 154: rackfs.meta.v1.FileSystem.purge_after:type_name -> rackfs.meta.v1.Time
-	3,   // 155: rackfs.meta.v1.FileSystem.squash:type_name -> rackfs.meta.v1.Squash
-	88,  // 156: rackfs.meta.v1.FileSystem.exports:type_name -> rackfs.meta.v1.SecureExport
-	87,  // 157: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
-	2,   // 158: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
-	4,   // 159: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
-	91,  // 160: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
-	93,  // 161: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
-	5,   // 162: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
-	94,  // 163: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
-	95,  // 164: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
-	99,  // 165: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
-	94,  // 166: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
-	91,  // 167: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
-	6,   // 168: rackfs.meta.v1.Node.state:type_name -> rackfs.meta.v1.NodeState
-	102, // 169: rackfs.meta.v1.Node.local_volumes:type_name -> rackfs.meta.v1.LocalVolume
-	17,  // 170: rackfs.meta.v1.LocalVolume.at:type_name -> rackfs.meta.v1.Time
-	101, // 171: rackfs.meta.v1.PutNode.node:type_name -> rackfs.meta.v1.Node
-	17,  // 172: rackfs.meta.v1.Token.expires:type_name -> rackfs.meta.v1.Time
-	105, // 173: rackfs.meta.v1.PutToken.token:type_name -> rackfs.meta.v1.Token
-	101, // 174: rackfs.meta.v1.JoinNode.node:type_name -> rackfs.meta.v1.Node
-	101, // 175: rackfs.meta.v1.NodeResult.node:type_name -> rackfs.meta.v1.Node
-	6,   // 176: rackfs.meta.v1.SetNodeState.state:type_name -> rackfs.meta.v1.NodeState
-	17,  // 177: rackfs.meta.v1.RetiredNode.removed:type_name -> rackfs.meta.v1.Time
-	17,  // 178: rackfs.meta.v1.NodeGroup.created:type_name -> rackfs.meta.v1.Time
-	17,  // 179: rackfs.meta.v1.RackReservation.since:type_name -> rackfs.meta.v1.Time
-	113, // 180: rackfs.meta.v1.GroupResult.group:type_name -> rackfs.meta.v1.NodeGroup
-	17,  // 181: rackfs.meta.v1.Workspace.created:type_name -> rackfs.meta.v1.Time
-	122, // 182: rackfs.meta.v1.PutWorkspace.workspace:type_name -> rackfs.meta.v1.Workspace
-	122, // 183: rackfs.meta.v1.WorkspaceResult.workspace:type_name -> rackfs.meta.v1.Workspace
-	127, // 184: rackfs.meta.v1.AccessToken.scopes:type_name -> rackfs.meta.v1.AccessScope
-	17,  // 185: rackfs.meta.v1.AccessToken.created:type_name -> rackfs.meta.v1.Time
-	17,  // 186: rackfs.meta.v1.AccessToken.expires:type_name -> rackfs.meta.v1.Time
-	126, // 187: rackfs.meta.v1.PutAccessToken.token:type_name -> rackfs.meta.v1.AccessToken
-	7,   // 188: rackfs.meta.v1.Job.state:type_name -> rackfs.meta.v1.JobState
-	17,  // 189: rackfs.meta.v1.Job.created:type_name -> rackfs.meta.v1.Time
-	17,  // 190: rackfs.meta.v1.Job.started:type_name -> rackfs.meta.v1.Time
-	17,  // 191: rackfs.meta.v1.Job.finished:type_name -> rackfs.meta.v1.Time
-	130, // 192: rackfs.meta.v1.PutJob.job:type_name -> rackfs.meta.v1.Job
-	130, // 193: rackfs.meta.v1.JobResult.job:type_name -> rackfs.meta.v1.Job
-	17,  // 194: rackfs.meta.v1.Upload.created:type_name -> rackfs.meta.v1.Time
-	17,  // 195: rackfs.meta.v1.Upload.expires:type_name -> rackfs.meta.v1.Time
-	134, // 196: rackfs.meta.v1.PutUpload.upload:type_name -> rackfs.meta.v1.Upload
-	138, // 197: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
-	140, // 198: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
-	8,   // 199: rackfs.meta.v1.ClientRecord.state:type_name -> rackfs.meta.v1.ClientState
-	143, // 200: rackfs.meta.v1.PutClient.client:type_name -> rackfs.meta.v1.ClientRecord
-	144, // 201: rackfs.meta.v1.PutSession.session:type_name -> rackfs.meta.v1.SessionRecord
-	143, // 202: rackfs.meta.v1.PutSession.client:type_name -> rackfs.meta.v1.ClientRecord
-	18,  // 203: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
-	159, // 204: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
-	160, // 205: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
-	161, // 206: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
-	162, // 207: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
-	163, // 208: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
-	164, // 209: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
-	165, // 210: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
-	170, // 211: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
-	175, // 212: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
-	171, // 213: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
-	173, // 214: rackfs.meta.v1.Query.get_xattr:type_name -> rackfs.meta.v1.GetXattrQ
-	174, // 215: rackfs.meta.v1.Query.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsQ
-	181, // 216: rackfs.meta.v1.Query.test_lock:type_name -> rackfs.meta.v1.TestLockQ
-	182, // 217: rackfs.meta.v1.Query.client_state:type_name -> rackfs.meta.v1.ClientStateQ
-	183, // 218: rackfs.meta.v1.Query.session_slots:type_name -> rackfs.meta.v1.SessionSlotsQ
-	184, // 219: rackfs.meta.v1.Query.file_opens:type_name -> rackfs.meta.v1.FileOpensQ
-	166, // 220: rackfs.meta.v1.Query.quotas:type_name -> rackfs.meta.v1.QuotasQ
-	176, // 221: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
-	178, // 222: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
-	179, // 223: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
-	180, // 224: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
-	185, // 225: rackfs.meta.v1.Query.clients:type_name -> rackfs.meta.v1.ClientsQ
-	186, // 226: rackfs.meta.v1.Query.client:type_name -> rackfs.meta.v1.ClientQ
-	167, // 227: rackfs.meta.v1.Query.nodes:type_name -> rackfs.meta.v1.NodesQ
-	168, // 228: rackfs.meta.v1.Query.tokens:type_name -> rackfs.meta.v1.TokensQ
-	177, // 229: rackfs.meta.v1.Query.namespace:type_name -> rackfs.meta.v1.NamespaceQ
-	169, // 230: rackfs.meta.v1.Query.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesQ
-	172, // 231: rackfs.meta.v1.Query.live_blocks:type_name -> rackfs.meta.v1.LiveBlocksQ
-	153, // 232: rackfs.meta.v1.Query.workspaces:type_name -> rackfs.meta.v1.WorkspacesQ
-	154, // 233: rackfs.meta.v1.Query.access_tokens:type_name -> rackfs.meta.v1.AccessTokensQ
-	155, // 234: rackfs.meta.v1.Query.jobs:type_name -> rackfs.meta.v1.JobsQ
-	156, // 235: rackfs.meta.v1.Query.uploads:type_name -> rackfs.meta.v1.UploadsQ
-	157, // 236: rackfs.meta.v1.Query.origins:type_name -> rackfs.meta.v1.OriginsQ
-	158, // 237: rackfs.meta.v1.Query.holds:type_name -> rackfs.meta.v1.HoldsQ
-	1,   // 238: rackfs.meta.v1.TestLockQ.type:type_name -> rackfs.meta.v1.LockType
-	195, // 239: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
-	197, // 240: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
-	198, // 241: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
-	200, // 242: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
-	201, // 243: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
-	204, // 244: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
-	209, // 245: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
-	210, // 246: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
-	212, // 247: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	213, // 248: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
-	217, // 249: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
-	205, // 250: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
-	207, // 251: rackfs.meta.v1.QueryResult.get_xattr:type_name -> rackfs.meta.v1.GetXattrR
-	208, // 252: rackfs.meta.v1.QueryResult.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsR
-	77,  // 253: rackfs.meta.v1.QueryResult.lock:type_name -> rackfs.meta.v1.LockResult
-	218, // 254: rackfs.meta.v1.QueryResult.client_state:type_name -> rackfs.meta.v1.ClientStateR
-	221, // 255: rackfs.meta.v1.QueryResult.session_slots:type_name -> rackfs.meta.v1.SessionSlotsR
-	224, // 256: rackfs.meta.v1.QueryResult.clients:type_name -> rackfs.meta.v1.ClientsR
-	223, // 257: rackfs.meta.v1.QueryResult.file_opens:type_name -> rackfs.meta.v1.FileOpensR
-	203, // 258: rackfs.meta.v1.QueryResult.quotas:type_name -> rackfs.meta.v1.QuotasR
-	214, // 259: rackfs.meta.v1.QueryResult.nodes:type_name -> rackfs.meta.v1.NodesR
-	215, // 260: rackfs.meta.v1.QueryResult.tokens:type_name -> rackfs.meta.v1.TokensR
-	211, // 261: rackfs.meta.v1.QueryResult.namespace:type_name -> rackfs.meta.v1.NamespaceR
-	216, // 262: rackfs.meta.v1.QueryResult.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesR
-	188, // 263: rackfs.meta.v1.QueryResult.workspaces:type_name -> rackfs.meta.v1.WorkspacesR
-	189, // 264: rackfs.meta.v1.QueryResult.access_tokens:type_name -> rackfs.meta.v1.AccessTokensR
-	190, // 265: rackfs.meta.v1.QueryResult.jobs:type_name -> rackfs.meta.v1.JobsR
-	191, // 266: rackfs.meta.v1.QueryResult.uploads:type_name -> rackfs.meta.v1.UploadsR
-	192, // 267: rackfs.meta.v1.QueryResult.origins:type_name -> rackfs.meta.v1.OriginsR
-	193, // 268: rackfs.meta.v1.QueryResult.holds:type_name -> rackfs.meta.v1.HoldsR
-	122, // 269: rackfs.meta.v1.WorkspacesR.workspaces:type_name -> rackfs.meta.v1.Workspace
-	126, // 270: rackfs.meta.v1.AccessTokensR.tokens:type_name -> rackfs.meta.v1.AccessToken
-	130, // 271: rackfs.meta.v1.JobsR.jobs:type_name -> rackfs.meta.v1.Job
-	134, // 272: rackfs.meta.v1.UploadsR.uploads:type_name -> rackfs.meta.v1.Upload
-	194, // 273: rackfs.meta.v1.HoldsR.files:type_name -> rackfs.meta.v1.FileId
-	19,  // 274: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
-	22,  // 275: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
-	19,  // 276: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
-	196, // 277: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
-	19,  // 278: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
-	199, // 279: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
-	202, // 280: rackfs.meta.v1.StatFSR.project:type_name -> rackfs.meta.v1.Quota
-	202, // 281: rackfs.meta.v1.QuotasR.quotas:type_name -> rackfs.meta.v1.Quota
-	9,   // 282: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
-	206, // 283: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
-	87,  // 284: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
-	122, // 285: rackfs.meta.v1.FileSystemsR.workspaces:type_name -> rackfs.meta.v1.Workspace
-	91,  // 286: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
-	95,  // 287: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
-	113, // 288: rackfs.meta.v1.ClusterMapR.groups:type_name -> rackfs.meta.v1.NodeGroup
-	114, // 289: rackfs.meta.v1.ClusterMapR.reservations:type_name -> rackfs.meta.v1.RackReservation
-	138, // 290: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
-	101, // 291: rackfs.meta.v1.NodesR.nodes:type_name -> rackfs.meta.v1.Node
-	105, // 292: rackfs.meta.v1.TokensR.tokens:type_name -> rackfs.meta.v1.Token
-	111, // 293: rackfs.meta.v1.RetiredNodesR.nodes:type_name -> rackfs.meta.v1.RetiredNode
-	140, // 294: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
-	69,  // 295: rackfs.meta.v1.ClientStateR.opens:type_name -> rackfs.meta.v1.ClientOpen
-	219, // 296: rackfs.meta.v1.ClientStateR.locks:type_name -> rackfs.meta.v1.ClientLocks
-	220, // 297: rackfs.meta.v1.ClientLocks.ranges:type_name -> rackfs.meta.v1.LockRange
-	222, // 298: rackfs.meta.v1.SessionSlotsR.slots:type_name -> rackfs.meta.v1.SessionSlot
-	69,  // 299: rackfs.meta.v1.FileOpensR.opens:type_name -> rackfs.meta.v1.ClientOpen
-	225, // 300: rackfs.meta.v1.ClientsR.clients:type_name -> rackfs.meta.v1.ClientSessions
-	143, // 301: rackfs.meta.v1.ClientSessions.client:type_name -> rackfs.meta.v1.ClientRecord
-	144, // 302: rackfs.meta.v1.ClientSessions.sessions:type_name -> rackfs.meta.v1.SessionRecord
-	19,  // 303: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
-	22,  // 304: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
-	229, // 305: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
-	227, // 306: rackfs.meta.v1.InodeRecord.xattrs:type_name -> rackfs.meta.v1.Xattrs
-	0,   // 307: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
-	236, // 308: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
-	16,  // 309: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
-	17,  // 310: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
-	29,  // 311: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
-	15,  // 312: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
-	16,  // 313: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
-	152, // 314: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
-	187, // 315: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
-	194, // 316: rackfs.meta.v1.WishRequest.file:type_name -> rackfs.meta.v1.FileId
-	194, // 317: rackfs.meta.v1.RecallsRequest.gave:type_name -> rackfs.meta.v1.FileId
-	194, // 318: rackfs.meta.v1.RecallsReply.files:type_name -> rackfs.meta.v1.FileId
-	194, // 319: rackfs.meta.v1.UnlocksRequest.files:type_name -> rackfs.meta.v1.FileId
-	194, // 320: rackfs.meta.v1.UnlocksReply.files:type_name -> rackfs.meta.v1.FileId
-	10,  // 321: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
-	268, // 322: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
-	271, // 323: rackfs.meta.v1.LevelReply.voters:type_name -> rackfs.meta.v1.VoterLevel
-	11,  // 324: rackfs.meta.v1.WorkTask.kind:type_name -> rackfs.meta.v1.WorkKind
-	274, // 325: rackfs.meta.v1.WorkRequest.tasks:type_name -> rackfs.meta.v1.WorkTask
-	277, // 326: rackfs.meta.v1.WorkReply.grants:type_name -> rackfs.meta.v1.WorkGrant
-	278, // 327: rackfs.meta.v1.WorkReply.pieces:type_name -> rackfs.meta.v1.WorkPiece
-	328, // [328:328] is the sub-list for method output_type
-	328, // [328:328] is the sub-list for method input_type
-	328, // [328:328] is the sub-list for extension type_name
-	328, // [328:328] is the sub-list for extension extendee
-	0,   // [0:328] is the sub-list for field type_name
+	149, // 80: rackfs.meta.v1.Command.give_clients:type_name -> rackfs.meta.v1.GiveClients
+	24,  // 81: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
+	33,  // 82: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
+	35,  // 83: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
+	37,  // 84: rackfs.meta.v1.Result.remove:type_name -> rackfs.meta.v1.RemoveResult
+	39,  // 85: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
+	41,  // 86: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
+	46,  // 87: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
+	52,  // 88: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
+	57,  // 89: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
+	28,  // 90: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
+	59,  // 91: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
+	64,  // 92: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
+	72,  // 93: rackfs.meta.v1.Result.open:type_name -> rackfs.meta.v1.OpenResult
+	77,  // 94: rackfs.meta.v1.Result.lock:type_name -> rackfs.meta.v1.LockResult
+	146, // 95: rackfs.meta.v1.Result.clients:type_name -> rackfs.meta.v1.ClientsResult
+	214, // 96: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	68,  // 97: rackfs.meta.v1.Result.range:type_name -> rackfs.meta.v1.RangeResult
+	44,  // 98: rackfs.meta.v1.Result.xattr:type_name -> rackfs.meta.v1.XattrResult
+	85,  // 99: rackfs.meta.v1.Result.reserve:type_name -> rackfs.meta.v1.ReserveResult
+	108, // 100: rackfs.meta.v1.Result.node:type_name -> rackfs.meta.v1.NodeResult
+	116, // 101: rackfs.meta.v1.Result.group:type_name -> rackfs.meta.v1.GroupResult
+	124, // 102: rackfs.meta.v1.Result.workspace:type_name -> rackfs.meta.v1.WorkspaceResult
+	133, // 103: rackfs.meta.v1.Result.job:type_name -> rackfs.meta.v1.JobResult
+	49,  // 104: rackfs.meta.v1.Result.held:type_name -> rackfs.meta.v1.Held
+	17,  // 105: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
+	17,  // 106: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
+	17,  // 107: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
+	17,  // 108: rackfs.meta.v1.Attr.btime:type_name -> rackfs.meta.v1.Time
+	17,  // 109: rackfs.meta.v1.AttrSet.atime:type_name -> rackfs.meta.v1.Time
+	17,  // 110: rackfs.meta.v1.AttrSet.mtime:type_name -> rackfs.meta.v1.Time
+	17,  // 111: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
+	0,   // 112: rackfs.meta.v1.RegisterOrigin.kind:type_name -> rackfs.meta.v1.OriginKind
+	20,  // 113: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
+	69,  // 114: rackfs.meta.v1.Create.share:type_name -> rackfs.meta.v1.ClientOpen
+	19,  // 115: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
+	21,  // 116: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
+	22,  // 117: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
+	70,  // 118: rackfs.meta.v1.CreateResult.denied:type_name -> rackfs.meta.v1.ShareDenied
+	19,  // 119: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
+	21,  // 120: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
+	69,  // 121: rackfs.meta.v1.Remove.keep_open:type_name -> rackfs.meta.v1.ClientOpen
+	21,  // 122: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
+	69,  // 123: rackfs.meta.v1.Rename.keep_open:type_name -> rackfs.meta.v1.ClientOpen
+	21,  // 124: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
+	21,  // 125: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
+	20,  // 126: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
+	19,  // 127: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
+	22,  // 128: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
+	19,  // 129: rackfs.meta.v1.XattrResult.attr:type_name -> rackfs.meta.v1.Attr
+	21,  // 130: rackfs.meta.v1.XattrResult.change:type_name -> rackfs.meta.v1.DirChange
+	19,  // 131: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
+	22,  // 132: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
+	51,  // 133: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
+	17,  // 134: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
+	19,  // 135: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
+	22,  // 136: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
+	54,  // 137: rackfs.meta.v1.Touch.touched:type_name -> rackfs.meta.v1.Touched
+	17,  // 138: rackfs.meta.v1.Touched.atime:type_name -> rackfs.meta.v1.Time
+	60,  // 139: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
+	63,  // 140: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
+	19,  // 141: rackfs.meta.v1.RangeResult.attr:type_name -> rackfs.meta.v1.Attr
+	22,  // 142: rackfs.meta.v1.RangeResult.lease:type_name -> rackfs.meta.v1.Lease
+	69,  // 143: rackfs.meta.v1.OpenFile.share:type_name -> rackfs.meta.v1.ClientOpen
+	19,  // 144: rackfs.meta.v1.OpenResult.attr:type_name -> rackfs.meta.v1.Attr
+	22,  // 145: rackfs.meta.v1.OpenResult.lease:type_name -> rackfs.meta.v1.Lease
+	70,  // 146: rackfs.meta.v1.OpenResult.denied:type_name -> rackfs.meta.v1.ShareDenied
+	74,  // 147: rackfs.meta.v1.CloseFiles.files:type_name -> rackfs.meta.v1.FileClose
+	75,  // 148: rackfs.meta.v1.FileClose.locks:type_name -> rackfs.meta.v1.LockOwner
+	1,   // 149: rackfs.meta.v1.SetLock.type:type_name -> rackfs.meta.v1.LockType
+	78,  // 150: rackfs.meta.v1.LockResult.denied:type_name -> rackfs.meta.v1.LockDenied
+	1,   // 151: rackfs.meta.v1.LockDenied.type:type_name -> rackfs.meta.v1.LockType
+	2,   // 152: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
+	17,  // 153: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
+	17,  // 154: rackfs.meta.v1.FileSystem.deleted:type_name -> rackfs.meta.v1.Time
+	17,  // 155: rackfs.meta.v1.FileSystem.purge_after:type_name -> rackfs.meta.v1.Time
+	3,   // 156: rackfs.meta.v1.FileSystem.squash:type_name -> rackfs.meta.v1.Squash
+	88,  // 157: rackfs.meta.v1.FileSystem.exports:type_name -> rackfs.meta.v1.SecureExport
+	87,  // 158: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
+	2,   // 159: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
+	4,   // 160: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
+	91,  // 161: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
+	93,  // 162: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
+	5,   // 163: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
+	94,  // 164: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
+	95,  // 165: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
+	99,  // 166: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
+	94,  // 167: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
+	91,  // 168: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
+	6,   // 169: rackfs.meta.v1.Node.state:type_name -> rackfs.meta.v1.NodeState
+	102, // 170: rackfs.meta.v1.Node.local_volumes:type_name -> rackfs.meta.v1.LocalVolume
+	17,  // 171: rackfs.meta.v1.LocalVolume.at:type_name -> rackfs.meta.v1.Time
+	101, // 172: rackfs.meta.v1.PutNode.node:type_name -> rackfs.meta.v1.Node
+	17,  // 173: rackfs.meta.v1.Token.expires:type_name -> rackfs.meta.v1.Time
+	105, // 174: rackfs.meta.v1.PutToken.token:type_name -> rackfs.meta.v1.Token
+	101, // 175: rackfs.meta.v1.JoinNode.node:type_name -> rackfs.meta.v1.Node
+	101, // 176: rackfs.meta.v1.NodeResult.node:type_name -> rackfs.meta.v1.Node
+	6,   // 177: rackfs.meta.v1.SetNodeState.state:type_name -> rackfs.meta.v1.NodeState
+	17,  // 178: rackfs.meta.v1.RetiredNode.removed:type_name -> rackfs.meta.v1.Time
+	17,  // 179: rackfs.meta.v1.NodeGroup.created:type_name -> rackfs.meta.v1.Time
+	17,  // 180: rackfs.meta.v1.RackReservation.since:type_name -> rackfs.meta.v1.Time
+	113, // 181: rackfs.meta.v1.GroupResult.group:type_name -> rackfs.meta.v1.NodeGroup
+	17,  // 182: rackfs.meta.v1.Workspace.created:type_name -> rackfs.meta.v1.Time
+	122, // 183: rackfs.meta.v1.PutWorkspace.workspace:type_name -> rackfs.meta.v1.Workspace
+	122, // 184: rackfs.meta.v1.WorkspaceResult.workspace:type_name -> rackfs.meta.v1.Workspace
+	127, // 185: rackfs.meta.v1.AccessToken.scopes:type_name -> rackfs.meta.v1.AccessScope
+	17,  // 186: rackfs.meta.v1.AccessToken.created:type_name -> rackfs.meta.v1.Time
+	17,  // 187: rackfs.meta.v1.AccessToken.expires:type_name -> rackfs.meta.v1.Time
+	126, // 188: rackfs.meta.v1.PutAccessToken.token:type_name -> rackfs.meta.v1.AccessToken
+	7,   // 189: rackfs.meta.v1.Job.state:type_name -> rackfs.meta.v1.JobState
+	17,  // 190: rackfs.meta.v1.Job.created:type_name -> rackfs.meta.v1.Time
+	17,  // 191: rackfs.meta.v1.Job.started:type_name -> rackfs.meta.v1.Time
+	17,  // 192: rackfs.meta.v1.Job.finished:type_name -> rackfs.meta.v1.Time
+	130, // 193: rackfs.meta.v1.PutJob.job:type_name -> rackfs.meta.v1.Job
+	130, // 194: rackfs.meta.v1.JobResult.job:type_name -> rackfs.meta.v1.Job
+	17,  // 195: rackfs.meta.v1.Upload.created:type_name -> rackfs.meta.v1.Time
+	17,  // 196: rackfs.meta.v1.Upload.expires:type_name -> rackfs.meta.v1.Time
+	134, // 197: rackfs.meta.v1.PutUpload.upload:type_name -> rackfs.meta.v1.Upload
+	138, // 198: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
+	140, // 199: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
+	8,   // 200: rackfs.meta.v1.ClientRecord.state:type_name -> rackfs.meta.v1.ClientState
+	143, // 201: rackfs.meta.v1.PutClient.client:type_name -> rackfs.meta.v1.ClientRecord
+	150, // 202: rackfs.meta.v1.GiveClients.clients:type_name -> rackfs.meta.v1.GivenClient
+	144, // 203: rackfs.meta.v1.GivenClient.sessions:type_name -> rackfs.meta.v1.SessionRecord
+	144, // 204: rackfs.meta.v1.PutSession.session:type_name -> rackfs.meta.v1.SessionRecord
+	143, // 205: rackfs.meta.v1.PutSession.client:type_name -> rackfs.meta.v1.ClientRecord
+	18,  // 206: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
+	161, // 207: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
+	162, // 208: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
+	163, // 209: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
+	164, // 210: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
+	165, // 211: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
+	166, // 212: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
+	167, // 213: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
+	172, // 214: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
+	177, // 215: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
+	173, // 216: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
+	175, // 217: rackfs.meta.v1.Query.get_xattr:type_name -> rackfs.meta.v1.GetXattrQ
+	176, // 218: rackfs.meta.v1.Query.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsQ
+	183, // 219: rackfs.meta.v1.Query.test_lock:type_name -> rackfs.meta.v1.TestLockQ
+	184, // 220: rackfs.meta.v1.Query.client_state:type_name -> rackfs.meta.v1.ClientStateQ
+	185, // 221: rackfs.meta.v1.Query.session_slots:type_name -> rackfs.meta.v1.SessionSlotsQ
+	186, // 222: rackfs.meta.v1.Query.file_opens:type_name -> rackfs.meta.v1.FileOpensQ
+	168, // 223: rackfs.meta.v1.Query.quotas:type_name -> rackfs.meta.v1.QuotasQ
+	178, // 224: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
+	180, // 225: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
+	181, // 226: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
+	182, // 227: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
+	187, // 228: rackfs.meta.v1.Query.clients:type_name -> rackfs.meta.v1.ClientsQ
+	188, // 229: rackfs.meta.v1.Query.client:type_name -> rackfs.meta.v1.ClientQ
+	169, // 230: rackfs.meta.v1.Query.nodes:type_name -> rackfs.meta.v1.NodesQ
+	170, // 231: rackfs.meta.v1.Query.tokens:type_name -> rackfs.meta.v1.TokensQ
+	179, // 232: rackfs.meta.v1.Query.namespace:type_name -> rackfs.meta.v1.NamespaceQ
+	171, // 233: rackfs.meta.v1.Query.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesQ
+	174, // 234: rackfs.meta.v1.Query.live_blocks:type_name -> rackfs.meta.v1.LiveBlocksQ
+	155, // 235: rackfs.meta.v1.Query.workspaces:type_name -> rackfs.meta.v1.WorkspacesQ
+	156, // 236: rackfs.meta.v1.Query.access_tokens:type_name -> rackfs.meta.v1.AccessTokensQ
+	157, // 237: rackfs.meta.v1.Query.jobs:type_name -> rackfs.meta.v1.JobsQ
+	158, // 238: rackfs.meta.v1.Query.uploads:type_name -> rackfs.meta.v1.UploadsQ
+	159, // 239: rackfs.meta.v1.Query.origins:type_name -> rackfs.meta.v1.OriginsQ
+	160, // 240: rackfs.meta.v1.Query.holds:type_name -> rackfs.meta.v1.HoldsQ
+	1,   // 241: rackfs.meta.v1.TestLockQ.type:type_name -> rackfs.meta.v1.LockType
+	197, // 242: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
+	199, // 243: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
+	200, // 244: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
+	202, // 245: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
+	203, // 246: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
+	206, // 247: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
+	211, // 248: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
+	212, // 249: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
+	214, // 250: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	215, // 251: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
+	219, // 252: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
+	207, // 253: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
+	209, // 254: rackfs.meta.v1.QueryResult.get_xattr:type_name -> rackfs.meta.v1.GetXattrR
+	210, // 255: rackfs.meta.v1.QueryResult.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsR
+	77,  // 256: rackfs.meta.v1.QueryResult.lock:type_name -> rackfs.meta.v1.LockResult
+	220, // 257: rackfs.meta.v1.QueryResult.client_state:type_name -> rackfs.meta.v1.ClientStateR
+	223, // 258: rackfs.meta.v1.QueryResult.session_slots:type_name -> rackfs.meta.v1.SessionSlotsR
+	226, // 259: rackfs.meta.v1.QueryResult.clients:type_name -> rackfs.meta.v1.ClientsR
+	225, // 260: rackfs.meta.v1.QueryResult.file_opens:type_name -> rackfs.meta.v1.FileOpensR
+	205, // 261: rackfs.meta.v1.QueryResult.quotas:type_name -> rackfs.meta.v1.QuotasR
+	216, // 262: rackfs.meta.v1.QueryResult.nodes:type_name -> rackfs.meta.v1.NodesR
+	217, // 263: rackfs.meta.v1.QueryResult.tokens:type_name -> rackfs.meta.v1.TokensR
+	213, // 264: rackfs.meta.v1.QueryResult.namespace:type_name -> rackfs.meta.v1.NamespaceR
+	218, // 265: rackfs.meta.v1.QueryResult.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesR
+	190, // 266: rackfs.meta.v1.QueryResult.workspaces:type_name -> rackfs.meta.v1.WorkspacesR
+	191, // 267: rackfs.meta.v1.QueryResult.access_tokens:type_name -> rackfs.meta.v1.AccessTokensR
+	192, // 268: rackfs.meta.v1.QueryResult.jobs:type_name -> rackfs.meta.v1.JobsR
+	193, // 269: rackfs.meta.v1.QueryResult.uploads:type_name -> rackfs.meta.v1.UploadsR
+	194, // 270: rackfs.meta.v1.QueryResult.origins:type_name -> rackfs.meta.v1.OriginsR
+	195, // 271: rackfs.meta.v1.QueryResult.holds:type_name -> rackfs.meta.v1.HoldsR
+	122, // 272: rackfs.meta.v1.WorkspacesR.workspaces:type_name -> rackfs.meta.v1.Workspace
+	126, // 273: rackfs.meta.v1.AccessTokensR.tokens:type_name -> rackfs.meta.v1.AccessToken
+	130, // 274: rackfs.meta.v1.JobsR.jobs:type_name -> rackfs.meta.v1.Job
+	134, // 275: rackfs.meta.v1.UploadsR.uploads:type_name -> rackfs.meta.v1.Upload
+	196, // 276: rackfs.meta.v1.HoldsR.files:type_name -> rackfs.meta.v1.FileId
+	19,  // 277: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
+	22,  // 278: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
+	19,  // 279: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
+	198, // 280: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
+	19,  // 281: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
+	201, // 282: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
+	204, // 283: rackfs.meta.v1.StatFSR.project:type_name -> rackfs.meta.v1.Quota
+	204, // 284: rackfs.meta.v1.QuotasR.quotas:type_name -> rackfs.meta.v1.Quota
+	9,   // 285: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
+	208, // 286: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
+	87,  // 287: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
+	122, // 288: rackfs.meta.v1.FileSystemsR.workspaces:type_name -> rackfs.meta.v1.Workspace
+	91,  // 289: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
+	95,  // 290: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
+	113, // 291: rackfs.meta.v1.ClusterMapR.groups:type_name -> rackfs.meta.v1.NodeGroup
+	114, // 292: rackfs.meta.v1.ClusterMapR.reservations:type_name -> rackfs.meta.v1.RackReservation
+	138, // 293: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
+	101, // 294: rackfs.meta.v1.NodesR.nodes:type_name -> rackfs.meta.v1.Node
+	105, // 295: rackfs.meta.v1.TokensR.tokens:type_name -> rackfs.meta.v1.Token
+	111, // 296: rackfs.meta.v1.RetiredNodesR.nodes:type_name -> rackfs.meta.v1.RetiredNode
+	140, // 297: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
+	69,  // 298: rackfs.meta.v1.ClientStateR.opens:type_name -> rackfs.meta.v1.ClientOpen
+	221, // 299: rackfs.meta.v1.ClientStateR.locks:type_name -> rackfs.meta.v1.ClientLocks
+	222, // 300: rackfs.meta.v1.ClientLocks.ranges:type_name -> rackfs.meta.v1.LockRange
+	224, // 301: rackfs.meta.v1.SessionSlotsR.slots:type_name -> rackfs.meta.v1.SessionSlot
+	69,  // 302: rackfs.meta.v1.FileOpensR.opens:type_name -> rackfs.meta.v1.ClientOpen
+	227, // 303: rackfs.meta.v1.ClientsR.clients:type_name -> rackfs.meta.v1.ClientSessions
+	143, // 304: rackfs.meta.v1.ClientSessions.client:type_name -> rackfs.meta.v1.ClientRecord
+	144, // 305: rackfs.meta.v1.ClientSessions.sessions:type_name -> rackfs.meta.v1.SessionRecord
+	19,  // 306: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
+	22,  // 307: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
+	231, // 308: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
+	229, // 309: rackfs.meta.v1.InodeRecord.xattrs:type_name -> rackfs.meta.v1.Xattrs
+	0,   // 310: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
+	238, // 311: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
+	16,  // 312: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
+	17,  // 313: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
+	29,  // 314: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
+	15,  // 315: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
+	16,  // 316: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
+	154, // 317: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
+	189, // 318: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
+	196, // 319: rackfs.meta.v1.WishRequest.file:type_name -> rackfs.meta.v1.FileId
+	196, // 320: rackfs.meta.v1.RecallsRequest.gave:type_name -> rackfs.meta.v1.FileId
+	196, // 321: rackfs.meta.v1.RecallsReply.files:type_name -> rackfs.meta.v1.FileId
+	196, // 322: rackfs.meta.v1.UnlocksRequest.files:type_name -> rackfs.meta.v1.FileId
+	196, // 323: rackfs.meta.v1.UnlocksReply.files:type_name -> rackfs.meta.v1.FileId
+	10,  // 324: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
+	270, // 325: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
+	273, // 326: rackfs.meta.v1.LevelReply.voters:type_name -> rackfs.meta.v1.VoterLevel
+	11,  // 327: rackfs.meta.v1.WorkTask.kind:type_name -> rackfs.meta.v1.WorkKind
+	276, // 328: rackfs.meta.v1.WorkRequest.tasks:type_name -> rackfs.meta.v1.WorkTask
+	279, // 329: rackfs.meta.v1.WorkReply.grants:type_name -> rackfs.meta.v1.WorkGrant
+	280, // 330: rackfs.meta.v1.WorkReply.pieces:type_name -> rackfs.meta.v1.WorkPiece
+	331, // [331:331] is the sub-list for method output_type
+	331, // [331:331] is the sub-list for method input_type
+	331, // [331:331] is the sub-list for extension type_name
+	331, // [331:331] is the sub-list for extension extendee
+	0,   // [0:331] is the sub-list for field type_name
 }
 
 func init() { file_meta_proto_init() }
@@ -23147,6 +23309,7 @@ func file_meta_proto_init() {
 		(*Command_RemoveUpload)(nil),
 		(*Command_MakeStaging)(nil),
 		(*Command_ShareLease)(nil),
+		(*Command_GiveClients)(nil),
 	}
 	file_meta_proto_msgTypes[4].OneofWrappers = []any{
 		(*Result_Origin)(nil),
@@ -23175,7 +23338,7 @@ func file_meta_proto_init() {
 		(*Result_Held)(nil),
 	}
 	file_meta_proto_msgTypes[8].OneofWrappers = []any{}
-	file_meta_proto_msgTypes[140].OneofWrappers = []any{
+	file_meta_proto_msgTypes[142].OneofWrappers = []any{
 		(*Query_GetAttr)(nil),
 		(*Query_Lookup)(nil),
 		(*Query_Parent)(nil),
@@ -23211,7 +23374,7 @@ func file_meta_proto_init() {
 		(*Query_Origins)(nil),
 		(*Query_Holds)(nil),
 	}
-	file_meta_proto_msgTypes[175].OneofWrappers = []any{
+	file_meta_proto_msgTypes[177].OneofWrappers = []any{
 		(*QueryResult_Attr)(nil),
 		(*QueryResult_ReadDir)(nil),
 		(*QueryResult_ReadLink)(nil),
@@ -23249,7 +23412,7 @@ func file_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
 			NumEnums:      12,
-			NumMessages:   267,
+			NumMessages:   269,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
