@@ -49,11 +49,11 @@ type Config struct {
 	Release     string           // of the software, told to clients
 	// Group, if not nil, names the servers that are one to clients, with the same clients, sessions and handles; this is one of them. Needs a state.SessionStore.
 	Group  func() string
-	Limits      Limits
-	Valid       func(fsid uint32) bool // see v4.Config
-	Others      bool                   // see v4.Config
-	Clock       func() time.Time       // time.Now
-	Logger      *slog.Logger           // slog.Default()
+	Limits Limits
+	Valid  func(fsid uint32) bool // see v4.Config
+	Others bool                   // see v4.Config
+	Clock  func() time.Time       // time.Now
+	Logger *slog.Logger           // slog.Default()
 
 	// Registerer takes the metrics, nil: none. For several servers in one
 	// process wrap it with a label.
