@@ -20,6 +20,7 @@ need mkfs.ext4 e2fsprogs       # its disk
 need mkfs.xfs xfsprogs         # disks of local volumes
 need mkfs.btrfs btrfs-progs    # likewise
 need git git                   # works on the mount in a test
+need sqlite3 sqlite3           # likewise
 need mount.nfs nfs-common      # rackfs mount
 need chromium chromium         # opens the dashboard
 if grep -qw amx_tile /proc/cpuinfo; then

@@ -12,5 +12,7 @@
 // byte that is not what was acknowledged: while it runs, and at the end, when clients that have nothing of it read everything. How long nothing was answered and how long the longest call took
 // is reported, and decides nothing: every test waits for conditions. RACKFS_TEST_LONG=1 has larger numbers, and a client in a real kernel.
 //
+// TestAddressMoves has two clients in real kernels: test/keep says what each of them wants to keep.
+//
 // `go test -artifacts` keeps the logs of all nodes; of a failed test they end with the stacks of all goroutines.
 package cluster

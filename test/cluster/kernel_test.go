@@ -20,81 +20,115 @@ import (
 	"github.com/rackfs/rackfs/test/journal"
 )
 
-// kernelWriter is a client in a real kernel that writes with a journal. A call that fails ends it, and the test.
-type kernelWriter struct {
+// talker is a program of a guest that obeys lines and answers with lines. If it ends, the test does.
+type talker struct {
 	t       *testing.T
 	g       *kclient.Running
-	file    string // the journal
 	task    *kclient.Task
 	answers chan string
+}
+
+func talk(t *testing.T, g *kclient.Running, cmd kclient.Cmd) *talker {
+	t.Helper()
+	k := &talker{t: t, g: g, answers: make(chan string, 64)}
+	lines, in := io.Pipe()
+	cmd.Stdout = in
+	k.task = g.Start(t, cmd)
+	go func() {
+		for s := bufio.NewScanner(lines); s.Scan(); {
+			k.answers <- s.Text()
+		}
+	}()
+	t.Cleanup(func() { in.Close() })
+	return k
+}
+
+// say tells the program something and waits for its answer, if one is wanted.
+func (k *talker) say(line, want string) string {
+	k.t.Helper()
+	if _, err := fmt.Fprintln(k.task, line); err != nil {
+		k.t.Fatal(err)
+	}
+	if want == "" {
+		return ""
+	}
+	return k.says(want)
+}
+
+// says waits for what the program says next, which has to begin so.
+func (k *talker) says(want string) string {
+	t := k.t
+	t.Helper()
+	check := func(a string) string {
+		if !strings.HasPrefix(a, want) {
+			t.Fatalf("the program says %q, want %q", a, want)
+		}
+		return a
+	}
+	select {
+	case a := <-k.answers:
+		return check(a)
+	case <-k.task.Ended():
+		select { // what it said last
+		case a := <-k.answers:
+			return check(a)
+		case <-time.After(time.Second):
+			t.Fatal("the program ended")
+		}
+	case <-time.After(2 * patience):
+		t.Fatalf("the program does not say %q", want)
+	}
+	return ""
+}
+
+// alarm waits until n more things were done.
+func (k *talker) alarm(n int) {
+	k.t.Helper()
+	k.say(fmt.Sprintf("alarm %d", n), "alarm")
+}
+
+// mark returns how long things took since it was called last.
+func (k *talker) mark() (m journal.Measured) {
+	k.t.Helper()
+	line, _ := strings.CutPrefix(k.say("mark", "times "), "times ")
+	if err := json.Unmarshal([]byte(line), &m); err != nil {
+		k.t.Fatalf("the program says %q: %v", line, err)
+	}
+	return m
+}
+
+// kernelWriter is a client in a real kernel that writes with a journal. A call that fails ends it, and the test.
+type kernelWriter struct {
+	*talker
+	file string // the journal
 }
 
 // writerPause of each worker between two changes leaves the processors to the cluster under test.
 const writerPause = 30 * time.Millisecond
 
 // kernelWriter boots a kernel and mounts through the gateway.
-func (c *cluster) kernelWriter() *kernelWriter { return kernelWriterAt(c.t, c.net, c.gateway().host) }
-
-// kernelWriterAt is kernelWriter through the gateway at an address.
-func kernelWriterAt(t *testing.T, n *kclient.Net, addr string) *kernelWriter {
+func (c *cluster) kernelWriter() *kernelWriter {
+	t := c.t
 	t.Helper()
 	dir := t.TempDir()
-	g := n.Boot(t, kclient.Guest{Name: "client", Writable: []string{dir}})
-	g.Mount(t, kclient.NFS(addr, 2049, "/default", "/mnt/a", "4.2"))
-	g.MustRun(t, patience, kclient.Command("mkdir", "/mnt/a/w"))
-	w := &kernelWriter{t: t, g: g, file: filepath.Join(dir, "journal"), answers: make(chan string, 64)}
-	lines, in := io.Pipe()
-	cmd := kclient.Program("journal", "write", "-dir", "/mnt/a/w", "-journal", w.file, "-seed", fmt.Sprint(time.Now().UnixNano()), "-pause", writerPause.String())
-	cmd.Stdout = in
-	w.task = g.Start(t, cmd)
-	go func() {
-		for s := bufio.NewScanner(lines); s.Scan(); {
-			w.answers <- s.Text()
-		}
-	}()
-	t.Cleanup(func() { in.Close() })
-	return w
+	g := c.net.Boot(t, kclient.Guest{Name: "client", Writable: []string{dir}})
+	g.Mount(t, kclient.NFS(c.gateway().host, 2049, "/default", "/mnt/a", "4.2"))
+	return kernelWriterIn(t, g, dir)
 }
 
-// say tells the writer something and waits for its answer, if one is wanted.
-func (w *kernelWriter) say(line, want string) string {
-	t := w.t
+// kernelWriterIn writes in the guest's mount, with the journal in a directory that the guest can write.
+func kernelWriterIn(t *testing.T, g *kclient.Running, dir string) *kernelWriter {
 	t.Helper()
-	if _, err := fmt.Fprintln(w.task, line); err != nil {
-		t.Fatal(err)
-	}
-	if want == "" {
-		return ""
-	}
-	select {
-	case a := <-w.answers:
-		if !strings.HasPrefix(a, want) {
-			t.Fatalf("the writer answers %q to %q", a, line)
-		}
-		return a
-	case <-w.task.Ended():
-		t.Fatal("the writer ended")
-	case <-time.After(2 * patience):
-		t.Fatalf("the writer does not answer %q", line)
-	}
-	return ""
+	g.MustRun(t, patience, kclient.Command("mkdir", "/mnt/a/w"))
+	file := filepath.Join(dir, "journal")
+	return &kernelWriter{talk(t, g, kclient.Program("journal", "write", "-dir", "/mnt/a/w", "-journal", file, "-seed", fmt.Sprint(time.Now().UnixNano()), "-pause", writerPause.String())), file}
 }
 
 // goesOn waits until n more changes were acknowledged.
 func (w *kernelWriter) goesOn(n int) {
 	w.t.Helper()
 	w.say("resume", "")
-	w.say(fmt.Sprintf("alarm %d", n), "alarm")
-}
-
-// mark returns how long changes took since it was called last.
-func (w *kernelWriter) mark() (m journal.Measured) {
-	w.t.Helper()
-	line, _ := strings.CutPrefix(w.say("mark", "times "), "times ")
-	if err := json.Unmarshal([]byte(line), &m); err != nil {
-		w.t.Fatalf("the writer says %q: %v", line, err)
-	}
-	return m
+	w.alarm(n)
 }
 
 // during makes something happen between two times of n acknowledgements, and reports how long they took.

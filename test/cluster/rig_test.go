@@ -19,6 +19,7 @@ import (
 	"github.com/rackfs/rackfs/api"
 	"github.com/rackfs/rackfs/internal/kclient"
 	"github.com/rackfs/rackfs/test/journal"
+	"github.com/rackfs/rackfs/test/keep"
 )
 
 // patience is how long a test waits for what must happen; it decides only when a hanging test ends.
@@ -27,7 +28,7 @@ const patience = 5 * time.Minute
 var binary string
 
 func TestMain(m *testing.M) {
-	kclient.Main(suite{m}, kclient.Programs{"journal": journal.Main})
+	kclient.Main(suite{m}, kclient.Programs{"journal": journal.Main, "keep": keep.Main})
 }
 
 // suite builds the binary once, before the tests.

@@ -64,47 +64,61 @@ func TestContention(t *testing.T) {
 	srv := serverUnderTest(t)
 	n := kclient.NewNet(t)
 	srv.start(t, n, dataDir(t), srv.lease(lease)...)
-	clients := map[string]client{}
+	all := clients{}
 	for name, version := range map[string]string{"a": "4.1", "b": "4.2"} {
 		g := n.Boot(t, kclient.Guest{Name: name, MemoryMiB: 384})
 		g.Mount(t, srv.mount(n.Addr(), mountpoint, version))
-		clients[name] = client{t, g}
+		all[name] = client{t, g}
 	}
-	a, b := clients["a"], clients["b"]
+	all.contention(t, locks, names, lease)
+}
 
-	// contend runs one contender in each guest until both are done, and returns what each printed.
+// clients are machines that work in one file system, by names of one letter.
+type clients map[string]client
+
+// together runs a program on each machine until all are done, and returns what each printed.
+func (all clients) together(t *testing.T, what string, program func(name string) kclient.Cmd) map[string]string {
+	t.Helper()
+	type end struct {
+		name, out string
+		err       error
+	}
+	ends := make(chan end)
+	begin := time.Now()
+	for name, c := range all {
+		go func() {
+			var out, diag bytes.Buffer
+			cmd := program(name)
+			cmd.Stdout, cmd.Stderr = &out, &diag
+			ctx, cancel := context.WithTimeout(context.Background(), contentionDeadline)
+			defer cancel()
+			status, err := c.g.Run(ctx, t, cmd)
+			if err == nil && status != 0 {
+				err = fmt.Errorf("status %d: %s", status, diag.String())
+			}
+			ends <- end{name, out.String(), err}
+		}()
+	}
+	outs := map[string]string{}
+	for range all {
+		e := <-ends
+		if e.err != nil {
+			t.Errorf("client %s: %v", e.name, e.err)
+		}
+		outs[e.name] = e.out
+	}
+	t.Logf("%s in %.1f s", what, time.Since(begin).Seconds())
+	return outs
+}
+
+// contention lets machines a and b want the same locks, names and files.
+func (all clients) contention(t *testing.T, locks, names int, lease time.Duration) {
+	a, b := all["a"], all["b"]
 	contend := func(t *testing.T, args ...string) map[string]string {
 		t.Helper()
-		type end struct {
-			name, out string
-			err       error
-		}
-		ends := make(chan end)
-		begin := time.Now()
-		for name, c := range clients {
-			go func() {
-				var out, diag bytes.Buffer
-				cmd := kclient.Program("posix", append([]string{"contend", "-dir", mountpoint, "-name", name}, args...)...)
-				cmd.Stdout, cmd.Stderr = &out, &diag
-				ctx, cancel := context.WithTimeout(context.Background(), contentionDeadline)
-				defer cancel()
-				status, err := c.g.Run(ctx, t, cmd)
-				if err == nil && status != 0 {
-					err = fmt.Errorf("status %d: %s", status, diag.String())
-				}
-				ends <- end{name, out.String(), err}
-			}()
-		}
-		outs := map[string]string{}
-		for range clients {
-			e := <-ends
-			if e.err != nil {
-				t.Errorf("client %s: %v", e.name, e.err)
-			}
-			outs[e.name] = e.out
-		}
-		t.Logf("%v in %.1f s", args, time.Since(begin).Seconds())
-		return outs
+		return all.together(t, strings.Join(args, " "), func(name string) kclient.Cmd {
+			return kclient.Program("posix", append([]string{"contend", "-dir", mountpoint, "-name", name}, args...)...)
+		})
 	}
 
 	for _, kind := range []string{"fcntl", "flock"} {

@@ -9,6 +9,7 @@
 //   - TestRandomIO: random reads, writes, truncations, mappings, holes, clones and copies against a copy in memory.
 //   - TestSlots (long): sessions get more slots and give them back.
 //   - TestContention: two machines count under a lock, append, and race for names; a lock outlives a short absence.
+//   - TestTwoGateways: the same with a gateway for each, and an SQLite database, a git repository and a maildir that both use.
 //   - TestServerKilled: the server dies by SIGKILL under a writer of test/journal; everything acknowledged is there.
 //   - TestPowerCut: the server's machine loses power under that writer, with everything that was not on its disk.
 //   - TestMetadataPowerCut: voters alone lose power while they take, drop and send snapshots of little logs.

@@ -23,7 +23,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	kclient.Main(suite{m}, kclient.Programs{"posix": posix.Main, "journal": journal.Main, "leave-files": leaveFiles, "find-files": findFiles, "metadata": metadata, "quota": quota, "local-quota": localQuota, "fill-directory": fillDirectory, "list-directory": listDirectory})
+	kclient.Main(suite{m}, kclient.Programs{"posix": posix.Main, "push": push, "journal": journal.Main, "leave-files": leaveFiles, "find-files": findFiles, "metadata": metadata, "quota": quota, "local-quota": localQuota, "fill-directory": fillDirectory, "list-directory": listDirectory})
 }
 
 // suite builds the server once, before the tests.

@@ -16,6 +16,7 @@
 //	xattr    set an extended attribute, or compare it with a value
 //	fill     write a file of a given size and fsync it, read it back, print MB/s
 //	contend  count, append, create, rename or replace in a directory in which others do the same
+//	maildir  deliver mail into a maildir and fetch from it, while others do the same
 //	read-only  try to change a directory in every way; each has to be refused
 //	random-io  read, write, truncate, map, punch, allocate, clone and copy at random, compare every byte with a copy in memory
 //

@@ -245,9 +245,9 @@ func runOne(c Check, dir string, o *Options) (verdict, text string) {
 
 // Main runs a subcommand; see the package comment.
 func Main(args []string) int {
-	commands := map[string]func([]string) error{"run": mainRun, "copy": mainCopy, "compare": mainCompare, "hold": mainHold, "fill": mainFill, "create": mainCreate, "random-io": mainRandomIO, "read-only": mainReadOnly, "contend": mainContend, "xattr": mainXattr}
+	commands := map[string]func([]string) error{"run": mainRun, "copy": mainCopy, "compare": mainCompare, "hold": mainHold, "fill": mainFill, "create": mainCreate, "random-io": mainRandomIO, "read-only": mainReadOnly, "contend": mainContend, "maildir": mainMaildir, "xattr": mainXattr}
 	if len(args) == 0 || commands[args[0]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: run|copy|compare|hold|fill|create|random-io|read-only|contend|xattr [flags]")
+		fmt.Fprintln(os.Stderr, "usage: run|copy|compare|hold|fill|create|random-io|read-only|contend|maildir|xattr [flags]")
 		return 2
 	}
 	if err := commands[args[0]](args[1:]); err != nil {
