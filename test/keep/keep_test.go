@@ -14,8 +14,6 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/rackfs/rackfs/test/journal"
 )
 
@@ -131,12 +129,20 @@ func TestLossIsNoticed(t *testing.T) {
 				h.tell("quit")
 				h.says("ended ")
 			} else {
+				noticed, ended := make(chan struct{}), make(chan struct{})
 				go func() { // until it is noticed: the holder writes the same file
+					defer close(ended)
 					for x.spoil(dir) == nil {
-						if at.cmd.Process.Signal(unix.Signal(0)) != nil {
+						select {
+						case <-noticed:
 							return
+						default:
 						}
 					}
+				}()
+				defer func() {
+					close(noticed)
+					<-ended
 				}()
 			}
 			if line := at.says("error: "); !strings.Contains(line, x.says) {
