@@ -4,6 +4,7 @@ package cluster
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -18,6 +19,8 @@ const (
 	lostReplies = 300 * time.Millisecond
 	// cutOff is for how long a gateway does not reach its clients where that moves nothing.
 	cutOff = 8 * time.Second
+	// longFaults is how much happens in the long run.
+	longFaults = 30
 )
 
 // twoGuests are clients in two real kernels, a at an address that moves, b at another gateway.
@@ -93,16 +96,8 @@ func (x *twoGuests) during(what string, fault func()) {
 	x.t.Logf("%s: the client that writes: %v; that keeps: %v; at the other gateway: %v", what, x.writer.mark(), x.holder.mark(), x.prober.mark())
 }
 
-// moved is that a's address is at the other gateway from now on.
-func (x *twoGuests) moved() { x.at, x.spare = x.spare, x.at }
-
-// loseReplies has a's gateway do what a has sent, and a not know.
-func (x *twoGuests) loseReplies() {
-	x.at.at.Mute(x.t, x.client.Addr(), true)
-	time.Sleep(lostReplies)
-}
-
-func (x *twoGuests) heal(m *machine) { m.at.Mute(x.t, x.client.Addr(), false) }
+// mute loses what a gateway sends to a: what a has sent is done, and a does not know.
+func (x *twoGuests) mute(m *machine, lose bool) { m.at.Mute(x.t, x.client.Addr(), lose) }
 
 // withoutMeta cuts a gateway from the metadata and the blocks in both directions, or ends that.
 func (x *twoGuests) withoutMeta(m *machine, cut bool) {
@@ -110,25 +105,72 @@ func (x *twoGuests) withoutMeta(m *machine, cut bool) {
 	x.meta.at.Mute(x.t, m.host, cut)
 }
 
+// fault is something that happens to the gateway at which a's address is.
+type fault struct {
+	what  string
+	moves bool // the address
+	begin func(m *machine)
+	end   func(m *machine) // nil: there is nothing to undo
+}
+
+// faults are all, the first ones those of the short run.
+func (x *twoGuests) faults() (all []fault, short int) {
+	t := x.t
+	// lost is a fault after a moment in which the gateway's replies are lost.
+	lost := func(begin func(m *machine)) func(m *machine) {
+		return func(m *machine) {
+			x.mute(m, true)
+			time.Sleep(lostReplies)
+			begin(m)
+			x.mute(m, false)
+		}
+	}
+	return []fault{
+		{"killed", true, lost((*machine).kill), func(m *machine) { m.start() }},
+		{"paused", true, lost(func(m *machine) { m.signal(syscall.SIGSTOP) }), func(m *machine) { m.signal(syscall.SIGCONT) }},
+		{"cut off", true, lost(func(m *machine) { m.at.Cut(t, true) }), func(m *machine) { m.at.Cut(t, false) }},
+		{"stopped", true, (*machine).stop, func(m *machine) { m.start() }},
+		{"cut off from the metadata, and not from its clients", true, func(m *machine) { x.withoutMeta(m, true) }, func(m *machine) { x.withoutMeta(m, false) }},
+		{fmt.Sprintf("cut off from its clients for %v, and not from the metadata", cutOff), false, func(m *machine) {
+			x.mute(m, true)
+			time.Sleep(cutOff)
+			x.mute(m, false)
+		}, nil},
+		{"left without its replies for a moment", false, lost(func(*machine) {}), nil},
+	}, 4
+}
+
+// happens is that a fault begins and ends, while both clients go on.
+func (x *twoGuests) happens(f fault) {
+	x.t.Helper()
+	m := x.at
+	x.during("the gateway was "+f.what, func() { f.begin(m) })
+	if f.moves {
+		x.at, x.spare = x.spare, m
+	}
+	if f.end != nil {
+		x.during("it is back", func() { f.end(m) })
+	}
+}
+
 // Two clients in real kernels, each at a gateway of its own. One writes with a journal, holds locks and open files, some of which have no name any more, and makes, renames and removes
-// names, through an address that moves: its gateway is killed, stopped, and, in the long run, paused and cut off, after a moment in which its replies are lost. No call fails, none is done twice, the other client never
-// gets a lock that is held, open files stay, and all that was acknowledged is there.
+// names, through an address that moves: its gateway is killed, paused, cut off and stopped, and, in the long run, whatever comes, after a moment in which its replies are lost. No call fails, none is done twice, the other client never
+// gets a lock that is held, open files stay, and all that was acknowledged is there. How long nothing was answered is reported.
 func TestAddressMoves(t *testing.T) {
 	kclient.Require(t)
 	t.Parallel()
 	x := newTwoGuests(t)
-	x.during("the gateway was killed", func() {
-		x.loseReplies()
-		x.at.kill()
-		x.heal(x.at)
-	})
-	x.at.start()
-	x.moved()
-	x.during("the gateway was stopped", x.at.stop)
-	x.at.start()
-	x.moved()
+	all, n := x.faults()
+	for _, f := range all[:n] {
+		x.happens(f)
+	}
 	if long {
-		x.long()
+		seed := time.Now().UnixNano()
+		t.Logf("seed %d", seed)
+		rng := rand.New(rand.NewPCG(uint64(seed), 0))
+		for range longFaults {
+			x.happens(all[rng.IntN(len(all))])
+		}
 	}
 	x.writer.verify()
 	x.writer.say("quit", "")
@@ -136,48 +178,4 @@ func TestAddressMoves(t *testing.T) {
 	if said := x.prober.says("error: "); !strings.Contains(said, "it is free") { // it would have noticed
 		t.Errorf("at the end of the locks the prober says %q", said)
 	}
-}
-
-// long are the faults that take longer: what a silent machine's TCP has acknowledged Linux sends again after a minute.
-func (x *twoGuests) long() {
-	t := x.t
-	// A gateway that began a moment ago takes its own address only.
-	time.Sleep(11 * time.Second)
-	paused := x.at
-	x.during("the gateway was paused", func() {
-		x.loseReplies()
-		paused.signal(syscall.SIGSTOP)
-		x.heal(paused)
-	})
-	x.moved()
-	x.during("the gateway that was paused is back", func() { paused.signal(syscall.SIGCONT) })
-
-	cut := x.at
-	x.during("the gateway was cut off", func() {
-		x.loseReplies()
-		cut.at.Cut(t, true)
-		x.heal(cut)
-	})
-	x.moved()
-	x.during("the gateway that was cut off is back", func() { cut.at.Cut(t, false) })
-
-	cut = x.at
-	x.during("the gateway was cut off from the metadata, and not from its clients", func() { x.withoutMeta(cut, true) })
-	x.moved()
-	x.during("the gateway that had no metadata is back", func() { x.withoutMeta(cut, false) })
-
-	cut = x.at
-	x.during(fmt.Sprintf("for %v the gateway was cut off from its clients, and not from the metadata: its address stays", cutOff), func() {
-		cut.at.Mute(t, x.client.Addr(), true)
-		time.Sleep(cutOff)
-		cut.at.Mute(t, x.client.Addr(), false)
-	})
-
-	x.during("the gateway was killed", func() {
-		x.loseReplies()
-		x.at.kill()
-		x.heal(x.at)
-	})
-	x.at.start()
-	x.moved()
 }
