@@ -177,7 +177,8 @@ func has(r pebble.Reader, key []byte) (bool, error) {
 type change struct {
 	batch *pebble.Batch
 	files map[uint32]*delta
-	bad   int // bad shards gained or lost
+	bad   int           // bad shards gained or lost
+	keys  []segment.Key // shards that are entered, moved or gone
 }
 
 // delta is what a change does to the counts of a segment.
@@ -206,6 +207,7 @@ func (c *change) record(file uint32, r *segment.Record) {
 // set enters a shard. What was at its key before has been retired.
 func (c *change) set(k segment.Key, l location) error {
 	c.file(l.file).live += l.size()
+	c.keys = append(c.keys, k)
 	return c.batch.Set(shardKey(k), l.encode(), nil)
 }
 
@@ -218,7 +220,10 @@ func (c *change) retire(k segment.Key, old location, incarnation uint64) error {
 	return c.batch.Set(pinKey(k, incarnation), nil, nil)
 }
 
-func (c *change) delete(k segment.Key) error { return c.batch.Delete(shardKey(k), nil) }
+func (c *change) delete(k segment.Key) error {
+	c.keys = append(c.keys, k)
+	return c.batch.Delete(shardKey(k), nil)
+}
 
 // markBad moves k, which was retired, from the shards to the bad ones.
 func (c *change) markBad(k segment.Key, old location) error {
@@ -262,7 +267,10 @@ func (s *Store) commit(c *change, pos position) error {
 	if err := c.batch.Set([]byte{prefixMeta}, encodeMeta(s.super.store, pos), nil); err != nil {
 		return err
 	}
-	if err := s.ix.commit(c.batch); err != nil {
+	end := s.recent.change(c.keys)
+	err = s.ix.commit(c.batch)
+	end()
+	if err != nil {
 		return err
 	}
 	s.mu.Lock()

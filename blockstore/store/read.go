@@ -65,6 +65,15 @@ func (s *Store) Get(ctx context.Context, k segment.Key, off, n int) (Range, erro
 		return Range{}, err
 	}
 	defer s.leave()
+	at, stamp := s.recent.get(k)
+	if at != nil {
+		if r, ok := s.getRecent(at, off, n); ok {
+			s.m.Gets.Inc()
+			s.m.GetBytes.Add(float64(n))
+			return r, nil
+		}
+		_, stamp = s.recent.get(k)
+	}
 	var last location
 	for try := 0; ; try++ {
 		if err := ctx.Err(); err != nil {
@@ -80,8 +89,11 @@ func (s *Store) Get(ctx context.Context, k segment.Key, off, n int) (Range, erro
 		if off < 0 || n < 0 || off > int(l.length) || n > int(l.length)-off {
 			return Range{}, vfs.Errorf(vfs.KindInvalid, op, "bytes %d+%d of a shard of %d", off, n, l.length)
 		}
-		r, _, data, buf, err := s.readRecord(k, l, off, n)
+		r, crcs, data, buf, err := s.readRecord(k, l, off, n)
 		if err == nil {
+			if start, end := pagesOf(l, off, n); try == 0 && start > 0 && end > start {
+				s.saw(k, l, &r, crcs, stamp)
+			}
 			s.m.Gets.Inc()
 			s.m.GetBytes.Add(float64(n))
 			return Range{Bytes: data, Record: r, buf: buf}, nil
@@ -122,6 +134,15 @@ func (s *Store) absent(k segment.Key) error {
 	return vfs.Errorf(vfs.KindNotFound, "store.get", "shard %d of block %d in pg %d", k.Shard, k.Block, k.PG)
 }
 
+// pagesOf is the range of the shard at l that is read and checked for n bytes at off.
+func pagesOf(l location, off, n int) (start, end int) {
+	start = off / segment.PageSize * segment.PageSize
+	if n == 0 {
+		return start, start
+	}
+	return start, min((off+n+segment.PageSize-1)/segment.PageSize*segment.PageSize, int(l.length))
+}
+
 // readRecord reads the record that l says is k's, and of its data n bytes at
 // off. The caller releases buf, which what is returned points into, also after an error.
 // Its errors are KindCorrupt; those that are final are a badShard.
@@ -136,11 +157,7 @@ func (s *Store) readRecord(k segment.Key, l location, off, n int) (r segment.Rec
 		return
 	}
 	headerLen, span := segment.HeaderLen(int(l.length)), segment.HeaderSpan(int(l.length))
-	start := off / segment.PageSize * segment.PageSize
-	end := min((off+n+segment.PageSize-1)/segment.PageSize*segment.PageSize, int(l.length))
-	if n == 0 {
-		end = start
-	}
+	start, end := pagesOf(l, off, n)
 	buf = wire.GetBuf(headerLen + end - start)
 	if start == 0 {
 		// Header and data are adjacent.

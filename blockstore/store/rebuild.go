@@ -344,6 +344,7 @@ func (s *Store) switchIndex(b *builder) error {
 	defer s.ixMu.Unlock()
 	s.ix.drop()
 	s.ix = nil
+	s.recent.clear()
 	if err := s.replaceIndex(); err != nil {
 		err = vfs.Errorf(vfs.KindOf(err), op, "%w", err)
 		s.mu.Lock()

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"math/rand/v2"
 	"testing"
@@ -432,11 +433,16 @@ func TestReadersOfRecycledSegments(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for range 3000 {
-			r, err := s.Get(ctx, k, 0, 100)
+		want := shardPut(k, 1).Data
+		for i := range 3000 {
+			off := i % 3 * 10_000 // the others are of what was read lately
+			r, err := s.Get(ctx, k, off, 100)
 			if err != nil {
 				t.Error(err)
 				return
+			}
+			if !bytes.Equal(r.Bytes, want[off:off+100]) {
+				t.Errorf("other bytes at %d", off)
 			}
 			r.Release()
 		}

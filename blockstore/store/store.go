@@ -31,6 +31,8 @@ type Store struct {
 	ixMu sync.RWMutex // guards ix against being replaced, for who reads; who writes into the index needs it not, see rebuild
 	ix   *index       // nil if it was lost while it was being replaced
 
+	recent recent // what was read lately
+
 	stop       chan struct{}   // closed by Close
 	prepare    chan struct{}   // asks the preparer for a segment
 	kick       chan struct{}   // asks the compactor to look for work
