@@ -4,13 +4,16 @@ package kernel
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -114,11 +117,12 @@ func kernelClient(b *testing.B) {
 	}
 	var once []bench.Record
 	run := func(m *measured, phase, unit string, ops int, c kclient.Cmd) {
+		asked := m.asked(b, g)
 		before, begin := cpuTime(b, m.pid), time.Now()
 		g.MustRun(b, speedWait, c)
 		took, cpu := time.Since(begin), cpuTime(b, m.pid)-before
 		each := float64(cpu.Microseconds()) / float64(ops)
-		b.Logf("%s: %s of %d: %.1f us of the server's CPU each, %.2f s in all", m.name, phase, ops, each, took.Seconds())
+		fmt.Printf("%s: %s of %d: %.1f us of the server's CPU each, %.2f s in all; the kernel asked%s\n", m.name, phase, ops, each, took.Seconds(), since(asked, m.asked(b, g)))
 		b.ReportMetric(each, m.name+"-us/"+unit)
 		r, err := m.sample(phase, unit, ops, took, cpu)
 		if err != nil {
@@ -169,6 +173,37 @@ func kernelClient(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// asked is how often the guest's kernel has asked the server for what, by /proc/self/mountstats.
+func (m *measured) asked(b *testing.B, g *kclient.Running) map[string]int {
+	var out bytes.Buffer
+	c := kclient.Command("/bin/cat", "/proc/self/mountstats")
+	c.Stdout = &out
+	g.MustRun(b, speedWait, c)
+	all, here := map[string]int{}, false
+	for line := range strings.Lines(out.String()) {
+		f := strings.Fields(line)
+		switch {
+		case len(f) > 4 && f[0] == "device":
+			here = f[4] == m.mount
+		case here && len(f) > 1 && strings.HasSuffix(f[0], ":") && strings.ToUpper(f[0]) == f[0]:
+			if n, err := strconv.Atoi(f[1]); err == nil {
+				all[strings.TrimSuffix(f[0], ":")] = n
+			}
+		}
+	}
+	return all
+}
+
+// since says what was asked between two looks.
+func since(before, after map[string]int) (text string) {
+	for _, op := range slices.Sorted(maps.Keys(after)) {
+		if n := after[op] - before[op]; n > 0 {
+			text += fmt.Sprintf(" %s %d", op, n)
+		}
+	}
+	return text
 }
 
 // fillDirectory makes a directory of empty files by NFS, without a kernel: ADDRESS EXPORT NAME ENTRIES.
