@@ -110,8 +110,10 @@ type Volume struct {
 	fullness  fullness
 	fragments fragments
 	touches   touches
-	closings  closings
-	cache     *blockCache
+
+	lateCtimes lateCtimes
+	closings   closings
+	cache      *blockCache
 
 	origin      atomic.Uint64            // whose leases count; 0: any
 	incarnation atomic.Pointer[[16]byte] // of the origin
