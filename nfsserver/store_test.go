@@ -52,6 +52,7 @@ type keptStore struct {
 	last       state.ClientID
 	clients    map[state.ClientID]state.ClientRecord
 	sessions   map[state.SessionID]state.SessionRecord
+	seqids     map[state.ClientID][]state.StateSeqid
 	removed    map[state.ClientID]bool
 	failing    error // of PutClient and PutSession
 	unreleased error // of ReleaseSlots
@@ -60,7 +61,7 @@ type keptStore struct {
 var _ state.SessionStore = (*keptStore)(nil)
 
 func newKeptStore(fs *memfs.Kept) *keptStore {
-	return &keptStore{fs: fs, clients: map[state.ClientID]state.ClientRecord{},
+	return &keptStore{fs: fs, clients: map[state.ClientID]state.ClientRecord{}, seqids: map[state.ClientID][]state.StateSeqid{},
 		sessions: map[state.SessionID]state.SessionRecord{}, removed: map[state.ClientID]bool{}}
 }
 
@@ -146,7 +147,7 @@ func (k *keptStore) ReleaseSlots(_ context.Context, g state.SlotsGone) error {
 }
 
 func (k *keptStore) state(id state.ClientID) state.ClientState {
-	cs := state.ClientState{Client: k.clients[id]}
+	cs := state.ClientState{Client: k.clients[id], Seqids: k.seqids[id]}
 	for _, s := range k.sessions {
 		if s.Client == id {
 			cs.Sessions = append(cs.Sessions, s)
@@ -202,14 +203,15 @@ func (k *keptStore) Wish(context.Context, state.ClientID) error {
 }
 
 // Give implements state.SessionStore. All servers of it are the same one to it.
-func (k *keptStore) Give(_ context.Context, id state.ClientID, sessions []state.SessionRecord) (bool, error) {
+func (k *keptStore) Give(_ context.Context, id state.ClientID, h state.Handed) (bool, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for _, s := range sessions {
+	for _, s := range h.Sessions {
 		if _, ok := k.sessions[s.ID]; ok {
 			k.sessions[s.ID] = s
 		}
 	}
+	k.seqids[id] = h.Seqids
 	_, ok := k.clients[id]
 	return ok, nil
 }

@@ -310,16 +310,16 @@ func (s *sessionStore) Wish(ctx context.Context, id state.ClientID) error {
 	return vfs.Wrap("gateway.wish client", s.meta.WishNFSClient(ctx, uint64(id)))
 }
 
-func (s *sessionStore) Give(ctx context.Context, id state.ClientID, sessions []state.SessionRecord) (bool, error) {
+func (s *sessionStore) Give(ctx context.Context, id state.ClientID, h state.Handed) (bool, error) {
 	const op = "gateway.give client"
 	for _, shard := range append(slices.Clone(s.shards), clusterShard) {
 		if err := s.meta.Settle(ctx, shard); err != nil {
 			return false, vfs.Wrap(op, err)
 		}
 	}
-	g := &metapb.GivenClient{Client: uint64(id)}
-	for i := range sessions {
-		g.Sessions = append(g.Sessions, &metapb.SessionRecord{Id: sessions[i].ID[:], Record: encodeSession(&sessions[i])})
+	g := &metapb.GivenClient{Client: uint64(id), Handed: encodeSeqids(h.Seqids)}
+	for i := range h.Sessions {
+		g.Sessions = append(g.Sessions, &metapb.SessionRecord{Id: h.Sessions[i].ID[:], Record: encodeSession(&h.Sessions[i])})
 	}
 	given, err := s.meta.GiveNFSClients(ctx, []*metapb.GivenClient{g})
 	if err == nil && len(given) == 0 {
@@ -441,6 +441,7 @@ func clientState(c *metapb.ClientSessions) (state.ClientState, error) {
 		cs.Client.Copies = append(cs.Client.Copies, state.CopyRecord{ID: vfs.StateID(rest[:copyRecordLen-1]), Handle: slices.Clone(rest[copyRecordLen:end])})
 		rest = rest[end:]
 	}
+	cs.Seqids = seqidsOf(r.GetHanded())
 	for _, s := range c.GetSessions() {
 		b := s.GetRecord()
 		if len(b) < sessionRecordLen || b[0] != sessionFormat || len(s.GetId()) != len(state.SessionID{}) {

@@ -238,13 +238,14 @@ func TestGive(t *testing.T) {
 	for round := range 3 {
 		_, err = b.Take(ctx, ids[0])
 		must(err, vfs.KindBusy)
-		if given, err := b.Give(ctx, ids[0], nil); given || err != nil {
+		if given, err := b.Give(ctx, ids[0], state.Handed{}); given || err != nil {
 			t.Fatalf("another one gives it: %v, %v", given, err)
 		}
 		s.Last = []state.SlotRecord{{Slot: 0, Seq: 1<<32 + uint64(round), Final: true}, {Slot: 1, Seq: 1}, {Slot: 300, Seq: 1 << 62, Final: round == 1}}
+		seqids := []state.StateSeqid{{State: vfs.StateID{1, 2}, Seqid: 7}, {State: vfs.StateID{11: 3}, Seqid: 1 << 31}}[:round]
 		unknown := s
 		unknown.ID = state.SessionID{2}
-		if given, err := a.Give(ctx, ids[0], []state.SessionRecord{s, unknown}); !given || err != nil {
+		if given, err := a.Give(ctx, ids[0], state.Handed{Sessions: []state.SessionRecord{s, unknown}, Seqids: seqids}); !given || err != nil {
 			t.Fatalf("%v, %v", given, err)
 		}
 		must(a.PutSession(ctx, state.SessionPut{Client: rec, Session: s}), vfs.KindBusy)
@@ -255,7 +256,7 @@ func TestGive(t *testing.T) {
 		must(err, vfs.KindOK)
 		got, err := b.Take(ctx, id)
 		must(err, vfs.KindOK)
-		if want := (state.ClientState{Client: rec, Sessions: []state.SessionRecord{s}}); !reflect.DeepEqual(got, want) {
+		if want := (state.ClientState{Client: rec, Sessions: []state.SessionRecord{s}, Seqids: got.Seqids}); !slices.Equal(got.Seqids, seqids) || !reflect.DeepEqual(got, want) {
 			t.Fatalf("taken %+v, want %+v", got, want)
 		}
 		a, b = b, a

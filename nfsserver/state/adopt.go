@@ -31,6 +31,9 @@ type AdoptedLocks struct {
 	vfs.HeldLocks
 }
 
+// firstSeqid is that of a new stateid.
+const firstSeqid = 1
+
 // Removals counts what the store has confirmed to be removed.
 func (s *State) Removals() uint64 {
 	s.mu.Lock()
@@ -67,6 +70,11 @@ func (s *State) Adopt(now time.Time, a Adoption) (eff Effects, again bool) {
 	}
 	for i := range a.Locks {
 		s.adoptLocks(c, &a.Locks[i], &eff)
+	}
+	for _, q := range a.Seqids {
+		if h, ok := s.stateids[q.State]; ok && h.holder().client == c {
+			h.holder().seqid = q.Seqid
+		}
 	}
 	return s.effects(eff), false
 }
@@ -172,7 +180,7 @@ func (s *State) adoptOpen(c *client, a *AdoptedOpen, eff *Effects) {
 	if key.revived != (vfs.StateID{}) {
 		c.revived++
 	}
-	o.seqid, o.loose = 1, true
+	o.seqid, o.loose = firstSeqid, true
 	o.kept = true
 	o.setShare(shareBits(a.Access), shareBits(a.Deny))
 	// What the unions were made of is not kept: a downgrade to any part is allowed.
@@ -206,7 +214,7 @@ func (s *State) adoptLocks(c *client, a *AdoptedLocks, eff *Effects) {
 		return
 	}
 	l := s.newLockState(o, a.Owner.Owner, a.State)
-	l.seqid, l.loose = 1, true
+	l.seqid, l.loose = firstSeqid, true
 	for _, r := range a.Ranges {
 		s.countLocks(c, o.file.locks.Set(l, r.First, r.Last, r.Write))
 	}

@@ -114,16 +114,35 @@ func (s *State) Stay(id ClientID) {
 	}
 }
 
-// Leaving are the sessions of a client that leaves, as the next server is to know them.
-func (s *State) Leaving(id ClientID) (list []SessionRecord) {
+// maxSeqids bounds Handed.Seqids. A Linux client whose next seqid is another than it expects waits for 5 s.
+const maxSeqids = 1024
+
+// Leaving is what the next server is to know of a client that leaves.
+func (s *State) Leaving(id ClientID) (h Handed) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c := s.clients[id]; c != nil {
-		for ss := range c.sessions {
-			list = append(list, ss.record())
+	c := s.clients[id]
+	if c == nil {
+		return h
+	}
+	for ss := range c.sessions {
+		h.Sessions = append(h.Sessions, ss.record())
+	}
+	for _, o := range c.opens {
+		h.add(&o.stateidState)
+	}
+	for _, o := range c.opens {
+		for l := range o.locks {
+			h.add(&l.stateidState)
 		}
 	}
-	return list
+	return h
+}
+
+func (h *Handed) add(st *stateidState) {
+	if st.seqid != firstSeqid && len(h.Seqids) < maxSeqids {
+		h.Seqids = append(h.Seqids, StateSeqid{st.other, st.seqid})
+	}
 }
 
 // Left ends a client here that is another server's now, or may be: nothing of it is removed from the store.

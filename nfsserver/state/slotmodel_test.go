@@ -132,7 +132,7 @@ func (w *slotWorld) Take(context.Context, state.ClientID) (state.ClientState, er
 	return state.ClientState{}, errStore
 }
 func (w *slotWorld) Wish(context.Context, state.ClientID) error { return errStore }
-func (w *slotWorld) Give(context.Context, state.ClientID, []state.SessionRecord) (bool, error) {
+func (w *slotWorld) Give(context.Context, state.ClientID, state.Handed) (bool, error) {
 	return false, errStore
 }
 
@@ -427,7 +427,7 @@ func (w *slotWorld) move() {
 	}
 	w.pending = nil
 	for _, id := range []state.ClientID{w.peer, w.client} {
-		for _, r := range w.s.Leaving(id) {
+		for _, r := range w.s.Leaving(id).Sessions {
 			if _, ok := w.sessions[r.ID]; ok {
 				w.sessions[r.ID] = r
 			}

@@ -69,6 +69,20 @@ type StateStore interface {
 type ClientState struct {
 	Client   ClientRecord
 	Sessions []SessionRecord
+	Seqids   []StateSeqid // of Handed
+}
+
+// Handed is what a server that gives a client up tells the next one.
+type Handed struct {
+	Sessions []SessionRecord
+	// Seqids are the least that stateids have. Those that are not among them, or of a store that does not keep them, have 1.
+	Seqids []StateSeqid
+}
+
+// StateSeqid is the seqid of a stateid.
+type StateSeqid struct {
+	State vfs.StateID
+	Seqid uint32
 }
 
 // SessionStore is a StateStore for servers whose clients go on after a restart, or at another server, as if nothing had
@@ -106,9 +120,9 @@ type SessionStore interface {
 	// there is no way to ask.
 	Wish(ctx context.Context, id ClientID) error
 
-	// Give ends that this server serves a client: whichever takes it serves it from now on, with the sessions as they are given. Nothing of it is under way in the
+	// Give ends that this server serves a client: whichever takes it serves it from now on, as it is handed. Nothing of it is under way in the
 	// store, nor comes to it later. false: the client was not this server's. KindUnknown: perhaps it is given up, perhaps not.
-	Give(ctx context.Context, id ClientID, sessions []SessionRecord) (bool, error)
+	Give(ctx context.Context, id ClientID, h Handed) (bool, error)
 }
 
 // Files carries out effects on files. It is implemented by the caller.

@@ -75,7 +75,7 @@ func (s *Server) takeOverClient(ctx context.Context, id state.ClientID) (bool, e
 	return s.sharedLook(ctx, clientKey(id), func() (bool, error) { return s.await(ctx, id) })
 }
 
-func clientKey(id state.ClientID) string { return strconv.FormatUint(uint64(id), 16) }
+func clientKey(id state.ClientID) string { return "client " + strconv.FormatUint(uint64(id), 16) }
 
 func (s *Server) sharedLook(ctx context.Context, key string, look func() (bool, error)) (bool, error) {
 	if s.sessions == nil {

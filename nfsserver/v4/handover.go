@@ -46,7 +46,7 @@ func (s *Server) GiveUp(ctx context.Context, id state.ClientID) error {
 	}
 	defer unlock()
 	if !s.cfg.State.Serves(id) { // if it is this server's by the store, nobody knows it here
-		_, err := s.sessions.Give(ctx, id, nil)
+		_, err := s.sessions.Give(ctx, id, state.Handed{})
 		return vfs.Wrap(op, err)
 	}
 	// Most of it while requests go on.

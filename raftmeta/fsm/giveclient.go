@@ -5,6 +5,9 @@ import (
 	"github.com/rackfs/rackfs/vfs"
 )
 
+// maxHanded bounds ClientRecord.handed.
+const maxHanded = 16 << 10
+
 // giveClients ends that the caller's origin serves clients. Each gets an origin that nobody ever is, so that all that is said of a client whose origin has ended is
 // true of it: anybody may take it, and nothing that was decided before names it.
 func (x *call) giveClients(c *metapb.GiveClients) (*metapb.Result, error) {
@@ -21,13 +24,16 @@ func (x *call) giveClients(c *metapb.GiveClients) (*metapb.Result, error) {
 		if r == nil || r.State != metapb.ClientState_CLIENT_ACTIVE || r.Origin != x.origin {
 			continue
 		}
+		if len(g.Handed) > maxHanded {
+			return nil, vfs.Errorf(vfs.KindTooMany, op, "%d bytes about client %d", len(g.Handed), g.Client)
+		}
 		if err := x.keepSessions(g, op); err != nil {
 			return nil, err
 		}
 		if r.Origin, err = x.next(counterKey{what: counterOrigin}); err != nil {
 			return nil, err
 		}
-		r.Gateway = ""
+		r.Gateway, r.Handed = "", g.Handed
 		if err := x.setClientRecord(r); err != nil {
 			return nil, err
 		}

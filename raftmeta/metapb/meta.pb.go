@@ -11520,6 +11520,7 @@ type ClientRecord struct {
 	Confirmed     bool                   `protobuf:"varint,8,opt,name=confirmed,proto3" json:"confirmed,omitempty"`
 	Record        []byte                 `protobuf:"bytes,9,opt,name=record,proto3" json:"record,omitempty"`      // the state store's own, up to 16 KiB
 	Sessions      [][]byte               `protobuf:"bytes,10,rep,name=sessions,proto3" json:"sessions,omitempty"` // ids, in the order they were made; kept by the state machine
+	Handed        []byte                 `protobuf:"bytes,11,opt,name=handed,proto3" json:"handed,omitempty"`     // from level 7: of the last GiveClients, up to 16 KiB
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -11620,6 +11621,13 @@ func (x *ClientRecord) GetRecord() []byte {
 func (x *ClientRecord) GetSessions() [][]byte {
 	if x != nil {
 		return x.Sessions
+	}
+	return nil
+}
+
+func (x *ClientRecord) GetHanded() []byte {
+	if x != nil {
+		return x.Handed
 	}
 	return nil
 }
@@ -11951,6 +11959,7 @@ type GivenClient struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Client        uint64                 `protobuf:"varint,1,opt,name=client,proto3" json:"client,omitempty"`
 	Sessions      []*SessionRecord       `protobuf:"bytes,2,rep,name=sessions,proto3" json:"sessions,omitempty"` // id and record
+	Handed        []byte                 `protobuf:"bytes,3,opt,name=handed,proto3" json:"handed,omitempty"`     // what else the next gateway is to know; the state store's own
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -11995,6 +12004,13 @@ func (x *GivenClient) GetClient() uint64 {
 func (x *GivenClient) GetSessions() []*SessionRecord {
 	if x != nil {
 		return x.Sessions
+	}
+	return nil
+}
+
+func (x *GivenClient) GetHanded() []byte {
+	if x != nil {
+		return x.Handed
 	}
 	return nil
 }
@@ -21827,7 +21843,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x06client\x18\x01 \x01(\v2\x19.rackfs.meta.v1.NFSClientR\x06client\"A\n" +
 	"\x0fRemoveNFSClient\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x14\n" +
-	"\x05owner\x18\x02 \x01(\fR\x05owner\"\xa5\x02\n" +
+	"\x05owner\x18\x02 \x01(\fR\x05owner\"\xbd\x02\n" +
 	"\fClientRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x121\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1b.rackfs.meta.v1.ClientStateR\x05state\x12\x18\n" +
@@ -21839,7 +21855,8 @@ const file_meta_proto_rawDesc = "" +
 	"\tconfirmed\x18\b \x01(\bR\tconfirmed\x12\x16\n" +
 	"\x06record\x18\t \x01(\fR\x06record\x12\x1a\n" +
 	"\bsessions\x18\n" +
-	" \x03(\fR\bsessions\"O\n" +
+	" \x03(\fR\bsessions\x12\x16\n" +
+	"\x06handed\x18\v \x01(\fR\x06handed\"O\n" +
 	"\rSessionRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x16\n" +
 	"\x06client\x18\x02 \x01(\x04R\x06client\x12\x16\n" +
@@ -21857,10 +21874,11 @@ const file_meta_proto_rawDesc = "" +
 	"\vTakeClients\x12\x18\n" +
 	"\aclients\x18\x01 \x03(\x04R\aclients\"D\n" +
 	"\vGiveClients\x125\n" +
-	"\aclients\x18\x01 \x03(\v2\x1b.rackfs.meta.v1.GivenClientR\aclients\"`\n" +
+	"\aclients\x18\x01 \x03(\v2\x1b.rackfs.meta.v1.GivenClientR\aclients\"x\n" +
 	"\vGivenClient\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\x04R\x06client\x129\n" +
-	"\bsessions\x18\x02 \x03(\v2\x1d.rackfs.meta.v1.SessionRecordR\bsessions\")\n" +
+	"\bsessions\x18\x02 \x03(\v2\x1d.rackfs.meta.v1.SessionRecordR\bsessions\x12\x16\n" +
+	"\x06handed\x18\x03 \x01(\fR\x06handed\")\n" +
 	"\rForgetClients\x12\x18\n" +
 	"\aclients\x18\x01 \x03(\x04R\aclients\"{\n" +
 	"\n" +

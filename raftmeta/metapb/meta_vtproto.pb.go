@@ -4017,6 +4017,11 @@ func (m *ClientRecord) CloneVT() *ClientRecord {
 		}
 		r.Sessions = tmpContainer
 	}
+	if rhs := m.Handed; rhs != nil {
+		tmpBytes := make([]byte, len(rhs))
+		copy(tmpBytes, rhs)
+		r.Handed = tmpBytes
+	}
 	if len(m.unknownFields) > 0 {
 		r.unknownFields = make([]byte, len(m.unknownFields))
 		copy(r.unknownFields, m.unknownFields)
@@ -4170,6 +4175,11 @@ func (m *GivenClient) CloneVT() *GivenClient {
 			tmpContainer[k] = v.CloneVT()
 		}
 		r.Sessions = tmpContainer
+	}
+	if rhs := m.Handed; rhs != nil {
+		tmpBytes := make([]byte, len(rhs))
+		copy(tmpBytes, rhs)
+		r.Handed = tmpBytes
 	}
 	if len(m.unknownFields) > 0 {
 		r.unknownFields = make([]byte, len(m.unknownFields))
@@ -17975,6 +17985,13 @@ func (m *ClientRecord) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if len(m.Handed) > 0 {
+		i -= len(m.Handed)
+		copy(dAtA[i:], m.Handed)
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(len(m.Handed)))
+		i--
+		dAtA[i] = 0x5a
+	}
 	if len(m.Sessions) > 0 {
 		for iNdEx := len(m.Sessions) - 1; iNdEx >= 0; iNdEx-- {
 			i -= len(m.Sessions[iNdEx])
@@ -18380,6 +18397,13 @@ func (m *GivenClient) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
+	}
+	if len(m.Handed) > 0 {
+		i -= len(m.Handed)
+		copy(dAtA[i:], m.Handed)
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(len(m.Handed)))
+		i--
+		dAtA[i] = 0x1a
 	}
 	if len(m.Sessions) > 0 {
 		for iNdEx := len(m.Sessions) - 1; iNdEx >= 0; iNdEx-- {
@@ -31330,6 +31354,10 @@ func (m *ClientRecord) SizeVT() (n int) {
 			n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 		}
 	}
+	l = len(m.Handed)
+	if l > 0 {
+		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
+	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -31458,6 +31486,10 @@ func (m *GivenClient) SizeVT() (n int) {
 			l = e.SizeVT()
 			n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 		}
+	}
+	l = len(m.Handed)
+	if l > 0 {
+		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -59984,6 +60016,40 @@ func (m *ClientRecord) UnmarshalVT(dAtA []byte) error {
 			m.Sessions = append(m.Sessions, make([]byte, postIndex-iNdEx))
 			copy(m.Sessions[len(m.Sessions)-1], dAtA[iNdEx:postIndex])
 			iNdEx = postIndex
+		case 11:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Handed", wireType)
+			}
+			var byteLen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				byteLen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if byteLen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + byteLen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Handed = append(m.Handed[:0], dAtA[iNdEx:postIndex]...)
+			if m.Handed == nil {
+				m.Handed = []byte{}
+			}
+			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -60796,6 +60862,40 @@ func (m *GivenClient) UnmarshalVT(dAtA []byte) error {
 			m.Sessions = append(m.Sessions, &SessionRecord{})
 			if err := m.Sessions[len(m.Sessions)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
 				return err
+			}
+			iNdEx = postIndex
+		case 3:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Handed", wireType)
+			}
+			var byteLen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				byteLen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if byteLen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + byteLen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Handed = append(m.Handed[:0], dAtA[iNdEx:postIndex]...)
+			if m.Handed == nil {
+				m.Handed = []byte{}
 			}
 			iNdEx = postIndex
 		default:

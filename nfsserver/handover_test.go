@@ -1,0 +1,465 @@
+package nfsserver_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
+
+	"github.com/rackfs/rackfs/bench/nfsclient"
+	"github.com/rackfs/rackfs/internal/memfs"
+	"github.com/rackfs/rackfs/nfsserver"
+	"github.com/rackfs/rackfs/nfsserver/export"
+	"github.com/rackfs/rackfs/nfsserver/handle"
+	"github.com/rackfs/rackfs/nfsserver/state"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// several are servers of the same clients: one file system and one store, which knows who serves whom.
+type several struct {
+	t       *testing.T
+	ctx     context.Context
+	fs      *memfs.Kept
+	store   *keptStore
+	burials sync.WaitGroup
+
+	mu     sync.Mutex // guards the following, and dead
+	sides  []*side    // that live, or died a moment ago
+	serves map[state.ClientID]*side
+	next   fault // of the next Take or Give
+	boot   uint32
+
+	faults, deaths int
+}
+
+// pick is one of the servers.
+func (w *several) pick(n int) *side {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.sides[n]
+}
+
+// living is the number of a server that lives, else of any.
+func (w *several) living() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return max(0, slices.IndexFunc(w.sides, func(s *side) bool { return !s.dead }))
+}
+
+// dies has a server replaced and its clients go to another one. w.mu is held.
+func (w *several) dies(s *side) {
+	if s.dead {
+		return
+	}
+	s.dead = true
+	w.deaths++
+	w.burials.Go(func() {
+		next, err := w.start()
+		if err != nil {
+			w.t.Error(err)
+			return
+		}
+		w.mu.Lock()
+		n := slices.Index(w.sides, s)
+		w.sides[n] = next
+		w.mu.Unlock()
+		s.stop() // its clients dial anew
+	})
+}
+
+// side is one server, and the store as it sees it.
+type side struct {
+	*keptStore
+	all  *several
+	srv  *nfsserver.Server
+	addr string
+	stop func()
+	dead bool // others may have what it had, and it may change nothing
+}
+
+// fault is what goes wrong with a step of the store.
+type fault int
+
+const (
+	nothing fault = iota
+	failsBefore
+	failsAfter // it is done, and nobody is told
+	diesBefore
+	diesAfter
+	faultKinds
+)
+
+// step runs do, which changes who serves a client, with the fault that is due.
+func (s *side) step(do func() error) error {
+	s.all.mu.Lock()
+	defer s.all.mu.Unlock()
+	f := s.all.next
+	s.all.next = nothing
+	if f != nothing {
+		s.all.faults++
+	}
+	if f == diesBefore {
+		s.all.dies(s)
+	}
+	if s.dead {
+		return vfs.KindUnavailable.Err("store")
+	}
+	if f == failsBefore {
+		return vfs.KindUnavailable.Err("store")
+	}
+	err := do()
+	if f == failsAfter || f == diesAfter {
+		if f == diesAfter {
+			s.all.dies(s)
+		}
+		return vfs.KindUnknown.Err("store")
+	}
+	return err
+}
+
+// mine refuses what is about a client that another server serves, or nobody.
+func (s *side) mine(id state.ClientID) error {
+	s.all.mu.Lock()
+	defer s.all.mu.Unlock()
+	if at := s.all.serves[id]; s.dead || at != nil && at != s {
+		return vfs.KindBusy.Err("store")
+	}
+	s.all.serves[id] = s
+	return nil
+}
+
+func (s *side) PutClient(ctx context.Context, r state.ClientRecord) error {
+	if err := s.mine(r.ClientID); err != nil {
+		return err
+	}
+	return s.keptStore.PutClient(ctx, r)
+}
+
+func (s *side) PutSession(ctx context.Context, p state.SessionPut) error {
+	if err := s.mine(p.Client.ClientID); err != nil {
+		return err
+	}
+	return s.keptStore.PutSession(ctx, p)
+}
+
+func (s *side) RemoveClient(ctx context.Context, r state.ClientRecord) error {
+	if s.mine(r.ClientID) != nil {
+		return nil
+	}
+	return s.keptStore.RemoveClient(ctx, r)
+}
+
+func (s *side) Load(context.Context) ([]state.ClientState, error) { return nil, nil }
+
+func (s *side) Take(ctx context.Context, id state.ClientID) (cs state.ClientState, err error) {
+	err = s.step(func() error {
+		if at := s.all.serves[id]; at != nil && at != s && !at.dead {
+			return vfs.KindBusy.Err("take")
+		}
+		s.all.serves[id] = s
+		return nil
+	})
+	if err != nil {
+		return cs, err
+	}
+	return s.keptStore.Take(ctx, id)
+}
+
+func (s *side) Wish(ctx context.Context, id state.ClientID) error {
+	s.all.mu.Lock()
+	at := s.all.serves[id]
+	alive := at != nil && !at.dead
+	s.all.mu.Unlock()
+	if alive {
+		_ = at.srv.GiveUp(ctx, id) // who wishes looks
+	}
+	return nil
+}
+
+func (s *side) Give(ctx context.Context, id state.ClientID, h state.Handed) (given bool, err error) {
+	err = s.step(func() error {
+		if given = s.all.serves[id] == s; given {
+			delete(s.all.serves, id)
+			_, err := s.keptStore.Give(ctx, id, h)
+			return err
+		}
+		return nil
+	})
+	return given && err == nil, err
+}
+
+func (s *side) valid(uint32) bool {
+	s.all.mu.Lock()
+	defer s.all.mu.Unlock()
+	return !s.dead
+}
+
+func (w *several) start() (*side, error) {
+	w.mu.Lock()
+	w.boot++
+	boot := w.boot
+	w.mu.Unlock()
+	s := &side{keptStore: w.store, all: w}
+	srv, err := nfsserver.New(w.ctx, nfsserver.Config{
+		Cluster: [16]byte{1}, Keys: []handle.Key{{ID: 1, Secret: [16]byte{7}}}, Store: s, Name: fmt.Sprint("server ", boot), Boot: boot, Group: func() string { return "g" },
+		Valid: s.valid, Lease: leaseTime, Logger: slog.New(slog.DiscardHandler),
+		Exports: []export.Export{{ID: 1, FSID: 1, Path: "/default", FS: w.fs, Rules: export.Everyone(export.ReadWrite, export.SquashNone)}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	s.srv, s.addr = srv, ln.Addr().String()
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(ln) }()
+	s.stop = sync.OnceFunc(func() {
+		if err := srv.Shutdown(context.Background()); err != nil {
+			w.t.Error(err)
+		}
+		<-served
+	})
+	w.t.Cleanup(s.stop)
+	return s, nil
+}
+
+// traveller is a client at one of the servers.
+type traveller struct {
+	*nfsclient.Client
+	w    *several
+	at   atomic.Pointer[side]
+	root nfsclient.FH
+}
+
+func (w *several) client(owner string) *traveller {
+	w.t.Helper()
+	c := &traveller{w: w}
+	c.at.Store(w.pick(0))
+	cl, err := nfsclient.Dial(w.ctx, nfsclient.Config{Owner: owner, Slots: 4, Patient: true, DialFunc: func(ctx context.Context) (net.Conn, error) {
+		if s := c.at.Load(); !s.valid(0) {
+			c.at.CompareAndSwap(s, w.pick(w.living()))
+		}
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp", c.at.Load().addr)
+	}})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(cl.Disconnect)
+	c.Client = cl
+	if c.root, _, err = cl.Walk(w.ctx, "/default"); err != nil {
+		w.t.Fatal(err)
+	}
+	return c
+}
+
+// move has the client's next requests come to another server that lives.
+func (c *traveller) move(to *side) {
+	c.at.Store(to)
+	c.Session(0).BreakConnection()
+}
+
+// newSeveral are two servers.
+func newSeveral(t *testing.T, ctx context.Context) *several {
+	t.Helper()
+	fs := memfs.Keep(memfs.New(memfs.Options{RootMode: 0o777}))
+	w := &several{t: t, ctx: ctx, fs: fs, store: newKeptStore(fs), serves: map[state.ClientID]*side{}}
+	for range 2 {
+		s, err := w.start()
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.sides = append(w.sides, s)
+	}
+	return w
+}
+
+// Each OPEN moves a stateid's seqid by one, whichever server it comes to: a Linux client waits for one that it misses.
+func TestSeqidsGoAlong(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	w := newSeveral(t, ctx)
+	c := w.client("c")
+	f, err := c.Create(ctx, c.root, "file", 0o666)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 6 {
+		c.move(w.pick(i % 2))
+		g, err := c.Open(ctx, c.root, nfsclient.OpenArgs{Name: "file"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if g.Stateid.Other != f.Stateid.Other || g.Stateid.Seqid != f.Stateid.Seqid+1 {
+			t.Fatalf("open %d: stateid %v after %v", i, g.Stateid, f.Stateid)
+		}
+		f = g
+	}
+}
+
+const handoverSteps = 60
+
+// TestHandovers: random histories of clients that change servers at any time, with requests sent again, and with servers that fail or die at each step of a
+// hand-over. Each change is made once, a lock is held by who was told so, and nothing that was answered is lost.
+func TestHandovers(t *testing.T) {
+	moves, faults, deaths := 0, 0, 0
+	for seed := range uint64(12) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			m, f, d := handovers(t, rand.New(rand.NewPCG(seed, 72)))
+			moves, faults, deaths = moves+m, faults+f, deaths+d
+		})
+	}
+	t.Logf("%d moves, %d faults, %d servers died", moves, faults, deaths)
+	if moves == 0 || faults == 0 || deaths == 0 {
+		t.Error("not everything happened")
+	}
+}
+
+func handovers(t *testing.T, rng *rand.Rand) (moves, faults, deaths int) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	w := newSeveral(t, ctx)
+	defer w.burials.Wait()
+	a, b := w.client("a"), w.client("b")
+	must := func(what string, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+	}
+	file, err := a.Create(ctx, a.root, "file", 0o666)
+	must("create", err)
+	lock, locked := &nfsclient.Lock{Owner: "l"}, false
+	content := make([]byte, handoverSteps)
+	gone, err := a.Create(ctx, a.root, "gone", 0o666)
+	must("create", err)
+	must("close", a.CloseFile(ctx, gone))
+	reader, err := a.Open(ctx, a.root, nfsclient.OpenArgs{Name: "gone", Access: nfsv4.OPEN4_SHARE_ACCESS_READ})
+	must("open", err)
+	for i := range handoverSteps {
+		switch rng.IntN(10) {
+		case 0, 1, 2:
+			moves++
+			c := []*traveller{a, a, b}[rng.IntN(3)]
+			c.move(w.pick(rng.IntN(2)))
+			if rng.IntN(3) == 0 {
+				w.mu.Lock()
+				w.next = fault(rng.IntN(int(faultKinds)))
+				w.mu.Unlock()
+			}
+		case 3:
+			_, _, err := a.Mkdir(ctx, a.root, fmt.Sprint("d", i), 0o755) // EEXIST: it was made twice
+			must("mkdir", err)
+			must("rename", a.Rename(ctx, a.root, fmt.Sprint("d", i), a.root, fmt.Sprint("e", i)))
+		case 4:
+			a.sendTwice(fmt.Sprint("x", i), w.pick(rng.IntN(2)))
+		case 5:
+			if locked {
+				must("unlock", a.Unlock(ctx, file, lock, 0, 10))
+			} else {
+				_, err := a.LockRange(ctx, file, lock, nfsv4.WRITE_LT, 0, 10)
+				must("lock", err)
+			}
+			locked = !locked
+		case 6:
+			denied, err := b.TestLock(ctx, file.FH, nfsv4.WRITE_LT, 0, 1, "l")
+			must("test lock", err)
+			if locked != (denied != nil) {
+				t.Fatalf("step %d: locked %v, and another client is told %+v", i, locked, denied)
+			}
+		case 7:
+			content[i] = byte(i)
+			_, err := a.Write(ctx, file, uint64(i), nfsv4.FILE_SYNC4, content[i:i+1])
+			must("write", err)
+		case 8:
+			got := make([]byte, i+1)
+			n, _, err := b.Read(ctx, &nfsclient.File{FH: file.FH}, 0, got)
+			must("read", err)
+			if !bytes.Equal(bytes.TrimRight(got[:n], "\x00"), bytes.TrimRight(content[:i+1], "\x00")) {
+				t.Fatalf("step %d: read %x, written %x", i, got[:n], content[:i+1])
+			}
+		case 9:
+			if _, _, err := b.Lookup(ctx, b.root, "gone"); err == nil {
+				must("remove", b.Remove(ctx, b.root, "gone"))
+			}
+			_, _, err := a.Read(ctx, reader, 0, make([]byte, 1))
+			must("read of a file without a name", err)
+		}
+	}
+	if locked {
+		must("unlock", a.Unlock(ctx, file, lock, 0, 10))
+	}
+	must("close", a.CloseFile(ctx, file))
+	must("close", a.CloseFile(ctx, reader))
+	must("end", a.Close(ctx))
+	must("end", b.Close(ctx))
+	if opens, owners := w.fs.Holding(); opens != 0 || owners != 0 {
+		t.Errorf("%d opens and %d lock-owners are left", opens, owners)
+	}
+	return moves, w.faults, w.deaths
+}
+
+// sendTwice makes a file exclusively, and has the request sent again to a server.
+func (c *traveller) sendTwice(name string, to *side) {
+	t := c.w.t
+	t.Helper()
+	sl, err := c.Session(0).Slot(c.w.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sl.Put()
+	cp := nfsclient.NewCompound().PutFH(c.root).Mkdir(name, nil).GetFH()
+	cp.CacheThis = true
+	var first []byte
+	for try := range 2 {
+		var r *nfsclient.Reply
+		if try == 0 {
+			if r, err = sl.Do(c.w.ctx, cp); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			c.move(to)
+			r = resendTo(t, c.w.ctx, sl, cp)
+		}
+		if r.Status != nfsv4.NFS4_OK {
+			t.Fatalf("mkdir %s, try %d: %s", name, try, nfsv4.Nfsstat4_name[r.Status])
+		}
+		if try == 0 {
+			first = bytes.Clone(r.Body())
+		} else if !bytes.Equal(first, r.Body()) {
+			t.Fatalf("mkdir %s: first answer\n%x, then\n%x", name, first, r.Body())
+		}
+		r.Release()
+	}
+}
+
+// resendTo sends the slot's last request again until it is answered.
+func resendTo(t *testing.T, ctx context.Context, sl *nfsclient.Slot, cp *nfsclient.Compound) *nfsclient.Reply {
+	t.Helper()
+	for {
+		r, err := sl.Send(ctx, sl.Sequence(), cp)
+		switch {
+		case err == nil && r.Status != nfsv4.NFS4ERR_DELAY:
+			return r
+		case err == nil:
+			r.Release()
+		case vfs.KindOf(err) != vfs.KindUnavailable:
+			t.Fatal(err)
+		}
+		if err := ctx.Err(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
