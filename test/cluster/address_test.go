@@ -57,7 +57,7 @@ func newTwoGuests(t *testing.T) *twoGuests {
 		all = append(all, m)
 	}
 	t.Cleanup(func() { end(t, all) })
-	x := &twoGuests{t: t, meta: all[0], at: all[1], spare: all[3], changes: 60, tries: 5}
+	x := &twoGuests{t: t, meta: all[0], at: all[1], spare: all[3], changes: 40, tries: 5}
 	x.meta.must("cluster", "init", "--profile", "2+1", "--domain", "disk", "--nodes", "1")
 	x.meta.start()
 	for _, m := range all[1:] {
