@@ -19,7 +19,7 @@ func TestTwoGateways(t *testing.T) {
 	}
 	kclient.Require(t, "git", "sqlite3")
 	t.Parallel()
-	locks, names, transactions, commits, messages := 40, 60, 25, 2, 60 // of each machine; names of both
+	locks, names, transactions, commits, messages := 25, 40, 20, 2, 40 // of each machine; names of both
 	if long() {
 		locks, names, transactions, commits, messages = 3000, 3000, 1000, 100, 3000
 	}
