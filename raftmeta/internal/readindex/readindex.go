@@ -13,8 +13,10 @@
 // Raft's own VerifyLeader gets wrong.
 //
 // One round of questions serves all reads that wait when it begins; reads that come while
-// it runs are served by the next. Each voter is asked by a goroutine of its own, one
-// question at a time, so a slow voter delays nobody as long as there is a majority without it.
+// it runs are served by the next. A round first asks as many voters as make a majority, those that answered
+// lately; when one of them fails, or has not answered after Patience, all the others as well, and those that did are asked first from then on. Each
+// voter is asked by a goroutine of its own, one question at a time. So a slow voter delays rounds by Patience once, and then nobody as
+// long as there is a majority without it.
 //
 // A Confirmer belongs to one term of one leader, and is closed when that ends.
 package readindex
@@ -22,6 +24,7 @@ package readindex
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,10 +32,12 @@ import (
 )
 
 const (
-	// askTimeout bounds one question; it only decides when it is asked again.
-	askTimeout = time.Second
+	// defaultTimeout bounds one question; it only decides when it is asked again.
+	defaultTimeout = time.Second
 	// askPause is the pause after a failed question.
 	askPause = 20 * time.Millisecond
+	// defaultPatience is more than an answer takes within a site, and little for who waits.
+	defaultPatience = 2 * time.Millisecond
 )
 
 // Options configures a Confirmer.
@@ -45,6 +50,9 @@ type Options struct {
 	Current func() uint64
 	// Ask asks a voter for its current Raft term. The answer must be one that was made after Ask was called.
 	Ask func(ctx context.Context, voter string) (uint64, error)
+	// Patience is how long the first voters are waited for until the others are asked too; default 2 ms.
+	Patience time.Duration
+	Timeout  time.Duration // of one question; default 1 s
 }
 
 // ErrDeposed is the cause of a confirmation that failed because a later term exists.
@@ -67,18 +75,30 @@ type Confirmer struct {
 	got     int
 	rounds  uint64 // completed
 	failed  error
+	order   []string    // others than self, in the order in which they are asked
+	wide    bool        // all are asked in this round
+	timer   *time.Timer // calls widen in a round that lasts
 }
 
 // voter is one other voter of the configuration.
 type voter struct {
 	wake  chan struct{} // 1: a new round began
 	stop  context.CancelFunc
+	due   uint64 // the newest round in which it is to be asked
 	round uint64 // the newest round it answered
 }
 
 // New makes a Confirmer; Close ends it.
 func New(o Options) *Confirmer {
+	if o.Patience <= 0 {
+		o.Patience = defaultPatience
+	}
+	if o.Timeout <= 0 {
+		o.Timeout = defaultTimeout
+	}
 	c := &Confirmer{opt: o, voters: map[string]*voter{}}
+	c.timer = time.AfterFunc(time.Hour, func() { c.mu.Lock(); defer c.mu.Unlock(); c.widen() })
+	c.timer.Stop()
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	return c
 }
@@ -98,6 +118,7 @@ func (c *Confirmer) fail(cause error) {
 		ch <- c.failed
 	}
 	c.wait, c.next = nil, nil
+	c.timer.Stop()
 	c.mu.Unlock()
 	c.cancel(cause)
 }
@@ -138,37 +159,80 @@ func (c *Confirmer) begin() {
 	c.got = 0
 	voters := c.opt.Voters()
 	majority := len(voters)/2 + 1
-	c.need = majority
-	here := map[string]bool{}
-	for _, id := range voters {
-		if id == c.opt.Self {
-			c.need--
-			continue
-		}
-		here[id] = true
-		v := c.voters[id]
-		if v == nil {
-			ctx, stop := context.WithCancel(c.ctx)
-			v = &voter{wake: make(chan struct{}, 1), stop: stop}
-			c.voters[id] = v
-			c.wg.Add(1)
-			go c.ask(ctx, id, v)
-		}
-		select {
-		case v.wake <- struct{}{}:
-		default:
-		}
+	c.need = majority - 1 // itself
+	c.wide = false
+	if !c.follow(voters) {
+		c.need = majority // who leads votes not, as it is removed
 	}
-	for id, v := range c.voters {
-		if !here[id] {
-			v.stop()
-			delete(c.voters, id)
-		}
+	for _, id := range c.order[:min(max(c.need, 0), len(c.order))] {
+		c.wake(id)
 	}
 	if len(voters) == 0 {
 		c.need = 1 // nobody can confirm without a configuration
 	}
-	c.decide()
+	if c.decide(); c.running && len(c.order) > c.need {
+		c.timer.Reset(c.opt.Patience)
+	}
+}
+
+// follow makes order and voters those of the configuration, and reports whether it has self. c.mu is held.
+func (c *Confirmer) follow(ids []string) (self bool) {
+	for _, id := range ids {
+		if id == c.opt.Self {
+			self = true
+			continue
+		}
+		if c.voters[id] != nil {
+			continue
+		}
+		ctx, stop := context.WithCancel(c.ctx)
+		v := &voter{wake: make(chan struct{}, 1), stop: stop}
+		c.voters[id] = v
+		c.order = append(c.order, id)
+		c.wg.Add(1)
+		go c.ask(ctx, id, v)
+	}
+	c.order = slices.DeleteFunc(c.order, func(id string) bool {
+		if slices.Contains(ids, id) {
+			return false
+		}
+		c.voters[id].stop()
+		delete(c.voters, id)
+		return true
+	})
+	return self
+}
+
+// wake has a voter asked in this round. c.mu is held.
+func (c *Confirmer) wake(id string) {
+	v := c.voters[id]
+	v.due = c.round
+	select {
+	case v.wake <- struct{}{}:
+	default:
+	}
+}
+
+// widen has all voters asked in this round that were not, and those that did not answer asked last from now on. c.mu is held.
+func (c *Confirmer) widen() {
+	if !c.running || c.wide || c.failed != nil {
+		return
+	}
+	c.wide = true
+	var answered, late []string
+	for _, id := range c.order {
+		v := c.voters[id]
+		switch {
+		case v.due != c.round:
+			c.wake(id)
+			answered = append(answered, id) // perhaps
+		case v.round == c.round:
+			answered = append(answered, id)
+		default:
+			late = append(late, id)
+		}
+	}
+	c.order = append(answered, late...)
 }
 
 // decide ends the round if it has its majority. c.mu is held.
@@ -186,6 +250,7 @@ func (c *Confirmer) decide() {
 	c.wait = nil
 	c.rounds++
 	c.running = false
+	c.timer.Stop()
 	if len(c.next) > 0 {
 		c.begin()
 	}
@@ -204,15 +269,20 @@ func (c *Confirmer) ask(ctx context.Context, id string, v *voter) {
 		for {
 			c.mu.Lock()
 			round := c.round // the question belongs to the newest round
-			due := c.running && v.round < round
+			due := c.running && v.due == round && v.round < round
 			c.mu.Unlock()
 			if !due || ctx.Err() != nil {
 				break
 			}
-			actx, cancel := context.WithTimeout(ctx, askTimeout)
+			actx, cancel := context.WithTimeout(ctx, c.opt.Timeout)
 			term, err := c.opt.Ask(actx, id)
 			cancel()
 			if err != nil {
+				c.mu.Lock()
+				if c.round == round {
+					c.widen()
+				}
+				c.mu.Unlock()
 				select {
 				case <-time.After(askPause):
 				case <-ctx.Done():

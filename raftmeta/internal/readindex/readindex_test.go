@@ -26,9 +26,15 @@ type question struct {
 }
 
 func newFake(t *testing.T, voters ...string) (*fake, *Confirmer) {
+	return newPatient(t, 0, voters...)
+}
+
+// newPatient is newFake with a patience.
+func newPatient(t *testing.T, patience time.Duration, voters ...string) (*fake, *Confirmer) {
 	f := &fake{voters: voters, own: 5, asked: make(chan question)}
 	c := New(Options{
-		Term: 5, Self: "a",
+		Term: 5, Self: "a", Patience: patience, Timeout: time.Hour, // nobody is asked again because the machine is busy
+
 		Voters:  func() []string { f.mu.Lock(); defer f.mu.Unlock(); return f.voters },
 		Current: func() uint64 { f.mu.Lock(); defer f.mu.Unlock(); return f.own },
 		Ask: func(ctx context.Context, voter string) (uint64, error) {
@@ -225,5 +231,73 @@ func TestCloseFailsReads(t *testing.T) {
 	c.Close(cause)
 	if err := <-done; !errors.Is(err, cause) {
 		t.Fatalf("got %v", err)
+	}
+}
+
+// As many are asked as make a majority, the same ones, until one of them fails.
+func TestFewAreAsked(t *testing.T) {
+	f, c := newPatient(t, time.Hour, "a", "b", "c")
+	first := ""
+	for range 20 {
+		done := confirm(c)
+		q := <-f.asked
+		if first == "" {
+			first = q.voter
+		}
+		if q.voter != first {
+			t.Fatalf("%s was asked, and %s before", q.voter, first)
+		}
+		q.answer <- 5
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	done := confirm(c)
+	q := <-f.asked
+	for ; q.voter == first; q = <-f.asked {
+		q.answer <- 0
+	}
+	q.answer <- 5
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	second, again := q.voter, 0
+	for range 20 {
+		done := confirm(c)
+		for ended := false; !ended; {
+			select {
+			case q := <-f.asked:
+				if q.voter != second {
+					again++ // of the round before
+				}
+				q.answer <- 5
+			case err := <-done:
+				if err != nil {
+					t.Fatal(err)
+				}
+				ended = true
+			}
+		}
+	}
+	if again > 1 {
+		t.Fatalf("%s, which failed, was asked %d times in 20 rounds that need one", first, again)
+	}
+}
+
+// Who does not answer is not waited for.
+func TestSilentVoterIsNotWaitedFor(t *testing.T) {
+	f, c := newPatient(t, time.Millisecond, "a", "b", "c")
+	done := confirm(c)
+	silent := <-f.asked
+	for range 20 {
+		q := <-f.asked
+		if q.voter == silent.voter {
+			t.Fatalf("%s was asked twice at a time", q.voter)
+		}
+		q.answer <- 5
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		done = confirm(c)
 	}
 }
