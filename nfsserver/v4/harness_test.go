@@ -133,7 +133,7 @@ func newWorldWith(t testing.TB, mem *memfs.FS, fs vfs.FS, cfg v4.Config) *world 
 	}
 	w.v4 = v4.New(v4.Config{
 		State: w.state, Store: w.store, Exports: w.exports, Ring: ring, Cluster: cluster,
-		Owner: []byte("test"), Scope: []byte("test"), Release: "test", MaxIO: cfg.MaxIO, ReadMemory: cfg.ReadMemory, Now: w.clock, Valid: cfg.Valid,
+		Owner: []byte("test"), Scope: []byte("test"), Release: "test", MaxIO: cfg.MaxIO, ReadMemory: cfg.ReadMemory, Now: w.clock, Valid: cfg.Valid, ValidWait: cfg.ValidWait,
 	})
 	srv := rpc.NewServer(rpc.Config{Closed: w.v4.ConnClosed})
 	srv.Register(v4.Program, v4.Version, v4.Version, w.v4)

@@ -28,7 +28,7 @@ func (c *compound) opSequence() status {
 	if c.d.Err() != nil {
 		return nfsv4.NFS4ERR_BADXDR
 	}
-	if valid := c.s.cfg.Valid; valid != nil && !valid(0) {
+	if !c.valid() {
 		c.s.cfg.State.Heard(c.now, a.SessionID)
 		return nfsv4.NFS4ERR_DELAY // the slot is as before: the same request comes again (RFC 8881, 18.46.3)
 	}
@@ -50,6 +50,30 @@ func (c *compound) opSequence() status {
 	b = xdr.AppendUint32(b, res.TargetHighestSlot)
 	c.r.B = xdr.AppendUint32(b, res.StatusFlags)
 	return nfsv4.NFS4_OK
+}
+
+// valid asks Config.Valid about the clients, and waits for that: a server whose lease ran out has a new one within a moment as a rule (DefaultValidWait). A request whose connection ends meanwhile is not begun, as in sequence.
+func (c *compound) valid() bool {
+	valid := c.s.cfg.Valid
+	if valid == nil || valid(0) {
+		return true
+	}
+	look := time.NewTicker(busyPause)
+	defer look.Stop()
+	for end := time.Now().Add(c.s.cfg.ValidWait); time.Now().Before(end); {
+		select {
+		case <-look.C:
+		case <-c.req.Conn.ReadDone():
+			return false
+		case <-c.ctx.Done():
+			return false
+		}
+		if valid(0) {
+			c.now = c.s.cfg.Now()
+			return true
+		}
+	}
+	return false
 }
 
 // sequence begins the call. A session that is not known here is taken over; one that is about to leave is waited for. Both may come one after the other, when the client's

@@ -33,6 +33,9 @@ const (
 // DefaultMaxIO is the largest READ and WRITE in bytes.
 const DefaultMaxIO = 1 << 20
 
+// DefaultValidWait is longer than a server takes that has to register anew, as a rule. Linux comes again only 15 s after an NFS4ERR_DELAY of SEQUENCE.
+const DefaultValidWait = 10 * time.Second
+
 // DefaultReadMemory is how many bytes of READ data are being read or wait to be
 // sent, all connections together.
 const DefaultReadMemory = 256 << 20
@@ -64,8 +67,10 @@ type Config struct {
 	Release string // of the software, told to clients
 
 	// Valid reports whether this server may still say what clients hold in the file system with that fsid or, with 0, who the clients
-	// are. While it may not, everything that depends on it is NFS4ERR_DELAY. nil: always.
+	// are. While it may not, everything that depends on it is NFS4ERR_DELAY, calls of sessions after ValidWait. nil: always.
 	Valid func(fsid uint32) bool
+	// ValidWait is for how long a call of a session waits until it may say who the clients are, DefaultValidWait.
+	ValidWait time.Duration
 
 	// Others: there may be other servers of the same file systems, and somebody follows AwaitedLocks.
 	Others bool
@@ -109,6 +114,9 @@ type Server struct {
 
 // New returns a server.
 func New(cfg Config) *Server {
+	if cfg.ValidWait == 0 {
+		cfg.ValidWait = DefaultValidWait
+	}
 	if cfg.MaxIO == 0 {
 		cfg.MaxIO = DefaultMaxIO
 	}

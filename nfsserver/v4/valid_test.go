@@ -13,11 +13,16 @@ import (
 )
 
 // A server that may not say who its clients are answers nothing but NFS4ERR_DELAY; one that may not say what they hold in a file system grants and
-// denies nothing there. Clients that tried meanwhile have what they had.
+// denies nothing there. Clients that tried meanwhile have what they had. Calls of sessions wait for a while.
 func TestNothingIsGrantedWithoutLease(t *testing.T) {
 	var clients, files atomic.Bool // what may not be said
+	var looks atomic.Int32         // for so many times who the clients are
 	mem := memfs.New(memfs.Options{})
-	w := newWorldWith(t, mem, mem, v4.Config{Valid: func(fsid uint32) bool {
+	w := newWorldWith(t, mem, mem, v4.Config{ValidWait: time.Second, Valid: func(fsid uint32) bool {
+		if fsid == 0 && looks.Load() > 0 {
+			looks.Add(-1)
+			return false
+		}
 		return !(fsid == 0 && clients.Load() || fsid == testFS && files.Load())
 	}})
 	w.mk(vfs.RootIno, "f", vfs.TypeFile, 0o666, 0)
@@ -43,6 +48,12 @@ func TestNothingIsGrantedWithoutLease(t *testing.T) {
 	b.fails(nfsv4.NFS4ERR_DELAY, putFH(fh), lockB)
 	files.Store(false)
 	b.fails(nfsv4.NFS4ERR_DENIED, putFH(fh), lockB)
+
+	looks.Store(3)
+	a.ok(putFH(fh), getAttr(1))
+	if looks.Load() != 0 {
+		t.Error("a call was answered before that was allowed")
+	}
 
 	// a is heard of 20 s after its last answer, which is too long ago another 20 s later.
 	clients.Store(true)
