@@ -6,9 +6,12 @@
 // An address is a name that is registered at shard 0 with a lease, as gateways are (raftmeta.Lease): one registration at a time, which ends when it was not
 // renewed for a lease, or was given up. So nobody takes an address while its holder may still think that it is his. Every gateway looks which names
 // are free, and registers one that is. The first of its list is its own: for settleTime after its start it takes no other one that it has not seen in use, so that gateways that begin together have
-// one each. An address stays where it is, also when the gateway whose own it is comes back; it moves when its holder stops.
+// one each. A gateway that may not answer clients for now, as its own lease is over, takes none. An address stays where it is, also when the gateway whose own it is comes back; it moves when its holder stops.
 //
 // # On the interface
+//
+// An interface without a carrier, as when its cable is out, has no address that moves: who has one there gives it up after carrierGrace, so that clients find it elsewhere although
+// the metadata is reached by another interface. That a switch behind it loses what is sent nobody can see here.
 //
 // The address is put on the interface that has another one of its network, with a lifetime of a few seconds in the kernel, and renewed as long as the lease is valid: a process that was
 // killed or stands still loses it by itself. What remains of an earlier process is removed at the start. While it is held, neighbours are told by gratuitous ARP once a second, as one
@@ -50,6 +53,8 @@ const (
 	announceEvery = time.Second
 	// lifetime is that of an address in the kernel. It is shorter than any lease.
 	lifetime = 2 * time.Second
+	// carrierGrace is for how long an interface may be without a carrier: links flap, and an address that moves is a pause for its clients.
+	carrierGrace = time.Second
 	// settleTime is for how long a gateway that has begun takes its own address only.
 	settleTime = 10 * time.Second
 	// hearEvery is how often it is asked who is connected at addresses that others have, and tellEvery how often the leader is asked whether it knows.
@@ -68,6 +73,8 @@ const (
 // Config of a Pool. All fields but the last are required.
 type Config struct {
 	Addresses []netip.Prefix // of the group's gateways, with the length of their network; the gateway's own first
+	// Ready says whether the gateway may answer clients now. One that may not takes no address.
+	Ready func() bool
 	// Client makes a client of the metadata; each address has one of its own.
 	Client      func() (*raftmeta.Client, error)
 	Connections *Connections // of clients, with all addresses
@@ -172,6 +179,12 @@ func (h *holder) take(ctx context.Context, settled bool) (*raftmeta.Lease, *net.
 	ifc, err := interfaceOf(h.address)
 	if err != nil {
 		return nil, nil, err
+	}
+	if !hasCarrier(ifc) {
+		return nil, nil, vfs.Errorf(vfs.KindUnavailable, "floating address", "interface %s has no carrier: look after its cable", ifc.Name)
+	}
+	if !h.pool.cfg.Ready() {
+		return nil, nil, nil
 	}
 	r, err := h.meta.Query(ctx, clusterShard, &metapb.Query{Q: &metapb.Query_Origins{Origins: &metapb.OriginsQ{Names: true}}})
 	if err != nil {
@@ -279,9 +292,26 @@ func (h *holder) hold(ctx context.Context, l *raftmeta.Lease, ifc *net.Interface
 			h.log.Info("gateway: an address is not here any more", "interface", ifc.Name)
 		}
 	}
+	give := func() {
+		remove()
+		h.pool.cfg.Connections.end(address)
+		end, cancel := context.WithTimeout(context.Background(), endTimeout)
+		defer cancel()
+		if err := l.End(end); err != nil {
+			h.log.Warn("gateway: others wait for an address until its lease is over", "err", err)
+		}
+	}
 	tick := time.NewTicker(renewEvery)
 	defer tick.Stop()
+	carried := time.Now() // when the interface had a carrier
 	for {
+		if now, err := net.InterfaceByIndex(ifc.Index); err == nil && hasCarrier(now) {
+			carried = time.Now()
+		} else if time.Since(carried) > carrierGrace {
+			h.log.Warn("gateway: an address is given up, for its interface has no carrier", "interface", ifc.Name)
+			give()
+			return
+		}
 		if l.Valid() {
 			err := putAddress(ifc.Index, address, lifetime)
 			if err == nil && !placed {
@@ -312,17 +342,14 @@ func (h *holder) hold(ctx context.Context, l *raftmeta.Lease, ifc *net.Interface
 			h.pool.cfg.Connections.end(address)
 			return
 		case <-ctx.Done():
-			remove()
-			h.pool.cfg.Connections.end(address)
-			end, cancel := context.WithTimeout(context.Background(), endTimeout)
-			defer cancel()
-			if err := l.End(end); err != nil {
-				h.log.Warn("gateway: others wait for an address until its lease is over", "err", err)
-			}
+			give()
 			return
 		}
 	}
 }
+
+// hasCarrier says whether an interface is up and its cable is in, as far as the machine can see.
+func hasCarrier(i *net.Interface) bool { return i.Flags&net.FlagRunning != 0 }
 
 // interfaceOf is the interface that has another address of a's network.
 func interfaceOf(a netip.Prefix) (*net.Interface, error) {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 	"time"
 )
@@ -14,6 +15,9 @@ const (
 	// peerNamespace is how a command of ipBatchWith names the namespace it was given: its first file after the standard ones.
 	peerNamespace = "/proc/self/fd/3"
 	hostInterface = "eth0"
+	// innerInterface of hosts that have it is in a network of their own, innerNetwork.
+	innerInterface = "eth1"
+	innerNetwork   = "10.78.0."
 	// nowhere is a hardware address that nobody has. What is sent to it, the bridge gives to all, and all drop it.
 	nowhere = "02:00:00:00:00:00"
 
@@ -96,12 +100,13 @@ func plug(t testing.TB, n *Net, port, bridge string, off bool) {
 	}
 }
 
-// Host is a machine of a Rack without a kernel of its own: a network namespace with one interface. Start runs its programs.
+// Host is a machine of a Rack without a kernel of its own: a network namespace with one interface, or two. Start runs its programs.
 type Host struct {
 	namespace
-	rack *Rack
-	port string
-	addr string
+	rack  *Rack
+	port  string
+	addr  string
+	inner string // the port of its second interface, "" for none
 }
 
 // NewHost makes a host that is connected to the rack. It ends with the test.
@@ -140,21 +145,66 @@ func (r *Rack) NewHost(t testing.TB) *Host {
 	return h
 }
 
-// Addr is the host's address.
+// AddInner gives the host a second interface, and returns its address there: in a network that hosts alone have, on the same rack, so that the first one can be for clients only.
+func (h *Host) AddInner(t testing.TB) string {
+	t.Helper()
+	h.inner = h.port + "i"
+	addr := innerNetwork + strings.TrimPrefix(h.addr, "10.77.0.")
+	err := h.rack.net.Do(func() error {
+		return ipBatchWith(h.ns,
+			"link add "+h.inner+" type veth peer name "+innerInterface+" netns "+peerNamespace,
+			"link set "+h.inner+" master "+h.rack.bridge,
+			"link set "+h.inner+" up")
+	})
+	if err == nil {
+		err = h.Do(func() error {
+			// Both are on one switch: each answers for its own address only.
+			if err := os.WriteFile("/proc/sys/net/ipv4/conf/all/arp_ignore", []byte("1"), 0); err != nil {
+				return err
+			}
+			return ipBatch(fmt.Sprintf("addr add %s/%d dev %s", addr, prefixBits, innerInterface), "link set "+innerInterface+" up")
+		})
+	}
+	if err != nil {
+		t.Fatalf("kclient: second interface: %v", err)
+	}
+	return addr
+}
+
+// Addr is the host's address, of its first interface.
 func (h *Host) Addr() string { return h.addr }
 
 // Cut takes the host off its rack, or puts it back. Nobody is told: what is sent is lost.
 func (h *Host) Cut(t testing.TB, off bool) {
 	t.Helper()
 	plug(t, h.rack.net, h.port, h.rack.bridge, off)
+	if h.inner != "" {
+		plug(t, h.rack.net, h.inner, h.rack.bridge, off)
+	}
+}
+
+// Unplug takes the cable of the first interface out, or puts it back: the host sees that.
+func (h *Host) Unplug(t testing.TB, out bool) {
+	t.Helper()
+	line := "link set " + h.port + " up"
+	if out {
+		line = "link set " + h.port + " down"
+	}
+	if err := h.rack.net.Do(func() error { return ipBatch(line) }); err != nil {
+		t.Fatalf("kclient: %s: %v", line, err)
+	}
 }
 
 // Mute loses what this host sends to an address, or ends that. The other direction is as it was.
 func (h *Host) Mute(t testing.TB, to string, lose bool) {
 	t.Helper()
-	line := "neigh replace " + to + " lladdr " + nowhere + " nud permanent dev " + hostInterface
+	dev := hostInterface
+	if strings.HasPrefix(to, innerNetwork) {
+		dev = innerInterface
+	}
+	line := "neigh replace " + to + " lladdr " + nowhere + " nud permanent dev " + dev
 	if !lose {
-		line = "neigh del " + to + " dev " + hostInterface
+		line = "neigh del " + to + " dev " + dev
 	}
 	if err := h.Do(func() error { return ipBatch(line) }); err != nil {
 		t.Fatalf("kclient: %s: %v", line, err)

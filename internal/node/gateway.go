@@ -49,6 +49,7 @@ func (n *Node) startGateway(ctx context.Context) error {
 	if len(n.cfg.Addresses) > 0 {
 		n.floating, err = floating.Start(floating.Config{
 			Addresses: n.cfg.Addresses, Connections: connections, Lease: n.cfg.OwnLease, Logger: n.log,
+			Ready: func() bool { return g.Origin(clusterShard) != 0 },
 			Client: func() (*raftmeta.Client, error) {
 				return raftmeta.NewClient(raftmeta.ClientOptions{NodesFunc: n.metaNodes, Resolver: n.directory, Logger: n.log, Security: n.metaSecurity})
 			},

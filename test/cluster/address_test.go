@@ -47,7 +47,7 @@ func newTwoGuests(t *testing.T) *twoGuests {
 	var all []*machine
 	for i, addresses := range []string{"", first + "/24, " + third, second, first + "/24, " + third} {
 		h := rack.NewHost(t)
-		m := &machine{t: t, name: fmt.Sprintf("n%d", i+1), dir: dir, host: h.Addr(), base: 7000, at: h}
+		m := &machine{t: t, name: fmt.Sprintf("n%d", i+1), dir: dir, host: h.AddInner(t), base: 7000, at: h}
 		m.conf = configuration{roles: "gateway", disks: 3, anywhere: true, nfs: fmt.Sprintf(", several: true, lease: 5m, addresses: [%s/24]", addresses)}
 		if i == 0 {
 			m.conf.roles, m.conf.nfs = "meta, block", ""
@@ -130,14 +130,15 @@ func (x *twoGuests) faults() (all []fault, short int) {
 		{"paused", true, lost(func(m *machine) { m.signal(syscall.SIGSTOP) }), func(m *machine) { m.signal(syscall.SIGCONT) }},
 		{"cut off", true, lost(func(m *machine) { m.at.Cut(t, true) }), func(m *machine) { m.at.Cut(t, false) }},
 		{"stopped", true, (*machine).stop, func(m *machine) { m.start() }},
+		{"without the cable of its clients' network", true, lost(func(m *machine) { m.at.Unplug(t, true) }), func(m *machine) { m.at.Unplug(t, false) }},
 		{"cut off from the metadata, and not from its clients", true, func(m *machine) { x.withoutMeta(m, true) }, func(m *machine) { x.withoutMeta(m, false) }},
-		{fmt.Sprintf("cut off from its clients for %v, and not from the metadata", cutOff), false, func(m *machine) {
+		{fmt.Sprintf("cut off from its clients for %v, by a switch, and not from the metadata", cutOff), false, func(m *machine) {
 			x.mute(m, true)
 			time.Sleep(cutOff)
 			x.mute(m, false)
 		}, nil},
 		{"left without its replies for a moment", false, lost(func(*machine) {}), nil},
-	}, 4
+	}, 5
 }
 
 // happens is that a fault begins and ends, while both clients go on.

@@ -4,6 +4,7 @@ package cluster
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -75,10 +76,23 @@ func (k *talker) says(want string) string {
 		case <-time.After(time.Second):
 			t.Fatal("the program ended")
 		}
-	case <-time.After(2 * patience):
-		t.Fatalf("the program does not say %q", want)
+	case <-time.After(patience):
+		t.Fatalf("the program does not say %q; processes of its machine:\n%s", want, k.waits())
 	}
 	return ""
+}
+
+// waits is what the processes of the guest wait for.
+func (k *talker) waits() string {
+	var out bytes.Buffer
+	cmd := kclient.Command("sh", "-c", `for p in /proc/[0-9]*/task/*; do echo "$p $(cat $p/comm) $(grep ^State $p/status)"; cat $p/stack; done 2>/dev/null | grep -v kworker`)
+	cmd.Stdout = &out
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if _, err := k.g.Run(ctx, k.t, cmd); err != nil {
+		fmt.Fprintf(&out, "the machine does not say more: %v", err)
+	}
+	return out.String()
 }
 
 // alarm waits until n more things were done.
