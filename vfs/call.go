@@ -25,6 +25,17 @@ const callSteps = 1 << 16
 // same order each time.
 func (c *Call) Next() uint32 { return c.Op*callSteps + c.steps.Add(1) - 1 }
 
+// Made is how many mutations were made for the call, 0 for none.
+func (c *Call) Made() uint32 {
+	if c == nil {
+		return 0
+	}
+	return c.steps.Load()
+}
+
+// Rewind has the mutations that come after the first n made again, under the same numbers.
+func (c *Call) Rewind(n uint32) { c.steps.Store(n) }
+
 type callKey struct{}
 
 // WithCall is ctx of what is done for call.

@@ -257,6 +257,49 @@ func again(op string, err error) error {
 	return err
 }
 
+const (
+	// repeatPause is between attempts to learn what became of a change, repeatTimeout is for how long that is tried.
+	repeatPause   = 50 * time.Millisecond
+	repeatTimeout = 2 * time.Minute
+)
+
+// change runs something that changes. If the origin ends while a command is under way, nobody tells whether the command was carried out; from then on it cannot be. What a client's call is made of
+// the shard remembers under the call's own name, whoever sends it: so it is sent again when the gateway has registered anew, and answered with what it did, or
+// carried out now. The client is told nothing until then: to DELAY it would answer with a new call, and an error would be wrong.
+func change[T any](ctx context.Context, f *leasedFS, op string, do func(vfs.FS) (T, error)) (T, error) {
+	var none T
+	call := vfs.CallOf(ctx)
+	made, began := call.Made(), time.Now()
+	var unknown error
+	for {
+		t := none
+		fs, err := f.enter(op)
+		if err == nil {
+			t, err = do(fs)
+			f.leave()
+		}
+		switch vfs.KindOf(err) {
+		case vfs.KindUnknown:
+			unknown = err
+		case vfs.KindUnknownOrigin, vfs.KindUnavailable, vfs.KindFenced: // this time nothing was done
+		default:
+			return t, err
+		}
+		if unknown == nil || call == nil {
+			return t, again(op, err)
+		}
+		if time.Since(began) > repeatTimeout {
+			return none, unknown
+		}
+		select {
+		case <-ctx.Done():
+			return none, unknown
+		case <-time.After(repeatPause):
+		}
+		call.Rewind(made)
+	}
+}
+
 // StatFS implements vfs.FS, as do the other methods.
 func (f *leasedFS) StatFS(ctx context.Context, ino vfs.Ino) (vfs.StatFS, error) {
 	return read(f, "statfs", func(fs vfs.FS) (vfs.StatFS, error) { return fs.StatFS(ctx, ino) })
@@ -291,80 +334,39 @@ func (f *leasedFS) Read(ctx context.Context, ino vfs.Ino, off uint64, p []byte) 
 }
 
 func (f *leasedFS) SetAttr(ctx context.Context, c *vfs.Cred, ino vfs.Ino, s vfs.SetAttr, opened bool) (vfs.Attr, error) {
-	const op = "setattr"
-	fs, err := f.enter(op)
-	if err != nil {
-		return vfs.Attr{}, err
-	}
-	defer f.leave()
-	a, err := fs.SetAttr(ctx, c, ino, s, opened)
-	return a, again(op, err)
+	return change(ctx, f, "setattr", func(fs vfs.FS) (vfs.Attr, error) { return fs.SetAttr(ctx, c, ino, s, opened) })
 }
 
 func (f *leasedFS) Create(ctx context.Context, c *vfs.Cred, dir vfs.Ino, name string, a vfs.CreateArgs) (vfs.Created, error) {
-	const op = "create"
-	fs, err := f.enter(op)
-	if err != nil {
-		return vfs.Created{}, err
-	}
-	defer f.leave()
-	r, err := fs.Create(ctx, c, dir, name, a)
-	return r, again(op, err)
+	return change(ctx, f, "create", func(fs vfs.FS) (vfs.Created, error) { return fs.Create(ctx, c, dir, name, a) })
 }
 
 func (f *leasedFS) MakeNode(ctx context.Context, c *vfs.Cred, dir vfs.Ino, name string, a vfs.NodeArgs) (vfs.Created, error) {
-	const op = "mknod"
-	fs, err := f.enter(op)
-	if err != nil {
-		return vfs.Created{}, err
-	}
-	defer f.leave()
-	r, err := fs.MakeNode(ctx, c, dir, name, a)
-	return r, again(op, err)
+	return change(ctx, f, "mknod", func(fs vfs.FS) (vfs.Created, error) { return fs.MakeNode(ctx, c, dir, name, a) })
 }
 
-func (f *leasedFS) Link(ctx context.Context, c *vfs.Cred, ino, dir vfs.Ino, name string) (vfs.Attr, vfs.DirChange, error) {
-	const op = "link"
-	fs, err := f.enter(op)
-	if err != nil {
-		return vfs.Attr{}, vfs.DirChange{}, err
-	}
-	defer f.leave()
-	a, d, err := fs.Link(ctx, c, ino, dir, name)
-	return a, d, again(op, err)
+func (f *leasedFS) Link(ctx context.Context, c *vfs.Cred, ino, dir vfs.Ino, name string) (a vfs.Attr, d vfs.DirChange, err error) {
+	d, err = change(ctx, f, "link", func(fs vfs.FS) (d vfs.DirChange, err error) {
+		a, d, err = fs.Link(ctx, c, ino, dir, name)
+		return d, err
+	})
+	return a, d, err
 }
 
 func (f *leasedFS) Remove(ctx context.Context, c *vfs.Cred, dir vfs.Ino, name string, what vfs.RemoveKind) (vfs.DirChange, error) {
-	const op = "remove"
-	fs, err := f.enter(op)
-	if err != nil {
-		return vfs.DirChange{}, err
-	}
-	defer f.leave()
-	d, err := fs.Remove(ctx, c, dir, name, what)
-	return d, again(op, err)
+	return change(ctx, f, "remove", func(fs vfs.FS) (vfs.DirChange, error) { return fs.Remove(ctx, c, dir, name, what) })
 }
 
-func (f *leasedFS) Rename(ctx context.Context, c *vfs.Cred, fromDir vfs.Ino, from string, toDir vfs.Ino, to string) (vfs.DirChange, vfs.DirChange, error) {
-	const op = "rename"
-	fs, err := f.enter(op)
-	if err != nil {
-		return vfs.DirChange{}, vfs.DirChange{}, err
-	}
-	defer f.leave()
-	a, b, err := fs.Rename(ctx, c, fromDir, from, toDir, to)
-	return a, b, again(op, err)
+func (f *leasedFS) Rename(ctx context.Context, c *vfs.Cred, fromDir vfs.Ino, from string, toDir vfs.Ino, to string) (a, b vfs.DirChange, err error) {
+	b, err = change(ctx, f, "rename", func(fs vfs.FS) (b vfs.DirChange, err error) {
+		a, b, err = fs.Rename(ctx, c, fromDir, from, toDir, to)
+		return b, err
+	})
+	return a, b, err
 }
 
 func (f *leasedFS) Open(ctx context.Context, c *vfs.Cred, ino vfs.Ino, fl vfs.OpenFlags, override bool) (vfs.Attr, error) {
-	const op = "open"
-	fs, err := f.enter(op)
-	if err != nil {
-		return vfs.Attr{}, err
-	}
-	defer f.leave()
-	a, err := fs.Open(ctx, c, ino, fl, override)
-	return a, again(op, err)
+	return change(ctx, f, "open", func(fs vfs.FS) (vfs.Attr, error) { return fs.Open(ctx, c, ino, fl, override) })
 }
 
 // Close always passes: it only ends what is in memory. Of a file system that is not served there is nothing.

@@ -19,24 +19,12 @@ func keeper(fs vfs.FS) vfs.Keeper { return fs.(vfs.Keeper) }
 func (f *leasedFS) Keeps() bool { return f.keeps }
 
 func (f *leasedFS) OpenShared(ctx context.Context, c *vfs.Cred, ino vfs.Ino, fl vfs.OpenFlags, override bool, s vfs.Share) (vfs.Attr, error) {
-	const op = "open"
-	fs, err := f.enter(op)
-	if err != nil {
-		return vfs.Attr{}, err
-	}
-	defer f.leave()
-	a, err := keeper(fs).OpenShared(ctx, c, ino, fl, override, s)
-	return a, again(op, err)
+	return change(ctx, f, "open", func(fs vfs.FS) (vfs.Attr, error) { return keeper(fs).OpenShared(ctx, c, ino, fl, override, s) })
 }
 
 func (f *leasedFS) Share(ctx context.Context, ino vfs.Ino, s vfs.Share) error {
-	const op = "share"
-	fs, err := f.enter(op)
-	if err != nil {
-		return err
-	}
-	defer f.leave()
-	return again(op, keeper(fs).Share(ctx, ino, s))
+	_, err := change(ctx, f, "share", func(fs vfs.FS) (struct{}, error) { return struct{}{}, keeper(fs).Share(ctx, ino, s) })
+	return err
 }
 
 // Unshare always passes: it ends what a client had. What a file system that is not served keeps ends with the client.
@@ -50,7 +38,15 @@ func (f *leasedFS) Unshare(ctx context.Context, ino vfs.Ino, c vfs.Closing) erro
 }
 
 func (f *leasedFS) Lock(ctx context.Context, ino vfs.Ino, o vfs.LockOwner, s vfs.LockState, r byterange.Range) (*vfs.LockConflict, error) {
-	return read(f, "lock", func(fs vfs.FS) (*vfs.LockConflict, error) { return keeper(fs).Lock(ctx, ino, o, s, r) })
+	const op = "lock"
+	conflict, err := change(ctx, f, op, func(fs vfs.FS) (*vfs.LockConflict, error) { return keeper(fs).Lock(ctx, ino, o, s, r) })
+	if err == nil {
+		err = f.check(op)
+	}
+	if err != nil {
+		return nil, again(op, err)
+	}
+	return conflict, nil
 }
 
 func (f *leasedFS) TestLock(ctx context.Context, ino vfs.Ino, o vfs.LockOwner, r byterange.Range) (*vfs.LockConflict, error) {
@@ -58,13 +54,8 @@ func (f *leasedFS) TestLock(ctx context.Context, ino vfs.Ino, o vfs.LockOwner, r
 }
 
 func (f *leasedFS) Unlock(ctx context.Context, ino vfs.Ino, o vfs.LockOwner, first, last uint64) error {
-	const op = "unlock"
-	fs, err := f.enter(op)
-	if err != nil {
-		return err
-	}
-	defer f.leave()
-	return again(op, keeper(fs).Unlock(ctx, ino, o, first, last))
+	_, err := change(ctx, f, "unlock", func(fs vfs.FS) (struct{}, error) { return struct{}{}, keeper(fs).Unlock(ctx, ino, o, first, last) })
+	return err
 }
 
 // Resume answers without a check afterwards: what it opened is to be closed.

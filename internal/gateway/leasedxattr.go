@@ -31,22 +31,20 @@ func (f *leasedFS) ListXattrs(ctx context.Context, c *vfs.Cred, ino vfs.Ino, coo
 
 func (f *leasedFS) SetXattr(ctx context.Context, c *vfs.Cred, ino vfs.Ino, name string, value []byte, how vfs.XattrHow) (vfs.DirChange, error) {
 	const op = "setxattr"
-	x, err := optional[vfs.Xattrs](f, op)
-	if err != nil {
-		return vfs.DirChange{}, err
-	}
-	defer f.leave()
-	d, err := x.SetXattr(ctx, c, ino, name, value, how)
-	return d, again(op, err)
+	return change(ctx, f, op, func(fs vfs.FS) (vfs.DirChange, error) {
+		if x, ok := fs.(vfs.Xattrs); ok {
+			return x.SetXattr(ctx, c, ino, name, value, how)
+		}
+		return vfs.DirChange{}, vfs.KindNotSupported.Err(op)
+	})
 }
 
 func (f *leasedFS) RemoveXattr(ctx context.Context, c *vfs.Cred, ino vfs.Ino, name string) (vfs.DirChange, error) {
 	const op = "removexattr"
-	x, err := optional[vfs.Xattrs](f, op)
-	if err != nil {
-		return vfs.DirChange{}, err
-	}
-	defer f.leave()
-	d, err := x.RemoveXattr(ctx, c, ino, name)
-	return d, again(op, err)
+	return change(ctx, f, op, func(fs vfs.FS) (vfs.DirChange, error) {
+		if x, ok := fs.(vfs.Xattrs); ok {
+			return x.RemoveXattr(ctx, c, ino, name)
+		}
+		return vfs.DirChange{}, vfs.KindNotSupported.Err(op)
+	})
 }
