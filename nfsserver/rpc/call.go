@@ -151,7 +151,7 @@ func (c *Conn) readReply(xid uint32) error {
 	}
 	buf, body, err := c.readRest()
 	if err != nil {
-		p.result <- callResult{err: vfs.Wrap("rpc.call", err)}
+		p.result <- callResult{err: vfs.Errorf(vfs.KindUnavailable, "rpc.call", "connection lost within the reply: %w", err)}
 		return err
 	}
 	results, err := decodeReply(body)

@@ -425,3 +425,25 @@ func TestHalfClose(t *testing.T) {
 		t.Errorf("reply %x", got)
 	}
 }
+
+// A connection that ends within a reply is lost, as one that ends before it.
+func TestConnectionLostWithinAReply(t *testing.T) {
+	ours, theirs := net.Pipe()
+	c := rpc.NewClientConn(ours, rpc.ClientConfig{})
+	go func() {
+		defer theirs.Close()
+		head := make([]byte, 8) // record mark, xid
+		if _, err := io.ReadFull(theirs, head); err != nil {
+			return
+		}
+		if _, err := io.CopyN(io.Discard, theirs, int64(binary.BigEndian.Uint32(head)&^(1<<31))-4); err != nil {
+			return
+		}
+		_, _ = theirs.Write(append([]byte{0x80, 0, 0, 100, head[4], head[5], head[6], head[7], 0, 0, 0, 1}, make([]byte, 20)...)) // a reply of 100 bytes
+	}()
+	if _, err := c.Call(t.Context(), &rpc.Call{Prog: progTest, Vers: 3}); vfs.KindOf(err) != vfs.KindUnavailable {
+		t.Errorf("got %v", err)
+	}
+	c.Close()
+	<-c.Done()
+}
