@@ -79,6 +79,7 @@ type Config struct {
 	Segment       int64
 	MapEvery      time.Duration
 	RetryAfter    time.Duration
+	CollectEvery  time.Duration
 	Budget        int64 // bytes per second of each disk
 	NFSListen     string
 	NFS3Listen    string // of the read-only NFSv3, "": none
@@ -148,8 +149,9 @@ func ParseConfig(raw []byte) (*Config, error) {
 		ControlListen: r.text("control.listen", ":7072"), BlockListen: r.text("block.listen", ":7073"),
 		Disks: r.list("block.disks"), Segment: r.size("block.segment", store.DefaultSegmentSize, store.MinSegmentSize, maxSegment),
 		MapEvery: r.duration("block.map_every", upkeep.DefaultMapInterval, minProbeEvery, time.Hour), RetryAfter: r.duration("block.retry_after", upkeep.DefaultRetry, minProbeEvery, time.Hour),
-		Budget:    r.size("block.budget", budget.Default, minBudget, maxBudget),
-		NFSListen: r.text("nfs.listen", ":2049"), NFS3Listen: r.text("nfs.v3_listen", ""), RootSquash: r.flag("nfs.root_squash"), NoAtime: r.flag("nfs.noatime"), Several: r.flag("nfs.several"),
+		CollectEvery: r.duration("block.collect_every", upkeep.DefaultCollectInterval, minProbeEvery, 24*time.Hour),
+		Budget:       r.size("block.budget", budget.Default, minBudget, maxBudget),
+		NFSListen:    r.text("nfs.listen", ":2049"), NFS3Listen: r.text("nfs.v3_listen", ""), RootSquash: r.flag("nfs.root_squash"), NoAtime: r.flag("nfs.noatime"), Several: r.flag("nfs.several"),
 		ReplyCache: r.size("nfs.reply_cache", nfsstate.DefaultReplyCache, nfsstate.MinReplyCache, nfsstate.MaxReplyCache),
 		Lease:      r.duration("nfs.lease", 30*time.Second, time.Second, time.Hour), HTTPListen: r.text("http.listen", "127.0.0.1:7070"),
 		LocalDir: r.text("local.dir", ""), LocalListen: r.text("local.listen", ":2050"), LocalLazy: r.flag("local.lazy_names"),

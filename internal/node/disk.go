@@ -247,7 +247,7 @@ func (n *Node) startKeeper(d *disk) error {
 		Dial: func(node, address string) upkeep.Conn {
 			return wire.NewClient(wire.Dialer("tcp", address), wire.ClientOptions{Security: n.blockSecurity(node), Logger: n.log})
 		},
-		Scrub: upkeep.ScrubOf(d.store), Budget: d.store.Budget(), MapInterval: n.cfg.MapEvery, Retry: n.cfg.RetryAfter, Leader: n.meta, Logger: n.log.With("disk", d.path), Metrics: upkeep.NewMetrics(n.reg, prometheus.Labels{"node": n.cfg.Name, "disk": d.path}),
+		Scrub: upkeep.ScrubOf(d.store), Budget: d.store.Budget(), MapInterval: n.cfg.MapEvery, Retry: n.cfg.RetryAfter, CollectInterval: n.cfg.CollectEvery, Leader: n.meta, Logger: n.log.With("disk", d.path), Metrics: upkeep.NewMetrics(n.reg, prometheus.Labels{"node": n.cfg.Name, "disk": d.path}),
 	})
 	if err != nil {
 		return err

@@ -27,6 +27,7 @@ var keys = []key{
 	{"block.segment", "256MiB", false, "Size of the preallocated files of a new store, 1MiB to 4GiB."},
 	{"block.map_every", "10s", false, "How often a disk's background work looks for changes of the cluster map: slots that it is to fill, 50ms to 1h."},
 	{"block.retry_after", "1m", false, "When it tries again what was not complete, because others were away, 50ms to 1h."},
+	{"block.collect_every", "1h", false, "How often it looks through a whole disk for what nobody needs: what is left of writes that were given up, and what was deleted while the node was away, 50ms to 24h."},
 	{"block.budget", "128MiB", false, "What may be read and written of each disk per second by clients and background work (repair, moves, scrub, compaction) together,\n1MiB to 64GiB, a power of two. Clients are never held up; background work takes what they leave, but at least an eighth."},
 	{"nfs.listen", ":2049", false, "Address of the NFS server of a gateway."},
 	{"nfs.several", "false", false, "There may be other gateways in this node's group, which serve the same file systems; all of them have this. Clients get no delegations then."},
