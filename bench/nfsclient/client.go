@@ -33,7 +33,7 @@ type Config struct {
 	Sessions int    // each with a connection of its own; default 1
 	Slots    uint32 // per session, default 64
 	MaxIO    uint32 // bytes of a READ or WRITE, default 1 MiB
-	Patient  bool   // wait while the server answers DELAY or GRACE
+	Patient  bool   // send again what the server answers with DELAY, GRACE or RETRY_UNCACHED_REP
 
 	// NoReclaimComplete leaves RECLAIM_COMPLETE to the caller.
 	NoReclaimComplete bool

@@ -22,6 +22,6 @@
 // one and makes new sessions; the caller reclaims what it wants and calls
 // [Client.ReclaimComplete].
 //
-// NFS4ERR_DELAY and NFS4ERR_GRACE are results like others, unless
-// Config.Patient is set: then Do waits and sends again as a new request.
+// NFS4ERR_DELAY, NFS4ERR_GRACE and NFS4ERR_RETRY_UNCACHED_REP (the request was executed, its reply is lost,
+// and CacheThis was not set) are results like others, unless Config.Patient is set: then Do waits and sends again as a new request, as Linux does.
 package nfsclient

@@ -96,7 +96,7 @@ func (s *Session) Do(ctx context.Context, c *Compound) (*Reply, error) {
 			}
 			return nil, err
 		}
-		if !s.c.cfg.Patient || r.Status != nfsv4.NFS4ERR_DELAY && r.Status != nfsv4.NFS4ERR_GRACE {
+		if !s.c.cfg.Patient || r.Status != nfsv4.NFS4ERR_DELAY && r.Status != nfsv4.NFS4ERR_GRACE && r.Status != nfsv4.NFS4ERR_RETRY_UNCACHED_REP {
 			sl.Put()
 			return r, nil
 		}

@@ -14,5 +14,10 @@
 //
 // TestAddressMoves has two clients in real kernels: test/keep says what each of them wants to keep.
 //
+// # Several gateways
+//
+// A fleet is three nodes with voters and stores and three gateways. TestThousandFaults has faults happen to all of them, two at a time, while workers with two clients each, at two gateways, check what they are told
+// against what was acknowledged (work), and histories of what several clients were told about the same names, bytes and locks are checked with porcupine (histories). It prints the seed of its choices.
+//
 // `go test -artifacts` keeps the logs of all nodes; of a failed test they end with the stacks of all goroutines.
 package cluster

@@ -40,7 +40,7 @@ func newMoving(t *testing.T, owner string, at *machine) *moving {
 		return (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", m.at.Load().host+":2049")
 	}}
 	var err error
-	if m.Client, err = nfsclient.Dial(ctx, cfg); err != nil {
+	if m.Client, err = dialPatiently(ctx, cfg); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(m.Disconnect)

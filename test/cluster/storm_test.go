@@ -237,7 +237,14 @@ func differs(a, b []byte) int {
 	return min(len(a), len(b))
 }
 
-func readAll(ctx context.Context, x *nfsclient.Client, dir nfsclient.FH, name string) ([]byte, error) {
+// user is an NFS client that reads.
+type user interface {
+	Open(ctx context.Context, dir nfsclient.FH, a nfsclient.OpenArgs) (*nfsclient.File, error)
+	Read(ctx context.Context, f *nfsclient.File, off uint64, p []byte) (n int, eof bool, err error)
+	CloseFile(ctx context.Context, f *nfsclient.File) error
+}
+
+func readAll(ctx context.Context, x user, dir nfsclient.FH, name string) ([]byte, error) {
 	f, err := x.Open(ctx, dir, nfsclient.OpenArgs{Name: name, Access: nfsv4.OPEN4_SHARE_ACCESS_READ})
 	if err != nil {
 		return nil, err
