@@ -13,6 +13,7 @@ const againstEvery = time.Second
 
 // Awaited is what somebody waits for in a shard.
 type Awaited struct {
+	Origin  uint64           // of who asks
 	Files   []*metapb.FileId // in which locks are in the way; those beyond the first 1024 are not asked about
 	Against []uint64         // the NFS clients that have them
 	Changed <-chan struct{}  // closed when there is more
@@ -26,17 +27,18 @@ type Unlocked struct {
 }
 
 // Unlocks hears which of the files that are awaited have fewer locks, until ctx ends, and who is in the way of other gateways' clients. What it tells is a hint, and some of it
-// may come twice.
-func (c *Client) Unlocks(ctx context.Context, shard uint16, awaited func() Awaited, heard func(Unlocked)) {
+// may come twice. open answers OthersOpen of other gateways.
+func (c *Client) Unlocks(ctx context.Context, shard uint16, awaited func() Awaited, heard func(Unlocked), open func(*metapb.FileId) bool) {
 	s := c.shard(shard)
 	var (
 		b       backoff
 		version uint64
 		told    time.Time // when others were told who is in the way
+		answers []*metapb.OpensAnswer
 	)
 	for ctx.Err() == nil {
 		a := awaited()
-		req := &metapb.UnlocksRequest{Shard: uint32(shard), Version: version, Files: a.Files[:min(len(a.Files), maxAwaited)]}
+		req := &metapb.UnlocksRequest{Shard: uint32(shard), Version: version, Origin: a.Origin, Answers: answers, Files: a.Files[:min(len(a.Files), maxAwaited)]}
 		if len(a.Against) > 0 && time.Since(told) >= againstEvery {
 			told = time.Now()
 			req.Against = a.Against[:min(len(a.Against), maxAwaited)]
@@ -45,7 +47,10 @@ func (c *Client) Unlocks(ctx context.Context, shard uint16, awaited func() Await
 		switch {
 		case err == nil:
 			b = backoff{}
-			version = reply.Version
+			version, answers = reply.Version, nil
+			for _, ask := range reply.Asks {
+				answers = append(answers, &metapb.OpensAnswer{Id: ask.Id, Open: open(ask.File)})
+			}
 			if reply.All || len(reply.Files) > 0 || len(reply.Against) > 0 {
 				heard(Unlocked{reply.Files, reply.All, reply.Against})
 			}

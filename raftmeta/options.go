@@ -36,6 +36,7 @@ const (
 	OpRecalls                    // RecallsRequest -> RecallsReply: what a gateway is to give back; of the leader
 	OpPeers                      // PeersRequest -> PeersReply: who is connected at an address that moves; of the leader of shard 0
 	OpUnlocks                    // UnlocksRequest -> UnlocksReply: which files have fewer locks; of the leader
+	OpOpens                      // OpensRequest -> OpensReply: whether other gateways have a file open for reading; of the leader
 )
 
 // Backend names a log store.

@@ -45,7 +45,7 @@ func mayCall(p wire.Peer, op wire.Op) bool {
 	switch op {
 	case OpTerm, OpReplica, OpMember, OpDiffer, OpLevel: // between voters
 		return p.HasRole(mux.RoleMeta)
-	case OpRenew, OpWish, OpRecalls, OpPeers, OpUnlocks:
+	case OpRenew, OpWish, OpRecalls, OpPeers, OpUnlocks, OpOpens:
 		return p.HasRole(RoleGateway) || p.HasRole(RoleAdmin)
 	case OpInfo:
 		return trusted(p)
@@ -91,6 +91,8 @@ func (s *Server) serve(ctx context.Context, call *wire.Call) error {
 		return s.servePeers(call)
 	case OpUnlocks:
 		return s.serveUnlocks(ctx, call)
+	case OpOpens:
+		return s.serveOpens(ctx, call)
 	}
 	return vfs.Errorf(vfs.KindNotSupported, "raftmeta.serve", "operation %d", call.Op)
 }

@@ -40,10 +40,12 @@ type unlocks struct {
 	version uint64     // of the last event
 	last    [unlocksKept]unlockEvent
 	waiting map[lockedFile]map[chan<- struct{}]struct{} // the calls about a file; all of them under anyFile
+	asks    map[uint64]*opensAsk
+	asked   uint64 // the last id of one
 }
 
 func newUnlocks(term uint64) *unlocks {
-	return &unlocks{base: term << 32, version: term << 32, waiting: make(map[lockedFile]map[chan<- struct{}]struct{})}
+	return &unlocks{base: term << 32, version: term << 32, waiting: make(map[lockedFile]map[chan<- struct{}]struct{}), asks: make(map[uint64]*opensAsk)}
 }
 
 // note takes in that there are fewer locks of files.
@@ -74,12 +76,12 @@ func wake(calls map[chan<- struct{}]struct{}) {
 	}
 }
 
-// begin is a call about files, by a gateway in whose clients' way some others are, which knows what there was up to a version. It returns what came since; if that is nothing, woken is
+// begin is a call about files, by a gateway (origin) in whose clients' way some others are, which knows what there was up to a version. It returns what came since; if that is nothing, woken is
 // told when there may be something since the version from, until end.
-func (u *unlocks) begin(version uint64, files []lockedFile, against []uint64) (known news, from uint64, woken <-chan struct{}, end func()) {
+func (u *unlocks) begin(origin, version uint64, files []lockedFile, against []uint64) (known news, from uint64, woken <-chan struct{}, end func()) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	known = u.newsSince(version, files)
+	known = u.newsSince(origin, version, files)
 	for _, c := range against {
 		u.add(unlockEvent{against: c})
 	}
@@ -114,19 +116,22 @@ type news struct {
 	freed   []lockedFile
 	all     bool // it is not known which, or all of them
 	against []uint64
+	asks    []*metapb.OpensAsk
 }
 
-func (n *news) empty() bool { return !n.all && len(n.freed) == 0 && len(n.against) == 0 }
+func (n *news) empty() bool {
+	return !n.all && len(n.freed) == 0 && len(n.against) == 0 && len(n.asks) == 0
+}
 
 // since tells which of the files have fewer locks since a version, and who is in the way.
-func (u *unlocks) since(version uint64, files []lockedFile) news {
+func (u *unlocks) since(origin, version uint64, files []lockedFile) news {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.newsSince(version, files)
+	return u.newsSince(origin, version, files)
 }
 
-func (u *unlocks) newsSince(version uint64, files []lockedFile) (n news) {
-	n.version = u.version
+func (u *unlocks) newsSince(origin, version uint64, files []lockedFile) (n news) {
+	n.version, n.asks = u.version, u.asksOf(origin)
 	if version < u.base || version > u.version || u.version-version > unlocksKept {
 		n.all = true
 		return n
@@ -184,7 +189,7 @@ func (s *Server) serveUnlocks(ctx context.Context, call *wire.Call) error {
 	if err := req.UnmarshalVT(call.Meta); err != nil {
 		return vfs.Errorf(vfs.KindInvalid, op, "%w", err)
 	}
-	if len(req.Files) > maxAwaited || len(req.Against) > maxAwaited {
+	if len(req.Files) > maxAwaited || len(req.Against) > maxAwaited || len(req.Answers) > maxAsks {
 		return vfs.Errorf(vfs.KindTooMany, op, "%d files and %d clients, at most %d", len(req.Files), len(req.Against), maxAwaited)
 	}
 	_, l, err := s.leading(req.Shard)
@@ -195,15 +200,16 @@ func (s *Server) serveUnlocks(ctx context.Context, call *wire.Call) error {
 	for i, f := range req.Files {
 		files[i] = lockedFile{f.GetFs(), f.GetIno()}
 	}
-	known, from, woken, end := l.unlocks.begin(req.Version, files, req.Against)
+	l.unlocks.answered(req.Origin, req.Answers)
+	known, from, woken, end := l.unlocks.begin(req.Origin, req.Version, files, req.Against)
 	defer end()
 	if known.empty() {
 		if err := awaitFor(ctx, woken, wishWait); err != nil {
 			return err
 		}
-		known = l.unlocks.since(from, files)
+		known = l.unlocks.since(req.Origin, from, files)
 	}
-	reply := &metapb.UnlocksReply{Version: known.version, All: known.all, Against: known.against}
+	reply := &metapb.UnlocksReply{Version: known.version, All: known.all, Against: known.against, Asks: known.asks}
 	for _, f := range known.freed {
 		reply.Files = append(reply.Files, &metapb.FileId{Fs: f.fs, Ino: f.ino})
 	}

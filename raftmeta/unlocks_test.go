@@ -14,7 +14,7 @@ func TestUnlocks(t *testing.T) {
 	f, g, h := lockedFile{1, 10}, lockedFile{1, 11}, lockedFile{2, 10}
 	since := func(version uint64, all bool, files []lockedFile, want ...lockedFile) uint64 {
 		t.Helper()
-		n := u.since(version, files)
+		n := u.since(0, version, files)
 		if !slices.Equal(n.freed, want) || n.all != all {
 			t.Fatalf("since %#x: %+v; want %v, all %v", version, n, want, all)
 		}
@@ -35,7 +35,7 @@ func TestUnlocks(t *testing.T) {
 	}
 	v := since(0, true, []lockedFile{f})
 	since(v+1, true, []lockedFile{f}) // of a leader that knew more
-	known, from, woken, end := u.begin(v, []lockedFile{f, g}, nil)
+	known, from, woken, end := u.begin(1, v, []lockedFile{f, g}, nil)
 	if !known.empty() || from != v {
 		t.Fatalf("%+v from %#x", known, from)
 	}
@@ -52,14 +52,14 @@ func TestUnlocks(t *testing.T) {
 	since(v, false, []lockedFile{h, g}, h, g) // asked about only now
 
 	// Who is in the way is told to all but the one that says so.
-	_, _, others, endOthers := u.begin(v2, nil, nil)
-	_, from, own, endOwn := u.begin(v2, []lockedFile{f}, []uint64{5, 6, 5})
+	_, _, others, endOthers := u.begin(2, v2, nil, nil)
+	_, from, own, endOwn := u.begin(1, v2, []lockedFile{f}, []uint64{5, 6, 5})
 	is(others, true)
 	is(own, false)
-	if n := u.since(v2, nil); !slices.Equal(n.against, []uint64{5, 6}) || n.all {
+	if n := u.since(0, v2, nil); !slices.Equal(n.against, []uint64{5, 6}) || n.all {
 		t.Fatalf("%+v", n)
 	}
-	if n := u.since(from, []lockedFile{f}); !n.empty() {
+	if n := u.since(1, from, []lockedFile{f}); !n.empty() {
 		t.Fatalf("who is in the way is told to who said it: %+v", n)
 	}
 	u.note(anyFile)
@@ -120,7 +120,7 @@ func TestUnlocksOverTheWire(t *testing.T) {
 				}
 			}
 			heard <- u.All
-		})
+		}, func(*metapb.FileId) bool { return false })
 	}()
 	if !<-heard {
 		t.Error("what was released before is not in doubt")

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/rackfs/rackfs/raftmeta/metapb"
@@ -123,6 +124,22 @@ func (v *Volume) looseOf(e *inode) (out []vfs.Share) {
 	return out
 }
 
+// OpenUnrecorded reports whether a file is open, or being opened, by clients of this gateway whose opens are not recorded.
+func (v *Volume) OpenUnrecorded(ino vfs.Ino) bool {
+	v.table.mu.Lock()
+	defer v.table.mu.Unlock()
+	e := v.table.open[ino]
+	if e == nil {
+		return false
+	}
+	for _, k := range e.shares {
+		if !k.recorded {
+			return true
+		}
+	}
+	return false
+}
+
 // isRecorded reports whether s is recorded as it is.
 func (k *keptShare) isRecorded(s *vfs.Share) bool {
 	return k != nil && k.recorded && !k.unsure && k.Access == s.Access && k.Deny == s.Deny
@@ -133,18 +150,24 @@ func (v *Volume) OpenShared(ctx context.Context, c *vfs.Cred, ino vfs.Ino, f vfs
 	e := v.acquire(ino)
 	old := v.share(e, keyOf(&s))
 	v.release(e)
-	if s.Lasting() && !old.isRecorded(&s) {
-		return detached(ctx, v, "open", func(ctx context.Context) (vfs.Attr, error) {
-			return v.openShared(ctx, c, ino, f, override, &s, true)
-		}, func(vfs.Attr) {
-			if old == nil { // else it is an upgrade of what goes on
-				_ = v.Unshare(v.ctx, ino, vfs.Closing{Share: s})
-			}
-			_ = v.Close(v.ctx, ino, f)
-		})
+	if !s.Lasting() || old.isRecorded(&s) {
+		a, err := v.openShared(ctx, c, ino, f, override, &s, false)
+		if !errors.Is(err, errDenies) {
+			return a, err
+		}
 	}
-	return v.openShared(ctx, c, ino, f, override, &s, false)
+	return detached(ctx, v, "open", func(ctx context.Context) (vfs.Attr, error) {
+		return v.openShared(ctx, c, ino, f, override, &s, true)
+	}, func(vfs.Attr) {
+		if old == nil { // else it is an upgrade of what goes on
+			_ = v.Unshare(v.ctx, ino, vfs.Closing{Share: s})
+		}
+		_ = v.Close(v.ctx, ino, f)
+	})
 }
+
+// errDenies says that whether an open that needs no record is denied only the command tells that records it.
+var errDenies = errors.New("opens of the file deny something")
 
 // openShared is Open with a share that is recorded with it, or needs not to be.
 func (v *Volume) openShared(ctx context.Context, c *vfs.Cred, ino vfs.Ino, f vfs.OpenFlags, override bool, s *vfs.Share, record bool) (vfs.Attr, error) {
@@ -163,7 +186,10 @@ func (v *Volume) openShared(ctx context.Context, c *vfs.Cred, ino vfs.Ino, f vfs
 	if record {
 		a, err = v.openRecorded(ctx, c, e, f, override, s)
 	} else {
-		a, err = v.checkOpen(ctx, c, e, f, override)
+		var denies bool
+		if a, denies, err = v.checkOpen(ctx, c, e, f, override); err == nil && denies && !old.isRecorded(s) {
+			err = errDenies
+		}
 	}
 	if err == nil && !record { // a record keeps its file
 		err = passed(ctx, rms, ino, op)

@@ -369,7 +369,7 @@ func (v *Volume) Open(ctx context.Context, c *vfs.Cred, ino vfs.Ino, f vfs.OpenF
 	defer v.release(e)
 	v.addOpen(e, f)
 	rms, _ := v.removals.underway(nil, ino)
-	a, err := v.checkOpen(ctx, c, e, f, override)
+	a, _, err := v.checkOpen(ctx, c, e, f, override)
 	if err == nil {
 		err = passed(ctx, rms, ino, op)
 	}
@@ -381,8 +381,8 @@ func (v *Volume) Open(ctx context.Context, c *vfs.Cred, ino vfs.Ino, f vfs.OpenF
 }
 
 // checkOpen checks the permission to open e and takes the write lease if it is
-// needed.
-func (v *Volume) checkOpen(ctx context.Context, c *vfs.Cred, e *inode, f vfs.OpenFlags, override bool) (vfs.Attr, error) {
+// needed. denies: there are records of opens that deny something, of other gateways' clients.
+func (v *Volume) checkOpen(ctx context.Context, c *vfs.Cred, e *inode, f vfs.OpenFlags, override bool) (a vfs.Attr, denies bool, err error) {
 	const op = "open"
 	e.mu.Lock()
 	leased := e.leased() && e.known && !e.dead
@@ -390,7 +390,7 @@ func (v *Volume) checkOpen(ctx context.Context, c *vfs.Cred, e *inode, f vfs.Ope
 	if leased {
 		a, err := v.fileAttr(ctx, e, op)
 		if err != nil || override && c.UID == a.UID {
-			return a, err
+			return a, false, err
 		}
 		var want vfs.Access
 		if f&vfs.OpenRead != 0 {
@@ -399,14 +399,15 @@ func (v *Volume) checkOpen(ctx context.Context, c *vfs.Cred, e *inode, f vfs.Ope
 		if f&vfs.OpenWrite != 0 {
 			want |= vfs.AccessWrite
 		}
-		return a, a.CheckAccess(c, want, op)
+		return a, false, a.CheckAccess(c, want, op)
 	}
 	if f&vfs.OpenWrite != 0 {
 		if err := e.leasing.Acquire(ctx, 1); err != nil {
-			return vfs.Attr{}, vfs.Wrap(op, err)
+			return vfs.Attr{}, false, vfs.Wrap(op, err)
 		}
 		defer e.leasing.Release(1)
-		return v.acquireLease(ctx, e, op, c, &metapb.AcquireLease{Flags: uint32(f), Override: override})
+		a, err = v.acquireLease(ctx, e, op, c, &metapb.AcquireLease{Flags: uint32(f), Override: override})
+		return a, false, err
 	}
 	x := v.watches.begin()
 	defer v.watches.end(x)
@@ -414,9 +415,10 @@ func (v *Volume) checkOpen(ctx context.Context, c *vfs.Cred, e *inode, f vfs.Ope
 		Ino: uint64(e.ino), Open: uint32(f), Override: override,
 	}}})
 	if err != nil {
-		return vfs.Attr{}, err
+		return vfs.Attr{}, false, err
 	}
-	return v.overlaid(ctx, x, attrOf(r.GetAttr().GetAttr()), op)
+	a, err = v.overlaid(ctx, x, attrOf(r.GetAttr().GetAttr()), op)
+	return a, r.GetAttr().GetDenies(), err
 }
 
 // undoOpen takes back an open that failed later.

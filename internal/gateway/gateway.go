@@ -232,12 +232,16 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 	if err != nil {
 		return g, vfs.Wrap(op, err)
 	}
+	var othersOpen func(context.Context, uint32, vfs.Ino) (bool, error)
+	if cfg.Several {
+		othersOpen = g.othersOpen
+	}
 	g.nfs, err = nfsserver.New(ctx, nfsserver.Config{
 		Cluster: cfg.Cluster, Keys: keys, Exports: g.files.exports, Store: store,
 		Delegations: cfg.Delegations, Limits: nfsserver.Limits{State: state.Limits{ReplyCache: cfg.ReplyCache}},
 		Lease: cfg.Lease, Name: cfg.Name, Group: group, Release: cfg.Release, Logger: cfg.Logger, Registerer: cfg.Registerer,
 		Valid:  func(fsid uint32) bool { return g.members.valid(g.files.shardOf(fsid)) },
-		Others: cfg.Several,
+		Others: cfg.Several, OthersOpen: othersOpen,
 	})
 	if err != nil {
 		return g, vfs.Wrap(op, err)

@@ -23,6 +23,10 @@ const (
 	maxLockWaiters   = 1 << 16
 	// waiterLeases is how many leases after its LOCK one is forgotten: the client has asked again by then, or given up.
 	waiterLeases = 4
+	// againstFor is for how long others are told of a client of theirs whose open denied one here.
+	againstFor = 5 * time.Second
+	// maxAgainst bounds these clients.
+	maxAgainst = 1024
 	// elsewhereAgain is when a client that waits for one of another server is told to ask again in any case.
 	elsewhereAgain = 10 * time.Second
 )
@@ -44,8 +48,9 @@ type lockWaiters struct {
 	freed map[File]struct{} // where something became free since TakeFreed
 	count int
 
-	elsewhere map[File]int  // how many wait for clients of other servers
-	changed   chan struct{} // closed when there are more files in elsewhere
+	elsewhere map[File]int           // how many wait for clients of other servers
+	against   map[ClientID]time.Time // clients of other servers that denied an open or a lock, and until when these are told of
+	changed   chan struct{}          // closed when there is more in elsewhere or against
 }
 
 // NotifyLock is a CB_NOTIFY_LOCK to make.
@@ -59,7 +64,27 @@ func (w *lockWaiters) init() {
 	w.files = make(map[File][]*lockWaiter)
 	w.freed = make(map[File]struct{})
 	w.elsewhere = make(map[File]int)
+	w.against = make(map[ClientID]time.Time)
 	w.changed = make(chan struct{})
+}
+
+// more wakes who follows AwaitedElsewhere.
+func (w *lockWaiters) more() {
+	close(w.changed)
+	w.changed = make(chan struct{})
+}
+
+// DeniedElsewhere notes that an open or a lock of a client that is not served here denied one: its server is to look whether its lease is over (AwaitedElsewhere).
+func (s *State) DeniedElsewhere(now time.Time, by ClientID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.wait.against[by]; !ok {
+		if len(s.wait.against) >= maxAgainst {
+			return
+		}
+		s.wait.more()
+	}
+	s.wait.against[by] = now.Add(againstFor)
 }
 
 // AwaitLock notes that a was denied and that its client waits. free: nothing that is known here is in the way any more, so it may be tried
@@ -92,20 +117,27 @@ func (s *State) AwaitLock(now time.Time, a LockArgs, handle []byte, by ClientID)
 		c.waiting++
 		if w.by != 0 {
 			if s.wait.elsewhere[a.File]++; s.wait.elsewhere[a.File] == 1 {
-				close(s.wait.changed)
-				s.wait.changed = make(chan struct{})
+				s.wait.more()
 			}
 		}
 	}
 	return w.by == 0 && s.lockFree(now, a.File, w)
 }
 
-// AwaitedElsewhere are the files in which clients wait for locks of clients that other servers serve, and those clients; changed is closed when there are more
-// files.
-func (s *State) AwaitedElsewhere() (files []File, by []ClientID, changed <-chan struct{}) {
+// AwaitedElsewhere are the files in which clients wait for locks of clients that other servers serve, and those clients, and those whose opens denied one; changed is closed
+// when there is more.
+func (s *State) AwaitedElsewhere(now time.Time) (files []File, by []ClientID, changed <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	seen := make(map[ClientID]bool)
+	for c, until := range s.wait.against {
+		if !now.Before(until) {
+			delete(s.wait.against, c)
+			continue
+		}
+		seen[c] = true
+		by = append(by, c)
+	}
 	for f := range s.wait.elsewhere {
 		files = append(files, f)
 		for _, w := range s.wait.files[f] {

@@ -138,7 +138,7 @@ func TestWaitersForClientsElsewhere(t *testing.T) {
 	}
 	wantAwaited := func(want ...state.ClientID) <-chan struct{} {
 		t.Helper()
-		files, by, changed := w.s.AwaitedElsewhere()
+		files, by, changed := w.s.AwaitedElsewhere(w.now)
 		if !slices.Equal(by, want) || (len(files) == 1 && files[0] == fileA) != (len(want) > 0) {
 			t.Fatalf("files %v of %v, want clients %v", files, by, want)
 		}
@@ -177,4 +177,38 @@ func TestWaitersForClientsElsewhere(t *testing.T) {
 	again.connect()
 	wantAwaited()
 	a.unlock(fileA, held, 0, toEOF, ok)
+}
+
+// A client whose lease is over and that is in another server's way is ended, one whose lease is not over stays; and who denied an open here and is served elsewhere is told of, for a while.
+func TestInTheWay(t *testing.T) {
+	w, a, b, _, _, _, _, _ := newWaitingWorld(t)
+	none := func(what string, eff state.Effects) {
+		t.Helper()
+		if len(eff.Forget) > 0 {
+			t.Fatalf("%s: %+v", what, eff)
+		}
+	}
+	none("a client that is alive", w.s.InTheWay(w.now, a.id))
+	none("one that is not known", w.s.InTheWay(w.now, 1<<40))
+	w.now = w.now.Add(lease + time.Second)
+	b.renew()
+	if eff := w.s.InTheWay(w.now, a.id); eff.Empty() || w.s.Serves(a.id) {
+		t.Fatalf("a client whose lease is over stays: %+v", eff)
+	}
+	if w.s.InTheWay(w.now, b.id); !w.s.Serves(b.id) {
+		t.Fatal("a client whose lease was renewed is ended")
+	}
+
+	_, _, changed := w.s.AwaitedElsewhere(w.now)
+	w.s.DeniedElsewhere(w.now, 1<<40)
+	<-changed
+	told := func(want ...state.ClientID) {
+		t.Helper()
+		if _, by, _ := w.s.AwaitedElsewhere(w.now); !slices.Equal(by, want) {
+			t.Fatalf("told of %v, want %v", by, want)
+		}
+	}
+	told(1 << 40)
+	w.now = w.now.Add(5 * time.Second)
+	told()
 }

@@ -114,8 +114,9 @@ func (c *compound) lockable() status {
 func (c *compound) lockResult(id state.Stateid, denied *state.LockDenied, st status) status {
 	if st == nfsv4.NFS4ERR_DENIED && denied != nil {
 		c.appendDenied(denied)
-		if c.s.cfg.Others {
+		if c.s.cfg.Others && !c.s.cfg.State.Serves(denied.Client) {
 			c.elsewhere = denied.Client
+			c.s.cfg.State.DeniedElsewhere(c.now, denied.Client) // its server ends it if its lease is over
 		}
 		return st
 	}

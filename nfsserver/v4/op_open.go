@@ -181,6 +181,10 @@ func (c *compound) opOpen() status {
 	if st != nfsv4.NFS4_OK {
 		return st
 	}
+	if st := c.deniesOthers(&args); st != nfsv4.NFS4_OK {
+		c.abandon(&args)
+		return st
+	}
 	// From here on package state owns the vfs open, or asks for its close.
 	returned := c.s.recalls.change()
 	id, eff, st := c.s.cfg.State.Open(c.now, args)
@@ -230,6 +234,23 @@ func (c *compound) openPseudo(a *openArgs) status {
 		return nfsv4.NFS4ERR_ROFS
 	}
 	return nfsv4.NFS4ERR_NOENT
+}
+
+// deniesOthers asks, after an open that denies reading was recorded, whether other servers have the file open for reading, which they do not record. Those that open it from
+// now on find the record.
+func (c *compound) deniesOthers(args *state.OpenArgs) status {
+	if args.Deny&nfsv4.OPEN4_SHARE_DENY_READ == 0 || args.New || c.s.cfg.OthersOpen == nil {
+		return nfsv4.NFS4_OK
+	}
+	open, err := c.s.cfg.OthersOpen(c.ctx, uint32(args.File.FS), args.File.Ino)
+	switch {
+	case err != nil:
+		c.log().Info("nfs: other gateways do not answer whether they have a file open that is to be denied", "ino", args.File.Ino, "err", err)
+		return nfsv4.NFS4ERR_DELAY
+	case open:
+		return nfsv4.NFS4ERR_SHARE_DENIED
+	}
+	return nfsv4.NFS4_OK
 }
 
 // allowed asks package state before the vfs is touched.
@@ -349,6 +370,10 @@ func (c *compound) undenied(open func() error) error {
 		}
 		if !ended && (by.Client == last || known && !c.call.Repeated) {
 			return err
+		}
+		if !known && c.s.cfg.Others { // its server ends it if its lease is over
+			c.s.cfg.State.DeniedElsewhere(c.now, state.ClientID(by.Client))
+			c.s.recalls.await(c.ctx, nil, recallWait)
 		}
 		last = by.Client
 	}

@@ -261,7 +261,7 @@ func (s *Server) tryRebound() {
 
 // AwaitedLocks are the files in which clients wait for locks of clients that other servers serve, and those clients; changed is closed when there are more files.
 func (s *Server) AwaitedLocks() (files []state.File, by []state.ClientID, changed <-chan struct{}) {
-	return s.cfg.State.AwaitedElsewhere()
+	return s.cfg.State.AwaitedElsewhere(s.cfg.Now())
 }
 
 // Unlocked tells clients that what they wait for may be free, after a client of another server has fewer locks of the files that is is true for.

@@ -74,6 +74,8 @@ type Config struct {
 
 	// Others: there may be other servers of the same file systems, and somebody follows AwaitedLocks.
 	Others bool
+	// OthersOpen reports whether another server has a file open for reading, which is not recorded; an error if not all have answered. nil: there are no others.
+	OthersOpen func(ctx context.Context, fsid uint32, ino vfs.Ino) (open bool, err error)
 
 	MaxIO      int              // bytes of one READ or WRITE, DefaultMaxIO
 	ReadMemory int              // bytes of READ data held, all connections together, DefaultReadMemory

@@ -243,6 +243,9 @@ func (x *call) shareDenied(n *inode, share *openRow) (*metapb.Result, error) {
 	if share == nil {
 		return nil, nil
 	}
+	if err := x.mayDeny(n, share, "create"); err != nil {
+		return nil, err
+	}
 	d, err := x.denied(n, share)
 	if err != nil || d == nil {
 		return nil, err

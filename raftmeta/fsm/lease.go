@@ -75,14 +75,25 @@ func (x *call) grant(n *inode, others uint32, op string) error {
 	if n.lease.shared() && others > 0 {
 		return nil
 	}
-	x.give(n)
-	return nil
+	return x.give(n)
 }
 
-// give gives n to the caller alone, in place.
-func (x *call) give(n *inode) {
+// give gives n to the caller alone, in place; from level 7 on, among several gateways, shared if there are opens that deny something: who has it alone opens it without asking.
+func (x *call) give(n *inode) error {
+	if x.level >= levelHandover && n.deniers > 0 {
+		if ids, err := x.several(); err != nil {
+			return err
+		} else if len(ids) > 0 {
+			if !n.lease.shared() {
+				n.lastEpoch++
+				n.lease = lease{epoch: n.lastEpoch}
+			}
+			return nil
+		}
+	}
 	n.lastEpoch++
 	n.lease = lease{origin: x.origin, epoch: n.lastEpoch, limit: n.attr.Change + x.opts.limits.changeRange}
+	return nil
 }
 
 // grantOpen is grant for an open, which from level 6 on needs no lease: the first write asks for it.
@@ -155,7 +166,9 @@ func (x *call) acquireLease(c *metapb.AcquireLease) (*metapb.Result, error) {
 		}
 	}
 	if n.lease.shared() && c.Alone == n.lease.epoch {
-		x.give(n)
+		if err := x.give(n); err != nil {
+			return nil, err
+		}
 	} else if err := x.grant(n, n.opens, op); err != nil {
 		return nil, err
 	}

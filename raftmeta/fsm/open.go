@@ -79,6 +79,15 @@ func (x *call) denied(n *inode, want *openRow) (*metapb.ShareDenied, error) {
 	return nil, nil
 }
 
+// mayDeny fails if another origin has n to itself and o denies something, from level 7 on: the holder opens the file without asking. While there are such opens nobody has
+// it to itself among several gateways (give).
+func (x *call) mayDeny(n *inode, o *openRow, op string) error {
+	if o.rec.Deny == 0 || x.level < levelHandover {
+		return nil
+	}
+	return x.notHeld(n, op)
+}
+
 // eachOpen calls fn for the records with the prefix until it returns false; fn must not write.
 func (x *call) eachOpen(prefix []byte, fn func(*openRow) bool) error {
 	var bad error
@@ -192,6 +201,9 @@ func (x *call) openFile(c *metapb.OpenFile) (*metapb.Result, error) {
 	}
 	o, err := x.share(c.Share, op)
 	if err != nil {
+		return nil, err
+	}
+	if err := x.mayDeny(n, o, op); err != nil {
 		return nil, err
 	}
 	res := &metapb.OpenResult{}

@@ -120,10 +120,12 @@ type Origin struct {
 	ID     uint64
 	Leased bool          // it ends a whole lease after its last renewal
 	Lease  time.Duration // how long that is; 0: as the leader says
+
+	Several bool // others may serve the same files
 }
 
 func originOf(id uint64, r *metapb.OriginRecord) Origin {
-	return Origin{ID: id, Leased: r.Leased, Lease: time.Duration(r.LeaseMilliseconds) * time.Millisecond}
+	return Origin{ID: id, Leased: r.Leased, Lease: time.Duration(r.LeaseMilliseconds) * time.Millisecond, Several: r.Several}
 }
 
 // Origins lists the registered origins.

@@ -279,7 +279,9 @@ func (r *reader) getAttr(q *metapb.GetAttrQ) (*metapb.QueryResult, error) {
 			}
 		}
 	}
-	return attrAnswer(n), nil
+	a := attrAnswer(n)
+	a.GetAttr().Denies = q.Open != 0 && n.deniers > 0
+	return a, nil
 }
 
 func (r *reader) lookup(sp *space, q *metapb.LookupQ) (*metapb.QueryResult, error) {

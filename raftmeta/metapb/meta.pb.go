@@ -15463,7 +15463,8 @@ func (x *FileId) GetIno() uint64 {
 type AttrR struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Attr          *Attr                  `protobuf:"bytes,1,opt,name=attr,proto3" json:"attr,omitempty"`
-	Lease         *Lease                 `protobuf:"bytes,2,opt,name=lease,proto3" json:"lease,omitempty"` // the live lease, if any
+	Lease         *Lease                 `protobuf:"bytes,2,opt,name=lease,proto3" json:"lease,omitempty"`    // the live lease, if any
+	Denies        bool                   `protobuf:"varint,3,opt,name=denies,proto3" json:"denies,omitempty"` // of a GetAttrQ with open: there are opens that deny something, so whether this one is denied only OpenFile tells
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -15510,6 +15511,13 @@ func (x *AttrR) GetLease() *Lease {
 		return x.Lease
 	}
 	return nil
+}
+
+func (x *AttrR) GetDenies() bool {
+	if x != nil {
+		return x.Denies
+	}
+	return false
 }
 
 type Dirent struct {
@@ -19798,6 +19806,8 @@ type UnlocksRequest struct {
 	Version       uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"` // of the last answer; 0: none
 	Files         []*FileId              `protobuf:"bytes,3,rep,name=files,proto3" json:"files,omitempty"`
 	Against       []uint64               `protobuf:"varint,4,rep,packed,name=against,proto3" json:"against,omitempty"` // NFS clients in the way of who asks: all gateways are told
+	Origin        uint64                 `protobuf:"varint,5,opt,name=origin,proto3" json:"origin,omitempty"`          // of who asks
+	Answers       []*OpensAnswer         `protobuf:"bytes,6,rep,name=answers,proto3" json:"answers,omitempty"`         // to what the last answer asked
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -19860,12 +19870,27 @@ func (x *UnlocksRequest) GetAgainst() []uint64 {
 	return nil
 }
 
+func (x *UnlocksRequest) GetOrigin() uint64 {
+	if x != nil {
+		return x.Origin
+	}
+	return 0
+}
+
+func (x *UnlocksRequest) GetAnswers() []*OpensAnswer {
+	if x != nil {
+		return x.Answers
+	}
+	return nil
+}
+
 type UnlocksReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
 	Files         []*FileId              `protobuf:"bytes,2,rep,name=files,proto3" json:"files,omitempty"`
 	All           bool                   `protobuf:"varint,3,opt,name=all,proto3" json:"all,omitempty"`                // it is not known which since that version: look at all
 	Against       []uint64               `protobuf:"varint,4,rep,packed,name=against,proto3" json:"against,omitempty"` // NFS clients in the way of another gateway's, to be ended if their leases are over
+	Asks          []*OpensAsk            `protobuf:"bytes,5,rep,name=asks,proto3" json:"asks,omitempty"`               // until they are answered
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -19928,6 +19953,231 @@ func (x *UnlocksReply) GetAgainst() []uint64 {
 	return nil
 }
 
+func (x *UnlocksReply) GetAsks() []*OpensAsk {
+	if x != nil {
+		return x.Asks
+	}
+	return nil
+}
+
+// OpensAsk asks a gateway whether it has a file open for reading without a record of that.
+type OpensAsk struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	File          *FileId                `protobuf:"bytes,2,opt,name=file,proto3" json:"file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpensAsk) Reset() {
+	*x = OpensAsk{}
+	mi := &file_meta_proto_msgTypes[253]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpensAsk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpensAsk) ProtoMessage() {}
+
+func (x *OpensAsk) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[253]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpensAsk.ProtoReflect.Descriptor instead.
+func (*OpensAsk) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{253}
+}
+
+func (x *OpensAsk) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *OpensAsk) GetFile() *FileId {
+	if x != nil {
+		return x.File
+	}
+	return nil
+}
+
+type OpensAnswer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Open          bool                   `protobuf:"varint,2,opt,name=open,proto3" json:"open,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpensAnswer) Reset() {
+	*x = OpensAnswer{}
+	mi := &file_meta_proto_msgTypes[254]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpensAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpensAnswer) ProtoMessage() {}
+
+func (x *OpensAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[254]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpensAnswer.ProtoReflect.Descriptor instead.
+func (*OpensAnswer) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{254}
+}
+
+func (x *OpensAnswer) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *OpensAnswer) GetOpen() bool {
+	if x != nil {
+		return x.Open
+	}
+	return false
+}
+
+// OpensRequest has the leader of a shard ask all gateways but one whether they have a file open for reading without a record of that.
+type OpensRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Origin        uint64                 `protobuf:"varint,2,opt,name=origin,proto3" json:"origin,omitempty"` // of who asks
+	File          *FileId                `protobuf:"bytes,3,opt,name=file,proto3" json:"file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpensRequest) Reset() {
+	*x = OpensRequest{}
+	mi := &file_meta_proto_msgTypes[255]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpensRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpensRequest) ProtoMessage() {}
+
+func (x *OpensRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[255]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpensRequest.ProtoReflect.Descriptor instead.
+func (*OpensRequest) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{255}
+}
+
+func (x *OpensRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *OpensRequest) GetOrigin() uint64 {
+	if x != nil {
+		return x.Origin
+	}
+	return 0
+}
+
+func (x *OpensRequest) GetFile() *FileId {
+	if x != nil {
+		return x.File
+	}
+	return nil
+}
+
+type OpensReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Open          bool                   `protobuf:"varint,1,opt,name=open,proto3" json:"open,omitempty"` // one has
+	All           bool                   `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"`   // all that are registered have answered
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpensReply) Reset() {
+	*x = OpensReply{}
+	mi := &file_meta_proto_msgTypes[256]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpensReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpensReply) ProtoMessage() {}
+
+func (x *OpensReply) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[256]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpensReply.ProtoReflect.Descriptor instead.
+func (*OpensReply) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{256}
+}
+
+func (x *OpensReply) GetOpen() bool {
+	if x != nil {
+		return x.Open
+	}
+	return false
+}
+
+func (x *OpensReply) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
 type LeaderRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
@@ -19937,7 +20187,7 @@ type LeaderRequest struct {
 
 func (x *LeaderRequest) Reset() {
 	*x = LeaderRequest{}
-	mi := &file_meta_proto_msgTypes[253]
+	mi := &file_meta_proto_msgTypes[257]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19949,7 +20199,7 @@ func (x *LeaderRequest) String() string {
 func (*LeaderRequest) ProtoMessage() {}
 
 func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[253]
+	mi := &file_meta_proto_msgTypes[257]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19962,7 +20212,7 @@ func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderRequest.ProtoReflect.Descriptor instead.
 func (*LeaderRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{253}
+	return file_meta_proto_rawDescGZIP(), []int{257}
 }
 
 func (x *LeaderRequest) GetShard() uint32 {
@@ -19982,7 +20232,7 @@ type LeaderReply struct {
 
 func (x *LeaderReply) Reset() {
 	*x = LeaderReply{}
-	mi := &file_meta_proto_msgTypes[254]
+	mi := &file_meta_proto_msgTypes[258]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19994,7 +20244,7 @@ func (x *LeaderReply) String() string {
 func (*LeaderReply) ProtoMessage() {}
 
 func (x *LeaderReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[254]
+	mi := &file_meta_proto_msgTypes[258]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20007,7 +20257,7 @@ func (x *LeaderReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderReply.ProtoReflect.Descriptor instead.
 func (*LeaderReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{254}
+	return file_meta_proto_rawDescGZIP(), []int{258}
 }
 
 func (x *LeaderReply) GetLeaderId() string {
@@ -20042,7 +20292,7 @@ type ReplicaReply struct {
 
 func (x *ReplicaReply) Reset() {
 	*x = ReplicaReply{}
-	mi := &file_meta_proto_msgTypes[255]
+	mi := &file_meta_proto_msgTypes[259]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20054,7 +20304,7 @@ func (x *ReplicaReply) String() string {
 func (*ReplicaReply) ProtoMessage() {}
 
 func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[255]
+	mi := &file_meta_proto_msgTypes[259]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20067,7 +20317,7 @@ func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaReply.ProtoReflect.Descriptor instead.
 func (*ReplicaReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{255}
+	return file_meta_proto_rawDescGZIP(), []int{259}
 }
 
 func (x *ReplicaReply) GetId() string {
@@ -20145,7 +20395,7 @@ type MemberRequest struct {
 
 func (x *MemberRequest) Reset() {
 	*x = MemberRequest{}
-	mi := &file_meta_proto_msgTypes[256]
+	mi := &file_meta_proto_msgTypes[260]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20157,7 +20407,7 @@ func (x *MemberRequest) String() string {
 func (*MemberRequest) ProtoMessage() {}
 
 func (x *MemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[256]
+	mi := &file_meta_proto_msgTypes[260]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20170,7 +20420,7 @@ func (x *MemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberRequest.ProtoReflect.Descriptor instead.
 func (*MemberRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{256}
+	return file_meta_proto_rawDescGZIP(), []int{260}
 }
 
 func (x *MemberRequest) GetShard() uint32 {
@@ -20207,7 +20457,7 @@ type MemberReply struct {
 
 func (x *MemberReply) Reset() {
 	*x = MemberReply{}
-	mi := &file_meta_proto_msgTypes[257]
+	mi := &file_meta_proto_msgTypes[261]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20219,7 +20469,7 @@ func (x *MemberReply) String() string {
 func (*MemberReply) ProtoMessage() {}
 
 func (x *MemberReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[257]
+	mi := &file_meta_proto_msgTypes[261]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20232,7 +20482,7 @@ func (x *MemberReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberReply.ProtoReflect.Descriptor instead.
 func (*MemberReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{257}
+	return file_meta_proto_rawDescGZIP(), []int{261}
 }
 
 func (x *MemberReply) GetLeader() string {
@@ -20276,7 +20526,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_meta_proto_msgTypes[258]
+	mi := &file_meta_proto_msgTypes[262]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20288,7 +20538,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[258]
+	mi := &file_meta_proto_msgTypes[262]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20301,7 +20551,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{258}
+	return file_meta_proto_rawDescGZIP(), []int{262}
 }
 
 func (x *Member) GetId() string {
@@ -20343,7 +20593,7 @@ type LevelRequest struct {
 
 func (x *LevelRequest) Reset() {
 	*x = LevelRequest{}
-	mi := &file_meta_proto_msgTypes[259]
+	mi := &file_meta_proto_msgTypes[263]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20355,7 +20605,7 @@ func (x *LevelRequest) String() string {
 func (*LevelRequest) ProtoMessage() {}
 
 func (x *LevelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[259]
+	mi := &file_meta_proto_msgTypes[263]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20368,7 +20618,7 @@ func (x *LevelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LevelRequest.ProtoReflect.Descriptor instead.
 func (*LevelRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{259}
+	return file_meta_proto_rawDescGZIP(), []int{263}
 }
 
 func (x *LevelRequest) GetShard() uint32 {
@@ -20396,7 +20646,7 @@ type LevelReply struct {
 
 func (x *LevelReply) Reset() {
 	*x = LevelReply{}
-	mi := &file_meta_proto_msgTypes[260]
+	mi := &file_meta_proto_msgTypes[264]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20408,7 +20658,7 @@ func (x *LevelReply) String() string {
 func (*LevelReply) ProtoMessage() {}
 
 func (x *LevelReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[260]
+	mi := &file_meta_proto_msgTypes[264]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20421,7 +20671,7 @@ func (x *LevelReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LevelReply.ProtoReflect.Descriptor instead.
 func (*LevelReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{260}
+	return file_meta_proto_rawDescGZIP(), []int{264}
 }
 
 func (x *LevelReply) GetLeader() string {
@@ -20456,7 +20706,7 @@ type VoterLevel struct {
 
 func (x *VoterLevel) Reset() {
 	*x = VoterLevel{}
-	mi := &file_meta_proto_msgTypes[261]
+	mi := &file_meta_proto_msgTypes[265]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20468,7 +20718,7 @@ func (x *VoterLevel) String() string {
 func (*VoterLevel) ProtoMessage() {}
 
 func (x *VoterLevel) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[261]
+	mi := &file_meta_proto_msgTypes[265]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20481,7 +20731,7 @@ func (x *VoterLevel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VoterLevel.ProtoReflect.Descriptor instead.
 func (*VoterLevel) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{261}
+	return file_meta_proto_rawDescGZIP(), []int{265}
 }
 
 func (x *VoterLevel) GetId() string {
@@ -20518,7 +20768,7 @@ type DifferRequest struct {
 
 func (x *DifferRequest) Reset() {
 	*x = DifferRequest{}
-	mi := &file_meta_proto_msgTypes[262]
+	mi := &file_meta_proto_msgTypes[266]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20530,7 +20780,7 @@ func (x *DifferRequest) String() string {
 func (*DifferRequest) ProtoMessage() {}
 
 func (x *DifferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[262]
+	mi := &file_meta_proto_msgTypes[266]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20543,7 +20793,7 @@ func (x *DifferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferRequest.ProtoReflect.Descriptor instead.
 func (*DifferRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{262}
+	return file_meta_proto_rawDescGZIP(), []int{266}
 }
 
 func (x *DifferRequest) GetShard() uint32 {
@@ -20582,7 +20832,7 @@ type DifferReply struct {
 
 func (x *DifferReply) Reset() {
 	*x = DifferReply{}
-	mi := &file_meta_proto_msgTypes[263]
+	mi := &file_meta_proto_msgTypes[267]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20594,7 +20844,7 @@ func (x *DifferReply) String() string {
 func (*DifferReply) ProtoMessage() {}
 
 func (x *DifferReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[263]
+	mi := &file_meta_proto_msgTypes[267]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20607,7 +20857,7 @@ func (x *DifferReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferReply.ProtoReflect.Descriptor instead.
 func (*DifferReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{263}
+	return file_meta_proto_rawDescGZIP(), []int{267}
 }
 
 // WorkTask is something that a worker does or wants to do. The first five fields name it; the rest is how it stands.
@@ -20632,7 +20882,7 @@ type WorkTask struct {
 
 func (x *WorkTask) Reset() {
 	*x = WorkTask{}
-	mi := &file_meta_proto_msgTypes[264]
+	mi := &file_meta_proto_msgTypes[268]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20644,7 +20894,7 @@ func (x *WorkTask) String() string {
 func (*WorkTask) ProtoMessage() {}
 
 func (x *WorkTask) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[264]
+	mi := &file_meta_proto_msgTypes[268]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20657,7 +20907,7 @@ func (x *WorkTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkTask.ProtoReflect.Descriptor instead.
 func (*WorkTask) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{264}
+	return file_meta_proto_rawDescGZIP(), []int{268}
 }
 
 func (x *WorkTask) GetKind() WorkKind {
@@ -20765,7 +21015,7 @@ type WorkRequest struct {
 
 func (x *WorkRequest) Reset() {
 	*x = WorkRequest{}
-	mi := &file_meta_proto_msgTypes[265]
+	mi := &file_meta_proto_msgTypes[269]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20777,7 +21027,7 @@ func (x *WorkRequest) String() string {
 func (*WorkRequest) ProtoMessage() {}
 
 func (x *WorkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[265]
+	mi := &file_meta_proto_msgTypes[269]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20790,7 +21040,7 @@ func (x *WorkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkRequest.ProtoReflect.Descriptor instead.
 func (*WorkRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{265}
+	return file_meta_proto_rawDescGZIP(), []int{269}
 }
 
 func (x *WorkRequest) GetShard() uint32 {
@@ -20840,7 +21090,7 @@ type WorkReply struct {
 
 func (x *WorkReply) Reset() {
 	*x = WorkReply{}
-	mi := &file_meta_proto_msgTypes[266]
+	mi := &file_meta_proto_msgTypes[270]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20852,7 +21102,7 @@ func (x *WorkReply) String() string {
 func (*WorkReply) ProtoMessage() {}
 
 func (x *WorkReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[266]
+	mi := &file_meta_proto_msgTypes[270]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20865,7 +21115,7 @@ func (x *WorkReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkReply.ProtoReflect.Descriptor instead.
 func (*WorkReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{266}
+	return file_meta_proto_rawDescGZIP(), []int{270}
 }
 
 func (x *WorkReply) GetGrants() []*WorkGrant {
@@ -20899,7 +21149,7 @@ type WorkGrant struct {
 
 func (x *WorkGrant) Reset() {
 	*x = WorkGrant{}
-	mi := &file_meta_proto_msgTypes[267]
+	mi := &file_meta_proto_msgTypes[271]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20911,7 +21161,7 @@ func (x *WorkGrant) String() string {
 func (*WorkGrant) ProtoMessage() {}
 
 func (x *WorkGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[267]
+	mi := &file_meta_proto_msgTypes[271]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20924,7 +21174,7 @@ func (x *WorkGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkGrant.ProtoReflect.Descriptor instead.
 func (*WorkGrant) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{267}
+	return file_meta_proto_rawDescGZIP(), []int{271}
 }
 
 func (x *WorkGrant) GetTask() uint32 {
@@ -20953,7 +21203,7 @@ type WorkPiece struct {
 
 func (x *WorkPiece) Reset() {
 	*x = WorkPiece{}
-	mi := &file_meta_proto_msgTypes[268]
+	mi := &file_meta_proto_msgTypes[272]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20965,7 +21215,7 @@ func (x *WorkPiece) String() string {
 func (*WorkPiece) ProtoMessage() {}
 
 func (x *WorkPiece) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[268]
+	mi := &file_meta_proto_msgTypes[272]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20978,7 +21228,7 @@ func (x *WorkPiece) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkPiece.ProtoReflect.Descriptor instead.
 func (*WorkPiece) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{268}
+	return file_meta_proto_rawDescGZIP(), []int{272}
 }
 
 func (x *WorkPiece) GetFs() uint32 {
@@ -22103,10 +22353,11 @@ const file_meta_proto_rawDesc = "" +
 	"\x04more\x18\x02 \x01(\bR\x04more\"*\n" +
 	"\x06FileId\x12\x0e\n" +
 	"\x02fs\x18\x01 \x01(\rR\x02fs\x12\x10\n" +
-	"\x03ino\x18\x02 \x01(\x04R\x03ino\"^\n" +
+	"\x03ino\x18\x02 \x01(\x04R\x03ino\"v\n" +
 	"\x05AttrR\x12(\n" +
 	"\x04attr\x18\x01 \x01(\v2\x14.rackfs.meta.v1.AttrR\x04attr\x12+\n" +
-	"\x05lease\x18\x02 \x01(\v2\x15.rackfs.meta.v1.LeaseR\x05lease\"\x84\x01\n" +
+	"\x05lease\x18\x02 \x01(\v2\x15.rackfs.meta.v1.LeaseR\x05lease\x12\x16\n" +
+	"\x06denies\x18\x03 \x01(\bR\x06denies\"\x84\x01\n" +
 	"\x06Dirent\x12\x16\n" +
 	"\x06cookie\x18\x01 \x01(\x04R\x06cookie\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\fR\x04name\x12\x10\n" +
@@ -22443,17 +22694,34 @@ const file_meta_proto_rawDesc = "" +
 	"\n" +
 	"PeersReply\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x14\n" +
-	"\x05peers\x18\x02 \x01(\fR\x05peers\"\x88\x01\n" +
+	"\x05peers\x18\x02 \x01(\fR\x05peers\"\xd7\x01\n" +
 	"\x0eUnlocksRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12,\n" +
 	"\x05files\x18\x03 \x03(\v2\x16.rackfs.meta.v1.FileIdR\x05files\x12\x18\n" +
-	"\aagainst\x18\x04 \x03(\x04R\aagainst\"\x82\x01\n" +
+	"\aagainst\x18\x04 \x03(\x04R\aagainst\x12\x16\n" +
+	"\x06origin\x18\x05 \x01(\x04R\x06origin\x125\n" +
+	"\aanswers\x18\x06 \x03(\v2\x1b.rackfs.meta.v1.OpensAnswerR\aanswers\"\xb0\x01\n" +
 	"\fUnlocksReply\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12,\n" +
 	"\x05files\x18\x02 \x03(\v2\x16.rackfs.meta.v1.FileIdR\x05files\x12\x10\n" +
 	"\x03all\x18\x03 \x01(\bR\x03all\x12\x18\n" +
-	"\aagainst\x18\x04 \x03(\x04R\aagainst\"%\n" +
+	"\aagainst\x18\x04 \x03(\x04R\aagainst\x12,\n" +
+	"\x04asks\x18\x05 \x03(\v2\x18.rackfs.meta.v1.OpensAskR\x04asks\"F\n" +
+	"\bOpensAsk\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12*\n" +
+	"\x04file\x18\x02 \x01(\v2\x16.rackfs.meta.v1.FileIdR\x04file\"1\n" +
+	"\vOpensAnswer\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
+	"\x04open\x18\x02 \x01(\bR\x04open\"h\n" +
+	"\fOpensRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x16\n" +
+	"\x06origin\x18\x02 \x01(\x04R\x06origin\x12*\n" +
+	"\x04file\x18\x03 \x01(\v2\x16.rackfs.meta.v1.FileIdR\x04file\"2\n" +
+	"\n" +
+	"OpensReply\x12\x12\n" +
+	"\x04open\x18\x01 \x01(\bR\x04open\x12\x10\n" +
+	"\x03all\x18\x02 \x01(\bR\x03all\"%\n" +
 	"\rLeaderRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\"Q\n" +
 	"\vLeaderReply\x12\x1b\n" +
@@ -22623,7 +22891,7 @@ func file_meta_proto_rawDescGZIP() []byte {
 }
 
 var file_meta_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 269)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 273)
 var file_meta_proto_goTypes = []any{
 	(OriginKind)(0),           // 0: rackfs.meta.v1.OriginKind
 	(LockType)(0),             // 1: rackfs.meta.v1.LockType
@@ -22890,22 +23158,26 @@ var file_meta_proto_goTypes = []any{
 	(*PeersReply)(nil),        // 262: rackfs.meta.v1.PeersReply
 	(*UnlocksRequest)(nil),    // 263: rackfs.meta.v1.UnlocksRequest
 	(*UnlocksReply)(nil),      // 264: rackfs.meta.v1.UnlocksReply
-	(*LeaderRequest)(nil),     // 265: rackfs.meta.v1.LeaderRequest
-	(*LeaderReply)(nil),       // 266: rackfs.meta.v1.LeaderReply
-	(*ReplicaReply)(nil),      // 267: rackfs.meta.v1.ReplicaReply
-	(*MemberRequest)(nil),     // 268: rackfs.meta.v1.MemberRequest
-	(*MemberReply)(nil),       // 269: rackfs.meta.v1.MemberReply
-	(*Member)(nil),            // 270: rackfs.meta.v1.Member
-	(*LevelRequest)(nil),      // 271: rackfs.meta.v1.LevelRequest
-	(*LevelReply)(nil),        // 272: rackfs.meta.v1.LevelReply
-	(*VoterLevel)(nil),        // 273: rackfs.meta.v1.VoterLevel
-	(*DifferRequest)(nil),     // 274: rackfs.meta.v1.DifferRequest
-	(*DifferReply)(nil),       // 275: rackfs.meta.v1.DifferReply
-	(*WorkTask)(nil),          // 276: rackfs.meta.v1.WorkTask
-	(*WorkRequest)(nil),       // 277: rackfs.meta.v1.WorkRequest
-	(*WorkReply)(nil),         // 278: rackfs.meta.v1.WorkReply
-	(*WorkGrant)(nil),         // 279: rackfs.meta.v1.WorkGrant
-	(*WorkPiece)(nil),         // 280: rackfs.meta.v1.WorkPiece
+	(*OpensAsk)(nil),          // 265: rackfs.meta.v1.OpensAsk
+	(*OpensAnswer)(nil),       // 266: rackfs.meta.v1.OpensAnswer
+	(*OpensRequest)(nil),      // 267: rackfs.meta.v1.OpensRequest
+	(*OpensReply)(nil),        // 268: rackfs.meta.v1.OpensReply
+	(*LeaderRequest)(nil),     // 269: rackfs.meta.v1.LeaderRequest
+	(*LeaderReply)(nil),       // 270: rackfs.meta.v1.LeaderReply
+	(*ReplicaReply)(nil),      // 271: rackfs.meta.v1.ReplicaReply
+	(*MemberRequest)(nil),     // 272: rackfs.meta.v1.MemberRequest
+	(*MemberReply)(nil),       // 273: rackfs.meta.v1.MemberReply
+	(*Member)(nil),            // 274: rackfs.meta.v1.Member
+	(*LevelRequest)(nil),      // 275: rackfs.meta.v1.LevelRequest
+	(*LevelReply)(nil),        // 276: rackfs.meta.v1.LevelReply
+	(*VoterLevel)(nil),        // 277: rackfs.meta.v1.VoterLevel
+	(*DifferRequest)(nil),     // 278: rackfs.meta.v1.DifferRequest
+	(*DifferReply)(nil),       // 279: rackfs.meta.v1.DifferReply
+	(*WorkTask)(nil),          // 280: rackfs.meta.v1.WorkTask
+	(*WorkRequest)(nil),       // 281: rackfs.meta.v1.WorkRequest
+	(*WorkReply)(nil),         // 282: rackfs.meta.v1.WorkReply
+	(*WorkGrant)(nil),         // 283: rackfs.meta.v1.WorkGrant
+	(*WorkPiece)(nil),         // 284: rackfs.meta.v1.WorkPiece
 }
 var file_meta_proto_depIdxs = []int32{
 	15,  // 0: rackfs.meta.v1.Entry.commands:type_name -> rackfs.meta.v1.Command
@@ -23231,19 +23503,23 @@ var file_meta_proto_depIdxs = []int32{
 	196, // 320: rackfs.meta.v1.RecallsRequest.gave:type_name -> rackfs.meta.v1.FileId
 	196, // 321: rackfs.meta.v1.RecallsReply.files:type_name -> rackfs.meta.v1.FileId
 	196, // 322: rackfs.meta.v1.UnlocksRequest.files:type_name -> rackfs.meta.v1.FileId
-	196, // 323: rackfs.meta.v1.UnlocksReply.files:type_name -> rackfs.meta.v1.FileId
-	10,  // 324: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
-	270, // 325: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
-	273, // 326: rackfs.meta.v1.LevelReply.voters:type_name -> rackfs.meta.v1.VoterLevel
-	11,  // 327: rackfs.meta.v1.WorkTask.kind:type_name -> rackfs.meta.v1.WorkKind
-	276, // 328: rackfs.meta.v1.WorkRequest.tasks:type_name -> rackfs.meta.v1.WorkTask
-	279, // 329: rackfs.meta.v1.WorkReply.grants:type_name -> rackfs.meta.v1.WorkGrant
-	280, // 330: rackfs.meta.v1.WorkReply.pieces:type_name -> rackfs.meta.v1.WorkPiece
-	331, // [331:331] is the sub-list for method output_type
-	331, // [331:331] is the sub-list for method input_type
-	331, // [331:331] is the sub-list for extension type_name
-	331, // [331:331] is the sub-list for extension extendee
-	0,   // [0:331] is the sub-list for field type_name
+	266, // 323: rackfs.meta.v1.UnlocksRequest.answers:type_name -> rackfs.meta.v1.OpensAnswer
+	196, // 324: rackfs.meta.v1.UnlocksReply.files:type_name -> rackfs.meta.v1.FileId
+	265, // 325: rackfs.meta.v1.UnlocksReply.asks:type_name -> rackfs.meta.v1.OpensAsk
+	196, // 326: rackfs.meta.v1.OpensAsk.file:type_name -> rackfs.meta.v1.FileId
+	196, // 327: rackfs.meta.v1.OpensRequest.file:type_name -> rackfs.meta.v1.FileId
+	10,  // 328: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
+	274, // 329: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
+	277, // 330: rackfs.meta.v1.LevelReply.voters:type_name -> rackfs.meta.v1.VoterLevel
+	11,  // 331: rackfs.meta.v1.WorkTask.kind:type_name -> rackfs.meta.v1.WorkKind
+	280, // 332: rackfs.meta.v1.WorkRequest.tasks:type_name -> rackfs.meta.v1.WorkTask
+	283, // 333: rackfs.meta.v1.WorkReply.grants:type_name -> rackfs.meta.v1.WorkGrant
+	284, // 334: rackfs.meta.v1.WorkReply.pieces:type_name -> rackfs.meta.v1.WorkPiece
+	335, // [335:335] is the sub-list for method output_type
+	335, // [335:335] is the sub-list for method input_type
+	335, // [335:335] is the sub-list for extension type_name
+	335, // [335:335] is the sub-list for extension extendee
+	0,   // [0:335] is the sub-list for field type_name
 }
 
 func init() { file_meta_proto_init() }
@@ -23430,7 +23706,7 @@ func file_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
 			NumEnums:      12,
-			NumMessages:   269,
+			NumMessages:   273,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
