@@ -216,7 +216,7 @@ func TestClientAtBothGateways(t *testing.T) {
 	}
 	const callers, each = 4, 40
 	var wg sync.WaitGroup
-	done := make(chan struct{})
+	answered := make(chan struct{}, 2*callers*each)
 	for i := range callers {
 		wg.Go(func() {
 			for n := range each {
@@ -225,23 +225,66 @@ func TestClientAtBothGateways(t *testing.T) {
 					t.Errorf("mkdir %s: %v", name, err)
 					return
 				}
+				answered <- struct{}{}
 				if err := a.Rename(ctx, root, name, root, name+"x"); err != nil {
+					t.Errorf("rename %s: %v", name, err)
+					return
+				}
+				answered <- struct{}{}
+			}
+		})
+	}
+	go func() { wg.Wait(); close(answered) }()
+	moves, calls := 0, 0
+	for range answered {
+		if calls++; calls%6 == 0 {
+			a.move() // what is under way goes on at the former one, and is sent again
+			moves++
+		}
+	}
+	t.Logf("%d moves in %d calls", moves, calls)
+}
+
+// A client with connections to both gateways at once, each with a session of its own, has what it asks for done exactly once, while both go on to answer.
+func TestSessionsAtBothGateways(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	c, err := devcluster.Start(ctx, devcluster.Config{DataDir: filepath.Join(t.TempDir(), "data"), NFSAddr: "127.0.0.1:0", Gateways: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stopCluster(t, c)
+	var dials atomic.Int32
+	cl, err := nfsclient.Dial(ctx, nfsclient.Config{Owner: "a", Sessions: 2, Slots: 8, Patient: true, DialFunc: func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp", c.NFSAddrs()[dials.Add(1)%2])
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Disconnect()
+	root, _, err := cl.Walk(ctx, "/default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const callers, each = 4, 30
+	began := time.Now()
+	var wg sync.WaitGroup
+	for i := range callers {
+		wg.Go(func() {
+			for n := range each { // one call after the other, by one session after the other
+				name := fmt.Sprintf("%d-%d", i, n)
+				if _, _, err := cl.Mkdir(ctx, root, name, 0o755); err != nil {
+					t.Errorf("mkdir %s: %v", name, err)
+					return
+				}
+				if err := cl.Rename(ctx, root, name, root, name+"x"); err != nil {
 					t.Errorf("rename %s: %v", name, err)
 					return
 				}
 			}
 		})
 	}
-	go func() { wg.Wait(); close(done) }()
-	moves := 0
-	for running := true; running; {
-		select {
-		case <-done:
-			running = false
-		case <-time.After(30 * time.Millisecond):
-			a.move() // what is under way goes on at the former one, and is sent again
-			moves++
-		}
-	}
-	t.Logf("%d moves in %d calls", moves, 2*callers*each)
+	wg.Wait()
+	t.Logf("%d calls by %d connections to two gateways in %v", 2*callers*each, dials.Load(), time.Since(began))
 }

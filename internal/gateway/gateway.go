@@ -90,6 +90,8 @@ type Gateway struct {
 	files    *fileSet // nil while it is not known which there are
 	nfs      *nfsserver.Server
 	sessions *sessionStore // nil below feature level 3
+	// handsOver: clients go from this gateway to others and back while all live
+	handsOver bool
 
 	room capacities
 
@@ -236,6 +238,7 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 	if cfg.Several {
 		othersOpen = g.othersOpen
 	}
+	g.handsOver = group != nil
 	g.nfs, err = nfsserver.New(ctx, nfsserver.Config{
 		Cluster: cfg.Cluster, Keys: keys, Exports: g.files.exports, Store: store,
 		Delegations: cfg.Delegations, Limits: nfsserver.Limits{State: state.Limits{ReplyCache: cfg.ReplyCache}},
@@ -324,11 +327,11 @@ func (g *Gateway) Rewriting() map[string]rewrite.Stats {
 // crash: nothing acknowledged is lost.
 func (g *Gateway) Stop(ctx context.Context) error {
 	g.files.end()
-	if g.cfg.Several {
+	if g.handsOver {
 		g.nfs.Prepare(ctx)
 	}
 	err := g.nfs.Shutdown(ctx)
-	if g.cfg.Several { // they need not wait for what is to be flushed
+	if g.handsOver { // they need not wait for what is to be flushed
 		g.nfs.GiveUpAll(ctx)
 	}
 	for _, sv := range g.files.volumes() {

@@ -43,6 +43,7 @@ type client struct {
 	copies clientCopies
 
 	since time.Time // it is served here
+	heard bool      // a call of it began since then
 	leave *leaving  // it is about to go to another server
 }
 

@@ -33,14 +33,16 @@ func (c *client) endLeave() {
 	}
 }
 
-// Since is since when a client is served here; the zero time if it is not.
-func (s *State) Since(id ClientID) time.Time {
+// Needs is until when a client should stay that was taken over a moment ago: for least, so that what it came for is done before it goes on. It has passed if the client was heard
+// of and has no call in progress, or is not served here.
+func (s *State) Needs(id ClientID, least time.Duration) time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c := s.clients[id]; c != nil {
-		return c.since
+	c := s.clients[id]
+	if c == nil || c.running == 0 && c.heard {
+		return time.Time{}
 	}
-	return time.Time{}
+	return c.since.Add(least)
 }
 
 // Served lists the clients that are served here and known to the store.

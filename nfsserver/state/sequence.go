@@ -147,6 +147,7 @@ func (s *State) Sequence(now time.Time, a SequenceArgs) (SequenceResult, Status)
 	sl.used, sl.resumed, sl.returned = true, false, false
 	sl.cached, sl.final = false, false
 	s.hear(now, ss.client)
+	ss.client.heard = true
 	call := &Call{
 		Client:    ss.client.id,
 		SessionID: ss.id,

@@ -12,8 +12,9 @@ import (
 )
 
 const (
-	// leastHold is how long a client that was taken over is served at least, so that what it came for is done before it goes on.
+	// leastHold is how long a client that was taken over is served while it has something to do, so that what it came for is done before it goes on; holdPause is between looks.
 	leastHold = 20 * time.Millisecond
+	holdPause = time.Millisecond
 	// quietWait is how long the calls of a client that leaves may take to end. Longer, and it stays: it will be asked for again.
 	quietWait = 4 * time.Second
 	// flushWait is how long what a client has written and not committed may take to become durable while its requests wait. What does not, it sends again: the next
@@ -34,11 +35,8 @@ func (s *Server) GiveUp(ctx context.Context, id state.ClientID) error {
 	if s.sessions == nil {
 		return vfs.Errorf(vfs.KindNotSupported, op, "clients do not outlive this server")
 	}
-	if hold := leastHold - s.cfg.Now().Sub(s.cfg.State.Since(id)); hold > 0 {
-		select {
-		case <-time.After(hold):
-		case <-ctx.Done():
-		}
+	for end := time.Now().Add(leastHold); time.Now().Before(end) && s.cfg.Now().Before(s.cfg.State.Needs(id, leastHold)) && ctx.Err() == nil; {
+		time.Sleep(holdPause)
 	}
 	unlock, err := s.turns.lock(ctx, id)
 	if err != nil {

@@ -102,7 +102,7 @@ func (c *clientChecker) record(p string, k, v []byte) {
 	case "C/":
 		r := new(metapb.ClientRecord)
 		must(r.UnmarshalVT(v))
-		if r.Origin == 0 || r.Gateway == "" && c.level < levelHandover || u64(0) == 0 || u64(0) >= max(c.counts["m/next/client"], 1) {
+		if r.Origin == 0 || r.Gateway == "" || u64(0) == 0 || u64(0) >= max(c.counts["m/next/client"], 1) {
 			c.fail("client %d: %v", u64(0), r)
 		}
 		if r.State != metapb.ClientState_CLIENT_ACTIVE && len(r.Sessions) > 0 {

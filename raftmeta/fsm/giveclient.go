@@ -9,7 +9,8 @@ import (
 const maxHanded = 16 << 10
 
 // giveClients ends that the caller's origin serves clients. Each gets an origin that nobody ever is, so that all that is said of a client whose origin has ended is
-// true of it: anybody may take it, and nothing that was decided before names it.
+// true of it: anybody may take it, and nothing that was decided before names it. The name of who served it last stays: when that gateway is restarted it asks for those that nobody has
+// taken.
 func (x *call) giveClients(c *metapb.GiveClients) (*metapb.Result, error) {
 	const op = "client.give"
 	if err := checkBatch(len(c.Clients), op); err != nil {
@@ -33,7 +34,7 @@ func (x *call) giveClients(c *metapb.GiveClients) (*metapb.Result, error) {
 		if r.Origin, err = x.next(counterKey{what: counterOrigin}); err != nil {
 			return nil, err
 		}
-		r.Gateway, r.Handed = "", g.Handed
+		r.Handed = g.Handed
 		if err := x.setClientRecord(r); err != nil {
 			return nil, err
 		}
