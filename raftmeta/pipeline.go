@@ -2,16 +2,12 @@ package raftmeta
 
 import (
 	"sync"
-	"sync/atomic"
 
 	"github.com/hashicorp/raft"
 )
 
-// transport is Raft's, with pipelines that end, and that send at the pace of who is needed.
-type transport struct {
-	*raft.NetworkTransport
-	pace *pace
-}
+// transport is Raft's, with pipelines that end.
+type transport struct{ *raft.NetworkTransport }
 
 // AppendEntriesPipeline implements raft.Transport.
 func (t transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
@@ -19,8 +15,7 @@ func (t transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAdd
 	if err != nil {
 		return nil, err
 	}
-	p := &pipeline{AppendPipeline: in, id: string(id), pace: t.pace, out: make(chan raft.AppendFuture), closed: make(chan struct{})}
-	p.pace.join(p)
+	p := &pipeline{AppendPipeline: in, out: make(chan raft.AppendFuture), closed: make(chan struct{})}
 	p.wg.Go(p.relay)
 	return p, nil
 }
@@ -30,21 +25,10 @@ func (t transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAdd
 // none. The follower would get no more entries from this leader, and the leader could not be shut down.
 type pipeline struct {
 	raft.AppendPipeline
-	id     string // of the follower
-	pace   *pace
 	out    chan raft.AppendFuture
 	closed chan struct{}
 	once   sync.Once
 	wg     sync.WaitGroup // relay
-
-	sent, answered atomic.Uint64 // messages
-}
-
-// AppendEntries implements raft.AppendPipeline. Raft calls it from one goroutine, and joins what is proposed meanwhile in the next message.
-func (p *pipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
-	p.pace.wait(p, len(args.Entries))
-	p.sent.Add(1)
-	return p.AppendPipeline.AppendEntries(args, resp)
 }
 
 // Consumer implements raft.AppendPipeline.
@@ -55,7 +39,6 @@ func (p *pipeline) relay() {
 		var f raft.AppendFuture
 		select {
 		case f = <-p.AppendPipeline.Consumer():
-			p.answered.Add(1)
 		case <-p.closed:
 			return
 		}
@@ -65,7 +48,6 @@ func (p *pipeline) relay() {
 			return
 		}
 		if !f.Response().Success { // or there was none
-			p.pace.leave(p)
 			_ = p.AppendPipeline.Close()
 			return
 		}
@@ -74,7 +56,6 @@ func (p *pipeline) relay() {
 
 // Close implements raft.AppendPipeline.
 func (p *pipeline) Close() error {
-	p.pace.leave(p)
 	err := p.AppendPipeline.Close()
 	p.once.Do(func() { close(p.closed) })
 	p.wg.Wait()

@@ -31,7 +31,7 @@ func TestPipelineEndsWithARefusal(t *testing.T) {
 			}
 		}
 	}()
-	p, err := transport{leader, &pace{voters: func() []string { return []string{"l", "f"} }, self: "l"}}.AppendEntriesPipeline("f", follower.LocalAddr())
+	p, err := transport{leader}.AppendEntriesPipeline("f", follower.LocalAddr())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -117,7 +117,7 @@ func (s *Server) openShard(id uint16) (_ *shard, err error) {
 		Results: machineResults,
 		Entry:   func(cmds, bytes int) { s.metrics.entry(id, cmds, bytes) },
 	})
-	if sh.raft, err = newRaft(conf, sh.host, sh.logs, snaps, transport{sh.trans, &pace{self: sh.info.ID, voters: sh.followed}}); err != nil {
+	if sh.raft, err = newRaft(conf, sh.host, sh.logs, snaps, transport{sh.trans}); err != nil {
 		return nil, vfs.Wrap(op, err)
 	}
 	sh.wg.Add(1)
@@ -296,15 +296,6 @@ func (sh *shard) read(ctx context.Context) (*machine.View, *fsm.Cache, error) {
 		return nil, nil, err
 	}
 	return sh.host.View()
-}
-
-// followed is voters for Raft's own goroutines, which begin before there is sh.raft.
-func (sh *shard) followed() []string {
-	<-sh.opened
-	if sh.raft == nil {
-		return nil
-	}
-	return sh.voters()
 }
 
 // voters lists the voters of the newest configuration, committed or not.
