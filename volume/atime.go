@@ -98,7 +98,7 @@ func (v *Volume) wasListed(a *vfs.Attr) bool {
 	return moves
 }
 
-// toucher tells the metadata what was read, and which ctimes it lacks, until the volume is closed.
+// toucher tells the metadata what was read, until the volume is closed.
 func (v *Volume) toucher() {
 	tick := time.NewTicker(v.cfg.AtimeInterval)
 	defer tick.Stop()
@@ -106,7 +106,6 @@ func (v *Volume) toucher() {
 		select {
 		case <-tick.C:
 			v.tellTouches(v.ctx)
-			v.tellCtimes(v.ctx)
 		case <-v.ctx.Done():
 			return
 		}

@@ -68,9 +68,7 @@ func (m *metadata) mustApply(t tb, cmd *metapb.Command) *metapb.Result {
 // apply runs one command as one log entry. m.mu is held.
 func (m *metadata) apply(cmd *metapb.Command) (*metapb.Result, error) {
 	now := time.Now()
-	if cmd.Time == nil {
-		cmd.Time = &metapb.Time{Sec: now.Unix(), Nsec: uint32(now.Nanosecond())}
-	}
+	cmd.Time = &metapb.Time{Sec: now.Unix(), Nsec: uint32(now.Nanosecond())}
 	enc, err := (&metapb.Entry{Format: fsm.EntryFormat, Commands: []*metapb.Command{cmd}}).MarshalVT()
 	if err != nil {
 		return nil, err

@@ -52,8 +52,6 @@ type inode struct {
 	// What buffered writes did to the attributes and the metadata was not told.
 	over overlay
 
-	ctime time.Time // of a SetAttr that changed nothing else; it counts if it is later than that of meta
-
 	chunks   map[uint64]*chunk // dirty or being flushed, by offset / chunkSize
 	frozen   uint64            // chunks from this index on are not flushed
 	seq      uint64            // of the last write
@@ -121,7 +119,6 @@ func (e *inode) attr() vfs.Attr {
 			a.Mode = vfs.ModeAfterWrite(&nobody, &a)
 		}
 	}
-	a.Ctime = e.ctimeOf(a.Ctime)
 	a.Change = e.top()
 	return a
 }
@@ -211,7 +208,7 @@ func (e *inode) grant(l *metapb.Lease, a vfs.Attr) {
 		e.lease = metapb.Lease{Origin: l.Origin, Epoch: l.Epoch, ChangeLimit: l.ChangeLimit}
 		e.meta, e.known, e.fresh = a, true, true
 		e.shown = a.Change
-		e.over, e.ctime = overlay{}, time.Time{}
+		e.over = overlay{}
 		e.extChanged(span{0, maxOffset})
 		if e.extChange != a.Change {
 			e.ext = extentMap{}
@@ -345,7 +342,7 @@ func (v *Volume) loseLease(e *inode, err error) {
 	v.watches.lost(e.ino)
 	e.lease = metapb.Lease{}
 	e.known, e.fresh = false, false
-	e.over, e.ctime = overlay{}, time.Time{}
+	e.over = overlay{}
 	e.sharing.epoch = 0
 	e.ext, e.extChange = extentMap{}, 0
 	e.extChanged(span{0, maxOffset})

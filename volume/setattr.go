@@ -97,11 +97,6 @@ func (v *Volume) setLeased(ctx context.Context, c *vfs.Cred, e *inode, s vfs.Set
 	if err := vfs.CheckSetAttr(c, &now, &s, opened, op); err != nil {
 		return vfs.Attr{}, err // before anything is flushed for it
 	}
-	if keeps(c, &now, &s) {
-		if a, ok := v.touchCtime(e); ok {
-			return a, nil
-		}
-	}
 	e.mu.Lock()
 	keep := uint64(maxOffset)
 	if s.Size != nil && !e.over.setID { // what falls with a write falls though its bytes are cut off

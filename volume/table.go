@@ -302,13 +302,6 @@ func (v *Volume) giveBackLease(ctx context.Context, e *inode, flush bool) {
 		e.mu.Unlock()
 		return
 	}
-	if e.owesCtime() {
-		e.mu.Unlock()
-		if v.tellCtime(ctx, e) != nil {
-			return // else it would go back; what ends the lease all the same loses it
-		}
-		e.mu.Lock()
-	}
 	if e.dead || !e.leased() {
 		e.ext, e.extChange = extentMap{}, 0
 		e.mu.Unlock()

@@ -110,10 +110,8 @@ type Volume struct {
 	fullness  fullness
 	fragments fragments
 	touches   touches
-
-	lateCtimes lateCtimes
-	closings   closings
-	cache      *blockCache
+	closings  closings
+	cache     *blockCache
 
 	origin      atomic.Uint64            // whose leases count; 0: any
 	incarnation atomic.Pointer[[16]byte] // of the origin
