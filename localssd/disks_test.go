@@ -76,7 +76,7 @@ func disk(t *testing.T, kind string, size int64, mkfs ...string) string {
 
 // Each file system that is known, by itself: what it lacks is what its bounds say.
 func TestDisks(t *testing.T) {
-	both := vfstest.Bounds{XattrName: 250, NoBtime: true, LinuxLinks: true, DirSize: true, SharedSpace: true, ClonePages: true, ReadIsData: true}
+	both := vfstest.Bounds{XattrName: 250, NoBtime: true, LinuxLinks: true, DirSize: true, SharedSpace: true, ClonePages: true, ReadIsData: true, TornReads: true}
 	xfs, btrfs := both, both
 	xfs.Symlink, xfs.DevMinor, xfs.Ahead = 1023, 1<<18-1, true
 	btrfs.XattrValue, btrfs.OneLink = 8000, true

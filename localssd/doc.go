@@ -71,4 +71,5 @@
 // without a name that was open when the process ended is gone. Birth times cannot be set. Limits of names and sizes of extended attributes are those of
 // the file system: names of 250 bytes, on ext4 4 KiB in all. Targets of symlinks have 1023 bytes on xfs, directories one link on btrfs. A clone (xfs, btrfs) whose
 // end is in the middle of a page has to end both files, as in the kernel; ext4 and tmpfs clone nothing, and copy without the bytes' leaving the kernel.
+// A read beside writes of the same bytes may see parts of several, as for any process of the machine.
 package localssd

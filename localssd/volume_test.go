@@ -46,7 +46,7 @@ type bounded struct {
 func (b bounded) Bounds() vfstest.Bounds { return b.bounds }
 
 func ext4(fs *localssd.FS) bounded {
-	return bounded{fs, vfstest.Bounds{MaxSize: 16<<40 - 4096, XattrName: 250, XattrValue: 1000, NoBtime: true, NoClone: true, ReadIsData: true, LinuxLinks: true, DirSize: true, SharedSpace: true}}
+	return bounded{fs, vfstest.Bounds{MaxSize: 16<<40 - 4096, XattrName: 250, XattrValue: 1000, NoBtime: true, NoClone: true, ReadIsData: true, LinuxLinks: true, DirSize: true, SharedSpace: true, TornReads: true}}
 }
 
 func TestConformance(t *testing.T) {

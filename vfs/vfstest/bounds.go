@@ -18,6 +18,7 @@ type Bounds struct {
 	DevMinor    uint32 // minor number of a device
 	OneLink     bool   // a directory has one link, whatever is in it
 	Ahead       bool   // more space may be allocated to a file than was written
+	TornReads   bool   // a read beside writes of the same bytes may see parts of several
 	ClonePages  bool   // a clone that does not end with a page ends with both files, else KindInvalid
 }
 
