@@ -308,6 +308,64 @@ func TestSeqidsGoAlong(t *testing.T) {
 	}
 }
 
+// What changes a client's opens and locks, of which no file system remembers an outcome, is answered the same by the server that the client goes to when it sends it again. The seqid
+// has moved on meanwhile: done again, it would be NFS4ERR_OLD_STATEID, or BAD_STATEID.
+func TestAnswersGoAlong(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	w := newSeveral(t, ctx)
+	c := w.client("c")
+	f, err := c.Create(ctx, c.root, "file", 0o666)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sl, err := c.Session(0).Slot(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := 0
+	again := func(what string, op nfsv4.NfsOpnum4, cp *nfsclient.Compound) (id nfsclient.Stateid) {
+		t.Helper()
+		cp.CacheThis = true
+		var first []byte
+		for try := range 3 { // at a third server, which has it from one that has only told it
+			r, err := (*nfsclient.Reply)(nil), error(nil)
+			if try == 0 {
+				r, err = sl.Do(ctx, cp)
+			} else {
+				at = 1 - at
+				c.move(w.pick(at))
+				r = resendTo(t, ctx, sl, cp)
+			}
+			if err != nil || r.Status != nfsv4.NFS4_OK {
+				t.Fatalf("%s, try %d: %v, %v", what, try, err, r)
+			}
+			if try == 0 {
+				first = bytes.Clone(r.Body())
+				if err := r.Skip(nfsv4.OP_PUTFH); err != nil {
+					t.Fatal(err)
+				}
+				if id, err = r.StateidOf(op); err != nil {
+					t.Fatal(err)
+				}
+			} else if !bytes.Equal(first, r.Body()) {
+				t.Fatalf("%s: first answer\n%x, then\n%x", what, first, r.Body())
+			}
+			r.Release()
+		}
+		return id
+	}
+	on := func() *nfsclient.Compound { return nfsclient.NewCompound().PutFH(f.FH) }
+	lock := &nfsclient.LockArgs{Type: nfsv4.WRITE_LT, Length: 10, Owner: "l", New: true, Stateid: f.Stateid}
+	lock.Stateid = again("the first lock", nfsv4.OP_LOCK, on().Lock(c.ID(), lock))
+	lock.New, lock.Offset = false, 20
+	lock.Stateid = again("another lock", nfsv4.OP_LOCK, on().Lock(c.ID(), lock))
+	lock.Stateid = again("unlock", nfsv4.OP_LOCKU, on().LockU(lock.Stateid, 0, 10))
+	id := again("open", nfsv4.OP_OPEN, on().Open(c.ID(), &nfsclient.OpenArgs{Access: nfsv4.OPEN4_SHARE_ACCESS_READ}))
+	id = again("downgrade", nfsv4.OP_OPEN_DOWNGRADE, on().OpenDowngrade(id, nfsv4.OPEN4_SHARE_ACCESS_READ, 0))
+	again("close", nfsv4.OP_CLOSE, on().Close(id))
+}
+
 const handoverSteps = 60
 
 // TestHandovers: random histories of clients that change servers at any time, with requests sent again, and with servers that fail or die at each step of a

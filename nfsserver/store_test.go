@@ -53,6 +53,7 @@ type keptStore struct {
 	clients    map[state.ClientID]state.ClientRecord
 	sessions   map[state.SessionID]state.SessionRecord
 	seqids     map[state.ClientID][]state.StateSeqid
+	replies    map[state.ClientID][]state.SlotReply
 	removed    map[state.ClientID]bool
 	failing    error // of PutClient and PutSession
 	unreleased error // of ReleaseSlots
@@ -61,7 +62,7 @@ type keptStore struct {
 var _ state.SessionStore = (*keptStore)(nil)
 
 func newKeptStore(fs *memfs.Kept) *keptStore {
-	return &keptStore{fs: fs, clients: map[state.ClientID]state.ClientRecord{}, seqids: map[state.ClientID][]state.StateSeqid{},
+	return &keptStore{fs: fs, clients: map[state.ClientID]state.ClientRecord{}, seqids: map[state.ClientID][]state.StateSeqid{}, replies: map[state.ClientID][]state.SlotReply{},
 		sessions: map[state.SessionID]state.SessionRecord{}, removed: map[state.ClientID]bool{}}
 }
 
@@ -147,7 +148,7 @@ func (k *keptStore) ReleaseSlots(_ context.Context, g state.SlotsGone) error {
 }
 
 func (k *keptStore) state(id state.ClientID) state.ClientState {
-	cs := state.ClientState{Client: k.clients[id], Seqids: k.seqids[id]}
+	cs := state.ClientState{Client: k.clients[id], Seqids: k.seqids[id], Replies: k.replies[id]}
 	for _, s := range k.sessions {
 		if s.Client == id {
 			cs.Sessions = append(cs.Sessions, s)
@@ -211,7 +212,7 @@ func (k *keptStore) Give(_ context.Context, id state.ClientID, h state.Handed) (
 			k.sessions[s.ID] = s
 		}
 	}
-	k.seqids[id] = h.Seqids
+	k.seqids[id], k.replies[id] = h.Seqids, h.Replies
 	_, ok := k.clients[id]
 	return ok, nil
 }

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"reflect"
 	"testing"
 
 	"github.com/rackfs/rackfs/nfsserver/state"
@@ -19,6 +20,38 @@ func FuzzClientRecord(f *testing.F) {
 			t.Fatal(err)
 		case err == nil && string(encodeClient(rec)) != string(b):
 			t.Fatalf("%x became %+v", b, rec)
+		}
+	})
+}
+
+// FuzzHanded reads anything as what is said of a client that was given up: what is understood is not more than it could say, and is written and read as the same.
+func FuzzHanded(f *testing.F) {
+	h := state.Handed{Seqids: []state.StateSeqid{{State: vfs.StateID{1}, Seqid: 7}}, Replies: []state.SlotReply{{Session: state.SessionID{3}, Slot: 1, Seq: 1 << 40, Digest: 9, Reply: []byte("reply")}}}
+	f.Add(encodeHanded(&h))
+	f.Add(append([]byte{seqidsFormat}, make([]byte, 2*seqidLen)...))
+	f.Add([]byte{handedFormat, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) > maxHanded {
+			return
+		}
+		seqids, replies := handedOf(b)
+		size := len(seqids) * seqidLen
+		for _, r := range replies {
+			size += len(r.Reply)
+		}
+		if size > len(b) {
+			t.Fatalf("%d bytes became %d", len(b), size)
+		}
+		out := encodeHanded(&state.Handed{Seqids: seqids, Replies: replies})
+		if len(out) > maxHanded {
+			t.Fatalf("%d bytes", len(out))
+		}
+		s, r := handedOf(out)
+		if n := len(r); n < len(replies) || len(s) < len(seqids) { // what there is no room for
+			replies, seqids = replies[:n], seqids[:len(s)]
+		}
+		if len(s)+len(seqids) > 0 && !reflect.DeepEqual(s, seqids) || len(r)+len(replies) > 0 && !reflect.DeepEqual(r, replies) {
+			t.Fatalf("%+v and %+v become %+v and %+v", seqids, replies, s, r)
 		}
 	})
 }

@@ -317,7 +317,7 @@ func (s *sessionStore) Give(ctx context.Context, id state.ClientID, h state.Hand
 			return false, vfs.Wrap(op, err)
 		}
 	}
-	g := &metapb.GivenClient{Client: uint64(id), Handed: encodeSeqids(h.Seqids)}
+	g := &metapb.GivenClient{Client: uint64(id), Handed: encodeHanded(&h)}
 	for i := range h.Sessions {
 		g.Sessions = append(g.Sessions, &metapb.SessionRecord{Id: h.Sessions[i].ID[:], Record: encodeSession(&h.Sessions[i])})
 	}
@@ -441,7 +441,7 @@ func clientState(c *metapb.ClientSessions) (state.ClientState, error) {
 		cs.Client.Copies = append(cs.Client.Copies, state.CopyRecord{ID: vfs.StateID(rest[:copyRecordLen-1]), Handle: slices.Clone(rest[copyRecordLen:end])})
 		rest = rest[end:]
 	}
-	cs.Seqids = seqidsOf(r.GetHanded())
+	cs.Seqids, cs.Replies = handedOf(r.GetHanded())
 	for _, s := range c.GetSessions() {
 		b := s.GetRecord()
 		if len(b) < sessionRecordLen || b[0] != sessionFormat || len(s.GetId()) != len(state.SessionID{}) {

@@ -243,9 +243,10 @@ func TestGive(t *testing.T) {
 		}
 		s.Last = []state.SlotRecord{{Slot: 0, Seq: 1<<32 + uint64(round), Final: true}, {Slot: 1, Seq: 1}, {Slot: 300, Seq: 1 << 62, Final: round == 1}}
 		seqids := []state.StateSeqid{{State: vfs.StateID{1, 2}, Seqid: 7}, {State: vfs.StateID{11: 3}, Seqid: 1 << 31}}[:round]
+		replies := []state.SlotReply{{Session: s.ID, Slot: 300, Seq: 1 << 62, Digest: 1 << 63, Reply: []byte("reply")}, {Session: s.ID, Reply: []byte{}}}[:round]
 		unknown := s
 		unknown.ID = state.SessionID{2}
-		if given, err := a.Give(ctx, ids[0], state.Handed{Sessions: []state.SessionRecord{s, unknown}, Seqids: seqids}); !given || err != nil {
+		if given, err := a.Give(ctx, ids[0], state.Handed{Sessions: []state.SessionRecord{s, unknown}, Seqids: seqids, Replies: replies}); !given || err != nil {
 			t.Fatalf("%v, %v", given, err)
 		}
 		must(a.PutSession(ctx, state.SessionPut{Client: rec, Session: s}), vfs.KindBusy)
@@ -253,7 +254,7 @@ func TestGive(t *testing.T) {
 		must(err, vfs.KindOK)
 		got, err := b.Take(ctx, id)
 		must(err, vfs.KindOK)
-		if want := (state.ClientState{Client: rec, Sessions: []state.SessionRecord{s}, Seqids: got.Seqids}); !slices.Equal(got.Seqids, seqids) || !reflect.DeepEqual(got, want) {
+		if want := (state.ClientState{Client: rec, Sessions: []state.SessionRecord{s}, Seqids: got.Seqids, Replies: got.Replies}); !slices.Equal(got.Seqids, seqids) || len(replies) > 0 && !reflect.DeepEqual(got.Replies, replies) || !reflect.DeepEqual(got, want) {
 			t.Fatalf("taken %+v, want %+v", got, want)
 		}
 		a, b = b, a

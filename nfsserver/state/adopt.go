@@ -71,6 +71,9 @@ func (s *State) Adopt(now time.Time, a Adoption) (eff Effects, again bool) {
 	for i := range a.Locks {
 		s.adoptLocks(c, &a.Locks[i], &eff)
 	}
+	for i := range a.Replies {
+		s.adoptReply(c, &a.Replies[i])
+	}
 	for _, q := range a.Seqids {
 		if h, ok := s.stateids[q.State]; ok && h.holder().client == c {
 			h.holder().seqid = q.Seqid
@@ -156,6 +159,20 @@ func (s *State) adoptSession(c *client, r *SessionRecord, slots []vfs.SlotSeq) {
 	if ss.sequence == c.csSequence {
 		c.csReply, c.csStatus = ss.reply(), nfsv4.NFS4_OK
 	}
+}
+
+// adoptReply has a slot answer a request that was answered by another server instance.
+func (s *State) adoptReply(c *client, r *SlotReply) {
+	ss := s.sessions[r.Session]
+	if ss == nil || ss.client != c || r.Slot >= uint32(len(ss.slots)) || uint64(len(r.Reply)) > uint64(ss.fore.MaxCachedResponse) {
+		return
+	}
+	sl := ss.slots[r.Slot]
+	if !sl.used || sl.wide != r.Seq { // there was a later request
+		return
+	}
+	sl.digest, sl.reply, sl.cached, sl.shared = r.Digest, r.Reply, true, true
+	s.st.CachedBytes += int64(cap(sl.reply))
 }
 
 func (s *State) adoptOpen(c *client, a *AdoptedOpen, eff *Effects) {

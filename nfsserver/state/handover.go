@@ -1,6 +1,8 @@
 package state
 
 import (
+	"cmp"
+	"slices"
 	"time"
 
 	"github.com/rackfs/rackfs/vfs"
@@ -116,8 +118,13 @@ func (s *State) Stay(id ClientID) {
 	}
 }
 
-// maxSeqids bounds Handed.Seqids. A Linux client whose next seqid is another than it expects waits for 5 s.
-const maxSeqids = 1024
+const (
+	// maxSeqids bounds Handed.Seqids. A Linux client whose next seqid is another than it expects waits for 5 s.
+	maxSeqids = 1024
+	// maxReply bounds one of Handed.Replies, in bytes: all of what changes opens, locks or names are shorter. maxReplies is for all of them.
+	maxReply   = 1 << 10
+	maxReplies = 8 << 10
+)
 
 // Leaving is what the next server is to know of a client that leaves.
 func (s *State) Leaving(id ClientID) (h Handed) {
@@ -130,6 +137,7 @@ func (s *State) Leaving(id ClientID) (h Handed) {
 	for ss := range c.sessions {
 		h.Sessions = append(h.Sessions, ss.record())
 	}
+	h.Replies = c.lastReplies()
 	for _, o := range c.opens {
 		h.add(&o.stateidState)
 	}
@@ -139,6 +147,33 @@ func (s *State) Leaving(id ClientID) (h Handed) {
 		}
 	}
 	return h
+}
+
+// lastReplies are those of the client's slots that the next server is to give again, the newest first.
+func (c *client) lastReplies() []SlotReply {
+	type kept struct {
+		ended uint64
+		SlotReply
+	}
+	var all []kept
+	for ss := range c.sessions {
+		for i, sl := range ss.slots {
+			if sl.used && sl.cached && len(sl.reply) <= maxReply {
+				all = append(all, kept{sl.ended, SlotReply{Session: ss.id, Slot: uint32(i), Seq: sl.wide, Digest: sl.digest, Reply: sl.reply}})
+				sl.shared = true
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b kept) int { return cmp.Compare(b.ended, a.ended) })
+	var out []SlotReply
+	n := 0
+	for _, k := range all {
+		if n += len(k.Reply); n > maxReplies {
+			break
+		}
+		out = append(out, k.SlotReply)
+	}
+	return out
 }
 
 func (h *Handed) add(st *stateidState) {

@@ -21,6 +21,7 @@ type slot struct {
 	returned bool   // it was given up and came back: sequence is the last of before, if the client still knows it, else it begins with 1
 	final    bool   // the last request is not to be executed again, see SlotRecord
 	told     uint32 // slotTable.lowered when the last request was answered
+	ended    uint64 // State.ended when it was
 	cached   bool   // reply holds the reply
 	shared   bool   // somebody else reads reply
 	reply    []byte
@@ -96,11 +97,8 @@ func (s *State) Sequence(now time.Time, a SequenceArgs) (SequenceResult, Status)
 	sl := ss.slots[a.Slot]
 	res := SequenceResult{HighestSlot: ss.highest(), TargetHighestSlot: ss.targetHighest(), StatusFlags: s.statusFlags(ss)}
 	switch {
-	case sl.resumed && sl.used && sl.final && a.Sequence == sl.sequence:
-		ss.client.renewed = now
-		s.st.UncachedReplays++
-		res.Uncached = !a.Single
-		return res, nfsv4.NFS4_OK
+	case sl.resumed && sl.used && (sl.final || sl.cached) && a.Sequence == sl.sequence:
+		return s.again(now, ss, sl, &a, res)
 	case sl.resumed && (!sl.used || int32(a.Sequence-sl.sequence) >= 0):
 		// Whoever accepted it before may have answered what left no trace. If it was a mutation that was done, the vfs
 		// tells its outcome again.
@@ -118,20 +116,8 @@ func (s *State) Sequence(now time.Time, a SequenceArgs) (SequenceResult, Status)
 			return SequenceResult{}, nfsv4.NFS4ERR_SEQ_MISORDERED
 		case sl.call != nil: // also for a probe of an interrupted client, which is no retry
 			return SequenceResult{}, nfsv4.NFS4ERR_DELAY
-		case a.Digest != sl.digest && a.Digest != 0 && sl.digest != 0:
-			s.st.FalseRetries++
-			return SequenceResult{}, nfsv4.NFS4ERR_SEQ_FALSE_RETRY
 		}
-		ss.client.renewed = now
-		s.st.Replays++
-		if sl.cached {
-			res.Replay = sl.reply
-			sl.shared = true // the next reply gets a new buffer
-			return res, nfsv4.NFS4_OK
-		}
-		s.st.UncachedReplays++
-		res.Uncached = !a.Single
-		return res, nfsv4.NFS4_OK
+		return s.again(now, ss, sl, &a, res)
 	default:
 		s.st.Misordered++
 		return SequenceResult{}, nfsv4.NFS4ERR_SEQ_MISORDERED
@@ -168,6 +154,24 @@ func (s *State) Sequence(now time.Time, a SequenceArgs) (SequenceResult, Status)
 	return res, nfsv4.NFS4_OK
 }
 
+// again answers a request that was answered before.
+func (s *State) again(now time.Time, ss *session, sl *slot, a *SequenceArgs, res SequenceResult) (SequenceResult, Status) {
+	if a.Digest != sl.digest && a.Digest != 0 && sl.digest != 0 {
+		s.st.FalseRetries++
+		return SequenceResult{}, nfsv4.NFS4ERR_SEQ_FALSE_RETRY
+	}
+	ss.client.renewed = now
+	s.st.Replays++
+	if sl.cached {
+		res.Replay = sl.reply
+		sl.shared = true // the next reply gets a new buffer
+		return res, nfsv4.NFS4_OK
+	}
+	s.st.UncachedReplays++
+	res.Uncached = !a.Single
+	return res, nfsv4.NFS4_OK
+}
+
 // statusFlags are sr_status_flags.
 func (s *State) statusFlags(ss *session) uint32 {
 	f := ss.client.delegationFlags()
@@ -196,7 +200,8 @@ func (s *State) Finish(now time.Time, c *Call, reply []byte) {
 	ss.running--
 	ss.client.running--
 	ss.client.renewed = now
-	sl.call, sl.final = nil, c.Final
+	s.ended++
+	sl.call, sl.final, sl.ended = nil, c.Final, s.ended
 	ss.client.leave.settle(ss.client)
 	if ss.ended {
 		return

@@ -3,6 +3,7 @@ package state_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -26,6 +27,7 @@ type slotWorld struct {
 	clients  map[state.ClientID]state.ClientRecord
 	sessions map[state.SessionID]state.SessionRecord
 	outcomes map[uint32]outcome
+	handed   map[state.ClientID][]state.SlotReply
 	ids      state.ClientID
 	failing  bool
 	pending  []state.Effects // of Tick, to be applied later
@@ -63,6 +65,8 @@ type clientSlot struct {
 	highest uint32 // sa_highest_slotid of the request, which may arrive late
 	arrived *state.Call
 	carried bool
+	kept    bool // its reply is kept by a server that lives, or went with the client
+	maybe   bool // it was, before a crash
 }
 
 // copied is a request that is on its way twice.
@@ -84,7 +88,7 @@ func (w *slotWorld) start() {
 		w.s.AddIDs([]state.ClientID{w.ids - i})
 	}
 	for _, c := range w.clients {
-		a := state.Adoption{ClientState: state.ClientState{Client: c}, Removals: w.s.Removals(), Slots: map[state.SessionID][]vfs.SlotSeq{}}
+		a := state.Adoption{ClientState: state.ClientState{Client: c, Replies: w.handed[c.ClientID]}, Removals: w.s.Removals(), Slots: map[state.SessionID][]vfs.SlotSeq{}}
 		for id, ss := range w.sessions {
 			ss.Version = 0 // is not kept
 			w.sessions[id] = ss
@@ -224,7 +228,7 @@ func (w *slotWorld) send() {
 	sl := w.slots[n]
 	w.requests++
 	sl.seq++
-	sl.request, sl.arrived, sl.carried = w.requests, nil, false
+	sl.request, sl.arrived, sl.carried, sl.kept, sl.maybe = w.requests, nil, false, false, false
 	sl.bare = w.num("bare", 0, 2) == 0
 	sl.highest = w.highestUsed()
 	if w.num("more than in use", 0, 3) == 0 {
@@ -262,12 +266,20 @@ func (w *slotWorld) arrive() {
 	case st != ok:
 		w.t.Fatalf("request %d on slot %d, seq %d, of %d, told %d and %d: %s", sl.request, n, sl.seq, sl.highest, w.highest, w.target, nfsv4.Nfsstat4_name[st])
 	case res.Call == nil: // of a retry
+		if got := string(res.Replay); got == "" && sl.kept || got != "" && (!sl.kept && !sl.maybe || got != reply(sl.request)) {
+			w.t.Fatalf("request %d on slot %d is answered %q, kept: %v", sl.request, n, got, sl.kept)
+		}
 		w.replayed++
 		w.answers = append(w.answers, answer{n, sl.seq, res.HighestSlot, res.TargetHighestSlot})
 		return
 	}
+	if sl.kept {
+		w.t.Fatalf("request %d on slot %d, whose reply is kept, is carried out again", sl.request, n)
+	}
 	sl.arrived, sl.carried = res.Call, false
 }
+
+func reply(request int) string { return fmt.Sprint("reply of ", request) }
 
 // carryOut makes the mutation of a request, unless its outcome is remembered.
 func (w *slotWorld) carryOut(n uint32, sl *clientSlot) {
@@ -310,7 +322,8 @@ func (w *slotWorld) finish() {
 func (w *slotWorld) finishOn(n uint32, sl *clientSlot) {
 	w.carryOut(n, sl)
 	highest, target := w.s.Slots(sl.arrived)
-	w.s.Finish(w.now, sl.arrived, []byte("reply"))
+	sl.kept = sl.arrived.CacheThis
+	w.s.Finish(w.now, sl.arrived, []byte(reply(sl.request)))
 	w.answers = append(w.answers, answer{n, sl.seq, highest, target})
 	sl.arrived = nil
 }
@@ -372,6 +385,7 @@ func (w *slotWorld) crash() {
 			w.carryOut(n, sl)
 		}
 		sl.arrived = nil
+		sl.kept, sl.maybe = false, sl.kept || sl.maybe
 		if sl.request != 0 && sl.bare && w.done[sl.request] > 0 { // what it did may be lost, and is done again
 			w.again[sl.request] = true
 		}
@@ -427,7 +441,9 @@ func (w *slotWorld) move() {
 	}
 	w.pending = nil
 	for _, id := range []state.ClientID{w.peer, w.client} {
-		for _, r := range w.s.Leaving(id).Sessions {
+		h := w.s.Leaving(id)
+		w.handed[id] = h.Replies
+		for _, r := range h.Sessions {
 			if _, ok := w.sessions[r.ID]; ok {
 				w.sessions[r.ID] = r
 			}

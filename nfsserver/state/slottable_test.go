@@ -13,7 +13,7 @@ import (
 
 func newSlotWorld(t *testing.T) *slotWorld {
 	w := &slotWorld{t: t, now: time.Unix(1e9, 0), clients: map[state.ClientID]state.ClientRecord{}, sessions: map[state.SessionID]state.SessionRecord{},
-		outcomes: map[uint32]outcome{}, slots: map[uint32]*clientSlot{}, done: map[int]int{}, again: map[int]bool{}}
+		outcomes: map[uint32]outcome{}, handed: map[state.ClientID][]state.SlotReply{}, slots: map[uint32]*clientSlot{}, done: map[int]int{}, again: map[int]bool{}}
 	w.start()
 	return w
 }

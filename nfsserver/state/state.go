@@ -49,6 +49,8 @@ type State struct {
 	unended  map[SessionID]SessionRecord
 	removals uint64
 
+	ended uint64 // calls that were answered
+
 	owed Effects // on files, those that could not be applied
 	st   Stats
 }

@@ -70,6 +70,7 @@ type ClientState struct {
 	Client   ClientRecord
 	Sessions []SessionRecord
 	Seqids   []StateSeqid // of Handed
+	Replies  []SlotReply  // of Handed
 }
 
 // Handed is what a server that gives a client up tells the next one.
@@ -77,6 +78,18 @@ type Handed struct {
 	Sessions []SessionRecord
 	// Seqids are the least that stateids have. Those that are not among them, or of a store that does not keep them, have 1.
 	Seqids []StateSeqid
+	// Replies are those of slots' last requests that are kept, the newest first. A store may drop those at the end: such a request is executed again.
+	Replies []SlotReply
+}
+
+// SlotReply is what a slot's last request was answered: a client that has lost its connection sends it again, and is to hear the same. Of what it did to
+// opens and locks no file system tells the outcome.
+type SlotReply struct {
+	Session SessionID
+	Slot    uint32
+	Seq     uint64 // long; the reply is void if SlotRecord has another one
+	Digest  uint64 // of the request
+	Reply   []byte
 }
 
 // StateSeqid is the seqid of a stateid.
