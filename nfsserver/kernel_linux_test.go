@@ -45,62 +45,66 @@ func TestKernelClient(t *testing.T) {
 	source := sourceTree(t, long)
 	for _, version := range versions {
 		t.Run(version, func(t *testing.T) {
-			n := kclient.NewNet(t)
-			var ln net.Listener
-			if err := n.Do(func() (err error) {
-				ln, err = net.Listen("tcp", n.Addr()+":2049")
-				return err
-			}); err != nil {
-				t.Fatal(err)
-			}
-			mem := memfs.New(memfs.Options{RootMode: 0o777})
-			srv, err := nfsserver.New(context.Background(), nfsserver.Config{
-				Cluster: [16]byte{1}, Keys: []handle.Key{{ID: 1, Secret: [16]byte{7}}}, Store: newMemStore(), Name: "kernel",
-				Exports: []export.Export{{ID: 1, FSID: 1, Path: "/default", FS: mem, Rules: export.Everyone(export.ReadWrite, export.SquashNone)}},
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			served := make(chan error, 1)
-			go func() { served <- srv.Serve(ln) }()
-			defer func() {
-				if err := srv.Shutdown(context.Background()); err != nil {
-					t.Error(err)
-				}
-				if err := <-served; err != nil {
-					t.Error(err)
-				}
-			}()
-
-			g := n.Boot(t, kclient.Guest{Name: "client", Modules: []string{"nfsv3"}})
-			g.Mount(t, kclient.NFS(n.Addr(), 2049, "/default", "/mnt/n", version))
-			checks := kclient.Program("posix", "run", "-dir", "/mnt/n", "-drop-caches", "-entries", entries)
-			if long {
-				checks.Env = append(checks.Env, "PATH="+os.Getenv("PATH")) // the check that builds a program finds go
-			}
-			g.MustRun(t, guestDeadline, checks)
-			g.MustRun(t, guestDeadline, kclient.Program("posix", "copy", source, "/mnt/n/tree"))
-			g.Unmount(t, "/mnt/n")
-			g.Mount(t, kclient.NFS(n.Addr(), 2049, "/default", "/mnt/n", version))
-			g.MustRun(t, guestDeadline, kclient.Program("posix", "compare", source, "/mnt/n/tree"))
-			readOnlyV3(t, n, g, mem, "/mnt/n/tree")
-			if long {
-				g.Mount(t, kclient.NFS(n.Addr(), 2049, "/", "/mnt/root", version, "nconnect=4"))
-				g.MustRun(t, guestDeadline, kclient.Program("posix", "fill", "-file", "/mnt/root/default/large", "-mib", "512"))
-				g.Unmount(t, "/mnt/root")
-			}
-			g.MustRun(t, guestDeadline, kclient.Command("dmesg", "--level=emerg,alert,crit,err,warn"))
-			g.Shutdown(t)
-			if st := srv.State(); st.Opens != 0 || st.Locks != 0 {
-				t.Errorf("after unmount: %d opens, %d locks", st.Opens, st.Locks)
-			}
+			kclient.AgainIfHangs(t, func(t testing.TB) { kernelClient(t, version, source, entries, long) })
 		})
+	}
+}
+
+func kernelClient(t testing.TB, version, source, entries string, long bool) {
+	n := kclient.NewNet(t)
+	var ln net.Listener
+	if err := n.Do(func() (err error) {
+		ln, err = net.Listen("tcp", n.Addr()+":2049")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	mem := memfs.New(memfs.Options{RootMode: 0o777})
+	srv, err := nfsserver.New(context.Background(), nfsserver.Config{
+		Cluster: [16]byte{1}, Keys: []handle.Key{{ID: 1, Secret: [16]byte{7}}}, Store: newMemStore(), Name: "kernel",
+		Exports: []export.Export{{ID: 1, FSID: 1, Path: "/default", FS: mem, Rules: export.Everyone(export.ReadWrite, export.SquashNone)}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(ln) }()
+	defer func() {
+		if err := srv.Shutdown(context.Background()); err != nil {
+			t.Error(err)
+		}
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	}()
+
+	g := n.Boot(t, kclient.Guest{Name: "client", Modules: []string{"nfsv3"}})
+	g.Mount(t, kclient.NFS(n.Addr(), 2049, "/default", "/mnt/n", version))
+	checks := kclient.Program("posix", "run", "-dir", "/mnt/n", "-drop-caches", "-entries", entries)
+	if long {
+		checks.Env = append(checks.Env, "PATH="+os.Getenv("PATH")) // the check that builds a program finds go
+	}
+	g.MustRun(t, guestDeadline, checks)
+	g.MustRun(t, guestDeadline, kclient.Program("posix", "copy", source, "/mnt/n/tree"))
+	g.Unmount(t, "/mnt/n")
+	g.Mount(t, kclient.NFS(n.Addr(), 2049, "/default", "/mnt/n", version))
+	g.MustRun(t, guestDeadline, kclient.Program("posix", "compare", source, "/mnt/n/tree"))
+	readOnlyV3(t, n, g, mem, "/mnt/n/tree")
+	if long {
+		g.Mount(t, kclient.NFS(n.Addr(), 2049, "/", "/mnt/root", version, "nconnect=4"))
+		g.MustRun(t, guestDeadline, kclient.Program("posix", "fill", "-file", "/mnt/root/default/large", "-mib", "512"))
+		g.Unmount(t, "/mnt/root")
+	}
+	g.MustRun(t, guestDeadline, kclient.Command("dmesg", "--level=emerg,alert,crit,err,warn"))
+	g.Shutdown(t)
+	if st := srv.State(); st.Opens != 0 || st.Locks != 0 {
+		t.Errorf("after unmount: %d opens, %d locks", st.Opens, st.Locks)
 	}
 }
 
 // readOnlyV3 mounts mem by the read-only NFSv3 too, from a server of its own, which is restarted while it is mounted. tree is a directory of mem
 // that the guest has mounted by NFSv4.
-func readOnlyV3(t *testing.T, n *kclient.Net, g *kclient.Running, mem *memfs.FS, tree string) {
+func readOnlyV3(t testing.TB, n *kclient.Net, g *kclient.Running, mem *memfs.FS, tree string) {
 	start := func() (stop func()) {
 		srv, err := nfsserver.New(context.Background(), nfsserver.Config{
 			Cluster: [16]byte{1}, Keys: []handle.Key{{ID: 1, Secret: [16]byte{7}}}, Store: newMemStore(), Name: "v3",
@@ -147,7 +151,7 @@ func readOnlyV3(t *testing.T, n *kclient.Net, g *kclient.Running, mem *memfs.FS,
 }
 
 // fillTree adds what Go's source does not have: a directory of several pages, data of several calls, odd modes.
-func fillTree(t *testing.T, mem *memfs.FS, dir string) {
+func fillTree(t testing.TB, mem *memfs.FS, dir string) {
 	at, err := mem.Lookup(t.Context(), &vfs.Root, vfs.RootIno, dir)
 	if err != nil {
 		t.Fatal(err)

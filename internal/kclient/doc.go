@@ -46,12 +46,21 @@
 // missing fsync visible (a killed process alone leaves its dirty pages to a kernel that goes on). The guest also dies
 // with the test process (parent death signal). Shutdown is the orderly end.
 //
+// # A guest whose kernel stands still
+//
+// Debian's build of that kernel can lose the signal of its timer: unblock_signals has two stores in the wrong order, and a signal that comes between them is forgotten. The timer is set
+// again only by who handles that signal, so the guest's time stands still; it answers packets, and nothing that waits for a time ends. Each guest therefore runs a copy of the kernel with the two
+// stores in order (image_linux.go). What else may be lost is found by watching: the guest's init says once a second that it is alive. To a kernel that is silent
+// for some seconds the harness sends the signals of the timer and of devices, which mean nothing if none was lost; what it then knows of it is in the test's log (Running's notes). One that
+// stays silent for a minute in which it could run is ended, and what waits for it fails with ErrGuestHangs. A slow guest is not one: looks at which it waited for a processor or for the
+// host's disk do not count (silence.go), and a program that hangs in a living guest does not keep init from beating. A test whose guests hold nothing that must be kept may run once more then: AgainIfHangs. Decision 0081.
+//
 // # Control protocol
 //
 // The guest's init is the test binary itself, which Main recognises by its environment. It talks to the harness over the
 // guest's first serial line, one end of a socket pair, so control survives a cut network. Both directions carry one JSON
 // object a line: requests (run, stdin, signal, mount, umount, load, halt) with an id, and events (out, err, done) with the
-// id of the request they belong to. Output travels in order; done is the last event of a request.
+// id of the request they belong to. Output travels in order; done is the last event of a request. Events without one say what was read (ack) and that init is alive (beat).
 //
 // # Processors
 //

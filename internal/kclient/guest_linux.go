@@ -45,6 +45,9 @@ type Running struct {
 	ended   <-chan struct{}
 	out     *lineWriter
 	acked   func(bytes int)
+	life    life
+	notes   *logTail // what the harness says of its kernel
+	t       testing.TB
 
 	mu      sync.Mutex
 	nextID  uint64               // protected by mu
@@ -110,8 +113,10 @@ func (n *Net) boot(t testing.TB, g Guest) (*Running, error) {
 	r := &Running{
 		name: g.Name, net: n, console: newQuietTail(t, g.Name+" console"),
 		addr: fmt.Sprintf("10.77.0.%d", host), tap: fmt.Sprintf("tap%d", number),
-		pending: map[uint64]*callWait{},
+		pending: map[uint64]*callWait{}, notes: newLogTail(t, g.Name+" kernel"), t: t,
 	}
+	r.life.wakeAfter.Store(wakeAfter)
+	r.life.hangsAfter.Store(hangsAfter)
 	dir := t.TempDir() // boot configuration and the kernel's run files
 	config, err := writeBootConfig(dir, g, r.addr)
 	if err != nil {
@@ -130,6 +135,7 @@ func (n *Net) boot(t testing.TB, g Guest) (*Running, error) {
 	defer guestEnd.Close()
 	self, err := os.Executable()
 	if err != nil {
+		control.Close()
 		return nil, err
 	}
 	args := []string{
@@ -141,7 +147,12 @@ func (n *Net) boot(t testing.TB, g Guest) (*Running, error) {
 	if g.Disk != "" {
 		args = append(args, "ubd0="+g.Disk)
 	}
-	r.cmd = exec.Command("linux.uml", args...)
+	kernel, err := kernelFile(dir, r.console)
+	if err != nil {
+		control.Close()
+		return nil, err
+	}
+	r.cmd = exec.Command(kernel, args...)
 	if r.cmd.Env, err = kernelEnv(t); err != nil {
 		control.Close()
 		return nil, err
@@ -160,6 +171,7 @@ func (n *Net) boot(t testing.TB, g Guest) (*Running, error) {
 	r.out, r.acked = &lineWriter{w: window}, window.ack
 	t.Cleanup(func() { r.Kill(t) })
 	go r.receive(control, booted)
+	go r.watch()
 	go func() { // the other end stays open in nobody once the guest is gone, but say so at once
 		<-r.ended
 		control.Close()
@@ -171,6 +183,9 @@ func (n *Net) boot(t testing.TB, g Guest) (*Running, error) {
 		}
 		return r, nil
 	case <-r.ended:
+		if r.life.hangs.Load() {
+			return nil, r.gone()
+		}
 		return nil, fmt.Errorf("the kernel ended with status %d:\n%s", exitStatus(r.cmd.ProcessState), r.console.tail())
 	case <-time.After(bootDeadline):
 		return nil, fmt.Errorf("not up after %v:\n%s", bootDeadline, r.console.tail())
@@ -211,8 +226,10 @@ func socketPair() (net.Conn, *os.File, error) {
 
 // receive hands events to the calls they belong to until the control line closes, and then ends all calls.
 func (r *Running) receive(control net.Conn, booted chan<- event) {
-	_ = readLines(control, func(e *event) {
+	_ = readLines(lifeReader{control, &r.life}, func(e *event) {
 		switch e.Verb {
+		case "beat": // it was heard, and has nothing to say
+			return
 		case "boot":
 			booted <- *e
 			return
@@ -253,7 +270,7 @@ func (r *Running) begin(q request, out, err func([]byte)) (uint64, *callWait, er
 	r.mu.Lock()
 	if r.pending == nil {
 		r.mu.Unlock()
-		return 0, nil, fmt.Errorf("%s: %w", r.name, ErrGuestGone)
+		return 0, nil, r.gone()
 	}
 	r.nextID++
 	q.ID = r.nextID
@@ -263,7 +280,7 @@ func (r *Running) begin(q request, out, err func([]byte)) (uint64, *callWait, er
 		r.mu.Lock()
 		delete(r.pending, q.ID)
 		r.mu.Unlock()
-		return 0, nil, fmt.Errorf("%s: %w: %w", r.name, ErrGuestGone, e)
+		return 0, nil, fmt.Errorf("%w: %w", r.gone(), e)
 	}
 	return q.ID, w, nil
 }
@@ -278,7 +295,7 @@ func (r *Running) call(ctx context.Context, q request) error {
 	case e, ok := <-w.done:
 		switch {
 		case !ok:
-			return fmt.Errorf("%s: %w", r.name, ErrGuestGone)
+			return r.gone()
 		case e.Err != "":
 			return fmt.Errorf("%s: %s", r.name, e.Err)
 		}
@@ -346,10 +363,13 @@ func (r *Running) Kill(t testing.TB) {
 func (r *Running) Shutdown(t testing.TB) {
 	t.Helper()
 	if err := r.out.send(request{Verb: "halt"}); err != nil {
-		t.Fatalf("kclient: halt %s: %v", r.name, err)
+		t.Fatalf("kclient: halt: %v: %v", r.gone(), err)
 	}
 	select {
 	case <-r.ended:
+		if r.life.hangs.Load() {
+			t.Fatalf("kclient: power off: %v", r.gone())
+		}
 	case <-time.After(requestDeadline):
 		t.Errorf("kclient: %s does not power off:\n%s", r.name, r.console.tail())
 	}

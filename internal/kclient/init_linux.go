@@ -85,12 +85,22 @@ func guestInit(configPath string) {
 		if err := s.out.send(boot); err != nil {
 			return err
 		}
+		go s.beat()
 		return readLines(&ackReader{line, s.out}, s.serve, func([]byte) {})
 	}()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "kclient init:", err)
 	}
 	powerOff()
+}
+
+// beat says regularly that the guest is alive: that its kernel has timers, runs programs and moves bytes. It ends with the guest.
+func (s *guestServer) beat() {
+	for range time.Tick(beatEvery) {
+		if err := s.out.send(event{Verb: "beat"}); err != nil {
+			return
+		}
+	}
 }
 
 func powerOff() {

@@ -27,7 +27,7 @@ type request struct {
 // event is one line from a guest's init to the harness.
 type event struct {
 	ID   uint64 `json:"id"`             // 0: the guest is up
-	Verb string `json:"verb"`           // boot, out, err, done, ack
+	Verb string `json:"verb"`           // boot, out, err, done, ack, beat
 	Data []byte `json:"data,omitempty"` // out, err
 	Code int    `json:"code"`           // done of run: exit status, or 128+signal; ack: bytes read
 	Err  string `json:"err,omitempty"`  // done: why the request itself failed

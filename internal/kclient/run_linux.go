@@ -99,7 +99,7 @@ func (k *Task) Wait(ctx context.Context) (int, error) {
 	}
 	switch {
 	case k.done.Verb == "":
-		return 0, fmt.Errorf("%s in %s: %w", k.name, k.guest.name, ErrGuestGone)
+		return 0, fmt.Errorf("%s in %w", k.name, k.guest.gone())
 	case k.done.Err != "":
 		return 0, fmt.Errorf("%s in %s: %w", k.name, k.guest.name, errors.New(k.done.Err))
 	}
@@ -136,6 +136,9 @@ func (k *Task) WaitOutput(t testing.TB, text string, deadline time.Duration) str
 	t.Helper()
 	line, err := k.log.wait(text, deadline, k.ended)
 	if err != nil {
+		if k.guest.life.hangs.Load() {
+			t.Fatalf("kclient: %s in %v", k.name, k.guest.gone())
+		}
 		t.Fatalf("kclient: %s in %s: %v", k.name, k.guest.name, err)
 	}
 	return line
