@@ -11,6 +11,7 @@
 //	internal/machine     fsm on Pebble, driven by Raft
 //	internal/snapstore   Raft snapshots by reference
 //	internal/mux         one port for RPC and every shard's Raft streams
+//	internal/raftnet     Raft's messages between the replicas of a shard
 //	internal/propose     commands coalesced into log entries
 //	internal/readindex   linearizable reads without clocks
 //

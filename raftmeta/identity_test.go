@@ -229,7 +229,7 @@ func TestMutualTLS(t *testing.T) {
 					from = "m1.00"
 				}
 				d := mux.Dialer{Cluster: string(testClusterID), Shard: 1, Self: from, Security: as(who.node, who.role), Dial: dial}
-				nc, err := d.Raft(ctx, st.Replica)
+				nc, _, err := d.Raft(ctx, st.Replica, mux.Newest)
 				if err == nil {
 					nc.Close()
 				}
@@ -256,7 +256,7 @@ func TestStreamRefusals(t *testing.T) {
 	} {
 		d, to := good, st.Replica
 		try(&d, &to)
-		nc, err := d.Raft(testContext(t), to)
+		nc, _, err := d.Raft(testContext(t), to, mux.Newest)
 		if err == nil {
 			nc.Close()
 		}

@@ -1,6 +1,7 @@
 package raftmeta
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net"
@@ -14,6 +15,7 @@ import (
 	"github.com/rackfs/rackfs/internal/vfile"
 	"github.com/rackfs/rackfs/internal/wire"
 	"github.com/rackfs/rackfs/raftmeta/fsm"
+	"github.com/rackfs/rackfs/raftmeta/internal/mux"
 	"github.com/rackfs/rackfs/raftmeta/internal/replica"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 )
@@ -152,6 +154,8 @@ type Options struct {
 	// Layers that fail below what does not go through files; nil: none.
 	pebbleFS   pvfs.FS
 	wrapStable func(raft.StableStore) raft.StableStore
+
+	raftProtocol mux.Protocol // the newest of Raft streams; 0: all that this release knows
 }
 
 func orDefault[T int | int64 | uint64 | time.Duration](v, def T) T {
@@ -170,6 +174,7 @@ func (o Options) withDefaults() Options {
 		o.Monotonic = func() time.Duration { return time.Since(began) }
 	}
 	o.files = orOS(o.files)
+	o.raftProtocol = cmp.Or(o.raftProtocol, mux.Newest)
 	if o.NodesFunc == nil {
 		nodes := slices.Clone(o.Nodes)
 		o.NodesFunc = func() []string { return nodes }

@@ -79,7 +79,7 @@ func Open(o Options) (s *Server, err error) {
 	s.blocks = pebble.NewCache(o.BlockCacheBytes)
 	s.peers = newPeers(o.dial, o.ClientSecurity, o.Logger)
 	s.rpc = wire.NewServer(s.serve, wire.ServerOptions{Security: o.Security, Logger: o.Logger})
-	s.mux = mux.New(mux.Options{Cluster: string(s.node.Cluster), Security: o.Security, ServeRPC: s.rpc.ServeConn, Logger: o.Logger})
+	s.mux = mux.New(mux.Options{Cluster: string(s.node.Cluster), Security: o.Security, ServeRPC: s.rpc.ServeConn, Logger: o.Logger, Newest: o.raftProtocol})
 	s.metrics = newMetrics(s)
 	for _, id := range s.node.Shards {
 		sh, err := s.openShard(id)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -28,7 +27,6 @@ const (
 	maxAppendEntries = 64
 	// transportTimeout bounds one message to a follower; that it lives is decided by heartbeats.
 	transportTimeout = 10 * time.Second
-	transportPool    = 3
 
 	snapshotDir = "snapshots" // in a replica's directory
 )
@@ -43,7 +41,7 @@ type shard struct {
 	logs    *replica.Logs
 	host    *machine.Host
 	streams *mux.Listener
-	trans   *raft.NetworkTransport
+	trans   *transport
 	raft    *raft.Raft
 	batch   *propose.Batcher
 
@@ -106,10 +104,7 @@ func (s *Server) openShard(id uint16) (_ *shard, err error) {
 		return nil, err
 	}
 	d := mux.Dialer{Cluster: string(s.node.Cluster), Shard: id, Self: sh.info.ID, Security: o.ClientSecurity, Dial: o.dial}
-	sh.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream: stream{sh.streams, d}, MaxPool: transportPool, Timeout: transportTimeout,
-		MsgpackUseNewTimeFormat: true, Logger: hlog.Named("transport"),
-	})
+	sh.trans = newTransport(network{sh.streams, d}, sh.info.ID, o.raftProtocol, sh.log, hlog.Named("transport"))
 	conf := raftConfig(o, sh.info.ID)
 	conf.Logger = hlog.Named("raft")
 	sh.batch = propose.New(propose.Options{
@@ -117,7 +112,7 @@ func (s *Server) openShard(id uint16) (_ *shard, err error) {
 		Results: machineResults,
 		Entry:   func(cmds, bytes int) { s.metrics.entry(id, cmds, bytes) },
 	})
-	if sh.raft, err = newRaft(conf, sh.host, sh.logs, snaps, transport{sh.trans}); err != nil {
+	if sh.raft, err = newRaft(conf, sh.host, sh.logs, snaps, sh.trans); err != nil {
 		return nil, vfs.Wrap(op, err)
 	}
 	sh.wg.Add(1)
@@ -175,23 +170,6 @@ func machineResults(response any) ([]*metapb.Result, error) {
 		return nil, vfs.Errorf(vfs.KindUnknown, "raftmeta.propose", "%w", r.Err)
 	}
 	return r.Results, nil
-}
-
-// stream is a shard's raft.StreamLayer. Addresses are replica ids.
-type stream struct {
-	*mux.Listener
-	d mux.Dialer
-}
-
-// Dial implements raft.StreamLayer.
-func (s stream) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
-	nc, err := s.d.Raft(ctx, string(to))
-	if err != nil {
-		return nil, err
-	}
-	return s.Track(nc)
 }
 
 // fatal is called on one of Raft's goroutines when the state machine or the log cannot go on. It stops
@@ -326,5 +304,3 @@ func (sh *shard) askTerm(ctx context.Context, voter string) (uint64, error) {
 	}
 	return reply.Term, nil
 }
-
-var _ raft.StreamLayer = stream{}

@@ -34,45 +34,51 @@ type Dialer struct {
 	Dial     DialFunc
 }
 
-// Raft opens a stream to the replica with id to. It fails if another replica answers at its address.
-func (d Dialer) Raft(ctx context.Context, to string) (net.Conn, error) {
+// Raft opens a stream to the replica with id to, of the newest protocol up to newest that both ends know. It fails if another replica answers at its
+// address.
+func (d Dialer) Raft(ctx context.Context, to string, newest Protocol) (net.Conn, Protocol, error) {
 	ctx, cancel := context.WithTimeout(ctx, HandshakeTimeout)
 	defer cancel()
 	node := NodeOf(to)
 	nc, err := d.Dial(ctx, node)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	conn, err := d.greet(ctx, nc, node, to)
+	conn, p, err := d.greet(ctx, nc, node, to, newest)
 	if err != nil {
 		nc.Close()
-		return nil, fmt.Errorf("raft stream of shard %d to %s: %w", d.Shard, to, err)
+		return nil, 0, fmt.Errorf("raft stream of shard %d to %s: %w", d.Shard, to, err)
 	}
-	return conn, nil
+	return conn, p, nil
 }
 
-func (d Dialer) greet(ctx context.Context, nc net.Conn, node, to string) (net.Conn, error) {
-	if err := writeBy(ctx, nc, appendPrelude(nil, kindRaft, d.Shard)); err != nil {
-		return nil, err
+func (d Dialer) greet(ctx context.Context, nc net.Conn, node, to string, newest Protocol) (net.Conn, Protocol, error) {
+	s := d.Security(node)
+	kind := byte(kindRaft)
+	if s.Mode == wire.ModeInsecure && newest == Raft2 {
+		kind = kindRaft2
 	}
-	conn, err := clientTLS(ctx, nc, d.Security(node))
+	if err := writeBy(ctx, nc, appendPrelude(nil, kind, d.Shard)); err != nil {
+		return nil, 0, err
+	}
+	conn, p, err := clientTLS(ctx, nc, s, newest)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	b, err := hello{shard: d.Shard, cluster: d.Cluster, from: d.Self, to: to}.append(nil)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if dl, ok := ctx.Deadline(); ok {
 		nc.SetDeadline(dl)
 	}
 	if _, err := conn.Write(b); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if err := readAnswer(conn); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	return conn, nc.SetDeadline(time.Time{})
+	return conn, p, nc.SetDeadline(time.Time{})
 }
 
 func writeBy(ctx context.Context, nc net.Conn, b []byte) error {

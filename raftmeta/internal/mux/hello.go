@@ -16,8 +16,9 @@ const (
 	helloMagic   = "RKMH"
 	version      = 1
 
-	kindRPC  = 1
-	kindRaft = 2
+	kindRPC   = 1
+	kindRaft  = 2
+	kindRaft2 = 3 // without TLS only, which agrees on the protocol otherwise
 
 	maxReason = 512 // bytes of a refusal's reason
 )

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -24,11 +25,31 @@ const (
 	maxHandshakes = 256
 	// backlog is how many accepted streams of a shard wait for Raft to take them.
 	backlog = 16
-	// alpn is the application protocol of Raft streams.
-	alpn = "rackfs-raft/1"
+	// alpn names the application protocols of Raft streams, with their number.
+	alpn = "rackfs-raft/"
 	// RoleMeta is the role in a certificate that lets a node speak Raft.
 	RoleMeta = "meta"
 )
+
+// Protocol is in which form Raft's messages are on a stream.
+type Protocol int
+
+// The protocols; each release knows all up to its newest.
+const (
+	Raft1  Protocol = iota + 1 // of hashicorp/raft's NetworkTransport
+	Raft2                      // of package raftnet
+	Newest = Raft2
+)
+
+// alpns are the names of the protocols up to p, the newest first: that is the order in which they are preferred.
+func (p Protocol) alpns() (names []string) {
+	for ; p >= Raft1; p-- {
+		names = append(names, p.alpn())
+	}
+	return names
+}
+
+func (p Protocol) alpn() string { return alpn + strconv.Itoa(int(p)) }
 
 // Options configures a Mux.
 type Options struct {
@@ -36,6 +57,7 @@ type Options struct {
 	Security wire.Security // server side: mode and certificate
 	ServeRPC func(net.Conn)
 	Logger   *slog.Logger
+	Newest   Protocol // of Raft streams; default all that this release knows
 }
 
 // Mux accepts connections and hands them on by what they say they are.
@@ -54,6 +76,9 @@ type Mux struct {
 
 // New makes a mux; Serve runs it.
 func New(o Options) *Mux {
+	if o.Newest == 0 {
+		o.Newest = Newest
+	}
 	return &Mux{
 		opt:    o,
 		slots:  make(chan struct{}, maxHandshakes),
@@ -142,8 +167,8 @@ func (m *Mux) handle(nc net.Conn) {
 			release()
 			m.opt.ServeRPC(nc)
 			return
-		case kindRaft:
-			err = m.acceptRaft(nc, shard)
+		case kindRaft, kindRaft2:
+			err = m.acceptRaft(nc, kind, shard)
 		default:
 			err = fmt.Errorf("stream kind %d", kind)
 		}
@@ -154,10 +179,16 @@ func (m *Mux) handle(nc net.Conn) {
 	}
 }
 
-func (m *Mux) acceptRaft(nc net.Conn, shard uint16) error {
-	conn, peer, err := serverTLS(nc, m.opt.Security)
+func (m *Mux) acceptRaft(nc net.Conn, kind byte, shard uint16) error {
+	conn, peer, p, err := serverTLS(nc, m.opt.Security, m.opt.Newest)
 	if err != nil {
 		return err
+	}
+	if kind == kindRaft2 {
+		if peer != nil || m.opt.Newest < Raft2 {
+			return fmt.Errorf("stream kind %d", kind)
+		}
+		p = Raft2
 	}
 	h, err := readHello(conn)
 	if err != nil {
@@ -183,7 +214,7 @@ func (m *Mux) acceptRaft(nc net.Conn, shard uint16) error {
 		return err
 	}
 	nc.SetDeadline(time.Time{})
-	return l.deliver(conn)
+	return l.deliver(Stream{conn, h.from}, p)
 }
 
 // NodeOf is the node's name in a replica id (NODE.RANDOM).
@@ -196,25 +227,25 @@ func NodeOf(replica string) string {
 
 // serverTLS secures the server's end of nc as s says. peer is nil if nobody
 // was authenticated.
-func serverTLS(nc net.Conn, s wire.Security) (net.Conn, *wire.Peer, error) {
+func serverTLS(nc net.Conn, s wire.Security, newest Protocol) (net.Conn, *wire.Peer, Protocol, error) {
 	if s.Mode == wire.ModeInsecure {
-		return nc, nil, nil
+		return nc, nil, Raft1, nil
 	}
 	if s.TLS == nil || s.TLS.ClientCAs == nil {
-		return nil, nil, vfs.Errorf(vfs.KindInvalid, "mux.accept", "security mode %v needs a TLS configuration with the cluster's CA", s.Mode)
+		return nil, nil, 0, vfs.Errorf(vfs.KindInvalid, "mux.accept", "security mode %v needs a TLS configuration with the cluster's CA", s.Mode)
 	}
-	cfg := raftTLS(s.TLS)
+	cfg := raftTLS(s.TLS, newest)
 	cfg.ClientAuth = tls.RequireAndVerifyClientCert
 	tc := tls.Server(nc, cfg)
 	if err := tc.Handshake(); err != nil {
-		return nil, nil, err
+		return nil, nil, 0, err
 	}
-	peer, err := tlsPeer(tc)
+	peer, p, err := tlsPeer(tc, newest)
 	if cfg.VerifyConnection != nil {
 		cs := tc.ConnectionState()
-		return &verified{tc, func() error { return cfg.VerifyConnection(cs) }}, peer, err
+		return &verified{tc, func() error { return cfg.VerifyConnection(cs) }}, peer, p, err
 	}
-	return tc, peer, err
+	return tc, peer, p, err
 }
 
 // verified is a stream whose peer is asked for at each message: one that was removed since it connected is cut off.
@@ -233,43 +264,46 @@ func (v *verified) Read(b []byte) (int, error) {
 	return n, err
 }
 
-func clientTLS(ctx context.Context, nc net.Conn, s wire.Security) (net.Conn, error) {
+func clientTLS(ctx context.Context, nc net.Conn, s wire.Security, newest Protocol) (net.Conn, Protocol, error) {
 	if s.Mode == wire.ModeInsecure {
-		return nc, nil
+		return nc, newest, nil
 	}
 	if s.TLS == nil || s.TLS.RootCAs == nil || s.TLS.ServerName == "" || s.TLS.InsecureSkipVerify {
-		return nil, vfs.Errorf(vfs.KindInvalid, "mux.dial", "security mode %v needs a TLS configuration that checks the node's name against the cluster's CA", s.Mode)
+		return nil, 0, vfs.Errorf(vfs.KindInvalid, "mux.dial", "security mode %v needs a TLS configuration that checks the node's name against the cluster's CA", s.Mode)
 	}
-	tc := tls.Client(nc, raftTLS(s.TLS))
+	tc := tls.Client(nc, raftTLS(s.TLS, newest))
 	if err := tc.HandshakeContext(ctx); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	_, err := tlsPeer(tc)
-	return tc, err
+	_, p, err := tlsPeer(tc, newest)
+	return tc, p, err
 }
 
 // raftTLS is c with everything set that these streams' security rests on. Raft
 // streams are always encrypted: they carry the cluster's keys.
-func raftTLS(c *tls.Config) *tls.Config {
+func raftTLS(c *tls.Config, newest Protocol) *tls.Config {
 	c = c.Clone()
 	c.MinVersion, c.MaxVersion = tls.VersionTLS13, tls.VersionTLS13
-	c.NextProtos = []string{alpn}
+	c.NextProtos = newest.alpns()
 	c.SessionTicketsDisabled = true
 	c.ClientSessionCache = nil
 	c.GetConfigForClient = nil
 	return c
 }
 
-func tlsPeer(tc *tls.Conn) (*wire.Peer, error) {
+func tlsPeer(tc *tls.Conn, newest Protocol) (*wire.Peer, Protocol, error) {
 	cs := tc.ConnectionState()
-	if cs.NegotiatedProtocol != alpn {
-		return nil, errors.New("the peer does not speak " + alpn)
+	p := newest
+	for ; p.alpn() != cs.NegotiatedProtocol; p-- {
+		if p == Raft1 {
+			return nil, 0, fmt.Errorf("the peer speaks none of %q", newest.alpns())
+		}
 	}
 	name, roles, err := pki.Subject(cs.PeerCertificates[0])
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	return &wire.Peer{Name: name, Roles: roles}, nil
+	return &wire.Peer{Name: name, Roles: roles}, p, nil
 }
 
 // Listen makes the listener of a shard's Raft streams for replica self.
@@ -282,7 +316,10 @@ func (m *Mux) Listen(shard uint16, self string) (*Listener, error) {
 	if m.shards[shard] != nil {
 		return nil, vfs.Errorf(vfs.KindInternal, "mux.listen", "shard %d has a listener already", shard)
 	}
-	l := &Listener{mux: m, shard: shard, self: self, in: make(chan net.Conn, backlog), done: make(chan struct{}), conns: map[*conn]struct{}{}}
+	l := &Listener{mux: m, shard: shard, self: self, in: map[Protocol]chan Stream{}, done: make(chan struct{}), conns: map[*conn]struct{}{}}
+	for p := Raft1; p <= Newest; p++ {
+		l.in[p] = make(chan Stream, backlog)
+	}
 	m.shards[shard] = l
 	return l, nil
 }
@@ -314,12 +351,18 @@ type Listener struct {
 	mux   *Mux
 	shard uint16
 	self  string
-	in    chan net.Conn
+	in    map[Protocol]chan Stream
 	done  chan struct{}
 	once  sync.Once
 
 	mu    sync.Mutex
 	conns map[*conn]struct{} // nil after Close
+}
+
+// Stream is an accepted stream of the replica Peer.
+type Stream struct {
+	net.Conn
+	Peer string
 }
 
 // conn is a stream of Raft. Raft forgets some when it ends, so that the
@@ -350,14 +393,14 @@ func (l *Listener) Track(nc net.Conn) (net.Conn, error) {
 	return c, nil
 }
 
-func (l *Listener) deliver(c net.Conn) error {
+func (l *Listener) deliver(c Stream, p Protocol) error {
 	select {
 	case <-l.done:
 		return ErrClosed
 	default:
 	}
 	select {
-	case l.in <- c:
+	case l.in[p] <- c:
 		select {
 		case <-l.done: // Close may have emptied the channel before c was in it
 			l.drain()
@@ -371,13 +414,20 @@ func (l *Listener) deliver(c net.Conn) error {
 	}
 }
 
-// Accept waits for the next stream.
+// Accept waits for the next stream of the first protocol.
 func (l *Listener) Accept() (net.Conn, error) {
+	s, err := l.AcceptStream(Raft1)
+	return s.Conn, err
+}
+
+// AcceptStream waits for the next stream of a protocol.
+func (l *Listener) AcceptStream(p Protocol) (Stream, error) {
 	select {
-	case c := <-l.in:
-		return l.Track(c)
+	case c := <-l.in[p]:
+		nc, err := l.Track(c.Conn)
+		return Stream{nc, c.Peer}, err
 	case <-l.done:
-		return nil, ErrClosed
+		return Stream{}, ErrClosed
 	}
 }
 
@@ -401,12 +451,14 @@ func (l *Listener) Close() error {
 }
 
 func (l *Listener) drain() {
-	for {
-		select {
-		case c := <-l.in:
-			c.Close()
-		default:
-			return
+	for _, in := range l.in {
+		for more := true; more; {
+			select {
+			case c := <-in:
+				c.Close()
+			default:
+				more = false
+			}
 		}
 	}
 }

@@ -31,7 +31,7 @@ func TestPipelineEndsWithARefusal(t *testing.T) {
 			}
 		}
 	}()
-	p, err := transport{leader}.AppendEntriesPipeline("f", follower.LocalAddr())
+	p, err := transport1{leader}.AppendEntriesPipeline("f", follower.LocalAddr())
 	if err != nil {
 		t.Fatal(err)
 	}

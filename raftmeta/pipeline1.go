@@ -6,11 +6,11 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// transport is Raft's, with pipelines that end.
-type transport struct{ *raft.NetworkTransport }
+// transport1 is that of Raft streams' first protocol, with pipelines that end.
+type transport1 struct{ *raft.NetworkTransport }
 
 // AppendEntriesPipeline implements raft.Transport.
-func (t transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
+func (t transport1) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
 	in, err := t.NetworkTransport.AppendEntriesPipeline(id, target)
 	if err != nil {
 		return nil, err
