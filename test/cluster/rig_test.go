@@ -18,6 +18,7 @@ import (
 
 	"github.com/rackfs/rackfs/api"
 	"github.com/rackfs/rackfs/internal/kclient"
+	"github.com/rackfs/rackfs/test/binary"
 	"github.com/rackfs/rackfs/test/journal"
 	"github.com/rackfs/rackfs/test/keep"
 )
@@ -25,7 +26,8 @@ import (
 // patience is how long a test waits for what must happen; it decides only when a hanging test ends.
 const patience = 5 * time.Minute
 
-var binary string
+// rackfs is the path of the program.
+var rackfs string
 
 func TestMain(m *testing.M) {
 	kclient.Main(suite{m}, kclient.Programs{"journal": journal.Main, "keep": keep.Main})
@@ -41,11 +43,8 @@ func (s suite) Run() int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	binary = filepath.Join(dir, "rackfs")
-	build := exec.Command("go", "build", "-o", binary, "github.com/rackfs/rackfs/cmd/rackfs")
-	build.Stderr = os.Stderr
-	if err := build.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "build rackfs:", err)
+	if rackfs, err = binary.Build(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return s.m.Run()
@@ -124,6 +123,9 @@ func (m *machine) config() string { return filepath.Join(m.dir, m.name+".yaml") 
 
 func (m *machine) configure() {
 	m.t.Helper()
+	if err := binary.Started(rackfs); err != nil {
+		m.t.Fatal(err)
+	}
 	c, served := m.conf, m.host
 	if c.anywhere {
 		served = ""
@@ -158,7 +160,7 @@ func (m *machine) run(args ...string) (stdout string, err error) {
 	m.t.Helper()
 	ctx, cancel := context.WithTimeout(m.t.Context(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, binary, append(args, "--config", m.config())...)
+	cmd := exec.CommandContext(ctx, rackfs, append(args, "--config", m.config())...)
 	var out, bad bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &bad
 	start := cmd.Run
@@ -174,7 +176,7 @@ func (m *machine) run(args ...string) (stdout string, err error) {
 // bare runs a command that has no configuration yet.
 func (m *machine) bare(args ...string) string {
 	m.t.Helper()
-	out, err := exec.CommandContext(m.t.Context(), binary, args...).Output()
+	out, err := exec.CommandContext(m.t.Context(), rackfs, args...).Output()
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -219,7 +221,7 @@ func (m *machine) begin(args ...string) {
 		m.t.Fatal(err)
 	}
 	defer stdout.Close()
-	m.cmd = exec.Command(binary, append([]string{"node", "--config", m.config()}, args...)...)
+	m.cmd = exec.Command(rackfs, append([]string{"node", "--config", m.config()}, args...)...)
 	m.cmd.Stdout, m.cmd.Stderr = stdout, log
 	if m.at != nil {
 		if m.done, err = m.at.Spawn(m.cmd); err != nil {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -18,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rackfs/rackfs/internal/kclient"
+	"github.com/rackfs/rackfs/test/binary"
 	"github.com/rackfs/rackfs/test/journal"
 	"github.com/rackfs/rackfs/test/posix"
 )
@@ -48,14 +48,11 @@ func (s suite) Run() int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	binary := filepath.Join(dir, "rackfs")
-	build := exec.Command("go", "build", "-o", binary, "github.com/rackfs/rackfs/cmd/rackfs")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build rackfs: %v\n%s", err, out)
-		return 1
+	path, err := binary.Build(dir)
+	if err == nil {
+		err = os.Setenv(envBinary, path)
 	}
-	if err := os.Setenv(envBinary, binary); err != nil {
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -86,6 +83,9 @@ func serverUnderTest(t testing.TB) server {
 	t.Helper()
 	switch name := os.Getenv(envServer); name {
 	case "":
+		if err := binary.Started(os.Getenv(envBinary)); err != nil {
+			t.Fatal(err)
+		}
 		return server{
 			args: func(_ testing.TB, data, addr string) []string {
 				return []string{os.Getenv(envBinary), "dev", "--data", data, "--nfs", fmt.Sprintf("%s:%d", addr, nfsPort), "--allow", "10.77.0.0/24"}
