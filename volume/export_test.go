@@ -38,3 +38,10 @@ func (v *Volume) Opens(ino vfs.Ino) (read, write int) {
 	defer v.table.mu.Unlock()
 	return e.opens[openIndex(vfs.OpenRead)], e.opens[openIndex(vfs.OpenWrite)]
 }
+
+// Cached is how many bytes of memory the cache of blocks has, with those that are lent.
+func (v *Volume) Cached() int64 {
+	v.cache.mu.Lock()
+	defer v.cache.mu.Unlock()
+	return v.cache.used
+}

@@ -33,6 +33,11 @@ type picture struct {
 
 // Read implements vfs.FS.
 func (v *Volume) Read(ctx context.Context, ino vfs.Ino, off uint64, p []byte) (int, bool, error) {
+	return v.read(ctx, ino, off, p, nil)
+}
+
+// read is Read. If l is not nil, what is read may be lent instead of copied.
+func (v *Volume) read(ctx context.Context, ino vfs.Ino, off uint64, p []byte, l *loan) (int, bool, error) {
 	const op = "read"
 	e := v.acquire(ino)
 	defer v.release(e)
@@ -48,7 +53,7 @@ func (v *Volume) Read(ctx context.Context, ino vfs.Ino, off uint64, p []byte) (i
 			return 0, false, vfs.Wrap(op, failed)
 		}
 		failed = nil
-		err = v.fill(ctx, e, pic.gaps, off, p[:pic.n])
+		err = v.fill(ctx, e, pic.gaps, off, p[:pic.n], l)
 		if err == nil {
 			v.readAhead(e, off, off+uint64(pic.n))
 			v.wasRead(e, pic.change)
@@ -281,8 +286,13 @@ func (v *Volume) queryExtents(ctx context.Context, e *inode, off, n uint64, rese
 	return ans, nil
 }
 
-// fill reads the segments into p, which begins at offset off.
-func (v *Volume) fill(ctx context.Context, e *inode, segs []segment, off uint64, p []byte) error {
+// fill reads the segments into p, which begins at offset off, or lends them.
+func (v *Volume) fill(ctx context.Context, e *inode, segs []segment, off uint64, p []byte, l *loan) error {
+	if l != nil {
+		if done, err := l.lend(ctx, segs, off, off+uint64(len(p)), e.sequential(off)); done || err != nil {
+			return err
+		}
+	}
 	stored, last := 0, 0
 	for i := range segs {
 		s := &segs[i]

@@ -333,6 +333,24 @@ func (f *leasedFS) Read(ctx context.Context, ino vfs.Ino, off uint64, p []byte) 
 	return n, eof && err == nil, err
 }
 
+// View implements vfs.Viewer.
+func (f *leasedFS) View(ctx context.Context, ino vfs.Ino, off uint64, p []byte) (vfs.View, error) {
+	var w vfs.View
+	_, err := read(f, "read", func(fs vfs.FS) (_ int, err error) {
+		if x, ok := fs.(vfs.Viewer); ok {
+			w, err = x.View(ctx, ino, off, p)
+		} else {
+			w.N, w.EOF, err = fs.Read(ctx, ino, off, p)
+		}
+		return 0, err
+	})
+	if err != nil {
+		w.End()
+		return vfs.View{}, err
+	}
+	return w, nil
+}
+
 func (f *leasedFS) SetAttr(ctx context.Context, c *vfs.Cred, ino vfs.Ino, s vfs.SetAttr, opened bool) (vfs.Attr, error) {
 	return change(ctx, f, "setattr", func(fs vfs.FS) (vfs.Attr, error) { return fs.SetAttr(ctx, c, ino, s, opened) })
 }

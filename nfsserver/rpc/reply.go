@@ -64,6 +64,24 @@ func (r *Reply) AttachOpaque(p []byte, release func()) {
 	r.B = append(r.B, zeros[:xdr.Pad(len(p))]...)
 }
 
+// AttachOpaques is AttachOpaque of data in several slices, of which there is at least one.
+func (r *Reply) AttachOpaques(parts [][]byte, release func()) {
+	n := 0
+	for _, p := range parts {
+		n += len(p)
+	}
+	r.B = xdr.AppendUint32(r.B, uint32(n))
+	for i, p := range parts {
+		if i == len(parts)-1 {
+			r.Attach(p, release)
+		} else {
+			r.Attach(p, nil)
+		}
+	}
+	var zeros [4]byte
+	r.B = append(r.B, zeros[:xdr.Pad(n)]...)
+}
+
 // AppendTo appends everything after m to dst, external slices included, for a
 // reply cache.
 func (r *Reply) AppendTo(dst []byte, m Mark) []byte {

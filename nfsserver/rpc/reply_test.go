@@ -35,3 +35,25 @@ func TestReplyMarksAndTruncate(t *testing.T) {
 		t.Error("released twice")
 	}
 }
+
+func TestReplyOfSeveralSlices(t *testing.T) {
+	var r Reply
+	r.begin()
+	released := 0
+	r.AttachOpaques([][]byte{[]byte("abc"), []byte("de"), []byte("fgh")}, func() { released++ })
+	want := []byte("\x00\x00\x00\x08abcdefgh")
+	if got := r.AppendTo(nil, r.Start()); !bytes.Equal(got, want) || r.Len() != len(want) {
+		t.Errorf("three slices: %q of length %d", got, r.Len())
+	}
+	m := r.Mark()
+	r.AttachOpaques([][]byte{[]byte("abcde")}, func() { released += 10 })
+	if got, want := r.AppendTo(nil, m), []byte("\x00\x00\x00\x05abcde\x00\x00\x00"); !bytes.Equal(got, want) {
+		t.Errorf("one slice: %q", got)
+	}
+	if r.Truncate(m); released != 10 {
+		t.Errorf("released %d after the second was dropped", released)
+	}
+	if r.Truncate(r.Start()); released != 11 {
+		t.Errorf("released %d after both were dropped", released)
+	}
+}

@@ -246,7 +246,32 @@ func (e *env) read(ino vfs.Ino, off uint64, n int) []byte {
 	if uint64(got) != wantN || eof != (off+wantN >= size) {
 		e.Fatalf("read %d at %d of %d bytes: n %d eof %v", n, off, size, got, eof)
 	}
+	if x, ok := optional[vfs.Viewer](e.fs); ok {
+		seen := bytes.Repeat([]byte{0xEE}, n)
+		k, viewEOF, err := view(e.ctx, x, ino, off, seen)
+		e.ok(err)
+		if k != got || viewEOF != eof || !bytes.Equal(seen[:k], buf[:got]) {
+			e.Fatalf("view of %d at %d of %d bytes: n %d eof %v, unlike what was read", n, off, size, k, viewEOF)
+		}
+	}
 	return buf[:got]
+}
+
+// view is View as Read: what is lent is copied to p.
+func view(ctx context.Context, fs vfs.Viewer, ino vfs.Ino, off uint64, p []byte) (int, bool, error) {
+	w, err := fs.View(ctx, ino, off, p)
+	if err != nil {
+		return 0, false, err
+	}
+	defer w.End()
+	n := 0
+	for _, b := range w.Lent {
+		n += copy(p[n:], b)
+	}
+	if w.Lent != nil && n != w.N {
+		return n, w.EOF, fmt.Errorf("%d bytes were lent, for %d", n, w.N)
+	}
+	return w.N, w.EOF, nil
 }
 
 // holds checks the whole content of a file.
