@@ -7,7 +7,7 @@
 //   - the interface [FS]: inode-based POSIX operations that carry the caller's
 //     credentials and return attributes together with their effect, so that a
 //     front end needs no second call to answer its client;
-//   - what an FS may have besides, for front ends to assert: [Allocator], [Seeker], [Cloner];
+//   - what an FS may have besides, for front ends to assert: [Allocator], [Seeker], [Cloner], [Viewer];
 //   - the plain data it speaks in: [Ino], [Attr], [Cred], [SetAttr], [Dirent];
 //   - the POSIX permission rules as pure functions ([Attr.Permits],
 //     [CheckSetAttr], [CheckSticky], ...), used by the replicated state machine inside

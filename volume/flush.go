@@ -83,7 +83,11 @@ func (v *Volume) flushChunk(e *inode, ch *chunk, inline bool) {
 	ok := v.spawn(func() {
 		// If the lease is lost meanwhile the chunk is taken out of the inode, or, if the command is under way,
 		// the command's epoch is not that of any lease any more.
-		if exts, err := v.place(e, ps, inline, chunkSize); err != nil {
+		written := ps
+		if !inline {
+			written = v.bridge(e, ch, ps)
+		}
+		if exts, err := v.place(e, written, inline, chunkSize); err != nil {
 			v.dropFlushing(e, ch, err)
 		} else {
 			v.commitReady(e, flushed{ch: ch, exts: exts, end: ps.end()})
@@ -359,6 +363,7 @@ func (v *Volume) flushedChunk(e *inode, ch *chunk) {
 	index := ch.flushing[0].off / chunkSize
 	ch.flushing.release(&v.pool)
 	ch.flushing = nil
+	v.unbridge(ch)
 	v.quota.settle(ch.leaving, 0)
 	ch.leaving, ch.leavingUnlimited = nil, false
 	v.dirty.flushDone(int64(freed))

@@ -117,6 +117,7 @@ type Volume struct {
 	incarnation atomic.Pointer[[16]byte] // of the origin
 
 	blockWriters chan struct{} // slots for block writes
+	bridging     chan struct{} // slots for chunks whose pieces are joined
 
 	ctx    context.Context // ends when the volume is closed: that of background work
 	cancel context.CancelFunc
@@ -134,7 +135,7 @@ var _ vfs.FS = (*Volume)(nil)
 // registered. Shut it down.
 func New(cfg Config) *Volume {
 	cfg.setDefaults()
-	v := &Volume{cfg: cfg, blockWriters: make(chan struct{}, cfg.BlockWriters), work: make(chan func())}
+	v := &Volume{cfg: cfg, blockWriters: make(chan struct{}, cfg.BlockWriters), bridging: make(chan struct{}, bridgesAtOnce), work: make(chan func())}
 	v.incarnation.Store(&cfg.Incarnation)
 	v.ctx, v.cancel = context.WithCancel(context.Background())
 	v.table.init()

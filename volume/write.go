@@ -11,6 +11,7 @@ import (
 type chunk struct {
 	dirty    pieces    // take writes
 	flushing pieces    // immutable, older than dirty
+	joined   pieces    // made of some of flushing, and written in their place
 	since    time.Time // of the oldest write in dirty
 
 	hold      *hold // what dirty may add to the file, where there is a limit
