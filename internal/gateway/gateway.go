@@ -116,12 +116,18 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 	cfg.ReencodeRate = cmp.Or(cfg.ReencodeRate, defaultReencodeRate)
 	cfg.FoldAge = cmp.Or(cfg.FoldAge, defaultFoldAge)
 	cfg.FoldRate = cmp.Or(cfg.FoldRate, defaultFoldRate)
+	undo := func() {}
+	if cfg.Registerer != nil {
+		r := &registered{Registerer: cfg.Registerer}
+		cfg.Registerer, undo = r, r.undo
+	}
 	g = &Gateway{cfg: cfg}
 	bg, stop := context.WithCancel(context.WithoutCancel(ctx))
 	g.stop = stop
 	defer func() {
 		if err != nil {
 			g.abandon()
+			undo()
 			g = nil
 		}
 	}()
