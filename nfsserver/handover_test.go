@@ -29,6 +29,7 @@ type several struct {
 	t       *testing.T
 	ctx     context.Context
 	fs      *memfs.Kept
+	unsure  atomic.Int32 // how many times the end of an open is done, or not, and nobody is told
 	store   *keptStore
 	burials sync.WaitGroup
 
@@ -212,7 +213,7 @@ func (w *several) start() (*side, error) {
 	srv, err := nfsserver.New(w.ctx, nfsserver.Config{
 		Cluster: [16]byte{1}, Keys: []handle.Key{{ID: 1, Secret: [16]byte{7}}}, Store: s, Name: fmt.Sprint("server ", boot), Boot: boot, Group: func() string { return "g" },
 		Valid: s.valid, Lease: leaseTime, Logger: slog.New(slog.DiscardHandler),
-		Exports: []export.Export{{ID: 1, FSID: 1, Path: "/default", FS: w.fs, Rules: export.Everyone(export.ReadWrite, export.SquashNone)}},
+		Exports: []export.Export{{ID: 1, FSID: 1, Path: "/default", FS: unsureFS{w.fs, &w.unsure}, Rules: export.Everyone(export.ReadWrite, export.SquashNone)}},
 	})
 	if err != nil {
 		return nil, err
@@ -364,6 +365,49 @@ func TestAnswersGoAlong(t *testing.T) {
 	id := again("open", nfsv4.OP_OPEN, on().Open(c.ID(), &nfsclient.OpenArgs{Access: nfsv4.OPEN4_SHARE_ACCESS_READ}))
 	id = again("downgrade", nfsv4.OP_OPEN_DOWNGRADE, on().OpenDowngrade(id, nfsv4.OPEN4_SHARE_ACCESS_READ, 0))
 	again("close", nfsv4.OP_CLOSE, on().Close(id))
+}
+
+// unsureFS does not always tell what became of the end of an open.
+type unsureFS struct {
+	*memfs.Kept
+	left *atomic.Int32
+}
+
+func (f unsureFS) Unshare(ctx context.Context, ino vfs.Ino, c vfs.Closing) error {
+	n := f.left.Add(-1)
+	if n >= 0 && n%2 == 0 {
+		return vfs.KindUnknown.Err("unshare")
+	}
+	err := f.Kept.Unshare(ctx, ino, c)
+	if n >= 0 {
+		return vfs.KindUnavailable.Err("unshare")
+	}
+	return err
+}
+
+// A CLOSE of which it is not known whether its locks are gone is answered when they are: another CLOSE, after NFS4ERR_DELAY, would find no open.
+func TestCloseWaitsForItsLocks(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	w := newSeveral(t, ctx)
+	a, b := w.client("a"), w.client("b")
+	f, err := a.Create(ctx, a.root, "file", 0o666)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.LockRange(ctx, f, &nfsclient.Lock{Owner: "l"}, nfsv4.WRITE_LT, 0, 10); err != nil {
+		t.Fatal(err)
+	}
+	w.unsure.Store(4)
+	if err := a.CloseFile(ctx, f); err != nil {
+		t.Errorf("close: %v", err)
+	}
+	if n := w.unsure.Load(); n >= 0 {
+		t.Errorf("%d times were left", n)
+	}
+	if denied, err := b.TestLock(ctx, f.FH, nfsv4.WRITE_LT, 0, 10, "l"); err != nil || denied != nil {
+		t.Errorf("after the close: %+v, %v", denied, err)
+	}
 }
 
 const handoverSteps = 60

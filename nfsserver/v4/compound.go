@@ -322,6 +322,28 @@ func (c *compound) apply(eff state.Effects, st status) status {
 	return st
 }
 
+const (
+	// donePause is between attempts to carry out the effects of what is done, doneTimeout is for how long that is tried.
+	donePause   = 50 * time.Millisecond
+	doneTimeout = 2 * time.Minute
+)
+
+// applyDone is apply for what has taken a stateid, or moved it, and so cannot be done by another call, which would find the stateid old or unknown: the client hears
+// nothing until the effects are carried out. DELAY would be wrong, as for the changes of a gateway that loses its registration meanwhile.
+func (c *compound) applyDone(eff state.Effects, st status) status {
+	for began := time.Now(); ; {
+		err := eff.Apply(c.ctx, c.s.cfg.Store, files{c.s}) // what is done goes out of eff
+		if k := vfs.KindOf(err); err == nil || !k.Retryable() && k != vfs.KindUnknownOrigin || time.Since(began) > doneTimeout {
+			return c.apply(eff, st)
+		}
+		select {
+		case <-time.After(donePause):
+		case <-c.ctx.Done():
+			return c.apply(eff, st)
+		}
+	}
+}
+
 // log is the logger of what is about this request: xid and client find it in a capture and in the client's own log; session, slot and sequence (RFC 8881, 2.10.6.1) are
 // the same if it is sent again.
 func (c *compound) log() *slog.Logger {

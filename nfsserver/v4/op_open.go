@@ -526,7 +526,7 @@ func (c *compound) opOpenDowngrade() status {
 		return st
 	}
 	got, eff, st := c.s.cfg.State.OpenDowngrade(c.now, c.clientID(), c.cur.file(), id, access, deny)
-	return c.newStateid(got, c.apply(eff, st))
+	return c.newStateid(got, c.applyDone(eff, st))
 }
 
 // opClose is CLOSE (RFC 8881, 18.2).
@@ -540,7 +540,7 @@ func (c *compound) opClose() status {
 		return nfsv4.NFS4ERR_BAD_STATEID
 	}
 	got, eff, st := c.s.cfg.State.Close(c.now, c.clientID(), c.cur.file(), id)
-	return c.newStateid(got, c.apply(eff, st))
+	return c.newStateid(got, c.applyDone(eff, st))
 }
 
 // newStateid answers with a stateid, which becomes the current one.
