@@ -17,7 +17,9 @@
 // # Several gateways
 //
 // A fleet is three nodes with voters and stores and three gateways. TestThousandFaults has faults happen to all of them, two at a time, while workers with two clients each, at two gateways, check what they are told
-// against what was acknowledged (work), and histories of what several clients were told about the same names, bytes and locks are checked with porcupine (histories). It prints the seed of its choices.
+// against what was acknowledged (work), and histories of what several clients were told about the same names, bytes and locks are checked with porcupine (histories). It prints the seed of its choices:
+// 20 faults of one seed in make test, a thousand with RACKFS_TEST_LONG=1, of a seed that RACKFS_TEST_SEED sets. TestFindsBrokenGateways runs the same against programs
+// that are wrong in one place, and each has to be found.
 //
 // `go test -artifacts` keeps the logs of all nodes; of a failed test they end with the stacks of all goroutines.
 package cluster

@@ -13,6 +13,7 @@ import (
 // trouble is something bad that happens to one node, and ends.
 type trouble struct {
 	name  string
+	with  string // more of the name
 	node  *machine
 	count int // of faults that it is
 	begin func()
@@ -36,7 +37,8 @@ type lane struct {
 	until   time.Time
 	ops     int64 // calls that have to be answered before the next one
 	waiting time.Time
-	done    int // faults
+	done    int            // faults
+	kinds   map[string]int // how many of them, by name
 }
 
 // Phases of a fault.
@@ -70,7 +72,8 @@ func (l *lane) step(w *work, more bool, happens func(*trouble)) {
 		}
 		l.now, l.phase, l.until = x, happening, now.Add(x.hold)
 		l.done += x.count
-		t.Logf("%s %s: %s: %s, %v", now.Format("15:04:05.000"), l.name, x.node.name, x.name, x.hold.Round(time.Millisecond))
+		l.kinds[x.name] += x.count
+		t.Logf("%s %s: %s: %s%s, %v", now.Format("15:04:05.000"), l.name, x.node.name, x.name, x.with, x.hold.Round(time.Millisecond))
 		x.begin()
 		happens(x)
 	case happening:
@@ -128,7 +131,43 @@ func muted(m *machine, to []*machine, hold time.Duration) *trouble {
 			}
 		}
 	}
-	return &trouble{name: "what it sends is lost to " + strings.Join(names, ", "), node: m, count: 1, begin: set(true), hold: hold, end: set(false), back: running(m)}
+	return &trouble{name: "what it sends to some is lost", with: ": " + strings.Join(names, ", "), node: m, count: 1, begin: set(true), hold: hold, end: set(false), back: running(m)}
+}
+
+// unheard loses what a gateway sends to clients, until their connections are reset: what they have sent meanwhile is done, and they do not know.
+func (f *fleet) unheard(m *machine, hold time.Duration) *trouble {
+	return &trouble{name: "its replies are lost", node: m, count: 1, begin: func() { m.at.Mute(m.t, f.net.Addr(), true) }, hold: hold, end: func() {
+		f.reset(m)
+		m.at.Mute(m.t, f.net.Addr(), false)
+	}, back: running(m)}
+}
+
+// unnoticed has a gateway's replies be lost for a moment before a fault begins. Its kernel would send them again, also for a process that has ended: so the connections are reset.
+func (f *fleet) unnoticed(x *trouble) *trouble {
+	begin := x.begin
+	x.with = " after its last replies were lost"
+	x.begin = func() {
+		x.node.at.Mute(f.t, f.net.Addr(), true)
+		time.Sleep(lostReplies)
+		begin()
+		f.reset(x.node)
+		x.node.at.Mute(f.t, f.net.Addr(), false)
+	}
+	return x
+}
+
+// nothing is a fault that is over at once, and leaves the node as it is, whatever that is.
+func nothing(name string, m *machine, begin func()) *trouble {
+	return &trouble{name: name, node: m, count: 1, begin: begin, end: func() {}, back: func() bool { return true }}
+}
+
+// reset ends the connections of clients that are at a gateway, or may be.
+func (f *fleet) reset(m *machine) {
+	for _, c := range f.roamers {
+		if c.address != "" || c.at.Load() == m {
+			c.Session(0).BreakConnection()
+		}
+	}
 }
 
 // stopped ends the process in order, and starts it again.
@@ -149,12 +188,20 @@ func stopped(m *machine, hold time.Duration) *trouble {
 	}}
 }
 
+// longestFault is how long a fault of a gateway lasts, one of a voter a third of that. In make test they are shorter, but still over a lease.
+func longestFault() time.Duration {
+	if long {
+		return 9 * time.Second
+	}
+	return fleetLease + time.Second
+}
+
 // gatewayFault happens to one of the gateways that are nothing else.
 func (f *fleet) gatewayFault(l *lane) *trouble {
 	only := slices.DeleteFunc(slices.Clone(f.gateways), func(m *machine) bool { return slices.Contains(f.stores, m) })
-	m := only[l.r.IntN(len(only))]
+	m, any := only[l.r.IntN(len(only))], f.gateways[l.r.IntN(len(f.gateways))]
 	brief := l.between(50*time.Millisecond, 1200*time.Millisecond)
-	lasting := l.between(fleetLease, 2*fleetLease)
+	lasting := l.between(fleetLease, longestFault())
 	others := slices.DeleteFunc(slices.Clone(f.stores), func(*machine) bool { return l.r.IntN(2) == 0 })
 	if len(others) == 0 {
 		others = f.stores
@@ -163,11 +210,13 @@ func (f *fleet) gatewayFault(l *lane) *trouble {
 		x.away = true
 		return x
 	}
-	switch l.r.IntN(16) {
-	case 0, 1, 2:
+	switch l.r.IntN(18) {
+	case 0:
 		return killed(m, brief/4)
+	case 1, 2:
+		return f.unnoticed(killed(m, brief/4))
 	case 3:
-		return away(killed(m, lasting))
+		return away(f.unnoticed(killed(m, lasting)))
 	case 4, 5:
 		return paused(m, brief)
 	case 6:
@@ -181,15 +230,13 @@ func (f *fleet) gatewayFault(l *lane) *trouble {
 	case 12, 13:
 		return away(stopped(m, 0))
 	case 14:
-		return away(&trouble{name: "clients are sent to others", node: m, count: 1, begin: func() {}, end: func() {}, back: running(m)})
+		return away(nothing("clients are sent to others", any, func() {}))
+	case 15:
+		return f.unheard(m, brief/4)
+	case 16:
+		return away(f.unheard(m, brief))
 	}
-	return &trouble{name: "connections of clients are reset", node: m, count: 1, begin: func() {
-		for _, c := range f.roamers {
-			if c.address != "" || c.at.Load() == m {
-				c.Session(0).BreakConnection()
-			}
-		}
-	}, end: func() {}, back: running(m)}
+	return nothing("connections of clients are reset", any, func() { f.reset(any) })
 }
 
 // storageFault happens to one of the nodes with voters and stores, often to one that leads.
@@ -200,7 +247,7 @@ func (f *fleet) storageFault(l *lane) *trouble {
 			m = x
 		}
 	}
-	hold := l.between(50*time.Millisecond, 3*time.Second)
+	hold := l.between(50*time.Millisecond, longestFault()/3)
 	others := slices.DeleteFunc(slices.Clone(f.all), func(o *machine) bool { return o == m || l.r.IntN(2) == 0 })
 	if len(others) == 0 {
 		others = slices.DeleteFunc(slices.Clone(f.all), func(o *machine) bool { return o == m })
@@ -222,7 +269,7 @@ func (f *fleet) storageFault(l *lane) *trouble {
 func (f *fleet) sendAway(l *lane, from *machine, later func(time.Duration, func())) {
 	others := slices.DeleteFunc(slices.Clone(f.gateways), func(m *machine) bool { return m == from })
 	for _, c := range f.roamers {
-		if c.address != "" || c.at.Load() != from || l.r.IntN(4) == 0 {
+		if c.address != "" || c.stays || c.at.Load() != from || l.r.IntN(4) == 0 {
 			continue
 		}
 		to := others[l.r.IntN(len(others))]

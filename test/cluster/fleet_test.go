@@ -13,8 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
-
 	"github.com/rackfs/rackfs/api"
 	"github.com/rackfs/rackfs/bench/nfsclient"
 	"github.com/rackfs/rackfs/internal/kclient"
@@ -36,7 +34,8 @@ type fleet struct {
 	roamers   []*roamer // that stay until the end
 }
 
-func newFleet(t *testing.T) *fleet {
+// newFleet runs a program, "" for the one that is tested, with what is added to its environment.
+func newFleet(t *testing.T, program string, env ...string) *fleet {
 	t.Helper()
 	kclient.RequireNet(t)
 	began := time.Now()
@@ -45,7 +44,7 @@ func newFleet(t *testing.T) *fleet {
 	dir := t.TempDir()
 	for i, roles := range []string{"meta, block, gateway", "meta, block", "meta, block", "gateway", "gateway"} {
 		h := rack.NewHost(t)
-		m := &machine{t: t, name: fmt.Sprintf("n%d", i+1), dir: dir, host: h.Addr(), base: 7000, at: h}
+		m := &machine{t: t, name: fmt.Sprintf("n%d", i+1), dir: dir, host: h.Addr(), base: 7000, at: h, runs: program, env: env}
 		m.conf = configuration{roles: roles, disks: 1, block: "  collect_every: 2s\n", meta: fmt.Sprintf(", gateway_lease: %v", fleetLease), anywhere: true}
 		m.log = filepath.Join(t.ArtifactDir(), m.name+".log")
 		f.all = append(f.all, m)
@@ -138,6 +137,9 @@ func (m *machine) gone() bool {
 	}
 }
 
+// roamerSlots is how many requests of a client are under way at once.
+const roamerSlots = 8
+
 // dialTimeout bounds an attempt to connect to a machine that may be cut off.
 const dialTimeout = time.Second
 
@@ -148,6 +150,7 @@ type roamer struct {
 	f       *fleet
 	name    string
 	address string
+	stays   bool // whatever becomes of its gateway
 	at      atomic.Pointer[machine]
 	root    nfsclient.FH
 	cfg     nfsclient.Config
@@ -155,9 +158,14 @@ type roamer struct {
 
 // roam makes a client.
 func (f *fleet) roam(ctx context.Context, name, address string, at *machine) (*roamer, error) {
+	return f.roamWith(ctx, name, address, at, roamerSlots)
+}
+
+// roamWith is roam for a client that has so many requests under way.
+func (f *fleet) roamWith(ctx context.Context, name, address string, at *machine, slots uint32) (*roamer, error) {
 	r := &roamer{f: f, name: name, address: address}
 	r.at.Store(at)
-	r.cfg = nfsclient.Config{Owner: name, Patient: true, Slots: 8, DialFunc: func(ctx context.Context) (net.Conn, error) {
+	r.cfg = nfsclient.Config{Owner: name, Patient: true, Slots: slots, DialFunc: func(ctx context.Context) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 		defer cancel()
 		c, err := f.net.Dial(ctx, r.where()+":2049")
@@ -211,16 +219,6 @@ func (r *roamer) leave(ctx context.Context) error {
 		return fmt.Errorf("end of %s: %w", r.name, err)
 	}
 	return nil
-}
-
-// CloseFile is nfsclient's, but a CLOSE that was sent again through another connection may find that it was done, as a client in a kernel takes it.
-func (r *roamer) CloseFile(ctx context.Context, f *nfsclient.File) error {
-	dials := r.Session(0).Dials()
-	err := r.Client.CloseFile(ctx, f)
-	if nfsclient.StatusOf(err) == nfsv4.NFS4ERR_BAD_STATEID && r.Session(0).Dials() != dials {
-		return nil
-	}
-	return err
 }
 
 // to sends the client to another gateway. What it has sent already it sends there again.

@@ -57,9 +57,9 @@ func (w *work) readBack(ctx context.Context, m *machine) error {
 		}
 	}
 	for _, h := range w.workers {
-		top[fmt.Sprint("w", h.id)], top[fmt.Sprint("register-", h.id)] = true, true
+		top[fmt.Sprint("w", h.id)], top[registerName(h.id)] = true, true
 		if v := h.own.acknowledged.Load(); v > 0 {
-			if err := file(w.dir, fmt.Sprint("register-", h.id), versions(v, registerSizes[h.id%len(registerSizes)])); err != nil {
+			if err := file(w.dir, registerName(h.id), versions(v, registerSizes[h.id%len(registerSizes)])); err != nil {
 				return err
 			}
 		}
@@ -118,6 +118,14 @@ func (w *work) clear(ctx context.Context) error {
 			}
 		}
 		h.opened, h.registers = nil, nil
+	}
+	for _, x := range w.watches {
+		for _, f := range x.files {
+			if err := x.at.CloseFile(ctx, f); err != nil {
+				return fmt.Errorf("close: %w", err)
+			}
+		}
+		x.files = nil
 	}
 	c := w.workers[0].x
 	var empty func(dir nfsclient.FH) error

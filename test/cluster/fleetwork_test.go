@@ -36,7 +36,9 @@ const (
 // other one is to see. Every call that fails, and every answer that breaks a promise, ends the work with an error.
 //
 //   - Files of one worker: whole content after each change, whichever client made it; names; what is open and has no name any more.
-//   - Registers: one writes ascending versions, all read: never an older one than was acknowledged before the read began.
+//   - Registers: one writes ascending versions, all read: never an older one than was acknowledged before the read began. So do clients that stay at their gateway
+//     whatever becomes of it, and wait for no answer before they ask again: what they have asked while it stood still it finds when it goes on.
+//   - Files that two clients have open at two gateways: what one has buffered is flushed when the other one changes anything, and the first one sees at once what that was.
 //   - A number and a log that are changed under a lock: one holds it at a time, no increment is lost, no record, and none is twice.
 //   - Names that all want to make, or to remove: one does.
 type work struct {
@@ -48,6 +50,7 @@ type work struct {
 	done    sync.WaitGroup
 	turn    sync.RWMutex // a step holds it for reading
 	workers []*hand
+	watches []*watch
 	ops     atomic.Int64 // calls that were answered
 
 	holder atomic.Int64 // 1 + the worker that has the lock; 0: nobody
@@ -63,16 +66,23 @@ type work struct {
 	removed int
 }
 
-// contended is a name that several workers want to make, and then to remove.
-type contended struct {
-	trying           int // calls under way
-	maker, remover   int // 1 + worker; 0: nobody yet
-	absent, existing bool
-}
-
 // register is a file whose content is a version, again and again.
 type register struct {
 	begun, acknowledged atomic.Uint64
+}
+
+// check says what is wrong with what was read of a register that has size bytes. low was acknowledged before the read began.
+func (r *register) check(got []byte, low uint64, size int) error {
+	high := r.begun.Load()
+	if len(got) < size && low > 0 {
+		return fmt.Errorf("%d bytes, want %d", len(got), size)
+	}
+	for i := 0; i+8 <= len(got); i += 8 {
+		if v := encoding.BigEndian.Uint64(got[i:]); v < low || v > high {
+			return fmt.Errorf("version %d at byte %d; %d was acknowledged before the read began, %d the last to be written", v, i, low, high)
+		}
+	}
+	return nil
 }
 
 // hand is a worker.
@@ -130,7 +140,7 @@ func (f *fleet) startWork(ctx context.Context, seed uint64, place func(client in
 		if h.dir, _, err = h.x.Mkdir(ctx, w.dir, fmt.Sprint("w", h.id), 0o755); err != nil {
 			return nil, err
 		}
-		if h.opened["register"], err = h.x.Create(ctx, w.dir, fmt.Sprint("register-", h.id), 0o644); err != nil {
+		if h.opened["register"], err = h.x.Create(ctx, w.dir, registerName(h.id), 0o644); err != nil {
 			return nil, err
 		}
 		for _, name := range []string{"number", "log"} {
@@ -138,6 +148,9 @@ func (f *fleet) startWork(ctx context.Context, seed uint64, place func(client in
 				return nil, err
 			}
 		}
+	}
+	if err := w.startWatches(ctx, seed); err != nil {
+		return nil, err
 	}
 	for _, h := range w.workers {
 		w.done.Go(h.run)
@@ -156,6 +169,13 @@ func (h *hand) answered() {
 		h.w.mu.Unlock()
 	}
 	h.last = now
+}
+
+// fail takes in what somebody found.
+func (w *work) fail(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.err = errors.Join(w.err, err)
 }
 
 func (w *work) failed() error {
@@ -212,9 +232,7 @@ func (h *hand) run() {
 		if err == nil {
 			continue
 		}
-		h.w.mu.Lock()
-		h.w.err = errors.Join(h.w.err, fmt.Errorf("worker %d, %v after the begin, %s: %s: %w", h.id, time.Since(began).Round(time.Millisecond), time.Now().Format("15:04:05.000"), what, err))
-		h.w.mu.Unlock()
+		h.w.fail(fmt.Errorf("worker %d, %v after the begin, %s: %s: %w", h.id, time.Since(began).Round(time.Millisecond), time.Now().Format("15:04:05.000"), what, err))
 		return
 	}
 }
@@ -231,7 +249,7 @@ func (h *hand) step() (what string, err error) {
 	if names := slices.Sorted(maps.Keys(h.files)); len(names) > 0 {
 		name = names[h.r.IntN(len(names))]
 	}
-	switch k := h.r.IntN(20); {
+	switch k := h.r.IntN(23); {
 	case name == "" || k < 3 && len(h.files) < fleetFiles:
 		h.next++
 		name = fmt.Sprint("f", h.next)
@@ -253,7 +271,9 @@ func (h *hand) step() (what string, err error) {
 		return fmt.Sprint("read register ", id), h.readRegister(ctx, id)
 	case k < 18:
 		return "use the lock", h.locked(ctx)
-	case k < 19:
+	case k < 21:
+		return "use a file at two gateways", h.shared(ctx, by, other)
+	case k < 22:
 		return "make a contended name", h.make(ctx, by)
 	}
 	return "remove a contended name", h.unmake(ctx, by)
@@ -459,6 +479,8 @@ func (h *hand) unlinked(ctx context.Context, by, other *roamer) error {
 	return h.gone(ctx, by, h.dir, name)
 }
 
+func registerName(id int) string { return fmt.Sprint("register-", id) }
+
 // registerSizes are the sizes of registers, by worker.
 var registerSizes = []int{8, 5000, 40 << 10}
 
@@ -483,7 +505,7 @@ func (h *hand) readRegister(ctx context.Context, id int) error {
 	f := h.registers[id]
 	if f == nil {
 		var err error
-		if f, err = h.y.Open(ctx, h.w.dir, nfsclient.OpenArgs{Name: fmt.Sprint("register-", id), Access: nfsv4.OPEN4_SHARE_ACCESS_READ}); err != nil {
+		if f, err = h.y.Open(ctx, h.w.dir, nfsclient.OpenArgs{Name: registerName(id), Access: nfsv4.OPEN4_SHARE_ACCESS_READ}); err != nil {
 			return fmt.Errorf("open: %w", err)
 		}
 		h.answered()
@@ -497,16 +519,7 @@ func (h *hand) readRegister(ctx context.Context, id int) error {
 		return fmt.Errorf("read: %w", err)
 	}
 	h.answered()
-	high := of.begun.Load()
-	if n < len(got) && low > 0 {
-		return fmt.Errorf("%d bytes, want %d", n, len(got))
-	}
-	for i := 0; i+8 <= n; i += 8 {
-		if v := encoding.BigEndian.Uint64(got[i:]); v < low || v > high {
-			return fmt.Errorf("version %d at byte %d; %d was acknowledged before the read began, %d the last to be written", v, i, low, high)
-		}
-	}
-	return nil
+	return of.check(got[:n], low, len(got))
 }
 
 // locked takes the lock, if nobody has it, and counts and appends under it.
@@ -566,89 +579,5 @@ func (h *hand) locked(ctx context.Context) error {
 		return fmt.Errorf("unlock: %w", err)
 	}
 	h.answered()
-	return nil
-}
-
-func contendedName(k int) string { return fmt.Sprint("x", k) }
-
-// make tries to make a name exclusively, which others may try too.
-func (h *hand) make(ctx context.Context, by *roamer) error {
-	w := h.w
-	w.mu.Lock()
-	k := w.making
-	c := w.names[k]
-	if c == nil {
-		c = new(contended)
-		w.names[k] = c
-	}
-	c.trying++
-	w.mu.Unlock()
-	args := nfsclient.OpenArgs{Name: contendedName(k), Create: nfsclient.Guarded}
-	if h.r.IntN(2) == 0 {
-		args.Create = nfsclient.Exclusive41
-		encoding.BigEndian.PutUint64(args.Verifier[:], h.r.Uint64())
-	}
-	f, err := by.Open(ctx, w.dir, args)
-	w.mu.Lock()
-	c.trying--
-	w.making = max(w.making, k+1)
-	maker := c.maker
-	switch {
-	case err == nil:
-		c.maker = h.id + 1
-	case nfsclient.StatusOf(err) == nfsv4.NFS4ERR_EXIST:
-		c.existing, err = true, nil
-	}
-	w.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	h.answered()
-	if f == nil {
-		return nil
-	}
-	if maker != 0 {
-		return fmt.Errorf("name %d was made by worker %d", k, maker-1)
-	}
-	if err := by.CloseFile(ctx, f); err != nil {
-		return fmt.Errorf("close: %w", err)
-	}
-	h.answered()
-	return nil
-}
-
-// unmake tries to remove a name that nobody wants to make any more, which others may try too.
-func (h *hand) unmake(ctx context.Context, by *roamer) error {
-	w := h.w
-	w.mu.Lock()
-	k := w.ending
-	c := w.names[k]
-	if k+1 >= w.making || c == nil || c.maker == 0 {
-		w.mu.Unlock()
-		return nil
-	}
-	if c.remover == 0 && c.trying > 0 && !c.absent { // somebody may still make it
-		w.mu.Unlock()
-		return nil
-	}
-	c.absent = true // from here on those who try remove it
-	c.trying++
-	w.mu.Unlock()
-	err := by.Remove(ctx, w.dir, contendedName(k))
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	c.trying--
-	remover := c.remover
-	switch {
-	case err == nil && remover != 0:
-		return fmt.Errorf("name %d was removed by worker %d", k, remover-1)
-	case err == nil:
-		c.remover = h.id + 1
-		w.removed++
-	case nfsclient.StatusOf(err) != nfsv4.NFS4ERR_NOENT:
-		return err
-	}
-	w.ending = max(w.ending, k+1)
-	w.ops.Add(1)
 	return nil
 }

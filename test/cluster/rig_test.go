@@ -4,6 +4,7 @@ package cluster
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -64,7 +65,12 @@ type machine struct {
 	// mounts is what it sees of file systems; nil: what this process does.
 	mounts *mounts
 	conf   configuration
+	// runs is another program than the one that is tested, with what is added to its environment.
+	runs string
+	env  []string
 }
+
+func (m *machine) program() string { return cmp.Or(m.runs, rackfs) }
 
 // configuration is what differs between nodes.
 type configuration struct {
@@ -160,7 +166,7 @@ func (m *machine) run(args ...string) (stdout string, err error) {
 	m.t.Helper()
 	ctx, cancel := context.WithTimeout(m.t.Context(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, rackfs, append(args, "--config", m.config())...)
+	cmd := exec.CommandContext(ctx, m.program(), append(args, "--config", m.config())...)
 	var out, bad bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &bad
 	start := cmd.Run
@@ -221,8 +227,9 @@ func (m *machine) begin(args ...string) {
 		m.t.Fatal(err)
 	}
 	defer stdout.Close()
-	m.cmd = exec.Command(rackfs, append([]string{"node", "--config", m.config()}, args...)...)
+	m.cmd = exec.Command(m.program(), append([]string{"node", "--config", m.config()}, args...)...)
 	m.cmd.Stdout, m.cmd.Stderr = stdout, log
+	m.cmd.Env = append(m.cmd.Environ(), m.env...)
 	if m.at != nil {
 		if m.done, err = m.at.Spawn(m.cmd); err != nil {
 			m.t.Fatal(err)

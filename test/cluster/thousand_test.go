@@ -17,23 +17,75 @@ import (
 	"github.com/rackfs/rackfs/internal/clustercheck"
 )
 
+// Faults of a run that takes the time, and of one in make test; eachFaults of them are between two looks at everything.
+const (
+	manyFaults = 1000
+	fewFaults  = 20
+	eachFaults = 40
+)
+
 // TestThousandFaults has faults happen to a cluster with three gateways, one after another and two at a time, while clients that come through all of them use
 // it: gateways, voters and stores are killed, paused, cut off, made mute and stopped, clients are sent from gateway to gateway. After each round, and at the end, all
 // that was acknowledged is read back through each gateway, and `cluster check` looks at everything that is stored. In the end everything is removed, and nothing may be left.
 //
-// RACKFS_TEST_SEED repeats the choices of a run that printed its seed; what leads and what answers first are not chosen.
+// A thousand of them with RACKFS_TEST_LONG=1, else few. RACKFS_TEST_SEED repeats the choices of a run that printed its seed; what leads and what answers first are not chosen.
 func TestThousandFaults(t *testing.T) {
-	if !long {
-		t.Skip("a minute for thirty faults: runs with RACKFS_TEST_LONG=1")
+	total, seed := fewFaults, uint64(1)
+	if long {
+		total, seed = manyFaults, rand.Uint64()
 	}
-	seed := rand.Uint64()
 	if v, err := strconv.ParseUint(os.Getenv("RACKFS_TEST_SEED"), 10, 64); err == nil {
 		seed = v
 	}
 	t.Logf("repeat with RACKFS_TEST_SEED=%d", seed)
-	const total, each = 1000, 40
-	f := newFleet(t)
+	f := newFleet(t, "")
 	before := f.all[0].checked()
+	w, hs := f.use(seed)
+	gates, stores := f.lanes(seed)
+	began := time.Now()
+	for done := 0; done < total; {
+		done = min(done+eachFaults, total)
+		if err := f.happen(gates, stores, done, w, hs); err != nil {
+			t.Fatal(err)
+		}
+		w.look(done, before)
+	}
+	took := time.Since(began)
+	w.end()
+	hs.end()
+	if err := errors.Join(w.failed(), hs.failed()); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("histories: %d operations in %d pieces, in %d of them no write may have been done twice, %d undecided", hs.ops.Load(), hs.pieces.Load(), hs.linear.Load(), hs.undecided.Load())
+	t.Logf("%d faults in %v, %d calls; of gateways: %v; of voters and stores: %v; longest time without an answer by worker: %v", gates.done+stores.done, took.Round(time.Second), w.ops.Load(), gates.kinds, stores.kinds, w.stalls)
+
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := w.clear(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range f.roamers {
+		if err := c.leave(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.all[0].await("nothing is left of what was removed", func() (bool, string) {
+		now := f.all[0].checked()
+		return now.Inodes == before.Inodes && now.Blocks == before.Blocks && left(now) == "", fmt.Sprintf("%d inodes, before: %d; %d blocks, before: %d; %s", now.Inodes, before.Inodes, now.Blocks, before.Blocks, left(now))
+	})
+	for _, g := range []bool{true, false} { // gateways while there is a majority that takes note of their end
+		for _, m := range f.all {
+			if slices.Contains(f.gateways, m) == g {
+				m.stop()
+			}
+		}
+	}
+}
+
+// use has clients work.
+func (f *fleet) use(seed uint64) (*work, *histories) {
+	t := f.t
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	// Some clients come through addresses that move, others through a load balancer.
@@ -60,73 +112,48 @@ func TestThousandFaults(t *testing.T) {
 		hs.end()
 	})
 
+	return w, hs
+}
+
+// lanes choose faults of gateways and of storage nodes.
+func (f *fleet) lanes(seed uint64) (gates, stores *lane) {
+	gates, stores = &lane{f: f, name: "gateway", r: rand.New(rand.NewPCG(seed, 1)), kinds: map[string]int{}}, &lane{f: f, name: "storage", r: rand.New(rand.NewPCG(seed, 2)), kinds: map[string]int{}}
+	gates.choose = func() *trouble { return f.gatewayFault(gates) }
+	stores.choose = func() *trouble { return f.storageFault(stores) }
+	return gates, stores
+}
+
+// happen has faults happen until there were so many, and are over. An error is what clients have found.
+func (f *fleet) happen(gates, stores *lane, target int, w *work, hs *histories) error {
+	f.t.Helper()
 	type task struct {
 		at time.Time
 		do func()
 	}
 	var tasks []task
-	gates, stores := &lane{f: f, name: "gateway", r: rand.New(rand.NewPCG(seed, 1))}, &lane{f: f, name: "storage", r: rand.New(rand.NewPCG(seed, 2))}
-	gates.choose = func() *trouble { return f.gatewayFault(gates) }
-	stores.choose = func() *trouble { return f.storageFault(stores) }
-	began := time.Now()
-	for done := 0; done < total; {
-		target := min(done+each, total)
-		for {
-			if err := errors.Join(w.failed(), hs.failed()); err != nil {
-				t.Fatal(err)
-			}
-			more := gates.done+stores.done < target
-			for _, l := range []*lane{gates, stores} {
-				l.step(w, more, func(x *trouble) {
-					if x.away {
-						f.sendAway(l, x.node, func(d time.Duration, do func()) { tasks = append(tasks, task{time.Now().Add(d), do}) })
-					}
-				})
-			}
-			tasks = slices.DeleteFunc(tasks, func(x task) bool {
-				if time.Now().Before(x.at) {
-					return false
+	for {
+		if err := errors.Join(w.failed(), hs.failed()); err != nil {
+			return err
+		}
+		more := gates.done+stores.done < target
+		for _, l := range []*lane{gates, stores} {
+			l.step(w, more, func(x *trouble) {
+				if x.away {
+					f.sendAway(l, x.node, func(d time.Duration, do func()) { tasks = append(tasks, task{time.Now().Add(d), do}) })
 				}
-				x.do()
-				return true
 			})
-			if !more && gates.phase == resting && stores.phase == resting && len(tasks) == 0 {
-				break
+		}
+		tasks = slices.DeleteFunc(tasks, func(x task) bool {
+			if time.Now().Before(x.at) {
+				return false
 			}
-			time.Sleep(10 * time.Millisecond)
+			x.do()
+			return true
+		})
+		if !more && gates.phase == resting && stores.phase == resting && len(tasks) == 0 {
+			return nil
 		}
-		done = gates.done + stores.done
-		w.look(done, before)
-	}
-	took := time.Since(began)
-	w.end()
-	hs.end()
-	if err := errors.Join(w.failed(), hs.failed()); err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("histories: %d operations in %d pieces, in %d of them no write may have been done twice, %d undecided", hs.ops.Load(), hs.pieces.Load(), hs.linear.Load(), hs.undecided.Load())
-	t.Logf("%d faults (%d of gateways) in %v, %d calls; longest time without an answer by worker: %v", total, gates.done, took.Round(time.Second), w.ops.Load(), w.stalls)
-
-	ctx, cancel = context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	if err := w.clear(ctx); err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range f.roamers {
-		if err := c.leave(ctx); err != nil {
-			t.Fatal(err)
-		}
-	}
-	f.all[0].await("nothing is left of what was removed", func() (bool, string) {
-		now := f.all[0].checked()
-		return now.Inodes == before.Inodes && now.Blocks == before.Blocks && left(now) == "", fmt.Sprintf("%d inodes, before: %d; %d blocks, before: %d; %s", now.Inodes, before.Inodes, now.Blocks, before.Blocks, left(now))
-	})
-	for _, g := range []bool{true, false} { // gateways while there is a majority that takes note of their end
-		for _, m := range f.all {
-			if slices.Contains(f.gateways, m) == g {
-				m.stop()
-			}
-		}
+		time.Sleep(10 * time.Millisecond)
 	}
 }
 
