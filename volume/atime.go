@@ -48,6 +48,20 @@ func (t *touches) overlay(a vfs.Attr) vfs.Attr {
 	return a
 }
 
+// overlayAll is overlay for many.
+func (t *touches) overlayAll(as []vfs.Attr) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.at) == 0 {
+		return
+	}
+	for i := range as {
+		if at, ok := t.at[as[i].Ino]; ok && as[i].ReadAt(at) {
+			as[i].Atime = at
+		}
+	}
+}
+
 // take is one command's worth of what is to be told; it stays in the overlay until told.
 func (t *touches) take() map[vfs.Ino]time.Time {
 	t.mu.Lock()

@@ -2,6 +2,8 @@ package volume
 
 import (
 	"context"
+	"slices"
+	"strings"
 
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
@@ -209,21 +211,54 @@ func (v *Volume) ReadDir(ctx context.Context, c *vfs.Cred, dir vfs.Ino, cookie u
 	if v.wasListed(&page.Dir) {
 		page.Dir = v.touches.overlay(page.Dir)
 	}
-	var as []vfs.Attr
+	var as []vfs.Attr // one piece of memory, as that of names
 	if attrs {
 		as = make([]vfs.Attr, len(page.Entries))
 	}
+	var all strings.Builder
+	size := 0
+	for _, pe := range d.GetEntries() {
+		size += len(pe.Name)
+	}
+	all.Grow(size)
 	for i, pe := range d.GetEntries() {
 		e := &page.Entries[i]
-		*e = vfs.Dirent{Cookie: pe.Cookie, Name: string(pe.Name), Ino: vfs.Ino(pe.Ino), Type: vfs.Type(pe.Type)}
+		at := all.Len()
+		all.Write(pe.Name)
+		e.Cookie, e.Name, e.Ino, e.Type = pe.Cookie, all.String()[at:], vfs.Ino(pe.Ino), vfs.Type(pe.Type)
 		if attrs && pe.Attr != nil {
-			if as[i], err = v.overlaid(ctx, x, attrOf(pe.Attr), op); err != nil {
-				return vfs.DirPage{}, err
-			}
+			as[i] = attrOf(pe.Attr)
 			e.Attr = &as[i]
 		}
 	}
+	if err := v.overlayAll(ctx, x, as, op); err != nil {
+		return vfs.DirPage{}, err
+	}
 	return page, nil
+}
+
+// overlayAll makes of attributes that one answer of the metadata told, while x watched, what overlaid makes of each; there are none where the inode number is 0. What is
+// listed does not count as used: it keeps no place in the table by that.
+func (v *Volume) overlayAll(ctx context.Context, x *watch, as []vfs.Attr, op string) (err error) {
+	const atOnce = 256 // under the table's lock
+	for some := range slices.Chunk(as, atOnce) {
+		v.table.overlay(some)
+	}
+	if gone := v.watches.gone(x); len(gone) > 0 { // after the look at the table: what is not there any more is among them
+		given := make(map[vfs.Ino]bool, len(gone))
+		for _, ino := range gone {
+			given[ino] = true
+		}
+		for i := range as {
+			if given[as[i].Ino] {
+				if as[i], err = v.written(ctx, x, as[i], op); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	v.touches.overlayAll(as)
+	return nil
 }
 
 // ReadLink implements vfs.FS.

@@ -80,6 +80,28 @@ func (v *Volume) find(ino vfs.Ino) *inode {
 	return e
 }
 
+// overlay makes of attributes that the metadata told the effective ones of those files that are leased.
+func (t *table) overlay(as []vfs.Attr) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i := range as {
+		a := &as[i]
+		if a.Type != vfs.TypeFile {
+			continue
+		}
+		e := t.inodes[a.Ino]
+		if e == nil {
+			continue
+		}
+		e.mu.Lock()
+		if !e.dead && e.leased() && e.known {
+			e.learn(*a)
+			*a = e.attr()
+		}
+		e.mu.Unlock()
+	}
+}
+
 func (t *table) take(e *inode) {
 	e.refs++
 	e.elem.unlink()

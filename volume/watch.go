@@ -43,6 +43,13 @@ func (w *watches) saw(x *watch, ino vfs.Ino) bool {
 	return slices.Contains(x.gone, ino)
 }
 
+// gone lists what x saw.
+func (w *watches) gone(x *watch) []vfs.Ino {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clip(x.gone) // others append to it
+}
+
 func (w *watches) end(x *watch) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

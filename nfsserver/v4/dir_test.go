@@ -143,6 +143,7 @@ func TestRemoveRenameLink(t *testing.T) {
 type countingFS struct {
 	*memfs.FS
 	pages, withAttrs atomic.Int64
+	listed           atomic.Int64 // entries
 }
 
 func (f *countingFS) ReadDir(ctx context.Context, c *vfs.Cred, dir vfs.Ino, cookie uint64, n int, attrs bool) (vfs.DirPage, error) {
@@ -150,7 +151,42 @@ func (f *countingFS) ReadDir(ctx context.Context, c *vfs.Cred, dir vfs.Ino, cook
 	if attrs {
 		f.withAttrs.Add(1)
 	}
-	return f.FS.ReadDir(ctx, c, dir, cookie, n, attrs)
+	p, err := f.FS.ReadDir(ctx, c, dir, cookie, n, attrs)
+	f.listed.Add(int64(len(p.Entries)))
+	return p, err
+}
+
+// Of what the file system lists, hardly anything finds no place in the reply, from the second page on, however long names are.
+func TestReadDirAsksForWhatFits(t *testing.T) {
+	mem := memfs.New(memfs.Options{})
+	fs := &countingFS{FS: mem}
+	w := newWorldOf(t, mem, fs, 0)
+	const files = 1000
+	for i := range files {
+		w.mk(vfs.RootIno, fmt.Sprintf("%s%04d", bytes.Repeat([]byte("n"), 100), i), vfs.TypeFile, 0o644, 0)
+	}
+	c := w.connect("a", 1)
+	var cookie uint64
+	var verf [8]byte
+	told := 0
+	for pages := 1; ; pages++ {
+		if pages == 2 {
+			fs.listed.Store(int64(told))
+		}
+		ok := readDirOK(last(c.ok(ops(root(), readDir(cookie, verf, 0, 16<<10, 1, 3, 4, 8, 11, 19, 20, 33, 35, 36, 37, 45, 47, 52, 53, 55))...)))
+		names, cookies, _ := entries(t, ok)
+		told += len(names)
+		if ok.Reply.Eof {
+			if told != files || fs.listed.Load() > files+int64(pages)*2 {
+				t.Errorf("%d entries told in %d pages, %d listed for them", told, pages, fs.listed.Load())
+			}
+			return
+		}
+		if pages > 1 && ok.GetEncodedSizeBytes() < 15<<10 {
+			t.Errorf("page %d has %d bytes", pages, ok.GetEncodedSizeBytes())
+		}
+		cookie, verf = cookies[len(cookies)-1], ok.Cookieverf
+	}
 }
 
 // Every page obeys maxcount and dircount to the byte, costs one call to the

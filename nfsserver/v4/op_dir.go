@@ -213,6 +213,7 @@ type listing struct {
 	dirCount bool
 	n        int    // entries added
 	full     bool   // an entry did not fit
+	plain    int    // bytes of an entry without a name, by pageSize
 	asked    int    // clients that have an entry for writing
 	st       status // of one that did not answer
 }
@@ -276,6 +277,12 @@ func (l *listing) addEntries(cookie uint64) (eof bool, st status) {
 		}
 		l.src.stat = &stat
 	}
+	room := l.room
+	defer func() {
+		if l.n > 0 {
+			c.s.nameBytes.Store(int32(max(0, (room-l.room)/l.n-l.plain)))
+		}
+	}()
 	for {
 		page, err := c.cur.export.FS.ReadDir(c.ctx, c.fsCred(), c.cur.ino, cookie, l.pageSize(), attrs)
 		if err != nil {
@@ -344,13 +351,14 @@ func (l *listing) current(o *object, a *vfs.Attr) *vfs.Attr {
 	return nil
 }
 
-// pageSize estimates how many entries will fit, from the size of the attributes
-// and short names, so that one call to the vfs fills a reply.
+// pageSize estimates how many entries will fit, from the size of the attributes and what names took in the listing before, so that one call to the vfs
+// fills a reply and brings little that does not fit.
 func (l *listing) pageSize() int {
 	blank := l.src
 	blank.attr = &vfs.Attr{Type: vfs.TypeFile}
 	l.c.scratch = l.c.enc.append(l.c.scratch[:0], l.want, &blank)
-	n := l.room/(minEntry+len(l.c.scratch)-8) + 1
+	l.plain = minEntry + len(l.c.scratch) - 8
+	n := l.room/(l.plain+int(l.c.s.nameBytes.Load())) + 1
 	if l.dirCount {
 		n = min(n, l.dirRoom/16+1)
 	}

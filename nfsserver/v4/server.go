@@ -96,6 +96,8 @@ type Server struct {
 	// be sent, by not reading.
 	readMemory *semaphore.Weighted
 
+	nameBytes atomic.Int32 // what names took for each entry of the last listing: those of the next one are like them
+
 	sessions  state.SessionStore // Config.Store, if it is one
 	adoptions *semaphore.Weighted
 	turns     turns              // of clients: held by who takes one over or gives one up

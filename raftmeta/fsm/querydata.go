@@ -43,14 +43,21 @@ func (r *reader) readDir(q *metapb.ReadDirQ) (*metapb.QueryResult, error) {
 // it is listed again.
 func (r *reader) entryAttrs(d *inode, entries []*metapb.Dirent) error {
 	attrs := make([]wireAttr, len(entries)) // one piece of memory
-	set := func(i int, n *inode) error {
-		n, err := r.standing(n)
-		if err != nil {
-			return err
+	var origin uint64                       // the last one that was looked for, as most leases are one gateway's
+	var alive bool
+	set := func(i int, n *inode) (err error) {
+		if o := n.lease.origin; o != 0 {
+			if o != origin {
+				if alive, err = r.registered(o); err != nil {
+					return err
+				}
+				origin = o
+			}
+			if !alive {
+				n = n.settled()
+			}
 		}
-		if n != nil {
-			entries[i].Attr = attrs[i].set(&n.attr)
-		}
+		entries[i].Attr = attrs[i].set(&n.attr)
 		return nil
 	}
 	var missing []int
