@@ -54,6 +54,7 @@ type Config struct {
 	Others bool                   // see v4.Config
 	// OthersOpen: see v4.Config
 	OthersOpen func(ctx context.Context, fsid uint32, ino vfs.Ino) (open bool, err error)
+	Peers      v4.Peers         // see v4.Config
 	Clock      func() time.Time // time.Now
 	Logger     *slog.Logger     // slog.Default()
 
@@ -131,7 +132,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	s.v4 = v4.New(v4.Config{
 		State: s.state, Store: cfg.Store, Exports: s.exports, Ring: ring, Cluster: cfg.Cluster,
-		Owner: identity, Scope: identity, Shared: shared, Release: cfg.Release, Valid: cfg.Valid, Others: cfg.Others, OthersOpen: cfg.OthersOpen,
+		Owner: identity, Scope: identity, Shared: shared, Release: cfg.Release, Valid: cfg.Valid, Others: cfg.Others, OthersOpen: cfg.OthersOpen, Peers: cfg.Peers,
 		MaxIO: cfg.Limits.MaxIO, ReadMemory: cfg.Limits.ReadMemory, Now: cfg.Clock, Logger: cfg.Logger, Observer: m,
 	})
 	if err := s.v4.Resume(ctx); err != nil {
@@ -188,6 +189,19 @@ func (s *Server) Waiting() *v4.Server { return s.v4 }
 
 // GiveUp gives a client to whichever server takes it, see v4.Server.
 func (s *Server) GiveUp(ctx context.Context, id state.ClientID) error { return s.v4.GiveUp(ctx, id) }
+
+// Foreign makes a connection of another server, which carries requests that came by it here. See rpc.Server, also for EndForeign and Carry.
+func (s *Server) Foreign(via string, remote netip.AddrPort, tag uint32, call func(context.Context, *rpc.Call) (rpc.Response, error)) *rpc.Conn {
+	return s.rpc.Foreign(via, remote, tag, call)
+}
+
+func (s *Server) EndForeign(c *rpc.Conn) { s.rpc.EndForeign(c) }
+
+// Carry answers a COMPOUND that another server carried here.
+func (s *Server) Carry(req *rpc.Request, answer func(rpc.CarriedOutcome, [][]byte)) {
+	req.Prog, req.Vers, req.Proc = v4.Program, v4.Version, v4.ProcCompound
+	s.rpc.Carry(req, answer)
+}
 
 // Prepare makes durable what clients have, while they are served; GiveUpAll gives all clients up, after Shutdown.
 func (s *Server) Prepare(ctx context.Context)   { s.v4.Prepare(ctx) }

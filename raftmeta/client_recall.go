@@ -36,6 +36,26 @@ func (c *Client) WishNFSClient(ctx context.Context, id uint64) error {
 	return c.wishFor(ctx, 0, Wished{Client: id})
 }
 
+// PlaceOfNFSClient is where the gateway that serves an NFS client takes its calls, as the leader of shard 0 knows; nothing if it does not, or nobody serves the
+// client. It makes one attempt.
+func (c *Client) PlaceOfNFSClient(ctx context.Context, id uint64) (Place, error) {
+	const op = "raftmeta.place of client"
+	req, err := (&metapb.WishRequest{Client: id, Where: true}).MarshalVT()
+	if err != nil {
+		return Place{}, vfs.Errorf(vfs.KindInvalid, op, "%w", err)
+	}
+	r, err := c.shard(0).callWithin(ctx, OpWish, req, nil)
+	if err != nil {
+		return Place{}, vfs.Wrap(op, err)
+	}
+	defer r.Release()
+	reply := new(metapb.WishReply)
+	if err := reply.UnmarshalVT(r.Meta); err != nil {
+		return Place{}, vfs.Errorf(vfs.KindCorrupt, op, "%w", err)
+	}
+	return Place{Gateway: reply.Gateway, Address: reply.Address}, nil
+}
+
 func (c *Client) wishFor(ctx context.Context, shard uint16, w Wished) error {
 	const op = "raftmeta.wish"
 	asked := c.wishing.DoChan(fmt.Sprint(shard, w), func() (any, error) {
@@ -89,9 +109,9 @@ func (c *Client) wish(ctx context.Context, shard uint16, w Wished) error {
 }
 
 // Recalls hears what others want from an origin of a shard, and has give give it back, several at once, until ctx ends, and then waits for those under way.
-// What give could not give back, or got again, is asked for again as long as it is wanted.
-func (c *Client) Recalls(ctx context.Context, shard uint16, origin func() uint64, give func(context.Context, Wished) error) {
-	h := &hearing{s: c.shard(shard), origin: origin, give: give, slots: make(chan struct{}, maxGiving), under: map[Wished]bool{}}
+// What give could not give back, or got again, is asked for again as long as it is wanted. The leader is told where the gateway takes calls of its NFS clients, "": nowhere.
+func (c *Client) Recalls(ctx context.Context, shard uint16, origin func() uint64, address string, give func(context.Context, Wished) error) {
+	h := &hearing{s: c.shard(shard), origin: origin, give: give, address: address, slots: make(chan struct{}, maxGiving), under: map[Wished]bool{}}
 	h.run(ctx)
 	h.wg.Wait()
 }
@@ -100,9 +120,11 @@ func (c *Client) Recalls(ctx context.Context, shard uint16, origin func() uint64
 type hearing struct {
 	s      *clientShard
 	origin func() uint64 // 0: none now
-	give   func(context.Context, Wished) error
-	slots  chan struct{}
-	wg     sync.WaitGroup
+	// address is told in each call that waits, so that a new leader knows it at once.
+	address string
+	give    func(context.Context, Wished) error
+	slots   chan struct{}
+	wg      sync.WaitGroup
 
 	mu    sync.Mutex // guards the following
 	under map[Wished]bool
@@ -121,7 +143,7 @@ func (h *hearing) run(ctx context.Context) {
 		}
 		var reply *metapb.RecallsReply
 		if origin != 0 {
-			reply, _ = h.call(ctx, &metapb.RecallsRequest{Origin: origin, Version: version, Wait: true})
+			reply, _ = h.call(ctx, &metapb.RecallsRequest{Origin: origin, Version: version, Wait: true, Address: h.address})
 		}
 		if reply == nil {
 			if !b.wait(ctx) {

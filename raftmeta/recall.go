@@ -20,6 +20,8 @@ const (
 	wishWait = 2 * time.Second
 	// wishLinger is how long a wish stands after the last call about it, so that who wishes can ask again.
 	wishLinger = 5 * time.Second
+	// maxPlace bounds Place.Address, in bytes.
+	maxPlace = 512
 )
 
 // Wished is what somebody wants from the gateway that has it: a file, whose lease is meant, or an NFS client.
@@ -53,6 +55,13 @@ type holder struct {
 	version uint64
 	changed chan struct{} // closed at the next change
 	wanted  map[Wished]*wish
+	place   Place
+}
+
+// Place is where a gateway takes calls of its NFS clients that came to other ones.
+type Place struct {
+	Gateway string // as its certificate calls it
+	Address string // host:port
 }
 
 // newRecalls makes those of a leader of a term.
@@ -144,6 +153,23 @@ func (r *recalls) list(origin uint64, now time.Duration) (wanted []Wished, versi
 	return wanted, h.version, h.changed
 }
 
+// at notes where an origin takes calls.
+func (r *recalls) at(origin uint64, p Place) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.holder(origin).place = p
+}
+
+// where is what an origin said of that last, nothing if it said nothing to this leader.
+func (r *recalls) where(origin uint64) Place {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if h := r.holders[origin]; h != nil {
+		return h.place
+	}
+	return Place{}
+}
+
 // overdue reports whether something that origin has has been wished for that long, and still is.
 func (r *recalls) overdue(origin uint64, now, long time.Duration) bool {
 	r.mu.Lock()
@@ -212,6 +238,10 @@ func (s *Server) serveWish(ctx context.Context, call *wire.Call) error {
 	if err != nil {
 		return err
 	}
+	if req.Where {
+		p := l.recalls.where(origin)
+		return answer(call, &metapb.WishReply{Gateway: p.Gateway, Address: p.Address})
+	}
 	if origin != 0 {
 		gone, end, ok := l.recalls.wait(origin, w, s.opt.Monotonic())
 		if !ok {
@@ -257,6 +287,9 @@ func (s *Server) serveRecalls(ctx context.Context, call *wire.Call) error {
 		gave = append(gave, Wished{Client: id})
 	}
 	l.recalls.gaveBack(req.Origin, gave)
+	if req.Address != "" && len(req.Address) <= maxPlace {
+		l.recalls.at(req.Origin, Place{Gateway: call.Peer.Name, Address: req.Address})
+	}
 	wanted, version, changed := l.recalls.list(req.Origin, s.opt.Monotonic())
 	if req.Wait && version == req.Version {
 		if err := awaitFor(ctx, changed, wishWait); err != nil {

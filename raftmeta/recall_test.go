@@ -101,6 +101,12 @@ func TestRecalls(t *testing.T) {
 	if r.overdue(1, now, time.Hour) || !r.overdue(1, now, time.Minute) || r.overdue(2, now, time.Minute) {
 		t.Fatal("overdue at another time than after a minute")
 	}
+	// Where it takes calls is known as long as it is registered.
+	at := Place{"gateway", "10.0.0.1:7075"}
+	r.at(1, at)
+	if r.where(1) != at || r.where(2) != (Place{}) {
+		t.Fatalf("places %v and %v", r.where(1), r.where(2))
+	}
 	// The holder ends.
 	_, changed = told(1, f, g)
 	r.keep([]uint64{2}, now)
@@ -108,7 +114,9 @@ func TestRecalls(t *testing.T) {
 		t.Fatal("the holder ended, and who waits sleeps")
 	}
 	end5()
-	told(1)
+	if told(1); r.where(1) != (Place{}) {
+		t.Fatal("the place of an origin that ended is known")
+	}
 	if r2 := newRecalls(8); func() bool { _, v, _ := r2.list(1, now); return v <= r.version }() {
 		t.Fatal("the lists of the next leader are not told apart from those of this one")
 	}
@@ -158,7 +166,7 @@ func TestWish(t *testing.T) {
 	heard := make(chan struct{})
 	go func() {
 		defer close(heard)
-		has.Recalls(hear, 1, lease.Origin, func(_ context.Context, w Wished) error {
+		has.Recalls(hear, 1, lease.Origin, "", func(_ context.Context, w Wished) error {
 			if w != (Wished{FS: testFS, Ino: ino}) {
 				t.Errorf("asked for %+v", w)
 			}

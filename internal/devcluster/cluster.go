@@ -51,6 +51,7 @@ type Cluster struct {
 	gateway    *gateway.Gateway
 	nfs, nfs3  net.Listener // nfs3 is nil without NFSv3
 	more       []*moreGateway
+	peers      net.Listener // of the first gateway for the others; nil: it is the only one
 	httpLn     net.Listener
 	http       *api.Server
 	admin      *api.Server
@@ -187,7 +188,7 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err := c.provisionProjects(ctx); err != nil {
 		return err
 	}
-	gc, err := c.gatewayConfig(gatewayName, c.meta, id)
+	gc, err := c.gatewayConfig(gatewayName, c.meta, id, c.peers)
 	if err != nil {
 		return err
 	}
@@ -233,6 +234,9 @@ func (c *Cluster) Close(ctx context.Context) error {
 	errs = append(errs, c.stopMore(ctx))
 	if c.gateway != nil {
 		errs = append(errs, c.gateway.Stop(ctx))
+	}
+	if c.peers != nil {
+		c.peers.Close()
 	}
 	c.serving.Wait()
 	for _, g := range c.guardians {

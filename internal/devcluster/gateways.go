@@ -20,6 +20,7 @@ import (
 type moreGateway struct {
 	name    string
 	nfs     net.Listener
+	peers   net.Listener // for other gateways
 	meta    *raftmeta.Client
 	gateway *gateway.Gateway
 }
@@ -45,7 +46,27 @@ func (c *Cluster) listenMore() error {
 		}
 		c.more = append(c.more, &moreGateway{name: gatewayNameOf(i), nfs: ln})
 	}
+	if c.cfg.Gateways < 2 {
+		return nil
+	}
+	// Gateways carry requests to each other within this machine.
+	if c.peers, err = listenPeers(); err != nil {
+		return err
+	}
+	for _, m := range c.more {
+		if m.peers, err = listenPeers(); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+func listenPeers() (net.Listener, error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, vfs.Errorf(vfs.KindInvalid, "listen for other gateways", "%w", err)
+	}
+	return ln, nil
 }
 
 // startMore starts them.
@@ -58,7 +79,7 @@ func (c *Cluster) startMore(ctx context.Context) error {
 		if m.meta, err = c.metaClient(id); err != nil {
 			return err
 		}
-		gc, err := c.gatewayConfig(m.name, m.meta, id)
+		gc, err := c.gatewayConfig(m.name, m.meta, id, m.peers)
 		if err != nil {
 			return err
 		}
@@ -78,12 +99,17 @@ func (c *Cluster) metaClient(id *pki.Identity) (*raftmeta.Client, error) {
 }
 
 // gatewayConfig is that of one gateway, without metrics: those are the first one's.
-func (c *Cluster) gatewayConfig(name string, meta *raftmeta.Client, id *pki.Identity) (gateway.Config, error) {
+func (c *Cluster) gatewayConfig(name string, meta *raftmeta.Client, id *pki.Identity, ln net.Listener) (gateway.Config, error) {
 	delegations, err := state.ParseDelegating(c.cfg.Delegations)
+	security := func(node string) wire.Security { return wire.Security{Mode: c.cfg.dataMode(), TLS: id.ClientTLS(node)} }
+	var peers *gateway.Peers
+	if ln != nil {
+		peers = &gateway.Peers{Listener: ln, Address: ln.Addr().String(), Client: security, Server: wire.Security{Mode: c.cfg.dataMode(), TLS: id.ServerTLS()}}
+	}
 	return gateway.Config{
 		Name: name, Group: c.cfg.gatewayGroup, Several: c.cfg.Gateways > 1, Cluster: [16]byte(c.dir.shape.clusterID()), Meta: meta,
-		BlockSecurity: func(node string) wire.Security { return wire.Security{Mode: c.cfg.dataMode(), TLS: id.ClientTLS(node)} },
-		Rules:         c.cfg.rules(), Lease: c.cfg.Lease, Release: release(), Raw: c.raw,
+		BlockSecurity: security, Peers: peers,
+		Rules: c.cfg.rules(), Lease: c.cfg.Lease, Release: release(), Raw: c.raw,
 		ReencodeInterval: c.cfg.reencodeInterval, FoldAge: c.cfg.foldAge, NoAtime: c.cfg.NoAtime, Delegations: delegations, ReplyCache: int64(c.cfg.ReplyCache), Logger: c.log,
 	}, err
 }
@@ -95,6 +121,9 @@ func (c *Cluster) stopMore(ctx context.Context) error {
 		m.nfs.Close()
 		if m.gateway != nil {
 			errs = append(errs, m.gateway.Stop(ctx))
+		}
+		if m.peers != nil {
+			m.peers.Close()
 		}
 	}
 	return errors.Join(errs...)

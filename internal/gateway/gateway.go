@@ -17,6 +17,7 @@ import (
 	"github.com/rackfs/rackfs/background/ledger"
 	"github.com/rackfs/rackfs/blockstore/stripe"
 	"github.com/rackfs/rackfs/internal/filesystem"
+	"github.com/rackfs/rackfs/internal/relay"
 	"github.com/rackfs/rackfs/internal/wire"
 	"github.com/rackfs/rackfs/nfsserver"
 	"github.com/rackfs/rackfs/nfsserver/export"
@@ -53,6 +54,8 @@ type Config struct {
 	// Several: other gateways may serve the same file systems, all of them with this. Files are given back when another one wants them, those that many write are written
 	// through, and clients get no delegations. Needs feature level 6.
 	Several bool
+	// Peers, if not nil, is how gateways of several carry requests to each other that came to another one than serves the client, from feature level 7 on; else such clients are handed over each time.
+	Peers *Peers
 	// Zone and Rack are those of the gateway's node, "" or nil: not known. Stores of its own node, rack and zone are read first where there is a choice.
 	Zone, Rack func() string
 
@@ -92,6 +95,7 @@ type Gateway struct {
 	sessions *sessionStore // nil below feature level 3
 	// handsOver: clients go from this gateway to others and back while all live
 	handsOver bool
+	relay     *relay.Relay // nil: requests are not carried to others
 
 	room capacities
 
@@ -245,12 +249,16 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 		othersOpen = g.othersOpen
 	}
 	g.handsOver = group != nil
+	peers, err := g.newRelay()
+	if err != nil {
+		return g, vfs.Wrap(op, err)
+	}
 	g.nfs, err = nfsserver.New(ctx, nfsserver.Config{
 		Cluster: cfg.Cluster, Keys: keys, Exports: g.files.exports, Store: store,
 		Delegations: cfg.Delegations, Limits: nfsserver.Limits{State: state.Limits{ReplyCache: cfg.ReplyCache}},
 		Lease: cfg.Lease, Name: cfg.Name, Group: group, Release: cfg.Release, Logger: cfg.Logger, Registerer: cfg.Registerer,
 		Valid:  func(fsid uint32) bool { return g.members.valid(g.files.shardOf(fsid)) },
-		Others: cfg.Several, OthersOpen: othersOpen,
+		Others: cfg.Several, OthersOpen: othersOpen, Peers: peers,
 	})
 	if err != nil {
 		return g, vfs.Wrap(op, err)
@@ -259,6 +267,7 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 		g.members.all[clusterShard].retake = g.retake
 		g.members.all[clusterShard].giveUp = g.nfs.GiveUp
 	}
+	g.serveRelay()
 	g.members.watch()
 	if cfg.Several {
 		for _, shard := range namespaces {
@@ -340,6 +349,7 @@ func (g *Gateway) Stop(ctx context.Context) error {
 	if g.handsOver { // they need not wait for what is to be flushed
 		g.nfs.GiveUpAll(ctx)
 	}
+	g.relay.Close()
 	for _, sv := range g.files.volumes() {
 		err = errors.Join(err, sv.volume.Shutdown(ctx))
 	}
@@ -370,5 +380,6 @@ func (g *Gateway) abandon() {
 			sv.volume.Abandon()
 		}
 	}
+	g.relay.Close()
 	g.close()
 }

@@ -35,6 +35,8 @@ type membership struct {
 	retake func(context.Context) error
 	// giveUp gives an NFS client to another gateway. Only of shard 0, nil if clients do not outlive gateways. Fixed before watch.
 	giveUp func(context.Context, state.ClientID) error
+	// address is where requests of its clients are taken from other gateways, "": nowhere. Only of shard 0. Fixed before watch.
+	address string
 }
 
 // memberships are those of a gateway, by shard.

@@ -89,7 +89,7 @@ func (ms *memberships) leave(ctx context.Context) (err error) {
 
 // hear gives back the files and clients that other gateways want, until ctx ends.
 func (m *membership) hear(ctx context.Context) {
-	m.meta.Recalls(ctx, m.shard, m.origin, func(ctx context.Context, w raftmeta.Wished) error {
+	m.meta.Recalls(ctx, m.shard, m.origin, m.address, func(ctx context.Context, w raftmeta.Wished) error {
 		ctx, cancel := context.WithTimeout(ctx, giveBackTimeout)
 		defer cancel()
 		if w.Client != 0 {

@@ -53,6 +53,9 @@ type callResult struct {
 // is a *RemoteError. When ctx or the connection ends first, the call may or may
 // not have been executed. call may be reused when Call returns.
 func (c *Conn) Call(ctx context.Context, call *Call) (Response, error) {
+	if c.foreign != nil {
+		return c.foreign.call(ctx, call)
+	}
 	p := c.ep.calls.Get().(*pendingCall)
 	p.maxReply = call.MaxReply
 	xid, err := c.register(p)

@@ -77,6 +77,7 @@ type Conn struct {
 	ep            *endpoint
 	remote, local netip.AddrPort
 	value         atomic.Pointer[any]
+	foreign       *foreign // nil: a connection of this process
 
 	tokens  chan struct{} // holds one element per call being read, run or answered
 	work    chan *Request // to idle workers
@@ -178,6 +179,10 @@ func (c *Conn) shut(cause error) {
 	if !c.broken {
 		c.broken = true
 		c.cause = cause
+		if c.foreign != nil {
+			c.wmu.Unlock()
+			return // its end is the other process's affair
+		}
 		_ = c.nc.Close() // nothing to be done about an error, and nothing lost
 	}
 	c.wmu.Unlock()

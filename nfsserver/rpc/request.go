@@ -78,11 +78,12 @@ func (r *Request) ID() vfs.RequestID { return vfs.RequestID(r.Conn.tag)<<32 | vf
 type outcome uint8
 
 const (
-	outcomeSuccess  outcome = iota
-	outcomeAccept           // accepted, accept_stat other than SUCCESS
-	outcomeAuth             // MSG_DENIED, AUTH_ERROR
-	outcomeMismatch         // MSG_DENIED, RPC_MISMATCH
-	outcomeSilent           // no reply
+	outcomeSuccess   outcome = iota
+	outcomeAccept            // accepted, accept_stat other than SUCCESS
+	outcomeAuth              // MSG_DENIED, AUTH_ERROR
+	outcomeMismatch          // MSG_DENIED, RPC_MISMATCH
+	outcomeSilent            // no reply
+	outcomeElsewhere         // of a carried call: nothing was done
 )
 
 // GarbageArgs answers that the arguments could not be decoded.

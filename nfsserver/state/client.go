@@ -45,6 +45,7 @@ type client struct {
 	since time.Time // it is served here
 	heard bool      // a call of it began since then
 	leave *leaving  // it is about to go to another server
+	trunk trunk
 }
 
 // maxSpent bounds client.spent. What is forgotten of it can be used again as if it were not closed, with the
@@ -210,6 +211,7 @@ func (s *State) expire(c *client, eff *Effects) {
 // progress.
 func (s *State) endClient(c *client, eff *Effects) {
 	c.endLeave()
+	s.deaf(c)
 	for ss := range c.sessions {
 		s.endSession(ss)
 	}

@@ -330,13 +330,13 @@ func TestBackchannelBinding(t *testing.T) {
 		{"another connection closed", func() { w.s.ConnClosed(8) }, 0},
 		{"its connection closed", func() { w.s.ConnClosed(7) }, down},
 		{"bound again", func() {
-			dir, _, st := w.s.BindConn(w.now, res.SessionID, 9, nfsv4.CDFC4_FORE_OR_BOTH)
+			dir, _, st := w.s.BindConn(w.now, res.SessionID, 9, "", nfsv4.CDFC4_FORE_OR_BOTH)
 			if dir != nfsv4.CDFS4_BOTH || st != ok {
 				t.Errorf("BIND_CONN_TO_SESSION: %v, %v", dir, st)
 			}
 		}, 0},
 		{"bound to the fore channel only", func() {
-			dir, _, st := w.s.BindConn(w.now, res.SessionID, 9, nfsv4.CDFC4_FORE)
+			dir, _, st := w.s.BindConn(w.now, res.SessionID, 9, "", nfsv4.CDFC4_FORE)
 			if dir != nfsv4.CDFS4_FORE || st != ok {
 				t.Errorf("BIND_CONN_TO_SESSION: %v, %v", dir, st)
 			}
@@ -347,10 +347,10 @@ func TestBackchannelBinding(t *testing.T) {
 			t.Errorf("%s: status flags %x, want %x", step.what, got, step.want)
 		}
 	}
-	if _, _, st := w.s.BindConn(w.now, res.SessionID, 9, 5); st != nfsv4.NFS4ERR_INVAL {
+	if _, _, st := w.s.BindConn(w.now, res.SessionID, 9, "", 5); st != nfsv4.NFS4ERR_INVAL {
 		t.Errorf("a direction that does not exist: %v", st)
 	}
-	if _, _, st := w.s.BindConn(w.now, state.SessionID{}, 9, nfsv4.CDFC4_FORE); st != nfsv4.NFS4ERR_BADSESSION {
+	if _, _, st := w.s.BindConn(w.now, state.SessionID{}, 9, "", nfsv4.CDFC4_FORE); st != nfsv4.NFS4ERR_BADSESSION {
 		t.Errorf("a session that does not exist: %v", st)
 	}
 }

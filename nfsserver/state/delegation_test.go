@@ -302,7 +302,7 @@ func TestHolderThatCannotBeCalled(t *testing.T) {
 	// A new backchannel is tried, and until then the client has as much time as others.
 	wantRebound(0)
 	bind := func() {
-		_, eff, st := w.s.BindConn(w.now, a.session, 1, nfsv4.CDFC4_FORE_OR_BOTH)
+		_, eff, st := w.s.BindConn(w.now, a.session, 1, "", nfsv4.CDFC4_FORE_OR_BOTH)
 		w.must(eff)
 		w.wantStatus("BIND_CONN_TO_SESSION", st, ok)
 	}

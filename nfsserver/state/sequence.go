@@ -87,6 +87,8 @@ func (s *State) Sequence(now time.Time, a SequenceArgs) (SequenceResult, Status)
 		return SequenceResult{}, nfsv4.NFS4ERR_BADSESSION
 	case ss.client.leave != nil:
 		return SequenceResult{Leaving: ss.client.leave.over}, nfsv4.NFS4ERR_DELAY
+	case a.Via != "" && ss.client.follows(a.Via):
+		return SequenceResult{Follow: ss.client.id}, nfsv4.NFS4ERR_DELAY
 	case a.Slot >= uint32(len(ss.slots)):
 		return SequenceResult{}, nfsv4.NFS4ERR_BADSLOT
 	case a.HighestSlot >= ss.everHighest():
@@ -94,6 +96,7 @@ func (s *State) Sequence(now time.Time, a SequenceArgs) (SequenceResult, Status)
 	case a.CacheThis && ss.fore.MaxCachedResponse < minResponse: // not even SEQUENCE alone
 		return SequenceResult{}, nfsv4.NFS4ERR_REP_TOO_BIG_TO_CACHE
 	}
+	s.heardBy(ss.client, a.Conn, a.Via)
 	sl := ss.slots[a.Slot]
 	res := SequenceResult{HighestSlot: ss.highest(), TargetHighestSlot: ss.targetHighest(), StatusFlags: s.statusFlags(ss)}
 	switch {

@@ -115,6 +115,7 @@ func (s *State) CreateSession(now time.Time, a CreateSessionArgs) (CreateSession
 	c.csReply = CreateSessionResult{}
 	c.csStatus = s.checkSession(c, &a)
 	c.renewed = now
+	s.heardBy(c, a.Conn, a.Via)
 	if c.csStatus != nfsv4.NFS4_OK {
 		return c.csReply, s.effects(eff), c.csStatus
 	}
@@ -229,8 +230,8 @@ func (s *State) Heard(now time.Time, id SessionID) {
 }
 
 // BindConn is BIND_CONN_TO_SESSION (RFC 8881, 18.34). All connections carry
-// the fore channel; binding matters for the backchannel.
-func (s *State) BindConn(now time.Time, id SessionID, conn uint64, dir nfsv4.ChannelDirFromClient4) (nfsv4.ChannelDirFromServer4, Effects, Status) {
+// the fore channel; binding matters for the backchannel. via is as in SequenceArgs.
+func (s *State) BindConn(now time.Time, id SessionID, conn uint64, via string, dir nfsv4.ChannelDirFromClient4) (nfsv4.ChannelDirFromServer4, Effects, Status) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var eff Effects
@@ -239,6 +240,7 @@ func (s *State) BindConn(now time.Time, id SessionID, conn uint64, dir nfsv4.Cha
 		return 0, s.effects(eff), nfsv4.NFS4ERR_BADSESSION
 	}
 	ss.client.renewed = now
+	s.heardBy(ss.client, conn, via)
 	got, st := s.bindConn(ss, conn, dir)
 	s.mustRecord(ss.client, &eff)
 	return got, s.effects(eff), st
@@ -293,6 +295,7 @@ func (s *State) ConnClosed(conn uint64) {
 	for ss := range s.bound[conn] {
 		s.unbind(ss, conn)
 	}
+	s.unheard(conn)
 }
 
 // BackchannelCtl is BACKCHANNEL_CTL (RFC 8881, 18.33).

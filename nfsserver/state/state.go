@@ -23,6 +23,7 @@ type State struct {
 	files       map[File]*file
 	stateids    map[vfs.StateID]stateidHolder
 	bound       map[uint64]map[*session]struct{} // backchannels by connection
+	conns       map[uint64]map[*client]struct{}  // clients by the connections that they were heard by
 	nextClient  uint32
 	versions    uint64                // the last of session.version
 	resizing    map[*session]struct{} // session.next is to be recorded, or slots are to be released
@@ -69,6 +70,7 @@ func New(cfg Config, now time.Time) *State {
 		stateids:    make(map[vfs.StateID]stateidHolder),
 		resizing:    make(map[*session]struct{}),
 		bound:       make(map[uint64]map[*session]struct{}),
+		conns:       make(map[uint64]map[*client]struct{}),
 		waiting:     make(map[string]ClientRecord),
 		unforgotten: make(map[ClientID]ClientRecord),
 		unended:     make(map[SessionID]SessionRecord),

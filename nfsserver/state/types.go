@@ -152,6 +152,7 @@ type CreateSessionArgs struct {
 	CallbackProgram uint32
 	Principal       Principal
 	Conn            uint64 // rpc.Conn.ID of the connection it came on
+	Via             string // the server that carried it here, "" if none did
 }
 
 // CreateSessionResult is its result.
@@ -172,6 +173,7 @@ type SequenceArgs struct {
 	Conn        uint64
 	Digest      uint64 // of the request, see Digest; tells a retry from a reused sequence
 	Single      bool   // SEQUENCE is the only operation
+	Via         string // the server that carried it here, "" if none did
 }
 
 // SequenceResult is the result of a SEQUENCE that succeeded.
@@ -188,6 +190,10 @@ type SequenceResult struct {
 
 	// Leaving is closed when it is decided whether the client goes to another server. It comes with NFS4ERR_DELAY, and the request is to be tried again then.
 	Leaving <-chan struct{}
+
+	// Follow is a client that is to be given up to the server that carried the request here, which is not begun: it comes with NFS4ERR_DELAY. If the client cannot be given up
+	// (Remains) the request is to be tried again.
+	Follow ClientID
 
 	// Of a retry. A new request has those of State.Slots, when it is answered.
 	HighestSlot       uint32

@@ -55,39 +55,17 @@ func (s *Server) Serves(ctx context.Context, served func(state.ClientID) bool) e
 	return s.apply(ctx, &eff)
 }
 
-// takeOver looks for a session that is not known here in the store, and takes its client over. It reports whether the
-// session may be known now. While another server serves it, that one is asked for it. Requests of a session share one look.
-func (s *Server) takeOver(ctx context.Context, id state.SessionID) (bool, error) {
-	return s.sharedLook(ctx, string(id[:]), func() (bool, error) {
-		client, err := s.sessions.ClientOf(ctx, id)
-		if vfs.KindOf(err) == vfs.KindNotFound {
-			return false, nil
-		}
-		if err != nil {
-			return false, vfs.Wrap("nfs.takeover", err)
-		}
-		return s.await(ctx, client)
-	})
-}
-
-// takeOverClient is takeOver of a client that is known by its id.
-func (s *Server) takeOverClient(ctx context.Context, id state.ClientID) (bool, error) {
-	return s.sharedLook(ctx, clientKey(id), func() (bool, error) { return s.await(ctx, id) })
-}
-
 func clientKey(id state.ClientID) string { return "client " + strconv.FormatUint(uint64(id), 16) }
 
-func (s *Server) sharedLook(ctx context.Context, key string, look func() (bool, error)) (bool, error) {
-	if s.sessions == nil {
-		return false, nil
-	}
+// sharedLook has requests that look for the same at the same time look once.
+func (s *Server) sharedLook(ctx context.Context, key string, look func() (whereabouts, error)) (whereabouts, error) {
 	for {
 		v, err, _ := s.finding.Do(key, func() (any, error) { return look() })
 		if vfs.KindOf(err) == vfs.KindCanceled && ctx.Err() == nil {
 			continue // the request that looked has ended, not this one
 		}
-		found, _ := v.(bool)
-		return found, err
+		w, _ := v.(whereabouts)
+		return w, err
 	}
 }
 

@@ -60,6 +60,7 @@ type compound struct {
 	elsewhere state.ClientID // who denied the last LOCK, and may be another server's
 	keepBody  bool           // the running operation's result has a body although it failed
 	replay    []byte         // the whole reply, from the reply cache
+	carried   *carriedAnswer // the whole reply, from another server
 	scratch   []byte
 }
 
@@ -105,6 +106,14 @@ func (c *compound) run() {
 		if c.replay != nil {
 			c.r.Truncate(start)
 			c.r.B = append(c.r.B, c.replay...)
+			return
+		}
+		switch st {
+		case stCarried:
+			c.carried.put(c.req)
+			return
+		case stElsewhere:
+			c.req.Elsewhere()
 			return
 		}
 	}
@@ -154,6 +163,9 @@ func (c *compound) one() status {
 		c.beginCall(def)
 		st = def.run(c)
 		c.ctx = c.base
+	}
+	if decided(st) {
+		return st
 	}
 	if c.replay == nil {
 		if over := c.tooBig(0); over != nfsv4.NFS4_OK && c.index > 0 {

@@ -22,6 +22,7 @@ func (c *compound) opSequence() status {
 		Sequence:  c.d.Uint32(),
 		Slot:      c.d.Uint32(),
 		Conn:      c.req.Conn.ID(),
+		Via:       c.req.Conn.Via(),
 		Single:    c.ops == 1,
 	}
 	a.HighestSlot, a.CacheThis = c.d.Uint32(), c.d.Bool()
@@ -29,6 +30,9 @@ func (c *compound) opSequence() status {
 		return nfsv4.NFS4ERR_BADXDR
 	}
 	if !c.valid() {
+		if a.Via != "" {
+			return stElsewhere
+		}
 		c.s.cfg.State.Heard(c.now, a.SessionID)
 		return nfsv4.NFS4ERR_DELAY // the slot is as before: the same request comes again (RFC 8881, 18.46.3)
 	}
@@ -58,6 +62,9 @@ func (c *compound) valid() bool {
 	if valid == nil || valid(0) {
 		return true
 	}
+	if c.req.Conn.Via() != "" { // who carries it has other ways
+		return false
+	}
 	look := time.NewTicker(busyPause)
 	defer look.Stop()
 	for end := time.Now().Add(c.s.cfg.ValidWait); time.Now().Before(end); {
@@ -76,21 +83,20 @@ func (c *compound) valid() bool {
 	return false
 }
 
-// sequence begins the call. A session that is not known here is taken over; one that is about to leave is waited for. Both may come one after the other, when the client's
-// requests come to several servers. A request that has waited so while its connection ended is not begun: its client sends it again by another one (RFC 8881, 2.10.6.2), perhaps has
-// done so and gone on.
+// sequence begins the call. A session that is not known here is taken over, or another server answers; one that is about to leave is waited for. All that may come one after the other, when the
+// client's requests come to several servers. What has waited so while its connection ended is not begun (hungUp).
 func (c *compound) sequence(a *state.SequenceArgs) (state.SequenceResult, status) {
 	var began time.Time
+	failed := ""
+	if c.s.cfg.Peers == nil {
+		failed = anyServer
+	}
 	for {
-		if !began.IsZero() {
-			select {
-			case <-c.req.Conn.ReadDone():
-				return state.SequenceResult{}, nfsv4.NFS4ERR_DELAY
-			default:
-			}
+		if !began.IsZero() && c.hungUp() {
+			return state.SequenceResult{}, nfsv4.NFS4ERR_DELAY
 		}
 		res, st := c.s.cfg.State.Sequence(c.now, *a)
-		if st != nfsv4.NFS4ERR_BADSESSION && res.Leaving == nil {
+		if st != nfsv4.NFS4ERR_BADSESSION && res.Leaving == nil && res.Follow == 0 {
 			return res, st
 		}
 		if began.IsZero() {
@@ -98,7 +104,8 @@ func (c *compound) sequence(a *state.SequenceArgs) (state.SequenceResult, status
 		} else if time.Since(began) > busyWait {
 			return res, nfsv4.NFS4ERR_DELAY
 		}
-		if res.Leaving != nil {
+		switch {
+		case res.Leaving != nil:
 			select {
 			case <-res.Leaving:
 			case <-c.req.Conn.ReadDone(): // as above
@@ -107,8 +114,26 @@ func (c *compound) sequence(a *state.SequenceArgs) (state.SequenceResult, status
 			}
 			c.now = c.s.cfg.Now()
 			continue
+		case res.Follow != 0:
+			c.giveTo(res.Follow, func() bool { return c.s.cfg.State.Follows(res.Follow, a.Via) }) // or it remains
+			c.now = c.s.cfg.Now()
+			continue
+		case a.Via != "":
+			return res, stElsewhere
+		case c.s.sessions == nil:
+			return res, st
 		}
-		if st = c.took(c.s.takeOver(c.ctx, a.SessionID))(st); st != nfsv4.NFS4_OK {
+		w, err := c.s.lookFor(c.ctx, a.SessionID, failed)
+		if err == nil && w.route.server != "" {
+			if c.carry(w.route) {
+				return res, stCarried
+			}
+			c.s.carrying.forget(a.SessionID, w.route)
+			failed = w.route.server
+			c.now = c.s.cfg.Now()
+			continue
+		}
+		if st = c.took(w.found, err)(st); st != nfsv4.NFS4_OK {
 			return res, st
 		}
 	}
@@ -136,11 +161,17 @@ func (c *compound) ofSession(id state.SessionID, do func() status) status {
 	try := func() status {
 		return c.unless(func() <-chan struct{} { return c.s.cfg.State.LeavingSession(id) }, do)
 	}
+	if via := c.req.Conn.Via(); via != "" && c.index == 0 {
+		if client, follows := c.s.cfg.State.FollowsSession(id, via); follows && c.giveTo(client, func() bool { return c.s.cfg.State.Follows(client, via) }) {
+			return stElsewhere
+		}
+	}
 	st := try()
 	if st != nfsv4.NFS4ERR_BADSESSION {
 		return st
 	}
-	if st := c.took(c.s.takeOver(c.ctx, id))(st); st != nfsv4.NFS4_OK {
+	st = c.ofOther(st, func(failed string) (whereabouts, error) { return c.s.lookFor(c.ctx, id, failed) })
+	if st != nfsv4.NFS4_OK {
 		return st
 	}
 	return try()
@@ -151,11 +182,16 @@ func (c *compound) ofClient(id state.ClientID, do func() status) status {
 	try := func() status {
 		return c.unless(func() <-chan struct{} { return c.s.cfg.State.LeavingClient(id) }, do)
 	}
+	follows := func() bool { return c.s.cfg.State.Follows(id, c.req.Conn.Via()) }
+	if c.req.Conn.Via() != "" && c.index == 0 && follows() && c.giveTo(id, follows) {
+		return stElsewhere
+	}
 	st := try()
 	if st != nfsv4.NFS4ERR_STALE_CLIENTID {
 		return st
 	}
-	if st := c.took(c.s.takeOverClient(c.ctx, id))(st); st != nfsv4.NFS4_OK {
+	st = c.ofOther(st, func(failed string) (whereabouts, error) { return c.s.lookForClient(c.ctx, id, failed) })
+	if st != nfsv4.NFS4_OK {
 		return st
 	}
 	return try()
@@ -174,12 +210,27 @@ func principal(req *rpc.Request) state.Principal {
 	return "none"
 }
 
-// takeOwner takes over the client of an owner that introduces itself here and is another server's so far, to which this one is the same one (Config.Shared).
-func (c *compound) takeOwner(owner []byte) status {
-	if c.s.cfg.Shared == nil || c.s.sessions == nil || c.s.cfg.State.ServesOwner(owner) {
+// takeOwner sees to it that the client of an owner that introduces itself, to which the servers are one (Config.Shared), is served here, or that the server that serves it has answered.
+func (c *compound) takeOwner(a *state.ExchangeIDArgs) status {
+	if c.s.cfg.Shared == nil || c.s.sessions == nil {
 		return nfsv4.NFS4_OK
 	}
-	id, err := c.s.sessions.ClientOfOwner(c.ctx, owner)
+	if via := c.req.Conn.Via(); via != "" {
+		id, follows := c.s.cfg.State.FollowsOwner(a, via)
+		switch {
+		case id == 0:
+			return stElsewhere
+		case !follows:
+			return nfsv4.NFS4_OK
+		case c.giveTo(id, func() bool { _, follows := c.s.cfg.State.FollowsOwner(a, via); return follows }):
+			return stElsewhere
+		}
+		return nfsv4.NFS4ERR_DELAY
+	}
+	if c.s.cfg.State.ServesOwner(a.Owner) {
+		return nfsv4.NFS4_OK
+	}
+	id, err := c.s.sessions.ClientOfOwner(c.ctx, a.Owner)
 	if vfs.KindOf(err) == vfs.KindNotFound {
 		return nfsv4.NFS4_OK
 	}
@@ -187,7 +238,7 @@ func (c *compound) takeOwner(owner []byte) status {
 		return c.took(false, err)(nfsv4.NFS4_OK)
 	}
 	// One that ended meanwhile is none.
-	return c.took(c.s.takeOverClient(c.ctx, id))(nfsv4.NFS4_OK)
+	return c.ofOther(nfsv4.NFS4_OK, func(failed string) (whereabouts, error) { return c.s.lookForClient(c.ctx, id, failed) })
 }
 
 // opExchangeID is EXCHANGE_ID (RFC 8881, 18.35).
@@ -218,19 +269,15 @@ func (c *compound) opExchangeID() status {
 		c.log().Warn("nfs: no client id", "err", err)
 		return nfsv4.NFS4ERR_DELAY
 	}
-	if st := c.takeOwner(a.EiaClientowner.CoOwnerid); st != nfsv4.NFS4_OK {
+	args := state.ExchangeIDArgs{Owner: a.EiaClientowner.CoOwnerid, Verifier: a.EiaClientowner.CoVerifier, Flags: a.EiaFlags, Principal: principal(c.req)}
+	if st := c.takeOwner(&args); st != nfsv4.NFS4_OK {
 		return st
 	}
 	var res state.ExchangeIDResult
 	leaving := func() <-chan struct{} { return c.s.cfg.State.LeavingOwner(a.EiaClientowner.CoOwnerid) }
 	st := c.unless(leaving, func() (st status) {
 		var eff state.Effects
-		res, eff, st = c.s.cfg.State.ExchangeID(c.now, state.ExchangeIDArgs{
-			Owner:     a.EiaClientowner.CoOwnerid,
-			Verifier:  a.EiaClientowner.CoVerifier,
-			Flags:     a.EiaFlags,
-			Principal: principal(c.req),
-		})
+		res, eff, st = c.s.cfg.State.ExchangeID(c.now, args)
 		return c.apply(eff, st)
 	})
 	if st != nfsv4.NFS4_OK {
@@ -315,6 +362,7 @@ func (c *compound) opCreateSession() status {
 		Back:      c.decodeChannel(),
 		Principal: principal(c.req),
 		Conn:      c.req.Conn.ID(),
+		Via:       c.req.Conn.Via(),
 	}
 	a.CallbackProgram = c.d.Uint32()
 	cred := c.decodeSecParms()
@@ -384,7 +432,7 @@ func (c *compound) opBindConn() status {
 	var got nfsv4.ChannelDirFromServer4
 	st := c.ofSession(id, func() (st status) {
 		var eff state.Effects
-		got, eff, st = c.s.cfg.State.BindConn(c.now, id, c.req.Conn.ID(), dir)
+		got, eff, st = c.s.cfg.State.BindConn(c.now, id, c.req.Conn.ID(), c.req.Conn.Via(), dir)
 		return c.apply(eff, st)
 	})
 	if st != nfsv4.NFS4_OK {

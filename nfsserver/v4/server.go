@@ -27,7 +27,7 @@ const (
 // Procedures.
 const (
 	procNull     = 0
-	procCompound = 1
+	ProcCompound = 1
 )
 
 // DefaultMaxIO is the largest READ and WRITE in bytes.
@@ -77,6 +77,9 @@ type Config struct {
 	// OthersOpen reports whether another server has a file open for reading, which is not recorded; an error if not all have answered. nil: there are no others.
 	OthersOpen func(ctx context.Context, fsid uint32, ino vfs.Ino) (open bool, err error)
 
+	// Peers carries requests of clients that other servers serve to these; nil: such clients come here, each time. Needs a SessionStore.
+	Peers Peers
+
 	MaxIO      int              // bytes of one READ or WRITE, DefaultMaxIO
 	ReadMemory int              // bytes of READ data held, all connections together, DefaultReadMemory
 	Now        func() time.Time // the clock, time.Now
@@ -111,6 +114,8 @@ type Server struct {
 	// open here: closes must reach it after its export was taken away.
 	fileSystems sync.Map // uint64 -> vfs.FS
 
+	carrying carrying
+
 	back    backchannels
 	copies  copies
 	recalls recalls
@@ -138,6 +143,7 @@ func New(cfg Config) *Server {
 	s.adoptions = semaphore.NewWeighted(maxAdoptions)
 	s.turns.init()
 	s.ring.Store(cfg.Ring)
+	s.carrying.init()
 	s.copies.init()
 	s.recalls.init()
 	s.compounds.New = func() any { return &compound{} }
@@ -163,7 +169,7 @@ func (s *Server) ServeRPC(ctx context.Context, req *rpc.Request) {
 	switch req.Proc {
 	case procNull:
 		return
-	case procCompound:
+	case ProcCompound:
 		c := s.compounds.Get().(*compound)
 		c.begin(s, ctx, req)
 		c.run()
@@ -178,6 +184,9 @@ func (s *Server) ServeRPC(ctx context.Context, req *rpc.Request) {
 func (s *Server) ConnClosed(c *rpc.Conn) {
 	s.cfg.State.ConnClosed(c.ID())
 	s.back.connClosed(c.ID())
+	if s.cfg.Peers != nil && c.Via() == "" {
+		s.cfg.Peers.Closed(c)
+	}
 }
 
 // Tick ends leases and the grace period that are over. The owner calls it about

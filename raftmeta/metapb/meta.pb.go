@@ -19428,10 +19428,12 @@ func (x *RenewReply) GetLeaseMilliseconds() uint64 {
 // WishRequest asks the leader of a shard to have the gateway that has a file to itself give it back, or, of shard 0, the one that serves a client give that up. The
 // answer comes when it has said so, or soon after all the same.
 type WishRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
-	File          *FileId                `protobuf:"bytes,2,opt,name=file,proto3" json:"file,omitempty"`
-	Client        uint64                 `protobuf:"varint,3,opt,name=client,proto3" json:"client,omitempty"` // in place of a file
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Shard  uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	File   *FileId                `protobuf:"bytes,2,opt,name=file,proto3" json:"file,omitempty"`
+	Client uint64                 `protobuf:"varint,3,opt,name=client,proto3" json:"client,omitempty"` // in place of a file
+	// Nobody is asked for anything: the answer comes at once, and tells where calls of the client can be carried to.
+	Where         bool `protobuf:"varint,4,opt,name=where,proto3" json:"where,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -19487,8 +19489,17 @@ func (x *WishRequest) GetClient() uint64 {
 	return 0
 }
 
+func (x *WishRequest) GetWhere() bool {
+	if x != nil {
+		return x.Where
+	}
+	return false
+}
+
 type WishReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Gateway       string                 `protobuf:"bytes,1,opt,name=gateway,proto3" json:"gateway,omitempty"` // answers where: the one that serves the client, as its certificate calls it; empty: not known to this leader, or it takes no calls
+	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"` // host:port, as it said itself
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -19523,6 +19534,20 @@ func (*WishReply) Descriptor() ([]byte, []int) {
 	return file_meta_proto_rawDescGZIP(), []int{246}
 }
 
+func (x *WishReply) GetGateway() string {
+	if x != nil {
+		return x.Gateway
+	}
+	return ""
+}
+
+func (x *WishReply) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
 // RecallsRequest asks the leader of a shard which files and clients an origin is to give back, and tells which it gave back. With wait the answer comes when the
 // list is another than that of the version, or soon after all the same.
 type RecallsRequest struct {
@@ -19533,6 +19558,7 @@ type RecallsRequest struct {
 	Gave          []*FileId              `protobuf:"bytes,4,rep,name=gave,proto3" json:"gave,omitempty"`
 	Wait          bool                   `protobuf:"varint,5,opt,name=wait,proto3" json:"wait,omitempty"`
 	GaveClients   []uint64               `protobuf:"varint,6,rep,packed,name=gave_clients,json=gaveClients,proto3" json:"gave_clients,omitempty"`
+	Address       string                 `protobuf:"bytes,7,opt,name=address,proto3" json:"address,omitempty"` // of shard 0: host:port where the gateway takes calls of its clients that came to others; in the leader's memory only
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -19607,6 +19633,13 @@ func (x *RecallsRequest) GetGaveClients() []uint64 {
 		return x.GaveClients
 	}
 	return nil
+}
+
+func (x *RecallsRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
 }
 
 type RecallsReply struct {
@@ -22668,19 +22701,23 @@ const file_meta_proto_rawDesc = "" +
 	"\x06origin\x18\x02 \x01(\x04R\x06origin\";\n" +
 	"\n" +
 	"RenewReply\x12-\n" +
-	"\x12lease_milliseconds\x18\x01 \x01(\x04R\x11leaseMilliseconds\"g\n" +
+	"\x12lease_milliseconds\x18\x01 \x01(\x04R\x11leaseMilliseconds\"}\n" +
 	"\vWishRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12*\n" +
 	"\x04file\x18\x02 \x01(\v2\x16.rackfs.meta.v1.FileIdR\x04file\x12\x16\n" +
-	"\x06client\x18\x03 \x01(\x04R\x06client\"\v\n" +
-	"\tWishReply\"\xbb\x01\n" +
+	"\x06client\x18\x03 \x01(\x04R\x06client\x12\x14\n" +
+	"\x05where\x18\x04 \x01(\bR\x05where\"?\n" +
+	"\tWishReply\x12\x18\n" +
+	"\agateway\x18\x01 \x01(\tR\agateway\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\"\xd5\x01\n" +
 	"\x0eRecallsRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x16\n" +
 	"\x06origin\x18\x02 \x01(\x04R\x06origin\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\x04R\aversion\x12*\n" +
 	"\x04gave\x18\x04 \x03(\v2\x16.rackfs.meta.v1.FileIdR\x04gave\x12\x12\n" +
 	"\x04wait\x18\x05 \x01(\bR\x04wait\x12!\n" +
-	"\fgave_clients\x18\x06 \x03(\x04R\vgaveClients\"p\n" +
+	"\fgave_clients\x18\x06 \x03(\x04R\vgaveClients\x12\x18\n" +
+	"\aaddress\x18\a \x01(\tR\aaddress\"p\n" +
 	"\fRecallsReply\x12,\n" +
 	"\x05files\x18\x01 \x03(\v2\x16.rackfs.meta.v1.FileIdR\x05files\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x18\n" +
