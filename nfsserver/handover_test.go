@@ -40,6 +40,7 @@ type several struct {
 	boot   uint32
 
 	faults, deaths int
+	carries        carries
 }
 
 // pick is one of the servers.
@@ -80,11 +81,13 @@ func (w *several) dies(s *side) {
 // side is one server, and the store as it sees it.
 type side struct {
 	*keptStore
-	all  *several
-	srv  *nfsserver.Server
-	addr string
-	stop func()
-	dead bool // others may have what it had, and it may change nothing
+	all   *several
+	srv   *nfsserver.Server
+	addr  string
+	name  string
+	peers *peers
+	stop  func()
+	dead  bool // others may have what it had, and it may change nothing
 }
 
 // fault is what goes wrong with a step of the store.
@@ -209,9 +212,10 @@ func (w *several) start() (*side, error) {
 	w.boot++
 	boot := w.boot
 	w.mu.Unlock()
-	s := &side{keptStore: w.store, all: w}
+	s := &side{keptStore: w.store, all: w, name: fmt.Sprint("server ", boot)}
+	s.peers = &peers{side: s}
 	srv, err := nfsserver.New(w.ctx, nfsserver.Config{
-		Cluster: [16]byte{1}, Keys: []handle.Key{{ID: 1, Secret: [16]byte{7}}}, Store: s, Name: fmt.Sprint("server ", boot), Boot: boot, Group: func() string { return "g" },
+		Cluster: [16]byte{1}, Keys: []handle.Key{{ID: 1, Secret: [16]byte{7}}}, Store: s, Name: s.name, Peers: s.peers, Boot: boot, Group: func() string { return "g" },
 		Valid: s.valid, Lease: leaseTime, Logger: slog.New(slog.DiscardHandler),
 		Exports: []export.Export{{ID: 1, FSID: 1, Path: "/default", FS: unsureFS{w.fs, &w.unsure}, Rules: export.Everyone(export.ReadWrite, export.SquashNone)}},
 	})

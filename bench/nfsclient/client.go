@@ -30,7 +30,11 @@ type Config struct {
 	Cred     vfs.Cred
 	Machine  string
 
-	Sessions int    // each with a connection of its own; default 1
+	// DialConn in place of DialFunc makes the conn-th connection of a session.
+	DialConn func(ctx context.Context, conn int) (net.Conn, error)
+
+	Sessions int    // each with connections of its own; default 1
+	Conns    int    // of each session, which its requests take by turns; what is of no session takes the first. Default 1
 	Slots    uint32 // per session, default 64
 	MaxIO    uint32 // bytes of a READ or WRITE, default 1 MiB
 	Patient  bool   // send again what the server answers with DELAY, GRACE or RETRY_UNCACHED_REP
@@ -75,6 +79,9 @@ func New(cfg Config) *Client {
 	if cfg.Sessions == 0 {
 		cfg.Sessions = 1
 	}
+	if cfg.Conns == 0 {
+		cfg.Conns = 1
+	}
 	if cfg.Slots == 0 {
 		cfg.Slots = 64
 	}
@@ -87,7 +94,7 @@ func New(cfg Config) *Client {
 	c := &Client{cfg: cfg, cred: rpc.AuthSysCred(cfg.Machine, &cfg.Cred)}
 	c.pool.New = func() any { return NewCompound() }
 	for range cfg.Sessions {
-		c.sessions = append(c.sessions, &Session{c: c})
+		c.sessions = append(c.sessions, &Session{c: c, conns: make([]*rpc.Conn, cfg.Conns)})
 	}
 	return c
 }
@@ -164,7 +171,7 @@ func (c *Client) createSession(ctx context.Context, s *Session) error {
 	if c.cfg.Callbacks != nil {
 		flags |= nfsv4.CREATE_SESSION4_FLAG_CONN_BACK_CHAN
 	}
-	conn, err := s.connection(ctx)
+	conn, err := s.connection(ctx, 0)
 	if err != nil {
 		return err
 	}
@@ -208,7 +215,7 @@ func (c *Client) simple(ctx context.Context, cp *Compound, ops ...nfsv4.NfsOpnum
 func (c *Client) Raw(ctx context.Context, cp *Compound) (*Reply, error) {
 	s := c.sessions[0]
 	for try := 0; ; try++ {
-		conn, err := s.connection(ctx)
+		conn, err := s.connection(ctx, 0)
 		if err == nil {
 			var r *Reply
 			if r, err = c.exchange(ctx, conn, cp, nil); err == nil {
@@ -240,13 +247,16 @@ func (c *Client) exchange(ctx context.Context, conn *rpc.Conn, cp *Compound, seq
 	return newReply(resp)
 }
 
-// dial makes a connection.
-func (c *Client) dial(ctx context.Context) (*rpc.Conn, error) {
+// dial makes the ith connection of a session.
+func (c *Client) dial(ctx context.Context, i int) (*rpc.Conn, error) {
 	var nc net.Conn
 	var err error
-	if c.cfg.DialFunc != nil {
+	switch {
+	case c.cfg.DialConn != nil:
+		nc, err = c.cfg.DialConn(ctx, i)
+	case c.cfg.DialFunc != nil:
 		nc, err = c.cfg.DialFunc(ctx)
-	} else {
+	default:
 		var d net.Dialer
 		nc, err = d.DialContext(ctx, "tcp", c.cfg.Addr)
 	}
@@ -264,7 +274,7 @@ func (c *Client) dial(ctx context.Context) (*rpc.Conn, error) {
 
 // Null calls the NULL procedure, to see whether a server is there.
 func (c *Client) Null(ctx context.Context) error {
-	conn, err := c.sessions[0].connection(ctx)
+	conn, err := c.sessions[0].connection(ctx, 0)
 	if err != nil {
 		return err
 	}

@@ -13,7 +13,7 @@ import (
 	"github.com/rackfs/rackfs/vfs"
 )
 
-// Session is one session and its connection.
+// Session is one session and its connections.
 type Session struct {
 	c *Client
 
@@ -22,7 +22,8 @@ type Session struct {
 	id    SessionID
 	fore  ChannelAttrs
 	free  chan *Slot
-	conn  *rpc.Conn
+	conns []*rpc.Conn // nil: none
+	turn  int
 	dials int
 }
 
@@ -133,11 +134,26 @@ func (sl *Slot) Do(ctx context.Context, c *Compound) (*Reply, error) {
 	}
 }
 
-// Send sends c with the given sequence, once, on the session's connection,
+// Send sends c with the given sequence, once, on the session's next connection,
 // which it makes if there is none. The reply begins with SEQUENCE.
 func (sl *Slot) Send(ctx context.Context, seq uint32, c *Compound) (*Reply, error) {
 	s := sl.s
-	conn, err := s.connection(ctx)
+	s.mu.Lock()
+	s.turn++
+	turn := s.turn % len(s.conns)
+	s.mu.Unlock()
+	return sl.sendBy(ctx, turn, seq, c)
+}
+
+// DoBy sends c as the slot's next request, once, on the session's ith connection.
+func (sl *Slot) DoBy(ctx context.Context, i int, c *Compound) (*Reply, error) {
+	sl.seq++
+	return sl.sendBy(ctx, i, sl.seq, c)
+}
+
+func (sl *Slot) sendBy(ctx context.Context, i int, seq uint32, c *Compound) (*Reply, error) {
+	s := sl.s
+	conn, err := s.connection(ctx, i)
 	if err != nil {
 		return nil, err
 	}
@@ -158,18 +174,18 @@ func (sl *Slot) Send(ctx context.Context, seq uint32, c *Compound) (*Reply, erro
 	return r, err
 }
 
-// connection returns the session's connection, dialling if it has none.
-func (s *Session) connection(ctx context.Context) (*rpc.Conn, error) {
+// connection returns the session's ith connection, dialling if there is none.
+func (s *Session) connection(ctx context.Context, i int) (*rpc.Conn, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.conn != nil {
-		return s.conn, nil
+	if s.conns[i] != nil {
+		return s.conns[i], nil
 	}
-	conn, err := s.c.dial(ctx)
+	conn, err := s.c.dial(ctx, i)
 	if err != nil {
 		return nil, err
 	}
-	s.conn = conn
+	s.conns[i] = conn
 	s.dials++
 	return conn, nil
 }
@@ -177,20 +193,29 @@ func (s *Session) connection(ctx context.Context) (*rpc.Conn, error) {
 // drop forgets conn, which is broken.
 func (s *Session) drop(conn *rpc.Conn) {
 	s.mu.Lock()
-	if s.conn == conn {
-		s.conn = nil
+	for i := range s.conns {
+		if s.conns[i] == conn {
+			s.conns[i] = nil
+		}
 	}
 	s.mu.Unlock()
 	conn.Close()
 	<-conn.Done()
 }
 
-// BreakConnection closes the session's connection, as a network failure
-// would; requests in flight go through the next one.
+// BreakConnection closes the session's connections, as a network failure
+// would; requests in flight go through the next ones.
 func (s *Session) BreakConnection() {
+	for i := range s.conns {
+		s.BreakConn(i)
+	}
+}
+
+// BreakConn is BreakConnection of the ith connection.
+func (s *Session) BreakConn(i int) {
 	s.mu.Lock()
-	conn := s.conn
-	s.conn = nil
+	conn := s.conns[i]
+	s.conns[i] = nil
 	s.mu.Unlock()
 	if conn != nil {
 		conn.Close()

@@ -20,7 +20,7 @@ func TestGatewayStartsAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	gc, err := c.gatewayConfig("again", c.meta, id)
+	gc, err := c.gatewayConfig("again", c.meta, id, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package devcluster_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -10,11 +11,38 @@ import (
 	"testing"
 	"time"
 
+	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
+
 	"github.com/rackfs/rackfs/bench/nfsclient"
 	"github.com/rackfs/rackfs/internal/devcluster"
 )
 
-// A client with sessions by connections to both gateways at once stays where it is: the other gateway carries its requests there.
+// trunked is a client with one session, by connections to both gateways.
+type trunked struct {
+	*nfsclient.Client
+	gone atomic.Bool // the second gateway: its connection leads to the first one
+}
+
+func trunk(t testing.TB, c *devcluster.Cluster, owner string) *trunked {
+	t.Helper()
+	x := new(trunked)
+	cl, err := nfsclient.Dial(t.Context(), nfsclient.Config{Owner: owner, Slots: 32, Conns: 2, Patient: true, DialConn: func(ctx context.Context, i int) (net.Conn, error) {
+		if x.gone.Load() {
+			i = 0
+		}
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp", c.NFSAddrs()[i])
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.Client = cl
+	t.Cleanup(cl.Disconnect)
+	return x
+}
+
+// TestTrunking has a client use one session by connections to both gateways at once: each change is made once, what is written is read, by either, and a second client sees its locks; one gateway is
+// stopped meanwhile.
 func TestTrunking(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
@@ -23,46 +51,137 @@ func TestTrunking(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer stopCluster(t, c)
-	var dials atomic.Int32
-	cl, err := nfsclient.Dial(ctx, nfsclient.Config{Owner: "a", Sessions: 2, Slots: 8, Patient: true, DialFunc: func(ctx context.Context) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "tcp", c.NFSAddrs()[dials.Add(1)%2])
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cl.Disconnect()
+	cl, other := trunk(t, c, "a"), trunk(t, c, "b")
 	root, _, err := cl.Walk(ctx, "/default")
 	if err != nil {
 		t.Fatal(err)
 	}
-	const callers, each = 8, 1000
+	const callers, names, blocks, block = 8, 60, 12, 100 << 10
+	lock := &nfsclient.Lock{Owner: "l"}
+	file, err := cl.Create(ctx, root, "file", 0o644)
+	if err == nil {
+		_, err = cl.LockRange(ctx, file, lock, nfsv4.WRITE_LT, 0, 10)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	began := time.Now()
 	var wg sync.WaitGroup
-	for range callers {
-		wg.Go(func() {
-			for range each {
-				if _, err := cl.Getattr(ctx, root); err != nil {
-					t.Error(err)
-					return
-				}
+	var calls atomic.Int32
+	halfway := make(chan struct{})
+	var longest atomic.Int64
+	done := func(since time.Time) {
+		for took := int64(time.Since(since)); ; {
+			if was := longest.Load(); took <= was || longest.CompareAndSwap(was, took) {
+				break
 			}
-		})
+		}
+		if calls.Add(1) == callers*names {
+			close(halfway)
+		}
 	}
-	wg.Wait()
-	t.Logf("%d calls by %d connections to two gateways in %v", callers*each, dials.Load(), time.Since(began))
-	began = time.Now()
 	for i := range callers {
 		wg.Go(func() {
-			for n := range 30 {
-				name := fmt.Sprintf("%d-%d", i, n)
-				if _, _, err := cl.Mkdir(ctx, root, name, 0o755); err != nil {
+			for n := range names {
+				name, since := fmt.Sprintf("%d-%d", i, n), time.Now()
+				if _, _, err := cl.Mkdir(ctx, root, name, 0o755); err != nil { // EEXIST: it was made twice
 					t.Errorf("mkdir %s: %v", name, err)
-					return
+				}
+				done(since)
+				since = time.Now()
+				if err := cl.Rename(ctx, root, name, root, name+"x"); err != nil {
+					t.Errorf("rename %s: %v", name, err)
+				}
+				done(since)
+			}
+		})
+	}
+	data := bytes.Repeat([]byte("0123456789"), block/10)
+	wg.Go(func() {
+		for n := range blocks {
+			if _, err := cl.Write(ctx, file, uint64(n*block), nfsv4.FILE_SYNC4, data); err != nil {
+				t.Errorf("write: %v", err)
+			}
+			got := make([]byte, block)
+			if k, _, err := cl.Read(ctx, file, uint64(n*block), got); err != nil || !bytes.Equal(got[:k], data) {
+				t.Errorf("read of block %d: %d bytes, %v: not what was written", n, k, err)
+			}
+			if denied, err := other.TestLock(ctx, file.FH, nfsv4.WRITE_LT, 0, 1, "l"); err != nil || denied == nil {
+				t.Errorf("the lock, at another client: %+v, %v", denied, err)
+			}
+		}
+	})
+	<-halfway
+	cl.gone.Store(true)
+	other.gone.Store(true)
+	stopping := time.Now()
+	if err := devcluster.StopGateway(ctx, c, 1); err != nil {
+		t.Error(err)
+	}
+	stopped := time.Since(stopping)
+	wg.Wait()
+	t.Logf("%d calls in %v, the longest took %v; a gateway was stopped in %v", 2*callers*names+3*blocks, time.Since(began), time.Duration(longest.Load()), stopped)
+	if err := cl.Unlock(ctx, file, lock, 0, 10); err != nil {
+		t.Error(err)
+	}
+	if denied, err := other.TestLock(ctx, file.FH, nfsv4.WRITE_LT, 0, 1, "l"); err != nil || denied != nil {
+		t.Errorf("after the unlock: %+v, %v", denied, err)
+	}
+}
+
+// BenchmarkTrunking is what a call costs of a client with connections to one gateway, to both, and of one that each time comes to the other one.
+func BenchmarkTrunking(b *testing.B) {
+	c, err := devcluster.Start(b.Context(), devcluster.Config{DataDir: filepath.Join(b.TempDir(), "data"), NFSAddr: "127.0.0.1:0", Gateways: 2})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer stopCluster(b, c)
+	one := trunk(b, c, "one")
+	one.gone.Store(true)
+	one.Session(0).BreakConnection()
+	both := trunk(b, c, "both")
+	for _, x := range []struct {
+		name string
+		cl   *trunked
+	}{{"one", one}, {"both", both}} {
+		root, _, err := x.cl.Walk(b.Context(), "/default")
+		if err != nil {
+			b.Fatal(err)
+		}
+		file, err := x.cl.Create(b.Context(), root, x.name, 0o644)
+		if err != nil {
+			b.Fatal(err)
+		}
+		data := make([]byte, 1<<20)
+		if _, err := x.cl.Write(b.Context(), file, 0, nfsv4.FILE_SYNC4, data); err != nil {
+			b.Fatal(err)
+		}
+		b.Run("getattr/"+x.name, func(b *testing.B) {
+			for b.Loop() {
+				if _, err := x.cl.Getattr(b.Context(), root); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		b.Run("getattr-8/"+x.name, func(b *testing.B) {
+			b.SetParallelism(4) // of 2 processors
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					if _, err := x.cl.Getattr(b.Context(), root); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			})
+		})
+		b.Run("read-1MiB/"+x.name, func(b *testing.B) {
+			b.SetBytes(int64(len(data)))
+			got := make([]byte, len(data))
+			for b.Loop() {
+				if _, _, err := x.cl.Read(b.Context(), file, 0, got); err != nil {
+					b.Fatal(err)
 				}
 			}
 		})
 	}
-	wg.Wait()
-	t.Logf("%d mkdirs in %v", callers*30, time.Since(began))
 }

@@ -87,6 +87,7 @@ type Config struct {
 	RootSquash    bool
 	NoAtime       bool
 	Several       bool                // there may be other gateways of the same file systems
+	PeersListen   string              // where they carry requests to that came to them
 	Addresses     []netip.Prefix      // that move between them
 	Delegations   nfsstate.Delegating // of files to NFS clients
 	ReplyCache    int64               // bytes of the slots of all NFS sessions
@@ -151,7 +152,7 @@ func ParseConfig(raw []byte) (*Config, error) {
 		MapEvery: r.duration("block.map_every", upkeep.DefaultMapInterval, minProbeEvery, time.Hour), RetryAfter: r.duration("block.retry_after", upkeep.DefaultRetry, minProbeEvery, time.Hour),
 		CollectEvery: r.duration("block.collect_every", upkeep.DefaultCollectInterval, minProbeEvery, 24*time.Hour),
 		Budget:       r.size("block.budget", budget.Default, minBudget, maxBudget),
-		NFSListen:    r.text("nfs.listen", ":2049"), NFS3Listen: r.text("nfs.v3_listen", ""), RootSquash: r.flag("nfs.root_squash"), NoAtime: r.flag("nfs.noatime"), Several: r.flag("nfs.several"),
+		NFSListen:    r.text("nfs.listen", ":2049"), NFS3Listen: r.text("nfs.v3_listen", ""), RootSquash: r.flag("nfs.root_squash"), NoAtime: r.flag("nfs.noatime"), Several: r.flag("nfs.several"), PeersListen: r.text("nfs.peers_listen", ":7075"),
 		ReplyCache: r.size("nfs.reply_cache", nfsstate.DefaultReplyCache, nfsstate.MinReplyCache, nfsstate.MaxReplyCache),
 		Lease:      r.duration("nfs.lease", 30*time.Second, time.Second, time.Hour), HTTPListen: r.text("http.listen", "127.0.0.1:7070"),
 		LocalDir: r.text("local.dir", ""), LocalListen: r.text("local.listen", ":2050"), LocalLazy: r.flag("local.lazy_names"),
@@ -479,6 +480,9 @@ func (c *Config) listens() []listen {
 	}
 	if c.Has(RoleGateway) {
 		out = append(out, listen{"nfs.listen", c.NFSListen, true})
+		if c.Several {
+			out = append(out, listen{listenPeers, c.PeersListen, true})
+		}
 		if c.NFS3Listen != "" {
 			out = append(out, listen{"nfs.v3_listen", c.NFS3Listen, false})
 		}

@@ -5,6 +5,7 @@ import (
 
 	"github.com/rackfs/rackfs/internal/floating"
 	"github.com/rackfs/rackfs/internal/gateway"
+	"github.com/rackfs/rackfs/internal/wire"
 	"github.com/rackfs/rackfs/nodegroup"
 	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
@@ -20,11 +21,18 @@ func (n *Node) startGateway(ctx context.Context) error {
 			}
 		}
 	}
+	var peers *gateway.Peers
+	if ln := n.listeners[listenPeers]; ln != nil {
+		peers = &gateway.Peers{
+			Listener: ln, Address: n.cfg.advertised(RoleGateway, n.cfg.PeersListen), Client: n.blockSecurity,
+			Server: wire.Security{Mode: n.dataMode(), TLS: n.id.ServerTLS()},
+		}
+	}
 	var g *gateway.Gateway
 	err := n.patiently(ctx, "start the gateway", func(try context.Context) (err error) {
 		g, err = gateway.Start(try, gateway.Config{
 			Name: n.cfg.Name, Cluster: [16]byte(n.dir.state.Settings.ID()), Meta: n.meta, BlockSecurity: n.blockSecurity,
-			Several: n.cfg.Several, Group: n.group, Zone: func() string { return n.cfg.Zone }, Rack: func() string { return n.cfg.Rack },
+			Several: n.cfg.Several, Peers: peers, Group: n.group, Zone: func() string { return n.cfg.Zone }, Rack: func() string { return n.cfg.Rack },
 			Rules: n.cfg.rules(), Lease: n.cfg.Lease, OriginLease: n.cfg.OwnLease, Release: n.opt.Release, NoAtime: n.cfg.NoAtime,
 			Delegations: n.cfg.Delegations, ReplyCache: n.cfg.ReplyCache,
 			Registerer: n.reg, Logger: n.log,

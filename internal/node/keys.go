@@ -31,6 +31,7 @@ var keys = []key{
 	{"block.budget", "128MiB", false, "What may be read and written of each disk per second by clients and background work (repair, moves, scrub, compaction) together,\n1MiB to 64GiB, a power of two. Clients are never held up; background work takes what they leave, but at least an eighth."},
 	{"nfs.listen", ":2049", false, "Address of the NFS server of a gateway."},
 	{"nfs.several", "false", false, "There may be other gateways in this node's group, which serve the same file systems; all of them have this. Clients get no delegations then."},
+	{"nfs.peers_listen", ":7075", false, "Address where the other gateways carry requests to that came to them, of clients that this one serves; with nfs.several."},
 	{"nfs.gateway_lease", "3s", false, "The same for this gateway alone, 2s to 10m: so long after it died, or was cut off, others have its addresses and clients. With nfs.several 3s, else what meta nodes say.\nA gateway that stands still for two thirds of it makes its clients wait, one that does so for longer loses them to others."},
 	{"nfs.addresses", "[10.0.0.50/24, 10.0.0.51/24]", false, "Addresses, with the length of their network, that clients mount and that move between the gateways of the group: the same on all, but each\nwith its own first. Needs nfs.several, nfs.listen without an address, and CAP_NET_ADMIN and CAP_NET_RAW. IPv4 only."},
 	{"nfs.v3_listen", "\"\"", false, "Address of a read-only NFSv3 server, on which everybody is nobody; \"\" for none. Mount with vers=3,ro,nolock,proto=tcp,port=P,mountport=P."},

@@ -49,6 +49,7 @@ const (
 	listenBlock   = "block.listen"
 	listenNFS     = "nfs.listen"
 	listenNFS3    = "nfs.v3_listen"
+	listenPeers   = "nfs.peers_listen"
 	listenHTTP    = "http.listen"
 	listenAPI     = "api.listen"
 	listenGossip  = "gossip.listen"

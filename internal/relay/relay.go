@@ -116,13 +116,6 @@ func New(cfg Config) (*Relay, error) {
 		toThem: counter("rackfs_relay_sent_total", "NFS requests that were carried to another gateway, which serves their client, by outcome."),
 		toUs:   counter("rackfs_relay_received_total", "NFS requests that other gateways carried here, by outcome."),
 	}
-	if cfg.Registerer != nil {
-		for _, c := range []prometheus.Collector{r.toThem, r.toUs} {
-			if err := cfg.Registerer.Register(c); err != nil {
-				return nil, vfs.Errorf(vfs.KindInvalid, "relay.new", "metrics: %w", err)
-			}
-		}
-	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r, nil
 }

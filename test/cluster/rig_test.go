@@ -146,7 +146,7 @@ control: {listen: "%[4]s:%[6]d"}
 gossip: {listen: "%[4]s:7074"}
 http: {listen: "%[9]s"}
 api: {listen: "%[4]s:7443"}
-nfs: {listen: "%[13]s:2049", v3_listen: "%[4]s:%[10]s", allow: [%[4]s/8]%[12]s}
+nfs: {listen: "%[13]s:2049", peers_listen: "%[4]s:7075", v3_listen: "%[4]s:%[10]s", allow: [%[4]s/8]%[12]s}
 rack: "%[7]s"
 %[8]s
 `, m.name, m.dir, c.roles, m.host, m.base+71, m.base+72, c.rack, c.more, c.http, nfs3Port, c.meta, c.nfs, served)

@@ -1,0 +1,231 @@
+//go:build linux
+
+package kernel
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/rackfs/rackfs/internal/kclient"
+)
+
+// balancerPort is where the balancer of a test listens.
+const balancerPort = 3049
+
+// balancer spreads connections over servers, as a load balancer of layer 4 does: the next one of those that are in use, whatever is sent.
+type balancer struct {
+	t     *testing.T
+	n     *kclient.Net
+	ln    net.Listener
+	ports []int
+	next  atomic.Int64
+	wg    sync.WaitGroup
+
+	mu   sync.Mutex // guards the following
+	out  map[int]bool
+	open map[net.Conn]int // by port of the server
+	over bool
+}
+
+func newBalancer(t *testing.T, n *kclient.Net, ports ...int) *balancer {
+	b := &balancer{t: t, n: n, ports: ports, out: map[int]bool{}, open: map[net.Conn]int{}}
+	err := n.Do(func() (err error) {
+		b.ln, err = net.Listen("tcp4", net.JoinHostPort(n.Addr(), strconv.Itoa(balancerPort)))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.wg.Go(func() {
+		for {
+			c, err := b.ln.Accept()
+			if err != nil {
+				return
+			}
+			b.wg.Go(func() { b.serve(c) })
+		}
+	})
+	t.Cleanup(func() {
+		b.ln.Close()
+		b.mu.Lock()
+		b.over = true
+		for c := range b.open {
+			c.Close()
+		}
+		b.mu.Unlock()
+		b.wg.Wait()
+	})
+	return b
+}
+
+func (b *balancer) pick() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for {
+		if p := b.ports[int(b.next.Add(1))%len(b.ports)]; !b.out[p] {
+			return p
+		}
+	}
+}
+
+func (b *balancer) serve(c net.Conn) {
+	defer c.Close()
+	port := b.pick()
+	s, err := b.n.Dial(context.Background(), net.JoinHostPort(b.n.Addr(), strconv.Itoa(port)))
+	if err != nil {
+		return
+	}
+	defer s.Close()
+	b.mu.Lock()
+	if b.over || b.out[port] {
+		b.mu.Unlock()
+		return
+	}
+	b.open[c], b.open[s] = port, port
+	b.mu.Unlock()
+	var both sync.WaitGroup
+	for _, way := range [][2]net.Conn{{c, s}, {s, c}} {
+		both.Go(func() {
+			_, _ = io.Copy(way[0], way[1])
+			way[0].Close() // NFS has no use for one direction
+			way[1].Close()
+		})
+	}
+	both.Wait()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.open, c)
+	delete(b.open, s)
+}
+
+// use puts a server in use, or takes it out and ends its connections, as a balancer does with one that has failed.
+func (b *balancer) use(port int, use bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.out[port] = !use
+	for c, p := range b.open {
+		if p == port && !use {
+			c.Close()
+		}
+	}
+}
+
+// spread is how many connections each server has.
+func (b *balancer) spread() map[int]int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	counts := map[int]int{}
+	for _, p := range b.open {
+		counts[p]++
+	}
+	for p := range counts {
+		counts[p] /= 2
+	}
+	return counts
+}
+
+// TestTrunking has a machine use connections to two gateways at once that are one server: by two mounts, whose addresses the kernel finds to be one server's and puts into one session, and by one mount
+// through a balancer that spreads its connections. One gateway goes out of use and comes back meanwhile.
+func TestTrunking(t *testing.T) {
+	if os.Getenv(envServer) != "" {
+		t.Skip("the other server has one gateway")
+	}
+	kclient.Require(t)
+	t.Parallel()
+	files, ops := 100, 600
+	if long() {
+		files, ops = 3000, 30_000
+	}
+	srv := serverUnderTest(t)
+	n := kclient.NewNet(t)
+	data := dataDir(t)
+	wait := n.Booting(t, kclient.Guest{Name: "a", MemoryMiB: 384})
+	other := n.Booting(t, kclient.Guest{Name: "b"})
+	srv.start(t, n, data, append(srv.lease(30*time.Second), "--gateways", "2")...)
+	g := wait(t)
+	a, b := client{t, g}, client{t, other(t)}
+	b.g.Mount(t, srv.mount(n.Addr(), mountpoint, "4.2"))
+	seed, _ := newSeed(t)
+
+	balance := newBalancer(t, n, nfsPort, nfsPort+1)
+	second := mountpoint + "2"
+	for _, m := range []struct {
+		name    string
+		mounts  []kclient.Mount
+		xprts   int
+		balance bool
+	}{
+		{"two mounts of one server", []kclient.Mount{
+			kclient.NFS(n.Addr(), nfsPort, srv.export, mountpoint, "4.2", "max_connect=4"),
+			kclient.NFS(n.Addr(), nfsPort+1, srv.export, second, "4.2", "max_connect=4"),
+		}, 2, false},
+		{"a balancer", []kclient.Mount{kclient.NFS(n.Addr(), balancerPort, srv.export, mountpoint, "4.2", "nconnect=4")}, 4, true},
+	} {
+		t.Run(m.name, func(t *testing.T) {
+			a, b := client{t, a.g}, client{t, b.g}
+			for _, x := range m.mounts {
+				a.g.Mount(t, x)
+			}
+			began := time.Now()
+			a.sh(fmt.Sprintf("for i in $(seq %d); do echo x$i >f$i.new && mv f$i.new f$i || exit 1; done", files))
+			if got := strings.TrimSpace(b.sh("cat f* | sort | uniq | wc -l && rm f*")); got != fmt.Sprint(files) {
+				t.Errorf("another machine sees %s different files of %d", got, files)
+			}
+			took := time.Since(began)
+			if c := strings.Count(a.sh("cat /proc/self/mountstats"), "xprt:"); c < m.xprts {
+				t.Errorf("%d connections, want %d", c, m.xprts)
+			}
+			t.Logf("%d files made, moved, read and removed in %v, connections %v", files, took, balance.spread())
+			dir := fmt.Sprintf("%s/random-%d", mountpoint, m.xprts)
+			a.sh("mkdir " + dir)
+			held := a.g.Start(t, kclient.Command("flock", mountpoint+"/lock", "sh", "-c", "echo locked; cat"))
+			held.WaitOutput(t, "locked", time.Minute)
+			var out, diag bytes.Buffer
+			p := kclient.Program("posix", "random-io", "-dir", dir, "-drop-caches", "-ops", strconv.Itoa(ops), "-seed", strconv.FormatUint(seed, 10))
+			p.Stdout, p.Stderr = &out, &diag
+			io := a.g.Start(t, p)
+			if m.balance {
+				for i, port := range []int{nfsPort, nfsPort + 1, nfsPort, nfsPort + 1} {
+					balance.use(port, i%2 == 1)
+					f := fmt.Sprint("round", i)
+					a.sh("echo " + f + " >" + f)
+					if got := b.sh("cat " + f + " && rm " + f); got != f+"\n" {
+						t.Fatalf("another machine reads %q", got)
+					}
+					balance.use(port, true)
+				}
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), randomIODeadline)
+			defer cancel()
+			if status, err := io.Wait(ctx); err != nil || status != 0 {
+				t.Fatalf("random I/O: status %d, %v\n%s%s", status, err, out.String(), diag.String())
+			}
+			t.Log(strings.TrimSpace(out.String()))
+			if got := b.sh("flock -n lock true && echo free || echo held"); got != "held\n" {
+				t.Errorf("the lock is %s", got)
+			}
+			if err := held.CloseInput(); err != nil {
+				t.Fatal(err)
+			}
+			if status, err := held.Wait(ctx); err != nil || status != 0 {
+				t.Fatalf("who held the lock: %d, %v", status, err)
+			}
+			if got := b.sh("flock lock echo free"); got != "free\n" {
+				t.Errorf("the lock is %s", got)
+			}
+			for _, x := range m.mounts {
+				a.g.Unmount(t, x.Target)
+			}
+		})
+	}
+}
