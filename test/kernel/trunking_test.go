@@ -3,11 +3,13 @@
 package kernel
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"strconv"
 	"strings"
@@ -134,6 +136,28 @@ func (b *balancer) spread() map[int]int {
 	return counts
 }
 
+// carried is how many requests the first gateway has carried to the second one, or taken from it.
+func carried(t *testing.T, n *kclient.Net) int {
+	t.Helper()
+	cl := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) { return n.Dial(ctx, addr) }, DisableKeepAlives: true}}
+	r, err := cl.Get("http://127.0.0.1:7070/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	total := 0
+	for s := bufio.NewScanner(r.Body); s.Scan(); {
+		if name, value, ok := strings.Cut(s.Text(), "{outcome=\"answered\"} "); ok && strings.HasPrefix(name, "rackfs_relay_") {
+			v, err := strconv.ParseFloat(value, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			total += int(v)
+		}
+	}
+	return total
+}
+
 // TestTrunking has a machine use connections to two gateways at once that are one server: by two mounts, whose addresses the kernel finds to be one server's and puts into one session, and by one mount
 // through a balancer that spreads its connections. One gateway goes out of use and comes back meanwhile.
 func TestTrunking(t *testing.T) {
@@ -142,7 +166,7 @@ func TestTrunking(t *testing.T) {
 	}
 	kclient.Require(t)
 	t.Parallel()
-	files, ops := 100, 600
+	files, ops := 40, 300
 	if long() {
 		files, ops = 3000, 30_000
 	}
@@ -176,16 +200,25 @@ func TestTrunking(t *testing.T) {
 			for _, x := range m.mounts {
 				a.g.Mount(t, x)
 			}
+			before := carried(t, n)
+			make := fmt.Sprintf("for i in $(seq %d); do echo x$i >f$i.new && mv f$i.new f$i || exit 1; done", files)
 			began := time.Now()
-			a.sh(fmt.Sprintf("for i in $(seq %d); do echo x$i >f$i.new && mv f$i.new f$i || exit 1; done", files))
+			a.sh(make)
+			took := time.Since(began)
 			if got := strings.TrimSpace(b.sh("cat f* | sort | uniq | wc -l && rm f*")); got != fmt.Sprint(files) {
 				t.Errorf("another machine sees %s different files of %d", got, files)
 			}
-			took := time.Since(began)
+			began = time.Now()
+			b.sh(make + " && rm f*")
+			t.Logf("%d files were made and moved in %v, by a machine with one connection in %v", files, took, time.Since(began))
 			if c := strings.Count(a.sh("cat /proc/self/mountstats"), "xprt:"); c < m.xprts {
 				t.Errorf("%d connections, want %d", c, m.xprts)
 			}
-			t.Logf("%d files made, moved, read and removed in %v, connections %v", files, took, balance.spread())
+			if k := carried(t, n) - before; k < files {
+				t.Errorf("%d requests were carried from one gateway to the other: it was not by both", k)
+			} else {
+				t.Logf("%d requests were carried; connections %v", k, balance.spread())
+			}
 			dir := fmt.Sprintf("%s/random-%d", mountpoint, m.xprts)
 			a.sh("mkdir " + dir)
 			held := a.g.Start(t, kclient.Command("flock", mountpoint+"/lock", "sh", "-c", "echo locked; cat"))
