@@ -280,6 +280,7 @@ func newSeveral(t *testing.T, ctx context.Context) *several {
 	t.Helper()
 	fs := memfs.Keep(memfs.New(memfs.Options{RootMode: 0o777}))
 	w := &several{t: t, ctx: ctx, fs: fs, store: newKeptStore(fs), serves: map[state.ClientID]*side{}}
+	w.carries.plan = make(chan carryFault, 1)
 	for range 2 {
 		s, err := w.start()
 		if err != nil {
