@@ -153,26 +153,23 @@ func TestTrunkedGatewaysDie(t *testing.T) {
 	const some = 60 // calls
 	x.await(ctx, t, 4*some)
 	held("both serve")
-	// Each gateway in turn: the client is served by one of them, and carried by the other one.
-	for _, g := range []struct {
-		dies, lives *machine
-		conn        int
-	}{{n2, n3, 0}, {n3, n2, 1}} {
-		g.dies.kill()
-		other.to(g.lives)
-		x.to(g.conn, g.lives)
+	for range 2 { // from the second time on each serves the client when it dies
+		n2.kill()
+		other.to(n3)
+		x.to(0, n3)
 		x.await(ctx, t, some)
-		held(g.dies.name + " was killed")
-		g.dies.start()
-		x.to(g.conn, g.dies)
+		held("n2 was killed")
+		n2.start()
+		x.to(0, n2)
 		x.await(ctx, t, some)
-		g.dies.signal(syscall.SIGSTOP)
-		x.await(ctx, t, 1) // of the other connection, or what was on its way
-		x.to(g.conn, g.lives)
+		n3.signal(syscall.SIGSTOP)
+		x.await(ctx, t, 1) // what n2 carries to n3 waits until n2 takes the client
+		x.to(1, n2)
+		other.to(n2)
 		x.await(ctx, t, some)
-		held(g.dies.name + " was paused")
-		g.dies.signal(syscall.SIGCONT)
-		x.to(g.conn, g.dies)
+		held("n3 was paused")
+		n3.signal(syscall.SIGCONT)
+		x.to(1, n3)
 		x.await(ctx, t, some)
 	}
 	other.to(n3)

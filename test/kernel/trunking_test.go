@@ -208,9 +208,12 @@ func TestTrunking(t *testing.T) {
 			if got := strings.TrimSpace(b.sh("cat f* | sort | uniq | wc -l && rm f*")); got != fmt.Sprint(files) {
 				t.Errorf("another machine sees %s different files of %d", got, files)
 			}
-			began = time.Now()
-			b.sh(make + " && rm f*")
-			t.Logf("%d files were made and moved in %v, by a machine with one connection in %v", files, took, time.Since(began))
+			t.Logf("%d files were made and moved in %v", files, took)
+			if long() { // beside what it costs without
+				began = time.Now()
+				b.sh(make + " && rm f*")
+				t.Logf("by a machine with one connection in %v", time.Since(began))
+			}
 			if c := strings.Count(a.sh("cat /proc/self/mountstats"), "xprt:"); c < m.xprts {
 				t.Errorf("%d connections, want %d", c, m.xprts)
 			}
