@@ -65,7 +65,7 @@ func (r *Running) watch() {
 			before = nil
 		}
 		s.wakeAfter, s.hangsAfter = int(r.life.wakeAfter.Load()), int(r.life.hangsAfter.Load())
-		looks, sent := s.looks, s.wakeUp
+		looks, fair, sent := s.looks, s.fair, s.wakeUp
 		switch s.look(l) {
 		case wake:
 			if sent == 0 {
@@ -78,9 +78,9 @@ func (r *Running) watch() {
 			_ = r.cmd.Process.Signal(syscall.SIGIO)
 			r.life.woken.Add(1)
 		case woke:
-			fmt.Fprintf(r.notes, "silent for %d s, and not after %d pairs of SIGALRM and SIGIO; when the first was sent:\n%s\n", looks, sent, first)
+			fmt.Fprintf(r.notes, "silent at %d looks, at %d of which it was not starved, and then not any more; it had been sent %d pairs of SIGALRM and SIGIO. When the first was sent:\n%s\n", looks, fair, sent, first)
 		case hangs:
-			fmt.Fprintf(r.notes, "the kernel hangs: silent for %d s, also after %d pairs of SIGALRM and SIGIO. When the first was sent:\n%s\nnow:\n%s\n", s.looks, sent, first, diagnosis(pid))
+			fmt.Fprintf(r.notes, "the kernel hangs: silent at %d looks, at %d of which it was not starved, also after %d pairs of SIGALRM and SIGIO. When the first was sent:\n%s\nnow:\n%s\n", s.looks, s.fair, sent, first, diagnosis(pid))
 			r.life.hangs.Store(true)
 			if t, ok := r.t.(hangTold); ok {
 				t.guestHangs(r.name)

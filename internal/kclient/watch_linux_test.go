@@ -110,7 +110,7 @@ func TestWokenKernel(t *testing.T) {
 	if err := g.cmd.Process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := g.notes.wait("silent for", testDeadline, g.ended); err != nil {
+	if _, err := g.notes.wait("silent at", testDeadline, g.ended); err != nil {
 		t.Fatal(err)
 	}
 	if g.life.hangs.Load() {
