@@ -237,8 +237,9 @@ func (s *Server) serveQuery(ctx context.Context, call *wire.Call) error {
 	}
 	defer v.Release()
 	var reply []byte
+	asker := fsm.NewAsker(v, cache) // each answer is encoded before the next one is made
 	for i, q := range qs {
-		r := fsm.Query(v, cache, q)
+		r := asker.Query(q)
 		sh.refused(of.of(i), func() string { return name(i) }, vfs.Kind(r.Kind), r.Text)
 		n := r.SizeVT()
 		if i > 0 && len(reply)+n > replyBytes {

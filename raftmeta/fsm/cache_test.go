@@ -32,7 +32,7 @@ func someQueries(ino uint64, name string) []*metapb.Query {
 
 // TestCacheCoherence asks old and new views, also between an entry's
 // application and its commit: with the cache they answer what they answer
-// without it.
+// without it, and in memory that is used again, too.
 func TestCacheCoherence(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		size := rapid.SampledFrom([]int64{1 << 20, 40_000}).Draw(rt, "size")
@@ -42,10 +42,14 @@ func TestCacheCoherence(t *testing.T) {
 		h := rapidHistory(rt)
 		ask := func() {
 			v := rapid.SampledFrom(views).Draw(rt, "view")
+			asker := NewAsker(v, r.opts.Cache)
 			for i, q := range someQueries(h.num("ino", 1, 12), string(h.name())) {
+				again := show(asker.Query(q).ProtoReflect())
 				with, without := Query(v, r.opts.Cache, q), Query(v, nil, q)
 				if a, b := show(with.ProtoReflect()), show(without.ProtoReflect()); a != b {
 					rt.Fatalf("query %d at entry %d of %d:\n%s\nwithout the cache:\n%s", i, v.(Versioned).Applied(), r.index, a, b)
+				} else if again != a {
+					rt.Fatalf("query %d at entry %d of %d, beside others:\n%s\nalone:\n%s", i, v.(Versioned).Applied(), r.index, again, a)
 				}
 			}
 		}

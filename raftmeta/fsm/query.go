@@ -23,7 +23,28 @@ func Query(v View, c *Cache, q *metapb.Query) *metapb.QueryResult {
 }
 
 func queryWith(v View, c *Cache, q *metapb.Query, hash hashFunc) *metapb.QueryResult {
-	r := reader{view: v, fs: q.Fs, hash: hash}
+	r := reader{view: v, hash: hash}
+	return r.answer(c, q)
+}
+
+// Asker answers queries one after the other, as Query does, from one state and in the same memory: an answer is valid until the next one.
+type Asker struct {
+	r     reader
+	cache *Cache
+}
+
+// NewAsker makes an Asker of a state and, or nil, the cache of the machine whose it is.
+func NewAsker(v View, c *Cache) *Asker {
+	a := &Asker{r: reader{view: v, hash: nameHash}, cache: c}
+	a.r.attrs = new(metapb.AttrSpace)
+	return a
+}
+
+// Query answers q.
+func (a *Asker) Query(q *metapb.Query) *metapb.QueryResult { return a.r.answer(a.cache, q) }
+
+func (r *reader) answer(c *Cache, q *metapb.Query) *metapb.QueryResult {
+	r.fs, r.cred = q.Fs, nil
 	res, err := r.run(c, q)
 	if err == nil {
 		return res
@@ -32,7 +53,7 @@ func queryWith(v View, c *Cache, q *metapb.Query, hash hashFunc) *metapb.QueryRe
 	return &metapb.QueryResult{Kind: bad.Kind, Text: bad.Text}
 }
 
-// reader is one query being answered.
+// reader is one query being answered, or one after the other.
 type reader struct {
 	view    View
 	cache   *Cache // nil if the version of the view is not known
@@ -42,6 +63,7 @@ type reader struct {
 	hash    hashFunc
 	key     []byte
 	codec   inodeCodec
+	attrs   *metapb.AttrSpace // where answers of attributes are made; nil: each in memory of its own
 }
 
 func (r *reader) run(c *Cache, q *metapb.Query) (*metapb.QueryResult, error) {
@@ -51,7 +73,7 @@ func (r *reader) run(c *Cache, q *metapb.Query) (*metapb.QueryResult, error) {
 		}
 		r.cred = &vfs.Cred{UID: w.Uid, GID: w.Gid, Groups: w.Groups}
 	}
-	if c != nil {
+	if c != nil && r.cache == nil {
 		if err := r.useCache(c); err != nil {
 			return nil, err
 		}
@@ -253,8 +275,13 @@ func (r *reader) dir(ino uint64, want vfs.Access, op string) (*inode, error) {
 	return d, nil
 }
 
-func attrAnswer(n *inode) *metapb.QueryResult {
-	w := new(metapb.AttrSpace)
+func (r *reader) attrAnswer(n *inode) *metapb.QueryResult {
+	w := r.attrs
+	if w == nil {
+		w = new(metapb.AttrSpace)
+	} else {
+		*w = metapb.AttrSpace{}
+	}
 	setAttr(w.Parts(), &n.attr)
 	if n.lease.epoch != 0 {
 		w.R.Lease = &w.Lease
@@ -279,7 +306,7 @@ func (r *reader) getAttr(q *metapb.GetAttrQ) (*metapb.QueryResult, error) {
 			}
 		}
 	}
-	a := attrAnswer(n)
+	a := r.attrAnswer(n)
 	a.GetAttr().Denies = q.Open != 0 && n.deniers > 0
 	return a, nil
 }
@@ -311,7 +338,7 @@ func (r *reader) lookup(sp *space, q *metapb.LookupQ) (*metapb.QueryResult, erro
 		if n == nil {
 			return nil, corrupt("entry %d of directory %d names inode %d, which does not exist", c, q.Dir, d.ino)
 		}
-		return attrAnswer(n), nil
+		return r.attrAnswer(n), nil
 	}
 	return nil, vfs.KindNotFound.Err(op)
 }
@@ -344,7 +371,7 @@ func (r *reader) parent(q *metapb.ParentQ) (*metapb.QueryResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	return attrAnswer(p), nil
+	return r.attrAnswer(p), nil
 }
 
 func (r *reader) readLink(q *metapb.ReadLinkQ) (*metapb.QueryResult, error) {
