@@ -46,7 +46,7 @@
 // For each PG in which this store has slot i, a survey lists the shards of all members (and of previous targets), merged by block. A
 // block that has a stored shard i by ShapeOf, and of which that shard is not listed here, is a candidate. The namespace shard is asked:
 //
-//	live in p, dying in p   missing: to be rebuilt
+//	live in p, dying in p   missing: to be rebuilt, unless it is here by now: the block was written while the lists were read
 //	leased                  pending if a shard was written under an older epoch than the PG's; it becomes live or dead.
 //	                        Under the present epoch it cannot be acknowledged without this store
 //	dead, or in another PG  nothing to do

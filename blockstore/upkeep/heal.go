@@ -59,6 +59,7 @@ func (k *Keeper) scan(ctx context.Context, v view, g *group, i int, p *backgroun
 			st, _, ok := a.of(l.block)
 			switch {
 			case !ok:
+			case st.in(g.pg.Id) && k.came(ctx, g, i, l):
 			case st.in(g.pg.Id):
 				if err := missing(l); err != nil {
 					return err
@@ -106,6 +107,13 @@ func (k *Keeper) scan(ctx context.Context, v view, g *group, i int, p *backgroun
 	s.vouched = ls.vouched()
 	k.o.Metrics.Scanned.Add(float64(s.scanned))
 	return s, nil
+}
+
+// came reports whether a shard that the list of this store lacked is there: the lists are read one after the other, and a block that was written meanwhile is in
+// some of them only. It became live with all its shards, so what the others list of it says nothing of what is left.
+func (k *Keeper) came(ctx context.Context, g *group, i int, l lack) bool {
+	_, _, err := k.o.Store.Stat(ctx, keyOf(g.pg.Id, l.block, i))
+	return err == nil
 }
 
 // survey scans a group without repairing anything.

@@ -338,6 +338,32 @@ func TestDamagedBlock(t *testing.T) {
 	r.whole(ok)
 }
 
+// A block that is written while a survey reads the lists, one after the other, is in some of them only: nothing of it is missing.
+func TestWriteBesideASurvey(t *testing.T) {
+	for last := 1; last < 6; last++ { // how many lists have it
+		r := newRig(t, rigOptions{stores: 6, k: 4, m: 2, pgs: 1})
+		r.write(300 << 10)
+		g := newClusterMap(r.cluster()).groups[1]
+		at := func(slot int) *node { return r.nodes[g.pg.Slots[slot].Store-1] }
+		var once sync.Once
+		var f *file
+		at(6 - last).setCut(func(call *wire.Call) error {
+			if call.Op == blockstore.OpList {
+				once.Do(func() { f = r.write(300 << 10) })
+			}
+			return nil
+		})
+		st := at(0).heal()
+		if f == nil {
+			t.Fatal("nothing was written: the test shows nothing")
+		}
+		if st.Damaged != 0 || len(st.Damages) != 0 || st.Missing != 0 || st.Clean != 1 || st.Rebuilt != 0 {
+			t.Errorf("the last %d lists have a block that was just written: status %+v", last, st)
+		}
+		r.whole(f)
+	}
+}
+
 // failingStore ends the process, as it were, at a Put.
 type failingStore struct {
 	Store

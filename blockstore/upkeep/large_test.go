@@ -73,6 +73,11 @@ func (s *listing) List(_ context.Context, pg uint32, after *segment.Key, limit i
 	return out, more, nil
 }
 
+// Stat knows of no shard: of what the list lacks none has come.
+func (s *listing) Stat(context.Context, segment.Key) (store.Entry, segment.Owner, error) {
+	return store.Entry{}, segment.Owner{}, vfs.KindNotFound.Err("test")
+}
+
 func (s *listing) Fence(context.Context, []segment.Epoch) error { return nil }
 func (s *listing) Info() store.Info {
 	return store.Info{Cluster: testCluster, MetadataIncarnation: fsm.FirstIncarnation}
