@@ -212,10 +212,13 @@ func (c *Client) simple(ctx context.Context, cp *Compound, ops ...nfsv4.NfsOpnum
 }
 
 // Raw sends a compound without a session on the first session's connection.
-func (c *Client) Raw(ctx context.Context, cp *Compound) (*Reply, error) {
+func (c *Client) Raw(ctx context.Context, cp *Compound) (*Reply, error) { return c.RawBy(ctx, 0, cp) }
+
+// RawBy is Raw on the first session's ith connection.
+func (c *Client) RawBy(ctx context.Context, i int, cp *Compound) (*Reply, error) {
 	s := c.sessions[0]
 	for try := 0; ; try++ {
-		conn, err := s.connection(ctx, 0)
+		conn, err := s.connection(ctx, i)
 		if err == nil {
 			var r *Reply
 			if r, err = c.exchange(ctx, conn, cp, nil); err == nil {

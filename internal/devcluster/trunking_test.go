@@ -129,6 +129,64 @@ func TestTrunking(t *testing.T) {
 	}
 }
 
+// A client whose only backchannel is a connection to another gateway than serves it is called by that.
+func TestCalledByAnotherGateway(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	c, err := devcluster.Start(ctx, devcluster.Config{DataDir: filepath.Join(t.TempDir(), "data"), NFSAddr: "127.0.0.1:0", Gateways: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stopCluster(t, c)
+	must := func(what string, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+	}
+	told := &notified{t: t, got: make(chan string, 100)}
+	waiter, err := nfsclient.Dial(ctx, nfsclient.Config{Owner: "waiter", Conns: 2, Patient: true, Callbacks: told, DialConn: func(ctx context.Context, i int) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp", c.NFSAddrs()[i])
+	}})
+	must("dial", err)
+	defer waiter.Close(context.WithoutCancel(ctx))
+	holder := trunk(t, c, "holder")
+	root, _, err := holder.Walk(ctx, "/default")
+	must("walk", err)
+	for i, dir := range []nfsv4.ChannelDirFromClient4{nfsv4.CDFC4_FORE, nfsv4.CDFC4_FORE_OR_BOTH} {
+		r, err := waiter.RawBy(ctx, i, nfsclient.NewRaw().BindConn(waiter.Session(0).ID(), dir))
+		must("bind", err)
+		must("bind", r.Next(nfsv4.OP_BIND_CONN_TO_SESSION))
+		r.Release()
+	}
+	mine, err := holder.Create(ctx, root, "f", 0o644)
+	must("create", err)
+	yours, err := waiter.Open(ctx, root, nfsclient.OpenArgs{Name: "f"})
+	must("open", err)
+	for i := range 4 {
+		held, owner := &nfsclient.Lock{Owner: "holder"}, fmt.Sprint("waiter ", i)
+		_, err := holder.LockRange(ctx, mine, held, nfsv4.WRITE_LT, 0, 10)
+		must("lock", err)
+		l := &nfsclient.Lock{Owner: owner}
+		if _, err := waiter.LockRange(ctx, yours, l, nfsv4.WRITEW_LT, 0, 10); nfsclient.StatusOf(err) != nfsv4.NFS4ERR_DENIED {
+			t.Fatalf("a lock that another client has: %v", err)
+		}
+		must("unlock", holder.Unlock(ctx, mine, held, 0, 10))
+		select {
+		case who := <-told.got:
+			if who != owner {
+				t.Fatalf("%s was told, %s waits", who, owner)
+			}
+		case <-ctx.Done():
+			t.Fatal("nobody told the client that waits")
+		}
+		_, err = waiter.LockRange(ctx, yours, l, nfsv4.WRITEW_LT, 0, 10)
+		must("lock", err)
+		must("unlock", waiter.Unlock(ctx, yours, l, 0, 10))
+	}
+}
+
 // BenchmarkTrunking is what a call costs of a client with connections to one gateway, to both, and of one that each time comes to the other one.
 func BenchmarkTrunking(b *testing.B) {
 	c, err := devcluster.Start(b.Context(), devcluster.Config{DataDir: filepath.Join(b.TempDir(), "data"), NFSAddr: "127.0.0.1:0", Gateways: 2})
