@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,8 +20,9 @@ const (
 	lostReplies = 300 * time.Millisecond
 	// cutOff is for how long a gateway does not reach its clients where that moves nothing.
 	cutOff = 8 * time.Second
-	// longFaults is how much happens in the long run.
-	longFaults = 30
+	// longFaults is how much happens in the long run: longEach of what is measured each, and as many of any kind.
+	longEach   = 10
+	longFaults = 6 * longEach
 )
 
 // twoGuests are clients in two real kernels, a at an address that moves, b at another gateway.
@@ -28,9 +30,10 @@ type twoGuests struct {
 	t               *testing.T
 	meta, at, spare *machine // the gateway that a's address is at, and the one that it goes to
 	client          *kclient.Running
-	writer          *kernelWriter // at a
-	holder, prober  *talker       // at a, at b
-	changes, tries  int           // between which things happen
+	writer          *kernelWriter              // at a
+	holder, prober  *talker                    // at a, at b
+	changes, tries  int                        // between which things happen
+	stalls          map[string][]time.Duration // how long the client at a was without an answer, by what happened
 }
 
 // newTwoGuests begins a cluster of a metadata node, with the blocks, and three gateways, and the clients' programs.
@@ -57,7 +60,7 @@ func newTwoGuests(t *testing.T) *twoGuests {
 		all = append(all, m)
 	}
 	t.Cleanup(func() { end(t, all) })
-	x := &twoGuests{t: t, meta: all[0], at: all[1], spare: all[3], changes: 40, tries: 5}
+	x := &twoGuests{t: t, meta: all[0], at: all[1], spare: all[3], changes: 40, tries: 5, stalls: map[string][]time.Duration{}}
 	x.meta.must("cluster", "init", "--profile", "2+1", "--domain", "disk", "--nodes", "1")
 	x.meta.start()
 	for _, m := range all[1:] {
@@ -93,7 +96,9 @@ func (x *twoGuests) during(what string, fault func()) {
 	}
 	fault()
 	goOn()
-	x.t.Logf("%s: the client that writes: %v; that keeps: %v; at the other gateway: %v", what, x.writer.mark(), x.holder.mark(), x.prober.mark())
+	m := x.writer.mark()
+	x.stalls[what] = append(x.stalls[what], m.None.Round(10*time.Millisecond))
+	x.t.Logf("%s %s: the client that writes: %v; that keeps: %v; at the other gateway: %v", time.Now().Format("15:04:05.000"), what, m, x.holder.mark(), x.prober.mark())
 }
 
 // mute loses what a gateway sends to a: what a has sent is done, and a does not know.
@@ -116,28 +121,34 @@ type fault struct {
 // faults are all, the first ones those of the short run.
 func (x *twoGuests) faults() (all []fault, short int) {
 	t := x.t
-	// lost is a fault after a moment in which the gateway's replies are lost.
-	lost := func(begin func(m *machine)) func(m *machine) {
-		return func(m *machine) {
+	// lost is a fault after a moment in which the gateway's replies are lost, which they stay until its end: its kernel would send them again, also for a process that was killed.
+	lost := func(what string, begin, end func(m *machine)) fault {
+		return fault{what, true, func(m *machine) {
 			x.mute(m, true)
 			time.Sleep(lostReplies)
 			begin(m)
+		}, func(m *machine) {
 			x.mute(m, false)
-		}
+			end(m)
+		}}
 	}
 	return []fault{
-		{"killed", true, lost((*machine).kill), func(m *machine) { m.start() }},
-		{"paused", true, lost(func(m *machine) { m.signal(syscall.SIGSTOP) }), func(m *machine) { m.signal(syscall.SIGCONT) }},
-		{"cut off", true, lost(func(m *machine) { m.at.Cut(t, true) }), func(m *machine) { m.at.Cut(t, false) }},
+		lost("killed", (*machine).kill, func(m *machine) { m.start() }),
+		lost("paused", func(m *machine) { m.signal(syscall.SIGSTOP) }, func(m *machine) { m.signal(syscall.SIGCONT) }),
 		{"stopped", true, (*machine).stop, func(m *machine) { m.start() }},
-		{"without the cable of its clients' network", true, lost(func(m *machine) { m.at.Unplug(t, true) }), func(m *machine) { m.at.Unplug(t, false) }},
+		lost("cut off", func(m *machine) { m.at.Cut(t, true) }, func(m *machine) { m.at.Cut(t, false) }),
+		lost("without the cable of its clients' network", func(m *machine) { m.at.Unplug(t, true) }, func(m *machine) { m.at.Unplug(t, false) }),
 		{"cut off from the metadata, and not from its clients", true, func(m *machine) { x.withoutMeta(m, true) }, func(m *machine) { x.withoutMeta(m, false) }},
 		{fmt.Sprintf("cut off from its clients for %v, by a switch, and not from the metadata", cutOff), false, func(m *machine) {
 			x.mute(m, true)
 			time.Sleep(cutOff)
 			x.mute(m, false)
 		}, nil},
-		{"left without its replies for a moment", false, lost(func(*machine) {}), nil},
+		{"left without its replies for a moment", false, func(m *machine) {
+			x.mute(m, true)
+			time.Sleep(lostReplies)
+			x.mute(m, false)
+		}, nil},
 	}, 5
 }
 
@@ -169,8 +180,16 @@ func TestAddressMoves(t *testing.T) {
 		seed := time.Now().UnixNano()
 		t.Logf("seed %d", seed)
 		rng := rand.New(rand.NewPCG(uint64(seed), 0))
-		for range longFaults {
-			x.happens(all[rng.IntN(len(all))])
+		for i := range longFaults {
+			f := all[rng.IntN(len(all))]
+			if i%2 == 0 {
+				f = all[i/2%3] // killed, paused, stopped
+			}
+			x.happens(f)
+		}
+		for what, all := range x.stalls {
+			slices.Sort(all)
+			t.Logf("%s: without an answer for %v", what, all)
 		}
 	}
 	x.writer.verify()
