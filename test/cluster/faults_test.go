@@ -165,7 +165,7 @@ func nothing(name string, m *machine, begin func()) *trouble {
 // reset ends the connections of clients that are at a gateway, or may be.
 func (f *fleet) reset(m *machine) {
 	for _, c := range f.roamers {
-		if c.address != "" || c.at.Load() == m {
+		if c.address != "" || c.at.Load() == m || c.second == m {
 			c.Session(0).BreakConnection()
 		}
 	}

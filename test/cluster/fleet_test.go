@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -152,28 +153,41 @@ type roamer struct {
 	address string
 	stays   bool // whatever becomes of its gateway
 	at      atomic.Pointer[machine]
+	second  *machine // where its other connection leads; nil: it has one
 	root    nfsclient.FH
 	cfg     nfsclient.Config
 }
 
 // roam makes a client.
 func (f *fleet) roam(ctx context.Context, name, address string, at *machine) (*roamer, error) {
-	return f.roamWith(ctx, name, address, at, roamerSlots)
+	return f.roamWith(ctx, name, address, at, roamerSlots, nil)
 }
 
-// roamWith is roam for a client that has so many requests under way.
-func (f *fleet) roamWith(ctx context.Context, name, address string, at *machine, slots uint32) (*roamer, error) {
-	r := &roamer{f: f, name: name, address: address}
+// after is the gateway that follows another one.
+func (f *fleet) after(m *machine) *machine {
+	return f.gateways[(slices.Index(f.gateways, m)+1)%len(f.gateways)]
+}
+
+// roamWith is roam for a client that has so many requests under way, and takes connections to two gateways by turns if second is not nil.
+func (f *fleet) roamWith(ctx context.Context, name, address string, at *machine, slots uint32, second *machine) (*roamer, error) {
+	r := &roamer{f: f, name: name, address: address, second: second}
 	r.at.Store(at)
-	r.cfg = nfsclient.Config{Owner: name, Patient: true, Slots: slots, DialFunc: func(ctx context.Context) (net.Conn, error) {
+	r.cfg = nfsclient.Config{Owner: name, Patient: true, Slots: slots, Conns: 1, DialConn: func(ctx context.Context, conn int) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 		defer cancel()
-		c, err := f.net.Dial(ctx, r.where()+":2049")
+		to := r.where()
+		if conn > 0 {
+			to = second.host
+		}
+		c, err := f.net.Dial(ctx, to+":2049")
 		if tcp, ok := c.(*net.TCPConn); ok { // an address that moved is noticed by who only waits, too
 			err = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 100})
 		}
 		return c, err
 	}}
+	if second != nil {
+		r.cfg.Conns = 2
+	}
 	var err error
 	if r.Client, err = dialPatiently(ctx, r.cfg); err != nil {
 		return nil, err

@@ -37,7 +37,7 @@ type watch struct {
 
 func (w *work) startWatches(ctx context.Context, seed uint64) error {
 	for i, m := range w.f.gateways {
-		c, err := w.f.roamWith(ctx, fmt.Sprintf("watch of %s-%d", m.name, seed), "", m, watchReads)
+		c, err := w.f.roamWith(ctx, fmt.Sprintf("watch of %s-%d", m.name, seed), "", m, watchReads, nil)
 		if err != nil {
 			return err
 		}

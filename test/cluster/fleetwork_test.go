@@ -32,7 +32,7 @@ const (
 	recordBytes = 100
 )
 
-// work is NFS clients that know what a file system promises. Each worker has two, at two gateways: what one of them was told is done the
+// work is NFS clients that know what a file system promises. Each worker has two, at two gateways, and the second one mostly has connections to two of them: what one of them was told is done the
 // other one is to see. Every call that fails, and every answer that breaks a promise, ends the work with an error.
 //
 //   - Files of one worker: whole content after each change, whichever client made it; names; what is open and has no name any more.
@@ -110,8 +110,12 @@ func (f *fleet) startWork(ctx context.Context, seed uint64, place func(client in
 			registers: map[int]*nfsclient.File{}}
 		for j, r := range []**roamer{&h.x, &h.y} {
 			address, at := place(2*i + j)
+			var second *machine
+			if j == 1 && at != nil {
+				second = f.after(at)
+			}
 			var err error
-			if *r, err = f.roam(ctx, fmt.Sprintf("w%d%c-%d", i, 'x'+j, seed), address, at); err != nil {
+			if *r, err = f.roamWith(ctx, fmt.Sprintf("w%d%c-%d", i, 'x'+j, seed), address, at, roamerSlots, second); err != nil {
 				return nil, err
 			}
 			f.roamers = append(f.roamers, *r)
