@@ -7,6 +7,7 @@ import (
 	"net"
 	"reflect"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,12 +37,60 @@ func TestPipelineEndsWithARefusal(t *testing.T) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		for err == nil {
-			_, err = p.AppendEntries(&raft.AppendEntriesRequest{RPCHeader: from, Term: 1}, new(raft.AppendEntriesResponse))
+		for i := uint64(0); err == nil; i++ {
+			_, err = p.AppendEntries(&raft.AppendEntriesRequest{RPCHeader: from, Term: 1, PrevLogEntry: i}, new(raft.AppendEntriesResponse))
 		}
 	}()
 	within(t, "the refusal to be read", read)
 	within(t, "the sender to end", ended)
+}
+
+// What says nothing new is not sent, for a while; all that does is.
+func TestNothingNew(t *testing.T) {
+	h := &hub{addrs: map[string]string{}}
+	a, b := open(t, h, "a", patience), open(t, h, "b", patience)
+	var now atomic.Int64
+	a.opt.Clock = func() time.Time { return moment.Add(time.Duration(now.Load())) }
+	arrived := 0
+	serve(t, b, func(rpc raft.RPC) {
+		arrived++
+		rpc.Respond(&raft.AppendEntriesResponse{Term: 1, Success: true}, nil)
+	})
+	p, err := a.AppendEntriesPipeline("b", "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	for i, step := range []struct {
+		req   raft.AppendEntriesRequest
+		later time.Duration
+		sent  bool
+	}{
+		{req: raft.AppendEntriesRequest{Term: 1, PrevLogEntry: 4, PrevLogTerm: 1, LeaderCommitIndex: 4}, sent: true},
+		{req: raft.AppendEntriesRequest{Term: 1, PrevLogEntry: 4, PrevLogTerm: 1, LeaderCommitIndex: 4}},
+		{req: raft.AppendEntriesRequest{Term: 1, PrevLogEntry: 4, PrevLogTerm: 1, LeaderCommitIndex: 4}, later: quiet - 1},
+		{req: raft.AppendEntriesRequest{Term: 1, PrevLogEntry: 4, PrevLogTerm: 1, LeaderCommitIndex: 4}, later: 1, sent: true},
+		{req: raft.AppendEntriesRequest{Term: 1, PrevLogEntry: 4, PrevLogTerm: 1, LeaderCommitIndex: 4}},
+		{req: raft.AppendEntriesRequest{Term: 1, PrevLogEntry: 4, PrevLogTerm: 1, LeaderCommitIndex: 4, Entries: []*raft.Log{{Index: 5, Term: 1}}}, sent: true},
+		{req: raft.AppendEntriesRequest{Term: 1, PrevLogEntry: 5, PrevLogTerm: 1, LeaderCommitIndex: 4}, sent: true}, // it may have been told less
+		{req: raft.AppendEntriesRequest{Term: 1, PrevLogEntry: 5, PrevLogTerm: 1, LeaderCommitIndex: 5}, sent: true},
+		{req: raft.AppendEntriesRequest{Term: 1, PrevLogEntry: 5, PrevLogTerm: 1, LeaderCommitIndex: 5}},
+		{req: raft.AppendEntriesRequest{Term: 2, PrevLogEntry: 5, PrevLogTerm: 1, LeaderCommitIndex: 5}, sent: true},
+	} {
+		now.Add(int64(step.later))
+		before := arrived
+		step.req.RPCHeader = from
+		f, err := p.AppendEntries(&step.req, new(raft.AppendEntriesResponse))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if step.sent {
+			within(t, "the answer", p.Consumer())
+		}
+		if f.Error() != nil || !f.Response().Success || arrived-before != map[bool]int{true: 1}[step.sent] {
+			t.Fatalf("step %d: %v, %+v, %d arrived, want %v", i, f.Error(), f.Response(), arrived-before, step.sent)
+		}
+	}
 }
 
 // mute is a replica that takes streams and never answers, nor reads.
