@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/rackfs/rackfs/internal/wire"
+	"github.com/rackfs/rackfs/raftmeta/internal/crew"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 	"golang.org/x/sync/singleflight"
@@ -39,6 +40,8 @@ type ClientOptions struct {
 const (
 	defaultAttemptTimeout = 3 * time.Second
 	defaultCalls          = 4
+	// keptCallers is how many goroutines that made calls are kept for the next ones: as many as calls to two shards are in flight.
+	keptCallers = 8
 
 	// maxCallItems and maxCallBytes bound what is put into one call. maxItemBytes, the
 	// limit of one command or query, leaves room for its identity.
@@ -73,6 +76,7 @@ type Client struct {
 	mu     sync.Mutex
 	closed bool
 	wg     sync.WaitGroup // calls; Add by enter
+	crew   *crew.Crew     // that makes them
 	shards map[uint16]*clientShard
 
 	wishing singleflight.Group // by what is wished for
@@ -103,7 +107,7 @@ func NewClient(o ClientOptions) (*Client, error) {
 		nodes := slices.Clone(o.Nodes)
 		o.NodesFunc = func() []string { return nodes }
 	}
-	c := &Client{opt: o, shards: map[uint16]*clientShard{}, wishes: make(chan struct{}, maxWishCalls)}
+	c := &Client{opt: o, shards: map[uint16]*clientShard{}, wishes: make(chan struct{}, maxWishCalls), crew: crew.New(keptCallers)}
 	c.peers = newPeers(func(ctx context.Context, node string) (net.Conn, error) { return dialNode(ctx, o.Resolver, node) }, o.Security, o.Logger)
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	return c, nil
@@ -116,6 +120,8 @@ func (c *Client) Close() {
 	c.mu.Unlock()
 	c.cancel(errClientClosed)
 	c.wg.Wait()
+	c.crew.Close()
+	c.crew.Wait()
 	c.peers.close()
 }
 
@@ -135,10 +141,10 @@ func (c *Client) start(fn func()) bool {
 	if !c.enter() {
 		return false
 	}
-	go func() {
+	c.crew.Go(func() {
 		defer c.wg.Done()
 		fn()
-	}()
+	})
 	return true
 }
 

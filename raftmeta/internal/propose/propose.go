@@ -19,6 +19,7 @@ import (
 	"sync"
 
 	"github.com/hashicorp/raft"
+	"github.com/rackfs/rackfs/raftmeta/internal/crew"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 	"golang.org/x/sync/semaphore"
@@ -66,6 +67,7 @@ type Batcher struct {
 
 	mu      sync.Mutex
 	queue   []*command
+	crew    *crew.Crew
 	entries int // in flight
 	closed  bool
 	drained chan struct{} // closed when closed and nothing is queued or in flight
@@ -88,7 +90,7 @@ type call struct {
 
 // New makes a Batcher.
 func New(o Options) *Batcher {
-	return &Batcher{opt: o, bytes: semaphore.NewWeighted(queueBytes), drained: make(chan struct{})}
+	return &Batcher{opt: o, bytes: semaphore.NewWeighted(queueBytes), drained: make(chan struct{}), crew: crew.New(InFlight)}
 }
 
 var errClosed = errors.New("this replica is stopping")
@@ -156,7 +158,7 @@ func (b *Batcher) pump() {
 			b.queue = nil // the array would keep answered commands alive
 		}
 		b.entries++
-		go b.propose(cmds, size)
+		b.crew.Go(func() { b.propose(cmds, size) })
 	}
 	if b.closed && b.entries == 0 && len(b.queue) == 0 {
 		select {
@@ -227,6 +229,7 @@ func RaftError(err error) error {
 // Close refuses new commands and waits until those that were accepted are answered, or ctx ends. Raft must
 // still run: it answers all of them, if only with a lost leadership.
 func (b *Batcher) Close(ctx context.Context) error {
+	defer b.crew.Close()
 	b.mu.Lock()
 	b.closed = true
 	b.pump()

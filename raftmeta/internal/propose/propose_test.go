@@ -51,6 +51,7 @@ func newFake(t *testing.T) (*fakeRaft, *Batcher) {
 		},
 		Results: func(r any) ([]*metapb.Result, error) { return r.([]*metapb.Result), nil },
 	})
+	t.Cleanup(b.crew.Close)
 	return f, b
 }
 
