@@ -24,7 +24,7 @@
 // by Commit and stable writes, when it is old, and under memory pressure; its
 // pieces are then immutable and new writes go to new pieces, so that a reader
 // looks at pieces, then at pieces being flushed, then at extents. A flush writes
-// each piece as one block (or, if all that is flushed fits 8 KiB, or somebody waits for it and it is a few pieces that do, as inline
+// each piece as one block (or, if all that is flushed fits 4 KiB, or somebody waits for it and it is a few pieces that do, as inline
 // pages; many pieces with little between them are joined first, see bridge.go), and when all shards are durable hands the extents to the inode's
 // committer. There is at most one CommitData command of an inode under way, with all
 // extents that were ready, so change and times never run backwards; commands of

@@ -65,17 +65,6 @@ func (m *extentMap) len() (n int) {
 	return n
 }
 
-// inlined is how many bytes of a small file are in m: 0 if there is more than such a file has.
-func (m *extentMap) inlined() (n int) {
-	if len(m.leaves) != 1 || len(m.leaves[0]) > inlineMax/pageSize+1 { // and what is behind its end
-		return 0
-	}
-	for i := range m.leaves[0] {
-		n += len(m.leaves[0][i].inline)
-	}
-	return n
-}
-
 // at is the place of the first segment that ends after off.
 func (m *extentMap) at(off uint64) place {
 	l := sort.Search(len(m.leaves), func(i int) bool { return m.leaves[i][len(m.leaves[i])-1].end > off })

@@ -12,9 +12,7 @@ import (
 
 // Limits of one flush and of one CommitData command.
 const (
-	// inlineMax is how many bytes are flushed into the metadata instead of blocks: three voters write them with the entry that names them anyway, while a
-	// block of as many bytes costs three stores a call and a sync each.
-	inlineMax = 8 << 10
+	inlineMax = 4 << 10 // bytes that are flushed into the metadata instead of blocks
 	// inlineScattered is the same where no piece is longer than inlineMax.
 	inlineScattered = 64 << 10
 	// commitInline is how many bytes in the metadata make a command long enough.

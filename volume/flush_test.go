@@ -367,15 +367,15 @@ func TestSmallDataIsInline(t *testing.T) {
 	if n, _ := c.blocks.counts(); n != 0 {
 		t.Fatalf("%d blocks", n)
 	}
-	write(t, c, f, 10_000, fill(9000, 3), vfs.FileSync)
+	write(t, c, f, 10_000, fill(5000, 3), vfs.FileSync)
 	if n, _ := c.blocks.counts(); n != 1 {
 		t.Fatalf("%d blocks", n)
 	}
 	c.Crash()
-	model := make([]byte, 19_000)
+	model := make([]byte, 15_000)
 	copy(model[100:], fill(3000, 1))
 	copy(model[4000:], fill(200, 2))
-	copy(model[10_000:], fill(9000, 3))
+	copy(model[10_000:], fill(5000, 3))
 	if !bytes.Equal(read(t, c, f, 0, 20_000), model) {
 		t.Fatal("bytes differ")
 	}

@@ -131,7 +131,7 @@ func TestFold(t *testing.T) {
 	log, small, busy := create(t, r, "log"), create(t, r, "small"), create(t, r, "busy")
 	data := random(4<<20+500_000, 1)
 	r.append(t, log, 0, data, 3000)
-	r.append(t, small, 0, data[:8192], 1000)
+	r.append(t, small, 0, data[:4096], 1000)
 	r.append(t, busy, 0, data[:40_000], 3000)
 	write(t, r, busy, 100, data[:10], vfs.Unstable) // stays dirty
 	if n := pass(t, f); n != 0 {
@@ -269,7 +269,7 @@ func TestFoldLoses(t *testing.T) {
 	r := newFoldRig(t, volume.Config{})
 	f := r.folder(foldAge)
 	some, all := create(t, r, "some"), create(t, r, "all")
-	model := map[vfs.Ino][]byte{some: random(40_960, 1), all: random(12_288, 2)}
+	model := map[vfs.Ino][]byte{some: random(40_960, 1), all: random(8192, 2)}
 	for ino, p := range model {
 		r.append(t, ino, 0, p, 4096)
 	}
@@ -278,10 +278,10 @@ func TestFoldLoses(t *testing.T) {
 	r.blocks.setFailWrite(func(id uint64, n int) error {
 		ids = append(ids, id)
 		ino := all
-		if n > 12_288 {
+		if n > 8192 {
 			ino = some
 		}
-		for off := 0; off < 12_288; off += 4096 {
+		for off := 0; off < 8192; off += 4096 {
 			p := random(100, uint64(off)+7)
 			copy(model[ino][off:], p)
 			write(t, r, ino, uint64(off), p, vfs.FileSync)
@@ -292,7 +292,7 @@ func TestFoldLoses(t *testing.T) {
 		t.Fatalf("%d new blocks", n)
 	}
 	r.blocks.setFailWrite(nil)
-	if s := f.Stats(); s.RefusedParts != 6 || s.Bytes != 40_960-12_288 {
+	if s := f.Stats(); s.RefusedParts != 4 || s.Bytes != 40_960-8192 {
 		t.Fatalf("%+v", s)
 	}
 	for ino, p := range model {
@@ -312,7 +312,7 @@ func TestFoldLoses(t *testing.T) {
 	if live != 1 || dead != 1 {
 		t.Fatalf("blocks %x: %d live, %d dead", ids, live, dead)
 	}
-	// It is remembered, and done when the writes were long ago: what is left of "some" is three pages beside a block.
+	// It is remembered, and done when the writes were long ago: what is left of "some" is two pages beside a block.
 	r.later(foldAge + 1)
 	if n := pass(t, f); n != 2 {
 		t.Fatalf("%d new blocks", n)

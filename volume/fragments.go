@@ -49,7 +49,7 @@ func (v *Volume) noteFragments(e *inode, exts []newExtent) {
 		for ; i < len(exts) && exts[i].seg.off < off+chunkSize; i++ {
 			inline = inline || exts[i].seg.inline != nil
 		}
-		// A small file stays in the metadata.
+		// A file that fits a page stays in the metadata.
 		pieces := e.meta.Size > inlineMax && (inline || e.ext.between(e.ext.at(off), e.ext.at(off+chunkSize-1))+1 >= fragmentSegments)
 		k := fragmentKey{e.ino, off}
 		f.mu.Lock()

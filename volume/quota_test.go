@@ -235,22 +235,22 @@ func TestQuotaOfMergedPages(t *testing.T) {
 	ino := r.file(vfs.RootIno, "f")
 	r.write(ino, 20, fill(10, 2), vfs.FileSync) // inline
 	r.write(ino, 0, fill(10, 1), vfs.Unstable)
-	r.write(ino, 1<<20, fill(3*page, 3), vfs.Unstable)
+	r.write(ino, 1<<20, fill(2*page, 3), vfs.Unstable)
 	r.commit(ino) // blocks
-	r.limit(0, 20+3*page)
+	r.limit(0, 20+2*page)
 	// Of a file system that is idle it is asked again whether there is a limit; here it is not idle.
 	r.write(ino, 1<<20, fill(1, 4), vfs.FileSync)
 	if n := r.write(ino, 0, fill(10, 5), vfs.Unstable); n != 0 {
 		t.Fatalf("%d bytes accepted", n)
 	}
-	r.limit(0, 30+3*page+page)
+	r.limit(0, 30+2*page+page)
 	if n := r.write(ino, 0, fill(10, 5), vfs.FileSync); n != 10 {
 		t.Fatalf("%d bytes accepted", n)
 	}
-	if q := r.quota(0); q.UsedBytes != 30+3*page {
+	if q := r.quota(0); q.UsedBytes != 30+2*page {
 		t.Fatalf("%v", q)
 	}
-	r.limit(0, 30+3*page)
+	r.limit(0, 30+2*page)
 	if n := r.write(ino, 5, fill(20, 7), vfs.FileSync); n != 20 {
 		t.Fatalf("%d bytes of a page that is whole accepted", n)
 	}

@@ -183,7 +183,7 @@ func TestBlockRange(t *testing.T) {
 	}
 	f := create(t, c, "f")
 	for n := uint64(0); n == 0 || n <= ids; n++ {
-		write(t, c, f, 0, fill(9000, byte(n)), vfs.FileSync)
+		write(t, c, f, 0, fill(5000, byte(n)), vfs.FileSync)
 	}
 	if ranges != 2 {
 		t.Errorf("%d ranges for %d blocks", ranges, ids+1)

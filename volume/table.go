@@ -116,9 +116,6 @@ func (v *Volume) release(e *inode) {
 		return
 	}
 	e.mu.Lock()
-	if len(e.chunks) == 0 && e.ext.inlined() > pageSize {
-		e.ext = extentMap{} // a table full of small files would hold too much; who reads this one again asks
-	}
 	empty := len(e.chunks) == 0 && (e.dead || !e.leased() && len(e.ext.leaves) == 0 && e.err == nil)
 	e.mu.Unlock()
 	if empty {

@@ -2,7 +2,6 @@ package volume_test
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"sync/atomic"
 	"testing"
@@ -46,48 +45,6 @@ func TestTableIsBounded(t *testing.T) {
 	}
 	_, err := c.GetAttr(ctx, open)
 	want(t, vfs.KindStale, err)
-}
-
-// extentsAsked counts the queries for extents.
-type extentsAsked struct {
-	volume.Meta
-	n atomic.Int64
-}
-
-func (m *extentsAsked) Query(ctx context.Context, shard uint16, q *metapb.Query) (*metapb.QueryResult, error) {
-	if q.GetExtents() != nil {
-		m.n.Add(1)
-	}
-	return m.Meta.Query(ctx, shard, q)
-}
-
-// TestSmallFiles: what a small file has stays in the metadata, without a block. The table, which has an entry for each of many files that were just written, does
-// not hold the bytes of more than a page.
-func TestSmallFiles(t *testing.T) {
-	for _, s := range []struct {
-		size, blocks int
-		asked        int64
-	}{{1, 0, 0}, {4096, 0, 0}, {4097, 0, 1}, {8192, 0, 1}, {8193, 1, 0}} {
-		c := newCrashing(t, volume.Config{})
-		m := &extentsAsked{Meta: c.meta.gateway(t, "counted")}
-		v := volume.New(volume.Config{FS: testFS, Shard: testShard, Meta: m, Blocks: c.blocks})
-		defer v.Abandon()
-		f := create(t, v, "f")
-		data := random(s.size, uint64(s.size))
-		for round := range 2 {
-			write(t, v, f, 0, data, vfs.FileSync)
-			if _, inline := c.meta.extents(t, f); inline != s.size*(1-s.blocks) {
-				t.Errorf("%d bytes, round %d: %d are in the metadata", s.size, round, inline)
-			}
-			was := m.n.Load()
-			if got := read(t, v, f, 0, s.size+1); !bytes.Equal(got, data) {
-				t.Errorf("%d bytes, round %d: others are read", s.size, round)
-			}
-			if n := m.n.Load() - was; n != s.asked {
-				t.Errorf("%d bytes, round %d: extents are asked for %d times", s.size, round, n)
-			}
-		}
-	}
 }
 
 // TestCommitDoesNotWaitForLaterWrites: what is written after a Commit began

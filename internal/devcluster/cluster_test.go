@@ -22,7 +22,7 @@ import (
 
 // content is what file i holds: sizes that are inlined, one data shard, several, and several blocks.
 func content(i int) []byte {
-	sizes := []int{0, 1, 4096, 9000, 40 << 10, 200 << 10, 1 << 20, 5<<20 + 123}
+	sizes := []int{0, 1, 4096, 5000, 40 << 10, 200 << 10, 1 << 20, 5<<20 + 123}
 	rng := rand.New(rand.NewPCG(uint64(i), 7))
 	p := make([]byte, sizes[i%len(sizes)])
 	for j := range p {

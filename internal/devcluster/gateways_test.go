@@ -113,7 +113,7 @@ func (w *two) read(at int, f *nfsclient.File, off uint64, want []byte) {
 // stable: a read that begins after a stable write was answered, at whichever gateway, has it.
 func (w *two) stable() {
 	f := w.create("stable", false)
-	size := []int{10, 9000, 300 << 10}
+	size := []int{10, 5000, 300 << 10}
 	for i := range 12 {
 		if i == 4 { // from here on both have it open for writing
 			f[1] = w.open(1, "stable", 0)

@@ -172,7 +172,7 @@ func makeFiles(t *testing.T, fs vfs.FS, prefix string, n int) {
 			for i := w; i < n; i += atOnce {
 				f, err := fs.Create(t.Context(), &vfs.Root, vfs.RootIno, fmt.Sprintf("%s-%d", prefix, i), vfs.CreateArgs{Open: vfs.OpenWrite})
 				if err == nil {
-					_, _, err = fs.Write(t.Context(), &vfs.Root, f.Attr.Ino, 0, make([]byte, 12<<10), vfs.FileSync)
+					_, _, err = fs.Write(t.Context(), &vfs.Root, f.Attr.Ino, 0, make([]byte, 8<<10), vfs.FileSync)
 				}
 				if err == nil {
 					err = fs.Close(t.Context(), f.Attr.Ino, vfs.OpenWrite)

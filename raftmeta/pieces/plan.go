@@ -10,8 +10,8 @@ const ChunkSize = 4 << 20
 const (
 	// compactExtents is how long a run of extents is that is worth reading and writing up to 4 MiB.
 	compactExtents = 16
-	// inlineMax is how many bytes stay in the metadata, as many as gateways flush there of a small file.
-	inlineMax = 8 << 10
+	// inlineMax is how many bytes stay in the metadata.
+	inlineMax = 4 << 10
 	// bridge is how many times as long as the piece before it a hole may be that is stored as zeros.
 	bridge = 3
 	// maxCost bounds the records that one command touches, below the 4000 that the state machine allows. An inline piece is

@@ -7,7 +7,7 @@
 // in the test's process, each with its own metadata client, connections to the stores, and a rewriter that folds
 // files all the time; their calls are recorded and checked with porcupine against a directory, and against the content of files.
 //
-// Files are written in cells of 4 KiB: one or two, which are kept with the metadata, and up to 64 KiB at once, which are
+// Files are written in cells of 4 KiB: single ones, which are kept with the metadata, and up to 64 KiB at once, which are
 // blocks on the stores. Each cell of each write has bytes of its own, so that a read, of the whole file, tells for every byte which write it is of. Writes
 // are stable, or unstable and followed by COMMIT; files are truncated too.
 //

@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// A file has up to fileCells cells. A write of one or two cells is kept with the metadata, a larger one, of up to 64 KiB, in a block.
+	// A file has up to fileCells cells. A write of one cell is kept with the metadata, a larger one, of 8 to 64 KiB, in a block.
 	cellBytes = 4096
 	fileCells = 16
 )

@@ -28,9 +28,9 @@
 // When one was not written for an age, its extents are asked for and pieces.Plan chooses:
 //
 //   - a run of extents without holes that is compactExtents long or longer becomes one block;
-//   - else neighbouring inline pieces of more than 8 KiB together become one block. Holes up to three times as long as the
+//   - else neighbouring inline pieces of more than 4 KiB together become one block. Holes up to three times as long as the
 //     piece before them are bridged, so that at least a quarter of a block is used.
 //
-// A file of at most 8 KiB stays inline: that is cheaper than shards in all members of a group. So do one or two pages among
+// A file of at most 4 KiB stays inline: that is cheaper than shards in all members of a group. So does a lone page among
 // blocks, until there are enough pieces for the first rule. What was moved does not qualify again, so that the work ends.
 package rewrite
