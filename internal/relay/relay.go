@@ -86,10 +86,12 @@ type Relay struct {
 	server  *wire.Server           // nil: not served
 }
 
-// peer is another gateway.
+// peer is another gateway. mu of the Relay guards all but the client.
 type peer struct {
 	address string
 	client  *wire.Client
+	away    bool // it did not answer a ping, nor one since
+	pinged  bool // there is one under way to see whether it is back
 }
 
 // ownConn is a connection here, and who knows it.
@@ -153,7 +155,24 @@ func (r *Relay) Serving(ctx context.Context, client uint64) (string, error) {
 		return "", nil
 	}
 	r.reach(p)
+	if r.awaits(r.peers[p.Gateway]) { // clients are handed over meanwhile
+		return "", nil
+	}
 	return p.Gateway, nil
+}
+
+// awaits reports whether a gateway does not answer, and sees in the background whether it does again, so that no request waits for that. r.mu is held.
+func (r *Relay) awaits(p *peer) bool {
+	if p.away && !p.pinged {
+		p.pinged = true
+		r.wg.Go(func() {
+			answers := ping(r.ctx, p)
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			p.pinged, p.away = false, !answers
+		})
+	}
+	return p.away
 }
 
 // reach makes a gateway known, at an address. r.mu is held, and r not closed.
@@ -162,7 +181,7 @@ func (r *Relay) reach(p Place) {
 		if old != nil {
 			r.wg.Go(old.client.Close)
 		}
-		r.peers[p.Gateway] = &peer{p.Address, wire.NewClient(wire.Dialer("tcp", p.Address), wire.ClientOptions{
+		r.peers[p.Gateway] = &peer{address: p.Address, client: wire.NewClient(wire.Dialer("tcp", p.Address), wire.ClientOptions{
 			Security: r.cfg.Client(p.Gateway), SmallConns: smallConns, Logger: r.cfg.Logger,
 		})}
 	}
@@ -211,13 +230,25 @@ func outcome(o rpc.CarriedOutcome) string {
 
 // Reaches implements v4.Peers.
 func (r *Relay) Reaches(ctx context.Context, gateway string) bool {
-	cl, err := r.client(gateway)
-	if err != nil {
+	r.mu.Lock()
+	p := r.peers[gateway]
+	r.mu.Unlock()
+	if p == nil {
 		return false
 	}
+	answers := ping(ctx, p)
+	if !answers && ctx.Err() == nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		p.away = true
+	}
+	return answers
+}
+
+func ping(ctx context.Context, p *peer) bool {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
-	reply, err := cl.Call(ctx, OpPing, nil, nil, nil)
+	reply, err := p.client.Call(ctx, OpPing, nil, nil, nil)
 	if err != nil {
 		return false
 	}

@@ -183,6 +183,32 @@ func TestCarry(t *testing.T) {
 	if _, err := a.Carry(ctx, "b", a.request(conn, []byte("x"))); err == nil || a.Reaches(ctx, "b") {
 		t.Errorf("a gateway that is gone answers: %v", err)
 	}
+	if got, err := a.Serving(ctx, 1); err != nil || got != "" {
+		t.Errorf("it is carried to a gateway that does not answer: %q, %v", got, err)
+	}
+}
+
+// TestBackAgain: nothing is carried to a gateway that did not answer until it does.
+func TestBackAgain(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	gates := newGates(t, RoleGateway, RoleGateway)
+	a := gates[0]
+	if _, err := a.Serving(ctx, 1); err != nil {
+		t.Fatal(err)
+	}
+	a.mu.Lock()
+	a.peers["b"].away = true
+	a.mu.Unlock()
+	if got, err := a.Serving(ctx, 1); err != nil || got != "" {
+		t.Fatalf("%q, %v", got, err)
+	}
+	for got := ""; got != "b"; time.Sleep(time.Millisecond) {
+		var err error
+		if got, err = a.Serving(ctx, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // TestOnlyGateways: nobody else carries anything, or ends connections.

@@ -191,18 +191,18 @@ func (c *compound) carry(r route) bool {
 	if !timer.Stop() {
 		<-doubted
 	}
-	if err != nil || got.Outcome == rpc.CarriedElsewhere {
-		free()
-		if err != nil && !errors.Is(context.Cause(ctx), errTaken) {
-			c.log().Debug("nfs: a request could not be carried to the server of its client", "server", r.server, "client", r.client, "err", err)
-		}
-		return false
-	}
 	release := func() {
 		if got.Release != nil {
 			got.Release()
 		}
 		free()
+	}
+	if err != nil || got.Outcome == rpc.CarriedElsewhere {
+		release()
+		if err != nil && !errors.Is(context.Cause(ctx), errTaken) {
+			c.log().Debug("nfs: a request could not be carried to the server of its client", "server", r.server, "client", r.client, "err", err)
+		}
+		return false
 	}
 	c.carried = &carriedAnswer{garbage: got.Outcome == rpc.CarriedGarbage, results: got.Results, release: release}
 	return true
