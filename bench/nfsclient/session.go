@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
@@ -24,6 +25,8 @@ type Session struct {
 	free  chan *Slot
 	conns []*rpc.Conn // nil: none
 	turn  int
+
+	again atomic.Int64
 	dials int
 }
 
@@ -102,6 +105,7 @@ func (s *Session) Do(ctx context.Context, c *Compound) (*Reply, error) {
 			return r, nil
 		}
 		r.Release()
+		s.again.Add(1)
 		if err := wait(ctx, try); err != nil {
 			sl.Put()
 			return nil, err
@@ -222,6 +226,9 @@ func (s *Session) BreakConn(i int) {
 		<-conn.Done()
 	}
 }
+
+// Again is how often a request was sent again as a new one, because Config.Patient is set.
+func (s *Session) Again() int64 { return s.again.Load() }
 
 // Dials is how many connections the session has had.
 func (s *Session) Dials() int {

@@ -28,6 +28,9 @@ const (
 	historyOps = 10
 	// historyTimeout bounds that check: if it does not end, nothing is known of the piece.
 	historyTimeout = 20 * time.Second
+	// surelyOnce is less than it takes until a gateway does what it had carried to another one that ended: that has to be started again, or its lease to be over. A slower WRITE
+	// may have been done twice, or not, and only narrows what is checked.
+	surelyOnce = 50 * time.Millisecond
 	// historyGap is the longest pause between two operations of a client.
 	historyGap = 100 * time.Millisecond
 )
@@ -389,12 +392,14 @@ func (c *historyClient) useShared(ctx context.Context) error {
 	switch k := c.r.IntN(8); {
 	case k < 3:
 		op.do = "write"
-		data, dials := cellBytesOf(op.value, op.to-op.from), c.Session(0).Dials()
+		data, dials, again, began := cellBytesOf(op.value, op.to-op.from), c.Session(0).Dials(), c.Session(0).Again(), time.Now()
 		w, err := c.Write(ctx, c.shared, uint64(op.from*historyCell), nfsv4.FILE_SYNC4, data)
 		if err != nil || int(w.Count) != len(data) {
 			return fmt.Errorf("write: %d of %d bytes, %w", w.Count, len(data), cmpErr(err))
 		}
-		if c.Session(0).Dials() != dials { // its answer may have been lost, and WRITE is not kept for being told again
+		// Its answer may have been lost, and WRITE is not kept for being told again; or its gateway was ended, which answers NFS4ERR_DELAY whether it was done or not; or it was carried
+		// to a gateway that ended, and done again by the one that it came to, of which only its duration tells.
+		if c.Session(0).Dials() != dials || c.Session(0).Again() != again || time.Since(began) > surelyOnce {
 			c.p.mu.Lock()
 			c.p.twice = true
 			c.p.mu.Unlock()
