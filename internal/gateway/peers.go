@@ -20,13 +20,16 @@ type Peers struct {
 
 // newRelay makes what carries requests to other gateways, nil if that is not to be.
 func (g *Gateway) newRelay() (v4.Peers, error) {
+	metrics, err := relay.NewMetrics(g.cfg.Registerer)
+	if err != nil {
+		return nil, err
+	}
 	p := g.cfg.Peers
 	if p == nil || !g.handsOver {
 		return nil, nil
 	}
-	var err error
 	g.relay, err = relay.New(relay.Config{
-		Name: g.cfg.Name, Address: p.Address, Server: p.Server, Client: p.Client, Registerer: g.cfg.Registerer, Logger: g.cfg.Logger,
+		Name: g.cfg.Name, Address: p.Address, Server: p.Server, Client: p.Client, Metrics: metrics, Logger: g.cfg.Logger,
 		Find: func(ctx context.Context, client uint64) (relay.Place, error) {
 			at, err := g.cfg.Meta.PlaceOfNFSClient(ctx, client)
 			return relay.Place(at), err

@@ -10,8 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/rackfs/rackfs/internal/wire"
 	"github.com/rackfs/rackfs/nfsserver/rpc"
 	"github.com/rackfs/rackfs/nfsserver/v4"
@@ -62,10 +60,10 @@ type Config struct {
 	// Find is where the gateway that serves a client takes requests, nothing if that is not known.
 	Find func(ctx context.Context, client uint64) (Place, error)
 	// Server and Client secure connections from and to other gateways.
-	Server     wire.Security
-	Client     func(gateway string) wire.Security
-	Registerer prometheus.Registerer // nil: no metrics
-	Logger     *slog.Logger          // slog.Default()
+	Server  wire.Security
+	Client  func(gateway string) wire.Security
+	Metrics *Metrics     // nil: not registered
+	Logger  *slog.Logger // slog.Default()
 }
 
 // Relay carries requests to other gateways and takes theirs. It implements v4.Peers. Serve it, and Close it after the NFS server was shut down.
@@ -75,8 +73,6 @@ type Relay struct {
 	ctx    context.Context // of what goes on in the background
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
-	toThem *prometheus.CounterVec
-	toUs   *prometheus.CounterVec
 
 	mu      sync.Mutex             // guards the following
 	peers   map[string]*peer       // by gateway; nil when closed
@@ -110,13 +106,15 @@ func New(cfg Config) (*Relay, error) {
 	}
 	var b [8]byte
 	rand.Read(b[:])
-	counter := func(name, help string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{"outcome"})
+	if cfg.Metrics == nil {
+		m, err := NewMetrics(nil)
+		if err != nil {
+			return nil, err
+		}
+		cfg.Metrics = m
 	}
 	r := &Relay{
 		cfg: cfg, boot: binary.BigEndian.Uint64(b[:]), peers: map[string]*peer{}, own: map[uint64]*ownConn{}, boots: map[string]uint64{}, foreign: map[foreignID]*foreign{},
-		toThem: counter("rackfs_relay_sent_total", "NFS requests that were carried to another gateway, which serves their client, by outcome."),
-		toUs:   counter("rackfs_relay_received_total", "NFS requests that other gateways carried here, by outcome."),
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r, nil
@@ -209,7 +207,7 @@ func (r *Relay) Carry(ctx context.Context, gateway string, req *rpc.Request) (v4
 	c.req = rpc.Request{XID: req.XID, Flavor: req.Flavor, Cred: req.Cred, Machine: req.Machine, Size: req.Size}
 	reply, err := cl.Call(ctx, OpCarry, c.append(make([]byte, 0, 256)), net.Buffers{req.Body}, nil)
 	if err != nil {
-		r.toThem.WithLabelValues("failed").Inc()
+		r.cfg.Metrics.sent.WithLabelValues(failed).Inc()
 		return v4.Carried{}, vfs.Wrap(op, err)
 	}
 	if len(reply.Meta) != 1 || reply.Meta[0] > byte(rpc.CarriedElsewhere) {
@@ -217,15 +215,8 @@ func (r *Relay) Carry(ctx context.Context, gateway string, req *rpc.Request) (v4
 		return v4.Carried{}, vfs.Errorf(vfs.KindCorrupt, op, "an answer of gateway %s that this release does not know", gateway)
 	}
 	o := rpc.CarriedOutcome(reply.Meta[0])
-	r.toThem.WithLabelValues(outcome(o)).Inc()
+	r.cfg.Metrics.sent.WithLabelValues(outcome(o)).Inc()
 	return v4.Carried{Outcome: o, Results: reply.Payload, Release: reply.Release}, nil
-}
-
-func outcome(o rpc.CarriedOutcome) string {
-	if o == rpc.CarriedElsewhere {
-		return "elsewhere"
-	}
-	return "answered"
 }
 
 // Reaches implements v4.Peers.

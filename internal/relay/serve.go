@@ -6,8 +6,6 @@ import (
 	"net"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/rackfs/rackfs/internal/wire"
 	"github.com/rackfs/rackfs/nfsserver/rpc"
 	"github.com/rackfs/rackfs/vfs"
@@ -28,13 +26,6 @@ type foreign struct {
 
 // Serve takes what other gateways carry to srv, from ln, until Close; then it returns nil.
 func (r *Relay) Serve(ln net.Listener, srv Server) error {
-	if reg := r.cfg.Registerer; reg != nil {
-		for _, c := range []prometheus.Collector{r.toThem, r.toUs} {
-			if err := reg.Register(c); err != nil {
-				return vfs.Errorf(vfs.KindInvalid, "relay.serve", "metrics: %w", err)
-			}
-		}
-	}
 	s := wire.NewServer(func(ctx context.Context, call *wire.Call) error { return r.serve(ctx, call, srv) }, wire.ServerOptions{
 		Security: r.cfg.Server, CallsPerConn: callsPerConn, MaxRequestBytes: maxHeld, Logger: r.cfg.Logger,
 	})
@@ -90,7 +81,7 @@ func (r *Relay) serveCarry(call *wire.Call, srv Server) error {
 	c.req.Conn, c.req.Body = conn, call.Payload
 	var failed error
 	srv.Carry(&c.req, func(o rpc.CarriedOutcome, results [][]byte) {
-		r.toUs.WithLabelValues(outcome(o)).Inc()
+		r.cfg.Metrics.received.WithLabelValues(outcome(o)).Inc()
 		failed = call.Reply([]byte{byte(o)}, results...)
 	})
 	return failed
