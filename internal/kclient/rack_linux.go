@@ -21,6 +21,10 @@ const (
 	// nowhere is a hardware address that nobody has. What is sent to it, the bridge gives to all, and all drop it.
 	nowhere = "02:00:00:00:00:00"
 
+	// Network6 is how addresses of hosts that have IPv6 begin, and Prefix6Bits the length of their network.
+	Network6    = "fd00:77::"
+	Prefix6Bits = 64
+
 	firstHost = 20 // last bytes of the addresses of hosts: from here to below firstFixed
 )
 
@@ -171,6 +175,29 @@ func (h *Host) AddInner(t testing.TB) string {
 	return addr
 }
 
+// AddIPv6 gives the first interface an address of IPv6 too, in the network of Network6, and returns it.
+func (h *Host) AddIPv6(t testing.TB) string {
+	t.Helper()
+	addr := Network6 + strings.TrimPrefix(h.addr, "10.77.0.")
+	err := h.Do(func() error {
+		for _, file := range []string{
+			"/proc/sys/net/ipv6/conf/" + hostInterface + "/accept_dad", // nobody is waited for, who might have the address
+			"/proc/sys/net/ipv6/conf/" + hostInterface + "/accept_ra",
+			"/proc/sys/net/ipv6/conf/lo/disable_ipv6",
+			"/proc/sys/net/ipv6/conf/" + hostInterface + "/disable_ipv6",
+		} {
+			if err := os.WriteFile(file, []byte("0"), 0); err != nil {
+				return err
+			}
+		}
+		return ipBatch(fmt.Sprintf("addr add %s/%d dev %s nodad", addr, Prefix6Bits, hostInterface))
+	})
+	if err != nil {
+		t.Fatalf("kclient: IPv6: %v", err)
+	}
+	return addr
+}
+
 // Addr is the host's address, of its first interface.
 func (h *Host) Addr() string { return h.addr }
 
@@ -223,7 +250,7 @@ func (n *namespace) Dial(ctx context.Context, addr string) (c net.Conn, err erro
 	doErr := n.Do(func() error {
 		// The dialler makes its socket in this goroutine, for the address is numeric and there is one.
 		d := net.Dialer{Timeout: 10 * time.Second, FallbackDelay: -1}
-		c, err = d.DialContext(ctx, "tcp4", addr)
+		c, err = d.DialContext(ctx, "tcp", addr)
 		return nil
 	})
 	if doErr != nil {
