@@ -12,11 +12,13 @@ import (
 const (
 	// MaxConnected bounds the connections that are told of one address.
 	MaxConnected      = 8192
-	maxConnectedBytes = MaxConnected * connectedItem
-	// maxConnectedNames bounds the addresses that a leader remembers.
+	maxConnectedBytes = MaxConnected * connectedItem6
+	// maxConnectedNames bounds the addresses that a leader remembers, maxConnectedName the length of a name.
 	maxConnectedNames = 256
-	// connectedItem is the length of a connection in PeersRequest.peers.
-	connectedItem = 8
+	maxConnectedName  = 256
+	// connectedItem is the length of a connection in PeersRequest.peers at an address of IPv4, connectedItem6 of IPv6.
+	connectedItem  = 8
+	connectedItem6 = 3 * connectedItem
 )
 
 // connected is who is connected at each address that moves, as the holders of the addresses told the leader of shard 0. It is for the next holder, so it
@@ -64,7 +66,7 @@ func (s *Server) servePeers(call *wire.Call) error {
 	if err := req.UnmarshalVT(call.Meta); err != nil {
 		return vfs.Errorf(vfs.KindInvalid, op, "%w", err)
 	}
-	if len(req.Peers) > maxConnectedBytes || len(req.Peers)%connectedItem != 0 || req.Name == "" || len(req.Name) > maxConnectedBytes/maxConnectedNames {
+	if len(req.Peers) > maxConnectedBytes || len(req.Peers)%connectedItem != 0 || req.Name == "" || len(req.Name) > maxConnectedName {
 		return vfs.Errorf(vfs.KindInvalid, op, "connections of %d bytes at %q", len(req.Peers), req.Name)
 	}
 	_, l, err := s.leading(0)

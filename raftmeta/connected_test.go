@@ -56,7 +56,14 @@ func TestConnectedOverTheWire(t *testing.T) {
 	if v, p, err := cl.Connected(ctx, "address 10.0.0.1", 9); err != nil || v != 9 || p != nil {
 		t.Fatalf("version %d, %d bytes of what is known, %v", v, len(p), err)
 	}
-	for _, bad := range [][]byte{list[:9], make([]byte, maxConnectedBytes+8)} {
+	most := make([]byte, MaxConnected*connectedItem6)
+	if known, err := cl.TellConnected(ctx, "address fd00:10::50", 4, 1, true, most); err != nil || known != 1 {
+		t.Errorf("version %d is known of as many as there may be, %v", known, err)
+	}
+	if _, p, err := cl.Connected(ctx, "address fd00:10::50", 0); err != nil || len(p) != len(most) {
+		t.Errorf("%d of %d bytes of as many as there may be, %v", len(p), len(most), err)
+	}
+	for _, bad := range [][]byte{list[:9], make([]byte, maxConnectedBytes+connectedItem)} {
 		if _, err := cl.TellConnected(ctx, "address 10.0.0.1", 4, 10, true, bad); vfs.KindOf(err) != vfs.KindInvalid {
 			t.Errorf("%d bytes: %v, want a refusal", len(bad), err)
 		}

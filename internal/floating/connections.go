@@ -13,25 +13,47 @@ type connection struct {
 	peer netip.AddrPort
 }
 
-// itemLen is the length of one in a list, as raftmeta.Client.TellConnected has it: port here, IPv4 address and port there.
-const itemLen = 8
+// A list of connections, as raftmeta.Client.TellConnected has it, has an item for each, all of the family of the address that it is about:
+// port here, address and port there for IPv4; address there, port here and there, and zeros for IPv6. So a leader need not know which
+// addresses are of which family, and a gateway that knows of no IPv6 asks for no such list.
+const (
+	itemLen4 = 8
+	itemLen6 = 24
+)
 
-func appendItem(b []byte, c connection) []byte {
-	b = binary.BigEndian.AppendUint16(b, c.port)
-	a := c.peer.Addr().As4()
-	return binary.BigEndian.AppendUint16(append(b, a[:]...), c.peer.Port())
+// itemLen is the length of an item in the list of an address.
+func itemLen(of netip.Addr) int {
+	if of.Is4() {
+		return itemLen4
+	}
+	return itemLen6
 }
 
-// decodeItems is the connections of a list. What others say is not trusted: a list of another length is one of none.
-func decodeItems(b []byte) (list []connection) {
-	if len(b)%itemLen != 0 {
+func appendItem(b []byte, c connection) []byte {
+	e := binary.BigEndian
+	if peer := c.peer.Addr(); peer.Is4() {
+		b = append(e.AppendUint16(b, c.port), peer.AsSlice()...)
+		return e.AppendUint16(b, c.peer.Port())
+	}
+	b = append(b, c.peer.Addr().AsSlice()...)
+	b = e.AppendUint16(e.AppendUint16(b, c.port), c.peer.Port())
+	return append(b, 0, 0, 0, 0)
+}
+
+// decodeItems is the connections in the list of an address. What others say is not trusted: a list of another length is one of none.
+func decodeItems(of netip.Addr, b []byte) (list []connection) {
+	n, e := itemLen(of), binary.BigEndian
+	if len(b)%n != 0 {
 		return nil
 	}
-	for ; len(b) > 0; b = b[itemLen:] {
-		list = append(list, connection{
-			port: binary.BigEndian.Uint16(b),
-			peer: netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[2:6])), binary.BigEndian.Uint16(b[6:])),
-		})
+	for ; len(b) > 0; b = b[n:] {
+		if of.Is4() {
+			list = append(list, connection{e.Uint16(b), netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[2:6])), e.Uint16(b[6:]))})
+			continue
+		}
+		if peer := netip.AddrFrom16([16]byte(b)); !peer.Is4In6() {
+			list = append(list, connection{e.Uint16(b[16:]), netip.AddrPortFrom(peer, e.Uint16(b[18:]))})
+		}
 	}
 	return list
 }
@@ -66,8 +88,8 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 	local, okLocal := addrPort(tcp.LocalAddr())
 	peer, okPeer := addrPort(tcp.RemoteAddr())
-	if !okLocal || !okPeer || !local.Addr().Is4() || !peer.Addr().Is4() {
-		return nc, nil
+	if !okLocal || !okPeer || local.Addr().Is4() != peer.Addr().Is4() || peer.Addr().Zone() != "" {
+		return nc, nil // the last is at a link-local address, which does not move
 	}
 	t := &tracked{TCPConn: tcp}
 	t.closed = sync.OnceFunc(func() { l.all.remove(local.Addr(), t) })

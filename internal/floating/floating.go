@@ -14,8 +14,9 @@
 // the metadata is reached by another interface. That a switch behind it loses what is sent nobody can see here.
 //
 // The address is put on the interface that has another one of its network, with a lifetime of a few seconds in the kernel, and renewed as long as the lease is valid: a process that was
-// killed or stands still loses it by itself. What remains of an earlier process is removed at the start. While it is held, neighbours are told by gratuitous ARP once a second, as one
-// message may be lost, and a machine that was cut off may still answer for the address. IPv4 only.
+// killed or stands still loses it by itself. What remains of an earlier process is removed at the start. While it is held, neighbours are told once a second, by gratuitous ARP or an unsolicited
+// neighbour advertisement, as one message may be lost, and a machine that was cut off may still answer for the address. An address of IPv6 is deprecated
+// as long as it is there: it answers, but is not chosen for connections that the machine begins, which would end when it moves.
 //
 // # The clients' connections
 //
@@ -28,7 +29,6 @@
 package floating
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"log/slog"
@@ -239,8 +239,12 @@ func (h *holder) tell(ctx context.Context, origin uint64) {
 			version = mathrand.Uint64() | 1
 		}
 		if k, err := h.meta.TellConnected(ctx, h.name(), origin, version, version != known, items); err == nil {
+			told := known
 			if known = k; known != version {
 				continue // it is told the whole now
+			}
+			if told != known {
+				h.log.Debug("gateway: the leader knows who is connected", "connections", len(items)/itemLen(h.address.Addr()))
 			}
 		}
 		if !pause(ctx, tellPause) {
@@ -274,7 +278,7 @@ func (h *holder) tickle(ctx context.Context, list []connection) {
 func (h *holder) hold(ctx context.Context, l *raftmeta.Lease, ifc *net.Interface) {
 	address := h.address.Addr()
 	h.hear(ctx)
-	former := decodeItems(h.peers)
+	former := decodeItems(address, h.peers)
 	holding, let := context.WithCancel(ctx)
 	var helpers sync.WaitGroup
 	defer helpers.Wait()
@@ -364,7 +368,10 @@ func interfaceOf(a netip.Prefix) (*net.Interface, error) {
 		}
 		for _, x := range addrs {
 			n, ok := x.(*net.IPNet)
-			if ok && a.Masked().Contains(unmap(n.IP)) && !bytes.Equal(n.IP.To4(), a.Addr().AsSlice()) {
+			if !ok {
+				continue
+			}
+			if there := unmap(n.IP); a.Masked().Contains(there) && there != a.Addr() {
 				return &i, nil
 			}
 		}

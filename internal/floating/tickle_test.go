@@ -13,13 +13,47 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/rackfs/rackfs/internal/kclient"
 )
 
 // patience ends a test that hangs.
 const patience = 5 * time.Minute
 
+// family is where tests of one are done: those of IPv6 in a network of their own, for the machine may have none.
+type family struct {
+	here, elsewhere netip.Addr
+	do              func(func() error) error
+}
+
+func eachFamily(t *testing.T, test func(t *testing.T, f family)) {
+	t.Run("IPv4", func(t *testing.T) {
+		test(t, family{netip.MustParseAddr("127.0.0.7"), netip.MustParseAddr("127.0.0.9"), func(f func() error) error { return f() }})
+	})
+	t.Run("IPv6", func(t *testing.T) {
+		kclient.RequireNet(t)
+		h := kclient.NewNet(t).NewRack(t).NewHost(t)
+		h.AddIPv6(t)
+		test(t, family{netip.IPv6Loopback(), netip.MustParseAddr(kclient.Network6 + "ff"), h.Do})
+	})
+}
+
+// listen is a listener whose connections c knows.
+func (f family) listen(t *testing.T, c *Connections) net.Listener {
+	t.Helper()
+	var ln net.Listener
+	if err := f.do(func() (err error) {
+		ln, err = net.Listen("tcp", netip.AddrPortFrom(f.here, 0).String())
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	return c.Listen(ln)
+}
+
 // pair is a connection of a client with the listener.
-func pair(t *testing.T, ln net.Listener) (client, server net.Conn) {
+func (f family) pair(t *testing.T, ln net.Listener) (client, server net.Conn) {
 	t.Helper()
 	accepted := make(chan net.Conn, 1)
 	go func() {
@@ -29,8 +63,10 @@ func pair(t *testing.T, ln net.Listener) (client, server net.Conn) {
 		}
 		accepted <- nc
 	}()
-	client, err := net.Dial("tcp4", ln.Addr().String())
-	if err != nil {
+	if err := f.do(func() (err error) {
+		client, err = net.Dial("tcp", ln.Addr().String())
+		return err
+	}); err != nil {
 		t.Fatal(err)
 	}
 	server = <-accepted
@@ -43,20 +79,16 @@ func pair(t *testing.T, ln net.Listener) (client, server net.Conn) {
 }
 
 // What is connected at an address is listed, and those who follow the list hear of each change.
-func TestConnections(t *testing.T) {
+func TestConnections(t *testing.T) { eachFamily(t, testConnections) }
+
+func testConnections(t *testing.T, f family) {
 	var c Connections
-	ln, err := net.Listen("tcp4", "127.0.0.7:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	ln = c.Listen(ln)
-	here := netip.MustParseAddr("127.0.0.7")
+	ln, here := f.listen(t, &c), f.here
 	_, changed := c.list(here, 10)
 	is := func(limit int, want ...connection) {
 		t.Helper()
 		items, _ := c.list(here, limit)
-		got := decodeItems(items)
+		got := decodeItems(here, items)
 		slices.SortFunc(got, func(a, b connection) int { return a.peer.Compare(b.peer) })
 		slices.SortFunc(want, func(a, b connection) int { return a.peer.Compare(b.peer) })
 		if !slices.Equal(got, want) {
@@ -67,11 +99,11 @@ func TestConnections(t *testing.T) {
 		p, _ := addrPort(client.LocalAddr())
 		return connection{port: uint16(ln.Addr().(*net.TCPAddr).Port), peer: p}
 	}
-	a, serverOfA := pair(t, ln)
+	a, serverOfA := f.pair(t, ln)
 	<-changed
-	b, _ := pair(t, ln)
+	b, _ := f.pair(t, ln)
 	is(10, of(a), of(b))
-	if items, _ := c.list(here, 1); len(items) != itemLen {
+	if items, _ := c.list(here, 1); len(items) != itemLen(here) {
 		t.Errorf("%d bytes with a limit of one", len(items))
 	}
 	_, changed = c.list(here, 10)
@@ -79,7 +111,7 @@ func TestConnections(t *testing.T) {
 	serverOfA.Close()
 	<-changed
 	is(10, of(b))
-	if items, _ := c.list(netip.MustParseAddr("127.0.0.8"), 10); len(items) != 0 {
+	if items, _ := c.list(f.elsewhere, 10); len(items) != 0 {
 		t.Error("another address has the connections of this one")
 	}
 	c.end(here)
@@ -87,7 +119,7 @@ func TestConnections(t *testing.T) {
 	if _, err := b.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("a connection that was ended: %v", err)
 	}
-	if decodeItems(make([]byte, itemLen+1)) != nil {
+	if decodeItems(here, make([]byte, itemLen(here)+1)) != nil {
 		t.Error("a list that is none was taken")
 	}
 }
@@ -97,18 +129,16 @@ func TestTickle(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs CAP_NET_RAW and CAP_NET_ADMIN")
 	}
-	ln, err := net.Listen("tcp4", "127.0.0.7:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
+	eachFamily(t, testTickle)
+}
+
+func testTickle(t *testing.T, f family) {
 	var c Connections
-	ln = c.Listen(ln)
-	lost, dead := pair(t, ln)
-	alive, server := pair(t, ln)
-	here := netip.MustParseAddr("127.0.0.7")
+	ln, here := f.listen(t, &c), f.here
+	lost, dead := f.pair(t, ln)
+	alive, server := f.pair(t, ln)
 	items, _ := c.list(here, 10)
-	list := decodeItems(items)
+	list := decodeItems(here, items)
 	// A socket under repair is closed without a segment (tcp(7), TCP_REPAIR): as if its machine had died.
 	raw, err := dead.(syscall.Conn).SyscallConn()
 	if err != nil {
@@ -118,7 +148,7 @@ func TestTickle(t *testing.T) {
 		t.Fatal(err, cerr)
 	}
 	dead.Close()
-	list = append(list, connection{port: list[0].port, peer: netip.MustParseAddrPort("127.0.0.9:9")})
+	list = append(list, connection{port: list[0].port, peer: netip.AddrPortFrom(f.elsewhere, 9)})
 	ended := make(chan error, 1)
 	go func() {
 		_, err := lost.Read(make([]byte, 1))
@@ -127,7 +157,7 @@ func TestTickle(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	for done := false; !done; {
-		if err := tickle(here, list); err != nil {
+		if err := f.do(func() error { return tickle(here, list) }); err != nil {
 			t.Fatal(err)
 		}
 		select {

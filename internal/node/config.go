@@ -260,8 +260,13 @@ func (r *reading) networks(path string) (out []netip.Prefix) {
 func (r *reading) addresses(path string, c *Config) (out []netip.Prefix) {
 	for i, s := range r.list(path) {
 		p, err := netip.ParsePrefix(s)
-		if err != nil || !p.Addr().Is4() {
-			r.bad(fmt.Sprintf("%s[%d]", path, i), "%q is no IPv4 address with the length of its network, such as 10.0.0.50/24", s)
+		switch a := p.Addr(); {
+		case err != nil:
+			r.bad(fmt.Sprintf("%s[%d]", path, i), "%q is no address with the length of its network, such as 10.0.0.50/24 or fd00:10::50/64", s)
+		case a.Is4In6():
+			r.bad(fmt.Sprintf("%s[%d]", path, i), "%q is an IPv4 address in IPv6: write %v, and the length of its network", s, a.Unmap())
+		case a.IsUnspecified(), a.IsMulticast(), a.Is6() && a.IsLinkLocalUnicast():
+			r.bad(fmt.Sprintf("%s[%d]", path, i), "%q cannot move: use an address that one machine has, and that is not of its link only, such as 10.0.0.50/24 or fd00:10::50/64", s)
 		}
 		out = append(out, p)
 	}

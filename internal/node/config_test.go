@@ -1,6 +1,8 @@
 package node
 
 import (
+	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -106,6 +108,36 @@ func TestConfigRefusals(t *testing.T) {
 		_, err := ParseConfig([]byte(strings.Replace(minimal, c.old, c.new, 1)))
 		if vfs.KindOf(err) != vfs.KindInvalid || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%q: %v, want a refusal that says %q", c.new, err, c.says)
+		}
+	}
+}
+
+// Addresses that move are of IPv4 and IPv6, and such that can be one machine's in a network.
+func TestAddresses(t *testing.T) {
+	parse := func(list string) (*Config, error) {
+		return ParseConfig([]byte("name: n1\ndata: /srv/n1\nroles: [gateway]\nadvertise: 10.0.0.1\nnfs: {several: true, addresses: [" + list + "]}\n"))
+	}
+	c, err := parse("10.0.0.50/24, fd00:10::50/64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []netip.Prefix{netip.MustParsePrefix("10.0.0.50/24"), netip.MustParsePrefix("fd00:10::50/64")}; !slices.Equal(c.Addresses, want) {
+		t.Errorf("%v, want %v", c.Addresses, want)
+	}
+	for list, says := range map[string]string{
+		"10.0.0.50":                    "is no address with the length of its network",
+		"fd00:10::50":                  "is no address with the length of its network",
+		"fd00:10::50/129":              "is no address with the length of its network",
+		"fd00:10::50%eth0/64":          "is no address with the length of its network",
+		"fd00:10::50/64, 'fe80::1/64'": "nfs.addresses[1]: \"fe80::1/64\" cannot move",
+		"'::/64'":                      "cannot move",
+		"0.0.0.0/8":                    "cannot move",
+		"ff02::1/64":                   "cannot move",
+		"224.0.0.5/24":                 "cannot move",
+		"'::ffff:10.0.0.50/120'":       "write 10.0.0.50",
+	} {
+		if _, err := parse(list); vfs.KindOf(err) != vfs.KindInvalid || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v, want a refusal that says %q", list, err, says)
 		}
 	}
 }

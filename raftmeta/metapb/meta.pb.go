@@ -19709,7 +19709,7 @@ type PeersRequest struct {
 	Origin        uint64                 `protobuf:"varint,2,opt,name=origin,proto3" json:"origin,omitempty"`   // of the registration; 0: this is a question
 	Version       uint64                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"` // random, of the list that is told, or that who asks knows
 	Whole         bool                   `protobuf:"varint,4,opt,name=whole,proto3" json:"whole,omitempty"`     // peers is the list; else the leader may have it already
-	Peers         []byte                 `protobuf:"bytes,5,opt,name=peers,proto3" json:"peers,omitempty"`      // a whole number of 8-byte items: port here, IPv4 address and port there
+	Peers         []byte                 `protobuf:"bytes,5,opt,name=peers,proto3" json:"peers,omitempty"`      // a whole number of items. At an IPv4 address of 8 bytes: port here, IPv4 address and port there; at an IPv6 address of 24: IPv6 address there, port here, port there, 4 zeros
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
