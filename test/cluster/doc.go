@@ -12,7 +12,7 @@
 // byte that is not what was acknowledged: while it runs, and at the end, when clients that have nothing of it read everything. How long nothing was answered and how long the longest call took
 // is reported, and decides nothing: every test waits for conditions. RACKFS_TEST_LONG=1 has larger numbers, and a client in a real kernel.
 //
-// TestAddressMoves has two clients in real kernels: test/keep says what each of them wants to keep.
+// TestAddressMoves has two clients in real kernels: test/keep says what each of them wants to keep. TestIPv6AddressMoves has a client of our own at an address of IPv6.
 //
 // # Several gateways
 //

@@ -34,11 +34,19 @@ func newMoving(t *testing.T, owner string, at *machine) *moving {
 	t.Helper()
 	m := &moving{t: t}
 	m.at.Store(at)
+	m.mount(owner, func(ctx context.Context) (net.Conn, error) {
+		return (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", m.at.Load().host+":2049")
+	})
+	return m
+}
+
+// mount makes the client, which connects by dial.
+func (m *moving) mount(owner string, dial func(context.Context) (net.Conn, error)) {
+	t := m.t
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	cfg := nfsclient.Config{Owner: owner, Patient: true, DialFunc: func(ctx context.Context) (net.Conn, error) {
-		return (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", m.at.Load().host+":2049")
-	}}
+	cfg := nfsclient.Config{Owner: owner, Patient: true, DialFunc: dial}
 	var err error
 	if m.Client, err = dialPatiently(ctx, cfg); err != nil {
 		t.Fatal(err)
@@ -47,7 +55,6 @@ func newMoving(t *testing.T, owner string, at *machine) *moving {
 	if m.root, _, err = m.Walk(ctx, "/default"); err != nil {
 		t.Fatal(err)
 	}
-	return m
 }
 
 // to moves the address: connections to the former gateway end, as with an address that is somewhere else.

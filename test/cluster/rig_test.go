@@ -81,6 +81,7 @@ type configuration struct {
 	http        string // address for monitoring; "" for none
 	meta, nfs   string // more of these sections, ", key: value"
 	anywhere    bool   // NFS is served at all addresses of the machine
+	allow       string // more networks that may mount, ", network"
 }
 
 // machines makes the configurations of nodes n1, n2, ... with two disks each.
@@ -146,10 +147,10 @@ control: {listen: "%[4]s:%[6]d"}
 gossip: {listen: "%[4]s:7074"}
 http: {listen: "%[9]s"}
 api: {listen: "%[4]s:7443"}
-nfs: {listen: "%[13]s:2049", peers_listen: "%[4]s:7075", v3_listen: "%[4]s:%[10]s", allow: [%[4]s/8]%[12]s}
+nfs: {listen: "%[13]s:2049", peers_listen: "%[4]s:7075", v3_listen: "%[4]s:%[10]s", allow: [%[4]s/8%[14]s]%[12]s}
 rack: "%[7]s"
 %[8]s
-`, m.name, m.dir, c.roles, m.host, m.base+71, m.base+72, c.rack, c.more, c.http, nfs3Port, c.meta, c.nfs, served)
+`, m.name, m.dir, c.roles, m.host, m.base+71, m.base+72, c.rack, c.more, c.http, nfs3Port, c.meta, c.nfs, served, c.allow)
 	if strings.Contains(c.roles, "block") {
 		text += fmt.Sprintf("block:\n  listen: \"%s:%d\"\n  segment: 16MiB\n  map_every: 1s\n  retry_after: 3s\n%s  disks:\n", m.host, m.base+73, c.block)
 		for i := range c.disks {
