@@ -12,6 +12,12 @@ func (x *call) commitData(c *metapb.CommitData) (*metapb.Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	calls := x.level >= levelCalledData && (c.Once || len(c.Calls) > 0)
+	if calls {
+		if done, err := x.checkCalls(c); err != nil || done {
+			return x.committed(n, 0, err)
+		}
+	}
 	if !x.holds(n) && !n.lease.shared() || n.lease.epoch != c.Epoch {
 		return nil, vfs.Errorf(vfs.KindFenced, op, "write lease epoch %d, not %d", n.lease.epoch, c.Epoch)
 	}
@@ -44,10 +50,6 @@ func (x *call) commitData(c *metapb.CommitData) (*metapb.Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	limited, err := x.limited(n.attr.Project)
-	if err != nil {
-		return nil, err
-	}
 	n.attr.Size = size
 	if c.Mtime != nil {
 		n.attr.Mtime = timeOf(c.Mtime)
@@ -65,6 +67,23 @@ func (x *call) commitData(c *metapb.CommitData) (*metapb.Result, error) {
 	}
 	x.renew(n)
 	x.setInode(x.fs, n)
+	if calls {
+		if err := x.remember(c); err != nil {
+			return nil, err
+		}
+	}
+	return x.committed(n, taken, nil)
+}
+
+// committed is the result of a CommitData that has made n, or would have if err is not nil.
+func (x *call) committed(n *inode, taken uint64, err error) (*metapb.Result, error) {
+	if err != nil {
+		return nil, err
+	}
+	limited, err := x.limited(n.attr.Project)
+	if err != nil {
+		return nil, err
+	}
 	return &metapb.Result{Of: &metapb.Result_Commit{Commit: &metapb.CommitResult{
 		Attr: toWire(&n.attr), Lease: leaseToWire(n.lease), Taken: taken, Limited: limited,
 	}}}, nil

@@ -128,11 +128,16 @@ func (m *Machine) emitRecords(e *emitter) error {
 	}
 	for _, k := range m.calls.dirty {
 		key = appendCall(key[:0], k)
-		if r := m.calls.rows[k].v; r != nil {
-			e.set(key, r.enc)
-		} else {
+		r := m.calls.rows[k].v
+		if r == nil {
 			e.del(key)
+			continue
 		}
+		b, err := r.record()
+		if err != nil {
+			return err
+		}
+		e.set(key, b)
 	}
 	for _, k := range m.clients.dirty {
 		key = appendKnown(key[:0], k)

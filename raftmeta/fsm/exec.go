@@ -281,7 +281,20 @@ func decodeSlot(b []byte) (*slotRow, error) {
 	if err := r.UnmarshalVT(b); err != nil {
 		return nil, corrupt("slot: %w", err)
 	}
-	s := &slotRow{seq: r.Seq, client: r.Client, enc: append([]byte(nil), b...)}
+	s := &slotRow{seq: r.Seq, client: r.Client}
+	if len(r.Written) > 0 {
+		for _, w := range r.Written {
+			s.written = append(s.written, written{w.OpIndex, w.Fs, w.Ino, w.Offset, w.End})
+		}
+		if err := checkWritten(s.written); err != nil {
+			return nil, err
+		}
+		var err error
+		if b, err = withoutWritten(b); err != nil {
+			return nil, err
+		}
+	}
+	s.enc = append([]byte(nil), b...)
 	for _, v := range r.Results {
 		s.last = max(s.last, v.OpIndex)
 		s.ops = append(s.ops, v.OpIndex)
@@ -360,15 +373,10 @@ func (s *slotRow) add(seq, client uint64, v *metapb.SlotResult) (*slotRow, error
 	if s == nil {
 		n.one[0] = v.OpIndex
 		n.ops = n.one[:]
-		n.enc = make([]byte, 0, head+size)
-		if seq != 0 {
-			n.enc = protowire.AppendVarint(protowire.AppendTag(n.enc, 1, protowire.VarintType), seq)
-		}
-		if client != 0 {
-			n.enc = protowire.AppendVarint(protowire.AppendTag(n.enc, 20, protowire.VarintType), client)
-		}
+		n.enc = appendRowHead(make([]byte, 0, head+size), seq, client)
 	} else {
 		n.last = max(s.last, v.OpIndex)
+		n.written = s.written
 		n.enc, n.ops = s.enc, s.ops
 		if s.extended { // the space behind them is another row's
 			n.enc, n.ops = slices.Clip(n.enc), slices.Clip(n.ops)
@@ -387,6 +395,17 @@ func (s *slotRow) add(seq, client uint64, v *metapb.SlotResult) (*slotRow, error
 		return nil, fatal(err)
 	}
 	return n, nil
+}
+
+// appendRowHead appends what a record begins with.
+func appendRowHead(b []byte, seq, client uint64) []byte {
+	if seq != 0 {
+		b = protowire.AppendVarint(protowire.AppendTag(b, 1, protowire.VarintType), seq)
+	}
+	if client != 0 {
+		b = protowire.AppendVarint(protowire.AppendTag(b, 20, protowire.VarintType), client)
+	}
+	return b
 }
 
 const (

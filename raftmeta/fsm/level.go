@@ -6,7 +6,7 @@ import (
 )
 
 // Level is the newest feature level that shards are raised to.
-const Level = levelHandover
+const Level = levelCalledData
 
 // levelCollect is the level that added what collection, rewriting of extents and changes of placement groups need:
 // dying blocks are queued by number, and the cluster map has a version.
@@ -26,6 +26,9 @@ const levelGateways = 6
 
 // levelHandover is the level that added what gateways need that hand over to each other what they have of clients, and leases of gateways whose length is in their registration.
 const levelHandover = 7
+
+// levelCalledData is the level that added that the bytes of clients' calls are written once: CommitData remembers whose it carries.
+const levelCalledData = 8
 
 // levelOf is the level that added a command.
 func levelOf(c *metapb.Command) uint32 {

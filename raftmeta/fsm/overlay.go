@@ -73,7 +73,9 @@ type slotRow struct {
 	client uint64   // of calls
 	last   uint32   // the highest op index among the results
 	ops    []uint32 // the op indexes of the results, in their order
-	enc    []byte   // the record
+	enc    []byte   // the record up to written
+
+	written []written // of calls: what the seq wrote of files, by operation and file, ascending
 
 	one      [1]uint32 // ops of a row of one result
 	extended bool      // another row has the space behind ops and enc

@@ -153,6 +153,8 @@ func (r *reader) run(c *Cache, q *metapb.Query) (*metapb.QueryResult, error) {
 		return r.testLock(op.TestLock)
 	case *metapb.Query_FileOpens:
 		return r.fileOpens(op.FileOpens)
+	case *metapb.Query_CallWritten:
+		return r.callWritten(op.CallWritten)
 	}
 	return nil, vfs.Errorf(vfs.KindNotSupported, "query", "this version does not have this query")
 }

@@ -4966,8 +4966,14 @@ type CommitData struct {
 	ClearSetid    bool                   `protobuf:"varint,8,opt,name=clear_setid,json=clearSetid,proto3" json:"clear_setid,omitempty"` // a non-root write happened: setuid and setgid fall
 	// From level 3: how much of what the file grows by may be taken from what the origin has reserved in the file's project.
 	// The rest has to fit the limits (KindQuota), unless bytes were acknowledged when no limit was known: unlimited.
-	Reserved      uint64 `protobuf:"varint,9,opt,name=reserved,proto3" json:"reserved,omitempty"`
-	Unlimited     bool   `protobuf:"varint,10,opt,name=unlimited,proto3" json:"unlimited,omitempty"`
+	Reserved  uint64 `protobuf:"varint,9,opt,name=reserved,proto3" json:"reserved,omitempty"`
+	Unlimited bool   `protobuf:"varint,10,opt,name=unlimited,proto3" json:"unlimited,omitempty"`
+	// From level 8: the operations of NFS clients' requests that wrote these bytes. The shard remembers them beside the results of Call, so that a request
+	// which is sent again writes nothing twice (CallWrittenQ). One that a newer request of its slot has followed, or whose client was released, is passed over. At most 4096.
+	Calls []*DataCall `protobuf:"bytes,11,rep,name=calls,proto3" json:"calls,omitempty"`
+	// From level 8: the command is carried out once for its only call, whoever sends it. If all of the call's range was written before, nothing is changed, and the
+	// result tells how the file is. If a part was: KindChanged. A newer request of the slot: KindSuperseded. A client that was released: KindExpired.
+	Once          bool `protobuf:"varint,12,opt,name=once,proto3" json:"once,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5072,6 +5078,81 @@ func (x *CommitData) GetUnlimited() bool {
 	return false
 }
 
+func (x *CommitData) GetCalls() []*DataCall {
+	if x != nil {
+		return x.Calls
+	}
+	return nil
+}
+
+func (x *CommitData) GetOnce() bool {
+	if x != nil {
+		return x.Once
+	}
+	return false
+}
+
+// DataCall is a part of a file that an operation wrote: [offset, end). op_index of call is the operation's number in the request.
+type DataCall struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Call          *Call                  `protobuf:"bytes,1,opt,name=call,proto3" json:"call,omitempty"`
+	Offset        uint64                 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	End           uint64                 `protobuf:"varint,3,opt,name=end,proto3" json:"end,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DataCall) Reset() {
+	*x = DataCall{}
+	mi := &file_meta_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DataCall) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DataCall) ProtoMessage() {}
+
+func (x *DataCall) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DataCall.ProtoReflect.Descriptor instead.
+func (*DataCall) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *DataCall) GetCall() *Call {
+	if x != nil {
+		return x.Call
+	}
+	return nil
+}
+
+func (x *DataCall) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *DataCall) GetEnd() uint64 {
+	if x != nil {
+		return x.End
+	}
+	return 0
+}
+
 // NewExtent replaces [offset, offset+length) of the file.
 type NewExtent struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -5089,7 +5170,7 @@ type NewExtent struct {
 
 func (x *NewExtent) Reset() {
 	*x = NewExtent{}
-	mi := &file_meta_proto_msgTypes[39]
+	mi := &file_meta_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5101,7 +5182,7 @@ func (x *NewExtent) String() string {
 func (*NewExtent) ProtoMessage() {}
 
 func (x *NewExtent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[39]
+	mi := &file_meta_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5114,7 +5195,7 @@ func (x *NewExtent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NewExtent.ProtoReflect.Descriptor instead.
 func (*NewExtent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{39}
+	return file_meta_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *NewExtent) GetOffset() uint64 {
@@ -5185,7 +5266,7 @@ type CommitResult struct {
 
 func (x *CommitResult) Reset() {
 	*x = CommitResult{}
-	mi := &file_meta_proto_msgTypes[40]
+	mi := &file_meta_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5197,7 +5278,7 @@ func (x *CommitResult) String() string {
 func (*CommitResult) ProtoMessage() {}
 
 func (x *CommitResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[40]
+	mi := &file_meta_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5210,7 +5291,7 @@ func (x *CommitResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitResult.ProtoReflect.Descriptor instead.
 func (*CommitResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{40}
+	return file_meta_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *CommitResult) GetAttr() *Attr {
@@ -5253,7 +5334,7 @@ type Touch struct {
 
 func (x *Touch) Reset() {
 	*x = Touch{}
-	mi := &file_meta_proto_msgTypes[41]
+	mi := &file_meta_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5265,7 +5346,7 @@ func (x *Touch) String() string {
 func (*Touch) ProtoMessage() {}
 
 func (x *Touch) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[41]
+	mi := &file_meta_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5278,7 +5359,7 @@ func (x *Touch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Touch.ProtoReflect.Descriptor instead.
 func (*Touch) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{41}
+	return file_meta_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Touch) GetTouched() []*Touched {
@@ -5298,7 +5379,7 @@ type Touched struct {
 
 func (x *Touched) Reset() {
 	*x = Touched{}
-	mi := &file_meta_proto_msgTypes[42]
+	mi := &file_meta_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5310,7 +5391,7 @@ func (x *Touched) String() string {
 func (*Touched) ProtoMessage() {}
 
 func (x *Touched) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[42]
+	mi := &file_meta_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5323,7 +5404,7 @@ func (x *Touched) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Touched.ProtoReflect.Descriptor instead.
 func (*Touched) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{42}
+	return file_meta_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Touched) GetIno() uint64 {
@@ -5351,7 +5432,7 @@ type ReleaseOrphan struct {
 
 func (x *ReleaseOrphan) Reset() {
 	*x = ReleaseOrphan{}
-	mi := &file_meta_proto_msgTypes[43]
+	mi := &file_meta_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5363,7 +5444,7 @@ func (x *ReleaseOrphan) String() string {
 func (*ReleaseOrphan) ProtoMessage() {}
 
 func (x *ReleaseOrphan) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[43]
+	mi := &file_meta_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5376,7 +5457,7 @@ func (x *ReleaseOrphan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseOrphan.ProtoReflect.Descriptor instead.
 func (*ReleaseOrphan) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{43}
+	return file_meta_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ReleaseOrphan) GetIno() uint64 {
@@ -5397,7 +5478,7 @@ type AllocBlocks struct {
 
 func (x *AllocBlocks) Reset() {
 	*x = AllocBlocks{}
-	mi := &file_meta_proto_msgTypes[44]
+	mi := &file_meta_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5409,7 +5490,7 @@ func (x *AllocBlocks) String() string {
 func (*AllocBlocks) ProtoMessage() {}
 
 func (x *AllocBlocks) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[44]
+	mi := &file_meta_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5422,7 +5503,7 @@ func (x *AllocBlocks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllocBlocks.ProtoReflect.Descriptor instead.
 func (*AllocBlocks) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{44}
+	return file_meta_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *AllocBlocks) GetCount() uint32 {
@@ -5442,7 +5523,7 @@ type BlocksResult struct {
 
 func (x *BlocksResult) Reset() {
 	*x = BlocksResult{}
-	mi := &file_meta_proto_msgTypes[45]
+	mi := &file_meta_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5454,7 +5535,7 @@ func (x *BlocksResult) String() string {
 func (*BlocksResult) ProtoMessage() {}
 
 func (x *BlocksResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[45]
+	mi := &file_meta_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5467,7 +5548,7 @@ func (x *BlocksResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksResult.ProtoReflect.Descriptor instead.
 func (*BlocksResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{45}
+	return file_meta_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *BlocksResult) GetFirst() uint64 {
@@ -5500,7 +5581,7 @@ type ReapBlocks struct {
 
 func (x *ReapBlocks) Reset() {
 	*x = ReapBlocks{}
-	mi := &file_meta_proto_msgTypes[46]
+	mi := &file_meta_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5512,7 +5593,7 @@ func (x *ReapBlocks) String() string {
 func (*ReapBlocks) ProtoMessage() {}
 
 func (x *ReapBlocks) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[46]
+	mi := &file_meta_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5525,7 +5606,7 @@ func (x *ReapBlocks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReapBlocks.ProtoReflect.Descriptor instead.
 func (*ReapBlocks) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{46}
+	return file_meta_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ReapBlocks) GetThrough() uint64 {
@@ -5552,7 +5633,7 @@ type ReapResult struct {
 
 func (x *ReapResult) Reset() {
 	*x = ReapResult{}
-	mi := &file_meta_proto_msgTypes[47]
+	mi := &file_meta_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5564,7 +5645,7 @@ func (x *ReapResult) String() string {
 func (*ReapResult) ProtoMessage() {}
 
 func (x *ReapResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[47]
+	mi := &file_meta_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5577,7 +5658,7 @@ func (x *ReapResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReapResult.ProtoReflect.Descriptor instead.
 func (*ReapResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{47}
+	return file_meta_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ReapResult) GetBlocks() []*DeadBlock {
@@ -5604,7 +5685,7 @@ type DeadBlock struct {
 
 func (x *DeadBlock) Reset() {
 	*x = DeadBlock{}
-	mi := &file_meta_proto_msgTypes[48]
+	mi := &file_meta_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5616,7 +5697,7 @@ func (x *DeadBlock) String() string {
 func (*DeadBlock) ProtoMessage() {}
 
 func (x *DeadBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[48]
+	mi := &file_meta_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5629,7 +5710,7 @@ func (x *DeadBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadBlock.ProtoReflect.Descriptor instead.
 func (*DeadBlock) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{48}
+	return file_meta_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *DeadBlock) GetId() uint64 {
@@ -5659,7 +5740,7 @@ type ReturnBlocks struct {
 
 func (x *ReturnBlocks) Reset() {
 	*x = ReturnBlocks{}
-	mi := &file_meta_proto_msgTypes[49]
+	mi := &file_meta_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5671,7 +5752,7 @@ func (x *ReturnBlocks) String() string {
 func (*ReturnBlocks) ProtoMessage() {}
 
 func (x *ReturnBlocks) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[49]
+	mi := &file_meta_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5684,7 +5765,7 @@ func (x *ReturnBlocks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReturnBlocks.ProtoReflect.Descriptor instead.
 func (*ReturnBlocks) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{49}
+	return file_meta_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ReturnBlocks) GetFirst() []uint64 {
@@ -5712,7 +5793,7 @@ type RewriteExtents struct {
 
 func (x *RewriteExtents) Reset() {
 	*x = RewriteExtents{}
-	mi := &file_meta_proto_msgTypes[50]
+	mi := &file_meta_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5724,7 +5805,7 @@ func (x *RewriteExtents) String() string {
 func (*RewriteExtents) ProtoMessage() {}
 
 func (x *RewriteExtents) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[50]
+	mi := &file_meta_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5737,7 +5818,7 @@ func (x *RewriteExtents) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RewriteExtents.ProtoReflect.Descriptor instead.
 func (*RewriteExtents) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{50}
+	return file_meta_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *RewriteExtents) GetIno() uint64 {
@@ -5775,7 +5856,7 @@ type ExtentRewrite struct {
 
 func (x *ExtentRewrite) Reset() {
 	*x = ExtentRewrite{}
-	mi := &file_meta_proto_msgTypes[51]
+	mi := &file_meta_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5787,7 +5868,7 @@ func (x *ExtentRewrite) String() string {
 func (*ExtentRewrite) ProtoMessage() {}
 
 func (x *ExtentRewrite) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[51]
+	mi := &file_meta_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5800,7 +5881,7 @@ func (x *ExtentRewrite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentRewrite.ProtoReflect.Descriptor instead.
 func (*ExtentRewrite) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{51}
+	return file_meta_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ExtentRewrite) GetOffset() uint64 {
@@ -5890,7 +5971,7 @@ type RewriteResult struct {
 
 func (x *RewriteResult) Reset() {
 	*x = RewriteResult{}
-	mi := &file_meta_proto_msgTypes[52]
+	mi := &file_meta_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5902,7 +5983,7 @@ func (x *RewriteResult) String() string {
 func (*RewriteResult) ProtoMessage() {}
 
 func (x *RewriteResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[52]
+	mi := &file_meta_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5915,7 +5996,7 @@ func (x *RewriteResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RewriteResult.ProtoReflect.Descriptor instead.
 func (*RewriteResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{52}
+	return file_meta_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *RewriteResult) GetBytes() uint64 {
@@ -5948,7 +6029,7 @@ type PunchHole struct {
 
 func (x *PunchHole) Reset() {
 	*x = PunchHole{}
-	mi := &file_meta_proto_msgTypes[53]
+	mi := &file_meta_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5960,7 +6041,7 @@ func (x *PunchHole) String() string {
 func (*PunchHole) ProtoMessage() {}
 
 func (x *PunchHole) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[53]
+	mi := &file_meta_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5973,7 +6054,7 @@ func (x *PunchHole) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PunchHole.ProtoReflect.Descriptor instead.
 func (*PunchHole) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{53}
+	return file_meta_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *PunchHole) GetIno() uint64 {
@@ -6028,7 +6109,7 @@ type Allocate struct {
 
 func (x *Allocate) Reset() {
 	*x = Allocate{}
-	mi := &file_meta_proto_msgTypes[54]
+	mi := &file_meta_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6040,7 +6121,7 @@ func (x *Allocate) String() string {
 func (*Allocate) ProtoMessage() {}
 
 func (x *Allocate) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[54]
+	mi := &file_meta_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6053,7 +6134,7 @@ func (x *Allocate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Allocate.ProtoReflect.Descriptor instead.
 func (*Allocate) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{54}
+	return file_meta_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Allocate) GetIno() uint64 {
@@ -6120,7 +6201,7 @@ type CloneRange struct {
 
 func (x *CloneRange) Reset() {
 	*x = CloneRange{}
-	mi := &file_meta_proto_msgTypes[55]
+	mi := &file_meta_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6132,7 +6213,7 @@ func (x *CloneRange) String() string {
 func (*CloneRange) ProtoMessage() {}
 
 func (x *CloneRange) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[55]
+	mi := &file_meta_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6145,7 +6226,7 @@ func (x *CloneRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloneRange.ProtoReflect.Descriptor instead.
 func (*CloneRange) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{55}
+	return file_meta_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *CloneRange) GetIno() uint64 {
@@ -6223,7 +6304,7 @@ type RangeResult struct {
 
 func (x *RangeResult) Reset() {
 	*x = RangeResult{}
-	mi := &file_meta_proto_msgTypes[56]
+	mi := &file_meta_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6235,7 +6316,7 @@ func (x *RangeResult) String() string {
 func (*RangeResult) ProtoMessage() {}
 
 func (x *RangeResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[56]
+	mi := &file_meta_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6248,7 +6329,7 @@ func (x *RangeResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeResult.ProtoReflect.Descriptor instead.
 func (*RangeResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{56}
+	return file_meta_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *RangeResult) GetAttr() *Attr {
@@ -6297,7 +6378,7 @@ type ClientOpen struct {
 
 func (x *ClientOpen) Reset() {
 	*x = ClientOpen{}
-	mi := &file_meta_proto_msgTypes[57]
+	mi := &file_meta_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6309,7 +6390,7 @@ func (x *ClientOpen) String() string {
 func (*ClientOpen) ProtoMessage() {}
 
 func (x *ClientOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[57]
+	mi := &file_meta_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6322,7 +6403,7 @@ func (x *ClientOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientOpen.ProtoReflect.Descriptor instead.
 func (*ClientOpen) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{57}
+	return file_meta_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ClientOpen) GetClient() uint64 {
@@ -6394,7 +6475,7 @@ type ShareDenied struct {
 
 func (x *ShareDenied) Reset() {
 	*x = ShareDenied{}
-	mi := &file_meta_proto_msgTypes[58]
+	mi := &file_meta_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6406,7 +6487,7 @@ func (x *ShareDenied) String() string {
 func (*ShareDenied) ProtoMessage() {}
 
 func (x *ShareDenied) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[58]
+	mi := &file_meta_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6419,7 +6500,7 @@ func (x *ShareDenied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShareDenied.ProtoReflect.Descriptor instead.
 func (*ShareDenied) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{58}
+	return file_meta_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ShareDenied) GetClient() uint64 {
@@ -6467,7 +6548,7 @@ type OpenFile struct {
 
 func (x *OpenFile) Reset() {
 	*x = OpenFile{}
-	mi := &file_meta_proto_msgTypes[59]
+	mi := &file_meta_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6479,7 +6560,7 @@ func (x *OpenFile) String() string {
 func (*OpenFile) ProtoMessage() {}
 
 func (x *OpenFile) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[59]
+	mi := &file_meta_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6492,7 +6573,7 @@ func (x *OpenFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenFile.ProtoReflect.Descriptor instead.
 func (*OpenFile) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{59}
+	return file_meta_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *OpenFile) GetIno() uint64 {
@@ -6549,7 +6630,7 @@ type OpenResult struct {
 
 func (x *OpenResult) Reset() {
 	*x = OpenResult{}
-	mi := &file_meta_proto_msgTypes[60]
+	mi := &file_meta_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6561,7 +6642,7 @@ func (x *OpenResult) String() string {
 func (*OpenResult) ProtoMessage() {}
 
 func (x *OpenResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[60]
+	mi := &file_meta_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6574,7 +6655,7 @@ func (x *OpenResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenResult.ProtoReflect.Descriptor instead.
 func (*OpenResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{60}
+	return file_meta_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *OpenResult) GetAttr() *Attr {
@@ -6616,7 +6697,7 @@ type CloseFiles struct {
 
 func (x *CloseFiles) Reset() {
 	*x = CloseFiles{}
-	mi := &file_meta_proto_msgTypes[61]
+	mi := &file_meta_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6628,7 +6709,7 @@ func (x *CloseFiles) String() string {
 func (*CloseFiles) ProtoMessage() {}
 
 func (x *CloseFiles) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[61]
+	mi := &file_meta_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6641,7 +6722,7 @@ func (x *CloseFiles) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseFiles.ProtoReflect.Descriptor instead.
 func (*CloseFiles) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{61}
+	return file_meta_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *CloseFiles) GetFiles() []*FileClose {
@@ -6664,7 +6745,7 @@ type FileClose struct {
 
 func (x *FileClose) Reset() {
 	*x = FileClose{}
-	mi := &file_meta_proto_msgTypes[62]
+	mi := &file_meta_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6676,7 +6757,7 @@ func (x *FileClose) String() string {
 func (*FileClose) ProtoMessage() {}
 
 func (x *FileClose) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[62]
+	mi := &file_meta_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6689,7 +6770,7 @@ func (x *FileClose) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileClose.ProtoReflect.Descriptor instead.
 func (*FileClose) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{62}
+	return file_meta_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *FileClose) GetIno() uint64 {
@@ -6737,7 +6818,7 @@ type LockOwner struct {
 
 func (x *LockOwner) Reset() {
 	*x = LockOwner{}
-	mi := &file_meta_proto_msgTypes[63]
+	mi := &file_meta_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6749,7 +6830,7 @@ func (x *LockOwner) String() string {
 func (*LockOwner) ProtoMessage() {}
 
 func (x *LockOwner) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[63]
+	mi := &file_meta_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6762,7 +6843,7 @@ func (x *LockOwner) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockOwner.ProtoReflect.Descriptor instead.
 func (*LockOwner) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{63}
+	return file_meta_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *LockOwner) GetOwner() []byte {
@@ -6799,7 +6880,7 @@ type SetLock struct {
 
 func (x *SetLock) Reset() {
 	*x = SetLock{}
-	mi := &file_meta_proto_msgTypes[64]
+	mi := &file_meta_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6811,7 +6892,7 @@ func (x *SetLock) String() string {
 func (*SetLock) ProtoMessage() {}
 
 func (x *SetLock) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[64]
+	mi := &file_meta_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6824,7 +6905,7 @@ func (x *SetLock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLock.ProtoReflect.Descriptor instead.
 func (*SetLock) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{64}
+	return file_meta_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *SetLock) GetIno() uint64 {
@@ -6893,7 +6974,7 @@ type LockResult struct {
 
 func (x *LockResult) Reset() {
 	*x = LockResult{}
-	mi := &file_meta_proto_msgTypes[65]
+	mi := &file_meta_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6905,7 +6986,7 @@ func (x *LockResult) String() string {
 func (*LockResult) ProtoMessage() {}
 
 func (x *LockResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[65]
+	mi := &file_meta_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6918,7 +6999,7 @@ func (x *LockResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockResult.ProtoReflect.Descriptor instead.
 func (*LockResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{65}
+	return file_meta_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *LockResult) GetDenied() *LockDenied {
@@ -6948,7 +7029,7 @@ type LockDenied struct {
 
 func (x *LockDenied) Reset() {
 	*x = LockDenied{}
-	mi := &file_meta_proto_msgTypes[66]
+	mi := &file_meta_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6960,7 +7041,7 @@ func (x *LockDenied) String() string {
 func (*LockDenied) ProtoMessage() {}
 
 func (x *LockDenied) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[66]
+	mi := &file_meta_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6973,7 +7054,7 @@ func (x *LockDenied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockDenied.ProtoReflect.Descriptor instead.
 func (*LockDenied) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{66}
+	return file_meta_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *LockDenied) GetClient() uint64 {
@@ -7023,7 +7104,7 @@ type ReleaseClients struct {
 
 func (x *ReleaseClients) Reset() {
 	*x = ReleaseClients{}
-	mi := &file_meta_proto_msgTypes[67]
+	mi := &file_meta_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7035,7 +7116,7 @@ func (x *ReleaseClients) String() string {
 func (*ReleaseClients) ProtoMessage() {}
 
 func (x *ReleaseClients) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[67]
+	mi := &file_meta_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7048,7 +7129,7 @@ func (x *ReleaseClients) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseClients.ProtoReflect.Descriptor instead.
 func (*ReleaseClients) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{67}
+	return file_meta_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ReleaseClients) GetClients() []uint64 {
@@ -7069,7 +7150,7 @@ type ReleaseSession struct {
 
 func (x *ReleaseSession) Reset() {
 	*x = ReleaseSession{}
-	mi := &file_meta_proto_msgTypes[68]
+	mi := &file_meta_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7081,7 +7162,7 @@ func (x *ReleaseSession) String() string {
 func (*ReleaseSession) ProtoMessage() {}
 
 func (x *ReleaseSession) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[68]
+	mi := &file_meta_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7094,7 +7175,7 @@ func (x *ReleaseSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseSession.ProtoReflect.Descriptor instead.
 func (*ReleaseSession) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{68}
+	return file_meta_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ReleaseSession) GetClient() uint64 {
@@ -7126,7 +7207,7 @@ type ReleaseSlots struct {
 
 func (x *ReleaseSlots) Reset() {
 	*x = ReleaseSlots{}
-	mi := &file_meta_proto_msgTypes[69]
+	mi := &file_meta_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7138,7 +7219,7 @@ func (x *ReleaseSlots) String() string {
 func (*ReleaseSlots) ProtoMessage() {}
 
 func (x *ReleaseSlots) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[69]
+	mi := &file_meta_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7151,7 +7232,7 @@ func (x *ReleaseSlots) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseSlots.ProtoReflect.Descriptor instead.
 func (*ReleaseSlots) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{69}
+	return file_meta_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *ReleaseSlots) GetClient() uint64 {
@@ -7195,7 +7276,7 @@ type SetProject struct {
 
 func (x *SetProject) Reset() {
 	*x = SetProject{}
-	mi := &file_meta_proto_msgTypes[70]
+	mi := &file_meta_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7207,7 +7288,7 @@ func (x *SetProject) String() string {
 func (*SetProject) ProtoMessage() {}
 
 func (x *SetProject) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[70]
+	mi := &file_meta_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7220,7 +7301,7 @@ func (x *SetProject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetProject.ProtoReflect.Descriptor instead.
 func (*SetProject) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{70}
+	return file_meta_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *SetProject) GetDir() uint64 {
@@ -7250,7 +7331,7 @@ type SetQuota struct {
 
 func (x *SetQuota) Reset() {
 	*x = SetQuota{}
-	mi := &file_meta_proto_msgTypes[71]
+	mi := &file_meta_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7262,7 +7343,7 @@ func (x *SetQuota) String() string {
 func (*SetQuota) ProtoMessage() {}
 
 func (x *SetQuota) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[71]
+	mi := &file_meta_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7275,7 +7356,7 @@ func (x *SetQuota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetQuota.ProtoReflect.Descriptor instead.
 func (*SetQuota) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{71}
+	return file_meta_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *SetQuota) GetProject() uint32 {
@@ -7314,7 +7395,7 @@ type ReserveQuota struct {
 
 func (x *ReserveQuota) Reset() {
 	*x = ReserveQuota{}
-	mi := &file_meta_proto_msgTypes[72]
+	mi := &file_meta_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7326,7 +7407,7 @@ func (x *ReserveQuota) String() string {
 func (*ReserveQuota) ProtoMessage() {}
 
 func (x *ReserveQuota) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[72]
+	mi := &file_meta_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7339,7 +7420,7 @@ func (x *ReserveQuota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReserveQuota.ProtoReflect.Descriptor instead.
 func (*ReserveQuota) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{72}
+	return file_meta_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ReserveQuota) GetProject() uint32 {
@@ -7380,7 +7461,7 @@ type ReserveResult struct {
 
 func (x *ReserveResult) Reset() {
 	*x = ReserveResult{}
-	mi := &file_meta_proto_msgTypes[73]
+	mi := &file_meta_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7392,7 +7473,7 @@ func (x *ReserveResult) String() string {
 func (*ReserveResult) ProtoMessage() {}
 
 func (x *ReserveResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[73]
+	mi := &file_meta_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7405,7 +7486,7 @@ func (x *ReserveResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReserveResult.ProtoReflect.Descriptor instead.
 func (*ReserveResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{73}
+	return file_meta_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *ReserveResult) GetGranted() uint64 {
@@ -7433,7 +7514,7 @@ type ReleaseQuota struct {
 
 func (x *ReleaseQuota) Reset() {
 	*x = ReleaseQuota{}
-	mi := &file_meta_proto_msgTypes[74]
+	mi := &file_meta_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7445,7 +7526,7 @@ func (x *ReleaseQuota) String() string {
 func (*ReleaseQuota) ProtoMessage() {}
 
 func (x *ReleaseQuota) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[74]
+	mi := &file_meta_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7458,7 +7539,7 @@ func (x *ReleaseQuota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseQuota.ProtoReflect.Descriptor instead.
 func (*ReleaseQuota) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{74}
+	return file_meta_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *ReleaseQuota) GetProject() uint32 {
@@ -7510,7 +7591,7 @@ type FileSystem struct {
 
 func (x *FileSystem) Reset() {
 	*x = FileSystem{}
-	mi := &file_meta_proto_msgTypes[75]
+	mi := &file_meta_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7522,7 +7603,7 @@ func (x *FileSystem) String() string {
 func (*FileSystem) ProtoMessage() {}
 
 func (x *FileSystem) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[75]
+	mi := &file_meta_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7535,7 +7616,7 @@ func (x *FileSystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystem.ProtoReflect.Descriptor instead.
 func (*FileSystem) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{75}
+	return file_meta_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *FileSystem) GetId() uint32 {
@@ -7721,7 +7802,7 @@ type SecureExport struct {
 
 func (x *SecureExport) Reset() {
 	*x = SecureExport{}
-	mi := &file_meta_proto_msgTypes[76]
+	mi := &file_meta_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7733,7 +7814,7 @@ func (x *SecureExport) String() string {
 func (*SecureExport) ProtoMessage() {}
 
 func (x *SecureExport) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[76]
+	mi := &file_meta_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7746,7 +7827,7 @@ func (x *SecureExport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecureExport.ProtoReflect.Descriptor instead.
 func (*SecureExport) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{76}
+	return file_meta_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *SecureExport) GetPath() string {
@@ -7802,7 +7883,7 @@ type PutFileSystem struct {
 
 func (x *PutFileSystem) Reset() {
 	*x = PutFileSystem{}
-	mi := &file_meta_proto_msgTypes[77]
+	mi := &file_meta_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7814,7 +7895,7 @@ func (x *PutFileSystem) String() string {
 func (*PutFileSystem) ProtoMessage() {}
 
 func (x *PutFileSystem) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[77]
+	mi := &file_meta_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7827,7 +7908,7 @@ func (x *PutFileSystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutFileSystem.ProtoReflect.Descriptor instead.
 func (*PutFileSystem) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{77}
+	return file_meta_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *PutFileSystem) GetFs() *FileSystem {
@@ -7862,7 +7943,7 @@ type RemoveFileSystem struct {
 
 func (x *RemoveFileSystem) Reset() {
 	*x = RemoveFileSystem{}
-	mi := &file_meta_proto_msgTypes[78]
+	mi := &file_meta_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7874,7 +7955,7 @@ func (x *RemoveFileSystem) String() string {
 func (*RemoveFileSystem) ProtoMessage() {}
 
 func (x *RemoveFileSystem) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[78]
+	mi := &file_meta_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7887,7 +7968,7 @@ func (x *RemoveFileSystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveFileSystem.ProtoReflect.Descriptor instead.
 func (*RemoveFileSystem) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{78}
+	return file_meta_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *RemoveFileSystem) GetId() uint32 {
@@ -7918,7 +7999,7 @@ type Store struct {
 
 func (x *Store) Reset() {
 	*x = Store{}
-	mi := &file_meta_proto_msgTypes[79]
+	mi := &file_meta_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7930,7 +8011,7 @@ func (x *Store) String() string {
 func (*Store) ProtoMessage() {}
 
 func (x *Store) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[79]
+	mi := &file_meta_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7943,7 +8024,7 @@ func (x *Store) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Store.ProtoReflect.Descriptor instead.
 func (*Store) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{79}
+	return file_meta_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *Store) GetId() uint32 {
@@ -8033,7 +8114,7 @@ type PutStore struct {
 
 func (x *PutStore) Reset() {
 	*x = PutStore{}
-	mi := &file_meta_proto_msgTypes[80]
+	mi := &file_meta_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8045,7 +8126,7 @@ func (x *PutStore) String() string {
 func (*PutStore) ProtoMessage() {}
 
 func (x *PutStore) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[80]
+	mi := &file_meta_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8058,7 +8139,7 @@ func (x *PutStore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutStore.ProtoReflect.Descriptor instead.
 func (*PutStore) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{80}
+	return file_meta_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *PutStore) GetStore() *Store {
@@ -8082,7 +8163,7 @@ type Slot struct {
 
 func (x *Slot) Reset() {
 	*x = Slot{}
-	mi := &file_meta_proto_msgTypes[81]
+	mi := &file_meta_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8094,7 +8175,7 @@ func (x *Slot) String() string {
 func (*Slot) ProtoMessage() {}
 
 func (x *Slot) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[81]
+	mi := &file_meta_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8107,7 +8188,7 @@ func (x *Slot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Slot.ProtoReflect.Descriptor instead.
 func (*Slot) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{81}
+	return file_meta_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *Slot) GetStore() uint32 {
@@ -8147,7 +8228,7 @@ type PlacementGroup struct {
 
 func (x *PlacementGroup) Reset() {
 	*x = PlacementGroup{}
-	mi := &file_meta_proto_msgTypes[82]
+	mi := &file_meta_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8159,7 +8240,7 @@ func (x *PlacementGroup) String() string {
 func (*PlacementGroup) ProtoMessage() {}
 
 func (x *PlacementGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[82]
+	mi := &file_meta_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8172,7 +8253,7 @@ func (x *PlacementGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlacementGroup.ProtoReflect.Descriptor instead.
 func (*PlacementGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{82}
+	return file_meta_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *PlacementGroup) GetId() uint32 {
@@ -8234,7 +8315,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_meta_proto_msgTypes[83]
+	mi := &file_meta_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8246,7 +8327,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[83]
+	mi := &file_meta_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8259,7 +8340,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{83}
+	return file_meta_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *Pool) GetId() uint32 {
@@ -8344,7 +8425,7 @@ type PutPool struct {
 
 func (x *PutPool) Reset() {
 	*x = PutPool{}
-	mi := &file_meta_proto_msgTypes[84]
+	mi := &file_meta_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8356,7 +8437,7 @@ func (x *PutPool) String() string {
 func (*PutPool) ProtoMessage() {}
 
 func (x *PutPool) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[84]
+	mi := &file_meta_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8369,7 +8450,7 @@ func (x *PutPool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutPool.ProtoReflect.Descriptor instead.
 func (*PutPool) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{84}
+	return file_meta_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *PutPool) GetPool() *Pool {
@@ -8391,7 +8472,7 @@ type RemovePool struct {
 
 func (x *RemovePool) Reset() {
 	*x = RemovePool{}
-	mi := &file_meta_proto_msgTypes[85]
+	mi := &file_meta_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8403,7 +8484,7 @@ func (x *RemovePool) String() string {
 func (*RemovePool) ProtoMessage() {}
 
 func (x *RemovePool) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[85]
+	mi := &file_meta_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8416,7 +8497,7 @@ func (x *RemovePool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePool.ProtoReflect.Descriptor instead.
 func (*RemovePool) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{85}
+	return file_meta_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *RemovePool) GetId() uint32 {
@@ -8444,7 +8525,7 @@ type ChangePGs struct {
 
 func (x *ChangePGs) Reset() {
 	*x = ChangePGs{}
-	mi := &file_meta_proto_msgTypes[86]
+	mi := &file_meta_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8456,7 +8537,7 @@ func (x *ChangePGs) String() string {
 func (*ChangePGs) ProtoMessage() {}
 
 func (x *ChangePGs) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[86]
+	mi := &file_meta_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8469,7 +8550,7 @@ func (x *ChangePGs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangePGs.ProtoReflect.Descriptor instead.
 func (*ChangePGs) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{86}
+	return file_meta_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *ChangePGs) GetPool() uint32 {
@@ -8505,7 +8586,7 @@ type PGChange struct {
 
 func (x *PGChange) Reset() {
 	*x = PGChange{}
-	mi := &file_meta_proto_msgTypes[87]
+	mi := &file_meta_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8517,7 +8598,7 @@ func (x *PGChange) String() string {
 func (*PGChange) ProtoMessage() {}
 
 func (x *PGChange) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[87]
+	mi := &file_meta_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8530,7 +8611,7 @@ func (x *PGChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PGChange.ProtoReflect.Descriptor instead.
 func (*PGChange) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{87}
+	return file_meta_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *PGChange) GetExpectEpoch() uint32 {
@@ -8573,7 +8654,7 @@ type ReplaceStore struct {
 
 func (x *ReplaceStore) Reset() {
 	*x = ReplaceStore{}
-	mi := &file_meta_proto_msgTypes[88]
+	mi := &file_meta_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8585,7 +8666,7 @@ func (x *ReplaceStore) String() string {
 func (*ReplaceStore) ProtoMessage() {}
 
 func (x *ReplaceStore) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[88]
+	mi := &file_meta_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8598,7 +8679,7 @@ func (x *ReplaceStore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceStore.ProtoReflect.Descriptor instead.
 func (*ReplaceStore) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{88}
+	return file_meta_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *ReplaceStore) GetOld() uint32 {
@@ -8653,7 +8734,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_meta_proto_msgTypes[89]
+	mi := &file_meta_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8665,7 +8746,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[89]
+	mi := &file_meta_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8678,7 +8759,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{89}
+	return file_meta_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *Node) GetName() string {
@@ -8814,7 +8895,7 @@ type LocalVolume struct {
 
 func (x *LocalVolume) Reset() {
 	*x = LocalVolume{}
-	mi := &file_meta_proto_msgTypes[90]
+	mi := &file_meta_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8826,7 +8907,7 @@ func (x *LocalVolume) String() string {
 func (*LocalVolume) ProtoMessage() {}
 
 func (x *LocalVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[90]
+	mi := &file_meta_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8839,7 +8920,7 @@ func (x *LocalVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocalVolume.ProtoReflect.Descriptor instead.
 func (*LocalVolume) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{90}
+	return file_meta_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *LocalVolume) GetFs() uint32 {
@@ -8889,7 +8970,7 @@ type PutNode struct {
 
 func (x *PutNode) Reset() {
 	*x = PutNode{}
-	mi := &file_meta_proto_msgTypes[91]
+	mi := &file_meta_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8901,7 +8982,7 @@ func (x *PutNode) String() string {
 func (*PutNode) ProtoMessage() {}
 
 func (x *PutNode) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[91]
+	mi := &file_meta_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8914,7 +8995,7 @@ func (x *PutNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNode.ProtoReflect.Descriptor instead.
 func (*PutNode) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{91}
+	return file_meta_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *PutNode) GetNode() *Node {
@@ -8935,7 +9016,7 @@ type RemoveNode struct {
 
 func (x *RemoveNode) Reset() {
 	*x = RemoveNode{}
-	mi := &file_meta_proto_msgTypes[92]
+	mi := &file_meta_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8947,7 +9028,7 @@ func (x *RemoveNode) String() string {
 func (*RemoveNode) ProtoMessage() {}
 
 func (x *RemoveNode) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[92]
+	mi := &file_meta_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8960,7 +9041,7 @@ func (x *RemoveNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNode.ProtoReflect.Descriptor instead.
 func (*RemoveNode) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{92}
+	return file_meta_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *RemoveNode) GetName() string {
@@ -8992,7 +9073,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9004,7 +9085,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9017,7 +9098,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{93}
+	return file_meta_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *Token) GetHash() []byte {
@@ -9073,7 +9154,7 @@ type PutToken struct {
 
 func (x *PutToken) Reset() {
 	*x = PutToken{}
-	mi := &file_meta_proto_msgTypes[94]
+	mi := &file_meta_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9085,7 +9166,7 @@ func (x *PutToken) String() string {
 func (*PutToken) ProtoMessage() {}
 
 func (x *PutToken) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[94]
+	mi := &file_meta_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9098,7 +9179,7 @@ func (x *PutToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutToken.ProtoReflect.Descriptor instead.
 func (*PutToken) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{94}
+	return file_meta_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *PutToken) GetToken() *Token {
@@ -9130,7 +9211,7 @@ type JoinNode struct {
 
 func (x *JoinNode) Reset() {
 	*x = JoinNode{}
-	mi := &file_meta_proto_msgTypes[95]
+	mi := &file_meta_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9142,7 +9223,7 @@ func (x *JoinNode) String() string {
 func (*JoinNode) ProtoMessage() {}
 
 func (x *JoinNode) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[95]
+	mi := &file_meta_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9155,7 +9236,7 @@ func (x *JoinNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinNode.ProtoReflect.Descriptor instead.
 func (*JoinNode) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{95}
+	return file_meta_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *JoinNode) GetHash() []byte {
@@ -9188,7 +9269,7 @@ type NodeResult struct {
 
 func (x *NodeResult) Reset() {
 	*x = NodeResult{}
-	mi := &file_meta_proto_msgTypes[96]
+	mi := &file_meta_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9200,7 +9281,7 @@ func (x *NodeResult) String() string {
 func (*NodeResult) ProtoMessage() {}
 
 func (x *NodeResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[96]
+	mi := &file_meta_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9213,7 +9294,7 @@ func (x *NodeResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeResult.ProtoReflect.Descriptor instead.
 func (*NodeResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{96}
+	return file_meta_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *NodeResult) GetNode() *Node {
@@ -9237,7 +9318,7 @@ type SetNodeState struct {
 
 func (x *SetNodeState) Reset() {
 	*x = SetNodeState{}
-	mi := &file_meta_proto_msgTypes[97]
+	mi := &file_meta_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9249,7 +9330,7 @@ func (x *SetNodeState) String() string {
 func (*SetNodeState) ProtoMessage() {}
 
 func (x *SetNodeState) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[97]
+	mi := &file_meta_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9262,7 +9343,7 @@ func (x *SetNodeState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeState.ProtoReflect.Descriptor instead.
 func (*SetNodeState) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{97}
+	return file_meta_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *SetNodeState) GetName() string {
@@ -9310,7 +9391,7 @@ type RetireNode struct {
 
 func (x *RetireNode) Reset() {
 	*x = RetireNode{}
-	mi := &file_meta_proto_msgTypes[98]
+	mi := &file_meta_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9322,7 +9403,7 @@ func (x *RetireNode) String() string {
 func (*RetireNode) ProtoMessage() {}
 
 func (x *RetireNode) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[98]
+	mi := &file_meta_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9335,7 +9416,7 @@ func (x *RetireNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireNode.ProtoReflect.Descriptor instead.
 func (*RetireNode) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{98}
+	return file_meta_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *RetireNode) GetName() string {
@@ -9386,7 +9467,7 @@ type RetiredNode struct {
 
 func (x *RetiredNode) Reset() {
 	*x = RetiredNode{}
-	mi := &file_meta_proto_msgTypes[99]
+	mi := &file_meta_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9398,7 +9479,7 @@ func (x *RetiredNode) String() string {
 func (*RetiredNode) ProtoMessage() {}
 
 func (x *RetiredNode) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[99]
+	mi := &file_meta_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9411,7 +9492,7 @@ func (x *RetiredNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetiredNode.ProtoReflect.Descriptor instead.
 func (*RetiredNode) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{99}
+	return file_meta_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *RetiredNode) GetName() string {
@@ -9452,7 +9533,7 @@ type RetireStores struct {
 
 func (x *RetireStores) Reset() {
 	*x = RetireStores{}
-	mi := &file_meta_proto_msgTypes[100]
+	mi := &file_meta_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9464,7 +9545,7 @@ func (x *RetireStores) String() string {
 func (*RetireStores) ProtoMessage() {}
 
 func (x *RetireStores) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[100]
+	mi := &file_meta_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9477,7 +9558,7 @@ func (x *RetireStores) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireStores.ProtoReflect.Descriptor instead.
 func (*RetireStores) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{100}
+	return file_meta_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *RetireStores) GetIds() []uint32 {
@@ -9501,7 +9582,7 @@ type NodeGroup struct {
 
 func (x *NodeGroup) Reset() {
 	*x = NodeGroup{}
-	mi := &file_meta_proto_msgTypes[101]
+	mi := &file_meta_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9513,7 +9594,7 @@ func (x *NodeGroup) String() string {
 func (*NodeGroup) ProtoMessage() {}
 
 func (x *NodeGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[101]
+	mi := &file_meta_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9526,7 +9607,7 @@ func (x *NodeGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeGroup.ProtoReflect.Descriptor instead.
 func (*NodeGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{101}
+	return file_meta_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *NodeGroup) GetName() string {
@@ -9569,7 +9650,7 @@ type RackReservation struct {
 
 func (x *RackReservation) Reset() {
 	*x = RackReservation{}
-	mi := &file_meta_proto_msgTypes[102]
+	mi := &file_meta_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9581,7 +9662,7 @@ func (x *RackReservation) String() string {
 func (*RackReservation) ProtoMessage() {}
 
 func (x *RackReservation) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[102]
+	mi := &file_meta_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9594,7 +9675,7 @@ func (x *RackReservation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RackReservation.ProtoReflect.Descriptor instead.
 func (*RackReservation) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{102}
+	return file_meta_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *RackReservation) GetRack() string {
@@ -9628,7 +9709,7 @@ type PutGroup struct {
 
 func (x *PutGroup) Reset() {
 	*x = PutGroup{}
-	mi := &file_meta_proto_msgTypes[103]
+	mi := &file_meta_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9640,7 +9721,7 @@ func (x *PutGroup) String() string {
 func (*PutGroup) ProtoMessage() {}
 
 func (x *PutGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[103]
+	mi := &file_meta_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9653,7 +9734,7 @@ func (x *PutGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutGroup.ProtoReflect.Descriptor instead.
 func (*PutGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{103}
+	return file_meta_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *PutGroup) GetName() string {
@@ -9672,7 +9753,7 @@ type GroupResult struct {
 
 func (x *GroupResult) Reset() {
 	*x = GroupResult{}
-	mi := &file_meta_proto_msgTypes[104]
+	mi := &file_meta_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9684,7 +9765,7 @@ func (x *GroupResult) String() string {
 func (*GroupResult) ProtoMessage() {}
 
 func (x *GroupResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[104]
+	mi := &file_meta_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9697,7 +9778,7 @@ func (x *GroupResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupResult.ProtoReflect.Descriptor instead.
 func (*GroupResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{104}
+	return file_meta_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *GroupResult) GetGroup() *NodeGroup {
@@ -9718,7 +9799,7 @@ type RemoveGroup struct {
 
 func (x *RemoveGroup) Reset() {
 	*x = RemoveGroup{}
-	mi := &file_meta_proto_msgTypes[105]
+	mi := &file_meta_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9730,7 +9811,7 @@ func (x *RemoveGroup) String() string {
 func (*RemoveGroup) ProtoMessage() {}
 
 func (x *RemoveGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[105]
+	mi := &file_meta_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9743,7 +9824,7 @@ func (x *RemoveGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveGroup.ProtoReflect.Descriptor instead.
 func (*RemoveGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{105}
+	return file_meta_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *RemoveGroup) GetName() string {
@@ -9772,7 +9853,7 @@ type RetireGroup struct {
 
 func (x *RetireGroup) Reset() {
 	*x = RetireGroup{}
-	mi := &file_meta_proto_msgTypes[106]
+	mi := &file_meta_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9784,7 +9865,7 @@ func (x *RetireGroup) String() string {
 func (*RetireGroup) ProtoMessage() {}
 
 func (x *RetireGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[106]
+	mi := &file_meta_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9797,7 +9878,7 @@ func (x *RetireGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireGroup.ProtoReflect.Descriptor instead.
 func (*RetireGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{106}
+	return file_meta_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *RetireGroup) GetName() string {
@@ -9829,7 +9910,7 @@ type ReserveRacks struct {
 
 func (x *ReserveRacks) Reset() {
 	*x = ReserveRacks{}
-	mi := &file_meta_proto_msgTypes[107]
+	mi := &file_meta_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9841,7 +9922,7 @@ func (x *ReserveRacks) String() string {
 func (*ReserveRacks) ProtoMessage() {}
 
 func (x *ReserveRacks) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[107]
+	mi := &file_meta_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9854,7 +9935,7 @@ func (x *ReserveRacks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReserveRacks.ProtoReflect.Descriptor instead.
 func (*ReserveRacks) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{107}
+	return file_meta_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *ReserveRacks) GetGroup() string {
@@ -9891,7 +9972,7 @@ type SetNodeGroup struct {
 
 func (x *SetNodeGroup) Reset() {
 	*x = SetNodeGroup{}
-	mi := &file_meta_proto_msgTypes[108]
+	mi := &file_meta_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9903,7 +9984,7 @@ func (x *SetNodeGroup) String() string {
 func (*SetNodeGroup) ProtoMessage() {}
 
 func (x *SetNodeGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[108]
+	mi := &file_meta_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9916,7 +9997,7 @@ func (x *SetNodeGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeGroup.ProtoReflect.Descriptor instead.
 func (*SetNodeGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{108}
+	return file_meta_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *SetNodeGroup) GetGroup() string {
@@ -9951,7 +10032,7 @@ type AllowDeletion struct {
 
 func (x *AllowDeletion) Reset() {
 	*x = AllowDeletion{}
-	mi := &file_meta_proto_msgTypes[109]
+	mi := &file_meta_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9963,7 +10044,7 @@ func (x *AllowDeletion) String() string {
 func (*AllowDeletion) ProtoMessage() {}
 
 func (x *AllowDeletion) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[109]
+	mi := &file_meta_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9976,7 +10057,7 @@ func (x *AllowDeletion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllowDeletion.ProtoReflect.Descriptor instead.
 func (*AllowDeletion) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{109}
+	return file_meta_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *AllowDeletion) GetIncarnation() uint64 {
@@ -10000,7 +10081,7 @@ type Workspace struct {
 
 func (x *Workspace) Reset() {
 	*x = Workspace{}
-	mi := &file_meta_proto_msgTypes[110]
+	mi := &file_meta_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10012,7 +10093,7 @@ func (x *Workspace) String() string {
 func (*Workspace) ProtoMessage() {}
 
 func (x *Workspace) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[110]
+	mi := &file_meta_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10025,7 +10106,7 @@ func (x *Workspace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Workspace.ProtoReflect.Descriptor instead.
 func (*Workspace) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{110}
+	return file_meta_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *Workspace) GetName() string {
@@ -10075,7 +10156,7 @@ type PutWorkspace struct {
 
 func (x *PutWorkspace) Reset() {
 	*x = PutWorkspace{}
-	mi := &file_meta_proto_msgTypes[111]
+	mi := &file_meta_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10087,7 +10168,7 @@ func (x *PutWorkspace) String() string {
 func (*PutWorkspace) ProtoMessage() {}
 
 func (x *PutWorkspace) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[111]
+	mi := &file_meta_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10100,7 +10181,7 @@ func (x *PutWorkspace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutWorkspace.ProtoReflect.Descriptor instead.
 func (*PutWorkspace) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{111}
+	return file_meta_proto_rawDescGZIP(), []int{112}
 }
 
 func (x *PutWorkspace) GetWorkspace() *Workspace {
@@ -10126,7 +10207,7 @@ type WorkspaceResult struct {
 
 func (x *WorkspaceResult) Reset() {
 	*x = WorkspaceResult{}
-	mi := &file_meta_proto_msgTypes[112]
+	mi := &file_meta_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10138,7 +10219,7 @@ func (x *WorkspaceResult) String() string {
 func (*WorkspaceResult) ProtoMessage() {}
 
 func (x *WorkspaceResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[112]
+	mi := &file_meta_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10151,7 +10232,7 @@ func (x *WorkspaceResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkspaceResult.ProtoReflect.Descriptor instead.
 func (*WorkspaceResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{112}
+	return file_meta_proto_rawDescGZIP(), []int{113}
 }
 
 func (x *WorkspaceResult) GetWorkspace() *Workspace {
@@ -10171,7 +10252,7 @@ type RemoveWorkspace struct {
 
 func (x *RemoveWorkspace) Reset() {
 	*x = RemoveWorkspace{}
-	mi := &file_meta_proto_msgTypes[113]
+	mi := &file_meta_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10183,7 +10264,7 @@ func (x *RemoveWorkspace) String() string {
 func (*RemoveWorkspace) ProtoMessage() {}
 
 func (x *RemoveWorkspace) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[113]
+	mi := &file_meta_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10196,7 +10277,7 @@ func (x *RemoveWorkspace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveWorkspace.ProtoReflect.Descriptor instead.
 func (*RemoveWorkspace) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{113}
+	return file_meta_proto_rawDescGZIP(), []int{114}
 }
 
 func (x *RemoveWorkspace) GetName() string {
@@ -10226,7 +10307,7 @@ type AccessToken struct {
 
 func (x *AccessToken) Reset() {
 	*x = AccessToken{}
-	mi := &file_meta_proto_msgTypes[114]
+	mi := &file_meta_proto_msgTypes[115]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10238,7 +10319,7 @@ func (x *AccessToken) String() string {
 func (*AccessToken) ProtoMessage() {}
 
 func (x *AccessToken) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[114]
+	mi := &file_meta_proto_msgTypes[115]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10251,7 +10332,7 @@ func (x *AccessToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessToken.ProtoReflect.Descriptor instead.
 func (*AccessToken) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{114}
+	return file_meta_proto_rawDescGZIP(), []int{115}
 }
 
 func (x *AccessToken) GetId() string {
@@ -10336,7 +10417,7 @@ type AccessScope struct {
 
 func (x *AccessScope) Reset() {
 	*x = AccessScope{}
-	mi := &file_meta_proto_msgTypes[115]
+	mi := &file_meta_proto_msgTypes[116]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10348,7 +10429,7 @@ func (x *AccessScope) String() string {
 func (*AccessScope) ProtoMessage() {}
 
 func (x *AccessScope) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[115]
+	mi := &file_meta_proto_msgTypes[116]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10361,7 +10442,7 @@ func (x *AccessScope) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessScope.ProtoReflect.Descriptor instead.
 func (*AccessScope) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{115}
+	return file_meta_proto_rawDescGZIP(), []int{116}
 }
 
 func (x *AccessScope) GetWorkspace() string {
@@ -10395,7 +10476,7 @@ type PutAccessToken struct {
 
 func (x *PutAccessToken) Reset() {
 	*x = PutAccessToken{}
-	mi := &file_meta_proto_msgTypes[116]
+	mi := &file_meta_proto_msgTypes[117]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10407,7 +10488,7 @@ func (x *PutAccessToken) String() string {
 func (*PutAccessToken) ProtoMessage() {}
 
 func (x *PutAccessToken) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[116]
+	mi := &file_meta_proto_msgTypes[117]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10420,7 +10501,7 @@ func (x *PutAccessToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutAccessToken.ProtoReflect.Descriptor instead.
 func (*PutAccessToken) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{116}
+	return file_meta_proto_rawDescGZIP(), []int{117}
 }
 
 func (x *PutAccessToken) GetToken() *AccessToken {
@@ -10440,7 +10521,7 @@ type RemoveAccessToken struct {
 
 func (x *RemoveAccessToken) Reset() {
 	*x = RemoveAccessToken{}
-	mi := &file_meta_proto_msgTypes[117]
+	mi := &file_meta_proto_msgTypes[118]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10452,7 +10533,7 @@ func (x *RemoveAccessToken) String() string {
 func (*RemoveAccessToken) ProtoMessage() {}
 
 func (x *RemoveAccessToken) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[117]
+	mi := &file_meta_proto_msgTypes[118]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10465,7 +10546,7 @@ func (x *RemoveAccessToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveAccessToken.ProtoReflect.Descriptor instead.
 func (*RemoveAccessToken) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{117}
+	return file_meta_proto_rawDescGZIP(), []int{118}
 }
 
 func (x *RemoveAccessToken) GetId() string {
@@ -10513,7 +10594,7 @@ type Job struct {
 
 func (x *Job) Reset() {
 	*x = Job{}
-	mi := &file_meta_proto_msgTypes[118]
+	mi := &file_meta_proto_msgTypes[119]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10525,7 +10606,7 @@ func (x *Job) String() string {
 func (*Job) ProtoMessage() {}
 
 func (x *Job) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[118]
+	mi := &file_meta_proto_msgTypes[119]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10538,7 +10619,7 @@ func (x *Job) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Job.ProtoReflect.Descriptor instead.
 func (*Job) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{118}
+	return file_meta_proto_rawDescGZIP(), []int{119}
 }
 
 func (x *Job) GetId() uint64 {
@@ -10762,7 +10843,7 @@ type PutJob struct {
 
 func (x *PutJob) Reset() {
 	*x = PutJob{}
-	mi := &file_meta_proto_msgTypes[119]
+	mi := &file_meta_proto_msgTypes[120]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10774,7 +10855,7 @@ func (x *PutJob) String() string {
 func (*PutJob) ProtoMessage() {}
 
 func (x *PutJob) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[119]
+	mi := &file_meta_proto_msgTypes[120]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10787,7 +10868,7 @@ func (x *PutJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutJob.ProtoReflect.Descriptor instead.
 func (*PutJob) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{119}
+	return file_meta_proto_rawDescGZIP(), []int{120}
 }
 
 func (x *PutJob) GetJob() *Job {
@@ -10810,7 +10891,7 @@ type TakeJob struct {
 
 func (x *TakeJob) Reset() {
 	*x = TakeJob{}
-	mi := &file_meta_proto_msgTypes[120]
+	mi := &file_meta_proto_msgTypes[121]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10822,7 +10903,7 @@ func (x *TakeJob) String() string {
 func (*TakeJob) ProtoMessage() {}
 
 func (x *TakeJob) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[120]
+	mi := &file_meta_proto_msgTypes[121]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10835,7 +10916,7 @@ func (x *TakeJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeJob.ProtoReflect.Descriptor instead.
 func (*TakeJob) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{120}
+	return file_meta_proto_rawDescGZIP(), []int{121}
 }
 
 func (x *TakeJob) GetId() uint64 {
@@ -10875,7 +10956,7 @@ type JobResult struct {
 
 func (x *JobResult) Reset() {
 	*x = JobResult{}
-	mi := &file_meta_proto_msgTypes[121]
+	mi := &file_meta_proto_msgTypes[122]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10887,7 +10968,7 @@ func (x *JobResult) String() string {
 func (*JobResult) ProtoMessage() {}
 
 func (x *JobResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[121]
+	mi := &file_meta_proto_msgTypes[122]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10900,7 +10981,7 @@ func (x *JobResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobResult.ProtoReflect.Descriptor instead.
 func (*JobResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{121}
+	return file_meta_proto_rawDescGZIP(), []int{122}
 }
 
 func (x *JobResult) GetJob() *Job {
@@ -10939,7 +11020,7 @@ type Upload struct {
 
 func (x *Upload) Reset() {
 	*x = Upload{}
-	mi := &file_meta_proto_msgTypes[122]
+	mi := &file_meta_proto_msgTypes[123]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10951,7 +11032,7 @@ func (x *Upload) String() string {
 func (*Upload) ProtoMessage() {}
 
 func (x *Upload) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[122]
+	mi := &file_meta_proto_msgTypes[123]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10964,7 +11045,7 @@ func (x *Upload) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upload.ProtoReflect.Descriptor instead.
 func (*Upload) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{122}
+	return file_meta_proto_rawDescGZIP(), []int{123}
 }
 
 func (x *Upload) GetId() []byte {
@@ -11117,7 +11198,7 @@ type PutUpload struct {
 
 func (x *PutUpload) Reset() {
 	*x = PutUpload{}
-	mi := &file_meta_proto_msgTypes[123]
+	mi := &file_meta_proto_msgTypes[124]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11129,7 +11210,7 @@ func (x *PutUpload) String() string {
 func (*PutUpload) ProtoMessage() {}
 
 func (x *PutUpload) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[123]
+	mi := &file_meta_proto_msgTypes[124]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11142,7 +11223,7 @@ func (x *PutUpload) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutUpload.ProtoReflect.Descriptor instead.
 func (*PutUpload) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{123}
+	return file_meta_proto_rawDescGZIP(), []int{124}
 }
 
 func (x *PutUpload) GetUpload() *Upload {
@@ -11162,7 +11243,7 @@ type RemoveUpload struct {
 
 func (x *RemoveUpload) Reset() {
 	*x = RemoveUpload{}
-	mi := &file_meta_proto_msgTypes[124]
+	mi := &file_meta_proto_msgTypes[125]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11174,7 +11255,7 @@ func (x *RemoveUpload) String() string {
 func (*RemoveUpload) ProtoMessage() {}
 
 func (x *RemoveUpload) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[124]
+	mi := &file_meta_proto_msgTypes[125]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11187,7 +11268,7 @@ func (x *RemoveUpload) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveUpload.ProtoReflect.Descriptor instead.
 func (*RemoveUpload) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{124}
+	return file_meta_proto_rawDescGZIP(), []int{125}
 }
 
 func (x *RemoveUpload) GetId() []byte {
@@ -11208,7 +11289,7 @@ type MakeStaging struct {
 
 func (x *MakeStaging) Reset() {
 	*x = MakeStaging{}
-	mi := &file_meta_proto_msgTypes[125]
+	mi := &file_meta_proto_msgTypes[126]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11220,7 +11301,7 @@ func (x *MakeStaging) String() string {
 func (*MakeStaging) ProtoMessage() {}
 
 func (x *MakeStaging) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[125]
+	mi := &file_meta_proto_msgTypes[126]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11233,7 +11314,7 @@ func (x *MakeStaging) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeStaging.ProtoReflect.Descriptor instead.
 func (*MakeStaging) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{125}
+	return file_meta_proto_rawDescGZIP(), []int{126}
 }
 
 func (x *MakeStaging) GetProject() uint32 {
@@ -11255,7 +11336,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_meta_proto_msgTypes[126]
+	mi := &file_meta_proto_msgTypes[127]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11267,7 +11348,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[126]
+	mi := &file_meta_proto_msgTypes[127]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11280,7 +11361,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{126}
+	return file_meta_proto_rawDescGZIP(), []int{127}
 }
 
 func (x *Key) GetKind() string {
@@ -11313,7 +11394,7 @@ type PutKey struct {
 
 func (x *PutKey) Reset() {
 	*x = PutKey{}
-	mi := &file_meta_proto_msgTypes[127]
+	mi := &file_meta_proto_msgTypes[128]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11325,7 +11406,7 @@ func (x *PutKey) String() string {
 func (*PutKey) ProtoMessage() {}
 
 func (x *PutKey) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[127]
+	mi := &file_meta_proto_msgTypes[128]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11338,7 +11419,7 @@ func (x *PutKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutKey.ProtoReflect.Descriptor instead.
 func (*PutKey) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{127}
+	return file_meta_proto_rawDescGZIP(), []int{128}
 }
 
 func (x *PutKey) GetKey() *Key {
@@ -11361,7 +11442,7 @@ type NFSClient struct {
 
 func (x *NFSClient) Reset() {
 	*x = NFSClient{}
-	mi := &file_meta_proto_msgTypes[128]
+	mi := &file_meta_proto_msgTypes[129]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11373,7 +11454,7 @@ func (x *NFSClient) String() string {
 func (*NFSClient) ProtoMessage() {}
 
 func (x *NFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[128]
+	mi := &file_meta_proto_msgTypes[129]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11386,7 +11467,7 @@ func (x *NFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClient.ProtoReflect.Descriptor instead.
 func (*NFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{128}
+	return file_meta_proto_rawDescGZIP(), []int{129}
 }
 
 func (x *NFSClient) GetGateway() string {
@@ -11419,7 +11500,7 @@ type PutNFSClient struct {
 
 func (x *PutNFSClient) Reset() {
 	*x = PutNFSClient{}
-	mi := &file_meta_proto_msgTypes[129]
+	mi := &file_meta_proto_msgTypes[130]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11431,7 +11512,7 @@ func (x *PutNFSClient) String() string {
 func (*PutNFSClient) ProtoMessage() {}
 
 func (x *PutNFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[129]
+	mi := &file_meta_proto_msgTypes[130]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11444,7 +11525,7 @@ func (x *PutNFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNFSClient.ProtoReflect.Descriptor instead.
 func (*PutNFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{129}
+	return file_meta_proto_rawDescGZIP(), []int{130}
 }
 
 func (x *PutNFSClient) GetClient() *NFSClient {
@@ -11464,7 +11545,7 @@ type RemoveNFSClient struct {
 
 func (x *RemoveNFSClient) Reset() {
 	*x = RemoveNFSClient{}
-	mi := &file_meta_proto_msgTypes[130]
+	mi := &file_meta_proto_msgTypes[131]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11476,7 +11557,7 @@ func (x *RemoveNFSClient) String() string {
 func (*RemoveNFSClient) ProtoMessage() {}
 
 func (x *RemoveNFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[130]
+	mi := &file_meta_proto_msgTypes[131]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11489,7 +11570,7 @@ func (x *RemoveNFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNFSClient.ProtoReflect.Descriptor instead.
 func (*RemoveNFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{130}
+	return file_meta_proto_rawDescGZIP(), []int{131}
 }
 
 func (x *RemoveNFSClient) GetGateway() string {
@@ -11527,7 +11608,7 @@ type ClientRecord struct {
 
 func (x *ClientRecord) Reset() {
 	*x = ClientRecord{}
-	mi := &file_meta_proto_msgTypes[131]
+	mi := &file_meta_proto_msgTypes[132]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11539,7 +11620,7 @@ func (x *ClientRecord) String() string {
 func (*ClientRecord) ProtoMessage() {}
 
 func (x *ClientRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[131]
+	mi := &file_meta_proto_msgTypes[132]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11552,7 +11633,7 @@ func (x *ClientRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientRecord.ProtoReflect.Descriptor instead.
 func (*ClientRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{131}
+	return file_meta_proto_rawDescGZIP(), []int{132}
 }
 
 func (x *ClientRecord) GetId() uint64 {
@@ -11644,7 +11725,7 @@ type SessionRecord struct {
 
 func (x *SessionRecord) Reset() {
 	*x = SessionRecord{}
-	mi := &file_meta_proto_msgTypes[132]
+	mi := &file_meta_proto_msgTypes[133]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11656,7 +11737,7 @@ func (x *SessionRecord) String() string {
 func (*SessionRecord) ProtoMessage() {}
 
 func (x *SessionRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[132]
+	mi := &file_meta_proto_msgTypes[133]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11669,7 +11750,7 @@ func (x *SessionRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRecord.ProtoReflect.Descriptor instead.
 func (*SessionRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{132}
+	return file_meta_proto_rawDescGZIP(), []int{133}
 }
 
 func (x *SessionRecord) GetId() []byte {
@@ -11705,7 +11786,7 @@ type PutClient struct {
 
 func (x *PutClient) Reset() {
 	*x = PutClient{}
-	mi := &file_meta_proto_msgTypes[133]
+	mi := &file_meta_proto_msgTypes[134]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11717,7 +11798,7 @@ func (x *PutClient) String() string {
 func (*PutClient) ProtoMessage() {}
 
 func (x *PutClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[133]
+	mi := &file_meta_proto_msgTypes[134]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11730,7 +11811,7 @@ func (x *PutClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutClient.ProtoReflect.Descriptor instead.
 func (*PutClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{133}
+	return file_meta_proto_rawDescGZIP(), []int{134}
 }
 
 func (x *PutClient) GetClient() *ClientRecord {
@@ -11759,7 +11840,7 @@ type ClientsResult struct {
 
 func (x *ClientsResult) Reset() {
 	*x = ClientsResult{}
-	mi := &file_meta_proto_msgTypes[134]
+	mi := &file_meta_proto_msgTypes[135]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11771,7 +11852,7 @@ func (x *ClientsResult) String() string {
 func (*ClientsResult) ProtoMessage() {}
 
 func (x *ClientsResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[134]
+	mi := &file_meta_proto_msgTypes[135]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11784,7 +11865,7 @@ func (x *ClientsResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientsResult.ProtoReflect.Descriptor instead.
 func (*ClientsResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{134}
+	return file_meta_proto_rawDescGZIP(), []int{135}
 }
 
 func (x *ClientsResult) GetFirst() uint64 {
@@ -11821,7 +11902,7 @@ type RemoveClient struct {
 
 func (x *RemoveClient) Reset() {
 	*x = RemoveClient{}
-	mi := &file_meta_proto_msgTypes[135]
+	mi := &file_meta_proto_msgTypes[136]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11833,7 +11914,7 @@ func (x *RemoveClient) String() string {
 func (*RemoveClient) ProtoMessage() {}
 
 func (x *RemoveClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[135]
+	mi := &file_meta_proto_msgTypes[136]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11846,7 +11927,7 @@ func (x *RemoveClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveClient.ProtoReflect.Descriptor instead.
 func (*RemoveClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{135}
+	return file_meta_proto_rawDescGZIP(), []int{136}
 }
 
 func (x *RemoveClient) GetClient() uint64 {
@@ -11874,7 +11955,7 @@ type TakeClients struct {
 
 func (x *TakeClients) Reset() {
 	*x = TakeClients{}
-	mi := &file_meta_proto_msgTypes[136]
+	mi := &file_meta_proto_msgTypes[137]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11886,7 +11967,7 @@ func (x *TakeClients) String() string {
 func (*TakeClients) ProtoMessage() {}
 
 func (x *TakeClients) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[136]
+	mi := &file_meta_proto_msgTypes[137]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11899,7 +11980,7 @@ func (x *TakeClients) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeClients.ProtoReflect.Descriptor instead.
 func (*TakeClients) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{136}
+	return file_meta_proto_rawDescGZIP(), []int{137}
 }
 
 func (x *TakeClients) GetClients() []uint64 {
@@ -11920,7 +12001,7 @@ type GiveClients struct {
 
 func (x *GiveClients) Reset() {
 	*x = GiveClients{}
-	mi := &file_meta_proto_msgTypes[137]
+	mi := &file_meta_proto_msgTypes[138]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11932,7 +12013,7 @@ func (x *GiveClients) String() string {
 func (*GiveClients) ProtoMessage() {}
 
 func (x *GiveClients) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[137]
+	mi := &file_meta_proto_msgTypes[138]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11945,7 +12026,7 @@ func (x *GiveClients) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GiveClients.ProtoReflect.Descriptor instead.
 func (*GiveClients) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{137}
+	return file_meta_proto_rawDescGZIP(), []int{138}
 }
 
 func (x *GiveClients) GetClients() []*GivenClient {
@@ -11966,7 +12047,7 @@ type GivenClient struct {
 
 func (x *GivenClient) Reset() {
 	*x = GivenClient{}
-	mi := &file_meta_proto_msgTypes[138]
+	mi := &file_meta_proto_msgTypes[139]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11978,7 +12059,7 @@ func (x *GivenClient) String() string {
 func (*GivenClient) ProtoMessage() {}
 
 func (x *GivenClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[138]
+	mi := &file_meta_proto_msgTypes[139]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11991,7 +12072,7 @@ func (x *GivenClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GivenClient.ProtoReflect.Descriptor instead.
 func (*GivenClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{138}
+	return file_meta_proto_rawDescGZIP(), []int{139}
 }
 
 func (x *GivenClient) GetClient() uint64 {
@@ -12025,7 +12106,7 @@ type ForgetClients struct {
 
 func (x *ForgetClients) Reset() {
 	*x = ForgetClients{}
-	mi := &file_meta_proto_msgTypes[139]
+	mi := &file_meta_proto_msgTypes[140]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12037,7 +12118,7 @@ func (x *ForgetClients) String() string {
 func (*ForgetClients) ProtoMessage() {}
 
 func (x *ForgetClients) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[139]
+	mi := &file_meta_proto_msgTypes[140]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12050,7 +12131,7 @@ func (x *ForgetClients) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetClients.ProtoReflect.Descriptor instead.
 func (*ForgetClients) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{139}
+	return file_meta_proto_rawDescGZIP(), []int{140}
 }
 
 func (x *ForgetClients) GetClients() []uint64 {
@@ -12072,7 +12153,7 @@ type PutSession struct {
 
 func (x *PutSession) Reset() {
 	*x = PutSession{}
-	mi := &file_meta_proto_msgTypes[140]
+	mi := &file_meta_proto_msgTypes[141]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12084,7 +12165,7 @@ func (x *PutSession) String() string {
 func (*PutSession) ProtoMessage() {}
 
 func (x *PutSession) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[140]
+	mi := &file_meta_proto_msgTypes[141]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12097,7 +12178,7 @@ func (x *PutSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSession.ProtoReflect.Descriptor instead.
 func (*PutSession) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{140}
+	return file_meta_proto_rawDescGZIP(), []int{141}
 }
 
 func (x *PutSession) GetSession() *SessionRecord {
@@ -12124,7 +12205,7 @@ type RemoveSession struct {
 
 func (x *RemoveSession) Reset() {
 	*x = RemoveSession{}
-	mi := &file_meta_proto_msgTypes[141]
+	mi := &file_meta_proto_msgTypes[142]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12136,7 +12217,7 @@ func (x *RemoveSession) String() string {
 func (*RemoveSession) ProtoMessage() {}
 
 func (x *RemoveSession) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[141]
+	mi := &file_meta_proto_msgTypes[142]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12149,7 +12230,7 @@ func (x *RemoveSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSession.ProtoReflect.Descriptor instead.
 func (*RemoveSession) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{141}
+	return file_meta_proto_rawDescGZIP(), []int{142}
 }
 
 func (x *RemoveSession) GetSession() []byte {
@@ -12181,6 +12262,7 @@ type Query struct {
 	//	*Query_TestLock
 	//	*Query_ClientState
 	//	*Query_SessionSlots
+	//	*Query_CallWritten
 	//	*Query_FileOpens
 	//	*Query_Quotas
 	//	*Query_FileSystems
@@ -12207,7 +12289,7 @@ type Query struct {
 
 func (x *Query) Reset() {
 	*x = Query{}
-	mi := &file_meta_proto_msgTypes[142]
+	mi := &file_meta_proto_msgTypes[143]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12219,7 +12301,7 @@ func (x *Query) String() string {
 func (*Query) ProtoMessage() {}
 
 func (x *Query) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[142]
+	mi := &file_meta_proto_msgTypes[143]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12232,7 +12314,7 @@ func (x *Query) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Query.ProtoReflect.Descriptor instead.
 func (*Query) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{142}
+	return file_meta_proto_rawDescGZIP(), []int{143}
 }
 
 func (x *Query) GetFs() uint32 {
@@ -12386,6 +12468,15 @@ func (x *Query) GetSessionSlots() *SessionSlotsQ {
 	if x != nil {
 		if x, ok := x.Q.(*Query_SessionSlots); ok {
 			return x.SessionSlots
+		}
+	}
+	return nil
+}
+
+func (x *Query) GetCallWritten() *CallWrittenQ {
+	if x != nil {
+		if x, ok := x.Q.(*Query_CallWritten); ok {
+			return x.CallWritten
 		}
 	}
 	return nil
@@ -12626,6 +12717,10 @@ type Query_SessionSlots struct {
 	SessionSlots *SessionSlotsQ `protobuf:"bytes,27,opt,name=session_slots,json=sessionSlots,proto3,oneof"`
 }
 
+type Query_CallWritten struct {
+	CallWritten *CallWrittenQ `protobuf:"bytes,29,opt,name=call_written,json=callWritten,proto3,oneof"`
+}
+
 type Query_FileOpens struct {
 	FileOpens *FileOpensQ `protobuf:"bytes,28,opt,name=file_opens,json=fileOpens,proto3,oneof"`
 }
@@ -12733,6 +12828,8 @@ func (*Query_ClientState) isQuery_Q() {}
 
 func (*Query_SessionSlots) isQuery_Q() {}
 
+func (*Query_CallWritten) isQuery_Q() {}
+
 func (*Query_FileOpens) isQuery_Q() {}
 
 func (*Query_Quotas) isQuery_Q() {}
@@ -12779,7 +12876,7 @@ type WorkspacesQ struct {
 
 func (x *WorkspacesQ) Reset() {
 	*x = WorkspacesQ{}
-	mi := &file_meta_proto_msgTypes[143]
+	mi := &file_meta_proto_msgTypes[144]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12791,7 +12888,7 @@ func (x *WorkspacesQ) String() string {
 func (*WorkspacesQ) ProtoMessage() {}
 
 func (x *WorkspacesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[143]
+	mi := &file_meta_proto_msgTypes[144]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12804,7 +12901,7 @@ func (x *WorkspacesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkspacesQ.ProtoReflect.Descriptor instead.
 func (*WorkspacesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{143}
+	return file_meta_proto_rawDescGZIP(), []int{144}
 }
 
 // AccessTokensQ asks for the token with a hash, if that is given: KindNotFound. Else for all.
@@ -12817,7 +12914,7 @@ type AccessTokensQ struct {
 
 func (x *AccessTokensQ) Reset() {
 	*x = AccessTokensQ{}
-	mi := &file_meta_proto_msgTypes[144]
+	mi := &file_meta_proto_msgTypes[145]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12829,7 +12926,7 @@ func (x *AccessTokensQ) String() string {
 func (*AccessTokensQ) ProtoMessage() {}
 
 func (x *AccessTokensQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[144]
+	mi := &file_meta_proto_msgTypes[145]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12842,7 +12939,7 @@ func (x *AccessTokensQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessTokensQ.ProtoReflect.Descriptor instead.
 func (*AccessTokensQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{144}
+	return file_meta_proto_rawDescGZIP(), []int{145}
 }
 
 func (x *AccessTokensQ) GetHash() []byte {
@@ -12865,7 +12962,7 @@ type JobsQ struct {
 
 func (x *JobsQ) Reset() {
 	*x = JobsQ{}
-	mi := &file_meta_proto_msgTypes[145]
+	mi := &file_meta_proto_msgTypes[146]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12877,7 +12974,7 @@ func (x *JobsQ) String() string {
 func (*JobsQ) ProtoMessage() {}
 
 func (x *JobsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[145]
+	mi := &file_meta_proto_msgTypes[146]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12890,7 +12987,7 @@ func (x *JobsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobsQ.ProtoReflect.Descriptor instead.
 func (*JobsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{145}
+	return file_meta_proto_rawDescGZIP(), []int{146}
 }
 
 func (x *JobsQ) GetId() uint64 {
@@ -12933,7 +13030,7 @@ type UploadsQ struct {
 
 func (x *UploadsQ) Reset() {
 	*x = UploadsQ{}
-	mi := &file_meta_proto_msgTypes[146]
+	mi := &file_meta_proto_msgTypes[147]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12945,7 +13042,7 @@ func (x *UploadsQ) String() string {
 func (*UploadsQ) ProtoMessage() {}
 
 func (x *UploadsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[146]
+	mi := &file_meta_proto_msgTypes[147]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12958,7 +13055,7 @@ func (x *UploadsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadsQ.ProtoReflect.Descriptor instead.
 func (*UploadsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{146}
+	return file_meta_proto_rawDescGZIP(), []int{147}
 }
 
 func (x *UploadsQ) GetId() []byte {
@@ -12992,7 +13089,7 @@ type OriginsQ struct {
 
 func (x *OriginsQ) Reset() {
 	*x = OriginsQ{}
-	mi := &file_meta_proto_msgTypes[147]
+	mi := &file_meta_proto_msgTypes[148]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13004,7 +13101,7 @@ func (x *OriginsQ) String() string {
 func (*OriginsQ) ProtoMessage() {}
 
 func (x *OriginsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[147]
+	mi := &file_meta_proto_msgTypes[148]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13017,7 +13114,7 @@ func (x *OriginsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginsQ.ProtoReflect.Descriptor instead.
 func (*OriginsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{147}
+	return file_meta_proto_rawDescGZIP(), []int{148}
 }
 
 func (x *OriginsQ) GetNames() bool {
@@ -13041,7 +13138,7 @@ type HoldsQ struct {
 
 func (x *HoldsQ) Reset() {
 	*x = HoldsQ{}
-	mi := &file_meta_proto_msgTypes[148]
+	mi := &file_meta_proto_msgTypes[149]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13053,7 +13150,7 @@ func (x *HoldsQ) String() string {
 func (*HoldsQ) ProtoMessage() {}
 
 func (x *HoldsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[148]
+	mi := &file_meta_proto_msgTypes[149]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13066,7 +13163,7 @@ func (x *HoldsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldsQ.ProtoReflect.Descriptor instead.
 func (*HoldsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{148}
+	return file_meta_proto_rawDescGZIP(), []int{149}
 }
 
 func (x *HoldsQ) GetOrigin() uint64 {
@@ -13108,7 +13205,7 @@ type GetAttrQ struct {
 
 func (x *GetAttrQ) Reset() {
 	*x = GetAttrQ{}
-	mi := &file_meta_proto_msgTypes[149]
+	mi := &file_meta_proto_msgTypes[150]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13120,7 +13217,7 @@ func (x *GetAttrQ) String() string {
 func (*GetAttrQ) ProtoMessage() {}
 
 func (x *GetAttrQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[149]
+	mi := &file_meta_proto_msgTypes[150]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13133,7 +13230,7 @@ func (x *GetAttrQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttrQ.ProtoReflect.Descriptor instead.
 func (*GetAttrQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{149}
+	return file_meta_proto_rawDescGZIP(), []int{150}
 }
 
 func (x *GetAttrQ) GetIno() uint64 {
@@ -13167,7 +13264,7 @@ type LookupQ struct {
 
 func (x *LookupQ) Reset() {
 	*x = LookupQ{}
-	mi := &file_meta_proto_msgTypes[150]
+	mi := &file_meta_proto_msgTypes[151]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13179,7 +13276,7 @@ func (x *LookupQ) String() string {
 func (*LookupQ) ProtoMessage() {}
 
 func (x *LookupQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[150]
+	mi := &file_meta_proto_msgTypes[151]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13192,7 +13289,7 @@ func (x *LookupQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupQ.ProtoReflect.Descriptor instead.
 func (*LookupQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{150}
+	return file_meta_proto_rawDescGZIP(), []int{151}
 }
 
 func (x *LookupQ) GetDir() uint64 {
@@ -13218,7 +13315,7 @@ type ParentQ struct {
 
 func (x *ParentQ) Reset() {
 	*x = ParentQ{}
-	mi := &file_meta_proto_msgTypes[151]
+	mi := &file_meta_proto_msgTypes[152]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13230,7 +13327,7 @@ func (x *ParentQ) String() string {
 func (*ParentQ) ProtoMessage() {}
 
 func (x *ParentQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[151]
+	mi := &file_meta_proto_msgTypes[152]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13243,7 +13340,7 @@ func (x *ParentQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParentQ.ProtoReflect.Descriptor instead.
 func (*ParentQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{151}
+	return file_meta_proto_rawDescGZIP(), []int{152}
 }
 
 func (x *ParentQ) GetDir() uint64 {
@@ -13266,7 +13363,7 @@ type ReadDirQ struct {
 
 func (x *ReadDirQ) Reset() {
 	*x = ReadDirQ{}
-	mi := &file_meta_proto_msgTypes[152]
+	mi := &file_meta_proto_msgTypes[153]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13278,7 +13375,7 @@ func (x *ReadDirQ) String() string {
 func (*ReadDirQ) ProtoMessage() {}
 
 func (x *ReadDirQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[152]
+	mi := &file_meta_proto_msgTypes[153]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13291,7 +13388,7 @@ func (x *ReadDirQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirQ.ProtoReflect.Descriptor instead.
 func (*ReadDirQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{152}
+	return file_meta_proto_rawDescGZIP(), []int{153}
 }
 
 func (x *ReadDirQ) GetDir() uint64 {
@@ -13338,7 +13435,7 @@ type ReadLinkQ struct {
 
 func (x *ReadLinkQ) Reset() {
 	*x = ReadLinkQ{}
-	mi := &file_meta_proto_msgTypes[153]
+	mi := &file_meta_proto_msgTypes[154]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13350,7 +13447,7 @@ func (x *ReadLinkQ) String() string {
 func (*ReadLinkQ) ProtoMessage() {}
 
 func (x *ReadLinkQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[153]
+	mi := &file_meta_proto_msgTypes[154]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13363,7 +13460,7 @@ func (x *ReadLinkQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkQ.ProtoReflect.Descriptor instead.
 func (*ReadLinkQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{153}
+	return file_meta_proto_rawDescGZIP(), []int{154}
 }
 
 func (x *ReadLinkQ) GetIno() uint64 {
@@ -13387,7 +13484,7 @@ type ExtentsQ struct {
 
 func (x *ExtentsQ) Reset() {
 	*x = ExtentsQ{}
-	mi := &file_meta_proto_msgTypes[154]
+	mi := &file_meta_proto_msgTypes[155]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13399,7 +13496,7 @@ func (x *ExtentsQ) String() string {
 func (*ExtentsQ) ProtoMessage() {}
 
 func (x *ExtentsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[154]
+	mi := &file_meta_proto_msgTypes[155]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13412,7 +13509,7 @@ func (x *ExtentsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsQ.ProtoReflect.Descriptor instead.
 func (*ExtentsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{154}
+	return file_meta_proto_rawDescGZIP(), []int{155}
 }
 
 func (x *ExtentsQ) GetIno() uint64 {
@@ -13460,7 +13557,7 @@ type StatFSQ struct {
 
 func (x *StatFSQ) Reset() {
 	*x = StatFSQ{}
-	mi := &file_meta_proto_msgTypes[155]
+	mi := &file_meta_proto_msgTypes[156]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13472,7 +13569,7 @@ func (x *StatFSQ) String() string {
 func (*StatFSQ) ProtoMessage() {}
 
 func (x *StatFSQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[155]
+	mi := &file_meta_proto_msgTypes[156]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13485,7 +13582,7 @@ func (x *StatFSQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSQ.ProtoReflect.Descriptor instead.
 func (*StatFSQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{155}
+	return file_meta_proto_rawDescGZIP(), []int{156}
 }
 
 func (x *StatFSQ) GetIno() uint64 {
@@ -13506,7 +13603,7 @@ type QuotasQ struct {
 
 func (x *QuotasQ) Reset() {
 	*x = QuotasQ{}
-	mi := &file_meta_proto_msgTypes[156]
+	mi := &file_meta_proto_msgTypes[157]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13518,7 +13615,7 @@ func (x *QuotasQ) String() string {
 func (*QuotasQ) ProtoMessage() {}
 
 func (x *QuotasQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[156]
+	mi := &file_meta_proto_msgTypes[157]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13531,7 +13628,7 @@ func (x *QuotasQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotasQ.ProtoReflect.Descriptor instead.
 func (*QuotasQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{156}
+	return file_meta_proto_rawDescGZIP(), []int{157}
 }
 
 func (x *QuotasQ) GetFrom() uint32 {
@@ -13556,7 +13653,7 @@ type NodesQ struct {
 
 func (x *NodesQ) Reset() {
 	*x = NodesQ{}
-	mi := &file_meta_proto_msgTypes[157]
+	mi := &file_meta_proto_msgTypes[158]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13568,7 +13665,7 @@ func (x *NodesQ) String() string {
 func (*NodesQ) ProtoMessage() {}
 
 func (x *NodesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[157]
+	mi := &file_meta_proto_msgTypes[158]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13581,7 +13678,7 @@ func (x *NodesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesQ.ProtoReflect.Descriptor instead.
 func (*NodesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{157}
+	return file_meta_proto_rawDescGZIP(), []int{158}
 }
 
 type TokensQ struct {
@@ -13592,7 +13689,7 @@ type TokensQ struct {
 
 func (x *TokensQ) Reset() {
 	*x = TokensQ{}
-	mi := &file_meta_proto_msgTypes[158]
+	mi := &file_meta_proto_msgTypes[159]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13604,7 +13701,7 @@ func (x *TokensQ) String() string {
 func (*TokensQ) ProtoMessage() {}
 
 func (x *TokensQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[158]
+	mi := &file_meta_proto_msgTypes[159]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13617,7 +13714,7 @@ func (x *TokensQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensQ.ProtoReflect.Descriptor instead.
 func (*TokensQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{158}
+	return file_meta_proto_rawDescGZIP(), []int{159}
 }
 
 type RetiredNodesQ struct {
@@ -13628,7 +13725,7 @@ type RetiredNodesQ struct {
 
 func (x *RetiredNodesQ) Reset() {
 	*x = RetiredNodesQ{}
-	mi := &file_meta_proto_msgTypes[159]
+	mi := &file_meta_proto_msgTypes[160]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13640,7 +13737,7 @@ func (x *RetiredNodesQ) String() string {
 func (*RetiredNodesQ) ProtoMessage() {}
 
 func (x *RetiredNodesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[159]
+	mi := &file_meta_proto_msgTypes[160]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13653,7 +13750,7 @@ func (x *RetiredNodesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetiredNodesQ.ProtoReflect.Descriptor instead.
 func (*RetiredNodesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{159}
+	return file_meta_proto_rawDescGZIP(), []int{160}
 }
 
 type BlockStatesQ struct {
@@ -13665,7 +13762,7 @@ type BlockStatesQ struct {
 
 func (x *BlockStatesQ) Reset() {
 	*x = BlockStatesQ{}
-	mi := &file_meta_proto_msgTypes[160]
+	mi := &file_meta_proto_msgTypes[161]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13677,7 +13774,7 @@ func (x *BlockStatesQ) String() string {
 func (*BlockStatesQ) ProtoMessage() {}
 
 func (x *BlockStatesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[160]
+	mi := &file_meta_proto_msgTypes[161]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13690,7 +13787,7 @@ func (x *BlockStatesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesQ.ProtoReflect.Descriptor instead.
 func (*BlockStatesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{160}
+	return file_meta_proto_rawDescGZIP(), []int{161}
 }
 
 func (x *BlockStatesQ) GetIds() []uint64 {
@@ -13714,7 +13811,7 @@ type BlocksQ struct {
 
 func (x *BlocksQ) Reset() {
 	*x = BlocksQ{}
-	mi := &file_meta_proto_msgTypes[161]
+	mi := &file_meta_proto_msgTypes[162]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13726,7 +13823,7 @@ func (x *BlocksQ) String() string {
 func (*BlocksQ) ProtoMessage() {}
 
 func (x *BlocksQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[161]
+	mi := &file_meta_proto_msgTypes[162]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13739,7 +13836,7 @@ func (x *BlocksQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksQ.ProtoReflect.Descriptor instead.
 func (*BlocksQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{161}
+	return file_meta_proto_rawDescGZIP(), []int{162}
 }
 
 func (x *BlocksQ) GetAfter() uint64 {
@@ -13782,7 +13879,7 @@ type LiveBlocksQ struct {
 
 func (x *LiveBlocksQ) Reset() {
 	*x = LiveBlocksQ{}
-	mi := &file_meta_proto_msgTypes[162]
+	mi := &file_meta_proto_msgTypes[163]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13794,7 +13891,7 @@ func (x *LiveBlocksQ) String() string {
 func (*LiveBlocksQ) ProtoMessage() {}
 
 func (x *LiveBlocksQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[162]
+	mi := &file_meta_proto_msgTypes[163]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13807,7 +13904,7 @@ func (x *LiveBlocksQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LiveBlocksQ.ProtoReflect.Descriptor instead.
 func (*LiveBlocksQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{162}
+	return file_meta_proto_rawDescGZIP(), []int{163}
 }
 
 func (x *LiveBlocksQ) GetAfter() uint64 {
@@ -13835,7 +13932,7 @@ type GetXattrQ struct {
 
 func (x *GetXattrQ) Reset() {
 	*x = GetXattrQ{}
-	mi := &file_meta_proto_msgTypes[163]
+	mi := &file_meta_proto_msgTypes[164]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13847,7 +13944,7 @@ func (x *GetXattrQ) String() string {
 func (*GetXattrQ) ProtoMessage() {}
 
 func (x *GetXattrQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[163]
+	mi := &file_meta_proto_msgTypes[164]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13860,7 +13957,7 @@ func (x *GetXattrQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrQ.ProtoReflect.Descriptor instead.
 func (*GetXattrQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{163}
+	return file_meta_proto_rawDescGZIP(), []int{164}
 }
 
 func (x *GetXattrQ) GetIno() uint64 {
@@ -13888,7 +13985,7 @@ type ListXattrsQ struct {
 
 func (x *ListXattrsQ) Reset() {
 	*x = ListXattrsQ{}
-	mi := &file_meta_proto_msgTypes[164]
+	mi := &file_meta_proto_msgTypes[165]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13900,7 +13997,7 @@ func (x *ListXattrsQ) String() string {
 func (*ListXattrsQ) ProtoMessage() {}
 
 func (x *ListXattrsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[164]
+	mi := &file_meta_proto_msgTypes[165]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13913,7 +14010,7 @@ func (x *ListXattrsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrsQ.ProtoReflect.Descriptor instead.
 func (*ListXattrsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{164}
+	return file_meta_proto_rawDescGZIP(), []int{165}
 }
 
 func (x *ListXattrsQ) GetIno() uint64 {
@@ -13945,7 +14042,7 @@ type ShardInfoQ struct {
 
 func (x *ShardInfoQ) Reset() {
 	*x = ShardInfoQ{}
-	mi := &file_meta_proto_msgTypes[165]
+	mi := &file_meta_proto_msgTypes[166]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13957,7 +14054,7 @@ func (x *ShardInfoQ) String() string {
 func (*ShardInfoQ) ProtoMessage() {}
 
 func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[165]
+	mi := &file_meta_proto_msgTypes[166]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13970,7 +14067,7 @@ func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoQ.ProtoReflect.Descriptor instead.
 func (*ShardInfoQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{165}
+	return file_meta_proto_rawDescGZIP(), []int{166}
 }
 
 // FileSystemsQ lists the file systems. With the version that the caller has, the answer to an unchanged list is only that. 0: none.
@@ -13983,7 +14080,7 @@ type FileSystemsQ struct {
 
 func (x *FileSystemsQ) Reset() {
 	*x = FileSystemsQ{}
-	mi := &file_meta_proto_msgTypes[166]
+	mi := &file_meta_proto_msgTypes[167]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13995,7 +14092,7 @@ func (x *FileSystemsQ) String() string {
 func (*FileSystemsQ) ProtoMessage() {}
 
 func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[166]
+	mi := &file_meta_proto_msgTypes[167]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14008,7 +14105,7 @@ func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsQ.ProtoReflect.Descriptor instead.
 func (*FileSystemsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{166}
+	return file_meta_proto_rawDescGZIP(), []int{167}
 }
 
 func (x *FileSystemsQ) GetKnownVersion() uint64 {
@@ -14027,7 +14124,7 @@ type NamespaceQ struct {
 
 func (x *NamespaceQ) Reset() {
 	*x = NamespaceQ{}
-	mi := &file_meta_proto_msgTypes[167]
+	mi := &file_meta_proto_msgTypes[168]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14039,7 +14136,7 @@ func (x *NamespaceQ) String() string {
 func (*NamespaceQ) ProtoMessage() {}
 
 func (x *NamespaceQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[167]
+	mi := &file_meta_proto_msgTypes[168]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14052,7 +14149,7 @@ func (x *NamespaceQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceQ.ProtoReflect.Descriptor instead.
 func (*NamespaceQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{167}
+	return file_meta_proto_rawDescGZIP(), []int{168}
 }
 
 // ClusterMapQ asks for the stores and pools. With the version that the caller has, the answer
@@ -14066,7 +14163,7 @@ type ClusterMapQ struct {
 
 func (x *ClusterMapQ) Reset() {
 	*x = ClusterMapQ{}
-	mi := &file_meta_proto_msgTypes[168]
+	mi := &file_meta_proto_msgTypes[169]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14078,7 +14175,7 @@ func (x *ClusterMapQ) String() string {
 func (*ClusterMapQ) ProtoMessage() {}
 
 func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[168]
+	mi := &file_meta_proto_msgTypes[169]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14091,7 +14188,7 @@ func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapQ.ProtoReflect.Descriptor instead.
 func (*ClusterMapQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{168}
+	return file_meta_proto_rawDescGZIP(), []int{169}
 }
 
 func (x *ClusterMapQ) GetKnownVersion() uint64 {
@@ -14110,7 +14207,7 @@ type KeysQ struct {
 
 func (x *KeysQ) Reset() {
 	*x = KeysQ{}
-	mi := &file_meta_proto_msgTypes[169]
+	mi := &file_meta_proto_msgTypes[170]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14122,7 +14219,7 @@ func (x *KeysQ) String() string {
 func (*KeysQ) ProtoMessage() {}
 
 func (x *KeysQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[169]
+	mi := &file_meta_proto_msgTypes[170]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14135,7 +14232,7 @@ func (x *KeysQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysQ.ProtoReflect.Descriptor instead.
 func (*KeysQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{169}
+	return file_meta_proto_rawDescGZIP(), []int{170}
 }
 
 func (x *KeysQ) GetKind() string {
@@ -14154,7 +14251,7 @@ type NFSClientsQ struct {
 
 func (x *NFSClientsQ) Reset() {
 	*x = NFSClientsQ{}
-	mi := &file_meta_proto_msgTypes[170]
+	mi := &file_meta_proto_msgTypes[171]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14166,7 +14263,7 @@ func (x *NFSClientsQ) String() string {
 func (*NFSClientsQ) ProtoMessage() {}
 
 func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[170]
+	mi := &file_meta_proto_msgTypes[171]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14179,7 +14276,7 @@ func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsQ.ProtoReflect.Descriptor instead.
 func (*NFSClientsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{170}
+	return file_meta_proto_rawDescGZIP(), []int{171}
 }
 
 func (x *NFSClientsQ) GetGateway() string {
@@ -14204,7 +14301,7 @@ type TestLockQ struct {
 
 func (x *TestLockQ) Reset() {
 	*x = TestLockQ{}
-	mi := &file_meta_proto_msgTypes[171]
+	mi := &file_meta_proto_msgTypes[172]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14216,7 +14313,7 @@ func (x *TestLockQ) String() string {
 func (*TestLockQ) ProtoMessage() {}
 
 func (x *TestLockQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[171]
+	mi := &file_meta_proto_msgTypes[172]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14229,7 +14326,7 @@ func (x *TestLockQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestLockQ.ProtoReflect.Descriptor instead.
 func (*TestLockQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{171}
+	return file_meta_proto_rawDescGZIP(), []int{172}
 }
 
 func (x *TestLockQ) GetIno() uint64 {
@@ -14288,7 +14385,7 @@ type ClientStateQ struct {
 
 func (x *ClientStateQ) Reset() {
 	*x = ClientStateQ{}
-	mi := &file_meta_proto_msgTypes[172]
+	mi := &file_meta_proto_msgTypes[173]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14300,7 +14397,7 @@ func (x *ClientStateQ) String() string {
 func (*ClientStateQ) ProtoMessage() {}
 
 func (x *ClientStateQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[172]
+	mi := &file_meta_proto_msgTypes[173]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14313,7 +14410,7 @@ func (x *ClientStateQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientStateQ.ProtoReflect.Descriptor instead.
 func (*ClientStateQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{172}
+	return file_meta_proto_rawDescGZIP(), []int{173}
 }
 
 func (x *ClientStateQ) GetClient() uint64 {
@@ -14355,7 +14452,7 @@ type SessionSlotsQ struct {
 
 func (x *SessionSlotsQ) Reset() {
 	*x = SessionSlotsQ{}
-	mi := &file_meta_proto_msgTypes[173]
+	mi := &file_meta_proto_msgTypes[174]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14367,7 +14464,7 @@ func (x *SessionSlotsQ) String() string {
 func (*SessionSlotsQ) ProtoMessage() {}
 
 func (x *SessionSlotsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[173]
+	mi := &file_meta_proto_msgTypes[174]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14380,7 +14477,7 @@ func (x *SessionSlotsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlotsQ.ProtoReflect.Descriptor instead.
 func (*SessionSlotsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{173}
+	return file_meta_proto_rawDescGZIP(), []int{174}
 }
 
 func (x *SessionSlotsQ) GetSession() []byte {
@@ -14388,6 +14485,59 @@ func (x *SessionSlotsQ) GetSession() []byte {
 		return x.Session
 	}
 	return nil
+}
+
+// CallWrittenQ asks what an operation of a client's request has written of a file. op_index of call is the operation's number in the request. From level 8.
+type CallWrittenQ struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Call          *Call                  `protobuf:"bytes,1,opt,name=call,proto3" json:"call,omitempty"`
+	Ino           uint64                 `protobuf:"varint,2,opt,name=ino,proto3" json:"ino,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CallWrittenQ) Reset() {
+	*x = CallWrittenQ{}
+	mi := &file_meta_proto_msgTypes[175]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CallWrittenQ) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CallWrittenQ) ProtoMessage() {}
+
+func (x *CallWrittenQ) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[175]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CallWrittenQ.ProtoReflect.Descriptor instead.
+func (*CallWrittenQ) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{175}
+}
+
+func (x *CallWrittenQ) GetCall() *Call {
+	if x != nil {
+		return x.Call
+	}
+	return nil
+}
+
+func (x *CallWrittenQ) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
 }
 
 // FileOpensQ lists the opens of a file, those of released clients left out.
@@ -14400,7 +14550,7 @@ type FileOpensQ struct {
 
 func (x *FileOpensQ) Reset() {
 	*x = FileOpensQ{}
-	mi := &file_meta_proto_msgTypes[174]
+	mi := &file_meta_proto_msgTypes[176]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14412,7 +14562,7 @@ func (x *FileOpensQ) String() string {
 func (*FileOpensQ) ProtoMessage() {}
 
 func (x *FileOpensQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[174]
+	mi := &file_meta_proto_msgTypes[176]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14425,7 +14575,7 @@ func (x *FileOpensQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileOpensQ.ProtoReflect.Descriptor instead.
 func (*FileOpensQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{174}
+	return file_meta_proto_rawDescGZIP(), []int{176}
 }
 
 func (x *FileOpensQ) GetIno() uint64 {
@@ -14448,7 +14598,7 @@ type ClientsQ struct {
 
 func (x *ClientsQ) Reset() {
 	*x = ClientsQ{}
-	mi := &file_meta_proto_msgTypes[175]
+	mi := &file_meta_proto_msgTypes[177]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14460,7 +14610,7 @@ func (x *ClientsQ) String() string {
 func (*ClientsQ) ProtoMessage() {}
 
 func (x *ClientsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[175]
+	mi := &file_meta_proto_msgTypes[177]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14473,7 +14623,7 @@ func (x *ClientsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientsQ.ProtoReflect.Descriptor instead.
 func (*ClientsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{175}
+	return file_meta_proto_rawDescGZIP(), []int{177}
 }
 
 func (x *ClientsQ) GetGateway() string {
@@ -14516,7 +14666,7 @@ type ClientQ struct {
 
 func (x *ClientQ) Reset() {
 	*x = ClientQ{}
-	mi := &file_meta_proto_msgTypes[176]
+	mi := &file_meta_proto_msgTypes[178]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14528,7 +14678,7 @@ func (x *ClientQ) String() string {
 func (*ClientQ) ProtoMessage() {}
 
 func (x *ClientQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[176]
+	mi := &file_meta_proto_msgTypes[178]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14541,7 +14691,7 @@ func (x *ClientQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientQ.ProtoReflect.Descriptor instead.
 func (*ClientQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{176}
+	return file_meta_proto_rawDescGZIP(), []int{178}
 }
 
 func (x *ClientQ) GetClient() uint64 {
@@ -14588,6 +14738,7 @@ type QueryResult struct {
 	//	*QueryResult_Lock
 	//	*QueryResult_ClientState
 	//	*QueryResult_SessionSlots
+	//	*QueryResult_CallWritten
 	//	*QueryResult_Clients
 	//	*QueryResult_FileOpens
 	//	*QueryResult_Quotas
@@ -14608,7 +14759,7 @@ type QueryResult struct {
 
 func (x *QueryResult) Reset() {
 	*x = QueryResult{}
-	mi := &file_meta_proto_msgTypes[177]
+	mi := &file_meta_proto_msgTypes[179]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14620,7 +14771,7 @@ func (x *QueryResult) String() string {
 func (*QueryResult) ProtoMessage() {}
 
 func (x *QueryResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[177]
+	mi := &file_meta_proto_msgTypes[179]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14633,7 +14784,7 @@ func (x *QueryResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryResult.ProtoReflect.Descriptor instead.
 func (*QueryResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{177}
+	return file_meta_proto_rawDescGZIP(), []int{179}
 }
 
 func (x *QueryResult) GetKind() uint32 {
@@ -14805,6 +14956,15 @@ func (x *QueryResult) GetSessionSlots() *SessionSlotsR {
 	if x != nil {
 		if x, ok := x.R.(*QueryResult_SessionSlots); ok {
 			return x.SessionSlots
+		}
+	}
+	return nil
+}
+
+func (x *QueryResult) GetCallWritten() *CallWrittenR {
+	if x != nil {
+		if x, ok := x.R.(*QueryResult_CallWritten); ok {
+			return x.CallWritten
 		}
 	}
 	return nil
@@ -14999,6 +15159,10 @@ type QueryResult_SessionSlots struct {
 	SessionSlots *SessionSlotsR `protobuf:"bytes,29,opt,name=session_slots,json=sessionSlots,proto3,oneof"`
 }
 
+type QueryResult_CallWritten struct {
+	CallWritten *CallWrittenR `protobuf:"bytes,32,opt,name=call_written,json=callWritten,proto3,oneof"`
+}
+
 type QueryResult_Clients struct {
 	Clients *ClientsR `protobuf:"bytes,30,opt,name=clients,proto3,oneof"` // of Clients; of Client: one
 }
@@ -15085,6 +15249,8 @@ func (*QueryResult_ClientState) isQueryResult_R() {}
 
 func (*QueryResult_SessionSlots) isQueryResult_R() {}
 
+func (*QueryResult_CallWritten) isQueryResult_R() {}
+
 func (*QueryResult_Clients) isQueryResult_R() {}
 
 func (*QueryResult_FileOpens) isQueryResult_R() {}
@@ -15120,7 +15286,7 @@ type WorkspacesR struct {
 
 func (x *WorkspacesR) Reset() {
 	*x = WorkspacesR{}
-	mi := &file_meta_proto_msgTypes[178]
+	mi := &file_meta_proto_msgTypes[180]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15132,7 +15298,7 @@ func (x *WorkspacesR) String() string {
 func (*WorkspacesR) ProtoMessage() {}
 
 func (x *WorkspacesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[178]
+	mi := &file_meta_proto_msgTypes[180]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15145,7 +15311,7 @@ func (x *WorkspacesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkspacesR.ProtoReflect.Descriptor instead.
 func (*WorkspacesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{178}
+	return file_meta_proto_rawDescGZIP(), []int{180}
 }
 
 func (x *WorkspacesR) GetWorkspaces() []*Workspace {
@@ -15164,7 +15330,7 @@ type AccessTokensR struct {
 
 func (x *AccessTokensR) Reset() {
 	*x = AccessTokensR{}
-	mi := &file_meta_proto_msgTypes[179]
+	mi := &file_meta_proto_msgTypes[181]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15176,7 +15342,7 @@ func (x *AccessTokensR) String() string {
 func (*AccessTokensR) ProtoMessage() {}
 
 func (x *AccessTokensR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[179]
+	mi := &file_meta_proto_msgTypes[181]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15189,7 +15355,7 @@ func (x *AccessTokensR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessTokensR.ProtoReflect.Descriptor instead.
 func (*AccessTokensR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{179}
+	return file_meta_proto_rawDescGZIP(), []int{181}
 }
 
 func (x *AccessTokensR) GetTokens() []*AccessToken {
@@ -15209,7 +15375,7 @@ type JobsR struct {
 
 func (x *JobsR) Reset() {
 	*x = JobsR{}
-	mi := &file_meta_proto_msgTypes[180]
+	mi := &file_meta_proto_msgTypes[182]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15221,7 +15387,7 @@ func (x *JobsR) String() string {
 func (*JobsR) ProtoMessage() {}
 
 func (x *JobsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[180]
+	mi := &file_meta_proto_msgTypes[182]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15234,7 +15400,7 @@ func (x *JobsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobsR.ProtoReflect.Descriptor instead.
 func (*JobsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{180}
+	return file_meta_proto_rawDescGZIP(), []int{182}
 }
 
 func (x *JobsR) GetJobs() []*Job {
@@ -15261,7 +15427,7 @@ type UploadsR struct {
 
 func (x *UploadsR) Reset() {
 	*x = UploadsR{}
-	mi := &file_meta_proto_msgTypes[181]
+	mi := &file_meta_proto_msgTypes[183]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15273,7 +15439,7 @@ func (x *UploadsR) String() string {
 func (*UploadsR) ProtoMessage() {}
 
 func (x *UploadsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[181]
+	mi := &file_meta_proto_msgTypes[183]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15286,7 +15452,7 @@ func (x *UploadsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadsR.ProtoReflect.Descriptor instead.
 func (*UploadsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{181}
+	return file_meta_proto_rawDescGZIP(), []int{183}
 }
 
 func (x *UploadsR) GetUploads() []*Upload {
@@ -15313,7 +15479,7 @@ type OriginsR struct {
 
 func (x *OriginsR) Reset() {
 	*x = OriginsR{}
-	mi := &file_meta_proto_msgTypes[182]
+	mi := &file_meta_proto_msgTypes[184]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15325,7 +15491,7 @@ func (x *OriginsR) String() string {
 func (*OriginsR) ProtoMessage() {}
 
 func (x *OriginsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[182]
+	mi := &file_meta_proto_msgTypes[184]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15338,7 +15504,7 @@ func (x *OriginsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginsR.ProtoReflect.Descriptor instead.
 func (*OriginsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{182}
+	return file_meta_proto_rawDescGZIP(), []int{184}
 }
 
 func (x *OriginsR) GetOrigins() []uint64 {
@@ -15365,7 +15531,7 @@ type HoldsR struct {
 
 func (x *HoldsR) Reset() {
 	*x = HoldsR{}
-	mi := &file_meta_proto_msgTypes[183]
+	mi := &file_meta_proto_msgTypes[185]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15377,7 +15543,7 @@ func (x *HoldsR) String() string {
 func (*HoldsR) ProtoMessage() {}
 
 func (x *HoldsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[183]
+	mi := &file_meta_proto_msgTypes[185]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15390,7 +15556,7 @@ func (x *HoldsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldsR.ProtoReflect.Descriptor instead.
 func (*HoldsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{183}
+	return file_meta_proto_rawDescGZIP(), []int{185}
 }
 
 func (x *HoldsR) GetFiles() []*FileId {
@@ -15418,7 +15584,7 @@ type FileId struct {
 
 func (x *FileId) Reset() {
 	*x = FileId{}
-	mi := &file_meta_proto_msgTypes[184]
+	mi := &file_meta_proto_msgTypes[186]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15430,7 +15596,7 @@ func (x *FileId) String() string {
 func (*FileId) ProtoMessage() {}
 
 func (x *FileId) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[184]
+	mi := &file_meta_proto_msgTypes[186]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15443,7 +15609,7 @@ func (x *FileId) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileId.ProtoReflect.Descriptor instead.
 func (*FileId) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{184}
+	return file_meta_proto_rawDescGZIP(), []int{186}
 }
 
 func (x *FileId) GetFs() uint32 {
@@ -15471,7 +15637,7 @@ type AttrR struct {
 
 func (x *AttrR) Reset() {
 	*x = AttrR{}
-	mi := &file_meta_proto_msgTypes[185]
+	mi := &file_meta_proto_msgTypes[187]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15483,7 +15649,7 @@ func (x *AttrR) String() string {
 func (*AttrR) ProtoMessage() {}
 
 func (x *AttrR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[185]
+	mi := &file_meta_proto_msgTypes[187]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15496,7 +15662,7 @@ func (x *AttrR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttrR.ProtoReflect.Descriptor instead.
 func (*AttrR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{185}
+	return file_meta_proto_rawDescGZIP(), []int{187}
 }
 
 func (x *AttrR) GetAttr() *Attr {
@@ -15533,7 +15699,7 @@ type Dirent struct {
 
 func (x *Dirent) Reset() {
 	*x = Dirent{}
-	mi := &file_meta_proto_msgTypes[186]
+	mi := &file_meta_proto_msgTypes[188]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15545,7 +15711,7 @@ func (x *Dirent) String() string {
 func (*Dirent) ProtoMessage() {}
 
 func (x *Dirent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[186]
+	mi := &file_meta_proto_msgTypes[188]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15558,7 +15724,7 @@ func (x *Dirent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dirent.ProtoReflect.Descriptor instead.
 func (*Dirent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{186}
+	return file_meta_proto_rawDescGZIP(), []int{188}
 }
 
 func (x *Dirent) GetCookie() uint64 {
@@ -15607,7 +15773,7 @@ type ReadDirR struct {
 
 func (x *ReadDirR) Reset() {
 	*x = ReadDirR{}
-	mi := &file_meta_proto_msgTypes[187]
+	mi := &file_meta_proto_msgTypes[189]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15619,7 +15785,7 @@ func (x *ReadDirR) String() string {
 func (*ReadDirR) ProtoMessage() {}
 
 func (x *ReadDirR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[187]
+	mi := &file_meta_proto_msgTypes[189]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15632,7 +15798,7 @@ func (x *ReadDirR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirR.ProtoReflect.Descriptor instead.
 func (*ReadDirR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{187}
+	return file_meta_proto_rawDescGZIP(), []int{189}
 }
 
 func (x *ReadDirR) GetEntries() []*Dirent {
@@ -15665,7 +15831,7 @@ type ReadLinkR struct {
 
 func (x *ReadLinkR) Reset() {
 	*x = ReadLinkR{}
-	mi := &file_meta_proto_msgTypes[188]
+	mi := &file_meta_proto_msgTypes[190]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15677,7 +15843,7 @@ func (x *ReadLinkR) String() string {
 func (*ReadLinkR) ProtoMessage() {}
 
 func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[188]
+	mi := &file_meta_proto_msgTypes[190]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15690,7 +15856,7 @@ func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkR.ProtoReflect.Descriptor instead.
 func (*ReadLinkR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{188}
+	return file_meta_proto_rawDescGZIP(), []int{190}
 }
 
 func (x *ReadLinkR) GetTarget() []byte {
@@ -15718,7 +15884,7 @@ type Extent struct {
 
 func (x *Extent) Reset() {
 	*x = Extent{}
-	mi := &file_meta_proto_msgTypes[189]
+	mi := &file_meta_proto_msgTypes[191]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15730,7 +15896,7 @@ func (x *Extent) String() string {
 func (*Extent) ProtoMessage() {}
 
 func (x *Extent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[189]
+	mi := &file_meta_proto_msgTypes[191]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15743,7 +15909,7 @@ func (x *Extent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extent.ProtoReflect.Descriptor instead.
 func (*Extent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{189}
+	return file_meta_proto_rawDescGZIP(), []int{191}
 }
 
 func (x *Extent) GetOffset() uint64 {
@@ -15828,7 +15994,7 @@ type ExtentsR struct {
 
 func (x *ExtentsR) Reset() {
 	*x = ExtentsR{}
-	mi := &file_meta_proto_msgTypes[190]
+	mi := &file_meta_proto_msgTypes[192]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15840,7 +16006,7 @@ func (x *ExtentsR) String() string {
 func (*ExtentsR) ProtoMessage() {}
 
 func (x *ExtentsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[190]
+	mi := &file_meta_proto_msgTypes[192]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15853,7 +16019,7 @@ func (x *ExtentsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsR.ProtoReflect.Descriptor instead.
 func (*ExtentsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{190}
+	return file_meta_proto_rawDescGZIP(), []int{192}
 }
 
 func (x *ExtentsR) GetExtents() []*Extent {
@@ -15898,7 +16064,7 @@ type StatFSR struct {
 
 func (x *StatFSR) Reset() {
 	*x = StatFSR{}
-	mi := &file_meta_proto_msgTypes[191]
+	mi := &file_meta_proto_msgTypes[193]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15910,7 +16076,7 @@ func (x *StatFSR) String() string {
 func (*StatFSR) ProtoMessage() {}
 
 func (x *StatFSR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[191]
+	mi := &file_meta_proto_msgTypes[193]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15923,7 +16089,7 @@ func (x *StatFSR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSR.ProtoReflect.Descriptor instead.
 func (*StatFSR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{191}
+	return file_meta_proto_rawDescGZIP(), []int{193}
 }
 
 func (x *StatFSR) GetUsedBytes() uint64 {
@@ -15984,7 +16150,7 @@ type Quota struct {
 
 func (x *Quota) Reset() {
 	*x = Quota{}
-	mi := &file_meta_proto_msgTypes[192]
+	mi := &file_meta_proto_msgTypes[194]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15996,7 +16162,7 @@ func (x *Quota) String() string {
 func (*Quota) ProtoMessage() {}
 
 func (x *Quota) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[192]
+	mi := &file_meta_proto_msgTypes[194]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16009,7 +16175,7 @@ func (x *Quota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Quota.ProtoReflect.Descriptor instead.
 func (*Quota) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{192}
+	return file_meta_proto_rawDescGZIP(), []int{194}
 }
 
 func (x *Quota) GetProject() uint32 {
@@ -16071,7 +16237,7 @@ type QuotasR struct {
 
 func (x *QuotasR) Reset() {
 	*x = QuotasR{}
-	mi := &file_meta_proto_msgTypes[193]
+	mi := &file_meta_proto_msgTypes[195]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16083,7 +16249,7 @@ func (x *QuotasR) String() string {
 func (*QuotasR) ProtoMessage() {}
 
 func (x *QuotasR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[193]
+	mi := &file_meta_proto_msgTypes[195]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16096,7 +16262,7 @@ func (x *QuotasR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotasR.ProtoReflect.Descriptor instead.
 func (*QuotasR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{193}
+	return file_meta_proto_rawDescGZIP(), []int{195}
 }
 
 func (x *QuotasR) GetQuotas() []*Quota {
@@ -16125,7 +16291,7 @@ type BlockStatesR struct {
 
 func (x *BlockStatesR) Reset() {
 	*x = BlockStatesR{}
-	mi := &file_meta_proto_msgTypes[194]
+	mi := &file_meta_proto_msgTypes[196]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16137,7 +16303,7 @@ func (x *BlockStatesR) String() string {
 func (*BlockStatesR) ProtoMessage() {}
 
 func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[194]
+	mi := &file_meta_proto_msgTypes[196]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16150,7 +16316,7 @@ func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesR.ProtoReflect.Descriptor instead.
 func (*BlockStatesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{194}
+	return file_meta_proto_rawDescGZIP(), []int{196}
 }
 
 func (x *BlockStatesR) GetStates() []BlockState {
@@ -16177,7 +16343,7 @@ type BlocksR struct {
 
 func (x *BlocksR) Reset() {
 	*x = BlocksR{}
-	mi := &file_meta_proto_msgTypes[195]
+	mi := &file_meta_proto_msgTypes[197]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16189,7 +16355,7 @@ func (x *BlocksR) String() string {
 func (*BlocksR) ProtoMessage() {}
 
 func (x *BlocksR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[195]
+	mi := &file_meta_proto_msgTypes[197]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16202,7 +16368,7 @@ func (x *BlocksR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksR.ProtoReflect.Descriptor instead.
 func (*BlocksR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{195}
+	return file_meta_proto_rawDescGZIP(), []int{197}
 }
 
 func (x *BlocksR) GetBlocks() []*BlockInfo {
@@ -16233,7 +16399,7 @@ type BlockInfo struct {
 
 func (x *BlockInfo) Reset() {
 	*x = BlockInfo{}
-	mi := &file_meta_proto_msgTypes[196]
+	mi := &file_meta_proto_msgTypes[198]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16245,7 +16411,7 @@ func (x *BlockInfo) String() string {
 func (*BlockInfo) ProtoMessage() {}
 
 func (x *BlockInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[196]
+	mi := &file_meta_proto_msgTypes[198]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16258,7 +16424,7 @@ func (x *BlockInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockInfo.ProtoReflect.Descriptor instead.
 func (*BlockInfo) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{196}
+	return file_meta_proto_rawDescGZIP(), []int{198}
 }
 
 func (x *BlockInfo) GetId() uint64 {
@@ -16312,7 +16478,7 @@ type GetXattrR struct {
 
 func (x *GetXattrR) Reset() {
 	*x = GetXattrR{}
-	mi := &file_meta_proto_msgTypes[197]
+	mi := &file_meta_proto_msgTypes[199]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16324,7 +16490,7 @@ func (x *GetXattrR) String() string {
 func (*GetXattrR) ProtoMessage() {}
 
 func (x *GetXattrR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[197]
+	mi := &file_meta_proto_msgTypes[199]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16337,7 +16503,7 @@ func (x *GetXattrR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrR.ProtoReflect.Descriptor instead.
 func (*GetXattrR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{197}
+	return file_meta_proto_rawDescGZIP(), []int{199}
 }
 
 func (x *GetXattrR) GetValue() []byte {
@@ -16358,7 +16524,7 @@ type ListXattrsR struct {
 
 func (x *ListXattrsR) Reset() {
 	*x = ListXattrsR{}
-	mi := &file_meta_proto_msgTypes[198]
+	mi := &file_meta_proto_msgTypes[200]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16370,7 +16536,7 @@ func (x *ListXattrsR) String() string {
 func (*ListXattrsR) ProtoMessage() {}
 
 func (x *ListXattrsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[198]
+	mi := &file_meta_proto_msgTypes[200]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16383,7 +16549,7 @@ func (x *ListXattrsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrsR.ProtoReflect.Descriptor instead.
 func (*ListXattrsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{198}
+	return file_meta_proto_rawDescGZIP(), []int{200}
 }
 
 func (x *ListXattrsR) GetNames() [][]byte {
@@ -16429,7 +16595,7 @@ type ShardInfoR struct {
 
 func (x *ShardInfoR) Reset() {
 	*x = ShardInfoR{}
-	mi := &file_meta_proto_msgTypes[199]
+	mi := &file_meta_proto_msgTypes[201]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16441,7 +16607,7 @@ func (x *ShardInfoR) String() string {
 func (*ShardInfoR) ProtoMessage() {}
 
 func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[199]
+	mi := &file_meta_proto_msgTypes[201]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16454,7 +16620,7 @@ func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoR.ProtoReflect.Descriptor instead.
 func (*ShardInfoR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{199}
+	return file_meta_proto_rawDescGZIP(), []int{201}
 }
 
 func (x *ShardInfoR) GetShard() uint32 {
@@ -16554,7 +16720,7 @@ type FileSystemsR struct {
 
 func (x *FileSystemsR) Reset() {
 	*x = FileSystemsR{}
-	mi := &file_meta_proto_msgTypes[200]
+	mi := &file_meta_proto_msgTypes[202]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16566,7 +16732,7 @@ func (x *FileSystemsR) String() string {
 func (*FileSystemsR) ProtoMessage() {}
 
 func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[200]
+	mi := &file_meta_proto_msgTypes[202]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16579,7 +16745,7 @@ func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsR.ProtoReflect.Descriptor instead.
 func (*FileSystemsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{200}
+	return file_meta_proto_rawDescGZIP(), []int{202}
 }
 
 func (x *FileSystemsR) GetFileSystems() []*FileSystem {
@@ -16633,7 +16799,7 @@ type NamespaceR struct {
 
 func (x *NamespaceR) Reset() {
 	*x = NamespaceR{}
-	mi := &file_meta_proto_msgTypes[201]
+	mi := &file_meta_proto_msgTypes[203]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16645,7 +16811,7 @@ func (x *NamespaceR) String() string {
 func (*NamespaceR) ProtoMessage() {}
 
 func (x *NamespaceR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[201]
+	mi := &file_meta_proto_msgTypes[203]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16658,7 +16824,7 @@ func (x *NamespaceR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceR.ProtoReflect.Descriptor instead.
 func (*NamespaceR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{201}
+	return file_meta_proto_rawDescGZIP(), []int{203}
 }
 
 func (x *NamespaceR) GetExists() bool {
@@ -16732,7 +16898,7 @@ type ClusterMapR struct {
 
 func (x *ClusterMapR) Reset() {
 	*x = ClusterMapR{}
-	mi := &file_meta_proto_msgTypes[202]
+	mi := &file_meta_proto_msgTypes[204]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16744,7 +16910,7 @@ func (x *ClusterMapR) String() string {
 func (*ClusterMapR) ProtoMessage() {}
 
 func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[202]
+	mi := &file_meta_proto_msgTypes[204]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16757,7 +16923,7 @@ func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapR.ProtoReflect.Descriptor instead.
 func (*ClusterMapR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{202}
+	return file_meta_proto_rawDescGZIP(), []int{204}
 }
 
 func (x *ClusterMapR) GetStores() []*Store {
@@ -16818,7 +16984,7 @@ type KeysR struct {
 
 func (x *KeysR) Reset() {
 	*x = KeysR{}
-	mi := &file_meta_proto_msgTypes[203]
+	mi := &file_meta_proto_msgTypes[205]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16830,7 +16996,7 @@ func (x *KeysR) String() string {
 func (*KeysR) ProtoMessage() {}
 
 func (x *KeysR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[203]
+	mi := &file_meta_proto_msgTypes[205]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16843,7 +17009,7 @@ func (x *KeysR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysR.ProtoReflect.Descriptor instead.
 func (*KeysR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{203}
+	return file_meta_proto_rawDescGZIP(), []int{205}
 }
 
 func (x *KeysR) GetKeys() []*Key {
@@ -16862,7 +17028,7 @@ type NodesR struct {
 
 func (x *NodesR) Reset() {
 	*x = NodesR{}
-	mi := &file_meta_proto_msgTypes[204]
+	mi := &file_meta_proto_msgTypes[206]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16874,7 +17040,7 @@ func (x *NodesR) String() string {
 func (*NodesR) ProtoMessage() {}
 
 func (x *NodesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[204]
+	mi := &file_meta_proto_msgTypes[206]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16887,7 +17053,7 @@ func (x *NodesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesR.ProtoReflect.Descriptor instead.
 func (*NodesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{204}
+	return file_meta_proto_rawDescGZIP(), []int{206}
 }
 
 func (x *NodesR) GetNodes() []*Node {
@@ -16906,7 +17072,7 @@ type TokensR struct {
 
 func (x *TokensR) Reset() {
 	*x = TokensR{}
-	mi := &file_meta_proto_msgTypes[205]
+	mi := &file_meta_proto_msgTypes[207]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16918,7 +17084,7 @@ func (x *TokensR) String() string {
 func (*TokensR) ProtoMessage() {}
 
 func (x *TokensR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[205]
+	mi := &file_meta_proto_msgTypes[207]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16931,7 +17097,7 @@ func (x *TokensR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensR.ProtoReflect.Descriptor instead.
 func (*TokensR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{205}
+	return file_meta_proto_rawDescGZIP(), []int{207}
 }
 
 func (x *TokensR) GetTokens() []*Token {
@@ -16950,7 +17116,7 @@ type RetiredNodesR struct {
 
 func (x *RetiredNodesR) Reset() {
 	*x = RetiredNodesR{}
-	mi := &file_meta_proto_msgTypes[206]
+	mi := &file_meta_proto_msgTypes[208]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16962,7 +17128,7 @@ func (x *RetiredNodesR) String() string {
 func (*RetiredNodesR) ProtoMessage() {}
 
 func (x *RetiredNodesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[206]
+	mi := &file_meta_proto_msgTypes[208]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16975,7 +17141,7 @@ func (x *RetiredNodesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetiredNodesR.ProtoReflect.Descriptor instead.
 func (*RetiredNodesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{206}
+	return file_meta_proto_rawDescGZIP(), []int{208}
 }
 
 func (x *RetiredNodesR) GetNodes() []*RetiredNode {
@@ -16994,7 +17160,7 @@ type NFSClientsR struct {
 
 func (x *NFSClientsR) Reset() {
 	*x = NFSClientsR{}
-	mi := &file_meta_proto_msgTypes[207]
+	mi := &file_meta_proto_msgTypes[209]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17006,7 +17172,7 @@ func (x *NFSClientsR) String() string {
 func (*NFSClientsR) ProtoMessage() {}
 
 func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[207]
+	mi := &file_meta_proto_msgTypes[209]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17019,7 +17185,7 @@ func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsR.ProtoReflect.Descriptor instead.
 func (*NFSClientsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{207}
+	return file_meta_proto_rawDescGZIP(), []int{209}
 }
 
 func (x *NFSClientsR) GetClients() []*NFSClient {
@@ -17042,7 +17208,7 @@ type ClientStateR struct {
 
 func (x *ClientStateR) Reset() {
 	*x = ClientStateR{}
-	mi := &file_meta_proto_msgTypes[208]
+	mi := &file_meta_proto_msgTypes[210]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17054,7 +17220,7 @@ func (x *ClientStateR) String() string {
 func (*ClientStateR) ProtoMessage() {}
 
 func (x *ClientStateR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[208]
+	mi := &file_meta_proto_msgTypes[210]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17067,7 +17233,7 @@ func (x *ClientStateR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientStateR.ProtoReflect.Descriptor instead.
 func (*ClientStateR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{208}
+	return file_meta_proto_rawDescGZIP(), []int{210}
 }
 
 func (x *ClientStateR) GetOpens() []*ClientOpen {
@@ -17120,7 +17286,7 @@ type ClientLocks struct {
 
 func (x *ClientLocks) Reset() {
 	*x = ClientLocks{}
-	mi := &file_meta_proto_msgTypes[209]
+	mi := &file_meta_proto_msgTypes[211]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17132,7 +17298,7 @@ func (x *ClientLocks) String() string {
 func (*ClientLocks) ProtoMessage() {}
 
 func (x *ClientLocks) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[209]
+	mi := &file_meta_proto_msgTypes[211]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17145,7 +17311,7 @@ func (x *ClientLocks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientLocks.ProtoReflect.Descriptor instead.
 func (*ClientLocks) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{209}
+	return file_meta_proto_rawDescGZIP(), []int{211}
 }
 
 func (x *ClientLocks) GetFs() uint32 {
@@ -17201,7 +17367,7 @@ type LockRange struct {
 
 func (x *LockRange) Reset() {
 	*x = LockRange{}
-	mi := &file_meta_proto_msgTypes[210]
+	mi := &file_meta_proto_msgTypes[212]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17213,7 +17379,7 @@ func (x *LockRange) String() string {
 func (*LockRange) ProtoMessage() {}
 
 func (x *LockRange) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[210]
+	mi := &file_meta_proto_msgTypes[212]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17226,7 +17392,7 @@ func (x *LockRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockRange.ProtoReflect.Descriptor instead.
 func (*LockRange) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{210}
+	return file_meta_proto_rawDescGZIP(), []int{212}
 }
 
 func (x *LockRange) GetFirst() uint64 {
@@ -17250,6 +17416,58 @@ func (x *LockRange) GetWrite() bool {
 	return false
 }
 
+type CallWrittenR struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Written       []*Written             `protobuf:"bytes,1,rep,name=written,proto3" json:"written,omitempty"`        // ascending; op_index, fs and ino are those of the query, and left out
+	Superseded    bool                   `protobuf:"varint,2,opt,name=superseded,proto3" json:"superseded,omitempty"` // there was a newer request of the slot
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CallWrittenR) Reset() {
+	*x = CallWrittenR{}
+	mi := &file_meta_proto_msgTypes[213]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CallWrittenR) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CallWrittenR) ProtoMessage() {}
+
+func (x *CallWrittenR) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[213]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CallWrittenR.ProtoReflect.Descriptor instead.
+func (*CallWrittenR) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{213}
+}
+
+func (x *CallWrittenR) GetWritten() []*Written {
+	if x != nil {
+		return x.Written
+	}
+	return nil
+}
+
+func (x *CallWrittenR) GetSuperseded() bool {
+	if x != nil {
+		return x.Superseded
+	}
+	return false
+}
+
 type SessionSlotsR struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Slots         []*SessionSlot         `protobuf:"bytes,1,rep,name=slots,proto3" json:"slots,omitempty"`
@@ -17259,7 +17477,7 @@ type SessionSlotsR struct {
 
 func (x *SessionSlotsR) Reset() {
 	*x = SessionSlotsR{}
-	mi := &file_meta_proto_msgTypes[211]
+	mi := &file_meta_proto_msgTypes[214]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17271,7 +17489,7 @@ func (x *SessionSlotsR) String() string {
 func (*SessionSlotsR) ProtoMessage() {}
 
 func (x *SessionSlotsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[211]
+	mi := &file_meta_proto_msgTypes[214]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17284,7 +17502,7 @@ func (x *SessionSlotsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlotsR.ProtoReflect.Descriptor instead.
 func (*SessionSlotsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{211}
+	return file_meta_proto_rawDescGZIP(), []int{214}
 }
 
 func (x *SessionSlotsR) GetSlots() []*SessionSlot {
@@ -17304,7 +17522,7 @@ type SessionSlot struct {
 
 func (x *SessionSlot) Reset() {
 	*x = SessionSlot{}
-	mi := &file_meta_proto_msgTypes[212]
+	mi := &file_meta_proto_msgTypes[215]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17316,7 +17534,7 @@ func (x *SessionSlot) String() string {
 func (*SessionSlot) ProtoMessage() {}
 
 func (x *SessionSlot) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[212]
+	mi := &file_meta_proto_msgTypes[215]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17329,7 +17547,7 @@ func (x *SessionSlot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlot.ProtoReflect.Descriptor instead.
 func (*SessionSlot) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{212}
+	return file_meta_proto_rawDescGZIP(), []int{215}
 }
 
 func (x *SessionSlot) GetSlot() uint32 {
@@ -17355,7 +17573,7 @@ type FileOpensR struct {
 
 func (x *FileOpensR) Reset() {
 	*x = FileOpensR{}
-	mi := &file_meta_proto_msgTypes[213]
+	mi := &file_meta_proto_msgTypes[216]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17367,7 +17585,7 @@ func (x *FileOpensR) String() string {
 func (*FileOpensR) ProtoMessage() {}
 
 func (x *FileOpensR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[213]
+	mi := &file_meta_proto_msgTypes[216]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17380,7 +17598,7 @@ func (x *FileOpensR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileOpensR.ProtoReflect.Descriptor instead.
 func (*FileOpensR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{213}
+	return file_meta_proto_rawDescGZIP(), []int{216}
 }
 
 func (x *FileOpensR) GetOpens() []*ClientOpen {
@@ -17400,7 +17618,7 @@ type ClientsR struct {
 
 func (x *ClientsR) Reset() {
 	*x = ClientsR{}
-	mi := &file_meta_proto_msgTypes[214]
+	mi := &file_meta_proto_msgTypes[217]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17412,7 +17630,7 @@ func (x *ClientsR) String() string {
 func (*ClientsR) ProtoMessage() {}
 
 func (x *ClientsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[214]
+	mi := &file_meta_proto_msgTypes[217]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17425,7 +17643,7 @@ func (x *ClientsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientsR.ProtoReflect.Descriptor instead.
 func (*ClientsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{214}
+	return file_meta_proto_rawDescGZIP(), []int{217}
 }
 
 func (x *ClientsR) GetClients() []*ClientSessions {
@@ -17452,7 +17670,7 @@ type ClientSessions struct {
 
 func (x *ClientSessions) Reset() {
 	*x = ClientSessions{}
-	mi := &file_meta_proto_msgTypes[215]
+	mi := &file_meta_proto_msgTypes[218]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17464,7 +17682,7 @@ func (x *ClientSessions) String() string {
 func (*ClientSessions) ProtoMessage() {}
 
 func (x *ClientSessions) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[215]
+	mi := &file_meta_proto_msgTypes[218]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17477,7 +17695,7 @@ func (x *ClientSessions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSessions.ProtoReflect.Descriptor instead.
 func (*ClientSessions) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{215}
+	return file_meta_proto_rawDescGZIP(), []int{218}
 }
 
 func (x *ClientSessions) GetClient() *ClientRecord {
@@ -17518,7 +17736,7 @@ type InodeRecord struct {
 
 func (x *InodeRecord) Reset() {
 	*x = InodeRecord{}
-	mi := &file_meta_proto_msgTypes[216]
+	mi := &file_meta_proto_msgTypes[219]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17530,7 +17748,7 @@ func (x *InodeRecord) String() string {
 func (*InodeRecord) ProtoMessage() {}
 
 func (x *InodeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[216]
+	mi := &file_meta_proto_msgTypes[219]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17543,7 +17761,7 @@ func (x *InodeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InodeRecord.ProtoReflect.Descriptor instead.
 func (*InodeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{216}
+	return file_meta_proto_rawDescGZIP(), []int{219}
 }
 
 func (x *InodeRecord) GetAttr() *Attr {
@@ -17657,7 +17875,7 @@ type Xattrs struct {
 
 func (x *Xattrs) Reset() {
 	*x = Xattrs{}
-	mi := &file_meta_proto_msgTypes[217]
+	mi := &file_meta_proto_msgTypes[220]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17669,7 +17887,7 @@ func (x *Xattrs) String() string {
 func (*Xattrs) ProtoMessage() {}
 
 func (x *Xattrs) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[217]
+	mi := &file_meta_proto_msgTypes[220]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17682,7 +17900,7 @@ func (x *Xattrs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Xattrs.ProtoReflect.Descriptor instead.
 func (*Xattrs) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{217}
+	return file_meta_proto_rawDescGZIP(), []int{220}
 }
 
 func (x *Xattrs) GetCount() uint32 {
@@ -17724,7 +17942,7 @@ type XattrRecord struct {
 
 func (x *XattrRecord) Reset() {
 	*x = XattrRecord{}
-	mi := &file_meta_proto_msgTypes[218]
+	mi := &file_meta_proto_msgTypes[221]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17736,7 +17954,7 @@ func (x *XattrRecord) String() string {
 func (*XattrRecord) ProtoMessage() {}
 
 func (x *XattrRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[218]
+	mi := &file_meta_proto_msgTypes[221]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17749,7 +17967,7 @@ func (x *XattrRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use XattrRecord.ProtoReflect.Descriptor instead.
 func (*XattrRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{218}
+	return file_meta_proto_rawDescGZIP(), []int{221}
 }
 
 func (x *XattrRecord) GetCookie() uint64 {
@@ -17777,7 +17995,7 @@ type Cut struct {
 
 func (x *Cut) Reset() {
 	*x = Cut{}
-	mi := &file_meta_proto_msgTypes[219]
+	mi := &file_meta_proto_msgTypes[222]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17789,7 +18007,7 @@ func (x *Cut) String() string {
 func (*Cut) ProtoMessage() {}
 
 func (x *Cut) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[219]
+	mi := &file_meta_proto_msgTypes[222]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17802,7 +18020,7 @@ func (x *Cut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cut.ProtoReflect.Descriptor instead.
 func (*Cut) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{219}
+	return file_meta_proto_rawDescGZIP(), []int{222}
 }
 
 func (x *Cut) GetGen() uint32 {
@@ -17838,7 +18056,7 @@ type ExtentRecord struct {
 
 func (x *ExtentRecord) Reset() {
 	*x = ExtentRecord{}
-	mi := &file_meta_proto_msgTypes[220]
+	mi := &file_meta_proto_msgTypes[223]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17850,7 +18068,7 @@ func (x *ExtentRecord) String() string {
 func (*ExtentRecord) ProtoMessage() {}
 
 func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[220]
+	mi := &file_meta_proto_msgTypes[223]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17863,7 +18081,7 @@ func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentRecord.ProtoReflect.Descriptor instead.
 func (*ExtentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{220}
+	return file_meta_proto_rawDescGZIP(), []int{223}
 }
 
 func (x *ExtentRecord) GetLength() uint32 {
@@ -17952,7 +18170,7 @@ type BlockRecord struct {
 
 func (x *BlockRecord) Reset() {
 	*x = BlockRecord{}
-	mi := &file_meta_proto_msgTypes[221]
+	mi := &file_meta_proto_msgTypes[224]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17964,7 +18182,7 @@ func (x *BlockRecord) String() string {
 func (*BlockRecord) ProtoMessage() {}
 
 func (x *BlockRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[221]
+	mi := &file_meta_proto_msgTypes[224]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17977,7 +18195,7 @@ func (x *BlockRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockRecord.ProtoReflect.Descriptor instead.
 func (*BlockRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{221}
+	return file_meta_proto_rawDescGZIP(), []int{224}
 }
 
 func (x *BlockRecord) GetFs() uint32 {
@@ -18033,7 +18251,7 @@ type BackReference struct {
 
 func (x *BackReference) Reset() {
 	*x = BackReference{}
-	mi := &file_meta_proto_msgTypes[222]
+	mi := &file_meta_proto_msgTypes[225]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18045,7 +18263,7 @@ func (x *BackReference) String() string {
 func (*BackReference) ProtoMessage() {}
 
 func (x *BackReference) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[222]
+	mi := &file_meta_proto_msgTypes[225]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18058,7 +18276,7 @@ func (x *BackReference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackReference.ProtoReflect.Descriptor instead.
 func (*BackReference) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{222}
+	return file_meta_proto_rawDescGZIP(), []int{225}
 }
 
 func (x *BackReference) GetRefs() uint32 {
@@ -18079,7 +18297,7 @@ type DirentRecord struct {
 
 func (x *DirentRecord) Reset() {
 	*x = DirentRecord{}
-	mi := &file_meta_proto_msgTypes[223]
+	mi := &file_meta_proto_msgTypes[226]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18091,7 +18309,7 @@ func (x *DirentRecord) String() string {
 func (*DirentRecord) ProtoMessage() {}
 
 func (x *DirentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[223]
+	mi := &file_meta_proto_msgTypes[226]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18104,7 +18322,7 @@ func (x *DirentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirentRecord.ProtoReflect.Descriptor instead.
 func (*DirentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{223}
+	return file_meta_proto_rawDescGZIP(), []int{226}
 }
 
 func (x *DirentRecord) GetName() []byte {
@@ -18142,7 +18360,7 @@ type OriginRecord struct {
 
 func (x *OriginRecord) Reset() {
 	*x = OriginRecord{}
-	mi := &file_meta_proto_msgTypes[224]
+	mi := &file_meta_proto_msgTypes[227]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18154,7 +18372,7 @@ func (x *OriginRecord) String() string {
 func (*OriginRecord) ProtoMessage() {}
 
 func (x *OriginRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[224]
+	mi := &file_meta_proto_msgTypes[227]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18167,7 +18385,7 @@ func (x *OriginRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginRecord.ProtoReflect.Descriptor instead.
 func (*OriginRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{224}
+	return file_meta_proto_rawDescGZIP(), []int{227}
 }
 
 func (x *OriginRecord) GetKind() OriginKind {
@@ -18216,14 +18434,15 @@ type SlotRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Seq           uint64                 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
 	Results       []*SlotResult          `protobuf:"bytes,2,rep,name=results,proto3" json:"results,omitempty"`
-	Client        uint64                 `protobuf:"varint,20,opt,name=client,proto3" json:"client,omitempty"` // of z/session/slot, which is such a record too
+	Client        uint64                 `protobuf:"varint,20,opt,name=client,proto3" json:"client,omitempty"`  // of z/session/slot, which is such a record too
+	Written       []*Written             `protobuf:"bytes,21,rep,name=written,proto3" json:"written,omitempty"` // of z/, from level 8; after all other fields
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SlotRecord) Reset() {
 	*x = SlotRecord{}
-	mi := &file_meta_proto_msgTypes[225]
+	mi := &file_meta_proto_msgTypes[228]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18235,7 +18454,7 @@ func (x *SlotRecord) String() string {
 func (*SlotRecord) ProtoMessage() {}
 
 func (x *SlotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[225]
+	mi := &file_meta_proto_msgTypes[228]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18248,7 +18467,7 @@ func (x *SlotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotRecord.ProtoReflect.Descriptor instead.
 func (*SlotRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{225}
+	return file_meta_proto_rawDescGZIP(), []int{228}
 }
 
 func (x *SlotRecord) GetSeq() uint64 {
@@ -18272,6 +18491,90 @@ func (x *SlotRecord) GetClient() uint64 {
 	return 0
 }
 
+func (x *SlotRecord) GetWritten() []*Written {
+	if x != nil {
+		return x.Written
+	}
+	return nil
+}
+
+// Written is a part of a file that the operation op_index of a slot's newest request wrote: [offset, end). Those of one file and operation ascend and do not touch.
+type Written struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	OpIndex       uint32                 `protobuf:"varint,1,opt,name=op_index,json=opIndex,proto3" json:"op_index,omitempty"`
+	Fs            uint32                 `protobuf:"varint,2,opt,name=fs,proto3" json:"fs,omitempty"`
+	Ino           uint64                 `protobuf:"varint,3,opt,name=ino,proto3" json:"ino,omitempty"`
+	Offset        uint64                 `protobuf:"varint,4,opt,name=offset,proto3" json:"offset,omitempty"`
+	End           uint64                 `protobuf:"varint,5,opt,name=end,proto3" json:"end,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Written) Reset() {
+	*x = Written{}
+	mi := &file_meta_proto_msgTypes[229]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Written) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Written) ProtoMessage() {}
+
+func (x *Written) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[229]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Written.ProtoReflect.Descriptor instead.
+func (*Written) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{229}
+}
+
+func (x *Written) GetOpIndex() uint32 {
+	if x != nil {
+		return x.OpIndex
+	}
+	return 0
+}
+
+func (x *Written) GetFs() uint32 {
+	if x != nil {
+		return x.Fs
+	}
+	return 0
+}
+
+func (x *Written) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *Written) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *Written) GetEnd() uint64 {
+	if x != nil {
+		return x.End
+	}
+	return 0
+}
+
 type SlotResult struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	OpIndex       uint32                 `protobuf:"varint,1,opt,name=op_index,json=opIndex,proto3" json:"op_index,omitempty"`
@@ -18284,7 +18587,7 @@ type SlotResult struct {
 
 func (x *SlotResult) Reset() {
 	*x = SlotResult{}
-	mi := &file_meta_proto_msgTypes[226]
+	mi := &file_meta_proto_msgTypes[230]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18296,7 +18599,7 @@ func (x *SlotResult) String() string {
 func (*SlotResult) ProtoMessage() {}
 
 func (x *SlotResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[226]
+	mi := &file_meta_proto_msgTypes[230]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18309,7 +18612,7 @@ func (x *SlotResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotResult.ProtoReflect.Descriptor instead.
 func (*SlotResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{226}
+	return file_meta_proto_rawDescGZIP(), []int{230}
 }
 
 func (x *SlotResult) GetOpIndex() uint32 {
@@ -18353,7 +18656,7 @@ type OpenRecord struct {
 
 func (x *OpenRecord) Reset() {
 	*x = OpenRecord{}
-	mi := &file_meta_proto_msgTypes[227]
+	mi := &file_meta_proto_msgTypes[231]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18365,7 +18668,7 @@ func (x *OpenRecord) String() string {
 func (*OpenRecord) ProtoMessage() {}
 
 func (x *OpenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[227]
+	mi := &file_meta_proto_msgTypes[231]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18378,7 +18681,7 @@ func (x *OpenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenRecord.ProtoReflect.Descriptor instead.
 func (*OpenRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{227}
+	return file_meta_proto_rawDescGZIP(), []int{231}
 }
 
 func (x *OpenRecord) GetOwner() []byte {
@@ -18421,7 +18724,7 @@ type LockRecord struct {
 
 func (x *LockRecord) Reset() {
 	*x = LockRecord{}
-	mi := &file_meta_proto_msgTypes[228]
+	mi := &file_meta_proto_msgTypes[232]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18433,7 +18736,7 @@ func (x *LockRecord) String() string {
 func (*LockRecord) ProtoMessage() {}
 
 func (x *LockRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[228]
+	mi := &file_meta_proto_msgTypes[232]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18446,7 +18749,7 @@ func (x *LockRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockRecord.ProtoReflect.Descriptor instead.
 func (*LockRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{228}
+	return file_meta_proto_rawDescGZIP(), []int{232}
 }
 
 func (x *LockRecord) GetStateid() []byte {
@@ -18482,7 +18785,7 @@ type KnownClient struct {
 
 func (x *KnownClient) Reset() {
 	*x = KnownClient{}
-	mi := &file_meta_proto_msgTypes[229]
+	mi := &file_meta_proto_msgTypes[233]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18494,7 +18797,7 @@ func (x *KnownClient) String() string {
 func (*KnownClient) ProtoMessage() {}
 
 func (x *KnownClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[229]
+	mi := &file_meta_proto_msgTypes[233]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18507,7 +18810,7 @@ func (x *KnownClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KnownClient.ProtoReflect.Descriptor instead.
 func (*KnownClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{229}
+	return file_meta_proto_rawDescGZIP(), []int{233}
 }
 
 func (x *KnownClient) GetOpens() uint32 {
@@ -18547,7 +18850,7 @@ type UsageRecord struct {
 
 func (x *UsageRecord) Reset() {
 	*x = UsageRecord{}
-	mi := &file_meta_proto_msgTypes[230]
+	mi := &file_meta_proto_msgTypes[234]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18559,7 +18862,7 @@ func (x *UsageRecord) String() string {
 func (*UsageRecord) ProtoMessage() {}
 
 func (x *UsageRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[230]
+	mi := &file_meta_proto_msgTypes[234]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18572,7 +18875,7 @@ func (x *UsageRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRecord.ProtoReflect.Descriptor instead.
 func (*UsageRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{230}
+	return file_meta_proto_rawDescGZIP(), []int{234}
 }
 
 func (x *UsageRecord) GetBytes() uint64 {
@@ -18634,7 +18937,7 @@ type ReservationRecord struct {
 
 func (x *ReservationRecord) Reset() {
 	*x = ReservationRecord{}
-	mi := &file_meta_proto_msgTypes[231]
+	mi := &file_meta_proto_msgTypes[235]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18646,7 +18949,7 @@ func (x *ReservationRecord) String() string {
 func (*ReservationRecord) ProtoMessage() {}
 
 func (x *ReservationRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[231]
+	mi := &file_meta_proto_msgTypes[235]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18659,7 +18962,7 @@ func (x *ReservationRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReservationRecord.ProtoReflect.Descriptor instead.
 func (*ReservationRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{231}
+	return file_meta_proto_rawDescGZIP(), []int{235}
 }
 
 func (x *ReservationRecord) GetBytes() uint64 {
@@ -18680,7 +18983,7 @@ type RangeRecord struct {
 
 func (x *RangeRecord) Reset() {
 	*x = RangeRecord{}
-	mi := &file_meta_proto_msgTypes[232]
+	mi := &file_meta_proto_msgTypes[236]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18692,7 +18995,7 @@ func (x *RangeRecord) String() string {
 func (*RangeRecord) ProtoMessage() {}
 
 func (x *RangeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[232]
+	mi := &file_meta_proto_msgTypes[236]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18705,7 +19008,7 @@ func (x *RangeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeRecord.ProtoReflect.Descriptor instead.
 func (*RangeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{232}
+	return file_meta_proto_rawDescGZIP(), []int{236}
 }
 
 func (x *RangeRecord) GetOrigin() uint64 {
@@ -18749,7 +19052,7 @@ type PurgeRecord struct {
 
 func (x *PurgeRecord) Reset() {
 	*x = PurgeRecord{}
-	mi := &file_meta_proto_msgTypes[233]
+	mi := &file_meta_proto_msgTypes[237]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18761,7 +19064,7 @@ func (x *PurgeRecord) String() string {
 func (*PurgeRecord) ProtoMessage() {}
 
 func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[233]
+	mi := &file_meta_proto_msgTypes[237]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18774,7 +19077,7 @@ func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeRecord.ProtoReflect.Descriptor instead.
 func (*PurgeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{233}
+	return file_meta_proto_rawDescGZIP(), []int{237}
 }
 
 func (x *PurgeRecord) GetFs() uint32 {
@@ -18864,7 +19167,7 @@ type DeletedNamespace struct {
 
 func (x *DeletedNamespace) Reset() {
 	*x = DeletedNamespace{}
-	mi := &file_meta_proto_msgTypes[234]
+	mi := &file_meta_proto_msgTypes[238]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18876,7 +19179,7 @@ func (x *DeletedNamespace) String() string {
 func (*DeletedNamespace) ProtoMessage() {}
 
 func (x *DeletedNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[234]
+	mi := &file_meta_proto_msgTypes[238]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18889,7 +19192,7 @@ func (x *DeletedNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletedNamespace.ProtoReflect.Descriptor instead.
 func (*DeletedNamespace) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{234}
+	return file_meta_proto_rawDescGZIP(), []int{238}
 }
 
 func (x *DeletedNamespace) GetPurging() bool {
@@ -18912,7 +19215,7 @@ type DyingRecord struct {
 
 func (x *DyingRecord) Reset() {
 	*x = DyingRecord{}
-	mi := &file_meta_proto_msgTypes[235]
+	mi := &file_meta_proto_msgTypes[239]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18924,7 +19227,7 @@ func (x *DyingRecord) String() string {
 func (*DyingRecord) ProtoMessage() {}
 
 func (x *DyingRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[235]
+	mi := &file_meta_proto_msgTypes[239]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18937,7 +19240,7 @@ func (x *DyingRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DyingRecord.ProtoReflect.Descriptor instead.
 func (*DyingRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{235}
+	return file_meta_proto_rawDescGZIP(), []int{239}
 }
 
 func (x *DyingRecord) GetPg() uint32 {
@@ -18978,7 +19281,7 @@ type NamespaceRecord struct {
 
 func (x *NamespaceRecord) Reset() {
 	*x = NamespaceRecord{}
-	mi := &file_meta_proto_msgTypes[236]
+	mi := &file_meta_proto_msgTypes[240]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18990,7 +19293,7 @@ func (x *NamespaceRecord) String() string {
 func (*NamespaceRecord) ProtoMessage() {}
 
 func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[236]
+	mi := &file_meta_proto_msgTypes[240]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19003,7 +19306,7 @@ func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceRecord.ProtoReflect.Descriptor instead.
 func (*NamespaceRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{236}
+	return file_meta_proto_rawDescGZIP(), []int{240}
 }
 
 func (x *NamespaceRecord) GetHashKey() []byte {
@@ -19031,7 +19334,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_meta_proto_msgTypes[237]
+	mi := &file_meta_proto_msgTypes[241]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19043,7 +19346,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[237]
+	mi := &file_meta_proto_msgTypes[241]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19056,7 +19359,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{237}
+	return file_meta_proto_rawDescGZIP(), []int{241}
 }
 
 func (x *ProposeRequest) GetShard() uint32 {
@@ -19082,7 +19385,7 @@ type ProposeReply struct {
 
 func (x *ProposeReply) Reset() {
 	*x = ProposeReply{}
-	mi := &file_meta_proto_msgTypes[238]
+	mi := &file_meta_proto_msgTypes[242]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19094,7 +19397,7 @@ func (x *ProposeReply) String() string {
 func (*ProposeReply) ProtoMessage() {}
 
 func (x *ProposeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[238]
+	mi := &file_meta_proto_msgTypes[242]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19107,7 +19410,7 @@ func (x *ProposeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeReply.ProtoReflect.Descriptor instead.
 func (*ProposeReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{238}
+	return file_meta_proto_rawDescGZIP(), []int{242}
 }
 
 func (x *ProposeReply) GetResults() []*Result {
@@ -19127,7 +19430,7 @@ type QueryRequest struct {
 
 func (x *QueryRequest) Reset() {
 	*x = QueryRequest{}
-	mi := &file_meta_proto_msgTypes[239]
+	mi := &file_meta_proto_msgTypes[243]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19139,7 +19442,7 @@ func (x *QueryRequest) String() string {
 func (*QueryRequest) ProtoMessage() {}
 
 func (x *QueryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[239]
+	mi := &file_meta_proto_msgTypes[243]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19152,7 +19455,7 @@ func (x *QueryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryRequest.ProtoReflect.Descriptor instead.
 func (*QueryRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{239}
+	return file_meta_proto_rawDescGZIP(), []int{243}
 }
 
 func (x *QueryRequest) GetShard() uint32 {
@@ -19178,7 +19481,7 @@ type QueryReply struct {
 
 func (x *QueryReply) Reset() {
 	*x = QueryReply{}
-	mi := &file_meta_proto_msgTypes[240]
+	mi := &file_meta_proto_msgTypes[244]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19190,7 +19493,7 @@ func (x *QueryReply) String() string {
 func (*QueryReply) ProtoMessage() {}
 
 func (x *QueryReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[240]
+	mi := &file_meta_proto_msgTypes[244]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19203,7 +19506,7 @@ func (x *QueryReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryReply.ProtoReflect.Descriptor instead.
 func (*QueryReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{240}
+	return file_meta_proto_rawDescGZIP(), []int{244}
 }
 
 func (x *QueryReply) GetResults() []*QueryResult {
@@ -19225,7 +19528,7 @@ type TermRequest struct {
 
 func (x *TermRequest) Reset() {
 	*x = TermRequest{}
-	mi := &file_meta_proto_msgTypes[241]
+	mi := &file_meta_proto_msgTypes[245]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19237,7 +19540,7 @@ func (x *TermRequest) String() string {
 func (*TermRequest) ProtoMessage() {}
 
 func (x *TermRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[241]
+	mi := &file_meta_proto_msgTypes[245]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19250,7 +19553,7 @@ func (x *TermRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermRequest.ProtoReflect.Descriptor instead.
 func (*TermRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{241}
+	return file_meta_proto_rawDescGZIP(), []int{245}
 }
 
 func (x *TermRequest) GetShard() uint32 {
@@ -19278,7 +19581,7 @@ type TermReply struct {
 
 func (x *TermReply) Reset() {
 	*x = TermReply{}
-	mi := &file_meta_proto_msgTypes[242]
+	mi := &file_meta_proto_msgTypes[246]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19290,7 +19593,7 @@ func (x *TermReply) String() string {
 func (*TermReply) ProtoMessage() {}
 
 func (x *TermReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[242]
+	mi := &file_meta_proto_msgTypes[246]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19303,7 +19606,7 @@ func (x *TermReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermReply.ProtoReflect.Descriptor instead.
 func (*TermReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{242}
+	return file_meta_proto_rawDescGZIP(), []int{246}
 }
 
 func (x *TermReply) GetTerm() uint64 {
@@ -19338,7 +19641,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_meta_proto_msgTypes[243]
+	mi := &file_meta_proto_msgTypes[247]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19350,7 +19653,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[243]
+	mi := &file_meta_proto_msgTypes[247]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19363,7 +19666,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{243}
+	return file_meta_proto_rawDescGZIP(), []int{247}
 }
 
 func (x *RenewRequest) GetShard() uint32 {
@@ -19390,7 +19693,7 @@ type RenewReply struct {
 
 func (x *RenewReply) Reset() {
 	*x = RenewReply{}
-	mi := &file_meta_proto_msgTypes[244]
+	mi := &file_meta_proto_msgTypes[248]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19402,7 +19705,7 @@ func (x *RenewReply) String() string {
 func (*RenewReply) ProtoMessage() {}
 
 func (x *RenewReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[244]
+	mi := &file_meta_proto_msgTypes[248]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19415,7 +19718,7 @@ func (x *RenewReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewReply.ProtoReflect.Descriptor instead.
 func (*RenewReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{244}
+	return file_meta_proto_rawDescGZIP(), []int{248}
 }
 
 func (x *RenewReply) GetLeaseMilliseconds() uint64 {
@@ -19440,7 +19743,7 @@ type WishRequest struct {
 
 func (x *WishRequest) Reset() {
 	*x = WishRequest{}
-	mi := &file_meta_proto_msgTypes[245]
+	mi := &file_meta_proto_msgTypes[249]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19452,7 +19755,7 @@ func (x *WishRequest) String() string {
 func (*WishRequest) ProtoMessage() {}
 
 func (x *WishRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[245]
+	mi := &file_meta_proto_msgTypes[249]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19465,7 +19768,7 @@ func (x *WishRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WishRequest.ProtoReflect.Descriptor instead.
 func (*WishRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{245}
+	return file_meta_proto_rawDescGZIP(), []int{249}
 }
 
 func (x *WishRequest) GetShard() uint32 {
@@ -19506,7 +19809,7 @@ type WishReply struct {
 
 func (x *WishReply) Reset() {
 	*x = WishReply{}
-	mi := &file_meta_proto_msgTypes[246]
+	mi := &file_meta_proto_msgTypes[250]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19518,7 +19821,7 @@ func (x *WishReply) String() string {
 func (*WishReply) ProtoMessage() {}
 
 func (x *WishReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[246]
+	mi := &file_meta_proto_msgTypes[250]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19531,7 +19834,7 @@ func (x *WishReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WishReply.ProtoReflect.Descriptor instead.
 func (*WishReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{246}
+	return file_meta_proto_rawDescGZIP(), []int{250}
 }
 
 func (x *WishReply) GetGateway() string {
@@ -19565,7 +19868,7 @@ type RecallsRequest struct {
 
 func (x *RecallsRequest) Reset() {
 	*x = RecallsRequest{}
-	mi := &file_meta_proto_msgTypes[247]
+	mi := &file_meta_proto_msgTypes[251]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19577,7 +19880,7 @@ func (x *RecallsRequest) String() string {
 func (*RecallsRequest) ProtoMessage() {}
 
 func (x *RecallsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[247]
+	mi := &file_meta_proto_msgTypes[251]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19590,7 +19893,7 @@ func (x *RecallsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecallsRequest.ProtoReflect.Descriptor instead.
 func (*RecallsRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{247}
+	return file_meta_proto_rawDescGZIP(), []int{251}
 }
 
 func (x *RecallsRequest) GetShard() uint32 {
@@ -19653,7 +19956,7 @@ type RecallsReply struct {
 
 func (x *RecallsReply) Reset() {
 	*x = RecallsReply{}
-	mi := &file_meta_proto_msgTypes[248]
+	mi := &file_meta_proto_msgTypes[252]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19665,7 +19968,7 @@ func (x *RecallsReply) String() string {
 func (*RecallsReply) ProtoMessage() {}
 
 func (x *RecallsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[248]
+	mi := &file_meta_proto_msgTypes[252]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19678,7 +19981,7 @@ func (x *RecallsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecallsReply.ProtoReflect.Descriptor instead.
 func (*RecallsReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{248}
+	return file_meta_proto_rawDescGZIP(), []int{252}
 }
 
 func (x *RecallsReply) GetFiles() []*FileId {
@@ -19716,7 +20019,7 @@ type PeersRequest struct {
 
 func (x *PeersRequest) Reset() {
 	*x = PeersRequest{}
-	mi := &file_meta_proto_msgTypes[249]
+	mi := &file_meta_proto_msgTypes[253]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19728,7 +20031,7 @@ func (x *PeersRequest) String() string {
 func (*PeersRequest) ProtoMessage() {}
 
 func (x *PeersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[249]
+	mi := &file_meta_proto_msgTypes[253]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19741,7 +20044,7 @@ func (x *PeersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeersRequest.ProtoReflect.Descriptor instead.
 func (*PeersRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{249}
+	return file_meta_proto_rawDescGZIP(), []int{253}
 }
 
 func (x *PeersRequest) GetName() string {
@@ -19789,7 +20092,7 @@ type PeersReply struct {
 
 func (x *PeersReply) Reset() {
 	*x = PeersReply{}
-	mi := &file_meta_proto_msgTypes[250]
+	mi := &file_meta_proto_msgTypes[254]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19801,7 +20104,7 @@ func (x *PeersReply) String() string {
 func (*PeersReply) ProtoMessage() {}
 
 func (x *PeersReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[250]
+	mi := &file_meta_proto_msgTypes[254]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19814,7 +20117,7 @@ func (x *PeersReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeersReply.ProtoReflect.Descriptor instead.
 func (*PeersReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{250}
+	return file_meta_proto_rawDescGZIP(), []int{254}
 }
 
 func (x *PeersReply) GetVersion() uint64 {
@@ -19847,7 +20150,7 @@ type UnlocksRequest struct {
 
 func (x *UnlocksRequest) Reset() {
 	*x = UnlocksRequest{}
-	mi := &file_meta_proto_msgTypes[251]
+	mi := &file_meta_proto_msgTypes[255]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19859,7 +20162,7 @@ func (x *UnlocksRequest) String() string {
 func (*UnlocksRequest) ProtoMessage() {}
 
 func (x *UnlocksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[251]
+	mi := &file_meta_proto_msgTypes[255]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19872,7 +20175,7 @@ func (x *UnlocksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnlocksRequest.ProtoReflect.Descriptor instead.
 func (*UnlocksRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{251}
+	return file_meta_proto_rawDescGZIP(), []int{255}
 }
 
 func (x *UnlocksRequest) GetShard() uint32 {
@@ -19930,7 +20233,7 @@ type UnlocksReply struct {
 
 func (x *UnlocksReply) Reset() {
 	*x = UnlocksReply{}
-	mi := &file_meta_proto_msgTypes[252]
+	mi := &file_meta_proto_msgTypes[256]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19942,7 +20245,7 @@ func (x *UnlocksReply) String() string {
 func (*UnlocksReply) ProtoMessage() {}
 
 func (x *UnlocksReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[252]
+	mi := &file_meta_proto_msgTypes[256]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19955,7 +20258,7 @@ func (x *UnlocksReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnlocksReply.ProtoReflect.Descriptor instead.
 func (*UnlocksReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{252}
+	return file_meta_proto_rawDescGZIP(), []int{256}
 }
 
 func (x *UnlocksReply) GetVersion() uint64 {
@@ -20004,7 +20307,7 @@ type OpensAsk struct {
 
 func (x *OpensAsk) Reset() {
 	*x = OpensAsk{}
-	mi := &file_meta_proto_msgTypes[253]
+	mi := &file_meta_proto_msgTypes[257]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20016,7 +20319,7 @@ func (x *OpensAsk) String() string {
 func (*OpensAsk) ProtoMessage() {}
 
 func (x *OpensAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[253]
+	mi := &file_meta_proto_msgTypes[257]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20029,7 +20332,7 @@ func (x *OpensAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpensAsk.ProtoReflect.Descriptor instead.
 func (*OpensAsk) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{253}
+	return file_meta_proto_rawDescGZIP(), []int{257}
 }
 
 func (x *OpensAsk) GetId() uint64 {
@@ -20056,7 +20359,7 @@ type OpensAnswer struct {
 
 func (x *OpensAnswer) Reset() {
 	*x = OpensAnswer{}
-	mi := &file_meta_proto_msgTypes[254]
+	mi := &file_meta_proto_msgTypes[258]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20068,7 +20371,7 @@ func (x *OpensAnswer) String() string {
 func (*OpensAnswer) ProtoMessage() {}
 
 func (x *OpensAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[254]
+	mi := &file_meta_proto_msgTypes[258]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20081,7 +20384,7 @@ func (x *OpensAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpensAnswer.ProtoReflect.Descriptor instead.
 func (*OpensAnswer) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{254}
+	return file_meta_proto_rawDescGZIP(), []int{258}
 }
 
 func (x *OpensAnswer) GetId() uint64 {
@@ -20110,7 +20413,7 @@ type OpensRequest struct {
 
 func (x *OpensRequest) Reset() {
 	*x = OpensRequest{}
-	mi := &file_meta_proto_msgTypes[255]
+	mi := &file_meta_proto_msgTypes[259]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20122,7 +20425,7 @@ func (x *OpensRequest) String() string {
 func (*OpensRequest) ProtoMessage() {}
 
 func (x *OpensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[255]
+	mi := &file_meta_proto_msgTypes[259]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20135,7 +20438,7 @@ func (x *OpensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpensRequest.ProtoReflect.Descriptor instead.
 func (*OpensRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{255}
+	return file_meta_proto_rawDescGZIP(), []int{259}
 }
 
 func (x *OpensRequest) GetShard() uint32 {
@@ -20169,7 +20472,7 @@ type OpensReply struct {
 
 func (x *OpensReply) Reset() {
 	*x = OpensReply{}
-	mi := &file_meta_proto_msgTypes[256]
+	mi := &file_meta_proto_msgTypes[260]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20181,7 +20484,7 @@ func (x *OpensReply) String() string {
 func (*OpensReply) ProtoMessage() {}
 
 func (x *OpensReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[256]
+	mi := &file_meta_proto_msgTypes[260]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20194,7 +20497,7 @@ func (x *OpensReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpensReply.ProtoReflect.Descriptor instead.
 func (*OpensReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{256}
+	return file_meta_proto_rawDescGZIP(), []int{260}
 }
 
 func (x *OpensReply) GetOpen() bool {
@@ -20220,7 +20523,7 @@ type LeaderRequest struct {
 
 func (x *LeaderRequest) Reset() {
 	*x = LeaderRequest{}
-	mi := &file_meta_proto_msgTypes[257]
+	mi := &file_meta_proto_msgTypes[261]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20232,7 +20535,7 @@ func (x *LeaderRequest) String() string {
 func (*LeaderRequest) ProtoMessage() {}
 
 func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[257]
+	mi := &file_meta_proto_msgTypes[261]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20245,7 +20548,7 @@ func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderRequest.ProtoReflect.Descriptor instead.
 func (*LeaderRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{257}
+	return file_meta_proto_rawDescGZIP(), []int{261}
 }
 
 func (x *LeaderRequest) GetShard() uint32 {
@@ -20265,7 +20568,7 @@ type LeaderReply struct {
 
 func (x *LeaderReply) Reset() {
 	*x = LeaderReply{}
-	mi := &file_meta_proto_msgTypes[258]
+	mi := &file_meta_proto_msgTypes[262]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20277,7 +20580,7 @@ func (x *LeaderReply) String() string {
 func (*LeaderReply) ProtoMessage() {}
 
 func (x *LeaderReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[258]
+	mi := &file_meta_proto_msgTypes[262]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20290,7 +20593,7 @@ func (x *LeaderReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderReply.ProtoReflect.Descriptor instead.
 func (*LeaderReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{258}
+	return file_meta_proto_rawDescGZIP(), []int{262}
 }
 
 func (x *LeaderReply) GetLeaderId() string {
@@ -20325,7 +20628,7 @@ type ReplicaReply struct {
 
 func (x *ReplicaReply) Reset() {
 	*x = ReplicaReply{}
-	mi := &file_meta_proto_msgTypes[259]
+	mi := &file_meta_proto_msgTypes[263]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20337,7 +20640,7 @@ func (x *ReplicaReply) String() string {
 func (*ReplicaReply) ProtoMessage() {}
 
 func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[259]
+	mi := &file_meta_proto_msgTypes[263]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20350,7 +20653,7 @@ func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaReply.ProtoReflect.Descriptor instead.
 func (*ReplicaReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{259}
+	return file_meta_proto_rawDescGZIP(), []int{263}
 }
 
 func (x *ReplicaReply) GetId() string {
@@ -20428,7 +20731,7 @@ type MemberRequest struct {
 
 func (x *MemberRequest) Reset() {
 	*x = MemberRequest{}
-	mi := &file_meta_proto_msgTypes[260]
+	mi := &file_meta_proto_msgTypes[264]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20440,7 +20743,7 @@ func (x *MemberRequest) String() string {
 func (*MemberRequest) ProtoMessage() {}
 
 func (x *MemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[260]
+	mi := &file_meta_proto_msgTypes[264]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20453,7 +20756,7 @@ func (x *MemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberRequest.ProtoReflect.Descriptor instead.
 func (*MemberRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{260}
+	return file_meta_proto_rawDescGZIP(), []int{264}
 }
 
 func (x *MemberRequest) GetShard() uint32 {
@@ -20490,7 +20793,7 @@ type MemberReply struct {
 
 func (x *MemberReply) Reset() {
 	*x = MemberReply{}
-	mi := &file_meta_proto_msgTypes[261]
+	mi := &file_meta_proto_msgTypes[265]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20502,7 +20805,7 @@ func (x *MemberReply) String() string {
 func (*MemberReply) ProtoMessage() {}
 
 func (x *MemberReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[261]
+	mi := &file_meta_proto_msgTypes[265]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20515,7 +20818,7 @@ func (x *MemberReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberReply.ProtoReflect.Descriptor instead.
 func (*MemberReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{261}
+	return file_meta_proto_rawDescGZIP(), []int{265}
 }
 
 func (x *MemberReply) GetLeader() string {
@@ -20559,7 +20862,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_meta_proto_msgTypes[262]
+	mi := &file_meta_proto_msgTypes[266]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20571,7 +20874,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[262]
+	mi := &file_meta_proto_msgTypes[266]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20584,7 +20887,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{262}
+	return file_meta_proto_rawDescGZIP(), []int{266}
 }
 
 func (x *Member) GetId() string {
@@ -20626,7 +20929,7 @@ type LevelRequest struct {
 
 func (x *LevelRequest) Reset() {
 	*x = LevelRequest{}
-	mi := &file_meta_proto_msgTypes[263]
+	mi := &file_meta_proto_msgTypes[267]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20638,7 +20941,7 @@ func (x *LevelRequest) String() string {
 func (*LevelRequest) ProtoMessage() {}
 
 func (x *LevelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[263]
+	mi := &file_meta_proto_msgTypes[267]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20651,7 +20954,7 @@ func (x *LevelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LevelRequest.ProtoReflect.Descriptor instead.
 func (*LevelRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{263}
+	return file_meta_proto_rawDescGZIP(), []int{267}
 }
 
 func (x *LevelRequest) GetShard() uint32 {
@@ -20679,7 +20982,7 @@ type LevelReply struct {
 
 func (x *LevelReply) Reset() {
 	*x = LevelReply{}
-	mi := &file_meta_proto_msgTypes[264]
+	mi := &file_meta_proto_msgTypes[268]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20691,7 +20994,7 @@ func (x *LevelReply) String() string {
 func (*LevelReply) ProtoMessage() {}
 
 func (x *LevelReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[264]
+	mi := &file_meta_proto_msgTypes[268]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20704,7 +21007,7 @@ func (x *LevelReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LevelReply.ProtoReflect.Descriptor instead.
 func (*LevelReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{264}
+	return file_meta_proto_rawDescGZIP(), []int{268}
 }
 
 func (x *LevelReply) GetLeader() string {
@@ -20739,7 +21042,7 @@ type VoterLevel struct {
 
 func (x *VoterLevel) Reset() {
 	*x = VoterLevel{}
-	mi := &file_meta_proto_msgTypes[265]
+	mi := &file_meta_proto_msgTypes[269]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20751,7 +21054,7 @@ func (x *VoterLevel) String() string {
 func (*VoterLevel) ProtoMessage() {}
 
 func (x *VoterLevel) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[265]
+	mi := &file_meta_proto_msgTypes[269]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20764,7 +21067,7 @@ func (x *VoterLevel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VoterLevel.ProtoReflect.Descriptor instead.
 func (*VoterLevel) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{265}
+	return file_meta_proto_rawDescGZIP(), []int{269}
 }
 
 func (x *VoterLevel) GetId() string {
@@ -20801,7 +21104,7 @@ type DifferRequest struct {
 
 func (x *DifferRequest) Reset() {
 	*x = DifferRequest{}
-	mi := &file_meta_proto_msgTypes[266]
+	mi := &file_meta_proto_msgTypes[270]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20813,7 +21116,7 @@ func (x *DifferRequest) String() string {
 func (*DifferRequest) ProtoMessage() {}
 
 func (x *DifferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[266]
+	mi := &file_meta_proto_msgTypes[270]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20826,7 +21129,7 @@ func (x *DifferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferRequest.ProtoReflect.Descriptor instead.
 func (*DifferRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{266}
+	return file_meta_proto_rawDescGZIP(), []int{270}
 }
 
 func (x *DifferRequest) GetShard() uint32 {
@@ -20865,7 +21168,7 @@ type DifferReply struct {
 
 func (x *DifferReply) Reset() {
 	*x = DifferReply{}
-	mi := &file_meta_proto_msgTypes[267]
+	mi := &file_meta_proto_msgTypes[271]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20877,7 +21180,7 @@ func (x *DifferReply) String() string {
 func (*DifferReply) ProtoMessage() {}
 
 func (x *DifferReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[267]
+	mi := &file_meta_proto_msgTypes[271]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20890,7 +21193,7 @@ func (x *DifferReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferReply.ProtoReflect.Descriptor instead.
 func (*DifferReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{267}
+	return file_meta_proto_rawDescGZIP(), []int{271}
 }
 
 // WorkTask is something that a worker does or wants to do. The first five fields name it; the rest is how it stands.
@@ -20915,7 +21218,7 @@ type WorkTask struct {
 
 func (x *WorkTask) Reset() {
 	*x = WorkTask{}
-	mi := &file_meta_proto_msgTypes[268]
+	mi := &file_meta_proto_msgTypes[272]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20927,7 +21230,7 @@ func (x *WorkTask) String() string {
 func (*WorkTask) ProtoMessage() {}
 
 func (x *WorkTask) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[268]
+	mi := &file_meta_proto_msgTypes[272]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20940,7 +21243,7 @@ func (x *WorkTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkTask.ProtoReflect.Descriptor instead.
 func (*WorkTask) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{268}
+	return file_meta_proto_rawDescGZIP(), []int{272}
 }
 
 func (x *WorkTask) GetKind() WorkKind {
@@ -21048,7 +21351,7 @@ type WorkRequest struct {
 
 func (x *WorkRequest) Reset() {
 	*x = WorkRequest{}
-	mi := &file_meta_proto_msgTypes[269]
+	mi := &file_meta_proto_msgTypes[273]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -21060,7 +21363,7 @@ func (x *WorkRequest) String() string {
 func (*WorkRequest) ProtoMessage() {}
 
 func (x *WorkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[269]
+	mi := &file_meta_proto_msgTypes[273]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -21073,7 +21376,7 @@ func (x *WorkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkRequest.ProtoReflect.Descriptor instead.
 func (*WorkRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{269}
+	return file_meta_proto_rawDescGZIP(), []int{273}
 }
 
 func (x *WorkRequest) GetShard() uint32 {
@@ -21123,7 +21426,7 @@ type WorkReply struct {
 
 func (x *WorkReply) Reset() {
 	*x = WorkReply{}
-	mi := &file_meta_proto_msgTypes[270]
+	mi := &file_meta_proto_msgTypes[274]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -21135,7 +21438,7 @@ func (x *WorkReply) String() string {
 func (*WorkReply) ProtoMessage() {}
 
 func (x *WorkReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[270]
+	mi := &file_meta_proto_msgTypes[274]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -21148,7 +21451,7 @@ func (x *WorkReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkReply.ProtoReflect.Descriptor instead.
 func (*WorkReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{270}
+	return file_meta_proto_rawDescGZIP(), []int{274}
 }
 
 func (x *WorkReply) GetGrants() []*WorkGrant {
@@ -21182,7 +21485,7 @@ type WorkGrant struct {
 
 func (x *WorkGrant) Reset() {
 	*x = WorkGrant{}
-	mi := &file_meta_proto_msgTypes[271]
+	mi := &file_meta_proto_msgTypes[275]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -21194,7 +21497,7 @@ func (x *WorkGrant) String() string {
 func (*WorkGrant) ProtoMessage() {}
 
 func (x *WorkGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[271]
+	mi := &file_meta_proto_msgTypes[275]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -21207,7 +21510,7 @@ func (x *WorkGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkGrant.ProtoReflect.Descriptor instead.
 func (*WorkGrant) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{271}
+	return file_meta_proto_rawDescGZIP(), []int{275}
 }
 
 func (x *WorkGrant) GetTask() uint32 {
@@ -21236,7 +21539,7 @@ type WorkPiece struct {
 
 func (x *WorkPiece) Reset() {
 	*x = WorkPiece{}
-	mi := &file_meta_proto_msgTypes[272]
+	mi := &file_meta_proto_msgTypes[276]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -21248,7 +21551,7 @@ func (x *WorkPiece) String() string {
 func (*WorkPiece) ProtoMessage() {}
 
 func (x *WorkPiece) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[272]
+	mi := &file_meta_proto_msgTypes[276]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -21261,7 +21564,7 @@ func (x *WorkPiece) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkPiece.ProtoReflect.Descriptor instead.
 func (*WorkPiece) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{272}
+	return file_meta_proto_rawDescGZIP(), []int{276}
 }
 
 func (x *WorkPiece) GetFs() uint32 {
@@ -21614,7 +21917,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x04Held\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x16\n" +
 	"\x06origin\x18\x02 \x01(\x04R\x06origin\x12\x14\n" +
-	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\"\xc4\x02\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\"\x88\x03\n" +
 	"\n" +
 	"CommitData\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x14\n" +
@@ -21628,7 +21931,13 @@ const file_meta_proto_rawDesc = "" +
 	"clearSetid\x12\x1a\n" +
 	"\breserved\x18\t \x01(\x04R\breserved\x12\x1c\n" +
 	"\tunlimited\x18\n" +
-	" \x01(\bR\tunlimited\"\xc7\x01\n" +
+	" \x01(\bR\tunlimited\x12.\n" +
+	"\x05calls\x18\v \x03(\v2\x18.rackfs.meta.v1.DataCallR\x05calls\x12\x12\n" +
+	"\x04once\x18\f \x01(\bR\x04once\"^\n" +
+	"\bDataCall\x12(\n" +
+	"\x04call\x18\x01 \x01(\v2\x14.rackfs.meta.v1.CallR\x04call\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x10\n" +
+	"\x03end\x18\x03 \x01(\x04R\x03end\"\xc7\x01\n" +
 	"\tNewExtent\x12\x16\n" +
 	"\x06offset\x18\x01 \x01(\x04R\x06offset\x12\x16\n" +
 	"\x06length\x18\x02 \x01(\rR\x06length\x12\x16\n" +
@@ -22169,7 +22478,7 @@ const file_meta_proto_rawDesc = "" +
 	"\asession\x18\x01 \x01(\v2\x1d.rackfs.meta.v1.SessionRecordR\asession\x124\n" +
 	"\x06client\x18\x02 \x01(\v2\x1c.rackfs.meta.v1.ClientRecordR\x06client\")\n" +
 	"\rRemoveSession\x12\x18\n" +
-	"\asession\x18\x01 \x01(\fR\asession\"\xe9\x0f\n" +
+	"\asession\x18\x01 \x01(\fR\asession\"\xac\x10\n" +
 	"\x05Query\x12\x0e\n" +
 	"\x02fs\x18\x01 \x01(\rR\x02fs\x12(\n" +
 	"\x04cred\x18\x02 \x01(\v2\x14.rackfs.meta.v1.CredR\x04cred\x125\n" +
@@ -22190,7 +22499,8 @@ const file_meta_proto_rawDesc = "" +
 	"listXattrs\x128\n" +
 	"\ttest_lock\x18\x19 \x01(\v2\x19.rackfs.meta.v1.TestLockQH\x00R\btestLock\x12A\n" +
 	"\fclient_state\x18\x1a \x01(\v2\x1c.rackfs.meta.v1.ClientStateQH\x00R\vclientState\x12D\n" +
-	"\rsession_slots\x18\x1b \x01(\v2\x1d.rackfs.meta.v1.SessionSlotsQH\x00R\fsessionSlots\x12;\n" +
+	"\rsession_slots\x18\x1b \x01(\v2\x1d.rackfs.meta.v1.SessionSlotsQH\x00R\fsessionSlots\x12A\n" +
+	"\fcall_written\x18\x1d \x01(\v2\x1c.rackfs.meta.v1.CallWrittenQH\x00R\vcallWritten\x12;\n" +
 	"\n" +
 	"file_opens\x18\x1c \x01(\v2\x1a.rackfs.meta.v1.FileOpensQH\x00R\tfileOpens\x121\n" +
 	"\x06quotas\x18\x17 \x01(\v2\x17.rackfs.meta.v1.QuotasQH\x00R\x06quotas\x12A\n" +
@@ -22311,7 +22621,10 @@ const file_meta_proto_rawDesc = "" +
 	"\tafter_ino\x18\x03 \x01(\x04R\bafterIno\x12\x14\n" +
 	"\x05limit\x18\x04 \x01(\rR\x05limit\")\n" +
 	"\rSessionSlotsQ\x12\x18\n" +
-	"\asession\x18\x01 \x01(\fR\asession\"\x1e\n" +
+	"\asession\x18\x01 \x01(\fR\asession\"J\n" +
+	"\fCallWrittenQ\x12(\n" +
+	"\x04call\x18\x01 \x01(\v2\x14.rackfs.meta.v1.CallR\x04call\x12\x10\n" +
+	"\x03ino\x18\x02 \x01(\x04R\x03ino\"\x1e\n" +
 	"\n" +
 	"FileOpensQ\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\"n\n" +
@@ -22323,7 +22636,7 @@ const file_meta_proto_rawDesc = "" +
 	"\aClientQ\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\x04R\x06client\x12\x18\n" +
 	"\asession\x18\x02 \x01(\fR\asession\x12\x14\n" +
-	"\x05owner\x18\x03 \x01(\fR\x05owner\"\xf2\r\n" +
+	"\x05owner\x18\x03 \x01(\fR\x05owner\"\xb5\x0e\n" +
 	"\vQueryResult\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12+\n" +
@@ -22348,7 +22661,8 @@ const file_meta_proto_rawDesc = "" +
 	"listXattrs\x120\n" +
 	"\x04lock\x18\x1b \x01(\v2\x1a.rackfs.meta.v1.LockResultH\x00R\x04lock\x12A\n" +
 	"\fclient_state\x18\x1c \x01(\v2\x1c.rackfs.meta.v1.ClientStateRH\x00R\vclientState\x12D\n" +
-	"\rsession_slots\x18\x1d \x01(\v2\x1d.rackfs.meta.v1.SessionSlotsRH\x00R\fsessionSlots\x124\n" +
+	"\rsession_slots\x18\x1d \x01(\v2\x1d.rackfs.meta.v1.SessionSlotsRH\x00R\fsessionSlots\x12A\n" +
+	"\fcall_written\x18  \x01(\v2\x1c.rackfs.meta.v1.CallWrittenRH\x00R\vcallWritten\x124\n" +
 	"\aclients\x18\x1e \x01(\v2\x18.rackfs.meta.v1.ClientsRH\x00R\aclients\x12;\n" +
 	"\n" +
 	"file_opens\x18\x1f \x01(\v2\x1a.rackfs.meta.v1.FileOpensRH\x00R\tfileOpens\x121\n" +
@@ -22536,7 +22850,12 @@ const file_meta_proto_rawDesc = "" +
 	"\tLockRange\x12\x14\n" +
 	"\x05first\x18\x01 \x01(\x04R\x05first\x12\x12\n" +
 	"\x04last\x18\x02 \x01(\x04R\x04last\x12\x14\n" +
-	"\x05write\x18\x03 \x01(\bR\x05write\"B\n" +
+	"\x05write\x18\x03 \x01(\bR\x05write\"a\n" +
+	"\fCallWrittenR\x121\n" +
+	"\awritten\x18\x01 \x03(\v2\x17.rackfs.meta.v1.WrittenR\awritten\x12\x1e\n" +
+	"\n" +
+	"superseded\x18\x02 \x01(\bR\n" +
+	"superseded\"B\n" +
 	"\rSessionSlotsR\x121\n" +
 	"\x05slots\x18\x01 \x03(\v2\x1b.rackfs.meta.v1.SessionSlotR\x05slots\"3\n" +
 	"\vSessionSlot\x12\x12\n" +
@@ -22613,12 +22932,19 @@ const file_meta_proto_rawDesc = "" +
 	"\vincarnation\x18\x03 \x01(\fR\vincarnation\x12\x16\n" +
 	"\x06leased\x18\x04 \x01(\bR\x06leased\x12\x18\n" +
 	"\aseveral\x18\x05 \x01(\bR\aseveral\x12-\n" +
-	"\x12lease_milliseconds\x18\x06 \x01(\rR\x11leaseMilliseconds\"l\n" +
+	"\x12lease_milliseconds\x18\x06 \x01(\rR\x11leaseMilliseconds\"\x9f\x01\n" +
 	"\n" +
 	"SlotRecord\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x124\n" +
 	"\aresults\x18\x02 \x03(\v2\x1a.rackfs.meta.v1.SlotResultR\aresults\x12\x16\n" +
-	"\x06client\x18\x14 \x01(\x04R\x06client\"\x7f\n" +
+	"\x06client\x18\x14 \x01(\x04R\x06client\x121\n" +
+	"\awritten\x18\x15 \x03(\v2\x17.rackfs.meta.v1.WrittenR\awritten\"p\n" +
+	"\aWritten\x12\x19\n" +
+	"\bop_index\x18\x01 \x01(\rR\aopIndex\x12\x0e\n" +
+	"\x02fs\x18\x02 \x01(\rR\x02fs\x12\x10\n" +
+	"\x03ino\x18\x03 \x01(\x04R\x03ino\x12\x16\n" +
+	"\x06offset\x18\x04 \x01(\x04R\x06offset\x12\x10\n" +
+	"\x03end\x18\x05 \x01(\x04R\x03end\"\x7f\n" +
 	"\n" +
 	"SlotResult\x12\x19\n" +
 	"\bop_index\x18\x01 \x01(\rR\aopIndex\x12.\n" +
@@ -22928,7 +23254,7 @@ func file_meta_proto_rawDescGZIP() []byte {
 }
 
 var file_meta_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 273)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 277)
 var file_meta_proto_goTypes = []any{
 	(OriginKind)(0),           // 0: rackfs.meta.v1.OriginKind
 	(LockType)(0),             // 1: rackfs.meta.v1.LockType
@@ -22981,240 +23307,244 @@ var file_meta_proto_goTypes = []any{
 	(*ShareLease)(nil),        // 48: rackfs.meta.v1.ShareLease
 	(*Held)(nil),              // 49: rackfs.meta.v1.Held
 	(*CommitData)(nil),        // 50: rackfs.meta.v1.CommitData
-	(*NewExtent)(nil),         // 51: rackfs.meta.v1.NewExtent
-	(*CommitResult)(nil),      // 52: rackfs.meta.v1.CommitResult
-	(*Touch)(nil),             // 53: rackfs.meta.v1.Touch
-	(*Touched)(nil),           // 54: rackfs.meta.v1.Touched
-	(*ReleaseOrphan)(nil),     // 55: rackfs.meta.v1.ReleaseOrphan
-	(*AllocBlocks)(nil),       // 56: rackfs.meta.v1.AllocBlocks
-	(*BlocksResult)(nil),      // 57: rackfs.meta.v1.BlocksResult
-	(*ReapBlocks)(nil),        // 58: rackfs.meta.v1.ReapBlocks
-	(*ReapResult)(nil),        // 59: rackfs.meta.v1.ReapResult
-	(*DeadBlock)(nil),         // 60: rackfs.meta.v1.DeadBlock
-	(*ReturnBlocks)(nil),      // 61: rackfs.meta.v1.ReturnBlocks
-	(*RewriteExtents)(nil),    // 62: rackfs.meta.v1.RewriteExtents
-	(*ExtentRewrite)(nil),     // 63: rackfs.meta.v1.ExtentRewrite
-	(*RewriteResult)(nil),     // 64: rackfs.meta.v1.RewriteResult
-	(*PunchHole)(nil),         // 65: rackfs.meta.v1.PunchHole
-	(*Allocate)(nil),          // 66: rackfs.meta.v1.Allocate
-	(*CloneRange)(nil),        // 67: rackfs.meta.v1.CloneRange
-	(*RangeResult)(nil),       // 68: rackfs.meta.v1.RangeResult
-	(*ClientOpen)(nil),        // 69: rackfs.meta.v1.ClientOpen
-	(*ShareDenied)(nil),       // 70: rackfs.meta.v1.ShareDenied
-	(*OpenFile)(nil),          // 71: rackfs.meta.v1.OpenFile
-	(*OpenResult)(nil),        // 72: rackfs.meta.v1.OpenResult
-	(*CloseFiles)(nil),        // 73: rackfs.meta.v1.CloseFiles
-	(*FileClose)(nil),         // 74: rackfs.meta.v1.FileClose
-	(*LockOwner)(nil),         // 75: rackfs.meta.v1.LockOwner
-	(*SetLock)(nil),           // 76: rackfs.meta.v1.SetLock
-	(*LockResult)(nil),        // 77: rackfs.meta.v1.LockResult
-	(*LockDenied)(nil),        // 78: rackfs.meta.v1.LockDenied
-	(*ReleaseClients)(nil),    // 79: rackfs.meta.v1.ReleaseClients
-	(*ReleaseSession)(nil),    // 80: rackfs.meta.v1.ReleaseSession
-	(*ReleaseSlots)(nil),      // 81: rackfs.meta.v1.ReleaseSlots
-	(*SetProject)(nil),        // 82: rackfs.meta.v1.SetProject
-	(*SetQuota)(nil),          // 83: rackfs.meta.v1.SetQuota
-	(*ReserveQuota)(nil),      // 84: rackfs.meta.v1.ReserveQuota
-	(*ReserveResult)(nil),     // 85: rackfs.meta.v1.ReserveResult
-	(*ReleaseQuota)(nil),      // 86: rackfs.meta.v1.ReleaseQuota
-	(*FileSystem)(nil),        // 87: rackfs.meta.v1.FileSystem
-	(*SecureExport)(nil),      // 88: rackfs.meta.v1.SecureExport
-	(*PutFileSystem)(nil),     // 89: rackfs.meta.v1.PutFileSystem
-	(*RemoveFileSystem)(nil),  // 90: rackfs.meta.v1.RemoveFileSystem
-	(*Store)(nil),             // 91: rackfs.meta.v1.Store
-	(*PutStore)(nil),          // 92: rackfs.meta.v1.PutStore
-	(*Slot)(nil),              // 93: rackfs.meta.v1.Slot
-	(*PlacementGroup)(nil),    // 94: rackfs.meta.v1.PlacementGroup
-	(*Pool)(nil),              // 95: rackfs.meta.v1.Pool
-	(*PutPool)(nil),           // 96: rackfs.meta.v1.PutPool
-	(*RemovePool)(nil),        // 97: rackfs.meta.v1.RemovePool
-	(*ChangePGs)(nil),         // 98: rackfs.meta.v1.ChangePGs
-	(*PGChange)(nil),          // 99: rackfs.meta.v1.PGChange
-	(*ReplaceStore)(nil),      // 100: rackfs.meta.v1.ReplaceStore
-	(*Node)(nil),              // 101: rackfs.meta.v1.Node
-	(*LocalVolume)(nil),       // 102: rackfs.meta.v1.LocalVolume
-	(*PutNode)(nil),           // 103: rackfs.meta.v1.PutNode
-	(*RemoveNode)(nil),        // 104: rackfs.meta.v1.RemoveNode
-	(*Token)(nil),             // 105: rackfs.meta.v1.Token
-	(*PutToken)(nil),          // 106: rackfs.meta.v1.PutToken
-	(*JoinNode)(nil),          // 107: rackfs.meta.v1.JoinNode
-	(*NodeResult)(nil),        // 108: rackfs.meta.v1.NodeResult
-	(*SetNodeState)(nil),      // 109: rackfs.meta.v1.SetNodeState
-	(*RetireNode)(nil),        // 110: rackfs.meta.v1.RetireNode
-	(*RetiredNode)(nil),       // 111: rackfs.meta.v1.RetiredNode
-	(*RetireStores)(nil),      // 112: rackfs.meta.v1.RetireStores
-	(*NodeGroup)(nil),         // 113: rackfs.meta.v1.NodeGroup
-	(*RackReservation)(nil),   // 114: rackfs.meta.v1.RackReservation
-	(*PutGroup)(nil),          // 115: rackfs.meta.v1.PutGroup
-	(*GroupResult)(nil),       // 116: rackfs.meta.v1.GroupResult
-	(*RemoveGroup)(nil),       // 117: rackfs.meta.v1.RemoveGroup
-	(*RetireGroup)(nil),       // 118: rackfs.meta.v1.RetireGroup
-	(*ReserveRacks)(nil),      // 119: rackfs.meta.v1.ReserveRacks
-	(*SetNodeGroup)(nil),      // 120: rackfs.meta.v1.SetNodeGroup
-	(*AllowDeletion)(nil),     // 121: rackfs.meta.v1.AllowDeletion
-	(*Workspace)(nil),         // 122: rackfs.meta.v1.Workspace
-	(*PutWorkspace)(nil),      // 123: rackfs.meta.v1.PutWorkspace
-	(*WorkspaceResult)(nil),   // 124: rackfs.meta.v1.WorkspaceResult
-	(*RemoveWorkspace)(nil),   // 125: rackfs.meta.v1.RemoveWorkspace
-	(*AccessToken)(nil),       // 126: rackfs.meta.v1.AccessToken
-	(*AccessScope)(nil),       // 127: rackfs.meta.v1.AccessScope
-	(*PutAccessToken)(nil),    // 128: rackfs.meta.v1.PutAccessToken
-	(*RemoveAccessToken)(nil), // 129: rackfs.meta.v1.RemoveAccessToken
-	(*Job)(nil),               // 130: rackfs.meta.v1.Job
-	(*PutJob)(nil),            // 131: rackfs.meta.v1.PutJob
-	(*TakeJob)(nil),           // 132: rackfs.meta.v1.TakeJob
-	(*JobResult)(nil),         // 133: rackfs.meta.v1.JobResult
-	(*Upload)(nil),            // 134: rackfs.meta.v1.Upload
-	(*PutUpload)(nil),         // 135: rackfs.meta.v1.PutUpload
-	(*RemoveUpload)(nil),      // 136: rackfs.meta.v1.RemoveUpload
-	(*MakeStaging)(nil),       // 137: rackfs.meta.v1.MakeStaging
-	(*Key)(nil),               // 138: rackfs.meta.v1.Key
-	(*PutKey)(nil),            // 139: rackfs.meta.v1.PutKey
-	(*NFSClient)(nil),         // 140: rackfs.meta.v1.NFSClient
-	(*PutNFSClient)(nil),      // 141: rackfs.meta.v1.PutNFSClient
-	(*RemoveNFSClient)(nil),   // 142: rackfs.meta.v1.RemoveNFSClient
-	(*ClientRecord)(nil),      // 143: rackfs.meta.v1.ClientRecord
-	(*SessionRecord)(nil),     // 144: rackfs.meta.v1.SessionRecord
-	(*PutClient)(nil),         // 145: rackfs.meta.v1.PutClient
-	(*ClientsResult)(nil),     // 146: rackfs.meta.v1.ClientsResult
-	(*RemoveClient)(nil),      // 147: rackfs.meta.v1.RemoveClient
-	(*TakeClients)(nil),       // 148: rackfs.meta.v1.TakeClients
-	(*GiveClients)(nil),       // 149: rackfs.meta.v1.GiveClients
-	(*GivenClient)(nil),       // 150: rackfs.meta.v1.GivenClient
-	(*ForgetClients)(nil),     // 151: rackfs.meta.v1.ForgetClients
-	(*PutSession)(nil),        // 152: rackfs.meta.v1.PutSession
-	(*RemoveSession)(nil),     // 153: rackfs.meta.v1.RemoveSession
-	(*Query)(nil),             // 154: rackfs.meta.v1.Query
-	(*WorkspacesQ)(nil),       // 155: rackfs.meta.v1.WorkspacesQ
-	(*AccessTokensQ)(nil),     // 156: rackfs.meta.v1.AccessTokensQ
-	(*JobsQ)(nil),             // 157: rackfs.meta.v1.JobsQ
-	(*UploadsQ)(nil),          // 158: rackfs.meta.v1.UploadsQ
-	(*OriginsQ)(nil),          // 159: rackfs.meta.v1.OriginsQ
-	(*HoldsQ)(nil),            // 160: rackfs.meta.v1.HoldsQ
-	(*GetAttrQ)(nil),          // 161: rackfs.meta.v1.GetAttrQ
-	(*LookupQ)(nil),           // 162: rackfs.meta.v1.LookupQ
-	(*ParentQ)(nil),           // 163: rackfs.meta.v1.ParentQ
-	(*ReadDirQ)(nil),          // 164: rackfs.meta.v1.ReadDirQ
-	(*ReadLinkQ)(nil),         // 165: rackfs.meta.v1.ReadLinkQ
-	(*ExtentsQ)(nil),          // 166: rackfs.meta.v1.ExtentsQ
-	(*StatFSQ)(nil),           // 167: rackfs.meta.v1.StatFSQ
-	(*QuotasQ)(nil),           // 168: rackfs.meta.v1.QuotasQ
-	(*NodesQ)(nil),            // 169: rackfs.meta.v1.NodesQ
-	(*TokensQ)(nil),           // 170: rackfs.meta.v1.TokensQ
-	(*RetiredNodesQ)(nil),     // 171: rackfs.meta.v1.RetiredNodesQ
-	(*BlockStatesQ)(nil),      // 172: rackfs.meta.v1.BlockStatesQ
-	(*BlocksQ)(nil),           // 173: rackfs.meta.v1.BlocksQ
-	(*LiveBlocksQ)(nil),       // 174: rackfs.meta.v1.LiveBlocksQ
-	(*GetXattrQ)(nil),         // 175: rackfs.meta.v1.GetXattrQ
-	(*ListXattrsQ)(nil),       // 176: rackfs.meta.v1.ListXattrsQ
-	(*ShardInfoQ)(nil),        // 177: rackfs.meta.v1.ShardInfoQ
-	(*FileSystemsQ)(nil),      // 178: rackfs.meta.v1.FileSystemsQ
-	(*NamespaceQ)(nil),        // 179: rackfs.meta.v1.NamespaceQ
-	(*ClusterMapQ)(nil),       // 180: rackfs.meta.v1.ClusterMapQ
-	(*KeysQ)(nil),             // 181: rackfs.meta.v1.KeysQ
-	(*NFSClientsQ)(nil),       // 182: rackfs.meta.v1.NFSClientsQ
-	(*TestLockQ)(nil),         // 183: rackfs.meta.v1.TestLockQ
-	(*ClientStateQ)(nil),      // 184: rackfs.meta.v1.ClientStateQ
-	(*SessionSlotsQ)(nil),     // 185: rackfs.meta.v1.SessionSlotsQ
-	(*FileOpensQ)(nil),        // 186: rackfs.meta.v1.FileOpensQ
-	(*ClientsQ)(nil),          // 187: rackfs.meta.v1.ClientsQ
-	(*ClientQ)(nil),           // 188: rackfs.meta.v1.ClientQ
-	(*QueryResult)(nil),       // 189: rackfs.meta.v1.QueryResult
-	(*WorkspacesR)(nil),       // 190: rackfs.meta.v1.WorkspacesR
-	(*AccessTokensR)(nil),     // 191: rackfs.meta.v1.AccessTokensR
-	(*JobsR)(nil),             // 192: rackfs.meta.v1.JobsR
-	(*UploadsR)(nil),          // 193: rackfs.meta.v1.UploadsR
-	(*OriginsR)(nil),          // 194: rackfs.meta.v1.OriginsR
-	(*HoldsR)(nil),            // 195: rackfs.meta.v1.HoldsR
-	(*FileId)(nil),            // 196: rackfs.meta.v1.FileId
-	(*AttrR)(nil),             // 197: rackfs.meta.v1.AttrR
-	(*Dirent)(nil),            // 198: rackfs.meta.v1.Dirent
-	(*ReadDirR)(nil),          // 199: rackfs.meta.v1.ReadDirR
-	(*ReadLinkR)(nil),         // 200: rackfs.meta.v1.ReadLinkR
-	(*Extent)(nil),            // 201: rackfs.meta.v1.Extent
-	(*ExtentsR)(nil),          // 202: rackfs.meta.v1.ExtentsR
-	(*StatFSR)(nil),           // 203: rackfs.meta.v1.StatFSR
-	(*Quota)(nil),             // 204: rackfs.meta.v1.Quota
-	(*QuotasR)(nil),           // 205: rackfs.meta.v1.QuotasR
-	(*BlockStatesR)(nil),      // 206: rackfs.meta.v1.BlockStatesR
-	(*BlocksR)(nil),           // 207: rackfs.meta.v1.BlocksR
-	(*BlockInfo)(nil),         // 208: rackfs.meta.v1.BlockInfo
-	(*GetXattrR)(nil),         // 209: rackfs.meta.v1.GetXattrR
-	(*ListXattrsR)(nil),       // 210: rackfs.meta.v1.ListXattrsR
-	(*ShardInfoR)(nil),        // 211: rackfs.meta.v1.ShardInfoR
-	(*FileSystemsR)(nil),      // 212: rackfs.meta.v1.FileSystemsR
-	(*NamespaceR)(nil),        // 213: rackfs.meta.v1.NamespaceR
-	(*ClusterMapR)(nil),       // 214: rackfs.meta.v1.ClusterMapR
-	(*KeysR)(nil),             // 215: rackfs.meta.v1.KeysR
-	(*NodesR)(nil),            // 216: rackfs.meta.v1.NodesR
-	(*TokensR)(nil),           // 217: rackfs.meta.v1.TokensR
-	(*RetiredNodesR)(nil),     // 218: rackfs.meta.v1.RetiredNodesR
-	(*NFSClientsR)(nil),       // 219: rackfs.meta.v1.NFSClientsR
-	(*ClientStateR)(nil),      // 220: rackfs.meta.v1.ClientStateR
-	(*ClientLocks)(nil),       // 221: rackfs.meta.v1.ClientLocks
-	(*LockRange)(nil),         // 222: rackfs.meta.v1.LockRange
-	(*SessionSlotsR)(nil),     // 223: rackfs.meta.v1.SessionSlotsR
-	(*SessionSlot)(nil),       // 224: rackfs.meta.v1.SessionSlot
-	(*FileOpensR)(nil),        // 225: rackfs.meta.v1.FileOpensR
-	(*ClientsR)(nil),          // 226: rackfs.meta.v1.ClientsR
-	(*ClientSessions)(nil),    // 227: rackfs.meta.v1.ClientSessions
-	(*InodeRecord)(nil),       // 228: rackfs.meta.v1.InodeRecord
-	(*Xattrs)(nil),            // 229: rackfs.meta.v1.Xattrs
-	(*XattrRecord)(nil),       // 230: rackfs.meta.v1.XattrRecord
-	(*Cut)(nil),               // 231: rackfs.meta.v1.Cut
-	(*ExtentRecord)(nil),      // 232: rackfs.meta.v1.ExtentRecord
-	(*BlockRecord)(nil),       // 233: rackfs.meta.v1.BlockRecord
-	(*BackReference)(nil),     // 234: rackfs.meta.v1.BackReference
-	(*DirentRecord)(nil),      // 235: rackfs.meta.v1.DirentRecord
-	(*OriginRecord)(nil),      // 236: rackfs.meta.v1.OriginRecord
-	(*SlotRecord)(nil),        // 237: rackfs.meta.v1.SlotRecord
-	(*SlotResult)(nil),        // 238: rackfs.meta.v1.SlotResult
-	(*OpenRecord)(nil),        // 239: rackfs.meta.v1.OpenRecord
-	(*LockRecord)(nil),        // 240: rackfs.meta.v1.LockRecord
-	(*KnownClient)(nil),       // 241: rackfs.meta.v1.KnownClient
-	(*UsageRecord)(nil),       // 242: rackfs.meta.v1.UsageRecord
-	(*ReservationRecord)(nil), // 243: rackfs.meta.v1.ReservationRecord
-	(*RangeRecord)(nil),       // 244: rackfs.meta.v1.RangeRecord
-	(*PurgeRecord)(nil),       // 245: rackfs.meta.v1.PurgeRecord
-	(*DeletedNamespace)(nil),  // 246: rackfs.meta.v1.DeletedNamespace
-	(*DyingRecord)(nil),       // 247: rackfs.meta.v1.DyingRecord
-	(*NamespaceRecord)(nil),   // 248: rackfs.meta.v1.NamespaceRecord
-	(*ProposeRequest)(nil),    // 249: rackfs.meta.v1.ProposeRequest
-	(*ProposeReply)(nil),      // 250: rackfs.meta.v1.ProposeReply
-	(*QueryRequest)(nil),      // 251: rackfs.meta.v1.QueryRequest
-	(*QueryReply)(nil),        // 252: rackfs.meta.v1.QueryReply
-	(*TermRequest)(nil),       // 253: rackfs.meta.v1.TermRequest
-	(*TermReply)(nil),         // 254: rackfs.meta.v1.TermReply
-	(*RenewRequest)(nil),      // 255: rackfs.meta.v1.RenewRequest
-	(*RenewReply)(nil),        // 256: rackfs.meta.v1.RenewReply
-	(*WishRequest)(nil),       // 257: rackfs.meta.v1.WishRequest
-	(*WishReply)(nil),         // 258: rackfs.meta.v1.WishReply
-	(*RecallsRequest)(nil),    // 259: rackfs.meta.v1.RecallsRequest
-	(*RecallsReply)(nil),      // 260: rackfs.meta.v1.RecallsReply
-	(*PeersRequest)(nil),      // 261: rackfs.meta.v1.PeersRequest
-	(*PeersReply)(nil),        // 262: rackfs.meta.v1.PeersReply
-	(*UnlocksRequest)(nil),    // 263: rackfs.meta.v1.UnlocksRequest
-	(*UnlocksReply)(nil),      // 264: rackfs.meta.v1.UnlocksReply
-	(*OpensAsk)(nil),          // 265: rackfs.meta.v1.OpensAsk
-	(*OpensAnswer)(nil),       // 266: rackfs.meta.v1.OpensAnswer
-	(*OpensRequest)(nil),      // 267: rackfs.meta.v1.OpensRequest
-	(*OpensReply)(nil),        // 268: rackfs.meta.v1.OpensReply
-	(*LeaderRequest)(nil),     // 269: rackfs.meta.v1.LeaderRequest
-	(*LeaderReply)(nil),       // 270: rackfs.meta.v1.LeaderReply
-	(*ReplicaReply)(nil),      // 271: rackfs.meta.v1.ReplicaReply
-	(*MemberRequest)(nil),     // 272: rackfs.meta.v1.MemberRequest
-	(*MemberReply)(nil),       // 273: rackfs.meta.v1.MemberReply
-	(*Member)(nil),            // 274: rackfs.meta.v1.Member
-	(*LevelRequest)(nil),      // 275: rackfs.meta.v1.LevelRequest
-	(*LevelReply)(nil),        // 276: rackfs.meta.v1.LevelReply
-	(*VoterLevel)(nil),        // 277: rackfs.meta.v1.VoterLevel
-	(*DifferRequest)(nil),     // 278: rackfs.meta.v1.DifferRequest
-	(*DifferReply)(nil),       // 279: rackfs.meta.v1.DifferReply
-	(*WorkTask)(nil),          // 280: rackfs.meta.v1.WorkTask
-	(*WorkRequest)(nil),       // 281: rackfs.meta.v1.WorkRequest
-	(*WorkReply)(nil),         // 282: rackfs.meta.v1.WorkReply
-	(*WorkGrant)(nil),         // 283: rackfs.meta.v1.WorkGrant
-	(*WorkPiece)(nil),         // 284: rackfs.meta.v1.WorkPiece
+	(*DataCall)(nil),          // 51: rackfs.meta.v1.DataCall
+	(*NewExtent)(nil),         // 52: rackfs.meta.v1.NewExtent
+	(*CommitResult)(nil),      // 53: rackfs.meta.v1.CommitResult
+	(*Touch)(nil),             // 54: rackfs.meta.v1.Touch
+	(*Touched)(nil),           // 55: rackfs.meta.v1.Touched
+	(*ReleaseOrphan)(nil),     // 56: rackfs.meta.v1.ReleaseOrphan
+	(*AllocBlocks)(nil),       // 57: rackfs.meta.v1.AllocBlocks
+	(*BlocksResult)(nil),      // 58: rackfs.meta.v1.BlocksResult
+	(*ReapBlocks)(nil),        // 59: rackfs.meta.v1.ReapBlocks
+	(*ReapResult)(nil),        // 60: rackfs.meta.v1.ReapResult
+	(*DeadBlock)(nil),         // 61: rackfs.meta.v1.DeadBlock
+	(*ReturnBlocks)(nil),      // 62: rackfs.meta.v1.ReturnBlocks
+	(*RewriteExtents)(nil),    // 63: rackfs.meta.v1.RewriteExtents
+	(*ExtentRewrite)(nil),     // 64: rackfs.meta.v1.ExtentRewrite
+	(*RewriteResult)(nil),     // 65: rackfs.meta.v1.RewriteResult
+	(*PunchHole)(nil),         // 66: rackfs.meta.v1.PunchHole
+	(*Allocate)(nil),          // 67: rackfs.meta.v1.Allocate
+	(*CloneRange)(nil),        // 68: rackfs.meta.v1.CloneRange
+	(*RangeResult)(nil),       // 69: rackfs.meta.v1.RangeResult
+	(*ClientOpen)(nil),        // 70: rackfs.meta.v1.ClientOpen
+	(*ShareDenied)(nil),       // 71: rackfs.meta.v1.ShareDenied
+	(*OpenFile)(nil),          // 72: rackfs.meta.v1.OpenFile
+	(*OpenResult)(nil),        // 73: rackfs.meta.v1.OpenResult
+	(*CloseFiles)(nil),        // 74: rackfs.meta.v1.CloseFiles
+	(*FileClose)(nil),         // 75: rackfs.meta.v1.FileClose
+	(*LockOwner)(nil),         // 76: rackfs.meta.v1.LockOwner
+	(*SetLock)(nil),           // 77: rackfs.meta.v1.SetLock
+	(*LockResult)(nil),        // 78: rackfs.meta.v1.LockResult
+	(*LockDenied)(nil),        // 79: rackfs.meta.v1.LockDenied
+	(*ReleaseClients)(nil),    // 80: rackfs.meta.v1.ReleaseClients
+	(*ReleaseSession)(nil),    // 81: rackfs.meta.v1.ReleaseSession
+	(*ReleaseSlots)(nil),      // 82: rackfs.meta.v1.ReleaseSlots
+	(*SetProject)(nil),        // 83: rackfs.meta.v1.SetProject
+	(*SetQuota)(nil),          // 84: rackfs.meta.v1.SetQuota
+	(*ReserveQuota)(nil),      // 85: rackfs.meta.v1.ReserveQuota
+	(*ReserveResult)(nil),     // 86: rackfs.meta.v1.ReserveResult
+	(*ReleaseQuota)(nil),      // 87: rackfs.meta.v1.ReleaseQuota
+	(*FileSystem)(nil),        // 88: rackfs.meta.v1.FileSystem
+	(*SecureExport)(nil),      // 89: rackfs.meta.v1.SecureExport
+	(*PutFileSystem)(nil),     // 90: rackfs.meta.v1.PutFileSystem
+	(*RemoveFileSystem)(nil),  // 91: rackfs.meta.v1.RemoveFileSystem
+	(*Store)(nil),             // 92: rackfs.meta.v1.Store
+	(*PutStore)(nil),          // 93: rackfs.meta.v1.PutStore
+	(*Slot)(nil),              // 94: rackfs.meta.v1.Slot
+	(*PlacementGroup)(nil),    // 95: rackfs.meta.v1.PlacementGroup
+	(*Pool)(nil),              // 96: rackfs.meta.v1.Pool
+	(*PutPool)(nil),           // 97: rackfs.meta.v1.PutPool
+	(*RemovePool)(nil),        // 98: rackfs.meta.v1.RemovePool
+	(*ChangePGs)(nil),         // 99: rackfs.meta.v1.ChangePGs
+	(*PGChange)(nil),          // 100: rackfs.meta.v1.PGChange
+	(*ReplaceStore)(nil),      // 101: rackfs.meta.v1.ReplaceStore
+	(*Node)(nil),              // 102: rackfs.meta.v1.Node
+	(*LocalVolume)(nil),       // 103: rackfs.meta.v1.LocalVolume
+	(*PutNode)(nil),           // 104: rackfs.meta.v1.PutNode
+	(*RemoveNode)(nil),        // 105: rackfs.meta.v1.RemoveNode
+	(*Token)(nil),             // 106: rackfs.meta.v1.Token
+	(*PutToken)(nil),          // 107: rackfs.meta.v1.PutToken
+	(*JoinNode)(nil),          // 108: rackfs.meta.v1.JoinNode
+	(*NodeResult)(nil),        // 109: rackfs.meta.v1.NodeResult
+	(*SetNodeState)(nil),      // 110: rackfs.meta.v1.SetNodeState
+	(*RetireNode)(nil),        // 111: rackfs.meta.v1.RetireNode
+	(*RetiredNode)(nil),       // 112: rackfs.meta.v1.RetiredNode
+	(*RetireStores)(nil),      // 113: rackfs.meta.v1.RetireStores
+	(*NodeGroup)(nil),         // 114: rackfs.meta.v1.NodeGroup
+	(*RackReservation)(nil),   // 115: rackfs.meta.v1.RackReservation
+	(*PutGroup)(nil),          // 116: rackfs.meta.v1.PutGroup
+	(*GroupResult)(nil),       // 117: rackfs.meta.v1.GroupResult
+	(*RemoveGroup)(nil),       // 118: rackfs.meta.v1.RemoveGroup
+	(*RetireGroup)(nil),       // 119: rackfs.meta.v1.RetireGroup
+	(*ReserveRacks)(nil),      // 120: rackfs.meta.v1.ReserveRacks
+	(*SetNodeGroup)(nil),      // 121: rackfs.meta.v1.SetNodeGroup
+	(*AllowDeletion)(nil),     // 122: rackfs.meta.v1.AllowDeletion
+	(*Workspace)(nil),         // 123: rackfs.meta.v1.Workspace
+	(*PutWorkspace)(nil),      // 124: rackfs.meta.v1.PutWorkspace
+	(*WorkspaceResult)(nil),   // 125: rackfs.meta.v1.WorkspaceResult
+	(*RemoveWorkspace)(nil),   // 126: rackfs.meta.v1.RemoveWorkspace
+	(*AccessToken)(nil),       // 127: rackfs.meta.v1.AccessToken
+	(*AccessScope)(nil),       // 128: rackfs.meta.v1.AccessScope
+	(*PutAccessToken)(nil),    // 129: rackfs.meta.v1.PutAccessToken
+	(*RemoveAccessToken)(nil), // 130: rackfs.meta.v1.RemoveAccessToken
+	(*Job)(nil),               // 131: rackfs.meta.v1.Job
+	(*PutJob)(nil),            // 132: rackfs.meta.v1.PutJob
+	(*TakeJob)(nil),           // 133: rackfs.meta.v1.TakeJob
+	(*JobResult)(nil),         // 134: rackfs.meta.v1.JobResult
+	(*Upload)(nil),            // 135: rackfs.meta.v1.Upload
+	(*PutUpload)(nil),         // 136: rackfs.meta.v1.PutUpload
+	(*RemoveUpload)(nil),      // 137: rackfs.meta.v1.RemoveUpload
+	(*MakeStaging)(nil),       // 138: rackfs.meta.v1.MakeStaging
+	(*Key)(nil),               // 139: rackfs.meta.v1.Key
+	(*PutKey)(nil),            // 140: rackfs.meta.v1.PutKey
+	(*NFSClient)(nil),         // 141: rackfs.meta.v1.NFSClient
+	(*PutNFSClient)(nil),      // 142: rackfs.meta.v1.PutNFSClient
+	(*RemoveNFSClient)(nil),   // 143: rackfs.meta.v1.RemoveNFSClient
+	(*ClientRecord)(nil),      // 144: rackfs.meta.v1.ClientRecord
+	(*SessionRecord)(nil),     // 145: rackfs.meta.v1.SessionRecord
+	(*PutClient)(nil),         // 146: rackfs.meta.v1.PutClient
+	(*ClientsResult)(nil),     // 147: rackfs.meta.v1.ClientsResult
+	(*RemoveClient)(nil),      // 148: rackfs.meta.v1.RemoveClient
+	(*TakeClients)(nil),       // 149: rackfs.meta.v1.TakeClients
+	(*GiveClients)(nil),       // 150: rackfs.meta.v1.GiveClients
+	(*GivenClient)(nil),       // 151: rackfs.meta.v1.GivenClient
+	(*ForgetClients)(nil),     // 152: rackfs.meta.v1.ForgetClients
+	(*PutSession)(nil),        // 153: rackfs.meta.v1.PutSession
+	(*RemoveSession)(nil),     // 154: rackfs.meta.v1.RemoveSession
+	(*Query)(nil),             // 155: rackfs.meta.v1.Query
+	(*WorkspacesQ)(nil),       // 156: rackfs.meta.v1.WorkspacesQ
+	(*AccessTokensQ)(nil),     // 157: rackfs.meta.v1.AccessTokensQ
+	(*JobsQ)(nil),             // 158: rackfs.meta.v1.JobsQ
+	(*UploadsQ)(nil),          // 159: rackfs.meta.v1.UploadsQ
+	(*OriginsQ)(nil),          // 160: rackfs.meta.v1.OriginsQ
+	(*HoldsQ)(nil),            // 161: rackfs.meta.v1.HoldsQ
+	(*GetAttrQ)(nil),          // 162: rackfs.meta.v1.GetAttrQ
+	(*LookupQ)(nil),           // 163: rackfs.meta.v1.LookupQ
+	(*ParentQ)(nil),           // 164: rackfs.meta.v1.ParentQ
+	(*ReadDirQ)(nil),          // 165: rackfs.meta.v1.ReadDirQ
+	(*ReadLinkQ)(nil),         // 166: rackfs.meta.v1.ReadLinkQ
+	(*ExtentsQ)(nil),          // 167: rackfs.meta.v1.ExtentsQ
+	(*StatFSQ)(nil),           // 168: rackfs.meta.v1.StatFSQ
+	(*QuotasQ)(nil),           // 169: rackfs.meta.v1.QuotasQ
+	(*NodesQ)(nil),            // 170: rackfs.meta.v1.NodesQ
+	(*TokensQ)(nil),           // 171: rackfs.meta.v1.TokensQ
+	(*RetiredNodesQ)(nil),     // 172: rackfs.meta.v1.RetiredNodesQ
+	(*BlockStatesQ)(nil),      // 173: rackfs.meta.v1.BlockStatesQ
+	(*BlocksQ)(nil),           // 174: rackfs.meta.v1.BlocksQ
+	(*LiveBlocksQ)(nil),       // 175: rackfs.meta.v1.LiveBlocksQ
+	(*GetXattrQ)(nil),         // 176: rackfs.meta.v1.GetXattrQ
+	(*ListXattrsQ)(nil),       // 177: rackfs.meta.v1.ListXattrsQ
+	(*ShardInfoQ)(nil),        // 178: rackfs.meta.v1.ShardInfoQ
+	(*FileSystemsQ)(nil),      // 179: rackfs.meta.v1.FileSystemsQ
+	(*NamespaceQ)(nil),        // 180: rackfs.meta.v1.NamespaceQ
+	(*ClusterMapQ)(nil),       // 181: rackfs.meta.v1.ClusterMapQ
+	(*KeysQ)(nil),             // 182: rackfs.meta.v1.KeysQ
+	(*NFSClientsQ)(nil),       // 183: rackfs.meta.v1.NFSClientsQ
+	(*TestLockQ)(nil),         // 184: rackfs.meta.v1.TestLockQ
+	(*ClientStateQ)(nil),      // 185: rackfs.meta.v1.ClientStateQ
+	(*SessionSlotsQ)(nil),     // 186: rackfs.meta.v1.SessionSlotsQ
+	(*CallWrittenQ)(nil),      // 187: rackfs.meta.v1.CallWrittenQ
+	(*FileOpensQ)(nil),        // 188: rackfs.meta.v1.FileOpensQ
+	(*ClientsQ)(nil),          // 189: rackfs.meta.v1.ClientsQ
+	(*ClientQ)(nil),           // 190: rackfs.meta.v1.ClientQ
+	(*QueryResult)(nil),       // 191: rackfs.meta.v1.QueryResult
+	(*WorkspacesR)(nil),       // 192: rackfs.meta.v1.WorkspacesR
+	(*AccessTokensR)(nil),     // 193: rackfs.meta.v1.AccessTokensR
+	(*JobsR)(nil),             // 194: rackfs.meta.v1.JobsR
+	(*UploadsR)(nil),          // 195: rackfs.meta.v1.UploadsR
+	(*OriginsR)(nil),          // 196: rackfs.meta.v1.OriginsR
+	(*HoldsR)(nil),            // 197: rackfs.meta.v1.HoldsR
+	(*FileId)(nil),            // 198: rackfs.meta.v1.FileId
+	(*AttrR)(nil),             // 199: rackfs.meta.v1.AttrR
+	(*Dirent)(nil),            // 200: rackfs.meta.v1.Dirent
+	(*ReadDirR)(nil),          // 201: rackfs.meta.v1.ReadDirR
+	(*ReadLinkR)(nil),         // 202: rackfs.meta.v1.ReadLinkR
+	(*Extent)(nil),            // 203: rackfs.meta.v1.Extent
+	(*ExtentsR)(nil),          // 204: rackfs.meta.v1.ExtentsR
+	(*StatFSR)(nil),           // 205: rackfs.meta.v1.StatFSR
+	(*Quota)(nil),             // 206: rackfs.meta.v1.Quota
+	(*QuotasR)(nil),           // 207: rackfs.meta.v1.QuotasR
+	(*BlockStatesR)(nil),      // 208: rackfs.meta.v1.BlockStatesR
+	(*BlocksR)(nil),           // 209: rackfs.meta.v1.BlocksR
+	(*BlockInfo)(nil),         // 210: rackfs.meta.v1.BlockInfo
+	(*GetXattrR)(nil),         // 211: rackfs.meta.v1.GetXattrR
+	(*ListXattrsR)(nil),       // 212: rackfs.meta.v1.ListXattrsR
+	(*ShardInfoR)(nil),        // 213: rackfs.meta.v1.ShardInfoR
+	(*FileSystemsR)(nil),      // 214: rackfs.meta.v1.FileSystemsR
+	(*NamespaceR)(nil),        // 215: rackfs.meta.v1.NamespaceR
+	(*ClusterMapR)(nil),       // 216: rackfs.meta.v1.ClusterMapR
+	(*KeysR)(nil),             // 217: rackfs.meta.v1.KeysR
+	(*NodesR)(nil),            // 218: rackfs.meta.v1.NodesR
+	(*TokensR)(nil),           // 219: rackfs.meta.v1.TokensR
+	(*RetiredNodesR)(nil),     // 220: rackfs.meta.v1.RetiredNodesR
+	(*NFSClientsR)(nil),       // 221: rackfs.meta.v1.NFSClientsR
+	(*ClientStateR)(nil),      // 222: rackfs.meta.v1.ClientStateR
+	(*ClientLocks)(nil),       // 223: rackfs.meta.v1.ClientLocks
+	(*LockRange)(nil),         // 224: rackfs.meta.v1.LockRange
+	(*CallWrittenR)(nil),      // 225: rackfs.meta.v1.CallWrittenR
+	(*SessionSlotsR)(nil),     // 226: rackfs.meta.v1.SessionSlotsR
+	(*SessionSlot)(nil),       // 227: rackfs.meta.v1.SessionSlot
+	(*FileOpensR)(nil),        // 228: rackfs.meta.v1.FileOpensR
+	(*ClientsR)(nil),          // 229: rackfs.meta.v1.ClientsR
+	(*ClientSessions)(nil),    // 230: rackfs.meta.v1.ClientSessions
+	(*InodeRecord)(nil),       // 231: rackfs.meta.v1.InodeRecord
+	(*Xattrs)(nil),            // 232: rackfs.meta.v1.Xattrs
+	(*XattrRecord)(nil),       // 233: rackfs.meta.v1.XattrRecord
+	(*Cut)(nil),               // 234: rackfs.meta.v1.Cut
+	(*ExtentRecord)(nil),      // 235: rackfs.meta.v1.ExtentRecord
+	(*BlockRecord)(nil),       // 236: rackfs.meta.v1.BlockRecord
+	(*BackReference)(nil),     // 237: rackfs.meta.v1.BackReference
+	(*DirentRecord)(nil),      // 238: rackfs.meta.v1.DirentRecord
+	(*OriginRecord)(nil),      // 239: rackfs.meta.v1.OriginRecord
+	(*SlotRecord)(nil),        // 240: rackfs.meta.v1.SlotRecord
+	(*Written)(nil),           // 241: rackfs.meta.v1.Written
+	(*SlotResult)(nil),        // 242: rackfs.meta.v1.SlotResult
+	(*OpenRecord)(nil),        // 243: rackfs.meta.v1.OpenRecord
+	(*LockRecord)(nil),        // 244: rackfs.meta.v1.LockRecord
+	(*KnownClient)(nil),       // 245: rackfs.meta.v1.KnownClient
+	(*UsageRecord)(nil),       // 246: rackfs.meta.v1.UsageRecord
+	(*ReservationRecord)(nil), // 247: rackfs.meta.v1.ReservationRecord
+	(*RangeRecord)(nil),       // 248: rackfs.meta.v1.RangeRecord
+	(*PurgeRecord)(nil),       // 249: rackfs.meta.v1.PurgeRecord
+	(*DeletedNamespace)(nil),  // 250: rackfs.meta.v1.DeletedNamespace
+	(*DyingRecord)(nil),       // 251: rackfs.meta.v1.DyingRecord
+	(*NamespaceRecord)(nil),   // 252: rackfs.meta.v1.NamespaceRecord
+	(*ProposeRequest)(nil),    // 253: rackfs.meta.v1.ProposeRequest
+	(*ProposeReply)(nil),      // 254: rackfs.meta.v1.ProposeReply
+	(*QueryRequest)(nil),      // 255: rackfs.meta.v1.QueryRequest
+	(*QueryReply)(nil),        // 256: rackfs.meta.v1.QueryReply
+	(*TermRequest)(nil),       // 257: rackfs.meta.v1.TermRequest
+	(*TermReply)(nil),         // 258: rackfs.meta.v1.TermReply
+	(*RenewRequest)(nil),      // 259: rackfs.meta.v1.RenewRequest
+	(*RenewReply)(nil),        // 260: rackfs.meta.v1.RenewReply
+	(*WishRequest)(nil),       // 261: rackfs.meta.v1.WishRequest
+	(*WishReply)(nil),         // 262: rackfs.meta.v1.WishReply
+	(*RecallsRequest)(nil),    // 263: rackfs.meta.v1.RecallsRequest
+	(*RecallsReply)(nil),      // 264: rackfs.meta.v1.RecallsReply
+	(*PeersRequest)(nil),      // 265: rackfs.meta.v1.PeersRequest
+	(*PeersReply)(nil),        // 266: rackfs.meta.v1.PeersReply
+	(*UnlocksRequest)(nil),    // 267: rackfs.meta.v1.UnlocksRequest
+	(*UnlocksReply)(nil),      // 268: rackfs.meta.v1.UnlocksReply
+	(*OpensAsk)(nil),          // 269: rackfs.meta.v1.OpensAsk
+	(*OpensAnswer)(nil),       // 270: rackfs.meta.v1.OpensAnswer
+	(*OpensRequest)(nil),      // 271: rackfs.meta.v1.OpensRequest
+	(*OpensReply)(nil),        // 272: rackfs.meta.v1.OpensReply
+	(*LeaderRequest)(nil),     // 273: rackfs.meta.v1.LeaderRequest
+	(*LeaderReply)(nil),       // 274: rackfs.meta.v1.LeaderReply
+	(*ReplicaReply)(nil),      // 275: rackfs.meta.v1.ReplicaReply
+	(*MemberRequest)(nil),     // 276: rackfs.meta.v1.MemberRequest
+	(*MemberReply)(nil),       // 277: rackfs.meta.v1.MemberReply
+	(*Member)(nil),            // 278: rackfs.meta.v1.Member
+	(*LevelRequest)(nil),      // 279: rackfs.meta.v1.LevelRequest
+	(*LevelReply)(nil),        // 280: rackfs.meta.v1.LevelReply
+	(*VoterLevel)(nil),        // 281: rackfs.meta.v1.VoterLevel
+	(*DifferRequest)(nil),     // 282: rackfs.meta.v1.DifferRequest
+	(*DifferReply)(nil),       // 283: rackfs.meta.v1.DifferReply
+	(*WorkTask)(nil),          // 284: rackfs.meta.v1.WorkTask
+	(*WorkRequest)(nil),       // 285: rackfs.meta.v1.WorkRequest
+	(*WorkReply)(nil),         // 286: rackfs.meta.v1.WorkReply
+	(*WorkGrant)(nil),         // 287: rackfs.meta.v1.WorkGrant
+	(*WorkPiece)(nil),         // 288: rackfs.meta.v1.WorkPiece
 }
 var file_meta_proto_depIdxs = []int32{
 	15,  // 0: rackfs.meta.v1.Entry.commands:type_name -> rackfs.meta.v1.Command
@@ -23235,69 +23565,69 @@ var file_meta_proto_depIdxs = []int32{
 	45,  // 15: rackfs.meta.v1.Command.acquire_lease:type_name -> rackfs.meta.v1.AcquireLease
 	47,  // 16: rackfs.meta.v1.Command.release_lease:type_name -> rackfs.meta.v1.ReleaseLease
 	50,  // 17: rackfs.meta.v1.Command.commit_data:type_name -> rackfs.meta.v1.CommitData
-	55,  // 18: rackfs.meta.v1.Command.release_orphan:type_name -> rackfs.meta.v1.ReleaseOrphan
-	56,  // 19: rackfs.meta.v1.Command.alloc_blocks:type_name -> rackfs.meta.v1.AllocBlocks
-	58,  // 20: rackfs.meta.v1.Command.reap_blocks:type_name -> rackfs.meta.v1.ReapBlocks
-	61,  // 21: rackfs.meta.v1.Command.return_blocks:type_name -> rackfs.meta.v1.ReturnBlocks
-	62,  // 22: rackfs.meta.v1.Command.rewrite_extents:type_name -> rackfs.meta.v1.RewriteExtents
-	65,  // 23: rackfs.meta.v1.Command.punch_hole:type_name -> rackfs.meta.v1.PunchHole
-	66,  // 24: rackfs.meta.v1.Command.allocate:type_name -> rackfs.meta.v1.Allocate
-	67,  // 25: rackfs.meta.v1.Command.clone_range:type_name -> rackfs.meta.v1.CloneRange
+	56,  // 18: rackfs.meta.v1.Command.release_orphan:type_name -> rackfs.meta.v1.ReleaseOrphan
+	57,  // 19: rackfs.meta.v1.Command.alloc_blocks:type_name -> rackfs.meta.v1.AllocBlocks
+	59,  // 20: rackfs.meta.v1.Command.reap_blocks:type_name -> rackfs.meta.v1.ReapBlocks
+	62,  // 21: rackfs.meta.v1.Command.return_blocks:type_name -> rackfs.meta.v1.ReturnBlocks
+	63,  // 22: rackfs.meta.v1.Command.rewrite_extents:type_name -> rackfs.meta.v1.RewriteExtents
+	66,  // 23: rackfs.meta.v1.Command.punch_hole:type_name -> rackfs.meta.v1.PunchHole
+	67,  // 24: rackfs.meta.v1.Command.allocate:type_name -> rackfs.meta.v1.Allocate
+	68,  // 25: rackfs.meta.v1.Command.clone_range:type_name -> rackfs.meta.v1.CloneRange
 	42,  // 26: rackfs.meta.v1.Command.set_xattr:type_name -> rackfs.meta.v1.SetXattr
 	43,  // 27: rackfs.meta.v1.Command.remove_xattr:type_name -> rackfs.meta.v1.RemoveXattr
-	71,  // 28: rackfs.meta.v1.Command.open_file:type_name -> rackfs.meta.v1.OpenFile
-	73,  // 29: rackfs.meta.v1.Command.close_files:type_name -> rackfs.meta.v1.CloseFiles
-	76,  // 30: rackfs.meta.v1.Command.set_lock:type_name -> rackfs.meta.v1.SetLock
-	79,  // 31: rackfs.meta.v1.Command.release_clients:type_name -> rackfs.meta.v1.ReleaseClients
-	80,  // 32: rackfs.meta.v1.Command.release_session:type_name -> rackfs.meta.v1.ReleaseSession
-	82,  // 33: rackfs.meta.v1.Command.set_project:type_name -> rackfs.meta.v1.SetProject
-	83,  // 34: rackfs.meta.v1.Command.set_quota:type_name -> rackfs.meta.v1.SetQuota
-	84,  // 35: rackfs.meta.v1.Command.reserve_quota:type_name -> rackfs.meta.v1.ReserveQuota
-	86,  // 36: rackfs.meta.v1.Command.release_quota:type_name -> rackfs.meta.v1.ReleaseQuota
-	89,  // 37: rackfs.meta.v1.Command.put_file_system:type_name -> rackfs.meta.v1.PutFileSystem
-	92,  // 38: rackfs.meta.v1.Command.put_store:type_name -> rackfs.meta.v1.PutStore
-	96,  // 39: rackfs.meta.v1.Command.put_pool:type_name -> rackfs.meta.v1.PutPool
-	139, // 40: rackfs.meta.v1.Command.put_key:type_name -> rackfs.meta.v1.PutKey
-	141, // 41: rackfs.meta.v1.Command.put_nfs_client:type_name -> rackfs.meta.v1.PutNFSClient
-	142, // 42: rackfs.meta.v1.Command.remove_nfs_client:type_name -> rackfs.meta.v1.RemoveNFSClient
-	98,  // 43: rackfs.meta.v1.Command.change_pgs:type_name -> rackfs.meta.v1.ChangePGs
-	100, // 44: rackfs.meta.v1.Command.replace_store:type_name -> rackfs.meta.v1.ReplaceStore
-	53,  // 45: rackfs.meta.v1.Command.touch:type_name -> rackfs.meta.v1.Touch
-	145, // 46: rackfs.meta.v1.Command.put_client:type_name -> rackfs.meta.v1.PutClient
-	147, // 47: rackfs.meta.v1.Command.remove_client:type_name -> rackfs.meta.v1.RemoveClient
-	152, // 48: rackfs.meta.v1.Command.put_session:type_name -> rackfs.meta.v1.PutSession
-	153, // 49: rackfs.meta.v1.Command.remove_session:type_name -> rackfs.meta.v1.RemoveSession
-	148, // 50: rackfs.meta.v1.Command.take_clients:type_name -> rackfs.meta.v1.TakeClients
-	151, // 51: rackfs.meta.v1.Command.forget_clients:type_name -> rackfs.meta.v1.ForgetClients
-	103, // 52: rackfs.meta.v1.Command.put_node:type_name -> rackfs.meta.v1.PutNode
-	104, // 53: rackfs.meta.v1.Command.remove_node:type_name -> rackfs.meta.v1.RemoveNode
-	106, // 54: rackfs.meta.v1.Command.put_token:type_name -> rackfs.meta.v1.PutToken
-	107, // 55: rackfs.meta.v1.Command.join_node:type_name -> rackfs.meta.v1.JoinNode
-	115, // 56: rackfs.meta.v1.Command.put_group:type_name -> rackfs.meta.v1.PutGroup
-	117, // 57: rackfs.meta.v1.Command.remove_group:type_name -> rackfs.meta.v1.RemoveGroup
-	119, // 58: rackfs.meta.v1.Command.reserve_racks:type_name -> rackfs.meta.v1.ReserveRacks
-	120, // 59: rackfs.meta.v1.Command.set_node_group:type_name -> rackfs.meta.v1.SetNodeGroup
-	97,  // 60: rackfs.meta.v1.Command.remove_pool:type_name -> rackfs.meta.v1.RemovePool
-	90,  // 61: rackfs.meta.v1.Command.remove_file_system:type_name -> rackfs.meta.v1.RemoveFileSystem
-	109, // 62: rackfs.meta.v1.Command.set_node_state:type_name -> rackfs.meta.v1.SetNodeState
-	110, // 63: rackfs.meta.v1.Command.retire_node:type_name -> rackfs.meta.v1.RetireNode
-	112, // 64: rackfs.meta.v1.Command.retire_stores:type_name -> rackfs.meta.v1.RetireStores
-	121, // 65: rackfs.meta.v1.Command.allow_deletion:type_name -> rackfs.meta.v1.AllowDeletion
-	118, // 66: rackfs.meta.v1.Command.retire_group:type_name -> rackfs.meta.v1.RetireGroup
+	72,  // 28: rackfs.meta.v1.Command.open_file:type_name -> rackfs.meta.v1.OpenFile
+	74,  // 29: rackfs.meta.v1.Command.close_files:type_name -> rackfs.meta.v1.CloseFiles
+	77,  // 30: rackfs.meta.v1.Command.set_lock:type_name -> rackfs.meta.v1.SetLock
+	80,  // 31: rackfs.meta.v1.Command.release_clients:type_name -> rackfs.meta.v1.ReleaseClients
+	81,  // 32: rackfs.meta.v1.Command.release_session:type_name -> rackfs.meta.v1.ReleaseSession
+	83,  // 33: rackfs.meta.v1.Command.set_project:type_name -> rackfs.meta.v1.SetProject
+	84,  // 34: rackfs.meta.v1.Command.set_quota:type_name -> rackfs.meta.v1.SetQuota
+	85,  // 35: rackfs.meta.v1.Command.reserve_quota:type_name -> rackfs.meta.v1.ReserveQuota
+	87,  // 36: rackfs.meta.v1.Command.release_quota:type_name -> rackfs.meta.v1.ReleaseQuota
+	90,  // 37: rackfs.meta.v1.Command.put_file_system:type_name -> rackfs.meta.v1.PutFileSystem
+	93,  // 38: rackfs.meta.v1.Command.put_store:type_name -> rackfs.meta.v1.PutStore
+	97,  // 39: rackfs.meta.v1.Command.put_pool:type_name -> rackfs.meta.v1.PutPool
+	140, // 40: rackfs.meta.v1.Command.put_key:type_name -> rackfs.meta.v1.PutKey
+	142, // 41: rackfs.meta.v1.Command.put_nfs_client:type_name -> rackfs.meta.v1.PutNFSClient
+	143, // 42: rackfs.meta.v1.Command.remove_nfs_client:type_name -> rackfs.meta.v1.RemoveNFSClient
+	99,  // 43: rackfs.meta.v1.Command.change_pgs:type_name -> rackfs.meta.v1.ChangePGs
+	101, // 44: rackfs.meta.v1.Command.replace_store:type_name -> rackfs.meta.v1.ReplaceStore
+	54,  // 45: rackfs.meta.v1.Command.touch:type_name -> rackfs.meta.v1.Touch
+	146, // 46: rackfs.meta.v1.Command.put_client:type_name -> rackfs.meta.v1.PutClient
+	148, // 47: rackfs.meta.v1.Command.remove_client:type_name -> rackfs.meta.v1.RemoveClient
+	153, // 48: rackfs.meta.v1.Command.put_session:type_name -> rackfs.meta.v1.PutSession
+	154, // 49: rackfs.meta.v1.Command.remove_session:type_name -> rackfs.meta.v1.RemoveSession
+	149, // 50: rackfs.meta.v1.Command.take_clients:type_name -> rackfs.meta.v1.TakeClients
+	152, // 51: rackfs.meta.v1.Command.forget_clients:type_name -> rackfs.meta.v1.ForgetClients
+	104, // 52: rackfs.meta.v1.Command.put_node:type_name -> rackfs.meta.v1.PutNode
+	105, // 53: rackfs.meta.v1.Command.remove_node:type_name -> rackfs.meta.v1.RemoveNode
+	107, // 54: rackfs.meta.v1.Command.put_token:type_name -> rackfs.meta.v1.PutToken
+	108, // 55: rackfs.meta.v1.Command.join_node:type_name -> rackfs.meta.v1.JoinNode
+	116, // 56: rackfs.meta.v1.Command.put_group:type_name -> rackfs.meta.v1.PutGroup
+	118, // 57: rackfs.meta.v1.Command.remove_group:type_name -> rackfs.meta.v1.RemoveGroup
+	120, // 58: rackfs.meta.v1.Command.reserve_racks:type_name -> rackfs.meta.v1.ReserveRacks
+	121, // 59: rackfs.meta.v1.Command.set_node_group:type_name -> rackfs.meta.v1.SetNodeGroup
+	98,  // 60: rackfs.meta.v1.Command.remove_pool:type_name -> rackfs.meta.v1.RemovePool
+	91,  // 61: rackfs.meta.v1.Command.remove_file_system:type_name -> rackfs.meta.v1.RemoveFileSystem
+	110, // 62: rackfs.meta.v1.Command.set_node_state:type_name -> rackfs.meta.v1.SetNodeState
+	111, // 63: rackfs.meta.v1.Command.retire_node:type_name -> rackfs.meta.v1.RetireNode
+	113, // 64: rackfs.meta.v1.Command.retire_stores:type_name -> rackfs.meta.v1.RetireStores
+	122, // 65: rackfs.meta.v1.Command.allow_deletion:type_name -> rackfs.meta.v1.AllowDeletion
+	119, // 66: rackfs.meta.v1.Command.retire_group:type_name -> rackfs.meta.v1.RetireGroup
 	30,  // 67: rackfs.meta.v1.Command.delete_namespace:type_name -> rackfs.meta.v1.DeleteNamespace
 	31,  // 68: rackfs.meta.v1.Command.limit_namespace:type_name -> rackfs.meta.v1.LimitNamespace
-	81,  // 69: rackfs.meta.v1.Command.release_slots:type_name -> rackfs.meta.v1.ReleaseSlots
-	123, // 70: rackfs.meta.v1.Command.put_workspace:type_name -> rackfs.meta.v1.PutWorkspace
-	125, // 71: rackfs.meta.v1.Command.remove_workspace:type_name -> rackfs.meta.v1.RemoveWorkspace
-	128, // 72: rackfs.meta.v1.Command.put_access_token:type_name -> rackfs.meta.v1.PutAccessToken
-	129, // 73: rackfs.meta.v1.Command.remove_access_token:type_name -> rackfs.meta.v1.RemoveAccessToken
-	131, // 74: rackfs.meta.v1.Command.put_job:type_name -> rackfs.meta.v1.PutJob
-	132, // 75: rackfs.meta.v1.Command.take_job:type_name -> rackfs.meta.v1.TakeJob
-	135, // 76: rackfs.meta.v1.Command.put_upload:type_name -> rackfs.meta.v1.PutUpload
-	136, // 77: rackfs.meta.v1.Command.remove_upload:type_name -> rackfs.meta.v1.RemoveUpload
-	137, // 78: rackfs.meta.v1.Command.make_staging:type_name -> rackfs.meta.v1.MakeStaging
+	82,  // 69: rackfs.meta.v1.Command.release_slots:type_name -> rackfs.meta.v1.ReleaseSlots
+	124, // 70: rackfs.meta.v1.Command.put_workspace:type_name -> rackfs.meta.v1.PutWorkspace
+	126, // 71: rackfs.meta.v1.Command.remove_workspace:type_name -> rackfs.meta.v1.RemoveWorkspace
+	129, // 72: rackfs.meta.v1.Command.put_access_token:type_name -> rackfs.meta.v1.PutAccessToken
+	130, // 73: rackfs.meta.v1.Command.remove_access_token:type_name -> rackfs.meta.v1.RemoveAccessToken
+	132, // 74: rackfs.meta.v1.Command.put_job:type_name -> rackfs.meta.v1.PutJob
+	133, // 75: rackfs.meta.v1.Command.take_job:type_name -> rackfs.meta.v1.TakeJob
+	136, // 76: rackfs.meta.v1.Command.put_upload:type_name -> rackfs.meta.v1.PutUpload
+	137, // 77: rackfs.meta.v1.Command.remove_upload:type_name -> rackfs.meta.v1.RemoveUpload
+	138, // 78: rackfs.meta.v1.Command.make_staging:type_name -> rackfs.meta.v1.MakeStaging
 	48,  // 79: rackfs.meta.v1.Command.share_lease:type_name -> rackfs.meta.v1.ShareLease
-	149, // 80: rackfs.meta.v1.Command.give_clients:type_name -> rackfs.meta.v1.GiveClients
+	150, // 80: rackfs.meta.v1.Command.give_clients:type_name -> rackfs.meta.v1.GiveClients
 	24,  // 81: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
 	33,  // 82: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
 	35,  // 83: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
@@ -23305,22 +23635,22 @@ var file_meta_proto_depIdxs = []int32{
 	39,  // 85: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
 	41,  // 86: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
 	46,  // 87: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
-	52,  // 88: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
-	57,  // 89: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
+	53,  // 88: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
+	58,  // 89: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
 	28,  // 90: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
-	59,  // 91: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
-	64,  // 92: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
-	72,  // 93: rackfs.meta.v1.Result.open:type_name -> rackfs.meta.v1.OpenResult
-	77,  // 94: rackfs.meta.v1.Result.lock:type_name -> rackfs.meta.v1.LockResult
-	146, // 95: rackfs.meta.v1.Result.clients:type_name -> rackfs.meta.v1.ClientsResult
-	214, // 96: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	68,  // 97: rackfs.meta.v1.Result.range:type_name -> rackfs.meta.v1.RangeResult
+	60,  // 91: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
+	65,  // 92: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
+	73,  // 93: rackfs.meta.v1.Result.open:type_name -> rackfs.meta.v1.OpenResult
+	78,  // 94: rackfs.meta.v1.Result.lock:type_name -> rackfs.meta.v1.LockResult
+	147, // 95: rackfs.meta.v1.Result.clients:type_name -> rackfs.meta.v1.ClientsResult
+	216, // 96: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	69,  // 97: rackfs.meta.v1.Result.range:type_name -> rackfs.meta.v1.RangeResult
 	44,  // 98: rackfs.meta.v1.Result.xattr:type_name -> rackfs.meta.v1.XattrResult
-	85,  // 99: rackfs.meta.v1.Result.reserve:type_name -> rackfs.meta.v1.ReserveResult
-	108, // 100: rackfs.meta.v1.Result.node:type_name -> rackfs.meta.v1.NodeResult
-	116, // 101: rackfs.meta.v1.Result.group:type_name -> rackfs.meta.v1.GroupResult
-	124, // 102: rackfs.meta.v1.Result.workspace:type_name -> rackfs.meta.v1.WorkspaceResult
-	133, // 103: rackfs.meta.v1.Result.job:type_name -> rackfs.meta.v1.JobResult
+	86,  // 99: rackfs.meta.v1.Result.reserve:type_name -> rackfs.meta.v1.ReserveResult
+	109, // 100: rackfs.meta.v1.Result.node:type_name -> rackfs.meta.v1.NodeResult
+	117, // 101: rackfs.meta.v1.Result.group:type_name -> rackfs.meta.v1.GroupResult
+	125, // 102: rackfs.meta.v1.Result.workspace:type_name -> rackfs.meta.v1.WorkspaceResult
+	134, // 103: rackfs.meta.v1.Result.job:type_name -> rackfs.meta.v1.JobResult
 	49,  // 104: rackfs.meta.v1.Result.held:type_name -> rackfs.meta.v1.Held
 	17,  // 105: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
 	17,  // 106: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
@@ -23331,16 +23661,16 @@ var file_meta_proto_depIdxs = []int32{
 	17,  // 111: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
 	0,   // 112: rackfs.meta.v1.RegisterOrigin.kind:type_name -> rackfs.meta.v1.OriginKind
 	20,  // 113: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
-	69,  // 114: rackfs.meta.v1.Create.share:type_name -> rackfs.meta.v1.ClientOpen
+	70,  // 114: rackfs.meta.v1.Create.share:type_name -> rackfs.meta.v1.ClientOpen
 	19,  // 115: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
 	21,  // 116: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
 	22,  // 117: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
-	70,  // 118: rackfs.meta.v1.CreateResult.denied:type_name -> rackfs.meta.v1.ShareDenied
+	71,  // 118: rackfs.meta.v1.CreateResult.denied:type_name -> rackfs.meta.v1.ShareDenied
 	19,  // 119: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
 	21,  // 120: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
-	69,  // 121: rackfs.meta.v1.Remove.keep_open:type_name -> rackfs.meta.v1.ClientOpen
+	70,  // 121: rackfs.meta.v1.Remove.keep_open:type_name -> rackfs.meta.v1.ClientOpen
 	21,  // 122: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
-	69,  // 123: rackfs.meta.v1.Rename.keep_open:type_name -> rackfs.meta.v1.ClientOpen
+	70,  // 123: rackfs.meta.v1.Rename.keep_open:type_name -> rackfs.meta.v1.ClientOpen
 	21,  // 124: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
 	21,  // 125: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
 	20,  // 126: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
@@ -23350,213 +23680,220 @@ var file_meta_proto_depIdxs = []int32{
 	21,  // 130: rackfs.meta.v1.XattrResult.change:type_name -> rackfs.meta.v1.DirChange
 	19,  // 131: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
 	22,  // 132: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
-	51,  // 133: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
+	52,  // 133: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
 	17,  // 134: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
-	19,  // 135: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
-	22,  // 136: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
-	54,  // 137: rackfs.meta.v1.Touch.touched:type_name -> rackfs.meta.v1.Touched
-	17,  // 138: rackfs.meta.v1.Touched.atime:type_name -> rackfs.meta.v1.Time
-	60,  // 139: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
-	63,  // 140: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
-	19,  // 141: rackfs.meta.v1.RangeResult.attr:type_name -> rackfs.meta.v1.Attr
-	22,  // 142: rackfs.meta.v1.RangeResult.lease:type_name -> rackfs.meta.v1.Lease
-	69,  // 143: rackfs.meta.v1.OpenFile.share:type_name -> rackfs.meta.v1.ClientOpen
-	19,  // 144: rackfs.meta.v1.OpenResult.attr:type_name -> rackfs.meta.v1.Attr
-	22,  // 145: rackfs.meta.v1.OpenResult.lease:type_name -> rackfs.meta.v1.Lease
-	70,  // 146: rackfs.meta.v1.OpenResult.denied:type_name -> rackfs.meta.v1.ShareDenied
-	74,  // 147: rackfs.meta.v1.CloseFiles.files:type_name -> rackfs.meta.v1.FileClose
-	75,  // 148: rackfs.meta.v1.FileClose.locks:type_name -> rackfs.meta.v1.LockOwner
-	1,   // 149: rackfs.meta.v1.SetLock.type:type_name -> rackfs.meta.v1.LockType
-	78,  // 150: rackfs.meta.v1.LockResult.denied:type_name -> rackfs.meta.v1.LockDenied
-	1,   // 151: rackfs.meta.v1.LockDenied.type:type_name -> rackfs.meta.v1.LockType
-	2,   // 152: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
-	17,  // 153: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
-	17,  // 154: rackfs.meta.v1.FileSystem.deleted:type_name -> rackfs.meta.v1.Time
-	17,  // 155: rackfs.meta.v1.FileSystem.purge_after:type_name -> rackfs.meta.v1.Time
-	3,   // 156: rackfs.meta.v1.FileSystem.squash:type_name -> rackfs.meta.v1.Squash
-	88,  // 157: rackfs.meta.v1.FileSystem.exports:type_name -> rackfs.meta.v1.SecureExport
-	87,  // 158: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
-	2,   // 159: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
-	4,   // 160: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
-	91,  // 161: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
-	93,  // 162: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
-	5,   // 163: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
-	94,  // 164: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
-	95,  // 165: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
-	99,  // 166: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
-	94,  // 167: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
-	91,  // 168: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
-	6,   // 169: rackfs.meta.v1.Node.state:type_name -> rackfs.meta.v1.NodeState
-	102, // 170: rackfs.meta.v1.Node.local_volumes:type_name -> rackfs.meta.v1.LocalVolume
-	17,  // 171: rackfs.meta.v1.LocalVolume.at:type_name -> rackfs.meta.v1.Time
-	101, // 172: rackfs.meta.v1.PutNode.node:type_name -> rackfs.meta.v1.Node
-	17,  // 173: rackfs.meta.v1.Token.expires:type_name -> rackfs.meta.v1.Time
-	105, // 174: rackfs.meta.v1.PutToken.token:type_name -> rackfs.meta.v1.Token
-	101, // 175: rackfs.meta.v1.JoinNode.node:type_name -> rackfs.meta.v1.Node
-	101, // 176: rackfs.meta.v1.NodeResult.node:type_name -> rackfs.meta.v1.Node
-	6,   // 177: rackfs.meta.v1.SetNodeState.state:type_name -> rackfs.meta.v1.NodeState
-	17,  // 178: rackfs.meta.v1.RetiredNode.removed:type_name -> rackfs.meta.v1.Time
-	17,  // 179: rackfs.meta.v1.NodeGroup.created:type_name -> rackfs.meta.v1.Time
-	17,  // 180: rackfs.meta.v1.RackReservation.since:type_name -> rackfs.meta.v1.Time
-	113, // 181: rackfs.meta.v1.GroupResult.group:type_name -> rackfs.meta.v1.NodeGroup
-	17,  // 182: rackfs.meta.v1.Workspace.created:type_name -> rackfs.meta.v1.Time
-	122, // 183: rackfs.meta.v1.PutWorkspace.workspace:type_name -> rackfs.meta.v1.Workspace
-	122, // 184: rackfs.meta.v1.WorkspaceResult.workspace:type_name -> rackfs.meta.v1.Workspace
-	127, // 185: rackfs.meta.v1.AccessToken.scopes:type_name -> rackfs.meta.v1.AccessScope
-	17,  // 186: rackfs.meta.v1.AccessToken.created:type_name -> rackfs.meta.v1.Time
-	17,  // 187: rackfs.meta.v1.AccessToken.expires:type_name -> rackfs.meta.v1.Time
-	126, // 188: rackfs.meta.v1.PutAccessToken.token:type_name -> rackfs.meta.v1.AccessToken
-	7,   // 189: rackfs.meta.v1.Job.state:type_name -> rackfs.meta.v1.JobState
-	17,  // 190: rackfs.meta.v1.Job.created:type_name -> rackfs.meta.v1.Time
-	17,  // 191: rackfs.meta.v1.Job.started:type_name -> rackfs.meta.v1.Time
-	17,  // 192: rackfs.meta.v1.Job.finished:type_name -> rackfs.meta.v1.Time
-	130, // 193: rackfs.meta.v1.PutJob.job:type_name -> rackfs.meta.v1.Job
-	130, // 194: rackfs.meta.v1.JobResult.job:type_name -> rackfs.meta.v1.Job
-	17,  // 195: rackfs.meta.v1.Upload.created:type_name -> rackfs.meta.v1.Time
-	17,  // 196: rackfs.meta.v1.Upload.expires:type_name -> rackfs.meta.v1.Time
-	134, // 197: rackfs.meta.v1.PutUpload.upload:type_name -> rackfs.meta.v1.Upload
-	138, // 198: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
-	140, // 199: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
-	8,   // 200: rackfs.meta.v1.ClientRecord.state:type_name -> rackfs.meta.v1.ClientState
-	143, // 201: rackfs.meta.v1.PutClient.client:type_name -> rackfs.meta.v1.ClientRecord
-	150, // 202: rackfs.meta.v1.GiveClients.clients:type_name -> rackfs.meta.v1.GivenClient
-	144, // 203: rackfs.meta.v1.GivenClient.sessions:type_name -> rackfs.meta.v1.SessionRecord
-	144, // 204: rackfs.meta.v1.PutSession.session:type_name -> rackfs.meta.v1.SessionRecord
-	143, // 205: rackfs.meta.v1.PutSession.client:type_name -> rackfs.meta.v1.ClientRecord
-	18,  // 206: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
-	161, // 207: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
-	162, // 208: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
-	163, // 209: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
-	164, // 210: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
-	165, // 211: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
-	166, // 212: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
-	167, // 213: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
-	172, // 214: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
-	177, // 215: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
-	173, // 216: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
-	175, // 217: rackfs.meta.v1.Query.get_xattr:type_name -> rackfs.meta.v1.GetXattrQ
-	176, // 218: rackfs.meta.v1.Query.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsQ
-	183, // 219: rackfs.meta.v1.Query.test_lock:type_name -> rackfs.meta.v1.TestLockQ
-	184, // 220: rackfs.meta.v1.Query.client_state:type_name -> rackfs.meta.v1.ClientStateQ
-	185, // 221: rackfs.meta.v1.Query.session_slots:type_name -> rackfs.meta.v1.SessionSlotsQ
-	186, // 222: rackfs.meta.v1.Query.file_opens:type_name -> rackfs.meta.v1.FileOpensQ
-	168, // 223: rackfs.meta.v1.Query.quotas:type_name -> rackfs.meta.v1.QuotasQ
-	178, // 224: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
-	180, // 225: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
-	181, // 226: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
-	182, // 227: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
-	187, // 228: rackfs.meta.v1.Query.clients:type_name -> rackfs.meta.v1.ClientsQ
-	188, // 229: rackfs.meta.v1.Query.client:type_name -> rackfs.meta.v1.ClientQ
-	169, // 230: rackfs.meta.v1.Query.nodes:type_name -> rackfs.meta.v1.NodesQ
-	170, // 231: rackfs.meta.v1.Query.tokens:type_name -> rackfs.meta.v1.TokensQ
-	179, // 232: rackfs.meta.v1.Query.namespace:type_name -> rackfs.meta.v1.NamespaceQ
-	171, // 233: rackfs.meta.v1.Query.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesQ
-	174, // 234: rackfs.meta.v1.Query.live_blocks:type_name -> rackfs.meta.v1.LiveBlocksQ
-	155, // 235: rackfs.meta.v1.Query.workspaces:type_name -> rackfs.meta.v1.WorkspacesQ
-	156, // 236: rackfs.meta.v1.Query.access_tokens:type_name -> rackfs.meta.v1.AccessTokensQ
-	157, // 237: rackfs.meta.v1.Query.jobs:type_name -> rackfs.meta.v1.JobsQ
-	158, // 238: rackfs.meta.v1.Query.uploads:type_name -> rackfs.meta.v1.UploadsQ
-	159, // 239: rackfs.meta.v1.Query.origins:type_name -> rackfs.meta.v1.OriginsQ
-	160, // 240: rackfs.meta.v1.Query.holds:type_name -> rackfs.meta.v1.HoldsQ
-	1,   // 241: rackfs.meta.v1.TestLockQ.type:type_name -> rackfs.meta.v1.LockType
-	197, // 242: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
-	199, // 243: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
-	200, // 244: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
-	202, // 245: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
-	203, // 246: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
-	206, // 247: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
-	211, // 248: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
-	212, // 249: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
-	214, // 250: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	215, // 251: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
-	219, // 252: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
-	207, // 253: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
-	209, // 254: rackfs.meta.v1.QueryResult.get_xattr:type_name -> rackfs.meta.v1.GetXattrR
-	210, // 255: rackfs.meta.v1.QueryResult.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsR
-	77,  // 256: rackfs.meta.v1.QueryResult.lock:type_name -> rackfs.meta.v1.LockResult
-	220, // 257: rackfs.meta.v1.QueryResult.client_state:type_name -> rackfs.meta.v1.ClientStateR
-	223, // 258: rackfs.meta.v1.QueryResult.session_slots:type_name -> rackfs.meta.v1.SessionSlotsR
-	226, // 259: rackfs.meta.v1.QueryResult.clients:type_name -> rackfs.meta.v1.ClientsR
-	225, // 260: rackfs.meta.v1.QueryResult.file_opens:type_name -> rackfs.meta.v1.FileOpensR
-	205, // 261: rackfs.meta.v1.QueryResult.quotas:type_name -> rackfs.meta.v1.QuotasR
-	216, // 262: rackfs.meta.v1.QueryResult.nodes:type_name -> rackfs.meta.v1.NodesR
-	217, // 263: rackfs.meta.v1.QueryResult.tokens:type_name -> rackfs.meta.v1.TokensR
-	213, // 264: rackfs.meta.v1.QueryResult.namespace:type_name -> rackfs.meta.v1.NamespaceR
-	218, // 265: rackfs.meta.v1.QueryResult.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesR
-	190, // 266: rackfs.meta.v1.QueryResult.workspaces:type_name -> rackfs.meta.v1.WorkspacesR
-	191, // 267: rackfs.meta.v1.QueryResult.access_tokens:type_name -> rackfs.meta.v1.AccessTokensR
-	192, // 268: rackfs.meta.v1.QueryResult.jobs:type_name -> rackfs.meta.v1.JobsR
-	193, // 269: rackfs.meta.v1.QueryResult.uploads:type_name -> rackfs.meta.v1.UploadsR
-	194, // 270: rackfs.meta.v1.QueryResult.origins:type_name -> rackfs.meta.v1.OriginsR
-	195, // 271: rackfs.meta.v1.QueryResult.holds:type_name -> rackfs.meta.v1.HoldsR
-	122, // 272: rackfs.meta.v1.WorkspacesR.workspaces:type_name -> rackfs.meta.v1.Workspace
-	126, // 273: rackfs.meta.v1.AccessTokensR.tokens:type_name -> rackfs.meta.v1.AccessToken
-	130, // 274: rackfs.meta.v1.JobsR.jobs:type_name -> rackfs.meta.v1.Job
-	134, // 275: rackfs.meta.v1.UploadsR.uploads:type_name -> rackfs.meta.v1.Upload
-	196, // 276: rackfs.meta.v1.HoldsR.files:type_name -> rackfs.meta.v1.FileId
-	19,  // 277: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
-	22,  // 278: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
-	19,  // 279: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
-	198, // 280: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
-	19,  // 281: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
-	201, // 282: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
-	204, // 283: rackfs.meta.v1.StatFSR.project:type_name -> rackfs.meta.v1.Quota
-	204, // 284: rackfs.meta.v1.QuotasR.quotas:type_name -> rackfs.meta.v1.Quota
-	9,   // 285: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
-	208, // 286: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
-	87,  // 287: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
-	122, // 288: rackfs.meta.v1.FileSystemsR.workspaces:type_name -> rackfs.meta.v1.Workspace
-	91,  // 289: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
-	95,  // 290: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
-	113, // 291: rackfs.meta.v1.ClusterMapR.groups:type_name -> rackfs.meta.v1.NodeGroup
-	114, // 292: rackfs.meta.v1.ClusterMapR.reservations:type_name -> rackfs.meta.v1.RackReservation
-	138, // 293: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
-	101, // 294: rackfs.meta.v1.NodesR.nodes:type_name -> rackfs.meta.v1.Node
-	105, // 295: rackfs.meta.v1.TokensR.tokens:type_name -> rackfs.meta.v1.Token
-	111, // 296: rackfs.meta.v1.RetiredNodesR.nodes:type_name -> rackfs.meta.v1.RetiredNode
-	140, // 297: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
-	69,  // 298: rackfs.meta.v1.ClientStateR.opens:type_name -> rackfs.meta.v1.ClientOpen
-	221, // 299: rackfs.meta.v1.ClientStateR.locks:type_name -> rackfs.meta.v1.ClientLocks
-	222, // 300: rackfs.meta.v1.ClientLocks.ranges:type_name -> rackfs.meta.v1.LockRange
-	224, // 301: rackfs.meta.v1.SessionSlotsR.slots:type_name -> rackfs.meta.v1.SessionSlot
-	69,  // 302: rackfs.meta.v1.FileOpensR.opens:type_name -> rackfs.meta.v1.ClientOpen
-	227, // 303: rackfs.meta.v1.ClientsR.clients:type_name -> rackfs.meta.v1.ClientSessions
-	143, // 304: rackfs.meta.v1.ClientSessions.client:type_name -> rackfs.meta.v1.ClientRecord
-	144, // 305: rackfs.meta.v1.ClientSessions.sessions:type_name -> rackfs.meta.v1.SessionRecord
-	19,  // 306: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
-	22,  // 307: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
-	231, // 308: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
-	229, // 309: rackfs.meta.v1.InodeRecord.xattrs:type_name -> rackfs.meta.v1.Xattrs
-	0,   // 310: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
-	238, // 311: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
-	16,  // 312: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
-	17,  // 313: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
-	29,  // 314: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
-	15,  // 315: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
-	16,  // 316: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
-	154, // 317: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
-	189, // 318: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
-	196, // 319: rackfs.meta.v1.WishRequest.file:type_name -> rackfs.meta.v1.FileId
-	196, // 320: rackfs.meta.v1.RecallsRequest.gave:type_name -> rackfs.meta.v1.FileId
-	196, // 321: rackfs.meta.v1.RecallsReply.files:type_name -> rackfs.meta.v1.FileId
-	196, // 322: rackfs.meta.v1.UnlocksRequest.files:type_name -> rackfs.meta.v1.FileId
-	266, // 323: rackfs.meta.v1.UnlocksRequest.answers:type_name -> rackfs.meta.v1.OpensAnswer
-	196, // 324: rackfs.meta.v1.UnlocksReply.files:type_name -> rackfs.meta.v1.FileId
-	265, // 325: rackfs.meta.v1.UnlocksReply.asks:type_name -> rackfs.meta.v1.OpensAsk
-	196, // 326: rackfs.meta.v1.OpensAsk.file:type_name -> rackfs.meta.v1.FileId
-	196, // 327: rackfs.meta.v1.OpensRequest.file:type_name -> rackfs.meta.v1.FileId
-	10,  // 328: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
-	274, // 329: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
-	277, // 330: rackfs.meta.v1.LevelReply.voters:type_name -> rackfs.meta.v1.VoterLevel
-	11,  // 331: rackfs.meta.v1.WorkTask.kind:type_name -> rackfs.meta.v1.WorkKind
-	280, // 332: rackfs.meta.v1.WorkRequest.tasks:type_name -> rackfs.meta.v1.WorkTask
-	283, // 333: rackfs.meta.v1.WorkReply.grants:type_name -> rackfs.meta.v1.WorkGrant
-	284, // 334: rackfs.meta.v1.WorkReply.pieces:type_name -> rackfs.meta.v1.WorkPiece
-	335, // [335:335] is the sub-list for method output_type
-	335, // [335:335] is the sub-list for method input_type
-	335, // [335:335] is the sub-list for extension type_name
-	335, // [335:335] is the sub-list for extension extendee
-	0,   // [0:335] is the sub-list for field type_name
+	51,  // 135: rackfs.meta.v1.CommitData.calls:type_name -> rackfs.meta.v1.DataCall
+	14,  // 136: rackfs.meta.v1.DataCall.call:type_name -> rackfs.meta.v1.Call
+	19,  // 137: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
+	22,  // 138: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
+	55,  // 139: rackfs.meta.v1.Touch.touched:type_name -> rackfs.meta.v1.Touched
+	17,  // 140: rackfs.meta.v1.Touched.atime:type_name -> rackfs.meta.v1.Time
+	61,  // 141: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
+	64,  // 142: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
+	19,  // 143: rackfs.meta.v1.RangeResult.attr:type_name -> rackfs.meta.v1.Attr
+	22,  // 144: rackfs.meta.v1.RangeResult.lease:type_name -> rackfs.meta.v1.Lease
+	70,  // 145: rackfs.meta.v1.OpenFile.share:type_name -> rackfs.meta.v1.ClientOpen
+	19,  // 146: rackfs.meta.v1.OpenResult.attr:type_name -> rackfs.meta.v1.Attr
+	22,  // 147: rackfs.meta.v1.OpenResult.lease:type_name -> rackfs.meta.v1.Lease
+	71,  // 148: rackfs.meta.v1.OpenResult.denied:type_name -> rackfs.meta.v1.ShareDenied
+	75,  // 149: rackfs.meta.v1.CloseFiles.files:type_name -> rackfs.meta.v1.FileClose
+	76,  // 150: rackfs.meta.v1.FileClose.locks:type_name -> rackfs.meta.v1.LockOwner
+	1,   // 151: rackfs.meta.v1.SetLock.type:type_name -> rackfs.meta.v1.LockType
+	79,  // 152: rackfs.meta.v1.LockResult.denied:type_name -> rackfs.meta.v1.LockDenied
+	1,   // 153: rackfs.meta.v1.LockDenied.type:type_name -> rackfs.meta.v1.LockType
+	2,   // 154: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
+	17,  // 155: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
+	17,  // 156: rackfs.meta.v1.FileSystem.deleted:type_name -> rackfs.meta.v1.Time
+	17,  // 157: rackfs.meta.v1.FileSystem.purge_after:type_name -> rackfs.meta.v1.Time
+	3,   // 158: rackfs.meta.v1.FileSystem.squash:type_name -> rackfs.meta.v1.Squash
+	89,  // 159: rackfs.meta.v1.FileSystem.exports:type_name -> rackfs.meta.v1.SecureExport
+	88,  // 160: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
+	2,   // 161: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
+	4,   // 162: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
+	92,  // 163: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
+	94,  // 164: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
+	5,   // 165: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
+	95,  // 166: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
+	96,  // 167: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
+	100, // 168: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
+	95,  // 169: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
+	92,  // 170: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
+	6,   // 171: rackfs.meta.v1.Node.state:type_name -> rackfs.meta.v1.NodeState
+	103, // 172: rackfs.meta.v1.Node.local_volumes:type_name -> rackfs.meta.v1.LocalVolume
+	17,  // 173: rackfs.meta.v1.LocalVolume.at:type_name -> rackfs.meta.v1.Time
+	102, // 174: rackfs.meta.v1.PutNode.node:type_name -> rackfs.meta.v1.Node
+	17,  // 175: rackfs.meta.v1.Token.expires:type_name -> rackfs.meta.v1.Time
+	106, // 176: rackfs.meta.v1.PutToken.token:type_name -> rackfs.meta.v1.Token
+	102, // 177: rackfs.meta.v1.JoinNode.node:type_name -> rackfs.meta.v1.Node
+	102, // 178: rackfs.meta.v1.NodeResult.node:type_name -> rackfs.meta.v1.Node
+	6,   // 179: rackfs.meta.v1.SetNodeState.state:type_name -> rackfs.meta.v1.NodeState
+	17,  // 180: rackfs.meta.v1.RetiredNode.removed:type_name -> rackfs.meta.v1.Time
+	17,  // 181: rackfs.meta.v1.NodeGroup.created:type_name -> rackfs.meta.v1.Time
+	17,  // 182: rackfs.meta.v1.RackReservation.since:type_name -> rackfs.meta.v1.Time
+	114, // 183: rackfs.meta.v1.GroupResult.group:type_name -> rackfs.meta.v1.NodeGroup
+	17,  // 184: rackfs.meta.v1.Workspace.created:type_name -> rackfs.meta.v1.Time
+	123, // 185: rackfs.meta.v1.PutWorkspace.workspace:type_name -> rackfs.meta.v1.Workspace
+	123, // 186: rackfs.meta.v1.WorkspaceResult.workspace:type_name -> rackfs.meta.v1.Workspace
+	128, // 187: rackfs.meta.v1.AccessToken.scopes:type_name -> rackfs.meta.v1.AccessScope
+	17,  // 188: rackfs.meta.v1.AccessToken.created:type_name -> rackfs.meta.v1.Time
+	17,  // 189: rackfs.meta.v1.AccessToken.expires:type_name -> rackfs.meta.v1.Time
+	127, // 190: rackfs.meta.v1.PutAccessToken.token:type_name -> rackfs.meta.v1.AccessToken
+	7,   // 191: rackfs.meta.v1.Job.state:type_name -> rackfs.meta.v1.JobState
+	17,  // 192: rackfs.meta.v1.Job.created:type_name -> rackfs.meta.v1.Time
+	17,  // 193: rackfs.meta.v1.Job.started:type_name -> rackfs.meta.v1.Time
+	17,  // 194: rackfs.meta.v1.Job.finished:type_name -> rackfs.meta.v1.Time
+	131, // 195: rackfs.meta.v1.PutJob.job:type_name -> rackfs.meta.v1.Job
+	131, // 196: rackfs.meta.v1.JobResult.job:type_name -> rackfs.meta.v1.Job
+	17,  // 197: rackfs.meta.v1.Upload.created:type_name -> rackfs.meta.v1.Time
+	17,  // 198: rackfs.meta.v1.Upload.expires:type_name -> rackfs.meta.v1.Time
+	135, // 199: rackfs.meta.v1.PutUpload.upload:type_name -> rackfs.meta.v1.Upload
+	139, // 200: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
+	141, // 201: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
+	8,   // 202: rackfs.meta.v1.ClientRecord.state:type_name -> rackfs.meta.v1.ClientState
+	144, // 203: rackfs.meta.v1.PutClient.client:type_name -> rackfs.meta.v1.ClientRecord
+	151, // 204: rackfs.meta.v1.GiveClients.clients:type_name -> rackfs.meta.v1.GivenClient
+	145, // 205: rackfs.meta.v1.GivenClient.sessions:type_name -> rackfs.meta.v1.SessionRecord
+	145, // 206: rackfs.meta.v1.PutSession.session:type_name -> rackfs.meta.v1.SessionRecord
+	144, // 207: rackfs.meta.v1.PutSession.client:type_name -> rackfs.meta.v1.ClientRecord
+	18,  // 208: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
+	162, // 209: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
+	163, // 210: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
+	164, // 211: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
+	165, // 212: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
+	166, // 213: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
+	167, // 214: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
+	168, // 215: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
+	173, // 216: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
+	178, // 217: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
+	174, // 218: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
+	176, // 219: rackfs.meta.v1.Query.get_xattr:type_name -> rackfs.meta.v1.GetXattrQ
+	177, // 220: rackfs.meta.v1.Query.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsQ
+	184, // 221: rackfs.meta.v1.Query.test_lock:type_name -> rackfs.meta.v1.TestLockQ
+	185, // 222: rackfs.meta.v1.Query.client_state:type_name -> rackfs.meta.v1.ClientStateQ
+	186, // 223: rackfs.meta.v1.Query.session_slots:type_name -> rackfs.meta.v1.SessionSlotsQ
+	187, // 224: rackfs.meta.v1.Query.call_written:type_name -> rackfs.meta.v1.CallWrittenQ
+	188, // 225: rackfs.meta.v1.Query.file_opens:type_name -> rackfs.meta.v1.FileOpensQ
+	169, // 226: rackfs.meta.v1.Query.quotas:type_name -> rackfs.meta.v1.QuotasQ
+	179, // 227: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
+	181, // 228: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
+	182, // 229: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
+	183, // 230: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
+	189, // 231: rackfs.meta.v1.Query.clients:type_name -> rackfs.meta.v1.ClientsQ
+	190, // 232: rackfs.meta.v1.Query.client:type_name -> rackfs.meta.v1.ClientQ
+	170, // 233: rackfs.meta.v1.Query.nodes:type_name -> rackfs.meta.v1.NodesQ
+	171, // 234: rackfs.meta.v1.Query.tokens:type_name -> rackfs.meta.v1.TokensQ
+	180, // 235: rackfs.meta.v1.Query.namespace:type_name -> rackfs.meta.v1.NamespaceQ
+	172, // 236: rackfs.meta.v1.Query.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesQ
+	175, // 237: rackfs.meta.v1.Query.live_blocks:type_name -> rackfs.meta.v1.LiveBlocksQ
+	156, // 238: rackfs.meta.v1.Query.workspaces:type_name -> rackfs.meta.v1.WorkspacesQ
+	157, // 239: rackfs.meta.v1.Query.access_tokens:type_name -> rackfs.meta.v1.AccessTokensQ
+	158, // 240: rackfs.meta.v1.Query.jobs:type_name -> rackfs.meta.v1.JobsQ
+	159, // 241: rackfs.meta.v1.Query.uploads:type_name -> rackfs.meta.v1.UploadsQ
+	160, // 242: rackfs.meta.v1.Query.origins:type_name -> rackfs.meta.v1.OriginsQ
+	161, // 243: rackfs.meta.v1.Query.holds:type_name -> rackfs.meta.v1.HoldsQ
+	1,   // 244: rackfs.meta.v1.TestLockQ.type:type_name -> rackfs.meta.v1.LockType
+	14,  // 245: rackfs.meta.v1.CallWrittenQ.call:type_name -> rackfs.meta.v1.Call
+	199, // 246: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
+	201, // 247: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
+	202, // 248: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
+	204, // 249: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
+	205, // 250: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
+	208, // 251: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
+	213, // 252: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
+	214, // 253: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
+	216, // 254: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	217, // 255: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
+	221, // 256: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
+	209, // 257: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
+	211, // 258: rackfs.meta.v1.QueryResult.get_xattr:type_name -> rackfs.meta.v1.GetXattrR
+	212, // 259: rackfs.meta.v1.QueryResult.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsR
+	78,  // 260: rackfs.meta.v1.QueryResult.lock:type_name -> rackfs.meta.v1.LockResult
+	222, // 261: rackfs.meta.v1.QueryResult.client_state:type_name -> rackfs.meta.v1.ClientStateR
+	226, // 262: rackfs.meta.v1.QueryResult.session_slots:type_name -> rackfs.meta.v1.SessionSlotsR
+	225, // 263: rackfs.meta.v1.QueryResult.call_written:type_name -> rackfs.meta.v1.CallWrittenR
+	229, // 264: rackfs.meta.v1.QueryResult.clients:type_name -> rackfs.meta.v1.ClientsR
+	228, // 265: rackfs.meta.v1.QueryResult.file_opens:type_name -> rackfs.meta.v1.FileOpensR
+	207, // 266: rackfs.meta.v1.QueryResult.quotas:type_name -> rackfs.meta.v1.QuotasR
+	218, // 267: rackfs.meta.v1.QueryResult.nodes:type_name -> rackfs.meta.v1.NodesR
+	219, // 268: rackfs.meta.v1.QueryResult.tokens:type_name -> rackfs.meta.v1.TokensR
+	215, // 269: rackfs.meta.v1.QueryResult.namespace:type_name -> rackfs.meta.v1.NamespaceR
+	220, // 270: rackfs.meta.v1.QueryResult.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesR
+	192, // 271: rackfs.meta.v1.QueryResult.workspaces:type_name -> rackfs.meta.v1.WorkspacesR
+	193, // 272: rackfs.meta.v1.QueryResult.access_tokens:type_name -> rackfs.meta.v1.AccessTokensR
+	194, // 273: rackfs.meta.v1.QueryResult.jobs:type_name -> rackfs.meta.v1.JobsR
+	195, // 274: rackfs.meta.v1.QueryResult.uploads:type_name -> rackfs.meta.v1.UploadsR
+	196, // 275: rackfs.meta.v1.QueryResult.origins:type_name -> rackfs.meta.v1.OriginsR
+	197, // 276: rackfs.meta.v1.QueryResult.holds:type_name -> rackfs.meta.v1.HoldsR
+	123, // 277: rackfs.meta.v1.WorkspacesR.workspaces:type_name -> rackfs.meta.v1.Workspace
+	127, // 278: rackfs.meta.v1.AccessTokensR.tokens:type_name -> rackfs.meta.v1.AccessToken
+	131, // 279: rackfs.meta.v1.JobsR.jobs:type_name -> rackfs.meta.v1.Job
+	135, // 280: rackfs.meta.v1.UploadsR.uploads:type_name -> rackfs.meta.v1.Upload
+	198, // 281: rackfs.meta.v1.HoldsR.files:type_name -> rackfs.meta.v1.FileId
+	19,  // 282: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
+	22,  // 283: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
+	19,  // 284: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
+	200, // 285: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
+	19,  // 286: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
+	203, // 287: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
+	206, // 288: rackfs.meta.v1.StatFSR.project:type_name -> rackfs.meta.v1.Quota
+	206, // 289: rackfs.meta.v1.QuotasR.quotas:type_name -> rackfs.meta.v1.Quota
+	9,   // 290: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
+	210, // 291: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
+	88,  // 292: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
+	123, // 293: rackfs.meta.v1.FileSystemsR.workspaces:type_name -> rackfs.meta.v1.Workspace
+	92,  // 294: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
+	96,  // 295: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
+	114, // 296: rackfs.meta.v1.ClusterMapR.groups:type_name -> rackfs.meta.v1.NodeGroup
+	115, // 297: rackfs.meta.v1.ClusterMapR.reservations:type_name -> rackfs.meta.v1.RackReservation
+	139, // 298: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
+	102, // 299: rackfs.meta.v1.NodesR.nodes:type_name -> rackfs.meta.v1.Node
+	106, // 300: rackfs.meta.v1.TokensR.tokens:type_name -> rackfs.meta.v1.Token
+	112, // 301: rackfs.meta.v1.RetiredNodesR.nodes:type_name -> rackfs.meta.v1.RetiredNode
+	141, // 302: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
+	70,  // 303: rackfs.meta.v1.ClientStateR.opens:type_name -> rackfs.meta.v1.ClientOpen
+	223, // 304: rackfs.meta.v1.ClientStateR.locks:type_name -> rackfs.meta.v1.ClientLocks
+	224, // 305: rackfs.meta.v1.ClientLocks.ranges:type_name -> rackfs.meta.v1.LockRange
+	241, // 306: rackfs.meta.v1.CallWrittenR.written:type_name -> rackfs.meta.v1.Written
+	227, // 307: rackfs.meta.v1.SessionSlotsR.slots:type_name -> rackfs.meta.v1.SessionSlot
+	70,  // 308: rackfs.meta.v1.FileOpensR.opens:type_name -> rackfs.meta.v1.ClientOpen
+	230, // 309: rackfs.meta.v1.ClientsR.clients:type_name -> rackfs.meta.v1.ClientSessions
+	144, // 310: rackfs.meta.v1.ClientSessions.client:type_name -> rackfs.meta.v1.ClientRecord
+	145, // 311: rackfs.meta.v1.ClientSessions.sessions:type_name -> rackfs.meta.v1.SessionRecord
+	19,  // 312: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
+	22,  // 313: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
+	234, // 314: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
+	232, // 315: rackfs.meta.v1.InodeRecord.xattrs:type_name -> rackfs.meta.v1.Xattrs
+	0,   // 316: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
+	242, // 317: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
+	241, // 318: rackfs.meta.v1.SlotRecord.written:type_name -> rackfs.meta.v1.Written
+	16,  // 319: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
+	17,  // 320: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
+	29,  // 321: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
+	15,  // 322: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
+	16,  // 323: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
+	155, // 324: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
+	191, // 325: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
+	198, // 326: rackfs.meta.v1.WishRequest.file:type_name -> rackfs.meta.v1.FileId
+	198, // 327: rackfs.meta.v1.RecallsRequest.gave:type_name -> rackfs.meta.v1.FileId
+	198, // 328: rackfs.meta.v1.RecallsReply.files:type_name -> rackfs.meta.v1.FileId
+	198, // 329: rackfs.meta.v1.UnlocksRequest.files:type_name -> rackfs.meta.v1.FileId
+	270, // 330: rackfs.meta.v1.UnlocksRequest.answers:type_name -> rackfs.meta.v1.OpensAnswer
+	198, // 331: rackfs.meta.v1.UnlocksReply.files:type_name -> rackfs.meta.v1.FileId
+	269, // 332: rackfs.meta.v1.UnlocksReply.asks:type_name -> rackfs.meta.v1.OpensAsk
+	198, // 333: rackfs.meta.v1.OpensAsk.file:type_name -> rackfs.meta.v1.FileId
+	198, // 334: rackfs.meta.v1.OpensRequest.file:type_name -> rackfs.meta.v1.FileId
+	10,  // 335: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
+	278, // 336: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
+	281, // 337: rackfs.meta.v1.LevelReply.voters:type_name -> rackfs.meta.v1.VoterLevel
+	11,  // 338: rackfs.meta.v1.WorkTask.kind:type_name -> rackfs.meta.v1.WorkKind
+	284, // 339: rackfs.meta.v1.WorkRequest.tasks:type_name -> rackfs.meta.v1.WorkTask
+	287, // 340: rackfs.meta.v1.WorkReply.grants:type_name -> rackfs.meta.v1.WorkGrant
+	288, // 341: rackfs.meta.v1.WorkReply.pieces:type_name -> rackfs.meta.v1.WorkPiece
+	342, // [342:342] is the sub-list for method output_type
+	342, // [342:342] is the sub-list for method input_type
+	342, // [342:342] is the sub-list for extension type_name
+	342, // [342:342] is the sub-list for extension extendee
+	0,   // [0:342] is the sub-list for field type_name
 }
 
 func init() { file_meta_proto_init() }
@@ -23669,7 +24006,7 @@ func file_meta_proto_init() {
 		(*Result_Held)(nil),
 	}
 	file_meta_proto_msgTypes[8].OneofWrappers = []any{}
-	file_meta_proto_msgTypes[142].OneofWrappers = []any{
+	file_meta_proto_msgTypes[143].OneofWrappers = []any{
 		(*Query_GetAttr)(nil),
 		(*Query_Lookup)(nil),
 		(*Query_Parent)(nil),
@@ -23685,6 +24022,7 @@ func file_meta_proto_init() {
 		(*Query_TestLock)(nil),
 		(*Query_ClientState)(nil),
 		(*Query_SessionSlots)(nil),
+		(*Query_CallWritten)(nil),
 		(*Query_FileOpens)(nil),
 		(*Query_Quotas)(nil),
 		(*Query_FileSystems)(nil),
@@ -23705,7 +24043,7 @@ func file_meta_proto_init() {
 		(*Query_Origins)(nil),
 		(*Query_Holds)(nil),
 	}
-	file_meta_proto_msgTypes[177].OneofWrappers = []any{
+	file_meta_proto_msgTypes[179].OneofWrappers = []any{
 		(*QueryResult_Attr)(nil),
 		(*QueryResult_ReadDir)(nil),
 		(*QueryResult_ReadLink)(nil),
@@ -23723,6 +24061,7 @@ func file_meta_proto_init() {
 		(*QueryResult_Lock)(nil),
 		(*QueryResult_ClientState)(nil),
 		(*QueryResult_SessionSlots)(nil),
+		(*QueryResult_CallWritten)(nil),
 		(*QueryResult_Clients)(nil),
 		(*QueryResult_FileOpens)(nil),
 		(*QueryResult_Quotas)(nil),
@@ -23743,7 +24082,7 @@ func file_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
 			NumEnums:      12,
-			NumMessages:   273,
+			NumMessages:   277,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
