@@ -15,8 +15,47 @@ type Call struct {
 	Seq     uint64 // of the slot; grows with every request
 	Op      uint32 // of the request's operations
 
-	steps atomic.Uint32 // mutations made for it
+	By Caller // who does it for the client; nil: nothing is known of that
+
+	steps    atomic.Uint32 // mutations made for it
+	repeated atomic.Bool
+	begun    atomic.Bool
 }
+
+// Caller is the front end that has a call from its client.
+type Caller interface {
+	// Serving reports whether the client is still served here, so that no other front end may be doing the call.
+	Serving() bool
+	// Ended reports whether it never will be again: nobody hears what becomes of the call.
+	Ended() bool
+	// Answered reports whether the client is known to have the answer: it has sent the next request of the slot.
+	Answered() bool
+}
+
+// Serving is By.Serving.
+func (c *Call) Serving() bool { return c == nil || c.By == nil || c.By.Serving() }
+
+// Ended is By.Ended.
+func (c *Call) Ended() bool { return c != nil && c.By != nil && c.By.Ended() }
+
+// Answered is By.Answered. Of a repetition it says nothing: whoever had the call before may still be about to do it, and has to be told that it was done.
+func (c *Call) Answered() bool { return !c.Repeated() && c.By != nil && c.By.Answered() }
+
+// Repeat tells that the call may have been done before, all of it or a part, by this front end or by another one.
+func (c *Call) Repeat() { c.repeated.Store(true) }
+
+// Repeated reports whether Repeat was called.
+func (c *Call) Repeated() bool { return c != nil && c.repeated.Load() }
+
+// Begin tells that the call's bytes may become part of a file from here on, whatever is answered.
+func (c *Call) Begin() {
+	if c != nil {
+		c.begun.Store(true)
+	}
+}
+
+// Begun reports whether Begin was called.
+func (c *Call) Begun() bool { return c != nil && c.begun.Load() }
 
 // callSteps is more than the mutations that one operation makes: a number that came twice would be answered with the outcome of another one.
 const callSteps = 1 << 16
@@ -35,6 +74,9 @@ func (c *Call) Made() uint32 {
 
 // Rewind has the mutations that come after the first n made again, under the same numbers.
 func (c *Call) Rewind(n uint32) { c.steps.Store(n) }
+
+// Doubtful reports whether some of the call's bytes may be part of a file, or become it. To an answer that says otherwise its client would make a new call of it, which would do it twice.
+func (c *Call) Doubtful() bool { return c.Repeated() || c.Begun() }
 
 type callKey struct{}
 

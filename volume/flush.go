@@ -79,6 +79,7 @@ func (v *Volume) flushChunk(e *inode, ch *chunk, inline bool) {
 	ch.flushing, ch.dirty = ps, nil
 	ch.leaving, ch.hold = ch.hold, nil
 	ch.leavingUnlimited, ch.unlimited = ch.unlimited, false
+	ch.leavingCalls, ch.calls = ch.calls, nil
 	v.dirty.flushStarted(int64(ps.buffered()))
 	ok := v.spawn(func() {
 		// If the lease is lost meanwhile the chunk is taken out of the inode, or, if the command is under way,
@@ -97,6 +98,7 @@ func (v *Volume) flushChunk(e *inode, ch *chunk, inline bool) {
 		ch.dirty, ch.flushing = ps, nil
 		ch.hold, ch.leaving = ch.leaving, nil
 		ch.unlimited, ch.leavingUnlimited = ch.leavingUnlimited, false
+		ch.calls, ch.leavingCalls = ch.leavingCalls, nil
 		v.dirty.flushStarted(-int64(ps.buffered()))
 	}
 }
@@ -157,10 +159,12 @@ func (v *Volume) drain(e *inode) {
 			continue
 		}
 		// As many as fit one command, but always one.
-		n, exts, bytes := 1, len(e.ready[0].exts), e.ready[0].inlined()
-		for n < len(e.ready) && exts+len(e.ready[n].exts) <= commitExtents && bytes+e.ready[n].inlined() <= commitInline && !e.cutLoose(e.ready[n].ch) {
+		n, exts, bytes, calls := 1, len(e.ready[0].exts), e.ready[0].inlined(), len(e.ready[0].ch.leavingCalls)
+		for n < len(e.ready) && exts+len(e.ready[n].exts) <= commitExtents && bytes+e.ready[n].inlined() <= commitInline &&
+			calls+len(e.ready[n].ch.leavingCalls) <= commitCalls && !e.cutLoose(e.ready[n].ch) {
 			exts += len(e.ready[n].exts)
 			bytes += e.ready[n].inlined()
+			calls += len(e.ready[n].ch.leavingCalls)
 			n++
 		}
 		batch := slices.Clone(e.ready[:n])
@@ -197,9 +201,12 @@ func (v *Volume) quiesce(ctx context.Context, e *inode, op string) error {
 // while the command is under way.
 func (v *Volume) commitBatch(e *inode, batch []flushed) {
 	var exts []newExtent
+	var calls []dataCall
 	end := uint64(0)
 	var may grant
 	for _, f := range batch {
+		f.ch.leavingCalls = unanswered(f.ch.leavingCalls)
+		calls = append(calls, f.ch.leavingCalls...)
 		exts = append(exts, f.exts...)
 		end = max(end, f.end)
 		may.add(f.ch)
@@ -210,7 +217,7 @@ func (v *Volume) commitBatch(e *inode, batch []flushed) {
 		last = last && len(f.ch.dirty) == 0
 	}
 	epoch := e.lease.Epoch
-	err := v.commitExtents(e, epoch, exts, end, last, &may)
+	err := v.commitExtents(e, epoch, exts, calls, end, last, &may)
 	v.settleIDs(exts)
 	taken := may.taken
 	for _, f := range batch {
@@ -243,7 +250,7 @@ func (v *Volume) commitBatch(e *inode, batch []flushed) {
 
 // commitExtents runs the CommitData command of exts, in halves if it is too
 // large, under the lease of an epoch and no other. e.mu is held, and released meanwhile.
-func (v *Volume) commitExtents(e *inode, epoch uint64, exts []newExtent, end uint64, last bool, may *grant) error {
+func (v *Volume) commitExtents(e *inode, epoch uint64, exts []newExtent, calls []dataCall, end uint64, last bool, may *grant) error {
 	if e.dead {
 		return vfs.KindStale.Err("commit")
 	}
@@ -261,7 +268,7 @@ func (v *Volume) commitExtents(e *inode, epoch uint64, exts []newExtent, end uin
 		}
 		return 1
 	})
-	cd.Extents = pbExtents(exts)
+	cd.Extents, cd.Calls = pbExtents(exts), pbDataCalls(calls, exts)
 	seq := e.over.seq
 	if e.over.times {
 		cd.Mtime = pbTime(e.over.time)
@@ -279,13 +286,13 @@ func (v *Volume) commitExtents(e *inode, epoch uint64, exts []newExtent, end uin
 	e.mu.Lock()
 	if vfs.KindOf(err) == vfs.KindTooMany && len(exts) > 1 {
 		half := len(exts) / 2
-		if err := v.commitExtents(e, epoch, exts[:half], exts[half-1].seg.end, false, may); err != nil {
+		if err := v.commitExtents(e, epoch, exts[:half], calls, exts[half-1].seg.end, false, may); err != nil {
 			return err
 		}
-		return v.commitExtents(e, epoch, exts[half:], end, last, may)
+		return v.commitExtents(e, epoch, exts[half:], calls, end, last, may)
 	}
 	if vfs.KindOf(err) == vfs.KindTooMany {
-		return v.resplit(e, epoch, exts[0], end, last, may)
+		return v.resplit(e, epoch, exts[0], calls, end, last, may)
 	}
 	if err != nil {
 		return err
@@ -330,7 +337,7 @@ func (e *inode) commitChange(last bool) uint64 {
 
 // resplit commits one extent that replaces too many others as two blocks, each
 // of which replaces half of them. e.mu is held, and released meanwhile.
-func (v *Volume) resplit(e *inode, epoch uint64, x newExtent, end uint64, last bool, may *grant) error {
+func (v *Volume) resplit(e *inode, epoch uint64, x newExtent, calls []dataCall, end uint64, last bool, may *grant) error {
 	n := x.seg.end - x.seg.off
 	if n <= pageSize {
 		return vfs.Errorf(vfs.KindInternal, "commit", "%d bytes are too many for one command", n)
@@ -347,10 +354,10 @@ func (v *Volume) resplit(e *inode, epoch uint64, x newExtent, end uint64, last b
 	if err != nil {
 		return err
 	}
-	if err := v.commitExtents(e, epoch, exts[:1], a.seg.end, false, may); err != nil {
+	if err := v.commitExtents(e, epoch, exts[:1], calls, a.seg.end, false, may); err != nil {
 		return err
 	}
-	return v.commitExtents(e, epoch, exts[1:], end, last, may)
+	return v.commitExtents(e, epoch, exts[1:], calls, end, last, may)
 }
 
 // cutLoose reports whether ch, which is being flushed, was taken out of e: its bytes were told lost. e.mu is held.
@@ -365,7 +372,7 @@ func (v *Volume) flushedChunk(e *inode, ch *chunk) {
 	ch.flushing = nil
 	v.unbridge(ch)
 	v.quota.settle(ch.leaving, 0)
-	ch.leaving, ch.leavingUnlimited = nil, false
+	ch.leaving, ch.leavingUnlimited, ch.leavingCalls = nil, false, nil
 	v.dirty.flushDone(int64(freed))
 	switch {
 	case loose:

@@ -99,7 +99,7 @@ func (v *Volume) setLeased(ctx context.Context, c *vfs.Cred, e *inode, s vfs.Set
 	}
 	e.mu.Lock()
 	keep := uint64(maxOffset)
-	if s.Size != nil && !e.over.setID { // what falls with a write falls though its bytes are cut off
+	if s.Size != nil && !e.over.setID && !e.unansweredFrom(*s.Size) { // what falls with a write falls though its bytes are cut off, and so that nobody writes it again
 		keep = *s.Size
 	}
 	e.mu.Unlock()

@@ -113,7 +113,7 @@ func (v *Volume) alone(ctx context.Context, e *inode, op string) error {
 
 // writeThrough makes p, which lies in one chunk, durable and part of a shared file. errNotShared if the file is not shared, or not
 // any more; then nothing was changed.
-func (v *Volume) writeThrough(ctx context.Context, c *vfs.Cred, e *inode, off uint64, p []byte) error {
+func (v *Volume) writeThrough(ctx context.Context, c *vfs.Cred, e *inode, off uint64, p []byte, call *vfs.Call) error {
 	const op = "write"
 	if err := v.alone(ctx, e, op); err != nil {
 		return err
@@ -128,13 +128,13 @@ func (v *Volume) writeThrough(ctx context.Context, c *vfs.Cred, e *inode, off ui
 			return struct{}{}, err
 		}
 		defer leave()
-		return struct{}{}, v.putThrough(ctx, c, e, w, w.off, w.end())
+		return struct{}{}, v.putThrough(ctx, c, e, w, w.off, w.end(), call)
 	}, nil)
 	return err
 }
 
 // putThrough makes [off, end) of a piece part of the file: blocks, then a command.
-func (v *Volume) putThrough(ctx context.Context, c *vfs.Cred, e *inode, p *piece, off, end uint64) error {
+func (v *Volume) putThrough(ctx context.Context, c *vfs.Cred, e *inode, p *piece, off, end uint64, call *vfs.Call) error {
 	const op = "write"
 	inline := end-off <= inlineMax
 	step := uint64(chunkSize)
@@ -162,24 +162,24 @@ func (v *Volume) putThrough(ctx context.Context, c *vfs.Cred, e *inode, p *piece
 		}
 		defer v.settleIDs(exts)
 	}
-	err := v.commitThrough(ctx, c, e, exts, op)
+	err := v.commitThrough(ctx, c, e, exts, call, op)
 	if vfs.KindOf(err) == vfs.KindQuota {
 		// What is reserved here for writes to come serves this as well.
 		v.releaseFree(ctx, func(uint32, *allotment) bool { return true })
-		err = v.commitThrough(ctx, c, e, exts, op)
+		err = v.commitThrough(ctx, c, e, exts, call, op)
 	}
 	if half := off + (end-off)/2/pageSize*pageSize; vfs.KindOf(err) == vfs.KindTooMany && half > off {
 		// It replaces too many pieces for one command. The block that was written for all is not used.
-		if err := v.putThrough(ctx, c, e, p, off, half); err != nil {
+		if err := v.putThrough(ctx, c, e, p, off, half, call); err != nil {
 			return err
 		}
-		return v.putThrough(ctx, c, e, p, half, end)
+		return v.putThrough(ctx, c, e, p, half, end, call)
 	}
 	return err
 }
 
 // commitThrough runs the command of putThrough and waits for its outcome, however long it takes: else a later write could be overtaken by it.
-func (v *Volume) commitThrough(ctx context.Context, c *vfs.Cred, e *inode, exts []newExtent, op string) error {
+func (v *Volume) commitThrough(ctx context.Context, c *vfs.Cred, e *inode, exts []newExtent, call *vfs.Call, op string) error {
 	e.mu.Lock()
 	epoch, shared := e.sharing.epoch, e.isShared()
 	e.mu.Unlock()
@@ -192,6 +192,13 @@ func (v *Volume) commitThrough(ctx context.Context, c *vfs.Cred, e *inode, exts 
 	if !c.IsRoot() {
 		cd.ClearSetid, cd.ClearSetidUid = true, c.UID
 	}
+	if call != nil {
+		if !call.Serving() {
+			return errElsewhere
+		}
+		cd.Calls, cd.Once = []*metapb.DataCall{pbDataCall(call, span{exts[0].seg.off, exts[len(exts)-1].seg.end})}, true
+		call.Begin()
+	}
 	r, err := v.apply(ctx, op, nil, &metapb.Command{Op: &metapb.Command_CommitData{CommitData: cd}})
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -200,6 +207,11 @@ func (v *Volume) commitThrough(ctx context.Context, c *vfs.Cred, e *inode, exts 
 	case vfs.KindFenced:
 		e.unshare(epoch)
 		return errNotShared
+	case vfs.KindChanged: // a part of it was written for the same call by another command
+		if call == nil {
+			return err
+		}
+		return errAsk
 	case vfs.KindUnknownOrigin: // it was done or never will be, so it may be sent again
 		return vfs.Errorf(vfs.KindUnavailable, op, "inode %d: %w", e.ino, err)
 	default:

@@ -14,11 +14,13 @@ type chunk struct {
 	joined   pieces    // made of some of flushing, and written in their place
 	since    time.Time // of the oldest write in dirty
 
-	hold      *hold // what dirty may add to the file, where there is a limit
-	unlimited bool  // something in dirty was accepted when no limit was known
+	hold      *hold      // what dirty may add to the file, where there is a limit
+	unlimited bool       // something in dirty was accepted when no limit was known
+	calls     []dataCall // who wrote dirty and may not know it yet
 	// The same of flushing.
 	leaving          *hold
 	leavingUnlimited bool
+	leavingCalls     []dataCall
 }
 
 // Write implements vfs.FS.
@@ -41,32 +43,58 @@ func (v *Volume) Write(ctx context.Context, c *vfs.Cred, ino vfs.Ino, off uint64
 	var w written
 	var short error
 	losses := anyLosses
-	done := 0
-	for done < len(p) && short == nil {
+	call := v.dataCallOf(ctx)
+	whole := span{off, off + uint64(len(p))}
+	few := [1]span{whole}
+	todo, epoch, ask := few[:], uint64(0), call.Repeated()
+	for short == nil {
+		if ask { // what was done here before, too
+			var err error
+			if todo, epoch, err = v.missing(ctx, e, call, whole, op); err != nil {
+				return fail(err)
+			}
+			w, losses, ask = written{}, anyLosses, false
+		}
+		if len(todo) == 0 {
+			break
+		}
 		// A write is buffered in parts that each lie in one chunk.
-		n := min(len(p)-done, int(chunkSize-(off+uint64(done))%chunkSize))
-		now, m, err := v.buffer(ctx, c, e, off+uint64(done), p[done:done+n])
+		at := todo[0].off
+		n := min(todo[0].end-at, chunkSize-at%chunkSize)
+		part := p[at-off : at-off+n]
+		now, m, err := v.buffer(ctx, c, e, at, part, call, epoch)
 		if err == errShared {
-			if err = v.writeThrough(ctx, c, e, off+uint64(done), p[done:done+n]); err == errNotShared {
+			if err = v.writeThrough(ctx, c, e, at, part, call); err == errNotShared {
+				ask = call.Begun() // a half of it may be done
 				continue
 			}
 			if err == nil {
-				done += n
+				m = len(part)
 				s = vfs.FileSync // so is what was buffered before, if anything was
 			}
-		}
-		if m > 0 {
+		} else if m > 0 {
 			w = now
 			losses = min(losses, w.losses)
-			done += m
+		}
+		if todo[0].off += uint64(m); todo[0].off == todo[0].end {
+			todo = todo[1:]
 		}
 		switch {
 		case err == nil:
-		case done > 0 && vfs.KindOf(err) == vfs.KindQuota:
-			short = &vfs.ShortWrite{N: done, Err: err}
+		case err == errAsk:
+			ask = true
+		case at+uint64(m) > off && vfs.KindOf(err) == vfs.KindQuota:
+			short = &vfs.ShortWrite{N: int(at + uint64(m) - off), Err: err}
 		default:
 			return fail(err)
 		}
+	}
+	done := len(p)
+	if short, ok := short.(*vfs.ShortWrite); ok {
+		done = short.N
+	}
+	if w == (written{}) && call.Repeated() {
+		s = vfs.FileSync // all of it was durable, or is
 	}
 	if losses == anyLosses {
 		e.mu.Lock()
@@ -82,6 +110,9 @@ func (v *Volume) Write(ctx context.Context, c *vfs.Cred, ino vfs.Ino, off uint64
 	return vfs.FileSync, v.verifier(losses), short
 }
 
+// errElsewhere says that another gateway may be doing the call.
+var errElsewhere = vfs.Errorf(vfs.KindUnavailable, "write", "the client may be served by another gateway by now")
+
 // written says where a buffered write stands in its inode's history.
 type written struct{ seq, losses uint64 }
 
@@ -93,7 +124,9 @@ const anyLosses = ^uint64(0)
 
 // buffer puts p, which lies in one chunk, into the dirty pieces. n is how much of it was accepted: less than all only with
 // an error of KindQuota.
-func (v *Volume) buffer(ctx context.Context, c *vfs.Cred, e *inode, off uint64, p []byte) (w written, n int, err error) {
+//
+// If epoch is not 0, under no other lease (errAsk): what the call has written before is known as of that one.
+func (v *Volume) buffer(ctx context.Context, c *vfs.Cred, e *inode, off uint64, p []byte, call *vfs.Call, epoch uint64) (w written, n int, err error) {
 	const op = "write"
 	fail := func(err error) (written, int, error) { return written{}, 0, err }
 	reserved, err := v.dirty.reserve(ctx, int64(len(p)), v.cfg.StallTimeout, op)
@@ -123,6 +156,14 @@ func (v *Volume) buffer(ctx context.Context, c *vfs.Cred, e *inode, off uint64, 
 		if !e.mayWrite() || e.dead {
 			e.mu.Unlock() // lost meanwhile
 			continue
+		}
+		if epoch != 0 && e.lease.Epoch != epoch {
+			e.mu.Unlock()
+			return fail(errAsk)
+		}
+		if !call.Serving() { // under the lease: whoever is to do the call instead gets that after this
+			e.mu.Unlock()
+			return fail(errElsewhere)
 		}
 		if e.err != nil {
 			err := e.err
@@ -175,7 +216,9 @@ func (v *Volume) buffer(ctx context.Context, c *vfs.Cred, e *inode, off uint64, 
 	// A long file written in order will fill this chunk too.
 	grow := off%chunkSize == 0 && off == before.Size && off > 0 && len(p) >= 64<<10
 	taken = int64(ch.dirty.write(&v.pool, off, p, e.seq, grow))
-	if len(ch.dirty) == 1 && ch.dirty[0].n == chunkSize && len(ch.flushing) == 0 {
+	call.Begin()
+	ch.wrote(call, span{off, end})
+	if (len(ch.dirty) == 1 && ch.dirty[0].n == chunkSize || len(ch.calls) >= chunkCalls) && len(ch.flushing) == 0 {
 		v.flushChunk(e, ch, false)
 	}
 	return written{e.seq, e.losses}, len(p), err

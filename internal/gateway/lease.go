@@ -399,15 +399,37 @@ func (f *leasedFS) Close(ctx context.Context, ino vfs.Ino, fl vfs.OpenFlags) err
 	return f.fs.Close(ctx, ino, fl)
 }
 
+// Write repeats the call while it is not known what became of it, as change does: the shard remembers which bytes were written for it. What nothing was taken of, is to be tried again.
 func (f *leasedFS) Write(ctx context.Context, c *vfs.Cred, ino vfs.Ino, off uint64, p []byte, s vfs.Stable) (vfs.Stable, vfs.Verifier, error) {
 	const op = "write"
-	fs, err := f.enter(op)
-	if err != nil {
-		return 0, vfs.Verifier{}, err
+	call, began := vfs.CallOf(ctx), time.Now()
+	for {
+		var got vfs.Stable
+		var v vfs.Verifier
+		fs, err := f.enter(op)
+		if err == nil {
+			got, v, err = fs.Write(ctx, c, ino, off, p, s)
+			f.leave()
+		}
+		switch k := vfs.KindOf(err); {
+		case k == vfs.KindUnknownOrigin || k == vfs.KindFenced || k.Retryable():
+		default:
+			return got, v, err
+		}
+		if !call.Doubtful() {
+			return got, v, again(op, err)
+		}
+		unknown := vfs.Errorf(vfs.KindUnknown, op, "inode %d: it may have been written or not: %w", ino, err)
+		if call.Ended() || time.Since(began) > repeatTimeout {
+			return 0, vfs.Verifier{}, unknown
+		}
+		select {
+		case <-ctx.Done():
+			return 0, vfs.Verifier{}, unknown
+		case <-time.After(repeatPause):
+		}
+		call.Repeat()
 	}
-	defer f.leave()
-	got, v, err := fs.Write(ctx, c, ino, off, p, s)
-	return got, v, again(op, err)
 }
 
 func (f *leasedFS) Commit(ctx context.Context, ino vfs.Ino, off, n uint64) (vfs.Verifier, error) {

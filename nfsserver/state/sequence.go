@@ -40,6 +40,7 @@ type Call struct {
 	// Final is set by the caller when the request has changed what no store tells of: another server must not execute it again.
 	Final bool
 
+	state   *State
 	session *session
 	slot    *slot
 }
@@ -145,6 +146,7 @@ func (s *State) Sequence(now time.Time, a SequenceArgs) (SequenceResult, Status)
 		Slot:      a.Slot,
 		Sequence:  sl.wide,
 		Repeated:  resumed,
+		state:     s,
 		session:   ss,
 		slot:      sl,
 	}

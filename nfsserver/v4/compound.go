@@ -190,11 +190,30 @@ func (c *compound) beginCall(def *opDef) {
 	if c.call == nil || def.flags&changes == 0 {
 		return
 	}
-	c.opCall = &vfs.Call{
-		Client: uint64(c.call.Client), Session: c.call.SessionID, Slot: c.call.Slot, Seq: c.call.Sequence, Op: uint32(c.index),
+	x := &struct {
+		of   vfs.Call
+		from caller
+	}{
+		vfs.Call{Client: uint64(c.call.Client), Session: c.call.SessionID, Slot: c.call.Slot, Seq: c.call.Sequence, Op: uint32(c.index)},
+		caller{c.call, c.s.cfg.Valid},
+	}
+	c.opCall = &x.of
+	c.opCall.By = &x.from
+	if c.call.Repeated {
+		c.opCall.Repeat()
 	}
 	c.ctx = vfs.WithCall(c.base, c.opCall)
 }
+
+// caller is the vfs.Caller of a call.
+type caller struct {
+	call  *state.Call
+	valid func(fsid uint32) bool // Config.Valid
+}
+
+func (c *caller) Serving() bool  { return c.call.Served() && (c.valid == nil || c.valid(0)) }
+func (c *caller) Ended() bool    { return !c.call.Served() }
+func (c *caller) Answered() bool { return c.call.Followed() }
 
 // tail is that of stateids that the running operation makes.
 func (c *compound) tail() uint32 {

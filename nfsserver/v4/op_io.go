@@ -247,7 +247,8 @@ func (c *compound) opWrite() status {
 	if err != nil {
 		n, short := shortWrite(err)
 		if !short {
-			return c.typeStatus(&c.cur, false, statusOf(err, true))
+			// What may be in the file, or get there, is not to be written again by another call.
+			return c.typeStatus(&c.cur, false, statusOf(err, !c.opCall.Doubtful()))
 		}
 		data = data[:n] // the client sends the rest again, and is told why not
 	}
