@@ -106,9 +106,10 @@ type gateway struct {
 	incarnation [16]byte
 
 	// These are set while nothing is under way.
-	asking    func(*metapb.Command) // if set, is called before a command is applied
-	answering func(*metapb.Command) // if set, is called before the answer to a command that was applied
-	told      func(*metapb.Query)   // if set, is called before the answer to a query
+	asking    func(*metapb.Command)       // if set, is called before a command is applied
+	answering func(*metapb.Command)       // if set, is called before the answer to a command that was applied
+	lose      func(*metapb.Command) error // if set, says whether the answer to a command that was applied is lost
+	told      func(*metapb.Query)         // if set, is called before the answer to a query
 }
 
 func (m *metadata) gateway(t testing.TB, name string) *gateway {
@@ -142,6 +143,11 @@ func (g *gateway) Apply(ctx context.Context, shard uint16, cmd *metapb.Command) 
 	r, err := g.applyOne(ctx, cmd)
 	if err == nil && g.answering != nil {
 		g.answering(cmd)
+	}
+	if err == nil && g.lose != nil {
+		if err := g.lose(cmd); err != nil {
+			return nil, err
+		}
 	}
 	return r, err
 }
