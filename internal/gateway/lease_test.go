@@ -62,3 +62,81 @@ func TestUnknownChangeIsRepeated(t *testing.T) {
 		t.Errorf("after the end of the call: %v", err)
 	}
 }
+
+// unsureWrites is a file system whose writes end with these errors, one after the other, then succeed.
+type unsureWrites struct {
+	vfs.FS
+	errs  []error
+	takes bool     // the bytes may be part of the file
+	how   []string // each was done as
+}
+
+func (u *unsureWrites) Write(ctx context.Context, _ *vfs.Cred, _ vfs.Ino, _ uint64, _ []byte, s vfs.Stable) (vfs.Stable, vfs.Verifier, error) {
+	c := vfs.CallOf(ctx)
+	if u.takes {
+		c.Begin()
+	}
+	if c.Repeated() {
+		u.how = append(u.how, "again")
+	} else {
+		u.how = append(u.how, "new")
+	}
+	if len(u.errs) == 0 {
+		return s, vfs.Verifier{7}, nil
+	}
+	err := u.errs[0]
+	u.errs = u.errs[1:]
+	return 0, vfs.Verifier{}, err
+}
+
+// gone is the front end of a client that another gateway serves.
+type gone struct{}
+
+func (gone) Serving() bool  { return false }
+func (gone) Ended() bool    { return true }
+func (gone) Answered() bool { return false }
+
+// A WRITE that may have been done is repeated as such until it is answered, whatever is in the way. One that nothing was taken of is to be tried again by the client.
+func TestUnknownWriteIsRepeated(t *testing.T) {
+	unknown, ended, away, fenced := vfs.KindUnknown.Err("x"), vfs.KindUnknownOrigin.Err("x"), vfs.KindUnavailable.Err("x"), vfs.KindFenced.Err("x")
+	short := &vfs.ShortWrite{N: 1, Err: vfs.KindQuota.Err("x")}
+	for name, c := range map[string]struct {
+		errs  []error
+		takes bool
+		call  *vfs.Call
+		want  vfs.Kind
+		how   []string
+	}{
+		"answered":                  {nil, true, new(vfs.Call), vfs.KindOK, []string{"new"}},
+		"unknown, then a leap":      {[]error{unknown, ended, away, fenced}, true, new(vfs.Call), vfs.KindOK, []string{"new", "again", "again", "again", "again"}},
+		"buffered, and no disks":    {[]error{away}, true, new(vfs.Call), vfs.KindOK, []string{"new", "again"}},
+		"then no space":             {[]error{away, vfs.KindNoSpace.Err("x")}, true, new(vfs.Call), vfs.KindNoSpace, []string{"new", "again"}},
+		"a part":                    {[]error{short}, true, new(vfs.Call), vfs.KindQuota, []string{"new"}},
+		"nothing taken":             {[]error{ended}, false, new(vfs.Call), vfs.KindUnavailable, []string{"new"}},
+		"nothing taken, unknown":    {[]error{unknown}, false, new(vfs.Call), vfs.KindUnknown, []string{"new"}},
+		"nobody's call":             {[]error{ended}, true, nil, vfs.KindUnavailable, []string{"new"}},
+		"client is at another one":  {[]error{away, away, away}, true, &vfs.Call{By: gone{}}, vfs.KindUnknown, []string{"new"}},
+		"may have been done before": {[]error{away}, false, repeated(), vfs.KindOK, []string{"again", "again"}},
+	} {
+		u := &unsureWrites{errs: c.errs, takes: c.takes}
+		ctx := t.Context()
+		if c.call != nil {
+			ctx = vfs.WithCall(ctx, c.call)
+		}
+		_, v, err := (&leasedFS{fs: u}).Write(ctx, &vfs.Root, 1, 0, []byte("x"), vfs.FileSync)
+		if vfs.KindOf(err) != c.want || (err == nil) != (v[0] == 7) || !slices.Equal(u.how, c.how) {
+			t.Errorf("%s: %v, %v, done as %v; want %v and %v", name, v, err, u.how, c.want, c.how)
+		}
+	}
+	ctx, cancel := context.WithCancel(vfs.WithCall(t.Context(), new(vfs.Call)))
+	cancel()
+	if _, _, err := (&leasedFS{fs: &unsureWrites{errs: []error{away}, takes: true}}).Write(ctx, &vfs.Root, 1, 0, []byte("x"), vfs.FileSync); vfs.KindOf(err) != vfs.KindUnknown {
+		t.Errorf("after the end of the request: %v", err)
+	}
+}
+
+func repeated() *vfs.Call {
+	c := new(vfs.Call)
+	c.Repeat()
+	return c
+}
