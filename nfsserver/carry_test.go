@@ -299,6 +299,30 @@ func trunked(t *testing.T, rng *rand.Rand) *carries {
 	}
 	file, err := a.Create(ctx, a.root, "file", 0o666)
 	must("create", err)
+	// over has b write over what a writes as soon as it is there, or a was told that it is.
+	over := func(a, b *spread, f *nfsclient.File, off uint64, first, other byte) {
+		told := make(chan struct{})
+		go func() {
+			defer close(told)
+			_, err := a.Write(ctx, f, off, nfsv4.FILE_SYNC4, []byte{first})
+			must("write", err)
+		}()
+		over := &nfsclient.File{FH: f.FH}
+		for seen := false; !seen && !t.Failed(); {
+			select {
+			case <-told:
+				seen = true
+			default:
+				got := []byte{other}
+				_, _, err := b.Read(ctx, over, off, got)
+				must("read", err)
+				seen = got[0] == first
+			}
+		}
+		_, err := b.Write(ctx, over, off, nfsv4.FILE_SYNC4, []byte{other})
+		must("write over it", err)
+		<-told
+	}
 	lock, locked := &nfsclient.Lock{Owner: "l"}, false
 	content := make([]byte, trunkedSteps)
 	for i := range trunkedSteps {
@@ -341,8 +365,7 @@ func trunked(t *testing.T, rng *rand.Rand) *carries {
 		}
 		wg.Go(func() {
 			content[i] = byte(i + 1)
-			_, err := a.Write(ctx, file, uint64(i), nfsv4.FILE_SYNC4, content[i:i+1])
-			must("write", err)
+			over(a, b, file, uint64(i), ^content[i], content[i])
 			got := make([]byte, i+1)
 			n, _, err := b.Read(ctx, &nfsclient.File{FH: file.FH}, 0, got)
 			must("read", err)

@@ -30,6 +30,7 @@ type several struct {
 	ctx     context.Context
 	fs      *memfs.Kept
 	unsure  atomic.Int32 // how many times the end of an open is done, or not, and nobody is told
+	told    toldWrites
 	store   *keptStore
 	burials sync.WaitGroup
 
@@ -217,7 +218,7 @@ func (w *several) start() (*side, error) {
 	srv, err := nfsserver.New(w.ctx, nfsserver.Config{
 		Cluster: [16]byte{1}, Keys: []handle.Key{{ID: 1, Secret: [16]byte{7}}}, Store: s, Name: s.name, Peers: s.peers, Boot: boot, Group: func() string { return "g" },
 		Valid: s.valid, Lease: leaseTime, Logger: slog.New(slog.DiscardHandler),
-		Exports: []export.Export{{ID: 1, FSID: 1, Path: "/default", FS: unsureFS{w.fs, &w.unsure}, Rules: export.Everyone(export.ReadWrite, export.SquashNone)}},
+		Exports: []export.Export{{ID: 1, FSID: 1, Path: "/default", FS: unsureFS{w.fs, &w.unsure, &w.told}, Rules: export.Everyone(export.ReadWrite, export.SquashNone)}},
 	})
 	if err != nil {
 		return nil, err
@@ -280,6 +281,7 @@ func newSeveral(t *testing.T, ctx context.Context) *several {
 	t.Helper()
 	fs := memfs.Keep(memfs.New(memfs.Options{RootMode: 0o777}))
 	w := &several{t: t, ctx: ctx, fs: fs, store: newKeptStore(fs), serves: map[state.ClientID]*side{}}
+	w.told.slots = map[toldSlot]toldWrite{}
 	w.carries.plan = make(chan carryFault, 1)
 	for range 2 {
 		s, err := w.start()
@@ -372,10 +374,11 @@ func TestAnswersGoAlong(t *testing.T) {
 	again("close", nfsv4.OP_CLOSE, on().Close(id))
 }
 
-// unsureFS does not always tell what became of the end of an open.
+// unsureFS does not always tell what became of the end of an open. It remembers stable WRITEs by their calls.
 type unsureFS struct {
 	*memfs.Kept
 	left *atomic.Int32
+	told *toldWrites
 }
 
 func (f unsureFS) Unshare(ctx context.Context, ino vfs.Ino, c vfs.Closing) error {
@@ -418,7 +421,7 @@ func TestCloseWaitsForItsLocks(t *testing.T) {
 const handoverSteps = 60
 
 // TestHandovers: random histories of clients that change servers at any time, with requests sent again, and with servers that fail or die at each step of a
-// hand-over. Each change is made once, a lock is held by who was told so, and nothing that was answered is lost.
+// hand-over. Each change is made once, a lock is held by who was told so, and nothing that was answered is lost, nor undone by a WRITE that is sent again.
 func TestHandovers(t *testing.T) {
 	moves, faults, deaths := 0, 0, 0
 	for seed := range uint64(12) {
@@ -455,7 +458,7 @@ func handovers(t *testing.T, rng *rand.Rand) (moves, faults, deaths int) {
 	reader, err := a.Open(ctx, a.root, nfsclient.OpenArgs{Name: "gone", Access: nfsv4.OPEN4_SHARE_ACCESS_READ})
 	must("open", err)
 	for i := range handoverSteps {
-		switch rng.IntN(10) {
+		switch rng.IntN(11) {
 		case 0, 1, 2:
 			moves++
 			c := []*traveller{a, a, b}[rng.IntN(3)]
@@ -502,8 +505,14 @@ func handovers(t *testing.T, rng *rand.Rand) (moves, faults, deaths int) {
 			}
 			_, _, err := a.Read(ctx, reader, 0, make([]byte, 1))
 			must("read of a file without a name", err)
+		case 10:
+			content[i] = byte(i)
+			a.writeTwice(b, file.FH, uint64(i), ^byte(i), byte(i), w.pick(rng.IntN(2)))
 		}
 	}
+	w.mu.Lock()
+	w.next = nothing // the end of a client is not asked for again
+	w.mu.Unlock()
 	if locked {
 		must("unlock", a.Unlock(ctx, file, lock, 0, 10))
 	}

@@ -51,21 +51,46 @@ func TestReplayCache(t *testing.T) {
 	want(t, "sequence too high", statusErr(send(base+3, other)), nfsv4.NFS4ERR_SEQ_MISORDERED)
 	want(t, "sequence too low", statusErr(send(base, other)), nfsv4.NFS4ERR_SEQ_MISORDERED)
 
-	uncached := nfsclient.NewCompound().PutFH(c.root).Mkdir("f", attr.Mode(0o755))
-	want(t, "uncached", statusErr(send(base+2, uncached)), nfsv4.NFS4_OK)
-	r := send(base+2, uncached)
-	if _, err := r.Sequence(); err != nil {
-		t.Fatalf("SEQUENCE of an uncached retry: %v", err)
+	// What changes nothing is kept if the client asks for it, and what does if its reply is small.
+	big := c.file("big")
+	_, err = c.Write(in.ctx, big, 0, nfsv4.FILE_SYNC4, make([]byte, 2*state.MaxKept))
+	want(t, "write", err, nfsv4.NFS4_OK)
+	seq := base + 1
+	for _, unasked := range []struct {
+		what string
+		cp   *nfsclient.Compound
+		kept bool
+	}{
+		{"read", nfsclient.NewCompound().PutFH(c.root).Getattr(attr.Stat()), false},
+		{"change", nfsclient.NewCompound().PutFH(c.root).Mkdir("f", attr.Mode(0o755)).GetFH().Getattr(attr.Stat()), true},
+		{"write", nfsclient.NewCompound().PutFH(big.FH).Write(big.Stateid, 0, nfsv4.UNSTABLE4, make([]byte, 8<<10)).Getattr(attr.Stat()), true},
+		{"change with a large reply", nfsclient.NewCompound().PutFH(c.root).Mkdir("g", attr.Mode(0o755)).PutFH(big.FH).Read(big.Stateid, 0, state.MaxKept), false},
+		{"refused change", nfsclient.NewCompound().Mkdir("h", attr.Mode(0o755)), false},
+	} {
+		seq++
+		first := send(seq, unasked.cp)
+		r := send(seq, unasked.cp)
+		if unasked.kept {
+			if !bytes.Equal(r.Body(), first.Body()) || first.Status != nfsv4.NFS4_OK {
+				t.Errorf("%s: replay %x, original %x", unasked.what, r.Body(), first.Body())
+			}
+			continue
+		}
+		if _, err := r.Sequence(); err != nil {
+			t.Fatalf("%s: SEQUENCE of an uncached retry: %v", unasked.what, err)
+		}
+		if r.Status != nfsv4.NFS4ERR_RETRY_UNCACHED_REP {
+			t.Errorf("%s: uncached retry: %s", unasked.what, nfsv4.Nfsstat4_name[r.Status])
+		}
 	}
-	want(t, "uncached retry", r.Next(nfsv4.OP_PUTFH), nfsv4.NFS4ERR_RETRY_UNCACHED_REP)
 
 	// An error is a reply too.
 	exist := nfsclient.NewCompound().PutFH(c.root).Mkdir("d", attr.Mode(0o755))
 	exist.CacheThis = true
-	first = send(base+3, exist)
+	first = send(seq+1, exist)
 	want(t, "mkdir of what exists", statusErr(first), nfsv4.NFS4ERR_EXIST)
 	want(t, "remove", c.Remove(in.ctx, c.root, "d"), nfsv4.NFS4_OK)
-	if again := send(base+3, exist); !bytes.Equal(again.Body(), first.Body()) {
+	if again := send(seq+1, exist); !bytes.Equal(again.Body(), first.Body()) {
 		t.Error("the error was not replayed")
 	}
 	want(t, "lookup", lookupErr(c, "d"), nfsv4.NFS4ERR_NOENT)

@@ -72,7 +72,7 @@ func (s *State) Adopt(now time.Time, a Adoption) (eff Effects, again bool) {
 		s.adoptLocks(c, &a.Locks[i], &eff)
 	}
 	for i := range a.Replies {
-		s.adoptReply(c, &a.Replies[i])
+		s.adoptReply(c, &a.Replies[len(a.Replies)-1-i]) // the newest is first, also when they go on
 	}
 	for _, q := range a.Seqids {
 		if h, ok := s.stateids[q.State]; ok && h.holder().client == c {
@@ -164,14 +164,15 @@ func (s *State) adoptSession(c *client, r *SessionRecord, slots []vfs.SlotSeq) {
 // adoptReply has a slot answer a request that was answered by another server instance.
 func (s *State) adoptReply(c *client, r *SlotReply) {
 	ss := s.sessions[r.Session]
-	if ss == nil || ss.client != c || r.Slot >= uint32(len(ss.slots)) || uint64(len(r.Reply)) > uint64(ss.fore.MaxCachedResponse) {
+	if ss == nil || ss.client != c || r.Slot >= uint32(len(ss.slots)) || uint64(len(r.Reply)) > uint64(replyRoom(ss.fore.MaxCachedResponse)) {
 		return
 	}
 	sl := ss.slots[r.Slot]
 	if !sl.used || sl.wide != r.Seq { // there was a later request
 		return
 	}
-	sl.digest, sl.reply, sl.cached, sl.shared = r.Digest, r.Reply, true, true
+	s.ended++
+	sl.digest, sl.reply, sl.cached, sl.shared, sl.alone, sl.ended = r.Digest, r.Reply, true, true, true, s.ended
 	s.st.CachedBytes += int64(cap(sl.reply))
 }
 

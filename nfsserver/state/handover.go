@@ -121,9 +121,8 @@ func (s *State) Stay(id ClientID) {
 const (
 	// maxSeqids bounds Handed.Seqids. A Linux client whose next seqid is another than it expects waits for 5 s.
 	maxSeqids = 1024
-	// maxReply bounds one of Handed.Replies, in bytes: all of what changes opens, locks or names are shorter. maxReplies is for all of them.
-	maxReply   = 1 << 10
-	maxReplies = 8 << 10
+	// maxReplies bounds all of Handed.Replies together, in bytes, and MaxKept each: the last WRITEs, with attributes, of more slots than a session has by default. A store may have room for less.
+	maxReplies = 96 << 10
 )
 
 // Leaving is what the next server is to know of a client that leaves.
@@ -135,7 +134,7 @@ func (s *State) Leaving(id ClientID) (h Handed) {
 		return h
 	}
 	for ss := range c.sessions {
-		h.Sessions = append(h.Sessions, ss.record())
+		h.Sessions = append(h.Sessions, ss.recordFor(true))
 	}
 	h.Replies = c.lastReplies()
 	for _, o := range c.opens {
@@ -149,22 +148,31 @@ func (s *State) Leaving(id ClientID) (h Handed) {
 	return h
 }
 
-// lastReplies are those of the client's slots that the next server is to give again, the newest first.
+// lastReplies are those of the client's slots that the next server is to give again: first those that nothing else tells, then the newest.
 func (c *client) lastReplies() []SlotReply {
 	type kept struct {
+		alone bool
 		ended uint64
 		SlotReply
 	}
 	var all []kept
 	for ss := range c.sessions {
 		for i, sl := range ss.slots {
-			if sl.used && sl.cached && len(sl.reply) <= maxReply {
-				all = append(all, kept{sl.ended, SlotReply{Session: ss.id, Slot: uint32(i), Seq: sl.wide, Digest: sl.digest, Reply: sl.reply}})
+			if sl.used && sl.cached && len(sl.reply) <= MaxKept {
+				all = append(all, kept{sl.alone, sl.ended, SlotReply{Session: ss.id, Slot: uint32(i), Seq: sl.wide, Digest: sl.digest, Reply: sl.reply}})
 				sl.shared = true
 			}
 		}
 	}
-	slices.SortFunc(all, func(a, b kept) int { return cmp.Compare(b.ended, a.ended) })
+	slices.SortFunc(all, func(a, b kept) int {
+		if a.alone != b.alone {
+			if a.alone {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Compare(b.ended, a.ended)
+	})
 	var out []SlotReply
 	n := 0
 	for _, k := range all {

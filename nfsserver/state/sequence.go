@@ -20,6 +20,7 @@ type slot struct {
 	resumed  bool   // the last request was another server instance's: sequence is the lowest that it may have had, if used, else that is not known
 	returned bool   // it was given up and came back: sequence is the last of before, if the client still knows it, else it begins with 1
 	final    bool   // the last request is not to be executed again, see SlotRecord
+	alone    bool   // see Call.Alone, of the last request; also of one whose reply another server instance has kept
 	told     uint32 // slotTable.lowered when the last request was answered
 	ended    uint64 // State.ended when it was
 	cached   bool   // reply holds the reply
@@ -37,6 +38,13 @@ type Call struct {
 	Sequence  uint64 // of the slot, made longer: it does not wrap around
 	Repeated  bool   // an earlier server instance may have had it
 
+	// Changes is set by the caller when the request may have changed something: its reply is kept up to MaxKept, whether the client has asked for that or not. A Linux client does
+	// not ask for it of WRITE, and makes another call of one whose reply is not kept (NFS4ERR_RETRY_UNCACHED_REP). That would undo what others have written in between.
+	Changes bool
+
+	// Alone is set by the caller when nothing but the reply tells what the request did: no file system remembers it by its call.
+	Alone bool
+
 	// Final is set by the caller when the request has changed what no store tells of: another server must not execute it again.
 	Final bool
 
@@ -52,6 +60,10 @@ const (
 
 	// sequenceBytes are those of an encoded SEQUENCE with its operation number.
 	sequenceBytes = 4 + 16 + 4 + 4 + 4 + 4
+
+	// MaxKept bounds a reply that is kept unasked (Call.Changes), and one that goes to another server, in bytes: all of what changes bytes, opens, locks or names are shorter, with
+	// the handle and the attributes that Linux asks for.
+	MaxKept = 1 << 10
 
 	// replyUnit is what room for a cached reply is a multiple of, in bytes.
 	replyUnit = 256
@@ -195,9 +207,14 @@ func (s *State) statusFlags(ss *session) uint32 {
 	return f
 }
 
+// Keeps reports whether a reply of n bytes is kept. One that the client has asked for is no longer than Fore.MaxCachedResponse: the caller has answered
+// NFS4ERR_REP_TOO_BIG_TO_CACHE instead.
+func (c *Call) Keeps(n int) bool {
+	return c.CacheThis && uint64(n) <= uint64(c.Fore.MaxCachedResponse) || c.Changes && n <= MaxKept
+}
+
 // Finish ends a call. reply is the whole COMPOUND result, which is copied, if
-// CacheThis, else nil. A reply over Fore.MaxCachedResponse is not kept: the
-// caller has answered NFS4ERR_REP_TOO_BIG_TO_CACHE instead. Exactly once per Call.
+// Keeps, else nil. Exactly once per Call.
 func (s *State) Finish(now time.Time, c *Call, reply []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -206,15 +223,15 @@ func (s *State) Finish(now time.Time, c *Call, reply []byte) {
 	ss.client.running--
 	ss.client.renewed = now
 	s.ended++
-	sl.call, sl.final, sl.ended = nil, c.Final, s.ended
+	sl.call, sl.final, sl.alone, sl.ended = nil, c.Final, c.Alone || c.Final, s.ended
 	ss.client.leave.settle(ss.client)
 	if ss.ended {
 		return
 	}
-	if len(reply) > 0 && c.CacheThis && uint64(len(reply)) <= uint64(ss.fore.MaxCachedResponse) {
+	if len(reply) > 0 && c.Keeps(len(reply)) {
 		before := cap(sl.reply)
 		if sl.shared || before < len(reply) {
-			sl.reply, sl.shared = make([]byte, 0, min((len(reply)+replyUnit-1)/replyUnit*replyUnit, int(ss.fore.MaxCachedResponse))), false
+			sl.reply, sl.shared = make([]byte, 0, min((len(reply)+replyUnit-1)/replyUnit*replyUnit, int(replyRoom(ss.fore.MaxCachedResponse)))), false
 		}
 		sl.reply = append(sl.reply[:0], reply...)
 		sl.cached = true

@@ -33,10 +33,13 @@ func (ss *session) flags() (f uint32) {
 	return f
 }
 
-// record is what the store keeps of ss.
-func (ss *session) record() SessionRecord {
+// record is what the store keeps of ss while it is served here.
+func (ss *session) record() SessionRecord { return ss.recordFor(false) }
+
+// recordFor is record, also of a session whose client is about to leave.
+func (ss *session) recordFor(leaving bool) SessionRecord {
 	return SessionRecord{ID: ss.id, Client: ss.client.id, Sequence: ss.sequence, Flags: ss.flags(), Fore: ss.fore, Back: ss.back,
-		CallbackProgram: ss.program, Slots: ss.recorded(), Last: ss.last(), Version: ss.version}
+		CallbackProgram: ss.program, Slots: ss.recorded(), Last: ss.last(leaving), Version: ss.version}
 }
 
 // changed notes that what the store keeps of ss is old.

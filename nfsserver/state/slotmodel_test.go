@@ -61,7 +61,8 @@ type outcome struct {
 type clientSlot struct {
 	seq     uint32
 	request int    // 0: none is outstanding
-	bare    bool   // nothing remembers that the request was carried out
+	bare    bool   // a WRITE: nothing remembers that the request was carried out
+	changes bool   // as far as its server knows
 	highest uint32 // sa_highest_slotid of the request, which may arrive late
 	arrived *state.Call
 	carried bool
@@ -230,6 +231,7 @@ func (w *slotWorld) send() {
 	sl.seq++
 	sl.request, sl.arrived, sl.carried, sl.kept, sl.maybe = w.requests, nil, false, false, false
 	sl.bare = w.num("bare", 0, 2) == 0
+	sl.changes = sl.bare || w.num("changes", 0, 1) == 0
 	sl.highest = w.highestUsed()
 	if w.num("more than in use", 0, 3) == 0 {
 		sl.highest = uint32(w.num("highest", int(sl.highest), int(max(sl.highest, w.target))))
@@ -265,6 +267,8 @@ func (w *slotWorld) arrive() {
 		return
 	case st != ok:
 		w.t.Fatalf("request %d on slot %d, seq %d, of %d, told %d and %d: %s", sl.request, n, sl.seq, sl.highest, w.highest, w.target, nfsv4.Nfsstat4_name[st])
+	case res.Call == nil && res.Uncached && sl.bare:
+		w.t.Fatalf("request %d on slot %d is answered that its reply is not kept: a client in a kernel makes another call of it, which undoes what others have written since", sl.request, n)
 	case res.Call == nil: // of a retry
 		if got := string(res.Replay); got == "" && sl.kept || got != "" && (!sl.kept && !sl.maybe || got != reply(sl.request)) {
 			w.t.Fatalf("request %d on slot %d is answered %q, kept: %v", sl.request, n, got, sl.kept)
@@ -322,7 +326,8 @@ func (w *slotWorld) finish() {
 func (w *slotWorld) finishOn(n uint32, sl *clientSlot) {
 	w.carryOut(n, sl)
 	highest, target := w.s.Slots(sl.arrived)
-	sl.kept = sl.arrived.CacheThis
+	sl.arrived.Changes = sl.changes
+	sl.kept = sl.arrived.CacheThis || sl.changes
 	w.s.Finish(w.now, sl.arrived, []byte(reply(sl.request)))
 	w.answers = append(w.answers, answer{n, sl.seq, highest, target})
 	sl.arrived = nil

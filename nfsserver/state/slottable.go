@@ -78,11 +78,12 @@ func (t *slotTable) recorded() uint32 {
 	return uint32(len(t.slots))
 }
 
-// last is what SessionRecord.Last says. Of a slot that came back and was not used since it says nothing: any sequence is accepted then.
-func (t *slotTable) last() (out []SlotRecord) {
+// last is what SessionRecord.Last says. Of a slot that came back and was not used since it says nothing: any sequence is accepted then. Final are requests whose replies go with the
+// client, and those that were before: of others a server that crashes leaves no reply, and to refuse one would have its client make another call of it.
+func (t *slotTable) last(leaving bool) (out []SlotRecord) {
 	for i, sl := range t.slots {
 		if sl.used {
-			out = append(out, SlotRecord{Slot: uint32(i), Seq: sl.wide, Final: sl.final})
+			out = append(out, SlotRecord{Slot: uint32(i), Seq: sl.wide, Final: sl.final && (leaving || sl.resumed)})
 		}
 	}
 	return out
@@ -93,13 +94,19 @@ func (s *State) budget() slots.Budget {
 	return slots.Budget{Bytes: l.ReplyCache, Least: leastSlots, Initial: l.Slots, Most: l.MaxSlots}
 }
 
+// replyRoom is how long a reply may be that a slot keeps, of a session whose client may ask for so many bytes.
+func replyRoom(cached uint32) uint32 { return max(cached, MaxKept) }
+
+// slotCost is what is set aside for a slot.
+func slotCost(cached uint32) int64 { return slotBytes + int64(replyRoom(cached)) }
+
 func (s *State) cachedResponse(a *CreateSessionArgs) uint32 {
 	return min(a.Fore.MaxCachedResponse, s.cfg.Limits.MaxCachedResponse)
 }
 
 // grant is how many slots a new session of c gets, 0 if there is no memory for it. Clients whose lease is over go first.
 func (s *State) grant(now time.Time, c *client, a *CreateSessionArgs, eff *Effects) int {
-	b, cost := s.budget(), slotBytes+int64(s.cachedResponse(a))
+	b, cost := s.budget(), slotCost(s.cachedResponse(a))
 	for {
 		used := s.st.SlotBytes
 		if old := s.replaced(c); old != nil { // it goes when this one comes
@@ -142,7 +149,7 @@ func (s *State) reserve(ss *session) {
 
 // makeSlots makes the first slots of a session.
 func (s *State) makeSlots(ss *session, n int) {
-	ss.cost = slotBytes + int64(ss.fore.MaxCachedResponse)
+	ss.cost = slotCost(ss.fore.MaxCachedResponse)
 	ss.slots = make([]*slot, 0, n)
 	s.growTo(ss, n)
 }

@@ -78,7 +78,8 @@ type Handed struct {
 	Sessions []SessionRecord
 	// Seqids are the least that stateids have. Those that are not among them, or of a store that does not keep them, have 1.
 	Seqids []StateSeqid
-	// Replies are those of slots' last requests that are kept, the newest first. A store may drop those at the end: such a request is executed again.
+	// Replies are those of slots' last requests that are kept, first those that nothing else tells, then the newest. A store may drop those at the end: such a request is executed again, or,
+	// if it is final (SlotRecord), answered NFS4ERR_RETRY_UNCACHED_REP.
 	Replies []SlotReply
 }
 

@@ -128,7 +128,7 @@ func (c *compound) run() {
 		xdr.PutUint32(c.r.B, c.slotsAt, highest)
 		xdr.PutUint32(c.r.B, c.slotsAt+4, target)
 		var cached []byte
-		if c.call.CacheThis {
+		if c.call.Keeps(c.r.Since(start)) {
 			c.scratch = c.r.AppendTo(c.scratch[:0], start)
 			cached = c.scratch
 		}
@@ -187,7 +187,12 @@ func (c *compound) one() status {
 // beginCall names the operation that follows to the vfs, if it may change something.
 func (c *compound) beginCall(def *opDef) {
 	c.opCall = nil
-	if c.call == nil || def.flags&changes == 0 {
+	if c.call == nil || def.flags&(changes|alone) == 0 {
+		return
+	}
+	c.call.Changes = true
+	c.call.Alone = c.call.Alone || def.flags&alone != 0
+	if def.flags&changes == 0 {
 		return
 	}
 	x := &struct {

@@ -12,6 +12,7 @@ const (
 	mounting                        // what a kernel needs to mount, and to look at what is mounted
 	returning                       // gives something back, or says nothing about the file: never refused for want of a group
 	both                            // uses the saved filehandle's file too
+	alone                           // no file system remembers by its call what it did (state.Call.Alone)
 )
 
 // opDef is an operation that this server knows.
@@ -56,24 +57,24 @@ func notSupported(*compound) status { return nfsv4.NFS4ERR_NOTSUPP }
 // opTable is indexed by operation number.
 var opTable = [...]opDef{
 	nfsv4.OP_ACCESS:              {run: (*compound).opAccess, flags: needsFH | mounting},
-	nfsv4.OP_CLOSE:               {run: (*compound).opClose, flags: needsFH | returning | changes, room: smallRoom},
+	nfsv4.OP_CLOSE:               {run: (*compound).opClose, flags: needsFH | returning | changes | alone, room: smallRoom},
 	nfsv4.OP_COMMIT:              {run: (*compound).opCommit, flags: needsFH | returning},
 	nfsv4.OP_CREATE:              {run: (*compound).opCreate, flags: needsFH | changes, room: smallRoom},
 	nfsv4.OP_DELEGPURGE:          {run: notSupported},
-	nfsv4.OP_DELEGRETURN:         {run: (*compound).opDelegReturn, flags: needsFH | returning},
+	nfsv4.OP_DELEGRETURN:         {run: (*compound).opDelegReturn, flags: needsFH | returning | alone},
 	nfsv4.OP_GETATTR:             {run: (*compound).opGetAttr, flags: needsFH | mounting},
 	nfsv4.OP_GETFH:               {run: (*compound).opGetFH, flags: needsFH | returning},
 	nfsv4.OP_LINK:                {run: (*compound).opLink, flags: needsFH | both | changes, room: smallRoom},
-	nfsv4.OP_LOCK:                {run: (*compound).opLock, flags: needsFH | changes | grants, room: lockRoom},
+	nfsv4.OP_LOCK:                {run: (*compound).opLock, flags: needsFH | changes | grants | alone, room: lockRoom},
 	nfsv4.OP_LOCKT:               {run: (*compound).opLockT, flags: needsFH | grants},
-	nfsv4.OP_LOCKU:               {run: (*compound).opLockU, flags: needsFH | returning | changes, room: smallRoom},
+	nfsv4.OP_LOCKU:               {run: (*compound).opLockU, flags: needsFH | returning | changes | alone, room: smallRoom},
 	nfsv4.OP_LOOKUP:              {run: (*compound).opLookup, flags: needsFH | mounting},
 	nfsv4.OP_LOOKUPP:             {run: (*compound).opLookupP, flags: needsFH | mounting},
 	nfsv4.OP_NVERIFY:             {run: (*compound).opNVerify, flags: needsFH | mounting},
-	nfsv4.OP_OPEN:                {run: (*compound).opOpen, flags: needsFH | changes | grants, room: openRoom},
+	nfsv4.OP_OPEN:                {run: (*compound).opOpen, flags: needsFH | changes | grants | alone, room: openRoom},
 	nfsv4.OP_OPENATTR:            {run: notSupported, flags: needsFH},
 	nfsv4.OP_OPEN_CONFIRM:        {run: notSupported},
-	nfsv4.OP_OPEN_DOWNGRADE:      {run: (*compound).opOpenDowngrade, flags: needsFH | returning | changes, room: smallRoom},
+	nfsv4.OP_OPEN_DOWNGRADE:      {run: (*compound).opOpenDowngrade, flags: needsFH | returning | changes | alone, room: smallRoom},
 	nfsv4.OP_PUTFH:               {run: (*compound).opPutFH},
 	nfsv4.OP_PUTPUBFH:            {run: (*compound).opPutRootFH},
 	nfsv4.OP_PUTROOTFH:           {run: (*compound).opPutRootFH},
@@ -90,7 +91,7 @@ var opTable = [...]opDef{
 	nfsv4.OP_SETCLIENTID:         {run: notSupported},
 	nfsv4.OP_SETCLIENTID_CONFIRM: {run: notSupported},
 	nfsv4.OP_VERIFY:              {run: (*compound).opVerify, flags: needsFH | mounting},
-	nfsv4.OP_WRITE:               {run: (*compound).opWrite, flags: needsFH | changes, room: smallRoom},
+	nfsv4.OP_WRITE:               {run: (*compound).opWrite, flags: needsFH | changes | alone, room: smallRoom},
 	nfsv4.OP_RELEASE_LOCKOWNER:   {run: notSupported},
 
 	nfsv4.OP_BACKCHANNEL_CTL:      {run: (*compound).opBackchannelCtl, flags: changes, room: smallRoom},
@@ -98,7 +99,7 @@ var opTable = [...]opDef{
 	nfsv4.OP_EXCHANGE_ID:          {run: (*compound).opExchangeID, flags: sessionless},
 	nfsv4.OP_CREATE_SESSION:       {run: (*compound).opCreateSession, flags: sessionless},
 	nfsv4.OP_DESTROY_SESSION:      {run: (*compound).opDestroySession, flags: sessionless},
-	nfsv4.OP_FREE_STATEID:         {run: (*compound).opFreeStateid},
+	nfsv4.OP_FREE_STATEID:         {run: (*compound).opFreeStateid, flags: alone},
 	nfsv4.OP_GET_DIR_DELEGATION:   {run: notSupported},
 	nfsv4.OP_GETDEVICEINFO:        {run: notSupported},
 	nfsv4.OP_GETDEVICELIST:        {run: notSupported},
