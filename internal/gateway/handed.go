@@ -1,44 +1,67 @@
 package gateway
 
 import (
+	"bytes"
+	"compress/flate"
 	"encoding/binary"
+	"io"
 	"math"
 	"slices"
+	"sort"
 
 	"github.com/rackfs/rackfs/nfsserver/state"
 	"github.com/rackfs/rackfs/vfs"
 )
 
 // What a gateway says of a client that it gives up (metapb ClientRecord.handed): a byte of format; how many stateids there are, and for each its 12 bytes and 4 of
-// seqid; then replies: 16 bytes of session, slot, sequence, 8 bytes of digest, length, and the reply. Numbers without a size are uvarint, others big-endian. It may be
+// seqid; then replies: 16 bytes of session, slot, sequence, 8 bytes of digest, length, and the reply. Numbers without a size are uvarint, others big-endian. What is too long so is
+// packed with DEFLATE (RFC 1951): the last WRITEs of a client are much alike. It may be
 // missing, or be of a format that is not known here: then clients wait for seqids, and requests that they send again are executed again, see state.Handed.
 
 const (
-	// seqidsFormat has no replies, and no number of stateids.
+	// seqidsFormat has no replies, and no number of stateids. packedFormat is handedFormat, packed.
 	seqidsFormat = 1
 	handedFormat = 2
+	packedFormat = 3
 	seqidLen     = len(vfs.StateID{}) + 4
-	// maxHanded is how many bytes the metadata takes.
-	maxHanded = 16 << 10
-	// maxReplyHead bounds what is said of a reply besides its bytes.
-	maxReplyHead = len(state.SessionID{}) + 3*binary.MaxVarintLen64 + 8
+	// maxHanded is how many bytes the metadata takes, maxUnpacked how many they may be unpacked.
+	maxHanded   = 16 << 10
+	maxUnpacked = 128 << 10
 )
 
 func encodeHanded(h *state.Handed) []byte {
 	if len(h.Seqids)+len(h.Replies) == 0 {
 		return nil
 	}
-	room := maxHanded - 1 - binary.MaxVarintLen64
-	replies := 0 // that there is room for
-	for ; replies < len(h.Replies) && maxReplyHead+len(h.Replies[replies].Reply) <= room; replies++ {
-		room -= maxReplyHead + len(h.Replies[replies].Reply)
+	if b := appendHanded([]byte{handedFormat}, h.Seqids, h.Replies); len(b) <= maxHanded {
+		return b
 	}
-	seqids := h.Seqids[:min(len(h.Seqids), room/seqidLen)]
-	b := binary.AppendUvarint([]byte{handedFormat}, uint64(len(seqids)))
+	var best []byte
+	// fits has best be the largest that fits. Of two calls the second one is never of less, unless the first one did not fit.
+	var p packer
+	fits := func(seqids, replies int) bool {
+		b := p.pack(appendHanded(nil, h.Seqids[:seqids], h.Replies[:replies]))
+		if b == nil {
+			return false
+		}
+		best = b
+		return true
+	}
+	if fits(len(h.Seqids), len(h.Replies)) {
+		return best
+	}
+	// Replies come first: what is not told again may be done again.
+	replies := sort.Search(len(h.Replies), func(n int) bool { return !fits(0, n+1) })
+	sort.Search(len(h.Seqids), func(n int) bool { return !fits(n+1, replies) })
+	return best
+}
+
+func appendHanded(b []byte, seqids []state.StateSeqid, replies []state.SlotReply) []byte {
+	b = binary.AppendUvarint(b, uint64(len(seqids)))
 	for _, q := range seqids {
 		b = binary.BigEndian.AppendUint32(append(b, q.State[:]...), q.Seqid)
 	}
-	for _, r := range h.Replies[:replies] {
+	for _, r := range replies {
 		b = append(b, r.Session[:]...)
 		b = binary.AppendUvarint(b, uint64(r.Slot))
 		b = binary.AppendUvarint(b, r.Seq)
@@ -46,6 +69,38 @@ func encodeHanded(h *state.Handed) []byte {
 		b = append(binary.AppendUvarint(b, uint64(len(r.Reply))), r.Reply...)
 	}
 	return b
+}
+
+// packer packs what appendHanded makes.
+type packer struct {
+	buf bytes.Buffer
+	w   *flate.Writer
+}
+
+// pack is nil if there is no room for it.
+func (p *packer) pack(b []byte) []byte {
+	if len(b) > maxUnpacked {
+		return nil
+	}
+	p.buf.Reset()
+	p.buf.WriteByte(packedFormat)
+	if p.w == nil {
+		p.w, _ = flate.NewWriter(&p.buf, flate.DefaultCompression) // fails for no level that there is
+	} else {
+		p.w.Reset(&p.buf)
+	}
+	_, _ = p.w.Write(b) // a buffer takes everything
+	_ = p.w.Close()
+	if p.buf.Len() > maxHanded {
+		return nil
+	}
+	return bytes.Clone(p.buf.Bytes())
+}
+
+// unpack is what was packed, as far as it can be read.
+func unpack(b []byte) []byte {
+	out, _ := io.ReadAll(io.LimitReader(flate.NewReader(bytes.NewReader(b)), maxUnpacked))
+	return out
 }
 
 // handedOf takes what it understands.
@@ -57,7 +112,10 @@ func handedOf(b []byte) (seqids []state.StateSeqid, replies []state.SlotReply) {
 	n := uint64(len(b) / seqidLen)
 	switch format {
 	case seqidsFormat:
-	case handedFormat:
+	case packedFormat, handedFormat:
+		if format == packedFormat {
+			b = unpack(b)
+		}
 		var ok bool
 		if n, b, ok = uvarint(b); !ok {
 			return nil, nil
