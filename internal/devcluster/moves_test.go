@@ -26,10 +26,13 @@ type roaming struct {
 	at    atomic.Int32
 }
 
-func roam(t *testing.T, addrs []string, owner string) *roaming {
+func roam(t *testing.T, addrs []string, owner string) *roaming { return roamOn(t, addrs, owner, 8) }
+
+// roamOn is roam with so many slots.
+func roamOn(t *testing.T, addrs []string, owner string, slots uint32) *roaming {
 	t.Helper()
 	r := &roaming{t: t, addrs: addrs}
-	cl, err := nfsclient.Dial(t.Context(), nfsclient.Config{Owner: owner, Slots: 8, Patient: true, DialFunc: func(ctx context.Context) (net.Conn, error) {
+	cl, err := nfsclient.Dial(t.Context(), nfsclient.Config{Owner: owner, Slots: slots, Patient: true, DialFunc: func(ctx context.Context) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "tcp", addrs[r.at.Load()])
 	}})
