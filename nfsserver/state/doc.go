@@ -50,8 +50,9 @@
 //	delegations for reading           memory, see lostdelegation.go
 //	byte-range locks                  the Keeper, which decides about them; a copy here for counting
 //	outcomes of mutations             the vfs, by vfs.Call: client, session, slot, sequence, operation
-//	replies                           memory, as without a SessionStore
-//	seqids, connections               memory
+//	replies                           memory, as without a SessionStore; with the client when it is given up (Handed)
+//	seqids                            likewise
+//	connections                       memory
 //
 // [State.Adopt] makes a client known again from all that. Its stateids are the same, and a higher seqid than is known is
 // believed, because one server serves a client at a time. A slot accepts any sequence

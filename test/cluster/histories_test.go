@@ -29,7 +29,7 @@ const (
 	// historyTimeout bounds that check: if it does not end, nothing is known of the piece.
 	historyTimeout = 20 * time.Second
 	// surelyOnce is less than it takes until a gateway does what it had carried to another one that ended: that has to be started again, or its lease to be over. A slower WRITE
-	// may have been done twice, or not, and only narrows what is checked.
+	// may have come to the servers twice, which is counted: it shows that the histories have such.
 	surelyOnce = 50 * time.Millisecond
 	// historyGap is the longest pause between two operations of a client.
 	historyGap = 100 * time.Millisecond
@@ -46,8 +46,9 @@ type histories struct {
 	done    sync.WaitGroup
 	w       *work // whose turn a piece is part of
 
-	pieces, ops, undecided, linear atomic.Int64 // linear: pieces with no repeated write
-	writes                         atomic.Uint32
+	pieces, ops, undecided atomic.Int64
+	twice                  atomic.Int64 // pieces of which a WRITE came twice, or may have
+	writes                 atomic.Uint32
 
 	mu  sync.Mutex // guards err
 	err error
@@ -114,7 +115,7 @@ type historyPiece struct {
 	mu      sync.Mutex // guards the following
 	history map[string][]porcupine.Operation
 	handles map[uint64]nfsclient.FH // of files that were seen under names
-	twice   bool                    // a write may have been done twice
+	twice   bool                    // a WRITE came twice, or may have
 	err     error
 }
 
@@ -223,14 +224,11 @@ func (p *historyPiece) record(what string, client int, call int64, in, out any) 
 
 // check looks at what was recorded.
 func (p *historyPiece) check() error {
+	if p.twice {
+		p.h.twice.Add(1)
+	}
 	for what, m := range historyModels {
 		ops := p.history[what]
-		if what == "shared" {
-			if p.twice { // as by a client in a kernel: then it is not what one server that does each call once would do
-				continue
-			}
-			p.h.linear.Add(1)
-		}
 		result, info := porcupine.CheckOperationsVerbose(m, ops, historyTimeout)
 		switch result {
 		case porcupine.Unknown:
@@ -384,7 +382,7 @@ func (c *historyClient) cells() cellsOp {
 	return op
 }
 
-// useShared writes, cuts and reads a file that is written through, always stable: it is linearizable.
+// useShared writes, cuts and reads a file that is written through, always stable: it is linearizable, also when WRITEs come twice, because their answers were lost or their gateways ended.
 func (c *historyClient) useShared(ctx context.Context) error {
 	op, out := c.cells(), cells{}
 	var err error
@@ -397,8 +395,7 @@ func (c *historyClient) useShared(ctx context.Context) error {
 		if err != nil || int(w.Count) != len(data) {
 			return fmt.Errorf("write: %d of %d bytes, %w", w.Count, len(data), cmpErr(err))
 		}
-		// Its answer may have been lost, and WRITE is not kept for being told again; or its gateway was ended, which answers NFS4ERR_DELAY whether it was done or not; or it was carried
-		// to a gateway that ended, and done again by the one that it came to, of which only its duration tells.
+		// Its connection ended; or it was to be sent again; or it was carried to a gateway that ended, of which only its duration tells.
 		if c.Session(0).Dials() != dials || c.Session(0).Again() != again || time.Since(began) > surelyOnce {
 			c.p.mu.Lock()
 			c.p.twice = true

@@ -56,7 +56,7 @@ func TestThousandFaults(t *testing.T) {
 	if err := errors.Join(w.failed(), hs.failed()); err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("histories: %d operations in %d pieces, in %d of them no write may have been done twice, %d undecided", hs.ops.Load(), hs.pieces.Load(), hs.linear.Load(), hs.undecided.Load())
+	t.Logf("histories: %d operations in %d pieces, of %d of which a WRITE came twice, or may have, %d undecided", hs.ops.Load(), hs.pieces.Load(), hs.twice.Load(), hs.undecided.Load())
 	t.Logf("%d faults in %v, %d calls; of gateways: %v; of voters and stores: %v; longest time without an answer by worker: %v", gates.done+stores.done, took.Round(time.Second), w.ops.Load(), gates.kinds, stores.kinds, w.stalls)
 
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
