@@ -13,7 +13,7 @@ import (
 func Troubles(p *nodegroup.Status) (lacks []string, nodes map[string][]string, slots map[string]int) {
 	nodes, slots = map[string][]string{}, map[string]int{}
 	if p == nil {
-		return nil, nodes, slots
+		return []string{"how the stores are is not known: no node that leads shard 0 has looked at them"}, nodes, slots
 	}
 	for _, s := range p.Stores {
 		if s.Gone && s.Slots > 0 {
@@ -37,6 +37,11 @@ func Troubles(p *nodegroup.Status) (lacks []string, nodes map[string][]string, s
 		}
 	}
 	return lacks, nodes, slots
+}
+
+// NotCurrent is what the cluster lacks if the status of its stores could not be made that of the newest map.
+func NotCurrent(err error) string {
+	return "what became of the stores since they were looked at is not known: " + err.Error()
 }
 
 // LifeOf is what becomes of a node, given how many slots name each node's stores, if that is known.

@@ -42,7 +42,8 @@
 // parity and fewer data shards; or writers wait, with no more domains than parity shards. Slots of older groups move on to stores that are
 // added, or wanted again, until all have what their capacity asks for: a few at a time, and none while something is amiss in its group (placement.Plan).
 //
-// What stores can be stopped (StopOf) is answered from what the leader observes, by whoever has its status and the map.
+// What stores can be stopped (StopOf), and how pools stand (Current), is answered from what the leader observes and the newest map, by whoever has its status and the map. The leader's
+// own last look (Manager.Status) lags behind the map.
 //
 // # Removal of fallback groups
 //

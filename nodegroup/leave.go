@@ -138,16 +138,9 @@ func StopOf(m *metapb.ClusterMapR, seen []StoreStatus, stop map[uint32]bool) map
 	for _, p := range m.GetPools() {
 		var states []placement.StoreState
 		for _, s := range m.GetStores() {
-			x, c := how[s.Id], placement.Down
-			switch {
-			case s.State == metapb.StoreState_STORE_LOST:
-				c = placement.Lost
-			case s.State == metapb.StoreState_STORE_OUT || x.State == Out:
-				c = placement.Out
-			case x.State == Up:
-				c = placement.Up
-			}
-			states = append(states, storeState(s, eligible(reserved, p, s), c, x.Readable))
+			x := how[s.Id]
+			c, readable := x.condition(s)
+			states = append(states, storeState(s, eligible(reserved, p, s), c, readable))
 		}
 		out[p.Id] = placement.CanStop(p.Name, poolState(p, 0), states, func(id uint32) bool { return stop[id] })
 	}

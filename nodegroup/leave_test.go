@@ -1,6 +1,7 @@
 package nodegroup
 
 import (
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -42,12 +43,44 @@ func TestLostNode(t *testing.T) {
 	}
 	id := []byte("7777777777777777")
 	r.meta.must(t, clusterShard, &metapb.Command{Op: &metapb.Command_PutNode{PutNode: &metapb.PutNode{Node: &metapb.Node{Name: name(7), Id: id, Version: 1, Roles: []string{"block"}}}}})
+	r.pass(DefaultProbeEvery)
+	current := func() *Status {
+		t.Helper()
+		seen := r.m.Status()
+		st, err := Current(t.Context(), r.meta, &seen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st
+	}
+	before := r.m.Status()
+	if st := current(); !reflect.DeepEqual(*st, before) {
+		t.Errorf("without a change of the map: %+v, want %+v", st, before)
+	}
 	r.stop(7)
 	r.meta.must(t, clusterShard, &metapb.Command{Op: &metapb.Command_RetireNode{RetireNode: &metapb.RetireNode{Name: name(7), Id: id, Lost: true}}})
+	// Until the manager looks again it thinks that all is well. Who asks is told better.
+	if seen := r.m.Status(); seen.Stores[6].State != Up || seen.Pools[0].Margin != 1 {
+		t.Fatalf("the manager has looked: %+v", seen)
+	}
+	st := current()
+	if s := st.Stores[6]; !s.Gone || s.Slots == 0 || s.Record != "STORE_OUT" || s.State != Unknown || s.Readable {
+		t.Errorf("the store, before the manager looks again: %+v", s)
+	}
+	if p := st.Pools[0]; p.Margin != 0 || p.Writes != "2+1" || p.Capacity == 0 || st.Version <= before.Version {
+		t.Errorf("the pool, before the manager looks again: %+v", p)
+	}
+	if stop := StopOf(r.cluster(), before.Stores, map[uint32]bool{1: true})[1]; stop.Reads {
+		t.Errorf("what the manager saw before makes up for a lost store: %+v", stop)
+	}
 	state := func() *metapb.Store { return r.m.cmap.Stores[6] }
 	r.m.step(t.Context())
 	if s := state(); !s.Gone || s.State != metapb.StoreState_STORE_OUT || r.m.health[7] != nil {
 		t.Fatalf("after the removal: %v", s)
+	}
+	// It begins to rebuild what is there. Computed from the map, its own look says the same.
+	if seen := r.m.Status(); seen.Pools[0].Filling == 0 || !reflect.DeepEqual(seen.with(r.m.cmap), &seen) {
+		t.Errorf("%+v, by its own map %+v", seen, seen.with(r.m.cmap))
 	}
 	filled := 0
 	for range 100 {

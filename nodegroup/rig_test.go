@@ -257,13 +257,15 @@ func (r *rig) pass(d time.Duration) {
 	}
 }
 
-func (r *rig) pool() *metapb.Pool {
+func (r *rig) pool() *metapb.Pool { return r.cluster().Pools[0] }
+
+func (r *rig) cluster() *metapb.ClusterMapR {
 	r.t.Helper()
 	q, err := r.meta.Query(r.t.Context(), clusterShard, &metapb.Query{Q: &metapb.Query_ClusterMap{ClusterMap: &metapb.ClusterMapQ{}}})
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	return q.GetClusterMap().Pools[0]
+	return q.GetClusterMap()
 }
 
 // filled ends all filling, as the stores' upkeep does.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/rackfs/rackfs/blockstore"
 	"github.com/rackfs/rackfs/placement"
+	"github.com/rackfs/rackfs/raftmeta/metapb"
 )
 
 // Status is what the leader's manager knows. Of one that does not lead it is empty.
@@ -104,26 +105,31 @@ func (m *Manager) publish(err error) {
 			r := placement.Assess(poolState(p, 0), v.states)
 			v.report = &r
 		}
-		profile := placement.Profile{K: int(p.K), M: int(p.M)}
-		out := PoolStatus{ID: p.Id, Name: p.Name, Profile: profile.String(), Group: p.Group, Report: *v.report, Next: nextLoss(*v.report)}
 		if v.stores == nil {
 			v.stores = OpenStores(p)
 		}
+		out := poolStatus(p, *v.report, misplaced)
 		out.Capacity, out.Free = PoolRoom(p, v.stores, m.rooms)
-		for _, x := range misplaced {
-			switch {
-			case x.Pool != p.Id:
-			case x.Place == Leaving:
-				out.Leaving++
-			default:
-				out.Waiting++
-			}
-		}
 		st.Pools = append(st.Pools, out)
 	}
 	m.mu.Lock()
 	m.status = st
 	m.mu.Unlock()
+}
+
+// poolStatus is how a pool stands by a report and what is misplaced in it, without its room.
+func poolStatus(p *metapb.Pool, r placement.Report, misplaced []Misplaced) PoolStatus {
+	out := PoolStatus{ID: p.Id, Name: p.Name, Profile: ProfileOf(p).String(), Group: p.Group, Report: r, Next: nextLoss(r)}
+	for _, x := range misplaced {
+		switch {
+		case x.Pool != p.Id:
+		case x.Place == Leaving:
+			out.Leaving++
+		default:
+			out.Waiting++
+		}
+	}
+	return out
 }
 
 // nextLoss says in words what one more lost store would cost.

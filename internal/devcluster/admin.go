@@ -8,6 +8,7 @@ import (
 
 	"github.com/rackfs/rackfs/api"
 	"github.com/rackfs/rackfs/internal/filesystem"
+	"github.com/rackfs/rackfs/nodegroup"
 	"github.com/rackfs/rackfs/raftmeta"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
@@ -57,7 +58,14 @@ func (a admin) Status(ctx context.Context) (*api.ClusterStatus, error) {
 	c := a.c
 	st := &api.ClusterStatus{Cluster: c.dir.shape.Cluster, Placement: c.placement()}
 	answers := map[string]*api.Local{}
+	var old error
+	if st.Placement != nil {
+		st.Placement, old = nodegroup.Current(ctx, c.meta, st.Placement)
+	}
 	lacks, trouble, slots := api.Troubles(st.Placement)
+	if old != nil {
+		lacks = append(lacks, api.NotCurrent(old))
+	}
 	records := map[string]*metapb.Node{} // of roles that have one
 	if r, err := c.meta.Query(ctx, clusterShard, &metapb.Query{Q: &metapb.Query_Nodes{Nodes: &metapb.NodesQ{}}}); err == nil {
 		for _, n := range r.GetNodes().GetNodes() {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/rackfs/rackfs/api"
 	"github.com/rackfs/rackfs/internal/filesystem"
+	"github.com/rackfs/rackfs/nodegroup"
 	"github.com/rackfs/rackfs/nodegroup/gossip"
 )
 
@@ -108,8 +109,15 @@ func (n *Node) clusterStatus(ctx context.Context) *api.ClusterStatus {
 	}
 	wg.Wait()
 	for _, l := range answers {
-		if l.Placement != nil {
+		if l.Placement != nil && (st.Placement == nil || l.Placement.Version > st.Placement.Version) { // two say so when a leader does not know yet that it is none
 			st.Placement = l.Placement
+		}
+	}
+	if st.Placement != nil {
+		// The map is read after the records of nodes: what a node had that is not among them any more is rebuilt, and this must not be missed.
+		var err error
+		if st.Placement, err = nodegroup.Current(ask, n.meta, st.Placement); err != nil {
+			lacks = append(lacks, api.NotCurrent(err))
 		}
 	}
 	heard := n.gossipView()

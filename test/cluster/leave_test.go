@@ -125,6 +125,12 @@ func TestNodesLeave(t *testing.T) {
 		_, err := n1.run("node", "remove", "n3", "--lost", "--yes")
 		return err == nil, fmt.Sprint(err)
 	})
+	// Whoever looks now must not be told of the time before: what follows waits for the cluster to be healthy, and stops another node.
+	for _, s := range n1.status().Placement.Stores {
+		if s.Node == "n3" && s.Record == "STORE_IN" {
+			t.Errorf("the status does not know that n3 was removed: %+v", s)
+		}
+	}
 	same(t, n1, "before", data)
 	n1.voters("n1", "n4", "n5")
 	st := n1.healthy(3, "2+1")
