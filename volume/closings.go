@@ -21,7 +21,8 @@ const (
 )
 
 // closings are ends of opens and locks that nobody waits for, until the metadata has them. Should the gateway die before, they
-// end with their clients.
+// end with their clients. So they do if the client has gone to another gateway before, as it does when this one is cut off: that one found the records, and has
+// perhaps given one to an OPEN of the same owner since.
 type closings struct {
 	gate *semaphore.Weighted // held by the flush under way
 
@@ -51,7 +52,7 @@ func (q *closings) drain(v *Volume) {
 		err := v.retry("close", func() error {
 			err := q.flush(v.ctx, v)
 			if kindOfCommand(err) == vfs.KindUnknownOrigin {
-				// Opens and locks are the clients', whichever origin ends them: the gateway's next one does.
+				// Opens and locks are the clients', whichever origin ends them: the gateway's next one does for those that it serves then.
 				err = vfs.Errorf(vfs.KindUnavailable, "close", "until this gateway is registered anew: %w", err)
 			}
 			return err
@@ -90,7 +91,10 @@ func (q *closings) flush(ctx context.Context, v *Volume) error {
 		if len(some) == 0 {
 			return nil
 		}
-		err := q.run(ctx, v, some)
+		mine, err := v.served(some)
+		if err == nil {
+			err = q.run(ctx, v, mine)
+		}
 		q.mu.Lock()
 		q.sending = 0
 		if err != nil {
@@ -101,6 +105,23 @@ func (q *closings) flush(ctx context.Context, v *Volume) error {
 			return err
 		}
 	}
+}
+
+// served are those of files whose clients this gateway serves.
+func (v *Volume) served(files []*metapb.FileClose) (mine []*metapb.FileClose, err error) {
+	if v.cfg.Serves == nil {
+		return files, nil
+	}
+	for _, f := range files {
+		served, err := v.cfg.Serves(f.Client)
+		if err != nil {
+			return nil, err
+		}
+		if served {
+			mine = append(mine, f)
+		}
+	}
+	return mine, nil
 }
 
 // take takes out what fits one command.
@@ -123,6 +144,9 @@ func (q *closings) take() []*metapb.FileClose {
 // run ends files at once. It is the same if that was done already.
 func (q *closings) run(ctx context.Context, v *Volume, files []*metapb.FileClose) error {
 	const op = "close"
+	if len(files) == 0 {
+		return nil
+	}
 	for _, part := range split(files) {
 		_, err := v.apply(ctx, op, nil, &metapb.Command{Op: &metapb.Command_CloseFiles{CloseFiles: &metapb.CloseFiles{Files: part}}})
 		if k := vfs.KindOf(err); k != vfs.KindOK && k != vfs.KindExpired && k != vfs.KindStale {

@@ -2,6 +2,7 @@ package volume_test
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,7 +16,12 @@ var keepCred = vfs.Cred{UID: 1000, GID: 1000}
 // keptFile is an open that the shard keeps, of a client that may write the file and not read it.
 func keptFile(t *testing.T) (*crashing, vfs.Ino, vfs.Share) {
 	t.Helper()
-	c := newCrashing(t, volume.Config{Keep: true})
+	return keptFileOf(t, volume.Config{Keep: true})
+}
+
+func keptFileOf(t *testing.T, cfg volume.Config) (*crashing, vfs.Ino, vfs.Share) {
+	t.Helper()
+	c := newCrashing(t, cfg)
 	mode := uint32(0o200)
 	made, err := c.Create(t.Context(), &keepCred, vfs.RootIno, "f", vfs.CreateArgs{Attr: vfs.SetAttr{Mode: &mode}})
 	if err != nil {
@@ -159,5 +165,58 @@ func TestClosedWhileOriginEnded(t *testing.T) {
 	c.settled()
 	if got := c.kept(ino); len(got) != 0 {
 		t.Fatalf("the shard keeps %v", got)
+	}
+}
+
+// TestClosedAndWentElsewhere shows that an open whose end was not recorded when the gateway lost its origin stays if another gateway has taken its client: there
+// the next OPEN of the same owner may have found it. It is closed if the client is here again. While that is not known, neither happens.
+func TestClosedAndWentElsewhere(t *testing.T) {
+	for _, stays := range []bool{false, true} {
+		asked := make(chan error, 100)
+		var mu sync.Mutex
+		served, unknown := true, error(nil)
+		tell := func(now bool, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			served, unknown = now, err
+		}
+		c, ino, s := keptFileOf(t, volume.Config{Keep: true, Serves: func(client uint64) (bool, error) {
+			if client != 3 {
+				t.Errorf("asked for client %d", client)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			asked <- unknown
+			return served, unknown
+		}})
+		c.meta.mustApply(t, &metapb.Command{Op: &metapb.Command_ExpireOrigin{ExpireOrigin: &metapb.ExpireOrigin{Origin: c.gw.origin}}})
+		c.gw.again(t) // at this shard the gateway is back before it knows whom it serves
+		c.volume().Reregistered(c.gw.origin, c.gw.incarnation)
+		tell(true, vfs.Errorf(vfs.KindUnavailable, "serves", "not known"))
+		if err := c.volume().Unshare(t.Context(), ino, vfs.Closing{Share: s}); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // the second shows that the first was waited for
+			select {
+			case err := <-asked:
+				if err == nil {
+					t.Fatal("an answer was taken for known")
+				}
+			case <-time.After(5 * time.Minute):
+				t.Fatal("the end of an open was given up, or recorded")
+			}
+		}
+		if got := c.kept(ino); len(got) != 1 {
+			t.Fatalf("the shard keeps %v while it is not known where the client is", got)
+		}
+		tell(stays, nil)
+		c.settled()
+		want := 1
+		if stays {
+			want = 0
+		}
+		if got := c.kept(ino); len(got) != want {
+			t.Errorf("client here: %v: the shard keeps %v", stays, got)
+		}
 	}
 }

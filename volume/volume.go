@@ -31,6 +31,9 @@ type Config struct {
 	// Keep opens and locks of clients at the shard, which is at feature level 3 or above.
 	Keep bool
 
+	// Serves reports whether this gateway serves a client; an error while that is not known, as others may have taken its clients. nil: it serves all.
+	Serves func(client uint64) (bool, error)
+
 	// Want asks the gateway that has the lease of an inode, which this one cannot get, to give it back (GiveBack), and returns when it may have done
 	// so. nil: there is no other gateway, and who is in the way is gone soon.
 	Want func(ctx context.Context, ino vfs.Ino) error

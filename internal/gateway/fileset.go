@@ -116,8 +116,12 @@ func (s *fileSet) open(sv *served, fs *metapb.FileSystem) {
 	if g.cfg.Several {
 		want = func(ctx context.Context, ino vfs.Ino) error { return g.cfg.Meta.Wish(ctx, shard, fs.Id, uint64(ino)) }
 	}
+	var serves func(uint64) (bool, error)
+	if s.keep {
+		serves = g.serves
+	}
 	sv.volume = volume.New(volume.Config{
-		Want: want, FS: fs.Id, Shard: shard, Meta: g.cfg.Meta, Blocks: sv.blocks, Incarnation: incarnation, Keep: s.keep,
+		Want: want, Serves: serves, FS: fs.Id, Shard: shard, Meta: g.cfg.Meta, Blocks: sv.blocks, Incarnation: incarnation, Keep: s.keep,
 		Capacity: func() (total, free uint64) { return g.capacity(fs.Pool) }, NoAtime: g.cfg.NoAtime, Logger: g.cfg.Logger,
 	})
 	g.members.all[shard].add(fs.Id, sv.volume)

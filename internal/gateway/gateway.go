@@ -288,6 +288,14 @@ func (g *Gateway) retake(ctx context.Context) error {
 	return g.nfs.Serves(ctx, func(id state.ClientID) bool { return served[id] })
 }
 
+// serves reports whether this gateway serves an NFS client, whose sessions it keeps in the shards; an error while it has no valid registration: others may have taken its clients.
+func (g *Gateway) serves(client uint64) (bool, error) {
+	if !g.members.all[clusterShard].valid() {
+		return false, vfs.Errorf(vfs.KindUnavailable, "gateway.serves", "this gateway's lease is over: whom it serves is not known")
+	}
+	return g.sessions.serves(state.ClientID(client)), nil
+}
+
 // clusterMap asks for the cluster map, unless it is still the version that is known.
 func (g *Gateway) clusterMap(ctx context.Context, known uint64) (*metapb.ClusterMapR, error) {
 	r, err := g.cfg.Meta.Query(ctx, clusterShard, &metapb.Query{Q: &metapb.Query_ClusterMap{ClusterMap: &metapb.ClusterMapQ{KnownVersion: known}}})

@@ -266,6 +266,14 @@ func (s *sessionStore) Retake(ctx context.Context) (map[state.ClientID]bool, err
 	return served, nil
 }
 
+// serves reports whether the gateway serves a client: it has taken or made it, and has not given it up, nor lost it to another gateway.
+func (s *sessionStore) serves(id state.ClientID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.known[id]
+	return ok
+}
+
 func (s *sessionStore) ClientOf(ctx context.Context, id state.SessionID) (state.ClientID, error) {
 	c, err := s.meta.NFSClientOf(ctx, id[:])
 	return state.ClientID(c.GetClient().GetId()), vfs.Wrap("gateway.find session", err)
