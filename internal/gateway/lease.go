@@ -400,9 +400,10 @@ func (f *leasedFS) Close(ctx context.Context, ino vfs.Ino, fl vfs.OpenFlags) err
 }
 
 // Write repeats the call while it is not known what became of it, as change does: the shard remembers which bytes were written for it. What nothing was taken of, is to be tried again.
+// There is no limit to that but the request's end and the client's: while the cluster takes no data, applications wait, as they do where the client is told to try again.
 func (f *leasedFS) Write(ctx context.Context, c *vfs.Cred, ino vfs.Ino, off uint64, p []byte, s vfs.Stable) (vfs.Stable, vfs.Verifier, error) {
 	const op = "write"
-	call, began := vfs.CallOf(ctx), time.Now()
+	call := vfs.CallOf(ctx)
 	for {
 		var got vfs.Stable
 		var v vfs.Verifier
@@ -420,7 +421,7 @@ func (f *leasedFS) Write(ctx context.Context, c *vfs.Cred, ino vfs.Ino, off uint
 			return got, v, again(op, err)
 		}
 		unknown := vfs.Errorf(vfs.KindUnknown, op, "inode %d: it may have been written or not: %w", ino, err)
-		if call.Ended() || time.Since(began) > repeatTimeout {
+		if call.Ended() { // nobody hears it
 			return 0, vfs.Verifier{}, unknown
 		}
 		select {
