@@ -13,13 +13,16 @@ import (
 // without replicas, and blocks are copied in memory.
 
 // BenchmarkWrite1M writes a stream of 1 MiB writes and commits it every 64 MiB.
-func BenchmarkWrite1M(b *testing.B) { benchWrite(b, 0) }
+func BenchmarkWrite1M(b *testing.B) { benchWrite(b, 0, 0) }
 
 // BenchmarkWrite1MLimited does the same where there is a limit, far away.
-func BenchmarkWrite1MLimited(b *testing.B) { benchWrite(b, 1<<50) }
+func BenchmarkWrite1MLimited(b *testing.B) { benchWrite(b, 1<<50, 0) }
 
-func benchWrite(b *testing.B, limit uint64) {
-	c := newCrashing(b, volume.Config{})
+// BenchmarkWrite1MCalled does it for a client's calls in 16 slots by turns: a commit names those whose slots have had no other since.
+func BenchmarkWrite1MCalled(b *testing.B) { benchWrite(b, 0, 16) }
+
+func benchWrite(b *testing.B, limit uint64, slots int) {
+	c := newCrashing(b, volume.Config{Keep: slots > 0})
 	if limit > 0 {
 		_, err := c.gw.Apply(ctx, testShard, &metapb.Command{Fs: testFS, Op: &metapb.Command_SetQuota{SetQuota: &metapb.SetQuota{Bytes: limit}}})
 		if err != nil {
@@ -29,10 +32,23 @@ func benchWrite(b *testing.B, limit uint64) {
 	c.blocks.forget = true
 	f := create(b, c, "f")
 	p := fill(1<<20, 1)
+	last := make([]*caller, slots)
 	b.SetBytes(1 << 20)
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
-		write(b, c, f, uint64(i%1024)<<20, p, vfs.Unstable)
+		if slots == 0 {
+			write(b, c, f, uint64(i%1024)<<20, p, vfs.Unstable)
+		} else {
+			call := calling(uint64(i/slots+1), false)
+			call.Slot = uint32(i % slots)
+			if i >= slots {
+				last[i%slots].answered.Store(true)
+			}
+			last[i%slots] = call.By.(*caller)
+			if _, _, err := c.Write(vfs.WithCall(ctx, call), &vfs.Root, f, uint64(i%1024)<<20, p, vfs.Unstable); err != nil {
+				b.Fatal(err)
+			}
+		}
 		if i%64 == 63 {
 			commit(b, c, f)
 		}

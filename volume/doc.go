@@ -51,6 +51,14 @@
 // overlap go one after the other, each until its outcome is known, so that none is overtaken by one that its client has given up. Who makes many changes and sees none by
 // others asks for the file alone again.
 //
+// # Calls
+//
+// A WRITE takes effect once, whoever is asked for it how often (decision 85). Commits name the calls whose bytes they carry, and the shard remembers the parts of files that were
+// written for each. A call that may have been done before, all of it or a part (vfs.Call.Repeated), is asked for there, and only what is missing is written:
+// under the lease of the epoch that the answer was true for, with everything flushed that was buffered before; or, in a shared file, by a command that does nothing if it was done meanwhile. A
+// call whose slot has had its next request is not named. Nothing is buffered, or sent, for a client that another gateway may serve by now. From the moment that a byte of a call may
+// become part of the file the call is Begun, and must not be answered as if nothing had happened.
+//
 // # Quotas
 //
 // Where there is a limit of bytes, for the file system or the file's project, a write is accepted only with a hold on what

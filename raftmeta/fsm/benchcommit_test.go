@@ -11,7 +11,7 @@ import (
 	"github.com/rackfs/rackfs/vfs"
 )
 
-// BenchmarkCommit applies entries of 64 CommitData of 4 KiB in the metadata, each of another file, one Pebble commit per entry. "call" names the request that wrote, of one of
+// BenchmarkCommit applies entries of 64 CommitData of 64 bytes in the metadata, each of another file, one Pebble commit per entry. "call" names the request that wrote, of one of
 // 64 slots, as a flush does; "once" has it carried out once, as a write to a shared file does. Compare cpu-ns/op.
 func BenchmarkCommit(b *testing.B) {
 	call := func(c *metapb.CommitData, i int) {
@@ -70,14 +70,14 @@ func benchmarkCommit(b *testing.B, set func(c *metapb.CommitData, i int)) {
 		c.GetCreate().Open = uint32(vfs.OpenWrite)
 		apply(entry(c))
 	}
-	data := make([]byte, pageSize)
+	data := make([]byte, 64)
 	var entries [][]byte
 	for n := 0; n < b.N; n += perEntry {
 		var cmds []*metapb.Command
 		for i := range perEntry {
 			off := uint64((n/perEntry)%256) * pageSize
 			c := &metapb.CommitData{
-				Ino: uint64(2 + i), Epoch: 1, Size: off + pageSize, Extents: []*metapb.NewExtent{{Offset: off, Length: pageSize, Inline: data}},
+				Ino: uint64(2 + i), Epoch: 1, Size: off + uint64(len(data)), Extents: []*metapb.NewExtent{{Offset: off, Length: uint32(len(data)), Inline: data}},
 			}
 			set(c, n+i)
 			cmds = append(cmds, &metapb.Command{Id: &metapb.Identity{Origin: 1, Slot: uint32(i)}, Op: &metapb.Command_CommitData{CommitData: c}})

@@ -38,7 +38,8 @@
 // directories, options of exports, what nodes say of local volumes, one zone for each rack, the end of groups (RetireGroup), clones as a whole
 // and the release of slots. Level 6 added what several gateways of the same file systems need: shared leases, an
 // answer that says who is in the way (Held), and files without names that are held for every gateway whose clients may have them open (several). Level 7
-// added leases whose length is in the registration, and that a gateway which lives gives clients up (GiveClients).
+// added leases whose length is in the registration, and that a gateway which lives gives clients up (GiveClients). Level 8 added that the bytes of
+// clients' calls are written once (CommitData.calls and once).
 //
 // A command first passes the exactly-once check (see metapb.Identity), from level 3 on a second one if it belongs to an NFS
 // client's call (metapb.Call), then
@@ -90,7 +91,7 @@
 //	W/ last                 first 8: the clients first to last were released
 //	O/ fs ino client stateid(12)  OpenRecord
 //	L/ fs ino client owner  LockRecord of one lock-owner
-//	z/ session slot         SlotRecord: replies to operations of the newest seq
+//	z/ session slot         SlotRecord: replies to operations of the newest seq, from level 8 on also which parts of files they wrote
 //	m/clients               how many clients are known; on shard 0, have records
 //
 // and on shard 0
@@ -243,6 +244,8 @@
 //   - the results of the operations of its calls, the newest seq of each slot. A call that is sent again through any gateway
 //     gets them. Refusals and denials are kept too: a gateway that tries again by itself uses another op_index. From level 5 a
 //     session's last slots can be given up (ReleaseSlots); seqs of slots that come back are above all of before.
+//   - from level 8 on, which parts of files the operations of the newest seq of each slot wrote. CommitData brings that: as many calls as it carries bytes of, none of which
+//     is a reason to refuse it; or one, for which it is carried out once. Under a shared lease only the latter keeps a command that comes late from undoing what others wrote since.
 //
 // A file without links stays as long as an origin holds it (o/) or a client has an open or a lock-owner of it. The inode counts
 // its records, so an unlink, or a lock on a file that nobody has locked, looks nothing up.
