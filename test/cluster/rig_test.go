@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -102,13 +103,21 @@ func machinesFrom(t *testing.T, first int, roles ...string) []*machine {
 	return all
 }
 
-// end ends what still runs. If the test failed it shows what nodes said last; all of it, and what each did, is in their logs, which
+// end ends what still runs. If the test failed it shows how the cluster is and what nodes said last; all of it, and what each did, is in their logs, which
 // `go test -artifacts` keeps.
 func end(t *testing.T, all []*machine) {
+	if i := slices.IndexFunc(all, func(m *machine) bool { return m.cmd != nil }); t.Failed() && i >= 0 {
+		for _, args := range [][]string{{"cluster", "status"}, {"cluster", "voters"}} {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 20*time.Second)
+			out, err := all[i].runFor(ctx, args...)
+			cancel()
+			t.Logf("rackfs %s at %s: %v\n%s", strings.Join(args, " "), all[i].name, err, out)
+		}
+	}
 	for _, m := range all {
 		if t.Failed() {
 			b, _ := os.ReadFile(m.log)
-			t.Logf("log of %s:\n%s", m.name, b[max(0, len(b)-8000):])
+			t.Logf("log of %s:\n%s", m.name, excerpt(string(b), 8000))
 		}
 		if m.cmd == nil {
 			continue
@@ -167,6 +176,11 @@ func (m *machine) run(args ...string) (stdout string, err error) {
 	m.t.Helper()
 	ctx, cancel := context.WithTimeout(m.t.Context(), patience)
 	defer cancel()
+	return m.runFor(ctx, args...)
+}
+
+// runFor is run, for as long as ctx lasts.
+func (m *machine) runFor(ctx context.Context, args ...string) (stdout string, err error) {
 	cmd := exec.CommandContext(ctx, m.program(), append(args, "--config", m.config())...)
 	var out, bad bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &bad
