@@ -26,8 +26,9 @@
 //
 // # Segments
 //
-// A second goroutine, the preparer, creates segments ahead of need, when the active one is half
-// full: allocate, fill with zeros, sync, rename into place, sync the directory. Overwriting blocks
+// A second goroutine, the preparer, creates segments ahead of need, when the active one is a quarter
+// full: allocate, fill with zeros, sync, rename into place, sync the directory. The zeros go along with what is appended meanwhile (ahead.go), unless
+// somebody waits for the segment. Overwriting blocks
 // that are already written makes fdatasync about twice as fast as writing
 // into fresh extents. A file that is free says so durably before it is used, so taking it into use only writes
 // its header, with the next incarnation; the first group's fdatasync makes header and records

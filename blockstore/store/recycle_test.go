@@ -218,8 +218,8 @@ func rotate(t *testing.T, s *Store) {
 	s.mu.Lock()
 	for len(s.spares) == 0 {
 		ch := s.attempt
-		s.mu.Unlock()
 		s.askSegment()
+		s.mu.Unlock()
 		<-ch
 		s.mu.Lock()
 	}

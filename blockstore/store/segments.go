@@ -16,8 +16,8 @@ import (
 const (
 	segmentSuffix = ".seg"
 	newSuffix     = ".new"
-	// zeroChunk is how much of a new segment is written between syncs.
-	zeroChunk = 16 << 20
+	// zeroSync is how much of a new segment is written between syncs.
+	zeroSync = 16 << 20
 )
 
 func randomSalt() uint64 {
@@ -229,13 +229,13 @@ func (s *Store) preparer() {
 		if need {
 			s.lastNum++
 		}
-		num := s.lastNum
+		num, r := s.lastNum, s.beginRun()
 		total := int64(len(s.segs)) * s.o.SegmentSize
 		s.mu.Unlock()
 		var g *seg
 		var err error
 		if need {
-			g, err = s.makeSegment(num, total)
+			g, err = s.makeSegment(num, total, r)
 		}
 		s.mu.Lock()
 		if g != nil {
@@ -244,10 +244,11 @@ func (s *Store) preparer() {
 			s.gaugeSegments()
 			s.measureRoom()
 		}
-		if s.makeErr == nil && err != nil {
+		if s.makeErr == nil && err != nil && !s.closed {
 			s.log.Warn("no new segment", "err", err)
 		}
 		s.makeErr = err
+		s.ahead.hurried = false
 		close(s.made)
 		s.made = make(chan struct{})
 		if vfs.KindOf(err) == vfs.KindNoSpace && s.failed == nil && !s.rebuilding {
@@ -268,8 +269,8 @@ func (s *Store) endAttempt(err error) {
 	s.attempt = make(chan struct{})
 }
 
-// makeSegment creates a free segment whose blocks are all written.
-func (s *Store) makeSegment(num uint32, total int64) (g *seg, err error) {
+// makeSegment creates a free segment whose blocks are all written, at the pace of r.
+func (s *Store) makeSegment(num uint32, total int64, r run) (g *seg, err error) {
 	const op = "store.segment"
 	size := s.o.SegmentSize
 	if s.o.Capacity > 0 && total+size > s.o.Capacity {
@@ -292,13 +293,18 @@ func (s *Store) makeSegment(num uint32, total int64) (g *seg, err error) {
 		if err := f.Allocate(size); err != nil {
 			return err
 		}
-		for off := int64(0); off < size; off += zeroChunk {
-			if err := f.Zero(off, min(zeroChunk, size-off)); err != nil {
+		for off := int64(0); off < size; off += zeroStep {
+			if err := s.awaitTurn(r, off, size); err != nil {
+				return err
+			}
+			if err := f.Zero(off, min(zeroStep, size-off)); err != nil {
 				return err
 			}
 			// Where zeros go through the page cache, the disk's queue stays short for others.
-			if err := f.SyncData(); err != nil {
-				return err
+			if end := off + zeroStep; end%zeroSync == 0 || end >= size {
+				if err := f.SyncData(); err != nil {
+					return err
+				}
 			}
 			select {
 			case <-s.stop:

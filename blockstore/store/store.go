@@ -57,6 +57,7 @@ type Store struct {
 	active  *seg            // where records go; nil before the first
 	next    int64           // the next record's offset in active
 	asked   bool            // a segment was asked for ahead of the end of active
+	ahead   ahead           // how far the next segment may be made
 	lastInc uint64          // the highest incarnation used
 	lastNum uint32          // the highest file number used
 	queue   []*op           // reserved and not entered into the index, in log order
@@ -144,7 +145,9 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	go s.compactor()
 	if s.failed == nil {
 		if s.active == nil && len(s.spares) == 0 {
-			s.prepare <- struct{}{}
+			s.mu.Lock()
+			s.askSegment()
+			s.mu.Unlock()
 		}
 		s.kickCompactor()
 	}
@@ -158,6 +161,7 @@ func open(ctx context.Context, o Options, readOnly error) (*Store, error) {
 		stop: make(chan struct{}), prepare: make(chan struct{}, 1), kick: make(chan struct{}, 1),
 		broken: make(chan struct{}), attempt: make(chan struct{}), made: make(chan struct{}), advanced: make(chan struct{}),
 		segs: make(map[uint32]*seg), byInc: make(map[uint64]*seg),
+		ahead:  newAhead(),
 		epochs: make(map[uint32]*pgState), busy: make(map[segment.Key]chan struct{}),
 	}
 	s.wake.L = &s.mu

@@ -99,10 +99,11 @@ func (s *Store) reserve(ctx context.Context, o *op) error {
 				}
 				o.seg, o.header, o.rec.Offset = s.active, s.active.header, s.next
 				s.next += size
+				s.ahead.append(size)
 				s.queue = append(s.queue, o)
-				if s.next > s.o.SegmentSize/2 && !s.asked && len(s.spares) < 1+max(reservePuts-s.room, 0) {
+				if s.next > int64(aheadAt*float64(s.o.SegmentSize)) && !s.asked && len(s.spares) < 1+max(reservePuts-s.room, 0) {
 					s.asked = true
-					s.askSegment()
+					s.wakePreparer()
 				}
 				return nil
 			}
@@ -179,7 +180,13 @@ func writeHeader(f vfile.File, h *segment.Header) error {
 	return err
 }
 
+// askSegment asks for a segment that somebody waits for. Called with mu held.
 func (s *Store) askSegment() {
+	s.ahead.hurry()
+	s.wakePreparer()
+}
+
+func (s *Store) wakePreparer() {
 	select {
 	case s.prepare <- struct{}{}:
 	default:

@@ -1,0 +1,84 @@
+package store
+
+import (
+	"math"
+
+	"github.com/rackfs/rackfs/vfs"
+)
+
+const (
+	// aheadAt is after which part of the active segment the next one is begun.
+	aheadAt = 1.0 / 4
+	// aheadBy is in which part of what is left of the active segment then the next one is filled with zeros.
+	aheadBy = 3.0 / 4
+	// zeroStep is how much of it is written at a time: what a sync of somebody else may wait for at the disk.
+	zeroStep = 256 << 10
+)
+
+// ahead lets the zeros of a segment that nobody waits for yet go along with the records that are appended meanwhile. As fast as the disk takes them
+// they would have all others' syncs wait behind them, for a second where stores share a disk, which fill their segments at the same time.
+//
+// Fields protected by Store.mu.
+type ahead struct {
+	appended int64         // bytes of records, since the store was opened
+	hurried  bool          // somebody waits for what the preparer does now, or will do next
+	at       int64         // the preparer goes on when appended is this; math.MaxInt64: it does not wait
+	goOn     chan struct{} // holds a token then
+}
+
+func newAhead() ahead { return ahead{at: math.MaxInt64, goOn: make(chan struct{}, 1)} }
+
+// append counts n bytes of records. Called with Store.mu held.
+func (a *ahead) append(n int64) {
+	if a.appended += n; a.appended >= a.at {
+		a.wake()
+	}
+}
+
+// hurry ends the pacing until the preparer has ended what it does. Called with Store.mu held.
+func (a *ahead) hurry() {
+	a.hurried = true
+	a.wake()
+}
+
+func (a *ahead) wake() {
+	a.at = math.MaxInt64
+	select {
+	case a.goOn <- struct{}{}:
+	default:
+	}
+}
+
+// run is the pace of one segment: how much had been appended when it was begun, and how much is to be by its end.
+type run struct{ from, over int64 }
+
+// beginRun says how a segment that is begun now is paced. Called with mu held.
+func (s *Store) beginRun() run {
+	r := run{from: s.ahead.appended}
+	if s.active != nil {
+		r.over = int64(aheadBy * float64(s.active.header.End()-s.next))
+	}
+	return r
+}
+
+// awaitTurn waits until it is time to go on with a segment of which done of size bytes are filled.
+func (s *Store) awaitTurn(r run, done, size int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at := r.from + int64(float64(r.over)*float64(done)/float64(size))
+	for !s.ahead.hurried && s.ahead.appended < at {
+		s.ahead.at = at
+		s.mu.Unlock()
+		var err error
+		select {
+		case <-s.ahead.goOn:
+		case <-s.stop:
+			err = vfs.Errorf(vfs.KindUnavailable, "store.segment", "%s is closing", s.o.Dir)
+		}
+		s.mu.Lock()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,141 @@
+package store
+
+import (
+	"context"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/rackfs/rackfs/blockstore/segment"
+	"github.com/rackfs/rackfs/internal/vfile"
+	"github.com/rackfs/rackfs/vfs"
+)
+
+// zeroing is how far the newest segment that is being made is filled, and what was wrong with that.
+type zeroing struct {
+	done  atomic.Int64
+	large atomic.Int64 // the largest piece written at once
+	begun chan struct{}
+}
+
+// watchZeros has o's store tell how it fills segments that it makes after the first.
+func watchZeros(o *Options) *zeroing {
+	z := &zeroing{begun: make(chan struct{})}
+	o.FS = vfile.NewFaults(o.FS, func(c vfile.Call) *vfile.Fault {
+		if c.Op != vfile.OpZero || !strings.HasSuffix(c.Name, "2"+newSuffix) {
+			return nil
+		}
+		if c.Off == 0 {
+			close(z.begun)
+		}
+		z.done.Store(c.Off + c.Len)
+		z.large.Store(max(z.large.Load(), c.Len))
+		return nil
+	})
+	return z
+}
+
+// A segment that nobody waits for is filled little by little, along with what is appended, and is there when the active one is full.
+func TestAhead(t *testing.T) {
+	o := memOptions(-1)
+	o.SegmentSize = 8 << 20
+	z := watchZeros(&o)
+	s := mustOpen(t, o)
+	defer mustClose(t, s)
+	const size = 64 << 10
+	appended := func() int64 {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.ahead.appended
+	}
+	waits := func() bool { // the preparer has done what there was to do
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return len(s.spares) > 0 || s.ahead.at > s.ahead.appended && s.ahead.at < 1<<62
+	}
+	for block := uint64(0); ; block++ {
+		p := &Put{Key: key(1, block, 0), Epoch: 1, K: 2, M: 1, BlockLen: 2 * size, Data: make([]byte, size)}
+		if err := s.Put(context.Background(), p); err != nil {
+			t.Fatal(err)
+		}
+		if appended() < 2<<20+2*segment.HeaderSize+size {
+			continue
+		}
+		<-z.begun
+		for !waits() {
+			runtime.Gosched() // it is awake, or about to be
+		}
+		if n := appended(); z.done.Load() > 2*(n-1<<20) {
+			t.Fatalf("%d bytes are filled with zeros after %d bytes of records", z.done.Load(), n)
+		}
+		s.mu.Lock()
+		left, spares := s.active.header.End()-s.next, len(s.spares)
+		second := s.active.header.File == 2
+		s.mu.Unlock()
+		if second {
+			t.Fatal("the first segment is full, and the next one was not ready before")
+		}
+		if spares > 0 {
+			if left < 512<<10 || left > 4<<20 {
+				t.Fatalf("the next segment is ready when %d bytes are left", left)
+			}
+			break
+		}
+	}
+	if z.large.Load() > zeroStep {
+		t.Fatalf("%d bytes of zeros were written at once", z.large.Load())
+	}
+}
+
+// Who waits for a segment that is being filled along with others' records gets it at once.
+func TestAheadInAHurry(t *testing.T) {
+	o := memOptions(-1)
+	z := watchZeros(&o)
+	s := mustOpen(t, o)
+	defer mustClose(t, s)
+	put := func(block uint64, n int) {
+		t.Helper()
+		p := &Put{Key: key(1, block, 0), Epoch: 1, K: 1, M: 1, BlockLen: uint32(n), Data: make([]byte, n)}
+		if err := s.Put(context.Background(), p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(1, 300<<10)
+	<-z.begun
+	put(2, 448<<10)
+	s.mu.Lock()
+	spares := len(s.spares)
+	s.mu.Unlock()
+	if spares != 0 {
+		t.Fatal("the next segment is ready before it is waited for")
+	}
+	put(3, 448<<10)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.active.header.File != 2 {
+		t.Fatalf("the record is in segment %d", s.active.header.File)
+	}
+}
+
+// A store that is closed while it fills a segment leaves nothing of it.
+func TestAheadEndsWithTheStore(t *testing.T) {
+	o := memOptions(-1)
+	o.SegmentSize = 8 << 20
+	z := watchZeros(&o)
+	s := mustOpen(t, o)
+	for block := uint64(1); block <= 3; block++ {
+		if err := s.Put(context.Background(), &Put{Key: key(1, block, 0), Epoch: 1, K: 1, M: 1, BlockLen: 1 << 20, Data: make([]byte, 1<<20)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-z.begun
+	mustClose(t, s)
+	names, err := o.FS.List("/s/segments")
+	if err != nil || len(names) != 1 {
+		t.Fatal(names, err)
+	}
+	if vfs.KindOf(s.Put(context.Background(), shardPut(key(1, 9, 0), 1))) != vfs.KindUnavailable {
+		t.Fatal("a closed store takes a shard")
+	}
+}
