@@ -4,8 +4,9 @@
 #   bench-report.sh DIR OUT [PART...]
 #
 # DIR is a directory on the disk that is meant, OUT where results go (PART.json). Parts: names random streams large training kernel growth-names growth-large growth-data
-# others-names others-data, and report, which makes pages of the results that are there; without any: all. kernel and others need root; BIN is the binary
-# (bin/rackfs). Each part has a new cluster, which is removed after it. mixed.json, of an hour of mixed load, is part of the report if it is there. With OUT=docs/benchmarks the
+# others-names others-data, and report, which makes pages of the results that are there; without any: all of these. kernel and others need root; BIN is the binary
+# (bin/rackfs). Each part has a new cluster, which is removed after it. Parts that must be named: mixed, an hour of mixed load, which is part of the report if it is there, and
+# mixed-short, a quarter of an hour of it, which is not: rackfs bench report has its curves, too. With OUT=docs/benchmarks the
 # table of goals in docs/benchmarks.md is made anew. RUN is put before each measurement, such as a lock that keeps others off.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -28,6 +29,10 @@ compare() { # PART FLAGS...: synced and rackfs in turn
 	shift
 	fresh
 	$RUN "$bin" bench compare --json "$out/$part.json" "$@" "synced=dir-sync:$work/plain" "rackfs=dev:$work/cluster"
+}
+mixed() { # PART TIME
+	fresh
+	$RUN "$bin" bench run --json "$out/$1.json" --workload mixed --time "$2" --rate 50 "dev:$work/cluster"
 }
 growth() { # PART FLAGS...
 	local part=$1
@@ -56,6 +61,8 @@ for part in "$@"; do
 		TMPDIR=$work RACKFS_TEST_BINARY=$bin RACKFS_BENCH_OUT=$out/kernel.json RACKFS_BENCH_FLAGS="--repeat 1" \
 			$RUN "${kernel_test[@]}" -test.run '^$' -test.bench BenchmarkKernelClient -test.benchtime 1x
 		;;
+	mixed) mixed mixed 1h ;;
+	mixed-short) mixed mixed-short 15m ;;
 	growth-names) growth growth-names --workload metadata-private,metadata-shared --time 1s --files 50 --repeat 3 ;;
 	growth-large) growth growth-large --workload large-directory --time 1s --entries 10000 --repeat 3 ;;
 	growth-data) growth growth-data --workload small-files,random,streams --time 2s --files 20 --random-size 64MiB --stream-size 32MiB --repeat 3 ;;
