@@ -76,7 +76,7 @@ func (s *State) Adopt(now time.Time, a Adoption) (eff Effects, again bool) {
 	}
 	for _, q := range a.Seqids {
 		if h, ok := s.stateids[q.State]; ok && h.holder().client == c {
-			h.holder().seqid = q.Seqid
+			h.holder().seqid, h.holder().named = q.Seqid, true // who gave the client up knew what it knows
 		}
 	}
 	return s.effects(eff), false
@@ -252,7 +252,7 @@ func (s *State) Revive(now time.Time, client ClientID, f File, id Stateid, held 
 	}
 	o := s.newOpen(c, openKey{revived: id.Other, file: f}, id.Other)
 	c.revived++
-	o.seqid, o.loose, o.kept = max(id.Seqid, 1), true, true
+	o.seqid, o.loose, o.named, o.kept = max(id.Seqid, 1), true, true, true
 	o.setShare(nfsv4.OPEN4_SHARE_ACCESS_READ, nfsv4.OPEN4_SHARE_DENY_NONE)
 	o.accessSeen, o.denySeen = partsOf(o.access), 1
 	o.held[held] = true

@@ -61,6 +61,8 @@
 // are named by the request ([Tail]), so that they are the same as well.
 //
 // The owner of an open that was revived is not known until it opens the file again, when the two become one.
+// An open that was adopted the client may have closed before. Unless it has named it since, the next OPEN of its owner makes a new open in its place, with the
+// first seqid, which a client takes in both cases (open.known, decision 88).
 // Whether an open for reading was closed before a restart is not known either: its stateid goes on working, with the permission of whoever uses it.
 //
 // A removal is the same as without: a client that ends is first removed from the store, which ends what is kept for it at all

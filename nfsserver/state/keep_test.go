@@ -324,17 +324,135 @@ func TestAdoptTwoOpensOfAnOwner(t *testing.T) {
 		w.wantStatus("CLOSE", st, ok)
 		p.io(fileA, ids[live], vfs.OpenWrite, nfsv4.NFS4ERR_BAD_STATEID)
 		next := p.plan(fileA, write, none)
-		if next.Plan.Share.State != ids[1-live].Other {
-			t.Errorf("the next open of the owner is %x", next.Plan.Share.State)
-		}
 		id, _, st := w.s.Open(w.now, next)
 		w.wantStatus("OPEN", st, ok)
+		if id.Other == ids[0].Other || id.Other == ids[1].Other || id.Seqid != 1 {
+			t.Errorf("the next open of the owner is %v", id)
+		}
 		_, _, st = w.s.Close(w.now, p.id, fileA, id)
 		w.wantStatus("CLOSE", st, ok)
 		if n := w.s.Stats().Opens; n != 0 {
 			t.Errorf("%d opens are left", n)
 		}
 	}
+}
+
+// An OPEN of the owner of an open that was adopted, and that the client has not named since, gets a stateid that is new: the client may have closed that
+// open, and waits for the first seqid then. If it has not, it goes on with the old one as long as it likes, and frees it. Both end with the new one.
+func TestOpenOfWhatMayBeClosed(t *testing.T) {
+	session := state.SessionRecord{ID: state.SessionID{5}, Client: 9, Sequence: 1, Fore: chan4k(3)}
+	adopt := func(t *testing.T, a state.Adoption) (*world, *peer) {
+		w := newKeptWorld(t)
+		a.ClientState.Client = state.ClientRecord{Owner: []byte("x"), Principal: "root", ClientID: 9, Sequence: 1, Reclaimed: true}
+		a.ClientState.Sessions = []state.SessionRecord{session}
+		a.Removals = w.s.Removals()
+		if eff, again := w.s.Adopt(w.now, a); again || !eff.Empty() || w.s.Stats().Opens != len(a.Opens) {
+			t.Fatalf("%v, %+v, %+v", again, eff, w.s.Stats())
+		}
+		return w, &peer{w: w, owner: "x", who: "root", id: 9, session: session.ID}
+	}
+	_, earlier := adopt(t, state.Adoption{})
+	made := earlier.plan(fileA, write, none).Plan.Share
+	made.State[1] = 77 // of another instance
+	old := state.Stateid{Seqid: 3, Other: made.State}
+	with := func(more func(*state.Adoption)) state.Adoption {
+		a := state.Adoption{Opens: []state.AdoptedOpen{{FS: fileA.FS, HeldOpen: vfs.HeldOpen{Ino: fileA.Ino, Share: made}}}}
+		more(&a)
+		return a
+	}
+	plain := with(func(*state.Adoption) {})
+	ended := func(eff state.Effects) (all []vfs.StateID) {
+		for _, u := range eff.Unshare {
+			all = append(all, u.Share.State)
+		}
+		return all
+	}
+	t.Run("a new one", func(t *testing.T) {
+		w, p := adopt(t, plain)
+		next := p.plan(fileA, read, none)
+		if s := next.Plan.Share; s.State == old.Other || s.Access != vfs.OpenRead|vfs.OpenWrite {
+			t.Fatalf("planned %+v", s)
+		}
+		next.Held = vfs.OpenRead
+		id, eff, st := w.s.Open(w.now, next)
+		w.wantStatus("OPEN", st, ok)
+		if id.Other != next.Plan.Share.State || id.Seqid != 1 || !eff.Empty() {
+			t.Fatalf("opened %v, %+v", id, eff)
+		}
+		p.io(fileA, old, vfs.OpenWrite, ok) // under way
+		p.io(fileA, id, vfs.OpenWrite, ok)  // to the client it is one open of both
+		second, _, st := w.s.Open(w.now, p.plan(fileA, write, none))
+		w.wantStatus("OPEN", st, ok)
+		if second.Other != id.Other || second.Seqid != 2 {
+			t.Errorf("the second open of the owner is %v after %v", second, id)
+		}
+		eff, st = w.s.FreeStateid(w.now, p.id, old)
+		w.wantStatus("FREE_STATEID", st, ok)
+		if got := ended(eff); len(got) != 1 || got[0] != old.Other || len(eff.Close) != 0 {
+			t.Errorf("freed %x, closed %v", got, eff.Close)
+		}
+		p.io(fileA, old, vfs.OpenWrite, nfsv4.NFS4ERR_BAD_STATEID)
+		p.io(fileA, second, vfs.OpenWrite, ok)
+		_, eff, st = w.s.Close(w.now, p.id, fileA, second)
+		w.wantStatus("CLOSE", st, ok)
+		if got := ended(eff); len(got) != 1 || got[0] != id.Other || len(eff.Close) != 2 { // for reading, and for writing of the former one
+			t.Errorf("ended %x, closed %v", got, eff.Close)
+		}
+	})
+	t.Run("closed before", func(t *testing.T) {
+		w, p := adopt(t, plain)
+		id, _, st := w.s.Open(w.now, p.plan(fileA, read, none))
+		w.wantStatus("OPEN", st, ok)
+		_, eff, st := w.s.Close(w.now, p.id, fileA, id)
+		w.wantStatus("CLOSE", st, ok)
+		if got := ended(eff); len(got) != 2 || w.s.Stats().Opens != 0 {
+			t.Errorf("ended %x, %d opens are left", got, w.s.Stats().Opens)
+		}
+		p.io(fileA, old, vfs.OpenRead, nfsv4.NFS4ERR_BAD_STATEID)
+		if again := p.plan(fileA, read, none); again.Plan.Share.Access != vfs.OpenRead {
+			t.Errorf("planned %+v", again.Plan.Share)
+		}
+	})
+	t.Run("the client's own CLOSE of the former one", func(t *testing.T) {
+		w, p := adopt(t, plain)
+		id, _, st := w.s.Open(w.now, p.plan(fileA, read, none))
+		w.wantStatus("OPEN", st, ok)
+		_, eff, st := w.s.Close(w.now, p.id, fileA, old)
+		w.wantStatus("CLOSE", st, ok)
+		if got := ended(eff); len(got) != 1 || got[0] != old.Other {
+			t.Errorf("ended %x", got)
+		}
+		p.io(fileA, id, vfs.OpenRead, ok)
+		_, eff, st = w.s.Close(w.now, p.id, fileA, id)
+		w.wantStatus("CLOSE", st, ok)
+		if got := ended(eff); len(got) != 1 || got[0] != id.Other || w.s.Stats().Opens != 0 {
+			t.Errorf("ended %x, %d opens are left", got, w.s.Stats().Opens)
+		}
+	})
+	for name, more := range map[string]func(*state.Adoption){
+		"locked": func(a *state.Adoption) {
+			a.Locks = []state.AdoptedLocks{{FS: fileA.FS, HeldLocks: vfs.HeldLocks{Ino: fileA.Ino, Owner: vfs.LockOwner{Client: 9, Owner: "l"}, LockState: vfs.LockState{State: vfs.StateID{2, 2}, Open: old.Other},
+				Ranges: []byterange.Range{{First: 0, Last: 9, Write: true}}}}}
+		},
+		"handed over": func(a *state.Adoption) { a.Seqids = []state.StateSeqid{{State: old.Other, Seqid: 3}} },
+		"denies":      func(a *state.Adoption) { a.Opens[0].Deny = vfs.OpenWrite },
+	} {
+		t.Run(name, func(t *testing.T) { // it is known to be open, or must be one
+			_, p := adopt(t, with(more))
+			if next := p.plan(fileA, read, none); next.Plan.Share.State != old.Other {
+				t.Errorf("planned %+v", next.Plan.Share)
+			}
+		})
+	}
+	t.Run("named", func(t *testing.T) {
+		w, p := adopt(t, plain)
+		p.io(fileA, old, vfs.OpenWrite, ok)
+		id, _, st := w.s.Open(w.now, p.plan(fileA, read, none))
+		w.wantStatus("OPEN", st, ok)
+		if id.Other != old.Other || id.Seqid != old.Seqid+1 {
+			t.Errorf("opened %v", id)
+		}
+	})
 }
 
 // An open for writing always has a record. So a WRITE by a stateid of an earlier instance that has none is told that the stateid is bad, and

@@ -263,6 +263,11 @@ func (s *State) FreeStateid(now time.Time, client ClientID, id Stateid) (Effects
 	if st != nfsv4.NFS4_OK {
 		return s.effects(eff), st
 	}
+	if o, ok := h.(*open); ok && o.aside && len(o.locks) == 0 {
+		o.client.spend(o.other)
+		s.endOpen(o, &eff, false)
+		return s.effects(eff), nfsv4.NFS4_OK
+	}
 	l, ok := h.(*lockState)
 	if !ok || l.file.locks.Holds(l) > 0 {
 		return s.effects(eff), nfsv4.NFS4ERR_LOCKS_HELD

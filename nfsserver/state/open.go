@@ -41,6 +41,9 @@ type open struct {
 	locks                map[*lockState]struct{}
 	kept                 bool // by a vfs.Keeper
 	version              int  // changes with what has to be kept
+	// former are adopted opens of the same owner and file in whose place this one came. They end with it.
+	former []*open
+	aside  bool // another open came in its place
 }
 
 const (
@@ -87,8 +90,8 @@ func (s *State) checkOpen(now time.Time, a *OpenArgs, eff *Effects) (*client, St
 	if a.File.Ino == 0 {
 		return c, nfsv4.NFS4_OK
 	}
-	own := s.ownOpen(c, a)
-	if own == nil && len(c.opens) >= s.cfg.Limits.OpensPerClient {
+	own, unsure := s.ownOpen(c, a)
+	if own == nil && len(unsure) == 0 && len(c.opens) >= s.cfg.Limits.OpensPerClient {
 		return nil, nfsv4.NFS4ERR_DELAY
 	}
 	st := s.shareConflict(now, s.files[a.File], own, a.Access, a.Deny, nfsv4.NFS4ERR_SHARE_DENIED, eff)
@@ -104,20 +107,52 @@ func (s *State) checkOpen(now time.Time, a *OpenArgs, eff *Effects) (*client, St
 	return c, st
 }
 
-// ownOpen is the open of the same owner and file, nil if there is none.
-func (s *State) ownOpen(c *client, a *OpenArgs) *open {
+// ownOpen is the open of the same owner and file that the client knows, nil if there is none. unsure are others that it may have closed: an
+// OPEN makes a state of its own in their place, if there is none that the client knows.
+func (s *State) ownOpen(c *client, a *OpenArgs) (own *open, unsure []*open) {
 	o := c.opens[openKey{owner: string(a.Owner), file: a.File}]
+	if o != nil {
+		if o.known(a) {
+			return o, nil
+		}
+		unsure = append(unsure, o)
+	}
 	f := s.files[a.File]
-	if o != nil || c.revived == 0 || f == nil {
-		return o
+	if c.revived == 0 || f == nil {
+		return nil, unsure
 	}
 	tag := ownerTag(string(a.Owner))
 	for o := range f.opens {
-		if o.client == c && o.key.revived != (vfs.StateID{}) && binary.BigEndian.Uint16(o.other[6:]) == tag {
-			return o
+		if o.client != c || o.aside || o.key.revived == (vfs.StateID{}) || binary.BigEndian.Uint16(o.other[6:]) != tag {
+			continue
 		}
+		if o.known(a) {
+			return o, unsure
+		}
+		unsure = append(unsure, o)
 	}
-	return nil
+	return nil, unsure
+}
+
+// known reports whether the OPEN that a describes is one more of o. One that was adopted, and that the client has not named since, it may have closed before, with nothing left
+// that says so. Then it waits for the first seqid, and if it has not, for one that is not known here: a Linux client does so for 5 s. A stateid that is new it
+// takes in both cases, and frees the other one.
+func (o *open) known(a *OpenArgs) bool {
+	return !o.loose || o.named || madeBy(o.other, a.Tail) || len(o.locks) > 0 || o.deny != 0 || a.Deny != 0
+}
+
+// setAside has o make way for by, a new open of its owner, which is one of the same file for both: I/O by its stateid goes on.
+func (s *State) setAside(o, by *open, eff *Effects) {
+	by.former = append(by.former, o)
+	by.accessSeen |= o.accessSeen
+	by.setShare(by.access|o.access, by.deny)
+	for flags, held := range o.held {
+		if held && by.held[flags] {
+			eff.Close = append(eff.Close, FileClose{o.file.key, vfs.OpenFlags(flags)})
+		}
+		by.held[flags] = by.held[flags] || held
+		o.held[flags] = false
+	}
 }
 
 // share is what a vfs.Keeper has to keep of o.
@@ -151,7 +186,11 @@ func (s *State) PlanOpen(a *OpenArgs) Status {
 	}
 	access, deny := flagsOf(a.Access), flagsOf(a.Deny)
 	if a.File.Ino != 0 {
-		if o := s.ownOpen(c, a); o != nil {
+		o, unsure := s.ownOpen(c, a)
+		for _, x := range unsure {
+			access |= flagsOf(x.access)
+		}
+		if o != nil {
 			sh := o.share()
 			sh.Owner = a.Owner
 			sh.Access |= access
@@ -207,9 +246,17 @@ func (s *State) Open(now time.Time, a OpenArgs) (Stateid, Effects, Status) {
 		s.abandon(&a, &eff)
 		return Stateid{}, s.effects(eff), st
 	}
-	o := s.ownOpen(c, &a)
+	o, unsure := s.ownOpen(c, &a)
 	again := o != nil && o.loose && madeBy(o.other, a.Tail) // this very OPEN was done before the restart
+	for _, x := range unsure {
+		s.rekey(x, openKey{revived: x.other, file: a.File})
+		x.aside = true
+	}
 	o = s.openFor(c, o, &a, &eff)
+	for _, x := range unsure {
+		s.setAside(x, o, &eff)
+	}
+	o.named = true
 	if !again {
 		o.bump()
 	}
@@ -287,13 +334,25 @@ func (s *State) openFor(c *client, o *open, a *OpenArgs, eff *Effects) *open {
 	if !asPlanned {
 		eff.Share = append(eff.Share, FileShare{File: a.File})
 	}
-	if o.key.revived != (vfs.StateID{}) { // now its owner is known
-		delete(c.opens, o.key)
-		c.revived--
-		o.key = openKey{owner: string(a.Owner), file: a.File}
-		c.opens[o.key] = o
-	}
+	s.rekey(o, openKey{owner: string(a.Owner), file: a.File}) // now its owner is known
 	return o
+}
+
+// rekey has o be found by another key.
+func (s *State) rekey(o *open, key openKey) {
+	if o.key == key {
+		return
+	}
+	c, none := o.client, vfs.StateID{}
+	if o.key.revived != none {
+		c.revived--
+	}
+	if key.revived != none {
+		c.revived++
+	}
+	delete(c.opens, o.key)
+	o.key = key
+	c.opens[key] = o
 }
 
 func (s *State) newOpen(c *client, key openKey, other vfs.StateID) *open {
@@ -327,6 +386,11 @@ func (o *open) setShare(access, deny uint32) {
 
 // endOpen takes away o with its locks, and owes the closes. released: the client's end takes with it what is kept.
 func (s *State) endOpen(o *open, eff *Effects, released bool) {
+	for _, x := range o.former {
+		if s.stateids[x.other] == stateidHolder(x) {
+			s.endOpen(x, eff, released)
+		}
+	}
 	end := FileClosing{o.file.key, vfs.Closing{Share: o.share(), Now: o.deny != 0, Released: released}}
 	for l := range o.locks {
 		end.Locks = append(end.Locks, l.ending())
@@ -442,6 +506,9 @@ func (s *State) Close(now time.Time, client ClientID, f File, id Stateid) (State
 	}
 	if o.client.adopted {
 		o.client.spend(o.other)
+		for _, x := range o.former {
+			o.client.spend(x.other)
+		}
 	}
 	s.endOpen(o, &eff, false)
 	return Invalid, s.effects(eff), nfsv4.NFS4_OK

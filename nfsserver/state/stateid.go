@@ -42,6 +42,7 @@ type stateidState struct {
 	other  vfs.StateID
 	seqid  uint32
 	loose  bool // from a store, which does not keep seqid: a higher one may be known to the client
+	named  bool // the client has named it, or was told it, since it is known here
 	client *client
 	file   *file
 }
@@ -109,6 +110,7 @@ func (s *State) lookup(client ClientID, id Stateid) (stateidHolder, Status) {
 	if st.client.id != client {
 		return nil, nfsv4.NFS4ERR_BAD_STATEID
 	}
+	st.named = true
 	if d, ok := h.(*delegation); ok && d.revoked {
 		return nil, nfsv4.NFS4ERR_DELEG_REVOKED
 	}
