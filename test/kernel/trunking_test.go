@@ -7,134 +7,20 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/rackfs/rackfs/internal/kclient"
+	"github.com/rackfs/rackfs/test/balance"
 )
 
 // balancerPort is where the balancer of a test listens.
 const balancerPort = 3049
-
-// balancer spreads connections over servers, as a load balancer of layer 4 does: the next one of those that are in use, whatever is sent.
-type balancer struct {
-	t     *testing.T
-	n     *kclient.Net
-	ln    net.Listener
-	ports []int
-	next  atomic.Int64
-	wg    sync.WaitGroup
-
-	mu   sync.Mutex // guards the following
-	out  map[int]bool
-	open map[net.Conn]int // by port of the server
-	over bool
-}
-
-func newBalancer(t *testing.T, n *kclient.Net, ports ...int) *balancer {
-	b := &balancer{t: t, n: n, ports: ports, out: map[int]bool{}, open: map[net.Conn]int{}}
-	err := n.Do(func() (err error) {
-		b.ln, err = net.Listen("tcp4", net.JoinHostPort(n.Addr(), strconv.Itoa(balancerPort)))
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.wg.Go(func() {
-		for {
-			c, err := b.ln.Accept()
-			if err != nil {
-				return
-			}
-			b.wg.Go(func() { b.serve(c) })
-		}
-	})
-	t.Cleanup(func() {
-		b.ln.Close()
-		b.mu.Lock()
-		b.over = true
-		for c := range b.open {
-			c.Close()
-		}
-		b.mu.Unlock()
-		b.wg.Wait()
-	})
-	return b
-}
-
-func (b *balancer) pick() int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for {
-		if p := b.ports[int(b.next.Add(1))%len(b.ports)]; !b.out[p] {
-			return p
-		}
-	}
-}
-
-func (b *balancer) serve(c net.Conn) {
-	defer c.Close()
-	port := b.pick()
-	s, err := b.n.Dial(context.Background(), net.JoinHostPort(b.n.Addr(), strconv.Itoa(port)))
-	if err != nil {
-		return
-	}
-	defer s.Close()
-	b.mu.Lock()
-	if b.over || b.out[port] {
-		b.mu.Unlock()
-		return
-	}
-	b.open[c], b.open[s] = port, port
-	b.mu.Unlock()
-	var both sync.WaitGroup
-	for _, way := range [][2]net.Conn{{c, s}, {s, c}} {
-		both.Go(func() {
-			_, _ = io.Copy(way[0], way[1])
-			way[0].Close() // NFS has no use for one direction
-			way[1].Close()
-		})
-	}
-	both.Wait()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	delete(b.open, c)
-	delete(b.open, s)
-}
-
-// use puts a server in use, or takes it out and ends its connections, as a balancer does with one that has failed.
-func (b *balancer) use(port int, use bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.out[port] = !use
-	for c, p := range b.open {
-		if p == port && !use {
-			c.Close()
-		}
-	}
-}
-
-// spread is how many connections each server has.
-func (b *balancer) spread() map[int]int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	counts := map[int]int{}
-	for _, p := range b.open {
-		counts[p]++
-	}
-	for p := range counts {
-		counts[p] /= 2
-	}
-	return counts
-}
 
 // carried is how many requests the first gateway has carried to the second one, or taken from it.
 func carried(t *testing.T, n *kclient.Net) int {
@@ -181,7 +67,8 @@ func TestTrunking(t *testing.T) {
 	b.g.Mount(t, srv.mount(n.Addr(), mountpoint, "4.2"))
 	seed, _ := newSeed(t)
 
-	balance := newBalancer(t, n, nfsPort, nfsPort+1)
+	at := func(port int) string { return net.JoinHostPort(n.Addr(), strconv.Itoa(port)) }
+	balancer := balance.New(t, n, at(balancerPort), at(nfsPort), at(nfsPort+1))
 	second := mountpoint + "2"
 	for _, m := range []struct {
 		name    string
@@ -220,7 +107,7 @@ func TestTrunking(t *testing.T) {
 			if k := carried(t, n) - before; k < files {
 				t.Errorf("%d requests were carried from one gateway to the other: it was not by both", k)
 			} else {
-				t.Logf("%d requests were carried; connections %v", k, balance.spread())
+				t.Logf("%d requests were carried; connections %v", k, balancer.Spread())
 			}
 			dir := fmt.Sprintf("%s/random-%d", mountpoint, m.xprts)
 			a.sh("mkdir " + dir)
@@ -232,13 +119,13 @@ func TestTrunking(t *testing.T) {
 			io := a.g.Start(t, p)
 			if m.balance {
 				for i, port := range []int{nfsPort, nfsPort + 1, nfsPort, nfsPort + 1} {
-					balance.use(port, i%2 == 1)
+					balancer.Use(at(port), i%2 == 1)
 					f := fmt.Sprint("round", i)
 					a.sh("echo " + f + " >" + f)
 					if got := b.sh("cat " + f + " && rm " + f); got != f+"\n" {
 						t.Fatalf("another machine reads %q", got)
 					}
-					balance.use(port, true)
+					balancer.Use(at(port), true)
 				}
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), randomIODeadline)
