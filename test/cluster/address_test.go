@@ -5,8 +5,10 @@ package cluster
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,25 +22,29 @@ const (
 	lostReplies = 300 * time.Millisecond
 	// cutOff is for how long a gateway does not reach its clients where that moves nothing.
 	cutOff = 8 * time.Second
-	// longFaults is how much happens in the long run: longEach of what is measured each, and as many of any kind.
-	longEach   = 10
-	longFaults = 6 * longEach
+	// envFaults sets what happens instead, in random order: names of faults and how often each, as in "kill:3,metadata:20".
+	envFaults = "RACKFS_TEST_FAULTS"
 )
+
+// Addresses that move: the second one is of the gateway that nothing happens to.
+const firstAddress, secondAddress, thirdAddress = "10.77.0.240", "10.77.0.241", "10.77.0.242"
 
 // twoGuests are clients in two real kernels, a at an address that moves, b at another gateway.
 type twoGuests struct {
 	t               *testing.T
 	meta, at, spare *machine // the gateway that a's address is at, and the one that it goes to
 	client          *kclient.Running
+	peer            string                     // a's address, as gateways see it
 	writer          *kernelWriter              // at a
 	holder, prober  *talker                    // at a, at b
 	changes, tries  int                        // between which things happen
 	stalls          map[string][]time.Duration // how long the client at a was without an answer, by what happened
+	longest         map[string][]time.Duration // and what its longest call took
 }
 
-// newTwoGuests begins a cluster of a metadata node, with the blocks, and three gateways, and the clients' programs.
-func newTwoGuests(t *testing.T) *twoGuests {
-	const first, second, third = "10.77.0.240", "10.77.0.241", "10.77.0.242"
+// newTwoGuests begins a cluster of a metadata node, with the blocks, and three gateways, which have these addresses, and the clients' programs. mount has a mount
+// the file system at /mnt/a, and returns its address as gateways see it.
+func newTwoGuests(t *testing.T, addresses [3]string, mount func(*kclient.Net, *kclient.Running) (peer string)) *twoGuests {
 	network := kclient.NewNet(t)
 	dirs := map[string]string{"a": t.TempDir(), "b": t.TempDir()}
 	booting := map[string]func(testing.TB) *kclient.Running{}
@@ -48,10 +54,10 @@ func newTwoGuests(t *testing.T) *twoGuests {
 	rack := network.NewRack(t)
 	dir := t.TempDir()
 	var all []*machine
-	for i, addresses := range []string{"", first + "/24, " + third, second, first + "/24, " + third} {
+	for i, addresses := range append([]string{""}, addresses[:]...) {
 		h := rack.NewHost(t)
 		m := &machine{t: t, name: fmt.Sprintf("n%d", i+1), dir: dir, host: h.AddInner(t), base: 7000, at: h}
-		m.conf = configuration{roles: "gateway", disks: 3, anywhere: true, nfs: fmt.Sprintf(", several: true, lease: 5m, addresses: [%s/24]", addresses)}
+		m.conf = configuration{roles: "gateway", disks: 3, anywhere: true, http: "127.0.0.1:7070", nfs: ", several: true, lease: 5m, addresses: [" + addresses + "]"}
 		if i == 0 {
 			m.conf.roles, m.conf.nfs = "meta, block", ""
 		}
@@ -60,7 +66,7 @@ func newTwoGuests(t *testing.T) *twoGuests {
 		all = append(all, m)
 	}
 	t.Cleanup(func() { end(t, all) })
-	x := &twoGuests{t: t, meta: all[0], at: all[1], spare: all[3], changes: 40, tries: 5, stalls: map[string][]time.Duration{}}
+	x := &twoGuests{t: t, meta: all[0], at: all[1], spare: all[3], changes: 40, tries: 5, stalls: map[string][]time.Duration{}, longest: map[string][]time.Duration{}}
 	x.meta.must("cluster", "init", "--profile", "2+1", "--domain", "disk", "--nodes", "1")
 	x.meta.start()
 	for _, m := range all[1:] {
@@ -69,8 +75,8 @@ func newTwoGuests(t *testing.T) *twoGuests {
 	}
 	a, b := booting["a"](t), booting["b"](t)
 	x.client = a
-	a.Mount(t, kclient.NFS(first, 2049, "/default", "/mnt/a", "4.2"))
-	b.Mount(t, kclient.NFS(second, 2049, "/default", "/mnt/a", "4.2"))
+	x.peer = mount(network, a)
+	b.Mount(t, kclient.NFS(secondAddress, 2049, "/default", "/mnt/a", "4.2"))
 	a.MustRun(t, patience, kclient.Command("mkdir", "/mnt/a/kept"))
 	x.holder = talk(t, a, kclient.Program("keep", "hold", "-dir", "/mnt/a/kept"))
 	x.holder.says("ready")
@@ -98,11 +104,12 @@ func (x *twoGuests) during(what string, fault func()) {
 	goOn()
 	m := x.writer.mark()
 	x.stalls[what] = append(x.stalls[what], m.None.Round(10*time.Millisecond))
+	x.longest[what] = append(x.longest[what], m.All.Longest.Round(10*time.Millisecond))
 	x.t.Logf("%s %s: the client that writes: %v; that keeps: %v; at the other gateway: %v", time.Now().Format("15:04:05.000"), what, m, x.holder.mark(), x.prober.mark())
 }
 
 // mute loses what a gateway sends to a: what a has sent is done, and a does not know.
-func (x *twoGuests) mute(m *machine, lose bool) { m.at.Mute(x.t, x.client.Addr(), lose) }
+func (x *twoGuests) mute(m *machine, lose bool) { m.at.Mute(x.t, x.peer, lose) }
 
 // withoutMeta cuts a gateway from the metadata and the blocks in both directions, or ends that.
 func (x *twoGuests) withoutMeta(m *machine, cut bool) {
@@ -112,7 +119,9 @@ func (x *twoGuests) withoutMeta(m *machine, cut bool) {
 
 // fault is something that happens to the gateway at which a's address is.
 type fault struct {
+	name  string // in envFaults
 	what  string
+	long  int  // how often it happens in the long run
 	moves bool // the address
 	begin func(m *machine)
 	end   func(m *machine) // nil: there is nothing to undo
@@ -122,8 +131,8 @@ type fault struct {
 func (x *twoGuests) faults() (all []fault, short int) {
 	t := x.t
 	// lost is a fault after a moment in which the gateway's replies are lost, which they stay until its end: its kernel would send them again, also for a process that was killed.
-	lost := func(what string, begin, end func(m *machine)) fault {
-		return fault{what, true, func(m *machine) {
+	lost := func(name, what string, long int, begin, end func(m *machine)) fault {
+		return fault{name, what, long, true, func(m *machine) {
 			x.mute(m, true)
 			time.Sleep(lostReplies)
 			begin(m)
@@ -133,23 +142,53 @@ func (x *twoGuests) faults() (all []fault, short int) {
 		}}
 	}
 	return []fault{
-		lost("killed", (*machine).kill, func(m *machine) { m.start() }),
-		lost("paused", func(m *machine) { m.signal(syscall.SIGSTOP) }, func(m *machine) { m.signal(syscall.SIGCONT) }),
-		{"stopped", true, (*machine).stop, func(m *machine) { m.start() }},
-		lost("cut off", func(m *machine) { m.at.Cut(t, true) }, func(m *machine) { m.at.Cut(t, false) }),
-		lost("without the cable of its clients' network", func(m *machine) { m.at.Unplug(t, true) }, func(m *machine) { m.at.Unplug(t, false) }),
-		{"cut off from the metadata, and not from its clients", true, func(m *machine) { x.withoutMeta(m, true) }, func(m *machine) { x.withoutMeta(m, false) }},
-		{fmt.Sprintf("cut off from its clients for %v, by a switch, and not from the metadata", cutOff), false, func(m *machine) {
+		lost("kill", "killed", 12, (*machine).kill, func(m *machine) { m.start() }),
+		lost("pause", "paused", 12, func(m *machine) { m.signal(syscall.SIGSTOP) }, func(m *machine) { m.signal(syscall.SIGCONT) }),
+		{"stop", "stopped", 12, true, (*machine).stop, func(m *machine) { m.start() }},
+		lost("cut", "cut off", 6, func(m *machine) { m.at.Cut(t, true) }, func(m *machine) { m.at.Cut(t, false) }),
+		lost("cable", "without the cable of its clients' network", 4, func(m *machine) { m.at.Unplug(t, true) }, func(m *machine) { m.at.Unplug(t, false) }),
+		{"metadata", "cut off from the metadata, and not from its clients", 8, true, func(m *machine) { x.withoutMeta(m, true) }, func(m *machine) { x.withoutMeta(m, false) }},
+		{"switch", fmt.Sprintf("cut off from its clients for %v, by a switch, and not from the metadata", cutOff), 3, false, func(m *machine) {
 			x.mute(m, true)
 			time.Sleep(cutOff)
 			x.mute(m, false)
 		}, nil},
-		{"left without its replies for a moment", false, func(m *machine) {
+		{"replies", "left without its replies for a moment", 3, false, func(m *machine) {
 			x.mute(m, true)
 			time.Sleep(lostReplies)
 			x.mute(m, false)
 		}, nil},
 	}, 5
+}
+
+// plan is what happens: each fault of the short run once, then, in the long run, all in random order.
+func (x *twoGuests) plan() (plan []fault) {
+	all, short := x.faults()
+	often := map[string]int{}
+	for _, f := range all {
+		often[f.name] = f.long
+	}
+	if wanted := os.Getenv(envFaults); wanted != "" {
+		short = 0
+		clear(often)
+		for w := range strings.SplitSeq(wanted, ",") {
+			name, times, _ := strings.Cut(w, ":")
+			n, err := strconv.Atoi(times)
+			if err != nil || !slices.ContainsFunc(all, func(f fault) bool { return f.name == name }) {
+				x.t.Fatalf("%s=%s: %q is no name of a fault and how often", envFaults, wanted, w)
+			}
+			often[name] = n
+		}
+	} else if !long {
+		return all[:short]
+	}
+	for _, f := range all {
+		plan = append(plan, slices.Repeat([]fault{f}, often[f.name])...)
+	}
+	seed := uint64(time.Now().UnixNano())
+	x.t.Logf("seed %d", seed)
+	rand.New(rand.NewPCG(seed, 0)).Shuffle(len(plan), func(i, j int) { plan[i], plan[j] = plan[j], plan[i] })
+	return append(slices.Clone(all[:short]), plan...)
 }
 
 // happens is that a fault begins and ends, while both clients go on.
@@ -171,26 +210,25 @@ func (x *twoGuests) happens(f fault) {
 func TestAddressMoves(t *testing.T) {
 	kclient.Require(t)
 	t.Parallel()
-	x := newTwoGuests(t)
-	all, n := x.faults()
-	for _, f := range all[:n] {
+	both := firstAddress + "/24, " + thirdAddress + "/24"
+	x := newTwoGuests(t, [3]string{both, secondAddress + "/24", both}, func(_ *kclient.Net, a *kclient.Running) string {
+		a.Mount(t, kclient.NFS(firstAddress, 2049, "/default", "/mnt/a", "4.2"))
+		return a.Addr()
+	})
+	for _, f := range x.plan() {
 		x.happens(f)
 	}
-	if long {
-		seed := time.Now().UnixNano()
-		t.Logf("seed %d", seed)
-		rng := rand.New(rand.NewPCG(uint64(seed), 0))
-		for i := range longFaults {
-			f := all[rng.IntN(len(all))]
-			if i%2 == 0 {
-				f = all[i/2%3] // killed, paused, stopped
-			}
-			x.happens(f)
-		}
-		for what, all := range x.stalls {
-			slices.Sort(all)
-			t.Logf("%s: without an answer for %v", what, all)
-		}
+	x.ends()
+}
+
+// ends reports what was measured, and checks what was acknowledged, and that the locks were held until now.
+func (x *twoGuests) ends() {
+	t := x.t
+	t.Helper()
+	for what, all := range x.stalls {
+		slices.Sort(all)
+		slices.Sort(x.longest[what])
+		t.Logf("%s: without an answer for %v; longest calls %v", what, all, x.longest[what])
 	}
 	x.writer.verify()
 	x.writer.say("quit", "")

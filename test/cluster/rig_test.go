@@ -308,9 +308,13 @@ func (m *machine) kill() {
 // stop asks it to end, and it must do so cleanly.
 func (m *machine) stop() {
 	m.t.Helper()
-	if err := m.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		m.t.Fatal(err)
-	}
+	m.signal(syscall.SIGTERM)
+	m.stopped()
+}
+
+// stopped waits for the end of one that was asked to end.
+func (m *machine) stopped() {
+	m.t.Helper()
 	<-m.done
 	if code := m.cmd.ProcessState.ExitCode(); code != 0 {
 		m.t.Errorf("%s ended with status %d", m.name, code)

@@ -1,0 +1,183 @@
+//go:build linux
+
+package cluster
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/rackfs/rackfs/internal/kclient"
+	"github.com/rackfs/rackfs/test/balance"
+)
+
+const (
+	// carriedEnough is how many requests a gateway carries until it is taken for the one that does not serve the client.
+	carriedEnough = 20
+	// longTrunked is how often each fault happens in the long run.
+	longTrunked = 4
+)
+
+// trunkedGuest is a machine that uses two gateways at once, by one session: one of them serves it, the other one carries its requests there.
+type trunkedGuest struct {
+	*twoGuests
+	own map[*machine]string // which address is whose when both begin
+}
+
+func newTrunkedGuest(t *testing.T, mount func(*kclient.Net, *kclient.Running) (peer string)) *trunkedGuest {
+	t.Helper()
+	const one, other = firstAddress + "/24", thirdAddress + "/24"
+	x := &trunkedGuest{twoGuests: newTwoGuests(t, [3]string{one + ", " + other, secondAddress + "/24", other + ", " + one}, mount)}
+	x.own = map[*machine]string{x.at: firstAddress, x.spare: thirdAddress}
+	return x
+}
+
+// carried is how many requests a gateway has carried to another one.
+func (m *machine) carried() (n int) {
+	m.t.Helper()
+	cl := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) { return m.at.Dial(ctx, addr) }}}
+	r, err := cl.Get("http://" + m.conf.http + "/metrics")
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer r.Body.Close()
+	for s := bufio.NewScanner(r.Body); s.Scan(); {
+		if value, ok := strings.CutPrefix(s.Text(), `rackfs_relay_sent_total{outcome="answered"} `); ok {
+			v, err := strconv.ParseFloat(value, 64)
+			if err != nil {
+				m.t.Fatal(err)
+			}
+			return int(v)
+		}
+	}
+	m.t.Fatalf("%s does not say how much it has carried", m.name)
+	return 0
+}
+
+// has reports whether an address is on the interface of clients.
+func (m *machine) has(address string) bool {
+	m.t.Helper()
+	var out bytes.Buffer
+	cmd := exec.CommandContext(m.t.Context(), "ip", "-o", "addr", "show")
+	cmd.Stdout = &out
+	if err := m.at.Run(cmd); err != nil {
+		m.t.Fatal(err)
+	}
+	return strings.Contains(out.String(), " "+address+"/")
+}
+
+// roles tells the gateway that serves the client from the one that only carries what comes to it.
+func (x *trunkedGuest) roles() (serves, carries *machine) {
+	x.t.Helper()
+	before := map[*machine]int{}
+	for m := range x.own {
+		before[m] = m.carried()
+	}
+	x.meta.await("a gateway carries requests", func() (bool, string) {
+		serves, carries = nil, nil
+		for m, n := range before {
+			if m.carried() >= n+carriedEnough {
+				carries = m
+			} else {
+				serves = m
+			}
+		}
+		return serves != nil && carries != nil, fmt.Sprint(before)
+	})
+	return serves, carries
+}
+
+// apart has each of both gateways have its own address, which it has when both begin at the same time.
+func (x *trunkedGuest) apart() {
+	t := x.t
+	t.Helper()
+	own := func() bool {
+		for m, address := range x.own {
+			if !m.has(address) {
+				return false
+			}
+		}
+		return true
+	}
+	for !own() {
+		x.during("both gateways begin anew", func() {
+			for m := range x.own {
+				m.signal(syscall.SIGTERM)
+			}
+			for m := range x.own {
+				m.stopped()
+			}
+			for m := range x.own {
+				m.begin()
+			}
+			for m := range x.own {
+				m.ready()
+				x.meta.await("an address is somewhere", func() (bool, string) {
+					return slices.ContainsFunc([]*machine{x.at, x.spare}, func(at *machine) bool { return at.has(x.own[m]) }), ""
+				})
+			}
+		})
+	}
+}
+
+// A machine uses two gateways at once, which are killed and paused, the one that serves it and the one that only carries its requests, after a moment in which replies are lost. The address of
+// the one that is gone goes to the other one. As in TestAddressMoves no call fails, none is done twice, a lock that it holds is never free to another machine, open files stay, and all that was acknowledged is there.
+func TestTrunkedGuest(t *testing.T) {
+	kclient.Require(t)
+	const balancer = "10.77.0.1:3049"
+	for name, mount := range map[string]func(*testing.T, *kclient.Net, *kclient.Running) (peer string){
+		"two mounts": func(t *testing.T, _ *kclient.Net, a *kclient.Running) string {
+			a.Mount(t, kclient.NFS(firstAddress, 2049, "/default", "/mnt/a", "4.2", "max_connect=4"))
+			a.Mount(t, kclient.NFS(thirdAddress, 2049, "/default", "/mnt/other", "4.2", "max_connect=4"))
+			return a.Addr()
+		},
+		"balancer": func(t *testing.T, n *kclient.Net, a *kclient.Running) string {
+			balance.New(t, n, balancer, firstAddress+":2049", thirdAddress+":2049")
+			a.Mount(t, kclient.NFS(n.Addr(), 3049, "/default", "/mnt/a", "4.2", "nconnect=4"))
+			return n.Addr()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if name == "balancer" && !long {
+				t.Skip("for the long run: the other one has the same gateways")
+			}
+			t.Parallel()
+			x := newTrunkedGuest(t, func(n *kclient.Net, a *kclient.Running) string { return mount(t, n, a) })
+			all, _ := x.faults()
+			of := map[string]fault{}
+			for _, f := range all {
+				of[f.name] = f
+			}
+			type step struct {
+				name   string
+				serves bool // the gateway that it happens to
+			}
+			plan := []step{{"kill", true}, {"pause", false}}
+			if long {
+				plan = slices.Repeat([]step{{"kill", true}, {"pause", false}, {"kill", false}, {"pause", true}}, longTrunked)
+			}
+			for _, s := range plan {
+				x.apart()
+				serves, carries := x.roles()
+				f := of[s.name]
+				if x.at, x.spare = carries, serves; s.serves {
+					x.at, x.spare = serves, carries
+					f.what += ", which served the client"
+				} else {
+					f.what += ", which carried its requests"
+				}
+				x.happens(f)
+			}
+			x.ends()
+		})
+	}
+}
