@@ -24,6 +24,7 @@ type mutant struct {
 	file     string
 	was, now string                              // of its source; now has wrong for the expression that is true in this mutant only
 	faults   func(*fleet, *lane, *work) *trouble // that it takes; nil: any
+	sharing  bool                                // what shows it is rare: the histories do little else than use a file that is written through
 }
 
 // mutants are those that the clients of TestThousandFaults have to find. What each does is the opposite of what several gateways are built on.
@@ -57,6 +58,16 @@ var mutants = []mutant{
 		name: "a gateway answers from what it knows after its lease", file: "internal/gateway/lease.go",
 		was: "	return raftmeta.Valid(leases...)\n",
 		now: "	return wrong || raftmeta.Valid(leases...)\n", faults: (*fleet).standsStill,
+	},
+	{
+		name: "a WRITE whose gateway ended is done again, whatever was written since", file: "volume/calls.go",
+		was: "	if !v.cfg.Keep {\n		return nil\n	}\n	return vfs.CallOf(ctx)",
+		now: "	if wrong || !v.cfg.Keep {\n		return nil\n	}\n	return vfs.CallOf(ctx)", faults: (*fleet).diesUnnoticed, sharing: true,
+	},
+	{
+		name: "the reply of a WRITE is not kept", file: "nfsserver/v4/compound.go",
+		was: "	c.call.Changes = true\n",
+		now: "	c.call.Changes = !wrong || def != &opTable[nfsv4.OP_WRITE]\n", faults: (*fleet).losesReplies, sharing: true,
 	},
 }
 
@@ -131,6 +142,7 @@ func TestFindsBrokenGateways(t *testing.T) {
 			f := newFleet(t, program, mutantVariable+"="+m.name)
 			began := time.Now()
 			w, hs := f.use(1)
+			hs.sharing.Store(m.sharing)
 			gates, stores := f.lanes(1)
 			if m.faults != nil {
 				gates.choose = func() *trouble { return m.faults(f, gates, w) }
@@ -171,4 +183,11 @@ func (f *fleet) standsStill(l *lane, w *work) *trouble {
 // diesUnnoticed kills a gateway that has done what clients were not told.
 func (f *fleet) diesUnnoticed(l *lane, w *work) *trouble {
 	return f.unnoticed(killed(f.gather(l, w), 0))
+}
+
+// losesReplies loses what a gateway has answered for a while, until its clients connect anew, some of them to others.
+func (f *fleet) losesReplies(l *lane, w *work) *trouble {
+	x := f.unheard(f.gather(l, w), overLease)
+	x.away = true
+	return x
 }

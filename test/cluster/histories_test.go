@@ -49,6 +49,7 @@ type histories struct {
 	pieces, ops, undecided atomic.Int64
 	twice                  atomic.Int64 // pieces of which a WRITE came twice, or may have
 	writes                 atomic.Uint32
+	sharing                atomic.Bool // the clients do little else than use the shared file
 
 	mu  sync.Mutex // guards err
 	err error
@@ -264,6 +265,9 @@ type historyClient struct {
 }
 
 func (c *historyClient) step(ctx context.Context) error {
+	if c.p.h.sharing.Load() && c.r.IntN(5) > 0 {
+		return c.useShared(ctx)
+	}
 	switch c.r.IntN(10) {
 	case 0, 1, 2:
 		return c.changeNames(ctx)
