@@ -41,6 +41,7 @@ const (
 type histories struct {
 	f       *fleet
 	clients []*roamer
+	sharers []*roamer // at two gateways, always
 	rngs    []*rand.Rand
 	stop    chan struct{}
 	done    sync.WaitGroup
@@ -65,6 +66,14 @@ func (f *fleet) startHistories(ctx context.Context, seed uint64, w *work, place 
 		}
 		f.roamers = append(f.roamers, r)
 		h.clients, h.rngs = append(h.clients, r), append(h.rngs, rand.New(rand.NewPCG(seed, 2000+uint64(i))))
+	}
+	for i, m := range f.gateways[1:] {
+		r, err := f.roam(ctx, fmt.Sprintf("s%d-%d", i, seed), "", m)
+		if err != nil {
+			return nil, err
+		}
+		r.stays = true
+		f.roamers, h.sharers = append(f.roamers, r), append(h.sharers, r)
 	}
 	h.done.Go(func() {
 		for {
@@ -147,6 +156,19 @@ func (h *histories) piece() error {
 			return err
 		}
 	}
+	// Two gateways write the shared file before anybody else, and it is open at both: from the write of the second one on it is written through, whatever gateways the others come by.
+	// While one gateway had it alone, that would show what is not stable yet, and what is lost with that gateway is done later, in another order.
+	var shared []*nfsclient.File
+	for _, r := range h.sharers {
+		f, err := r.Open(ctx, p.root, nfsclient.OpenArgs{Name: "shared"})
+		if err == nil {
+			_, err = r.Write(ctx, f, 0, nfsv4.FILE_SYNC4, cellBytesOf(0, 1))
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", r.name, err)
+		}
+		shared = append(shared, f)
+	}
 	var users []*historyClient
 	for i, r := range h.clients {
 		c := &historyClient{p: p, roamer: r, id: i, r: h.rngs[i], lock: &nfsclient.Lock{Owner: "l"}}
@@ -156,12 +178,6 @@ func (h *histories) piece() error {
 			}
 		}
 		users = append(users, c)
-	}
-	// All have the file open for writing: from the first write of a second gateway on it is written through.
-	for _, c := range users {
-		if _, err := c.Write(ctx, c.shared, 0, nfsv4.FILE_SYNC4, cellBytesOf(0, 1)); err != nil {
-			return err
-		}
 	}
 	if err := first.Setattr(ctx, users[0].shared.FH, nfsclient.Stateid{}, attr.Size(0)); err != nil {
 		return err
@@ -192,6 +208,11 @@ func (h *histories) piece() error {
 			if err := c.CloseFile(ctx, f); err != nil {
 				return fmt.Errorf("close: %w", err)
 			}
+		}
+	}
+	for i, r := range h.sharers {
+		if err := r.CloseFile(ctx, shared[i]); err != nil {
+			return fmt.Errorf("close: %w", err)
 		}
 	}
 	return p.remove(ctx, first)
