@@ -90,6 +90,22 @@ func (h *history) ofCall(c *metapb.Command) {
 	}
 }
 
+// calls names whose bytes a commit carries.
+func (h *history) calls(c *metapb.CommitData) {
+	for range h.draw("calls", 0, 3) {
+		var id metapb.Command
+		if h.ofCall(&id); id.Call == nil {
+			continue
+		}
+		off := h.num("from", 0, 5) * pageSize / 2
+		c.Calls = append(c.Calls, &metapb.DataCall{Call: id.Call, Offset: off, End: off + h.num("bytes", 0, 3)*pageSize/2})
+	}
+	c.Once = len(c.Calls) == 1 && h.num("once", 0, 1) == 1
+	if len(c.Calls) > 0 {
+		c.Epoch = h.num("epoch", 1, 3)
+	}
+}
+
 // lockModel is the reference: per owner, what each byte of a tiny file is locked as. The last byte stands for everything
 // up to the largest offset.
 type lockModel map[lockModelOwner]*[lockModelBytes]metapb.LockType

@@ -206,6 +206,9 @@ func (h *history) op() *metapb.Command {
 		if h.raises {
 			c.Reserved, c.Unlimited = h.num("reserved", 0, 2)*4000, h.num("unlimited", 0, 5) == 0
 		}
+		if h.nfs {
+			h.calls(c)
+		}
 		return &metapb.Command{Op: &metapb.Command_CommitData{CommitData: c}}
 	case 12:
 		return &metapb.Command{Op: &metapb.Command_AllocBlocks{AllocBlocks: &metapb.AllocBlocks{Count: 100}}}
