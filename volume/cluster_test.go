@@ -102,6 +102,7 @@ func (m *metadata) hush() (speak func()) {
 // gateway is one origin's client of the metadata.
 type gateway struct {
 	*metadata
+	name        string
 	origin      uint64
 	incarnation [16]byte
 
@@ -113,7 +114,7 @@ type gateway struct {
 }
 
 func (m *metadata) gateway(t testing.TB, name string) *gateway {
-	g := &gateway{metadata: m}
+	g := &gateway{metadata: m, name: name}
 	for i := range g.incarnation {
 		g.incarnation[i] = byte(rand.Uint32())
 	}
@@ -129,7 +130,7 @@ func (g *gateway) again(t testing.TB) {
 	inc := g.incarnation
 	inc[0]++
 	r := g.mustApply(t, &metapb.Command{Op: &metapb.Command_RegisterOrigin{RegisterOrigin: &metapb.RegisterOrigin{
-		Kind: metapb.OriginKind_ORIGIN_GATEWAY, Name: "gw", Incarnation: inc[:], Vacant: true,
+		Kind: metapb.OriginKind_ORIGIN_GATEWAY, Name: g.name, Incarnation: inc[:], Vacant: true,
 	}}})
 	g.mu.Lock()
 	defer g.mu.Unlock()
