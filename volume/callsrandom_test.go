@@ -1,7 +1,6 @@
 package volume_test
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"testing"
 
@@ -126,7 +125,7 @@ func randomRepetitions(t *testing.T, seed uint64) {
 			if _, err := p.vols[i].Commit(t.Context(), ino, 0, 0); err != nil {
 				continue
 			}
-			was := fmt.Sprintf("%s", read(i))
+			was := string(read(i))
 			from := off + rng.IntN(len(b))
 			o := make([]byte, 1+rng.IntN(off+len(b)-from))
 			for k := range o {
