@@ -397,3 +397,59 @@ func TestCommitNamesCalls(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// A range was made a hole, allocated or cloned, others wrote over it, and the request comes again: what they were told is stable stays. What was not done is done.
+func TestRangesTakeEffectOnce(t *testing.T) {
+	const before, over = "aaaaaaaa", "BBBB"
+	ops := map[string]struct {
+		do   func(p *pair, ctx context.Context, i int, ino, src vfs.Ino) error
+		want string
+	}{
+		"deallocate": {func(p *pair, ctx context.Context, i int, ino, _ vfs.Ino) error {
+			return p.vols[i].Deallocate(ctx, &vfs.Root, ino, 0, 8)
+		}, "\x00\x00BBBB\x00\x00"},
+		"clone": {func(p *pair, ctx context.Context, i int, ino, src vfs.Ino) error {
+			return p.vols[i].Clone(ctx, &vfs.Root, src, 0, ino, 0, 0)
+		}, "ccBBBBcc"},
+		"allocate": {func(p *pair, ctx context.Context, i int, ino, _ vfs.Ino) error {
+			return p.vols[i].Allocate(ctx, &vfs.Root, ino, 0, 8)
+		}, "aaBBBBaa"},
+	}
+	for name, o := range ops {
+		for _, shared := range []bool{false, true} {
+			for _, dies := range []bool{false, true} {
+				t.Run(fmt.Sprint(name, " shared ", shared, " dies ", dies), func(t *testing.T) {
+					p := newPair(t, volume.Config{})
+					ino, src := p.file("f"), p.file("src")
+					p.write(0, src, 0, "cccccccc", vfs.FileSync)
+					if shared {
+						p.share(ino)
+					}
+					p.write(0, ino, 0, before, vfs.FileSync)
+					do := func(i int, seq uint64, repeated bool) {
+						t.Helper()
+						if err := o.do(p, vfs.WithCall(t.Context(), calling(seq, repeated)), i, ino, src); err != nil {
+							t.Fatal(err)
+						}
+					}
+					do(0, 5, false)
+					if dies {
+						p.end(0)
+					}
+					p.write(1, ino, 2, over, vfs.FileSync)
+					do(1, 5, true)
+					p.reads(1, ino, o.want)
+					p.write(1, ino, 0, "DD", vfs.FileSync) // what is known of the file after the repetition is true
+					p.reads(1, ino, "DD"+o.want[2:])
+					if name == "allocate" {
+						return
+					}
+					do(1, 6, false)
+					if p.reads(1, ino, strings.Repeat(o.want[:1], 8)); !dies {
+						p.reads(0, ino, strings.Repeat(o.want[:1], 8))
+					}
+				})
+			}
+		}
+	}
+}

@@ -14,6 +14,10 @@ var (
 	_ vfs.Cloner    = (*Volume)(nil)
 )
 
+// rangeCalls is how many commands of a call on a range are remembered by the shard, which keeps all outcomes of a request in one record. What is done after as many pieces
+// would be done again by a repetition.
+const rangeCalls = 64
+
 // Deallocate implements vfs.Allocator.
 func (v *Volume) Deallocate(ctx context.Context, c *vfs.Cred, ino vfs.Ino, off, n uint64) error {
 	const op = "deallocate"
@@ -209,7 +213,12 @@ func (v *Volume) inPieces(ctx context.Context, c *vfs.Cred, e *inode, at, end ui
 		res := r.GetRange()
 		piece := span{at, min(res.Done, end)}
 		a := attrOf(res.GetAttr())
-		if e.leased() && e.lease.Epoch == ask.epoch {
+		switch {
+		case !e.leased() || e.lease.Epoch != ask.epoch:
+		case res.GetLease() == nil: // done before, under another lease perhaps, and told again: how the file is now it does not say
+			e.ext = extentMap{}
+			e.extChanged(piece)
+		default:
 			took(piece, res)
 			e.extChanged(piece)
 			if len(e.chunks) == 0 {

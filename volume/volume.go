@@ -314,7 +314,7 @@ func (v *Volume) applyOnce(ctx context.Context, op string, c *vfs.Cred, cmd *met
 }
 
 // callOf is the call of a client that cmd is done for, if the shard is to remember its outcome: of what must not be done
-// twice, and is done by one command.
+// twice, and is done by one command, or by commands that are the same, in the same order, each time.
 func (v *Volume) callOf(ctx context.Context, cmd *metapb.Command) *metapb.Call {
 	call := vfs.CallOf(ctx)
 	if call == nil || !v.cfg.Keep {
@@ -323,9 +323,14 @@ func (v *Volume) callOf(ctx context.Context, cmd *metapb.Command) *metapb.Call {
 	switch cmd.Op.(type) {
 	case *metapb.Command_Create, *metapb.Command_Link, *metapb.Command_Remove, *metapb.Command_Rename, *metapb.Command_SetAttr,
 		*metapb.Command_SetXattr, *metapb.Command_RemoveXattr:
-		return &metapb.Call{Session: call.Session[:], Client: call.Client, Slot: call.Slot, Seq: call.Seq, OpIndex: call.Next()}
+	case *metapb.Command_PunchHole, *metapb.Command_Allocate, *metapb.Command_CloneRange: // the answer says how far it came: so the next one is the same each time
+		if call.Made() >= rangeCalls {
+			return nil
+		}
+	default:
+		return nil
 	}
-	return nil
+	return &metapb.Call{Session: call.Session[:], Client: call.Client, Slot: call.Slot, Seq: call.Seq, OpIndex: call.Next()}
 }
 
 // patience marks the contexts of patient.

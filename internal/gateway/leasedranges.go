@@ -12,40 +12,26 @@ var (
 	_ vfs.Cloner    = (*leasedFS)(nil)
 )
 
-// optional is the file system's side of an optional interface; without an error the caller leaves f.
-func optional[T any](f *leasedFS, op string) (x T, err error) {
-	fs, err := f.enter(op)
-	if err != nil {
-		return x, err
-	}
-	x, ok := fs.(T)
-	if !ok {
-		f.leave()
-		return x, vfs.KindNotSupported.Err(op)
-	}
-	return x, nil
+// changed is change for an optional interface.
+func changed[T any](ctx context.Context, f *leasedFS, op string, do func(T) error) error {
+	_, err := change(ctx, f, op, func(fs vfs.FS) (struct{}, error) {
+		x, ok := fs.(T)
+		if !ok {
+			return struct{}{}, vfs.KindNotSupported.Err(op)
+		}
+		return struct{}{}, do(x)
+	})
+	return err
 }
 
 // Allocate implements vfs.Allocator.
 func (f *leasedFS) Allocate(ctx context.Context, c *vfs.Cred, ino vfs.Ino, off, n uint64) error {
-	const op = "allocate"
-	x, err := optional[vfs.Allocator](f, op)
-	if err != nil {
-		return err
-	}
-	defer f.leave()
-	return again(op, x.Allocate(ctx, c, ino, off, n))
+	return changed(ctx, f, "allocate", func(x vfs.Allocator) error { return x.Allocate(ctx, c, ino, off, n) })
 }
 
 // Deallocate implements vfs.Allocator.
 func (f *leasedFS) Deallocate(ctx context.Context, c *vfs.Cred, ino vfs.Ino, off, n uint64) error {
-	const op = "deallocate"
-	x, err := optional[vfs.Allocator](f, op)
-	if err != nil {
-		return err
-	}
-	defer f.leave()
-	return again(op, x.Deallocate(ctx, c, ino, off, n))
+	return changed(ctx, f, "deallocate", func(x vfs.Allocator) error { return x.Deallocate(ctx, c, ino, off, n) })
 }
 
 // Seek implements vfs.Seeker.
@@ -61,11 +47,5 @@ func (f *leasedFS) Seek(ctx context.Context, ino vfs.Ino, off uint64, what vfs.S
 
 // Clone implements vfs.Cloner.
 func (f *leasedFS) Clone(ctx context.Context, c *vfs.Cred, src vfs.Ino, srcOff uint64, dst vfs.Ino, dstOff, n uint64) error {
-	const op = "clone"
-	x, err := optional[vfs.Cloner](f, op)
-	if err != nil {
-		return err
-	}
-	defer f.leave()
-	return again(op, x.Clone(ctx, c, src, srcOff, dst, dstOff, n))
+	return changed(ctx, f, "clone", func(x vfs.Cloner) error { return x.Clone(ctx, c, src, srcOff, dst, dstOff, n) })
 }
