@@ -31,6 +31,7 @@ type several struct {
 	fs      *memfs.Kept
 	unsure  atomic.Int32 // how many times the end of an open is done, or not, and nobody is told
 	told    toldWrites
+	away    awayFS
 	store   *keptStore
 	burials sync.WaitGroup
 
@@ -218,7 +219,7 @@ func (w *several) start() (*side, error) {
 	srv, err := nfsserver.New(w.ctx, nfsserver.Config{
 		Cluster: [16]byte{1}, Keys: []handle.Key{{ID: 1, Secret: [16]byte{7}}}, Store: s, Name: s.name, Peers: s.peers, Boot: boot, Group: func() string { return "g" },
 		Valid: s.valid, Lease: leaseTime, Logger: slog.New(slog.DiscardHandler),
-		Exports: []export.Export{{ID: 1, FSID: 1, Path: "/default", FS: unsureFS{w.fs, &w.unsure, &w.told}, Rules: export.Everyone(export.ReadWrite, export.SquashNone)}},
+		Exports: []export.Export{{ID: 1, FSID: 1, Path: "/default", FS: unsureFS{w.fs, &w.unsure, &w.told, &w.away}, Rules: export.Everyone(export.ReadWrite, export.SquashNone)}},
 	})
 	if err != nil {
 		return nil, err
@@ -379,6 +380,7 @@ type unsureFS struct {
 	*memfs.Kept
 	left *atomic.Int32
 	told *toldWrites
+	away *awayFS
 }
 
 func (f unsureFS) Unshare(ctx context.Context, ino vfs.Ino, c vfs.Closing) error {
@@ -566,7 +568,7 @@ func resendTo(t *testing.T, ctx context.Context, sl *nfsclient.Slot, cp *nfsclie
 	for {
 		r, err := sl.Send(ctx, sl.Sequence(), cp)
 		switch {
-		case err == nil && r.Status != nfsv4.NFS4ERR_DELAY:
+		case err == nil && (r.Status != nfsv4.NFS4ERR_DELAY || r.Results() > 1): // the request was put off, not its SEQUENCE
 			return r
 		case err == nil:
 			r.Release()

@@ -32,7 +32,15 @@ type toldWrite struct {
 
 // Write does a stable WRITE once.
 func (f unsureFS) Write(ctx context.Context, cred *vfs.Cred, ino vfs.Ino, off uint64, p []byte, stable vfs.Stable) (vfs.Stable, vfs.Verifier, error) {
+	if err := f.away.look("write"); err != nil {
+		return 0, vfs.Verifier{}, err
+	}
 	call := vfs.CallOf(ctx)
+	if do := f.away.write.Load(); do != nil {
+		if err := (*do)(call); err != nil {
+			return 0, vfs.Verifier{}, err
+		}
+	}
 	if call == nil || stable == vfs.Unstable {
 		return f.Kept.Write(ctx, cred, ino, off, p, stable)
 	}

@@ -103,6 +103,8 @@ const (
 	stCarried status = -1 - iota
 	// stElsewhere: this request was carried here, and this server does not answer it.
 	stElsewhere
+	// stGone: the request's client is not served here any more, so nobody can tell here what became of it.
+	stGone
 )
 
 // whereabouts is where a client is that is not known here.
@@ -309,4 +311,4 @@ func (c *compound) giveTo(id state.ClientID, follows func() bool) bool {
 }
 
 // decided reports whether st is no answer of an operation.
-func decided(st status) bool { return st == stCarried || st == stElsewhere }
+func decided(st status) bool { return st == stCarried || st == stElsewhere || st == stGone }

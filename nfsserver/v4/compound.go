@@ -36,6 +36,7 @@ type compound struct {
 	req   *rpc.Request
 	r     *rpc.Reply
 	d     xdr.Decoder
+	args  xdr.Decoder // d before the running operation's arguments
 	enc   attrEncoder
 	now   time.Time
 	table *export.Table
@@ -115,6 +116,9 @@ func (c *compound) run() {
 		case stElsewhere:
 			c.req.Elsewhere()
 			return
+		case stGone:
+			c.gone()
+			return
 		}
 	}
 	xdr.PutUint32(c.r.B, statusAt, uint32(st))
@@ -156,13 +160,15 @@ func (c *compound) one() status {
 	c.r.B = xdr.AppendUint32(c.r.B, uint32(op))
 	c.r.B = xdr.AppendUint32(c.r.B, 0)
 	body := c.r.Mark()
+	c.args = c.d
 
 	began := c.s.cfg.Now()
-	st := c.admit(def)
-	if st == nfsv4.NFS4_OK {
-		c.beginCall(def)
-		st = def.run(c)
-		c.ctx = c.base
+	st := c.attempt(def)
+	if st == nfsv4.NFS4ERR_DELAY && op != nfsv4.OP_SEQUENCE && c.mayBeDone() {
+		st = c.insist(def, body)
+	}
+	if st != nfsv4.NFS4_OK && !decided(st) && c.call != nil && !c.call.Served() {
+		st = stGone
 	}
 	if decided(st) {
 		return st
@@ -180,6 +186,17 @@ func (c *compound) one() status {
 	c.keepBody = false
 	if o := c.s.cfg.Observer; o != nil {
 		o.Op(op, st, c.s.cfg.Now().Sub(began))
+	}
+	return st
+}
+
+// attempt carries out an operation.
+func (c *compound) attempt(def *opDef) status {
+	st := c.admit(def)
+	if st == nfsv4.NFS4_OK {
+		c.beginCall(def)
+		st = def.run(c)
+		c.ctx = c.base
 	}
 	return st
 }
