@@ -401,6 +401,7 @@ func trunked(t *testing.T, rng *rand.Rand) *carries {
 		must("unlock", a.Unlock(ctx, file, lock, 0, 10))
 	}
 	must("close", a.CloseFile(ctx, file))
+	notDelayed(t, a.Client, b.Client)
 	must("end", a.Close(ctx))
 	must("end", b.Close(ctx))
 	if opens, owners := w.fs.Holding(); opens != 0 || owners != 0 {

@@ -32,6 +32,7 @@ type several struct {
 	unsure  atomic.Int32 // how many times the end of an open is done, or not, and nobody is told
 	told    toldWrites
 	away    awayFS
+	held    heldRemoval
 	store   *keptStore
 	burials sync.WaitGroup
 
@@ -219,7 +220,7 @@ func (w *several) start() (*side, error) {
 	srv, err := nfsserver.New(w.ctx, nfsserver.Config{
 		Cluster: [16]byte{1}, Keys: []handle.Key{{ID: 1, Secret: [16]byte{7}}}, Store: s, Name: s.name, Peers: s.peers, Boot: boot, Group: func() string { return "g" },
 		Valid: s.valid, Lease: leaseTime, Logger: slog.New(slog.DiscardHandler),
-		Exports: []export.Export{{ID: 1, FSID: 1, Path: "/default", FS: unsureFS{w.fs, &w.unsure, &w.told, &w.away}, Rules: export.Everyone(export.ReadWrite, export.SquashNone)}},
+		Exports: []export.Export{{ID: 1, FSID: 1, Path: "/default", FS: unsureFS{w.fs, &w.unsure, &w.told, &w.away, &w.held}, Rules: export.Everyone(export.ReadWrite, export.SquashNone)}},
 	})
 	if err != nil {
 		return nil, err
@@ -283,6 +284,7 @@ func newSeveral(t *testing.T, ctx context.Context) *several {
 	fs := memfs.Keep(memfs.New(memfs.Options{RootMode: 0o777}))
 	w := &several{t: t, ctx: ctx, fs: fs, store: newKeptStore(fs), serves: map[state.ClientID]*side{}}
 	w.told.slots = map[toldSlot]toldWrite{}
+	w.held = heldRemoval{arrived: make(chan struct{}, 1), gate: make(chan struct{})}
 	w.carries.plan = make(chan carryFault, 1)
 	for range 2 {
 		s, err := w.start()
@@ -381,6 +383,7 @@ type unsureFS struct {
 	left *atomic.Int32
 	told *toldWrites
 	away *awayFS
+	held *heldRemoval
 }
 
 func (f unsureFS) Unshare(ctx context.Context, ino vfs.Ino, c vfs.Closing) error {
@@ -520,6 +523,7 @@ func handovers(t *testing.T, rng *rand.Rand) (moves, faults, deaths int) {
 	}
 	must("close", a.CloseFile(ctx, file))
 	must("close", a.CloseFile(ctx, reader))
+	notDelayed(t, a.Client, b.Client)
 	must("end", a.Close(ctx))
 	must("end", b.Close(ctx))
 	if opens, owners := w.fs.Holding(); opens != 0 || owners != 0 {

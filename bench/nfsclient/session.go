@@ -26,8 +26,9 @@ type Session struct {
 	conns []*rpc.Conn // nil: none
 	turn  int
 
-	again atomic.Int64
-	dials int
+	again   atomic.Int64
+	delayed atomic.Int64
+	dials   int
 }
 
 // Slot is one slot of a session: one request at a time.
@@ -129,6 +130,7 @@ func (sl *Slot) Do(ctx context.Context, c *Compound) (*Reply, error) {
 			if StatusOf(err) != nfsv4.NFS4ERR_DELAY { // else: the first try still runs
 				return nil, err
 			}
+			sl.s.delayed.Add(1)
 		case errors.As(err, &remote), ctx.Err() != nil, vfs.KindOf(err) != vfs.KindUnavailable:
 			return nil, err
 		}
@@ -147,6 +149,11 @@ func (sl *Slot) Send(ctx context.Context, seq uint32, c *Compound) (*Reply, erro
 	turn := s.turn % len(s.conns)
 	s.mu.Unlock()
 	return sl.sendBy(ctx, turn, seq, c)
+}
+
+// SendBy is Send on the session's ith connection.
+func (sl *Slot) SendBy(ctx context.Context, i int, seq uint32, c *Compound) (*Reply, error) {
+	return sl.sendBy(ctx, i, seq, c)
 }
 
 // DoBy sends c as the slot's next request, once, on the session's ith connection.
@@ -229,6 +236,9 @@ func (s *Session) BreakConn(i int) {
 
 // Again is how often a request was sent again as a new one, because Config.Patient is set.
 func (s *Session) Again() int64 { return s.again.Load() }
+
+// Delayed is how often SEQUENCE was answered with NFS4ERR_DELAY: Linux would have waited for 15 s each time.
+func (s *Session) Delayed() int64 { return s.delayed.Load() }
 
 // Dials is how many connections the session has had.
 func (s *Session) Dials() int {

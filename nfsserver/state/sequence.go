@@ -51,6 +51,15 @@ type Call struct {
 	state   *State
 	session *session
 	slot    *slot
+	over    chan struct{} // closed at its end; nil: nobody waits for that. Guarded by State.mu
+}
+
+// awaited is closed when the call has ended.
+func (c *Call) awaited() <-chan struct{} {
+	if c.over == nil {
+		c.over = make(chan struct{})
+	}
+	return c.over
 }
 
 const (
@@ -131,7 +140,7 @@ func (s *State) Sequence(now time.Time, a SequenceArgs) (SequenceResult, Status)
 			s.st.Misordered++
 			return SequenceResult{}, nfsv4.NFS4ERR_SEQ_MISORDERED
 		case sl.call != nil: // also for a probe of an interrupted client, which is no retry
-			return SequenceResult{}, nfsv4.NFS4ERR_DELAY
+			return SequenceResult{Running: sl.call.awaited()}, nfsv4.NFS4ERR_DELAY
 		}
 		return s.again(now, ss, sl, &a, res)
 	default:
@@ -222,6 +231,9 @@ func (s *State) Finish(now time.Time, c *Call, reply []byte) {
 	ss.running--
 	ss.client.running--
 	ss.client.renewed = now
+	if c.over != nil {
+		close(c.over)
+	}
 	s.ended++
 	sl.call, sl.final, sl.alone, sl.ended = nil, c.Final, c.Alone || c.Final, s.ended
 	ss.client.leave.settle(ss.client)

@@ -191,6 +191,9 @@ type SequenceResult struct {
 	// Leaving is closed when it is decided whether the client goes to another server. It comes with NFS4ERR_DELAY, and the request is to be tried again then.
 	Leaving <-chan struct{}
 
+	// Running is closed when the request that this one repeats has ended. It comes with NFS4ERR_DELAY (RFC 8881, 2.10.6.2), and the request is to be tried again then.
+	Running <-chan struct{}
+
 	// Follow is a client that is to be given up to the server that carried the request here, which is not begun: it comes with NFS4ERR_DELAY. If the client cannot be given up
 	// (Remains) the request is to be tried again.
 	Follow ClientID

@@ -22,7 +22,7 @@ const (
 	// only 15 s after an NFS4ERR_DELAY of SEQUENCE.
 	busyWait  = 10 * time.Second
 	busyPause = 50 * time.Millisecond // between looks
-	// maxBusy bounds the sessions that are waited for at a time; others are to come again.
+	// maxBusy bounds the clients that are asked for at a time; others wait for their turn.
 	maxBusy = 256
 )
 
@@ -76,11 +76,16 @@ func (s *Server) await(ctx context.Context, id state.ClientID) (found bool, err 
 	if vfs.KindOf(err) != vfs.KindBusy {
 		return found, err
 	}
-	defer s.waiting.Add(-1)
-	if s.waiting.Add(1) > maxBusy {
+	end := time.Now().Add(busyWait)
+	turn, over := context.WithDeadline(ctx, end)
+	defer over()
+	if s.waiting.Acquire(turn, 1) != nil {
+		if ctx.Err() != nil {
+			err = vfs.Wrap("nfs.takeover", ctx.Err())
+		}
 		return found, err
 	}
-	end := time.Now().Add(busyWait)
+	defer s.waiting.Release(1)
 	for vfs.KindOf(err) == vfs.KindBusy && time.Now().Before(end) {
 		asked := time.Now()
 		// That it could not be asked is no reason to end: its origin may end.

@@ -21,8 +21,11 @@ import (
 const (
 	// maxCarried bounds the requests that are carried at a time, with those whose large answers are yet to be sent.
 	maxCarried = 256
-	// carriedPatience is how long an answer is waited for before there is doubt, doubtPause is between two looks then.
-	carriedPatience = time.Second
+	// carriedPatience is how long an answer is waited for before there is doubt, and the server is asked whether it lives. A request mostly takes longer without anything being wrong: a client is
+	// looked for, which costs a command, when the server has said nothing to that either for doubtSilence, then each doubtAgain; and each doubtPause while it lives.
+	carriedPatience = 250 * time.Millisecond
+	doubtSilence    = 250 * time.Millisecond
+	doubtAgain      = 500 * time.Millisecond
 	doubtPause      = time.Second
 	// maxRoutes bounds the sessions of which it is remembered where they are served.
 	maxRoutes = 16 << 10
@@ -105,6 +108,8 @@ const (
 	stElsewhere
 	// stGone: the request's client is not served here any more, so nobody can tell here what became of it.
 	stGone
+	// stSilent: nothing is answered, and nothing was done. The connection ends, so the client sends the request again by another one.
+	stSilent
 )
 
 // whereabouts is where a client is that is not known here.
@@ -234,30 +239,54 @@ func (a *carriedAnswer) put(req *rpc.Request) {
 
 // doubt looks, until ctx ends, whether the server that has a request still serves its client, and answers at all; else it cancels the wait for its answer.
 func (s *Server) doubt(ctx context.Context, r route, cancel context.CancelCauseFunc) {
-	for ctx.Err() == nil {
-		// Not wished for: a request may take its time.
-		w, err := s.sharedLook(ctx, "doubt "+clientKey(r.client), func() (w whereabouts, err error) {
-			w.found, err = s.take(ctx, r.client)
-			return w, err
-		})
-		if err == nil && w.found {
-			cancel(errTaken)
-			return
-		}
-		if !s.cfg.Peers.Reaches(ctx, r.server) {
-			cancel(errUnreached)
-			return
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	for {
+		lives := make(chan bool, 1)
+		asking.Go(func() { lives <- s.cfg.Peers.Reaches(ctx, r.server) })
+		answered := false
+		for look := doubtSilence; !answered; look = doubtAgain {
+			select {
+			case answered = <-lives:
+				if !answered {
+					cancel(errUnreached)
+					return
+				}
+			case <-time.After(look):
+				if s.goesOver(ctx, r, cancel) {
+					return
+				}
+			case <-ctx.Done():
+				return
+			}
 		}
 		select {
 		case <-time.After(doubtPause):
 		case <-ctx.Done():
+			return
+		}
+		if s.goesOver(ctx, r, cancel) {
+			return
 		}
 	}
 }
 
+// goesOver takes the client of a request that another server has, if that has lost it, and cancels the wait for its answer then. It is not wished for: a request may take its time.
+func (s *Server) goesOver(ctx context.Context, r route, cancel context.CancelCauseFunc) bool {
+	w, err := s.sharedLook(ctx, "doubt "+clientKey(r.client), func() (w whereabouts, err error) {
+		w.found, err = s.take(ctx, r.client)
+		return w, err
+	})
+	if err != nil || !w.found {
+		return false
+	}
+	cancel(errTaken)
+	return true
+}
+
 // ofOther answers for a client that is not known here, which would be st: another server has answered (stCarried), or the client is here now (NFS4_OK), else st, or why it cannot be
 // found. look looks for it.
-func (c *compound) ofOther(st status, look func(failed string) (whereabouts, error)) status {
+func (c *compound) ofOther(st status, look func(ctx context.Context, failed string) (whereabouts, error)) status {
 	if c.s.sessions == nil {
 		return st
 	}
@@ -268,30 +297,72 @@ func (c *compound) ofOther(st status, look func(failed string) (whereabouts, err
 	case c.req.Conn.Via() != "":
 		return stElsewhere
 	}
+	ctx, over := c.patient()
+	defer over()
 	for began := time.Now(); ; {
-		w, err := look(failed)
+		w, err := look(ctx, failed)
+		if c.hungUp() {
+			return c.unheard()
+		}
 		if err != nil || w.route.server == "" {
-			return c.took(w.found, err)(st)
+			return c.took(w.found, err, st)
 		}
 		if c.carry(w.route) {
 			return stCarried
 		}
 		failed = w.route.server
-		if c.hungUp() || time.Since(began) > busyWait {
-			return nfsv4.NFS4ERR_DELAY
+		if time.Since(began) > busyWait {
+			return nfsv4.NFS4ERR_DELAY // to what has no SEQUENCE: Linux comes again after a second
 		}
 	}
 }
 
-// hungUp reports whether the connection has ended: a request that has waited is not begun then, for its client sends it again by another one (RFC 8881, 2.10.6.2), perhaps has
+// hungUp reports whether the connection has ended, or this server ends: a request that has waited is not begun then, for its client sends it again by another one (RFC 8881, 2.10.6.2), perhaps has
 // done so and gone on.
 func (c *compound) hungUp() bool {
 	select {
 	case <-c.req.Conn.ReadDone():
 		return true
+	case <-c.base.Done():
+		return true
 	default:
 		return false
 	}
+}
+
+// unheard is the outcome of a request that has hung up while it waited. Of a connection that is not read any more answers are still sent, as long as its other side takes them, also by a server that
+// ends; NFS4ERR_DELAY there would have a Linux client stand still for 15 s that goes on at once when the connection ends.
+func (c *compound) unheard() status {
+	if c.call != nil { // that is to be finished
+		return nfsv4.NFS4ERR_DELAY
+	}
+	return stSilent
+}
+
+// silent has nothing answered.
+func (c *compound) silent() {
+	if c.req.Conn.Via() != "" { // who has the connection goes on
+		c.req.Elsewhere()
+		return
+	}
+	c.req.NoReply()
+	if !c.hungUp() { // else it ends by itself, after what others that came by it are answered
+		c.req.Conn.Close()
+	}
+}
+
+// patient is the context of a wait in place of this request: it ends with its connection, so that a server that ends is not held up by what will not be begun.
+func (c *compound) patient() (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(c.ctx)
+	gone := c.req.Conn.ReadDone()
+	go func() {
+		select {
+		case <-gone:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
 }
 
 // giveTo gives a client up to the server that carries its request, as long as it still follows; that one finds out. False: it stays here.
@@ -311,4 +382,4 @@ func (c *compound) giveTo(id state.ClientID, follows func() bool) bool {
 }
 
 // decided reports whether st is no answer of an operation.
-func decided(st status) bool { return st == stCarried || st == stElsewhere || st == stGone }
+func decided(st status) bool { return st < 0 }

@@ -119,6 +119,9 @@ func (c *compound) run() {
 		case stGone:
 			c.gone()
 			return
+		case stSilent:
+			c.silent()
+			return
 		}
 	}
 	xdr.PutUint32(c.r.B, statusAt, uint32(st))

@@ -54,7 +54,8 @@
 // Server.Coherent is a file system for a front end that is not NFS: what it changes waits until clients have returned the delegations in its way, and what it
 // reads until those for writing were returned. Only what such front ends use is offered there, none of the optional interfaces but vfs.Stager.
 //
-// A request of a session that another server still serves waits for the end of that, for some seconds, and is refused with NFS4ERR_DELAY then (adopt.go).
+// A request of a session that another server still serves waits for the end of that, for some seconds; then its
+// connection ends without an answer (adopt.go, decision 92).
 //
 // # What is not offered, or not by all
 //

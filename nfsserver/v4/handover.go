@@ -4,7 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/rackfs/rackfs/nfsserver/state"
@@ -185,7 +184,7 @@ func (c *compound) unless(leaving func() <-chan struct{}, do func() status) stat
 		select {
 		case <-over:
 		case <-c.ctx.Done():
-			return nfsv4.NFS4ERR_DELAY
+			return c.unheard()
 		}
 	}
 }

@@ -44,10 +44,5 @@ func (c *compound) insist(def *opDef, body rpc.Mark) (st status) {
 // outcome, or for the loss of opens that the client still has.
 func (c *compound) gone() {
 	c.s.cfg.State.Finish(c.s.cfg.Now(), c.call, nil)
-	if c.req.Conn.Via() != "" {
-		c.req.Elsewhere()
-		return
-	}
-	c.req.NoReply()
-	c.req.Conn.Close() // RFC 8881, 2.9.2: a request without an answer is sent again only by another connection
+	c.silent()
 }

@@ -1,6 +1,7 @@
 package v4
 
 import (
+	"context"
 	"strconv"
 	"time"
 
@@ -34,7 +35,7 @@ func (c *compound) opSequence() status {
 			return stElsewhere
 		}
 		c.s.cfg.State.Heard(c.now, a.SessionID)
-		return nfsv4.NFS4ERR_DELAY // the slot is as before: the same request comes again (RFC 8881, 18.46.3)
+		return stSilent // the slot is as before: the same request comes again (RFC 8881, 2.10.6.2)
 	}
 	a.Digest = state.Digest(c.req.Body, c.req.Cred.UID)
 	res, st := c.sequence(&a)
@@ -93,24 +94,24 @@ func (c *compound) sequence(a *state.SequenceArgs) (state.SequenceResult, status
 	}
 	for {
 		if !began.IsZero() && c.hungUp() {
-			return state.SequenceResult{}, nfsv4.NFS4ERR_DELAY
+			return state.SequenceResult{}, stSilent
 		}
 		res, st := c.s.cfg.State.Sequence(c.now, *a)
-		if st != nfsv4.NFS4ERR_BADSESSION && res.Leaving == nil && res.Follow == 0 {
+		if st != nfsv4.NFS4ERR_BADSESSION && res.Leaving == nil && res.Running == nil && res.Follow == 0 {
 			return res, st
 		}
 		if began.IsZero() {
 			began = time.Now()
-		} else if time.Since(began) > busyWait {
-			return res, nfsv4.NFS4ERR_DELAY
+		} else if res.Running == nil && time.Since(began) > busyWait {
+			return res, stSilent
 		}
 		switch {
-		case res.Leaving != nil:
+		case res.Leaving != nil || res.Running != nil: // one of them
 			select {
 			case <-res.Leaving:
+			case <-res.Running: // every call ends
 			case <-c.req.Conn.ReadDone(): // as above
 			case <-c.ctx.Done():
-				return res, nfsv4.NFS4ERR_DELAY
 			}
 			c.now = c.s.cfg.Now()
 			continue
@@ -123,7 +124,10 @@ func (c *compound) sequence(a *state.SequenceArgs) (state.SequenceResult, status
 		case c.s.sessions == nil:
 			return res, st
 		}
-		w, err := c.s.lookFor(c.ctx, a.SessionID, failed)
+		w, err := c.lookFor(a.SessionID, failed)
+		if c.hungUp() {
+			return res, stSilent
+		}
 		if err == nil && w.route.server != "" {
 			if c.carry(w.route) {
 				return res, stCarried
@@ -133,27 +137,47 @@ func (c *compound) sequence(a *state.SequenceArgs) (state.SequenceResult, status
 			c.now = c.s.cfg.Now()
 			continue
 		}
-		if st = c.took(w.found, err)(st); st != nfsv4.NFS4_OK {
+		if passes(err) {
+			time.Sleep(busyPause)
+			c.now = c.s.cfg.Now()
+			continue
+		}
+		if st = c.took(w.found, err, st); st != nfsv4.NFS4_OK {
 			return res, st
 		}
 	}
 }
 
-// took tells what follows from a look for a client elsewhere: NFS4_OK if what found it missing is to be tried again, else what to answer instead of st.
-func (c *compound) took(found bool, err error) func(st status) status {
-	return func(st status) status {
-		switch {
-		case vfs.KindOf(err) == vfs.KindBusy: // another server has it, perhaps not for long
-			return nfsv4.NFS4ERR_DELAY
-		case err != nil:
-			c.log().Warn("nfs: a client could not be looked for", "err", err)
-			return nfsv4.NFS4ERR_DELAY
-		case !found:
-			return st
-		}
-		c.now = c.s.cfg.Now()
-		return nfsv4.NFS4_OK
+// lookFor is Server.lookFor, while the request's connection lives.
+func (c *compound) lookFor(id state.SessionID, failed string) (whereabouts, error) {
+	ctx, over := c.patient()
+	defer over()
+	return c.s.lookFor(ctx, id, failed)
+}
+
+// passes reports whether a client that could not be looked for, or not be taken over, may be a moment later: another server has it, or the metadata says nothing for now, or this server has to
+// register anew.
+func passes(err error) bool {
+	switch vfs.KindOf(err) {
+	case vfs.KindBusy, vfs.KindUnknownOrigin, vfs.KindFenced:
+		return true
 	}
+	return vfs.KindOf(err).Retryable()
+}
+
+// took tells what follows from a look for a client elsewhere: NFS4_OK if what found it missing is to be tried again, else what to answer instead of st.
+func (c *compound) took(found bool, err error, st status) status {
+	switch {
+	case vfs.KindOf(err) == vfs.KindBusy: // another server has it, perhaps not for long
+		return nfsv4.NFS4ERR_DELAY
+	case err != nil:
+		c.log().Warn("nfs: a client could not be looked for", "err", err)
+		return nfsv4.NFS4ERR_DELAY
+	case !found:
+		return st
+	}
+	c.now = c.s.cfg.Now()
+	return nfsv4.NFS4_OK
 }
 
 // ofSession runs do, which is about a session and none of its calls, and takes the session's client over if do does not find it.
@@ -170,7 +194,7 @@ func (c *compound) ofSession(id state.SessionID, do func() status) status {
 	if st != nfsv4.NFS4ERR_BADSESSION {
 		return st
 	}
-	st = c.ofOther(st, func(failed string) (whereabouts, error) { return c.s.lookFor(c.ctx, id, failed) })
+	st = c.ofOther(st, func(ctx context.Context, failed string) (whereabouts, error) { return c.s.lookFor(ctx, id, failed) })
 	if st != nfsv4.NFS4_OK {
 		return st
 	}
@@ -190,7 +214,9 @@ func (c *compound) ofClient(id state.ClientID, do func() status) status {
 	if st != nfsv4.NFS4ERR_STALE_CLIENTID {
 		return st
 	}
-	st = c.ofOther(st, func(failed string) (whereabouts, error) { return c.s.lookForClient(c.ctx, id, failed) })
+	st = c.ofOther(st, func(ctx context.Context, failed string) (whereabouts, error) {
+		return c.s.lookForClient(ctx, id, failed)
+	})
 	if st != nfsv4.NFS4_OK {
 		return st
 	}
@@ -235,10 +261,12 @@ func (c *compound) takeOwner(a *state.ExchangeIDArgs) status {
 		return nfsv4.NFS4_OK
 	}
 	if err != nil {
-		return c.took(false, err)(nfsv4.NFS4_OK)
+		return c.took(false, err, nfsv4.NFS4_OK)
 	}
 	// One that ended meanwhile is none.
-	return c.ofOther(nfsv4.NFS4_OK, func(failed string) (whereabouts, error) { return c.s.lookForClient(c.ctx, id, failed) })
+	return c.ofOther(nfsv4.NFS4_OK, func(ctx context.Context, failed string) (whereabouts, error) {
+		return c.s.lookForClient(ctx, id, failed)
+	})
 }
 
 // opExchangeID is EXCHANGE_ID (RFC 8881, 18.35).

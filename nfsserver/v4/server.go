@@ -67,7 +67,8 @@ type Config struct {
 	Release string // of the software, told to clients
 
 	// Valid reports whether this server may still say what clients hold in the file system with that fsid or, with 0, who the clients
-	// are. While it may not, everything that depends on it is NFS4ERR_DELAY, calls of sessions after ValidWait. nil: always.
+	// are. While it may not, everything that depends on it is NFS4ERR_DELAY; calls of sessions wait for ValidWait, then their
+	// connection ends. nil: always.
 	Valid func(fsid uint32) bool
 	// ValidWait is for how long a call of a session waits until it may say who the clients are, DefaultValidWait.
 	ValidWait time.Duration
@@ -103,9 +104,9 @@ type Server struct {
 
 	sessions  state.SessionStore // Config.Store, if it is one
 	adoptions *semaphore.Weighted
-	turns     turns              // of clients: held by who takes one over or gives one up
-	finding   singleflight.Group // by session or client
-	waiting   atomic.Int64       // clients that another server serves
+	turns     turns               // of clients: held by who takes one over or gives one up
+	finding   singleflight.Group  // by session or client
+	waiting   *semaphore.Weighted // clients that another server serves, which are asked for
 	// settled is held for reading while something changes a client that is not one of its calls, so that a hand-over can wait for it.
 	settled sync.RWMutex
 	idsMu   sync.Mutex // held while client ids are got from sessions
@@ -141,6 +142,7 @@ func New(cfg Config) *Server {
 	s := &Server{cfg: cfg, readMemory: semaphore.NewWeighted(int64(max(cfg.ReadMemory, cfg.MaxIO)))}
 	s.sessions, _ = cfg.Store.(state.SessionStore)
 	s.adoptions = semaphore.NewWeighted(maxAdoptions)
+	s.waiting = semaphore.NewWeighted(maxBusy)
 	s.turns.init()
 	s.ring.Store(cfg.Ring)
 	s.carrying.init()
