@@ -1,6 +1,21 @@
 package devcluster
 
-import "context"
+import (
+	"context"
+	"time"
+
+	"github.com/rackfs/rackfs/blockstore"
+	"github.com/rackfs/rackfs/raftmeta"
+)
+
+// MetaClient is a client of the metadata for a gateway of that name. The caller closes it.
+func MetaClient(c *Cluster, name string) (*raftmeta.Client, error) {
+	id, err := c.ca.Issue(name, []string{blockstore.RoleGateway}, nil, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	return c.metaClient(id)
+}
 
 // StopGateway stops the ith gateway, but not the first one, as its process would: its connections end.
 func StopGateway(ctx context.Context, c *Cluster, i int) error {

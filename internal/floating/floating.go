@@ -63,9 +63,9 @@ const (
 	// tellPause is between two lists of connections that changed at once.
 	tellPause = 20 * time.Millisecond
 	// tickleEvery is between two tries to have clients see that their connections ended, tickles how many there are: answers may be lost, and a
-	// client answers one such segment in half a second.
-	tickleEvery = 700 * time.Millisecond
-	tickles     = 4
+	// client answers one such segment in half a second. Neighbours are told with each.
+	tickleEvery = 550 * time.Millisecond
+	tickles     = 5
 	// endTimeout bounds giving an address up at the end.
 	endTimeout = 5 * time.Second
 )
@@ -220,8 +220,10 @@ func (h *holder) hear(ctx context.Context) {
 	}
 }
 
-// tell has the leader of shard 0 know who is connected while the address is held by origin, until ctx ends.
-func (h *holder) tell(ctx context.Context, origin uint64) {
+// tell has the leader of shard 0 know who is connected while the address is held by origin, until ctx ends. At first it tells those of the former holder too: should the address go on before they have
+// found out, its next holder tells them.
+func (h *holder) tell(ctx context.Context, origin uint64, former []byte) {
+	forget := time.Now().Add(tickles * tickleEvery)
 	var (
 		items   []byte
 		changed <-chan struct{}
@@ -234,8 +236,12 @@ func (h *holder) tell(ctx context.Context, origin uint64) {
 			changed = nil
 		default:
 		}
+		if former != nil && time.Now().After(forget) {
+			former, changed = nil, nil
+		}
 		if changed == nil {
 			items, changed = h.pool.cfg.Connections.list(h.address.Addr(), raftmeta.MaxConnected)
+			items = append(items, former[:min(len(former), raftmeta.MaxConnected*itemLen(h.address.Addr())-len(items))]...)
 			version = mathrand.Uint64() | 1
 		}
 		if k, err := h.meta.TellConnected(ctx, h.name(), origin, version, version != known, items); err == nil {
@@ -261,8 +267,11 @@ func (h *holder) tell(ctx context.Context, origin uint64) {
 }
 
 // tickle has those who were connected with the former holder find out, some times until ctx ends.
-func (h *holder) tickle(ctx context.Context, list []connection) {
-	for range tickles {
+func (h *holder) tickle(ctx context.Context, ifc *net.Interface, list []connection) {
+	for try := range tickles {
+		if try > 0 { // the first announcement may be lost, and with it the answers to the first segment
+			_ = announce(ifc, h.address.Addr())
+		}
 		err := tickle(h.address.Addr(), list)
 		if vfs.KindOf(err) == vfs.KindPerm {
 			h.log.Warn("gateway: clients of an address that came here may notice after their timeout only", "err", err)
@@ -280,10 +289,11 @@ func (h *holder) hold(ctx context.Context, l *raftmeta.Lease, ifc *net.Interface
 	h.hear(ctx)
 	former := decodeItems(address, h.peers)
 	holding, let := context.WithCancel(ctx)
-	var helpers sync.WaitGroup
+	var helpers, telling sync.WaitGroup
 	defer helpers.Wait()
+	defer telling.Wait()
 	defer let()
-	helpers.Go(func() { h.tell(holding, l.Origin()) })
+	telling.Go(func() { h.tell(holding, l.Origin(), h.peers) })
 	placed := false
 	var announced time.Time
 	remove := func() {
@@ -296,9 +306,14 @@ func (h *holder) hold(ctx context.Context, l *raftmeta.Lease, ifc *net.Interface
 			h.log.Info("gateway: an address is not here any more", "interface", ifc.Name)
 		}
 	}
-	give := func() {
+	ends := func() {
+		let()
+		telling.Wait() // the next holder is to know those that end here now
 		remove()
 		h.pool.cfg.Connections.end(address)
+	}
+	give := func() {
+		ends()
 		end, cancel := context.WithTimeout(context.Background(), endTimeout)
 		defer cancel()
 		if err := l.End(end); err != nil {
@@ -330,7 +345,7 @@ func (h *holder) hold(ctx context.Context, l *raftmeta.Lease, ifc *net.Interface
 			if placed && len(former) > 0 {
 				list := former
 				former = nil
-				helpers.Go(func() { h.tickle(holding, list) })
+				helpers.Go(func() { h.tickle(holding, ifc, list) })
 			}
 			if err != nil && err.Error() != h.told {
 				h.told = err.Error()
@@ -342,8 +357,7 @@ func (h *holder) hold(ctx context.Context, l *raftmeta.Lease, ifc *net.Interface
 		select {
 		case <-tick.C:
 		case <-l.Ended():
-			remove()
-			h.pool.cfg.Connections.end(address)
+			ends()
 			return
 		case <-ctx.Done():
 			give()

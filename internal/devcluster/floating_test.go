@@ -1,0 +1,101 @@
+package devcluster_test
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/rackfs/rackfs/internal/devcluster"
+	"github.com/rackfs/rackfs/internal/floating"
+	"github.com/rackfs/rackfs/internal/kclient"
+	"github.com/rackfs/rackfs/raftmeta"
+)
+
+// An address goes on to a third gateway before the clients of the first one have found out that their connections ended, as when two stop at the same time: the third one knows them. Else they
+// wait for their own retransmission, whose intervals double.
+func TestAddressGoesOnAtOnce(t *testing.T) {
+	kclient.RequireNet(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	c, err := devcluster.Start(ctx, devcluster.Config{DataDir: filepath.Join(t.TempDir(), "data"), NFSAddr: "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stopCluster(t, c)
+	address := netip.MustParsePrefix("127.77.0.240/8")
+	pool := func(name string, connections *floating.Connections) *floating.Pool {
+		t.Helper()
+		p, err := floating.Start(floating.Config{
+			Addresses: []netip.Prefix{address}, Ready: func() bool { return true }, Connections: connections, Logger: slog.New(slog.DiscardHandler),
+			Client: func() (*raftmeta.Client, error) { return devcluster.MetaClient(c, name) },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for !slices.Contains(p.Held(), address.Addr()) {
+			if ctx.Err() != nil {
+				t.Fatal("nobody has the address")
+			}
+			time.Sleep(time.Millisecond)
+		}
+		return p
+	}
+	asks, err := devcluster.MetaClient(c, "asks")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer asks.Close()
+	// known waits until the leader has heard something new, and returns how many bytes of connections it knows.
+	version := uint64(0)
+	known := func() int {
+		t.Helper()
+		for {
+			v, list, err := asks.Connected(ctx, "address "+address.Addr().String(), version)
+			if err == nil && v != version { // an error: that node does not lead
+				version = v
+				return len(list)
+			}
+			if ctx.Err() != nil {
+				t.Fatalf("nothing new is heard: %v", err)
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	of := new(floating.Connections)
+	first := pool("first", of)
+	ln, err := net.Listen("tcp", address.Addr().String()+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln = of.Listen(ln)
+	defer ln.Close()
+	client, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if _, err := ln.Accept(); err != nil { // the pool closes it
+		t.Fatal(err)
+	}
+	const one = 8 // bytes
+	for n := known(); n != one; n = known() {
+	}
+	first.Close()
+	second := pool("second", new(floating.Connections))
+	if n := known(); n != one {
+		t.Errorf("the second holder says that there were %d bytes of connections, not %d", n, one)
+	}
+	second.Close()
+	third := pool("third", new(floating.Connections))
+	defer third.Close()
+	if n := known(); n != one {
+		t.Errorf("the third holder says that there were %d bytes of connections, not %d", n, one)
+	}
+	for n := known(); n != 0; n = known() { // they have been told often enough
+	}
+}
