@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rackfs/rackfs/internal/kclient"
 	"github.com/rackfs/rackfs/test/balance"
@@ -25,6 +26,9 @@ const (
 	carriedEnough = 20
 	// longTrunked is how often each fault happens in the long run.
 	longTrunked = 4
+	// soonFree is less than the lease of an address. saidFirst is longer than it takes to tell of an address that came, and shorter than until that is told again.
+	soonFree  = 2500 * time.Millisecond
+	saidFirst = 200 * time.Millisecond
 )
 
 // trunkedGuest is a machine that uses two gateways at once, by one session: one of them serves it, the other one carries its requests there.
@@ -109,27 +113,53 @@ func (x *trunkedGuest) apart() {
 		return true
 	}
 	for !own() {
-		x.during("both gateways begin anew", func() {
-			for m := range x.own {
-				m.signal(syscall.SIGTERM)
-			}
-			for m := range x.own {
-				m.stopped()
-			}
-			for m := range x.own {
-				m.begin()
-			}
-			for m := range x.own {
-				m.ready()
-				x.meta.await("an address is somewhere", func() (bool, string) {
-					return slices.ContainsFunc([]*machine{x.at, x.spare}, func(at *machine) bool { return at.has(x.own[m]) }), ""
-				})
-			}
-		})
+		x.anew()
 	}
 }
 
-// A machine uses two gateways at once, which are killed and paused, the one that serves it and the one that only carries its requests, after a moment in which replies are lost. The address of
+// anew has both gateways stop at the same time, and begin again: no other one may have their addresses meanwhile.
+func (x *trunkedGuest) anew() {
+	t := x.t
+	t.Helper()
+	x.during("both gateways begin anew", func() {
+		began := time.Now()
+		for m := range x.own {
+			m.signal(syscall.SIGTERM)
+		}
+		for m := range x.own {
+			m.stopped()
+		}
+		stopped := time.Now()
+		for m := range x.own {
+			m.begin()
+		}
+		for m := range x.own {
+			m.ready()
+			x.meta.await("an address is somewhere", func() (bool, string) {
+				return slices.ContainsFunc([]*machine{x.at, x.spare}, func(at *machine) bool { return at.has(x.own[m]) }), ""
+			})
+		}
+		t.Logf("both stopped in %v and were back in %v", stopped.Sub(began).Round(10*time.Millisecond), time.Since(stopped).Round(10*time.Millisecond))
+	})
+}
+
+// unheard is f after which the next holder of the address tells the client in vain where it is, the first time.
+func (x *trunkedGuest) unheard(f fault) fault {
+	begin := f.begin
+	f.what += ", and what its successor said first is lost"
+	f.begin = func(m *machine) {
+		next, address := x.spare, x.own[m]
+		begin(m)
+		time.Sleep(soonFree)
+		x.mute(next, true)
+		x.meta.await("the address is at the other gateway", func() (bool, string) { return next.has(address), "" })
+		time.Sleep(saidFirst)
+		x.mute(next, false)
+	}
+	return f
+}
+
+// A machine uses two gateways at once, which are killed and paused, the one that serves it and the one that only carries its requests, after a moment in which replies are lost, or stop at the same time. The address of
 // the one that is gone goes to the other one. As in TestAddressMoves no call fails, none is done twice, a lock that it holds is never free to another machine, open files stay, and all that was acknowledged is there.
 func TestTrunkedGuest(t *testing.T) {
 	kclient.Require(t)
@@ -158,15 +188,20 @@ func TestTrunkedGuest(t *testing.T) {
 				of[f.name] = f
 			}
 			type step struct {
-				name   string
-				serves bool // the gateway that it happens to
+				name    string // "": both stop
+				serves  bool   // the gateway that it happens to
+				unheard bool   // the first that the next holder of the address says is lost
 			}
-			plan := []step{{"kill", true}, {"pause", false}}
+			plan := []step{{name: "kill", serves: true}, {}, {name: "pause"}}
 			if long {
-				plan = slices.Repeat([]step{{"kill", true}, {"pause", false}, {"kill", false}, {"pause", true}}, longTrunked)
+				plan = slices.Repeat([]step{{name: "kill", serves: true}, {name: "pause"}, {}, {name: "kill"}, {name: "pause", serves: true}, {name: "pause", serves: true, unheard: true}}, longTrunked)
 			}
 			for _, s := range plan {
 				x.apart()
+				if s.name == "" {
+					x.anew()
+					continue
+				}
 				serves, carries := x.roles()
 				f := of[s.name]
 				if x.at, x.spare = carries, serves; s.serves {
@@ -174,6 +209,9 @@ func TestTrunkedGuest(t *testing.T) {
 					f.what += ", which served the client"
 				} else {
 					f.what += ", which carried its requests"
+				}
+				if s.unheard {
+					f = x.unheard(f)
 				}
 				x.happens(f)
 			}
