@@ -15,6 +15,9 @@ type Call struct {
 	Seq     uint64 // of the slot; grows with every request
 	Op      uint32 // of the request's operations
 
+	// InParts: what the operation does may be cut otherwise when it is done again, so that only places tell what of it was done.
+	InParts bool
+
 	By Caller // who does it for the client; nil: nothing is known of that
 
 	steps    atomic.Uint32 // mutations made for it

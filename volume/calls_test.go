@@ -453,3 +453,132 @@ func TestRangesTakeEffectOnce(t *testing.T) {
 		}
 	}
 }
+
+// A range is changed in more pieces than a record of outcomes has room for. The gateway ends in the middle; others write over what was done by then; the repetition is cut otherwise,
+// by another gateway that is cut short too. What was done is not done again, what was not is.
+func TestRangeInManyPieces(t *testing.T) {
+	const page, pages = 4 << 10, 300
+	for _, shared := range []bool{false, true} {
+		p := newPair(t, volume.Config{})
+		ino := p.file("f")
+		p.write(0, ino, 0, strings.Repeat("a", pages*page), vfs.FileSync)
+		if shared {
+			p.write(1, ino, 0, "a", vfs.FileSync)
+		}
+		// cut makes pieces of n pages of gateway i's commands, and ends it after so many.
+		cut := func(i int, n uint64, last int) {
+			p.gws[i].asking = func(c *metapb.Command) {
+				if x := c.GetPunchHole(); x != nil {
+					x.Length = min(x.Length, n*page)
+					if last--; last == -1 {
+						p.end(i)
+					}
+				}
+			}
+		}
+		// over writes to what was done, as somebody else who is told that it is stable.
+		want := make([]byte, pages*page)
+		over := func(i int, at uint64) {
+			p.write(i, ino, at*page+9, "BBBB", vfs.FileSync)
+			copy(want[at*page+9:], "BBBB")
+		}
+		hole := func(i int, repeated bool) error {
+			return p.vols[i].Deallocate(vfs.WithCall(t.Context(), calling(5, repeated)), &vfs.Root, ino, 0, pages*page)
+		}
+		cut(0, 1, 100)
+		if hole(0, false) == nil {
+			t.Fatal("it ends although its gateway did")
+		}
+		over(1, 1)
+		over(1, 70)
+		over(1, 99)
+		cut(1, 3, 80)
+		if hole(1, true) == nil {
+			t.Fatal("it ends although its gateway did")
+		}
+		p.gws[0].again(t)
+		p.vols[0].Reregistered(p.gws[0].origin, p.gws[0].incarnation)
+		over(0, 101)
+		over(0, 200)
+		cut(0, 7, 1000)
+		for range 2 {
+			if err := hole(0, true); err != nil {
+				t.Fatal(err)
+			}
+			buf := make([]byte, len(want)+1)
+			if n, _, err := p.vols[0].Read(t.Context(), ino, 0, buf); err != nil || !bytes.Equal(buf[:n], want) {
+				t.Fatalf("shared %v: the file is not what it was, %v", shared, err)
+			}
+			over(0, 299)
+			over(0, 150)
+		}
+	}
+}
+
+// CLONE of all of a source that has grown since: it was done as the source was then.
+func TestCloneOfGrownSource(t *testing.T) {
+	p := newPair(t, volume.Config{})
+	ino, src := p.file("f"), p.file("src")
+	p.write(0, src, 0, "cccccccc", vfs.FileSync)
+	clone := func(i int, repeated bool) {
+		t.Helper()
+		if err := p.vols[i].Clone(vfs.WithCall(t.Context(), calling(5, repeated)), &vfs.Root, src, 0, ino, 0, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	clone(0, false)
+	p.end(0)
+	p.write(1, src, 0, strings.Repeat("d", 20000), vfs.FileSync)
+	p.write(1, ino, 6, "BBBB", vfs.FileSync)
+	clone(1, true)
+	p.reads(1, ino, "ccccccBBBB")
+}
+
+// COPY clones and writes what it can under one call, in parts that a repetition may cut otherwise: each place is written once.
+func TestPartsTakeEffectOnce(t *testing.T) {
+	const page = 4 << 10
+	for _, shared := range []bool{false, true} {
+		p := newPair(t, volume.Config{})
+		ino, src := p.file("f"), p.file("src")
+		p.write(0, src, 0, strings.Repeat("c", 8*page), vfs.FileSync)
+		if shared {
+			p.share(ino)
+		}
+		parts := func(repeated bool) context.Context {
+			call := calling(5, repeated)
+			call.InParts = true
+			return vfs.WithCall(t.Context(), call)
+		}
+		clone := func(ctx context.Context, i int, off, n uint64) error {
+			return p.vols[i].Clone(ctx, &vfs.Root, src, off*page, ino, off*page, n*page)
+		}
+		first := parts(false)
+		for _, at := range []uint64{0, 2} {
+			if err := clone(first, 0, at, 2); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, _, err := p.vols[0].Write(first, &vfs.Root, ino, 4*page, bytes.Repeat([]byte("w"), page), vfs.FileSync); err != nil {
+			t.Fatal(err)
+		}
+		want := []byte(strings.Repeat("c", 4*page) + strings.Repeat("w", page) + strings.Repeat("c", 3*page))
+		p.end(0)
+		for _, at := range []int{1, 3*page + 7, 4*page + 5} {
+			p.write(1, ino, uint64(at), "BBBB", vfs.FileSync)
+			copy(want[at:], "BBBB")
+		}
+		again := parts(true)
+		if err := clone(again, 1, 0, 8); vfs.KindOf(err) != vfs.KindXDev {
+			t.Fatalf("a clone of which half was done: %v", err)
+		}
+		for _, c := range [][2]uint64{{0, 4}, {3, 1}, {4, 1}, {5, 3}, {2, 3}} {
+			if err := clone(again, 1, c[0], c[1]); err != nil {
+				t.Fatalf("shared %v: pages %v: %v", shared, c, err)
+			}
+		}
+		if _, _, err := p.vols[1].Write(again, &vfs.Root, ino, 3*page, bytes.Repeat([]byte("x"), 3*page), vfs.FileSync); err != nil {
+			t.Fatal(err)
+		}
+		p.reads(1, ino, string(want))
+	}
+}

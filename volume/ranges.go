@@ -14,17 +14,17 @@ var (
 	_ vfs.Cloner    = (*Volume)(nil)
 )
 
-// rangeCalls is how many commands of a call on a range are remembered by the shard, which keeps all outcomes of a request in one record. What is done after as many pieces
-// would be done again by a repetition.
+// rangeCalls is how many commands of a call on a range a shard below feature level 9 remembers, which keeps all outcomes of a request in one record. What is done after as many pieces
+// would be done again by a repetition. From that level on it remembers by place what was done, in any number of pieces.
 const rangeCalls = 64
 
 // Deallocate implements vfs.Allocator.
 func (v *Volume) Deallocate(ctx context.Context, c *vfs.Cred, ino vfs.Ino, off, n uint64) error {
 	const op = "deallocate"
 	return v.ranged(ctx, ino, off, n, op, func(ctx context.Context, e *inode) error {
-		return v.inPieces(ctx, c, e, off, off+n, op, func(ask rangeAsk) *metapb.Command {
+		return v.inPieces(ctx, c, e, off, off+n, false, op, func(ask rangeAsk) *metapb.Command {
 			return &metapb.Command{Op: &metapb.Command_PunchHole{PunchHole: &metapb.PunchHole{
-				Ino: uint64(ino), LeaseEpoch: ask.epoch, Change: ask.change, Offset: ask.at, Length: off + n - ask.at,
+				Ino: uint64(ino), LeaseEpoch: ask.epoch, Change: ask.change, Offset: ask.at, Length: off + n - ask.at, Call: ask.call,
 			}}}
 		}, func(done span, _ *metapb.RangeResult) {
 			e.ext.put(segment{off: done.off, end: done.end})
@@ -52,9 +52,9 @@ func (v *Volume) Allocate(ctx context.Context, c *vfs.Cred, ino vfs.Ino, off, n 
 		} else if least > st.AvailBytes {
 			return vfs.Errorf(vfs.KindQuota, op, "%d bytes, the limit leaves %d: remove files or ask for less", n, st.AvailBytes)
 		}
-		return v.inPieces(ctx, c, e, off, off+n, op, func(ask rangeAsk) *metapb.Command {
+		return v.inPieces(ctx, c, e, off, off+n, false, op, func(ask rangeAsk) *metapb.Command {
 			return &metapb.Command{Op: &metapb.Command_Allocate{Allocate: &metapb.Allocate{
-				Ino: uint64(ino), LeaseEpoch: ask.epoch, Change: ask.change, Offset: ask.at, Length: off + n - ask.at, MaxBytes: free,
+				Ino: uint64(ino), LeaseEpoch: ask.epoch, Change: ask.change, Offset: ask.at, Length: off + n - ask.at, MaxBytes: free, Call: ask.call,
 			}}}
 		}, func(_ span, r *metapb.RangeResult) { free -= min(free, r.GetBytes()) })
 	})
@@ -115,16 +115,22 @@ func (v *Volume) clone(ctx context.Context, c *vfs.Cred, src vfs.Ino, srcOff uin
 	if err != nil || n == 0 {
 		return err
 	}
+	call := v.dataCallOf(ctx)
+	inParts := call != nil && call.InParts // else it is one change, remembered as others are
 	pieces := func() error {
-		return v.inPieces(ctx, c, d, dstOff, dstOff+n, op, func(ask rangeAsk) *metapb.Command {
+		return v.inPieces(ctx, c, d, dstOff, dstOff+n, !inParts, op, func(ask rangeAsk) *metapb.Command {
 			done := ask.at - dstOff
+			if !inParts {
+				ask.call = nil
+			}
 			return &metapb.Command{Op: &metapb.Command_CloneRange{CloneRange: &metapb.CloneRange{
 				Ino: uint64(dst), LeaseEpoch: ask.epoch, Change: ask.change, Offset: ask.at, Length: n - done,
-				SrcIno: uint64(src), SrcLeaseEpoch: srcEpoch, SrcOffset: srcOff + done, Whole: true,
+				SrcIno: uint64(src), SrcLeaseEpoch: srcEpoch, SrcOffset: srcOff + done, Whole: true, Call: ask.call,
 			}}}
 		}, func(span, *metapb.RangeResult) { d.ext = extentMap{} })
 	}
-	if err = pieces(); vfs.KindOf(err) == vfs.KindQuota {
+	err = pieces()
+	if vfs.KindOf(err) == vfs.KindQuota {
 		// What is reserved here for writes to come serves this as well.
 		v.releaseFree(ctx, func(uint32, *allotment) bool { return true })
 		err = pieces()
@@ -134,6 +140,9 @@ func (v *Volume) clone(ctx context.Context, c *vfs.Cred, src vfs.Ino, srcOff uin
 		v.noteClone(src, srcOff, n)
 		v.noteClone(dst, dstOff, n)
 		return vfs.Errorf(vfs.KindUnavailable, op, "inode %d or %d is in too many pieces; they are being put together: %w", src, dst, err)
+	}
+	if inParts && vfs.KindOf(err) == vfs.KindChanged {
+		return vfs.Errorf(vfs.KindXDev, op, "a part of it was done before: clone less at a time, or copy: %w", err)
 	}
 	if shared && err != nil {
 		s.mu.Lock()
@@ -184,18 +193,29 @@ func (v *Volume) still(ctx context.Context, e *inode, op string) (leave func(), 
 }
 
 // rangeAsk is what a command for a piece of a range names.
-type rangeAsk struct{ epoch, change, at uint64 }
+type rangeAsk struct {
+	epoch, change, at uint64
+	call              *metapb.Call // nil: nobody's
+}
 
-// inPieces runs commands for [at, end) of e, which is still, as often as it takes. took gets each piece that was done; e.mu
+// inPieces runs commands for [at, end) of e, which is still, as often as it takes, or until one was done before, if all is done by one (once). took gets each piece that was done; e.mu
 // is held.
-func (v *Volume) inPieces(ctx context.Context, c *vfs.Cred, e *inode, at, end uint64, op string,
+func (v *Volume) inPieces(ctx context.Context, c *vfs.Cred, e *inode, at, end uint64, once bool, op string,
 	cmd func(rangeAsk) *metapb.Command, took func(span, *metapb.RangeResult)) error {
+	var id *metapb.Call
+	call := v.dataCallOf(ctx)
+	if call != nil {
+		id = pbDataCallID(call)
+	}
 	for at < end {
 		e.mu.Lock()
-		ask, gen := rangeAsk{epoch: e.epoch(), change: e.top(), at: at}, e.gen
+		ask, gen := rangeAsk{epoch: e.epoch(), change: e.top(), at: at, call: id}, e.gen
 		shared := e.isShared()
 		e.mu.Unlock()
 		r, err := v.apply(ctx, op, c, cmd(ask))
+		if err == nil || vfs.KindOf(err) == vfs.KindUnknown {
+			call.Begin()
+		}
 		e.mu.Lock()
 		if err == nil && r.GetRange().GetDone() <= at {
 			err = vfs.Errorf(vfs.KindInternal, op, "inode %d: no progress at %d", e.ino, at)
@@ -215,7 +235,7 @@ func (v *Volume) inPieces(ctx context.Context, c *vfs.Cred, e *inode, at, end ui
 		a := attrOf(res.GetAttr())
 		switch {
 		case !e.leased() || e.lease.Epoch != ask.epoch:
-		case res.GetLease() == nil: // done before, under another lease perhaps, and told again: how the file is now it does not say
+		case res.GetBefore() || res.GetLease() == nil: // done before, under another lease perhaps, and told again: how the file is now it does not say
 			e.ext = extentMap{}
 			e.extChanged(piece)
 		default:
@@ -231,6 +251,9 @@ func (v *Volume) inPieces(ctx context.Context, c *vfs.Cred, e *inode, at, end ui
 		}
 		e.mu.Unlock()
 		at = piece.end
+		if once && res.GetBefore() { // it was all there was to do then, as long as the source was
+			return nil
+		}
 	}
 	return nil
 }

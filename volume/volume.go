@@ -324,7 +324,7 @@ func (v *Volume) callOf(ctx context.Context, cmd *metapb.Command) *metapb.Call {
 	case *metapb.Command_Create, *metapb.Command_Link, *metapb.Command_Remove, *metapb.Command_Rename, *metapb.Command_SetAttr,
 		*metapb.Command_SetXattr, *metapb.Command_RemoveXattr:
 	case *metapb.Command_PunchHole, *metapb.Command_Allocate, *metapb.Command_CloneRange: // the answer says how far it came: so the next one is the same each time
-		if call.Made() >= rangeCalls {
+		if call.InParts || call.Made() >= rangeCalls {
 			return nil
 		}
 	default:

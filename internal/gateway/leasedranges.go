@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"time"
 
 	"github.com/rackfs/rackfs/vfs"
 )
@@ -24,14 +25,36 @@ func changed[T any](ctx context.Context, f *leasedFS, op string, do func(T) erro
 	return err
 }
 
+// pieces is changed for what is done in pieces. While some of them may be done, it is repeated as WRITE is: those that were done are told again.
+func pieces[T any](ctx context.Context, f *leasedFS, op string, do func(T) error) error {
+	call := vfs.CallOf(ctx)
+	made := call.Made()
+	for {
+		err := changed(ctx, f, op, do)
+		if k := vfs.KindOf(err); !k.Retryable() && k != vfs.KindFenced || !call.Doubtful() {
+			return err
+		}
+		unknown := vfs.Errorf(vfs.KindUnknown, op, "a part of it may be done: %w", err)
+		if call.Ended() { // nobody hears it
+			return unknown
+		}
+		select {
+		case <-ctx.Done():
+			return unknown
+		case <-time.After(repeatPause):
+		}
+		call.Rewind(made)
+	}
+}
+
 // Allocate implements vfs.Allocator.
 func (f *leasedFS) Allocate(ctx context.Context, c *vfs.Cred, ino vfs.Ino, off, n uint64) error {
-	return changed(ctx, f, "allocate", func(x vfs.Allocator) error { return x.Allocate(ctx, c, ino, off, n) })
+	return pieces(ctx, f, "allocate", func(x vfs.Allocator) error { return x.Allocate(ctx, c, ino, off, n) })
 }
 
 // Deallocate implements vfs.Allocator.
 func (f *leasedFS) Deallocate(ctx context.Context, c *vfs.Cred, ino vfs.Ino, off, n uint64) error {
-	return changed(ctx, f, "deallocate", func(x vfs.Allocator) error { return x.Deallocate(ctx, c, ino, off, n) })
+	return pieces(ctx, f, "deallocate", func(x vfs.Allocator) error { return x.Deallocate(ctx, c, ino, off, n) })
 }
 
 // Seek implements vfs.Seeker.

@@ -62,7 +62,7 @@ func (c *compound) onRange(do func(a vfs.Allocator, offset, length uint64) error
 	defer end()
 	c.changed()
 	if err := do(a, offset, length); err != nil {
-		return c.typeStatus(&c.cur, false, statusOf(err, true))
+		return c.typeStatus(&c.cur, false, statusOf(err, false))
 	}
 	return nfsv4.NFS4_OK
 }
@@ -137,7 +137,7 @@ func (c *compound) opClone() status {
 	}
 	c.changed()
 	if err := cl.Clone(c.ctx, c.fsCred(), c.saved.ino, from, c.cur.ino, to, count); err != nil {
-		return statusOf(err, true)
+		return statusOf(err, false)
 	}
 	return nfsv4.NFS4_OK
 }

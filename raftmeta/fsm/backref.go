@@ -47,6 +47,16 @@ func (x *call) cloneRange(c *metapb.CloneRange) (*metapb.Result, error) {
 	if err := checkRange(c.Offset, c.Length, op); err != nil {
 		return nil, err
 	}
+	id := x.rangeOf(c.Call, c.Offset, c.Length)
+	if id != nil { // whatever became of the source
+		if _, w, row, err := x.rowOf(c.Ino, id, op); err != nil {
+			return nil, err
+		} else if row != nil {
+			if done, err := row.once(&w, op); err != nil || done {
+				return changedBefore(n, w.end), err
+			}
+		}
+	}
 	if err := checkClone(c, src); err != nil {
 		return nil, err
 	}
@@ -104,6 +114,9 @@ func (x *call) cloneRange(c *metapb.CloneRange) (*metapb.Result, error) {
 		return nil, vfs.Errorf(vfs.KindTooMany, op, "more than %d records in one page of a file", x.opts.limits.keys)
 	}
 	n.attr.Size = max(n.attr.Size, end)
+	if err := x.rememberRange(c.Ino, id, end, op); err != nil {
+		return nil, err
+	}
 	return x.rangeChanged(n, used, end, c.LeaseEpoch, c.Change, op)
 }
 

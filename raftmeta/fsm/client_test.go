@@ -106,6 +106,15 @@ func (h *history) calls(c *metapb.CommitData) {
 	}
 }
 
+// rangeCall names whom a range is changed for.
+func (h *history) rangeCall() *metapb.Call {
+	var id metapb.Command
+	if h.nfs {
+		h.ofCall(&id)
+	}
+	return id.Call
+}
+
 // lockModel is the reference: per owner, what each byte of a tiny file is locked as. The last byte stands for everything
 // up to the largest offset.
 type lockModel map[lockModelOwner]*[lockModelBytes]metapb.LockType

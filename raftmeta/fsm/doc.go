@@ -246,6 +246,7 @@
 //     session's last slots can be given up (ReleaseSlots); seqs of slots that come back are above all of before.
 //   - from level 8 on, which parts of files the operations of the newest seq of each slot wrote. CommitData brings that: as many calls as it carries bytes of, none of which
 //     is a reason to refuse it; or one, for which it is carried out once. Under a shared lease only the latter keeps a command that comes late from undoing what others wrote since.
+//     From level 9 on PunchHole, Allocate and CloneRange bring it too, each for one call, for which they are carried out once in any number of pieces.
 //
 // A file without links stays as long as an origin holds it (o/) or a client has an open or a lock-owner of it. The inode counts
 // its records, so an unlink, or a lock on a file that nobody has locked, looks nothing up.

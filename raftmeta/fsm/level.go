@@ -6,7 +6,7 @@ import (
 )
 
 // Level is the newest feature level that shards are raised to.
-const Level = levelCalledData
+const Level = levelCalledRanges
 
 // levelCollect is the level that added what collection, rewriting of extents and changes of placement groups need:
 // dying blocks are queued by number, and the cluster map has a version.
@@ -29,6 +29,9 @@ const levelHandover = 7
 
 // levelCalledData is the level that added that the bytes of clients' calls are written once: CommitData remembers whose it carries.
 const levelCalledData = 8
+
+// levelCalledRanges is the level that added that ranges of files are changed once for clients' calls: PunchHole, Allocate and CloneRange remember by place for whom they did it.
+const levelCalledRanges = 9
 
 // levelOf is the level that added a command.
 func levelOf(c *metapb.Command) uint32 {

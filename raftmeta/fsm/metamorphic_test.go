@@ -120,11 +120,17 @@ func (h *history) ranges() *metapb.Command {
 	offset, length := h.num("offset", 0, 6*pageSize), h.num("length", 0, 6*pageSize)
 	switch h.num("kind", 0, 3) {
 	case 0:
-		return punchCmd(ino, epoch, offset, length)
+		c := punchCmd(ino, epoch, offset, length)
+		c.GetPunchHole().Call = h.rangeCall()
+		return c
 	case 1:
-		return allocateCmd(ino, epoch, offset, length, h.num("free", 0, 1)<<40)
+		c := allocateCmd(ino, epoch, offset, length, h.num("free", 0, 1)<<40)
+		c.GetAllocate().Call = h.rangeCall()
+		return c
 	}
-	return cloneCmd(h.num("source", 5, 8), 1, h.num("from", 0, 6)*pageSize, ino, epoch, h.num("to", 0, 6)*pageSize, length)
+	c := cloneCmd(h.num("source", 5, 8), 1, h.num("from", 0, 6)*pageSize, ino, epoch, h.num("to", 0, 6)*pageSize, length)
+	c.GetCloneRange().Call = h.rangeCall()
+	return c
 }
 
 // quota is a command of level 3 about projects and limits, so small that many later commands do not fit them.

@@ -25,12 +25,16 @@ func (x *call) punchHole(c *metapb.PunchHole) (*metapb.Result, error) {
 	if err := checkRange(c.Offset, c.Length, op); err != nil {
 		return nil, err
 	}
+	id := x.rangeOf(c.Call, c.Offset, c.Length)
+	before, end, err := x.rangeBegun(n, id, c.Offset+c.Length, op)
+	if err != nil || before != nil {
+		return before, err
+	}
 	if err := x.checkEpoch(n, c.LeaseEpoch, op); err != nil {
 		return nil, err
 	}
 	n = n.clone()
 	used := n.attr.Used
-	end := c.Offset + c.Length
 	list, done, err := x.someLive(n, c.Offset, end, max(1, x.opts.limits.ranges/recordsToCut))
 	if err != nil {
 		return nil, err
@@ -39,6 +43,9 @@ func (x *call) punchHole(c *metapb.PunchHole) (*metapb.Result, error) {
 		if err := x.cutOut(n, &list[i], c.Offset, end); err != nil {
 			return nil, err
 		}
+	}
+	if err := x.rememberRange(c.Ino, id, done, op); err != nil {
+		return nil, err
 	}
 	return x.rangeChanged(n, used, done, c.LeaseEpoch, c.Change, op)
 }
@@ -53,12 +60,17 @@ func (x *call) allocate(c *metapb.Allocate) (*metapb.Result, error) {
 	if err := checkRange(c.Offset, c.Length, op); err != nil {
 		return nil, err
 	}
+	id := x.rangeOf(c.Call, c.Offset, c.Length)
+	before, end, err := x.rangeBegun(n, id, c.Offset+c.Length, op)
+	if err != nil || before != nil {
+		return before, err
+	}
 	if err := x.checkEpoch(n, c.LeaseEpoch, op); err != nil {
 		return nil, err
 	}
 	n = n.clone()
 	used := n.attr.Used
-	holes, done, err := x.holes(n, c.Offset, c.Offset+c.Length, x.opts.limits.ranges)
+	holes, done, err := x.holes(n, c.Offset, end, x.opts.limits.ranges)
 	if err != nil {
 		return nil, err
 	}
@@ -81,6 +93,9 @@ func (x *call) allocate(c *metapb.Allocate) (*metapb.Result, error) {
 		n.reservedEnd = max(n.reservedEnd, h.end)
 	}
 	n.attr.Size = max(n.attr.Size, done)
+	if err := x.rememberRange(c.Ino, id, done, op); err != nil {
+		return nil, err
+	}
 	return x.rangeChanged(n, used, done, c.LeaseEpoch, c.Change, op)
 }
 

@@ -30,13 +30,14 @@ func (m *Machine) called(c *metapb.Command) (*metapb.Result, error) {
 		return refuse(err)
 	}
 	kind := opNumber(c)
-	if row == nil {
+	byPlace := m.level >= levelCalledRanges && rangeCall(c) != nil // then it tells what came before that level
+	if row == nil && !byPlace {
 		if err := m.knowSession(id.Client, k.session, op); err != nil {
 			m.rollback()
 			return refuse(err)
 		}
 		m.accept()
-	} else {
+	} else if row != nil {
 		switch {
 		case row.client != id.Client:
 			return refusal(vfs.Errorf(vfs.KindInvalid, op, "the session is of client %d, not %d", row.client, id.Client)), nil
@@ -53,16 +54,20 @@ func (m *Machine) called(c *metapb.Command) (*metapb.Result, error) {
 			case v.Op != kind:
 				return refusal(vfs.Errorf(vfs.KindChanged, op, "operation %d of seq %d was another command", id.OpIndex, id.Seq)), nil
 			default:
-				return replayed(v, c.Id.GetOrigin()), nil
+				r := replayed(v, c.Id.GetOrigin())
+				if done := r.GetRange(); done != nil {
+					done.Before = m.level >= levelCalledRanges
+				}
+				return r, nil
 			}
-			if len(row.ops) >= maxSlotResults {
+			if len(row.ops) >= maxSlotResults && !byPlace {
 				return refusal(vfs.Errorf(vfs.KindTooMany, op, "more than %d commands under one seq", maxSlotResults)), nil
 			}
 		}
 	}
 	r, err := m.attempt(c)
-	if err != nil {
-		return nil, err
+	if err != nil || byPlace {
+		return r, err
 	}
 	kept := r
 	if r.Kind != 0 {

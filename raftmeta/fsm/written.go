@@ -58,6 +58,21 @@ func (s *slotRow) wrote(w *written) (n uint64) {
 	return n
 }
 
+// upTo is how far w was written from its beginning, or w.off, and then where it was written next, at most w.end.
+func (s *slotRow) upTo(w *written) (done, next uint64) {
+	done, next = w.off, w.end
+	for i := range s.written {
+		switch o := &s.written[i]; {
+		case o.of(w) != 0 || o.end <= w.off:
+		case o.off <= w.off:
+			done = min(o.end, w.end)
+		default:
+			next = min(next, o.off)
+		}
+	}
+	return done, next
+}
+
 // write is s (nil: a new seq) with a further part; nil if that is one too many. s itself if it has it.
 func (s *slotRow) write(seq, client uint64, w written) *slotRow {
 	var n *slotRow
@@ -144,35 +159,106 @@ func (x *call) checkCalls(c *metapb.CommitData) (done bool, err error) {
 	case !c.Once:
 		return false, nil
 	}
-	id := c.Calls[0].GetCall()
-	k, w, err := x.dataCall(c.Ino, c.Calls[0], op)
-	if err != nil {
+	_, w, row, err := x.rowOf(c.Ino, c.Calls[0], op)
+	if err != nil || row == nil {
 		return false, err
+	}
+	return row.once(&w, op)
+}
+
+// rowOf is the row of the seq that a command for d belongs to, which is carried out once; nil if there is nothing of that seq.
+func (x *call) rowOf(ino uint64, d *metapb.DataCall, op string) (k callKey, w written, row *slotRow, err error) {
+	id := d.GetCall()
+	if k, w, err = x.dataCall(ino, d, op); err != nil {
+		return k, w, nil, err
 	}
 	if err := x.mayKnow(id.Client, op); err != nil {
-		return false, err
+		return k, w, nil, err
 	}
-	row, err := x.call(k)
+	row, err = x.call(k)
 	switch {
 	case err != nil || row == nil:
-		return false, err
+		return k, w, nil, err
 	case row.client != id.Client:
-		return false, vfs.Errorf(vfs.KindInvalid, op, "the session is of client %d, not %d", row.client, id.Client)
+		return k, w, nil, vfs.Errorf(vfs.KindInvalid, op, "the session is of client %d, not %d", row.client, id.Client)
 	case id.Seq < row.seq:
-		return false, vfs.Errorf(vfs.KindSuperseded, op, "seq %d of slot %d came after %d", id.Seq, id.Slot, row.seq)
+		return k, w, nil, vfs.Errorf(vfs.KindSuperseded, op, "seq %d of slot %d came after %d", id.Seq, id.Slot, row.seq)
 	case id.Seq > row.seq:
-		return false, nil
+		row = nil
 	}
-	switch row.wrote(&w) {
+	return k, w, row, nil
+}
+
+// once reports whether all of w was written; some of it must not.
+func (s *slotRow) once(w *written, op string) (done bool, err error) {
+	switch s.wrote(w) {
 	case 0:
-		if row.write(id.Seq, id.Client, w) == nil {
-			return false, vfs.Errorf(vfs.KindInvalid, op, "seq %d has written more than %d parts", id.Seq, maxWritten)
+		if s.write(s.seq, s.client, *w) == nil {
+			return false, vfs.Errorf(vfs.KindInvalid, op, "seq %d has written more than %d parts", s.seq, maxWritten)
 		}
 		return false, nil
 	case w.end - w.off:
 		return true, nil
 	}
 	return false, vfs.Errorf(vfs.KindChanged, op, "a part of the bytes from %d to %d was written by this call before", w.off, w.end)
+}
+
+// rangeCall is the call that a command names for its range, nil if it does not.
+func rangeCall(c *metapb.Command) *metapb.Call {
+	switch op := c.Op.(type) {
+	case *metapb.Command_PunchHole:
+		return op.PunchHole.GetCall()
+	case *metapb.Command_Allocate:
+		return op.Allocate.GetCall()
+	case *metapb.Command_CloneRange:
+		return op.CloneRange.GetCall()
+	}
+	return nil
+}
+
+// rangeOf is what a shard is to look at of the call of a command for a range of a file: nil below its level.
+func (x *call) rangeOf(id *metapb.Call, off, length uint64) *metapb.DataCall {
+	if id == nil || x.level < levelCalledRanges {
+		return nil
+	}
+	return &metapb.DataCall{Call: id, Offset: off, End: off + length}
+}
+
+// rangeBegun looks what of d's range (nil: nobody's) was changed for its call. If its beginning was, before is the result, and the command changes nothing; else it is to go up to end at most.
+func (x *call) rangeBegun(n *inode, d *metapb.DataCall, to uint64, op string) (before *metapb.Result, end uint64, err error) {
+	if d == nil {
+		return nil, to, nil
+	}
+	_, w, row, err := x.rowOf(uint64(n.attr.Ino), d, op)
+	if err != nil || row == nil {
+		return nil, to, err
+	}
+	done, next := row.upTo(&w)
+	if done > w.off {
+		return changedBefore(n, done), 0, nil
+	}
+	if w.end = w.off + 1; row.write(row.seq, row.client, w) == nil {
+		return nil, 0, vfs.Errorf(vfs.KindInvalid, op, "seq %d has written more than %d parts", row.seq, maxWritten)
+	}
+	return nil, next, nil
+}
+
+// changedBefore is the result of a command for a range that was changed for the same call up to done.
+func changedBefore(n *inode, done uint64) *metapb.Result {
+	return &metapb.Result{Of: &metapb.Result_Range{Range: &metapb.RangeResult{Attr: toWire(&n.attr), Done: done, Before: true}}}
+}
+
+// rememberRange notes that d's range is changed up to done.
+func (x *call) rememberRange(ino uint64, d *metapb.DataCall, done uint64, op string) error {
+	if d == nil {
+		return nil
+	}
+	d.End = done
+	k, w, err := x.dataCall(ino, d, op)
+	if err != nil {
+		return err
+	}
+	return x.remembered(k, w, d.Call, op)
 }
 
 // remember notes whose bytes a CommitData made part of a file. What was buffered is made durable whatever became of those who wrote it: of a client

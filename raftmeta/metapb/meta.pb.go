@@ -6017,12 +6017,16 @@ func (x *RewriteResult) GetParts() []uint32 {
 // SetAttr of a size. It does a bounded piece, in ascending order; RangeResult.done says how far it came, and the
 // caller repeats it from there.
 type PunchHole struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
-	LeaseEpoch    uint64                 `protobuf:"varint,2,opt,name=lease_epoch,json=leaseEpoch,proto3" json:"lease_epoch,omitempty"`
-	Change        uint64                 `protobuf:"varint,3,opt,name=change,proto3" json:"change,omitempty"` // the holder's newest shown change value; the result's is above it
-	Offset        uint64                 `protobuf:"varint,4,opt,name=offset,proto3" json:"offset,omitempty"`
-	Length        uint64                 `protobuf:"varint,5,opt,name=length,proto3" json:"length,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Ino        uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
+	LeaseEpoch uint64                 `protobuf:"varint,2,opt,name=lease_epoch,json=leaseEpoch,proto3" json:"lease_epoch,omitempty"`
+	Change     uint64                 `protobuf:"varint,3,opt,name=change,proto3" json:"change,omitempty"` // the holder's newest shown change value; the result's is above it
+	Offset     uint64                 `protobuf:"varint,4,opt,name=offset,proto3" json:"offset,omitempty"`
+	Length     uint64                 `protobuf:"varint,5,opt,name=length,proto3" json:"length,omitempty"`
+	// From level 9: the operation of an NFS client's request that the range is changed for, op_index is its number in the request. What was changed for it before, by
+	// whichever command, is not changed again: the result says how far that goes. The shard remembers it beside what CommitData brings, by place, so there may be any number of pieces.
+	// A newer request of the slot: KindSuperseded. A client that was released: KindExpired. Command.call then only tells what was remembered below level 9.
+	Call          *Call `protobuf:"bytes,6,opt,name=call,proto3" json:"call,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6092,6 +6096,13 @@ func (x *PunchHole) GetLength() uint64 {
 	return 0
 }
 
+func (x *PunchHole) GetCall() *Call {
+	if x != nil {
+		return x.Call
+	}
+	return nil
+}
+
 // Allocate puts reserved extents into the holes of [offset, offset+length): they read as zeros, count in Used, and give
 // way to what is written. The file grows to the end of the range. Like PunchHole it does a bounded piece. KindNoSpace,
 // and nothing done, if the piece would reserve more than max_bytes.
@@ -6103,6 +6114,7 @@ type Allocate struct {
 	Offset        uint64                 `protobuf:"varint,4,opt,name=offset,proto3" json:"offset,omitempty"`
 	Length        uint64                 `protobuf:"varint,5,opt,name=length,proto3" json:"length,omitempty"`
 	MaxBytes      uint64                 `protobuf:"varint,6,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
+	Call          *Call                  `protobuf:"bytes,7,opt,name=call,proto3" json:"call,omitempty"` // from level 9, as PunchHole's
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6179,6 +6191,13 @@ func (x *Allocate) GetMaxBytes() uint64 {
 	return 0
 }
 
+func (x *Allocate) GetCall() *Call {
+	if x != nil {
+		return x.Call
+	}
+	return nil
+}
+
 // CloneRange makes [offset, offset+length) of a file what a range of another, or of itself, is at src_offset: blocks are shared,
 // inline bytes copied, holes and reserved extents become holes. Both offsets are multiples of 4096;
 // the range of the source ends in it, and ranges of one file do not overlap. Leases of both are checked as by SetAttr of a size. A
@@ -6195,6 +6214,7 @@ type CloneRange struct {
 	SrcLeaseEpoch uint64                 `protobuf:"varint,7,opt,name=src_lease_epoch,json=srcLeaseEpoch,proto3" json:"src_lease_epoch,omitempty"`
 	SrcOffset     uint64                 `protobuf:"varint,8,opt,name=src_offset,json=srcOffset,proto3" json:"src_offset,omitempty"`
 	Whole         bool                   `protobuf:"varint,41,opt,name=whole,proto3" json:"whole,omitempty"` // from level 5: all or nothing. KindXDev if it is more than a command may write; before, it has no meaning
+	Call          *Call                  `protobuf:"bytes,9,opt,name=call,proto3" json:"call,omitempty"`     // from level 9, as PunchHole's; but if only a part of the range was changed for it before, KindChanged, and nothing is done
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6292,12 +6312,20 @@ func (x *CloneRange) GetWhole() bool {
 	return false
 }
 
+func (x *CloneRange) GetCall() *Call {
+	if x != nil {
+		return x.Call
+	}
+	return nil
+}
+
 type RangeResult struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Attr          *Attr                  `protobuf:"bytes,1,opt,name=attr,proto3" json:"attr,omitempty"`    // of the file that changed
-	Lease         *Lease                 `protobuf:"bytes,2,opt,name=lease,proto3" json:"lease,omitempty"`  // as in AttrResult
-	Done          uint64                 `protobuf:"varint,3,opt,name=done,proto3" json:"done,omitempty"`   // the range is done up to here
-	Bytes         uint64                 `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"` // by which Used grew; 0 if it fell
+	Attr          *Attr                  `protobuf:"bytes,1,opt,name=attr,proto3" json:"attr,omitempty"`      // of the file that changed
+	Lease         *Lease                 `protobuf:"bytes,2,opt,name=lease,proto3" json:"lease,omitempty"`    // as in AttrResult
+	Done          uint64                 `protobuf:"varint,3,opt,name=done,proto3" json:"done,omitempty"`     // the range is done up to here
+	Bytes         uint64                 `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`   // by which Used grew; 0 if it fell
+	Before        bool                   `protobuf:"varint,5,opt,name=before,proto3" json:"before,omitempty"` // from level 9: up to done it was changed for the same call before, and nothing was changed now; there is no lease, and attr may be as of then
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6358,6 +6386,13 @@ func (x *RangeResult) GetBytes() uint64 {
 		return x.Bytes
 	}
 	return 0
+}
+
+func (x *RangeResult) GetBefore() bool {
+	if x != nil {
+		return x.Before
+	}
+	return false
 }
 
 // ClientOpen is one open state: the opens of one open-owner of a file, merged. Opens for writing or with a deny mode are
@@ -21996,14 +22031,15 @@ const file_meta_proto_rawDesc = "" +
 	"\x01m\x18\v \x01(\rR\x01m\";\n" +
 	"\rRewriteResult\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12\x14\n" +
-	"\x05parts\x18\x02 \x03(\rR\x05parts\"\x86\x01\n" +
+	"\x05parts\x18\x02 \x03(\rR\x05parts\"\xb0\x01\n" +
 	"\tPunchHole\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x1f\n" +
 	"\vlease_epoch\x18\x02 \x01(\x04R\n" +
 	"leaseEpoch\x12\x16\n" +
 	"\x06change\x18\x03 \x01(\x04R\x06change\x12\x16\n" +
 	"\x06offset\x18\x04 \x01(\x04R\x06offset\x12\x16\n" +
-	"\x06length\x18\x05 \x01(\x04R\x06length\"\xa2\x01\n" +
+	"\x06length\x18\x05 \x01(\x04R\x06length\x12(\n" +
+	"\x04call\x18\x06 \x01(\v2\x14.rackfs.meta.v1.CallR\x04call\"\xcc\x01\n" +
 	"\bAllocate\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x1f\n" +
 	"\vlease_epoch\x18\x02 \x01(\x04R\n" +
@@ -22011,7 +22047,8 @@ const file_meta_proto_rawDesc = "" +
 	"\x06change\x18\x03 \x01(\x04R\x06change\x12\x16\n" +
 	"\x06offset\x18\x04 \x01(\x04R\x06offset\x12\x16\n" +
 	"\x06length\x18\x05 \x01(\x04R\x06length\x12\x1b\n" +
-	"\tmax_bytes\x18\x06 \x01(\x04R\bmaxBytes\"\xfd\x01\n" +
+	"\tmax_bytes\x18\x06 \x01(\x04R\bmaxBytes\x12(\n" +
+	"\x04call\x18\a \x01(\v2\x14.rackfs.meta.v1.CallR\x04call\"\xa7\x02\n" +
 	"\n" +
 	"CloneRange\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x1f\n" +
@@ -22024,12 +22061,14 @@ const file_meta_proto_rawDesc = "" +
 	"\x0fsrc_lease_epoch\x18\a \x01(\x04R\rsrcLeaseEpoch\x12\x1d\n" +
 	"\n" +
 	"src_offset\x18\b \x01(\x04R\tsrcOffset\x12\x14\n" +
-	"\x05whole\x18) \x01(\bR\x05whole\"\x8e\x01\n" +
+	"\x05whole\x18) \x01(\bR\x05whole\x12(\n" +
+	"\x04call\x18\t \x01(\v2\x14.rackfs.meta.v1.CallR\x04call\"\xa6\x01\n" +
 	"\vRangeResult\x12(\n" +
 	"\x04attr\x18\x01 \x01(\v2\x14.rackfs.meta.v1.AttrR\x04attr\x12+\n" +
 	"\x05lease\x18\x02 \x01(\v2\x15.rackfs.meta.v1.LeaseR\x05lease\x12\x12\n" +
 	"\x04done\x18\x03 \x01(\x04R\x04done\x12\x14\n" +
-	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\"\xb8\x01\n" +
+	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\x12\x16\n" +
+	"\x06before\x18\x05 \x01(\bR\x06before\"\xb8\x01\n" +
 	"\n" +
 	"ClientOpen\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\x04R\x06client\x12\x18\n" +
@@ -23690,210 +23729,213 @@ var file_meta_proto_depIdxs = []int32{
 	17,  // 140: rackfs.meta.v1.Touched.atime:type_name -> rackfs.meta.v1.Time
 	61,  // 141: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
 	64,  // 142: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
-	19,  // 143: rackfs.meta.v1.RangeResult.attr:type_name -> rackfs.meta.v1.Attr
-	22,  // 144: rackfs.meta.v1.RangeResult.lease:type_name -> rackfs.meta.v1.Lease
-	70,  // 145: rackfs.meta.v1.OpenFile.share:type_name -> rackfs.meta.v1.ClientOpen
-	19,  // 146: rackfs.meta.v1.OpenResult.attr:type_name -> rackfs.meta.v1.Attr
-	22,  // 147: rackfs.meta.v1.OpenResult.lease:type_name -> rackfs.meta.v1.Lease
-	71,  // 148: rackfs.meta.v1.OpenResult.denied:type_name -> rackfs.meta.v1.ShareDenied
-	75,  // 149: rackfs.meta.v1.CloseFiles.files:type_name -> rackfs.meta.v1.FileClose
-	76,  // 150: rackfs.meta.v1.FileClose.locks:type_name -> rackfs.meta.v1.LockOwner
-	1,   // 151: rackfs.meta.v1.SetLock.type:type_name -> rackfs.meta.v1.LockType
-	79,  // 152: rackfs.meta.v1.LockResult.denied:type_name -> rackfs.meta.v1.LockDenied
-	1,   // 153: rackfs.meta.v1.LockDenied.type:type_name -> rackfs.meta.v1.LockType
-	2,   // 154: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
-	17,  // 155: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
-	17,  // 156: rackfs.meta.v1.FileSystem.deleted:type_name -> rackfs.meta.v1.Time
-	17,  // 157: rackfs.meta.v1.FileSystem.purge_after:type_name -> rackfs.meta.v1.Time
-	3,   // 158: rackfs.meta.v1.FileSystem.squash:type_name -> rackfs.meta.v1.Squash
-	89,  // 159: rackfs.meta.v1.FileSystem.exports:type_name -> rackfs.meta.v1.SecureExport
-	88,  // 160: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
-	2,   // 161: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
-	4,   // 162: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
-	92,  // 163: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
-	94,  // 164: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
-	5,   // 165: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
-	95,  // 166: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
-	96,  // 167: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
-	100, // 168: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
-	95,  // 169: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
-	92,  // 170: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
-	6,   // 171: rackfs.meta.v1.Node.state:type_name -> rackfs.meta.v1.NodeState
-	103, // 172: rackfs.meta.v1.Node.local_volumes:type_name -> rackfs.meta.v1.LocalVolume
-	17,  // 173: rackfs.meta.v1.LocalVolume.at:type_name -> rackfs.meta.v1.Time
-	102, // 174: rackfs.meta.v1.PutNode.node:type_name -> rackfs.meta.v1.Node
-	17,  // 175: rackfs.meta.v1.Token.expires:type_name -> rackfs.meta.v1.Time
-	106, // 176: rackfs.meta.v1.PutToken.token:type_name -> rackfs.meta.v1.Token
-	102, // 177: rackfs.meta.v1.JoinNode.node:type_name -> rackfs.meta.v1.Node
-	102, // 178: rackfs.meta.v1.NodeResult.node:type_name -> rackfs.meta.v1.Node
-	6,   // 179: rackfs.meta.v1.SetNodeState.state:type_name -> rackfs.meta.v1.NodeState
-	17,  // 180: rackfs.meta.v1.RetiredNode.removed:type_name -> rackfs.meta.v1.Time
-	17,  // 181: rackfs.meta.v1.NodeGroup.created:type_name -> rackfs.meta.v1.Time
-	17,  // 182: rackfs.meta.v1.RackReservation.since:type_name -> rackfs.meta.v1.Time
-	114, // 183: rackfs.meta.v1.GroupResult.group:type_name -> rackfs.meta.v1.NodeGroup
-	17,  // 184: rackfs.meta.v1.Workspace.created:type_name -> rackfs.meta.v1.Time
-	123, // 185: rackfs.meta.v1.PutWorkspace.workspace:type_name -> rackfs.meta.v1.Workspace
-	123, // 186: rackfs.meta.v1.WorkspaceResult.workspace:type_name -> rackfs.meta.v1.Workspace
-	128, // 187: rackfs.meta.v1.AccessToken.scopes:type_name -> rackfs.meta.v1.AccessScope
-	17,  // 188: rackfs.meta.v1.AccessToken.created:type_name -> rackfs.meta.v1.Time
-	17,  // 189: rackfs.meta.v1.AccessToken.expires:type_name -> rackfs.meta.v1.Time
-	127, // 190: rackfs.meta.v1.PutAccessToken.token:type_name -> rackfs.meta.v1.AccessToken
-	7,   // 191: rackfs.meta.v1.Job.state:type_name -> rackfs.meta.v1.JobState
-	17,  // 192: rackfs.meta.v1.Job.created:type_name -> rackfs.meta.v1.Time
-	17,  // 193: rackfs.meta.v1.Job.started:type_name -> rackfs.meta.v1.Time
-	17,  // 194: rackfs.meta.v1.Job.finished:type_name -> rackfs.meta.v1.Time
-	131, // 195: rackfs.meta.v1.PutJob.job:type_name -> rackfs.meta.v1.Job
-	131, // 196: rackfs.meta.v1.JobResult.job:type_name -> rackfs.meta.v1.Job
-	17,  // 197: rackfs.meta.v1.Upload.created:type_name -> rackfs.meta.v1.Time
-	17,  // 198: rackfs.meta.v1.Upload.expires:type_name -> rackfs.meta.v1.Time
-	135, // 199: rackfs.meta.v1.PutUpload.upload:type_name -> rackfs.meta.v1.Upload
-	139, // 200: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
-	141, // 201: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
-	8,   // 202: rackfs.meta.v1.ClientRecord.state:type_name -> rackfs.meta.v1.ClientState
-	144, // 203: rackfs.meta.v1.PutClient.client:type_name -> rackfs.meta.v1.ClientRecord
-	151, // 204: rackfs.meta.v1.GiveClients.clients:type_name -> rackfs.meta.v1.GivenClient
-	145, // 205: rackfs.meta.v1.GivenClient.sessions:type_name -> rackfs.meta.v1.SessionRecord
-	145, // 206: rackfs.meta.v1.PutSession.session:type_name -> rackfs.meta.v1.SessionRecord
-	144, // 207: rackfs.meta.v1.PutSession.client:type_name -> rackfs.meta.v1.ClientRecord
-	18,  // 208: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
-	162, // 209: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
-	163, // 210: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
-	164, // 211: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
-	165, // 212: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
-	166, // 213: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
-	167, // 214: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
-	168, // 215: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
-	173, // 216: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
-	178, // 217: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
-	174, // 218: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
-	176, // 219: rackfs.meta.v1.Query.get_xattr:type_name -> rackfs.meta.v1.GetXattrQ
-	177, // 220: rackfs.meta.v1.Query.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsQ
-	184, // 221: rackfs.meta.v1.Query.test_lock:type_name -> rackfs.meta.v1.TestLockQ
-	185, // 222: rackfs.meta.v1.Query.client_state:type_name -> rackfs.meta.v1.ClientStateQ
-	186, // 223: rackfs.meta.v1.Query.session_slots:type_name -> rackfs.meta.v1.SessionSlotsQ
-	187, // 224: rackfs.meta.v1.Query.call_written:type_name -> rackfs.meta.v1.CallWrittenQ
-	188, // 225: rackfs.meta.v1.Query.file_opens:type_name -> rackfs.meta.v1.FileOpensQ
-	169, // 226: rackfs.meta.v1.Query.quotas:type_name -> rackfs.meta.v1.QuotasQ
-	179, // 227: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
-	181, // 228: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
-	182, // 229: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
-	183, // 230: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
-	189, // 231: rackfs.meta.v1.Query.clients:type_name -> rackfs.meta.v1.ClientsQ
-	190, // 232: rackfs.meta.v1.Query.client:type_name -> rackfs.meta.v1.ClientQ
-	170, // 233: rackfs.meta.v1.Query.nodes:type_name -> rackfs.meta.v1.NodesQ
-	171, // 234: rackfs.meta.v1.Query.tokens:type_name -> rackfs.meta.v1.TokensQ
-	180, // 235: rackfs.meta.v1.Query.namespace:type_name -> rackfs.meta.v1.NamespaceQ
-	172, // 236: rackfs.meta.v1.Query.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesQ
-	175, // 237: rackfs.meta.v1.Query.live_blocks:type_name -> rackfs.meta.v1.LiveBlocksQ
-	156, // 238: rackfs.meta.v1.Query.workspaces:type_name -> rackfs.meta.v1.WorkspacesQ
-	157, // 239: rackfs.meta.v1.Query.access_tokens:type_name -> rackfs.meta.v1.AccessTokensQ
-	158, // 240: rackfs.meta.v1.Query.jobs:type_name -> rackfs.meta.v1.JobsQ
-	159, // 241: rackfs.meta.v1.Query.uploads:type_name -> rackfs.meta.v1.UploadsQ
-	160, // 242: rackfs.meta.v1.Query.origins:type_name -> rackfs.meta.v1.OriginsQ
-	161, // 243: rackfs.meta.v1.Query.holds:type_name -> rackfs.meta.v1.HoldsQ
-	1,   // 244: rackfs.meta.v1.TestLockQ.type:type_name -> rackfs.meta.v1.LockType
-	14,  // 245: rackfs.meta.v1.CallWrittenQ.call:type_name -> rackfs.meta.v1.Call
-	199, // 246: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
-	201, // 247: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
-	202, // 248: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
-	204, // 249: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
-	205, // 250: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
-	208, // 251: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
-	213, // 252: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
-	214, // 253: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
-	216, // 254: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	217, // 255: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
-	221, // 256: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
-	209, // 257: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
-	211, // 258: rackfs.meta.v1.QueryResult.get_xattr:type_name -> rackfs.meta.v1.GetXattrR
-	212, // 259: rackfs.meta.v1.QueryResult.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsR
-	78,  // 260: rackfs.meta.v1.QueryResult.lock:type_name -> rackfs.meta.v1.LockResult
-	222, // 261: rackfs.meta.v1.QueryResult.client_state:type_name -> rackfs.meta.v1.ClientStateR
-	226, // 262: rackfs.meta.v1.QueryResult.session_slots:type_name -> rackfs.meta.v1.SessionSlotsR
-	225, // 263: rackfs.meta.v1.QueryResult.call_written:type_name -> rackfs.meta.v1.CallWrittenR
-	229, // 264: rackfs.meta.v1.QueryResult.clients:type_name -> rackfs.meta.v1.ClientsR
-	228, // 265: rackfs.meta.v1.QueryResult.file_opens:type_name -> rackfs.meta.v1.FileOpensR
-	207, // 266: rackfs.meta.v1.QueryResult.quotas:type_name -> rackfs.meta.v1.QuotasR
-	218, // 267: rackfs.meta.v1.QueryResult.nodes:type_name -> rackfs.meta.v1.NodesR
-	219, // 268: rackfs.meta.v1.QueryResult.tokens:type_name -> rackfs.meta.v1.TokensR
-	215, // 269: rackfs.meta.v1.QueryResult.namespace:type_name -> rackfs.meta.v1.NamespaceR
-	220, // 270: rackfs.meta.v1.QueryResult.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesR
-	192, // 271: rackfs.meta.v1.QueryResult.workspaces:type_name -> rackfs.meta.v1.WorkspacesR
-	193, // 272: rackfs.meta.v1.QueryResult.access_tokens:type_name -> rackfs.meta.v1.AccessTokensR
-	194, // 273: rackfs.meta.v1.QueryResult.jobs:type_name -> rackfs.meta.v1.JobsR
-	195, // 274: rackfs.meta.v1.QueryResult.uploads:type_name -> rackfs.meta.v1.UploadsR
-	196, // 275: rackfs.meta.v1.QueryResult.origins:type_name -> rackfs.meta.v1.OriginsR
-	197, // 276: rackfs.meta.v1.QueryResult.holds:type_name -> rackfs.meta.v1.HoldsR
-	123, // 277: rackfs.meta.v1.WorkspacesR.workspaces:type_name -> rackfs.meta.v1.Workspace
-	127, // 278: rackfs.meta.v1.AccessTokensR.tokens:type_name -> rackfs.meta.v1.AccessToken
-	131, // 279: rackfs.meta.v1.JobsR.jobs:type_name -> rackfs.meta.v1.Job
-	135, // 280: rackfs.meta.v1.UploadsR.uploads:type_name -> rackfs.meta.v1.Upload
-	198, // 281: rackfs.meta.v1.HoldsR.files:type_name -> rackfs.meta.v1.FileId
-	19,  // 282: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
-	22,  // 283: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
-	19,  // 284: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
-	200, // 285: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
-	19,  // 286: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
-	203, // 287: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
-	206, // 288: rackfs.meta.v1.StatFSR.project:type_name -> rackfs.meta.v1.Quota
-	206, // 289: rackfs.meta.v1.QuotasR.quotas:type_name -> rackfs.meta.v1.Quota
-	9,   // 290: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
-	210, // 291: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
-	88,  // 292: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
-	123, // 293: rackfs.meta.v1.FileSystemsR.workspaces:type_name -> rackfs.meta.v1.Workspace
-	92,  // 294: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
-	96,  // 295: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
-	114, // 296: rackfs.meta.v1.ClusterMapR.groups:type_name -> rackfs.meta.v1.NodeGroup
-	115, // 297: rackfs.meta.v1.ClusterMapR.reservations:type_name -> rackfs.meta.v1.RackReservation
-	139, // 298: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
-	102, // 299: rackfs.meta.v1.NodesR.nodes:type_name -> rackfs.meta.v1.Node
-	106, // 300: rackfs.meta.v1.TokensR.tokens:type_name -> rackfs.meta.v1.Token
-	112, // 301: rackfs.meta.v1.RetiredNodesR.nodes:type_name -> rackfs.meta.v1.RetiredNode
-	141, // 302: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
-	70,  // 303: rackfs.meta.v1.ClientStateR.opens:type_name -> rackfs.meta.v1.ClientOpen
-	223, // 304: rackfs.meta.v1.ClientStateR.locks:type_name -> rackfs.meta.v1.ClientLocks
-	224, // 305: rackfs.meta.v1.ClientLocks.ranges:type_name -> rackfs.meta.v1.LockRange
-	241, // 306: rackfs.meta.v1.CallWrittenR.written:type_name -> rackfs.meta.v1.Written
-	227, // 307: rackfs.meta.v1.SessionSlotsR.slots:type_name -> rackfs.meta.v1.SessionSlot
-	70,  // 308: rackfs.meta.v1.FileOpensR.opens:type_name -> rackfs.meta.v1.ClientOpen
-	230, // 309: rackfs.meta.v1.ClientsR.clients:type_name -> rackfs.meta.v1.ClientSessions
-	144, // 310: rackfs.meta.v1.ClientSessions.client:type_name -> rackfs.meta.v1.ClientRecord
-	145, // 311: rackfs.meta.v1.ClientSessions.sessions:type_name -> rackfs.meta.v1.SessionRecord
-	19,  // 312: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
-	22,  // 313: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
-	234, // 314: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
-	232, // 315: rackfs.meta.v1.InodeRecord.xattrs:type_name -> rackfs.meta.v1.Xattrs
-	0,   // 316: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
-	242, // 317: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
-	241, // 318: rackfs.meta.v1.SlotRecord.written:type_name -> rackfs.meta.v1.Written
-	16,  // 319: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
-	17,  // 320: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
-	29,  // 321: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
-	15,  // 322: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
-	16,  // 323: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
-	155, // 324: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
-	191, // 325: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
-	198, // 326: rackfs.meta.v1.WishRequest.file:type_name -> rackfs.meta.v1.FileId
-	198, // 327: rackfs.meta.v1.RecallsRequest.gave:type_name -> rackfs.meta.v1.FileId
-	198, // 328: rackfs.meta.v1.RecallsReply.files:type_name -> rackfs.meta.v1.FileId
-	198, // 329: rackfs.meta.v1.UnlocksRequest.files:type_name -> rackfs.meta.v1.FileId
-	270, // 330: rackfs.meta.v1.UnlocksRequest.answers:type_name -> rackfs.meta.v1.OpensAnswer
-	198, // 331: rackfs.meta.v1.UnlocksReply.files:type_name -> rackfs.meta.v1.FileId
-	269, // 332: rackfs.meta.v1.UnlocksReply.asks:type_name -> rackfs.meta.v1.OpensAsk
-	198, // 333: rackfs.meta.v1.OpensAsk.file:type_name -> rackfs.meta.v1.FileId
-	198, // 334: rackfs.meta.v1.OpensRequest.file:type_name -> rackfs.meta.v1.FileId
-	10,  // 335: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
-	278, // 336: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
-	281, // 337: rackfs.meta.v1.LevelReply.voters:type_name -> rackfs.meta.v1.VoterLevel
-	11,  // 338: rackfs.meta.v1.WorkTask.kind:type_name -> rackfs.meta.v1.WorkKind
-	284, // 339: rackfs.meta.v1.WorkRequest.tasks:type_name -> rackfs.meta.v1.WorkTask
-	287, // 340: rackfs.meta.v1.WorkReply.grants:type_name -> rackfs.meta.v1.WorkGrant
-	288, // 341: rackfs.meta.v1.WorkReply.pieces:type_name -> rackfs.meta.v1.WorkPiece
-	342, // [342:342] is the sub-list for method output_type
-	342, // [342:342] is the sub-list for method input_type
-	342, // [342:342] is the sub-list for extension type_name
-	342, // [342:342] is the sub-list for extension extendee
-	0,   // [0:342] is the sub-list for field type_name
+	14,  // 143: rackfs.meta.v1.PunchHole.call:type_name -> rackfs.meta.v1.Call
+	14,  // 144: rackfs.meta.v1.Allocate.call:type_name -> rackfs.meta.v1.Call
+	14,  // 145: rackfs.meta.v1.CloneRange.call:type_name -> rackfs.meta.v1.Call
+	19,  // 146: rackfs.meta.v1.RangeResult.attr:type_name -> rackfs.meta.v1.Attr
+	22,  // 147: rackfs.meta.v1.RangeResult.lease:type_name -> rackfs.meta.v1.Lease
+	70,  // 148: rackfs.meta.v1.OpenFile.share:type_name -> rackfs.meta.v1.ClientOpen
+	19,  // 149: rackfs.meta.v1.OpenResult.attr:type_name -> rackfs.meta.v1.Attr
+	22,  // 150: rackfs.meta.v1.OpenResult.lease:type_name -> rackfs.meta.v1.Lease
+	71,  // 151: rackfs.meta.v1.OpenResult.denied:type_name -> rackfs.meta.v1.ShareDenied
+	75,  // 152: rackfs.meta.v1.CloseFiles.files:type_name -> rackfs.meta.v1.FileClose
+	76,  // 153: rackfs.meta.v1.FileClose.locks:type_name -> rackfs.meta.v1.LockOwner
+	1,   // 154: rackfs.meta.v1.SetLock.type:type_name -> rackfs.meta.v1.LockType
+	79,  // 155: rackfs.meta.v1.LockResult.denied:type_name -> rackfs.meta.v1.LockDenied
+	1,   // 156: rackfs.meta.v1.LockDenied.type:type_name -> rackfs.meta.v1.LockType
+	2,   // 157: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
+	17,  // 158: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
+	17,  // 159: rackfs.meta.v1.FileSystem.deleted:type_name -> rackfs.meta.v1.Time
+	17,  // 160: rackfs.meta.v1.FileSystem.purge_after:type_name -> rackfs.meta.v1.Time
+	3,   // 161: rackfs.meta.v1.FileSystem.squash:type_name -> rackfs.meta.v1.Squash
+	89,  // 162: rackfs.meta.v1.FileSystem.exports:type_name -> rackfs.meta.v1.SecureExport
+	88,  // 163: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
+	2,   // 164: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
+	4,   // 165: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
+	92,  // 166: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
+	94,  // 167: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
+	5,   // 168: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
+	95,  // 169: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
+	96,  // 170: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
+	100, // 171: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
+	95,  // 172: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
+	92,  // 173: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
+	6,   // 174: rackfs.meta.v1.Node.state:type_name -> rackfs.meta.v1.NodeState
+	103, // 175: rackfs.meta.v1.Node.local_volumes:type_name -> rackfs.meta.v1.LocalVolume
+	17,  // 176: rackfs.meta.v1.LocalVolume.at:type_name -> rackfs.meta.v1.Time
+	102, // 177: rackfs.meta.v1.PutNode.node:type_name -> rackfs.meta.v1.Node
+	17,  // 178: rackfs.meta.v1.Token.expires:type_name -> rackfs.meta.v1.Time
+	106, // 179: rackfs.meta.v1.PutToken.token:type_name -> rackfs.meta.v1.Token
+	102, // 180: rackfs.meta.v1.JoinNode.node:type_name -> rackfs.meta.v1.Node
+	102, // 181: rackfs.meta.v1.NodeResult.node:type_name -> rackfs.meta.v1.Node
+	6,   // 182: rackfs.meta.v1.SetNodeState.state:type_name -> rackfs.meta.v1.NodeState
+	17,  // 183: rackfs.meta.v1.RetiredNode.removed:type_name -> rackfs.meta.v1.Time
+	17,  // 184: rackfs.meta.v1.NodeGroup.created:type_name -> rackfs.meta.v1.Time
+	17,  // 185: rackfs.meta.v1.RackReservation.since:type_name -> rackfs.meta.v1.Time
+	114, // 186: rackfs.meta.v1.GroupResult.group:type_name -> rackfs.meta.v1.NodeGroup
+	17,  // 187: rackfs.meta.v1.Workspace.created:type_name -> rackfs.meta.v1.Time
+	123, // 188: rackfs.meta.v1.PutWorkspace.workspace:type_name -> rackfs.meta.v1.Workspace
+	123, // 189: rackfs.meta.v1.WorkspaceResult.workspace:type_name -> rackfs.meta.v1.Workspace
+	128, // 190: rackfs.meta.v1.AccessToken.scopes:type_name -> rackfs.meta.v1.AccessScope
+	17,  // 191: rackfs.meta.v1.AccessToken.created:type_name -> rackfs.meta.v1.Time
+	17,  // 192: rackfs.meta.v1.AccessToken.expires:type_name -> rackfs.meta.v1.Time
+	127, // 193: rackfs.meta.v1.PutAccessToken.token:type_name -> rackfs.meta.v1.AccessToken
+	7,   // 194: rackfs.meta.v1.Job.state:type_name -> rackfs.meta.v1.JobState
+	17,  // 195: rackfs.meta.v1.Job.created:type_name -> rackfs.meta.v1.Time
+	17,  // 196: rackfs.meta.v1.Job.started:type_name -> rackfs.meta.v1.Time
+	17,  // 197: rackfs.meta.v1.Job.finished:type_name -> rackfs.meta.v1.Time
+	131, // 198: rackfs.meta.v1.PutJob.job:type_name -> rackfs.meta.v1.Job
+	131, // 199: rackfs.meta.v1.JobResult.job:type_name -> rackfs.meta.v1.Job
+	17,  // 200: rackfs.meta.v1.Upload.created:type_name -> rackfs.meta.v1.Time
+	17,  // 201: rackfs.meta.v1.Upload.expires:type_name -> rackfs.meta.v1.Time
+	135, // 202: rackfs.meta.v1.PutUpload.upload:type_name -> rackfs.meta.v1.Upload
+	139, // 203: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
+	141, // 204: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
+	8,   // 205: rackfs.meta.v1.ClientRecord.state:type_name -> rackfs.meta.v1.ClientState
+	144, // 206: rackfs.meta.v1.PutClient.client:type_name -> rackfs.meta.v1.ClientRecord
+	151, // 207: rackfs.meta.v1.GiveClients.clients:type_name -> rackfs.meta.v1.GivenClient
+	145, // 208: rackfs.meta.v1.GivenClient.sessions:type_name -> rackfs.meta.v1.SessionRecord
+	145, // 209: rackfs.meta.v1.PutSession.session:type_name -> rackfs.meta.v1.SessionRecord
+	144, // 210: rackfs.meta.v1.PutSession.client:type_name -> rackfs.meta.v1.ClientRecord
+	18,  // 211: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
+	162, // 212: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
+	163, // 213: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
+	164, // 214: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
+	165, // 215: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
+	166, // 216: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
+	167, // 217: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
+	168, // 218: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
+	173, // 219: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
+	178, // 220: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
+	174, // 221: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
+	176, // 222: rackfs.meta.v1.Query.get_xattr:type_name -> rackfs.meta.v1.GetXattrQ
+	177, // 223: rackfs.meta.v1.Query.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsQ
+	184, // 224: rackfs.meta.v1.Query.test_lock:type_name -> rackfs.meta.v1.TestLockQ
+	185, // 225: rackfs.meta.v1.Query.client_state:type_name -> rackfs.meta.v1.ClientStateQ
+	186, // 226: rackfs.meta.v1.Query.session_slots:type_name -> rackfs.meta.v1.SessionSlotsQ
+	187, // 227: rackfs.meta.v1.Query.call_written:type_name -> rackfs.meta.v1.CallWrittenQ
+	188, // 228: rackfs.meta.v1.Query.file_opens:type_name -> rackfs.meta.v1.FileOpensQ
+	169, // 229: rackfs.meta.v1.Query.quotas:type_name -> rackfs.meta.v1.QuotasQ
+	179, // 230: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
+	181, // 231: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
+	182, // 232: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
+	183, // 233: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
+	189, // 234: rackfs.meta.v1.Query.clients:type_name -> rackfs.meta.v1.ClientsQ
+	190, // 235: rackfs.meta.v1.Query.client:type_name -> rackfs.meta.v1.ClientQ
+	170, // 236: rackfs.meta.v1.Query.nodes:type_name -> rackfs.meta.v1.NodesQ
+	171, // 237: rackfs.meta.v1.Query.tokens:type_name -> rackfs.meta.v1.TokensQ
+	180, // 238: rackfs.meta.v1.Query.namespace:type_name -> rackfs.meta.v1.NamespaceQ
+	172, // 239: rackfs.meta.v1.Query.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesQ
+	175, // 240: rackfs.meta.v1.Query.live_blocks:type_name -> rackfs.meta.v1.LiveBlocksQ
+	156, // 241: rackfs.meta.v1.Query.workspaces:type_name -> rackfs.meta.v1.WorkspacesQ
+	157, // 242: rackfs.meta.v1.Query.access_tokens:type_name -> rackfs.meta.v1.AccessTokensQ
+	158, // 243: rackfs.meta.v1.Query.jobs:type_name -> rackfs.meta.v1.JobsQ
+	159, // 244: rackfs.meta.v1.Query.uploads:type_name -> rackfs.meta.v1.UploadsQ
+	160, // 245: rackfs.meta.v1.Query.origins:type_name -> rackfs.meta.v1.OriginsQ
+	161, // 246: rackfs.meta.v1.Query.holds:type_name -> rackfs.meta.v1.HoldsQ
+	1,   // 247: rackfs.meta.v1.TestLockQ.type:type_name -> rackfs.meta.v1.LockType
+	14,  // 248: rackfs.meta.v1.CallWrittenQ.call:type_name -> rackfs.meta.v1.Call
+	199, // 249: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
+	201, // 250: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
+	202, // 251: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
+	204, // 252: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
+	205, // 253: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
+	208, // 254: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
+	213, // 255: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
+	214, // 256: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
+	216, // 257: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	217, // 258: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
+	221, // 259: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
+	209, // 260: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
+	211, // 261: rackfs.meta.v1.QueryResult.get_xattr:type_name -> rackfs.meta.v1.GetXattrR
+	212, // 262: rackfs.meta.v1.QueryResult.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsR
+	78,  // 263: rackfs.meta.v1.QueryResult.lock:type_name -> rackfs.meta.v1.LockResult
+	222, // 264: rackfs.meta.v1.QueryResult.client_state:type_name -> rackfs.meta.v1.ClientStateR
+	226, // 265: rackfs.meta.v1.QueryResult.session_slots:type_name -> rackfs.meta.v1.SessionSlotsR
+	225, // 266: rackfs.meta.v1.QueryResult.call_written:type_name -> rackfs.meta.v1.CallWrittenR
+	229, // 267: rackfs.meta.v1.QueryResult.clients:type_name -> rackfs.meta.v1.ClientsR
+	228, // 268: rackfs.meta.v1.QueryResult.file_opens:type_name -> rackfs.meta.v1.FileOpensR
+	207, // 269: rackfs.meta.v1.QueryResult.quotas:type_name -> rackfs.meta.v1.QuotasR
+	218, // 270: rackfs.meta.v1.QueryResult.nodes:type_name -> rackfs.meta.v1.NodesR
+	219, // 271: rackfs.meta.v1.QueryResult.tokens:type_name -> rackfs.meta.v1.TokensR
+	215, // 272: rackfs.meta.v1.QueryResult.namespace:type_name -> rackfs.meta.v1.NamespaceR
+	220, // 273: rackfs.meta.v1.QueryResult.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesR
+	192, // 274: rackfs.meta.v1.QueryResult.workspaces:type_name -> rackfs.meta.v1.WorkspacesR
+	193, // 275: rackfs.meta.v1.QueryResult.access_tokens:type_name -> rackfs.meta.v1.AccessTokensR
+	194, // 276: rackfs.meta.v1.QueryResult.jobs:type_name -> rackfs.meta.v1.JobsR
+	195, // 277: rackfs.meta.v1.QueryResult.uploads:type_name -> rackfs.meta.v1.UploadsR
+	196, // 278: rackfs.meta.v1.QueryResult.origins:type_name -> rackfs.meta.v1.OriginsR
+	197, // 279: rackfs.meta.v1.QueryResult.holds:type_name -> rackfs.meta.v1.HoldsR
+	123, // 280: rackfs.meta.v1.WorkspacesR.workspaces:type_name -> rackfs.meta.v1.Workspace
+	127, // 281: rackfs.meta.v1.AccessTokensR.tokens:type_name -> rackfs.meta.v1.AccessToken
+	131, // 282: rackfs.meta.v1.JobsR.jobs:type_name -> rackfs.meta.v1.Job
+	135, // 283: rackfs.meta.v1.UploadsR.uploads:type_name -> rackfs.meta.v1.Upload
+	198, // 284: rackfs.meta.v1.HoldsR.files:type_name -> rackfs.meta.v1.FileId
+	19,  // 285: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
+	22,  // 286: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
+	19,  // 287: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
+	200, // 288: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
+	19,  // 289: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
+	203, // 290: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
+	206, // 291: rackfs.meta.v1.StatFSR.project:type_name -> rackfs.meta.v1.Quota
+	206, // 292: rackfs.meta.v1.QuotasR.quotas:type_name -> rackfs.meta.v1.Quota
+	9,   // 293: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
+	210, // 294: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
+	88,  // 295: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
+	123, // 296: rackfs.meta.v1.FileSystemsR.workspaces:type_name -> rackfs.meta.v1.Workspace
+	92,  // 297: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
+	96,  // 298: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
+	114, // 299: rackfs.meta.v1.ClusterMapR.groups:type_name -> rackfs.meta.v1.NodeGroup
+	115, // 300: rackfs.meta.v1.ClusterMapR.reservations:type_name -> rackfs.meta.v1.RackReservation
+	139, // 301: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
+	102, // 302: rackfs.meta.v1.NodesR.nodes:type_name -> rackfs.meta.v1.Node
+	106, // 303: rackfs.meta.v1.TokensR.tokens:type_name -> rackfs.meta.v1.Token
+	112, // 304: rackfs.meta.v1.RetiredNodesR.nodes:type_name -> rackfs.meta.v1.RetiredNode
+	141, // 305: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
+	70,  // 306: rackfs.meta.v1.ClientStateR.opens:type_name -> rackfs.meta.v1.ClientOpen
+	223, // 307: rackfs.meta.v1.ClientStateR.locks:type_name -> rackfs.meta.v1.ClientLocks
+	224, // 308: rackfs.meta.v1.ClientLocks.ranges:type_name -> rackfs.meta.v1.LockRange
+	241, // 309: rackfs.meta.v1.CallWrittenR.written:type_name -> rackfs.meta.v1.Written
+	227, // 310: rackfs.meta.v1.SessionSlotsR.slots:type_name -> rackfs.meta.v1.SessionSlot
+	70,  // 311: rackfs.meta.v1.FileOpensR.opens:type_name -> rackfs.meta.v1.ClientOpen
+	230, // 312: rackfs.meta.v1.ClientsR.clients:type_name -> rackfs.meta.v1.ClientSessions
+	144, // 313: rackfs.meta.v1.ClientSessions.client:type_name -> rackfs.meta.v1.ClientRecord
+	145, // 314: rackfs.meta.v1.ClientSessions.sessions:type_name -> rackfs.meta.v1.SessionRecord
+	19,  // 315: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
+	22,  // 316: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
+	234, // 317: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
+	232, // 318: rackfs.meta.v1.InodeRecord.xattrs:type_name -> rackfs.meta.v1.Xattrs
+	0,   // 319: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
+	242, // 320: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
+	241, // 321: rackfs.meta.v1.SlotRecord.written:type_name -> rackfs.meta.v1.Written
+	16,  // 322: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
+	17,  // 323: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
+	29,  // 324: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
+	15,  // 325: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
+	16,  // 326: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
+	155, // 327: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
+	191, // 328: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
+	198, // 329: rackfs.meta.v1.WishRequest.file:type_name -> rackfs.meta.v1.FileId
+	198, // 330: rackfs.meta.v1.RecallsRequest.gave:type_name -> rackfs.meta.v1.FileId
+	198, // 331: rackfs.meta.v1.RecallsReply.files:type_name -> rackfs.meta.v1.FileId
+	198, // 332: rackfs.meta.v1.UnlocksRequest.files:type_name -> rackfs.meta.v1.FileId
+	270, // 333: rackfs.meta.v1.UnlocksRequest.answers:type_name -> rackfs.meta.v1.OpensAnswer
+	198, // 334: rackfs.meta.v1.UnlocksReply.files:type_name -> rackfs.meta.v1.FileId
+	269, // 335: rackfs.meta.v1.UnlocksReply.asks:type_name -> rackfs.meta.v1.OpensAsk
+	198, // 336: rackfs.meta.v1.OpensAsk.file:type_name -> rackfs.meta.v1.FileId
+	198, // 337: rackfs.meta.v1.OpensRequest.file:type_name -> rackfs.meta.v1.FileId
+	10,  // 338: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
+	278, // 339: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
+	281, // 340: rackfs.meta.v1.LevelReply.voters:type_name -> rackfs.meta.v1.VoterLevel
+	11,  // 341: rackfs.meta.v1.WorkTask.kind:type_name -> rackfs.meta.v1.WorkKind
+	284, // 342: rackfs.meta.v1.WorkRequest.tasks:type_name -> rackfs.meta.v1.WorkTask
+	287, // 343: rackfs.meta.v1.WorkReply.grants:type_name -> rackfs.meta.v1.WorkGrant
+	288, // 344: rackfs.meta.v1.WorkReply.pieces:type_name -> rackfs.meta.v1.WorkPiece
+	345, // [345:345] is the sub-list for method output_type
+	345, // [345:345] is the sub-list for method input_type
+	345, // [345:345] is the sub-list for extension type_name
+	345, // [345:345] is the sub-list for extension extendee
+	0,   // [0:345] is the sub-list for field type_name
 }
 
 func init() { file_meta_proto_init() }
