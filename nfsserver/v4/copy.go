@@ -70,7 +70,7 @@ func (c *copying) step(ctx context.Context, buf []byte) error {
 				return nil
 			}
 			// The source is shorter by now, or cannot be cloned: reading tells.
-			if ctx.Err() != nil {
+			if ctx.Err() != nil || vfs.KindOf(err) == vfs.KindUnknown { // it may be done
 				return err
 			}
 			if vfs.KindOf(err) == vfs.KindNotSupported {

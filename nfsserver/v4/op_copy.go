@@ -18,6 +18,8 @@ import (
 // then the client that allows it gets a stateid, and hears of the end by CB_OFFLOAD; another gets a short answer and asks for
 // the rest. All bytes of an answer are durable.
 //
+// What is copied while the client waits is written under its call, so a repetition, by whichever server, copies what was not (vfs.Call).
+//
 // A copy that goes on in the background has its files open, so CLOSE does not end it. It ends with its client. What it did is lost to its client when
 // this server is killed: clients that must find their state again after that also begin such copies again. Those that outlive this server
 // (state.SessionStore) would wait for ever. So the record of such a client names the copy before COPY is answered, and whoever takes the client over
@@ -32,6 +34,8 @@ const (
 	maxCopies = 16
 	// copyKept is how long the end of one is remembered for OFFLOAD_STATUS, and for how long its client is called.
 	copyKept = 2 * time.Minute
+	// copyPause is how long a request waits before it tries again what may be done in part.
+	copyPause = 50 * time.Millisecond
 	// copyRetry is how long one waits before it tries again what failed for now, copyPatience how long in all.
 	copyRetry    = time.Second
 	copyPatience = 5 * time.Minute
@@ -90,31 +94,62 @@ func (c *compound) opCopy() status {
 	}()
 	c.changed()
 	c.call.Final = true // as WRITE
+	c.opCall.InParts = true
 	job := newCopying(copyEnd{c.saved.export.FS, c.saved.ino, from}, copyEnd{c.cur.export.FS, c.cur.ino, to}, same, c.fsCred(), count)
 	began := c.s.cfg.Now()
-	err := job.run(c.ctx, c.copyBuffer(buf), func() bool {
-		return job.bytes < c.s.copies.syncBytes.Load() && c.s.cfg.Now().Sub(began) < copySyncTime || job.done == 0
-	})
-	if err != nil && job.done == 0 {
-		return statusOf(err, true)
+	for sure := uint64(0); ; {
+		err := job.run(c.ctx, c.copyBuffer(buf), func() bool {
+			return job.bytes < c.s.copies.syncBytes.Load() && c.s.cfg.Now().Sub(began) < copySyncTime || job.done == 0 || job.done < sure
+		})
+		if err == nil && job.done < job.n && !wait && c.s.canCallBack(c.clientID()) {
+			if id, ok := c.s.copies.start(c, job, buf); ok {
+				buf = nil
+				c.appendWrite(&id, 0, nfsv4.UNSTABLE4, vfs.Verifier{}, false)
+				return nfsv4.NFS4_OK
+			}
+		}
+		if err == nil || job.done > 0 && !c.copyDoubt(err) {
+			// Short if it is not all; the client asks again.
+			verifier, err2 := job.commit(c.ctx)
+			if err2 == nil {
+				c.appendWrite(nil, job.done, nfsv4.FILE_SYNC4, verifier, true)
+				return nfsv4.NFS4_OK
+			}
+			if k := vfs.KindOf(err); k != vfs.KindNoSpace && k != vfs.KindQuota {
+				err = err2 // else what was lost was lost for want of space: it is no use to copy it again
+			}
+		}
+		if !c.copyDoubt(err) {
+			return statusOf(err, !c.opCall.Doubtful())
+		}
+		buf.release()
+		if buf = c.copyLater(); buf == nil { // nobody hears it
+			return nfsv4.NFS4ERR_IO
+		}
+		sure = job.done + copyBytes // what failed may be done in part, so it is not left to another call
+		c.opCall.Repeat()
 	}
-	if err == nil && job.done < job.n && !wait && c.s.canCallBack(c.clientID()) {
-		if id, ok := c.s.copies.start(c, job, buf); ok {
-			buf = nil
-			c.appendWrite(&id, 0, nfsv4.UNSTABLE4, vfs.Verifier{}, false)
-			return nfsv4.NFS4_OK
+}
+
+// copyDoubt reports whether what failed so may succeed, and some of the copy may be done: to NFS4ERR_DELAY, or a short answer, the client would make a new call of it, which would do that twice.
+func (c *compound) copyDoubt(err error) bool {
+	k := vfs.KindOf(err)
+	return (k.Retryable() || k == vfs.KindUnknownOrigin || k == vfs.KindFenced) && c.opCall.Doubtful()
+}
+
+// copyLater waits a little, with no memory that others need, and then for a buffer; nil if nobody waits for the answer any more.
+func (c *compound) copyLater() *readBuffer {
+	for !c.opCall.Ended() {
+		select {
+		case <-time.After(copyPause):
+		case <-c.ctx.Done():
+			return nil
+		}
+		if buf := c.readBuffer(); buf != nil {
+			return buf
 		}
 	}
-	// Short if it is not all; the client asks again.
-	verifier, err2 := job.commit(c.ctx)
-	if k := vfs.KindOf(err); err2 != nil && (k == vfs.KindNoSpace || k == vfs.KindQuota) {
-		err2 = err // what was lost was lost for want of space: it is no use to copy it again
-	}
-	if err2 != nil {
-		return statusOf(err2, true)
-	}
-	c.appendWrite(nil, job.done, nfsv4.FILE_SYNC4, verifier, true)
-	return nfsv4.NFS4_OK
+	return nil
 }
 
 // copyBuffer is room for copyBytes.
