@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,7 +15,51 @@ import (
 	"github.com/rackfs/rackfs/internal/floating"
 	"github.com/rackfs/rackfs/internal/kclient"
 	"github.com/rackfs/rackfs/raftmeta"
+	"github.com/rackfs/rackfs/raftmeta/metapb"
 )
+
+// A gateway that stops while it registers an address leaves no registration: else nobody has the address until its lease is over, which the gateway that comes back notices, too.
+func TestStopsWhileItTakesAnAddress(t *testing.T) {
+	kclient.RequireNet(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	c, err := devcluster.Start(ctx, devcluster.Config{DataDir: filepath.Join(t.TempDir(), "data"), NFSAddr: "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stopCluster(t, c)
+	asks, err := devcluster.MetaClient(c, "asks")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer asks.Close()
+	address := netip.MustParsePrefix("127.77.0.241/8")
+	for i := range 40 {
+		takes := make(chan struct{})
+		looked := sync.OnceFunc(func() { close(takes) })
+		p, err := floating.Start(floating.Config{
+			Addresses: []netip.Prefix{address}, Connections: new(floating.Connections), Logger: slog.New(slog.DiscardHandler),
+			Ready: func() bool {
+				looked()
+				return true
+			},
+			Client: func() (*raftmeta.Client, error) { return devcluster.MetaClient(c, "gateway") },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-takes
+		time.Sleep(time.Duration(i) * 250 * time.Microsecond) // somewhere between the look and the answer to the registration
+		p.Close()
+		r, err := asks.Query(ctx, 0, &metapb.Query{Q: &metapb.Query_Origins{Origins: &metapb.OriginsQ{Names: true}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name := "address " + address.Addr().String(); slices.Contains(r.GetOrigins().GetNames(), name) {
+			t.Fatalf("stop %d: %q is registered", i, name)
+		}
+	}
+}
 
 // An address goes on to a third gateway before the clients of the first one have found out that their connections ended, as when two stop at the same time: the third one knows them. Else they
 // wait for their own retransmission, whose intervals double.

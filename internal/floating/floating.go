@@ -164,6 +164,8 @@ func (h *holder) run(ctx context.Context) {
 	for pause(ctx, lookEvery) {
 		l, ifc, err := h.take(ctx, h.own || time.Since(began) >= settleTime)
 		switch {
+		case l != nil && ctx.Err() != nil:
+			h.end(l)
 		case err != nil && ctx.Err() == nil && err.Error() != h.told:
 			h.told = err.Error()
 			h.log.Warn("gateway: an address cannot be taken; will be tried again", "err", err)
@@ -202,7 +204,11 @@ func (h *holder) take(ctx context.Context, settled bool) (*raftmeta.Lease, *net.
 	}
 	var incarnation [16]byte
 	rand.Read(incarnation[:])
-	l, err := h.meta.Reregister(ctx, clusterShard, h.name(), incarnation[:], raftmeta.LeaseOptions{Length: h.pool.cfg.Lease})
+	// Not given up half-way: what is registered then would be nobody's for a lease.
+	whole, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(endTimeout, cancel) })()
+	l, err := h.meta.Reregister(whole, clusterShard, h.name(), incarnation[:], raftmeta.LeaseOptions{Length: h.pool.cfg.Lease})
 	if k := vfs.KindOf(err); k == vfs.KindExists || k == vfs.KindSuperseded { // another one was faster
 		h.used = true
 		return nil, nil, nil
@@ -283,6 +289,15 @@ func (h *holder) tickle(ctx context.Context, ifc *net.Interface, list []connecti
 	}
 }
 
+// end gives a registration up.
+func (h *holder) end(l *raftmeta.Lease) {
+	ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
+	defer cancel()
+	if err := l.End(ctx); err != nil {
+		h.log.Warn("gateway: others wait for an address until its lease is over", "err", err)
+	}
+}
+
 // hold has the address on the interface while its lease is valid, until that ended, or ctx.
 func (h *holder) hold(ctx context.Context, l *raftmeta.Lease, ifc *net.Interface) {
 	address := h.address.Addr()
@@ -314,11 +329,7 @@ func (h *holder) hold(ctx context.Context, l *raftmeta.Lease, ifc *net.Interface
 	}
 	give := func() {
 		ends()
-		end, cancel := context.WithTimeout(context.Background(), endTimeout)
-		defer cancel()
-		if err := l.End(end); err != nil {
-			h.log.Warn("gateway: others wait for an address until its lease is over", "err", err)
-		}
+		h.end(l)
 	}
 	tick := time.NewTicker(renewEvery)
 	defer tick.Stop()
