@@ -113,33 +113,41 @@ func TestAddressGoesOnAtOnce(t *testing.T) {
 	}
 	of := new(floating.Connections)
 	first := pool("first", of)
-	ln, err := net.Listen("tcp", address.Addr().String()+":0")
-	if err != nil {
-		t.Fatal(err)
+	// come has a client connect, whose connection its pool closes.
+	come := func(of *floating.Connections) {
+		t.Helper()
+		ln, err := net.Listen("tcp", address.Addr().String()+":0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ln = of.Listen(ln)
+		defer ln.Close()
+		client, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { client.Close() })
+		if _, err := ln.Accept(); err != nil {
+			t.Fatal(err)
+		}
 	}
-	ln = of.Listen(ln)
-	defer ln.Close()
-	client, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	if _, err := ln.Accept(); err != nil { // the pool closes it
-		t.Fatal(err)
-	}
+	come(of)
 	const one = 8 // bytes
 	for n := known(); n != one; n = known() {
 	}
 	first.Close()
-	second := pool("second", new(floating.Connections))
+	atSecond := new(floating.Connections)
+	second := pool("second", atSecond)
 	if n := known(); n != one {
 		t.Errorf("the second holder says that there were %d bytes of connections, not %d", n, one)
 	}
-	second.Close()
+	come(atSecond)
+	second.Close() // at once
 	third := pool("third", new(floating.Connections))
 	defer third.Close()
-	if n := known(); n != one {
-		t.Errorf("the third holder says that there were %d bytes of connections, not %d", n, one)
+	if _, list, err := asks.Connected(ctx, "address "+address.Addr().String(), 0); err != nil || len(list) != 2*one {
+		n := len(list)
+		t.Errorf("the third holder says that there were %d bytes of connections, not %d", n, 2*one)
 	}
 	for n := known(); n != 0; n = known() { // they have been told often enough
 	}

@@ -37,6 +37,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rackfs/rackfs/raftmeta"
@@ -88,6 +89,8 @@ type Pool struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
+	retired atomic.Bool
+
 	mu   sync.Mutex // guards held
 	held []netip.Addr
 }
@@ -113,6 +116,13 @@ func Start(cfg Config) (*Pool, error) {
 		})
 	}
 	return p, nil
+}
+
+// Retire has no more addresses taken: what this gateway took now it would give up a moment later, and clients that came meanwhile would have to go on.
+func (p *Pool) Retire() {
+	if p != nil {
+		p.retired.Store(true)
+	}
 }
 
 // Close gives up what is held, and waits for that.
@@ -152,8 +162,9 @@ type holder struct {
 	told    string // the last trouble, which is told once
 	used    bool   // somebody had it since this gateway began
 	heard   time.Time
-	version uint64 // of peers
-	peers   []byte // who is connected, as its holder told last
+	version uint64    // of peers
+	peers   []byte    // who is connected, as its holder told last
+	forget  time.Time // until when those are told of by this holder, too
 }
 
 // name is what is registered at shard 0; no node is called so.
@@ -185,7 +196,7 @@ func (h *holder) take(ctx context.Context, settled bool) (*raftmeta.Lease, *net.
 	if !hasCarrier(ifc) {
 		return nil, nil, vfs.Errorf(vfs.KindUnavailable, "floating address", "interface %s has no carrier: look after its cable", ifc.Name)
 	}
-	if !h.pool.cfg.Ready() {
+	if h.pool.retired.Load() || !h.pool.cfg.Ready() {
 		return nil, nil, nil
 	}
 	r, err := h.meta.Query(ctx, clusterShard, &metapb.Query{Q: &metapb.Query_Origins{Origins: &metapb.OriginsQ{Names: true}}})
@@ -228,8 +239,8 @@ func (h *holder) hear(ctx context.Context) {
 
 // tell has the leader of shard 0 know who is connected while the address is held by origin, until ctx ends. At first it tells those of the former holder too: should the address go on before they have
 // found out, its next holder tells them.
-func (h *holder) tell(ctx context.Context, origin uint64, former []byte) {
-	forget := time.Now().Add(tickles * tickleEvery)
+func (h *holder) tell(ctx context.Context, origin uint64) {
+	both := len(h.peers) > 0
 	var (
 		items   []byte
 		changed <-chan struct{}
@@ -242,12 +253,11 @@ func (h *holder) tell(ctx context.Context, origin uint64, former []byte) {
 			changed = nil
 		default:
 		}
-		if former != nil && time.Now().After(forget) {
-			former, changed = nil, nil
+		if both && time.Now().After(h.forget) {
+			both, changed = false, nil
 		}
 		if changed == nil {
-			items, changed = h.pool.cfg.Connections.list(h.address.Addr(), raftmeta.MaxConnected)
-			items = append(items, former[:min(len(former), raftmeta.MaxConnected*itemLen(h.address.Addr())-len(items))]...)
+			items, changed = h.connected()
 			version = mathrand.Uint64() | 1
 		}
 		if k, err := h.meta.TellConnected(ctx, h.name(), origin, version, version != known, items); err == nil {
@@ -269,6 +279,26 @@ func (h *holder) tell(ctx context.Context, origin uint64, former []byte) {
 		case <-ctx.Done():
 		}
 		wait.Stop()
+	}
+}
+
+// connected are the connections at the address, with those of its former holder at first, and a channel that is closed when there are others.
+func (h *holder) connected() (items []byte, changed <-chan struct{}) {
+	items, changed = h.pool.cfg.Connections.list(h.address.Addr(), raftmeta.MaxConnected)
+	if time.Now().Before(h.forget) {
+		items = append(items, h.peers[:min(len(h.peers), raftmeta.MaxConnected*itemLen(h.address.Addr())-len(items))]...)
+	}
+	return items, changed
+}
+
+// tellLast has the leader know those who came at last, when no more can come.
+func (h *holder) tellLast(origin uint64) {
+	time.Sleep(tellPause) // they are being accepted
+	ctx, cancel := context.WithTimeout(context.Background(), tellEvery)
+	defer cancel()
+	items, _ := h.connected()
+	if _, err := h.meta.TellConnected(ctx, h.name(), origin, mathrand.Uint64()|1, true, items); err != nil {
+		h.log.Info("gateway: clients of an address that is given up may notice after their timeout only", "err", err)
 	}
 }
 
@@ -308,7 +338,8 @@ func (h *holder) hold(ctx context.Context, l *raftmeta.Lease, ifc *net.Interface
 	defer helpers.Wait()
 	defer telling.Wait()
 	defer let()
-	telling.Go(func() { h.tell(holding, l.Origin(), h.peers) })
+	h.forget = time.Now().Add(tickles * tickleEvery)
+	telling.Go(func() { h.tell(holding, l.Origin()) })
 	placed := false
 	var announced time.Time
 	remove := func() {
@@ -321,14 +352,15 @@ func (h *holder) hold(ctx context.Context, l *raftmeta.Lease, ifc *net.Interface
 			h.log.Info("gateway: an address is not here any more", "interface", ifc.Name)
 		}
 	}
-	ends := func() {
+	ends := func(last func(origin uint64)) {
 		let()
 		telling.Wait() // the next holder is to know those that end here now
 		remove()
+		last(l.Origin())
 		h.pool.cfg.Connections.end(address)
 	}
 	give := func() {
-		ends()
+		ends(h.tellLast)
 		h.end(l)
 	}
 	tick := time.NewTicker(renewEvery)
@@ -368,7 +400,7 @@ func (h *holder) hold(ctx context.Context, l *raftmeta.Lease, ifc *net.Interface
 		select {
 		case <-tick.C:
 		case <-l.Ended():
-			ends()
+			ends(func(uint64) {}) // another one tells
 			return
 		case <-ctx.Done():
 			give()

@@ -356,6 +356,7 @@ func (n *Node) startVoter() error {
 // Close stops the node in reverse order of its start. When ctx ends first, the rest is as after a crash: nothing acknowledged is lost.
 func (n *Node) Close(ctx context.Context) error {
 	var errs []error
+	n.floating.Retire()
 	if n.voter != nil {
 		n.voter.HandOver()
 	}
