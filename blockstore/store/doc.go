@@ -14,7 +14,8 @@
 // holding a lock, and waits. One goroutine, the syncer, takes all
 // records whose write is complete, makes one fdatasync per segment they are in (one,
 // but for the moment a segment fills up), enters them into the index, and only then lets their
-// Puts return. While it syncs, the next group gathers. So an entry of the index always refers
+// Puts return. While it syncs, the next group gathers; before that it lets everybody who is
+// runnable write. So an entry of the index always refers
 // to durable bytes, and a shard that is found is a shard that survives.
 //
 // Deletions and epochs are records of the same log, under the same rule.
