@@ -9,6 +9,10 @@ import (
 	"github.com/rackfs/rackfs/vfs"
 )
 
+// leastWritten is what a block that is written counts as, if it is less: 128 small ones are under way where 16 large ones are. Those are
+// bounded for the memory that their shards need. A small one waits for fdatasyncs, which it shares with those that are there by then.
+const leastWritten = 512 << 10
+
 // place writes pieces as blocks of at most maxBlock bytes, or makes inline
 // pages of them.
 func (v *Volume) place(e *inode, ps pieces, inline bool, maxBlock uint64) ([]newExtent, error) {
@@ -59,7 +63,7 @@ func (v *Volume) writeBlocks(e *inode, exts []newExtent) error {
 		once  sync.Once
 		first error
 	)
-	for range min(len(exts), cap(v.blockWriters)) {
+	for range min(len(exts), v.cfg.BlockWriters) {
 		wg.Go(func() {
 			for {
 				i := int(next.Add(1) - 1)
@@ -97,18 +101,17 @@ func (v *Volume) writeBlock(ctx context.Context, e *inode, x *newExtent) error {
 	if x.seg.end != x.src.end() {
 		data = slices.Clip(data) // what follows belongs to the next block
 	}
+	weight := int64(max(len(data), leastWritten))
 	owner := Owner{FS: v.cfg.FS, Ino: uint64(e.ino), Offset: x.seg.off}
 	var id uint64 // 0: none yet, as no block has it
 	err := v.retryIn(ctx, "flush", func() error {
 		if err := e.gone(); err != nil {
 			return err
 		}
-		select {
-		case v.blockWriters <- struct{}{}:
-			defer func() { <-v.blockWriters }()
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := v.writing.Acquire(ctx, weight); err != nil {
+			return err
 		}
+		defer v.writing.Release(weight)
 		if id == 0 {
 			var err error
 			if id, err = v.ids.take(ctx, v); err != nil {

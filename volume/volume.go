@@ -48,7 +48,7 @@ type Config struct {
 	FlushAge        time.Duration // dirty bytes older than this are flushed; default 5 s
 	StallTimeout    time.Duration // how long a caller waits for a cluster that does not answer; default 10 s
 	FullTimeout     time.Duration // how long flushes wait for a full pool to have room again; default 30 s
-	BlockWriters    int           // blocks written at once; default 16
+	BlockWriters    int           // blocks of the largest size written at once, and more of smaller ones; default 16
 	BlockIDs        int           // block ids leased at once; default 4096, which is the most
 	NoAtime         bool          // reading leaves the time of access as it is; default: as relatime, see mount(8)
 	AtimeInterval   time.Duration // how often times of access are told to the metadata; default 10 s
@@ -119,8 +119,8 @@ type Volume struct {
 	origin      atomic.Uint64            // whose leases count; 0: any
 	incarnation atomic.Pointer[[16]byte] // of the origin
 
-	blockWriters chan struct{} // slots for block writes
-	bridging     chan struct{} // slots for chunks whose pieces are joined
+	writing  *semaphore.Weighted // bytes of blocks that are written at once
+	bridging chan struct{}       // slots for chunks whose pieces are joined
 
 	ctx    context.Context // ends when the volume is closed: that of background work
 	cancel context.CancelFunc
@@ -138,7 +138,7 @@ var _ vfs.FS = (*Volume)(nil)
 // registered. Shut it down.
 func New(cfg Config) *Volume {
 	cfg.setDefaults()
-	v := &Volume{cfg: cfg, blockWriters: make(chan struct{}, cfg.BlockWriters), bridging: make(chan struct{}, bridgesAtOnce), work: make(chan func())}
+	v := &Volume{cfg: cfg, writing: semaphore.NewWeighted(int64(cfg.BlockWriters) * chunkSize), bridging: make(chan struct{}, bridgesAtOnce), work: make(chan func())}
 	v.incarnation.Store(&cfg.Incarnation)
 	v.ctx, v.cancel = context.WithCancel(context.Background())
 	v.table.init()
