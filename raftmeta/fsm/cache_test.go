@@ -2,9 +2,14 @@ package fsm
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
+	"reflect"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -130,35 +135,163 @@ func TestCacheConcurrent(t *testing.T) {
 	}
 }
 
-// TestCacheBounded shows that the cache keeps to its size and that what is used
-// survives what is not.
+// TestCacheBounded shows that the cache keeps to its size, has as much in it as its documentation says, and that what is used survives what is not.
 func TestCacheBounded(t *testing.T) {
-	const size = 1 << 20
+	const size = 16 << 20 // as rackfs dev gives a replica
 	c := NewCache(size)
 	hot := inodeCacheKey(1, 1)
-	c.add(hot, &inode{}, inodeCost, 0)
-	for i := uint64(2); i < 20_000; i++ {
-		c.add(inodeCacheKey(1, i), &inode{}, inodeCost, 0)
-		if c.get(hot, 0) == nil {
+	rec := make([]byte, 48)
+	c.add(hot, rec, 0)
+	for i := uint64(2); i < 300_000; i++ {
+		c.add(inodeCacheKey(1, i), rec, 0)
+		if _, ok := c.get(hot, 0, nil); !ok {
 			t.Fatalf("what was just used went after %d others", i)
 		}
 	}
-	total, count := int64(0), 0
+	total, count := 0, 0
 	for i := range c.shards {
-		total += c.shards[i].cost
-		count += len(c.shards[i].index)
+		s := &c.shards[i]
+		for _, p := range s.pages {
+			total += cap(p)
+		}
+		total += cap(s.index) * slotBytes
+		count += s.count
 	}
-	if total > size || int64(count)*inodeCost != total || total < size/2 {
-		t.Fatalf("%d records, %d bytes", count, total)
+	if total > size || count < size*9/10/inodeCacheBytes {
+		t.Fatalf("%d records in %d bytes", count, total)
 	}
-	c.add(inodeCacheKey(1, 1<<40), &inode{target: string(make([]byte, size))}, size, 0)
-	if c.get(inodeCacheKey(1, 1<<40), 0) != nil {
+	c.add(inodeCacheKey(1, 1<<40), make([]byte, cachePageBytes), 0)
+	if _, ok := c.get(inodeCacheKey(1, 1<<40), 0, nil); ok {
 		t.Fatal("a record larger than its share was kept")
 	}
 	var none *Cache
-	none.add(hot, &inode{}, 1, 0)
-	if none.get(hot, 0) != nil || none.peek(hot) != nil {
-		t.Fatal("nil is not empty")
+	none.add(hot, rec, 0)
+	for _, c := range []*Cache{none, NewCache(0)} {
+		c.add(hot, rec, 0)
+		if _, ok := c.get(hot, 0, nil); ok {
+			t.Fatal("what has no room is not empty")
+		}
+		if _, ok := c.peek(hot, nil); ok {
+			t.Fatal("what has no room is not empty")
+		}
+	}
+}
+
+// TestCachePages compares a small cache with a map that knows all: what the cache has is what was put last, it has what was put just now, and nothing that
+// was dropped. Records of all sizes make pages that are swept at every fill.
+func TestCachePages(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		var s cacheShard
+		s.limit(rapid.IntRange(0, 20_000).Draw(rt, "budget"))
+		put := map[cacheKey]string{}
+		hash := cacheKey.hash
+		for range rapid.IntRange(1, 600).Draw(rt, "steps") {
+			k := cacheKey{kind: rapid.SampledFrom([]byte("id")).Draw(rt, "kind"), fs: 1, a: rapid.Uint64Range(1, 300).Draw(rt, "a")}
+			if k.kind == 'd' {
+				k.b = k.a * 7
+			}
+			switch rapid.IntRange(0, 5).Draw(rt, "what") {
+			case 0:
+				if i := s.find(k, hash(k)); i >= 0 {
+					s.drop(i)
+				}
+				delete(put, k)
+			case 1, 2:
+				if b, ok := s.get(k, hash(k), nil); ok && string(b) != put[k] {
+					rt.Fatalf("%v is %q, not %q", k, b, put[k])
+				}
+			default:
+				rec := make([]byte, rapid.SampledFrom([]int{1, 8, 40, 41, 200, 4000, 9000}).Draw(rt, "size"))
+				for i := range rec {
+					rec[i] = byte(len(put)) + byte(i)
+				}
+				s.put(k, hash(k), rec)
+				put[k] = string(rec)
+				if _, ok := s.get(k, hash(k), nil); ok != (k.head()+len(rec) <= s.pageBytes) {
+					rt.Fatalf("%d bytes in pages of %d: kept %v", len(rec), s.pageBytes, ok)
+				}
+			}
+		}
+		n := 0
+		for k, want := range put {
+			if b, ok := s.get(k, hash(k), nil); ok {
+				if n++; string(b) != want {
+					rt.Fatalf("%v is %q, not %q", k, b, want)
+				}
+			}
+		}
+		if n != s.count {
+			rt.Fatalf("%d records are found, %d in the index", n, s.count)
+		}
+	})
+}
+
+// TestCachedInode shows that no field of an inode is lost in a cache: each is set alone, then all.
+func TestCachedInode(t *testing.T) {
+	var paths [][]int
+	var walk func(typ reflect.Type, at []int)
+	walk = func(typ reflect.Type, at []int) {
+		if typ.Kind() != reflect.Struct || typ == reflect.TypeFor[time.Time]() {
+			paths = append(paths, at)
+			return
+		}
+		for i := range typ.NumField() {
+			walk(typ.Field(i).Type, append(slices.Clone(at), i))
+		}
+	}
+	walk(reflect.TypeFor[inode](), nil)
+	if len(paths) < 30 {
+		t.Fatalf("an inode has %d fields?", len(paths))
+	}
+	base := func() *inode {
+		zero := time.Unix(0, 0)
+		return &inode{attr: vfs.Attr{Ino: 7, Atime: zero, Mtime: zero, Ctime: zero, Btime: zero}}
+	}
+	set := func(n *inode, path []int, i int) {
+		f := reflect.ValueOf(n).Elem()
+		for _, j := range path {
+			f = f.Field(j)
+		}
+		p := reflect.NewAt(f.Type(), f.Addr().UnsafePointer()).Interface()
+		switch p := p.(type) {
+		case *vfs.Ino: // the key
+		case *vfs.Type:
+			*p = vfs.TypeSocket
+		case *uint32:
+			*p = uint32(math.MaxUint32 - i)
+		case *uint64:
+			*p = math.MaxUint64 - uint64(i)
+		case *int:
+			*p = 1000 + i
+		case *string:
+			*p = strings.Repeat("\x00x", 40+i)
+		case *time.Time:
+			*p = time.Unix(-1<<40+int64(i), 999_999_999)
+		case *[]cut:
+			*p = []cut{{1, 0}, {math.MaxUint32, math.MaxUint64}}
+		default:
+			t.Fatalf("field %v is a %T", path, p)
+		}
+	}
+	check := func(n *inode) {
+		t.Helper()
+		got := &inode{target: "of another", cuts: []cut{{3, 3}}}
+		got.setCached(uint64(n.attr.Ino), n.appendCached(nil))
+		if !reflect.DeepEqual(got, n) {
+			t.Fatalf("got  %+v\nwant %+v", got, n)
+		}
+	}
+	every := base()
+	check(every)
+	for i, p := range paths {
+		n := base()
+		set(n, p, i)
+		set(every, p, i)
+		check(n)
+	}
+	check(every)
+	if b := every.appendCached(nil); len(b) < 200 {
+		t.Fatalf("all fields in %d bytes", len(b))
 	}
 }
 

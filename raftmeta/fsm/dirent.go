@@ -122,12 +122,20 @@ func (x *call) find(sp *space, dir uint64, name []byte) (spot, error) {
 	return at, nil
 }
 
-// getEntry returns the record at a cookie.
+// getEntry returns the record at a cookie. It is valid until the next call.
 func (x *call) getEntry(dir, cookie uint64) ([]byte, bool, error) {
 	if x.names.lacks(inoKey{x.fs, dir}, cookie) {
 		return nil, false, nil
 	}
-	return x.get(x.direntKey(dir, cookie))
+	key := x.direntKey(dir, cookie)
+	if r, ok := x.kv.rows[string(key)]; ok {
+		return r.v, r.v != nil, nil
+	}
+	if b, ok := x.cache.peek(direntCacheKey(x.fs, dir, cookie), x.rec[:0]); ok {
+		x.rec = b
+		return b, true, nil
+	}
+	return x.read(key)
 }
 
 // setEntry writes the record at a cookie.

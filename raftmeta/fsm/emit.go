@@ -160,13 +160,19 @@ func (m *Machine) emitRecords(e *emitter) error {
 func (m *Machine) publish() {
 	if m.cache != nil {
 		for _, k := range m.kv.dirty {
-			if k[0] == 'd' {
+			if k[0] != 'd' {
+				continue
+			}
+			if v := m.kv.rows[k].v; v != nil {
+				m.cache.replace(direntCacheKeyOf(k), v, m.entry)
+			} else {
 				m.cache.invalidate(direntCacheKeyOf(k), m.entry)
 			}
 		}
 		for _, k := range m.inodes.dirty {
 			if n := m.inodes.rows[k].v; n != nil {
-				m.cache.replace(inodeCacheKey(k.fs, k.ino), n, n.cost(), m.entry)
+				m.rec = n.appendCached(m.rec[:0])
+				m.cache.replace(inodeCacheKey(k.fs, k.ino), m.rec, m.entry)
 			} else {
 				m.cache.invalidate(inodeCacheKey(k.fs, k.ino), m.entry)
 			}

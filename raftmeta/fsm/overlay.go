@@ -55,6 +55,7 @@ type overlay struct {
 
 	codec inodeCodec
 	key   []byte // scratch, valid until the next use
+	rec   []byte // the same, of the cache
 }
 
 // usage is a UsageRecord.
@@ -294,8 +295,11 @@ func (o *overlay) rawInode(fs uint32, ino uint64) (*inode, error) {
 	if n, ok := o.inodes.get(inoKey{fs, ino}); ok {
 		return n, nil
 	}
-	if v := o.cache.peek(inodeCacheKey(fs, ino)); v != nil {
-		return v.(*inode), nil
+	if b, ok := o.cache.peek(inodeCacheKey(fs, ino), o.rec[:0]); ok {
+		o.rec = b
+		n := new(inode)
+		n.setCached(ino, b)
+		return n, nil
 	}
 	o.key = appendInode(o.key[:0], fs, ino)
 	b, ok, err := o.read(o.key)

@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"bytes"
 	"encoding/binary"
 
 	"github.com/rackfs/rackfs/raftmeta/metapb"
@@ -44,7 +45,7 @@ func NewAsker(v View, c *Cache) *Asker {
 func (a *Asker) Query(q *metapb.Query) *metapb.QueryResult { return a.r.answer(a.cache, q) }
 
 func (r *reader) answer(c *Cache, q *metapb.Query) *metapb.QueryResult {
-	r.fs, r.cred = q.Fs, nil
+	r.fs, r.cred, r.taken = q.Fs, nil, 0
 	res, err := r.run(c, q)
 	if err == nil {
 		return res
@@ -63,6 +64,12 @@ type reader struct {
 	hash    hashFunc
 	key     []byte
 	codec   inodeCodec
+	rec     []byte // of the cache, scratch
+	entry   metapb.DirentRecord
+	sp      space // of file system spFS, if that is not 0
+	spFS    uint32
+	inodes  []*inode          // memory for those of a query, and of the next one
+	taken   int               // of inodes, by this query
 	attrs   *metapb.AttrSpace // where answers of attributes are made; nil: each in memory of its own
 }
 
@@ -180,23 +187,29 @@ func (r *reader) useCache(c *Cache) error {
 }
 
 func (r *reader) space() (*space, error) {
+	if r.spFS == r.fs && r.fs != 0 {
+		return &r.sp, nil
+	}
 	k := spaceCacheKey(r.fs)
-	if v := r.cache.get(k, r.version); v != nil {
-		return v.(*space), nil
-	}
-	b, ok, err := r.view.Get(appendFS(nil, "n/", r.fs))
-	if err != nil {
-		return nil, err
-	}
-	if !ok {
-		return nil, vfs.Errorf(vfs.KindStale, "query", "file system %d is not on this shard", r.fs)
+	b, ok := r.cache.get(k, r.version, r.rec[:0])
+	if ok {
+		r.rec = b
+	} else {
+		var err error
+		if b, ok, err = r.view.Get(appendFS(nil, "n/", r.fs)); err != nil {
+			return nil, err
+		}
+		if !ok {
+			return nil, vfs.Errorf(vfs.KindStale, "query", "file system %d is not on this shard", r.fs)
+		}
+		r.cache.add(k, b, r.version)
 	}
 	sp, err := decodeSpace(b)
 	if err != nil {
 		return nil, err
 	}
-	r.cache.add(k, sp, smallCost, r.version)
-	return sp, nil
+	r.sp, r.spFS = space{k0: sp.k0, k1: sp.k1}, r.fs
+	return &r.sp, nil
 }
 
 // inode returns inode ino as it stands: the lease of a dead origin is gone.
@@ -220,37 +233,66 @@ func (r *reader) standing(n *inode) (*inode, error) {
 	return n.settled(), nil
 }
 
+// rawInode returns an inode that is valid until the next query.
 func (r *reader) rawInode(ino uint64) (*inode, error) {
-	k := inodeCacheKey(r.fs, ino)
-	if v := r.cache.get(k, r.version); v != nil {
-		return v.(*inode), nil
+	n := r.fresh()
+	if r.cachedInode(n, ino) {
+		return n, nil
 	}
 	r.key = appendInode(r.key[:0], r.fs, ino)
 	b, ok, err := r.view.Get(r.key)
 	if err != nil || !ok {
 		return nil, err
 	}
-	n, err := r.codec.decode(ino, b)
-	if err != nil {
+	if err := r.codec.decodeTo(n, ino, b); err != nil {
 		return nil, err
 	}
-	r.cache.add(k, n, n.cost(), r.version)
+	r.keepInode(n)
 	return n, nil
 }
 
-// originState is what the cache knows of an origin.
-type originState struct{ registered bool }
+// cachedInode makes n the inode that the cache has.
+func (r *reader) cachedInode(n *inode, ino uint64) bool {
+	b, ok := r.cache.get(inodeCacheKey(r.fs, ino), r.version, r.rec[:0])
+	if ok {
+		r.rec = b
+		n.setCached(ino, b)
+	}
+	return ok
+}
+
+// keepInode gives the cache an inode that was read.
+func (r *reader) keepInode(n *inode) {
+	if r.cache != nil {
+		r.rec = n.appendCached(r.rec[:0])
+		r.cache.add(inodeCacheKey(r.fs, uint64(n.attr.Ino)), r.rec, r.version)
+	}
+}
+
+// fresh returns memory for an inode.
+func (r *reader) fresh() *inode {
+	if r.taken == len(r.inodes) {
+		r.inodes = append(r.inodes, new(inode))
+	}
+	r.taken++
+	return r.inodes[r.taken-1]
+}
 
 func (r *reader) registered(id uint64) (bool, error) {
 	k := originCacheKey(id)
-	if v := r.cache.get(k, r.version); v != nil {
-		return v.(*originState).registered, nil
+	if b, ok := r.cache.get(k, r.version, r.rec[:0]); ok {
+		r.rec = b
+		return b[0] != 0, nil
 	}
 	_, ok, err := r.view.Get(appendID(nil, "g/", id))
 	if err != nil {
 		return false, err
 	}
-	r.cache.add(k, &originState{ok}, smallCost, r.version)
+	rec := [1]byte{}
+	if ok {
+		rec[0] = 1
+	}
+	r.cache.add(k, rec[:], r.version)
 	return ok, nil
 }
 
@@ -330,37 +372,40 @@ func (r *reader) lookup(sp *space, q *metapb.LookupQ) (*metapb.QueryResult, erro
 		if d == nil {
 			break
 		}
-		if d.typ == typeGap || d.name != string(q.Name) {
+		if vfs.Type(d.Type) == typeGap || !bytes.Equal(d.Name, q.Name) {
 			continue
 		}
-		n, err := r.inode(d.ino)
+		n, err := r.inode(d.Ino)
 		if err != nil {
 			return nil, err
 		}
 		if n == nil {
-			return nil, corrupt("entry %d of directory %d names inode %d, which does not exist", c, q.Dir, d.ino)
+			return nil, corrupt("entry %d of directory %d names inode %d, which does not exist", c, q.Dir, d.Ino)
 		}
 		return r.attrAnswer(n), nil
 	}
 	return nil, vfs.KindNotFound.Err(op)
 }
 
-// dirent returns the entry at a cookie, nil if there is none.
-func (r *reader) dirent(dir, cookie uint64) (*dirent, error) {
+// dirent returns the entry at a cookie, nil if there is none. It is valid until the next call.
+func (r *reader) dirent(dir, cookie uint64) (*metapb.DirentRecord, error) {
 	k := direntCacheKey(r.fs, dir, cookie)
-	if v := r.cache.get(k, r.version); v != nil {
-		return v.(*dirent), nil
+	b, ok := r.cache.get(k, r.version, r.rec[:0])
+	if ok {
+		r.rec = b
+	} else {
+		r.key = appendDirent(r.key[:0], r.fs, dir, cookie)
+		var err error
+		if b, ok, err = r.view.Get(r.key); err != nil || !ok {
+			return nil, err
+		}
+		r.cache.add(k, b, r.version)
 	}
-	r.key = appendDirent(r.key[:0], r.fs, dir, cookie)
-	b, ok, err := r.view.Get(r.key)
-	if err != nil || !ok {
-		return nil, err
+	d := &r.entry
+	d.Name, d.Ino, d.Type = d.Name[:0], 0, 0
+	if err := d.UnmarshalVT(b); err != nil {
+		return nil, corrupt("directory entry: %w", err)
 	}
-	d, err := decodeDirent(b)
-	if err != nil {
-		return nil, err
-	}
-	r.cache.add(k, d, direntCost+int64(len(d.name)), r.version)
 	return d, nil
 }
 

@@ -61,20 +61,19 @@ func (r *reader) entryAttrs(d *inode, entries []*metapb.Dirent) error {
 		return nil
 	}
 	var missing []int
+	var scratch inode
 	for i, e := range entries {
-		v := r.cache.get(inodeCacheKey(r.fs, e.Ino), r.version)
-		if v == nil {
+		if !r.cachedInode(&scratch, e.Ino) {
 			missing = append(missing, i)
 			continue
 		}
-		if err := set(i, v.(*inode)); err != nil {
+		if err := set(i, &scratch); err != nil {
 			return err
 		}
 	}
 	slices.SortFunc(missing, func(a, b int) int { return cmp.Compare(entries[a].Ino, entries[b].Ino) })
-	keep := r.cache.fits(int64(d.entries) * inodeCost)
+	keep := r.cache.fits(d.entries)
 	var bad error
-	var scratch inode
 	err := getSorted(r.view, len(missing), func(i int) []byte {
 		r.key = appendInode(r.key[:0], r.fs, entries[missing[i]].Ino)
 		return r.key
@@ -83,16 +82,12 @@ func (r *reader) entryAttrs(d *inode, entries []*metapb.Dirent) error {
 			return true
 		}
 		at := missing[i]
-		n := &scratch
-		if keep {
-			n = new(inode)
-		}
-		err := r.codec.decodeTo(n, entries[at].Ino, v)
+		err := r.codec.decodeTo(&scratch, entries[at].Ino, v)
 		if err == nil {
 			if keep {
-				r.cache.add(inodeCacheKey(r.fs, entries[at].Ino), n, n.cost(), r.version)
+				r.keepInode(&scratch)
 			}
-			err = set(at, n)
+			err = set(at, &scratch)
 		}
 		bad = err
 		return err == nil
