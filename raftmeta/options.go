@@ -121,7 +121,7 @@ type Options struct {
 	RetainSnapshots   int           // default 1
 
 	BlockCacheBytes  int64 // Pebble's blocks, for all replicas of the process; default 64 MiB
-	RecordCacheBytes int64 // decoded records, per replica; default 32 MiB
+	RecordCacheBytes int64 // inodes and entries of directories, per replica; default 32 MiB
 	MemTableBytes    int   // per replica; default 16 MiB
 
 	// PurgeInterval is how often an idle leader looks for something to purge or to reap; default 1 s.

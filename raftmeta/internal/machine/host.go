@@ -22,7 +22,7 @@ type Options struct {
 	Shard      uint16
 	Cluster    []byte
 	MaxLevel   uint32 // 0: what package fsm implements
-	CacheBytes int64  // decoded records
+	CacheBytes int64  // of records: see fsm.Cache
 
 	BlockCache    *pebble.Cache // shared by the replicas of a process; nil: a small own one
 	MemTableBytes int           // 0: DefaultMemTableBytes
