@@ -267,8 +267,7 @@ const (
 
 // change runs something that changes. If the origin ends while a command is under way, nobody tells whether the command was carried out; from then on it cannot be. What a client's call is made of
 // the shard remembers under the call's own name, whoever sends it: so it is sent again when the gateway has registered anew, and answered with what it did, or
-// carried out now. The client is told nothing until then: to DELAY it would answer with a new call, and an error would be wrong. So it is with what takes several commands, of which
-// the first were carried out.
+// carried out now. The client is told nothing until then: to DELAY it would answer with a new call, and an error would be wrong.
 func change[T any](ctx context.Context, f *leasedFS, op string, do func(vfs.FS) (T, error)) (T, error) {
 	var none T
 	call := vfs.CallOf(ctx)
@@ -284,10 +283,7 @@ func change[T any](ctx context.Context, f *leasedFS, op string, do func(vfs.FS) 
 		switch vfs.KindOf(err) {
 		case vfs.KindUnknown:
 			unknown = err
-		case vfs.KindUnknownOrigin, vfs.KindUnavailable, vfs.KindFenced: // the last command was not carried out
-			if call.Begun() || call.Made() > made+1 {
-				unknown = vfs.Errorf(vfs.KindUnknown, op, "a part of it was done: %w", err)
-			}
+		case vfs.KindUnknownOrigin, vfs.KindUnavailable, vfs.KindFenced: // this time nothing was done
 		default:
 			return t, err
 		}
