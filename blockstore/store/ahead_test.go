@@ -103,7 +103,7 @@ func TestAheadInAHurry(t *testing.T) {
 	}
 	put(1, 300<<10)
 	<-z.begun
-	put(2, 448<<10)
+	put(2, 380<<10) // the last quarter of the next segment is due after 407 KiB
 	s.mu.Lock()
 	spares := len(s.spares)
 	s.mu.Unlock()
