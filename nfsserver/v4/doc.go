@@ -57,6 +57,9 @@
 // A request of a session that another server still serves waits for the end of that, for some seconds; then its
 // connection ends without an answer (adopt.go, decision 92).
 //
+// A request that another server may have done, the first one of a slot after the client was taken over, is not NFS4ERR_DELAY but for its SEQUENCE, and no error of a
+// request is answered whose client is another server's by then (insist.go, decision 95).
+//
 // # What is not offered, or not by all
 //
 // Delegations of directories, layouts, named attributes, ACLs and labels are not offered.
