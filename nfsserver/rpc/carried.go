@@ -44,7 +44,7 @@ func (c *Conn) Via() string {
 // Tag is random, and the same in every process that knows the connection.
 func (c *Conn) Tag() uint32 { return c.tag }
 
-// Elsewhere is the outcome of a call that was carried here and is not to be answered here: nothing was done.
+// Elsewhere is the outcome of a call that was carried here and is not to be answered here.
 func (r *Request) Elsewhere() { r.outcome = outcomeElsewhere }
 
 // What became of a call that was carried.
@@ -53,7 +53,7 @@ type CarriedOutcome uint8
 const (
 	CarriedAnswered  CarriedOutcome = iota
 	CarriedGarbage                  // its arguments cannot be decoded
-	CarriedElsewhere                // not for this server, which has done nothing
+	CarriedElsewhere                // not for this server: it did nothing, or was ended in the middle; whoever has the client finds out which
 )
 
 // Carry runs a call that came by a foreign connection and hands what became of it, with its results, to answer, which has them until it returns. req has what comes with
@@ -80,10 +80,12 @@ func (s *Server) Carry(req *Request, answer func(o CarriedOutcome, results [][]b
 	req.Reply.begin()
 	program.ServeRPC(s.ep.ctx, req)
 	s.ep.stats.running.Add(-1)
-	switch req.outcome {
-	case outcomeSuccess:
+	switch {
+	case s.ep.ctx.Err() != nil: // ended in the middle: as on a connection here, what it says of itself is not told (Shutdown)
+		answer(CarriedElsewhere, nil)
+	case req.outcome == outcomeSuccess:
 		answer(CarriedAnswered, req.Reply.slices())
-	case outcomeElsewhere:
+	case req.outcome == outcomeElsewhere:
 		answer(CarriedElsewhere, nil)
 	default:
 		answer(CarriedGarbage, nil)

@@ -352,6 +352,48 @@ func TestShutdownIsBounded(t *testing.T) {
 	}
 }
 
+// A call that Shutdown ends in the middle says an error, though what it asked for may have been done. Nobody hears that: neither a connection of this server, nor
+// the server that carried the call here.
+func TestEndedCallsAreNotAnswered(t *testing.T) {
+	const conns = 64
+	f := start(t, rpc.Config{})
+	results := make(chan error, conns)
+	for range conns {
+		c := f.dial(t)
+		go func() {
+			_, err := c.Call(context.Background(), &rpc.Call{Prog: progTest, Vers: 3, Proc: procHold})
+			results <- err
+		}()
+	}
+	carried := make(chan rpc.CarriedOutcome, 1)
+	go func() {
+		c := f.srv.Foreign("other", netip.MustParseAddrPort("127.0.0.1:1"), 1, nil)
+		defer f.srv.EndForeign(c)
+		f.srv.Carry(&rpc.Request{Prog: progTest, Vers: 3, Proc: procHold, Conn: c}, func(o rpc.CarriedOutcome, _ [][]byte) { carried <- o })
+	}()
+	for range conns + 1 {
+		<-f.held
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := f.srv.Shutdown(ctx); err != nil {
+		t.Errorf("Shutdown: %v", err)
+	}
+	answered := 0
+	for range conns {
+		var remote *rpc.RemoteError
+		if err := <-results; err == nil || errors.As(err, &remote) {
+			answered++
+		}
+	}
+	if answered > 0 {
+		t.Errorf("%d of %d calls that were ended in the middle were answered", answered, conns)
+	}
+	if o := <-carried; o != rpc.CarriedElsewhere {
+		t.Errorf("a carried call that was ended in the middle: outcome %d", o)
+	}
+}
+
 func TestAcceptRules(t *testing.T) {
 	var opened, closed atomic.Int64
 	deny := atomic.Bool{}

@@ -172,8 +172,10 @@ func (s *Server) start(nc net.Conn) {
 
 // Shutdown stops accepting connections and reading calls, lets running calls
 // end and be answered, and closes the connections. When ctx ends first, it
-// ends the context of the running calls and closes the connections; calls that
-// do not return within seconds are left behind and named in the error.
+// closes the connections and then ends the context of the running calls: what
+// a call that was ended in the middle says of itself, such as an error after a
+// change that was made, reaches nobody, and its client asks again elsewhere.
+// Calls that do not return within seconds are left behind and named in the error.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	if !s.draining {
@@ -199,12 +201,12 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 	}
-	s.cancel()
 	s.mu.Lock()
 	for c := range s.conns {
 		c.Close()
 	}
 	s.mu.Unlock()
+	s.cancel()
 	select {
 	case <-ended:
 		return nil
