@@ -94,8 +94,10 @@ func (v *Volume) setLeased(ctx context.Context, c *vfs.Cred, e *inode, s vfs.Set
 	if err != nil {
 		return vfs.Attr{}, err
 	}
-	if err := vfs.CheckSetAttr(c, &now, &s, opened, op); err != nil {
-		return vfs.Attr{}, err // before anything is flushed for it
+	if !vfs.CallOf(ctx).Repeated() { // what was done before is told, whatever is permitted now
+		if err := vfs.CheckSetAttr(c, &now, &s, opened, op); err != nil {
+			return vfs.Attr{}, err // before anything is flushed for it
+		}
 	}
 	e.mu.Lock()
 	keep := uint64(maxOffset)
@@ -115,6 +117,9 @@ func (v *Volume) setLeased(ctx context.Context, c *vfs.Cred, e *inode, s vfs.Set
 	gen := e.gen
 	e.mu.Unlock()
 	r, err := v.apply(ctx, op, c, &metapb.Command{Op: &metapb.Command_SetAttr{SetAttr: ask}})
+	if err == nil && r.GetAttr().GetLease() == nil { // whoever has the lease is told it: this is the outcome of another command of the same call
+		return v.toldAgain(ctx, e, op)
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	switch kindOfCommand(err) {
@@ -139,6 +144,14 @@ func (v *Volume) setLeased(ctx context.Context, c *vfs.Cred, e *inode, s vfs.Set
 	e.extChange = a.Change
 	e.fresh = e.gen == gen
 	return e.attr(), nil
+}
+
+// toldAgain are the attributes of e after a change that was done before, for the same call. Others may have written since: nothing of that is cut off, and the attributes of then are not those of now.
+func (v *Volume) toldAgain(ctx context.Context, e *inode, op string) (vfs.Attr, error) {
+	e.mu.Lock()
+	e.forget()
+	e.mu.Unlock()
+	return v.inodeAttr(ctx, e, op)
 }
 
 // settle makes everything below keep durable, and lets nothing be under way
