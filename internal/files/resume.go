@@ -139,7 +139,7 @@ type Check struct {
 // ErrSum is the cause if a piece does not have its sum.
 var ErrSum = errors.New("the piece does not have the checksum that was announced: send it again")
 
-// lock keeps others of this gateway away from an upload; those of another one find the file's write lease taken, and a record of another version.
+// lock keeps others of this gateway away from an upload; those of another one find a record of another version when they note what has come.
 func (u *Uploads) lock(id []byte) (unlock func(), err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -258,7 +258,11 @@ func (u *Uploads) reopen(ctx context.Context, t *Tree, rec *metapb.Upload) (*sta
 		return nil, err
 	}
 	s := &staged{t: t, dir: dir, name: name, ino: a.Ino, open: true}
-	if a.Size != rec.Offset {
+	if a.Size < rec.Offset { // two gateways took pieces at the same time
+		s.close()
+		return nil, vfs.Errorf(vfs.KindStale, op, "%d bytes had come, and the file has %d: begin again", rec.Offset, a.Size)
+	}
+	if a.Size > rec.Offset {
 		if err := s.cut(ctx, rec.Offset); err != nil {
 			s.close()
 			return nil, err
@@ -343,9 +347,8 @@ func (u *Uploads) receive(ctx context.Context, s *staged, rec *metapb.Upload, r 
 	if failed == nil {
 		return nil
 	}
-	// What is not noted is cut off; if that fails, the next piece does it.
+	// What is not noted the next piece cuts off. Not this one: its sender may have gone on at another gateway long ago, and the file is whole by now.
 	rec.Offset, rec.DigestState, rec.Expires = noted.Offset, noted.DigestState, noted.Expires
-	_ = s.cut(ctx, rec.Offset)
 	return failed
 }
 

@@ -218,6 +218,66 @@ func TestLatePiece(t *testing.T) {
 	}
 }
 
+// hungUp is a body of which nothing comes: its sender has gone to another gateway, which this one is told when it is read.
+type hungUp struct{ meanwhile func() }
+
+func (h hungUp) Read([]byte) (int, error) {
+	h.meanwhile()
+	return 0, io.ErrUnexpectedEOF
+}
+
+// A sender whose gateway is out of reach goes on at another one. What comes there, and is said to be durable, stays when the first one finds out that he is gone.
+func TestSenderGoesToAnotherGateway(t *testing.T) {
+	for what, pieces := range map[string][]string{"a piece": {"abc"}, "all of it": {"abc", "def"}} {
+		t.Run(what, func(t *testing.T) {
+			r := newRig(t)
+			other := &Uploads{Meta: r.meta, Now: r.up.Now}
+			rec := r.begin(1, 1, 6, nil)
+			noted := rec.CloneVT()
+			send := func(piece string) {
+				t.Helper()
+				var err error
+				if noted, err = other.Append(t.Context(), r.tree, noted, bytes.NewReader([]byte(piece)), nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_, err := r.up.Append(t.Context(), r.tree, rec, hungUp{func() {
+				for _, p := range pieces {
+					send(p)
+				}
+			}}, nil)
+			if err == nil {
+				t.Error("a piece of which nothing came is taken")
+			}
+			if len(pieces) == 1 {
+				send("def")
+			}
+			if got := r.content(); string(got) != "abcdef" || !noted.Done {
+				t.Errorf("%q, %v", got, noted)
+			}
+		})
+	}
+}
+
+// Bytes that are noted and are not there are not made up.
+func TestNotedBytesAreGone(t *testing.T) {
+	r := newRig(t)
+	rec, err := r.up.Append(t.Context(), r.tree, r.begin(1, 1, 6, nil), bytes.NewReader([]byte("abc")), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := r.tree.FS.Lookup(t.Context(), &vfs.Root, r.hidden, uploadName(rec.Id))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.tree.FS.SetAttr(t.Context(), &vfs.Root, f.Ino, vfs.SetAttr{Size: new(uint64)}, false); err != nil {
+		t.Fatal(err)
+	}
+	if after, err := r.up.Append(t.Context(), r.tree, rec, bytes.NewReader([]byte("def")), nil); vfs.KindOf(err) != vfs.KindStale || after.Done || r.content() != nil {
+		t.Errorf("%q, %v %v", r.content(), after, err)
+	}
+}
+
 // Uploads end when they have expired, whatever became of their file systems; not while a piece comes in.
 func TestExpire(t *testing.T) {
 	r := newRig(t)
