@@ -210,6 +210,37 @@ func TestRetransmissionPastTheDead(t *testing.T) {
 	}
 }
 
+// So does a LOCK that was denied first by locks of clients whose leases were over: its client is told that it has the lock.
+func TestLockPastTheDead(t *testing.T) {
+	in := newKeptInstance(t)
+	c := in.dial("c")
+	want(t, "close", c.CloseFile(in.ctx, c.file("x")), nfsv4.NFS4_OK)
+	f := c.open("x", nfsv4.OPEN4_SHARE_ACCESS_BOTH, 0, nfsv4.NFS4_OK)
+	for i := range 5 {
+		d := in.dial(string(rune('A' + i)))
+		_, err := d.LockRange(in.ctx, d.open("x", nfsv4.OPEN4_SHARE_ACCESS_BOTH, 0, nfsv4.NFS4_OK), &nfsclient.Lock{Owner: "l"}, nfsv4.WRITE_LT, uint64(i), 1)
+		want(t, "lock", err, nfsv4.NFS4_OK)
+		d.Disconnect()
+	}
+	in.advance(leaseTime + time.Second)
+	renew(t, c)
+	sl, err := c.Session(0).Slot(in.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cp := nfsclient.NewCompound().PutFH(f.FH).Lock(c.ID(), &nfsclient.LockArgs{Type: nfsv4.WRITE_LT, Length: toEOF, New: true, Stateid: f.Stateid, Owner: "l"})
+	cp.CacheThis = true
+	for range 3 {
+		r := resend(t, in, sl, sl.Sequence()+1, cp)
+		want(t, "lock", statusErr(r), nfsv4.NFS4_OK)
+		r.Release()
+		in.restart()
+	}
+	if n := in.srv.State(); n.Clients != 1 || n.Locks != 1 {
+		t.Errorf("%d clients, %d locks", n.Clients, n.Locks)
+	}
+}
+
 // resend sends cp with a sequence until it is answered.
 func resend(t *testing.T, in *instance, sl *nfsclient.Slot, seq uint32, cp *nfsclient.Compound) *nfsclient.Reply {
 	t.Helper()

@@ -261,24 +261,29 @@ func (k *Kept) Unshare(_ context.Context, ino vfs.Ino, e vfs.Closing) error {
 	return nil
 }
 
-func (k *Kept) Lock(_ context.Context, ino vfs.Ino, o vfs.LockOwner, s vfs.LockState, r byterange.Range) (*vfs.LockConflict, error) {
+func (k *Kept) Lock(ctx context.Context, ino vfs.Ino, o vfs.LockOwner, s vfs.LockState, r byterange.Range) (*vfs.LockConflict, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.commands++
 	if k.released[o.Client] {
 		return nil, vfs.KindExpired.Err("lock")
 	}
-	if c := k.conflict(ino, o, r); c != nil {
-		return c, nil
+	c, again, err := once(ctx, k, "lock", func() (*vfs.LockConflict, error) {
+		if c := k.conflict(ino, o, r); c != nil {
+			return c, nil
+		}
+		t := k.locks[ino]
+		if t == nil {
+			t = new(byterange.Table[vfs.LockOwner])
+			k.locks[ino] = t
+		}
+		t.Set(o, r.First, r.Last, r.Write)
+		return nil, nil
+	})
+	if key := (lockKey{ino, o}); c == nil && err == nil && (!again || k.states[key] != vfs.LockState{}) {
+		k.states[key] = s
 	}
-	t := k.locks[ino]
-	if t == nil {
-		t = new(byterange.Table[vfs.LockOwner])
-		k.locks[ino] = t
-	}
-	t.Set(o, r.First, r.Last, r.Write)
-	k.states[lockKey{ino, o}] = s
-	return nil, nil
+	return c, err
 }
 
 func (k *Kept) conflict(ino vfs.Ino, o vfs.LockOwner, r byterange.Range) (found *vfs.LockConflict) {
@@ -297,14 +302,17 @@ func (k *Kept) TestLock(_ context.Context, ino vfs.Ino, o vfs.LockOwner, r byter
 	return k.conflict(ino, o, r), nil
 }
 
-func (k *Kept) Unlock(_ context.Context, ino vfs.Ino, o vfs.LockOwner, first, last uint64) error {
+func (k *Kept) Unlock(ctx context.Context, ino vfs.Ino, o vfs.LockOwner, first, last uint64) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.commands++
-	if t := k.locks[ino]; t != nil {
-		t.Clear(o, first, last)
-	}
-	return nil
+	_, _, err := once(ctx, k, "unlock", func() (none struct{}, _ error) {
+		if t := k.locks[ino]; t != nil {
+			t.Clear(o, first, last)
+		}
+		return none, nil
+	})
+	return err
 }
 
 func (k *Kept) Resume(ctx context.Context, client uint64) (opens []vfs.HeldOpen, locks []vfs.HeldLocks, err error) {

@@ -73,6 +73,7 @@ func (c *compound) keepLock(k vfs.Keeper, a *state.LockArgs) status {
 			return st
 		}
 	}
+	last := uint64(0)
 	for range maxDenials {
 		p, st := c.s.cfg.State.BeginLock(c.now, *a)
 		if st != nfsv4.NFS4_OK {
@@ -91,6 +92,9 @@ func (c *compound) keepLock(k vfs.Keeper, a *state.LockArgs) status {
 		switch {
 		case err != nil:
 			return lockStatus(err)
+		case st == nfsv4.NFS4ERR_DENIED && denied != nil && denied.Client != last && c.opCall.Repeated():
+			// As undenied: it may have been tried again after that and granted, and the file system tells the outcomes of then one by one.
+			last = denied.Client
 		case st != nfsv4.NFS4ERR_DENIED || denied != nil:
 			return c.lockResult(id, denied, st)
 		}
