@@ -19,8 +19,8 @@ type Share struct {
 	Locks        bool      // byte-range locks were taken through it
 }
 
-// Lasting reports whether the open has to outlive its front end: one that writes, denies or locks something. Of others
-// the client's stateid tells enough to open the file again.
+// Lasting reports whether the open has to outlive its front end from the first moment: one that writes, denies or locks something. Of others
+// the client's stateid tells enough to open the file again, as long as that is there. So they are kept durably only when they go on for a while.
 func (s *Share) Lasting() bool { return s.Access&OpenWrite != 0 || s.Deny != 0 || s.Locks }
 
 // Covers reports whether whatever is kept of t is kept of s, too.
@@ -85,8 +85,8 @@ type Keeper interface {
 	// Keeps reports whether it does, which depends on the age of the cluster's data.
 	Keeps() bool
 
-	// OpenShared is Open, and keeps the open as s from the same step on: one that is Lasting durably,
-	// others as long as this process lives and the file has a name. What is kept under the same client and state is replaced.
+	// OpenShared is Open, and keeps the open as s from the same step on: one that is Lasting durably, and so is any of a file without a name;
+	// others durably if they go on for a second or two, and until then as long as this process lives and the file has a name. What is kept under the same client and state is replaced.
 	// KindShareDenied with a DeniedBy if another open is in the way.
 	OpenShared(ctx context.Context, c *Cred, ino Ino, f OpenFlags, override bool, s Share) (Attr, error)
 

@@ -45,3 +45,13 @@ func (v *Volume) Cached() int64 {
 	defer v.cache.mu.Unlock()
 	return v.cache.used
 }
+
+// KeepOld is a tick of what records opens for reading.
+func (v *Volume) KeepOld() { v.keepOld(v.ctx) }
+
+// Loose is how many opens are not recorded.
+func (v *Volume) Loose() int {
+	v.table.mu.Lock()
+	defer v.table.mu.Unlock()
+	return v.table.loose.n
+}

@@ -13,7 +13,7 @@ import (
 
 // Opens and locks of clients (vfs.Keeper). Those that have to outlive the gateway are records at the shard; a copy of
 // what is recorded stands beside the open in the table, so that an open which is recorded already costs nothing, and the read-only opens
-// that are not recorded can be when their file loses its last name.
+// that are not recorded can be when they have lived for a while (loose.go), or their file loses its last name.
 
 var _ vfs.Keeper = (*Volume)(nil)
 
@@ -28,6 +28,12 @@ type keptShare struct {
 	vfs.Share
 	recorded bool // at the shard, as it is
 	unsure   bool // perhaps, because an answer did not come
+
+	// Of one that is not recorded; see loose.go.
+	ino        vfs.Ino
+	in         *looseRing
+	prev, next *keptShare
+	since      uint64 // loose.ticks when it came
 }
 
 func keyOf(s *vfs.Share) shareKey { return shareKey{s.Client, s.State} }
@@ -47,21 +53,30 @@ func deniedError(op string, d *metapb.ShareDenied) error {
 
 // setShare notes a share of e, which is open.
 func (v *Volume) setShare(e *inode, s *vfs.Share, recorded bool) {
-	k := &keptShare{Share: *s, recorded: recorded}
+	k := &keptShare{Share: *s, recorded: recorded, ino: e.ino}
 	k.Owner = slices.Clone(s.Owner)
 	v.table.mu.Lock()
 	defer v.table.mu.Unlock()
 	if e.shares == nil {
 		e.shares = make(map[shareKey]*keptShare)
 	}
+	v.table.loose.drop(e.shares[keyOf(s)])
 	e.shares[keyOf(s)] = k
+	if !recorded {
+		v.table.loose.add(k)
+	}
 }
 
-// share is what is noted of a share of e, nil if nothing is.
+// share is what is noted of a share of e now, nil if nothing is.
 func (v *Volume) share(e *inode, key shareKey) *keptShare {
 	v.table.mu.Lock()
 	defer v.table.mu.Unlock()
-	return e.shares[key]
+	k := e.shares[key]
+	if k == nil {
+		return nil
+	}
+	now := *k
+	return &now
 }
 
 // dropShare forgets a share of e and returns what it was.
@@ -69,27 +84,9 @@ func (v *Volume) dropShare(e *inode, key shareKey) *keptShare {
 	v.table.mu.Lock()
 	defer v.table.mu.Unlock()
 	k := e.shares[key]
+	v.table.loose.drop(k)
 	delete(e.shares, key)
 	return k
-}
-
-// looseShares lists shares that are not recorded, of all inodes; nil, false if they are more than max.
-func (t *table) looseShares(max int) ([]*metapb.ClientOpen, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	var out []*metapb.ClientOpen
-	for ino, e := range t.open {
-		for _, k := range e.shares {
-			if k.recorded {
-				continue
-			}
-			if len(out) == max {
-				return nil, false
-			}
-			out = append(out, pbShare(ino, &k.Share))
-		}
-	}
-	return out, true
 }
 
 // doubt notes that a share of e may be recorded otherwise than it is.
@@ -153,7 +150,7 @@ func (v *Volume) OpenShared(ctx context.Context, c *vfs.Cred, ino vfs.Ino, f vfs
 	v.release(e)
 	if !s.Lasting() || old.isRecorded(&s) {
 		a, err := v.openShared(ctx, c, ino, f, override, &s, false)
-		if !errors.Is(err, errDenies) {
+		if !errors.Is(err, errRecord) {
 			return a, err
 		}
 	}
@@ -167,8 +164,9 @@ func (v *Volume) OpenShared(ctx context.Context, c *vfs.Cred, ino vfs.Ino, f vfs
 	})
 }
 
-// errDenies says that whether an open that needs no record is denied only the command tells that records it.
-var errDenies = errors.New("opens of the file deny something")
+// errRecord says of an open that has no record that whether it can be made only the command tells that makes one: opens of the file deny something, or
+// it has lost its name and is kept for nobody but those who had it open at a gateway that was ended.
+var errRecord = errors.New("to be decided by a record")
 
 // openShared is Open with a share that is recorded with it, or needs not to be.
 func (v *Volume) openShared(ctx context.Context, c *vfs.Cred, ino vfs.Ino, f vfs.OpenFlags, override bool, s *vfs.Share, record bool) (vfs.Attr, error) {
@@ -188,12 +186,12 @@ func (v *Volume) openShared(ctx context.Context, c *vfs.Cred, ino vfs.Ino, f vfs
 		a, err = v.openRecorded(ctx, c, e, f, override, s)
 	} else {
 		var denies bool
-		if a, denies, err = v.checkOpen(ctx, c, e, f, override); err == nil && denies && !old.isRecorded(s) {
-			err = errDenies
+		if a, denies, err = v.checkOpen(ctx, c, e, f, override); err == nil {
+			err = passed(ctx, rms, ino, op) // a record keeps its file
+			if (err == nil && (denies || a.Nlink == 0) || vfs.KindOf(err) == vfs.KindStale) && !old.isRecorded(s) {
+				err = errRecord
+			}
 		}
-	}
-	if err == nil && !record { // a record keeps its file
-		err = passed(ctx, rms, ino, op)
 	}
 	if err != nil {
 		switch maybe := record && vfs.KindOf(err) != vfs.KindShareDenied; {
@@ -276,29 +274,10 @@ func (v *Volume) Share(ctx context.Context, ino vfs.Ino, s vfs.Share) error {
 	defer v.release(e)
 	old := v.share(e, keyOf(&s))
 	switch {
-	case s.Lasting() && !old.isRecorded(&s):
-		return v.record(ctx, e, &s)
-	case s.Lasting():
+	case old.isRecorded(&s):
 		return nil
-	case old != nil && (old.recorded || old.unsure):
-		// It needs not to last any more. If the file has no name, this record may be all that keeps it.
-		a, err := v.inodeAttr(ctx, e, "share")
-		if err != nil {
-			return err
-		}
-		if a.Nlink == 0 {
-			return v.record(ctx, e, &s)
-		}
-		// Not later: it may be recorded again before that, under the same name; and not while it is, for what is noted here is what
-		// the metadata was told last.
-		if err := e.leasing.Acquire(ctx, 1); err != nil {
-			return vfs.Wrap("share", err)
-		}
-		defer e.leasing.Release(1)
-		if err := v.closings.run(ctx, v, []*metapb.FileClose{fileClose(ino, &s, nil)}); err != nil {
-			v.doubt(e, keyOf(&s))
-			return err
-		}
+	case s.Lasting(), old != nil && (old.recorded || old.unsure): // the latter needs not to last any more, but it has a record
+		return v.record(ctx, e, &s)
 	}
 	v.setShare(e, &s, false)
 	return nil

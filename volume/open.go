@@ -142,9 +142,15 @@ func (v *Volume) unlinked(ctx context.Context, rm *removal, ino uint64, l left, 
 			if v.cfg.Keep && v.openSince(e, rm.at) {
 				return // told again to a client that repeats its request: the file was kept then
 			}
-			// Whoever opened it since did not know that it is about to go, and is told by rm.
+			// Whoever opened it since did not know that it is about to go, and is told by rm. If that makes a record the shard decides, which may keep
+			// the file for those who had it open at another gateway.
+			undecided := v.cfg.Keep && v.isOpen(e)
 			e.mu.Lock()
-			v.kill(e)
+			if undecided {
+				e.forget()
+			} else {
+				v.kill(e)
+			}
 			e.mu.Unlock()
 		}
 		rm.killed = vfs.Ino(ino)

@@ -11,12 +11,13 @@ import (
 
 // table holds the inodes that this gateway has to do with.
 type table struct {
-	mu     sync.Mutex // guards the fields below, and refs, opens, used, elem of inodes
+	mu     sync.Mutex // guards the fields below, and refs, opens, shares, used, elem of inodes
 	inodes map[vfs.Ino]*inode
 	full   chan struct{}      // wakes the evictor
 	idle   lruElem            // ring of the inodes with refs 0, oldest first
 	open   map[vfs.Ino]*inode // those with opens
 	opened uint64             // how often an inode came to be open
+	loose  loose              // shares that are not recorded
 
 	losses     map[vfs.Ino]uint64 // of inodes that were evicted after losses
 	lossesBase uint64             // what every inode has at least
@@ -38,6 +39,7 @@ func (t *table) init() {
 	t.losses = make(map[vfs.Ino]uint64)
 	t.full = make(chan struct{}, 1)
 	t.idle.prev, t.idle.next = &t.idle, &t.idle
+	t.loose.init()
 }
 
 func (l *lruElem) unlink() {
@@ -137,6 +139,9 @@ func (v *Volume) release(e *inode) {
 func (t *table) remove(e *inode) {
 	e.elem.unlink()
 	delete(t.inodes, e.ino)
+	for _, k := range e.shares { // of opens that ended before them
+		t.loose.drop(k)
+	}
 	if e.losses <= t.lossesBase || e.dead {
 		return
 	}

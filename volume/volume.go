@@ -34,6 +34,8 @@ type Config struct {
 	// Serves reports whether this gateway serves a client; an error while that is not known, as others may have taken its clients. nil: it serves all.
 	Serves func(client uint64) (bool, error)
 
+	KeepAge time.Duration // how long an open for reading is this gateway's memory only, twice that at the most; default 1 s
+
 	// Want asks the gateway that has the lease of an inode, which this one cannot get, to give it back (GiveBack), and returns when it may have done
 	// so. nil: there is no other gateway, and who is in the way is gone soon.
 	Want func(ctx context.Context, ino vfs.Ino) error
@@ -86,6 +88,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.BlockIDAge <= 0 {
 		c.BlockIDAge = 10 * time.Minute
+	}
+	if c.KeepAge <= 0 {
+		c.KeepAge = time.Second
 	}
 	if c.AtimeInterval <= 0 {
 		c.AtimeInterval = 10 * time.Second
@@ -148,6 +153,9 @@ func New(cfg Config) *Volume {
 	v.wg.Go(v.flusher)
 	v.wg.Go(v.evictor)
 	v.wg.Go(v.toucher)
+	if cfg.Keep {
+		v.wg.Go(v.keeper)
+	}
 	return v
 }
 

@@ -80,4 +80,30 @@ func TestDenyAmongSeveral(t *testing.T) {
 	if l := acquire(a); l.GetOrigin() != a {
 		t.Fatalf("nobody has it open: lease %v", l)
 	}
+	// From level 10 on an open that was made without a record gets one, unless another one denies it: who has that asks after it has the record.
+	for r.m.Level() < levelLoose {
+		r.ok(raiseCmd(r.m.Level() + 1))
+	}
+	keep := func(state string) []uint32 {
+		return by(a, &metapb.Command{Op: &metapb.Command_KeepOpens{KeepOpens: &metapb.KeepOpens{Opens: []*metapb.ClientOpen{
+			{Ino: 2, Client: a, Stateid: []byte(state), Owner: []byte(state), Access: 1},
+		}}}}).GetKeepOpens().GetRefused()
+	}
+	if l := acquire(a); l.GetOrigin() != a {
+		t.Fatalf("lease %v", l)
+	}
+	if no := keep("made before."); len(no) != 0 {
+		t.Fatalf("refused %v", no)
+	}
+	by(a, &metapb.Command{Op: &metapb.Command_ReleaseLease{ReleaseLease: &metapb.ReleaseLease{Ino: 2, Epoch: acquire(a).Epoch}}})
+	if res := open(b, "level 7.....", 1, 1); res.GetOpen().GetDenied().GetClient() != a {
+		t.Fatalf("not denied by what was recorded later: %v", res)
+	}
+	shut(a, "made before.")
+	if res := open(b, "level 7.....", 1, 1); res.GetOpen().GetDenied() != nil {
+		t.Fatalf("denied: %v", res)
+	}
+	if no := keep("made before."); len(no) != 1 {
+		t.Fatalf("an open that is denied was recorded")
+	}
 }

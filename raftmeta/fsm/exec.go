@@ -182,6 +182,8 @@ func (x *call) runNamespace(c *metapb.Command) (*metapb.Result, error) {
 		return x.returnBlocks(op.ReturnBlocks)
 	case *metapb.Command_CloseFiles:
 		return x.closeFiles(op.CloseFiles)
+	case *metapb.Command_KeepOpens:
+		return x.keepLoose(op.KeepOpens)
 	case *metapb.Command_ReleaseClients:
 		return x.releaseClients(op.ReleaseClients)
 	case *metapb.Command_ReleaseSession:

@@ -6,7 +6,7 @@ import (
 )
 
 // Level is the newest feature level that shards are raised to.
-const Level = levelCalledRanges
+const Level = levelLoose
 
 // levelCollect is the level that added what collection, rewriting of extents and changes of placement groups need:
 // dying blocks are queued by number, and the cluster map has a version.
@@ -32,6 +32,10 @@ const levelCalledData = 8
 
 // levelCalledRanges is the level that added that ranges of files are changed once for clients' calls: PunchHole, Allocate and CloneRange remember by place for whom they did it.
 const levelCalledRanges = 9
+
+// levelLoose is the level that added that opens without a record outlive their gateway: those that go on get one (KeepOpens), and files without names stay for a while for
+// a gateway that was ended.
+const levelLoose = 10
 
 // levelOf is the level that added a command.
 func levelOf(c *metapb.Command) uint32 {
@@ -62,6 +66,8 @@ func levelOf(c *metapb.Command) uint32 {
 		return levelGateways
 	case *metapb.Command_GiveClients:
 		return levelHandover
+	case *metapb.Command_KeepOpens:
+		return levelLoose
 	}
 	return 1
 }
