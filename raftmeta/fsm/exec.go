@@ -231,6 +231,8 @@ func (x *call) runNamespace(c *metapb.Command) (*metapb.Result, error) {
 		return x.allocate(op.Allocate)
 	case *metapb.Command_CloneRange:
 		return x.cloneRange(op.CloneRange)
+	case *metapb.Command_FenceCall:
+		return x.fenceCall(op.FenceCall)
 	case *metapb.Command_ReleaseOrphan:
 		return x.releaseOrphan(op.ReleaseOrphan)
 	case *metapb.Command_OpenFile:

@@ -37,6 +37,9 @@ const levelCalledRanges = 9
 // a gateway that was ended.
 const levelLoose = 10
 
+// levelFences is the same level, which also added that a call which goes on without its client's request can be ended for good: FenceCall.
+const levelFences = levelLoose
+
 // levelOf is the level that added a command.
 func levelOf(c *metapb.Command) uint32 {
 	switch c.Op.(type) {
@@ -68,6 +71,8 @@ func levelOf(c *metapb.Command) uint32 {
 		return levelHandover
 	case *metapb.Command_KeepOpens:
 		return levelLoose
+	case *metapb.Command_FenceCall:
+		return levelFences
 	}
 	return 1
 }

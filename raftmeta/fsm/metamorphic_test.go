@@ -552,6 +552,8 @@ func FuzzEntry(f *testing.F) {
 	}
 	release := &metapb.Command{Op: &metapb.Command_ReleaseSlots{ReleaseSlots: &metapb.ReleaseSlots{Client: 7, Session: []byte("session-00000001"), BelowSeq: 9}}}
 	f.Add(encodeEntry(f, raiseCmd(2), raiseCmd(3), rapidSeed.stamp(share), raiseCmd(4), raiseCmd(5), rapidSeed.stamp(release)))
+	fence := &metapb.Command{Op: &metapb.Command_FenceCall{FenceCall: &metapb.FenceCall{Ino: 2, Offset: 3, Call: &metapb.Call{Session: []byte("copy-00000000001"), Client: 7, Seq: 1}}}}
+	f.Add(encodeEntry(f, raiseCmd(2), raiseCmd(3), raiseCmd(4), raiseCmd(5), raiseCmd(6), raiseCmd(7), raiseCmd(8), raiseCmd(9), raiseCmd(10), rapidSeed.stamp(fence), rapidSeed.stamp(fence.CloneVT())))
 	f.Fuzz(func(t *testing.T, entry []byte) {
 		r := newNamespaceRig(t, Options{limits: tiny})
 		file := createCmd(1, "file")

@@ -77,7 +77,8 @@ func (s *slotRow) upTo(w *written) (done, next uint64) {
 func (s *slotRow) write(seq, client uint64, w written) *slotRow {
 	var n *slotRow
 	if s == nil {
-		n = &slotRow{seq: seq, client: client, enc: appendRowHead(nil, seq, client), written: []written{w}}
+		n = newSlotRow(seq, client)
+		n.written = []written{w}
 		return n
 	}
 	if s.wrote(&w) == w.end-w.off {

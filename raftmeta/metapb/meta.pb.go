@@ -950,6 +950,7 @@ type Command struct {
 	//	*Command_ShareLease
 	//	*Command_GiveClients
 	//	*Command_KeepOpens
+	//	*Command_FenceCall
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1720,6 +1721,15 @@ func (x *Command) GetKeepOpens() *KeepOpens {
 	return nil
 }
 
+func (x *Command) GetFenceCall() *FenceCall {
+	if x != nil {
+		if x, ok := x.Op.(*Command_FenceCall); ok {
+			return x.FenceCall
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -2042,6 +2052,10 @@ type Command_KeepOpens struct {
 	KeepOpens *KeepOpens `protobuf:"bytes,165,opt,name=keep_opens,json=keepOpens,proto3,oneof"`
 }
 
+type Command_FenceCall struct {
+	FenceCall *FenceCall `protobuf:"bytes,166,opt,name=fence_call,json=fenceCall,proto3,oneof"`
+}
+
 func (*Command_RegisterOrigin) isCommand_Op() {}
 
 func (*Command_ExpireOrigin) isCommand_Op() {}
@@ -2195,6 +2209,8 @@ func (*Command_ShareLease) isCommand_Op() {}
 func (*Command_GiveClients) isCommand_Op() {}
 
 func (*Command_KeepOpens) isCommand_Op() {}
+
+func (*Command_FenceCall) isCommand_Op() {}
 
 // Result answers a Command. kind is a vfs.Kind; on an error nothing else is set
 // and the command changed nothing (but its slot).
@@ -2579,7 +2595,7 @@ type Result_ClusterMap struct {
 }
 
 type Result_Range struct {
-	Range *RangeResult `protobuf:"bytes,25,opt,name=range,proto3,oneof"` // of PunchHole, Allocate and CloneRange
+	Range *RangeResult `protobuf:"bytes,25,opt,name=range,proto3,oneof"` // of PunchHole, Allocate and CloneRange, and of FenceCall, where it has nothing but done
 }
 
 type Result_Xattr struct {
@@ -7434,6 +7450,69 @@ func (x *ReleaseSlots) GetBelowSeq() uint64 {
 	return 0
 }
 
+// FenceCall makes a call that changes a file by place (DataCall), in ascending order and outside of a client's request, the newest of its slot: what comes later for an older seq is KindSuperseded.
+// What was done for the older one stays remembered. The result says up to where it was done without a gap, from offset on. The slot has no results of other commands (KindInvalid). With the seq that
+// the slot has, it only begins the call, or asks. From level 10.
+type FenceCall struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Call          *Call                  `protobuf:"bytes,1,opt,name=call,proto3" json:"call,omitempty"`
+	Ino           uint64                 `protobuf:"varint,2,opt,name=ino,proto3" json:"ino,omitempty"`
+	Offset        uint64                 `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FenceCall) Reset() {
+	*x = FenceCall{}
+	mi := &file_meta_proto_msgTypes[73]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FenceCall) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FenceCall) ProtoMessage() {}
+
+func (x *FenceCall) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[73]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FenceCall.ProtoReflect.Descriptor instead.
+func (*FenceCall) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{73}
+}
+
+func (x *FenceCall) GetCall() *Call {
+	if x != nil {
+		return x.Call
+	}
+	return nil
+}
+
+func (x *FenceCall) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *FenceCall) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
 // SetProject makes an empty directory the root of a project: what is made below it belongs to the project. A project
 // has one directory: KindExists while another one has it. Project 0 ends it: the directory belongs to the project of
 // its parent again. KindNotEmpty unless the directory is empty; KindInvalid for a file system's root; KindPerm but for root.
@@ -7447,7 +7526,7 @@ type SetProject struct {
 
 func (x *SetProject) Reset() {
 	*x = SetProject{}
-	mi := &file_meta_proto_msgTypes[73]
+	mi := &file_meta_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7459,7 +7538,7 @@ func (x *SetProject) String() string {
 func (*SetProject) ProtoMessage() {}
 
 func (x *SetProject) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[73]
+	mi := &file_meta_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7472,7 +7551,7 @@ func (x *SetProject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetProject.ProtoReflect.Descriptor instead.
 func (*SetProject) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{73}
+	return file_meta_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *SetProject) GetDir() uint64 {
@@ -7502,7 +7581,7 @@ type SetQuota struct {
 
 func (x *SetQuota) Reset() {
 	*x = SetQuota{}
-	mi := &file_meta_proto_msgTypes[74]
+	mi := &file_meta_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7514,7 +7593,7 @@ func (x *SetQuota) String() string {
 func (*SetQuota) ProtoMessage() {}
 
 func (x *SetQuota) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[74]
+	mi := &file_meta_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7527,7 +7606,7 @@ func (x *SetQuota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetQuota.ProtoReflect.Descriptor instead.
 func (*SetQuota) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{74}
+	return file_meta_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *SetQuota) GetProject() uint32 {
@@ -7566,7 +7645,7 @@ type ReserveQuota struct {
 
 func (x *ReserveQuota) Reset() {
 	*x = ReserveQuota{}
-	mi := &file_meta_proto_msgTypes[75]
+	mi := &file_meta_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7578,7 +7657,7 @@ func (x *ReserveQuota) String() string {
 func (*ReserveQuota) ProtoMessage() {}
 
 func (x *ReserveQuota) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[75]
+	mi := &file_meta_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7591,7 +7670,7 @@ func (x *ReserveQuota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReserveQuota.ProtoReflect.Descriptor instead.
 func (*ReserveQuota) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{75}
+	return file_meta_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *ReserveQuota) GetProject() uint32 {
@@ -7632,7 +7711,7 @@ type ReserveResult struct {
 
 func (x *ReserveResult) Reset() {
 	*x = ReserveResult{}
-	mi := &file_meta_proto_msgTypes[76]
+	mi := &file_meta_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7644,7 +7723,7 @@ func (x *ReserveResult) String() string {
 func (*ReserveResult) ProtoMessage() {}
 
 func (x *ReserveResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[76]
+	mi := &file_meta_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7657,7 +7736,7 @@ func (x *ReserveResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReserveResult.ProtoReflect.Descriptor instead.
 func (*ReserveResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{76}
+	return file_meta_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *ReserveResult) GetGranted() uint64 {
@@ -7685,7 +7764,7 @@ type ReleaseQuota struct {
 
 func (x *ReleaseQuota) Reset() {
 	*x = ReleaseQuota{}
-	mi := &file_meta_proto_msgTypes[77]
+	mi := &file_meta_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7697,7 +7776,7 @@ func (x *ReleaseQuota) String() string {
 func (*ReleaseQuota) ProtoMessage() {}
 
 func (x *ReleaseQuota) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[77]
+	mi := &file_meta_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7710,7 +7789,7 @@ func (x *ReleaseQuota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseQuota.ProtoReflect.Descriptor instead.
 func (*ReleaseQuota) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{77}
+	return file_meta_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *ReleaseQuota) GetProject() uint32 {
@@ -7762,7 +7841,7 @@ type FileSystem struct {
 
 func (x *FileSystem) Reset() {
 	*x = FileSystem{}
-	mi := &file_meta_proto_msgTypes[78]
+	mi := &file_meta_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7774,7 +7853,7 @@ func (x *FileSystem) String() string {
 func (*FileSystem) ProtoMessage() {}
 
 func (x *FileSystem) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[78]
+	mi := &file_meta_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7787,7 +7866,7 @@ func (x *FileSystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystem.ProtoReflect.Descriptor instead.
 func (*FileSystem) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{78}
+	return file_meta_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *FileSystem) GetId() uint32 {
@@ -7973,7 +8052,7 @@ type SecureExport struct {
 
 func (x *SecureExport) Reset() {
 	*x = SecureExport{}
-	mi := &file_meta_proto_msgTypes[79]
+	mi := &file_meta_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7985,7 +8064,7 @@ func (x *SecureExport) String() string {
 func (*SecureExport) ProtoMessage() {}
 
 func (x *SecureExport) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[79]
+	mi := &file_meta_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7998,7 +8077,7 @@ func (x *SecureExport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecureExport.ProtoReflect.Descriptor instead.
 func (*SecureExport) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{79}
+	return file_meta_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *SecureExport) GetPath() string {
@@ -8054,7 +8133,7 @@ type PutFileSystem struct {
 
 func (x *PutFileSystem) Reset() {
 	*x = PutFileSystem{}
-	mi := &file_meta_proto_msgTypes[80]
+	mi := &file_meta_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8066,7 +8145,7 @@ func (x *PutFileSystem) String() string {
 func (*PutFileSystem) ProtoMessage() {}
 
 func (x *PutFileSystem) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[80]
+	mi := &file_meta_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8079,7 +8158,7 @@ func (x *PutFileSystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutFileSystem.ProtoReflect.Descriptor instead.
 func (*PutFileSystem) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{80}
+	return file_meta_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *PutFileSystem) GetFs() *FileSystem {
@@ -8114,7 +8193,7 @@ type RemoveFileSystem struct {
 
 func (x *RemoveFileSystem) Reset() {
 	*x = RemoveFileSystem{}
-	mi := &file_meta_proto_msgTypes[81]
+	mi := &file_meta_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8126,7 +8205,7 @@ func (x *RemoveFileSystem) String() string {
 func (*RemoveFileSystem) ProtoMessage() {}
 
 func (x *RemoveFileSystem) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[81]
+	mi := &file_meta_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8139,7 +8218,7 @@ func (x *RemoveFileSystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveFileSystem.ProtoReflect.Descriptor instead.
 func (*RemoveFileSystem) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{81}
+	return file_meta_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *RemoveFileSystem) GetId() uint32 {
@@ -8170,7 +8249,7 @@ type Store struct {
 
 func (x *Store) Reset() {
 	*x = Store{}
-	mi := &file_meta_proto_msgTypes[82]
+	mi := &file_meta_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8182,7 +8261,7 @@ func (x *Store) String() string {
 func (*Store) ProtoMessage() {}
 
 func (x *Store) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[82]
+	mi := &file_meta_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8195,7 +8274,7 @@ func (x *Store) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Store.ProtoReflect.Descriptor instead.
 func (*Store) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{82}
+	return file_meta_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *Store) GetId() uint32 {
@@ -8285,7 +8364,7 @@ type PutStore struct {
 
 func (x *PutStore) Reset() {
 	*x = PutStore{}
-	mi := &file_meta_proto_msgTypes[83]
+	mi := &file_meta_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8297,7 +8376,7 @@ func (x *PutStore) String() string {
 func (*PutStore) ProtoMessage() {}
 
 func (x *PutStore) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[83]
+	mi := &file_meta_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8310,7 +8389,7 @@ func (x *PutStore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutStore.ProtoReflect.Descriptor instead.
 func (*PutStore) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{83}
+	return file_meta_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *PutStore) GetStore() *Store {
@@ -8334,7 +8413,7 @@ type Slot struct {
 
 func (x *Slot) Reset() {
 	*x = Slot{}
-	mi := &file_meta_proto_msgTypes[84]
+	mi := &file_meta_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8346,7 +8425,7 @@ func (x *Slot) String() string {
 func (*Slot) ProtoMessage() {}
 
 func (x *Slot) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[84]
+	mi := &file_meta_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8359,7 +8438,7 @@ func (x *Slot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Slot.ProtoReflect.Descriptor instead.
 func (*Slot) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{84}
+	return file_meta_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *Slot) GetStore() uint32 {
@@ -8399,7 +8478,7 @@ type PlacementGroup struct {
 
 func (x *PlacementGroup) Reset() {
 	*x = PlacementGroup{}
-	mi := &file_meta_proto_msgTypes[85]
+	mi := &file_meta_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8411,7 +8490,7 @@ func (x *PlacementGroup) String() string {
 func (*PlacementGroup) ProtoMessage() {}
 
 func (x *PlacementGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[85]
+	mi := &file_meta_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8424,7 +8503,7 @@ func (x *PlacementGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlacementGroup.ProtoReflect.Descriptor instead.
 func (*PlacementGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{85}
+	return file_meta_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *PlacementGroup) GetId() uint32 {
@@ -8486,7 +8565,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_meta_proto_msgTypes[86]
+	mi := &file_meta_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8498,7 +8577,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[86]
+	mi := &file_meta_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8511,7 +8590,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{86}
+	return file_meta_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *Pool) GetId() uint32 {
@@ -8596,7 +8675,7 @@ type PutPool struct {
 
 func (x *PutPool) Reset() {
 	*x = PutPool{}
-	mi := &file_meta_proto_msgTypes[87]
+	mi := &file_meta_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8608,7 +8687,7 @@ func (x *PutPool) String() string {
 func (*PutPool) ProtoMessage() {}
 
 func (x *PutPool) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[87]
+	mi := &file_meta_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8621,7 +8700,7 @@ func (x *PutPool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutPool.ProtoReflect.Descriptor instead.
 func (*PutPool) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{87}
+	return file_meta_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *PutPool) GetPool() *Pool {
@@ -8643,7 +8722,7 @@ type RemovePool struct {
 
 func (x *RemovePool) Reset() {
 	*x = RemovePool{}
-	mi := &file_meta_proto_msgTypes[88]
+	mi := &file_meta_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8655,7 +8734,7 @@ func (x *RemovePool) String() string {
 func (*RemovePool) ProtoMessage() {}
 
 func (x *RemovePool) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[88]
+	mi := &file_meta_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8668,7 +8747,7 @@ func (x *RemovePool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePool.ProtoReflect.Descriptor instead.
 func (*RemovePool) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{88}
+	return file_meta_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *RemovePool) GetId() uint32 {
@@ -8696,7 +8775,7 @@ type ChangePGs struct {
 
 func (x *ChangePGs) Reset() {
 	*x = ChangePGs{}
-	mi := &file_meta_proto_msgTypes[89]
+	mi := &file_meta_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8708,7 +8787,7 @@ func (x *ChangePGs) String() string {
 func (*ChangePGs) ProtoMessage() {}
 
 func (x *ChangePGs) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[89]
+	mi := &file_meta_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8721,7 +8800,7 @@ func (x *ChangePGs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangePGs.ProtoReflect.Descriptor instead.
 func (*ChangePGs) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{89}
+	return file_meta_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *ChangePGs) GetPool() uint32 {
@@ -8757,7 +8836,7 @@ type PGChange struct {
 
 func (x *PGChange) Reset() {
 	*x = PGChange{}
-	mi := &file_meta_proto_msgTypes[90]
+	mi := &file_meta_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8769,7 +8848,7 @@ func (x *PGChange) String() string {
 func (*PGChange) ProtoMessage() {}
 
 func (x *PGChange) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[90]
+	mi := &file_meta_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8782,7 +8861,7 @@ func (x *PGChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PGChange.ProtoReflect.Descriptor instead.
 func (*PGChange) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{90}
+	return file_meta_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *PGChange) GetExpectEpoch() uint32 {
@@ -8825,7 +8904,7 @@ type ReplaceStore struct {
 
 func (x *ReplaceStore) Reset() {
 	*x = ReplaceStore{}
-	mi := &file_meta_proto_msgTypes[91]
+	mi := &file_meta_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8837,7 +8916,7 @@ func (x *ReplaceStore) String() string {
 func (*ReplaceStore) ProtoMessage() {}
 
 func (x *ReplaceStore) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[91]
+	mi := &file_meta_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8850,7 +8929,7 @@ func (x *ReplaceStore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceStore.ProtoReflect.Descriptor instead.
 func (*ReplaceStore) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{91}
+	return file_meta_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *ReplaceStore) GetOld() uint32 {
@@ -8905,7 +8984,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_meta_proto_msgTypes[92]
+	mi := &file_meta_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8917,7 +8996,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[92]
+	mi := &file_meta_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8930,7 +9009,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{92}
+	return file_meta_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *Node) GetName() string {
@@ -9066,7 +9145,7 @@ type LocalVolume struct {
 
 func (x *LocalVolume) Reset() {
 	*x = LocalVolume{}
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9078,7 +9157,7 @@ func (x *LocalVolume) String() string {
 func (*LocalVolume) ProtoMessage() {}
 
 func (x *LocalVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9091,7 +9170,7 @@ func (x *LocalVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocalVolume.ProtoReflect.Descriptor instead.
 func (*LocalVolume) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{93}
+	return file_meta_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *LocalVolume) GetFs() uint32 {
@@ -9141,7 +9220,7 @@ type PutNode struct {
 
 func (x *PutNode) Reset() {
 	*x = PutNode{}
-	mi := &file_meta_proto_msgTypes[94]
+	mi := &file_meta_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9153,7 +9232,7 @@ func (x *PutNode) String() string {
 func (*PutNode) ProtoMessage() {}
 
 func (x *PutNode) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[94]
+	mi := &file_meta_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9166,7 +9245,7 @@ func (x *PutNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNode.ProtoReflect.Descriptor instead.
 func (*PutNode) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{94}
+	return file_meta_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *PutNode) GetNode() *Node {
@@ -9187,7 +9266,7 @@ type RemoveNode struct {
 
 func (x *RemoveNode) Reset() {
 	*x = RemoveNode{}
-	mi := &file_meta_proto_msgTypes[95]
+	mi := &file_meta_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9199,7 +9278,7 @@ func (x *RemoveNode) String() string {
 func (*RemoveNode) ProtoMessage() {}
 
 func (x *RemoveNode) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[95]
+	mi := &file_meta_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9212,7 +9291,7 @@ func (x *RemoveNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNode.ProtoReflect.Descriptor instead.
 func (*RemoveNode) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{95}
+	return file_meta_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *RemoveNode) GetName() string {
@@ -9244,7 +9323,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_meta_proto_msgTypes[96]
+	mi := &file_meta_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9256,7 +9335,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[96]
+	mi := &file_meta_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9269,7 +9348,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{96}
+	return file_meta_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *Token) GetHash() []byte {
@@ -9325,7 +9404,7 @@ type PutToken struct {
 
 func (x *PutToken) Reset() {
 	*x = PutToken{}
-	mi := &file_meta_proto_msgTypes[97]
+	mi := &file_meta_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9337,7 +9416,7 @@ func (x *PutToken) String() string {
 func (*PutToken) ProtoMessage() {}
 
 func (x *PutToken) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[97]
+	mi := &file_meta_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9350,7 +9429,7 @@ func (x *PutToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutToken.ProtoReflect.Descriptor instead.
 func (*PutToken) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{97}
+	return file_meta_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *PutToken) GetToken() *Token {
@@ -9382,7 +9461,7 @@ type JoinNode struct {
 
 func (x *JoinNode) Reset() {
 	*x = JoinNode{}
-	mi := &file_meta_proto_msgTypes[98]
+	mi := &file_meta_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9394,7 +9473,7 @@ func (x *JoinNode) String() string {
 func (*JoinNode) ProtoMessage() {}
 
 func (x *JoinNode) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[98]
+	mi := &file_meta_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9407,7 +9486,7 @@ func (x *JoinNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinNode.ProtoReflect.Descriptor instead.
 func (*JoinNode) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{98}
+	return file_meta_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *JoinNode) GetHash() []byte {
@@ -9440,7 +9519,7 @@ type NodeResult struct {
 
 func (x *NodeResult) Reset() {
 	*x = NodeResult{}
-	mi := &file_meta_proto_msgTypes[99]
+	mi := &file_meta_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9452,7 +9531,7 @@ func (x *NodeResult) String() string {
 func (*NodeResult) ProtoMessage() {}
 
 func (x *NodeResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[99]
+	mi := &file_meta_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9465,7 +9544,7 @@ func (x *NodeResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeResult.ProtoReflect.Descriptor instead.
 func (*NodeResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{99}
+	return file_meta_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *NodeResult) GetNode() *Node {
@@ -9489,7 +9568,7 @@ type SetNodeState struct {
 
 func (x *SetNodeState) Reset() {
 	*x = SetNodeState{}
-	mi := &file_meta_proto_msgTypes[100]
+	mi := &file_meta_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9501,7 +9580,7 @@ func (x *SetNodeState) String() string {
 func (*SetNodeState) ProtoMessage() {}
 
 func (x *SetNodeState) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[100]
+	mi := &file_meta_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9514,7 +9593,7 @@ func (x *SetNodeState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeState.ProtoReflect.Descriptor instead.
 func (*SetNodeState) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{100}
+	return file_meta_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *SetNodeState) GetName() string {
@@ -9562,7 +9641,7 @@ type RetireNode struct {
 
 func (x *RetireNode) Reset() {
 	*x = RetireNode{}
-	mi := &file_meta_proto_msgTypes[101]
+	mi := &file_meta_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9574,7 +9653,7 @@ func (x *RetireNode) String() string {
 func (*RetireNode) ProtoMessage() {}
 
 func (x *RetireNode) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[101]
+	mi := &file_meta_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9587,7 +9666,7 @@ func (x *RetireNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireNode.ProtoReflect.Descriptor instead.
 func (*RetireNode) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{101}
+	return file_meta_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *RetireNode) GetName() string {
@@ -9638,7 +9717,7 @@ type RetiredNode struct {
 
 func (x *RetiredNode) Reset() {
 	*x = RetiredNode{}
-	mi := &file_meta_proto_msgTypes[102]
+	mi := &file_meta_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9650,7 +9729,7 @@ func (x *RetiredNode) String() string {
 func (*RetiredNode) ProtoMessage() {}
 
 func (x *RetiredNode) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[102]
+	mi := &file_meta_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9663,7 +9742,7 @@ func (x *RetiredNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetiredNode.ProtoReflect.Descriptor instead.
 func (*RetiredNode) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{102}
+	return file_meta_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *RetiredNode) GetName() string {
@@ -9704,7 +9783,7 @@ type RetireStores struct {
 
 func (x *RetireStores) Reset() {
 	*x = RetireStores{}
-	mi := &file_meta_proto_msgTypes[103]
+	mi := &file_meta_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9716,7 +9795,7 @@ func (x *RetireStores) String() string {
 func (*RetireStores) ProtoMessage() {}
 
 func (x *RetireStores) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[103]
+	mi := &file_meta_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9729,7 +9808,7 @@ func (x *RetireStores) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireStores.ProtoReflect.Descriptor instead.
 func (*RetireStores) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{103}
+	return file_meta_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *RetireStores) GetIds() []uint32 {
@@ -9753,7 +9832,7 @@ type NodeGroup struct {
 
 func (x *NodeGroup) Reset() {
 	*x = NodeGroup{}
-	mi := &file_meta_proto_msgTypes[104]
+	mi := &file_meta_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9765,7 +9844,7 @@ func (x *NodeGroup) String() string {
 func (*NodeGroup) ProtoMessage() {}
 
 func (x *NodeGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[104]
+	mi := &file_meta_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9778,7 +9857,7 @@ func (x *NodeGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeGroup.ProtoReflect.Descriptor instead.
 func (*NodeGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{104}
+	return file_meta_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *NodeGroup) GetName() string {
@@ -9821,7 +9900,7 @@ type RackReservation struct {
 
 func (x *RackReservation) Reset() {
 	*x = RackReservation{}
-	mi := &file_meta_proto_msgTypes[105]
+	mi := &file_meta_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9833,7 +9912,7 @@ func (x *RackReservation) String() string {
 func (*RackReservation) ProtoMessage() {}
 
 func (x *RackReservation) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[105]
+	mi := &file_meta_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9846,7 +9925,7 @@ func (x *RackReservation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RackReservation.ProtoReflect.Descriptor instead.
 func (*RackReservation) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{105}
+	return file_meta_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *RackReservation) GetRack() string {
@@ -9880,7 +9959,7 @@ type PutGroup struct {
 
 func (x *PutGroup) Reset() {
 	*x = PutGroup{}
-	mi := &file_meta_proto_msgTypes[106]
+	mi := &file_meta_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9892,7 +9971,7 @@ func (x *PutGroup) String() string {
 func (*PutGroup) ProtoMessage() {}
 
 func (x *PutGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[106]
+	mi := &file_meta_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9905,7 +9984,7 @@ func (x *PutGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutGroup.ProtoReflect.Descriptor instead.
 func (*PutGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{106}
+	return file_meta_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *PutGroup) GetName() string {
@@ -9924,7 +10003,7 @@ type GroupResult struct {
 
 func (x *GroupResult) Reset() {
 	*x = GroupResult{}
-	mi := &file_meta_proto_msgTypes[107]
+	mi := &file_meta_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9936,7 +10015,7 @@ func (x *GroupResult) String() string {
 func (*GroupResult) ProtoMessage() {}
 
 func (x *GroupResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[107]
+	mi := &file_meta_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9949,7 +10028,7 @@ func (x *GroupResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupResult.ProtoReflect.Descriptor instead.
 func (*GroupResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{107}
+	return file_meta_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *GroupResult) GetGroup() *NodeGroup {
@@ -9970,7 +10049,7 @@ type RemoveGroup struct {
 
 func (x *RemoveGroup) Reset() {
 	*x = RemoveGroup{}
-	mi := &file_meta_proto_msgTypes[108]
+	mi := &file_meta_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9982,7 +10061,7 @@ func (x *RemoveGroup) String() string {
 func (*RemoveGroup) ProtoMessage() {}
 
 func (x *RemoveGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[108]
+	mi := &file_meta_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9995,7 +10074,7 @@ func (x *RemoveGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveGroup.ProtoReflect.Descriptor instead.
 func (*RemoveGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{108}
+	return file_meta_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *RemoveGroup) GetName() string {
@@ -10024,7 +10103,7 @@ type RetireGroup struct {
 
 func (x *RetireGroup) Reset() {
 	*x = RetireGroup{}
-	mi := &file_meta_proto_msgTypes[109]
+	mi := &file_meta_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10036,7 +10115,7 @@ func (x *RetireGroup) String() string {
 func (*RetireGroup) ProtoMessage() {}
 
 func (x *RetireGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[109]
+	mi := &file_meta_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10049,7 +10128,7 @@ func (x *RetireGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireGroup.ProtoReflect.Descriptor instead.
 func (*RetireGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{109}
+	return file_meta_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *RetireGroup) GetName() string {
@@ -10081,7 +10160,7 @@ type ReserveRacks struct {
 
 func (x *ReserveRacks) Reset() {
 	*x = ReserveRacks{}
-	mi := &file_meta_proto_msgTypes[110]
+	mi := &file_meta_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10093,7 +10172,7 @@ func (x *ReserveRacks) String() string {
 func (*ReserveRacks) ProtoMessage() {}
 
 func (x *ReserveRacks) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[110]
+	mi := &file_meta_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10106,7 +10185,7 @@ func (x *ReserveRacks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReserveRacks.ProtoReflect.Descriptor instead.
 func (*ReserveRacks) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{110}
+	return file_meta_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *ReserveRacks) GetGroup() string {
@@ -10143,7 +10222,7 @@ type SetNodeGroup struct {
 
 func (x *SetNodeGroup) Reset() {
 	*x = SetNodeGroup{}
-	mi := &file_meta_proto_msgTypes[111]
+	mi := &file_meta_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10155,7 +10234,7 @@ func (x *SetNodeGroup) String() string {
 func (*SetNodeGroup) ProtoMessage() {}
 
 func (x *SetNodeGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[111]
+	mi := &file_meta_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10168,7 +10247,7 @@ func (x *SetNodeGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeGroup.ProtoReflect.Descriptor instead.
 func (*SetNodeGroup) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{111}
+	return file_meta_proto_rawDescGZIP(), []int{112}
 }
 
 func (x *SetNodeGroup) GetGroup() string {
@@ -10203,7 +10282,7 @@ type AllowDeletion struct {
 
 func (x *AllowDeletion) Reset() {
 	*x = AllowDeletion{}
-	mi := &file_meta_proto_msgTypes[112]
+	mi := &file_meta_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10215,7 +10294,7 @@ func (x *AllowDeletion) String() string {
 func (*AllowDeletion) ProtoMessage() {}
 
 func (x *AllowDeletion) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[112]
+	mi := &file_meta_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10228,7 +10307,7 @@ func (x *AllowDeletion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllowDeletion.ProtoReflect.Descriptor instead.
 func (*AllowDeletion) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{112}
+	return file_meta_proto_rawDescGZIP(), []int{113}
 }
 
 func (x *AllowDeletion) GetIncarnation() uint64 {
@@ -10252,7 +10331,7 @@ type Workspace struct {
 
 func (x *Workspace) Reset() {
 	*x = Workspace{}
-	mi := &file_meta_proto_msgTypes[113]
+	mi := &file_meta_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10264,7 +10343,7 @@ func (x *Workspace) String() string {
 func (*Workspace) ProtoMessage() {}
 
 func (x *Workspace) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[113]
+	mi := &file_meta_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10277,7 +10356,7 @@ func (x *Workspace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Workspace.ProtoReflect.Descriptor instead.
 func (*Workspace) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{113}
+	return file_meta_proto_rawDescGZIP(), []int{114}
 }
 
 func (x *Workspace) GetName() string {
@@ -10327,7 +10406,7 @@ type PutWorkspace struct {
 
 func (x *PutWorkspace) Reset() {
 	*x = PutWorkspace{}
-	mi := &file_meta_proto_msgTypes[114]
+	mi := &file_meta_proto_msgTypes[115]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10339,7 +10418,7 @@ func (x *PutWorkspace) String() string {
 func (*PutWorkspace) ProtoMessage() {}
 
 func (x *PutWorkspace) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[114]
+	mi := &file_meta_proto_msgTypes[115]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10352,7 +10431,7 @@ func (x *PutWorkspace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutWorkspace.ProtoReflect.Descriptor instead.
 func (*PutWorkspace) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{114}
+	return file_meta_proto_rawDescGZIP(), []int{115}
 }
 
 func (x *PutWorkspace) GetWorkspace() *Workspace {
@@ -10378,7 +10457,7 @@ type WorkspaceResult struct {
 
 func (x *WorkspaceResult) Reset() {
 	*x = WorkspaceResult{}
-	mi := &file_meta_proto_msgTypes[115]
+	mi := &file_meta_proto_msgTypes[116]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10390,7 +10469,7 @@ func (x *WorkspaceResult) String() string {
 func (*WorkspaceResult) ProtoMessage() {}
 
 func (x *WorkspaceResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[115]
+	mi := &file_meta_proto_msgTypes[116]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10403,7 +10482,7 @@ func (x *WorkspaceResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkspaceResult.ProtoReflect.Descriptor instead.
 func (*WorkspaceResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{115}
+	return file_meta_proto_rawDescGZIP(), []int{116}
 }
 
 func (x *WorkspaceResult) GetWorkspace() *Workspace {
@@ -10423,7 +10502,7 @@ type RemoveWorkspace struct {
 
 func (x *RemoveWorkspace) Reset() {
 	*x = RemoveWorkspace{}
-	mi := &file_meta_proto_msgTypes[116]
+	mi := &file_meta_proto_msgTypes[117]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10435,7 +10514,7 @@ func (x *RemoveWorkspace) String() string {
 func (*RemoveWorkspace) ProtoMessage() {}
 
 func (x *RemoveWorkspace) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[116]
+	mi := &file_meta_proto_msgTypes[117]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10448,7 +10527,7 @@ func (x *RemoveWorkspace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveWorkspace.ProtoReflect.Descriptor instead.
 func (*RemoveWorkspace) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{116}
+	return file_meta_proto_rawDescGZIP(), []int{117}
 }
 
 func (x *RemoveWorkspace) GetName() string {
@@ -10478,7 +10557,7 @@ type AccessToken struct {
 
 func (x *AccessToken) Reset() {
 	*x = AccessToken{}
-	mi := &file_meta_proto_msgTypes[117]
+	mi := &file_meta_proto_msgTypes[118]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10490,7 +10569,7 @@ func (x *AccessToken) String() string {
 func (*AccessToken) ProtoMessage() {}
 
 func (x *AccessToken) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[117]
+	mi := &file_meta_proto_msgTypes[118]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10503,7 +10582,7 @@ func (x *AccessToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessToken.ProtoReflect.Descriptor instead.
 func (*AccessToken) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{117}
+	return file_meta_proto_rawDescGZIP(), []int{118}
 }
 
 func (x *AccessToken) GetId() string {
@@ -10588,7 +10667,7 @@ type AccessScope struct {
 
 func (x *AccessScope) Reset() {
 	*x = AccessScope{}
-	mi := &file_meta_proto_msgTypes[118]
+	mi := &file_meta_proto_msgTypes[119]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10600,7 +10679,7 @@ func (x *AccessScope) String() string {
 func (*AccessScope) ProtoMessage() {}
 
 func (x *AccessScope) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[118]
+	mi := &file_meta_proto_msgTypes[119]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10613,7 +10692,7 @@ func (x *AccessScope) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessScope.ProtoReflect.Descriptor instead.
 func (*AccessScope) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{118}
+	return file_meta_proto_rawDescGZIP(), []int{119}
 }
 
 func (x *AccessScope) GetWorkspace() string {
@@ -10647,7 +10726,7 @@ type PutAccessToken struct {
 
 func (x *PutAccessToken) Reset() {
 	*x = PutAccessToken{}
-	mi := &file_meta_proto_msgTypes[119]
+	mi := &file_meta_proto_msgTypes[120]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10659,7 +10738,7 @@ func (x *PutAccessToken) String() string {
 func (*PutAccessToken) ProtoMessage() {}
 
 func (x *PutAccessToken) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[119]
+	mi := &file_meta_proto_msgTypes[120]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10672,7 +10751,7 @@ func (x *PutAccessToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutAccessToken.ProtoReflect.Descriptor instead.
 func (*PutAccessToken) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{119}
+	return file_meta_proto_rawDescGZIP(), []int{120}
 }
 
 func (x *PutAccessToken) GetToken() *AccessToken {
@@ -10692,7 +10771,7 @@ type RemoveAccessToken struct {
 
 func (x *RemoveAccessToken) Reset() {
 	*x = RemoveAccessToken{}
-	mi := &file_meta_proto_msgTypes[120]
+	mi := &file_meta_proto_msgTypes[121]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10704,7 +10783,7 @@ func (x *RemoveAccessToken) String() string {
 func (*RemoveAccessToken) ProtoMessage() {}
 
 func (x *RemoveAccessToken) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[120]
+	mi := &file_meta_proto_msgTypes[121]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10717,7 +10796,7 @@ func (x *RemoveAccessToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveAccessToken.ProtoReflect.Descriptor instead.
 func (*RemoveAccessToken) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{120}
+	return file_meta_proto_rawDescGZIP(), []int{121}
 }
 
 func (x *RemoveAccessToken) GetId() string {
@@ -10765,7 +10844,7 @@ type Job struct {
 
 func (x *Job) Reset() {
 	*x = Job{}
-	mi := &file_meta_proto_msgTypes[121]
+	mi := &file_meta_proto_msgTypes[122]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10777,7 +10856,7 @@ func (x *Job) String() string {
 func (*Job) ProtoMessage() {}
 
 func (x *Job) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[121]
+	mi := &file_meta_proto_msgTypes[122]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10790,7 +10869,7 @@ func (x *Job) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Job.ProtoReflect.Descriptor instead.
 func (*Job) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{121}
+	return file_meta_proto_rawDescGZIP(), []int{122}
 }
 
 func (x *Job) GetId() uint64 {
@@ -11014,7 +11093,7 @@ type PutJob struct {
 
 func (x *PutJob) Reset() {
 	*x = PutJob{}
-	mi := &file_meta_proto_msgTypes[122]
+	mi := &file_meta_proto_msgTypes[123]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11026,7 +11105,7 @@ func (x *PutJob) String() string {
 func (*PutJob) ProtoMessage() {}
 
 func (x *PutJob) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[122]
+	mi := &file_meta_proto_msgTypes[123]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11039,7 +11118,7 @@ func (x *PutJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutJob.ProtoReflect.Descriptor instead.
 func (*PutJob) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{122}
+	return file_meta_proto_rawDescGZIP(), []int{123}
 }
 
 func (x *PutJob) GetJob() *Job {
@@ -11062,7 +11141,7 @@ type TakeJob struct {
 
 func (x *TakeJob) Reset() {
 	*x = TakeJob{}
-	mi := &file_meta_proto_msgTypes[123]
+	mi := &file_meta_proto_msgTypes[124]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11074,7 +11153,7 @@ func (x *TakeJob) String() string {
 func (*TakeJob) ProtoMessage() {}
 
 func (x *TakeJob) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[123]
+	mi := &file_meta_proto_msgTypes[124]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11087,7 +11166,7 @@ func (x *TakeJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeJob.ProtoReflect.Descriptor instead.
 func (*TakeJob) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{123}
+	return file_meta_proto_rawDescGZIP(), []int{124}
 }
 
 func (x *TakeJob) GetId() uint64 {
@@ -11127,7 +11206,7 @@ type JobResult struct {
 
 func (x *JobResult) Reset() {
 	*x = JobResult{}
-	mi := &file_meta_proto_msgTypes[124]
+	mi := &file_meta_proto_msgTypes[125]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11139,7 +11218,7 @@ func (x *JobResult) String() string {
 func (*JobResult) ProtoMessage() {}
 
 func (x *JobResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[124]
+	mi := &file_meta_proto_msgTypes[125]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11152,7 +11231,7 @@ func (x *JobResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobResult.ProtoReflect.Descriptor instead.
 func (*JobResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{124}
+	return file_meta_proto_rawDescGZIP(), []int{125}
 }
 
 func (x *JobResult) GetJob() *Job {
@@ -11191,7 +11270,7 @@ type Upload struct {
 
 func (x *Upload) Reset() {
 	*x = Upload{}
-	mi := &file_meta_proto_msgTypes[125]
+	mi := &file_meta_proto_msgTypes[126]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11203,7 +11282,7 @@ func (x *Upload) String() string {
 func (*Upload) ProtoMessage() {}
 
 func (x *Upload) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[125]
+	mi := &file_meta_proto_msgTypes[126]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11216,7 +11295,7 @@ func (x *Upload) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upload.ProtoReflect.Descriptor instead.
 func (*Upload) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{125}
+	return file_meta_proto_rawDescGZIP(), []int{126}
 }
 
 func (x *Upload) GetId() []byte {
@@ -11369,7 +11448,7 @@ type PutUpload struct {
 
 func (x *PutUpload) Reset() {
 	*x = PutUpload{}
-	mi := &file_meta_proto_msgTypes[126]
+	mi := &file_meta_proto_msgTypes[127]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11381,7 +11460,7 @@ func (x *PutUpload) String() string {
 func (*PutUpload) ProtoMessage() {}
 
 func (x *PutUpload) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[126]
+	mi := &file_meta_proto_msgTypes[127]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11394,7 +11473,7 @@ func (x *PutUpload) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutUpload.ProtoReflect.Descriptor instead.
 func (*PutUpload) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{126}
+	return file_meta_proto_rawDescGZIP(), []int{127}
 }
 
 func (x *PutUpload) GetUpload() *Upload {
@@ -11414,7 +11493,7 @@ type RemoveUpload struct {
 
 func (x *RemoveUpload) Reset() {
 	*x = RemoveUpload{}
-	mi := &file_meta_proto_msgTypes[127]
+	mi := &file_meta_proto_msgTypes[128]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11426,7 +11505,7 @@ func (x *RemoveUpload) String() string {
 func (*RemoveUpload) ProtoMessage() {}
 
 func (x *RemoveUpload) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[127]
+	mi := &file_meta_proto_msgTypes[128]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11439,7 +11518,7 @@ func (x *RemoveUpload) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveUpload.ProtoReflect.Descriptor instead.
 func (*RemoveUpload) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{127}
+	return file_meta_proto_rawDescGZIP(), []int{128}
 }
 
 func (x *RemoveUpload) GetId() []byte {
@@ -11460,7 +11539,7 @@ type MakeStaging struct {
 
 func (x *MakeStaging) Reset() {
 	*x = MakeStaging{}
-	mi := &file_meta_proto_msgTypes[128]
+	mi := &file_meta_proto_msgTypes[129]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11472,7 +11551,7 @@ func (x *MakeStaging) String() string {
 func (*MakeStaging) ProtoMessage() {}
 
 func (x *MakeStaging) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[128]
+	mi := &file_meta_proto_msgTypes[129]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11485,7 +11564,7 @@ func (x *MakeStaging) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeStaging.ProtoReflect.Descriptor instead.
 func (*MakeStaging) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{128}
+	return file_meta_proto_rawDescGZIP(), []int{129}
 }
 
 func (x *MakeStaging) GetProject() uint32 {
@@ -11507,7 +11586,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_meta_proto_msgTypes[129]
+	mi := &file_meta_proto_msgTypes[130]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11519,7 +11598,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[129]
+	mi := &file_meta_proto_msgTypes[130]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11532,7 +11611,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{129}
+	return file_meta_proto_rawDescGZIP(), []int{130}
 }
 
 func (x *Key) GetKind() string {
@@ -11565,7 +11644,7 @@ type PutKey struct {
 
 func (x *PutKey) Reset() {
 	*x = PutKey{}
-	mi := &file_meta_proto_msgTypes[130]
+	mi := &file_meta_proto_msgTypes[131]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11577,7 +11656,7 @@ func (x *PutKey) String() string {
 func (*PutKey) ProtoMessage() {}
 
 func (x *PutKey) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[130]
+	mi := &file_meta_proto_msgTypes[131]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11590,7 +11669,7 @@ func (x *PutKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutKey.ProtoReflect.Descriptor instead.
 func (*PutKey) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{130}
+	return file_meta_proto_rawDescGZIP(), []int{131}
 }
 
 func (x *PutKey) GetKey() *Key {
@@ -11613,7 +11692,7 @@ type NFSClient struct {
 
 func (x *NFSClient) Reset() {
 	*x = NFSClient{}
-	mi := &file_meta_proto_msgTypes[131]
+	mi := &file_meta_proto_msgTypes[132]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11625,7 +11704,7 @@ func (x *NFSClient) String() string {
 func (*NFSClient) ProtoMessage() {}
 
 func (x *NFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[131]
+	mi := &file_meta_proto_msgTypes[132]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11638,7 +11717,7 @@ func (x *NFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClient.ProtoReflect.Descriptor instead.
 func (*NFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{131}
+	return file_meta_proto_rawDescGZIP(), []int{132}
 }
 
 func (x *NFSClient) GetGateway() string {
@@ -11671,7 +11750,7 @@ type PutNFSClient struct {
 
 func (x *PutNFSClient) Reset() {
 	*x = PutNFSClient{}
-	mi := &file_meta_proto_msgTypes[132]
+	mi := &file_meta_proto_msgTypes[133]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11683,7 +11762,7 @@ func (x *PutNFSClient) String() string {
 func (*PutNFSClient) ProtoMessage() {}
 
 func (x *PutNFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[132]
+	mi := &file_meta_proto_msgTypes[133]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11696,7 +11775,7 @@ func (x *PutNFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNFSClient.ProtoReflect.Descriptor instead.
 func (*PutNFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{132}
+	return file_meta_proto_rawDescGZIP(), []int{133}
 }
 
 func (x *PutNFSClient) GetClient() *NFSClient {
@@ -11716,7 +11795,7 @@ type RemoveNFSClient struct {
 
 func (x *RemoveNFSClient) Reset() {
 	*x = RemoveNFSClient{}
-	mi := &file_meta_proto_msgTypes[133]
+	mi := &file_meta_proto_msgTypes[134]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11728,7 +11807,7 @@ func (x *RemoveNFSClient) String() string {
 func (*RemoveNFSClient) ProtoMessage() {}
 
 func (x *RemoveNFSClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[133]
+	mi := &file_meta_proto_msgTypes[134]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11741,7 +11820,7 @@ func (x *RemoveNFSClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNFSClient.ProtoReflect.Descriptor instead.
 func (*RemoveNFSClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{133}
+	return file_meta_proto_rawDescGZIP(), []int{134}
 }
 
 func (x *RemoveNFSClient) GetGateway() string {
@@ -11779,7 +11858,7 @@ type ClientRecord struct {
 
 func (x *ClientRecord) Reset() {
 	*x = ClientRecord{}
-	mi := &file_meta_proto_msgTypes[134]
+	mi := &file_meta_proto_msgTypes[135]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11791,7 +11870,7 @@ func (x *ClientRecord) String() string {
 func (*ClientRecord) ProtoMessage() {}
 
 func (x *ClientRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[134]
+	mi := &file_meta_proto_msgTypes[135]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11804,7 +11883,7 @@ func (x *ClientRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientRecord.ProtoReflect.Descriptor instead.
 func (*ClientRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{134}
+	return file_meta_proto_rawDescGZIP(), []int{135}
 }
 
 func (x *ClientRecord) GetId() uint64 {
@@ -11896,7 +11975,7 @@ type SessionRecord struct {
 
 func (x *SessionRecord) Reset() {
 	*x = SessionRecord{}
-	mi := &file_meta_proto_msgTypes[135]
+	mi := &file_meta_proto_msgTypes[136]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11908,7 +11987,7 @@ func (x *SessionRecord) String() string {
 func (*SessionRecord) ProtoMessage() {}
 
 func (x *SessionRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[135]
+	mi := &file_meta_proto_msgTypes[136]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11921,7 +12000,7 @@ func (x *SessionRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRecord.ProtoReflect.Descriptor instead.
 func (*SessionRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{135}
+	return file_meta_proto_rawDescGZIP(), []int{136}
 }
 
 func (x *SessionRecord) GetId() []byte {
@@ -11957,7 +12036,7 @@ type PutClient struct {
 
 func (x *PutClient) Reset() {
 	*x = PutClient{}
-	mi := &file_meta_proto_msgTypes[136]
+	mi := &file_meta_proto_msgTypes[137]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11969,7 +12048,7 @@ func (x *PutClient) String() string {
 func (*PutClient) ProtoMessage() {}
 
 func (x *PutClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[136]
+	mi := &file_meta_proto_msgTypes[137]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11982,7 +12061,7 @@ func (x *PutClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutClient.ProtoReflect.Descriptor instead.
 func (*PutClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{136}
+	return file_meta_proto_rawDescGZIP(), []int{137}
 }
 
 func (x *PutClient) GetClient() *ClientRecord {
@@ -12011,7 +12090,7 @@ type ClientsResult struct {
 
 func (x *ClientsResult) Reset() {
 	*x = ClientsResult{}
-	mi := &file_meta_proto_msgTypes[137]
+	mi := &file_meta_proto_msgTypes[138]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12023,7 +12102,7 @@ func (x *ClientsResult) String() string {
 func (*ClientsResult) ProtoMessage() {}
 
 func (x *ClientsResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[137]
+	mi := &file_meta_proto_msgTypes[138]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12036,7 +12115,7 @@ func (x *ClientsResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientsResult.ProtoReflect.Descriptor instead.
 func (*ClientsResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{137}
+	return file_meta_proto_rawDescGZIP(), []int{138}
 }
 
 func (x *ClientsResult) GetFirst() uint64 {
@@ -12073,7 +12152,7 @@ type RemoveClient struct {
 
 func (x *RemoveClient) Reset() {
 	*x = RemoveClient{}
-	mi := &file_meta_proto_msgTypes[138]
+	mi := &file_meta_proto_msgTypes[139]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12085,7 +12164,7 @@ func (x *RemoveClient) String() string {
 func (*RemoveClient) ProtoMessage() {}
 
 func (x *RemoveClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[138]
+	mi := &file_meta_proto_msgTypes[139]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12098,7 +12177,7 @@ func (x *RemoveClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveClient.ProtoReflect.Descriptor instead.
 func (*RemoveClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{138}
+	return file_meta_proto_rawDescGZIP(), []int{139}
 }
 
 func (x *RemoveClient) GetClient() uint64 {
@@ -12126,7 +12205,7 @@ type TakeClients struct {
 
 func (x *TakeClients) Reset() {
 	*x = TakeClients{}
-	mi := &file_meta_proto_msgTypes[139]
+	mi := &file_meta_proto_msgTypes[140]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12138,7 +12217,7 @@ func (x *TakeClients) String() string {
 func (*TakeClients) ProtoMessage() {}
 
 func (x *TakeClients) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[139]
+	mi := &file_meta_proto_msgTypes[140]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12151,7 +12230,7 @@ func (x *TakeClients) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeClients.ProtoReflect.Descriptor instead.
 func (*TakeClients) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{139}
+	return file_meta_proto_rawDescGZIP(), []int{140}
 }
 
 func (x *TakeClients) GetClients() []uint64 {
@@ -12172,7 +12251,7 @@ type GiveClients struct {
 
 func (x *GiveClients) Reset() {
 	*x = GiveClients{}
-	mi := &file_meta_proto_msgTypes[140]
+	mi := &file_meta_proto_msgTypes[141]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12184,7 +12263,7 @@ func (x *GiveClients) String() string {
 func (*GiveClients) ProtoMessage() {}
 
 func (x *GiveClients) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[140]
+	mi := &file_meta_proto_msgTypes[141]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12197,7 +12276,7 @@ func (x *GiveClients) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GiveClients.ProtoReflect.Descriptor instead.
 func (*GiveClients) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{140}
+	return file_meta_proto_rawDescGZIP(), []int{141}
 }
 
 func (x *GiveClients) GetClients() []*GivenClient {
@@ -12218,7 +12297,7 @@ type GivenClient struct {
 
 func (x *GivenClient) Reset() {
 	*x = GivenClient{}
-	mi := &file_meta_proto_msgTypes[141]
+	mi := &file_meta_proto_msgTypes[142]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12230,7 +12309,7 @@ func (x *GivenClient) String() string {
 func (*GivenClient) ProtoMessage() {}
 
 func (x *GivenClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[141]
+	mi := &file_meta_proto_msgTypes[142]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12243,7 +12322,7 @@ func (x *GivenClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GivenClient.ProtoReflect.Descriptor instead.
 func (*GivenClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{141}
+	return file_meta_proto_rawDescGZIP(), []int{142}
 }
 
 func (x *GivenClient) GetClient() uint64 {
@@ -12277,7 +12356,7 @@ type ForgetClients struct {
 
 func (x *ForgetClients) Reset() {
 	*x = ForgetClients{}
-	mi := &file_meta_proto_msgTypes[142]
+	mi := &file_meta_proto_msgTypes[143]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12289,7 +12368,7 @@ func (x *ForgetClients) String() string {
 func (*ForgetClients) ProtoMessage() {}
 
 func (x *ForgetClients) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[142]
+	mi := &file_meta_proto_msgTypes[143]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12302,7 +12381,7 @@ func (x *ForgetClients) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetClients.ProtoReflect.Descriptor instead.
 func (*ForgetClients) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{142}
+	return file_meta_proto_rawDescGZIP(), []int{143}
 }
 
 func (x *ForgetClients) GetClients() []uint64 {
@@ -12324,7 +12403,7 @@ type PutSession struct {
 
 func (x *PutSession) Reset() {
 	*x = PutSession{}
-	mi := &file_meta_proto_msgTypes[143]
+	mi := &file_meta_proto_msgTypes[144]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12336,7 +12415,7 @@ func (x *PutSession) String() string {
 func (*PutSession) ProtoMessage() {}
 
 func (x *PutSession) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[143]
+	mi := &file_meta_proto_msgTypes[144]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12349,7 +12428,7 @@ func (x *PutSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSession.ProtoReflect.Descriptor instead.
 func (*PutSession) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{143}
+	return file_meta_proto_rawDescGZIP(), []int{144}
 }
 
 func (x *PutSession) GetSession() *SessionRecord {
@@ -12376,7 +12455,7 @@ type RemoveSession struct {
 
 func (x *RemoveSession) Reset() {
 	*x = RemoveSession{}
-	mi := &file_meta_proto_msgTypes[144]
+	mi := &file_meta_proto_msgTypes[145]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12388,7 +12467,7 @@ func (x *RemoveSession) String() string {
 func (*RemoveSession) ProtoMessage() {}
 
 func (x *RemoveSession) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[144]
+	mi := &file_meta_proto_msgTypes[145]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12401,7 +12480,7 @@ func (x *RemoveSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSession.ProtoReflect.Descriptor instead.
 func (*RemoveSession) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{144}
+	return file_meta_proto_rawDescGZIP(), []int{145}
 }
 
 func (x *RemoveSession) GetSession() []byte {
@@ -12460,7 +12539,7 @@ type Query struct {
 
 func (x *Query) Reset() {
 	*x = Query{}
-	mi := &file_meta_proto_msgTypes[145]
+	mi := &file_meta_proto_msgTypes[146]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12472,7 +12551,7 @@ func (x *Query) String() string {
 func (*Query) ProtoMessage() {}
 
 func (x *Query) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[145]
+	mi := &file_meta_proto_msgTypes[146]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12485,7 +12564,7 @@ func (x *Query) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Query.ProtoReflect.Descriptor instead.
 func (*Query) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{145}
+	return file_meta_proto_rawDescGZIP(), []int{146}
 }
 
 func (x *Query) GetFs() uint32 {
@@ -13047,7 +13126,7 @@ type WorkspacesQ struct {
 
 func (x *WorkspacesQ) Reset() {
 	*x = WorkspacesQ{}
-	mi := &file_meta_proto_msgTypes[146]
+	mi := &file_meta_proto_msgTypes[147]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13059,7 +13138,7 @@ func (x *WorkspacesQ) String() string {
 func (*WorkspacesQ) ProtoMessage() {}
 
 func (x *WorkspacesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[146]
+	mi := &file_meta_proto_msgTypes[147]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13072,7 +13151,7 @@ func (x *WorkspacesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkspacesQ.ProtoReflect.Descriptor instead.
 func (*WorkspacesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{146}
+	return file_meta_proto_rawDescGZIP(), []int{147}
 }
 
 // AccessTokensQ asks for the token with a hash, if that is given: KindNotFound. Else for all.
@@ -13085,7 +13164,7 @@ type AccessTokensQ struct {
 
 func (x *AccessTokensQ) Reset() {
 	*x = AccessTokensQ{}
-	mi := &file_meta_proto_msgTypes[147]
+	mi := &file_meta_proto_msgTypes[148]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13097,7 +13176,7 @@ func (x *AccessTokensQ) String() string {
 func (*AccessTokensQ) ProtoMessage() {}
 
 func (x *AccessTokensQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[147]
+	mi := &file_meta_proto_msgTypes[148]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13110,7 +13189,7 @@ func (x *AccessTokensQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessTokensQ.ProtoReflect.Descriptor instead.
 func (*AccessTokensQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{147}
+	return file_meta_proto_rawDescGZIP(), []int{148}
 }
 
 func (x *AccessTokensQ) GetHash() []byte {
@@ -13133,7 +13212,7 @@ type JobsQ struct {
 
 func (x *JobsQ) Reset() {
 	*x = JobsQ{}
-	mi := &file_meta_proto_msgTypes[148]
+	mi := &file_meta_proto_msgTypes[149]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13145,7 +13224,7 @@ func (x *JobsQ) String() string {
 func (*JobsQ) ProtoMessage() {}
 
 func (x *JobsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[148]
+	mi := &file_meta_proto_msgTypes[149]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13158,7 +13237,7 @@ func (x *JobsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobsQ.ProtoReflect.Descriptor instead.
 func (*JobsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{148}
+	return file_meta_proto_rawDescGZIP(), []int{149}
 }
 
 func (x *JobsQ) GetId() uint64 {
@@ -13201,7 +13280,7 @@ type UploadsQ struct {
 
 func (x *UploadsQ) Reset() {
 	*x = UploadsQ{}
-	mi := &file_meta_proto_msgTypes[149]
+	mi := &file_meta_proto_msgTypes[150]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13213,7 +13292,7 @@ func (x *UploadsQ) String() string {
 func (*UploadsQ) ProtoMessage() {}
 
 func (x *UploadsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[149]
+	mi := &file_meta_proto_msgTypes[150]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13226,7 +13305,7 @@ func (x *UploadsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadsQ.ProtoReflect.Descriptor instead.
 func (*UploadsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{149}
+	return file_meta_proto_rawDescGZIP(), []int{150}
 }
 
 func (x *UploadsQ) GetId() []byte {
@@ -13260,7 +13339,7 @@ type OriginsQ struct {
 
 func (x *OriginsQ) Reset() {
 	*x = OriginsQ{}
-	mi := &file_meta_proto_msgTypes[150]
+	mi := &file_meta_proto_msgTypes[151]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13272,7 +13351,7 @@ func (x *OriginsQ) String() string {
 func (*OriginsQ) ProtoMessage() {}
 
 func (x *OriginsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[150]
+	mi := &file_meta_proto_msgTypes[151]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13285,7 +13364,7 @@ func (x *OriginsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginsQ.ProtoReflect.Descriptor instead.
 func (*OriginsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{150}
+	return file_meta_proto_rawDescGZIP(), []int{151}
 }
 
 func (x *OriginsQ) GetNames() bool {
@@ -13309,7 +13388,7 @@ type HoldsQ struct {
 
 func (x *HoldsQ) Reset() {
 	*x = HoldsQ{}
-	mi := &file_meta_proto_msgTypes[151]
+	mi := &file_meta_proto_msgTypes[152]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13321,7 +13400,7 @@ func (x *HoldsQ) String() string {
 func (*HoldsQ) ProtoMessage() {}
 
 func (x *HoldsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[151]
+	mi := &file_meta_proto_msgTypes[152]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13334,7 +13413,7 @@ func (x *HoldsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldsQ.ProtoReflect.Descriptor instead.
 func (*HoldsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{151}
+	return file_meta_proto_rawDescGZIP(), []int{152}
 }
 
 func (x *HoldsQ) GetOrigin() uint64 {
@@ -13376,7 +13455,7 @@ type GetAttrQ struct {
 
 func (x *GetAttrQ) Reset() {
 	*x = GetAttrQ{}
-	mi := &file_meta_proto_msgTypes[152]
+	mi := &file_meta_proto_msgTypes[153]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13388,7 +13467,7 @@ func (x *GetAttrQ) String() string {
 func (*GetAttrQ) ProtoMessage() {}
 
 func (x *GetAttrQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[152]
+	mi := &file_meta_proto_msgTypes[153]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13401,7 +13480,7 @@ func (x *GetAttrQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttrQ.ProtoReflect.Descriptor instead.
 func (*GetAttrQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{152}
+	return file_meta_proto_rawDescGZIP(), []int{153}
 }
 
 func (x *GetAttrQ) GetIno() uint64 {
@@ -13435,7 +13514,7 @@ type LookupQ struct {
 
 func (x *LookupQ) Reset() {
 	*x = LookupQ{}
-	mi := &file_meta_proto_msgTypes[153]
+	mi := &file_meta_proto_msgTypes[154]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13447,7 +13526,7 @@ func (x *LookupQ) String() string {
 func (*LookupQ) ProtoMessage() {}
 
 func (x *LookupQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[153]
+	mi := &file_meta_proto_msgTypes[154]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13460,7 +13539,7 @@ func (x *LookupQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupQ.ProtoReflect.Descriptor instead.
 func (*LookupQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{153}
+	return file_meta_proto_rawDescGZIP(), []int{154}
 }
 
 func (x *LookupQ) GetDir() uint64 {
@@ -13486,7 +13565,7 @@ type ParentQ struct {
 
 func (x *ParentQ) Reset() {
 	*x = ParentQ{}
-	mi := &file_meta_proto_msgTypes[154]
+	mi := &file_meta_proto_msgTypes[155]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13498,7 +13577,7 @@ func (x *ParentQ) String() string {
 func (*ParentQ) ProtoMessage() {}
 
 func (x *ParentQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[154]
+	mi := &file_meta_proto_msgTypes[155]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13511,7 +13590,7 @@ func (x *ParentQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParentQ.ProtoReflect.Descriptor instead.
 func (*ParentQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{154}
+	return file_meta_proto_rawDescGZIP(), []int{155}
 }
 
 func (x *ParentQ) GetDir() uint64 {
@@ -13534,7 +13613,7 @@ type ReadDirQ struct {
 
 func (x *ReadDirQ) Reset() {
 	*x = ReadDirQ{}
-	mi := &file_meta_proto_msgTypes[155]
+	mi := &file_meta_proto_msgTypes[156]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13546,7 +13625,7 @@ func (x *ReadDirQ) String() string {
 func (*ReadDirQ) ProtoMessage() {}
 
 func (x *ReadDirQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[155]
+	mi := &file_meta_proto_msgTypes[156]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13559,7 +13638,7 @@ func (x *ReadDirQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirQ.ProtoReflect.Descriptor instead.
 func (*ReadDirQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{155}
+	return file_meta_proto_rawDescGZIP(), []int{156}
 }
 
 func (x *ReadDirQ) GetDir() uint64 {
@@ -13606,7 +13685,7 @@ type ReadLinkQ struct {
 
 func (x *ReadLinkQ) Reset() {
 	*x = ReadLinkQ{}
-	mi := &file_meta_proto_msgTypes[156]
+	mi := &file_meta_proto_msgTypes[157]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13618,7 +13697,7 @@ func (x *ReadLinkQ) String() string {
 func (*ReadLinkQ) ProtoMessage() {}
 
 func (x *ReadLinkQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[156]
+	mi := &file_meta_proto_msgTypes[157]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13631,7 +13710,7 @@ func (x *ReadLinkQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkQ.ProtoReflect.Descriptor instead.
 func (*ReadLinkQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{156}
+	return file_meta_proto_rawDescGZIP(), []int{157}
 }
 
 func (x *ReadLinkQ) GetIno() uint64 {
@@ -13655,7 +13734,7 @@ type ExtentsQ struct {
 
 func (x *ExtentsQ) Reset() {
 	*x = ExtentsQ{}
-	mi := &file_meta_proto_msgTypes[157]
+	mi := &file_meta_proto_msgTypes[158]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13667,7 +13746,7 @@ func (x *ExtentsQ) String() string {
 func (*ExtentsQ) ProtoMessage() {}
 
 func (x *ExtentsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[157]
+	mi := &file_meta_proto_msgTypes[158]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13680,7 +13759,7 @@ func (x *ExtentsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsQ.ProtoReflect.Descriptor instead.
 func (*ExtentsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{157}
+	return file_meta_proto_rawDescGZIP(), []int{158}
 }
 
 func (x *ExtentsQ) GetIno() uint64 {
@@ -13728,7 +13807,7 @@ type StatFSQ struct {
 
 func (x *StatFSQ) Reset() {
 	*x = StatFSQ{}
-	mi := &file_meta_proto_msgTypes[158]
+	mi := &file_meta_proto_msgTypes[159]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13740,7 +13819,7 @@ func (x *StatFSQ) String() string {
 func (*StatFSQ) ProtoMessage() {}
 
 func (x *StatFSQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[158]
+	mi := &file_meta_proto_msgTypes[159]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13753,7 +13832,7 @@ func (x *StatFSQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSQ.ProtoReflect.Descriptor instead.
 func (*StatFSQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{158}
+	return file_meta_proto_rawDescGZIP(), []int{159}
 }
 
 func (x *StatFSQ) GetIno() uint64 {
@@ -13774,7 +13853,7 @@ type QuotasQ struct {
 
 func (x *QuotasQ) Reset() {
 	*x = QuotasQ{}
-	mi := &file_meta_proto_msgTypes[159]
+	mi := &file_meta_proto_msgTypes[160]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13786,7 +13865,7 @@ func (x *QuotasQ) String() string {
 func (*QuotasQ) ProtoMessage() {}
 
 func (x *QuotasQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[159]
+	mi := &file_meta_proto_msgTypes[160]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13799,7 +13878,7 @@ func (x *QuotasQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotasQ.ProtoReflect.Descriptor instead.
 func (*QuotasQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{159}
+	return file_meta_proto_rawDescGZIP(), []int{160}
 }
 
 func (x *QuotasQ) GetFrom() uint32 {
@@ -13824,7 +13903,7 @@ type NodesQ struct {
 
 func (x *NodesQ) Reset() {
 	*x = NodesQ{}
-	mi := &file_meta_proto_msgTypes[160]
+	mi := &file_meta_proto_msgTypes[161]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13836,7 +13915,7 @@ func (x *NodesQ) String() string {
 func (*NodesQ) ProtoMessage() {}
 
 func (x *NodesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[160]
+	mi := &file_meta_proto_msgTypes[161]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13849,7 +13928,7 @@ func (x *NodesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesQ.ProtoReflect.Descriptor instead.
 func (*NodesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{160}
+	return file_meta_proto_rawDescGZIP(), []int{161}
 }
 
 type TokensQ struct {
@@ -13860,7 +13939,7 @@ type TokensQ struct {
 
 func (x *TokensQ) Reset() {
 	*x = TokensQ{}
-	mi := &file_meta_proto_msgTypes[161]
+	mi := &file_meta_proto_msgTypes[162]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13872,7 +13951,7 @@ func (x *TokensQ) String() string {
 func (*TokensQ) ProtoMessage() {}
 
 func (x *TokensQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[161]
+	mi := &file_meta_proto_msgTypes[162]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13885,7 +13964,7 @@ func (x *TokensQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensQ.ProtoReflect.Descriptor instead.
 func (*TokensQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{161}
+	return file_meta_proto_rawDescGZIP(), []int{162}
 }
 
 type RetiredNodesQ struct {
@@ -13896,7 +13975,7 @@ type RetiredNodesQ struct {
 
 func (x *RetiredNodesQ) Reset() {
 	*x = RetiredNodesQ{}
-	mi := &file_meta_proto_msgTypes[162]
+	mi := &file_meta_proto_msgTypes[163]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13908,7 +13987,7 @@ func (x *RetiredNodesQ) String() string {
 func (*RetiredNodesQ) ProtoMessage() {}
 
 func (x *RetiredNodesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[162]
+	mi := &file_meta_proto_msgTypes[163]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13921,7 +14000,7 @@ func (x *RetiredNodesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetiredNodesQ.ProtoReflect.Descriptor instead.
 func (*RetiredNodesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{162}
+	return file_meta_proto_rawDescGZIP(), []int{163}
 }
 
 type BlockStatesQ struct {
@@ -13933,7 +14012,7 @@ type BlockStatesQ struct {
 
 func (x *BlockStatesQ) Reset() {
 	*x = BlockStatesQ{}
-	mi := &file_meta_proto_msgTypes[163]
+	mi := &file_meta_proto_msgTypes[164]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13945,7 +14024,7 @@ func (x *BlockStatesQ) String() string {
 func (*BlockStatesQ) ProtoMessage() {}
 
 func (x *BlockStatesQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[163]
+	mi := &file_meta_proto_msgTypes[164]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -13958,7 +14037,7 @@ func (x *BlockStatesQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesQ.ProtoReflect.Descriptor instead.
 func (*BlockStatesQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{163}
+	return file_meta_proto_rawDescGZIP(), []int{164}
 }
 
 func (x *BlockStatesQ) GetIds() []uint64 {
@@ -13982,7 +14061,7 @@ type BlocksQ struct {
 
 func (x *BlocksQ) Reset() {
 	*x = BlocksQ{}
-	mi := &file_meta_proto_msgTypes[164]
+	mi := &file_meta_proto_msgTypes[165]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -13994,7 +14073,7 @@ func (x *BlocksQ) String() string {
 func (*BlocksQ) ProtoMessage() {}
 
 func (x *BlocksQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[164]
+	mi := &file_meta_proto_msgTypes[165]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14007,7 +14086,7 @@ func (x *BlocksQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksQ.ProtoReflect.Descriptor instead.
 func (*BlocksQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{164}
+	return file_meta_proto_rawDescGZIP(), []int{165}
 }
 
 func (x *BlocksQ) GetAfter() uint64 {
@@ -14050,7 +14129,7 @@ type LiveBlocksQ struct {
 
 func (x *LiveBlocksQ) Reset() {
 	*x = LiveBlocksQ{}
-	mi := &file_meta_proto_msgTypes[165]
+	mi := &file_meta_proto_msgTypes[166]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14062,7 +14141,7 @@ func (x *LiveBlocksQ) String() string {
 func (*LiveBlocksQ) ProtoMessage() {}
 
 func (x *LiveBlocksQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[165]
+	mi := &file_meta_proto_msgTypes[166]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14075,7 +14154,7 @@ func (x *LiveBlocksQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LiveBlocksQ.ProtoReflect.Descriptor instead.
 func (*LiveBlocksQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{165}
+	return file_meta_proto_rawDescGZIP(), []int{166}
 }
 
 func (x *LiveBlocksQ) GetAfter() uint64 {
@@ -14103,7 +14182,7 @@ type GetXattrQ struct {
 
 func (x *GetXattrQ) Reset() {
 	*x = GetXattrQ{}
-	mi := &file_meta_proto_msgTypes[166]
+	mi := &file_meta_proto_msgTypes[167]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14115,7 +14194,7 @@ func (x *GetXattrQ) String() string {
 func (*GetXattrQ) ProtoMessage() {}
 
 func (x *GetXattrQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[166]
+	mi := &file_meta_proto_msgTypes[167]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14128,7 +14207,7 @@ func (x *GetXattrQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrQ.ProtoReflect.Descriptor instead.
 func (*GetXattrQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{166}
+	return file_meta_proto_rawDescGZIP(), []int{167}
 }
 
 func (x *GetXattrQ) GetIno() uint64 {
@@ -14156,7 +14235,7 @@ type ListXattrsQ struct {
 
 func (x *ListXattrsQ) Reset() {
 	*x = ListXattrsQ{}
-	mi := &file_meta_proto_msgTypes[167]
+	mi := &file_meta_proto_msgTypes[168]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14168,7 +14247,7 @@ func (x *ListXattrsQ) String() string {
 func (*ListXattrsQ) ProtoMessage() {}
 
 func (x *ListXattrsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[167]
+	mi := &file_meta_proto_msgTypes[168]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14181,7 +14260,7 @@ func (x *ListXattrsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrsQ.ProtoReflect.Descriptor instead.
 func (*ListXattrsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{167}
+	return file_meta_proto_rawDescGZIP(), []int{168}
 }
 
 func (x *ListXattrsQ) GetIno() uint64 {
@@ -14213,7 +14292,7 @@ type ShardInfoQ struct {
 
 func (x *ShardInfoQ) Reset() {
 	*x = ShardInfoQ{}
-	mi := &file_meta_proto_msgTypes[168]
+	mi := &file_meta_proto_msgTypes[169]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14225,7 +14304,7 @@ func (x *ShardInfoQ) String() string {
 func (*ShardInfoQ) ProtoMessage() {}
 
 func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[168]
+	mi := &file_meta_proto_msgTypes[169]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14238,7 +14317,7 @@ func (x *ShardInfoQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoQ.ProtoReflect.Descriptor instead.
 func (*ShardInfoQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{168}
+	return file_meta_proto_rawDescGZIP(), []int{169}
 }
 
 // FileSystemsQ lists the file systems. With the version that the caller has, the answer to an unchanged list is only that. 0: none.
@@ -14251,7 +14330,7 @@ type FileSystemsQ struct {
 
 func (x *FileSystemsQ) Reset() {
 	*x = FileSystemsQ{}
-	mi := &file_meta_proto_msgTypes[169]
+	mi := &file_meta_proto_msgTypes[170]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14263,7 +14342,7 @@ func (x *FileSystemsQ) String() string {
 func (*FileSystemsQ) ProtoMessage() {}
 
 func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[169]
+	mi := &file_meta_proto_msgTypes[170]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14276,7 +14355,7 @@ func (x *FileSystemsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsQ.ProtoReflect.Descriptor instead.
 func (*FileSystemsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{169}
+	return file_meta_proto_rawDescGZIP(), []int{170}
 }
 
 func (x *FileSystemsQ) GetKnownVersion() uint64 {
@@ -14295,7 +14374,7 @@ type NamespaceQ struct {
 
 func (x *NamespaceQ) Reset() {
 	*x = NamespaceQ{}
-	mi := &file_meta_proto_msgTypes[170]
+	mi := &file_meta_proto_msgTypes[171]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14307,7 +14386,7 @@ func (x *NamespaceQ) String() string {
 func (*NamespaceQ) ProtoMessage() {}
 
 func (x *NamespaceQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[170]
+	mi := &file_meta_proto_msgTypes[171]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14320,7 +14399,7 @@ func (x *NamespaceQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceQ.ProtoReflect.Descriptor instead.
 func (*NamespaceQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{170}
+	return file_meta_proto_rawDescGZIP(), []int{171}
 }
 
 // ClusterMapQ asks for the stores and pools. With the version that the caller has, the answer
@@ -14334,7 +14413,7 @@ type ClusterMapQ struct {
 
 func (x *ClusterMapQ) Reset() {
 	*x = ClusterMapQ{}
-	mi := &file_meta_proto_msgTypes[171]
+	mi := &file_meta_proto_msgTypes[172]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14346,7 +14425,7 @@ func (x *ClusterMapQ) String() string {
 func (*ClusterMapQ) ProtoMessage() {}
 
 func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[171]
+	mi := &file_meta_proto_msgTypes[172]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14359,7 +14438,7 @@ func (x *ClusterMapQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapQ.ProtoReflect.Descriptor instead.
 func (*ClusterMapQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{171}
+	return file_meta_proto_rawDescGZIP(), []int{172}
 }
 
 func (x *ClusterMapQ) GetKnownVersion() uint64 {
@@ -14378,7 +14457,7 @@ type KeysQ struct {
 
 func (x *KeysQ) Reset() {
 	*x = KeysQ{}
-	mi := &file_meta_proto_msgTypes[172]
+	mi := &file_meta_proto_msgTypes[173]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14390,7 +14469,7 @@ func (x *KeysQ) String() string {
 func (*KeysQ) ProtoMessage() {}
 
 func (x *KeysQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[172]
+	mi := &file_meta_proto_msgTypes[173]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14403,7 +14482,7 @@ func (x *KeysQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysQ.ProtoReflect.Descriptor instead.
 func (*KeysQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{172}
+	return file_meta_proto_rawDescGZIP(), []int{173}
 }
 
 func (x *KeysQ) GetKind() string {
@@ -14422,7 +14501,7 @@ type NFSClientsQ struct {
 
 func (x *NFSClientsQ) Reset() {
 	*x = NFSClientsQ{}
-	mi := &file_meta_proto_msgTypes[173]
+	mi := &file_meta_proto_msgTypes[174]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14434,7 +14513,7 @@ func (x *NFSClientsQ) String() string {
 func (*NFSClientsQ) ProtoMessage() {}
 
 func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[173]
+	mi := &file_meta_proto_msgTypes[174]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14447,7 +14526,7 @@ func (x *NFSClientsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsQ.ProtoReflect.Descriptor instead.
 func (*NFSClientsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{173}
+	return file_meta_proto_rawDescGZIP(), []int{174}
 }
 
 func (x *NFSClientsQ) GetGateway() string {
@@ -14472,7 +14551,7 @@ type TestLockQ struct {
 
 func (x *TestLockQ) Reset() {
 	*x = TestLockQ{}
-	mi := &file_meta_proto_msgTypes[174]
+	mi := &file_meta_proto_msgTypes[175]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14484,7 +14563,7 @@ func (x *TestLockQ) String() string {
 func (*TestLockQ) ProtoMessage() {}
 
 func (x *TestLockQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[174]
+	mi := &file_meta_proto_msgTypes[175]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14497,7 +14576,7 @@ func (x *TestLockQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestLockQ.ProtoReflect.Descriptor instead.
 func (*TestLockQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{174}
+	return file_meta_proto_rawDescGZIP(), []int{175}
 }
 
 func (x *TestLockQ) GetIno() uint64 {
@@ -14556,7 +14635,7 @@ type ClientStateQ struct {
 
 func (x *ClientStateQ) Reset() {
 	*x = ClientStateQ{}
-	mi := &file_meta_proto_msgTypes[175]
+	mi := &file_meta_proto_msgTypes[176]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14568,7 +14647,7 @@ func (x *ClientStateQ) String() string {
 func (*ClientStateQ) ProtoMessage() {}
 
 func (x *ClientStateQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[175]
+	mi := &file_meta_proto_msgTypes[176]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14581,7 +14660,7 @@ func (x *ClientStateQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientStateQ.ProtoReflect.Descriptor instead.
 func (*ClientStateQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{175}
+	return file_meta_proto_rawDescGZIP(), []int{176}
 }
 
 func (x *ClientStateQ) GetClient() uint64 {
@@ -14623,7 +14702,7 @@ type SessionSlotsQ struct {
 
 func (x *SessionSlotsQ) Reset() {
 	*x = SessionSlotsQ{}
-	mi := &file_meta_proto_msgTypes[176]
+	mi := &file_meta_proto_msgTypes[177]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14635,7 +14714,7 @@ func (x *SessionSlotsQ) String() string {
 func (*SessionSlotsQ) ProtoMessage() {}
 
 func (x *SessionSlotsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[176]
+	mi := &file_meta_proto_msgTypes[177]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14648,7 +14727,7 @@ func (x *SessionSlotsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlotsQ.ProtoReflect.Descriptor instead.
 func (*SessionSlotsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{176}
+	return file_meta_proto_rawDescGZIP(), []int{177}
 }
 
 func (x *SessionSlotsQ) GetSession() []byte {
@@ -14669,7 +14748,7 @@ type CallWrittenQ struct {
 
 func (x *CallWrittenQ) Reset() {
 	*x = CallWrittenQ{}
-	mi := &file_meta_proto_msgTypes[177]
+	mi := &file_meta_proto_msgTypes[178]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14681,7 +14760,7 @@ func (x *CallWrittenQ) String() string {
 func (*CallWrittenQ) ProtoMessage() {}
 
 func (x *CallWrittenQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[177]
+	mi := &file_meta_proto_msgTypes[178]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14694,7 +14773,7 @@ func (x *CallWrittenQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallWrittenQ.ProtoReflect.Descriptor instead.
 func (*CallWrittenQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{177}
+	return file_meta_proto_rawDescGZIP(), []int{178}
 }
 
 func (x *CallWrittenQ) GetCall() *Call {
@@ -14721,7 +14800,7 @@ type FileOpensQ struct {
 
 func (x *FileOpensQ) Reset() {
 	*x = FileOpensQ{}
-	mi := &file_meta_proto_msgTypes[178]
+	mi := &file_meta_proto_msgTypes[179]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14733,7 +14812,7 @@ func (x *FileOpensQ) String() string {
 func (*FileOpensQ) ProtoMessage() {}
 
 func (x *FileOpensQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[178]
+	mi := &file_meta_proto_msgTypes[179]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14746,7 +14825,7 @@ func (x *FileOpensQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileOpensQ.ProtoReflect.Descriptor instead.
 func (*FileOpensQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{178}
+	return file_meta_proto_rawDescGZIP(), []int{179}
 }
 
 func (x *FileOpensQ) GetIno() uint64 {
@@ -14769,7 +14848,7 @@ type ClientsQ struct {
 
 func (x *ClientsQ) Reset() {
 	*x = ClientsQ{}
-	mi := &file_meta_proto_msgTypes[179]
+	mi := &file_meta_proto_msgTypes[180]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14781,7 +14860,7 @@ func (x *ClientsQ) String() string {
 func (*ClientsQ) ProtoMessage() {}
 
 func (x *ClientsQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[179]
+	mi := &file_meta_proto_msgTypes[180]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14794,7 +14873,7 @@ func (x *ClientsQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientsQ.ProtoReflect.Descriptor instead.
 func (*ClientsQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{179}
+	return file_meta_proto_rawDescGZIP(), []int{180}
 }
 
 func (x *ClientsQ) GetGateway() string {
@@ -14837,7 +14916,7 @@ type ClientQ struct {
 
 func (x *ClientQ) Reset() {
 	*x = ClientQ{}
-	mi := &file_meta_proto_msgTypes[180]
+	mi := &file_meta_proto_msgTypes[181]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14849,7 +14928,7 @@ func (x *ClientQ) String() string {
 func (*ClientQ) ProtoMessage() {}
 
 func (x *ClientQ) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[180]
+	mi := &file_meta_proto_msgTypes[181]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14862,7 +14941,7 @@ func (x *ClientQ) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientQ.ProtoReflect.Descriptor instead.
 func (*ClientQ) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{180}
+	return file_meta_proto_rawDescGZIP(), []int{181}
 }
 
 func (x *ClientQ) GetClient() uint64 {
@@ -14930,7 +15009,7 @@ type QueryResult struct {
 
 func (x *QueryResult) Reset() {
 	*x = QueryResult{}
-	mi := &file_meta_proto_msgTypes[181]
+	mi := &file_meta_proto_msgTypes[182]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -14942,7 +15021,7 @@ func (x *QueryResult) String() string {
 func (*QueryResult) ProtoMessage() {}
 
 func (x *QueryResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[181]
+	mi := &file_meta_proto_msgTypes[182]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -14955,7 +15034,7 @@ func (x *QueryResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryResult.ProtoReflect.Descriptor instead.
 func (*QueryResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{181}
+	return file_meta_proto_rawDescGZIP(), []int{182}
 }
 
 func (x *QueryResult) GetKind() uint32 {
@@ -15457,7 +15536,7 @@ type WorkspacesR struct {
 
 func (x *WorkspacesR) Reset() {
 	*x = WorkspacesR{}
-	mi := &file_meta_proto_msgTypes[182]
+	mi := &file_meta_proto_msgTypes[183]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15469,7 +15548,7 @@ func (x *WorkspacesR) String() string {
 func (*WorkspacesR) ProtoMessage() {}
 
 func (x *WorkspacesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[182]
+	mi := &file_meta_proto_msgTypes[183]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15482,7 +15561,7 @@ func (x *WorkspacesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkspacesR.ProtoReflect.Descriptor instead.
 func (*WorkspacesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{182}
+	return file_meta_proto_rawDescGZIP(), []int{183}
 }
 
 func (x *WorkspacesR) GetWorkspaces() []*Workspace {
@@ -15501,7 +15580,7 @@ type AccessTokensR struct {
 
 func (x *AccessTokensR) Reset() {
 	*x = AccessTokensR{}
-	mi := &file_meta_proto_msgTypes[183]
+	mi := &file_meta_proto_msgTypes[184]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15513,7 +15592,7 @@ func (x *AccessTokensR) String() string {
 func (*AccessTokensR) ProtoMessage() {}
 
 func (x *AccessTokensR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[183]
+	mi := &file_meta_proto_msgTypes[184]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15526,7 +15605,7 @@ func (x *AccessTokensR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessTokensR.ProtoReflect.Descriptor instead.
 func (*AccessTokensR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{183}
+	return file_meta_proto_rawDescGZIP(), []int{184}
 }
 
 func (x *AccessTokensR) GetTokens() []*AccessToken {
@@ -15546,7 +15625,7 @@ type JobsR struct {
 
 func (x *JobsR) Reset() {
 	*x = JobsR{}
-	mi := &file_meta_proto_msgTypes[184]
+	mi := &file_meta_proto_msgTypes[185]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15558,7 +15637,7 @@ func (x *JobsR) String() string {
 func (*JobsR) ProtoMessage() {}
 
 func (x *JobsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[184]
+	mi := &file_meta_proto_msgTypes[185]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15571,7 +15650,7 @@ func (x *JobsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobsR.ProtoReflect.Descriptor instead.
 func (*JobsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{184}
+	return file_meta_proto_rawDescGZIP(), []int{185}
 }
 
 func (x *JobsR) GetJobs() []*Job {
@@ -15598,7 +15677,7 @@ type UploadsR struct {
 
 func (x *UploadsR) Reset() {
 	*x = UploadsR{}
-	mi := &file_meta_proto_msgTypes[185]
+	mi := &file_meta_proto_msgTypes[186]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15610,7 +15689,7 @@ func (x *UploadsR) String() string {
 func (*UploadsR) ProtoMessage() {}
 
 func (x *UploadsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[185]
+	mi := &file_meta_proto_msgTypes[186]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15623,7 +15702,7 @@ func (x *UploadsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadsR.ProtoReflect.Descriptor instead.
 func (*UploadsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{185}
+	return file_meta_proto_rawDescGZIP(), []int{186}
 }
 
 func (x *UploadsR) GetUploads() []*Upload {
@@ -15650,7 +15729,7 @@ type OriginsR struct {
 
 func (x *OriginsR) Reset() {
 	*x = OriginsR{}
-	mi := &file_meta_proto_msgTypes[186]
+	mi := &file_meta_proto_msgTypes[187]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15662,7 +15741,7 @@ func (x *OriginsR) String() string {
 func (*OriginsR) ProtoMessage() {}
 
 func (x *OriginsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[186]
+	mi := &file_meta_proto_msgTypes[187]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15675,7 +15754,7 @@ func (x *OriginsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginsR.ProtoReflect.Descriptor instead.
 func (*OriginsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{186}
+	return file_meta_proto_rawDescGZIP(), []int{187}
 }
 
 func (x *OriginsR) GetOrigins() []uint64 {
@@ -15702,7 +15781,7 @@ type HoldsR struct {
 
 func (x *HoldsR) Reset() {
 	*x = HoldsR{}
-	mi := &file_meta_proto_msgTypes[187]
+	mi := &file_meta_proto_msgTypes[188]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15714,7 +15793,7 @@ func (x *HoldsR) String() string {
 func (*HoldsR) ProtoMessage() {}
 
 func (x *HoldsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[187]
+	mi := &file_meta_proto_msgTypes[188]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15727,7 +15806,7 @@ func (x *HoldsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldsR.ProtoReflect.Descriptor instead.
 func (*HoldsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{187}
+	return file_meta_proto_rawDescGZIP(), []int{188}
 }
 
 func (x *HoldsR) GetFiles() []*FileId {
@@ -15755,7 +15834,7 @@ type FileId struct {
 
 func (x *FileId) Reset() {
 	*x = FileId{}
-	mi := &file_meta_proto_msgTypes[188]
+	mi := &file_meta_proto_msgTypes[189]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15767,7 +15846,7 @@ func (x *FileId) String() string {
 func (*FileId) ProtoMessage() {}
 
 func (x *FileId) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[188]
+	mi := &file_meta_proto_msgTypes[189]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15780,7 +15859,7 @@ func (x *FileId) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileId.ProtoReflect.Descriptor instead.
 func (*FileId) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{188}
+	return file_meta_proto_rawDescGZIP(), []int{189}
 }
 
 func (x *FileId) GetFs() uint32 {
@@ -15808,7 +15887,7 @@ type AttrR struct {
 
 func (x *AttrR) Reset() {
 	*x = AttrR{}
-	mi := &file_meta_proto_msgTypes[189]
+	mi := &file_meta_proto_msgTypes[190]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15820,7 +15899,7 @@ func (x *AttrR) String() string {
 func (*AttrR) ProtoMessage() {}
 
 func (x *AttrR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[189]
+	mi := &file_meta_proto_msgTypes[190]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15833,7 +15912,7 @@ func (x *AttrR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttrR.ProtoReflect.Descriptor instead.
 func (*AttrR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{189}
+	return file_meta_proto_rawDescGZIP(), []int{190}
 }
 
 func (x *AttrR) GetAttr() *Attr {
@@ -15870,7 +15949,7 @@ type Dirent struct {
 
 func (x *Dirent) Reset() {
 	*x = Dirent{}
-	mi := &file_meta_proto_msgTypes[190]
+	mi := &file_meta_proto_msgTypes[191]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15882,7 +15961,7 @@ func (x *Dirent) String() string {
 func (*Dirent) ProtoMessage() {}
 
 func (x *Dirent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[190]
+	mi := &file_meta_proto_msgTypes[191]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15895,7 +15974,7 @@ func (x *Dirent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dirent.ProtoReflect.Descriptor instead.
 func (*Dirent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{190}
+	return file_meta_proto_rawDescGZIP(), []int{191}
 }
 
 func (x *Dirent) GetCookie() uint64 {
@@ -15944,7 +16023,7 @@ type ReadDirR struct {
 
 func (x *ReadDirR) Reset() {
 	*x = ReadDirR{}
-	mi := &file_meta_proto_msgTypes[191]
+	mi := &file_meta_proto_msgTypes[192]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -15956,7 +16035,7 @@ func (x *ReadDirR) String() string {
 func (*ReadDirR) ProtoMessage() {}
 
 func (x *ReadDirR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[191]
+	mi := &file_meta_proto_msgTypes[192]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -15969,7 +16048,7 @@ func (x *ReadDirR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirR.ProtoReflect.Descriptor instead.
 func (*ReadDirR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{191}
+	return file_meta_proto_rawDescGZIP(), []int{192}
 }
 
 func (x *ReadDirR) GetEntries() []*Dirent {
@@ -16002,7 +16081,7 @@ type ReadLinkR struct {
 
 func (x *ReadLinkR) Reset() {
 	*x = ReadLinkR{}
-	mi := &file_meta_proto_msgTypes[192]
+	mi := &file_meta_proto_msgTypes[193]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16014,7 +16093,7 @@ func (x *ReadLinkR) String() string {
 func (*ReadLinkR) ProtoMessage() {}
 
 func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[192]
+	mi := &file_meta_proto_msgTypes[193]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16027,7 +16106,7 @@ func (x *ReadLinkR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLinkR.ProtoReflect.Descriptor instead.
 func (*ReadLinkR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{192}
+	return file_meta_proto_rawDescGZIP(), []int{193}
 }
 
 func (x *ReadLinkR) GetTarget() []byte {
@@ -16055,7 +16134,7 @@ type Extent struct {
 
 func (x *Extent) Reset() {
 	*x = Extent{}
-	mi := &file_meta_proto_msgTypes[193]
+	mi := &file_meta_proto_msgTypes[194]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16067,7 +16146,7 @@ func (x *Extent) String() string {
 func (*Extent) ProtoMessage() {}
 
 func (x *Extent) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[193]
+	mi := &file_meta_proto_msgTypes[194]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16080,7 +16159,7 @@ func (x *Extent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extent.ProtoReflect.Descriptor instead.
 func (*Extent) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{193}
+	return file_meta_proto_rawDescGZIP(), []int{194}
 }
 
 func (x *Extent) GetOffset() uint64 {
@@ -16165,7 +16244,7 @@ type ExtentsR struct {
 
 func (x *ExtentsR) Reset() {
 	*x = ExtentsR{}
-	mi := &file_meta_proto_msgTypes[194]
+	mi := &file_meta_proto_msgTypes[195]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16177,7 +16256,7 @@ func (x *ExtentsR) String() string {
 func (*ExtentsR) ProtoMessage() {}
 
 func (x *ExtentsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[194]
+	mi := &file_meta_proto_msgTypes[195]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16190,7 +16269,7 @@ func (x *ExtentsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsR.ProtoReflect.Descriptor instead.
 func (*ExtentsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{194}
+	return file_meta_proto_rawDescGZIP(), []int{195}
 }
 
 func (x *ExtentsR) GetExtents() []*Extent {
@@ -16235,7 +16314,7 @@ type StatFSR struct {
 
 func (x *StatFSR) Reset() {
 	*x = StatFSR{}
-	mi := &file_meta_proto_msgTypes[195]
+	mi := &file_meta_proto_msgTypes[196]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16247,7 +16326,7 @@ func (x *StatFSR) String() string {
 func (*StatFSR) ProtoMessage() {}
 
 func (x *StatFSR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[195]
+	mi := &file_meta_proto_msgTypes[196]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16260,7 +16339,7 @@ func (x *StatFSR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSR.ProtoReflect.Descriptor instead.
 func (*StatFSR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{195}
+	return file_meta_proto_rawDescGZIP(), []int{196}
 }
 
 func (x *StatFSR) GetUsedBytes() uint64 {
@@ -16321,7 +16400,7 @@ type Quota struct {
 
 func (x *Quota) Reset() {
 	*x = Quota{}
-	mi := &file_meta_proto_msgTypes[196]
+	mi := &file_meta_proto_msgTypes[197]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16333,7 +16412,7 @@ func (x *Quota) String() string {
 func (*Quota) ProtoMessage() {}
 
 func (x *Quota) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[196]
+	mi := &file_meta_proto_msgTypes[197]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16346,7 +16425,7 @@ func (x *Quota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Quota.ProtoReflect.Descriptor instead.
 func (*Quota) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{196}
+	return file_meta_proto_rawDescGZIP(), []int{197}
 }
 
 func (x *Quota) GetProject() uint32 {
@@ -16408,7 +16487,7 @@ type QuotasR struct {
 
 func (x *QuotasR) Reset() {
 	*x = QuotasR{}
-	mi := &file_meta_proto_msgTypes[197]
+	mi := &file_meta_proto_msgTypes[198]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16420,7 +16499,7 @@ func (x *QuotasR) String() string {
 func (*QuotasR) ProtoMessage() {}
 
 func (x *QuotasR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[197]
+	mi := &file_meta_proto_msgTypes[198]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16433,7 +16512,7 @@ func (x *QuotasR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotasR.ProtoReflect.Descriptor instead.
 func (*QuotasR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{197}
+	return file_meta_proto_rawDescGZIP(), []int{198}
 }
 
 func (x *QuotasR) GetQuotas() []*Quota {
@@ -16462,7 +16541,7 @@ type BlockStatesR struct {
 
 func (x *BlockStatesR) Reset() {
 	*x = BlockStatesR{}
-	mi := &file_meta_proto_msgTypes[198]
+	mi := &file_meta_proto_msgTypes[199]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16474,7 +16553,7 @@ func (x *BlockStatesR) String() string {
 func (*BlockStatesR) ProtoMessage() {}
 
 func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[198]
+	mi := &file_meta_proto_msgTypes[199]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16487,7 +16566,7 @@ func (x *BlockStatesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatesR.ProtoReflect.Descriptor instead.
 func (*BlockStatesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{198}
+	return file_meta_proto_rawDescGZIP(), []int{199}
 }
 
 func (x *BlockStatesR) GetStates() []BlockState {
@@ -16514,7 +16593,7 @@ type BlocksR struct {
 
 func (x *BlocksR) Reset() {
 	*x = BlocksR{}
-	mi := &file_meta_proto_msgTypes[199]
+	mi := &file_meta_proto_msgTypes[200]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16526,7 +16605,7 @@ func (x *BlocksR) String() string {
 func (*BlocksR) ProtoMessage() {}
 
 func (x *BlocksR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[199]
+	mi := &file_meta_proto_msgTypes[200]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16539,7 +16618,7 @@ func (x *BlocksR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksR.ProtoReflect.Descriptor instead.
 func (*BlocksR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{199}
+	return file_meta_proto_rawDescGZIP(), []int{200}
 }
 
 func (x *BlocksR) GetBlocks() []*BlockInfo {
@@ -16570,7 +16649,7 @@ type BlockInfo struct {
 
 func (x *BlockInfo) Reset() {
 	*x = BlockInfo{}
-	mi := &file_meta_proto_msgTypes[200]
+	mi := &file_meta_proto_msgTypes[201]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16582,7 +16661,7 @@ func (x *BlockInfo) String() string {
 func (*BlockInfo) ProtoMessage() {}
 
 func (x *BlockInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[200]
+	mi := &file_meta_proto_msgTypes[201]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16595,7 +16674,7 @@ func (x *BlockInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockInfo.ProtoReflect.Descriptor instead.
 func (*BlockInfo) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{200}
+	return file_meta_proto_rawDescGZIP(), []int{201}
 }
 
 func (x *BlockInfo) GetId() uint64 {
@@ -16649,7 +16728,7 @@ type GetXattrR struct {
 
 func (x *GetXattrR) Reset() {
 	*x = GetXattrR{}
-	mi := &file_meta_proto_msgTypes[201]
+	mi := &file_meta_proto_msgTypes[202]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16661,7 +16740,7 @@ func (x *GetXattrR) String() string {
 func (*GetXattrR) ProtoMessage() {}
 
 func (x *GetXattrR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[201]
+	mi := &file_meta_proto_msgTypes[202]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16674,7 +16753,7 @@ func (x *GetXattrR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrR.ProtoReflect.Descriptor instead.
 func (*GetXattrR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{201}
+	return file_meta_proto_rawDescGZIP(), []int{202}
 }
 
 func (x *GetXattrR) GetValue() []byte {
@@ -16695,7 +16774,7 @@ type ListXattrsR struct {
 
 func (x *ListXattrsR) Reset() {
 	*x = ListXattrsR{}
-	mi := &file_meta_proto_msgTypes[202]
+	mi := &file_meta_proto_msgTypes[203]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16707,7 +16786,7 @@ func (x *ListXattrsR) String() string {
 func (*ListXattrsR) ProtoMessage() {}
 
 func (x *ListXattrsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[202]
+	mi := &file_meta_proto_msgTypes[203]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16720,7 +16799,7 @@ func (x *ListXattrsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrsR.ProtoReflect.Descriptor instead.
 func (*ListXattrsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{202}
+	return file_meta_proto_rawDescGZIP(), []int{203}
 }
 
 func (x *ListXattrsR) GetNames() [][]byte {
@@ -16766,7 +16845,7 @@ type ShardInfoR struct {
 
 func (x *ShardInfoR) Reset() {
 	*x = ShardInfoR{}
-	mi := &file_meta_proto_msgTypes[203]
+	mi := &file_meta_proto_msgTypes[204]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16778,7 +16857,7 @@ func (x *ShardInfoR) String() string {
 func (*ShardInfoR) ProtoMessage() {}
 
 func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[203]
+	mi := &file_meta_proto_msgTypes[204]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16791,7 +16870,7 @@ func (x *ShardInfoR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfoR.ProtoReflect.Descriptor instead.
 func (*ShardInfoR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{203}
+	return file_meta_proto_rawDescGZIP(), []int{204}
 }
 
 func (x *ShardInfoR) GetShard() uint32 {
@@ -16891,7 +16970,7 @@ type FileSystemsR struct {
 
 func (x *FileSystemsR) Reset() {
 	*x = FileSystemsR{}
-	mi := &file_meta_proto_msgTypes[204]
+	mi := &file_meta_proto_msgTypes[205]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16903,7 +16982,7 @@ func (x *FileSystemsR) String() string {
 func (*FileSystemsR) ProtoMessage() {}
 
 func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[204]
+	mi := &file_meta_proto_msgTypes[205]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16916,7 +16995,7 @@ func (x *FileSystemsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystemsR.ProtoReflect.Descriptor instead.
 func (*FileSystemsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{204}
+	return file_meta_proto_rawDescGZIP(), []int{205}
 }
 
 func (x *FileSystemsR) GetFileSystems() []*FileSystem {
@@ -16970,7 +17049,7 @@ type NamespaceR struct {
 
 func (x *NamespaceR) Reset() {
 	*x = NamespaceR{}
-	mi := &file_meta_proto_msgTypes[205]
+	mi := &file_meta_proto_msgTypes[206]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -16982,7 +17061,7 @@ func (x *NamespaceR) String() string {
 func (*NamespaceR) ProtoMessage() {}
 
 func (x *NamespaceR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[205]
+	mi := &file_meta_proto_msgTypes[206]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -16995,7 +17074,7 @@ func (x *NamespaceR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceR.ProtoReflect.Descriptor instead.
 func (*NamespaceR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{205}
+	return file_meta_proto_rawDescGZIP(), []int{206}
 }
 
 func (x *NamespaceR) GetExists() bool {
@@ -17069,7 +17148,7 @@ type ClusterMapR struct {
 
 func (x *ClusterMapR) Reset() {
 	*x = ClusterMapR{}
-	mi := &file_meta_proto_msgTypes[206]
+	mi := &file_meta_proto_msgTypes[207]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17081,7 +17160,7 @@ func (x *ClusterMapR) String() string {
 func (*ClusterMapR) ProtoMessage() {}
 
 func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[206]
+	mi := &file_meta_proto_msgTypes[207]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17094,7 +17173,7 @@ func (x *ClusterMapR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMapR.ProtoReflect.Descriptor instead.
 func (*ClusterMapR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{206}
+	return file_meta_proto_rawDescGZIP(), []int{207}
 }
 
 func (x *ClusterMapR) GetStores() []*Store {
@@ -17155,7 +17234,7 @@ type KeysR struct {
 
 func (x *KeysR) Reset() {
 	*x = KeysR{}
-	mi := &file_meta_proto_msgTypes[207]
+	mi := &file_meta_proto_msgTypes[208]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17167,7 +17246,7 @@ func (x *KeysR) String() string {
 func (*KeysR) ProtoMessage() {}
 
 func (x *KeysR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[207]
+	mi := &file_meta_proto_msgTypes[208]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17180,7 +17259,7 @@ func (x *KeysR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysR.ProtoReflect.Descriptor instead.
 func (*KeysR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{207}
+	return file_meta_proto_rawDescGZIP(), []int{208}
 }
 
 func (x *KeysR) GetKeys() []*Key {
@@ -17199,7 +17278,7 @@ type NodesR struct {
 
 func (x *NodesR) Reset() {
 	*x = NodesR{}
-	mi := &file_meta_proto_msgTypes[208]
+	mi := &file_meta_proto_msgTypes[209]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17211,7 +17290,7 @@ func (x *NodesR) String() string {
 func (*NodesR) ProtoMessage() {}
 
 func (x *NodesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[208]
+	mi := &file_meta_proto_msgTypes[209]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17224,7 +17303,7 @@ func (x *NodesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesR.ProtoReflect.Descriptor instead.
 func (*NodesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{208}
+	return file_meta_proto_rawDescGZIP(), []int{209}
 }
 
 func (x *NodesR) GetNodes() []*Node {
@@ -17243,7 +17322,7 @@ type TokensR struct {
 
 func (x *TokensR) Reset() {
 	*x = TokensR{}
-	mi := &file_meta_proto_msgTypes[209]
+	mi := &file_meta_proto_msgTypes[210]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17255,7 +17334,7 @@ func (x *TokensR) String() string {
 func (*TokensR) ProtoMessage() {}
 
 func (x *TokensR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[209]
+	mi := &file_meta_proto_msgTypes[210]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17268,7 +17347,7 @@ func (x *TokensR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensR.ProtoReflect.Descriptor instead.
 func (*TokensR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{209}
+	return file_meta_proto_rawDescGZIP(), []int{210}
 }
 
 func (x *TokensR) GetTokens() []*Token {
@@ -17287,7 +17366,7 @@ type RetiredNodesR struct {
 
 func (x *RetiredNodesR) Reset() {
 	*x = RetiredNodesR{}
-	mi := &file_meta_proto_msgTypes[210]
+	mi := &file_meta_proto_msgTypes[211]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17299,7 +17378,7 @@ func (x *RetiredNodesR) String() string {
 func (*RetiredNodesR) ProtoMessage() {}
 
 func (x *RetiredNodesR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[210]
+	mi := &file_meta_proto_msgTypes[211]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17312,7 +17391,7 @@ func (x *RetiredNodesR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetiredNodesR.ProtoReflect.Descriptor instead.
 func (*RetiredNodesR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{210}
+	return file_meta_proto_rawDescGZIP(), []int{211}
 }
 
 func (x *RetiredNodesR) GetNodes() []*RetiredNode {
@@ -17331,7 +17410,7 @@ type NFSClientsR struct {
 
 func (x *NFSClientsR) Reset() {
 	*x = NFSClientsR{}
-	mi := &file_meta_proto_msgTypes[211]
+	mi := &file_meta_proto_msgTypes[212]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17343,7 +17422,7 @@ func (x *NFSClientsR) String() string {
 func (*NFSClientsR) ProtoMessage() {}
 
 func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[211]
+	mi := &file_meta_proto_msgTypes[212]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17356,7 +17435,7 @@ func (x *NFSClientsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NFSClientsR.ProtoReflect.Descriptor instead.
 func (*NFSClientsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{211}
+	return file_meta_proto_rawDescGZIP(), []int{212}
 }
 
 func (x *NFSClientsR) GetClients() []*NFSClient {
@@ -17379,7 +17458,7 @@ type ClientStateR struct {
 
 func (x *ClientStateR) Reset() {
 	*x = ClientStateR{}
-	mi := &file_meta_proto_msgTypes[212]
+	mi := &file_meta_proto_msgTypes[213]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17391,7 +17470,7 @@ func (x *ClientStateR) String() string {
 func (*ClientStateR) ProtoMessage() {}
 
 func (x *ClientStateR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[212]
+	mi := &file_meta_proto_msgTypes[213]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17404,7 +17483,7 @@ func (x *ClientStateR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientStateR.ProtoReflect.Descriptor instead.
 func (*ClientStateR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{212}
+	return file_meta_proto_rawDescGZIP(), []int{213}
 }
 
 func (x *ClientStateR) GetOpens() []*ClientOpen {
@@ -17457,7 +17536,7 @@ type ClientLocks struct {
 
 func (x *ClientLocks) Reset() {
 	*x = ClientLocks{}
-	mi := &file_meta_proto_msgTypes[213]
+	mi := &file_meta_proto_msgTypes[214]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17469,7 +17548,7 @@ func (x *ClientLocks) String() string {
 func (*ClientLocks) ProtoMessage() {}
 
 func (x *ClientLocks) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[213]
+	mi := &file_meta_proto_msgTypes[214]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17482,7 +17561,7 @@ func (x *ClientLocks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientLocks.ProtoReflect.Descriptor instead.
 func (*ClientLocks) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{213}
+	return file_meta_proto_rawDescGZIP(), []int{214}
 }
 
 func (x *ClientLocks) GetFs() uint32 {
@@ -17538,7 +17617,7 @@ type LockRange struct {
 
 func (x *LockRange) Reset() {
 	*x = LockRange{}
-	mi := &file_meta_proto_msgTypes[214]
+	mi := &file_meta_proto_msgTypes[215]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17550,7 +17629,7 @@ func (x *LockRange) String() string {
 func (*LockRange) ProtoMessage() {}
 
 func (x *LockRange) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[214]
+	mi := &file_meta_proto_msgTypes[215]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17563,7 +17642,7 @@ func (x *LockRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockRange.ProtoReflect.Descriptor instead.
 func (*LockRange) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{214}
+	return file_meta_proto_rawDescGZIP(), []int{215}
 }
 
 func (x *LockRange) GetFirst() uint64 {
@@ -17597,7 +17676,7 @@ type CallWrittenR struct {
 
 func (x *CallWrittenR) Reset() {
 	*x = CallWrittenR{}
-	mi := &file_meta_proto_msgTypes[215]
+	mi := &file_meta_proto_msgTypes[216]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17609,7 +17688,7 @@ func (x *CallWrittenR) String() string {
 func (*CallWrittenR) ProtoMessage() {}
 
 func (x *CallWrittenR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[215]
+	mi := &file_meta_proto_msgTypes[216]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17622,7 +17701,7 @@ func (x *CallWrittenR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallWrittenR.ProtoReflect.Descriptor instead.
 func (*CallWrittenR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{215}
+	return file_meta_proto_rawDescGZIP(), []int{216}
 }
 
 func (x *CallWrittenR) GetWritten() []*Written {
@@ -17648,7 +17727,7 @@ type SessionSlotsR struct {
 
 func (x *SessionSlotsR) Reset() {
 	*x = SessionSlotsR{}
-	mi := &file_meta_proto_msgTypes[216]
+	mi := &file_meta_proto_msgTypes[217]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17660,7 +17739,7 @@ func (x *SessionSlotsR) String() string {
 func (*SessionSlotsR) ProtoMessage() {}
 
 func (x *SessionSlotsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[216]
+	mi := &file_meta_proto_msgTypes[217]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17673,7 +17752,7 @@ func (x *SessionSlotsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlotsR.ProtoReflect.Descriptor instead.
 func (*SessionSlotsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{216}
+	return file_meta_proto_rawDescGZIP(), []int{217}
 }
 
 func (x *SessionSlotsR) GetSlots() []*SessionSlot {
@@ -17693,7 +17772,7 @@ type SessionSlot struct {
 
 func (x *SessionSlot) Reset() {
 	*x = SessionSlot{}
-	mi := &file_meta_proto_msgTypes[217]
+	mi := &file_meta_proto_msgTypes[218]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17705,7 +17784,7 @@ func (x *SessionSlot) String() string {
 func (*SessionSlot) ProtoMessage() {}
 
 func (x *SessionSlot) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[217]
+	mi := &file_meta_proto_msgTypes[218]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17718,7 +17797,7 @@ func (x *SessionSlot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionSlot.ProtoReflect.Descriptor instead.
 func (*SessionSlot) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{217}
+	return file_meta_proto_rawDescGZIP(), []int{218}
 }
 
 func (x *SessionSlot) GetSlot() uint32 {
@@ -17744,7 +17823,7 @@ type FileOpensR struct {
 
 func (x *FileOpensR) Reset() {
 	*x = FileOpensR{}
-	mi := &file_meta_proto_msgTypes[218]
+	mi := &file_meta_proto_msgTypes[219]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17756,7 +17835,7 @@ func (x *FileOpensR) String() string {
 func (*FileOpensR) ProtoMessage() {}
 
 func (x *FileOpensR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[218]
+	mi := &file_meta_proto_msgTypes[219]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17769,7 +17848,7 @@ func (x *FileOpensR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileOpensR.ProtoReflect.Descriptor instead.
 func (*FileOpensR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{218}
+	return file_meta_proto_rawDescGZIP(), []int{219}
 }
 
 func (x *FileOpensR) GetOpens() []*ClientOpen {
@@ -17789,7 +17868,7 @@ type ClientsR struct {
 
 func (x *ClientsR) Reset() {
 	*x = ClientsR{}
-	mi := &file_meta_proto_msgTypes[219]
+	mi := &file_meta_proto_msgTypes[220]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17801,7 +17880,7 @@ func (x *ClientsR) String() string {
 func (*ClientsR) ProtoMessage() {}
 
 func (x *ClientsR) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[219]
+	mi := &file_meta_proto_msgTypes[220]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17814,7 +17893,7 @@ func (x *ClientsR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientsR.ProtoReflect.Descriptor instead.
 func (*ClientsR) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{219}
+	return file_meta_proto_rawDescGZIP(), []int{220}
 }
 
 func (x *ClientsR) GetClients() []*ClientSessions {
@@ -17841,7 +17920,7 @@ type ClientSessions struct {
 
 func (x *ClientSessions) Reset() {
 	*x = ClientSessions{}
-	mi := &file_meta_proto_msgTypes[220]
+	mi := &file_meta_proto_msgTypes[221]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17853,7 +17932,7 @@ func (x *ClientSessions) String() string {
 func (*ClientSessions) ProtoMessage() {}
 
 func (x *ClientSessions) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[220]
+	mi := &file_meta_proto_msgTypes[221]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17866,7 +17945,7 @@ func (x *ClientSessions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSessions.ProtoReflect.Descriptor instead.
 func (*ClientSessions) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{220}
+	return file_meta_proto_rawDescGZIP(), []int{221}
 }
 
 func (x *ClientSessions) GetClient() *ClientRecord {
@@ -17907,7 +17986,7 @@ type InodeRecord struct {
 
 func (x *InodeRecord) Reset() {
 	*x = InodeRecord{}
-	mi := &file_meta_proto_msgTypes[221]
+	mi := &file_meta_proto_msgTypes[222]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -17919,7 +17998,7 @@ func (x *InodeRecord) String() string {
 func (*InodeRecord) ProtoMessage() {}
 
 func (x *InodeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[221]
+	mi := &file_meta_proto_msgTypes[222]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -17932,7 +18011,7 @@ func (x *InodeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InodeRecord.ProtoReflect.Descriptor instead.
 func (*InodeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{221}
+	return file_meta_proto_rawDescGZIP(), []int{222}
 }
 
 func (x *InodeRecord) GetAttr() *Attr {
@@ -18046,7 +18125,7 @@ type Xattrs struct {
 
 func (x *Xattrs) Reset() {
 	*x = Xattrs{}
-	mi := &file_meta_proto_msgTypes[222]
+	mi := &file_meta_proto_msgTypes[223]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18058,7 +18137,7 @@ func (x *Xattrs) String() string {
 func (*Xattrs) ProtoMessage() {}
 
 func (x *Xattrs) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[222]
+	mi := &file_meta_proto_msgTypes[223]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18071,7 +18150,7 @@ func (x *Xattrs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Xattrs.ProtoReflect.Descriptor instead.
 func (*Xattrs) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{222}
+	return file_meta_proto_rawDescGZIP(), []int{223}
 }
 
 func (x *Xattrs) GetCount() uint32 {
@@ -18113,7 +18192,7 @@ type XattrRecord struct {
 
 func (x *XattrRecord) Reset() {
 	*x = XattrRecord{}
-	mi := &file_meta_proto_msgTypes[223]
+	mi := &file_meta_proto_msgTypes[224]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18125,7 +18204,7 @@ func (x *XattrRecord) String() string {
 func (*XattrRecord) ProtoMessage() {}
 
 func (x *XattrRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[223]
+	mi := &file_meta_proto_msgTypes[224]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18138,7 +18217,7 @@ func (x *XattrRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use XattrRecord.ProtoReflect.Descriptor instead.
 func (*XattrRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{223}
+	return file_meta_proto_rawDescGZIP(), []int{224}
 }
 
 func (x *XattrRecord) GetCookie() uint64 {
@@ -18166,7 +18245,7 @@ type Cut struct {
 
 func (x *Cut) Reset() {
 	*x = Cut{}
-	mi := &file_meta_proto_msgTypes[224]
+	mi := &file_meta_proto_msgTypes[225]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18178,7 +18257,7 @@ func (x *Cut) String() string {
 func (*Cut) ProtoMessage() {}
 
 func (x *Cut) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[224]
+	mi := &file_meta_proto_msgTypes[225]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18191,7 +18270,7 @@ func (x *Cut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cut.ProtoReflect.Descriptor instead.
 func (*Cut) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{224}
+	return file_meta_proto_rawDescGZIP(), []int{225}
 }
 
 func (x *Cut) GetGen() uint32 {
@@ -18227,7 +18306,7 @@ type ExtentRecord struct {
 
 func (x *ExtentRecord) Reset() {
 	*x = ExtentRecord{}
-	mi := &file_meta_proto_msgTypes[225]
+	mi := &file_meta_proto_msgTypes[226]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18239,7 +18318,7 @@ func (x *ExtentRecord) String() string {
 func (*ExtentRecord) ProtoMessage() {}
 
 func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[225]
+	mi := &file_meta_proto_msgTypes[226]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18252,7 +18331,7 @@ func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentRecord.ProtoReflect.Descriptor instead.
 func (*ExtentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{225}
+	return file_meta_proto_rawDescGZIP(), []int{226}
 }
 
 func (x *ExtentRecord) GetLength() uint32 {
@@ -18341,7 +18420,7 @@ type BlockRecord struct {
 
 func (x *BlockRecord) Reset() {
 	*x = BlockRecord{}
-	mi := &file_meta_proto_msgTypes[226]
+	mi := &file_meta_proto_msgTypes[227]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18353,7 +18432,7 @@ func (x *BlockRecord) String() string {
 func (*BlockRecord) ProtoMessage() {}
 
 func (x *BlockRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[226]
+	mi := &file_meta_proto_msgTypes[227]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18366,7 +18445,7 @@ func (x *BlockRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockRecord.ProtoReflect.Descriptor instead.
 func (*BlockRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{226}
+	return file_meta_proto_rawDescGZIP(), []int{227}
 }
 
 func (x *BlockRecord) GetFs() uint32 {
@@ -18422,7 +18501,7 @@ type BackReference struct {
 
 func (x *BackReference) Reset() {
 	*x = BackReference{}
-	mi := &file_meta_proto_msgTypes[227]
+	mi := &file_meta_proto_msgTypes[228]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18434,7 +18513,7 @@ func (x *BackReference) String() string {
 func (*BackReference) ProtoMessage() {}
 
 func (x *BackReference) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[227]
+	mi := &file_meta_proto_msgTypes[228]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18447,7 +18526,7 @@ func (x *BackReference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackReference.ProtoReflect.Descriptor instead.
 func (*BackReference) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{227}
+	return file_meta_proto_rawDescGZIP(), []int{228}
 }
 
 func (x *BackReference) GetRefs() uint32 {
@@ -18468,7 +18547,7 @@ type DirentRecord struct {
 
 func (x *DirentRecord) Reset() {
 	*x = DirentRecord{}
-	mi := &file_meta_proto_msgTypes[228]
+	mi := &file_meta_proto_msgTypes[229]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18480,7 +18559,7 @@ func (x *DirentRecord) String() string {
 func (*DirentRecord) ProtoMessage() {}
 
 func (x *DirentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[228]
+	mi := &file_meta_proto_msgTypes[229]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18493,7 +18572,7 @@ func (x *DirentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirentRecord.ProtoReflect.Descriptor instead.
 func (*DirentRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{228}
+	return file_meta_proto_rawDescGZIP(), []int{229}
 }
 
 func (x *DirentRecord) GetName() []byte {
@@ -18531,7 +18610,7 @@ type OriginRecord struct {
 
 func (x *OriginRecord) Reset() {
 	*x = OriginRecord{}
-	mi := &file_meta_proto_msgTypes[229]
+	mi := &file_meta_proto_msgTypes[230]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18543,7 +18622,7 @@ func (x *OriginRecord) String() string {
 func (*OriginRecord) ProtoMessage() {}
 
 func (x *OriginRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[229]
+	mi := &file_meta_proto_msgTypes[230]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18556,7 +18635,7 @@ func (x *OriginRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginRecord.ProtoReflect.Descriptor instead.
 func (*OriginRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{229}
+	return file_meta_proto_rawDescGZIP(), []int{230}
 }
 
 func (x *OriginRecord) GetKind() OriginKind {
@@ -18613,7 +18692,7 @@ type SlotRecord struct {
 
 func (x *SlotRecord) Reset() {
 	*x = SlotRecord{}
-	mi := &file_meta_proto_msgTypes[230]
+	mi := &file_meta_proto_msgTypes[231]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18625,7 +18704,7 @@ func (x *SlotRecord) String() string {
 func (*SlotRecord) ProtoMessage() {}
 
 func (x *SlotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[230]
+	mi := &file_meta_proto_msgTypes[231]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18638,7 +18717,7 @@ func (x *SlotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotRecord.ProtoReflect.Descriptor instead.
 func (*SlotRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{230}
+	return file_meta_proto_rawDescGZIP(), []int{231}
 }
 
 func (x *SlotRecord) GetSeq() uint64 {
@@ -18683,7 +18762,7 @@ type Written struct {
 
 func (x *Written) Reset() {
 	*x = Written{}
-	mi := &file_meta_proto_msgTypes[231]
+	mi := &file_meta_proto_msgTypes[232]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18695,7 +18774,7 @@ func (x *Written) String() string {
 func (*Written) ProtoMessage() {}
 
 func (x *Written) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[231]
+	mi := &file_meta_proto_msgTypes[232]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18708,7 +18787,7 @@ func (x *Written) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Written.ProtoReflect.Descriptor instead.
 func (*Written) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{231}
+	return file_meta_proto_rawDescGZIP(), []int{232}
 }
 
 func (x *Written) GetOpIndex() uint32 {
@@ -18758,7 +18837,7 @@ type SlotResult struct {
 
 func (x *SlotResult) Reset() {
 	*x = SlotResult{}
-	mi := &file_meta_proto_msgTypes[232]
+	mi := &file_meta_proto_msgTypes[233]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18770,7 +18849,7 @@ func (x *SlotResult) String() string {
 func (*SlotResult) ProtoMessage() {}
 
 func (x *SlotResult) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[232]
+	mi := &file_meta_proto_msgTypes[233]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18783,7 +18862,7 @@ func (x *SlotResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotResult.ProtoReflect.Descriptor instead.
 func (*SlotResult) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{232}
+	return file_meta_proto_rawDescGZIP(), []int{233}
 }
 
 func (x *SlotResult) GetOpIndex() uint32 {
@@ -18827,7 +18906,7 @@ type OpenRecord struct {
 
 func (x *OpenRecord) Reset() {
 	*x = OpenRecord{}
-	mi := &file_meta_proto_msgTypes[233]
+	mi := &file_meta_proto_msgTypes[234]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18839,7 +18918,7 @@ func (x *OpenRecord) String() string {
 func (*OpenRecord) ProtoMessage() {}
 
 func (x *OpenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[233]
+	mi := &file_meta_proto_msgTypes[234]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18852,7 +18931,7 @@ func (x *OpenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenRecord.ProtoReflect.Descriptor instead.
 func (*OpenRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{233}
+	return file_meta_proto_rawDescGZIP(), []int{234}
 }
 
 func (x *OpenRecord) GetOwner() []byte {
@@ -18895,7 +18974,7 @@ type LockRecord struct {
 
 func (x *LockRecord) Reset() {
 	*x = LockRecord{}
-	mi := &file_meta_proto_msgTypes[234]
+	mi := &file_meta_proto_msgTypes[235]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18907,7 +18986,7 @@ func (x *LockRecord) String() string {
 func (*LockRecord) ProtoMessage() {}
 
 func (x *LockRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[234]
+	mi := &file_meta_proto_msgTypes[235]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18920,7 +18999,7 @@ func (x *LockRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockRecord.ProtoReflect.Descriptor instead.
 func (*LockRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{234}
+	return file_meta_proto_rawDescGZIP(), []int{235}
 }
 
 func (x *LockRecord) GetStateid() []byte {
@@ -18956,7 +19035,7 @@ type KnownClient struct {
 
 func (x *KnownClient) Reset() {
 	*x = KnownClient{}
-	mi := &file_meta_proto_msgTypes[235]
+	mi := &file_meta_proto_msgTypes[236]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -18968,7 +19047,7 @@ func (x *KnownClient) String() string {
 func (*KnownClient) ProtoMessage() {}
 
 func (x *KnownClient) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[235]
+	mi := &file_meta_proto_msgTypes[236]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -18981,7 +19060,7 @@ func (x *KnownClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KnownClient.ProtoReflect.Descriptor instead.
 func (*KnownClient) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{235}
+	return file_meta_proto_rawDescGZIP(), []int{236}
 }
 
 func (x *KnownClient) GetOpens() uint32 {
@@ -19021,7 +19100,7 @@ type UsageRecord struct {
 
 func (x *UsageRecord) Reset() {
 	*x = UsageRecord{}
-	mi := &file_meta_proto_msgTypes[236]
+	mi := &file_meta_proto_msgTypes[237]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19033,7 +19112,7 @@ func (x *UsageRecord) String() string {
 func (*UsageRecord) ProtoMessage() {}
 
 func (x *UsageRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[236]
+	mi := &file_meta_proto_msgTypes[237]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19046,7 +19125,7 @@ func (x *UsageRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRecord.ProtoReflect.Descriptor instead.
 func (*UsageRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{236}
+	return file_meta_proto_rawDescGZIP(), []int{237}
 }
 
 func (x *UsageRecord) GetBytes() uint64 {
@@ -19108,7 +19187,7 @@ type ReservationRecord struct {
 
 func (x *ReservationRecord) Reset() {
 	*x = ReservationRecord{}
-	mi := &file_meta_proto_msgTypes[237]
+	mi := &file_meta_proto_msgTypes[238]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19120,7 +19199,7 @@ func (x *ReservationRecord) String() string {
 func (*ReservationRecord) ProtoMessage() {}
 
 func (x *ReservationRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[237]
+	mi := &file_meta_proto_msgTypes[238]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19133,7 +19212,7 @@ func (x *ReservationRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReservationRecord.ProtoReflect.Descriptor instead.
 func (*ReservationRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{237}
+	return file_meta_proto_rawDescGZIP(), []int{238}
 }
 
 func (x *ReservationRecord) GetBytes() uint64 {
@@ -19154,7 +19233,7 @@ type RangeRecord struct {
 
 func (x *RangeRecord) Reset() {
 	*x = RangeRecord{}
-	mi := &file_meta_proto_msgTypes[238]
+	mi := &file_meta_proto_msgTypes[239]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19166,7 +19245,7 @@ func (x *RangeRecord) String() string {
 func (*RangeRecord) ProtoMessage() {}
 
 func (x *RangeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[238]
+	mi := &file_meta_proto_msgTypes[239]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19179,7 +19258,7 @@ func (x *RangeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeRecord.ProtoReflect.Descriptor instead.
 func (*RangeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{238}
+	return file_meta_proto_rawDescGZIP(), []int{239}
 }
 
 func (x *RangeRecord) GetOrigin() uint64 {
@@ -19223,7 +19302,7 @@ type PurgeRecord struct {
 
 func (x *PurgeRecord) Reset() {
 	*x = PurgeRecord{}
-	mi := &file_meta_proto_msgTypes[239]
+	mi := &file_meta_proto_msgTypes[240]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19235,7 +19314,7 @@ func (x *PurgeRecord) String() string {
 func (*PurgeRecord) ProtoMessage() {}
 
 func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[239]
+	mi := &file_meta_proto_msgTypes[240]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19248,7 +19327,7 @@ func (x *PurgeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeRecord.ProtoReflect.Descriptor instead.
 func (*PurgeRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{239}
+	return file_meta_proto_rawDescGZIP(), []int{240}
 }
 
 func (x *PurgeRecord) GetFs() uint32 {
@@ -19338,7 +19417,7 @@ type DeletedNamespace struct {
 
 func (x *DeletedNamespace) Reset() {
 	*x = DeletedNamespace{}
-	mi := &file_meta_proto_msgTypes[240]
+	mi := &file_meta_proto_msgTypes[241]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19350,7 +19429,7 @@ func (x *DeletedNamespace) String() string {
 func (*DeletedNamespace) ProtoMessage() {}
 
 func (x *DeletedNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[240]
+	mi := &file_meta_proto_msgTypes[241]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19363,7 +19442,7 @@ func (x *DeletedNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletedNamespace.ProtoReflect.Descriptor instead.
 func (*DeletedNamespace) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{240}
+	return file_meta_proto_rawDescGZIP(), []int{241}
 }
 
 func (x *DeletedNamespace) GetPurging() bool {
@@ -19386,7 +19465,7 @@ type DyingRecord struct {
 
 func (x *DyingRecord) Reset() {
 	*x = DyingRecord{}
-	mi := &file_meta_proto_msgTypes[241]
+	mi := &file_meta_proto_msgTypes[242]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19398,7 +19477,7 @@ func (x *DyingRecord) String() string {
 func (*DyingRecord) ProtoMessage() {}
 
 func (x *DyingRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[241]
+	mi := &file_meta_proto_msgTypes[242]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19411,7 +19490,7 @@ func (x *DyingRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DyingRecord.ProtoReflect.Descriptor instead.
 func (*DyingRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{241}
+	return file_meta_proto_rawDescGZIP(), []int{242}
 }
 
 func (x *DyingRecord) GetPg() uint32 {
@@ -19452,7 +19531,7 @@ type NamespaceRecord struct {
 
 func (x *NamespaceRecord) Reset() {
 	*x = NamespaceRecord{}
-	mi := &file_meta_proto_msgTypes[242]
+	mi := &file_meta_proto_msgTypes[243]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19464,7 +19543,7 @@ func (x *NamespaceRecord) String() string {
 func (*NamespaceRecord) ProtoMessage() {}
 
 func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[242]
+	mi := &file_meta_proto_msgTypes[243]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19477,7 +19556,7 @@ func (x *NamespaceRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceRecord.ProtoReflect.Descriptor instead.
 func (*NamespaceRecord) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{242}
+	return file_meta_proto_rawDescGZIP(), []int{243}
 }
 
 func (x *NamespaceRecord) GetHashKey() []byte {
@@ -19505,7 +19584,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_meta_proto_msgTypes[243]
+	mi := &file_meta_proto_msgTypes[244]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19517,7 +19596,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[243]
+	mi := &file_meta_proto_msgTypes[244]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19530,7 +19609,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{243}
+	return file_meta_proto_rawDescGZIP(), []int{244}
 }
 
 func (x *ProposeRequest) GetShard() uint32 {
@@ -19556,7 +19635,7 @@ type ProposeReply struct {
 
 func (x *ProposeReply) Reset() {
 	*x = ProposeReply{}
-	mi := &file_meta_proto_msgTypes[244]
+	mi := &file_meta_proto_msgTypes[245]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19568,7 +19647,7 @@ func (x *ProposeReply) String() string {
 func (*ProposeReply) ProtoMessage() {}
 
 func (x *ProposeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[244]
+	mi := &file_meta_proto_msgTypes[245]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19581,7 +19660,7 @@ func (x *ProposeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeReply.ProtoReflect.Descriptor instead.
 func (*ProposeReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{244}
+	return file_meta_proto_rawDescGZIP(), []int{245}
 }
 
 func (x *ProposeReply) GetResults() []*Result {
@@ -19601,7 +19680,7 @@ type QueryRequest struct {
 
 func (x *QueryRequest) Reset() {
 	*x = QueryRequest{}
-	mi := &file_meta_proto_msgTypes[245]
+	mi := &file_meta_proto_msgTypes[246]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19613,7 +19692,7 @@ func (x *QueryRequest) String() string {
 func (*QueryRequest) ProtoMessage() {}
 
 func (x *QueryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[245]
+	mi := &file_meta_proto_msgTypes[246]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19626,7 +19705,7 @@ func (x *QueryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryRequest.ProtoReflect.Descriptor instead.
 func (*QueryRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{245}
+	return file_meta_proto_rawDescGZIP(), []int{246}
 }
 
 func (x *QueryRequest) GetShard() uint32 {
@@ -19652,7 +19731,7 @@ type QueryReply struct {
 
 func (x *QueryReply) Reset() {
 	*x = QueryReply{}
-	mi := &file_meta_proto_msgTypes[246]
+	mi := &file_meta_proto_msgTypes[247]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19664,7 +19743,7 @@ func (x *QueryReply) String() string {
 func (*QueryReply) ProtoMessage() {}
 
 func (x *QueryReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[246]
+	mi := &file_meta_proto_msgTypes[247]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19677,7 +19756,7 @@ func (x *QueryReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryReply.ProtoReflect.Descriptor instead.
 func (*QueryReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{246}
+	return file_meta_proto_rawDescGZIP(), []int{247}
 }
 
 func (x *QueryReply) GetResults() []*QueryResult {
@@ -19699,7 +19778,7 @@ type TermRequest struct {
 
 func (x *TermRequest) Reset() {
 	*x = TermRequest{}
-	mi := &file_meta_proto_msgTypes[247]
+	mi := &file_meta_proto_msgTypes[248]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19711,7 +19790,7 @@ func (x *TermRequest) String() string {
 func (*TermRequest) ProtoMessage() {}
 
 func (x *TermRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[247]
+	mi := &file_meta_proto_msgTypes[248]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19724,7 +19803,7 @@ func (x *TermRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermRequest.ProtoReflect.Descriptor instead.
 func (*TermRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{247}
+	return file_meta_proto_rawDescGZIP(), []int{248}
 }
 
 func (x *TermRequest) GetShard() uint32 {
@@ -19752,7 +19831,7 @@ type TermReply struct {
 
 func (x *TermReply) Reset() {
 	*x = TermReply{}
-	mi := &file_meta_proto_msgTypes[248]
+	mi := &file_meta_proto_msgTypes[249]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19764,7 +19843,7 @@ func (x *TermReply) String() string {
 func (*TermReply) ProtoMessage() {}
 
 func (x *TermReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[248]
+	mi := &file_meta_proto_msgTypes[249]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19777,7 +19856,7 @@ func (x *TermReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermReply.ProtoReflect.Descriptor instead.
 func (*TermReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{248}
+	return file_meta_proto_rawDescGZIP(), []int{249}
 }
 
 func (x *TermReply) GetTerm() uint64 {
@@ -19812,7 +19891,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_meta_proto_msgTypes[249]
+	mi := &file_meta_proto_msgTypes[250]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19824,7 +19903,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[249]
+	mi := &file_meta_proto_msgTypes[250]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19837,7 +19916,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{249}
+	return file_meta_proto_rawDescGZIP(), []int{250}
 }
 
 func (x *RenewRequest) GetShard() uint32 {
@@ -19864,7 +19943,7 @@ type RenewReply struct {
 
 func (x *RenewReply) Reset() {
 	*x = RenewReply{}
-	mi := &file_meta_proto_msgTypes[250]
+	mi := &file_meta_proto_msgTypes[251]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19876,7 +19955,7 @@ func (x *RenewReply) String() string {
 func (*RenewReply) ProtoMessage() {}
 
 func (x *RenewReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[250]
+	mi := &file_meta_proto_msgTypes[251]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19889,7 +19968,7 @@ func (x *RenewReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewReply.ProtoReflect.Descriptor instead.
 func (*RenewReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{250}
+	return file_meta_proto_rawDescGZIP(), []int{251}
 }
 
 func (x *RenewReply) GetLeaseMilliseconds() uint64 {
@@ -19914,7 +19993,7 @@ type WishRequest struct {
 
 func (x *WishRequest) Reset() {
 	*x = WishRequest{}
-	mi := &file_meta_proto_msgTypes[251]
+	mi := &file_meta_proto_msgTypes[252]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19926,7 +20005,7 @@ func (x *WishRequest) String() string {
 func (*WishRequest) ProtoMessage() {}
 
 func (x *WishRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[251]
+	mi := &file_meta_proto_msgTypes[252]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -19939,7 +20018,7 @@ func (x *WishRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WishRequest.ProtoReflect.Descriptor instead.
 func (*WishRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{251}
+	return file_meta_proto_rawDescGZIP(), []int{252}
 }
 
 func (x *WishRequest) GetShard() uint32 {
@@ -19980,7 +20059,7 @@ type WishReply struct {
 
 func (x *WishReply) Reset() {
 	*x = WishReply{}
-	mi := &file_meta_proto_msgTypes[252]
+	mi := &file_meta_proto_msgTypes[253]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -19992,7 +20071,7 @@ func (x *WishReply) String() string {
 func (*WishReply) ProtoMessage() {}
 
 func (x *WishReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[252]
+	mi := &file_meta_proto_msgTypes[253]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20005,7 +20084,7 @@ func (x *WishReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WishReply.ProtoReflect.Descriptor instead.
 func (*WishReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{252}
+	return file_meta_proto_rawDescGZIP(), []int{253}
 }
 
 func (x *WishReply) GetGateway() string {
@@ -20039,7 +20118,7 @@ type RecallsRequest struct {
 
 func (x *RecallsRequest) Reset() {
 	*x = RecallsRequest{}
-	mi := &file_meta_proto_msgTypes[253]
+	mi := &file_meta_proto_msgTypes[254]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20051,7 +20130,7 @@ func (x *RecallsRequest) String() string {
 func (*RecallsRequest) ProtoMessage() {}
 
 func (x *RecallsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[253]
+	mi := &file_meta_proto_msgTypes[254]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20064,7 +20143,7 @@ func (x *RecallsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecallsRequest.ProtoReflect.Descriptor instead.
 func (*RecallsRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{253}
+	return file_meta_proto_rawDescGZIP(), []int{254}
 }
 
 func (x *RecallsRequest) GetShard() uint32 {
@@ -20127,7 +20206,7 @@ type RecallsReply struct {
 
 func (x *RecallsReply) Reset() {
 	*x = RecallsReply{}
-	mi := &file_meta_proto_msgTypes[254]
+	mi := &file_meta_proto_msgTypes[255]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20139,7 +20218,7 @@ func (x *RecallsReply) String() string {
 func (*RecallsReply) ProtoMessage() {}
 
 func (x *RecallsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[254]
+	mi := &file_meta_proto_msgTypes[255]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20152,7 +20231,7 @@ func (x *RecallsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecallsReply.ProtoReflect.Descriptor instead.
 func (*RecallsReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{254}
+	return file_meta_proto_rawDescGZIP(), []int{255}
 }
 
 func (x *RecallsReply) GetFiles() []*FileId {
@@ -20190,7 +20269,7 @@ type PeersRequest struct {
 
 func (x *PeersRequest) Reset() {
 	*x = PeersRequest{}
-	mi := &file_meta_proto_msgTypes[255]
+	mi := &file_meta_proto_msgTypes[256]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20202,7 +20281,7 @@ func (x *PeersRequest) String() string {
 func (*PeersRequest) ProtoMessage() {}
 
 func (x *PeersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[255]
+	mi := &file_meta_proto_msgTypes[256]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20215,7 +20294,7 @@ func (x *PeersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeersRequest.ProtoReflect.Descriptor instead.
 func (*PeersRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{255}
+	return file_meta_proto_rawDescGZIP(), []int{256}
 }
 
 func (x *PeersRequest) GetName() string {
@@ -20263,7 +20342,7 @@ type PeersReply struct {
 
 func (x *PeersReply) Reset() {
 	*x = PeersReply{}
-	mi := &file_meta_proto_msgTypes[256]
+	mi := &file_meta_proto_msgTypes[257]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20275,7 +20354,7 @@ func (x *PeersReply) String() string {
 func (*PeersReply) ProtoMessage() {}
 
 func (x *PeersReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[256]
+	mi := &file_meta_proto_msgTypes[257]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20288,7 +20367,7 @@ func (x *PeersReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeersReply.ProtoReflect.Descriptor instead.
 func (*PeersReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{256}
+	return file_meta_proto_rawDescGZIP(), []int{257}
 }
 
 func (x *PeersReply) GetVersion() uint64 {
@@ -20321,7 +20400,7 @@ type UnlocksRequest struct {
 
 func (x *UnlocksRequest) Reset() {
 	*x = UnlocksRequest{}
-	mi := &file_meta_proto_msgTypes[257]
+	mi := &file_meta_proto_msgTypes[258]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20333,7 +20412,7 @@ func (x *UnlocksRequest) String() string {
 func (*UnlocksRequest) ProtoMessage() {}
 
 func (x *UnlocksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[257]
+	mi := &file_meta_proto_msgTypes[258]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20346,7 +20425,7 @@ func (x *UnlocksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnlocksRequest.ProtoReflect.Descriptor instead.
 func (*UnlocksRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{257}
+	return file_meta_proto_rawDescGZIP(), []int{258}
 }
 
 func (x *UnlocksRequest) GetShard() uint32 {
@@ -20404,7 +20483,7 @@ type UnlocksReply struct {
 
 func (x *UnlocksReply) Reset() {
 	*x = UnlocksReply{}
-	mi := &file_meta_proto_msgTypes[258]
+	mi := &file_meta_proto_msgTypes[259]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20416,7 +20495,7 @@ func (x *UnlocksReply) String() string {
 func (*UnlocksReply) ProtoMessage() {}
 
 func (x *UnlocksReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[258]
+	mi := &file_meta_proto_msgTypes[259]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20429,7 +20508,7 @@ func (x *UnlocksReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnlocksReply.ProtoReflect.Descriptor instead.
 func (*UnlocksReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{258}
+	return file_meta_proto_rawDescGZIP(), []int{259}
 }
 
 func (x *UnlocksReply) GetVersion() uint64 {
@@ -20478,7 +20557,7 @@ type OpensAsk struct {
 
 func (x *OpensAsk) Reset() {
 	*x = OpensAsk{}
-	mi := &file_meta_proto_msgTypes[259]
+	mi := &file_meta_proto_msgTypes[260]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20490,7 +20569,7 @@ func (x *OpensAsk) String() string {
 func (*OpensAsk) ProtoMessage() {}
 
 func (x *OpensAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[259]
+	mi := &file_meta_proto_msgTypes[260]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20503,7 +20582,7 @@ func (x *OpensAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpensAsk.ProtoReflect.Descriptor instead.
 func (*OpensAsk) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{259}
+	return file_meta_proto_rawDescGZIP(), []int{260}
 }
 
 func (x *OpensAsk) GetId() uint64 {
@@ -20530,7 +20609,7 @@ type OpensAnswer struct {
 
 func (x *OpensAnswer) Reset() {
 	*x = OpensAnswer{}
-	mi := &file_meta_proto_msgTypes[260]
+	mi := &file_meta_proto_msgTypes[261]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20542,7 +20621,7 @@ func (x *OpensAnswer) String() string {
 func (*OpensAnswer) ProtoMessage() {}
 
 func (x *OpensAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[260]
+	mi := &file_meta_proto_msgTypes[261]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20555,7 +20634,7 @@ func (x *OpensAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpensAnswer.ProtoReflect.Descriptor instead.
 func (*OpensAnswer) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{260}
+	return file_meta_proto_rawDescGZIP(), []int{261}
 }
 
 func (x *OpensAnswer) GetId() uint64 {
@@ -20584,7 +20663,7 @@ type OpensRequest struct {
 
 func (x *OpensRequest) Reset() {
 	*x = OpensRequest{}
-	mi := &file_meta_proto_msgTypes[261]
+	mi := &file_meta_proto_msgTypes[262]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20596,7 +20675,7 @@ func (x *OpensRequest) String() string {
 func (*OpensRequest) ProtoMessage() {}
 
 func (x *OpensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[261]
+	mi := &file_meta_proto_msgTypes[262]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20609,7 +20688,7 @@ func (x *OpensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpensRequest.ProtoReflect.Descriptor instead.
 func (*OpensRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{261}
+	return file_meta_proto_rawDescGZIP(), []int{262}
 }
 
 func (x *OpensRequest) GetShard() uint32 {
@@ -20643,7 +20722,7 @@ type OpensReply struct {
 
 func (x *OpensReply) Reset() {
 	*x = OpensReply{}
-	mi := &file_meta_proto_msgTypes[262]
+	mi := &file_meta_proto_msgTypes[263]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20655,7 +20734,7 @@ func (x *OpensReply) String() string {
 func (*OpensReply) ProtoMessage() {}
 
 func (x *OpensReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[262]
+	mi := &file_meta_proto_msgTypes[263]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20668,7 +20747,7 @@ func (x *OpensReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpensReply.ProtoReflect.Descriptor instead.
 func (*OpensReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{262}
+	return file_meta_proto_rawDescGZIP(), []int{263}
 }
 
 func (x *OpensReply) GetOpen() bool {
@@ -20694,7 +20773,7 @@ type LeaderRequest struct {
 
 func (x *LeaderRequest) Reset() {
 	*x = LeaderRequest{}
-	mi := &file_meta_proto_msgTypes[263]
+	mi := &file_meta_proto_msgTypes[264]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20706,7 +20785,7 @@ func (x *LeaderRequest) String() string {
 func (*LeaderRequest) ProtoMessage() {}
 
 func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[263]
+	mi := &file_meta_proto_msgTypes[264]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20719,7 +20798,7 @@ func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderRequest.ProtoReflect.Descriptor instead.
 func (*LeaderRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{263}
+	return file_meta_proto_rawDescGZIP(), []int{264}
 }
 
 func (x *LeaderRequest) GetShard() uint32 {
@@ -20739,7 +20818,7 @@ type LeaderReply struct {
 
 func (x *LeaderReply) Reset() {
 	*x = LeaderReply{}
-	mi := &file_meta_proto_msgTypes[264]
+	mi := &file_meta_proto_msgTypes[265]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20751,7 +20830,7 @@ func (x *LeaderReply) String() string {
 func (*LeaderReply) ProtoMessage() {}
 
 func (x *LeaderReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[264]
+	mi := &file_meta_proto_msgTypes[265]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20764,7 +20843,7 @@ func (x *LeaderReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderReply.ProtoReflect.Descriptor instead.
 func (*LeaderReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{264}
+	return file_meta_proto_rawDescGZIP(), []int{265}
 }
 
 func (x *LeaderReply) GetLeaderId() string {
@@ -20799,7 +20878,7 @@ type ReplicaReply struct {
 
 func (x *ReplicaReply) Reset() {
 	*x = ReplicaReply{}
-	mi := &file_meta_proto_msgTypes[265]
+	mi := &file_meta_proto_msgTypes[266]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20811,7 +20890,7 @@ func (x *ReplicaReply) String() string {
 func (*ReplicaReply) ProtoMessage() {}
 
 func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[265]
+	mi := &file_meta_proto_msgTypes[266]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20824,7 +20903,7 @@ func (x *ReplicaReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaReply.ProtoReflect.Descriptor instead.
 func (*ReplicaReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{265}
+	return file_meta_proto_rawDescGZIP(), []int{266}
 }
 
 func (x *ReplicaReply) GetId() string {
@@ -20902,7 +20981,7 @@ type MemberRequest struct {
 
 func (x *MemberRequest) Reset() {
 	*x = MemberRequest{}
-	mi := &file_meta_proto_msgTypes[266]
+	mi := &file_meta_proto_msgTypes[267]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20914,7 +20993,7 @@ func (x *MemberRequest) String() string {
 func (*MemberRequest) ProtoMessage() {}
 
 func (x *MemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[266]
+	mi := &file_meta_proto_msgTypes[267]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20927,7 +21006,7 @@ func (x *MemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberRequest.ProtoReflect.Descriptor instead.
 func (*MemberRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{266}
+	return file_meta_proto_rawDescGZIP(), []int{267}
 }
 
 func (x *MemberRequest) GetShard() uint32 {
@@ -20964,7 +21043,7 @@ type MemberReply struct {
 
 func (x *MemberReply) Reset() {
 	*x = MemberReply{}
-	mi := &file_meta_proto_msgTypes[267]
+	mi := &file_meta_proto_msgTypes[268]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -20976,7 +21055,7 @@ func (x *MemberReply) String() string {
 func (*MemberReply) ProtoMessage() {}
 
 func (x *MemberReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[267]
+	mi := &file_meta_proto_msgTypes[268]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -20989,7 +21068,7 @@ func (x *MemberReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberReply.ProtoReflect.Descriptor instead.
 func (*MemberReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{267}
+	return file_meta_proto_rawDescGZIP(), []int{268}
 }
 
 func (x *MemberReply) GetLeader() string {
@@ -21033,7 +21112,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_meta_proto_msgTypes[268]
+	mi := &file_meta_proto_msgTypes[269]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -21045,7 +21124,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[268]
+	mi := &file_meta_proto_msgTypes[269]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -21058,7 +21137,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{268}
+	return file_meta_proto_rawDescGZIP(), []int{269}
 }
 
 func (x *Member) GetId() string {
@@ -21100,7 +21179,7 @@ type LevelRequest struct {
 
 func (x *LevelRequest) Reset() {
 	*x = LevelRequest{}
-	mi := &file_meta_proto_msgTypes[269]
+	mi := &file_meta_proto_msgTypes[270]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -21112,7 +21191,7 @@ func (x *LevelRequest) String() string {
 func (*LevelRequest) ProtoMessage() {}
 
 func (x *LevelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[269]
+	mi := &file_meta_proto_msgTypes[270]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -21125,7 +21204,7 @@ func (x *LevelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LevelRequest.ProtoReflect.Descriptor instead.
 func (*LevelRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{269}
+	return file_meta_proto_rawDescGZIP(), []int{270}
 }
 
 func (x *LevelRequest) GetShard() uint32 {
@@ -21153,7 +21232,7 @@ type LevelReply struct {
 
 func (x *LevelReply) Reset() {
 	*x = LevelReply{}
-	mi := &file_meta_proto_msgTypes[270]
+	mi := &file_meta_proto_msgTypes[271]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -21165,7 +21244,7 @@ func (x *LevelReply) String() string {
 func (*LevelReply) ProtoMessage() {}
 
 func (x *LevelReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[270]
+	mi := &file_meta_proto_msgTypes[271]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -21178,7 +21257,7 @@ func (x *LevelReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LevelReply.ProtoReflect.Descriptor instead.
 func (*LevelReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{270}
+	return file_meta_proto_rawDescGZIP(), []int{271}
 }
 
 func (x *LevelReply) GetLeader() string {
@@ -21213,7 +21292,7 @@ type VoterLevel struct {
 
 func (x *VoterLevel) Reset() {
 	*x = VoterLevel{}
-	mi := &file_meta_proto_msgTypes[271]
+	mi := &file_meta_proto_msgTypes[272]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -21225,7 +21304,7 @@ func (x *VoterLevel) String() string {
 func (*VoterLevel) ProtoMessage() {}
 
 func (x *VoterLevel) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[271]
+	mi := &file_meta_proto_msgTypes[272]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -21238,7 +21317,7 @@ func (x *VoterLevel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VoterLevel.ProtoReflect.Descriptor instead.
 func (*VoterLevel) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{271}
+	return file_meta_proto_rawDescGZIP(), []int{272}
 }
 
 func (x *VoterLevel) GetId() string {
@@ -21275,7 +21354,7 @@ type DifferRequest struct {
 
 func (x *DifferRequest) Reset() {
 	*x = DifferRequest{}
-	mi := &file_meta_proto_msgTypes[272]
+	mi := &file_meta_proto_msgTypes[273]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -21287,7 +21366,7 @@ func (x *DifferRequest) String() string {
 func (*DifferRequest) ProtoMessage() {}
 
 func (x *DifferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[272]
+	mi := &file_meta_proto_msgTypes[273]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -21300,7 +21379,7 @@ func (x *DifferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferRequest.ProtoReflect.Descriptor instead.
 func (*DifferRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{272}
+	return file_meta_proto_rawDescGZIP(), []int{273}
 }
 
 func (x *DifferRequest) GetShard() uint32 {
@@ -21339,7 +21418,7 @@ type DifferReply struct {
 
 func (x *DifferReply) Reset() {
 	*x = DifferReply{}
-	mi := &file_meta_proto_msgTypes[273]
+	mi := &file_meta_proto_msgTypes[274]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -21351,7 +21430,7 @@ func (x *DifferReply) String() string {
 func (*DifferReply) ProtoMessage() {}
 
 func (x *DifferReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[273]
+	mi := &file_meta_proto_msgTypes[274]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -21364,7 +21443,7 @@ func (x *DifferReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DifferReply.ProtoReflect.Descriptor instead.
 func (*DifferReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{273}
+	return file_meta_proto_rawDescGZIP(), []int{274}
 }
 
 // WorkTask is something that a worker does or wants to do. The first five fields name it; the rest is how it stands.
@@ -21389,7 +21468,7 @@ type WorkTask struct {
 
 func (x *WorkTask) Reset() {
 	*x = WorkTask{}
-	mi := &file_meta_proto_msgTypes[274]
+	mi := &file_meta_proto_msgTypes[275]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -21401,7 +21480,7 @@ func (x *WorkTask) String() string {
 func (*WorkTask) ProtoMessage() {}
 
 func (x *WorkTask) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[274]
+	mi := &file_meta_proto_msgTypes[275]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -21414,7 +21493,7 @@ func (x *WorkTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkTask.ProtoReflect.Descriptor instead.
 func (*WorkTask) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{274}
+	return file_meta_proto_rawDescGZIP(), []int{275}
 }
 
 func (x *WorkTask) GetKind() WorkKind {
@@ -21522,7 +21601,7 @@ type WorkRequest struct {
 
 func (x *WorkRequest) Reset() {
 	*x = WorkRequest{}
-	mi := &file_meta_proto_msgTypes[275]
+	mi := &file_meta_proto_msgTypes[276]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -21534,7 +21613,7 @@ func (x *WorkRequest) String() string {
 func (*WorkRequest) ProtoMessage() {}
 
 func (x *WorkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[275]
+	mi := &file_meta_proto_msgTypes[276]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -21547,7 +21626,7 @@ func (x *WorkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkRequest.ProtoReflect.Descriptor instead.
 func (*WorkRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{275}
+	return file_meta_proto_rawDescGZIP(), []int{276}
 }
 
 func (x *WorkRequest) GetShard() uint32 {
@@ -21597,7 +21676,7 @@ type WorkReply struct {
 
 func (x *WorkReply) Reset() {
 	*x = WorkReply{}
-	mi := &file_meta_proto_msgTypes[276]
+	mi := &file_meta_proto_msgTypes[277]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -21609,7 +21688,7 @@ func (x *WorkReply) String() string {
 func (*WorkReply) ProtoMessage() {}
 
 func (x *WorkReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[276]
+	mi := &file_meta_proto_msgTypes[277]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -21622,7 +21701,7 @@ func (x *WorkReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkReply.ProtoReflect.Descriptor instead.
 func (*WorkReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{276}
+	return file_meta_proto_rawDescGZIP(), []int{277}
 }
 
 func (x *WorkReply) GetGrants() []*WorkGrant {
@@ -21656,7 +21735,7 @@ type WorkGrant struct {
 
 func (x *WorkGrant) Reset() {
 	*x = WorkGrant{}
-	mi := &file_meta_proto_msgTypes[277]
+	mi := &file_meta_proto_msgTypes[278]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -21668,7 +21747,7 @@ func (x *WorkGrant) String() string {
 func (*WorkGrant) ProtoMessage() {}
 
 func (x *WorkGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[277]
+	mi := &file_meta_proto_msgTypes[278]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -21681,7 +21760,7 @@ func (x *WorkGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkGrant.ProtoReflect.Descriptor instead.
 func (*WorkGrant) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{277}
+	return file_meta_proto_rawDescGZIP(), []int{278}
 }
 
 func (x *WorkGrant) GetTask() uint32 {
@@ -21710,7 +21789,7 @@ type WorkPiece struct {
 
 func (x *WorkPiece) Reset() {
 	*x = WorkPiece{}
-	mi := &file_meta_proto_msgTypes[278]
+	mi := &file_meta_proto_msgTypes[279]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -21722,7 +21801,7 @@ func (x *WorkPiece) String() string {
 func (*WorkPiece) ProtoMessage() {}
 
 func (x *WorkPiece) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[278]
+	mi := &file_meta_proto_msgTypes[279]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -21735,7 +21814,7 @@ func (x *WorkPiece) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkPiece.ProtoReflect.Descriptor instead.
 func (*WorkPiece) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{278}
+	return file_meta_proto_rawDescGZIP(), []int{279}
 }
 
 func (x *WorkPiece) GetFs() uint32 {
@@ -21778,7 +21857,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x06client\x18\x02 \x01(\x04R\x06client\x12\x12\n" +
 	"\x04slot\x18\x03 \x01(\rR\x04slot\x12\x10\n" +
 	"\x03seq\x18\x04 \x01(\x04R\x03seq\x12\x19\n" +
-	"\bop_index\x18\x05 \x01(\rR\aopIndex\"\xbc(\n" +
+	"\bop_index\x18\x05 \x01(\rR\aopIndex\"\xf9(\n" +
 	"\aCommand\x12(\n" +
 	"\x02id\x18\x01 \x01(\v2\x18.rackfs.meta.v1.IdentityR\x02id\x12(\n" +
 	"\x04call\x18\x06 \x01(\v2\x14.rackfs.meta.v1.CallR\x04call\x12(\n" +
@@ -21878,7 +21957,9 @@ const file_meta_proto_rawDesc = "" +
 	"shareLease\x12A\n" +
 	"\fgive_clients\x18\xa0\x01 \x01(\v2\x1b.rackfs.meta.v1.GiveClientsH\x00R\vgiveClients\x12;\n" +
 	"\n" +
-	"keep_opens\x18\xa5\x01 \x01(\v2\x19.rackfs.meta.v1.KeepOpensH\x00R\tkeepOpensB\x04\n" +
+	"keep_opens\x18\xa5\x01 \x01(\v2\x19.rackfs.meta.v1.KeepOpensH\x00R\tkeepOpens\x12;\n" +
+	"\n" +
+	"fence_call\x18\xa6\x01 \x01(\v2\x19.rackfs.meta.v1.FenceCallH\x00R\tfenceCallB\x04\n" +
 	"\x02op\"\x8a\v\n" +
 	"\x06Result\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
@@ -22282,7 +22363,11 @@ const file_meta_proto_rawDesc = "" +
 	"\x06client\x18\x01 \x01(\x04R\x06client\x12\x18\n" +
 	"\asession\x18\x02 \x01(\fR\asession\x12\x14\n" +
 	"\x05first\x18\x03 \x01(\rR\x05first\x12\x1b\n" +
-	"\tbelow_seq\x18\x04 \x01(\x04R\bbelowSeq\"8\n" +
+	"\tbelow_seq\x18\x04 \x01(\x04R\bbelowSeq\"_\n" +
+	"\tFenceCall\x12(\n" +
+	"\x04call\x18\x01 \x01(\v2\x14.rackfs.meta.v1.CallR\x04call\x12\x10\n" +
+	"\x03ino\x18\x02 \x01(\x04R\x03ino\x12\x16\n" +
+	"\x06offset\x18\x03 \x01(\x04R\x06offset\"8\n" +
 	"\n" +
 	"SetProject\x12\x10\n" +
 	"\x03dir\x18\x01 \x01(\x04R\x03dir\x12\x18\n" +
@@ -23437,7 +23522,7 @@ func file_meta_proto_rawDescGZIP() []byte {
 }
 
 var file_meta_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 279)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 280)
 var file_meta_proto_goTypes = []any{
 	(OriginKind)(0),           // 0: rackfs.meta.v1.OriginKind
 	(LockType)(0),             // 1: rackfs.meta.v1.LockType
@@ -23524,212 +23609,213 @@ var file_meta_proto_goTypes = []any{
 	(*ReleaseClients)(nil),    // 82: rackfs.meta.v1.ReleaseClients
 	(*ReleaseSession)(nil),    // 83: rackfs.meta.v1.ReleaseSession
 	(*ReleaseSlots)(nil),      // 84: rackfs.meta.v1.ReleaseSlots
-	(*SetProject)(nil),        // 85: rackfs.meta.v1.SetProject
-	(*SetQuota)(nil),          // 86: rackfs.meta.v1.SetQuota
-	(*ReserveQuota)(nil),      // 87: rackfs.meta.v1.ReserveQuota
-	(*ReserveResult)(nil),     // 88: rackfs.meta.v1.ReserveResult
-	(*ReleaseQuota)(nil),      // 89: rackfs.meta.v1.ReleaseQuota
-	(*FileSystem)(nil),        // 90: rackfs.meta.v1.FileSystem
-	(*SecureExport)(nil),      // 91: rackfs.meta.v1.SecureExport
-	(*PutFileSystem)(nil),     // 92: rackfs.meta.v1.PutFileSystem
-	(*RemoveFileSystem)(nil),  // 93: rackfs.meta.v1.RemoveFileSystem
-	(*Store)(nil),             // 94: rackfs.meta.v1.Store
-	(*PutStore)(nil),          // 95: rackfs.meta.v1.PutStore
-	(*Slot)(nil),              // 96: rackfs.meta.v1.Slot
-	(*PlacementGroup)(nil),    // 97: rackfs.meta.v1.PlacementGroup
-	(*Pool)(nil),              // 98: rackfs.meta.v1.Pool
-	(*PutPool)(nil),           // 99: rackfs.meta.v1.PutPool
-	(*RemovePool)(nil),        // 100: rackfs.meta.v1.RemovePool
-	(*ChangePGs)(nil),         // 101: rackfs.meta.v1.ChangePGs
-	(*PGChange)(nil),          // 102: rackfs.meta.v1.PGChange
-	(*ReplaceStore)(nil),      // 103: rackfs.meta.v1.ReplaceStore
-	(*Node)(nil),              // 104: rackfs.meta.v1.Node
-	(*LocalVolume)(nil),       // 105: rackfs.meta.v1.LocalVolume
-	(*PutNode)(nil),           // 106: rackfs.meta.v1.PutNode
-	(*RemoveNode)(nil),        // 107: rackfs.meta.v1.RemoveNode
-	(*Token)(nil),             // 108: rackfs.meta.v1.Token
-	(*PutToken)(nil),          // 109: rackfs.meta.v1.PutToken
-	(*JoinNode)(nil),          // 110: rackfs.meta.v1.JoinNode
-	(*NodeResult)(nil),        // 111: rackfs.meta.v1.NodeResult
-	(*SetNodeState)(nil),      // 112: rackfs.meta.v1.SetNodeState
-	(*RetireNode)(nil),        // 113: rackfs.meta.v1.RetireNode
-	(*RetiredNode)(nil),       // 114: rackfs.meta.v1.RetiredNode
-	(*RetireStores)(nil),      // 115: rackfs.meta.v1.RetireStores
-	(*NodeGroup)(nil),         // 116: rackfs.meta.v1.NodeGroup
-	(*RackReservation)(nil),   // 117: rackfs.meta.v1.RackReservation
-	(*PutGroup)(nil),          // 118: rackfs.meta.v1.PutGroup
-	(*GroupResult)(nil),       // 119: rackfs.meta.v1.GroupResult
-	(*RemoveGroup)(nil),       // 120: rackfs.meta.v1.RemoveGroup
-	(*RetireGroup)(nil),       // 121: rackfs.meta.v1.RetireGroup
-	(*ReserveRacks)(nil),      // 122: rackfs.meta.v1.ReserveRacks
-	(*SetNodeGroup)(nil),      // 123: rackfs.meta.v1.SetNodeGroup
-	(*AllowDeletion)(nil),     // 124: rackfs.meta.v1.AllowDeletion
-	(*Workspace)(nil),         // 125: rackfs.meta.v1.Workspace
-	(*PutWorkspace)(nil),      // 126: rackfs.meta.v1.PutWorkspace
-	(*WorkspaceResult)(nil),   // 127: rackfs.meta.v1.WorkspaceResult
-	(*RemoveWorkspace)(nil),   // 128: rackfs.meta.v1.RemoveWorkspace
-	(*AccessToken)(nil),       // 129: rackfs.meta.v1.AccessToken
-	(*AccessScope)(nil),       // 130: rackfs.meta.v1.AccessScope
-	(*PutAccessToken)(nil),    // 131: rackfs.meta.v1.PutAccessToken
-	(*RemoveAccessToken)(nil), // 132: rackfs.meta.v1.RemoveAccessToken
-	(*Job)(nil),               // 133: rackfs.meta.v1.Job
-	(*PutJob)(nil),            // 134: rackfs.meta.v1.PutJob
-	(*TakeJob)(nil),           // 135: rackfs.meta.v1.TakeJob
-	(*JobResult)(nil),         // 136: rackfs.meta.v1.JobResult
-	(*Upload)(nil),            // 137: rackfs.meta.v1.Upload
-	(*PutUpload)(nil),         // 138: rackfs.meta.v1.PutUpload
-	(*RemoveUpload)(nil),      // 139: rackfs.meta.v1.RemoveUpload
-	(*MakeStaging)(nil),       // 140: rackfs.meta.v1.MakeStaging
-	(*Key)(nil),               // 141: rackfs.meta.v1.Key
-	(*PutKey)(nil),            // 142: rackfs.meta.v1.PutKey
-	(*NFSClient)(nil),         // 143: rackfs.meta.v1.NFSClient
-	(*PutNFSClient)(nil),      // 144: rackfs.meta.v1.PutNFSClient
-	(*RemoveNFSClient)(nil),   // 145: rackfs.meta.v1.RemoveNFSClient
-	(*ClientRecord)(nil),      // 146: rackfs.meta.v1.ClientRecord
-	(*SessionRecord)(nil),     // 147: rackfs.meta.v1.SessionRecord
-	(*PutClient)(nil),         // 148: rackfs.meta.v1.PutClient
-	(*ClientsResult)(nil),     // 149: rackfs.meta.v1.ClientsResult
-	(*RemoveClient)(nil),      // 150: rackfs.meta.v1.RemoveClient
-	(*TakeClients)(nil),       // 151: rackfs.meta.v1.TakeClients
-	(*GiveClients)(nil),       // 152: rackfs.meta.v1.GiveClients
-	(*GivenClient)(nil),       // 153: rackfs.meta.v1.GivenClient
-	(*ForgetClients)(nil),     // 154: rackfs.meta.v1.ForgetClients
-	(*PutSession)(nil),        // 155: rackfs.meta.v1.PutSession
-	(*RemoveSession)(nil),     // 156: rackfs.meta.v1.RemoveSession
-	(*Query)(nil),             // 157: rackfs.meta.v1.Query
-	(*WorkspacesQ)(nil),       // 158: rackfs.meta.v1.WorkspacesQ
-	(*AccessTokensQ)(nil),     // 159: rackfs.meta.v1.AccessTokensQ
-	(*JobsQ)(nil),             // 160: rackfs.meta.v1.JobsQ
-	(*UploadsQ)(nil),          // 161: rackfs.meta.v1.UploadsQ
-	(*OriginsQ)(nil),          // 162: rackfs.meta.v1.OriginsQ
-	(*HoldsQ)(nil),            // 163: rackfs.meta.v1.HoldsQ
-	(*GetAttrQ)(nil),          // 164: rackfs.meta.v1.GetAttrQ
-	(*LookupQ)(nil),           // 165: rackfs.meta.v1.LookupQ
-	(*ParentQ)(nil),           // 166: rackfs.meta.v1.ParentQ
-	(*ReadDirQ)(nil),          // 167: rackfs.meta.v1.ReadDirQ
-	(*ReadLinkQ)(nil),         // 168: rackfs.meta.v1.ReadLinkQ
-	(*ExtentsQ)(nil),          // 169: rackfs.meta.v1.ExtentsQ
-	(*StatFSQ)(nil),           // 170: rackfs.meta.v1.StatFSQ
-	(*QuotasQ)(nil),           // 171: rackfs.meta.v1.QuotasQ
-	(*NodesQ)(nil),            // 172: rackfs.meta.v1.NodesQ
-	(*TokensQ)(nil),           // 173: rackfs.meta.v1.TokensQ
-	(*RetiredNodesQ)(nil),     // 174: rackfs.meta.v1.RetiredNodesQ
-	(*BlockStatesQ)(nil),      // 175: rackfs.meta.v1.BlockStatesQ
-	(*BlocksQ)(nil),           // 176: rackfs.meta.v1.BlocksQ
-	(*LiveBlocksQ)(nil),       // 177: rackfs.meta.v1.LiveBlocksQ
-	(*GetXattrQ)(nil),         // 178: rackfs.meta.v1.GetXattrQ
-	(*ListXattrsQ)(nil),       // 179: rackfs.meta.v1.ListXattrsQ
-	(*ShardInfoQ)(nil),        // 180: rackfs.meta.v1.ShardInfoQ
-	(*FileSystemsQ)(nil),      // 181: rackfs.meta.v1.FileSystemsQ
-	(*NamespaceQ)(nil),        // 182: rackfs.meta.v1.NamespaceQ
-	(*ClusterMapQ)(nil),       // 183: rackfs.meta.v1.ClusterMapQ
-	(*KeysQ)(nil),             // 184: rackfs.meta.v1.KeysQ
-	(*NFSClientsQ)(nil),       // 185: rackfs.meta.v1.NFSClientsQ
-	(*TestLockQ)(nil),         // 186: rackfs.meta.v1.TestLockQ
-	(*ClientStateQ)(nil),      // 187: rackfs.meta.v1.ClientStateQ
-	(*SessionSlotsQ)(nil),     // 188: rackfs.meta.v1.SessionSlotsQ
-	(*CallWrittenQ)(nil),      // 189: rackfs.meta.v1.CallWrittenQ
-	(*FileOpensQ)(nil),        // 190: rackfs.meta.v1.FileOpensQ
-	(*ClientsQ)(nil),          // 191: rackfs.meta.v1.ClientsQ
-	(*ClientQ)(nil),           // 192: rackfs.meta.v1.ClientQ
-	(*QueryResult)(nil),       // 193: rackfs.meta.v1.QueryResult
-	(*WorkspacesR)(nil),       // 194: rackfs.meta.v1.WorkspacesR
-	(*AccessTokensR)(nil),     // 195: rackfs.meta.v1.AccessTokensR
-	(*JobsR)(nil),             // 196: rackfs.meta.v1.JobsR
-	(*UploadsR)(nil),          // 197: rackfs.meta.v1.UploadsR
-	(*OriginsR)(nil),          // 198: rackfs.meta.v1.OriginsR
-	(*HoldsR)(nil),            // 199: rackfs.meta.v1.HoldsR
-	(*FileId)(nil),            // 200: rackfs.meta.v1.FileId
-	(*AttrR)(nil),             // 201: rackfs.meta.v1.AttrR
-	(*Dirent)(nil),            // 202: rackfs.meta.v1.Dirent
-	(*ReadDirR)(nil),          // 203: rackfs.meta.v1.ReadDirR
-	(*ReadLinkR)(nil),         // 204: rackfs.meta.v1.ReadLinkR
-	(*Extent)(nil),            // 205: rackfs.meta.v1.Extent
-	(*ExtentsR)(nil),          // 206: rackfs.meta.v1.ExtentsR
-	(*StatFSR)(nil),           // 207: rackfs.meta.v1.StatFSR
-	(*Quota)(nil),             // 208: rackfs.meta.v1.Quota
-	(*QuotasR)(nil),           // 209: rackfs.meta.v1.QuotasR
-	(*BlockStatesR)(nil),      // 210: rackfs.meta.v1.BlockStatesR
-	(*BlocksR)(nil),           // 211: rackfs.meta.v1.BlocksR
-	(*BlockInfo)(nil),         // 212: rackfs.meta.v1.BlockInfo
-	(*GetXattrR)(nil),         // 213: rackfs.meta.v1.GetXattrR
-	(*ListXattrsR)(nil),       // 214: rackfs.meta.v1.ListXattrsR
-	(*ShardInfoR)(nil),        // 215: rackfs.meta.v1.ShardInfoR
-	(*FileSystemsR)(nil),      // 216: rackfs.meta.v1.FileSystemsR
-	(*NamespaceR)(nil),        // 217: rackfs.meta.v1.NamespaceR
-	(*ClusterMapR)(nil),       // 218: rackfs.meta.v1.ClusterMapR
-	(*KeysR)(nil),             // 219: rackfs.meta.v1.KeysR
-	(*NodesR)(nil),            // 220: rackfs.meta.v1.NodesR
-	(*TokensR)(nil),           // 221: rackfs.meta.v1.TokensR
-	(*RetiredNodesR)(nil),     // 222: rackfs.meta.v1.RetiredNodesR
-	(*NFSClientsR)(nil),       // 223: rackfs.meta.v1.NFSClientsR
-	(*ClientStateR)(nil),      // 224: rackfs.meta.v1.ClientStateR
-	(*ClientLocks)(nil),       // 225: rackfs.meta.v1.ClientLocks
-	(*LockRange)(nil),         // 226: rackfs.meta.v1.LockRange
-	(*CallWrittenR)(nil),      // 227: rackfs.meta.v1.CallWrittenR
-	(*SessionSlotsR)(nil),     // 228: rackfs.meta.v1.SessionSlotsR
-	(*SessionSlot)(nil),       // 229: rackfs.meta.v1.SessionSlot
-	(*FileOpensR)(nil),        // 230: rackfs.meta.v1.FileOpensR
-	(*ClientsR)(nil),          // 231: rackfs.meta.v1.ClientsR
-	(*ClientSessions)(nil),    // 232: rackfs.meta.v1.ClientSessions
-	(*InodeRecord)(nil),       // 233: rackfs.meta.v1.InodeRecord
-	(*Xattrs)(nil),            // 234: rackfs.meta.v1.Xattrs
-	(*XattrRecord)(nil),       // 235: rackfs.meta.v1.XattrRecord
-	(*Cut)(nil),               // 236: rackfs.meta.v1.Cut
-	(*ExtentRecord)(nil),      // 237: rackfs.meta.v1.ExtentRecord
-	(*BlockRecord)(nil),       // 238: rackfs.meta.v1.BlockRecord
-	(*BackReference)(nil),     // 239: rackfs.meta.v1.BackReference
-	(*DirentRecord)(nil),      // 240: rackfs.meta.v1.DirentRecord
-	(*OriginRecord)(nil),      // 241: rackfs.meta.v1.OriginRecord
-	(*SlotRecord)(nil),        // 242: rackfs.meta.v1.SlotRecord
-	(*Written)(nil),           // 243: rackfs.meta.v1.Written
-	(*SlotResult)(nil),        // 244: rackfs.meta.v1.SlotResult
-	(*OpenRecord)(nil),        // 245: rackfs.meta.v1.OpenRecord
-	(*LockRecord)(nil),        // 246: rackfs.meta.v1.LockRecord
-	(*KnownClient)(nil),       // 247: rackfs.meta.v1.KnownClient
-	(*UsageRecord)(nil),       // 248: rackfs.meta.v1.UsageRecord
-	(*ReservationRecord)(nil), // 249: rackfs.meta.v1.ReservationRecord
-	(*RangeRecord)(nil),       // 250: rackfs.meta.v1.RangeRecord
-	(*PurgeRecord)(nil),       // 251: rackfs.meta.v1.PurgeRecord
-	(*DeletedNamespace)(nil),  // 252: rackfs.meta.v1.DeletedNamespace
-	(*DyingRecord)(nil),       // 253: rackfs.meta.v1.DyingRecord
-	(*NamespaceRecord)(nil),   // 254: rackfs.meta.v1.NamespaceRecord
-	(*ProposeRequest)(nil),    // 255: rackfs.meta.v1.ProposeRequest
-	(*ProposeReply)(nil),      // 256: rackfs.meta.v1.ProposeReply
-	(*QueryRequest)(nil),      // 257: rackfs.meta.v1.QueryRequest
-	(*QueryReply)(nil),        // 258: rackfs.meta.v1.QueryReply
-	(*TermRequest)(nil),       // 259: rackfs.meta.v1.TermRequest
-	(*TermReply)(nil),         // 260: rackfs.meta.v1.TermReply
-	(*RenewRequest)(nil),      // 261: rackfs.meta.v1.RenewRequest
-	(*RenewReply)(nil),        // 262: rackfs.meta.v1.RenewReply
-	(*WishRequest)(nil),       // 263: rackfs.meta.v1.WishRequest
-	(*WishReply)(nil),         // 264: rackfs.meta.v1.WishReply
-	(*RecallsRequest)(nil),    // 265: rackfs.meta.v1.RecallsRequest
-	(*RecallsReply)(nil),      // 266: rackfs.meta.v1.RecallsReply
-	(*PeersRequest)(nil),      // 267: rackfs.meta.v1.PeersRequest
-	(*PeersReply)(nil),        // 268: rackfs.meta.v1.PeersReply
-	(*UnlocksRequest)(nil),    // 269: rackfs.meta.v1.UnlocksRequest
-	(*UnlocksReply)(nil),      // 270: rackfs.meta.v1.UnlocksReply
-	(*OpensAsk)(nil),          // 271: rackfs.meta.v1.OpensAsk
-	(*OpensAnswer)(nil),       // 272: rackfs.meta.v1.OpensAnswer
-	(*OpensRequest)(nil),      // 273: rackfs.meta.v1.OpensRequest
-	(*OpensReply)(nil),        // 274: rackfs.meta.v1.OpensReply
-	(*LeaderRequest)(nil),     // 275: rackfs.meta.v1.LeaderRequest
-	(*LeaderReply)(nil),       // 276: rackfs.meta.v1.LeaderReply
-	(*ReplicaReply)(nil),      // 277: rackfs.meta.v1.ReplicaReply
-	(*MemberRequest)(nil),     // 278: rackfs.meta.v1.MemberRequest
-	(*MemberReply)(nil),       // 279: rackfs.meta.v1.MemberReply
-	(*Member)(nil),            // 280: rackfs.meta.v1.Member
-	(*LevelRequest)(nil),      // 281: rackfs.meta.v1.LevelRequest
-	(*LevelReply)(nil),        // 282: rackfs.meta.v1.LevelReply
-	(*VoterLevel)(nil),        // 283: rackfs.meta.v1.VoterLevel
-	(*DifferRequest)(nil),     // 284: rackfs.meta.v1.DifferRequest
-	(*DifferReply)(nil),       // 285: rackfs.meta.v1.DifferReply
-	(*WorkTask)(nil),          // 286: rackfs.meta.v1.WorkTask
-	(*WorkRequest)(nil),       // 287: rackfs.meta.v1.WorkRequest
-	(*WorkReply)(nil),         // 288: rackfs.meta.v1.WorkReply
-	(*WorkGrant)(nil),         // 289: rackfs.meta.v1.WorkGrant
-	(*WorkPiece)(nil),         // 290: rackfs.meta.v1.WorkPiece
+	(*FenceCall)(nil),         // 85: rackfs.meta.v1.FenceCall
+	(*SetProject)(nil),        // 86: rackfs.meta.v1.SetProject
+	(*SetQuota)(nil),          // 87: rackfs.meta.v1.SetQuota
+	(*ReserveQuota)(nil),      // 88: rackfs.meta.v1.ReserveQuota
+	(*ReserveResult)(nil),     // 89: rackfs.meta.v1.ReserveResult
+	(*ReleaseQuota)(nil),      // 90: rackfs.meta.v1.ReleaseQuota
+	(*FileSystem)(nil),        // 91: rackfs.meta.v1.FileSystem
+	(*SecureExport)(nil),      // 92: rackfs.meta.v1.SecureExport
+	(*PutFileSystem)(nil),     // 93: rackfs.meta.v1.PutFileSystem
+	(*RemoveFileSystem)(nil),  // 94: rackfs.meta.v1.RemoveFileSystem
+	(*Store)(nil),             // 95: rackfs.meta.v1.Store
+	(*PutStore)(nil),          // 96: rackfs.meta.v1.PutStore
+	(*Slot)(nil),              // 97: rackfs.meta.v1.Slot
+	(*PlacementGroup)(nil),    // 98: rackfs.meta.v1.PlacementGroup
+	(*Pool)(nil),              // 99: rackfs.meta.v1.Pool
+	(*PutPool)(nil),           // 100: rackfs.meta.v1.PutPool
+	(*RemovePool)(nil),        // 101: rackfs.meta.v1.RemovePool
+	(*ChangePGs)(nil),         // 102: rackfs.meta.v1.ChangePGs
+	(*PGChange)(nil),          // 103: rackfs.meta.v1.PGChange
+	(*ReplaceStore)(nil),      // 104: rackfs.meta.v1.ReplaceStore
+	(*Node)(nil),              // 105: rackfs.meta.v1.Node
+	(*LocalVolume)(nil),       // 106: rackfs.meta.v1.LocalVolume
+	(*PutNode)(nil),           // 107: rackfs.meta.v1.PutNode
+	(*RemoveNode)(nil),        // 108: rackfs.meta.v1.RemoveNode
+	(*Token)(nil),             // 109: rackfs.meta.v1.Token
+	(*PutToken)(nil),          // 110: rackfs.meta.v1.PutToken
+	(*JoinNode)(nil),          // 111: rackfs.meta.v1.JoinNode
+	(*NodeResult)(nil),        // 112: rackfs.meta.v1.NodeResult
+	(*SetNodeState)(nil),      // 113: rackfs.meta.v1.SetNodeState
+	(*RetireNode)(nil),        // 114: rackfs.meta.v1.RetireNode
+	(*RetiredNode)(nil),       // 115: rackfs.meta.v1.RetiredNode
+	(*RetireStores)(nil),      // 116: rackfs.meta.v1.RetireStores
+	(*NodeGroup)(nil),         // 117: rackfs.meta.v1.NodeGroup
+	(*RackReservation)(nil),   // 118: rackfs.meta.v1.RackReservation
+	(*PutGroup)(nil),          // 119: rackfs.meta.v1.PutGroup
+	(*GroupResult)(nil),       // 120: rackfs.meta.v1.GroupResult
+	(*RemoveGroup)(nil),       // 121: rackfs.meta.v1.RemoveGroup
+	(*RetireGroup)(nil),       // 122: rackfs.meta.v1.RetireGroup
+	(*ReserveRacks)(nil),      // 123: rackfs.meta.v1.ReserveRacks
+	(*SetNodeGroup)(nil),      // 124: rackfs.meta.v1.SetNodeGroup
+	(*AllowDeletion)(nil),     // 125: rackfs.meta.v1.AllowDeletion
+	(*Workspace)(nil),         // 126: rackfs.meta.v1.Workspace
+	(*PutWorkspace)(nil),      // 127: rackfs.meta.v1.PutWorkspace
+	(*WorkspaceResult)(nil),   // 128: rackfs.meta.v1.WorkspaceResult
+	(*RemoveWorkspace)(nil),   // 129: rackfs.meta.v1.RemoveWorkspace
+	(*AccessToken)(nil),       // 130: rackfs.meta.v1.AccessToken
+	(*AccessScope)(nil),       // 131: rackfs.meta.v1.AccessScope
+	(*PutAccessToken)(nil),    // 132: rackfs.meta.v1.PutAccessToken
+	(*RemoveAccessToken)(nil), // 133: rackfs.meta.v1.RemoveAccessToken
+	(*Job)(nil),               // 134: rackfs.meta.v1.Job
+	(*PutJob)(nil),            // 135: rackfs.meta.v1.PutJob
+	(*TakeJob)(nil),           // 136: rackfs.meta.v1.TakeJob
+	(*JobResult)(nil),         // 137: rackfs.meta.v1.JobResult
+	(*Upload)(nil),            // 138: rackfs.meta.v1.Upload
+	(*PutUpload)(nil),         // 139: rackfs.meta.v1.PutUpload
+	(*RemoveUpload)(nil),      // 140: rackfs.meta.v1.RemoveUpload
+	(*MakeStaging)(nil),       // 141: rackfs.meta.v1.MakeStaging
+	(*Key)(nil),               // 142: rackfs.meta.v1.Key
+	(*PutKey)(nil),            // 143: rackfs.meta.v1.PutKey
+	(*NFSClient)(nil),         // 144: rackfs.meta.v1.NFSClient
+	(*PutNFSClient)(nil),      // 145: rackfs.meta.v1.PutNFSClient
+	(*RemoveNFSClient)(nil),   // 146: rackfs.meta.v1.RemoveNFSClient
+	(*ClientRecord)(nil),      // 147: rackfs.meta.v1.ClientRecord
+	(*SessionRecord)(nil),     // 148: rackfs.meta.v1.SessionRecord
+	(*PutClient)(nil),         // 149: rackfs.meta.v1.PutClient
+	(*ClientsResult)(nil),     // 150: rackfs.meta.v1.ClientsResult
+	(*RemoveClient)(nil),      // 151: rackfs.meta.v1.RemoveClient
+	(*TakeClients)(nil),       // 152: rackfs.meta.v1.TakeClients
+	(*GiveClients)(nil),       // 153: rackfs.meta.v1.GiveClients
+	(*GivenClient)(nil),       // 154: rackfs.meta.v1.GivenClient
+	(*ForgetClients)(nil),     // 155: rackfs.meta.v1.ForgetClients
+	(*PutSession)(nil),        // 156: rackfs.meta.v1.PutSession
+	(*RemoveSession)(nil),     // 157: rackfs.meta.v1.RemoveSession
+	(*Query)(nil),             // 158: rackfs.meta.v1.Query
+	(*WorkspacesQ)(nil),       // 159: rackfs.meta.v1.WorkspacesQ
+	(*AccessTokensQ)(nil),     // 160: rackfs.meta.v1.AccessTokensQ
+	(*JobsQ)(nil),             // 161: rackfs.meta.v1.JobsQ
+	(*UploadsQ)(nil),          // 162: rackfs.meta.v1.UploadsQ
+	(*OriginsQ)(nil),          // 163: rackfs.meta.v1.OriginsQ
+	(*HoldsQ)(nil),            // 164: rackfs.meta.v1.HoldsQ
+	(*GetAttrQ)(nil),          // 165: rackfs.meta.v1.GetAttrQ
+	(*LookupQ)(nil),           // 166: rackfs.meta.v1.LookupQ
+	(*ParentQ)(nil),           // 167: rackfs.meta.v1.ParentQ
+	(*ReadDirQ)(nil),          // 168: rackfs.meta.v1.ReadDirQ
+	(*ReadLinkQ)(nil),         // 169: rackfs.meta.v1.ReadLinkQ
+	(*ExtentsQ)(nil),          // 170: rackfs.meta.v1.ExtentsQ
+	(*StatFSQ)(nil),           // 171: rackfs.meta.v1.StatFSQ
+	(*QuotasQ)(nil),           // 172: rackfs.meta.v1.QuotasQ
+	(*NodesQ)(nil),            // 173: rackfs.meta.v1.NodesQ
+	(*TokensQ)(nil),           // 174: rackfs.meta.v1.TokensQ
+	(*RetiredNodesQ)(nil),     // 175: rackfs.meta.v1.RetiredNodesQ
+	(*BlockStatesQ)(nil),      // 176: rackfs.meta.v1.BlockStatesQ
+	(*BlocksQ)(nil),           // 177: rackfs.meta.v1.BlocksQ
+	(*LiveBlocksQ)(nil),       // 178: rackfs.meta.v1.LiveBlocksQ
+	(*GetXattrQ)(nil),         // 179: rackfs.meta.v1.GetXattrQ
+	(*ListXattrsQ)(nil),       // 180: rackfs.meta.v1.ListXattrsQ
+	(*ShardInfoQ)(nil),        // 181: rackfs.meta.v1.ShardInfoQ
+	(*FileSystemsQ)(nil),      // 182: rackfs.meta.v1.FileSystemsQ
+	(*NamespaceQ)(nil),        // 183: rackfs.meta.v1.NamespaceQ
+	(*ClusterMapQ)(nil),       // 184: rackfs.meta.v1.ClusterMapQ
+	(*KeysQ)(nil),             // 185: rackfs.meta.v1.KeysQ
+	(*NFSClientsQ)(nil),       // 186: rackfs.meta.v1.NFSClientsQ
+	(*TestLockQ)(nil),         // 187: rackfs.meta.v1.TestLockQ
+	(*ClientStateQ)(nil),      // 188: rackfs.meta.v1.ClientStateQ
+	(*SessionSlotsQ)(nil),     // 189: rackfs.meta.v1.SessionSlotsQ
+	(*CallWrittenQ)(nil),      // 190: rackfs.meta.v1.CallWrittenQ
+	(*FileOpensQ)(nil),        // 191: rackfs.meta.v1.FileOpensQ
+	(*ClientsQ)(nil),          // 192: rackfs.meta.v1.ClientsQ
+	(*ClientQ)(nil),           // 193: rackfs.meta.v1.ClientQ
+	(*QueryResult)(nil),       // 194: rackfs.meta.v1.QueryResult
+	(*WorkspacesR)(nil),       // 195: rackfs.meta.v1.WorkspacesR
+	(*AccessTokensR)(nil),     // 196: rackfs.meta.v1.AccessTokensR
+	(*JobsR)(nil),             // 197: rackfs.meta.v1.JobsR
+	(*UploadsR)(nil),          // 198: rackfs.meta.v1.UploadsR
+	(*OriginsR)(nil),          // 199: rackfs.meta.v1.OriginsR
+	(*HoldsR)(nil),            // 200: rackfs.meta.v1.HoldsR
+	(*FileId)(nil),            // 201: rackfs.meta.v1.FileId
+	(*AttrR)(nil),             // 202: rackfs.meta.v1.AttrR
+	(*Dirent)(nil),            // 203: rackfs.meta.v1.Dirent
+	(*ReadDirR)(nil),          // 204: rackfs.meta.v1.ReadDirR
+	(*ReadLinkR)(nil),         // 205: rackfs.meta.v1.ReadLinkR
+	(*Extent)(nil),            // 206: rackfs.meta.v1.Extent
+	(*ExtentsR)(nil),          // 207: rackfs.meta.v1.ExtentsR
+	(*StatFSR)(nil),           // 208: rackfs.meta.v1.StatFSR
+	(*Quota)(nil),             // 209: rackfs.meta.v1.Quota
+	(*QuotasR)(nil),           // 210: rackfs.meta.v1.QuotasR
+	(*BlockStatesR)(nil),      // 211: rackfs.meta.v1.BlockStatesR
+	(*BlocksR)(nil),           // 212: rackfs.meta.v1.BlocksR
+	(*BlockInfo)(nil),         // 213: rackfs.meta.v1.BlockInfo
+	(*GetXattrR)(nil),         // 214: rackfs.meta.v1.GetXattrR
+	(*ListXattrsR)(nil),       // 215: rackfs.meta.v1.ListXattrsR
+	(*ShardInfoR)(nil),        // 216: rackfs.meta.v1.ShardInfoR
+	(*FileSystemsR)(nil),      // 217: rackfs.meta.v1.FileSystemsR
+	(*NamespaceR)(nil),        // 218: rackfs.meta.v1.NamespaceR
+	(*ClusterMapR)(nil),       // 219: rackfs.meta.v1.ClusterMapR
+	(*KeysR)(nil),             // 220: rackfs.meta.v1.KeysR
+	(*NodesR)(nil),            // 221: rackfs.meta.v1.NodesR
+	(*TokensR)(nil),           // 222: rackfs.meta.v1.TokensR
+	(*RetiredNodesR)(nil),     // 223: rackfs.meta.v1.RetiredNodesR
+	(*NFSClientsR)(nil),       // 224: rackfs.meta.v1.NFSClientsR
+	(*ClientStateR)(nil),      // 225: rackfs.meta.v1.ClientStateR
+	(*ClientLocks)(nil),       // 226: rackfs.meta.v1.ClientLocks
+	(*LockRange)(nil),         // 227: rackfs.meta.v1.LockRange
+	(*CallWrittenR)(nil),      // 228: rackfs.meta.v1.CallWrittenR
+	(*SessionSlotsR)(nil),     // 229: rackfs.meta.v1.SessionSlotsR
+	(*SessionSlot)(nil),       // 230: rackfs.meta.v1.SessionSlot
+	(*FileOpensR)(nil),        // 231: rackfs.meta.v1.FileOpensR
+	(*ClientsR)(nil),          // 232: rackfs.meta.v1.ClientsR
+	(*ClientSessions)(nil),    // 233: rackfs.meta.v1.ClientSessions
+	(*InodeRecord)(nil),       // 234: rackfs.meta.v1.InodeRecord
+	(*Xattrs)(nil),            // 235: rackfs.meta.v1.Xattrs
+	(*XattrRecord)(nil),       // 236: rackfs.meta.v1.XattrRecord
+	(*Cut)(nil),               // 237: rackfs.meta.v1.Cut
+	(*ExtentRecord)(nil),      // 238: rackfs.meta.v1.ExtentRecord
+	(*BlockRecord)(nil),       // 239: rackfs.meta.v1.BlockRecord
+	(*BackReference)(nil),     // 240: rackfs.meta.v1.BackReference
+	(*DirentRecord)(nil),      // 241: rackfs.meta.v1.DirentRecord
+	(*OriginRecord)(nil),      // 242: rackfs.meta.v1.OriginRecord
+	(*SlotRecord)(nil),        // 243: rackfs.meta.v1.SlotRecord
+	(*Written)(nil),           // 244: rackfs.meta.v1.Written
+	(*SlotResult)(nil),        // 245: rackfs.meta.v1.SlotResult
+	(*OpenRecord)(nil),        // 246: rackfs.meta.v1.OpenRecord
+	(*LockRecord)(nil),        // 247: rackfs.meta.v1.LockRecord
+	(*KnownClient)(nil),       // 248: rackfs.meta.v1.KnownClient
+	(*UsageRecord)(nil),       // 249: rackfs.meta.v1.UsageRecord
+	(*ReservationRecord)(nil), // 250: rackfs.meta.v1.ReservationRecord
+	(*RangeRecord)(nil),       // 251: rackfs.meta.v1.RangeRecord
+	(*PurgeRecord)(nil),       // 252: rackfs.meta.v1.PurgeRecord
+	(*DeletedNamespace)(nil),  // 253: rackfs.meta.v1.DeletedNamespace
+	(*DyingRecord)(nil),       // 254: rackfs.meta.v1.DyingRecord
+	(*NamespaceRecord)(nil),   // 255: rackfs.meta.v1.NamespaceRecord
+	(*ProposeRequest)(nil),    // 256: rackfs.meta.v1.ProposeRequest
+	(*ProposeReply)(nil),      // 257: rackfs.meta.v1.ProposeReply
+	(*QueryRequest)(nil),      // 258: rackfs.meta.v1.QueryRequest
+	(*QueryReply)(nil),        // 259: rackfs.meta.v1.QueryReply
+	(*TermRequest)(nil),       // 260: rackfs.meta.v1.TermRequest
+	(*TermReply)(nil),         // 261: rackfs.meta.v1.TermReply
+	(*RenewRequest)(nil),      // 262: rackfs.meta.v1.RenewRequest
+	(*RenewReply)(nil),        // 263: rackfs.meta.v1.RenewReply
+	(*WishRequest)(nil),       // 264: rackfs.meta.v1.WishRequest
+	(*WishReply)(nil),         // 265: rackfs.meta.v1.WishReply
+	(*RecallsRequest)(nil),    // 266: rackfs.meta.v1.RecallsRequest
+	(*RecallsReply)(nil),      // 267: rackfs.meta.v1.RecallsReply
+	(*PeersRequest)(nil),      // 268: rackfs.meta.v1.PeersRequest
+	(*PeersReply)(nil),        // 269: rackfs.meta.v1.PeersReply
+	(*UnlocksRequest)(nil),    // 270: rackfs.meta.v1.UnlocksRequest
+	(*UnlocksReply)(nil),      // 271: rackfs.meta.v1.UnlocksReply
+	(*OpensAsk)(nil),          // 272: rackfs.meta.v1.OpensAsk
+	(*OpensAnswer)(nil),       // 273: rackfs.meta.v1.OpensAnswer
+	(*OpensRequest)(nil),      // 274: rackfs.meta.v1.OpensRequest
+	(*OpensReply)(nil),        // 275: rackfs.meta.v1.OpensReply
+	(*LeaderRequest)(nil),     // 276: rackfs.meta.v1.LeaderRequest
+	(*LeaderReply)(nil),       // 277: rackfs.meta.v1.LeaderReply
+	(*ReplicaReply)(nil),      // 278: rackfs.meta.v1.ReplicaReply
+	(*MemberRequest)(nil),     // 279: rackfs.meta.v1.MemberRequest
+	(*MemberReply)(nil),       // 280: rackfs.meta.v1.MemberReply
+	(*Member)(nil),            // 281: rackfs.meta.v1.Member
+	(*LevelRequest)(nil),      // 282: rackfs.meta.v1.LevelRequest
+	(*LevelReply)(nil),        // 283: rackfs.meta.v1.LevelReply
+	(*VoterLevel)(nil),        // 284: rackfs.meta.v1.VoterLevel
+	(*DifferRequest)(nil),     // 285: rackfs.meta.v1.DifferRequest
+	(*DifferReply)(nil),       // 286: rackfs.meta.v1.DifferReply
+	(*WorkTask)(nil),          // 287: rackfs.meta.v1.WorkTask
+	(*WorkRequest)(nil),       // 288: rackfs.meta.v1.WorkRequest
+	(*WorkReply)(nil),         // 289: rackfs.meta.v1.WorkReply
+	(*WorkGrant)(nil),         // 290: rackfs.meta.v1.WorkGrant
+	(*WorkPiece)(nil),         // 291: rackfs.meta.v1.WorkPiece
 }
 var file_meta_proto_depIdxs = []int32{
 	15,  // 0: rackfs.meta.v1.Entry.commands:type_name -> rackfs.meta.v1.Command
@@ -23765,326 +23851,328 @@ var file_meta_proto_depIdxs = []int32{
 	79,  // 30: rackfs.meta.v1.Command.set_lock:type_name -> rackfs.meta.v1.SetLock
 	82,  // 31: rackfs.meta.v1.Command.release_clients:type_name -> rackfs.meta.v1.ReleaseClients
 	83,  // 32: rackfs.meta.v1.Command.release_session:type_name -> rackfs.meta.v1.ReleaseSession
-	85,  // 33: rackfs.meta.v1.Command.set_project:type_name -> rackfs.meta.v1.SetProject
-	86,  // 34: rackfs.meta.v1.Command.set_quota:type_name -> rackfs.meta.v1.SetQuota
-	87,  // 35: rackfs.meta.v1.Command.reserve_quota:type_name -> rackfs.meta.v1.ReserveQuota
-	89,  // 36: rackfs.meta.v1.Command.release_quota:type_name -> rackfs.meta.v1.ReleaseQuota
-	92,  // 37: rackfs.meta.v1.Command.put_file_system:type_name -> rackfs.meta.v1.PutFileSystem
-	95,  // 38: rackfs.meta.v1.Command.put_store:type_name -> rackfs.meta.v1.PutStore
-	99,  // 39: rackfs.meta.v1.Command.put_pool:type_name -> rackfs.meta.v1.PutPool
-	142, // 40: rackfs.meta.v1.Command.put_key:type_name -> rackfs.meta.v1.PutKey
-	144, // 41: rackfs.meta.v1.Command.put_nfs_client:type_name -> rackfs.meta.v1.PutNFSClient
-	145, // 42: rackfs.meta.v1.Command.remove_nfs_client:type_name -> rackfs.meta.v1.RemoveNFSClient
-	101, // 43: rackfs.meta.v1.Command.change_pgs:type_name -> rackfs.meta.v1.ChangePGs
-	103, // 44: rackfs.meta.v1.Command.replace_store:type_name -> rackfs.meta.v1.ReplaceStore
+	86,  // 33: rackfs.meta.v1.Command.set_project:type_name -> rackfs.meta.v1.SetProject
+	87,  // 34: rackfs.meta.v1.Command.set_quota:type_name -> rackfs.meta.v1.SetQuota
+	88,  // 35: rackfs.meta.v1.Command.reserve_quota:type_name -> rackfs.meta.v1.ReserveQuota
+	90,  // 36: rackfs.meta.v1.Command.release_quota:type_name -> rackfs.meta.v1.ReleaseQuota
+	93,  // 37: rackfs.meta.v1.Command.put_file_system:type_name -> rackfs.meta.v1.PutFileSystem
+	96,  // 38: rackfs.meta.v1.Command.put_store:type_name -> rackfs.meta.v1.PutStore
+	100, // 39: rackfs.meta.v1.Command.put_pool:type_name -> rackfs.meta.v1.PutPool
+	143, // 40: rackfs.meta.v1.Command.put_key:type_name -> rackfs.meta.v1.PutKey
+	145, // 41: rackfs.meta.v1.Command.put_nfs_client:type_name -> rackfs.meta.v1.PutNFSClient
+	146, // 42: rackfs.meta.v1.Command.remove_nfs_client:type_name -> rackfs.meta.v1.RemoveNFSClient
+	102, // 43: rackfs.meta.v1.Command.change_pgs:type_name -> rackfs.meta.v1.ChangePGs
+	104, // 44: rackfs.meta.v1.Command.replace_store:type_name -> rackfs.meta.v1.ReplaceStore
 	54,  // 45: rackfs.meta.v1.Command.touch:type_name -> rackfs.meta.v1.Touch
-	148, // 46: rackfs.meta.v1.Command.put_client:type_name -> rackfs.meta.v1.PutClient
-	150, // 47: rackfs.meta.v1.Command.remove_client:type_name -> rackfs.meta.v1.RemoveClient
-	155, // 48: rackfs.meta.v1.Command.put_session:type_name -> rackfs.meta.v1.PutSession
-	156, // 49: rackfs.meta.v1.Command.remove_session:type_name -> rackfs.meta.v1.RemoveSession
-	151, // 50: rackfs.meta.v1.Command.take_clients:type_name -> rackfs.meta.v1.TakeClients
-	154, // 51: rackfs.meta.v1.Command.forget_clients:type_name -> rackfs.meta.v1.ForgetClients
-	106, // 52: rackfs.meta.v1.Command.put_node:type_name -> rackfs.meta.v1.PutNode
-	107, // 53: rackfs.meta.v1.Command.remove_node:type_name -> rackfs.meta.v1.RemoveNode
-	109, // 54: rackfs.meta.v1.Command.put_token:type_name -> rackfs.meta.v1.PutToken
-	110, // 55: rackfs.meta.v1.Command.join_node:type_name -> rackfs.meta.v1.JoinNode
-	118, // 56: rackfs.meta.v1.Command.put_group:type_name -> rackfs.meta.v1.PutGroup
-	120, // 57: rackfs.meta.v1.Command.remove_group:type_name -> rackfs.meta.v1.RemoveGroup
-	122, // 58: rackfs.meta.v1.Command.reserve_racks:type_name -> rackfs.meta.v1.ReserveRacks
-	123, // 59: rackfs.meta.v1.Command.set_node_group:type_name -> rackfs.meta.v1.SetNodeGroup
-	100, // 60: rackfs.meta.v1.Command.remove_pool:type_name -> rackfs.meta.v1.RemovePool
-	93,  // 61: rackfs.meta.v1.Command.remove_file_system:type_name -> rackfs.meta.v1.RemoveFileSystem
-	112, // 62: rackfs.meta.v1.Command.set_node_state:type_name -> rackfs.meta.v1.SetNodeState
-	113, // 63: rackfs.meta.v1.Command.retire_node:type_name -> rackfs.meta.v1.RetireNode
-	115, // 64: rackfs.meta.v1.Command.retire_stores:type_name -> rackfs.meta.v1.RetireStores
-	124, // 65: rackfs.meta.v1.Command.allow_deletion:type_name -> rackfs.meta.v1.AllowDeletion
-	121, // 66: rackfs.meta.v1.Command.retire_group:type_name -> rackfs.meta.v1.RetireGroup
+	149, // 46: rackfs.meta.v1.Command.put_client:type_name -> rackfs.meta.v1.PutClient
+	151, // 47: rackfs.meta.v1.Command.remove_client:type_name -> rackfs.meta.v1.RemoveClient
+	156, // 48: rackfs.meta.v1.Command.put_session:type_name -> rackfs.meta.v1.PutSession
+	157, // 49: rackfs.meta.v1.Command.remove_session:type_name -> rackfs.meta.v1.RemoveSession
+	152, // 50: rackfs.meta.v1.Command.take_clients:type_name -> rackfs.meta.v1.TakeClients
+	155, // 51: rackfs.meta.v1.Command.forget_clients:type_name -> rackfs.meta.v1.ForgetClients
+	107, // 52: rackfs.meta.v1.Command.put_node:type_name -> rackfs.meta.v1.PutNode
+	108, // 53: rackfs.meta.v1.Command.remove_node:type_name -> rackfs.meta.v1.RemoveNode
+	110, // 54: rackfs.meta.v1.Command.put_token:type_name -> rackfs.meta.v1.PutToken
+	111, // 55: rackfs.meta.v1.Command.join_node:type_name -> rackfs.meta.v1.JoinNode
+	119, // 56: rackfs.meta.v1.Command.put_group:type_name -> rackfs.meta.v1.PutGroup
+	121, // 57: rackfs.meta.v1.Command.remove_group:type_name -> rackfs.meta.v1.RemoveGroup
+	123, // 58: rackfs.meta.v1.Command.reserve_racks:type_name -> rackfs.meta.v1.ReserveRacks
+	124, // 59: rackfs.meta.v1.Command.set_node_group:type_name -> rackfs.meta.v1.SetNodeGroup
+	101, // 60: rackfs.meta.v1.Command.remove_pool:type_name -> rackfs.meta.v1.RemovePool
+	94,  // 61: rackfs.meta.v1.Command.remove_file_system:type_name -> rackfs.meta.v1.RemoveFileSystem
+	113, // 62: rackfs.meta.v1.Command.set_node_state:type_name -> rackfs.meta.v1.SetNodeState
+	114, // 63: rackfs.meta.v1.Command.retire_node:type_name -> rackfs.meta.v1.RetireNode
+	116, // 64: rackfs.meta.v1.Command.retire_stores:type_name -> rackfs.meta.v1.RetireStores
+	125, // 65: rackfs.meta.v1.Command.allow_deletion:type_name -> rackfs.meta.v1.AllowDeletion
+	122, // 66: rackfs.meta.v1.Command.retire_group:type_name -> rackfs.meta.v1.RetireGroup
 	30,  // 67: rackfs.meta.v1.Command.delete_namespace:type_name -> rackfs.meta.v1.DeleteNamespace
 	31,  // 68: rackfs.meta.v1.Command.limit_namespace:type_name -> rackfs.meta.v1.LimitNamespace
 	84,  // 69: rackfs.meta.v1.Command.release_slots:type_name -> rackfs.meta.v1.ReleaseSlots
-	126, // 70: rackfs.meta.v1.Command.put_workspace:type_name -> rackfs.meta.v1.PutWorkspace
-	128, // 71: rackfs.meta.v1.Command.remove_workspace:type_name -> rackfs.meta.v1.RemoveWorkspace
-	131, // 72: rackfs.meta.v1.Command.put_access_token:type_name -> rackfs.meta.v1.PutAccessToken
-	132, // 73: rackfs.meta.v1.Command.remove_access_token:type_name -> rackfs.meta.v1.RemoveAccessToken
-	134, // 74: rackfs.meta.v1.Command.put_job:type_name -> rackfs.meta.v1.PutJob
-	135, // 75: rackfs.meta.v1.Command.take_job:type_name -> rackfs.meta.v1.TakeJob
-	138, // 76: rackfs.meta.v1.Command.put_upload:type_name -> rackfs.meta.v1.PutUpload
-	139, // 77: rackfs.meta.v1.Command.remove_upload:type_name -> rackfs.meta.v1.RemoveUpload
-	140, // 78: rackfs.meta.v1.Command.make_staging:type_name -> rackfs.meta.v1.MakeStaging
+	127, // 70: rackfs.meta.v1.Command.put_workspace:type_name -> rackfs.meta.v1.PutWorkspace
+	129, // 71: rackfs.meta.v1.Command.remove_workspace:type_name -> rackfs.meta.v1.RemoveWorkspace
+	132, // 72: rackfs.meta.v1.Command.put_access_token:type_name -> rackfs.meta.v1.PutAccessToken
+	133, // 73: rackfs.meta.v1.Command.remove_access_token:type_name -> rackfs.meta.v1.RemoveAccessToken
+	135, // 74: rackfs.meta.v1.Command.put_job:type_name -> rackfs.meta.v1.PutJob
+	136, // 75: rackfs.meta.v1.Command.take_job:type_name -> rackfs.meta.v1.TakeJob
+	139, // 76: rackfs.meta.v1.Command.put_upload:type_name -> rackfs.meta.v1.PutUpload
+	140, // 77: rackfs.meta.v1.Command.remove_upload:type_name -> rackfs.meta.v1.RemoveUpload
+	141, // 78: rackfs.meta.v1.Command.make_staging:type_name -> rackfs.meta.v1.MakeStaging
 	48,  // 79: rackfs.meta.v1.Command.share_lease:type_name -> rackfs.meta.v1.ShareLease
-	152, // 80: rackfs.meta.v1.Command.give_clients:type_name -> rackfs.meta.v1.GiveClients
+	153, // 80: rackfs.meta.v1.Command.give_clients:type_name -> rackfs.meta.v1.GiveClients
 	74,  // 81: rackfs.meta.v1.Command.keep_opens:type_name -> rackfs.meta.v1.KeepOpens
-	24,  // 82: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
-	33,  // 83: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
-	35,  // 84: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
-	37,  // 85: rackfs.meta.v1.Result.remove:type_name -> rackfs.meta.v1.RemoveResult
-	39,  // 86: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
-	41,  // 87: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
-	46,  // 88: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
-	53,  // 89: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
-	58,  // 90: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
-	28,  // 91: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
-	60,  // 92: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
-	65,  // 93: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
-	73,  // 94: rackfs.meta.v1.Result.open:type_name -> rackfs.meta.v1.OpenResult
-	80,  // 95: rackfs.meta.v1.Result.lock:type_name -> rackfs.meta.v1.LockResult
-	149, // 96: rackfs.meta.v1.Result.clients:type_name -> rackfs.meta.v1.ClientsResult
-	218, // 97: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	69,  // 98: rackfs.meta.v1.Result.range:type_name -> rackfs.meta.v1.RangeResult
-	44,  // 99: rackfs.meta.v1.Result.xattr:type_name -> rackfs.meta.v1.XattrResult
-	88,  // 100: rackfs.meta.v1.Result.reserve:type_name -> rackfs.meta.v1.ReserveResult
-	111, // 101: rackfs.meta.v1.Result.node:type_name -> rackfs.meta.v1.NodeResult
-	119, // 102: rackfs.meta.v1.Result.group:type_name -> rackfs.meta.v1.GroupResult
-	127, // 103: rackfs.meta.v1.Result.workspace:type_name -> rackfs.meta.v1.WorkspaceResult
-	136, // 104: rackfs.meta.v1.Result.job:type_name -> rackfs.meta.v1.JobResult
-	49,  // 105: rackfs.meta.v1.Result.held:type_name -> rackfs.meta.v1.Held
-	75,  // 106: rackfs.meta.v1.Result.keep_opens:type_name -> rackfs.meta.v1.KeepOpensResult
-	17,  // 107: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
-	17,  // 108: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
-	17,  // 109: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
-	17,  // 110: rackfs.meta.v1.Attr.btime:type_name -> rackfs.meta.v1.Time
-	17,  // 111: rackfs.meta.v1.AttrSet.atime:type_name -> rackfs.meta.v1.Time
-	17,  // 112: rackfs.meta.v1.AttrSet.mtime:type_name -> rackfs.meta.v1.Time
-	17,  // 113: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
-	0,   // 114: rackfs.meta.v1.RegisterOrigin.kind:type_name -> rackfs.meta.v1.OriginKind
-	20,  // 115: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
-	70,  // 116: rackfs.meta.v1.Create.share:type_name -> rackfs.meta.v1.ClientOpen
-	19,  // 117: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
-	21,  // 118: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
-	22,  // 119: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
-	71,  // 120: rackfs.meta.v1.CreateResult.denied:type_name -> rackfs.meta.v1.ShareDenied
-	19,  // 121: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
-	21,  // 122: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
-	70,  // 123: rackfs.meta.v1.Remove.keep_open:type_name -> rackfs.meta.v1.ClientOpen
-	21,  // 124: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
-	70,  // 125: rackfs.meta.v1.Rename.keep_open:type_name -> rackfs.meta.v1.ClientOpen
-	21,  // 126: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
-	21,  // 127: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
-	20,  // 128: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
-	19,  // 129: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
-	22,  // 130: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
-	19,  // 131: rackfs.meta.v1.XattrResult.attr:type_name -> rackfs.meta.v1.Attr
-	21,  // 132: rackfs.meta.v1.XattrResult.change:type_name -> rackfs.meta.v1.DirChange
-	19,  // 133: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
-	22,  // 134: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
-	52,  // 135: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
-	17,  // 136: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
-	51,  // 137: rackfs.meta.v1.CommitData.calls:type_name -> rackfs.meta.v1.DataCall
-	14,  // 138: rackfs.meta.v1.DataCall.call:type_name -> rackfs.meta.v1.Call
-	19,  // 139: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
-	22,  // 140: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
-	55,  // 141: rackfs.meta.v1.Touch.touched:type_name -> rackfs.meta.v1.Touched
-	17,  // 142: rackfs.meta.v1.Touched.atime:type_name -> rackfs.meta.v1.Time
-	61,  // 143: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
-	64,  // 144: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
-	14,  // 145: rackfs.meta.v1.PunchHole.call:type_name -> rackfs.meta.v1.Call
-	14,  // 146: rackfs.meta.v1.Allocate.call:type_name -> rackfs.meta.v1.Call
-	14,  // 147: rackfs.meta.v1.CloneRange.call:type_name -> rackfs.meta.v1.Call
-	19,  // 148: rackfs.meta.v1.RangeResult.attr:type_name -> rackfs.meta.v1.Attr
-	22,  // 149: rackfs.meta.v1.RangeResult.lease:type_name -> rackfs.meta.v1.Lease
-	70,  // 150: rackfs.meta.v1.OpenFile.share:type_name -> rackfs.meta.v1.ClientOpen
-	19,  // 151: rackfs.meta.v1.OpenResult.attr:type_name -> rackfs.meta.v1.Attr
-	22,  // 152: rackfs.meta.v1.OpenResult.lease:type_name -> rackfs.meta.v1.Lease
-	71,  // 153: rackfs.meta.v1.OpenResult.denied:type_name -> rackfs.meta.v1.ShareDenied
-	70,  // 154: rackfs.meta.v1.KeepOpens.opens:type_name -> rackfs.meta.v1.ClientOpen
-	77,  // 155: rackfs.meta.v1.CloseFiles.files:type_name -> rackfs.meta.v1.FileClose
-	78,  // 156: rackfs.meta.v1.FileClose.locks:type_name -> rackfs.meta.v1.LockOwner
-	1,   // 157: rackfs.meta.v1.SetLock.type:type_name -> rackfs.meta.v1.LockType
-	81,  // 158: rackfs.meta.v1.LockResult.denied:type_name -> rackfs.meta.v1.LockDenied
-	1,   // 159: rackfs.meta.v1.LockDenied.type:type_name -> rackfs.meta.v1.LockType
-	2,   // 160: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
-	17,  // 161: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
-	17,  // 162: rackfs.meta.v1.FileSystem.deleted:type_name -> rackfs.meta.v1.Time
-	17,  // 163: rackfs.meta.v1.FileSystem.purge_after:type_name -> rackfs.meta.v1.Time
-	3,   // 164: rackfs.meta.v1.FileSystem.squash:type_name -> rackfs.meta.v1.Squash
-	91,  // 165: rackfs.meta.v1.FileSystem.exports:type_name -> rackfs.meta.v1.SecureExport
-	90,  // 166: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
-	2,   // 167: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
-	4,   // 168: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
-	94,  // 169: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
-	96,  // 170: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
-	5,   // 171: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
-	97,  // 172: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
-	98,  // 173: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
-	102, // 174: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
-	97,  // 175: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
-	94,  // 176: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
-	6,   // 177: rackfs.meta.v1.Node.state:type_name -> rackfs.meta.v1.NodeState
-	105, // 178: rackfs.meta.v1.Node.local_volumes:type_name -> rackfs.meta.v1.LocalVolume
-	17,  // 179: rackfs.meta.v1.LocalVolume.at:type_name -> rackfs.meta.v1.Time
-	104, // 180: rackfs.meta.v1.PutNode.node:type_name -> rackfs.meta.v1.Node
-	17,  // 181: rackfs.meta.v1.Token.expires:type_name -> rackfs.meta.v1.Time
-	108, // 182: rackfs.meta.v1.PutToken.token:type_name -> rackfs.meta.v1.Token
-	104, // 183: rackfs.meta.v1.JoinNode.node:type_name -> rackfs.meta.v1.Node
-	104, // 184: rackfs.meta.v1.NodeResult.node:type_name -> rackfs.meta.v1.Node
-	6,   // 185: rackfs.meta.v1.SetNodeState.state:type_name -> rackfs.meta.v1.NodeState
-	17,  // 186: rackfs.meta.v1.RetiredNode.removed:type_name -> rackfs.meta.v1.Time
-	17,  // 187: rackfs.meta.v1.NodeGroup.created:type_name -> rackfs.meta.v1.Time
-	17,  // 188: rackfs.meta.v1.RackReservation.since:type_name -> rackfs.meta.v1.Time
-	116, // 189: rackfs.meta.v1.GroupResult.group:type_name -> rackfs.meta.v1.NodeGroup
-	17,  // 190: rackfs.meta.v1.Workspace.created:type_name -> rackfs.meta.v1.Time
-	125, // 191: rackfs.meta.v1.PutWorkspace.workspace:type_name -> rackfs.meta.v1.Workspace
-	125, // 192: rackfs.meta.v1.WorkspaceResult.workspace:type_name -> rackfs.meta.v1.Workspace
-	130, // 193: rackfs.meta.v1.AccessToken.scopes:type_name -> rackfs.meta.v1.AccessScope
-	17,  // 194: rackfs.meta.v1.AccessToken.created:type_name -> rackfs.meta.v1.Time
-	17,  // 195: rackfs.meta.v1.AccessToken.expires:type_name -> rackfs.meta.v1.Time
-	129, // 196: rackfs.meta.v1.PutAccessToken.token:type_name -> rackfs.meta.v1.AccessToken
-	7,   // 197: rackfs.meta.v1.Job.state:type_name -> rackfs.meta.v1.JobState
-	17,  // 198: rackfs.meta.v1.Job.created:type_name -> rackfs.meta.v1.Time
-	17,  // 199: rackfs.meta.v1.Job.started:type_name -> rackfs.meta.v1.Time
-	17,  // 200: rackfs.meta.v1.Job.finished:type_name -> rackfs.meta.v1.Time
-	133, // 201: rackfs.meta.v1.PutJob.job:type_name -> rackfs.meta.v1.Job
-	133, // 202: rackfs.meta.v1.JobResult.job:type_name -> rackfs.meta.v1.Job
-	17,  // 203: rackfs.meta.v1.Upload.created:type_name -> rackfs.meta.v1.Time
-	17,  // 204: rackfs.meta.v1.Upload.expires:type_name -> rackfs.meta.v1.Time
-	137, // 205: rackfs.meta.v1.PutUpload.upload:type_name -> rackfs.meta.v1.Upload
-	141, // 206: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
-	143, // 207: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
-	8,   // 208: rackfs.meta.v1.ClientRecord.state:type_name -> rackfs.meta.v1.ClientState
-	146, // 209: rackfs.meta.v1.PutClient.client:type_name -> rackfs.meta.v1.ClientRecord
-	153, // 210: rackfs.meta.v1.GiveClients.clients:type_name -> rackfs.meta.v1.GivenClient
-	147, // 211: rackfs.meta.v1.GivenClient.sessions:type_name -> rackfs.meta.v1.SessionRecord
-	147, // 212: rackfs.meta.v1.PutSession.session:type_name -> rackfs.meta.v1.SessionRecord
-	146, // 213: rackfs.meta.v1.PutSession.client:type_name -> rackfs.meta.v1.ClientRecord
-	18,  // 214: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
-	164, // 215: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
-	165, // 216: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
-	166, // 217: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
-	167, // 218: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
-	168, // 219: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
-	169, // 220: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
-	170, // 221: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
-	175, // 222: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
-	180, // 223: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
-	176, // 224: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
-	178, // 225: rackfs.meta.v1.Query.get_xattr:type_name -> rackfs.meta.v1.GetXattrQ
-	179, // 226: rackfs.meta.v1.Query.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsQ
-	186, // 227: rackfs.meta.v1.Query.test_lock:type_name -> rackfs.meta.v1.TestLockQ
-	187, // 228: rackfs.meta.v1.Query.client_state:type_name -> rackfs.meta.v1.ClientStateQ
-	188, // 229: rackfs.meta.v1.Query.session_slots:type_name -> rackfs.meta.v1.SessionSlotsQ
-	189, // 230: rackfs.meta.v1.Query.call_written:type_name -> rackfs.meta.v1.CallWrittenQ
-	190, // 231: rackfs.meta.v1.Query.file_opens:type_name -> rackfs.meta.v1.FileOpensQ
-	171, // 232: rackfs.meta.v1.Query.quotas:type_name -> rackfs.meta.v1.QuotasQ
-	181, // 233: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
-	183, // 234: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
-	184, // 235: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
-	185, // 236: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
-	191, // 237: rackfs.meta.v1.Query.clients:type_name -> rackfs.meta.v1.ClientsQ
-	192, // 238: rackfs.meta.v1.Query.client:type_name -> rackfs.meta.v1.ClientQ
-	172, // 239: rackfs.meta.v1.Query.nodes:type_name -> rackfs.meta.v1.NodesQ
-	173, // 240: rackfs.meta.v1.Query.tokens:type_name -> rackfs.meta.v1.TokensQ
-	182, // 241: rackfs.meta.v1.Query.namespace:type_name -> rackfs.meta.v1.NamespaceQ
-	174, // 242: rackfs.meta.v1.Query.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesQ
-	177, // 243: rackfs.meta.v1.Query.live_blocks:type_name -> rackfs.meta.v1.LiveBlocksQ
-	158, // 244: rackfs.meta.v1.Query.workspaces:type_name -> rackfs.meta.v1.WorkspacesQ
-	159, // 245: rackfs.meta.v1.Query.access_tokens:type_name -> rackfs.meta.v1.AccessTokensQ
-	160, // 246: rackfs.meta.v1.Query.jobs:type_name -> rackfs.meta.v1.JobsQ
-	161, // 247: rackfs.meta.v1.Query.uploads:type_name -> rackfs.meta.v1.UploadsQ
-	162, // 248: rackfs.meta.v1.Query.origins:type_name -> rackfs.meta.v1.OriginsQ
-	163, // 249: rackfs.meta.v1.Query.holds:type_name -> rackfs.meta.v1.HoldsQ
-	1,   // 250: rackfs.meta.v1.TestLockQ.type:type_name -> rackfs.meta.v1.LockType
-	14,  // 251: rackfs.meta.v1.CallWrittenQ.call:type_name -> rackfs.meta.v1.Call
-	201, // 252: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
-	203, // 253: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
-	204, // 254: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
-	206, // 255: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
-	207, // 256: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
-	210, // 257: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
-	215, // 258: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
-	216, // 259: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
-	218, // 260: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
-	219, // 261: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
-	223, // 262: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
-	211, // 263: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
-	213, // 264: rackfs.meta.v1.QueryResult.get_xattr:type_name -> rackfs.meta.v1.GetXattrR
-	214, // 265: rackfs.meta.v1.QueryResult.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsR
-	80,  // 266: rackfs.meta.v1.QueryResult.lock:type_name -> rackfs.meta.v1.LockResult
-	224, // 267: rackfs.meta.v1.QueryResult.client_state:type_name -> rackfs.meta.v1.ClientStateR
-	228, // 268: rackfs.meta.v1.QueryResult.session_slots:type_name -> rackfs.meta.v1.SessionSlotsR
-	227, // 269: rackfs.meta.v1.QueryResult.call_written:type_name -> rackfs.meta.v1.CallWrittenR
-	231, // 270: rackfs.meta.v1.QueryResult.clients:type_name -> rackfs.meta.v1.ClientsR
-	230, // 271: rackfs.meta.v1.QueryResult.file_opens:type_name -> rackfs.meta.v1.FileOpensR
-	209, // 272: rackfs.meta.v1.QueryResult.quotas:type_name -> rackfs.meta.v1.QuotasR
-	220, // 273: rackfs.meta.v1.QueryResult.nodes:type_name -> rackfs.meta.v1.NodesR
-	221, // 274: rackfs.meta.v1.QueryResult.tokens:type_name -> rackfs.meta.v1.TokensR
-	217, // 275: rackfs.meta.v1.QueryResult.namespace:type_name -> rackfs.meta.v1.NamespaceR
-	222, // 276: rackfs.meta.v1.QueryResult.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesR
-	194, // 277: rackfs.meta.v1.QueryResult.workspaces:type_name -> rackfs.meta.v1.WorkspacesR
-	195, // 278: rackfs.meta.v1.QueryResult.access_tokens:type_name -> rackfs.meta.v1.AccessTokensR
-	196, // 279: rackfs.meta.v1.QueryResult.jobs:type_name -> rackfs.meta.v1.JobsR
-	197, // 280: rackfs.meta.v1.QueryResult.uploads:type_name -> rackfs.meta.v1.UploadsR
-	198, // 281: rackfs.meta.v1.QueryResult.origins:type_name -> rackfs.meta.v1.OriginsR
-	199, // 282: rackfs.meta.v1.QueryResult.holds:type_name -> rackfs.meta.v1.HoldsR
-	125, // 283: rackfs.meta.v1.WorkspacesR.workspaces:type_name -> rackfs.meta.v1.Workspace
-	129, // 284: rackfs.meta.v1.AccessTokensR.tokens:type_name -> rackfs.meta.v1.AccessToken
-	133, // 285: rackfs.meta.v1.JobsR.jobs:type_name -> rackfs.meta.v1.Job
-	137, // 286: rackfs.meta.v1.UploadsR.uploads:type_name -> rackfs.meta.v1.Upload
-	200, // 287: rackfs.meta.v1.HoldsR.files:type_name -> rackfs.meta.v1.FileId
-	19,  // 288: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
-	22,  // 289: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
-	19,  // 290: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
-	202, // 291: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
-	19,  // 292: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
-	205, // 293: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
-	208, // 294: rackfs.meta.v1.StatFSR.project:type_name -> rackfs.meta.v1.Quota
-	208, // 295: rackfs.meta.v1.QuotasR.quotas:type_name -> rackfs.meta.v1.Quota
-	9,   // 296: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
-	212, // 297: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
-	90,  // 298: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
-	125, // 299: rackfs.meta.v1.FileSystemsR.workspaces:type_name -> rackfs.meta.v1.Workspace
-	94,  // 300: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
-	98,  // 301: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
-	116, // 302: rackfs.meta.v1.ClusterMapR.groups:type_name -> rackfs.meta.v1.NodeGroup
-	117, // 303: rackfs.meta.v1.ClusterMapR.reservations:type_name -> rackfs.meta.v1.RackReservation
-	141, // 304: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
-	104, // 305: rackfs.meta.v1.NodesR.nodes:type_name -> rackfs.meta.v1.Node
-	108, // 306: rackfs.meta.v1.TokensR.tokens:type_name -> rackfs.meta.v1.Token
-	114, // 307: rackfs.meta.v1.RetiredNodesR.nodes:type_name -> rackfs.meta.v1.RetiredNode
-	143, // 308: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
-	70,  // 309: rackfs.meta.v1.ClientStateR.opens:type_name -> rackfs.meta.v1.ClientOpen
-	225, // 310: rackfs.meta.v1.ClientStateR.locks:type_name -> rackfs.meta.v1.ClientLocks
-	226, // 311: rackfs.meta.v1.ClientLocks.ranges:type_name -> rackfs.meta.v1.LockRange
-	243, // 312: rackfs.meta.v1.CallWrittenR.written:type_name -> rackfs.meta.v1.Written
-	229, // 313: rackfs.meta.v1.SessionSlotsR.slots:type_name -> rackfs.meta.v1.SessionSlot
-	70,  // 314: rackfs.meta.v1.FileOpensR.opens:type_name -> rackfs.meta.v1.ClientOpen
-	232, // 315: rackfs.meta.v1.ClientsR.clients:type_name -> rackfs.meta.v1.ClientSessions
-	146, // 316: rackfs.meta.v1.ClientSessions.client:type_name -> rackfs.meta.v1.ClientRecord
-	147, // 317: rackfs.meta.v1.ClientSessions.sessions:type_name -> rackfs.meta.v1.SessionRecord
-	19,  // 318: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
-	22,  // 319: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
-	236, // 320: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
-	234, // 321: rackfs.meta.v1.InodeRecord.xattrs:type_name -> rackfs.meta.v1.Xattrs
-	0,   // 322: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
-	244, // 323: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
-	243, // 324: rackfs.meta.v1.SlotRecord.written:type_name -> rackfs.meta.v1.Written
-	16,  // 325: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
-	17,  // 326: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
-	29,  // 327: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
-	15,  // 328: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
-	16,  // 329: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
-	157, // 330: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
-	193, // 331: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
-	200, // 332: rackfs.meta.v1.WishRequest.file:type_name -> rackfs.meta.v1.FileId
-	200, // 333: rackfs.meta.v1.RecallsRequest.gave:type_name -> rackfs.meta.v1.FileId
-	200, // 334: rackfs.meta.v1.RecallsReply.files:type_name -> rackfs.meta.v1.FileId
-	200, // 335: rackfs.meta.v1.UnlocksRequest.files:type_name -> rackfs.meta.v1.FileId
-	272, // 336: rackfs.meta.v1.UnlocksRequest.answers:type_name -> rackfs.meta.v1.OpensAnswer
-	200, // 337: rackfs.meta.v1.UnlocksReply.files:type_name -> rackfs.meta.v1.FileId
-	271, // 338: rackfs.meta.v1.UnlocksReply.asks:type_name -> rackfs.meta.v1.OpensAsk
-	200, // 339: rackfs.meta.v1.OpensAsk.file:type_name -> rackfs.meta.v1.FileId
-	200, // 340: rackfs.meta.v1.OpensRequest.file:type_name -> rackfs.meta.v1.FileId
-	10,  // 341: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
-	280, // 342: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
-	283, // 343: rackfs.meta.v1.LevelReply.voters:type_name -> rackfs.meta.v1.VoterLevel
-	11,  // 344: rackfs.meta.v1.WorkTask.kind:type_name -> rackfs.meta.v1.WorkKind
-	286, // 345: rackfs.meta.v1.WorkRequest.tasks:type_name -> rackfs.meta.v1.WorkTask
-	289, // 346: rackfs.meta.v1.WorkReply.grants:type_name -> rackfs.meta.v1.WorkGrant
-	290, // 347: rackfs.meta.v1.WorkReply.pieces:type_name -> rackfs.meta.v1.WorkPiece
-	348, // [348:348] is the sub-list for method output_type
-	348, // [348:348] is the sub-list for method input_type
-	348, // [348:348] is the sub-list for extension type_name
-	348, // [348:348] is the sub-list for extension extendee
-	0,   // [0:348] is the sub-list for field type_name
+	85,  // 82: rackfs.meta.v1.Command.fence_call:type_name -> rackfs.meta.v1.FenceCall
+	24,  // 83: rackfs.meta.v1.Result.origin:type_name -> rackfs.meta.v1.OriginResult
+	33,  // 84: rackfs.meta.v1.Result.create:type_name -> rackfs.meta.v1.CreateResult
+	35,  // 85: rackfs.meta.v1.Result.link:type_name -> rackfs.meta.v1.LinkResult
+	37,  // 86: rackfs.meta.v1.Result.remove:type_name -> rackfs.meta.v1.RemoveResult
+	39,  // 87: rackfs.meta.v1.Result.rename:type_name -> rackfs.meta.v1.RenameResult
+	41,  // 88: rackfs.meta.v1.Result.attr:type_name -> rackfs.meta.v1.AttrResult
+	46,  // 89: rackfs.meta.v1.Result.lease:type_name -> rackfs.meta.v1.LeaseResult
+	53,  // 90: rackfs.meta.v1.Result.commit:type_name -> rackfs.meta.v1.CommitResult
+	58,  // 91: rackfs.meta.v1.Result.blocks:type_name -> rackfs.meta.v1.BlocksResult
+	28,  // 92: rackfs.meta.v1.Result.purge:type_name -> rackfs.meta.v1.PurgeResult
+	60,  // 93: rackfs.meta.v1.Result.reap:type_name -> rackfs.meta.v1.ReapResult
+	65,  // 94: rackfs.meta.v1.Result.rewrite:type_name -> rackfs.meta.v1.RewriteResult
+	73,  // 95: rackfs.meta.v1.Result.open:type_name -> rackfs.meta.v1.OpenResult
+	80,  // 96: rackfs.meta.v1.Result.lock:type_name -> rackfs.meta.v1.LockResult
+	150, // 97: rackfs.meta.v1.Result.clients:type_name -> rackfs.meta.v1.ClientsResult
+	219, // 98: rackfs.meta.v1.Result.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	69,  // 99: rackfs.meta.v1.Result.range:type_name -> rackfs.meta.v1.RangeResult
+	44,  // 100: rackfs.meta.v1.Result.xattr:type_name -> rackfs.meta.v1.XattrResult
+	89,  // 101: rackfs.meta.v1.Result.reserve:type_name -> rackfs.meta.v1.ReserveResult
+	112, // 102: rackfs.meta.v1.Result.node:type_name -> rackfs.meta.v1.NodeResult
+	120, // 103: rackfs.meta.v1.Result.group:type_name -> rackfs.meta.v1.GroupResult
+	128, // 104: rackfs.meta.v1.Result.workspace:type_name -> rackfs.meta.v1.WorkspaceResult
+	137, // 105: rackfs.meta.v1.Result.job:type_name -> rackfs.meta.v1.JobResult
+	49,  // 106: rackfs.meta.v1.Result.held:type_name -> rackfs.meta.v1.Held
+	75,  // 107: rackfs.meta.v1.Result.keep_opens:type_name -> rackfs.meta.v1.KeepOpensResult
+	17,  // 108: rackfs.meta.v1.Attr.atime:type_name -> rackfs.meta.v1.Time
+	17,  // 109: rackfs.meta.v1.Attr.mtime:type_name -> rackfs.meta.v1.Time
+	17,  // 110: rackfs.meta.v1.Attr.ctime:type_name -> rackfs.meta.v1.Time
+	17,  // 111: rackfs.meta.v1.Attr.btime:type_name -> rackfs.meta.v1.Time
+	17,  // 112: rackfs.meta.v1.AttrSet.atime:type_name -> rackfs.meta.v1.Time
+	17,  // 113: rackfs.meta.v1.AttrSet.mtime:type_name -> rackfs.meta.v1.Time
+	17,  // 114: rackfs.meta.v1.AttrSet.btime:type_name -> rackfs.meta.v1.Time
+	0,   // 115: rackfs.meta.v1.RegisterOrigin.kind:type_name -> rackfs.meta.v1.OriginKind
+	20,  // 116: rackfs.meta.v1.Create.attr:type_name -> rackfs.meta.v1.AttrSet
+	70,  // 117: rackfs.meta.v1.Create.share:type_name -> rackfs.meta.v1.ClientOpen
+	19,  // 118: rackfs.meta.v1.CreateResult.attr:type_name -> rackfs.meta.v1.Attr
+	21,  // 119: rackfs.meta.v1.CreateResult.dir:type_name -> rackfs.meta.v1.DirChange
+	22,  // 120: rackfs.meta.v1.CreateResult.lease:type_name -> rackfs.meta.v1.Lease
+	71,  // 121: rackfs.meta.v1.CreateResult.denied:type_name -> rackfs.meta.v1.ShareDenied
+	19,  // 122: rackfs.meta.v1.LinkResult.attr:type_name -> rackfs.meta.v1.Attr
+	21,  // 123: rackfs.meta.v1.LinkResult.dir:type_name -> rackfs.meta.v1.DirChange
+	70,  // 124: rackfs.meta.v1.Remove.keep_open:type_name -> rackfs.meta.v1.ClientOpen
+	21,  // 125: rackfs.meta.v1.RemoveResult.dir:type_name -> rackfs.meta.v1.DirChange
+	70,  // 126: rackfs.meta.v1.Rename.keep_open:type_name -> rackfs.meta.v1.ClientOpen
+	21,  // 127: rackfs.meta.v1.RenameResult.from:type_name -> rackfs.meta.v1.DirChange
+	21,  // 128: rackfs.meta.v1.RenameResult.to:type_name -> rackfs.meta.v1.DirChange
+	20,  // 129: rackfs.meta.v1.SetAttr.set:type_name -> rackfs.meta.v1.AttrSet
+	19,  // 130: rackfs.meta.v1.AttrResult.attr:type_name -> rackfs.meta.v1.Attr
+	22,  // 131: rackfs.meta.v1.AttrResult.lease:type_name -> rackfs.meta.v1.Lease
+	19,  // 132: rackfs.meta.v1.XattrResult.attr:type_name -> rackfs.meta.v1.Attr
+	21,  // 133: rackfs.meta.v1.XattrResult.change:type_name -> rackfs.meta.v1.DirChange
+	19,  // 134: rackfs.meta.v1.LeaseResult.attr:type_name -> rackfs.meta.v1.Attr
+	22,  // 135: rackfs.meta.v1.LeaseResult.lease:type_name -> rackfs.meta.v1.Lease
+	52,  // 136: rackfs.meta.v1.CommitData.extents:type_name -> rackfs.meta.v1.NewExtent
+	17,  // 137: rackfs.meta.v1.CommitData.mtime:type_name -> rackfs.meta.v1.Time
+	51,  // 138: rackfs.meta.v1.CommitData.calls:type_name -> rackfs.meta.v1.DataCall
+	14,  // 139: rackfs.meta.v1.DataCall.call:type_name -> rackfs.meta.v1.Call
+	19,  // 140: rackfs.meta.v1.CommitResult.attr:type_name -> rackfs.meta.v1.Attr
+	22,  // 141: rackfs.meta.v1.CommitResult.lease:type_name -> rackfs.meta.v1.Lease
+	55,  // 142: rackfs.meta.v1.Touch.touched:type_name -> rackfs.meta.v1.Touched
+	17,  // 143: rackfs.meta.v1.Touched.atime:type_name -> rackfs.meta.v1.Time
+	61,  // 144: rackfs.meta.v1.ReapResult.blocks:type_name -> rackfs.meta.v1.DeadBlock
+	64,  // 145: rackfs.meta.v1.RewriteExtents.extents:type_name -> rackfs.meta.v1.ExtentRewrite
+	14,  // 146: rackfs.meta.v1.PunchHole.call:type_name -> rackfs.meta.v1.Call
+	14,  // 147: rackfs.meta.v1.Allocate.call:type_name -> rackfs.meta.v1.Call
+	14,  // 148: rackfs.meta.v1.CloneRange.call:type_name -> rackfs.meta.v1.Call
+	19,  // 149: rackfs.meta.v1.RangeResult.attr:type_name -> rackfs.meta.v1.Attr
+	22,  // 150: rackfs.meta.v1.RangeResult.lease:type_name -> rackfs.meta.v1.Lease
+	70,  // 151: rackfs.meta.v1.OpenFile.share:type_name -> rackfs.meta.v1.ClientOpen
+	19,  // 152: rackfs.meta.v1.OpenResult.attr:type_name -> rackfs.meta.v1.Attr
+	22,  // 153: rackfs.meta.v1.OpenResult.lease:type_name -> rackfs.meta.v1.Lease
+	71,  // 154: rackfs.meta.v1.OpenResult.denied:type_name -> rackfs.meta.v1.ShareDenied
+	70,  // 155: rackfs.meta.v1.KeepOpens.opens:type_name -> rackfs.meta.v1.ClientOpen
+	77,  // 156: rackfs.meta.v1.CloseFiles.files:type_name -> rackfs.meta.v1.FileClose
+	78,  // 157: rackfs.meta.v1.FileClose.locks:type_name -> rackfs.meta.v1.LockOwner
+	1,   // 158: rackfs.meta.v1.SetLock.type:type_name -> rackfs.meta.v1.LockType
+	81,  // 159: rackfs.meta.v1.LockResult.denied:type_name -> rackfs.meta.v1.LockDenied
+	1,   // 160: rackfs.meta.v1.LockDenied.type:type_name -> rackfs.meta.v1.LockType
+	14,  // 161: rackfs.meta.v1.FenceCall.call:type_name -> rackfs.meta.v1.Call
+	2,   // 162: rackfs.meta.v1.FileSystem.state:type_name -> rackfs.meta.v1.FileSystemState
+	17,  // 163: rackfs.meta.v1.FileSystem.created:type_name -> rackfs.meta.v1.Time
+	17,  // 164: rackfs.meta.v1.FileSystem.deleted:type_name -> rackfs.meta.v1.Time
+	17,  // 165: rackfs.meta.v1.FileSystem.purge_after:type_name -> rackfs.meta.v1.Time
+	3,   // 166: rackfs.meta.v1.FileSystem.squash:type_name -> rackfs.meta.v1.Squash
+	92,  // 167: rackfs.meta.v1.FileSystem.exports:type_name -> rackfs.meta.v1.SecureExport
+	91,  // 168: rackfs.meta.v1.PutFileSystem.fs:type_name -> rackfs.meta.v1.FileSystem
+	2,   // 169: rackfs.meta.v1.PutFileSystem.expect_state:type_name -> rackfs.meta.v1.FileSystemState
+	4,   // 170: rackfs.meta.v1.Store.state:type_name -> rackfs.meta.v1.StoreState
+	95,  // 171: rackfs.meta.v1.PutStore.store:type_name -> rackfs.meta.v1.Store
+	97,  // 172: rackfs.meta.v1.PlacementGroup.slots:type_name -> rackfs.meta.v1.Slot
+	5,   // 173: rackfs.meta.v1.PlacementGroup.state:type_name -> rackfs.meta.v1.PGState
+	98,  // 174: rackfs.meta.v1.Pool.pgs:type_name -> rackfs.meta.v1.PlacementGroup
+	99,  // 175: rackfs.meta.v1.PutPool.pool:type_name -> rackfs.meta.v1.Pool
+	103, // 176: rackfs.meta.v1.ChangePGs.changes:type_name -> rackfs.meta.v1.PGChange
+	98,  // 177: rackfs.meta.v1.PGChange.pg:type_name -> rackfs.meta.v1.PlacementGroup
+	95,  // 178: rackfs.meta.v1.ReplaceStore.new:type_name -> rackfs.meta.v1.Store
+	6,   // 179: rackfs.meta.v1.Node.state:type_name -> rackfs.meta.v1.NodeState
+	106, // 180: rackfs.meta.v1.Node.local_volumes:type_name -> rackfs.meta.v1.LocalVolume
+	17,  // 181: rackfs.meta.v1.LocalVolume.at:type_name -> rackfs.meta.v1.Time
+	105, // 182: rackfs.meta.v1.PutNode.node:type_name -> rackfs.meta.v1.Node
+	17,  // 183: rackfs.meta.v1.Token.expires:type_name -> rackfs.meta.v1.Time
+	109, // 184: rackfs.meta.v1.PutToken.token:type_name -> rackfs.meta.v1.Token
+	105, // 185: rackfs.meta.v1.JoinNode.node:type_name -> rackfs.meta.v1.Node
+	105, // 186: rackfs.meta.v1.NodeResult.node:type_name -> rackfs.meta.v1.Node
+	6,   // 187: rackfs.meta.v1.SetNodeState.state:type_name -> rackfs.meta.v1.NodeState
+	17,  // 188: rackfs.meta.v1.RetiredNode.removed:type_name -> rackfs.meta.v1.Time
+	17,  // 189: rackfs.meta.v1.NodeGroup.created:type_name -> rackfs.meta.v1.Time
+	17,  // 190: rackfs.meta.v1.RackReservation.since:type_name -> rackfs.meta.v1.Time
+	117, // 191: rackfs.meta.v1.GroupResult.group:type_name -> rackfs.meta.v1.NodeGroup
+	17,  // 192: rackfs.meta.v1.Workspace.created:type_name -> rackfs.meta.v1.Time
+	126, // 193: rackfs.meta.v1.PutWorkspace.workspace:type_name -> rackfs.meta.v1.Workspace
+	126, // 194: rackfs.meta.v1.WorkspaceResult.workspace:type_name -> rackfs.meta.v1.Workspace
+	131, // 195: rackfs.meta.v1.AccessToken.scopes:type_name -> rackfs.meta.v1.AccessScope
+	17,  // 196: rackfs.meta.v1.AccessToken.created:type_name -> rackfs.meta.v1.Time
+	17,  // 197: rackfs.meta.v1.AccessToken.expires:type_name -> rackfs.meta.v1.Time
+	130, // 198: rackfs.meta.v1.PutAccessToken.token:type_name -> rackfs.meta.v1.AccessToken
+	7,   // 199: rackfs.meta.v1.Job.state:type_name -> rackfs.meta.v1.JobState
+	17,  // 200: rackfs.meta.v1.Job.created:type_name -> rackfs.meta.v1.Time
+	17,  // 201: rackfs.meta.v1.Job.started:type_name -> rackfs.meta.v1.Time
+	17,  // 202: rackfs.meta.v1.Job.finished:type_name -> rackfs.meta.v1.Time
+	134, // 203: rackfs.meta.v1.PutJob.job:type_name -> rackfs.meta.v1.Job
+	134, // 204: rackfs.meta.v1.JobResult.job:type_name -> rackfs.meta.v1.Job
+	17,  // 205: rackfs.meta.v1.Upload.created:type_name -> rackfs.meta.v1.Time
+	17,  // 206: rackfs.meta.v1.Upload.expires:type_name -> rackfs.meta.v1.Time
+	138, // 207: rackfs.meta.v1.PutUpload.upload:type_name -> rackfs.meta.v1.Upload
+	142, // 208: rackfs.meta.v1.PutKey.key:type_name -> rackfs.meta.v1.Key
+	144, // 209: rackfs.meta.v1.PutNFSClient.client:type_name -> rackfs.meta.v1.NFSClient
+	8,   // 210: rackfs.meta.v1.ClientRecord.state:type_name -> rackfs.meta.v1.ClientState
+	147, // 211: rackfs.meta.v1.PutClient.client:type_name -> rackfs.meta.v1.ClientRecord
+	154, // 212: rackfs.meta.v1.GiveClients.clients:type_name -> rackfs.meta.v1.GivenClient
+	148, // 213: rackfs.meta.v1.GivenClient.sessions:type_name -> rackfs.meta.v1.SessionRecord
+	148, // 214: rackfs.meta.v1.PutSession.session:type_name -> rackfs.meta.v1.SessionRecord
+	147, // 215: rackfs.meta.v1.PutSession.client:type_name -> rackfs.meta.v1.ClientRecord
+	18,  // 216: rackfs.meta.v1.Query.cred:type_name -> rackfs.meta.v1.Cred
+	165, // 217: rackfs.meta.v1.Query.get_attr:type_name -> rackfs.meta.v1.GetAttrQ
+	166, // 218: rackfs.meta.v1.Query.lookup:type_name -> rackfs.meta.v1.LookupQ
+	167, // 219: rackfs.meta.v1.Query.parent:type_name -> rackfs.meta.v1.ParentQ
+	168, // 220: rackfs.meta.v1.Query.read_dir:type_name -> rackfs.meta.v1.ReadDirQ
+	169, // 221: rackfs.meta.v1.Query.read_link:type_name -> rackfs.meta.v1.ReadLinkQ
+	170, // 222: rackfs.meta.v1.Query.extents:type_name -> rackfs.meta.v1.ExtentsQ
+	171, // 223: rackfs.meta.v1.Query.statfs:type_name -> rackfs.meta.v1.StatFSQ
+	176, // 224: rackfs.meta.v1.Query.block_states:type_name -> rackfs.meta.v1.BlockStatesQ
+	181, // 225: rackfs.meta.v1.Query.shard_info:type_name -> rackfs.meta.v1.ShardInfoQ
+	177, // 226: rackfs.meta.v1.Query.blocks:type_name -> rackfs.meta.v1.BlocksQ
+	179, // 227: rackfs.meta.v1.Query.get_xattr:type_name -> rackfs.meta.v1.GetXattrQ
+	180, // 228: rackfs.meta.v1.Query.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsQ
+	187, // 229: rackfs.meta.v1.Query.test_lock:type_name -> rackfs.meta.v1.TestLockQ
+	188, // 230: rackfs.meta.v1.Query.client_state:type_name -> rackfs.meta.v1.ClientStateQ
+	189, // 231: rackfs.meta.v1.Query.session_slots:type_name -> rackfs.meta.v1.SessionSlotsQ
+	190, // 232: rackfs.meta.v1.Query.call_written:type_name -> rackfs.meta.v1.CallWrittenQ
+	191, // 233: rackfs.meta.v1.Query.file_opens:type_name -> rackfs.meta.v1.FileOpensQ
+	172, // 234: rackfs.meta.v1.Query.quotas:type_name -> rackfs.meta.v1.QuotasQ
+	182, // 235: rackfs.meta.v1.Query.file_systems:type_name -> rackfs.meta.v1.FileSystemsQ
+	184, // 236: rackfs.meta.v1.Query.cluster_map:type_name -> rackfs.meta.v1.ClusterMapQ
+	185, // 237: rackfs.meta.v1.Query.keys:type_name -> rackfs.meta.v1.KeysQ
+	186, // 238: rackfs.meta.v1.Query.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsQ
+	192, // 239: rackfs.meta.v1.Query.clients:type_name -> rackfs.meta.v1.ClientsQ
+	193, // 240: rackfs.meta.v1.Query.client:type_name -> rackfs.meta.v1.ClientQ
+	173, // 241: rackfs.meta.v1.Query.nodes:type_name -> rackfs.meta.v1.NodesQ
+	174, // 242: rackfs.meta.v1.Query.tokens:type_name -> rackfs.meta.v1.TokensQ
+	183, // 243: rackfs.meta.v1.Query.namespace:type_name -> rackfs.meta.v1.NamespaceQ
+	175, // 244: rackfs.meta.v1.Query.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesQ
+	178, // 245: rackfs.meta.v1.Query.live_blocks:type_name -> rackfs.meta.v1.LiveBlocksQ
+	159, // 246: rackfs.meta.v1.Query.workspaces:type_name -> rackfs.meta.v1.WorkspacesQ
+	160, // 247: rackfs.meta.v1.Query.access_tokens:type_name -> rackfs.meta.v1.AccessTokensQ
+	161, // 248: rackfs.meta.v1.Query.jobs:type_name -> rackfs.meta.v1.JobsQ
+	162, // 249: rackfs.meta.v1.Query.uploads:type_name -> rackfs.meta.v1.UploadsQ
+	163, // 250: rackfs.meta.v1.Query.origins:type_name -> rackfs.meta.v1.OriginsQ
+	164, // 251: rackfs.meta.v1.Query.holds:type_name -> rackfs.meta.v1.HoldsQ
+	1,   // 252: rackfs.meta.v1.TestLockQ.type:type_name -> rackfs.meta.v1.LockType
+	14,  // 253: rackfs.meta.v1.CallWrittenQ.call:type_name -> rackfs.meta.v1.Call
+	202, // 254: rackfs.meta.v1.QueryResult.attr:type_name -> rackfs.meta.v1.AttrR
+	204, // 255: rackfs.meta.v1.QueryResult.read_dir:type_name -> rackfs.meta.v1.ReadDirR
+	205, // 256: rackfs.meta.v1.QueryResult.read_link:type_name -> rackfs.meta.v1.ReadLinkR
+	207, // 257: rackfs.meta.v1.QueryResult.extents:type_name -> rackfs.meta.v1.ExtentsR
+	208, // 258: rackfs.meta.v1.QueryResult.statfs:type_name -> rackfs.meta.v1.StatFSR
+	211, // 259: rackfs.meta.v1.QueryResult.block_states:type_name -> rackfs.meta.v1.BlockStatesR
+	216, // 260: rackfs.meta.v1.QueryResult.shard_info:type_name -> rackfs.meta.v1.ShardInfoR
+	217, // 261: rackfs.meta.v1.QueryResult.file_systems:type_name -> rackfs.meta.v1.FileSystemsR
+	219, // 262: rackfs.meta.v1.QueryResult.cluster_map:type_name -> rackfs.meta.v1.ClusterMapR
+	220, // 263: rackfs.meta.v1.QueryResult.keys:type_name -> rackfs.meta.v1.KeysR
+	224, // 264: rackfs.meta.v1.QueryResult.nfs_clients:type_name -> rackfs.meta.v1.NFSClientsR
+	212, // 265: rackfs.meta.v1.QueryResult.blocks:type_name -> rackfs.meta.v1.BlocksR
+	214, // 266: rackfs.meta.v1.QueryResult.get_xattr:type_name -> rackfs.meta.v1.GetXattrR
+	215, // 267: rackfs.meta.v1.QueryResult.list_xattrs:type_name -> rackfs.meta.v1.ListXattrsR
+	80,  // 268: rackfs.meta.v1.QueryResult.lock:type_name -> rackfs.meta.v1.LockResult
+	225, // 269: rackfs.meta.v1.QueryResult.client_state:type_name -> rackfs.meta.v1.ClientStateR
+	229, // 270: rackfs.meta.v1.QueryResult.session_slots:type_name -> rackfs.meta.v1.SessionSlotsR
+	228, // 271: rackfs.meta.v1.QueryResult.call_written:type_name -> rackfs.meta.v1.CallWrittenR
+	232, // 272: rackfs.meta.v1.QueryResult.clients:type_name -> rackfs.meta.v1.ClientsR
+	231, // 273: rackfs.meta.v1.QueryResult.file_opens:type_name -> rackfs.meta.v1.FileOpensR
+	210, // 274: rackfs.meta.v1.QueryResult.quotas:type_name -> rackfs.meta.v1.QuotasR
+	221, // 275: rackfs.meta.v1.QueryResult.nodes:type_name -> rackfs.meta.v1.NodesR
+	222, // 276: rackfs.meta.v1.QueryResult.tokens:type_name -> rackfs.meta.v1.TokensR
+	218, // 277: rackfs.meta.v1.QueryResult.namespace:type_name -> rackfs.meta.v1.NamespaceR
+	223, // 278: rackfs.meta.v1.QueryResult.retired_nodes:type_name -> rackfs.meta.v1.RetiredNodesR
+	195, // 279: rackfs.meta.v1.QueryResult.workspaces:type_name -> rackfs.meta.v1.WorkspacesR
+	196, // 280: rackfs.meta.v1.QueryResult.access_tokens:type_name -> rackfs.meta.v1.AccessTokensR
+	197, // 281: rackfs.meta.v1.QueryResult.jobs:type_name -> rackfs.meta.v1.JobsR
+	198, // 282: rackfs.meta.v1.QueryResult.uploads:type_name -> rackfs.meta.v1.UploadsR
+	199, // 283: rackfs.meta.v1.QueryResult.origins:type_name -> rackfs.meta.v1.OriginsR
+	200, // 284: rackfs.meta.v1.QueryResult.holds:type_name -> rackfs.meta.v1.HoldsR
+	126, // 285: rackfs.meta.v1.WorkspacesR.workspaces:type_name -> rackfs.meta.v1.Workspace
+	130, // 286: rackfs.meta.v1.AccessTokensR.tokens:type_name -> rackfs.meta.v1.AccessToken
+	134, // 287: rackfs.meta.v1.JobsR.jobs:type_name -> rackfs.meta.v1.Job
+	138, // 288: rackfs.meta.v1.UploadsR.uploads:type_name -> rackfs.meta.v1.Upload
+	201, // 289: rackfs.meta.v1.HoldsR.files:type_name -> rackfs.meta.v1.FileId
+	19,  // 290: rackfs.meta.v1.AttrR.attr:type_name -> rackfs.meta.v1.Attr
+	22,  // 291: rackfs.meta.v1.AttrR.lease:type_name -> rackfs.meta.v1.Lease
+	19,  // 292: rackfs.meta.v1.Dirent.attr:type_name -> rackfs.meta.v1.Attr
+	203, // 293: rackfs.meta.v1.ReadDirR.entries:type_name -> rackfs.meta.v1.Dirent
+	19,  // 294: rackfs.meta.v1.ReadDirR.dir:type_name -> rackfs.meta.v1.Attr
+	206, // 295: rackfs.meta.v1.ExtentsR.extents:type_name -> rackfs.meta.v1.Extent
+	209, // 296: rackfs.meta.v1.StatFSR.project:type_name -> rackfs.meta.v1.Quota
+	209, // 297: rackfs.meta.v1.QuotasR.quotas:type_name -> rackfs.meta.v1.Quota
+	9,   // 298: rackfs.meta.v1.BlockStatesR.states:type_name -> rackfs.meta.v1.BlockState
+	213, // 299: rackfs.meta.v1.BlocksR.blocks:type_name -> rackfs.meta.v1.BlockInfo
+	91,  // 300: rackfs.meta.v1.FileSystemsR.file_systems:type_name -> rackfs.meta.v1.FileSystem
+	126, // 301: rackfs.meta.v1.FileSystemsR.workspaces:type_name -> rackfs.meta.v1.Workspace
+	95,  // 302: rackfs.meta.v1.ClusterMapR.stores:type_name -> rackfs.meta.v1.Store
+	99,  // 303: rackfs.meta.v1.ClusterMapR.pools:type_name -> rackfs.meta.v1.Pool
+	117, // 304: rackfs.meta.v1.ClusterMapR.groups:type_name -> rackfs.meta.v1.NodeGroup
+	118, // 305: rackfs.meta.v1.ClusterMapR.reservations:type_name -> rackfs.meta.v1.RackReservation
+	142, // 306: rackfs.meta.v1.KeysR.keys:type_name -> rackfs.meta.v1.Key
+	105, // 307: rackfs.meta.v1.NodesR.nodes:type_name -> rackfs.meta.v1.Node
+	109, // 308: rackfs.meta.v1.TokensR.tokens:type_name -> rackfs.meta.v1.Token
+	115, // 309: rackfs.meta.v1.RetiredNodesR.nodes:type_name -> rackfs.meta.v1.RetiredNode
+	144, // 310: rackfs.meta.v1.NFSClientsR.clients:type_name -> rackfs.meta.v1.NFSClient
+	70,  // 311: rackfs.meta.v1.ClientStateR.opens:type_name -> rackfs.meta.v1.ClientOpen
+	226, // 312: rackfs.meta.v1.ClientStateR.locks:type_name -> rackfs.meta.v1.ClientLocks
+	227, // 313: rackfs.meta.v1.ClientLocks.ranges:type_name -> rackfs.meta.v1.LockRange
+	244, // 314: rackfs.meta.v1.CallWrittenR.written:type_name -> rackfs.meta.v1.Written
+	230, // 315: rackfs.meta.v1.SessionSlotsR.slots:type_name -> rackfs.meta.v1.SessionSlot
+	70,  // 316: rackfs.meta.v1.FileOpensR.opens:type_name -> rackfs.meta.v1.ClientOpen
+	233, // 317: rackfs.meta.v1.ClientsR.clients:type_name -> rackfs.meta.v1.ClientSessions
+	147, // 318: rackfs.meta.v1.ClientSessions.client:type_name -> rackfs.meta.v1.ClientRecord
+	148, // 319: rackfs.meta.v1.ClientSessions.sessions:type_name -> rackfs.meta.v1.SessionRecord
+	19,  // 320: rackfs.meta.v1.InodeRecord.attr:type_name -> rackfs.meta.v1.Attr
+	22,  // 321: rackfs.meta.v1.InodeRecord.lease:type_name -> rackfs.meta.v1.Lease
+	237, // 322: rackfs.meta.v1.InodeRecord.cuts:type_name -> rackfs.meta.v1.Cut
+	235, // 323: rackfs.meta.v1.InodeRecord.xattrs:type_name -> rackfs.meta.v1.Xattrs
+	0,   // 324: rackfs.meta.v1.OriginRecord.kind:type_name -> rackfs.meta.v1.OriginKind
+	245, // 325: rackfs.meta.v1.SlotRecord.results:type_name -> rackfs.meta.v1.SlotResult
+	244, // 326: rackfs.meta.v1.SlotRecord.written:type_name -> rackfs.meta.v1.Written
+	16,  // 327: rackfs.meta.v1.SlotResult.result:type_name -> rackfs.meta.v1.Result
+	17,  // 328: rackfs.meta.v1.DyingRecord.since:type_name -> rackfs.meta.v1.Time
+	29,  // 329: rackfs.meta.v1.NamespaceRecord.created:type_name -> rackfs.meta.v1.CreateNamespace
+	15,  // 330: rackfs.meta.v1.ProposeRequest.commands:type_name -> rackfs.meta.v1.Command
+	16,  // 331: rackfs.meta.v1.ProposeReply.results:type_name -> rackfs.meta.v1.Result
+	158, // 332: rackfs.meta.v1.QueryRequest.queries:type_name -> rackfs.meta.v1.Query
+	194, // 333: rackfs.meta.v1.QueryReply.results:type_name -> rackfs.meta.v1.QueryResult
+	201, // 334: rackfs.meta.v1.WishRequest.file:type_name -> rackfs.meta.v1.FileId
+	201, // 335: rackfs.meta.v1.RecallsRequest.gave:type_name -> rackfs.meta.v1.FileId
+	201, // 336: rackfs.meta.v1.RecallsReply.files:type_name -> rackfs.meta.v1.FileId
+	201, // 337: rackfs.meta.v1.UnlocksRequest.files:type_name -> rackfs.meta.v1.FileId
+	273, // 338: rackfs.meta.v1.UnlocksRequest.answers:type_name -> rackfs.meta.v1.OpensAnswer
+	201, // 339: rackfs.meta.v1.UnlocksReply.files:type_name -> rackfs.meta.v1.FileId
+	272, // 340: rackfs.meta.v1.UnlocksReply.asks:type_name -> rackfs.meta.v1.OpensAsk
+	201, // 341: rackfs.meta.v1.OpensAsk.file:type_name -> rackfs.meta.v1.FileId
+	201, // 342: rackfs.meta.v1.OpensRequest.file:type_name -> rackfs.meta.v1.FileId
+	10,  // 343: rackfs.meta.v1.MemberRequest.action:type_name -> rackfs.meta.v1.MemberAction
+	281, // 344: rackfs.meta.v1.MemberReply.members:type_name -> rackfs.meta.v1.Member
+	284, // 345: rackfs.meta.v1.LevelReply.voters:type_name -> rackfs.meta.v1.VoterLevel
+	11,  // 346: rackfs.meta.v1.WorkTask.kind:type_name -> rackfs.meta.v1.WorkKind
+	287, // 347: rackfs.meta.v1.WorkRequest.tasks:type_name -> rackfs.meta.v1.WorkTask
+	290, // 348: rackfs.meta.v1.WorkReply.grants:type_name -> rackfs.meta.v1.WorkGrant
+	291, // 349: rackfs.meta.v1.WorkReply.pieces:type_name -> rackfs.meta.v1.WorkPiece
+	350, // [350:350] is the sub-list for method output_type
+	350, // [350:350] is the sub-list for method input_type
+	350, // [350:350] is the sub-list for extension type_name
+	350, // [350:350] is the sub-list for extension extendee
+	0,   // [0:350] is the sub-list for field type_name
 }
 
 func init() { file_meta_proto_init() }
@@ -24170,6 +24258,7 @@ func file_meta_proto_init() {
 		(*Command_ShareLease)(nil),
 		(*Command_GiveClients)(nil),
 		(*Command_KeepOpens)(nil),
+		(*Command_FenceCall)(nil),
 	}
 	file_meta_proto_msgTypes[4].OneofWrappers = []any{
 		(*Result_Origin)(nil),
@@ -24199,7 +24288,7 @@ func file_meta_proto_init() {
 		(*Result_KeepOpens)(nil),
 	}
 	file_meta_proto_msgTypes[8].OneofWrappers = []any{}
-	file_meta_proto_msgTypes[145].OneofWrappers = []any{
+	file_meta_proto_msgTypes[146].OneofWrappers = []any{
 		(*Query_GetAttr)(nil),
 		(*Query_Lookup)(nil),
 		(*Query_Parent)(nil),
@@ -24236,7 +24325,7 @@ func file_meta_proto_init() {
 		(*Query_Origins)(nil),
 		(*Query_Holds)(nil),
 	}
-	file_meta_proto_msgTypes[181].OneofWrappers = []any{
+	file_meta_proto_msgTypes[182].OneofWrappers = []any{
 		(*QueryResult_Attr)(nil),
 		(*QueryResult_ReadDir)(nil),
 		(*QueryResult_ReadLink)(nil),
@@ -24275,7 +24364,7 @@ func file_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
 			NumEnums:      12,
-			NumMessages:   279,
+			NumMessages:   280,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
