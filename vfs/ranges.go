@@ -86,3 +86,26 @@ func CheckEnd(off, n uint64, op string) error {
 	}
 	return nil
 }
+
+// Filler brings bytes into files in ascending order, for calls of their own: what goes on without the request that began it, and may be ended by another front end. A call names one file.
+type Filler interface {
+	// Fence makes call the newest of its session and slot: nothing is done any more for one with a lower Seq, whoever has begun it (KindSuperseded). It returns up to where the file was changed
+	// for them without a gap, from off on. With the Seq that is the newest it begins the call, or asks. KindNotSupported: calls of their own are not remembered, or not yet.
+	Fence(ctx context.Context, ino Ino, call *Call, off uint64) (done uint64, err error)
+
+	// Fill writes for call as c, in order and durably from off on: at any time one range of the file is written, as Fence tells. It is open for writing meanwhile.
+	Fill(ctx context.Context, c *Cred, ino Ino, off uint64, call *Call) (Filling, error)
+
+	// EndCall forgets the session of a call of its own. Nothing of it may be under way.
+	EndCall(ctx context.Context, call *Call) error
+}
+
+// Filling is a Fill under way. End it.
+type Filling interface {
+	// Put takes the next bytes. It waits while much is under way.
+	Put(ctx context.Context, p []byte) error
+	// Done is how many bytes are durable and part of the file.
+	Done() uint64
+	// End waits until all are, and returns how many. With an error, of Put or of what was under way, some more may be, or become so: Fence tells.
+	End(ctx context.Context) (done uint64, err error)
+}
