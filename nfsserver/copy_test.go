@@ -23,8 +23,17 @@ type slowFS struct {
 	*memfs.Kept
 	in *instance
 
+	plain bool // it does not remember calls of their own
+
 	mu   sync.Mutex
 	gate chan struct{} // nil: reads do not wait
+}
+
+func (s *slowFS) Fence(ctx context.Context, ino vfs.Ino, call *vfs.Call, off uint64) (uint64, error) {
+	if s.plain {
+		return 0, vfs.KindNotSupported.Err("fence")
+	}
+	return s.Kept.Fence(ctx, ino, call, off)
 }
 
 func (s *slowFS) set(gate chan struct{}) {
@@ -115,15 +124,18 @@ func newCopier(t *testing.T) *copier {
 	return x
 }
 
-// copy sends COPY of the whole source, to offset 1 so that nothing can be cloned. id is not zero if it goes on in the background.
-func (x *copier) copy() (id nfsclient.Stateid, n uint64) {
-	x.t.Helper()
+// copyFrom is a COPY of the source from an offset on, to 1 behind that so that nothing can be cloned.
+func (x *copier) copyFrom(at uint64) *nfsclient.Compound {
 	cp := nfsclient.NewCompound().PutFH(x.src.FH).SaveFH().PutFH(x.dst.FH).Op(nfsv4.OP_COPY)
 	for _, s := range []nfsclient.Stateid{x.src.Stateid, x.dst.Stateid} {
 		cp.Words(s.Seqid).Raw(s.Other[:])
 	}
-	cp.Words(0, 0, 0, 1, 0, uint32(len(x.data)), 1, 0, 0) // offsets, count, consecutive, not synchronous, no other server
-	r, err := x.Do(x.in.ctx, cp)
+	return cp.Words(0, uint32(at), 0, 1+uint32(at), 0, uint32(uint64(len(x.data))-at), 1, 0, 0) // offsets, count, consecutive, not synchronous, no other server
+}
+
+// copied is the answer to a COPY. id is not zero if it goes on in the background.
+func (x *copier) copied(r *nfsclient.Reply, err error) (id nfsclient.Stateid, n uint64) {
+	x.t.Helper()
 	if err == nil {
 		err = r.Skip(nfsv4.OP_PUTFH, nfsv4.OP_SAVEFH, nfsv4.OP_PUTFH, nfsv4.OP_COPY)
 	}
@@ -137,12 +149,16 @@ func (x *copier) copy() (id nfsclient.Stateid, n uint64) {
 	return id, d.Uint64()
 }
 
+// copy sends COPY of the whole source.
+func (x *copier) copy() (id nfsclient.Stateid, n uint64) {
+	x.t.Helper()
+	return x.copied(x.Do(x.in.ctx, x.copyFrom(0)))
+}
+
 // background starts a copy that goes on in the background for as long as gate is not closed.
 func (x *copier) background() (id nfsclient.Stateid, gate chan struct{}) {
 	x.t.Helper()
-	gate = make(chan struct{}, 1)
-	gate <- struct{}{}
-	x.fs.set(gate)
+	gate = x.gate(1)
 	id, _ = x.copy()
 	if id == (nfsclient.Stateid{}) {
 		x.t.Fatal("the copy is not in the background")
@@ -150,22 +166,82 @@ func (x *copier) background() (id nfsclient.Stateid, gate chan struct{}) {
 	return id, gate
 }
 
+// gate lets n MiB be copied, and more when it is closed.
+func (x *copier) gate(n int) chan struct{} {
+	gate := make(chan struct{}, n)
+	for range n {
+		gate <- struct{}{}
+	}
+	x.fs.set(gate)
+	return gate
+}
+
+// others write into the destination, and are told that it is stable.
+func (x *copier) others(at uint64) {
+	x.t.Helper()
+	if _, _, err := x.fs.Kept.Write(x.in.ctx, &vfs.Root, inoOf(x.t, x.fs, "dst"), at, []byte("OTHERS"), vfs.FileSync); err != nil {
+		x.t.Fatal(err)
+	}
+}
+
+// has checks what is in the destination: the copy, and what others wrote there.
+func (x *copier) has(others ...int) {
+	x.t.Helper()
+	p := make([]byte, len(x.data)+100)
+	n, _, err := x.fs.Kept.Read(x.in.ctx, inoOf(x.t, x.fs, "dst"), 0, p)
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	want := append([]byte{0}, x.data...)
+	for _, at := range others {
+		copy(want[at:], "OTHERS")
+	}
+	if !bytes.Equal(p[:n], want) {
+		for i := range min(n, len(want)) {
+			if p[i] != want[i] {
+				x.t.Fatalf("%d bytes, another one at %d: %q, want %q", n, i, p[i:min(n, i+8)], want[i:min(len(want), i+8)])
+			}
+		}
+		x.t.Fatalf("%d bytes, want %d", n, len(want))
+	}
+}
+
+// waitFor waits until n bytes of a copy are done.
+func (x *copier) waitFor(id nfsclient.Stateid, n uint64) {
+	x.t.Helper()
+	for x.status(id, n) != n {
+		if x.in.ctx.Err() != nil {
+			x.t.Fatal("the copy does not go on")
+		}
+	}
+}
+
+// status is how far OFFLOAD_STATUS says that a copy is; at most n.
+func (x *copier) status(id nfsclient.Stateid, most uint64) uint64 {
+	x.t.Helper()
+	n, complete, err := x.offload(nfsv4.OP_OFFLOAD_STATUS, id)
+	if err != nil || len(complete) > 0 || n > most {
+		x.t.Fatalf("%d bytes, %v, %v; want at most %d", n, complete, err, most)
+	}
+	return n
+}
+
 // offload sends OFFLOAD_STATUS or OFFLOAD_CANCEL.
-func (x *copier) offload(op nfsv4.NfsOpnum4, id nfsclient.Stateid) (complete []nfsclient.Status, err error) {
+func (x *copier) offload(op nfsv4.NfsOpnum4, id nfsclient.Stateid) (n uint64, complete []nfsclient.Status, err error) {
 	r, err := x.Do(x.in.ctx, nfsclient.NewCompound().PutFH(x.dst.FH).Op(op).Words(id.Seqid).Raw(id.Other[:]))
 	if err == nil {
 		err = r.Skip(nfsv4.OP_PUTFH, op)
 	}
 	if err != nil || op != nfsv4.OP_OFFLOAD_STATUS {
-		return nil, err
+		return 0, nil, err
 	}
 	defer r.Release()
 	d := r.D()
-	d.Uint64()
+	n = d.Uint64()
 	for range d.Count(1, 4) {
 		complete = append(complete, nfsclient.Status(d.Uint32()))
 	}
-	return complete, d.Err()
+	return n, complete, d.Err()
 }
 
 // bind binds the connection to the session's backchannel and has the server see it.
@@ -191,12 +267,22 @@ func (x *copier) told() *nfsv4.CbOffload4args {
 	}
 }
 
-// lost checks that the client is told that a copy is lost.
-func (x *copier) lost(id nfsclient.Stateid) {
+// came checks that the client is told how far a copy came: n bytes, 0: that it is to begin again.
+func (x *copier) came(id nfsclient.Stateid, n uint64) {
 	x.t.Helper()
 	got := x.told()
-	if got.CoaStateid != nfsv4.Stateid4(id) || string(got.CoaFh) != string(x.dst.FH) || got.CoaOffloadInfo.GetCoaStatus() != nfsv4.NFS4ERR_DELAY {
+	if got.CoaStateid != nfsv4.Stateid4(id) || string(got.CoaFh) != string(x.dst.FH) {
 		x.t.Fatalf("told %+v", got)
+	}
+	switch info := got.CoaOffloadInfo.(type) {
+	case *nfsv4.OffloadInfo4_NFS4_OK:
+		if n == 0 || info.CoaResok4.WrCount != n || info.CoaResok4.WrCommitted != nfsv4.FILE_SYNC4 {
+			x.t.Fatalf("told %+v, want %d bytes", info, n)
+		}
+	default:
+		if n > 0 || info.GetCoaStatus() != nfsv4.NFS4ERR_DELAY {
+			x.t.Fatalf("told %+v, want %d bytes", info, n)
+		}
 	}
 }
 
@@ -221,9 +307,14 @@ func (x *copier) recorded() (n int) {
 	return n
 }
 
+// settled waits until no copy is recorded any more: the client knows the end, and has the answer of its COPY, as it uses the slot again.
 func (x *copier) settled() {
 	x.t.Helper()
 	for x.recorded() > 0 {
+		r, err := x.Do(x.in.ctx, nfsclient.NewCompound().PutRootFH())
+		want(x.t, "another request", err, nfsv4.NFS4_OK)
+		r.Release()
+		x.in.srv.Tick(x.in.ctx)
 		if x.in.ctx.Err() != nil {
 			x.t.Fatal("the copy stays recorded")
 		}
@@ -232,44 +323,178 @@ func (x *copier) settled() {
 }
 
 // A copy in the background is recorded before its client hears of it and until the client knows its end. When the server is killed
-// meanwhile, the next one tells the client to begin again.
-func TestCopyIsLostWithItsServer(t *testing.T) {
+// meanwhile, the next one tells the client how far it came, and the client goes on from there: what others wrote before that, and were told is stable, stays.
+func TestCopyOfKilledServer(t *testing.T) {
 	x := newCopier(t)
-	id, _ := x.background()
+	x.gate(2)
+	id, _ := x.copy()
+	x.waitFor(id, 2<<20)
 	if n := x.recorded(); n != 1 {
 		t.Fatalf("%d copies are recorded", n)
 	}
+	x.others(100)
 	x.kill()
-	complete, err := x.offload(nfsv4.OP_OFFLOAD_STATUS, id)
-	if want(t, "status", err, nfsv4.NFS4_OK); len(complete) != 1 || complete[0] != nfsv4.NFS4ERR_DELAY {
-		t.Fatalf("status %v", complete)
+	x.others(2<<20 - 10)
+	n, complete, err := x.offload(nfsv4.OP_OFFLOAD_STATUS, id)
+	if want(t, "status", err, nfsv4.NFS4_OK); n != 2<<20 || len(complete) != 1 || complete[0] != nfsv4.NFS4_OK {
+		t.Fatalf("status: %d bytes, %v", n, complete)
 	}
 	x.bind()
-	x.lost(id)
+	x.came(id, 2<<20)
 	x.settled()
-	_, err = x.offload(nfsv4.OP_OFFLOAD_STATUS, id)
+	_, _, err = x.offload(nfsv4.OP_OFFLOAD_STATUS, id)
 	want(t, "status of what is settled", err, nfsv4.NFS4ERR_BAD_STATEID)
+	if n := x.fs.OwnCalls(); n != 1 {
+		t.Errorf("%d calls of copies are remembered: one that was ended stays ended", n)
+	}
 
-	// As Linux does: the same COPY again, which now ends.
+	// As Linux does: a COPY of the rest, which now ends.
+	x.rest(2 << 20)
+	x.has(100, 2<<20-10)
+}
+
+// rest copies from at on, while the client waits.
+func (x *copier) rest(at uint64) {
+	x.t.Helper()
+	x.fs.set(nil)
+	if id, n := x.copied(x.Do(x.in.ctx, x.copyFrom(at))); id != (nfsclient.Stateid{}) || n != uint64(len(x.data))-at {
+		x.t.Fatalf("%v, %d bytes", id, n)
+	}
+}
+
+// A copy that ended is told as a whole, and nothing is remembered of it when its client has the answer and knows the end.
+func TestEndedCopyIsForgotten(t *testing.T) {
+	x := newCopier(t)
 	id, gate := x.background()
 	close(gate)
-	got := x.told()
-	ok, is := got.CoaOffloadInfo.(*nfsv4.OffloadInfo4_NFS4_OK)
-	if !is || got.CoaStateid != nfsv4.Stateid4(id) || ok.CoaResok4.WrCount != uint64(len(x.data)) {
-		t.Fatalf("told %+v", got)
+	x.came(id, uint64(len(x.data)))
+	x.has()
+	if n := x.recorded(); n != 1 {
+		t.Errorf("%d copies are recorded, while the COPY may be sent again", n)
 	}
 	x.settled()
-	p := make([]byte, len(x.data)+1)
-	n, _, err := x.fs.Kept.Read(t.Context(), inoOf(t, x.fs, "dst"), 0, p)
-	if err != nil || n != len(p) || !bytes.Equal(p[1:], x.data) {
-		t.Fatalf("%d bytes, %v", n, err)
+	for x.fs.OwnCalls() > 0 {
+		if x.in.ctx.Err() != nil {
+			t.Fatal("the call of a copy that ended is remembered")
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// The answer with the stateid is lost with the server. The COPY is sent again, and answered with the same one; what went on in the background until then is not copied again.
+func TestRepeatedCopyOfKilledServer(t *testing.T) {
+	for _, bound := range []bool{false, true} { // the client is told how far it came when it has sent the COPY again, or before
+		x := newCopier(t)
+		x.gate(2)
+		sl, err := x.Session(0).Slot(x.in.ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cp := x.copyFrom(0)
+		id, _ := x.copied(sl.Do(x.in.ctx, cp))
+		x.waitFor(id, 2<<20)
+		x.kill()
+		x.others(2<<20 - 10)
+		if bound {
+			x.bind()
+			x.came(id, 2<<20)
+		}
+		x.in.srv.Tick(x.in.ctx)
+		if n := x.recorded(); n != 1 {
+			t.Fatalf("%d copies are recorded, while the COPY may come again", n)
+		}
+		r := resendTo(t, x.in.ctx, sl, x.copyFrom(0))
+		_, err = r.Sequence()
+		if again, n := x.copied(r, err); again != id || n != 0 {
+			t.Fatalf("another copy: %v after %v, %d bytes", again, id, n)
+		}
+		if !bound {
+			x.bind()
+			x.came(id, 2<<20)
+		}
+		sl.Put()
+		x.settled()
+		if n := len(x.back.got); n > 0 {
+			t.Errorf("the client is told %d times more", n)
+		}
+		x.rest(2 << 20)
+		x.has(2<<20 - 10)
+	}
+}
+
+// A server that is left behind in the middle of a copy goes on after another one has ended it: it changes nothing any more, and does not call the client.
+func TestCopyGoesOnTooLate(t *testing.T) {
+	x := newCopier(t)
+	gate := x.gate(2)
+	id, _ := x.copy()
+	x.waitFor(id, 2<<20)
+	k := x.in.store.(*keptStore)
+	k.mu.Lock()
+	var r state.CopyRecord
+	var client state.ClientID
+	for c, rec := range k.clients {
+		client, r = c, rec.Copies[0]
+	}
+	k.mu.Unlock()
+	if to, err := x.fs.Fence(x.in.ctx, r.Ino, r.Call(client, 2), r.Off+r.Before); err != nil || to != 1+2<<20 {
+		t.Fatalf("done to %d, %v", to, err)
+	}
+	x.others(2<<20 + 100)
+	close(gate)
+	x.in.stop() // waits for it
+	p := make([]byte, 6)
+	if _, _, err := x.fs.Kept.Read(t.Context(), r.Ino, 2<<20+100, p); err != nil || string(p) != "OTHERS" {
+		t.Fatalf("%q, %v", p, err)
+	}
+	if len(x.back.got) > 0 {
+		t.Error("the client is told by a server that has lost the copy")
+	}
+	x.in.start()
+}
+
+// A copy of which nothing is remembered, as a release before recorded it, is begun again.
+func TestOldRecordOfCopy(t *testing.T) {
+	x := newCopier(t)
+	id, _ := x.background()
+	x.kill()
+	k := x.in.store.(*keptStore)
+	k.mu.Lock()
+	for _, c := range k.clients {
+		c.Copies[0].CopyTarget, c.Copies[0].CopyRequest = state.CopyTarget{}, state.CopyRequest{}
+	}
+	k.mu.Unlock()
+	x.kill()
+	n, complete, err := x.offload(nfsv4.OP_OFFLOAD_STATUS, id)
+	if want(t, "status", err, nfsv4.NFS4_OK); n != 0 || len(complete) != 1 || complete[0] != nfsv4.NFS4ERR_DELAY {
+		t.Fatalf("status: %d bytes, %v", n, complete)
+	}
+	x.bind()
+	x.came(id, 0)
+	x.settled()
+}
+
+// Where calls of their own are not remembered, no copy goes on in the background: the answer is short, and the client asks for the rest.
+func TestCopyWithoutOwnCalls(t *testing.T) {
+	x := newCopier(t)
+	x.fs.plain = true
+	x.gate(3)
+	for at := uint64(0); at < uint64(len(x.data)); {
+		id, n := x.copied(x.Do(x.in.ctx, x.copyFrom(at)))
+		if id != (nfsclient.Stateid{}) || n != 1<<20 {
+			t.Fatalf("stateid %v, %d bytes", id, n)
+		}
+		at += n
+	}
+	x.has()
+	if n := x.recorded(); n != 0 {
+		t.Errorf("%d copies are recorded", n)
 	}
 }
 
 // sequenceFlags is where sr_status_flags are in a COMPOUND's reply without a tag.
 const sequenceFlags = 12 + 8 + 16 + 4*4
 
-func inoOf(t *testing.T, fs vfs.FS, name string) vfs.Ino {
+func inoOf(t testing.TB, fs vfs.FS, name string) vfs.Ino {
 	t.Helper()
 	a, err := fs.Lookup(t.Context(), &vfs.Root, vfs.RootIno, name)
 	if err != nil {
@@ -291,11 +516,11 @@ func TestLostCopyIsCancelled(t *testing.T) {
 	}
 	other := x.in.dial("other", func(c *nfsclient.Config) { c.Minor = 2 })
 	stranger := &copier{conn: other, dst: x.dst}
-	_, err := stranger.offload(nfsv4.OP_OFFLOAD_CANCEL, id)
+	_, _, err := stranger.offload(nfsv4.OP_OFFLOAD_CANCEL, id)
 	want(t, "cancel by another client", err, nfsv4.NFS4ERR_BAD_STATEID)
-	_, err = x.offload(nfsv4.OP_OFFLOAD_CANCEL, id)
+	_, _, err = x.offload(nfsv4.OP_OFFLOAD_CANCEL, id)
 	want(t, "cancel", err, nfsv4.NFS4_OK)
-	_, err = x.offload(nfsv4.OP_OFFLOAD_CANCEL, id)
+	_, _, err = x.offload(nfsv4.OP_OFFLOAD_CANCEL, id)
 	want(t, "cancel what is cancelled", err, nfsv4.NFS4ERR_BAD_STATEID)
 	x.kill()
 	x.bind()
@@ -308,7 +533,7 @@ func TestLostCopyIsCancelled(t *testing.T) {
 func TestCancelledCopyIsNotRecorded(t *testing.T) {
 	x := newCopier(t)
 	id, _ := x.background()
-	_, err := x.offload(nfsv4.OP_OFFLOAD_CANCEL, id)
+	_, _, err := x.offload(nfsv4.OP_OFFLOAD_CANCEL, id)
 	want(t, "cancel", err, nfsv4.NFS4_OK)
 	x.settled()
 	x.kill()
@@ -349,7 +574,7 @@ func TestBackchannelThatWasUsed(t *testing.T) {
 	id, _ := x.background()
 	x.kill()
 	x.bind()
-	x.lost(id)
+	x.came(id, 1<<20)
 	x.settled()
 }
 
@@ -382,7 +607,7 @@ func TestBackchannelThatWasUsedOften(t *testing.T) {
 	}
 	want(t, "another session", x.Recover(x.in.ctx), nfsv4.NFS4_OK)
 	x.in.srv.Tick(x.in.ctx)
-	x.lost(id)
+	x.came(id, 1<<20)
 	x.settled()
 	if flags()&nfsv4.SEQ4_STATUS_BACKCHANNEL_FAULT != 0 {
 		t.Error("the new session is at fault")

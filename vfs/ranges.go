@@ -89,6 +89,8 @@ func CheckEnd(off, n uint64, op string) error {
 
 // Filler brings bytes into files in ascending order, for calls of their own: what goes on without the request that began it, and may be ended by another front end. A call names one file.
 type Filler interface {
+	FS
+
 	// Fence makes call the newest of its session and slot: nothing is done any more for one with a lower Seq, whoever has begun it (KindSuperseded). It returns up to where the file was changed
 	// for them without a gap, from off on. With the Seq that is the newest it begins the call, or asks. KindNotSupported: calls of their own are not remembered, or not yet.
 	Fence(ctx context.Context, ino Ino, call *Call, off uint64) (done uint64, err error)

@@ -58,3 +58,23 @@ func FuzzHanded(f *testing.F) {
 		}
 	})
 }
+
+// FuzzCopyRecord reads anything as what a client's record says of a copy: what is understood is written and read as the same.
+func FuzzCopyRecord(f *testing.F) {
+	f.Add(appendCopy(nil, &state.CopyRecord{ID: vfs.StateID{1}, Handle: []byte("handle")}))
+	f.Add(appendCopy(nil, &state.CopyRecord{ID: vfs.StateID{1}, Handle: []byte("handle"), CopyTarget: state.CopyTarget{FS: 1, Ino: 2, Off: 3, Before: 4, Count: 5},
+		CopyRequest: state.CopyRequest{Session: state.SessionID{6}, Slot: 7, Seq: 1 << 40, Op: 8}}))
+	f.Add(append(make([]byte, 12), copyMark))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, rest, ok := copyOf(b)
+		if !ok {
+			return
+		}
+		if len(rest) >= len(b) {
+			t.Fatalf("%x: %x is left", b, rest)
+		}
+		if again, rest, ok := copyOf(appendCopy(nil, &c)); !ok || len(rest) > 0 || !reflect.DeepEqual(c, again) {
+			t.Fatalf("%+v becomes %+v", c, again)
+		}
+	})
+}

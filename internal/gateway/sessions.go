@@ -344,7 +344,7 @@ func (s *sessionStore) Give(ctx context.Context, id state.ClientID, h state.Hand
 }
 
 // sessionFormat is the first byte of our part of records in shard 0: of a client then 4 bytes of sequence, 1 of flags, and for each
-// copy that it waits for 12 of stateid, 1 with the length of the handle, and the handle; of a session 4 each of sequence, flags, callback
+// copy that it waits for 12 of stateid, 1 with the length of the handle, and the handle (from feature level 10 on with what copyMark says between); of a session 4 each of sequence, flags, callback
 // program, then two channels of 5 times 4; then, unless all that follows is 0 or nothing, 4 with the number of slots; then what is known of slots' last requests, all as
 // uvarint: the slot less the one before and 1, the sequence, and flags. Big-endian but for those.
 const sessionFormat = 1
@@ -360,7 +360,6 @@ const slotFinal = 1
 
 const (
 	clientRecordLen  = 1 + 4 + 1
-	copyRecordLen    = 12 + 1 // and a handle
 	sessionRecordLen = 1 + 3*4 + 2*5*4
 )
 
@@ -373,8 +372,8 @@ func pbClient(r *state.ClientRecord) *metapb.ClientRecord {
 		flags |= flagDelegated
 	}
 	b := append(binary.BigEndian.AppendUint32([]byte{sessionFormat}, r.Sequence), flags)
-	for _, c := range r.Copies {
-		b = append(append(append(b, c.ID[:]...), byte(len(c.Handle))), c.Handle...)
+	for i := range r.Copies {
+		b = appendCopy(b, &r.Copies[i])
 	}
 	return &metapb.ClientRecord{Id: uint64(r.ClientID), Owner: r.Owner, Verifier: r.Verifier[:], Principal: []byte(r.Principal), Confirmed: true, Record: b}
 }
@@ -442,12 +441,12 @@ func clientState(c *metapb.ClientSessions) (state.ClientState, error) {
 		Sequence: binary.BigEndian.Uint32(b[1:]), Reclaimed: b[5]&flagReclaimed != 0, Delegated: b[5]&flagDelegated != 0,
 	}}
 	for rest := b[clientRecordLen:]; len(rest) > 0; {
-		if len(rest) < copyRecordLen || len(rest)-copyRecordLen < int(rest[copyRecordLen-1]) {
+		c, left, ok := copyOf(rest)
+		if !ok {
 			return state.ClientState{}, vfs.Errorf(vfs.KindIncompatible, op, "the record of NFS client %d (%q) ends within a copy; this version does not know the format", r.GetId(), r.GetOwner())
 		}
-		end := copyRecordLen + int(rest[copyRecordLen-1])
-		cs.Client.Copies = append(cs.Client.Copies, state.CopyRecord{ID: vfs.StateID(rest[:copyRecordLen-1]), Handle: slices.Clone(rest[copyRecordLen:end])})
-		rest = rest[end:]
+		cs.Client.Copies = append(cs.Client.Copies, c)
+		rest = left
 	}
 	cs.Seqids, cs.Replies = handedOf(r.GetHanded())
 	for _, s := range c.GetSessions() {

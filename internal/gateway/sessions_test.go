@@ -141,7 +141,9 @@ func TestSessionRecords(t *testing.T) {
 		t.Fatalf("client ids %v", all)
 	}
 	rec := state.ClientRecord{Owner: []byte("host \x00"), Verifier: [8]byte{1, 2}, Principal: "sys/0", ClientID: ids[0], Sequence: 3, Reclaimed: true}
-	rec.Copies = []state.CopyRecord{{ID: vfs.StateID{1, 2}, Handle: []byte("handle")}, {ID: vfs.StateID{3}, Handle: []byte{0}}}
+	rec.Copies = []state.CopyRecord{{ID: vfs.StateID{1, 2}, Handle: []byte("handle")}, {ID: vfs.StateID{3}, Handle: []byte{0},
+		CopyTarget:  state.CopyTarget{FS: 1 << 30, Ino: 1 << 60, Off: 7, Before: 0, Count: 1 << 50},
+		CopyRequest: state.CopyRequest{Session: state.SessionID{9, 8}, Slot: 1023, Seq: 1<<40 + 5, Op: 3}}}
 	chans := state.ChannelAttrs{MaxRequest: 1, MaxResponse: 2, MaxCachedResponse: 3, MaxOps: 4, MaxSlots: 5}
 	s1 := state.SessionRecord{ID: state.SessionID{1}, Client: ids[0], Sequence: 2, Flags: 2, Fore: chans, Back: chans, CallbackProgram: 1 << 30}
 	s1.Back.MaxSlots = 1

@@ -58,6 +58,7 @@ type keptCalls struct {
 	client   uint64
 	seq      uint64
 	outcomes map[uint32]any
+	filled   [2]uint64 // of a call of its own: what range it wrote; see fill.go
 }
 
 // Keep makes fs keep.

@@ -173,7 +173,7 @@ func (s *State) newSession(c *client, a *CreateSessionArgs, slots int) *session 
 	s.makeSlots(ss, slots)
 	for {
 		s.cfg.Rand(ss.id[:])
-		if _, taken := s.sessions[ss.id]; !taken {
+		if _, taken := s.sessions[ss.id]; !taken && !isCopySession(ss.id) {
 			break
 		}
 	}

@@ -36,6 +36,18 @@ type copying struct {
 	wrote    bool         // something since the last commit
 	verifier vfs.Verifier // of that
 	durable  uint64       // of done
+
+	own *ownCopy // of one that goes on in the background, if its end is remembered; nil: bytes are written as WRITE writes them
+}
+
+// ownCopy is what a copy is after its request was answered: it writes under a call of its own, in order and durably, so that whoever asks is told how far it came, and whoever ends it ends it for good.
+type ownCopy struct {
+	filler  vfs.Filler
+	begin   uint64      // where it goes on from, in the destination
+	before  uint64      // bytes that were copied by then
+	call    *vfs.Call   // under which it copies
+	fence   *vfs.Call   // that ends it
+	filling vfs.Filling // of bytes that were read; nil: none is under way
 }
 
 func newCopying(src, dst copyEnd, sameFS bool, cred *vfs.Cred, n uint64) *copying {
@@ -58,11 +70,17 @@ func (c *copying) step(ctx context.Context, buf []byte) error {
 		case into != 0:
 			left = min(left, vfs.CloneAlign-into)
 		case left >= vfs.CloneAlign:
+			if err := c.settle(ctx); err != nil {
+				return err
+			}
 			whole := min(left&^(vfs.CloneAlign-1), c.piece)
 			err := c.cloner.Clone(ctx, &c.cred, c.src.ino, src, c.dst.ino, dst, whole)
 			switch {
 			case err == nil:
 				c.done += whole
+				if c.own != nil {
+					c.durable = c.done
+				}
 				c.piece = min(2*c.piece, copyClone)
 				return nil
 			case vfs.KindOf(err) == vfs.KindXDev && whole > vfs.CloneAlign: // too much at once; a copy may be done in parts
@@ -78,7 +96,7 @@ func (c *copying) step(ctx context.Context, buf []byte) error {
 			}
 		}
 	}
-	if c.copier != nil {
+	if c.copier != nil && c.own == nil {
 		n, v, err := c.copier.Copy(ctx, &c.cred, c.src.ino, src, c.dst.ino, dst, min(left, copyPiece))
 		switch {
 		case vfs.KindOf(err) == vfs.KindNotSupported:
@@ -93,6 +111,9 @@ func (c *copying) step(ctx context.Context, buf []byte) error {
 	if err != nil {
 		return err
 	}
+	if c.own != nil {
+		return c.put(ctx, buf[:n], eof)
+	}
 	var v vfs.Verifier
 	if n > 0 {
 		if _, v, err = c.dst.fs.Write(ctx, &c.cred, c.dst.ino, dst, buf[:n], vfs.Unstable); err != nil {
@@ -100,6 +121,62 @@ func (c *copying) step(ctx context.Context, buf []byte) error {
 		}
 	}
 	return c.moved(uint64(n), eof, v)
+}
+
+// put hands bytes on that are to be written in order.
+func (c *copying) put(ctx context.Context, p []byte, eof bool) (err error) {
+	o := c.own
+	if o.filling == nil && len(p) > 0 {
+		if o.filling, err = o.filler.Fill(ctx, &c.cred, c.dst.ino, c.dst.off+c.done, o.call); err != nil {
+			return err
+		}
+	}
+	if len(p) > 0 {
+		if err := o.filling.Put(ctx, p); err != nil {
+			return err
+		}
+	}
+	c.done += uint64(len(p))
+	c.bytes += uint64(len(p))
+	if eof {
+		c.n = c.done
+	}
+	return nil
+}
+
+// progress is how much is durable.
+func (c *copying) progress() uint64 {
+	switch {
+	case c.own == nil:
+		return c.done
+	case c.own.filling == nil:
+		return c.durable
+	}
+	return c.durable + c.own.filling.Done()
+}
+
+// settle waits until what was read is durable. With an error no more than that is done, as far as is known here.
+func (c *copying) settle(ctx context.Context) error {
+	if c.own == nil || c.own.filling == nil {
+		return nil
+	}
+	n, err := c.own.filling.End(ctx)
+	c.own.filling = nil
+	c.durable += n
+	if err != nil {
+		c.done = c.durable
+	}
+	return err
+}
+
+// ask learns how much is done, as call.
+func (c *copying) ask(ctx context.Context, call *vfs.Call) error {
+	to, err := c.own.filler.Fence(ctx, c.dst.ino, call, c.own.begin)
+	if err == nil {
+		c.done = c.own.before + to - c.own.begin
+		c.durable = c.done
+	}
+	return err
 }
 
 // moved notes that n bytes were written, which are not durable yet.

@@ -20,10 +20,10 @@ import (
 //
 // What is copied while the client waits is written under its call, so a repetition, by whichever server, copies what was not (vfs.Call).
 //
-// A copy that goes on in the background has its files open, so CLOSE does not end it. It ends with its client. What it did is lost to its client when
-// this server is killed: clients that must find their state again after that also begin such copies again. Those that outlive this server
-// (state.SessionStore) would wait for ever. So the record of such a client names the copy before COPY is answered, and whoever takes the client over
-// calls it with the end NFS4ERR_DELAY (copyowed.go), upon which it sends COPY again.
+// A copy that goes on in the background has its files open, so CLOSE does not end it. It ends with its client. Where clients outlive this server
+// (state.SessionStore), the record of the client names the copy before COPY is answered, and the copy writes under a call of its own (ownCopy). Whoever takes the client over ends that call, calls the client with how far it came,
+// and answers a COPY that is sent again because its answer was lost with the same stateid (copyowed.go). Where the file system has no such calls, a COPY is answered short instead. Clients that must find their state again when this
+// server is killed also begin such copies again.
 
 const (
 	// copySyncBytes and copySyncTime bound what a client waits for.
@@ -56,6 +56,12 @@ func (c *compound) opCopy() status {
 	}
 	if c.d.Err() != nil {
 		return nfsv4.NFS4ERR_BADXDR
+	}
+	if r, ok := c.begunCopy(); ok {
+		c.changed()
+		id := state.Stateid{Seqid: 1, Other: r.ID}
+		c.appendWrite(&id, 0, nfsv4.UNSTABLE4, vfs.Verifier{}, false)
+		return nfsv4.NFS4_OK
 	}
 	if others > 0 {
 		return nfsv4.NFS4ERR_NOTSUPP // the source is on another server (RFC 7862, 4.1)
@@ -101,7 +107,11 @@ func (c *compound) opCopy() status {
 		err := job.run(c.ctx, c.copyBuffer(buf), func() bool {
 			return job.bytes < c.s.copies.syncBytes.Load() && c.s.cfg.Now().Sub(began) < copySyncTime || job.done == 0 || job.done < sure
 		})
-		if err == nil && job.done < job.n && !wait && c.s.canCallBack(c.clientID()) {
+		background := err == nil && job.done < job.n && !wait && c.s.canCallBack(c.clientID())
+		if background && c.s.sessions != nil { // what is told of it later is durable
+			_, err = job.commit(c.ctx)
+		}
+		if background && err == nil {
 			if id, ok := c.s.copies.start(c, job, buf); ok {
 				buf = nil
 				c.appendWrite(&id, 0, nfsv4.UNSTABLE4, vfs.Verifier{}, false)
@@ -251,7 +261,8 @@ func (cs *copies) start(c *compound, job *copying, buf *readBuffer) (state.State
 		return state.Stateid{}, false
 	}
 	dstFH := ring.Append(nil, fh)
-	if !s.recordCopy(c.ctx, o, dstFH) {
+	rec := state.CopyRecord{ID: o.id.Other, Handle: dstFH}
+	if !c.ownCopy(job, &rec) || !s.recordCopy(c.ctx, o, rec) {
 		cs.remove(o)
 		cancel()
 		closeBoth(c.ctx)
@@ -264,17 +275,21 @@ func (cs *copies) start(c *compound, job *copying, buf *readBuffer) (state.State
 		verifier, err := cs.carryOn(ctx, job, o, data)
 		buf.release()
 		closeBoth(ctx)
+		sure := job.own == nil || err == nil
+		if !sure {
+			sure, err = job.stop(ctx, err)
+		}
 		left := cs.end(o, job.done, statusOf(err, false), s.cfg.Now())
 		close(o.stopped)
-		if left {
-			s.cfg.State.OweCopy(o.client, o.id.Other)
-			return
-		}
-		if ctx.Err() != nil && cs.ctx.Err() == nil { // OFFLOAD_CANCEL, or the client is gone
+		switch k := vfs.KindOf(err); {
+		case job.own != nil && (k == vfs.KindSuperseded || k == vfs.KindExpired): // the client is another server's, or none's
+		case ctx.Err() != nil && cs.ctx.Err() == nil && !left: // OFFLOAD_CANCEL, or the client is gone
 			s.settleCopy(ctx, o.client, o.id)
-			return
+		case left || !sure:
+			s.cfg.State.OweCopy(o.client, o.id.Other)
+		default:
+			s.tellOffload(o.client, dstFH, o.id, job.done, verifier, err)
 		}
-		s.tellOffload(o.client, dstFH, o.id, job.done, verifier, err)
 	}()
 	return o.id, true
 }
@@ -308,22 +323,33 @@ func (cs *copies) remove(o *offload) {
 // carryOn copies the rest. What fails for now is tried again.
 func (cs *copies) carryOn(ctx context.Context, job *copying, o *offload, buf []byte) (v vfs.Verifier, err error) {
 	failing := time.Time{}
+	if job.own != nil {
+		ctx = vfs.WithCall(ctx, job.own.call)
+	}
 	for {
 		before := job.done
 		err = job.run(ctx, buf, func() bool {
 			cs.mu.Lock()
-			o.done = job.done
+			o.done = job.progress()
 			cs.mu.Unlock()
 			return ctx.Err() == nil
 		})
-		// Also what was copied before a failure or the end of this server.
-		durable, cancel := context.WithTimeout(context.WithoutCancel(ctx), copyPatience)
-		if v2, err2 := job.commit(durable); err2 == nil {
-			v = v2
-		} else if err == nil {
+		if err2 := job.settle(ctx); err == nil {
 			err = err2
 		}
-		cancel()
+		if job.own == nil || err == nil {
+			// Also what was copied before a failure or the end of this server.
+			durable, cancel := context.WithTimeout(context.WithoutCancel(ctx), copyPatience)
+			if v2, err2 := job.commit(durable); err2 == nil {
+				v = v2
+			} else if err == nil {
+				err = err2
+			}
+			cancel()
+		}
+		if err == nil && job.own != nil && job.done < job.n {
+			err = vfs.Wrap("nfs.copy", ctx.Err())
+		}
 		if job.done > before {
 			failing = time.Time{}
 		}
@@ -331,15 +357,41 @@ func (cs *copies) carryOn(ctx context.Context, job *copying, o *offload, buf []b
 		if failing.IsZero() {
 			failing = now
 		}
-		if err == nil || ctx.Err() != nil || !vfs.KindOf(err).Retryable() || now.Sub(failing) > copyPatience {
-			return v, err
-		}
-		select {
-		case <-time.After(copyRetry):
-		case <-ctx.Done():
-			return v, err
+		for again := true; again; again = job.own != nil && err != nil { // once, or until it is known from where on
+			if err == nil || ctx.Err() != nil || !job.mayGoOn(err) || now.Sub(failing) > copyPatience {
+				return v, err
+			}
+			select {
+			case <-time.After(copyRetry):
+			case <-ctx.Done():
+				return v, err
+			}
+			if job.own != nil {
+				job.own.call.Repeat()
+				err = job.ask(ctx, job.own.call)
+				now = time.Now()
+			}
 		}
 	}
+}
+
+// mayGoOn reports whether what failed so may succeed.
+func (c *copying) mayGoOn(err error) bool {
+	k := vfs.KindOf(err)
+	return k.Retryable() || c.own != nil && (k == vfs.KindUnknown || k == vfs.KindFenced || k == vfs.KindUnknownOrigin)
+}
+
+// stop ends an own copy that failed with err, or was cancelled: done is what it has come to, and never will be more, if sure. Else that is to be asked again.
+func (c *copying) stop(ctx context.Context, failed error) (sure bool, err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callbackTimeout)
+	defer cancel()
+	switch err := c.ask(ctx, c.own.fence); vfs.KindOf(err) {
+	case vfs.KindOK:
+		return true, failed
+	case vfs.KindSuperseded, vfs.KindExpired:
+		return false, err
+	}
+	return false, failed
 }
 
 func (cs *copies) end(o *offload, done uint64, st status, now time.Time) (left bool) {
@@ -386,12 +438,12 @@ func (s *Server) tellOffload(client state.ClientID, fh []byte, id state.Stateid,
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	if err := s.callOffload(ctx, client, fh, id, info); err != nil {
-		s.cfg.Logger.Warn("nfs: a client was not told that its copy ended", "client", client, "bytes", done, "err", err)
+	if err2 := s.callOffload(ctx, client, fh, id, info); err2 != nil {
+		s.cfg.Logger.Warn("nfs: a client was not told that its copy ended", "client", client, "bytes", done, "err", err2)
 		s.cfg.State.OweCopy(client, id.Other)
 		return
 	}
-	s.settleCopy(ctx, client, id)
+	s.cfg.State.CopyTold(client, id.Other, err == nil)
 }
 
 // callOffload calls a client with the end of a copy until it answers.
@@ -419,6 +471,7 @@ func (cs *copies) find(client state.ClientID, id state.Stateid) *offload {
 // tick forgets copies that ended long ago and stops those of clients that are gone.
 func (cs *copies) tick(s *Server) {
 	cs.tellOwed(s)
+	s.settleCopies()
 	now := s.cfg.Now()
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
@@ -455,23 +508,35 @@ func (c *compound) opOffloadStatus() status {
 	if c.d.Err() != nil {
 		return nfsv4.NFS4ERR_BADXDR
 	}
-	cs := &c.s.copies
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
-	o := cs.find(c.clientID(), id)
-	if o == nil {
-		if !c.owed(id) {
-			return nfsv4.NFS4ERR_BAD_STATEID
+	done, st, complete, known := c.s.copies.status(c.clientID(), id)
+	if r, ok := c.owed(id); ok {
+		end, err := c.s.endOf(c.ctx, c.clientID(), &r)
+		if err != nil {
+			return statusOf(err, false)
 		}
-		o = &offload{status: lostCopy, ended: c.now}
+		done, st, complete, known = end.done, end.status, true, true
 	}
-	c.r.B = xdr.AppendUint64(c.r.B, o.done)
-	if o.ended.IsZero() {
-		c.r.B = xdr.AppendUint32(c.r.B, 0)
+	if !known {
+		return nfsv4.NFS4ERR_BAD_STATEID
+	}
+	c.r.B = xdr.AppendUint64(c.r.B, done)
+	if complete {
+		c.r.B = xdr.AppendUint32(xdr.AppendUint32(c.r.B, 1), uint32(st))
 	} else {
-		c.r.B = xdr.AppendUint32(xdr.AppendUint32(c.r.B, 1), uint32(o.status))
+		c.r.B = xdr.AppendUint32(c.r.B, 0)
 	}
 	return nfsv4.NFS4_OK
+}
+
+// status is how a copy of a client stands.
+func (cs *copies) status(client state.ClientID, id state.Stateid) (done uint64, st status, complete, known bool) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	o := cs.find(client, id)
+	if o == nil {
+		return 0, 0, false, false
+	}
+	return o.done, o.status, !o.ended.IsZero(), true
 }
 
 // opOffloadCancel is OFFLOAD_CANCEL (RFC 7862, 15.8).
@@ -480,9 +545,13 @@ func (c *compound) opOffloadCancel() status {
 	if c.d.Err() != nil {
 		return nfsv4.NFS4ERR_BADXDR
 	}
-	found, owed := c.s.copies.forget(c.clientID(), id), c.owed(id)
+	found := c.s.copies.forget(c.clientID(), id)
+	r, owed := c.owed(id)
 	switch {
 	case owed:
+		if _, err := c.s.endOf(c.ctx, c.clientID(), &r); err != nil {
+			return statusOf(err, false)
+		}
 		return c.apply(c.s.cfg.State.EndCopy(c.clientID(), id.Other), nfsv4.NFS4_OK)
 	case !found:
 		return nfsv4.NFS4ERR_BAD_STATEID
