@@ -298,6 +298,9 @@ func change[T any](ctx context.Context, f *leasedFS, op string, do func(vfs.FS) 
 			return none, unknown
 		case <-time.After(repeatPause):
 		}
+		if call.Ended() { // another gateway serves the client by now, and would not know of an open that is recorded here
+			return none, unknown
+		}
 		call.Rewind(made)
 	}
 }

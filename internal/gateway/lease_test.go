@@ -63,6 +63,39 @@ func TestUnknownChangeIsRepeated(t *testing.T) {
 	}
 }
 
+// leaves is the front end of a client that goes to another gateway.
+type leaves struct{ gone bool }
+
+func (l *leaves) Serving() bool  { return !l.gone }
+func (l *leaves) Ended() bool    { return l.gone }
+func (l *leaves) Answered() bool { return false }
+
+// leaving is a file system whose gateway loses its origin, and the client with it, while an open is recorded.
+type leaving struct {
+	vfs.Keeper
+	by      *leaves
+	records int
+}
+
+func (l *leaving) OpenShared(context.Context, *vfs.Cred, vfs.Ino, vfs.OpenFlags, bool, vfs.Share) (vfs.Attr, error) {
+	l.records++
+	l.by.gone = true
+	return vfs.Attr{}, vfs.KindUnknown.Err("open")
+}
+
+// What became of an open is not asked, nor is it recorded again, for a client that another gateway has taken: that one would not know of the record, and it would stay as long as the client.
+func TestChangeOfClientThatIsGoneIsNotRepeated(t *testing.T) {
+	call := new(vfs.Call)
+	by := &leaves{}
+	call.By = by
+	ctx, cancel := context.WithTimeout(vfs.WithCall(t.Context(), call), 10*repeatPause)
+	defer cancel()
+	fs := &leaving{by: by}
+	if _, err := (&leasedFS{fs: fs}).OpenShared(ctx, &vfs.Root, 1, vfs.OpenWrite, false, vfs.Share{}); vfs.KindOf(err) != vfs.KindUnknown || fs.records != 1 {
+		t.Errorf("%v, recorded %d times", err, fs.records)
+	}
+}
+
 // unsureWrites is a file system whose writes end with these errors, one after the other, then succeed.
 type unsureWrites struct {
 	vfs.FS

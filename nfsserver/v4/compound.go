@@ -397,6 +397,10 @@ func (c *compound) applyDone(eff state.Effects, st status) status {
 		case <-c.ctx.Done():
 			return c.apply(eff, st)
 		}
+		if !c.call.Served() { // another server has the client by now, and would not know of an open that is kept from here
+			eff.Share = nil
+			return c.apply(eff, st)
+		}
 	}
 }
 
