@@ -3,6 +3,7 @@ package volume_test
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/rackfs/rackfs/vfs"
 	"github.com/rackfs/rackfs/volume"
@@ -55,5 +56,41 @@ func TestTruncationTakesEffectOnce(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// An OPEN that may have been done before meets a limit: it is not told for ever that it did, but goes on when there is room, and what it did then is told.
+func TestRefusalOfARepetitionPasses(t *testing.T) {
+	p := newPair(t, volume.Config{})
+	ino := p.file("f")
+	const most = 4096 // opens of a file
+	share := func(n int) vfs.Share {
+		return vfs.Share{Client: 3, State: vfs.StateID{1, byte(n >> 8), byte(n), 1}, Owner: fmt.Append(nil, n), Access: vfs.OpenWrite}
+	}
+	for n := range most - 2 {
+		if _, err := p.vols[1].OpenShared(t.Context(), &vfs.Root, ino, vfs.OpenWrite, false, share(n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	open := func() error {
+		mine := vfs.Share{Client: 7, State: vfs.StateID{1, 7}, Owner: []byte("o"), Access: vfs.OpenWrite}
+		_, err := p.vols[1].Create(vfs.WithCall(t.Context(), calling(5, true)), &vfs.Root, vfs.RootIno, "f", vfs.CreateArgs{Open: vfs.OpenWrite, Share: &mine})
+		return err
+	}
+	done := make(chan error, 1)
+	go func() { done <- open() }()
+	select {
+	case err := <-done:
+		t.Fatalf("at the limit: %v", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	if err := p.vols[1].Unshare(t.Context(), ino, vfs.Closing{Share: share(0), Now: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Errorf("after a file was closed: %v", err)
+	}
+	if err := open(); err != nil {
+		t.Errorf("once more: %v", err)
 	}
 }

@@ -288,6 +288,14 @@ func (v *Volume) Reregistered(origin uint64, incarnation [16]byte) {
 // apply runs a command for c (nil: the system itself). While another gateway has a file that it needs, that is asked to give it back.
 func (v *Volume) apply(ctx context.Context, op string, c *vfs.Cred, cmd *metapb.Command) (*metapb.Result, error) {
 	r, err := v.applyOnce(ctx, op, c, cmd)
+	for call := vfs.CallOf(ctx); passes(cmd, err) && call.Repeated() && !call.Ended(); {
+		select {
+		case <-time.After(refusedPause):
+		case <-ctx.Done():
+			return r, err
+		}
+		r, err = v.applyOnce(ctx, op, c, &metapb.Command{Op: cmd.Op})
+	}
 	if err != nil || r.GetHeld() == nil {
 		return r, err
 	}
@@ -305,6 +313,21 @@ func (v *Volume) apply(ctx context.Context, op string, c *vfs.Cred, cmd *metapb.
 		}
 	}
 	return r, err
+}
+
+// refusedPause is between attempts of a command that was refused for a reason which passes.
+const refusedPause = 250 * time.Millisecond
+
+// passes reports whether a command was refused for a reason which passes, so that its client would be told to come again. If that is not to be said, because the call may have been done before,
+// the command is sent again, as the next step of the call: as the same one it would be told for ever what it was told now.
+func passes(cmd *metapb.Command, err error) bool {
+	switch k := vfs.KindOf(err); {
+	case cmd.GetSetAttr() != nil:
+		return k == vfs.KindUnavailable // earlier truncations
+	case cmd.GetCreate().GetShare() != nil:
+		return k == vfs.KindTooMany // opens
+	}
+	return false
 }
 
 // applyOnce is apply that may be answered that another gateway has the file.
