@@ -62,8 +62,9 @@ func (s *State) Adopt(now time.Time, a Adoption) (eff Effects, again bool) {
 		return s.effects(eff), again
 	}
 	c := s.adoptClient(now, &a.Client)
+	since := false // it has changed something since it was handed over: at a server that did not give it up
 	for i := range a.Sessions {
-		s.adoptSession(c, &a.Sessions[i], a.Slots[a.Sessions[i].ID])
+		since = s.adoptSession(c, &a.Sessions[i], a.Slots[a.Sessions[i].ID]) || since
 	}
 	for i := range a.Opens {
 		s.adoptOpen(c, &a.Opens[i], &eff)
@@ -76,7 +77,7 @@ func (s *State) Adopt(now time.Time, a Adoption) (eff Effects, again bool) {
 	}
 	for _, q := range a.Seqids {
 		if h, ok := s.stateids[q.State]; ok && h.holder().client == c {
-			h.holder().seqid, h.holder().named = q.Seqid, true // who gave the client up knew what it knows
+			h.holder().seqid, h.holder().named = q.Seqid, !since // who gave the client up knew what it knows
 		}
 	}
 	return s.effects(eff), false
@@ -138,9 +139,10 @@ func appendID(b []byte, id ClientID) []byte {
 	return b
 }
 
-func (s *State) adoptSession(c *client, r *SessionRecord, slots []vfs.SlotSeq) {
+// adoptSession reports whether slots tells of requests that the record, as of a hand-over, does not know.
+func (s *State) adoptSession(c *client, r *SessionRecord, slots []vfs.SlotSeq) (since bool) {
 	if _, ended := s.unended[r.ID]; ended || s.sessions[r.ID] != nil || r.Fore.MaxSlots == 0 {
-		return
+		return false
 	}
 	ss := &session{
 		id:       r.ID,
@@ -153,12 +155,13 @@ func (s *State) adoptSession(c *client, r *SessionRecord, slots []vfs.SlotSeq) {
 		sequence: r.Sequence,
 		resumed:  true,
 	}
-	s.adoptSlots(ss, r, slots)
+	since = s.adoptSlots(ss, r, slots)
 	s.sessions[ss.id] = ss
 	c.sessions[ss] = struct{}{}
 	if ss.sequence == c.csSequence {
 		c.csReply, c.csStatus = ss.reply(), nfsv4.NFS4_OK
 	}
+	return since
 }
 
 // adoptReply has a slot answer a request that was answered by another server instance.

@@ -444,6 +444,19 @@ func TestOpenOfWhatMayBeClosed(t *testing.T) {
 			}
 		})
 	}
+	// What was handed over stays in the client's record, also when the server that it was handed to has died.
+	t.Run("handed over to one that died", func(t *testing.T) {
+		w, p := adopt(t, with(func(a *state.Adoption) {
+			a.Seqids = []state.StateSeqid{{State: old.Other, Seqid: 3}}
+			a.Slots = map[state.SessionID][]vfs.SlotSeq{session.ID: {{Slot: 1, Seq: 6}}} // it has changed something there
+		}))
+		id, _, st := w.s.Open(w.now, p.plan(fileA, read, none))
+		w.wantStatus("OPEN", st, ok)
+		if id.Other == old.Other || id.Seqid != 1 {
+			t.Errorf("opened %v", id)
+		}
+		p.io(fileA, old, vfs.OpenWrite, ok)
+	})
 	t.Run("named", func(t *testing.T) {
 		w, p := adopt(t, plain)
 		p.io(fileA, old, vfs.OpenWrite, ok)
