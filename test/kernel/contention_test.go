@@ -56,7 +56,7 @@ func TestRandomIO(t *testing.T) {
 func TestContention(t *testing.T) {
 	kclient.Require(t)
 	t.Parallel()
-	locks, names := 300, 200 // of each machine; names of both
+	locks, names := 100, 100 // of each machine; names of both
 	if long() {
 		locks, names = 5000, 5000
 	}

@@ -32,9 +32,9 @@ func TestPosix(t *testing.T) {
 	idle, _ := residentMiB(t, p.Pid())
 	t.Logf("server: %d MiB resident when idle", idle)
 	goRoot, goCache := prepareGo(t)
-	tree := filepath.Join(goRoot, "src", "net")
+	tree, entries := filepath.Join(goRoot, "src", "net", "http"), 3000 // of the large directory: several answers to READDIR, hundreds of getdents
 	if long() {
-		tree = filepath.Join(goRoot, "src")
+		tree, entries = filepath.Join(goRoot, "src"), 10_000
 	}
 
 	versions := []string{"4.1", "4.2"}
@@ -78,7 +78,7 @@ func TestPosix(t *testing.T) {
 				g := guests[version]
 				checks := "/v" + version + "/checks"
 				g.MustRun(t, time.Minute, kclient.Command("mkdir", mountpoint+checks))
-				var also []string
+				also := []string{"-entries", strconv.Itoa(entries)}
 				if os.Getenv(envServer) == "" {
 					also = append(also, "-keeps-unlinked")
 				}
