@@ -12,10 +12,14 @@ FUZZTIME ?= 3s
 # the order of its arguments, runs none twice, and prints in that order.
 LONGEST ?= ./test/kernel ./test/cluster
 
+# All is compiled as the product is, without C (0099): what build, lint and tests compile is then compiled once.
+export CGO_ENABLED = 0
+BUILDFLAGS ?= -trimpath
+
 .PHONY: build run test test-long fuzz bench bench-go lint generate setup man web
 
 build:
-	CGO_ENABLED=0 $(GO) build -trimpath -o bin/rackfs ./cmd/rackfs
+	$(GO) build $(BUILDFLAGS) -o bin/rackfs ./cmd/rackfs
 
 # A whole cluster in one process, ready to mount. DATA=DIR chooses where it lives.
 run: build
@@ -28,6 +32,9 @@ man: build
 # Installs what the tests need beyond Go (Debian, as root); does nothing when it is there.
 setup:
 	@scripts/setup-test.sh
+
+# -trimpath makes another object of every package, so it is not for the binary of the tests.
+test test-long: BUILDFLAGS =
 
 # lint has vetted.
 test: setup lint build
