@@ -7,13 +7,17 @@ package binary
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 )
 
 const (
@@ -22,19 +26,79 @@ const (
 	sourcesSuffix = ".sources"
 )
 
-// Build makes the program in a folder and returns its path.
+// Build makes the program in a folder and returns its path. It is linked once for all test processes of this copy of the module, as long as nothing changes: go build leaves a
+// program alone that is what it would make, and is asked in one folder of the user's cache. Its flags are those of `make build`, so that what was compiled there is used.
 func Build(dir string) (string, error) {
 	path := filepath.Join(dir, "rackfs")
-	build := exec.Command("go", "build", "-o", path, program)
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build rackfs: %w\n%s", err, out)
+	if err := build(path); err != nil {
+		return "", fmt.Errorf("build rackfs: %w", err)
 	}
 	list, err := sources()
 	if err != nil {
 		return "", err
 	}
 	return path, os.WriteFile(path+sourcesSuffix, []byte(strings.Join(list, "\n")), 0o644)
+}
+
+func build(path string) error {
+	linked, unlock, err := shared()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	build := exec.Command("go", "build", "-trimpath", "-o", linked, program)
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w\n%s", err, out)
+	}
+	// A copy, for the next one that builds may replace it by another one.
+	from, err := os.Open(linked)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	to, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(to, from); err != nil {
+		to.Close()
+		return err
+	}
+	return to.Close()
+}
+
+// shared is where the program of this copy of the module is linked, for one process at a time: until unlock.
+func shared() (path string, unlock func(), err error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", nil, err
+	}
+	here, err := os.Getwd() // of a package of it
+	if err != nil {
+		return "", nil, err
+	}
+	root := here
+	for _, err := os.Stat(filepath.Join(root, "go.mod")); err != nil; _, err = os.Stat(filepath.Join(root, "go.mod")) {
+		if root == filepath.Dir(root) {
+			return "", nil, fmt.Errorf("%s is in no module", here)
+		}
+		root = filepath.Dir(root)
+	}
+	sum := sha256.Sum256([]byte(root))
+	dir := filepath.Join(cache, "rackfs-test", hex.EncodeToString(sum[:8]))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", nil, err
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return "", nil, err
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		lock.Close()
+		return "", nil, err
+	}
+	return filepath.Join(dir, "rackfs"), func() { lock.Close() }, nil
 }
 
 // sources lists the files of this module that the program is made of, and their folders.

@@ -102,3 +102,34 @@ func TestProgram(t *testing.T) {
 		t.Fatal("the result is of another program")
 	}
 }
+
+// The program is linked once, however many packages' tests start it, and each has a copy.
+func TestLinkedOnce(t *testing.T) {
+	made := func() (path string, linked os.FileInfo) {
+		t.Helper()
+		path, err := Build(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.Command(path, "--help").CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		shared, unlock, err := shared()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unlock()
+		if linked, err = os.Stat(shared); err != nil {
+			t.Fatal(err)
+		}
+		return path, linked
+	}
+	_, first := made()
+	path, second := made()
+	if !os.SameFile(first, second) { // go build sets the time of one that it leaves alone
+		t.Errorf("linked at %v, and again at %v", first.ModTime(), second.ModTime())
+	}
+	if own, err := os.Stat(path); err != nil || os.SameFile(own, second) {
+		t.Errorf("%s is not a copy, %v", path, err)
+	}
+}
