@@ -13,6 +13,7 @@ import (
 
 // `rackfs dev` answers what a cluster of several machines does, and says of what it cannot be.
 func TestAdministration(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	cl := startCluster(t, dir)
 	defer stopCluster(t, cl)

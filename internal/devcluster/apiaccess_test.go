@@ -137,6 +137,7 @@ func (o operation) call(u *user, n int) reply {
 
 // Every operation refuses whoever has not the role or not the place, and nobody else.
 func TestAccess(t *testing.T) {
+	t.Parallel()
 	c := startQuick(t, apiConfig(t))
 	defer c.mustStop(t)
 	admin := api.Dial(c.dir.sub(api.SocketName))
@@ -342,6 +343,7 @@ func listing(u *user, fs, p string) string {
 
 // Browsers: a token in a cookie that scripts and other sites cannot use, and failed attempts that cost.
 func TestLogin(t *testing.T) {
+	t.Parallel()
 	c := startQuick(t, apiConfig(t))
 	defer c.mustStop(t)
 	u := c.user(t, "")
@@ -398,6 +400,7 @@ func TestLogin(t *testing.T) {
 
 // A client on another machine trusts the gateway by the fingerprint of the cluster's CA.
 func TestClientOverTLS(t *testing.T) {
+	t.Parallel()
 	cfg := apiConfig(t)
 	cfg.APIAddr = "0.0.0.0:0"
 	c := startQuick(t, cfg)

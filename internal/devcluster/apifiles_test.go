@@ -43,6 +43,7 @@ func sumOf(b []byte) string {
 
 // Files by HTTP: what is put is what NFS clients and the API see, whole or not at all, and nothing is left of what went wrong.
 func TestFilesByHTTP(t *testing.T) {
+	t.Parallel()
 	c := startQuick(t, apiConfig(t))
 	defer c.mustStop(t)
 	u := c.user(t, c.Token())
@@ -274,6 +275,7 @@ func (u *user) tus(method, where string, body io.Reader, headers ...string) repl
 
 // An upload in pieces goes on after its connection was lost, and after the gateway was started anew; what nobody ends is removed.
 func TestResumedUploads(t *testing.T) {
+	t.Parallel()
 	cfg := apiConfig(t)
 	c := startQuick(t, cfg)
 	stop := func() { c.mustStop(t) }
@@ -412,6 +414,7 @@ func (s successor) Find(workspace, name string) (vfs.FS, *metapb.FileSystem) {
 
 // A directory is removed by a job, with what is in it, and what may not be removed is told.
 func TestRecursiveDelete(t *testing.T) {
+	t.Parallel()
 	c := startQuick(t, apiConfig(t))
 	defer c.mustStop(t)
 	u := c.user(t, c.Token())

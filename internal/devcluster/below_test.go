@@ -14,6 +14,7 @@ import (
 
 // Below feature level 3 clients reclaim after a restart, within a grace period, also at the start that raises the level. From then on they go on.
 func TestClientsOfALowerLevel(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	cfg := Config{DataDir: filepath.Join(t.TempDir(), "data"), NFSAddr: "127.0.0.1:0", BlockStores: 3, Profile: "2+1", maxLevel: 2}

@@ -60,6 +60,7 @@ func told(r *api.Report) string {
 
 // TestClusterCheck plants faults, one after the other, and looks whether the check finds each of them and nothing else.
 func TestClusterCheck(t *testing.T) {
+	t.Parallel()
 	c := startQuick(t, still(t))
 	defer c.mustStop(t)
 	for i := range 20 {

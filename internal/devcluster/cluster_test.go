@@ -91,6 +91,7 @@ func readFiles(t *testing.T, c *devcluster.Cluster) {
 }
 
 func TestRestartFindsEverything(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "data")
 	c := startCluster(t, dir)
 	writeFiles(t, c)
@@ -104,6 +105,7 @@ func TestRestartFindsEverything(t *testing.T) {
 // its voters, serves all it has. The voter is replaced: after it, another one may be lost.
 // (What becomes of the stores: TestLostStoresAreReplaced.)
 func TestLostDirectories(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "data")
 	c := startCluster(t, dir)
 	writeFiles(t, c)
@@ -162,6 +164,7 @@ func TestLostDirectories(t *testing.T) {
 // A voter with a flipped bit in its log serves no shard with it, is replaced while the cluster serves, and its
 // directory stays for inspection.
 func TestDamagedVoter(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "data")
 	c := startCluster(t, dir)
 	writeFiles(t, c)
@@ -225,6 +228,7 @@ func awaitHealth(t *testing.T, c *devcluster.Cluster, part string) {
 }
 
 func TestShapes(t *testing.T) {
+	t.Parallel()
 	for _, c := range []devcluster.Config{
 		{Voters: 1, BlockStores: 1, Profile: "1+0"},
 		{Voters: 1, BlockStores: 3, Profile: "2+1", LogStore: "raft-boltdb"},

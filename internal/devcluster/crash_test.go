@@ -55,6 +55,7 @@ func firstStart(files vfile.FS, dir string, ack func(begun)) (err error) {
 // A power cut at any moment of the first start leaves a directory that starts again, and is formed when that was
 // said, and each sync is needed for that.
 func TestEverySync(t *testing.T) {
+	t.Parallel()
 	tmp, err := os.MkdirTemp(crashtest.Memory(), "crash")
 	if err != nil {
 		t.Fatal(err)

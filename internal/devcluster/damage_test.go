@@ -288,6 +288,7 @@ func (c *Cluster) awaitScrub(t *testing.T) {
 // acknowledged byte reads back at any time, new blocks have two parity shards, and when the writers rest, full redundancy comes
 // back by itself: every shard of every live block is there and intact, and no other.
 func TestStoresAreDamagedDuringWrites(t *testing.T) {
+	t.Parallel()
 	rounds := 2
 	if os.Getenv("RACKFS_TEST_LONG") != "" {
 		rounds = 12

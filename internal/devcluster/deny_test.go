@@ -27,6 +27,7 @@ func dialAt(t *testing.T, c *devcluster.Cluster, gateway int, owner string) (*nf
 
 // Deny modes (share reservations) hold between clients of different gateways, also against opens for reading, which are not recorded.
 func TestDenyModesAtTwoGateways(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	c, err := devcluster.Start(ctx, devcluster.Config{DataDir: filepath.Join(t.TempDir(), "data"), NFSAddr: "127.0.0.1:0", Gateways: 2})
 	if err != nil {
@@ -90,6 +91,7 @@ func TestDenyModesAtTwoGateways(t *testing.T) {
 
 // A client that is silent for longer than its lease is in nobody's way, whichever gateway serves it.
 func TestSilentClientOfAnotherGateway(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	c, err := devcluster.Start(ctx, devcluster.Config{DataDir: filepath.Join(t.TempDir(), "data"), NFSAddr: "127.0.0.1:0", Gateways: 2, Lease: 2 * time.Second})
 	if err != nil {

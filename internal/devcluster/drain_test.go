@@ -11,6 +11,7 @@ import (
 // A store is drained: everything moves off it, while files are read and written. It is wanted again: its share of old groups moves on to it, and new
 // files are there too. Between the two any two other stores may be lost, as ever.
 func TestDrainAndBack(t *testing.T) {
+	t.Parallel()
 	cfg := quick(t)
 	cfg.BlockStores = 8
 	c := startQuick(t, cfg)

@@ -130,6 +130,7 @@ func (x *exporting) ring() *handle.Ring {
 
 // TestSecureExport: a client that may mount only a secure export reaches nothing else, whatever it tries.
 func TestSecureExport(t *testing.T) {
+	t.Parallel()
 	x := newExporting(t)
 	outside := x.make(vfs.RootIno, "outside", vfs.TypeFile)
 	elsewhere := x.make(vfs.RootIno, "elsewhere", vfs.TypeDir)
@@ -271,6 +272,7 @@ func TestSecureExport(t *testing.T) {
 
 // TestExportOptions changes options of a file system while clients use it.
 func TestExportOptions(t *testing.T) {
+	t.Parallel()
 	x := newExporting(t)
 	if _, err := x.fs.SetAttr(x.ctx, &vfs.Root, vfs.RootIno, vfs.SetAttr{Mode: ptr(uint32(0o777))}, false); err != nil {
 		t.Fatal(err)

@@ -24,6 +24,7 @@ func (c *Cluster) exported(path string) *export.Export {
 // TestFileSystems creates file systems in a running cluster, deletes one with data that is not flushed, brings it back, and ends it: nobody has
 // to restart anything, what was written is there, and in the end the stores are as empty as before.
 func TestFileSystems(t *testing.T) {
+	t.Parallel()
 	cfg := quick(t)
 	c := startQuick(t, cfg)
 	stop := func() { c.mustStop(t) }

@@ -18,45 +18,69 @@ import (
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 )
 
-// A gateway that stops while it registers an address leaves no registration: else nobody has the address until its lease is over, which the gateway that comes back notices, too.
-func TestStopsWhileItTakesAnAddress(t *testing.T) {
+// takers are a cluster and an address that gateways of it take.
+type takers struct {
+	t       *testing.T
+	ctx     context.Context
+	c       *devcluster.Cluster
+	asks    *raftmeta.Client
+	address netip.Prefix
+}
+
+func newTakers(t *testing.T, address string) *takers {
+	t.Helper()
 	kclient.RequireNet(t)
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
+	t.Cleanup(cancel)
 	c, err := devcluster.Start(ctx, devcluster.Config{DataDir: filepath.Join(t.TempDir(), "data"), NFSAddr: "127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer stopCluster(t, c)
+	t.Cleanup(func() { stopCluster(t, c) })
 	asks, err := devcluster.MetaClient(c, "asks")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer asks.Close()
-	address := netip.MustParsePrefix("127.77.0.241/8")
+	t.Cleanup(asks.Close)
+	return &takers{t, ctx, c, asks, netip.MustParsePrefix(address)}
+}
+
+// name is that of the address's origin.
+func (x *takers) name() string { return "address " + x.address.Addr().String() }
+
+// take has a gateway take the address as soon as it is ready.
+func (x *takers) take(gateway string, ready func() bool, connections *floating.Connections) *floating.Pool {
+	x.t.Helper()
+	p, err := floating.Start(floating.Config{
+		Addresses: []netip.Prefix{x.address}, Ready: ready, Connections: connections, Logger: slog.New(slog.DiscardHandler),
+		Client: func() (*raftmeta.Client, error) { return devcluster.MetaClient(x.c, gateway) },
+	})
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	return p
+}
+
+// A gateway that stops while it registers an address leaves no registration: else nobody has the address until its lease is over, which the gateway that comes back notices, too.
+func TestStopsWhileItTakesAnAddress(t *testing.T) {
+	x := newTakers(t, "127.77.0.241/8")
 	for i := range 40 {
 		takes := make(chan struct{})
 		looked := sync.OnceFunc(func() { close(takes) })
-		p, err := floating.Start(floating.Config{
-			Addresses: []netip.Prefix{address}, Connections: new(floating.Connections), Logger: slog.New(slog.DiscardHandler),
-			Ready: func() bool {
-				looked()
-				return true
-			},
-			Client: func() (*raftmeta.Client, error) { return devcluster.MetaClient(c, "gateway") },
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
+		p := x.take("gateway", func() bool {
+			looked()
+			return true
+		}, new(floating.Connections))
 		<-takes
 		time.Sleep(time.Duration(i) * 250 * time.Microsecond) // somewhere between the look and the answer to the registration
 		p.Close()
-		r, err := asks.Query(ctx, 0, &metapb.Query{Q: &metapb.Query_Origins{Origins: &metapb.OriginsQ{Names: true}}})
+		r, err := x.asks.Query(x.ctx, 0, &metapb.Query{Q: &metapb.Query_Origins{Origins: &metapb.OriginsQ{Names: true}}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if name := "address " + address.Addr().String(); slices.Contains(r.GetOrigins().GetNames(), name) {
-			t.Fatalf("stop %d: %q is registered", i, name)
+		if slices.Contains(r.GetOrigins().GetNames(), x.name()) {
+			t.Fatalf("stop %d: %q is registered", i, x.name())
 		}
 	}
 }
@@ -64,48 +88,29 @@ func TestStopsWhileItTakesAnAddress(t *testing.T) {
 // An address goes on to a third gateway before the clients of the first one have found out that their connections ended, as when two stop at the same time: the third one knows them. Else they
 // wait for their own retransmission, whose intervals double.
 func TestAddressGoesOnAtOnce(t *testing.T) {
-	kclient.RequireNet(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	c, err := devcluster.Start(ctx, devcluster.Config{DataDir: filepath.Join(t.TempDir(), "data"), NFSAddr: "127.0.0.1:0"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer stopCluster(t, c)
-	address := netip.MustParsePrefix("127.77.0.240/8")
+	x := newTakers(t, "127.77.0.240/8")
 	pool := func(name string, connections *floating.Connections) *floating.Pool {
 		t.Helper()
-		p, err := floating.Start(floating.Config{
-			Addresses: []netip.Prefix{address}, Ready: func() bool { return true }, Connections: connections, Logger: slog.New(slog.DiscardHandler),
-			Client: func() (*raftmeta.Client, error) { return devcluster.MetaClient(c, name) },
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for !slices.Contains(p.Held(), address.Addr()) {
-			if ctx.Err() != nil {
+		p := x.take(name, func() bool { return true }, connections)
+		for !slices.Contains(p.Held(), x.address.Addr()) {
+			if x.ctx.Err() != nil {
 				t.Fatal("nobody has the address")
 			}
 			time.Sleep(time.Millisecond)
 		}
 		return p
 	}
-	asks, err := devcluster.MetaClient(c, "asks")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer asks.Close()
 	// known waits until the leader has heard something new, and returns how many bytes of connections it knows.
 	version := uint64(0)
 	known := func() int {
 		t.Helper()
 		for {
-			v, list, err := asks.Connected(ctx, "address "+address.Addr().String(), version)
+			v, list, err := x.asks.Connected(x.ctx, x.name(), version)
 			if err == nil && v != version { // an error: that node does not lead
 				version = v
 				return len(list)
 			}
-			if ctx.Err() != nil {
+			if x.ctx.Err() != nil {
 				t.Fatalf("nothing new is heard: %v", err)
 			}
 			time.Sleep(time.Millisecond)
@@ -116,7 +121,7 @@ func TestAddressGoesOnAtOnce(t *testing.T) {
 	// come has a client connect, whose connection its pool closes.
 	come := func(of *floating.Connections) {
 		t.Helper()
-		ln, err := net.Listen("tcp", address.Addr().String()+":0")
+		ln, err := net.Listen("tcp", x.address.Addr().String()+":0")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -145,7 +150,7 @@ func TestAddressGoesOnAtOnce(t *testing.T) {
 	second.Close() // at once
 	third := pool("third", new(floating.Connections))
 	defer third.Close()
-	if _, list, err := asks.Connected(ctx, "address "+address.Addr().String(), 0); err != nil || len(list) != 2*one {
+	if _, list, err := x.asks.Connected(x.ctx, x.name(), 0); err != nil || len(list) != 2*one {
 		n := len(list)
 		t.Errorf("the third holder says that there were %d bytes of connections, not %d", n, 2*one)
 	}

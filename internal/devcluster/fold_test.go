@@ -32,6 +32,7 @@ func (c *Cluster) inlineOf(t *testing.T, ino vfs.Ino) (inline, pieces int) {
 // Files that were written in many small flushes move from the metadata to the stores while they are read and other
 // parts of them written, a file of one page stays, and when they are removed all space comes back.
 func TestFolding(t *testing.T) {
+	t.Parallel()
 	cfg := quick(t)
 	cfg.foldAge = 300 * time.Millisecond
 	c := startQuick(t, cfg)
@@ -114,6 +115,7 @@ func TestFolding(t *testing.T) {
 
 // What a gateway left in pieces and did not fold before it died, the leader of the shard finds, and the next gateway folds.
 func TestForgottenPiecesAreFolded(t *testing.T) {
+	t.Parallel()
 	cfg := quick(t)
 	cfg.foldAge = 24 * time.Hour
 	c := startQuick(t, cfg)

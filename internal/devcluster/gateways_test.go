@@ -29,6 +29,7 @@ type two struct {
 
 // TestTwoGateways has two gateways serve one file system, to clients of which each is at one of them. What one was told is done the other sees.
 func TestTwoGateways(t *testing.T) {
+	t.Parallel()
 	data := filepath.Join(t.TempDir(), "data")
 	c, err := devcluster.Start(t.Context(), devcluster.Config{
 		DataDir: data, NFSAddr: "127.0.0.1:0", Gateways: 2, Delegations: "write",

@@ -77,6 +77,7 @@ func (c *child) kill() {
 // After kill -9 of everything clients go on: sessions, locks and opens are those from before, at once, a request that is sent
 // again has the outcome of the first, and a file without a name is there until its last close.
 func TestGoesOnAfterKill(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	c := &child{t: t, dir: filepath.Join(t.TempDir(), "data")}

@@ -49,10 +49,11 @@ func (c *Cluster) cmap(t *testing.T) *metapb.ClusterMapR {
 	return m
 }
 
-// await waits until what is "".
+// await waits until what is "". What takes long to find out is looked at less often: a whole check of a cluster, one after another, keeps it from what it is waited for.
 func await(t *testing.T, what func() string) {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(5 * time.Minute); ; {
+		began := time.Now()
 		w := what()
 		if w == "" {
 			return
@@ -60,6 +61,7 @@ func await(t *testing.T, what func() string) {
 		if time.Now().After(end) {
 			t.Fatalf("waited in vain: %s", w)
 		}
+		time.Sleep(max(20*time.Millisecond, 3*time.Since(began)))
 	}
 }
 
@@ -89,6 +91,7 @@ func (c *Cluster) extentsOf(t *testing.T, name string) (ks []uint32) {
 // Two of six stores at 4+2 stop: writes go on at 2+2. They come back: what was written
 // meanwhile becomes 4+2, and the smaller groups go away.
 func TestWritesGoOnWithTwoStoresLess(t *testing.T) {
+	t.Parallel()
 	c := startQuick(t, quick(t))
 	defer c.mustStop(t)
 	files := map[string][]byte{}
@@ -173,6 +176,7 @@ func TestWritesGoOnWithTwoStoresLess(t *testing.T) {
 // Two store directories are wiped: new stores with new ids take their place and are filled from the others, so that
 // two others may be lost after that. What was given up is refused when it comes back.
 func TestLostStoresAreReplaced(t *testing.T) {
+	t.Parallel()
 	cfg := quick(t)
 	c := startQuick(t, cfg)
 	files := map[string][]byte{}

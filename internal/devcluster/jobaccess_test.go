@@ -36,6 +36,7 @@ func bucketThatHangs(t *testing.T) *httptest.Server {
 
 // An import ends when whoever began it may not do it any more: his token is revoked, while it runs or while no gateway does, or the workspace's switch is turned off. Another's goes on.
 func TestImportEndsWithItsToken(t *testing.T) {
+	t.Parallel()
 	cfg := apiConfig(t)
 	cfg.ImportAllow, cfg.recheck = []string{"127.0.0.1"}, time.Hour // what happens in its first life is found out in its second
 	c := startQuick(t, cfg)

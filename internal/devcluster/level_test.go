@@ -35,6 +35,7 @@ func (c *Cluster) shardStates() (all []raftmeta.ShardStatus) {
 // A directory of feature level 1 is raised when it is started by a release that knows a newer level, and what
 // died before is collected. While a voter does not know the new level, nothing is raised.
 func TestOldDirectoryIsRaised(t *testing.T) {
+	t.Parallel()
 	cfg := Config{DataDir: filepath.Join(t.TempDir(), "data"), NFSAddr: "127.0.0.1:0", GCGrace: time.Second, BlockStores: 3, Profile: "2+1"}
 	stop := func(c *Cluster) {
 		t.Helper()
@@ -113,6 +114,7 @@ func TestOldDirectoryIsRaised(t *testing.T) {
 // A gateway whose leases ended while it lived goes on: what was durable is there, what was only buffered is told by the
 // verifier, and until it is registered anew callers are told to come again.
 func TestEndedGatewayGoesOn(t *testing.T) {
+	t.Parallel()
 	c, err := Start(t.Context(), Config{
 		DataDir: filepath.Join(t.TempDir(), "data"), NFSAddr: "127.0.0.1:0", BlockStores: 3, Profile: "2+1",
 		metaLease: 6 * time.Second, // so it is renewed every second

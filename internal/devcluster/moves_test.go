@@ -18,6 +18,29 @@ import (
 	"github.com/rackfs/rackfs/internal/devcluster"
 )
 
+// twoGateways is a cluster with two, for a test that ends by then.
+func twoGateways(t *testing.T) (context.Context, *devcluster.Cluster) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	t.Cleanup(cancel)
+	c, err := devcluster.Start(ctx, devcluster.Config{DataDir: filepath.Join(t.TempDir(), "data"), NFSAddr: "127.0.0.1:0", Gateways: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { stopCluster(t, c) })
+	return ctx, c
+}
+
+// musts is what ends a test when something failed.
+func musts(t *testing.T) func(what string, err error) {
+	return func(what string, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+	}
+}
+
 // roaming is a client whose connections lead to one of two gateways.
 type roaming struct {
 	*nfsclient.Client
@@ -53,21 +76,11 @@ func (r *roaming) move() {
 // TestClientsMove has a client go back and forth between two gateways that live. It keeps its session, opens and locks, a request that is sent
 // again through the other gateway has the outcome of the first, and nobody else gets what it has.
 func TestClientsMove(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-	defer cancel()
-	c, err := devcluster.Start(ctx, devcluster.Config{DataDir: filepath.Join(t.TempDir(), "data"), NFSAddr: "127.0.0.1:0", Gateways: 2})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer stopCluster(t, c)
+	t.Parallel()
+	ctx, c := twoGateways(t)
 	a, b := roam(t, c.NFSAddrs(), "a"), roam(t, c.NFSAddrs(), "b")
 	root, _, err := a.Walk(ctx, "/default")
-	must := func(what string, err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatalf("%s: %v", what, err)
-		}
-	}
+	must := musts(t)
 	must("walk", err)
 	session := a.Session(0).ID()
 	file, err := a.Create(ctx, root, "file", 0o644)
@@ -205,13 +218,8 @@ func (r *roaming) again(ctx context.Context, root nfsclient.FH, round int) {
 
 // A client that has requests under way at both gateways at once has each of them done exactly once.
 func TestClientAtBothGateways(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-	defer cancel()
-	c, err := devcluster.Start(ctx, devcluster.Config{DataDir: filepath.Join(t.TempDir(), "data"), NFSAddr: "127.0.0.1:0", Gateways: 2})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer stopCluster(t, c)
+	t.Parallel()
+	ctx, c := twoGateways(t)
 	a := roam(t, c.NFSAddrs(), "a")
 	root, _, err := a.Walk(ctx, "/default")
 	if err != nil {
@@ -250,13 +258,8 @@ func TestClientAtBothGateways(t *testing.T) {
 
 // A client with connections to both gateways at once, each with a session of its own, has what it asks for done exactly once, while both go on to answer.
 func TestSessionsAtBothGateways(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-	defer cancel()
-	c, err := devcluster.Start(ctx, devcluster.Config{DataDir: filepath.Join(t.TempDir(), "data"), NFSAddr: "127.0.0.1:0", Gateways: 2})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer stopCluster(t, c)
+	t.Parallel()
+	ctx, c := twoGateways(t)
 	var dials atomic.Int32
 	cl, err := nfsclient.Dial(ctx, nfsclient.Config{Owner: "a", Sessions: 2, Slots: 8, Patient: true, DialFunc: func(ctx context.Context) (net.Conn, error) {
 		var d net.Dialer

@@ -16,6 +16,7 @@ import (
 // TestRangesAreToldAgain has a client send COPY, CLONE and DEALLOCATE again after everything was killed. Another client has written over what they did meanwhile, and was told that it is
 // stable: that stays.
 func TestRangesAreToldAgain(t *testing.T) {
+	t.Parallel()
 	const size = 3<<20 + 100
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()

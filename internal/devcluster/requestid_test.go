@@ -65,6 +65,7 @@ func (l *logged) about(t *testing.T, message, request string) (line map[string]a
 
 // What a voter or a store logs about a call that fails has the id that its sender got from the API, or that the gateway logs beside the xid of an NFS request.
 func TestLogsNameTheRequest(t *testing.T) {
+	t.Parallel()
 	log := new(logged)
 	cfg := apiConfig(t)
 	cfg.Logger = slog.New(slog.NewJSONHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))

@@ -51,6 +51,7 @@ func (c *Cluster) atRest(t *testing.T) string {
 // and nowhere else; who still has the map of before can write nothing there. A node that is taken from the group by force keeps what has nowhere
 // to go, which is read, and is sent nothing more: new data is narrower, until the node is back.
 func TestReservedRacks(t *testing.T) {
+	t.Parallel()
 	cfg := quick(t)
 	cfg.BlockStores, cfg.Profile = 7, "2+1"
 	var group atomic.Value // of the gateway

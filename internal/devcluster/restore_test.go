@@ -19,6 +19,7 @@ import (
 // TestRestore: a backup, then a thousand more files, then the metadata is lost and restored. The older state serves, nothing is
 // deleted until that is allowed, the check lists what is orphaned, and then exactly that goes.
 func TestRestore(t *testing.T) {
+	t.Parallel()
 	const later = 1000
 	cfg := quick(t)
 	cfg.GCGrace = time.Hour // nothing dies meanwhile
@@ -115,21 +116,20 @@ func TestRestore(t *testing.T) {
 		}
 	}
 	// Collectors look, again and again, and delete nothing.
-	for _, n := range c.stores {
-		passes := 0
-		var last time.Time
-		await(t, func() string {
+	passes, last := make([]int, len(c.stores)), make([]time.Time, len(c.stores))
+	await(t, func() (lacks string) {
+		for i, n := range c.stores {
 			st := n.keeper.Load().Status().Collect
-			if !st.Began.Equal(last) && strings.Contains(st.Error, "until an operator allows it") {
-				last = st.Began
-				passes++
+			if !st.Began.Equal(last[i]) && strings.Contains(st.Error, "until an operator allows it") {
+				last[i] = st.Began
+				passes[i]++
 			}
-			if passes < 3 {
-				return fmt.Sprintf("%s: %d passes of the collector, the last says %q", n.name, passes, st.Error)
+			if passes[i] < 3 {
+				lacks = fmt.Sprintf("%s: %d passes of the collector, the last says %q", n.name, passes[i], st.Error)
 			}
-			return ""
-		})
-	}
+		}
+		return lacks
+	})
 	if now := c.used(); now < used {
 		t.Fatalf("%d bytes used, %d before the restore: something was deleted", now, used)
 	}

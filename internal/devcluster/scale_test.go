@@ -48,6 +48,7 @@ func (c *Cluster) queries(t *testing.T) (n int) {
 // TestListingCalls: a long directory is listed with attributes in at most one
 // metadata query per thousand entries, and completely.
 func TestListingCalls(t *testing.T) {
+	t.Parallel()
 	files := 10_000
 	if os.Getenv("RACKFS_TEST_LONG") != "" {
 		files = 100_000

@@ -23,6 +23,7 @@ type told struct {
 // Slots that a client gave up are gone after kill -9 of everything, and begin anew when they come back: what the shards remembered of them is
 // forgotten by then.
 func TestSlotsAfterKill(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	c := &child{t: t, dir: filepath.Join(t.TempDir(), "data")} // with room for 125 slots

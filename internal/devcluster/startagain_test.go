@@ -14,6 +14,7 @@ import (
 
 // A gateway that could not start, because the metadata stopped answering in the middle, starts at the next attempt, with all its metrics.
 func TestGatewayStartsAgain(t *testing.T) {
+	t.Parallel()
 	c := startQuick(t, quick(t))
 	defer c.mustStop(t)
 	id, err := c.ca.Issue(gatewayName, []string{blockstore.RoleGateway}, nil, time.Now())

@@ -2,8 +2,6 @@ package devcluster_test
 
 import (
 	"bytes"
-	"context"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -11,28 +9,17 @@ import (
 
 	"github.com/rackfs/rackfs/bench/nfsclient"
 	"github.com/rackfs/rackfs/bench/nfsclient/attr"
-	"github.com/rackfs/rackfs/internal/devcluster"
 	"github.com/rackfs/rackfs/vfs"
 )
 
 // TestWritesAreToldAgain has a client whose connection ends send the last WRITE of each of its slots again, through a gateway that it was handed over to. Another client has
 // written over them meanwhile, and was told that it is stable: that stays.
 func TestWritesAreToldAgain(t *testing.T) {
+	t.Parallel()
 	const slots = 64
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-	defer cancel()
-	c, err := devcluster.Start(ctx, devcluster.Config{DataDir: filepath.Join(t.TempDir(), "data"), NFSAddr: "127.0.0.1:0", Gateways: 2})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer stopCluster(t, c)
+	ctx, c := twoGateways(t)
 	a, b := roamOn(t, c.NFSAddrs(), "a", slots), roam(t, c.NFSAddrs(), "b")
-	must := func(what string, err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatalf("%s: %v", what, err)
-		}
-	}
+	must := musts(t)
 	root, _, err := a.Walk(ctx, "/default")
 	must("walk", err)
 	file, err := a.Create(ctx, root, "file", 0o666)

@@ -44,13 +44,8 @@ func trunk(t testing.TB, c *devcluster.Cluster, owner string) *trunked {
 // TestTrunking has a client use one session by connections to both gateways at once: each change is made once, what is written is read, by either, and a second client sees its locks; one gateway is
 // stopped meanwhile.
 func TestTrunking(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-	defer cancel()
-	c, err := devcluster.Start(ctx, devcluster.Config{DataDir: filepath.Join(t.TempDir(), "data"), NFSAddr: "127.0.0.1:0", Gateways: 2})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer stopCluster(t, c)
+	t.Parallel()
+	ctx, c := twoGateways(t)
 	cl, other := trunk(t, c, "a"), trunk(t, c, "b")
 	root, _, err := cl.Walk(ctx, "/default")
 	if err != nil {
@@ -131,19 +126,9 @@ func TestTrunking(t *testing.T) {
 
 // A client whose only backchannel is a connection to another gateway than serves it is called by that.
 func TestCalledByAnotherGateway(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-	defer cancel()
-	c, err := devcluster.Start(ctx, devcluster.Config{DataDir: filepath.Join(t.TempDir(), "data"), NFSAddr: "127.0.0.1:0", Gateways: 2})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer stopCluster(t, c)
-	must := func(what string, err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatalf("%s: %v", what, err)
-		}
-	}
+	t.Parallel()
+	ctx, c := twoGateways(t)
+	must := musts(t)
 	told := &notified{t: t, got: make(chan string, 100)}
 	waiter, err := nfsclient.Dial(ctx, nfsclient.Config{Owner: "waiter", Conns: 2, Patient: true, Callbacks: told, DialConn: func(ctx context.Context, i int) (net.Conn, error) {
 		var d net.Dialer

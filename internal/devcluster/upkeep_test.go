@@ -82,6 +82,7 @@ func (c *Cluster) keepers() (out []upkeep.Status) {
 
 // The space of deleted files comes back, the others stay as they are, over restarts too; and the status says what is done.
 func TestSpaceOfDeletedFiles(t *testing.T) {
+	t.Parallel()
 	cfg := Config{DataDir: filepath.Join(t.TempDir(), "data"), NFSAddr: "127.0.0.1:0", GCGrace: time.Second, CollectInterval: 100 * time.Millisecond}
 	start := func() *Cluster {
 		t.Helper()
@@ -153,6 +154,7 @@ func TestSpaceOfDeletedFiles(t *testing.T) {
 // Stores are told of blocks that died: space comes back long before their next pass. Nobody says it again to a store that did not listen, for that there is the
 // pass, so not every round has to work.
 func TestStoresAreToldOfDeadBlocks(t *testing.T) {
+	t.Parallel()
 	const rounds, patience = 5, time.Minute
 	cfg := quick(t)
 	cfg.CollectInterval = 24 * time.Hour
@@ -182,6 +184,7 @@ func TestStoresAreToldOfDeadBlocks(t *testing.T) {
 // While stores are repaired, status and metrics say what runs where, how far it is and how fast, and what waits; no more runs than
 // the limits say.
 func TestWorkIsVisible(t *testing.T) {
+	t.Parallel()
 	cfg := quick(t)
 	cfg.HTTPAddr = "127.0.0.1:0"
 	c := startQuick(t, cfg)
@@ -259,6 +262,7 @@ func TestWorkIsVisible(t *testing.T) {
 
 // Damage on disk that a reader meets is repaired by the store that has it.
 func TestDamageIsRepaired(t *testing.T) {
+	t.Parallel()
 	cfg := Config{DataDir: filepath.Join(t.TempDir(), "data"), NFSAddr: "127.0.0.1:0"}
 	c, err := Start(t.Context(), cfg)
 	if err != nil {

@@ -30,6 +30,7 @@ func clusterFS(t *testing.T) vfs.FS {
 // The rules of vfs.FS hold over real voters and stores. (Its crash rules are
 // tested where a crash can be had: in package volume and in test/kernel.)
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	fs := clusterFS(t)
 	mode := uint32(0o777)
 	if _, err := fs.SetAttr(t.Context(), &vfs.Root, vfs.RootIno, vfs.SetAttr{Mode: &mode}, false); err != nil {
@@ -38,9 +39,13 @@ func TestConformance(t *testing.T) {
 	vfstest.Run(t, func(*testing.T) vfs.FS { return fs })
 }
 
-func TestModel(t *testing.T) { vfstest.Model(t, clusterFS(t)) }
+func TestModel(t *testing.T) {
+	t.Parallel()
+	vfstest.Model(t, clusterFS(t))
+}
 
 func TestLimits(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("65,000 links and 10,000 names take a minute")
 	}
