@@ -93,7 +93,8 @@ func random(n int) []byte {
 // A cluster is begun with one node, grows to three by tokens, loses a node to kill -9 while files are used, and gets it back at
 // another address; then that node's vote and data are needed, for another one is killed.
 func TestThreeNodes(t *testing.T) {
-	ms := machines(t, "meta, block, gateway", "meta, block", "meta, block", "meta, block, gateway")
+	t.Parallel()
+	ms := machinesFrom(t, 170, "meta, block, gateway", "meta, block", "meta, block", "meta, block, gateway")
 	n1, n2, n3, late := ms[0], ms[1], ms[2], ms[3]
 
 	n1.refused("needs 6 failure domains", "cluster", "init", "--profile", "4+2")

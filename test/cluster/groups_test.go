@@ -183,11 +183,7 @@ func exitCode(err error) int {
 
 func (s *groupStory) node(name string) *api.NodeDetail {
 	s.t.Helper()
-	d := new(api.NodeDetail)
-	if err := json.Unmarshal([]byte(s.asks.must("node", "show", name, "--json")), d); err != nil {
-		s.t.Fatal(err)
-	}
-	return d
+	return s.asks.node(name)
 }
 
 // slots counts those that are on a node.

@@ -3,7 +3,7 @@
 package cluster
 
 import (
-	"encoding/json"
+	"context"
 	"fmt"
 	"os"
 	"slices"
@@ -16,8 +16,8 @@ import (
 
 func (m *machine) node(name string) *api.NodeDetail {
 	m.t.Helper()
-	n := new(api.NodeDetail)
-	if err := json.Unmarshal([]byte(m.must("node", "show", name, "--json")), n); err != nil {
+	n, err := ask(m, func(c *api.Client, ctx context.Context) (*api.NodeDetail, error) { return c.Node(ctx, name) })
+	if err != nil {
 		m.t.Fatal(err)
 	}
 	return n
@@ -27,9 +27,8 @@ func (m *machine) node(name string) *api.NodeDetail {
 func (m *machine) voters(names ...string) {
 	m.t.Helper()
 	m.await(fmt.Sprintf("the voters are %v", names), func() (bool, string) {
-		var all []api.ShardVoters
-		out := m.must("cluster", "voters", "--json")
-		if err := json.Unmarshal([]byte(out), &all); err != nil {
+		all, err := ask(m, (*api.Client).Voters)
+		if err != nil {
 			m.t.Fatal(err)
 		}
 		for _, s := range all {
@@ -41,10 +40,10 @@ func (m *machine) voters(names ...string) {
 			}
 			slices.Sort(got)
 			if !slices.Equal(got, names) || s.Healthy != len(names) {
-				return false, out
+				return false, fmt.Sprintf("%+v", all)
 			}
 		}
-		return len(all) == 2, out
+		return len(all) == 2, fmt.Sprintf("%+v", all)
 	})
 }
 

@@ -49,10 +49,31 @@ func (c *cluster) moveLeader(away *machine) *machine {
 	return c.leader(0, away)
 }
 
+// Parts of a cluster do not reach each other, or a leader stands still, while clients write: one cluster, which is whole again after each of it.
+func TestPartitions(t *testing.T) {
+	c := newCluster(t, 3, 3, "health: {suspect_after: 3s}")
+	for _, x := range []struct {
+		name string
+		test func(*cluster)
+	}{
+		{"a rack is cut off", (*cluster).rackIsCutOff},
+		{"the leader is paused", (*cluster).leaderIsPaused},
+		{"one way is lost", (*cluster).oneWayIsLost},
+	} {
+		if !t.Run(x.name, func(t *testing.T) {
+			c.serves(t)
+			x.test(c)
+		}) {
+			break // what follows would find what this one has left
+		}
+	}
+	c.serves(t)
+}
+
 // The rack of the metadata's leader is cut off and comes back, while clients on the other side write. Later rounds are of the same rack: what was written while it
 // was away is in the two others, three shards of six in each.
-func TestRackIsCutOff(t *testing.T) {
-	c := newCluster(t, 3, 3, "health: {suspect_after: 3s}")
+func (c *cluster) rackIsCutOff() {
+	t := c.t
 	s := c.startStorm()
 	l := c.moveLeader(c.inRack(0)[0]) // that rack has the gateway
 	rack := rackOf(l)
@@ -90,8 +111,8 @@ func TestRackIsCutOff(t *testing.T) {
 }
 
 // The metadata's leader is paused, for longer than an election takes, and wakes up as one that was replaced.
-func TestLeaderIsPaused(t *testing.T) {
-	c := newCluster(t, 3, 3, "health: {suspect_after: 3s}")
+func (c *cluster) leaderIsPaused() {
+	t := c.t
 	s := c.startStorm()
 	for shard := range short(t, uint16(2), 8) {
 		shard %= 2
@@ -112,8 +133,8 @@ func TestLeaderIsPaused(t *testing.T) {
 }
 
 // What one node sends to another is lost, and what comes back arrives: between the voters, and from the gateway to stores.
-func TestOneWayIsLost(t *testing.T) {
-	c := newCluster(t, 3, 3, "health: {suspect_after: 3s}")
+func (c *cluster) oneWayIsLost() {
+	t := c.t
 	s := c.startStorm()
 	lossy := func(what string, from, to []*machine) {
 		t.Helper()

@@ -5,7 +5,6 @@ package cluster
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"fmt"
 	"net"
 	"os"
@@ -93,6 +92,14 @@ func newClusterOf(t *testing.T, racks, perRack int, conf configuration) *cluster
 	return c
 }
 
+// serves has a part of a test use the cluster: what fails from now on is its failure.
+func (c *cluster) serves(t *testing.T) {
+	c.t = t
+	for _, m := range c.all {
+		m.t = t
+	}
+}
+
 func (c *cluster) gateway() *machine {
 	return c.all[slices.IndexFunc(c.all, func(m *machine) bool { return strings.Contains(m.conf.roles, "gateway") })]
 }
@@ -121,16 +128,6 @@ func rackOf(m *machine) int {
 	var n int
 	_, _ = fmt.Sscanf(m.conf.rack, "r%d", &n)
 	return n - 1
-}
-
-// seen is the cluster's status as a node sees it.
-func (m *machine) seen() (*api.ClusterStatus, error) {
-	out, err := m.run("cluster", "status", "--json")
-	if err != nil {
-		return nil, err
-	}
-	st := new(api.ClusterStatus)
-	return st, json.Unmarshal([]byte(out), st)
 }
 
 // sees waits until the status, as this node sees it, is what is wanted: want returns "" then, else what is missing.

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -23,6 +22,7 @@ import (
 	"github.com/rackfs/rackfs/test/binary"
 	"github.com/rackfs/rackfs/test/journal"
 	"github.com/rackfs/rackfs/test/keep"
+	"github.com/rackfs/rackfs/test/parallel"
 )
 
 // patience is how long a test waits for what must happen; it decides only when a hanging test ends.
@@ -38,7 +38,15 @@ func TestMain(m *testing.M) {
 // suite builds the binary once, before the tests.
 type suite struct{ m *testing.M }
 
+// atOnce is how many clusters of parallel tests run at once, which have a few nodes each: they wait for elections, leases, probes and guests for most of the time. Those with nine nodes, all of
+// which begin or are restarted, have two processors busy: they run one at a time, before the others.
+const atOnce = 3
+
 func (s suite) Run() int {
+	if err := parallel.AtOnce(atOnce); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	dir, err := os.MkdirTemp("", "rackfs-cluster")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -338,10 +346,24 @@ func (m *machine) await(what string, ok func() (bool, string)) {
 	}
 }
 
+// ask asks a node by its socket, as its commands do, until it answers or the patience ends. What is asked again and again until it is so needs no process each time, and
+// leaves the processors to the cluster under test.
+func ask[T any](m *machine, what func(*api.Client, context.Context) (T, error)) (T, error) {
+	m.t.Helper()
+	ctx, cancel := context.WithTimeout(m.t.Context(), patience)
+	defer cancel()
+	c := api.Dial(filepath.Join(m.dir, m.name, api.SocketName))
+	defer c.Close()
+	return what(c, ctx)
+}
+
+// seen is the cluster's status as a node sees it.
+func (m *machine) seen() (*api.ClusterStatus, error) { return ask(m, (*api.Client).Status) }
+
 func (m *machine) status() *api.ClusterStatus {
 	m.t.Helper()
-	st := new(api.ClusterStatus)
-	if err := json.Unmarshal([]byte(m.must("cluster", "status", "--json")), st); err != nil {
+	st, err := m.seen()
+	if err != nil {
 		m.t.Fatal(err)
 	}
 	return st

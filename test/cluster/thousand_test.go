@@ -30,6 +30,9 @@ const (
 //
 // A thousand of them with RACKFS_TEST_LONG=1, else few. RACKFS_TEST_SEED repeats the choices of a run that printed its seed; what leads and what answers first are not chosen.
 func TestThousandFaults(t *testing.T) {
+	if !long { // which has nothing beside it
+		t.Parallel()
+	}
 	total, seed := fewFaults, uint64(1)
 	if long {
 		total, seed = manyFaults, rand.Uint64()
