@@ -188,9 +188,7 @@ func (c *spread) move(i int, to *side) {
 
 // A client with connections to two servers stays with one of them.
 func TestTrunkedStays(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	w := newSeveral(t, ctx)
+	ctx, w := newSeveral(t)
 	c := w.spread("c")
 	serving := func() *side {
 		w.mu.Lock()
@@ -286,9 +284,7 @@ func TestTrunked(t *testing.T) {
 }
 
 func trunked(t *testing.T, rng *rand.Rand) *carries {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	w := newSeveral(t, ctx)
+	ctx, w := newSeveral(t)
 	defer w.burials.Wait()
 	a, b := w.spread("a"), w.spread("b")
 	must := func(what string, err error) {

@@ -278,9 +278,11 @@ func (c *traveller) move(to *side) {
 	c.Session(0).BreakConnection()
 }
 
-// newSeveral are two servers.
-func newSeveral(t *testing.T, ctx context.Context) *several {
+// newSeveral are two servers, and how long a test of them may take.
+func newSeveral(t *testing.T) (context.Context, *several) {
 	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	t.Cleanup(cancel)
 	fs := memfs.Keep(memfs.New(memfs.Options{RootMode: 0o777}))
 	w := &several{t: t, ctx: ctx, fs: fs, store: newKeptStore(fs), serves: map[state.ClientID]*side{}}
 	w.told.slots = map[toldSlot]toldWrite{}
@@ -293,14 +295,12 @@ func newSeveral(t *testing.T, ctx context.Context) *several {
 		}
 		w.sides = append(w.sides, s)
 	}
-	return w
+	return ctx, w
 }
 
 // Each OPEN moves a stateid's seqid by one, whichever server it comes to: a Linux client waits for one that it misses.
 func TestSeqidsGoAlong(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	w := newSeveral(t, ctx)
+	ctx, w := newSeveral(t)
 	c := w.client("c")
 	f, err := c.Create(ctx, c.root, "file", 0o666)
 	if err != nil {
@@ -322,9 +322,7 @@ func TestSeqidsGoAlong(t *testing.T) {
 // What changes a client's opens and locks, of which no file system remembers an outcome, is answered the same by the server that the client goes to when it sends it again. The seqid
 // has moved on meanwhile: done again, it would be NFS4ERR_OLD_STATEID, or BAD_STATEID.
 func TestAnswersGoAlong(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	w := newSeveral(t, ctx)
+	ctx, w := newSeveral(t)
 	c := w.client("c")
 	f, err := c.Create(ctx, c.root, "file", 0o666)
 	if err != nil {
@@ -400,9 +398,7 @@ func (f unsureFS) Unshare(ctx context.Context, ino vfs.Ino, c vfs.Closing) error
 
 // A CLOSE of which it is not known whether its locks are gone is answered when they are: another CLOSE, after NFS4ERR_DELAY, would find no open.
 func TestCloseWaitsForItsLocks(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	w := newSeveral(t, ctx)
+	ctx, w := newSeveral(t)
 	a, b := w.client("a"), w.client("b")
 	f, err := a.Create(ctx, a.root, "file", 0o666)
 	if err != nil {
@@ -442,9 +438,7 @@ func TestHandovers(t *testing.T) {
 }
 
 func handovers(t *testing.T, rng *rand.Rand) (moves, faults, deaths int) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	w := newSeveral(t, ctx)
+	ctx, w := newSeveral(t)
 	defer w.burials.Wait()
 	a, b := w.client("a"), w.client("b")
 	must := func(what string, err error) {

@@ -42,9 +42,7 @@ func (f unsureFS) Rename(ctx context.Context, c *vfs.Cred, fromDir vfs.Ino, from
 // A request that was done by a server that died is sent again to another one while the file system is away, or one of the operations before is put off. Were the client told to try later,
 // it would make a new request of it, which is another change.
 func TestRepeatedIsNotPutOff(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	w := newSeveral(t, ctx)
+	ctx, w := newSeveral(t)
 	a, b := w.client("a"), w.client("b")
 	b.move(w.pick(1))
 	f, err := a.Create(ctx, a.root, "file", 0o666)
@@ -108,9 +106,7 @@ func TestRepeatedIsNotPutOff(t *testing.T) {
 
 // A server that was not heard of for a while comes back in the middle of a WRITE: its client is another one's. It does not answer, for it does not know what became of the WRITE there.
 func TestWhoLostTheClientDoesNotAnswer(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	w := newSeveral(t, ctx)
+	ctx, w := newSeveral(t)
 	a := w.client("a")
 	f, err := a.Create(ctx, a.root, "file", 0o666)
 	if err != nil {

@@ -66,9 +66,7 @@ func (w *several) hold(c *spread, i int) (sl *nfsclient.Slot, remove *nfsclient.
 // What is sent again by another connection while the first one is still carried out is answered when that has ended, by the server where it runs or by another one that carries it there.
 func TestRepeatedWhileItRuns(t *testing.T) {
 	for by := range 2 {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		w := newSeveral(t, ctx)
+		ctx, w := newSeveral(t)
 		c := w.spread("c")
 		sl, remove := w.hold(c, 0)
 		open := sync.OnceFunc(func() { close(w.held.gate) })
@@ -100,9 +98,7 @@ func TestRepeatedWhileItRuns(t *testing.T) {
 
 // A server that ends says nothing to those whose client another one serves, which has not given it up yet, and does not wait for that one.
 func TestStoppingSaysNothing(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	w := newSeveral(t, ctx)
+	ctx, w := newSeveral(t)
 	c := w.spread("c")
 	w.mu.Lock()
 	serves := w.serves[c.ID()]
