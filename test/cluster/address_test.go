@@ -38,6 +38,7 @@ type twoGuests struct {
 	writer          *kernelWriter              // at a
 	holder, prober  *talker                    // at a, at b
 	changes, tries  int                        // between which things happen
+	goOn            bool                       // both were seen to, since something happened
 	stalls          map[string][]time.Duration // how long the client at a was without an answer, by what happened
 	longest         map[string][]time.Duration // and what its longest call took
 }
@@ -91,17 +92,25 @@ func (x *twoGuests) during(what string, fault func()) {
 	x.t.Helper()
 	goOn := func() {
 		x.t.Helper()
-		x.prober.alarm(x.tries) // the locks are held, whether their holder goes on or not
-		x.writer.goesOn(x.changes)
-		x.holder.alarm(x.tries)
+		x.writer.say("resume", "")
+		x.writer.say(fmt.Sprintf("alarm %d", x.changes), "")
+		for _, k := range []*talker{x.prober, x.holder} { // the locks are held, whether their holder goes on or not
+			k.say(fmt.Sprintf("alarm %d", x.tries), "")
+		}
+		for _, k := range []*talker{x.prober, x.writer.talker, x.holder} {
+			k.says("alarm")
+		}
 		x.prober.alarm(x.tries)
 	}
-	goOn()
+	if long || !x.goOn { // else they just did
+		goOn()
+	}
 	for _, k := range []*talker{x.writer.talker, x.holder, x.prober} {
 		k.mark()
 	}
 	fault()
 	goOn()
+	x.goOn = true
 	m := x.writer.mark()
 	x.stalls[what] = append(x.stalls[what], m.None.Round(10*time.Millisecond))
 	x.longest[what] = append(x.longest[what], m.All.Longest.Round(10*time.Millisecond))
