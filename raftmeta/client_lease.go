@@ -109,10 +109,11 @@ func (c *Client) registerLeased(ctx context.Context, shard uint16, reg *metapb.R
 	}
 }
 
-// End ends the origin now, so that nobody waits for the end of its lease: what it had is void. Nothing is done in its name after this.
-func (l *Lease) End(ctx context.Context) error {
+// End ends the origin now, so that nobody waits for the end of its lease: what it had is void. Nothing is done in its name after this. told: its clients' opens are all
+// recorded, so nothing needs to stay for them (Options.Linger).
+func (l *Lease) End(ctx context.Context, told bool) error {
 	const op = "raftmeta.end lease"
-	_, err := l.s.c.Apply(ctx, l.s.id, &metapb.Command{Op: &metapb.Command_ExpireOrigin{ExpireOrigin: &metapb.ExpireOrigin{Origin: l.origin}}})
+	_, err := l.s.c.Apply(ctx, l.s.id, &metapb.Command{Op: &metapb.Command_ExpireOrigin{ExpireOrigin: &metapb.ExpireOrigin{Origin: l.origin, Left: told}}})
 	return vfs.Wrap(op, err)
 }
 

@@ -2,6 +2,7 @@ package raftmeta
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -30,13 +31,14 @@ type leases struct {
 	mu     sync.Mutex    // guards the fields below
 	every  time.Duration // how often it is looked: some times in the shortest lease
 	last   map[uint64]time.Duration
-	ending map[uint64]bool // decided: nothing but the end may follow
-	looked time.Duration   // 0: never
+	ending map[uint64]bool          // decided: nothing but the end may follow
+	linger map[uint64]time.Duration // when those were seen first that ended and linger
+	looked time.Duration            // 0: never
 	looks  int
 }
 
 func newLeases(lease time.Duration) *leases {
-	return &leases{lease: lease, every: lease / leaseLooks, last: make(map[uint64]time.Duration), ending: make(map[uint64]bool)}
+	return &leases{lease: lease, every: lease / leaseLooks, last: make(map[uint64]time.Duration), ending: make(map[uint64]bool), linger: make(map[uint64]time.Duration)}
 }
 
 // of is the length of a registered origin's lease.
@@ -68,6 +70,9 @@ func (l *leases) look(registered []fsm.Origin, now time.Duration) (end []uint64)
 		for o := range l.last {
 			l.last[o] += gap
 		}
+		for o := range l.linger {
+			l.linger[o] += gap
+		}
 	}
 	l.looked = now
 	l.looks++
@@ -95,6 +100,35 @@ func (l *leases) look(registered []fsm.Origin, now time.Duration) (end []uint64)
 	return end
 }
 
+// lingered takes in which origins linger at now, right after look, and returns those that do so for longer than max: it is up to this leader's clock, and a later one begins anew.
+func (l *leases) lingered(ids []uint64, now, max time.Duration) (over []uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for o := range l.linger {
+		if !slices.Contains(ids, o) {
+			delete(l.linger, o)
+		}
+	}
+	for _, o := range ids {
+		since, seen := l.linger[o]
+		if !seen {
+			since = now
+			l.linger[o] = now
+		}
+		if now-since >= max {
+			over = append(over, o)
+		}
+	}
+	return over
+}
+
+// lingering is how many linger.
+func (l *leases) lingering() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.linger)
+}
+
 // watchLeases ends origins that do not renew, until ctx ends.
 func (sh *shard) watchLeases(ctx context.Context, l *leases) {
 	for {
@@ -112,6 +146,10 @@ func (sh *shard) endSilent(ctx context.Context, l *leases) (every time.Duration)
 		return retryPause
 	}
 	all, err := fsm.Origins(v)
+	var lingering []uint64
+	if err == nil {
+		lingering, err = fsm.Lingering(v)
+	}
 	v.Release()
 	if err != nil {
 		sh.log.Error("raftmeta: list origins", "err", err)
@@ -129,9 +167,16 @@ func (sh *shard) endSilent(ctx context.Context, l *leases) (every time.Duration)
 	if lead := sh.lead.Load(); lead != nil {
 		lead.recalls.keep(ids, sh.s.opt.Monotonic())
 	}
-	for _, o := range l.look(leased, sh.s.opt.Monotonic()) {
+	now := sh.s.opt.Monotonic()
+	for _, o := range l.look(leased, now) {
 		sh.log.Warn("raftmeta: a gateway did not renew its lease and is ended", "origin", o, "lease", length[o])
 		sh.proposeOne(ctx, "expire", &metapb.Command{Op: &metapb.Command_ExpireOrigin{ExpireOrigin: &metapb.ExpireOrigin{Origin: o}}})
+	}
+	for _, o := range l.lingered(lingering, now, sh.s.opt.Linger) {
+		sh.proposeOne(ctx, "linger", &metapb.Command{Op: &metapb.Command_ExpireOrigin{ExpireOrigin: &metapb.ExpireOrigin{Origin: o, Left: true}}})
+	}
+	if len(lingering) > 0 {
+		return min(l.every, sh.s.opt.Linger/leaseLooks)
 	}
 	return l.every // only look changes it, which is called here
 }

@@ -222,3 +222,33 @@ func TestEndedBeforeTheFirstRenewal(t *testing.T) {
 		}
 	}
 }
+
+// TestLingered shows when the time of a gateway that was ended is over: a whole one after this leader saw it first, and its own pauses do not count.
+func TestLingered(t *testing.T) {
+	const lease, linger = 16 * time.Second, 40 * time.Second
+	l := newLeases(lease)
+	now := time.Hour
+	look := func(step time.Duration, ids []uint64, want ...uint64) {
+		t.Helper()
+		now += step
+		l.look(nil, now)
+		if got := l.lingered(ids, now, linger); !slices.Equal(got, want) {
+			t.Fatalf("at %v: over %v, want %v", now, got, want)
+		}
+	}
+	look(0, []uint64{3})
+	for range 20 {
+		look(time.Second, []uint64{3})
+	}
+	look(time.Minute, []uint64{3}) // it stood still
+	for range 19 {
+		look(time.Second, []uint64{3, 5})
+	}
+	look(time.Second, []uint64{3, 5}, 3)
+	look(time.Second, []uint64{3, 5}, 3) // until it is done
+	look(time.Second, []uint64{5})
+	for range 18 {
+		look(time.Second, []uint64{5})
+	}
+	look(time.Second, []uint64{5}, 5)
+}

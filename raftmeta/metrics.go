@@ -40,17 +40,18 @@ func newMetrics(s *Server) *metrics {
 	m.bytes = counter("entry_bytes_total", "Bytes of proposed entries.", "shard")
 	m.differ = counter("digest_mismatch_total", "Comparisons in which a voter's state differed from the leader's.", "shard")
 	m.all = append(m.all, &shardCollector{s: s, descs: map[string]*prometheus.Desc{
-		"term":     desc(labels, "term", "Raft term."),
-		"commit":   desc(labels, "commit_index", "Raft commit index."),
-		"applied":  desc(labels, "applied_index", "Raft index up to which the state machine has everything."),
-		"level":    desc(labels, "feature_level", "The shard's feature level."),
-		"leader":   desc(labels, "leader", "1 if this replica leads and serves."),
-		"rounds":   desc(labels, "read_rounds", "Term-confirm rounds in the current leadership."),
-		"purge":    desc(labels, "purge_queue", "Items of the purge queue, at the leader."),
-		"purged":   desc(labels, "purged_keys", "Keys removed by Purge in the current leadership."),
-		"dying":    desc(labels, "dying_blocks", "Blocks that wait for the end of their grace, at the leader."),
-		"reaped":   desc(labels, "reaped_blocks", "Blocks whose grace ended in the current leadership."),
-		"failures": desc(labels, "failed", "1 if the replica has stopped because its state machine or its log failed."),
+		"term":      desc(labels, "term", "Raft term."),
+		"commit":    desc(labels, "commit_index", "Raft commit index."),
+		"applied":   desc(labels, "applied_index", "Raft index up to which the state machine has everything."),
+		"level":     desc(labels, "feature_level", "The shard's feature level."),
+		"leader":    desc(labels, "leader", "1 if this replica leads and serves."),
+		"rounds":    desc(labels, "read_rounds", "Term-confirm rounds in the current leadership."),
+		"purge":     desc(labels, "purge_queue", "Items of the purge queue, at the leader."),
+		"purged":    desc(labels, "purged_keys", "Keys removed by Purge in the current leadership."),
+		"dying":     desc(labels, "dying_blocks", "Blocks that wait for the end of their grace, at the leader."),
+		"reaped":    desc(labels, "reaped_blocks", "Blocks whose grace ended in the current leadership."),
+		"lingering": desc(labels, "lingering_gateways", "Gateways that were ended, for which files without names are held, at the leader."),
+		"failures":  desc(labels, "failed", "1 if the replica has stopped because its state machine or its log failed."),
 	}}, newWorkCollector(s, labels))
 	return m
 }
@@ -132,6 +133,7 @@ func (c *shardCollector) Collect(ch chan<- prometheus.Metric) {
 			put("purged", float64(st.Purge.Done))
 			put("dying", float64(st.Reap.Queue))
 			put("reaped", float64(st.Reap.Done))
+			put("lingering", float64(st.Lingering))
 		}
 		put("failures", b2f(st.Err != ""))
 	}

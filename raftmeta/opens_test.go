@@ -101,7 +101,7 @@ func TestOthersOpen(t *testing.T) {
 	if is, all := ask(8); is || all {
 		t.Errorf("open %v, all %v, and one does not answer", is, all)
 	}
-	if err := gone.End(ctx); err != nil {
+	if err := gone.End(ctx, true); err != nil {
 		t.Fatal(err)
 	}
 	if is, all := ask(8); is || !all {

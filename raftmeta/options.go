@@ -131,6 +131,9 @@ type Options struct {
 	Grace time.Duration
 	// Lease is how long an origin keeps what it has without renewing; default 1 min. A gateway serves for two thirds of it.
 	Lease time.Duration
+	// Linger is how long files without names stay for a gateway that was ended and has not told which its clients have open for reading; default
+	// twice ClientCourtesy: until that they come to another gateway, which makes what they use known.
+	Linger time.Duration
 	// ClientCourtesy is how long NFS clients keep what they have after the end of their gateway, for another one to take them over; default
 	// Lease.
 	ClientCourtesy time.Duration
@@ -198,6 +201,7 @@ func (o Options) withDefaults() Options {
 	o.PurgeInterval = orDefault(o.PurgeInterval, time.Second)
 	o.Lease = orDefault(o.Lease, DefaultOriginLease)
 	o.ClientCourtesy = orDefault(o.ClientCourtesy, o.Lease)
+	o.Linger = orDefault(o.Linger, 2*o.ClientCourtesy)
 	o.Grace = orDefault(o.Grace, DefaultGrace)
 	o.PurgeKeysPerSecond = orDefault(o.PurgeKeysPerSecond, 100_000)
 	o.ReapBlocksPerSecond = orDefault(o.ReapBlocksPerSecond, 10_000)

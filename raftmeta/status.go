@@ -29,6 +29,7 @@ type ShardStatus struct {
 	ReadRounds uint64         // term-confirm rounds since it took office
 	Purge      Work           // of a leader: extents, slots and the like that are void already
 	Reap       Work           // of a leader: blocks that no file uses any more
+	Lingering  int            // of a leader: gateways that were ended, for which files without names are held
 	Tasks      []ledger.Entry // of a leader: background work of others that runs or waits
 	Pieces     PieceStatus    // of a leader: the search for parts of files that somebody should fold
 	Err        string         // why the replica stopped; "" while it runs
@@ -69,6 +70,7 @@ func (s *Server) Status() []ShardStatus {
 			st.Serving, st.ReadRounds = true, l.confirm.Rounds()
 			now := s.opt.Monotonic()
 			st.Purge, st.Reap = l.purge.status(now), l.reap.status(now)
+			st.Lingering = l.leases.lingering()
 			st.Tasks, st.Pieces = l.work.list(now), l.work.pieces.status()
 		}
 		all = append(all, st)

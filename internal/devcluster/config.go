@@ -71,6 +71,7 @@ type Config struct {
 	gatewayGroup     func() string // the node group of the gateway; nil: none
 	maxLevel         uint32        // of the metadata; 0: the newest
 	metaLease        time.Duration // of the gateway; 0: the default
+	linger           time.Duration // that files without names stay for a gateway that was ended; 0: the default
 	retireInterval   time.Duration // between looks for groups to remove; 0: the default
 	retryInterval    time.Duration // until a store surveys a group again that was not complete; 0: the default
 	mapInterval      time.Duration // between a store's looks at the cluster map; 0: the default

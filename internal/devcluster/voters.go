@@ -159,7 +159,7 @@ func (c *Cluster) startVoter(v *voter, ln net.Listener) (*raftmeta.Server, error
 		Shards:          []uint16{clusterShard, namespaceShard},
 		Nodes:           c.voters.names(),
 		WALSegmentBytes: walSegmentBytes,
-		Grace:           c.cfg.GCGrace, MaxLevel: c.cfg.maxLevel, Level: cmp.Or(c.cfg.maxLevel, raftmeta.NewestLevel), Lease: c.cfg.metaLease,
+		Grace:           c.cfg.GCGrace, MaxLevel: c.cfg.maxLevel, Level: cmp.Or(c.cfg.maxLevel, raftmeta.NewestLevel), Lease: c.cfg.metaLease, Linger: c.cfg.linger,
 		OnDead: v.dead, Work: c.cfg.work, PieceAge: c.cfg.pieceAge,
 		// Three voters and a gateway share the process: less for each.
 		BlockCacheBytes: 32 << 20, RecordCacheBytes: 16 << 20, MemTableBytes: 8 << 20,

@@ -323,7 +323,7 @@ func (h *holder) tickle(ctx context.Context, ifc *net.Interface, list []connecti
 func (h *holder) end(l *raftmeta.Lease) {
 	ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
 	defer cancel()
-	if err := l.End(ctx); err != nil {
+	if err := l.End(ctx, true); err != nil {
 		h.log.Warn("gateway: others wait for an address until its lease is over", "err", err)
 	}
 }

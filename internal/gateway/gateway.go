@@ -350,12 +350,11 @@ func (g *Gateway) Rewriting() map[string]rewrite.Stats {
 // crash: nothing acknowledged is lost.
 func (g *Gateway) Stop(ctx context.Context) error {
 	g.files.end()
-	if g.handsOver {
-		g.nfs.Prepare(ctx)
-	}
+	g.nfs.Prepare(ctx)
 	err := g.nfs.Shutdown(ctx)
+	told := false
 	if g.handsOver { // they need not wait for what is to be flushed
-		g.nfs.GiveUpAll(ctx)
+		told = g.nfs.GiveUpAll(ctx)
 	}
 	g.relay.Close()
 	for _, sv := range g.files.volumes() {
@@ -363,7 +362,7 @@ func (g *Gateway) Stop(ctx context.Context) error {
 	}
 	g.members.close()
 	if g.cfg.Several {
-		err = errors.Join(err, g.members.leave(ctx))
+		err = errors.Join(err, g.members.leave(ctx, told))
 	}
 	g.close()
 	return err

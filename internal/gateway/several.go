@@ -76,12 +76,12 @@ func (m *membership) origin() uint64 {
 	return 0
 }
 
-// leave ends the registrations of a gateway that serves no more, shard 0 last: from then on others serve its clients.
-func (ms *memberships) leave(ctx context.Context) (err error) {
+// leave ends the registrations of a gateway that serves no more, shard 0 last: from then on others serve its clients. told: what they have open is recorded.
+func (ms *memberships) leave(ctx context.Context, told bool) (err error) {
 	shards := slices.Sorted(maps.Keys(ms.all))
 	for _, shard := range slices.Backward(shards) {
 		if l := ms.all[shard].lease.Load(); l != nil {
-			err = errors.Join(err, l.End(ctx))
+			err = errors.Join(err, l.End(ctx, told))
 		}
 	}
 	return err

@@ -72,6 +72,7 @@ type Config struct {
 	RaftLog       string
 	GCGrace       time.Duration
 	GatewayLease  time.Duration // of what gateways have that do not say
+	GatewayLinger time.Duration // of files without names, for gateways that were ended
 	OwnLease      time.Duration // of what this gateway has, 0: it does not say
 	ControlListen string
 	BlockListen   string
@@ -147,6 +148,7 @@ func ParseConfig(raw []byte) (*Config, error) {
 		Zone: r.text("zone", ""), Rack: r.text("rack", ""), Group: r.text("group", ""),
 		MetaListen: r.text("meta.listen", ":7071"), RaftLog: r.text("meta.raft_log", string(raftmeta.WAL)), GCGrace: r.duration("meta.gc_grace", raftmeta.DefaultGrace, time.Second, 30*24*time.Hour),
 		GatewayLease:  r.duration("meta.gateway_lease", raftmeta.DefaultOriginLease, minGatewayLease, maxGatewayLease),
+		GatewayLinger: r.duration("meta.gateway_linger", 2*minCourtesy, minGatewayLease, time.Hour),
 		ControlListen: r.text("control.listen", ":7072"), BlockListen: r.text("block.listen", ":7073"),
 		Disks: r.list("block.disks"), Segment: r.size("block.segment", store.DefaultSegmentSize, store.MinSegmentSize, maxSegment),
 		MapEvery: r.duration("block.map_every", upkeep.DefaultMapInterval, minProbeEvery, time.Hour), RetryAfter: r.duration("block.retry_after", upkeep.DefaultRetry, minProbeEvery, time.Hour),

@@ -21,6 +21,7 @@ var keys = []key{
 	{"meta.raft_log", "raft-wal", false, "Log of the metadata: raft-wal or raft-boltdb. Fixed when the node is made."},
 	{"meta.gc_grace", "10m", false, "How long data stays that no file uses any more, 1s to 720h. The same on all meta nodes."},
 	{"meta.gateway_lease", "1m", false, "How long what a gateway has is kept for it when nothing is heard of it, 2s to 10m: locks that its clients do not have, and files that it was writing,\nwait that long after it died. The same on all meta nodes. For gateways that do not say it themselves (nfs.gateway_lease)."},
+	{"meta.gateway_linger", "4m", false, "How long a file that was removed stays for clients that had it open for reading at a gateway that died less than so long ago, 2s to 1h, unless they use it meanwhile, which keeps it.\nOf what was open for more than two seconds the metadata knows. The same on all meta nodes."},
 	{"control.listen", ":7072", false, "Address at which a meta node lets nodes join and renews certificates."},
 	{"block.listen", ":7073", false, "Address of the block server."},
 	{"block.disks", "[/srv/rackfs/disk1, /srv/rackfs/disk2]", false, "One directory for each disk; required with role block. A directory that does not exist, or is empty, gets a new store\nonce; later it has to be there (see rackfs node --replace-disk)."},

@@ -333,7 +333,7 @@ func (n *Node) startVoter() error {
 		Security: wire.Security{Mode: wire.ModeTLS, TLS: n.id.ServerTLS()}, ClientSecurity: n.metaSecurity,
 		Registerer: n.reg, Log: raftmeta.Backend(st.RaftLog),
 		Shards: []uint16{clusterShard, namespaceShard}, NodesFunc: n.metaNodes, Voters: st.Settings.Voters, Fates: n.fates,
-		Grace: n.cfg.GCGrace, Lease: n.cfg.GatewayLease, ClientCourtesy: max(n.cfg.GatewayLease, minCourtesy), OnDead: n.dead,
+		Grace: n.cfg.GCGrace, Lease: n.cfg.GatewayLease, Linger: n.cfg.GatewayLinger, ClientCourtesy: max(n.cfg.GatewayLease, minCourtesy), OnDead: n.dead,
 	})
 	if err != nil {
 		return err

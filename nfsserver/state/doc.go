@@ -45,7 +45,7 @@
 //	how many slots a session has      the SessionStore, before the client is told
 //	opens for writing or with deny    the Keeper, in the step that opens the file
 //	opens for reading with locks      likewise, before the first lock
-//	other opens for reading           memory; the stateid tells what is needed to open the file again (Revive)
+//	other opens for reading           memory, and the Keeper if they go on; the stateid tells what is needed to open the file again (Revive)
 //	delegations for writing           the Keeper, like an open, before they are given
 //	delegations for reading           memory, see lostdelegation.go
 //	byte-range locks                  the Keeper, which decides about them; a copy here for counting

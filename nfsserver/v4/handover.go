@@ -2,6 +2,7 @@ package v4
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -99,13 +100,16 @@ func (s *Server) Prepare(ctx context.Context) {
 	})
 }
 
-// GiveUpAll gives up all clients: the server ends, and nothing comes to it any more. Those that it could not give up go when others see that it is gone.
-func (s *Server) GiveUpAll(ctx context.Context) {
+// GiveUpAll gives up all clients: the server ends, and nothing comes to it any more. Those that it could not give up go when others see that it is gone; then it is not all.
+func (s *Server) GiveUpAll(ctx context.Context) (all bool) {
+	var stay atomic.Bool
 	s.eachClient(func(id state.ClientID) {
 		if err := s.GiveUp(ctx, id); err != nil {
+			stay.Store(true)
 			s.cfg.Logger.Warn("nfs: a client was not given up; it waits for the end of this server's lease", "client", id, "err", err)
 		}
 	})
+	return !stay.Load()
 }
 
 func (s *Server) eachClient(do func(state.ClientID)) {

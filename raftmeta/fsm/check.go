@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"slices"
 
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
@@ -37,6 +38,8 @@ type checker struct {
 	ranges  map[uint64]*metapb.RangeRecord
 	leased  map[uint64]uint64 // origins by unit
 	orphans map[inoKey]int
+	holders map[uint64]inoKey // origins that hold files, each with one of them
+	lingers []uint64
 	origins map[uint64]bool
 	queue   map[inoKey]int
 	queued  uint64
@@ -253,6 +256,7 @@ func (c *checker) record(p string, k, v []byte) {
 			break
 		}
 		c.orphans[inoKey{u32(0), u64(4)}]++
+		c.holders[u64(12)] = inoKey{u32(0), u64(4)}
 		if c.get(appendHoldOf(nil, u64(12), u32(0), u64(4))) == nil {
 			c.fail("hold %q without its index", k)
 		}
@@ -288,6 +292,12 @@ func (c *checker) record(p string, k, v []byte) {
 		}
 		c.usage[id] = u
 	case "m/":
+		if bytes.Equal(k, lingeringKey) {
+			var err error
+			c.lingers, err = decodeOrigins(v)
+			must(err)
+			break
+		}
 		if len(v) == 8 {
 			c.counts[string(k)] = binary.BigEndian.Uint64(v)
 		}
@@ -467,6 +477,20 @@ func (c *checker) finish() {
 		c.try(func() {
 			if n := c.inodes[k]; n == nil || n.attr.Nlink != 0 {
 				c.fail("inode %d is held and is not an orphan", k.ino)
+			}
+		})
+	}
+	for o, k := range c.holders {
+		c.try(func() {
+			if !c.origins[o] && !c.ending[o] && !slices.Contains(c.lingers, o) {
+				c.fail("inode %d is held for origin %d, which ended", k.ino, o)
+			}
+		})
+	}
+	for i, o := range c.lingers {
+		c.try(func() {
+			if c.origins[o] || i > 0 && c.lingers[i-1] >= o {
+				c.fail("origins %v linger, %d is registered: %v", c.lingers, o, c.origins[o])
 			}
 		})
 	}

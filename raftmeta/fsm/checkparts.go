@@ -135,7 +135,7 @@ func newChecker(v View, hash hashFunc, s *shared, p part) *checker {
 		inodes: map[inoKey]*inode{}, links: map[inoKey]uint32{}, subdirs: map[inoKey]uint32{}, entries: map[inoKey]uint64{},
 		used: map[inoKey]uint64{}, live: map[inoKey]extent{}, refs: map[uint64]uint32{},
 		backs: map[backKey]uint32{}, found: map[backKey]uint32{},
-		blocks: map[uint64]*metapb.BlockRecord{}, dying: map[uint64]*metapb.DyingRecord{}, orphans: map[inoKey]int{}, origins: map[uint64]bool{},
+		blocks: map[uint64]*metapb.BlockRecord{}, dying: map[uint64]*metapb.DyingRecord{}, orphans: map[inoKey]int{}, holders: map[uint64]inoKey{}, origins: map[uint64]bool{},
 		numbers: map[uint64]uint64{}, ranges: map[uint64]*metapb.RangeRecord{}, leased: map[uint64]uint64{},
 		queue: map[inoKey]int{}, ending: map[uint64]bool{}, counts: map[string]uint64{},
 		xattrs: map[inoKey]xattrs{}, cookies: map[xattrCookie]bool{}, deleted: map[uint32]bool{}, ended: map[uint32]int{},

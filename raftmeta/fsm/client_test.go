@@ -36,7 +36,7 @@ func (h *history) readOnly() *metapb.ClientOpen {
 
 // nfsOp is a command that names NFS clients.
 func (h *history) nfsOp() *metapb.Command {
-	switch h.num("nfs op", 0, 16) {
+	switch h.num("nfs op", 0, 17) {
 	case 0, 1:
 		return &metapb.Command{Op: &metapb.Command_Create{Create: &metapb.Create{
 			Parent: h.num("parent", 1, 4), Name: h.name(), Type: uint32(vfs.TypeFile), Open: uint32(h.num("open", 0, 3)), Share: h.share(),
@@ -70,6 +70,8 @@ func (h *history) nfsOp() *metapb.Command {
 		return &metapb.Command{Op: &metapb.Command_ReleaseSlots{ReleaseSlots: &metapb.ReleaseSlots{
 			Client: c, Session: h.session(c), First: uint32(h.num("first", 0, 3)), BelowSeq: h.num("below", 0, 30),
 		}}}
+	case 17:
+		return &metapb.Command{Op: &metapb.Command_ExpireOrigin{ExpireOrigin: &metapb.ExpireOrigin{Origin: h.num("lingers", 2, 9), Left: true}}}
 	case 15, 16:
 		c := &metapb.KeepOpens{}
 		for range h.num("opens", 1, 4) {

@@ -92,6 +92,7 @@
 //	O/ fs ino client stateid(12)  OpenRecord
 //	L/ fs ino client owner  LockRecord of one lock-owner
 //	z/ session slot         SlotRecord: replies to operations of the newest seq, from level 8 on also which parts of files they wrote
+//	m/several, m/lingering  origins that files without links are held for: of several gateways, and of gateways that were ended; 8 bytes each
 //	m/clients               how many clients are known; on shard 0, have records
 //
 // and on shard 0
@@ -239,7 +240,7 @@
 // shards, named by the client and not by the gateway, so it survives gateways:
 //
 //   - opens for writing or with deny modes. Whether one is in the way of another is decided here. Read-only opens are the
-//     gateway's memory until the last link of the file goes (Remove.keep_open).
+//     gateway's memory until the last link of the file goes (Remove.keep_open), from level 10 on those of the last moment only (KeepOpens).
 //   - byte-range locks (package vfs/byterange), one record for a lock-owner and file. A lock that is denied is an answer, not an error: nothing changed.
 //   - the results of the operations of its calls, the newest seq of each slot. A call that is sent again through any gateway
 //     gets them. Refusals and denials are kept too: a gateway that tries again by itself uses another op_index. From level 5 a
@@ -248,7 +249,8 @@
 //     is a reason to refuse it; or one, for which it is carried out once. Under a shared lease only the latter keeps a command that comes late from undoing what others wrote since.
 //     From level 9 on PunchHole, Allocate and CloneRange bring it too, each for one call, for which they are carried out once in any number of pieces.
 //
-// A file without links stays as long as an origin holds it (o/) or a client has an open or a lock-owner of it. The inode counts
+// A file without links stays as long as an origin holds it (o/) or a client has an open or a lock-owner of it. From level 10 on that an origin holds it may be because it lingers:
+// it was a gateway that was ended, and that did not tell which its clients had open for reading (loose.go). The inode counts
 // its records, so an unlink, or a lock on a file that nobody has locked, looks nothing up.
 //
 // A client becomes known at a shard by the first command that names it, and ends there by ReleaseClients: its w/ record goes, which

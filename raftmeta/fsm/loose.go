@@ -1,11 +1,78 @@
 package fsm
 
 import (
+	"slices"
+
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 )
 
-// Opens for reading have no record when they are made (loose), since most end soon. Those that go on get one by KeepOpens, which a gateway sends now and then for all of them.
+// Opens for reading have no record when they are made (loose), since most end soon. Those that go on get one by KeepOpens, which a gateway sends now and then for all of them. A
+// gateway that was ended has not told of the last ones. It lingers: files without names are held for it, also those that lose their names from then on, until the leader
+// finds that enough time has passed for its clients to have come to another gateway and used what they had open, which makes the records (ExpireOrigin.left).
+
+// maxLingering bounds the gateways that linger: each costs every removal of a file a hold. With more the first one's time is over.
+const maxLingering = 64
+
+// lingeringKey has the ids of the gateways that linger, ascending, 8 bytes each. None is registered.
+var lingeringKey = []byte("m/lingering")
+
+// linger begins to hold files for an origin that is being ended.
+func (x *call) linger(id uint64) error {
+	ids, err := x.originList(lingeringKey)
+	if err != nil {
+		return err
+	}
+	if len(ids) >= maxLingering {
+		if err := x.enqueue(&metapb.PurgeRecord{OrphansOf: ids[0]}); err != nil {
+			return err
+		}
+		ids = ids[1:]
+	}
+	ids = append(ids, id)
+	slices.Sort(ids)
+	x.setOriginList(lingeringKey, ids)
+	return nil
+}
+
+// endLingering leaves to Purge what is held for an origin, if it lingers.
+func (x *call) endLingering(id uint64) error {
+	ids, err := x.originList(lingeringKey)
+	if err != nil {
+		return err
+	}
+	i, ok := slices.BinarySearch(ids, id)
+	if !ok {
+		return nil
+	}
+	if ids = slices.Delete(ids, i, i+1); len(ids) == 0 {
+		x.del(lingeringKey)
+	} else {
+		x.setOriginList(lingeringKey, ids)
+	}
+	return x.enqueue(&metapb.PurgeRecord{OrphansOf: id})
+}
+
+// lingers reports whether holds of an origin stay.
+func (x *call) lingers(id uint64) (bool, error) {
+	if x.level < levelLoose {
+		return false, nil
+	}
+	ids, err := x.originList(lingeringKey)
+	_, ok := slices.BinarySearch(ids, id)
+	return ok, err
+}
+
+// Lingering lists the gateways that were ended and for which files without names are held.
+func Lingering(v View) ([]uint64, error) {
+	const op = "fsm.lingering"
+	b, _, err := v.Get(lingeringKey)
+	if err != nil {
+		return nil, vfs.Wrap(op, err)
+	}
+	ids, err := decodeOrigins(b)
+	return ids, vfs.Wrap(op, err)
+}
 
 // keepLoose records opens that were made already. Nobody waits for it, so what cannot be recorded is told and harms no other.
 func (x *call) keepLoose(c *metapb.KeepOpens) (*metapb.Result, error) {

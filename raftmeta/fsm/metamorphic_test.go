@@ -228,7 +228,7 @@ func (h *history) op() *metapb.Command {
 		name = "a"
 	}
 	return &metapb.Command{Op: &metapb.Command_RegisterOrigin{RegisterOrigin: &metapb.RegisterOrigin{
-		Kind: metapb.OriginKind_ORIGIN_GATEWAY, Name: name, Incarnation: incarnation(h.num("incarnation", 1, 3)),
+		Kind: metapb.OriginKind_ORIGIN_GATEWAY, Name: name, Incarnation: incarnation(h.num("incarnation", 1, 3)), Leased: h.nfs && h.num("leased", 0, 1) == 1,
 	}}}
 }
 

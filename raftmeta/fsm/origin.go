@@ -91,7 +91,7 @@ func (x *call) registerOrigin(c *metapb.RegisterOrigin) (*metapb.Result, error) 
 			return nil, vfs.Errorf(vfs.KindExists, op, "origin %d holds the name", name.origin)
 		}
 		name.retire(present.Incarnation)
-		if err := x.endOrigin(name.origin); err != nil {
+		if err := x.endOrigin(name.origin, false); err != nil {
 			return nil, err
 		}
 	}
@@ -171,24 +171,34 @@ func (x *call) expireOrigin(c *metapb.ExpireOrigin) (*metapb.Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r != nil {
+	left := c.Left && x.level >= levelLoose
+	switch {
+	case r != nil:
 		x.del(appendOriginName(nil, uint32(r.Kind), r.Name))
-		if err := x.endOrigin(c.Origin); err != nil {
-			return nil, err
-		}
+		err = x.endOrigin(c.Origin, left)
+	case left:
+		err = x.endLingering(c.Origin)
+	}
+	if err != nil {
+		return nil, err
 	}
 	return originResult(c.Origin), nil
 }
 
 // endOrigin unregisters a registered origin. Whatever names it is void from
-// here on; Purge removes it.
-func (x *call) endOrigin(id uint64) error {
+// here on; Purge removes it. But files without names are held for a gateway that has not left by itself.
+func (x *call) endOrigin(id uint64, left bool) error {
 	r, err := x.overlay.origin(id)
 	if err != nil {
 		return err
 	}
 	if r.GetSeveral() {
 		if err := x.leaveSeveral(id); err != nil {
+			return err
+		}
+	}
+	if !left && x.level >= levelLoose && x.opts.Shard != 0 && r.GetLeased() && r.GetKind() == metapb.OriginKind_ORIGIN_GATEWAY {
+		if err := x.linger(id); err != nil {
 			return err
 		}
 	}

@@ -224,6 +224,9 @@ func (x *call) firstKeys(prefix []byte, limit int) (keys [][]byte, more bool, er
 }
 
 func (x *call) purgeHolds(origin uint64, budget int) (bool, error) {
+	if lingers, err := x.lingers(origin); err != nil || lingers {
+		return lingers, err
+	}
 	// The end of an orphan can take extents with it, so one at a time.
 	for x.touched() < budget {
 		keys, _, err := x.firstKeys(appendID(nil, "h/", origin), 1)

@@ -302,8 +302,15 @@ func endAll(s Store, o Options, applied uint64, now *metapb.Time) (uint64, error
 	if err != nil {
 		return 0, err
 	}
+	lingering, err := Lingering(s)
+	if err != nil {
+		return 0, err
+	}
 	for _, x := range origins {
-		if err := run(&metapb.Command{Op: &metapb.Command_ExpireOrigin{ExpireOrigin: &metapb.ExpireOrigin{Origin: x.ID}}}); err != nil {
+		lingering = append(lingering, x.ID)
+	}
+	for _, id := range lingering { // nothing stays of them: clients end, too
+		if err := run(&metapb.Command{Op: &metapb.Command_ExpireOrigin{ExpireOrigin: &metapb.ExpireOrigin{Origin: id, Left: true}}}); err != nil {
 			return 0, vfs.Wrap(op, err)
 		}
 	}

@@ -19,11 +19,18 @@ const (
 // severalKey has the ids of the registered origins with OriginRecord.several, ascending, 8 bytes each.
 var severalKey = []byte("m/several")
 
-func (x *call) several() ([]uint64, error) {
-	b, _, err := x.get(severalKey)
+func (x *call) several() ([]uint64, error) { return x.originList(severalKey) }
+
+// originList is a list of origins, ascending, 8 bytes each.
+func (x *call) originList(key []byte) ([]uint64, error) {
+	b, _, err := x.get(key)
 	if err != nil {
 		return nil, err
 	}
+	return decodeOrigins(b)
+}
+
+func decodeOrigins(b []byte) ([]uint64, error) {
 	if len(b)%8 != 0 {
 		return nil, corrupt("list of origins of %d bytes", len(b))
 	}
@@ -34,12 +41,12 @@ func (x *call) several() ([]uint64, error) {
 	return ids, nil
 }
 
-func (x *call) setSeveral(ids []uint64) {
+func (x *call) setOriginList(key []byte, ids []uint64) {
 	var b []byte
 	for _, id := range ids {
 		b = binary.BigEndian.AppendUint64(b, id)
 	}
-	x.set(severalKey, b)
+	x.set(key, b)
 }
 
 // joinSeveral makes an origin, which is the newest, one that files without names are held for.
@@ -51,7 +58,7 @@ func (x *call) joinSeveral(id uint64, op string) error {
 	if len(ids) >= maxSeveral {
 		return vfs.Errorf(vfs.KindTooMany, op, "%d gateways serve files of this shard together, which is the most", len(ids))
 	}
-	x.setSeveral(append(ids, id))
+	x.setOriginList(severalKey, append(ids, id))
 	return nil
 }
 
@@ -60,12 +67,12 @@ func (x *call) leaveSeveral(id uint64) error {
 	if err != nil {
 		return err
 	}
-	x.setSeveral(slices.DeleteFunc(ids, func(o uint64) bool { return o == id }))
+	x.setOriginList(severalKey, slices.DeleteFunc(ids, func(o uint64) bool { return o == id }))
 	return nil
 }
 
 // holdElsewhere keeps a file that lost its last name for every other gateway whose clients may have it open for reading. Each answers by
-// releaseOrphan. It reports whether there are any.
+// releaseOrphan, but those that linger. It reports whether there are any.
 func (x *call) holdElsewhere(ino uint64) (bool, error) {
 	if x.level < levelGateways {
 		return false, nil
@@ -73,6 +80,13 @@ func (x *call) holdElsewhere(ino uint64) (bool, error) {
 	ids, err := x.several()
 	if err != nil {
 		return false, err
+	}
+	if x.level >= levelLoose {
+		lingering, err := x.originList(lingeringKey)
+		if err != nil {
+			return false, err
+		}
+		ids = append(ids, lingering...)
 	}
 	held := false
 	for _, o := range ids {

@@ -148,7 +148,7 @@ func TestGatewaysDie(t *testing.T) {
 	t.Parallel()
 	ms := machinesFrom(t, 31, "meta, block", "gateway", "gateway")
 	n1, n2, n3 := ms[0], ms[1], ms[2]
-	n1.conf.disks, n1.conf.meta = 3, ", gateway_lease: 4s"
+	n1.conf.disks, n1.conf.meta = 3, ", gateway_lease: 4s, gateway_linger: 30s"
 	n1.configure()
 	for _, g := range []*machine{n2, n3} { // clients are silent for as long as a gateway is paused, which on a slow machine is not to end them
 		g.conf.nfs = ", several: true, lease: 5m"
@@ -175,6 +175,19 @@ func TestGatewaysDie(t *testing.T) {
 	a.ok(err, "lock")
 	b.ok(b.Remove(b.ctx(), b.root, "gone"), "remove")
 	a.create("r0")
+	var read []*nfsclient.File // what a has open for reading: long since, and since a moment ago when its name goes right before its gateway does, or after
+	reading := func(name string) {
+		t.Helper()
+		f, err := a.Open(a.ctx(), a.root, nfsclient.OpenArgs{Name: name, Access: nfsv4.OPEN4_SHARE_ACCESS_READ})
+		a.ok(err, "open %s for reading", name)
+		read = append(read, f)
+	}
+	for _, name := range []string{"idle", "fresh", "later"} {
+		f := a.create(name)
+		a.write(f, nfsv4.FILE_SYNC4, []byte("of "+name))
+		a.ok(a.CloseFile(a.ctx(), f), "close")
+	}
+	reading("idle")
 
 	// One gateway dies while its client writes, renames and makes files, and the other one's tries to get its lock.
 	round := 0
@@ -190,8 +203,15 @@ func TestGatewaysDie(t *testing.T) {
 	for range 20 {
 		step()
 	}
+	time.Sleep(2 * time.Second) // so that "idle" has been open for a while
 	a.stall()
+	reading("later")
+	reading("fresh")
+	b.ok(b.Remove(b.ctx(), b.root, "fresh"), "remove")
 	n2.kill()
+	time.Sleep(2 * time.Second)
+	b.ok(b.Remove(b.ctx(), b.root, "later"), "remove")
+	b.ok(b.Remove(b.ctx(), b.root, "idle"), "remove")
 	a.to(n3)
 	for range 5 {
 		if b.locks(lockedAtB) {
@@ -199,7 +219,26 @@ func TestGatewaysDie(t *testing.T) {
 		}
 		step()
 	}
+	for i, name := range []string{"idle", "later", "fresh"} {
+		a.read(read[i], []byte("of "+name))
+	}
+	for _, f := range read {
+		a.ok(a.CloseFile(a.ctx(), f), "close")
+	}
 	t.Logf("a gateway was killed: nothing was answered to its client for %v", a.stall())
+
+	for _, f := range read { // when nothing is held for the gateway that died any more
+		for end := time.Now().Add(2 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
+			_, err := b.Getattr(b.ctx(), f.FH)
+			if nfsclient.StatusOf(err) == nfsv4.NFS4ERR_STALE {
+				break
+			}
+			b.ok(err, "getattr")
+			if time.Now().After(end) {
+				t.Fatal("a file without a name that nobody has open stays")
+			}
+		}
+	}
 
 	// It comes back; its client stays where it is, the other one's goes there when its gateway is paused.
 	n2.start()
