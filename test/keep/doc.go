@@ -1,7 +1,8 @@
 // Package keep shows that a client keeps what it has while its server goes away and another one takes its place.
 //
 // Two programs, on two machines that have mounted one directory. The holder has an fcntl lock and a flock, a file that stays open, one that it has removed while it was open, and one that the
-// other program removes while the holder has it open. Round after round it reads and writes them, past its kernel's cache, takes and frees locks of ranges, and makes, renames,
+// other program removes while the holder has it open. In each round it opens a file only for reading, which the other program removes, and reads one that it opened some time before; others are open since the
+// beginning, are removed one by one, and are read at the end only. Round after round it reads and writes them, past its kernel's cache, takes and frees locks of ranges, and makes, renames,
 // links and removes names, each by a call that has exactly one right outcome: an exclusive create that says EEXIST, or a rename that says ENOENT, was done twice. The prober tries to get the locks, to make
 // the names that are taken, and reads what the holder writes: the locks are never free, and no record is ever older than one that was seen before.
 //

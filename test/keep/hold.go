@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,19 +18,70 @@ type holder struct {
 	open, gone, left, ranges *os.File
 	openDirect, goneDirect   *os.File
 	all                      []*os.File
+	idle                     []*os.File // open only for reading, and not read before the end
+	fresh                    []*os.File // likewise, one for each of the last rounds
+}
+
+const (
+	// idleFiles are opened in the beginning; the prober removes one each idleRounds of its rounds.
+	idleFiles  = 64
+	idleRounds = 20
+	// freshRounds is after how many rounds a file that was open only for reading is read, without a name by then.
+	freshRounds = 50
+)
+
+func content(name string) []byte { return []byte("content of " + name) }
+
+// reading opens a new file only for reading, before it has the name by which the prober finds it.
+func (h *holder) reading(name string) (*os.File, error) {
+	hidden := h.path(readDir, "."+name)
+	if err := os.WriteFile(hidden, content(name), 0o644); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(hidden, os.O_RDONLY|h.past, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Rename(hidden, h.path(readDir, name)); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// readFresh opens a file only for reading, and reads one that it opened some rounds ago.
+func (h *holder) readFresh(i int) error {
+	f, err := h.reading(fmt.Sprint("fresh-", i))
+	if err != nil {
+		return err
+	}
+	if h.fresh = append(h.fresh, f); len(h.fresh) <= freshRounds {
+		return nil
+	}
+	f, h.fresh = h.fresh[0], h.fresh[1:]
+	return errors.Join(reads(f, content(fmt.Sprint("fresh-", i-freshRounds))), f.Close())
+}
+
+// readIdle reads what was open all the time and not read.
+func (h *holder) readIdle() (err error) {
+	for i, f := range h.idle {
+		if e := reads(f, content(fmt.Sprint("idle-", i))); e != nil {
+			err = errors.Join(err, fmt.Errorf("read of the idle file %d: %w", i, e))
+		}
+	}
+	return err
 }
 
 func hold(r *rounds, in io.Reader) (err error) {
 	h := &holder{rounds: r}
 	defer func() {
-		for _, f := range h.all {
+		for _, f := range slices.Concat(h.all, h.idle, h.fresh) {
 			err = errors.Join(err, f.Close())
 		}
 	}()
 	if err := h.begin(); err != nil {
 		return err
 	}
-	return r.run(in, h.round)
+	return errors.Join(r.run(in, h.round), h.readIdle())
 }
 
 // file opens a file, and makes it if flags say so.
@@ -70,6 +122,16 @@ func (h *holder) begin() error {
 	}
 	if err := write(made[leftFile], []byte(leftContent)); err != nil {
 		return err
+	}
+	if err := os.Mkdir(h.path(readDir), 0o755); err != nil {
+		return err
+	}
+	for i := range idleFiles {
+		f, err := h.reading(fmt.Sprint("idle-", i))
+		if err != nil {
+			return err
+		}
+		h.idle = append(h.idle, f)
 	}
 	return errors.Join(
 		unix.Unlink(h.path(goneFile)),
@@ -114,6 +176,7 @@ func (h *holder) round(i int) error {
 		{"write, fsync of a removed file", func() error { return write(h.gone, r) }},
 		{"read of a removed file", func() error { return reads(h.goneDirect, r) }},
 		{"read of a file that another one removes", func() error { return reads(h.left, []byte(leftContent)) }},
+		{"open only for reading, read of another one without a name", func() error { return h.readFresh(i) }},
 		{"lock", func() error { return lockRange(h.ranges, unix.F_WRLCK, int64(i%100), 10) }},
 		{"rename", func() error { return unix.Rename(name("name", i), name("name", i+1)) }},
 		{"exclusive create", func() error {

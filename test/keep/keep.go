@@ -31,6 +31,7 @@ const (
 	goneFile    = "gone"    // removed by the holder, which has it open
 	leftFile    = "left"    // removed by the prober while the holder has it open
 	scratchDir  = "holder"  // names that the holder makes, renames and removes
+	readDir     = "read"    // files that the holder has open only for reading, and the prober removes
 	leftContent = "still here although its name is gone"
 )
 

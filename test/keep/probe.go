@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -49,7 +50,23 @@ func refused(err error, by ...unix.Errno) error {
 	return err
 }
 
-func (p *prober) round(int) error {
+// removeRead removes what the holder has open only for reading: what it opened newly, and sometimes one of those that are open since the beginning.
+func (p *prober) removeRead(i int) error {
+	names, err := os.ReadDir(p.path(readDir))
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if idle := fmt.Sprint("idle-", i/idleRounds); strings.HasPrefix(n.Name(), "fresh-") || n.Name() == idle {
+			if err := unix.Unlink(p.path(readDir, n.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (p *prober) round(i int) error {
 	for _, step := range []struct {
 		kind string
 		call func() error
@@ -71,6 +88,7 @@ func (p *prober) round(int) error {
 			return refused(err, unix.EEXIST)
 		}},
 		{"read of what another one writes", p.read},
+		{"list and remove what another one has open only for reading", func() error { return p.removeRead(i) }},
 	} {
 		if err := p.answered(step.kind, step.call); err != nil {
 			return err
