@@ -204,7 +204,7 @@ func (s *Server) Carry(req *rpc.Request, answer func(rpc.CarriedOutcome, [][]byt
 }
 
 // Prepare makes durable what clients have, while they are served; GiveUpAll gives all clients up, after Shutdown, and reports whether it did.
-func (s *Server) Prepare(ctx context.Context)   { s.v4.Prepare(ctx) }
+func (s *Server) Prepare(ctx context.Context)        { s.v4.Prepare(ctx) }
 func (s *Server) GiveUpAll(ctx context.Context) bool { return s.v4.GiveUpAll(ctx) }
 
 // Coherent is fs, which is exported as fsid, for a front end beside this one: what that does waits for clients to return the delegations in its way.
