@@ -232,6 +232,55 @@ func TestOldOpenGoneElsewhere(t *testing.T) {
 	}
 }
 
+// TestPresentedOpenIsRecorded shows that a client that comes with an open for reading of a file without a name, which is there because a gateway was ended, gets the record at once: the file
+// stays when nothing is held for that gateway any more. Who comes later finds that it is gone.
+func TestPresentedOpenIsRecorded(t *testing.T) {
+	for _, inTime := range []bool{true, false} {
+		c := newCrashing(t, noTicks)
+		ino := c.file("f", "content")
+		dead := c.meta.mustApply(t, &metapb.Command{Op: &metapb.Command_RegisterOrigin{RegisterOrigin: &metapb.RegisterOrigin{
+			Kind: metapb.OriginKind_ORIGIN_GATEWAY, Name: "dead", Incarnation: make([]byte, 16), Leased: true,
+		}}}).GetOrigin().GetOrigin()
+		expire := func(left bool) {
+			c.meta.mustApply(t, &metapb.Command{Op: &metapb.Command_ExpireOrigin{ExpireOrigin: &metapb.ExpireOrigin{Origin: dead, Left: left}}})
+			for c.meta.mustApply(t, &metapb.Command{Op: &metapb.Command_Purge{Purge: &metapb.Purge{MaxKeys: 1000}}}).GetPurge().GetMore() {
+			}
+		}
+		expire(false)
+		if _, err := c.Remove(t.Context(), &vfs.Root, vfs.RootIno, "f", vfs.RemoveAny); err != nil {
+			t.Fatal(err)
+		}
+		s := vfs.Share{Client: 3, State: vfs.StateID{9}, Access: vfs.OpenRead} // its owner is not known
+		present := func() error {
+			_, err := c.volume().OpenShared(t.Context(), &vfs.Root, ino, vfs.OpenRead, true, s)
+			return err
+		}
+		if inTime {
+			if err := present(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		expire(true)
+		if !inTime {
+			if err := present(); vfs.KindOf(err) != vfs.KindStale {
+				t.Fatalf("what nobody presented in time: %v", err)
+			}
+			continue
+		}
+		buf := make([]byte, 10)
+		if n, _, err := c.volume().Read(t.Context(), ino, 0, buf); err != nil || string(buf[:n]) != "content" {
+			t.Fatalf("read %q, %v", buf[:n], err)
+		}
+		c.unread(ino, s)
+		if err := c.volume().Settle(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.GetAttr(t.Context(), ino); vfs.KindOf(err) != vfs.KindStale {
+			t.Fatalf("after the last close: %v", err)
+		}
+	}
+}
+
 // BenchmarkOpenReadClose is a file that is opened, read and closed; and one whose open goes on until it is recorded.
 func BenchmarkOpenReadClose(b *testing.B) {
 	for _, long := range []bool{false, true} {
