@@ -118,4 +118,9 @@
 // this gateway until the last Close. An Open that finds removals under way which
 // did not know about it waits for them before it says the file is open, and fails if one of them took the last name and the file is not kept for it. An open that is recorded keeps its file by itself, whatever
 // becomes of the gateway; those that are not yet are when their file loses its last name.
+//
+// # Copies in the background
+//
+// A copy that goes on without its client's request writes by Fill (fill.go), which passes by the buffers: blocks in any order, commands one after the other, each once for a
+// call of its own. So at any time the metadata knows one range of it, and whoever ends the call (Fence) knows how far it came.
 package volume

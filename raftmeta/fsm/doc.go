@@ -39,7 +39,7 @@
 // and the release of slots. Level 6 added what several gateways of the same file systems need: shared leases, an
 // answer that says who is in the way (Held), and files without names that are held for every gateway whose clients may have them open (several). Level 7
 // added leases whose length is in the registration, and that a gateway which lives gives clients up (GiveClients). Level 8 added that the bytes of
-// clients' calls are written once (CommitData.calls and once).
+// clients' calls are written once (CommitData.calls and once). Level 10 added calls that go on without their client's request, and are ended for good (FenceCall).
 //
 // A command first passes the exactly-once check (see metapb.Identity), from level 3 on a second one if it belongs to an NFS
 // client's call (metapb.Call), then
@@ -248,6 +248,7 @@
 //   - from level 8 on, which parts of files the operations of the newest seq of each slot wrote. CommitData brings that: as many calls as it carries bytes of, none of which
 //     is a reason to refuse it; or one, for which it is carried out once. Under a shared lease only the latter keeps a command that comes late from undoing what others wrote since.
 //     From level 9 on PunchHole, Allocate and CloneRange bring it too, each for one call, for which they are carried out once in any number of pieces.
+//     From level 10 on a copy in the background has a session of its own, with one slot. FenceCall begins it, asks how far it came, and ends it by a higher seq, which keeps what was done.
 //
 // A file without links stays as long as an origin holds it (o/) or a client has an open or a lock-owner of it. From level 10 on that an origin holds it may be because it lingers:
 // it was a gateway that was ended, and that did not tell which its clients had open for reading (loose.go). The inode counts
