@@ -263,6 +263,7 @@ func (cs *copies) start(c *compound, job *copying, buf *readBuffer) (state.State
 	dstFH := ring.Append(nil, fh)
 	rec := state.CopyRecord{ID: o.id.Other, Handle: dstFH}
 	if !c.ownCopy(job, &rec) || !s.recordCopy(c.ctx, o, rec) {
+		job.own = nil // what is left is the request's
 		cs.remove(o)
 		cancel()
 		closeBoth(c.ctx)
