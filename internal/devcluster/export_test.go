@@ -17,6 +17,12 @@ func MetaClient(c *Cluster, name string) (*raftmeta.Client, error) {
 	return c.metaClient(id)
 }
 
+// WithLinger has files without names stay so long for a gateway that was ended.
+func WithLinger(c Config, d time.Duration) Config {
+	c.linger = d
+	return c
+}
+
 // StopGateway stops the ith gateway, but not the first one, as its process would: its connections end.
 func StopGateway(ctx context.Context, c *Cluster, i int) error {
 	m := c.more[i-1]
