@@ -2,6 +2,7 @@ package volume_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -92,5 +93,36 @@ func TestRefusalOfARepetitionPasses(t *testing.T) {
 	}
 	if err := open(); err != nil {
 		t.Errorf("once more: %v", err)
+	}
+}
+
+// A CLONE that was done is told so when it comes again, although its source is shorter now: with a length, or to its end.
+func TestCloneOfCutSource(t *testing.T) {
+	const page = 4 << 10
+	for _, n := range []uint64{0, 2 * page} {
+		for _, size := range []uint64{0, page, 2*page - 1} {
+			p := newPair(t, volume.Config{})
+			ino, src := p.file("f"), p.file("src")
+			p.write(0, src, 0, strings.Repeat("c", 2*page), vfs.FileSync)
+			clone := func(seq uint64, i int, repeated bool) error {
+				return p.vols[i].Clone(vfs.WithCall(t.Context(), calling(seq, repeated)), &vfs.Root, src, page, ino, 0, max(n, page)-page)
+			}
+			if err := clone(5, 0, false); err != nil {
+				t.Fatal(err)
+			}
+			p.end(0)
+			if _, err := p.vols[1].SetAttr(t.Context(), &vfs.Root, src, vfs.SetAttr{Size: &size}, true); err != nil {
+				t.Fatal(err)
+			}
+			p.write(1, ino, 6, "BBBB", vfs.FileSync)
+			if err := clone(5, 1, true); err != nil {
+				t.Errorf("%d bytes of a source of now %d: the repetition is told %v", n, size, err)
+			}
+			p.reads(1, ino, "ccccccBBBB"+strings.Repeat("c", page-10))
+			// One that was not done is checked.
+			if err := clone(6, 1, true); (size < page || n != 0) && vfs.KindOf(err) != vfs.KindInvalid || size >= page && n == 0 && err != nil {
+				t.Errorf("%d bytes of a source of %d: %v", n, size, err)
+			}
+		}
 	}
 }

@@ -111,12 +111,19 @@ func (v *Volume) clone(ctx context.Context, c *vfs.Cred, src vfs.Ino, srcOff uin
 		}
 		size = a.Size
 	}
-	n, err = vfs.CheckClone(src, srcOff, size, dst, dstOff, n, op)
-	if err != nil || n == 0 {
-		return err
-	}
 	call := v.dataCallOf(ctx)
 	inParts := call != nil && call.InParts // else it is one change, remembered as others are
+	all, err := vfs.CheckClone(src, srcOff, size, dst, dstOff, n, op)
+	before := vfs.KindOf(err) == vfs.KindInvalid && call.Repeated() && !inParts && max(srcOff, dstOff) < vfs.MaxSize
+	switch {
+	case before:
+		// It may have been done when the source was another one. The shard knows; and of what was not done it is asked for more than any source has, which it refuses.
+		n = vfs.MaxSize - max(srcOff, dstOff)
+	case err != nil || all == 0:
+		return err
+	default:
+		n = all
+	}
 	pieces := func() error {
 		return v.inPieces(ctx, c, d, dstOff, dstOff+n, !inParts, op, func(ask rangeAsk) *metapb.Command {
 			done := ask.at - dstOff
@@ -128,6 +135,9 @@ func (v *Volume) clone(ctx context.Context, c *vfs.Cred, src vfs.Ino, srcOff uin
 				SrcIno: uint64(src), SrcLeaseEpoch: srcEpoch, SrcOffset: srcOff + done, Whole: true, Call: ask.call,
 			}}}
 		}, func(span, *metapb.RangeResult) { d.ext = extentMap{} })
+	}
+	if before {
+		return pieces()
 	}
 	err = pieces()
 	if vfs.KindOf(err) == vfs.KindQuota {
