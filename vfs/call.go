@@ -81,6 +81,21 @@ func (c *Call) Rewind(n uint32) { c.steps.Store(n) }
 // Doubtful reports whether some of the call's bytes may be part of a file, or become it. To an answer that says otherwise its client would make a new call of it, which would do it twice.
 func (c *Call) Doubtful() bool { return c.Repeated() || c.Begun() }
 
+// besideOps is more than the operations of a request.
+const besideOps = callSteps / 2
+
+// Beside is the call of what is done beside the operation's own mutations, and not each time that it is done: it has numbers of its own, from the first one on.
+func (c *Call) Beside() *Call {
+	if c == nil {
+		return nil
+	}
+	b := &Call{Client: c.Client, Session: c.Session, Slot: c.Slot, Seq: c.Seq, Op: c.Op + besideOps, By: c.By}
+	if c.Repeated() {
+		b.Repeat()
+	}
+	return b
+}
+
 type callKey struct{}
 
 // WithCall is ctx of what is done for call.

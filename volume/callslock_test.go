@@ -3,7 +3,6 @@ package volume_test
 import (
 	"testing"
 
-	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
 	"github.com/rackfs/rackfs/vfs/byterange"
 	"github.com/rackfs/rackfs/volume"
@@ -19,7 +18,7 @@ func TestLateLockChangesNothing(t *testing.T) {
 		if unlock {
 			return p.vols[i].Unlock(ctx, ino, owner, all.First, all.Last)
 		}
-		c, err := p.vols[i].Lock(ctx, ino, owner, vfs.LockState{State: vfs.StateID{2, 7}, Open: vfs.StateID{1, 7}}, all)
+		c, err := p.vols[i].Lock(ctx, ino, owner, vfs.LockState{State: vfs.StateID{2, 7, byte(i)}, Open: vfs.StateID{1, 7}}, all)
 		if c != nil {
 			t.Fatalf("denied by %v", c)
 		}
@@ -35,28 +34,21 @@ func TestLateLockChangesNothing(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			reached, goOn := make(chan struct{}), make(chan struct{})
-			p.gws[0].asking = func(c *metapb.Command) {
-				if c.GetSetLock() != nil {
-					close(reached)
-					<-goOn
-				}
-			}
-			late := make(chan error, 1)
-			go func() { late <- do(p, 0, ino, calling(5, false), unlock) }()
-			<-reached
+			goOn := p.late(5, func(call *vfs.Call) error { return do(p, 0, ino, call, unlock) })
 			if err := do(p, 1, ino, calling(5, true), unlock); err != nil {
 				t.Fatal(err)
 			}
-			other := calling(1, false)
-			if other.Slot = 2; next {
-				other = calling(6, false)
-			}
-			if err := do(p, 1, ino, other, !unlock); err != nil {
+			if err := do(p, 1, ino, otherCall(next), !unlock); err != nil {
 				t.Fatal(err)
 			}
-			close(goOn)
-			if err := <-late; next && vfs.KindOf(err) != vfs.KindSuperseded || !next && err != nil {
+			// A LOCK is told the other gateway's name of it: then it is not this one that tells the client.
+			want := vfs.KindOK
+			if next {
+				want = vfs.KindSuperseded
+			} else if !unlock {
+				want = vfs.KindUnavailable
+			}
+			if err := goOn(); vfs.KindOf(err) != want {
 				t.Errorf("%s: the late one is told %v", name, err)
 			}
 			c, err := p.vols[1].TestLock(t.Context(), ino, vfs.LockOwner{Client: 8, Owner: "another"}, all)

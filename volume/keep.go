@@ -1,7 +1,6 @@
 package volume
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"slices"
@@ -249,23 +248,6 @@ func (v *Volume) record(ctx context.Context, e *inode, s *vfs.Share) error {
 	return err
 }
 
-// applyOpen runs an OpenFile. What denies it may have been closed here already; then it is tried again.
-func (v *Volume) applyOpen(ctx context.Context, op string, c *vfs.Cred, ask *metapb.OpenFile) (*metapb.OpenResult, error) {
-	for again := false; ; again = true {
-		r, err := v.apply(ctx, op, c, &metapb.Command{Op: &metapb.Command_OpenFile{OpenFile: ask}})
-		if err != nil {
-			return nil, err
-		}
-		o := r.GetOpen()
-		if o.GetDenied() == nil {
-			return o, nil
-		}
-		if again || !v.closings.again(ctx, v) {
-			return nil, deniedError(op, o.Denied)
-		}
-	}
-}
-
 func (v *Volume) Share(ctx context.Context, ino vfs.Ino, s vfs.Share) error {
 	e := v.find(ino)
 	if e == nil {
@@ -277,7 +259,7 @@ func (v *Volume) Share(ctx context.Context, ino vfs.Ino, s vfs.Share) error {
 	case old.isRecorded(&s):
 		return nil
 	case s.Lasting(), old != nil && (old.recorded || old.unsure): // the latter needs not to last any more, but it has a record
-		return v.record(ctx, e, &s)
+		return v.record(vfs.WithCall(ctx, vfs.CallOf(ctx).Beside()), e, &s) // whether a record has to be made depends on what this gateway knows
 	}
 	v.setShare(e, &s, false)
 	return nil
@@ -340,20 +322,6 @@ func (v *Volume) Lock(ctx context.Context, ino vfs.Ino, o vfs.LockOwner, s vfs.L
 		return nil, err
 	}
 	return conflictOf(op, res.GetDenied())
-}
-
-// setLock runs a SetLock under the client's call: one that comes late, from a gateway that stood still, must neither unlock what was locked since nor lock what was unlocked.
-func (v *Volume) setLock(ctx context.Context, op string, ask *metapb.SetLock) (*metapb.LockResult, error) {
-	res, err := v.apply(ctx, op, nil, &metapb.Command{Op: &metapb.Command_SetLock{SetLock: ask}})
-	got := res.GetLock()
-	// Another gateway has done it for the same call after this one looked what the client has: it is to be found by the name that the client is told.
-	renamed := err == nil && got.GetDenied() == nil && len(ask.Stateid) > 0 && !bytes.Equal(got.GetStateid(), ask.Stateid)
-	// Or was at a limit, where it is told for ever to be.
-	limited := vfs.KindOf(err) == vfs.KindTooMany && vfs.CallOf(ctx).Repeated()
-	if renamed || limited {
-		res, err = v.apply(vfs.WithCall(ctx, nil), op, nil, &metapb.Command{Op: &metapb.Command_SetLock{SetLock: ask}})
-	}
-	return res.GetLock(), err
 }
 
 func (v *Volume) TestLock(ctx context.Context, ino vfs.Ino, o vfs.LockOwner, r byterange.Range) (*vfs.LockConflict, error) {

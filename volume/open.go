@@ -188,7 +188,7 @@ func (v *Volume) keepLoose(ctx context.Context, e *inode, told []*metapb.ClientO
 			v.setShare(e, &s, true)
 			continue
 		}
-		if err := v.record(ctx, e, &s); err != nil && vfs.KindOf(err) != vfs.KindExpired {
+		if err := v.record(vfs.WithCall(ctx, nil), e, &s); err != nil && vfs.KindOf(err) != vfs.KindExpired {
 			v.cfg.Logger.Warn("an unlinked file that is open will not outlive this gateway", "inode", uint64(e.ino), "err", err)
 		}
 	}
@@ -346,7 +346,7 @@ func (v *Volume) applyCreate(ctx context.Context, op string, c *vfs.Cred, ask *m
 		if cr.GetDenied() == nil {
 			return cr, nil
 		}
-		if again || !v.closings.again(ctx, v) {
+		if again || !v.closings.again(ctx, v) && !vfs.CallOf(ctx).Repeated() {
 			return nil, deniedError(op, cr.Denied)
 		}
 	}

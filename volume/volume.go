@@ -336,7 +336,7 @@ func (v *Volume) applyOnce(ctx context.Context, op string, c *vfs.Cred, cmd *met
 	if c != nil {
 		cmd.Cred = pbCred(c)
 	}
-	if c != nil || cmd.GetSetLock() != nil {
+	if c != nil || cmd.GetSetLock() != nil || cmd.GetOpenFile() != nil {
 		cmd.Call = v.callOf(ctx, cmd)
 	}
 	r, err := v.cfg.Meta.Apply(ctx, v.cfg.Shard, cmd)
@@ -355,7 +355,7 @@ func (v *Volume) callOf(ctx context.Context, cmd *metapb.Command) *metapb.Call {
 	}
 	switch cmd.Op.(type) {
 	case *metapb.Command_Create, *metapb.Command_Link, *metapb.Command_Remove, *metapb.Command_Rename, *metapb.Command_SetAttr,
-		*metapb.Command_SetXattr, *metapb.Command_RemoveXattr, *metapb.Command_SetLock:
+		*metapb.Command_SetXattr, *metapb.Command_RemoveXattr, *metapb.Command_SetLock, *metapb.Command_OpenFile:
 	case *metapb.Command_PunchHole, *metapb.Command_Allocate, *metapb.Command_CloneRange: // the answer says how far it came: so the next one is the same each time
 		if call.InParts || call.Made() >= rangeCalls {
 			return nil

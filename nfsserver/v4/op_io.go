@@ -98,7 +98,11 @@ func (c *compound) revive(o *object, id state.Stateid) status {
 	}
 	defer end()
 	share := state.ReviveShare(c.clientID(), id)
-	if _, err := c.vfsOpen(o, vfs.OpenRead, true, &share); err != nil {
+	ctx := c.ctx
+	c.ctx = vfs.WithCall(ctx, c.opCall.Beside()) // a server that finds its record does not do it
+	_, err := c.vfsOpen(o, vfs.OpenRead, true, &share)
+	c.ctx = ctx
+	if err != nil {
 		return c.typeStatus(o, false, statusOf(err, true))
 	}
 	c.s.remember(o.export.FSID, o.export.FS)
