@@ -218,27 +218,64 @@ func (k *Kept) Close(ctx context.Context, ino vfs.Ino, f vfs.OpenFlags) error {
 func (k *Kept) OpenShared(ctx context.Context, c *vfs.Cred, ino vfs.Ino, f vfs.OpenFlags, override bool, s vfs.Share) (vfs.Attr, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if err := k.check(ino, &s, "open"); err != nil {
-		return vfs.Attr{}, err
+	open := func() (vfs.Attr, error) {
+		if err := k.check(ino, &s, "open"); err != nil {
+			return vfs.Attr{}, err
+		}
+		return k.FS.Open(ctx, c, ino, f, override)
 	}
-	a, err := k.FS.Open(ctx, c, ino, f, override)
-	if err != nil {
-		return a, err
+	var a vfs.Attr
+	var err error
+	if s.Lasting() {
+		a, err = k.recorded(ctx, ino, s, open)
+	} else if a, err = open(); err == nil {
+		k.put(ino, s)
 	}
-	k.opened[opened{ino, f}]++
-	k.put(ino, s)
-	return a, nil
+	if err == nil {
+		k.opened[opened{ino, f}]++
+	}
+	return a, err
 }
 
-func (k *Kept) Share(_ context.Context, ino vfs.Ino, s vfs.Share) error {
+// recorded records a share that do has checked, which returns what it has opened. What was done before is done once more: since then it may have been ended, or it is of another file. k.mu is held.
+func (k *Kept) recorded(ctx context.Context, ino vfs.Ino, s vfs.Share, do func() (vfs.Attr, error)) (vfs.Attr, error) {
+	type made struct {
+		ino   vfs.Ino
+		state vfs.StateID
+	}
+	var a vfs.Attr
+	for tried := false; ; tried = true {
+		m, again, err := once(ctx, k, "open", func() (m made, err error) {
+			if a, err = do(); err == nil {
+				k.put(ino, s)
+			}
+			return made{ino, s.State}, err
+		})
+		switch {
+		case !again:
+			return a, err
+		case err == nil:
+			if key := (shareKey{m.ino, s.Client, m.state}); m != (made{ino, s.State}) {
+				k.unshare(key)
+			}
+			if a, err = do(); err == nil {
+				k.put(ino, s)
+			}
+			return a, err
+		case tried || vfs.KindOf(err) != vfs.KindShareDenied:
+			return a, err
+		}
+	}
+}
+
+func (k *Kept) Share(ctx context.Context, ino vfs.Ino, s vfs.Share) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.commands++
-	if err := k.check(ino, &s, "share"); err != nil {
-		return err
-	}
-	k.put(ino, s)
-	return nil
+	_, err := k.recorded(vfs.WithCall(ctx, vfs.CallOf(ctx).Beside()), ino, s, func() (vfs.Attr, error) {
+		return vfs.Attr{}, k.check(ino, &s, "share")
+	})
+	return err
 }
 
 func (k *Kept) Unshare(_ context.Context, ino vfs.Ino, e vfs.Closing) error {

@@ -32,6 +32,7 @@ func RunKeeper(t *testing.T, fresh func(t *testing.T) Kept) {
 		{"Unlinked", testKeptUnlinked},
 		{"Calls", testCalls},
 		{"CallOfCreate", testCallOfCreate},
+		{"CallOfOpen", testCallOfOpen},
 		{"Release", testRelease},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -345,6 +346,55 @@ func testCallOfCreate(e *keptEnv) {
 	_, _, err = e.FS().Write(e.ctx, &vfs.Root, ino, 0, []byte("x"), vfs.FileSync)
 	e.want("write", err, vfs.KindOK)
 	e.close(ino, first)
+}
+
+// An open is recorded once for its call, and then as the front end that tells of it knows it. One that is presented, or recorded for a LOCK, is not one of the operation's own steps: who finds it recorded does not do it.
+func testCallOfOpen(e *keptEnv) {
+	const both = vfs.OpenRead | vfs.OpenWrite
+	mine := func(n byte, deny vfs.OpenFlags) vfs.Share {
+		return vfs.Share{Client: 1, State: stateID(n), Owner: []byte("o"), Access: both, Deny: deny}
+	}
+	ino, other := e.create("f", mine(1, 0)), e.create("g", mine(2, 0))
+	open := func(ctx context.Context, ino vfs.Ino, s vfs.Share) {
+		e.Helper()
+		a, err := e.FS().OpenShared(ctx, &vfs.Root, ino, s.Access, false, s)
+		e.want("open", err, vfs.KindOK)
+		if a.Ino != ino {
+			e.Errorf("an open of %d tells of %d", ino, a.Ino)
+		}
+	}
+	again := func(op uint32) context.Context {
+		ctx := e.call(1, 0, 1, op)
+		vfs.CallOf(ctx).Repeat()
+		return ctx
+	}
+	open(e.call(1, 0, 1, 1), ino, mine(3, vfs.OpenWrite))
+	e.Restart()
+	second := mine(4, vfs.OpenWrite)
+	open(again(1), ino, second)
+	e.open(ino, shareOf(2, 5, vfs.OpenWrite, 0), vfs.KindShareDenied)
+	e.close(ino, second)
+	e.want("settle", e.FS().Settle(e.ctx), vfs.KindOK)
+	e.open(ino, shareOf(2, 5, vfs.OpenWrite, 0), vfs.KindOK) // nothing denies it
+	open(again(1), other, second)                            // the name is another file's
+	e.close(other, second)
+	open(again(1), other, second) // that was given up
+	e.open(other, shareOf(2, 6, vfs.OpenWrite, 0), vfs.KindShareDenied)
+	e.close(other, second)
+
+	mode := uint32(0o700)
+	beside := e.call(1, 0, 1, 2)
+	read := shareOf(1, 7, vfs.OpenRead, 0)
+	read.Locks = true
+	_, err := e.FS().OpenShared(vfs.WithCall(beside, vfs.CallOf(beside).Beside()), &vfs.Root, ino, vfs.OpenRead, false, read)
+	e.want("open", err, vfs.KindOK)
+	e.want("share", e.FS().Share(beside, ino, shareOf(1, 7, vfs.OpenRead, 0)), vfs.KindOK)
+	for _, ctx := range []context.Context{beside, again(2)} {
+		_, err = e.FS().SetAttr(ctx, &vfs.Root, ino, vfs.SetAttr{Mode: &mode}, false)
+		e.want("setattr", err, vfs.KindOK)
+	}
+	e.want("an earlier call", e.FS().Share(e.call(1, 0, 0, 1), ino, shareOf(1, 7, both, 0)), vfs.KindSuperseded)
+	e.close(ino, read)
 }
 
 func testRelease(e *keptEnv) {
