@@ -165,6 +165,30 @@ func TestLockPastTheDead(t *testing.T) {
 	}
 }
 
+// A LOCK of an open for reading makes a record of that, too: whoever is told of it later finds the record, and does not make one.
+func TestLockOfReaderOverRestarts(t *testing.T) {
+	in := newKeptInstance(t)
+	c := in.dial("c")
+	want(t, "close", c.CloseFile(in.ctx, c.file("x")), nfsv4.NFS4_OK)
+	f := c.open("x", nfsv4.OPEN4_SHARE_ACCESS_READ, 0, nfsv4.NFS4_OK)
+	in.restart() // the open is presented with the LOCK
+	sl, err := c.Session(0).Slot(in.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cp := nfsclient.NewCompound().PutFH(f.FH).Lock(c.ID(), &nfsclient.LockArgs{Type: nfsv4.READ_LT, Length: toEOF, New: true, Stateid: f.Stateid, Owner: "l"})
+	cp.CacheThis = true
+	for range 3 {
+		r := resend(t, in, sl, sl.Sequence()+1, cp)
+		want(t, "lock", statusErr(r), nfsv4.NFS4_OK)
+		r.Release()
+		in.restart()
+	}
+	if n := in.srv.State(); n.Clients != 1 || n.Locks != 1 {
+		t.Errorf("%d clients, %d locks", n.Clients, n.Locks)
+	}
+}
+
 // resend sends cp with a sequence until it is answered.
 func resend(t *testing.T, in *instance, sl *nfsclient.Slot, seq uint32, cp *nfsclient.Compound) *nfsclient.Reply {
 	t.Helper()
