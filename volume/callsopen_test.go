@@ -240,3 +240,25 @@ func TestOpenIsToldAgain(t *testing.T) {
 		})
 	}
 }
+
+// The same of an OPEN that creates, or finds what is there: it was told, given up, and is told again.
+func TestCreateIsToldAgain(t *testing.T) {
+	for _, queued := range []bool{false, true} {
+		p := newPair(t, volume.Config{})
+		ino := p.file("f")
+		s := opener('A', vfs.OpenRead|vfs.OpenWrite, 0)
+		for n := range 3 {
+			made, err := p.vols[1].Create(vfs.WithCall(t.Context(), calling(5, n > 0)), &vfs.Root, vfs.RootIno, "f", vfs.CreateArgs{Open: s.Access, Share: &s})
+			if err != nil || made.Attr.Ino != ino || made.State != s.State {
+				t.Fatal(made, err)
+			}
+			if n == 2 {
+				break
+			}
+			if err := p.vols[1].Unshare(t.Context(), ino, vfs.Closing{Share: s, Now: !queued}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p.recorded(ino, "65 3 0")
+	}
+}

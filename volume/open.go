@@ -273,6 +273,12 @@ func (v *Volume) create(ctx context.Context, c *vfs.Cred, dir vfs.Ino, name stri
 	if share != nil && share.Lasting() {
 		ask.Share = pbShare(0, share)
 	}
+	again := ask.Share != nil && vfs.CallOf(ctx).Repeated()
+	if again { // as applyOpen
+		if err := v.closings.flush(ctx, v); err != nil {
+			return vfs.Created{}, err
+		}
+	}
 	cr, err := v.applyCreate(ctx, op, c, ask)
 	if err != nil {
 		return vfs.Created{}, err
@@ -290,6 +296,12 @@ func (v *Volume) create(ctx context.Context, c *vfs.Cred, dir vfs.Ino, name stri
 		}
 		if a.Open != 0 {
 			v.undoOpen(ctx, e, a.Open)
+		}
+	}
+	if again && cr.GetLease() == nil && vfs.CallOf(ctx).Serving() { // as openOnce: what is told may have been given up since
+		if err := v.record(vfs.WithCall(ctx, nil), e, kept); err != nil {
+			undo()
+			return vfs.Created{}, err
 		}
 	}
 	if a.Open != 0 && (kept == nil || !kept.Lasting()) {
