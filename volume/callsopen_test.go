@@ -3,6 +3,7 @@ package volume_test
 import (
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"github.com/rackfs/rackfs/raftmeta/metapb"
@@ -23,8 +24,8 @@ func (p *pair) openAs(call *vfs.Call, i int, ino vfs.Ino, s vfs.Share) error {
 	return err
 }
 
-// records are what the shard has of client 7's opens of a file.
-func (p *pair) records(ino vfs.Ino) (out []string) {
+// opens are what the shard has of a client's opens of a file.
+func (p *pair) opens(ino vfs.Ino, client uint64) (out []string) {
 	p.t.Helper()
 	for _, v := range p.vols {
 		if err := v.Settle(p.t.Context()); err != nil {
@@ -36,7 +37,7 @@ func (p *pair) records(ino vfs.Ino) (out []string) {
 		p.t.Fatal(err)
 	}
 	for _, o := range r.GetFileOpens().GetOpens() {
-		if o.Client == 7 {
+		if o.Client == client {
 			out = append(out, fmt.Sprint(o.Stateid[2], o.Access, o.Deny))
 		}
 	}
@@ -45,7 +46,7 @@ func (p *pair) records(ino vfs.Ino) (out []string) {
 
 func (p *pair) recorded(ino vfs.Ino, want ...string) {
 	p.t.Helper()
-	if got := p.records(ino); !slices.Equal(got, want) {
+	if got := p.opens(ino, 7); !slices.Equal(got, want) {
 		p.t.Errorf("inode %d: the shard has %q, want %q", ino, got, want)
 	}
 }
@@ -260,5 +261,30 @@ func TestCreateIsToldAgain(t *testing.T) {
 			}
 		}
 		p.recorded(ino, "65 3 0")
+	}
+}
+
+// A removal records no opens of clients that are another gateway's by now: it may know that they have ended.
+func TestRemovalRecordsForWhomIsServed(t *testing.T) {
+	for _, opens := range []int{1, 40} { // that come with the removal, or after it
+		var elsewhere atomic.Bool
+		p := newPair(t, volume.Config{Serves: func(client uint64) (bool, error) { return client != 7 || !elsewhere.Load(), nil }})
+		ino := p.file("f")
+		for n := range opens {
+			for _, client := range []uint64{7, 8} {
+				s := vfs.Share{Client: client, State: vfs.StateID{1, byte(client), byte(n)}, Access: vfs.OpenRead}
+				if _, err := p.vols[1].OpenShared(t.Context(), &vfs.Root, ino, vfs.OpenRead, false, s); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		elsewhere.Store(true)
+		if _, err := p.vols[1].Remove(t.Context(), &vfs.Root, vfs.RootIno, "f", vfs.RemoveAny); err != nil {
+			t.Fatal(err)
+		}
+		p.recorded(ino)
+		if got := p.opens(ino, 8); len(got) != opens {
+			t.Errorf("of %d opens of the other client the shard has %q", opens, got)
+		}
 	}
 }

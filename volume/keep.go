@@ -106,7 +106,16 @@ func (v *Volume) keepOpens() []*metapb.ClientOpen {
 		return nil
 	}
 	list, _ := v.table.looseShares(maxKeepOpens)
-	return list
+	return slices.DeleteFunc(list, func(o *metapb.ClientOpen) bool { return v.elsewhere(o.Client) })
+}
+
+// elsewhere reports whether a client is known to be another gateway's, which may know that what it had open here has ended.
+func (v *Volume) elsewhere(client uint64) bool {
+	if v.cfg.Serves == nil {
+		return false
+	}
+	served, err := v.cfg.Serves(client)
+	return err == nil && !served
 }
 
 // looseOf lists the shares of e that are not recorded.

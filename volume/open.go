@@ -188,6 +188,9 @@ func (v *Volume) keepLoose(ctx context.Context, e *inode, told []*metapb.ClientO
 			v.setShare(e, &s, true)
 			continue
 		}
+		if v.elsewhere(s.Client) {
+			continue
+		}
 		if err := v.record(vfs.WithCall(ctx, nil), e, &s); err != nil && vfs.KindOf(err) != vfs.KindExpired {
 			v.cfg.Logger.Warn("an unlinked file that is open will not outlive this gateway", "inode", uint64(e.ino), "err", err)
 		}
