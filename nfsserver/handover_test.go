@@ -36,6 +36,8 @@ type several struct {
 	store   *keptStore
 	burials sync.WaitGroup
 
+	more []export.Export // what is exported besides, by who has heard of it
+
 	mu     sync.Mutex // guards the following, and dead
 	sides  []*side    // that live, or died a moment ago
 	serves map[state.ClientID]*side
@@ -219,8 +221,8 @@ func (w *several) start() (*side, error) {
 	s.peers = &peers{side: s}
 	srv, err := nfsserver.New(w.ctx, nfsserver.Config{
 		Cluster: [16]byte{1}, Keys: []handle.Key{{ID: 1, Secret: [16]byte{7}}}, Store: s, Name: s.name, Peers: s.peers, Boot: boot, Group: func() string { return "g" },
-		Valid: s.valid, Lease: leaseTime, Logger: slog.New(slog.DiscardHandler),
-		Exports: []export.Export{{ID: 1, FSID: 1, Path: "/default", FS: unsureFS{w.fs, &w.unsure, &w.told, &w.away, &w.held}, Rules: export.Everyone(export.ReadWrite, export.SquashNone)}},
+		Valid: s.valid, Refresh: s.refresh, Lease: leaseTime, Logger: slog.New(slog.DiscardHandler),
+		Exports: w.exports(),
 	})
 	if err != nil {
 		return nil, err
@@ -240,6 +242,18 @@ func (w *several) start() (*side, error) {
 	})
 	w.t.Cleanup(s.stop)
 	return s, nil
+}
+
+func (w *several) exports() []export.Export {
+	return []export.Export{{ID: 1, FSID: 1, Path: "/default", FS: unsureFS{w.fs, &w.unsure, &w.told, &w.away, &w.held}, Rules: export.Everyone(export.ReadWrite, export.SquashNone)}}
+}
+
+// refresh has the server export what the others do.
+func (s *side) refresh(context.Context) error {
+	if s.srv == nil || s.all.more == nil {
+		return nil
+	}
+	return s.srv.SetExports(append(s.all.exports(), s.all.more...))
 }
 
 // traveller is a client at one of the servers.
@@ -296,6 +310,35 @@ func newSeveral(t *testing.T) (context.Context, *several) {
 		w.sides = append(w.sides, s)
 	}
 	return ctx, w
+}
+
+// What a client has in a file system that was made a moment ago goes along to a server that has not heard of it.
+func TestNewFileSystemGoesAlong(t *testing.T) {
+	ctx, w := newSeveral(t)
+	w.more = []export.Export{{ID: 2, FSID: 2, Path: "/new", FS: memfs.Keep(memfs.New(memfs.Options{RootMode: 0o777})), Rules: export.Everyone(export.ReadWrite, export.SquashNone)}}
+	if err := w.pick(0).refresh(ctx); err != nil {
+		t.Fatal(err)
+	}
+	c := w.client("c")
+	root, _, err := c.Walk(ctx, "/new")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := c.Create(ctx, root, "file", 0o666)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.LockRange(ctx, f, &nfsclient.Lock{Owner: "l"}, nfsv4.WRITE_LT, 0, 10); err != nil {
+		t.Fatal(err)
+	}
+	c.move(w.pick(1))
+	if _, err := c.Write(ctx, f, 0, nfsv4.FILE_SYNC4, []byte("x")); err != nil {
+		t.Errorf("write with the stateid from before: %v", err)
+	}
+	d, err := c.TestLock(ctx, f.FH, nfsv4.READ_LT, 0, 1, "other")
+	if err != nil || d == nil {
+		t.Errorf("the lock from before: %+v, %v", d, err)
+	}
 }
 
 // Each OPEN moves a stateid's seqid by one, whichever server it comes to: a Linux client waits for one that it misses.

@@ -54,9 +54,10 @@ type Config struct {
 	Others bool                   // see v4.Config
 	// OthersOpen: see v4.Config
 	OthersOpen func(ctx context.Context, fsid uint32, ino vfs.Ino) (open bool, err error)
-	Peers      v4.Peers         // see v4.Config
-	Clock      func() time.Time // time.Now
-	Logger     *slog.Logger     // slog.Default()
+	Refresh    func(ctx context.Context) error // see v4.Config
+	Peers      v4.Peers                        // see v4.Config
+	Clock      func() time.Time                // time.Now
+	Logger     *slog.Logger                    // slog.Default()
 
 	// Registerer takes the metrics, nil: none. For several servers in one
 	// process wrap it with a label.
@@ -132,7 +133,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	s.v4 = v4.New(v4.Config{
 		State: s.state, Store: cfg.Store, Exports: s.exports, Ring: ring, Cluster: cfg.Cluster,
-		Owner: identity, Scope: identity, Shared: shared, Release: cfg.Release, Valid: cfg.Valid, Others: cfg.Others, OthersOpen: cfg.OthersOpen, Peers: cfg.Peers,
+		Owner: identity, Scope: identity, Shared: shared, Release: cfg.Release, Valid: cfg.Valid, Others: cfg.Others, OthersOpen: cfg.OthersOpen, Refresh: cfg.Refresh, Peers: cfg.Peers,
 		MaxIO: cfg.Limits.MaxIO, ReadMemory: cfg.Limits.ReadMemory, Now: cfg.Clock, Logger: cfg.Logger, Observer: m,
 	})
 	if err := s.v4.Resume(ctx); err != nil {

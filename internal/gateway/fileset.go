@@ -39,12 +39,13 @@ type fileSet struct {
 	g    *Gateway
 	keep bool
 
-	version uint64 // of the list that all is about; only the goroutine that updates touches it, and group
-	group   string // that the list was looked at for
-	closing sync.WaitGroup
-	stop    context.CancelFunc // ends follow; nil: it was not begun
-	done    sync.WaitGroup
-	shards  atomic.Pointer[map[uint32]uint16] // of all that was ever served, by file system id
+	refreshing sync.Mutex // held by who updates; guards version and group, but not while a query is under way
+	version    uint64     // of the list that all is about
+	group      string     // that the list was looked at for
+	closing    sync.WaitGroup
+	stop       context.CancelFunc // ends follow; nil: it was not begun
+	done       sync.WaitGroup
+	shards     atomic.Pointer[map[uint32]uint16] // of all that was ever served, by file system id
 
 	mu      sync.Mutex // guards the following
 	all     map[uint32]*served
@@ -196,19 +197,27 @@ func (s *fileSet) follow(ctx context.Context, interval time.Duration) {
 	}
 }
 
-// refresh asks for the list and serves what is new in it.
+// refresh asks for the list and serves what is new in it: all that there was when it was called. Many may do so at once, who take clients over.
 func (s *fileSet) refresh(ctx context.Context) error {
+	s.refreshing.Lock()
 	if s.g.cfg.Group() != s.group {
 		s.version = 0 // the gateway's node was put into another group
 	}
+	known := s.version
+	s.refreshing.Unlock()
 	qctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
-	r, err := s.g.cfg.Meta.Query(qctx, clusterShard, &metapb.Query{Q: &metapb.Query_FileSystems{FileSystems: &metapb.FileSystemsQ{KnownVersion: s.version}}})
+	r, err := s.g.cfg.Meta.Query(qctx, clusterShard, &metapb.Query{Q: &metapb.Query_FileSystems{FileSystems: &metapb.FileSystemsQ{KnownVersion: known}}})
 	if err != nil {
 		return err
 	}
 	list := r.GetFileSystems()
 	if list.GetUnchanged() {
+		return nil
+	}
+	s.refreshing.Lock()
+	defer s.refreshing.Unlock()
+	if s.version != known && list.GetVersion() <= s.version { // somebody else has taken it in meanwhile
 		return nil
 	}
 	s.version = list.GetVersion()

@@ -245,8 +245,9 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 		return g, vfs.Wrap(op, err)
 	}
 	var othersOpen func(context.Context, uint32, vfs.Ino) (bool, error)
+	var refresh func(context.Context) error
 	if cfg.Several {
-		othersOpen = g.othersOpen
+		othersOpen, refresh = g.othersOpen, g.files.refresh
 	}
 	g.handsOver = group != nil
 	peers, err := g.newRelay()
@@ -258,7 +259,7 @@ func Start(ctx context.Context, cfg Config) (g *Gateway, err error) {
 		Delegations: cfg.Delegations, Limits: nfsserver.Limits{State: state.Limits{ReplyCache: cfg.ReplyCache}},
 		Lease: cfg.Lease, Name: cfg.Name, Group: group, Release: cfg.Release, Logger: cfg.Logger, Registerer: cfg.Registerer,
 		Valid:  func(fsid uint32) bool { return g.members.valid(g.files.shardOf(fsid)) },
-		Others: cfg.Several, OthersOpen: othersOpen, Peers: peers,
+		Others: cfg.Several, OthersOpen: othersOpen, Refresh: refresh, Peers: peers,
 	})
 	if err != nil {
 		return g, vfs.Wrap(op, err)

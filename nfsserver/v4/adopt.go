@@ -166,6 +166,11 @@ func (s *Server) adoptOnce(ctx context.Context, removals uint64, cs state.Client
 
 // readKept reads what the file systems keep for the client of a.
 func (s *Server) readKept(ctx context.Context, a *state.Adoption) error {
+	if s.cfg.Refresh != nil {
+		if err := s.cfg.Refresh(ctx); err != nil {
+			return err
+		}
+	}
 	for id, fs := range s.cfg.Exports.Table().FileSystems() {
 		k := s.keeperOf(fs)
 		if k == nil {

@@ -46,6 +46,7 @@ func (c *compound) opSequence() status {
 		c.replay = res.Replay
 		return nfsv4.NFS4_OK
 	}
+	c.table = c.s.cfg.Exports.Table() // to take the client over may have brought exports up to date (readKept)
 	c.call, c.uncached = res.Call, res.Uncached
 	b := append(c.r.B, a.SessionID[:]...)
 	b = xdr.AppendUint32(b, a.Sequence)

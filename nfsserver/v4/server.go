@@ -78,6 +78,10 @@ type Config struct {
 	// OthersOpen reports whether another server has a file open for reading, which is not recorded; an error if not all have answered. nil: there are no others.
 	OthersOpen func(ctx context.Context, fsid uint32, ino vfs.Ino) (open bool, err error)
 
+	// Refresh brings the exports up to date, or fails. It is called before a client is taken over: that may have open what was exported a moment ago, of which another server
+	// has heard sooner, and what is not found then is lost to it. nil: they are.
+	Refresh func(ctx context.Context) error
+
 	// Peers carries requests of clients that other servers serve to these; nil: such clients come here, each time. Needs a SessionStore.
 	Peers Peers
 
