@@ -50,7 +50,7 @@ func newTwoGuests(t *testing.T, addresses [3]string, mount func(*kclient.Net, *k
 	dirs := map[string]string{"a": t.TempDir(), "b": t.TempDir()}
 	booting := map[string]func(testing.TB) *kclient.Running{}
 	for name, dir := range dirs {
-		booting[name] = network.Booting(t, kclient.Guest{Name: name, MemoryMiB: 384, Writable: []string{dir}})
+		booting[name] = network.Booting(t, kclient.Guest{Name: name, MemoryMiB: 512, Writable: []string{dir}})
 	}
 	rack := network.NewRack(t)
 	dir := t.TempDir()
