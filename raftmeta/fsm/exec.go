@@ -182,8 +182,6 @@ func (x *call) runNamespace(c *metapb.Command) (*metapb.Result, error) {
 		return x.returnBlocks(op.ReturnBlocks)
 	case *metapb.Command_CloseFiles:
 		return x.closeFiles(op.CloseFiles)
-	case *metapb.Command_KeepOpens:
-		return x.keepLoose(op.KeepOpens)
 	case *metapb.Command_ReleaseClients:
 		return x.releaseClients(op.ReleaseClients)
 	case *metapb.Command_ReleaseSession:
@@ -235,6 +233,8 @@ func (x *call) runNamespace(c *metapb.Command) (*metapb.Result, error) {
 		return x.fenceCall(op.FenceCall)
 	case *metapb.Command_ReleaseOrphan:
 		return x.releaseOrphan(op.ReleaseOrphan)
+	case *metapb.Command_KeepOpens:
+		return x.keepLoose(op.KeepOpens)
 	case *metapb.Command_OpenFile:
 		return x.openFile(op.OpenFile)
 	case *metapb.Command_SetLock:
