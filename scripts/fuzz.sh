@@ -1,6 +1,6 @@
 #!/bin/bash
 # Runs every fuzz target of the repository for FUZZTIME (default 3s), one after the other: the go tool takes
-# one target of one package at a time. The test binaries are compiled once, all together. New
+# one target of one package at a time. Each package's test binary is compiled once. New
 # inputs that reach new code are kept in FUZZCACHE (default: the go tool's own); an input that fails is written to the
 # package's testdata/fuzz, to be committed with the fix.
 #
@@ -30,11 +30,13 @@ module=$($GO list -m)
 failed=()
 # As go test -fuzz does, but only our packages count coverage: to instrument Pebble, Raft and all else they import takes
 # minutes, and guides nobody. make lint is what vets; a panic's stack needs no debug information.
-$GO test -c -vet=off -ldflags="-s -w" -gcflags="$module/...=-d=libfuzzer" -o "$bin/" $(sed -E 's|^(.*)/[^/]*$|./\1|' <<<"$targets" | sort -u)
+for dir in $(sed -E 's|/[^/]*$||' <<<"$targets" | sort -u); do # one by one: of several go chooses the names, for v4 the one above it
+	$GO test -c -vet=off -ldflags="-s -w" -gcflags="$module/...=-d=libfuzzer" -o "$bin/${dir//\//-}.test" "./$dir"
+done
 for t in $targets; do
 	dir=${t%/*} name=${t##*/}
 	# Minimising is bounded: one large input would take a minute.
-	if out=$(cd "$dir" && "$bin/${dir##*/}.test" -test.run='^$' -test.fuzz="^$name\$" -test.fuzztime="$FUZZTIME" \
+	if out=$(cd "$dir" && "$bin/${dir//\//-}.test" -test.run='^$' -test.fuzz="^$name\$" -test.fuzztime="$FUZZTIME" \
 		-test.fuzzminimizetime=100x -test.fuzzcachedir="$FUZZCACHE/$module/$dir" 2>&1); then
 		echo "ok    $t  $(grep -oP 'execs: \d+' <<<"$out" | tail -1)"
 	elif grep -q '^ *context deadline exceeded$' <<<"$out" && ! grep -qE 'Failing input|panic:|terminated|hung' <<<"$out"; then
