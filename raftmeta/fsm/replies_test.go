@@ -37,6 +37,9 @@ func TestCallsHappenOnce(t *testing.T) {
 		h.cmds = h.cmds[:0]
 		for range num("commands", 10, 60) {
 			c := h.nfsOp()
+			if e := c.GetExpireOrigin(); e != nil {
+				e.Origin = max(e.Origin, 3) // the one that sends again goes on; its records, which only one machine has, take no part of a purge
+			}
 			if idempotent(c) || c.GetCloseFiles() != nil || c.GetReleaseSlots() != nil {
 				both(c)
 				for k, s := range slots {
