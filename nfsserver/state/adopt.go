@@ -1,6 +1,7 @@
 package state
 
 import (
+	"encoding/binary"
 	"time"
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
@@ -204,9 +205,28 @@ func (s *State) adoptOpen(c *client, a *AdoptedOpen, eff *Effects) {
 	o.seqid, o.loose = firstSeqid, true
 	o.kept = true
 	o.setShare(shareBits(a.Access), shareBits(a.Deny))
+	o.widen(string(a.Owner))
 	// What the unions were made of is not kept: a downgrade to any part is allowed.
 	o.accessSeen, o.denySeen = partsOf(o.access), partsOf(o.deny)|1
 	o.held[a.Access] = true
+}
+
+// widen gives o, and all opens of its owner and file, the access of all of them: to the client they are one, and what it locked through one it may use with the access of another.
+func (o *open) widen(owner string) {
+	if len(o.file.opens) == 1 || owner == "" {
+		return
+	}
+	var all []*open
+	access, tag := uint32(0), ownerTag(owner)
+	for x := range o.file.opens {
+		if x.client == o.client && binary.BigEndian.Uint16(x.other[6:]) == tag {
+			all = append(all, x)
+			access |= x.access
+		}
+	}
+	for _, x := range all {
+		x.setShare(access, x.deny)
+	}
 }
 
 // shareBits are the protocol's bits of f; they are the same.

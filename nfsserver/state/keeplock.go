@@ -37,8 +37,9 @@ func (s *State) BeginLock(now time.Time, a LockArgs) (*LockPlan, Status) {
 		return nil, st
 	}
 	p.key = lockOwnerKey{p.open.client, p.Owner.Owner}
+	there := p.open.file.owners[p.key]
 	switch {
-	case p.locks != nil && p.locks.busy, p.locks == nil && p.open.file.locking[p.key]:
+	case there != nil && there.busy, p.locks == nil && p.open.file.locking[p.key]:
 		return nil, nfsv4.NFS4ERR_DELAY
 	case p.locks != nil:
 		p.locks.busy = true

@@ -24,13 +24,28 @@ type lockState struct {
 
 	// unsure: a Keeper's answer did not come, so it may have more than the table here.
 	unsure bool
+
+	// instead, if not zero, is what the Keeper may have it under still: an answer to the LOCK that made it did not come.
+	instead vfs.StateID
 }
 
-func (l *lockState) openState() *open { return l.open }
+func (l *lockState) openState() *open { return l.open.now() }
 
-// ending names l to a vfs.Keeper.
-func (l *lockState) ending() vfs.HeldLocks {
-	return vfs.HeldLocks{Ino: l.file.key.Ino, Owner: l.owner(), LockState: vfs.LockState{State: l.other, Open: l.open.other}}
+// appendEnding names l to a vfs.Keeper.
+func (l *lockState) appendEnding(list []vfs.HeldLocks) []vfs.HeldLocks {
+	h := vfs.HeldLocks{Ino: l.file.key.Ino, Owner: l.owner(), LockState: vfs.LockState{State: l.other, Open: l.open.other}}
+	list = append(list, h)
+	if l.instead != (vfs.StateID{}) {
+		h.State = l.instead
+		list = append(list, h)
+	}
+	return list
+}
+
+// mayBeFreed reports whether the client may have given l up before, with nothing left that says so: it was adopted, holds nothing, was not named since, and is not what the LOCK with this tail
+// made. The end of it may come yet, from the gateway that the client freed it at, or closed the open at.
+func (l *lockState) mayBeFreed(tail uint32) bool {
+	return l.loose && !l.named && !l.unsure && !madeBy(l.other, tail) && l.file.locks.Holds(l) == 0
 }
 
 func (l *lockState) owner() vfs.LockOwner {
@@ -118,7 +133,10 @@ func (s *State) planLock(a *LockArgs) (*LockPlan, Status) {
 		return nil, nfsv4.NFS4ERR_DELAY
 	}
 	p := &LockPlan{Range: byterange.Range{First: first, Last: last, Write: write}, open: o, locks: l}
-	if l != nil {
+	if l != nil && a.New && l.mayBeFreed(a.Tail) {
+		p.locks = nil // a stateid of its own, which its late end does not name
+	}
+	if l := p.locks; l != nil {
 		p.Owner, p.State = l.owner(), vfs.LockState{State: l.other, Open: o.other}
 		return p, nfsv4.NFS4_OK
 	}
@@ -140,6 +158,7 @@ func (s *State) granted(p *LockPlan) {
 	if !p.Range.Write {
 		s.unlocked(l.file.key) // it may have been a write lock
 	}
+	l.instead = vfs.StateID{}
 	l.bump()
 }
 
@@ -151,7 +170,7 @@ func (s *State) lockHolder(a *LockArgs) (*open, *lockState, Status) {
 		if st != nfsv4.NFS4_OK {
 			return nil, nil, st
 		}
-		return l.open, l, nfsv4.NFS4_OK
+		return l.open.now(), l, nfsv4.NFS4_OK
 	}
 	o, st := s.lookupOpen(a.Client, a.File, a.Stateid)
 	if st != nfsv4.NFS4_OK {
@@ -160,11 +179,16 @@ func (s *State) lockHolder(a *LockArgs) (*open, *lockState, Status) {
 	return o, o.file.owners[lockOwnerKey{o.client, string(a.Owner)}], nfsv4.NFS4_OK
 }
 
+// newLockState makes the lock state of an owner, in place of one that there is.
 func (s *State) newLockState(o *open, owner string, other vfs.StateID) *lockState {
 	l := &lockState{
 		stateidState: stateidState{other: other, client: o.client, file: o.file},
 		key:          lockOwnerKey{o.client, owner},
 		open:         o,
+	}
+	if was := o.file.owners[l.key]; was != nil {
+		l.instead = was.other
+		s.endLockState(was)
 	}
 	s.stateids[other] = l
 	o.file.owners[l.key] = l
@@ -273,7 +297,7 @@ func (s *State) FreeStateid(now time.Time, client ClientID, id Stateid) (Effects
 		return s.effects(eff), nfsv4.NFS4ERR_LOCKS_HELD
 	}
 	if l.open.kept {
-		eff.Unshare = append(eff.Unshare, FileClosing{l.file.key, vfs.Closing{Locks: []vfs.HeldLocks{l.ending()}}})
+		eff.Unshare = append(eff.Unshare, FileClosing{l.file.key, vfs.Closing{Locks: l.appendEnding(nil)}})
 	}
 	s.endLockState(l)
 	return s.effects(eff), nfsv4.NFS4_OK

@@ -43,7 +43,8 @@ type open struct {
 	version              int  // changes with what has to be kept
 	// former are adopted opens of the same owner and file in whose place this one came. They end with it.
 	former []*open
-	aside  bool // another open came in its place
+	aside  bool // another open came in its place:
+	by     *open
 }
 
 const (
@@ -52,6 +53,14 @@ const (
 )
 
 func (o *open) openState() *open { return o }
+
+// now is o, or what came in its place.
+func (o *open) now() *open {
+	if o.by != nil {
+		return o.by
+	}
+	return o
+}
 
 // flagsOf are the vfs flags of a share access; the bits are the same.
 func flagsOf(access uint32) vfs.OpenFlags {
@@ -136,14 +145,25 @@ func (s *State) ownOpen(c *client, a *OpenArgs) (own *open, unsure []*open) {
 
 // known reports whether the OPEN that a describes is one more of o. One that was adopted, and that the client has not named since, it may have closed before, with nothing left
 // that says so. Then it waits for the first seqid, and if it has not, for one that is not known here: a Linux client does so for 5 s. A stateid that is new it
-// takes in both cases, and frees the other one.
+// takes in both cases, and frees the other one. And the late end of the one that it closed does not name the new one.
 func (o *open) known(a *OpenArgs) bool {
-	return !o.loose || o.named || madeBy(o.other, a.Tail) || len(o.locks) > 0 || o.deny != 0 || a.Deny != 0
+	return !o.loose || o.named || madeBy(o.other, a.Tail) || o.locked() || o.deny != 0 || a.Deny != 0
+}
+
+// locked reports whether o has lock states that the client knows.
+func (o *open) locked() bool {
+	for l := range o.locks {
+		if !l.mayBeFreed(0) {
+			return true
+		}
+	}
+	return false
 }
 
 // setAside has o make way for by, a new open of its owner, which is one of the same file for both: I/O by its stateid goes on.
 func (s *State) setAside(o, by *open, eff *Effects) {
 	by.former = append(by.former, o)
+	o.by = by
 	by.accessSeen |= o.accessSeen
 	by.setShare(by.access|o.access, by.deny)
 	for flags, held := range o.held {
@@ -393,7 +413,7 @@ func (s *State) endOpen(o *open, eff *Effects, released bool) {
 	}
 	end := FileClosing{o.file.key, vfs.Closing{Share: o.share(), Now: o.deny != 0, Released: released}}
 	for l := range o.locks {
-		end.Locks = append(end.Locks, l.ending())
+		end.Locks = l.appendEnding(end.Locks)
 		end.Now = end.Now || l.unsure || l.file.locks.Holds(l) > 0
 		s.endLockState(l)
 	}
