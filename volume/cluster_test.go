@@ -290,7 +290,12 @@ func (c *crashing) Clone(ctx context.Context, cr *vfs.Cred, src vfs.Ino, srcOff 
 }
 
 func newCrashing(t testing.TB, cfg volume.Config) *crashing {
-	c := &crashing{t: t, meta: newMetadata(t), blocks: newBlocks(), cfg: cfg}
+	return newCrashingAt(t, cfg, fsm.Level)
+}
+
+// newCrashingAt is one with metadata of an earlier level.
+func newCrashingAt(t testing.TB, cfg volume.Config, level uint32) *crashing {
+	c := &crashing{t: t, meta: newMetadataAt(t, level), blocks: newBlocks(), cfg: cfg}
 	c.start()
 	t.Cleanup(func() { c.volume().Abandon() })
 	return c

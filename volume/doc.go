@@ -109,7 +109,8 @@
 //
 // With Config.Keep the volume is a vfs.Keeper: what has to outlive this gateway of a client's opens and locks is recorded at the
 // shard, by the command that opens the file. The table has a copy of what is recorded, and the shares that are not, of files open here; an open that
-// is recorded as it is costs no command. Ends of opens that nobody waits for go together, a little later (closings). Commands that change
+// is recorded as it is costs no command. Opens for reading have no record until they are a second or two old, or their file is
+// removed (loose.go). Ends of opens that nobody waits for go together, a little later (closings). Commands that change
 // what a user sees carry the NFS call of their context, so that a repeated one has the outcome of the first.
 //
 // # Unlinked files

@@ -165,6 +165,7 @@ func (v *Volume) keepSome(ctx context.Context, some []*keptShare) bool {
 		files = append(files, e)
 		mine = append(mine, k)
 	}
+	var sure []*keptShare // of mine, until now
 	v.table.mu.Lock()
 	for _, k := range later {
 		v.table.loose.put(k, &v.table.loose.young)
@@ -174,7 +175,9 @@ func (v *Volume) keepSome(ctx context.Context, some []*keptShare) bool {
 			mine[i] = nil
 			continue
 		}
-		k.unsure = true // whoever ends it from now on tells the metadata
+		if !k.unsure {
+			k.unsure, sure = true, append(sure, k) // whoever ends it from now on tells the metadata
+		}
 		ask.Opens = append(ask.Opens, pbShare(k.ino, &k.Share))
 	}
 	v.table.mu.Unlock()
@@ -191,6 +194,9 @@ func (v *Volume) keepSome(ctx context.Context, some []*keptShare) bool {
 	v.table.mu.Lock()
 	if vfs.KindOf(err) == vfs.KindNotSupported {
 		v.table.loose.pause = v.table.loose.ticks + refusedTicks
+		for _, k := range sure {
+			k.unsure = false
+		}
 	}
 	for i, k := range mine {
 		e := v.table.inodes[k.ino]

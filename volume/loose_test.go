@@ -97,6 +97,21 @@ func TestOldOpensAreRecorded(t *testing.T) {
 	}
 }
 
+// TestOldOpensOfALowerLevel shows that where opens for reading are not recorded their ends cost nothing either.
+func TestOldOpensOfALowerLevel(t *testing.T) {
+	c := newCrashingAt(t, noTicks, 9)
+	ino := c.file("f", "content")
+	s := c.reader(ino, 1)
+	n := c.commands()
+	c.volume().KeepOld()
+	c.volume().KeepOld()
+	c.unread(ino, s)
+	c.settled()
+	if n["CloseFiles"] != 0 {
+		t.Fatalf("an open that was not recorded cost %v", n)
+	}
+}
+
 // TestOldOpenKeepsFile shows that a file that a client has had open for reading stays when it is removed after the gateway died, and before its client is heard of again.
 func TestOldOpenKeepsFile(t *testing.T) {
 	c := newCrashing(t, noTicks)

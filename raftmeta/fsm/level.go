@@ -34,11 +34,8 @@ const levelCalledData = 8
 const levelCalledRanges = 9
 
 // levelLoose is the level that added that opens without a record outlive their gateway: those that go on get one (KeepOpens), and files without names stay for a while for
-// a gateway that was ended.
+// a gateway that was ended. And that a call which goes on without its client's request can be ended for good: FenceCall.
 const levelLoose = 10
-
-// levelFences is the same level, which also added that a call which goes on without its client's request can be ended for good: FenceCall.
-const levelFences = levelLoose
 
 // levelOf is the level that added a command.
 func levelOf(c *metapb.Command) uint32 {
@@ -69,10 +66,8 @@ func levelOf(c *metapb.Command) uint32 {
 		return levelGateways
 	case *metapb.Command_GiveClients:
 		return levelHandover
-	case *metapb.Command_KeepOpens:
+	case *metapb.Command_KeepOpens, *metapb.Command_FenceCall:
 		return levelLoose
-	case *metapb.Command_FenceCall:
-		return levelFences
 	}
 	return 1
 }
