@@ -341,7 +341,7 @@ func TestNewFileSystemGoesAlong(t *testing.T) {
 	}
 }
 
-// Each OPEN moves a stateid's seqid by one, whichever server it comes to: a Linux client waits for one that it misses.
+// Each OPEN moves a stateid's seqid by one, or makes a stateid whose seqid is the first, whichever server it comes to: a Linux client waits for one that it misses. The former stateid is good in both cases.
 func TestSeqidsGoAlong(t *testing.T) {
 	ctx, w := newSeveral(t)
 	c := w.client("c")
@@ -349,16 +349,31 @@ func TestSeqidsGoAlong(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range 6 {
+	for i := range 12 {
 		c.move(w.pick(i % 2))
+		if i%3 > 0 {
+			without := *f
+			without.Stateid.Seqid = 0 // as Linux does
+			if _, err := c.Write(ctx, &without, 0, nfsv4.FILE_SYNC4, []byte("x")); err != nil {
+				t.Fatalf("write %d: %v", i, err)
+			}
+		}
 		g, err := c.Open(ctx, c.root, nfsclient.OpenArgs{Name: "file"})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if g.Stateid.Other != f.Stateid.Other || g.Stateid.Seqid != f.Stateid.Seqid+1 {
+		if same := g.Stateid.Other == f.Stateid.Other; same && g.Stateid.Seqid != f.Stateid.Seqid+1 || !same && g.Stateid.Seqid != 1 {
 			t.Fatalf("open %d: stateid %v after %v", i, g.Stateid, f.Stateid)
 		}
+		for _, h := range []*nfsclient.File{f, g} {
+			if _, err := c.Write(ctx, &nfsclient.File{FH: h.FH, Stateid: nfsclient.Stateid{Other: h.Stateid.Other}}, 0, nfsv4.FILE_SYNC4, []byte("y")); err != nil {
+				t.Fatalf("write %d by %v: %v", i, h.Stateid, err)
+			}
+		}
 		f = g
+	}
+	if err := c.CloseFile(ctx, f); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package memfs
 
 import (
+	"bytes"
 	"context"
 	"maps"
 	"slices"
@@ -255,7 +256,8 @@ func (k *Kept) recorded(ctx context.Context, ino vfs.Ino, s vfs.Share, do func()
 		case !again:
 			return a, err
 		case err == nil:
-			if key := (shareKey{m.ino, s.Client, m.state}); m != (made{ino, s.State}) {
+			// One of another owner is a delegation, which came with the open that the call recorded first.
+			if key := (shareKey{m.ino, s.Client, m.state}); m != (made{ino, s.State}) && k.shares[key] != nil && bytes.Equal(k.shares[key].Owner, s.Owner) {
 				k.unshare(key)
 			}
 			if a, err = do(); err == nil {

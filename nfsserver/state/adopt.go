@@ -1,7 +1,6 @@
 package state
 
 import (
-	"encoding/binary"
 	"time"
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
@@ -63,9 +62,8 @@ func (s *State) Adopt(now time.Time, a Adoption) (eff Effects, again bool) {
 		return s.effects(eff), again
 	}
 	c := s.adoptClient(now, &a.Client)
-	since := false // it has changed something since it was handed over: at a server that did not give it up
 	for i := range a.Sessions {
-		since = s.adoptSession(c, &a.Sessions[i], a.Slots[a.Sessions[i].ID]) || since
+		s.adoptSession(c, &a.Sessions[i], a.Slots[a.Sessions[i].ID])
 	}
 	for i := range a.Opens {
 		s.adoptOpen(c, &a.Opens[i], &eff)
@@ -76,9 +74,9 @@ func (s *State) Adopt(now time.Time, a Adoption) (eff Effects, again bool) {
 	for i := range a.Replies {
 		s.adoptReply(c, &a.Replies[len(a.Replies)-1-i]) // the newest is first, also when they go on
 	}
-	for _, q := range a.Seqids {
+	for _, q := range a.Seqids { // of what may have ended since, at a server that did not give the client up
 		if h, ok := s.stateids[q.State]; ok && h.holder().client == c {
-			h.holder().seqid, h.holder().named = q.Seqid, !since // who gave the client up knew what it knows
+			h.holder().seqid = q.Seqid
 		}
 	}
 	return s.effects(eff), false
@@ -140,10 +138,9 @@ func appendID(b []byte, id ClientID) []byte {
 	return b
 }
 
-// adoptSession reports whether slots tells of requests that the record, as of a hand-over, does not know.
-func (s *State) adoptSession(c *client, r *SessionRecord, slots []vfs.SlotSeq) (since bool) {
+func (s *State) adoptSession(c *client, r *SessionRecord, slots []vfs.SlotSeq) {
 	if _, ended := s.unended[r.ID]; ended || s.sessions[r.ID] != nil || r.Fore.MaxSlots == 0 {
-		return false
+		return
 	}
 	ss := &session{
 		id:       r.ID,
@@ -156,13 +153,12 @@ func (s *State) adoptSession(c *client, r *SessionRecord, slots []vfs.SlotSeq) (
 		sequence: r.Sequence,
 		resumed:  true,
 	}
-	since = s.adoptSlots(ss, r, slots)
+	s.adoptSlots(ss, r, slots)
 	s.sessions[ss.id] = ss
 	c.sessions[ss] = struct{}{}
 	if ss.sequence == c.csSequence {
 		c.csReply, c.csStatus = ss.reply(), nfsv4.NFS4_OK
 	}
-	return since
 }
 
 // adoptReply has a slot answer a request that was answered by another server instance.
@@ -205,28 +201,20 @@ func (s *State) adoptOpen(c *client, a *AdoptedOpen, eff *Effects) {
 	o.seqid, o.loose = firstSeqid, true
 	o.kept = true
 	o.setShare(shareBits(a.Access), shareBits(a.Deny))
-	o.widen(string(a.Owner))
+	o.widen()
 	// What the unions were made of is not kept: a downgrade to any part is allowed.
 	o.accessSeen, o.denySeen = partsOf(o.access), partsOf(o.deny)|1
 	o.held[a.Access] = true
 }
 
 // widen gives o, and all opens of its owner and file, the access of all of them: to the client they are one, and what it locked through one it may use with the access of another.
-func (o *open) widen(owner string) {
-	if len(o.file.opens) == 1 || owner == "" {
+func (o *open) widen() {
+	if len(o.file.opens) == 1 {
 		return
 	}
-	var all []*open
-	access, tag := uint32(0), ownerTag(owner)
-	for x := range o.file.opens {
-		if x.client == o.client && binary.BigEndian.Uint16(x.other[6:]) == tag {
-			all = append(all, x)
-			access |= x.access
-		}
-	}
-	for _, x := range all {
-		x.setShare(access, x.deny)
-	}
+	access := uint32(0)
+	o.file.ofOwner(o.client, tagOf(o.other), func(x *open) { access |= x.access })
+	o.file.ofOwner(o.client, tagOf(o.other), func(x *open) { x.setShare(access, x.deny) })
 }
 
 // shareBits are the protocol's bits of f; they are the same.

@@ -434,8 +434,7 @@ func TestOpenOfWhatMayBeClosed(t *testing.T) {
 			a.Locks = []state.AdoptedLocks{{FS: fileA.FS, HeldLocks: vfs.HeldLocks{Ino: fileA.Ino, Owner: vfs.LockOwner{Client: 9, Owner: "l"}, LockState: vfs.LockState{State: vfs.StateID{2, 2}, Open: old.Other},
 				Ranges: []byterange.Range{{First: 0, Last: 9, Write: true}}}}}
 		},
-		"handed over": func(a *state.Adoption) { a.Seqids = []state.StateSeqid{{State: old.Other, Seqid: 3}} },
-		"denies":      func(a *state.Adoption) { a.Opens[0].Deny = vfs.OpenWrite },
+		"denies": func(a *state.Adoption) { a.Opens[0].Deny = vfs.OpenWrite },
 	} {
 		t.Run(name, func(t *testing.T) { // it is known to be open, or must be one
 			_, p := adopt(t, with(more))
@@ -444,18 +443,89 @@ func TestOpenOfWhatMayBeClosed(t *testing.T) {
 			}
 		})
 	}
-	// What was handed over stays in the client's record, also when the server that it was handed to has died.
-	t.Run("handed over to one that died", func(t *testing.T) {
-		w, p := adopt(t, with(func(a *state.Adoption) {
-			a.Seqids = []state.StateSeqid{{State: old.Other, Seqid: 3}}
-			a.Slots = map[state.SessionID][]vfs.SlotSeq{session.ID: {{Slot: 1, Seq: 6}}} // it has changed something there
-		}))
+	// What was handed over stays in the client's record, also when the server that it was handed to has died. So it says nothing of what is open, only which seqid it has.
+	handed := with(func(a *state.Adoption) { a.Seqids = []state.StateSeqid{{State: old.Other, Seqid: 3}} })
+	t.Run("handed over", func(t *testing.T) {
+		w, p := adopt(t, handed)
 		id, _, st := w.s.Open(w.now, p.plan(fileA, read, none))
 		w.wantStatus("OPEN", st, ok)
 		if id.Other == old.Other || id.Seqid != 1 {
 			t.Errorf("opened %v", id)
 		}
 		p.io(fileA, old, vfs.OpenWrite, ok)
+	})
+	t.Run("handed over and named", func(t *testing.T) {
+		w, p := adopt(t, handed)
+		p.io(fileA, state.Stateid{Other: old.Other}, vfs.OpenWrite, ok)
+		id, _, st := w.s.Open(w.now, p.plan(fileA, read, none))
+		w.wantStatus("OPEN", st, ok)
+		if id.Other != old.Other || id.Seqid != 4 {
+			t.Errorf("opened %v", id)
+		}
+	})
+	t.Run("tested", func(t *testing.T) { // which a client does with what it has another one in place of
+		w, p := adopt(t, plain)
+		w.wantStatus("TEST_STATEID", w.s.TestStateid(p.id, old), ok)
+		id, _, st := w.s.Open(w.now, p.plan(fileA, read, none))
+		w.wantStatus("OPEN", st, ok)
+		if id.Other == old.Other || id.Seqid != 1 {
+			t.Errorf("opened %v", id)
+		}
+	})
+	// A lock-owner that was adopted may have been freed: its first LOCK makes a new one. Of one whose answer does not come CLOSE ends what may be there, by both names.
+	t.Run("a lock-owner that may be freed", func(t *testing.T) {
+		w, p := adopt(t, with(func(a *state.Adoption) {
+			a.Locks = []state.AdoptedLocks{{FS: fileA.FS, HeldLocks: vfs.HeldLocks{Ino: fileA.Ino, Owner: vfs.LockOwner{Client: 9, Owner: "l"}, LockState: vfs.LockState{State: vfs.StateID{2, 2}, Open: old.Other}}}}
+		}))
+		id, _, st := w.s.Open(w.now, p.plan(fileA, write, none))
+		w.wantStatus("OPEN", st, ok)
+		if id.Other == old.Other || id.Seqid != 1 {
+			t.Errorf("opened %v", id)
+		}
+		args := keptLock(id, "l")
+		args.Client = p.id
+		plan, st := w.s.BeginLock(w.now, args)
+		w.wantStatus("LOCK", st, ok)
+		if plan.State.State == (vfs.StateID{2, 2}) {
+			t.Errorf("planned %+v", plan)
+		}
+		_, st = w.s.BeginUnlock(p.id, fileA, state.Stateid{Other: vfs.StateID{2, 2}}, 0, 10)
+		w.wantStatus("LOCKU beside it", st, nfsv4.NFS4ERR_DELAY)
+		_, _, _, st = w.s.EndLock(w.now, plan, nil, true)
+		w.wantStatus("LOCK", st, nfsv4.NFS4ERR_DELAY)
+		_, eff, st := w.s.Close(w.now, p.id, fileA, id)
+		w.wantStatus("CLOSE", st, ok)
+		got := map[vfs.StateID]bool{}
+		for _, u := range eff.Unshare {
+			for _, l := range u.Locks {
+				got[l.State] = true
+			}
+		}
+		if len(got) != 2 || !got[plan.State.State] || !got[vfs.StateID{2, 2}] {
+			t.Errorf("ended the locks %v", got)
+		}
+	})
+	// A LOCK that was prepared with the former one goes with the new one, and a client does not deny itself anything.
+	t.Run("locked by the former one", func(t *testing.T) {
+		w, p := adopt(t, plain)
+		id, _, st := w.s.Open(w.now, p.plan(fileA, read, none))
+		w.wantStatus("OPEN", st, ok)
+		args := keptLock(old, "l")
+		args.Client = p.id
+		plan, st := w.s.BeginLock(w.now, args)
+		w.wantStatus("LOCK", st, ok)
+		if plan.State.Open != id.Other {
+			t.Errorf("locked by %x", plan.State.Open)
+		}
+		_, _, _, st = w.s.EndLock(w.now, plan, nil, false)
+		w.wantStatus("LOCK", st, ok)
+		_, st = w.s.OpenAllowed(w.now, p.openArgs(fileA, read, nfsv4.OPEN4_SHARE_DENY_WRITE))
+		w.wantStatus("OPEN", st, ok)
+		_, eff, st := w.s.Close(w.now, p.id, fileA, id)
+		w.wantStatus("CLOSE", st, ok)
+		if len(eff.Unshare) != 2 || len(eff.Unshare[0].Locks)+len(eff.Unshare[1].Locks) != 1 || w.s.Stats().Locks != 0 {
+			t.Errorf("ended %+v", eff.Unshare)
+		}
 	})
 	t.Run("named", func(t *testing.T) {
 		w, p := adopt(t, plain)
@@ -499,33 +569,37 @@ func (noFiles) CloseFile(context.Context, state.FileClose)       {}
 func (noFiles) Share(context.Context, state.FileShare) error     { return nil }
 func (noFiles) Unshare(context.Context, state.FileClosing) error { return nil }
 
-// An open that a request made before a restart is found when the request comes again, and its seqid does not move.
-func TestRepeatedOpenKeepsItsSeqid(t *testing.T) {
-	w := newKeptWorld(t)
-	a := w.keptClient("a")
-	tail := state.Tail(&vfs.Call{Session: [16]byte{1}, Slot: 2, Seq: 3, Op: 4})
-	args := a.openArgs(fileA, write, none)
-	args.Tail = tail
-	w.wantStatus("PlanOpen", w.s.PlanOpen(&args), ok)
-	made := args.Plan.Share
+// An open that a request made before a restart may have been ended by then, though nothing is written down of that yet. When the request comes again it is a
+// new one, unless it denies something: the end of such a one is not put off. In both cases its seqid is the first.
+func TestRepeatedOpen(t *testing.T) {
+	for _, deny := range []uint32{none, nfsv4.OPEN4_SHARE_DENY_WRITE} {
+		w := newKeptWorld(t)
+		a := w.keptClient("a")
+		tail := state.Tail(&vfs.Call{Session: [16]byte{1}, Slot: 2, Seq: 3, Op: 4})
+		open := func(tail uint32) (id, planned state.Stateid) {
+			args := a.openArgs(fileA, write, deny)
+			args.Tail = tail
+			w.wantStatus("PlanOpen", w.s.PlanOpen(&args), ok)
+			id, _, st := w.s.Open(w.now, args)
+			w.wantStatus("OPEN", st, ok)
+			return id, state.Stateid{Seqid: 1, Other: args.Plan.Share.State}
+		}
+		args := a.openArgs(fileA, write, deny)
+		args.Tail = tail
+		w.wantStatus("PlanOpen", w.s.PlanOpen(&args), ok)
+		made := args.Plan.Share
 
-	w.s = state.New(state.Config{Lease: lease, Boot: 8, Kept: true}, w.now)
-	w.s.Adopt(w.now, state.Adoption{
-		ClientState: state.ClientState{Client: state.ClientRecord{Owner: []byte("a"), Principal: "root", ClientID: a.id, Reclaimed: true}},
-		Opens:       []state.AdoptedOpen{{FS: 1, HeldOpen: vfs.HeldOpen{Ino: fileA.Ino, Share: made}}},
-	})
-	args = a.openArgs(fileA, write, none)
-	args.Tail = tail
-	w.wantStatus("PlanOpen", w.s.PlanOpen(&args), ok)
-	id, _, st := w.s.Open(w.now, args)
-	w.wantStatus("OPEN", st, ok)
-	if id.Other != made.State || id.Seqid != 1 {
-		t.Errorf("opened %v, want %x with seqid 1", id, made.State)
-	}
-	args = a.openArgs(fileA, write, none)
-	args.Tail = tail + 2
-	w.wantStatus("PlanOpen", w.s.PlanOpen(&args), ok)
-	if id, _, _ = w.s.Open(w.now, args); id.Seqid != 2 {
-		t.Errorf("the next open has seqid %d", id.Seqid)
+		w.s = state.New(state.Config{Lease: lease, Boot: 8, Kept: true}, w.now)
+		w.s.Adopt(w.now, state.Adoption{
+			ClientState: state.ClientState{Client: state.ClientRecord{Owner: []byte("a"), Principal: "root", ClientID: a.id, Reclaimed: true}},
+			Opens:       []state.AdoptedOpen{{FS: 1, HeldOpen: vfs.HeldOpen{Ino: fileA.Ino, Share: made}}},
+		})
+		id, planned := open(tail)
+		if id != planned || (id.Other == made.State) != (deny != none) {
+			t.Errorf("deny %d: opened %v, planned %v, made before: %x", deny, id, planned, made.State)
+		}
+		if id, _ = open(tail + 2); id.Seqid != 2 {
+			t.Errorf("deny %d: the next open has seqid %d", deny, id.Seqid)
+		}
 	}
 }

@@ -39,7 +39,7 @@ func (s *State) BeginLock(now time.Time, a LockArgs) (*LockPlan, Status) {
 	p.key = lockOwnerKey{p.open.client, p.Owner.Owner}
 	there := p.open.file.owners[p.key]
 	switch {
-	case there != nil && there.busy, p.locks == nil && p.open.file.locking[p.key]:
+	case there != nil && there.busy, p.open.file.locking[p.key]:
 		return nil, nfsv4.NFS4ERR_DELAY
 	case p.locks != nil:
 		p.locks.busy = true
@@ -182,7 +182,7 @@ func (s *State) BeginUnlock(client ClientID, f File, id Stateid, offset, length 
 	if st != nfsv4.NFS4_OK {
 		return nil, st
 	}
-	if l.busy {
+	if l.busy || l.file.locking[l.key] {
 		return nil, nfsv4.NFS4ERR_DELAY
 	}
 	l.busy = true

@@ -50,15 +50,17 @@ const (
 
 // lateRun is a client with one file, which goes from server to server.
 type lateRun struct {
-	rt    *rapid.T
-	now   time.Time
-	shard lateShard
-	s     *state.State // the server that it is at
-	boot  uint32
-	late  []state.FileClosing // ends of opens and locks that former servers, and this one, have not sent yet
-	tail  uint32
+	rt     *rapid.T
+	now    time.Time
+	shard  lateShard
+	s      *state.State       // the server that it is at
+	handed []state.StateSeqid // by the last one that gave it up
+	boot   uint32
+	late   []state.FileClosing // ends of opens and locks that former servers, and this one, have not sent yet
+	tail   uint32
 
 	open   *state.Stateid
+	former []state.Stateid // in whose place open came
 	access uint32
 	locks  map[string]*lateLock
 	moved  int // late ends that came when another server had the client
@@ -86,6 +88,7 @@ func (r *lateRun) take() {
 	r.boot++
 	r.s = state.New(state.Config{Lease: lease, Boot: r.boot, Kept: true}, r.now)
 	a := state.Adoption{Removals: r.s.Removals()}
+	a.Seqids = r.handed
 	a.ClientState.Client = state.ClientRecord{Owner: []byte("x"), Principal: "root", ClientID: 9, Sequence: 1, Reclaimed: true}
 	a.ClientState.Sessions = []state.SessionRecord{{ID: state.SessionID{5}, Client: 9, Sequence: 1, Fore: chan4k(3)}}
 	for _, id := range slices.SortedFunc(maps.Keys(r.shard.opens), func(a, b vfs.StateID) int { return bytes.Compare(a[:], b[:]) }) {
@@ -102,6 +105,24 @@ func (r *lateRun) take() {
 		r.was[i] = true
 	}
 	r.effects(eff)
+}
+
+// give has its server give the client up, after it has sent all that it has queued.
+func (r *lateRun) give() {
+	for i, c := range r.late {
+		if !r.was[i] {
+			r.shard.end(c)
+		}
+	}
+	still := r.late[:0]
+	for i, c := range r.late {
+		if r.was[i] { // another one's
+			still = append(still, c)
+		}
+	}
+	r.late, r.was = still, slices.Repeat([]bool{true}, len(still))
+	r.handed = r.s.Leaving(9).Seqids
+	r.take()
 }
 
 func (r *lateRun) effects(eff state.Effects) {
@@ -142,16 +163,50 @@ func (r *lateRun) doOpen(tail uint32, access uint32, how int) bool {
 	if how == lateUnheard {
 		return false
 	}
+	if r.num("put off", 0, 9) == 0 { // NFS4ERR_DELAY, which the client may not hear
+		r.effects(r.s.Abandon(a))
+		if r.num("heard", 0, 1) == 0 {
+			return false
+		}
+		return r.doOpen(r.nextTail(), access, lateAnswers)
+	}
+	if r.open != nil && r.num("reads meanwhile", 0, 9) == 0 {
+		r.read()
+	}
 	id, eff, st := r.s.Open(r.now, a)
 	r.want("OPEN", st, ok)
 	r.effects(eff)
-	if before := r.open; before != nil && before.Other != id.Other && r.num("frees the former", 0, 1) == 1 {
-		eff, st := r.s.FreeStateid(r.now, 9, *before)
-		r.want("FREE_STATEID", st, ok, nfsv4.NFS4ERR_LOCKS_HELD)
-		r.effects(eff)
+	// What has Linux wait for 5 s: a seqid that is not the next one it knows.
+	switch before := r.open; {
+	case before == nil && id.Seqid != 1:
+		r.rt.Fatalf("the client has closed the file, and is told %v", id)
+	case before != nil && before.Other != id.Other:
+		if id.Seqid != 1 {
+			r.rt.Fatalf("the client has %v, and is told %v", before, id)
+		}
+		r.former = append(r.former, *before)
+		if r.num("tests the former", 0, 1) == 1 {
+			r.s.TestStateid(9, *before)
+		}
+		if r.num("frees the former", 0, 2) == 1 {
+			eff, st := r.s.FreeStateid(r.now, 9, *before)
+			r.want("FREE_STATEID", st, ok, nfsv4.NFS4ERR_LOCKS_HELD)
+			r.effects(eff)
+		}
+	case before != nil && id.Seqid > before.Seqid+1:
+		r.rt.Fatalf("the client has %v, and is told %v", before, id)
+	}
+	if r.open != nil && r.open.Other == id.Other && id.Seqid < r.open.Seqid {
+		id.Seqid = r.open.Seqid // it is the newest that the client has been told
 	}
 	r.open, r.access = &id, r.access|access
 	return true
+}
+
+// read is I/O as of Linux, whose stateid has no seqid.
+func (r *lateRun) read() {
+	_, _, st := r.s.CheckIO(r.now, 9, fileA, state.Stateid{Other: r.open.Other}, vfs.OpenFlags(r.access))
+	r.want("I/O", st, ok)
 }
 
 func (r *lateRun) doLock(tail uint32, owner string, how int) bool {
@@ -235,7 +290,7 @@ func (r *lateRun) doClose(how int) bool {
 	if how == lateUnheard {
 		return false
 	}
-	r.open, r.access = nil, 0
+	r.open, r.access, r.former = nil, 0, nil
 	for _, l := range r.locks {
 		*l = lateLock{}
 	}
@@ -246,6 +301,12 @@ func (r *lateRun) doClose(how int) bool {
 func (r *lateRun) call() {
 	tail, owner := r.nextTail(), string(rune('a'+r.num("owner", 0, 1)))
 	var do func(how int) bool
+	if len(r.former) > 0 && r.num("asks", 0, 9) == 0 {
+		r.s.TestStateid(9, r.former[r.num("former", 0, len(r.former)-1)])
+	}
+	if r.open != nil && r.num("reads", 0, 5) == 0 {
+		r.read()
+	}
 	switch what := r.num("call", 0, 9); {
 	case r.open == nil || what < 2:
 		access := uint32(r.num("access", 1, 3))
@@ -302,7 +363,11 @@ func TestLateEnds(t *testing.T) {
 		for i := range r.num("steps", 1, 60) {
 			switch what := r.num("step", 0, 9); {
 			case what == 0:
-				r.take()
+				if r.num("planned", 0, 1) == 1 {
+					r.give()
+				} else {
+					r.take()
+				}
 			case what < 3:
 				r.comes()
 			default:
@@ -321,7 +386,8 @@ func TestLateEnds(t *testing.T) {
 		}
 		for range 1 + len(r.shard.opens) { // each that kept its record goes when its owner has closed the file once more
 			if r.open == nil {
-				r.doOpen(r.nextTail(), write, lateAnswers)
+				for !r.doOpen(r.nextTail(), write, lateAnswers) {
+				}
 			}
 			r.doClose(lateAnswers)
 			for len(r.late) > 0 {

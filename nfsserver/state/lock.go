@@ -42,10 +42,10 @@ func (l *lockState) appendEnding(list []vfs.HeldLocks) []vfs.HeldLocks {
 	return list
 }
 
-// mayBeFreed reports whether the client may have given l up before, with nothing left that says so: it was adopted, holds nothing, was not named since, and is not what the LOCK with this tail
-// made. The end of it may come yet, from the gateway that the client freed it at, or closed the open at.
-func (l *lockState) mayBeFreed(tail uint32) bool {
-	return l.loose && !l.named && !l.unsure && !madeBy(l.other, tail) && l.file.locks.Holds(l) == 0
+// mayBeFreed reports whether the client may have given l up before, with nothing left that says so: it was adopted, holds nothing and was not named since. The end of it may
+// come yet, from the gateway that the client freed it at, or closed the open at.
+func (l *lockState) mayBeFreed() bool {
+	return l.loose && !l.named && l.file.locks.Holds(l) == 0
 }
 
 func (l *lockState) owner() vfs.LockOwner {
@@ -133,7 +133,7 @@ func (s *State) planLock(a *LockArgs) (*LockPlan, Status) {
 		return nil, nfsv4.NFS4ERR_DELAY
 	}
 	p := &LockPlan{Range: byterange.Range{First: first, Last: last, Write: write}, open: o, locks: l}
-	if l != nil && a.New && l.mayBeFreed(a.Tail) {
+	if l != nil && a.New && l.mayBeFreed() {
 		p.locks = nil // a stateid of its own, which its late end does not name
 	}
 	if l := p.locks; l != nil {
@@ -176,7 +176,7 @@ func (s *State) lockHolder(a *LockArgs) (*open, *lockState, Status) {
 	if st != nfsv4.NFS4_OK {
 		return nil, nil, st
 	}
-	return o, o.file.owners[lockOwnerKey{o.client, string(a.Owner)}], nfsv4.NFS4_OK
+	return o.now(), o.file.owners[lockOwnerKey{o.client, string(a.Owner)}], nfsv4.NFS4_OK
 }
 
 // newLockState makes the lock state of an owner, in place of one that there is.

@@ -1,7 +1,6 @@
 package state
 
 import (
-	"encoding/binary"
 	"time"
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
@@ -119,41 +118,54 @@ func (s *State) checkOpen(now time.Time, a *OpenArgs, eff *Effects) (*client, St
 // ownOpen is the open of the same owner and file that the client knows, nil if there is none. unsure are others that it may have closed: an
 // OPEN makes a state of its own in their place, if there is none that the client knows.
 func (s *State) ownOpen(c *client, a *OpenArgs) (own *open, unsure []*open) {
-	o := c.opens[openKey{owner: string(a.Owner), file: a.File}]
-	if o != nil {
-		if o.known(a) {
-			return o, nil
-		}
-		unsure = append(unsure, o)
-	}
 	f := s.files[a.File]
-	if c.revived == 0 || f == nil {
-		return nil, unsure
+	var locked []*open // which the client knows, or another one in its place
+	take := func(o *open) {
+		switch {
+		case o.known(a):
+			own = o
+		case o.locked():
+			locked = append(locked, o)
+		default:
+			unsure = append(unsure, o)
+		}
 	}
-	tag := ownerTag(string(a.Owner))
+	if o := c.opens[openKey{owner: string(a.Owner), file: a.File}]; o != nil {
+		take(o)
+	}
+	if c.revived > 0 && f != nil {
+		f.ofOwner(c, ownerTag(string(a.Owner)), func(o *open) {
+			if !o.aside && o.key.revived != (vfs.StateID{}) {
+				take(o)
+			}
+		})
+	}
+	if own == nil && len(locked) == 1 && len(unsure) == 0 {
+		return locked[0], nil
+	}
+	return own, append(unsure, locked...)
+}
+
+// ofOwner calls fn for the opens of f that are, by all that can be told, of one owner of c.
+func (f *file) ofOwner(c *client, tag uint16, fn func(*open)) {
 	for o := range f.opens {
-		if o.client != c || o.aside || o.key.revived == (vfs.StateID{}) || binary.BigEndian.Uint16(o.other[6:]) != tag {
-			continue
+		if o.client == c && tagOf(o.other) == tag {
+			fn(o)
 		}
-		if o.known(a) {
-			return o, unsure
-		}
-		unsure = append(unsure, o)
 	}
-	return nil, unsure
 }
 
 // known reports whether the OPEN that a describes is one more of o. One that was adopted, and that the client has not named since, it may have closed before, with nothing left
 // that says so. Then it waits for the first seqid, and if it has not, for one that is not known here: a Linux client does so for 5 s. A stateid that is new it
-// takes in both cases, and frees the other one. And the late end of the one that it closed does not name the new one.
+// takes in both cases. And the late end of the one that it closed does not name the new one.
 func (o *open) known(a *OpenArgs) bool {
-	return !o.loose || o.named || madeBy(o.other, a.Tail) || o.locked() || o.deny != 0 || a.Deny != 0
+	return !o.loose || o.named || o.deny != 0 || a.Deny != 0
 }
 
 // locked reports whether o has lock states that the client knows.
 func (o *open) locked() bool {
 	for l := range o.locks {
-		if !l.mayBeFreed(0) {
+		if !l.mayBeFreed() {
 			return true
 		}
 	}
@@ -233,7 +245,7 @@ func (s *State) shareConflict(now time.Time, f *file, own *open, access, deny ui
 	}
 	var over []*client
 	for o := range f.opens {
-		if o == own || o.deny&access == 0 && o.access&deny == 0 {
+		if o == own || own != nil && o.by == own || o.deny&access == 0 && o.access&deny == 0 {
 			continue
 		}
 		if !s.expired(o.client, now) {
@@ -525,6 +537,13 @@ func (s *State) Close(now time.Time, client ClientID, f File, id Stateid) (State
 		return Stateid{}, s.effects(eff), st
 	}
 	if o.client.adopted {
+		// The client has closed the file: what else was adopted of the owner it may not know any more.
+		o.file.ofOwner(o.client, tagOf(o.other), func(x *open) {
+			x.named = x.named && !x.loose
+			for l := range x.locks {
+				l.named = l.named && !l.loose
+			}
+		})
 		o.client.spend(o.other)
 		for _, x := range o.former {
 			o.client.spend(x.other)

@@ -206,7 +206,7 @@ func (s *State) endSlots(ss *session) {
 }
 
 // adoptSlots makes the slots of a session of another server instance, with what file systems remember of them.
-func (s *State) adoptSlots(ss *session, r *SessionRecord, known []vfs.SlotSeq) (since bool) {
+func (s *State) adoptSlots(ss *session, r *SessionRecord, known []vfs.SlotSeq) {
 	n := r.Slots
 	ss.resized = n != 0
 	if n == 0 {
@@ -230,11 +230,10 @@ func (s *State) adoptSlots(ss *session, r *SessionRecord, known []vfs.SlotSeq) (
 		}
 		if sl := ss.slots[q.Slot]; !sl.used || q.Seq > sl.wide {
 			sl.used, sl.wide, sl.sequence = true, q.Seq, uint32(q.Seq)
-			sl.final, since = false, true
+			sl.final = false
 		}
 	}
 	s.stillResizing(ss)
-	return since
 }
 
 // resize looks at a new request of ss: does it say that slots are given up, or do those that there are not suffice. knows: its client has

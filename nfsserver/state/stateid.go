@@ -74,6 +74,9 @@ func clientTag(id ClientID) uint16 {
 	return uint16(xxhash.Sum64(b[:]))
 }
 
+// tagOf is the ownerTag in other.
+func tagOf(other vfs.StateID) uint16 { return binary.BigEndian.Uint16(other[6:]) }
+
 func ownerTag(owner string) uint16 { return uint16(xxhash.Sum64String(owner)) }
 
 // newOther makes the other of a new state.
@@ -196,6 +199,11 @@ func (s *State) TestStateid(client ClientID, id Stateid) Status {
 		return nfsv4.NFS4_OK
 	}
 	s.tests(client)
+	h := s.stateids[id.Other]
+	named := h != nil && h.holder().named
 	_, st := s.lookup(client, id)
+	if h != nil {
+		h.holder().named = named // a client asks of what it has another one in place of, too
+	}
 	return st
 }
