@@ -302,9 +302,12 @@ func (h *holder) tellLast(origin uint64) {
 	}
 }
 
-// tickle has those who were connected with the former holder find out, some times until ctx ends.
-func (h *holder) tickle(ctx context.Context, ifc *net.Interface, list []connection) {
+// tickle has those who were connected with the former holder find out, some times until ctx ends, or this process stood still and another one may have the address.
+func (h *holder) tickle(ctx context.Context, l *raftmeta.Lease, ifc *net.Interface, list []connection) {
 	for try := range tickles {
+		if !l.Valid() {
+			return
+		}
 		if try > 0 { // the first announcement may be lost, and with it the answers to the first segment
 			_ = announce(ifc, h.address.Addr())
 		}
@@ -388,7 +391,7 @@ func (h *holder) hold(ctx context.Context, l *raftmeta.Lease, ifc *net.Interface
 			if placed && len(former) > 0 {
 				list := former
 				former = nil
-				helpers.Go(func() { h.tickle(holding, ifc, list) })
+				helpers.Go(func() { h.tickle(holding, l, ifc, list) })
 			}
 			if err != nil && err.Error() != h.told {
 				h.told = err.Error()
