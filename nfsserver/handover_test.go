@@ -312,6 +312,44 @@ func newSeveral(t *testing.T) (context.Context, *several) {
 	return ctx, w
 }
 
+// A server that has a client by the store, but does not know it, because it ended its request between the two, gives on what the former one has handed over: a WRITE whose answer was lost is
+// answered by the third one, and not done again.
+func TestHandedOnUnknown(t *testing.T) {
+	ctx, w := newSeveral(t)
+	c := w.client("c")
+	f, err := c.Create(ctx, c.root, "file", 0o666)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sl, err := c.Session(0).Slot(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cp := nfsclient.NewCompound().PutFH(f.FH).Write(f.Stateid, 0, nfsv4.FILE_SYNC4, []byte("once"))
+	r, err := sl.Do(ctx, cp)
+	if err != nil || r.Status != nfsv4.NFS4_OK {
+		t.Fatal(err, r)
+	}
+	first := bytes.Clone(r.Body())
+	r.Release()
+	id := state.ClientID(c.ID())
+	if err := w.pick(0).srv.GiveUp(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.pick(1).Take(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.pick(1).srv.GiveUp(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	c.move(w.pick(0))
+	r = resendTo(t, ctx, sl, cp)
+	defer r.Release()
+	if r.Status != nfsv4.NFS4_OK || !bytes.Equal(first, r.Body()) {
+		t.Errorf("first answer\n%x, then %v\n%x", first, r.Status, r.Body())
+	}
+}
+
 // What a client has in a file system that was made a moment ago goes along to a server that has not heard of it.
 func TestNewFileSystemGoesAlong(t *testing.T) {
 	ctx, w := newSeveral(t)

@@ -114,16 +114,8 @@ func (m *membership) watch(ctx context.Context) {
 		}
 		m.log.Error("gateway: the metadata ended this gateway's leases because they were not renewed; what was buffered is lost, clients that have it write it again", "shard", m.shard)
 		m.lease.Store(nil)
-		l, inc := m.again(ctx)
+		l := m.renewed(ctx)
 		if l == nil {
-			return
-		}
-		m.mu.Lock()
-		for _, v := range m.volumes {
-			v.Reregistered(l.Origin(), inc)
-		}
-		m.mu.Unlock()
-		if !m.retaken(ctx) {
 			return
 		}
 		m.lease.Store(l)
@@ -131,21 +123,45 @@ func (m *membership) watch(ctx context.Context) {
 	}
 }
 
-// retaken runs retake until it succeeds; false if ctx ended first.
-func (m *membership) retaken(ctx context.Context) bool {
+// renewed registers anew and goes on with what the former origin had; nil if it must not or ctx ended.
+func (m *membership) renewed(ctx context.Context) *raftmeta.Lease {
+	for {
+		l, inc := m.again(ctx)
+		if l == nil {
+			return nil
+		}
+		m.mu.Lock()
+		for _, v := range m.volumes {
+			v.Reregistered(l.Origin(), inc)
+		}
+		m.mu.Unlock()
+		switch retaken, over := m.retaken(ctx, l.Ended()); {
+		case retaken:
+			return l
+		case !over:
+			return nil
+		}
+		m.log.Warn("gateway: the metadata ended this gateway's new leases, too, before it knew what the former ones served", "shard", m.shard)
+	}
+}
+
+// retaken runs retake until it succeeds. It does not if ctx ends first, or the origin that it is run as, which is over then: nothing more is answered to that.
+func (m *membership) retaken(ctx context.Context, ended <-chan struct{}) (retaken, over bool) {
 	if m.retake == nil {
-		return true
+		return true, false
 	}
 	for {
 		err := m.retake(ctx)
 		if err == nil {
-			return true
+			return true, false
 		}
 		m.log.Warn("gateway: what this gateway's former origin served is not known yet; will be tried again", "shard", m.shard, "err", err)
 		select {
 		case <-time.After(reregisterPause):
+		case <-ended:
+			return false, true
 		case <-ctx.Done():
-			return false
+			return false, false
 		}
 	}
 }

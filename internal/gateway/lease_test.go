@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"log/slog"
 	"slices"
 	"testing"
 
@@ -172,4 +173,34 @@ func repeated() *vfs.Call {
 	c := new(vfs.Call)
 	c.Repeat()
 	return c
+}
+
+// What the former origin served is asked for until it is known, unless the origin that asks ends, too: then it is registered anew before.
+func TestRetakenUntilTheEnd(t *testing.T) {
+	ended := make(chan struct{})
+	tries := 0
+	m := &membership{log: slog.New(slog.DiscardHandler), retake: func(context.Context) error {
+		if tries++; tries == 1 {
+			close(ended)
+		}
+		return vfs.KindUnknownOrigin.Err("take clients")
+	}}
+	if retaken, over := m.retaken(t.Context(), ended); retaken || !over || tries != 1 {
+		t.Errorf("ended: %v, %v after %d tries", retaken, over, tries)
+	}
+	m.retake = func(context.Context) error {
+		if tries++; tries == 3 {
+			return nil
+		}
+		return vfs.KindUnavailable.Err("take clients")
+	}
+	if retaken, over := m.retaken(t.Context(), make(chan struct{})); !retaken || over || tries != 3 {
+		t.Errorf("%v, %v after %d tries", retaken, over, tries)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	m.retake = func(context.Context) error { return ctx.Err() }
+	if retaken, over := m.retaken(ctx, make(chan struct{})); retaken || over {
+		t.Errorf("cancelled: %v, %v", retaken, over)
+	}
 }

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"log/slog"
@@ -41,7 +42,9 @@ type sessionStore struct {
 
 	order [recordLocks]sync.Mutex // by client: changes of a record happen in order, held while one is stored
 
-	mu       sync.Mutex // guards known and versions
+	mu       sync.Mutex // guards the fields below
+	doubted  uint64     // counts hand-overs of unknown outcome
+	settled  uint64     // so many of them have one
 	known    map[state.ClientID]state.ClientRecord
 	versions map[state.ClientID]map[state.SessionID]uint64 // state.SessionRecord.Version of what was stored last
 }
@@ -255,15 +258,36 @@ func (s *sessionStore) Retake(ctx context.Context) (map[state.ClientID]bool, err
 	if err != nil {
 		return nil, vfs.Wrap("gateway.retake clients", err)
 	}
+	// One that another gateway had between the two, and gave up, is not as it is remembered here: its next request finds what was handed over.
+	now, err := s.meta.NFSClients(ctx, s.name)
+	if err != nil {
+		return nil, vfs.Wrap("gateway.retake clients", err)
+	}
+	before := make(map[uint64]*metapb.ClientSessions, len(list))
+	for _, c := range list {
+		before[c.GetClient().GetId()] = c
+	}
+	slices.Sort(taken)
 	served := make(map[state.ClientID]bool, len(taken))
-	for _, id := range taken {
-		served[state.ClientID(id)] = true
+	for _, c := range now {
+		id := c.GetClient().GetId()
+		if _, mine := slices.BinarySearch(taken, id); mine && sameHandOver(before[id], c) {
+			served[state.ClientID(id)] = true
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	maps.DeleteFunc(s.known, func(id state.ClientID, _ state.ClientRecord) bool { return !served[id] })
 	maps.DeleteFunc(s.versions, func(id state.ClientID, _ map[state.SessionID]uint64) bool { return !served[id] })
 	return served, nil
+}
+
+// sameHandOver reports whether a client was not given up between two looks at it.
+func sameHandOver(a, b *metapb.ClientSessions) bool {
+	return bytes.Equal(a.GetClient().GetHanded(), b.GetClient().GetHanded()) &&
+		slices.EqualFunc(a.GetSessions(), b.GetSessions(), func(x, y *metapb.SessionRecord) bool {
+			return bytes.Equal(x.GetId(), y.GetId()) && bytes.Equal(x.GetRecord(), y.GetRecord())
+		})
 }
 
 // serves reports whether the gateway serves a client: it has taken or made it, and has not given it up, nor lost it to another gateway.
@@ -286,6 +310,9 @@ func (s *sessionStore) ClientOfOwner(ctx context.Context, owner []byte) (state.C
 
 func (s *sessionStore) Take(ctx context.Context, id state.ClientID) (state.ClientState, error) {
 	const op = "gateway.take client"
+	if err := s.settleGives(ctx); err != nil {
+		return state.ClientState{}, vfs.Wrap(op, err)
+	}
 	c, err := s.meta.NFSClient(ctx, uint64(id))
 	if err != nil {
 		return state.ClientState{}, vfs.Wrap(op, err)
@@ -314,6 +341,23 @@ func (s *sessionStore) Take(ctx context.Context, id state.ClientID) (state.Clien
 	return cs, nil
 }
 
+// settleGives returns when no hand-over can be carried out that was begun before: it would give away again, unnoticed, a client that was taken back.
+func (s *sessionStore) settleGives(ctx context.Context) error {
+	s.mu.Lock()
+	doubted, settled := s.doubted, s.settled
+	s.mu.Unlock()
+	if settled == doubted {
+		return nil
+	}
+	if err := s.meta.Settle(ctx, clusterShard); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.settled = max(s.settled, doubted)
+	return nil
+}
+
 func (s *sessionStore) Wish(ctx context.Context, id state.ClientID) error {
 	return vfs.Wrap("gateway.wish client", s.meta.WishNFSClient(ctx, uint64(id)))
 }
@@ -332,6 +376,11 @@ func (s *sessionStore) Give(ctx context.Context, id state.ClientID, h state.Hand
 	given, err := s.meta.GiveNFSClients(ctx, []*metapb.GivenClient{g})
 	if err == nil && len(given) == 0 {
 		return false, nil
+	}
+	if vfs.KindOf(err) == vfs.KindUnknown {
+		s.mu.Lock()
+		s.doubted++
+		s.mu.Unlock()
 	}
 	if err != nil && vfs.KindOf(err) != vfs.KindUnknown {
 		return false, vfs.Wrap(op, err)

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"reflect"
 	"slices"
@@ -260,6 +261,101 @@ func TestGive(t *testing.T) {
 			t.Fatalf("taken %+v, want %+v", got, want)
 		}
 		a, b = b, a
+	}
+}
+
+// lateMeta does not know what became of the next hand-over, which is carried out when somebody waits for it.
+type lateMeta struct {
+	*origin0
+	late func()
+}
+
+func (m *lateMeta) GiveNFSClients(ctx context.Context, clients []*metapb.GivenClient) ([]uint64, error) {
+	m.late = func() {
+		if given, err := m.origin0.GiveNFSClients(context.WithoutCancel(ctx), clients); err != nil || len(given) != len(clients) {
+			panic(fmt.Sprint(given, err))
+		}
+	}
+	return nil, vfs.KindUnknown.Err("give clients")
+}
+
+func (m *lateMeta) Settle(context.Context, uint16) error {
+	if m.late != nil {
+		m.late()
+		m.late = nil
+	}
+	return nil
+}
+
+// A hand-over that is carried out late does not take away a client that came back meanwhile.
+func TestTakenBackBeforeItWasGiven(t *testing.T) {
+	ctx := t.Context()
+	meta := newShard0At(t)
+	late := &lateMeta{origin0: meta.gateway("a", 1)}
+	a, b := newSessionStore(late, "a", []uint16{1}, slog.New(slog.DiscardHandler)), newStore(meta.gateway("b", 1), "b")
+	ids, err := a.NewClientIDs(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec := state.ClientRecord{Owner: []byte("host"), ClientID: ids[0], Sequence: 1, Reclaimed: true}
+	s := state.SessionRecord{ID: state.SessionID{1}, Client: ids[0], Sequence: 1, Fore: state.ChannelAttrs{MaxSlots: 9}}
+	if err := a.PutSession(ctx, state.SessionPut{Client: rec, Session: s}); err != nil {
+		t.Fatal(err)
+	}
+	if given, err := a.Give(ctx, ids[0], state.Handed{}); given || vfs.KindOf(err) != vfs.KindUnknown {
+		t.Fatalf("given: %v, %v", given, err)
+	}
+	if _, err := a.Take(ctx, ids[0]); err != nil {
+		t.Fatal(err)
+	}
+	_ = late.Settle(ctx, 0)
+	if _, err := b.Take(ctx, ids[0]); vfs.KindOf(err) != vfs.KindBusy {
+		t.Errorf("another one takes a client that is served: %v", err)
+	}
+}
+
+// betweenMeta has something happen between a look at clients and their being taken.
+type betweenMeta struct {
+	*origin0
+	between func()
+}
+
+func (m *betweenMeta) TakeNFSClients(ctx context.Context, ids []uint64) ([]uint64, error) {
+	m.between()
+	return m.origin0.TakeNFSClients(ctx, ids)
+}
+
+// A client that another gateway had while this one was away, and gave up before this one asks for it, is not as it is remembered here.
+func TestRetakeOfWhatWasElsewhere(t *testing.T) {
+	ctx := t.Context()
+	meta := newShard0At(t)
+	former := newStore(meta.gateway("a", 1), "a")
+	ids, err := former.NewClientIDs(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 {
+		rec := state.ClientRecord{Owner: []byte{byte(i)}, ClientID: ids[i], Sequence: 1, Reclaimed: true}
+		s := state.SessionRecord{ID: state.SessionID{byte(i)}, Client: ids[i], Sequence: 1, Fore: state.ChannelAttrs{MaxSlots: 9}}
+		if err := former.PutSession(ctx, state.SessionPut{Client: rec, Session: s}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m := &betweenMeta{origin0: meta.gateway("a", 2)} // its origin ends the former one
+	b := newStore(meta.gateway("b", 1), "b")
+	m.between = func() {
+		got, err := b.Take(ctx, ids[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		got.Sessions[0].Last = []state.SlotRecord{{Slot: 0, Seq: 7, Final: true}}
+		if given, err := b.Give(ctx, ids[0], state.Handed{Sessions: got.Sessions}); !given || err != nil {
+			t.Fatal(given, err)
+		}
+	}
+	served, err := newSessionStore(m, "a", []uint16{1}, slog.New(slog.DiscardHandler)).Retake(ctx)
+	if err != nil || served[ids[0]] || !served[ids[1]] {
+		t.Errorf("served: %v, %v", served, err)
 	}
 }
 

@@ -43,8 +43,14 @@ func (s *Server) GiveUp(ctx context.Context, id state.ClientID) error {
 		return vfs.Wrap(op, err)
 	}
 	defer unlock()
-	if !s.cfg.State.Serves(id) { // if it is this server's by the store, nobody knows it here
-		_, err := s.sessions.Give(ctx, id, state.Handed{})
+	if !s.cfg.State.Serves(id) { // if it is this server's by the store, nobody knows it here, and what was handed over with it goes on
+		cs, err := s.sessions.Take(ctx, id)
+		switch vfs.KindOf(err) {
+		case vfs.KindNotFound, vfs.KindBusy: // it has ended, or is another one's
+			return nil
+		case vfs.KindOK:
+			_, err = s.sessions.Give(ctx, id, state.Handed{Seqids: cs.Seqids, Replies: cs.Replies})
+		}
 		return vfs.Wrap(op, err)
 	}
 	// Most of it while requests go on.
