@@ -26,6 +26,9 @@ import (
 // tickInterval is how often leases and the grace period are looked at.
 const tickInterval = time.Second
 
+// stillAfter is how long without a look at leases means that the process was paused.
+const stillAfter = 4 * tickInterval
+
 // Limits bound what clients may cost. Zero fields take the defaults of the
 // packages they belong to.
 type Limits struct {
@@ -92,8 +95,9 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.Lease < time.Second {
 		return nil, vfs.Errorf(vfs.KindInvalid, op, "a lease of %v is too short; NFS counts in seconds", cfg.Lease)
 	}
+	still := time.Duration(0) // who has a clock of his own calls Tick when he likes
 	if cfg.Clock == nil {
-		cfg.Clock = time.Now
+		cfg.Clock, still = time.Now, stillAfter
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
@@ -119,7 +123,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	_, kept := cfg.Store.(state.SessionStore)
 	s := &Server{cfg: cfg, exports: export.NewSet(table)}
 	s.state = state.New(state.Config{
-		Lease: cfg.Lease, Boot: cfg.Boot, Limits: cfg.Limits.State, Recorded: recorded, Kept: kept, Delegations: cfg.Delegations,
+		Lease: cfg.Lease, Boot: cfg.Boot, Limits: cfg.Limits.State, Recorded: recorded, Kept: kept, Delegations: cfg.Delegations, Still: still,
 	}, cfg.Clock())
 	m := newMetrics()
 	// Node names repeat from cluster to cluster. A client that mounts two clusters would take

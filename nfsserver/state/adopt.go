@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"time"
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
@@ -83,8 +84,9 @@ func (s *State) Adopt(now time.Time, a Adoption) (eff Effects, again bool) {
 }
 
 // EndExcept ends the clients that this server does not serve any more because another one does, or their end was decided
-// elsewhere: nothing of them is removed from the store. Calls of theirs in progress end without a trace.
-func (s *State) EndExcept(served func(ClientID) bool) Effects {
+// elsewhere: nothing of them is removed from the store. Calls of theirs in progress end without a trace. The others have a whole lease from now, as those that are
+// adopted: this server was away, so they could not be heard.
+func (s *State) EndExcept(now time.Time, served func(ClientID) bool) Effects {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var eff Effects
@@ -92,7 +94,9 @@ func (s *State) EndExcept(served func(ClientID) bool) Effects {
 		if !served(id) {
 			s.endClient(c, &eff)
 			delete(s.unforgotten, id)
+			continue
 		}
+		c.renewed = now
 	}
 	s.removals++ // what was read of them from the store is old
 	return s.effects(eff)
@@ -236,6 +240,12 @@ func (s *State) adoptLocks(c *client, a *AdoptedLocks, eff *Effects) {
 	var o *open
 	if h, ok := s.stateids[a.Open].(*open); ok && h.client == c && h.file.key == file {
 		o = h
+	} else if f := s.files[file]; f != nil { // it ended after another one had come in its place: CLOSE ends both at once
+		f.ofOwner(c, tagOf(a.Open), func(x *open) {
+			if o == nil || bytes.Compare(x.other[:], o.other[:]) < 0 {
+				o = x
+			}
+		})
 	}
 	if o == nil || s.stateids[a.State] != nil || o.file.owners[key] != nil {
 		// The open was closed: the locks go with it.

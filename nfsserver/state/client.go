@@ -73,9 +73,36 @@ func (c *client) record() ClientRecord {
 
 func (c *client) stateless() bool { return len(c.opens) == 0 && len(c.delegs.held) == 0 }
 
-// expired reports whether c's lease is over.
+// expired reports whether c's lease is over. While this server stood still it heard nobody, and what clients sent meanwhile comes after whoever asks first.
 func (s *State) expired(c *client, now time.Time) bool {
-	return c.running == 0 && now.Sub(c.renewed) > s.cfg.Lease
+	return c.running == 0 && now.Sub(c.renewed) > s.cfg.Lease && !s.stoodStill(now)
+}
+
+// stoodStill reports whether there was no Tick for so long that time did not pass here.
+func (s *State) stoodStill(now time.Time) bool {
+	return s.cfg.Still > 0 && now.Sub(s.ticked) > s.cfg.Still
+}
+
+// goOn has the time since the last Tick not count against clients, if this server stood still meanwhile.
+func (s *State) goOn(now time.Time) {
+	if s.stoodStill(now) {
+		gap := now.Sub(s.ticked)
+		later := func(t *time.Time) {
+			if *t = t.Add(gap); t.After(now) { // it was since
+				*t = now
+			}
+		}
+		for _, c := range s.clients {
+			later(&c.renewed)
+			if !c.delegs.unheard.IsZero() {
+				later(&c.delegs.unheard)
+			}
+		}
+		for d := range s.delegs.recalled {
+			later(&d.recalled)
+		}
+	}
+	s.ticked = now
 }
 
 // ExchangeID is EXCHANGE_ID; the numbers are the cases of RFC 8881, 18.35.4.

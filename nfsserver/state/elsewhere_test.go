@@ -45,7 +45,7 @@ func TestNothingIsEndedElsewhere(t *testing.T) {
 			}
 		}
 	}
-	check("the end here", s.EndExcept(func(state.ClientID) bool { return false }))
+	check("the end here", s.EndExcept(now, func(state.ClientID) bool { return false }))
 	_, eff, st := s.Open(now, open)
 	if st == ok || len(eff.Close) != 1 {
 		t.Fatalf("open: %v, %+v", st, eff)

@@ -138,7 +138,9 @@ func (s *State) Leaving(id ClientID) (h Handed) {
 	}
 	h.Replies = c.lastReplies()
 	for _, o := range c.opens {
-		h.add(&o.stateidState)
+		if !o.aside {
+			h.add(&o.stateidState)
+		}
 	}
 	for _, o := range c.opens {
 		for l := range o.locks {

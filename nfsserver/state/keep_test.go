@@ -288,7 +288,7 @@ func TestAdopt(t *testing.T) {
 	// Others' clients end here without a trace in the store.
 	w.s.Adopt(w.now, adoption(10))
 	mine := w.keptClient("mine")
-	eff = w.s.EndExcept(func(id state.ClientID) bool { return id == mine.id })
+	eff = w.s.EndExcept(w.now, func(id state.ClientID) bool { return id == mine.id })
 	if len(eff.Forget) != 0 || len(eff.Close) != 1 || w.s.Stats().Clients != 1 {
 		t.Errorf("%+v, %+v", eff, w.s.Stats())
 	}
@@ -436,13 +436,69 @@ func TestOpenOfWhatMayBeClosed(t *testing.T) {
 		},
 		"denies": func(a *state.Adoption) { a.Opens[0].Deny = vfs.OpenWrite },
 	} {
-		t.Run(name, func(t *testing.T) { // it is known to be open, or must be one
-			_, p := adopt(t, with(more))
-			if next := p.plan(fileA, read, none); next.Plan.Share.State != old.Other {
-				t.Errorf("planned %+v", next.Plan.Share)
+		t.Run(name, func(t *testing.T) { // it is known to be open, but not with which seqid
+			w, p := adopt(t, with(more))
+			next := p.plan(fileA, read, none)
+			_, st := w.s.OpenAllowed(w.now, next)
+			w.wantStatus("OPEN", st, ok)
+			id, _, st := w.s.Open(w.now, next)
+			w.wantStatus("OPEN", st, ok)
+			if id.Other == old.Other || id.Seqid != 1 {
+				t.Errorf("opened %v", id)
+			}
+			if name == "denies" {
+				if next.Plan.Share.Deny != vfs.OpenWrite {
+					t.Errorf("planned %+v", next.Plan.Share)
+				}
+				return
+			}
+			l := state.Stateid{Other: vfs.StateID{2, 2}}
+			p.io(fileA, l, vfs.OpenWrite, ok)
+			w.now = w.now.Add(lease + time.Second)
+			w.s.Heard(w.now, session.ID)
+			w.s.Tick(w.now)
+			p.io(fileA, old, vfs.OpenWrite, ok)
+			_, eff, st := w.s.Close(w.now, p.id, fileA, id)
+			w.wantStatus("CLOSE", st, ok)
+			if got := ended(eff); len(got) != 2 || !eff.Unshare[0].Now || w.s.Stats().Locks != 0 {
+				t.Errorf("ended %+v", eff.Unshare)
 			}
 		})
 	}
+	t.Run("a lease later", func(t *testing.T) { // what was sent by it has come
+		w, p := adopt(t, plain)
+		id, _, st := w.s.Open(w.now, p.plan(fileA, read, none))
+		w.wantStatus("OPEN", st, ok)
+		w.now = w.now.Add(lease + time.Second)
+		w.s.Heard(w.now, session.ID)
+		if got := ended(w.s.Tick(w.now)); len(got) != 1 || got[0] != old.Other {
+			t.Errorf("ended %x", got)
+		}
+		p.io(fileA, old, vfs.OpenRead, nfsv4.NFS4ERR_BAD_STATEID)
+		p.io(fileA, id, vfs.OpenWrite, ok)
+		_, eff, st := w.s.Close(w.now, p.id, fileA, id)
+		w.wantStatus("CLOSE", st, ok)
+		if got := ended(eff); len(got) != 1 || got[0] != id.Other || w.s.Stats().Opens != 0 {
+			t.Errorf("ended %x", got)
+		}
+	})
+	t.Run("made again meanwhile", func(t *testing.T) { // a READ of one that had no record comes after the next OPEN
+		w, p := adopt(t, state.Adoption{})
+		id, _, st := w.s.Open(w.now, p.plan(fileA, read, none))
+		w.wantStatus("OPEN", st, ok)
+		_, st = w.s.Revive(w.now, p.id, fileA, old, vfs.OpenRead)
+		w.wantStatus("READ", st, ok)
+		next, _, st := w.s.Open(w.now, p.plan(fileA, read, none))
+		w.wantStatus("OPEN", st, ok)
+		if next.Other != id.Other || next.Seqid != 2 {
+			t.Errorf("opened %v after %v", next, id)
+		}
+		_, eff, st := w.s.Close(w.now, p.id, fileA, next)
+		w.wantStatus("CLOSE", st, ok)
+		if w.s.Stats().Opens != 0 || len(ended(eff)) != 2 {
+			t.Errorf("%d opens are left, ended %x", w.s.Stats().Opens, ended(eff))
+		}
+	})
 	// What was handed over stays in the client's record, also when the server that it was handed to has died. So it says nothing of what is open, only which seqid it has.
 	handed := with(func(a *state.Adoption) { a.Seqids = []state.StateSeqid{{State: old.Other, Seqid: 3}} })
 	t.Run("handed over", func(t *testing.T) {
@@ -454,12 +510,12 @@ func TestOpenOfWhatMayBeClosed(t *testing.T) {
 		}
 		p.io(fileA, old, vfs.OpenWrite, ok)
 	})
-	t.Run("handed over and named", func(t *testing.T) {
+	t.Run("handed over and named", func(t *testing.T) { // by who does not tell the seqid
 		w, p := adopt(t, handed)
 		p.io(fileA, state.Stateid{Other: old.Other}, vfs.OpenWrite, ok)
 		id, _, st := w.s.Open(w.now, p.plan(fileA, read, none))
 		w.wantStatus("OPEN", st, ok)
-		if id.Other != old.Other || id.Seqid != 4 {
+		if id.Other == old.Other || id.Seqid != 1 {
 			t.Errorf("opened %v", id)
 		}
 	})
@@ -570,7 +626,7 @@ func (noFiles) Share(context.Context, state.FileShare) error     { return nil }
 func (noFiles) Unshare(context.Context, state.FileClosing) error { return nil }
 
 // An open that a request made before a restart may have been ended by then, though nothing is written down of that yet. When the request comes again it is a
-// new one, unless it denies something: the end of such a one is not put off. In both cases its seqid is the first.
+// new one, with the first seqid.
 func TestRepeatedOpen(t *testing.T) {
 	for _, deny := range []uint32{none, nfsv4.OPEN4_SHARE_DENY_WRITE} {
 		w := newKeptWorld(t)
@@ -595,7 +651,7 @@ func TestRepeatedOpen(t *testing.T) {
 			Opens:       []state.AdoptedOpen{{FS: 1, HeldOpen: vfs.HeldOpen{Ino: fileA.Ino, Share: made}}},
 		})
 		id, planned := open(tail)
-		if id != planned || (id.Other == made.State) != (deny != none) {
+		if id != planned || id.Other == made.State {
 			t.Errorf("deny %d: opened %v, planned %v, made before: %x", deny, id, planned, made.State)
 		}
 		if id, _ = open(tail + 2); id.Seqid != 2 {

@@ -297,7 +297,7 @@ func (s *State) FreeStateid(now time.Time, client ClientID, id Stateid) (Effects
 		return s.effects(eff), nfsv4.NFS4ERR_LOCKS_HELD
 	}
 	if l.open.kept {
-		eff.Unshare = append(eff.Unshare, FileClosing{l.file.key, vfs.Closing{Locks: l.appendEnding(nil)}})
+		eff.Unshare = append(eff.Unshare, FileClosing{l.file.key, vfs.Closing{Locks: l.appendEnding(nil), Now: l.unsure}})
 	}
 	s.endLockState(l)
 	return s.effects(eff), nfsv4.NFS4_OK

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"slices"
 	"time"
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
@@ -44,6 +45,7 @@ type open struct {
 	former []*open
 	aside  bool // another open came in its place:
 	by     *open
+	left   time.Time // when
 }
 
 const (
@@ -55,8 +57,8 @@ func (o *open) openState() *open { return o }
 
 // now is o, or what came in its place.
 func (o *open) now() *open {
-	if o.by != nil {
-		return o.by
+	for o.by != nil {
+		o = o.by
 	}
 	return o
 }
@@ -102,7 +104,7 @@ func (s *State) checkOpen(now time.Time, a *OpenArgs, eff *Effects) (*client, St
 	if own == nil && len(unsure) == 0 && len(c.opens) >= s.cfg.Limits.OpensPerClient {
 		return nil, nfsv4.NFS4ERR_DELAY
 	}
-	st := s.shareConflict(now, s.files[a.File], own, a.Access, a.Deny, nfsv4.NFS4ERR_SHARE_DENIED, eff)
+	st := s.shareConflict(now, s.files[a.File], append(unsure, own), a.Access, a.Deny, nfsv4.NFS4ERR_SHARE_DENIED, eff)
 	if st == nfsv4.NFS4_OK && !a.Reclaim {
 		what := conflictRead
 		if a.Access&nfsv4.OPEN4_SHARE_ACCESS_WRITE != 0 || a.Deny&nfsv4.OPEN4_SHARE_DENY_READ != 0 {
@@ -149,6 +151,7 @@ func (s *State) PlanOpen(a *OpenArgs) Status {
 		o, unsure := s.ownOpen(c, a)
 		for _, x := range unsure {
 			access |= flagsOf(x.access)
+			deny |= flagsOf(x.deny)
 		}
 		if o != nil {
 			sh := o.share()
@@ -165,15 +168,15 @@ func (s *State) PlanOpen(a *OpenArgs) Status {
 	return nfsv4.NFS4_OK
 }
 
-// shareConflict returns refusal if an open other than own denies access or has
+// shareConflict returns refusal if an open other than some, and what those came in place of, denies access or has
 // an access in deny. Clients whose lease is over do not count: they are ended.
-func (s *State) shareConflict(now time.Time, f *file, own *open, access, deny uint32, refusal Status, eff *Effects) Status {
+func (s *State) shareConflict(now time.Time, f *file, own []*open, access, deny uint32, refusal Status, eff *Effects) Status {
 	if f == nil || f.deniers == 0 && deny == 0 {
 		return nfsv4.NFS4_OK
 	}
 	var over []*client
 	for o := range f.opens {
-		if o == own || own != nil && o.by == own || o.deny&access == 0 && o.access&deny == 0 {
+		if o.deny&access == 0 && o.access&deny == 0 || slices.Contains(own, o.now()) {
 			continue
 		}
 		if !s.expired(o.client, now) {
@@ -207,19 +210,16 @@ func (s *State) Open(now time.Time, a OpenArgs) (Stateid, Effects, Status) {
 		return Stateid{}, s.effects(eff), st
 	}
 	o, unsure := s.ownOpen(c, &a)
-	again := o != nil && o.loose && madeBy(o.other, a.Tail) // this very OPEN was done before the restart
 	for _, x := range unsure {
 		s.rekey(x, openKey{revived: x.other, file: a.File})
 		x.aside = true
 	}
 	o = s.openFor(c, o, &a, &eff)
 	for _, x := range unsure {
-		s.setAside(x, o, &eff)
+		s.setAside(now, x, o, &eff)
 	}
-	o.named = true
-	if !again {
-		o.bump()
-	}
+	o.named, o.counted = true, true
+	o.bump()
 	o.accessSeen |= 1 << a.Access
 	o.denySeen |= 1 << a.Deny
 	s.shareChanges(a.Access)
@@ -371,6 +371,7 @@ func (s *State) endOpen(o *open, eff *Effects, released bool) {
 	}
 	o.setShare(0, 0)
 	delete(s.stateids, o.other)
+	delete(s.former, o)
 	delete(o.client.opens, o.key)
 	delete(o.file.opens, o)
 	if len(o.file.opens) == 0 {
@@ -467,7 +468,7 @@ func (s *State) Close(now time.Time, client ClientID, f File, id Stateid) (State
 	if o.client.adopted {
 		// The client has closed the file: what else was adopted of the owner it may not know any more.
 		o.file.ofOwner(o.client, tagOf(o.other), func(x *open) {
-			x.named = x.named && !x.loose
+			x.counted = x.counted && !x.loose
 			for l := range x.locks {
 				l.named = l.named && !l.loose
 			}

@@ -1,40 +1,41 @@
 package state
 
 import (
+	"slices"
+	"time"
+
 	"github.com/rackfs/rackfs/vfs"
 )
 
 // An open that was adopted may have been closed by its client before (0088 in docs/decisions). Here it is decided whether an OPEN is one more of it, or comes in its place.
 
-// ownOpen is the open of the same owner and file that the client knows, nil if there is none. unsure are others that it may have closed: an
-// OPEN makes a state of its own in their place, if there is none that the client knows.
+// ownOpen is the open of the same owner and file that the OPEN is one more of, nil if there is none. unsure are others, in whose place that one comes, or a new one.
+//
+// Of an open that was adopted nothing tells whether its client has closed it before, and with which seqid it knows it: I/O of Linux does not name one. A client that closed it waits for the first
+// seqid, and one that has it open for the next one, or for the first of a stateid that it does not know: Linux does so for 5 s, with the request's slot. So the answer is such a one. The late
+// end of an open that was closed does not name it either. Only if the client has told the seqid, and there is no other open that it could be about, it goes on.
 func (s *State) ownOpen(c *client, a *OpenArgs) (own *open, unsure []*open) {
-	f := s.files[a.File]
-	var locked []*open // which the client knows, or another one in its place
 	take := func(o *open) {
-		switch {
-		case o.known(a):
-			own = o
-		case o.locked():
-			locked = append(locked, o)
-		default:
+		if o.loose {
 			unsure = append(unsure, o)
+		} else {
+			own = o
 		}
 	}
 	if o := c.opens[openKey{owner: string(a.Owner), file: a.File}]; o != nil {
 		take(o)
 	}
-	if c.revived > 0 && f != nil {
+	if f := s.files[a.File]; c.revived > 0 && f != nil {
 		f.ofOwner(c, ownerTag(string(a.Owner)), func(o *open) {
 			if !o.aside && o.key.revived != (vfs.StateID{}) {
 				take(o)
 			}
 		})
 	}
-	if own == nil && len(locked) == 1 && len(unsure) == 0 {
-		return locked[0], nil
+	if own == nil && len(unsure) == 1 && unsure[0].counted {
+		return unsure[0], nil
 	}
-	return own, append(unsure, locked...)
+	return own, unsure
 }
 
 // ofOwner calls fn for the opens of f that are, by all that can be told, of one owner of c.
@@ -46,34 +47,30 @@ func (f *file) ofOwner(c *client, tag uint16, fn func(*open)) {
 	}
 }
 
-// known reports whether the OPEN that a describes is one more of o. One that was adopted, and that the client has not named since, it may have closed before, with nothing left
-// that says so. Then it waits for the first seqid, and if it has not, for one that is not known here: a Linux client does so for 5 s. A stateid that is new it
-// takes in both cases. And the late end of the one that it closed does not name the new one.
-func (o *open) known(a *OpenArgs) bool {
-	return !o.loose || o.named || o.deny != 0 || a.Deny != 0
-}
-
-// locked reports whether o has lock states that the client knows.
-func (o *open) locked() bool {
-	for l := range o.locks {
-		if !l.mayBeFreed() {
-			return true
-		}
-	}
-	return false
-}
-
 // setAside has o make way for by, a new open of its owner, which is one of the same file for both: I/O by its stateid goes on.
-func (s *State) setAside(o, by *open, eff *Effects) {
+func (s *State) setAside(now time.Time, o, by *open, eff *Effects) {
 	by.former = append(by.former, o)
-	o.by = by
+	o.by, o.left = by, now
+	s.former[o] = struct{}{}
 	by.accessSeen |= o.accessSeen
-	by.setShare(by.access|o.access, by.deny)
+	by.denySeen |= o.denySeen
+	by.setShare(by.access|o.access, by.deny|o.deny)
 	for flags, held := range o.held {
 		if held && by.held[flags] {
 			eff.Close = append(eff.Close, FileClose{o.file.key, vfs.OpenFlags(flags)})
 		}
 		by.held[flags] = by.held[flags] || held
 		o.held[flags] = false
+	}
+}
+
+// tickFormer ends opens in whose place others came a lease ago: what their clients sent by them has come. Those that clients have locks by stay.
+func (s *State) tickFormer(now time.Time, eff *Effects) {
+	for o := range s.former {
+		if len(o.locks) == 0 && now.Sub(o.left) > s.cfg.Lease && !s.stoodStill(now) {
+			o.client.spend(o.other)
+			o.by.former = slices.DeleteFunc(o.by.former, func(x *open) bool { return x == o })
+			s.endOpen(o, eff, false)
+		}
 	}
 }

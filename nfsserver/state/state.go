@@ -21,6 +21,7 @@ type State struct {
 	unconfirmed map[string]*client // by owner
 	sessions    map[SessionID]*session
 	files       map[File]*file
+	former      map[*open]struct{} // open.by is set
 	stateids    map[vfs.StateID]stateidHolder
 	bound       map[uint64]map[*session]struct{} // backchannels by connection
 	conns       map[uint64]map[*client]struct{}  // clients by the connections that they were heard by
@@ -29,6 +30,7 @@ type State struct {
 	resizing    map[*session]struct{} // session.next is to be recorded, or slots are to be released
 	pressed     bool                  // slots are asked back
 	ids         []ClientID            // of the store, not given to anybody yet
+	ticked      time.Time             // the last Tick, or the beginning
 
 	// Grace: until when, and the recorded clients that have not sent
 	// RECLAIM_COMPLETE yet, by owner.
@@ -67,6 +69,7 @@ func New(cfg Config, now time.Time) *State {
 		unconfirmed: make(map[string]*client),
 		sessions:    make(map[SessionID]*session),
 		files:       make(map[File]*file),
+		former:      make(map[*open]struct{}),
 		stateids:    make(map[vfs.StateID]stateidHolder),
 		resizing:    make(map[*session]struct{}),
 		bound:       make(map[uint64]map[*session]struct{}),
@@ -75,6 +78,7 @@ func New(cfg Config, now time.Time) *State {
 		unforgotten: make(map[ClientID]ClientRecord),
 		unended:     make(map[SessionID]SessionRecord),
 		graceUntil:  now.Add(cfg.Lease),
+		ticked:      now,
 	}
 	for _, r := range cfg.Recorded {
 		s.waiting[string(r.Owner)] = r
@@ -156,10 +160,12 @@ func (s *State) Tick(now time.Time) Effects {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var eff Effects
+	s.goOn(now)
 	if s.grace && !now.Before(s.graceUntil) {
 		s.endGrace()
 	}
 	s.tickDelegations(now, &eff)
+	s.tickFormer(now, &eff)
 	s.st.Courteous = 0
 	for _, c := range s.clients {
 		if !s.expired(c, now) {

@@ -39,12 +39,13 @@ const (
 // earlier instance, one of a client that has ended (NFS4ERR_EXPIRED) and one that never was are told apart, and an open
 // for reading that is known nowhere any more can be made again from its stateid.
 type stateidState struct {
-	other  vfs.StateID
-	seqid  uint32
-	loose  bool // from a store, which does not keep seqid: a higher one may be known to the client
-	named  bool // the client has named it, or was told it, since it is known here
-	client *client
-	file   *file
+	other   vfs.StateID
+	seqid   uint32
+	loose   bool // from a store, which does not keep seqid: a higher one may be known to the client
+	named   bool // the client has named it, or was told it, since it is known here
+	counted bool // with its seqid
+	client  *client
+	file    *file
 }
 
 func (h *stateidState) holder() *stateidState { return h }
@@ -119,10 +120,13 @@ func (s *State) lookup(client ClientID, id Stateid) (stateidHolder, Status) {
 	}
 	// A seqid of 0 means the most recent one; the difference wraps around.
 	switch d := int32(id.Seqid - st.seqid); {
-	case id.Seqid == 0, d == 0:
+	case id.Seqid == 0:
+		return h, nfsv4.NFS4_OK
+	case d == 0:
+		st.counted = true
 		return h, nfsv4.NFS4_OK
 	case d > 0 && st.loose:
-		st.seqid = id.Seqid
+		st.seqid, st.counted = id.Seqid, true
 		return h, nfsv4.NFS4_OK
 	case d > 0:
 		return nil, nfsv4.NFS4ERR_BAD_STATEID
@@ -200,10 +204,13 @@ func (s *State) TestStateid(client ClientID, id Stateid) Status {
 	}
 	s.tests(client)
 	h := s.stateids[id.Other]
-	named := h != nil && h.holder().named
-	_, st := s.lookup(client, id)
+	var before stateidState
 	if h != nil {
-		h.holder().named = named // a client asks of what it has another one in place of, too
+		before = *h.holder()
+	}
+	_, st := s.lookup(client, id)
+	if h != nil { // a client asks of what it has another one in place of, too
+		h.holder().named, h.holder().counted = before.named, before.counted
 	}
 	return st
 }

@@ -293,7 +293,7 @@ func TestWriteDelegationIsKept(t *testing.T) {
 		t.Errorf("a look when the lease is over: %v, %+v", st, eff)
 	}
 	s, _ = newKeeping(t, 2, state.DelegateWrite, held)
-	eff = s.EndExcept(func(state.ClientID) bool { return false })
+	eff = s.EndExcept(now, func(state.ClientID) bool { return false })
 	if len(eff.Unshare) != 1 || !eff.Unshare[0].Released {
 		t.Errorf("the end of the client: %+v", eff)
 	}

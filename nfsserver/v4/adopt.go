@@ -50,7 +50,7 @@ func (s *Server) Resume(ctx context.Context) error {
 
 // Serves ends all clients but those that served tells, here only.
 func (s *Server) Serves(ctx context.Context, served func(state.ClientID) bool) error {
-	eff := s.cfg.State.EndExcept(served)
+	eff := s.cfg.State.EndExcept(s.cfg.Now(), served)
 	s.copies.tick(s) // their copies may be begun again elsewhere
 	return s.apply(ctx, &eff)
 }

@@ -189,7 +189,7 @@ func (c *compound) opOpen() status {
 	returned := c.s.recalls.change()
 	id, eff, st := c.s.cfg.State.Open(c.now, args)
 	made()
-	if st = c.apply(eff, st); st != nfsv4.NFS4_OK {
+	if st = c.applyDone(eff, st); st != nfsv4.NFS4_OK { // put off, the client would be told the second seqid of what it never was told the first of
 		return st
 	}
 	if args.New && len(eff.Recall) > 0 { // somebody else opened the new file between its creation and now
