@@ -23,8 +23,9 @@ import (
 // fleetLease is that of gateways in a fleet: what a gateway has is somebody else's so long after it died, was cut off or stood still.
 const fleetLease = 4 * time.Second
 
-// fleetLinger is how long a fleet keeps a removed file for a gateway that died, in a short run, at whose end nothing is left of any: longer than clients are without an answer.
-const fleetLinger = time.Minute
+// fleetLinger is how long a fleet keeps a removed file for a gateway that died: longer than clients are without an answer. At the end of a run nothing is left of any, also if
+// the leader changes meanwhile, which begins to count anew.
+const fleetLinger = 90 * time.Second
 
 // fleet is three nodes with a voter and a store each, the first of which is a gateway too, and two gateways on nodes of their own. All
 // serve one file system of profile 2+1. Each node is a host of its own network, and each gateway has an address that moves.
@@ -49,10 +50,7 @@ func newFleet(t *testing.T, program string, env ...string) *fleet {
 	for i, roles := range []string{"meta, block, gateway", "meta, block", "meta, block", "gateway", "gateway"} {
 		h := rack.NewHost(t)
 		m := &machine{t: t, name: fmt.Sprintf("n%d", i+1), dir: dir, host: h.Addr(), base: 7000, at: h, runs: program, env: env}
-		m.conf = configuration{roles: roles, disks: 1, block: "  collect_every: 2s\n", meta: fmt.Sprintf(", gateway_lease: %v", fleetLease), anywhere: true}
-		if !long {
-			m.conf.meta += fmt.Sprintf(", gateway_linger: %v", fleetLinger)
-		}
+		m.conf = configuration{roles: roles, disks: 1, block: "  collect_every: 2s\n", meta: fmt.Sprintf(", gateway_lease: %v, gateway_linger: %v", fleetLease, fleetLinger), anywhere: true}
 		m.log = filepath.Join(t.ArtifactDir(), m.name+".log")
 		f.all = append(f.all, m)
 		if strings.Contains(roles, "block") {
