@@ -84,12 +84,13 @@ func (sh *shard) background(ctx context.Context, l *leadership) {
 		go func() {
 			defer wg.Done()
 			for ctx.Err() == nil {
-				info := sh.look()
+				info, began := sh.look(), o.Monotonic()
 				done, more := k.step(ctx, info)
 				k.w.add(k.left(info)-min(done, k.left(info)), done, o.Monotonic())
 				wait := o.PurgeInterval
 				if more {
-					wait = time.Duration(done) * time.Second / time.Duration(k.rate)
+					// Where commands take long there are others that wait: renewals of leases, too.
+					wait = max(time.Duration(done)*time.Second/time.Duration(k.rate), o.Monotonic()-began)
 				}
 				if pause(ctx, wait) != nil {
 					return
