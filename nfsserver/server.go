@@ -26,7 +26,7 @@ import (
 // tickInterval is how often leases and the grace period are looked at.
 const tickInterval = time.Second
 
-// stillAfter is how long without a look at leases means that the process was paused.
+// stillAfter is how long without a beat means that the process was paused.
 const stillAfter = 4 * tickInterval
 
 // Limits bound what clients may cost. Zero fields take the defaults of the
@@ -159,6 +159,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	run, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	s.done.Go(func() { s.tick(run) })
+	s.done.Go(func() { s.beat(run) })
 	return s, nil
 }
 
@@ -176,6 +177,20 @@ func (s *Server) tick(ctx context.Context) {
 			return
 		case <-t.C:
 			s.v4.Tick(ctx)
+		}
+	}
+}
+
+// beat has package state know that time passes, also while a look at leases waits for the metadata.
+func (s *Server) beat(ctx context.Context) {
+	t := time.NewTicker(tickInterval)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			s.state.Beat(s.cfg.Clock())
 		}
 	}
 }

@@ -94,10 +94,9 @@ func (s *State) EndExcept(now time.Time, served func(ClientID) bool) Effects {
 		if !served(id) {
 			s.endClient(c, &eff)
 			delete(s.unforgotten, id)
-			continue
 		}
-		c.renewed = now
 	}
+	s.forgive(now, func(time.Time) time.Time { return now })
 	s.removals++ // what was read of them from the store is old
 	return s.effects(eff)
 }

@@ -78,31 +78,49 @@ func (s *State) expired(c *client, now time.Time) bool {
 	return c.running == 0 && now.Sub(c.renewed) > s.cfg.Lease && !s.stoodStill(now)
 }
 
-// stoodStill reports whether there was no Tick for so long that time did not pass here.
+// stoodStill reports whether there was no Beat for so long that time did not pass here.
 func (s *State) stoodStill(now time.Time) bool {
 	return s.cfg.Still > 0 && now.Sub(s.ticked) > s.cfg.Still
 }
 
-// goOn has the time since the last Tick not count against clients, if this server stood still meanwhile.
+// Beat is called each second, whatever else takes long: that time passes is known by it. If this server stood still, the time does not count against clients.
+func (s *State) Beat(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.goOn(now)
+}
+
 func (s *State) goOn(now time.Time) {
 	if s.stoodStill(now) {
 		gap := now.Sub(s.ticked)
-		later := func(t *time.Time) {
-			if *t = t.Add(gap); t.After(now) { // it was since
-				*t = now
+		s.forgive(now, func(t time.Time) time.Time {
+			if t = t.Add(gap); t.After(now) { // it was since
+				return now
 			}
+			return t
+		})
+		for c := range s.delegs.untold {
+			c.delegs.lost.until = c.delegs.lost.until.Add(gap)
 		}
-		for _, c := range s.clients {
-			later(&c.renewed)
-			if !c.delegs.unheard.IsZero() {
-				later(&c.delegs.unheard)
-			}
-		}
-		for d := range s.delegs.recalled {
-			later(&d.recalled)
-		}
+		s.graceUntil = s.graceUntil.Add(gap)
 	}
 	s.ticked = now
+}
+
+// forgive changes since when clients are silent, do not return what was recalled, and have other opens in place of some.
+func (s *State) forgive(now time.Time, since func(time.Time) time.Time) {
+	for _, c := range s.clients {
+		c.renewed = since(c.renewed)
+		if !c.delegs.unheard.IsZero() {
+			c.delegs.unheard = since(c.delegs.unheard)
+		}
+	}
+	for d := range s.delegs.recalled {
+		d.recalled = since(d.recalled)
+	}
+	for o := range s.former {
+		o.left = since(o.left)
+	}
 }
 
 // ExchangeID is EXCHANGE_ID; the numbers are the cases of RFC 8881, 18.35.4.

@@ -95,7 +95,7 @@ func (s *State) breakDelegations(now time.Time, c *client, f File, what conflict
 // others waiting for a lease at each file: when it was told so for a lease (SEQ4_STATUS_CB_PATH_DOWN), in which it could have bound
 // a backchannel or returned what it has, each of its delegations is revoked when the attempt to recall it has failed.
 func (s *State) overdue(d *delegation, now time.Time) bool {
-	if d.recalled.IsZero() {
+	if d.recalled.IsZero() || s.stoodStill(now) { // what the client returned waits to be read
 		return false
 	}
 	c := &d.client.delegs

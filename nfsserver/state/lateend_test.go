@@ -158,7 +158,11 @@ func (r *lateRun) doOpen(tail uint32, access uint32, how int) bool {
 	if how == lateNotBegun {
 		return false
 	}
+	if r.num("by name", 0, 3) == 0 { // the file is not known yet
+		a.File.Ino = 0
+	}
 	r.want("PlanOpen", r.s.PlanOpen(&a), ok)
+	a.File = fileA
 	r.shard.opens[a.Plan.Share.State] = a.Plan.Share
 	if how == lateUnheard {
 		return false
@@ -338,8 +342,8 @@ func (r *lateRun) call() {
 func (r *lateRun) check(when string) {
 	r.rt.Helper()
 	if r.open != nil {
-		if _, there := r.shard.opens[r.open.Other]; !there {
-			r.rt.Fatalf("%s: the open %v has no record: %v", when, r.open, r.shard.opens)
+		if s := r.shard.opens[r.open.Other]; uint32(s.Access)&r.access != r.access {
+			r.rt.Fatalf("%s: the open %v of access %d has no record of that: %v", when, r.open, r.access, r.shard.opens)
 		}
 	}
 	for owner, l := range r.locks {

@@ -106,7 +106,7 @@ func (s *State) otherLost(now time.Time, c *client) bool {
 	others := false
 	for l := range s.delegs.untold {
 		switch {
-		case s.expired(l, now) || !now.Before(l.delegs.lost.until):
+		case s.expired(l, now) || !now.Before(l.delegs.lost.until) && !s.stoodStill(now):
 			delete(s.delegs.untold, l) // it is told when it comes again
 		case l != c:
 			others = true

@@ -230,6 +230,11 @@ func (s *State) Open(now time.Time, a OpenArgs) (Stateid, Effects, Status) {
 		}
 		o.held[a.Held] = true
 	}
+	// What was planned did not know what it came in place of: the file by its name, or what was made again meanwhile.
+	if now := o.share(); a.Plan != nil && len(eff.Share) == 0 && (now.Access&^a.Plan.Share.Access != 0 || now.Deny&^a.Plan.Share.Deny != 0) {
+		o.version++
+		eff.Share = append(eff.Share, FileShare{File: a.File})
+	}
 	for i := range eff.Share {
 		eff.Share[i].Share = o.share()
 	}

@@ -64,10 +64,10 @@ func (s *State) setAside(now time.Time, o, by *open, eff *Effects) {
 	}
 }
 
-// tickFormer ends opens in whose place others came a lease ago: what their clients sent by them has come. Those that clients have locks by stay.
-func (s *State) tickFormer(now time.Time, eff *Effects) {
+// tickFormer ends opens in whose place others came, when their clients were heard of a lease after that: what they sent by them has come. Those that clients have locks by stay.
+func (s *State) tickFormer(eff *Effects) {
 	for o := range s.former {
-		if len(o.locks) == 0 && now.Sub(o.left) > s.cfg.Lease && !s.stoodStill(now) {
+		if len(o.locks) == 0 && o.client.renewed.Sub(o.left) > s.cfg.Lease {
 			o.client.spend(o.other)
 			o.by.former = slices.DeleteFunc(o.by.former, func(x *open) bool { return x == o })
 			s.endOpen(o, eff, false)

@@ -30,7 +30,7 @@ type State struct {
 	resizing    map[*session]struct{} // session.next is to be recorded, or slots are to be released
 	pressed     bool                  // slots are asked back
 	ids         []ClientID            // of the store, not given to anybody yet
-	ticked      time.Time             // the last Tick, or the beginning
+	ticked      time.Time             // the last Beat or Tick, or the beginning
 
 	// Grace: until when, and the recorded clients that have not sent
 	// RECLAIM_COMPLETE yet, by owner.
@@ -165,7 +165,7 @@ func (s *State) Tick(now time.Time) Effects {
 		s.endGrace()
 	}
 	s.tickDelegations(now, &eff)
-	s.tickFormer(now, &eff)
+	s.tickFormer(&eff)
 	s.st.Courteous = 0
 	for _, c := range s.clients {
 		if !s.expired(c, now) {

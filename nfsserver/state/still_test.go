@@ -72,3 +72,39 @@ func TestWhoStaysHasAWholeLease(t *testing.T) {
 		t.Errorf("a lease later: %+v", eff)
 	}
 }
+
+// What was recalled has the time, too: what its client returned waits to be read.
+func TestRecalledWhileItStoodStill(t *testing.T) {
+	for _, first := range []string{"a reader", "a beat", "a new registration"} {
+		t.Run(first, func(t *testing.T) {
+			now := newWorld(t).now
+			s := state.New(state.Config{Lease: lease, Boot: 2, Kept: true, Delegations: state.DelegateWrite, Still: 4 * time.Second}, now)
+			for id := range state.ClientID(2) {
+				s.Adopt(now, state.Adoption{ClientState: state.ClientState{Client: state.ClientRecord{Owner: []byte{byte(id)}, ClientID: 5 + id, Reclaimed: true}}})
+			}
+			id, _, _, _, given := s.Delegate(now, state.DelegateArgs{Client: 5, File: fileA, Handle: []byte("handle"), Write: true, Kept: true, Tail: 77, Held: vfsBoth})
+			if !given {
+				t.Fatal("no delegation")
+			}
+			if _, st := s.BeginRead(now, 6, fileA); st != nfsv4.NFS4ERR_DELAY || !s.Recalled(5, id) {
+				t.Fatalf("a read of what another one may have written: %v", st)
+			}
+			now = now.Add(lease + 5*time.Second)
+			switch first {
+			case "a beat":
+				s.Beat(now)
+			case "a new registration":
+				s.Beat(now)
+				now = now.Add(lease - time.Second)
+				s.EndExcept(now, func(state.ClientID) bool { return true })
+				now = now.Add(2 * time.Second)
+			}
+			if eff, st := s.BeginRead(now, 6, fileA); st != nfsv4.NFS4ERR_DELAY || len(eff.Unshare) != 0 {
+				t.Errorf("a read when it goes on: %v, %+v", st, eff)
+			}
+			if _, st := s.ReturnDelegation(5, fileA, id); st != ok {
+				t.Errorf("DELEGRETURN: %v", st)
+			}
+		})
+	}
+}

@@ -62,7 +62,7 @@ type Config struct {
 	Recorded    []ClientRecord // StateStore.Clients at the start: who may reclaim
 	Kept        bool           // the store is a SessionStore: clients and sessions outlive the server
 	Delegations Delegating     // DelegateNone
-	Still       time.Duration  // without a Tick for longer, the server stood still, and clients' leases did as well; 0: it never does
+	Still       time.Duration  // without a Beat or a Tick for longer, the server stood still, and clients' leases did as well; 0: it never does
 }
 
 // FileClose is a vfs.Close that is owed.

@@ -387,6 +387,10 @@ const (
 // applyDone is apply for what has taken a stateid, or moved it, and so cannot be done by another call, which would find the stateid old or unknown: the client hears
 // nothing until the effects are carried out. DELAY would be wrong, as for the changes of a gateway that loses its registration meanwhile.
 func (c *compound) applyDone(eff state.Effects, st status) status {
+	if st != nfsv4.NFS4_OK {
+		return c.apply(eff, st)
+	}
+	c.s.tellRecalls(&eff)
 	for began := time.Now(); ; {
 		err := eff.Apply(c.ctx, c.s.cfg.Store, files{c.s}) // what is done goes out of eff
 		if k := vfs.KindOf(err); err == nil || !k.Retryable() && k != vfs.KindUnknownOrigin || time.Since(began) > doneTimeout {

@@ -227,18 +227,21 @@ func (s *Server) apply(ctx context.Context, eff *state.Effects) error {
 	if eff.Empty() {
 		return nil
 	}
-	if len(eff.Recall) > 0 {
-		for _, r := range eff.Recall {
-			s.recalls.tell(r.Client, func() { s.recall(&r) })
-		}
-		eff.Recall = nil
-	}
+	s.tellRecalls(eff)
 	if err := eff.Apply(ctx, s.cfg.Store, files{s}); err != nil {
 		s.cfg.State.Retry(*eff)
 		return err
 	}
 	s.freed()
 	return nil
+}
+
+// tellRecalls begins the callbacks of eff, for which nobody waits here.
+func (s *Server) tellRecalls(eff *state.Effects) {
+	for _, r := range eff.Recall {
+		s.recalls.tell(r.Client, func() { s.recall(&r) })
+	}
+	eff.Recall = nil
 }
 
 // closeFile is the vfs.Close of an open that ended.
