@@ -95,13 +95,19 @@ func pbDataCallID(c *vfs.Call) *metapb.Call {
 // missing asks which parts of r a call has not written yet, of those that it was to write. Nobody else can write them any more while this gateway has the lease of the epoch
 // that is returned; where that is shared, the command that writes them sees to it.
 func (v *Volume) missing(ctx context.Context, e *inode, call *vfs.Call, r span, op string) (todo []span, epoch uint64, err error) {
-	if err := v.ensureLease(ctx, e, op); err != nil {
-		return nil, 0, err
+	var shared bool
+	var seq uint64
+	for epoch == 0 { // without a lease what the answer says is true of no time; it may have gone the moment it was there
+		if err := v.ensureLease(ctx, e, op); err != nil {
+			return nil, 0, err
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, 0, vfs.Wrap(op, err)
+		}
+		e.mu.Lock()
+		shared, seq, epoch = e.isShared(), e.seq, e.epoch()
+		e.mu.Unlock()
 	}
-	e.mu.Lock()
-	shared, seq := e.isShared(), e.seq
-	epoch = e.epoch()
-	e.mu.Unlock()
 	if !shared { // it may be buffered here
 		if err := v.sync(ctx, e, r, seq, anyLosses, op); err != nil {
 			return nil, 0, err

@@ -242,6 +242,42 @@ func TestRecalledByEverything(t *testing.T) {
 	}
 }
 
+// TestRemovedWhileItIsGivenBack shows that a file that goes while another gateway is waited for, whose bytes can never be written then, is given back at once.
+func TestRemovedWhileItIsGivenBack(t *testing.T) {
+	p := newPair(t, volume.Config{})
+	ctx := t.Context()
+	mode := uint32(0o666)
+	made, err := p.vols[0].Create(ctx, &vfs.Root, vfs.RootIno, "g", vfs.CreateArgs{Attr: vfs.SetAttr{Mode: &mode}, Open: vfs.OpenRead | vfs.OpenWrite})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ino := made.Attr.Ino
+	p.write(0, ino, 0, "aaaa", vfs.Unstable)
+	if err := p.vols[0].Close(ctx, ino, vfs.OpenRead|vfs.OpenWrite); err != nil {
+		t.Fatal(err)
+	}
+	asked, removed := make(chan struct{}), make(chan struct{})
+	once := sync.OnceFunc(func() { close(asked) })
+	p.gws[0].asking = func(c *metapb.Command) {
+		if c.GetCommitData() != nil {
+			once()
+			<-removed
+		}
+	}
+	within, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- p.vols[0].GiveBack(within, ino) }()
+	<-asked
+	if _, err := p.vols[0].Remove(ctx, &vfs.Root, vfs.RootIno, "g", vfs.RemoveAny); err != nil {
+		t.Fatal(err)
+	}
+	close(removed)
+	if err := <-done; err != nil || within.Err() != nil {
+		t.Errorf("given back: %v; time: %v", err, within.Err())
+	}
+}
+
 // The lost update: what a paused gateway has buffered is sent again through the other one, after the end of its origin, and overwritten
 // there. When it wakes up it changes nothing, and says that it lost the bytes.
 func TestPausedGatewayChangesNothing(t *testing.T) {

@@ -3,6 +3,7 @@ package volume
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
@@ -14,6 +15,9 @@ const (
 	aloneAfter = 64
 	aloneMax   = 64 << 10
 )
+
+// settlePause is between two tries to write down what is buffered of a file that another gateway wants.
+const settlePause = 20 * time.Millisecond
 
 // sharing is what this gateway knows of a file whose lease is shared.
 type sharing struct {
@@ -254,8 +258,16 @@ func (v *Volume) GiveBack(ctx context.Context, ino vfs.Ino) error {
 	var told error // of a loss, which is the next writer's to hear
 	err := v.settle(ctx, e, maxOffset)
 	for ; err != nil && ctx.Err() == nil && v.ctx.Err() == nil; err = v.settle(ctx, e, maxOffset) {
-		if !vfs.KindOf(err).Retryable() {
+		switch k := vfs.KindOf(err); {
+		case k == vfs.KindStale: // it was removed meanwhile
+			return nil
+		case !k.Retryable():
 			told = err
+		}
+		select {
+		case <-time.After(settlePause):
+		case <-ctx.Done():
+		case <-v.ctx.Done():
 		}
 	}
 	if err == nil {
