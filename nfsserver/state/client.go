@@ -100,7 +100,13 @@ func (s *State) goOn(now time.Time) {
 			return t
 		})
 		for c := range s.delegs.untold {
-			c.delegs.lost.until = c.delegs.lost.until.Add(gap)
+			l := &c.delegs.lost
+			l.until = l.until.Add(gap)
+			for _, t := range []*time.Time{&l.told, &l.tested} {
+				if !t.IsZero() {
+					*t = t.Add(gap)
+				}
+			}
 		}
 		s.graceUntil = s.graceUntil.Add(gap)
 	}

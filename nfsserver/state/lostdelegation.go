@@ -44,6 +44,7 @@ func (s *State) hear(now time.Time, c *client) {
 	case l.until.IsZero():
 	case l.told.IsZero():
 		l.told = now
+	case s.stoodStill(now): // it may have tested none
 	case l.settled(now), !now.Before(l.until):
 		s.found(c)
 	}

@@ -123,6 +123,36 @@ func (o *open) share() vfs.Share {
 		Access: flagsOf(o.access), Deny: flagsOf(o.deny), Locks: len(o.locks) > 0}
 }
 
+// shareNow is what is to be kept of the open, or delegation, that f is about, when it is carried out: other OPENs may have come after the one that owes it. false: it has ended.
+func (s *State) shareNow(f FileShare) (FileShare, bool) {
+	if s == nil {
+		return f, true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h := s.stateids[f.Share.State]
+	if o, ok := h.(*open); ok {
+		f.Share = o.share()
+	}
+	return f, h != nil && h.holder().client.id == ClientID(f.Share.Client)
+}
+
+// shared notes that f was kept. It is false if that is not how it is any more. An OPEN that is under way, and was recorded before, has to be recorded again.
+func (s *State) shared(f FileShare) bool {
+	if s == nil {
+		return true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o, ok := s.stateids[f.Share.State].(*open)
+	if !ok || uint64(o.client.id) != f.Share.Client {
+		return true
+	}
+	o.version++
+	now := o.share()
+	return now.Access == f.Share.Access && now.Deny == f.Share.Deny && now.Locks == f.Share.Locks
+}
+
 // HasOpen says whether a client has a file open.
 func (s *State) HasOpen(client ClientID, f File) bool {
 	s.mu.Lock()

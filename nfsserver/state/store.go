@@ -165,7 +165,20 @@ func (e *Effects) Apply(ctx context.Context, store StateStore, files Files) erro
 			return each(&e.Ended, "nfs.end session", func(r SessionRecord) error { return sessions.RemoveSession(ctx, r) }, e.state.removedSession)
 		},
 		func() error {
-			return each(&e.Share, "nfs.share", func(f FileShare) error { return files.Share(ctx, f) }, nil)
+			return each(&e.Share, "nfs.share", func(f FileShare) error {
+				for {
+					now, open := e.state.shareNow(f)
+					if !open {
+						return nil
+					}
+					if err := files.Share(ctx, now); err != nil {
+						return err
+					}
+					if e.state.shared(now) {
+						return nil
+					}
+				}
+			}, nil)
 		},
 		func() error {
 			return each(&e.Unshare, "nfs.unshare", func(f FileClosing) error { return files.Unshare(ctx, f) }, nil)
