@@ -43,7 +43,7 @@ func TestLateShare(t *testing.T) {
 			}
 			one := p.plan(fileA, read, none)
 			other := p.plan(fileA, write, none)
-			id, eff, st := w.s.Open(w.now, other)
+			_, eff, st := w.s.Open(w.now, other)
 			w.wantStatus("OPEN", st, ok)
 			apply(eff)
 			id, owes, st := w.s.Open(w.now, one) // which planned another one
