@@ -158,8 +158,8 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	run, stop := context.WithCancel(context.Background())
 	s.stop = stop
-	s.done.Go(func() { s.tick(run) })
-	s.done.Go(func() { s.beat(run) })
+	s.done.Go(func() { each(run, func() { s.v4.Tick(run) }) })
+	s.done.Go(func() { each(run, func() { s.state.Beat(s.cfg.Clock()) }) }) // that time passes is known also while a look at leases waits for the metadata
 	return s, nil
 }
 
@@ -168,7 +168,8 @@ func (s *Server) accept(remote netip.AddrPort) bool {
 	return len(s.exports.Table().Root().Children(0, remote.Addr())) > 0
 }
 
-func (s *Server) tick(ctx context.Context) {
+// each does something every tickInterval, until ctx ends.
+func each(ctx context.Context, do func()) {
 	t := time.NewTicker(tickInterval)
 	defer t.Stop()
 	for {
@@ -176,21 +177,7 @@ func (s *Server) tick(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-t.C:
-			s.v4.Tick(ctx)
-		}
-	}
-}
-
-// beat has package state know that time passes, also while a look at leases waits for the metadata.
-func (s *Server) beat(ctx context.Context) {
-	t := time.NewTicker(tickInterval)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-			s.state.Beat(s.cfg.Clock())
+			do()
 		}
 	}
 }

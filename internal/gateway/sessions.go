@@ -377,16 +377,14 @@ func (s *sessionStore) Give(ctx context.Context, id state.ClientID, h state.Hand
 	if err == nil && len(given) == 0 {
 		return false, nil
 	}
-	if vfs.KindOf(err) == vfs.KindUnknown {
-		s.mu.Lock()
-		s.doubted++
-		s.mu.Unlock()
-	}
 	if err != nil && vfs.KindOf(err) != vfs.KindUnknown {
 		return false, vfs.Wrap(op, err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err != nil {
+		s.doubted++
+	}
 	delete(s.known, id)
 	delete(s.versions, id)
 	return err == nil, vfs.Wrap(op, err)

@@ -212,7 +212,7 @@ func (s *State) adoptOpen(c *client, a *AdoptedOpen, eff *Effects) {
 
 // widen gives o, and all opens of its owner and file, the access of all of them: to the client they are one, and what it locked through one it may use with the access of another.
 func (o *open) widen() {
-	if len(o.file.opens) == 1 {
+	if o.client.revived == 0 { // it has no two of one owner and file
 		return
 	}
 	access := uint32(0)

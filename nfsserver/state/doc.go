@@ -36,6 +36,8 @@
 // request proceeds. The client finds NFS4ERR_BADSESSION, then
 // NFS4ERR_STALE_CLIENTID, and starts over; its old stateids are NFS4ERR_EXPIRED.
 //
+// Time in which the server stood still, so that there was no [State.Beat] for Config.Still, does not count: what clients sent meanwhile waits to be read (decision 100).
+//
 // # State that outlives the server
 //
 // With a [SessionStore] and a vfs.Keeper under the files, clients go on after the server was restarted, or at another
@@ -57,12 +59,12 @@
 // [State.Adopt] makes a client known again from all that. Its stateids are the same, and a higher seqid than is known is
 // believed, because one server serves a client at a time. A slot accepts any sequence
 // at or above the newest whose mutation is kept: the former server may have answered what left no trace. So a request that is sent
-// again because its answer was lost is executed again; its mutations have been done and only tell their outcome again, and the stateids it makes
-// are named by the request ([Tail]), so that they are the same as well.
+// again because its answer was lost is executed again; its mutations have been done and only tell their outcome again. The stateid of a lock or a delegation that it made
+// is named by the request ([Tail]), so that it is the same as well; an OPEN is told another one.
 //
-// The owner of an open that was revived is not known until it opens the file again, when the two become one.
-// An open that was adopted the client may have closed before. Unless it has named it since, the next OPEN of its owner makes a new open in its place, with the
-// first seqid, which a client takes in both cases (open.known, decision 88).
+// The owner of an open that was revived is not known until it opens the file again.
+// An open that was adopted or revived the client may have closed before, and the end of it may come late. Unless it has told its seqid since, the next OPEN of its owner makes a new open in its place, with the
+// first seqid, which a client takes in both cases; the former one ends a lease later (ownopen.go, decision 88).
 // Whether an open for reading was closed before a restart is not known either: its stateid goes on working, with the permission of whoever uses it.
 //
 // A removal is the same as without: a client that ends is first removed from the store, which ends what is kept for it at all

@@ -138,7 +138,7 @@ func (s *State) Leaving(id ClientID) (h Handed) {
 	}
 	h.Replies = c.lastReplies()
 	for _, o := range c.opens {
-		if !o.aside {
+		if o.by == nil {
 			h.add(&o.stateidState)
 		}
 	}

@@ -287,7 +287,7 @@ func (s *State) FreeStateid(now time.Time, client ClientID, id Stateid) (Effects
 	if st != nfsv4.NFS4_OK {
 		return s.effects(eff), st
 	}
-	if o, ok := h.(*open); ok && o.aside && len(o.locks) == 0 {
+	if o, ok := h.(*open); ok && o.by != nil && len(o.locks) == 0 {
 		o.client.spend(o.other)
 		s.endOpen(o, &eff, false)
 		return s.effects(eff), nfsv4.NFS4_OK

@@ -43,8 +43,7 @@ type open struct {
 	version              int  // changes with what has to be kept
 	// former are adopted opens of the same owner and file in whose place this one came. They end with it.
 	former []*open
-	aside  bool // another open came in its place:
-	by     *open
+	by     *open     // that came in its place, nil: none
 	left   time.Time // when
 }
 
@@ -104,7 +103,7 @@ func (s *State) checkOpen(now time.Time, a *OpenArgs, eff *Effects) (*client, St
 	if own == nil && len(unsure) == 0 && len(c.opens) >= s.cfg.Limits.OpensPerClient {
 		return nil, nfsv4.NFS4ERR_DELAY
 	}
-	st := s.shareConflict(now, s.files[a.File], append(unsure, own), a.Access, a.Deny, nfsv4.NFS4ERR_SHARE_DENIED, eff)
+	st := s.shareConflict(now, s.files[a.File], own, unsure, a.Access, a.Deny, nfsv4.NFS4ERR_SHARE_DENIED, eff)
 	if st == nfsv4.NFS4_OK && !a.Reclaim {
 		what := conflictRead
 		if a.Access&nfsv4.OPEN4_SHARE_ACCESS_WRITE != 0 || a.Deny&nfsv4.OPEN4_SHARE_DENY_READ != 0 {
@@ -198,15 +197,15 @@ func (s *State) PlanOpen(a *OpenArgs) Status {
 	return nfsv4.NFS4_OK
 }
 
-// shareConflict returns refusal if an open other than some, and what those came in place of, denies access or has
+// shareConflict returns refusal if an open other than own and more, and what those came in place of, denies access or has
 // an access in deny. Clients whose lease is over do not count: they are ended.
-func (s *State) shareConflict(now time.Time, f *file, own []*open, access, deny uint32, refusal Status, eff *Effects) Status {
+func (s *State) shareConflict(now time.Time, f *file, own *open, more []*open, access, deny uint32, refusal Status, eff *Effects) Status {
 	if f == nil || f.deniers == 0 && deny == 0 {
 		return nfsv4.NFS4_OK
 	}
 	var over []*client
 	for o := range f.opens {
-		if o.deny&access == 0 && o.access&deny == 0 || slices.Contains(own, o.now()) {
+		if o.deny&access == 0 && o.access&deny == 0 || o.now() == own || slices.Contains(more, o.now()) {
 			continue
 		}
 		if !s.expired(o.client, now) {
@@ -242,7 +241,6 @@ func (s *State) Open(now time.Time, a OpenArgs) (Stateid, Effects, Status) {
 	o, unsure := s.ownOpen(c, &a)
 	for _, x := range unsure {
 		s.rekey(x, openKey{revived: x.other, file: a.File})
-		x.aside = true
 	}
 	o = s.openFor(c, o, &a, &eff)
 	for _, x := range unsure {
@@ -261,7 +259,7 @@ func (s *State) Open(now time.Time, a OpenArgs) (Stateid, Effects, Status) {
 		o.held[a.Held] = true
 	}
 	// What was planned did not know what it came in place of: the file by its name, or what was made again meanwhile.
-	if now := o.share(); a.Plan != nil && len(eff.Share) == 0 && (now.Access&^a.Plan.Share.Access != 0 || now.Deny&^a.Plan.Share.Deny != 0) {
+	if all := o.share(); a.Plan != nil && len(eff.Share) == 0 && (all.Access&^a.Plan.Share.Access != 0 || all.Deny&^a.Plan.Share.Deny != 0) {
 		o.version++
 		eff.Share = append(eff.Share, FileShare{File: a.File})
 	}
@@ -501,13 +499,14 @@ func (s *State) Close(now time.Time, client ClientID, f File, id Stateid) (State
 		return Stateid{}, s.effects(eff), st
 	}
 	if o.client.adopted {
-		// The client has closed the file: what else was adopted of the owner it may not know any more.
-		o.file.ofOwner(o.client, tagOf(o.other), func(x *open) {
-			x.counted = x.counted && !x.loose
-			for l := range x.locks {
-				l.named = l.named && !l.loose
-			}
-		})
+		if o.client.revived > 0 { // it has closed the file: what else was adopted of the owner it may not know any more
+			o.file.ofOwner(o.client, tagOf(o.other), func(x *open) {
+				x.counted = x.counted && !x.loose
+				for l := range x.locks {
+					l.named = l.named && !l.loose
+				}
+			})
+		}
 		o.client.spend(o.other)
 		for _, x := range o.former {
 			o.client.spend(x.other)
@@ -572,5 +571,5 @@ func (s *State) checkSpecialIO(now time.Time, f File, id Stateid, want vfs.OpenF
 	if want&vfs.OpenWrite != 0 {
 		access |= nfsv4.OPEN4_SHARE_ACCESS_WRITE
 	}
-	return s.shareConflict(now, s.files[f], nil, access, 0, nfsv4.NFS4ERR_LOCKED, eff)
+	return s.shareConflict(now, s.files[f], nil, nil, access, 0, nfsv4.NFS4ERR_LOCKED, eff)
 }

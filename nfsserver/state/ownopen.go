@@ -27,7 +27,7 @@ func (s *State) ownOpen(c *client, a *OpenArgs) (own *open, unsure []*open) {
 	}
 	if f := s.files[a.File]; c.revived > 0 && f != nil {
 		f.ofOwner(c, ownerTag(string(a.Owner)), func(o *open) {
-			if !o.aside && o.key.revived != (vfs.StateID{}) {
+			if o.by == nil && o.key.revived != (vfs.StateID{}) {
 				take(o)
 			}
 		})
