@@ -312,9 +312,9 @@ func newSeveral(t *testing.T) (context.Context, *several) {
 	return ctx, w
 }
 
-// A server that has a client by the store, but does not know it, because it ended its request between the two, gives on what the former one has handed over: a WRITE whose answer was lost is
-// answered by the third one, and not done again.
-func TestHandedOnUnknown(t *testing.T) {
+// newSeveralWithFile has a client with an open file, too, and a slot of its session.
+func newSeveralWithFile(t *testing.T) (context.Context, *several, *traveller, *nfsclient.File, *nfsclient.Slot) {
+	t.Helper()
 	ctx, w := newSeveral(t)
 	c := w.client("c")
 	f, err := c.Create(ctx, c.root, "file", 0o666)
@@ -325,6 +325,13 @@ func TestHandedOnUnknown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return ctx, w, c, f, sl
+}
+
+// A server that has a client by the store, but does not know it, because it ended its request between the two, gives on what the former one has handed over: a WRITE whose answer was lost is
+// answered by the third one, and not done again.
+func TestHandedOnUnknown(t *testing.T) {
+	ctx, w, c, f, sl := newSeveralWithFile(t)
 	cp := nfsclient.NewCompound().PutFH(f.FH).Write(f.Stateid, 0, nfsv4.FILE_SYNC4, []byte("once"))
 	r, err := sl.Do(ctx, cp)
 	if err != nil || r.Status != nfsv4.NFS4_OK {
@@ -418,16 +425,7 @@ func TestSeqidsGoAlong(t *testing.T) {
 // What changes a client's opens and locks, of which no file system remembers an outcome, is answered the same by the server that the client goes to when it sends it again. The seqid
 // has moved on meanwhile: done again, it would be NFS4ERR_OLD_STATEID, or BAD_STATEID.
 func TestAnswersGoAlong(t *testing.T) {
-	ctx, w := newSeveral(t)
-	c := w.client("c")
-	f, err := c.Create(ctx, c.root, "file", 0o666)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sl, err := c.Session(0).Slot(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ctx, w, c, f, sl := newSeveralWithFile(t)
 	at := 0
 	again := func(what string, op nfsv4.NfsOpnum4, cp *nfsclient.Compound) (id nfsclient.Stateid) {
 		t.Helper()
