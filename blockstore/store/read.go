@@ -84,7 +84,7 @@ func (s *Store) Get(ctx context.Context, k segment.Key, off, n int) (Range, erro
 			return Range{}, err
 		}
 		if !ok {
-			return Range{}, s.absent(k)
+			return Range{}, s.absent(ctx, k)
 		}
 		if off < 0 || n < 0 || off > int(l.length) || n > int(l.length)-off {
 			return Range{}, vfs.Errorf(vfs.KindInvalid, op, "bytes %d+%d of a shard of %d", off, n, l.length)
@@ -123,11 +123,12 @@ func (s *Store) Get(ctx context.Context, k segment.Key, off, n int) (Range, erro
 const maxReadTries = 4
 
 // absent is the error for a shard that the index does not have.
-func (s *Store) absent(k segment.Key) error {
+func (s *Store) absent(ctx context.Context, k segment.Key) error {
 	if s.anyBad() {
 		if bad, err := s.isBad(k); err != nil {
 			return err
 		} else if bad {
+			vfs.LogRequest(ctx, s.log).Debug("a bad shard is asked for", "pg", k.PG, "block", k.Block, "shard", k.Shard)
 			return vfs.Errorf(vfs.KindCorrupt, "store.get", "shard %d of block %d in pg %d was found bad and waits for repair", k.Shard, k.Block, k.PG)
 		}
 	}

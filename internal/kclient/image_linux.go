@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 )
 
 // The function unblock_signals of arch/um/os-Linux/signal.c, as Debian's compiler laid it out, says that interrupts are off before it says that none waits:
@@ -78,5 +79,8 @@ func kernelFile(dir string, says io.Writer) (string, error) {
 		return installed, nil
 	}
 	file := filepath.Join(dir, "linux.uml")
+	// A child that is forked while the file is open for writing has it open until its own exec, and the file cannot be executed until then.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	return file, os.WriteFile(file, mended, 0o755)
 }

@@ -182,6 +182,9 @@ func (h *history) op() *metapb.Command {
 	if h.raises && h.num("lease op", 0, 7) == 0 {
 		return h.lease()
 	}
+	if h.raises && h.num("posix op", 0, 7) == 0 {
+		return h.posix()
+	}
 	switch h.num("op", 0, 18) {
 	case 16, 17:
 		return h.newer()

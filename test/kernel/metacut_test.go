@@ -18,7 +18,7 @@ import (
 	"github.com/rackfs/rackfs/internal/kclient"
 )
 
-const metadataDeadline = 3 * time.Minute
+const metadataDeadline = 10 * time.Minute
 
 // TestMetadataPowerCut is TestPowerCut for what a metadata server does rarely: take a snapshot and drop the log before it,
 // begin a new segment of the log, send a snapshot to a voter and restore it there. The voters run alone, with

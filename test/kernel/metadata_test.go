@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -284,15 +285,26 @@ func (m *metadataCluster) load(ctx context.Context, client *raftmeta.Client, run
 		return created
 	}
 	more := func(n int) error {
-		n += count()
-		return until("more names", func() (bool, error) {
-			select {
-			case err := <-failed:
-				return false, err
-			default:
-				return count() >= n, nil
+		for n += count(); count() < n; { // however slow the disk is, one comes after the other
+			had := count()
+			if err := until("one more name", func() (bool, error) {
+				select {
+				case err := <-failed:
+					return false, err
+				default:
+					return count() > had, nil
+				}
+			}); err != nil {
+				var states []string
+				for i, s := range m.servers {
+					if s != nil {
+						states = append(states, fmt.Sprintf("%s %+v", m.names[i], m.status(i)))
+					}
+				}
+				return fmt.Errorf("%w, has %d of %d: %s", err, count(), n, strings.Join(states, ", "))
 			}
-		})
+		}
+		return nil
 	}
 	for away := 0; ; away = (away + 1) % metadataVoters {
 		if err := m.stop(away); err != nil {
