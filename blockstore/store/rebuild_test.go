@@ -198,7 +198,7 @@ func TestFlippedBitsWhileRunning(t *testing.T) {
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
 	rebuilt := 0
-	for i := range uint64(flips) {
+	for i := uint64(0); i < uint64(flips) || rebuilt == 0 && i < 10*uint64(flips); i++ {
 		o := diskOptions(t)
 		o.IndexCache = pebble.NewCache(1) // what was read is read again
 		s := mustOpen(t, o)

@@ -63,7 +63,7 @@ func (o *offloads) ServeRPC(_ context.Context, req *rpc.Request) {
 // wrote into the part that was copied, before and after the kill, stays.
 func TestCopyIsToldAgain(t *testing.T) {
 	const size = 128 << 20
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
 	c := &child{t: t, dir: filepath.Join(t.TempDir(), "data")}
 	c.start()

@@ -98,9 +98,7 @@ func TestSilentClientOfAnotherGateway(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer stopCluster(t, c)
-	a, root := dialAt(t, c, 0, "a")
-	b, _ := dialAt(t, c, 1, "b")
-	defer func() { _ = a.Close(context.WithoutCancel(ctx)) }()
+	b, root := dialAt(t, c, 1, "b")
 	f, err := b.Create(ctx, root, "locked", 0o644)
 	if err != nil {
 		t.Fatal(err)
@@ -115,6 +113,8 @@ func TestSilentClientOfAnotherGateway(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.Disconnect()
+	a, root := dialAt(t, c, 0, "a") // not before: it is not silent for long itself
+	defer func() { _ = a.Close(context.WithoutCancel(ctx)) }()
 	end := time.Now().Add(5 * time.Minute)
 	until := func(what string, refusal nfsv4.Nfsstat4, try func() error) {
 		t.Helper()

@@ -30,7 +30,7 @@ func TestChild(t *testing.T) {
 	if dir == "" {
 		t.Skip("only as a child of another test")
 	}
-	c, err := devcluster.Start(t.Context(), devcluster.WithLinger(devcluster.Config{DataDir: dir, NFSAddr: "127.0.0.1:0", BlockStores: 3, Profile: "2+1", ReplyCache: 1 << 20}, 8*time.Second))
+	c, err := devcluster.Start(t.Context(), devcluster.WithLinger(devcluster.Config{DataDir: dir, NFSAddr: "127.0.0.1:0", BlockStores: 3, Profile: "2+1", ReplyCache: 1 << 20}, 15*time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +78,7 @@ func (c *child) kill() {
 // again has the outcome of the first, and a file without a name is there until its last close.
 func TestGoesOnAfterKill(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	c := &child{t: t, dir: filepath.Join(t.TempDir(), "data")}
 	c.start()
@@ -210,7 +210,7 @@ func TestGoesOnAfterKill(t *testing.T) {
 	_, err = a.Write(ctx, young, 0, nfsv4.FILE_SYNC4, data)
 	must("write", err, nfsv4.NFS4_OK)
 	must("close", a.CloseFile(ctx, young), nfsv4.NFS4_OK)
-	time.Sleep(500 * time.Millisecond) // else the CLOSE, which is written down a moment later, is lost, and the file stays for a
+	time.Sleep(2 * time.Second) // else the CLOSE, which is written down a moment later, is lost, and the file stays for a
 	young, err = b.Open(ctx, root, nfsclient.OpenArgs{Name: "young", Access: nfsv4.OPEN4_SHARE_ACCESS_READ})
 	must("open", err, nfsv4.NFS4_OK)
 	c.kill()

@@ -51,11 +51,11 @@ func (n *notified) ServeRPC(_ context.Context, req *rpc.Request) {
 	}
 }
 
-// handOvers is how often a lock goes from one gateway to the other in TestWaiterAtAnotherGateway, and handOversIn how long all may take: half
-// of what they would if the gateway told its client once a second, and a twentieth of what they would if nobody did. They take less than a second.
+// handOvers is how often a lock goes from one gateway to the other in TestWaiterAtAnotherGateway, and handOverIn how long half of them may take at most: half
+// of what each would if the gateway told its client once a second, and a twentieth of what it would if nobody did.
 const (
-	handOvers   = 60
-	handOversIn = 30 * time.Second
+	handOvers  = 60
+	handOverIn = 500 * time.Millisecond
 )
 
 // A client that waits for a lock of a client of another gateway is told when that unlocks, closes the file, or ends.
@@ -111,6 +111,7 @@ func TestWaiterAtAnotherGateway(t *testing.T) {
 	defer func() { _ = holder.Close(context.WithoutCancel(ctx)) }()
 	mine, yours := open(holder), open(waiter)
 	var all time.Duration
+	slow := 0
 	for i := range handOvers {
 		owner := fmt.Sprint("owner ", i)
 		held, ok := lock(holder, mine, "holder")
@@ -143,11 +144,14 @@ func TestWaiterAtAnotherGateway(t *testing.T) {
 			}
 			got, ok = lock(waiter, yours, owner)
 		}
-		all += time.Since(begin)
+		took := time.Since(begin)
+		if all += took; took > handOverIn {
+			slow++
+		}
 		must("unlock", waiter.Unlock(ctx, yours, got, 0, 10))
 	}
 	t.Logf("a lock went to the other gateway %d times, in %v each", handOvers, all/handOvers)
-	if all > handOversIn {
-		t.Errorf("%d times took %v: nobody tells", handOvers, all)
+	if slow > handOvers/2 {
+		t.Errorf("%d of %d took more than %v: nobody tells", slow, handOvers, handOverIn)
 	}
 }

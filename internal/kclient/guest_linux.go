@@ -19,8 +19,8 @@ import (
 
 const (
 	defaultMemoryMiB = 768
-	bootDeadline     = 2 * time.Minute // two seconds on an idle machine
-	requestDeadline  = 2 * time.Minute // for mount, umount and the like when the caller gave none
+	bootDeadline     = 10 * time.Minute // two seconds on an idle machine
+	requestDeadline  = 2 * time.Minute  // for mount, umount and the like when the caller gave none
 )
 
 // Guest says what to boot. The zero value is a guest with a name and an address of its own and the NFS client loaded.

@@ -26,7 +26,7 @@ const (
 	firstGuest    = 10  // last byte of the first guest's address
 	firstFixed    = 100 // last bytes that a test chooses itself (Guest.Host)
 	lastFixed     = 250
-	killDeadline  = 20 * time.Second // for the kernel to bury a process that got SIGKILL
+	killDeadline  = 2 * time.Minute // for the kernel to bury a process that got SIGKILL
 )
 
 // Net is a network of the test's own: an anonymous namespace with a bridge. It ends with the test.

@@ -435,13 +435,19 @@ func TestAcceptRules(t *testing.T) {
 
 func TestIdleConnectionIsClosedBusyOneIsNot(t *testing.T) {
 	f := start(t, rpc.Config{Limits: rpc.Limits{IdleTimeout: 20 * time.Millisecond}})
-	busy := f.dial(t)
-	result := make(chan error, 1)
-	go func() {
-		_, err := busy.Call(context.Background(), &rpc.Call{Prog: progTest, Vers: 3, Proc: procHold})
-		result <- err
-	}()
-	<-f.held
+	var result chan error
+	for held := false; !held; { // it may be closed as idle before its call comes
+		busy, done := f.dial(t), make(chan error, 1)
+		go func() {
+			_, err := busy.Call(context.Background(), &rpc.Call{Prog: progTest, Vers: 3, Proc: procHold})
+			done <- err
+		}()
+		select {
+		case <-f.held:
+			result, held = done, true
+		case <-done:
+		}
+	}
 	if _, err := f.raw(t).Read(make([]byte, 1)); err != io.EOF {
 		t.Errorf("idle connection: %v, want EOF", err)
 	}

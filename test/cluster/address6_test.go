@@ -34,7 +34,7 @@ func TestIPv6AddressMoves(t *testing.T) {
 		h.AddIPv6(t)
 		m := &machine{t: t, name: fmt.Sprintf("n%d", i+1), dir: dir, host: h.Addr(), base: 7000, at: h}
 		m.conf = configuration{roles: "gateway", disks: 3, anywhere: true, allow: ", " + kclient.Network6 + "/64", more: "log: {level: debug}",
-			nfs: ", several: true, lease: 5m, addresses: [" + addresses + "]"}
+			nfs: ", several: true, lease: 5m, gateway_lease: 6s, addresses: [" + addresses + "]"}
 		if i == 0 {
 			m.conf.roles, m.conf.nfs = "meta, block", ""
 		}

@@ -228,7 +228,7 @@ func TestGatewaysDie(t *testing.T) {
 	t.Logf("a gateway was killed: nothing was answered to its client for %v", a.stall())
 
 	for _, f := range read { // when nothing is held for the gateway that died any more
-		for end := time.Now().Add(2 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		for end := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
 			_, err := b.Getattr(b.ctx(), f.FH)
 			if nfsclient.StatusOf(err) == nfsv4.NFS4ERR_STALE {
 				break

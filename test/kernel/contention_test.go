@@ -60,7 +60,7 @@ func TestContention(t *testing.T) {
 	if long() {
 		locks, names = 5000, 5000
 	}
-	const lease = 10 * time.Second
+	const lease = 20 * time.Second
 	srv := serverUnderTest(t)
 	n := kclient.NewNet(t)
 	srv.start(t, n, dataDir(t), srv.lease(lease)...)

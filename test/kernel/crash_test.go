@@ -18,9 +18,9 @@ import (
 const (
 	// pauseDeadline is how long the writer may take to finish the calls it was in when the server went away: the server
 	// starts, the client finds it again, sessions and opens are recovered.
-	pauseDeadline  = 3 * time.Minute
-	verifyDeadline = 3 * time.Minute
-	alarmDeadline  = 3 * time.Minute
+	pauseDeadline  = 10 * time.Minute
+	verifyDeadline = 10 * time.Minute
+	alarmDeadline  = 10 * time.Minute
 )
 
 // journalWriter is a running writer of test/journal in a guest.

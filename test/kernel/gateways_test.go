@@ -23,7 +23,7 @@ func TestTwoGateways(t *testing.T) {
 	if long() {
 		locks, names, transactions, commits, messages = 3000, 3000, 1000, 100, 3000
 	}
-	const lease = 10 * time.Second
+	const lease = 20 * time.Second
 	srv := serverUnderTest(t)
 	n := kclient.NewNet(t)
 	data := dataDir(t)

@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	twoClientsDeadline = 2 * time.Minute
+	twoClientsDeadline = 10 * time.Minute
 	// waitedFor is long enough that a client which asks by itself, after 1 s, 2 s, 4 s, would ask next in seconds.
 	waitedFor = 4 * time.Second
 )
@@ -164,6 +164,7 @@ func TestTwoClients(t *testing.T) {
 			// The lock goes from hand to hand: who waits is told, and does not find it by asking in ever longer intervals.
 			const rounds = 5
 			var worst time.Duration
+			slow := 0 // a guest may be held up once or twice; a waiter that asks in intervals is late each time
 			holder, next := a, b
 			held = holder.lock("-kind", kind)
 			if s := held.next(t); s != "held" {
@@ -180,11 +181,14 @@ func TestTwoClients(t *testing.T) {
 				if s := waiting.next(t); s != "held" {
 					t.Fatal(s)
 				}
-				worst = max(worst, time.Since(released))
+				took := time.Since(released)
+				if worst = max(worst, took); took > waitedFor/2 {
+					slow++
+				}
 				held, holder, next = waiting, next, holder
 			}
 			held.release(t)
-			if t.Logf("%d times from hand to hand after a wait of %v: %.3f s at worst", rounds, waitedFor, worst.Seconds()); os.Getenv(envServer) == "" && worst > waitedFor/2 {
+			if t.Logf("%d times from hand to hand after a wait of %v: %.3f s at worst", rounds, waitedFor, worst.Seconds()); os.Getenv(envServer) == "" && slow > rounds/2 {
 				t.Errorf("a waiter is not told that the lock is free")
 			}
 			for i, c := range []client{a, b} { // shared locks are shared between clients

@@ -262,7 +262,7 @@ func unlinkOpenFile(t *T) {
 
 // eventually retries what may lag behind, generously.
 func eventually(f func() error) error {
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		err := f()
 		if err == nil || time.Now().After(deadline) {
