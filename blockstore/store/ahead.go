@@ -13,6 +13,9 @@ const (
 	aheadBy = 3.0 / 4
 	// zeroStep is how much of it is written at a time: what a sync of somebody else may wait for at the disk.
 	zeroStep = 256 << 10
+	// fillBelow is how many bytes a group has that is synced at once, on average, below which the next segment is filled with zeros. Blocks that were never written
+	// cost each fdatasync a commit of the file system's journal; to fill them costs as many bytes as the records have. A disk writes about this much in the time of a commit.
+	fillBelow = 256 << 10
 )
 
 // ahead lets the zeros of a segment that nobody waits for yet go along with the records that are appended meanwhile. As fast as the disk takes them
@@ -20,10 +23,14 @@ const (
 //
 // Fields protected by Store.mu.
 type ahead struct {
-	appended int64         // bytes of records, since the store was opened
-	hurried  bool          // somebody waits for what the preparer does now, or will do next
-	at       int64         // the preparer goes on when appended is this; math.MaxInt64: it does not wait
-	goOn     chan struct{} // holds a token then
+	appended int64    // bytes of records, since the store was opened
+	groups   int64    // that were synced
+	last     struct { // these when the last segment was begun
+		appended, groups int64
+	}
+	hurried bool          // somebody waits for what the preparer does now, or will do next
+	at      int64         // the preparer goes on when appended is this; math.MaxInt64: it does not wait
+	goOn    chan struct{} // holds a token then
 }
 
 func newAhead() ahead { return ahead{at: math.MaxInt64, goOn: make(chan struct{}, 1)} }
@@ -49,12 +56,18 @@ func (a *ahead) wake() {
 	}
 }
 
-// run is the pace of one segment: how much had been appended when it was begun, and how much is to be by its end.
-type run struct{ from, over int64 }
+// run is how one segment is made: whether it is filled with zeros, how much had been appended when it was begun, and how much is to be by its end.
+type run struct {
+	fill       bool
+	from, over int64
+}
 
-// beginRun says how a segment that is begun now is paced. Called with mu held.
+// beginRun says how a segment that is begun now is made. Called with mu held.
 func (s *Store) beginRun() run {
-	r := run{from: s.ahead.appended}
+	a := &s.ahead
+	bytes, groups := a.appended-a.last.appended, a.groups-a.last.groups
+	a.last.appended, a.last.groups = a.appended, a.groups
+	r := run{fill: bytes < s.o.fillBelow*max(groups, 1), from: a.appended}
 	if s.active != nil {
 		r.over = int64(aheadBy * float64(s.active.header.End()-s.next))
 	}

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"math"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -21,6 +22,7 @@ type zeroing struct {
 
 // watchZeros has o's store tell how it fills segments that it makes after the first.
 func watchZeros(o *Options) *zeroing {
+	o.fillBelow = math.MaxInt64 / 1_000_000
 	z := &zeroing{begun: make(chan struct{})}
 	o.FS = vfile.NewFaults(o.FS, func(c vfile.Call) *vfile.Fault {
 		if c.Op != vfile.OpZero || !strings.HasSuffix(c.Name, "2"+newSuffix) {
@@ -137,5 +139,64 @@ func TestAheadEndsWithTheStore(t *testing.T) {
 	}
 	if vfs.KindOf(s.Put(context.Background(), shardPut(key(1, 9, 0), 1))) != vfs.KindUnavailable {
 		t.Fatal("a closed store takes a shard")
+	}
+}
+
+// lazyFS is a file system that cannot reserve space.
+type lazyFS struct{ vfile.FS }
+
+type lazyFile struct{ vfile.File }
+
+func (fs lazyFS) Create(name string) (vfile.File, error) {
+	f, err := fs.FS.Create(name)
+	return lazyFile{f}, err
+}
+
+func (f lazyFile) Allocate(size int64) (bool, error) {
+	_, err := f.File.Allocate(size)
+	return false, err
+}
+
+// A segment is filled with zeros where little is synced at a time, and where its space is not there otherwise.
+func TestFill(t *testing.T) {
+	for name, x := range map[string]struct {
+		size int
+		lazy bool
+		want bool
+	}{
+		"small groups":     {16 << 10, false, true},
+		"large groups":     {900 << 10, false, false},
+		"nothing reserved": {900 << 10, true, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := memOptions(-1)
+			o.SegmentSize = 8 << 20
+			if x.lazy {
+				o.FS = lazyFS{o.FS}
+			}
+			var filled atomic.Int64
+			o.FS = vfile.NewFaults(o.FS, func(c vfile.Call) *vfile.Fault {
+				if c.Op == vfile.OpZero && strings.HasSuffix(c.Name, "2"+newSuffix) {
+					filled.Add(c.Len)
+				}
+				return nil
+			})
+			s := mustOpen(t, o)
+			defer mustClose(t, s)
+			active := func() uint32 {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				return s.active.header.File
+			}
+			for block := uint64(0); block == 0 || active() != 2; block++ {
+				p := &Put{Key: key(1, block, 0), Epoch: 1, K: 1, M: 1, BlockLen: uint32(x.size), Data: make([]byte, x.size)}
+				if err := s.Put(context.Background(), p); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := filled.Load(); got > 0 != x.want || x.want && got < o.SegmentSize {
+				t.Errorf("%d bytes of a segment of %d are filled with zeros", got, o.SegmentSize)
+			}
+		})
 	}
 }

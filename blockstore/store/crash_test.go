@@ -144,6 +144,7 @@ func TestCrash(t *testing.T) {
 func crashRun(t *testing.T, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	o := memOptions(-1)
+	o.fillBelow = []int64{0, -1}[rng.IntN(2)]
 	j := newJournal()
 	for gen := range 4 {
 		s := mustOpen(t, o)

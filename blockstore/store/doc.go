@@ -31,7 +31,7 @@
 // full: allocate, fill with zeros, sync, rename into place, sync the directory. The zeros go along with what is appended meanwhile (ahead.go), unless
 // somebody waits for the segment. Overwriting blocks
 // that are already written makes fdatasync about twice as fast as writing
-// into fresh extents. A file that is free says so durably before it is used, so taking it into use only writes
+// into fresh extents; but it writes everything twice, so where much is appended between two syncs the space is only reserved (decision 101). A file that is free says so durably before it is used, so taking it into use only writes
 // its header, with the next incarnation; the first group's fdatasync makes header and records
 // count at once. A segment is never unlinked.
 //

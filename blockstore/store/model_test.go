@@ -23,6 +23,7 @@ func TestModel(t *testing.T) {
 		o := memOptions(-1)
 		o.Capacity = int64(6+rng.IntN(5)) * MinSegmentSize
 		o.CompactPercent = []int{0, -1, 80}[rng.IntN(3)]
+		o.fillBelow = []int64{0, -1}[rng.IntN(2)]
 		var s *Store
 		open := func() {
 			o.Metrics = nil

@@ -68,6 +68,7 @@ type Options struct {
 	// IndexCache is the block cache of the index. Stores of a process may share it.
 	IndexCache *pebble.Cache
 
+	fillBelow int64 // see ahead.go; negative: no segment is filled with zeros; 0: the constant
 	// manifestBytes is how large the list of the index's tables may get before another one is begun; 0: as Pebble has it.
 	manifestBytes int64
 
@@ -95,6 +96,9 @@ func (o Options) withDefaults() (Options, error) {
 	if o.SegmentSize < MinSegmentSize || o.SegmentSize > MaxSegmentSize || o.SegmentSize%segment.PageSize != 0 {
 		return o, vfs.Errorf(vfs.KindInvalid, op, "segment size %d is not a multiple of %d between %d and %d",
 			o.SegmentSize, segment.PageSize, MinSegmentSize, MaxSegmentSize)
+	}
+	if o.fillBelow == 0 {
+		o.fillBelow = fillBelow
 	}
 	if o.ReserveBytes == 0 {
 		o.ReserveBytes = DefaultReserveBytes

@@ -110,7 +110,7 @@ func (s *Store) reclaimLost() error {
 		}
 		size, err := g.f.Size()
 		if err == nil && size < s.o.SegmentSize {
-			if err = g.f.Allocate(s.o.SegmentSize); err == nil {
+			if _, err = g.f.Allocate(s.o.SegmentSize); err == nil {
 				from := size / segment.PageSize * segment.PageSize
 				err = g.f.Zero(from, s.o.SegmentSize-from)
 			}

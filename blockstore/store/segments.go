@@ -170,7 +170,7 @@ func (s *Store) completeFile(g *seg, path string) {
 	if g.short = true; s.readOnly != nil {
 		return
 	}
-	if err := g.f.Allocate(s.o.SegmentSize); err != nil {
+	if _, err := g.f.Allocate(s.o.SegmentSize); err != nil {
 		s.log.Error("segment file stays short", "file", path, "err", err)
 		return
 	}
@@ -269,7 +269,7 @@ func (s *Store) endAttempt(err error) {
 	s.attempt = make(chan struct{})
 }
 
-// makeSegment creates a free segment whose blocks are all written, at the pace of r.
+// makeSegment creates a free segment whose blocks are all reserved, and written as r says.
 func (s *Store) makeSegment(num uint32, total int64, r run) (g *seg, err error) {
 	const op = "store.segment"
 	size := s.o.SegmentSize
@@ -290,10 +290,11 @@ func (s *Store) makeSegment(num uint32, total int64, r run) (g *seg, err error) 
 	}
 	h := segment.Header{State: segment.StateFree, File: num, Size: size, Cluster: s.super.cluster, Store: s.super.store}
 	fill := func() error {
-		if err := f.Allocate(size); err != nil {
+		reserved, err := f.Allocate(size)
+		if err != nil {
 			return err
 		}
-		for off := int64(0); off < size; off += zeroStep {
+		for off := int64(0); off < size && (r.fill || !reserved); off += zeroStep {
 			if err := s.awaitTurn(r, off, size); err != nil {
 				return err
 			}

@@ -376,6 +376,7 @@ func (s *Store) enterGroup(group []*op) error {
 		}
 	}
 	s.mu.Lock()
+	s.ahead.groups++
 	for _, o := range group {
 		s.enter1(o)
 	}

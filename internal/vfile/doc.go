@@ -87,9 +87,8 @@ type File interface {
 	// WriteVec writes the concatenation of bufs at off, or returns an error.
 	// It does not modify or keep bufs.
 	WriteVec(bufs [][]byte, off int64) error
-	// Allocate reserves disk space for the first size bytes and extends the
-	// file to size.
-	Allocate(size int64) error
+	// Allocate extends the file to size, and reserves disk space for its first size bytes if the file system can.
+	Allocate(size int64) (reserved bool, err error)
 	// Zero writes zeros to n bytes at off, which are page-aligned, past the
 	// page cache where that is possible: a segment in preparation would only push
 	// out of it what readers want. Like all writes it needs a sync.

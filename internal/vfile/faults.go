@@ -246,8 +246,12 @@ func (f *faultyFile) WriteVec(bufs [][]byte, off int64) error {
 	return x.Err
 }
 
-func (f *faultyFile) Allocate(size int64) error {
-	return f.f.do(f.call(OpAllocate, 0, size), func() error { return f.in.Allocate(size) })
+func (f *faultyFile) Allocate(size int64) (reserved bool, err error) {
+	err = f.f.do(f.call(OpAllocate, 0, size), func() (err error) {
+		reserved, err = f.in.Allocate(size)
+		return err
+	})
+	return reserved, err
 }
 
 func (f *faultyFile) Zero(off, n int64) error {

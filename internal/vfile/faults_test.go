@@ -40,7 +40,7 @@ func TestFaults(t *testing.T) {
 		// The third write keeps five bytes of two buffers; the others are whole.
 		f, err := NewFaults(fs, once(OpWrite, a, 3, Fault{Err: syscall.ENOSPC, Keep: 5})).Open(a)
 		must(t, err)
-		must(t, f.Allocate(2*PageSize))
+		allocate(t, f, 2*PageSize)
 		_, err = f.WriteAt([]byte("0123456789"), 0)
 		must(t, err)
 		must(t, f.WriteVec([][]byte{[]byte("ab")}, 0))

@@ -101,11 +101,11 @@ func (f *memFile) grow(size int64) error {
 	return nil
 }
 
-func (f *memFile) Allocate(size int64) error {
+func (f *memFile) Allocate(size int64) (bool, error) {
 	f.m.before(WriteFile, f.name)
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
-	return f.grow(size)
+	return true, f.grow(size)
 }
 
 func (f *memFile) Zero(off, n int64) error {

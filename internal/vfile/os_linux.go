@@ -176,17 +176,17 @@ func (o *osFile) SyncData() error {
 	return nil
 }
 
-func (o *osFile) Allocate(size int64) error {
+func (o *osFile) Allocate(size int64) (bool, error) {
 	_, err := o.control(func(fd int) (int, error) { return 0, unix.Fallocate(fd, 0, 0, size) })
 	switch {
 	case err == nil:
-		return nil
+		return true, nil
 	case errors.Is(err, unix.EOPNOTSUPP):
 		// A file system without fallocate: extend now, the caller's
 		// zero-fill allocates.
-		return o.f.Truncate(size)
+		return false, o.f.Truncate(size)
 	}
-	return &fs.PathError{Op: "fallocate", Path: o.f.Name(), Err: err}
+	return false, &fs.PathError{Op: "fallocate", Path: o.f.Name(), Err: err}
 }
 
 // zeroChunk is how much Zero writes at a time.

@@ -28,6 +28,12 @@ func must(t *testing.T, err error) {
 	}
 }
 
+func allocate(t *testing.T, f File, size int64) {
+	t.Helper()
+	_, err := f.Allocate(size)
+	must(t, err)
+}
+
 func TestFileSystem(t *testing.T) {
 	both(t, func(t *testing.T, fs FS, dir string) {
 		f, err := fs.Create(dir + "/a")
@@ -35,7 +41,7 @@ func TestFileSystem(t *testing.T) {
 		if _, err := fs.Create(dir + "/a"); err == nil {
 			t.Fatal("Create of an existing name succeeded")
 		}
-		must(t, f.Allocate(3*PageSize))
+		allocate(t, f, 3*PageSize)
 		bufs := [][]byte{{1, 2, 3}, nil, bytes.Repeat([]byte{7}, PageSize), {9}}
 		must(t, f.WriteVec(bufs, PageSize-2))
 		if len(bufs[0]) != 3 || len(bufs[2]) != PageSize {
@@ -159,7 +165,7 @@ func TestMemFull(t *testing.T) {
 	must(t, m.MkdirAll("/d"))
 	f, err := m.Create("/d/a")
 	must(t, err)
-	must(t, f.Allocate(2*PageSize))
+	allocate(t, f, 2*PageSize)
 	if _, err := f.WriteAt([]byte{1}, 2*PageSize); !errors.Is(err, syscall.ENOSPC) {
 		t.Fatalf("write over capacity: %v, want ENOSPC", err)
 	}

@@ -222,8 +222,10 @@ func (f realFile) WriteVec(bufs [][]byte, off int64) error {
 	return errors.Join(f.mem.WriteVec(bufs, off), f.File.WriteVec(bufs, off))
 }
 
-func (f realFile) Allocate(size int64) error {
-	return errors.Join(f.mem.Allocate(size), f.File.Allocate(size))
+func (f realFile) Allocate(size int64) (bool, error) {
+	_, err := f.mem.Allocate(size)
+	reserved, realErr := f.File.Allocate(size)
+	return reserved, errors.Join(err, realErr)
 }
 
 func (f realFile) Zero(off, n int64) error {

@@ -38,7 +38,7 @@ func (w walFS) Create(dir, name string, size uint64) (types.WritableFile, error)
 			return err
 		}
 		if size > 0 {
-			if err = f.Allocate(int64(size)); err == nil {
+			if _, err = f.Allocate(int64(size)); err == nil {
 				err = f.Sync()
 			}
 		}
