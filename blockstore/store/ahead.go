@@ -23,11 +23,8 @@ const (
 //
 // Fields protected by Store.mu.
 type ahead struct {
-	appended int64    // bytes of records, since the store was opened
-	groups   int64    // that were synced
-	last     struct { // these when the last segment was begun
-		appended, groups int64
-	}
+	written
+	last    written       // when the last segment that is there was begun
 	hurried bool          // somebody waits for what the preparer does now, or will do next
 	at      int64         // the preparer goes on when appended is this; math.MaxInt64: it does not wait
 	goOn    chan struct{} // holds a token then
@@ -56,18 +53,24 @@ func (a *ahead) wake() {
 	}
 }
 
-// run is how one segment is made: whether it is filled with zeros, how much had been appended when it was begun, and how much is to be by its end.
+// written is what happened since the store was opened.
+type written struct {
+	appended int64 // bytes of records
+	groups   int64 // that were synced
+}
+
+// run is how one segment is made: whether it is filled with zeros, what had been written when it was begun, and how much is to be appended by its end.
 type run struct {
-	fill       bool
-	from, over int64
+	fill bool
+	from written
+	over int64
 }
 
 // beginRun says how a segment that is begun now is made. Called with mu held.
 func (s *Store) beginRun() run {
 	a := &s.ahead
 	bytes, groups := a.appended-a.last.appended, a.groups-a.last.groups
-	a.last.appended, a.last.groups = a.appended, a.groups
-	r := run{fill: bytes < s.o.fillBelow*max(groups, 1), from: a.appended}
+	r := run{fill: groups == 0 || bytes < s.o.fillBelow*groups, from: a.written}
 	if s.active != nil {
 		r.over = int64(aheadBy * float64(s.active.header.End()-s.next))
 	}
@@ -78,7 +81,7 @@ func (s *Store) beginRun() run {
 func (s *Store) awaitTurn(r run, done, size int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	at := r.from + int64(float64(r.over)*float64(done)/float64(size))
+	at := r.from.appended + int64(float64(r.over)*float64(done)/float64(size))
 	for !s.ahead.hurried && s.ahead.appended < at {
 		s.ahead.at = at
 		s.mu.Unlock()

@@ -3,8 +3,12 @@ package store
 import (
 	"context"
 	"math"
+	"os"
+	"path"
+	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -157,16 +161,18 @@ func (f lazyFile) Allocate(size int64) (bool, error) {
 	return false, err
 }
 
-// A segment is filled with zeros where little is synced at a time, and where its space is not there otherwise.
+// A segment is filled with zeros where little was synced at a time since the last one was begun, and where its space is not there otherwise.
 func TestFill(t *testing.T) {
+	const small, large = 16 << 10, 900 << 10
 	for name, x := range map[string]struct {
-		size int
-		lazy bool
-		want bool
+		sizes []int // of the records of one segment after the other
+		lazy  bool
+		want  []bool // of those after the second, which may be begun early
 	}{
-		"small groups":     {16 << 10, false, true},
-		"large groups":     {900 << 10, false, false},
-		"nothing reserved": {900 << 10, true, true},
+		"small groups":      {[]int{small, small, small}, false, []bool{true, true}},
+		"large groups":      {[]int{large, large, large}, false, []bool{false, false}},
+		"large, then small": {[]int{large, large, small, small}, false, []bool{false, true, true}},
+		"nothing reserved":  {[]int{large, large, large}, true, []bool{true, true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := memOptions(-1)
@@ -174,29 +180,61 @@ func TestFill(t *testing.T) {
 			if x.lazy {
 				o.FS = lazyFS{o.FS}
 			}
-			var filled atomic.Int64
+			var mu sync.Mutex
+			filled := map[string]int64{}
 			o.FS = vfile.NewFaults(o.FS, func(c vfile.Call) *vfile.Fault {
-				if c.Op == vfile.OpZero && strings.HasSuffix(c.Name, "2"+newSuffix) {
-					filled.Add(c.Len)
+				if c.Op == vfile.OpZero {
+					mu.Lock()
+					defer mu.Unlock()
+					filled[path.Base(c.Name)] += c.Len
 				}
 				return nil
 			})
 			s := mustOpen(t, o)
 			defer mustClose(t, s)
-			active := func() uint32 {
-				s.mu.Lock()
-				defer s.mu.Unlock()
-				return s.active.header.File
-			}
-			for block := uint64(0); block == 0 || active() != 2; block++ {
-				p := &Put{Key: key(1, block, 0), Epoch: 1, K: 1, M: 1, BlockLen: uint32(x.size), Data: make([]byte, x.size)}
-				if err := s.Put(context.Background(), p); err != nil {
-					t.Fatal(err)
+			block := uint64(0)
+			for i, size := range x.sizes {
+				goesOn := func() bool {
+					s.mu.Lock()
+					defer s.mu.Unlock()
+					return s.active == nil || s.active.header.File <= uint32(i+1)
+				}
+				for ; goesOn(); block++ {
+					p := &Put{Key: key(1, block, 0), Epoch: 1, K: 1, M: 1, BlockLen: uint32(size), Data: make([]byte, size)}
+					if err := s.Put(context.Background(), p); err != nil {
+						t.Fatal(err)
+					}
 				}
 			}
-			if got := filled.Load(); got > 0 != x.want || x.want && got < o.SegmentSize {
-				t.Errorf("%d bytes of a segment of %d are filled with zeros", got, o.SegmentSize)
+			mu.Lock()
+			defer mu.Unlock()
+			for i, want := range x.want {
+				name := path.Base(s.segmentPath(uint32(i+3), newSuffix))
+				if got := filled[name]; got > 0 != want || want && got < o.SegmentSize {
+					t.Errorf("%d bytes of segment %d of %d are filled with zeros", got, i+3, o.SegmentSize)
+				}
 			}
 		})
+	}
+}
+
+// On a disk, a log in segments that were not filled is replayed to its end, and its shards are read.
+func TestReplayOfUnfilled(t *testing.T) {
+	o := diskOptions(t)
+	o.fillBelow = -1
+	s := mustOpen(t, o)
+	keys := putMany(t, s, 1, 400)
+	mustClose(t, s)
+	if err := os.RemoveAll(filepath.Join(o.Dir, "index")); err != nil {
+		t.Fatal(err)
+	}
+	s = mustOpen(t, o)
+	defer mustClose(t, s)
+	for _, k := range keys {
+		r, err := s.Get(context.Background(), k, 0, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Release()
 	}
 }

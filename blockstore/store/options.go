@@ -68,7 +68,7 @@ type Options struct {
 	// IndexCache is the block cache of the index. Stores of a process may share it.
 	IndexCache *pebble.Cache
 
-	fillBelow int64 // see ahead.go; negative: no segment is filled with zeros; 0: the constant
+	fillBelow int64 // see ahead.go; negative: no segment whose space is reserved is filled with zeros; 0: the constant
 	// manifestBytes is how large the list of the index's tables may get before another one is begun; 0: as Pebble has it.
 	manifestBytes int64
 

@@ -170,7 +170,11 @@ func (s *Store) completeFile(g *seg, path string) {
 	if g.short = true; s.readOnly != nil {
 		return
 	}
-	if _, err := g.f.Allocate(s.o.SegmentSize); err != nil {
+	reserved, err := g.f.Allocate(s.o.SegmentSize)
+	if from := (size + segment.PageSize - 1) / segment.PageSize * segment.PageSize; err == nil && !reserved && from < s.o.SegmentSize {
+		err = g.f.Zero(from, s.o.SegmentSize-from)
+	}
+	if err != nil {
 		s.log.Error("segment file stays short", "file", path, "err", err)
 		return
 	}
@@ -226,10 +230,12 @@ func (s *Store) preparer() {
 		s.measureRoom()
 		// One to use, and what is missing of the reserve.
 		need := len(s.spares) < 1+max(reservePuts-s.room, 0)
+		var r run
 		if need {
 			s.lastNum++
+			r = s.beginRun()
 		}
-		num, r := s.lastNum, s.beginRun()
+		num := s.lastNum
 		total := int64(len(s.segs)) * s.o.SegmentSize
 		s.mu.Unlock()
 		var g *seg
@@ -239,6 +245,7 @@ func (s *Store) preparer() {
 		}
 		s.mu.Lock()
 		if g != nil {
+			s.ahead.last = r.from
 			s.segs[num] = g
 			s.spares = append(s.spares, g)
 			s.gaugeSegments()
