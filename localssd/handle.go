@@ -2,6 +2,7 @@ package localssd
 
 import (
 	"encoding/binary"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -41,14 +42,24 @@ func handleAt(fd int, name string) (h kernelHandle, mount int32, err error) {
 	return h, mount, nil
 }
 
+// memoryTries is how often a handle is opened that the kernel says it has no memory for. It also says so, of ext4, while a new file is being made with the inode number
+// of the handle's, which is gone then: that takes microseconds. The last try is some 50 ms after the first.
+const memoryTries = 10
+
 // openHandle opens what a handle names in the file system of mountFD.
 func openHandle(mountFD int, h *kernelHandle, flags int) (int, error) {
-	for {
+	for try := 1; ; {
 		fd, _, no := unix.Syscall(unix.SYS_OPEN_BY_HANDLE_AT, uintptr(mountFD), uintptr(unsafe.Pointer(h)), uintptr(flags|unix.O_CLOEXEC))
 		switch no {
 		case 0:
 			return int(fd), nil
 		case unix.EINTR:
+		case unix.ENOMEM:
+			if try == memoryTries {
+				return -1, no
+			}
+			time.Sleep(50 * time.Microsecond << try)
+			try++
 		default:
 			return -1, no
 		}
