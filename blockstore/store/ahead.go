@@ -59,26 +59,24 @@ type written struct {
 	groups   int64 // that were synced
 }
 
-// run is how one segment is made: whether it is filled with zeros, what had been written when it was begun, and how much is to be appended by its end.
+// run is how one segment is made: what had been written when the one before it was begun, and when it was, and how much is to be appended by its end.
 type run struct {
-	fill bool
-	from written
-	over int64
+	last, from written
+	over       int64
 }
 
 // beginRun says how a segment that is begun now is made. Called with mu held.
 func (s *Store) beginRun() run {
-	a := &s.ahead
-	bytes, groups := a.appended-a.last.appended, a.groups-a.last.groups
-	r := run{fill: groups == 0 || bytes < s.o.fillBelow*groups, from: a.written}
+	r := run{last: s.ahead.last, from: s.ahead.written}
 	if s.active != nil {
 		r.over = int64(aheadBy * float64(s.active.header.End()-s.next))
 	}
 	return r
 }
 
-// awaitTurn waits until it is time to go on with a segment of which done of size bytes are filled.
-func (s *Store) awaitTurn(r run, done, size int64) error {
+// awaitTurn waits until it is time to go on with a segment of which done of size bytes are filled, and says whether the groups that were synced since the one before it was begun are
+// so small that it is worth it. Nothing is known before the first.
+func (s *Store) awaitTurn(r run, done, size int64) (worth bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	at := r.from.appended + int64(float64(r.over)*float64(done)/float64(size))
@@ -93,8 +91,9 @@ func (s *Store) awaitTurn(r run, done, size int64) error {
 		}
 		s.mu.Lock()
 		if err != nil {
-			return err
+			return false, err
 		}
 	}
-	return nil
+	bytes, groups := s.ahead.appended-r.last.appended, s.ahead.groups-r.last.groups
+	return groups == 0 || bytes < s.o.fillBelow*groups, nil
 }

@@ -301,9 +301,13 @@ func (s *Store) makeSegment(num uint32, total int64, r run) (g *seg, err error) 
 		if err != nil {
 			return err
 		}
-		for off := int64(0); off < size && (r.fill || !reserved); off += zeroStep {
-			if err := s.awaitTurn(r, off, size); err != nil {
+		for off := int64(0); off < size; off += zeroStep {
+			worth, err := s.awaitTurn(r, off, size)
+			if err != nil {
 				return err
+			}
+			if reserved && !worth {
+				break
 			}
 			if err := f.Zero(off, min(zeroStep, size-off)); err != nil {
 				return err
