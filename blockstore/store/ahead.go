@@ -13,7 +13,7 @@ const (
 	aheadBy = 3.0 / 4
 	// zeroStep is how much of it is written at a time: what a sync of somebody else may wait for at the disk.
 	zeroStep = 256 << 10
-	// fillBelow is how many bytes a group has that is synced at once, on average, below which the next segment is filled with zeros. Blocks that were never written
+	// fillBelow is how many bytes the groups that are synced at once must have on average, for the next segment not to be filled with zeros. Blocks that were never written
 	// cost each fdatasync a commit of the file system's journal; to fill them costs as many bytes as the records have. A disk writes about this much in the time of a commit.
 	fillBelow = 256 << 10
 )
@@ -59,10 +59,11 @@ type written struct {
 	groups   int64 // that were synced
 }
 
-// run is how one segment is made: what had been written when the one before it was begun, and when it was, and how much is to be appended by its end.
+// run is how one segment is made.
 type run struct {
-	last, from written
-	over       int64
+	last written // when the one before it was begun
+	from written // when it was
+	over int64   // bytes of records after that, by which it is to be ready
 }
 
 // beginRun says how a segment that is begun now is made. Called with mu held.
