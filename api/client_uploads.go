@@ -90,14 +90,20 @@ func headKind(status int) vfs.Kind {
 		return vfs.KindUnauthorized
 	case http.StatusForbidden:
 		return vfs.KindPerm
+	case http.StatusLocked:
+		return vfs.KindLocked
 	case http.StatusBadRequest, http.StatusConflict, http.StatusPreconditionFailed:
 		return vfs.KindInvalid
 	}
 	return vfs.KindUnavailable
 }
 
-// Send sends the next n bytes, which r has. If it fails, some of them may have come: ResumeUpload says how many.
+// Send sends the next n bytes, which r has. If it fails, some of them may have come: ResumeUpload says how many. The file is at its path when Send has succeeded and Offset is Length;
+// of an upload of which all has come before 0 bytes are sent for that.
 func (u *Upload) Send(ctx context.Context, r io.Reader, n int64) error {
+	if n == 0 {
+		r = http.NoBody
+	}
 	resp, err := u.t.tus(ctx, http.MethodPatch, u.Address, r, n, http.Header{"Upload-Offset": {strconv.FormatUint(u.Offset, 10)}, "Content-Type": {tusBody}})
 	if err != nil {
 		return err

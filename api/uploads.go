@@ -201,6 +201,9 @@ func (a *API) treeOf(ctx context.Context, up *metapb.Upload) (*files.Tree, error
 
 func (a *API) tusHead(w http.ResponseWriter, r *http.Request) error {
 	up, err := a.findUpload(r.Context(), r)
+	if err == nil && up.Offset == up.Length && !up.Done {
+		up, err = a.finish(r.Context(), up)
+	}
 	if err != nil {
 		return err
 	}
@@ -213,6 +216,16 @@ func (a *API) tusHead(w http.ResponseWriter, r *http.Request) error {
 	h.Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusOK)
 	return nil
+}
+
+// finish puts a file to its place of which all has come: whoever took the last piece ended before that, or the metadata did not answer. Clients take an upload for complete
+// when they hear that all has come, so they must not hear it before.
+func (a *API) finish(ctx context.Context, up *metapb.Upload) (*metapb.Upload, error) {
+	t, err := a.treeOf(ctx, up)
+	if err != nil {
+		return nil, err
+	}
+	return a.pieces.Append(ctx, t, up, http.NoBody, nil)
 }
 
 func (a *API) tusPatch(w http.ResponseWriter, r *http.Request) error {

@@ -367,6 +367,17 @@ func TestResumedUploads(t *testing.T) {
 		t.Errorf("it is %q", r.body)
 	}
 	u.tus("DELETE", late, nil).want(t, "give up", 204)
+	// All has come, and its directory is gone: nobody is told that it is complete before it is at its place.
+	u.do("POST", at("default/default", "/directory", "/there"), nil).want(t, "mkdir", 200)
+	home := create("/there/it", 5)
+	u.do("POST", at("default/default", "/rename", "/there", "to", "/elsewhere"), nil).want(t, "move its directory", 200)
+	u.tus("PATCH", home, bytes.NewReader(data[:5]), "Upload-Offset", "0").want(t, "all of it", 404, "/there")
+	u.tus("HEAD", home, nil).want(t, "how far", 404)
+	u.do("POST", at("default/default", "/rename", "/elsewhere", "to", "/there"), nil).want(t, "move it back", 200)
+	if o := offset(home); o != "5" {
+		t.Errorf("at %s", o)
+	}
+	u.get("/there/it").want(t, "it", 200, string(data[:5]))
 	// One is given up.
 	gone := create("/gone", 10)
 	u.tus("PATCH", gone, bytes.NewReader(data[:5]), "Upload-Offset", "0").want(t, "a piece", 204)

@@ -19,5 +19,5 @@
 // What a crash leaves in the hidden directory is found by its name, without clocks: "p-ORIGIN-RANDOM" was written by a gateway as that origin of its shard, and is
 // garbage once that origin has ended; "u-ID" belongs to an upload in pieces, whose record in shard 0 is made before the file: it is garbage if there is
 // no record. Collect looks the records up after it has listed the names. A record of all bytes without its file says that the file is at its place, so
-// whoever gives an upload up removes the record first.
+// whoever gives an upload up removes the record first. A record of all bytes that has its file still, and is not done, is of one that could not be put to its place: Append does it.
 package files

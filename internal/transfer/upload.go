@@ -268,7 +268,8 @@ func (u *up) large(ctx context.Context, p string, in *source, put api.Put, t *tr
 	return err
 }
 
-// pieces sends the rest of a file.
+// pieces sends the rest of a file. If nothing is left it sends that: gateways of older releases say that all has come before the file is at its path, and put it there when they
+// are sent another piece.
 func (u *up) pieces(ctx context.Context, in *source, upload *api.Upload, t *track) error {
 	sent := int64(upload.Offset)
 	again, read := false, int64(0) // of the request that failed
@@ -284,7 +285,7 @@ func (u *up) pieces(ctx context.Context, in *source, upload *api.Upload, t *trac
 			*upload, sent = *now, int64(now.Offset)
 		}
 		again = true
-		for upload.Offset < upload.Length {
+		for whole := false; !whole; whole = upload.Offset == upload.Length {
 			off := int64(upload.Offset)
 			n := min(pieceBytes, int64(upload.Length)-off)
 			body := &piece{source: in, off: off, end: off + n, t: t}
