@@ -210,14 +210,19 @@ func (a *API) allowed(c huma.Context, id string, who *accounts.Principal) error 
 	return nil
 }
 
-// note writes a change, or a refusal, into the audit log.
+// note writes a change, or a refusal, into the audit log. Who is nobody cannot fill it; that he logged in is no line of his, for he has a token.
 func (a *API) note(c huma.Context, who *accounts.Principal, outcome string, status int) {
+	by := callerOf(c.Context())
 	e := accounts.Event{Time: a.opt.Now().UTC(), Who: who.Name, Token: who.Token, Did: c.Operation().OperationID, To: about(c), Outcome: outcome, Status: status, Request: vfs.RequestOf(c.Context()).String()}
-	if w := callerOf(c.Context()).answer; w != nil && w.detail != "" {
+	if w := by.answer; w != nil && w.detail != "" {
 		e.To += " " + w.detail
 	}
-	if from := callerOf(c.Context()).from; from.IsValid() {
-		e.From = from.String()
+	if by.from.IsValid() {
+		e.From = by.from.String()
+	}
+	if by.err != nil && (e.Did != "log-in" || outcome != "ok") {
+		a.opt.Audit.NoteStranger(e)
+		return
 	}
 	a.opt.Audit.Note(e)
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -122,4 +123,50 @@ func TestAudit(t *testing.T) {
 		t.Errorf("%v %v", st.Mode(), err)
 	}
 	(*Audit)(nil).Note(Event{})
+	(*Audit)(nil).NoteStranger(Event{})
+}
+
+// Whoever is nobody gets a few lines of the audit log at once and one a second then, which says how many were left out; others' are all there.
+func TestAuditOfStrangers(t *testing.T) {
+	path := filepath.Join(t.TempDir(), AuditName)
+	a, err := OpenAudit(path, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	now := time.Unix(1000, 0)
+	knock := func(n int) {
+		for range n {
+			a.NoteStranger(Event{Time: now, Who: "nobody", To: strings.Repeat("&", 1000)})
+		}
+	}
+	knock(10 * strangerBurst)
+	for range 2 * strangerBurst {
+		a.Note(Event{Time: now, Who: "somebody"})
+	}
+	now = now.Add(strangerEvery - time.Millisecond)
+	knock(1)
+	now = now.Add(2 * time.Millisecond)
+	knock(5)
+	now = now.Add(time.Hour)
+	knock(2)
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := map[string]int{}
+	var suppressed []int
+	for line := range strings.Lines(string(raw)) {
+		var e Event
+		if err := json.Unmarshal([]byte(line), &e); err != nil || len(line) > 2000 {
+			t.Fatalf("%v %s", err, line)
+		}
+		lines[e.Who]++
+		if e.Suppressed > 0 {
+			suppressed = append(suppressed, e.Suppressed)
+		}
+	}
+	if lines["nobody"] != strangerBurst+3 || lines["somebody"] != 2*strangerBurst || !slices.Equal(suppressed, []int{9*strangerBurst + 1, 4}) {
+		t.Errorf("%v, left out were %v", lines, suppressed)
+	}
 }

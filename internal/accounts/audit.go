@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 const (
@@ -18,6 +20,12 @@ const (
 
 	auditBytes = 64 << 20 // of one file
 	auditKept  = 8        // older files
+
+	// Of events of callers who are nobody strangerBurst are written at once, and then one each strangerEvery, with so many bytes of what they were about: 25 MiB a day, or
+	// 150 MiB of what JSON has to escape.
+	strangerBurst = 100
+	strangerEvery = time.Second
+	strangerTo    = 256
 )
 
 // Event is one line of the audit log.
@@ -31,22 +39,26 @@ type Event struct {
 	Outcome string    `json:"outcome"`         // "ok", or the kind of the refusal
 	Status  int       `json:"status"`
 	Request string    `json:"request,omitempty"` // the id of the request
+	// Suppressed is how many events of callers who are nobody were left out since the last one that was written.
+	Suppressed int `json:"suppressed,omitempty"`
 }
 
 // Audit writes events down: as lines of JSON in a file, and to a logger. nil does nothing.
 type Audit struct {
-	path string
-	log  *slog.Logger
+	path      string
+	log       *slog.Logger
+	strangers *rate.Limiter
 
-	mu   sync.Mutex // guards the following
-	file *os.File
-	size int64
-	bad  bool // the last write failed
+	mu         sync.Mutex // guards the following
+	file       *os.File
+	size       int64
+	bad        bool // the last write failed
+	suppressed int
 }
 
 // OpenAudit appends to the file path.
 func OpenAudit(path string, log *slog.Logger) (*Audit, error) {
-	a := &Audit{path: path, log: log}
+	a := &Audit{path: path, log: log, strangers: rate.NewLimiter(rate.Every(strangerEvery), strangerBurst)}
 	if err := a.open(); err != nil {
 		return nil, err
 	}
@@ -83,6 +95,26 @@ func (a *Audit) Note(e Event) {
 	a.mu.Unlock()
 	if err != nil && !was {
 		a.log.Error("the audit log cannot be written; its events are in this log only", "err", err)
+	}
+}
+
+// NoteStranger is Note for an event of a caller who is nobody. If there are too many of them they are counted only: whoever can reach the gateway would else have all others
+// rotated away.
+func (a *Audit) NoteStranger(e Event) {
+	if a == nil {
+		return
+	}
+	a.mu.Lock()
+	written := a.strangers.AllowN(e.Time, 1)
+	if written {
+		e.To = e.To[:min(len(e.To), strangerTo)]
+		e.Suppressed, a.suppressed = a.suppressed, 0
+	} else {
+		a.suppressed++
+	}
+	a.mu.Unlock()
+	if written {
+		a.Note(e)
 	}
 }
 

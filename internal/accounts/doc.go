@@ -30,5 +30,5 @@
 // # Audit
 //
 // Every change that is asked for, and every refusal for lack of rights, is a line of the audit log (Audit): who, from where, what, to what, how it ended. It
-// has ids and names of tokens, never a secret.
+// has ids and names of tokens, never a secret. Lines about callers who are nobody are bounded (NoteStranger), so that these cannot push the others out of it.
 package accounts
