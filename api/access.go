@@ -266,6 +266,9 @@ func problem(err error) *Problem {
 	switch {
 	case errors.As(err, &own):
 		p.Status = own.status
+		if own.status == http.StatusTooManyRequests {
+			p.header = http.Header{"Retry-After": {transferAgain}}
+		}
 	case errors.As(err, &wait):
 		p.Status, p.Kind = http.StatusTooManyRequests, vfs.KindUnavailable.String()
 		p.header = http.Header{"Retry-After": {strconv.Itoa(int(math.Ceil(wait.Wait.Seconds())))}}

@@ -60,6 +60,8 @@ type API struct {
 	pieces  *files.Uploads
 	newJobs atomic.Pointer[func()] // is told of new ones
 	sums    chan struct{}          // a place for each checksum that is computed
+	// transfers are the files, archives and pieces that are being sent and received.
+	transfers transfers
 }
 
 // New makes an API.

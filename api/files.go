@@ -170,10 +170,10 @@ func (a *API) files() {
 	handle(a, "POST "+fs+"/rename", "rename-file", "Move a file or a directory; a file that is in the way is replaced", a.renameFile)
 	handle(a, "PATCH "+fs, "change-file", "Change mode, owner or time of a file", a.changeFile)
 	handle(a, "DELETE "+fs, "delete-file", "Delete a file, or a directory that is empty", a.deleteFile)
-	raw(a, "GET "+fs+"/content", "download-file", "Download a file, or ranges of it", a.download)
+	raw(a, "GET "+fs+"/content", "download-file", "Download a file, or ranges of it", a.bounded(a.download))
 	raw(a, "GET "+fs+"/checksum", "checksum-file", "The SHA-256 of a file's content, or of a range of it", a.checksum)
-	raw(a, "GET "+fs+"/archive", "archive-files", "Download a directory as an archive", a.archive)
-	raw(a, "PUT "+fs+"/content", "upload-file", "Upload a file: it appears whole or not at all", a.upload)
+	raw(a, "GET "+fs+"/archive", "archive-files", "Download a directory as an archive", a.bounded(a.archive))
+	raw(a, "PUT "+fs+"/content", "upload-file", "Upload a file: it appears whole or not at all", a.bounded(a.upload))
 }
 
 // raw registers an operation that reads its request and writes its answer itself.

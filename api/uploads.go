@@ -33,10 +33,10 @@ const (
 func (a *API) uploads() {
 	const all = "/uploads/{workspace}/{filesystem}"
 	raw(a, "OPTIONS "+all, "describe-uploads", "What of the tus protocol is known here", a.tus(a.tusOptions))
-	raw(a, "POST "+all, "begin-upload", "Begin an upload that can be resumed (tus 1.0.0): Upload-Length, and Upload-Metadata or the query with the path", a.tus(a.tusCreate))
+	raw(a, "POST "+all, "begin-upload", "Begin an upload that can be resumed (tus 1.0.0): Upload-Length, and Upload-Metadata or the query with the path", a.tus(a.bounded(a.tusCreate)))
 	const one = all + "/{upload}"
 	raw(a, "HEAD "+one, "show-upload", "How much of an upload has come", a.tus(a.tusHead))
-	raw(a, "PATCH "+one, "continue-upload", "Send the next piece", a.tus(a.tusPatch))
+	raw(a, "PATCH "+one, "continue-upload", "Send the next piece", a.tus(a.bounded(a.tusPatch)))
 	raw(a, "DELETE "+one, "end-upload", "Give an upload up", a.tus(a.tusDelete))
 }
 
