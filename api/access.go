@@ -113,7 +113,10 @@ func callerOf(ctx context.Context) caller {
 type answer struct {
 	http.ResponseWriter
 	status int
-	detail string // for the audit log: what of the body may be told
+	// For the audit log.
+	detail  string // what of the body may be told
+	path    string // that it is about, if that of the query is not it
+	changed bool   // by an operation that only looks
 }
 
 func (w *answer) WriteHeader(status int) {
@@ -154,11 +157,12 @@ func (a *API) guard(c huma.Context, next func(huma.Context)) {
 		return
 	}
 	next(c)
-	if m := c.Method(); m == http.MethodGet || m == http.MethodHead || m == http.MethodOptions {
+	w := callerOf(c.Context()).answer
+	if m := c.Method(); (m == http.MethodGet || m == http.MethodHead || m == http.MethodOptions) && (w == nil || !w.changed) {
 		return
 	}
 	status := http.StatusOK
-	if w := callerOf(c.Context()).answer; w != nil {
+	if w != nil {
 		status = cmp.Or(w.status, status)
 	}
 	outcome := "ok"
@@ -227,13 +231,17 @@ func (a *API) note(c huma.Context, who *accounts.Principal, outcome string, stat
 	a.opt.Audit.Note(e)
 }
 
-// about is what a request names: its path, and the paths in its query. Bodies may hold secrets.
+// about is what a request names: its path, and the paths in its query, or that of the upload which it is about. Bodies may hold secrets.
 func about(c huma.Context) string {
 	const longest = 1024
 	u := c.URL()
 	s := strings.TrimPrefix(u.EscapedPath(), prefix)
 	for _, name := range []string{"path", "to"} {
-		if v := u.Query().Get(name); v != "" {
+		v := u.Query().Get(name)
+		if w := callerOf(c.Context()).answer; w != nil && name == "path" {
+			v = cmp.Or(w.path, v)
+		}
+		if v != "" {
 			s += " " + name + "=" + strconv.QuoteToASCII(v)
 		}
 	}

@@ -1,16 +1,19 @@
 package api
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"log/slog"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/rackfs/rackfs/internal/accounts"
+	"github.com/rackfs/rackfs/vfs"
 )
 
 // auditLog is one, and what it has.
@@ -64,5 +67,39 @@ func TestAuditIsNotFilled(t *testing.T) {
 	knock()
 	if n := events()[len(list)].Suppressed; n != 2*calls-strangers {
 		t.Errorf("%d calls of strangers have no line, told is of %d", 2*calls-strangers, n)
+	}
+}
+
+// What is done to an upload is in the audit log with its path, wherever the request has that and whatever else it names.
+func TestUploadsAreAudited(t *testing.T) {
+	audit, events := auditLog(t)
+	g := newTestGateway(t, Options{Audit: audit})
+	g.call("POST", prefix+"/uploads/w/f", nil, "Upload-Length", "7", "Upload-Metadata", "path "+base64.StdEncoding.EncodeToString([]byte("/none/created")))
+	up := g.begun("/file", 7)
+	g.call("PATCH", up+"?path=/another", []byte("con"), "Upload-Offset", "0")
+	down := true
+	g.fs.move = func() error {
+		if down {
+			return vfs.Errorf(vfs.KindUnavailable, "test", "nobody answers")
+		}
+		return nil
+	}
+	g.call("PATCH", up, []byte("tent"), "Upload-Offset", "3")
+	g.call("HEAD", up, nil)
+	down = false
+	g.call("HEAD", up, nil) // puts it to its place
+	g.call("HEAD", up, nil) // only looks
+	g.call("DELETE", up, nil)
+	var got []string
+	for _, e := range events() {
+		_, path, _ := strings.Cut(e.To, " ")
+		got = append(got, e.Did+" "+path+" "+e.Outcome)
+	}
+	want := []string{
+		`begin-upload path="/none/created" refused`, `begin-upload path="/file" ok`, `continue-upload path="/file" ok`, `continue-upload path="/file" refused`,
+		`show-upload path="/file" refused`, `show-upload path="/file" ok`, `end-upload path="/file" ok`,
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

@@ -92,6 +92,7 @@ func (a *API) tusCreate(w http.ResponseWriter, r *http.Request) (err error) {
 	if s.Path, err = files.ParsePath(param("path")); err != nil {
 		return err
 	}
+	audited(ctx, s.Path)
 	dir, _ := s.Path.Split()
 	workspace, name := r.PathValue("workspace"), r.PathValue("filesystem")
 	if err := who.May(accounts.Editor, accounts.Place{Workspace: workspace, FileSystem: name, Path: string(dir)}); err != nil {
@@ -163,6 +164,13 @@ func tusState(h http.Header, up *metapb.Upload) {
 	h.Set("Upload-Expires", instant(up.Expires).Format(http.TimeFormat))
 }
 
+// audited puts into the audit log which path a request is about that does not have it in its query, or something else.
+func audited(ctx context.Context, p files.Path) {
+	if w := callerOf(ctx).answer; w != nil {
+		w.path = string(p)
+	}
+}
+
 // tusBody is the type of pieces.
 const tusBody = "application/offset+octet-stream"
 
@@ -185,6 +193,7 @@ func (a *API) findUpload(ctx context.Context, r *http.Request) (*metapb.Upload, 
 	if up.Workspace != r.PathValue("workspace") || up.FileSystem != r.PathValue("filesystem") || up.Token != who.Token {
 		return nil, none
 	}
+	audited(ctx, files.Path(up.Path))
 	// What the token is for may have become less.
 	dir, _ := files.Path(up.Path).Split()
 	return up, who.May(accounts.Editor, accounts.Place{Workspace: up.Workspace, FileSystem: up.FileSystem, Path: string(dir)})
@@ -221,6 +230,9 @@ func (a *API) tusHead(w http.ResponseWriter, r *http.Request) error {
 // finish puts a file to its place of which all has come: whoever took the last piece ended before that, or the metadata did not answer. Clients take an upload for complete
 // when they hear that all has come, so they must not hear it before.
 func (a *API) finish(ctx context.Context, up *metapb.Upload) (*metapb.Upload, error) {
+	if w := callerOf(ctx).answer; w != nil {
+		w.changed = true
+	}
 	t, err := a.treeOf(ctx, up)
 	if err != nil {
 		return nil, err
