@@ -264,7 +264,7 @@ func (a *API) createFileSystem(ctx context.Context, in *struct{ Body NewFileSyst
 	if err := accounts.Of(ctx).May(accounts.Admin, accounts.Place{Workspace: cmp.Or(b.Workspace, filesystem.DefaultWorkspace)}); err != nil {
 		return nil, err
 	}
-	if b.Kind == filesystem.Group {
+	if b.Kind == filesystem.Group || b.Kind == filesystem.Local { // both are on a node group
 		if err := accounts.Allows(ctx, a.opt.Meta, b.Workspace, accounts.FeatureGroups); err != nil {
 			return nil, err
 		}

@@ -82,6 +82,7 @@ func TestCommands(t *testing.T) {
 		{line: "workspace set lab --off telepathy", refused: "cloud-import"},
 		{line: "workspace set lab --off group-filesystems --network=", out: "group-filesystems"},
 		{line: "fs create x --workspace lab --kind group --group g", refused: "group-filesystems is switched off in the workspace lab", kind: vfs.KindPerm},
+		{line: "fs create x --workspace lab --kind local --group g", refused: "group-filesystems is switched off in the workspace lab", kind: vfs.KindPerm},
 		{line: "fs create x --workspace lab", out: "/lab/x"},
 		{line: "fs create lab", refused: "name of a workspace", kind: vfs.KindExists},
 		{line: "workspace delete lab --yes", refused: "has 1 file systems", kind: vfs.KindBusy},
