@@ -155,6 +155,14 @@ func (t *Tree) Rename(ctx context.Context, from, to Path, keep bool) error {
 		return err
 	}
 	if keep {
+		a, err := t.FS.Lookup(ctx, &t.Cred, d.Attr.Ino, name)
+		if err != nil {
+			return about(err, op, from)
+		}
+		if !a.IsDir() {
+			return t.renameKeeping(ctx, &Node{Path: from, Name: name, Dir: d.Attr.Ino, Attr: a}, d, td, to)
+		}
+		// Of what appears behind this a directory replaces at most an empty one.
 		if _, err := t.FS.Lookup(ctx, &t.Cred, td.Attr.Ino, toName); err == nil {
 			return vfs.Errorf(vfs.KindExists, op, "%s", to.Shown())
 		} else if vfs.KindOf(err) != vfs.KindNotFound {
@@ -163,6 +171,35 @@ func (t *Tree) Rename(ctx context.Context, from, to Path, keep bool) error {
 	}
 	_, _, err = t.FS.Rename(ctx, &t.Cred, d.Attr.Ino, name, td.Attr.Ino, toName)
 	return about(err, op, to)
+}
+
+// renameKeeping moves a file out of d into td, where nothing is replaced: it gets the new name by a link, which finds out in one step whether that is taken, and then loses the old one.
+// If that goes wrong it has both.
+func (t *Tree) renameKeeping(ctx context.Context, n, d, td *Node, to Path) error {
+	const op = "rename"
+	// What would keep it from losing the old name is found out before it has the new one.
+	err := d.Attr.CheckAccess(&t.Cred, vfs.AccessWrite|vfs.AccessExec, op)
+	if err == nil {
+		err = vfs.CheckSticky(&t.Cred, &d.Attr, &n.Attr, op)
+	}
+	if err != nil {
+		return about(err, op, n.Path)
+	}
+	_, toName := to.Split()
+	if _, _, err := t.FS.Link(ctx, &t.Cred, n.Attr.Ino, td.Attr.Ino, toName); err != nil {
+		return about(err, op, to)
+	}
+	// Whoever asked may be gone: it is brought to its end. What has come to the old name by now stays there.
+	work, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	a, err := t.FS.Lookup(work, &t.Cred, d.Attr.Ino, n.Name)
+	if err == nil && a.Ino == n.Attr.Ino {
+		_, err = t.FS.Remove(work, &t.Cred, d.Attr.Ino, n.Name, vfs.RemoveFile)
+	}
+	if vfs.KindOf(err) == vfs.KindNotFound {
+		err = nil
+	}
+	return about(err, op, n.Path)
 }
 
 // Change says what is to be another of a file; nil and zero stay.
