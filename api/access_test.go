@@ -103,3 +103,39 @@ func TestUploadsAreAudited(t *testing.T) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
+
+// A path in a token's scope gives it nothing outside of that: when the directory of the scope was moved away, it is not made anew.
+func TestMissingDirectoriesOfScope(t *testing.T) {
+	g := newTestGateway(t, Options{})
+	who := &accounts.Principal{Token: "t", Name: "t", Role: accounts.Editor, Scopes: []accounts.Place{{Workspace: "w", FileSystem: "f", Path: "/team"}}}
+	imports := func() error {
+		ctx := accounts.With(t.Context(), who)
+		tree, _, err := g.API.tree(ctx, "w", "f", true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return mayImportTo(ctx, tree, "/team/d/e")
+	}
+	all := func(made ...int) {
+		t.Helper()
+		for i, r := range [][2]string{{"PUT", "/files/w/f/content?path=/team/a/x"}, {"POST", "/files/w/f/directory?path=/team/b/y"}, {"POST", "/uploads/w/f?path=/team/c/z"}} {
+			if w := g.as(who, r[0], prefix+r[1]+"&parents=true", nil, "Upload-Length", "1"); w.Code != made[i] {
+				t.Errorf("%s %s: %d %s", r[0], r[1], w.Code, w.Body)
+			}
+		}
+	}
+	all(403, 403, 403)
+	if err := imports(); vfs.KindOf(err) != vfs.KindPerm {
+		t.Errorf("import: %v", err)
+	}
+	if _, err := g.tree.Walk(t.Context(), "/team", "test"); vfs.KindOf(err) != vfs.KindNotFound {
+		t.Errorf("/team: %v", err)
+	}
+	if _, err := g.tree.FS.MakeNode(t.Context(), &vfs.Root, vfs.RootIno, "team", vfs.NodeArgs{Type: vfs.TypeDir}); err != nil {
+		t.Fatal(err)
+	}
+	all(201, 200, 201)
+	if err := imports(); err != nil {
+		t.Errorf("import: %v", err)
+	}
+}

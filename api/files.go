@@ -116,7 +116,10 @@ func (a *API) tree(ctx context.Context, workspace, name string, write bool) (*fi
 			return nil, nil, err
 		}
 	}
-	return &files.Tree{FS: fs, Cred: accounts.Of(ctx).Cred()}, rec, nil
+	who := accounts.Of(ctx)
+	return &files.Tree{FS: fs, Cred: who.Cred(), MayMake: func(in files.Path) error {
+		return who.May(accounts.Editor, accounts.Place{Workspace: workspace, FileSystem: name, Path: string(in)})
+	}}, rec, nil
 }
 
 // at is tree, with the path in it that is named.

@@ -61,7 +61,7 @@ func (a *API) startImport(ctx context.Context, in *struct {
 	if w := callerOf(ctx).answer; w != nil {
 		w.detail = "from " + spec.Source.Shown()
 	}
-	if err := a.mayImportTo(ctx, t, rec, dest); err != nil {
+	if err := mayImportTo(ctx, t, dest); err != nil {
 		return nil, err
 	}
 	j, err := a.newJob(ctx, JobImport, rec, dest, spec, func(j *metapb.Job) error {
@@ -74,13 +74,16 @@ func (a *API) startImport(ctx context.Context, in *struct {
 	return &jobOutput{http.StatusAccepted, jobOf(j)}, nil
 }
 
-// mayImportTo refuses a destination that is no directory, or that does not exist and may not be made by who calls.
-func (a *API) mayImportTo(ctx context.Context, t *files.Tree, rec *metapb.FileSystem, dest files.Path) error {
+// mayImportTo refuses a destination that is no directory, or that does not exist and may not be made by who calls: in the nearest directory above it that there is.
+func mayImportTo(ctx context.Context, t *files.Tree, dest files.Path) error {
 	n, err := t.Walk(ctx, dest, "import")
+	for at := dest; vfs.KindOf(err) == vfs.KindNotFound && at != "/"; {
+		at, _ = at.Split()
+		if _, err = t.Walk(ctx, at, "import"); err == nil {
+			return t.MayMake(at)
+		}
+	}
 	switch {
-	case vfs.KindOf(err) == vfs.KindNotFound:
-		dir, _ := dest.Split()
-		return accounts.Of(ctx).May(accounts.Editor, accounts.Place{Workspace: rec.Workspace, FileSystem: rec.Name, Path: string(dir)})
 	case err != nil:
 		return err
 	case !n.Attr.IsDir():

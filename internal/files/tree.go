@@ -12,6 +12,8 @@ import (
 type Tree struct {
 	FS   vfs.FS
 	Cred vfs.Cred
+	// MayMake refuses directories that are made in one; nil: all may be made. A path that leads to somebody's directory leads, when that is gone, to one above it.
+	MayMake func(in Path) error
 }
 
 // Node is what a path leads to.
@@ -109,6 +111,9 @@ func (t *Tree) Mkdir(ctx context.Context, p Path, parents bool, mode uint32) (*N
 	d, err := t.dir(ctx, up, op)
 	if parents && vfs.KindOf(err) == vfs.KindNotFound {
 		d, err = t.Mkdir(ctx, up, true, mode)
+	}
+	if err == nil && t.MayMake != nil {
+		err = t.MayMake(up)
 	}
 	if err != nil {
 		return nil, err
