@@ -1,6 +1,7 @@
 package accounts
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -11,6 +12,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/rackfs/rackfs/raftmeta/metapb"
+	"github.com/rackfs/rackfs/vfs"
 )
 
 func TestCovers(t *testing.T) {
@@ -37,9 +41,9 @@ func TestCovers(t *testing.T) {
 			t.Errorf("the whole cluster and %s", x.at)
 		}
 	}
-	for _, s := range []string{"", "/x", "a/x/y", "a:/p", "a/x:p", "a/x:"} {
-		if p, err := ParsePlace(s); err == nil {
-			t.Errorf("%q is %v", s, p)
+	for _, s := range []string{"", "/x", "a/x/y", "a:/p", "a/x:p", "a/x:", "a/", "/", "a/:/p"} {
+		if p, err := ParsePlace(s); vfs.KindOf(err) != vfs.KindInvalid {
+			t.Errorf("%q is %v, %v", s, p, err)
 		}
 	}
 }
@@ -82,6 +86,57 @@ func TestLimiter(t *testing.T) {
 	}
 	if len(r.by) != maxRecent || r.order.Len() != maxRecent || r.has("0") || !r.has(fmt.Sprint(3*maxRecent-1)) {
 		t.Errorf("%d tokens are remembered", len(r.by))
+	}
+}
+
+// records are tokens as shard 0 has them.
+type records []*metapb.AccessToken
+
+func (r *records) Apply(_ context.Context, _ uint16, cmd *metapb.Command) (*metapb.Result, error) {
+	switch op := cmd.Op.(type) {
+	case *metapb.Command_PutAccessToken:
+		*r = append(*r, op.PutAccessToken.Token)
+	case *metapb.Command_RemoveAccessToken:
+		*r = slices.DeleteFunc(*r, func(t *metapb.AccessToken) bool { return t.Id == op.RemoveAccessToken.Id })
+	}
+	return &metapb.Result{}, nil
+}
+
+func (r *records) Query(context.Context, uint16, *metapb.Query) (*metapb.QueryResult, error) {
+	return &metapb.QueryResult{R: &metapb.QueryResult_AccessTokens{AccessTokens: &metapb.AccessTokensR{Tokens: slices.Clone(*r)}}}, nil
+}
+
+// A token whose name is the id of another one is not revoked in its place, and none is made.
+func TestRevoke(t *testing.T) {
+	ctx, now := t.Context(), time.Unix(1000, 0)
+	var r records
+	create := func(name string) (*metapb.AccessToken, error) {
+		_, tok, err := CreateToken(ctx, &r, Operator(), NewToken{Name: name, Role: Viewer}, now)
+		return tok, err
+	}
+	meant, err := create("meant")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{meant.Id, strings.ToUpper(meant.Id), "0123456789abcdef"} {
+		if _, err := create(name); vfs.KindOf(err) != vfs.KindInvalid || !strings.Contains(err.Error(), "hex digits") {
+			t.Errorf("the name %q: %v", name, err)
+		}
+	}
+	for _, name := range []string{"0123456789abcde", "0123456789abcdef0", "0123456789abcdefg", "0123456789abcdeg"} {
+		if _, err := create(name); err != nil {
+			t.Errorf("the name %q: %v", name, err)
+		}
+	}
+	r = records{{Id: "00000000000000aa", Name: meant.Id, Role: "viewer"}, meant, {Id: "00000000000000bb", Name: "other", Role: "viewer"}}
+	for _, x := range []struct{ which, ends string }{{meant.Id, meant.Id}, {meant.Id, "00000000000000aa"}, {"other", "00000000000000bb"}} {
+		got, err := RevokeToken(ctx, &r, Operator(), x.which)
+		if err != nil || got.Id != x.ends || slices.ContainsFunc(r, func(t *metapb.AccessToken) bool { return t.Id == x.ends }) {
+			t.Fatalf("%q ended %v, want %q: %v", x.which, got, x.ends, err)
+		}
+	}
+	if _, err := RevokeToken(ctx, &r, Operator(), "other"); vfs.KindOf(err) != vfs.KindNotFound || len(r) != 0 {
+		t.Errorf("none is left: %v, %v", r, err)
 	}
 }
 

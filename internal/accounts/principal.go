@@ -76,8 +76,12 @@ func (p Place) Covers(q Place) bool {
 
 // ParsePlace reads WORKSPACE, WORKSPACE/FS or WORKSPACE/FS:/PATH.
 func ParsePlace(s string) (p Place, err error) {
+	var slash bool
 	head, path, has := strings.Cut(s, ":")
-	p.Workspace, p.FileSystem, _ = strings.Cut(head, "/")
+	p.Workspace, p.FileSystem, slash = strings.Cut(head, "/")
+	if slash && p.Workspace != "" && p.FileSystem == "" { // from a variable that is not set, say: the whole workspace was not meant
+		return Place{}, vfs.Errorf(vfs.KindInvalid, "scope", "%q: the file system after the '/' is missing; for all of the workspace write %s", s, p.Workspace)
+	}
 	if p.Workspace == "" || strings.Contains(p.FileSystem, "/") || has && (p.FileSystem == "" || !strings.HasPrefix(path, "/")) {
 		return Place{}, vfs.Errorf(vfs.KindInvalid, "scope", "%q: write WORKSPACE, WORKSPACE/FILESYSTEM or WORKSPACE/FILESYSTEM:/PATH", s)
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"slices"
 	"strings"
 	"time"
 
@@ -62,6 +63,15 @@ func (n *NewToken) within(p *Principal) error {
 	return nil
 }
 
+// idBytes is how many random bytes the id of a token has; it is written in hex.
+const idBytes = 8
+
+// likeID reports whether a name could be taken for the id of a token.
+func likeID(name string) bool {
+	raw, err := hex.DecodeString(name)
+	return err == nil && len(raw) == idBytes
+}
+
 // CreateToken makes a token and returns its secret, which nobody can find out later.
 func CreateToken(ctx context.Context, meta Meta, by *Principal, n NewToken, now time.Time) (secret string, _ *metapb.AccessToken, err error) {
 	const op = "create token"
@@ -74,11 +84,14 @@ func CreateToken(ctx context.Context, meta Meta, by *Principal, n NewToken, now 
 	if n.Name == "" || len(n.Name) > 63 || strings.ContainsAny(n.Name, "/\x00") {
 		return "", nil, vfs.Errorf(vfs.KindInvalid, op, "name %.80q: a token has a name of 1 to 63 characters without '/', by which people know it", n.Name)
 	}
+	if likeID(n.Name) {
+		return "", nil, vfs.Errorf(vfs.KindInvalid, op, "name %q: %d hex digits are the id of a token; give it another name", n.Name, 2*idBytes)
+	}
 	if !n.Expires.IsZero() && !n.Expires.After(now) {
 		return "", nil, vfs.Errorf(vfs.KindInvalid, op, "it would have expired already, at %s", n.Expires.Format(time.RFC3339))
 	}
 	var raw [secretBytes]byte
-	var id [8]byte
+	var id [idBytes]byte
 	rand.Read(raw[:])
 	rand.Read(id[:])
 	secret = secretPrefix + base64.RawURLEncoding.EncodeToString(raw[:])
@@ -124,21 +137,23 @@ func (o *Principal) inside(p *Principal) bool {
 	return true
 }
 
-// RevokeToken ends a token, by id or name.
+// RevokeToken ends a token, by id or name. Ids come first: CreateToken refuses names that look like one, but the records may have such a name.
 func RevokeToken(ctx context.Context, meta Meta, p *Principal, which string) (*metapb.AccessToken, error) {
 	const op = "revoke token"
 	list, err := Tokens(ctx, meta, p)
 	if err != nil {
 		return nil, err
 	}
-	for _, t := range list {
-		if t.Id != which && t.Name != which {
-			continue
-		}
-		_, err := meta.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_RemoveAccessToken{RemoveAccessToken: &metapb.RemoveAccessToken{Id: t.Id}}})
-		return t, vfs.Wrap(op, err)
+	i := slices.IndexFunc(list, func(t *metapb.AccessToken) bool { return t.Id == which })
+	if i < 0 {
+		i = slices.IndexFunc(list, func(t *metapb.AccessToken) bool { return t.Name == which })
 	}
-	return nil, vfs.Errorf(vfs.KindNotFound, op, "there is no token %q: `rackfs token list` shows them", which)
+	if i < 0 {
+		return nil, vfs.Errorf(vfs.KindNotFound, op, "there is no token %q: `rackfs token list` shows them", which)
+	}
+	t := list[i]
+	_, err = meta.Apply(ctx, clusterShard, &metapb.Command{Op: &metapb.Command_RemoveAccessToken{RemoveAccessToken: &metapb.RemoveAccessToken{Id: t.Id}}})
+	return t, vfs.Wrap(op, err)
 }
 
 // find looks a token up.
