@@ -9,6 +9,11 @@ import { encodeName, join, shownPath } from "../path";
 
 const parallel = 3;
 const retryDelays = [0, 1000, 3000, 5000, 10_000, 20_000, 30_000];
+/**
+ * A file of at most this many bytes is sent by the request that begins its upload. What is larger is not: the address of the upload is in the answer, and before that is known
+ * there is nothing to go on with, nor to cancel.
+ */
+const inOneRequest = 8 << 20;
 /** The list is told of progress at most this often. */
 const tellEvery = 120;
 
@@ -98,10 +103,10 @@ class Uploads {
     const options: tus.UploadOptions = {
       endpoint: uploadAddress(u.at, u.path, { parents: "true", keep: String(!u.replace) }),
       retryDelays,
-      uploadDataDuringCreation: true,
+      uploadDataDuringCreation: u.file.size <= inOneRequest,
       removeFingerprintOnSuccess: true,
-      // Where it goes is a part of what is gone on with.
-      fingerprint: (file) => Promise.resolve(["rackfs", u.at.workspace, u.at.fs, u.path, (file as File).size, (file as File).lastModified].join("|")),
+      // Where it goes, and whether in the place of what is there, is a part of what is gone on with: the gateway was told when it began.
+      fingerprint: (file) => Promise.resolve(["rackfs", u.at.workspace, u.at.fs, u.path, String(u.replace), (file as File).size, (file as File).lastModified].join("|")),
       onProgress: (sent) => {
         u.sent = sent;
         this.tell();
@@ -109,13 +114,17 @@ class Uploads {
       onSuccess: () => this.end(u, "done"),
       onShouldRetry: (err) => {
         const status = err.originalResponse?.getStatus() ?? 0;
-        return status === 0 || status >= 500 || status === 423 || (status === 409 && kindOf(err) === "");
+        // What came before the connection broke may be noted only after it was asked how much that is: then it is asked again.
+        return status === 0 || status >= 500 || status === 423 || (status === 409 && ["", "changed meanwhile"].includes(kindOf(err)));
       },
       onError: (err) => {
         if (u.state !== "sending") return;
         const kind = err instanceof tus.DetailedError ? kindOf(err) : "";
-        if (kind === "file exists") this.end(u, "conflict", "There is one of this name already.");
-        else this.end(u, "failed", err instanceof tus.DetailedError && err.originalResponse ? refusal(err.originalResponse.getStatus(), err.originalResponse.getBody()).message : "The gateway does not answer.");
+        if (kind === "file exists") {
+          // It was begun as one that replaces nothing: what has come of it is of no use any more.
+          void u.tus?.abort(true).catch(() => {});
+          this.end(u, "conflict", "There is one of this name already.");
+        } else this.end(u, "failed", err instanceof tus.DetailedError && err.originalResponse ? refusal(err.originalResponse.getStatus(), err.originalResponse.getBody()).message : "The gateway does not answer.");
       },
     };
     u.tus = new tus.Upload(u.file, options);
