@@ -20,6 +20,7 @@ type down struct {
 	from *remote
 	to   *local
 	end  *End
+	mask uint32 // the umask
 }
 
 // Download gets a file, or a directory and all that is in it. The content of a directory becomes that of to, which is made if it is not there; a file becomes to,
@@ -100,7 +101,7 @@ func Download(ctx context.Context, from End, to string, recursive bool, o Option
 }
 
 func newDown(src *remote, dst *local, end *End, o Options) *down {
-	d := &down{from: src, to: dst, end: end}
+	d := &down{from: src, to: dst, end: end, mask: umask()}
 	d.run = &run{o: o, src: src, dst: dst, send: func(ctx context.Context, p string, s *Step, t *track) error { return d.get(ctx, p, p, s, t) }}
 	return d
 }
@@ -172,11 +173,18 @@ func (d *down) get(ctx context.Context, p, here string, s *Step, t *track) error
 	return err
 }
 
+// partMode is the mode of parts: what comes may be private there, and gets its mode when it is whole.
+const partMode = 0o600
+
 // lockPart opens the part of a file for this process alone.
 func (d *down) lockPart(part string) (*os.File, error) {
 	const op = "download"
 	for {
-		f, err := d.to.root.OpenFile(part, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o666)
+		f, err := d.to.root.OpenFile(part, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, partMode)
+		made := err == nil
+		if errors.Is(err, fs.ErrExist) {
+			f, err = d.to.root.OpenFile(part, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, partMode)
+		}
 		if err != nil {
 			return nil, localError(op, d.to.shown(part), err)
 		}
@@ -190,9 +198,16 @@ func (d *down) lockPart(part string) (*os.File, error) {
 			return nil, localError(op, d.to.shown(part), err)
 		}
 		if now, err := d.to.root.Lstat(part); err == nil && os.SameFile(mine, now) {
-			return f, nil
+			if made || f.Chmod(partMode) == nil {
+				return f, nil
+			}
+			// It is somebody else's, who could read what comes: another one takes its place.
+			if err := d.to.root.Remove(part); err != nil {
+				f.Close()
+				return nil, localError(op, d.to.shown(part), err)
+			}
 		}
-		f.Close() // whoever had it has put it to its place
+		f.Close() // or whoever had it has put it to its place
 	}
 }
 
@@ -278,16 +293,16 @@ func (s *sink) Write(b []byte) (int, error) {
 
 // publish gives a part its mode, its time and its name.
 func (d *down) publish(f *os.File, part, here string, s *Step) error {
-	mode := s.Src.Mode
-	if !d.o.Sync {
-		mode = 0
-		if s.Dst != nil && s.Dst.Type == File {
-			mode = s.Dst.Mode
-		}
-	}
 	var err error
-	if mode != 0 {
-		err = f.Chmod(fs.FileMode(mode))
+	switch {
+	case d.o.Sync:
+		err = f.Chmod(fs.FileMode(s.Src.Mode))
+	case s.Dst != nil && s.Dst.Type == File:
+		err = f.Chmod(fs.FileMode(s.Dst.Mode))
+	default: // that of any new file
+		if err = f.Chmod(fs.FileMode(0o666 &^ d.mask)); errors.Is(err, fs.ErrPermission) {
+			err = nil // this file system has no modes, such as FAT
+		}
 	}
 	if err == nil && d.o.Sync {
 		err = d.to.root.Chtimes(part, s.Src.Mtime, s.Src.Mtime)

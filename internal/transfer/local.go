@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -70,6 +71,23 @@ func partOf(p string) string {
 	dir, name := path.Split(p)
 	sum := sha256.Sum256([]byte(name))
 	return dir + fmt.Sprintf("%s%x", partPrefix, sum[:12])
+}
+
+// umask is what new files of this process are not permitted. To ask the kernel for it is to change it, for all threads; /proc only shows it.
+func umask() uint32 {
+	const private = 0o077 // where it cannot be seen
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return private
+	}
+	for line := range strings.Lines(string(status)) {
+		if v, ok := strings.CutPrefix(line, "Umask:"); ok {
+			if n, err := strconv.ParseUint(strings.TrimSpace(v), 8, 32); err == nil {
+				return uint32(n) & 0o777
+			}
+		}
+	}
+	return private
 }
 
 func openLocal(dir string) (*local, error) {
