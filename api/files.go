@@ -80,16 +80,11 @@ func etag(a *vfs.Attr) string { return fmt.Sprintf(`"%x-%x"`, uint64(a.Ino), a.C
 func fileInfo(name string, a *vfs.Attr, target string) FileInfo {
 	out := FileInfo{
 		Name: name, Type: a.Type.String(), Mode: fmt.Sprintf("%04o", a.Mode), UID: a.UID, GID: a.GID, Size: a.Size, Used: a.Used, Links: a.Nlink, Inode: uint64(a.Ino),
-		Mtime: a.Mtime.UTC(), Ctime: a.Ctime.UTC(), Btime: a.Btime.UTC(), ETag: etag(a), Target: strings.ToValidUTF8(target, "\ufffd"),
+		Mtime: a.Mtime.UTC(), Ctime: a.Ctime.UTC(), Btime: a.Btime.UTC(), ETag: etag(a), Target: files.Readable(target),
 	}
 	if !files.Plain(name) {
 		out.Escaped = url.PathEscape(name)
-		out.Name = strings.Map(func(r rune) rune {
-			if r < ' ' || r == 0x7f {
-				return '\ufffd'
-			}
-			return r
-		}, strings.ToValidUTF8(name, "\ufffd"))
+		out.Name = files.Readable(name)
 	}
 	return out
 }

@@ -180,6 +180,22 @@ func TestFilesByHTTP(t *testing.T) {
 		u.put("/tree/link/x", nil).want(t, "through a link", 400, "symbolic link")
 	})
 
+	// Whoever makes a link does not write to the terminals of those who list it.
+	t.Run("control characters", func(t *testing.T) {
+		const name, target = "l\u009b31m", "/x\x1b]0;owned\a\u009b2J\xff"
+		if _, err := c.fs().MakeNode(ctx, &vfs.Root, vfs.RootIno, name, vfs.NodeArgs{Type: vfs.TypeSymlink, Target: target}); err != nil {
+			t.Fatal(err)
+		}
+		var f api.FileInfo
+		if err := json.Unmarshal(u.do("GET", at("default/default", "/stat", "/"+name), nil).want(t, "stat", 200).body, &f); err != nil {
+			t.Fatal(err)
+		}
+		if f.Name != "l\ufffd31m" || f.Escaped != "l%C2%9B31m" || f.Target != "/x\ufffd]0;owned\ufffd\ufffd2J\ufffd" {
+			t.Errorf("the link is %q (%q) to %q", f.Name, f.Escaped, f.Target)
+		}
+		u.do("DELETE", at("default/default", "", "/"+name), nil).want(t, "delete", 204)
+	})
+
 	// Everything from here on goes wrong, and nothing is to be seen of it.
 	before, inodes := c.usage(t)
 	t.Run("refused uploads", func(t *testing.T) {

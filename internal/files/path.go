@@ -3,6 +3,7 @@ package files
 import (
 	"net/url"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/rackfs/rackfs/vfs"
@@ -74,15 +75,17 @@ func (p Path) Shown() string {
 	return strings.Join(parts, "/")
 }
 
-// Plain reports whether a name can be shown as it is.
+// Plain reports whether a name can be shown as it is. Control characters are those of C1 too: U+009B begins sequences of terminals as ESC '[' does.
 func Plain(s string) bool {
-	if !utf8.ValidString(s) {
-		return false
-	}
-	for _, r := range s {
-		if r < ' ' || r == 0x7f || r == utf8.RuneError {
-			return false
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return unicode.IsControl(r) || r == utf8.RuneError })
+}
+
+// Readable is s with U+FFFD in the place of what is not UTF-8, and of control characters.
+func Readable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return utf8.RuneError
 		}
-	}
-	return true
+		return r
+	}, strings.ToValidUTF8(s, string(utf8.RuneError)))
 }
