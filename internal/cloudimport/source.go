@@ -100,15 +100,16 @@ func (s *Source) endpoint() (*url.URL, error) {
 		return bad("the endpoint has a user name in it: keys are given apart from it")
 	}
 	without := u.Scheme + "://" + u.Host
+	shown := without + u.EscapedPath() // the query of a presigned URL is a secret
 	host := strings.ToLower(u.Hostname())
 	if path := strings.Trim(u.Path, "/"); path != "" {
 		if first, _, _ := strings.Cut(path, "/"); first == s.Bucket {
-			return bad("endpoint %s: it has the bucket's name in it: leave that out, %s is the endpoint", s.Endpoint, without)
+			return bad("endpoint %s: it has the bucket's name in it: leave that out, %s is the endpoint", shown, without)
 		}
-		return bad("endpoint %s: it has a path: the endpoint is %s, without the bucket's name", s.Endpoint, without)
+		return bad("endpoint %s: it has a path: the endpoint is %s, without the bucket's name", shown, without)
 	}
 	if rest, ok := strings.CutPrefix(host, strings.ToLower(s.Bucket)+"."); ok && strings.Contains(rest, ".") {
-		return bad("endpoint %s: it has the bucket's name in it: leave that out, %s://%s is the endpoint", s.Endpoint, u.Scheme, strings.Replace(strings.ToLower(u.Host), host, rest, 1))
+		return bad("endpoint %s: it has the bucket's name in it: leave that out, %s://%s is the endpoint", shown, u.Scheme, strings.Replace(strings.ToLower(u.Host), host, rest, 1))
 	}
 	if u.RawQuery != "" || u.Fragment != "" || u.ForceQuery {
 		return bad("the endpoint has a query or a fragment: the endpoint is %s", without)

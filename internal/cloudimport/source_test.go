@@ -36,6 +36,10 @@ func TestSource(t *testing.T) {
 		{Source{Kind: S3, Bucket: "bucket", Endpoint: "https://bucket.s3.amazonaws.com"}, "!https://s3.amazonaws.com is the endpoint"},
 		{Source{Kind: S3, Bucket: "bucket", Endpoint: "https://example.com/?x=1"}, "!query"},
 		{Source{Kind: S3, Bucket: "bucket", Endpoint: "https://me:pa55word@example.com"}, "!user name"},
+		// Presigned URLs, of both forms, and with another bucket.
+		{Source{Kind: S3, Bucket: "bucket", Endpoint: "https://example.com/bucket/key?X-Amz-Signature=pa55word"}, "!endpoint https://example.com/bucket/key: it has the bucket's name"},
+		{Source{Kind: S3, Bucket: "bucket", Endpoint: "https://example.com/other/a%20key?X-Amz-Signature=pa55word#pa55word"}, "!endpoint https://example.com/other/a%20key: it has a path"},
+		{Source{Kind: S3, Bucket: "bucket", Endpoint: "https://bucket.s3.amazonaws.com?X-Amz-Signature=pa55word"}, "!endpoint https://bucket.s3.amazonaws.com: it has the bucket's name"},
 		{Source{Kind: S3, Bucket: "bucket", Endpoint: "example.com"}, "!no URL"},
 		{Source{Kind: S3, Bucket: "bucket", Endpoint: "ftp://example.com"}, "!no URL"},
 		{Source{Kind: S3, Bucket: "bucket", Endpoint: "https://"}, "!no URL"},
