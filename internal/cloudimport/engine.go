@@ -51,6 +51,7 @@ func New(o Options) *Engine {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	o.Reach.log = o.Logger
 	e := &Engine{o: o, room: make(chan struct{}, o.Parallel), limit: rate.NewLimiter(rate.Inf, rateBurst)}
 	if o.BytesPerSecond > 0 {
 		e.limit.SetLimit(rate.Limit(o.BytesPerSecond))

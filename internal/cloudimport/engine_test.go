@@ -1,10 +1,12 @@
 package cloudimport
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
@@ -518,10 +520,11 @@ func TestCanceled(t *testing.T) {
 	r.nothingLeft()
 }
 
-// Internal addresses are refused before anything is sent, and when a name leads there.
+// Internal addresses are refused before anything is sent, and when a name leads there. What it leads to is in the log of the gateway only.
 func TestInternalAddress(t *testing.T) {
 	r := newTestRig(t)
-	r.engine = New(Options{Key: r.engine.o.Key})
+	var log bytes.Buffer
+	r.engine = New(Options{Key: r.engine.o.Key, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	if _, err := r.engine.Prepare(r.spec, &r.secrets); vfs.KindOf(err) != vfs.KindPerm {
 		t.Errorf("an address: %v", err)
 	}
@@ -529,6 +532,13 @@ func TestInternalAddress(t *testing.T) {
 	_, _, err := r.run()
 	if vfs.KindOf(err) != vfs.KindPerm || !strings.Contains(err.Error(), "internal address") || r.e.count("") != 0 {
 		t.Errorf("a name: %v, %d calls", err, r.e.count(""))
+	}
+	leadsTo := func(s string) bool { return strings.Contains(s, "127.0.0.1") || strings.Contains(s, "::1") }
+	if leadsTo(err.Error()) {
+		t.Errorf("who asked is told the address: %v", err)
+	}
+	if !leadsTo(log.String()) || !strings.Contains(log.String(), "host=localhost") {
+		t.Errorf("the operator is not: %q", log.String())
 	}
 }
 

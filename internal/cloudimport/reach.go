@@ -2,6 +2,7 @@ package cloudimport
 
 import (
 	"context"
+	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
@@ -14,7 +15,8 @@ import (
 // Reach says which addresses may be called: public ones, and those that the operator allows.
 type Reach struct {
 	nets  []netip.Prefix
-	hosts []string // in lower case; "*.example.com" is every name below example.com
+	hosts []string     // in lower case; "*.example.com" is every name below example.com
+	log   *slog.Logger // is told the addresses that are refused; nil: nobody is
 }
 
 // ParseReach reads what an operator allows: networks, addresses, names of hosts, and "*.example.com".
@@ -98,7 +100,7 @@ func (r *Reach) allows(host string, a netip.Addr) bool {
 	return false
 }
 
-// Check refuses a connection.
+// Check refuses a connection. Who asked for it is told no more than the host that he named: what internal names lead to is the operator's.
 func (r *Reach) Check(host string, a netip.Addr, secure bool) error {
 	const op = "import"
 	if r.allows(host, a) {
@@ -106,11 +108,11 @@ func (r *Reach) Check(host string, a netip.Addr, secure bool) error {
 	}
 	switch {
 	case !public(a):
-		at := a.Unmap().String()
-		if host != at && host != "" {
-			at = host + " (" + at + ")"
+		what := host + " is at"
+		if _, err := netip.ParseAddr(host); err == nil || host == "" {
+			what = a.Unmap().String() + " is"
 		}
-		return vfs.Errorf(vfs.KindPerm, op, "%s is an internal address: imports come from public ones, and from those that an operator allows (import.allow of the gateway's configuration, --import-allow of rackfs dev)", at)
+		return vfs.Errorf(vfs.KindPerm, op, "%s an internal address: imports come from public ones, and from those that an operator allows (import.allow of the gateway's configuration, --import-allow of rackfs dev)", what)
 	case !secure:
 		return vfs.Errorf(vfs.KindPerm, op, "%s: without TLS, by http://, imports come only from addresses that an operator allows (import.allow): use https://", host)
 	}
@@ -143,7 +145,11 @@ func (r *Reach) dialer(secure bool) func(ctx context.Context, network, addr stri
 			if err != nil {
 				return vfs.Errorf(vfs.KindPerm, "import", "address %q: %w", to, err)
 			}
-			return r.Check(host, at.Addr(), secure)
+			err = r.Check(host, at.Addr(), secure)
+			if err != nil && r.log != nil {
+				r.log.Warn("import refused: its endpoint may not be called", "host", host, "address", at.Addr().Unmap())
+			}
+			return err
 		}}
 		return d.DialContext(ctx, network, addr)
 	}

@@ -48,6 +48,15 @@ func TestReach(t *testing.T) {
 			t.Errorf("%s at %s, TLS %v: %v, allowed: %v", c.host, c.addr, c.secure, err, c.ok)
 		}
 	}
+	for _, c := range []struct{ host, addr, says string }{
+		{"vault.corp", "10.9.2.3", "vault.corp is at an internal address"}, {"vault.corp", "fe80::1", "vault.corp is at an internal address"},
+		{"10.9.2.3", "10.9.2.3", "10.9.2.3 is an internal address"}, {"::ffff:10.9.2.3", "10.9.2.3", "10.9.2.3 is an internal address"}, {"", "10.9.2.3", "10.9.2.3 is an internal address"},
+	} {
+		err := r.Check(c.host, netip.MustParseAddr(c.addr), true)
+		if err == nil || !strings.Contains(err.Error(), c.says) || c.host == "vault.corp" && strings.Contains(err.Error(), c.addr) {
+			t.Errorf("%s at %s: %v, want %q, and of a name no address", c.host, c.addr, err, c.says)
+		}
+	}
 	for _, s := range []string{"", "10.0.0.0/33", "10.0.0", "a b", "http://x", "x:80", "*", "*.", "a..b", "fe80::1%eth0", "a/b"} {
 		if _, err := ParseReach([]string{s}); vfs.KindOf(err) != vfs.KindInvalid {
 			t.Errorf("%q: %v", s, err)
