@@ -2,6 +2,8 @@ package volume
 
 import "github.com/rackfs/rackfs/vfs"
 
+const CtimeTick = ctimeTick
+
 // IDsHeld is how many block ids are held.
 func (v *Volume) IDsHeld() int {
 	v.ids.mu.Lock()

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"context"
+	"time"
 
 	"github.com/rackfs/rackfs/raftmeta/metapb"
 	"github.com/rackfs/rackfs/vfs"
@@ -98,6 +99,9 @@ func (v *Volume) setLeased(ctx context.Context, c *vfs.Cred, e *inode, s vfs.Set
 		if err := vfs.CheckSetAttr(c, &now, &s, opened, op); err != nil {
 			return vfs.Attr{}, err // before anything is flushed for it
 		}
+		if v.inTick(c, e, &now, &s) {
+			return now, nil
+		}
 	}
 	e.mu.Lock()
 	keep := uint64(maxOffset)
@@ -144,6 +148,33 @@ func (v *Volume) setLeased(ctx context.Context, c *vfs.Cred, e *inode, s vfs.Set
 	e.extChange = a.Change
 	e.fresh = e.gen == gen
 	return e.attr(), nil
+}
+
+// ctimeTick is the granularity of the ctime of a SETATTR that sets what is so already, as that of local file systems is the kernel's clock tick (10 ms at 100 Hz): so
+// long after ctime it changes nothing that anybody could see (decision 102).
+const ctimeTick = 10 * time.Millisecond
+
+// inTick reports whether s, which c may do, changes nothing of e, whose attributes are a: all that it sets is so and durable, and ctime is of the same tick.
+func (v *Volume) inTick(c *vfs.Cred, e *inode, a *vfs.Attr, s *vfs.SetAttr) bool {
+	if since := v.cfg.Now().Sub(a.Ctime); since < 0 || since >= ctimeTick || !keeps(c, a, s) {
+		return false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return !e.over.setID // else the metadata has another mode than a
+}
+
+// keeps reports whether s, which c may do, leaves everything in a as it is but ctime.
+func keeps(c *vfs.Cred, a *vfs.Attr, s *vfs.SetAttr) bool {
+	switch {
+	case s.Size != nil, s.AtimeSet != vfs.TimeKeep, s.MtimeSet != vfs.TimeKeep, s.Btime != nil:
+		return false
+	case s.UID != nil && *s.UID != a.UID, s.GID != nil && *s.GID != a.GID:
+		return false
+	case (s.UID != nil || s.GID != nil) && vfs.ModeAfterChown(a) != a.Mode:
+		return false
+	}
+	return s.Mode == nil || vfs.ModeAfterChmod(c, a, *s.Mode) == a.Mode
 }
 
 // toldAgain are the attributes of e after a change that was done before, for the same call. Others may have written since: nothing of that is cut off, and the attributes of then are not those of now.
