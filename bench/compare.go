@@ -66,13 +66,22 @@ var (
 	P99Of          = func(s *Sample) (float64, bool) { return s.Latency.P99, true }
 )
 
+// leastCPU is how much CPU, ten steps of its clock, says something about how many times as much it is.
+const leastCPU = 10 * tick
+
+// coarse reports whether a sample has less of it.
+func (s *Series) coarse() bool {
+	return slices.ContainsFunc(s.Samples, func(x Sample) bool { return x.ServerCPU != nil && *x.ServerCPU < leastCPU.Seconds() })
+}
+
 // Comparison is what one target does of what another does.
 type Comparison struct {
 	Workload, Phase, Unit string
 	Workers               int
 	Base, Name            string // targets; Name's rate is divided by Base's
 	Rate                  Ratio
-	ServerCPU             Ratio // of an operation; N is 0 where it is not known of both
+	ServerCPU             Ratio // of an operation; N is 0 where it is not known of both, or Coarse
+	Coarse                bool  // some sample's CPU is so few steps of its clock that a ratio would say little
 	EqualPromise          bool
 	Paired                bool // of one run, interleaved
 }
@@ -102,7 +111,11 @@ func Compare(a, b *Results) (out []Comparison) {
 		}
 		c := Comparison{Workload: s.Workload, Phase: s.Phase, Unit: s.Unit, Workers: s.Workers, Base: base.Name, Name: s.Target, Paired: paired}
 		c.Rate = ratio(s.of(RateOf), ours[i].of(RateOf))
-		c.ServerCPU = ratio(s.of(ServerPerOpOf), ours[i].of(ServerPerOpOf))
+		cpu, theirs := s.of(ServerPerOpOf), ours[i].of(ServerPerOpOf)
+		c.ServerCPU = unknownRatio
+		if c.Coarse = len(cpu) > 0 && len(theirs) > 0 && (s.coarse() || ours[i].coarse()); !c.Coarse {
+			c.ServerCPU = ratio(cpu, theirs)
+		}
 		if j := slices.IndexFunc(b.Targets, func(t TargetInfo) bool { return t.Name == s.Target }); j >= 0 {
 			c.EqualPromise = b.Targets[j].Durability.Equal(base.Durability)
 		}

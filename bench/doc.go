@@ -16,7 +16,9 @@
 //     it was written. What is read is compared, every byte; listings must have exactly the names, attributes the right size and type, locks
 //     one holder. A phase that finds anything else fails the run: there are no numbers of a file system that lies.
 //   - What operations a worker does follows from the seed, never from time (plan.go). Time only decides how far it comes: a phase
-//     ends when each worker did its operations or time was up, and the phases after it use what was done.
+//     ends when each worker did its operations or time was up, and the phases after it use what was done. With
+//     Options.Complete, which the command sets where it compares, phases that have a number of operations do all of them, so that what
+//     comes after works on as much with each target.
 //   - The durability of the target is detected or declared ([Durability]) and is part of every result. A run on a target whose promise is
 //     not known is refused. Where two targets promise different things their ratio says so.
 //   - Latencies are kept in HdrHistograms, 100 ns to 10 min, 3 digits, and travel whole in the results, so that reports can merge them.

@@ -18,10 +18,12 @@ type Held struct {
 	Files      int64   `json:"open_files,omitempty"`
 }
 
-// Phases that last are looked at while they run: watchFrom is what lasts, watched is how often, in all.
+// Phases that last are looked at while they run: watchFrom is what lasts, watched is how often, in all, and holdMisses how many looks in a row may fail.
 const (
-	watchFrom = time.Minute
-	watched   = 360
+	watchFrom  = time.Minute
+	watched    = 360
+	holdMisses = 6
+	missPause  = 100 * time.Millisecond
 )
 
 // Drift is how something that is held changes after the warm-up.

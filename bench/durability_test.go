@@ -74,7 +74,7 @@ func TestNoNumberWithoutPromise(t *testing.T) {
 func TestMetrics(t *testing.T) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = w.Write([]byte("# HELP process_cpu_seconds_total x\n# TYPE process_cpu_seconds_total counter\nprocess_cpu_seconds_total 12.5\nprocess_cpu_seconds_total_more 99\nprocess_resident_memory_bytes 1.5e+06\ngo_memstats_heap_inuse_bytes 5e+05\ngo_goroutines 12\nprocess_open_fds 9\n"))
+		_, _ = w.Write([]byte("# HELP process_cpu_seconds_total x\n# TYPE process_cpu_seconds_total counter\nprocess_cpu_seconds_total 12.5\nprocess_cpu_seconds_total_more 99\nprocess_start_time_seconds 1.5\nprocess_resident_memory_bytes 1.5e+06\ngo_memstats_heap_inuse_bytes 5e+05\ngo_goroutines 12\nprocess_open_fds 9\n"))
 	})
 	mux.HandleFunc("GET /none", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("up 1\n")) })
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
@@ -84,7 +84,7 @@ func TestMetrics(t *testing.T) {
 	defer s.Close()
 	ctx := t.Context()
 	u, err := Meters{Metrics{s.URL + "/metrics"}, Metrics{s.URL + "/metrics"}}.Read(ctx)
-	if err != nil || u != (Usage{25 * time.Second, 3e6, 1e6, 24, 18}) {
+	if err != nil || u != (Usage{25 * time.Second, 3, 3e6, 1e6, 24, 18}) {
 		t.Errorf("%+v, %v", u, err)
 	}
 	if _, err := (Metrics{s.URL + "/none"}).Read(ctx); vfs.KindOf(err) != vfs.KindInvalid {
@@ -106,13 +106,16 @@ func TestMetrics(t *testing.T) {
 // TestPID reads this process, which has used CPU and holds memory; what it says grows with what is done.
 func TestPID(t *testing.T) {
 	a, err := PID(os.Getpid()).Read(context.Background())
-	if err != nil || a.Resident < 1<<20 || a.Files < 3 {
+	if err != nil || a.Started <= 0 || a.Resident < 1<<20 || a.Files < 3 {
 		t.Fatalf("%+v, %v", a, err)
 	}
 	for b := a; b.CPU < a.CPU+3*tick; {
 		NewPattern(1)
 		if b, err = PID(os.Getpid()).Read(context.Background()); err != nil {
 			t.Fatal(err)
+		}
+		if b.Started != a.Started {
+			t.Fatalf("started at %v and %v", a.Started, b.Started)
 		}
 	}
 	if _, err := PID(1 << 30).Read(context.Background()); vfs.KindOf(err) != vfs.KindNotFound {

@@ -3,6 +3,7 @@ package bench
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -19,8 +20,9 @@ import (
 // Usage is what processes have used since they started, and hold now.
 type Usage struct {
 	CPU        time.Duration
-	Resident   int64 // bytes
-	Heap       int64 // bytes in use of Go's heap
+	Started    float64 // when they were started, added up: another number is another process
+	Resident   int64   // bytes
+	Heap       int64   // bytes in use of Go's heap
 	Goroutines int64
 	Files      int64 // open ones, connections among them
 }
@@ -41,6 +43,7 @@ func (m Meters) Read(ctx context.Context) (sum Usage, err error) {
 			return sum, err
 		}
 		sum.CPU += u.CPU
+		sum.Started += u.Started
 		sum.Resident += u.Resident
 		sum.Heap += u.Heap
 		sum.Goroutines += u.Goroutines
@@ -51,6 +54,7 @@ func (m Meters) Read(ctx context.Context) (sum Usage, err error) {
 
 const (
 	metricCPU      = "process_cpu_seconds_total"
+	metricStart    = "process_start_time_seconds"
 	metricResident = "process_resident_memory_bytes"
 	metricHeap     = "go_memstats_heap_inuse_bytes"
 	metricRoutines = "go_goroutines"
@@ -101,7 +105,7 @@ func parseMetrics(url, text string) (u Usage, err error) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
 		var to *int64
 		switch name {
-		case metricCPU:
+		case metricCPU, metricStart:
 		case metricResident:
 			to = &u.Resident
 		case metricHeap:
@@ -117,10 +121,13 @@ func parseMetrics(url, text string) (u Usage, err error) {
 		if err != nil || v < 0 || v > 1e18 {
 			return u, vfs.Errorf(vfs.KindInvalid, op, "%s: %s is %q", url, name, value)
 		}
-		if to == nil {
-			u.CPU, found = time.Duration(v*float64(time.Second)), true
-		} else {
+		switch {
+		case to != nil:
 			*to = int64(v)
+		case name == metricStart:
+			u.Started = v
+		default:
+			u.CPU, found = time.Duration(v*float64(time.Second)), true
 		}
 	}
 	if !found {
@@ -131,7 +138,7 @@ func parseMetrics(url, text string) (u Usage, err error) {
 
 // FormatUsage writes what Metrics reads.
 func FormatUsage(u Usage) string {
-	return fmt.Sprintf("%s %g\n%s %d\n%s %d\n", metricCPU, u.CPU.Seconds(), metricResident, u.Resident, metricFiles, u.Files)
+	return fmt.Sprintf("%s %g\n%s %g\n%s %d\n%s %d\n", metricCPU, u.CPU.Seconds(), metricStart, u.Started, metricResident, u.Resident, metricFiles, u.Files)
 }
 
 // PID is a meter of a process of this machine.
@@ -154,11 +161,12 @@ func (p PID) Read(context.Context) (Usage, error) {
 	}
 	user, err1 := strconv.ParseInt(f[11], 10, 64)
 	system, err2 := strconv.ParseInt(f[12], 10, 64)
-	pages, err3 := strconv.ParseInt(f[21], 10, 64)
-	if err1 != nil || err2 != nil || err3 != nil {
+	started, err3 := strconv.ParseInt(f[19], 10, 64)
+	pages, err4 := strconv.ParseInt(f[21], 10, 64)
+	if errors.Join(err1, err2, err3, err4) != nil {
 		return Usage{}, vfs.Errorf(vfs.KindInvalid, op, "process %d: fields of /proc are not numbers", int(p))
 	}
-	u := Usage{CPU: time.Duration(user+system) * tick, Resident: pages * int64(os.Getpagesize())}
+	u := Usage{CPU: time.Duration(user+system) * tick, Started: float64(started), Resident: pages * int64(os.Getpagesize())}
 	if files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", int(p))); err == nil { // another user's are not shown
 		u.Files = int64(len(files))
 	}

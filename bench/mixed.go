@@ -126,11 +126,11 @@ func (m *mixedLoad) prepare(ctx context.Context) (err error) {
 		}
 		m.later(x.locks.Close)
 	}
-	if err := m.workers[0].locks.Write(ctx, make([]byte, 8), 0, false); err != nil {
+	if err := m.workers[0].locks.Write(ctx, make([]byte, counterSize), 0, false); err != nil {
 		return err
 	}
 	return parallel(ctx, m.Workers, m.Workers, func(ctx context.Context, w int) error {
-		for i := range (m.Options.Files + 1) / 2 {
+		for i := range (3*m.Options.Files + 3) / 4 { // the middle of its bounds, so that there are not more as time goes by
 			if _, err := m.do(ctx, w, mixCreate+kind(i%2), uint64(i/2)); err != nil {
 				return err
 			}
@@ -281,26 +281,23 @@ func (m *mixedLoad) page(ctx context.Context, w int, write bool, r uint64) error
 
 // count counts up, under a lock, a number that is in the file of locks.
 func (m *mixedLoad) count(ctx context.Context, w int) error {
-	f, p := m.workers[w].locks, m.buf(w)[:8]
+	f, p := m.workers[w].locks, m.buf(w)[:counterSize]
 	if err := f.Lock(ctx, 0, PageSize); err != nil {
 		return err
 	}
-	if err := m.counter.take(w); err != nil {
+	return unlocked(ctx, f, m.counter.held(w, func() error {
+		err := f.Read(ctx, p, 0)
+		if n := binary.LittleEndian.Uint64(p); err == nil && n != m.counted {
+			err = wrong("a counter that was counted up %d times under a lock is %d", m.counted, n)
+		}
+		if err == nil {
+			err = f.Write(ctx, binary.LittleEndian.AppendUint64(p[:0], m.counted+1), 0, false)
+		}
+		if err == nil {
+			m.counted++
+		}
 		return err
-	}
-	err := f.Read(ctx, p, 0)
-	if n := binary.LittleEndian.Uint64(p); err == nil && n != m.counted {
-		err = wrong("a counter that was counted up %d times under a lock is %d", m.counted, n)
-	}
-	if err == nil {
-		err = f.Write(ctx, binary.LittleEndian.AppendUint64(p[:0], m.counted+1), 0, false)
-	}
-	if err != nil {
-		return err
-	}
-	m.counted++
-	m.counter.give()
-	return f.Unlock(ctx, 0, PageSize)
+	}))
 }
 
 // verify reads all that must be there.

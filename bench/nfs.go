@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -22,13 +23,16 @@ const (
 	// lockRetry is the wait before a lock is asked for again that somebody holds; it doubles up to lockRetryMax.
 	lockRetry    = time.Millisecond
 	lockRetryMax = 64 * time.Millisecond
+	// nfsPatience is the default of NFSConfig.Patience.
+	nfsPatience = 30 * time.Second
 )
 
 // NFSConfig names an export.
 type NFSConfig struct {
 	Addr     string // host:port
 	Path     string
-	Sessions int // each with a connection of its own
+	Sessions int           // each with a connection of its own
+	Patience time.Duration // how long the server may take to answer at first; 0: half a minute
 }
 
 // nfsFS is an export, by a client without a cache: every call is a COMPOUND, as those of Linux are.
@@ -45,16 +49,26 @@ type nfsFS struct {
 
 // NewNFS connects to an export.
 func NewNFS(ctx context.Context, cfg NFSConfig) (FS, error) {
-	c, err := nfsclient.Dial(ctx, nfsclient.Config{
+	const op = "bench.nfs"
+	patience := cmp.Or(cfg.Patience, nfsPatience)
+	first, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	c, err := nfsclient.Dial(first, nfsclient.Config{
 		Addr: cfg.Addr, Owner: fmt.Sprintf("rackfs-bench-%d-%d", os.Getpid(), time.Now().UnixNano()), Minor: 2, Sessions: cfg.Sessions, Patient: true,
 	})
+	late := func(err error) error {
+		if first.Err() == nil || ctx.Err() != nil {
+			return err
+		}
+		return vfs.Errorf(vfs.KindUnavailable, op, "nobody answers by NFSv4.2 at %s within %v, check host and port, and whether this machine may mount: %w", cfg.Addr, patience, err)
+	}
 	if err != nil {
-		return nil, err
+		return nil, late(err)
 	}
 	n := &nfsFS{c: c, path: cfg.Path}
-	if _, err := n.Root(ctx); err != nil {
+	if _, err := n.Root(first); err != nil {
 		c.Disconnect()
-		return nil, vfs.Errorf(vfs.KindOf(err), "bench.nfs", "%s of %s: %w", cfg.Path, cfg.Addr, err)
+		return nil, late(vfs.Errorf(vfs.KindOf(err), op, "%s of %s: %w", cfg.Path, cfg.Addr, err))
 	}
 	keep, stop := context.WithCancel(context.WithoutCancel(ctx))
 	n.stop = stop

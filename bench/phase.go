@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -159,7 +160,7 @@ func (r *phaseRun) measure(ctx context.Context, p *Phase) (*measured, error) {
 		cancel(err)
 	}
 	start = time.Now()
-	held := r.hold(ctx, start, &ops)
+	held := r.hold(ctx, cancel, start, &ops)
 	close(begin)
 	wg.Wait()
 	m := &measured{elapsed: time.Since(start), latency: latencies[0]}
@@ -169,17 +170,22 @@ func (r *phaseRun) measure(ctx context.Context, p *Phase) (*measured, error) {
 	}
 	m.client = after - client
 	stop()
-	var watchErr error
-	if m.held, watchErr = held(); watchErr != nil {
-		cancel(watchErr)
-	}
+	m.held = held()
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
 	if r.cpu != nil {
 		after, err := r.cpu.Read(ctx)
+		for misses := 1; err != nil && misses < holdMisses && ctx.Err() == nil; misses++ { // a long phase is not lost for a server that is busy
+			time.Sleep(missPause)
+			after, err = r.cpu.Read(ctx)
+		}
 		if err != nil {
 			return nil, err
+		}
+		// What Prometheus' client says moves when the clock is set by a little.
+		if math.Abs(after.Started-before.Started) > 2 || after.CPU < before.CPU {
+			return nil, vfs.Errorf(vfs.KindUnavailable, "bench.cpu", "a process of the target was started anew meanwhile: what it used before is not known, measure again")
 		}
 		m.server = &Usage{CPU: after.CPU - before.CPU, Resident: after.Resident}
 	}
@@ -253,33 +259,39 @@ func (p *pace) wait(ctx context.Context) time.Time {
 	return now
 }
 
-// hold looks at what the target holds now and then, if the phase is to last, until the function that it returns is called.
-func (r *phaseRun) hold(ctx context.Context, start time.Time, ops *atomic.Int64) func() ([]Held, error) {
+// hold looks at what the target holds now and then, if the phase is to last, until the function that it returns is called. A look that fails is left
+// out; when holdMisses of them in a row did, the phase is cancelled.
+func (r *phaseRun) hold(ctx context.Context, cancel context.CancelCauseFunc, start time.Time, ops *atomic.Int64) func() []Held {
 	if r.cpu == nil || r.env.Options.Time < watchFrom {
-		return func() ([]Held, error) { return nil, nil }
+		return func() []Held { return nil }
 	}
 	end := make(chan struct{})
 	var out []Held
-	var err error
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		t := time.NewTicker(r.env.Options.Time / watched)
 		defer t.Stop()
-		for err == nil && len(out) < 2*watched { // whoever takes longer than was asked for is seen long enough
+		for misses := 0; len(out) < 2*watched; { // whoever takes longer than was asked for is seen long enough
 			select {
 			case <-end:
 				return
 			case <-ctx.Done():
 				return
 			case <-t.C:
-				var u Usage
-				if u, err = r.cpu.Read(ctx); err == nil {
-					out = append(out, Held{At: time.Since(start).Seconds(), Ops: ops.Load(), Resident: u.Resident, Heap: u.Heap, Goroutines: u.Goroutines, Files: u.Files})
+				u, err := r.cpu.Read(ctx)
+				if err != nil {
+					if misses++; misses == holdMisses {
+						cancel(err)
+						return
+					}
+					continue
 				}
+				misses = 0
+				out = append(out, Held{At: time.Since(start).Seconds(), Ops: ops.Load(), Resident: u.Resident, Heap: u.Heap, Goroutines: u.Goroutines, Files: u.Files})
 			}
 		}
 	})
-	return func() ([]Held, error) { close(end); wg.Wait(); return out, err }
+	return func() []Held { close(end); wg.Wait(); return out }
 }
 
 // progress tells how far the phase is until stop is called.

@@ -65,6 +65,21 @@ func TestResultsComeBack(t *testing.T) {
 	if len(all) != 4 || all[0].Base != "a" || all[0].Name != "b" || all[0].Rate.N != 2 || !all[0].Paired || all[0].EqualPromise || all[0].ServerCPU.N != 0 {
 		t.Errorf("%+v", all)
 	}
+	metered := *out
+	metered.Samples = nil
+	for _, s := range out.Samples {
+		cpu := 0.1
+		if s.Workers == 1 && s.Target == "b" && s.Repeat == 1 {
+			cpu = 0.09
+		}
+		s.ServerCPU = &cpu
+		metered.Samples = append(metered.Samples, s)
+	}
+	for _, c := range Compare(&metered, &metered) {
+		if few := c.Workers == 1; c.Coarse != few || (c.ServerCPU.N == 0) != few || c.Rate.N != 2 {
+			t.Errorf("CPU of few steps of its clock: %+v", c)
+		}
+	}
 	other := *out
 	other.Run.ID = "another"
 	if all := Compare(out, &other); len(all) != 8 || all[0].Paired {

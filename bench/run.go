@@ -25,9 +25,10 @@ type Run struct {
 	Drop  func(ctx context.Context) error // drops caches before phases that read; nil: they stay
 	Watch func(Progress)                  // how far it is, now and then; nil: nobody wants to know
 	Emit  func(Record) error
+	Left  func(what string) // something could not be removed of a run that failed; nil: nobody wants to know
 }
 
-// cleanTimeout bounds the removal of what an interrupted run leaves.
+// cleanTimeout bounds the closing and removal of what a run leaves that failed or was interrupted.
 const cleanTimeout = time.Minute
 
 // Check refuses a run whose numbers would mean nothing.
@@ -83,16 +84,23 @@ func (r *Run) Do(ctx context.Context) (err error) {
 	dirs := make([]Dir, len(r.Targets))
 	for i, t := range r.Targets {
 		name := fmt.Sprintf("%s-%d", id, i)
-		root, err := t.FS.Root(ctx)
-		if err == nil {
+		var root Dir
+		if root, err = t.FS.Root(ctx); err == nil { // the same err as the removal at the end looks at
 			dirs[i], err = t.FS.Mkdir(ctx, root, name)
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", t.Name, err)
 		}
 		defer func() {
-			if cerr := clean(ctx, t.FS, root, name, dirs[i]); err == nil && cerr != nil {
-				err = fmt.Errorf("%s: remove %s by hand: %w", t.Name, name, cerr)
+			cerr := clean(ctx, err == nil, t.FS, root, name, dirs[i])
+			if cerr == nil {
+				return
+			}
+			cerr = fmt.Errorf("%s: remove %s by hand: %w", t.Name, name, cerr)
+			if err == nil {
+				err = cerr
+			} else if r.Left != nil {
+				r.Left(cerr.Error())
 			}
 		}()
 		if err := r.Emit(Record{Target: &TargetInfo{Name: t.Name, Spec: t.Spec, Durability: t.Durability, Metered: t.CPU != nil, Options: t.Options}}); err != nil {
@@ -121,15 +129,23 @@ func (r *Run) Do(ctx context.Context) (err error) {
 	return nil
 }
 
-// clean removes a directory with all that is in it, also when ctx has ended.
-func clean(ctx context.Context, fs FS, parent Dir, name string, dir Dir) error {
+// clean removes a directory with all that is in it: for as long as it takes if all is well, else, or when ctx has ended, within cleanTimeout.
+func clean(ctx context.Context, well bool, fs FS, parent Dir, name string, dir Dir) error {
+	remove := func(ctx context.Context) error {
+		err := removeAll(ctx, fs, dir)
+		if err == nil {
+			err = fs.Rmdir(ctx, parent, name)
+		}
+		return err
+	}
+	if well && ctx.Err() == nil {
+		if err := remove(ctx); err == nil || ctx.Err() == nil {
+			return err
+		}
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTimeout)
 	defer cancel()
-	err := removeAll(ctx, fs, dir)
-	if err == nil {
-		err = fs.Rmdir(ctx, parent, name)
-	}
-	return err
+	return remove(ctx)
 }
 
 // workload runs one workload on one target.
@@ -148,13 +164,18 @@ func (r *Run) workload(ctx context.Context, t *Target, parent Dir, w *Workload, 
 		e.bufs[i] = make([]byte, pieceSize)
 	}
 	defer func() {
-		end := context.WithoutCancel(ctx)
+		end := ctx
+		if err != nil || ctx.Err() != nil {
+			var cancel context.CancelFunc
+			end, cancel = context.WithTimeout(context.WithoutCancel(ctx), cleanTimeout)
+			defer cancel()
+		}
 		for _, fn := range e.closers {
 			if cerr := fn(end); err == nil {
 				err = cerr
 			}
 		}
-		if cerr := clean(ctx, t.FS, parent, name, dir); err == nil {
+		if cerr := clean(ctx, err == nil, t.FS, parent, name, dir); err == nil {
 			err = cerr
 		}
 	}()

@@ -95,7 +95,11 @@ func (s *Spec) Open(ctx context.Context) (t *Target, close func(context.Context)
 	if err != nil {
 		return nil, nil, errors.Join(err, stop(context.WithoutCancel(ctx)))
 	}
-	close = func(ctx context.Context) error { return errors.Join(t.FS.Close(ctx), stop(ctx)) }
+	close = func(ctx context.Context) error {
+		soon, cancel := context.WithTimeout(ctx, cleanTimeout) // a server that answers no more keeps nobody, nor a cluster of ours from ending
+		defer cancel()
+		return errors.Join(t.FS.Close(soon), stop(ctx))
+	}
 	for _, m := range metrics {
 		meters = append(meters, Metrics{URL: m})
 		if !d.Known() {

@@ -17,6 +17,8 @@ type Ratio struct {
 	N         int     // pairs, or samples of the smaller side
 }
 
+var unknownRatio = Ratio{math.NaN(), math.NaN(), math.NaN(), 0}
+
 // Certain reports whether the interval leaves out 1: the two differ.
 func (r Ratio) Certain() bool { return r.Low > 1 || r.High < 1 }
 
@@ -30,14 +32,15 @@ const vague = 1000
 // logarithms are what is about normal.
 func PairedRatio(a, b []float64) Ratio {
 	n := min(len(a), len(b))
-	logs := make([]float64, 0, n)
-	for i := range n {
-		if a[i] > 0 && b[i] > 0 {
-			logs = append(logs, math.Log(a[i]/b[i]))
+	logs := make([]float64, n)
+	for i := range logs {
+		if a[i] <= 0 || b[i] <= 0 { // nothing is so many times as large as that
+			return unknownRatio
 		}
+		logs[i] = math.Log(a[i] / b[i])
 	}
-	if len(logs) == 0 {
-		return Ratio{math.NaN(), math.NaN(), math.NaN(), 0}
+	if n == 0 {
+		return unknownRatio
 	}
 	mean, sd := stat.MeanStdDev(logs, nil)
 	return interval(mean, sd/math.Sqrt(float64(len(logs))), float64(len(logs)-1), len(logs))
@@ -46,8 +49,8 @@ func PairedRatio(a, b []float64) Ratio {
 // UnpairedRatio is a/b of samples that were taken apart, by Welch's interval of the difference of the means of their logarithms.
 func UnpairedRatio(a, b []float64) Ratio {
 	la, lb := logsOf(a), logsOf(b)
-	if len(la) == 0 || len(lb) == 0 {
-		return Ratio{math.NaN(), math.NaN(), math.NaN(), 0}
+	if la == nil || lb == nil {
+		return unknownRatio
 	}
 	na, nb := float64(len(la)), float64(len(lb))
 	ma, sa := stat.MeanStdDev(la, nil)
@@ -63,11 +66,13 @@ func UnpairedRatio(a, b []float64) Ratio {
 	return interval(ma-mb, math.Sqrt(va+vb), freedom, min(len(la), len(lb)))
 }
 
+// logsOf are the logarithms of positive numbers; nil if there are none, or one is not.
 func logsOf(v []float64) (out []float64) {
 	for _, x := range v {
-		if x > 0 {
-			out = append(out, math.Log(x))
+		if x <= 0 {
+			return nil
 		}
+		out = append(out, math.Log(x))
 	}
 	return out
 }
@@ -82,11 +87,14 @@ func interval(mean, err, freedom float64, n int) Ratio {
 	return r
 }
 
-// geometricMean of positive numbers; 0 of none.
+// geometricMean of numbers that are positive; the arithmetic mean if one of them is 0, as a reading of CPU may be; 0 of none.
 func geometricMean(v []float64) float64 {
-	logs := logsOf(v)
-	if len(logs) == 0 {
+	switch logs := logsOf(v); {
+	case len(v) == 0:
 		return 0
+	case logs == nil:
+		return stat.Mean(v, nil)
+	default:
+		return math.Exp(stat.Mean(logs, nil))
 	}
-	return math.Exp(stat.Mean(logs, nil))
 }

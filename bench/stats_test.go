@@ -24,6 +24,11 @@ func TestRatioOfKnownSamples(t *testing.T) {
 	if r := PairedRatio(nil, nil); r.N != 0 || !math.IsNaN(r.Mean) || r.Certain() {
 		t.Errorf("no pair gives no ratio: %+v", r)
 	}
+	for _, f := range []func(a, b []float64) Ratio{PairedRatio, UnpairedRatio} {
+		if r := f([]float64{2, 0, 3}, []float64{1, 1, 1}); r.N != 0 || !math.IsNaN(r.Mean) {
+			t.Errorf("nothing is so many times 0: %+v", r)
+		}
+	}
 	if r := PairedRatio([]float64{2, 2}, []float64{1, 1}); !r.Certain() || !near(r.Low, 2) {
 		t.Errorf("equal pairs are certain: %+v", r)
 	}
@@ -63,6 +68,9 @@ func TestIntervalsHoldTheTruth(t *testing.T) {
 func TestGeometricMean(t *testing.T) {
 	if g := geometricMean([]float64{1, 10, 100}); math.Abs(g-10) > 1e-9 {
 		t.Error(g)
+	}
+	if g := geometricMean([]float64{2, 0, 1}); g != 1 {
+		t.Errorf("a reading of 0 counts: %v", g)
 	}
 	if geometricMean(nil) != 0 {
 		t.Error("of none")

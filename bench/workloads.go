@@ -91,15 +91,15 @@ func metadata(e *Env, shared bool) []Phase {
 		}
 		return &n
 	}
-	list := func(ctx context.Context, w int, name func(w, i int) string) (n int64, err error) {
-		want := present(w, name)
+	list := func(ctx context.Context, w int, want *names) (n int64, err error) {
 		err = e.FS.List(ctx, dirs[w], func(x Entry) error { n++; return want.see(x) })
 		if err == nil {
 			err = want.done()
 		}
 		return n, err
 	}
-	lists := func(w int) int { // how many listings a worker makes
+	wanted := make([]*names, e.Workers) // by each worker's listing
+	lists := func(w int) int {          // how many listings a worker makes
 		if shared && w > 0 {
 			return 0
 		}
@@ -141,8 +141,16 @@ func metadata(e *Env, shared bool) []Phase {
 		},
 	}, {
 		Name: "list", Unit: "entry", Cold: true, Count: lists, Whole: true,
+		Before: func(context.Context) error {
+			for w := range wanted {
+				if lists(w) > 0 {
+					wanted[w] = present(of(w), name)
+				}
+			}
+			return nil
+		},
 		Op: func(ctx context.Context, w, _ int) (Work, error) {
-			n, err := list(ctx, of(w), name)
+			n, err := list(ctx, of(w), wanted[w])
 			return Work{Ops: n}, err
 		},
 	}, {
@@ -156,7 +164,7 @@ func metadata(e *Env, shared bool) []Phase {
 				if lists(w) == 0 {
 					continue
 				}
-				if _, err := list(ctx, w, renamed); err != nil {
+				if _, err := list(ctx, w, present(w, renamed)); err != nil {
 					return err
 				}
 			}
@@ -215,11 +223,8 @@ func largeDirectory(e *Env) []Phase {
 	// Worker w has the entries w, w+W, w+2W, ...
 	count := func(w int) int { return share(n, w, e.Workers) }
 	name := func(i int) string { return fileName(0, i) }
+	var want names
 	check := func(ctx context.Context) (k int64, err error) {
-		want := names{left: make(map[string]bool, n)}
-		for i := range n {
-			want.left[name(i)] = true
-		}
 		err = e.FS.List(ctx, dir, func(x Entry) error { k++; return want.see(x) })
 		if err == nil {
 			err = want.done()
@@ -238,6 +243,13 @@ func largeDirectory(e *Env) []Phase {
 				return 0
 			}
 			return 1
+		},
+		Before: func(context.Context) error {
+			want = names{left: make(map[string]bool, n)}
+			for i := range n {
+				want.left[name(i)] = true
+			}
+			return nil
 		},
 		Op: func(ctx context.Context, _, _ int) (Work, error) {
 			k, err := check(ctx)
@@ -267,6 +279,9 @@ func largeDirectory(e *Env) []Phase {
 // holder knows who has the lock that only one may have.
 type holder struct{ ch chan struct{} }
 
+// counterSize is that of a number that is counted up under a lock.
+const counterSize = 8
+
 func newHolder() *holder { return &holder{make(chan struct{}, 1)} }
 
 func (h *holder) take(w int) error {
@@ -279,6 +294,26 @@ func (h *holder) take(w int) error {
 }
 
 func (h *holder) give() { <-h.ch }
+
+// held does what, if it is anything, as the one who has the lock.
+func (h *holder) held(w int, what func() error) error {
+	if err := h.take(w); err != nil {
+		return err
+	}
+	defer h.give()
+	if what == nil {
+		return nil
+	}
+	return what()
+}
+
+// unlocked gives the lock of the first page back, whatever happened under it: who waits for it in a system call hears of nothing else.
+func unlocked(ctx context.Context, f File, err error) error {
+	if uerr := f.Unlock(ctx, 0, PageSize); err == nil {
+		err = uerr
+	}
+	return err
+}
 
 func locks(e *Env) []Phase {
 	files, holders := make([]File, e.Workers), make([]*holder, e.Workers)
@@ -305,17 +340,8 @@ func locks(e *Env) []Phase {
 		if err := files[w].Lock(ctx, 0, PageSize); err != nil {
 			return err
 		}
-		err := holders[w].take(w)
-		if err == nil && what != nil {
-			err = what()
-		}
-		if err != nil {
-			return err
-		}
-		holders[w].give()
-		return files[w].Unlock(ctx, 0, PageSize)
+		return unlocked(ctx, files[w], holders[w].held(w, what))
 	}
-	const counterSize = 8
 	counted := make([]uint64, e.Workers)
 	value := func(ctx context.Context, w int) (uint64, error) {
 		p := e.buf(w)[:counterSize]

@@ -51,7 +51,7 @@ kernel_test=(go test ./test/kernel)
 [ $# -gt 0 ] || set -- names random streams large training kernel growth-names growth-large growth-data others-names others-data report
 for part in "$@"; do
 	case $part in
-	names) compare names --workload metadata-private,metadata-shared,small-files --workers 64 --time 2s --repeat 3 ;;
+	names) compare names --workload metadata-private,metadata-shared,small-files --workers 64 --files 200 --time 2s --repeat 3 ;;
 	random) compare random --workload random --workers 16 --time 2s --repeat 3 ;;
 	training) compare training --workload training,checkpoint,locks --time 2s --checkpoint-size 64MiB --repeat 3 ;;
 	streams) compare streams --workload streams --workers 4 --time 2s --repeat 3 "encrypted=dev:$work/encrypted" --dev-flag encrypted=--encrypt ;;

@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"fmt"
 	"html"
+	"strings"
 )
 
 // Pages are written without html/template: it finds methods by name, so the linker keeps every exported method of every type in the binary, which
@@ -94,6 +95,14 @@ func (p *page) html() []byte {
 		w.row(false, 3, false, t.Name, t.Spec, t.Durability)
 	}
 	w.WriteString(tableEnd)
+	if len(p.Skipped) > 0 {
+		w.WriteString("<p>Left out:</p>\n")
+		w.head(" target", " workload/phase", " why")
+		for _, s := range p.Skipped {
+			w.row(false, 3, false, s.Target, s.Workload+"/"+s.Phase, s.Why)
+		}
+		w.WriteString(tableEnd)
+	}
 	if p.Unequal {
 		w.WriteString(`<p class="note">The targets promise different things: a rate that was bought with a weaker promise is not a better rate.</p>` + "\n")
 	}
@@ -108,16 +117,19 @@ func (p *page) html() []byte {
 	}
 	if len(p.Ratios) > 0 {
 		w.WriteString("<h2>Ratios</h2>\n<p>Rates divided by those of another target; more is faster. Intervals hold the ratio with 95 % confidence; grey: no difference is shown. " +
-			"Server CPU is the ratio of what an operation costs.</p>\n")
+			"Server CPU is the ratio of what an operation costs, and its interval.</p>\n")
 		w.plots(p.RatioPlot)
 		w.WriteString("<details><summary>All ratios</summary>\n")
-		w.head(" workload/phase, workers", " of", "rate", "95 %", "server CPU", " remark")
+		w.head(" workload/phase, workers", " of", "rate", "95 %", "server CPU", "95 %", " remark")
 		for _, r := range p.Ratios {
-			remark := ""
+			var remarks []string
 			if r.Different {
-				remark = "different promises"
+				remarks = append(remarks, "different promises")
 			}
-			w.row(!r.Certain, 2, true, r.What, r.Of, r.Rate, r.Interval, r.CPU, remark)
+			if r.Coarse {
+				remarks = append(remarks, "too short for CPU")
+			}
+			w.row(!r.Certain, 2, true, r.What, r.Of, r.Rate, r.Interval, r.CPU, r.CPUInterval, strings.Join(remarks, "; "))
 		}
 		w.WriteString(tableEnd + "</details>\n")
 	}

@@ -22,6 +22,7 @@ type page struct {
 	RatioPlot markup
 	Workloads []section
 	Goals     []goalRow
+	Skipped   []bench.Skipped
 }
 
 type target struct {
@@ -32,7 +33,8 @@ type target struct {
 type ratioRow struct {
 	What, Of           string
 	Rate, Interval     string
-	CPU                string
+	CPU, CPUInterval   string
+	Coarse             bool // too short for CPU
 	Certain, Different bool
 }
 
@@ -71,6 +73,11 @@ func HTML(all []*bench.Results, wanted []Goal) ([]byte, error) {
 	var samples []bench.Sample
 	for _, r := range all {
 		samples = append(samples, r.Samples...)
+		for _, s := range r.Skipped {
+			if !slices.Contains(p.Skipped, s) {
+				p.Skipped = append(p.Skipped, s)
+			}
+		}
 		for _, t := range r.Targets {
 			if !slices.Contains(p.targetNames(), t.Name) {
 				p.Targets = append(p.Targets, target{t.Name, t})
@@ -123,6 +130,13 @@ func distinct(all []*bench.Results) []*bench.Results {
 			}
 			c.Samples = append(c.Samples, s)
 		}
+		c.Skipped = nil
+		for _, s := range r.Skipped {
+			if name, ok := renamed[s.Target]; ok {
+				s.Target = name
+			}
+			c.Skipped = append(c.Skipped, s)
+		}
 		for _, s := range c.Samples {
 			done[measured{s.Target, s.Workload, s.Phase, s.Workers}] = true
 		}
@@ -158,15 +172,9 @@ func (p *page) ratios(all []*bench.Results) error {
 				point.low, point.hig = math.NaN(), math.NaN()
 			}
 			s.dots = append(s.dots, point)
-			row := ratioRow{What: what, Of: of, Rate: number(c.Rate.Mean), Interval: "one repeat", CPU: "-", Certain: c.Rate.Certain(), Different: !c.EqualPromise}
-			switch {
-			case c.Rate.N > 1 && c.Rate.Vague():
-				row.Interval = "not known"
-			case c.Rate.N > 1:
-				row.Interval = number(c.Rate.Low) + " to " + number(c.Rate.High)
-			}
+			row := ratioRow{What: what, Of: of, Rate: number(c.Rate.Mean), Interval: interval(c.Rate), CPU: "-", CPUInterval: "-", Coarse: c.Coarse, Certain: c.Rate.Certain(), Different: !c.EqualPromise}
 			if c.ServerCPU.N > 0 {
-				row.CPU = number(c.ServerCPU.Mean)
+				row.CPU, row.CPUInterval = number(c.ServerCPU.Mean), interval(c.ServerCPU)
 			}
 			p.Ratios = append(p.Ratios, row)
 		}
@@ -176,6 +184,17 @@ func (p *page) ratios(all []*bench.Results) error {
 		p.RatioPlot, err = dotPlot("ratios of rates", "ratio", labels, series)
 	}
 	return err
+}
+
+// interval shows that of a ratio.
+func interval(r bench.Ratio) string {
+	switch {
+	case r.N <= 1:
+		return "one repeat"
+	case r.Vague():
+		return "not known"
+	}
+	return number(r.Low) + " to " + number(r.High)
 }
 
 // sections makes one of each workload.

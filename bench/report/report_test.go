@@ -49,12 +49,14 @@ func results(t *testing.T) *bench.Results {
 
 // TestPage: the page has promises, ratios and plots, is complete in itself, and shows what is in the results as text only.
 func TestPage(t *testing.T) {
-	page, err := HTML([]*bench.Results{results(t)}, nil)
+	r := results(t)
+	r.Skipped = []bench.Skipped{{Target: "slow", Workload: "random", Phase: "<i>", Why: "it cannot"}}
+	page, err := HTML([]*bench.Results{r}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	text := string(page)
-	for _, want := range []string{"names in disk when answered", "promise different things", "streams/write, 8", "&lt;script&gt; / slow", "<td>2</td><td>2 to 2</td>", "write: scaling", "99.9 %"} {
+	for _, want := range []string{"names in disk when answered", "promise different things", "streams/write, 8", "&lt;script&gt; / slow", "<td>2</td><td>2 to 2</td><td>0.5</td><td>0.5 to 0.5</td><td class=\"t\">different promises</td>", "random/&lt;i&gt;</td><td class=\"t\">it cannot", "write: scaling", "99.9 %"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in the page", want)
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/rackfs/rackfs/bench"
 	"github.com/rackfs/rackfs/internal/filesystem"
+	"github.com/rackfs/rackfs/internal/login"
 	"github.com/rackfs/rackfs/vfs"
 )
 
@@ -62,7 +64,8 @@ func newBenchCompareCommand() *cobra.Command {
 	var f benchFlags
 	cmd := &cobra.Command{
 		Use: "compare TARGET TARGET...", Short: "Measure file systems in turn and print the ratios to the first",
-		Long: "Runs workloads on several file systems, interleaved: what changes on the machine meanwhile hits all of them.\n\n" + benchTargets, Args: cobra.MinimumNArgs(2),
+		Long: "Runs workloads on several file systems, interleaved: what changes on the machine meanwhile hits all of them.\n" +
+			"Phases with a number of operations do all of them, whatever --time says.\n\n" + benchTargets, Args: cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, args) },
 	}
 	f.flags(cmd.Flags())
@@ -70,7 +73,7 @@ func newBenchCompareCommand() *cobra.Command {
 }
 
 func newBenchGrowthCommand() *cobra.Command {
-	f := benchFlags{factor: 10}
+	f := benchFlags{growth: true, factor: 10}
 	cmd := &cobra.Command{
 		Use: "growth TARGET", Short: "Measure one file system with sizes and with ten times the sizes, in turn",
 		Long: "Runs workloads with the sizes that were asked for (x1) and with ten times as many files, entries and bytes (x10), interleaved, and prints the ratios.\n" +
@@ -92,7 +95,8 @@ type benchFlags struct {
 	ca                          string
 	durability, metrics, pids   []string
 	clientPIDs                  []string
-	factor                      int // of growth; 0: the sizes are what they are
+	growth                      bool
+	factor                      int // of growth
 	devFlags                    []string
 	options                     bench.Options // what is not zero replaces that of the preset
 	fileSize, stream, randomS   string
@@ -124,7 +128,7 @@ func (b *benchFlags) flags(f *pflag.FlagSet) {
 	f.StringArrayVar(&b.pids, "pid", nil, "process of a target on this machine for its CPU, [NAME=]PID")
 	f.StringArrayVar(&b.clientPIDs, "client-pid", nil, "process that works for a target's client, such as the daemon of a FUSE mount, for its CPU, [NAME=]PID")
 	f.IntVar(&b.sessions, "sessions", 4, "NFS sessions, each with a connection")
-	f.StringVar(&b.token, "token", os.Getenv("RACKFS_TOKEN"), "token of the API (default $RACKFS_TOKEN)")
+	f.StringVar(&b.token, "token", "", "token of the API (default $RACKFS_TOKEN)")
 	f.StringVar(&b.ca, "ca", "", "SHA-256 of the CA of the API's certificate (default: one that this machine trusts)")
 	f.StringArrayVar(&b.devFlags, "dev-flag", nil, "flag of rackfs dev for clusters that are started, [NAME=]FLAG, such as --encrypt")
 	f.StringVar(&b.json, "json", "", "file for the results as lines of JSON; - prints them instead of the table")
@@ -164,7 +168,7 @@ func (b *benchFlags) specs(args []string) ([]bench.Spec, error) {
 	}
 	for i := range specs {
 		s := &specs[i]
-		s.Sessions, s.Token, s.CA, s.Binary, s.DevFlags = b.sessions, b.token, b.ca, self, of(b.devFlags, s.Name, names)
+		s.Sessions, s.Token, s.CA, s.Binary, s.DevFlags = b.sessions, cmp.Or(b.token, os.Getenv(login.EnvToken)), b.ca, self, of(b.devFlags, s.Name, names)
 		for _, d := range of(b.durability, s.Name, names) {
 			x, err := bench.ParseDurability(d)
 			if err != nil {
@@ -234,8 +238,11 @@ func (b *benchFlags) sizes() (bench.Options, error) {
 func (b *benchFlags) run(cmd *cobra.Command, args []string) (err error) {
 	ctx := cmd.Context()
 	chosen := bench.WorkloadsNamed
-	if b.factor != 0 {
+	if b.growth {
 		chosen = bench.GrowthWorkloads
+		if b.factor < 2 || b.factor > maxFactor {
+			return fmt.Errorf("--factor %d: use 2 to %d", b.factor, maxFactor)
+		}
 	}
 	workloads, err := chosen(b.workloads)
 	if err != nil {
@@ -249,8 +256,10 @@ func (b *benchFlags) run(cmd *cobra.Command, args []string) (err error) {
 	if err != nil {
 		return err
 	}
-	r := bench.Run{Workloads: workloads, Options: options, Workers: b.workers, Repeats: b.repeats, Command: os.Args, Release: version()}
-	compares := len(args) > 1 || b.factor != 0
+	r := bench.Run{Workloads: workloads, Options: options, Workers: b.workers, Repeats: b.repeats, Command: withoutToken(os.Args), Release: version()}
+	r.Left = func(what string) { fmt.Fprintln(cmd.ErrOrStderr(), what) }
+	compares := len(args) > 1 || b.growth
+	r.Options.Complete = len(args) > 1 // what comes after is to work on as much with each
 	if r.Repeats == 0 {
 		r.Repeats = 1
 		if compares {
@@ -272,10 +281,7 @@ func (b *benchFlags) run(cmd *cobra.Command, args []string) (err error) {
 		}()
 		r.Targets = append(r.Targets, t)
 	}
-	if b.factor != 0 {
-		if b.factor < 2 || b.factor > maxFactor {
-			return fmt.Errorf("--factor %d: use 2 to %d", b.factor, maxFactor)
-		}
+	if b.growth {
 		small, large := bench.Grow(r.Targets[0], options, b.factor)
 		r.Targets = []*bench.Target{small, large}
 	}
@@ -318,6 +324,20 @@ func (b *benchFlags) run(cmd *cobra.Command, args []string) (err error) {
 		return nil
 	}
 	return show.end()
+}
+
+// withoutToken is a command line as it may be shown and kept.
+func withoutToken(args []string) []string {
+	out := slices.Clone(args)
+	for i, a := range out {
+		switch {
+		case a == "--token" && i+1 < len(out):
+			out[i+1] = "***"
+		case strings.HasPrefix(a, "--token="):
+			out[i] = "--token=***"
+		}
+	}
+	return out
 }
 
 // dropCaches drops what this machine keeps of files, or does what was asked for.

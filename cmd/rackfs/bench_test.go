@@ -96,6 +96,7 @@ func TestBench(t *testing.T) {
 		{"run dir:" + dir + " --client-pid x", "--client-pid", 0},
 		{"run dir:" + dir + " --rate -1", "rate -1", vfs.KindInvalid},
 		{"growth dir:" + dir + " --factor 1", "--factor 1", 0},
+		{"growth dir:" + dir + " --factor 0", "--factor 0", 0},
 		{"growth dir:" + dir + " --factor 1000 --durability names=disk,data=disk", "tree files 2000000", vfs.KindInvalid},
 		{"meter", "name processes", 0},
 		{"meter --pid 1073741824", "process 1073741824", vfs.KindNotFound},
@@ -116,6 +117,17 @@ func TestBench(t *testing.T) {
 	}
 }
 
+// TestTokenIsNotKept: results and pages have the command line without it.
+func TestTokenIsNotKept(t *testing.T) {
+	args := []string{"rackfs", "bench", "run", "api:x", "--token", "rackfs_a", "--token=rackfs_b", "--short", "--token"}
+	if got := strings.Join(withoutToken(args), " "); got != "rackfs bench run api:x --token *** --token=*** --short --token" {
+		t.Error(got)
+	}
+	if args[5] != "rackfs_a" {
+		t.Error("the command line was changed")
+	}
+}
+
 // TestMeter: what a process uses is read from elsewhere, and ends with the command.
 func TestMeter(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
@@ -131,7 +143,7 @@ func TestMeter(t *testing.T) {
 		t.Fatal(err, <-done)
 	}
 	u, err := bench.Metrics{URL: strings.TrimSpace(url)}.Read(t.Context())
-	if err != nil || u.CPU <= 0 || u.Resident < 1<<20 || u.Files < 3 {
+	if err != nil || u.CPU <= 0 || u.Started <= 0 || u.Resident < 1<<20 || u.Files < 3 {
 		t.Errorf("%+v, %v", u, err)
 	}
 	cancel()

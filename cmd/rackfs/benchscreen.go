@@ -99,6 +99,12 @@ func benchRatios(out io.Writer, all []bench.Comparison) error {
 			case !c.Rate.Certain():
 				remark = "no difference of rates shown"
 			}
+			if c.Coarse {
+				if remark != "" {
+					remark += "; "
+				}
+				remark += "too short for CPU"
+			}
 			if !c.EqualPromise {
 				if remark != "" {
 					remark += "; "
