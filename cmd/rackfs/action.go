@@ -91,6 +91,7 @@ func (a action[T]) command() *cobra.Command {
 		a.flags(f)
 	}
 	to.flags(f)
+	cmd.MarkFlagsMutuallyExclusive(connectionFlags...)
 	if !a.noJSON {
 		f.BoolVar(&raw, "json", false, "print JSON")
 	}

@@ -22,12 +22,15 @@ const (
 	socketEnv = "RACKFS_SOCKET"
 )
 
-// connection says whom a command speaks to: a process of this machine by its socket, or a gateway by the network. What flags say comes first, then RACKFS_URL and RACKFS_SOCKET. Then commands about files
+// connection says whom a command speaks to: a process of this machine by its socket, or a gateway by the network. What flags say comes first, then RACKFS_URL, RACKFS_LOGIN and RACKFS_SOCKET. Then commands about files
 // take the user's login, if there is one, and this machine else; those about the cluster the other way round, so that a login elsewhere changes nothing for who looks after this machine.
 type connection struct {
 	socket, config, profile string
 	files                   bool // the command is about files
 }
+
+// connectionFlags are those that choose it, of which one can be given.
+var connectionFlags = []string{"socket", "config", "login"}
 
 // flags adds the flags that choose it.
 func (c *connection) flags(f *pflag.FlagSet) {
@@ -42,7 +45,7 @@ func (c *connection) dial() (*api.Client, error) {
 	case c.socket != "":
 		return api.Dial(c.socket), nil
 	case config != "":
-	case c.profile != "" || os.Getenv(login.EnvURL) != "":
+	case c.profile != "" || os.Getenv(login.EnvURL) != "" || os.Getenv(login.EnvProfile) != "":
 		return c.remote(true)
 	case os.Getenv(socketEnv) != "":
 		return api.Dial(os.Getenv(socketEnv)), nil

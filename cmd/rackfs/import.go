@@ -2,8 +2,6 @@ package main
 
 import (
 	"bufio"
-	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -13,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"golang.org/x/sys/unix"
 
 	"github.com/rackfs/rackfs/api"
 	"github.com/rackfs/rackfs/internal/cloudimport"
@@ -62,6 +59,9 @@ func newImportSourceCommand(source string) *cobra.Command {
 			f.BoolVar(&detach, "detach", false, "do not wait until it is done")
 		},
 		call: func(cmd *cobra.Command, c *api.Client, args []string) (*api.Job, error) {
+			if credentials == "" && cmd.Flags().Changed("profile") {
+				return nil, vfs.Errorf(vfs.KindInvalid, "import", "--profile is of the file that --credentials names: use both")
+			}
 			keys, err := importKeys(cmd, credentials, of)
 			if err != nil {
 				return nil, err
@@ -82,6 +82,13 @@ func newImportSourceCommand(source string) *cobra.Command {
 	})
 }
 
+// goesOn tells of a job that is not waited for any more, because of err.
+func goesOn(cmd *cobra.Command, id uint64, err error) {
+	if err != nil && (cmd.Context().Err() != nil || vfs.KindOf(err).Retryable()) {
+		fmt.Fprintf(cmd.ErrOrStderr(), "\njob %d goes on: `rackfs storage import show %d` shows it, `rackfs storage import cancel %d` ends it\n", id, id, id)
+	}
+}
+
 // waitForJob waits until a job is over, and shows its progress to who looks.
 func waitForJob(cmd *cobra.Command, c *api.Client, id uint64) (*api.Job, error) {
 	w, shown := cmd.ErrOrStderr(), false
@@ -90,9 +97,7 @@ func waitForJob(cmd *cobra.Command, c *api.Client, id uint64) (*api.Job, error) 
 	for {
 		j, err := c.Job(cmd.Context(), id)
 		if err != nil {
-			if cmd.Context().Err() != nil {
-				fmt.Fprintf(w, "\njob %d goes on: `rackfs storage import show %d` shows it, `rackfs storage import cancel %d` ends it\n", id, id, id)
-			}
+			goesOn(cmd, id, err)
 			return nil, err
 		}
 		over := j.State != "queued" && j.State != "running"
@@ -257,6 +262,7 @@ func importKeys(cmd *cobra.Command, file, profile string) (k cloudimport.Secrets
 	if !ok || !isTerminal(in) {
 		return k, vfs.Errorf(vfs.KindInvalid, "import", "the keys are missing: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a file with --credentials")
 	}
+	k.SessionToken = "" // that of the environment is of other keys
 	ask := func(what string, quiet bool) (string, error) {
 		fmt.Fprintf(cmd.ErrOrStderr(), "%s: ", what)
 		return readLine(cmd.Context(), in, quiet)
@@ -267,35 +273,6 @@ func importKeys(cmd *cobra.Command, file, profile string) (k cloudimport.Secrets
 	k.SecretKey, err = ask("Secret access key (not shown)", true)
 	fmt.Fprintln(cmd.ErrOrStderr())
 	return k, err
-}
-
-func isTerminal(f *os.File) bool {
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
-}
-
-// readLine reads a line from a terminal; quiet does not show it.
-func readLine(ctx context.Context, in *os.File, quiet bool) (string, error) {
-	if quiet {
-		old, err := unix.IoctlGetTermios(int(in.Fd()), unix.TCGETS)
-		if err != nil {
-			return "", err
-		}
-		silent := *old
-		silent.Lflag &^= unix.ECHO
-		if err := unix.IoctlSetTermios(int(in.Fd()), unix.TCSETS, &silent); err != nil {
-			return "", err
-		}
-		restore := func() { _ = unix.IoctlSetTermios(int(in.Fd()), unix.TCSETS, old) } // there is nothing else to do about it
-		defer restore()
-		stop := context.AfterFunc(ctx, restore) // Ctrl-C ends the program while it reads
-		defer stop()
-	}
-	s, err := bufio.NewReader(in).ReadString('\n')
-	if err != nil && (!errors.Is(err, io.EOF) || s == "") {
-		return "", vfs.Errorf(vfs.KindCanceled, "import", "no key was given")
-	}
-	return strings.TrimSpace(s), nil
 }
 
 // readCredentials reads a profile of a file as AWS's tools keep it.

@@ -1,14 +1,13 @@
 package main
 
 import (
-	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/rackfs/rackfs/api"
 	"github.com/rackfs/rackfs/internal/login"
@@ -125,18 +124,17 @@ func readToken(cmd *cobra.Command, file string) (string, error) {
 	if file != "" && file != "-" {
 		return login.ReadToken(file)
 	}
-	if f, ok := cmd.InOrStdin().(*os.File); ok {
-		if was, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS); err == nil {
-			fmt.Fprint(cmd.ErrOrStderr(), "Token: ")
-			silent := *was
-			silent.Lflag &^= unix.ECHO
-			if err := unix.IoctlSetTermios(int(f.Fd()), unix.TCSETS, &silent); err == nil {
-				defer fmt.Fprintln(cmd.ErrOrStderr())
-				defer func() { _ = unix.IoctlSetTermios(int(f.Fd()), unix.TCSETS, was) }()
-			}
-		}
+	f, ok := cmd.InOrStdin().(*os.File)
+	if ok = ok && isTerminal(f); ok {
+		fmt.Fprint(cmd.ErrOrStderr(), "Token: ")
 	}
-	line, err := bufio.NewReader(io.LimitReader(cmd.InOrStdin(), 4096)).ReadString('\n')
+	line, err := typed(cmd.Context(), cmd.InOrStdin(), true)
+	if ok {
+		fmt.Fprintln(cmd.ErrOrStderr())
+	}
+	if ctx := cmd.Context(); ctx.Err() != nil {
+		return "", context.Cause(ctx)
+	}
 	if err != nil && line == "" {
 		return "", vfs.Errorf(vfs.KindInvalid, "login", "no token came: type it, pipe it in, or name a file with --token-file")
 	}

@@ -43,7 +43,26 @@ func newRootCommand() *cobra.Command {
 		Version:       version(),
 	}
 	root.AddCommand(newDevCommand(), newNodeCommand(), newClusterCommand(), newFSCommand(), newGroupCommand(), newWorkspaceCommand(), newTokenCommand(), newLoginCommand(), newLogoutCommand(), newStorageCommand(), newMountCommand(), newBenchCommand(), newSimCommand(), newManCommand())
+	refuseUnknown(root)
 	return root
+}
+
+// refuseUnknown has commands that only have others below them refuse words that name none: by itself cobra shows help then, and ends well, which a script takes for
+// "yes".
+func refuseUnknown(cmd *cobra.Command) {
+	for _, c := range cmd.Commands() {
+		refuseUnknown(c)
+	}
+	if !cmd.HasParent() || !cmd.HasSubCommands() || cmd.Runnable() { // cobra refuses what the root does not know
+		return
+	}
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return fmt.Errorf("%q is no command of %q: `%s --help` lists them", args[0], cmd.CommandPath(), cmd.CommandPath())
+		}
+		return nil
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 }
 
 func version() string {

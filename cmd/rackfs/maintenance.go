@@ -110,6 +110,9 @@ is restored on a machine that has nothing of the cluster. Keep the passphrase el
 		},
 		call: func(cmd *cobra.Command, c *api.Client, args []string) (*saved, error) {
 			var secret string
+			if passphrase != "" && !withCA {
+				return nil, vfs.Errorf(vfs.KindInvalid, "backup", "--passphrase-file is of the keys, which --with-ca writes: use both")
+			}
 			if withCA {
 				var err error
 				if c.Socket() == "" {
@@ -168,6 +171,9 @@ anew from FILE` + backup.KeysSuffix + `, with the passphrase, as the node that t
 made at, whose name the configuration has to have.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if passphrase != "" && !withCA {
+				return vfs.Errorf(vfs.KindInvalid, "restore", "--passphrase-file is of the keys, which --with-ca uses: use both")
+			}
 			f, err := os.Open(args[0])
 			if err != nil {
 				return err
@@ -247,6 +253,12 @@ func restoreKeys(cmd *cobra.Command, f *os.File, config, data, passphrase string
 // readPassphrase reads the passphrase of keys from a file that others cannot read, or asks for it, twice if it is a new one.
 func readPassphrase(cmd *cobra.Command, file string, isNew bool) (string, error) {
 	const op = "passphrase"
+	longEnough := func(secret string) (string, error) { // said before a backup is written, not after it
+		if isNew && len(secret) < backup.MinPassphrase {
+			return "", vfs.Errorf(vfs.KindInvalid, op, "%d bytes are guessed too soon: use %d or more", len(secret), backup.MinPassphrase)
+		}
+		return secret, nil
+	}
 	if file != "" {
 		st, err := os.Stat(file)
 		if err != nil {
@@ -263,7 +275,7 @@ func readPassphrase(cmd *cobra.Command, file string, isNew bool) (string, error)
 			return "", vfs.Errorf(vfs.KindInvalid, op, "--passphrase-file: %w", err)
 		}
 		line, _, _ := strings.Cut(string(b), "\n")
-		return strings.TrimSuffix(line, "\r"), nil
+		return longEnough(strings.TrimSuffix(line, "\r"))
 	}
 	in, ok := cmd.InOrStdin().(*os.File)
 	if !ok || !isTerminal(in) {
@@ -278,6 +290,9 @@ func readPassphrase(cmd *cobra.Command, file string, isNew bool) (string, error)
 	secret, err := ask("Passphrase of the keys")
 	if err != nil || !isNew {
 		return secret, err
+	}
+	if _, err := longEnough(secret); err != nil {
+		return "", err
 	}
 	again, err := ask("Once more")
 	if err == nil && again != secret {

@@ -66,6 +66,7 @@ the boots to come; neither mounts now.`,
 	}
 	f := cmd.Flags()
 	to.flags(f)
+	cmd.MarkFlagsMutuallyExclusive(connectionFlags...)
 	f.StringVar(&workspace, "workspace", "", "workspace of the file system (default: default)")
 	f.BoolVar(&req.ReadOnly, "read-only", false, "mount it read-only")
 	f.StringSliceVar(&req.Options, "options", nil, "further options of mount, such as noatime; they win over those that are chosen")

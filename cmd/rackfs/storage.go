@@ -51,6 +51,9 @@ func (p *place) flags(f *pflag.FlagSet) {
 
 // end is what an argument names.
 func (p *place) end(c *api.Client, arg string) (transfer.End, error) {
+	if arg == "" {
+		return transfer.End{}, vfs.Errorf(vfs.KindBadName, "path", "a path is empty; / is the top of the file system")
+	}
 	fs, at := p.fs, arg
 	if name, rest, ok := strings.Cut(arg, ":/"); ok && !strings.Contains(name, "/") {
 		fs, at = cmp.Or(name, fs), "/"+rest
@@ -93,7 +96,7 @@ func storage[T any](p *place, a action[T]) *cobra.Command {
 func (p *place) words(cmd *cobra.Command, c *api.Client, word string) (out []string) {
 	const most = 200
 	dir, name := path.Split(word)
-	e, err := p.end(c, dir)
+	e, err := p.end(c, cmp.Or(dir, "/"))
 	if err != nil {
 		return nil
 	}
@@ -119,6 +122,30 @@ type leftOut struct{ n, of int }
 
 func (l *leftOut) Error() string {
 	return fmt.Sprintf("%d of %d failed, see above", l.n, l.of)
+}
+
+// unread are directories that could not be read on a walk, which are told of.
+type unread struct{ n, of int }
+
+// see counts what is met.
+func (u *unread) see(f *api.FileInfo) {
+	if f.Type == "directory" {
+		u.of++
+	}
+}
+
+func (u *unread) denied(cmd *cobra.Command) func(p string, err error) {
+	return func(p string, err error) {
+		u.n++
+		fmt.Fprintf(cmd.ErrOrStderr(), "rackfs: %s: %v\n", files.Path(p).Shown(), err)
+	}
+}
+
+func (u *unread) err() error {
+	if u.n == 0 {
+		return nil
+	}
+	return &leftOut{u.n, u.of}
 }
 
 // eachArgument calls fn for what every argument names; what fails is told, and the others go on.
@@ -277,6 +304,7 @@ func newStorageFindCommand() *cobra.Command {
 	var p place
 	var name, kind, larger, smaller string
 	var newer, older time.Duration
+	var left unread
 	types := map[string]string{"f": "file", "d": "directory", "l": "symlink", "": ""}
 	return storage(&p, action[[]found]{
 		use: "find [PATH]", short: "Find files in a directory and all below it", args: cobra.MaximumNArgs(1),
@@ -310,6 +338,7 @@ func newStorageFindCommand() *cobra.Command {
 			}
 			out, now := []found{}, time.Now()
 			err = transfer.Walk(cmd.Context(), e.Tree, e.Path, func(at string, f *api.FileInfo) error {
+				left.see(f)
 				matched, _ := path.Match(name, path.Base(at))
 				switch age := now.Sub(f.Mtime); {
 				case name != "" && !matched, want != "" && f.Type != want, larger != "" && f.Size <= low, smaller != "" && f.Size >= high, newer > 0 && age > newer, older > 0 && age < older:
@@ -317,9 +346,10 @@ func newStorageFindCommand() *cobra.Command {
 					out = append(out, found{files.Path(at).Shown(), *f})
 				}
 				return nil
-			})
+			}, left.denied(cmd))
 			return out, err
 		},
+		verdict: func([]found) error { return left.err() },
 		print: func(w io.Writer, all []found) error {
 			for _, f := range all {
 				fmt.Fprintln(w, f.Path)
@@ -341,6 +371,7 @@ type usage struct {
 func newStorageUsageCommand() *cobra.Command {
 	var p place
 	var total bool
+	var left unread
 	return storage(&p, action[[]usage]{
 		use: "du [PATH]", short: "Add up what is in a directory, and in each of the directories in it", args: cobra.MaximumNArgs(1),
 		flags: func(f *pflag.FlagSet) { f.BoolVarP(&total, "summarize", "s", false, "the total only") },
@@ -353,6 +384,7 @@ func newStorageUsageCommand() *cobra.Command {
 			out := []usage{{Path: files.Path(top).Shown()}}
 			at := map[string]int{}
 			err = transfer.Walk(cmd.Context(), e.Tree, top, func(name string, f *api.FileInfo) error {
+				left.see(f)
 				into := []*usage{&out[0]}
 				rel := strings.TrimPrefix(strings.TrimPrefix(name, top), "/")
 				if first, _, deeper := strings.Cut(rel, "/"); !total && rel != "" && (deeper || f.Type == "directory") {
@@ -372,10 +404,11 @@ func newStorageUsageCommand() *cobra.Command {
 					u.Bytes += f.Size
 				}
 				return nil
-			})
+			}, left.denied(cmd))
 			slices.SortFunc(out[1:], func(a, b usage) int { return strings.Compare(a.Path, b.Path) })
 			return out, err
 		},
+		verdict: func([]usage) error { return left.err() },
 		print: listing("BYTES\tTAKES\tFILES\tDIRECTORIES\tPATH", func(u usage) []any {
 			return []any{formatBytes(u.Bytes), formatBytes(u.Used), u.Files, u.Directories, u.Path}
 		}),

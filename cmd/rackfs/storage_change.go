@@ -100,7 +100,12 @@ func newStorageRemoveCommand() *cobra.Command {
 					if _, err := e.Tree.Stat(cmd.Context(), e.Path); err != nil {
 						return err
 					}
-					return transfer.RemoveAll(cmd.Context(), c, e.Tree, e.Path, nil)
+					var job uint64
+					err := transfer.RemoveAll(cmd.Context(), c, e.Tree, e.Path, func(j api.Job) { job = j.ID })
+					if job != 0 {
+						goesOn(cmd, job, err)
+					}
+					return err
 				}
 				f, err := e.Tree.Stat(cmd.Context(), e.Path)
 				if err != nil {

@@ -2,13 +2,19 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/spf13/cobra"
+
+	"github.com/rackfs/rackfs/api"
 	"github.com/rackfs/rackfs/internal/login"
 	"github.com/rackfs/rackfs/vfs"
 )
@@ -81,6 +87,7 @@ func TestStorage(t *testing.T) {
 		{args: "storage mkdir z /w", errs: "z: file exists", refused: "1 of 2 failed", status: 3},
 		{args: "storage upload @tree /t", refused: "use -r", status: 1},
 		{args: "storage upload -r @tree /t", errs: "link: transfer: link: it is a symbolic link", out: "2 sent (13 B)", refused: "refused", status: 3},
+		{args: "storage upload -r -p -v @tree /t", errs: "link, and those are not transferred: make it through a mount: operation not supported\nmkdir d/ (new)", out: "2 sent (13 B)", refused: "refused", status: 3}, // no terminal, no bars
 		{args: "storage ls /t --login other", out: "a\nd/\n"},
 		{args: "storage ls -l t/a", out: "file  06"},
 		{args: "storage ls none", refused: "/none", status: 1},
@@ -152,6 +159,11 @@ func TestStorage(t *testing.T) {
 	if b, err := os.ReadFile(here("back/d/b")); err != nil || string(b) != "b" {
 		t.Errorf("%q %v", b, err)
 	}
+	for _, args := range [][]string{{"upload", here("one"), ""}, {"ls", ""}, {"rm", "-r", "--yes", ""}, {"mv", "/copy", ""}} {
+		if a := c.alone("", append(append([]string{"storage"}, args...), "--socket", c.socket)...); vfs.KindOf(a.err) != vfs.KindBadName {
+			t.Errorf("%q: %v", args, a.err)
+		}
+	}
 	// What cannot be on a command line cannot be in a path either.
 	for arg, kind := range map[string]vfs.Kind{"/a\x00b": vfs.KindBadName, "/" + strings.Repeat("n", 256): vfs.KindNameTooLong, "/../x": vfs.KindBadName, "/a//b": vfs.KindBadName} {
 		for _, command := range []string{"ls", "mkdir", "touch", "rm", "cat", "stat"} {
@@ -174,6 +186,126 @@ func TestStorage(t *testing.T) {
 	}
 	if s := exitStatus(errors.New("x"), true); s != 130 {
 		t.Errorf("interrupted: %d", s)
+	}
+}
+
+// What a directory that may not be read hides is told, and all else is found.
+func TestUnreadable(t *testing.T) {
+	c := newCLI(t)
+	ownHome(t)
+	k := api.Dial(c.socket)
+	defer k.Close()
+	tree, closed := k.Tree("", "default"), "0700"
+	for _, dir := range []string{"/a/open", "/a/shut/x"} {
+		if _, err := tree.Mkdir(t.Context(), dir, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := tree.Change(t.Context(), "/a/shut", api.FileChange{Mode: &closed}); err != nil {
+		t.Fatal(err)
+	}
+	made, err := k.CreateAccessToken(t.Context(), api.NewAccessToken{Name: "u", Role: "viewer", UID: 1000, GID: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(login.EnvURL, "https://127.0.0.1:"+c.cluster.APIURL()[strings.LastIndexByte(c.cluster.APIURL(), ':')+1:])
+	t.Setenv(login.EnvCA, c.cluster.CAFingerprint())
+	t.Setenv(login.EnvToken, made.Secret)
+	for command, out := range map[string]string{"find": "/a/open", "du": "/a"} {
+		a := c.alone("", "storage", command, "/")
+		if exitStatus(a.err, false) != 3 || !strings.Contains(a.out, out) || !strings.Contains(a.errs, "/a/shut") || strings.Contains(a.out+a.errs, "/a/shut/x") {
+			t.Errorf("%s: %+v", command, a)
+		}
+		if a := c.alone("", "storage", command, "/a/shut"); exitStatus(a.err, false) != 1 || vfs.KindOf(a.err) != vfs.KindAccess {
+			t.Errorf("%s of what may not be read: %+v", command, a)
+		}
+	}
+}
+
+// A word that is no command fails: a script that asks "may I stop this node" must not take help for a yes.
+func TestUnknownCommands(t *testing.T) {
+	c := &cli{t: t}
+	var groups func(cmd *cobra.Command) [][]string
+	groups = func(cmd *cobra.Command) (out [][]string) {
+		if cmd.HasSubCommands() {
+			out = append(out, strings.Fields(cmd.CommandPath())[1:])
+		}
+		for _, sub := range cmd.Commands() {
+			out = append(out, groups(sub)...)
+		}
+		return out
+	}
+	all := groups(newRootCommand())
+	if len(all) < 8 {
+		t.Fatalf("%v", all)
+	}
+	for _, g := range all {
+		if a := c.alone("", append(g, "nonsense")...); a.err == nil || !strings.Contains(a.err.Error(), "nonsense") {
+			t.Errorf("%v nonsense: %+v", g, a)
+		}
+		if a := c.alone("", append(g, "--help")...); a.err != nil || !strings.Contains(a.out, "Usage:") {
+			t.Errorf("%v --help: %+v", g, a)
+		}
+	}
+	if a := c.alone("", "cluster"); a.err != nil || !strings.Contains(a.out, "can-stop") {
+		t.Errorf("cluster: %+v", a)
+	}
+}
+
+// Questions end with the command's context, which a signal ends; standard input may take its time to begin.
+func TestWaitingForInput(t *testing.T) {
+	r, w := io.Pipe()
+	defer w.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 2)
+	go func() { _, err := typed(ctx, r, true); done <- err }()
+	go func() { _, err := begun(ctx, r); done <- err }()
+	cancel()
+	for range 2 {
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	}
+	late, w2 := io.Pipe()
+	go func() {
+		time.Sleep(50 * time.Millisecond)
+		_, _ = w2.Write([]byte("late"))
+		w2.Close()
+	}()
+	in, err := begun(t.Context(), late)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(in); err != nil || string(b) != "late" {
+		t.Errorf("%q, %v", b, err)
+	}
+	if in, err = begun(t.Context(), strings.NewReader("")); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(in); err != nil || len(b) != 0 {
+		t.Errorf("of nothing: %q, %v", b, err)
+	}
+}
+
+// Who names a login means it, also where a cluster is: by a flag or by the environment.
+func TestNamedLogin(t *testing.T) {
+	c := newCLI(t)
+	ownHome(t)
+	if err := errors.Join(os.Mkdir(devData, 0o700), os.Symlink(c.socket, filepath.Join(devData, api.SocketName))); err != nil {
+		t.Fatal(err)
+	}
+	if a := c.alone("", "fs", "list"); a.err != nil || !strings.Contains(a.out, "default") {
+		t.Errorf("of this machine: %+v", a)
+	}
+	if a := c.alone("", "fs", "list", "--login", "lab"); a.err == nil || !strings.Contains(a.err.Error(), "lab") {
+		t.Errorf("by a login that is not there: %+v", a)
+	}
+	t.Setenv(login.EnvProfile, "lab")
+	if a := c.alone("", "fs", "list"); a.err == nil || !strings.Contains(a.err.Error(), "lab") {
+		t.Errorf("by a login that is not there, of the environment: %+v", a)
+	}
+	if a := c.alone("", "fs", "list", "--socket", c.socket); a.err != nil {
+		t.Errorf("by a socket: %+v", a)
 	}
 }
 

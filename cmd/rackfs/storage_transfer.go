@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -68,8 +70,8 @@ func (t *transferFlags) run(cmd *cobra.Command, fn func(transfer.Options) (trans
 	if !o.DryRun {
 		o.Journal = journal(out)
 	}
-	if t.bars && !o.DryRun {
-		b := newBars(cmd.Context(), out)
+	if t.bars && !o.DryRun && shows(out) { // elsewhere bars are nothing that can be read, and would take what else is told with them
+		b := newBars(context.WithoutCancel(cmd.Context()), out) // they end when the transfer has, with the summary
 		defer b.end()
 		out, o.Begin = b, b.begin
 	}
@@ -135,7 +137,7 @@ func newStorageUploadCommand() *cobra.Command {
 	return transferCommand(&p, &t, action[transfer.Summary]{
 		use: "upload LOCAL REMOTE", short: "Send a file, or with -r a directory",
 		long: `Send a file, or with -r a directory with all that is in it. A file becomes REMOTE, or comes into it if that is a directory or ends with a slash. The content of a directory becomes
-that of REMOTE, which is made. LOCAL "-" is standard input. Files appear whole or not at all. Large ones that broke off go on from there when the same
+that of REMOTE, which is made. LOCAL "-" is standard input, which may take its time to begin, but not pause for a minute later. Files appear whole or not at all. Large ones that broke off go on from there when the same
 command is run again within a day. With --rsync only what differs is sent, so a whole tree goes on.
 
 Symbolic links, devices and files that cannot be read are named and left out, the others are sent, and the exit status is 3.`,
@@ -149,7 +151,11 @@ Symbolic links, devices and files that cannot be read are named and left out, th
 				if t.o.DryRun || t.o.Sync || t.recursive {
 					return transfer.Summary{}, vfs.Errorf(vfs.KindInvalid, "upload", "-r, --rsync and --dry-run are not for standard input")
 				}
-				f, err := to.Tree.Upload(cmd.Context(), to.Path, cmd.InOrStdin(), api.Put{Length: -1, Parents: true})
+				in, err := begun(cmd.Context(), cmd.InOrStdin())
+				if err != nil {
+					return transfer.Summary{}, err
+				}
+				f, err := to.Tree.Upload(cmd.Context(), to.Path, in, api.Put{Length: -1, Parents: true})
 				if err != nil {
 					return transfer.Summary{}, err
 				}
@@ -181,6 +187,31 @@ command is run again. With --rsync only what differs is sent.`,
 			})
 		},
 	})
+}
+
+// shows reports whether what is written to w is seen as it is written.
+func shows(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && isTerminal(f)
+}
+
+// begun waits for the first byte of in, or its end: a gateway that is sent nothing for a minute gives up, and whoever writes here may have to work before.
+func begun(ctx context.Context, in io.Reader) (io.Reader, error) {
+	b := bufio.NewReader(in)
+	done := make(chan error, 1)
+	go func() {
+		_, err := b.Peek(1)
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if err != nil && !errors.Is(err, io.EOF) {
+			return nil, vfs.Errorf(vfs.KindIO, "upload", "standard input: %w", err)
+		}
+		return b, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // remoteArgument reports whether an argument of sync names a path in a file system.

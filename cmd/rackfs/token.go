@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/rackfs/rackfs/api"
+	"github.com/rackfs/rackfs/vfs"
 )
 
 func newTokenCommand() *cobra.Command {
@@ -43,11 +44,18 @@ func newTokenCreateCommand() *cobra.Command {
 			f.Uint32Var(&n.GID, "gid", 0, "group id as which it acts in file systems")
 		},
 		call: func(cmd *cobra.Command, c *api.Client, args []string) (api.MadeToken, error) {
-			n.Name, n.ExpiresSeconds = args[0], uint64(max(expires, 0)/time.Second)
+			if cmd.Flags().Changed("expires") && expires < time.Second {
+				return api.MadeToken{}, vfs.Errorf(vfs.KindInvalid, "token", "--expires %v: use 1s or more, or leave it out for a token that does not end", expires)
+			}
+			n.Name, n.ExpiresSeconds = args[0], uint64(expires/time.Second)
 			return c.CreateAccessToken(cmd.Context(), n)
 		},
 		print: func(w io.Writer, t api.MadeToken) error {
-			return say(w, "%s\n\n%s %q for %s. Keep it: it is not shown again.", t.Secret, t.Role, t.Name, scopesText(t.Scopes))
+			until := "until it is revoked"
+			if !t.Expires.IsZero() {
+				until = "until " + t.Expires.Local().Format(time.RFC3339)
+			}
+			return say(w, "%s\n\n%s %q for %s, %s. Keep it: it is not shown again.", t.Secret, t.Role, t.Name, scopesText(t.Scopes), until)
 		},
 	}.command()
 }

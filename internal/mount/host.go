@@ -92,16 +92,23 @@ func (h *Host) kernelHas(filesystem, module string) bool {
 // MakeTarget makes the directory to mount on. One that has files is refused, for they would be hidden.
 func (h *Host) MakeTarget(m *Mount) error {
 	const op = "mount"
-	dir := h.path(m.Target)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return vfs.Errorf(vfs.KindOf(err), op, "make the directory %s: %w", m.Target, err)
+	if err := h.makeDir(m); err != nil {
+		return err
 	}
-	list, err := os.ReadDir(dir)
+	list, err := os.ReadDir(h.path(m.Target))
 	if err != nil {
 		return vfs.Errorf(vfs.KindOf(err), op, "look at %s: %w", m.Target, err)
 	}
 	if len(list) > 0 {
 		return vfs.Errorf(vfs.KindNotEmpty, op, "%s has files, which a mount would hide (%s and %d more): choose an empty directory", m.Target, list[0].Name(), len(list)-1)
+	}
+	return nil
+}
+
+// makeDir makes the directory to mount on, if it is not there.
+func (h *Host) makeDir(m *Mount) error {
+	if err := os.MkdirAll(h.path(m.Target), 0o755); err != nil {
+		return vfs.Errorf(vfs.KindOf(err), "mount", "make the directory %s: %w", m.Target, err)
 	}
 	return nil
 }
@@ -113,7 +120,7 @@ const (
 	fileMode  = 0o644
 )
 
-// WriteFSTab adds the mount to /etc/fstab. A line that is there already is left; another one for the directory is refused.
+// WriteFSTab adds the mount to /etc/fstab, and makes the directory to mount on. A line that is there already is left; another one for the directory is refused.
 func (h *Host) WriteFSTab(m *Mount) (added bool, err error) {
 	const op = "fstab"
 	line := m.FSTab()
@@ -130,6 +137,9 @@ func (h *Host) WriteFSTab(m *Mount) (added bool, err error) {
 		case len(f) >= 2 && !strings.HasPrefix(f[0], "#") && f[1] == target:
 			return false, vfs.Errorf(vfs.KindExists, op, "%s has a line for %s already: take it out first: %s", fstabPath, m.Target, strings.TrimSpace(l))
 		}
+	}
+	if err := h.makeDir(m); err != nil { // mount -a makes none
+		return false, err
 	}
 	if len(old) > 0 && !bytes.HasSuffix(old, []byte("\n")) {
 		old = append(old, '\n')

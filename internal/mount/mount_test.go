@@ -139,6 +139,9 @@ func TestWriting(t *testing.T) {
 			t.Errorf("%q, %v", name, err)
 		}
 	}
+	if fi, err := os.Stat(h.path(m.Target)); err != nil || !fi.IsDir() {
+		t.Errorf("the directory that the line is about: %v, %v", fi, err)
+	}
 	got, err := os.ReadFile(h.path(fstabPath))
 	if want := "# mine\n/dev/sda1 / ext4 defaults 0 1\n10.0.0.1:/a /mnt/a nfs hard,_netdev,nofail 0 0\n"; err != nil || string(got) != want {
 		t.Errorf("%s, %v", got, err)

@@ -498,6 +498,21 @@ func oneFile(r *rig) {
 			r.Errorf("%s again: %+v", to, sum)
 		}
 	}
+	pipe := filepath.Join(dir, "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		r.Fatal(err)
+	}
+	for to, kind := range map[string]vfs.Kind{pipe: vfs.KindNotSupported, "-": vfs.KindNotSupported, "": vfs.KindInvalid} {
+		if _, err := Download(ctx, r.at("/one-file/f"), to, false, o); vfs.KindOf(err) != kind {
+			r.Errorf("to %q: %v", to, err)
+		}
+	}
+	if fi := must[fs.FileInfo](r)(os.Lstat(pipe)); fi.Mode()&fs.ModeNamedPipe == 0 {
+		r.Errorf("the pipe is %v now", fi.Mode())
+	}
+	if _, err := Upload(ctx, "", r.at("/one-file"), true, o); vfs.KindOf(err) != vfs.KindInvalid {
+		r.Errorf("of nothing: %v", err)
+	}
 	// A checksum is of the range that was asked for, of the file that was meant.
 	k := r.client.Tree("", "default")
 	f := must[api.FileInfo](r)(k.Stat(ctx, "/one-file/f"))

@@ -42,9 +42,15 @@ func Download(ctx context.Context, from End, to string, recursive bool, o Option
 	if err != nil {
 		return Summary{}, err
 	}
+	if to == "" {
+		return Summary{}, vfs.Errorf(vfs.KindInvalid, op, "the name of the place for it is empty; . is this directory")
+	}
 	fi, err := os.Stat(to)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return Summary{}, localError(op, to, err)
+	}
+	if to == "-" || fi != nil && !fi.IsDir() && !fi.Mode().IsRegular() {
+		return Summary{}, vfs.Errorf(vfs.KindNotSupported, op, "%s is no file: `rackfs storage cat PATH >%s` writes there (a file named - is ./-)", to, to)
 	}
 	if e.Type == Dir {
 		if !recursive {
@@ -71,7 +77,7 @@ func Download(ctx context.Context, from End, to string, recursive bool, o Option
 		return newDown(src, dst, &from, o).whole(func(d *down) (Summary, error) { return d.tree(ctx, fi == nil) })
 	}
 	_, name := src.at.Split()
-	if fi != nil && fi.IsDir() || to == "" || to[len(to)-1] == '/' {
+	if fi != nil && fi.IsDir() || to[len(to)-1] == '/' {
 		if err := os.MkdirAll(to, 0o755); err != nil {
 			return Summary{}, localError(op, to, err)
 		}

@@ -50,7 +50,7 @@ const (
 	Send                // the content
 	Verify              // compare the content; send it if it differs
 	Fix                 // mode and time only
-	Replace             // remove what is in the way, with all in it, then as if it were not there
+	Replace             // at the end, remove what is in the way, with all in it, then as if it were not there
 	Remove              // it is not at the source
 	Refuse              // it cannot be transferred
 )
@@ -134,9 +134,9 @@ func step(s Entry, d *Entry, r Rules) Step {
 		out.Does, out.Why = Send, "new"
 	case d.Type == s.Type && s.Type == Dir:
 		out.Does = Enter
-	case d.Type != s.Type && (s.Type == Dir || d.Type == Dir) && !r.Delete:
+	case d.Type != s.Type && (s.Type == Dir || d.Type == Dir || d.Type == Other) && !r.Delete:
 		out.Does, out.Why = Refuse, "a "+d.Type.String()+" is in its place at the destination: remove that, or use sync --delete"
-	case d.Type != s.Type && (s.Type == Dir || d.Type == Dir):
+	case d.Type != s.Type && (s.Type == Dir || d.Type == Dir || d.Type == Other):
 		out.Does, out.Why = Replace, "a "+d.Type.String()+" is in its place"
 	case !r.Sync:
 		out.Does, out.Why = Send, "all is sent"

@@ -41,6 +41,8 @@ func TestCompare(t *testing.T) {
 		{"a link in the way of a file", []Entry{file("l")}, []Entry{link}, same, "send l"},
 		{"a directory in the way", []Entry{file("a")}, []Entry{dir("a")}, same, "refuse a"},
 		{"a file in the way", []Entry{dir("a")}, []Entry{file("a")}, same, "refuse a"},
+		{"a device in the way", []Entry{file("a")}, []Entry{{Name: "a", Type: Other}}, same, "refuse a"},
+		{"... is replaced", []Entry{file("a")}, []Entry{{Name: "a", Type: Other}}, del, "replace a"},
 		{"... are replaced", []Entry{dir("a"), file("b")}, []Entry{file("a"), dir("b")}, del, "replace b, replace a"},
 		{"listed twice", []Entry{file("a"), file("a")}, nil, same, "send a"},
 	} {

@@ -180,16 +180,17 @@ func RemoveAll(ctx context.Context, c *api.Client, t *api.Tree, p string, seen f
 	}
 }
 
-// Walk calls fn for what is at a path and, of a directory, for all that is in it, directories before their content. Paths are absolute, raw bytes.
-func Walk(ctx context.Context, t *api.Tree, p string, fn func(p string, f *api.FileInfo) error) error {
+// Walk calls fn for what is at a path and, of a directory, for all that is in it, directories before their content. Paths are absolute, raw bytes. Of directories
+// below it that may not be read denied is told.
+func Walk(ctx context.Context, t *api.Tree, p string, fn func(p string, f *api.FileInfo) error, denied func(p string, err error)) error {
 	f, err := t.Stat(ctx, p)
 	if err != nil {
 		return err
 	}
-	return walk(ctx, t, p, &f, fn)
+	return walk(ctx, t, p, &f, fn, denied, true)
 }
 
-func walk(ctx context.Context, t *api.Tree, p string, f *api.FileInfo, fn func(p string, f *api.FileInfo) error) error {
+func walk(ctx context.Context, t *api.Tree, p string, f *api.FileInfo, fn func(p string, f *api.FileInfo) error, denied func(p string, err error), top bool) error {
 	if err := fn(p, f); err != nil || f.Type != "directory" {
 		return err
 	}
@@ -202,11 +203,15 @@ func walk(ctx context.Context, t *api.Tree, p string, f *api.FileInfo, fn func(p
 		}
 		return fn(path.Join(p, name), f)
 	})
-	if vfs.KindOf(err) == vfs.KindNotFound {
+	switch k := vfs.KindOf(err); {
+	case k == vfs.KindNotFound:
 		return nil // it went away
+	case !top && (k == vfs.KindAccess || k == vfs.KindPerm):
+		denied(p, err)
+		return nil
 	}
 	for i := 0; err == nil && i < len(dirs); i++ {
-		err = walk(ctx, t, dirs[i], &infos[i], fn)
+		err = walk(ctx, t, dirs[i], &infos[i], fn, denied, false)
 	}
 	return err
 }

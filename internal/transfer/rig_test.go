@@ -175,7 +175,7 @@ func (r *rig) remoteTree(p string) map[string]string {
 			out[p] = f.ETag
 		}
 		return nil
-	})
+	}, func(p string, err error) { r.Errorf("%s: %v", p, err) })
 	if err != nil {
 		r.Fatal(err)
 	}

@@ -94,10 +94,17 @@ type run struct {
 	workers sync.WaitGroup
 	cancel  context.CancelCauseFunc
 	extras  []Action // to be removed at the end; of the walker
+	inWay   []late   // for which something is to be removed at the end; of the walker
 	unread  bool     // a directory of the source could not be read; of the walker
 
 	mu  sync.Mutex // guards sum, and calls of Did
 	sum Summary
+}
+
+// late is a step that is done when all others were.
+type late struct {
+	s Step
+	p string
 }
 
 // track counts the bytes of one file.
@@ -151,7 +158,26 @@ func (r *run) within(ctx context.Context, walk func(context.Context)) (Summary, 
 	outer := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	r.cancel, r.work = cancel, make(chan func())
+	r.cancel = cancel
+	r.round(ctx, walk)
+	if ctx.Err() == nil {
+		r.replaceInWay(ctx)
+	}
+	if ctx.Err() == nil {
+		r.removeExtras(ctx)
+	}
+	if outer.Err() != nil {
+		return r.sum, context.Cause(outer)
+	}
+	if ctx.Err() != nil {
+		return r.sum, context.Cause(ctx)
+	}
+	return r.sum, r.sum.Err()
+}
+
+// round walks, and waits for what workers do for that.
+func (r *run) round(ctx context.Context, walk func(context.Context)) {
+	r.work = make(chan func())
 	for range r.o.Parallel {
 		r.workers.Go(func() {
 			for fn := range r.work {
@@ -162,17 +188,6 @@ func (r *run) within(ctx context.Context, walk func(context.Context)) (Summary, 
 	walk(ctx)
 	close(r.work)
 	r.workers.Wait()
-	if err := outer.Err(); err != nil {
-		return r.sum, context.Cause(outer)
-	}
-	if ctx.Err() != nil {
-		return r.sum, context.Cause(ctx)
-	}
-	r.removeExtras(ctx)
-	if ctx.Err() != nil {
-		return r.sum, context.Cause(ctx)
-	}
-	return r.sum, r.sum.Err()
 }
 
 // did reports a step, counts it, and ends the transfer if there is no use in going on.
@@ -240,20 +255,7 @@ func (r *run) step(ctx context.Context, s Step, p string, fresh bool) {
 	case Keep:
 		r.did(ctx, a, nil, &r.sum.Same)
 	case Replace:
-		a.Dir = s.Dst.Type == Dir
-		var err error
-		if !r.o.DryRun {
-			err = r.dst.remove(ctx, p, a.Dir)
-		}
-		a.Does = Remove
-		if r.did(ctx, a, err, &r.sum.Removed); err != nil {
-			return
-		}
-		s.Dst, s.Does = nil, Send
-		if s.Src.Type == Dir {
-			s.Does = MakeDir
-		}
-		r.step(ctx, s, p, fresh)
+		r.inWay = append(r.inWay, late{s, p})
 	case MakeDir:
 		// Without a listing of the destination it may be there; then what is in it is, too.
 		var err error
@@ -346,6 +348,50 @@ func (r *run) same(ctx context.Context, p string, s *Step) (bool, error) {
 		}
 	}
 	return true, nil
+}
+
+// replaceInWay removes what is in the way of something of another type, and has that take its place: only if nothing failed before, and if that can be read.
+func (r *run) replaceInWay(ctx context.Context) {
+	if len(r.inWay) == 0 {
+		return
+	}
+	if r.unread || r.sum.Failed > 0 {
+		r.unread = true
+		r.did(ctx, Action{Does: Replace}, vfs.Errorf(vfs.KindCanceled, "delete", "%d entries that are in the way stay, for not all else was done: run it again", len(r.inWay)), nil)
+		return
+	}
+	r.round(ctx, func(ctx context.Context) {
+		for _, l := range r.inWay {
+			if ctx.Err() != nil {
+				return
+			}
+			r.replace(ctx, l.s, l.p)
+		}
+	})
+}
+
+func (r *run) replace(ctx context.Context, s Step, p string) {
+	a := Action{Does: Remove, Path: p, Dir: s.Dst.Type == Dir, Size: s.Dst.Size, Why: s.Why}
+	var err error
+	switch {
+	case s.Src.Type == Dir:
+		_, err = r.src.list(ctx, p)
+	case s.Src.Size > 0:
+		_, err = r.src.sum(ctx, p, s.Src, 0, 1)
+	}
+	if err != nil {
+		r.unread = true
+	} else if !r.o.DryRun {
+		err = r.dst.remove(ctx, p, a.Dir)
+	}
+	if r.did(ctx, a, err, &r.sum.Removed); err != nil {
+		return
+	}
+	s.Dst, s.Does = nil, Send
+	if s.Src.Type == Dir {
+		s.Does = MakeDir
+	}
+	r.step(ctx, s, p, true)
 }
 
 // removeExtras removes what is not at the source.

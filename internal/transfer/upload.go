@@ -65,6 +65,9 @@ type up struct {
 // or comes into it if that is a directory or ends with '/'.
 func Upload(ctx context.Context, from string, to End, recursive bool, o Options) (Summary, error) {
 	const op = "upload"
+	if from == "" {
+		return Summary{}, vfs.Errorf(vfs.KindInvalid, op, "the name of what is to be sent is empty; . is this directory")
+	}
 	name := filepath.Base(from)
 	from, err := filepath.EvalSymlinks(from)
 	if err != nil {
