@@ -87,13 +87,39 @@ func (fs *FS) Write(_ context.Context, c *vfs.Cred, ino vfs.Ino, off uint64, p [
 		return nil
 	})
 	f.pending.Add(1)
-	if errors.Is(err, unix.EIO) {
+	if mayLose(err, flags != 0, f.isDirty) {
 		fs.lost(err)
 	}
-	if err != nil && n > 0 {
-		return s, v, &vfs.ShortWrite{N: n, Err: fail(op, err)}
+	werr := fail(op, err)
+	if vfs.KindOf(werr) == vfs.KindNoAttr { // ENODATA is a medium error here
+		werr = vfs.Errorf(vfs.KindIO, op, "the disk did not take it: %w", err)
 	}
-	return s, v, fail(op, err)
+	if err != nil && n > 0 {
+		return s, v, &vfs.ShortWrite{N: n, Err: werr}
+	}
+	return s, v, werr
+}
+
+// mayLose reports whether a write that failed may have been told of bytes that were written before and cannot be put on the disk: a sync tells that once, to whoever
+// syncs first, with what the device said, which may be an error of a medium or of a thin pool. Those that a write makes for itself before it writes are none; that
+// there is no room may be either.
+func mayLose(err error, synced bool, dirty func() bool) bool {
+	switch {
+	case err == nil:
+		return false
+	case errors.Is(err, unix.EIO):
+		return true
+	case !synced:
+		return false
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return dirty()
+	}
+	for _, own := range []error{unix.EFBIG, unix.EINVAL, unix.EBADF, unix.EPERM, unix.EACCES, unix.ETXTBSY, unix.EFAULT, unix.ENOMEM, unix.EAGAIN} {
+		if errors.Is(err, own) {
+			return false
+		}
+	}
+	return true
 }
 
 func (fs *FS) Commit(_ context.Context, ino vfs.Ino, _, _ uint64) (vfs.Verifier, error) {

@@ -263,9 +263,12 @@ func (fs *FS) createOld(c *vfs.Cred, d *node, before *vfs.Attr, name string, a *
 	defer fs.put(n)
 	res := vfs.Created{Dir: vfs.DirChange{Before: before.Change, After: before.Change}}
 	if a.Exclusive == vfs.ByVerifier {
-		n.names.Lock()
-		same := n.typ == vfs.TypeFile && n.verifier != nil && *n.verifier == a.Verifier
-		n.names.Unlock()
+		same := false
+		if n.typ == vfs.TypeFile { // never a directory's lock while that of d is held: a rename takes the two in their own order
+			n.names.Lock()
+			same = n.verifier != nil && *n.verifier == a.Verifier
+			n.names.Unlock()
+		}
 		if !same {
 			return vfs.Created{}, vfs.KindExists.Err(op)
 		}

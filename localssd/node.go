@@ -323,6 +323,13 @@ func (n *node) dirtied() {
 	n.io.Unlock()
 }
 
+// isDirty reports whether there are unstable writes that no sync has begun for.
+func (n *node) isDirty() bool {
+	n.io.Lock()
+	defer n.io.Unlock()
+	return n.io.dirty
+}
+
 // syncNames is sync after a change of names or attributes, unless that may come later.
 func (fs *FS) syncNames(n *node, op string) error {
 	if fs.lazyNames {

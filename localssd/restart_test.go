@@ -5,7 +5,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/rackfs/rackfs/localssd"
 	"github.com/rackfs/rackfs/vfs"
@@ -106,6 +108,52 @@ func TestVerifierOutlivesRestart(t *testing.T) {
 	args.Verifier[0]++
 	if _, err := fs.Create(t.Context(), &vfs.Root, vfs.RootIno, "f", args); vfs.KindOf(err) != vfs.KindExists {
 		t.Fatal(err)
+	}
+}
+
+// TestExclusiveCreateOfADirectory beside renames out of that directory: neither waits for the other for ever, whatever order the two directories have.
+func TestExclusiveCreateOfADirectory(t *testing.T) {
+	fs := volume(t, t.TempDir())
+	mode := uint32(0o755)
+	mkdir := func(dir vfs.Ino, name string) vfs.Ino {
+		r, err := fs.MakeNode(t.Context(), &vfs.Root, dir, name, vfs.NodeArgs{Type: vfs.TypeDir, Attr: vfs.SetAttr{Mode: &mode}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Attr.Ino
+	}
+	parent := mkdir(vfs.RootIno, "p")
+	low, high, name := mkdir(parent, "a"), mkdir(parent, "b"), "a"
+	if low > high {
+		low, high, name = high, low, "b"
+	}
+	if _, _, err := fs.Rename(t.Context(), &vfs.Root, parent, name, high, "sub"); err != nil {
+		t.Fatal(err)
+	}
+	var both sync.WaitGroup
+	const times = 20000
+	both.Go(func() {
+		for range times {
+			if _, err := fs.Create(t.Context(), &vfs.Root, high, "sub", vfs.CreateArgs{Exclusive: vfs.ByVerifier, Verifier: [8]byte{1}}); vfs.KindOf(err) != vfs.KindExists {
+				t.Errorf("create: %v", err)
+				return
+			}
+		}
+	})
+	both.Go(func() {
+		for range times {
+			if _, _, err := fs.Rename(t.Context(), &vfs.Root, low, "none", high, "y"); vfs.KindOf(err) != vfs.KindNotFound {
+				t.Errorf("rename: %v", err)
+				return
+			}
+		}
+	})
+	done := make(chan struct{})
+	go func() { both.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(2 * time.Minute):
+		t.Fatal("they wait for one another")
 	}
 }
 
