@@ -70,6 +70,7 @@ type Local struct {
 	Shards      []raftmeta.ShardStatus `json:"shards,omitempty"`
 	Disks       []DiskStatus           `json:"disks,omitempty"`
 	Exports     []string               `json:"exports,omitempty"`
+	NoVolumes   string                 `json:"no_local_volumes,omitempty" doc:"Why it serves no local volumes, though it has the role"`
 	Time        time.Time              `json:"time,omitzero" doc:"By its clock"`
 	Alarms      []Alarm                `json:"alarms,omitempty" doc:"What is wrong with it"`
 	Placement   *nodegroup.Status      `json:"placement,omitempty" doc:"How stores and groups stand, of the node that leads shard 0"`

@@ -250,6 +250,11 @@ func (a *API) remove(ctx context.Context, in *removeInput) (*struct{}, error) {
 		return nil, err
 	}
 	voters := a.voters(ctx)
+	if !in.Body.Force {
+		if err := votersKnown(n, voters); err != nil {
+			return nil, err
+		}
+	}
 	if in.Body.Lost {
 		err = a.mayLose(ctx, name, voters, in.Body.Force)
 	} else if waits := votesOf(name, voters); len(waits) > 0 && !in.Body.Force {
@@ -270,6 +275,22 @@ func (a *API) remove(ctx context.Context, in *removeInput) (*struct{}, error) {
 	}
 	return nil, a.apply(ctx, &metapb.Command{Op: &metapb.Command_RetireNode{RetireNode: cmd}})
 }
+
+// votersKnown refuses to judge about a node that may vote where it is not known who does: nobody would notice that a shard cannot go on without it.
+func votersKnown(n *metapb.Node, voters []ShardVoters) error {
+	if len(n.Roles) > 0 && !slices.Contains(n.Roles, roleMeta) {
+		return nil
+	}
+	for _, s := range voters {
+		if s.Err != "" {
+			return vfs.Errorf(vfs.KindUnavailable, "node.remove", "it is not known whether node %s votes on shard %d of the metadata (%s): ask a node with role meta, or use --force", n.Name, s.Shard, s.Err)
+		}
+	}
+	return nil
+}
+
+// roleMeta is the role of nodes that vote.
+const roleMeta = "meta"
 
 // forgetSlack is for how long a removed node is remembered after its certificate has expired by the clocks of this cluster.
 const forgetSlack = 30 * 24 * time.Hour

@@ -79,6 +79,26 @@ func TestVotesOf(t *testing.T) {
 	}
 }
 
+// TestVotersKnown: who cannot find out who votes does not judge about a node that may; the state machine does not know either.
+func TestVotersKnown(t *testing.T) {
+	known, unknown := []ShardVoters{{Shard: 0}, {Shard: 1}}, []ShardVoters{{Shard: 0}, {Shard: 1, Err: "this node has no voter"}}
+	for name, x := range map[string]struct {
+		roles  []string
+		voters []ShardVoters
+		kind   vfs.Kind
+	}{
+		"all is known":               {[]string{"meta", "block"}, known, vfs.KindOK},
+		"one shard is not":           {[]string{"meta", "block"}, unknown, vfs.KindUnavailable},
+		"of a node that cannot vote": {[]string{"block"}, unknown, vfs.KindOK},
+		"of an old record":           {nil, unknown, vfs.KindUnavailable},
+	} {
+		err := votersKnown(&metapb.Node{Name: "a", Roles: x.roles}, x.voters)
+		if vfs.KindOf(err) != x.kind || err != nil && !strings.Contains(err.Error(), "shard 1") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestNodesNamed(t *testing.T) {
 	st := &ClusterStatus{Nodes: []NodeStatus{{Name: "a", Rack: "r1"}, {Name: "b", Rack: "r1"}, {Name: "c", Rack: "d"}, {Name: "d"}}}
 	for names, want := range map[string]string{"a": "a", "r1": "a b", "c r1": "a b c", "a a r1": "a b"} {

@@ -89,12 +89,12 @@ func AdmitDisk(m *metapb.ClusterMapR, node string, uuid []byte, empty bool, was 
 }
 
 // Survives refuses the loss of stores without which blocks of some group could not be rebuilt from the others.
-// Stores that are only silent count as being there.
+// Stores that are only silent count as being there; those of a node that was removed are lost, though slots still name them.
 func Survives(m *metapb.ClusterMapR, lost ...uint32) error {
 	var states []placement.StoreState
 	for _, s := range m.GetStores() {
 		st := placement.StoreState{ID: s.Id, Condition: placement.Up, Readable: true}
-		if s.State == metapb.StoreState_STORE_LOST {
+		if s.State == metapb.StoreState_STORE_LOST || s.Gone {
 			st = placement.StoreState{ID: s.Id}
 		}
 		for _, l := range lost {

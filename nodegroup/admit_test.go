@@ -23,6 +23,10 @@ func TestAdmit(t *testing.T) {
 	replaced.Pools[0].Pgs[0].Slots[1] = &metapb.Slot{Store: 7, Filling: true}
 	filling := fresh()
 	filling.Pools[0].Pgs[0].Slots[0].Filling, filling.Pools[0].Pgs[0].Slots[4].Filling = true, true
+	removed := fresh() // two nodes were, and nothing could take the place of their stores
+	for _, i := range []int{0, 1} {
+		removed.Stores[i].State, removed.Stores[i].Gone = metapb.StoreState_STORE_OUT, true
+	}
 	for name_, c := range map[string]struct {
 		m     *metapb.ClusterMapR
 		node  uint32
@@ -43,6 +47,7 @@ func TestAdmit(t *testing.T) {
 		"wiped again":             {replaced, 2, 9, true, Admission{ID: 8, Replaces: 7, Version: 5}, 0, ""},
 		"a second one of the two": {replaced, 5, 9, true, Admission{ID: 8, Replaces: 5, Version: 5}, 0, ""},
 		"too much":                {filling, 3, 9, true, Admission{}, vfs.KindUnavailable, "could not be rebuilt"},
+		"others were removed":     {removed, 3, 9, true, Admission{}, vfs.KindUnavailable, "could not be rebuilt"},
 		"one that is filling":     {filling, 1, 9, true, Admission{ID: 7, Replaces: 1, Version: 5}, 0, ""},
 	} {
 		got, err := Admit(c.m, name(c.node), []byte{c.uuid}, c.empty, c.node)

@@ -125,6 +125,11 @@ func (h *health) observe(t Timing, o observation, now time.Time) {
 
 func (h *health) become(s State, now time.Time) { h.state, h.since = s, now }
 
+// missing reports whether a store that answers nothing may be back: it is silent for less than what makes a store out.
+func (h *health) missing(t Timing, now time.Time) bool {
+	return !h.readable && !h.silent.IsZero() && now.Sub(h.silent) < t.OutAfter
+}
+
 // condition is what placement makes of a store.
 func (h *health) condition(rec *metapb.Store) placement.Condition {
 	switch {

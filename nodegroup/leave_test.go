@@ -164,3 +164,18 @@ func TestStopOf(t *testing.T) {
 		t.Errorf("without 2, while 1 is down: %+v", s)
 	}
 }
+
+// TestGoneMembers: a group that is to end need not hear from stores of nodes that were removed; one that is only silent it waits for.
+func TestGoneMembers(t *testing.T) {
+	s := &sight{cmap: &metapb.ClusterMapR{Stores: []*metapb.Store{
+		{Id: 1, Node: "a", Gone: true, State: metapb.StoreState_STORE_OUT}, {Id: 2, Node: "b", Gone: true, State: metapb.StoreState_STORE_OUT}, {Id: 3, Node: "c"},
+	}}}
+	g := &metapb.PlacementGroup{Id: 7, Epoch: 2, Slots: []*metapb.Slot{{Store: 1}, {Store: 2}}}
+	if !s.fenceEmpty(t.Context(), g) {
+		t.Error("it waits for who was removed")
+	}
+	g.Slots = append(g.Slots, &metapb.Slot{Store: 1, Previous: 3})
+	if s.fenceEmpty(t.Context(), g) {
+		t.Error("it does not wait for who is silent")
+	}
+}

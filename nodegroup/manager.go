@@ -404,7 +404,11 @@ func (m *Manager) storeStates(p *metapb.Pool) []placement.StoreState {
 		} else if s.Gone {
 			c = placement.Out
 		}
-		out = append(out, storeState(s, eligible(reserved, p, s), c, readable))
+		x := storeState(s, eligible(reserved, p, s), c, readable)
+		if h := m.health[s.Id]; h != nil {
+			x.Missing = h.missing(m.o.Timing, m.o.Now())
+		}
+		out = append(out, x)
 	}
 	return out
 }

@@ -179,7 +179,7 @@ func (s *sight) fenceEmpty(ctx context.Context, g *metapb.PlacementGroup) bool {
 	if !s.listsNothing(ctx, g) {
 		return false // a member does not answer, or has something: later
 	}
-	for _, id := range members(g) {
+	for _, id := range s.members(g) {
 		epochs := segment.AppendEpochs(nil, []segment.Epoch{{PG: g.Id, Epoch: g.Epoch + 1}})
 		if err := s.call(ctx, id, func(c Conn, ctx context.Context) error {
 			req := blockstore.DiskRequest{Disk: id}
@@ -233,6 +233,13 @@ func members(g *metapb.PlacementGroup) []uint32 {
 	return slices.Compact(out)
 }
 
+// members are those of a group that may have shards of it, or be told to write some. Of a node that was removed nobody takes anything any more, and it answers to nobody.
+func (s *sight) members(g *metapb.PlacementGroup) []uint32 {
+	return slices.DeleteFunc(members(g), func(id uint32) bool {
+		return slices.ContainsFunc(s.cmap.GetStores(), func(st *metapb.Store) bool { return st.Id == id && st.Gone })
+	})
+}
+
 // call calls the node of a store.
 func (s *sight) call(ctx context.Context, store uint32, f func(Conn, context.Context) error) error {
 	for _, st := range s.cmap.GetStores() {
@@ -247,7 +254,7 @@ func (s *sight) call(ctx context.Context, store uint32, f func(Conn, context.Con
 
 // listsNothing reports whether every store where shards of g may be says that it has none.
 func (s *sight) listsNothing(ctx context.Context, g *metapb.PlacementGroup) bool {
-	for _, id := range members(g) {
+	for _, id := range s.members(g) {
 		some := false
 		err := s.call(ctx, id, func(c Conn, ctx context.Context) error {
 			req := blockstore.ListRequest{Disk: id, PG: g.Id, Limit: 1}

@@ -43,6 +43,7 @@ type StoreState struct {
 	ID        uint32
 	Condition Condition
 	Readable  bool // it answers reads
+	Missing   bool // it does not, but for so short that it may be back: what it has is not taken for gone
 	Location
 	Weight uint64 // its share of data is in proportion to it: its capacity in bytes; 0: unknown, the mean of the others
 }
@@ -370,10 +371,19 @@ func (p *planner) spare(up *queue, g *Group, j int, lost bool) int32 {
 	return best
 }
 
-// between reports whether a slot's shards are at two stores that both serve them: newer ones at its
-// store, older ones at the previous one. It moves on when it is filled, for a slot has one previous store.
+// between reports whether a slot's shards are at two stores that both serve them, or will soon again: newer ones at its
+// store, older ones at the previous one. It moves on when it is filled, for a slot has one previous store: the other one's shards would be in no map
+// any more, and be missing though all are counted as there.
 func (p *planner) between(m Member) bool {
-	return m.Filling && m.Previous != 0 && p.readable(m.Store) && p.readable(m.Previous)
+	if !m.Filling || m.Previous == 0 {
+		return false
+	}
+	return p.missing(m.Previous) || p.readable(m.Previous) && (p.readable(m.Store) || p.missing(m.Store))
+}
+
+func (p *planner) missing(id uint32) bool {
+	i := p.at(id)
+	return i >= 0 && p.stores[i].Missing
 }
 
 // source is where the shards of a slot are read until its new store has them: its store or, if it

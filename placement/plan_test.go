@@ -205,12 +205,16 @@ func TestMoveWhileFilling(t *testing.T) {
 	base.Groups[0].Members[1] = Member{Store: 7, Previous: base.Groups[0].Members[1].Store, Filling: true}
 	prev := base.Groups[0].Members[1].Previous
 	for _, c := range []struct {
-		store, previous bool // readable
-		want            uint32
-	}{{true, true, 0}, {true, false, 7}, {false, true, prev}, {false, false, 7}} {
+		store, previous bool   // readable
+		missing         string // that is not, for a short time
+		want            uint32 // what it was; 0: it stays
+	}{
+		{true, true, "", 0}, {true, false, "", 7}, {false, true, "", prev}, {false, false, "", 7},
+		{true, false, "previous", 0}, {false, true, "store", 0}, {false, false, "previous", 0}, {false, false, "both", 0}, {false, false, "store", 7},
+	} {
 		s := slices.Clone(stores)
-		s[6] = StoreState{ID: 7, Condition: Out, Readable: c.store}
-		s[prev-1].Readable = c.previous
+		s[6] = StoreState{ID: 7, Condition: Out, Readable: c.store, Missing: c.missing == "store" || c.missing == "both"}
+		s[prev-1].Readable, s[prev-1].Missing = c.previous, c.missing == "previous" || c.missing == "both"
 		got := mustApply(t, base, s).Groups[0].Members[1]
 		want := Member{Store: 8, Previous: c.want, Filling: true}
 		if c.want == 0 {

@@ -16,10 +16,11 @@ const (
 	alarmDiskReadOnly   = "disk_read_only"  // it takes no writes until it is started again: a write failed, or its file system is read-only
 	alarmReplicaStopped = "replica_stopped" // of a shard of the metadata
 	alarmCertificate    = "certificate"     // it was not renewed for long
+	alarmLocalVolumes   = "local_volumes"   // their disk took no writes when the node started: it serves none
 )
 
 func alarmKinds() []string {
-	return []string{alarmDiskAway, alarmDiskFull, alarmDiskReadOnly, alarmReplicaStopped, alarmCertificate}
+	return []string{alarmDiskAway, alarmDiskFull, alarmDiskReadOnly, alarmReplicaStopped, alarmCertificate, alarmLocalVolumes}
 }
 
 const (
@@ -48,6 +49,9 @@ func alarmsOf(l *api.Local, issued, now time.Time) (all []api.Alarm) {
 		if s.Err != "" {
 			add(alarmReplicaStopped, "its replica of shard %d has stopped: %s", s.Shard, s.Err)
 		}
+	}
+	if l.NoVolumes != "" {
+		add(alarmLocalVolumes, "it serves no local volumes until it is started again: %s", l.NoVolumes)
 	}
 	if left := l.Certificate.Sub(now); left < l.Certificate.Sub(issued)/certificateLeft {
 		add(alarmCertificate, "its certificate is valid until %s and was not renewed: no meta node does it", l.Certificate.Format(time.RFC3339))

@@ -28,6 +28,7 @@ func TestAlarmsOf(t *testing.T) {
 		{alarmCertificate, 301, nil},
 		{alarmCertificate, 500, nil},
 		{alarmDiskAway, 1, func(l *api.Local) { l.Disks[0] = api.DiskStatus{Path: "/d", Err: "gone"} }},
+		{alarmLocalVolumes, 1, func(l *api.Local) { l.NoVolumes = "no space left on device" }},
 		{alarmDiskFull, 1, func(l *api.Local) { l.Disks[0].Info.Full = true }},
 		{alarmDiskReadOnly, 1, func(l *api.Local) { l.Disks[0].Info = &store.Info{Failure: "EIO"} }},
 		{alarmReplicaStopped, 1, func(l *api.Local) { l.Shards[0].Err = "damaged" }},

@@ -1,9 +1,11 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -75,8 +77,10 @@ func (n *Node) openDisks(ctx context.Context) error {
 	if _, err := n.dir.loadJSON(disksFile, &known); err != nil {
 		return err
 	}
-	for _, path := range n.opt.ReplaceDisks {
-		if !slices.Contains(n.cfg.Disks, filepath.Clean(path)) {
+	n.knownDisks = maps.Clone(known)
+	for i, path := range n.opt.ReplaceDisks {
+		n.opt.ReplaceDisks[i] = filepath.Clean(path)
+		if !slices.Contains(n.cfg.Disks, n.opt.ReplaceDisks[i]) {
 			return vfs.Errorf(vfs.KindInvalid, op, "--replace-disk %s: it is not in block.disks", path)
 		}
 	}
@@ -189,8 +193,11 @@ func (n *Node) admitDisk(ctx context.Context, d *disk) error {
 		if err != nil {
 			return err
 		}
-		info := d.store.Info()
-		if d.Admission, err = nodegroup.AdmitDisk(m, n.cfg.Name, info.Store[:], info.Used == 0, d.was); err != nil {
+		info, was := d.store.Info(), d.was
+		if n.runsElsewhere(m, d) { // the disks changed places: who takes this place takes nobody's
+			was = 0
+		}
+		if d.Admission, err = nodegroup.AdmitDisk(m, n.cfg.Name, info.Store[:], info.Used == 0, was); err != nil {
 			return vfs.Errorf(vfs.KindIncompatible, "admit disk", "%s: %w", d.path, err) // not now, also if it says "unavailable"
 		}
 		record := &metapb.Store{
@@ -214,6 +221,24 @@ func (n *Node) admitDisk(ctx context.Context, d *disk) error {
 		}
 		break
 	}
+	return n.remember(d)
+}
+
+// runsElsewhere reports whether the store that was at the place of d last is on another disk of this node now.
+func (n *Node) runsElsewhere(m *metapb.ClusterMapR, d *disk) bool {
+	i := slices.IndexFunc(m.GetStores(), func(s *metapb.Store) bool { return d.was != 0 && s.Id == d.was })
+	return i >= 0 && slices.ContainsFunc(n.disks, func(x *disk) bool {
+		if x == d || x.store == nil {
+			return false
+		}
+		info := x.store.Info()
+		return bytes.Equal(info.Store[:], m.GetStores()[i].Uuid)
+	})
+}
+
+// remember writes down where the store of d is. A disk that the cluster knew runs also if that cannot be written now, such as on a data directory that is full: it
+// would tell again which store it is.
+func (n *Node) remember(d *disk) error {
 	d.was = d.ID
 	known := map[string]uint32{}
 	for _, x := range n.disks {
@@ -221,7 +246,18 @@ func (n *Node) admitDisk(ctx context.Context, d *disk) error {
 			known[x.path] = x.was
 		}
 	}
-	return n.dir.saveJSON(disksFile, known)
+	if maps.Equal(known, n.knownDisks) {
+		return nil
+	}
+	err := n.dir.saveJSON(disksFile, known)
+	if err == nil {
+		n.knownDisks = known
+	}
+	if err != nil && d.Record != nil {
+		n.log.Warn("where the disks are cannot be written down: see to the data directory", "disk", d.path, "err", err)
+		return nil
+	}
+	return err
 }
 
 // part is how much a disk can hold, of a device that several stores of this node are on its part: placement weighs stores by it.

@@ -304,7 +304,7 @@ func TestLostDisk(t *testing.T) {
 	if err := n.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	n, err = Start(t.Context(), c, Options{ReplaceDisks: []string{c.Disks[1]}})
+	n, err = Start(t.Context(), c, Options{ReplaceDisks: []string{c.Disks[1] + "/"}}) // as a shell completes it
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -313,6 +313,63 @@ func TestLostDisk(t *testing.T) {
 		t.Errorf("replaced: %s, %+v", text, n.disks[1].Admission)
 	}
 }
+
+// A disk that is empty, at a place whose store is at another place of the node now, takes the place of no store: the one that was there is whole.
+func TestDisksChangePlaces(t *testing.T) {
+	c := testConfig(t, "n1", RoleMeta, RoleBlock)
+	c.Disks = append(c.Disks, c.Disks[0]+"2")
+	if _, _, err := Init(c, InitOptions{}, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	n, err := Start(t.Context(), c, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	// The first disk died, and the second one came up in its place.
+	if err := errors.Join(os.RemoveAll(c.Disks[0]), os.Rename(c.Disks[1], c.Disks[0])); err != nil {
+		t.Fatal(err)
+	}
+	n, err = Start(t.Context(), c, Options{ReplaceDisks: []string{c.Disks[1]}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close(context.Background())
+	if a, b := n.disks[0], n.disks[1]; a.err != nil || a.ID != 2 || b.err != nil || b.ID != 3 || b.Replaces != 0 {
+		t.Errorf("%+v %v, %+v %v", a.Admission, a.err, b.Admission, b.err)
+	}
+}
+
+// What is written down of disks is not needed by those that the cluster knows: with a data directory that takes no files they run.
+func TestDisksWithoutRoom(t *testing.T) {
+	c := testConfig(t, "n1", RoleMeta, RoleBlock)
+	if _, _, err := Init(c, InitOptions{}, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	n := startNode(t, c)
+	d := n.disks[0]
+	files := n.dir.files
+	n.dir.files = fullFiles{files}
+	defer func() { n.dir.files = files }()
+	if err := n.admitDisk(t.Context(), d); err != nil {
+		t.Errorf("nothing has changed: %v", err)
+	}
+	n.knownDisks = nil
+	if err := n.admitDisk(t.Context(), d); err != nil {
+		t.Errorf("the cluster knows it: %v", err)
+	}
+	d.Record = nil
+	if err := n.remember(d); vfs.KindOf(err) != vfs.KindNoSpace {
+		t.Errorf("a new one: %v", err)
+	}
+}
+
+// fullFiles is a file system on which no file can be made.
+type fullFiles struct{ vfile.FS }
+
+func (f fullFiles) Create(string) (vfile.File, error) { return nil, vfs.KindNoSpace.Err("test") }
 
 // The admin socket and the directory are the owner's alone, and the token's secret is nowhere in them.
 func TestSecrets(t *testing.T) {

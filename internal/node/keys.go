@@ -36,7 +36,7 @@ var keys = []key{
 	{"nfs.gateway_lease", "3s", false, "The same for this gateway alone, 2s to 10m: so long after it died, or was cut off, others have its addresses and clients. With nfs.several 3s, else what meta nodes say.\nA gateway that stands still for two thirds of it makes its clients wait, one that does so for longer loses them to others."},
 	{"nfs.addresses", "[10.0.0.50/24, 10.0.0.51/24]", false, "Addresses, of IPv4 or IPv6 (\"fd00:10::50/64\"), with the length of their network, that clients mount and that move between the gateways of the group: the same on all, but each\nwith its own first. Needs nfs.several, nfs.listen without an address, and CAP_NET_ADMIN and CAP_NET_RAW."},
 	{"nfs.v3_listen", "\"\"", false, "Address of a read-only NFSv3 server, on which everybody is nobody; \"\" for none. Mount with vers=3,ro,nolock,proto=tcp,port=P,mountport=P."},
-	{"nfs.allow", "[10.0.0.0/8]", false, "Networks or addresses that may mount, besides this machine."},
+	{"nfs.allow", "[10.0.0.0/8]", false, "Networks or addresses that may mount, besides this machine; none by default."},
 	{"nfs.root_squash", "false", false, "Treat clients' root as nobody."},
 	{"nfs.noatime", "false", false, "Do not record times of access; else as relatime."},
 	{"nfs.delegations", "read", false, "Files given to clients to open and cache on their own until somebody is in conflict with that: read,\nwrite (for reading and writing) or none."},

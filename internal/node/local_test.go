@@ -4,11 +4,13 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
+	"golang.org/x/sys/unix"
 
 	"github.com/rackfs/rackfs/bench/nfsclient"
 	"github.com/rackfs/rackfs/internal/filesystem"
@@ -158,5 +160,46 @@ func TestLocalRole(t *testing.T) {
 	stop()
 	if err := <-started; err == nil || !strings.Contains(err.Error(), "record this node") {
 		t.Errorf("the start ended with %v", err)
+	}
+}
+
+// A disk of local volumes that is full keeps nothing else of its node from starting.
+func TestFullLocalDisk(t *testing.T) {
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("it mounts a small file system, which root may")
+		}
+		t.Skip("it mounts a small file system, which root may")
+	}
+	c := testConfig(t, "n1", RoleMeta, RoleBlock, RoleLocal)
+	if err := os.MkdirAll(c.LocalDir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", c.LocalDir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Unmount(c.LocalDir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	}()
+	full, err := os.Create(filepath.Join(c.LocalDir, "full"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		_, err = full.Write(make([]byte, 4096))
+	}
+	full.Close()
+	if _, _, err := Init(c, InitOptions{}, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	n, err := Start(t.Context(), c, Options{Release: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close(context.Background())
+	if text, ok := n.health(); !ok || !strings.Contains(text, "serves no local volumes") || !strings.Contains(text, "no space left") {
+		t.Errorf("%v %s", ok, text)
 	}
 }

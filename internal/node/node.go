@@ -92,10 +92,12 @@ type Node struct {
 
 	indexCache   *pebble.Cache
 	disks        []*disk
+	knownDisks   map[string]uint32 // which store was at which place last, as it is written down; while the node starts
 	blockServer  *wire.Server
 	gateway      *gateway.Gateway
 	floating     *floating.Pool                  // nil: no addresses move
 	localVolumes *localnode.Server               // nil: none
+	noVolumes    error                           // why there are none
 	files        atomic.Pointer[gateway.Gateway] // the gateway, for the API
 	api          *api.API
 	imports      *cloudimport.Engine

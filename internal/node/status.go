@@ -48,6 +48,9 @@ func (n *Node) local() *api.Local {
 			l.Exports = append(l.Exports, e.Path)
 		}
 	}
+	if n.noVolumes != nil {
+		l.NoVolumes = n.noVolumes.Error()
+	}
 	if n.localVolumes != nil {
 		for _, v := range n.localVolumes.Volumes() {
 			l.Exports = append(l.Exports, v.Path)
