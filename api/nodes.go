@@ -283,7 +283,7 @@ func votersKnown(n *metapb.Node, voters []ShardVoters) error {
 	}
 	for _, s := range voters {
 		if s.Err != "" {
-			return vfs.Errorf(vfs.KindUnavailable, "node.remove", "it is not known whether node %s votes on shard %d of the metadata (%s): ask a node with role meta, or use --force", n.Name, s.Shard, s.Err)
+			return vfs.Errorf(vfs.KindUnavailable, "node.remove", "it is not known whether node %s votes on shard %d of the metadata (%s): run it at a node with role meta, or try again", n.Name, s.Shard, s.Err)
 		}
 	}
 	return nil

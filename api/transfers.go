@@ -29,7 +29,7 @@ func (t *transfers) begin(who *accounts.Principal) (end func(), err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	refuse := func(whose string, n int) error {
-		return &statusError{http.StatusTooManyRequests, vfs.Errorf(vfs.KindUnavailable, "transfer",
+		return &statusError{http.StatusTooManyRequests, vfs.Errorf(vfs.KindLocked, "transfer", // places of connections that died are free after a minute: clients wait that long for what is locked
 			"%d files, archives or pieces are sent and received here%s, which is as many as are at once: try again when some have ended", n, whose)}
 	}
 	id := who.Token

@@ -19,7 +19,7 @@ func TestTransfersAreBounded(t *testing.T) {
 		t.Helper()
 		end, err := x.begin(&accounts.Principal{Token: who, Name: who})
 		if err != nil {
-			if p := problem(err); p.Status != http.StatusTooManyRequests || p.Kind != vfs.KindUnavailable.String() || p.header.Get("Retry-After") == "" {
+			if p := problem(err); p.Status != http.StatusTooManyRequests || p.Kind != vfs.KindLocked.String() || p.header.Get("Retry-After") == "" {
 				t.Errorf("%+v", p)
 			}
 			return true
@@ -89,7 +89,7 @@ func TestNoRoomForTransfers(t *testing.T) {
 		}
 	}
 	for what, err := range map[string]error{"up": put(), "down": get()} {
-		if !vfs.KindOf(err).Retryable() {
+		if vfs.KindOf(err) != vfs.KindLocked {
 			t.Errorf("%s: the client does not try again after %v", what, err)
 		}
 	}

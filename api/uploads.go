@@ -237,7 +237,22 @@ func (a *API) finish(ctx context.Context, up *metapb.Upload) (*metapb.Upload, er
 	if err != nil {
 		return nil, err
 	}
-	return a.pieces.Append(ctx, t, up, http.NoBody, nil)
+	now, err := a.pieces.Append(ctx, t, up, http.NoBody, nil)
+	k := vfs.KindOf(err)
+	if k != vfs.KindNotFound && k != vfs.KindChanged {
+		return now, err
+	}
+	// Another gateway may be at it, to which the connection broke.
+	found, ferr := a.pieces.Find(ctx, up.Id)
+	switch {
+	case ferr != nil:
+		return nil, err
+	case found.Done:
+		return found, nil
+	case k == vfs.KindChanged:
+		return nil, vfs.Errorf(vfs.KindLocked, "upload", "another gateway is putting it to its place: %w", err)
+	}
+	return a.pieces.Append(ctx, t, found, http.NoBody, nil)
 }
 
 func (a *API) tusPatch(w http.ResponseWriter, r *http.Request) error {

@@ -30,6 +30,7 @@ type node struct {
 		sync.Mutex
 		read, write int // descriptors, -1: none; they stay until the node is closed
 		dirty       bool
+		syncing     int // syncs that run
 	}
 
 	verifier *[8]byte // of an exclusive create; guarded by names
@@ -323,11 +324,11 @@ func (n *node) dirtied() {
 	n.io.Unlock()
 }
 
-// isDirty reports whether there are unstable writes that no sync has begun for.
+// isDirty reports whether there are unstable writes that no sync has ended for: whoever syncs beside it may be told what becomes of them, and it is not.
 func (n *node) isDirty() bool {
 	n.io.Lock()
 	defer n.io.Unlock()
-	return n.io.dirty
+	return n.io.dirty || n.io.syncing > 0
 }
 
 // syncNames is sync after a change of names or attributes, unless that may come later.
@@ -352,7 +353,13 @@ func (fs *FS) sync(n *node, op string) error {
 	n.io.Lock()
 	dirty := n.io.dirty
 	n.io.dirty = false
+	n.io.syncing++
 	n.io.Unlock()
+	defer func() {
+		n.io.Lock()
+		n.io.syncing--
+		n.io.Unlock()
+	}()
 	if err := unix.Fsync(fd); err != nil {
 		if dirty || n.typ == vfs.TypeFile {
 			fs.lost(err)

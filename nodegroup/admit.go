@@ -2,6 +2,7 @@ package nodegroup
 
 import (
 	"bytes"
+	"slices"
 
 	"github.com/rackfs/rackfs/placement"
 	"github.com/rackfs/rackfs/raftmeta/metapb"
@@ -104,8 +105,13 @@ func Survives(m *metapb.ClusterMapR, lost ...uint32) error {
 		}
 		states = append(states, st)
 	}
+	named := func(x placement.Member) bool {
+		return slices.Contains(lost, x.Store) || slices.Contains(lost, x.Previous)
+	}
 	for _, p := range m.GetPools() {
-		if r := placement.Assess(poolState(p, 0), states); r.Margin < 0 {
+		of := poolState(p, 0) // groups that cannot be read without that loss either are no reason against it
+		of.Groups = slices.DeleteFunc(of.Groups, func(g placement.Group) bool { return !slices.ContainsFunc(g.Members, named) })
+		if r := placement.Assess(of, states); r.Margin < 0 {
 			return vfs.Errorf(vfs.KindUnavailable, "nodegroup.survives",
 				"without stores %v, blocks of %d groups of pool %s could not be rebuilt (slots that are being filled count as missing): bring the old disks back, or wait until those slots are filled",
 				lost, r.AtRisk, p.Name)

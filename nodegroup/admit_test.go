@@ -27,6 +27,14 @@ func TestAdmit(t *testing.T) {
 	for _, i := range []int{0, 1} {
 		removed.Stores[i].State, removed.Stores[i].Gone = metapb.StoreState_STORE_OUT, true
 	}
+	elsewhere := fresh() // a group without this node's store was given up
+	elsewhere.Pools[0].Pgs = append(elsewhere.Pools[0].Pgs, &metapb.PlacementGroup{Id: 2, Epoch: 1})
+	for id := uint32(7); id <= 9; id++ {
+		elsewhere.Stores = append(elsewhere.Stores, &metapb.Store{Id: id, Uuid: []byte{byte(20 + id)}, Node: name(id), State: metapb.StoreState_STORE_OUT, Gone: true})
+	}
+	for _, id := range []uint32{1, 2, 4, 7, 8, 9} {
+		elsewhere.Pools[0].Pgs[1].Slots = append(elsewhere.Pools[0].Pgs[1].Slots, &metapb.Slot{Store: id})
+	}
 	for name_, c := range map[string]struct {
 		m     *metapb.ClusterMapR
 		node  uint32
@@ -48,6 +56,7 @@ func TestAdmit(t *testing.T) {
 		"a second one of the two": {replaced, 5, 9, true, Admission{ID: 8, Replaces: 5, Version: 5}, 0, ""},
 		"too much":                {filling, 3, 9, true, Admission{}, vfs.KindUnavailable, "could not be rebuilt"},
 		"others were removed":     {removed, 3, 9, true, Admission{}, vfs.KindUnavailable, "could not be rebuilt"},
+		"another group is lost":   {elsewhere, 3, 9, true, Admission{ID: 10, Replaces: 3, Version: 5}, 0, ""},
 		"one that is filling":     {filling, 1, 9, true, Admission{ID: 7, Replaces: 1, Version: 5}, 0, ""},
 	} {
 		got, err := Admit(c.m, name(c.node), []byte{c.uuid}, c.empty, c.node)

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -175,7 +176,10 @@ func TestFullLocalDisk(t *testing.T) {
 	if err := os.MkdirAll(c.LocalDir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Mount("tmpfs", c.LocalDir, "tmpfs", 0, "size=64k"); err != nil {
+	switch err := unix.Mount("tmpfs", c.LocalDir, "tmpfs", 0, "size=64k"); {
+	case errors.Is(err, unix.EPERM):
+		t.Skip("root may not mount here")
+	case err != nil:
 		t.Fatal(err)
 	}
 	defer func() {

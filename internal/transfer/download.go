@@ -204,7 +204,7 @@ func (d *down) lockPart(part string) (*os.File, error) {
 			return nil, localError(op, d.to.shown(part), err)
 		}
 		if now, err := d.to.root.Lstat(part); err == nil && os.SameFile(mine, now) {
-			if made || f.Chmod(partMode) == nil {
+			if err := f.Chmod(partMode); made || err == nil || errors.Is(err, errors.ErrUnsupported) {
 				return f, nil
 			}
 			// It is somebody else's, who could read what comes: another one takes its place.
@@ -306,7 +306,7 @@ func (d *down) publish(f *os.File, part, here string, s *Step) error {
 	case s.Dst != nil && s.Dst.Type == File:
 		err = f.Chmod(fs.FileMode(s.Dst.Mode))
 	default: // that of any new file
-		if err = f.Chmod(fs.FileMode(0o666 &^ d.mask)); errors.Is(err, fs.ErrPermission) {
+		if err = f.Chmod(fs.FileMode(0o666 &^ d.mask)); errors.Is(err, fs.ErrPermission) || errors.Is(err, errors.ErrUnsupported) {
 			err = nil // this file system has no modes, such as FAT
 		}
 	}

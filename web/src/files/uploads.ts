@@ -115,7 +115,7 @@ class Uploads {
       onShouldRetry: (err) => {
         const status = err.originalResponse?.getStatus() ?? 0;
         // What came before the connection broke may be noted only after it was asked how much that is: then it is asked again.
-        return status === 0 || status >= 500 || status === 423 || (status === 409 && ["", "changed meanwhile"].includes(kindOf(err)));
+        return status === 0 || status >= 500 || status === 423 || status === 429 || (status === 409 && ["", "changed meanwhile"].includes(kindOf(err)));
       },
       onError: (err) => {
         if (u.state !== "sending") return;

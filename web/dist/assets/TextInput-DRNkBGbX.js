@@ -1,1 +1,0 @@
-import{Kt as e,Rt as t}from"./parts-BOSWtbDf.js";import{R as n}from"./index-dlBc6eAb.js";import{s as r}from"./vendor-Q3yRUCef.js";var i=r(),a=t(t=>{let r=e([`Input`,`InputWrapper`,`TextInput`],null,t);return(0,i.jsx)(n,{component:`input`,...r,__staticSelector:`TextInput`})});a.classes=n.classes,a.displayName=`@mantine/core/TextInput`;export{a as t};
