@@ -36,7 +36,7 @@ var Standard = Options{
 // Short are sizes that show within seconds whether something has become slow.
 var Short = Options{
 	Seed: 1, Time: time.Second / 2,
-	Files: 50, FileSize: 16 << 10, StreamSize: 48 << 20, RandomSize: 64 << 20, TreeFiles: 200, Entries: 5_000,
+	Files: 25, FileSize: 16 << 10, StreamSize: 48 << 20, RandomSize: 64 << 20, TreeFiles: 200, Entries: 2_000,
 	Shards: 4, ShardSize: 8 << 20, RecordSize: 128 << 10, CheckpointSize: 16 << 20,
 }
 
