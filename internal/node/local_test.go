@@ -22,14 +22,21 @@ import (
 // hangs is after what time a test that hangs ends.
 const hangs = 5 * time.Minute
 
+// needs leaves a test out on a machine that lacks what it needs; in CI, where all is shown, that is a failure.
+func needs(t *testing.T, has bool, why string) {
+	t.Helper()
+	switch {
+	case has:
+	case os.Getenv("CI") == "true":
+		t.Fatal(why)
+	default:
+		t.Skip(why)
+	}
+}
+
 // A node with the role local serves its volumes, says so to the cluster, and goes on when that is gone, also when it starts then.
 func TestLocalRole(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("the tests of local volumes run as root")
-		}
-		t.Skip("acts as other users, so it needs root")
-	}
+	needs(t, os.Geteuid() == 0, "acts as other users, so it needs root")
 	ctx, cancel := context.WithTimeout(t.Context(), hangs)
 	defer cancel()
 	until := func(what string, done func() bool) {
@@ -166,20 +173,15 @@ func TestLocalRole(t *testing.T) {
 
 // A disk of local volumes that is full keeps nothing else of its node from starting.
 func TestFullLocalDisk(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("it mounts a small file system, which root may")
-		}
-		t.Skip("it mounts a small file system, which root may")
-	}
+	const why = "mounts a small file system, so it needs root, and CAP_SYS_ADMIN"
+	needs(t, os.Geteuid() == 0, why)
 	c := testConfig(t, "n1", RoleMeta, RoleBlock, RoleLocal)
 	if err := os.MkdirAll(c.LocalDir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	switch err := unix.Mount("tmpfs", c.LocalDir, "tmpfs", 0, "size=64k"); {
-	case errors.Is(err, unix.EPERM):
-		t.Skip("root may not mount here")
-	case err != nil:
+	err := unix.Mount("tmpfs", c.LocalDir, "tmpfs", 0, "size=64k")
+	needs(t, !errors.Is(err, unix.EPERM), why)
+	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() {
