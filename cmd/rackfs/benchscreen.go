@@ -90,30 +90,24 @@ func benchRatios(out io.Writer, all []bench.Comparison) error {
 	return table(out, func(w io.Writer) {
 		fmt.Fprintln(w, "WORKLOAD\tPHASE\tWORKERS\tOF\tRATE\t95 %\tSERVER CPU\t95 %\tREMARK")
 		for _, c := range all {
-			remark := ""
+			var remarks []string
 			switch {
 			case c.Rate.N <= 1:
-				remark = "one repeat says nothing about confidence"
+				remarks = append(remarks, "one repeat says nothing about confidence")
 			case c.Rate.Vague():
-				remark = "the repeats differ too much or are too few"
+				remarks = append(remarks, "the repeats differ too much or are too few")
 			case !c.Rate.Certain():
-				remark = "no difference of rates shown"
+				remarks = append(remarks, "no difference of rates shown")
 			}
 			if c.Coarse {
-				if remark != "" {
-					remark += "; "
-				}
-				remark += "too short for CPU"
+				remarks = append(remarks, "too short for CPU")
 			}
 			if !c.EqualPromise {
-				if remark != "" {
-					remark += "; "
-				}
-				remark += "they promise different things"
+				remarks = append(remarks, "they promise different things")
 			}
 			rate, rates := ratio(c.Rate)
 			cpu, cpus := ratio(c.ServerCPU)
-			cells(w, c.Workload, c.Phase, c.Workers, c.Name+" / "+c.Base, rate, rates, cpu, cpus, remark)
+			cells(w, c.Workload, c.Phase, c.Workers, c.Name+" / "+c.Base, rate, rates, cpu, cpus, strings.Join(remarks, "; "))
 		}
 	})
 }
